@@ -1,0 +1,1 @@
+//! Keeps IPVS virtual servers equal to Services and EndpointSlices.

@@ -1,0 +1,30 @@
+//! Addresses of links.
+//!
+//! An address is identified by link, address and prefix length, as in the kernel (net/ipv4/devinet.c
+//! `find_matching_ifa`): the same address with another length is another row.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::IfName;
+
+/// One address on one link.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressKey {
+    /// The link that holds the address.
+    pub link: IfName,
+    /// The address, with its host bits.
+    pub addr: IpAddr,
+    /// Prefix length: 0..=32 or 0..=128.
+    pub len: u8,
+}
+
+impl fmt::Display for AddressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} dev {}", self.addr, self.len, self.link)
+    }
+}
+
+/// How an address must be set; two addresses of one key differ only in this.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address;

@@ -1,0 +1,27 @@
+//! The nouns of Linux networking as plain, ordered values.
+//!
+//! Nothing here performs IO, reads a clock or logs. Each table of the kernel is a pair of types: a `…Key`
+//! that identifies one row and a value that says how the row must look. Two values that compare equal mean
+//! the same kernel state; that equality is what the whole product's "nothing to do" rests on.
+
+pub mod address;
+pub mod ifname;
+pub mod ipvs;
+pub mod link;
+pub mod mac;
+pub mod mtu;
+pub mod neighbour;
+pub mod nft;
+pub mod prefix;
+pub mod route;
+pub mod subnet_file;
+pub mod sysctl;
+
+pub use address::{Address, AddressKey};
+pub use ifname::IfName;
+pub use link::{BridgeOptions, Link, LinkKind, PortOptions, VxlanOptions};
+pub use mac::MacAddr;
+pub use neighbour::{Fdb, FdbKey, Neighbour, NeighbourKey};
+pub use prefix::Prefix;
+pub use route::{Route, RouteKey, RouteKind, RouteScope};
+pub use sysctl::SysctlKey;

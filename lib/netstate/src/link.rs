@@ -1,0 +1,71 @@
+//! Links: what a network interface is and how it is set.
+//!
+//! The name is the key. `None` in a value means "whatever the kernel chose": it is neither written nor compared, so
+//! that adopting an existing link does not disturb what nobody asked for.
+
+use std::net::IpAddr;
+
+use crate::{IfName, MacAddr};
+
+/// How a link must be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    /// What the link is; a difference here means delete and create again.
+    pub kind: LinkKind,
+    /// MTU in bytes, 68..=65535 (IPv6 needs 1280, RFC 8200 §5).
+    pub mtu: Option<u32>,
+    /// Hardware address.
+    pub mac: Option<MacAddr>,
+    /// Administratively up.
+    pub up: bool,
+    /// The bridge that the link is a port of, by name.
+    pub master: Option<IfName>,
+}
+
+/// What a link is, with the options that cannot be changed once it exists.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkKind {
+    /// An Ethernet bridge (net/bridge).
+    Bridge(BridgeOptions),
+    /// A VXLAN tunnel end point (RFC 7348, drivers/net/vxlan).
+    Vxlan(VxlanOptions),
+    /// A device that swallows packets and holds addresses (drivers/net/dummy.c).
+    Dummy,
+    /// One end of a virtual Ethernet pair.
+    Veth,
+    /// Anything else, with the kernel's own name for it (empty for a physical device).
+    Other(String),
+}
+
+/// Options of a bridge.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BridgeOptions {
+    /// Filter frames by VLAN.
+    pub vlan_filtering: bool,
+}
+
+/// Options of a VXLAN device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VxlanOptions {
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// UDP port that the tunnel receives on and sends to.
+    pub port: u16,
+    /// Source address of outer packets; decides the tunnel's family.
+    pub local: Option<IpAddr>,
+    /// Name of the lower device that outer packets leave through.
+    pub lower: Option<IfName>,
+    /// Learn remote end points from traffic; off where leases say everything.
+    pub learning: bool,
+    /// Group policy extension (IFLA_VXLAN_GBP).
+    pub gbp: bool,
+}
+
+/// How a bridge port must be set (net/bridge/br_netlink.c, IFLA_BRPORT_*).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortOptions {
+    /// Frames may leave through the port they came in by: a Pod reaching itself through its Service.
+    pub hairpin: bool,
+    /// The port talks to ports that are not isolated only.
+    pub isolated: bool,
+}

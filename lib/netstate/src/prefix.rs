@@ -1,0 +1,203 @@
+//! `Prefix`: a network, `address/length`, of either family.
+//!
+//! Invariant: host bits are zero. `ipnetwork` keeps them (10.244.1.5/24 stays 10.244.1.5/24, and two such values
+//! of one network compare unequal), which is why a network is never passed around as an `IpNetwork` here.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+/// A network whose host bits are zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(IpNetwork);
+
+/// Why a text or a pair is no network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidPrefix(String);
+
+impl fmt::Display for InvalidPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a network of the form 172.7.0.0/16 or fd00::/48", self.0)
+    }
+}
+
+impl std::error::Error for InvalidPrefix {}
+
+impl Prefix {
+    /// The network of `addr` with `len` leading bits; host bits of `addr` are cleared.
+    ///
+    /// # Errors
+    /// When `len` is over 32 (IPv4) or 128 (IPv6).
+    pub fn new(addr: IpAddr, len: u8) -> Result<Self, InvalidPrefix> {
+        IpNetwork::new(addr, len).map(Self::masked).map_err(|_| InvalidPrefix(format!("{addr}/{len}")))
+    }
+
+    /// The network that holds only `addr`: /32 or /128.
+    #[must_use]
+    pub fn host(addr: IpAddr) -> Self {
+        Self(IpNetwork::from(addr))
+    }
+
+    fn masked(net: IpNetwork) -> Self {
+        match net {
+            IpNetwork::V4(n) => Self(IpNetwork::V4(Ipv4Network::new(n.network(), n.prefix()).unwrap_or(n))),
+            IpNetwork::V6(n) => Self(IpNetwork::V6(Ipv6Network::new(n.network(), n.prefix()).unwrap_or(n))),
+        }
+    }
+
+    /// The first address, all host bits zero.
+    #[must_use]
+    pub fn addr(&self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// Number of leading network bits: 0 to 32 (IPv4) or 128 (IPv6).
+    #[must_use]
+    pub fn len(&self) -> u8 {
+        self.0.prefix()
+    }
+
+    /// True for 0.0.0.0/0 and ::/0.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True for an IPv4 network.
+    #[must_use]
+    pub fn is_ipv4(&self) -> bool {
+        self.0.is_ipv4()
+    }
+
+    /// Number of bits of an address of this family: 32 or 128.
+    #[must_use]
+    pub fn width(&self) -> u8 {
+        if self.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// True when `addr` is of this family and inside.
+    #[must_use]
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        self.0.contains(addr)
+    }
+
+    /// True when every address of `other` is inside `self`.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.len() <= other.len() && self.contains(other.addr())
+    }
+
+    /// True when some address is in both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
+    /// The `n`th address, counted from the first; `None` past the end.
+    #[must_use]
+    pub fn nth(&self, n: u128) -> Option<IpAddr> {
+        let addr = match self.addr() {
+            IpAddr::V4(a) => {
+                let sum = u32::from(a).checked_add(u32::try_from(n).ok()?)?;
+                IpAddr::V4(Ipv4Addr::from(sum))
+            }
+            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a).checked_add(n)?)),
+        };
+        self.contains(addr).then_some(addr)
+    }
+
+    /// The last address (IPv4: the broadcast address, except in /31 and /32).
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        match self.0 {
+            IpNetwork::V4(n) => IpAddr::V4(n.broadcast()),
+            IpNetwork::V6(n) => IpAddr::V6(n.broadcast()),
+        }
+    }
+
+    /// The network of the same length that follows; `None` after the last one of the address space.
+    #[must_use]
+    pub fn next(&self) -> Option<Self> {
+        let addr = match self.last() {
+            IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from(u32::from(a).checked_add(1)?)),
+            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a).checked_add(1)?)),
+        };
+        Self::new(addr, self.len()).ok()
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr(), self.len())
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = InvalidPrefix;
+
+    /// Accepts `address/length`; host bits are cleared. A bare address or a netmask is refused: in every format
+    /// this product reads they are mistakes.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidPrefix(s.to_owned());
+        let (addr, len) = s.split_once('/').ok_or_else(invalid)?;
+        if len.is_empty() || !len.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(invalid());
+        }
+        let addr = addr.parse().map_err(|_| invalid())?;
+        Self::new(addr, len.parse().map_err(|_| invalid())?).map_err(|_| invalid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn p(s: &str) -> Prefix {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn host_bits_are_cleared() {
+        assert_eq!(p("172.7.21.9/24"), p("172.7.21.0/24"));
+        assert_eq!(p("fd00::9/64").to_string(), "fd00::/64");
+    }
+
+    #[test]
+    fn junk_is_refused() {
+        for bad in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0/8",
+            "fd00::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "a/8",
+        ] {
+            assert!(bad.parse::<Prefix>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn containment_and_overlap_follow_the_bits() {
+        assert!(p("172.7.0.0/16").covers(&p("172.7.21.0/24")));
+        assert!(!p("172.7.21.0/24").covers(&p("172.7.0.0/16")));
+        assert!(p("172.7.21.0/24").overlaps(&p("172.7.0.0/16")));
+        assert!(!p("172.7.21.0/24").overlaps(&p("172.7.22.0/24")));
+        assert!(!p("0.0.0.0/0").covers(&p("::/0")));
+    }
+
+    #[test]
+    fn addresses_are_counted_from_the_first_and_stop_at_the_last() {
+        let net = p("172.7.21.0/24");
+        assert_eq!(net.nth(1).unwrap().to_string(), "172.7.21.1");
+        assert_eq!(net.last().to_string(), "172.7.21.255");
+        assert_eq!(net.nth(256), None);
+        assert_eq!(p("255.255.255.0/24").next(), None);
+        assert_eq!(net.next(), Some(p("172.7.22.0/24")));
+        assert_eq!(p("fd00::/64").nth(2).unwrap().to_string(), "fd00::2");
+    }
+}
