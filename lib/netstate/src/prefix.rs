@@ -55,6 +55,7 @@ impl Prefix {
 
     /// Number of leading network bits: 0 to 32 (IPv4) or 128 (IPv6).
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "the length of a prefix, not of a collection")]
     pub fn len(&self) -> u8 {
         self.0.prefix()
     }

@@ -1,1 +1,31 @@
-//! diff(desired, observed, owned) to ordered idempotent steps; gate, retry and status per key; no IO.
+//! The loop that makes a kernel table equal to a value, once for every table of the product.
+//!
+//! The contract, in the order things happen:
+//!
+//! 1. **Observe.** A [`Target`] lists the rows of its table, each marked ours or foreign. The list becomes the
+//!    *mirror*: what we believe the kernel holds.
+//! 2. **Diff.** [`diff`] compares the desired rows with the mirror. A desired row that is missing is created; one
+//!    that differs is changed; a row of ours that nobody desires is removed. A foreign row that nobody desires does
+//!    not exist for us. Rows that are equal cost nothing, so adopting a running system is not a special case.
+//! 3. **Apply.** Creates and changes of all tables run in order of dependency, removals in the opposite order
+//!    ([`pass`]). Every step's result is recorded as true state, in the mirror and in the row's [`Status`].
+//! 4. **Retry.** A row that failed is tried again after its own back-off ([`retry`]); it blocks no other row.
+//! 5. **Gate.** Nothing is removed before every source of desired state has completed its first list ([`Gate`]).
+//! 6. **Wake.** A kernel notification or the slow audit invalidates the mirror, and the next pass observes again.
+//!
+//! Nothing here performs IO: the clock is an argument, the kernel is a trait.
+
+mod diff;
+mod gate;
+mod reconciler;
+pub mod retry;
+mod stack;
+mod status;
+mod target;
+
+pub use diff::{Plan, diff};
+pub use gate::Gate;
+pub use reconciler::Reconciler;
+pub use stack::{Pass, Stage, pass};
+pub use status::{Row, State, Status};
+pub use target::{Classify, Observed, Owner, RetryClass, Rows, Step, Target};

@@ -1,0 +1,248 @@
+//! `Reconciler`: one table's desired rows, its mirror of the kernel and the way between them.
+//!
+//! Invariant: the mirror holds what the kernel answered, never what we hoped for. A step that fails leaves the mirror
+//! as it was and the row dirty. A pass touches dirty rows only, so one changed endpoint among thousands costs one step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::diff::{diff, step};
+use crate::retry;
+use crate::stack::{Pass, Stage};
+use crate::status::{Row, State, Status};
+use crate::target::{Classify, Observed, Owner, RetryClass, Step, Target};
+
+/// Failures of one row, with the time of the next try.
+#[derive(Debug, Clone)]
+struct Failure {
+    class: RetryClass,
+    reason: String,
+    times: u32,
+    since: Duration,
+    next: Duration,
+}
+
+/// A failed listing, with the time of the next try.
+#[derive(Debug, Clone)]
+struct ObserveFailure {
+    reason: String,
+    times: u32,
+    next: Duration,
+}
+
+/// One kernel table under control.
+pub struct Reconciler<T: Target> {
+    name: &'static str,
+    target: T,
+    desired: BTreeMap<T::Key, T::Value>,
+    mirror: Option<BTreeMap<T::Key, Observed<T::Value>>>,
+    dirty: BTreeSet<T::Key>,
+    failures: BTreeMap<T::Key, Failure>,
+    observe_failure: Option<ObserveFailure>,
+}
+
+impl<T: Target> Reconciler<T> {
+    /// A table with no desired rows that has not been read yet. `name` is the table's name in status and logs.
+    pub const fn new(name: &'static str, target: T) -> Self {
+        Self {
+            name,
+            target,
+            desired: BTreeMap::new(),
+            mirror: None,
+            dirty: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            observe_failure: None,
+        }
+    }
+
+    /// Desires `value` for the row `key`, or with `None` that the row be gone.
+    pub fn want(&mut self, key: T::Key, value: Option<T::Value>) {
+        if self.desired.get(&key) == value.as_ref() {
+            return;
+        }
+        match value {
+            Some(value) => self.desired.insert(key.clone(), value),
+            None => self.desired.remove(&key),
+        };
+        self.failures.remove(&key);
+        self.dirty.insert(key);
+    }
+
+    /// Replaces all desired rows; only rows that differ become dirty.
+    pub fn want_all(&mut self, desired: BTreeMap<T::Key, T::Value>) {
+        let gone: Vec<_> = self.desired.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
+        for key in gone {
+            self.want(key, None);
+        }
+        for (key, value) in desired {
+            self.want(key, Some(value));
+        }
+    }
+
+    /// The desired rows.
+    pub const fn desired(&self) -> &BTreeMap<T::Key, T::Value> {
+        &self.desired
+    }
+
+    /// The rows the kernel holds as far as we know; `None` before the first listing.
+    pub const fn mirror(&self) -> Option<&BTreeMap<T::Key, Observed<T::Value>>> {
+        self.mirror.as_ref()
+    }
+
+    /// The table itself, for what is no row.
+    pub const fn target_mut(&mut self) -> &mut T {
+        &mut self.target
+    }
+
+    /// Lists the table when the mirror is not valid, and marks what differs. Answers whether the mirror is valid.
+    fn observe(&mut self, now: Duration, pass: &mut Pass) -> bool {
+        if self.mirror.is_some() {
+            return true;
+        }
+        if self.observe_failure.as_ref().is_some_and(|failure| failure.next > now) {
+            return false;
+        }
+        pass.observed += 1;
+        match self.target.observe() {
+            Ok(mirror) => {
+                self.observe_failure = None;
+                let plan = diff(&self.desired, &mirror);
+                self.dirty = plan.upserts.iter().chain(&plan.removals).map(|step| step.key().clone()).collect();
+                self.failures.retain(|key, _| self.dirty.contains(key));
+                self.mirror = Some(mirror);
+                true
+            }
+            Err(error) => {
+                let times = self.observe_failure.as_ref().map_or(0, |failure| failure.times) + 1;
+                let next = now + retry::delay(times, error.class());
+                self.observe_failure = Some(ObserveFailure { reason: error.to_string(), times, next });
+                pass.failed += 1;
+                pass.errors.push(format!("{}: {error}", self.name));
+                false
+            }
+        }
+    }
+
+    fn due(&self, key: &T::Key, now: Duration) -> bool {
+        self.failures.get(key).is_none_or(|failure| failure.next <= now)
+    }
+
+    /// The steps that are due, for rows that are desired (`upserts`) or for rows that are not.
+    fn due_steps(&mut self, now: Duration, upserts: bool) -> Vec<Step<T::Key, T::Value>> {
+        let Some(mirror) = &self.mirror else { return Vec::new() };
+        let (mut steps, mut settled) = (Vec::new(), Vec::new());
+        for key in self.dirty.iter().filter(|key| self.desired.contains_key(key) == upserts) {
+            match step(key, self.desired.get(key), mirror.get(key)) {
+                None => settled.push(key.clone()),
+                Some(step) if self.due(key, now) => steps.push(step),
+                Some(_) => {}
+            }
+        }
+        for key in settled {
+            self.dirty.remove(&key);
+            self.failures.remove(&key);
+        }
+        steps
+    }
+
+    fn run(&mut self, steps: &[Step<T::Key, T::Value>], now: Duration, pass: &mut Pass) {
+        if steps.is_empty() {
+            return;
+        }
+        let results = self.target.apply(steps);
+        debug_assert_eq!(results.len(), steps.len(), "{}: a target answers every step", self.name);
+        for (step, result) in steps.iter().zip(results) {
+            match result {
+                Ok(()) => self.record_success(step, pass),
+                Err(error) => self.record_failure(step.key(), &error, now, pass),
+            }
+        }
+    }
+
+    fn record_success(&mut self, step: &Step<T::Key, T::Value>, pass: &mut Pass) {
+        let Some(mirror) = &mut self.mirror else { return };
+        match step {
+            Step::Create(key, value) | Step::Change(key, _, value) => {
+                mirror.insert(key.clone(), Observed { value: value.clone(), owner: Owner::Ours });
+                pass.upserted += 1;
+            }
+            Step::Remove(key, _) => {
+                mirror.remove(key);
+                pass.removed += 1;
+            }
+        }
+        self.dirty.remove(step.key());
+        self.failures.remove(step.key());
+    }
+
+    fn record_failure(&mut self, key: &T::Key, error: &T::Error, now: Duration, pass: &mut Pass) {
+        let class = error.class();
+        let (times, since) = self.failures.get(key).map_or((1, now), |failure| (failure.times + 1, failure.since));
+        let reason = error.to_string();
+        pass.failed += 1;
+        pass.errors.push(format!("{}: {reason}", self.name));
+        let next = now + retry::delay(times, class);
+        self.failures.insert(key.clone(), Failure { class, reason, times, since, next });
+    }
+
+    fn state(&self, key: &T::Key) -> State {
+        match self.failures.get(key) {
+            Some(f) => {
+                State::Failed { class: f.class, reason: f.reason.clone(), times: f.times, since: f.since, next: f.next }
+            }
+            None => State::Pending,
+        }
+    }
+}
+
+impl<T: Target> Stage for Reconciler<T> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn upsert(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        if self.observe(now, &mut pass) {
+            let steps = self.due_steps(now, true);
+            self.run(&steps, now, &mut pass);
+        }
+        pass
+    }
+
+    fn remove(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        if self.mirror.is_some() {
+            let steps = self.due_steps(now, false);
+            self.run(&steps, now, &mut pass);
+        }
+        pass
+    }
+
+    fn invalidate(&mut self) {
+        self.mirror = None;
+        for failure in self.failures.values_mut().filter(|failure| failure.class == RetryClass::Wait) {
+            failure.next = Duration::ZERO;
+        }
+    }
+
+    fn next_try(&self) -> Option<Duration> {
+        let rows = self.failures.values().map(|failure| failure.next);
+        rows.chain(self.observe_failure.as_ref().map(|failure| failure.next)).min()
+    }
+
+    fn status(&self) -> Status {
+        let observed = self.mirror.is_some();
+        let waiting = |key: &&T::Key| !observed || self.dirty.contains(key);
+        let open: Vec<Row> = self
+            .desired
+            .keys()
+            .filter(waiting)
+            .chain(self.dirty.iter().filter(|key| !self.desired.contains_key(key)))
+            .map(|key| Row { key: key.to_string(), state: self.state(key) })
+            .collect();
+        let desired = self.desired.len();
+        let done = self.desired.keys().filter(|key| !waiting(key)).count();
+        let observe_error = self.observe_failure.as_ref().map(|failure| failure.reason.clone());
+        Status { desired, done, open, observe_error }
+    }
+}

@@ -1,0 +1,57 @@
+//! What is known of each row: whether it is in place, and if not, why and since when.
+
+use std::time::Duration;
+
+use crate::target::RetryClass;
+
+/// Where a row stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not tried yet.
+    Pending,
+    /// In the kernel as desired.
+    Done,
+    /// The last try failed.
+    Failed {
+        /// What kind of failure.
+        class: RetryClass,
+        /// The error's text.
+        reason: String,
+        /// Failures in a row.
+        times: u32,
+        /// When the first of them happened, on the caller's clock.
+        since: Duration,
+        /// When the row is tried again, on the caller's clock.
+        next: Duration,
+    },
+}
+
+/// A row with its state, for status pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The row's key as text.
+    pub key: String,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// A table's state in numbers, with the rows that are not in place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Rows that are desired.
+    pub desired: usize,
+    /// Of these, rows in place.
+    pub done: usize,
+    /// The rows that are not, in key order.
+    pub open: Vec<Row>,
+    /// Why the table could not be listed, if the last attempt failed.
+    pub observe_error: Option<String>,
+}
+
+impl Status {
+    /// True when every desired row is in place and the table could be read.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.open.is_empty() && self.observe_error.is_none() && self.done == self.desired
+    }
+}

@@ -1,0 +1,100 @@
+//! `Target`: what a kernel table must be able to do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Whose a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Made by us, or by a predecessor whose place we take: removed when nobody desires it.
+    Ours,
+    /// Somebody else's: never touched unless its key is desired.
+    Foreign,
+}
+
+/// One row as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed<V> {
+    /// The row's value.
+    pub value: V,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// A listed table.
+pub type Rows<K, V> = BTreeMap<K, Observed<V>>;
+
+/// One change to one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step<K, V> {
+    /// The row is missing: create it.
+    Create(K, V),
+    /// The row has the first value: make it the second, in place where the kernel can.
+    Change(K, V, V),
+    /// The row has this value and must go.
+    Remove(K, V),
+}
+
+impl<K, V> Step<K, V> {
+    /// The row's key.
+    pub const fn key(&self) -> &K {
+        match self {
+            Self::Create(key, _) | Self::Change(key, _, _) | Self::Remove(key, _) => key,
+        }
+    }
+}
+
+/// What to do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryClass {
+    /// May go away by itself: try again after the row's back-off.
+    Retry,
+    /// Something that the row needs is not there yet (its link): try again when the kernel reports a change, and
+    /// after the back-off.
+    Wait,
+    /// Will not go away without a person: try again at the slowest pace only.
+    Refuse,
+}
+
+/// An error that knows what to do about it.
+pub trait Classify {
+    /// What to do about this error.
+    fn class(&self) -> RetryClass;
+}
+
+/// One table of the kernel.
+///
+/// Implementations keep three rules. `observe` reads everything in one consistent listing or fails. `apply` is
+/// idempotent: creating a row that exists with the same value and removing a row that is gone are successes.
+/// `apply` answers for each step, in order, with what is true afterwards.
+pub trait Target {
+    /// Identifies a row; its text names the object in logs and errors.
+    type Key: Ord + Clone + fmt::Display;
+    /// The rest of the row.
+    type Value: Clone + PartialEq;
+    /// Why an operation failed.
+    type Error: Classify + fmt::Display;
+
+    /// Lists the table.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read completely.
+    fn observe(&mut self) -> Result<Rows<Self::Key, Self::Value>, Self::Error>;
+
+    /// Carries out `steps` in order and answers one result for each.
+    fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>>;
+}
+
+impl<T: Target + ?Sized> Target for Box<T> {
+    type Key = T::Key;
+    type Value = T::Value;
+    type Error = T::Error;
+
+    fn observe(&mut self) -> Result<Rows<Self::Key, Self::Value>, Self::Error> {
+        (**self).observe()
+    }
+
+    fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>> {
+        (**self).apply(steps)
+    }
+}
