@@ -1,1 +1,27 @@
-//! The only crate that opens sockets to the Linux kernel: observe and apply per table, watch, network namespaces, a fake.
+//! The hands: the only crate that opens sockets to the Linux kernel, and the only one with `unsafe`.
+//!
+//! Every table of the kernel that the product writes has a module that observes it and applies steps to it, as a
+//! [`reconcile::Target`]. Everything blocks; daemons call it from one dedicated thread, the CNI plugin directly.
+//!
+//! | module | table | oldest kernel |
+//! |---|---|---|
+//! | [`link`] | links: veth, bridge, vxlan, dummy | 4.20 |
+//! | [`address`], [`route`], [`neighbour`], [`fdb`] | addresses, routes, neighbours, tunnel forwarding | 4.20 |
+//! | [`sysctl`] | parameters under /proc/sys/net | any |
+//! | [`netns`] | network namespaces | 3.8 |
+
+pub mod address;
+mod attribute;
+pub mod error;
+pub mod fdb;
+pub mod link;
+pub mod neighbour;
+pub mod netns;
+pub mod route;
+mod rtnl;
+mod socket;
+pub mod sysctl;
+
+pub use error::{Cause, KernelError, Nack, SocketError};
+pub use netns::Netns;
+pub use socket::Socket;

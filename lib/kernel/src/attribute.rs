@@ -1,0 +1,89 @@
+//! Netlink attributes (`nlattr`): type, length, value, padded to four bytes (include/uapi/linux/netlink.h).
+//!
+//! Reading is tolerant: a torn tail ends the list, an unknown attribute is skipped. One attribute that we do not
+//! understand must never hide the row that carries it.
+
+/// NLA_F_NESTED and NLA_F_NET_BYTEORDER, which share the type field.
+const FLAGS: u16 = 0xc000;
+
+/// Marks an attribute that holds attributes.
+const NESTED: u16 = 0x8000;
+
+/// The attributes in `bytes`, as (type, value).
+pub(crate) fn iter(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let [l0, l1, t0, t1] = *rest.first_chunk::<4>()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([t0, t1]) & !FLAGS, value))
+    })
+}
+
+/// The value of the first attribute of type `kind`.
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    iter(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// Appends attributes to a message body.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    /// Starts behind a fixed header, whose length is a multiple of four.
+    pub(crate) const fn behind(header: Vec<u8>) -> Self {
+        Self { bytes: header }
+    }
+
+    /// Appends one attribute. Values over 65,531 bytes do not fit the 16-bit length; callers split their lists before.
+    pub(crate) fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+        let length = u16::try_from(value.len().saturating_add(4)).unwrap_or(u16::MAX);
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value.get(..usize::from(length) - 4).unwrap_or(value));
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// Appends a NUL-terminated string.
+    pub(crate) fn put_str(&mut self, kind: u16, text: &str) -> &mut Self {
+        let mut value = text.as_bytes().to_vec();
+        value.push(0);
+        self.put(kind, &value)
+    }
+
+    /// Appends an attribute that holds what `fill` writes.
+    pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
+        let mut inner = Self::default();
+        fill(&mut inner);
+        self.put(kind | NESTED, &inner.bytes)
+    }
+
+    /// The finished body.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_attributes_are_read_back_and_torn_tails_end_the_list() {
+        let mut writer = Writer::default();
+        writer.put(1, &[7]).put_str(2, "ab").nest(3, |inner| {
+            inner.put(9, &[1, 2, 3, 4]);
+        });
+        let bytes = writer.finish();
+        let read: Vec<_> = iter(&bytes).collect();
+        assert_eq!(read[0], (1, &[7][..]));
+        assert_eq!(read[1], (2, &b"ab\0"[..]));
+        assert_eq!(find(read[2].1, 9), Some(&[1, 2, 3, 4][..]));
+        assert_eq!(iter(&bytes[..bytes.len() - 1]).count(), 2);
+        assert_eq!(iter(&[0, 0, 1, 0]).count(), 0);
+    }
+}

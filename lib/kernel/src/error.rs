@@ -1,0 +1,149 @@
+//! `KernelError`: what failed, on which object, and what the kernel said.
+//!
+//! Invariant: the text names operation and object, carries the kernel's own extended error text when there is one
+//! (NLMSGERR_ATTR_MSG), and ends with what to do when that is not obvious. [`Classify`] tells the loop the same.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use reconcile::{Classify, RetryClass};
+
+/// The kernel's refusal of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nack {
+    /// Positive error number (errno.h).
+    pub errno: i32,
+    /// The kernel's extended error text, when it gave one.
+    pub text: Option<String>,
+}
+
+impl fmt::Display for Nack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.text {
+            Some(text) => write!(f, "{text} ({})", io::Error::from_raw_os_error(self.errno)),
+            None => write!(f, "{}", io::Error::from_raw_os_error(self.errno)),
+        }
+    }
+}
+
+/// Why a conversation with the kernel broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A socket operation failed.
+    #[error("netlink socket: {call}: {source}")]
+    Io {
+        /// The system call.
+        call: &'static str,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// The kernel did not answer in time.
+    #[error("netlink socket: no answer within {0:?}; the kernel is very busy or lacks the subsystem")]
+    Timeout(Duration),
+    /// The kernel had more to say than the receive buffer held; what was lost is unknown.
+    #[error("netlink socket: receive buffer overrun, answers were lost; read the table again")]
+    Overrun,
+    /// A datagram was larger than the receive buffer.
+    #[error("netlink socket: answer of {0} bytes is larger than the receive buffer")]
+    Truncated(usize),
+    /// A table changed while it was listed, each time it was listed.
+    #[error("netlink socket: the table changed during each of {0} listings; try again")]
+    Interrupted(u32),
+    /// The kernel sent something that is no netlink message.
+    #[error("netlink socket: malformed answer: {0}")]
+    Malformed(String),
+}
+
+/// Why an operation on an object failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The kernel refused.
+    #[error("{0}")]
+    Nack(Nack),
+    /// The conversation broke off: the outcome is unknown.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Something that the operation needs is not there.
+    #[error("{0} does not exist")]
+    Missing(String),
+    /// A system call other than netlink failed.
+    #[error("{call}: {source}")]
+    Io {
+        /// The system call or the file.
+        call: String,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// The kernel answered something else than what was asked for.
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
+}
+
+impl From<Nack> for Cause {
+    fn from(nack: Nack) -> Self {
+        Self::Nack(nack)
+    }
+}
+
+/// An operation on a kernel object that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{op} {object}: {cause}{}", advice(.cause))]
+pub struct KernelError {
+    /// What was tried: "create link", "replace route".
+    pub op: &'static str,
+    /// The object's text, as an operator would write it.
+    pub object: String,
+    /// What went wrong.
+    pub cause: Cause,
+}
+
+impl KernelError {
+    /// An error of `op` on `object`.
+    pub fn new(op: &'static str, object: impl fmt::Display, cause: impl Into<Cause>) -> Self {
+        Self { op, object: object.to_string(), cause: cause.into() }
+    }
+
+    /// An error of a system call or file operation.
+    pub fn io(op: &'static str, object: impl fmt::Display, call: impl Into<String>, source: io::Error) -> Self {
+        Self::new(op, object, Cause::Io { call: call.into(), source })
+    }
+
+    /// The kernel's error number, if it gave one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match &self.cause {
+            Cause::Nack(nack) => Some(nack.errno),
+            Cause::Io { source, .. } | Cause::Socket(SocketError::Io { source, .. }) => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+fn advice(cause: &Cause) -> &'static str {
+    let errno = match cause {
+        Cause::Nack(nack) => nack.errno,
+        Cause::Io { source, .. } => source.raw_os_error().unwrap_or(0),
+        _ => 0,
+    };
+    match errno {
+        libc::EPERM | libc::EACCES => "; CAP_NET_ADMIN in this network namespace is needed",
+        libc::EOPNOTSUPP | libc::EPROTONOSUPPORT => "; this kernel lacks the feature or its module is not loaded",
+        libc::EROFS => "; the file system is mounted read-only here: set the value from outside",
+        _ => "",
+    }
+}
+
+impl Classify for KernelError {
+    fn class(&self) -> RetryClass {
+        match (&self.cause, self.errno()) {
+            (Cause::Missing(_), _) => RetryClass::Wait,
+            // Unreachable next hops and absent or downed links change with the next link or address event.
+            (_, Some(libc::ENODEV | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN)) => RetryClass::Wait,
+            (_, Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EROFS)) => {
+                RetryClass::Refuse
+            }
+            _ => RetryClass::Retry,
+        }
+    }
+}

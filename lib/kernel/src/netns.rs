@@ -1,0 +1,102 @@
+//! Network namespaces.
+//!
+//! Invariant: a thread that enters a namespace to work there is a thread of its own and ends there. The one exception
+//! is [`Netns::enter`], for a process that has a single thread and ends soon: the CNI plugin.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
+
+use crate::error::{Cause, KernelError};
+
+/// An open network namespace; it exists at least as long as this value.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+impl Netns {
+    /// The calling thread's namespace.
+    ///
+    /// # Errors
+    /// When /proc is not mounted.
+    pub fn current() -> Result<Self, KernelError> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The namespace that the file at `path` stands for.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or is an ordinary file: what is left of a namespace whose mount is gone.
+    pub fn open(path: &Path) -> Result<Self, KernelError> {
+        let error = |call, source| KernelError::io("open network namespace", path.display(), call, source);
+        let file = File::open(path).map_err(|source| error("open", source))?;
+        let kind = fstatfs(&file).map_err(|errno| error("fstatfs", errno.into()))?.filesystem_type();
+        if kind != NSFS_MAGIC && kind != PROC_SUPER_MAGIC {
+            let cause = Cause::Unexpected("an ordinary file, no namespace is mounted there".to_owned());
+            return Err(KernelError::new("open network namespace", path.display(), cause));
+        }
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor's number, for messages that name a namespace by it (IFLA_NET_NS_FD).
+    #[must_use]
+    pub fn raw_fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    /// True when `other` is the same namespace, whatever the paths.
+    ///
+    /// # Errors
+    /// When one of them cannot be examined.
+    pub fn is_same(&self, other: &Self) -> Result<bool, KernelError> {
+        let id = |ns: &Self| {
+            let error = |source| KernelError::io("examine network namespace", ns.path.display(), "fstat", source);
+            ns.file.metadata().map(|meta| (meta.dev(), meta.ino())).map_err(error)
+        };
+        Ok(id(self)? == id(other)?)
+    }
+
+    /// Moves the calling thread into the namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses (CAP_SYS_ADMIN is needed).
+    pub fn enter(&self) -> Result<(), KernelError> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| KernelError::io("enter network namespace", self.path.display(), "setns", errno.into()))
+    }
+
+    /// Runs `work` in the namespace, on a thread of its own.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or the thread cannot be started or dies.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
+        let error = |text: &str| {
+            KernelError::new("enter network namespace", self.path.display(), Cause::Unexpected(text.to_owned()))
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, || self.enter().map(|()| work()))
+                .map_err(|source| KernelError::io("enter network namespace", self.path.display(), "clone", source))?;
+            thread.join().map_err(|_| error("the thread inside panicked"))?
+        })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
