@@ -1,0 +1,88 @@
+//! Waiting on a condition with a deadline: the only way a test waits.
+//!
+//! Invariant: a wait ends as soon as the condition holds and never later than its deadline, and a failed wait says what was
+//! last seen. Polling is gentle (5 ms growing to 100 ms), because a system call inside the lab kernel costs ten times more.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Calls `condition` until it returns `Ok` and gives back its value.
+///
+/// The error type only needs to be readable: `String`, `anyhow::Error` and every `std::error::Error` fit.
+///
+/// # Errors
+/// When `limit` has passed, with the last answer of the condition and the number of attempts.
+pub fn eventually<T, E: Display>(limit: Duration, mut condition: impl FnMut() -> Result<T, E>) -> Result<T> {
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    let mut attempts = 0_u32;
+    loop {
+        attempts += 1;
+        let last = match condition() {
+            Ok(value) => return Ok(value),
+            Err(last) => last,
+        };
+        let elapsed = started.elapsed();
+        if elapsed >= limit {
+            bail!("still not so after {:.1} s and {attempts} attempts; last seen: {last:#}", elapsed.as_secs_f64());
+        }
+        std::thread::sleep(pause.min(limit.saturating_sub(elapsed)));
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Watches `condition` for the whole of `period` and gives up at the first time it does not hold.
+///
+/// For statements of the form "nothing happens": a foreign route is still there, no packet was lost.
+///
+/// # Errors
+/// The condition's own error, with the time at which it stopped holding.
+pub fn throughout<E: Display>(period: Duration, mut condition: impl FnMut() -> Result<(), E>) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let elapsed = started.elapsed();
+        if let Err(broken) = condition() {
+            bail!("stopped holding after {:.1} s of {:.1} s: {broken:#}", elapsed.as_secs_f64(), period.as_secs_f64());
+        }
+        if elapsed >= period {
+            return Ok(());
+        }
+        std::thread::sleep(LONGEST_PAUSE.min(period.saturating_sub(elapsed)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_ends_with_the_value_as_soon_as_the_condition_holds() {
+        let mut calls = 0;
+        let value = eventually(Duration::from_secs(5), || {
+            calls += 1;
+            if calls < 3 { Err("not yet") } else { Ok(calls) }
+        });
+        assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn failed_wait_tells_what_was_last_seen() {
+        let error = eventually::<(), _>(Duration::from_millis(20), || Err("2 of 3 routes")).unwrap_err();
+        assert!(error.to_string().contains("last seen: 2 of 3 routes"), "{error}");
+    }
+
+    #[test]
+    fn watch_reports_the_first_moment_a_condition_breaks() {
+        let mut calls = 0;
+        let error = throughout(Duration::from_secs(5), || {
+            calls += 1;
+            if calls == 2 { Err("route is gone") } else { Ok(()) }
+        });
+        assert!(error.unwrap_err().to_string().contains("route is gone"));
+    }
+}

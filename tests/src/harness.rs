@@ -1,0 +1,127 @@
+//! The `main` of a test binary: finds a kernel that has what the tests need, runs each on a thread of its own, reports.
+//!
+//! Invariant: a test that cannot run here is never counted as passed. It is counted as ignored with the reason and a loud
+//! line that names the command to run; with `NETD_LAB=require` in the environment (`make test` sets it) it fails.
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::evidence;
+use crate::lab_kernel::{self, Guest};
+use crate::need::Need;
+
+/// `require`: a test that cannot run is a failure.
+const MODE_VARIABLE: &str = "NETD_LAB";
+
+/// One test: its name and its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Test {
+    name: &'static str,
+    body: fn() -> Result<()>,
+}
+
+impl Test {
+    /// A test of this name; [`tests!`](crate::tests) names tests after their functions.
+    #[must_use]
+    pub const fn new(name: &'static str, body: fn() -> Result<()>) -> Self {
+        Self { name, body }
+    }
+}
+
+/// Lists functions `fn() -> anyhow::Result<()>` as tests of the same names.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { ::std::vec![$($crate::harness::Test::new(::std::stringify!($name), $name)),*] };
+}
+
+/// The tests of one binary and what they need.
+#[derive(Debug)]
+pub struct Suite {
+    needs: Vec<Need>,
+    guest: Guest,
+}
+
+/// Runs `tests` on a kernel that has all of `needs`; the whole `main` of most test binaries.
+#[must_use]
+pub fn main(needs: &[Need], tests: Vec<Test>) -> ExitCode {
+    Suite::new(needs).run(tests)
+}
+
+impl Suite {
+    /// A suite on a kernel that has all of `needs`.
+    #[must_use]
+    pub fn new(needs: &[Need]) -> Self {
+        Self { needs: needs.to_vec(), guest: Guest::default() }
+    }
+
+    /// Time limit of the whole binary when it runs in the lab kernel; ten minutes without this call.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.guest.limit = limit;
+        self
+    }
+
+    /// Memory of the lab kernel in MiB; 1024 without this call.
+    #[must_use]
+    pub fn memory(mut self, mebibytes: u32) -> Self {
+        self.guest.memory = mebibytes;
+        self
+    }
+
+    /// Parses the command line as the standard harness does and runs the tests it selects.
+    #[must_use]
+    pub fn run(self, tests: Vec<Test>) -> ExitCode {
+        let arguments = Arguments::from_args();
+        let obstacle = match arguments.list {
+            true => None,
+            false => lab_kernel::ensure(&self.needs, self.guest).err().map(|error| format!("{error:#}")),
+        };
+        match &obstacle {
+            Some(reason) => eprintln!("lab: SKIPPED, not passed: {reason}"),
+            None if arguments.list => {}
+            None => eprintln!("lab: running on {}", lab_kernel::describe()),
+        }
+        let trials = tests.into_iter().map(|test| trial(test, obstacle.clone())).collect();
+        libtest_mimic::run(&arguments, trials).exit_code()
+    }
+}
+
+fn trial(test: Test, obstacle: Option<String>) -> Trial {
+    Trial::ignorable_test(test.name, move || match obstacle {
+        None => judge(test.body).map(|()| Completion::Completed),
+        Some(reason) if env::var(MODE_VARIABLE).is_ok_and(|mode| mode == "require") => {
+            Err(format!("cannot run here, and {MODE_VARIABLE}=require: {reason}").into())
+        }
+        Some(reason) => Ok(Completion::ignored_with(reason)),
+    })
+}
+
+/// Runs a test body; a failure carries the error chain and the end of every log of the processes the test started.
+fn judge(body: fn() -> Result<()>) -> Result<(), Failed> {
+    evidence::clear();
+    let verdict = catch_unwind(AssertUnwindSafe(body));
+    let complaint = match verdict {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => told(&error),
+        Err(panic) => {
+            let text =
+                panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            format!("panicked: {}", text.unwrap_or("with a value that is no text"))
+        }
+    };
+    Err(format!("{complaint}{}", evidence::report()).into())
+}
+
+/// The chain of causes and, where RUST_BACKTRACE asks for it, the lines of the test that led there.
+fn told(error: &anyhow::Error) -> String {
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let backtrace = error.backtrace().to_string();
+    let places =
+        backtrace.lines().map(str::trim).filter(|line| line.starts_with("at ") && line.contains("/tests/tests/"));
+    chain.join("\n  because: ") + &places.map(|place| format!("\n  {place}")).collect::<String>()
+}

@@ -1,0 +1,174 @@
+//! A machine of the lab: its own network, files, hostname and processes on one kernel.
+//!
+//! Invariant: nothing a machine does is visible outside it. `/etc`, `/opt` and `/var` are copy-on-write views of the real
+//! ones, `/run` is empty, `/proc` and `/sys` show the machine's own processes and devices; all of it ends with the last
+//! handle. `/tmp` and the build's folders stay shared with the test.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+
+use crate::command::{Command, Output, program_and_args};
+use crate::keeper::Keeper;
+use crate::namespaces::Namespaces;
+use crate::pod::Pod;
+use crate::process::Process;
+
+/// Folders a program may write to without touching the real machine.
+const COPY_ON_WRITE: [&str; 3] = ["/etc", "/opt", "/var"];
+
+/// A machine; clones are handles of the same one, and it ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    address: Option<Ipv4Addr>,
+    namespaces: Arc<Namespaces>,
+    keeper: Keeper,
+}
+
+impl Host {
+    /// Starts a machine that is connected to nothing; its loopback is up and it does not forward.
+    ///
+    /// # Errors
+    /// When the kernel refuses a namespace or a mount (needs root and overlayfs).
+    pub fn start(name: &str) -> Result<Self> {
+        Self::start_at(name, None)
+    }
+
+    /// Starts a machine that will have this address on an underlay.
+    pub(crate) fn start_at(name: &str, address: Option<Ipv4Addr>) -> Result<Self> {
+        let keeper = Keeper::start(name)?;
+        let namespaces = Arc::new(Namespaces::of_process(keeper.pid())?);
+        let host = Self { inner: Arc::new(Inner { name: name.to_owned(), address, namespaces, keeper }) };
+        host.within(furnish)?.with_context(|| format!("furnish machine {name}"))?;
+        host.run(&["ip", "link", "set", "lo", "up"])?;
+        Ok(host)
+    }
+
+    /// Host name, as `hostname` prints it inside.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The machine's address on its underlay.
+    ///
+    /// # Errors
+    /// When the machine was started without an underlay.
+    pub fn address(&self) -> Result<Ipv4Addr> {
+        self.inner.address.with_context(|| format!("{} is on no underlay", self.name()))
+    }
+
+    /// PID of the machine's first process as the test numbers it: `nsenter -a -t PID` enters the machine.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.inner.keeper.pid()
+    }
+
+    /// A command that will run inside the machine.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        Command::new(self.name(), Arc::clone(&self.inner.namespaces), program)
+    }
+
+    /// Runs a command line to its end and requires success: `host.run(&["ip", "route"])?.stdout`.
+    ///
+    /// # Errors
+    /// As [`Command::run`].
+    pub fn run(&self, words: &[&str]) -> Result<Output> {
+        let (program, args) = program_and_args(words)?;
+        self.command(program).args(args).run()
+    }
+
+    /// Starts a long-running process; `name` stands before its log in messages.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
+        command.start(name)
+    }
+
+    /// Runs `work` on a thread with the machine's network, files and hostname: sockets it opens belong to the machine.
+    ///
+    /// # Errors
+    /// When the thread cannot enter the machine.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.inner.namespaces.within(work).with_context(|| format!("enter machine {}", self.name()))
+    }
+
+    /// The path under which the test process sees the machine's absolute `path`, for reading and writing with `std::fs`.
+    ///
+    /// A symbolic link with an absolute target inside leads out of the machine; `/var/run` is one, use `/run`.
+    #[must_use]
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let inside = path.as_ref();
+        let relative = inside.strip_prefix("/").unwrap_or(inside);
+        PathBuf::from(format!("/proc/{}/root", self.pid())).join(relative)
+    }
+
+    /// Reads a text file of the machine.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<String> {
+        let path = path.as_ref();
+        fs::read_to_string(self.path(path)).with_context(|| format!("read {} of {}", path.display(), self.name()))
+    }
+
+    /// Writes a file of the machine, with the folders above it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = path.as_ref();
+        let outside = self.path(path);
+        let written = outside.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&outside, content));
+        written.with_context(|| format!("write {} of {}", path.display(), self.name()))
+    }
+
+    /// Makes the network of a Pod as a container runtime does: a namespace file `/run/netns/cni-NAME` with nothing in it.
+    ///
+    /// # Errors
+    /// When the name is taken on this machine.
+    pub fn pod(&self, name: &str) -> Result<Pod> {
+        Pod::create(self, name)
+    }
+
+    pub(crate) fn namespaces(&self) -> &Arc<Namespaces> {
+        &self.inner.namespaces
+    }
+}
+
+/// Gives the mount namespace of the calling thread the files of a machine.
+fn furnish() -> Result<()> {
+    // Upper layers live on a tmpfs that the empty /run then hides; the overlays keep it alive.
+    tmpfs("/run")?;
+    for lower in COPY_ON_WRITE {
+        let (upper, scratch) = (format!("/run/upper{lower}"), format!("/run/scratch{lower}"));
+        fs::create_dir_all(&upper)?;
+        fs::create_dir_all(&scratch)?;
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={scratch}");
+        mount(Some("overlay"), lower, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| format!("lay a copy-on-write view over {lower}"))?;
+    }
+    tmpfs("/run")?;
+    fs::create_dir_all("/run/netns")?;
+    fs::create_dir_all("/run/lock")?;
+    let none: Option<&str> = None;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount /sys")?;
+    // A new network namespace copies this from the first one; a machine of the lab starts as a fresh kernel would.
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").context("write net.ipv4.ip_forward")
+}
+
+fn tmpfs(path: &str) -> Result<()> {
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .with_context(|| format!("mount an empty {path}"))
+}

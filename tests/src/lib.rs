@@ -1,0 +1,78 @@
+//! The lab: machines as sets of namespaces, clusters from a drawing, a real etcd, and a kernel with IPVS. Nothing depends on it.
+//!
+//! # For authors of tests
+//!
+//! A test binary is a file of `tests/tests/` with `harness = false` in `tests/Cargo.toml`:
+//!
+//! ```toml
+//! [[test]]
+//! name = "netd_vxlan"
+//! harness = false
+//! ```
+//!
+//! ```no_run
+//! #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+//! //! What this file is about.
+//! use std::process::ExitCode;
+//! use std::time::Duration;
+//!
+//! use anyhow::{Result, ensure};
+//! use lab::{Cluster, Need, eventually};
+//!
+//! fn node_reaches_its_neighbour() -> Result<()> {
+//!     let cluster = Cluster::reference()?; // five machines, gone at the end of the function
+//!     let node = cluster.host("hdss7-21")?;
+//!     node.run(&["ping", "-c1", "-W5", "10.4.7.22"])?; // exit status 0 or an error with both streams
+//!     let daemon = node.command(lab::bin("netd")?).arg("--backend=vxlan").start("netd")?; // killed at the end
+//!     daemon.wait_for_line("lease acquired", Duration::from_secs(10))?;
+//!     eventually(Duration::from_secs(5), || {
+//!         let routes = node.run(&["ip", "route"])?.stdout;
+//!         ensure!(routes.contains("172.7.22.0/24"), "{routes}");
+//!         Ok(())
+//!     })?;
+//!     ensure!(daemon.terminate(Duration::from_secs(5))?.success());
+//!     Ok(())
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     lab::harness::main(&[Need::Vxlan, Need::Nftables], lab::tests![node_reaches_its_neighbour])
+//! }
+//! ```
+//!
+//! * Tests of a binary run side by side in one process; each makes its own [`Host`]s or [`Cluster`], so names and addresses
+//!   never clash. Files go into the machine ([`Host::write`], [`Host::read`]): `/etc`, `/opt`, `/var`, `/run` are its own, `/tmp` is not.
+//! * When the running kernel lacks a [`Need`], the whole binary runs inside the lab kernel (`tests/kernel/`, a user-mode Linux), with
+//!   the same arguments. It boots in a second; a system call costs ten times more there, so prefer one `ip -batch` to many `ip`.
+//! * When it cannot run at all, tests count as ignored, with the reason; with `NETD_LAB=require` they fail.
+//! * Waiting is [`eventually`] or [`Process::wait_for_line`], never a bare sleep. Everything started ends with its value.
+//! * On failure the end of every process's log is printed below the error.
+//! * Variables: `NETD_LAB_WHERE=guest|host` forces the kernel, `NETD_LAB_KERNEL` names another lab kernel, `NETD_BIN_DIR` the
+//!   folder of the programs under test.
+//!
+//! Invariant of the crate: traffic stays inside namespaces that the lab made, and a test that ends in any way, SIGKILL
+//! included, leaves no process, namespace, mount or file behind.
+
+mod cluster;
+mod command;
+mod deadline;
+mod evidence;
+pub mod harness;
+mod host;
+mod keeper;
+pub mod lab_kernel;
+mod namespaces;
+mod need;
+mod pod;
+mod process;
+mod programs;
+mod topology;
+
+pub use cluster::Cluster;
+pub use command::{Command, Output};
+pub use deadline::{eventually, throughout};
+pub use host::Host;
+pub use need::Need;
+pub use pod::Pod;
+pub use process::Process;
+pub use programs::{bin, bin_dir};
+pub use topology::Topology;

@@ -1,0 +1,113 @@
+//! What a test needs from the kernel it runs on, and whether the running kernel has it.
+//!
+//! Invariant: the answer comes from trying the thing in a machine of the lab, never from a version number or a configuration
+//! file; trying leaves nothing behind.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_generic::GenlMessage;
+use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
+use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::host::Host;
+
+/// Set by `tests/kernel/run` inside the lab kernel when idle time is skipped.
+pub(crate) const VIRTUAL_TIME_VARIABLE: &str = "NETD_LAB_VIRTUAL_TIME";
+
+/// A property of the kernel. Namespaces and overlayfs are needed by every test and not listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// IPVS, by its generic netlink family.
+    IpVs,
+    /// nftables for IPv4, IPv6 and both together.
+    Nftables,
+    /// Links of kind `vxlan`.
+    Vxlan,
+    /// Links of kind `dummy`.
+    Dummy,
+    /// Links of kind `ipip`.
+    IpIp,
+    /// Links of kind `wireguard`.
+    WireGuard,
+    /// Delay and loss on a link (`tc qdisc ... netem`).
+    Netem,
+    /// Idle time that is skipped: only the lab kernel has it, and it must be asked for.
+    VirtualTime,
+}
+
+impl Need {
+    /// Tries the property on the running kernel.
+    ///
+    /// # Errors
+    /// Why the running kernel does not have it.
+    pub(crate) fn check(self) -> Result<()> {
+        let tried = match self {
+            Self::IpVs => generic_family("IPVS"),
+            Self::Nftables => try_each(&["nft add table ip probe", "nft add table inet probe"]),
+            Self::Vxlan => try_each(&["ip link add probe type vxlan id 1 dstport 8472"]),
+            Self::Dummy => try_each(&["ip link add probe type dummy"]),
+            Self::IpIp => try_each(&["ip link add probe type ipip local 127.0.0.1"]),
+            Self::WireGuard => try_each(&["ip link add probe type wireguard"]),
+            Self::Netem => try_each(&["tc qdisc add dev lo root netem delay 1ms"]),
+            Self::VirtualTime => virtual_time(),
+        };
+        tried.with_context(|| format!("this kernel has no {self}"))
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IpVs => "IPVS",
+            Self::Nftables => "nftables",
+            Self::Vxlan => "vxlan links",
+            Self::Dummy => "dummy links",
+            Self::IpIp => "ipip links",
+            Self::WireGuard => "wireguard links",
+            Self::Netem => "netem",
+            Self::VirtualTime => "virtual time",
+        })
+    }
+}
+
+/// Whether this process can make machines at all.
+pub(crate) fn check_machines() -> Result<()> {
+    Host::start("probe").map(drop).context("machines of the lab cannot be made here")
+}
+
+fn try_each(lines: &[&str]) -> Result<()> {
+    let host = Host::start("probe")?;
+    lines.iter().try_for_each(|line| host.run(&line.split(' ').collect::<Vec<_>>()).map(drop))
+}
+
+fn virtual_time() -> Result<()> {
+    match std::env::var_os(VIRTUAL_TIME_VARIABLE) {
+        Some(_) => Ok(()),
+        None => bail!("time passes as it does"),
+    }
+}
+
+/// Asks the kernel for a generic netlink family; asking makes it load the family's module (net/netlink/genetlink.c, ctrl_getfamily).
+fn generic_family(name: &str) -> Result<()> {
+    let mut socket = Socket::new(NETLINK_GENERIC).context("open a generic netlink socket")?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let question = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName(name.to_owned())] };
+    let mut message = NetlinkMessage::from(GenlMessage::from_payload(question));
+    message.header.flags = NLM_F_REQUEST;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<GenlMessage<GenlCtrl>>::deserialize(&answer).context("read the kernel's answer")?;
+    match answer.payload {
+        NetlinkPayload::InnerMessage(_) => Ok(()),
+        NetlinkPayload::Error(error) => Err(error.to_io()).with_context(|| format!("generic netlink family {name}")),
+        other => bail!("generic netlink family {name}: unexpected answer {other:?}"),
+    }
+}

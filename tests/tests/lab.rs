@@ -1,0 +1,193 @@
+//! The lab proves itself: isolation, wiring, processes and their logs, clean-up after any end.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{Cluster, Host, Topology, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn machines_reach_each_other_over_the_switch() -> Result<()> {
+    let cluster = Cluster::reference()?;
+    for target in cluster.hosts() {
+        let address = target.address()?.to_string();
+        cluster.host("hdss7-21")?.run(&["ping", "-c1", "-W5", &address])?;
+    }
+    cluster.host("hdss7-200")?.run(&["ping", "-c1", "-W5", "hdss7-11.host.com"])?;
+    Ok(())
+}
+
+fn clusters_with_the_same_addresses_run_side_by_side() -> Result<()> {
+    let drawing = Topology::parse("network 10.0.0.0/24\na 10.0.0.1\nb 10.0.0.2")?;
+    let (first, second) = (Cluster::start(&drawing)?, Cluster::start(&drawing)?);
+    let listener = first.host("b")?.within(|| TcpListener::bind("10.0.0.2:80"))??;
+    let connect = |cluster: &Cluster| {
+        let address = "10.0.0.2:80".parse()?;
+        Ok::<_, anyhow::Error>(cluster.host("a")?.within(|| std::net::TcpStream::connect_timeout(&address, SOON))??)
+    };
+    connect(&first)?;
+    ensure!(connect(&second).is_err(), "a machine of the second cluster reached the first");
+    drop(listener);
+    Ok(())
+}
+
+fn unplugged_machine_is_unreachable_until_plugged_in_again() -> Result<()> {
+    let cluster = Cluster::start(&Topology::parse("network 10.0.0.0/24\na.x 10.0.0.1\nb.x 10.0.0.2")?)?;
+    let ping = |wait: &str| cluster.host("a")?.run(&["ping", "-c1", "-W", wait, "10.0.0.2"]);
+    ping("5")?;
+    cluster.unplug("b")?;
+    ensure!(ping("0.3").is_err(), "a packet reached an unplugged machine");
+    cluster.plug("b")?;
+    eventually(SOON, || ping("0.3"))?;
+    Ok(())
+}
+
+fn machine_has_its_own_files_hostname_and_processes() -> Result<()> {
+    let host = Host::start("own.example")?;
+    ensure!(host.run(&["hostname"])?.stdout.trim() == "own.example");
+    host.write("/var/lib/cni/lab-probe", "here")?;
+    host.run(&["touch", "/etc/lab-probe", "/opt/lab-probe", "/run/lab-probe"])?;
+    ensure!(host.read("/var/lib/cni/lab-probe")? == "here");
+    for path in ["/var/lib/cni/lab-probe", "/etc/lab-probe", "/opt/lab-probe", "/run/lab-probe"] {
+        ensure!(!std::path::Path::new(path).exists(), "{path} appeared on the real machine");
+    }
+    ensure!(host.run(&["ls", "/sys/class/net"])?.stdout.trim() == "lo");
+    ensure!(host.run(&["cat", "/proc/1/comm"])?.stdout.trim() == "cat");
+    ensure!(
+        host.read("/proc/sys/net/ipv4/ip_forward")?.trim()
+            == fs::read_to_string("/proc/sys/net/ipv4/ip_forward")?.trim()
+    );
+    ensure!(host.run(&["cat", "/proc/sys/net/ipv4/ip_forward"])?.stdout.trim() == "0");
+    Ok(())
+}
+
+fn pods_of_one_name_live_on_two_machines() -> Result<()> {
+    let hosts = [Host::start("a")?, Host::start("b")?];
+    let pods = [hosts[0].pod("web")?, hosts[1].pod("web")?];
+    pods[0].run(&["ip", "link", "add", "eth0", "type", "bridge"])?;
+    ensure!(pods[0].run(&["ip", "-br", "link"])?.stdout.contains("eth0"));
+    ensure!(!pods[1].run(&["ip", "-br", "link"])?.stdout.contains("eth0"));
+    ensure!(!hosts[0].run(&["ip", "-br", "link"])?.stdout.contains("eth0"));
+    ensure!(pods[0].netns().to_str() == Some("/run/netns/cni-web"));
+    // The file is what another program of the machine sees.
+    ensure!(hosts[0].run(&["nsenter", "--net=/run/netns/cni-web", "ip", "-br", "link"])?.stdout.contains("eth0"));
+    Ok(())
+}
+
+fn failed_command_tells_place_status_and_streams() -> Result<()> {
+    let host = Host::start("a")?;
+    let error = host.run(&["sh", "-c", "echo out; echo err >&2; exit 7"]).unwrap_err().to_string();
+    for part in ["[a] sh -c", "exit status: 7", "stdout: out", "stderr: err"] {
+        ensure!(error.contains(part), "{part:?} is missing in {error}");
+    }
+    let error = host.command("sleep").arg("60").limit(Duration::from_millis(100)).run().unwrap_err().to_string();
+    ensure!(error.contains("killed after its limit"), "{error}");
+    ensure!(host.run(&["no-such-program"]).is_err());
+    ensure!(host.command("cat").input("whole input").run()?.stdout == "whole input");
+    Ok(())
+}
+
+fn process_log_is_followed_and_exit_is_told() -> Result<()> {
+    let host = Host::start("a")?;
+    let script = "trap 'echo bye; exit 3' TERM; echo ready >&2; while :; do sleep 0.05; done";
+    let process = host.command("bash").args(["-c", script]).start("shell")?;
+    ensure!(process.wait_for_line("read", SOON)? == "ready");
+    ensure!(process.terminate(SOON)?.code() == Some(3));
+    ensure!(process.log() == "ready\nbye", "{:?}", process.log());
+    ensure!(
+        process.signal(nix::sys::signal::Signal::SIGTERM).is_err(),
+        "a signal was sent to a process that had ended"
+    );
+    let error = process.wait_for_line("never", SOON).unwrap_err();
+    ensure!(format!("{error:#}").contains("| bye"), "{error:#}");
+    Ok(())
+}
+
+fn dropped_process_ends_at_once_with_its_children() -> Result<()> {
+    let host = Host::start("a")?;
+    let listed = || host.run(&["pgrep", "-c", "sleep"]).map(|output| output.stdout);
+    let process = host.command("sleep").arg("1000").start("sleeper")?;
+    eventually(SOON, listed)?;
+    drop(process);
+    ensure!(listed().is_err());
+    let _orphan = host.run(&["sh", "-c", "sleep 1000 & sleep 1001 &"])?;
+    let pid = host.pid();
+    drop(host);
+    ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the machine's first process still runs");
+    Ok(())
+}
+
+/// Not a test of its own: what `killed_test_leaves_nothing_behind` starts and kills.
+fn victim() -> Result<()> {
+    let cluster = Cluster::start(&Topology::parse("network 10.0.0.0/24\na 10.0.0.1")?)?;
+    let _pod = cluster.host("a")?.pod("web")?;
+    let _sleeper = cluster.host("a")?.command("sleep").arg("1000").start("sleeper")?;
+    for host in cluster.hosts().chain([cluster.switch()]) {
+        println!("{}", fs::read_link(format!("/proc/{}/ns/pid", host.pid()))?.display());
+    }
+    println!("end of list");
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    bail!("the victim was not killed")
+}
+
+fn killed_test_leaves_nothing_behind() -> Result<()> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .env(VICTIM, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start the victim")?;
+    let lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+    let spaces: Vec<String> = lines.map_while(Result::ok).take_while(|line| line != "end of list").collect();
+    ensure!(spaces.len() == 2, "the victim made no cluster: {spaces:?}");
+    ensure!(!inhabitants(&spaces)?.is_empty(), "nobody lives in the victim's namespaces, so this test shows nothing");
+    child.kill()?;
+    child.wait()?;
+    eventually(SOON, || match inhabitants(&spaces)?.as_slice() {
+        [] => Ok(()),
+        left => bail!("still there: {left:?}"),
+    })
+}
+
+/// Processes that live in one of these PID namespaces.
+fn inhabitants(spaces: &[String]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        // Processes come and go while the folder is read.
+        let Ok(space) = fs::read_link(path.join("ns/pid")) else { continue };
+        if spaces.iter().any(|wanted| *wanted == space.to_string_lossy()) {
+            found.push(fs::read_to_string(path.join("cmdline")).unwrap_or_default().replace('\0', " "));
+        }
+    }
+    Ok(found)
+}
+
+/// Makes this program the victim of `killed_test_leaves_nothing_behind`.
+const VICTIM: &str = "LAB_TEST_VICTIM";
+
+fn main() -> ExitCode {
+    if std::env::var_os(VICTIM).is_some() {
+        eprintln!("lab: the victim ended by itself: {:?}", victim());
+        return ExitCode::FAILURE;
+    }
+    lab::harness::main(
+        &[],
+        lab::tests![
+            machines_reach_each_other_over_the_switch,
+            clusters_with_the_same_addresses_run_side_by_side,
+            unplugged_machine_is_unreachable_until_plugged_in_again,
+            machine_has_its_own_files_hostname_and_processes,
+            pods_of_one_name_live_on_two_machines,
+            failed_command_tells_place_status_and_streams,
+            process_log_is_followed_and_exit_is_told,
+            dropped_process_ends_at_once_with_its_children,
+            killed_test_leaves_nothing_behind,
+        ],
+    )
+}
