@@ -1,0 +1,119 @@
+//! What failed, on which object, where, and what the caller does next.
+//!
+//! Invariant: no error carries a secret. Messages come from the peer or the operating system; passwords and
+//! keys are never formatted.
+
+use std::fmt;
+
+/// What the caller of a failed operation does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing is wrong with the request: the same call later can succeed. A write may or may not have
+    /// happened, so what it wanted to change is read before it is repeated.
+    Retry,
+    /// The peer understood and said no (permission, malformed request, unknown lease): repeating the same
+    /// call gives the same answer until somebody changes something.
+    Refuse,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Retry => "will be tried again",
+            Self::Refuse => "not tried again until it is changed",
+        })
+    }
+}
+
+/// Why, in the terms the code of this crate branches on; everything else is in the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// No answer, or an answer that says the peer cannot serve now.
+    Unreachable,
+    /// The asked-for revision is no longer kept by the server.
+    Compacted,
+    /// The answer is larger than the client accepts.
+    TooLarge,
+    /// The lease is unknown to the server: expired or revoked.
+    LeaseGone,
+    /// The server knows a lease with the chosen id already.
+    LeaseExists,
+    /// The peer said no for a reason told in the message.
+    Other,
+}
+
+/// A failed operation of a source or of the store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {op} {object} at {endpoint}: {message} ({class})")]
+pub struct ClusterError {
+    /// The verb: `get`, `list`, `watch`, `create`, `keep alive`, `read` ...
+    pub op: &'static str,
+    /// The key, lease, prefix or file it was about.
+    pub object: String,
+    /// The etcd endpoint (all that were tried, comma separated) or the watched directory.
+    pub endpoint: String,
+    /// What the server or the operating system said.
+    pub message: String,
+    /// Whether trying again can help.
+    pub class: Class,
+    pub(crate) reason: Reason,
+}
+
+impl ClusterError {
+    pub(crate) fn new(
+        op: &'static str,
+        object: impl Into<String>,
+        endpoint: impl Into<String>,
+        message: impl Into<String>,
+        class: Class,
+    ) -> Self {
+        let reason = match class {
+            Class::Retry => Reason::Unreachable,
+            Class::Refuse => Reason::Other,
+        };
+        Self { op, object: object.into(), endpoint: endpoint.into(), message: message.into(), class, reason }
+    }
+}
+
+/// One thing wrong with the configuration of a source. All of them are reported at once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}; accepted: {accepted}")]
+pub struct ConfigError {
+    /// The field as the operator knows it: flannel's flag name without dashes in front.
+    pub field: &'static str,
+    /// What is wrong, with the offending text unless it is a secret.
+    pub message: String,
+    /// The accepted form.
+    pub accepted: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_operation_object_place_and_advice() {
+        let error = ClusterError::new(
+            "get",
+            "/coreos.com/network/config",
+            "http://10.4.7.12:2379",
+            "etcdserver: no leader",
+            Class::Retry,
+        );
+        assert_eq!(
+            error.to_string(),
+            "cannot get /coreos.com/network/config at http://10.4.7.12:2379: etcdserver: no leader \
+             (will be tried again)"
+        );
+    }
+
+    #[test]
+    fn a_configuration_error_names_field_and_accepted_form() {
+        let error = ConfigError {
+            field: "etcd-endpoints",
+            message: "`ftp://x` has no known scheme".into(),
+            accepted: "http://HOST:PORT",
+        };
+        assert_eq!(error.to_string(), "etcd-endpoints: `ftp://x` has no known scheme; accepted: http://HOST:PORT");
+    }
+}

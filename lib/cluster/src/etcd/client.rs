@@ -1,0 +1,250 @@
+//! One connection per member and our own sticky failover between them.
+//!
+//! A balanced channel over several members is not used: tonic counts a dead member as ready, so with one of
+//! three dead a third of the requests fails (grpc-rust issue 643). Here all requests go to one member until it
+//! fails; then everybody moves to the next.
+//!
+//! Invariants: an attempt ends within [`Limits::operation`]; an operation tries every member before it fails;
+//! only requests that may be repeated go through [`Client::call`], because a member that does not answer may
+//! have carried the request out. Secrets are in no `Debug` and no error.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use etcd_client::ConnectOptions;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::config::{Config, Limits};
+use super::endpoints::Endpoint;
+use super::fault::fault;
+use crate::error::{Class, ClusterError, ConfigError, Reason};
+
+/// A handle on the cluster; clones share connections and the choice of member.
+#[derive(Clone)]
+pub struct Client {
+    members: Arc<[Member]>,
+    current: Arc<AtomicUsize>,
+    limits: Limits,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("endpoints", &self.endpoints()).field("limits", &self.limits).finish()
+    }
+}
+
+impl Client {
+    /// Checks the configuration and prepares the connections; nothing is sent before the first operation.
+    ///
+    /// The member to begin with is taken from `seed`, so that the nodes of a cluster spread over the members.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the configuration, each with its field.
+    pub fn new(config: &Config, seed: u64) -> Result<Self, Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        let endpoints = Endpoint::parse_list(&config.endpoints, config.files().any()).unwrap_or_else(|found| {
+            errors.extend(found);
+            Vec::new()
+        });
+        let options = config.options(&endpoints, &mut errors);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let begin = fastrand::Rng::with_seed(seed).usize(..endpoints.len().max(1));
+        let members = endpoints.into_iter().map(|endpoint| Member::new(endpoint, options.clone())).collect();
+        Ok(Self { members, current: Arc::new(AtomicUsize::new(begin)), limits: config.limits.clone() })
+    }
+
+    /// The members, comma separated, for messages.
+    #[must_use]
+    pub fn endpoints(&self) -> String {
+        self.members.iter().map(|member| member.endpoint.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// The member that is asked at the moment.
+    #[must_use]
+    pub fn current_endpoint(&self) -> &str {
+        self.current().map_or("", |(_, member)| member.endpoint.as_str())
+    }
+
+    /// The limits this client works with.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn current(&self) -> Option<(usize, &Member)> {
+        let index = self.current.load(Ordering::Relaxed);
+        self.members.get(index).map(|member| (index, member))
+    }
+
+    /// Moves everybody away from a member that failed; when somebody else has done so already, nothing happens.
+    pub(super) fn leave(&self, index: usize) {
+        let next = index.saturating_add(1).checked_rem(self.members.len()).unwrap_or(0);
+        let moved = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+        if let (Ok(_), Some(from), Some(to)) = (moved, self.members.get(index), self.members.get(next))
+            && index != next
+        {
+            tracing::debug!(from = from.endpoint.as_str(), to = to.endpoint.as_str(), "etcd member left");
+        }
+    }
+
+    /// Carries out a request that may be repeated, at whichever member answers.
+    pub(super) async fn call<T, F, Fut>(&self, op: &'static str, object: &str, request: F) -> Result<T, ClusterError>
+    where
+        F: Fn(etcd_client::Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        self.call_member(op, object, request).await.map(|(_, answer)| answer)
+    }
+
+    /// As [`Self::call`], telling which member answered.
+    pub(super) async fn call_member<T, F, Fut>(
+        &self,
+        op: &'static str,
+        object: &str,
+        request: F,
+    ) -> Result<(usize, T), ClusterError>
+    where
+        F: Fn(etcd_client::Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut failures: Vec<ClusterError> = Vec::new();
+        // A single member gets a second attempt: the first may have found a connection that died unnoticed.
+        for _ in 0..self.members.len().max(2) {
+            let Some((index, member)) = self.current() else { break };
+            match member.attempt(op, object, &self.limits, &request).await {
+                Ok(answer) => return Ok((index, answer)),
+                Err(failure) if failure.reason == Reason::Unreachable => {
+                    self.leave(index);
+                    failures.push(failure);
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(unanswered(op, object, failures))
+    }
+}
+
+/// One error for "nobody answered", with each member's words once.
+fn unanswered(op: &'static str, object: &str, failures: Vec<ClusterError>) -> ClusterError {
+    let mut said: Vec<(String, String)> = Vec::new();
+    for failure in failures {
+        let line = (failure.endpoint, failure.message);
+        if !said.contains(&line) {
+            said.push(line);
+        }
+    }
+    let (endpoints, message) = match said.as_slice() {
+        [(endpoint, message)] => (endpoint.clone(), message.clone()),
+        several => (
+            several.iter().map(|(endpoint, _)| endpoint.as_str()).collect::<Vec<_>>().join(","),
+            several.iter().map(|(at, words)| format!("[{at}] {words}")).collect::<Vec<_>>().join("; "),
+        ),
+    };
+    ClusterError::new(op, object, endpoints, message, Class::Retry)
+}
+
+/// One member and its connection, made at the first request.
+struct Member {
+    endpoint: Endpoint,
+    options: ConnectOptions,
+    session: Mutex<Session>,
+}
+
+/// The connection, numbered so that a late failure of an old one does not end its successor.
+#[derive(Default)]
+struct Session {
+    number: u64,
+    client: Option<etcd_client::Client>,
+}
+
+impl Member {
+    fn new(endpoint: Endpoint, options: ConnectOptions) -> Self {
+        Self { endpoint, options, session: Mutex::default() }
+    }
+
+    async fn attempt<T, F, Fut>(
+        &self,
+        op: &'static str,
+        object: &str,
+        limits: &Limits,
+        request: &F,
+    ) -> Result<T, ClusterError>
+    where
+        F: Fn(etcd_client::Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut used = None;
+        let answer = timeout(limits.operation, async {
+            let (number, client) = self.connected().await?;
+            used = Some(number);
+            request(client).await
+        })
+        .await;
+        match answer {
+            Ok(answer) => answer.map_err(|error| fault(op, object, self.endpoint.as_str(), &error)),
+            Err(_) => {
+                self.hang_up(used).await;
+                let message = format!("no answer within {:?}", limits.operation);
+                Err(ClusterError::new(op, object, self.endpoint.as_str(), message, Class::Retry))
+            }
+        }
+    }
+
+    /// With a user this asks etcd for a token, else it sends nothing.
+    async fn connected(&self) -> Result<(u64, etcd_client::Client), etcd_client::Error> {
+        let mut session = self.session.lock().await;
+        if let Some(client) = &session.client {
+            return Ok((session.number, client.clone()));
+        }
+        let client = etcd_client::Client::connect([self.endpoint.as_str()], Some(self.options.clone())).await?;
+        session.number = session.number.wrapping_add(1);
+        session.client = Some(client.clone());
+        Ok((session.number, client))
+    }
+
+    /// Gives up a connection on which an answer stayed out: a host that vanished without a FIN would keep it
+    /// open for a quarter of an hour (tcp_retries2). Open watches keep their own hold on it.
+    async fn hang_up(&self, used: Option<u64>) {
+        let mut session = self.session.lock().await;
+        if used == Some(session.number) {
+            session.client = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_left_once_however_many_fail_on_it() {
+        let config = Config { endpoints: "http://a:1,http://b:1,http://c:1".into(), ..Config::default() };
+        let client = Client::new(&config, 1).unwrap();
+        let (first, _) = client.current().unwrap();
+        client.leave(first);
+        client.leave(first);
+        assert_eq!(client.current().unwrap().0, (first + 1) % 3);
+    }
+
+    #[test]
+    fn seeds_spread_nodes_over_the_members() {
+        let config = Config { endpoints: "http://a:1,http://b:1,http://c:1".into(), ..Config::default() };
+        let mut begun: Vec<usize> =
+            (0..30).map(|seed| Client::new(&config, seed).unwrap().current().unwrap().0).collect();
+        begun.sort_unstable();
+        begun.dedup();
+        assert_eq!(begun, [0, 1, 2]);
+    }
+
+    #[test]
+    fn nobody_answering_names_every_member_once() {
+        let failure = |endpoint: &str| ClusterError::new("get", "k", endpoint, "refused", Class::Retry);
+        let error = unanswered("get", "k", vec![failure("http://a:1"), failure("http://b:1"), failure("http://a:1")]);
+        assert_eq!(error.endpoint, "http://a:1,http://b:1");
+        assert_eq!(error.message, "[http://a:1] refused; [http://b:1] refused");
+    }
+}

@@ -1,0 +1,174 @@
+//! How to reach etcd: members, TLS, user, time limits.
+//!
+//! Invariants: everything wrong is reported at once, each with the field an operator knows it by; the password
+//! is in no `Debug` output.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use etcd_client::ConnectOptions;
+
+use super::endpoints::Endpoint;
+use super::tls;
+use crate::ConfigError;
+
+/// How to reach etcd, as the operator typed it. Field names in errors are flannel's flags.
+#[derive(Clone, Default)]
+pub struct Config {
+    /// Comma-separated members, `http://HOST:PORT` or `https://HOST:PORT`.
+    pub endpoints: String,
+    /// CA that signed the members' certificates; needed for https.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate; needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// Private key of `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// User for etcd's own authentication; needs `password`.
+    pub username: Option<String>,
+    /// Password of `username`.
+    pub password: Option<String>,
+    /// Time limits and sizes.
+    pub limits: Limits,
+}
+
+/// Time limits of the client. The defaults suit a local network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// To open a connection. Default 1 s.
+    pub connect: Duration,
+    /// For one attempt at one member, answer included. Default 3 s.
+    pub operation: Duration,
+    /// Silence on a connection with an open watch after which the member is pinged. Default 6 s.
+    ///
+    /// etcd closes a connection that is pinged more often than its `--grpc-keepalive-min-time`, 5 s.
+    pub keep_alive: Duration,
+    /// How long the answer to a ping may take. Default 3 s.
+    pub keep_alive_answer: Duration,
+    /// Keys per page of a listing, 1 or more. Default 1000.
+    pub page: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            operation: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(6),
+            keep_alive_answer: Duration::from_secs(3),
+            page: 1000,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("endpoints", &self.endpoints)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "(hidden)"))
+            .field("limits", &self.limits)
+            .finish()
+    }
+}
+
+impl Config {
+    pub(super) fn files(&self) -> tls::Files {
+        tls::Files::new(self.ca_file.as_deref(), self.cert_file.as_deref(), self.key_file.as_deref())
+    }
+
+    fn user(&self, errors: &mut Vec<ConfigError>) -> Option<(String, String)> {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        match (given(&self.username), given(&self.password)) {
+            (Some(name), Some(password)) => Some((name, password)),
+            (None, None) => None,
+            (Some(_), None) => {
+                errors.push(missing("etcd-password", "missing, but etcd-username is given"));
+                None
+            }
+            (None, Some(_)) => {
+                errors.push(missing("etcd-username", "missing, but etcd-password is given"));
+                None
+            }
+        }
+    }
+
+    /// What every connection is made with; problems are added to `errors`.
+    pub(super) fn options(&self, endpoints: &[Endpoint], errors: &mut Vec<ConfigError>) -> ConnectOptions {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(self.limits.connect)
+            .with_keep_alive(self.limits.keep_alive, self.limits.keep_alive_answer)
+            // etcd counts a ping on a connection without a stream as abuse and hangs up after the third
+            // (embed/etcd.go: PermitWithoutStream false). A watch is a stream, so watches are pinged.
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some((name, password)) = self.user(errors) {
+            options = options.with_user(name, password);
+        }
+        if endpoints.iter().any(Endpoint::is_tls) {
+            match self.files().load() {
+                Ok(tls) => options = options.with_tls(tls),
+                Err(found) => errors.extend(found),
+            }
+        } else if self.files().any() && !endpoints.is_empty() {
+            errors.push(ConfigError {
+                field: "etcd-endpoints",
+                message: "TLS files are given, but the members are http".into(),
+                accepted: "https://HOST:PORT with etcd-cafile",
+            });
+        }
+        options
+    }
+}
+
+fn missing(field: &'static str, message: &str) -> ConfigError {
+    ConfigError { field, message: message.into(), accepted: "both or neither of etcd-username and etcd-password" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::Client;
+    use super::*;
+
+    fn fields(config: &Config) -> Vec<&'static str> {
+        match Client::new(config, 1) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(|error| error.field).collect(),
+        }
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let config = Config {
+            endpoints: "https://a:1,https://b".into(),
+            username: Some("root".into()),
+            cert_file: Some("/nowhere/cert".into()),
+            ..Config::default()
+        };
+        assert_eq!(fields(&config), ["etcd-endpoints", "etcd-password"]);
+        let config = Config { endpoints: "https://a:1".into(), ..config };
+        assert_eq!(fields(&config), ["etcd-password", "etcd-cafile"]);
+    }
+
+    #[test]
+    fn tls_files_with_plain_members_are_refused_instead_of_ignored() {
+        let config = Config { endpoints: "http://a:1".into(), ca_file: Some("/x".into()), ..Config::default() };
+        assert_eq!(fields(&config), ["etcd-endpoints"]);
+    }
+
+    #[test]
+    fn a_password_is_in_no_debug_output() {
+        let config = Config {
+            endpoints: "http://127.0.0.1:1".into(),
+            username: Some("root".into()),
+            password: Some("hunter2".into()),
+            ..Config::default()
+        };
+        let client = Client::new(&config, 1).unwrap();
+        assert!(!format!("{config:?} {client:?}").contains("hunter2"));
+    }
+}

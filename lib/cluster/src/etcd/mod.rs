@@ -1,0 +1,27 @@
+//! etcd, version 3 API: client with sticky failover, list and watch, key-value store, leases.
+//!
+//! Invariants: every operation ends within a known time, whatever the members do; a dead member costs no failed
+//! operation while another one lives; a watch misses nothing, because it goes on from the last revision it saw
+//! or lists anew; no operation is made per key of a listing.
+
+mod client;
+mod config;
+mod endpoints;
+mod entry;
+mod fault;
+mod keep_alive;
+mod lease;
+mod pages;
+mod prefix;
+mod store;
+mod tls;
+mod watch;
+
+pub use client::Client;
+pub use config::{Config, Limits};
+pub use endpoints::Endpoint;
+pub use entry::{Creation, Deletion, Entry, Hold, LeaseId, Listing, Replacement, TimeToLive};
+pub use keep_alive::{KeepAlive, LeaseState};
+pub use prefix::Prefix;
+pub use store::Store;
+pub use watch::watch;

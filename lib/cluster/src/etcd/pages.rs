@@ -1,0 +1,87 @@
+//! A listing in pages, all of one revision.
+//!
+//! Invariants: pages are cut from the same revision, so together they are one state of the folder; a page that
+//! is too large for one message is asked for again in smaller pieces. 20,000 leases of 250 bytes do not fit
+//! into gRPC's default message.
+
+use etcd_client::{GetOptions, KeyValue};
+
+use super::client::Client;
+use super::prefix::Prefix;
+use crate::error::{ClusterError, Reason};
+
+/// Largest answer accepted, in bytes. One key can hold 1.5 MiB (etcd's `--max-request-bytes`).
+pub(super) const MAX_MESSAGE: usize = 64 << 20;
+
+/// A listing under way.
+#[derive(Debug)]
+pub(super) struct Pages {
+    client: Client,
+    prefix: Prefix,
+    /// First key of the next page; `None` when the last page has been read.
+    next: Option<Vec<u8>>,
+    /// 0 until the first page fixes it.
+    revision: i64,
+    cluster: u64,
+    limit: i64,
+}
+
+impl Pages {
+    pub(super) fn new(client: &Client, prefix: &Prefix) -> Self {
+        Self {
+            client: client.clone(),
+            prefix: prefix.clone(),
+            next: Some(prefix.range_start().into_bytes()),
+            revision: 0,
+            cluster: 0,
+            limit: i64::from(client.limits().page.max(1)),
+        }
+    }
+
+    /// The revision of the listing; valid after the first page.
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Which cluster answered; valid after the first page.
+    pub(super) fn cluster(&self) -> u64 {
+        self.cluster
+    }
+
+    /// The next page, `None` after the last. A folder without keys has one empty page.
+    ///
+    /// # Errors
+    /// With reason `Compacted` when the revision was thrown away between two pages: start again.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<KeyValue>>, ClusterError> {
+        let Some(start) = self.next.clone() else { return Ok(None) };
+        loop {
+            match self.page(&start).await {
+                Err(error) if error.reason == Reason::TooLarge && self.limit > 1 => self.limit /= 2,
+                Err(error) => return Err(error),
+                Ok(page) => return Ok(Some(page)),
+            }
+        }
+    }
+
+    async fn page(&mut self, start: &[u8]) -> Result<Vec<KeyValue>, ClusterError> {
+        let options =
+            GetOptions::new().with_range(self.prefix.range_end()).with_limit(self.limit).with_revision(self.revision);
+        let mut answer = self
+            .client
+            .call("list", &self.prefix.to_string(), |client| {
+                let (start, options) = (start.to_vec(), options.clone());
+                async move { client.kv_client().max_decoding_message_size(MAX_MESSAGE).get(start, Some(options)).await }
+            })
+            .await?;
+        if self.revision == 0
+            && let Some(header) = answer.header()
+        {
+            self.revision = header.revision();
+            self.cluster = header.cluster_id();
+        }
+        let more = answer.more();
+        let page = answer.take_kvs();
+        self.next = page.last().filter(|_| more).map(|last| [last.key(), b"\0"].concat());
+        Ok(page)
+    }
+}

@@ -1,0 +1,35 @@
+//! The ears: sources that tell a program what the cluster should look like.
+//!
+//! Every source speaks the same four words, [`Event::Reset`], [`Event::Put`], [`Event::Delete`] and
+//! [`Event::Complete`], and says beside them when it is out of reach or holds an item nobody can read. A
+//! consumer folds them into a [`Snapshot`], which keeps the one rule that matters: *nothing is removed
+//! before the source has said "that is all"*.
+//!
+//! Keys and values are text and bytes here. What a lease or a Service means is the program's business; this
+//! crate depends on none of the others.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`event`] | what a source says |
+//! | [`snapshot`] | what a consumer knows after listening |
+//! | [`source`] | a running source: a queue of events and the task that fills it |
+//! | [`etcd`] | client with sticky failover, list and watch, key-value store, leases |
+//! | [`backoff`] | jittered waiting times |
+//! | [`error`] | what failed, on which object, where, and whether to try again |
+//!
+//! The Kubernetes API is the third source of the design: `kube` watchers folded into small values, yielding
+//! the same events. Its place is a module `kubernetes` beside [`etcd`]; nothing here assumes etcd's revisions
+//! beyond "a number that grows".
+
+pub mod backoff;
+pub mod error;
+pub mod etcd;
+pub mod event;
+pub mod snapshot;
+pub mod source;
+
+pub use backoff::Backoff;
+pub use error::{Class, ClusterError, ConfigError};
+pub use event::Event;
+pub use snapshot::Snapshot;
+pub use source::Source;

@@ -1,0 +1,49 @@
+//! A running source: a bounded queue of events and the task that fills it.
+//!
+//! Invariant: dropping the [`Source`] ends its task; a task never outlives the consumer. A slow consumer slows
+//! the source down (the queue is bounded), it never loses events.
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::Event;
+
+/// Events in flight between a source and its consumer: enough for a page of a listing, small against the
+/// listing itself.
+const QUEUE: usize = 1024;
+
+/// The receiving end of a source.
+#[derive(Debug)]
+pub struct Source<T = Vec<u8>> {
+    events: mpsc::Receiver<Event<T>>,
+    task: JoinHandle<()>,
+}
+
+impl<T: Send + 'static> Source<T> {
+    /// Starts `run` on the current tokio runtime with the sending end of the queue.
+    pub(crate) fn spawn<F>(run: impl FnOnce(mpsc::Sender<Event<T>>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, events) = mpsc::channel(QUEUE);
+        Self { events, task: tokio::spawn(run(sender)) }
+    }
+
+    /// The next event. Cancel-safe: may be used in `select!`.
+    ///
+    /// A source retries for ever, so `None` means only that its runtime is shutting down.
+    pub async fn next(&mut self) -> Option<Event<T>> {
+        self.events.recv().await
+    }
+
+    /// An event that is already waiting, without waiting for one.
+    pub fn try_next(&mut self) -> Option<Event<T>> {
+        self.events.try_recv().ok()
+    }
+}
+
+impl<T> Drop for Source<T> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
