@@ -1,1 +1,171 @@
-//! rtnl
+//! `Rtnl`: the rtnetlink conversation that the tables of links, addresses, routes and neighbours share.
+//!
+//! Invariant: names stand outside, interface indexes inside. An index is looked up when it is needed and kept for one
+//! batch only, because a link that was deleted and made again has another.
+
+use std::collections::BTreeMap;
+
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netstate::IfName;
+
+use crate::error::{Cause, KernelError, SocketError};
+use crate::netns::Netns;
+use crate::socket::{Frame, Message, Socket};
+
+/// A blocking rtnetlink conversation in one network namespace.
+#[derive(Debug)]
+pub struct Rtnl {
+    pub(crate) socket: Socket,
+}
+
+/// A message that is ready to send, with what its errors shall say.
+pub(crate) struct Operation {
+    pub(crate) op: &'static str,
+    pub(crate) object: String,
+    pub(crate) message: Message,
+}
+
+impl Rtnl {
+    /// Opens a conversation in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket.
+    pub fn open() -> Result<Self, KernelError> {
+        let socket =
+            Socket::open(NETLINK_ROUTE).map_err(|error| KernelError::new("open", "rtnetlink socket", error))?;
+        socket.set_strict_check();
+        Ok(Self { socket })
+    }
+
+    /// Opens a conversation in `netns`, without moving the calling thread.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or the kernel refuses the socket.
+    pub fn open_in(netns: &Netns) -> Result<Self, KernelError> {
+        netns.run(Self::open)?
+    }
+
+    /// The conversation's netlink port id, which notifications it causes carry.
+    ///
+    /// # Errors
+    /// When the socket cannot be examined.
+    pub fn port(&self) -> Result<u32, KernelError> {
+        self.socket.port().map_err(|error| KernelError::new("examine", "rtnetlink socket", error))
+    }
+
+    /// Sends one message; answers what came back before the ACK.
+    pub(crate) fn request(&mut self, operation: &Operation) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+        let frames = self
+            .socket
+            .request(&operation.message)
+            .map_err(|fault| KernelError::new(operation.op, &operation.object, fault))?;
+        Ok(frames.iter().filter_map(decode).collect())
+    }
+
+    /// Lists what `message` asks for. A row that the message types cannot decode is left out: it is nothing we could
+    /// have made.
+    pub(crate) fn dump(
+        &mut self,
+        op: &'static str,
+        message: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+        let frames = self.socket.dump(&encode(message, 0)).map_err(|fault| KernelError::new(op, "all", fault))?;
+        Ok(frames.iter().filter_map(decode).collect())
+    }
+
+    /// Sends `operations` in as few datagrams as possible. `None` stands for an operation that could not be built and
+    /// has its error already.
+    pub(crate) fn batch(&mut self, operations: Vec<Result<Operation, KernelError>>) -> Vec<Result<(), KernelError>> {
+        let messages: Vec<Message> =
+            operations.iter().filter_map(|op| op.as_ref().ok()).map(|op| op.message.clone()).collect();
+        let sent = self.socket.batch(&messages);
+        let mut answers = match &sent {
+            Ok(results) => results.iter(),
+            Err(_) => [].iter(),
+        };
+        let broken = sent.as_ref().err().map(ToString::to_string);
+        operations
+            .into_iter()
+            .map(|operation| {
+                let operation = operation?;
+                let error = |cause| Err(KernelError { op: operation.op, object: operation.object.clone(), cause });
+                match (&broken, answers.next()) {
+                    (Some(text), _) => error(Cause::Socket(SocketError::Malformed(text.clone()))),
+                    (None, Some(Err(nack))) => error(Cause::Nack(nack.clone())),
+                    (None, Some(Ok(()))) => Ok(()),
+                    (None, None) => error(Cause::Unexpected("no answer for this message".to_owned())),
+                }
+            })
+            .collect()
+    }
+}
+
+/// A message with its flags, ready to send.
+pub(crate) fn encode(message: &RouteNetlinkMessage, flags: u16) -> Message {
+    let mut body = vec![0; NetlinkSerializable::buffer_len(message)];
+    NetlinkSerializable::serialize(message, &mut body);
+    Message { kind: NetlinkSerializable::message_type(message), flags, body }
+}
+
+fn decode(frame: &Frame) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = frame.kind;
+    header.flags = frame.flags;
+    RouteNetlinkMessage::deserialize(&header, &frame.body).ok()
+}
+
+/// Interface indexes by name and names by index, looked up as needed, for the time of one batch or listing.
+#[derive(Debug, Default)]
+pub(crate) struct Indexes {
+    by_name: BTreeMap<IfName, Option<u32>>,
+    by_index: BTreeMap<u32, IfName>,
+}
+
+impl Indexes {
+    /// All links of the namespace.
+    pub(crate) fn all(rtnl: &mut Rtnl) -> Result<Self, KernelError> {
+        let mut indexes = Self::default();
+        for link in rtnl.links()? {
+            indexes.by_index.insert(link.index, link.name.clone());
+            indexes.by_name.insert(link.name, Some(link.index));
+        }
+        Ok(indexes)
+    }
+
+    /// The index of the link called `name`.
+    pub(crate) fn index(
+        &mut self,
+        rtnl: &mut Rtnl,
+        name: &IfName,
+        op: &'static str,
+        object: &str,
+    ) -> Result<u32, KernelError> {
+        if !self.by_name.contains_key(name) {
+            let index = rtnl.link(name)?.map(|link| link.index);
+            self.by_name.insert(name.clone(), index);
+        }
+        let missing = || KernelError::new(op, object, Cause::Missing(format!("link {name}")));
+        self.by_name.get(name).copied().flatten().ok_or_else(missing)
+    }
+
+    /// The name of the link with `index`, if it was there when the links were listed.
+    pub(crate) fn name(&self, index: u32) -> Option<&IfName> {
+        self.by_index.get(&index)
+    }
+}
+
+/// True when a removal failed because the row is gone already, which is what was wanted.
+pub(crate) fn is_gone(error: &KernelError) -> bool {
+    matches!(error.errno(), Some(libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENODEV))
+        || matches!(error.cause, Cause::Missing(_))
+}
+
+/// Turns "it is gone already" of a removal into success.
+pub(crate) fn gone_is_fine(result: Result<(), KernelError>) -> Result<(), KernelError> {
+    match result {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other,
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::target::{Observed, Owner, Step};
+use crate::target::{Observed, Owner, Rows, Step};
 
 /// The difference of two tables. Both lists are in key order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,27 +24,34 @@ impl<K, V> Plan<K, V> {
 }
 
 /// The steps that make `observed` equal to `desired`, leaving foreign rows alone.
-pub fn diff<K: Ord + Clone, V: Clone + PartialEq>(
+pub fn diff<K: Ord + Clone, V: Clone + PartialEq>(desired: &BTreeMap<K, V>, observed: &Rows<K, V>) -> Plan<K, V> {
+    diff_by(desired, observed, PartialEq::eq)
+}
+
+/// As [`diff`], where `satisfies(have, want)` says whether a row that is `have` needs no change to be `want`.
+pub fn diff_by<K: Ord + Clone, V: Clone>(
     desired: &BTreeMap<K, V>,
-    observed: &BTreeMap<K, Observed<V>>,
+    observed: &Rows<K, V>,
+    satisfies: impl Fn(&V, &V) -> bool,
 ) -> Plan<K, V> {
-    let upserts = desired.iter().filter_map(|(key, want)| step(key, Some(want), observed.get(key)));
+    let upserts = desired.iter().filter_map(|(key, want)| step(key, Some(want), observed.get(key), &satisfies));
     let removals = observed
         .iter()
         .filter(|(key, _)| !desired.contains_key(key))
-        .filter_map(|(key, have)| step(key, None, Some(have)));
+        .filter_map(|(key, have)| step(key, None, Some(have), &satisfies));
     Plan { upserts: upserts.collect(), removals: removals.collect() }
 }
 
 /// The step for one row, if one is needed.
-pub(crate) fn step<K: Clone, V: Clone + PartialEq>(
+pub(crate) fn step<K: Clone, V: Clone>(
     key: &K,
     want: Option<&V>,
     have: Option<&Observed<V>>,
+    satisfies: impl Fn(&V, &V) -> bool,
 ) -> Option<Step<K, V>> {
     match (want, have) {
         (Some(want), None) => Some(Step::Create(key.clone(), want.clone())),
-        (Some(want), Some(have)) if have.value != *want => {
+        (Some(want), Some(have)) if !satisfies(&have.value, want) => {
             Some(Step::Change(key.clone(), have.value.clone(), want.clone()))
         }
         (None, Some(have)) if have.owner == Owner::Ours => Some(Step::Remove(key.clone(), have.value.clone())),

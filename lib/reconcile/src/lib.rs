@@ -23,7 +23,7 @@ mod stack;
 mod status;
 mod target;
 
-pub use diff::{Plan, diff};
+pub use diff::{Plan, diff, diff_by};
 pub use gate::Gate;
 pub use reconciler::Reconciler;
 pub use stack::{Pass, Stage, pass};

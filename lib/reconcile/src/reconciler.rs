@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::diff::{diff, step};
+use crate::diff::{diff_by, step};
 use crate::retry;
 use crate::stack::{Pass, Stage};
 use crate::status::{Row, State, Status};
@@ -106,7 +106,7 @@ impl<T: Target> Reconciler<T> {
         match self.target.observe() {
             Ok(mirror) => {
                 self.observe_failure = None;
-                let plan = diff(&self.desired, &mirror);
+                let plan = diff_by(&self.desired, &mirror, |have, want| self.target.satisfies(have, want));
                 self.dirty = plan.upserts.iter().chain(&plan.removals).map(|step| step.key().clone()).collect();
                 self.failures.retain(|key, _| self.dirty.contains(key));
                 self.mirror = Some(mirror);
@@ -132,7 +132,7 @@ impl<T: Target> Reconciler<T> {
         let Some(mirror) = &self.mirror else { return Vec::new() };
         let (mut steps, mut settled) = (Vec::new(), Vec::new());
         for key in self.dirty.iter().filter(|key| self.desired.contains_key(key) == upserts) {
-            match step(key, self.desired.get(key), mirror.get(key)) {
+            match step(key, self.desired.get(key), mirror.get(key), |have, want| self.target.satisfies(have, want)) {
                 None => settled.push(key.clone()),
                 Some(step) if self.due(key, now) => steps.push(step),
                 Some(_) => {}

@@ -81,6 +81,12 @@ pub trait Target {
     /// When the kernel cannot be read completely.
     fn observe(&mut self) -> Result<Rows<Self::Key, Self::Value>, Self::Error>;
 
+    /// True when a row that is `have` needs no change to be `want`. Override it where a desired value leaves something
+    /// open that an observed one always tells.
+    fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
+        have == want
+    }
+
     /// Carries out `steps` in order and answers one result for each.
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>>;
 }
@@ -92,6 +98,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn observe(&mut self) -> Result<Rows<Self::Key, Self::Value>, Self::Error> {
         (**self).observe()
+    }
+
+    fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
+        (**self).satisfies(have, want)
     }
 
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>> {
