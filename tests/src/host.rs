@@ -4,6 +4,7 @@
 //! ones, `/run` is empty, `/proc` and `/sys` show the machine's own processes and devices; all of it ends with the last
 //! handle. `/tmp` and the build's folders stay shared with the test.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use crate::command::{Command, Output, program_and_args};
 use crate::keeper::Keeper;
 use crate::namespaces::Namespaces;
+use crate::place::Place;
 use crate::pod::Pod;
 use crate::process::Process;
 
@@ -75,7 +77,7 @@ impl Host {
     }
 
     /// A command that will run inside the machine.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         Command::new(self.name(), Arc::clone(&self.inner.namespaces), program)
     }
 
@@ -144,6 +146,20 @@ impl Host {
 
     pub(crate) fn namespaces(&self) -> &Arc<Namespaces> {
         &self.inner.namespaces
+    }
+}
+
+impl Place for Host {
+    fn label(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn command(&self, program: &OsStr) -> Command {
+        self.command(program)
+    }
+
+    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.within(work)
     }
 }
 

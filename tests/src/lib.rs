@@ -44,6 +44,7 @@
 //! * When the running kernel lacks a [`Need`], the whole binary runs inside the lab kernel (`tests/kernel/`, a user-mode Linux), with
 //!   the same arguments. It boots in a second; a system call costs ten times more there, so prefer one `ip -batch` to many `ip`.
 //! * When it cannot run at all, tests count as ignored, with the reason; with `NETD_LAB=require` they fail.
+//! * [`Etcd`] is a real etcd on one machine or three; [`echo`] the HTTP and UDP server for Pods with its clients.
 //! * Waiting is [`eventually`] or [`Process::wait_for_line`], never a bare sleep. Everything started ends with its value.
 //! * On failure the end of every process's log is printed below the error.
 //! * Variables: `NETD_LAB_WHERE=guest|host` forces the kernel, `NETD_LAB_KERNEL` names another lab kernel, `NETD_BIN_DIR` the
@@ -55,6 +56,8 @@
 mod cluster;
 mod command;
 mod deadline;
+pub mod echo;
+mod etcd;
 mod evidence;
 pub mod harness;
 mod host;
@@ -62,6 +65,7 @@ mod keeper;
 pub mod lab_kernel;
 mod namespaces;
 mod need;
+mod place;
 mod pod;
 mod process;
 mod programs;
@@ -70,8 +74,10 @@ mod topology;
 pub use cluster::Cluster;
 pub use command::{Command, Output};
 pub use deadline::{eventually, throughout};
+pub use etcd::Etcd;
 pub use host::Host;
 pub use need::Need;
+pub use place::Place;
 pub use pod::Pod;
 pub use process::Process;
 pub use programs::{bin, bin_dir};

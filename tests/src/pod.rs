@@ -3,6 +3,7 @@
 //! Invariant: the file lives in the machine's own `/run`, so two machines may have Pods of one name, and no Pod can be left
 //! behind by a test.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use anyhow::Result;
 use crate::command::{Command, Output, program_and_args};
 use crate::host::Host;
 use crate::namespaces::Namespaces;
+use crate::place::Place;
 use crate::process::Process;
 
 /// The network of one Pod; removed when dropped.
@@ -50,7 +52,7 @@ impl Pod {
     }
 
     /// A command that will run with the Pod's network and the machine's files.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         Command::new(&format!("{} on {}", self.name, self.host.name()), Arc::clone(&self.namespaces), program)
     }
 
@@ -77,6 +79,20 @@ impl Pod {
     /// When the thread cannot enter the Pod.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         self.namespaces.within(work)
+    }
+}
+
+impl Place for Pod {
+    fn label(&self) -> String {
+        format!("{} on {}", self.name, self.host.name())
+    }
+
+    fn command(&self, program: &OsStr) -> Command {
+        self.command(program)
+    }
+
+    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.within(work)
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Cluster, Host, Topology, eventually};
+use lab::{Cluster, Etcd, Host, Topology, echo, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -56,7 +56,7 @@ fn machine_has_its_own_files_hostname_and_processes() -> Result<()> {
     for path in ["/var/lib/cni/lab-probe", "/etc/lab-probe", "/opt/lab-probe", "/run/lab-probe"] {
         ensure!(!std::path::Path::new(path).exists(), "{path} appeared on the real machine");
     }
-    ensure!(host.run(&["ls", "/sys/class/net"])?.stdout.trim() == "lo");
+    ensure!(host.run(&["sh", "-c", "ls -d /sys/class/net/*/"])?.stdout.trim() == "/sys/class/net/lo/");
     ensure!(host.run(&["cat", "/proc/1/comm"])?.stdout.trim() == "cat");
     ensure!(
         host.read("/proc/sys/net/ipv4/ip_forward")?.trim()
@@ -119,6 +119,43 @@ fn dropped_process_ends_at_once_with_its_children() -> Result<()> {
     let pid = host.pid();
     drop(host);
     ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the machine's first process still runs");
+    Ok(())
+}
+
+fn three_etcd_members_survive_the_loss_of_one() -> Result<()> {
+    let cluster = Cluster::reference()?;
+    let mut etcd = Etcd::start(cluster.with_role("etcd"))?;
+    ensure!(etcd.etcdctl(&["member", "list"])?.stdout.lines().count() == 3);
+    etcd.put("/coreos.com/network/config", "{\"Network\": \"172.7.0.0/16\"}\n")?;
+    etcd.kill("hdss7-12")?;
+    eventually(SOON, || etcd.put("/coreos.com/network/subnets/a", "-"))?;
+    etcd.restart("hdss7-12")?;
+    etcd.pause("hdss7-21")?;
+    ensure!(
+        eventually(SOON, || etcd.get("/coreos.com/network/config"))?.as_deref()
+            == Some("{\"Network\": \"172.7.0.0/16\"}\n")
+    );
+    etcd.resume("hdss7-21")?;
+    ensure!(etcd.keys("/coreos.com/network/")? == ["/coreos.com/network/config", "/coreos.com/network/subnets/a"]);
+    etcd.delete("/coreos.com/network/subnets/a")?;
+    ensure!(etcd.get("/coreos.com/network/subnets/a")?.is_none());
+    ensure!(etcd.delete("/coreos.com/network/subnets/a").is_err());
+    Ok(())
+}
+
+fn echo_server_tells_its_name_and_whom_it_saw() -> Result<()> {
+    let cluster = Cluster::start(&Topology::parse("network 10.0.0.0/24\na 10.0.0.1\nb 10.0.0.2")?)?;
+    let (client, server) = (cluster.host("a")?, cluster.host("b")?);
+    let process = echo::serve(server, "web-1", 80)?;
+    let address = "10.0.0.2:80".parse()?;
+    for answer in [echo::ask_tcp(client, address, SOON)?, echo::ask_udp(client, address, SOON)?] {
+        ensure!(answer.name == "web-1" && answer.client.ip().to_string() == "10.0.0.1", "{answer:?}");
+    }
+    let mut kept = echo::Connection::open(client, address, SOON)?;
+    ensure!(kept.ask()?.client == kept.ask()?.client, "a kept connection changed its port");
+    ensure!(client.run(&["curl", "-sS", "-m5", "http://10.0.0.2/"])?.stdout.contains("\"name\":\"web-1\""));
+    process.kill()?;
+    ensure!(kept.ask().is_err() && echo::ask_tcp(client, address, SOON).is_err());
     Ok(())
 }
 
@@ -188,6 +225,8 @@ fn main() -> ExitCode {
             process_log_is_followed_and_exit_is_told,
             dropped_process_ends_at_once_with_its_children,
             killed_test_leaves_nothing_behind,
+            three_etcd_members_survive_the_loss_of_one,
+            echo_server_tells_its_name_and_whom_it_saw,
         ],
     )
 }
