@@ -1,1 +1,178 @@
-//! address
+//! Addresses of links.
+//!
+//! Invariant: the table reads and writes only the links it was told of; every other address of the host is unseen.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netstate::{Address, AddressKey, IfName, Prefix};
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use crate::attribute;
+use crate::error::KernelError;
+use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
+use crate::socket::Frame;
+
+/// Bytes of `ifaddrmsg` (include/uapi/linux/if_addr.h).
+const IFADDRMSG: usize = 8;
+const RTM_NEWADDR: u16 = 20;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+impl Rtnl {
+    /// All addresses of the namespace, as (interface index, address, prefix length).
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn addresses(&mut self) -> Result<Vec<(u32, IpAddr, u8)>, KernelError> {
+        self.list_addresses(0)
+    }
+
+    /// The addresses of the link with `index`.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn addresses_of(&mut self, index: u32) -> Result<Vec<(IpAddr, u8)>, KernelError> {
+        let all = self.list_addresses(index)?;
+        Ok(all.into_iter().filter(|(of, ..)| *of == index).map(|(_, addr, len)| (addr, len)).collect())
+    }
+
+    fn list_addresses(&mut self, index: u32) -> Result<Vec<(u32, IpAddr, u8)>, KernelError> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        let frames = match self.dump("list addresses", &RouteNetlinkMessage::GetAddress(message)) {
+            // With a filter the kernel says so when the link is gone.
+            Err(error) if error.errno() == Some(libc::ENODEV) => Vec::new(),
+            other => other?,
+        };
+        Ok(frames.iter().filter_map(row).collect())
+    }
+
+    /// Adds `addr/len` to the link with `index`; the broadcast address of an IPv4 network is set, and an IPv6 address
+    /// is usable at once (no duplicate address detection: the address was leased to us alone).
+    ///
+    /// # Errors
+    /// EEXIST when it is there already; anything the kernel refuses.
+    pub fn add_address(&mut self, index: u32, addr: IpAddr, len: u8) -> Result<(), KernelError> {
+        let operation = add(index, addr, len, NLM_F_CREATE | NLM_F_EXCL);
+        self.request(&operation).map(drop)
+    }
+
+    /// Takes `addr/len` off the link with `index`.
+    ///
+    /// # Errors
+    /// When the kernel refuses; an address that is not there is a success.
+    pub fn delete_address(&mut self, index: u32, addr: IpAddr, len: u8) -> Result<(), KernelError> {
+        gone_is_fine(self.request(&remove(index, addr, len)).map(drop))
+    }
+}
+
+pub(crate) const fn family(addr: IpAddr) -> AddressFamily {
+    if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn message(index: u32, addr: IpAddr, len: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(addr);
+    message.header.prefix_len = len;
+    message.header.index = index;
+    message.header.scope = AddressScope::Universe;
+    message.attributes = vec![AddressAttribute::Local(addr), AddressAttribute::Address(addr)];
+    message
+}
+
+pub(crate) fn add(index: u32, addr: IpAddr, len: u8, flags: u16) -> Operation {
+    let mut message = message(index, addr, len);
+    if addr.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message.attributes.extend(broadcast(addr, len).map(AddressAttribute::Broadcast));
+    let object = format!("{addr}/{len} on interface {index}");
+    Operation { op: "add address", object, message: encode(&RouteNetlinkMessage::NewAddress(message), flags) }
+}
+
+fn remove(index: u32, addr: IpAddr, len: u8) -> Operation {
+    let object = format!("{addr}/{len} on interface {index}");
+    let message = RouteNetlinkMessage::DelAddress(message(index, addr, len));
+    Operation { op: "delete address", object, message: encode(&message, 0) }
+}
+
+/// The last address of an IPv4 network that has room for one.
+fn broadcast(addr: IpAddr, len: u8) -> Option<Ipv4Addr> {
+    if len > 30 {
+        return None;
+    }
+    match Prefix::new(addr, len).ok()?.last() {
+        IpAddr::V4(last) => Some(last),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn row(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
+    if frame.kind != RTM_NEWADDR {
+        return None;
+    }
+    let [_, len, _, _, i0, i1, i2, i3] = *frame.body.first_chunk::<IFADDRMSG>()?;
+    let attributes = frame.body.get(IFADDRMSG..)?;
+    // On a point-to-point link IFA_ADDRESS is the other end.
+    let addr = attribute::find(attributes, IFA_LOCAL).or_else(|| attribute::find(attributes, IFA_ADDRESS))?;
+    Some((u32::from_ne_bytes([i0, i1, i2, i3]), attribute::ip(addr)?, len))
+}
+
+/// The table of addresses on some links.
+#[derive(Debug)]
+pub struct Addresses {
+    rtnl: Rtnl,
+    links: BTreeSet<IfName>,
+}
+
+impl Addresses {
+    /// The addresses of `links`, all of them ours, except IPv6 link-local ones, which the kernel makes.
+    pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
+        Self { rtnl, links: links.into_iter().collect() }
+    }
+
+    fn operation(&mut self, step: &Step<AddressKey, Address>, indexes: &mut Indexes) -> Result<Operation, KernelError> {
+        let key = step.key();
+        let op = if matches!(step, Step::Remove(..)) { "delete address" } else { "add address" };
+        let index = indexes.index(&mut self.rtnl, &key.link, op, &key.to_string())?;
+        let operation = match step {
+            Step::Remove(..) => remove(index, key.addr, key.len),
+            _ => add(index, key.addr, key.len, NLM_F_CREATE | NLM_F_REPLACE),
+        };
+        Ok(Operation { object: key.to_string(), ..operation })
+    }
+}
+
+impl Target for Addresses {
+    type Key = AddressKey;
+    type Value = Address;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<AddressKey, Address>, KernelError> {
+        let indexes = Indexes::all(&mut self.rtnl)?;
+        let mut rows = Rows::new();
+        for (index, addr, len) in self.rtnl.addresses()? {
+            let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            if let Some(link) = indexes.name(index).filter(|link| self.links.contains(link))
+                && !link_local
+            {
+                let key = AddressKey { link: link.clone(), addr, len };
+                rows.insert(key, Observed { value: Address, owner: Owner::Ours });
+            }
+        }
+        Ok(rows)
+    }
+
+    fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {
+        let mut indexes = Indexes::default();
+        let operations = steps.iter().map(|step| self.operation(step, &mut indexes)).collect();
+        let results = self.rtnl.batch(operations);
+        let settle = |(step, result)| if matches!(step, &Step::Remove(..)) { gone_is_fine(result) } else { result };
+        steps.iter().zip(results).map(settle).collect()
+    }
+}

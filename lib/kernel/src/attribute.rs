@@ -3,6 +3,8 @@
 //! Reading is tolerant: a torn tail ends the list, an unknown attribute is skipped. One attribute that we do not
 //! understand must never hide the row that carries it.
 
+use std::net::IpAddr;
+
 /// NLA_F_NESTED and NLA_F_NET_BYTEORDER, which share the type field.
 const FLAGS: u16 = 0xc000;
 
@@ -24,6 +26,28 @@ pub(crate) fn iter(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 /// The value of the first attribute of type `kind`.
 pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     iter(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// A 32-bit number in host order.
+pub(crate) fn u32(value: &[u8]) -> Option<u32> {
+    value.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// A 16-bit number in network order.
+pub(crate) fn be16(value: &[u8]) -> Option<u16> {
+    value.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+/// An address of 4 or 16 bytes.
+pub(crate) fn ip(value: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
+}
+
+/// A text up to its first NUL.
+pub(crate) fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// Appends attributes to a message body.

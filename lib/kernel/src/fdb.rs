@@ -1,1 +1,100 @@
-//! fdb
+//! Permanent forwarding entries of tunnel devices.
+//!
+//! Invariant: only entries of the device itself (NTF_SELF) that name a remote end are rows. The all-zero hardware
+//! address, where flooded frames go, is one like any other.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netstate::{Fdb, FdbKey, IfName};
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use crate::error::KernelError;
+use crate::neighbour::{Entry, entry};
+use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
+
+/// PF_BRIDGE, the family of forwarding entries.
+const AF_BRIDGE: u8 = 7;
+/// NTF_SELF: the entry is the device's own, not its bridge's.
+const NTF_SELF: u8 = 0x02;
+
+/// The table of permanent forwarding entries on some tunnel devices.
+#[derive(Debug)]
+pub struct Fdbs {
+    rtnl: Rtnl,
+    links: BTreeSet<IfName>,
+}
+
+impl Fdbs {
+    /// The permanent forwarding entries on `links`, all of them ours.
+    pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
+        Self { rtnl, links: links.into_iter().collect() }
+    }
+
+    fn operation(&mut self, step: &Step<FdbKey, Fdb>, indexes: &mut Indexes) -> Result<Operation, KernelError> {
+        let key = step.key();
+        let op = if matches!(step, Step::Remove(..)) { "delete" } else { "set" };
+        let index = indexes.index(&mut self.rtnl, &key.link, op, &key.to_string())?;
+        let (Step::Create(_, value) | Step::Change(_, _, value) | Step::Remove(_, value)) = step;
+        let message = message(index, key, value.dst);
+        let object = format!("{key} dst {}", value.dst);
+        Ok(match step {
+            Step::Remove(..) => {
+                Operation { op, object, message: encode(&RouteNetlinkMessage::DelNeighbour(message), 0) }
+            }
+            _ => {
+                let flags = NLM_F_CREATE | NLM_F_REPLACE;
+                Operation { op, object, message: encode(&RouteNetlinkMessage::NewNeighbour(message), flags) }
+            }
+        })
+    }
+}
+
+fn message(index: u32, key: &FdbKey, dst: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(key.mac.0.to_vec()),
+        NeighbourAttribute::Destination(match dst {
+            IpAddr::V4(dst) => NeighbourAddress::Inet(dst),
+            IpAddr::V6(dst) => NeighbourAddress::Inet6(dst),
+        }),
+    ];
+    message
+}
+
+impl Target for Fdbs {
+    type Key = FdbKey;
+    type Value = Fdb;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<FdbKey, Fdb>, KernelError> {
+        let indexes = Indexes::all(&mut self.rtnl)?;
+        let mut all = NeighbourMessage::default();
+        all.header.family = AddressFamily::Bridge;
+        let frames = self.rtnl.dump("list forwarding entries", &RouteNetlinkMessage::GetNeighbour(all))?;
+        let ours = |entry: &Entry| entry.family == AF_BRIDGE && entry.permanent && entry.flags & NTF_SELF != 0;
+        let row = |entry: Entry| {
+            let link = indexes.name(entry.index).filter(|link| self.links.contains(link))?;
+            let key = FdbKey { link: link.clone(), mac: entry.mac? };
+            Some((key, Observed { value: Fdb { dst: entry.dst? }, owner: Owner::Ours }))
+        };
+        Ok(frames.iter().filter_map(entry).filter(ours).filter_map(row).collect())
+    }
+
+    fn apply(&mut self, steps: &[Step<FdbKey, Fdb>]) -> Vec<Result<(), KernelError>> {
+        let mut indexes = Indexes::default();
+        let operations = steps.iter().map(|step| self.operation(step, &mut indexes)).collect();
+        let results = self.rtnl.batch(operations);
+        let settle = |(step, result)| if matches!(step, &Step::Remove(..)) { gone_is_fine(result) } else { result };
+        steps.iter().zip(results).map(settle).collect()
+    }
+}

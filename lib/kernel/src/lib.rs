@@ -24,4 +24,5 @@ pub mod sysctl;
 
 pub use error::{Cause, KernelError, Nack, SocketError};
 pub use netns::Netns;
+pub use rtnl::Rtnl;
 pub use socket::Socket;

@@ -15,9 +15,11 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, PortOptions, VxlanOptions};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
+use crate::attribute;
 use crate::error::{Cause, KernelError};
 use crate::netns::Netns;
 use crate::rtnl::{Operation, Rtnl, encode, gone_is_fine};
+use crate::socket::Frame;
 
 /// Transmit queue length of veth ends, in packets; the kernel's default for Ethernet, which a veth lacks otherwise.
 pub const VETH_TXQLEN: u32 = 1000;
@@ -253,73 +255,76 @@ fn vxlan_data(options: &VxlanOptions, lower: Option<u32>) -> Vec<InfoVxlan> {
     data
 }
 
-fn state(message: &RouteNetlinkMessage) -> Option<LinkState> {
-    let RouteNetlinkMessage::NewLink(message) = message else { return None };
-    let mut name = None;
-    let mut link = Link { kind: LinkKind::Other(String::new()), mtu: None, mac: None, up: false, master: None };
-    let (mut master_index, mut lower_index, mut peer_netns_id) = (None, None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(text) => name = IfName::new(text.clone()).ok(),
-            LinkAttribute::Mtu(mtu) => link.mtu = Some(*mtu),
-            LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr),
-            LinkAttribute::Controller(index) => master_index = Some(*index).filter(|index| *index != 0),
-            LinkAttribute::Link(index) => lower_index = Some(*index).filter(|index| *index != 0),
-            LinkAttribute::LinkNetNsId(id) => peer_netns_id = Some(*id),
-            LinkAttribute::LinkInfo(info) => link.kind = kind(info),
-            _ => {}
-        }
+/// Bytes of `ifinfomsg` (include/uapi/linux/rtnetlink.h).
+const IFINFOMSG: usize = 16;
+
+// Attributes of links (include/uapi/linux/if_link.h).
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_VXLAN_GBP: u16 = 25;
+const RTM_NEWLINK: u16 = 16;
+
+fn state(frame: &Frame) -> Option<LinkState> {
+    if frame.kind != RTM_NEWLINK {
+        return None;
     }
-    link.up = message.header.flags.contains(LinkFlags::Up);
-    let running = message.header.flags.contains(LinkFlags::Running);
+    let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *frame.body.first_chunk::<IFINFOMSG>()?;
+    let attributes = frame.body.get(IFINFOMSG..)?;
+    let find = |kind| attribute::find(attributes, kind);
+    let number = |kind| find(kind).and_then(attribute::u32);
+    let name = IfName::new(attribute::text(find(IFLA_IFNAME)?)).ok()?;
+    let flags = LinkFlags::from_bits_retain(u32::from_ne_bytes([f0, f1, f2, f3]));
+    let link = Link {
+        kind: find(IFLA_LINKINFO).map_or_else(|| LinkKind::Other(String::new()), kind),
+        mtu: number(IFLA_MTU),
+        mac: find(IFLA_ADDRESS).and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()).map(MacAddr),
+        up: flags.contains(LinkFlags::Up),
+        master: None,
+    };
     Some(LinkState {
-        index: message.header.index,
-        name: name?,
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
+        name,
         link,
-        master_index,
-        lower_index,
-        peer_netns_id,
-        running,
+        master_index: number(IFLA_MASTER).filter(|index| *index != 0),
+        lower_index: number(IFLA_LINK).filter(|index| *index != 0),
+        peer_netns_id: number(IFLA_LINK_NETNSID).map(u32::cast_signed),
+        running: flags.contains(LinkFlags::Running),
     })
 }
 
-fn kind(info: &[LinkInfo]) -> LinkKind {
-    let name = info.iter().find_map(|item| match item {
-        LinkInfo::Kind(kind) => Some(kind.clone()),
-        _ => None,
-    });
-    let data = info.iter().find_map(|item| match item {
-        LinkInfo::Data(data) => Some(data),
-        _ => None,
-    });
-    match (name, data) {
-        (Some(InfoKind::Bridge), Some(InfoData::Bridge(data))) => {
-            let vlan_filtering = data.iter().any(|item| matches!(item, InfoBridge::VlanFiltering(true)));
-            LinkKind::Bridge(BridgeOptions { vlan_filtering })
-        }
-        (Some(InfoKind::Bridge), _) => LinkKind::Bridge(BridgeOptions::default()),
-        (Some(InfoKind::Vxlan), Some(InfoData::Vxlan(data))) => LinkKind::Vxlan(vxlan_options(data)),
-        (Some(InfoKind::Dummy), _) => LinkKind::Dummy,
-        (Some(InfoKind::Veth), _) => LinkKind::Veth,
-        (Some(other), _) => LinkKind::Other(other.to_string()),
-        (None, _) => LinkKind::Other(String::new()),
+fn kind(info: &[u8]) -> LinkKind {
+    let name = attribute::find(info, IFLA_INFO_KIND).map(attribute::text).unwrap_or_default();
+    let data = attribute::find(info, IFLA_INFO_DATA).unwrap_or_default();
+    let flag = |kind| attribute::find(data, kind).is_some_and(|value| value.first() == Some(&1));
+    match name.as_str() {
+        "bridge" => LinkKind::Bridge(BridgeOptions { vlan_filtering: flag(IFLA_BR_VLAN_FILTERING) }),
+        "vxlan" => LinkKind::Vxlan(VxlanOptions {
+            vni: attribute::find(data, IFLA_VXLAN_ID).and_then(attribute::u32).unwrap_or(0),
+            port: attribute::find(data, IFLA_VXLAN_PORT).and_then(attribute::be16).unwrap_or(0),
+            local: attribute::find(data, IFLA_VXLAN_LOCAL)
+                .or_else(|| attribute::find(data, IFLA_VXLAN_LOCAL6))
+                .and_then(attribute::ip),
+            lower: None,
+            learning: flag(IFLA_VXLAN_LEARNING),
+            gbp: attribute::find(data, IFLA_VXLAN_GBP).is_some(),
+        }),
+        "dummy" => LinkKind::Dummy,
+        "veth" => LinkKind::Veth,
+        other => LinkKind::Other(other.to_owned()),
     }
-}
-
-fn vxlan_options(data: &[InfoVxlan]) -> VxlanOptions {
-    let mut options = VxlanOptions { vni: 0, port: 0, local: None, lower: None, learning: false, gbp: false };
-    for item in data {
-        match item {
-            InfoVxlan::Id(vni) => options.vni = *vni,
-            InfoVxlan::Port(port) => options.port = *port,
-            InfoVxlan::Local(local) => options.local = Some(IpAddr::V4(*local)),
-            InfoVxlan::Local6(local) => options.local = Some(IpAddr::V6(*local)),
-            InfoVxlan::Learning(learning) => options.learning = *learning,
-            InfoVxlan::Gbp => options.gbp = true,
-            _ => {}
-        }
-    }
-    options
 }
 
 /// Fills in the names of masters and lower devices from the whole list.

@@ -1,1 +1,146 @@
-//! neighbour
+//! Permanent neighbours (ARP and ND entries) of some links.
+//!
+//! Invariant: only permanent entries are rows. What the kernel resolved by itself is unseen and stays, until a desired
+//! permanent entry replaces it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netstate::{IfName, MacAddr, Neighbour, NeighbourKey};
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use crate::address::family;
+use crate::attribute;
+use crate::error::KernelError;
+use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
+use crate::socket::Frame;
+
+/// Bytes of `ndmsg` (include/uapi/linux/neighbour.h).
+const NDMSG: usize = 12;
+const RTM_NEWNEIGH: u16 = 28;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
+
+/// One entry of a neighbour or forwarding table as the kernel tells it.
+pub(crate) struct Entry {
+    pub(crate) family: u8,
+    pub(crate) index: u32,
+    pub(crate) permanent: bool,
+    pub(crate) flags: u8,
+    pub(crate) dst: Option<IpAddr>,
+    pub(crate) mac: Option<MacAddr>,
+}
+
+pub(crate) fn entry(frame: &Frame) -> Option<Entry> {
+    if frame.kind != RTM_NEWNEIGH {
+        return None;
+    }
+    let [family, _, _, _, i0, i1, i2, i3, s0, s1, flags, _] = *frame.body.first_chunk::<NDMSG>()?;
+    let attributes = frame.body.get(NDMSG..)?;
+    let mac = attribute::find(attributes, NDA_LLADDR).and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+    Some(Entry {
+        family,
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
+        permanent: u16::from_ne_bytes([s0, s1]) & NUD_PERMANENT != 0,
+        flags,
+        dst: attribute::find(attributes, NDA_DST).and_then(attribute::ip),
+        mac: mac.map(MacAddr),
+    })
+}
+
+fn message(index: u32, addr: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(addr);
+    message.header.ifindex = index;
+    message.attributes.push(NeighbourAttribute::Destination(match addr {
+        IpAddr::V4(addr) => NeighbourAddress::Inet(addr),
+        IpAddr::V6(addr) => NeighbourAddress::Inet6(addr),
+    }));
+    message
+}
+
+fn set(index: u32, addr: IpAddr, mac: MacAddr, state: NeighbourState) -> Operation {
+    let mut message = message(index, addr);
+    message.header.state = state;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    let object = format!("{addr} lladdr {mac} on interface {index}");
+    let message = encode(&RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE);
+    Operation { op: "set neighbour", object, message }
+}
+
+fn remove(index: u32, addr: IpAddr) -> Operation {
+    let object = format!("{addr} on interface {index}");
+    let message = encode(&RouteNetlinkMessage::DelNeighbour(message(index, addr)), 0);
+    Operation { op: "delete neighbour", object, message }
+}
+
+impl Rtnl {
+    /// Tells the kernel which hardware address `addr` now has on the link with `index`, as a fresh answer would: an
+    /// address that was used before by another interface is reachable at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn learn_neighbour(&mut self, index: u32, addr: IpAddr, mac: MacAddr) -> Result<(), KernelError> {
+        self.request(&set(index, addr, mac, NeighbourState::Stale)).map(drop)
+    }
+}
+
+/// The table of permanent neighbours on some links.
+#[derive(Debug)]
+pub struct Neighbours {
+    rtnl: Rtnl,
+    links: BTreeSet<IfName>,
+}
+
+impl Neighbours {
+    /// The permanent neighbours on `links`, all of them ours.
+    pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
+        Self { rtnl, links: links.into_iter().collect() }
+    }
+
+    fn operation(
+        &mut self,
+        step: &Step<NeighbourKey, Neighbour>,
+        indexes: &mut Indexes,
+    ) -> Result<Operation, KernelError> {
+        let key = step.key();
+        let op = if matches!(step, Step::Remove(..)) { "delete" } else { "set" };
+        let index = indexes.index(&mut self.rtnl, &key.link, op, &key.to_string())?;
+        Ok(match step {
+            Step::Create(_, want) | Step::Change(_, _, want) => {
+                set(index, key.addr, want.mac, NeighbourState::Permanent)
+            }
+            Step::Remove(..) => remove(index, key.addr),
+        })
+    }
+}
+
+impl Target for Neighbours {
+    type Key = NeighbourKey;
+    type Value = Neighbour;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<NeighbourKey, Neighbour>, KernelError> {
+        let indexes = Indexes::all(&mut self.rtnl)?;
+        let frames =
+            self.rtnl.dump("list neighbours", &RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+        let row = |entry: Entry| {
+            let link = indexes.name(entry.index).filter(|link| self.links.contains(link))?;
+            let key = NeighbourKey { link: link.clone(), addr: entry.dst? };
+            Some((key, Observed { value: Neighbour { mac: entry.mac? }, owner: Owner::Ours }))
+        };
+        Ok(frames.iter().filter_map(entry).filter(|entry| entry.permanent).filter_map(row).collect())
+    }
+
+    fn apply(&mut self, steps: &[Step<NeighbourKey, Neighbour>]) -> Vec<Result<(), KernelError>> {
+        let mut indexes = Indexes::default();
+        let operations = steps.iter().map(|step| self.operation(step, &mut indexes)).collect();
+        let results = self.rtnl.batch(operations);
+        let settle = |(step, result)| if matches!(step, &Step::Remove(..)) { gone_is_fine(result) } else { result };
+        steps.iter().zip(results).map(settle).collect()
+    }
+}

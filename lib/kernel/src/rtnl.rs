@@ -1,11 +1,15 @@
 //! `Rtnl`: the rtnetlink conversation that the tables of links, addresses, routes and neighbours share.
 //!
+//! Messages to the kernel are netlink-packet-route's types. Answers are read by our own attribute reader: those types
+//! refuse a whole message for one attribute they do not know, and a row that is dropped from a listing would be created
+//! again and again.
+//!
 //! Invariant: names stand outside, interface indexes inside. An index is looked up when it is needed and kept for one
 //! batch only, because a link that was deleted and made again has another.
 
 use std::collections::BTreeMap;
 
-use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netstate::IfName;
@@ -56,23 +60,15 @@ impl Rtnl {
     }
 
     /// Sends one message; answers what came back before the ACK.
-    pub(crate) fn request(&mut self, operation: &Operation) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
-        let frames = self
-            .socket
+    pub(crate) fn request(&mut self, operation: &Operation) -> Result<Vec<Frame>, KernelError> {
+        self.socket
             .request(&operation.message)
-            .map_err(|fault| KernelError::new(operation.op, &operation.object, fault))?;
-        Ok(frames.iter().filter_map(decode).collect())
+            .map_err(|fault| KernelError::new(operation.op, &operation.object, fault))
     }
 
-    /// Lists what `message` asks for. A row that the message types cannot decode is left out: it is nothing we could
-    /// have made.
-    pub(crate) fn dump(
-        &mut self,
-        op: &'static str,
-        message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
-        let frames = self.socket.dump(&encode(message, 0)).map_err(|fault| KernelError::new(op, "all", fault))?;
-        Ok(frames.iter().filter_map(decode).collect())
+    /// Lists what `message` asks for.
+    pub(crate) fn dump(&mut self, op: &'static str, message: &RouteNetlinkMessage) -> Result<Vec<Frame>, KernelError> {
+        self.socket.dump(&encode(message, 0)).map_err(|fault| KernelError::new(op, "all", fault))
     }
 
     /// Sends `operations` in as few datagrams as possible. `None` stands for an operation that could not be built and
@@ -107,13 +103,6 @@ pub(crate) fn encode(message: &RouteNetlinkMessage, flags: u16) -> Message {
     let mut body = vec![0; NetlinkSerializable::buffer_len(message)];
     NetlinkSerializable::serialize(message, &mut body);
     Message { kind: NetlinkSerializable::message_type(message), flags, body }
-}
-
-fn decode(frame: &Frame) -> Option<RouteNetlinkMessage> {
-    let mut header = NetlinkHeader::default();
-    header.message_type = frame.kind;
-    header.flags = frame.flags;
-    RouteNetlinkMessage::deserialize(&header, &frame.body).ok()
 }
 
 /// Interface indexes by name and names by index, looked up as needed, for the time of one batch or listing.

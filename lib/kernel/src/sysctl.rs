@@ -1,1 +1,87 @@
-//! sysctl
+//! Kernel parameters under /proc/sys/net.
+//!
+//! Invariants. A parameter is read first and written only when it differs, so that a read-only /proc/sys (an
+//! unprivileged container) is no error where the host set the value already. Parameters are never removed: what they
+//! were before is unknown.
+//!
+//! /proc/sys/net shows the network namespace of the process that opens the file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use netstate::SysctlKey;
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use crate::error::{Cause, KernelError};
+
+/// The value of `key`, without its trailing newline, in the calling thread's network namespace.
+///
+/// # Errors
+/// When the parameter does not exist or cannot be read.
+pub fn read(key: &SysctlKey) -> Result<String, KernelError> {
+    let text = fs::read_to_string(path(key)).map_err(|source| error("read parameter", key, source))?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// Makes `key` have `value`; writes only when it differs.
+///
+/// # Errors
+/// When the parameter does not exist, or differs and cannot be written.
+pub fn write(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
+    if read(key)? == value {
+        return Ok(());
+    }
+    fs::write(path(key), value).map_err(|source| error("write parameter", key, source))
+}
+
+fn path(key: &SysctlKey) -> PathBuf {
+    Path::new("/proc/sys").join(key.as_str())
+}
+
+fn error(op: &'static str, key: &SysctlKey, source: io::Error) -> KernelError {
+    if source.kind() == io::ErrorKind::NotFound {
+        return KernelError::new(op, key, Cause::Missing(format!("/proc/sys/{key}")));
+    }
+    KernelError::io(op, key, "open", source)
+}
+
+/// The parameters that are desired, as a table.
+#[derive(Debug, Default)]
+pub struct Sysctls {
+    keys: Vec<SysctlKey>,
+}
+
+impl Sysctls {
+    /// The parameters `keys` of the calling thread's network namespace.
+    pub fn new(keys: impl IntoIterator<Item = SysctlKey>) -> Self {
+        Self { keys: keys.into_iter().collect() }
+    }
+}
+
+impl Target for Sysctls {
+    type Key = SysctlKey;
+    type Value = String;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<SysctlKey, String>, KernelError> {
+        let mut rows = Rows::new();
+        for key in &self.keys {
+            match read(key) {
+                Ok(value) => rows.insert(key.clone(), Observed { value, owner: Owner::Foreign }),
+                // A parameter of a link that is not there yet: the write will say so and wait.
+                Err(KernelError { cause: Cause::Missing(_), .. }) => continue,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(rows)
+    }
+
+    fn apply(&mut self, steps: &[Step<SysctlKey, String>]) -> Vec<Result<(), KernelError>> {
+        let step = |step: &Step<SysctlKey, String>| match step {
+            Step::Create(key, value) | Step::Change(key, _, value) => write(key, value),
+            Step::Remove(..) => Ok(()),
+        };
+        steps.iter().map(step).collect()
+    }
+}
