@@ -8,11 +8,14 @@
 //! | [`link`] | links: veth, bridge, vxlan, dummy | 4.20 |
 //! | [`address`], [`route`], [`neighbour`], [`fdb`] | addresses, routes, neighbours, tunnel forwarding | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
+//! | `watch` (feature) | change notifications of the tables above | 4.20 |
 //! | [`netns`] | network namespaces | 3.8 |
 
 pub mod address;
 mod attribute;
 pub mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod fdb;
 pub mod link;
 pub mod neighbour;
@@ -21,6 +24,8 @@ pub mod route;
 mod rtnl;
 mod socket;
 pub mod sysctl;
+#[cfg(feature = "watch")]
+pub mod watch;
 
 pub use error::{Cause, KernelError, Nack, SocketError};
 pub use netns::Netns;
