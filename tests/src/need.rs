@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
@@ -35,6 +35,8 @@ pub enum Need {
     WireGuard,
     /// Delay and loss on a link (`tc qdisc ... netem`).
     Netem,
+    /// The lab kernel itself, to be started by the test: built, and not the kernel this runs on.
+    LabKernel,
     /// Idle time that is skipped: only the lab kernel has it, and it must be asked for.
     VirtualTime,
 }
@@ -53,6 +55,7 @@ impl Need {
             Self::IpIp => try_each(&["ip link add probe type ipip local 127.0.0.1"]),
             Self::WireGuard => try_each(&["ip link add probe type wireguard"]),
             Self::Netem => try_each(&["tc qdisc add dev lo root netem delay 1ms"]),
+            Self::LabKernel => lab_kernel(),
             Self::VirtualTime => virtual_time(),
         };
         tried.with_context(|| format!("this kernel has no {self}"))
@@ -69,6 +72,7 @@ impl fmt::Display for Need {
             Self::IpIp => "ipip links",
             Self::WireGuard => "wireguard links",
             Self::Netem => "netem",
+            Self::LabKernel => "lab kernel to start",
             Self::VirtualTime => "virtual time",
         })
     }
@@ -82,6 +86,11 @@ pub(crate) fn check_machines() -> Result<()> {
 fn try_each(lines: &[&str]) -> Result<()> {
     let host = Host::start("probe")?;
     lines.iter().try_for_each(|line| host.run(&line.split(' ').collect::<Vec<_>>()).map(drop))
+}
+
+fn lab_kernel() -> Result<()> {
+    ensure!(!crate::lab_kernel::is_inside(), "it runs here already and does not nest");
+    crate::lab_kernel::locate().map(drop)
 }
 
 fn virtual_time() -> Result<()> {

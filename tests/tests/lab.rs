@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Cluster, Etcd, Host, Topology, echo, eventually};
+use lab::{Cluster, Etcd, Host, Need, Topology, echo, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -205,6 +205,30 @@ fn inhabitants(spaces: &[String]) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// Runs the one test of this program that needs what no kernel has under `NETD_LAB_WHERE=host`.
+fn run_hopeless(mode: &str) -> Result<std::process::Output> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env(HOPELESS, "1").env("NETD_LAB_WHERE", "host").env("NETD_LAB", mode).env_remove("NETD_LAB_VIRTUAL_TIME");
+    command.output().context("start this program again")
+}
+
+fn test_that_cannot_run_is_never_counted_as_passed() -> Result<()> {
+    let skipped = run_hopeless("")?;
+    let (stdout, stderr) = (String::from_utf8(skipped.stdout)?, String::from_utf8(skipped.stderr)?);
+    ensure!(skipped.status.success() && stdout.contains("0 passed; 0 failed; 1 ignored"), "{stdout}");
+    ensure!(stderr.contains("SKIPPED, not passed: this kernel has no virtual time"), "{stderr}");
+    let required = run_hopeless("require")?;
+    let stdout = String::from_utf8(required.stdout)?;
+    ensure!(!required.status.success() && stdout.contains("0 passed; 1 failed; 0 ignored"), "{stdout}");
+    Ok(())
+}
+
+fn never_reached() -> Result<()> {
+    Ok(())
+}
+
+/// Makes this program run `never_reached` with a need that is not met.
+const HOPELESS: &str = "LAB_TEST_HOPELESS";
 /// Makes this program the victim of `killed_test_leaves_nothing_behind`.
 const VICTIM: &str = "LAB_TEST_VICTIM";
 
@@ -212,6 +236,9 @@ fn main() -> ExitCode {
     if std::env::var_os(VICTIM).is_some() {
         eprintln!("lab: the victim ended by itself: {:?}", victim());
         return ExitCode::FAILURE;
+    }
+    if std::env::var_os(HOPELESS).is_some() {
+        return lab::harness::main(&[Need::VirtualTime], lab::tests![never_reached]);
     }
     lab::harness::main(
         &[],
@@ -225,6 +252,7 @@ fn main() -> ExitCode {
             process_log_is_followed_and_exit_is_told,
             dropped_process_ends_at_once_with_its_children,
             killed_test_leaves_nothing_behind,
+            test_that_cannot_run_is_never_counted_as_passed,
             three_etcd_members_survive_the_loss_of_one,
             echo_server_tells_its_name_and_whom_it_saw,
         ],
