@@ -1,1 +1,0 @@
-//! nftables rulesets as values.

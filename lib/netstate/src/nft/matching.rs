@@ -1,0 +1,164 @@
+//! `Match`: what must hold of a packet for a rule to go on, and `Field`: what of a packet is looked up in a set.
+//!
+//! Invariant: a match carries a value of its field's own type, and an address says by itself which network header it is
+//! read from. A port says of which protocol: without it the bytes would mean something else.
+
+use std::fmt;
+use std::ops::BitOr;
+
+use super::{Name, Type};
+use crate::ifname::IfName;
+use crate::ipvs::Protocol;
+use crate::prefix::Prefix;
+
+/// Whether a match asks for equality or for its opposite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    /// Equal, or inside.
+    Is,
+    /// Not equal, or outside.
+    IsNot,
+}
+
+/// IPv4 or IPv6, where an address does not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NetworkFamily {
+    /// IPv4.
+    Ip,
+    /// IPv6.
+    Ip6,
+}
+
+impl NetworkFamily {
+    /// The family of a network.
+    #[must_use]
+    pub fn of(prefix: &Prefix) -> Self {
+        if prefix.is_ipv4() { Self::Ip } else { Self::Ip6 }
+    }
+}
+
+impl fmt::Display for NetworkFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+        })
+    }
+}
+
+/// States of a connection, one or more (NF_CT_STATE_BIT in include/uapi/linux/netfilter/nf_conntrack_common.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CtState(pub u32);
+
+impl CtState {
+    /// Belongs to no connection and starts none.
+    pub const INVALID: Self = Self(0x01);
+    /// Of a connection with packets in both directions.
+    pub const ESTABLISHED: Self = Self(0x02);
+    /// Starts a connection that another one announced, or is an error about one.
+    pub const RELATED: Self = Self(0x04);
+    /// Starts a connection.
+    pub const NEW: Self = Self(0x08);
+}
+
+impl BitOr for CtState {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Properties of a connection, one or more (enum ip_conntrack_status in the same file).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CtStatus(pub u32);
+
+impl CtStatus {
+    /// IPS_SRC_NAT: its source was translated.
+    pub const SNAT: Self = Self(0x10);
+    /// IPS_DST_NAT: its destination was translated.
+    pub const DNAT: Self = Self(0x20);
+}
+
+impl BitOr for CtStatus {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// What must hold of a packet for its rule to go on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Match {
+    /// The mark under a mask: `Mark(op, mask, value)`, `value` without bits outside `mask`.
+    Mark(Op, u32, u32),
+    /// The network protocol; for tables of family inet.
+    Nfproto(Op, NetworkFamily),
+    /// The transport protocol.
+    L4Proto(Op, Protocol),
+    /// Name of the interface it came in by.
+    Iifname(Op, IfName),
+    /// Name of the interface it leaves by.
+    Oifname(Op, IfName),
+    /// The source address is in the network.
+    Saddr(Op, Prefix),
+    /// The destination address is in the network.
+    Daddr(Op, Prefix),
+    /// The transport protocol is this one, and the source port is, or is not, that.
+    Sport(Op, Protocol, u16),
+    /// The transport protocol is this one, and the destination port is, or is not, that.
+    Dport(Op, Protocol, u16),
+    /// The destination is an address of this host (RTN_LOCAL in the routing table).
+    DaddrLocal(Op),
+    /// The source is an address of this host.
+    SaddrLocal(Op),
+    /// The connection is in one of the states.
+    CtState(CtState),
+    /// The connection has one of the properties.
+    CtStatus(CtStatus),
+    /// The destination of the connection's first packet, before any translation, is in the network.
+    CtOriginalDaddr(Op, Prefix),
+    /// The fields together are, or are not, an element of the set.
+    Lookup(Op, Vec<Field>, Name),
+}
+
+/// A field of a packet, as part of a key that is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// The mark.
+    Mark,
+    /// The transport protocol.
+    L4Proto,
+    /// Name of the interface it came in by.
+    Iifname,
+    /// Name of the interface it leaves by.
+    Oifname,
+    /// The source address.
+    Saddr(NetworkFamily),
+    /// The destination address.
+    Daddr(NetworkFamily),
+    /// The source port, of whatever transport protocol.
+    Sport,
+    /// The destination port, of whatever transport protocol.
+    Dport,
+    /// The destination of the connection's first packet, before any translation.
+    CtOriginalDaddr(NetworkFamily),
+}
+
+impl Field {
+    /// The type that the set looked in must have for this field.
+    #[must_use]
+    pub const fn ty(self) -> Type {
+        match self {
+            Self::Mark => Type::Mark,
+            Self::L4Proto => Type::InetProto,
+            Self::Iifname | Self::Oifname => Type::IfName,
+            Self::Sport | Self::Dport => Type::InetService,
+            Self::Saddr(family) | Self::Daddr(family) | Self::CtOriginalDaddr(family) => match family {
+                NetworkFamily::Ip => Type::Ipv4Addr,
+                NetworkFamily::Ip6 => Type::Ipv6Addr,
+            },
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! nftables rulesets as values.
+//!
+//! A [`Ruleset`] is one table of the kernel: its static part, a [`Table`] of chains, rules and declared sets, and the
+//! elements of those sets. The static part changes with the configuration, the elements change with the cluster; that
+//! is why they are separate rows ([`RowKey`], [`Row`]) of one kernel table.
+//!
+//! Invariant: a rule is an ordered list of typed [`Statement`]s at the level of the nft language, never bytes, and two
+//! rules that compare equal do the same to every packet. [`Ruleset::render`] gives the text that
+//! `nft -s list table` prints for it.
+//!
+//! What leaves this node's Pods is masqueraded, what stays in the Pod network keeps its source:
+//!
+//! ```
+//! use netstate::nft::*;
+//! use netstate::Prefix;
+//!
+//! let pods: Prefix = "172.7.0.0/16".parse()?;
+//! let local: Prefix = "172.7.21.0/24".parse()?;
+//! let multicast: Prefix = "224.0.0.0/4".parse()?;
+//! let masquerade = Statement::Masquerade { fully_random: true };
+//!
+//! let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
+//! chain.rules = vec![
+//!     // Marked by the service proxy, which masquerades it itself.
+//!     Rule::new().when(Match::Mark(Op::Is, 0x4000, 0x4000)).then(Verdict::Return),
+//!     Rule::new().when(Match::Saddr(Op::Is, pods)).when(Match::Daddr(Op::Is, pods)).then(Verdict::Return),
+//!     // What comes from outside to a Pod of this node keeps its source: the answer comes through here anyway.
+//!     Rule::new().when(Match::Daddr(Op::Is, local)).then(Verdict::Return),
+//!     Rule::new()
+//!         .when(Match::Saddr(Op::Is, pods))
+//!         .when(Match::Daddr(Op::IsNot, multicast))
+//!         .then(masquerade.clone()),
+//!     Rule::new().when(Match::Saddr(Op::IsNot, pods)).when(Match::Daddr(Op::Is, pods)).then(masquerade),
+//! ];
+//!
+//! let mut ruleset = Ruleset::new(TableKey { family: Family::Ip, name: Name::literal("netd") });
+//! ruleset.table.chains.insert(Name::literal("postrouting"), chain);
+//! assert_eq!(ruleset.render(), "\
+//! table ip netd {
+//! \tchain postrouting {
+//! \t\ttype nat hook postrouting priority srcnat; policy accept;
+//! \t\tmeta mark & 0x00004000 == 0x00004000 return
+//! \t\tip saddr 172.7.0.0/16 ip daddr 172.7.0.0/16 return
+//! \t\tip daddr 172.7.21.0/24 return
+//! \t\tip saddr 172.7.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+//! \t\tip saddr != 172.7.0.0/16 ip daddr 172.7.0.0/16 masquerade fully-random
+//! \t}
+//! }
+//! ");
+//! # Ok::<(), netstate::prefix::InvalidPrefix>(())
+//! ```
+
+mod chain;
+mod matching;
+mod name;
+mod render;
+mod rule;
+mod set;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use chain::{BaseChain, Chain, ChainKind, Hook, Policy, priority};
+pub use matching::{CtState, CtStatus, Field, Match, NetworkFamily, Op};
+pub use name::{InvalidName, Name};
+pub use rule::{Destination, MarkChange, Reject, Rule, Statement, Verdict};
+pub use set::{Data, Datum, Element, ElementKey, Set, SetFlags, SetKind, Type};
+
+/// Which packets a table sees (NFPROTO_* in include/uapi/linux/netfilter.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// NFPROTO_INET, 1: IPv4 and IPv6.
+    Inet,
+    /// NFPROTO_IPV4, 2.
+    Ip,
+    /// NFPROTO_BRIDGE, 7: frames that a bridge forwards.
+    Bridge,
+    /// NFPROTO_IPV6, 10.
+    Ip6,
+}
+
+impl Family {
+    /// The family's number in messages to the kernel.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Ip => 2,
+            Self::Bridge => 7,
+            Self::Ip6 => 10,
+        }
+    }
+
+    /// The family of a number, if it is one of these.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Inet),
+            2 => Some(Self::Ip),
+            7 => Some(Self::Bridge),
+            10 => Some(Self::Ip6),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inet => "inet",
+            Self::Ip => "ip",
+            Self::Bridge => "bridge",
+            Self::Ip6 => "ip6",
+        })
+    }
+}
+
+/// Identifies a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableKey {
+    /// Which packets it sees.
+    pub family: Family,
+    /// Its name, unique within the family.
+    pub name: Name,
+}
+
+impl fmt::Display for TableKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, self.name)
+    }
+}
+
+/// The static part of a table: everything but the elements of its sets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Table {
+    /// Chains by name.
+    pub chains: BTreeMap<Name, Chain>,
+    /// Sets and maps by name.
+    pub sets: BTreeMap<Name, Set>,
+}
+
+/// One whole table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ruleset {
+    /// Which table.
+    pub key: TableKey,
+    /// Its static part.
+    pub table: Table,
+    /// The elements of its sets; their keys name this table.
+    pub elements: BTreeMap<ElementKey, Element>,
+}
+
+impl Ruleset {
+    /// An empty table.
+    #[must_use]
+    pub const fn new(key: TableKey) -> Self {
+        Self { key, table: Table { chains: BTreeMap::new(), sets: BTreeMap::new() }, elements: BTreeMap::new() }
+    }
+
+    /// Puts an element into the set or map `set`, replacing the one with the same key.
+    pub fn insert(&mut self, set: Name, key: Vec<Datum>, element: Element) {
+        self.elements.insert(ElementKey { table: self.key.clone(), set, key }, element);
+    }
+
+    /// The table as rows of a kernel table: one for the static part, one for each element.
+    #[must_use]
+    pub fn rows(&self) -> BTreeMap<RowKey, Row> {
+        let elements = self.elements.iter().map(|(key, value)| (RowKey::Element(key.clone()), value.clone().into()));
+        let table = (RowKey::Table(self.key.clone()), Row::Table(self.table.clone()));
+        std::iter::once(table).chain(elements).collect()
+    }
+
+    /// The text that `nft -s list table` prints, elements in key order.
+    #[must_use]
+    pub fn render(&self) -> String {
+        render::ruleset(self)
+    }
+}
+
+/// Identifies a row: the static part of a table, or an element. Static parts sort first, so that what elements need is
+/// there before them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowKey {
+    /// The static part of a table.
+    Table(TableKey),
+    /// One element of a set.
+    Element(ElementKey),
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(key) => write!(f, "table {key}"),
+            Self::Element(key) => write!(f, "element {key}"),
+        }
+    }
+}
+
+/// The rest of a row: of the kind that its key says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    /// The static part of a table.
+    Table(Table),
+    /// One element of a set.
+    Element(Element),
+}
+
+impl From<Table> for Row {
+    fn from(table: Table) -> Self {
+        Self::Table(table)
+    }
+}
+
+impl From<Element> for Row {
+    fn from(element: Element) -> Self {
+        Self::Element(element)
+    }
+}

@@ -1,0 +1,342 @@
+//! The text of a table, as `nft -s list table` of nftables 1.0.6 prints it.
+//!
+//! Sets, chains and elements stand in key order, where the tool keeps the kernel's.
+
+use std::fmt::Write;
+
+use super::chain::priority;
+use super::set::joined;
+use super::{
+    BaseChain, Chain, CtState, CtStatus, Data, Destination, Element, ElementKey, Family, Field, Hook, MarkChange,
+    Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Type, Verdict,
+};
+use crate::prefix::Prefix;
+
+/// The whole table.
+pub(super) fn ruleset(ruleset: &Ruleset) -> String {
+    let sets = ruleset.table.sets.iter().map(|(name, value)| set(ruleset, name, value));
+    let chains = ruleset.table.chains.iter().map(|(name, value)| chain(ruleset.key.family, name, value));
+    let blocks: Vec<String> = sets.chain(chains).collect();
+    format!("table {} {{\n{}}}\n", ruleset.key, blocks.join("\n"))
+}
+
+fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {
+    let word = if set.kind == SetKind::Set { "set" } else { "map" };
+    let mut text = format!("\t{word} {name} {{\n\t\ttype {}", joined(&set.key));
+    match &set.kind {
+        SetKind::Set => {}
+        SetKind::Map(data) => text += &format!(" : {}", joined(data)),
+        SetKind::VerdictMap => text += " : verdict",
+    }
+    text.push('\n');
+    if set.flags.0 != 0 {
+        text += &format!("\t\tflags 0x{:x}\n", set.flags.0);
+    }
+    let of_this = |(key, _): &(&ElementKey, &Element)| key.set == *name;
+    let elements: Vec<String> =
+        ruleset.elements.iter().filter(of_this).map(|(key, value)| element(key, value)).collect();
+    if !elements.is_empty() {
+        let lines: Vec<String> = elements.chunks(elements_per_line(&set.key)).map(|line| line.join(", ")).collect();
+        text += &format!("\t\telements = {{ {} }}\n", lines.join(",\n\t\t\t     "));
+    }
+    text + "\t}\n"
+}
+
+fn elements_per_line(key: &[Type]) -> usize {
+    match key {
+        [Type::Ipv4Addr] => 2,
+        [Type::InetService | Type::InetProto | Type::Mark] => 5,
+        _ => 1,
+    }
+}
+
+fn element(key: &ElementKey, element: &Element) -> String {
+    let mut text = joined(&key.key);
+    if let Some(comment) = &element.comment {
+        text += &format!(" comment \"{comment}\"");
+    }
+    match &element.data {
+        Data::Nothing => {}
+        Data::Value(parts) => text += &format!(" : {}", joined(parts)),
+        Data::Verdict(data) => text += &format!(" : {}", verdict(data)),
+    }
+    text
+}
+
+fn chain(family: Family, name: &Name, chain: &Chain) -> String {
+    let mut text = format!("\tchain {name} {{\n");
+    if let Some(base) = &chain.base {
+        let policy = match base.policy {
+            Policy::Accept => "accept",
+            Policy::Drop => "drop",
+        };
+        let (kind, hook) = (base.kind.as_str(), base.hook);
+        text += &format!("\t\ttype {kind} hook {hook} priority {}; policy {policy};\n", priority_text(family, base));
+    }
+    for each in &chain.rules {
+        text += &format!("\t\t{}\n", rule(each));
+    }
+    text + "\t}\n"
+}
+
+/// A priority's name if it has one at this hook, with an offset of at most 10 (`prio2str` in src/rule.c of nftables).
+fn priority_text(family: Family, base: &BaseChain) -> String {
+    let names: &[(&str, i32, Option<Hook>)] = if family == Family::Bridge {
+        &[
+            ("dstnat", -300, Some(Hook::Prerouting)),
+            ("filter", -200, None),
+            ("out", 100, Some(Hook::Output)),
+            ("srcnat", 300, Some(Hook::Postrouting)),
+        ]
+    } else {
+        &[
+            ("raw", priority::RAW, None),
+            ("mangle", priority::MANGLE, None),
+            ("dstnat", priority::DSTNAT, Some(Hook::Prerouting)),
+            ("filter", priority::FILTER, None),
+            ("security", priority::SECURITY, None),
+            ("srcnat", priority::SRCNAT, Some(Hook::Postrouting)),
+        ]
+    };
+    for (name, value, hook) in names {
+        let offset = base.priority.saturating_sub(*value);
+        if hook.is_none_or(|hook| hook == base.hook) && offset.unsigned_abs() <= 10 {
+            return match offset {
+                0 => (*name).to_owned(),
+                1.. => format!("{name} + {offset}"),
+                _ => format!("{name} - {}", offset.unsigned_abs()),
+            };
+        }
+    }
+    base.priority.to_string()
+}
+
+/// One rule's line.
+pub(super) fn rule(rule: &Rule) -> String {
+    let mut words: Vec<String> = rule.statements.iter().map(statement).collect();
+    if let Some(comment) = &rule.comment {
+        words.push(format!("comment \"{comment}\""));
+    }
+    words.join(" ")
+}
+
+fn statement(statement: &Statement) -> String {
+    match statement {
+        Statement::Match(condition) => matching(condition),
+        Statement::Counter => "counter".to_owned(),
+        Statement::SetMark(change) => set_mark(*change),
+        Statement::Masquerade { fully_random: false } => "masquerade".to_owned(),
+        Statement::Masquerade { fully_random: true } => "masquerade fully-random".to_owned(),
+        Statement::Dnat(destination) => dnat(destination),
+        Statement::Vmap(fields, map) => format!("{} vmap @{map}", concatenation(fields)),
+        Statement::Verdict(value) => verdict(value),
+        Statement::Reject(Reject::PortUnreachable) => "reject".to_owned(),
+        Statement::Reject(Reject::TcpReset) => "reject with tcp reset".to_owned(),
+        Statement::Unknown(text) => format!("<{text}>"),
+    }
+}
+
+fn matching(condition: &Match) -> String {
+    match condition {
+        Match::Mark(op, u32::MAX, value) => format!("meta mark {}0x{value:08x}", not(*op)),
+        Match::Mark(op, mask, value) => format!("meta mark & 0x{mask:08x} {} 0x{value:08x}", compare(*op)),
+        Match::Nfproto(op, family) => {
+            let version = if *family == super::NetworkFamily::Ip { "ipv4" } else { "ipv6" };
+            format!("meta nfproto {}{version}", not(*op))
+        }
+        Match::L4Proto(op, protocol) => format!("meta l4proto {}{protocol}", not(*op)),
+        Match::Iifname(op, name) => format!("iifname {}\"{name}\"", not(*op)),
+        Match::Oifname(op, name) => format!("oifname {}\"{name}\"", not(*op)),
+        Match::Saddr(op, prefix) => format!("{} saddr {}{}", network(prefix), not(*op), address(prefix)),
+        Match::Daddr(op, prefix) => format!("{} daddr {}{}", network(prefix), not(*op), address(prefix)),
+        Match::Sport(op, protocol, port) => format!("{protocol} sport {}{port}", not(*op)),
+        Match::Dport(op, protocol, port) => format!("{protocol} dport {}{port}", not(*op)),
+        Match::DaddrLocal(op) => format!("fib daddr type {}local", not(*op)),
+        Match::SaddrLocal(op) => format!("fib saddr type {}local", not(*op)),
+        Match::CtState(state) => format!("ct state {}", ct_state(*state)),
+        Match::CtStatus(status) => format!("ct status {}", ct_status(*status)),
+        Match::CtOriginalDaddr(op, prefix) => {
+            format!("ct original {} daddr {}{}", network(prefix), not(*op), address(prefix))
+        }
+        Match::Lookup(op, fields, set) => format!("{} {}@{set}", concatenation(fields), not(*op)),
+    }
+}
+
+const fn not(op: Op) -> &'static str {
+    match op {
+        Op::Is => "",
+        Op::IsNot => "!= ",
+    }
+}
+
+const fn compare(op: Op) -> &'static str {
+    match op {
+        Op::Is => "==",
+        Op::IsNot => "!=",
+    }
+}
+
+fn network(prefix: &Prefix) -> &'static str {
+    if prefix.is_ipv4() { "ip" } else { "ip6" }
+}
+
+fn address(prefix: &Prefix) -> String {
+    if prefix.len() == prefix.width() { prefix.addr().to_string() } else { prefix.to_string() }
+}
+
+fn ct_state(state: CtState) -> String {
+    let names = [(CtState::INVALID, "invalid"), (CtState::NEW, "new"), (CtState::ESTABLISHED, "established")];
+    flags(state.0, names.into_iter().chain([(CtState::RELATED, "related")]).map(|(bit, name)| (bit.0, name)))
+}
+
+fn ct_status(status: CtStatus) -> String {
+    flags(status.0, [(CtStatus::SNAT.0, "snat"), (CtStatus::DNAT.0, "dnat")].into_iter())
+}
+
+/// The names of the bits in `value`; what has no name as one number.
+fn flags(value: u32, names: impl Iterator<Item = (u32, &'static str)>) -> String {
+    let (mut rest, mut words) = (value, Vec::new());
+    for (bit, name) in names.filter(|(bit, _)| value & bit != 0) {
+        rest &= !bit;
+        words.push(name.to_owned());
+    }
+    if rest != 0 || value == 0 {
+        words.push(format!("0x{rest:x}"));
+    }
+    words.join(",")
+}
+
+fn concatenation(fields: &[Field]) -> String {
+    let field = |field: &Field| match field {
+        Field::Mark => "meta mark".to_owned(),
+        Field::L4Proto => "meta l4proto".to_owned(),
+        Field::Iifname => "iifname".to_owned(),
+        Field::Oifname => "oifname".to_owned(),
+        Field::Saddr(family) => format!("{family} saddr"),
+        Field::Daddr(family) => format!("{family} daddr"),
+        Field::Sport => "th sport".to_owned(),
+        Field::Dport => "th dport".to_owned(),
+        Field::CtOriginalDaddr(family) => format!("ct original {family} daddr"),
+    };
+    fields.iter().map(field).collect::<Vec<_>>().join(" . ")
+}
+
+/// A mark change in the operators that the language has: `and`, then `xor`, then `or`.
+fn set_mark(change: MarkChange) -> String {
+    let MarkChange { mask, xor } = change;
+    if mask == 0 {
+        return format!("meta mark set 0x{xor:08x}");
+    }
+    let or = !mask & xor;
+    let (and, xor) = (mask | or, mask & xor);
+    let mut text = "meta mark set meta mark".to_owned();
+    for (operator, operand, neutral) in [('&', and, u32::MAX), ('^', xor, 0), ('|', or, 0)] {
+        if operand != neutral {
+            // Writing to a String does not fail.
+            let _ = write!(text, " {operator} 0x{operand:08x}");
+        }
+    }
+    text
+}
+
+fn dnat(destination: &Destination) -> String {
+    match destination {
+        Destination::Fixed(addr, None) => format!("dnat to {addr}"),
+        Destination::Fixed(addr, Some(port)) => format!("dnat to {}", std::net::SocketAddr::new(*addr, *port)),
+        Destination::Map { family, fields, map, port: true } => {
+            format!("dnat {family} to {} map @{map}", concatenation(fields))
+        }
+        Destination::Map { fields, map, port: false, .. } => format!("dnat to {} map @{map}", concatenation(fields)),
+    }
+}
+
+fn verdict(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Accept => "accept".to_owned(),
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::Return => "return".to_owned(),
+        Verdict::Jump(chain) => format!("jump {chain}"),
+        Verdict::Goto(chain) => format!("goto {chain}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipvs::Protocol;
+    use crate::nft::{ChainKind, Datum, TableKey};
+    use std::net::Ipv4Addr;
+
+    fn key(family: Family) -> TableKey {
+        TableKey { family, name: Name::literal("netd-cni") }
+    }
+
+    #[test]
+    fn host_ports_are_one_map_and_one_rule() {
+        let mut ruleset = Ruleset::new(key(Family::Ip));
+        let ports = Name::literal("ports");
+        let declared = Set::map(vec![Type::InetProto, Type::InetService], vec![Type::Ipv4Addr, Type::InetService]);
+        ruleset.table.sets.insert(ports.clone(), declared);
+        let mut chain = Chain::base(ChainKind::Nat, Hook::Prerouting, priority::DSTNAT, Policy::Accept);
+        let fields = vec![Field::L4Proto, Field::Dport];
+        let map = Destination::Map { family: crate::nft::NetworkFamily::Ip, fields, map: ports.clone(), port: true };
+        chain.rules.push(Rule::new().when(Match::DaddrLocal(Op::Is)).then(map));
+        ruleset.table.chains.insert(Name::literal("prerouting"), chain);
+        let data = vec![Datum::Ipv4(Ipv4Addr::new(172, 7, 21, 3)), Datum::Port(80)];
+        let element = Element::value(data).comment("0123abcd/eth0");
+        ruleset.insert(ports.clone(), vec![Datum::Protocol(Protocol::Tcp), Datum::Port(8080)], element);
+        let data = vec![Datum::Ipv4(Ipv4Addr::new(172, 7, 21, 4)), Datum::Port(53)];
+        ruleset.insert(ports, vec![Datum::Protocol(Protocol::Udp), Datum::Port(53)], Element::value(data));
+        assert_eq!(
+            ruleset.render(),
+            "table ip netd-cni {
+\tmap ports {
+\t\ttype inet_proto . inet_service : ipv4_addr . inet_service
+\t\telements = { tcp . 8080 comment \"0123abcd/eth0\" : 172.7.21.3 . 80,
+\t\t\t     udp . 53 : 172.7.21.4 . 53 }
+\t}
+
+\tchain prerouting {
+\t\ttype nat hook prerouting priority dstnat; policy accept;
+\t\tfib daddr type local dnat ip to meta l4proto . th dport map @ports
+\t}
+}
+"
+        );
+        assert_eq!(ruleset.rows().len(), 3);
+    }
+
+    #[test]
+    fn priorities_are_named_where_the_hook_has_the_name() {
+        let text = |family, hook, priority| {
+            let base = BaseChain { kind: ChainKind::Filter, hook, priority, policy: Policy::Accept };
+            priority_text(family, &base)
+        };
+        for (hook, value, expected) in [
+            (Hook::Prerouting, -100, "dstnat"),
+            (Hook::Output, -100, "-100"),
+            (Hook::Prerouting, -110, "dstnat - 10"),
+            (Hook::Forward, 5, "filter + 5"),
+            (Hook::Forward, 77, "77"),
+            (Hook::Postrouting, 101, "srcnat + 1"),
+            (Hook::Input, i32::MIN, "-2147483648"),
+        ] {
+            assert_eq!(text(Family::Ip, hook, value), expected);
+        }
+        assert_eq!(text(Family::Bridge, Hook::Output, 100), "out");
+        assert_eq!(text(Family::Bridge, Hook::Input, 0), "0");
+    }
+
+    #[test]
+    fn mark_changes_are_shown_with_the_operators_of_the_language() {
+        for (change, text) in [
+            (MarkChange::replace(0x4000), "meta mark set 0x00004000"),
+            (MarkChange::set(0x4000), "meta mark set meta mark | 0x00004000"),
+            (MarkChange::clear(0x4000), "meta mark set meta mark & 0xffffbfff"),
+            (MarkChange::flip(0x4000), "meta mark set meta mark ^ 0x00004000"),
+            (MarkChange { mask: 0xffff_0fff, xor: 0x4000 }, "meta mark set meta mark & 0xffff4fff | 0x00004000"),
+        ] {
+            assert_eq!(set_mark(change), text);
+        }
+    }
+}

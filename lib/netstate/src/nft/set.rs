@@ -1,0 +1,265 @@
+//! `Set`: a declared set or map, and its elements.
+//!
+//! Invariant: an element's key and data have as many parts, of the same types, as the set declares; the kernel holds
+//! bytes only and would take any of the right length.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Name, TableKey, Verdict};
+use crate::ifname::IfName;
+use crate::ipvs::Protocol;
+
+/// A declared set or map.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Set {
+    /// Types of the key's parts, at least one, at most 64 bytes together (NFT_DATA_VALUE_MAXLEN).
+    pub key: Vec<Type>,
+    /// What an element leads to.
+    pub kind: SetKind,
+    /// What else it can do.
+    pub flags: SetFlags,
+}
+
+impl Set {
+    /// A set without data: what is in it and what is not.
+    #[must_use]
+    pub const fn of(key: Vec<Type>) -> Self {
+        Self { key, kind: SetKind::Set, flags: SetFlags::NONE }
+    }
+
+    /// A map to values.
+    #[must_use]
+    pub const fn map(key: Vec<Type>, data: Vec<Type>) -> Self {
+        Self { key, kind: SetKind::Map(data), flags: SetFlags::NONE }
+    }
+
+    /// A map to verdicts.
+    #[must_use]
+    pub const fn verdict_map(key: Vec<Type>) -> Self {
+        Self { key, kind: SetKind::VerdictMap, flags: SetFlags::NONE }
+    }
+}
+
+/// What an element of a set leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetKind {
+    /// To nothing: it is in the set.
+    Set,
+    /// To a value with parts of these types.
+    Map(Vec<Type>),
+    /// To a verdict.
+    VerdictMap,
+}
+
+/// Flags of a set beside NFT_SET_MAP (enum nft_set_flags in include/uapi/linux/netfilter/nf_tables.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetFlags(pub u32);
+
+impl SetFlags {
+    /// Elements come and go by messages only.
+    pub const NONE: Self = Self(0);
+}
+
+/// Type of a part of a key or value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Type {
+    /// An IPv4 address.
+    Ipv4Addr,
+    /// An IPv6 address.
+    Ipv6Addr,
+    /// A transport protocol.
+    InetProto,
+    /// A port.
+    InetService,
+    /// A packet mark.
+    Mark,
+    /// An interface name.
+    IfName,
+    /// In an observed set, a type that is none of these, as the nft tool numbers it. It makes the set unequal to every
+    /// desired one and cannot be written.
+    Unknown(u32),
+}
+
+impl Type {
+    /// Every type that can be written.
+    pub const ALL: [Self; 6] =
+        [Self::Ipv4Addr, Self::Ipv6Addr, Self::InetProto, Self::InetService, Self::Mark, Self::IfName];
+
+    /// The number by which the nft tool knows the type (enum datatypes in include/datatype.h of nftables). The kernel
+    /// only keeps it.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Ipv4Addr => 7,
+            Self::Ipv6Addr => 8,
+            Self::InetProto => 12,
+            Self::InetService => 13,
+            Self::Mark => 19,
+            Self::IfName => 41,
+            Self::Unknown(number) => number,
+        }
+    }
+
+    /// The type of a number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        Self::ALL.into_iter().find(|ty| ty.number() == number).unwrap_or(Self::Unknown(number))
+    }
+
+    /// Bytes of a value, without padding.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Ipv4Addr | Self::Mark => 4,
+            Self::Ipv6Addr | Self::IfName => 16,
+            Self::InetProto => 1,
+            Self::InetService => 2,
+            Self::Unknown(_) => 0,
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipv4Addr => f.write_str("ipv4_addr"),
+            Self::Ipv6Addr => f.write_str("ipv6_addr"),
+            Self::InetProto => f.write_str("inet_proto"),
+            Self::InetService => f.write_str("inet_service"),
+            Self::Mark => f.write_str("mark"),
+            Self::IfName => f.write_str("ifname"),
+            Self::Unknown(number) => write!(f, "type#{number}"),
+        }
+    }
+}
+
+/// A part of a key or value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Datum {
+    /// An IPv4 address.
+    Ipv4(Ipv4Addr),
+    /// An IPv6 address.
+    Ipv6(Ipv6Addr),
+    /// A transport protocol.
+    Protocol(Protocol),
+    /// A port.
+    Port(u16),
+    /// A packet mark.
+    Mark(u32),
+    /// An interface name.
+    IfName(IfName),
+    /// The whole of an observed key or value whose types are none of these; it can be removed, not written.
+    Raw(Vec<u8>),
+}
+
+impl Datum {
+    /// The type, `None` for raw bytes.
+    #[must_use]
+    pub const fn ty(&self) -> Option<Type> {
+        Some(match self {
+            Self::Ipv4(_) => Type::Ipv4Addr,
+            Self::Ipv6(_) => Type::Ipv6Addr,
+            Self::Protocol(_) => Type::InetProto,
+            Self::Port(_) => Type::InetService,
+            Self::Mark(_) => Type::Mark,
+            Self::IfName(_) => Type::IfName,
+            Self::Raw(_) => return None,
+        })
+    }
+}
+
+impl From<IpAddr> for Datum {
+    fn from(addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(addr) => Self::Ipv4(addr),
+            IpAddr::V6(addr) => Self::Ipv6(addr),
+        }
+    }
+}
+
+impl fmt::Display for Datum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipv4(addr) => write!(f, "{addr}"),
+            Self::Ipv6(addr) => write!(f, "{addr}"),
+            Self::Protocol(protocol) => write!(f, "{protocol}"),
+            Self::Port(port) => write!(f, "{port}"),
+            Self::Mark(mark) => write!(f, "0x{mark:08x}"),
+            Self::IfName(name) => write!(f, "\"{name}\""),
+            Self::Raw(bytes) => {
+                f.write_str("0x")?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
+/// Writes `parts` with ` . ` between them.
+pub(super) fn joined<T: fmt::Display>(parts: &[T]) -> String {
+    parts.iter().map(T::to_string).collect::<Vec<_>>().join(" . ")
+}
+
+/// Identifies an element.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ElementKey {
+    /// The table of the set.
+    pub table: TableKey,
+    /// The set or map.
+    pub set: Name,
+    /// The key's parts.
+    pub key: Vec<Datum>,
+}
+
+impl fmt::Display for ElementKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} @{} {{ {} }}", self.table, self.set, joined(&self.key))
+    }
+}
+
+/// An element without its key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    /// What it leads to.
+    pub data: Data,
+    /// For who reads the ruleset, or whose the element is; at most 128 bytes.
+    pub comment: Option<String>,
+}
+
+impl Element {
+    /// An element of a set.
+    #[must_use]
+    pub const fn member() -> Self {
+        Self { data: Data::Nothing, comment: None }
+    }
+
+    /// An element of a map to values.
+    #[must_use]
+    pub const fn value(parts: Vec<Datum>) -> Self {
+        Self { data: Data::Value(parts), comment: None }
+    }
+
+    /// An element of a map to verdicts.
+    #[must_use]
+    pub const fn verdict(verdict: Verdict) -> Self {
+        Self { data: Data::Verdict(verdict), comment: None }
+    }
+
+    /// Says what the element is for.
+    #[must_use]
+    pub fn comment(mut self, text: impl Into<String>) -> Self {
+        self.comment = Some(text.into());
+        self
+    }
+}
+
+/// What an element leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Data {
+    /// To nothing: it is in the set.
+    Nothing,
+    /// To a value.
+    Value(Vec<Datum>),
+    /// To a verdict.
+    Verdict(Verdict),
+}
