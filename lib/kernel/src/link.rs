@@ -1,8 +1,9 @@
 //! Links: veth pairs, bridges, VXLAN devices, dummies; ports of bridges.
 //!
 //! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again;
-//! everything else is changed in place, so that routes and neighbours of an adopted link survive. A new link gets its
-//! MTU by a message of its own as well: the MTU given at creation does not stick to a bridge (it follows its ports).
+//! everything else is changed in place, so that routes and neighbours of an adopted link survive. A bridge's MTU sticks
+//! only when a message changes it after creation (br_change_mtu); otherwise it follows the smallest port's, so a new
+//! bridge is born with another MTU than it then gets.
 
 use std::net::IpAddr;
 
@@ -100,15 +101,16 @@ impl Rtnl {
     pub fn create_link(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_string()));
-        self.push_settings(&mut message, name, link)?;
+        let birth_mtu = match link.kind {
+            LinkKind::Bridge(_) => link.mtu.map(|mtu| mtu ^ 1),
+            _ => link.mtu,
+        };
+        self.push_settings(&mut message, name, &Link { mtu: birth_mtu, ..link.clone() })?;
         let info = self.link_info(name, &link.kind)?;
         message.attributes.push(LinkAttribute::LinkInfo(info));
         let message = encode(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL);
         self.request(&Operation { op: "create link", object: name.to_string(), message })?;
-        match (&link.kind, link.mtu) {
-            (LinkKind::Bridge(_), Some(_)) => self.set_link(name, link),
-            _ => Ok(()),
-        }
+        if birth_mtu == link.mtu { Ok(()) } else { self.set_link(name, link) }
     }
 
     /// Sets MTU, hardware address, master and up or down of an existing link.
@@ -270,11 +272,12 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LINK: u16 = 3;
 const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
-const IFLA_VXLAN_GBP: u16 = 25;
+const IFLA_VXLAN_GBP: u16 = 23;
 const RTM_NEWLINK: u16 = 16;
 
 fn state(frame: &Frame) -> Option<LinkState> {
@@ -299,10 +302,17 @@ fn state(frame: &Frame) -> Option<LinkState> {
         name,
         link,
         master_index: number(IFLA_MASTER).filter(|index| *index != 0),
-        lower_index: number(IFLA_LINK).filter(|index| *index != 0),
+        lower_index: number(IFLA_LINK).or_else(|| vxlan_lower(find(IFLA_LINKINFO)?)).filter(|index| *index != 0),
         peer_netns_id: number(IFLA_LINK_NETNSID).map(u32::cast_signed),
         running: flags.contains(LinkFlags::Running),
     })
+}
+
+/// The lower device of a VXLAN device, which does not tell it as IFLA_LINK.
+fn vxlan_lower(info: &[u8]) -> Option<u32> {
+    let data = attribute::find(info, IFLA_INFO_DATA)?;
+    let vxlan = attribute::find(info, IFLA_INFO_KIND).map(attribute::text)? == "vxlan";
+    attribute::find(data, IFLA_VXLAN_LINK).and_then(attribute::u32).filter(|_| vxlan)
 }
 
 fn kind(info: &[u8]) -> LinkKind {

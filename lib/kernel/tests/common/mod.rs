@@ -1,0 +1,50 @@
+//! Runs each test in a network namespace of its own, on a thread of its own.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sched::{CloneFlags, unshare};
+
+/// One test: its name and what it does inside its namespace.
+pub(crate) type Case = (&'static str, fn());
+
+/// The main function of a test binary: without the right to make namespaces every case counts as ignored, loudly.
+pub(crate) fn main(cases: &[Case]) -> ExitCode {
+    let able = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).is_ok()).join().unwrap_or(false);
+    if !able {
+        eprintln!("SKIPPED: these tests make network namespaces; run them as root (or under `unshare -Ur`)");
+    }
+    let trial = |(name, test): &Case| {
+        let test = *test;
+        Trial::test(*name, move || run(test)).with_ignored_flag(!able)
+    };
+    libtest_mimic::run(&Arguments::from_args(), cases.iter().map(trial).collect()).exit_code()
+}
+
+fn run(test: fn()) -> Result<(), Failed> {
+    let inside = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        ip("link set lo up");
+        test();
+    };
+    let thread = std::thread::Builder::new().spawn(inside).map_err(|error| Failed::from(error.to_string()))?;
+    thread.join().map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Failed::from(text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default())
+    })
+}
+
+/// Runs a command in the calling thread's namespace; answers its output.
+pub(crate) fn sh(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// `ip` with words separated by spaces.
+pub(crate) fn ip(args: &str) -> String {
+    sh("ip", &args.split_whitespace().collect::<Vec<_>>())
+}

@@ -1,0 +1,355 @@
+//! Links, addresses, routes, neighbours, forwarding entries and parameters against the running kernel, with iproute2
+//! as the independent observer.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use common::ip;
+use kernel::address::Addresses;
+use kernel::fdb::Fdbs;
+use kernel::link::{Links, VethEnd};
+use kernel::neighbour::Neighbours;
+use kernel::route::{Routes, main_key, via};
+use kernel::sysctl::Sysctls;
+use kernel::{Netns, Rtnl};
+use netstate::route::{ROUTE_PROTOCOL, spread_metric};
+use netstate::{
+    Address, AddressKey, BridgeOptions, Fdb, FdbKey, IfName, Link, LinkKind, MacAddr, Neighbour, NeighbourKey,
+    PortOptions, Prefix, Route, RouteKey, RouteKind, RouteScope, SysctlKey, VxlanOptions,
+};
+use reconcile::{Gate, Pass, Reconciler, RetryClass, Stage, State, Target, pass};
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+fn link(kind: LinkKind) -> Link {
+    Link { kind, mtu: None, mac: None, up: true, master: None }
+}
+
+fn vxlan(lower: &str, mtu: u32) -> Link {
+    let options = VxlanOptions {
+        vni: 1,
+        port: 8472,
+        local: Some("10.4.7.21".parse().unwrap()),
+        lower: Some(name(lower)),
+        learning: false,
+        gbp: false,
+    };
+    Link { mtu: Some(mtu), mac: Some(MacAddr([2, 0, 0, 0, 0, 0x21])), ..link(LinkKind::Vxlan(options)) }
+}
+
+/// An uplink with the node's address, as every host has one.
+fn uplink() {
+    ip("link add eth0 type veth peer name switch");
+    ip("link set switch up");
+    ip("addr add 10.4.7.21/24 dev eth0");
+    ip("link set eth0 up");
+}
+
+fn run<T: Target>(table: &mut Reconciler<T>) -> Pass {
+    pass(&mut [table], &Gate::default(), Duration::ZERO)
+}
+
+/// One pass that changes something, one that finds nothing to do even after listing again.
+fn converge<T: Target>(table: &mut Reconciler<T>) -> Pass {
+    let first = run(table);
+    assert_eq!(first.errors, Vec::<String>::new());
+    table.invalidate();
+    let second = run(table);
+    assert!(second.is_idle(), "second pass: {second:?}");
+    first
+}
+
+fn links() -> Reconciler<Links> {
+    let ours = |name: &IfName, _: &Link| name.as_str().starts_with("flannel.") || name.as_str() == "cbr0";
+    Reconciler::new("link", Links::new(Rtnl::open().unwrap(), Box::new(ours)))
+}
+
+fn made_vxlan_device_reads_back_as_desired() {
+    uplink();
+    let mut table = links();
+    table.want(name("flannel.1"), Some(vxlan("eth0", 1450)));
+    assert_eq!(converge(&mut table).upserted, 1);
+    let shown = ip("-d link show flannel.1");
+    for part in
+        ["mtu 1450", "vxlan id 1 local 10.4.7.21 dev eth0", "dstport 8472 nolearning", "02:00:00:00:00:21", "UP"]
+    {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+fn changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device() {
+    uplink();
+    let mut table = links();
+    table.want(name("flannel.1"), Some(vxlan("eth0", 1450)));
+    converge(&mut table);
+    let index = |rtnl: &mut Rtnl| rtnl.link(&name("flannel.1")).unwrap().unwrap().index;
+    let mut rtnl = Rtnl::open().unwrap();
+    let before = index(&mut rtnl);
+    table.want(name("flannel.1"), Some(vxlan("eth0", 1400)));
+    converge(&mut table);
+    assert_eq!(index(&mut rtnl), before);
+    assert!(ip("link show flannel.1").contains("mtu 1400"));
+    let mut other = vxlan("eth0", 1400);
+    if let LinkKind::Vxlan(options) = &mut other.kind {
+        options.port = 4789;
+    }
+    table.want(name("flannel.1"), Some(other));
+    converge(&mut table);
+    assert_ne!(index(&mut rtnl), before);
+}
+
+fn undesired_link_of_ours_goes_and_a_foreign_one_stays() {
+    uplink();
+    ip("link add flannel.7 type vxlan id 7 dstport 8472 local 10.4.7.21 dev eth0");
+    ip("link add docker0 type bridge");
+    let mut table = links();
+    assert_eq!(converge(&mut table).removed, 1);
+    let left = ip("-br link");
+    assert!(!left.contains("flannel.7") && left.contains("docker0"), "{left}");
+}
+
+fn bridge_keeps_its_mtu_when_a_smaller_port_joins() {
+    let mut table = links();
+    let bridge = LinkKind::Bridge(BridgeOptions::default());
+    table.want(name("cbr0"), Some(Link { mtu: Some(1450), ..link(bridge) }));
+    converge(&mut table);
+    ip("link add p0 mtu 1400 type veth peer name p1");
+    ip("link set p0 master cbr0");
+    assert!(ip("link show cbr0").contains("mtu 1450"));
+}
+
+fn veth_is_born_with_its_peer_in_the_pods_namespace() {
+    let pod = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        Netns::current().unwrap()
+    });
+    let pod = pod.join().unwrap();
+    let mut rtnl = Rtnl::open().unwrap();
+    let bridge = Link { mtu: Some(1450), ..link(LinkKind::Bridge(BridgeOptions::default())) };
+    rtnl.create_link(&name("cbr0"), &bridge).unwrap();
+    let master = rtnl.link(&name("cbr0")).unwrap().unwrap().index;
+    let end = |text: &str, last| VethEnd { name: name(text), mac: MacAddr([2, 0, 0, 0, 0, last]) };
+    let index = rtnl.create_veth(&end("veth1", 1), master, &end("eth0", 2), &pod, 1450).unwrap();
+    rtnl.set_port(index, PortOptions { hairpin: true, isolated: false }).unwrap();
+    let shown = ip("-d link show veth1");
+    for part in ["mtu 1450", "master cbr0", "hairpin on", "qlen 1000", "02:00:00:00:00:01", "link-netnsid"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let mut inside = Rtnl::open_in(&pod).unwrap();
+    let peer = inside.link(&name("eth0")).unwrap().unwrap();
+    assert_eq!((peer.link.mac, peer.link.mtu), (Some(MacAddr([2, 0, 0, 0, 0, 2])), Some(1450)));
+    assert_eq!(peer.lower_index, Some(index));
+    let again = rtnl.create_veth(&end("veth1", 1), master, &end("eth1", 3), &pod, 1450).unwrap_err();
+    assert_eq!(again.errno(), Some(nix::libc::EEXIST));
+    rtnl.delete_link(&name("veth1")).unwrap();
+    rtnl.delete_link(&name("veth1")).expect("deleting a link that is gone");
+    assert_eq!(inside.link(&name("eth0")).unwrap(), None);
+}
+
+fn address_table_touches_its_own_links_only() {
+    uplink();
+    ip("link add cbr0 type bridge");
+    ip("addr add 172.7.99.1/24 dev cbr0");
+    let mut table = Reconciler::new("address", Addresses::new(Rtnl::open().unwrap(), [name("cbr0")]));
+    let key = AddressKey { link: name("cbr0"), addr: "172.7.21.1".parse().unwrap(), len: 24 };
+    table.want(key, Some(Address));
+    let six = AddressKey { link: name("cbr0"), addr: "fd00::1".parse().unwrap(), len: 64 };
+    table.want(six, Some(Address));
+    let first = converge(&mut table);
+    assert_eq!((first.upserted, first.removed), (2, 1));
+    let shown = ip("addr show cbr0");
+    assert!(shown.contains("172.7.21.1/24 brd 172.7.21.255") && shown.contains("fd00::1/64"), "{shown}");
+    assert!(!shown.contains("tentative") && !shown.contains("172.7.99.1"), "{shown}");
+    assert!(ip("addr show eth0").contains("10.4.7.21/24"));
+}
+
+fn overlay_tables() -> (Reconciler<Neighbours>, Reconciler<Fdbs>, Reconciler<Routes>) {
+    let device = name("flannel.1");
+    let owns = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
+    (
+        Reconciler::new("neighbour", Neighbours::new(Rtnl::open().unwrap(), [device.clone()])),
+        Reconciler::new("fdb", Fdbs::new(Rtnl::open().unwrap(), [device])),
+        Reconciler::new("route", Routes::new(Rtnl::open().unwrap(), Box::new(owns))),
+    )
+}
+
+/// The rows of one lease as flannel's VXLAN backend has them.
+struct Peer {
+    neighbour: (NeighbourKey, Neighbour),
+    fdb: (FdbKey, Fdb),
+    route: (RouteKey, Route),
+}
+
+fn peer(subnet: &str, node: &str, last: u8) -> Peer {
+    let device = name("flannel.1");
+    let subnet: Prefix = subnet.parse().unwrap();
+    let mac = MacAddr([2, 0, 0, 0, 0, last]);
+    let route = Route { onlink: true, ..via(device.clone(), Some(subnet.addr()), ROUTE_PROTOCOL) };
+    Peer {
+        neighbour: (NeighbourKey { link: device.clone(), addr: subnet.addr() }, Neighbour { mac }),
+        fdb: (FdbKey { link: device, mac }, Fdb { dst: node.parse().unwrap() }),
+        route: (main_key(subnet, spread_metric(&subnet)), route),
+    }
+}
+
+fn lease_rows_read_back_as_desired_and_go_without_touching_others() {
+    uplink();
+    let mut devices = links();
+    devices.want(name("flannel.1"), Some(vxlan("eth0", 1450)));
+    converge(&mut devices);
+    ip("route add 10.99.0.0/16 via 10.4.7.1 dev eth0");
+    let (mut neighbours, mut fdbs, mut routes) = overlay_tables();
+    for peer in [peer("172.7.22.0/24", "10.4.7.22", 0x22), peer("172.7.23.0/24", "10.4.7.23", 0x23)] {
+        neighbours.want(peer.neighbour.0, Some(peer.neighbour.1));
+        fdbs.want(peer.fdb.0, Some(peer.fdb.1));
+        routes.want(peer.route.0, Some(peer.route.1));
+    }
+    for upserted in [converge(&mut neighbours).upserted, converge(&mut fdbs).upserted, converge(&mut routes).upserted] {
+        assert_eq!(upserted, 2);
+    }
+    assert!(ip("route show 172.7.22.0/24").contains("via 172.7.22.0 dev flannel.1 proto 121 metric"), "onlink route");
+    assert!(ip("route show 172.7.22.0/24").contains("onlink"));
+    assert!(ip("neigh show dev flannel.1").contains("172.7.22.0 lladdr 02:00:00:00:00:22 PERMANENT"));
+    let shown = common::sh("bridge", &["fdb", "show", "dev", "flannel.1"]);
+    assert!(shown.contains("02:00:00:00:00:22 dst 10.4.7.22 self permanent"), "{shown}");
+    neighbours.want_all(BTreeMap::new());
+    fdbs.want_all(BTreeMap::new());
+    routes.want_all(BTreeMap::new());
+    pass(&mut [&mut neighbours, &mut fdbs, &mut routes], &Gate::default(), Duration::ZERO);
+    assert_eq!(ip("route show dev flannel.1"), "");
+    assert_eq!(ip("neigh show dev flannel.1"), "");
+    assert!(ip("route").contains("10.99.0.0/16"));
+}
+
+fn moved_peer_changes_rows_in_place() {
+    uplink();
+    let mut devices = links();
+    devices.want(name("flannel.1"), Some(vxlan("eth0", 1450)));
+    converge(&mut devices);
+    let (mut neighbours, mut fdbs, _) = overlay_tables();
+    let before = peer("172.7.22.0/24", "10.4.7.22", 0x22);
+    neighbours.want(before.neighbour.0.clone(), Some(before.neighbour.1));
+    fdbs.want(before.fdb.0.clone(), Some(before.fdb.1));
+    converge(&mut neighbours);
+    converge(&mut fdbs);
+    neighbours.want(before.neighbour.0, Some(Neighbour { mac: MacAddr([2, 0, 0, 0, 0, 0x99]) }));
+    fdbs.want(before.fdb.0, Some(Fdb { dst: "10.4.7.99".parse().unwrap() }));
+    assert_eq!((converge(&mut neighbours).upserted, converge(&mut fdbs).upserted), (1, 1));
+    assert!(ip("neigh show dev flannel.1").contains("172.7.22.0 lladdr 02:00:00:00:00:99 PERMANENT"));
+}
+
+fn route_on_a_missing_link_waits_and_names_the_link() {
+    let (.., mut routes) = overlay_tables();
+    let peer = peer("172.7.22.0/24", "10.4.7.22", 0x22);
+    routes.want(peer.route.0, Some(peer.route.1));
+    run(&mut routes);
+    let status = routes.status();
+    let State::Failed { class, reason, .. } = &status.open[0].state else { panic!("{status:?}") };
+    assert_eq!(*class, RetryClass::Wait);
+    assert!(reason.contains("172.7.22.0/24") && reason.contains("link flannel.1 does not exist"), "{reason}");
+}
+
+fn kernels_own_words_are_in_the_error() {
+    let options = VxlanOptions { vni: 1 << 24, port: 8472, local: None, lower: None, learning: false, gbp: false };
+    let error = Rtnl::open().unwrap().create_link(&name("vx"), &link(LinkKind::Vxlan(options))).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("create link vx: VXLAN ID must be lower than 16777216"), "{text}");
+}
+
+fn five_thousand_leases_go_in_and_out_and_one_bad_row_stops_none() {
+    uplink();
+    let mut devices = links();
+    devices.want(name("flannel.1"), Some(vxlan("eth0", 1450)));
+    converge(&mut devices);
+    let (.., mut routes) = overlay_tables();
+    let mut subnet: Prefix = "10.100.0.0/24".parse().unwrap();
+    let mut desired = BTreeMap::new();
+    for _ in 0..5000 {
+        let route = Route { onlink: true, ..via(name("flannel.1"), Some(subnet.addr()), ROUTE_PROTOCOL) };
+        desired.insert(main_key(subnet, spread_metric(&subnet)), route);
+        subnet = subnet.next().unwrap();
+    }
+    let bad = main_key("10.99.0.0/24".parse().unwrap(), 5);
+    let unreachable = via(name("eth0"), Some("203.0.113.1".parse().unwrap()), ROUTE_PROTOCOL);
+    desired.insert(bad, unreachable);
+    routes.want_all(desired);
+    let first = run(&mut routes);
+    assert_eq!((first.upserted, first.failed), (5000, 1), "{:?}", first.errors);
+    assert!(first.errors[0].contains("10.99.0.0/24"), "{:?}", first.errors);
+    assert_eq!(routes.target_mut().observe().unwrap().keys().filter(|key| key.metric >= 1000).count(), 5000);
+    routes.want_all(BTreeMap::new());
+    assert_eq!(run(&mut routes).removed, 5000);
+}
+
+fn blackhole_and_local_routes_read_back_as_desired() {
+    ip("link add vip0 type veth peer name vip1");
+    ip("link set vip0 up");
+    let mut routes = Reconciler::new("route", {
+        let owns = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
+        Routes::new(Rtnl::open().unwrap(), Box::new(owns))
+    });
+    let base = Route {
+        kind: RouteKind::Blackhole,
+        via: None,
+        link: None,
+        onlink: false,
+        src: None,
+        scope: RouteScope::Universe,
+        protocol: ROUTE_PROTOCOL,
+    };
+    routes.want(main_key("172.7.21.0/24".parse().unwrap(), 0), Some(base.clone()));
+    let local = Route { kind: RouteKind::Local, link: Some(name("vip0")), scope: RouteScope::Host, ..base };
+    let key = RouteKey { table: 255, dst: "192.168.0.10/32".parse().unwrap(), metric: 0 };
+    routes.want(key, Some(local));
+    assert_eq!(converge(&mut routes).upserted, 2);
+    assert!(ip("route show table local").contains("local 192.168.0.10 dev vip0 proto 121"));
+}
+
+fn parameters_are_written_when_they_differ_and_wait_for_their_link() {
+    let key = |text: &str| text.parse::<SysctlKey>().unwrap();
+    let (forward, later) = (key("net/ipv4/ip_forward"), key("net/ipv6/conf/late0/accept_ra"));
+    let mut table = Reconciler::new("sysctl", Sysctls::new([forward.clone(), later.clone()]));
+    table.want(forward.clone(), Some("1".to_owned()));
+    table.want(later, Some("0".to_owned()));
+    let first = run(&mut table);
+    assert_eq!((first.upserted, first.failed), (1, 1), "{first:?}");
+    assert_eq!(kernel::sysctl::read(&forward).unwrap(), "1");
+    ip("link add late0 type veth peer name late1");
+    table.invalidate();
+    assert_eq!(converge(&mut table).upserted, 1);
+}
+
+fn ordinary_file_is_no_namespace() {
+    let file = std::env::current_exe().unwrap();
+    let error = Netns::open(&file).unwrap_err().to_string();
+    assert!(error.contains("an ordinary file, no namespace is mounted there"), "{error}");
+}
+
+fn main() -> ExitCode {
+    macro_rules! cases {
+        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
+    }
+    common::main(cases![
+        made_vxlan_device_reads_back_as_desired,
+        changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device,
+        undesired_link_of_ours_goes_and_a_foreign_one_stays,
+        bridge_keeps_its_mtu_when_a_smaller_port_joins,
+        veth_is_born_with_its_peer_in_the_pods_namespace,
+        address_table_touches_its_own_links_only,
+        lease_rows_read_back_as_desired_and_go_without_touching_others,
+        moved_peer_changes_rows_in_place,
+        route_on_a_missing_link_waits_and_names_the_link,
+        kernels_own_words_are_in_the_error,
+        five_thousand_leases_go_in_and_out_and_one_bad_row_stops_none,
+        blackhole_and_local_routes_read_back_as_desired,
+        parameters_are_written_when_they_differ_and_wait_for_their_link,
+        ordinary_file_is_no_namespace,
+    ])
+}
