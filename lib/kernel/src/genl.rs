@@ -3,7 +3,6 @@
 //! Invariant: the family's number is asked for on the socket it is used on. It is given out when a module is loaded, so
 //! it is never assumed and never kept longer than the socket.
 
-use netlink_packet_core::NLMSG_MIN_TYPE;
 use netlink_sys::protocols::NETLINK_GENERIC;
 
 use crate::attribute::{self, Writer};
@@ -11,7 +10,7 @@ use crate::error::{Cause, KernelError, SocketError};
 use crate::socket::{Fault, Frame, Message, Results, Socket};
 
 /// GENL_ID_CTRL: the controller, which knows the others, has a fixed number.
-const CONTROLLER: u16 = NLMSG_MIN_TYPE;
+const CONTROLLER: u16 = 0x10;
 /// CTRL_CMD_GETFAMILY.
 const GET_FAMILY: u8 = 3;
 /// The controller's only version.
@@ -21,7 +20,7 @@ const FAMILY_ID: u16 = 1;
 /// CTRL_ATTR_FAMILY_NAME.
 const FAMILY_NAME: u16 = 2;
 /// Bytes of `genlmsghdr`.
-pub(crate) const GENL_HEADER: usize = 4;
+const HEADER: usize = 4;
 
 /// A conversation with one family.
 #[derive(Debug)]
@@ -44,7 +43,9 @@ impl Genl {
         body.put_str(FAMILY_NAME, name);
         let request = Message { kind: CONTROLLER, flags: 0, body: body.finish() };
         let frames = socket.request(&request).map_err(|fault| match fault {
-            Fault::Nack(nack) if nack.errno == libc::ENOENT => error(Cause::Missing(format!("kernel subsystem {name}"))),
+            Fault::Nack(nack) if nack.errno == libc::ENOENT => {
+                error(Cause::Missing(format!("kernel subsystem {name}")))
+            }
             other => error(other.into()),
         })?;
         let id = frames.iter().find_map(|frame| attribute::find(payload(frame), FAMILY_ID));
@@ -82,19 +83,14 @@ fn header(command: u8, version: u8) -> Vec<u8> {
 }
 
 fn payload(frame: &Frame) -> &[u8] {
-    frame.body.get(GENL_HEADER..).unwrap_or_default()
+    frame.body.get(HEADER..).unwrap_or_default()
 }
 
 fn payloads(frames: &[Frame]) -> Vec<Vec<u8>> {
     frames.iter().map(|frame| payload(frame).to_vec()).collect()
 }
 
-/// A u16 attribute in host order.
+/// A 16-bit number in host order.
 pub(crate) fn read_u16(value: &[u8]) -> Option<u16> {
     value.first_chunk::<2>().map(|bytes| u16::from_ne_bytes(*bytes))
-}
-
-/// A u32 attribute in host order.
-pub(crate) fn read_u32(value: &[u8]) -> Option<u32> {
-    value.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes))
 }

@@ -9,6 +9,7 @@
 //! | [`address`], [`route`], [`neighbour`], [`fdb`] | addresses, routes, neighbours, tunnel forwarding | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
 //! | `watch` (feature) | change notifications of the tables above | 4.20 |
+//! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
 //! | [`netns`] | network namespaces | 3.8 |
 
 pub mod address;
@@ -17,6 +18,8 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod fdb;
+mod genl;
+pub mod ipvs;
 pub mod link;
 pub mod neighbour;
 pub mod netns;

@@ -98,3 +98,67 @@ pub struct RealServer {
     /// Share of new connections; 0 keeps running connections and takes no new ones.
     pub weight: u32,
 }
+
+/// Identifies a row of the IPVS tables. Virtual servers sort first, so that they are there before their real servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowKey {
+    /// A virtual server.
+    Virtual(VirtualServerKey),
+    /// One of its real servers.
+    Real(RealServerKey),
+}
+
+impl RowKey {
+    /// The virtual server that the row is or belongs to.
+    #[must_use]
+    pub const fn service(&self) -> &VirtualServerKey {
+        match self {
+            Self::Virtual(key) => key,
+            Self::Real(key) => &key.service,
+        }
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Virtual(key) => key.fmt(f),
+            Self::Real(key) => key.fmt(f),
+        }
+    }
+}
+
+/// The rest of a row: of the kind that its key says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    /// Of a virtual server.
+    Virtual(VirtualServer),
+    /// Of a real server.
+    Real(RealServer),
+}
+
+impl From<VirtualServer> for Row {
+    fn from(value: VirtualServer) -> Self {
+        Self::Virtual(value)
+    }
+}
+
+impl From<RealServer> for Row {
+    fn from(value: RealServer) -> Self {
+        Self::Real(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_servers_sort_before_real_servers() {
+        let service = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
+        let real = RowKey::Real(RealServerKey { service, addr: [172, 7, 21, 2].into(), port: 80 });
+        assert!(RowKey::Virtual(VirtualServerKey { port: 65535, ..service }) < real);
+        assert_eq!(real.service(), &service);
+        assert_eq!(real.to_string(), "tcp 192.168.0.10:80 -> 172.7.21.2:80");
+    }
+}

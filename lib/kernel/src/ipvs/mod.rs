@@ -1,0 +1,152 @@
+//! IPVS, the kernel's layer 4 load balancer, over generic netlink.
+//!
+//! [`Ipvs`] is the conversation: what the kernel can do, its time-outs, its servers with their connection numbers.
+//! [`IpvsTable`] is the same tables as rows that can be reconciled; it alone writes servers.
+//!
+//! Invariant: a virtual server that this product did not make is never changed or removed, unless the same protocol,
+//! address and port is desired. [`IpvsTable`] says how it knows.
+
+mod table;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+
+pub use table::IpvsTable;
+
+use crate::attribute::{self, Writer};
+use crate::error::{Cause, KernelError};
+use crate::genl::Genl;
+use crate::socket::Fault;
+
+/// Connections of one real server as the kernel counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// TCP connections that are established; for other protocols those with traffic in both directions.
+    pub active: u32,
+    /// All others, such as TCP connections in TIME_WAIT (two minutes).
+    pub inactive: u32,
+}
+
+impl Connections {
+    /// True when the kernel holds no connection at all.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.active == 0 && self.inactive == 0
+    }
+}
+
+/// What the kernel's IPVS is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpvsInfo {
+    /// Version as (major, minor, patch); 1.2.1 since 2008.
+    pub version: (u8, u8, u8),
+    /// Buckets of the connection table.
+    pub connection_table: u32,
+}
+
+/// How long idle connections are kept, in seconds, for all virtual servers of a network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Established TCP connections; 900 by default.
+    pub tcp: u32,
+    /// TCP connections after a FIN; 120 by default.
+    pub tcp_fin: u32,
+    /// UDP flows; 300 by default.
+    pub udp: u32,
+}
+
+/// A conversation with the IPVS of the network namespace it was opened in.
+#[derive(Debug)]
+pub struct Ipvs {
+    genl: Genl,
+}
+
+impl Ipvs {
+    /// Opens the conversation; the kernel loads `ip_vs` when it can.
+    ///
+    /// # Errors
+    /// [`Cause::Missing`] when this kernel has no IPVS.
+    pub fn open() -> Result<Self, KernelError> {
+        Ok(Self { genl: Genl::open(wire::FAMILY, wire::VERSION)? })
+    }
+
+    /// Version and size of the connection table.
+    ///
+    /// # Errors
+    /// When the kernel refuses (CAP_NET_ADMIN is needed even for reading).
+    pub fn info(&mut self) -> Result<IpvsInfo, KernelError> {
+        let error = |cause: Cause| KernelError::new("read version of", "IPVS", cause);
+        let answers = self.genl.request(wire::GET_INFO, Writer::default()).map_err(|fault| error(fault.into()))?;
+        answers.first().and_then(|body| wire::read_info(body)).ok_or_else(|| error(unexpected("no version")))
+    }
+
+    /// The time-outs in force.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn timeouts(&mut self) -> Result<Timeouts, KernelError> {
+        let error = |cause: Cause| KernelError::new("read time-outs of", "IPVS", cause);
+        let answers = self.genl.request(wire::GET_CONFIG, Writer::default()).map_err(|fault| error(fault.into()))?;
+        let read = |body: &Vec<u8>| {
+            let seconds = |kind| attribute::find(body, kind).and_then(attribute::u32);
+            let (tcp, tcp_fin) = (seconds(wire::TIMEOUT_TCP)?, seconds(wire::TIMEOUT_TCP_FIN)?);
+            Some(Timeouts { tcp, tcp_fin, udp: seconds(wire::TIMEOUT_UDP)? })
+        };
+        answers.first().and_then(read).ok_or_else(|| error(unexpected("not all three time-outs")))
+    }
+
+    /// Sets the time-outs; 0 keeps one as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses; it takes at most about 24 days (`INT_MAX / HZ`).
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), KernelError> {
+        let mut body = Writer::default();
+        body.put(wire::TIMEOUT_TCP, &timeouts.tcp.to_ne_bytes());
+        body.put(wire::TIMEOUT_TCP_FIN, &timeouts.tcp_fin.to_ne_bytes());
+        body.put(wire::TIMEOUT_UDP, &timeouts.udp.to_ne_bytes());
+        let answer = self.genl.request(wire::SET_CONFIG, body);
+        answer.map(|_| ()).map_err(|fault| KernelError::new("set time-outs of", "IPVS", fault))
+    }
+
+    /// All virtual servers that are identified by protocol, address and port; those of a firewall mark are nobody's
+    /// business here.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn virtual_servers(&mut self) -> Result<BTreeMap<VirtualServerKey, VirtualServer>, KernelError> {
+        let answers = self.genl.dump(wire::GET_SERVICE, Writer::default());
+        let answers = answers.map_err(|fault| KernelError::new("list", "IPVS virtual servers", fault))?;
+        Ok(answers.iter().filter_map(|body| wire::read_service(body)).collect())
+    }
+
+    /// One virtual server; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn virtual_server(&mut self, key: &VirtualServerKey) -> Result<Option<VirtualServer>, KernelError> {
+        match self.genl.request(wire::GET_SERVICE, wire::service_id(key)) {
+            Ok(answers) => Ok(answers.first().and_then(|body| wire::read_service(body)).map(|(_, value)| value)),
+            Err(Fault::Nack(nack)) if nack.errno == libc::ESRCH => Ok(None),
+            Err(fault) => Err(KernelError::new("read virtual server", key, fault)),
+        }
+    }
+
+    /// The real servers of one virtual server with their connections; empty also when there is no such virtual server.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn real_servers(
+        &mut self,
+        service: &VirtualServerKey,
+    ) -> Result<BTreeMap<RealServerKey, (RealServer, Connections)>, KernelError> {
+        let answers = self.genl.dump(wire::GET_DEST, wire::service_id(service));
+        let answers = answers.map_err(|fault| KernelError::new("list real servers of", service, fault))?;
+        Ok(answers.iter().filter_map(|body| wire::read_dest(body, *service)).collect())
+    }
+}
+
+fn unexpected(text: &str) -> Cause {
+    Cause::Unexpected(text.to_owned())
+}

@@ -1,0 +1,319 @@
+//! `IpvsTable`: virtual and real servers as rows of one table.
+//!
+//! One table and not two, because one listing reads both, one batch writes both, and the kernel drops the real servers
+//! of a virtual server that goes. Keys sort virtual servers first, so a batch creates a virtual server before its real
+//! servers.
+//!
+//! Ownership. IPVS rows carry no mark of their maker, so the caller keeps a record of the virtual servers that are ours
+//! and writes it before the first of them is made; at start it hands over what the record says. From then on the
+//! table knows by itself: what it makes is ours, what it removes is no longer. Real servers are their virtual
+//! server's. Real servers of foreign virtual servers are not even listed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netstate::ipvs::{Row, RowKey, VirtualServerKey};
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use super::{Ipvs, wire};
+use crate::error::{Cause, KernelError, Nack};
+use crate::socket::Message;
+
+/// Messages per datagram. Each may be refused, and a refusal occupies about 1 KiB of the receive buffer, whose default
+/// is 208 KiB (net.core.rmem_default): with more, a storm of refusals would overrun it.
+const BATCH: usize = 128;
+
+type IpvsStep = Step<RowKey, Row>;
+
+/// The table; see the module's text.
+#[derive(Debug)]
+pub struct IpvsTable {
+    ipvs: Ipvs,
+    owned: BTreeSet<VirtualServerKey>,
+}
+
+impl IpvsTable {
+    /// The table behind `ipvs`, of which `owned` are ours.
+    #[must_use]
+    pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
+        Self { ipvs, owned: owned.into_iter().collect() }
+    }
+
+    /// The conversation, for what is no row.
+    pub const fn ipvs(&mut self) -> &mut Ipvs {
+        &mut self.ipvs
+    }
+
+    /// Reads the virtual server `key` with its real servers.
+    fn rows_of(&mut self, key: VirtualServerKey, rows: &mut Rows<RowKey, Row>) -> Result<(), KernelError> {
+        let servers = self.ipvs.real_servers(&key)?;
+        rows.extend(
+            servers
+                .into_iter()
+                .map(|(key, (value, _))| (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours })),
+        );
+        Ok(())
+    }
+
+    /// True when the kernel holds exactly `expected` for the virtual servers in it: nothing missing, nothing different,
+    /// no real server more. Costs two short requests per virtual server. IPVS announces no changes, so this is how a
+    /// change by another program is found without listing everything.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn holds(&mut self, expected: &BTreeMap<RowKey, Row>) -> Result<bool, KernelError> {
+        let services: BTreeSet<_> = expected.keys().map(|key| *key.service()).collect();
+        let mut found = BTreeMap::new();
+        for key in services {
+            let Some(value) = self.ipvs.virtual_server(&key)? else { return Ok(false) };
+            found.insert(RowKey::Virtual(key), Row::Virtual(value));
+            let servers = self.ipvs.real_servers(&key)?;
+            found.extend(servers.into_iter().map(|(key, (value, _))| (RowKey::Real(key), Row::Real(value))));
+        }
+        Ok(found == *expected)
+    }
+
+    fn send(&mut self, requests: &[(usize, Message)]) -> Vec<(usize, Result<(), Cause>)> {
+        let mut results = Vec::with_capacity(requests.len());
+        for chunk in requests.chunks(BATCH) {
+            let messages: Vec<_> = chunk.iter().map(|(_, message)| message.clone()).collect();
+            let indices = chunk.iter().map(|(index, _)| *index);
+            match self.ipvs.genl.batch(&messages) {
+                Ok(answers) => results.extend(indices.zip(answers).map(|(i, r)| (i, r.map_err(Cause::Nack)))),
+                Err(error) => {
+                    let text = error.to_string();
+                    results.extend(indices.map(|i| (i, Err(Cause::Unexpected(text.clone())))));
+                }
+            }
+        }
+        results
+    }
+
+    fn record(&mut self, step: &IpvsStep) {
+        match step {
+            Step::Create(RowKey::Virtual(key), _) | Step::Change(RowKey::Virtual(key), ..) => {
+                self.owned.insert(*key);
+            }
+            Step::Remove(RowKey::Virtual(key), _) => {
+                self.owned.remove(key);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Target for IpvsTable {
+    type Key = RowKey;
+    type Value = Row;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
+        let mut rows = Rows::new();
+        for (key, value) in self.ipvs.virtual_servers()? {
+            let owner = if self.owned.contains(&key) { Owner::Ours } else { Owner::Foreign };
+            rows.insert(RowKey::Virtual(key), Observed { value: Row::Virtual(value), owner });
+            if owner == Owner::Ours {
+                self.rows_of(key, &mut rows)?;
+            }
+        }
+        Ok(rows)
+    }
+
+    fn apply(&mut self, steps: &[IpvsStep]) -> Vec<Result<(), KernelError>> {
+        let going = removed_services(steps);
+        let mut results: Vec<Result<(), Cause>> = steps.iter().map(|_| Ok(())).collect();
+        let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
+        let requests: Vec<_> = needed.map(|(index, step)| (index, self.ipvs.encode(step))).collect();
+        let mut again = Vec::new();
+        for (index, result) in self.send(&requests) {
+            let (Some(step), Some(slot)) = (steps.get(index), results.get_mut(index)) else { continue };
+            match result {
+                Err(Cause::Nack(nack)) => match after(step, &nack) {
+                    After::Done => {}
+                    After::Send(other) => again.push((index, self.ipvs.encode(&other))),
+                    After::Fail => *slot = Err(explain(step, nack)),
+                },
+                other => *slot = other,
+            }
+        }
+        for (index, result) in self.send(&again) {
+            let (Some(step), Some(slot)) = (steps.get(index), results.get_mut(index)) else { continue };
+            *slot = result.map_err(|cause| match cause {
+                Cause::Nack(nack) => explain(step, nack),
+                other => other,
+            });
+        }
+        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+            self.record(step);
+        }
+        steps.iter().zip(results).map(|(step, result)| result.map_err(|cause| error(step, cause))).collect()
+    }
+}
+
+impl Ipvs {
+    fn encode(&self, step: &IpvsStep) -> Message {
+        let (command, body) = match step {
+            Step::Create(RowKey::Virtual(key), Row::Virtual(value)) => (wire::NEW_SERVICE, wire::service(key, value)),
+            Step::Change(RowKey::Virtual(key), _, Row::Virtual(value)) => {
+                (wire::SET_SERVICE, wire::service(key, value))
+            }
+            Step::Create(RowKey::Real(key), Row::Real(value)) => (wire::NEW_DEST, wire::dest(key, *value)),
+            Step::Change(RowKey::Real(key), _, Row::Real(value)) => (wire::SET_DEST, wire::dest(key, *value)),
+            Step::Remove(RowKey::Virtual(key), _) => (wire::DEL_SERVICE, wire::service_id(key)),
+            Step::Remove(RowKey::Real(key), _) => (wire::DEL_DEST, wire::dest_id(key)),
+            // Of different kinds: what is missing in the message makes the kernel answer EINVAL.
+            Step::Create(RowKey::Virtual(key), _) | Step::Change(RowKey::Virtual(key), ..) => {
+                (wire::SET_SERVICE, wire::service_id(key))
+            }
+            Step::Create(RowKey::Real(key), _) | Step::Change(RowKey::Real(key), ..) => {
+                (wire::SET_DEST, wire::dest_id(key))
+            }
+        };
+        self.genl.message(command, body)
+    }
+}
+
+fn removed_services(steps: &[IpvsStep]) -> BTreeSet<VirtualServerKey> {
+    let removed = |step: &IpvsStep| match step {
+        Step::Remove(RowKey::Virtual(key), _) => Some(*key),
+        _ => None,
+    };
+    steps.iter().filter_map(removed).collect()
+}
+
+/// True for a real server that is removed together with its virtual server: DEL_SERVICE takes it along.
+fn goes_with_its_service(step: &IpvsStep, going: &BTreeSet<VirtualServerKey>) -> bool {
+    matches!(step, Step::Remove(RowKey::Real(key), _) if going.contains(&key.service))
+}
+
+/// What a refusal means for a step.
+enum After {
+    /// The kernel is already as the step wants it.
+    Done,
+    /// The row's state was not what we believed; this step reaches the same end.
+    Send(IpvsStep),
+    /// It failed.
+    Fail,
+}
+
+fn after(step: &IpvsStep, nack: &Nack) -> After {
+    match (step, nack.errno) {
+        (Step::Remove(..), libc::ESRCH | libc::ENOENT) => After::Done,
+        (Step::Create(key, value), libc::EEXIST) => After::Send(Step::Change(*key, value.clone(), value.clone())),
+        (Step::Change(key @ RowKey::Virtual(_), _, value), libc::ESRCH)
+        | (Step::Change(key @ RowKey::Real(_), _, value), libc::ENOENT) => {
+            After::Send(Step::Create(*key, value.clone()))
+        }
+        _ => After::Fail,
+    }
+}
+
+/// Says in words what IPVS's error numbers mean (net/netfilter/ipvs/ip_vs_ctl.c).
+fn explain(step: &IpvsStep, nack: Nack) -> Cause {
+    match (step, nack.errno) {
+        (
+            Step::Create(RowKey::Virtual(_), Row::Virtual(value))
+            | Step::Change(RowKey::Virtual(_), _, Row::Virtual(value)),
+            libc::ENOENT,
+        ) => {
+            let name = &value.scheduler;
+            Cause::Missing(format!("scheduler {name:?} (kernel module ip_vs_{name}, load it or choose another)"))
+        }
+        (Step::Create(RowKey::Real(key), _) | Step::Change(RowKey::Real(key), ..), libc::ESRCH) => {
+            Cause::Missing(format!("virtual server {}", key.service))
+        }
+        (Step::Create(RowKey::Real(_), _) | Step::Change(RowKey::Real(_), ..), libc::EINVAL) => {
+            let text = "the kernel takes no real server at this address: it must be unicast and routable, and the \
+                        loopback device of this network namespace must have been up";
+            Cause::Nack(Nack { text: Some(text.to_owned()), ..nack })
+        }
+        _ => Cause::Nack(nack),
+    }
+}
+
+fn error(step: &IpvsStep, cause: Cause) -> KernelError {
+    let op = match step {
+        Step::Create(RowKey::Virtual(_), _) => "create virtual server",
+        Step::Create(RowKey::Real(_), _) => "create real server",
+        Step::Change(RowKey::Virtual(_), ..) => "change virtual server",
+        Step::Change(RowKey::Real(_), ..) => "change real server",
+        Step::Remove(RowKey::Virtual(_), _) => "remove virtual server",
+        Step::Remove(RowKey::Real(_), _) => "remove real server",
+    };
+    KernelError::new(op, step.key(), cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use netstate::ipvs::{Protocol, RealServer, RealServerKey, VirtualServer};
+    use reconcile::{Classify, RetryClass};
+
+    use super::*;
+
+    fn web() -> VirtualServerKey {
+        VirtualServerKey { protocol: Protocol::Tcp, addr: "192.168.0.10".parse().unwrap(), port: 80 }
+    }
+
+    fn pod() -> RowKey {
+        RowKey::Real(RealServerKey { service: web(), addr: "172.7.21.2".parse().unwrap(), port: 80 })
+    }
+
+    fn rr() -> Row {
+        Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: None })
+    }
+
+    fn one() -> Row {
+        Row::Real(RealServer { weight: 1 })
+    }
+
+    fn nack(errno: i32) -> Nack {
+        Nack { errno, text: None }
+    }
+
+    #[test]
+    fn a_row_that_was_not_as_believed_reaches_the_same_end() {
+        let step = Step::Create(pod(), one());
+        assert!(matches!(after(&step, &nack(libc::EEXIST)), After::Send(Step::Change(..))));
+        assert!(matches!(after(&step, &nack(libc::ESRCH)), After::Fail));
+        let step = Step::Change(RowKey::Virtual(web()), rr(), rr());
+        assert!(matches!(after(&step, &nack(libc::ESRCH)), After::Send(Step::Create(..))));
+        assert!(matches!(after(&step, &nack(libc::ENOENT)), After::Fail), "a missing scheduler is no missing server");
+        let step = Step::Change(pod(), one(), one());
+        assert!(matches!(after(&step, &nack(libc::ENOENT)), After::Send(Step::Create(..))));
+        let step = Step::Remove(pod(), one());
+        assert!(matches!(after(&step, &nack(libc::ENOENT)), After::Done));
+        assert!(matches!(after(&step, &nack(libc::ESRCH)), After::Done));
+        assert!(matches!(after(&step, &nack(libc::EPERM)), After::Fail));
+    }
+
+    #[test]
+    fn real_servers_go_with_their_virtual_server_without_a_message() {
+        let steps = [Step::Remove(RowKey::Virtual(web()), rr()), Step::Remove(pod(), one())];
+        let going = removed_services(&steps);
+        assert_eq!(steps.map(|step| goes_with_its_service(&step, &going)), [false, true]);
+        assert!(!goes_with_its_service(&Step::Remove(pod(), one()), &BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_missing_scheduler_is_named_with_its_module() {
+        let value = VirtualServer { scheduler: "wlc".to_owned(), persistence: None };
+        let step = Step::Create(RowKey::Virtual(web()), Row::Virtual(value));
+        let error = error(&step, explain(&step, nack(libc::ENOENT)));
+        assert_eq!(
+            error.to_string(),
+            "create virtual server tcp 192.168.0.10:80: scheduler \"wlc\" (kernel module ip_vs_wlc, load it or choose \
+             another) does not exist"
+        );
+        assert_eq!(error.class(), RetryClass::Wait);
+    }
+
+    #[test]
+    fn a_real_server_without_its_virtual_server_waits_for_it() {
+        let step = Step::Create(pod(), one());
+        let error = error(&step, explain(&step, nack(libc::ESRCH)));
+        assert_eq!(
+            error.to_string(),
+            "create real server tcp 192.168.0.10:80 -> 172.7.21.2:80: virtual server tcp 192.168.0.10:80 does not exist"
+        );
+        assert_eq!(error.class(), RetryClass::Wait);
+    }
+}

@@ -1,0 +1,293 @@
+//! Form of IPVS messages (include/uapi/linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c).
+//!
+//! Invariant: what is written here and read back from the kernel gives the same value. Counters are read over, the
+//! HASHED flag, which the kernel sets by itself, is masked, and an IPv4 address is told by the address family, never by
+//! the length: listings give 16 bytes for both families.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netstate::ipvs::{Protocol, RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+
+use super::{Connections, IpvsInfo};
+use crate::attribute::{self, Writer};
+use crate::genl::read_u16;
+
+pub(super) const FAMILY: &str = "IPVS";
+pub(super) const VERSION: u8 = 1;
+
+// Commands (IPVS_CMD_*).
+pub(super) const NEW_SERVICE: u8 = 1;
+pub(super) const SET_SERVICE: u8 = 2;
+pub(super) const DEL_SERVICE: u8 = 3;
+pub(super) const GET_SERVICE: u8 = 4;
+pub(super) const NEW_DEST: u8 = 5;
+pub(super) const SET_DEST: u8 = 6;
+pub(super) const DEL_DEST: u8 = 7;
+pub(super) const GET_DEST: u8 = 8;
+pub(super) const SET_CONFIG: u8 = 12;
+pub(super) const GET_CONFIG: u8 = 13;
+pub(super) const GET_INFO: u8 = 15;
+
+// Attributes of a command (IPVS_CMD_ATTR_*).
+const SERVICE: u16 = 1;
+const DEST: u16 = 2;
+pub(super) const TIMEOUT_TCP: u16 = 4;
+pub(super) const TIMEOUT_TCP_FIN: u16 = 5;
+pub(super) const TIMEOUT_UDP: u16 = 6;
+
+// Attributes of a service (IPVS_SVC_ATTR_*).
+const SVC_AF: u16 = 1;
+const SVC_PROTOCOL: u16 = 2;
+const SVC_ADDR: u16 = 3;
+const SVC_PORT: u16 = 4;
+const SVC_FWMARK: u16 = 5;
+const SVC_SCHED_NAME: u16 = 6;
+const SVC_FLAGS: u16 = 7;
+const SVC_TIMEOUT: u16 = 8;
+const SVC_NETMASK: u16 = 9;
+
+// Attributes of a destination (IPVS_DEST_ATTR_*).
+const DEST_ADDR: u16 = 1;
+const DEST_PORT: u16 = 2;
+const DEST_FWD_METHOD: u16 = 3;
+const DEST_WEIGHT: u16 = 4;
+const DEST_U_THRESH: u16 = 5;
+const DEST_L_THRESH: u16 = 6;
+const DEST_ACTIVE: u16 = 7;
+const DEST_INACTIVE: u16 = 8;
+const DEST_AF: u16 = 11;
+
+// Attributes of GET_INFO (IPVS_INFO_ATTR_*).
+const INFO_VERSION: u16 = 1;
+const INFO_TABLE_SIZE: u16 = 2;
+
+/// IP_VS_SVC_F_PERSISTENT.
+const PERSISTENT: u32 = 1;
+/// IP_VS_CONN_F_MASQ: answers come back through this host, which rewrites both ways.
+const MASQUERADE: u32 = 0;
+/// AF_INET and AF_INET6 (include/linux/socket.h).
+const INET: u16 = 2;
+const INET6: u16 = 10;
+
+/// A message body that names a service.
+pub(super) fn service_id(key: &VirtualServerKey) -> Writer {
+    let mut writer = Writer::default();
+    writer.nest(SERVICE, |inner| put_identity(inner, key));
+    writer
+}
+
+/// A message body with a service and all its options: the kernel wants all of them, also for a change of one.
+pub(super) fn service(key: &VirtualServerKey, value: &VirtualServer) -> Writer {
+    let mut writer = Writer::default();
+    writer.nest(SERVICE, |inner| {
+        put_identity(inner, key);
+        let flags = if value.persistence.is_some() { PERSISTENT } else { 0 };
+        // {flags, mask}: with a full mask exactly these flags are set.
+        let flags = [flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
+        // IPv4: an address mask; IPv6: a prefix length. Clients are told apart by their whole address.
+        let netmask = if key.addr.is_ipv4() { u32::MAX } else { 128 };
+        inner
+            .put_str(SVC_SCHED_NAME, &value.scheduler)
+            .put(SVC_FLAGS, &flags)
+            .put(SVC_TIMEOUT, &value.persistence.unwrap_or(0).to_ne_bytes())
+            .put(SVC_NETMASK, &netmask.to_ne_bytes());
+    });
+    writer
+}
+
+/// A message body that names a destination of a service.
+pub(super) fn dest_id(key: &RealServerKey) -> Writer {
+    let mut writer = service_id(&key.service);
+    writer.nest(DEST, |inner| put_dest_identity(inner, key));
+    writer
+}
+
+/// A message body with a destination and all its options.
+pub(super) fn dest(key: &RealServerKey, value: RealServer) -> Writer {
+    let mut writer = service_id(&key.service);
+    writer.nest(DEST, |inner| {
+        put_dest_identity(inner, key);
+        inner
+            .put(DEST_FWD_METHOD, &MASQUERADE.to_ne_bytes())
+            .put(DEST_WEIGHT, &value.weight.to_ne_bytes())
+            .put(DEST_U_THRESH, &0u32.to_ne_bytes())
+            .put(DEST_L_THRESH, &0u32.to_ne_bytes());
+    });
+    writer
+}
+
+fn put_identity(writer: &mut Writer, key: &VirtualServerKey) {
+    writer
+        .put(SVC_AF, &family(key.addr).to_ne_bytes())
+        .put(SVC_PROTOCOL, &u16::from(key.protocol.number()).to_ne_bytes())
+        .put(SVC_ADDR, &address_bytes(key.addr))
+        .put(SVC_PORT, &key.port.to_be_bytes());
+}
+
+fn put_dest_identity(writer: &mut Writer, key: &RealServerKey) {
+    writer
+        .put(DEST_ADDR, &address_bytes(key.addr))
+        .put(DEST_PORT, &key.port.to_be_bytes())
+        .put(DEST_AF, &family(key.addr).to_ne_bytes());
+}
+
+fn family(addr: IpAddr) -> u16 {
+    if addr.is_ipv4() { INET } else { INET6 }
+}
+
+/// `union nf_inet_addr`: 16 bytes, IPv4 in the first four.
+fn address_bytes(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn read_address(family: u16, bytes: &[u8]) -> Option<IpAddr> {
+    match family {
+        INET => bytes.first_chunk::<4>().map(|octets| IpAddr::V4(Ipv4Addr::from(*octets))),
+        INET6 => bytes.first_chunk::<16>().map(|octets| IpAddr::V6(Ipv6Addr::from(*octets))),
+        _ => None,
+    }
+}
+
+/// The service of an answer; `None` for one of a firewall mark or of a protocol or family we do not know.
+pub(super) fn read_service(body: &[u8]) -> Option<(VirtualServerKey, VirtualServer)> {
+    let nest = attribute::find(body, SERVICE)?;
+    let find = |kind| attribute::find(nest, kind);
+    if find(SVC_FWMARK).is_some() {
+        return None;
+    }
+    let family = read_u16(find(SVC_AF)?)?;
+    let number = u8::try_from(read_u16(find(SVC_PROTOCOL)?)?).ok()?;
+    let protocol = Protocol::from_number(number)?;
+    let addr = read_address(family, find(SVC_ADDR)?)?;
+    let key = VirtualServerKey { protocol, addr, port: attribute::be16(find(SVC_PORT)?)? };
+    let scheduler = attribute::text(find(SVC_SCHED_NAME)?);
+    let persistent = attribute::u32(find(SVC_FLAGS)?)? & PERSISTENT != 0;
+    let timeout = attribute::u32(find(SVC_TIMEOUT)?)?;
+    Some((key, VirtualServer { scheduler, persistence: persistent.then_some(timeout) }))
+}
+
+/// The destination of an answer.
+pub(super) fn read_dest(body: &[u8], service: VirtualServerKey) -> Option<(RealServerKey, (RealServer, Connections))> {
+    let nest = attribute::find(body, DEST)?;
+    let find = |kind| attribute::find(nest, kind);
+    // Linux before 3.18 does not say: it knew no mixed families.
+    let family = find(DEST_AF).and_then(read_u16).unwrap_or_else(|| family(service.addr));
+    let addr = read_address(family, find(DEST_ADDR)?)?;
+    let key = RealServerKey { service, addr, port: attribute::be16(find(DEST_PORT)?)? };
+    let number = |kind| find(kind).and_then(attribute::u32);
+    let connections =
+        Connections { active: number(DEST_ACTIVE).unwrap_or(0), inactive: number(DEST_INACTIVE).unwrap_or(0) };
+    Some((key, (RealServer { weight: number(DEST_WEIGHT)? }, connections)))
+}
+
+/// The answer to GET_INFO.
+pub(super) fn read_info(body: &[u8]) -> Option<IpvsInfo> {
+    let [_, major, minor, patch] = attribute::find(body, INFO_VERSION).and_then(attribute::u32)?.to_be_bytes();
+    let connection_table = attribute::find(body, INFO_TABLE_SIZE).and_then(attribute::u32)?;
+    Some(IpvsInfo { version: (major, minor, patch), connection_table })
+}
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+
+    fn web() -> VirtualServerKey {
+        VirtualServerKey { protocol: Protocol::Tcp, addr: "192.168.0.10".parse().unwrap(), port: 80 }
+    }
+
+    /// One attribute a line: `type: bytes in hex`, nested ones indented.
+    fn text(bytes: &[u8], nested: bool) -> String {
+        let hex = |value: &[u8]| value.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let line = |(kind, value): (u16, &[u8])| match nested {
+            true => format!("{kind}:\n{}", text(value, false)),
+            false => format!("  {kind}: {}\n", hex(value)),
+        };
+        attribute::iter(bytes).map(line).collect()
+    }
+
+    #[test]
+    fn a_virtual_server_is_written_with_every_option_the_kernel_wants() {
+        let value = VirtualServer { scheduler: "rr".to_owned(), persistence: Some(10_800) };
+        assert_eq!(
+            text(&service(&web(), &value).finish(), true),
+            "1:\n  1: 0200\n  2: 0600\n  3: c0a8000a000000000000000000000000\n  4: 0050\n  \
+             6: 727200\n  7: 01000000ffffffff\n  8: 302a0000\n  9: ffffffff\n"
+        );
+        let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
+        let value = VirtualServer { scheduler: "wlc".to_owned(), persistence: None };
+        assert_eq!(
+            text(&service(&six, &value).finish(), true),
+            "1:\n  1: 0a00\n  2: 1100\n  3: fd00000000000000000000000000000a\n  4: 0035\n  \
+             6: 776c6300\n  7: 00000000ffffffff\n  8: 00000000\n  9: 80000000\n"
+        );
+    }
+
+    #[test]
+    fn a_real_server_is_written_with_thresholds_and_family() {
+        let key = RealServerKey { service: web(), addr: "172.7.21.2".parse().unwrap(), port: 8080 };
+        assert_eq!(
+            text(&dest(&key, RealServer { weight: 1 }).finish(), true),
+            "1:\n  1: 0200\n  2: 0600\n  3: c0a8000a000000000000000000000000\n  4: 0050\n\
+             2:\n  1: ac071502000000000000000000000000\n  2: 1f90\n  11: 0200\n  \
+             3: 00000000\n  4: 01000000\n  5: 00000000\n  6: 00000000\n"
+        );
+        assert_eq!(
+            text(&dest_id(&key).finish(), true),
+            "1:\n  1: 0200\n  2: 0600\n  3: c0a8000a000000000000000000000000\n  4: 0050\n\
+             2:\n  1: ac071502000000000000000000000000\n  2: 1f90\n  11: 0200\n"
+        );
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_equal() {
+        let value = VirtualServer { scheduler: "rr".to_owned(), persistence: None };
+        assert_eq!(read_service(&service(&web(), &value).finish()), Some((web(), value)));
+        let key = RealServerKey { service: web(), addr: "172.7.21.2".parse().unwrap(), port: 8080 };
+        let (read, (value, connections)) = read_dest(&dest(&key, RealServer { weight: 7 }).finish(), web()).unwrap();
+        assert_eq!((read, value.weight, connections), (key, 7, Connections::default()));
+    }
+
+    #[test]
+    fn flags_and_counters_the_kernel_adds_do_not_make_a_difference() {
+        let mut answer = Writer::default();
+        answer.nest(SERVICE, |inner| {
+            put_identity(inner, &web());
+            // HASHED (2), as every listing shows it; and STATS (10), which change by themselves.
+            inner.put_str(SVC_SCHED_NAME, "rr").put(SVC_FLAGS, &[2, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+            inner.put(SVC_TIMEOUT, &[0; 4]).put(SVC_NETMASK, &[0xff; 4]).nest(10, |stats| {
+                stats.put(1, &[9; 4]);
+            });
+        });
+        let wanted = VirtualServer { scheduler: "rr".to_owned(), persistence: None };
+        assert_eq!(read_service(&answer.finish()), Some((web(), wanted)));
+    }
+
+    #[test]
+    fn firewall_mark_services_and_torn_answers_are_read_over() {
+        let mut answer = Writer::default();
+        answer.nest(SERVICE, |inner| {
+            inner.put(SVC_AF, &[2, 0]).put(SVC_FWMARK, &[7, 0, 0, 0]).put_str(SVC_SCHED_NAME, "rr");
+        });
+        assert_eq!(read_service(&answer.finish()), None);
+        let whole = service(&web(), &VirtualServer { scheduler: "rr".to_owned(), persistence: None }).finish();
+        for length in 0..whole.len() {
+            assert_eq!(read_service(&whole[..length]), None, "{length} bytes");
+        }
+        assert_eq!(read_dest(&[], web()), None);
+    }
+
+    #[test]
+    fn version_is_three_bytes_of_one_number() {
+        let mut answer = Writer::default();
+        answer.put(INFO_VERSION, &0x0001_0201_u32.to_ne_bytes()).put(INFO_TABLE_SIZE, &4096u32.to_ne_bytes());
+        let info = read_info(&answer.finish()).unwrap();
+        assert_eq!((info.version, info.connection_table), ((1, 2, 1), 4096));
+    }
+}
