@@ -54,6 +54,7 @@
 //! included, leaves no process, namespace, mount or file behind.
 
 mod cluster;
+pub mod cni;
 mod command;
 mod deadline;
 pub mod echo;
