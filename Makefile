@@ -1,0 +1,85 @@
+# The commands of this project. `make help` lists them.
+#
+#   make demo [BACKEND=vxlan|host-gw] [KEEP=1]   the main job on five machines in network namespaces
+#   make test                                    every test
+#
+# Both install by package name what is missing (as root, on Debian), say what they do, and leave nothing behind.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BACKEND ?= vxlan
+KEEP ?=
+MUSL := x86_64-unknown-linux-musl
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Where `make build` puts the three programs as they are released.
+PROGRAMS := $(TARGET)/programs
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: setup
+setup: ## Install what building and testing need, by package name
+	@tests/setup build run
+
+.PHONY: lab-kernel
+lab-kernel: ## Build the user-mode kernel with IPVS, once (about 4 minutes, cached outside the tree)
+	@tests/setup kernel
+
+# A kernel with ip_vs needs no lab kernel.
+.PHONY: lab-kernel-if-needed
+lab-kernel-if-needed: setup
+	@tests/setup kernel-if-needed
+
+.PHONY: build
+build: setup ## Build the three programs for release into target/programs
+	@tests/setup musl
+	cargo build --release --locked -p netd -p ipvs-proxy
+	@mkdir -p $(PROGRAMS)
+	install -m 755 $(TARGET)/release/netd $(TARGET)/release/ipvs-proxy $(PROGRAMS)/
+	@$(MAKE) --no-print-directory plugin
+
+# Static, so that no dynamic linker runs for each Pod: musl where its target is installed, glibc's static start otherwise.
+.PHONY: plugin
+plugin:
+	@if rustup target list --installed 2>/dev/null | grep -qx $(MUSL); then \
+	  set -x; cargo build --profile plugin --locked --target $(MUSL) -p cni-plugin; \
+	  install -m 755 $(TARGET)/$(MUSL)/plugin/netd-cni $(PROGRAMS)/; \
+	else \
+	  echo "make: the $(MUSL) target is not installed; linking glibc statically instead"; \
+	  RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile plugin --locked --target x86_64-unknown-linux-gnu -p cni-plugin; \
+	  install -m 755 $(TARGET)/x86_64-unknown-linux-gnu/plugin/netd-cni $(PROGRAMS)/; \
+	fi
+
+.PHONY: demo
+demo: build lab-kernel-if-needed ## Show the main job: two nodes, etcd, Pods that talk, a Service that balances
+	cargo build --release --locked -p tests --bins
+	@NETD_BIN_DIR=$(PROGRAMS) $(TARGET)/release/demo --backend $(BACKEND) $(if $(KEEP),--keep)
+
+.PHONY: test
+test: lab-kernel-if-needed ## Pass every test
+	cargo build --locked --workspace --all-targets
+	NETD_LAB=require cargo test --locked --workspace
+
+.PHONY: lint
+lint: setup ## Format, clippy and rustdoc, with warnings as errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
+
+.PHONY: deny
+deny: ## Check licences, advisories, duplicates and sources of the dependencies (installs cargo-deny)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --all-features check
+
+.PHONY: bench
+bench: build lab-kernel-if-needed ## Measure, next to the peers and the kernel's own floor
+	@tests/setup bench
+	cargo build --release --locked -p tests --bins
+	@NETD_BIN_DIR=$(PROGRAMS) tests/bench
+
+.PHONY: clean
+clean: ## Remove what was built in the tree (the lab kernel's cache stays)
+	cargo clean
