@@ -1,0 +1,319 @@
+//! Which subnet this node takes, among those that nobody holds.
+//!
+//! Pure. Invariants: a lease that names this node's address is kept as long as it fits the network; a subnet that
+//! overlaps anybody's lease, or a reservation, is never chosen; the same inputs give the same choice.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use netstate::Prefix;
+
+use crate::lease::Lease;
+use crate::network::Network;
+
+/// One rule for choosing a subnet; they are asked in the configured order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// The subnet this node had before, as its subnet file tells: Pods may still live in it.
+    Previous,
+    /// The node's host number inside its own network is the number of the subnet inside the Pod network:
+    /// 10.4.7.21/24 is host 21, and subnet 21 of 172.7.0.0/16 is 172.7.21.0/24. It applies when that subnet lies
+    /// between SubnetMin and SubnetMax.
+    NodeIp,
+    /// The first subnet that is free.
+    FirstFree,
+}
+
+impl Policy {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Previous => "previous",
+            Self::NodeIp => "node-ip",
+            Self::FirstFree => "first-free",
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Policy {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        [Self::Previous, Self::NodeIp, Self::FirstFree].into_iter().find(|policy| policy.name() == s).ok_or(())
+    }
+}
+
+/// The node that wants a subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applicant {
+    /// Its address, as other nodes see it.
+    pub public_ip: Ipv4Addr,
+    /// Its own network, which gives it its host number.
+    pub node_network: Prefix,
+    /// The subnet it had before, if it is known.
+    pub previous: Option<Prefix>,
+}
+
+/// Every claim on a subnet that the store holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// The leases that can be read, this node's included.
+    pub leases: Vec<Lease>,
+    /// Subnets of keys whose value cannot be read: somebody's, nobody knows whose.
+    pub unreadable: Vec<Prefix>,
+}
+
+/// What to do about a subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// Keep the lease that names this node.
+    Keep(Lease),
+    /// Take a free subnet.
+    Take {
+        /// The subnet.
+        subnet: Prefix,
+        /// The policy that named it.
+        policy: Policy,
+        /// Why the policies before it did not apply, for the log.
+        passed_over: Vec<String>,
+    },
+}
+
+/// There is nothing to take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no subnet to take: {}", .0.join("; "))]
+pub struct NoSubnet(pub Vec<String>);
+
+/// How many free subnets `first-free` chooses among: 1 at first, doubled with every lost race up to 128, so that
+/// many nodes that start at once do not all want the same one again and again.
+fn window(lost_races: u32) -> usize {
+    1usize << lost_races.min(7)
+}
+
+/// Chooses the subnet for `node` beside the `claims` of all nodes; `lost_races` counts how often somebody else was
+/// faster since the choosing began.
+///
+/// # Errors
+/// When no policy names a free subnet, with the reason of each.
+pub fn choose(
+    network: &Network,
+    node: &Applicant,
+    claims: &Claims,
+    policies: &[Policy],
+    lost_races: u32,
+) -> Result<Choice, NoSubnet> {
+    if let Some(own) = own_lease(network, node, &claims.leases) {
+        return Ok(Choice::Keep(own.clone()));
+    }
+    let mut passed_over = Vec::new();
+    for policy in policies {
+        let named = match policy {
+            Policy::Previous => previous(network, node),
+            Policy::NodeIp => by_node_ip(network, node),
+            Policy::FirstFree => first_free(network, node, claims, window(lost_races)),
+        };
+        match named.and_then(|subnet| free(subnet, node, claims)) {
+            Ok(subnet) => return Ok(Choice::Take { subnet, policy: *policy, passed_over }),
+            Err(reason) => passed_over.push(format!("{policy}: {reason}")),
+        }
+    }
+    Err(NoSubnet(passed_over))
+}
+
+/// The lease that names this node and fits the network; the first in key order when there are several.
+fn own_lease<'a>(network: &Network, node: &Applicant, leases: &'a [Lease]) -> Option<&'a Lease> {
+    leases
+        .iter()
+        .filter(|lease| lease.attrs.public_ip == node.public_ip && lease.key.v6.is_none())
+        .filter(|lease| network.may_lease(&lease.key.v4))
+        .min_by_key(|lease| lease.key)
+}
+
+/// Leases that name this node besides the one it `holds`: leftovers of another plan or an earlier choice.
+pub fn leftovers<'a>(node: &Applicant, leases: &'a [Lease], holds: &Prefix) -> Vec<&'a Lease> {
+    let ours = |lease: &&Lease| lease.attrs.public_ip == node.public_ip && lease.key.v4 != *holds;
+    leases.iter().filter(ours).collect()
+}
+
+fn previous(network: &Network, node: &Applicant) -> Result<Prefix, String> {
+    let subnet = node.previous.ok_or("no earlier subnet is known")?;
+    if network.may_lease(&subnet) { Ok(subnet) } else { Err(format!("{subnet} does not fit the network any more")) }
+}
+
+fn by_node_ip(network: &Network, node: &Applicant) -> Result<Prefix, String> {
+    let number = host_number(node)
+        .ok_or_else(|| format!("{} is not in the node's network {}", node.public_ip, node.node_network))?;
+    network.subnet(number).ok_or_else(|| {
+        format!(
+            "host number {number} of {} in {} is not the number of a subnet from {} to {}",
+            node.public_ip, node.node_network, network.subnet_min, network.subnet_max
+        )
+    })
+}
+
+fn host_number(node: &Applicant) -> Option<u32> {
+    let IpAddr::V4(first) = node.node_network.addr() else { return None };
+    let inside = node.node_network.contains(IpAddr::V4(node.public_ip));
+    inside.then(|| u32::from(node.public_ip) - u32::from(first))
+}
+
+fn first_free(network: &Network, node: &Applicant, claims: &Claims, window: usize) -> Result<Prefix, String> {
+    let candidates = || network.subnets().filter(|subnet| free(*subnet, node, claims).is_ok()).take(window);
+    let count = candidates().count();
+    let spread = usize::try_from(u32::from(node.public_ip)).unwrap_or(0);
+    let index = spread.checked_rem(count).unwrap_or(0);
+    candidates().nth(index).ok_or_else(|| {
+        format!("every subnet from {} to {} is leased", network.subnet_min, network.subnet_max)
+    })
+}
+
+fn free(subnet: Prefix, node: &Applicant, claims: &Claims) -> Result<Prefix, String> {
+    if let Some(unreadable) = claims.unreadable.iter().find(|claim| claim.overlaps(&subnet)) {
+        return Err(format!("{subnet} overlaps {unreadable}, whose lease cannot be read"));
+    }
+    let holder = claims.leases.iter().find(|lease| lease.key.v4.overlaps(&subnet) && lease.attrs.public_ip != node.public_ip);
+    match holder {
+        None => Ok(subnet),
+        Some(lease) if lease.key.v4 == subnet => Err(format!("{subnet} is leased to {}", lease.attrs.public_ip)),
+        Some(lease) => Err(format!("{subnet} overlaps {} of {}", lease.key.v4, lease.attrs.public_ip)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{BackendAttrs, LeaseAttrs, SubnetKey};
+    use crate::network::NetConf;
+    use proptest::prelude::*;
+
+    const ALL: [Policy; 3] = [Policy::Previous, Policy::NodeIp, Policy::FirstFree];
+
+    fn network(text: &str) -> Network {
+        NetConf::parse(text).unwrap().network
+    }
+
+    fn pods() -> Network {
+        network(r#"{"Network":"172.7.0.0/16"}"#)
+    }
+
+    fn node(addr: &str, len: u8) -> Applicant {
+        let public_ip: Ipv4Addr = addr.parse().unwrap();
+        Applicant { public_ip, node_network: Prefix::new(public_ip.into(), len).unwrap(), previous: None }
+    }
+
+    fn lease(subnet: &str, holder: &str) -> Lease {
+        let attrs =
+            LeaseAttrs { public_ip: holder.parse().unwrap(), public_ipv6: None, backend: BackendAttrs::HostGw };
+        Lease { key: SubnetKey::v4(subnet.parse().unwrap()), attrs }
+    }
+
+    fn claims(leases: &[Lease]) -> Claims {
+        Claims { leases: leases.to_vec(), unreadable: Vec::new() }
+    }
+
+    fn taken(choice: Result<Choice, NoSubnet>) -> (String, Policy) {
+        match choice.unwrap() {
+            Choice::Take { subnet, policy, .. } => (subnet.to_string(), policy),
+            Choice::Keep(lease) => panic!("kept {lease:?}"),
+        }
+    }
+
+    #[test]
+    fn host_number_in_the_node_network_is_the_subnet_number() {
+        for (addr, len, conf, expected) in [
+            ("10.4.7.21", 24, r#"{"Network":"172.7.0.0/16"}"#, Some("172.7.21.0/24")),
+            ("10.4.7.22", 24, r#"{"Network":"172.7.0.0/16"}"#, Some("172.7.22.0/24")),
+            ("192.168.44.101", 24, r#"{"Network":"10.244.0.0/16"}"#, Some("10.244.101.0/24")),
+            // Host 2 of a /28; host 1813 of a /16 is more than a /16 of Pods has; but a /8 has it.
+            ("10.4.7.18", 28, r#"{"Network":"172.7.0.0/16"}"#, Some("172.7.2.0/24")),
+            ("10.4.7.21", 16, r#"{"Network":"172.7.0.0/16"}"#, None),
+            ("10.4.7.21", 16, r#"{"Network":"172.0.0.0/8"}"#, Some("172.7.21.0/24")),
+            ("10.4.7.3", 24, r#"{"Network":"172.7.0.0/16","SubnetLen":28}"#, Some("172.7.0.48/28")),
+            ("10.4.7.21", 24, r#"{"Network":"172.7.0.0/16","SubnetMin":"172.7.30.0"}"#, None),
+        ] {
+            let named = by_node_ip(&network(conf), &node(addr, len));
+            assert_eq!(named.ok().map(|subnet| subnet.to_string()).as_deref(), expected, "{addr}/{len} {conf}");
+        }
+    }
+
+    #[test]
+    fn policies_are_asked_in_order_and_say_why_they_pass() {
+        let mut applicant = node("10.4.7.21", 24);
+        applicant.previous = Some("172.7.9.0/24".parse().unwrap());
+        assert_eq!(taken(choose(&pods(), &applicant, &claims(&[]), &ALL, 0)), ("172.7.9.0/24".to_owned(), Policy::Previous));
+        let others = [lease("172.7.9.0/24", "10.4.7.9"), lease("172.7.21.0/25", "10.4.7.99")];
+        match choose(&pods(), &applicant, &claims(&others), &ALL, 0).unwrap() {
+            Choice::Take { subnet, policy, passed_over } => {
+                assert_eq!((subnet.to_string().as_str(), policy), ("172.7.1.0/24", Policy::FirstFree));
+                assert_eq!(
+                    passed_over,
+                    [
+                        "previous: 172.7.9.0/24 is leased to 10.4.7.9",
+                        "node-ip: 172.7.21.0/24 overlaps 172.7.21.0/25 of 10.4.7.99"
+                    ]
+                );
+            }
+            Choice::Keep(lease) => panic!("kept {lease:?}"),
+        }
+    }
+
+    #[test]
+    fn lease_that_names_this_node_is_kept_when_it_fits() {
+        let applicant = node("10.4.7.21", 24);
+        let own = lease("172.7.50.0/24", "10.4.7.21");
+        assert_eq!(choose(&pods(), &applicant, &claims(std::slice::from_ref(&own)), &ALL, 0), Ok(Choice::Keep(own)));
+        let unfit = [lease("10.1.0.0/24", "10.4.7.21"), lease("172.7.40.0/25", "10.4.7.21")];
+        assert_eq!(taken(choose(&pods(), &applicant, &claims(&unfit), &ALL, 0)).0, "172.7.21.0/24");
+        assert_eq!(leftovers(&applicant, &unfit, &"172.7.21.0/24".parse().unwrap()).len(), 2);
+    }
+
+    #[test]
+    fn subnet_of_an_unreadable_lease_is_left_alone() {
+        let claims = Claims { leases: Vec::new(), unreadable: vec!["172.7.21.0/24".parse().unwrap()] };
+        assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &claims, &ALL, 0)).0, "172.7.1.0/24");
+    }
+
+    #[test]
+    fn full_network_is_an_error_with_every_reason() {
+        let small = network(r#"{"Network":"10.0.0.0/28"}"#);
+        let full: Vec<Lease> =
+            small.subnets().map(|subnet| lease(&subnet.to_string(), "10.4.7.9")).collect();
+        let error = choose(&small, &node("10.4.7.21", 24), &claims(&full), &ALL, 3).unwrap_err().to_string();
+        assert!(error.contains("previous: ") && error.contains("node-ip: ") && error.contains("is leased"), "{error}");
+    }
+
+    #[test]
+    fn nodes_that_lost_a_race_spread() {
+        let policies = [Policy::FirstFree];
+        let choices: Vec<String> =
+            (1..=8).map(|n| taken(choose(&pods(), &node(&format!("10.4.7.{n}"), 24), &claims(&[]), &policies, 3)).0).collect();
+        let distinct: std::collections::BTreeSet<&String> = choices.iter().collect();
+        assert_eq!(distinct.len(), 8, "{choices:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn chosen_subnet_overlaps_nobody_elses(held in prop::collection::vec((1u8..=30, 20u8..=29), 0..60), races in 0u32..20, own in 1u8..=40) {
+            let network = network(r#"{"Network":"172.7.0.0/19"}"#);
+            let leases: Vec<Lease> = held
+                .iter()
+                .map(|(third, len)| {
+                    let subnet = Prefix::new(Ipv4Addr::new(172, 7, *third, 0).into(), *len).unwrap();
+                    lease(&subnet.to_string(), "10.4.9.9")
+                })
+                .collect();
+            if let Ok(Choice::Take { subnet, .. }) = choose(&network, &node(&format!("10.4.7.{own}"), 24), &claims(&leases), &ALL, races) {
+                prop_assert!(network.may_lease(&subnet));
+                prop_assert!(leases.iter().all(|lease| !lease.key.v4.overlaps(&subnet)));
+            }
+        }
+    }
+}

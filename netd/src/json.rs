@@ -1,0 +1,121 @@
+//! `Object`: a JSON object read as Go's `encoding/json` reads one into a struct.
+//!
+//! flannel's formats are what Go makes of them, so they are matched here: keys in any case, the last of several
+//! spellings wins, unknown keys are ignored (but told), `null` leaves a field at its default. A value of the wrong
+//! type is a problem of its field, never of the whole object.
+
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::problem::Problem;
+
+/// The members that have not been taken yet, in the order of the text.
+#[derive(Debug)]
+pub struct Object {
+    path: String,
+    members: Vec<(String, Box<RawValue>)>,
+}
+
+impl Object {
+    /// Reads a whole text that must be one object; anything behind it is an error.
+    ///
+    /// # Errors
+    /// What is wrong with the text, with line and column.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// Takes the member `name`; a value of the wrong type is added to `problems` and counts as absent.
+    pub fn take<T: DeserializeOwned>(&mut self, name: &str, accepted: &str, problems: &mut Vec<Problem>) -> Option<T> {
+        let raw = self.take_raw(name).filter(|raw| raw.get() != "null")?;
+        let value = serde_json::from_str(raw.get());
+        value.map_err(|_| problems.push(Problem::new(self.path_of(name), raw.get(), accepted))).ok()
+    }
+
+    /// Takes the member `name` as an object of its own.
+    pub fn take_object(&mut self, name: &str, problems: &mut Vec<Problem>) -> Option<Self> {
+        let mut object: Self = self.take(name, "an object {...}", problems)?;
+        object.path = self.path_of(name);
+        Some(object)
+    }
+
+    /// Takes the member `name` as it was written, `null` included; the last spelling wins.
+    pub fn take_raw(&mut self, name: &str) -> Option<Box<RawValue>> {
+        let (found, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.members).into_iter().partition(|(key, _)| key.eq_ignore_ascii_case(name));
+        self.members = rest;
+        found.into_iter().next_back().map(|(_, raw)| raw)
+    }
+
+    /// The full name of member `name`: `Backend.VNI`.
+    #[must_use]
+    pub fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// The full names of the members that nobody took.
+    #[must_use]
+    pub fn rest(&self) -> Vec<String> {
+        self.members.iter().map(|(key, _)| self.path_of(key)).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Members)
+    }
+}
+
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Object;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object {...}")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Object { path: String::new(), members })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_match_in_any_case_and_the_last_spelling_wins() {
+        let mut object = Object::parse(r#"{"network":"a","NETWORK":"b","Other":1}"#).unwrap();
+        let mut problems = Vec::new();
+        assert_eq!(object.take::<String>("Network", "text", &mut problems).as_deref(), Some("b"));
+        assert_eq!(object.rest(), ["Other"]);
+        assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn null_is_absent_and_a_wrong_type_is_the_fields_problem() {
+        let mut object = Object::parse(r#"{"SubnetLen":"24","Backend":{"vni":-1,"Port":null}}"#).unwrap();
+        let mut problems = Vec::new();
+        assert_eq!(object.take::<u8>("SubnetLen", "a number", &mut problems), None);
+        let mut backend = object.take_object("Backend", &mut problems).unwrap();
+        assert_eq!(backend.take::<u32>("VNI", "1 to 16777215", &mut problems), None);
+        assert_eq!(backend.take::<u16>("Port", "a port", &mut problems), None);
+        let texts: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        assert_eq!(texts, [r#"SubnetLen: "24"; accepted: a number"#, "Backend.VNI: -1; accepted: 1 to 16777215"]);
+    }
+
+    #[test]
+    fn what_is_no_single_object_is_refused() {
+        for bad in ["", "[]", "null", "{} x", "{\"a\":}", "{\"a\":1", "\u{0}"] {
+            assert!(Object::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}
