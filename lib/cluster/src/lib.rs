@@ -14,6 +14,8 @@
 //! | [`snapshot`] | what a consumer knows after listening |
 //! | [`source`] | a running source: a queue of events and the task that fills it |
 //! | [`etcd`] | client with sticky failover, list and watch, key-value store, leases |
+//! | [`directory`] | a watched directory of Kubernetes manifests |
+//! | [`manifest`] | Kubernetes objects read from YAML or JSON text |
 //! | [`backoff`] | jittered waiting times |
 //! | [`error`] | what failed, on which object, where, and whether to try again |
 //!
@@ -22,9 +24,11 @@
 //! beyond "a number that grows".
 
 pub mod backoff;
+pub mod directory;
 pub mod error;
 pub mod etcd;
 pub mod event;
+pub mod manifest;
 pub mod snapshot;
 pub mod source;
 

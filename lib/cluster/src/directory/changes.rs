@@ -1,0 +1,105 @@
+//! What inotify says about a directory, gathered until it is quiet.
+//!
+//! Invariants: an overrun of the kernel's queue is a change, never a lost one; a file somebody is writing is
+//! known as such from its first modification to its close.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::scanner::Hints;
+
+/// A burst has ended when nothing happened for so long: an editor's write, chmod and rename are one change.
+const QUIET: Duration = Duration::from_millis(50);
+/// A burst that does not end is looked at after so long; files still open for writing are left out.
+const BURST: Duration = Duration::from_secs(1);
+/// How often the directory is looked at although nothing was heard.
+const AUDIT: Duration = Duration::from_secs(10);
+
+/// Room for a good many events of the longest name (inotify(7): 16 bytes and up to 256 of name).
+const BUFFER: usize = 16 * 1024;
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Something changed, or it is time to look anyway.
+    Change,
+    /// The directory was removed, renamed or unmounted.
+    Gone,
+}
+
+/// The ear on one directory.
+pub(super) struct Changes {
+    stream: EventStream<Vec<u8>>,
+    hints: Hints,
+}
+
+impl Changes {
+    /// Starts listening; must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the path is no directory, or the user's inotify watches or instances are used up.
+    pub(super) fn of(dir: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let mask = WatchMask::MODIFY
+            | WatchMask::CLOSE_WRITE
+            | WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVE
+            | WatchMask::ATTRIB
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
+        inotify.watches().add(dir, mask)?;
+        Ok(Self { stream: inotify.into_event_stream(vec![0; BUFFER])?, hints: Hints::default() })
+    }
+
+    /// Waits for a change and then until it is quiet.
+    pub(super) async fn settled(&mut self) -> io::Result<Heard> {
+        let Ok(first) = timeout(AUDIT, self.stream.next()).await else { return Ok(Heard::Change) };
+        let mut heard = self.note(first)?;
+        let end = Instant::now() + BURST;
+        while heard == Heard::Change {
+            let quiet = end.min(Instant::now() + QUIET);
+            match timeout_at(quiet, self.stream.next()).await {
+                Ok(event) => heard = self.note(event)?,
+                Err(_) => return Ok(Heard::Change),
+            }
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Which files changed since the last call, and which are being written now.
+    pub(super) fn take_hints(&mut self) -> Hints {
+        Hints { changed: std::mem::take(&mut self.hints.changed), writing: self.hints.writing.clone() }
+    }
+
+    fn note(&mut self, event: Option<io::Result<EventOwned>>) -> io::Result<Heard> {
+        let event = event.ok_or_else(|| io::Error::other("inotify ended"))??;
+        let gone = EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::UNMOUNT | EventMask::IGNORED;
+        if event.mask.intersects(gone) {
+            return Ok(Heard::Gone);
+        }
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            // Which files were closed is no longer known; the stamps tell which have changed.
+            self.hints.writing.clear();
+        }
+        if let Some(name) = event.name {
+            let name = name.to_string_lossy().into_owned();
+            if event.mask.contains(EventMask::MODIFY) {
+                self.hints.writing.insert(name);
+            } else if !event.mask.intersects(EventMask::ATTRIB | EventMask::CREATE) {
+                self.hints.writing.remove(&name);
+                self.hints.changed.insert(name);
+            }
+        }
+        Ok(Heard::Change)
+    }
+}

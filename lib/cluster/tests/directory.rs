@@ -1,0 +1,236 @@
+//! The directory source against a real file system and inotify: what a consumer knows after an operator, an
+//! editor or a configuration tool has been at work.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests; clippy's exception covers test functions only")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use cluster::{Event, Snapshot, Source, directory};
+use tokio::time::timeout;
+
+/// Far above what any case needs; reached only when something is broken.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Consumer {
+    source: Source,
+    snapshot: Snapshot,
+    log: Vec<Event>,
+}
+
+impl Consumer {
+    fn of(dir: &Path) -> Self {
+        Self { source: directory::watch(dir, 1), snapshot: Snapshot::new(), log: Vec::new() }
+    }
+
+    async fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !reached(self) {
+                let event = self.source.next().await.unwrap();
+                self.snapshot.apply(event.clone());
+                self.log.push(event);
+            }
+        };
+        if timeout(DEADLINE, wait).await.is_err() {
+            panic!("never: {what}; known: {:?}; log: {:?}", self.keys(), self.log);
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.snapshot.entries().keys().map(String::as_str).collect()
+    }
+
+    fn port(&self, key: &str) -> Option<u64> {
+        let object: serde_json::Value = serde_json::from_slice(self.snapshot.get(key)?).ok()?;
+        object.pointer("/spec/ports/0/port")?.as_u64()
+    }
+
+    /// Whether a key was deleted, by name or by a listing that left it out.
+    fn ever_deleted(&self, key: &str) -> bool {
+        self.log.iter().any(|event| matches!(event, Event::Delete { key: deleted, .. } if deleted == key))
+    }
+}
+
+fn service(name: &str, port: u16) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  ports:\n  - port: {port}\n")
+}
+
+#[tokio::test]
+async fn files_are_listed_and_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("web.yaml"), service("web", 80)).unwrap();
+    fs::write(dir.path().join("README"), "not a manifest").unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    assert_eq!(consumer.keys(), ["Service/default/web"]);
+
+    fs::write(dir.path().join("db.json"), r#"{"kind":"Service","metadata":{"name":"db","namespace":"shop"}}"#).unwrap();
+    consumer.until("a new file", |c| c.snapshot.get("Service/shop/db").is_some()).await;
+    fs::write(dir.path().join("web.yaml"), service("web", 8080)).unwrap();
+    consumer.until("a rewritten file", |c| c.port("Service/default/web") == Some(8080)).await;
+    fs::remove_file(dir.path().join("web.yaml")).unwrap();
+    consumer.until("a removed file", |c| c.snapshot.get("Service/default/web").is_none()).await;
+    assert_eq!(consumer.keys(), ["Service/shop/db"]);
+}
+
+#[tokio::test]
+async fn an_editors_rename_replaces_a_file_without_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("web.yaml");
+    fs::write(&target, service("web", 80)).unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    for port in 81..91 {
+        // vim: a swap file, a probe file, the old text as backup, the new one renamed over it.
+        fs::write(dir.path().join(".web.yaml.swp"), "junk: [").unwrap();
+        fs::write(dir.path().join("4913"), "").unwrap();
+        fs::copy(&target, dir.path().join("web.yaml~")).unwrap();
+        fs::write(dir.path().join("web.yaml.new"), service("web", port)).unwrap();
+        fs::rename(dir.path().join("web.yaml.new"), &target).unwrap();
+    }
+    consumer.until("the last text", |c| c.port("Service/default/web") == Some(90)).await;
+    assert!(!consumer.ever_deleted("Service/default/web"));
+    assert!(consumer.snapshot.invalid().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_is_not_read_while_it_is_being_written() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    fs::write(&path, service("web", 80)).unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+
+    // Truncated and half written: without care this is an empty manifest, then a malformed one.
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(b"kind: Service\nmetadata: [torn").unwrap();
+    file.sync_all().unwrap();
+    // Another file makes the source look at the directory meanwhile.
+    fs::write(dir.path().join("other.yaml"), service("other", 1)).unwrap();
+    consumer.until("the other file", |c| c.snapshot.get("Service/default/other").is_some()).await;
+    assert_eq!(consumer.port("Service/default/web"), Some(80));
+    assert!(consumer.snapshot.invalid().is_empty());
+
+    drop(file);
+    consumer.until("the torn text is reported once closed", |c| c.snapshot.invalid().contains_key("web.yaml")).await;
+    assert_eq!(consumer.port("Service/default/web"), Some(80), "the last good object stays");
+    assert!(!consumer.ever_deleted("Service/default/web"));
+}
+
+#[tokio::test]
+async fn a_malformed_file_is_reported_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.yaml"), service("a", 1)).unwrap();
+    fs::write(dir.path().join("broken.yaml"), "kind: Service\n").unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    assert_eq!(consumer.keys(), ["Service/default/a"]);
+    let reason = consumer.snapshot.invalid().get("broken.yaml").unwrap();
+    assert!(reason.contains("document 1: metadata: missing"), "{reason}");
+
+    fs::write(dir.path().join("a.yaml"), service("a", 2)).unwrap();
+    consumer.until("the good file goes on", |c| c.port("Service/default/a") == Some(2)).await;
+    fs::write(dir.path().join("broken.yaml"), service("b", 1)).unwrap();
+    consumer.until("the file is mended", |c| c.snapshot.invalid().is_empty()).await;
+    consumer.until("and counts", |c| c.snapshot.get("Service/default/b").is_some()).await;
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_stops_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    nix::unistd::mkfifo(&dir.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::create_dir(dir.path().join("folder.yaml")).unwrap();
+    symlink("/nowhere", dir.path().join("dangling.yaml")).unwrap();
+    fs::File::create(dir.path().join("huge.yaml")).unwrap().set_len(17 << 20).unwrap();
+    fs::write(dir.path().join("web.yaml"), service("web", 80)).unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    assert_eq!(consumer.keys(), ["Service/default/web"]);
+    let invalid: Vec<_> = consumer.snapshot.invalid().keys().map(String::as_str).collect();
+    assert_eq!(invalid, ["dangling.yaml", "huge.yaml", "pipe.yaml"]);
+}
+
+#[tokio::test]
+async fn a_missing_directory_is_reported_and_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("services");
+    let mut consumer = Consumer::of(&dir);
+    consumer.until("the report", |c| c.snapshot.lost().is_some()).await;
+    let lost = consumer.snapshot.lost().unwrap().to_string();
+    assert!(lost.contains(dir.to_str().unwrap()) && lost.contains("No such file or directory"), "{lost}");
+    assert!(!consumer.snapshot.is_complete(), "nothing was listed");
+
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("web.yaml"), service("web", 80)).unwrap();
+    consumer.until("the listing", |c| c.snapshot.is_complete() && c.keys() == ["Service/default/web"]).await;
+    assert_eq!(consumer.snapshot.lost(), None);
+}
+
+#[tokio::test]
+async fn a_directory_that_goes_away_removes_nothing_until_it_is_back() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("services");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), service("a", 1)).unwrap();
+    fs::write(dir.join("b.yaml"), service("b", 1)).unwrap();
+    let mut consumer = Consumer::of(&dir);
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+
+    fs::rename(&dir, root.path().join("away")).unwrap();
+    consumer.until("the report", |c| c.snapshot.lost().is_some()).await;
+    assert_eq!(consumer.keys(), ["Service/default/a", "Service/default/b"]);
+
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("b.yaml"), service("b", 2)).unwrap();
+    let only_b = |c: &Consumer| c.keys() == ["Service/default/b"] && c.port("Service/default/b") == Some(2);
+    consumer.until("the new directory counts", only_b).await;
+    assert_eq!(consumer.snapshot.lost(), None);
+}
+
+#[tokio::test]
+async fn a_config_map_mount_is_followed_through_its_links() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let version = |name: &str, port| {
+        fs::create_dir(dir.join(name)).unwrap();
+        fs::write(dir.join(name).join("web.yaml"), service("web", port)).unwrap();
+    };
+    version("..v1", 80);
+    symlink("..v1", dir.join("..data")).unwrap();
+    symlink("..data/web.yaml", dir.join("web.yaml")).unwrap();
+    let mut consumer = Consumer::of(dir);
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    assert_eq!(consumer.port("Service/default/web"), Some(80));
+
+    // The kubelet's atomic writer: a new folder, then the `..data` link renamed over the old one.
+    version("..v2", 8080);
+    symlink("..v2", dir.join("..data_tmp")).unwrap();
+    fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    consumer.until("the new version", |c| c.port("Service/default/web") == Some(8080)).await;
+    assert!(!consumer.ever_deleted("Service/default/web"));
+}
+
+#[tokio::test]
+async fn a_storm_of_changes_that_overruns_the_kernels_queue_ends_in_the_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    // More events than fs.inotify.max_queued_events (16384 by default), while nobody reads: this runtime has one
+    // thread and it is here.
+    for round in 0..3 {
+        for index in 0..3000_u16 {
+            fs::write(dir.path().join(format!("s{index}.yaml")), service(&format!("s{index}"), index + round)).unwrap();
+        }
+    }
+    fs::remove_file(dir.path().join("s7.yaml")).unwrap();
+    consumer
+        .until("every last text", |c| {
+            c.snapshot.entries().len() == 2999
+                && (0..3000_u16).all(|index| {
+                    index == 7 || c.port(&format!("Service/default/s{index}")) == Some(u64::from(index + 2))
+                })
+        })
+        .await;
+}

@@ -1,0 +1,196 @@
+//! A watch misses nothing, whatever happens between it and the store.
+
+use std::time::{Duration, Instant};
+
+use cluster::Event;
+use cluster::etcd::{Client, Config, Limits, Store};
+use etcd_client::{CompactionOptions, Txn, TxnOp};
+
+use crate::consumer::Consumer;
+use crate::server::Server;
+use crate::wire::Wire;
+use crate::{Case, block_on, subnets};
+
+pub(crate) const CASES: &[Case] = &[
+    ("watch_lists_then_follows_and_leaves_neighbours_out", lists_then_follows),
+    ("watch_goes_on_after_kill_and_restart_without_loss", survives_kill),
+    ("frozen_member_is_left_within_seconds", frozen_member),
+    ("change_during_a_cut_is_told_without_a_new_listing", cut_without_compaction),
+    ("deletion_during_a_cut_with_compaction_is_found_by_a_new_listing", cut_with_compaction),
+    ("wiped_store_is_listed_anew_and_told_truthfully", wiped_store),
+    ("twenty_thousand_keys_are_listed", twenty_thousand),
+    ("page_too_large_for_a_message_is_cut_smaller", large_values),
+];
+
+fn lists_then_follows() {
+    let server = Server::single();
+    block_on(async {
+        let store = server.store();
+        store.put("/coreos.com/network/subnets/172.7.21.0-24", b"21", None).await.unwrap();
+        store.put("/coreos.com/network/subnets-old/172.7.99.0-24", b"99", None).await.unwrap();
+        store.put("/coreos.com/network/config", b"{}", None).await.unwrap();
+        let mut consumer = Consumer::of(&server.client(), &subnets());
+        consumer.listed().await;
+        store.put("/coreos.com/network/subnets-old/x", b"", None).await.unwrap();
+        let revision = store.put("/coreos.com/network/subnets/172.7.22.0-24", b"22", None).await.unwrap();
+        store.delete("/coreos.com/network/subnets/172.7.21.0-24").await.unwrap();
+        consumer.until("the deletion", |c| !c.knows("172.7.21.0-24")).await;
+        assert_eq!(consumer.snapshot.entries().keys().collect::<Vec<_>>(), ["172.7.22.0-24"]);
+        let put = Event::Put { key: "172.7.22.0-24".into(), value: b"22".to_vec(), revision };
+        assert!(consumer.log.contains(&put), "{:?}", consumer.log);
+    });
+}
+
+fn survives_kill() {
+    let mut server = Server::single();
+    block_on(async {
+        let store = server.store();
+        let mut consumer = Consumer::of(&server.client(), &subnets());
+        consumer.listed().await;
+        for round in 0..3_u32 {
+            for index in 0..50_u32 {
+                store.put(&subnets().key(&format!("{round}-{index}")), b"x", None).await.unwrap();
+            }
+            // Killed right after the last answer: the watch may not have heard of the last puts yet.
+            server.kill(0);
+            consumer.until("the loss is told", |c| c.snapshot.lost().is_some()).await;
+            tokio::task::block_in_place(|| server.restart(0));
+        }
+        store.put(&subnets().key("last"), b"x", None).await.unwrap();
+        consumer.until("the last put", |c| c.knows("last")).await;
+        assert_eq!(consumer.snapshot.entries().len(), 151);
+        assert_eq!(consumer.resets(), 1, "it went on where it was");
+        assert!(consumer.resumed() && consumer.snapshot.lost().is_none());
+    });
+}
+
+fn frozen_member() {
+    let server = Server::three();
+    block_on(async {
+        let client = server.client();
+        let mut consumer = Consumer::of(&client, &subnets());
+        consumer.listed().await;
+        let frozen = server.index_of(client.current_endpoint());
+        server.freeze(frozen);
+        let begin = Instant::now();
+        // A second client writes through the living members meanwhile.
+        let others = (0..3).filter(|index| *index != frozen);
+        let endpoints = others.map(|index| format!("http://{}", server.address(index))).collect::<Vec<_>>().join(",");
+        let writer = Store::new(Client::new(&Config { endpoints, ..Config::default() }, 1).unwrap());
+        crate::consumer::eventually("a new leader", || async {
+            writer.put(&subnets().key("172.7.21.0-24"), b"x", None).await.is_ok()
+        })
+        .await;
+        consumer.until("the put", |c| c.knows("172.7.21.0-24")).await;
+        let Limits { keep_alive, keep_alive_answer, operation, .. } = Limits::default();
+        let bound = keep_alive + keep_alive_answer + operation + Duration::from_secs(5);
+        assert!(begin.elapsed() < bound, "{:?}", begin.elapsed());
+        assert_eq!(consumer.resets(), 1);
+        assert_ne!(server.index_of(client.current_endpoint()), frozen);
+    });
+}
+
+/// A watch through a wire that is cut, what is done meanwhile, and the watch after it is mended.
+async fn cut_off(server: &Server, compact: bool) -> Consumer {
+    let store = server.store();
+    for name in ["stays", "goes"] {
+        store.put(&subnets().key(name), b"1", None).await.unwrap();
+    }
+    let wire = Wire::to(server.address(0)).await;
+    let client = Client::new(&Config { endpoints: wire.endpoint(), ..Config::default() }, 1).unwrap();
+    let mut consumer = Consumer::of(&client, &subnets());
+    consumer.listed().await;
+    // The stream is open when a change comes through.
+    store.put(&subnets().key("stays"), b"2", None).await.unwrap();
+    consumer.until("a change", |c| c.snapshot.get("stays").is_some_and(|value| value == b"2")).await;
+
+    wire.cut();
+    consumer.until("the loss is told", |c| c.snapshot.lost().is_some()).await;
+    store.delete(&subnets().key("goes")).await.unwrap();
+    let revision = store.put(&subnets().key("comes"), b"1", None).await.unwrap();
+    if compact {
+        let physical = CompactionOptions::new().with_physical();
+        server.raw().await.compact(revision, Some(physical)).await.unwrap();
+    }
+    assert!(consumer.knows("goes"), "nothing is removed while out of reach");
+    wire.mend();
+    consumer.until("the put", |c| c.knows("comes") && c.snapshot.lost().is_none()).await;
+    consumer.until("the deletion", |c| !c.knows("goes")).await;
+    assert_eq!(consumer.snapshot.entries().keys().collect::<Vec<_>>(), ["comes", "stays"]);
+    consumer
+}
+
+fn cut_without_compaction() {
+    let server = Server::single();
+    block_on(async {
+        let consumer = cut_off(&server, false).await;
+        assert_eq!(consumer.resets(), 1);
+        assert!(consumer.resumed());
+    });
+}
+
+fn cut_with_compaction() {
+    let server = Server::single();
+    block_on(async {
+        let consumer = cut_off(&server, true).await;
+        assert_eq!(consumer.resets(), 2);
+        let deleted = |event: &Event| matches!(event, Event::Delete { .. });
+        assert!(!consumer.log.iter().any(deleted), "found by the listing, not told by the stream");
+    });
+}
+
+fn wiped_store() {
+    let mut server = Server::single();
+    block_on(async {
+        let store = server.store();
+        for index in 0..20_u32 {
+            store.put(&subnets().key(&index.to_string()), b"x", None).await.unwrap();
+        }
+        let mut consumer = Consumer::of(&server.client(), &subnets());
+        consumer.listed().await;
+        server.kill(0);
+        server.wipe(0);
+        tokio::task::block_in_place(|| server.restart(0));
+        consumer.until("a second listing begins", |c| c.resets() == 2).await;
+        assert_eq!(consumer.snapshot.pending_removals(), 20, "the consumer can see what an empty listing would cost");
+        consumer.until("it is empty", |c| c.snapshot.entries().is_empty()).await;
+        store.put(&subnets().key("new"), b"x", None).await.unwrap();
+        consumer.until("and followed", |c| c.knows("new")).await;
+    });
+}
+
+async fn fill(server: &Server, count: usize, value: &[u8], per_transaction: usize) {
+    let mut raw = server.raw().await;
+    let keys: Vec<String> = (0..count).map(|index| subnets().key(&format!("{index:05}"))).collect();
+    for keys in keys.chunks(per_transaction) {
+        let puts: Vec<TxnOp> = keys.iter().map(|key| TxnOp::put(key.as_str(), value, None)).collect();
+        raw.txn(Txn::new().and_then(puts)).await.unwrap();
+    }
+}
+
+fn twenty_thousand() {
+    let server = Server::single();
+    block_on(async {
+        fill(&server, 20_000, &[b'x'; 250], 100).await;
+        let begin = Instant::now();
+        let listing = server.store().list(&subnets()).await.unwrap();
+        println!("listed {} keys of 250 B in {:?}", listing.entries.len(), begin.elapsed());
+        assert_eq!(listing.entries.len(), 20_000);
+        let names: Vec<&str> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert!(names.is_sorted() && names.first() == Some(&"00000") && names.last() == Some(&"19999"));
+        let mut consumer = Consumer::of(&server.client(), &subnets());
+        consumer.listed().await;
+        assert_eq!(consumer.snapshot.entries().len(), 20_000);
+    });
+}
+
+fn large_values() {
+    let server = Server::single();
+    block_on(async {
+        // 80 MB on one page of 1000: more than one answer may carry.
+        fill(&server, 80, &vec![b'x'; 1_000_000], 1).await;
+        let mut consumer = Consumer::of(&server.client(), &subnets());
+        consumer.listed().await;
+        assert_eq!(consumer.snapshot.entries().len(), 80);
+    });
+}
