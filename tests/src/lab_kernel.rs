@@ -6,12 +6,13 @@
 use std::convert::Infallible;
 use std::env;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::need::{Need, check_machines};
 use crate::programs::{BIN_DIR_VARIABLE, bin_dir};
@@ -30,12 +31,14 @@ pub struct Guest {
     pub limit: Duration,
     /// Memory in MiB; used as it is touched.
     pub memory: u32,
+    /// The program talks with a person: it gets this terminal and no limit. Without effect when there is no terminal.
+    pub terminal: bool,
 }
 
 impl Default for Guest {
     /// Ten minutes and 1 GiB.
     fn default() -> Self {
-        Self { limit: Duration::from_secs(600), memory: 1024 }
+        Self { limit: Duration::from_secs(600), memory: 1024, terminal: false }
     }
 }
 
@@ -50,18 +53,20 @@ pub fn ensure(needs: &[Need], guest: Guest) -> Result<()> {
         bail!("{WHERE_VARIABLE}={place:?}: expected `guest`, `host` or nothing");
     }
     let inside = is_inside();
-    if inside || place != "guest" {
-        let missing = match unmet(needs) {
+    let missing = match place.as_str() {
+        "guest" if !inside => anyhow!("{WHERE_VARIABLE}=guest"),
+        _ => match unmet(needs) {
             Ok(()) => return Ok(()),
             Err(missing) => missing,
-        };
-        if inside || place == "host" {
-            return Err(missing);
-        }
-        let kernel = locate().map_err(|absent| missing.context(format!("{absent:#}")))?;
-        return enter(&kernel, needs, guest).map(|never| match never {});
+        },
+    };
+    if inside || place == "host" {
+        return Err(missing);
     }
-    enter(&locate()?, needs, guest).map(|never| match never {})
+    match locate() {
+        Ok(kernel) => match enter(&kernel, needs, guest)? {},
+        Err(absent) => Err(missing.context(format!("{absent:#}"))),
+    }
 }
 
 /// Whether this process runs inside the lab kernel.
@@ -113,6 +118,9 @@ fn enter(kernel: &Path, needs: &[Need], guest: Guest) -> Result<Infallible> {
     command.args(["-t", &guest.limit.as_secs().to_string()]).env(BIN_DIR_VARIABLE, &bin_dir);
     if needs.contains(&Need::VirtualTime) {
         command.arg("-T");
+    }
+    if guest.terminal && std::io::stdin().is_terminal() {
+        command.arg("-I");
     }
     // The guest's /tmp is empty but for what is named; a build folder below it has to be.
     command.arg("-s").arg(&bin_dir).arg("--").arg(&program).args(env::args_os().skip(1).collect::<Vec<OsString>>());

@@ -75,6 +75,23 @@ fn standard_input_environment_and_folder_go_in() -> Result<()> {
     Ok(())
 }
 
+fn command_can_have_the_terminal() -> Result<()> {
+    let line = format!(
+        "{} -k {} -I sh -c 'tty; exit 5'",
+        lab_kernel::script("run").display(),
+        lab_kernel::locate()?.display()
+    );
+    // script(1) runs the line on a terminal of its own.
+    let output = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .context("start script")?;
+    ensure!(output.status.code() == Some(5), "{}: {}", output.status, text(&output.stdout));
+    ensure!(text(&output.stdout).contains("/dev/tty1"), "{}", text(&output.stdout));
+    Ok(())
+}
+
 fn only_named_folders_are_written_through() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().to_str().unwrap();
@@ -138,6 +155,7 @@ fn main() -> ExitCode {
             output_streams_while_the_command_runs,
             command_that_ignores_its_time_limit_is_ended,
             standard_input_environment_and_folder_go_in,
+            command_can_have_the_terminal,
             only_named_folders_are_written_through,
             virtual_time_skips_what_is_slept,
             killed_runner_leaves_no_process_and_finished_one_no_file,

@@ -1,0 +1,104 @@
+//! The demo: brings up the reference cluster of the design on five machines in namespaces, proves that Pods and Services work
+//! with real packets, and prints a report.
+//!
+//! Invariant: it shows what the three programs do. Exit status 0 means that every check passed; whatever way it ends, nothing
+//! stays behind, because machines end with the process that made them.
+
+#![allow(clippy::print_stdout, reason = "a report is its purpose")]
+
+mod proof;
+mod report;
+mod stage;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use lab::lab_kernel::{self, Guest};
+use lab::{Host, Need};
+
+use report::Report;
+use stage::Stage;
+
+struct Options {
+    backend: String,
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let options = options(std::env::args().skip(1))?;
+    let limit = Duration::from_secs(if options.keep { 24 * 3600 } else { 600 });
+    lab_kernel::ensure(&[Need::IpVs, Need::Dummy, Need::Vxlan, Need::Nftables], Guest { limit, ..Guest::default() })?;
+    let mut report = Report::new();
+    println!("kernel: {}", lab_kernel::describe());
+    println!("backend: {}", options.backend);
+    let stage = Stage::raise(&options.backend, &mut report)?;
+    proof::direct(&stage, &mut report)?;
+    proof::service(&stage, &mut report)?;
+    state(&stage, &options.backend, &report)?;
+    let passed = report.finish();
+    if options.keep {
+        keep(&stage)?;
+    }
+    Ok(passed)
+}
+
+fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
+    let mut options = Options { backend: "vxlan".to_owned(), keep: false };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--keep" => options.keep = true,
+            "--backend" => options.backend = words.next().unwrap_or_default(),
+            other => bail!("{other}: known are --backend vxlan|host-gw and --keep"),
+        }
+    }
+    if !["vxlan", "host-gw"].contains(&options.backend.as_str()) {
+        bail!("BACKEND={:?}: accepted are vxlan and host-gw", options.backend);
+    }
+    Ok(options)
+}
+
+/// What the kernel of the first node holds, as an operator would look.
+fn state(stage: &Stage, backend: &str, report: &Report) -> Result<()> {
+    let Some(node) = stage.nodes.first() else { return Ok(()) };
+    report.step(&format!("what the kernel of {} holds", node.host.name()));
+    let mut commands =
+        vec!["ip -brief address", "ip route", "nft list table ip netd", "nft list table ip ipvs-proxy", "ipvsadm -Ln"];
+    if backend == "vxlan" {
+        commands.insert(1, "ip -d link show flannel.1");
+        commands.insert(2, "bridge fdb show dev flannel.1");
+        commands.insert(3, "ip neigh show dev flannel.1");
+    }
+    for command in commands {
+        show(&node.host, command, report)?;
+    }
+    Ok(())
+}
+
+fn show(host: &Host, command: &str, report: &Report) -> Result<()> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    report.text(command, host.run(&words)?.stdout.trim_end());
+    Ok(())
+}
+
+/// Waits for Ctrl-C with everything up.
+fn keep(stage: &Stage) -> Result<()> {
+    println!("\nthe cluster stays up until Ctrl-C; enter a machine, or a Pod's network on it, from another terminal:");
+    for host in stage.cluster.hosts() {
+        println!("  {:<20} nsenter -t {} -a", host.name(), host.pid());
+    }
+    loop {
+        std::thread::park();
+    }
+}
