@@ -14,6 +14,7 @@
 
 pub mod address;
 mod attribute;
+mod bridge;
 pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -23,6 +24,7 @@ pub mod ipvs;
 pub mod link;
 pub mod neighbour;
 pub mod netns;
+mod orphan;
 pub mod route;
 mod rtnl;
 mod socket;
