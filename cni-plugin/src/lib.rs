@@ -1,10 +1,29 @@
 //! The CNI plugin: one exec per Pod, veth into cbr0 with IPAM and host ports inside.
+//!
+//! One process serves one verb and ends. It blocks, has one thread, and executes no other program.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`call`] | one execution: dispatch by verb and [`role`], version gates, the answer |
+//! | [`args`], [`netconf`], [`fields`] | what the runtime says: environment, standard input |
+//! | [`result`], [`error`], [`version`] | what the runtime is told, in its own version |
+//! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
+//! | [`plan`] | pure: facts in, ordered steps out |
+//! | [`apply`], [`hands`] | steps executed, journaled, unwound; the kernel below |
+//! | [`verbs`] | one verb per file: gather facts, plan, apply, answer |
 
+pub mod apply;
 pub mod args;
 pub mod attachment;
+pub mod call;
 pub mod error;
 pub mod fields;
+pub mod hands;
 pub mod ipam;
 pub mod netconf;
+pub mod plan;
+pub mod record;
 pub mod result;
+pub mod role;
+pub mod verbs;
 pub mod version;

@@ -4,6 +4,7 @@
 //! in host-local's file layout under host-local's lock, so that a node changes over, and back, with Pods running.
 
 pub mod range;
+pub mod resolver;
 pub mod store;
 
 pub use range::{Range, RangeSet};

@@ -47,7 +47,7 @@ pub enum InvalidRange {
     MixedFamilies,
     /// Two ranges share addresses.
     #[error("subnets {0} and {1} overlap")]
-    Overlap(Range, Range),
+    Overlap(Prefix, Prefix),
 }
 
 impl Range {
@@ -151,7 +151,7 @@ impl RangeSet {
         let mut rest = set.0.as_slice();
         while let Some((one, others)) = rest.split_first() {
             if let Some(other) = others.iter().find(|other| one.overlaps(other)) {
-                return Err(InvalidRange::Overlap(one.clone(), other.clone()));
+                return Err(InvalidRange::Overlap(one.subnet, other.subnet));
             }
             rest = others;
         }

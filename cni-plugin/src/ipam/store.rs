@@ -187,7 +187,7 @@ impl Locked {
             Err(error) => {
                 for reservation in &reserved {
                     // The first cause is reported; what could not be removed is found again by its owner.
-                    let _ = self.free(reservation.addr);
+                    let _ = self.remove(reservation.addr);
                 }
                 Err(error)
             }
@@ -292,7 +292,7 @@ impl Locked {
         write().map_err(|e| failed("write", &path, e))
     }
 
-    fn free(&self, addr: IpAddr) -> Result<(), StoreError> {
+    fn remove(&self, addr: IpAddr) -> Result<(), StoreError> {
         let path = self.dir.join(addr.to_string());
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("release", &path, e)),
@@ -332,17 +332,19 @@ impl Locked {
         Ok(if exact.is_empty() { of(owner.container.as_str()) } else { exact })
     }
 
-    /// Releases the addresses of `owner` and says which they were. None is fine.
+    /// Releases those of `addresses` that belong to `owner`; others may have a new owner by now and stay.
     ///
     /// # Errors
     /// [`StoreError::Io`] when a file that exists cannot be removed.
-    pub fn release(&self, owner: &Attachment) -> Result<Vec<IpAddr>, StoreError> {
+    pub fn free(&self, owner: &Attachment, addresses: &[IpAddr]) -> Result<(), StoreError> {
         self.remove_draft();
-        let addresses = self.find(owner)?;
-        for addr in &addresses {
-            self.free(*addr)?;
+        for addr in addresses {
+            let text = read_small(&self.dir.join(addr.to_string())).unwrap_or_default();
+            if text.trim() == content(owner) || text.trim() == owner.container.as_str() {
+                self.remove(*addr)?;
+            }
         }
-        Ok(addresses)
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::CniError;
 use crate::fields::{Fields, unsupported};
+use crate::record;
 
 /// Where flannel's plugin keeps one file per container.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/flannel";
@@ -20,8 +21,10 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/flannel";
 pub struct FlannelConf {
     /// Path of the subnet file.
     pub subnet_file: PathBuf,
-    /// Directory of the state files.
+    /// Directory of flannel's state files.
     pub data_dir: PathBuf,
+    /// Directory of this plugin's records.
+    pub state_dir: PathBuf,
     /// Options for the bridge, as the user wrote them.
     delegate: Map<String, Value>,
     /// The user's own `ipam` section.
@@ -39,6 +42,7 @@ impl FlannelConf {
         let conf = Self {
             subnet_file: path(&mut fields, "subnetFile", DEFAULT_PATH)?,
             data_dir: path(&mut fields, "dataDir", DEFAULT_DATA_DIR)?,
+            state_dir: path(&mut fields, "stateDir", record::DEFAULT_DIR)?,
             delegate: fields.take_object("delegate")?.map(Fields::rest).unwrap_or_default(),
             ipam: fields.take_object("ipam")?.map(Fields::rest).unwrap_or_default(),
             args: fields.take("args")?,
@@ -71,6 +75,7 @@ impl FlannelConf {
     pub fn parse_native(mut fields: Fields) -> Result<Self, CniError> {
         let subnet_file = path(&mut fields, "subnetFile", DEFAULT_PATH)?;
         let data_dir = path(&mut fields, "dataDir", DEFAULT_DATA_DIR)?;
+        let state_dir = path(&mut fields, "stateDir", record::DEFAULT_DIR)?;
         let ipam = fields.take_object("ipam")?.map(Fields::rest).unwrap_or_default();
         let mut delegate = fields.rest();
         set_default(&mut delegate, "bridge", || json!("cbr0"));
@@ -78,7 +83,7 @@ impl FlannelConf {
         if !delegate.iter().any(|(key, value)| key.eq_ignore_ascii_case("promiscMode") && *value == json!(true)) {
             set_default(&mut delegate, "hairpinMode", || json!(true));
         }
-        Ok(Self { subnet_file, data_dir, delegate, ipam, args: None })
+        Ok(Self { subnet_file, data_dir, state_dir, delegate, ipam, args: None })
     }
 
     /// What flannel's plugin would hand to the bridge plugin: the user's options, completed from `subnet`.

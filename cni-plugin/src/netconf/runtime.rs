@@ -160,7 +160,7 @@ mod tests {
         let upper = json!({"portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "TCP", "HostIP": ""}]});
         let expected = PortMapping { protocol: Protocol::Tcp, host_port: 8080, host_ip: None, container_port: 80 };
         for value in [lower, upper] {
-            assert_eq!(parse(value, ALL).unwrap().port_mappings, [expected.clone()]);
+            assert_eq!(parse(value, ALL).unwrap().port_mappings, std::slice::from_ref(&expected));
         }
         assert_eq!(expected.to_string(), "tcp 8080 to 80");
     }

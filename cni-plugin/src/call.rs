@@ -1,0 +1,87 @@
+//! One execution of the plugin: environment and standard input in, standard output and exit code out.
+//!
+//! Invariant: exactly one JSON object goes to standard output: the result (nothing for verbs without one), or the
+//! error, and then the exit code is 1.
+
+use std::io::Read;
+
+use crate::args::Request;
+use crate::error::{CniError, Code};
+use crate::netconf::NetConf;
+use crate::role::Role;
+use crate::verbs;
+use crate::version::SpecVersion;
+
+/// The most that is read from standard input, in bytes.
+const INPUT_MAX: u64 = 4 * 1024 * 1024;
+
+/// What the process prints and how it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Text for standard output.
+    pub stdout: String,
+    /// Exit code.
+    pub code: u8,
+}
+
+/// Serves one call of a binary called as `program`. `var` answers environment variables.
+pub fn serve(program: &str, var: impl Fn(&str) -> Option<String>, input: &mut dyn Read) -> Answer {
+    let mut version = SpecVersion::NEWEST;
+    match dispatch(program, var, input, &mut version) {
+        Ok(stdout) => Answer { stdout, code: 0 },
+        Err(error) => Answer { stdout: error.render(version), code: 1 },
+    }
+}
+
+fn dispatch(
+    program: &str,
+    var: impl Fn(&str) -> Option<String>,
+    input: &mut dyn Read,
+    version: &mut SpecVersion,
+) -> Result<String, CniError> {
+    let request = Request::parse(var)?;
+    if request == Request::Version {
+        return Ok(verbs::version::version());
+    }
+    let conf = read(input)?;
+    *version = conf.version;
+    gate(&request, conf.version)?;
+    let role = Role::of(program, &conf.plugin)?;
+    let result = match (&request, role) {
+        (Request::Add(_), Role::Portmap) => Some(verbs::portmap::add(conf)?),
+        (Request::Add(call), _) => Some(verbs::add::add(conf, role, call)?),
+        // Without ports there is nothing that portmap could check or remove.
+        (Request::Check(_) | Request::Del(_), Role::Portmap) => None,
+        (Request::Check(call), _) => verbs::check::check(conf, role, call).map(|()| None)?,
+        (Request::Del(call), _) => verbs::del::del(&conf, role, call).map(|()| None)?,
+        (Request::Gc | Request::Status | Request::Version, _) => None,
+    };
+    Ok(result.map(|object| format!("{object:#}\n")).unwrap_or_default())
+}
+
+fn read(input: &mut dyn Read) -> Result<NetConf, CniError> {
+    let mut bytes = Vec::new();
+    input
+        .take(INPUT_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| CniError::new(Code::Io, "error reading from stdin").details(e.to_string()))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > INPUT_MAX {
+        return Err(CniError::new(Code::Decode, format!("standard input has more than {INPUT_MAX} bytes")));
+    }
+    NetConf::parse(&bytes)
+}
+
+/// Verbs that came with later versions need a configuration of such a version.
+fn gate(request: &Request, version: SpecVersion) -> Result<(), CniError> {
+    let (verb, since) = match request {
+        Request::Check(_) => ("CHECK", SpecVersion::V0_4_0),
+        Request::Gc => ("GC", SpecVersion::V1_1_0),
+        Request::Status => ("STATUS", SpecVersion::V1_1_0),
+        Request::Add(_) | Request::Del(_) | Request::Version => return Ok(()),
+    };
+    if version >= since {
+        return Ok(());
+    }
+    let msg = format!("config version does not allow {verb}");
+    Err(CniError::new(Code::IncompatibleVersion, msg).details(format!("config is {version}, {verb} came with {since}")))
+}

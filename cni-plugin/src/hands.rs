@@ -1,0 +1,167 @@
+//! Executes steps in the kernel.
+//!
+//! Invariant: everything on the host is done over one conversation that was opened in the host's namespace; the
+//! process enters the Pod's namespace once, when the first step for it comes, and never returns. Host parameters
+//! therefore come before Pod steps, which the plan's order guarantees.
+
+use std::collections::BTreeMap;
+
+use kernel::link::VethEnd;
+use kernel::{KernelError, Netns, Rtnl, sysctl};
+use netstate::{BridgeOptions, IfName, Link, LinkKind, Route, RouteKey};
+use nix::libc;
+
+use crate::apply::Hands;
+use crate::error::{CniError, Code};
+use crate::plan::{Cidr, End, Parameter, Step, Undo};
+
+/// The kernel of this host, and one Pod's namespace.
+#[derive(Debug)]
+pub struct KernelHands<'a> {
+    host: Rtnl,
+    netns: &'a Netns,
+    inside: bool,
+    indexes: BTreeMap<IfName, u32>,
+}
+
+/// A kernel error as the runtime shall see it.
+#[must_use]
+pub fn refused(error: &KernelError) -> CniError {
+    CniError::new(Code::Kernel, error.to_string())
+}
+
+impl<'a> KernelHands<'a> {
+    /// Works over `host`, a conversation in the host's namespace, and in `netns`.
+    #[must_use]
+    pub fn new(host: Rtnl, netns: &'a Netns) -> Self {
+        Self { host, netns, inside: false, indexes: BTreeMap::new() }
+    }
+
+    fn index(&mut self, name: &IfName) -> Result<u32, CniError> {
+        if let Some(index) = self.indexes.get(name) {
+            return Ok(*index);
+        }
+        let link = self.host.link(name).map_err(|e| refused(&e))?;
+        let index =
+            link.ok_or_else(|| CniError::new(Code::Kernel, format!("link {name} was removed meanwhile")))?.index;
+        self.indexes.insert(name.clone(), index);
+        Ok(index)
+    }
+
+    fn create_bridge(&mut self, name: &IfName, link: &Link) -> Result<(), CniError> {
+        match self.host.create_link(name, link) {
+            // Another ADD was faster: its bridge is as good as ours.
+            Err(e) if e.errno() == Some(libc::EEXIST) => match self.host.link(name).map_err(|e| refused(&e))? {
+                Some(found) if matches!(found.link.kind, LinkKind::Bridge(_)) => Ok(()),
+                _ => Err(refused(&e)),
+            },
+            other => other.map_err(|e| refused(&e)),
+        }
+    }
+
+    fn create_veth(&mut self, host: &End, pod: &End, bridge: &IfName, mtu: u32) -> Result<(), CniError> {
+        let master = self.index(bridge)?;
+        let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
+        match self.host.create_veth(&end(host), master, &end(pod), self.netns, mtu) {
+            Ok(index) => {
+                self.indexes.insert(host.name.clone(), index);
+                Ok(())
+            }
+            Err(e) if e.errno() == Some(libc::EEXIST) => Err(self.taken(host, pod, &e)),
+            Err(e) => Err(refused(&e)),
+        }
+    }
+
+    fn taken(&mut self, host: &End, pod: &End, error: &KernelError) -> CniError {
+        let msg = match self.host.link(&host.name) {
+            Ok(Some(_)) => format!("host interface {} already exists", host.name),
+            _ => format!(
+                "container veth name ({:?}) already exists in {}",
+                pod.name.as_str(),
+                self.netns.path().display()
+            ),
+        };
+        CniError::new(Code::AlreadyAttached, msg).details(error.to_string()).details("DEL it first")
+    }
+
+    fn enter(&mut self) -> Result<(), CniError> {
+        if !self.inside {
+            self.netns.enter().map_err(|e| refused(&e))?;
+            self.inside = true;
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, ifname: &IfName, addresses: &[Cidr], routes: &[(RouteKey, Route)]) -> Result<(), CniError> {
+        self.enter()?;
+        let inside = || -> Result<(), KernelError> {
+            let mut pod = Rtnl::open()?;
+            let missing =
+                || KernelError::new("configure", ifname, kernel::Cause::Missing(format!("interface {ifname}")));
+            let index = pod.link(ifname)?.ok_or_else(missing)?.index;
+            for (addr, len) in addresses {
+                pod.add_address(index, *addr, *len)?;
+            }
+            pod.set_link(ifname, &Link { kind: LinkKind::Veth, mtu: None, mac: None, up: true, master: None })?;
+            pod.add_routes(routes)
+        };
+        inside().map_err(|e| refused(&e).details(format!("in {}", self.netns.path().display())))
+    }
+}
+
+fn set(parameter: &Parameter) -> Result<(), CniError> {
+    match sysctl::write(&parameter.key, parameter.value) {
+        Err(e) if parameter.required => Err(refused(&e)),
+        _ => Ok(()),
+    }
+}
+
+fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
+    match result {
+        Err(e) if e.errno() == Some(libc::EEXIST) => Ok(()),
+        other => other.map_err(|e| refused(&e)),
+    }
+}
+
+impl Hands for KernelHands<'_> {
+    fn apply(&mut self, step: &Step) -> Result<(), CniError> {
+        let bridge = |mtu: &Option<u32>, mac| {
+            let kind = LinkKind::Bridge(BridgeOptions::default());
+            Link { kind, mtu: *mtu, mac, up: true, master: None }
+        };
+        match step {
+            Step::CreateBridge { name, mac, mtu } => self.create_bridge(name, &bridge(mtu, Some(*mac))),
+            Step::SetBridge { name, mtu } => self.host.set_link(name, &bridge(mtu, None)).map_err(|e| refused(&e)),
+            Step::SetPromiscuous(name) => {
+                let index = self.index(name)?;
+                self.host.set_promiscuous(index).map_err(|e| refused(&e))
+            }
+            Step::RemoveBridgeAddress(name, (addr, len)) => {
+                let index = self.index(name)?;
+                self.host.delete_address(index, *addr, *len).map_err(|e| refused(&e))
+            }
+            Step::AddBridgeAddress(name, (addr, len)) => {
+                let index = self.index(name)?;
+                exists_is_fine(self.host.add_address(index, *addr, *len))
+            }
+            Step::HostParameter(parameter) => set(parameter),
+            Step::CreateVeth { host, pod, bridge, mtu } => self.create_veth(host, pod, bridge, *mtu),
+            Step::SetPort { link, options } => {
+                let index = self.index(link)?;
+                self.host.set_port(index, *options).map_err(|e| refused(&e))
+            }
+            Step::PodParameter(parameter) => self.enter().and_then(|()| set(parameter)),
+            Step::ConfigurePod { ifname, addresses, routes } => self.configure(ifname, addresses, routes),
+            Step::LearnNeighbour { bridge, addr, mac } => {
+                let index = self.index(bridge)?;
+                self.host.learn_neighbour(index, *addr, *mac).map_err(|e| refused(&e))
+            }
+        }
+    }
+
+    fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
+        match undo {
+            Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! CHECK: compares an attachment as ADD reported it with what is there.
+//!
+//! Pure: a list of differences, empty when all is well. What later plugins of the chain may have added is tolerated
+//! (SPEC "CHECK"): only what the previous result promises is looked at.
+
+use std::net::IpAddr;
+
+use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
+
+use super::Cidr;
+use crate::attachment::Attachment;
+use crate::result::AddResult;
+
+/// A link as CHECK found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFact {
+    /// Interface index in its namespace.
+    pub index: u32,
+    /// Hardware address.
+    pub mac: Option<MacAddr>,
+    /// Up.
+    pub up: bool,
+    /// It is a veth.
+    pub is_veth: bool,
+    /// It is a bridge.
+    pub is_bridge: bool,
+    /// Index of its master.
+    pub master: Option<u32>,
+    /// Index of its other end.
+    pub peer: Option<u32>,
+}
+
+/// What CHECK found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The bridge.
+    pub bridge: Option<LinkFact>,
+    /// The host's end.
+    pub host: Option<LinkFact>,
+    /// The Pod's end.
+    pub pod: Option<LinkFact>,
+    /// Addresses of the Pod's end.
+    pub addresses: Vec<Cidr>,
+    /// Routes of the Pod.
+    pub routes: Vec<(RouteKey, Route)>,
+    /// Addresses reserved for the attachment.
+    pub reserved: Vec<IpAddr>,
+}
+
+/// What CHECK compares with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected<'a> {
+    /// Which attachment.
+    pub attachment: &'a Attachment,
+    /// The bridge's name.
+    pub bridge: &'a IfName,
+    /// Path of the Pod's namespace.
+    pub netns: &'a str,
+    /// What ADD reported.
+    pub result: &'a AddResult,
+    /// Addresses come from our own reservations.
+    pub has_ipam: bool,
+    /// The Pod's end must be up.
+    pub pod_up: bool,
+}
+
+impl Expected<'_> {
+    /// The name of the host's end: the one this plugin gives, or for a Pod of the chain that ran here before us the
+    /// one that the previous result tells.
+    #[must_use]
+    pub fn host_link(&self) -> IfName {
+        let ours = self.attachment.host_link();
+        let mut on_host = self.result.interfaces.iter().filter(|i| i.sandbox.is_none());
+        if on_host.clone().any(|i| i.name == ours.as_str()) {
+            return ours;
+        }
+        let foreign = on_host.find(|i| i.name != self.bridge.as_str());
+        foreign.and_then(|i| IfName::new(i.name.clone()).ok()).unwrap_or(ours)
+    }
+}
+
+/// The differences, each as one sentence.
+#[must_use]
+pub fn differences(expected: &Expected<'_>, facts: &Facts) -> Vec<String> {
+    let mut found = Vec::new();
+    links(expected, facts, &mut found);
+    addresses(expected, facts, &mut found);
+    routes(expected, facts, &mut found);
+    found
+}
+
+fn links(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
+    let ifname = expected.attachment.ifname.as_str();
+    let listed = |name: &str, sandbox: Option<&str>| {
+        let same = |i: &&crate::result::Interface| i.name == name && i.sandbox.as_deref() == sandbox;
+        expected.result.interfaces.iter().find(same)
+    };
+    let pod = listed(ifname, Some(expected.netns));
+    if pod.is_none() {
+        found.push(format!("prevResult lists no interface {ifname} in {}", expected.netns));
+    }
+    let host_name = expected.host_link();
+    let ends = [
+        (expected.bridge.as_str(), "bridge", &facts.bridge, listed(expected.bridge.as_str(), None)),
+        (host_name.as_str(), "host end", &facts.host, listed(host_name.as_str(), None)),
+        (ifname, "interface", &facts.pod, pod),
+    ];
+    for (name, what, fact, reported) in ends {
+        let Some(fact) = fact else {
+            found.push(format!("{what} {name} is missing"));
+            continue;
+        };
+        if let Some(mac) = reported.and_then(|r| r.mac).filter(|mac| fact.mac != Some(*mac)) {
+            let now = fact.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+            found.push(format!("{what} {name} has hardware address {now} instead of {mac}"));
+        }
+        if !fact.up && (expected.pod_up || what != "interface") {
+            found.push(format!("{what} {name} is down"));
+        }
+    }
+    let (Some(bridge), Some(host), Some(pod)) = (&facts.bridge, &facts.host, &facts.pod) else { return };
+    if !bridge.is_bridge {
+        found.push(format!("link {} is not a bridge", expected.bridge));
+    }
+    if host.master != Some(bridge.index) {
+        found.push(format!("host end {host_name} is not a port of bridge {}", expected.bridge));
+    }
+    if !pod.is_veth || pod.peer != Some(host.index) || host.peer != Some(pod.index) {
+        found.push(format!("interface {ifname} is not the other end of {host_name}"));
+    }
+}
+
+fn addresses(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
+    let index = expected.result.interfaces.iter().position(|i| i.name == expected.attachment.ifname.as_str());
+    for ip in expected.result.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == index) {
+        if !facts.addresses.contains(&(ip.addr, ip.len)) {
+            found.push(format!("address {}/{} is missing on {}", ip.addr, ip.len, expected.attachment.ifname));
+        }
+        if expected.has_ipam && !facts.reserved.contains(&ip.addr) {
+            found.push(format!("address {} is not reserved for this container", ip.addr));
+        }
+    }
+}
+
+fn routes(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
+    let connected = expected.result.ips.iter().filter_map(|ip| Prefix::new(ip.addr, ip.len).ok()).map(|p| (p, None));
+    let listed = expected.result.routes.iter().map(|route| (route.dst, route.gw));
+    for (dst, gw) in connected.chain(listed) {
+        let same = |(key, route): &&(RouteKey, Route)| key.dst == dst && (gw.is_none() || route.via == gw);
+        if !facts.routes.iter().any(|row| same(&row)) {
+            let via = gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
+            found.push(format!("route {dst}{via} is missing"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::ContainerId;
+    use crate::result;
+    use netstate::{RouteKind, RouteScope};
+    use serde_json::json;
+
+    fn attachment() -> Attachment {
+        Attachment { container: ContainerId::new("c1").unwrap(), ifname: IfName::new("eth0").unwrap() }
+    }
+
+    fn reported() -> AddResult {
+        let host = attachment().host_link().to_string();
+        result::parse(json!({
+            "interfaces": [{"name": "cbr0", "mac": "0a:58:ac:07:15:01"}, {"name": host, "mac": "02:00:00:00:00:02"},
+                           {"name": "eth0", "mac": "0a:58:ac:07:15:02", "sandbox": "/ns"}],
+            "ips": [{"interface": 2, "address": "172.7.21.2/24", "gateway": "172.7.21.1"}],
+            "routes": [{"dst": "0.0.0.0/0", "gw": "172.7.21.1"}, {"dst": "172.7.0.0/16"}]}))
+        .unwrap()
+    }
+
+    fn route(dst: &str, via: Option<&str>) -> (RouteKey, Route) {
+        let via = via.map(|via| via.parse().unwrap());
+        let key = RouteKey { table: 254, dst: dst.parse().unwrap(), metric: 0 };
+        let (kind, scope) = (RouteKind::Unicast, RouteScope::Universe);
+        (key, Route { kind, via, link: None, onlink: false, src: None, scope, protocol: 3 })
+    }
+
+    fn whole() -> Facts {
+        let link = |index, mac: &str, master, peer, is_bridge: bool| LinkFact {
+            index,
+            mac: Some(mac.parse().unwrap()),
+            up: true,
+            is_veth: !is_bridge,
+            is_bridge,
+            master,
+            peer,
+        };
+        Facts {
+            bridge: Some(link(3, "0a:58:ac:07:15:01", None, None, true)),
+            host: Some(link(4, "02:00:00:00:00:02", Some(3), Some(2), false)),
+            pod: Some(link(2, "0a:58:ac:07:15:02", None, Some(4), false)),
+            addresses: vec![("172.7.21.2".parse().unwrap(), 24)],
+            routes: vec![
+                route("0.0.0.0/0", Some("172.7.21.1")),
+                route("172.7.0.0/16", Some("172.7.21.1")),
+                route("172.7.21.0/24", None),
+            ],
+            reserved: vec!["172.7.21.2".parse().unwrap()],
+        }
+    }
+
+    fn check(facts: &Facts) -> Vec<String> {
+        let (attachment, bridge, result) = (attachment(), IfName::new("cbr0").unwrap(), reported());
+        let expected = Expected {
+            attachment: &attachment,
+            bridge: &bridge,
+            netns: "/ns",
+            result: &result,
+            has_ipam: true,
+            pod_up: true,
+        };
+        differences(&expected, facts)
+    }
+
+    #[test]
+    fn whole_attachment_has_no_difference() {
+        assert_eq!(check(&whole()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn additions_of_later_plugins_are_tolerated() {
+        let mut facts = whole();
+        facts.addresses.push(("10.9.9.9".parse().unwrap(), 32));
+        facts.routes.push(route("10.9.0.0/16", None));
+        assert_eq!(check(&facts), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_damage_is_told_in_its_own_words() {
+        type Damage = fn(&mut Facts);
+        let cases: [(Damage, &str); 11] = [
+            (|f| f.bridge = None, "bridge cbr0 is missing"),
+            (|f| f.host = None, "host end"),
+            (|f| f.pod = None, "interface eth0 is missing"),
+            (|f| f.pod.as_mut().unwrap().up = false, "interface eth0 is down"),
+            (|f| f.pod.as_mut().unwrap().mac = None, "hardware address none instead of 0a:58:ac:07:15:02"),
+            (|f| f.host.as_mut().unwrap().master = None, "is not a port of bridge cbr0"),
+            (|f| f.host.as_mut().unwrap().peer = Some(9), "is not the other end of"),
+            (|f| f.bridge.as_mut().unwrap().is_bridge = false, "link cbr0 is not a bridge"),
+            (|f| f.addresses.clear(), "address 172.7.21.2/24 is missing on eth0"),
+            (|f| f.reserved.clear(), "address 172.7.21.2 is not reserved"),
+            (|f| drop(f.routes.remove(0)), "route 0.0.0.0/0 via 172.7.21.1 is missing"),
+        ];
+        for (damage, text) in cases {
+            let mut facts = whole();
+            damage(&mut facts);
+            let found = check(&facts);
+            assert!(found.len() == 1 && found[0].contains(text), "{found:?} should say {text}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What a verb will do, decided before anything is done: facts in, ordered steps out.
+//!
+//! Everything below is pure: no IO, no clock, no randomness. Invariant: every step that brings something into being
+//! that belongs to one attachment names its undo; objects that Pods share (the bridge, its addresses, the node's
+//! forwarding switch) have none, because another ADD may rely on them already.
+
+pub mod attach;
+pub mod check;
+pub mod detach;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netstate::{IfName, MacAddr, PortOptions, Route, RouteKey, SysctlKey};
+
+/// One end of the Pod's veth pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Name in its namespace.
+    pub name: IfName,
+    /// Hardware address.
+    pub mac: MacAddr,
+}
+
+/// An address with its prefix length.
+pub type Cidr = (IpAddr, u8);
+
+/// One step of ADD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make the bridge, up.
+    CreateBridge {
+        /// Its name.
+        name: IfName,
+        /// Its hardware address, fixed for good: a bridge without one takes the lowest of its ports'.
+        mac: MacAddr,
+        /// MTU in bytes.
+        mtu: Option<u32>,
+    },
+    /// Set an existing bridge up, with this MTU.
+    SetBridge {
+        /// Its name.
+        name: IfName,
+        /// MTU in bytes.
+        mtu: Option<u32>,
+    },
+    /// Let the bridge receive frames for any hardware address.
+    SetPromiscuous(IfName),
+    /// Take an address off the bridge.
+    RemoveBridgeAddress(IfName, Cidr),
+    /// Give the bridge a gateway's address.
+    AddBridgeAddress(IfName, Cidr),
+    /// Set a parameter of the host.
+    HostParameter(Parameter),
+    /// Make the veth pair: host end up and a port of the bridge, Pod end born in the Pod's namespace.
+    CreateVeth {
+        /// The host's end.
+        host: End,
+        /// The Pod's end.
+        pod: End,
+        /// The bridge.
+        bridge: IfName,
+        /// MTU of both ends in bytes.
+        mtu: u32,
+    },
+    /// Set how the bridge treats the Pod's port.
+    SetPort {
+        /// The host's end.
+        link: IfName,
+        /// Hairpin and isolation.
+        options: PortOptions,
+    },
+    /// Set a parameter of the Pod's namespace.
+    PodParameter(Parameter),
+    /// Give the Pod's end its addresses, set it up, add its routes.
+    ConfigurePod {
+        /// The Pod's end.
+        ifname: IfName,
+        /// Its addresses.
+        addresses: Vec<Cidr>,
+        /// Its routes.
+        routes: Vec<(RouteKey, Route)>,
+    },
+    /// Tell the bridge which hardware address the Pod's address has now: it may have had another one a moment ago.
+    LearnNeighbour {
+        /// The bridge.
+        bridge: IfName,
+        /// The Pod's address.
+        addr: IpAddr,
+        /// The Pod's hardware address.
+        mac: MacAddr,
+    },
+}
+
+/// A kernel parameter to set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// Which one.
+    pub key: SysctlKey,
+    /// Its value.
+    pub value: &'static str,
+    /// False: that it is not there, or cannot be written, is no error.
+    pub required: bool,
+}
+
+/// How something that was done is undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undo {
+    /// Delete the veth pair with this host end; the Pod's end, its addresses and routes go with it.
+    DeleteLink(IfName),
+}
+
+impl Step {
+    /// How the step is undone; `None` when it made nothing that belongs to the attachment alone, or when the undo of
+    /// an earlier step takes it along.
+    #[must_use]
+    pub fn undo(&self) -> Option<Undo> {
+        match self {
+            Self::CreateVeth { host, .. } => Some(Undo::DeleteLink(host.name.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateBridge { name, mac, mtu } => write!(f, "create bridge {name} address {mac}{}", Mtu(*mtu)),
+            Self::SetBridge { name, mtu } => write!(f, "set bridge {name} up{}", Mtu(*mtu)),
+            Self::SetPromiscuous(name) => write!(f, "set bridge {name} promisc on"),
+            Self::RemoveBridgeAddress(name, (addr, len)) => write!(f, "delete address {addr}/{len} dev {name}"),
+            Self::AddBridgeAddress(name, (addr, len)) => write!(f, "add address {addr}/{len} dev {name}"),
+            Self::HostParameter(p) => write!(f, "set {}={}", p.key, p.value),
+            Self::CreateVeth { host, pod, bridge, mtu } => write!(
+                f,
+                "create veth {} address {} master {bridge} mtu {mtu} peer {} address {}",
+                host.name, host.mac, pod.name, pod.mac
+            ),
+            Self::SetPort { link, options } => {
+                write!(f, "set port {link} hairpin {} isolated {}", on(options.hairpin), on(options.isolated))
+            }
+            Self::PodParameter(p) => write!(f, "pod: set {}={}", p.key, p.value),
+            Self::ConfigurePod { ifname, addresses, routes } => {
+                write!(f, "pod: set {ifname} up")?;
+                addresses.iter().try_for_each(|(addr, len)| write!(f, ", address {addr}/{len}"))?;
+                routes.iter().try_for_each(|(key, route)| write!(f, ", {key} {route}"))
+            }
+            Self::LearnNeighbour { bridge, addr, mac } => write!(f, "learn neighbour {addr} lladdr {mac} dev {bridge}"),
+        }
+    }
+}
+
+struct Mtu(Option<u32>);
+
+impl fmt::Display for Mtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
+    }
+}
+
+fn on(flag: bool) -> &'static str {
+    if flag { "on" } else { "off" }
+}

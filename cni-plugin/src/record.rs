@@ -1,0 +1,253 @@
+//! The record of an attachment: what ADD did, kept for DEL, GC and a second ADD.
+//!
+//! ```text
+//! <stateDir>/<network>/<container>@<interface>     JSON, mode 0600, in a directory of mode 0700
+//! ```
+//! Invariants: whoever works on an attachment holds the record's flock(2), so ADD and DEL of one attachment never run
+//! at once; a record exists from before the first change until after the last removal. Nothing depends on its
+//! content: a record that is empty or junk only means that DEL looks around instead of knowing where to look.
+//! A container identifier has no `@`, so the name splits at the first one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::attachment::Attachment;
+use crate::error::{CniError, Code};
+use crate::fields::Fields;
+use crate::ipam::store::lock_within;
+
+/// Where records are kept unless configured otherwise.
+pub const DEFAULT_DIR: &str = "/var/lib/cni/netd";
+
+/// What is known of an attachment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The boot that the attachment was made in: after another one nothing of it but files can exist.
+    pub boot: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The record of one attachment, held until dropped.
+#[derive(Debug)]
+pub struct Held {
+    file: File,
+    path: PathBuf,
+    /// The record was there before this process came.
+    pub existed: bool,
+}
+
+fn path_of(dir: &Path, network: &str, attachment: &Attachment) -> PathBuf {
+    dir.join(network).join(format!("{}@{}", attachment.container, attachment.ifname))
+}
+
+/// Takes the record of `attachment`, making it when it is missing.
+///
+/// # Errors
+/// Code 11 when another call works on the attachment for longer than `wait`; 5 when the file system refuses.
+pub fn hold(dir: &Path, network: &str, attachment: &Attachment, wait: Duration) -> Result<Held, CniError> {
+    let path = path_of(dir, network, attachment);
+    let parent = path.parent().unwrap_or(dir);
+    DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|e| CniError::io("create", parent, &e))?;
+    loop {
+        let (file, existed) = open_or_create(&path).map_err(|e| CniError::io("open", &path, &e))?;
+        let file = lock(file, attachment, wait, &path)?;
+        if is_linked(&file, &path)? {
+            return Ok(Held { file, path, existed });
+        }
+    }
+}
+
+/// Takes the record of `attachment` if there is one.
+///
+/// # Errors
+/// As [`hold`].
+pub fn hold_existing(
+    dir: &Path,
+    network: &str,
+    attachment: &Attachment,
+    wait: Duration,
+) -> Result<Option<Held>, CniError> {
+    let path = path_of(dir, network, attachment);
+    let file = match options().open(&path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        other => other.map_err(|e| CniError::io("open", &path, &e))?,
+    };
+    let file = lock(file, attachment, wait, &path)?;
+    // Removed while we waited: then the other call has done all there was to do.
+    Ok(is_linked(&file, &path)?.then_some(Held { file, path, existed: true }))
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC);
+    options
+}
+
+fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
+    match options().create_new(true).open(path) {
+        Ok(file) => Ok((file, false)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match options().open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => open_or_create(path),
+            other => other.map(|file| (file, true)),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+fn lock(file: File, attachment: &Attachment, wait: Duration, path: &Path) -> Result<File, CniError> {
+    lock_within(file, wait).map_err(|error| match error {
+        TryLockError::WouldBlock => CniError::new(
+            Code::TryAgainLater,
+            format!("another call has worked on {attachment} for {} s", wait.as_secs()),
+        )
+        .details("try again later"),
+        TryLockError::Error(e) => CniError::io("lock", path, &e),
+    })
+}
+
+/// False when the file lost its name before it was locked.
+fn is_linked(file: &File, path: &Path) -> Result<bool, CniError> {
+    file.metadata().map(|meta| meta.nlink() > 0).map_err(|e| CniError::io("examine", path, &e))
+}
+
+impl Held {
+    /// What the record says; `None` when it is empty or unreadable.
+    #[must_use]
+    pub fn read(&mut self) -> Option<Record> {
+        let mut text = String::new();
+        self.file.rewind().ok()?;
+        (&self.file).take(64 * 1024).read_to_string(&mut text).ok()?;
+        parse(&text)
+    }
+
+    /// Writes `record`.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub fn write(&mut self, record: &Record) -> Result<(), CniError> {
+        let addresses: Vec<String> = record.addresses.iter().map(IpAddr::to_string).collect();
+        let text = json!({"boot": record.boot, "addresses": addresses}).to_string();
+        let mut write = || -> io::Result<()> {
+            self.file.rewind()?;
+            self.file.set_len(0)?;
+            self.file.write_all(text.as_bytes())
+        };
+        write().map_err(|e| CniError::io("write", &self.path, &e))
+    }
+
+    /// Removes the record: the attachment is gone.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub fn remove(self) -> Result<(), CniError> {
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(CniError::io("remove", &self.path, &e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<Record> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let mut fields = Fields::of(value, "record").ok()?;
+    let addresses = fields.take_texts("addresses").ok()?.iter().map(|a| a.parse().ok()).collect::<Option<_>>()?;
+    Some(Record { boot: fields.take_text("boot").ok()??, addresses })
+}
+
+/// The identifier of this boot; empty where the kernel does not tell.
+#[must_use]
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::ContainerId;
+    use netstate::IfName;
+    use std::sync::mpsc;
+    use std::thread;
+
+    const WAIT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn attachment() -> Attachment {
+        Attachment { container: ContainerId::new("c1").unwrap(), ifname: IfName::new("eth0").unwrap() }
+    }
+
+    fn record() -> Record {
+        Record { boot: "b".to_owned(), addresses: vec!["172.7.21.2".parse().unwrap(), "fd00::2".parse().unwrap()] }
+    }
+
+    #[test]
+    fn what_is_written_is_read_by_the_next_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut held = hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap();
+        assert!(!held.existed && held.read().is_none());
+        held.write(&record()).unwrap();
+        drop(held);
+        let mut again = hold_existing(dir.path(), "cbr0", &attachment(), WAIT).unwrap().unwrap();
+        assert_eq!(again.read(), Some(record()));
+        again.write(&Record { addresses: Vec::new(), ..record() }).unwrap();
+        assert_eq!(again.read().unwrap().addresses, Vec::<IpAddr>::new());
+        again.remove().unwrap();
+        assert!(hold_existing(dir.path(), "cbr0", &attachment(), WAIT).unwrap().is_none());
+    }
+
+    #[test]
+    fn junk_is_no_record_and_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut held = hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap();
+        for junk in ["", "{", "[]", r#"{"boot":7}"#, r#"{"boot":"b","addresses":["x"]}"#, "\u{0}"] {
+            fs::write(&held.path, junk).unwrap();
+            assert_eq!(held.read(), None, "{junk:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_call_on_the_same_attachment_waits_and_then_asks_to_try_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap();
+        let error = hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap_err();
+        assert_eq!(error.code, Code::TryAgainLater);
+        drop(held);
+        hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap();
+    }
+
+    #[test]
+    fn waiting_for_a_record_that_is_removed_makes_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                sender.send(()).unwrap();
+                hold(dir.path(), "cbr0", &attachment(), LONG).unwrap()
+            });
+            receiver.recv().unwrap();
+            held.remove().unwrap();
+            let mut second = waiter.join().unwrap();
+            second.write(&record()).unwrap();
+        });
+        let mut found = hold_existing(dir.path(), "cbr0", &attachment(), WAIT).unwrap().unwrap();
+        assert_eq!(found.read(), Some(record()), "the second holder's file is the one with the name");
+    }
+
+    #[test]
+    fn symbolic_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("cbr0")).unwrap();
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "precious").unwrap();
+        std::os::unix::fs::symlink(&outside, path_of(dir.path(), "cbr0", &attachment())).unwrap();
+        assert_eq!(hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap_err().code, Code::Io);
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,239 @@
+//! ADD.
+//!
+//! Everything is checked before anything is touched. Then: hold the attachment's record, reserve addresses, look at
+//! the host, plan, apply. From the reservation on a failure takes back all of it and reports the first cause.
+
+use std::fs;
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use kernel::link::LinkState;
+use kernel::{KernelError, Netns, Rtnl, sysctl};
+use netstate::{IfName, LinkKind};
+use serde_json::Value;
+
+use super::network::Network;
+use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace};
+use crate::apply;
+use crate::args::{Call, CniArgs};
+use crate::attachment::Attachment;
+use crate::error::{CniError, Code};
+use crate::hands::{KernelHands, refused};
+use crate::ipam::{Reservation, Store, StoreError, resolver};
+use crate::netconf::{IpamConf, NetConf};
+use crate::plan::Cidr;
+use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
+use crate::record::{self, Held, Record};
+use crate::result::Dns;
+use crate::role::Role;
+
+/// Attaches the container and answers the result object.
+///
+/// # Errors
+/// The first cause; everything that was done is taken back then.
+pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
+    if conf.prev_result.is_some() {
+        let msg = "prevResult is set: a plugin that makes the interface must be the first of its chain";
+        return Err(CniError::new(Code::InvalidConfig, msg));
+    }
+    let network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
+    let resolver = read_resolver(network.bridge.ipam.as_ref())?;
+    let netns = open_namespace(call.netns()?)?;
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
+    let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
+    let reservations = match reserve(&network, &call.attachment, &former) {
+        Ok(reservations) => reservations,
+        Err(error) => return Err(give_up(error, &network, call, &[], held)),
+    };
+    let attach = Attach {
+        attachment: &call.attachment,
+        conf: &network.bridge,
+        reservations: &reservations,
+        resolver: &resolver,
+        netns: &call.netns()?.to_string_lossy(),
+    };
+    match attach_now(&network, &attach, &mut held, host, &netns) {
+        Ok(result) => Ok(result),
+        Err(error) => Err(give_up(error, &network, call, &reservations, held)),
+    }
+}
+
+fn attach_now(
+    network: &Network,
+    attach: &Attach<'_>,
+    held: &mut Held,
+    mut host: Rtnl,
+    netns: &Netns,
+) -> Result<Value, CniError> {
+    let addresses = attach.reservations.iter().map(|r| r.addr).collect();
+    held.write(&Record { boot: record::boot_id(), addresses })?;
+    if let Some((dir, content)) = &network.flannel_state {
+        write_flannel_state(dir, attach.attachment, content)?;
+    }
+    let facts = observe(attach, &mut host)?;
+    let steps = attach.plan(&facts)?;
+    let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
+    let result = attach.result(bridge_mac)?.render(network.version)?;
+    apply::apply(&steps, &mut KernelHands::new(host, netns))?;
+    Ok(result)
+}
+
+/// Takes back what is not undone by the steps themselves: addresses, flannel's state file, the record.
+fn give_up(mut error: CniError, network: &Network, call: &Call, reservations: &[Reservation], held: Held) -> CniError {
+    let addresses: Vec<IpAddr> = reservations.iter().map(|r| r.addr).collect();
+    let mut failures: Vec<String> = Vec::new();
+    if let Some(ipam) = &network.bridge.ipam
+        && !addresses.is_empty()
+    {
+        let store = Store::new(&ipam.data_dir, &network.name);
+        let released = store.lock(RESERVATION_WAIT).and_then(|locked| locked.free(&call.attachment, &addresses));
+        failures.extend(released.err().map(|e| e.to_string()));
+    }
+    if let Some((dir, _)) = &network.flannel_state {
+        let path = dir.join(call.attachment.container.as_str());
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => failures.push(format!("{}: {e}", path.display())),
+            _ => {}
+        }
+    }
+    failures.extend(held.remove().err().map(|e| e.to_string()));
+    for failure in failures {
+        error = error.details(format!("and could not undo: {failure}"));
+    }
+    error
+}
+
+fn reserve(network: &Network, owner: &Attachment, former: &[IpAddr]) -> Result<Vec<Reservation>, CniError> {
+    let Some(ipam) = &network.bridge.ipam else { return Ok(Vec::new()) };
+    let store = Store::new(&ipam.data_dir, &network.name);
+    let locked = store.lock(RESERVATION_WAIT).map_err(|e| store_error(&e))?;
+    // An ADD that was killed keeps its address for the ADD that follows it.
+    locked.free(owner, former).map_err(|e| store_error(&e))?;
+    let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
+        [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
+        requested => requested.to_vec(),
+    };
+    locked.reserve(owner, &ipam.sets, &wanted).map_err(|e| store_error(&e))
+}
+
+/// A store error with the specification's code.
+pub(crate) fn store_error(error: &StoreError) -> CniError {
+    let (code, advice) = match error {
+        StoreError::Busy { .. } => (Code::TryAgainLater, "try again later"),
+        StoreError::Exhausted { .. } => {
+            (Code::TryAgainLater, "every address belongs to a container; try again when one is gone")
+        }
+        StoreError::Requested { .. } => (Code::InvalidConfig, "ask for another address"),
+        StoreError::Io { .. } => (Code::Io, ""),
+    };
+    let error = CniError::new(code, error.to_string());
+    if advice.is_empty() { error } else { error.details(advice) }
+}
+
+/// What an earlier ADD of the same attachment left: an error when it is complete, otherwise its addresses, with its
+/// links removed.
+fn former(network: &Network, attachment: &Attachment, netns: &Netns, host: &mut Rtnl) -> Result<Vec<IpAddr>, CniError> {
+    let addresses = match &network.bridge.ipam {
+        None => Vec::new(),
+        Some(ipam) => match Store::new(&ipam.data_dir, &network.name).lock_existing(RESERVATION_WAIT) {
+            Ok(None) => Vec::new(),
+            Ok(Some(locked)) => locked.find(attachment).map_err(|e| store_error(&e))?,
+            Err(e) => return Err(store_error(&e)),
+        },
+    };
+    let Some(link) = host.link(&attachment.host_link()).map_err(|e| refused(&e))? else { return Ok(addresses) };
+    if is_complete(&link, &attachment.ifname, &addresses, netns).map_err(|e| refused(&e))? {
+        let msg = format!("{attachment} is attached to network {} already", network.name);
+        return Err(CniError::new(Code::AlreadyAttached, msg).details("DEL it first"));
+    }
+    host.delete_link(&attachment.host_link()).map_err(|e| refused(&e))?;
+    Ok(addresses)
+}
+
+/// True when the other end of `host_end` is in `netns`, up and with all of `addresses`.
+fn is_complete(
+    host_end: &LinkState,
+    ifname: &IfName,
+    addresses: &[IpAddr],
+    netns: &Netns,
+) -> Result<bool, KernelError> {
+    let mut pod = Rtnl::open_in(netns)?;
+    let Some(link) = pod.link(ifname)? else { return Ok(false) };
+    let present: Vec<IpAddr> = pod.addresses_of(link.index)?.into_iter().map(|(addr, _)| addr).collect();
+    let is_peer = link.lower_index == Some(host_end.index) && host_end.lower_index == Some(link.index);
+    Ok(is_peer && link.link.up && addresses.iter().all(|addr| present.contains(addr)))
+}
+
+fn observe(attach: &Attach<'_>, host: &mut Rtnl) -> Result<Facts, CniError> {
+    let bridge = bridge_state(&attach.conf.bridge, host).map_err(|e| refused(&e))?;
+    let mut facts = Facts { bridge, ..Facts::default() };
+    if attach.needs_surroundings(facts.bridge.as_ref()) {
+        facts.surroundings = surroundings(&attach.conf.bridge, host).map_err(|e| refused(&e))?;
+    }
+    let gateways = attach.gateways();
+    let forwards = |v4: bool, key: &str| {
+        gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4)
+            && key.parse().is_ok_and(|key| sysctl::read(&key).is_ok_and(|value| value == "1"))
+    };
+    facts.forwards_v4 = forwards(true, "net/ipv4/ip_forward");
+    facts.forwards_v6 = forwards(false, "net/ipv6/conf/all/forwarding");
+    Ok(facts)
+}
+
+fn bridge_state(name: &IfName, host: &mut Rtnl) -> Result<Option<BridgeState>, KernelError> {
+    let Some(state) = host.link(name)? else { return Ok(None) };
+    let mut addresses = host.addresses_of(state.index)?;
+    addresses.retain(is_routable);
+    Ok(Some(BridgeState {
+        is_bridge: matches!(state.link.kind, LinkKind::Bridge(_)),
+        mtu: state.link.mtu,
+        mac: state.link.mac,
+        up: state.link.up,
+        addresses,
+    }))
+}
+
+fn is_routable((addr, _): &Cidr) -> bool {
+    !matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+fn surroundings(bridge: &IfName, host: &mut Rtnl) -> Result<Surroundings, KernelError> {
+    let links = host.links()?;
+    let own = links.iter().find(|link| link.name == *bridge).map(|link| link.index);
+    let others: Vec<&LinkState> =
+        links.iter().filter(|l| Some(l.index) != own && matches!(l.link.kind, LinkKind::Bridge(_))).collect();
+    let mut other_bridges = Vec::new();
+    for (index, addr, len) in host.addresses()? {
+        if let Some(link) = others.iter().find(|link| link.index == index).filter(|_| is_routable(&(addr, len))) {
+            other_bridges.push((link.name.clone(), (addr, len)));
+        }
+    }
+    let has_ports = own.is_some() && links.iter().any(|link| link.master_index == own);
+    Ok(Surroundings { has_ports, other_bridges })
+}
+
+fn read_resolver(ipam: Option<&IpamConf>) -> Result<Dns, CniError> {
+    let Some(path) = ipam.and_then(|ipam| ipam.resolv_conf.as_ref()) else { return Ok(Dns::default()) };
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(64 * 1024).read_to_string(&mut text));
+    read.map_err(|e| CniError::io("read ipam.resolvConf", path, &e))?;
+    Ok(resolver::parse(&text))
+}
+
+/// Writes what flannel's plugin would have written, so that it could take over this Pod.
+fn write_flannel_state(dir: &Path, attachment: &Attachment, content: &str) -> Result<PathBuf, CniError> {
+    let path = dir.join(attachment.container.as_str());
+    let draft = dir.join(format!(".{}", attachment.container));
+    let write = || -> std::io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        std::io::Write::write_all(&mut options.open(&draft)?, content.as_bytes())?;
+        fs::rename(&draft, &path)
+    };
+    write().map_err(|e| CniError::io("write", &path, &e))?;
+    Ok(path)
+}

@@ -1,0 +1,95 @@
+//! DEL.
+//!
+//! Needs nothing but the attachment's name; whatever is missing counts as removed. Fails only when something that
+//! exists cannot be removed, and then the record stays, so that the next DEL finds its work.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use kernel::{Netns, Rtnl};
+use netstate::{IfName, LinkKind};
+
+use super::add::store_error;
+use super::network::Places;
+use super::{ATTACHMENT_WAIT, RESERVATION_WAIT};
+use crate::args::Call;
+use crate::attachment::Attachment;
+use crate::error::CniError;
+use crate::hands::refused;
+use crate::ipam::Store;
+use crate::netconf::NetConf;
+use crate::plan::detach::{self, Facts};
+use crate::record;
+use crate::role::Role;
+
+/// Removes the attachment.
+///
+/// # Errors
+/// When something that exists could not be removed.
+pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
+    let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
+    let held = record::hold_existing(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT)?;
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let facts = observe(&places, &conf.name, call, &mut host)?;
+    let detach = detach::plan(&call.attachment, &facts);
+    for link in &detach.links {
+        delete_link(&mut host, link)?;
+    }
+    for dir in &places.reservations {
+        if let Some(locked) =
+            Store::new(dir, &conf.name).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))?
+        {
+            locked.free(&call.attachment, &detach.addresses).map_err(|e| store_error(&e))?;
+        }
+    }
+    places.flannel_state.as_deref().map_or(Ok(()), remove_file)?;
+    held.map_or(Ok(()), record::Held::remove)
+}
+
+fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<(), CniError> {
+    match host.link(name).map_err(|e| refused(&e))? {
+        Some(link) => host.delete_link_aside(link.index).map_err(|e| refused(&e)),
+        None => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), CniError> {
+    match fs::remove_file(path) {
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(CniError::io("remove", path, &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn observe(places: &Places, network: &str, call: &Call, host: &mut Rtnl) -> Result<Facts, CniError> {
+    let mut addresses = Vec::new();
+    for dir in &places.reservations {
+        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+            addresses.extend(locked.find(&call.attachment).map_err(|e| store_error(&e))?);
+        }
+    }
+    let host_link = host.link(&call.attachment.host_link()).map_err(|e| refused(&e))?.is_some();
+    let foreign_peer = if host_link || addresses.is_empty() {
+        None
+    } else {
+        call.netns.as_deref().and_then(|path| peer_inside(path, &call.attachment, host))
+    };
+    Ok(Facts { host_link, addresses, foreign_peer })
+}
+
+/// The host's name for the other end of the Pod's interface. A namespace that is gone, or a path that is no
+/// namespace, has no interface.
+fn peer_inside(path: &Path, attachment: &Attachment, host: &mut Rtnl) -> Option<IfName> {
+    let netns = Netns::open(path).ok()?;
+    if netns.is_same(&Netns::current().ok()?).ok()? {
+        return None;
+    }
+    let mut pod = Rtnl::open_in(&netns).ok()?;
+    let inside = pod.link(&attachment.ifname).ok()??;
+    let outside = host.link_by_index(inside.lower_index?).ok()??;
+    let is_pair = matches!((&inside.link.kind, &outside.link.kind), (LinkKind::Veth, LinkKind::Veth))
+        && outside.lower_index == Some(inside.index);
+    is_pair.then_some(outside.name)
+}

@@ -1,0 +1,45 @@
+//! One verb per file: gather facts, plan, apply, answer.
+//!
+//! | verb | SPEC | changes |
+//! |---|---|---|
+//! | [`add`] | "ADD: Add container to network" | attaches, or leaves everything as it was |
+//! | [`del`] | "DEL: Remove container from network" | removes what is there; nothing there is a success |
+//! | [`check`] | "CHECK: Check container's networking is as expected" | nothing |
+//! | [`version`] | "VERSION: probe plugin version support" | nothing |
+
+pub mod add;
+pub mod check;
+pub mod del;
+pub mod network;
+pub mod portmap;
+pub mod version;
+
+use std::path::Path;
+use std::time::Duration;
+
+use kernel::Netns;
+
+use crate::error::{CniError, Code};
+
+/// How long a call waits for another call on the same attachment.
+pub(crate) const ATTACHMENT_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a call waits for the network's reservations; each holder needs well under a millisecond.
+pub(crate) const RESERVATION_WAIT: Duration = Duration::from_secs(5);
+
+/// Opens the Pod's namespace at `path` and makes sure that it is not the host's.
+///
+/// # Errors
+/// Code 8.
+pub(crate) fn open_namespace(path: &Path) -> Result<Netns, CniError> {
+    let bad = |msg: String| CniError::new(Code::InvalidNamespace, msg);
+    let netns = Netns::open(path)
+        .map_err(|e| bad(format!("failed to open netns {}", path.display())).details(e.to_string()))?;
+    let host =
+        Netns::current().map_err(|e| bad("cannot examine the plugin's own netns".to_owned()).details(e.to_string()))?;
+    match netns.is_same(&host) {
+        Ok(false) => Ok(netns),
+        Ok(true) => Err(bad("plugin's netns and netns from CNI_NETNS should not be the same".to_owned())),
+        Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(e.to_string())),
+    }
+}

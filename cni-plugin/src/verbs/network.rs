@@ -1,0 +1,145 @@
+//! The network a call is for: the configuration, completed from the subnet file.
+//!
+//! ADD, CHECK and STATUS need all of it and fail when something is wrong. DEL and GC need to know where state is kept
+//! and nothing else: [`Places`] is found in whatever can be read, because a node must be able to clean up after a
+//! configuration that was broken meanwhile.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use netstate::subnet_file::SubnetFile;
+use serde_json::{Map, Value};
+
+use crate::args::CniArgs;
+use crate::attachment::ContainerId;
+use crate::error::{CniError, Code};
+use crate::fields::Fields;
+use crate::ipam::store;
+use crate::netconf::runtime::Honoured;
+use crate::netconf::{BridgeConf, FlannelConf, NetConf, RuntimeConfig, flannel};
+use crate::record;
+use crate::role::Role;
+use crate::version::SpecVersion;
+
+/// A network, ready to attach to.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Version of the result.
+    pub version: SpecVersion,
+    /// How Pods are wired.
+    pub bridge: BridgeConf,
+    /// Where records are.
+    pub state_dir: PathBuf,
+    /// For the `flannel` name: directory and content of flannel's state file.
+    pub flannel_state: Option<(PathBuf, String)>,
+}
+
+impl Network {
+    /// Reads `conf` for a call of `role`.
+    ///
+    /// # Errors
+    /// Code 11 when the subnet file is not there yet, 7 when it or the configuration is invalid, 2 for an option that
+    /// is not honoured.
+    pub fn load(conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
+        let flannel = match role {
+            Role::Native => FlannelConf::parse_native(conf.fields)?,
+            _ => FlannelConf::parse(conf.fields)?,
+        };
+        let subnet = read_subnet_file(&flannel.subnet_file)?;
+        let delegate = flannel.delegate(&conf.name, conf.version.as_str(), conf.runtime.as_ref(), &subnet);
+        let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: true })?;
+        let content = Value::Object(delegate.clone()).to_string();
+        let bridge = BridgeConf::parse(bridge_fields(delegate, role)?, "cni0", args, &runtime)?;
+        let network = Self {
+            name: conf.name,
+            version: conf.version,
+            bridge,
+            state_dir: flannel.state_dir,
+            flannel_state: (role == Role::Flannel).then_some((flannel.data_dir, content)),
+        };
+        network.check_version()?;
+        Ok(network)
+    }
+
+    /// 0.1.0 and 0.2.0 cannot say more than one address per family, nor none: better refused before anything is done.
+    fn check_version(&self) -> Result<(), CniError> {
+        if self.version > SpecVersion::V0_2_0 {
+            return Ok(());
+        }
+        let refused = |why: &str| {
+            let msg = format!("CNI version {} does not support {why}", self.version);
+            Err(CniError::new(Code::IncompatibleVersion, msg).details("set cniVersion to 0.3.1 or newer"))
+        };
+        let Some(ipam) = &self.bridge.ipam else { return refused("a network without addresses") };
+        let of_family = |v4| ipam.sets.iter().filter(|set| set.is_ipv4() == v4).count();
+        if of_family(true) > 1 || of_family(false) > 1 { refused("more than 1 address per family") } else { Ok(()) }
+    }
+}
+
+/// What belongs to the bridge: the delegate without the keys that every configuration has.
+fn bridge_fields(mut delegate: Map<String, Value>, role: Role) -> Result<Fields, CniError> {
+    for key in ["name", "cniVersion", "type", "runtimeConfig"] {
+        delegate.remove(key);
+    }
+    Fields::of(Value::Object(delegate), if role == Role::Native { "" } else { "delegate" })
+}
+
+/// The longest subnet file that is read, in bytes.
+const SUBNET_FILE_MAX: u64 = 64 * 1024;
+
+fn read_subnet_file(path: &Path) -> Result<SubnetFile, CniError> {
+    let failed = |code, why: String| {
+        CniError::new(code, format!("failed to load flannel 'subnet.env' file: {}", path.display())).details(why)
+    };
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(SUBNET_FILE_MAX).read_to_string(&mut text));
+    match read {
+        Ok(_) => SubnetFile::parse(&text).map_err(|e| failed(Code::InvalidConfig, e.to_string())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(failed(
+            Code::TryAgainLater,
+            "it is not there yet: netd writes it when this node has its lease; see netd's log".to_owned(),
+        )),
+        Err(e) => Err(failed(Code::Io, e.to_string())),
+    }
+}
+
+/// Where the state of a network is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Directories with a directory of reservations for the network.
+    pub reservations: Vec<PathBuf>,
+    /// Where records are.
+    pub records: PathBuf,
+    /// flannel's state file of the container.
+    pub flannel_state: Option<PathBuf>,
+}
+
+impl Places {
+    /// Finds them in `fields`, whatever else is wrong there, and in flannel's state file of `container`.
+    #[must_use]
+    pub fn of(fields: &Fields, role: Role, container: Option<&ContainerId>) -> Self {
+        let mut fields = fields.clone();
+        let text = |fields: &mut Fields, key: &str| fields.take_text(key).ok().flatten().filter(|t| !t.is_empty());
+        let dir = |text: Option<String>, default: &str| PathBuf::from(text.as_deref().unwrap_or(default));
+        let records = dir(text(&mut fields, "stateDir"), record::DEFAULT_DIR);
+        let flannel = dir(text(&mut fields, "dataDir"), flannel::DEFAULT_DATA_DIR);
+        let ipam = fields.take_object("ipam").ok().flatten().and_then(|mut ipam| text(&mut ipam, "dataDir"));
+        let mut reservations = vec![dir(ipam, store::DEFAULT_DIR)];
+        let flannel_state = container.filter(|_| role == Role::Flannel).map(|id| flannel.join(id.as_str()));
+        let stored = flannel_state.as_deref().and_then(stored_data_dir).filter(|dir| !reservations.contains(dir));
+        reservations.extend(stored);
+        Self { reservations, records, flannel_state }
+    }
+}
+
+/// `ipam.dataDir` of a delegate that flannel's plugin stored: the configuration may have changed since.
+fn stored_data_dir(path: &Path) -> Option<PathBuf> {
+    let mut text = String::new();
+    fs::File::open(path).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+    let value: Value = serde_json::from_str(&text).ok()?;
+    let mut ipam = Fields::of(value, "").ok()?.take_object("ipam").ok()??;
+    ipam.take_text("dataDir").ok()?.filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
