@@ -1,0 +1,181 @@
+//! Links: veth pairs, bridges, VXLAN devices, dummies; ports of bridges.
+//!
+//! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again;
+//! everything else is changed in place, so that routes and neighbours of an adopted link survive. A bridge's MTU sticks
+//! only when a message changes it after creation (br_change_mtu); otherwise it follows the smallest port's, so a new
+//! bridge is born with another MTU than it then gets.
+
+mod read;
+mod table;
+mod veth;
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netstate::{IfName, Link, LinkKind, VxlanOptions};
+
+use self::read::{name_references, state};
+pub use self::table::{Links, OwnsLink};
+pub use self::veth::{VETH_TXQLEN, VethEnd};
+use crate::error::{Cause, KernelError};
+use crate::rtnl::{Operation, Rtnl, encode, gone_is_fine};
+
+/// A link as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkState {
+    /// Interface index, 1 and up, unique in its namespace at one time.
+    pub index: u32,
+    /// Name.
+    pub name: IfName,
+    /// Kind and settings; every `Option` that the kernel knows is `Some`, `master` by index in `master_index`.
+    pub link: Link,
+    /// Index of the bridge it is a port of.
+    pub master_index: Option<u32>,
+    /// IFLA_LINK: the lower device, or a veth's other end; in another namespace when `peer_netns_id` is set.
+    pub lower_index: Option<u32>,
+    /// IFLA_LINK_NETNSID: which namespace `lower_index` belongs to, when not this one.
+    pub peer_netns_id: Option<i32>,
+    /// The link carries traffic (IFF_RUNNING).
+    pub running: bool,
+}
+
+impl Rtnl {
+    /// All links.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let mut links: Vec<LinkState> = self.dump("list links", &message)?.iter().filter_map(state).collect();
+        name_references(&mut links);
+        Ok(links)
+    }
+
+    /// The link called `name`. Its `master` and VXLAN lower device are told by index only.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked; a link that does not exist is `None`.
+    pub fn link(&mut self, name: &IfName) -> Result<Option<LinkState>, KernelError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        self.get_link(message, name.as_str())
+    }
+
+    /// The link with `index`.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked; a link that does not exist is `None`.
+    pub fn link_by_index(&mut self, index: u32) -> Result<Option<LinkState>, KernelError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.get_link(message, &format!("with index {index}"))
+    }
+
+    fn get_link(&mut self, message: LinkMessage, object: &str) -> Result<Option<LinkState>, KernelError> {
+        let message = encode(&RouteNetlinkMessage::GetLink(message), 0);
+        match self.request(&Operation { op: "get link", object: object.to_owned(), message }) {
+            Ok(answers) => Ok(answers.iter().find_map(state)),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a link of `kind` and sets it as `link` says.
+    ///
+    /// # Errors
+    /// EEXIST when a link of that name exists; anything the kernel refuses.
+    pub fn create_link(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        let birth_mtu = match link.kind {
+            LinkKind::Bridge(_) => link.mtu.map(|mtu| mtu ^ 1),
+            _ => link.mtu,
+        };
+        self.push_settings(&mut message, name, &Link { mtu: birth_mtu, ..link.clone() })?;
+        let info = self.link_info(name, &link.kind)?;
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        let message = encode(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL);
+        self.request(&Operation { op: "create link", object: name.to_string(), message })?;
+        if birth_mtu == link.mtu { Ok(()) } else { self.set_link(name, link) }
+    }
+
+    /// Sets MTU, hardware address, master and up or down of an existing link.
+    ///
+    /// # Errors
+    /// When the link or its master does not exist, or the kernel refuses.
+    pub fn set_link(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        self.push_settings(&mut message, name, link)?;
+        let message = encode(&RouteNetlinkMessage::SetLink(message), 0);
+        self.request(&Operation { op: "set link", object: name.to_string(), message }).map(drop)
+    }
+
+    /// Deletes a link, and with a veth its other end. Blocks for about 20 ms while the kernel waits for readers.
+    ///
+    /// # Errors
+    /// When the kernel refuses; a link that does not exist is a success.
+    pub fn delete_link(&mut self, name: &IfName) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        let message = encode(&RouteNetlinkMessage::DelLink(message), 0);
+        let operation = Operation { op: "delete link", object: name.to_string(), message };
+        gone_is_fine(self.request(&operation).map(drop))
+    }
+
+    fn push_settings(&mut self, message: &mut LinkMessage, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        message.attributes.extend(link.mtu.map(LinkAttribute::Mtu));
+        message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        if let Some(master) = &link.master {
+            let index = self.required_index(master, name)?;
+            message.attributes.push(LinkAttribute::Controller(index));
+        }
+        message.header.change_mask |= LinkFlags::Up;
+        message.header.flags.set(LinkFlags::Up, link.up);
+        Ok(())
+    }
+
+    fn required_index(&mut self, needed: &IfName, name: &IfName) -> Result<u32, KernelError> {
+        let missing = || KernelError::new("set link", name, Cause::Missing(format!("link {needed}")));
+        Ok(self.link(needed)?.ok_or_else(missing)?.index)
+    }
+
+    fn link_info(&mut self, name: &IfName, kind: &LinkKind) -> Result<Vec<LinkInfo>, KernelError> {
+        Ok(match kind {
+            LinkKind::Bridge(options) => {
+                let mut data = Vec::new();
+                if options.vlan_filtering {
+                    data.push(InfoBridge::VlanFiltering(true));
+                }
+                vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))]
+            }
+            LinkKind::Vxlan(options) => {
+                let lower = match &options.lower {
+                    Some(lower) => Some(self.required_index(lower, name)?),
+                    None => None,
+                };
+                let data = vxlan_data(options, lower);
+                vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]
+            }
+            LinkKind::Dummy => vec![LinkInfo::Kind(InfoKind::Dummy)],
+            LinkKind::Veth => vec![LinkInfo::Kind(InfoKind::Veth)],
+            LinkKind::Other(other) => vec![LinkInfo::Kind(InfoKind::Other(other.clone()))],
+        })
+    }
+}
+
+fn vxlan_data(options: &VxlanOptions, lower: Option<u32>) -> Vec<InfoVxlan> {
+    let mut data =
+        vec![InfoVxlan::Id(options.vni), InfoVxlan::Port(options.port), InfoVxlan::Learning(options.learning)];
+    data.extend(options.local.map(|local| match local {
+        IpAddr::V4(local) => InfoVxlan::Local(local),
+        IpAddr::V6(local) => InfoVxlan::Local6(local),
+    }));
+    data.extend(lower.map(InfoVxlan::Link));
+    data.extend(options.gbp.then_some(InfoVxlan::Gbp));
+    data
+}

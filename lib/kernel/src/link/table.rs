@@ -1,0 +1,81 @@
+//! The table of links.
+//!
+//! Invariant: what a desired link leaves open is not compared; what it says and only creation can set is compared first,
+//! because it decides between a change in place and a new link.
+
+use netstate::{IfName, Link, LinkKind};
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use super::LinkState;
+use crate::error::KernelError;
+use crate::rtnl::Rtnl;
+
+/// Which links are ours, by name and settings.
+pub type OwnsLink = Box<dyn Fn(&IfName, &Link) -> bool + Send>;
+
+/// The table of links.
+pub struct Links {
+    rtnl: Rtnl,
+    owns: OwnsLink,
+}
+
+impl Links {
+    /// The links of `rtnl`'s namespace, of which those that `owns` answers true for are ours to remove.
+    pub fn new(rtnl: Rtnl, owns: OwnsLink) -> Self {
+        Self { rtnl, owns }
+    }
+
+    fn change(&mut self, name: &IfName, have: &Link, want: &Link) -> Result<(), KernelError> {
+        if kind_satisfies(&have.kind, &want.kind) {
+            return self.rtnl.set_link(name, want);
+        }
+        self.rtnl.delete_link(name)?;
+        self.rtnl.create_link(name, want)
+    }
+}
+
+impl Target for Links {
+    type Key = IfName;
+    type Value = Link;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<IfName, Link>, KernelError> {
+        let owner = |state: &LinkState| match (self.owns)(&state.name, &state.link) {
+            true => Owner::Ours,
+            false => Owner::Foreign,
+        };
+        let links = self.rtnl.links()?;
+        Ok(links.into_iter().map(|s| (s.name.clone(), Observed { owner: owner(&s), value: s.link })).collect())
+    }
+
+    fn satisfies(&self, have: &Link, want: &Link) -> bool {
+        kind_satisfies(&have.kind, &want.kind)
+            && want.mtu.is_none_or(|mtu| have.mtu == Some(mtu))
+            && want.mac.is_none_or(|mac| have.mac == Some(mac))
+            && have.up == want.up
+            && (want.master.is_none() || have.master == want.master)
+    }
+
+    fn apply(&mut self, steps: &[Step<IfName, Link>]) -> Vec<Result<(), KernelError>> {
+        let step = |step: &Step<IfName, Link>| match step {
+            Step::Create(name, link) => self.rtnl.create_link(name, link),
+            Step::Change(name, have, want) => self.change(name, have, want),
+            Step::Remove(name, _) => self.rtnl.delete_link(name),
+        };
+        steps.iter().map(step).collect()
+    }
+}
+
+fn kind_satisfies(have: &LinkKind, want: &LinkKind) -> bool {
+    match (have, want) {
+        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
+            have.vni == want.vni
+                && have.port == want.port
+                && have.learning == want.learning
+                && have.gbp == want.gbp
+                && (want.local.is_none() || have.local == want.local)
+                && (want.lower.is_none() || have.lower == want.lower)
+        }
+        (have, want) => have == want,
+    }
+}
