@@ -18,7 +18,6 @@ use crate::keeper::Keeper;
 use crate::namespaces::Namespaces;
 use crate::place::Place;
 use crate::pod::Pod;
-use crate::process::Process;
 
 /// Folders a program may write to without touching the real machine.
 const COPY_ON_WRITE: [&str; 3] = ["/etc", "/opt", "/var"];
@@ -88,14 +87,6 @@ impl Host {
     pub fn run(&self, words: &[&str]) -> Result<Output> {
         let (program, args) = program_and_args(words)?;
         self.command(program).args(args).run()
-    }
-
-    /// Starts a long-running process; `name` stands before its log in messages.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
-        command.start(name)
     }
 
     /// Runs `work` on a thread with the machine's network, files and hostname: sockets it opens belong to the machine.

@@ -44,9 +44,12 @@
 //! * When the running kernel lacks a [`Need`], the whole binary runs inside the lab kernel (`tests/kernel/`, a user-mode Linux), with
 //!   the same arguments. It boots in a second; a system call costs ten times more there, so prefer one `ip -batch` to many `ip`.
 //! * When it cannot run at all, tests count as ignored, with the reason; with `NETD_LAB=require` they fail.
-//! * [`Etcd`] is a real etcd on one machine or three; [`echo`] the HTTP and UDP server for Pods with its clients.
+//! * [`Etcd`] is a real etcd on one machine or three; [`echo`] the HTTP and UDP server for Pods with its clients; [`cni`]
+//!   the container runtime that makes Pods through the plugin (`Runtime::run_pod`) or drives single verbs.
 //! * Waiting is [`eventually`] or [`Process::wait_for_line`], never a bare sleep. Everything started ends with its value.
 //! * On failure the end of every process's log is printed below the error.
+//! * A program that is no test (the demo, a benchmark) calls [`lab_kernel::ensure`] first of all: it returns on a kernel that has
+//!   what is needed, or goes on as the same program inside the lab kernel.
 //! * Variables: `NETD_LAB_WHERE=guest|host` forces the kernel, `NETD_LAB_KERNEL` names another lab kernel, `NETD_BIN_DIR` the
 //!   folder of the programs under test.
 //!

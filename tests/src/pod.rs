@@ -14,7 +14,6 @@ use crate::command::{Command, Output, program_and_args};
 use crate::host::Host;
 use crate::namespaces::Namespaces;
 use crate::place::Place;
-use crate::process::Process;
 
 /// The network of one Pod; removed when dropped.
 pub struct Pod {
@@ -63,14 +62,6 @@ impl Pod {
     pub fn run(&self, words: &[&str]) -> Result<Output> {
         let (program, args) = program_and_args(words)?;
         self.command(program).args(args).run()
-    }
-
-    /// Starts a long-running process in the Pod.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
-        command.start(name)
     }
 
     /// Runs `work` on a thread with the Pod's network: sockets it opens belong to the Pod.
