@@ -208,7 +208,7 @@ impl Attach<'_> {
         if self.conf.force_address || !around.has_ports {
             return Ok(());
         }
-        let (bridge, wanted, bits) = (&self.conf.bridge, gateway.0, gateway.1);
+        let (bridge, wanted, bits) = (self.conf.bridge.as_str(), gateway.0, gateway.1);
         let msg = format!("{bridge:?} already has an IP address different from {wanted}/{bits}: {addr}/{len}");
         Err(CniError::new(Code::InvalidConfig, msg)
             .details("Pods of the former subnet are still on it: remove them, or set forceAddress"))

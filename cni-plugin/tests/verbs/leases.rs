@@ -1,0 +1,118 @@
+//! Addresses: order, exhaustion, many at once.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::node::{Node, first_address, host_link, native, with};
+
+type Test = (&'static str, fn(&Node));
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_slash_24_holds_253_pods_and_the_254th_is_told_so", exhaustion),
+    ("addresses_go_round_before_one_is_reused", round_robin),
+    ("fifty_adds_at_once_get_fifty_addresses", fifty_at_once),
+    ("two_adds_at_once_for_one_container_leave_one_attachment", same_container_at_once),
+    ("empty_reservation_of_a_crash_is_taken_over", empty_reservation),
+];
+
+fn reservation(host: u32) -> String {
+    format!("/var/lib/cni/networks/cbr0/172.7.21.{host}")
+}
+
+fn exhaustion(node: &Node) {
+    fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
+    for host in 2..=254 {
+        fs::write(reservation(host), format!("other{host}\r\neth0")).unwrap();
+    }
+    fs::remove_file(reservation(99)).unwrap();
+    let (pod, address) = node.attached(&native(), "web-1");
+    assert_eq!(address.to_string(), "172.7.21.99", "the one free address is found");
+    let before = (node.links(), node.files());
+    let (code, text) = node.add(&native(), "web-2", &node.pod()).error();
+    assert_eq!(code, 11);
+    assert!(text.contains("no IP addresses available in range set: 172.7.21.1-172.7.21.254"), "{text}");
+    assert_eq!((node.links(), node.files()), before, "a refused ADD leaves nothing");
+    node.del(&native(), "web-1", &pod).silent();
+    assert_eq!(node.attached(&native(), "web-3").1, address);
+}
+
+fn round_robin(node: &Node) {
+    let conf = native();
+    let (pod, first) = node.attached(&conf, "web-0");
+    node.del(&conf, "web-0", &pod).silent();
+    let (_, second) = node.attached(&conf, "web-1");
+    assert_eq!((first.to_string().as_str(), second.to_string().as_str()), ("172.7.21.2", "172.7.21.3"));
+    fs::write("/var/lib/cni/networks/cbr0/last_reserved_ip.0", "172.7.21.254").unwrap();
+    assert_eq!(node.attached(&conf, "web-2").1.to_string(), "172.7.21.2", "wraps");
+    assert_eq!(node.attached(&conf, "web-3").1.to_string(), "172.7.21.4", "passes over what is taken");
+    fs::write("/var/lib/cni/networks/cbr0/last_reserved_ip.0", "").unwrap();
+    assert_eq!(node.attached(&conf, "web-4").1.to_string(), "172.7.21.5", "an empty memory starts at the beginning");
+}
+
+fn fifty_at_once(node: &Node) {
+    let conf = native();
+    let pods: Vec<_> = (0..50).map(|n| (format!("web-{n}"), node.pod())).collect();
+    let start = |verb: &'static str| {
+        let conf = conf.to_string();
+        let children: Vec<_> = pods
+            .iter()
+            .map(|(id, pod)| {
+                let vars = [
+                    ("CNI_COMMAND", verb),
+                    ("CNI_CONTAINERID", id.as_str()),
+                    ("CNI_NETNS", pod.to_str().unwrap()),
+                    ("CNI_IFNAME", "eth0"),
+                ];
+                node.start("netd-cni", &vars, &conf)
+            })
+            .collect();
+        children.into_iter().map(|child| child.wait_with_output().unwrap()).collect::<Vec<_>>()
+    };
+    let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+    for output in start("ADD") {
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        addresses.insert(first_address(&serde_json::from_str(&text).unwrap()));
+    }
+    assert_eq!(addresses.len(), 50);
+    assert_eq!(node.links().iter().filter(|name| name.starts_with("veth")).count(), 50);
+    for output in start("DEL") {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    assert_eq!(node.files(), []);
+    assert!(!node.links().iter().any(|name| name.starts_with("veth")));
+}
+
+fn same_container_at_once(node: &Node) {
+    let pod = node.pod();
+    let vars = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "web-1"),
+        ("CNI_NETNS", pod.to_str().unwrap()),
+        ("CNI_IFNAME", "eth0"),
+    ];
+    let children: Vec<_> = (0..6).map(|_| node.start("netd-cni", &vars, &native().to_string())).collect();
+    let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+    assert_eq!(outputs.iter().filter(|output| output.status.success()).count(), 1);
+    for output in outputs.iter().filter(|output| !output.status.success()) {
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("\"code\": 101"), "{text}");
+    }
+    assert!(node.links().contains(&host_link("web-1")));
+    assert!(Path::new(&reservation(2)).exists() && !Path::new(&reservation(3)).exists());
+}
+
+fn empty_reservation(node: &Node) {
+    fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
+    fs::write(reservation(2), "").unwrap();
+    assert_eq!(node.attached(&native(), "web-1").1.to_string(), "172.7.21.2");
+    // A directory that somebody made under an address's name is no reservation of ours to take.
+    fs::create_dir(reservation(3)).unwrap();
+    let conf = with(&native(), "args", json!({}));
+    assert_eq!(node.attached(&conf, "web-2").1.to_string(), "172.7.21.4");
+    assert_eq!(fs::read_to_string(reservation(2)).unwrap(), "web-1\r\neth0");
+}

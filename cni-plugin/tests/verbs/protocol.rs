@@ -1,0 +1,133 @@
+//! Environment, standard input and version gates, as skel checks them.
+
+use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
+
+use crate::node::{Node, flannel, native, with};
+
+type Test = (&'static str, fn(&Node));
+
+pub(crate) const TESTS: &[Test] = &[
+    ("version_needs_neither_state_nor_input", version),
+    ("environment_matrix", environment),
+    ("bad_input_is_refused_before_anything_is_touched", bad_input),
+    ("the_hosts_own_namespace_is_refused_before_anything_is_touched", own_namespace),
+    ("missing_subnet_file_asks_to_try_again", missing_subnet_file),
+    ("unreadable_subnet_files_name_line_and_form", bad_subnet_file),
+];
+
+fn version(node: &Node) {
+    for program in ["netd-cni", "flannel", "portmap"] {
+        let outcome = node.exec(program, &[("CNI_COMMAND", "VERSION")], "");
+        let answer = outcome.result();
+        assert_eq!(answer["cniVersion"], json!("1.1.0"));
+        assert!(answer["supportedVersions"].as_array().unwrap().contains(&json!("0.3.1")));
+    }
+}
+
+fn environment(node: &Node) {
+    let pod = node.pod();
+    let full = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "web-1"),
+        ("CNI_NETNS", pod.to_str().unwrap()),
+        ("CNI_IFNAME", "eth0"),
+    ];
+    let conf = with(&native(), "cniVersion", json!("0.4.0")).to_string();
+    for command in ["ADD", "CHECK", "DEL"] {
+        for missing in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
+            let vars: Vec<_> = full
+                .iter()
+                .filter(|(name, _)| *name != missing)
+                .map(|(name, value)| (*name, if *name == "CNI_COMMAND" { command } else { value }))
+                .collect();
+            let outcome = node.exec("netd-cni", &vars, &conf);
+            if command == "DEL" && missing == "CNI_NETNS" {
+                outcome.silent();
+                continue;
+            }
+            let (code, text) = outcome.error();
+            assert!(code == 4 && text.contains(missing), "{command} without {missing}: {text}");
+        }
+    }
+    for (name, value) in
+        [("CNI_COMMAND", "UPDATE"), ("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "a/b"), ("CNI_ARGS", "X=1")]
+    {
+        let mut vars = full.to_vec();
+        vars.retain(|(n, _)| *n != name);
+        vars.push((name, value));
+        let (code, text) = node.exec("netd-cni", &vars, &conf).error();
+        assert_eq!(code, 4, "{name}={value}: {text}");
+    }
+}
+
+fn bad_input(node: &Node) {
+    let before = node.links();
+    let pod = node.pod();
+    let vars = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "web-1"),
+        ("CNI_NETNS", pod.to_str().unwrap()),
+        ("CNI_IFNAME", "eth0"),
+    ];
+    let cases: [(String, u64, &str); 10] = [
+        ("{".to_owned(), 6, "no JSON"),
+        ("[]".to_owned(), 6, "no JSON object"),
+        (String::new(), 6, "no JSON"),
+        (with(&native(), "name", json!("")).to_string(), 7, "missing network name"),
+        (with(&native(), "cniVersion", json!("9.9.9")).to_string(), 1, "config is \"9.9.9\""),
+        (with(&native(), "vlan", json!(7)).to_string(), 2, "vlan=7"),
+        (with(&native(), "bridge", json!("a/b")).to_string(), 7, "bridge"),
+        (with(&native(), "hairpin", json!(true)).to_string(), 2, "hairpin=true"),
+        (with(&flannel(), "type", json!("macvlan")).to_string(), 7, "macvlan"),
+        (with(&native(), "prevResult", json!({})).to_string(), 7, "prevResult"),
+    ];
+    for (stdin, code, text) in cases {
+        let (found, said) = node.exec("netd-cni", &vars, &stdin).error();
+        assert!(found == code && said.contains(text), "{stdin}: {found} {said}");
+    }
+    assert_eq!((node.links(), node.files()), (before, vec![]));
+}
+
+fn own_namespace(node: &Node) {
+    let before = node.links();
+    std::fs::write("/run/netns/host", "").unwrap();
+    let (own, bound) = ("/proc/thread-self/ns/net", "/run/netns/host");
+    mount(Some(own), bound, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    for path in ["/proc/self/ns/net", bound] {
+        let (code, text) = node.verb("ADD", &native(), "web-1", path).error();
+        assert!(code == 8 && text.contains("should not be the same"), "{text}");
+    }
+    std::fs::write("/run/netns/plain", "").unwrap();
+    for path in ["/run/netns/plain", "/run/netns/never-there"] {
+        let (code, text) = node.verb("ADD", &native(), "web-1", path).error();
+        assert!(code == 8 && text.contains("failed to open netns"), "{text}");
+        assert!(!text.to_lowercase().contains("not found") && !text.to_lowercase().contains("no such file"), "{text}");
+    }
+    assert_eq!((node.links(), node.files()), (before, vec![]));
+}
+
+fn missing_subnet_file(node: &Node) {
+    std::fs::remove_file("/run/flannel/subnet.env").unwrap();
+    for conf in [native(), flannel()] {
+        let (code, text) = node.add(&conf, "web-1", &node.pod()).error();
+        assert!(code == 11 && text.contains("/run/flannel/subnet.env") && text.contains("netd"), "{text}");
+    }
+    assert_eq!(node.files(), []);
+}
+
+fn bad_subnet_file(node: &Node) {
+    let cases: [(&str, &str); 3] = [
+        ("FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET\n", "line 2: FLANNEL_SUBNET"),
+        ("FLANNEL_NETWORK=172.7.0.0/16\n", "is missing FLANNEL_SUBNET"),
+        ("", "is missing FLANNEL_NETWORK"),
+    ];
+    for (text, expected) in cases {
+        std::fs::write("/run/flannel/subnet.env", text).unwrap();
+        let outcome = node.add(&native(), "web-1", &node.pod());
+        let object: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(object["cniVersion"], json!("1.0.0"), "errors carry the configuration's version");
+        let (code, said) = outcome.error();
+        assert!(code == 7 && said.contains(expected), "{said}");
+    }
+}
