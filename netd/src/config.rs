@@ -1,0 +1,330 @@
+//! What the command line means.
+//!
+//! Invariant: a `Config` is complete and consistent; every problem of the flags is told at once, with the flag's name
+//! and the accepted form. The password is in no message and no `Debug`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use cluster::etcd;
+use netstate::Prefix;
+use regex::Regex;
+
+use crate::allocate::Policy;
+use crate::args::{Flags, Unbuilt};
+use crate::interface::Wanted;
+use crate::plan::Masquerade;
+use crate::problem::{Problem, Problems};
+
+/// Time to live of a lease in minutes: flannel's 24 hours.
+const LEASE_MINUTES: u32 = 24 * 60;
+
+/// Everything the daemon was told.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the network's configuration and the leases are.
+    pub store: Store,
+    /// Which interface leads to the other nodes.
+    pub interface: Wanted,
+    /// How a subnet is chosen.
+    pub policies: Vec<Policy>,
+    /// Which rules are wanted.
+    pub masquerade: Masquerade,
+    /// Service networks, for the check of the plan only.
+    pub services: Vec<Prefix>,
+    /// The subnet file.
+    pub subnet_file: PathBuf,
+    /// Folder of run-time files.
+    pub run_dir: PathBuf,
+}
+
+/// Where the network's configuration and the leases are.
+#[derive(Debug)]
+pub enum Store {
+    /// etcd.
+    Etcd {
+        /// How to reach it; checked already.
+        etcd: Box<etcd::Config>,
+        /// Folder of the network's keys.
+        prefix: etcd::Prefix,
+        /// Seconds before its end at which the lease is renewed at the latest.
+        renew_margin: u32,
+    },
+    /// A file; this machine is the whole cluster.
+    Local {
+        /// The file.
+        net_conf: PathBuf,
+    },
+}
+
+/// Form and detail of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// One JSON object per line instead of text.
+    pub json: bool,
+    /// Debugging as well.
+    pub debug: bool,
+}
+
+impl Config {
+    /// Reads the flags.
+    ///
+    /// # Errors
+    /// Every problem of every flag.
+    pub fn read(flags: &Flags) -> Result<(Self, Log), Problems> {
+        let mut problems = refuse_unbuilt(&flags.unbuilt);
+        let store = store(flags, &mut problems);
+        let interface = interface(flags, &mut problems);
+        let policies = policies(&flags.lease_policy, &mut problems);
+        let masquerade = Masquerade {
+            masquerade: boolean("--ip-masq", &flags.ip_masq, &mut problems),
+            fully_random: !boolean("--ip-masq-fully-random-disable", &flags.ip_masq_fully_random_disable, &mut problems),
+            forward: boolean("--iptables-forward-rules", &flags.iptables_forward_rules, &mut problems),
+        };
+        let services = services(&flags.service_cidr, &mut problems);
+        let subnet_file = path("--subnet-file", &flags.subnet_file, &mut problems);
+        let run_dir = path("--run-dir", &flags.run_dir, &mut problems);
+        let log = log(flags, &mut problems);
+        match store {
+            Some(store) if problems.is_empty() => {
+                Ok((Self { store, interface, policies, masquerade, services, subnet_file, run_dir }, log))
+            }
+            _ => Err(Problems { source: "command line and environment".to_owned(), list: problems }),
+        }
+    }
+}
+
+/// A seed that differs from node to node and from start to start; for spreading load, never for secrets.
+#[must_use]
+pub fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().wrapping_mul(1_000_000_007) ^ u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32)
+}
+
+fn given(text: &Option<String>) -> Option<String> {
+    text.clone().filter(|text| !text.is_empty())
+}
+
+fn store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
+    match flags.store.as_str() {
+        "etcd" => etcd_store(flags, problems),
+        "local" => Some(Store::Local { net_conf: path("--net-config-path", &flags.net_config_path, problems) }),
+        other => {
+            problems.push(Problem::new("--store", format!("{other:?} is no store"), "etcd or local"));
+            None
+        }
+    }
+}
+
+fn etcd_store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
+    let file = |text: &Option<String>| given(text).map(PathBuf::from);
+    let config = etcd::Config {
+        endpoints: flags.etcd_endpoints.clone(),
+        ca_file: file(&flags.etcd_cafile),
+        cert_file: file(&flags.etcd_certfile),
+        key_file: file(&flags.etcd_keyfile),
+        username: given(&flags.etcd_username),
+        password: given(&flags.etcd_password),
+        limits: etcd::Limits::default(),
+    };
+    let told = |error: cluster::ConfigError| Problem::new(format!("--{}", error.field), error.message, error.accepted);
+    if let Err(errors) = etcd::Client::new(&config, 0) {
+        problems.extend(errors.into_iter().map(told));
+    }
+    let prefix = etcd::Prefix::parse("etcd-prefix", &flags.etcd_prefix);
+    let renew_margin = renew_margin(&flags.subnet_lease_renew_margin, problems);
+    match prefix {
+        Ok(prefix) => Some(Store::Etcd { etcd: Box::new(config), prefix, renew_margin: renew_margin? }),
+        Err(error) => {
+            problems.push(told(error));
+            None
+        }
+    }
+}
+
+fn renew_margin(text: &str, problems: &mut Vec<Problem>) -> Option<u32> {
+    let minutes = text.parse::<u32>().ok().filter(|minutes| (1..LEASE_MINUTES).contains(minutes));
+    if minutes.is_none() {
+        problems.push(Problem::new("--subnet-lease-renew-margin", format!("{text:?}"), "minutes from 1 to 1439"));
+    }
+    minutes.map(|minutes| minutes * 60)
+}
+
+fn interface(flags: &Flags, problems: &mut Vec<Problem>) -> Wanted {
+    let typed = |texts: &[String]| texts.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>();
+    let mut regexes = Vec::new();
+    for text in typed(&flags.iface_regex) {
+        match Regex::new(&text) {
+            Ok(regex) => regexes.push(regex),
+            Err(error) => problems.push(Problem::new("--iface-regex", error.to_string(), "a regular expression")),
+        }
+    }
+    let mut address = |flag: &str, text: &Option<String>| -> Option<Ipv4Addr> {
+        parsed(flag, &given(text)?, "an IPv4 address such as 10.4.7.21", problems)
+    };
+    let can_reach = address("--iface-can-reach", &flags.iface_can_reach);
+    let public_ip = address("--public-ip", &flags.public_ip);
+    Wanted { ifaces: typed(&flags.iface), regexes, can_reach, public_ip }
+}
+
+fn policies(text: &str, problems: &mut Vec<Problem>) -> Vec<Policy> {
+    let accepted = "one or more of previous, node-ip, first-free, each once, separated by commas";
+    let mut policies = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        match name.parse::<Policy>() {
+            Ok(policy) if policies.contains(&policy) => {
+                problems.push(Problem::new("--lease-policy", format!("{name:?} stands there twice"), accepted));
+            }
+            Ok(policy) => policies.push(policy),
+            Err(()) => problems.push(Problem::new("--lease-policy", format!("{name:?} is no policy"), accepted)),
+        }
+    }
+    policies
+}
+
+fn services(texts: &[String], problems: &mut Vec<Problem>) -> Vec<Prefix> {
+    let items = texts.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty());
+    items.filter_map(|item| parsed("--service-cidr", item, "a network such as 192.168.0.0/16", problems)).collect()
+}
+
+fn parsed<T: FromStr>(flag: &str, text: &str, accepted: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    let value = text.parse().ok();
+    if value.is_none() {
+        problems.push(Problem::new(flag, format!("{text:?}"), accepted));
+    }
+    value
+}
+
+/// Go's strconv.ParseBool; an empty text is the default of the environment, false.
+fn boolean(flag: &str, text: &str, problems: &mut Vec<Problem>) -> bool {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => return true,
+        "0" | "f" | "F" | "false" | "FALSE" | "False" | "" => {}
+        _ => problems.push(Problem::new(flag, format!("{text:?}"), "true or false")),
+    }
+    false
+}
+
+fn path(flag: &str, text: &str, problems: &mut Vec<Problem>) -> PathBuf {
+    if text.is_empty() {
+        problems.push(Problem::new(flag, "empty", "a path"));
+    }
+    PathBuf::from(text)
+}
+
+fn log(flags: &Flags, problems: &mut Vec<Problem>) -> Log {
+    if !matches!(flags.log_format.as_str(), "text" | "json") {
+        problems.push(Problem::new("--log-format", format!("{:?}", flags.log_format), "text or json"));
+    }
+    let level = parsed::<u8>("--v", &flags.verbosity, "a number from 0 to 255", problems).unwrap_or(0);
+    Log { json: flags.log_format == "json", debug: level > 0 }
+}
+
+fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let off = |text: &Option<String>| given(text).is_none_or(|text| matches!(text.as_str(), "false" | "0" | "f" | "F" | "FALSE" | "False"));
+    let mut refuse = |flag: &str, absent: bool, instead: &str| {
+        if !absent {
+            problems.push(Problem::new(flag, "a flag of flannel that this netd does not have yet", instead));
+        }
+    };
+    refuse("--kube-subnet-mgr", off(&unbuilt.kube_subnet_mgr), "--store=etcd or --store=local");
+    refuse("--kube-api-url", given(&unbuilt.kube_api_url).is_none(), "--store=etcd");
+    refuse("--kubeconfig-file", given(&unbuilt.kubeconfig_file).is_none(), "--store=etcd");
+    refuse("--kube-annotation-prefix", given(&unbuilt.kube_annotation_prefix).is_none(), "--etcd-prefix");
+    refuse("--public-ipv6", given(&unbuilt.public_ipv6).is_none(), "--public-ip: IPv4 only");
+    refuse("--ip-blackhole-route", off(&unbuilt.ip_blackhole_route), "false");
+    let no_port = given(&unbuilt.healthz_port).is_none_or(|port| port == "0");
+    refuse("--healthz-port", no_port, "0; see `netd status`");
+    // --iptables-resync, --healthz-ip and --set-node-network-unavailable change nothing here: rules are put back on
+    // notification, and without Kubernetes there is no Node to set a condition of.
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Invocation;
+    use std::ffi::OsString;
+
+    fn read(args: &[&str]) -> Result<(Config, Log), Problems> {
+        let args = std::iter::once("netd").chain(args.iter().copied()).map(OsString::from);
+        Config::read(&Invocation::read(args).unwrap().flags)
+    }
+
+    #[test]
+    fn defaults_are_flannels() {
+        let (config, log) = read(&[]).unwrap();
+        match config.store {
+            Store::Etcd { prefix, renew_margin, .. } => {
+                assert_eq!((prefix.key("config").as_str(), renew_margin), ("/coreos.com/network/config", 3600));
+            }
+            Store::Local { .. } => panic!("etcd is the default"),
+        }
+        assert_eq!(config.policies, [Policy::Previous, Policy::NodeIp, Policy::FirstFree]);
+        assert_eq!(config.masquerade, Masquerade { masquerade: false, fully_random: true, forward: true });
+        assert_eq!(config.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+        assert_eq!(log, Log { json: false, debug: false });
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_with_its_flag() {
+        let error = read(&[
+            "--etcd-endpoints=ftp://x",
+            "--etcd-prefix=/",
+            "--etcd-password=s3cret",
+            "--subnet-lease-renew-margin=1440",
+            "--iface-regex=(",
+            "--public-ip=10.4.7",
+            "--ip-masq=maybe",
+            "--lease-policy=node-ip,fastest,node-ip",
+            "--service-cidr=192.168.0.0",
+            "--log-format=xml",
+            "--v=loud",
+            "--kube-subnet-mgr",
+            "--healthz-port=8081",
+        ])
+        .unwrap_err()
+        .to_string();
+        for flag in [
+            "--etcd-endpoints: ",
+            "--etcd-prefix: ",
+            "--etcd-username: ",
+            "--subnet-lease-renew-margin: \"1440\"; accepted: minutes from 1 to 1439",
+            "--iface-regex: ",
+            "--public-ip: ",
+            "--ip-masq: \"maybe\"",
+            "--lease-policy: \"fastest\" is no policy",
+            "--lease-policy: \"node-ip\" stands there twice",
+            "--service-cidr: ",
+            "--log-format: ",
+            "--v: ",
+            "--kube-subnet-mgr: a flag of flannel that this netd does not have yet",
+            "--healthz-port: ",
+        ] {
+            assert!(error.contains(&format!("\n  {flag}")), "{error}\nlacks {flag}");
+        }
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn password_is_not_in_the_debug_text() {
+        let (config, _) = read(&["--etcd-username=root", "--etcd-password=s3cret"]).unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn flags_of_flannel_that_say_what_happens_anyway_are_accepted() {
+        read(&["--kube-subnet-mgr=false", "-iptables-resync=5", "--healthz-port=0", "--set-node-network-unavailable=true"])
+            .unwrap();
+    }
+
+    #[test]
+    fn single_machine_needs_no_etcd() {
+        let (config, _) = read(&["--store=local", "--net-config-path=/etc/net-conf.json", "--etcd-endpoints="]).unwrap();
+        assert!(matches!(config.store, Store::Local { net_conf } if net_conf.to_str() == Some("/etc/net-conf.json")));
+        let error = read(&["--store=disk"]).unwrap_err().to_string();
+        assert!(error.contains("--store: \"disk\" is no store; accepted: etcd or local"), "{error}");
+    }
+}
