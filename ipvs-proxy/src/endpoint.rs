@@ -1,0 +1,183 @@
+//! `EndpointSlice` and `Endpoint`: where the Pods of a Service are and which of them take traffic.
+//!
+//! Invariant: as with Services, equal values need the same kernel state. Conditions that the slice leaves open have
+//! Kubernetes' defaults: ready, serving, not terminating.
+
+use std::net::IpAddr;
+
+use netstate::ipvs::Protocol;
+use serde_json::Value;
+
+use crate::object::{Field, ObjectName, Problem, object_name};
+use crate::service::{expect_kind, is_unusable, protocol};
+
+/// Label that names the Service of a slice.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A part of the endpoints of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its own name.
+    pub name: ObjectName,
+    /// The Service it belongs to.
+    pub service: ObjectName,
+    /// The ports that every endpoint of the slice serves.
+    pub ports: Vec<EndpointPort>,
+    /// The endpoints; none when the slice is of a kind that is not served (FQDN, IPv6).
+    pub endpoints: Vec<Endpoint>,
+    /// What it carries that is not served, as `field: value`.
+    pub unserved: Vec<String>,
+}
+
+/// A port of every endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// The name by which a Service port finds it.
+    pub name: String,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// The port the Pods listen on.
+    pub port: u16,
+}
+
+/// One Pod of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address.
+    pub addr: IpAddr,
+    /// It wants new connections.
+    pub ready: bool,
+    /// It can answer, although it may be on its way out.
+    pub serving: bool,
+    /// It is on its way out.
+    pub terminating: bool,
+    /// Name of its node, if the slice says.
+    pub node: Option<String>,
+}
+
+impl EndpointSlice {
+    /// Reads an EndpointSlice of discovery.k8s.io/v1.
+    ///
+    /// # Errors
+    /// The first field that is not as the API demands.
+    pub fn from_json(object: &Value) -> Result<Self, Problem> {
+        let root = Field::root(object);
+        expect_kind(&root, "EndpointSlice")?;
+        let name = object_name(&root)?;
+        let label = root.get("metadata").get("labels").get(SERVICE_NAME);
+        let service = label.text()?.filter(|text| !text.is_empty());
+        let service = service.ok_or_else(|| label.problem("the name of the slice's Service"))?;
+        let service = ObjectName::new(&name.namespace, service);
+        let ports = ports(&root)?;
+        let mut slice = Self { name, service, ports, endpoints: Vec::new(), unserved: Vec::new() };
+        let family = root.get("addressType");
+        match family.text()? {
+            Some("IPv4") => slice.endpoints = endpoints(&root)?,
+            Some(other @ ("IPv6" | "FQDN")) => slice.unserved.push(format!("addressType: {other}")),
+            _ => return Err(family.problem("IPv4, IPv6 or FQDN")),
+        }
+        Ok(slice)
+    }
+}
+
+fn ports(root: &Field<'_>) -> Result<Vec<EndpointPort>, Problem> {
+    let mut ports = Vec::new();
+    for item in root.get("ports").items()? {
+        // A slice port without a number means every port, which no virtual server can express.
+        let Some(port) = item.get("port").port()? else { continue };
+        let name = item.get("name").text()?.unwrap_or_default().to_owned();
+        ports.push(EndpointPort { name, protocol: protocol(&item.get("protocol"))?, port });
+    }
+    Ok(ports)
+}
+
+fn endpoints(root: &Field<'_>) -> Result<Vec<Endpoint>, Problem> {
+    let accepted = "a unicast IPv4 address that is no loopback or link-local one";
+    let mut endpoints = Vec::new();
+    for item in root.get("endpoints").items()? {
+        // Consumers use the first address only (discovery/v1: "addresses").
+        let addresses = item.get("addresses");
+        let first = addresses.items()?.into_iter().next().ok_or_else(|| addresses.problem("a list of addresses"))?;
+        let addr = first.address()?.filter(|addr| addr.is_ipv4() && !is_unusable(*addr));
+        let conditions = item.get("conditions");
+        endpoints.push(Endpoint {
+            addr: addr.ok_or_else(|| first.problem(accepted))?,
+            ready: conditions.get("ready").flag()?.unwrap_or(true),
+            serving: conditions.get("serving").flag()?.unwrap_or(true),
+            terminating: conditions.get("terminating").flag()?.unwrap_or(false),
+            node: item.get("nodeName").text()?.filter(|node| !node.is_empty()).map(str::to_owned),
+        });
+    }
+    Ok(endpoints)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn slice() -> Value {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+            "endpoints": [
+                {"addresses": ["172.7.21.2"], "conditions": {"ready": true}, "nodeName": "hdss7-21.host.com"},
+                {"addresses": ["172.7.22.2"], "conditions": {"ready": false, "terminating": true}},
+                {"addresses": ["172.7.22.3"]},
+            ],
+        })
+    }
+
+    #[test]
+    fn a_slice_is_its_service_ports_and_endpoints() {
+        let slice = EndpointSlice::from_json(&slice()).unwrap();
+        assert_eq!(slice.service, ObjectName::new("default", "web"));
+        assert_eq!(slice.ports, [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]);
+        let conditions: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
+        assert_eq!(conditions, [(true, true, false), (false, true, true), (true, true, false)]);
+        assert_eq!(slice.endpoints[0].node.as_deref(), Some("hdss7-21.host.com"));
+    }
+
+    #[test]
+    fn slices_of_other_address_types_are_told_and_hold_no_endpoints() {
+        let mut object = slice();
+        object["addressType"] = json!("FQDN");
+        object["endpoints"] = json!([{"addresses": ["web.host.com"]}]);
+        let slice = EndpointSlice::from_json(&object).unwrap();
+        assert!(slice.endpoints.is_empty());
+        assert_eq!(slice.unserved, ["addressType: FQDN"]);
+    }
+
+    #[test]
+    fn a_port_without_a_number_is_read_over() {
+        let mut object = slice();
+        object["ports"] = json!([{"name": "all"}, {"name": "http", "port": 8080}]);
+        assert_eq!(EndpointSlice::from_json(&object).unwrap().ports.len(), 1);
+    }
+
+    #[test]
+    fn malformed_slices_are_refused_with_the_field() {
+        for (key, value, field) in [
+            ("kind", json!("Endpoints"), "kind"),
+            ("metadata", json!({"name": "web-1"}), "metadata.labels.kubernetes.io/service-name"),
+            ("addressType", json!("IPv5"), "addressType"),
+            ("ports", json!([{"port": 0}]), "ports[0].port"),
+            ("endpoints", json!([{}]), "endpoints[0].addresses"),
+            ("endpoints", json!([{"addresses": []}]), "endpoints[0].addresses"),
+            ("endpoints", json!([{"addresses": ["fd00::1"]}]), "endpoints[0].addresses[0]"),
+            ("endpoints", json!([{"addresses": ["127.0.0.1"]}]), "endpoints[0].addresses[0]"),
+            (
+                "endpoints",
+                json!([{"addresses": ["172.7.21.2"], "conditions": {"ready": "yes"}}]),
+                "endpoints[0].conditions.ready",
+            ),
+        ] {
+            let mut object = slice();
+            object[key] = value.clone();
+            assert_eq!(EndpointSlice::from_json(&object).unwrap_err().field, field, "{value}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `Drains`: real servers that were taken out of service while clients may still be connected to them.
+//!
+//! A TCP real server gets weight 0: the kernel sends it no new connection and keeps the old ones. It is removed when its
+//! last connection has ended, or when its grace period has (a connection that never ends must not keep it for ever).
+//! A real server that comes back keeps its connections: its weight is set again, it is never deleted for that. UDP knows no
+//! end of a connection, so its real servers are removed at once and are never seen here.
+//!
+//! Pure: the clock and what the kernel counts are arguments.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use netstate::ipvs::{Protocol, RealServerKey, VirtualServerKey};
+
+/// Pause before the first look at the connections; doubled after each look.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause. A closed TCP connection is counted for two minutes (TIME_WAIT), so looking more often finds little.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// One drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Drain {
+    deadline: Duration,
+    next: Duration,
+    pause: Duration,
+}
+
+/// Why a drain has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The last connection is gone.
+    Idle,
+    /// The grace period is over; connections that are left will break.
+    Expired,
+    /// The kernel does not hold the real server any more.
+    Gone,
+}
+
+/// The real servers being drained.
+#[derive(Debug, Clone)]
+pub struct Drains {
+    grace: Duration,
+    open: BTreeMap<RealServerKey, Drain>,
+}
+
+impl Drains {
+    /// No drains; each will have `grace` at most.
+    #[must_use]
+    pub const fn new(grace: Duration) -> Self {
+        Self { grace, open: BTreeMap::new() }
+    }
+
+    /// True when a real server of this protocol is drained before it is removed.
+    #[must_use]
+    pub fn apply_to(&self, protocol: Protocol) -> bool {
+        protocol == Protocol::Tcp && !self.grace.is_zero()
+    }
+
+    /// Begins, or goes on with, the drain of `key`.
+    pub fn begin(&mut self, key: RealServerKey, now: Duration) {
+        let drain = Drain { deadline: now + self.grace, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
+        self.open.entry(key).or_insert(drain);
+    }
+
+    /// Ends the drain of `key`, because it is back in service or its virtual server is gone. Answers whether there was one.
+    pub fn cancel(&mut self, key: &RealServerKey) -> bool {
+        self.open.remove(key).is_some()
+    }
+
+    /// The real servers being drained with the time left to each.
+    pub fn remaining(&self, now: Duration) -> impl Iterator<Item = (&RealServerKey, Duration)> {
+        self.open.iter().map(move |(key, drain)| (key, drain.deadline.saturating_sub(now)))
+    }
+
+    /// The virtual servers whose connections are to be looked at now.
+    #[must_use]
+    pub fn due(&self, now: Duration) -> BTreeSet<VirtualServerKey> {
+        let due = |drain: &Drain| drain.next <= now || drain.deadline <= now;
+        self.open.iter().filter(|(_, drain)| due(drain)).map(|(key, _)| key.service).collect()
+    }
+
+    /// When [`Drains::due`] will have something.
+    #[must_use]
+    pub fn next(&self) -> Option<Duration> {
+        self.open.values().map(|drain| drain.next.min(drain.deadline)).min()
+    }
+
+    /// Takes in a look at the real servers of `service`: for each that the kernel holds, whether it is without
+    /// connections. Answers those whose drain has ended.
+    pub fn look(
+        &mut self,
+        service: VirtualServerKey,
+        idle: &BTreeMap<RealServerKey, bool>,
+        now: Duration,
+    ) -> Vec<(RealServerKey, Ended)> {
+        let mut ended = Vec::new();
+        for (key, drain) in self.open.iter_mut().filter(|(key, _)| key.service == service) {
+            match idle.get(key) {
+                None => ended.push((*key, Ended::Gone)),
+                Some(true) => ended.push((*key, Ended::Idle)),
+                Some(false) if drain.deadline <= now => ended.push((*key, Ended::Expired)),
+                Some(false) => {
+                    drain.pause = (drain.pause * 2).min(LONGEST_PAUSE);
+                    drain.next = now + drain.pause;
+                }
+            }
+        }
+        self.open.retain(|key, _| ended.iter().all(|(done, _)| done != key));
+        ended
+    }
+
+    /// Puts off the next look after one that failed.
+    pub fn postpone(&mut self, service: VirtualServerKey, now: Duration) {
+        for (_, drain) in self.open.iter_mut().filter(|(key, _)| key.service == service) {
+            drain.next = now + LONGEST_PAUSE;
+            drain.deadline = drain.deadline.max(drain.next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(900);
+
+    fn pod(last: u8) -> RealServerKey {
+        let service = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
+        RealServerKey { service, addr: [172, 7, 21, last].into(), port: 80 }
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn look(drains: &mut Drains, idle: &[(u8, bool)], now: u64) -> Vec<(RealServerKey, Ended)> {
+        let idle = idle.iter().map(|(last, idle)| (pod(*last), *idle)).collect();
+        drains.look(pod(2).service, &idle, at(now))
+    }
+
+    #[test]
+    fn a_real_server_leaves_with_its_last_connection() {
+        let mut drains = Drains::new(GRACE);
+        drains.begin(pod(2), at(0));
+        drains.begin(pod(3), at(0));
+        assert!(drains.due(at(0)).is_empty(), "the kernel needs a moment to see what is connected");
+        assert_eq!(drains.due(at(1)), BTreeSet::from([pod(2).service]));
+        assert_eq!(look(&mut drains, &[(2, false), (3, true)], 1), [(pod(3), Ended::Idle)]);
+        assert_eq!(drains.next(), Some(at(3)));
+        assert_eq!(look(&mut drains, &[(2, true)], 3), [(pod(2), Ended::Idle)]);
+        assert_eq!(drains.next(), None);
+    }
+
+    #[test]
+    fn the_grace_period_bounds_it() {
+        let mut drains = Drains::new(GRACE);
+        drains.begin(pod(2), at(0));
+        let mut now = 0;
+        while look(&mut drains, &[(2, false)], now).is_empty() {
+            let next = drains.next().unwrap().as_secs();
+            assert!(next > now && next - now <= 15, "from {now} to {next}");
+            now = next;
+        }
+        assert_eq!(now, 900);
+    }
+
+    #[test]
+    fn one_that_begins_twice_keeps_its_deadline_and_one_that_is_back_is_forgotten() {
+        let mut drains = Drains::new(GRACE);
+        drains.begin(pod(2), at(0));
+        drains.begin(pod(2), at(500));
+        assert_eq!(drains.remaining(at(500)).map(|(_, left)| left).collect::<Vec<_>>(), [at(400)]);
+        assert!(drains.cancel(&pod(2)));
+        assert!(!drains.cancel(&pod(2)));
+        assert_eq!(drains.next(), None);
+    }
+
+    #[test]
+    fn one_that_the_kernel_no_longer_holds_is_done() {
+        let mut drains = Drains::new(GRACE);
+        drains.begin(pod(2), at(0));
+        assert_eq!(look(&mut drains, &[], 1), [(pod(2), Ended::Gone)]);
+    }
+
+    #[test]
+    fn udp_and_a_grace_period_of_zero_are_not_drained() {
+        assert!(!Drains::new(GRACE).apply_to(Protocol::Udp));
+        assert!(!Drains::new(Duration::ZERO).apply_to(Protocol::Tcp));
+        assert!(Drains::new(GRACE).apply_to(Protocol::Tcp));
+    }
+}

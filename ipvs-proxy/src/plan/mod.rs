@@ -1,0 +1,86 @@
+//! From Services and EndpointSlices to the kernel rows they need. Pure: values in, values out.
+//!
+//! [`plan`] looks at one Service and answers a [`ServicePlan`]; [`Desired`] keeps the plans of all Services and tells, for
+//! each new one, which rows change. Nothing here costs more than the Service that changed.
+//!
+//! | module | rows |
+//! |---|---|
+//! | [`ipvs`] | virtual servers and real servers |
+//! | [`nft`] | the static table, its sets of virtual addresses and of hairpins |
+//! | [`vip`] | the dummy link and its addresses |
+//! | [`drain`] | real servers that take no new connections until their old ones have ended |
+
+mod desired;
+pub mod drain;
+pub mod ipvs;
+pub mod nft;
+pub mod vip;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netstate::ipvs::{VirtualServer, VirtualServerKey};
+
+pub use desired::{Changes, Conflict, Desired};
+
+use crate::endpoint::EndpointSlice;
+use crate::frontend::frontends;
+use crate::object::ObjectName;
+use crate::select::{Backend, select};
+use crate::service::Service;
+
+/// What planning needs to know besides the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of this node, as EndpointSlices write it.
+    pub node: String,
+    /// The kernel's name of the scheduler for every virtual server.
+    pub scheduler: String,
+}
+
+/// What one Service needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServicePlan {
+    /// The Service's creation time, which decides conflicts; see [`Service::created`].
+    pub created: String,
+    /// What is to be served at which address and port.
+    pub frontends: BTreeMap<VirtualServerKey, FrontendPlan>,
+}
+
+/// What stands behind one address and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrontendPlan {
+    /// Namespace, name and port of the Service, for who reads the nft table.
+    pub comment: String,
+    /// How it chooses.
+    pub virtual_server: VirtualServer,
+    /// Where connections go; may be empty, then clients are refused.
+    pub backends: BTreeSet<Backend>,
+    /// Addresses of backends that may be on this node.
+    pub maybe_local: BTreeSet<IpAddr>,
+}
+
+/// Plans one Service.
+pub fn plan<'a>(
+    service: &Service,
+    slices: impl IntoIterator<Item = &'a EndpointSlice> + Clone,
+    settings: &Settings,
+) -> ServicePlan {
+    let behind = |port| {
+        let selection = select(port, slices.clone(), &settings.node);
+        FrontendPlan {
+            comment: comment(&service.name, &port.name),
+            virtual_server: VirtualServer { scheduler: settings.scheduler.clone(), persistence: None },
+            backends: selection.backends,
+            maybe_local: selection.maybe_local,
+        }
+    };
+    let frontends = frontends(service).into_iter().map(|frontend| (frontend.key, behind(frontend.port)));
+    ServicePlan { created: service.created.clone(), frontends: frontends.collect() }
+}
+
+/// nft comments hold at most 128 bytes.
+fn comment(service: &ObjectName, port: &str) -> String {
+    let text = if port.is_empty() { service.to_string() } else { format!("{service}:{port}") };
+    text.chars().take(120).collect()
+}

@@ -1,0 +1,227 @@
+//! The nftables table `ip ipvs-proxy`: which connections are masqueraded, and what a virtual address refuses.
+//!
+//! The chains are static; a Service changes elements of three sets. IPVS rewrites destinations only, so:
+//!
+//! * A client outside the Pod network, this host included, is masqueraded; or the answer would go to it past the IPVS
+//!   that must rewrite it. Such packets are marked before IPVS sees them, because behind it they no longer carry the
+//!   virtual address. The mark is the one kube-proxy uses, other programs know to leave it alone, and it is cleared
+//!   behind the masquerade: a packet that goes into a tunnel takes its mark along, and the tunnel's own packet must not be
+//!   masqueraded.
+//! * A Pod that reaches itself is masqueraded (set `hairpin`, its address twice): no host answers its own address.
+//! * Any other Pod keeps its source address.
+//! * A port of a virtual address that no Service has is refused, before a process of this host that listens on all
+//!   addresses can answer.
+//!
+//! The set `services` is also the record of which virtual servers are ours: an element is there before its virtual server
+//! is made and goes after it, in the same namespace, and nothing else has to be kept on disk.
+
+use std::net::IpAddr;
+
+use netstate::Prefix;
+use netstate::ipvs::{Protocol, VirtualServerKey};
+use netstate::nft::{
+    Chain, ChainKind, CtState, Datum, Element, ElementKey, Family, Field, Hook, MarkChange, Match, Name, NetworkFamily,
+    Op, Policy, Reject, Row, RowKey, Rule, Set, Statement, Table, TableKey, Type, Verdict, priority,
+};
+
+const TABLE: &str = "ipvs-proxy";
+const SERVICES: &str = "services";
+const HAIRPIN: &str = "hairpin";
+const VIPS: &str = "vips";
+
+/// kube-proxy's masquerade mark (`iptables.masqueradeBit` 14).
+pub const MASQUERADE_MARK: u32 = 1 << 14;
+
+/// The table.
+#[must_use]
+pub fn table_key() -> TableKey {
+    TableKey { family: Family::Ip, name: Name::literal(TABLE) }
+}
+
+/// The static part of the table; `pods` is the Pod network.
+#[must_use]
+pub fn table(pods: Prefix) -> (RowKey, Row) {
+    let mut table = Table::default();
+    let sets = [
+        (SERVICES, vec![Type::Ipv4Addr, Type::InetProto, Type::InetService]),
+        (HAIRPIN, vec![Type::Ipv4Addr, Type::Ipv4Addr]),
+        (VIPS, vec![Type::Ipv4Addr]),
+    ];
+    table.sets.extend(sets.map(|(name, key)| (Name::literal(name), Set::of(key))));
+    let chains = [
+        ("prerouting", mark(Hook::Prerouting, pods)),
+        ("output", mark(Hook::Output, pods)),
+        ("input", refuse()),
+        ("postrouting", masquerade()),
+        ("unmark", unmark()),
+    ];
+    table.chains.extend(chains.map(|(name, chain)| (Name::literal(name), chain)));
+    (RowKey::Table(table_key()), Row::Table(table))
+}
+
+fn to_service(op: Op) -> Match {
+    let fields = vec![Field::Daddr(NetworkFamily::Ip), Field::L4Proto, Field::Dport];
+    Match::Lookup(op, fields, Name::literal(SERVICES))
+}
+
+fn is_marked() -> Match {
+    Match::Mark(Op::Is, MASQUERADE_MARK, MASQUERADE_MARK)
+}
+
+fn mark(hook: Hook, pods: Prefix) -> Chain {
+    let mut chain = Chain::base(ChainKind::Filter, hook, priority::MANGLE, Policy::Accept);
+    chain.rules = vec![
+        Rule::new().when(Match::Saddr(Op::IsNot, pods)).when(to_service(Op::Is)).then(MarkChange::set(MASQUERADE_MARK)),
+    ];
+    chain
+}
+
+fn refuse() -> Chain {
+    let mut chain = Chain::base(ChainKind::Filter, Hook::Input, priority::FILTER, Policy::Accept);
+    let virtual_address = || Match::Lookup(Op::Is, vec![Field::Daddr(NetworkFamily::Ip)], Name::literal(VIPS));
+    let refuse = |protocol| {
+        Rule::new()
+            .when(Match::L4Proto(Op::Is, protocol))
+            // Answers to this host's own connections come to a virtual address too: the host used it as its source.
+            .when(Match::CtState(CtState::NEW))
+            .when(virtual_address())
+            .when(to_service(Op::IsNot))
+            .then(Reject::PortUnreachable)
+    };
+    chain.rules = vec![refuse(Protocol::Tcp), refuse(Protocol::Udp)];
+    chain
+}
+
+fn masquerade() -> Chain {
+    let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
+    let fields = vec![Field::Saddr(NetworkFamily::Ip), Field::Daddr(NetworkFamily::Ip)];
+    let masquerade = Statement::Masquerade { fully_random: true };
+    chain.rules = vec![
+        Rule::new().when(Match::Lookup(Op::Is, fields, Name::literal(HAIRPIN))).then(masquerade.clone()),
+        Rule::new().when(is_marked()).then(masquerade),
+    ];
+    chain
+}
+
+fn unmark() -> Chain {
+    let mut chain = Chain::base(ChainKind::Filter, Hook::Postrouting, priority::SRCNAT + 10, Policy::Accept);
+    chain.rules = vec![Rule::new().when(is_marked()).then(MarkChange::clear(MASQUERADE_MARK)).then(Verdict::Accept)];
+    chain
+}
+
+fn element(set: &'static str, key: Vec<Datum>) -> RowKey {
+    RowKey::Element(ElementKey { table: table_key(), set: Name::literal(set), key })
+}
+
+/// The element of a virtual server: its traffic is marked, and it is ours.
+#[must_use]
+pub fn service(key: &VirtualServerKey, comment: &str) -> (RowKey, Row) {
+    let parts = vec![key.addr.into(), Datum::Protocol(key.protocol), Datum::Port(key.port)];
+    (element(SERVICES, parts), Row::Element(Element::member().comment(comment)))
+}
+
+/// The element of an address that may reach itself.
+#[must_use]
+pub fn hairpin(addr: IpAddr) -> (RowKey, Row) {
+    (element(HAIRPIN, vec![addr.into(), addr.into()]), Row::Element(Element::member()))
+}
+
+/// The element of a virtual address.
+#[must_use]
+pub fn vip(addr: IpAddr) -> (RowKey, Row) {
+    (element(VIPS, vec![addr.into()]), Row::Element(Element::member()))
+}
+
+/// The virtual server that an observed row records as ours, if it does.
+#[must_use]
+pub fn recorded(row: &RowKey) -> Option<VirtualServerKey> {
+    let RowKey::Element(element) = row else { return None };
+    if element.table != table_key() || element.set != Name::literal(SERVICES) {
+        return None;
+    }
+    match element.key.as_slice() {
+        [Datum::Ipv4(addr), Datum::Protocol(protocol), Datum::Port(port)] => {
+            Some(VirtualServerKey { protocol: *protocol, addr: IpAddr::V4(*addr), port: *port })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netstate::nft::Ruleset;
+
+    use super::*;
+
+    fn web() -> VirtualServerKey {
+        VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 }
+    }
+
+    #[test]
+    fn the_whole_table_as_nft_prints_it() {
+        let mut ruleset = Ruleset::new(table_key());
+        if let (_, Row::Table(table)) = table("172.7.0.0/16".parse().unwrap()) {
+            ruleset.table = table;
+        }
+        for (key, row) in [service(&web(), "default/web"), hairpin([172, 7, 21, 2].into()), vip(web().addr)] {
+            if let (RowKey::Element(key), Row::Element(element)) = (key, row) {
+                ruleset.elements.insert(key, element);
+            }
+        }
+        assert_eq!(
+            ruleset.render(),
+            "\
+table ip ipvs-proxy {
+\tset hairpin {
+\t\ttype ipv4_addr . ipv4_addr
+\t\telements = { 172.7.21.2 . 172.7.21.2 }
+\t}
+
+\tset services {
+\t\ttype ipv4_addr . inet_proto . inet_service
+\t\telements = { 192.168.0.10 . tcp . 80 comment \"default/web\" }
+\t}
+
+\tset vips {
+\t\ttype ipv4_addr
+\t\telements = { 192.168.0.10 }
+\t}
+
+\tchain input {
+\t\ttype filter hook input priority filter; policy accept;
+\t\tmeta l4proto tcp ct state new ip daddr @vips ip daddr . meta l4proto . th dport != @services reject
+\t\tmeta l4proto udp ct state new ip daddr @vips ip daddr . meta l4proto . th dport != @services reject
+\t}
+
+\tchain output {
+\t\ttype filter hook output priority mangle; policy accept;
+\t\tip saddr != 172.7.0.0/16 ip daddr . meta l4proto . th dport @services meta mark set meta mark | 0x00004000
+\t}
+
+\tchain postrouting {
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\tip saddr . ip daddr @hairpin masquerade fully-random
+\t\tmeta mark & 0x00004000 == 0x00004000 masquerade fully-random
+\t}
+
+\tchain prerouting {
+\t\ttype filter hook prerouting priority mangle; policy accept;
+\t\tip saddr != 172.7.0.0/16 ip daddr . meta l4proto . th dport @services meta mark set meta mark | 0x00004000
+\t}
+
+\tchain unmark {
+\t\ttype filter hook postrouting priority srcnat + 10; policy accept;
+\t\tmeta mark & 0x00004000 == 0x00004000 meta mark set meta mark & 0xffffbfff accept
+\t}
+}
+"
+        );
+    }
+
+    #[test]
+    fn the_record_is_read_back_from_the_rows_that_wrote_it() {
+        assert_eq!(recorded(&service(&web(), "x").0), Some(web()));
+        assert_eq!(recorded(&hairpin(web().addr).0), None);
+        assert_eq!(recorded(&table("172.7.0.0/16".parse().unwrap()).0), None);
+    }
+}
