@@ -81,10 +81,13 @@ impl Suite {
             true => None,
             false => lab_kernel::ensure(&self.needs, self.guest).err().map(|error| format!("{error:#}")),
         };
-        match &obstacle {
-            Some(reason) => eprintln!("lab: SKIPPED, not passed: {reason}"),
-            None if arguments.list => {}
-            None => eprintln!("lab: running on {}", lab_kernel::describe()),
+        let announcement = match &obstacle {
+            Some(reason) => format!("lab: SKIPPED, not passed: {reason}\n"),
+            None => format!("lab: running on {}\n", lab_kernel::describe()),
+        };
+        if !arguments.list {
+            // In one piece: the lab kernel passes on what it is given, and standard output is written to as well.
+            eprint!("{announcement}");
         }
         let trials = tests.into_iter().map(|test| trial(test, obstacle.clone())).collect();
         libtest_mimic::run(&arguments, trials).exit_code()
