@@ -51,10 +51,12 @@ fn dispatch(
         (Request::Add(_), Role::Portmap) => Some(verbs::portmap::add(conf)?),
         (Request::Add(call), _) => Some(verbs::add::add(conf, role, call)?),
         // Without ports there is nothing that portmap could check or remove.
-        (Request::Check(_) | Request::Del(_), Role::Portmap) => None,
+        (_, Role::Portmap) => None,
         (Request::Check(call), _) => verbs::check::check(conf, role, call).map(|()| None)?,
         (Request::Del(call), _) => verbs::del::del(&conf, role, call).map(|()| None)?,
-        (Request::Gc | Request::Status | Request::Version, _) => None,
+        (Request::Gc, _) => verbs::gc::gc(&conf, role).map(|()| None)?,
+        (Request::Status, _) => verbs::status::status(conf, role).map(|()| None)?,
+        (Request::Version, _) => None,
     };
     Ok(result.map(|object| format!("{object:#}\n")).unwrap_or_default())
 }

@@ -8,6 +8,7 @@
 //! | [`args`], [`netconf`], [`fields`] | what the runtime says: environment, standard input |
 //! | [`result`], [`error`], [`version`] | what the runtime is told, in its own version |
 //! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
+//! | [`leftovers`] | what containers left that nobody deleted |
 //! | [`plan`] | pure: facts in, ordered steps out |
 //! | [`apply`], [`hands`] | steps executed, journaled, unwound; the kernel below |
 //! | [`verbs`] | one verb per file: gather facts, plan, apply, answer |
@@ -20,6 +21,7 @@ pub mod error;
 pub mod fields;
 pub mod hands;
 pub mod ipam;
+pub mod leftovers;
 pub mod netconf;
 pub mod plan;
 pub mod record;

@@ -84,6 +84,35 @@ pub fn hold_existing(
     Ok(is_linked(&file, &path)?.then_some(Held { file, path, existed: true }))
 }
 
+/// What a look for a record found.
+#[derive(Debug)]
+pub enum Found {
+    /// There is none.
+    None,
+    /// Another call works on the attachment.
+    Busy,
+    /// It is ours now.
+    Held(Held),
+}
+
+/// Looks for the record of `attachment` without waiting.
+///
+/// # Errors
+/// Code 5 when the file system refuses.
+pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found, CniError> {
+    let path = path_of(dir, network, attachment);
+    let file = match options().open(&path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Found::None),
+        other => other.map_err(|e| CniError::io("open", &path, &e))?,
+    };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(Found::Busy),
+        Err(TryLockError::Error(e)) => Err(CniError::io("lock", &path, &e)),
+        Ok(()) if is_linked(&file, &path)? => Ok(Found::Held(Held { file, path, existed: true })),
+        Ok(()) => Ok(Found::None),
+    }
+}
+
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC);

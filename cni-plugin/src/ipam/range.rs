@@ -126,6 +126,13 @@ fn last_host(subnet: &Prefix) -> IpAddr {
     }
 }
 
+fn number(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(a) => u128::from(u32::from(a)),
+        IpAddr::V6(a) => u128::from(a),
+    }
+}
+
 fn successor(addr: IpAddr) -> Option<IpAddr> {
     match addr {
         IpAddr::V4(a) => u32::from(a).checked_add(1).map(|n| IpAddr::V4(Ipv4Addr::from(n))),
@@ -186,6 +193,18 @@ impl RangeSet {
     #[must_use]
     pub fn is_gateway(&self, addr: IpAddr) -> bool {
         self.0.iter().any(|range| range.gateway == addr)
+    }
+
+    /// How many addresses the set has to give.
+    #[must_use]
+    pub fn capacity(&self) -> u128 {
+        let size = |range: &Range| number(range.last).saturating_sub(number(range.first)).saturating_add(1);
+        let mut gateways: Vec<IpAddr> =
+            self.0.iter().map(Range::gateway).filter(|gw| self.range_of(*gw).is_some()).collect();
+        gateways.sort();
+        gateways.dedup();
+        let all = self.0.iter().map(size).fold(0, u128::saturating_add);
+        gateways.iter().fold(all, |left, _| left.saturating_sub(1))
     }
 
     /// Every address of the set once, without gateways, beginning after `last_reserved`.
@@ -294,6 +313,7 @@ mod tests {
             walked.sort();
             assert_eq!(walked, all, "{last}");
         }
+        assert_eq!(u128::try_from(all.len()).unwrap(), set.capacity());
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Locked {
             Err(error) => {
                 for reservation in &reserved {
                     // The first cause is reported; what could not be removed is found again by its owner.
-                    let _ = self.remove(reservation.addr);
+                    let _ = self.discard(reservation.addr);
                 }
                 Err(error)
             }
@@ -292,7 +292,11 @@ impl Locked {
         write().map_err(|e| failed("write", &path, e))
     }
 
-    fn remove(&self, addr: IpAddr) -> Result<(), StoreError> {
+    /// Releases `addr`, whoever owns it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the file exists and cannot be removed.
+    pub fn discard(&self, addr: IpAddr) -> Result<(), StoreError> {
         let path = self.dir.join(addr.to_string());
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("release", &path, e)),
@@ -332,19 +336,20 @@ impl Locked {
         Ok(if exact.is_empty() { of(owner.container.as_str()) } else { exact })
     }
 
+    /// True when `addr` belongs to `owner`.
+    #[must_use]
+    pub fn is_owned(&self, owner: &Attachment, addr: IpAddr) -> bool {
+        let text = read_small(&self.dir.join(addr.to_string())).unwrap_or_default();
+        text.trim() == content(owner) || text.trim() == owner.container.as_str()
+    }
+
     /// Releases those of `addresses` that belong to `owner`; others may have a new owner by now and stay.
     ///
     /// # Errors
     /// [`StoreError::Io`] when a file that exists cannot be removed.
     pub fn free(&self, owner: &Attachment, addresses: &[IpAddr]) -> Result<(), StoreError> {
         self.remove_draft();
-        for addr in addresses {
-            let text = read_small(&self.dir.join(addr.to_string())).unwrap_or_default();
-            if text.trim() == content(owner) || text.trim() == owner.container.as_str() {
-                self.remove(*addr)?;
-            }
-        }
-        Ok(())
+        addresses.iter().filter(|addr| self.is_owned(owner, **addr)).try_for_each(|addr| self.discard(*addr))
     }
 }
 

@@ -7,6 +7,8 @@
 pub mod attach;
 pub mod check;
 pub mod detach;
+pub mod gc;
+pub mod status;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -15,13 +15,14 @@ use netstate::{IfName, LinkKind};
 use serde_json::Value;
 
 use super::network::Network;
-use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace};
+use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace, store_error};
 use crate::apply;
 use crate::args::{Call, CniArgs};
 use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
 use crate::hands::{KernelHands, refused};
 use crate::ipam::{Reservation, Store, StoreError, resolver};
+use crate::leftovers;
 use crate::netconf::{IpamConf, NetConf};
 use crate::plan::Cidr;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
@@ -44,7 +45,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
-    let reservations = match reserve(&network, &call.attachment, &former) {
+    let reservations = match reserve(&network, &call.attachment, &former, &mut host) {
         Ok(reservations) => reservations,
         Err(error) => return Err(give_up(error, &network, call, &[], held)),
     };
@@ -106,7 +107,12 @@ fn give_up(mut error: CniError, network: &Network, call: &Call, reservations: &[
     error
 }
 
-fn reserve(network: &Network, owner: &Attachment, former: &[IpAddr]) -> Result<Vec<Reservation>, CniError> {
+fn reserve(
+    network: &Network,
+    owner: &Attachment,
+    former: &[IpAddr],
+    host: &mut Rtnl,
+) -> Result<Vec<Reservation>, CniError> {
     let Some(ipam) = &network.bridge.ipam else { return Ok(Vec::new()) };
     let store = Store::new(&ipam.data_dir, &network.name);
     let locked = store.lock(RESERVATION_WAIT).map_err(|e| store_error(&e))?;
@@ -116,21 +122,15 @@ fn reserve(network: &Network, owner: &Attachment, former: &[IpAddr]) -> Result<V
         [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
         requested => requested.to_vec(),
     };
-    locked.reserve(owner, &ipam.sets, &wanted).map_err(|e| store_error(&e))
-}
-
-/// A store error with the specification's code.
-pub(crate) fn store_error(error: &StoreError) -> CniError {
-    let (code, advice) = match error {
-        StoreError::Busy { .. } => (Code::TryAgainLater, "try again later"),
-        StoreError::Exhausted { .. } => {
-            (Code::TryAgainLater, "every address belongs to a container; try again when one is gone")
+    let outcome = match locked.reserve(owner, &ipam.sets, &wanted) {
+        Err(StoreError::Exhausted { .. })
+            if leftovers::release(&locked, &network.state_dir, &network.name, &network.bridge.bridge, host)? > 0 =>
+        {
+            locked.reserve(owner, &ipam.sets, &wanted)
         }
-        StoreError::Requested { .. } => (Code::InvalidConfig, "ask for another address"),
-        StoreError::Io { .. } => (Code::Io, ""),
+        outcome => outcome,
     };
-    let error = CniError::new(code, error.to_string());
-    if advice.is_empty() { error } else { error.details(advice) }
+    outcome.map_err(|e| store_error(&e))
 }
 
 /// What an earlier ADD of the same attachment left: an error when it is complete, otherwise its addresses, with its

@@ -4,9 +4,8 @@ use kernel::link::LinkState;
 use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
 
-use super::add::store_error;
 use super::network::Network;
-use super::{RESERVATION_WAIT, open_namespace};
+use super::{RESERVATION_WAIT, open_namespace, store_error};
 use crate::args::{Call, CniArgs};
 use crate::error::{CniError, Code};
 use crate::hands::refused;
@@ -48,7 +47,10 @@ fn observe(network: &Network, expected: &Expected<'_>, call: &Call) -> Result<Fa
         None => Vec::new(),
         Some(ipam) => match Store::new(&ipam.data_dir, &network.name).lock_existing(RESERVATION_WAIT) {
             Ok(None) => Vec::new(),
-            Ok(Some(locked)) => locked.find(&call.attachment).map_err(|e| store_error(&e))?,
+            Ok(Some(locked)) => {
+                let reported = expected.result.ips.iter().map(|ip| ip.addr);
+                reported.filter(|addr| locked.is_owned(&call.attachment, *addr)).collect()
+            }
             Err(e) => return Err(store_error(&e)),
         },
     };

@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use kernel::{Netns, Rtnl};
 use netstate::{IfName, LinkKind};
 
-use super::add::store_error;
 use super::network::Places;
-use super::{ATTACHMENT_WAIT, RESERVATION_WAIT};
+use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
 use crate::args::Call;
 use crate::attachment::Attachment;
 use crate::error::CniError;
@@ -29,9 +29,10 @@ use crate::role::Role;
 /// When something that exists could not be removed.
 pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
-    let held = record::hold_existing(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT)?;
+    let mut held = record::hold_existing(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT)?;
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
-    let facts = observe(&places, &conf.name, call, &mut host)?;
+    let known = held.as_mut().and_then(record::Held::read).map(|record| record.addresses).unwrap_or_default();
+    let facts = observe(&places, &conf.name, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
     for link in &detach.links {
         delete_link(&mut host, link)?;
@@ -47,14 +48,16 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     held.map_or(Ok(()), record::Held::remove)
 }
 
-fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<(), CniError> {
+/// Deletes the link called `name`; absent is fine.
+pub(super) fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<(), CniError> {
     match host.link(name).map_err(|e| refused(&e))? {
         Some(link) => host.delete_link_aside(link.index).map_err(|e| refused(&e)),
         None => Ok(()),
     }
 }
 
-fn remove_file(path: &Path) -> Result<(), CniError> {
+/// Removes a file; absent is fine.
+pub(super) fn remove_file(path: &Path) -> Result<(), CniError> {
     match fs::remove_file(path) {
         Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Err(CniError::io("remove", path, &e))
@@ -63,9 +66,17 @@ fn remove_file(path: &Path) -> Result<(), CniError> {
     }
 }
 
-fn observe(places: &Places, network: &str, call: &Call, host: &mut Rtnl) -> Result<Facts, CniError> {
-    let mut addresses = Vec::new();
-    for dir in &places.reservations {
+/// `known` are the addresses that the record tells. Without any, every reservation of the network is looked at.
+fn observe(
+    places: &Places,
+    network: &str,
+    call: &Call,
+    known: Vec<IpAddr>,
+    host: &mut Rtnl,
+) -> Result<Facts, CniError> {
+    let unread = if known.is_empty() { &places.reservations[..] } else { &[] };
+    let mut addresses = known;
+    for dir in unread {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             addresses.extend(locked.find(&call.attachment).map_err(|e| store_error(&e))?);
         }

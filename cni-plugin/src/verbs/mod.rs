@@ -5,13 +5,17 @@
 //! | [`add`] | "ADD: Add container to network" | attaches, or leaves everything as it was |
 //! | [`del`] | "DEL: Remove container from network" | removes what is there; nothing there is a success |
 //! | [`check`] | "CHECK: Check container's networking is as expected" | nothing |
+//! | [`gc`] | "GC: Clean up any stale resources" | removes what is not listed as valid |
+//! | [`status`] | "STATUS: Check plugin status" | nothing |
 //! | [`version`] | "VERSION: probe plugin version support" | nothing |
 
 pub mod add;
 pub mod check;
 pub mod del;
+pub mod gc;
 pub mod network;
 pub mod portmap;
+pub mod status;
 pub mod version;
 
 use std::path::Path;
@@ -20,6 +24,7 @@ use std::time::Duration;
 use kernel::Netns;
 
 use crate::error::{CniError, Code};
+use crate::ipam::StoreError;
 
 /// How long a call waits for another call on the same attachment.
 pub(crate) const ATTACHMENT_WAIT: Duration = Duration::from_secs(10);
@@ -42,4 +47,18 @@ pub(crate) fn open_namespace(path: &Path) -> Result<Netns, CniError> {
         Ok(true) => Err(bad("plugin's netns and netns from CNI_NETNS should not be the same".to_owned())),
         Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(e.to_string())),
     }
+}
+
+/// A store error with the specification's code.
+pub(crate) fn store_error(error: &StoreError) -> CniError {
+    let (code, advice) = match error {
+        StoreError::Busy { .. } => (Code::TryAgainLater, "try again later"),
+        StoreError::Exhausted { .. } => {
+            (Code::TryAgainLater, "every address belongs to a container; try again when one is gone")
+        }
+        StoreError::Requested { .. } => (Code::InvalidConfig, "ask for another address"),
+        StoreError::Io { .. } => (Code::Io, ""),
+    };
+    let error = CniError::new(code, error.to_string());
+    if advice.is_empty() { error } else { error.details(advice) }
 }

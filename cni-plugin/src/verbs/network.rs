@@ -113,6 +113,8 @@ pub struct Places {
     pub reservations: Vec<PathBuf>,
     /// Where records are.
     pub records: PathBuf,
+    /// Directory of flannel's state files, for the `flannel` name.
+    pub flannel_dir: Option<PathBuf>,
     /// flannel's state file of the container.
     pub flannel_state: Option<PathBuf>,
 }
@@ -128,10 +130,11 @@ impl Places {
         let flannel = dir(text(&mut fields, "dataDir"), flannel::DEFAULT_DATA_DIR);
         let ipam = fields.take_object("ipam").ok().flatten().and_then(|mut ipam| text(&mut ipam, "dataDir"));
         let mut reservations = vec![dir(ipam, store::DEFAULT_DIR)];
-        let flannel_state = container.filter(|_| role == Role::Flannel).map(|id| flannel.join(id.as_str()));
+        let flannel_dir = (role == Role::Flannel).then_some(flannel);
+        let flannel_state = flannel_dir.as_ref().zip(container).map(|(dir, id)| dir.join(id.as_str()));
         let stored = flannel_state.as_deref().and_then(stored_data_dir).filter(|dir| !reservations.contains(dir));
         reservations.extend(stored);
-        Self { reservations, records, flannel_state }
+        Self { reservations, records, flannel_dir, flannel_state }
     }
 }
 

@@ -5,6 +5,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use kernel::Rtnl;
+use netstate::{IfName, Link, LinkKind};
 use serde_json::json;
 
 use crate::node::{Node, first_address, host_link, native, with};
@@ -17,17 +19,32 @@ pub(crate) const TESTS: &[Test] = &[
     ("fifty_adds_at_once_get_fifty_addresses", fifty_at_once),
     ("two_adds_at_once_for_one_container_leave_one_attachment", same_container_at_once),
     ("empty_reservation_of_a_crash_is_taken_over", empty_reservation),
+    ("leftovers_are_reclaimed_when_the_range_is_full_and_living_pods_are_not", leftovers),
 ];
 
 fn reservation(host: u32) -> String {
     format!("/var/lib/cni/networks/cbr0/172.7.21.{host}")
 }
 
-fn exhaustion(node: &Node) {
+/// Reservations of 253 Pods that the chain before us attached.
+fn fill() {
     fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
     for host in 2..=254 {
         fs::write(reservation(host), format!("other{host}\r\neth0")).unwrap();
     }
+}
+
+/// A veth that such a Pod could be behind.
+fn living_foreign_pod() -> IfName {
+    let name = IfName::new("veth0badcafe").unwrap();
+    let veth = Link { kind: LinkKind::Veth, mtu: None, mac: None, up: false, master: None };
+    Rtnl::open().unwrap().create_link(&name, &veth).unwrap();
+    name
+}
+
+fn exhaustion(node: &Node) {
+    fill();
+    living_foreign_pod();
     fs::remove_file(reservation(99)).unwrap();
     let (pod, address) = node.attached(&native(), "web-1");
     assert_eq!(address.to_string(), "172.7.21.99", "the one free address is found");
@@ -38,6 +55,41 @@ fn exhaustion(node: &Node) {
     assert_eq!((node.links(), node.files()), before, "a refused ADD leaves nothing");
     node.del(&native(), "web-1", &pod).silent();
     assert_eq!(node.attached(&native(), "web-3").1, address);
+}
+
+fn leftovers(node: &Node) {
+    // Our own Pod is alive, another one of ours died with its namespace, the rest is the former chain's.
+    let (alive, kept) = node.attached(&native(), "alive");
+    let (dead, freed) = node.attached(&native(), "dead");
+    Rtnl::open().unwrap().delete_link(&IfName::new(host_link("dead")).unwrap()).unwrap();
+    for host in 4..=254 {
+        fs::write(reservation(host), format!("other{host}\r\neth0")).unwrap();
+    }
+    let foreign = living_foreign_pod();
+    assert_eq!(node.attached(&native(), "web-1").1, freed, "the dead one's address is the only one to give");
+    let (code, _) = node.add(&native(), "web-2", &node.pod()).error();
+    assert_eq!(code, 11, "the former chain's Pods may be alive");
+    Rtnl::open().unwrap().delete_link(&foreign).unwrap();
+    node.attached(&native(), "web-3");
+    assert_eq!(fs::read_to_string(reservation(2)).unwrap(), "alive\r\neth0");
+    assert_eq!(
+        (kept.to_string().as_str(), node.files().len()),
+        ("172.7.21.2", 6),
+        "three Pods, each with record and address"
+    );
+    node.del(&native(), "alive", &alive).silent();
+    node.del(&native(), "dead", &dead).silent();
+    // After a reboot the records are of another boot: nothing they tell can exist.
+    for host in 2..=254 {
+        if !Path::new(&reservation(host)).exists() {
+            fs::write(reservation(host), format!("old{host}\r\neth0")).unwrap();
+            fs::write(format!("/var/lib/cni/netd/cbr0/old{host}@eth0"), r#"{"boot":"another","addresses":[]}"#)
+                .unwrap();
+        }
+    }
+    living_foreign_pod();
+    node.attached(&native(), "web-4");
+    assert_eq!(node.files().len(), 6, "{:?}", node.files());
 }
 
 fn round_robin(node: &Node) {

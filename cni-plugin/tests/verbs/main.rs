@@ -12,6 +12,7 @@ mod leases;
 mod node;
 mod protocol;
 mod remove;
+mod sweep;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -21,7 +22,7 @@ fn main() {
     if !root {
         eprintln!("SKIPPED: the CNI verb tests need root to make network namespaces; all of them count as ignored");
     }
-    let groups = [attach::TESTS, chain::TESTS, leases::TESTS, protocol::TESTS, remove::TESTS];
+    let groups = [attach::TESTS, chain::TESTS, leases::TESTS, protocol::TESTS, remove::TESTS, sweep::TESTS];
     let trial = |(name, test): &(&'static str, fn(&node::Node))| {
         let test = *test;
         Trial::test(*name, move || {

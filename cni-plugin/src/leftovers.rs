@@ -1,0 +1,93 @@
+//! Reservations whose containers are gone although nobody ever said DEL.
+//!
+//! Looked for when a range has run out. A reservation is a leftover when nothing of its attachment can exist any more:
+//! * its record is of an earlier boot, or of this one but the host end of its link is gone;
+//! * it has no record (the chain that ran here before us made it), and no Pod of that chain can be alive: every veth
+//!   of the host is a port of another bridge.
+//!
+//! Invariant: whoever is at work on an attachment holds its record's lock; such a reservation is never touched. File
+//! times play no part: clocks are set back, and jump forward when the network comes up.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kernel::{KernelError, Rtnl};
+use netstate::{IfName, LinkKind};
+
+use crate::attachment::Attachment;
+use crate::error::CniError;
+use crate::hands::refused;
+use crate::ipam::store::Locked;
+use crate::plan::gc::Owner;
+use crate::record::{self, Found};
+use crate::verbs::store_error;
+
+/// The host's links, as far as leftovers are concerned.
+#[derive(Debug, Default)]
+struct HostLinks {
+    names: BTreeSet<IfName>,
+    /// Some veth is a port of the network's bridge, or of none.
+    foreign_pods: bool,
+}
+
+/// Releases what is left over in `reservations` and answers how many addresses that gave. The network's records are in
+/// `records`; its bridge is `bridge`.
+///
+/// # Errors
+/// When the reservations cannot be read or removed, or the kernel cannot be asked.
+pub fn release(
+    reservations: &Locked,
+    records: &Path,
+    network: &str,
+    bridge: &IfName,
+    host: &mut Rtnl,
+) -> Result<usize, CniError> {
+    let links = host_links(bridge, host).map_err(|e| refused(&e))?;
+    let boot = record::boot_id();
+    let mut released = 0;
+    for (addr, text) in reservations.list().map_err(|e| store_error(&e))? {
+        let is_left = match Owner::of_reservation(&text) {
+            Some(Owner::Attachment(owner)) => is_left_over(&owner, records, network, &boot, &links)?,
+            Some(Owner::Container(_)) => !links.foreign_pods,
+            // No owner can ever ask for it back.
+            None => true,
+        };
+        if is_left {
+            reservations.discard(addr).map_err(|e| store_error(&e))?;
+            released += 1;
+        }
+    }
+    Ok(released)
+}
+
+fn is_left_over(
+    owner: &Attachment,
+    records: &Path,
+    network: &str,
+    boot: &str,
+    links: &HostLinks,
+) -> Result<bool, CniError> {
+    let has_link = links.names.contains(&owner.host_link());
+    match record::find(records, network, owner)? {
+        Found::Busy => Ok(false),
+        Found::None => Ok(!has_link && !links.foreign_pods),
+        Found::Held(mut held) => {
+            let of_this_boot = held.read().is_none_or(|record| record.boot == boot);
+            if of_this_boot && has_link {
+                return Ok(false);
+            }
+            held.remove().map(|()| true)
+        }
+    }
+}
+
+fn host_links(bridge: &IfName, host: &mut Rtnl) -> Result<HostLinks, KernelError> {
+    let all = host.links()?;
+    let foreign = |link: &kernel::link::LinkState| {
+        link.link.kind == LinkKind::Veth && link.link.master.as_ref().is_none_or(|master| master == bridge)
+    };
+    let records_know = |name: &IfName| name.as_str().len() == 15;
+    // Our own Pods' links have names of 15 bytes; the former chain's are shorter.
+    let foreign_pods = all.iter().filter(|link| !records_know(&link.name)).any(foreign);
+    Ok(HostLinks { names: all.into_iter().map(|link| link.name).collect(), foreign_pods })
+}

@@ -1,0 +1,91 @@
+//! GC: which of the attachments that left something here are valid no more.
+//!
+//! Pure. Owners come from records, reservations and flannel's state files; some of the latter know the container only.
+
+use std::collections::BTreeSet;
+
+use crate::attachment::{Attachment, ContainerId};
+
+/// Who owns something.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// One interface of a container.
+    Attachment(Attachment),
+    /// A container, whichever interface: files of host-local before 0.7, and of flannel's plugin.
+    Container(ContainerId),
+}
+
+impl Owner {
+    /// Reads the content of a reservation: `<container>\r\n<interface>`, or the container alone.
+    #[must_use]
+    pub fn of_reservation(text: &str) -> Option<Self> {
+        match text.trim().split_once("\r\n") {
+            Some((container, ifname)) => {
+                let (container, ifname) = (ContainerId::new(container)?, ifname.parse().ok()?);
+                Some(Self::Attachment(Attachment { container, ifname }))
+            }
+            None => ContainerId::new(text.trim()).map(Self::Container),
+        }
+    }
+
+    /// Reads the name of a record: `<container>@<interface>`.
+    #[must_use]
+    pub fn of_record(name: &str) -> Option<Self> {
+        let (container, ifname) = name.split_once('@')?;
+        let (container, ifname) = (ContainerId::new(container)?, ifname.parse().ok()?);
+        Some(Self::Attachment(Attachment { container, ifname }))
+    }
+
+    fn is_valid(&self, valid: &[Attachment]) -> bool {
+        match self {
+            Self::Attachment(attachment) => valid.contains(attachment),
+            Self::Container(container) => valid.iter().any(|attachment| attachment.container == *container),
+        }
+    }
+}
+
+/// Those of `owners` that `valid` does not name, each once.
+#[must_use]
+pub fn stale(owners: impl IntoIterator<Item = Owner>, valid: &[Attachment]) -> BTreeSet<Owner> {
+    owners.into_iter().filter(|owner| !owner.is_valid(valid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(container: &str, ifname: &str) -> Attachment {
+        Attachment { container: ContainerId::new(container).unwrap(), ifname: ifname.parse().unwrap() }
+    }
+
+    #[test]
+    fn owners_are_read_from_names_and_contents() {
+        let owner = Owner::Attachment(attachment("c1", "eth0"));
+        assert_eq!(Owner::of_reservation("c1\r\neth0"), Some(owner.clone()));
+        assert_eq!(Owner::of_record("c1@eth0"), Some(owner));
+        assert_eq!(Owner::of_record("c1@a@b"), Some(Owner::Attachment(attachment("c1", "a@b"))));
+        assert_eq!(Owner::of_reservation(" c1\n"), Some(Owner::Container(ContainerId::new("c1").unwrap())));
+        for junk in ["", "../x", "c1\r\nway-too-long-a-name", "\u{0}"] {
+            assert_eq!(Owner::of_reservation(junk), None, "{junk:?}");
+        }
+        assert_eq!(Owner::of_record("lock"), None);
+    }
+
+    #[test]
+    fn only_what_nobody_lists_is_stale() {
+        let valid = [attachment("c1", "eth0"), attachment("c2", "eth0")];
+        let container = |id| Owner::Container(ContainerId::new(id).unwrap());
+        let owners = [
+            Owner::Attachment(attachment("c1", "eth0")),
+            Owner::Attachment(attachment("c1", "net1")),
+            Owner::Attachment(attachment("c3", "eth0")),
+            Owner::Attachment(attachment("c3", "eth0")),
+            container("c2"),
+            container("c4"),
+        ];
+        let expected =
+            [Owner::Attachment(attachment("c1", "net1")), Owner::Attachment(attachment("c3", "eth0")), container("c4")];
+        assert_eq!(stale(owners.clone(), &valid), expected.into_iter().collect());
+        assert_eq!(stale(owners, &[]).len(), 5, "an empty list makes everything stale");
+    }
+}

@@ -1,0 +1,110 @@
+//! GC: removes what attachments left that the runtime does not list.
+//!
+//! Goes on after a failure and reports all of them. Only this network's records, reservations and state files are
+//! looked at. An attachment that another call is working on at this moment is left to that call.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use kernel::Rtnl;
+use serde_json::Value;
+
+use super::del::{delete_link, remove_file};
+use super::network::Places;
+use super::{RESERVATION_WAIT, store_error};
+use crate::attachment::{Attachment, ContainerId};
+use crate::error::CniError;
+use crate::hands::refused;
+use crate::ipam::Store;
+use crate::netconf::NetConf;
+use crate::plan::gc::{Owner, stale};
+use crate::record::{self, Found};
+use crate::role::Role;
+
+/// Removes everything that `cni.dev/valid-attachments` does not list. Without the list nothing is valid (SPEC "GC").
+///
+/// # Errors
+/// The first failure, with the others in its details.
+pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
+    let places = Places::of(&conf.fields, role, None);
+    let valid = conf.valid_attachments.clone().unwrap_or_default();
+    let owners = owners(&places, &conf.name)?;
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut failures = Vec::new();
+    for owner in stale(owners, &valid) {
+        let outcome = match &owner {
+            Owner::Attachment(attachment) => remove_attachment(attachment, &places, &conf.name, &mut host),
+            Owner::Container(container) => remove_container(container, &places, &conf.name),
+        };
+        failures.extend(outcome.err());
+    }
+    let mut failures = failures.into_iter();
+    match failures.next() {
+        None => Ok(()),
+        Some(first) => Err(failures.fold(first, |error, other| error.details(format!("and: {other}")))),
+    }
+}
+
+/// Everybody who left something; what nobody owns is removed on the way.
+fn owners(places: &Places, network: &str) -> Result<BTreeSet<Owner>, CniError> {
+    let mut owners: BTreeSet<Owner> = BTreeSet::new();
+    owners.extend(names(&places.records.join(network)).iter().filter_map(|name| Owner::of_record(name)));
+    for dir in &places.reservations {
+        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+            for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+                match Owner::of_reservation(&text) {
+                    Some(owner) => drop(owners.insert(owner)),
+                    // A crash emptied it: nobody can ever ask for it back.
+                    None => locked.discard(addr).map_err(|e| store_error(&e))?,
+                }
+            }
+        }
+    }
+    if let Some(dir) = &places.flannel_dir {
+        let of_network = names(dir).into_iter().filter(|name| is_state_of(&dir.join(name), network));
+        owners.extend(of_network.filter_map(|name| ContainerId::new(&name)).map(Owner::Container));
+    }
+    Ok(owners)
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// True when flannel's plugin wrote the file for `network`.
+fn is_state_of(path: &Path, network: &str) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    serde_json::from_str::<Value>(&text).is_ok_and(|value| value.get("name").and_then(Value::as_str) == Some(network))
+}
+
+fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &mut Rtnl) -> Result<(), CniError> {
+    let held = match record::find(&places.records, network, owner)? {
+        Found::Busy => return Ok(()),
+        Found::None => None,
+        Found::Held(held) => Some(held),
+    };
+    delete_link(host, &owner.host_link())?;
+    for dir in &places.reservations {
+        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+            let addresses = locked.find(owner).map_err(|e| store_error(&e))?;
+            locked.free(owner, &addresses).map_err(|e| store_error(&e))?;
+        }
+    }
+    held.map_or(Ok(()), record::Held::remove)
+}
+
+/// What is known by its container alone: reservations from before host-local 0.7 and flannel's state file.
+fn remove_container(container: &ContainerId, places: &Places, network: &str) -> Result<(), CniError> {
+    for dir in &places.reservations {
+        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+            for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+                if text == container.as_str() {
+                    locked.discard(addr).map_err(|e| store_error(&e))?;
+                }
+            }
+        }
+    }
+    places.flannel_dir.as_ref().map_or(Ok(()), |dir| remove_file(&dir.join(container.as_str())))
+}
