@@ -10,11 +10,14 @@
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
 //! | `watch` (feature) | change notifications of the tables above | 4.20 |
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
+//! | [`nft`] | nftables tables, elements, foreign drop policies; its own monitor | 5.10 |
+//! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
 //! | [`netns`] | network namespaces | 3.8 |
 
 pub mod address;
 mod attribute;
 mod bridge;
+pub mod conntrack;
 pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -24,6 +27,7 @@ pub mod ipvs;
 pub mod link;
 pub mod neighbour;
 pub mod netns;
+pub mod nft;
 mod orphan;
 pub mod route;
 mod rtnl;

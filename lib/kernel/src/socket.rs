@@ -8,7 +8,7 @@
 //! A socket belongs to the network namespace of the thread that opened it.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -125,9 +125,7 @@ impl Socket {
     }
 
     fn set_timeout(&self, timeout: Duration) -> Result<(), SocketError> {
-        // SAFETY: the descriptor is owned by `self.socket`, which outlives the borrow.
-        #[allow(unsafe_code)]
-        let fd = unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) };
+        let fd = self.socket.as_fd();
         let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
         let value = TimeVal::new(seconds, 0);
         let io = |call| move |errno: nix::Error| SocketError::Io { call, source: errno.into() };
@@ -135,7 +133,7 @@ impl Socket {
         setsockopt(&fd, sockopt::SendTimeout, &value).map_err(io("SO_SNDTIMEO"))
     }
 
-    fn next_sequence(&mut self) -> u32 {
+    pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         self.sequence
     }
@@ -274,6 +272,12 @@ impl Socket {
         };
         let datagram = self.buffer.get(..size).ok_or(SocketError::Truncated(size))?;
         split(datagram)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -165,9 +165,13 @@ impl Ruleset {
     /// The table as rows of a kernel table: one for the static part, one for each element.
     #[must_use]
     pub fn rows(&self) -> BTreeMap<RowKey, Row> {
-        let elements = self.elements.iter().map(|(key, value)| (RowKey::Element(key.clone()), value.clone().into()));
-        let table = (RowKey::Table(self.key.clone()), Row::Table(self.table.clone()));
-        std::iter::once(table).chain(elements).collect()
+        self.clone().into_rows().collect()
+    }
+
+    /// As [`Ruleset::rows`], without copying.
+    pub fn into_rows(self) -> impl Iterator<Item = (RowKey, Row)> {
+        let elements = self.elements.into_iter().map(|(key, value)| (RowKey::Element(key), value.into()));
+        std::iter::once((RowKey::Table(self.key), Row::Table(self.table))).chain(elements)
     }
 
     /// The text that `nft -s list table` prints, elements in key order.

@@ -303,7 +303,7 @@ mod tests {
 }
 "
         );
-        assert_eq!(ruleset.rows().len(), 3);
+        assert_eq!(ruleset.into_rows().count(), 3);
     }
 
     #[test]

@@ -1,0 +1,228 @@
+//! Tracked connections: finding and deleting those that an address translation of the past keeps alive.
+//!
+//! A UDP flow has no end: its entry stays as long as packets come, and sends them to an endpoint that is gone, or past a
+//! translation that was made later. Invariants. An entry is deleted by the very tuple and id that were listed, so a new
+//! flow that took its place stays. Only matching entries are kept while the table, which may hold millions, is read.
+//!
+//! Constants are those of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netstate::ipvs::Protocol;
+use netstate::nft::NetworkFamily;
+
+use crate::attribute::{self, Writer};
+use crate::error::{KernelError, SocketError};
+use crate::socket::{Fault, Frame, Message, Socket, acknowledgement, write_message};
+
+/// NFNL_SUBSYS_CTNETLINK, the high byte of every message type.
+const SUBSYSTEM: u16 = 1 << 8;
+const CT_NEW: u16 = SUBSYSTEM;
+const CT_GET: u16 = SUBSYSTEM | 1;
+const CT_DELETE: u16 = SUBSYSTEM | 2;
+/// Bytes of `nfgenmsg`.
+const HEADER: usize = 4;
+
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
+const PROTO_DST_PORT: u16 = 3;
+/// NLA_F_NESTED.
+const NESTED: u16 = 0x8000;
+/// CTA_FILTER_ORIG_FLAGS, and the bit for the protocol's number (net/netfilter/nf_internals.h).
+const FILTER_ORIG_FLAGS: u16 = 1;
+const BY_PROTOCOL: u32 = 1 << 3;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// One direction of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// Who sends.
+    pub src: SocketAddr,
+    /// Who receives.
+    pub dst: SocketAddr,
+}
+
+/// A tracked connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// As the first packet came in, before any translation.
+    pub original: Tuple,
+    /// As answers come in: their source is the endpoint that the connection was sent to.
+    pub reply: Tuple,
+    /// Attributes that name the entry to the kernel.
+    name: Vec<u8>,
+    family: u8,
+}
+
+/// A conversation with connection tracking in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Conntrack {
+    socket: Socket,
+}
+
+impl Conntrack {
+    /// Opens the conversation.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket.
+    pub fn open() -> Result<Self, KernelError> {
+        let error = |error: SocketError| KernelError::new("open", "connection tracking", error);
+        Ok(Self { socket: Socket::open(NETLINK_NETFILTER).map_err(error)? })
+    }
+
+    /// Connections of `protocol` over `family` that `wanted` says yes to.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn flows(
+        &mut self,
+        family: NetworkFamily,
+        protocol: Protocol,
+        wanted: impl Fn(&Flow) -> bool,
+    ) -> Result<Vec<Flow>, KernelError> {
+        let error = |fault: Fault| KernelError::new("list", format!("{protocol} connections"), fault);
+        let mut found = Vec::new();
+        let keep = |frame: &Frame| {
+            let flow = read(frame).filter(|flow| flow.protocol == protocol);
+            found.extend(flow.filter(|flow| wanted(flow)));
+        };
+        self.each(&listing(family, protocol), keep).map_err(error)?;
+        Ok(found)
+    }
+
+    /// Deletes `flows` and answers how many of them were still there.
+    ///
+    /// # Errors
+    /// When the kernel refuses one of them for another reason than that it is gone; the others are deleted all the same.
+    pub fn delete(&mut self, flows: &[Flow]) -> Result<usize, KernelError> {
+        let message = |flow: &Flow| {
+            let body = [&[flow.family, 0, 0, 0], flow.name.as_slice()].concat();
+            Message { kind: CT_DELETE, flags: 0, body }
+        };
+        let messages: Vec<Message> = flows.iter().map(message).collect();
+        let results = self.socket.batch(&messages);
+        let results = results.map_err(|error| KernelError::new("delete", "tracked connections", error))?;
+        let mut deleted = 0;
+        let mut failure = None;
+        for (flow, result) in flows.iter().zip(results) {
+            match result {
+                Ok(()) => deleted += 1,
+                Err(nack) if nack.errno == libc::ENOENT => {}
+                Err(nack) => failure = Some(KernelError::new("delete", describe(flow), nack)),
+            }
+        }
+        failure.map_or(Ok(deleted), Err)
+    }
+
+    /// Deletes connections of `protocol` over `family` that `stale` says yes to, and answers how many.
+    ///
+    /// # Errors
+    /// As [`Conntrack::flows`] and [`Conntrack::delete`].
+    pub fn delete_stale(
+        &mut self,
+        family: NetworkFamily,
+        protocol: Protocol,
+        stale: impl Fn(&Flow) -> bool,
+    ) -> Result<usize, KernelError> {
+        let flows = self.flows(family, protocol, stale)?;
+        self.delete(&flows)
+    }
+
+    /// Lists the table, showing each entry to `keep` and holding none.
+    fn each(&mut self, request: &Message, mut keep: impl FnMut(&Frame)) -> Result<(), Fault> {
+        let sequence = self.socket.next_sequence();
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP, sequence);
+        self.socket.send(&bytes)?;
+        loop {
+            for frame in self.socket.receive()?.iter().filter(|frame| frame.sequence == sequence) {
+                match frame.kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => {
+                        if let Some(nack) = acknowledgement(frame)? {
+                            return Err(Fault::Nack(nack));
+                        }
+                    }
+                    _ => keep(frame),
+                }
+            }
+        }
+    }
+}
+
+impl Flow {
+    /// True when the connection was opened to `dst` and `port`, whoever answers it.
+    #[must_use]
+    pub fn was_opened_to(&self, dst: IpAddr, port: u16) -> bool {
+        self.original.dst == SocketAddr::new(dst, port)
+    }
+
+    /// True when the one that answers is not the one that the connection was opened to: its destination is translated.
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        self.reply.src != self.original.dst
+    }
+}
+
+fn describe(flow: &Flow) -> String {
+    format!("{} connection {} -> {}", flow.protocol, flow.original.src, flow.original.dst)
+}
+
+/// Asks for one protocol of one family. Kernels before 5.8 list all protocols.
+fn listing(family: NetworkFamily, protocol: Protocol) -> Message {
+    let family = if family == NetworkFamily::Ip { AF_INET } else { AF_INET6 };
+    let mut body = Writer::behind(vec![family, 0, 0, 0]);
+    body.nest(TUPLE_ORIG, |tuple| {
+        tuple.nest(TUPLE_PROTO, |proto| {
+            proto.put(PROTO_NUM, &[protocol.number()]);
+        });
+    });
+    body.nest(FILTER, |filter| {
+        // In host order, unlike everything else here.
+        filter.put(FILTER_ORIG_FLAGS, &BY_PROTOCOL.to_ne_bytes());
+    });
+    Message { kind: CT_GET, flags: 0, body: body.finish() }
+}
+
+fn read(frame: &Frame) -> Option<Flow> {
+    if frame.kind != CT_NEW {
+        return None;
+    }
+    let attributes = frame.body.get(HEADER..)?;
+    let raw = attribute::find(attributes, TUPLE_ORIG)?;
+    let (protocol, original) = tuple(raw)?;
+    let (_, reply) = tuple(attribute::find(attributes, TUPLE_REPLY)?)?;
+    let mut name = Writer::default();
+    name.put(NESTED | TUPLE_ORIG, raw);
+    for kind in [ID, ZONE] {
+        if let Some(value) = attribute::find(attributes, kind) {
+            name.put(kind, value);
+        }
+    }
+    Some(Flow { protocol, original, reply, name: name.finish(), family: *frame.body.first()? })
+}
+
+/// A direction of a connection that has ports.
+fn tuple(attributes: &[u8]) -> Option<(Protocol, Tuple)> {
+    let ip = attribute::find(attributes, TUPLE_IP)?;
+    // CTA_IP_V4_SRC and _DST are 1 and 2, CTA_IP_V6_SRC and _DST are 3 and 4.
+    let addr = |v4, v6| attribute::find(ip, v4).or_else(|| attribute::find(ip, v6)).and_then(attribute::ip);
+    let proto = attribute::find(attributes, TUPLE_PROTO)?;
+    let port = |kind| attribute::find(proto, kind).and_then(attribute::be16);
+    let protocol = Protocol::from_number(*attribute::find(proto, PROTO_NUM)?.first()?)?;
+    let src = SocketAddr::new(addr(1, 3)?, port(PROTO_SRC_PORT)?);
+    let dst = SocketAddr::new(addr(2, 4)?, port(PROTO_DST_PORT)?);
+    Some((protocol, Tuple { src, dst }))
+}

@@ -1,0 +1,307 @@
+//! From a rule to the instructions that carry it out, the same that the nft tool 1.0.6 makes, so that the tool shows the
+//! rule as we wrote it.
+
+use std::net::IpAddr;
+
+use netstate::ipvs::Protocol;
+use netstate::nft::{Destination, Family, Field, MarkChange, Match, NetworkFamily, Op, Reject, Rule, Statement};
+use netstate::{IfName, Prefix};
+
+use super::expression::{Expression, Found, base, ct, fib, meta};
+
+/// Why a rule cannot be written, in words.
+pub(super) type Unwritable = String;
+
+/// Bytes of an interface name in a register (IFNAMSIZ).
+const IFNAMSIZ: usize = 16;
+/// RTN_LOCAL (include/uapi/linux/rtnetlink.h).
+pub(super) const RTN_LOCAL: u32 = 2;
+/// NF_NAT_RANGE_PROTO_RANDOM_FULLY (include/uapi/linux/netfilter/nf_nat.h).
+pub(super) const RANDOM_FULLY: u32 = 0x10;
+
+/// The instructions of `rule` in a table of `family`.
+pub(super) fn rule(family: Family, rule: &Rule) -> Result<Vec<Expression>, Unwritable> {
+    let mut program = Program { family, known: known_from(family), list: Vec::new() };
+    for statement in &rule.statements {
+        program.statement(statement)?;
+    }
+    Ok(program.list)
+}
+
+/// The network protocol that every packet of a table has.
+pub(super) const fn known_from(family: Family) -> Option<NetworkFamily> {
+    match family {
+        Family::Ip => Some(NetworkFamily::Ip),
+        Family::Ip6 => Some(NetworkFamily::Ip6),
+        Family::Inet | Family::Bridge => None,
+    }
+}
+
+/// The two instructions that let only packets of `wanted` go on, in a table that sees both.
+pub(super) fn guard(family: Family, wanted: NetworkFamily) -> [Expression; 2] {
+    let (key, data) = match (family, wanted) {
+        // The frame's EtherType, in network order.
+        (Family::Bridge, NetworkFamily::Ip) => (meta::PROTOCOL, vec![0x08, 0x00]),
+        (Family::Bridge, NetworkFamily::Ip6) => (meta::PROTOCOL, vec![0x86, 0xdd]),
+        (_, NetworkFamily::Ip) => (meta::NFPROTO, vec![Family::Ip.number()]),
+        (_, NetworkFamily::Ip6) => (meta::NFPROTO, vec![Family::Ip6.number()]),
+    };
+    [Expression::Meta { key, to: 0 }, Expression::Compare { from: 0, op: Op::Is, data }]
+}
+
+/// Loads `field` into registers from slot `to` on.
+pub(super) fn load(field: Field, to: u8) -> Expression {
+    let payload = |base, offset, length| Expression::Payload { base, offset, length, to };
+    match field {
+        Field::Mark => Expression::Meta { key: meta::MARK, to },
+        Field::L4Proto => Expression::Meta { key: meta::L4PROTO, to },
+        Field::Iifname => Expression::Meta { key: meta::IIFNAME, to },
+        Field::Oifname => Expression::Meta { key: meta::OIFNAME, to },
+        // RFC 791 §3.1 and RFC 8200 §3.
+        Field::Saddr(NetworkFamily::Ip) => payload(base::NETWORK, 12, 4),
+        Field::Daddr(NetworkFamily::Ip) => payload(base::NETWORK, 16, 4),
+        Field::Saddr(NetworkFamily::Ip6) => payload(base::NETWORK, 8, 16),
+        Field::Daddr(NetworkFamily::Ip6) => payload(base::NETWORK, 24, 16),
+        // The same in TCP, UDP and SCTP.
+        Field::Sport => payload(base::TRANSPORT, 0, 2),
+        Field::Dport => payload(base::TRANSPORT, 2, 2),
+        Field::CtOriginalDaddr(family) => {
+            let key = if family == NetworkFamily::Ip { ct::DST_IP } else { ct::DST_IP6 };
+            Expression::Ct { key, direction: Some(ct::ORIGINAL), to }
+        }
+    }
+}
+
+/// Slots that a field or a value of `bytes` takes.
+pub(super) fn slots(bytes: usize) -> u8 {
+    u8::try_from(bytes.div_ceil(4)).unwrap_or(u8::MAX)
+}
+
+/// The network header that a field is read from, if it is.
+pub(super) const fn header_of(field: Field) -> Option<NetworkFamily> {
+    match field {
+        Field::Saddr(family) | Field::Daddr(family) => Some(family),
+        _ => None,
+    }
+}
+
+pub(super) fn name_bytes(name: &IfName) -> Vec<u8> {
+    let mut bytes = name.as_str().as_bytes().to_vec();
+    bytes.resize(IFNAMSIZ, 0);
+    bytes
+}
+
+pub(super) fn addr_bytes(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
+}
+
+struct Program {
+    family: Family,
+    /// The network protocol that packets which come this far have for sure.
+    known: Option<NetworkFamily>,
+    list: Vec<Expression>,
+}
+
+impl Program {
+    fn statement(&mut self, statement: &Statement) -> Result<(), Unwritable> {
+        match statement {
+            Statement::Match(condition) => return self.matching(condition),
+            Statement::Counter => self.list.push(Expression::Counter),
+            Statement::SetMark(change) => self.set_mark(*change),
+            Statement::Masquerade { fully_random } => {
+                let flags = if *fully_random { RANDOM_FULLY } else { 0 };
+                self.list.push(Expression::Masquerade { flags });
+            }
+            Statement::Dnat(destination) => return self.dnat(destination),
+            Statement::Vmap(fields, map) => {
+                self.load_all(fields)?;
+                self.list.push(Expression::Lookup { set: map.clone(), from: 0, to: Found::Verdict, inverted: false });
+            }
+            Statement::Verdict(verdict) => self.list.push(Expression::Verdict(verdict.clone())),
+            Statement::Reject(reject) => self.reject(*reject),
+            Statement::Unknown(text) => return Err(format!("statement {text:?} is known from listings only")),
+        }
+        Ok(())
+    }
+
+    fn matching(&mut self, condition: &Match) -> Result<(), Unwritable> {
+        match condition {
+            Match::Mark(op, mask, value) => self.mark(*op, *mask, *value),
+            Match::Nfproto(op, wanted) => {
+                let [meta, compare] = guard(Family::Inet, *wanted);
+                self.list.push(meta);
+                self.list.push(with_op(compare, *op));
+            }
+            Match::L4Proto(op, protocol) => self.compare(load(Field::L4Proto, 0), *op, vec![protocol.number()]),
+            Match::Iifname(op, name) => self.compare(load(Field::Iifname, 0), *op, name_bytes(name)),
+            Match::Oifname(op, name) => self.compare(load(Field::Oifname, 0), *op, name_bytes(name)),
+            Match::Saddr(op, prefix) => self.prefix(Field::Saddr(NetworkFamily::of(prefix)), *op, prefix)?,
+            Match::Daddr(op, prefix) => self.prefix(Field::Daddr(NetworkFamily::of(prefix)), *op, prefix)?,
+            Match::Sport(op, protocol, port) => self.port(Field::Sport, *op, *protocol, *port),
+            Match::Dport(op, protocol, port) => self.port(Field::Dport, *op, *protocol, *port),
+            Match::DaddrLocal(op) => self.local(fib::DADDR, *op),
+            Match::SaddrLocal(op) => self.local(fib::SADDR, *op),
+            Match::CtState(state) => self.ct_bits(ct::STATE, state.0),
+            Match::CtStatus(status) => self.ct_bits(ct::STATUS, status.0),
+            Match::CtOriginalDaddr(op, prefix) => {
+                self.prefix(Field::CtOriginalDaddr(NetworkFamily::of(prefix)), *op, prefix)?;
+            }
+            Match::Lookup(op, fields, set) => {
+                self.load_all(fields)?;
+                let inverted = *op == Op::IsNot;
+                self.list.push(Expression::Lookup { set: set.clone(), from: 0, to: Found::Nothing, inverted });
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, load: Expression, op: Op, data: Vec<u8>) {
+        self.list.push(load);
+        self.list.push(Expression::Compare { from: 0, op, data });
+    }
+
+    fn masked(&mut self, load: Expression, mask: Vec<u8>, op: Op, data: Vec<u8>) {
+        let xor = vec![0; mask.len()];
+        self.list.push(load);
+        self.list.push(Expression::Bitwise { from: 0, to: 0, mask, xor });
+        self.list.push(Expression::Compare { from: 0, op, data });
+    }
+
+    fn mark(&mut self, op: Op, mask: u32, value: u32) {
+        let (load, value) = (load(Field::Mark, 0), value.to_ne_bytes().to_vec());
+        if mask == u32::MAX {
+            self.compare(load, op, value);
+        } else {
+            self.masked(load, mask.to_ne_bytes().to_vec(), op, value);
+        }
+    }
+
+    /// Lets only packets with the header go on that `field` is read from.
+    fn ensure(&mut self, field: Field) -> Result<(), Unwritable> {
+        let Some(wanted) = header_of(field) else { return Ok(()) };
+        match self.known {
+            Some(known) if known == wanted => Ok(()),
+            Some(known) => Err(format!("{wanted} address where every packet is {known}")),
+            None => {
+                self.list.extend(guard(self.family, wanted));
+                self.known = Some(wanted);
+                Ok(())
+            }
+        }
+    }
+
+    /// A network of whole bytes is compared in these bytes, any other under a mask.
+    fn prefix(&mut self, field: Field, op: Op, prefix: &Prefix) -> Result<(), Unwritable> {
+        self.ensure(field)?;
+        let (bits, load, bytes) = (prefix.len(), load(field, 0), addr_bytes(prefix.addr()));
+        if bits == 0 || !bits.is_multiple_of(8) {
+            let mask = mask_bytes(bits, bytes.len());
+            self.masked(load, mask, op, bytes);
+            return Ok(());
+        }
+        let bytes: Vec<u8> = bytes.into_iter().take(usize::from(bits / 8)).collect();
+        let load = match load {
+            Expression::Payload { base, offset, to, .. } => {
+                Expression::Payload { base, offset, length: u32::from(bits / 8), to }
+            }
+            other => other,
+        };
+        self.compare(load, op, bytes);
+        Ok(())
+    }
+
+    fn port(&mut self, field: Field, op: Op, protocol: Protocol, port: u16) {
+        self.compare(load(Field::L4Proto, 0), Op::Is, vec![protocol.number()]);
+        self.compare(load(field, 0), op, port.to_be_bytes().to_vec());
+    }
+
+    fn local(&mut self, flags: u32, op: Op) {
+        let load = Expression::Fib { flags, result: fib::ADDRTYPE, to: 0 };
+        self.compare(load, op, RTN_LOCAL.to_ne_bytes().to_vec());
+    }
+
+    fn ct_bits(&mut self, key: u32, bits: u32) {
+        let load = Expression::Ct { key, direction: None, to: 0 };
+        self.masked(load, bits.to_ne_bytes().to_vec(), Op::IsNot, vec![0; 4]);
+    }
+
+    fn load_all(&mut self, fields: &[Field]) -> Result<(), Unwritable> {
+        for field in fields {
+            self.ensure(*field)?;
+        }
+        let mut slot = 0u8;
+        for field in fields {
+            self.list.push(load(*field, slot));
+            slot = slot.saturating_add(slots(field.ty().size()));
+        }
+        if fields.is_empty() || slot > 16 {
+            return Err("a key has at least one field and at most 64 bytes".to_owned());
+        }
+        Ok(())
+    }
+
+    fn set_mark(&mut self, change: MarkChange) {
+        if change.mask == 0 {
+            self.list.push(Expression::Immediate { to: 0, data: change.xor.to_ne_bytes().to_vec() });
+        } else {
+            let (mask, xor) = (change.mask.to_ne_bytes().to_vec(), change.xor.to_ne_bytes().to_vec());
+            self.list.push(load(Field::Mark, 0));
+            self.list.push(Expression::Bitwise { from: 0, to: 0, mask, xor });
+        }
+        self.list.push(Expression::MetaSet { key: meta::MARK, from: 0 });
+    }
+
+    fn dnat(&mut self, destination: &Destination) -> Result<(), Unwritable> {
+        let (family, addr_slots, port) = match destination {
+            Destination::Fixed(addr, port) => {
+                let bytes = addr_bytes(*addr);
+                let behind = slots(bytes.len()).max(4);
+                self.list.push(Expression::Immediate { to: 0, data: bytes });
+                if let Some(port) = port {
+                    self.list.push(Expression::Immediate { to: behind, data: port.to_be_bytes().to_vec() });
+                }
+                (if addr.is_ipv4() { NetworkFamily::Ip } else { NetworkFamily::Ip6 }, behind, port.is_some())
+            }
+            Destination::Map { family, fields, map, port } => {
+                self.load_all(fields)?;
+                self.list.push(Expression::Lookup { set: map.clone(), from: 0, to: Found::Slot(0), inverted: false });
+                (*family, if *family == NetworkFamily::Ip { 1 } else { 4 }, *port)
+            }
+        };
+        let number = if family == NetworkFamily::Ip { Family::Ip.number() } else { Family::Ip6.number() };
+        self.list.push(Expression::Dnat { family: u32::from(number), addr: 0, port: port.then_some(addr_slots) });
+        Ok(())
+    }
+
+    fn reject(&mut self, reject: Reject) {
+        let (kind, code) = reject_code(self.family, reject);
+        self.list.push(Expression::Reject { kind, code });
+    }
+}
+
+/// Type and code (enum nft_reject_types; ICMP code 3 and ICMPv6 code 4 are port unreachable, RFC 792 and RFC 4443).
+pub(super) const fn reject_code(family: Family, reject: Reject) -> (u32, u8) {
+    match (reject, family) {
+        (Reject::TcpReset, _) => (1, 0),
+        (Reject::PortUnreachable, Family::Ip) => (0, 3),
+        (Reject::PortUnreachable, Family::Ip6) => (0, 4),
+        // NFT_REJECT_ICMPX_PORT_UNREACH.
+        (Reject::PortUnreachable, Family::Inet | Family::Bridge) => (2, 1),
+    }
+}
+
+fn with_op(expression: Expression, op: Op) -> Expression {
+    match expression {
+        Expression::Compare { from, data, .. } => Expression::Compare { from, op, data },
+        other => other,
+    }
+}
+
+/// `bits` ones, then zeros, in `length` bytes.
+pub(super) fn mask_bytes(bits: u8, length: usize) -> Vec<u8> {
+    let ones = |index: usize| usize::from(bits).saturating_sub(index * 8).min(8);
+    (0..length).map(|index| u8::try_from(0xff00_u16 >> ones(index) & 0xff).unwrap_or(0)).collect()
+}

@@ -1,0 +1,163 @@
+//! Elements of sets and maps, to and from attributes.
+//!
+//! In the kernel a key or a value is a string of bytes; a concatenation has each part padded to four. Which parts are in
+//! it only the declared types tell, so they are needed to read it.
+
+use netlink_packet_core::NLM_F_CREATE;
+use netstate::IfName;
+use netstate::ipvs::Protocol;
+use netstate::nft::{Data, Datum, Element, ElementKey, Set, SetKind, TableKey, Type};
+
+use super::compile::{Unwritable, name_bytes};
+use super::wire::{LIST_ELEM, comment, comment_bytes, kind, message, put_value, put_verdict, value, verdict};
+use crate::attribute::{self, Writer};
+use crate::socket::Message;
+
+const LIST_TABLE: u16 = 1;
+const LIST_SET: u16 = 2;
+const LIST_ELEMENTS: u16 = 3;
+/// NLA_F_NESTED: the items are attributes already.
+const NESTED: u16 = 0x8000;
+const ELEM_KEY: u16 = 1;
+const ELEM_DATA: u16 = 2;
+const ELEM_FLAGS: u16 = 3;
+const ELEM_USERDATA: u16 = 6;
+
+/// Bytes of elements in one message: their list is one attribute, whose length has 16 bits.
+pub(super) const MESSAGE_BYTES: usize = 32 * 1024;
+
+/// The bytes of a key or value.
+pub(super) fn bytes(parts: &[Datum]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        match part {
+            Datum::Ipv4(addr) => bytes.extend_from_slice(&addr.octets()),
+            Datum::Ipv6(addr) => bytes.extend_from_slice(&addr.octets()),
+            Datum::Protocol(protocol) => bytes.push(protocol.number()),
+            Datum::Port(port) => bytes.extend_from_slice(&port.to_be_bytes()),
+            Datum::Mark(mark) => bytes.extend_from_slice(&mark.to_ne_bytes()),
+            Datum::IfName(name) => bytes.extend_from_slice(&name_bytes(name)),
+            Datum::Raw(raw) => bytes.extend_from_slice(raw),
+        }
+        if parts.len() > 1 {
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+    }
+    bytes
+}
+
+/// Bytes of a key or value of these types.
+pub(super) fn size(types: &[Type]) -> usize {
+    match types {
+        [one] => one.size(),
+        many => many.iter().map(|ty| ty.size().next_multiple_of(4)).sum(),
+    }
+}
+
+/// The parts of a key or value; raw when the types do not tell.
+fn parts(types: &[Type], bytes: &[u8]) -> Vec<Datum> {
+    let read = || {
+        let (mut rest, mut parts) = (bytes, Vec::new());
+        for ty in types {
+            let padded = if types.len() > 1 { ty.size().next_multiple_of(4) } else { ty.size() };
+            let (part, behind) = rest.split_at_checked(padded)?;
+            parts.push(datum(*ty, part.get(..ty.size())?)?);
+            rest = behind;
+        }
+        rest.is_empty().then_some(parts)
+    };
+    read().unwrap_or_else(|| vec![Datum::Raw(bytes.to_vec())])
+}
+
+fn datum(ty: Type, bytes: &[u8]) -> Option<Datum> {
+    Some(match ty {
+        Type::Ipv4Addr | Type::Ipv6Addr => attribute::ip(bytes)?.into(),
+        Type::InetProto => Datum::Protocol(Protocol::from_number(*bytes.first()?)?),
+        Type::InetService => Datum::Port(attribute::be16(bytes)?),
+        Type::Mark => Datum::Mark(attribute::u32(bytes)?),
+        Type::IfName => Datum::IfName(IfName::new(attribute::text(bytes)).ok()?),
+        Type::Unknown(_) => return None,
+    })
+}
+
+/// Refuses an element that has not the types that its set declares: the kernel would take the bytes.
+pub(super) fn check(set: &Set, key: &ElementKey, element: &Element) -> Result<(), Unwritable> {
+    let fits = |parts: &[Datum], types: &[Type]| {
+        parts.len() == types.len() && parts.iter().zip(types).all(|(part, ty)| part.ty() == Some(*ty))
+    };
+    let data = match (&element.data, &set.kind) {
+        (Data::Nothing, SetKind::Set) | (Data::Verdict(_), SetKind::VerdictMap) => true,
+        (Data::Value(parts), SetKind::Map(types)) => fits(parts, types),
+        _ => false,
+    };
+    if fits(&key.key, &set.key) && data {
+        Ok(())
+    } else {
+        Err(format!("the element has not the types that set {} declares", key.set))
+    }
+}
+
+/// An element as an item of a list, ready to be put into a message.
+pub(super) fn item(key: &ElementKey, element: Option<&Element>) -> Vec<u8> {
+    let mut list = Writer::default();
+    list.nest(LIST_ELEM, |item| {
+        put_value(item, ELEM_KEY, &bytes(&key.key));
+        let Some(element) = element else { return };
+        match &element.data {
+            Data::Nothing => {}
+            Data::Value(parts) => put_value(item, ELEM_DATA, &bytes(parts)),
+            Data::Verdict(verdict) => put_verdict(item, ELEM_DATA, verdict),
+        }
+        if let Some(comment) = &element.comment {
+            item.put(ELEM_USERDATA, &comment_bytes(comment));
+        }
+    });
+    list.finish()
+}
+
+/// A message of type `kind` about the elements `items` of a set.
+pub(super) fn list_message<'a>(
+    kind: u16,
+    table: &TableKey,
+    set: &str,
+    items: impl IntoIterator<Item = &'a [u8]>,
+) -> Message {
+    let flags = if kind == kind::NEWSETELEM { NLM_F_CREATE } else { 0 };
+    message(kind, flags, table.family.number(), |body| {
+        body.put_str(LIST_TABLE, table.name.as_str()).put_str(LIST_SET, set);
+        let items: Vec<u8> = items.into_iter().flatten().copied().collect();
+        if !items.is_empty() {
+            body.put(NESTED | LIST_ELEMENTS, &items);
+        }
+    })
+}
+
+/// The elements in the attributes of an NFT_MSG_NEWSETELEM.
+pub(super) fn read<'a>(set: &'a Set, attributes: &'a [u8]) -> impl Iterator<Item = (Vec<Datum>, Element)> + 'a {
+    let list = attribute::find(attributes, LIST_ELEMENTS).unwrap_or_default();
+    attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM).filter_map(|(_, item)| {
+        let key = value(attribute::find(item, ELEM_KEY)?)?;
+        // An interval's end and the catch-all element are nothing that a plain key can say.
+        let plain = attribute::find(item, ELEM_FLAGS).is_none_or(|flags| flags.iter().all(|byte| *byte == 0));
+        let key = if plain { parts(&set.key, key) } else { vec![Datum::Raw(key.to_vec())] };
+        let comment = attribute::find(item, ELEM_USERDATA).and_then(comment);
+        Some((key, Element { data: data(set, item), comment }))
+    })
+}
+
+fn data(set: &Set, item: &[u8]) -> Data {
+    let Some(data) = attribute::find(item, ELEM_DATA) else { return Data::Nothing };
+    if let Some(verdict) = verdict(data) {
+        return Data::Verdict(verdict);
+    }
+    let types: &[Type] = match &set.kind {
+        SetKind::Map(types) => types,
+        SetKind::Set | SetKind::VerdictMap => &[],
+    };
+    Data::Value(parts(types, value(data).unwrap_or_default()))
+}
+
+/// A message that adds one element.
+pub(super) fn add_message(key: &ElementKey, item: &[u8]) -> Message {
+    list_message(kind::NEWSETELEM, &key.table, key.set.as_str(), [item])
+}

@@ -1,0 +1,186 @@
+//! Claiming and releasing elements, for a program that comes and goes: the CNI plugin.
+//!
+//! The program keeps no mirror of the kernel. It claims keys of a map for an owner, whose name it writes into each
+//! element's comment, and later releases whatever that owner holds. Invariants. A claim is one transaction: all keys or
+//! none. A key that somebody else holds is refused with the holder's name, never taken. A decision made on a reading
+//! is carried out only if the ruleset is still the one that was read (NFNL_BATCH_GENID), or read again.
+
+use netlink_packet_core::NLM_F_EXCL;
+use netstate::nft::{Element, ElementKey, Ruleset, Table, TableKey};
+
+use super::tables::unwritable;
+use super::transaction::{Refusal, commit};
+use super::wire::kind;
+use super::{Nft, element, layout};
+use crate::error::{Cause, KernelError};
+use crate::socket::Message;
+
+/// Attempts on a ruleset that others change at the same time.
+const TRIES: u32 = 30;
+
+/// Says whether an element is the caller's own, which a claim may replace and a release removes.
+pub trait Owns: Fn(&ElementKey, &Element) -> bool {}
+
+impl<F: Fn(&ElementKey, &Element) -> bool> Owns for F {}
+
+/// Why a claim failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// Somebody else holds one of the keys.
+    #[error("nft element {key} is held by {}", .by.as_deref().unwrap_or("an unknown owner"))]
+    Held {
+        /// The key.
+        key: Box<ElementKey>,
+        /// The comment of the element that holds it.
+        by: Option<String>,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// How an attempt ended that has to be made again.
+enum Attempt {
+    Done,
+    Again,
+}
+
+impl Nft {
+    /// Makes the static part of a table be `want`, creating the table if need be; elements of sets that are declared the
+    /// same stay. Answers whether anything had to be changed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or refuses.
+    pub fn ensure(&mut self, key: &TableKey, want: &Table) -> Result<bool, KernelError> {
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let have = self.table(key)?;
+            if have.as_ref() == Some(want) {
+                return Ok(false);
+            }
+            let change = layout::change(key, have.as_ref(), want)
+                .map_err(|reason| KernelError::new("write", format!("nft table {key}"), unwritable(reason)))?;
+            if matches!(self.attempt("write", key, &change.messages, generation)?, Attempt::Done) {
+                return Ok(true);
+            }
+        }
+        Err(busy("write", key))
+    }
+
+    /// Puts all elements of `ruleset` in, each in place of one that `owns` says is the caller's own. The static part is
+    /// made as `ruleset` says when something of it is missing; when the sets are there, that is one request.
+    ///
+    /// # Errors
+    /// [`ClaimError::Held`] when somebody else holds a key; otherwise when the kernel cannot be read or refuses. Then
+    /// nothing is changed.
+    pub fn claim(&mut self, ruleset: &Ruleset, owns: impl Owns) -> Result<(), ClaimError> {
+        let key = &ruleset.key;
+        for (at, value) in &ruleset.elements {
+            let set = ruleset.table.sets.get(&at.set);
+            let reason =
+                set.map_or_else(|| Err("its set is not declared".to_owned()), |set| element::check(set, at, value));
+            reason.map_err(|reason| KernelError::new("claim", format!("nft element {at}"), unwritable(reason)))?;
+        }
+        let fresh: Vec<Message> = ruleset.elements.iter().map(|(at, value)| exclusive(at, value)).collect();
+        match commit(&mut self.socket, &fresh, None) {
+            Ok(()) => return Ok(()),
+            // Something is missing or taken; look at it.
+            Err(Refusal::Messages(_)) => {}
+            Err(other) => return Err(refused("claim elements of", key, other).into()),
+        }
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let messages = self.claim_messages(ruleset, &owns)?;
+            if matches!(self.attempt("claim elements of", key, &messages, generation)?, Attempt::Done) {
+                return Ok(());
+            }
+        }
+        Err(busy("claim elements of", key).into())
+    }
+
+    /// What makes the claim hold, given what the table holds now.
+    fn claim_messages(&mut self, ruleset: &Ruleset, owns: &impl Owns) -> Result<Vec<Message>, ClaimError> {
+        let key = &ruleset.key;
+        let have = self.table(key)?;
+        let change = layout::change(key, have.as_ref(), &ruleset.table)
+            .map_err(|reason| KernelError::new("write", format!("nft table {key}"), unwritable(reason)))?;
+        let mut messages = Vec::new();
+        for (at, value) in &ruleset.elements {
+            let declared = have.as_ref().and_then(|have| have.sets.get(&at.set));
+            let kept = declared.filter(|_| !change.remade.contains(&at.set));
+            if let Some(set) = kept
+                && let Some(holder) = self.element(at, set)?
+            {
+                if !owns(at, &holder) {
+                    return Err(ClaimError::Held { key: Box::new(at.clone()), by: holder.comment });
+                }
+                let item = element::item(at, None);
+                messages.push(element::list_message(kind::DELSETELEM, &at.table, at.set.as_str(), [item.as_slice()]));
+            }
+            let item = element::item(at, Some(value));
+            messages.push(element::add_message(at, &item));
+        }
+        Ok(change.messages.into_iter().chain(messages).collect())
+    }
+
+    /// Removes every element of the table that `owns` says is the caller's own, and answers what was removed. A table
+    /// that does not exist holds nothing.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or refuses; then nothing is removed.
+    pub fn release(&mut self, key: &TableKey, owns: impl Owns) -> Result<Vec<(ElementKey, Element)>, KernelError> {
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let Some(ruleset) = self.ruleset(key)? else { return Ok(Vec::new()) };
+            let mine: Vec<_> = ruleset.elements.into_iter().filter(|(at, value)| owns(at, value)).collect();
+            let delete = |(at, _): &(ElementKey, Element)| {
+                let item = element::item(at, None);
+                element::list_message(kind::DELSETELEM, &at.table, at.set.as_str(), [item.as_slice()])
+            };
+            let messages: Vec<Message> = mine.iter().map(delete).collect();
+            if matches!(self.attempt("release elements of", key, &messages, generation)?, Attempt::Done) {
+                return Ok(mine);
+            }
+        }
+        Err(busy("release elements of", key))
+    }
+
+    fn attempt(
+        &mut self,
+        op: &'static str,
+        key: &TableKey,
+        messages: &[Message],
+        generation: u32,
+    ) -> Result<Attempt, KernelError> {
+        match commit(&mut self.socket, messages, Some(generation)) {
+            Ok(()) => Ok(Attempt::Done),
+            Err(Refusal::Whole(nack)) if nack.errno == libc::ERESTART => Ok(Attempt::Again),
+            Err(other) => Err(refused(op, key, other)),
+        }
+    }
+}
+
+/// Adds an element only if its key is free, even with the same data: the comment tells whose it is.
+fn exclusive(key: &ElementKey, element: &Element) -> Message {
+    let mut message = element::add_message(key, &element::item(key, Some(element)));
+    message.flags |= NLM_F_EXCL;
+    message
+}
+
+fn refused(op: &'static str, key: &TableKey, refusal: Refusal) -> KernelError {
+    let cause = match refusal {
+        Refusal::Messages(nacks) => match nacks.into_values().next() {
+            Some(nack) => nack.into(),
+            None => Cause::Unexpected("refused without a reason".to_owned()),
+        },
+        Refusal::Whole(nack) => nack.into(),
+        Refusal::TooLarge => Cause::Unexpected("the transaction is larger than the socket's send buffer".to_owned()),
+        Refusal::Socket(error) => error.into(),
+    };
+    KernelError::new(op, format!("nft table {key}"), cause)
+}
+
+fn busy(op: &'static str, key: &TableKey) -> KernelError {
+    let cause = Cause::Unexpected(format!("the ruleset changed during each of {TRIES} attempts"));
+    KernelError::new(op, format!("nft table {key}"), cause)
+}

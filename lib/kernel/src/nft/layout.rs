@@ -1,0 +1,224 @@
+//! From one static part of a table to another, in messages of one transaction.
+//!
+//! Invariant: only what differs is touched. A chain whose rules differ is emptied and filled again; a set that is
+//! declared the same keeps its elements; a set that is declared otherwise is made anew, and with it the rules of the
+//! chains that look into it, because the kernel binds them to the set and not to its name.
+
+use std::collections::BTreeSet;
+
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netstate::nft::{
+    Chain, Destination, Match, Name, Policy, Rule, Set, SetKind, Statement, Table, TableKey, Type, Verdict,
+};
+
+use super::compile::{self, Unwritable};
+use super::listing::fold;
+use super::wire::{comment_bytes, kind, message, put_number};
+use super::{chain, element, rule, set, table};
+use crate::attribute::Writer;
+use crate::socket::Message;
+
+/// What turns a table into another one.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// The messages, in order.
+    pub(super) messages: Vec<Message>,
+    /// Sets that are made anew although their name stays: what was in them is gone.
+    pub(super) remade: BTreeSet<Name>,
+}
+
+/// The change from `have`, `None` when the table does not exist, to `want`.
+pub(super) fn change(key: &TableKey, have: Option<&Table>, want: &Table) -> Result<Change, Unwritable> {
+    let empty = Table::default();
+    let plan = Plan { key, have: have.unwrap_or(&empty), want };
+    let mut messages = Vec::new();
+    if have.is_none() {
+        messages.push(plan.about(kind::NEWTABLE, NLM_F_CREATE, |body| {
+            put_number(body, table::FLAGS, 0);
+        }));
+    }
+    let (sets, chains) = (plan.stale_sets(), plan.stale_chains());
+    let refill = plan.refill(&sets, &chains);
+    plan.withdraw(&sets, &chains, &refill, &mut messages);
+    plan.declare(&sets, &chains, &mut messages)?;
+    for (name, chain) in &want.chains {
+        if refill.contains(name) || chains.contains(name) || !plan.have.chains.contains_key(name) {
+            plan.fill(name, chain, &mut messages)?;
+        }
+    }
+    let remade = sets.into_iter().filter(|name| want.sets.contains_key(name)).collect();
+    Ok(Change { messages, remade })
+}
+
+/// Removes the whole table.
+pub(super) fn removal(key: &TableKey) -> Message {
+    let plan = Plan { key, have: &Table::default(), want: &Table::default() };
+    plan.about(kind::DELTABLE, 0, |_| {})
+}
+
+struct Plan<'a> {
+    key: &'a TableKey,
+    have: &'a Table,
+    want: &'a Table,
+}
+
+impl Plan<'_> {
+    fn about(&self, kind: u16, flags: u16, fill: impl FnOnce(&mut Writer)) -> Message {
+        message(kind, flags, self.key.family.number(), |body| {
+            body.put_str(table::NAME, self.key.name.as_str());
+            fill(body);
+        })
+    }
+
+    /// Sets that must go: not desired, or declared otherwise.
+    fn stale_sets(&self) -> BTreeSet<Name> {
+        let stale = |(name, set): &(&Name, &Set)| self.want.sets.get(*name) != Some(*set);
+        self.have.sets.iter().filter(stale).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Chains that must go: not desired, or hung in elsewhere. The policy alone can be changed in place.
+    fn stale_chains(&self) -> BTreeSet<Name> {
+        let place = |chain: &Chain| chain.base.map(|base| (base.kind, base.hook, base.priority));
+        let stale = |(name, chain): &(&Name, &Chain)| self.want.chains.get(*name).map(place) != Some(place(chain));
+        self.have.chains.iter().filter(stale).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Chains that stay and whose rules are written anew.
+    fn refill(&self, sets: &BTreeSet<Name>, chains: &BTreeSet<Name>) -> BTreeSet<Name> {
+        let stay = self.have.chains.iter().filter(|(name, _)| !chains.contains(*name));
+        stay.filter(|(name, have)| {
+            let same = self.want.chains.get(*name).is_some_and(|want| want.rules == have.rules);
+            !same || have.rules.iter().any(|rule| refers(rule, sets, chains))
+        })
+        .map(|(name, _)| name.clone())
+        .collect()
+    }
+
+    fn withdraw(
+        &self,
+        sets: &BTreeSet<Name>,
+        chains: &BTreeSet<Name>,
+        refill: &BTreeSet<Name>,
+        messages: &mut Vec<Message>,
+    ) {
+        // Rules first, since they hold on to sets and chains; then sets, whose verdicts hold on to chains.
+        for name in chains.union(refill) {
+            messages.push(self.about(kind::DELRULE, 0, |body| {
+                body.put_str(rule::CHAIN, name.as_str());
+            }));
+        }
+        for name in sets {
+            messages.push(self.about(kind::DELSET, 0, |body| {
+                body.put_str(set::NAME, name.as_str());
+            }));
+        }
+        for name in chains {
+            messages.push(self.about(kind::DELCHAIN, 0, |body| {
+                body.put_str(chain::NAME, name.as_str());
+            }));
+        }
+    }
+
+    /// Declares new sets and chains, and sets policies; rules come when everything that they name is there.
+    fn declare(
+        &self,
+        sets: &BTreeSet<Name>,
+        chains: &BTreeSet<Name>,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), Unwritable> {
+        let mut id = 0u32;
+        for (name, set) in &self.want.sets {
+            if sets.contains(name) || !self.have.sets.contains_key(name) {
+                id = id.saturating_add(1);
+                messages.push(self.set(name, set, id)?);
+            }
+        }
+        for (name, chain) in &self.want.chains {
+            let policy = |table: &Table| table.chains.get(name).and_then(|chain| chain.base).map(|base| base.policy);
+            let new = chains.contains(name) || !self.have.chains.contains_key(name);
+            if new || policy(self.have) != policy(self.want) {
+                messages.push(self.chain(name, chain));
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, name: &Name, set: &Set, id: u32) -> Result<Message, Unwritable> {
+        let known = |types: &[Type]| !types.is_empty() && !types.iter().any(|ty| matches!(ty, Type::Unknown(_)));
+        let sizes = |types: &[Type]| u32::try_from(element::size(types)).unwrap_or(u32::MAX);
+        let data: &[Type] = if let SetKind::Map(data) = &set.kind { data } else { &[] };
+        let writable = known(&set.key) && (known(data) || !matches!(set.kind, SetKind::Map(_)));
+        // Five types of six bits; NFT_DATA_VALUE_MAXLEN.
+        if !writable || set.key.len().max(data.len()) > 5 || sizes(&set.key).max(sizes(data)) > 64 {
+            return Err(format!(
+                "set {name}: keys and values are one to five known types of at most 64 bytes together"
+            ));
+        }
+        let flags = if set.kind == SetKind::Set { 0 } else { SET_MAP };
+        Ok(self.about(kind::NEWSET, NLM_F_CREATE, |body| {
+            body.put_str(set::NAME, name.as_str());
+            put_number(body, set::ID, id);
+            put_number(body, set::FLAGS, set.flags.0 | flags);
+            put_number(body, set::KEY_TYPE, fold(&set.key));
+            put_number(body, set::KEY_LEN, sizes(&set.key));
+            match &set.kind {
+                SetKind::Set => {}
+                SetKind::Map(data) => {
+                    put_number(body, set::DATA_TYPE, fold(data));
+                    put_number(body, set::DATA_LEN, sizes(data));
+                }
+                SetKind::VerdictMap => put_number(body, set::DATA_TYPE, DATA_VERDICT),
+            }
+        }))
+    }
+
+    fn chain(&self, name: &Name, chain: &Chain) -> Message {
+        self.about(kind::NEWCHAIN, NLM_F_CREATE, |body| {
+            body.put_str(chain::NAME, name.as_str());
+            let Some(base) = &chain.base else { return };
+            body.nest(chain::HOOK, |hook| {
+                put_number(hook, chain::HOOK_NUMBER, base.hook.number());
+                hook.put(chain::HOOK_PRIORITY, &base.priority.to_be_bytes());
+            });
+            let policy = if base.policy == Policy::Drop { chain::NF_DROP } else { chain::NF_ACCEPT };
+            put_number(body, chain::POLICY, policy);
+            body.put_str(chain::TYPE, base.kind.as_str());
+        })
+    }
+
+    fn fill(&self, name: &Name, chain: &Chain, messages: &mut Vec<Message>) -> Result<(), Unwritable> {
+        for rule in &chain.rules {
+            let program = compile::rule(self.key.family, rule).map_err(|reason| format!("chain {name}: {reason}"))?;
+            let flags = NLM_F_CREATE | NLM_F_APPEND;
+            messages.push(self.about(kind::NEWRULE, flags, |body| {
+                body.put_str(rule::CHAIN, name.as_str());
+                put_rule(body, &program, rule.comment.as_deref());
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// NFT_SET_MAP.
+const SET_MAP: u32 = 0x8;
+/// NFT_DATA_VERDICT.
+const DATA_VERDICT: u32 = 0xffff_ff00;
+
+/// Writes a rule's instructions and comment.
+pub(super) fn put_rule(body: &mut Writer, program: &[super::expression::Expression], comment: Option<&str>) {
+    body.nest(rule::EXPRESSIONS, |list| program.iter().for_each(|expression| expression.write(list)));
+    if let Some(comment) = comment {
+        body.put(rule::USERDATA, &comment_bytes(comment));
+    }
+}
+
+/// True when `rule` names one of `sets` or `chains`.
+fn refers(rule: &Rule, sets: &BTreeSet<Name>, chains: &BTreeSet<Name>) -> bool {
+    rule.statements.iter().any(|statement| match statement {
+        Statement::Match(Match::Lookup(_, _, set))
+        | Statement::Vmap(_, set)
+        | Statement::Dnat(Destination::Map { map: set, .. }) => sets.contains(set),
+        Statement::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => chains.contains(chain),
+        _ => false,
+    })
+}

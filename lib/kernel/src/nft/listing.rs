@@ -1,0 +1,234 @@
+//! Listing tables.
+//!
+//! A table is read in several requests. Invariant: all of them saw the same generation of the ruleset, or they are made
+//! again; a listing never mixes a chain of before a change with a set of after it.
+
+use std::collections::BTreeMap;
+
+use netstate::nft::{
+    BaseChain, Chain, ChainKind, Datum, Element, ElementKey, Family, Hook, Name, Policy, Rule, Ruleset, Set, SetFlags,
+    SetKind, Statement, Table, TableKey, Type,
+};
+
+use super::expression::Expression;
+use super::wire::{comment, kind, message, name, number, payload, text};
+use super::{Nft, chain, element, recognise, rule, set, table};
+use crate::attribute::{self, Writer};
+use crate::error::{Cause, KernelError, SocketError};
+use crate::socket::{Fault, Frame, Message};
+
+/// Readings of a ruleset before giving up on one that changes all the time.
+const TRIES: u32 = 30;
+
+/// NFTA_GEN_ID.
+const GEN_ID: u16 = 1;
+
+/// NFT_SET_MAP.
+const SET_MAP: u32 = 0x8;
+/// NFT_DATA_VERDICT.
+const DATA_VERDICT: u32 = 0xffff_ff00;
+
+impl Nft {
+    /// The generation of the network namespace's ruleset; every committed transaction makes a new one.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn generation(&mut self) -> Result<u32, KernelError> {
+        let request = message(kind::GETGEN, 0, 0, |_| {});
+        let frames = self.ask("read generation of", "nftables", &request)?;
+        let found = frames.iter().find_map(|frame| number(payload(frame, kind::NEWGEN)?.1, GEN_ID));
+        let missing = || Cause::Unexpected("no generation".to_owned());
+        found.ok_or_else(|| KernelError::new("read generation of", "nftables", missing()))
+    }
+
+    /// The whole table with its elements; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read, or the ruleset changes each time it is read.
+    pub fn ruleset(&mut self, key: &TableKey) -> Result<Option<Ruleset>, KernelError> {
+        self.steady(key, |nft| {
+            let Some(table) = nft.table(key)? else { return Ok(None) };
+            let mut elements = BTreeMap::new();
+            for (name, set) in &table.sets {
+                elements.extend(nft.elements(key, name, set)?);
+            }
+            Ok(Some(Ruleset { key: key.clone(), table, elements }))
+        })
+    }
+
+    /// Reads until nothing changed meanwhile.
+    pub(super) fn steady<T>(
+        &mut self,
+        object: &TableKey,
+        read: impl Fn(&mut Self) -> Result<T, KernelError>,
+    ) -> Result<T, KernelError> {
+        let mut before = self.generation()?;
+        for _ in 0..TRIES {
+            let found = read(self);
+            let after = self.generation()?;
+            match found {
+                Ok(found) if after == before => return Ok(found),
+                // What was listed a moment ago may be gone.
+                Err(error) if after == before => return Err(error),
+                Ok(_) | Err(_) => before = after,
+            }
+        }
+        Err(KernelError::new("list table", object, SocketError::Interrupted(TRIES)))
+    }
+
+    /// The static part of a table; `None` when it does not exist.
+    pub(super) fn table(&mut self, key: &TableKey) -> Result<Option<Table>, KernelError> {
+        let family = key.family.number();
+        let named = |kind, flags| message(kind, flags, family, |body| put_table(body, key));
+        match self.ask("find table", key, &named(kind::GETTABLE, 0)) {
+            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        let mut found = Table::default();
+        for frame in self.list("list chains of", key, &message(kind::GETCHAIN, 0, family, |_| {}))? {
+            let Some(attributes) = of_table(&frame, kind::NEWCHAIN, key) else { continue };
+            if let Some(name) = name(attributes, chain::NAME) {
+                found.chains.insert(name, read_chain(attributes));
+            }
+        }
+        for frame in self.list("list rules of", key, &named(kind::GETRULE, 0))? {
+            let Some(attributes) = of_table(&frame, kind::NEWRULE, key) else { continue };
+            let chain = name(attributes, rule::CHAIN).and_then(|name| found.chains.get_mut(&name));
+            if let Some(chain) = chain {
+                chain.rules.push(read_rule(key.family, attributes));
+            }
+        }
+        for frame in self.list("list sets of", key, &named(kind::GETSET, 0))? {
+            let Some(attributes) = of_table(&frame, kind::NEWSET, key) else { continue };
+            if let Some(name) = name(attributes, set::NAME) {
+                found.sets.insert(name, read_set(attributes));
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// The elements of a set.
+    pub(super) fn elements(
+        &mut self,
+        key: &TableKey,
+        name: &Name,
+        set: &Set,
+    ) -> Result<Vec<(ElementKey, Element)>, KernelError> {
+        let request = element::list_message(kind::GETSETELEM, key, name.as_str(), []);
+        let frames = self.list("list elements of", format!("{key} @{name}"), &request)?;
+        let row = |(parts, element)| (ElementKey { table: key.clone(), set: name.clone(), key: parts }, element);
+        Ok(frames
+            .iter()
+            .filter_map(|frame| of_table(frame, kind::NEWSETELEM, key))
+            .flat_map(|attributes| element::read(set, attributes).map(row).collect::<Vec<_>>())
+            .collect())
+    }
+
+    /// One element; `None` when it, its set or its table does not exist. `set` is how the set is declared.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn element(&mut self, key: &ElementKey, set: &Set) -> Result<Option<Element>, KernelError> {
+        let item = element::item(key, None);
+        let request = element::list_message(kind::GETSETELEM, &key.table, key.set.as_str(), [item.as_slice()]);
+        let frames = match self.ask("find element", key, &request) {
+            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        let attributes = frames.iter().filter_map(|frame| of_table(frame, kind::NEWSETELEM, &key.table));
+        let mut found =
+            attributes.flat_map(|attributes| element::read(set, attributes).collect::<Vec<(Vec<Datum>, Element)>>());
+        Ok(found.find(|(parts, _)| *parts == key.key).map(|(_, element)| element))
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        op: &'static str,
+        object: impl std::fmt::Display,
+        request: &Message,
+    ) -> Result<Vec<Frame>, KernelError> {
+        self.socket.request(request).map_err(|fault: Fault| KernelError::new(op, object, fault))
+    }
+
+    pub(super) fn list(
+        &mut self,
+        op: &'static str,
+        object: impl std::fmt::Display,
+        request: &Message,
+    ) -> Result<Vec<Frame>, KernelError> {
+        self.socket.dump(request).map_err(|fault: Fault| KernelError::new(op, object, fault))
+    }
+}
+
+/// Names the table in requests; attribute 1 is the table's name in messages about tables, rules and sets alike
+/// (NFTA_TABLE_NAME, NFTA_RULE_TABLE, NFTA_SET_TABLE).
+fn put_table(body: &mut Writer, key: &TableKey) {
+    body.put_str(table::NAME, key.name.as_str());
+}
+
+/// The attributes of a message of type `kind` about something in the table `key`.
+fn of_table<'a>(frame: &'a Frame, kind: u16, key: &TableKey) -> Option<&'a [u8]> {
+    let (family, attributes) = payload(frame, kind)?;
+    let same = family == key.family.number() && text(attributes, table::NAME)? == key.name.as_str();
+    same.then_some(attributes)
+}
+
+fn read_chain(attributes: &[u8]) -> Chain {
+    if attribute::find(attributes, chain::HOOK).is_none() {
+        return Chain::default();
+    }
+    match base_chain(attributes) {
+        Some(base) => Chain { base: Some(base), rules: Vec::new() },
+        // A hook or kind that we never write; the statement makes the chain unequal to every desired one.
+        None => Chain::regular(vec![Rule::new().then(Statement::Unknown("base chain".to_owned()))]),
+    }
+}
+
+/// Where packets enter the chain, if that is a place we know.
+pub(super) fn base_chain(attributes: &[u8]) -> Option<BaseChain> {
+    let hook = attribute::find(attributes, chain::HOOK)?;
+    let priority = attribute::find(hook, chain::HOOK_PRIORITY)?;
+    Some(BaseChain {
+        kind: ChainKind::from_name(&text(attributes, chain::TYPE)?)?,
+        hook: Hook::from_number(number(hook, chain::HOOK_NUMBER)?)?,
+        priority: i32::from_be_bytes(*priority.first_chunk::<4>()?),
+        policy: if number(attributes, chain::POLICY)? == chain::NF_DROP { Policy::Drop } else { Policy::Accept },
+    })
+}
+
+fn read_rule(family: Family, attributes: &[u8]) -> Rule {
+    let expressions = Expression::list(attribute::find(attributes, rule::EXPRESSIONS).unwrap_or_default());
+    let comment = attribute::find(attributes, rule::USERDATA).and_then(comment);
+    Rule { statements: recognise::rule(family, &expressions), comment }
+}
+
+fn read_set(attributes: &[u8]) -> Set {
+    let flags = number(attributes, set::FLAGS).unwrap_or(0);
+    let types = |kind, length| {
+        let folded = number(attributes, kind).unwrap_or(0);
+        unfold(folded, number(attributes, length).unwrap_or(0))
+    };
+    let kind = match number(attributes, set::DATA_TYPE) {
+        _ if flags & SET_MAP == 0 => SetKind::Set,
+        Some(DATA_VERDICT) => SetKind::VerdictMap,
+        _ => SetKind::Map(types(set::DATA_TYPE, set::DATA_LEN)),
+    };
+    Set { key: types(set::KEY_TYPE, set::KEY_LEN), kind, flags: SetFlags(flags & !SET_MAP) }
+}
+
+/// The types of a concatenation, six bits each (TYPE_BITS of nftables), if they make up `length` bytes.
+fn unfold(folded: u32, length: u32) -> Vec<Type> {
+    let shifts = (0..5u32).rev().map(|place| place * 6);
+    let types: Vec<Type> =
+        shifts.map(|shift| folded >> shift & 0x3f).skip_while(|number| *number == 0).map(Type::from_number).collect();
+    if u32::try_from(element::size(&types)) == Ok(length) && !types.is_empty() {
+        types
+    } else {
+        vec![Type::Unknown(folded)]
+    }
+}
+
+/// The types of a concatenation as one number.
+pub(super) fn fold(types: &[Type]) -> u32 {
+    types.iter().fold(0, |folded, ty| folded << 6 | ty.number())
+}

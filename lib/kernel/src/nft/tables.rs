@@ -1,0 +1,224 @@
+//! `Tables`: whole tables, static parts and elements, as one kernel table under the loop.
+//!
+//! Invariants. What one pass changes is one transaction: when a set is declared otherwise, its new elements come with
+//! it, and no packet meets an empty map. A table that is being changed is read first, so that repeating a change, or
+//! carrying it out on a table that somebody flushed meanwhile, ends in the same state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netstate::nft::{Element, ElementKey, Row, RowKey, Table, TableKey};
+use nix::sys::socket::{setsockopt, sockopt};
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use super::write::Work;
+use super::{Nft, element, layout};
+use crate::error::{Cause, KernelError, Nack};
+
+/// Receive buffer in bytes: 20,000 refused elements are answered with as many errors.
+const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
+
+/// Our tables. Everything in them is ours.
+#[derive(Debug)]
+pub struct Tables {
+    nft: Nft,
+    keys: BTreeSet<TableKey>,
+    /// The static parts as the kernel held them last, for the types of their sets.
+    declared: BTreeMap<TableKey, Table>,
+}
+
+type TableStep = Step<RowKey, Row>;
+
+impl Tables {
+    /// The tables `keys`, none of which another program may use.
+    #[must_use]
+    pub fn new(nft: Nft, keys: impl IntoIterator<Item = TableKey>) -> Self {
+        if setsockopt(&nft.socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            let _ = setsockopt(&nft.socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        }
+        Self { nft, keys: keys.into_iter().collect(), declared: BTreeMap::new() }
+    }
+
+    /// The conversation, for what is no row.
+    pub const fn nft_mut(&mut self) -> &mut Nft {
+        &mut self.nft
+    }
+
+    /// Adds to `work` what makes the static part of `key` be `want`.
+    fn change_table(&mut self, work: &mut Work, row: usize, key: &TableKey, want: &Table, steps: &[TableStep]) {
+        let read = self.nft.steady(key, |nft| nft.table(key));
+        let have = match read {
+            Ok(have) => have,
+            Err(error) => return work.fail(row, error.cause),
+        };
+        let mut change = match layout::change(key, have.as_ref(), want) {
+            Ok(change) => change,
+            Err(reason) => return work.fail(row, unwritable(reason)),
+        };
+        for name in &change.remade {
+            let (Some(before), Some(after)) = (have.as_ref().and_then(|have| have.sets.get(name)), want.sets.get(name))
+            else {
+                continue;
+            };
+            match self.nft.elements(key, name, before) {
+                Ok(elements) => {
+                    let stay = |(key, element): &&(ElementKey, Element)| {
+                        element::check(after, key, element).is_ok() && !steps.iter().any(|step| concerns(step, key))
+                    };
+                    for (key, kept) in elements.iter().filter(stay) {
+                        let item = element::item(key, Some(kept));
+                        change.messages.push(element::add_message(key, &item));
+                    }
+                }
+                Err(error) => return work.fail(row, error.cause),
+            }
+        }
+        self.declared.insert(key.clone(), want.clone());
+        work.layout(row, change.messages);
+    }
+
+    fn add(&self, work: &mut Work, row: usize, key: &ElementKey, value: &Element) {
+        let set = self.declared.get(&key.table).and_then(|table| table.sets.get(&key.set));
+        match set.map(|set| element::check(set, key, value)) {
+            Some(Err(reason)) => work.fail(row, unwritable(reason)),
+            // The kernel knows of sets that we have not seen.
+            Some(Ok(())) | None => work.add(row, key, element::item(key, Some(value))),
+        }
+    }
+
+    fn prepare(&mut self, steps: &[TableStep], rows: &[usize], work: &mut Work) {
+        // Static parts first: the types that elements are checked against come with them.
+        for (row, step) in chosen(steps, rows) {
+            match step {
+                Step::Create(RowKey::Table(key), Row::Table(want))
+                | Step::Change(RowKey::Table(key), _, Row::Table(want)) => {
+                    self.change_table(work, row, key, want, steps);
+                }
+                Step::Remove(RowKey::Table(key), _) => {
+                    self.declared.remove(key);
+                    work.layout(row, vec![layout::removal(key)]);
+                }
+                _ => {}
+            }
+        }
+        for (row, step) in chosen(steps, rows) {
+            match step {
+                Step::Create(RowKey::Element(key), Row::Element(value)) => self.add(work, row, key, value),
+                Step::Change(RowKey::Element(key), _, Row::Element(value)) => {
+                    work.delete(row, key);
+                    self.add(work, row, key, value);
+                }
+                Step::Remove(RowKey::Element(key), _) => work.delete(row, key),
+                Step::Create(key, _) | Step::Change(key, _, _) if !matches!(key, RowKey::Table(_)) => {
+                    work.fail(row, unwritable("the row is no element".to_owned()));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn chosen<'a>(steps: &'a [TableStep], rows: &'a [usize]) -> impl Iterator<Item = (usize, &'a TableStep)> {
+    rows.iter().filter_map(|row| steps.get(*row).map(|step| (*row, step)))
+}
+
+fn concerns(step: &TableStep, key: &ElementKey) -> bool {
+    matches!(step.key(), RowKey::Element(of) if of == key)
+}
+
+/// A row that the kernel was not even asked about.
+pub(super) fn unwritable(reason: String) -> Cause {
+    Nack { errno: libc::EINVAL, text: Some(reason) }.into()
+}
+
+/// Rows whose table goes as a whole in the same pass: they go with it.
+fn gone_with_table(steps: &[TableStep]) -> BTreeMap<usize, usize> {
+    let removed: BTreeMap<&TableKey, usize> = steps
+        .iter()
+        .enumerate()
+        .filter_map(|(row, step)| match step {
+            Step::Remove(RowKey::Table(key), _) => Some((key, row)),
+            _ => None,
+        })
+        .collect();
+    let with = |(row, step): (usize, &TableStep)| match step {
+        Step::Remove(RowKey::Element(key), _) => removed.get(&key.table).map(|table| (row, *table)),
+        _ => None,
+    };
+    steps.iter().enumerate().filter_map(with).collect()
+}
+
+impl Target for Tables {
+    type Key = RowKey;
+    type Value = Row;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
+        let mut rows = Rows::new();
+        self.declared.clear();
+        for key in &self.keys {
+            let Some(ruleset) = self.nft.ruleset(key)? else { continue };
+            self.declared.insert(key.clone(), ruleset.table.clone());
+            let ours = |(key, value)| (key, Observed { value, owner: Owner::Ours });
+            rows.extend(ruleset.into_rows().map(ours));
+        }
+        Ok(rows)
+    }
+
+    fn apply(&mut self, steps: &[TableStep]) -> Vec<Result<(), KernelError>> {
+        let with_table = gone_with_table(steps);
+        let rows: Vec<usize> = (0..steps.len()).filter(|row| !with_table.contains_key(row)).collect();
+        let mut work = Work::default();
+        self.prepare(steps, &rows, &mut work);
+        let mut failed = work.run(&mut self.nft.socket);
+        self.replace_occupied(steps, &mut failed);
+        let reasons: BTreeMap<usize, String> =
+            with_table.values().filter_map(|table| Some((*table, failed.get(table)?.to_string()))).collect();
+        let answer = |(row, step): (usize, &TableStep)| match failed.remove(&row) {
+            Some(cause) => Err(KernelError::new(verb(step), format!("nft {}", step.key()), cause)),
+            None => match with_table.get(&row).and_then(|table| reasons.get(table)) {
+                Some(reason) => {
+                    let cause = Cause::Unexpected(format!("its table was not removed: {reason}"));
+                    Err(KernelError::new(verb(step), format!("nft {}", step.key()), cause))
+                }
+                None => Ok(()),
+            },
+        };
+        steps.iter().enumerate().map(answer).collect()
+    }
+}
+
+impl Tables {
+    /// Puts elements in whose keys turned out to be taken by other values, in place of these.
+    fn replace_occupied(&mut self, steps: &[TableStep], failed: &mut BTreeMap<usize, Cause>) {
+        let occupied: Vec<(usize, &ElementKey, &Element)> = steps
+            .iter()
+            .enumerate()
+            .filter_map(|(row, step)| match (step, failed.get(&row)) {
+                (Step::Create(RowKey::Element(key), Row::Element(value)), Some(Cause::Nack(nack)))
+                    if nack.errno == libc::EEXIST =>
+                {
+                    Some((row, key, value))
+                }
+                _ => None,
+            })
+            .collect();
+        if occupied.is_empty() {
+            return;
+        }
+        let mut work = Work::default();
+        for (row, key, value) in &occupied {
+            failed.remove(row);
+            work.delete(*row, key);
+            work.add(*row, key, element::item(key, Some(value)));
+        }
+        failed.extend(work.run(&mut self.nft.socket));
+    }
+}
+
+const fn verb(step: &TableStep) -> &'static str {
+    match step {
+        Step::Create(..) => "create",
+        Step::Change(..) => "change",
+        Step::Remove(..) => "remove",
+    }
+}

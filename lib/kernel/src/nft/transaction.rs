@@ -1,0 +1,113 @@
+//! One transaction: many messages, all of them or none.
+//!
+//! Everything stands in one `sendmsg` between NFNL_MSG_BATCH_BEGIN and NFNL_MSG_BATCH_END (nfnetlink_rcv_batch in
+//! net/netfilter/nfnetlink.c). Only the last message asks for an ACK. The kernel looks at every message even after one
+//! has failed, commits only when none has, and then delivers errors and ACK in order: when the last message has been
+//! answered, all has been said. What concerns the batch as a whole is answered under the number of its begin.
+
+use std::collections::BTreeMap;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::wire::put_number;
+use crate::attribute::Writer;
+use crate::error::{Nack, SocketError};
+use crate::socket::{Message, Socket, acknowledgement, write_message};
+
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// NFNL_BATCH_GENID.
+const BATCH_GENID: u16 = 1;
+/// NFNL_SUBSYS_NFTABLES, as the batch's resource.
+const NFTABLES: u8 = 10;
+
+/// Why a transaction was not committed.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// These messages, by index, were refused.
+    Messages(BTreeMap<usize, Nack>),
+    /// The batch as a whole was refused. ERESTART: the ruleset is no longer of the expected generation.
+    Whole(Nack),
+    /// More than the send buffer takes, and it may not be made larger: nothing was sent.
+    TooLarge,
+    /// The conversation broke off; whether the transaction was committed is unknown.
+    Socket(SocketError),
+}
+
+impl From<SocketError> for Refusal {
+    fn from(error: SocketError) -> Self {
+        Self::Socket(error)
+    }
+}
+
+/// Carries out `messages` in order, all or none; with `generation`, only if the ruleset still is of that one.
+pub(super) fn commit(socket: &mut Socket, messages: &[Message], generation: Option<u32>) -> Result<(), Refusal> {
+    let Some(behind) = messages.len().checked_sub(1) else { return Ok(()) };
+    let mut bytes = Vec::new();
+    let begin = socket.next_sequence();
+    write_message(&mut bytes, &boundary(BATCH_BEGIN, generation), NLM_F_REQUEST, begin);
+    let mut sequences = BTreeMap::new();
+    for (index, message) in messages.iter().enumerate() {
+        let sequence = socket.next_sequence();
+        sequences.insert(sequence, index);
+        let ack = if index == behind { NLM_F_ACK } else { 0 };
+        write_message(&mut bytes, message, message.flags | NLM_F_REQUEST | ack, sequence);
+    }
+    let end = socket.next_sequence();
+    write_message(&mut bytes, &boundary(BATCH_END, None), NLM_F_REQUEST, end);
+    make_room(socket, bytes.len());
+    match socket.send(&bytes) {
+        Err(SocketError::Io { source, .. }) if source.raw_os_error() == Some(libc::EMSGSIZE) => {
+            return Err(Refusal::TooLarge);
+        }
+        other => other?,
+    }
+    answers(socket, begin, &sequences, behind)
+}
+
+fn answers(socket: &mut Socket, begin: u32, sequences: &BTreeMap<u32, usize>, last: usize) -> Result<(), Refusal> {
+    let mut refused = BTreeMap::new();
+    loop {
+        for frame in socket.receive()? {
+            if frame.kind != NLMSG_ERROR {
+                continue;
+            }
+            let nack = acknowledgement(&frame)?;
+            if frame.sequence == begin {
+                match nack {
+                    Some(nack) => return Err(Refusal::Whole(nack)),
+                    None => continue,
+                }
+            }
+            let Some(index) = sequences.get(&frame.sequence) else { continue };
+            if let Some(nack) = nack {
+                refused.insert(*index, nack);
+            }
+            if *index == last {
+                return if refused.is_empty() { Ok(()) } else { Err(Refusal::Messages(refused)) };
+            }
+        }
+    }
+}
+
+fn boundary(kind: u16, generation: Option<u32>) -> Message {
+    let mut body = Writer::behind(vec![0, 0, 0, NFTABLES]);
+    if let Some(generation) = generation {
+        put_number(&mut body, BATCH_GENID, generation);
+    }
+    Message { kind, flags: 0, body: body.finish() }
+}
+
+/// Default send buffer of 212,992 bytes (net.core.wmem_default) without the kernel's own share.
+const SMALL: usize = 128 * 1024;
+
+/// Makes the send buffer large enough for `bytes`, beyond the system's limit if we may.
+fn make_room(socket: &Socket, bytes: usize) {
+    if bytes > SMALL {
+        let wanted = bytes.saturating_add(64 * 1024);
+        if setsockopt(socket, sockopt::SndBufForce, &wanted).is_err() {
+            let _ = setsockopt(socket, sockopt::SndBuf, &wanted);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Carrying out changes of many rows in one transaction, with an answer for each row.
+//!
+//! A transaction is all or nothing, but one bad element must not hold up thousands of good ones. So when messages are
+//! refused, the rows in them are left out and the rest is sent again; a message with many elements is halved until the
+//! bad one is alone. Invariant: a row whose change takes two messages is left out of both.
+
+use std::collections::BTreeMap;
+
+use netstate::nft::{ElementKey, Name, TableKey};
+
+use super::element::{self, MESSAGE_BYTES};
+use super::transaction::{Refusal, commit};
+use super::wire::{SUBSYSTEM, kind};
+use crate::error::{Cause, Nack};
+use crate::socket::{Message, Socket};
+
+/// What is sent for some rows. A row is known by its index among the steps.
+#[derive(Debug)]
+enum Unit {
+    /// Messages that one row needs, all of them.
+    Layout { row: usize, messages: Vec<Message> },
+    /// Elements of one set in one message, each with its row.
+    Elements { kind: u16, table: TableKey, set: Name, items: Vec<(usize, Vec<u8>)>, bytes: usize },
+}
+
+/// A transaction in the making. Elements go before the chains their verdicts hold on to are taken away, and come when
+/// their sets are there.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    deletes: Vec<Unit>,
+    layouts: Vec<Unit>,
+    adds: Vec<Unit>,
+    /// Rows that failed.
+    failed: BTreeMap<usize, Cause>,
+    /// Rows that were carried out but for a part, which is still to do.
+    unfinished: BTreeMap<usize, Cause>,
+}
+
+impl Work {
+    /// Adds the messages that change a table's static part.
+    pub(super) fn layout(&mut self, row: usize, messages: Vec<Message>) {
+        if !messages.is_empty() {
+            self.layouts.push(Unit::Layout { row, messages });
+        }
+    }
+
+    /// Adds an element, an item made by [`element::item`].
+    pub(super) fn add(&mut self, row: usize, key: &ElementKey, item: Vec<u8>) {
+        push(&mut self.adds, kind::NEWSETELEM, row, key, item);
+    }
+
+    /// Removes an element.
+    pub(super) fn delete(&mut self, row: usize, key: &ElementKey) {
+        push(&mut self.deletes, kind::DELSETELEM, row, key, element::item(key, None));
+    }
+
+    /// Marks a row as failed; nothing of it is sent.
+    pub(super) fn fail(&mut self, row: usize, cause: Cause) {
+        for list in [&mut self.deletes, &mut self.layouts, &mut self.adds] {
+            list.retain_mut(|unit| match unit {
+                Unit::Layout { row: of, .. } => *of != row,
+                Unit::Elements { items, .. } => {
+                    items.retain(|(of, _)| *of != row);
+                    !items.is_empty()
+                }
+            });
+        }
+        self.failed.insert(row, cause);
+    }
+
+    /// Carries everything out and answers the rows that failed.
+    pub(super) fn run(mut self, socket: &mut Socket) -> BTreeMap<usize, Cause> {
+        let mut later = Vec::new();
+        // Each round takes out at least one row, or makes at least one message or the whole work smaller.
+        while !(self.deletes.is_empty() && self.layouts.is_empty() && self.adds.is_empty()) {
+            let (messages, places) = self.encode();
+            match commit(socket, &messages, None) {
+                Ok(()) => break,
+                Err(Refusal::Messages(refused)) => self.narrow(&refused, &places),
+                Err(Refusal::TooLarge) => later.extend(self.split_behind()),
+                Err(Refusal::Whole(nack)) => self.fail_all(|| nack.clone().into()),
+                Err(Refusal::Socket(error)) => self.fail_all(|| Cause::Unexpected(error.to_string())),
+            }
+        }
+        self.failed.extend(self.unfinished);
+        for work in later.into_iter().rev() {
+            self.failed.extend(work.run(socket));
+        }
+        self.failed
+    }
+
+    fn units(&self) -> impl Iterator<Item = &Unit> {
+        self.deletes.iter().chain(&self.layouts).chain(&self.adds)
+    }
+
+    /// All messages, and for each the index of its unit and its index therein.
+    fn encode(&self) -> (Vec<Message>, Vec<(usize, usize)>) {
+        let (mut messages, mut places) = (Vec::new(), Vec::new());
+        for (index, unit) in self.units().enumerate() {
+            let of_unit = match unit {
+                Unit::Layout { messages, .. } => messages.clone(),
+                Unit::Elements { kind, table, set, items, .. } => {
+                    let items = items.iter().map(|(_, item)| item.as_slice());
+                    vec![element::list_message(*kind, table, set.as_str(), items)]
+                }
+            };
+            places.extend((0..of_unit.len()).map(|within| (index, within)));
+            messages.extend(of_unit);
+        }
+        (messages, places)
+    }
+
+    /// Takes out what was refused, as exactly as it is known.
+    fn narrow(&mut self, refused: &BTreeMap<usize, Nack>, places: &[(usize, usize)]) {
+        let mut by_unit: BTreeMap<usize, BTreeMap<usize, Nack>> = BTreeMap::new();
+        for (message, nack) in refused {
+            if let Some((unit, within)) = places.get(*message) {
+                by_unit.entry(*unit).or_default().insert(*within, nack.clone());
+            }
+        }
+        let (deletes, layouts) = (self.deletes.len(), self.layouts.len());
+        let all = std::mem::take(&mut self.deletes).into_iter();
+        let all = all.chain(std::mem::take(&mut self.layouts)).chain(std::mem::take(&mut self.adds));
+        let mut verdicts = Verdicts::default();
+        let mut kept: [Vec<Unit>; 3] = Default::default();
+        for (index, unit) in all.enumerate() {
+            let [first, second, third] = &mut kept;
+            let list = if index < deletes {
+                first
+            } else if index < deletes + layouts {
+                second
+            } else {
+                third
+            };
+            match by_unit.get(&index) {
+                None => list.push(unit),
+                Some(nacks) => list.extend(verdicts.judge(unit, nacks)),
+            }
+        }
+        [self.deletes, self.layouts, self.adds] = kept;
+        self.unfinished.extend(verdicts.unfinished);
+        for (row, nack) in verdicts.failed {
+            self.fail(row, nack.into());
+        }
+    }
+
+    /// Takes the latter half off, to be sent by itself. One unit that is too large by itself fails.
+    fn split_behind(&mut self) -> Option<Self> {
+        let count = self.units().count();
+        if count < 2 {
+            let reason = "more than the socket's send buffer takes; net.core.wmem_max limits it";
+            self.fail_all(|| Cause::Unexpected(reason.to_owned()));
+            return None;
+        }
+        let first = count.div_ceil(2);
+        let adds =
+            self.adds.split_off(first.saturating_sub(self.deletes.len() + self.layouts.len()).min(self.adds.len()));
+        let layouts = self.layouts.split_off(first.saturating_sub(self.deletes.len()).min(self.layouts.len()));
+        let deletes = self.deletes.split_off(first.min(self.deletes.len()));
+        Some(Self { deletes, layouts, adds, ..Self::default() })
+    }
+
+    fn fail_all(&mut self, cause: impl Fn() -> Cause) {
+        let rows = |unit: &Unit| match unit {
+            Unit::Layout { row, .. } => vec![*row],
+            Unit::Elements { items, .. } => items.iter().map(|(row, _)| *row).collect(),
+        };
+        let rows: Vec<usize> = self.units().flat_map(rows).collect();
+        for row in rows {
+            self.failed.insert(row, cause());
+        }
+        (self.deletes, self.layouts, self.adds) = Default::default();
+    }
+}
+
+fn push(units: &mut Vec<Unit>, kind: u16, row: usize, key: &ElementKey, item: Vec<u8>) {
+    if let Some(Unit::Elements { table, set, items, bytes, .. }) = units.last_mut()
+        && (&*table, &*set) == (&key.table, &key.set)
+        && bytes.saturating_add(item.len()) <= MESSAGE_BYTES
+    {
+        *bytes += item.len();
+        items.push((row, item));
+        return;
+    }
+    let (table, set, bytes) = (key.table.clone(), key.set.clone(), item.len());
+    units.push(Unit::Elements { kind, table, set, items: vec![(row, item)], bytes });
+}
+
+/// What becomes of refused units.
+#[derive(Default)]
+struct Verdicts {
+    failed: BTreeMap<usize, Nack>,
+    unfinished: BTreeMap<usize, Cause>,
+}
+
+impl Verdicts {
+    /// What is left of a unit whose messages `nacks`, by index, were refused.
+    fn judge(&mut self, unit: Unit, nacks: &BTreeMap<usize, Nack>) -> Vec<Unit> {
+        match unit {
+            Unit::Layout { row, messages } => self.judge_layout(row, messages, nacks).into_iter().collect(),
+            Unit::Elements { kind, table, set, mut items, bytes } => {
+                if items.len() > 1 {
+                    let behind = items.split_off(items.len() / 2);
+                    let half = |items| Unit::Elements { kind, table: table.clone(), set: set.clone(), items, bytes };
+                    return vec![half(items), half(behind)];
+                }
+                if let (Some((row, _)), Some(nack)) = (items.first(), nacks.values().next()) {
+                    // A removed element that is not there is as it shall be.
+                    if kind != kind::DELSETELEM || nack.errno != libc::ENOENT {
+                        self.failed.insert(*row, nack.clone());
+                    }
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn judge_layout(&mut self, row: usize, messages: Vec<Message>, nacks: &BTreeMap<usize, Nack>) -> Option<Unit> {
+        let is = |index: &usize, kind: u16| messages.get(*index).is_some_and(|m| m.kind == SUBSYSTEM | kind);
+        // A removed table that is not there is as it shall be.
+        if nacks.iter().all(|(index, nack)| is(index, kind::DELTABLE) && nack.errno == libc::ENOENT) {
+            return None;
+        }
+        // Verdicts in a map hold on to a chain; they are rows of their own, and the chain goes when they are gone.
+        if nacks.iter().all(|(index, nack)| is(index, kind::DELCHAIN) && nack.errno == libc::EBUSY) {
+            if let Some(nack) = nacks.values().next() {
+                self.unfinished.insert(row, nack.clone().into());
+            }
+            let kept = messages.into_iter().enumerate().filter(|(index, _)| !nacks.contains_key(index));
+            let messages: Vec<Message> = kept.map(|(_, message)| message).collect();
+            return (!messages.is_empty()).then_some(Unit::Layout { row, messages });
+        }
+        if let Some(nack) = nacks.values().next() {
+            self.failed.insert(row, nack.clone());
+        }
+        None
+    }
+}
