@@ -1,8 +1,8 @@
 //! Tracked connections: finding and deleting those that an address translation of the past keeps alive.
 //!
 //! A UDP flow has no end: its entry stays as long as packets come, and sends them to an endpoint that is gone, or past a
-//! translation that was made later. Invariants. An entry is deleted by the very tuple and id that were listed, so a new
-//! flow that took its place stays. Only matching entries are kept while the table, which may hold millions, is read.
+//! translation that was made later. Invariants. An entry is deleted by its reply tuple, which names the endpoint, and by
+//! its id, which the kernel makes from the original tuple: a new flow that took its place, to another endpoint, stays. Only matching entries are kept while the table, which may hold millions, is read.
 //!
 //! Constants are those of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 
@@ -201,11 +201,11 @@ fn read(frame: &Frame) -> Option<Flow> {
         return None;
     }
     let attributes = frame.body.get(HEADER..)?;
-    let raw = attribute::find(attributes, TUPLE_ORIG)?;
-    let (protocol, original) = tuple(raw)?;
-    let (_, reply) = tuple(attribute::find(attributes, TUPLE_REPLY)?)?;
+    let (protocol, original) = tuple(attribute::find(attributes, TUPLE_ORIG)?)?;
+    let raw = attribute::find(attributes, TUPLE_REPLY)?;
+    let (_, reply) = tuple(raw)?;
     let mut name = Writer::default();
-    name.put(NESTED | TUPLE_ORIG, raw);
+    name.put(NESTED | TUPLE_REPLY, raw);
     for kind in [ID, ZONE] {
         if let Some(value) = attribute::find(attributes, kind) {
             name.put(kind, value);

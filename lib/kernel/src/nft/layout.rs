@@ -169,6 +169,7 @@ impl Plan<'_> {
                 }
                 SetKind::VerdictMap => put_number(body, set::DATA_TYPE, DATA_VERDICT),
             }
+            body.put(set::USERDATA, &byte_orders(&set.key, data));
         }))
     }
 
@@ -197,6 +198,24 @@ impl Plan<'_> {
         }
         Ok(())
     }
+}
+
+/// In which order the nft tool shall read the bytes of keys (type 0) and values (type 1), as user data; the kernel does
+/// not look at it (NFTNL_UDATA_SET_KEYBYTEORDER and NFTNL_UDATA_SET_DATABYTEORDER of libnftnl, enum byteorder of
+/// nftables). Of a concatenation the tool knows by the parts.
+fn byte_orders(key: &[Type], data: &[Type]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, types) in [(0u8, key), (1, data)] {
+        let order: u32 = match types {
+            [] => continue,
+            [one] if one.is_host_order() => 1,
+            [_] => 2,
+            _ => 0,
+        };
+        bytes.extend_from_slice(&[kind, 4]);
+        bytes.extend_from_slice(&order.to_ne_bytes());
+    }
+    bytes
 }
 
 /// NFT_SET_MAP.

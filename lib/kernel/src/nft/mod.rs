@@ -96,4 +96,5 @@ mod set {
     pub(super) const DATA_TYPE: u16 = 6;
     pub(super) const DATA_LEN: u16 = 7;
     pub(super) const ID: u16 = 10;
+    pub(super) const USERDATA: u16 = 13;
 }

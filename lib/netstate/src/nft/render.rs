@@ -10,6 +10,7 @@ use super::{
     BaseChain, Chain, CtState, CtStatus, Data, Destination, Element, ElementKey, Family, Field, Hook, MarkChange,
     Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Type, Verdict,
 };
+use crate::ipvs::Protocol;
 use crate::prefix::Prefix;
 
 /// The whole table.
@@ -74,7 +75,7 @@ fn chain(family: Family, name: &Name, chain: &Chain) -> String {
         text += &format!("\t\ttype {kind} hook {hook} priority {}; policy {policy};\n", priority_text(family, base));
     }
     for each in &chain.rules {
-        text += &format!("\t\t{}\n", rule(each));
+        text += &format!("\t\t{}\n", rule(family, each));
     }
     text + "\t}\n"
 }
@@ -112,12 +113,21 @@ fn priority_text(family: Family, base: &BaseChain) -> String {
 }
 
 /// One rule's line.
-pub(super) fn rule(rule: &Rule) -> String {
-    let mut words: Vec<String> = rule.statements.iter().map(statement).collect();
+fn rule(family: Family, rule: &Rule) -> String {
+    let next = rule.statements.iter().skip(1).map(Some).chain([None]);
+    let shown = rule.statements.iter().zip(next).filter(|(this, next)| !is_implied(family, this, *next));
+    let mut words: Vec<String> = shown.map(|(this, _)| statement(this)).collect();
     if let Some(comment) = &rule.comment {
         words.push(format!("comment \"{comment}\""));
     }
     words.join(" ")
+}
+
+/// A TCP reset says by itself that only TCP goes there; the tool knows that in tables of one network protocol only.
+fn is_implied(family: Family, this: &Statement, next: Option<&Statement>) -> bool {
+    let only_tcp = Statement::Match(Match::L4Proto(Op::Is, Protocol::Tcp));
+    let reset = Statement::Reject(Reject::TcpReset);
+    matches!(family, Family::Ip | Family::Ip6) && *this == only_tcp && next == Some(&reset)
 }
 
 fn statement(statement: &Statement) -> String {
@@ -263,7 +273,6 @@ fn verdict(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipvs::Protocol;
     use crate::nft::{ChainKind, Datum, TableKey};
     use std::net::Ipv4Addr;
 

@@ -107,6 +107,12 @@ impl Type {
         Self::ALL.into_iter().find(|ty| ty.number() == number).unwrap_or(Self::Unknown(number))
     }
 
+    /// True when a value stands in the order of this machine's numbers, not in network order.
+    #[must_use]
+    pub const fn is_host_order(self) -> bool {
+        matches!(self, Self::Mark | Self::IfName)
+    }
+
     /// Bytes of a value, without padding.
     #[must_use]
     pub const fn size(self) -> usize {
