@@ -50,6 +50,8 @@ pub struct Change {
     pub leases: bool,
     /// The store's reachability or the readability of a key differs.
     pub status: bool,
+    /// The own key was written or deleted.
+    pub own: bool,
 }
 
 impl View {
@@ -69,16 +71,17 @@ impl View {
             Event::Delete { key, .. } if self.is_own(key) => self.own_listed = false,
             Event::Complete if self.shows_nobody_else() => {
                 self.doubted = true;
-                return Change { leases: false, status: true };
+                return Change { leases: false, status: true, own: true };
             }
             _ => {}
         }
         let status = !matches!(event, Event::Put { .. } | Event::Delete { .. });
+        let own = event.key().is_some_and(|key| self.is_own(key));
         let changed = self.snapshot.apply(event);
         for key in &changed {
             self.read(key);
         }
-        Change { leases: !changed.is_empty(), status }
+        Change { leases: !changed.is_empty(), status, own }
     }
 
     /// The listing that is being completed has shown no node but this one.
@@ -110,7 +113,7 @@ impl View {
         for key in &changed {
             self.read(key);
         }
-        Change { leases: !changed.is_empty(), status: true }
+        Change { leases: !changed.is_empty(), status: true, own: true }
     }
 
     fn read(&mut self, key: &str) {

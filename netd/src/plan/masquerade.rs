@@ -46,7 +46,7 @@ pub(super) fn rows(wanted: Masquerade, pods: Prefix, own: Prefix) -> BTreeMap<Ro
     if wanted.forward {
         chains.insert(Name::literal("forward"), forward(pods));
     }
-    if chains.is_empty() { BTreeMap::new() } else { ruleset.rows() }
+    if chains.is_empty() { BTreeMap::new() } else { ruleset.into_rows().collect() }
 }
 
 fn postrouting(fully_random: bool, pods: Prefix, own: Prefix) -> Chain {

@@ -10,7 +10,7 @@ mod overlap;
 mod peers;
 mod vxlan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use netstate::nft;
@@ -58,6 +58,8 @@ pub struct Tables {
     pub sysctls: BTreeMap<SysctlKey, String>,
     /// Masquerade and forward rules.
     pub nft: BTreeMap<nft::RowKey, nft::Row>,
+    /// Networks that foreign chains of the forward hook must not drop.
+    pub forward: BTreeSet<Prefix>,
     /// Neighbours behind the tunnel.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// Remote ends of the tunnel.
@@ -108,6 +110,9 @@ pub fn plan<'a>(
         Backend::Vxlan(options) => vxlan::tables(options, local, &peers, &mut skipped),
         Backend::HostGw => host_gw::tables(local, &peers, &mut skipped),
     };
+    if masquerade.forward {
+        tables.forward.insert(network.network);
+    }
     tables.nft = masquerade::rows(masquerade, network.network, local.subnet);
     // Pods reach the other nodes through this host: without forwarding every packet ends here.
     tables.sysctls.extend("net/ipv4/ip_forward".parse().ok().map(|key: SysctlKey| (key, "1".to_owned())));
@@ -130,7 +135,7 @@ pub fn owns_route(network: &Network, local: &LocalNode, key: &RouteKey, route: &
     }
     let predecessor = || {
         let link = route.link.as_ref();
-        let towards_nodes = link == Some(&local.interface) || link.is_some_and(|link| vxlan::is_device(link));
+        let towards_nodes = link == Some(&local.interface) || link.is_some_and(vxlan::is_device);
         route.protocol == BOOT
             && network.network.covers(&key.dst)
             && key.dst.len() == network.subnet_len
