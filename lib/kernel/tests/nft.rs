@@ -494,6 +494,41 @@ fn ten_thousand_elements_go_in_and_out() {
     assert_same(&listed(&ruleset.key), &ruleset.render());
 }
 
+const INSIDE: &str = "NFT_TEST_IN_USER_NAMESPACE";
+
+/// In a user namespace nobody may go beyond net.core.wmem_max, so the case runs itself again in one.
+fn more_than_the_send_buffer_takes_goes_in_by_parts() {
+    if std::env::var_os(INSIDE).is_some() {
+        return fill_a_set_beyond_the_send_buffer();
+    }
+    let probe = Command::new("unshare").args(["-U", "-r", "-n", "true"]).status().unwrap();
+    assert!(probe.success(), "user namespaces are needed here; kernel.unprivileged_userns_clone may forbid them");
+    let output = Command::new("unshare")
+        .args(["-U", "-r", "-n"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "more_than_the_send_buffer_takes_goes_in_by_parts"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn fill_a_set_beyond_the_send_buffer() {
+    let limit: u32 = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap().trim().parse().unwrap();
+    // The kernel doubles what is asked for; an element with a long comment is over 150 bytes.
+    let count = (2 * limit / 150).max(1000);
+    let mut ruleset = everything(Family::Ip);
+    for mark in 0..count {
+        ruleset.insert(name("marks"), vec![Datum::Mark(mark)], Element::member().comment("x".repeat(127)));
+    }
+    let mut table = reconciler(&ruleset);
+    let mut nft = Nft::open().unwrap();
+    let before = nft.generation().unwrap();
+    assert_eq!(converge(&mut table).upserted, count as usize + 1);
+    assert!(nft.generation().unwrap() > before + 1, "{count} elements were no more than one transaction takes");
+}
+
 fn claim_is_one_request_and_makes_what_is_missing() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80).comment("pod-a"));
@@ -654,6 +689,35 @@ fn foreign_drop_policy_is_found_accepted_in_and_found_again() {
     assert_eq!(nft("list ruleset"), before);
 }
 
+fn chain_of_iptables_stays_one_that_iptables_reads() {
+    sh("iptables-nft", &["-P", "FORWARD", "DROP"]);
+    sh("iptables-nft", &["-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT"]);
+    let networks = BTreeSet::from([p("172.7.0.0/16"), p("172.8.0.0/17")]);
+    let mut conversation = Nft::open().unwrap();
+    conversation.accept_forwarded(&BTreeSet::new(), "netd: Pods", &networks).unwrap();
+    let text = sh("iptables-nft", &["-S", "FORWARD"]);
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[1..5].sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "-P FORWARD DROP",
+            "-A FORWARD -d 172.7.0.0/16 -m comment --comment \"netd: Pods\" -j ACCEPT",
+            "-A FORWARD -d 172.8.0.0/17 -m comment --comment \"netd: Pods\" -j ACCEPT",
+            "-A FORWARD -s 172.7.0.0/16 -m comment --comment \"netd: Pods\" -j ACCEPT",
+            "-A FORWARD -s 172.8.0.0/17 -m comment --comment \"netd: Pods\" -j ACCEPT",
+            "-A FORWARD -i docker0 -j ACCEPT",
+        ]
+    );
+    // iptables puts its own first again; ours are found behind.
+    sh("iptables-nft", &["-I", "FORWARD", "-o", "docker0", "-j", "ACCEPT"]);
+    let found = conversation.forward_drops(&BTreeSet::new(), "netd: Pods").unwrap();
+    assert_eq!(found[0].accepted, networks);
+    conversation.accept_forwarded(&BTreeSet::new(), "netd: Pods", &BTreeSet::new()).unwrap();
+    let text = sh("iptables-nft", &["-S", "FORWARD"]);
+    assert_eq!(text, "-P FORWARD DROP\n-A FORWARD -o docker0 -j ACCEPT\n-A FORWARD -i docker0 -j ACCEPT\n");
+}
+
 fn rule_of_the_marker_that_somebody_changed_is_made_anew() {
     nft_load(DOCKER);
     nft_load("insert rule ip filter FORWARD ip saddr 172.7.0.0/16 drop comment \"netd: Pods\"");
@@ -684,11 +748,13 @@ fn main() -> ExitCode {
         element_of_the_wrong_type_is_refused_before_the_kernel_takes_it,
         steps_are_idempotent,
         ten_thousand_elements_go_in_and_out,
+        more_than_the_send_buffer_takes_goes_in_by_parts,
         claim_is_one_request_and_makes_what_is_missing,
         claims_made_at_the_same_time_all_hold,
         static_part_is_put_right_without_losing_elements,
         flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told,
         foreign_drop_policy_is_found_accepted_in_and_found_again,
+        chain_of_iptables_stays_one_that_iptables_reads,
         rule_of_the_marker_that_somebody_changed_is_made_anew,
     ])
 }
