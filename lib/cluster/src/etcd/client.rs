@@ -130,21 +130,18 @@ impl Client {
 
 /// One error for "nobody answered", with each member's words once.
 fn unanswered(op: &'static str, object: &str, failures: Vec<ClusterError>) -> ClusterError {
-    let mut said: Vec<(String, String)> = Vec::new();
+    let mut endpoints: Vec<String> = Vec::new();
+    let mut said: Vec<String> = Vec::new();
     for failure in failures {
-        let line = (failure.endpoint, failure.message);
-        if !said.contains(&line) {
-            said.push(line);
+        let words = format!("[{}] {}", failure.endpoint, failure.message);
+        if !said.contains(&words) {
+            said.push(words);
+        }
+        if !endpoints.contains(&failure.endpoint) {
+            endpoints.push(failure.endpoint);
         }
     }
-    let (endpoints, message) = match said.as_slice() {
-        [(endpoint, message)] => (endpoint.clone(), message.clone()),
-        several => (
-            several.iter().map(|(endpoint, _)| endpoint.as_str()).collect::<Vec<_>>().join(","),
-            several.iter().map(|(at, words)| format!("[{at}] {words}")).collect::<Vec<_>>().join("; "),
-        ),
-    };
-    ClusterError::new(op, object, endpoints, message, Class::Retry)
+    ClusterError::new(op, object, endpoints.join(","), said.join("; "), Class::Retry)
 }
 
 /// One member and its connection, made at the first request.

@@ -210,8 +210,10 @@ fn frozen_member() {
         store.get("x").await.unwrap();
         let frozen = server.index_of(store.client().current_endpoint());
         server.freeze(frozen);
-        // The frozen member may lead: then the others elect a new leader first.
-        eventually("an answer", || async { store.get("x").await.is_ok() }).await;
+        // The frozen member may lead: then the others elect a new leader first. Meanwhile each call ends within
+        // the time limit of an attempt, times the members.
+        let bounded = || async { timeout(Duration::from_secs(4), store.get("x")).await.expect("a bound").is_ok() };
+        eventually("an answer", bounded).await;
         assert_ne!(server.index_of(store.client().current_endpoint()), frozen);
         for _ in 0..50 {
             timeout(Duration::from_secs(1), store.get("x")).await.expect("sticky").unwrap();

@@ -26,8 +26,9 @@ fn mutual_tls() {
 
         let without = Config { cert_file: None, key_file: None, ..server.config() };
         let refused = Store::new(Client::new(&without, 1).unwrap()).get("a").await.unwrap_err();
-        assert_eq!(refused.class, Class::Retry);
-        assert!(refused.message.to_lowercase().contains("certificate"), "{refused}");
+        // In TLS 1.3 the server refuses after the client believes to be connected: whether its alert or the end
+        // of the connection is seen first is a race, so the words are not compared.
+        assert_eq!(refused.class, Class::Retry, "{refused}");
         let key = read(&server.pki().path("client.key"));
         assert!(key.lines().all(|line| !format!("{:?} {refused}", server.config()).contains(line)));
     });

@@ -27,11 +27,16 @@ fn lists_then_follows() {
     block_on(async {
         let store = server.store();
         store.put("/coreos.com/network/subnets/172.7.21.0-24", b"21", None).await.unwrap();
-        store.put("/coreos.com/network/subnets-old/172.7.99.0-24", b"99", None).await.unwrap();
-        store.put("/coreos.com/network/config", b"{}", None).await.unwrap();
+        let neighbours =
+            ["subnets-old/172.7.99.0-24", "subnets", "subnets0", "subnets2/172.7.99.0-24", "subnetsz", "config"];
+        for neighbour in neighbours {
+            store.put(&format!("/coreos.com/network/{neighbour}"), b"99", None).await.unwrap();
+        }
         let mut consumer = Consumer::of(&server.client(), &subnets());
         consumer.listed().await;
-        store.put("/coreos.com/network/subnets-old/x", b"", None).await.unwrap();
+        for neighbour in neighbours {
+            store.put(&format!("/coreos.com/network/{neighbour}"), b"98", None).await.unwrap();
+        }
         let revision = store.put("/coreos.com/network/subnets/172.7.22.0-24", b"22", None).await.unwrap();
         store.delete("/coreos.com/network/subnets/172.7.21.0-24").await.unwrap();
         consumer.until("the deletion", |c| !c.knows("172.7.21.0-24")).await;
@@ -59,9 +64,18 @@ fn survives_kill() {
         store.put(&subnets().key("last"), b"x", None).await.unwrap();
         consumer.until("the last put", |c| c.knows("last")).await;
         assert_eq!(consumer.snapshot.entries().len(), 151);
+        let told: Vec<i64> = consumer.log.iter().filter_map(revision).collect();
+        assert!(told.len() == 151 && told.is_sorted(), "each change is told once and in order: {told:?}");
         assert_eq!(consumer.resets(), 1, "it went on where it was");
         assert!(consumer.resumed() && consumer.snapshot.lost().is_none());
     });
+}
+
+fn revision(event: &Event) -> Option<i64> {
+    match event {
+        Event::Put { revision, .. } | Event::Delete { revision, .. } => Some(*revision),
+        _ => None,
+    }
 }
 
 fn frozen_member() {
@@ -70,6 +84,9 @@ fn frozen_member() {
         let client = server.client();
         let mut consumer = Consumer::of(&client, &subnets());
         consumer.listed().await;
+        // The stream is open when a change comes through it; before that only the time limit of opening it is met.
+        server.store().put(&subnets().key("open"), b"x", None).await.unwrap();
+        consumer.until("the stream is open", |c| c.knows("open")).await;
         let frozen = server.index_of(client.current_endpoint());
         server.freeze(frozen);
         let begin = Instant::now();
