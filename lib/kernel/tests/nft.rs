@@ -410,6 +410,13 @@ fn hand_made_rules_and_sets_in_our_table_are_put_right() {
     table.invalidate();
     converge(&mut table);
     assert_same(&listed(&ruleset.key), &ruleset.render());
+    nft_load("table ip everything {\n flags dormant\n }\n");
+    let mut dormant = ruleset.clone();
+    dormant.table.dormant = true;
+    assert_same(&listed(&ruleset.key), &dormant.render());
+    table.invalidate();
+    converge(&mut table);
+    assert_same(&listed(&ruleset.key), &ruleset.render());
 }
 
 fn bad_element_fails_alone_and_the_rest_is_carried_out() {
@@ -621,6 +628,26 @@ fn flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told() {
     assert_eq!(converge(&mut table).upserted, 1);
 }
 
+/// On tokio, as the daemons listen.
+#[cfg(feature = "watch")]
+fn stream_tells_of_every_change_by_others() {
+    let key = table_key(Family::Ip, "other");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut stream = kernel::nft::Stream::open(BTreeSet::new()).unwrap();
+        for command in ["add table ip other", "add chain ip other c", "flush ruleset"] {
+            nft(command);
+            let told = tokio::time::timeout(Duration::from_secs(5), stream.next()).await.unwrap().unwrap();
+            assert!(
+                told.iter().any(|change| matches!(change, Change::Table { table, .. } if *table == key)),
+                "{told:?}"
+            );
+        }
+        let silence = tokio::time::timeout(Duration::from_millis(50), stream.next()).await;
+        assert!(silence.is_err(), "{silence:?}");
+    });
+}
+
 const DOCKER: &str = "
 table ip filter {
     chain FORWARD {
@@ -732,7 +759,8 @@ fn main() -> ExitCode {
     macro_rules! cases {
         ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
     }
-    common::main(cases![
+    #[cfg_attr(not(feature = "watch"), expect(unused_mut, reason = "one more case with the feature"))]
+    let mut cases = cases![
         rendered_text_is_what_the_tool_lists_and_reads_back_as_desired,
         elements_of_every_type_read_back_and_are_listed_as_rendered,
         ruleset_loaded_by_the_tool_from_our_text_is_equal_to_ours,
@@ -756,5 +784,9 @@ fn main() -> ExitCode {
         foreign_drop_policy_is_found_accepted_in_and_found_again,
         chain_of_iptables_stays_one_that_iptables_reads,
         rule_of_the_marker_that_somebody_changed_is_made_anew,
-    ])
+    ]
+    .to_vec();
+    #[cfg(feature = "watch")]
+    cases.push(("stream_tells_of_every_change_by_others", stream_tells_of_every_change_by_others as fn()));
+    common::main(&cases)
 }

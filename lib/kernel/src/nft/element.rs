@@ -8,7 +8,8 @@ use netstate::IfName;
 use netstate::ipvs::Protocol;
 use netstate::nft::{Data, Datum, Element, ElementKey, Set, SetKind, TableKey, Type};
 
-use super::compile::{Unwritable, name_bytes};
+use super::compile::Unwritable;
+use super::field::name_bytes;
 use super::wire::{LIST_ELEM, comment, comment_bytes, kind, message, put_value, put_verdict, value, verdict};
 use crate::attribute::{self, Writer};
 use crate::socket::Message;

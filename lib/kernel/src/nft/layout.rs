@@ -32,9 +32,9 @@ pub(super) fn change(key: &TableKey, have: Option<&Table>, want: &Table) -> Resu
     let empty = Table::default();
     let plan = Plan { key, have: have.unwrap_or(&empty), want };
     let mut messages = Vec::new();
-    if have.is_none() {
+    if have.is_none_or(|have| have.dormant != want.dormant) {
         messages.push(plan.about(kind::NEWTABLE, NLM_F_CREATE, |body| {
-            put_number(body, table::FLAGS, 0);
+            put_number(body, table::FLAGS, if want.dormant { table::DORMANT } else { 0 });
         }));
     }
     let (sets, chains) = (plan.stale_sets(), plan.stale_chains());

@@ -80,11 +80,12 @@ impl Nft {
     pub(super) fn table(&mut self, key: &TableKey) -> Result<Option<Table>, KernelError> {
         let family = key.family.number();
         let named = |kind, flags| message(kind, flags, family, |body| put_table(body, key));
-        match self.ask("find table", key, &named(kind::GETTABLE, 0)) {
+        let frames = match self.ask("find table", key, &named(kind::GETTABLE, 0)) {
             Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
             other => other?,
         };
-        let mut found = Table::default();
+        let flags = frames.iter().find_map(|frame| number(of_table(frame, kind::NEWTABLE, key)?, table::FLAGS));
+        let mut found = Table { dormant: flags.unwrap_or(0) & table::DORMANT != 0, ..Table::default() };
         for frame in self.list("list chains of", key, &message(kind::GETCHAIN, 0, family, |_| {}))? {
             let Some(attributes) = of_table(&frame, kind::NEWCHAIN, key) else { continue };
             if let Some(name) = name(attributes, chain::NAME) {

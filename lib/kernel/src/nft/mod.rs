@@ -13,6 +13,7 @@
 mod compile;
 mod element;
 mod expression;
+mod field;
 pub mod forward;
 mod holding;
 mod layout;
@@ -64,6 +65,8 @@ impl Nft {
 mod table {
     pub(super) const NAME: u16 = 1;
     pub(super) const FLAGS: u16 = 2;
+    /// NFT_TABLE_F_DORMANT.
+    pub(super) const DORMANT: u32 = 0x1;
 }
 
 /// enum nft_chain_attributes, enum nft_hook_attributes.

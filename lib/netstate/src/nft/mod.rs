@@ -133,6 +133,8 @@ impl fmt::Display for TableKey {
 /// The static part of a table: everything but the elements of its sets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Table {
+    /// Its chains see no packets (NFT_TABLE_F_DORMANT).
+    pub dormant: bool,
     /// Chains by name.
     pub chains: BTreeMap<Name, Chain>,
     /// Sets and maps by name.
@@ -154,7 +156,8 @@ impl Ruleset {
     /// An empty table.
     #[must_use]
     pub const fn new(key: TableKey) -> Self {
-        Self { key, table: Table { chains: BTreeMap::new(), sets: BTreeMap::new() }, elements: BTreeMap::new() }
+        let table = Table { dormant: false, chains: BTreeMap::new(), sets: BTreeMap::new() };
+        Self { key, table, elements: BTreeMap::new() }
     }
 
     /// Puts an element into the set or map `set`, replacing the one with the same key.

@@ -18,7 +18,8 @@ pub(super) fn ruleset(ruleset: &Ruleset) -> String {
     let sets = ruleset.table.sets.iter().map(|(name, value)| set(ruleset, name, value));
     let chains = ruleset.table.chains.iter().map(|(name, value)| chain(ruleset.key.family, name, value));
     let blocks: Vec<String> = sets.chain(chains).collect();
-    format!("table {} {{\n{}}}\n", ruleset.key, blocks.join("\n"))
+    let flags = if ruleset.table.dormant { "\tflags dormant\n\n" } else { "" };
+    format!("table {} {{\n{flags}{}}}\n", ruleset.key, blocks.join("\n"))
 }
 
 fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {

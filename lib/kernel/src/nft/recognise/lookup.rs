@@ -1,0 +1,66 @@
+//! Recognising keys that are looked up in a set or map.
+
+use netstate::nft::{Destination, Field, Match, Name, NetworkFamily, Op, Statement};
+
+use super::{Recognised, network_of};
+use crate::nft::expression::{Expression, Found};
+use crate::nft::field::{load, slots};
+
+pub(super) fn lookup(list: &[Expression], known: Option<NetworkFamily>) -> Recognised {
+    lookup_fields(list, known).map(|(statement, length, _)| (statement, length))
+}
+
+/// Loads of fields side by side, and what is done with the key they make.
+pub(super) fn lookup_fields(
+    list: &[Expression],
+    known: Option<NetworkFamily>,
+) -> Option<(Statement, usize, Vec<Field>)> {
+    let mut fields = Vec::new();
+    let mut slot = 0u8;
+    while let Some(field) = list.get(fields.len()).and_then(|expression| field_of(expression, slot, known)) {
+        fields.push(field);
+        slot = slot.saturating_add(slots(field.ty().size()));
+    }
+    let Some(Expression::Lookup { set, from: 0, to, inverted }) = list.get(fields.len()) else { return None };
+    let length = fields.len() + 1;
+    if fields.is_empty() {
+        return None;
+    }
+    let (statement, length) = match (to, inverted) {
+        (Found::Nothing, inverted) => {
+            let op = if *inverted { Op::IsNot } else { Op::Is };
+            (Match::Lookup(op, fields.clone(), set.clone()).into(), length)
+        }
+        (Found::Verdict, false) => (Statement::Vmap(fields.clone(), set.clone()), length),
+        (Found::Slot(0), false) => (dnat_map(list.get(length)?, fields.clone(), set)?, length + 1),
+        _ => return None,
+    };
+    Some((statement, length, fields))
+}
+
+fn dnat_map(nat: &Expression, fields: Vec<Field>, map: &Name) -> Option<Statement> {
+    let Expression::Dnat { family, addr: 0, port } = nat else { return None };
+    let family = network_of(&[u8::try_from(*family).ok()?])?;
+    let behind = if family == NetworkFamily::Ip { 1 } else { 4 };
+    let port = match port {
+        None => false,
+        Some(slot) if *slot == behind => true,
+        Some(_) => return None,
+    };
+    Some(Destination::Map { family, fields, map: map.clone(), port }.into())
+}
+
+fn field_of(expression: &Expression, slot: u8, known: Option<NetworkFamily>) -> Option<Field> {
+    let plain = [
+        Field::Mark,
+        Field::L4Proto,
+        Field::Iifname,
+        Field::Oifname,
+        Field::Sport,
+        Field::Dport,
+        Field::CtOriginalDaddr(NetworkFamily::Ip),
+        Field::CtOriginalDaddr(NetworkFamily::Ip6),
+    ];
+    let addresses = known.into_iter().flat_map(|known| [Field::Saddr(known), Field::Daddr(known)]);
+    plain.into_iter().chain(addresses).find(|field| load(*field, slot) == *expression)
+}

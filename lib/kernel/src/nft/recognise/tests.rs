@@ -1,0 +1,122 @@
+//! Every statement there and back.
+
+use super::*;
+use crate::attribute::Writer;
+use crate::nft::compile;
+use netstate::Prefix;
+use netstate::nft::{Name, Rule, Verdict};
+
+fn p(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn rules(family: Family) -> Vec<Rule> {
+    use NetworkFamily::{Ip, Ip6};
+    use Op::{Is, IsNot};
+    let ifname = |name: &str| IfName::new(name).unwrap();
+    let name = |text| Name::new(text).unwrap();
+    let mut conditions = vec![
+        Match::Mark(Is, 0x4000, 0x4000),
+        Match::Mark(IsNot, u32::MAX, 7),
+        Match::L4Proto(IsNot, Protocol::Sctp),
+        Match::Iifname(Is, ifname("cbr0")),
+        Match::Oifname(IsNot, ifname("flannel.1")),
+        Match::Sport(Is, Protocol::Udp, 53),
+        Match::Dport(IsNot, Protocol::Tcp, 80),
+        Match::DaddrLocal(Is),
+        Match::SaddrLocal(IsNot),
+        Match::CtState(CtState::ESTABLISHED | CtState::RELATED),
+        Match::CtStatus(CtStatus::DNAT),
+        Match::CtOriginalDaddr(Is, p("192.168.0.10/32")),
+        Match::CtOriginalDaddr(IsNot, p("192.168.0.0/17")),
+        Match::CtOriginalDaddr(Is, p("fd00::/8")),
+        Match::Lookup(Is, vec![Field::CtOriginalDaddr(Ip6), Field::L4Proto], name("s")),
+        Match::Lookup(IsNot, vec![Field::Iifname, Field::Mark], name("s")),
+    ];
+    for (allowed, low, texts) in [
+        (Family::Ip, Ip, ["172.7.0.0/16", "172.7.0.0/17", "0.0.0.0/0", "10.4.7.21/32"]),
+        (Family::Ip6, Ip6, ["fd00::/48", "fd00::/63", "::/0", "fd00::1/128"]),
+    ] {
+        if family == allowed || family == Family::Inet || family == Family::Bridge {
+            for text in texts {
+                conditions.push(Match::Saddr(Is, p(text)));
+                conditions.push(Match::Daddr(IsNot, p(text)));
+            }
+            conditions.push(Match::Lookup(Is, vec![Field::Daddr(low), Field::L4Proto, Field::Dport], name("v")));
+        }
+    }
+    if family == Family::Inet {
+        conditions.push(Match::Nfproto(Is, Ip));
+        conditions.push(Match::Nfproto(IsNot, Ip6));
+    }
+    let mut rules: Vec<Rule> =
+        conditions.into_iter().map(|condition| Rule::new().when(condition).then(Verdict::Accept)).collect();
+    let fields = vec![Field::L4Proto, Field::Dport];
+    let statements = [
+        Statement::Counter,
+        MarkChange::set(0x4000).into(),
+        MarkChange::replace(1).into(),
+        Statement::Masquerade { fully_random: true },
+        Statement::Masquerade { fully_random: false },
+        Destination::Fixed("172.7.21.3".parse().unwrap(), Some(80)).into(),
+        Destination::Fixed("fd00::3".parse().unwrap(), Some(80)).into(),
+        Destination::Fixed("fd00::3".parse().unwrap(), None).into(),
+        Destination::Map { family: Ip, fields: fields.clone(), map: name("m"), port: true }.into(),
+        Destination::Map { family: Ip6, fields: fields.clone(), map: name("m"), port: true }.into(),
+        Destination::Map { family: Ip, fields: fields.clone(), map: name("m"), port: false }.into(),
+        Statement::Vmap(fields, name("v")),
+        Verdict::Jump(name("c")).into(),
+        Verdict::Goto(name("c")).into(),
+        Verdict::Return.into(),
+        Verdict::Drop.into(),
+        Reject::PortUnreachable.into(),
+        Reject::TcpReset.into(),
+    ];
+    rules.extend(statements.into_iter().map(|statement| Rule::new().then(statement)));
+    // All in one: what is known of a packet carries over from statement to statement.
+    let all: Vec<Statement> = rules.iter().flat_map(|rule| rule.statements.clone()).collect();
+    if family == Family::Ip || family == Family::Ip6 {
+        rules.push(Rule { statements: all, comment: None });
+    }
+    rules
+}
+
+#[test]
+fn every_statement_is_recognised_in_what_it_compiles_to() {
+    for family in [Family::Ip, Family::Ip6, Family::Inet, Family::Bridge] {
+        for each in rules(family) {
+            let program = compile::rule(family, &each).unwrap();
+            let mut list = Writer::default();
+            program.iter().for_each(|expression| expression.write(&mut list));
+            let read = Expression::list(&list.finish());
+            assert_eq!(read, program, "{family}: {each:?}");
+            assert_eq!(rule(family, &read), each.statements, "{family}");
+        }
+    }
+}
+
+#[test]
+fn address_of_the_other_family_is_refused_with_the_reason() {
+    let wrong = Rule::new().when(Match::Saddr(Op::Is, p("fd00::/48")));
+    assert_eq!(compile::rule(Family::Ip, &wrong).unwrap_err(), "ip6 address where every packet is ip");
+    let both = wrong.when(Match::Daddr(Op::Is, p("10.0.0.0/8")));
+    assert!(compile::rule(Family::Inet, &both).is_err());
+}
+
+#[test]
+fn instructions_that_mean_something_else_are_not_taken_for_ours() {
+    let [meta, compare] = guard(Family::Inet, NetworkFamily::Ip);
+    let half_mask = Expression::Bitwise { from: 0, to: 0, mask: vec![0xff, 0, 0xff, 0], xor: vec![0; 4] };
+    let address = Expression::Compare { from: 0, op: Op::Is, data: vec![10, 0, 7, 0] };
+    for list in [
+        vec![load(Field::Saddr(NetworkFamily::Ip), 0), half_mask, address.clone()],
+        vec![load(Field::Saddr(NetworkFamily::Ip), 1), address],
+        vec![Expression::Unknown("limit".to_owned())],
+        vec![Expression::Masquerade { flags: 4 }],
+        vec![Expression::Fib { flags: 8, result: 1, to: 0 }, compare],
+        vec![meta],
+    ] {
+        let statements = rule(Family::Ip, &list);
+        assert!(statements.iter().any(|s| matches!(s, Statement::Unknown(_))), "{list:?} is {statements:?}");
+    }
+}
