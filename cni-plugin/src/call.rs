@@ -48,10 +48,13 @@ fn dispatch(
     gate(&request, conf.version)?;
     let role = Role::of(program, &conf.plugin)?;
     let result = match (&request, role) {
-        (Request::Add(_), Role::Portmap) => Some(verbs::portmap::add(conf)?),
+        (Request::Add(call), Role::Portmap) => Some(verbs::portmap::add(conf, call)?),
         (Request::Add(call), _) => Some(verbs::add::add(conf, role, call)?),
-        // Without ports there is nothing that portmap could check or remove.
-        (_, Role::Portmap) => None,
+        (Request::Check(call), Role::Portmap) => verbs::portmap::check(conf, call).map(|()| None)?,
+        (Request::Del(call), Role::Portmap) => verbs::portmap::del(&conf, call).map(|()| None)?,
+        (Request::Gc, Role::Portmap) => verbs::portmap::gc(&conf).map(|()| None)?,
+        // Whether ports can be opened, the plugin that attaches has already been asked.
+        (Request::Status, Role::Portmap) => None,
         (Request::Check(call), _) => verbs::check::check(conf, role, call).map(|()| None)?,
         (Request::Del(call), _) => verbs::del::del(&conf, role, call).map(|()| None)?,
         (Request::Gc, _) => verbs::gc::gc(&conf, role).map(|()| None)?,

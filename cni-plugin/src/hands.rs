@@ -5,23 +5,37 @@
 //! therefore come before Pod steps, which the plan's order guarantees.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use kernel::conntrack::Conntrack;
 use kernel::link::VethEnd;
+use kernel::nft::Nft;
 use kernel::{KernelError, Netns, Rtnl, sysctl};
 use netstate::{BridgeOptions, IfName, Link, LinkKind, Route, RouteKey};
 use nix::libc;
 
 use crate::apply::Hands;
 use crate::error::{CniError, Code};
+use crate::plan::hostports::StaleFlows;
 use crate::plan::{Cidr, End, Parameter, Step, Undo};
+use crate::ports;
 
 /// The kernel of this host, and one Pod's namespace.
 #[derive(Debug)]
 pub struct KernelHands<'a> {
     host: Rtnl,
-    netns: &'a Netns,
+    netns: Option<&'a Netns>,
     inside: bool,
     indexes: BTreeMap<IfName, u32>,
+    ports: Option<PortHands>,
+}
+
+/// Conversations about host ports, opened in the host's namespace.
+#[derive(Debug)]
+struct PortHands {
+    nft: Nft,
+    conntrack: Conntrack,
+    may_bury: bool,
 }
 
 /// A kernel error as the runtime shall see it.
@@ -33,8 +47,36 @@ pub fn refused(error: &KernelError) -> CniError {
 impl<'a> KernelHands<'a> {
     /// Works over `host`, a conversation in the host's namespace, and in `netns`.
     #[must_use]
-    pub fn new(host: Rtnl, netns: &'a Netns) -> Self {
-        Self { host, netns, inside: false, indexes: BTreeMap::new() }
+    pub fn new(host: Rtnl, netns: Option<&'a Netns>) -> Self {
+        Self { host, netns, inside: false, indexes: BTreeMap::new(), ports: None }
+    }
+
+    /// Opens the conversations that host ports need. With `may_bury`, a port whose holder has no link any more counts
+    /// as free.
+    ///
+    /// # Errors
+    /// Code 100 when the kernel refuses.
+    pub fn open_ports(&mut self, may_bury: bool) -> Result<(), CniError> {
+        let open = || Ok(PortHands { nft: Nft::open()?, conntrack: Conntrack::open()?, may_bury });
+        self.ports = Some(open().map_err(|e: KernelError| refused(&e))?);
+        Ok(())
+    }
+
+    fn ports(&mut self) -> Result<(&mut PortHands, &mut Rtnl), CniError> {
+        let host = &mut self.host;
+        let closed = || CniError::new(Code::Kernel, "host ports: no conversation with nftables was opened");
+        self.ports.as_mut().map(|ports| (ports, host)).ok_or_else(closed)
+    }
+
+    fn forget(&mut self, flows: &[StaleFlows]) -> Result<(), CniError> {
+        let (hands, host) = self.ports()?;
+        let local = host.addresses().map_err(|e| refused(&e))?;
+        let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
+        ports::forget_former(&mut hands.conntrack, flows, &local).map_err(|e| refused(&e))
+    }
+
+    fn netns(&self) -> Result<&'a Netns, CniError> {
+        self.netns.ok_or_else(|| CniError::new(Code::InvalidNamespace, "no network namespace was opened"))
     }
 
     fn index(&mut self, name: &IfName) -> Result<u32, CniError> {
@@ -61,38 +103,36 @@ impl<'a> KernelHands<'a> {
 
     fn create_veth(&mut self, host: &End, pod: &End, bridge: &IfName, mtu: u32) -> Result<(), CniError> {
         let master = self.index(bridge)?;
+        let netns = self.netns()?;
         let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
-        match self.host.create_veth(&end(host), master, &end(pod), self.netns, mtu) {
+        match self.host.create_veth(&end(host), master, &end(pod), netns, mtu) {
             Ok(index) => {
                 self.indexes.insert(host.name.clone(), index);
                 Ok(())
             }
-            Err(e) if e.errno() == Some(libc::EEXIST) => Err(self.taken(host, pod, &e)),
+            Err(e) if e.errno() == Some(libc::EEXIST) => Err(self.taken(host, pod, netns, &e)),
             Err(e) => Err(refused(&e)),
         }
     }
 
-    fn taken(&mut self, host: &End, pod: &End, error: &KernelError) -> CniError {
+    fn taken(&mut self, host: &End, pod: &End, netns: &Netns, error: &KernelError) -> CniError {
         let msg = match self.host.link(&host.name) {
             Ok(Some(_)) => format!("host interface {} already exists", host.name),
-            _ => format!(
-                "container veth name ({:?}) already exists in {}",
-                pod.name.as_str(),
-                self.netns.path().display()
-            ),
+            _ => format!("container veth name ({:?}) already exists in {}", pod.name.as_str(), netns.path().display()),
         };
         CniError::new(Code::AlreadyAttached, msg).details(error.to_string()).details("DEL it first")
     }
 
     fn enter(&mut self) -> Result<(), CniError> {
         if !self.inside {
-            self.netns.enter().map_err(|e| refused(&e))?;
+            self.netns()?.enter().map_err(|e| refused(&e))?;
             self.inside = true;
         }
         Ok(())
     }
 
     fn configure(&mut self, ifname: &IfName, addresses: &[Cidr], routes: &[(RouteKey, Route)]) -> Result<(), CniError> {
+        let netns = self.netns()?;
         self.enter()?;
         let inside = || -> Result<(), KernelError> {
             let mut pod = Rtnl::open()?;
@@ -105,7 +145,7 @@ impl<'a> KernelHands<'a> {
             pod.set_link(ifname, &Link { kind: LinkKind::Veth, mtu: None, mac: None, up: true, master: None })?;
             pod.add_routes(routes)
         };
-        inside().map_err(|e| refused(&e).details(format!("in {}", self.netns.path().display())))
+        inside().map_err(|e| refused(&e).details(format!("in {}", netns.path().display())))
     }
 }
 
@@ -152,6 +192,11 @@ impl Hands for KernelHands<'_> {
             }
             Step::PodParameter(parameter) => self.enter().and_then(|()| set(parameter)),
             Step::ConfigurePod { ifname, addresses, routes } => self.configure(ifname, addresses, routes),
+            Step::OpenPorts { ruleset, owner } => {
+                let (hands, host) = self.ports()?;
+                ports::claim(&mut hands.nft, host, ruleset, owner, hands.may_bury)
+            }
+            Step::ForgetFlows(flows) => self.forget(flows),
             Step::LearnNeighbour { bridge, addr, mac } => {
                 let index = self.index(bridge)?;
                 self.host.learn_neighbour(index, *addr, *mac).map_err(|e| refused(&e))
@@ -162,6 +207,7 @@ impl Hands for KernelHands<'_> {
     fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
         match undo {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
+            Undo::ClosePorts(table, owner) => ports::close(&mut self.ports()?.0.nft, table, owner),
         }
     }
 }

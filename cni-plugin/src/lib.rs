@@ -10,7 +10,7 @@
 //! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
 //! | [`leftovers`] | what containers left that nobody deleted |
 //! | [`plan`] | pure: facts in, ordered steps out |
-//! | [`apply`], [`hands`] | steps executed, journaled, unwound; the kernel below |
+//! | [`apply`], [`hands`], [`ports`] | steps executed, journaled, unwound; the kernel below |
 //! | [`verbs`] | one verb per file: gather facts, plan, apply, answer |
 
 pub mod apply;
@@ -24,6 +24,7 @@ pub mod ipam;
 pub mod leftovers;
 pub mod netconf;
 pub mod plan;
+pub mod ports;
 pub mod record;
 pub mod result;
 pub mod role;

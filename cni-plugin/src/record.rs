@@ -1,12 +1,13 @@
 //! The record of an attachment: what ADD did, kept for DEL, GC and a second ADD.
 //!
 //! ```text
-//! <stateDir>/<network>/<container>@<interface>     JSON, mode 0600, in a directory of mode 0700
+//! <stateDir>/<network>/<container>@<interface>            JSON, mode 0600, in a directory of mode 0700
+//! <stateDir>/.ports/<network>/<container>@<interface>     the same, of the chained `portmap`
 //! ```
 //! Invariants: whoever works on an attachment holds the record's flock(2), so ADD and DEL of one attachment never run
 //! at once; a record exists from before the first change until after the last removal. Nothing depends on its
 //! content: a record that is empty or junk only means that DEL looks around instead of knowing where to look.
-//! A container identifier has no `@`, so the name splits at the first one.
+//! No network's name begins with `.`. A container identifier has no `@`, so the name splits at the first one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -21,9 +22,13 @@ use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
 use crate::fields::Fields;
 use crate::ipam::store::lock_within;
+use crate::plan::gc::{self, Owner};
 
 /// Where records are kept unless configured otherwise.
 pub const DEFAULT_DIR: &str = "/var/lib/cni/netd";
+
+/// Where the chained `portmap` keeps its records below the state directory.
+pub const PORTS_DIR: &str = ".ports";
 
 /// What is known of an attachment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Record {
     pub boot: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Ports of the host lead to it.
+    pub has_ports: bool,
 }
 
 /// The record of one attachment, held until dropped.
@@ -113,6 +120,23 @@ pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found,
     }
 }
 
+/// Removes the records of `network` whose attachments are not among `valid` and that nobody holds.
+///
+/// # Errors
+/// Code 5 when the file system refuses.
+pub fn remove_stale(dir: &Path, network: &str, valid: &[Attachment]) -> Result<(), CniError> {
+    let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    for owner in gc::stale(names.filter_map(|name| Owner::of_record(&name)), valid) {
+        if let Owner::Attachment(attachment) = owner
+            && let Found::Held(held) = find(dir, network, &attachment)?
+        {
+            held.remove()?;
+        }
+    }
+    Ok(())
+}
+
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC);
@@ -162,7 +186,7 @@ impl Held {
     /// Code 5.
     pub fn write(&mut self, record: &Record) -> Result<(), CniError> {
         let addresses: Vec<String> = record.addresses.iter().map(IpAddr::to_string).collect();
-        let text = json!({"boot": record.boot, "addresses": addresses}).to_string();
+        let text = json!({"boot": record.boot, "addresses": addresses, "ports": record.has_ports}).to_string();
         let mut write = || -> io::Result<()> {
             self.file.rewind()?;
             self.file.set_len(0)?;
@@ -187,7 +211,8 @@ fn parse(text: &str) -> Option<Record> {
     let value: Value = serde_json::from_str(text).ok()?;
     let mut fields = Fields::of(value, "record").ok()?;
     let addresses = fields.take_texts("addresses").ok()?.iter().map(|a| a.parse().ok()).collect::<Option<_>>()?;
-    Some(Record { boot: fields.take_text("boot").ok()??, addresses })
+    let has_ports = fields.take_bool("ports").ok()?.unwrap_or(false);
+    Some(Record { boot: fields.take_text("boot").ok()??, addresses, has_ports })
 }
 
 /// The identifier of this boot; empty where the kernel does not tell.
@@ -212,7 +237,11 @@ mod tests {
     }
 
     fn record() -> Record {
-        Record { boot: "b".to_owned(), addresses: vec!["172.7.21.2".parse().unwrap(), "fd00::2".parse().unwrap()] }
+        Record {
+            boot: "b".to_owned(),
+            addresses: vec!["172.7.21.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            has_ports: true,
+        }
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crate::version::SpecVersion;
 pub use bridge::BridgeConf;
 pub use flannel::FlannelConf;
 pub use ipam::IpamConf;
-pub use portmap::PortmapConf;
-pub use runtime::{PortMapping, Protocol, RuntimeConfig};
+pub use portmap::{PortmapConf, Snat};
+pub use runtime::{PortMapping, RuntimeConfig};
 
 /// The part of a configuration that does not depend on the plugin.
 #[derive(Debug, Clone)]

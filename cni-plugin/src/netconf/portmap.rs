@@ -1,37 +1,49 @@
-//! The configuration of the `portmap` name: host ports as a chained plugin (plugins/meta/portmap).
+//! Options of host ports: of the `portmap` name (plugins/meta/portmap) and of the native configuration.
 
 use crate::error::CniError;
 use crate::fields::{Fields, unsupported};
 
+/// When the source of traffic to a host port is rewritten to this node's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snat {
+    /// Never (`snat: false`): Pods and the node itself cannot use the port.
+    Never,
+    /// Where the answer would otherwise not come back this way: from Pods of this node and from 127.0.0.1.
+    WhereNeeded,
+    /// Always (`masqAll: true`).
+    Always,
+}
+
 /// How host ports are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortmapConf {
-    /// Rewrite the source of traffic that would otherwise be answered past this node: hairpin and from 127.0.0.1.
-    pub snat: bool,
+    /// See [`Snat`].
+    pub snat: Snat,
+    /// Bit of the packet mark that says "rewrite the source", 0 to 31.
+    pub mark_bit: u8,
 }
 
 impl PortmapConf {
-    /// Reads `fields`.
+    /// Takes the options out of `fields`.
     ///
     /// # Errors
     /// Code 7 for an invalid value, 2 for an option that is not honoured: host ports are nftables only.
-    pub fn parse(mut fields: Fields) -> Result<Self, CniError> {
+    pub fn take(fields: &mut Fields) -> Result<Self, CniError> {
         if let Some(backend) = fields.take_text("backend")?.filter(|b| !matches!(b.as_str(), "" | "nftables")) {
-            return Err(unsupported("backend", &backend).details("accepted is nftables"));
+            return Err(unsupported(&fields.path_of("backend"), &backend).details("accepted is nftables"));
         }
-        // A bit of the packet mark that the iptables rules use; the nftables rules need none.
-        fields.take_number("markMasqBit", 31)?;
         for key in ["conditionsV4", "conditionsV6"] {
-            if !fields.take_texts(key)?.is_empty() {
-                return Err(unsupported(key, "set"));
+            if let Some(condition) = fields.take_texts(key)?.first() {
+                return Err(unsupported(&fields.path_of(key), condition));
             }
         }
-        let snat = fields.take_bool("snat")?.unwrap_or(true);
-        if fields.take_bool("masqAll")? == Some(true) {
-            return Err(unsupported("masqAll", "true"));
-        }
-        fields.finish()?;
-        Ok(Self { snat })
+        let mark_bit = fields.take_number("markMasqBit", 31)?.and_then(|bit| u8::try_from(bit).ok()).unwrap_or(13);
+        let snat = match (fields.take_bool("snat")?.unwrap_or(true), fields.take_bool("masqAll")?.unwrap_or(false)) {
+            (false, _) => Snat::Never,
+            (true, false) => Snat::WhereNeeded,
+            (true, true) => Snat::Always,
+        };
+        Ok(Self { snat, mark_bit })
     }
 }
 
@@ -43,13 +55,18 @@ mod tests {
 
     #[test]
     fn options_are_honoured_or_refused() {
-        let parse = |value| PortmapConf::parse(Fields::of(value, "").unwrap());
-        assert!(parse(json!({})).unwrap().snat);
-        assert!(!parse(json!({"snat": false, "backend": "nftables", "markMasqBit": 13})).unwrap().snat);
+        let parse = |value| {
+            let mut fields = Fields::of(value, "").unwrap();
+            let conf = PortmapConf::take(&mut fields)?;
+            fields.finish().map(|()| conf)
+        };
+        assert_eq!(parse(json!({})).unwrap(), PortmapConf { snat: Snat::WhereNeeded, mark_bit: 13 });
+        let conf = parse(json!({"snat": false, "backend": "nftables", "markMasqBit": 7})).unwrap();
+        assert_eq!(conf, PortmapConf { snat: Snat::Never, mark_bit: 7 });
+        assert_eq!(parse(json!({"masqAll": true})).unwrap().snat, Snat::Always);
         for value in [
             json!({"backend": "iptables"}),
             json!({"conditionsV4": ["-s", "10.0.0.0/8"]}),
-            json!({"masqAll": true}),
             json!({"externalSetMarkChain": "X"}),
         ] {
             assert_eq!(parse(value.clone()).unwrap_err().code, Code::UnsupportedField, "{value}");

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use netstate::MacAddr;
+use netstate::ipvs::Protocol;
 
 use crate::error::CniError;
 use crate::fields::{Fields, unsupported};
@@ -26,27 +27,6 @@ pub struct RuntimeConfig {
     pub ip_ranges: Vec<RangeSet>,
     /// Name servers for the result.
     pub dns: Dns,
-}
-
-/// A transport protocol of a port mapping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
 }
 
 /// One port of the host that leads to a port of the Pod.

@@ -1,7 +1,7 @@
 //! ADD: from the configuration, the reserved addresses and what the host looks like to ordered steps and the result.
 //!
 //! Order, chosen so that a crash between two steps leaves nothing that a DEL or the next ADD does not put right: the
-//! bridge and what Pods share, then the veth pair in one message, then the port, then the Pod's side, and last the
+//! bridge and what Pods share, then the veth pair in one message, then the ports, then the Pod's side, and last the
 //! neighbour entry, which only makes the first packet faster.
 
 use std::net::IpAddr;
@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use netstate::route::TABLE_MAIN;
 use netstate::{IfName, MacAddr, PortOptions, Prefix, Route, RouteKey, RouteKind, RouteScope};
 
-use super::{Cidr, End, Parameter, Step};
+use super::hostports::HostPorts;
+use super::{Cidr, End, Step, parameter};
 use crate::attachment::{Attachment, mac_of_address};
 use crate::error::{CniError, Code};
 use crate::ipam::Reservation;
@@ -72,6 +73,8 @@ pub struct Attach<'a> {
     pub resolver: &'a Dns,
     /// Path of the Pod's namespace, for the result.
     pub netns: &'a str,
+    /// Ports of the host that lead to the Pod; `None` where another plugin of the chain opens them.
+    pub ports: Option<HostPorts<'a>>,
 }
 
 impl Attach<'_> {
@@ -128,6 +131,9 @@ impl Attach<'_> {
         if self.conf.hairpin || self.conf.isolated {
             let options = PortOptions { hairpin: self.conf.hairpin, isolated: self.conf.isolated };
             steps.push(Step::SetPort { link: self.attachment.host_link(), options });
+        }
+        if let Some(ports) = &self.ports {
+            steps.extend(ports.plan(&self.conf.bridge)?);
         }
         steps.extend(self.pod_steps()?);
         if self.conf.gateway {
@@ -327,10 +333,6 @@ fn conflicts(present: Cidr, gateway: Cidr) -> bool {
         (false, false) => network(present).zip(network(gateway)).is_some_and(|(a, b)| a.overlaps(&b)),
         _ => false,
     }
-}
-
-fn parameter(key: &str, value: &'static str, required: bool) -> Option<Parameter> {
-    key.parse().ok().map(|key| Parameter { key, value, required })
 }
 
 /// Six bytes that depend on every byte of `text` (FNV-1a): a bridge without addresses gets its hardware address so.

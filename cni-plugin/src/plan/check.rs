@@ -3,8 +3,10 @@
 //! Pure: a list of differences, empty when all is well. What later plugins of the chain may have added is tolerated
 //! (SPEC "CHECK"): only what the previous result promises is looked at.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use netstate::nft::{Element, ElementKey};
 use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
 
 use super::Cidr;
@@ -45,6 +47,8 @@ pub struct Facts {
     pub routes: Vec<(RouteKey, Route)>,
     /// Addresses reserved for the attachment.
     pub reserved: Vec<IpAddr>,
+    /// Elements of the network's table of host ports.
+    pub elements: BTreeMap<ElementKey, Element>,
 }
 
 /// What CHECK compares with.
@@ -62,6 +66,8 @@ pub struct Expected<'a> {
     pub has_ipam: bool,
     /// The Pod's end must be up.
     pub pod_up: bool,
+    /// Elements that its host ports need.
+    pub elements: &'a BTreeMap<ElementKey, Element>,
 }
 
 impl Expected<'_> {
@@ -86,7 +92,18 @@ pub fn differences(expected: &Expected<'_>, facts: &Facts) -> Vec<String> {
     links(expected, facts, &mut found);
     addresses(expected, facts, &mut found);
     routes(expected, facts, &mut found);
+    found.extend(missing_elements(expected.elements, &facts.elements));
     found
+}
+
+/// Host ports that are not open, or lead elsewhere.
+#[must_use]
+pub fn missing_elements(
+    expected: &BTreeMap<ElementKey, Element>,
+    present: &BTreeMap<ElementKey, Element>,
+) -> Vec<String> {
+    let is_missing = |(key, element): &(&ElementKey, &Element)| present.get(key) != Some(element);
+    expected.iter().filter(is_missing).map(|(key, _)| format!("nft element {key} is missing or another's")).collect()
 }
 
 fn links(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
@@ -204,11 +221,13 @@ mod tests {
                 route("172.7.21.0/24", None),
             ],
             reserved: vec!["172.7.21.2".parse().unwrap()],
+            elements: BTreeMap::new(),
         }
     }
 
     fn check(facts: &Facts) -> Vec<String> {
         let (attachment, bridge, result) = (attachment(), IfName::new("cbr0").unwrap(), reported());
+        let elements = BTreeMap::new();
         let expected = Expected {
             attachment: &attachment,
             bridge: &bridge,
@@ -216,6 +235,7 @@ mod tests {
             result: &result,
             has_ipam: true,
             pod_up: true,
+            elements: &elements,
         };
         differences(&expected, facts)
     }

@@ -8,12 +8,17 @@ pub mod attach;
 pub mod check;
 pub mod detach;
 pub mod gc;
+pub mod hostports;
 pub mod status;
 
 use std::fmt;
 use std::net::IpAddr;
 
+use hostports::StaleFlows;
+use netstate::nft::{Ruleset, TableKey};
 use netstate::{IfName, MacAddr, PortOptions, Route, RouteKey, SysctlKey};
+
+use crate::attachment::Attachment;
 
 /// One end of the Pod's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +88,15 @@ pub enum Step {
         /// Its routes.
         routes: Vec<(RouteKey, Route)>,
     },
+    /// Make the table of host ports and claim the attachment's ports in it.
+    OpenPorts {
+        /// The table with the attachment's elements.
+        ruleset: Box<Ruleset>,
+        /// Whose ports.
+        owner: Attachment,
+    },
+    /// Forget UDP flows to these ports that lead past the Pod.
+    ForgetFlows(Vec<StaleFlows>),
     /// Tell the bridge which hardware address the Pod's address has now: it may have had another one a moment ago.
     LearnNeighbour {
         /// The bridge.
@@ -105,11 +119,18 @@ pub struct Parameter {
     pub required: bool,
 }
 
+/// The parameter `key`, a path below /proc/sys.
+fn parameter(key: &str, value: &'static str, required: bool) -> Option<Parameter> {
+    key.parse().ok().map(|key| Parameter { key, value, required })
+}
+
 /// How something that was done is undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
     /// Delete the veth pair with this host end; the Pod's end, its addresses and routes go with it.
     DeleteLink(IfName),
+    /// Release every host port of the attachment in this table.
+    ClosePorts(TableKey, Attachment),
 }
 
 impl Step {
@@ -119,6 +140,7 @@ impl Step {
     pub fn undo(&self) -> Option<Undo> {
         match self {
             Self::CreateVeth { host, .. } => Some(Undo::DeleteLink(host.name.clone())),
+            Self::OpenPorts { ruleset, owner } => Some(Undo::ClosePorts(ruleset.key.clone(), owner.clone())),
             _ => None,
         }
     }
@@ -147,6 +169,11 @@ impl fmt::Display for Step {
                 addresses.iter().try_for_each(|(addr, len)| write!(f, ", address {addr}/{len}"))?;
                 routes.iter().try_for_each(|(key, route)| write!(f, ", {key} {route}"))
             }
+            Self::OpenPorts { ruleset, owner } => {
+                write!(f, "open host ports of {owner} in nft table {}", ruleset.key)?;
+                ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))
+            }
+            Self::ForgetFlows(flows) => write!(f, "forget flows of {} UDP ports", flows.len()),
             Self::LearnNeighbour { bridge, addr, mac } => write!(f, "learn neighbour {addr} lladdr {mac} dev {bridge}"),
         }
     }

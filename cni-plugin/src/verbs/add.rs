@@ -26,6 +26,7 @@ use crate::leftovers;
 use crate::netconf::{IpamConf, NetConf};
 use crate::plan::Cidr;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
+use crate::plan::hostports::HostPorts;
 use crate::record::{self, Held, Record};
 use crate::result::Dns;
 use crate::role::Role;
@@ -49,12 +50,20 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
         Ok(reservations) => reservations,
         Err(error) => return Err(give_up(error, &network, call, &[], held)),
     };
+    let addresses: Vec<Cidr> = reservations.iter().map(|r| (r.addr, r.len)).collect();
     let attach = Attach {
         attachment: &call.attachment,
         conf: &network.bridge,
         reservations: &reservations,
         resolver: &resolver,
         netns: &call.netns()?.to_string_lossy(),
+        ports: network.ports.as_ref().map(|(conf, mappings)| HostPorts {
+            network: &network.name,
+            attachment: &call.attachment,
+            mappings,
+            addresses: &addresses,
+            conf: *conf,
+        }),
     };
     match attach_now(&network, &attach, &mut held, host, &netns) {
         Ok(result) => Ok(result),
@@ -70,7 +79,8 @@ fn attach_now(
     netns: &Netns,
 ) -> Result<Value, CniError> {
     let addresses = attach.reservations.iter().map(|r| r.addr).collect();
-    held.write(&Record { boot: record::boot_id(), addresses })?;
+    let has_ports = attach.ports.as_ref().is_some_and(|ports| !ports.mappings.is_empty());
+    held.write(&Record { boot: record::boot_id(), addresses, has_ports })?;
     if let Some((dir, content)) = &network.flannel_state {
         write_flannel_state(dir, attach.attachment, content)?;
     }
@@ -78,7 +88,11 @@ fn attach_now(
     let steps = attach.plan(&facts)?;
     let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
     let result = attach.result(bridge_mac)?.render(network.version)?;
-    apply::apply(&steps, &mut KernelHands::new(host, netns))?;
+    let mut hands = KernelHands::new(host, Some(netns));
+    if has_ports {
+        hands.open_ports(true)?;
+    }
+    apply::apply(&steps, &mut hands)?;
     Ok(result)
 }
 

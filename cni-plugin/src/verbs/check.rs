@@ -1,8 +1,12 @@
 //! CHECK.
 
+use std::collections::BTreeMap;
+
 use kernel::link::LinkState;
+use kernel::nft::Nft;
 use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
+use netstate::nft::{Element, ElementKey, Ruleset};
 
 use super::network::Network;
 use super::{RESERVATION_WAIT, open_namespace, store_error};
@@ -11,8 +15,10 @@ use crate::error::{CniError, Code};
 use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
+use crate::plan::Cidr;
 use crate::plan::check::{Expected, Facts, LinkFact, differences};
-use crate::result;
+use crate::plan::hostports::{HostPorts, table_key};
+use crate::result::{self, AddResult};
 use crate::role::Role;
 
 /// Compares the attachment with the previous result.
@@ -25,6 +31,8 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     let network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
     let result = result::parse(previous)?;
     let netns_path = call.netns()?.to_string_lossy();
+    let wanted = wanted_ports(&network, call, &result);
+    let elements = wanted.as_ref().map_or_else(BTreeMap::new, |ruleset| ruleset.elements.clone());
     let expected = Expected {
         attachment: &call.attachment,
         bridge: &network.bridge.bridge,
@@ -32,6 +40,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
         result: &result,
         has_ipam: network.bridge.ipam.is_some(),
         pod_up: !network.bridge.interface_disabled,
+        elements: &elements,
     };
     let facts = observe(&network, &expected, call)?;
     let found = differences(&expected, &facts);
@@ -40,6 +49,24 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     }
     let msg = format!("{} is not as ADD left it: {}", call.attachment, found.join("; "));
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
+}
+
+fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> Option<Ruleset> {
+    let (conf, mappings) = network.ports.as_ref()?;
+    let addresses: Vec<Cidr> = result.ips.iter().map(|ip| (ip.addr, ip.len)).collect();
+    let (network, attachment) = (network.name.as_str(), &call.attachment);
+    HostPorts { network, attachment, mappings, addresses: &addresses, conf: *conf }.ruleset()
+}
+
+/// Elements of the table of host ports; none where no port is wanted.
+pub(super) fn present_ports(
+    network: &str,
+    wanted: &BTreeMap<ElementKey, Element>,
+) -> Result<BTreeMap<ElementKey, Element>, KernelError> {
+    match table_key(network).filter(|_| !wanted.is_empty()) {
+        None => Ok(BTreeMap::new()),
+        Some(table) => Ok(Nft::open()?.ruleset(&table)?.map(|ruleset| ruleset.elements).unwrap_or_default()),
+    }
 }
 
 fn observe(network: &Network, expected: &Expected<'_>, call: &Call) -> Result<Facts, CniError> {
@@ -70,6 +97,7 @@ fn observe(network: &Network, expected: &Expected<'_>, call: &Call) -> Result<Fa
             addresses,
             routes: pod.routes()?,
             reserved,
+            elements: present_ports(&network.name, expected.elements)?,
         })
     };
     look().map_err(|e| refused(&e))

@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use kernel::nft::Nft;
 use kernel::{Netns, Rtnl};
 use netstate::{IfName, LinkKind};
 
@@ -20,6 +21,8 @@ use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
 use crate::plan::detach::{self, Facts};
+use crate::plan::hostports::table_key;
+use crate::ports;
 use crate::record;
 use crate::role::Role;
 
@@ -31,7 +34,12 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
     let mut held = record::hold_existing(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT)?;
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
-    let known = held.as_mut().and_then(record::Held::read).map(|record| record.addresses).unwrap_or_default();
+    let record = held.as_mut().and_then(record::Held::read);
+    // Without a readable record the table is looked at: nothing there is cheap to find out.
+    if role == Role::Native && record.as_ref().is_none_or(|record| record.has_ports) {
+        close_ports(&conf.name, &call.attachment)?;
+    }
+    let known = record.map(|record| record.addresses).unwrap_or_default();
     let facts = observe(&places, &conf.name, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
     for link in &detach.links {
@@ -46,6 +54,13 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     }
     places.flannel_state.as_deref().map_or(Ok(()), remove_file)?;
     held.map_or(Ok(()), record::Held::remove)
+}
+
+/// Releases the attachment's host ports in the table of `network`.
+pub(super) fn close_ports(network: &str, attachment: &Attachment) -> Result<(), CniError> {
+    let Some(table) = table_key(network) else { return Ok(()) };
+    let mut nft = Nft::open().map_err(|e| refused(&e))?;
+    ports::close(&mut nft, &table, attachment)
 }
 
 /// Deletes the link called `name`; absent is fine.

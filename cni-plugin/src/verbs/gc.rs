@@ -19,6 +19,7 @@ use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
 use crate::plan::gc::{Owner, stale};
+use crate::ports;
 use crate::record::{self, Found};
 use crate::role::Role;
 
@@ -38,6 +39,10 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
             Owner::Container(container) => remove_container(container, &places, &conf.name),
         };
         failures.extend(outcome.err());
+    }
+    if role == Role::Native {
+        let links = valid.iter().map(|attachment| attachment.host_link().to_string()).collect();
+        failures.extend(ports::sweep(&conf.name, &links).err());
     }
     let mut failures = failures.into_iter();
     match failures.next() {

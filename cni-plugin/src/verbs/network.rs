@@ -17,7 +17,7 @@ use crate::error::{CniError, Code};
 use crate::fields::Fields;
 use crate::ipam::store;
 use crate::netconf::runtime::Honoured;
-use crate::netconf::{BridgeConf, FlannelConf, NetConf, RuntimeConfig, flannel};
+use crate::netconf::{BridgeConf, FlannelConf, NetConf, PortMapping, PortmapConf, RuntimeConfig, flannel};
 use crate::record;
 use crate::role::Role;
 use crate::version::SpecVersion;
@@ -33,6 +33,8 @@ pub struct Network {
     pub bridge: BridgeConf,
     /// Where records are.
     pub state_dir: PathBuf,
+    /// Ports of the host that lead to the Pod; `None` for a name that leaves them to `portmap`.
+    pub ports: Option<(PortmapConf, Vec<PortMapping>)>,
     /// For the `flannel` name: directory and content of flannel's state file.
     pub flannel_state: Option<(PathBuf, String)>,
 }
@@ -43,14 +45,16 @@ impl Network {
     /// # Errors
     /// Code 11 when the subnet file is not there yet, 7 when it or the configuration is invalid, 2 for an option that
     /// is not honoured.
-    pub fn load(conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
+    pub fn load(mut conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
+        let native = role == Role::Native;
+        let portmap = if native { Some(PortmapConf::take(&mut conf.fields)?) } else { None };
         let flannel = match role {
             Role::Native => FlannelConf::parse_native(conf.fields)?,
             _ => FlannelConf::parse(conf.fields)?,
         };
         let subnet = read_subnet_file(&flannel.subnet_file)?;
         let delegate = flannel.delegate(&conf.name, conf.version.as_str(), conf.runtime.as_ref(), &subnet);
-        let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: true })?;
+        let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: native, attachment: true })?;
         let content = Value::Object(delegate.clone()).to_string();
         let bridge = BridgeConf::parse(bridge_fields(delegate, role)?, "cni0", args, &runtime)?;
         let network = Self {
@@ -58,6 +62,7 @@ impl Network {
             version: conf.version,
             bridge,
             state_dir: flannel.state_dir,
+            ports: portmap.map(|portmap| (portmap, runtime.port_mappings)),
             flannel_state: (role == Role::Flannel).then_some((flannel.data_dir, content)),
         };
         network.check_version()?;

@@ -1,61 +1,155 @@
-//! The `portmap` name: chained behind the plugin that made the interface; its result is the previous one, unchanged.
+//! The `portmap` name: chained behind the plugin that made the interface. Its result is the previous one, unchanged.
+//!
+//! Invariant: a record stands from before the first port is claimed until after the last is released, so that DEL,
+//! which libcni calls for every Pod, looks at nftables only for Pods that have ports.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use kernel::Rtnl;
+use netstate::IfName;
 use serde_json::Value;
 
+use super::ATTACHMENT_WAIT;
+use super::check::present_ports;
+use super::del::close_ports;
+use super::network::Places;
+use crate::apply;
+use crate::args::Call;
 use crate::error::{CniError, Code};
-use crate::fields::unsupported;
+use crate::hands::{KernelHands, refused};
 use crate::netconf::runtime::Honoured;
-use crate::netconf::{NetConf, PortmapConf, RuntimeConfig};
+use crate::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
+use crate::plan::Cidr;
+use crate::plan::check::missing_elements;
+use crate::plan::hostports::HostPorts;
+use crate::ports;
+use crate::record::{self, Record};
+use crate::result::{self, AddResult};
+use crate::role::Role;
 
-/// ADD: answers the previous result as it came, with keys that nobody here knows.
-///
-/// # Errors
-/// Code 7 without a previous result, 2 when a port shall be opened.
-pub fn add(conf: NetConf) -> Result<Value, CniError> {
-    PortmapConf::parse(conf.fields)?;
-    let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: true, attachment: false })?;
-    let Some(mut result) = conf.prev_result else {
-        return Err(CniError::new(Code::InvalidConfig, "must be called as chained plugin: prevResult is missing"));
-    };
-    if let Some(mapping) = runtime.port_mappings.first() {
-        return Err(unsupported("runtimeConfig.portMappings", &mapping.to_string()));
-    }
-    if let Value::Object(map) = &mut result {
-        // libcni compares it with the configuration's version.
-        map.insert("cniVersion".to_owned(), Value::String(conf.version.to_string()));
-    }
-    Ok(result)
+/// What a call of this name says.
+struct Wanted {
+    network: String,
+    records: PathBuf,
+    conf: PortmapConf,
+    mappings: Vec<PortMapping>,
+    addresses: Vec<Cidr>,
+    previous: Value,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn call(extra: Value) -> Result<Value, CniError> {
-        let mut conf =
-            json!({"cniVersion": "0.3.1", "name": "cbr0", "type": "portmap", "capabilities": {"portMappings": true}});
-        conf.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        add(NetConf::parse(conf.to_string().as_bytes()).unwrap())
+impl Wanted {
+    fn parse(mut conf: NetConf, call: &Call) -> Result<Self, CniError> {
+        let records = records(&conf);
+        conf.fields.take("stateDir")?;
+        let portmap = PortmapConf::take(&mut conf.fields)?;
+        conf.fields.finish()?;
+        let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: true, attachment: false })?;
+        let missing = || CniError::new(Code::InvalidConfig, "must be called as chained plugin: prevResult is missing");
+        let mut previous = conf.prev_result.ok_or_else(missing)?;
+        let addresses = addresses(&result::parse(previous.clone())?, call.attachment.ifname.as_str());
+        if let Value::Object(map) = &mut previous {
+            // libcni compares it with the configuration's version.
+            map.insert("cniVersion".to_owned(), Value::String(conf.version.to_string()));
+        }
+        let mappings = runtime.port_mappings;
+        Ok(Self { network: conf.name, records, conf: portmap, mappings, addresses, previous })
     }
 
-    #[test]
-    fn previous_result_comes_back_with_keys_nobody_knows() {
-        let previous = json!({"cniVersion": "0.3.1", "ips": [], "vendor": {"x": [1, 2]}});
-        assert_eq!(call(json!({"prevResult": previous})).unwrap(), previous);
+    fn ports<'a>(&'a self, call: &'a Call) -> HostPorts<'a> {
+        let Self { network, mappings, addresses, conf, .. } = self;
+        HostPorts { network, attachment: &call.attachment, mappings, addresses, conf: *conf }
     }
+}
 
-    #[test]
-    fn a_port_is_refused_by_name_and_never_ignored() {
-        let error =
-            call(json!({"prevResult": {}, "runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80}]}}))
-                .unwrap_err();
-        assert_eq!(error.code, Code::UnsupportedField);
-        assert!(error.msg.contains("runtimeConfig.portMappings=tcp 80 to 80"), "{error}");
-    }
+fn records(conf: &NetConf) -> PathBuf {
+    Places::of(&conf.fields, Role::Portmap, None).records.join(record::PORTS_DIR)
+}
 
-    #[test]
-    fn it_must_be_chained() {
-        assert!(call(json!({})).unwrap_err().msg.contains("must be called as chained plugin"));
+/// Addresses of the container's interface: those that name it, and those that name none.
+fn addresses(result: &AddResult, ifname: &str) -> Vec<Cidr> {
+    let is_inside =
+        |index: usize| result.interfaces.get(index).is_some_and(|i| i.name == ifname && i.sandbox.is_some());
+    let of_interface = |ip: &&result::IpConfig| {
+        ip.interface.is_none_or(|index| is_inside(index) || result.interfaces.get(index).is_none())
+    };
+    result.ips.iter().filter(of_interface).map(|ip| (ip.addr, ip.len)).collect()
+}
+
+/// ADD: opens the ports and answers the previous result as it came, with keys that nobody here knows.
+///
+/// # Errors
+/// Code 7 without a previous result, 11 when another container holds a port; no port is open then.
+pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+    let wanted = Wanted::parse(conf, call)?;
+    let ports = wanted.ports(call);
+    if wanted.mappings.is_empty() {
+        return Ok(wanted.previous);
     }
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
+    let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let outcome =
+        held.write(&Record { boot: record::boot_id(), addresses: Vec::new(), has_ports: true }).and_then(|()| {
+            let mut hands = KernelHands::new(host, None);
+            // Who holds a port behind another plugin's link cannot be told dead from alive.
+            hands.open_ports(false)?;
+            apply::apply(&steps, &mut hands)
+        });
+    match outcome {
+        Ok(()) => Ok(wanted.previous),
+        Err(error) => {
+            Err(held.remove().err().map_or(error.clone(), |e| error.details(format!("and could not undo: {e}"))))
+        }
+    }
+}
+
+/// The link of this host through which the Pod is reached.
+fn leads_to(wanted: &Wanted, host: &mut Rtnl) -> Result<IfName, CniError> {
+    let unusable = |why: &str| {
+        let msg = format!("prevResult.ips: {why}: host ports have nowhere to lead");
+        CniError::new(Code::InvalidConfig, msg)
+    };
+    let (addr, _) = wanted.addresses.first().ok_or_else(|| unusable("no address of the container's interface"))?;
+    let route = host.route_to(*addr).map_err(|e| unusable(&e.to_string()))?;
+    route.link.ok_or_else(|| unusable(&format!("the route to {addr} names no link")))
+}
+
+/// CHECK: every port is open and leads to the Pod.
+///
+/// # Errors
+/// Code 102 with every port that is not.
+pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
+    let wanted = Wanted::parse(conf, call)?;
+    let elements = wanted.ports(call).ruleset().map_or_else(BTreeMap::new, |ruleset| ruleset.elements);
+    let present = present_ports(&wanted.network, &elements).map_err(|e| refused(&e))?;
+    let found = missing_elements(&elements, &present);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let msg = format!("host ports of {} are not as ADD left them: {}", call.attachment, found.join("; "));
+    Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
+}
+
+/// DEL: closes the ports, if the Pod has any.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    let Some(held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
+        return Ok(());
+    };
+    close_ports(&conf.name, &call.attachment)?;
+    held.remove()
+}
+
+/// GC: closes the ports of everybody who is not listed as valid.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn gc(conf: &NetConf) -> Result<(), CniError> {
+    let valid = conf.valid_attachments.clone().unwrap_or_default();
+    let links: BTreeSet<String> = valid.iter().map(|attachment| attachment.host_link().to_string()).collect();
+    ports::sweep(&conf.name, &links)?;
+    record::remove_stale(&records(conf), &conf.name, &valid)
 }

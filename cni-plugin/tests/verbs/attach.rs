@@ -107,7 +107,7 @@ fn wires_everything(node: &Node) {
 }
 
 /// Serves one connection on `addr` inside `pod` and answers the caller's address as the server saw it.
-fn who_called(pod: &Path, addr: SocketAddr, call: impl FnOnce()) -> IpAddr {
+pub(crate) fn who_called(pod: &Path, addr: SocketAddr, call: impl FnOnce()) -> IpAddr {
     let (ready, listening) = mpsc::channel();
     thread::scope(|scope| {
         let server = scope.spawn(move || {
@@ -128,7 +128,7 @@ fn who_called(pod: &Path, addr: SocketAddr, call: impl FnOnce()) -> IpAddr {
     })
 }
 
-fn say(addr: SocketAddr) {
+pub(crate) fn say(addr: SocketAddr) {
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(10)).unwrap();
     stream.write_all(b"ping").unwrap();
     let mut word = [0; 4];

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::node::{Node, first_address, flannel, host_link, with};
+use crate::node::{Node, first_address, flannel, host_link};
 
 type Test = (&'static str, fn(&Node));
 
@@ -13,7 +13,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("stock_flannel_conflist_works_unchanged", stock_conflist),
     ("flannel_state_file_is_what_flannels_plugin_writes", state_file),
     ("flannel_state_file_that_is_empty_or_junk_does_not_stop_del", junk_state),
-    ("port_mapping_that_cannot_be_made_is_refused_by_name", port_mapping),
     ("pod_of_the_former_chain_is_removed_by_its_own_names", former_chain),
 ];
 
@@ -79,15 +78,6 @@ fn junk_state(node: &Node) {
         assert_eq!(node.files(), [], "{junk:?}");
         assert!(!node.links().contains(&host_link("web-1")));
     }
-}
-
-fn port_mapping(node: &Node) {
-    let pod = node.pod();
-    let first = node.add(&entries(None)[0], "web-1", &pod).result();
-    let spelled = json!({"portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}]});
-    let conf = with(&entries(Some(&first))[1], "runtimeConfig", spelled);
-    let (code, text) = node.add(&conf, "web-1", &pod).error();
-    assert!(code == 2 && text.contains("runtimeConfig.portMappings=tcp 8080 to 80"), "{text}");
 }
 
 fn former_chain(node: &Node) {

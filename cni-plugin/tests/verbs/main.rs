@@ -10,6 +10,7 @@ mod attach;
 mod chain;
 mod leases;
 mod node;
+mod ports;
 mod protocol;
 mod remove;
 mod sweep;
@@ -22,7 +23,8 @@ fn main() {
     if !root {
         eprintln!("SKIPPED: the CNI verb tests need root to make network namespaces; all of them count as ignored");
     }
-    let groups = [attach::TESTS, chain::TESTS, leases::TESTS, protocol::TESTS, remove::TESTS, sweep::TESTS];
+    let groups =
+        [attach::TESTS, chain::TESTS, leases::TESTS, ports::TESTS, protocol::TESTS, remove::TESTS, sweep::TESTS];
     let trial = |(name, test): &(&'static str, fn(&node::Node))| {
         let test = *test;
         Trial::test(*name, move || {

@@ -1,0 +1,257 @@
+//! Host ports: who reaches the Pod through them, whose they are, and what is left of them.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kernel::nft::Nft;
+use kernel::{Netns, Rtnl};
+use netstate::nft::{Family, Name, TableKey};
+use netstate::{IfName, Link, LinkKind};
+use serde_json::{Value, json};
+
+use crate::attach::{say, who_called};
+use crate::node::{Node, SUBNET_ENV, flannel, host_link, inside, native, with};
+
+type Test = (&'static str, fn(&Node));
+
+pub(crate) const TESTS: &[Test] = &[
+    ("host_port_is_reached_from_everywhere", reached_from_everywhere),
+    ("host_port_of_the_stock_chain_is_opened_and_closed_by_portmap", stock_chain),
+    ("host_port_on_one_address_is_open_there_only", one_address),
+    ("host_port_in_use_is_refused_with_its_holder_and_nothing_is_left", port_in_use),
+    ("port_of_a_dead_attachment_is_taken_over", dead_holder),
+    ("udp_flow_follows_the_port_to_its_new_pod", udp_flow),
+    ("check_tells_a_closed_port", check_tells),
+    ("gc_closes_the_ports_of_the_dead", gc_closes),
+];
+
+const NODE: &str = "10.4.7.21";
+
+/// `conf` with one mapping, in containerd's spelling.
+fn mapped(conf: &Value, protocol: &str, host_port: u16, container_port: u16, host_ip: &str) -> Value {
+    let mapping =
+        json!({"HostPort": host_port, "ContainerPort": container_port, "Protocol": protocol, "HostIP": host_ip});
+    with(conf, "runtimeConfig", json!({"portMappings": [mapping]}))
+}
+
+/// A machine at 10.4.7.200, and the node at 10.4.7.21.
+fn outside(node: &Node) -> PathBuf {
+    let path = node.pod();
+    let end = |name: &str, mac: u8| kernel::link::VethEnd {
+        name: IfName::new(name).unwrap(),
+        mac: netstate::MacAddr([2, 0, 0, 0, 1, mac]),
+    };
+    let mut host = Rtnl::open().unwrap();
+    // A veth is always made as a port; the uplink then leaves that bridge.
+    let bridge = IfName::new("underlay").unwrap();
+    let link = |kind, mac| Link { kind, mtu: None, mac, up: true, master: None };
+    host.create_link(&bridge, &link(LinkKind::Bridge(Default::default()), None)).unwrap();
+    let master = host.link(&bridge).unwrap().unwrap().index;
+    host.create_veth(&end("uplink", 1), master, &end("eth0", 2), &Netns::open(&path).unwrap(), 1500).unwrap();
+    host.add_address(master, NODE.parse().unwrap(), 24).unwrap();
+    inside(&path, || {
+        let mut rtnl = Rtnl::open().unwrap();
+        let eth0 = IfName::new("eth0").unwrap();
+        let index = rtnl.link(&eth0).unwrap().unwrap().index;
+        rtnl.add_address(index, "10.4.7.200".parse().unwrap(), 24).unwrap();
+        rtnl.set_link(&eth0, &link(LinkKind::Veth, None)).unwrap();
+    });
+    path
+}
+
+fn table() -> TableKey {
+    TableKey { family: Family::Inet, name: Name::literal("netd-ports-cbr0") }
+}
+
+fn elements() -> usize {
+    Nft::open().unwrap().ruleset(&table()).unwrap().map_or(0, |ruleset| ruleset.elements.len())
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Opens tcp 8080 to port 80 of a new Pod.
+fn served(node: &Node, id: &str) -> PathBuf {
+    let pod = node.pod();
+    node.add(&mapped(&native(), "tcp", 8080, 80, ""), id, &pod).result();
+    pod
+}
+
+fn reached_from_everywhere(node: &Node) {
+    let client = outside(node);
+    let pod = served(node, "web-1");
+    let (other, other_addr) = node.attached(&native(), "web-2");
+    let server = addr("0.0.0.0:80");
+    let node_port = addr("10.4.7.21:8080");
+    let called = |by: &(dyn Fn() + Sync)| who_called(&pod, server, by).to_string();
+    assert_eq!(called(&|| inside(&client, || say(node_port))), "10.4.7.200", "from outside, source kept");
+    assert_eq!(called(&|| say(node_port)), NODE, "from the node to its own address");
+    assert_eq!(called(&|| say(addr("127.0.0.1:8080"))), "172.7.21.1", "from the node to 127.0.0.1");
+    assert_eq!(called(&|| inside(&pod, || say(node_port))), "172.7.21.1", "from the Pod to itself");
+    let from_other = called(&|| inside(&other, || say(node_port)));
+    assert!(["172.7.21.1", &other_addr.to_string()].contains(&from_other.as_str()), "from another Pod: {from_other}");
+    // What is not this host's is nobody's port: a Pod serving 8080 itself is still reached.
+    let direct = SocketAddr::new(other_addr, 8080);
+    assert_eq!(who_called(&other, direct, || inside(&pod, || say(direct))).to_string(), "172.7.21.2");
+    // What listens on the node's 127.0.0.1 is not laid open to Pods.
+    let local = std::net::TcpListener::bind("127.0.0.1:9999").unwrap();
+    let stolen = inside(&pod, || {
+        let mut rtnl = Rtnl::open().unwrap();
+        let eth0 = IfName::new("eth0").unwrap();
+        let route = netstate::Route {
+            kind: netstate::RouteKind::Unicast,
+            via: Some("172.7.21.1".parse().unwrap()),
+            link: Some(eth0),
+            onlink: false,
+            src: None,
+            scope: netstate::RouteScope::Universe,
+            protocol: 3,
+        };
+        let key = netstate::RouteKey { table: 255, dst: "127.0.0.1/32".parse().unwrap(), metric: 0 };
+        rtnl.add_routes(&[(key, route)]).unwrap();
+        std::net::TcpStream::connect_timeout(&addr("127.0.0.1:9999"), Duration::from_millis(300)).is_ok()
+    });
+    drop(local);
+    assert!(!stolen, "a Pod reached 127.0.0.1 of the node");
+    node.del(&native(), "web-1", &pod).silent();
+    assert_eq!(elements(), 0);
+    inside(&client, || assert!(std::net::TcpStream::connect_timeout(&node_port, Duration::from_secs(5)).is_err()));
+}
+
+fn stock_chain(node: &Node) {
+    let client = outside(node);
+    let pod = node.pod();
+    let portmap = with(&flannel(), "type", json!("portmap"));
+    let portmap: Value = portmap
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(k, _)| *k != "delegate")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    let first = node.add(&flannel(), "web-1", &pod).result();
+    let chained = with(&mapped(&portmap, "tcp", 8080, 80, ""), "prevResult", first.clone());
+    assert_eq!(node.add(&chained, "web-1", &pod).result(), first);
+    assert_eq!(elements(), 2);
+    let called = who_called(&pod, addr("0.0.0.0:80"), || inside(&client, || say(addr("10.4.7.21:8080"))));
+    assert_eq!(called.to_string(), "10.4.7.200");
+    node.del(&portmap, "web-1", &pod).silent();
+    assert_eq!(elements(), 0);
+    node.del(&portmap, "web-1", &pod).silent();
+    node.del(&flannel(), "web-1", &pod).silent();
+    assert_eq!(node.files(), []);
+}
+
+fn one_address(node: &Node) {
+    let client = outside(node);
+    let pod = node.pod();
+    node.add(&mapped(&native(), "tcp", 8080, 80, NODE), "web-1", &pod).result();
+    let called = who_called(&pod, addr("0.0.0.0:80"), || inside(&client, || say(addr("10.4.7.21:8080"))));
+    assert_eq!(called.to_string(), "10.4.7.200");
+    assert!(std::net::TcpStream::connect_timeout(&addr("127.0.0.1:8080"), Duration::from_secs(5)).is_err());
+    // Another Pod may have the same port on every other address.
+    node.add(&mapped(&native(), "tcp", 8080, 80, ""), "web-2", &node.pod()).result();
+    assert_eq!(elements(), 4);
+}
+
+fn port_in_use(node: &Node) {
+    served(node, "web-1");
+    let before = (node.links(), node.files(), elements());
+    let both = json!([{"hostPort": 8081, "containerPort": 81}, {"hostPort": 8080, "containerPort": 80}]);
+    let conf = with(&native(), "runtimeConfig", json!({"portMappings": both}));
+    let pod = node.pod();
+    let (code, text) = node.add(&conf, "web-2", &pod).error();
+    assert!(code == 11 && text.contains("tcp 8080") && text.contains("web-1@eth0"), "{text}");
+    assert_eq!((node.links(), node.files(), elements()), before, "all ports or none, and nothing else is left");
+}
+
+fn dead_holder(node: &Node) {
+    served(node, "web-1");
+    Rtnl::open().unwrap().delete_link(&IfName::new(host_link("web-1")).unwrap()).unwrap();
+    let pod = served(node, "web-2");
+    let called = who_called(&pod, addr("0.0.0.0:80"), || say(addr("127.0.0.1:8080")));
+    assert_eq!(called.to_string(), "172.7.21.1");
+}
+
+/// Sends one datagram and waits for its echo; the socket stays, and with it the flow.
+fn ask(socket: &UdpSocket) -> bool {
+    let mut word = [0; 8];
+    socket.send(b"ping").is_ok() && socket.recv(&mut word).is_ok()
+}
+
+/// Answers one datagram in `pod` with the Pod's own word.
+fn answer(pod: &Path, ask: impl FnOnce() -> bool) -> bool {
+    let (ready, listening) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || {
+            inside(pod, || {
+                let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                ready.send(()).unwrap();
+                let mut word = [0; 8];
+                let Ok((size, peer)) = socket.recv_from(&mut word) else { return false };
+                socket.send_to(&word[..size], peer).unwrap();
+                true
+            })
+        });
+        listening.recv().unwrap();
+        ask() & server.join().unwrap()
+    })
+}
+
+fn udp_flow(node: &Node) {
+    let client = outside(node);
+    let conf = mapped(&native(), "udp", 53, 5353, "");
+    let first = node.pod();
+    node.add(&conf, "dns-1", &first).result();
+    let socket = inside(&client, || {
+        let socket = UdpSocket::bind("10.4.7.200:40000").unwrap();
+        socket.connect("10.4.7.21:53").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket
+    });
+    assert!(answer(&first, || ask(&socket)), "first Pod");
+    node.del(&native(), "dns-1", &first).silent();
+    let second = node.pod();
+    node.add(&conf, "dns-2", &second).result();
+    assert!(answer(&second, || ask(&socket)), "the same flow reaches the second Pod");
+    // A flow that began while nobody had the port.
+    node.del(&native(), "dns-2", &second).silent();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(!ask(&socket));
+    let third = node.pod();
+    node.add(&conf, "dns-3", &third).result();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    // The port was closed a moment ago: the refusal may still be waiting in the socket.
+    let _ = socket.take_error();
+    assert!(answer(&third, || ask(&socket)), "and the third");
+}
+
+fn check_tells(node: &Node) {
+    let conf = mapped(&native(), "tcp", 8080, 80, "");
+    let pod = node.pod();
+    let result = node.add(&conf, "web-1", &pod).result();
+    node.check(&conf, "web-1", &pod, &result).silent();
+    Nft::open().unwrap().release(&table(), |_, _| true).unwrap();
+    let (code, text) = node.check(&conf, "web-1", &pod, &result).error();
+    assert!(code == 102 && text.contains("@ports4 { tcp . 8080 } is missing"), "{text}");
+    let portmap = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap"});
+    let chained = mapped(&portmap, "tcp", 8080, 80, "");
+    assert_eq!(node.check(&chained, "web-1", &pod, &result).error().0, 102);
+}
+
+fn gc_closes(node: &Node) {
+    let conf = with(&native(), "cniVersion", json!("1.1.0"));
+    node.add(&mapped(&conf, "tcp", 8080, 80, ""), "dead", &node.pod()).result();
+    node.add(&mapped(&conf, "tcp", 8081, 80, ""), "alive", &node.pod()).result();
+    assert_eq!(elements(), 4);
+    let valid = json!([{"containerID": "alive", "ifname": "eth0"}]);
+    let conf = with(&conf, "cni.dev/valid-attachments", valid);
+    for kind in ["netd-cni", "portmap"] {
+        node.exec(kind, &[("CNI_COMMAND", "GC")], &with(&conf, "type", json!(kind)).to_string()).silent();
+        assert_eq!(elements(), 2);
+    }
+    std::fs::write("/run/flannel/subnet.env", SUBNET_ENV).unwrap();
+}
