@@ -522,9 +522,12 @@ fn more_than_the_send_buffer_takes_goes_in_by_parts() {
 }
 
 fn fill_a_set_beyond_the_send_buffer() {
-    let limit: u32 = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap().trim().parse().unwrap();
-    // The kernel doubles what is asked for; an element with a long comment is over 150 bytes.
-    let count = (2 * limit / 150).max(1000);
+    use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+    let any = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    setsockopt(&any, sockopt::SndBuf, &(1 << 30)).unwrap();
+    let limit = u32::try_from(getsockopt(&any, sockopt::SndBuf).unwrap()).unwrap();
+    // An element with a long comment is over 150 bytes.
+    let count = (limit / 150).max(1000);
     let mut ruleset = everything(Family::Ip);
     for mark in 0..count {
         ruleset.insert(name("marks"), vec![Datum::Mark(mark)], Element::member().comment("x".repeat(127)));
