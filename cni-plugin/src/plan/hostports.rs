@@ -360,7 +360,7 @@ mod tests {
             host_ip: Some("10.4.7.21".parse().unwrap()),
             pod: "172.7.21.2".parse().unwrap(),
         };
-        assert_eq!(ports(&mappings, Snat::WhereNeeded, |p| p.stale_flows()), [flow.clone()]);
+        assert_eq!(ports(&mappings, Snat::WhereNeeded, |p| p.stale_flows()), std::slice::from_ref(&flow));
         let elements = ports(&mappings, Snat::WhereNeeded, |p| p.ruleset().unwrap().elements);
         let flows: Vec<StaleFlows> = elements.iter().filter_map(|(key, element)| flow_of(key, element)).collect();
         assert_eq!(flows, [flow]);
