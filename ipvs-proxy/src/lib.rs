@@ -8,9 +8,18 @@
 //! Invariants: `plan` is pure; one changed endpoint costs the steps of that endpoint; nothing is removed before Services
 //! and EndpointSlices have both been listed once; a malformed object leaves what was served before it.
 
+pub mod args;
+pub mod commands;
+pub mod config;
+pub mod duration;
 pub mod endpoint;
 pub mod frontend;
+pub mod key;
+pub mod networks;
 pub mod object;
 pub mod plan;
+pub mod run;
 pub mod select;
 pub mod service;
+pub mod source;
+pub mod view;

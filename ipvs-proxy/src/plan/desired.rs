@@ -94,6 +94,12 @@ impl Desired {
         changes
     }
 
+    /// True when `service` has a plan.
+    #[must_use]
+    pub fn serves(&self, service: &ObjectName) -> bool {
+        self.plans.contains_key(service)
+    }
+
     /// Services that want what another one has.
     #[must_use]
     pub fn conflicts(&self) -> Vec<Conflict> {

@@ -1,0 +1,49 @@
+//! `apply`: puts the objects of manifests into etcd.
+
+use anyhow::{Context, bail};
+use cluster::etcd::{Prefix, Store};
+
+use super::read_manifests;
+use crate::source::{Object, read};
+
+/// Checks every object, then writes those that differ and tells each.
+pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> anyhow::Result<()> {
+    let objects = read_manifests(files)?;
+    let mut problems = Vec::new();
+    let mut notes = Vec::new();
+    for (key, json) in &objects {
+        match read(key, json) {
+            Ok(Object::Service(service)) => {
+                notes.extend(service.unserved.iter().map(|field| format!("{key}: {field}")))
+            }
+            Ok(Object::Slice(slice)) => notes.extend(slice.unserved.iter().map(|field| format!("{key}: {field}"))),
+            Err(reason) => problems.push(format!("{key}: {reason}")),
+        }
+    }
+    if !problems.is_empty() {
+        bail!("nothing was applied:\n{}", problems.join("\n"));
+    }
+    if objects.is_empty() {
+        bail!("no objects in {}", files.join(", "));
+    }
+    for (key, json) in &objects {
+        let path = prefix.key(&key.to_string());
+        let before = store.get(&path).await.context("nothing more was applied")?;
+        let verb = match before {
+            Some(entry) if entry.value == *json => "unchanged",
+            Some(_) => "configured",
+            None => "created",
+        };
+        if verb != "unchanged" {
+            store
+                .put(&path, json, None)
+                .await
+                .with_context(|| format!("{key} and what follows it may not be applied"))?;
+        }
+        println!("{key} {verb}");
+    }
+    for note in notes {
+        eprintln!("not served yet: {note}");
+    }
+    Ok(())
+}

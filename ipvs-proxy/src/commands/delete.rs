@@ -1,0 +1,60 @@
+//! `delete`: takes objects out of etcd.
+
+use anyhow::{Context, bail};
+use cluster::etcd::{Prefix, Store};
+
+use super::read_manifests;
+use crate::key::{Kind, ObjectKey};
+use crate::object::ObjectName;
+
+/// Deletes the objects of manifests and those named; one that does not exist is an error, told behind all others.
+pub(super) async fn delete(
+    store: &Store,
+    prefix: &Prefix,
+    files: &[String],
+    objects: &[String],
+    namespace: &str,
+) -> anyhow::Result<()> {
+    let mut keys: Vec<ObjectKey> = read_manifests(files)?.into_iter().map(|(key, _)| key).collect();
+    for object in objects {
+        keys.push(named(object, namespace)?);
+    }
+    let mut missing = Vec::new();
+    for key in keys {
+        let path = prefix.key(&key.to_string());
+        if store.get(&path).await?.is_none() {
+            missing.push(key.to_string());
+            continue;
+        }
+        store.delete(&path).await.with_context(|| format!("{key} may not be deleted"))?;
+        println!("{key} deleted");
+    }
+    if missing.is_empty() { Ok(()) } else { bail!("not found: {}", missing.join(", ")) }
+}
+
+/// Reads `KIND/NAME`.
+fn named(object: &str, namespace: &str) -> anyhow::Result<ObjectKey> {
+    let parts = object.split_once('/').and_then(|(kind, name)| Some((Kind::typed(kind)?, name)));
+    match parts {
+        Some((kind, name)) if !name.is_empty() && !name.contains('/') && !namespace.contains('/') => {
+            Ok(ObjectKey { kind, name: ObjectName::new(namespace, name) })
+        }
+        _ => bail!("{object:?} is no object; accepted: service/NAME or endpointslice/NAME"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_named_as_for_kubectl() {
+        for typed in ["service/web", "svc/web", "Services/web"] {
+            assert_eq!(named(typed, "default").unwrap().to_string(), "services/default/web");
+        }
+        assert_eq!(named("endpointslice/web-1", "ns").unwrap().to_string(), "endpointslices/ns/web-1");
+        for junk in ["web", "pod/web", "service/", "service/a/b"] {
+            assert!(named(junk, "default").is_err(), "{junk}");
+        }
+    }
+}

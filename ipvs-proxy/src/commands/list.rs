@@ -1,0 +1,105 @@
+//! `list`: the Services in etcd with their endpoints, as a table.
+
+use cluster::Event;
+use cluster::etcd::{Prefix, Store};
+
+use crate::key::ObjectKey;
+use crate::select::select;
+use crate::service::Service;
+use crate::source::read;
+use crate::view::View;
+
+/// Prints the table; malformed objects are told on standard error.
+pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {
+    let mut view = View::default();
+    for entry in store.list(prefix).await?.entries {
+        match ObjectKey::from_etcd(&entry.key) {
+            Some(key) => {
+                let value = read(&key, &entry.value);
+                view.take(Event::Put { key: key.to_string(), value, revision: entry.mod_revision });
+            }
+            None => eprintln!("{}: no key of ours", entry.key),
+        }
+    }
+    print!("{}", table(&view));
+    for (key, reason, _) in view.malformed() {
+        eprintln!("{key}: {reason}");
+    }
+    Ok(())
+}
+
+fn table(view: &View) -> String {
+    let mut rows = vec![["NAMESPACE", "NAME", "CLUSTER-IP", "PORTS", "ENDPOINTS"].map(str::to_owned)];
+    rows.extend(view.services().map(|service| row(view, service)));
+    let widths = [0, 1, 2, 3].map(|column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    });
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            let width = widths.get(column).copied().unwrap_or(0);
+            format!("{cell:width$}")
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(view: &View, service: &Service) -> [String; 5] {
+    let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
+    let mut endpoints: Vec<String> = Vec::new();
+    for port in &service.ports {
+        let chosen = select(port, view.slices(&service.name), "").backends;
+        endpoints.extend(chosen.iter().map(|(addr, port)| format!("{addr}:{port}")));
+    }
+    let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };
+    [
+        service.name.namespace.clone(),
+        service.name.name.clone(),
+        service.cluster_ip.map_or_else(|| "None".to_owned(), |addr| addr.to_string()),
+        or_none(ports.join(",")),
+        or_none(endpoints.join(",")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_stand_in_columns_with_the_endpoints_that_take_traffic() {
+        let mut view = View::default();
+        let objects = [
+            (
+                "services/default/web",
+                r#"{"kind":"Service","metadata":{"name":"web"},
+              "spec":{"clusterIP":"192.168.0.10","ports":[{"name":"http","port":80}]}}"#,
+            ),
+            (
+                "endpointslices/default/web-1",
+                r#"{"kind":"EndpointSlice","addressType":"IPv4",
+              "metadata":{"name":"web-1","labels":{"kubernetes.io/service-name":"web"}},
+              "ports":[{"name":"http","port":8080}],
+              "endpoints":[{"addresses":["172.7.21.2"]},{"addresses":["172.7.21.3"],"conditions":{"ready":false}}]}"#,
+            ),
+            (
+                "services/kube-system/headless",
+                r#"{"kind":"Service","metadata":{"name":"headless","namespace":"kube-system"},
+              "spec":{"clusterIP":"None"}}"#,
+            ),
+        ];
+        for (key, json) in objects {
+            let value = read(&ObjectKey::from_etcd(key).unwrap(), json.as_bytes());
+            view.take(Event::Put { key: key.to_owned(), value, revision: 1 });
+        }
+        assert_eq!(
+            table(&view),
+            "\
+NAMESPACE    NAME      CLUSTER-IP    PORTS   ENDPOINTS
+default      web       192.168.0.10  80/tcp  172.7.21.2:8080
+kube-system  headless  None          <none>  <none>
+"
+        );
+    }
+}

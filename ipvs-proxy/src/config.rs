@@ -1,0 +1,250 @@
+//! What the command line means.
+//!
+//! Invariant: everything wrong is reported at once, each with its flag and the accepted form, and nothing is touched before
+//! everything is right.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cluster::ConfigError;
+use cluster::etcd::{self, Client, Prefix};
+use kernel::ipvs::Timeouts;
+use netstate::Prefix as Network;
+
+use crate::args::Flags;
+use crate::duration;
+use crate::plan::Settings;
+use crate::source::Place;
+
+/// What the daemon needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where Services and EndpointSlices are heard.
+    pub place: Place,
+    /// The Pod network.
+    pub pods: Network,
+    /// The Service network, if given.
+    pub services: Option<Network>,
+    /// Node name and scheduler.
+    pub settings: Settings,
+    /// Longest time of a drain.
+    pub grace: Duration,
+    /// Time-outs of IPVS in seconds, 0 where the kernel's stay.
+    pub timeouts: Timeouts,
+    /// Folder of run-time files.
+    pub run_dir: PathBuf,
+}
+
+/// Everything wrong with the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<ConfigError>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.0.iter().map(|problem| format!("--{problem}")).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Collects problems while everything is read.
+#[derive(Default)]
+struct Reader {
+    problems: Vec<ConfigError>,
+}
+
+impl Reader {
+    fn problem(&mut self, field: &'static str, message: String, accepted: &'static str) {
+        self.problems.push(ConfigError { field, message, accepted });
+    }
+
+    fn network(&mut self, field: &'static str, text: Option<&str>) -> Option<Network> {
+        let text = text?;
+        let accepted = "one IPv4 network such as 172.7.0.0/16";
+        match text.parse::<Network>() {
+            Ok(network) if network.is_ipv4() && !network.is_default() => Some(network),
+            _ => {
+                self.problem(field, format!("{text:?}"), accepted);
+                None
+            }
+        }
+    }
+
+    fn duration(&mut self, field: &'static str, text: &str) -> Duration {
+        duration::parse(text).unwrap_or_else(|| {
+            self.problem(field, format!("{text:?}"), "a time such as 15m, 90s or 1h30m");
+            Duration::ZERO
+        })
+    }
+
+    /// A time-out in whole seconds as the kernel takes it.
+    fn seconds(&mut self, field: &'static str, text: &str) -> u32 {
+        /// The kernel refuses more than INT_MAX / HZ, HZ being 1000 at most.
+        const MOST: Duration = Duration::from_secs(2_147_483);
+        let time = self.duration(field, text);
+        let whole = time.subsec_nanos() == 0 && time <= MOST;
+        match u32::try_from(time.as_secs()) {
+            Ok(seconds) if whole => seconds,
+            _ => {
+                self.problem(field, format!("{text:?}"), "whole seconds up to 2147483s, 0 leaves the kernel's");
+                0
+            }
+        }
+    }
+
+    fn place(&mut self, flags: &Flags, seed: u64) -> Option<Place> {
+        let accepted = "either etcd-endpoints or services-dir";
+        match (&flags.services_dir, &flags.etcd_endpoints) {
+            (Some(dir), None) if !dir.is_empty() => Some(Place::Directory(dir.into())),
+            (None, Some(_)) => self.store(flags, seed).map(|(client, prefix)| Place::Etcd(client, prefix)),
+            (Some(_), Some(_)) => {
+                self.problem("services-dir", "given together with etcd-endpoints".to_owned(), accepted);
+                None
+            }
+            _ => {
+                self.problem("etcd-endpoints", "missing".to_owned(), accepted);
+                None
+            }
+        }
+    }
+
+    fn store(&mut self, flags: &Flags, seed: u64) -> Option<(Client, Prefix)> {
+        let config = etcd::Config {
+            endpoints: flags.etcd_endpoints.clone().unwrap_or_default(),
+            ca_file: flags.etcd_cafile.as_ref().map(Into::into),
+            cert_file: flags.etcd_certfile.as_ref().map(Into::into),
+            key_file: flags.etcd_keyfile.as_ref().map(Into::into),
+            username: flags.etcd_username.clone(),
+            password: flags.etcd_password.clone(),
+            limits: etcd::Limits::default(),
+        };
+        let client = Client::new(&config, seed).map_err(|found| self.problems.extend(found)).ok();
+        let prefix = Prefix::parse("etcd-prefix", &flags.etcd_prefix).map_err(|found| self.problems.push(found)).ok();
+        client.zip(prefix)
+    }
+
+    fn settings(&mut self, flags: &Flags, hostname: &str) -> Settings {
+        // Kubernetes writes node names in lower case (kubelet's --hostname-override, util/node.GetHostname).
+        let node = flags.hostname_override.as_deref().unwrap_or(hostname).trim().to_lowercase();
+        if node.is_empty() {
+            self.problem("hostname-override", "no name".to_owned(), "this node's name in EndpointSlices");
+        }
+        let scheduler = &flags.ipvs_scheduler;
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if scheduler.is_empty() || scheduler.len() > 15 || !scheduler.bytes().all(plain) {
+            let accepted = "the kernel's name of a scheduler, 1 to 15 letters: rr, wrr, lc, wlc, sh, mh, ...";
+            self.problem("ipvs-scheduler", format!("{scheduler:?}"), accepted);
+        }
+        Settings { node, scheduler: scheduler.clone() }
+    }
+
+    fn done<T>(self, value: Option<T>) -> Result<T, Problems> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok(value),
+            _ => Err(Problems(self.problems)),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the flags; `hostname` is this host's name, `seed` spreads the nodes over etcd's members.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn read(flags: &Flags, hostname: &str, seed: u64) -> Result<Self, Problems> {
+        let mut reader = Reader::default();
+        let place = reader.place(flags, seed);
+        if flags.cluster_cidr.is_none() {
+            let message = "missing: without it nobody knows which clients must be masqueraded".to_owned();
+            reader.problem("cluster-cidr", message, "the Pod network, such as 172.7.0.0/16");
+        }
+        let pods = reader.network("cluster-cidr", flags.cluster_cidr.as_deref());
+        let services = reader.network("service-cidr", flags.service_cidr.as_deref());
+        let settings = reader.settings(flags, hostname);
+        let grace = reader.duration("ipvs-graceful-period", &flags.ipvs_graceful_period);
+        let timeouts = Timeouts {
+            tcp: reader.seconds("ipvs-tcp-timeout", &flags.ipvs_tcp_timeout),
+            tcp_fin: reader.seconds("ipvs-tcpfin-timeout", &flags.ipvs_tcpfin_timeout),
+            udp: reader.seconds("ipvs-udp-timeout", &flags.ipvs_udp_timeout),
+        };
+        let run_dir = PathBuf::from(&flags.run_dir);
+        let config = place.zip(pods);
+        let config = config.map(|(place, pods)| Self { place, pods, services, settings, grace, timeouts, run_dir });
+        reader.done(config)
+    }
+}
+
+/// Reads the flags that say where etcd is, for the commands that work on it.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn read_store(flags: &Flags, seed: u64) -> Result<(Client, Prefix), Problems> {
+    let mut reader = Reader::default();
+    if flags.etcd_endpoints.is_none() {
+        reader.problem("etcd-endpoints", "missing".to_owned(), "http://HOST:PORT,... or https://HOST:PORT,...");
+        return reader.done(None);
+    }
+    let store = reader.store(flags, seed);
+    reader.done(store)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Invocation;
+
+    fn read(words: &[&str]) -> Result<Config, Problems> {
+        let words = std::iter::once("ipvs-proxy").chain(words.iter().copied());
+        Config::read(&Invocation::try_parse_from(words).unwrap().flags, "HDSS7-21.host.com", 1)
+    }
+
+    fn fields(words: &[&str]) -> Vec<&'static str> {
+        read(words).map_or_else(|problems| problems.0.iter().map(|p| p.field).collect(), |_| Vec::new())
+    }
+
+    const GOOD: [&str; 2] = ["--etcd-endpoints=http://10.4.7.12:2379", "--cluster-cidr=172.7.0.0/16"];
+
+    #[test]
+    fn defaults_are_round_robin_and_fifteen_minutes() {
+        let config = read(&GOOD).unwrap();
+        assert_eq!((config.settings.scheduler.as_str(), config.grace.as_secs()), ("rr", 900));
+        assert_eq!(config.settings.node, "hdss7-21.host.com");
+        assert!(matches!(config.place, Place::Etcd(..)));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_flag() {
+        assert_eq!(
+            fields(&[
+                "--etcd-endpoints=ftp://x",
+                "--cluster-cidr=172.7.0.0",
+                "--service-cidr=fd00::/48",
+                "--ipvs-scheduler=R R",
+                "--ipvs-graceful-period=15",
+                "--ipvs-udp-timeout=500ms",
+                "--etcd-prefix=/",
+            ]),
+            [
+                "etcd-endpoints",
+                "etcd-prefix",
+                "cluster-cidr",
+                "service-cidr",
+                "ipvs-scheduler",
+                "ipvs-graceful-period",
+                "ipvs-udp-timeout"
+            ]
+        );
+        assert_eq!(fields(&[]), ["etcd-endpoints", "cluster-cidr"]);
+        assert_eq!(fields(&["--services-dir=/x", GOOD[0], GOOD[1]]), ["services-dir"]);
+    }
+
+    #[test]
+    fn problems_read_as_lines_with_the_flag_in_front() {
+        let text = read(&["--services-dir=/x", "--cluster-cidr=all"]).unwrap_err().to_string();
+        assert_eq!(text, "--cluster-cidr: \"all\"; accepted: one IPv4 network such as 172.7.0.0/16");
+    }
+}

@@ -1,0 +1,77 @@
+//! `Hands`: the kernel tables this program writes, behind traits, so that what stands above works on tables in memory too.
+//!
+//! Invariant: the order of the fields is the order of dependency; [`super::tables`] keeps it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use kernel::KernelError;
+use kernel::conntrack::Conntrack;
+use kernel::ipvs::IpvsTable;
+use netstate::ipvs::{Protocol, RealServerKey, VirtualServerKey};
+use netstate::nft::NetworkFamily;
+use netstate::{Address, AddressKey, IfName, Link, SysctlKey, ipvs, nft};
+use reconcile::Target;
+
+/// A kernel table whatever stands behind it.
+pub type Hand<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
+
+/// The IPVS tables with what is no row.
+pub trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = KernelError> {
+    /// The real servers of a virtual server, each with whether it is without connections.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn idle(&mut self, service: &VirtualServerKey) -> Result<BTreeMap<RealServerKey, bool>, KernelError>;
+
+    /// True when the kernel holds exactly `expected` for the virtual servers in it.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn holds(&mut self, expected: &BTreeMap<ipvs::RowKey, ipvs::Row>) -> Result<bool, KernelError>;
+}
+
+impl Servers for IpvsTable {
+    fn idle(&mut self, service: &VirtualServerKey) -> Result<BTreeMap<RealServerKey, bool>, KernelError> {
+        let servers = self.ipvs().real_servers(service)?;
+        Ok(servers.into_iter().map(|(key, (_, connections))| (key, connections.is_empty())).collect())
+    }
+
+    fn holds(&mut self, expected: &BTreeMap<ipvs::RowKey, ipvs::Row>) -> Result<bool, KernelError> {
+        Self::holds(self, expected)
+    }
+}
+
+/// Whether a tracked connection is stale: where it was opened to, and who answers it.
+pub type Stale<'a> = &'a dyn Fn(SocketAddr, SocketAddr) -> bool;
+
+/// Tracked connections.
+pub trait Flows {
+    /// Deletes the IPv4 connections of `protocol` that `stale` says yes to, and answers how many.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or refuses.
+    fn forget(&mut self, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError>;
+}
+
+impl Flows for Conntrack {
+    fn forget(&mut self, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
+        self.delete_stale(NetworkFamily::Ip, protocol, |flow| stale(flow.original.dst, flow.reply.src))
+    }
+}
+
+/// Every table.
+pub struct Hands {
+    /// Kernel parameters.
+    pub sysctls: Hand<SysctlKey, String>,
+    /// The link that holds virtual addresses.
+    pub links: Hand<IfName, Link>,
+    /// The nft table.
+    pub nft: Hand<nft::RowKey, nft::Row>,
+    /// Virtual and real servers.
+    pub servers: Box<dyn Servers + Send>,
+    /// Virtual addresses.
+    pub addresses: Hand<AddressKey, Address>,
+    /// Tracked connections.
+    pub flows: Box<dyn Flows + Send>,
+}

@@ -1,0 +1,159 @@
+//! The daemon: one thread listens, one works.
+//!
+//! The listening thread runs tokio and hears the source, the kernel and signals ([`ears`]); the working thread owns every
+//! kernel socket and everything that is known ([`proxy`]). Between them is a queue. SIGTERM leaves the kernel as it is:
+//! connections go on, and the next start adopts what it finds.
+
+mod cleanup;
+mod ears;
+pub mod hands;
+pub mod node;
+pub mod proxy;
+pub mod status;
+pub mod tables;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use kernel::Cause;
+use kernel::ipvs::Ipvs;
+use netstate::IfName;
+use tokio::sync::oneshot;
+
+pub use cleanup::cleanup;
+
+use self::proxy::{Proxy, Update};
+use self::status::{Status, StatusFile};
+use self::tables::Tables;
+use crate::config::{Config, Problems};
+use crate::networks::Networks;
+use crate::plan::{Desired, vip};
+
+/// Updates that are taken in before a pass: enough to make a listing of thousands one pass, few enough to keep up.
+const TOGETHER: usize = 4096;
+
+/// Runs the daemon until it is asked to end.
+///
+/// # Errors
+/// When networks overlap, the kernel has no IPVS or refuses a conversation, or one of the threads fails.
+pub fn run(config: Config, seed: u64) -> anyhow::Result<()> {
+    let networks = networks(&config)?;
+    let mut ipvs = open_ipvs()?;
+    let info = ipvs.info()?;
+    node::set_timeouts(&mut ipvs, config.timeouts)?;
+    let link = link()?;
+    let owned = node::owned(&mut ipvs, &link)?;
+    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
+    let sysctls = node::sysctls(&release);
+    tracing::info!(
+        node = config.settings.node, kernel = release, ipvs = ?info.version, adopted = owned.len(), "starting"
+    );
+    let (hands, ports) = node::hands(ipvs, owned, &link, &sysctls)?;
+    let tables = Tables::new(hands, config.grace, &sysctls, config.pods, &link);
+    let proxy = Proxy::new(config.settings.clone(), networks, Desired::new(link), tables);
+    let worker = Worker { proxy, status: StatusFile::new(&config.run_dir), node: config.settings.node, ready: false, news: true };
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let (updates, inbox) = channel();
+    let (alive, working) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("hands".to_owned()).spawn(move || {
+        worker.run(&inbox);
+        drop(alive);
+    })?;
+    let ended = runtime.block_on(ears::listen(config.place, seed, ports, updates, working));
+    // The queue is closed now: the worker finishes its pass and returns.
+    let worked = thread.join();
+    match ended? {
+        ears::Ended::Asked if worked.is_ok() => {
+            tracing::info!("asked to end; the kernel stays as it is");
+            Ok(())
+        }
+        _ => bail!("the thread that works on the kernel has ended unexpectedly"),
+    }
+}
+
+fn link() -> anyhow::Result<IfName> {
+    Ok(IfName::new(vip::LINK_NAME)?)
+}
+
+/// Refuses networks that overlap, all at once.
+fn networks(config: &Config) -> anyhow::Result<Networks> {
+    let networks = Networks { pods: config.pods, services: config.services, node: node::networks(config.pods)? };
+    let overlaps = networks.overlaps();
+    if overlaps.is_empty() {
+        return Ok(networks);
+    }
+    let problem = |overlap: &crate::networks::Overlap| cluster::ConfigError {
+        field: "cluster-cidr, --service-cidr",
+        message: overlap.to_string(),
+        accepted: "networks of Pods, Services and nodes without a common address",
+    };
+    Err(Problems(overlaps.iter().map(problem).collect()).into())
+}
+
+fn open_ipvs() -> anyhow::Result<Ipvs> {
+    Ipvs::open().map_err(|error| match error.cause {
+        Cause::Missing(_) => anyhow::Error::new(error).context(
+            "this kernel has no IPVS: load the modules ip_vs and ip_vs_rr (modprobe, or /etc/modules-load.d), or run a \
+             kernel that has them; a data path without IPVS is not built yet",
+        ),
+        _ => error.into(),
+    })
+}
+
+/// The working thread.
+struct Worker {
+    proxy: Proxy,
+    status: StatusFile,
+    node: String,
+    ready: bool,
+    /// Something may have changed since the status was written.
+    news: bool,
+}
+
+impl Worker {
+    /// Works until the queue is closed.
+    fn run(mut self, inbox: &Receiver<Update>) {
+        let start = Instant::now();
+        let mut next = Duration::ZERO;
+        loop {
+            let now = start.elapsed();
+            match inbox.recv_timeout(next.saturating_sub(now)) {
+                Ok(update) => {
+                    self.news = true;
+                    let more = inbox.try_iter().take(TOGETHER);
+                    for update in std::iter::once(update).chain(more) {
+                        self.proxy.take(update, start.elapsed());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            next = self.work(start.elapsed());
+        }
+    }
+
+    fn work(&mut self, now: Duration) -> Duration {
+        let (pass, next) = self.proxy.work(now);
+        for error in &pass.errors {
+            tracing::warn!("{error}");
+        }
+        if pass.upserted + pass.removed > 0 {
+            let (created, removed) = (pass.upserted, pass.removed);
+            tracing::info!(upserted = created, removed, failed = pass.failed, "kernel changed");
+        }
+        if !self.ready && self.proxy.gate().is_open() {
+            self.ready = true;
+            tracing::info!(services = self.proxy.view().services().count(), "ready");
+            // Outside systemd there is nobody to notify.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        }
+        self.news |= !pass.is_idle() || pass.observed > 0;
+        if self.news {
+            let advice: Vec<_> = node::bridge_advice().into_iter().collect();
+            self.news = !self.status.update(now, || Status::of(&self.proxy, &self.node, &advice, now));
+        }
+        next
+    }
+}

@@ -1,0 +1,222 @@
+//! This node as it is: its networks, its kernel's parameters, what of IPVS is ours from before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use kernel::address::Addresses;
+use kernel::conntrack::Conntrack;
+use kernel::ipvs::{Ipvs, IpvsTable, Timeouts};
+use kernel::link::{LinkState, Links};
+use kernel::nft::{Nft, Tables as NftTables};
+use kernel::sysctl::Sysctls;
+use kernel::{KernelError, Rtnl};
+use netstate::ipvs::VirtualServerKey;
+use netstate::{IfName, LinkKind, Prefix, SysctlKey};
+use reconcile::Target;
+
+use super::hands::Hands;
+use crate::networks::NodeNetwork;
+use crate::plan::{nft, vip};
+
+/// The node's own networks, read from the kernel; see [`own_networks`].
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn networks(pods: Prefix) -> Result<Vec<NodeNetwork>, KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let links = rtnl.links()?;
+    Ok(own_networks(&links, &rtnl.addresses()?, pods))
+}
+
+/// The IPv4 networks that this node is in: those of its addresses, without loopback, without single addresses, and without
+/// the Pod network's own bridges and tunnels, whose addresses are Pod addresses.
+fn own_networks(links: &[LinkState], addresses: &[(u32, IpAddr, u8)], pods: Prefix) -> Vec<NodeNetwork> {
+    let of_pods = |link: &LinkState, network: &Prefix| {
+        let plain = matches!(&link.link.kind, LinkKind::Veth)
+            || matches!(&link.link.kind, LinkKind::Other(kind) if !is_tunnel(kind));
+        !plain && pods.covers(network)
+    };
+    let network = |(index, addr, len): &(u32, IpAddr, u8)| {
+        let link = links.iter().find(|link| link.index == *index)?;
+        let network = Prefix::new(*addr, *len).ok()?;
+        let single = *len == 32 || !addr.is_ipv4() || addr.is_loopback();
+        let ours = link.name.as_str() == vip::LINK_NAME;
+        (!single && !ours && !of_pods(link, &network)).then(|| NodeNetwork {
+            link: link.name.to_string(),
+            addr: *addr,
+            network,
+        })
+    };
+    let found: BTreeSet<_> = addresses.iter().filter_map(network).collect();
+    found.into_iter().collect()
+}
+
+fn is_tunnel(kind: &str) -> bool {
+    ["wireguard", "ipip", "gre", "geneve", "sit"].contains(&kind)
+}
+
+/// The parameters that IPVS behind conntrack needs on a kernel of this release (`uname -r`).
+#[must_use]
+pub fn sysctls(release: &str) -> BTreeMap<SysctlKey, String> {
+    let mut wanted = vec![
+        // Packets enter and leave by different interfaces.
+        ("net/ipv4/ip_forward", "1"),
+        // Balanced connections are tracked, so that they can be masqueraded.
+        ("net/ipv4/vs/conntrack", "1"),
+        // A packet for an endpoint that was removed ends its connection, and the next one is balanced anew.
+        ("net/ipv4/vs/expire_nodest_conn", "1"),
+        ("net/ipv4/vs/expire_quiescent_template", "1"),
+    ];
+    if reuse_costs_a_second(release) {
+        wanted.push(("net/ipv4/vs/conn_reuse_mode", "0"));
+    }
+    wanted.into_iter().filter_map(|(key, value)| Some((key.parse().ok()?, value.to_owned()))).collect()
+}
+
+/// Linux 4.1 to 5.8 drop the first packet of a connection whose port was used lately (fixed in 5.9).
+fn reuse_costs_a_second(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => ((4, 1)..(5, 9)).contains(&(major, minor)),
+        _ => false,
+    }
+}
+
+/// Bridged packets pass the IPv4 hooks only with this: without it the answer of a Pod to another Pod on the same bridge goes
+/// past the IPVS that must rewrite it.
+///
+/// Answers what to tell the operator, if something is missing. The parameter exists once br_netfilter is loaded.
+#[must_use]
+pub fn bridge_advice() -> Option<String> {
+    let key: SysctlKey = BRIDGE_CALL.parse().ok()?;
+    match kernel::sysctl::read(&key) {
+        Ok(value) if value == "1" => None,
+        Ok(_) => Some(format!(
+            "{BRIDGE_CALL} is 0: Pods on one bridge cannot reach each other through a Service; set it to 1"
+        )),
+        Err(_) => Some(format!(
+            "{BRIDGE_CALL} does not exist: Pods on one bridge cannot reach each other through a Service; load br_netfilter"
+        )),
+    }
+}
+
+const BRIDGE_CALL: &str = "net/bridge/bridge-nf-call-iptables";
+
+/// Sets the time-outs that are not 0 and differ.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), KernelError> {
+    let have = ipvs.timeouts()?;
+    let differs = |wanted, have| wanted != 0 && wanted != have;
+    if differs(wanted.tcp, have.tcp) || differs(wanted.tcp_fin, have.tcp_fin) || differs(wanted.udp, have.udp) {
+        ipvs.set_timeouts(wanted)?;
+    }
+    Ok(())
+}
+
+/// The virtual servers that are ours from before: those that our nft table records. When there is no such table, this is
+/// the place of kube-proxy, or somebody flushed the ruleset while we were away: then those whose address is on our link.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+    let record = NftTables::new(Nft::open()?, [nft::table_key()]).observe()?;
+    if !record.is_empty() {
+        return Ok(record.keys().filter_map(nft::recorded).collect());
+    }
+    let addresses = Addresses::new(Rtnl::open()?, [link.clone()]).observe()?;
+    let addresses: BTreeSet<IpAddr> = addresses.into_keys().map(|key| key.addr).collect();
+    let servers = ipvs.virtual_servers()?;
+    Ok(servers.into_keys().filter(|key| addresses.contains(&key.addr)).collect())
+}
+
+/// The port ids of our writing conversations: what they change is no news.
+#[derive(Debug, Clone, Default)]
+pub struct Ports {
+    /// Of rtnetlink.
+    pub rtnl: BTreeSet<u32>,
+    /// Of nftables.
+    pub nft: BTreeSet<u32>,
+}
+
+/// Opens every table of the calling thread's network namespace.
+///
+/// # Errors
+/// When the kernel refuses a conversation.
+pub fn hands(
+    ipvs: Ipvs,
+    owned: BTreeSet<VirtualServerKey>,
+    link: &IfName,
+    sysctls: &BTreeMap<SysctlKey, String>,
+) -> Result<(Hands, Ports), KernelError> {
+    let (links, addresses, nft) = (Rtnl::open()?, Rtnl::open()?, Nft::open()?);
+    let ports = Ports { rtnl: BTreeSet::from([links.port()?, addresses.port()?]), nft: BTreeSet::from([nft.port()?]) };
+    let name = link.clone();
+    let hands = Hands {
+        sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
+        links: Box::new(Links::new(links, Box::new(move |found, _| *found == name))),
+        nft: Box::new(NftTables::new(nft, [nft::table_key()])),
+        servers: Box::new(IpvsTable::new(ipvs, owned)),
+        addresses: Box::new(Addresses::new(addresses, [link.clone()])),
+        flows: Box::new(Conntrack::open()?),
+    };
+    Ok((hands, ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use netstate::{BridgeOptions, Link};
+
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: LinkKind) -> LinkState {
+        LinkState {
+            index,
+            name: IfName::new(name).unwrap(),
+            link: Link { kind, mtu: None, mac: None, up: true, master: None },
+            master_index: None,
+            lower_index: None,
+            peer_netns_id: None,
+            running: true,
+        }
+    }
+
+    #[test]
+    fn the_nodes_networks_are_those_of_its_own_links() {
+        let links = [
+            link(1, "lo", LinkKind::Other(String::new())),
+            link(2, "eth0", LinkKind::Other(String::new())),
+            link(3, "cbr0", LinkKind::Bridge(BridgeOptions::default())),
+            link(4, "kube-ipvs0", LinkKind::Dummy),
+            link(5, "br0", LinkKind::Bridge(BridgeOptions::default())),
+        ];
+        let addr = |index, text: &str, len| (index, text.parse().unwrap(), len);
+        let addresses = [
+            addr(1, "127.0.0.1", 8),
+            addr(2, "10.4.7.21", 24),
+            addr(2, "10.4.7.99", 32),
+            addr(3, "172.7.21.1", 24),
+            addr(4, "192.168.0.10", 32),
+            addr(5, "10.5.0.1", 16),
+            addr(2, "fd00::21", 64),
+        ];
+        let networks = own_networks(&links, &addresses, "172.7.0.0/16".parse().unwrap());
+        let text: Vec<_> = networks.iter().map(|n| format!("{} {}", n.link, n.network)).collect();
+        assert_eq!(text, ["br0 10.5.0.0/16", "eth0 10.4.7.0/24"]);
+    }
+
+    #[test]
+    fn connection_reuse_is_turned_off_where_it_costs_a_second() {
+        for (release, off) in [
+            ("4.19.0-amd64", true),
+            ("5.8.1", true),
+            ("5.9.0", false),
+            ("6.1.0-56", false),
+            ("4.0.9", false),
+            ("x", false),
+        ] {
+            assert_eq!(sysctls(release).len() == 5, off, "{release}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! `Proxy`: what is known, what is planned and what the kernel holds, on one thread.
+//!
+//! It is told ([`Proxy::take`]) and it works ([`Proxy::work`]); the clock is an argument. Invariants: only Services that a
+//! change concerns are planned; a Service that cannot be served as it is now goes on as it was; a Service that was malformed
+//! before this program started goes on as the kernel remembers it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cluster::Event;
+use netstate::ipvs::{Row, RowKey};
+use netstate::nft as nft_rows;
+use reconcile::{Gate, Pass};
+
+use super::tables::{Tables, Touched, reals_of};
+use crate::key::{Kind, ObjectKey};
+use crate::networks::Networks;
+use crate::object::ObjectName;
+use crate::plan::{Desired, FrontendPlan, ServicePlan, Settings, nft, plan};
+use crate::source::Reading;
+use crate::view::View;
+
+/// Time between two audits of tables that announce no changes.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// Shortest time between two listings that notifications ask for: a node that starts a hundred Pods announces a thousand
+/// changes of links.
+const BREATH: Duration = Duration::from_millis(200);
+
+/// What the proxy is told.
+#[derive(Debug)]
+pub enum Update {
+    /// By the source of Services and EndpointSlices.
+    Cluster(Event<Reading>),
+    /// By the kernel: somebody else changed a table.
+    Kernel(Touched),
+}
+
+/// The proxy; see the module's text.
+pub struct Proxy {
+    settings: Settings,
+    networks: Networks,
+    view: View,
+    desired: Desired,
+    tables: Tables,
+    gate: Gate,
+    dirty: BTreeSet<ObjectName>,
+    misplaced: BTreeMap<ObjectName, String>,
+    /// Services that are served as the kernel remembers them; `None` before the kernel was asked.
+    remembered: Option<BTreeSet<ObjectName>>,
+    touched: BTreeMap<Touched, Duration>,
+    quiet_until: Duration,
+    next_pulse: Duration,
+    totals: Totals,
+}
+
+/// Counters since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Passes over the tables.
+    pub passes: u64,
+    /// Tables listed.
+    pub observed: u64,
+    /// Rows created or changed.
+    pub upserted: u64,
+    /// Rows removed.
+    pub removed: u64,
+    /// Steps and listings that failed.
+    pub failed: u64,
+}
+
+impl Proxy {
+    /// A proxy that knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings, networks: Networks, desired: Desired, tables: Tables) -> Self {
+        Self {
+            settings,
+            networks,
+            view: View::default(),
+            desired,
+            tables,
+            gate: Gate::new([Kind::Service.folder(), Kind::EndpointSlice.folder()]),
+            dirty: BTreeSet::new(),
+            misplaced: BTreeMap::new(),
+            remembered: None,
+            touched: BTreeMap::new(),
+            quiet_until: Duration::ZERO,
+            next_pulse: Duration::ZERO,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Takes in one update. Costs no more than the object it is about.
+    pub fn take(&mut self, update: Update, now: Duration) {
+        match update {
+            Update::Cluster(event) => {
+                let complete = event == Event::Complete;
+                self.dirty.extend(self.view.take(event));
+                if complete {
+                    for kind in Kind::ALL {
+                        self.gate.complete(kind.folder());
+                    }
+                }
+                self.release_remembered();
+            }
+            Update::Kernel(touched) => {
+                self.touched.entry(touched).or_insert_with(|| now.max(self.quiet_until));
+            }
+        }
+    }
+
+    /// Plans what is dirty and brings the kernel's tables there. Answers what was done and when there is work again.
+    pub fn work(&mut self, now: Duration) -> (Pass, Duration) {
+        for name in std::mem::take(&mut self.dirty) {
+            self.plan_service(&name);
+        }
+        self.listen(now);
+        if now >= self.next_pulse {
+            self.tables.pulse();
+            self.next_pulse = now + PULSE;
+        }
+        self.tables.look_at_drains(now);
+        let (view, desired, remembered) = (&self.view, &mut self.desired, &mut self.remembered);
+        let pass = self.tables.pass(self.gate.is_open(), now, |tables| {
+            if remembered.is_none() && tables.observed_nft().is_some() && tables.observed_servers().is_some() {
+                *remembered = Some(remember(view, desired, tables));
+            }
+        });
+        self.count(&pass);
+        let touched = self.touched.values().copied();
+        let next = touched.chain(self.tables.next()).chain([self.next_pulse]).min();
+        // A row whose time has come but that waits for something else must not keep this thread busy.
+        (pass, next.unwrap_or(self.next_pulse).max(now + Duration::from_millis(10)))
+    }
+
+    fn count(&mut self, pass: &Pass) {
+        let add = |total: &mut u64, n: usize| *total = total.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+        self.totals.passes = self.totals.passes.saturating_add(1);
+        add(&mut self.totals.observed, pass.observed);
+        add(&mut self.totals.upserted, pass.upserted);
+        add(&mut self.totals.removed, pass.removed);
+        add(&mut self.totals.failed, pass.failed);
+    }
+
+    /// Lets tables be listed again that the kernel announced changes of.
+    fn listen(&mut self, now: Duration) {
+        let due: Vec<_> = self.touched.iter().filter(|(_, at)| **at <= now).map(|(table, _)| *table).collect();
+        for table in due {
+            self.touched.remove(&table);
+            self.quiet_until = now + BREATH;
+            self.tables.touched(table);
+        }
+    }
+
+    fn plan_service(&mut self, name: &ObjectName) {
+        let Some(service) = self.view.service(name) else {
+            self.misplaced.remove(name);
+            if !self.remembered.as_ref().is_some_and(|names| names.contains(name)) {
+                let changes = self.desired.set(name, None);
+                self.tables.want(changes);
+            }
+            return;
+        };
+        if let Some(Err(misplaced)) = service.cluster_ip.map(|addr| self.networks.check_virtual(addr)) {
+            tracing::warn!(service = %name, reason = %misplaced, "Service cannot be served, an earlier version of it goes on");
+            self.misplaced.insert(name.clone(), misplaced.to_string());
+            return;
+        }
+        self.misplaced.remove(name);
+        if let Some(names) = &mut self.remembered {
+            names.remove(name);
+        }
+        let plan = plan(service, self.view.slices(name), &self.settings);
+        let changes = self.desired.set(name, Some(plan));
+        self.tables.want(changes);
+    }
+
+    /// Lets go of remembered Services that nobody is malformed about any more.
+    fn release_remembered(&mut self) {
+        let Some(names) = self.remembered.as_mut().filter(|names| !names.is_empty()) else { return };
+        let kept = |name: &ObjectName| is_in_doubt(&self.view, name);
+        let released: Vec<_> = names.iter().filter(|name| !kept(name)).cloned().collect();
+        for name in released {
+            names.remove(&name);
+            self.dirty.insert(name);
+        }
+    }
+
+    /// What is known of the cluster.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The kernel's tables.
+    #[must_use]
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// What is planned.
+    #[must_use]
+    pub const fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// The sources that have not been listed once.
+    #[must_use]
+    pub const fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Services whose address cannot be virtual here, with the reason.
+    #[must_use]
+    pub const fn misplaced(&self) -> &BTreeMap<ObjectName, String> {
+        &self.misplaced
+    }
+
+    /// Services that are served as the kernel remembers them.
+    pub fn remembered(&self) -> impl Iterator<Item = &ObjectName> {
+        self.remembered.iter().flatten()
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub const fn totals(&self) -> Totals {
+        self.totals
+    }
+}
+
+/// True while nobody can say what a Service of this name should be: it is malformed and has no earlier value, or a file
+/// cannot be read that may define it.
+fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
+    let key = ObjectKey { kind: Kind::Service, name: name.clone() }.to_string();
+    let malformed = view.malformed().any(|(malformed, _, kept)| malformed == key && !kept);
+    let unreadable = view.junk().keys().any(|source| !source.contains('/'));
+    view.service(name).is_none() && (malformed || unreadable)
+}
+
+/// Puts Services in doubt into `desired` as the kernel holds them, by the names that the record carries.
+fn remember(view: &View, desired: &mut Desired, tables: &mut Tables) -> BTreeSet<ObjectName> {
+    let mut plans: BTreeMap<ObjectName, ServicePlan> = BTreeMap::new();
+    if let (Some(record), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) {
+        for (row, observed) in record {
+            let Some((name, service, comment)) = recorded(row, &observed.value) else { continue };
+            let Some(Row::Virtual(virtual_server)) = servers.get(&RowKey::Virtual(service)).map(|row| &row.value)
+            else {
+                continue;
+            };
+            if is_in_doubt(view, &name) {
+                let reals: Vec<_> = reals_of(servers, service).collect();
+                let plan = FrontendPlan {
+                    comment: comment.to_owned(),
+                    virtual_server: virtual_server.clone(),
+                    backends: reals.iter().map(|real| (real.addr, real.port)).collect(),
+                    maybe_local: reals.iter().map(|real| real.addr).collect(),
+                };
+                plans.entry(name).or_default().frontends.insert(service, plan);
+            }
+        }
+    }
+    let names: BTreeSet<_> = plans.keys().cloned().collect();
+    for (name, plan) in plans {
+        tracing::warn!(service = %name, "Service is malformed and goes on as the kernel remembers it");
+        let changes = desired.set(&name, Some(plan));
+        tables.want(changes);
+    }
+    names
+}
+
+/// The Service, the virtual server and the text of a recorded element.
+fn recorded<'a>(
+    row: &nft_rows::RowKey,
+    value: &'a nft_rows::Row,
+) -> Option<(ObjectName, netstate::ipvs::VirtualServerKey, &'a str)> {
+    let service = nft::recorded(row)?;
+    let nft_rows::Row::Element(nft_rows::Element { comment: Some(comment), .. }) = value else { return None };
+    let (namespace, rest) = comment.split_once('/')?;
+    let name = rest.split(':').next().unwrap_or(rest);
+    Some((ObjectName::new(namespace, name), service, comment))
+}

@@ -1,0 +1,353 @@
+//! `Tables`: the reconcilers of all kernel tables, the order of a pass, and the drains.
+//!
+//! Invariants. On the way in a row comes after those that it needs: parameters, link, nft, servers, address. The address
+//! comes last, so that it turns local only when the servers behind it are in place: before that a packet to it goes where
+//! it went without us, and is tried again by its sender; with a local address and no virtual server it would be refused.
+//! And it comes only when the nft table stands, so that no connection is balanced without its masquerade. On the way out
+//! the order is the reverse.
+//!
+//! A TCP real server that is not desired any more is drained and not removed; one that the kernel still holds from before a
+//! restart likewise. Nothing is removed, and nothing begins to drain, before the gate is open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use netstate::ipvs::{Protocol, RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::{IfName, SysctlKey, nft as nft_rows};
+use reconcile::{Owner, Pass, Reconciler, Stage};
+
+use super::hands::{Flows, Hand, Hands, Servers};
+use crate::plan::drain::{Drains, Ended};
+use crate::plan::{Changes, ipvs, nft, vip};
+
+/// Virtual servers that one pulse compares with the kernel. IPVS announces no change, so all of them are looked at in
+/// turn; the work per pulse stays the same however many there are, and that all are gone shows at the first.
+const AUDITED: usize = 64;
+
+/// The reconcilers; see the module's text.
+pub struct Tables {
+    sysctls: Reconciler<Hand<SysctlKey, String>>,
+    links: Reconciler<Hand<IfName, netstate::Link>>,
+    nft: Reconciler<Hand<nft_rows::RowKey, nft_rows::Row>>,
+    servers: Reconciler<Box<dyn Servers + Send>>,
+    addresses: Reconciler<Hand<netstate::AddressKey, netstate::Address>>,
+    flows: Box<dyn Flows + Send>,
+    drains: Drains,
+    /// Real servers that stopped being desired since the gate was last open.
+    leaving: BTreeSet<RealServerKey>,
+    /// The servers were listed: whatever is ours and not desired may have to be drained.
+    strays: bool,
+    /// Virtual servers whose tracked connections may be stale.
+    unsettled: BTreeSet<VirtualServerKey>,
+    /// Where the audit goes on.
+    audited: Option<VirtualServerKey>,
+}
+
+/// A table that somebody else may have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
+    /// Links or addresses.
+    Links,
+    /// The nft table.
+    Nft,
+}
+
+impl Tables {
+    /// The tables behind `hands`, with no desired rows but the static ones; drains last `grace` at most.
+    pub fn new(
+        hands: Hands,
+        grace: Duration,
+        sysctls: &BTreeMap<SysctlKey, String>,
+        pods: netstate::Prefix,
+        link: &IfName,
+    ) -> Self {
+        let mut tables = Self {
+            sysctls: Reconciler::new("sysctl", hands.sysctls),
+            links: Reconciler::new("link", hands.links),
+            nft: Reconciler::new("nft", hands.nft),
+            servers: Reconciler::new("ipvs", hands.servers),
+            addresses: Reconciler::new("address", hands.addresses),
+            flows: hands.flows,
+            drains: Drains::new(grace),
+            leaving: BTreeSet::new(),
+            strays: false,
+            unsettled: BTreeSet::new(),
+            audited: None,
+        };
+        tables.sysctls.want_all(sysctls.clone());
+        tables.links.want(link.clone(), Some(vip::link()));
+        let (key, row) = nft::table(pods);
+        tables.nft.want(key, Some(row));
+        tables
+    }
+
+    /// Takes in what a plan changed.
+    pub fn want(&mut self, changes: Changes) {
+        for (key, row) in changes.nft {
+            self.nft.want(key, row);
+        }
+        // In key order: virtual servers before their real servers.
+        for (key, row) in changes.ipvs {
+            match (key, row) {
+                (RowKey::Virtual(service), row) => {
+                    self.unsettled.insert(service);
+                    self.servers.want(key, row);
+                }
+                (RowKey::Real(real), Some(row)) => {
+                    self.leaving.remove(&real);
+                    if self.drains.cancel(&real) {
+                        tracing::info!(server = %real, "endpoint is back, its drain ends");
+                    }
+                    self.settle_later(&real);
+                    self.servers.want(key, Some(row));
+                }
+                (RowKey::Real(real), None) => {
+                    self.drains.cancel(&real);
+                    self.leaving.insert(real);
+                    self.settle_later(&real);
+                    self.servers.want(key, None);
+                }
+            }
+        }
+        for (key, row) in changes.addresses {
+            self.addresses.want(key, row);
+        }
+    }
+
+    /// Flows of UDP stick to an endpoint as long as packets come; TCP connections end by themselves.
+    fn settle_later(&mut self, real: &RealServerKey) {
+        if real.service.protocol == Protocol::Udp {
+            self.unsettled.insert(real.service);
+        }
+    }
+
+    /// One pass over all tables; removals only when `open`. `remember` is called between the two, with the tables as they
+    /// were observed, and may desire more.
+    pub fn pass(&mut self, open: bool, now: Duration, remember: impl FnOnce(&mut Self)) -> Pass {
+        let mut pass = Pass::default();
+        add(&mut pass, self.sysctls.upsert(now));
+        add(&mut pass, self.links.upsert(now));
+        add(&mut pass, self.nft.upsert(now));
+        let servers = self.servers.upsert(now);
+        self.strays |= servers.observed > 0;
+        add(&mut pass, servers);
+        if self.masquerades() {
+            add(&mut pass, self.addresses.upsert(now));
+        }
+        if open {
+            remember(self);
+            self.begin_drains(now);
+            add(&mut pass, self.servers.upsert(now));
+            add(&mut pass, self.addresses.remove(now));
+            add(&mut pass, self.servers.remove(now));
+            add(&mut pass, self.nft.remove(now));
+        }
+        self.settle_flows();
+        pass
+    }
+
+    /// True when the static part of the nft table is in the kernel as desired.
+    fn masquerades(&self) -> bool {
+        let key = nft_rows::RowKey::Table(nft::table_key());
+        let have = self.nft.mirror().and_then(|mirror| mirror.get(&key)).map(|row| &row.value);
+        have.is_some() && have == self.nft.desired().get(&key)
+    }
+
+    /// Turns removals of TCP real servers into drains.
+    fn begin_drains(&mut self, now: Duration) {
+        let Some(mirror) = self.servers.mirror() else { return };
+        let mut candidates = std::mem::take(&mut self.leaving);
+        if std::mem::take(&mut self.strays) {
+            candidates.extend(mirror.iter().filter(|(_, row)| row.owner == Owner::Ours).filter_map(
+                |(key, _)| match key {
+                    RowKey::Real(real) => Some(*real),
+                    RowKey::Virtual(_) => None,
+                },
+            ));
+        }
+        let desired = self.servers.desired();
+        candidates.retain(|real| {
+            mirror.contains_key(&RowKey::Real(*real))
+                && !desired.contains_key(&RowKey::Real(*real))
+                && desired.contains_key(&RowKey::Virtual(real.service))
+                && self.drains.apply_to(real.service.protocol)
+        });
+        for real in candidates {
+            tracing::info!(server = %real, "endpoint takes no new connections and goes when its last one has ended");
+            self.drains.begin(real, now);
+            self.servers.want(RowKey::Real(real), Some(Row::Real(ipvs::DRAINING)));
+        }
+    }
+
+    /// Looks at the connections of drains that are due and lets go of those that have ended. Answers whether one has.
+    pub fn look_at_drains(&mut self, now: Duration) -> bool {
+        let mut any = false;
+        for service in self.drains.due(now) {
+            let idle = match self.servers.target_mut().idle(&service) {
+                Ok(idle) => idle,
+                Err(error) => {
+                    tracing::warn!(%error, "connections of a draining endpoint cannot be counted");
+                    self.drains.postpone(service, now);
+                    continue;
+                }
+            };
+            for (real, ended) in self.drains.look(service, &idle, now) {
+                match ended {
+                    Ended::Expired => {
+                        tracing::warn!(server = %real, "drain has lasted its whole grace period, connections break")
+                    }
+                    Ended::Idle | Ended::Gone => tracing::info!(server = %real, "drained endpoint goes"),
+                }
+                self.servers.want(RowKey::Real(real), None);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Deletes tracked connections that lead past the servers as they are now; to be called behind the pass that put them
+    /// in place, or a packet in between would make the stale connection again.
+    fn settle_flows(&mut self) {
+        if self.unsettled.is_empty() {
+            return;
+        }
+        let Some(mirror) = self.servers.mirror() else { return };
+        let mut answering: BTreeMap<SocketAddr, BTreeSet<SocketAddr>> = BTreeMap::new();
+        let mut by_protocol: BTreeMap<Protocol, BTreeMap<SocketAddr, BTreeSet<SocketAddr>>> = BTreeMap::new();
+        for service in &self.unsettled {
+            let reals = reals_of(mirror, *service).map(|real| SocketAddr::new(real.addr, real.port));
+            answering.insert(SocketAddr::new(service.addr, service.port), reals.collect());
+            by_protocol.entry(service.protocol).or_default().append(&mut answering);
+        }
+        for (protocol, services) in by_protocol {
+            let stale = |opened_to: SocketAddr, answered_by: SocketAddr| match services.get(&opened_to) {
+                // A connection of TCP ends by itself when its endpoint goes; only one that was never balanced is in the way.
+                Some(_) if protocol == Protocol::Tcp => answered_by == opened_to,
+                Some(reals) => !reals.contains(&answered_by),
+                None => false,
+            };
+            match self.flows.forget(protocol, &stale) {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(%protocol, count, "stale connections deleted"),
+                Err(error) => {
+                    tracing::warn!(%error, "stale connections stay until they time out");
+                }
+            }
+        }
+        self.unsettled.clear();
+    }
+
+    /// Reads parameters again and compares some virtual servers with the kernel; everything is listed again when one of
+    /// them is not as it should be.
+    pub fn pulse(&mut self) {
+        self.sysctls.invalidate();
+        let expected = self.next_to_audit();
+        if expected.is_empty() {
+            return;
+        }
+        match self.servers.target_mut().holds(&expected) {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("virtual servers were changed by somebody else, they are listed again");
+                self.servers.invalidate();
+            }
+            Err(error) => tracing::warn!(%error, "virtual servers cannot be read"),
+        }
+    }
+
+    /// The rows of the next virtual servers of ours, in the order of their keys and then from the first again.
+    fn next_to_audit(&mut self) -> BTreeMap<RowKey, Row> {
+        let Some(mirror) = self.servers.mirror() else { return BTreeMap::new() };
+        let ours = |after: Option<VirtualServerKey>| {
+            let services = mirror.iter().map_while(|(key, row)| match key {
+                RowKey::Virtual(service) => Some((*service, row.owner)),
+                RowKey::Real(_) => None,
+            });
+            let ours = services.filter(|(_, owner)| *owner == Owner::Ours).map(|(service, _)| service);
+            ours.skip_while(move |service| after.is_some_and(|after| *service <= after))
+        };
+        let mut chosen: Vec<_> = ours(self.audited).take(AUDITED).collect();
+        if chosen.len() < AUDITED {
+            let missing = AUDITED - chosen.len();
+            let more: Vec<_> = ours(None).take(missing).filter(|service| !chosen.contains(service)).collect();
+            chosen.extend(more);
+        }
+        let mut expected = BTreeMap::new();
+        for service in &chosen {
+            if let Some(row) = mirror.get(&RowKey::Virtual(*service)) {
+                expected.insert(RowKey::Virtual(*service), row.value.clone());
+            }
+            for real in reals_of(mirror, *service) {
+                if let Some(row) = mirror.get(&RowKey::Real(real)) {
+                    expected.insert(RowKey::Real(real), row.value.clone());
+                }
+            }
+        }
+        self.audited = chosen.last().copied();
+        expected
+    }
+
+    /// Forgets what the kernel held in a table that somebody else changed.
+    pub fn touched(&mut self, touched: Touched) {
+        match touched {
+            Touched::Links => {
+                self.links.invalidate();
+                self.addresses.invalidate();
+            }
+            Touched::Nft => self.nft.invalidate(),
+        }
+    }
+
+    /// When something is due again: a failed row, a look at a drain.
+    #[must_use]
+    pub fn next(&self) -> Option<Duration> {
+        let stages: [&dyn Stage; 5] = [&self.sysctls, &self.links, &self.nft, &self.servers, &self.addresses];
+        stages.iter().filter_map(|stage| stage.next_try()).chain(self.drains.next()).min()
+    }
+
+    /// The tables in order of dependency.
+    #[must_use]
+    pub fn stages(&self) -> [&dyn Stage; 5] {
+        [&self.sysctls, &self.links, &self.nft, &self.servers, &self.addresses]
+    }
+
+    /// The drains.
+    #[must_use]
+    pub const fn drains(&self) -> &Drains {
+        &self.drains
+    }
+
+    /// The servers as the kernel held them when they were last listed or changed.
+    #[must_use]
+    pub const fn observed_servers(&self) -> Option<&reconcile::Rows<RowKey, Row>> {
+        self.servers.mirror()
+    }
+
+    /// The nft rows likewise.
+    #[must_use]
+    pub const fn observed_nft(&self) -> Option<&reconcile::Rows<nft_rows::RowKey, nft_rows::Row>> {
+        self.nft.mirror()
+    }
+}
+
+/// The real servers of `service` among `rows`.
+pub(super) fn reals_of(
+    rows: &reconcile::Rows<RowKey, Row>,
+    service: VirtualServerKey,
+) -> impl Iterator<Item = RealServerKey> {
+    // The lowest key that a real server of this virtual server can have.
+    let first = RealServerKey { service, addr: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+    rows.range(RowKey::Real(first)..).map_while(move |(key, _)| match key {
+        RowKey::Real(real) if real.service == service => Some(*real),
+        _ => None,
+    })
+}
+
+fn add(pass: &mut Pass, other: Pass) {
+    pass.observed += other.observed;
+    pass.upserted += other.upserted;
+    pass.removed += other.removed;
+    pass.failed += other.failed;
+    pass.errors.extend(other.errors);
+}

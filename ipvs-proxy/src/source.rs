@@ -1,0 +1,166 @@
+//! Where Services and EndpointSlices are heard: etcd or a directory of manifests, as one stream of readings.
+//!
+//! Invariant: an object that cannot be read stays in the stream, as the reason why; nobody further on has to know which
+//! source it came from. Objects of other kinds in a directory are none of ours; any other key below etcd's prefix
+//! is junk and told as such.
+
+use std::path::PathBuf;
+
+use cluster::etcd::{Client, Prefix};
+use cluster::{Event, directory, etcd};
+use serde_json::Value;
+
+use crate::endpoint::EndpointSlice;
+use crate::key::{Kind, ObjectKey};
+use crate::object::{ObjectName, Problem};
+use crate::service::Service;
+
+/// An object that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    Slice(EndpointSlice),
+}
+
+/// An object, or why it cannot be read.
+pub type Reading = Result<Object, String>;
+
+/// Where to listen.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Below a prefix in etcd.
+    Etcd(Client, Prefix),
+    /// The manifests of a directory.
+    Directory(PathBuf),
+}
+
+/// The stream; see the module's text.
+#[derive(Debug)]
+pub struct Source {
+    events: cluster::Source,
+    read_key: fn(&str) -> Option<ObjectKey>,
+    /// Keys that are no objects are told as junk (etcd) or read over (a directory).
+    junk: bool,
+}
+
+impl Source {
+    /// Begins to listen; `seed` spreads the retries of many nodes. Must be called inside a tokio runtime.
+    #[must_use]
+    pub fn listen(place: &Place, seed: u64) -> Self {
+        match place {
+            Place::Etcd(client, prefix) => {
+                let events = etcd::watch(client, prefix, seed);
+                Self { events, read_key: ObjectKey::from_etcd, junk: true }
+            }
+            Place::Directory(path) => {
+                let events = directory::watch(path, seed);
+                Self { events, read_key: ObjectKey::from_manifest, junk: false }
+            }
+        }
+    }
+
+    /// The next event; its keys are those of [`ObjectKey`]'s text. Cancel-safe. `None` when the runtime ends.
+    pub async fn next(&mut self) -> Option<Event<Reading>> {
+        loop {
+            let event = self.events.next().await?;
+            if let Some(event) = translate(event, self.read_key, self.junk) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+fn translate(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk: bool) -> Option<Event<Reading>> {
+    Some(match event {
+        Event::Put { key, value, revision } => match read_key(&key) {
+            Some(object) => Event::Put { value: read(&object, &value), key: object.to_string(), revision },
+            None if junk => {
+                let reason = "is no key of ours; accepted: services/NAMESPACE/NAME and endpointslices/NAMESPACE/NAME";
+                Event::Invalid { source: key, reason: reason.to_owned() }
+            }
+            None => return None,
+        },
+        Event::Delete { key, revision } => match read_key(&key) {
+            Some(object) => Event::Delete { key: object.to_string(), revision },
+            None if junk => Event::Valid { source: key },
+            None => return None,
+        },
+        Event::Reset => Event::Reset,
+        Event::Complete => Event::Complete,
+        Event::Lost(error) => Event::Lost(error),
+        Event::Resumed => Event::Resumed,
+        Event::Invalid { source, reason } => Event::Invalid { source, reason },
+        Event::Valid { source } => Event::Valid { source },
+    })
+}
+
+/// Reads the object stored under `key`.
+///
+/// # Errors
+/// What is wrong with it, as text: not JSON, a malformed field, or another name than its key's.
+pub fn read(key: &ObjectKey, value: &[u8]) -> Reading {
+    let json: Value = serde_json::from_slice(value).map_err(|error| format!("not valid JSON: {error}"))?;
+    let object = match key.kind {
+        Kind::Service => Service::from_json(&json).map(Object::Service),
+        Kind::EndpointSlice => EndpointSlice::from_json(&json).map(Object::Slice),
+    };
+    let object = object.map_err(|problem| problem.to_string())?;
+    let name: &ObjectName = match &object {
+        Object::Service(service) => &service.name,
+        Object::Slice(slice) => &slice.name,
+    };
+    if *name != key.name {
+        let accepted = "the namespace and name of its key";
+        return Err(Problem { field: "metadata".to_owned(), found: name.to_string(), accepted }.to_string());
+    }
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, value: &str) -> Event {
+        Event::Put { key: key.to_owned(), value: value.as_bytes().to_vec(), revision: 7 }
+    }
+
+    const WEB: &str = r#"{"kind":"Service","metadata":{"name":"web"},"spec":{"clusterIP":"192.168.0.10"}}"#;
+
+    #[test]
+    fn an_object_is_read_under_its_key_whatever_the_source_calls_it() {
+        let etcd = translate(put("services/default/web", WEB), ObjectKey::from_etcd, true);
+        let directory = translate(put("Service/default/web", WEB), ObjectKey::from_manifest, false);
+        assert_eq!(etcd, directory);
+        assert!(
+            matches!(etcd, Some(Event::Put { key, value: Ok(Object::Service(_)), .. }) if key == "services/default/web")
+        );
+    }
+
+    #[test]
+    fn a_malformed_object_stays_in_the_stream_with_its_reason() {
+        for (value, reason) in [
+            ("{", "not valid JSON"),
+            (r#"{"kind":"Service","metadata":{"name":"web"}}"#, "spec: missing"),
+            (
+                &WEB.replace("\"web\"", "\"other\""),
+                "metadata: default/other; accepted: the namespace and name of its key",
+            ),
+        ] {
+            match translate(put("services/default/web", value), ObjectKey::from_etcd, true) {
+                Some(Event::Put { value: Err(text), .. }) => assert!(text.contains(reason), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn junk_keys_are_told_in_etcd_and_read_over_in_a_directory() {
+        let told = translate(put("junk", "x"), ObjectKey::from_etcd, true);
+        assert!(matches!(told, Some(Event::Invalid { source, .. }) if source == "junk"));
+        let gone = Event::Delete { key: "junk".to_owned(), revision: 8 };
+        assert_eq!(translate(gone, ObjectKey::from_etcd, true), Some(Event::Valid { source: "junk".to_owned() }));
+        assert_eq!(translate(put("Deployment/default/web", "{}"), ObjectKey::from_manifest, false), None);
+    }
+}
