@@ -7,8 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
-use rustls::pki_types::pem::PemObject;
+use rustls::RootCertStore;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
 use crate::ConfigError;
 
@@ -73,7 +76,11 @@ impl Files {
             (Some(cert), Some(key)) => {
                 let cert = read_certificates(CERT, cert, errors);
                 let key = read_key(key, errors);
-                Some(Identity::from_pem(cert?, key?))
+                let (cert, key) = (cert?, key?);
+                if let Err(message) = belong_together(&cert, &key) {
+                    errors.push(refuse(KEY, message, "the private key of etcd-certfile"));
+                }
+                Some(Identity::from_pem(cert, key))
             }
         }
     }
@@ -81,13 +88,29 @@ impl Files {
 
 fn read_certificates(field: &'static str, path: &Path, errors: &mut Vec<ConfigError>) -> Option<Vec<u8>> {
     let pem = read(field, path, ACCEPTED_CERT, errors)?;
-    let problem = match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
-        Ok(certificates) if certificates.is_empty() => format!("{} holds no certificate", path.display()),
-        Ok(_) => return Some(pem),
-        Err(error) => format!("{}: {error}", path.display()),
+    let problem = match certificates(&pem) {
+        Ok(found) if found.is_empty() => "holds no certificate".to_owned(),
+        Ok(found) => match found.into_iter().try_for_each(|found| RootCertStore::empty().add(found)) {
+            Ok(()) => return Some(pem),
+            Err(error) => error.to_string(),
+        },
+        Err(error) => error.to_string(),
     };
-    errors.push(refuse(field, problem, ACCEPTED_CERT));
+    errors.push(refuse(field, format!("{}: {problem}", path.display()), ACCEPTED_CERT));
     None
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    CertificateDer::pem_slice_iter(pem).collect()
+}
+
+/// Else every handshake would fail later, and look like a fault of the member.
+fn belong_together(cert: &[u8], key: &[u8]) -> Result<(), String> {
+    let chain = certificates(cert).map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "holds no private key".to_owned())?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider())
+        .map(|_| ())
+        .map_err(|error| format!("does not belong to {CERT}: {error}"))
 }
 
 fn read_key(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Vec<u8>> {
@@ -112,7 +135,7 @@ fn refuse(field: &'static str, message: String, accepted: &'static str) -> Confi
 
 /// A provider that is installed already stays: the program chose it.
 fn install_provider() {
-    let _already_chosen = rustls::crypto::ring::default_provider().install_default();
+    let _already_chosen = ring::default_provider().install_default();
 }
 
 #[cfg(test)]
@@ -129,7 +152,11 @@ mod tests {
             let certified = rcgen::generate_simple_self_signed(vec!["etcd".to_owned()]).unwrap();
             std::fs::write(dir.path().join("cert"), certified.cert.pem()).unwrap();
             std::fs::write(dir.path().join("key"), certified.signing_key.serialize_pem()).unwrap();
+            let other = rcgen::KeyPair::generate().unwrap();
+            std::fs::write(dir.path().join("other-key"), other.serialize_pem()).unwrap();
             std::fs::write(dir.path().join("junk"), "SECRET-WORD").unwrap();
+            let bent = "-----BEGIN CERTIFICATE-----\nU0VDUkVULVdPUkQ=\n-----END CERTIFICATE-----\n";
+            std::fs::write(dir.path().join("bent"), bent).unwrap();
             Self { dir }
         }
 
@@ -163,6 +190,13 @@ mod tests {
             pem.fields(Some("absent"), Some("junk"), Some("junk")),
             ["etcd-cafile", "etcd-certfile", "etcd-keyfile"]
         );
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused_before_the_first_handshake() {
+        let pem = Pem::new();
+        assert_eq!(pem.fields(Some("cert"), Some("cert"), Some("other-key")), ["etcd-keyfile"]);
+        assert_eq!(pem.fields(Some("bent"), None, None), ["etcd-cafile"]);
     }
 
     #[test]

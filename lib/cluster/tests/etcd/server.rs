@@ -109,6 +109,18 @@ impl Server {
         etcd_client::Client::connect([&self.members[0].client_url], None).await.unwrap()
     }
 
+    /// A member that does not lead.
+    pub(crate) async fn a_follower(&self) -> usize {
+        for (index, member) in self.members.iter().enumerate() {
+            let mut raw = etcd_client::Client::connect([&member.client_url], None).await.unwrap();
+            let status = raw.status().await.unwrap();
+            if status.leader() != status.header().unwrap().member_id() {
+                return index;
+            }
+        }
+        panic!("three members cannot all lead");
+    }
+
     /// Which member answers at `endpoint`.
     pub(crate) fn index_of(&self, endpoint: &str) -> usize {
         self.members.iter().position(|member| member.client_url == endpoint).unwrap()
@@ -131,7 +143,12 @@ impl Server {
 
     /// Starts a killed member on its old data.
     pub(crate) fn restart(&mut self, index: usize) {
-        self.spawn(index);
+        self.restart_all(&[index]);
+    }
+
+    /// Starts killed members together: one alone may have no quorum to serve with.
+    pub(crate) fn restart_all(&mut self, indices: &[usize]) {
+        indices.iter().for_each(|index| self.spawn(*index));
         self.wait_ready();
     }
 

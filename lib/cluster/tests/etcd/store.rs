@@ -13,6 +13,7 @@ use crate::{Case, block_on, subnets};
 
 pub(crate) const CASES: &[Case] = &[
     ("dead_member_of_three_costs_no_failed_request", dead_member),
+    ("follower_killed_in_mid_traffic_costs_no_failed_request", follower_killed),
     ("creation_race_has_one_winner_and_tells_it", creation_race),
     ("creation_whose_answer_is_lost_is_recognised", lost_answer_to_creation),
     ("replacement_whose_answer_is_lost_is_recognised", lost_answer_to_replacement),
@@ -51,6 +52,36 @@ fn dead_member() {
             }
             assert_ne!(server.index_of(store.client().current_endpoint()), 1);
         }
+    });
+}
+
+fn follower_killed() {
+    let mut server = Server::three();
+    block_on(async {
+        let follower = server.a_follower().await;
+        let config = server.config();
+        let on_follower = |client: &Client| server.index_of(client.current_endpoint()) == follower;
+        let client = (0..64).map(|seed| Client::new(&config, seed).unwrap()).find(on_follower).unwrap();
+        let writers: Vec<_> = (0..4_u32)
+            .map(|writer| {
+                let store = Store::new(client.clone());
+                tokio::spawn(async move {
+                    for index in 0..200_u32 {
+                        let key = subnets().key(&format!("{writer}-{index}"));
+                        store.put(&key, b"x", None).await.unwrap_or_else(|error| panic!("{error}"));
+                    }
+                })
+            })
+            .collect();
+        let probe = server.store();
+        eventually("traffic", || async { probe.list(&subnets()).await.unwrap().entries.len() > 50 }).await;
+        server.kill(follower);
+        let unfinished = probe.list(&subnets()).await.unwrap().entries.len();
+        assert!(unfinished < 800, "killed too late to prove anything");
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert_eq!(probe.list(&subnets()).await.unwrap().entries.len(), 800);
     });
 }
 

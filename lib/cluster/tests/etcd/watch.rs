@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("watch_lists_then_follows_and_leaves_neighbours_out", lists_then_follows),
     ("watch_goes_on_after_kill_and_restart_without_loss", survives_kill),
     ("frozen_member_is_left_within_seconds", frozen_member),
+    ("member_without_quorum_is_no_source", quorum_lost),
     ("change_during_a_cut_is_told_without_a_new_listing", cut_without_compaction),
     ("deletion_during_a_cut_with_compaction_is_found_by_a_new_listing", cut_with_compaction),
     ("wiped_store_is_listed_anew_and_told_truthfully", wiped_store),
@@ -104,6 +105,27 @@ fn frozen_member() {
         assert!(begin.elapsed() < bound, "{:?}", begin.elapsed());
         assert_eq!(consumer.resets(), 1);
         assert_ne!(server.index_of(client.current_endpoint()), frozen);
+    });
+}
+
+fn quorum_lost() {
+    let mut server = Server::three();
+    block_on(async {
+        let client = server.client();
+        let mut consumer = Consumer::of(&client, &subnets());
+        consumer.listed().await;
+        server.store().put(&subnets().key("open"), b"x", None).await.unwrap();
+        consumer.until("the stream is open", |c| c.knows("open")).await;
+        // The member that is watched stays alive and answers pings, but cannot know what is true any more.
+        let watched = server.index_of(client.current_endpoint());
+        let others: Vec<usize> = (0..3).filter(|index| *index != watched).collect();
+        others.iter().for_each(|index| server.kill(*index));
+        consumer.until("the loss is told", |c| c.snapshot.lost().is_some()).await;
+        assert!(consumer.knows("open"));
+        tokio::task::block_in_place(|| server.restart_all(&others));
+        server.store().put(&subnets().key("after"), b"x", None).await.unwrap();
+        consumer.until("a change after it", |c| c.knows("after") && c.snapshot.lost().is_none()).await;
+        assert_eq!(consumer.resets(), 1);
     });
 }
 
