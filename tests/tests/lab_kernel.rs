@@ -113,7 +113,7 @@ fn virtual_time_skips_what_is_slept() -> Result<()> {
     Ok(())
 }
 
-fn killed_runner_leaves_no_process_and_finished_one_no_file() -> Result<()> {
+fn runner_leaves_nothing_whether_it_ends_or_is_killed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let runner = |args: &[&str]| {
         let mut command = runner()?;
@@ -130,6 +130,10 @@ fn killed_runner_leaves_no_process_and_finished_one_no_file() -> Result<()> {
     eventually(SOON, || match processes_with(&mark)?.as_slice() {
         [] => Ok(()),
         left => bail!("still there: {left:?}"),
+    })?;
+    eventually(SOON, || match fs::read_dir(folder.path())?.count() {
+        0 => Ok(()),
+        left => bail!("{left} files are still there"),
     })
 }
 
@@ -158,7 +162,7 @@ fn main() -> ExitCode {
             command_can_have_the_terminal,
             only_named_folders_are_written_through,
             virtual_time_skips_what_is_slept,
-            killed_runner_leaves_no_process_and_finished_one_no_file,
+            runner_leaves_nothing_whether_it_ends_or_is_killed,
         ],
     )
 }
