@@ -139,8 +139,8 @@ impl Work {
         }
         [self.deletes, self.layouts, self.adds] = kept;
         self.unfinished.extend(verdicts.unfinished);
-        for (row, nack) in verdicts.failed {
-            self.fail(row, nack.into());
+        for (row, cause) in verdicts.failed {
+            self.fail(row, cause);
         }
     }
 
@@ -189,7 +189,7 @@ fn push(units: &mut Vec<Unit>, kind: u16, row: usize, key: &ElementKey, item: Ve
 /// What becomes of refused units.
 #[derive(Default)]
 struct Verdicts {
-    failed: BTreeMap<usize, Nack>,
+    failed: BTreeMap<usize, Cause>,
     unfinished: BTreeMap<usize, Cause>,
 }
 
@@ -205,9 +205,12 @@ impl Verdicts {
                     return vec![half(items), half(behind)];
                 }
                 if let (Some((row, _)), Some(nack)) = (items.first(), nacks.values().next()) {
+                    let absent = nack.errno == libc::ENOENT;
                     // A removed element that is not there is as it shall be.
-                    if kind != kind::DELSETELEM || nack.errno != libc::ENOENT {
-                        self.failed.insert(*row, nack.clone());
+                    if absent && kind == kind::NEWSETELEM {
+                        self.failed.insert(*row, Cause::Missing("its set or the chain that it names".to_owned()));
+                    } else if !absent {
+                        self.failed.insert(*row, nack.clone().into());
                     }
                 }
                 Vec::new()
@@ -223,15 +226,14 @@ impl Verdicts {
         }
         // Verdicts in a map hold on to a chain; they are rows of their own, and the chain goes when they are gone.
         if nacks.iter().all(|(index, nack)| is(index, kind::DELCHAIN) && nack.errno == libc::EBUSY) {
-            if let Some(nack) = nacks.values().next() {
-                self.unfinished.insert(row, nack.clone().into());
-            }
+            let text = Some("a chain is still named by verdicts in a map; it goes when they are gone".to_owned());
+            self.unfinished.insert(row, Nack { errno: libc::EBUSY, text }.into());
             let kept = messages.into_iter().enumerate().filter(|(index, _)| !nacks.contains_key(index));
             let messages: Vec<Message> = kept.map(|(_, message)| message).collect();
             return (!messages.is_empty()).then_some(Unit::Layout { row, messages });
         }
         if let Some(nack) = nacks.values().next() {
-            self.failed.insert(row, nack.clone());
+            self.failed.insert(row, nack.clone().into());
         }
         None
     }
