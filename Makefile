@@ -59,7 +59,7 @@ demo: build lab-kernel-if-needed ## Show the main job: two nodes, etcd, Pods tha
 	@NETD_BIN_DIR=$(PROGRAMS) $(TARGET)/release/demo --backend $(BACKEND) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: lab-kernel-if-needed ## Pass every test
+test: setup lab-kernel ## Pass every test
 	cargo build --locked --workspace --all-targets
 	NETD_LAB=require cargo test --locked --workspace
 

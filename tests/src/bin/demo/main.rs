@@ -10,10 +10,10 @@ mod proof;
 mod report;
 mod stage;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use lab::lab_kernel::{self, Guest};
 use lab::{Host, Need};
 
@@ -38,8 +38,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let options = options(std::env::args().skip(1))?;
-    let limit = Duration::from_secs(if options.keep { 24 * 3600 } else { 600 });
-    lab_kernel::ensure(&[Need::IpVs, Need::Dummy, Need::Vxlan, Need::Nftables], Guest { limit, ..Guest::default() })?;
+    let guest = Guest { terminal: options.keep, limit: Duration::from_secs(600), ..Guest::default() };
+    lab_kernel::ensure(&[Need::IpVs, Need::Dummy, Need::Vxlan, Need::Nftables], guest)?;
     let mut report = Report::new();
     println!("kernel: {}", lab_kernel::describe());
     println!("backend: {}", options.backend);
@@ -92,12 +92,19 @@ fn show(host: &Host, command: &str, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// Waits for Ctrl-C with everything up.
+/// Leaves everything up until the person at the terminal has seen enough.
 fn keep(stage: &Stage) -> Result<()> {
-    println!("\nthe cluster stays up until Ctrl-C; enter a machine, or a Pod's network on it, from another terminal:");
+    println!("\nthe cluster stays up; enter a machine with:");
     for host in stage.cluster.hosts() {
-        println!("  {:<20} nsenter -t {} -a", host.name(), host.pid());
+        println!("  {:<20} nsenter -a -t {}", host.name(), host.pid());
     }
+    println!("a Pod's network from within its machine: ip netns exec cni-<Pod> ...");
+    if lab_kernel::is_inside() {
+        println!("this shell runs in the lab kernel; `exit` ends it and the cluster");
+        Command::new("bash").status().context("start a shell")?;
+        return Ok(());
+    }
+    println!("Ctrl-C ends it; enter from another terminal");
     loop {
         std::thread::park();
     }
