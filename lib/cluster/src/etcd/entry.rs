@@ -38,13 +38,13 @@ impl fmt::Display for LeaseId {
 /// A key as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The whole key from [`Store::get`](super::Store::get) and the transactions; the name below the prefix from [`Store::list`].
+    /// The whole key from `Store::get` and the transactions; the name below the prefix from `Store::list`.
     pub key: String,
     /// The stored bytes.
     pub value: Vec<u8>,
     /// The lease that ends the key; `None` for a key that stays (flannel's reservation).
     pub lease: Option<LeaseId>,
-    /// Revision of the key's last change: the handle for [`Store::replace_if`](super::Store::replace_if) and [`Store::delete_if`].
+    /// Revision of the key's last change: the handle for `Store::replace_if` and `Store::delete_if`.
     pub mod_revision: i64,
 }
 
@@ -76,7 +76,7 @@ pub enum Hold {
     Lease(LeaseId),
 }
 
-/// Outcome of [`Store::create`](super::Store::create).
+/// Outcome of `Store::create`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Creation {
     /// The key is ours.
@@ -90,7 +90,7 @@ pub enum Creation {
     Exists(Entry),
 }
 
-/// Outcome of [`Store::replace_if`](super::Store::replace_if).
+/// Outcome of `Store::replace_if`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replacement {
     /// The key holds the new value.
@@ -104,7 +104,7 @@ pub enum Replacement {
     Changed(Option<Entry>),
 }
 
-/// Outcome of [`Store::delete_if`](super::Store::delete_if).
+/// Outcome of `Store::delete_if`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletion {
     /// The key does not exist (any more).
