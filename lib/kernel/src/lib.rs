@@ -12,6 +12,7 @@
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
 //! | [`nft`] | nftables tables, elements, foreign drop policies; its own monitor | 5.10 |
 //! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
+//! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
 //! | [`netns`] | network namespaces | 3.8 |
 
 pub mod address;
@@ -28,7 +29,7 @@ pub mod link;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;
-mod orphan;
+pub mod orphan;
 pub mod route;
 mod rtnl;
 mod socket;

@@ -1,9 +1,12 @@
-//! Deleting a link without waiting for the kernel's readers.
+//! Leaving the kernel's slow clean-ups to a process of its own.
 //!
 //! RTM_DELLINK unlists the link at once, gives up the lock that all link changes share, and then keeps its caller for
 //! some 20 ms until no CPU can hold a reference any more (net/core/dev.c `netdev_run_todo`). Whoever only needs the
 //! link to be gone, and ends soon, leaves that wait to a process of its own: the CNI plugin's DEL answers in 1 ms
 //! instead of 20.
+//!
+//! The same goes for a conversation with nftables that removed something: closing its last descriptor waits some 10 ms
+//! until the removed objects are destroyed (net/netfilter/nf_tables_api.c `nft_rcv_nl_event`).
 //!
 //! Invariant: the forked process executes system calls only, on memory laid out before the fork, holds none of the
 //! caller's standard streams (a runtime waits until they are closed) and ends by itself; it names the link by its
@@ -17,8 +20,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::fcntl::OFlag;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, setsid};
+use nix::unistd::{ForkResult, Pid, fork, pipe2, read, setsid};
 
 use crate::error::{Cause, KernelError, Nack};
 use crate::rtnl::{Rtnl, encode};
@@ -55,6 +59,32 @@ impl Rtnl {
     }
 }
 
+/// Drops `conversation` without waiting for what the kernel does when the last descriptor of it is closed.
+///
+/// # Errors
+/// When no process can be started; the conversation is dropped all the same.
+pub fn close_aside<T>(conversation: T) -> Result<(), KernelError> {
+    let error =
+        |call: &'static str| move |errno: nix::Error| KernelError::io("close", "conversation", call, errno.into());
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(error("pipe2"))?;
+    // SAFETY: until it exits, the child only makes system calls on memory that exists already.
+    #[allow(unsafe_code)]
+    match unsafe { fork() }.map_err(error("fork"))? {
+        ForkResult::Parent { .. } => {
+            drop(conversation);
+            drop(writer);
+            Ok(())
+        }
+        ForkResult::Child => {
+            drop(writer);
+            leave();
+            // Ends when the parent has closed its end, and the conversation before it: ours is the last one then.
+            let _ = read(&reader, &mut [0_u8; 1]);
+            exit(0)
+        }
+    }
+}
+
 /// The error number with which `child` ended; `None` while it runs and when it succeeded.
 fn refusal(child: Pid) -> Option<i32> {
     match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
@@ -80,26 +110,34 @@ fn start(index: u32) -> std::io::Result<Pid> {
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            let errno = delete(&socket, &bytes);
-            // SAFETY: _exit(2) runs no destructors and no exit handlers of the parent.
-            #[allow(unsafe_code)]
-            unsafe {
-                libc::_exit(errno)
-            }
+            leave();
+            exit(delete(&socket, &bytes))
         }
     }
 }
 
-/// The child's work; answers 0 or an error number.
-fn delete(socket: &netlink_sys::Socket, bytes: &[u8]) -> i32 {
+/// Leaves the parent's session and standard streams; what the child needs was opened while they were taken.
+fn leave() {
     let _ = setsid();
     for stream in 0..=2 {
-        // SAFETY: the child uses none of its standard streams, and its socket was opened while they were taken.
+        // SAFETY: the child uses none of its standard streams.
         #[allow(unsafe_code)]
         unsafe {
             libc::close(stream);
         }
     }
+}
+
+fn exit(errno: i32) -> ! {
+    // SAFETY: _exit(2) runs no destructors and no exit handlers of the parent.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::_exit(errno)
+    }
+}
+
+/// The child's work; answers 0 or an error number.
+fn delete(socket: &netlink_sys::Socket, bytes: &[u8]) -> i32 {
     let errno = |error: &std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
     if let Err(error) = socket.send(bytes, 0) {
         return errno(&error);
