@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use kernel::Rtnl;
+use kernel::orphan::close_aside;
 use netstate::IfName;
 use serde_json::Value;
 
@@ -139,7 +140,9 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let Some(held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
         return Ok(());
     };
-    close_ports(&conf.name, &call.attachment)?;
+    if let Some(nft) = close_ports(&conf.name, &call.attachment)? {
+        close_aside(nft).map_err(|e| refused(&e))?;
+    }
     held.remove()
 }
 
