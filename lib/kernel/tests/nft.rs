@@ -451,12 +451,15 @@ fn static_part_that_fails_leaves_everything_as_it_was() {
     assert_eq!(nft("-a list ruleset"), before);
 }
 
-fn element_of_the_wrong_type_is_refused_before_the_kernel_takes_it() {
+fn element_that_would_not_read_back_is_refused_before_the_kernel_takes_it() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), vec![Datum::Port(80), Datum::Port(81)], endpoint(3, 80));
+    ruleset.insert(name("ports"), port(81), endpoint(3, 81).comment("x".repeat(129)));
+    ruleset.insert(name("ports"), port(82), endpoint(3, 82).comment("x".repeat(128)));
     let pass = run(&mut reconciler(&ruleset));
-    assert_eq!((pass.upserted, pass.failed), (1, 1));
-    assert!(pass.errors[0].contains("has not the types that set ports declares"), "{}", pass.errors[0]);
+    assert_eq!((pass.upserted, pass.failed), (2, 2));
+    assert!(pass.errors[0].contains("is not at most 128 bytes"), "{}", pass.errors[0]);
+    assert!(pass.errors[1].contains("has not the types that set ports declares"), "{}", pass.errors[1]);
 }
 
 fn steps_are_idempotent() {
@@ -776,7 +779,7 @@ fn main() -> ExitCode {
         hand_made_rules_and_sets_in_our_table_are_put_right,
         bad_element_fails_alone_and_the_rest_is_carried_out,
         static_part_that_fails_leaves_everything_as_it_was,
-        element_of_the_wrong_type_is_refused_before_the_kernel_takes_it,
+        element_that_would_not_read_back_is_refused_before_the_kernel_takes_it,
         steps_are_idempotent,
         ten_thousand_elements_go_in_and_out,
         more_than_the_send_buffer_takes_goes_in_by_parts,

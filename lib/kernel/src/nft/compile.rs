@@ -9,12 +9,14 @@ use super::expression::{Expression, Found, ct, fib, meta};
 use super::field::{
     RANDOM_FULLY, RTN_LOCAL, addr_bytes, guard, header_of, known_from, load, mask_bytes, name_bytes, reject_code, slots,
 };
+use super::wire::check_comment;
 
 /// Why a rule cannot be written, in words.
 pub(super) type Unwritable = String;
 
 /// The instructions of `rule` in a table of `family`.
 pub(super) fn rule(family: Family, rule: &Rule) -> Result<Vec<Expression>, Unwritable> {
+    check_comment(rule.comment.as_deref())?;
     let mut program = Program { family, known: known_from(family), list: Vec::new() };
     for statement in &rule.statements {
         program.statement(statement)?;

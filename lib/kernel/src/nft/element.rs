@@ -10,7 +10,9 @@ use netstate::nft::{Data, Datum, Element, ElementKey, Set, SetKind, TableKey, Ty
 
 use super::compile::Unwritable;
 use super::field::name_bytes;
-use super::wire::{LIST_ELEM, comment, comment_bytes, kind, message, put_value, put_verdict, value, verdict};
+use super::wire::{
+    LIST_ELEM, check_comment, comment, comment_bytes, kind, message, put_value, put_verdict, value, verdict,
+};
 use crate::attribute::{self, Writer};
 use crate::socket::Message;
 
@@ -67,7 +69,8 @@ fn parts(types: &[Type], bytes: &[u8]) -> Vec<Datum> {
         }
         rest.is_empty().then_some(parts)
     };
-    read().unwrap_or_else(|| vec![Datum::Raw(bytes.to_vec())])
+    // Junk behind a name or between parts would be lost, and the key would name no element.
+    read().filter(|parts| self::bytes(parts) == bytes).unwrap_or_else(|| vec![Datum::Raw(bytes.to_vec())])
 }
 
 fn datum(ty: Type, bytes: &[u8]) -> Option<Datum> {
@@ -91,11 +94,10 @@ pub(super) fn check(set: &Set, key: &ElementKey, element: &Element) -> Result<()
         (Data::Value(parts), SetKind::Map(types)) => fits(parts, types),
         _ => false,
     };
-    if fits(&key.key, &set.key) && data {
-        Ok(())
-    } else {
-        Err(format!("the element has not the types that set {} declares", key.set))
+    if !fits(&key.key, &set.key) || !data {
+        return Err(format!("the element has not the types that set {} declares", key.set));
     }
+    check_comment(element.comment.as_deref())
 }
 
 /// An element as an item of a list, ready to be put into a message.
@@ -161,4 +163,60 @@ fn data(set: &Set, item: &[u8]) -> Data {
 /// A message that adds one element.
 pub(super) fn add_message(key: &ElementKey, item: &[u8]) -> Message {
     list_message(kind::NEWSETELEM, &key.table, key.set.as_str(), [item])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netstate::nft::{Family, Name};
+    use proptest::prelude::*;
+
+    fn part() -> impl Strategy<Value = Datum> {
+        let ports = any::<u16>().prop_map(Datum::Port);
+        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(Datum::Protocol);
+        prop_oneof![
+            any::<[u8; 4]>().prop_map(|octets| Datum::Ipv4(octets.into())),
+            any::<[u8; 16]>().prop_map(|octets| Datum::Ipv6(octets.into())),
+            prop::sample::select(protocols.to_vec()),
+            ports,
+            any::<u32>().prop_map(Datum::Mark),
+            "[a-z][a-z0-9.-]{0,14}".prop_map(|name| Datum::IfName(IfName::new(name).unwrap())),
+        ]
+    }
+
+    fn types(parts: &[Datum]) -> Vec<Type> {
+        parts.iter().filter_map(Datum::ty).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn written_element_is_read_back(
+            key in prop::collection::vec(part(), 1..4),
+            data in prop::collection::vec(part(), 1..4),
+            comment in prop::option::of("[ !#-~]{0,128}"),
+        ) {
+            let set = Set::map(types(&key), types(&data));
+            let table = TableKey { family: Family::Ip, name: Name::literal("t") };
+            let at = ElementKey { table, set: Name::literal("s"), key };
+            let element = Element { data: Data::Value(data), comment };
+            prop_assert_eq!(check(&set, &at, &element), Ok(()));
+            let message = add_message(&at, &item(&at, Some(&element)));
+            let read: Vec<_> = read(&set, &message.body[4..]).collect();
+            prop_assert_eq!(read, vec![(at.key, element)]);
+        }
+
+        #[test]
+        fn any_bytes_can_be_read_and_written_again(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            key in prop::collection::vec(part(), 1..4),
+            fit in any::<bool>(),
+        ) {
+            let types = types(&key);
+            let mut bytes = bytes;
+            if fit {
+                bytes.resize(size(&types), 0);
+            }
+            prop_assert_eq!(super::bytes(&parts(&types, &bytes)), bytes);
+        }
+    }
 }

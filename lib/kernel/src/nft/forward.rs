@@ -81,7 +81,7 @@ impl Nft {
             match commit(&mut self.socket, &messages, Some(generation)) {
                 Ok(()) => return Ok(chains),
                 Err(Refusal::Whole(nack)) if nack.errno == libc::ERESTART => {}
-                Err(refusal) => return Err(error(Cause::Unexpected(format!("{refusal:?}")))),
+                Err(refusal) => return Err(error(refusal.into())),
             }
         }
         Err(error(Cause::Unexpected(format!("the ruleset changed during each of {TRIES} attempts"))))

@@ -171,16 +171,7 @@ fn exclusive(key: &ElementKey, element: &Element) -> Message {
 }
 
 fn refused(op: &'static str, key: &TableKey, refusal: Refusal) -> KernelError {
-    let cause = match refusal {
-        Refusal::Messages(nacks) => match nacks.into_values().next() {
-            Some(nack) => nack.into(),
-            None => Cause::Unexpected("refused without a reason".to_owned()),
-        },
-        Refusal::Whole(nack) => nack.into(),
-        Refusal::TooLarge => Cause::Unexpected("the transaction is larger than the socket's send buffer".to_owned()),
-        Refusal::Socket(error) => error.into(),
-    };
-    KernelError::new(op, format!("nft table {key}"), cause)
+    KernelError::new(op, format!("nft table {key}"), refusal)
 }
 
 fn busy(op: &'static str, key: &TableKey) -> KernelError {

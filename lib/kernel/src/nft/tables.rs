@@ -10,6 +10,7 @@ use netstate::nft::{Element, ElementKey, Row, RowKey, Table, TableKey};
 use nix::sys::socket::{setsockopt, sockopt};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
+use super::wire::check_comment;
 use super::write::Work;
 use super::{Nft, element, layout};
 use crate::error::{Cause, KernelError, Nack};
@@ -78,10 +79,11 @@ impl Tables {
 
     fn add(&self, work: &mut Work, row: usize, key: &ElementKey, value: &Element) {
         let set = self.declared.get(&key.table).and_then(|table| table.sets.get(&key.set));
-        match set.map(|set| element::check(set, key, value)) {
-            Some(Err(reason)) => work.fail(row, unwritable(reason)),
-            // The kernel knows of sets that we have not seen.
-            Some(Ok(())) | None => work.add(row, key, element::item(key, Some(value))),
+        // The kernel knows of sets that we have not seen.
+        let unseen = || check_comment(value.comment.as_deref());
+        match set.map_or_else(unseen, |set| element::check(set, key, value)) {
+            Err(reason) => work.fail(row, unwritable(reason)),
+            Ok(()) => work.add(row, key, element::item(key, Some(value))),
         }
     }
 

@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::wire::put_number;
 use crate::attribute::Writer;
-use crate::error::{Nack, SocketError};
+use crate::error::{Cause, Nack, SocketError};
 use crate::socket::{Message, Socket, acknowledgement, write_message};
 
 const BATCH_BEGIN: u16 = 0x10;
@@ -34,6 +34,24 @@ pub(super) enum Refusal {
     /// The conversation broke off; whether the transaction was committed is unknown.
     Socket(SocketError),
 }
+
+impl From<Refusal> for Cause {
+    /// The first message's reason stands for all: they were refused together.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Messages(nacks) => match nacks.into_values().next() {
+                Some(nack) => nack.into(),
+                None => Self::Unexpected("refused without a reason".to_owned()),
+            },
+            Refusal::Whole(nack) => nack.into(),
+            Refusal::TooLarge => Self::Unexpected(TOO_LARGE.to_owned()),
+            Refusal::Socket(error) => error.into(),
+        }
+    }
+}
+
+/// What to say when a transaction cannot be sent.
+pub(super) const TOO_LARGE: &str = "more than the socket's send buffer takes; net.core.wmem_max limits it";
 
 impl From<SocketError> for Refusal {
     fn from(error: SocketError) -> Self {

@@ -135,19 +135,26 @@ pub(super) fn verdict(data: &[u8]) -> Option<Verdict> {
 }
 
 /// A comment as user data: type 0, length with the NUL, text (NFTNL_UDATA_RULE_COMMENT and
-/// NFTNL_UDATA_SET_ELEM_COMMENT of libnftnl's udata.h). Longer than the nft tool takes is cut at a character.
+/// NFTNL_UDATA_SET_ELEM_COMMENT of libnftnl's udata.h).
 pub(super) fn comment_bytes(comment: &str) -> Vec<u8> {
-    let end = comment.floor_char_boundary(COMMENT_MAX);
-    let text = comment.get(..end).unwrap_or_default().as_bytes();
-    let length = u8::try_from(text.len().saturating_add(1)).unwrap_or(u8::MAX);
+    let length = u8::try_from(comment.len().saturating_add(1)).unwrap_or(u8::MAX);
     let mut bytes = vec![0, length];
-    bytes.extend_from_slice(text);
+    bytes.extend_from_slice(comment.as_bytes());
     bytes.push(0);
     bytes
 }
 
 /// NFTNL_UDATA_COMMENT_MAXLEN.
-pub(super) const COMMENT_MAX: usize = 128;
+const COMMENT_MAX: usize = 128;
+
+/// Refuses a comment that would not be read back as it was written, or that the nft tool could not show.
+pub(super) fn check_comment(comment: Option<&str>) -> Result<(), String> {
+    let fits = |text: &str| text.len() <= COMMENT_MAX && !text.contains(|c: char| c == '"' || c.is_control());
+    if comment.is_none_or(fits) {
+        return Ok(());
+    }
+    Err(format!("comment {comment:?} is not at most {COMMENT_MAX} bytes without quotes and control characters"))
+}
 
 /// The comment in user data, which is a list of type, length, value, a byte each for the first two.
 pub(super) fn comment(mut bytes: &[u8]) -> Option<String> {

@@ -148,8 +148,7 @@ impl Work {
     fn split_behind(&mut self) -> Option<Self> {
         let count = self.units().count();
         if count < 2 {
-            let reason = "more than the socket's send buffer takes; net.core.wmem_max limits it";
-            self.fail_all(|| Cause::Unexpected(reason.to_owned()));
+            self.fail_all(|| Refusal::TooLarge.into());
             return None;
         }
         let first = count.div_ceil(2);

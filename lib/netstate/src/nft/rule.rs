@@ -9,7 +9,8 @@ use super::{Field, Match, Name, NetworkFamily};
 pub struct Rule {
     /// The statements.
     pub statements: Vec<Statement>,
-    /// For who reads the ruleset; at most 128 bytes (NFTNL_UDATA_COMMENT_MAXLEN of libnftnl).
+    /// For who reads the ruleset; at most 128 bytes without quotes and control characters
+    /// (NFTNL_UDATA_COMMENT_MAXLEN of libnftnl).
     pub comment: Option<String>,
 }
 

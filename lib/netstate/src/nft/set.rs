@@ -228,7 +228,8 @@ impl fmt::Display for ElementKey {
 pub struct Element {
     /// What it leads to.
     pub data: Data,
-    /// For who reads the ruleset, or whose the element is; at most 128 bytes.
+    /// For who reads the ruleset, or whose the element is; at most 128 bytes without quotes and
+    /// control characters.
     pub comment: Option<String>,
 }
 

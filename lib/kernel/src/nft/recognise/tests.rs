@@ -1,5 +1,7 @@
 //! Every statement there and back.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::attribute::Writer;
 use crate::nft::compile;
@@ -91,6 +93,24 @@ fn every_statement_is_recognised_in_what_it_compiles_to() {
             let read = Expression::list(&list.finish());
             assert_eq!(read, program, "{family}: {each:?}");
             assert_eq!(rule(family, &read), each.statements, "{family}");
+        }
+    }
+}
+
+proptest! {
+    /// What is known of a packet carries over from statement to statement, in any order of them.
+    #[test]
+    fn any_sequence_of_statements_is_recognised(
+        family in prop::sample::select(vec![Family::Ip, Family::Ip6, Family::Inet, Family::Bridge]),
+        chosen in prop::collection::vec(any::<prop::sample::Index>(), 1..8),
+    ) {
+        let single: Vec<Statement> =
+            rules(family).into_iter().filter(|rule| rule.statements.len() <= 2).flat_map(|rule| rule.statements).collect();
+        let statements: Vec<Statement> = chosen.iter().map(|index| index.get(&single).clone()).collect();
+        let wanted = Rule { statements, comment: None };
+        // Addresses of both families in one rule are refused.
+        if let Ok(program) = compile::rule(family, &wanted) {
+            prop_assert_eq!(rule(family, &program), wanted.statements);
         }
     }
 }
