@@ -8,6 +8,7 @@
 //! | [`args`], [`netconf`], [`fields`] | what the runtime says: environment, standard input |
 //! | [`result`], [`error`], [`version`] | what the runtime is told, in its own version |
 //! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
+//! | [`install`] | the one command for an operator |
 //! | [`leftovers`] | what containers left that nobody deleted |
 //! | [`plan`] | pure: facts in, ordered steps out |
 //! | [`apply`], [`hands`], [`ports`] | steps executed, journaled, unwound; the kernel below |
@@ -20,6 +21,7 @@ pub mod call;
 pub mod error;
 pub mod fields;
 pub mod hands;
+pub mod install;
 pub mod ipam;
 pub mod leftovers;
 pub mod netconf;

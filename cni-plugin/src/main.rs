@@ -1,17 +1,56 @@
-//! `netd-cni`: executed by a container runtime, once per verb.
+//! `netd-cni`: executed by a container runtime, once per verb; and by an operator, to install it.
 
 use std::env;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use cni_plugin::call;
+use cni_plugin::install::{Install, InstallError, USAGE};
+use cni_plugin::version::SpecVersion;
 
 fn main() -> ExitCode {
-    let program = env::args().next().unwrap_or_default();
-    let answer = call::serve(&program, |name| env::var(name).ok(), &mut io::stdin().lock());
+    let mut words = env::args();
+    let program = words.next().unwrap_or_default();
+    match words.next() {
+        // Runtimes pass no arguments.
+        None if env::var_os("CNI_COMMAND").is_none() => about(),
+        None => serve(&program),
+        Some(word) if word == "install" => install(words),
+        Some(word) => {
+            eprintln!("unknown command {word}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(program: &str) -> ExitCode {
+    let answer = call::serve(program, |name| env::var(name).ok(), &mut io::stdin().lock());
     match io::stdout().lock().write_all(answer.stdout.as_bytes()) {
         Ok(()) => ExitCode::from(answer.code),
         // The runtime closed its end: nobody is left to be told more than this.
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What an operator sees who just calls the binary; skel does the same.
+fn about() -> ExitCode {
+    let spoken = SpecVersion::ALL.map(SpecVersion::as_str).join(", ");
+    eprintln!("netd-cni {}: CNI plugin, protocol versions {spoken}", env!("CARGO_PKG_VERSION"));
+    eprintln!("A container runtime calls it with CNI_COMMAND set. {USAGE}");
+    ExitCode::SUCCESS
+}
+
+fn install(words: env::Args) -> ExitCode {
+    let installed = Install::parse(words).and_then(|install| install.run(Path::new("/proc/self/exe")));
+    match installed {
+        Ok(paths) => {
+            paths.iter().for_each(|path| println!("installed {}", path.display()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("netd-cni install: {error}");
+            ExitCode::from(if matches!(error, InstallError::Usage(_)) { 2 } else { 1 })
+        }
     }
 }

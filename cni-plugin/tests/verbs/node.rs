@@ -125,17 +125,12 @@ impl Node {
 
     /// Starts one verb.
     pub(crate) fn start(&self, program: &str, vars: &[(&str, &str)], stdin: &str) -> Child {
-        let mut child = Command::new(self.plugin(program))
-            .env_clear()
-            .envs(vars.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A plugin that does not read its input (VERSION) may be gone already.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        child
+        start_at(&self.plugin(program), vars, stdin)
+    }
+
+    /// Runs one verb of the plugin at `path`.
+    pub(crate) fn exec_at(&self, path: &str, vars: &[(&str, &str)], stdin: &str) -> Outcome {
+        Outcome::of(&start_at(Path::new(path), vars, stdin).wait_with_output().unwrap())
     }
 
     /// Runs one verb with exactly `vars` as its environment.
@@ -193,6 +188,20 @@ impl Node {
         found.sort();
         found
     }
+}
+
+fn start_at(path: &Path, vars: &[(&str, &str)], stdin: &str) -> Child {
+    let mut child = Command::new(path)
+        .env_clear()
+        .envs(vars.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A plugin that does not read its input (VERSION) may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child
 }
 
 fn walk(dir: &Path, found: &mut Vec<(String, String)>) {

@@ -10,6 +10,7 @@ type Test = (&'static str, fn(&Node));
 pub(crate) const TESTS: &[Test] = &[
     ("version_needs_neither_state_nor_input", version),
     ("environment_matrix", environment),
+    ("installed_names_answer_and_the_bare_call_explains_itself", installed),
     ("bad_input_is_refused_before_anything_is_touched", bad_input),
     ("the_hosts_own_namespace_is_refused_before_anything_is_touched", own_namespace),
     ("missing_subnet_file_asks_to_try_again", missing_subnet_file),
@@ -23,6 +24,31 @@ fn version(node: &Node) {
         assert_eq!(answer["cniVersion"], json!("1.1.0"));
         assert!(answer["supportedVersions"].as_array().unwrap().contains(&json!("0.3.1")));
     }
+}
+
+fn installed(node: &Node) {
+    let dir = "/run/opt";
+    std::fs::create_dir(dir).unwrap();
+    let run =
+        |program: &str, args: &[&str]| std::process::Command::new(program).args(args).env_clear().output().unwrap();
+    let plugin = node.plugin("netd-cni");
+    let output = run(plugin.to_str().unwrap(), &["install", "--as", "flannel,portmap", dir]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
+    let pod = node.pod();
+    let vars = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "web-1"),
+        ("CNI_NETNS", pod.to_str().unwrap()),
+        ("CNI_IFNAME", "eth0"),
+    ];
+    // The name decides, although the configuration says nothing of the type.
+    let conf = json!({"cniVersion": "0.3.1", "name": "cbr0"}).to_string();
+    node.exec_at("/run/opt/flannel", &vars, &conf).result();
+    let about = run("/run/opt/portmap", &[]);
+    assert!(about.status.success() && String::from_utf8_lossy(&about.stderr).contains("0.3.1"), "{about:?}");
+    let wrong = run("/run/opt/netd-cni", &["instal"]);
+    assert_eq!(wrong.status.code(), Some(2));
 }
 
 fn environment(node: &Node) {
