@@ -120,7 +120,7 @@ pub fn choose(
             Policy::NodeIp => by_node_ip(network, node),
             Policy::FirstFree => first_free(network, node, claims, window(lost_races)),
         };
-        match named.and_then(|subnet| free(subnet, node, claims)) {
+        match named.and_then(|subnet| free(network, subnet, node, claims)) {
             Ok(subnet) => return Ok(Choice::Take { subnet, policy: *policy, passed_over }),
             Err(reason) => passed_over.push(format!("{policy}: {reason}")),
         }
@@ -166,21 +166,23 @@ fn host_number(node: &Applicant) -> Option<u32> {
 }
 
 fn first_free(network: &Network, node: &Applicant, claims: &Claims, window: usize) -> Result<Prefix, String> {
-    let candidates = || network.subnets().filter(|subnet| free(*subnet, node, claims).is_ok()).take(window);
+    let candidates = || network.subnets().filter(|subnet| free(network, *subnet, node, claims).is_ok()).take(window);
     let count = candidates().count();
     let spread = usize::try_from(u32::from(node.public_ip)).unwrap_or(0);
     let index = spread.checked_rem(count).unwrap_or(0);
-    candidates().nth(index).ok_or_else(|| {
-        format!("every subnet from {} to {} is leased", network.subnet_min, network.subnet_max)
-    })
+    candidates()
+        .nth(index)
+        .ok_or_else(|| format!("every subnet from {} to {} is leased", network.subnet_min, network.subnet_max))
 }
 
-fn free(subnet: Prefix, node: &Applicant, claims: &Claims) -> Result<Prefix, String> {
-    if let Some(unreadable) = claims.unreadable.iter().find(|claim| claim.overlaps(&subnet)) {
+fn free(network: &Network, subnet: Prefix, node: &Applicant, claims: &Claims) -> Result<Prefix, String> {
+    // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
+    let stands = |claim: &Prefix| network.has_subnet(claim) && claim.overlaps(&subnet);
+    if let Some(unreadable) = claims.unreadable.iter().find(|claim| stands(claim)) {
         return Err(format!("{subnet} overlaps {unreadable}, whose lease cannot be read"));
     }
-    let holder = claims.leases.iter().find(|lease| lease.key.v4.overlaps(&subnet) && lease.attrs.public_ip != node.public_ip);
-    match holder {
+    let others = claims.leases.iter().filter(|lease| lease.attrs.public_ip != node.public_ip);
+    match others.into_iter().find(|lease| stands(&lease.key.v4)) {
         None => Ok(subnet),
         Some(lease) if lease.key.v4 == subnet => Err(format!("{subnet} is leased to {}", lease.attrs.public_ip)),
         Some(lease) => Err(format!("{subnet} overlaps {} of {}", lease.key.v4, lease.attrs.public_ip)),
@@ -210,8 +212,7 @@ mod tests {
     }
 
     fn lease(subnet: &str, holder: &str) -> Lease {
-        let attrs =
-            LeaseAttrs { public_ip: holder.parse().unwrap(), public_ipv6: None, backend: BackendAttrs::HostGw };
+        let attrs = LeaseAttrs { public_ip: holder.parse().unwrap(), public_ipv6: None, backend: BackendAttrs::HostGw };
         Lease { key: SubnetKey::v4(subnet.parse().unwrap()), attrs }
     }
 
@@ -248,7 +249,10 @@ mod tests {
     fn policies_are_asked_in_order_and_say_why_they_pass() {
         let mut applicant = node("10.4.7.21", 24);
         applicant.previous = Some("172.7.9.0/24".parse().unwrap());
-        assert_eq!(taken(choose(&pods(), &applicant, &claims(&[]), &ALL, 0)), ("172.7.9.0/24".to_owned(), Policy::Previous));
+        assert_eq!(
+            taken(choose(&pods(), &applicant, &claims(&[]), &ALL, 0)),
+            ("172.7.9.0/24".to_owned(), Policy::Previous)
+        );
         let others = [lease("172.7.9.0/24", "10.4.7.9"), lease("172.7.21.0/25", "10.4.7.99")];
         match choose(&pods(), &applicant, &claims(&others), &ALL, 0).unwrap() {
             Choice::Take { subnet, policy, passed_over } => {
@@ -282,10 +286,15 @@ mod tests {
     }
 
     #[test]
+    fn stray_claim_on_more_than_a_subnet_keeps_nobody_out() {
+        let stray = claims(&[lease("0.0.0.0/0", "10.4.7.66"), lease("172.7.0.0/16", "10.4.7.67")]);
+        assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &stray, &ALL, 0)).0, "172.7.21.0/24");
+    }
+
+    #[test]
     fn full_network_is_an_error_with_every_reason() {
         let small = network(r#"{"Network":"10.0.0.0/28"}"#);
-        let full: Vec<Lease> =
-            small.subnets().map(|subnet| lease(&subnet.to_string(), "10.4.7.9")).collect();
+        let full: Vec<Lease> = small.subnets().map(|subnet| lease(&subnet.to_string(), "10.4.7.9")).collect();
         let error = choose(&small, &node("10.4.7.21", 24), &claims(&full), &ALL, 3).unwrap_err().to_string();
         assert!(error.contains("previous: ") && error.contains("node-ip: ") && error.contains("is leased"), "{error}");
     }
@@ -293,8 +302,9 @@ mod tests {
     #[test]
     fn nodes_that_lost_a_race_spread() {
         let policies = [Policy::FirstFree];
-        let choices: Vec<String> =
-            (1..=8).map(|n| taken(choose(&pods(), &node(&format!("10.4.7.{n}"), 24), &claims(&[]), &policies, 3)).0).collect();
+        let choices: Vec<String> = (1..=8)
+            .map(|n| taken(choose(&pods(), &node(&format!("10.4.7.{n}"), 24), &claims(&[]), &policies, 3)).0)
+            .collect();
         let distinct: std::collections::BTreeSet<&String> = choices.iter().collect();
         assert_eq!(distinct.len(), 8, "{choices:?}");
     }

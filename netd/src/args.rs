@@ -94,7 +94,12 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     pub iptables_forward_rules: String,
     /// File with the network's configuration, for `--store=local`.
-    #[arg(long, env = "FLANNELD_NET_CONFIG_PATH", value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json")]
+    #[arg(
+        long,
+        env = "FLANNELD_NET_CONFIG_PATH",
+        value_name = "FILE",
+        default_value = "/etc/kube-flannel/net-conf.json"
+    )]
     pub net_config_path: String,
     /// How a subnet is chosen, in order: `previous`, `node-ip`, `first-free`.
     #[arg(long, value_name = "NAME,...", default_value = "previous,node-ip,first-free")]
@@ -149,8 +154,12 @@ impl Invocation {
     /// When a flag is unknown or lacks its value; also for `--help` and `--version`, whose text it carries.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = Self::command();
-        let flags: Vec<String> =
-            command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned).chain(["help".to_owned(), "version".to_owned()]).collect();
+        let flags: Vec<String> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long())
+            .map(str::to_owned)
+            .chain(["help".to_owned(), "version".to_owned()])
+            .collect();
         let args = args.into_iter().map(|arg| two_dashes(arg, &flags));
         let matches = command.try_get_matches_from_mut(args)?;
         Self::from_arg_matches(&matches)
@@ -184,7 +193,15 @@ mod tests {
         for args in [
             &["--iface=eth1", "--ip-masq", "--etcd-prefix", "/atomic.io/network"][..],
             &["-iface", "eth1", "-ip-masq=true", "-etcd-prefix=/atomic.io/network"],
-            &["-ip-masq=false", "--iface", "eth1", "--etcd-prefix=/x", "-ip-masq", "-etcd-prefix", "/atomic.io/network"],
+            &[
+                "-ip-masq=false",
+                "--iface",
+                "eth1",
+                "--etcd-prefix=/x",
+                "-ip-masq",
+                "-etcd-prefix",
+                "/atomic.io/network",
+            ],
         ] {
             let flags = read(args).flags;
             assert_eq!(flags.iface, ["eth1"], "{args:?}");

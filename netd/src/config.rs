@@ -79,7 +79,11 @@ impl Config {
         let policies = policies(&flags.lease_policy, &mut problems);
         let masquerade = Masquerade {
             masquerade: boolean("--ip-masq", &flags.ip_masq, &mut problems),
-            fully_random: !boolean("--ip-masq-fully-random-disable", &flags.ip_masq_fully_random_disable, &mut problems),
+            fully_random: !boolean(
+                "--ip-masq-fully-random-disable",
+                &flags.ip_masq_fully_random_disable,
+                &mut problems,
+            ),
             forward: boolean("--iptables-forward-rules", &flags.iptables_forward_rules, &mut problems),
         };
         let services = services(&flags.service_cidr, &mut problems);
@@ -223,7 +227,9 @@ fn log(flags: &Flags, problems: &mut Vec<Problem>) -> Log {
 
 fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let off = |text: &Option<String>| given(text).is_none_or(|text| matches!(text.as_str(), "false" | "0" | "f" | "F" | "FALSE" | "False"));
+    let off = |text: &Option<String>| {
+        given(text).is_none_or(|text| matches!(text.as_str(), "false" | "0" | "f" | "F" | "FALSE" | "False"))
+    };
     let mut refuse = |flag: &str, absent: bool, instead: &str| {
         if !absent {
             problems.push(Problem::new(flag, "a flag of flannel that this netd does not have yet", instead));
@@ -316,13 +322,19 @@ mod tests {
 
     #[test]
     fn flags_of_flannel_that_say_what_happens_anyway_are_accepted() {
-        read(&["--kube-subnet-mgr=false", "-iptables-resync=5", "--healthz-port=0", "--set-node-network-unavailable=true"])
-            .unwrap();
+        read(&[
+            "--kube-subnet-mgr=false",
+            "-iptables-resync=5",
+            "--healthz-port=0",
+            "--set-node-network-unavailable=true",
+        ])
+        .unwrap();
     }
 
     #[test]
     fn single_machine_needs_no_etcd() {
-        let (config, _) = read(&["--store=local", "--net-config-path=/etc/net-conf.json", "--etcd-endpoints="]).unwrap();
+        let (config, _) =
+            read(&["--store=local", "--net-config-path=/etc/net-conf.json", "--etcd-endpoints="]).unwrap();
         assert!(matches!(config.store, Store::Local { net_conf } if net_conf.to_str() == Some("/etc/net-conf.json")));
         let error = read(&["--store=disk"]).unwrap_err().to_string();
         assert!(error.contains("--store: \"disk\" is no store; accepted: etcd or local"), "{error}");

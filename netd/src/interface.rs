@@ -232,12 +232,20 @@ mod tests {
         let no_default = Facts { default_route: None, ..host() };
         let unreachable = Facts { reach: Some(Err("Network is unreachable".to_owned())), ..host() };
         for (wanted, facts, part) in [
-            (wanted(&["eth9"], &[], None, None), host(), "--iface: \"eth9\" names no interface of this host; accepted: one of lo (127.0.0.1), eth0 (10.4.7.21)"),
+            (
+                wanted(&["eth9"], &[], None, None),
+                host(),
+                "--iface: \"eth9\" names no interface of this host; accepted: one of lo (127.0.0.1), eth0 (10.4.7.21)",
+            ),
             (wanted(&[], &["^ens"], None, None), host(), "--iface-regex: \"^ens\""),
             (wanted(&[], &[], None, Some("203.0.113.9")), host(), "--public-ip: 203.0.113.9 is on no interface"),
             (wanted(&[], &[], None, None), no_default, "no IPv4 default route"),
             (wanted(&["bare"], &[], None, None), host(), "bare has no IPv4 address"),
-            (wanted(&[], &[], Some("192.0.2.1"), None), unreachable, "--iface-can-reach: 192.0.2.1: Network is unreachable"),
+            (
+                wanted(&[], &[], Some("192.0.2.1"), None),
+                unreachable,
+                "--iface-can-reach: 192.0.2.1: Network is unreachable",
+            ),
         ] {
             let problem = choose(&wanted, &facts).unwrap_err().to_string();
             assert!(problem.contains(part), "{problem} lacks {part}");

@@ -190,7 +190,11 @@ fn take_backend(object: &mut Object, problems: &mut Vec<Problem>) -> Option<Back
         let parsed = text.parse::<MacAddr>().ok().filter(is_unicast);
         if parsed.is_none() {
             let message = format!("{text:?} is not the hardware address of one device");
-            problems.push(Problem::new("BackendData.VtepMAC", message, "six pairs of digits such as 02:00:5e:10:00:01"));
+            problems.push(Problem::new(
+                "BackendData.VtepMAC",
+                message,
+                "six pairs of digits such as 02:00:5e:10:00:01",
+            ));
         }
         parsed
     });
@@ -247,8 +251,7 @@ mod tests {
         }
     }
 
-    const VXLAN: &str =
-        r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:11:22:33:44:55"}}"#;
+    const VXLAN: &str = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:11:22:33:44:55"}}"#;
 
     #[test]
     fn values_are_flannels_to_the_byte() {
@@ -263,7 +266,8 @@ mod tests {
 
     #[test]
     fn values_of_other_ages_are_read() {
-        let old = br#"{"publicip":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"02:11:22:33:44:55"},"X":1}"#;
+        let old =
+            br#"{"publicip":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"02:11:22:33:44:55"},"X":1}"#;
         assert_eq!(LeaseAttrs::parse(old).unwrap().render(), VXLAN);
         let dual = br#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}"#;
         let attrs = LeaseAttrs::parse(dual).unwrap();

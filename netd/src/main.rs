@@ -36,7 +36,8 @@ fn act(invocation: Invocation) -> Result<()> {
 
 /// Logs to standard error. RUST_LOG, when set, says what instead of `--v`.
 fn set_up(log: Log) {
-    let level = if log.debug { "debug,netlink_proto=info,h2=info,hyper=info,tower=info" } else { "info,netlink_proto=warn" };
+    let level =
+        if log.debug { "debug,netlink_proto=info,h2=info,hyper=info,tower=info" } else { "info,netlink_proto=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     if log.json { builder.json().init() } else { builder.with_ansi(false).init() }

@@ -89,6 +89,12 @@ impl Network {
         Prefix::new(addr, self.subnet_len).ok().filter(|subnet| self.may_lease(subnet))
     }
 
+    /// True when `prefix` is a part of the Pod network, of whatever length, and not all of it.
+    #[must_use]
+    pub fn has_subnet(&self, prefix: &Prefix) -> bool {
+        self.network.covers(prefix) && *prefix != self.network
+    }
+
     /// True when a node may get `subnet`: it has the right length and lies between the first and the last.
     #[must_use]
     pub fn may_lease(&self, subnet: &Prefix) -> bool {
@@ -120,9 +126,7 @@ impl NetConf {
         }
         notes.extend(object.rest().iter().map(|key| format!("{key}: unknown key, ignored")));
         match (subnets, backend) {
-            (Some(subnets), Some(backend)) if problems.is_empty() => {
-                Ok(Self { network: subnets.with(backend), notes })
-            }
+            (Some(subnets), Some(backend)) if problems.is_empty() => Ok(Self { network: subnets.with(backend), notes }),
             _ => Err(problems),
         }
     }
@@ -284,7 +288,9 @@ fn take_vxlan(backend: &mut Object, problems: &mut Vec<Problem>) -> Option<Vxlan
         problems.push(Problem::new("Backend.VNI", vni.to_string(), "a number from 1 to 16777215"));
     }
     let mtu = mtu.filter(|mtu| *mtu != 0);
-    if let Some(mtu) = mtu.filter(|mtu| !(netstate::mtu::MIN_IPV4 + netstate::mtu::VXLAN_OVER_IPV4..=65535).contains(mtu)) {
+    if let Some(mtu) =
+        mtu.filter(|mtu| !(netstate::mtu::MIN_IPV4 + netstate::mtu::VXLAN_OVER_IPV4..=65535).contains(mtu))
+    {
         problems.push(Problem::new("Backend.MTU", mtu.to_string(), MTU));
     }
     (problems.len() == known).then(|| Vxlan {

@@ -317,7 +317,8 @@ mod tests {
         view.apply(Event::Put { key: "172.7.21.0-24".to_owned(), value: value("10.4.7.99"), revision: 3 });
         assert_eq!(view.own_key(), OwnKey::Taken("leased to 10.4.7.99".to_owned()));
         assert_eq!(view.contested(), None);
-        let twin = br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
+        let twin =
+            br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
         view.apply(Event::Put { key: "172.7.21.0-24".to_owned(), value: twin.to_vec(), revision: 4 });
         assert_eq!(view.own_key(), OwnKey::Held);
         assert!(view.contested().is_some());

@@ -81,9 +81,7 @@ pub struct Plan {
 #[must_use]
 pub fn pod_mtu(backend: &Backend, interface_mtu: u32) -> u32 {
     match backend {
-        Backend::Vxlan(options) => {
-            options.mtu.unwrap_or(interface_mtu).saturating_sub(netstate::mtu::VXLAN_OVER_IPV4)
-        }
+        Backend::Vxlan(options) => options.mtu.unwrap_or(interface_mtu).saturating_sub(netstate::mtu::VXLAN_OVER_IPV4),
         Backend::HostGw => interface_mtu,
     }
 }
@@ -146,11 +144,8 @@ pub fn owns_route(network: &Network, local: &LocalNode, key: &RouteKey, route: &
 
 /// A route to `subnet` by way of `via`.
 fn route(subnet: Prefix, via: IpAddr, link: &IfName, onlink: bool) -> (RouteKey, Route) {
-    let key = RouteKey {
-        table: netstate::route::TABLE_MAIN,
-        dst: subnet,
-        metric: netstate::route::spread_metric(&subnet),
-    };
+    let key =
+        RouteKey { table: netstate::route::TABLE_MAIN, dst: subnet, metric: netstate::route::spread_metric(&subnet) };
     let route = Route {
         kind: netstate::RouteKind::Unicast,
         via: Some(via),

@@ -37,14 +37,17 @@ pub(super) fn usable<'a>(
 
 fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Option<String> {
     let (subnet, public_ip) = (lease.key.v4, lease.attrs.public_ip);
-    if !network.network.covers(&subnet) || subnet == network.network {
+    if !network.has_subnet(&subnet) {
         return Some(format!("{subnet} is no subnet of the Pod network {}", network.network));
     }
     if subnet.overlaps(&local.subnet) {
         return Some(format!("{subnet} of {public_ip} overlaps this node's own subnet {}", local.subnet));
     }
     if public_ip == local.public_ip || public_ip == local.address {
-        return Some(format!("{subnet} names this node's own address {public_ip}, but this node leases {}", local.subnet));
+        return Some(format!(
+            "{subnet} names this node's own address {public_ip}, but this node leases {}",
+            local.subnet
+        ));
     }
     let no_host = public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast();
     if no_host || public_ip.is_loopback() {

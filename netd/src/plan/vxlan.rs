@@ -37,7 +37,8 @@ pub(super) fn is_device(link: &IfName) -> bool {
 #[must_use]
 pub fn generated_mac(public_ip: Ipv4Addr, vni: u32) -> MacAddr {
     let bytes = public_ip.octets().into_iter().chain(vni.to_be_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let [_, _, a, b, c, d, e, f] = hash.to_be_bytes();
     MacAddr::local([a, b, c, d, e, f])
 }

@@ -187,7 +187,10 @@ impl Daemon {
         let change = self.view.apply(event);
         self.after(change.leases, change.status, change.own || completes);
         if self.view.is_doubted() && self.timers.look.is_none() && self.looking.is_none() {
-            tracing::warn!(seconds = CONFIRMATION.as_secs(), "the store shows no other node; nothing is removed before a second look");
+            tracing::warn!(
+                seconds = CONFIRMATION.as_secs(),
+                "the store shows no other node; nothing is removed before a second look"
+            );
             self.timers.look = Some(Instant::now() + CONFIRMATION);
         }
     }
@@ -382,7 +385,8 @@ impl Daemon {
             self.held.as_ref().is_none_or(|held| held.key != lease.key)
                 && skipped.is_none_or(|skipped| !skipped.contains_key(&lease.key.v4))
         });
-        let contested = self.view.contested().map(|other| format!("another program writes this node's lease: {}", other.render()));
+        let contested =
+            self.view.contested().map(|other| format!("another program writes this node's lease: {}", other.render()));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: status::Node {

@@ -101,7 +101,11 @@ impl Forward {
     /// What an operator should know.
     pub(super) fn warnings(&self) -> Vec<String> {
         let tell = |chain: &DropChain| {
-            format!("foreign chain {} {} drops forwarded packets by policy; netd accepts the Pod network in it", chain.table, chain.chain.as_str())
+            format!(
+                "foreign chain {} {} drops forwarded packets by policy; netd accepts the Pod network in it",
+                chain.table,
+                chain.chain.as_str()
+            )
         };
         self.chains.iter().filter(|chain| !chain.accepted.is_empty()).map(tell).collect()
     }

@@ -84,9 +84,8 @@ impl Stages {
             recorded.contains(name) && matches!(link.kind, LinkKind::Vxlan(_))
         };
         let (network, owner) = (Arc::new(network.clone()), local.clone());
-        let own_route = move |key: &netstate::RouteKey, route: &netstate::Route| {
-            plan::owns_route(&network, &owner, key, route)
-        };
+        let own_route =
+            move |key: &netstate::RouteKey, route: &netstate::Route| plan::owns_route(&network, &owner, key, route);
         Ok(Self {
             links: Reconciler::new("links", Links::new(rtnl()?, Box::new(own_link))),
             sysctls: Reconciler::new("sysctls", Sysctls::default()),

@@ -28,7 +28,8 @@ const DEVICES: &str = "devices";
 pub(super) async fn start(config: Config) -> Result<Daemon> {
     let seed = config::seed();
     let facts = facts::gather(config.interface.can_reach).context("look at this host")?;
-    let external = interface::choose(&config.interface, &facts).map_err(|problem| one("choice of interface", problem))?;
+    let external =
+        interface::choose(&config.interface, &facts).map_err(|problem| one("choice of interface", problem))?;
     tracing::info!(
         interface = %external.interface, address = %external.address, public_ip = %external.public_ip,
         mtu = external.mtu, "this node's interface towards the others"
@@ -118,12 +119,19 @@ fn check_plan(config: &Config, external: &External, network: &Network) -> Result
         bail!(
             "backend host-gw: public IP {} differs from {} of interface {}: other nodes cannot route through an \
              address behind NAT; use backend vxlan or drop --public-ip",
-            external.public_ip, external.address, external.interface
+            external.public_ip,
+            external.address,
+            external.interface
         );
     }
     let mtu = plan::pod_mtu(&network.backend, external.mtu);
     if mtu < netstate::mtu::MIN_IPV4 {
-        bail!("interface {} with MTU {} leaves {mtu} bytes to Pods; {} are needed", external.interface, external.mtu, netstate::mtu::MIN_IPV4);
+        bail!(
+            "interface {} with MTU {} leaves {mtu} bytes to Pods; {} are needed",
+            external.interface,
+            external.mtu,
+            netstate::mtu::MIN_IPV4
+        );
     }
     Ok(())
 }

@@ -153,7 +153,10 @@ impl Status {
             let _ = writeln!(text, "!        {what}: {trouble}");
         }
         if self.store.doubted {
-            let _ = writeln!(text, "!        store: shows no other node; waiting for a second look before anything is removed");
+            let _ = writeln!(
+                text,
+                "!        store: shows no other node; waiting for a second look before anything is removed"
+            );
         }
         let _ = writeln!(text, "leases   {} other nodes", self.leases.len());
         for (subnet, peer) in &self.leases {

@@ -181,7 +181,8 @@ impl LeaseStore {
     /// When nobody answers. A lease that is gone already is reported by the returned value.
     pub async fn keep_alive(&self, held: &Held) -> Result<Option<KeepAlive>, ClusterError> {
         let Some(lease) = held.etcd_lease else { return Ok(None) };
-        let granted = self.store.time_to_live(lease).await?.map_or(Duration::from_secs(u64::from(TTL)), |ttl| ttl.granted);
+        let granted =
+            self.store.time_to_live(lease).await?.map_or(Duration::from_secs(u64::from(TTL)), |ttl| ttl.granted);
         let period = renewal_period(u32::try_from(granted.as_secs()).unwrap_or(TTL), self.renew_margin);
         // The keeper renews at each third of what it is told.
         Ok(Some(self.store.keep_alive(lease, period.saturating_mul(3), self.seed)))

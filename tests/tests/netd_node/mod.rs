@@ -1,0 +1,125 @@
+//! Nodes that run netd on the reference cluster with one real etcd member, and Pods joined to them by hand.
+//!
+//! Invariant: every test has a cluster of its own; nothing here waits without a deadline.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Cluster, Etcd, Host, Pod, Process, Topology, eventually};
+
+/// What must happen "at once", generous for a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// What was deleted is back within this time.
+pub(crate) const A_SECOND: Duration = Duration::from_secs(1);
+
+/// The Pod network of the reference cluster.
+pub(crate) const VXLAN: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#;
+/// The same without a tunnel.
+pub(crate) const HOST_GW: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#;
+
+/// A cluster with its store.
+pub(crate) struct Net {
+    pub(crate) cluster: Cluster,
+    pub(crate) etcd: Etcd,
+}
+
+impl Net {
+    /// The reference cluster with one etcd member, on hdss7-12, that holds `config`.
+    pub(crate) fn start(config: &str) -> Result<Self> {
+        Self::on(&Topology::reference()?, "hdss7-12", config)
+    }
+
+    /// A cluster of any drawing, with etcd on `member`.
+    pub(crate) fn on(topology: &Topology, member: &str, config: &str) -> Result<Self> {
+        let cluster = Cluster::start(topology)?;
+        let etcd = Etcd::start([cluster.host(member)?])?;
+        etcd.put("/coreos.com/network/config", config)?;
+        Ok(Self { cluster, etcd })
+    }
+
+    pub(crate) fn host(&self, name: &str) -> Result<&Host> {
+        self.cluster.host(name)
+    }
+
+    /// Starts netd on a node, without waiting for anything.
+    pub(crate) fn launch(&self, node: &str, extra: &[&str]) -> Result<Process> {
+        let endpoints = format!("--etcd-endpoints={}", self.etcd.endpoints());
+        let command = self.host(node)?.command(lab::bin("netd")?);
+        command.args([endpoints.as_str(), "--iface=eth0", "--ip-masq"]).args(extra).start("netd")
+    }
+
+    /// Starts netd on a node and waits until every lease is in the kernel.
+    pub(crate) fn netd(&self, node: &str) -> Result<Process> {
+        let netd = self.launch(node, &[])?;
+        netd.wait_for_line("ready: every lease is in the kernel", SOON)?;
+        Ok(netd)
+    }
+
+    /// netd on both nodes, each knowing the other.
+    pub(crate) fn both(&self) -> Result<[Process; 2]> {
+        let both = [self.launch("hdss7-21", &[])?, self.launch("hdss7-22", &[])?];
+        for (node, other) in [("hdss7-21", "172.7.22.0/24"), ("hdss7-22", "172.7.21.0/24")] {
+            self.eventually_routes(node, other)?;
+        }
+        for netd in &both {
+            netd.wait_for_line("ready: every lease is in the kernel", SOON)?;
+        }
+        Ok(both)
+    }
+
+    /// Waits until a node has a route of netd to `subnet`.
+    pub(crate) fn eventually_routes(&self, node: &str, subnet: &str) -> Result<()> {
+        let host = self.host(node)?;
+        eventually(SOON, || {
+            let route = host.run(&["ip", "route", "show", "proto", "121", subnet])?.stdout;
+            ensure!(!route.trim().is_empty(), "{node} has no route to {subnet}");
+            Ok(())
+        })
+    }
+
+    /// Puts another node's lease into the store, as flannel would.
+    pub(crate) fn put_lease(&self, key: &str, public_ip: &str, backend: &str) -> Result<()> {
+        self.etcd.put(&format!("/coreos.com/network/subnets/{key}"), &lease(public_ip, backend))
+    }
+
+    /// Names of the leases in the store.
+    pub(crate) fn subnets(&self) -> Result<Vec<String>> {
+        let keys = self.etcd.keys("/coreos.com/network/subnets/")?;
+        Ok(keys.iter().filter_map(|key| key.rsplit('/').next()).map(str::to_owned).collect())
+    }
+}
+
+/// A lease's value as flannel writes it; `backend` is a hardware address for vxlan, or the backend's name.
+pub(crate) fn lease(public_ip: &str, backend: &str) -> String {
+    let backend = match backend {
+        "host-gw" => r#""BackendType":"host-gw""#.to_owned(),
+        mac => format!(r#""BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#),
+    };
+    format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,{backend}}}"#)
+}
+
+/// A Pod on a bridge with the node's subnet, joined by hand: the second address of `subnet` (`172.7.21`).
+pub(crate) fn pod(host: &Host, subnet: &str) -> Result<Pod> {
+    let pod = host.pod("web")?;
+    let netns = pod.netns().file_name().and_then(|name| name.to_str()).context("name of the Pod's namespace")?;
+    let batch = format!(
+        "link add cbr0 type bridge\naddress add {subnet}.1/24 dev cbr0\nlink set cbr0 up\n\
+         link add pod0 type veth peer name eth0 netns {netns}\nlink set pod0 master cbr0 up\n"
+    );
+    host.command("ip").args(["-batch", "-"]).input(batch).run()?;
+    let batch = format!(
+        "link set lo up\naddress add {subnet}.2/24 dev eth0\nlink set eth0 up\nroute add default via {subnet}.1\n"
+    );
+    pod.command("ip").args(["-batch", "-"]).input(batch).run()?;
+    Ok(pod)
+}
+
+/// The node's kernel state that netd is responsible for, as text that is equal when the state is.
+pub(crate) fn kernel_state(host: &Host) -> Result<String> {
+    let script = "ip -d link show type vxlan | sed 's/^[0-9]*: //; s/qlen.*//'; ip -br address; ip route; ip neigh show nud permanent; \
+                  for dev in $(ls /sys/class/net | grep flannel); do bridge fdb show dev $dev; done; nft -s list ruleset";
+    let text = host.run(&["sh", "-c", script])?.stdout;
+    Ok(text)
+}
