@@ -17,9 +17,13 @@ fn conntrack(args: &str) -> String {
 
 /// A tracked flow to the Service 192.168.0.10:53 that `endpoint` answers.
 fn flow(protocol: &str, client_port: u16, endpoint: &str) {
+    flow_to("192.168.0.10", protocol, client_port, endpoint);
+}
+
+fn flow_to(service: &str, protocol: &str, client_port: u16, endpoint: &str) {
     let state = if protocol == "tcp" { "--state ESTABLISHED" } else { "" };
     conntrack(&format!(
-        "-I -p {protocol} -t 600 {state} -s 172.7.21.5 -d 192.168.0.10 --sport {client_port} --dport 53 \
+        "-I -p {protocol} -t 600 {state} -s 172.7.21.5 -d {service} --sport {client_port} --dport 53 \
          -r {endpoint} -q 172.7.21.5 --reply-port-src 5353 --reply-port-dst {client_port}"
     ));
 }
@@ -72,6 +76,11 @@ fn flow_that_took_the_place_of_a_listed_one_stays() {
     let left = conntrack("-L -p udp");
     assert_eq!(left.lines().count(), 1, "{left}");
     assert!(left.contains("172.7.22.2"), "{left}");
+    // The same endpoint and client, opened to another Service.
+    conntrack("-D -p udp --sport 1000");
+    flow_to("192.168.0.11", "udp", 1000, "172.7.21.2");
+    assert_eq!(kernel.delete(&listed).unwrap(), 0);
+    assert!(conntrack("-L -p udp").contains("192.168.0.11"));
 }
 
 fn two_thousand_flows_go_in_one_call() {

@@ -351,6 +351,29 @@ fn set_declared_otherwise_comes_with_its_new_elements_in_one_transaction() {
     assert!(listed(&ruleset.key).contains("tcp . 3 : 172.7.21.9"));
 }
 
+fn set_with_another_flag_is_made_anew_under_its_rules_and_keeps_its_elements() {
+    let mut ruleset = host_ports(Family::Ip);
+    for number in 1..=5 {
+        ruleset.insert(name("ports"), port(number), endpoint(3, number));
+    }
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    let mut nft_ = Nft::open().unwrap();
+    let before = nft_.generation().unwrap();
+    // NFT_SET_TIMEOUT.
+    ruleset.table.sets.get_mut(&name("ports")).unwrap().flags = SetFlags(0x10);
+    let gone = ruleset.elements.keys().next().unwrap().clone();
+    ruleset.elements.remove(&gone);
+    ruleset.insert(name("ports"), port(9), endpoint(3, 9));
+    table.want_all(ruleset.rows());
+    let pass = run(&mut table);
+    assert_eq!((pass.upserted, pass.removed, pass.errors), (2, 1, vec![]));
+    assert_eq!(nft_.generation().unwrap(), before + 2, "what is to be, then what is to go");
+    assert_eq!(nft_.ruleset(&ruleset.key).unwrap(), Some(ruleset));
+    table.invalidate();
+    assert!(run(&mut table).is_idle());
+}
+
 fn chain_that_verdicts_still_name_goes_when_they_are_gone() {
     let mut ruleset = everything(Family::Ip);
     ruleset.table.chains.insert(name("web"), Chain::regular(vec![Rule::new().then(Verdict::Drop)]));
@@ -556,7 +579,10 @@ fn claim_is_one_request_and_makes_what_is_missing() {
     nft.claim(&ruleset, mine("pod-a")).unwrap();
     assert_eq!(nft.ruleset(&ruleset.key).unwrap(), Some(ruleset.clone()));
 
+    // With the very same data, after the address came to another Pod, it is still the first one's.
     let mut other = host_ports(Family::Ip);
+    other.insert(name("ports"), port(8080), endpoint(4, 81).comment("pod-b"));
+    assert!(matches!(nft.claim(&other, mine("pod-b")), Err(ClaimError::Held { .. })));
     other.insert(name("ports"), port(8080), endpoint(5, 80).comment("pod-b"));
     other.insert(name("ports"), port(8081), endpoint(5, 81).comment("pod-b"));
     match nft.claim(&other, mine("pod-b")) {
@@ -659,6 +685,7 @@ table ip filter {
     chain FORWARD {
         type filter hook forward priority 0; policy drop;
         iifname \"docker0\" counter accept
+        ip saddr 172.17.0.0/16 accept comment \"docker\"
     }
     chain INPUT {
         type filter hook input priority 0; policy drop;
@@ -774,6 +801,7 @@ fn main() -> ExitCode {
         one_changed_rule_touches_one_chain,
         changed_policy_is_set_in_place_and_changed_hook_makes_a_new_chain,
         set_declared_otherwise_comes_with_its_new_elements_in_one_transaction,
+        set_with_another_flag_is_made_anew_under_its_rules_and_keeps_its_elements,
         chain_that_verdicts_still_name_goes_when_they_are_gone,
         foreign_tables_are_never_touched,
         hand_made_rules_and_sets_in_our_table_are_put_right,
