@@ -2,8 +2,9 @@
 //!
 //! Invariant: every value is text here; `config` reads all of it and reports every problem at once. Flags are Go's: one
 //! dash or two, `--flag=value` or `--flag value`, switches with or without `=true`, the last one wins. Each flag of
-//! flannel can come from `FLANNELD_<NAME>` when it is not on the command line.
+//! flannel can come from `FLANNELD_<NAME>` when it is not on the command line, the others from `NETD_<NAME>`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -38,7 +39,7 @@ pub enum Verb {
 #[derive(Args, Default)]
 pub struct Flags {
     /// Where leases are kept: `etcd`, or `local` for a single machine that needs no store.
-    #[arg(long, value_name = "NAME", default_value = "etcd")]
+    #[arg(long, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
     pub store: String,
     /// etcd members, separated by commas.
     #[arg(
@@ -102,16 +103,16 @@ pub struct Flags {
     )]
     pub net_config_path: String,
     /// How a subnet is chosen, in order: `previous`, `node-ip`, `first-free`.
-    #[arg(long, value_name = "NAME,...", default_value = "previous,node-ip,first-free")]
+    #[arg(long, env = "NETD_LEASE_POLICY", value_name = "NAME,...", default_value = "previous,node-ip,first-free")]
     pub lease_policy: String,
     /// Service networks of the cluster, only to refuse a plan in which networks overlap.
-    #[arg(long, value_name = "NETWORK,...")]
+    #[arg(long, env = "NETD_SERVICE_CIDR", value_name = "NETWORK,...")]
     pub service_cidr: Vec<String>,
     /// Folder of run-time files (status, names of own devices).
-    #[arg(long, value_name = "DIR", default_value = "/run/netd")]
+    #[arg(long, env = "NETD_RUN_DIR", value_name = "DIR", default_value = "/run/netd")]
     pub run_dir: String,
     /// Form of the log: `text` or `json`.
-    #[arg(long, value_name = "NAME", default_value = "text")]
+    #[arg(long, env = "NETD_LOG_FORMAT", value_name = "NAME", default_value = "text")]
     pub log_format: String,
     /// Detail of the log: 0 is normal, 1 adds debugging.
     #[arg(long = "v", env = "FLANNELD_V", value_name = "LEVEL", default_value = "0")]
@@ -164,6 +165,14 @@ impl Invocation {
         let matches = command.try_get_matches_from_mut(args)?;
         Self::from_arg_matches(&matches)
     }
+}
+
+/// Every environment variable that is read as a flag.
+#[must_use]
+pub fn variables() -> BTreeSet<String> {
+    let command = Invocation::command();
+    let names = command.get_arguments().filter_map(|arg| arg.get_env()).filter_map(|name| name.to_str());
+    names.map(str::to_owned).collect()
 }
 
 /// Go's flag package takes `-iface` for `--iface`.

@@ -10,13 +10,6 @@ use cluster::{Event, Snapshot};
 
 use crate::lease::{Lease, LeaseAttrs, SubnetKey};
 
-/// One key under `subnets/`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Reading {
-    Lease(Lease),
-    Invalid(String),
-}
-
 /// How this node's own key stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnKey {
@@ -34,7 +27,9 @@ pub enum OwnKey {
 #[derive(Debug, Default)]
 pub struct View {
     snapshot: Snapshot<Vec<u8>>,
-    readings: BTreeMap<String, Reading>,
+    leases: BTreeMap<String, Lease>,
+    /// Keys that are no leases, with the reason.
+    invalid: BTreeMap<String, String>,
     /// The own key, if this node holds a lease.
     own: Option<Lease>,
     /// The running listing has shown the own key.
@@ -52,6 +47,8 @@ pub struct Change {
     pub status: bool,
     /// The own key was written or deleted.
     pub own: bool,
+    /// A key turned out to be no lease.
+    pub invalid: bool,
 }
 
 impl View {
@@ -71,17 +68,14 @@ impl View {
             Event::Delete { key, .. } if self.is_own(key) => self.own_listed = false,
             Event::Complete if self.shows_nobody_else() => {
                 self.doubted = true;
-                return Change { leases: false, status: true, own: true };
+                return Change { status: true, own: true, ..Change::default() };
             }
             _ => {}
         }
         let status = !matches!(event, Event::Put { .. } | Event::Delete { .. });
         let own = event.key().is_some_and(|key| self.is_own(key));
         let changed = self.snapshot.apply(event);
-        for key in &changed {
-            self.read(key);
-        }
-        Change { leases: !changed.is_empty(), status, own }
+        Change { status, own, ..self.read_all(&changed) }
     }
 
     /// The listing that is being completed has shown no node but this one.
@@ -110,17 +104,26 @@ impl View {
             changed.extend(self.snapshot.apply(Event::Put { key, value, revision: 0 }));
         }
         changed.extend(self.snapshot.apply(Event::Complete));
-        for key in &changed {
-            self.read(key);
-        }
-        Change { leases: !changed.is_empty(), status: true, own: true }
+        Change { status: true, own: true, ..self.read_all(&changed) }
     }
 
-    fn read(&mut self, key: &str) {
-        match self.snapshot.get(key) {
-            Some(value) => self.readings.insert(key.to_owned(), reading(key, value)),
-            None => self.readings.remove(key),
-        };
+    fn read_all(&mut self, changed: &[String]) -> Change {
+        let mut invalid = false;
+        for key in changed {
+            self.leases.remove(key);
+            self.invalid.remove(key);
+            match self.snapshot.get(key).map(|value| read_lease(key, value)) {
+                Some(Ok(lease)) => {
+                    self.leases.insert(key.clone(), lease);
+                }
+                Some(Err(reason)) => {
+                    self.invalid.insert(key.clone(), reason);
+                    invalid = true;
+                }
+                None => {}
+            }
+        }
+        Change { leases: !changed.is_empty(), invalid, ..Change::default() }
     }
 
     fn is_own(&self, key: &str) -> bool {
@@ -141,20 +144,13 @@ impl View {
 
     /// Every lease that can be read, in key order.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.readings.values().filter_map(|reading| match reading {
-            Reading::Lease(lease) => Some(lease),
-            Reading::Invalid(_) => None,
-        })
+        self.leases.values()
     }
 
     /// Keys that cannot be read, with the reason.
-    #[must_use]
-    pub fn invalid(&self) -> BTreeMap<&str, &str> {
-        let read = self.readings.iter().filter_map(|(key, reading)| match reading {
-            Reading::Invalid(reason) => Some((key.as_str(), reason.as_str())),
-            Reading::Lease(_) => None,
-        });
-        read.chain(self.snapshot.invalid().iter().map(|(key, reason)| (key.as_str(), reason.as_str()))).collect()
+    pub fn invalid(&self) -> impl Iterator<Item = (&str, &str)> {
+        let told = self.snapshot.invalid().iter().chain(&self.invalid);
+        told.map(|(key, reason)| (key.as_str(), reason.as_str()))
     }
 
     /// Why the store cannot be heard at the moment, if so.
@@ -170,12 +166,13 @@ impl View {
         if self.doubted && !self.own_listed {
             return OwnKey::Gone;
         }
-        match self.readings.get(&own.key.to_string()) {
-            Some(Reading::Lease(lease)) if lease.attrs.public_ip == own.attrs.public_ip => OwnKey::Held,
-            Some(Reading::Lease(lease)) => OwnKey::Taken(format!("leased to {}", lease.attrs.public_ip)),
-            Some(Reading::Invalid(reason)) => OwnKey::Taken(reason.clone()),
-            None if self.snapshot.is_complete() => OwnKey::Gone,
-            None => OwnKey::Unknown,
+        let key = own.key.to_string();
+        match (self.leases.get(&key), self.invalid.get(&key)) {
+            (Some(lease), _) if lease.attrs.public_ip == own.attrs.public_ip => OwnKey::Held,
+            (Some(lease), _) => OwnKey::Taken(format!("leased to {}", lease.attrs.public_ip)),
+            (None, Some(reason)) => OwnKey::Taken(reason.clone()),
+            (None, None) if self.snapshot.is_complete() => OwnKey::Gone,
+            (None, None) => OwnKey::Unknown,
         }
     }
 
@@ -184,19 +181,9 @@ impl View {
     #[must_use]
     pub fn contested(&self) -> Option<&LeaseAttrs> {
         let own = self.own.as_ref()?;
-        match self.readings.get(&own.key.to_string())? {
-            Reading::Lease(lease) if lease.attrs.public_ip == own.attrs.public_ip => {
-                Some(&lease.attrs).filter(|attrs| **attrs != own.attrs)
-            }
-            _ => None,
-        }
+        let attrs = &self.leases.get(&own.key.to_string())?.attrs;
+        (attrs.public_ip == own.attrs.public_ip && *attrs != own.attrs).then_some(attrs)
     }
-}
-
-/// Reads one entry.
-fn reading(key: &str, value: &[u8]) -> Reading {
-    let parsed = read_lease(key, value);
-    parsed.map_or_else(Reading::Invalid, Reading::Lease)
 }
 
 /// Reads a key below `subnets/` with its value.
@@ -254,12 +241,13 @@ mod tests {
         let bad = Event::Put { key: "172.7.23.0-24".to_owned(), value: b"{".to_vec(), revision: 1 };
         let mut view = view([Event::Reset, put(21), junk, put(22), bad, Event::Complete]);
         assert_eq!(subnets(&view), ["172.7.21.0-24", "172.7.22.0-24"]);
-        assert_eq!(view.invalid().keys().copied().collect::<Vec<_>>(), ["172.7.23.0-24", "junk"]);
-        assert!(view.invalid()["junk"].contains("172.7.21.0-24"), "the accepted form is told");
+        let invalid: Vec<(&str, &str)> = view.invalid().collect();
+        assert_eq!(invalid.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["172.7.23.0-24", "junk"]);
+        assert!(invalid[1].1.contains("172.7.21.0-24"), "the accepted form is told");
         assert!(view.is_complete());
         let repaired = Event::Put { key: "172.7.23.0-24".to_owned(), value: value("10.4.7.23"), revision: 2 };
         assert!(view.apply(repaired).leases);
-        assert_eq!(view.invalid().len(), 1);
+        assert_eq!(view.invalid().count(), 1);
     }
 
     #[test]

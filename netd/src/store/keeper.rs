@@ -74,7 +74,10 @@ impl Task {
             let held = self.acquire().await;
             // A loss that was reported before is known to `acquire`.
             while self.reported.try_recv().is_ok() {}
+            // After a loss the other nodes shall find everything as it was.
             self.wish.node.previous = Some(held.lease.key.v4);
+            self.wish.attrs = held.lease.attrs.clone();
+            self.wish.adopts_mac = false;
             if self.told.send(KeeperEvent::Held(Box::new(held.clone()))).is_err() {
                 return;
             }
