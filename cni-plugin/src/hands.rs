@@ -27,12 +27,12 @@ pub struct KernelHands<'a> {
     netns: Option<&'a Netns>,
     inside: bool,
     indexes: BTreeMap<IfName, u32>,
-    ports: Option<PortHands>,
+    netfilter: Option<Netfilter>,
 }
 
-/// Conversations about host ports, opened in the host's namespace.
+/// Conversations about nftables and tracked connections, opened in the host's namespace.
 #[derive(Debug)]
-struct PortHands {
+struct Netfilter {
     nft: Nft,
     conntrack: Conntrack,
     may_bury: bool,
@@ -48,28 +48,28 @@ impl<'a> KernelHands<'a> {
     /// Works over `host`, a conversation in the host's namespace, and in `netns`.
     #[must_use]
     pub fn new(host: Rtnl, netns: Option<&'a Netns>) -> Self {
-        Self { host, netns, inside: false, indexes: BTreeMap::new(), ports: None }
+        Self { host, netns, inside: false, indexes: BTreeMap::new(), netfilter: None }
     }
 
-    /// Opens the conversations that host ports need. With `may_bury`, a port whose holder has no link any more counts
+    /// Opens the conversations that host ports and masquerading need. With `may_bury`, a port whose holder has no link any more counts
     /// as free.
     ///
     /// # Errors
     /// Code 100 when the kernel refuses.
-    pub fn open_ports(&mut self, may_bury: bool) -> Result<(), CniError> {
-        let open = || Ok(PortHands { nft: Nft::open()?, conntrack: Conntrack::open()?, may_bury });
-        self.ports = Some(open().map_err(|e: KernelError| refused(&e))?);
+    pub fn open_netfilter(&mut self, may_bury: bool) -> Result<(), CniError> {
+        let open = || Ok(Netfilter { nft: Nft::open()?, conntrack: Conntrack::open()?, may_bury });
+        self.netfilter = Some(open().map_err(|e: KernelError| refused(&e))?);
         Ok(())
     }
 
-    fn ports(&mut self) -> Result<(&mut PortHands, &mut Rtnl), CniError> {
+    fn netfilter(&mut self) -> Result<(&mut Netfilter, &mut Rtnl), CniError> {
         let host = &mut self.host;
-        let closed = || CniError::new(Code::Kernel, "host ports: no conversation with nftables was opened");
-        self.ports.as_mut().map(|ports| (ports, host)).ok_or_else(closed)
+        let closed = || CniError::new(Code::Kernel, "no conversation with nftables was opened");
+        self.netfilter.as_mut().map(|netfilter| (netfilter, host)).ok_or_else(closed)
     }
 
     fn forget(&mut self, flows: &[StaleFlows]) -> Result<(), CniError> {
-        let (hands, host) = self.ports()?;
+        let (hands, host) = self.netfilter()?;
         let local = host.addresses().map_err(|e| refused(&e))?;
         let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
         ports::forget_former(&mut hands.conntrack, flows, &local).map_err(|e| refused(&e))
@@ -192,8 +192,12 @@ impl Hands for KernelHands<'_> {
             }
             Step::PodParameter(parameter) => self.enter().and_then(|()| set(parameter)),
             Step::ConfigurePod { ifname, addresses, routes } => self.configure(ifname, addresses, routes),
+            Step::WriteTable(ruleset) => {
+                let nft = &mut self.netfilter()?.0.nft;
+                nft.ensure(&ruleset.key, &ruleset.table).map(drop).map_err(|e| refused(&e))
+            }
             Step::OpenPorts { ruleset, owner } => {
-                let (hands, host) = self.ports()?;
+                let (hands, host) = self.netfilter()?;
                 ports::claim(&mut hands.nft, host, ruleset, owner, hands.may_bury)
             }
             Step::ForgetFlows(flows) => self.forget(flows),
@@ -207,7 +211,7 @@ impl Hands for KernelHands<'_> {
     fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
         match undo {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
-            Undo::ClosePorts(table, owner) => ports::close(&mut self.ports()?.0.nft, table, owner),
+            Undo::ClosePorts(table, owner) => ports::close(&mut self.netfilter()?.0.nft, table, owner),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //! Invariants: an address belongs to at most one owner, because its file comes into being with its content by
 //! link(2), which fails when the name exists; nothing is read or written through a symbolic link; a process killed at
-//! any instruction leaves at most one nameless-to-others file (`.reserving`), which the next one removes. There is no
+//! any instruction leaves at most its two drafts (`.reserving`, `.last_reserved`), which the next release removes. There is no
 //! fsync: after a power cut no Pod is alive, and a file that lost its content counts as free.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -274,6 +274,10 @@ impl Locked {
         let _ = fs::remove_file(self.draft());
     }
 
+    fn last_draft(&self) -> PathBuf {
+        self.dir.join(".last_reserved")
+    }
+
     fn last_path(&self, index: usize) -> PathBuf {
         self.dir.join(format!("last_reserved_ip.{index}"))
     }
@@ -283,7 +287,7 @@ impl Locked {
     }
 
     fn remember_last(&self, index: usize, addr: IpAddr) -> Result<(), StoreError> {
-        let (path, draft) = (self.last_path(index), self.dir.join(".last_reserved"));
+        let (path, draft) = (self.last_path(index), self.last_draft());
         let write = || -> io::Result<()> {
             let mut file = open_options().create(true).truncate(true).open(&draft)?;
             file.write_all(addr.to_string().as_bytes())?;
@@ -348,7 +352,9 @@ impl Locked {
     /// # Errors
     /// [`StoreError::Io`] when a file that exists cannot be removed.
     pub fn free(&self, owner: &Attachment, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        // What a killed process left behind.
         self.remove_draft();
+        let _ = fs::remove_file(self.last_draft());
         addresses.iter().filter(|addr| self.is_owned(owner, **addr)).try_for_each(|addr| self.discard(*addr))
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use netstate::{IfName, MacAddr};
+use netstate::{IfName, MacAddr, Prefix};
 use serde_json::Value;
 
 use super::{IpamConf, RuntimeConfig};
@@ -25,6 +25,8 @@ pub struct BridgeConf {
     pub default_gateway: bool,
     /// Foreign addresses of the bridge give way to the gateway's.
     pub force_address: bool,
+    /// Masquerade what leaves the Pods for other networks than these; `None`: somebody else does, or nobody.
+    pub masquerade: Option<Vec<Prefix>>,
     /// MTU of the Pod's link and of the bridge in bytes; `None` leaves the kernel's 1500.
     pub mtu: Option<u32>,
     /// Frames may return through the port they came from: a Pod reaching itself through its Service.
@@ -44,13 +46,15 @@ pub struct BridgeConf {
 }
 
 impl BridgeConf {
-    /// Reads `fields`, with `default_bridge` for a configuration that does not name its bridge.
+    /// Reads `fields`, with `default_bridge` for a configuration that does not name its bridge. `networks` are those of
+    /// all Pods.
     ///
     /// # Errors
     /// Code 7 for an invalid value or combination, 2 for an option that is not honoured.
     pub fn parse(
         mut fields: Fields,
         default_bridge: &str,
+        networks: &[Prefix],
         args: &CniArgs,
         runtime: &RuntimeConfig,
     ) -> Result<Self, CniError> {
@@ -71,6 +75,7 @@ impl BridgeConf {
             promiscuous: flag("promiscMode")?,
             isolated: flag("portIsolation")?,
             interface_disabled: flag("disableContainerInterface")?,
+            masquerade: masquerade(&mut fields, networks)?,
             mtu: mtu(&mut fields)?,
             dns: dns(&mut fields, runtime)?,
             mac: runtime.mac.or(from_args.mac).or(args.mac),
@@ -122,13 +127,12 @@ impl ArgsCni {
 
 /// Options of the bridge plugin that are known but whose effect is not built: their "off" values are accepted.
 fn refuse_unbuilt(fields: &mut Fields) -> Result<(), CniError> {
-    for key in ["ipMasq", "ipMasqBackend", "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad"] {
+    for key in ["vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad"] {
         let path = fields.path_of(key);
         let off = |value: &Value| match value {
             Value::Bool(set) => !set,
             Value::Number(number) => number.as_u64() == Some(0),
             Value::Array(items) => items.is_empty(),
-            Value::String(_) => key == "ipMasqBackend",
             _ => false,
         };
         if let Some(value) = fields.take(key)?.filter(|value| !off(value)) {
@@ -136,6 +140,16 @@ fn refuse_unbuilt(fields: &mut Fields) -> Result<(), CniError> {
         }
     }
     Ok(())
+}
+
+fn masquerade(fields: &mut Fields, networks: &[Prefix]) -> Result<Option<Vec<Prefix>>, CniError> {
+    let wanted = fields.take_bool("ipMasq")?.unwrap_or(false);
+    let path = fields.path_of("ipMasqBackend");
+    let backend = fields.take_text("ipMasqBackend")?.filter(|backend| wanted && !backend.is_empty());
+    match backend.as_deref() {
+        None | Some("nftables") => Ok(wanted.then(|| networks.to_vec())),
+        Some(other) => Err(unsupported(&path, other).details("accepted is nftables")),
+    }
 }
 
 fn mtu(fields: &mut Fields) -> Result<Option<u32>, CniError> {
@@ -177,7 +191,7 @@ mod tests {
 
     fn parse(value: Value) -> Result<BridgeConf, CniError> {
         let fields = Fields::of(value, "delegate").unwrap();
-        BridgeConf::parse(fields, "cni0", &CniArgs::default(), &RuntimeConfig::default())
+        BridgeConf::parse(fields, "cni0", &[], &CniArgs::default(), &RuntimeConfig::default())
     }
 
     #[test]
@@ -206,7 +220,7 @@ mod tests {
         let value = json!({"args": {"cni": {"mac": macs[1].to_string()}, "other": {"x": 1}}});
         let get = |value: &Value, runtime: Option<MacAddr>| {
             let runtime = RuntimeConfig { mac: runtime, ..RuntimeConfig::default() };
-            BridgeConf::parse(Fields::of(value.clone(), "").unwrap(), "cni0", &args, &runtime).unwrap().mac
+            BridgeConf::parse(Fields::of(value.clone(), "").unwrap(), "cni0", &[], &args, &runtime).unwrap().mac
         };
         assert_eq!(get(&json!({}), None), Some(macs[0]));
         assert_eq!(get(&value, None), Some(macs[1]));
@@ -215,18 +229,21 @@ mod tests {
 
     #[test]
     fn options_without_effect_here_are_refused_and_their_off_values_accepted() {
-        for (key, value) in [
-            ("ipMasq", json!(true)),
-            ("vlan", json!(7)),
-            ("vlanTrunk", json!([{"id": 7}])),
-            ("macspoofchk", json!(true)),
-        ] {
+        for (key, value) in [("vlan", json!(7)), ("vlanTrunk", json!([{"id": 7}])), ("macspoofchk", json!(true))] {
             let error = parse(json!({key: value})).unwrap_err();
             assert!(error.code == Code::UnsupportedField && error.msg.contains(key), "{error}");
         }
         parse(json!({"ipMasq": false, "vlan": 0, "vlanTrunk": [], "macspoofchk": false, "ipMasqBackend": "iptables"}))
             .unwrap();
         assert_eq!(parse(json!({"hairpinmod": true})).unwrap_err().code, Code::UnsupportedField);
+    }
+
+    #[test]
+    fn masquerade_is_nftables_only() {
+        assert_eq!(parse(json!({"ipMasq": true, "ipMasqBackend": "nftables"})).unwrap().masquerade, Some(vec![]));
+        assert_eq!(parse(json!({"ipMasq": false, "ipMasqBackend": "iptables"})).unwrap().masquerade, None);
+        let error = parse(json!({"ipMasq": true, "ipMasqBackend": "iptables"})).unwrap_err();
+        assert!(error.code == Code::UnsupportedField && error.msg.contains("ipMasqBackend=iptables"), "{error}");
     }
 
     #[test]

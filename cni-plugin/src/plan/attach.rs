@@ -6,11 +6,12 @@
 
 use std::net::IpAddr;
 
+use netstate::nft::Ruleset;
 use netstate::route::TABLE_MAIN;
 use netstate::{IfName, MacAddr, PortOptions, Prefix, Route, RouteKey, RouteKind, RouteScope};
 
 use super::hostports::HostPorts;
-use super::{Cidr, End, Step, parameter};
+use super::{Cidr, End, Step, masquerade, parameter};
 use crate::attachment::{Attachment, mac_of_address};
 use crate::error::{CniError, Code};
 use crate::ipam::Reservation;
@@ -73,6 +74,8 @@ pub struct Attach<'a> {
     pub resolver: &'a Dns,
     /// Path of the Pod's namespace, for the result.
     pub netns: &'a str,
+    /// The network's name.
+    pub network: &'a str,
     /// Ports of the host that lead to the Pod; `None` where another plugin of the chain opens them.
     pub ports: Option<HostPorts<'a>>,
 }
@@ -132,6 +135,7 @@ impl Attach<'_> {
             let options = PortOptions { hairpin: self.conf.hairpin, isolated: self.conf.isolated };
             steps.push(Step::SetPort { link: self.attachment.host_link(), options });
         }
+        steps.extend(self.masquerade()?.map(|ruleset| Step::WriteTable(Box::new(ruleset))));
         if let Some(ports) = &self.ports {
             steps.extend(ports.plan(&self.conf.bridge)?);
         }
@@ -141,6 +145,20 @@ impl Attach<'_> {
             steps.extend(self.addresses().into_iter().map(learn));
         }
         Ok(steps)
+    }
+
+    /// The network's table of masquerade rules, where they are wanted.
+    ///
+    /// # Errors
+    /// Code 7 for a network whose name nftables cannot hold.
+    pub fn masquerade(&self) -> Result<Option<Ruleset>, CniError> {
+        let Some(networks) = self.conf.masquerade.as_ref().filter(|_| !self.reservations.is_empty()) else {
+            return Ok(None);
+        };
+        let subnets: Vec<Prefix> = self.reservations.iter().filter_map(|r| Prefix::new(r.addr, r.len).ok()).collect();
+        let unnameable =
+            || CniError::invalid_field("name", self.network, "a name that is short enough for an nft table");
+        masquerade::ruleset(self.network, &subnets, networks).map(Some).ok_or_else(unnameable)
     }
 
     fn bridge_steps(&self, found: Option<&BridgeState>) -> Result<Vec<Step>, CniError> {

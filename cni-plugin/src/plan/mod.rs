@@ -9,6 +9,7 @@ pub mod check;
 pub mod detach;
 pub mod gc;
 pub mod hostports;
+pub mod masquerade;
 pub mod status;
 
 use std::fmt;
@@ -88,6 +89,8 @@ pub enum Step {
         /// Its routes.
         routes: Vec<(RouteKey, Route)>,
     },
+    /// Make a static nftables table be as it says.
+    WriteTable(Box<Ruleset>),
     /// Make the table of host ports and claim the attachment's ports in it.
     OpenPorts {
         /// The table with the attachment's elements.
@@ -169,6 +172,7 @@ impl fmt::Display for Step {
                 addresses.iter().try_for_each(|(addr, len)| write!(f, ", address {addr}/{len}"))?;
                 routes.iter().try_for_each(|(key, route)| write!(f, ", {key} {route}"))
             }
+            Self::WriteTable(ruleset) => write!(f, "write nft table {}", ruleset.key),
             Self::OpenPorts { ruleset, owner } => {
                 write!(f, "open host ports of {owner} in nft table {}", ruleset.key)?;
                 ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))

@@ -14,7 +14,7 @@ use kernel::{KernelError, Netns, Rtnl, sysctl};
 use netstate::{IfName, LinkKind};
 use serde_json::Value;
 
-use super::network::Network;
+use super::network::{Network, draft_of};
 use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace, store_error};
 use crate::apply;
 use crate::args::{Call, CniArgs};
@@ -57,6 +57,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
         reservations: &reservations,
         resolver: &resolver,
         netns: &call.netns()?.to_string_lossy(),
+        network: &network.name,
         ports: network.ports.as_ref().map(|(conf, mappings)| HostPorts {
             network: &network.name,
             attachment: &call.attachment,
@@ -89,8 +90,8 @@ fn attach_now(
     let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
     let result = attach.result(bridge_mac)?.render(network.version)?;
     let mut hands = KernelHands::new(host, Some(netns));
-    if has_ports {
-        hands.open_ports(true)?;
+    if has_ports || network.bridge.masquerade.is_some() {
+        hands.open_netfilter(true)?;
     }
     apply::apply(&steps, &mut hands)?;
     Ok(result)
@@ -240,7 +241,7 @@ fn read_resolver(ipam: Option<&IpamConf>) -> Result<Dns, CniError> {
 /// Writes what flannel's plugin would have written, so that it could take over this Pod.
 fn write_flannel_state(dir: &Path, attachment: &Attachment, content: &str) -> Result<PathBuf, CniError> {
     let path = dir.join(attachment.container.as_str());
-    let draft = dir.join(format!(".{}", attachment.container));
+    let draft = draft_of(dir, &attachment.container);
     let write = || -> std::io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let mut options = fs::OpenOptions::new();

@@ -55,7 +55,9 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
             locked.free(&call.attachment, &detach.addresses).map_err(|e| store_error(&e))?;
         }
     }
-    places.flannel_state.as_deref().map_or(Ok(()), remove_file)?;
+    for path in places.flannel_state.iter().chain(&places.flannel_draft) {
+        remove_file(path)?;
+    }
     held.map_or(Ok(()), record::Held::remove)
 }
 

@@ -56,7 +56,8 @@ impl Network {
         let delegate = flannel.delegate(&conf.name, conf.version.as_str(), conf.runtime.as_ref(), &subnet);
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: native, attachment: true })?;
         let content = Value::Object(delegate.clone()).to_string();
-        let bridge = BridgeConf::parse(bridge_fields(delegate, role)?, "cni0", args, &runtime)?;
+        let networks = [subnet.networks_v4.as_slice(), &subnet.networks_v6].concat();
+        let bridge = BridgeConf::parse(bridge_fields(delegate, role)?, "cni0", &networks, args, &runtime)?;
         let network = Self {
             name: conf.name,
             version: conf.version,
@@ -122,6 +123,8 @@ pub struct Places {
     pub flannel_dir: Option<PathBuf>,
     /// flannel's state file of the container.
     pub flannel_state: Option<PathBuf>,
+    /// What that file is before it is whole: left by an ADD that was killed.
+    pub flannel_draft: Option<PathBuf>,
 }
 
 impl Places {
@@ -139,8 +142,15 @@ impl Places {
         let flannel_state = flannel_dir.as_ref().zip(container).map(|(dir, id)| dir.join(id.as_str()));
         let stored = flannel_state.as_deref().and_then(stored_data_dir).filter(|dir| !reservations.contains(dir));
         reservations.extend(stored);
-        Self { reservations, records, flannel_dir, flannel_state }
+        let flannel_draft = flannel_dir.as_ref().zip(container).map(|(dir, id)| draft_of(dir, id));
+        Self { reservations, records, flannel_dir, flannel_state, flannel_draft }
     }
+}
+
+/// Where the state file of `container` is written before it gets its name.
+#[must_use]
+pub fn draft_of(dir: &Path, container: &ContainerId) -> PathBuf {
+    dir.join(format!(".{container}"))
 }
 
 /// `ipam.dataDir` of a delegate that flannel's plugin stored: the configuration may have changed since.

@@ -94,7 +94,7 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
         held.write(&Record { boot: record::boot_id(), addresses: Vec::new(), has_ports: true }).and_then(|()| {
             let mut hands = KernelHands::new(host, None);
             // Who holds a port behind another plugin's link cannot be told dead from alive.
-            hands.open_ports(false)?;
+            hands.open_netfilter(false)?;
             apply::apply(&steps, &mut hands)
         });
     match outcome {

@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("bridge_of_a_former_lease_is_readdressed_when_empty_and_refused_when_not", former_lease),
     ("two_bridges_never_hold_one_subnet", second_bridge_refused),
     ("default_route_is_not_added_twice", default_route_once),
+    ("without_the_daemons_masquerade_pods_take_the_nodes_address_outside", masqueraded),
     ("ranges_of_the_user_give_way_to_the_lease", lease_decides),
 ];
 
@@ -285,4 +286,33 @@ fn lease_decides(node: &Node) {
         "172.7.21.2".parse::<IpAddr>().unwrap(),
         "the lease decides, not the user's ranges"
     );
+}
+
+fn masqueraded(node: &Node) {
+    let client = crate::ports::outside(node);
+    // The outside machine knows its way back to Pods, so that only the source address tells what happened.
+    inside(&client, || {
+        let link = Some(IfName::new("eth0").unwrap());
+        let key = netstate::RouteKey { table: 254, dst: "172.7.0.0/16".parse().unwrap(), metric: 0 };
+        let route = netstate::Route {
+            kind: netstate::RouteKind::Unicast,
+            via: Some("10.4.7.21".parse().unwrap()),
+            link,
+            onlink: false,
+            src: None,
+            scope: netstate::RouteScope::Universe,
+            protocol: 3,
+        };
+        Rtnl::open().unwrap().add_routes(&[(key, route)]).unwrap();
+    });
+    let target: SocketAddr = "10.4.7.200:80".parse().unwrap();
+    let seen = |pod: &Path| who_called(&client, target, || inside(pod, || say(target))).to_string();
+    let (pod, _) = node.attached(&flannel(), "web-1");
+    assert_eq!(seen(&pod), "172.7.21.2", "the daemon masquerades, not we");
+    let text = crate::node::SUBNET_ENV.replace("IPMASQ=true", "IPMASQ=false");
+    std::fs::write("/run/flannel/subnet.env", text).unwrap();
+    let (second, address) = node.attached(&flannel(), "web-2");
+    assert_eq!(seen(&second), "10.4.7.21");
+    let between = SocketAddr::new(address, 80);
+    assert_eq!(who_called(&second, between, || inside(&pod, || say(between))).to_string(), "172.7.21.2");
 }

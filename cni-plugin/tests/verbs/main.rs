@@ -8,6 +8,7 @@
 
 mod attach;
 mod chain;
+mod crash;
 mod leases;
 mod node;
 mod ports;
@@ -23,8 +24,16 @@ fn main() {
     if !root {
         eprintln!("SKIPPED: the CNI verb tests need root to make network namespaces; all of them count as ignored");
     }
-    let groups =
-        [attach::TESTS, chain::TESTS, leases::TESTS, ports::TESTS, protocol::TESTS, remove::TESTS, sweep::TESTS];
+    let groups = [
+        attach::TESTS,
+        chain::TESTS,
+        crash::TESTS,
+        leases::TESTS,
+        ports::TESTS,
+        protocol::TESTS,
+        remove::TESTS,
+        sweep::TESTS,
+    ];
     let trial = |(name, test): &(&'static str, fn(&node::Node))| {
         let test = *test;
         Trial::test(*name, move || {

@@ -36,7 +36,7 @@ fn mapped(conf: &Value, protocol: &str, host_port: u16, container_port: u16, hos
 }
 
 /// A machine at 10.4.7.200, and the node at 10.4.7.21.
-fn outside(node: &Node) -> PathBuf {
+pub(crate) fn outside(node: &Node) -> PathBuf {
     let path = node.pod();
     let end = |name: &str, mac: u8| kernel::link::VethEnd {
         name: IfName::new(name).unwrap(),
