@@ -75,10 +75,22 @@ deny: ## Check licences, advisories, duplicates and sources of the dependencies 
 	cargo deny --all-features check
 
 .PHONY: bench
-bench: build lab-kernel-if-needed ## Measure, next to the peers and the kernel's own floor
+bench: build lab-kernel-if-needed ## Measure, next to the peers and the kernel's own floor (BENCH='--only cni --rounds 3')
 	@tests/setup bench
-	cargo build --release --locked -p tests --bins
-	@NETD_BIN_DIR=$(PROGRAMS) tests/bench
+	cargo build --release --locked -p tests --bin bench
+	@$(MAKE) --no-print-directory floor
+	@NETD_BIN_DIR=$(PROGRAMS) $(TARGET)/release/bench $(BENCH)
+
+# The floor of the CNI benchmark, linked as the plugin is.
+.PHONY: floor
+floor:
+	@if rustup target list --installed 2>/dev/null | grep -qx $(MUSL); then \
+	  set -x; cargo build --profile plugin --locked --target $(MUSL) -p cni-floor; \
+	  install -m 755 $(TARGET)/$(MUSL)/plugin/cni-floor $(PROGRAMS)/; \
+	else \
+	  RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile plugin --locked --target x86_64-unknown-linux-gnu -p cni-floor; \
+	  install -m 755 $(TARGET)/x86_64-unknown-linux-gnu/plugin/cni-floor $(PROGRAMS)/; \
+	fi
 
 .PHONY: clean
 clean: ## Remove what was built in the tree (the lab kernel's cache stays)

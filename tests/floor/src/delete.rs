@@ -5,9 +5,13 @@
 //! that existed before, and holds none of the standard streams, for whose closing a runtime waits.
 
 use std::io;
+use std::time::Duration;
 
 use crate::message::Message;
 use crate::socket::Socket;
+
+/// Pause between two looks at the link.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Deletes the link; returns when it is not visible any more.
 pub(crate) fn delete_aside(host: &Socket, index: i32) -> io::Result<()> {
@@ -26,7 +30,7 @@ pub(crate) fn delete_aside(host: &Socket, index: i32) -> io::Result<()> {
     }
     while host.has_link(index)? {
         // The question waits for the lock that the deletion holds; the pause is for before it has begun.
-        std::thread::yield_now();
+        std::thread::sleep(PAUSE);
     }
     Ok(())
 }

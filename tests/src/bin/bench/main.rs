@@ -1,0 +1,70 @@
+//! The benchmark: the three programs next to their peers and to what the kernel itself costs, in one run on one machine.
+//!
+//! Invariant: everything happens inside machines of the lab, in bounded count and time, and every figure stands beside the figure of
+//! a peer or a floor that was taken in the same run, alternating with it. Nothing is judged: figures are printed, and only a call that
+//! fails makes the benchmark fail.
+
+#![allow(clippy::print_stdout, reason = "a report is its purpose")]
+
+mod cni;
+mod machine;
+mod netd;
+mod options;
+mod proxy;
+mod report;
+mod samples;
+mod store;
+mod usage;
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+
+use options::{Options, Part};
+use report::Report;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().map(String::as_str) == Some(cni::INSIDE) {
+        return cni::inside();
+    }
+    let options = Options::parse(&words)?;
+    // First of all: this may go on as the same program inside the lab kernel.
+    if options.only == Some(Part::Proxy) {
+        proxy::ensure_kernel()?;
+    }
+    let mut report = Report::new(options.markdown);
+    if options.only.is_none() {
+        report.title("Benchmarks");
+        report.text(&format!("`bench {}`", words.join(" ")));
+    }
+    if options.measures(Part::Cni) {
+        cni::measure(&options, &mut report)?;
+    }
+    if options.measures(Part::Netd) {
+        netd::measure(&options, &mut report)?;
+    }
+    match options.only {
+        Some(Part::Proxy) => proxy::measure(&options, &mut report),
+        None => in_a_process_of_its_own(&words),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The proxy's part needs a kernel with IPVS, which may be another one than the running kernel.
+fn in_a_process_of_its_own(words: &[String]) -> Result<()> {
+    let program = std::env::current_exe().context("find this program's own path")?;
+    let status = Command::new(program).args(words).args(["--only", "proxy"]).status()?;
+    ensure!(status.success(), "the part `proxy`: {status}");
+    Ok(())
+}

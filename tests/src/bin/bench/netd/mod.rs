@@ -1,0 +1,225 @@
+//! Leases that are in etcd already, until the kernel has every entry for them: `netd` next to `ip -batch` and `bridge -batch`.
+//!
+//! Invariant: the floor writes the very entries that `netd` left in the kernel, read back from it, into a machine like the node. A time
+//! counts only when all entries were found in the kernel right after it was taken.
+
+mod entries;
+mod watch;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Cluster, Etcd, Host, Process, Topology, bin};
+
+use crate::machine;
+use crate::options::Options;
+use crate::report::{Report, ms, times};
+use crate::samples::Samples;
+use crate::store::Store;
+use crate::usage::{self, Usage};
+use entries::Entries;
+use watch::Watch;
+
+const DRAWING: &str = "network 10.4.7.0/24\nstore 10.4.7.12 etcd\nnode 10.4.7.21\nfloor 10.4.7.31";
+const PREFIX: &str = "/coreos.com/network";
+/// Room for 16,384 subnets of /24.
+const NET_CONF: &str = r#"{"Network": "100.64.0.0/10", "SubnetLen": 24, "Backend": {"Type": "vxlan", "VNI": 1}}"#;
+const DEVICE: &str = "flannel.1";
+const DAY: u32 = 86_400;
+/// The line with which netd says that it is done.
+const READY: &str = "ready: every lease is in the kernel";
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What one number of leases gave.
+#[derive(Debug, Default)]
+struct Figures {
+    start: Samples,
+    batch: Samples,
+    /// `ip -batch` with the routes as flannel writes them: all of one metric.
+    flannel_routes: Samples,
+    restart: Samples,
+    changes: usize,
+    processor: Vec<Duration>,
+    resident: u64,
+    most_resident: u64,
+    busy: usize,
+}
+
+/// Measures and reports.
+pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<()> {
+    report.section("netd: leases already in etcd, until all kernel entries are in place (vxlan; milliseconds)");
+    report.text(&format!("Machine: {}. Load before: {}.", machine::describe(), machine::load()));
+    let mut all = Vec::new();
+    for &leases in &options.leases {
+        all.push((leases, series(leases, options, report).with_context(|| format!("{leases} leases"))?));
+    }
+    tables(&all, report);
+    Ok(())
+}
+
+fn tables(all: &[(usize, Figures)], report: &Report) {
+    let spread = |samples: &Samples| format!("{}–{}", ms(samples.least()), ms(samples.most()));
+    let head = ["leases", "netd", "least–most", "ip, bridge -batch", "least–most", "netd/batch", "batch, one metric"];
+    let row = |(leases, figures): &(usize, Figures)| {
+        vec![
+            leases.to_string(),
+            ms(figures.start.median()),
+            spread(&figures.start),
+            ms(figures.batch.median()),
+            spread(&figures.batch),
+            times(figures.start.median(), figures.batch.median()),
+            ms(figures.flannel_routes.median()),
+        ]
+    };
+    report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
+    let head = ["leases", "processor", "resident, MiB", "most, MiB", "restart", "least–most", "kernel changes"];
+    let row = |(leases, figures): &(usize, Figures)| {
+        let mut processor = Samples::default();
+        figures.processor.iter().for_each(|time| processor.push(*time));
+        vec![
+            leases.to_string(),
+            ms(processor.median()),
+            format!("{:.1}", machine::mebibytes(figures.resident)),
+            format!("{:.1}", machine::mebibytes(figures.most_resident)),
+            ms(figures.restart.median()),
+            spread(&figures.restart),
+            figures.changes.to_string(),
+        ]
+    };
+    report.section("netd: what it used until then, and a restart with nothing to change");
+    report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
+    let busy: usize = all.iter().map(|(_, figures)| figures.busy).sum();
+    if busy > 0 {
+        report.text(&format!("{busy} measurements began on a busy machine."));
+    }
+}
+
+/// All rounds with one number of leases.
+fn series(leases: usize, options: &Options, report: &Report) -> Result<Figures> {
+    let cluster = Cluster::start(&Topology::parse(DRAWING)?)?;
+    let (store_host, node) = (cluster.host("store")?, cluster.host("node")?);
+    let etcd = Etcd::start([store_host])?;
+    let store = Store::new(store_host, store_host.address()?);
+    let lease = store.grant(DAY)?;
+    etcd.put(&format!("{PREFIX}/config"), NET_CONF)?;
+    let written: Vec<(String, String)> = (0..leases).map(foreign_lease).collect();
+    store.put_all(&written, Some(&lease))?;
+    let mut figures = Figures::default();
+    for round in 0..options.rounds {
+        report.progress(&format!("netd: {leases} leases, round {} of {}", round + 1, options.rounds));
+        let own = one_round(&cluster, &etcd, leases, &mut figures)?;
+        wipe(node)?;
+        etcd.delete(&format!("{PREFIX}/subnets/{own}"))?;
+    }
+    Ok(figures)
+}
+
+/// A start from nothing, the floor, a restart; answers the key of the node's own lease.
+fn one_round(cluster: &Cluster, etcd: &Etcd, leases: usize, figures: &mut Figures) -> Result<String> {
+    let node = cluster.host("node")?;
+    figures.busy += usize::from(!machine::await_calm());
+    let (daemon, took) = start(node, etcd)?;
+    let usage: Usage = usage::of(daemon.pid())?;
+    let entries = Entries::read(node, DEVICE)?;
+    ensure!(entries.counts() == [leases; 3], "netd was ready with {:?} of {leases} entries", entries.counts());
+    figures.start.push(took);
+    figures.processor.push(usage.processor);
+    figures.resident = figures.resident.max(usage.resident);
+    figures.most_resident = figures.most_resident.max(usage.most_resident);
+    floor(cluster.host("floor")?, &entries, figures)?;
+    ensure!(daemon.terminate(LIMIT)?.success(), "netd failed at its end:\n{}", daemon.log());
+    figures.busy += usize::from(!machine::await_calm());
+    let watch = Watch::start(node, DEVICE)?;
+    let (again, took) = start(node, etcd)?;
+    figures.restart.push(took);
+    figures.changes += watch.changes()?;
+    ensure!(Entries::read(node, DEVICE)?.counts() == [leases; 3], "entries are missing after a restart");
+    again.terminate(LIMIT)?;
+    let file = node.read("/run/flannel/subnet.env")?;
+    let subnet = file.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")).context("no FLANNEL_SUBNET")?;
+    // The file names the bridge's address, the key the subnet.
+    Ok(subnet.replace(".1/24", ".0-24"))
+}
+
+fn start(node: &Host, etcd: &Etcd) -> Result<(Process, Duration)> {
+    let netd = node.command(bin("netd")?);
+    let netd = netd.args(["--etcd-endpoints", &etcd.endpoints(), "--iface", "eth0", "--ip-masq"]);
+    let started = Instant::now();
+    let daemon = netd.start("netd")?;
+    daemon.wait_for_line(READY, LIMIT)?;
+    Ok((daemon, started.elapsed()))
+}
+
+/// The same entries by iproute2's batch modes: the fastest way without a program of one's own.
+fn floor(host: &Host, entries: &Entries, figures: &mut Figures) -> Result<()> {
+    figures.busy += usize::from(!machine::await_calm());
+    figures.batch.push(batch(host, entries, &entries.routes())?);
+    figures.flannel_routes.push(batch(host, entries, &entries.routes_of_one_metric())?);
+    Ok(())
+}
+
+fn batch(host: &Host, entries: &Entries, routes: &str) -> Result<Duration> {
+    let address = host.address()?.to_string();
+    host.run(&[
+        "ip",
+        "link",
+        "add",
+        DEVICE,
+        "type",
+        "vxlan",
+        "id",
+        "1",
+        "dev",
+        "eth0",
+        "local",
+        &address,
+        "dstport",
+        "8472",
+        "nolearning",
+    ])?;
+    host.run(&["ip", "link", "set", DEVICE, "up"])?;
+    let mut took = Duration::ZERO;
+    for (program, batch) in [("ip", entries.neighbours()), ("bridge", entries.forwarding()), ("ip", routes.to_owned())]
+    {
+        let command = host.command(program).args(["-batch", "-"]).input(batch).limit(LIMIT);
+        let started = Instant::now();
+        command.run()?;
+        took += started.elapsed();
+    }
+    let found = Entries::read(host, DEVICE)?.counts();
+    ensure!(found == entries.counts(), "the batch left {found:?} of {:?} entries", entries.counts());
+    host.run(&["ip", "link", "del", DEVICE])?;
+    Ok(took)
+}
+
+/// Makes the node as new.
+fn wipe(node: &Host) -> Result<()> {
+    node.run(&["ip", "link", "del", DEVICE])?;
+    node.run(&["nft", "flush", "ruleset"])?;
+    node.run(&["rm", "-rf", "/run/netd", "/run/flannel"]).map(drop)
+}
+
+/// Key and value of the lease of another node, as flannel writes them.
+fn foreign_lease(index: usize) -> (String, String) {
+    let (high, low) = (index / 256, index % 256);
+    let key = format!("{PREFIX}/subnets/100.{}.{low}.0-24", 64 + high);
+    let mac = format!("02:00:00:00:{high:02x}:{low:02x}");
+    let value = format!(
+        r#"{{"PublicIP":"10.128.{high}.{low}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+    );
+    (key, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_differ_in_key_address_and_mac_and_stay_in_the_network() {
+        let (key, value) = foreign_lease(15_999);
+        assert_eq!(key, "/coreos.com/network/subnets/100.126.127.0-24");
+        assert!(value.contains(r#""PublicIP":"10.128.62.127""#) && value.contains("02:00:00:00:3e:7f"), "{value}");
+        let all: std::collections::BTreeSet<(String, String)> = (0..16_000).map(foreign_lease).collect();
+        assert_eq!(all.len(), 16_000);
+    }
+}

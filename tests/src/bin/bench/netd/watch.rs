@@ -1,0 +1,82 @@
+//! Counting what changes in a machine's kernel, by the kernel's own announcements (rtnetlink(7), nfnetlink).
+//!
+//! Invariant: every change of a link, an IPv4 address, an IPv4 route, a neighbour or forwarding entry of the watched device, or
+//! an nftables object counts; ARP entries of other devices, which traffic makes, do not.
+
+use std::io::ErrorKind;
+
+use anyhow::{Context, Result};
+use lab::Host;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr};
+
+/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE (linux/rtnetlink.h).
+const ROUTE_GROUPS: [u32; 4] = [1, 3, 5, 7];
+/// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h).
+const NFTABLES_GROUP: u32 = 7;
+/// RTM_NEWNEIGH, RTM_DELNEIGH.
+const NEIGHBOURS: [u16; 2] = [28, 29];
+const HEADER: usize = 16;
+
+/// A running watch.
+#[derive(Debug)]
+pub(super) struct Watch {
+    sockets: Vec<Socket>,
+    device: i32,
+}
+
+impl Watch {
+    /// Begins to listen in `host`.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket, or there is no such device.
+    pub(super) fn start(host: &Host, device: &str) -> Result<Self> {
+        let index = host.read(format!("/sys/class/net/{device}/ifindex"))?;
+        let open = |protocol: isize, groups: &[u32]| -> Result<Socket> {
+            let mut socket = host.within(|| Socket::new(protocol))??;
+            socket.bind(&SocketAddr::new(0, 0))?;
+            groups.iter().try_for_each(|group| socket.add_membership(*group))?;
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        let sockets = vec![open(NETLINK_ROUTE, &ROUTE_GROUPS)?, open(NETLINK_NETFILTER, &[NFTABLES_GROUP])?];
+        Ok(Self { sockets, device: index.trim().parse().context("ifindex")? })
+    }
+
+    /// How many changes there were. A watch that the kernel overran counts as one more: there were many.
+    ///
+    /// # Errors
+    /// When a socket cannot be read.
+    pub(super) fn changes(&self) -> Result<usize> {
+        let mut changes = 0;
+        for socket in &self.sockets {
+            loop {
+                match socket.recv_from_full() {
+                    Ok((datagram, _)) => changes += self.count(&datagram),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changes += 1,
+                    Err(error) => return Err(error).context("read the kernel's announcements"),
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    fn count(&self, mut datagram: &[u8]) -> usize {
+        let mut changes = 0;
+        while let Some(length) = datagram.first_chunk::<4>().map(|field| u32::from_ne_bytes(*field)) {
+            let length = usize::try_from(length).unwrap_or(usize::MAX).max(HEADER);
+            let Some(message) = datagram.get(..length) else { break };
+            changes += usize::from(self.is_change(message));
+            datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        changes
+    }
+
+    fn is_change(&self, message: &[u8]) -> bool {
+        let kind = message.get(4..).and_then(|rest| rest.first_chunk()).map(|field| u16::from_ne_bytes(*field));
+        let device =
+            message.get(HEADER + 4..).and_then(|rest| rest.first_chunk()).map(|field| i32::from_ne_bytes(*field));
+        !kind.is_some_and(|kind| NEIGHBOURS.contains(&kind)) || device == Some(self.device)
+    }
+}

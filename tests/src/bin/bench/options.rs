@@ -1,0 +1,128 @@
+//! What to measure and how much of it.
+//!
+//! Invariant: every count has an upper bound, so no run takes longer than the bounds say.
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// What the command line accepts, for error messages.
+const USAGE: &str =
+    "bench [--only cni|netd|proxy] [--pods N] [--leases N,...] [--services N,...] [--rounds N] [--markdown]";
+
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The CNI plugin.
+    Cni,
+    /// The daemon that programs leases.
+    Netd,
+    /// The Service proxy.
+    Proxy,
+}
+
+/// The choices of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Only this part; all of them when absent.
+    pub(crate) only: Option<Part>,
+    /// Pods per round, 1 to 250: a /24 has no more addresses.
+    pub(crate) pods: usize,
+    /// Numbers of leases.
+    pub(crate) leases: Vec<usize>,
+    /// Numbers of Services.
+    pub(crate) services: Vec<usize>,
+    /// How often everything is repeated.
+    pub(crate) rounds: usize,
+    /// Print tables for docs/benchmarks.md.
+    pub(crate) markdown: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            only: None,
+            pods: 200,
+            leases: vec![1_000, 5_000, 10_000],
+            services: vec![1_000, 5_000],
+            rounds: 5,
+            markdown: false,
+        }
+    }
+}
+
+impl Options {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// Names the flag and what it accepts.
+    pub(crate) fn parse(words: &[String]) -> Result<Self> {
+        let mut options = Self::default();
+        let mut words = words.iter();
+        while let Some(flag) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{flag} needs a value: {USAGE}"));
+            match flag.as_str() {
+                "--only" => options.only = Some(part(value()?)?),
+                "--pods" => options.pods = count(flag, value()?, 250)?,
+                "--rounds" => options.rounds = count(flag, value()?, 100)?,
+                "--leases" => options.leases = counts(flag, value()?, 16_000)?,
+                "--services" => options.services = counts(flag, value()?, 20_000)?,
+                "--markdown" => options.markdown = true,
+                other => bail!("unknown flag {other:?}: {USAGE}"),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether a part is to be measured by this process.
+    pub(crate) fn measures(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+}
+
+fn part(word: &str) -> Result<Part> {
+    Ok(match word {
+        "cni" => Part::Cni,
+        "netd" => Part::Netd,
+        "proxy" => Part::Proxy,
+        other => bail!("--only {other:?}: accepted are cni, netd and proxy"),
+    })
+}
+
+fn count(flag: &str, word: &str, most: usize) -> Result<usize> {
+    let count = word.parse().with_context(|| format!("{flag} {word:?}: expected a number from 1 to {most}"))?;
+    ensure!((1..=most).contains(&count), "{flag} {count}: expected a number from 1 to {most}");
+    Ok(count)
+}
+
+fn counts(flag: &str, words: &str, most: usize) -> Result<Vec<usize>> {
+    words.split(',').map(|word| count(flag, word, most)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options> {
+        Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn last_word_wins_so_that_a_child_can_be_given_one_part() {
+        let options = parse("--only cni --leases 10,20 --rounds 2 --only proxy").unwrap();
+        assert_eq!(options.leases, [10, 20]);
+        assert!(options.measures(Part::Proxy) && !options.measures(Part::Cni));
+    }
+
+    #[test]
+    fn wrong_words_are_refused_by_name() {
+        for (line, complaint) in [
+            ("--pods 300", "--pods 300: expected a number from 1 to 250"),
+            ("--leases 1,x", "--leases \"x\""),
+            ("--only etcd", "accepted are cni, netd and proxy"),
+            ("--rounds", "--rounds needs a value"),
+            ("--fast", "unknown flag"),
+        ] {
+            let error = format!("{:#}", parse(line).unwrap_err());
+            assert!(error.contains(complaint), "{line} gave {error}");
+        }
+    }
+}

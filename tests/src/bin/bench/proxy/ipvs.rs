@@ -1,0 +1,154 @@
+//! Asking IPVS for the real servers of one virtual server (include/uapi/linux/ip_vs.h), cheaply enough to do it every millisecond.
+//!
+//! Invariant: the question is this file's own bytes, not the product's, so an error there cannot hide here.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context, Result, bail};
+use lab::Host;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_generic::GenlMessage;
+use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
+use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use netlink_sys::{Socket, SocketAddr};
+
+/// IPVS_CMD_GET_DEST and IPVS_GENL_VERSION.
+const GET_DEST: u8 = 8;
+const VERSION: u8 = 1;
+/// IPVS_CMD_ATTR_SERVICE, IPVS_CMD_ATTR_DEST.
+const SERVICE: u16 = 1;
+const DEST: u16 = 2;
+/// IPVS_SVC_ATTR_AF, _PROTOCOL, _ADDR, _PORT.
+const SERVICE_ID: [u16; 4] = [1, 2, 3, 4];
+/// IPVS_DEST_ATTR_ADDR, _PORT, _WEIGHT.
+const DEST_ADDR: u16 = 1;
+const DEST_PORT: u16 = 2;
+const DEST_WEIGHT: u16 = 4;
+const NLA_F_NESTED: u16 = 1 << 15;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const TCP: u16 = 6;
+const INET: u16 = 2;
+/// Lengths of nlmsghdr and of nlmsghdr with genlmsghdr.
+const HEADER: usize = 16;
+const BODY: usize = 20;
+
+/// A conversation with the IPVS of one machine.
+#[derive(Debug)]
+pub(super) struct Ipvs {
+    socket: Socket,
+    family: u16,
+}
+
+impl Ipvs {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When the kernel has no IPVS.
+    pub(super) fn open(host: &Host) -> Result<Self> {
+        let mut socket = host.within(|| Socket::new(NETLINK_GENERIC))??;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        let family = family(&socket).context("find generic netlink family IPVS")?;
+        Ok(Self { socket, family })
+    }
+
+    /// The real servers of a TCP virtual server that take new connections.
+    ///
+    /// # Errors
+    /// What the kernel says; an unknown virtual server has no real servers.
+    pub(super) fn serving(&self, address: SocketAddrV4) -> Result<Vec<SocketAddrV4>> {
+        self.socket.send(&self.question(address), 0)?;
+        let mut found = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            for message in messages(&datagram) {
+                match half(message, 4) {
+                    Some(NLMSG_DONE) => return Ok(found),
+                    Some(NLMSG_ERROR) => bail!("GET_DEST of {address}: {:?}", message.get(HEADER..BODY)),
+                    _ => found.extend(message.get(BODY..).and_then(real_server)),
+                }
+            }
+        }
+    }
+
+    fn question(&self, address: SocketAddrV4) -> Vec<u8> {
+        let [family, protocol, addr, port] = SERVICE_ID;
+        // The kernel takes 16 bytes for an address of either family.
+        let mut padded = address.ip().octets().to_vec();
+        padded.resize(16, 0);
+        let identity = [
+            attribute(family, &INET.to_ne_bytes()),
+            attribute(protocol, &TCP.to_ne_bytes()),
+            attribute(addr, &padded),
+            attribute(port, &address.port().to_be_bytes()),
+        ];
+        let body = [vec![GET_DEST, VERSION, 0, 0], attribute(SERVICE | NLA_F_NESTED, &identity.concat())].concat();
+        let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend(self.family.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend(body);
+        message
+    }
+}
+
+fn family(socket: &Socket) -> Result<u16> {
+    let question = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName("IPVS".to_owned())] };
+    let mut message = NetlinkMessage::from(GenlMessage::from_payload(question));
+    message.header.flags = NLM_F_REQUEST;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<GenlMessage<GenlCtrl>>::deserialize(&answer)?;
+    let NetlinkPayload::InnerMessage(answer) = answer.payload else { bail!("unexpected answer {:?}", answer.payload) };
+    let id = answer.payload.nlas.iter().find_map(|nla| match nla {
+        GenlCtrlAttrs::FamilyId(id) => Some(*id),
+        _ => None,
+    });
+    id.context("no number in the answer")
+}
+
+fn real_server(body: &[u8]) -> Option<SocketAddrV4> {
+    let dest = attributes(body).find(|(kind, _)| *kind == DEST)?.1;
+    let value = |wanted: u16| attributes(dest).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let weight = u32::from_ne_bytes(*value(DEST_WEIGHT)?.first_chunk()?);
+    let addr: [u8; 4] = *value(DEST_ADDR)?.first_chunk()?;
+    let port = u16::from_be_bytes(*value(DEST_PORT)?.first_chunk()?);
+    (weight > 0).then(|| SocketAddrV4::new(Ipv4Addr::from(addr), port))
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, kind) = (usize::from(half(bytes, 0)?), half(bytes, 2)?);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & !NLA_F_NESTED, value))
+    })
+}
+
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = usize::try_from(u32::from_ne_bytes(*datagram.first_chunk()?)).ok()?.max(HEADER);
+        let message = datagram.get(..length)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|field| u16::from_ne_bytes(*field))
+}

@@ -1,0 +1,68 @@
+//! What a process has used: memory and processor time (proc(5)).
+//!
+//! Invariant: processor time counts in the kernel's unit of 10 ms, so it is told only of work that takes many of them.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Ticks per second of /proc (USER_HZ), the same on every Linux of today.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Memory and time of one process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Resident memory in KiB.
+    pub(crate) resident: u64,
+    /// The most it ever was, in KiB.
+    pub(crate) most_resident: u64,
+    /// Time on a processor, in user and kernel mode, all threads.
+    pub(crate) processor: Duration,
+}
+
+/// The usage of a process, by its PID as this process numbers it.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn of(pid: i32) -> Result<Usage> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("process {pid}"));
+    let status = read("status")?;
+    let size = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    let processor = ticks(&read("stat")?, [14, 15]);
+    Ok(Usage { resident: size("VmRSS:"), most_resident: size("VmHWM:"), processor })
+}
+
+/// Time on a processor of all children that this process has waited for, and of theirs.
+pub(crate) fn of_children() -> Duration {
+    ticks(&fs::read_to_string("/proc/self/stat").unwrap_or_default(), [16, 17])
+}
+
+/// The sum of fields of a `stat` line, which are numbered from 1 as in proc(5).
+fn ticks(stat: &str, numbers: [usize; 2]) -> Duration {
+    // The second field is a name in brackets and may hold blanks.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
+    TICK * numbers.into_iter().map(field).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_with_blanks_and_brackets_does_not_shift_the_fields() {
+        let stat = "12 (a) b) S 1 12 12 0 -1 4194560 100 0 0 0 7 5 30 12 20 0";
+        assert_eq!(ticks(stat, [14, 15]), Duration::from_millis(120));
+        assert_eq!(ticks(stat, [16, 17]), Duration::from_millis(420));
+    }
+
+    #[test]
+    fn own_usage_is_known() {
+        let own = of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(own.resident > 100 && own.most_resident >= own.resident, "{own:?}");
+    }
+}
