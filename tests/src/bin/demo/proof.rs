@@ -14,7 +14,10 @@ use crate::report::{Report, ms};
 use crate::stage::{Stage, short};
 
 const LIMIT: Duration = Duration::from_secs(5);
-const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 10)), 80);
+/// Service `web` of configs/services/web.yaml.
+const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 10)), 80);
+/// Service `echo` of configs/services/echo.yaml, UDP.
+const ECHO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 11)), 7);
 /// Requests to the Service from each place: a multiple of its four endpoints.
 const REQUESTS: usize = 8;
 
@@ -95,7 +98,7 @@ fn row(
 
 /// The Service from Pods, nodes and the outside.
 pub(crate) fn service(stage: &Stage, report: &mut Report) -> Result<()> {
-    report.step(&format!("Service web: {REQUESTS} requests to {VIP} from each place, spread evenly over four Pods"));
+    report.step(&format!("Services: {REQUESTS} requests to web {WEB} from each place, spread evenly over four Pods"));
     let [one, two] = stage.nodes.as_slice() else { anyhow::bail!("the reference cluster has two nodes") };
     let outside = stage.cluster.host("hdss7-200")?;
     let gateway = one.host.address()?.to_string();
@@ -103,17 +106,17 @@ pub(crate) fn service(stage: &Stage, report: &mut Report) -> Result<()> {
     let mut rows = Vec::new();
     for pod in one.pods.iter().chain(&two.pods) {
         let title = format!("Pod {}", pod.pod().name());
-        rows.push(spread(report, &title, &|to| echo::ask_tcp(pod.pod(), to, LIMIT), pod_rule(pod)));
+        rows.push(spread(report, &title, &|| echo::ask_tcp(pod.pod(), WEB, LIMIT), pod_rule(pod)));
     }
     for host in [&one.host, &two.host] {
         let title = format!("node {}", short(host));
-        rows.push(spread(report, &title, &|to| echo::ask_tcp(host, to, LIMIT), node_rule()));
+        rows.push(spread(report, &title, &|| echo::ask_tcp(host, WEB, LIMIT), node_rule()));
     }
     let title = format!("{} by way of {}", short(outside), short(&one.host));
-    rows.push(spread(report, &title, &|to| echo::ask_tcp(outside, to, LIMIT), outside_rule(outside)?));
+    rows.push(spread(report, &title, &|| echo::ask_tcp(outside, WEB, LIMIT), outside_rule(outside)?));
     if let Some(pod) = one.pods.first() {
-        let title = format!("Pod {}, UDP", pod.pod().name());
-        rows.push(spread(report, &title, &|to| echo::ask_udp(pod.pod(), to, LIMIT), pod_rule(pod)));
+        let title = format!("Pod {}, echo {ECHO} by UDP", pod.pod().name());
+        rows.push(spread(report, &title, &|| echo::ask_udp(pod.pod(), ECHO, LIMIT), pod_rule(pod)));
     }
     report.table(&["from", "answers by Pod", "sources seen", "rule", "time, mean", ""], &rows);
     Ok(())
@@ -134,7 +137,7 @@ fn pod_rule(pod: &lab::cni::Sandbox) -> Rule {
 
 /// A node's own connections must not carry the virtual address as source.
 fn node_rule() -> Rule {
-    Rule { text: format!("not {}", VIP.ip()), holds: Box::new(|answer| answer.client.ip() != VIP.ip()) }
+    Rule { text: format!("not {}", WEB.ip()), holds: Box::new(|answer| answer.client.ip() != WEB.ip()) }
 }
 
 /// Traffic from outside is masqueraded, so that the answer comes back the same way.
@@ -143,12 +146,12 @@ fn outside_rule(outside: &Host) -> Result<Rule> {
     Ok(Rule { text: source.text(), holds: Box::new(move |answer| source.holds(answer.client.ip())) })
 }
 
-fn spread(report: &mut Report, title: &str, ask: &dyn Fn(SocketAddr) -> Result<Answer>, rule: Rule) -> Vec<String> {
-    let answers: Result<Vec<Answer>> = (0..REQUESTS).map(|_| ask(VIP)).collect();
+fn spread(report: &mut Report, title: &str, ask: &dyn Fn() -> Result<Answer>, rule: Rule) -> Vec<String> {
+    let answers: Result<Vec<Answer>> = (0..REQUESTS).map(|_| ask()).collect();
     let answers = match answers {
         Ok(answers) => answers,
         Err(error) => {
-            let verdict = report.check(false, &format!("web from {title}: {error:#}"));
+            let verdict = report.check(false, &format!("Service from {title}: {error:#}"));
             return vec![title.to_owned(), format!("{error:#}"), String::new(), rule.text, String::new(), verdict];
         }
     };
@@ -160,7 +163,7 @@ fn spread(report: &mut Report, title: &str, ask: &dyn Fn(SocketAddr) -> Result<A
     }
     let even = by_pod.len() == 4 && by_pod.values().all(|n| *n == REQUESTS / 4);
     let passed = even && answers.iter().all(|answer| (rule.holds)(answer));
-    let verdict = report.check(passed, &format!("web from {title}"));
+    let verdict = report.check(passed, &format!("Service from {title}"));
     let list = |pairs: Vec<String>| pairs.join(", ");
     let total: Duration = answers.iter().map(|answer| answer.took).sum();
     vec![

@@ -14,7 +14,6 @@ use lab::{Cluster, Etcd, Host, Process, bin, echo, eventually};
 use crate::report::{Report, ms};
 
 const PREFIX: &str = "/coreos.com/network";
-const CONFLIST: &str = "10-flannel.conflist";
 /// How long a program may take to do its first work; the lab kernel on a busy machine needs most of it.
 const READY: Duration = Duration::from_secs(60);
 
@@ -23,6 +22,21 @@ pub(crate) struct Node {
     pub(crate) host: Host,
     pub(crate) pods: Vec<Sandbox>,
     processes: Vec<Process>,
+}
+
+impl Node {
+    fn run_pod(&mut self, runtime: &Runtime, name: &str, report: &mut Report) -> Result<Vec<String>> {
+        let started = Instant::now();
+        let pod = runtime.run_pod(&format!("{name}-{}", short(&self.host)))?;
+        let took = started.elapsed();
+        let name = pod.pod().name().to_owned();
+        let [.., last] = self.host.address()?.octets();
+        let inside = pod.address().to_string().starts_with(&format!("172.7.{last}."));
+        let verdict = report.check(inside, &format!("{name} gets an address of its node"));
+        let row = vec![name, short(&self.host), pod.address().to_string(), ms(took), verdict];
+        self.pods.push(pod);
+        Ok(row)
+    }
 }
 
 /// Everything that is up.
@@ -106,59 +120,54 @@ impl Stage {
         Ok(())
     }
 
+    /// The first node runs flannel's stock list unchanged, the others ours: both are what a cluster may have.
     fn run_pods(&mut self, report: &mut Report) -> Result<()> {
-        report.step("a container runtime makes two Pods on each node, with flannel's stock conflist");
-        let conflist = fs::read_to_string(configs().join("cni").join(CONFLIST)).context("read the conflist")?;
-        println!("  {}", conflist.split_whitespace().collect::<Vec<_>>().join(" "));
+        report.step("a container runtime makes two Pods on each node, with flannel's stock conflist and with ours");
         let plugin = bin("netd-cni")?;
-        let mut rows = Vec::new();
-        for node in &mut self.nodes {
+        let (mut lists, mut rows) = (Vec::new(), Vec::new());
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            let conflist = if index == 0 { "10-flannel.conflist" } else { "10-netd.conflist" };
+            let content = fs::read_to_string(configs().join("cni").join(conflist)).context("read the conflist")?;
             let runtime = Runtime::new(&node.host);
-            runtime.install(&plugin, &["flannel", "portmap"])?;
-            runtime.configure(CONFLIST, &conflist)?;
+            runtime.install(&plugin, &["netd-cni", "flannel", "portmap"])?;
+            runtime.configure(conflist, &content)?;
+            let text = content.split_whitespace().collect::<Vec<_>>().join(" ");
+            lists.push(vec![short(&node.host), conflist.to_owned(), text]);
             for name in ["a", "b"] {
-                let started = Instant::now();
-                let pod = runtime.run_pod(&format!("{name}-{}", short(&node.host)))?;
-                let took = started.elapsed();
-                let subnet = format!("172.7.{}.", node.host.address()?.octets()[3]);
-                let inside = pod.address().to_string().starts_with(&subnet);
-                let verdict = report.check(inside, &format!("{} gets an address of its node", pod.pod().name()));
-                let pod_name = pod.pod().name().to_owned();
-                rows.push(vec![pod_name, node.host.name().to_owned(), pod.address().to_string(), ms(took), verdict]);
-                node.pods.push(pod);
+                rows.push(node.run_pod(&runtime, name, report)?);
             }
         }
+        report.table(&["node", "conflist", "content"], &lists);
         report.table(&["Pod", "node", "address", "namespace and ADD", ""], &rows);
         Ok(())
     }
 
     fn serve(&mut self, report: &mut Report) -> Result<()> {
-        report.step("a server in each Pod, Service web 192.168.0.10:80 over all four, ipvs-proxy on each node");
+        report.step("a server in each Pod, Services over all four, ipvs-proxy on each node");
         for pod in self.nodes.iter().flat_map(|node| &node.pods) {
             self.servers.push(echo::serve(pod.pod(), pod.pod().name(), 80)?);
         }
         let outside = self.cluster.host("hdss7-200")?;
         self.servers.push(echo::serve(outside, "hdss7-200", 8080)?);
         let endpoints = self.etcd.endpoints();
-        let manifest = configs().join("services").join("web.yaml");
         let first = self.nodes.first().context("a cluster without nodes")?;
-        first.host.write("/etc/web.yaml", fs::read(&manifest).context("read configs/services/web.yaml")?)?;
-        let applied = first
-            .host
-            .command(bin("ipvs-proxy")?)
-            .args(["apply", "-f", "/etc/web.yaml", "--etcd-endpoints", &endpoints])
-            .run()?;
-        report.text("ipvs-proxy apply -f web.yaml", applied.stdout.trim());
+        for name in ["web.yaml", "echo.yaml"] {
+            let file = configs().join("services").join(name);
+            let apply = first.host.command(bin("ipvs-proxy")?).arg("apply").arg("-f").arg(&file);
+            let applied = apply.args(["--etcd-endpoints", &endpoints]).run()?;
+            report.text(&format!("ipvs-proxy apply -f configs/services/{name}"), applied.stdout.trim());
+        }
         for node in &mut self.nodes {
             let proxy = node.host.command(bin("ipvs-proxy")?);
-            let proxy = proxy.args(["run", "--etcd-endpoints", &endpoints, "--cluster-cidr", "172.7.0.0/16"]);
+            let networks = ["--cluster-cidr", "172.7.0.0/16", "--service-cidr", "192.168.0.0/16"];
+            let proxy = proxy.args(["--etcd-endpoints", &endpoints]).args(networks);
             node.processes.push(proxy.start("ipvs-proxy")?);
         }
         for node in &self.nodes {
             eventually(READY, || {
                 let table = node.host.run(&["ipvsadm", "-Ln"])?.stdout;
-                let real = table.lines().filter(|line| line.trim_start().starts_with("->")).count();
-                ensure!(real > 4, "{} has {} real servers of 4", node.host.name(), real.saturating_sub(1));
+                let real = table.matches("Masq").count();
+                ensure!(real == 8, "{} has {real} real servers of 8", node.host.name());
                 Ok(())
             })?;
         }
