@@ -1,0 +1,109 @@
+//! Every file below `configs/` is loaded by what would load it: units by systemd, network lists by a runtime and the plugin,
+//! manifests and net-conf by the programs.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::cni::{Network, Runtime};
+use lab::{Etcd, Host, bin};
+
+fn configs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+/// The files of a folder below `configs/`, with their names.
+fn files(folder: &str) -> Vec<(String, PathBuf)> {
+    let mut found: Vec<_> = fs::read_dir(configs().join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), path))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "configs/{folder} is empty");
+    found
+}
+
+fn units_are_what_systemd_accepts() -> Result<()> {
+    let host = Host::start("units")?;
+    for (name, path) in files("systemd") {
+        let unit = fs::read_to_string(&path)?;
+        let program = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).context("ExecStart")?;
+        let program = program.split_whitespace().next().context("a program in ExecStart")?;
+        let own = program.rsplit('/').next().unwrap();
+        ensure!(bin(own)?.is_file(), "{name} starts {program}, which is none of ours");
+        // The unit is examined where its program exists, as on a node.
+        let at = "/etc/systemd/verify";
+        let here = unit.replace(program, bin(own)?.to_str().context("a path of UTF-8")?);
+        host.write(format!("{at}/{name}"), here)?;
+        let verified = host.run(&["systemd-analyze", "verify", "--man=no", &format!("{at}/{name}")])?;
+        ensure!(verified.stderr.trim().is_empty(), "{name}: {}", verified.stderr);
+    }
+    Ok(())
+}
+
+fn conflists_attach_a_pod() -> Result<()> {
+    for (name, path) in files("cni") {
+        let host = Host::start("node")?;
+        host.write("/run/flannel/subnet.env", SUBNET_FILE)?;
+        let content = fs::read_to_string(&path)?;
+        Network::parse(&content).with_context(|| name.clone())?;
+        let runtime = Runtime::new(&host);
+        runtime.install(&bin("netd-cni")?, &["netd-cni", "flannel", "portmap"])?;
+        runtime.configure(&name, &content)?;
+        let pod = runtime.run_pod("web").with_context(|| name.clone())?;
+        ensure!(pod.address().to_string() == "172.7.21.2", "{name}: {}", pod.address());
+        pod.pod().run(&["ping", "-c1", "-W5", "172.7.21.1"])?;
+        pod.stop()?;
+    }
+    Ok(())
+}
+
+const SUBNET_FILE: &str =
+    "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+
+fn net_conf_gives_the_reference_node_its_subnet() -> Result<()> {
+    let cluster = lab::Cluster::reference()?;
+    let node = cluster.host("hdss7-21")?;
+    node.write("/etc/kube-flannel/net-conf.json", fs::read(configs().join("net-conf.json"))?)?;
+    let netd = node.command(bin("netd")?).args(["--store", "local", "--iface", "eth0"]).start("netd")?;
+    lab::eventually(Duration::from_secs(30), || {
+        let file = node.read("/run/flannel/subnet.env")?;
+        ensure!(file.contains("FLANNEL_SUBNET=172.7.21.1/24"), "{file}");
+        Ok(())
+    })?;
+    ensure!(netd.terminate(Duration::from_secs(10))?.success(), "netd: {}", netd.log());
+    Ok(())
+}
+
+fn service_manifests_are_applied_and_listed() -> Result<()> {
+    let cluster = lab::Cluster::reference()?;
+    let node = cluster.host("hdss7-21")?;
+    let etcd = Etcd::start([node])?;
+    let endpoints = etcd.endpoints();
+    for (name, path) in files("services") {
+        let apply = node.command(bin("ipvs-proxy")?).arg("apply").arg("-f").arg(&path);
+        let applied = apply.args(["--etcd-endpoints", &endpoints]).run().with_context(|| name.clone())?;
+        ensure!(applied.stdout.lines().count() == 2, "{name}: {}", applied.stdout);
+        let service = name.strip_suffix(".yaml").context("a .yaml file")?;
+        let list = node.command(bin("ipvs-proxy")?).args(["list", "--etcd-endpoints", &endpoints]).run()?.stdout;
+        ensure!(list.contains(service), "{name}: {list}");
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[lab::Need::Nftables, lab::Need::Vxlan],
+        lab::tests![
+            units_are_what_systemd_accepts,
+            conflists_attach_a_pod,
+            net_conf_gives_the_reference_node_its_subnet,
+            service_manifests_are_applied_and_listed,
+        ],
+    )
+}
