@@ -11,7 +11,7 @@ use kernel::conntrack::Conntrack;
 use kernel::link::VethEnd;
 use kernel::nft::Nft;
 use kernel::{KernelError, Netns, Rtnl, sysctl};
-use netstate::{BridgeOptions, IfName, Link, LinkKind, Route, RouteKey};
+use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
 use nix::libc;
 
 use crate::apply::Hands;
@@ -163,15 +163,17 @@ fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
     }
 }
 
+fn bridge_link(mtu: Option<u32>, mac: Option<MacAddr>) -> Link {
+    Link { kind: LinkKind::Bridge(BridgeOptions::default()), mtu, mac, up: true, master: None }
+}
+
 impl Hands for KernelHands<'_> {
     fn apply(&mut self, step: &Step) -> Result<(), CniError> {
-        let bridge = |mtu: &Option<u32>, mac| {
-            let kind = LinkKind::Bridge(BridgeOptions::default());
-            Link { kind, mtu: *mtu, mac, up: true, master: None }
-        };
         match step {
-            Step::CreateBridge { name, mac, mtu } => self.create_bridge(name, &bridge(mtu, Some(*mac))),
-            Step::SetBridge { name, mtu } => self.host.set_link(name, &bridge(mtu, None)).map_err(|e| refused(&e)),
+            Step::CreateBridge { name, mac, mtu } => self.create_bridge(name, &bridge_link(*mtu, Some(*mac))),
+            Step::SetBridge { name, mtu } => {
+                self.host.set_link(name, &bridge_link(*mtu, None)).map_err(|e| refused(&e))
+            }
             Step::SetPromiscuous(name) => {
                 let index = self.index(name)?;
                 self.host.set_promiscuous(index).map_err(|e| refused(&e))

@@ -17,7 +17,7 @@ use netstate::{IfName, LinkKind};
 use crate::attachment::Attachment;
 use crate::error::CniError;
 use crate::hands::refused;
-use crate::ipam::store::Locked;
+use crate::ipam::Locked;
 use crate::plan::gc::Owner;
 use crate::record::{self, Found};
 use crate::verbs::store_error;

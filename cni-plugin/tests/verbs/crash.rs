@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use kernel::nft::Nft;
 use netstate::nft::{Family, Name, TableKey};
@@ -66,8 +66,8 @@ fn state(node: &Node) -> State {
     (node.links(), node.files(), elements)
 }
 
-/// Runs one verb until its `calls`th changing system call has ended, and kills it there. `false`: it ended before.
-fn killed(node: &Node, command: &str, conf: &Value, netns: &Path, calls: usize) -> bool {
+/// Starts one verb under ptrace(2); it waits before its first instruction.
+fn start(node: &Node, command: &str, conf: &Value, netns: &Path) -> Child {
     fs::write("/run/stdin", conf.to_string()).unwrap();
     let mut process = Command::new(node.plugin(conf["type"].as_str().unwrap()));
     process
@@ -81,7 +81,13 @@ fn killed(node: &Node, command: &str, conf: &Value, netns: &Path, calls: usize) 
         .stderr(Stdio::null());
     // SAFETY: ptrace(PTRACE_TRACEME) is one system call on no memory of ours.
     #[allow(unsafe_code)]
-    let mut child = unsafe { process.pre_exec(|| ptrace::traceme().map_err(Into::into)) }.spawn().unwrap();
+    let process = unsafe { process.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
+    process.spawn().unwrap()
+}
+
+/// Runs one verb until its `calls`th changing system call has ended, and kills it there. `false`: it ended before.
+fn killed(node: &Node, command: &str, conf: &Value, netns: &Path, calls: usize) -> bool {
+    let mut child = start(node, command, conf, netns);
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     waitpid(pid, None).unwrap();
     ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL).unwrap();

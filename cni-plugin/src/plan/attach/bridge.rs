@@ -1,0 +1,99 @@
+//! ADD, the bridge: made, set, given the gateways' addresses.
+//!
+//! Invariants: an address of the bridge gives way only when no Pod can be using it, or when the user forces it; two
+//! bridges of one host never get one subnet.
+
+use netstate::{IfName, Prefix};
+
+use super::{Attach, BridgeState, Facts, Surroundings};
+use crate::error::{CniError, Code};
+use crate::plan::{Cidr, Step, parameter};
+
+impl Attach<'_> {
+    pub(super) fn bridge_steps(&self, found: Option<&BridgeState>) -> Result<Vec<Step>, CniError> {
+        let name = self.conf.bridge.clone();
+        let mut steps = Vec::new();
+        match found {
+            None => {
+                steps.push(Step::CreateBridge { name: name.clone(), mac: self.bridge_mac(), mtu: self.conf.mtu });
+                // Ports must not teach the host routes.
+                steps
+                    .extend(parameter(&format!("net/ipv6/conf/{name}/accept_ra"), "0", false).map(Step::HostParameter));
+            }
+            Some(bridge) if !bridge.is_bridge => {
+                let msg = format!("link {name} already exists but is not a bridge");
+                return Err(
+                    CniError::new(Code::InvalidConfig, msg).details("choose another name with the option bridge")
+                );
+            }
+            Some(bridge) => {
+                let mtu = self.conf.mtu.filter(|mtu| bridge.mtu != Some(*mtu));
+                if mtu.is_some() || !bridge.up {
+                    steps.push(Step::SetBridge { name: name.clone(), mtu });
+                }
+            }
+        }
+        if self.conf.promiscuous {
+            steps.push(Step::SetPromiscuous(name));
+        }
+        Ok(steps)
+    }
+
+    pub(super) fn gateway_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
+        let bridge = &self.conf.bridge;
+        let present = facts.bridge.as_ref().map_or(&[][..], |state| &state.addresses);
+        let gateways = self.gateways();
+        let mut steps = Vec::new();
+        for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
+            self.check_other_bridges(gateway, &facts.surroundings)?;
+            for foreign in present.iter().filter(|cidr| conflicts(**cidr, *gateway) && !gateways.contains(cidr)) {
+                self.check_replaceable(*foreign, *gateway, &facts.surroundings)?;
+                let step = Step::RemoveBridgeAddress(bridge.clone(), *foreign);
+                if !steps.contains(&step) {
+                    steps.push(step);
+                }
+            }
+            steps.push(Step::AddBridgeAddress(bridge.clone(), *gateway));
+        }
+        let has = |v4: bool| gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4);
+        if has(true) && !facts.forwards_v4 {
+            steps.extend(parameter("net/ipv4/ip_forward", "1", true).map(Step::HostParameter));
+        }
+        if has(false) && !facts.forwards_v6 {
+            steps.extend(parameter("net/ipv6/conf/all/forwarding", "1", true).map(Step::HostParameter));
+        }
+        Ok(steps)
+    }
+
+    /// Two bridges with one subnet break routing for every Pod on either of them.
+    fn check_other_bridges(&self, gateway: &Cidr, surroundings: &Surroundings) -> Result<(), CniError> {
+        let Ok(subnet) = Prefix::new(gateway.0, gateway.1) else { return Ok(()) };
+        let clash = |(_, (addr, len)): &&(IfName, Cidr)| Prefix::new(*addr, *len).is_ok_and(|p| p.overlaps(&subnet));
+        let Some((other, (addr, len))) = surroundings.other_bridges.iter().find(clash) else { return Ok(()) };
+        let bridge = &self.conf.bridge;
+        let msg = format!("bridge {bridge} cannot have subnet {subnet}: bridge {other} already has {addr}/{len}");
+        Err(CniError::new(Code::InvalidConfig, msg)
+            .details(format!("set the option bridge to {other}, or delete {other} when no Pod uses it any more")))
+    }
+
+    /// A lease that changed replaces the address of an empty bridge; with Pods on it only `forceAddress` may.
+    fn check_replaceable(&self, (addr, len): Cidr, gateway: Cidr, around: &Surroundings) -> Result<(), CniError> {
+        if self.conf.force_address || !around.has_ports {
+            return Ok(());
+        }
+        let (bridge, wanted, bits) = (self.conf.bridge.as_str(), gateway.0, gateway.1);
+        let msg = format!("{bridge:?} already has an IP address different from {wanted}/{bits}: {addr}/{len}");
+        Err(CniError::new(Code::InvalidConfig, msg)
+            .details("Pods of the former subnet are still on it: remove them, or set forceAddress"))
+    }
+}
+
+/// An address that keeps a gateway off the bridge: any other IPv4 address, or an IPv6 one of an overlapping subnet.
+fn conflicts(present: Cidr, gateway: Cidr) -> bool {
+    let network = |(addr, len)| Prefix::new(addr, len).ok();
+    match (present.0.is_ipv4(), gateway.0.is_ipv4()) {
+        (true, true) => true,
+        (false, false) => network(present).zip(network(gateway)).is_some_and(|(a, b)| a.overlaps(&b)),
+        _ => false,
+    }
+}

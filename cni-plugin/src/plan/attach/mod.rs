@@ -1,0 +1,343 @@
+//! ADD: from the configuration, the reserved addresses and what the host looks like to ordered steps and the result.
+//!
+//! Order, chosen so that a crash between two steps leaves nothing that a DEL or the next ADD does not put right: the
+//! bridge and what Pods share, then the veth pair in one message, then the ports, then the Pod's side, and last the
+//! neighbour entry, which only makes the first packet faster.
+
+mod bridge;
+mod pod;
+
+use std::net::IpAddr;
+
+use netstate::nft::Ruleset;
+use netstate::{IfName, MacAddr, PortOptions, Prefix};
+
+use super::hostports::HostPorts;
+use super::{Cidr, End, Step, masquerade};
+use crate::attachment::{Attachment, mac_of_address};
+use crate::error::CniError;
+use crate::ipam::Reservation;
+use crate::netconf::BridgeConf;
+use crate::result::{AddResult, Dns, Interface, IpConfig};
+
+/// MTU of a veth in bytes when nobody says otherwise (ETH_DATA_LEN).
+const ETHERNET_MTU: u32 = 1500;
+
+/// The bridge as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeState {
+    /// A link of that name exists, and it is a bridge.
+    pub is_bridge: bool,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Hardware address.
+    pub mac: Option<MacAddr>,
+    /// Administratively up.
+    pub up: bool,
+    /// Its addresses, those of link scope left out.
+    pub addresses: Vec<Cidr>,
+}
+
+/// What is looked at only when the bridge lacks a gateway's address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Some link is a port of the bridge.
+    pub has_ports: bool,
+    /// Addresses of the host's other bridges.
+    pub other_bridges: Vec<(IfName, Cidr)>,
+}
+
+/// What ADD found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The bridge, if a link has its name.
+    pub bridge: Option<BridgeState>,
+    /// See [`needs_surroundings`].
+    pub surroundings: Surroundings,
+    /// The host forwards IPv4.
+    pub forwards_v4: bool,
+    /// The host forwards IPv6.
+    pub forwards_v6: bool,
+}
+
+/// What shall be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach<'a> {
+    /// Which interface of which container.
+    pub attachment: &'a Attachment,
+    /// How.
+    pub conf: &'a BridgeConf,
+    /// The reserved addresses; empty in layer 2.
+    pub reservations: &'a [Reservation],
+    /// Settings from `ipam.resolvConf`.
+    pub resolver: &'a Dns,
+    /// Path of the Pod's namespace, for the result.
+    pub netns: &'a str,
+    /// The network's name.
+    pub network: &'a str,
+    /// Ports of the host that lead to the Pod; `None` where another plugin of the chain opens them.
+    pub ports: Option<HostPorts<'a>>,
+}
+
+impl Attach<'_> {
+    /// The gateways that the bridge must hold.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<Cidr> {
+        let all = self.reservations.iter().map(|r| (r.gateway, r.len));
+        if self.conf.gateway { all.collect() } else { Vec::new() }
+    }
+
+    /// True when the bridge lacks a gateway's address: then the host's other bridges matter.
+    #[must_use]
+    pub fn needs_surroundings(&self, bridge: Option<&BridgeState>) -> bool {
+        let has = |cidr: &Cidr| bridge.is_some_and(|bridge| bridge.addresses.contains(cidr));
+        self.gateways().iter().any(|cidr| !has(cidr))
+    }
+
+    fn mtu(&self) -> u32 {
+        self.conf.mtu.unwrap_or(ETHERNET_MTU)
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.reservations.iter().map(|r| r.addr).collect()
+    }
+
+    fn host_end(&self) -> End {
+        End { name: self.attachment.host_link(), mac: self.attachment.host_mac() }
+    }
+
+    fn pod_end(&self) -> End {
+        let mac = self.conf.mac.unwrap_or_else(|| self.attachment.pod_mac(&self.addresses()));
+        End { name: self.attachment.ifname.clone(), mac }
+    }
+
+    /// The hardware address of the bridge, if it must be made.
+    fn bridge_mac(&self) -> MacAddr {
+        let gateway = self.reservations.first().map(|r| mac_of_address(r.gateway));
+        gateway.unwrap_or_else(|| MacAddr::local(seed(self.conf.bridge.as_str())))
+    }
+
+    /// The steps of ADD.
+    ///
+    /// # Errors
+    /// Code 7 when what was found cannot be reconciled with the configuration.
+    pub fn plan(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
+        let mut steps = self.bridge_steps(facts.bridge.as_ref())?;
+        steps.extend(self.gateway_steps(facts)?);
+        steps.push(Step::CreateVeth {
+            host: self.host_end(),
+            pod: self.pod_end(),
+            bridge: self.conf.bridge.clone(),
+            mtu: self.mtu(),
+        });
+        if self.conf.hairpin || self.conf.isolated {
+            let options = PortOptions { hairpin: self.conf.hairpin, isolated: self.conf.isolated };
+            steps.push(Step::SetPort { link: self.attachment.host_link(), options });
+        }
+        steps.extend(self.masquerade()?.map(|ruleset| Step::WriteTable(Box::new(ruleset))));
+        if let Some(ports) = &self.ports {
+            steps.extend(ports.plan(&self.conf.bridge)?);
+        }
+        steps.extend(self.pod_steps()?);
+        if self.conf.gateway {
+            let learn = |addr| Step::LearnNeighbour { bridge: self.conf.bridge.clone(), addr, mac: self.pod_end().mac };
+            steps.extend(self.addresses().into_iter().map(learn));
+        }
+        Ok(steps)
+    }
+
+    /// The network's table of masquerade rules, where they are wanted.
+    ///
+    /// # Errors
+    /// Code 7 for a network whose name nftables cannot hold.
+    pub fn masquerade(&self) -> Result<Option<Ruleset>, CniError> {
+        let Some(networks) = self.conf.masquerade.as_ref().filter(|_| !self.reservations.is_empty()) else {
+            return Ok(None);
+        };
+        let subnets: Vec<Prefix> = self.reservations.iter().filter_map(|r| Prefix::new(r.addr, r.len).ok()).collect();
+        let unnameable =
+            || CniError::invalid_field("name", self.network, "a name that is short enough for an nft table");
+        masquerade::ruleset(self.network, &subnets, networks).map(Some).ok_or_else(unnameable)
+    }
+
+    /// What ADD answers when every step is done. `bridge_mac` is the bridge's hardware address as it is.
+    ///
+    /// # Errors
+    /// As [`Attach::plan`].
+    pub fn result(&self, bridge_mac: Option<MacAddr>) -> Result<AddResult, CniError> {
+        let mtu = Some(self.mtu());
+        let host = |name: &IfName, mac| Interface { name: name.to_string(), mac, mtu, sandbox: None };
+        let (veth, pod) = (self.host_end(), self.pod_end());
+        let ip = |r: &Reservation| IpConfig { interface: Some(2), addr: r.addr, len: r.len, gateway: Some(r.gateway) };
+        let dns = if self.conf.dns.is_empty() { self.resolver } else { &self.conf.dns };
+        Ok(AddResult {
+            interfaces: vec![
+                host(&self.conf.bridge, bridge_mac.or_else(|| Some(self.bridge_mac()))),
+                host(&veth.name, Some(veth.mac)),
+                Interface { sandbox: Some(self.netns.to_owned()), ..host(&pod.name, Some(pod.mac)) },
+            ],
+            ips: self.reservations.iter().map(ip).collect(),
+            routes: self.routes()?,
+            dns: dns.clone(),
+        })
+    }
+}
+
+/// Six bytes that depend on every byte of `text` (FNV-1a): a bridge without addresses gets its hardware address so.
+fn seed(text: &str) -> [u8; 6] {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let [_, _, bytes @ ..] = hash.to_be_bytes();
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::CniArgs;
+    use crate::attachment::ContainerId;
+    use crate::error::Code;
+    use crate::fields::Fields;
+    use crate::netconf::RuntimeConfig;
+    use serde_json::{Value, json};
+
+    fn conf(value: Value) -> BridgeConf {
+        let networks = ["172.7.0.0/16".parse().unwrap()];
+        let fields = Fields::of(value, "").unwrap();
+        BridgeConf::parse(fields, "cbr0", &networks, &CniArgs::default(), &RuntimeConfig::default()).unwrap()
+    }
+
+    fn stock() -> Value {
+        json!({"isDefaultGateway": true, "hairpinMode": true, "mtu": 1450,
+               "ipam": {"ranges": [[{"subnet": "172.7.21.0/24"}]], "routes": [{"dst": "172.7.0.0/16"}]}})
+    }
+
+    fn reservation(addr: &str, len: u8, gateway: &str) -> Reservation {
+        Reservation { addr: addr.parse().unwrap(), len, gateway: gateway.parse().unwrap() }
+    }
+
+    fn with_attach<T>(conf: &BridgeConf, reservations: &[Reservation], work: impl FnOnce(&Attach<'_>) -> T) -> T {
+        let attachment =
+            Attachment { container: ContainerId::new("web-1").unwrap(), ifname: IfName::new("eth0").unwrap() };
+        let resolver = Dns::default();
+        let (attachment, netns, network) = (&attachment, "/ns", "cbr0");
+        work(&Attach { attachment, conf, reservations, resolver: &resolver, netns, network, ports: None })
+    }
+
+    fn steps(conf: &BridgeConf, facts: &Facts) -> Result<Vec<String>, CniError> {
+        let reservations = [reservation("172.7.21.2", 24, "172.7.21.1")];
+        let steps = with_attach(conf, &reservations, |attach| attach.plan(facts))?;
+        Ok(steps.iter().map(ToString::to_string).collect())
+    }
+
+    fn bridge() -> BridgeState {
+        BridgeState {
+            is_bridge: true,
+            mtu: Some(1450),
+            mac: Some("0a:58:ac:07:15:01".parse().unwrap()),
+            up: true,
+            addresses: vec![("172.7.21.1".parse().unwrap(), 24)],
+        }
+    }
+
+    fn settled() -> Facts {
+        Facts { bridge: Some(bridge()), forwards_v4: true, ..Facts::default() }
+    }
+
+    const POD: [&str; 5] = [
+        "create veth vethgn5ac9sfczt address 6e:84:74:94:ca:b5 master cbr0 mtu 1450 peer eth0 address 0a:58:ac:07:15:02",
+        "set port vethgn5ac9sfczt hairpin on isolated off",
+        "pod: set net/ipv4/conf/eth0/arp_notify=1",
+        "pod: set eth0 up, address 172.7.21.2/24, route 172.7.0.0/16 metric 0 via 172.7.21.1 dev eth0 proto 3, \
+         route 0.0.0.0/0 metric 0 via 172.7.21.1 dev eth0 proto 3",
+        "learn neighbour 172.7.21.2 lladdr 0a:58:ac:07:15:02 dev cbr0",
+    ];
+
+    #[test]
+    fn on_a_settled_node_only_the_pods_own_objects_are_made() {
+        assert_eq!(steps(&conf(stock()), &settled()).unwrap(), POD);
+    }
+
+    #[test]
+    fn the_first_pod_of_a_node_brings_the_bridge() {
+        let all = steps(&conf(stock()), &Facts::default()).unwrap();
+        assert_eq!(
+            all[..4],
+            [
+                "create bridge cbr0 address 0a:58:ac:07:15:01 mtu 1450",
+                "set net/ipv6/conf/cbr0/accept_ra=0",
+                "add address 172.7.21.1/24 dev cbr0",
+                "set net/ipv4/ip_forward=1",
+            ]
+        );
+        assert_eq!(all[4..], POD);
+    }
+
+    #[test]
+    fn a_bridge_is_set_only_where_it_differs() {
+        let mut facts = settled();
+        facts.bridge = Some(BridgeState { mtu: Some(1500), ..bridge() });
+        assert_eq!(steps(&conf(stock()), &facts).unwrap()[0], "set bridge cbr0 up mtu 1450");
+        facts.bridge = Some(BridgeState { up: false, ..bridge() });
+        assert_eq!(steps(&conf(stock()), &facts).unwrap()[0], "set bridge cbr0 up");
+        facts.bridge = Some(BridgeState { is_bridge: false, ..bridge() });
+        let error = steps(&conf(stock()), &facts).unwrap_err();
+        assert!(error.code == Code::InvalidConfig && error.msg.contains("is not a bridge"), "{error}");
+    }
+
+    #[test]
+    fn a_foreign_address_gives_way_when_the_bridge_is_empty_or_by_force() {
+        let mut facts = settled();
+        facts.bridge = Some(BridgeState { addresses: vec![("172.7.33.1".parse().unwrap(), 24)], ..bridge() });
+        let expected = ["delete address 172.7.33.1/24 dev cbr0", "add address 172.7.21.1/24 dev cbr0"];
+        assert_eq!(steps(&conf(stock()), &facts).unwrap()[..2], expected);
+        facts.surroundings.has_ports = true;
+        assert_eq!(steps(&conf(stock()), &facts).unwrap_err().code, Code::InvalidConfig);
+        let mut forced = stock();
+        forced["forceAddress"] = json!(true);
+        assert_eq!(steps(&conf(forced), &facts).unwrap()[..2], expected);
+    }
+
+    #[test]
+    fn ipv6_addresses_conflict_only_when_their_subnets_overlap() {
+        let reservations = [reservation("fd00:21::2", 64, "fd00:21::1")];
+        let conf = conf(json!({"isGateway": true, "ipam": {"subnet": "fd00:21::/64"}}));
+        let plan = |present: &str| {
+            let addresses = vec![(present.parse().unwrap(), 64), ("10.0.0.1".parse().unwrap(), 24)];
+            let mut facts = Facts { bridge: Some(BridgeState { addresses, ..bridge() }), ..Facts::default() };
+            facts.surroundings.has_ports = true;
+            with_attach(&conf, &reservations, |attach| attach.plan(&facts)).map(|steps| steps[0].to_string())
+        };
+        assert_eq!(plan("fd00:99::1").unwrap(), "add address fd00:21::1/64 dev cbr0");
+        assert!(plan("fd00:21::99").is_err());
+    }
+
+    #[test]
+    fn subnet_of_another_bridge_is_refused_by_name() {
+        let mut facts = Facts::default();
+        facts.surroundings.other_bridges = vec![(IfName::new("cni0").unwrap(), ("172.7.21.1".parse().unwrap(), 24))];
+        let error = steps(&conf(stock()), &facts).unwrap_err();
+        assert!(error.msg.contains("bridge cni0 already has 172.7.21.1/24"), "{error}");
+    }
+
+    #[test]
+    fn layer_two_has_no_addresses_and_a_disabled_interface_stays_down() {
+        let plan = |value: Value| {
+            let conf = conf(value);
+            with_attach(&conf, &[], |attach| attach.plan(&Facts { bridge: Some(bridge()), ..Facts::default() }))
+                .unwrap()
+        };
+        let last = |value| plan(value).last().map(ToString::to_string).unwrap();
+        assert_eq!(last(json!({"mtu": 1450})), "pod: set eth0 up");
+        assert!(last(json!({"mtu": 1450, "disableContainerInterface": true})).starts_with("create veth"));
+    }
+
+    #[test]
+    fn a_route_without_any_gateway_is_refused() {
+        let mut value = stock();
+        value["ipam"]["routes"] = json!([{"dst": "fd00::/48"}]);
+        let error = steps(&conf(value), &settled()).unwrap_err();
+        assert!(error.msg.contains("fd00::/48 has no gateway"), "{error}");
+    }
+}

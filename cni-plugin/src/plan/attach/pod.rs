@@ -1,0 +1,99 @@
+//! ADD, the Pod's side: parameters, addresses, routes.
+
+use std::net::IpAddr;
+
+use netstate::route::TABLE_MAIN;
+use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteScope};
+
+use super::Attach;
+use crate::error::CniError;
+use crate::ipam::Reservation;
+use crate::plan::{Step, parameter};
+use crate::result::ResultRoute;
+
+/// Protocol number of a Pod's routes: RTPROT_BOOT, as every CNI plugin leaves it.
+const PROTOCOL_BOOT: u8 = 3;
+
+impl Attach<'_> {
+    pub(super) fn pod_steps(&self) -> Result<Vec<Step>, CniError> {
+        let ifname = &self.attachment.ifname;
+        if self.conf.interface_disabled {
+            return Ok(Vec::new());
+        }
+        let mut steps = Vec::new();
+        let mut set = |key: &str, value, required| {
+            steps.extend(parameter(&format!("net/{key}"), value, required).map(Step::PodParameter));
+        };
+        if self.reservations.iter().any(|r| r.addr.is_ipv6()) {
+            // An interface without IPv6 would refuse the address; containers often start that way.
+            set("ipv6/conf/lo/disable_ipv6", "0", true);
+            set(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0", true);
+            set(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1", false);
+        }
+        if self.reservations.iter().any(|r| r.addr.is_ipv4()) {
+            // Announces the address when the link comes up: other Pods may remember its former owner.
+            set(&format!("ipv4/conf/{ifname}/arp_notify"), "1", false);
+        }
+        steps.push(Step::ConfigurePod {
+            ifname: ifname.clone(),
+            addresses: self.reservations.iter().map(|r| (r.addr, r.len)).collect(),
+            routes: self.routes()?.iter().map(|route| kernel_route(route, self.gateway_of(route), ifname)).collect(),
+        });
+        Ok(steps)
+    }
+
+    fn gateway_of(&self, route: &ResultRoute) -> Option<IpAddr> {
+        let same_family = |r: &&Reservation| r.addr.is_ipv4() == route.dst.is_ipv4();
+        route.gw.or_else(|| self.reservations.iter().find(same_family).map(|r| r.gateway))
+    }
+
+    /// The Pod's routes: the configured ones, and one default route per family unless the user has one already.
+    pub(super) fn routes(&self) -> Result<Vec<ResultRoute>, CniError> {
+        let mut routes: Vec<ResultRoute> = Vec::new();
+        for route in self.conf.ipam.iter().flat_map(|ipam| &ipam.routes) {
+            if self.gateway_of(route).is_none() {
+                let found = format!("{} has no gateway: the network has no address of its family", route.dst);
+                return Err(CniError::invalid_field("ipam.routes", &found, "a route of a family with a range"));
+            }
+            if !routes.contains(route) {
+                routes.push(route.clone());
+            }
+        }
+        if self.conf.default_gateway {
+            for v4 in [true, false] {
+                let gateway = self.reservations.iter().find(|r| r.addr.is_ipv4() == v4).map(|r| r.gateway);
+                let has_default = routes.iter().any(|r| r.dst.is_default() && r.dst.is_ipv4() == v4);
+                if let Some(gateway) = gateway.filter(|_| !has_default) {
+                    routes.extend(default_route(gateway));
+                }
+            }
+        }
+        Ok(routes)
+    }
+}
+
+fn default_route(gateway: IpAddr) -> Option<ResultRoute> {
+    let any = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    Prefix::new(any, 0).ok().map(|dst| ResultRoute::to(dst, Some(gateway)))
+}
+
+fn kernel_route(route: &ResultRoute, via: Option<IpAddr>, ifname: &IfName) -> (RouteKey, Route) {
+    let scope = match route.scope {
+        Some(253) => RouteScope::Link,
+        Some(254) => RouteScope::Host,
+        _ => RouteScope::Universe,
+    };
+    let key =
+        RouteKey { table: route.table.unwrap_or(TABLE_MAIN), dst: route.dst, metric: route.priority.unwrap_or(0) };
+    let value = Route {
+        kind: RouteKind::Unicast,
+        // A route of link scope has no gateway (fib_semantics.c fib_create_info).
+        via: via.filter(|_| scope == RouteScope::Universe),
+        link: Some(ifname.clone()),
+        onlink: false,
+        src: None,
+        scope,
+        protocol: PROTOCOL_BOOT,
+    };
+    (key, value)
+}
