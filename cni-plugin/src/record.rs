@@ -30,6 +30,9 @@ pub const DEFAULT_DIR: &str = "/var/lib/cni/netd";
 /// Where the chained `portmap` keeps its records below the state directory.
 pub const PORTS_DIR: &str = ".ports";
 
+/// The most that is read of a record, in bytes.
+const RECORD_MAX: u64 = 64 * 1024;
+
 /// What is known of an attachment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
@@ -120,6 +123,23 @@ pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found,
     }
 }
 
+/// True when some attachment of `network` has a record of this boot. Records of an earlier boot tell of nothing that
+/// exists. Takes no lock: a record that is just being written may be missed.
+#[must_use]
+pub fn any_of_this_boot(dir: &Path, network: &str) -> bool {
+    let boot = boot_id();
+    let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
+    let text = |entry: fs::DirEntry| {
+        let mut text = String::new();
+        let mut options = OpenOptions::new();
+        let file =
+            options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(entry.path()).ok()?;
+        file.take(RECORD_MAX).read_to_string(&mut text).ok()?;
+        Some(text)
+    };
+    entries.filter_map(text).filter_map(|text| parse(&text)).any(|record| record.boot == boot)
+}
+
 /// Removes the records of `network` whose attachments are not among `valid` and that nobody holds.
 ///
 /// # Errors
@@ -176,7 +196,7 @@ impl Held {
     pub fn read(&mut self) -> Option<Record> {
         let mut text = String::new();
         self.file.rewind().ok()?;
-        (&self.file).take(64 * 1024).read_to_string(&mut text).ok()?;
+        (&self.file).take(RECORD_MAX).read_to_string(&mut text).ok()?;
         parse(&text)
     }
 

@@ -1,4 +1,7 @@
 //! STATUS. No locks, no listings of kernel tables: one link is looked up, one directory read.
+//!
+//! Only when a range is full more is done: leftovers are looked for and released. A runtime that is told 50 sends no
+//! ADD, and without an ADD nobody would ever release what a reboot left.
 
 use std::fs;
 use std::net::IpAddr;
@@ -8,11 +11,15 @@ use std::time::{Duration, SystemTime};
 use kernel::Rtnl;
 
 use super::network::Network;
+use super::store_error;
 use crate::args::CniArgs;
 use crate::error::{CniError, Code};
 use crate::hands::refused;
+use crate::ipam::{Store, StoreError};
+use crate::leftovers;
 use crate::netconf::{IpamConf, NetConf};
 use crate::plan::status::{Facts, judge};
+use crate::record;
 use crate::role::Role;
 
 /// Tells whether ADD can be served.
@@ -21,24 +28,52 @@ use crate::role::Role;
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
 pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
     let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
-    let facts = observe(&network).map_err(not_available)?;
+    let mut host = Rtnl::open().map_err(|e| not_available(refused(&e)))?;
+    let judged = judged(&network, &mut host);
+    match &network.bridge.ipam {
+        Some(ipam) if judged.as_ref().is_err_and(|error| error.code == Code::NotAvailable) => {
+            reclaim(&network, ipam, &mut host).map_err(not_available)?;
+            self::judged(&network, &mut host)
+        }
+        _ => judged,
+    }
+}
+
+fn judged(network: &Network, host: &mut Rtnl) -> Result<(), CniError> {
+    let facts = observe(network, host).map_err(not_available)?;
     let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
     judge(&network.name, network.bridge.bridge.as_str(), sets, &facts)
 }
+
+fn reclaim(network: &Network, ipam: &IpamConf, host: &mut Rtnl) -> Result<(), CniError> {
+    let store = Store::new(&ipam.data_dir, &network.name);
+    match store.lock_existing(RECLAIM_WAIT) {
+        Ok(Some(locked)) => {
+            let (records, bridge) = (&network.state_dir, &network.bridge.bridge);
+            leftovers::release(&locked, records, &network.name, bridge, host).map(drop)
+        }
+        // Somebody is at work there and sees to it himself.
+        Ok(None) | Err(StoreError::Busy { .. }) => Ok(()),
+        Err(error) => Err(store_error(&error)),
+    }
+}
+
+/// How long to wait for the lock of a full network.
+const RECLAIM_WAIT: Duration = Duration::from_secs(1);
 
 fn not_available(error: CniError) -> CniError {
     CniError { code: Code::NotAvailable, ..error }
 }
 
-fn observe(network: &Network) -> Result<Facts, CniError> {
-    let bridge = Rtnl::open().and_then(|mut host| host.link(&network.bridge.bridge)).map_err(|e| refused(&e))?;
-    let records = network.state_dir.join(&network.name);
-    let has_attachments = fs::read_dir(records).is_ok_and(|mut entries| entries.next().is_some());
+fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, CniError> {
+    let bridge_up = host.link(&network.bridge.bridge).map_err(|e| refused(&e))?.map(|link| link.link.up);
+    // With the bridge up it does not matter whether there are any.
+    let has_attachments = bridge_up != Some(true) && record::any_of_this_boot(&network.state_dir, &network.name);
     let (taken, last_reserved) = match &network.bridge.ipam {
         Some(ipam) => reservations(ipam, &ipam.data_dir.join(&network.name)),
         None => (Vec::new(), None),
     };
-    Ok(Facts { bridge_up: bridge.map(|link| link.link.up), has_attachments, taken, last_reserved })
+    Ok(Facts { bridge_up, has_attachments, taken, last_reserved })
 }
 
 fn reservations(ipam: &IpamConf, dir: &Path) -> (Vec<u128>, Option<Duration>) {

@@ -35,7 +35,7 @@ fn fill() {
 }
 
 /// A veth that such a Pod could be behind.
-fn living_foreign_pod() -> IfName {
+pub(crate) fn living_foreign_pod() -> IfName {
     let name = IfName::new("veth0badcafe").unwrap();
     let veth = Link { kind: LinkKind::Veth, mtu: None, mac: None, up: false, master: None };
     Rtnl::open().unwrap().create_link(&name, &veth).unwrap();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
+use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use crate::node::{Node, flannel, host_link, inside, native, with};
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("add_that_finds_eth0_taken_leaves_nothing_behind", eth0_taken),
     ("add_twice_is_an_error_and_keeps_the_first", add_twice),
     ("add_after_a_killed_add_reuses_its_address", add_after_killed_add),
+    ("full_or_read_only_disk_fails_add_and_leaves_nothing", bad_disk),
     ("add_that_fails_in_the_pod_unwinds_the_link_and_the_address", fails_inside),
 ];
 
@@ -172,4 +174,39 @@ fn fails_inside(node: &Node) {
             Rtnl::open().unwrap().delete_link(&IfName::new(bridge).unwrap()).unwrap();
         }
     }
+}
+
+fn bad_disk(node: &Node) {
+    let (pod, _) = node.attached(&native(), "web-1");
+    let before = (node.links(), node.files());
+    let remount = |flags: MsFlags, options: &str| {
+        mount(None::<&str>, "/var/lib", None::<&str>, MsFlags::MS_REMOUNT | flags, Some(options)).unwrap();
+    };
+    remount(MsFlags::MS_RDONLY, "");
+    for conf in [native(), flannel()] {
+        let (code, text) = node.add(&conf, "web-2", &node.pod()).error();
+        assert!(code == 5 && text.contains("Read-only file system"), "{text}");
+    }
+    let (code, text) = node.del(&native(), "web-1", &pod).error();
+    assert!(
+        code == 5 && text.contains("Read-only file system"),
+        "a DEL that could not finish is asked for again: {text}"
+    );
+    assert_eq!(node.files(), before.1);
+    remount(MsFlags::empty(), "size=1m");
+    node.del(&native(), "web-1", &pod).silent();
+    assert_eq!(node.files(), []);
+    // No block is free: files can be made, but nothing written into them.
+    let fill = fs::File::create("/var/lib/fill").unwrap();
+    let mut chunk = vec![0_u8; 4096];
+    while std::io::Write::write_all(&mut &fill, &chunk).is_ok() {
+        chunk[0] ^= 1;
+    }
+    let links = node.links();
+    let (code, text) = node.add(&native(), "web-3", &node.pod()).error();
+    assert!(code == 5 && text.contains("No space left on device"), "{text}");
+    assert_eq!((node.links(), node.files()), (links, vec![]));
+    drop(fill);
+    fs::remove_file("/var/lib/fill").unwrap();
+    node.attached(&native(), "web-4");
 }

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("gc_cleans_up_after_the_former_chain", gc_former_chain),
     ("status_is_ready_with_a_lease_and_not_without", status_needs_lease),
     ("status_tells_a_full_range_and_a_lost_bridge", status_tells),
+    ("status_is_ready_after_a_reboot_whatever_it_left", status_after_reboot),
     ("gc_and_status_need_a_configuration_of_1_1_0", gates),
 ];
 
@@ -109,6 +110,7 @@ fn status_tells(node: &Node) {
     for host in 3..=254 {
         fs::write(format!("/var/lib/cni/networks/cbr0/172.7.21.{host}"), "x\r\neth0").unwrap();
     }
+    crate::leases::living_foreign_pod();
     run(node, "STATUS", &conf).silent();
     // The last address was given out a minute ago.
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
@@ -121,6 +123,20 @@ fn status_tells(node: &Node) {
     Rtnl::open().unwrap().delete_link(&IfName::new("cbr0").unwrap()).unwrap();
     let (code, text) = run(node, "STATUS", &conf).error();
     assert!(code == 51 && text.contains("bridge cbr0 of network cbr0 is gone"), "{text}");
+}
+
+fn status_after_reboot(node: &Node) {
+    // The bridge and all links are gone, every address is still reserved, every record is of the former boot.
+    fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
+    fs::create_dir_all("/var/lib/cni/netd/cbr0").unwrap();
+    for host in 2..=254 {
+        fs::write(format!("/var/lib/cni/networks/cbr0/172.7.21.{host}"), format!("old{host}\r\neth0")).unwrap();
+        let record = json!({"boot": "another", "addresses": [format!("172.7.21.{host}")]});
+        fs::write(format!("/var/lib/cni/netd/cbr0/old{host}@eth0"), record.to_string()).unwrap();
+    }
+    run(node, "STATUS", &modern(&native())).silent();
+    node.attached(&native(), "web-1");
+    assert_eq!(node.files().len(), 2);
 }
 
 fn gates(node: &Node) {
