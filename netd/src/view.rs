@@ -36,6 +36,8 @@ pub struct View {
     own_listed: bool,
     /// A finished listing without any other node, waiting to be confirmed.
     doubted: bool,
+    /// The kernel holds nothing of an earlier run, so that a first listing cannot take anything away.
+    nothing_to_lose: bool,
 }
 
 /// What an event changed.
@@ -52,6 +54,12 @@ pub struct Change {
 }
 
 impl View {
+    /// A view for a kernel that holds routes of an earlier run, or not: only then the first listing can be in doubt.
+    #[must_use]
+    pub fn new(has_leftovers: bool) -> Self {
+        Self { nothing_to_lose: !has_leftovers, ..Self::default() }
+    }
+
     /// Sets the lease that this node holds.
     pub fn hold(&mut self, own: Lease) {
         self.own = Some(own);
@@ -81,7 +89,8 @@ impl View {
     /// The listing that is being completed has shown no node but this one.
     fn shows_nobody_else(&self) -> bool {
         let listed = self.snapshot.entries().len() - self.snapshot.pending_removals();
-        self.snapshot.is_listing() && listed == usize::from(self.own_listed)
+        let can_lose = self.snapshot.is_complete() || !self.nothing_to_lose;
+        can_lose && self.snapshot.is_listing() && listed == usize::from(self.own_listed)
     }
 
     /// True while a listing without any other node waits for [`View::confirm`].
@@ -294,6 +303,19 @@ mod tests {
         assert!(!view.is_listing());
         assert!(view.confirm([entry(21)]).status);
         assert!(view.is_complete());
+    }
+
+    #[test]
+    fn first_listing_of_a_fresh_machine_is_believed() {
+        let mut view = View::new(false);
+        for event in [Event::Reset, put(21), Event::Complete] {
+            view.apply(event);
+        }
+        assert!(view.is_complete() && !view.is_doubted());
+        view.apply(put(22));
+        view.apply(Event::Reset);
+        view.apply(Event::Complete);
+        assert!(view.is_doubted(), "now there is a node to lose");
     }
 
     #[test]

@@ -215,7 +215,10 @@ fn junk_under_subnets_is_reported_and_the_others_go_on() -> Result<()> {
         ("junk", "{}"),
         ("172.7.30.0-24", "not json"),
         ("172.7.31.0-24", r#"{"PublicIP":"10.4.7.31","BackendType":"vxlan","BackendData":{"VNI":1}}"#),
-        ("0.0.0.0-0", r#"{"PublicIP":"10.4.7.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}"#),
+        (
+            "0.0.0.0-0",
+            r#"{"PublicIP":"10.4.7.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}"#,
+        ),
     ] {
         net.etcd.put(&format!("{folder}/{key}"), value)?;
     }
@@ -285,11 +288,41 @@ fn wiped_store_costs_no_route() -> Result<()> {
     })
 }
 
+fn emptied_store_is_looked_at_twice_before_a_restarted_node_removes_anything() -> Result<()> {
+    let mut net = Net::start(VXLAN)?;
+    let both = net.both()?;
+    for netd in &both {
+        netd.terminate(SOON)?;
+    }
+    net.etcd.kill("hdss7-12")?;
+    net.host("hdss7-12")?.run(&["rm", "-r", "/run/etcd"])?;
+    net.etcd.restart("hdss7-12")?;
+    net.etcd.put("/coreos.com/network/config", VXLAN)?;
+    let host = net.host("hdss7-21")?;
+    let before = kernel_state(host)?;
+    let again = net.launch("hdss7-21", &[])?;
+    again.wait_for_line("nothing is removed before a second look", SOON)?;
+    ensure!(status(&net, "hdss7-21")?["store"]["doubted"] == true);
+    throughout(Duration::from_secs(3), || {
+        ensure!(kernel_state(host)? == before, "{}\n--- instead of\n{before}", kernel_state(host)?);
+        Ok(())
+    })?;
+    // The node of .22 does not come back: after the second look it is gone.
+    again.wait_for_line("second look at the store", Duration::from_secs(60))?;
+    eventually(SOON, || {
+        let state = kernel_state(host)?;
+        ensure!(!state.contains("172.7.22."), "{state}");
+        Ok(())
+    })
+}
+
 fn bad_network_configuration_is_refused_with_every_field() -> Result<()> {
     let net = Net::start(r#"{"Network":"172.7.0.0/16","SubnetLen":33,"Backend":{"Type":"vxlan","VNI":0,"Port":-1}}"#)?;
     let netd = net.launch("hdss7-21", &[])?;
     ensure!(netd.wait(SOON)?.code() == Some(1));
-    for part in ["etcd key /coreos.com/network/config: 3 problems", "SubnetLen: 33", "Backend.VNI: 0", "Backend.Port: -1"] {
+    for part in
+        ["etcd key /coreos.com/network/config: 3 problems", "SubnetLen: 33", "Backend.VNI: 0", "Backend.Port: -1"]
+    {
         ensure!(netd.log().contains(part), "{}\nlacks {part}", netd.log());
     }
     Ok(())
@@ -332,7 +365,8 @@ fn single_machine_needs_no_store() -> Result<()> {
     let command = host.command(lab::bin("netd")?).env("FLANNELD_IFACE", "eth0").env("FLANNELD_IP_MASQ", "true");
     let netd = command.args(["--store=local", "--net-config-path=/etc/net-conf.json"]).start("netd")?;
     netd.wait_for_line("ready: every lease is in the kernel", SOON)?;
-    let expected = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.200.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=true\n";
+    let expected =
+        "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.200.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=true\n";
     ensure!(host.read("/run/flannel/subnet.env")? == expected);
     ensure!(kernel_state(host)?.contains("masquerade"));
     ensure!(netd.terminate(SOON)?.success());
@@ -356,6 +390,7 @@ fn main() -> ExitCode {
             junk_under_subnets_is_reported_and_the_others_go_on,
             store_that_goes_away_costs_nothing_and_comes_back,
             wiped_store_costs_no_route,
+            emptied_store_is_looked_at_twice_before_a_restarted_node_removes_anything,
             bad_network_configuration_is_refused_with_every_field,
             overlapping_networks_are_refused_by_name,
             network_is_waited_for_until_it_is_configured,

@@ -54,7 +54,10 @@ fn pod_is_masqueraded_to_the_outside_and_outside_to_a_remote_pod() -> Result<()>
 /// A line of `command` on `host` that contains all of `parts`.
 fn find(host: &Host, command: &str, parts: &[&str]) -> Result<()> {
     let text = host.run(&["sh", "-c", command])?.stdout;
-    ensure!(text.lines().any(|line| parts.iter().all(|part| line.contains(part))), "{command}: no line with {parts:?}\n{text}");
+    ensure!(
+        text.lines().any(|line| parts.iter().all(|part| line.contains(part))),
+        "{command}: no line with {parts:?}\n{text}"
+    );
     Ok(())
 }
 
@@ -125,7 +128,8 @@ fn removed_lease_withdraws_route_before_neighbour() -> Result<()> {
     monitor.wait_for_line("Deleted 172.7.99.0/24", SOON)?;
     monitor.wait_for_line("Deleted 172.7.99.0 dev flannel.1", SOON)?;
     let log = monitor.log();
-    let at = |part: &str| log.lines().position(|line| line.contains(part)).with_context(|| format!("no {part:?}\n{log}"));
+    let at =
+        |part: &str| log.lines().position(|line| line.contains(part)).with_context(|| format!("no {part:?}\n{log}"));
     ensure!(at("Deleted 172.7.99.0/24")? < at("Deleted 172.7.99.0 dev flannel.1")?, "{log}");
     // Creation ran the other way.
     let created = |part: &str| log.lines().position(|line| !line.contains("Deleted") && line.contains(part));
@@ -143,7 +147,8 @@ fn restart_changes_nothing_in_the_kernel() -> Result<()> {
     connection.ask()?;
     for end in ["SIGTERM", "SIGKILL"] {
         let before = kernel_state(host)?;
-        let rtnl = host.command("ip").args(["-o", "monitor", "link", "address", "route", "neigh"]).start("ip monitor")?;
+        let rtnl =
+            host.command("ip").args(["-o", "monitor", "link", "address", "route", "neigh"]).start("ip monitor")?;
         let nft = host.command("nft").args(["monitor"]).start("nft monitor")?;
         let subnet_file = std::fs::metadata(host.path("/run/flannel/subnet.env"))?.modified()?;
         let process = if end == "SIGTERM" { &first } else { &net.netd("hdss7-21")? };
@@ -162,7 +167,8 @@ fn restart_changes_nothing_in_the_kernel() -> Result<()> {
         let ours = |log: &str| {
             let about = |line: &&str| line.contains("flannel.1") || line.contains("172.7.22") || line.contains("netd");
             // What the kernel does by itself: it resolves neighbours and settles link-local addresses.
-            let kernels = |line: &&str| ["REACHABLE", "STALE", "DELAY", "PROBE", "fe80:"].iter().any(|word| line.contains(word));
+            let kernels =
+                |line: &&str| ["REACHABLE", "STALE", "DELAY", "PROBE", "fe80:"].iter().any(|word| line.contains(word));
             log.lines().filter(about).filter(|line| !kernels(line)).map(str::to_owned).collect::<Vec<_>>()
         };
         ensure!(ours(&rtnl.log()).is_empty(), "{end}: {:?}", ours(&rtnl.log()));
@@ -204,8 +210,30 @@ fn device_and_routes_of_flannel_are_adopted_in_place() -> Result<()> {
         route add 172.7.55.0/24 via 10.4.7.200 proto static\n\
         route add 10.99.0.0/16 via 10.4.7.200\n";
     host.command("ip").args(["-batch", "-"]).input(batch).run()?;
-    host.run(&["bridge", "fdb", "add", "02:00:00:00:00:22", "dev", "flannel.1", "dst", "10.4.7.22", "self", "permanent"])?;
-    host.run(&["bridge", "fdb", "add", "02:00:00:00:00:44", "dev", "flannel.1", "dst", "10.4.7.44", "self", "permanent"])?;
+    host.run(&[
+        "bridge",
+        "fdb",
+        "add",
+        "02:00:00:00:00:22",
+        "dev",
+        "flannel.1",
+        "dst",
+        "10.4.7.22",
+        "self",
+        "permanent",
+    ])?;
+    host.run(&[
+        "bridge",
+        "fdb",
+        "add",
+        "02:00:00:00:00:44",
+        "dev",
+        "flannel.1",
+        "dst",
+        "10.4.7.44",
+        "self",
+        "permanent",
+    ])?;
     net.put_lease("172.7.21.0-24", "10.4.7.21", "02:00:00:00:00:21")?;
     net.put_lease("172.7.22.0-24", "10.4.7.22", "02:00:00:00:00:22")?;
     let index = host.read("/sys/class/net/flannel.1/ifindex")?;
@@ -260,7 +288,10 @@ fn drop_policy_of_a_foreign_chain_is_overcome_and_reported() -> Result<()> {
         host.command("nft").args(["-f", "-"]).input(docker).run()?;
         eventually(SOON, || first.run(&["ping", "-c1", "-W1", "172.7.22.2"]))?;
         let rules = host.run(&["nft", "list", "chain", "ip", "filter", "FORWARD"])?.stdout;
-        ensure!(rules.contains("policy drop") && rules.contains("docker0") && rules.contains("172.7.0.0/16"), "{rules}");
+        ensure!(
+            rules.contains("policy drop") && rules.contains("docker0") && rules.contains("172.7.0.0/16"),
+            "{rules}"
+        );
         let status = host.run(&[lab::bin("netd")?.to_str().unwrap(), "status"]);
         ensure!(status?.stdout.contains("foreign chain ip filter FORWARD drops forwarded packets"));
         host.run(&["nft", "delete", "table", "ip", "filter"])?;

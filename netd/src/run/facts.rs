@@ -8,7 +8,7 @@ use std::path::Path;
 
 use kernel::{KernelError, Rtnl};
 use netstate::route::TABLE_MAIN;
-use netstate::{IfName, LinkKind, MacAddr};
+use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey};
 
 use crate::interface::{Facts, Interface};
 
@@ -47,6 +47,14 @@ fn default_route(rtnl: &mut Rtnl) -> Result<Option<IfName>, KernelError> {
     let defaults = rtnl.routes()?.into_iter();
     let defaults = defaults.filter(|(key, _)| key.table == TABLE_MAIN && key.dst.is_default() && key.dst.is_ipv4());
     Ok(defaults.min_by_key(|(key, _)| key.metric).and_then(|(_, route)| route.link))
+}
+
+/// True when the kernel holds a route that `ours` answers true for.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) fn has_route(ours: impl Fn(&RouteKey, &Route) -> bool) -> Result<bool, KernelError> {
+    Ok(Rtnl::open()?.routes()?.iter().any(|(key, route)| ours(key, route)))
 }
 
 /// The hardware address of the VXLAN device `name`, if it is there.

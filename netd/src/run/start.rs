@@ -8,9 +8,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cluster::Backoff;
-use netstate::{IfName, MacAddr};
+use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
 
-use super::daemon::{Daemon, Ears};
+use super::daemon::{Daemon, Ears, Node};
 use super::{facts, files, subnet_file};
 use crate::allocate::Applicant;
 use crate::config::{self, Config, Store};
@@ -20,6 +20,7 @@ use crate::network::{Backend, NetConf, Network};
 use crate::plan::{self, LocalNode};
 use crate::problem::{Problem, Problems};
 use crate::store::{Keeper, LeaseStore, Wish};
+use crate::view::View;
 
 /// File in the run-time folder with the names of tunnel devices that are ours, one a line.
 const DEVICES: &str = "devices";
@@ -39,7 +40,8 @@ pub(super) async fn start(config: Config) -> Result<Daemon> {
     let (mac, adopts_mac) = device_mac(&external, &network)?;
     let wish = wish(&config, &external, &network, mac, adopts_mac);
     let local = LocalNode {
-        subnet: network.network,
+        // Not known before the lease is; until then no subnet is this node's.
+        subnet: Prefix::host(external.address.into()),
         public_ip: external.public_ip,
         interface: external.interface,
         address: external.address,
@@ -53,7 +55,9 @@ pub(super) async fn start(config: Config) -> Result<Daemon> {
         Some(store) => Ears::Etcd { keeper: Keeper::start(store.clone(), wish, seed), store, source: None },
         None => Ears::Alone(Some(wish.alone().context("choose a subnet")?)),
     };
-    Ok(Daemon::new(config, network, local, devices, ears))
+    let ours = |key: &RouteKey, route: &Route| plan::owns_route(&network, &local, key, route);
+    let view = View::new(facts::has_route(ours).context("look for routes of an earlier run")?);
+    Ok(Daemon::new(Node { config, network, local, devices }, ears, view))
 }
 
 fn one(source: &str, problem: Problem) -> Problems {

@@ -89,7 +89,7 @@ impl Daemon {
         tracing::info!(subnet = %lease.key.v4, how, "lease acquired");
         self.view.hold(lease.clone());
         if let BackendAttrs::Vxlan { mac, .. } = lease.attrs.backend {
-            self.local.vtep_mac = mac;
+            self.node.local.vtep_mac = mac;
         }
         let moved = self.held.as_ref().is_none_or(|held| held.key != lease.key || held.attrs != lease.attrs);
         if moved {
@@ -99,7 +99,7 @@ impl Daemon {
                     "this node has another subnet now; Pods with addresses of the earlier one are cut off"
                 );
             }
-            self.local.subnet = lease.key.v4;
+            self.node.local.subnet = lease.key.v4;
             self.start_hands()?;
         }
         self.held = Some(lease);
@@ -110,7 +110,8 @@ impl Daemon {
     /// Starts the kernel's side afresh for the subnet that is held now.
     fn start_hands(&mut self) -> Result<()> {
         self.hands = None;
-        let hands = Hands::start(&self.network, &self.local, &self.devices).context("open the kernel's tables")?;
+        let hands = Hands::start(&self.node.network, &self.node.local, &self.node.devices)
+            .context("open the kernel's tables")?;
         ears::listen(hands.ports(), &hands.notifier()).context("listen to the kernel")?;
         self.hands = Some(hands);
         Ok(())

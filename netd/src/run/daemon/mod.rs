@@ -59,7 +59,6 @@ enum Happening {
 }
 
 /// When the loop does something without being told.
-#[derive(Default)]
 struct Timers {
     /// First and last change that no plan knows of.
     changed: Option<(Instant, Instant)>,
@@ -71,13 +70,19 @@ struct Timers {
     status_written: Option<Instant>,
 }
 
+/// What the daemon was told and what it found at the start.
+pub(super) struct Node {
+    pub(super) config: Config,
+    pub(super) network: Network,
+    /// As of the held lease; before the first, its subnet means nothing.
+    pub(super) local: LocalNode,
+    /// Tunnel devices that are ours.
+    pub(super) devices: BTreeSet<IfName>,
+}
+
 /// A daemon that is ready to run.
 pub(super) struct Daemon {
-    config: Config,
-    network: Network,
-    /// As of the held lease; before the first, its subnet means nothing.
-    local: LocalNode,
-    devices: BTreeSet<IfName>,
+    node: Node,
     ears: Ears,
     view: View,
     held: Option<Lease>,
@@ -97,24 +102,15 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn new(
-        config: Config,
-        network: Network,
-        local: LocalNode,
-        devices: BTreeSet<IfName>,
-        ears: Ears,
-    ) -> Self {
+    pub(super) const fn new(node: Node, ears: Ears, view: View) -> Self {
         Self {
-            config,
-            network,
-            local,
-            devices,
+            node,
             ears,
-            view: View::default(),
+            view,
             held: None,
             hands: None,
             looking: None,
-            timers: Timers::default(),
+            timers: Timers { changed: None, look: None, status: None, status_written: None },
             revision: 0,
             plan: None,
             tables: BTreeMap::new(),
@@ -180,7 +176,7 @@ impl Daemon {
     fn plan(&mut self) {
         self.timers.changed = None;
         let Some(hands) = &self.hands else { return };
-        let plan = plan::plan(&self.network, &self.local, self.config.masquerade, self.view.leases());
+        let plan = plan::plan(&self.node.network, &self.node.local, self.node.config.masquerade, self.view.leases());
         self.revision += 1;
         let alone = matches!(self.ears, Ears::Alone(_));
         let complete = alone || self.view.is_complete();

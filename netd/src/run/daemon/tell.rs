@@ -34,10 +34,10 @@ impl Daemon {
     }
 
     fn write_subnet_file(&mut self) {
-        let path = &self.config.subnet_file;
-        let mtu = plan::pod_mtu(&self.network.backend, self.local.mtu);
-        let ip_masq = self.config.masquerade.masquerade;
-        match subnet_file::write(path, &self.network, self.local.subnet, mtu, ip_masq) {
+        let path = &self.node.config.subnet_file;
+        let mtu = plan::pod_mtu(&self.node.network.backend, self.node.local.mtu);
+        let ip_masq = self.node.config.masquerade.masquerade;
+        match subnet_file::write(path, &self.node.network, self.node.local.subnet, mtu, ip_masq) {
             Ok(true) => tracing::info!(file = %path.display(), "wrote the subnet file"),
             Ok(false) => {}
             Err(error) => {
@@ -52,7 +52,7 @@ impl Daemon {
     pub(super) fn write_status(&mut self) {
         self.timers.status = None;
         self.timers.status_written = Some(Instant::now());
-        let path = self.config.run_dir.join(status::FILE);
+        let path = self.node.config.run_dir.join(status::FILE);
         let written = serde_json::to_vec_pretty(&self.status()).map_err(std::io::Error::other);
         if let Err(error) = written.and_then(|text| files::replace(&path, &text)) {
             let text = format!("write {}: {error}", path.display());
@@ -81,12 +81,12 @@ impl Daemon {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: status::Node {
-                public_ip: self.local.public_ip.to_string(),
-                interface: self.local.interface.to_string(),
-                network: self.network.network.to_string(),
+                public_ip: self.node.local.public_ip.to_string(),
+                interface: self.node.local.interface.to_string(),
+                network: self.node.network.network.to_string(),
                 subnet: self.held.as_ref().map(|held| held.key.v4.to_string()),
-                backend: self.network.backend.name().to_owned(),
-                mtu: plan::pod_mtu(&self.network.backend, self.local.mtu),
+                backend: self.node.network.backend.name().to_owned(),
+                mtu: plan::pod_mtu(&self.node.network.backend, self.node.local.mtu),
                 in_sync: self.in_sync,
             },
             store: status::Store {
