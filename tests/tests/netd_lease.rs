@@ -302,7 +302,10 @@ fn emptied_store_is_looked_at_twice_before_a_restarted_node_removes_anything() -
     let before = kernel_state(host)?;
     let again = net.launch("hdss7-21", &[])?;
     again.wait_for_line("nothing is removed before a second look", SOON)?;
-    ensure!(status(&net, "hdss7-21")?["store"]["doubted"] == true);
+    eventually(SOON, || {
+        ensure!(status(&net, "hdss7-21")?["store"]["doubted"] == true, "the status does not tell");
+        Ok(())
+    })?;
     throughout(Duration::from_secs(3), || {
         ensure!(kernel_state(host)? == before, "{}\n--- instead of\n{before}", kernel_state(host)?);
         Ok(())
