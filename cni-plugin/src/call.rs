@@ -49,6 +49,11 @@ fn dispatch(
     let role = Role::of(program, &conf.plugin)?;
     let result = match (&request, role) {
         (Request::Add(call), Role::Portmap) => Some(verbs::portmap::add(conf, call)?),
+        (Request::Add(call), Role::Loopback) => Some(verbs::loopback::add(conf, call)?),
+        (Request::Check(call), Role::Loopback) => verbs::loopback::check(call).map(|()| None)?,
+        (Request::Del(call), Role::Loopback) => verbs::loopback::del(call).map(|()| None)?,
+        // Nothing of it outlives a namespace.
+        (Request::Gc | Request::Status, Role::Loopback) => None,
         (Request::Add(call), _) => Some(verbs::add::add(conf, role, call)?),
         (Request::Check(call), Role::Portmap) => verbs::portmap::check(conf, call).map(|()| None)?,
         (Request::Del(call), Role::Portmap) => verbs::portmap::del(&conf, call).map(|()| None)?,

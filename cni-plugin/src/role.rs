@@ -14,12 +14,18 @@ pub enum Role {
     Flannel,
     /// `portmap`: host ports, chained behind another plugin.
     Portmap,
+    /// `loopback`: sets `lo` up.
+    Loopback,
 }
 
 impl Role {
     /// Every role with its name.
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::Native, "netd-cni"), (Self::Flannel, "flannel"), (Self::Portmap, "portmap")];
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::Native, "netd-cni"),
+        (Self::Flannel, "flannel"),
+        (Self::Portmap, "portmap"),
+        (Self::Loopback, "loopback"),
+    ];
 
     fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(_, n)| *n == name).map(|(role, _)| role)

@@ -13,6 +13,7 @@ pub mod add;
 pub mod check;
 pub mod del;
 pub mod gc;
+pub mod loopback;
 pub mod network;
 pub mod portmap;
 pub mod status;

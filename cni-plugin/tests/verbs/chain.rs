@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use kernel::Rtnl;
+use netstate::IfName;
 use serde_json::{Value, json};
 
-use crate::node::{Node, first_address, flannel, host_link};
+use crate::node::{Node, first_address, flannel, host_link, inside, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -13,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("stock_flannel_conflist_works_unchanged", stock_conflist),
     ("flannel_state_file_is_what_flannels_plugin_writes", state_file),
     ("flannel_state_file_that_is_empty_or_junk_does_not_stop_del", junk_state),
+    ("loopback_is_set_up_and_down", loopback),
     ("pod_of_the_former_chain_is_removed_by_its_own_names", former_chain),
 ];
 
@@ -91,4 +94,27 @@ fn former_chain(node: &Node) {
     node.del(&flannel(), "web-1", &pod).silent();
     assert_eq!(node.files(), []);
     assert!(!node.links().iter().any(|name| name == theirs), "{:?}", node.links());
+}
+
+fn loopback(node: &Node) {
+    // containerd's built-in configuration.
+    let conf = json!({"cniVersion": "0.3.1", "name": "cni-loopback", "type": "loopback"});
+    let pod = node.pod();
+    let is_up = || inside(&pod, || Rtnl::open().unwrap().link(&IfName::new("lo").unwrap()).unwrap().unwrap().link.up);
+    assert!(!is_up());
+    let result = node.add(&conf, "web-1", &pod).result();
+    assert!(is_up());
+    let path = pod.to_str().unwrap();
+    let interfaces = json!([{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": path}]);
+    assert_eq!(result["interfaces"], interfaces);
+    assert_eq!(result["ips"][0], json!({"version": "4", "interface": 0, "address": "127.0.0.1/8"}));
+    let chained = with(&conf, "prevResult", json!({"cniVersion": "0.3.1", "vendor": 1}));
+    assert_eq!(node.add(&chained, "web-1", &pod).result(), chained["prevResult"]);
+    let modern = with(&conf, "cniVersion", json!("1.0.0"));
+    node.verb("CHECK", &modern, "web-1", path).silent();
+    node.del(&conf, "web-1", &pod).silent();
+    assert!(!is_up());
+    assert_eq!(node.verb("CHECK", &modern, "web-1", path).error().0, 102);
+    node.verb("DEL", &conf, "web-1", "").silent();
+    node.verb("DEL", &conf, "web-1", "/run/netns/never-there").silent();
 }
