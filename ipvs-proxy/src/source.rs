@@ -41,7 +41,7 @@ pub enum Place {
 pub struct Source {
     events: cluster::Source,
     read_key: fn(&str) -> Option<ObjectKey>,
-    /// Keys that are no objects are told as junk (etcd) or read over (a directory).
+    /// Keys that are no objects are told as malformed (etcd) or read over (a directory).
     junk: bool,
 }
 
@@ -76,15 +76,12 @@ fn translate(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk: bool) 
     Some(match event {
         Event::Put { key, value, revision } => match read_key(&key) {
             Some(object) => Event::Put { value: read(&object, &value), key: object.to_string(), revision },
-            None if junk => {
-                let reason = "is no key of ours; accepted: services/NAMESPACE/NAME and endpointslices/NAMESPACE/NAME";
-                Event::Invalid { source: key, reason: reason.to_owned() }
-            }
+            None if junk => Event::Put { key, value: Err(JUNK.to_owned()), revision },
             None => return None,
         },
         Event::Delete { key, revision } => match read_key(&key) {
             Some(object) => Event::Delete { key: object.to_string(), revision },
-            None if junk => Event::Valid { source: key },
+            None if junk => Event::Delete { key, revision },
             None => return None,
         },
         Event::Reset => Event::Reset,
@@ -95,6 +92,8 @@ fn translate(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk: bool) 
         Event::Valid { source } => Event::Valid { source },
     })
 }
+
+const JUNK: &str = "is no key of ours; accepted: services/NAMESPACE/NAME and endpointslices/NAMESPACE/NAME";
 
 /// Reads the object stored under `key`.
 ///
@@ -158,9 +157,11 @@ mod tests {
     #[test]
     fn junk_keys_are_told_in_etcd_and_read_over_in_a_directory() {
         let told = translate(put("junk", "x"), ObjectKey::from_etcd, true);
-        assert!(matches!(told, Some(Event::Invalid { source, .. }) if source == "junk"));
+        assert!(matches!(told, Some(Event::Put { key, value: Err(_), .. }) if key == "junk"));
         let gone = Event::Delete { key: "junk".to_owned(), revision: 8 };
-        assert_eq!(translate(gone, ObjectKey::from_etcd, true), Some(Event::Valid { source: "junk".to_owned() }));
+        assert!(
+            matches!(translate(gone, ObjectKey::from_etcd, true), Some(Event::Delete { key, .. }) if key == "junk")
+        );
         assert_eq!(translate(put("Deployment/default/web", "{}"), ObjectKey::from_manifest, false), None);
     }
 }

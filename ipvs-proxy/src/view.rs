@@ -134,9 +134,9 @@ impl View {
         self.malformed.iter().map(|(key, reason)| (key.as_str(), reason.as_str(), self.objects.get(key).is_some()))
     }
 
-    /// Files and keys of the source that are no objects at all, with the reason.
+    /// Files of the source that cannot be read, with the reason.
     #[must_use]
-    pub fn junk(&self) -> &BTreeMap<String, String> {
+    pub fn unreadable(&self) -> &BTreeMap<String, String> {
         self.objects.invalid()
     }
 

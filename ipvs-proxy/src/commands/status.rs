@@ -47,6 +47,7 @@ fn text(status: &Status) -> String {
         let earlier = if refused.earlier_version_served { " (an earlier version is served)" } else { "" };
         lines.push(format!("refused: {}: {}{earlier}", refused.object, refused.reason));
     }
+    lines.extend(status.remembered.iter().map(|service| format!("served as the kernel remembers it: {service}")));
     for service in &status.not_served {
         lines.extend(service.fields.iter().map(|field| format!("not served yet: {}: {field}", service.object)));
     }

@@ -52,7 +52,13 @@ pub fn run(config: Config, seed: u64) -> anyhow::Result<()> {
     let (hands, ports) = node::hands(ipvs, owned, &link, &sysctls)?;
     let tables = Tables::new(hands, config.grace, &sysctls, config.pods, &link);
     let proxy = Proxy::new(config.settings.clone(), networks, Desired::new(link), tables);
-    let worker = Worker { proxy, status: StatusFile::new(&config.run_dir), node: config.settings.node, ready: false, news: true };
+    let worker = Worker {
+        proxy,
+        status: StatusFile::new(&config.run_dir),
+        node: config.settings.node,
+        ready: false,
+        news: true,
+    };
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let (updates, inbox) = channel();

@@ -233,8 +233,7 @@ impl Proxy {
 fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
     let key = ObjectKey { kind: Kind::Service, name: name.clone() }.to_string();
     let malformed = view.malformed().any(|(malformed, _, kept)| malformed == key && !kept);
-    let unreadable = view.junk().keys().any(|source| !source.contains('/'));
-    view.service(name).is_none() && (malformed || unreadable)
+    view.service(name).is_none() && (malformed || !view.unreadable().is_empty())
 }
 
 /// Puts Services in doubt into `desired` as the kernel holds them, by the names that the record carries.

@@ -39,6 +39,8 @@ pub struct Status {
     pub endpoint_slices: usize,
     /// Objects that cannot be read or served, with the reason.
     pub refused: Vec<Refused>,
+    /// Services that are served as the kernel remembers them, because nobody can read what they should be.
+    pub remembered: Vec<String>,
     /// What Services ask for that is not served yet.
     pub not_served: Vec<NotServed>,
     /// The kernel's tables.
@@ -118,6 +120,7 @@ impl Status {
             services: proxy.view().services().count(),
             endpoint_slices: proxy.view().all_slices().count(),
             refused: refused(proxy),
+            remembered: proxy.remembered().map(|name| format!("services/{name}")).collect(),
             not_served: not_served(proxy),
             tables,
             draining: proxy.tables().drains().remaining(now).map(|(server, _)| server.to_string()).collect(),
@@ -163,7 +166,7 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
         reason: reason.to_owned(),
         earlier_version_served: kept || remembered.iter().any(|object| object == key),
     });
-    let junk = proxy.view().junk().iter().map(|(source, reason)| Refused {
+    let unreadable = proxy.view().unreadable().iter().map(|(source, reason)| Refused {
         object: source.clone(),
         reason: reason.clone(),
         earlier_version_served: false,
@@ -182,7 +185,7 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
         ),
         earlier_version_served: false,
     });
-    malformed.chain(junk).chain(misplaced).chain(conflicts).collect()
+    malformed.chain(unreadable).chain(misplaced).chain(conflicts).collect()
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {

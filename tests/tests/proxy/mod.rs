@@ -1,0 +1,167 @@
+//! Two nodes with four Pods, an outside host and `ipvs-proxy`: what the tests of the proxy share.
+//!
+//! Pods are wired by hand, with one bridge per node and a route to the other's Pods: these tests are about the proxy, and no
+//! other program of ours may be to blame when one fails.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Cluster, Host, Place, Pod, Process, Topology, echo, eventually};
+
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SERVICES: &str = "/run/services";
+pub(crate) const WEB: &str = "192.168.0.10:80";
+
+/// The example that ships with the product.
+pub(crate) const WEB_YAML: &str = include_str!("../../../configs/services/web.yaml");
+
+const DRAWING: &str = "network 10.4.7.0/24
+hdss7-21.host.com 10.4.7.21
+hdss7-22.host.com 10.4.7.22
+hdss7-200.host.com 10.4.7.200";
+
+/// The machines; fields end in this order.
+pub(crate) struct Nodes {
+    servers: Vec<Process>,
+    pods: BTreeMap<String, Pod>,
+    pub(crate) cluster: Cluster,
+}
+
+impl Nodes {
+    /// Starts them: Pods 172.7.21.2, .3 and 172.7.22.2, .3, each answering on port 80 with its address as its name.
+    pub(crate) fn start() -> Result<Self> {
+        let cluster = Cluster::start(&Topology::parse(DRAWING)?)?;
+        let mut nodes = Self { servers: Vec::new(), pods: BTreeMap::new(), cluster };
+        for (own, other) in [(21, 22), (22, 21)] {
+            nodes.wire(own, other)?;
+        }
+        nodes.outside()?.run(&["ip", "route", "add", "192.168.0.0/16", "via", "10.4.7.21"])?;
+        Ok(nodes)
+    }
+
+    fn wire(&mut self, own: u8, other: u8) -> Result<()> {
+        let host = self.cluster.host(&format!("hdss7-{own}"))?.clone();
+        host.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        let mut batch = format!(
+            "link add cbr0 type bridge forward_delay 0\naddress add 172.7.{own}.1/24 dev cbr0\nlink set cbr0 up\n\
+             route add 172.7.{other}.0/24 via 10.4.7.{other}\n"
+        );
+        let pods = [2, 3].map(|last| (format!("172.7.{own}.{last}"), format!("p{last}")));
+        for (index, (address, name)) in pods.iter().enumerate() {
+            self.pods.insert(address.clone(), host.pod(name)?);
+            writeln!(batch, "link add veth{index} type veth peer name eth0 netns cni-{name}")?;
+            // Hairpin as the CNI plugin sets it: with br_netfilter the answer of a Pod to itself stays within the bridge.
+            writeln!(batch, "link set veth{index} master cbr0 up\nlink set veth{index} type bridge_slave hairpin on")?;
+        }
+        host.command("ip").args(["-batch", "-"]).input(batch).run()?;
+        for (address, _) in &pods {
+            let pod = self.pod(address)?;
+            let batch =
+                format!("address add {address}/24 dev eth0\nlink set eth0 up\nroute add default via 172.7.{own}.1\n");
+            pod.command("ip").args(["-batch", "-"]).input(batch).run()?;
+            let server = echo::serve(pod, address, 80)?;
+            self.servers.push(server);
+        }
+        Ok(())
+    }
+
+    /// The node that the tests look at.
+    pub(crate) fn node(&self) -> Result<&Host> {
+        self.cluster.host("hdss7-21")
+    }
+
+    /// The host that is no node.
+    pub(crate) fn outside(&self) -> Result<&Host> {
+        self.cluster.host("hdss7-200")
+    }
+
+    /// The Pod with this address.
+    pub(crate) fn pod(&self, address: &str) -> Result<&Pod> {
+        self.pods.get(address).with_context(|| format!("no Pod {address}"))
+    }
+
+    /// Writes a manifest, whole and at once, into the directory that the proxy watches.
+    pub(crate) fn publish(&self, file: &str, content: &str) -> Result<()> {
+        let node = self.node()?;
+        node.write(format!("/run/new-{file}"), content)?;
+        node.run(&["mkdir", "-p", SERVICES])?;
+        node.run(&["mv", &format!("/run/new-{file}"), &format!("{SERVICES}/{file}")]).map(drop)
+    }
+
+    /// Starts the proxy on the node and waits until it is ready.
+    pub(crate) fn proxy(&self) -> Result<Process> {
+        self.proxy_with(&[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn proxy_with(&self, flags: &[&str]) -> Result<Process> {
+        let command = self.node()?.command(lab::bin("ipvs-proxy")?);
+        let command = command.arg(format!("--services-dir={SERVICES}"));
+        let command = command.args(["--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"]).args(flags);
+        let proxy = command.start("ipvs-proxy")?;
+        proxy.wait_for_line("ready", SOON)?;
+        Ok(proxy)
+    }
+
+    /// The proxy's status as JSON.
+    pub(crate) fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.node()?.read("/run/ipvs-proxy/status.json")?)?)
+    }
+}
+
+/// Asks `count` times and counts who answered; the value is the source address that each saw last.
+pub(crate) fn spread(from: &impl Place, count: usize) -> Result<BTreeMap<String, (usize, String)>> {
+    let server: SocketAddr = WEB.parse()?;
+    let mut answers = BTreeMap::new();
+    for _ in 0..count {
+        let answer = echo::ask_tcp(from, server, SOON)?;
+        let entry = answers.entry(answer.name).or_insert((0, String::new()));
+        *entry = (entry.0 + 1, answer.client.ip().to_string());
+    }
+    Ok(answers)
+}
+
+/// What `ipvsadm -Sn` prints, sorted: every virtual and real server with its options.
+pub(crate) fn servers(host: &Host) -> Result<Vec<String>> {
+    let text = host.run(&["ipvsadm", "-Sn"])?.stdout;
+    let mut lines: Vec<_> = text.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+/// Waits until the real servers of `web` with their weights are these.
+pub(crate) fn await_reals(host: &Host, expected: &[(&str, u32)]) -> Result<()> {
+    let mut expected: Vec<_> =
+        expected.iter().map(|(addr, weight)| format!("-a -t {WEB} -r {addr}:80 -m -w {weight}")).collect();
+    expected.sort();
+    eventually(SOON, || {
+        let mut found = servers(host)?;
+        found.retain(|line| line.starts_with(&format!("-a -t {WEB}")));
+        ensure!(found == expected, "{found:?}");
+        Ok(())
+    })
+}
+
+/// The slice of `web` with these endpoints, as a manifest of its own.
+pub(crate) fn slice(endpoints: &[&str]) -> String {
+    let mut text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+        metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n\
+        ports: [{name: http, port: 80}]\nendpoints:\n"
+        .to_owned();
+    for endpoint in endpoints {
+        text.push_str(&format!("- addresses: [{endpoint}]\n"));
+    }
+    text
+}
+
+/// The Service `web` alone.
+pub(crate) const WEB_SERVICE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 192.168.0.10, ports: [{name: http, port: 80}]}
+";

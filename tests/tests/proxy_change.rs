@@ -1,0 +1,342 @@
+//! What the proxy does to the kernel when something changes: the cluster, the proxy itself, or somebody else.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod proxy;
+
+use std::fmt::Write;
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, Place, echo, eventually, throughout};
+use nix::sys::socket::{setsockopt, sockopt};
+use proxy::{Nodes, SERVICES, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, servers, slice};
+
+/// How long something deleted may be away. A second, and what the lab kernel needs for the looking.
+const BACK: Duration = Duration::from_secs(4);
+
+/// A kept-alive connection that ends with a reset: the kernel forgets it after 10 s instead of two minutes.
+struct Kept(TcpStream);
+
+impl Kept {
+    fn open(from: &impl Place) -> Result<Self> {
+        let stream = from.within(|| TcpStream::connect(WEB))??;
+        stream.set_read_timeout(Some(SOON))?;
+        setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
+        Ok(Self(stream))
+    }
+
+    fn ask(&mut self) -> Result<String> {
+        self.0.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+        let mut text = String::new();
+        while !text.contains("\"name\"") || !text.trim_end().ends_with('}') {
+            let mut bytes = [0; 1024];
+            let length = self.0.read(&mut bytes)?;
+            ensure!(length > 0, "closed after {text:?}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..length]));
+        }
+        let name = text.split("\"name\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        Ok(name.context("an answer without a name")?.to_owned())
+    }
+}
+
+fn publish_web(nodes: &Nodes, endpoints: &[&str]) -> Result<()> {
+    nodes.publish("slice.yaml", &slice(endpoints))
+}
+
+fn start_web(endpoints: &[&str]) -> Result<Nodes> {
+    let nodes = Nodes::start()?;
+    nodes.publish("service.yaml", WEB_SERVICE)?;
+    publish_web(&nodes, endpoints)?;
+    Ok(nodes)
+}
+
+fn a_removed_endpoint_keeps_its_connections_until_they_end() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2"])?;
+    let _proxy = nodes.proxy()?;
+    let mut kept = Kept::open(nodes.node()?)?;
+    ensure!(kept.ask()? == "172.7.21.2");
+    publish_web(&nodes, &["172.7.22.2"])?;
+    await_reals(nodes.node()?, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    for _ in 0..4 {
+        ensure!(echo::ask_tcp(nodes.node()?, WEB.parse()?, SOON)?.name == "172.7.22.2");
+        ensure!(kept.ask()? == "172.7.21.2");
+    }
+    drop(kept);
+    eventually(Duration::from_secs(60), || {
+        let left = servers(nodes.node()?)?;
+        ensure!(!left.iter().any(|line| line.contains("172.7.21.2")), "{left:?}");
+        Ok(())
+    })
+}
+
+fn an_endpoint_that_comes_back_keeps_its_connections() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2", "172.7.22.2"])?;
+    let _proxy = nodes.proxy()?;
+    let mut kept = [Kept::open(nodes.node()?)?, Kept::open(nodes.node()?)?];
+    let names = [kept[0].ask()?, kept[1].ask()?];
+    publish_web(&nodes, &["172.7.22.2"])?;
+    await_reals(nodes.node()?, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    publish_web(&nodes, &["172.7.21.2", "172.7.22.2"])?;
+    await_reals(nodes.node()?, &[("172.7.21.2", 1), ("172.7.22.2", 1)])?;
+    ensure!([kept[0].ask()?, kept[1].ask()?] == names);
+    Ok(())
+}
+
+fn a_drain_ends_with_its_grace_period() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2"])?;
+    let _proxy = nodes.proxy_with(&["--ipvs-graceful-period=3s"])?;
+    let mut kept = Kept::open(nodes.node()?)?;
+    ensure!(kept.ask()? == "172.7.21.2");
+    let removed = Instant::now();
+    publish_web(&nodes, &["172.7.22.2"])?;
+    await_reals(nodes.node()?, &[("172.7.22.2", 1)])?;
+    ensure!(removed.elapsed() >= Duration::from_secs(3), "after {:?}", removed.elapsed());
+    Ok(())
+}
+
+fn a_drain_goes_on_after_a_restart() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2"])?;
+    let proxy = nodes.proxy()?;
+    let mut kept = Kept::open(nodes.node()?)?;
+    kept.ask()?;
+    ensure!(proxy.terminate(SOON)?.success());
+    publish_web(&nodes, &["172.7.22.2"])?;
+    let _proxy = nodes.proxy()?;
+    await_reals(nodes.node()?, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    ensure!(kept.ask()? == "172.7.21.2");
+    Ok(())
+}
+
+/// Everything that the proxy has in the kernel, with the handles and indexes that a remade object would not keep.
+fn kernel_state(host: &Host) -> Result<String> {
+    let mut text = servers(host)?.join("\n");
+    for words in [&["nft", "-a", "list", "ruleset"][..], &["ip", "-o", "address"], &["ip", "-o", "link"]] {
+        text.push_str(&host.run(words)?.stdout);
+    }
+    Ok(text)
+}
+
+fn a_restart_changes_nothing() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let proxy = nodes.proxy()?;
+    let before = kernel_state(nodes.node()?)?;
+    let mut kept = Kept::open(nodes.node()?)?;
+    let name = kept.ask()?;
+    ensure!(proxy.terminate(SOON)?.success());
+    ensure!(kernel_state(nodes.node()?)? == before, "the end of the program touched the kernel");
+    ensure!(kept.ask()? == name);
+    let _proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["ok"] == true && status["tables"][3]["done"] == 5, "{status}");
+        Ok(())
+    })?;
+    let after = kernel_state(nodes.node()?)?;
+    ensure!(after == before, "before:\n{before}\nafter:\n{after}");
+    let totals = &nodes.status()?["totals"];
+    ensure!(totals["upserted"] == 0 && totals["removed"] == 0 && totals["failed"] == 0, "{totals}");
+    ensure!(kept.ask()? == name);
+    Ok(())
+}
+
+fn what_was_deleted_while_the_proxy_was_away_goes_when_it_is_back() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    nodes.publish("api.yaml", &WEB_SERVICE.replace("web", "api").replace("192.168.0.10", "192.168.0.11"))?;
+    nodes.proxy()?.kill()?;
+    nodes.node()?.run(&["rm", &format!("{SERVICES}/api.yaml")])?;
+    let _proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        let state = kernel_state(nodes.node()?)?;
+        ensure!(!state.contains("192.168.0.11"), "{state}");
+        Ok(())
+    })?;
+    ensure!(servers(nodes.node()?)?.len() == 5);
+    Ok(())
+}
+
+fn many(count: usize) -> String {
+    let mut text = String::new();
+    for index in 0..count {
+        let service = WEB_SERVICE.replace("web", &format!("s{index}"));
+        write!(text, "{}---\n", service.replace("192.168.0.10", &format!("192.168.1.{index}"))).unwrap();
+        write!(text, "{}---\n", slice(&["172.7.22.2"]).replace("web", &format!("s{index}"))).unwrap();
+    }
+    text
+}
+
+fn one_changed_endpoint_is_one_step() -> Result<()> {
+    let nodes = start_web(&[])?;
+    nodes.publish("many.yaml", &many(30))?;
+    let _proxy = nodes.proxy()?;
+    let remote = |addresses: &[&str]| {
+        let text = slice(addresses);
+        text.lines()
+            .map(|line| match line.starts_with("- ") {
+                true => format!("{line}\n  nodeName: hdss7-22.host.com\n"),
+                false => format!("{line}\n"),
+            })
+            .collect::<String>()
+    };
+    nodes.publish("slice.yaml", &remote(&["172.7.22.2"]))?;
+    await_reals(nodes.node()?, &[("172.7.22.2", 1)])?;
+    let settled = || -> Result<serde_json::Value> {
+        let status = nodes.status()?;
+        ensure!(status["ok"] == true, "{status}");
+        Ok(status["totals"].clone())
+    };
+    let before = eventually(SOON, || -> Result<_> {
+        let totals = settled()?;
+        ensure!(totals["upserted"].as_u64().unwrap_or(0) > 100, "{totals}");
+        Ok(totals)
+    })?;
+    nodes.publish("slice.yaml", &remote(&["172.7.22.2", "172.7.22.3"]))?;
+    await_reals(nodes.node()?, &[("172.7.22.2", 1), ("172.7.22.3", 1)])?;
+    let number = |totals: &serde_json::Value, key: &str| totals[key].as_u64().unwrap_or(0);
+    let after = eventually(SOON, || {
+        let totals = settled()?;
+        ensure!(number(&totals, "upserted") > number(&before, "upserted"), "{totals}");
+        Ok::<_, anyhow::Error>(totals)
+    })?;
+    ensure!(number(&after, "upserted") == number(&before, "upserted") + 1, "before {before}, after {after}");
+    ensure!(after["removed"] == before["removed"], "before {before}, after {after}");
+    Ok(())
+}
+
+fn a_malformed_service_is_told_and_the_others_go_on() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2", "172.7.22.2"])?;
+    let api = WEB_SERVICE.replace("web", "api").replace("192.168.0.10", "192.168.0.11");
+    nodes.publish("api.yaml", &api)?;
+    let proxy = nodes.proxy()?;
+    let web = servers(nodes.node()?)?;
+    nodes.publish("api.yaml", &api.replace("port: 80", "port: 99999"))?;
+    let told = || {
+        let status = nodes.status()?;
+        let refused = status["refused"][0].clone();
+        ensure!(refused["object"] == "services/default/api", "{status}");
+        ensure!(refused["earlierVersionServed"] == true, "{status}");
+        let reason = refused["reason"].as_str().unwrap_or_default();
+        ensure!(reason == "spec.ports[0].port: 99999; accepted: a port from 1 to 65535", "{reason}");
+        Ok(())
+    };
+    eventually(SOON, told)?;
+    ensure!(servers(nodes.node()?)? == web, "an earlier version is served");
+    publish_web(&nodes, &["172.7.21.2"])?;
+    // A new start finds a malformed Service and the kernel's memory of it.
+    ensure!(proxy.terminate(SOON)?.success());
+    let _proxy = nodes.proxy()?;
+    eventually(SOON, told)?;
+    throughout(Duration::from_secs(2), || -> Result<()> {
+        let now = servers(nodes.node()?)?;
+        ensure!(now.iter().any(|line| line.contains("192.168.0.11:80")), "{now:?}");
+        Ok(())
+    })?;
+    nodes.node()?.run(&["rm", &format!("{SERVICES}/api.yaml")])?;
+    eventually(SOON, || {
+        let now = servers(nodes.node()?)?;
+        ensure!(!now.iter().any(|line| line.contains("192.168.0.11")), "{now:?}");
+        Ok(())
+    })
+}
+
+fn what_is_not_served_yet_is_told() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", &WEB_YAML.replace("type: ClusterIP", "type: NodePort\n  sessionAffinity: ClientIP"))?;
+    let _proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["notServed"][0]["fields"][0] == "spec.sessionAffinity: ClientIP", "{status}");
+        Ok(())
+    })?;
+    echo::ask_tcp(nodes.node()?, WEB.parse()?, SOON).map(drop)
+}
+
+fn what_somebody_deletes_is_back() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = nodes.proxy()?;
+    let node = nodes.node()?;
+    let before = servers(node)?;
+    for words in [
+        &["ip", "address", "del", "192.168.0.10/32", "dev", "kube-ipvs0"][..],
+        &["ip", "link", "del", "kube-ipvs0"],
+        &["nft", "delete", "table", "ip", "ipvs-proxy"],
+        &["nft", "flush", "chain", "ip", "ipvs-proxy", "postrouting"],
+        &["nft", "delete", "element", "ip", "ipvs-proxy", "services", "{ 192.168.0.10 . tcp . 80 }"],
+        &["ipvsadm", "-C"],
+        &["ipvsadm", "-d", "-t", WEB, "-r", "172.7.21.2:80"],
+        &["ipvsadm", "-a", "-t", WEB, "-r", "10.4.7.200:80", "-m"],
+        &["sysctl", "-qw", "net.ipv4.vs.conntrack=0"],
+    ] {
+        node.run(words)?;
+        eventually(BACK, || {
+            ensure!(servers(node)? == before, "{:?}", servers(node)?);
+            let addresses = node.run(&["ip", "-o", "address", "show", "dev", "kube-ipvs0"])?.stdout;
+            ensure!(addresses.contains("192.168.0.10/32"), "{addresses}");
+            let table = node.run(&["nft", "list", "table", "ip", "ipvs-proxy"])?.stdout;
+            ensure!(table.contains("192.168.0.10 . tcp . 80") && table.contains("@hairpin masquerade"), "{table}");
+            ensure!(node.run(&["sysctl", "-n", "net.ipv4.vs.conntrack"])?.stdout.trim() == "1", "conntrack");
+            Ok(())
+        })
+        .with_context(|| words.join(" "))?;
+        echo::ask_tcp(node, WEB.parse()?, SOON).with_context(|| words.join(" "))?;
+    }
+    Ok(())
+}
+
+fn what_is_foreign_is_never_touched() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    node.run(&["ipvsadm", "-A", "-t", "10.4.7.21:8080", "-s", "wlc"])?;
+    node.run(&["ipvsadm", "-a", "-t", "10.4.7.21:8080", "-r", "10.4.7.22:80", "-i"])?;
+    node.run(&["nft", "add", "table", "ip", "foreign"])?;
+    let foreign = servers(node)?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let proxy = nodes.proxy()?;
+    let untouched = || {
+        let now = servers(node)?;
+        ensure!(foreign.iter().all(|line| now.contains(line)), "{now:?}");
+        node.run(&["nft", "list", "table", "ip", "foreign"]).map(drop)
+    };
+    untouched()?;
+    publish_web(&nodes, &[])?;
+    ensure!(proxy.terminate(SOON)?.success());
+    nodes.node()?.run(&["rm", &format!("{SERVICES}/web.yaml")])?;
+    let proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        ensure!(servers(node)? == foreign, "{:?}", servers(node)?);
+        Ok(())
+    })?;
+    untouched()?;
+    ensure!(proxy.terminate(SOON)?.success());
+    nodes.publish("web.yaml", WEB_YAML)?;
+    ensure!(nodes.proxy()?.terminate(SOON)?.success());
+    node.command(lab::bin("ipvs-proxy")?).arg("--cleanup").run()?;
+    ensure!(servers(node)? == foreign, "{:?}", servers(node)?);
+    let left = node.run(&["nft", "list", "ruleset"])?.stdout + &node.run(&["ip", "-o", "link"])?.stdout;
+    ensure!(!left.contains("ipvs"), "{left}");
+    untouched()
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::IpVs, Need::Nftables, Need::Dummy],
+        lab::tests![
+            a_removed_endpoint_keeps_its_connections_until_they_end,
+            an_endpoint_that_comes_back_keeps_its_connections,
+            a_drain_ends_with_its_grace_period,
+            a_drain_goes_on_after_a_restart,
+            a_restart_changes_nothing,
+            what_was_deleted_while_the_proxy_was_away_goes_when_it_is_back,
+            one_changed_endpoint_is_one_step,
+            a_malformed_service_is_told_and_the_others_go_on,
+            what_is_not_served_yet_is_told,
+            what_somebody_deletes_is_back,
+            what_is_foreign_is_never_touched,
+        ],
+    )
+}

@@ -1,0 +1,147 @@
+//! Connections through a Service: who answers, and whom the Pod sees.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod proxy;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Need, Place, echo, eventually};
+use proxy::{Nodes, SOON, WEB_SERVICE, WEB_YAML, spread};
+
+const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
+/// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
+const MASQUERADED: [&str; 4] = ["172.7.21.1", "172.7.21.1", "10.4.7.21", "10.4.7.21"];
+
+/// Each Pod twice out of eight, with the source address that it must see.
+fn each_twice(seen: [&str; 4]) -> BTreeMap<String, (usize, String)> {
+    PODS.iter().zip(seen).map(|(pod, seen)| ((*pod).to_owned(), (2, seen.to_owned()))).collect()
+}
+
+fn connections_spread_evenly_and_only_pods_keep_their_source() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = nodes.proxy()?;
+    let from_node = spread(nodes.node()?, 8)?;
+    ensure!(from_node == each_twice(MASQUERADED), "from the node: {from_node:?}");
+    let from_outside = spread(nodes.outside()?, 8)?;
+    ensure!(from_outside == each_twice(MASQUERADED), "from outside: {from_outside:?}");
+    // A Pod keeps its address, except towards itself.
+    let from_pod = spread(nodes.pod("172.7.21.2")?, 8)?;
+    let seen = ["172.7.21.1", "172.7.21.2", "172.7.21.2", "172.7.21.2"];
+    ensure!(from_pod == each_twice(seen), "from a Pod: {from_pod:?}");
+    Ok(())
+}
+
+fn dns(endpoints: &[&str]) -> String {
+    let mut text = "apiVersion: v1\nkind: Service\nmetadata: {name: dns}\n\
+        spec: {clusterIP: 192.168.0.53, ports: [{name: dns, port: 53, protocol: UDP}]}\n---\n\
+        apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+        metadata: {name: dns-1, labels: {kubernetes.io/service-name: dns}}\n\
+        ports: [{name: dns, port: 80, protocol: UDP}]\nendpoints:\n"
+        .to_owned();
+    for endpoint in endpoints {
+        text.push_str(&format!("- addresses: [{endpoint}]\n"));
+    }
+    text
+}
+
+const DNS: &str = "192.168.0.53:53";
+
+/// Sends a datagram on a socket that is kept, and answers the name of who answered.
+fn ask(socket: &UdpSocket) -> Result<String> {
+    socket.send(b"who are you?\n")?;
+    let mut bytes = [0; 512];
+    let length = socket.recv(&mut bytes).context("no answer")?;
+    let answer: serde_json::Value = serde_json::from_slice(&bytes[..length])?;
+    Ok(answer["name"].as_str().unwrap_or_default().to_owned())
+}
+
+fn client(from: &impl Place) -> Result<UdpSocket> {
+    let opened = from.within(|| {
+        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.connect(DNS)?;
+        Ok::<_, std::io::Error>(socket)
+    })?;
+    Ok(opened?)
+}
+
+fn a_flow_of_datagrams_moves_on_when_its_endpoint_goes() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("dns.yaml", &dns(&["172.7.21.3", "172.7.22.2"]))?;
+    let _proxy = nodes.proxy()?;
+    for from in ["172.7.21.2", "172.7.21.3"] {
+        let answer = echo::ask_udp(nodes.pod(from)?, DNS.parse()?, SOON)?;
+        ensure!(["172.7.21.3", "172.7.22.2"].contains(&answer.name.as_str()), "{answer:?}");
+    }
+    let socket = client(nodes.pod("172.7.21.2")?)?;
+    let first = ask(&socket)?;
+    ensure!(ask(&socket)? == first, "a flow stays with its endpoint");
+    let other = if first == "172.7.21.3" { "172.7.22.2" } else { "172.7.21.3" };
+    nodes.publish("dns.yaml", &dns(&[other]))?;
+    eventually(SOON, || {
+        let name = ask(&socket)?;
+        ensure!(name == other, "{name}");
+        Ok(())
+    })
+}
+
+fn a_flow_that_began_before_its_service_reaches_it_at_last() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("dns.yaml", WEB_SERVICE)?;
+    let _proxy = nodes.proxy()?;
+    // The node forwards the first datagrams to nowhere and remembers the flow as one that goes there.
+    nodes.node()?.run(&["ip", "route", "add", "192.168.0.0/16", "via", "10.4.7.99"])?;
+    nodes.node()?.run(&["ip", "neigh", "replace", "10.4.7.99", "lladdr", "02:00:00:00:00:99", "dev", "eth0"])?;
+    let socket = client(nodes.pod("172.7.21.2")?)?;
+    ensure!(ask(&socket).is_err(), "nobody can answer yet");
+    nodes.publish("dns.yaml", &dns(&["172.7.22.3"]))?;
+    eventually(SOON, || ask(&socket).map(drop))
+}
+
+fn a_port_that_no_service_has_is_refused_although_the_node_listens_on_it() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = nodes.proxy()?;
+    let _server = echo::serve(nodes.node()?, "node", 8080)?;
+    let ask = |server: &str| -> Result<String> {
+        let server: SocketAddr = server.parse()?;
+        Ok(echo::ask_tcp(nodes.outside()?, server, SOON).map(|answer| answer.name)?)
+    };
+    ensure!(ask("10.4.7.21:8080")? == "node");
+    let error = format!("{:#}", ask("192.168.0.10:8080").unwrap_err());
+    ensure!(error.contains("refused"), "{error}");
+    Ok(())
+}
+
+fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_SERVICE)?;
+    let _proxy = nodes.proxy()?;
+    for error in [
+        echo::ask_tcp(nodes.node()?, proxy::WEB.parse()?, SOON).unwrap_err(),
+        echo::ask_tcp(nodes.outside()?, proxy::WEB.parse()?, SOON).unwrap_err(),
+        echo::ask_tcp(nodes.pod("172.7.21.2")?, proxy::WEB.parse()?, SOON).unwrap_err(),
+    ] {
+        let text = format!("{error:#}");
+        ensure!(text.contains("refused"), "{text}");
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::IpVs, Need::Nftables, Need::Dummy],
+        lab::tests![
+            connections_spread_evenly_and_only_pods_keep_their_source,
+            a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
+            a_flow_that_began_before_its_service_reaches_it_at_last,
+            a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
+            a_service_without_endpoints_refuses_at_once,
+        ],
+    )
+}
