@@ -19,6 +19,7 @@ pub mod address;
 mod attribute;
 mod bridge;
 pub mod conntrack;
+mod endpoint;
 pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;

@@ -79,7 +79,7 @@ impl Rtnl {
         self.batch(operations).into_iter().try_for_each(exists_is_fine)
     }
 
-    fn upsert(
+    pub(crate) fn upsert(
         &mut self,
         key: &RouteKey,
         route: &Route,

@@ -123,6 +123,13 @@ impl Indexes {
         Ok(indexes)
     }
 
+    /// One link that the caller knows.
+    pub(crate) fn knowing(name: &IfName, index: u32) -> Self {
+        let mut indexes = Self::default();
+        indexes.by_name.insert(name.clone(), Some(index));
+        indexes
+    }
+
     /// The index of the link called `name`.
     pub(crate) fn index(
         &mut self,

@@ -136,8 +136,8 @@ fn veth_is_born_with_its_peer_in_the_pods_namespace() {
     rtnl.create_link(&name("cbr0"), &bridge).unwrap();
     let master = rtnl.link(&name("cbr0")).unwrap().unwrap().index;
     let end = |text: &str, last| VethEnd { name: name(text), mac: MacAddr([2, 0, 0, 0, 0, last]) };
-    let index = rtnl.create_veth(&end("veth1", 1), master, &end("eth0", 2), &pod, 1450).unwrap();
-    rtnl.set_port(index, PortOptions { hairpin: true, isolated: false }).unwrap();
+    let pair = rtnl.create_veth(&end("veth1", 1), master, &end("eth0", 2), &pod, 1450).unwrap();
+    rtnl.set_port(pair.host, PortOptions { hairpin: true, isolated: false }).unwrap();
     let shown = ip("-d link show veth1");
     for part in ["mtu 1450", "master cbr0", "hairpin on", "qlen 1000", "02:00:00:00:00:01", "link-netnsid"] {
         assert!(shown.contains(part), "{part} in {shown}");
@@ -145,7 +145,7 @@ fn veth_is_born_with_its_peer_in_the_pods_namespace() {
     let mut inside = Rtnl::open_in(&pod).unwrap();
     let peer = inside.link(&name("eth0")).unwrap().unwrap();
     assert_eq!((peer.link.mac, peer.link.mtu), (Some(MacAddr([2, 0, 0, 0, 0, 2])), Some(1450)));
-    assert_eq!(peer.lower_index, Some(index));
+    assert_eq!((peer.lower_index, peer.index), (Some(pair.host), pair.peer));
     let again = rtnl.create_veth(&end("veth1", 1), master, &end("eth1", 3), &pod, 1450).unwrap_err();
     assert_eq!(again.errno(), Some(nix::libc::EEXIST));
     rtnl.delete_link(&name("veth1")).unwrap();

@@ -20,7 +20,7 @@ use netstate::{IfName, Link, LinkKind, VxlanOptions};
 
 use self::read::{name_references, state};
 pub use self::table::{Links, OwnsLink};
-pub use self::veth::{VETH_TXQLEN, VethEnd};
+pub use self::veth::{VETH_TXQLEN, VethEnd, VethPair};
 use crate::error::{Cause, KernelError};
 use crate::rtnl::{Operation, Rtnl, encode, gone_is_fine};
 

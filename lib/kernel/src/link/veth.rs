@@ -25,9 +25,18 @@ pub struct VethEnd {
     pub mac: MacAddr,
 }
 
+/// Interface indexes of a veth pair, each in its own namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VethPair {
+    /// The end made here.
+    pub host: u32,
+    /// The other end.
+    pub peer: u32,
+}
+
 impl Rtnl {
     /// Makes a veth pair in one message: `host` here, up and a port of `master`; `peer` born in `netns`, still down.
-    /// Both ends get `mtu` bytes. Answers the host end's index.
+    /// Both ends get `mtu` bytes.
     ///
     /// # Errors
     /// EEXIST when one of the names is taken (the text says which end), or anything the kernel refuses.
@@ -38,7 +47,7 @@ impl Rtnl {
         peer: &VethEnd,
         netns: &Netns,
         mtu: u32,
-    ) -> Result<u32, KernelError> {
+    ) -> Result<VethPair, KernelError> {
         let mut inner = end_message(peer, mtu);
         inner.attributes.push(LinkAttribute::NetNsFd(netns.raw_fd()));
         let mut message = end_message(host, mtu);
@@ -55,11 +64,13 @@ impl Rtnl {
         let operation = Operation { op: "create veth", object, message };
         let echo = self.request(&operation)?;
         // Linux before 6.2 does not echo the new link: ask for it by name.
-        if let Some(state) = echo.iter().find_map(state) {
-            return Ok(state.index);
-        }
+        let link = match echo.iter().find_map(state) {
+            Some(link) => Some(link),
+            None => self.link(&host.name)?,
+        };
         let missing = || KernelError::new("create veth", &host.name, Cause::Missing("the new link".to_owned()));
-        Ok(self.link(&host.name)?.ok_or_else(missing)?.index)
+        let link = link.ok_or_else(missing)?;
+        Ok(VethPair { host: link.index, peer: link.lower_index.ok_or_else(missing)? })
     }
 }
 
