@@ -27,6 +27,7 @@ pub struct KernelHands<'a> {
     netns: Option<&'a Netns>,
     inside: bool,
     indexes: BTreeMap<IfName, u32>,
+    pod_index: Option<u32>,
     netfilter: Option<Netfilter>,
 }
 
@@ -48,7 +49,7 @@ impl<'a> KernelHands<'a> {
     /// Works over `host`, a conversation in the host's namespace, and in `netns`.
     #[must_use]
     pub fn new(host: Rtnl, netns: Option<&'a Netns>) -> Self {
-        Self { host, netns, inside: false, indexes: BTreeMap::new(), netfilter: None }
+        Self { host, netns, inside: false, indexes: BTreeMap::new(), pod_index: None, netfilter: None }
     }
 
     /// Opens the conversations that host ports and masquerading need. With `may_bury`, a port whose holder has no link any more counts
@@ -73,6 +74,13 @@ impl<'a> KernelHands<'a> {
         let local = host.addresses().map_err(|e| refused(&e))?;
         let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
         ports::forget_former(&mut hands.conntrack, flows, &local).map_err(|e| refused(&e))
+    }
+
+    /// Tells the index of a link of the host that the caller has just looked at.
+    #[must_use]
+    pub fn knowing(mut self, name: &IfName, index: Option<u32>) -> Self {
+        self.indexes.extend(index.map(|index| (name.clone(), index)));
+        self
     }
 
     fn netns(&self) -> Result<&'a Netns, CniError> {
@@ -106,8 +114,9 @@ impl<'a> KernelHands<'a> {
         let netns = self.netns()?;
         let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
         match self.host.create_veth(&end(host), master, &end(pod), netns, mtu) {
-            Ok(index) => {
-                self.indexes.insert(host.name.clone(), index);
+            Ok(pair) => {
+                self.indexes.insert(host.name.clone(), pair.host);
+                self.pod_index = Some(pair.peer);
                 Ok(())
             }
             Err(e) if e.errno() == Some(libc::EEXIST) => Err(self.taken(host, pod, netns, &e)),
@@ -134,16 +143,11 @@ impl<'a> KernelHands<'a> {
     fn configure(&mut self, ifname: &IfName, addresses: &[Cidr], routes: &[(RouteKey, Route)]) -> Result<(), CniError> {
         let netns = self.netns()?;
         self.enter()?;
+        let index = self.pod_index;
         let inside = || -> Result<(), KernelError> {
-            let mut pod = Rtnl::open()?;
             let missing =
                 || KernelError::new("configure", ifname, kernel::Cause::Missing(format!("interface {ifname}")));
-            let index = pod.link(ifname)?.ok_or_else(missing)?.index;
-            for (addr, len) in addresses {
-                pod.add_address(index, *addr, *len)?;
-            }
-            pod.set_link(ifname, &Link { kind: LinkKind::Veth, mtu: None, mac: None, up: true, master: None })?;
-            pod.add_routes(routes)
+            Rtnl::open()?.configure_endpoint(ifname, index.ok_or_else(missing)?, addresses, routes)
         };
         inside().map_err(|e| refused(&e).details(format!("in {}", netns.path().display())))
     }

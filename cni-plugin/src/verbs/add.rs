@@ -89,7 +89,8 @@ fn attach_now(
     let steps = attach.plan(&facts)?;
     let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
     let result = attach.result(bridge_mac)?.render(network.version)?;
-    let mut hands = KernelHands::new(host, Some(netns));
+    let mut hands =
+        KernelHands::new(host, Some(netns)).knowing(&attach.conf.bridge, facts.bridge.map(|bridge| bridge.index));
     if has_ports || network.bridge.masquerade.is_some() {
         hands.open_netfilter(true)?;
     }
@@ -203,6 +204,7 @@ fn bridge_state(name: &IfName, host: &mut Rtnl) -> Result<Option<BridgeState>, K
     let mut addresses = host.addresses_of(state.index)?;
     addresses.retain(is_routable);
     Ok(Some(BridgeState {
+        index: state.index,
         is_bridge: matches!(state.link.kind, LinkKind::Bridge(_)),
         mtu: state.link.mtu,
         mac: state.link.mac,

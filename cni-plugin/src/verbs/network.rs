@@ -100,7 +100,8 @@ fn read_subnet_file(path: &Path) -> Result<SubnetFile, CniError> {
     let failed = |code, why: String| {
         CniError::new(code, format!("failed to load flannel 'subnet.env' file: {}", path.display())).details(why)
     };
-    let mut text = String::new();
+    // A few short lines: room for them saves system calls.
+    let mut text = String::with_capacity(1024);
     let read = fs::File::open(path).and_then(|file| file.take(SUBNET_FILE_MAX).read_to_string(&mut text));
     match read {
         Ok(_) => SubnetFile::parse(&text).map_err(|e| failed(Code::InvalidConfig, e.to_string())),

@@ -26,6 +26,8 @@ const ETHERNET_MTU: u32 = 1500;
 /// The bridge as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeState {
+    /// Interface index.
+    pub index: u32,
     /// A link of that name exists, and it is a bridge.
     pub is_bridge: bool,
     /// MTU in bytes.
@@ -233,6 +235,7 @@ mod tests {
 
     fn bridge() -> BridgeState {
         BridgeState {
+            index: 3,
             is_bridge: true,
             mtu: Some(1450),
             mac: Some("0a:58:ac:07:15:01".parse().unwrap()),
