@@ -163,8 +163,8 @@ fn many(count: usize) -> String {
     let mut text = String::new();
     for index in 0..count {
         let service = WEB_SERVICE.replace("web", &format!("s{index}"));
-        write!(text, "{}---\n", service.replace("192.168.0.10", &format!("192.168.1.{index}"))).unwrap();
-        write!(text, "{}---\n", slice(&["172.7.22.2"]).replace("web", &format!("s{index}"))).unwrap();
+        writeln!(text, "{}---", service.replace("192.168.0.10", &format!("192.168.1.{index}"))).unwrap();
+        writeln!(text, "{}---", slice(&["172.7.22.2"]).replace("web", &format!("s{index}"))).unwrap();
     }
     text
 }

@@ -11,6 +11,8 @@ pub mod node;
 pub mod proxy;
 pub mod status;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};

@@ -252,7 +252,11 @@ fn remember(view: &View, desired: &mut Desired, tables: &mut Tables) -> BTreeSet
                     comment: comment.to_owned(),
                     virtual_server: virtual_server.clone(),
                     backends: reals.iter().map(|real| (real.addr, real.port)).collect(),
-                    maybe_local: reals.iter().map(|real| real.addr).collect(),
+                    maybe_local: reals
+                        .iter()
+                        .map(|real| real.addr)
+                        .filter(|addr| record.contains_key(&nft::hairpin(*addr).0))
+                        .collect(),
                 };
                 plans.entry(name).or_default().frontends.insert(service, plan);
             }

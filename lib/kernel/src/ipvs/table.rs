@@ -72,20 +72,24 @@ impl IpvsTable {
         Ok(found == *expected)
     }
 
-    fn send(&mut self, requests: &[(usize, Message)]) -> Vec<(usize, Result<(), Cause>)> {
-        let mut results = Vec::with_capacity(requests.len());
+    /// Sends the messages and answers why which of them failed.
+    fn send(&mut self, requests: &[(usize, Message)]) -> BTreeMap<usize, Cause> {
+        let mut failed = BTreeMap::new();
         for chunk in requests.chunks(BATCH) {
             let messages: Vec<_> = chunk.iter().map(|(_, message)| message.clone()).collect();
             let indices = chunk.iter().map(|(index, _)| *index);
             match self.ipvs.genl.batch(&messages) {
-                Ok(answers) => results.extend(indices.zip(answers).map(|(i, r)| (i, r.map_err(Cause::Nack)))),
+                Ok(answers) => {
+                    failed
+                        .extend(indices.zip(answers).filter_map(|(index, answer)| Some((index, answer.err()?.into()))));
+                }
                 Err(error) => {
                     let text = error.to_string();
-                    results.extend(indices.map(|i| (i, Err(Cause::Unexpected(text.clone())))));
+                    failed.extend(indices.map(|index| (index, Cause::Unexpected(text.clone()))));
                 }
             }
         }
-        results
+        failed
     }
 
     fn record(&mut self, step: &IpvsStep) {
@@ -120,32 +124,46 @@ impl Target for IpvsTable {
 
     fn apply(&mut self, steps: &[IpvsStep]) -> Vec<Result<(), KernelError>> {
         let going = removed_services(steps);
-        let mut results: Vec<Result<(), Cause>> = steps.iter().map(|_| Ok(())).collect();
         let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
         let requests: Vec<_> = needed.map(|(index, step)| (index, self.ipvs.encode(step))).collect();
-        let mut again = Vec::new();
-        for (index, result) in self.send(&requests) {
-            let (Some(step), Some(slot)) = (steps.get(index), results.get_mut(index)) else { continue };
-            match result {
-                Err(Cause::Nack(nack)) => match after(step, &nack) {
-                    After::Done => {}
-                    After::Send(other) => again.push((index, self.ipvs.encode(&other))),
-                    After::Fail => *slot = Err(explain(step, nack)),
-                },
-                other => *slot = other,
-            }
-        }
-        for (index, result) in self.send(&again) {
-            let (Some(step), Some(slot)) = (steps.get(index), results.get_mut(index)) else { continue };
-            *slot = result.map_err(|cause| match cause {
-                Cause::Nack(nack) => explain(step, nack),
-                other => other,
+        let mut failed: BTreeMap<usize, Cause> = self.send(&requests);
+        let again = self.second_thoughts(steps, &mut failed);
+        failed.extend(self.send(&again));
+        let mut results = Vec::with_capacity(steps.len());
+        for (index, step) in steps.iter().enumerate() {
+            results.push(match failed.remove(&index) {
+                Some(cause) => Err(error(step, explain(step, cause))),
+                None => {
+                    self.record(step);
+                    Ok(())
+                }
             });
         }
-        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
-            self.record(step);
+        results
+    }
+}
+
+impl IpvsTable {
+    /// Takes refusals out of `failed` that mean that a row is as it should be already, or that another message brings it
+    /// there; answers those messages.
+    fn second_thoughts(&self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, Message)> {
+        let (mut again, mut remade) = (Vec::new(), BTreeSet::new());
+        // In the order of the keys, so a virtual server that is made again is known before its real servers are looked at.
+        for (index, step) in steps.iter().enumerate() {
+            let Some(Cause::Nack(nack)) = failed.get(&index) else { continue };
+            match after(step, nack, &remade) {
+                After::Done => {}
+                After::Send(other) => {
+                    if let Step::Create(RowKey::Virtual(key), _) = &other {
+                        remade.insert(*key);
+                    }
+                    again.push((index, self.ipvs.encode(&other)));
+                }
+                After::Fail => continue,
+            }
+            failed.remove(&index);
         }
-        steps.iter().zip(results).map(|(step, result)| result.map_err(|cause| error(step, cause))).collect()
+        again
     }
 }
 
@@ -195,7 +213,8 @@ enum After {
     Fail,
 }
 
-fn after(step: &IpvsStep, nack: &Nack) -> After {
+/// `remade` are the virtual servers that turned out to be gone and are made again.
+fn after(step: &IpvsStep, nack: &Nack, remade: &BTreeSet<VirtualServerKey>) -> After {
     match (step, nack.errno) {
         (Step::Remove(..), libc::ESRCH | libc::ENOENT) => After::Done,
         (Step::Create(key, value), libc::EEXIST) => After::Send(Step::Change(*key, value.clone(), value.clone())),
@@ -203,12 +222,18 @@ fn after(step: &IpvsStep, nack: &Nack) -> After {
         | (Step::Change(key @ RowKey::Real(_), _, value), libc::ENOENT) => {
             After::Send(Step::Create(*key, value.clone()))
         }
+        (Step::Create(key @ RowKey::Real(_), value) | Step::Change(key @ RowKey::Real(_), _, value), libc::ESRCH)
+            if remade.contains(key.service()) =>
+        {
+            After::Send(Step::Create(*key, value.clone()))
+        }
         _ => After::Fail,
     }
 }
 
 /// Says in words what IPVS's error numbers mean (net/netfilter/ipvs/ip_vs_ctl.c).
-fn explain(step: &IpvsStep, nack: Nack) -> Cause {
+fn explain(step: &IpvsStep, cause: Cause) -> Cause {
+    let Cause::Nack(nack) = cause else { return cause };
     match (step, nack.errno) {
         (
             Step::Create(RowKey::Virtual(_), Row::Virtual(value))
@@ -271,18 +296,24 @@ mod tests {
 
     #[test]
     fn a_row_that_was_not_as_believed_reaches_the_same_end() {
+        let none = BTreeSet::new();
         let step = Step::Create(pod(), one());
-        assert!(matches!(after(&step, &nack(libc::EEXIST)), After::Send(Step::Change(..))));
-        assert!(matches!(after(&step, &nack(libc::ESRCH)), After::Fail));
+        assert!(matches!(after(&step, &nack(libc::EEXIST), &none), After::Send(Step::Change(..))));
+        assert!(matches!(after(&step, &nack(libc::ESRCH), &none), After::Fail));
         let step = Step::Change(RowKey::Virtual(web()), rr(), rr());
-        assert!(matches!(after(&step, &nack(libc::ESRCH)), After::Send(Step::Create(..))));
-        assert!(matches!(after(&step, &nack(libc::ENOENT)), After::Fail), "a missing scheduler is no missing server");
+        assert!(matches!(after(&step, &nack(libc::ESRCH), &none), After::Send(Step::Create(..))));
+        assert!(
+            matches!(after(&step, &nack(libc::ENOENT), &none), After::Fail),
+            "a missing scheduler is no missing server"
+        );
         let step = Step::Change(pod(), one(), one());
-        assert!(matches!(after(&step, &nack(libc::ENOENT)), After::Send(Step::Create(..))));
+        assert!(matches!(after(&step, &nack(libc::ENOENT), &none), After::Send(Step::Create(..))));
+        let remade = BTreeSet::from([web()]);
+        assert!(matches!(after(&step, &nack(libc::ESRCH), &remade), After::Send(Step::Create(..))));
         let step = Step::Remove(pod(), one());
-        assert!(matches!(after(&step, &nack(libc::ENOENT)), After::Done));
-        assert!(matches!(after(&step, &nack(libc::ESRCH)), After::Done));
-        assert!(matches!(after(&step, &nack(libc::EPERM)), After::Fail));
+        assert!(matches!(after(&step, &nack(libc::ENOENT), &none), After::Done));
+        assert!(matches!(after(&step, &nack(libc::ESRCH), &none), After::Done));
+        assert!(matches!(after(&step, &nack(libc::EPERM), &none), After::Fail));
     }
 
     #[test]
@@ -297,7 +328,7 @@ mod tests {
     fn a_missing_scheduler_is_named_with_its_module() {
         let value = VirtualServer { scheduler: "wlc".to_owned(), persistence: None };
         let step = Step::Create(RowKey::Virtual(web()), Row::Virtual(value));
-        let error = error(&step, explain(&step, nack(libc::ENOENT)));
+        let error = error(&step, explain(&step, nack(libc::ENOENT).into()));
         assert_eq!(
             error.to_string(),
             "create virtual server tcp 192.168.0.10:80: scheduler \"wlc\" (kernel module ip_vs_wlc, load it or choose \
@@ -309,7 +340,7 @@ mod tests {
     #[test]
     fn a_real_server_without_its_virtual_server_waits_for_it() {
         let step = Step::Create(pod(), one());
-        let error = error(&step, explain(&step, nack(libc::ESRCH)));
+        let error = error(&step, explain(&step, nack(libc::ESRCH).into()));
         assert_eq!(
             error.to_string(),
             "create real server tcp 192.168.0.10:80 -> 172.7.21.2:80: virtual server tcp 192.168.0.10:80 does not exist"

@@ -1,0 +1,414 @@
+//! The working half of the daemon on tables in memory: order, gate, drains, errors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cluster::Event;
+use kernel::KernelError;
+use kernel::fake::FakeTable;
+use netstate::ipvs::{Protocol, RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::{Address, AddressKey, IfName, Link, SysctlKey, nft as nft_rows};
+use proptest::prelude::*;
+use reconcile::{Rows, Step, Target};
+use serde_json::json;
+
+use super::hands::{Flows, Hands, Servers, Stale};
+use super::proxy::{Proxy, Update};
+use super::tables::{Tables, Touched};
+use crate::key::ObjectKey;
+use crate::networks::Networks;
+use crate::plan::{Desired, Settings, vip};
+use crate::source::read;
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// A table in memory that also writes into a log that all tables share.
+struct Logged<K, V> {
+    name: &'static str,
+    table: FakeTable<K, V>,
+    log: Log,
+}
+
+impl<K: Ord + Clone + fmt::Display, V: Clone + PartialEq> Target for Logged<K, V> {
+    type Key = K;
+    type Value = V;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<K, V>, KernelError> {
+        self.table.observe()
+    }
+
+    fn apply(&mut self, steps: &[Step<K, V>]) -> Vec<Result<(), KernelError>> {
+        let results = self.table.apply(steps);
+        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+            let verb = match step {
+                Step::Create(..) => '+',
+                Step::Change(..) => '~',
+                Step::Remove(..) => '-',
+            };
+            self.log.lock().unwrap().push(format!("{} {verb} {}", self.name, step.key()));
+        }
+        results
+    }
+}
+
+/// IPVS in memory; `busy` are the real servers with connections.
+struct FakeServers {
+    rows: Logged<RowKey, Row>,
+    busy: Arc<Mutex<BTreeSet<RealServerKey>>>,
+}
+
+impl Target for FakeServers {
+    type Key = RowKey;
+    type Value = Row;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
+        self.rows.observe()
+    }
+
+    fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {
+        self.rows.apply(steps)
+    }
+}
+
+impl Servers for FakeServers {
+    fn idle(&mut self, service: &VirtualServerKey) -> Result<BTreeMap<RealServerKey, bool>, KernelError> {
+        let (contents, busy) = (self.rows.table.contents(), self.busy.lock().unwrap());
+        let reals = contents.rows.keys().filter_map(|key| match key {
+            RowKey::Real(real) if real.service == *service => Some((*real, !busy.contains(real))),
+            _ => None,
+        });
+        Ok(reals.collect())
+    }
+
+    fn holds(&mut self, expected: &BTreeMap<RowKey, Row>) -> Result<bool, KernelError> {
+        let contents = self.rows.table.contents();
+        let services: BTreeSet<_> = expected.keys().map(|key| *key.service()).collect();
+        let of_them = contents.rows.iter().filter(|(key, _)| services.contains(key.service()));
+        Ok(of_them.map(|(key, row)| (*key, row.value.clone())).collect::<BTreeMap<_, _>>() == *expected)
+    }
+}
+
+/// Tracked connections in memory, as (opened to, answered by).
+#[derive(Clone, Default)]
+struct FakeFlows(Arc<Mutex<Vec<(SocketAddr, SocketAddr)>>>);
+
+impl Flows for FakeFlows {
+    fn forget(&mut self, _: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
+        let mut flows = self.0.lock().unwrap();
+        let before = flows.len();
+        flows.retain(|(opened_to, answered_by)| !stale(*opened_to, *answered_by));
+        Ok(before - flows.len())
+    }
+}
+
+/// A proxy on tables in memory, with handles on them.
+struct Rig {
+    proxy: Proxy,
+    log: Log,
+    nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
+    servers: FakeTable<RowKey, Row>,
+    addresses: FakeTable<AddressKey, Address>,
+    busy: Arc<Mutex<BTreeSet<RealServerKey>>>,
+    flows: FakeFlows,
+    now: Duration,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::on(FakeTable::default(), FakeTable::default(), FakeTable::default())
+    }
+
+    /// A new start on tables that are there.
+    fn on(
+        nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
+        servers: FakeTable<RowKey, Row>,
+        addresses: FakeTable<AddressKey, Address>,
+    ) -> Self {
+        let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
+        let hands = Hands {
+            sysctls: Box::new(Logged { name: "sysctl", table: FakeTable::<SysctlKey, _>::default(), log: log.clone() }),
+            links: Box::new(Logged { name: "link", table: FakeTable::<IfName, Link>::default(), log: log.clone() }),
+            nft: Box::new(Logged { name: "nft", table: nft.clone(), log: log.clone() }),
+            servers: Box::new(FakeServers {
+                rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone() },
+                busy: Arc::clone(&busy),
+            }),
+            addresses: Box::new(Logged { name: "address", table: addresses.clone(), log: log.clone() }),
+            flows: Box::new(flows.clone()),
+        };
+        let pods = "172.7.0.0/16".parse().unwrap();
+        let link = IfName::new(vip::LINK_NAME).unwrap();
+        let tables = Tables::new(hands, Duration::from_secs(900), &BTreeMap::new(), pods, &link);
+        let settings = Settings { node: "hdss7-21.host.com".into(), scheduler: "rr".into() };
+        let networks = Networks { pods, services: None, node: Vec::new() };
+        let proxy = Proxy::new(settings, networks, Desired::new(link), tables);
+        Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
+    }
+
+    fn tell(&mut self, event: Event<crate::source::Reading>) {
+        self.proxy.take(Update::Cluster(event), self.now);
+    }
+
+    fn put(&mut self, key: &str, json: &serde_json::Value) {
+        let value = read(&ObjectKey::from_etcd(key).unwrap(), json.to_string().as_bytes());
+        self.tell(Event::Put { key: key.to_owned(), value, revision: 1 });
+    }
+
+    fn service(&mut self, name: &str, last: u8, protocol: &str) {
+        let ports = json!([{"name": "main", "port": 80, "protocol": protocol}]);
+        let spec = json!({"clusterIP": format!("192.168.0.{last}"), "ports": ports});
+        let json = json!({"kind": "Service", "metadata": {"name": name}, "spec": spec});
+        self.put(&format!("services/default/{name}"), &json);
+    }
+
+    /// Endpoints 172.7.22.N of another node.
+    fn endpoints(&mut self, service: &str, protocol: &str, pods: &[u8]) {
+        let endpoint = |last: &u8| json!({"addresses": [format!("172.7.22.{last}")], "nodeName": "hdss7-22.host.com"});
+        let endpoints: Vec<_> = pods.iter().map(endpoint).collect();
+        let json = json!({
+            "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {"name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service}},
+            "ports": [{"name": "main", "port": 80, "protocol": protocol}],
+        });
+        self.put(&format!("endpointslices/default/{service}-1"), &json);
+    }
+
+    fn complete(&mut self) {
+        self.tell(Event::Complete);
+    }
+
+    /// Works until nothing is left to do now; answers what was done to the kernel.
+    fn work(&mut self) -> Vec<String> {
+        self.log.lock().unwrap().clear();
+        for _ in 0..3 {
+            self.proxy.work(self.now);
+        }
+        std::mem::take(&mut *self.log.lock().unwrap())
+    }
+
+    fn later(&mut self, seconds: u64) -> Vec<String> {
+        self.now += Duration::from_secs(seconds);
+        self.work()
+    }
+
+    /// `web` on two Pods, listed and in place.
+    fn web() -> Self {
+        let mut rig = Self::new();
+        rig.tell(Event::Reset);
+        rig.service("web", 10, "TCP");
+        rig.endpoints("web", "TCP", &[2, 3]);
+        rig.complete();
+        rig.work();
+        rig
+    }
+}
+
+fn real(protocol: Protocol, last: u8) -> RealServerKey {
+    let service = VirtualServerKey { protocol, addr: [192, 168, 0, 10].into(), port: 80 };
+    RealServerKey { service, addr: [172, 7, 22, last].into(), port: 80 }
+}
+
+#[test]
+fn the_address_comes_last_and_goes_first() {
+    let mut rig = Rig::new();
+    rig.tell(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[2]);
+    rig.complete();
+    assert_eq!(
+        rig.work(),
+        [
+            "link + kube-ipvs0",
+            "nft + table ip ipvs-proxy",
+            "nft + element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
+            "nft + element ip ipvs-proxy @vips { 192.168.0.10 }",
+            "ipvs + tcp 192.168.0.10:80",
+            "ipvs + tcp 192.168.0.10:80 -> 172.7.22.2:80",
+            "address + 192.168.0.10/32 dev kube-ipvs0",
+        ]
+    );
+    rig.tell(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    assert_eq!(
+        rig.work(),
+        [
+            "address - 192.168.0.10/32 dev kube-ipvs0",
+            "ipvs - tcp 192.168.0.10:80",
+            "ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80",
+            "nft - element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
+            "nft - element ip ipvs-proxy @vips { 192.168.0.10 }",
+        ]
+    );
+}
+
+#[test]
+fn one_changed_endpoint_is_one_step() {
+    let mut rig = Rig::web();
+    rig.endpoints("web", "TCP", &[2, 3, 4]);
+    assert_eq!(rig.work(), ["ipvs + tcp 192.168.0.10:80 -> 172.7.22.4:80"]);
+}
+
+#[test]
+fn nothing_is_removed_and_nothing_drains_before_the_first_listing_is_whole() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.tell(Event::Reset);
+    assert_eq!(rig.work(), ["link + kube-ipvs0"]);
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[3]);
+    assert!(rig.work().is_empty());
+    rig.complete();
+    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"], "one is drained");
+}
+
+#[test]
+fn a_new_start_changes_nothing() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.tell(Event::Reset);
+    rig.endpoints("web", "TCP", &[2, 3]);
+    rig.service("web", 10, "TCP");
+    rig.complete();
+    assert_eq!(rig.work(), ["link + kube-ipvs0"], "the link's table is new in this rig");
+}
+
+#[test]
+fn a_tcp_endpoint_drains_and_a_udp_endpoint_goes_at_once() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    assert!(rig.later(5).is_empty(), "it has a connection");
+    rig.busy.lock().unwrap().clear();
+    assert_eq!(rig.later(15), ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+
+    rig.service("dns", 53, "UDP");
+    rig.endpoints("dns", "UDP", &[2, 3]);
+    rig.work();
+    let vip: SocketAddr = "192.168.0.53:80".parse().unwrap();
+    let flow = |last: u8| (vip, SocketAddr::from(([172, 7, 22, last], 80)));
+    rig.flows.0.lock().unwrap().extend([flow(2), flow(3)]);
+    rig.endpoints("dns", "UDP", &[3]);
+    assert_eq!(rig.work(), ["ipvs - udp 192.168.0.53:80 -> 172.7.22.2:80"]);
+    assert_eq!(*rig.flows.0.lock().unwrap(), [flow(3)], "the flow of the one that is gone is forgotten");
+}
+
+#[test]
+fn an_endpoint_that_comes_back_gets_its_weight_and_is_not_made_anew() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    rig.work();
+    rig.endpoints("web", "TCP", &[2, 3]);
+    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    rig.busy.lock().unwrap().clear();
+    assert!(rig.later(60).is_empty(), "its drain is forgotten");
+}
+
+#[test]
+fn a_drain_that_outlives_its_grace_period_is_cut() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    rig.work();
+    assert!(rig.later(890).is_empty());
+    assert_eq!(rig.later(15), ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+}
+
+#[test]
+fn no_address_turns_local_before_the_masquerade_stands() {
+    let mut rig = Rig::new();
+    rig.nft.contents().errors.extend([None, Some(95)]);
+    rig.tell(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.complete();
+    assert!(!rig.work().iter().any(|line| line.starts_with("address")));
+    assert!(rig.later(60).contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()));
+}
+
+#[test]
+fn what_others_change_is_found_by_notification_or_audit() {
+    let mut rig = Rig::web();
+    rig.addresses.contents().rows.clear();
+    assert!(rig.work().is_empty());
+    rig.proxy.take(Update::Kernel(Touched::Links), rig.now);
+    assert_eq!(rig.work(), ["address + 192.168.0.10/32 dev kube-ipvs0"]);
+    rig.servers.contents().rows.clear();
+    assert_eq!(rig.later(1).len(), 3, "one virtual and two real servers");
+}
+
+#[test]
+fn a_flood_of_notifications_is_one_listing_per_breath() {
+    let mut rig = Rig::web();
+    rig.later(1);
+    let before = rig.addresses.contents().observed;
+    for _ in 0..100 {
+        rig.proxy.take(Update::Kernel(Touched::Links), rig.now);
+        rig.proxy.work(rig.now);
+    }
+    assert_eq!(rig.addresses.contents().observed, before + 1);
+    rig.later(1);
+    assert_eq!(rig.addresses.contents().observed, before + 2, "the last of them is not lost");
+}
+
+#[test]
+fn a_malformed_service_goes_on_as_the_kernel_remembers_it_until_it_is_gone() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.tell(Event::Reset);
+    rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}}));
+    rig.complete();
+    assert_eq!(rig.work(), ["link + kube-ipvs0"]);
+    assert_eq!(rig.proxy.remembered().count(), 1);
+    rig.tell(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    assert!(rig.work().contains(&"ipvs - tcp 192.168.0.10:80".to_owned()));
+    assert_eq!(rig.proxy.remembered().count(), 0);
+}
+
+#[test]
+fn a_service_whose_address_cannot_be_virtual_keeps_its_earlier_one() {
+    let mut rig = Rig::web();
+    let ports = json!([{"name": "main", "port": 80}]);
+    let spec = json!({"clusterIP": "172.7.21.9", "ports": ports});
+    rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+    assert!(rig.work().is_empty());
+    assert!(rig.proxy.misplaced().values().any(|reason| reason.contains("in the Pod network")));
+}
+
+proptest! {
+    /// Whatever the kernel refuses on the way, in the end it holds what is wanted, and then nothing is left to do.
+    #[test]
+    fn any_refusal_at_any_step_converges_later(
+        refusals in prop::collection::vec(prop::collection::vec(prop::option::weighted(0.4, prop::sample::select(vec![1, 2, 3, 12, 16, 22, 105])), 0..12), 3),
+        changes in prop::collection::vec((10u8..13, prop::collection::vec(2u8..6, 0..4)), 1..6),
+    ) {
+        let mut rig = Rig::new();
+        rig.nft.contents().errors.extend(&refusals[0]);
+        rig.servers.contents().errors.extend(&refusals[1]);
+        rig.addresses.contents().errors.extend(&refusals[2]);
+        rig.tell(Event::Reset);
+        rig.complete();
+        for (last, pods) in &changes {
+            let name = format!("s{last}");
+            rig.service(&name, *last, "TCP");
+            rig.endpoints(&name, "TCP", pods);
+            rig.later(1);
+        }
+        for _ in 0..40 {
+            rig.later(61);
+        }
+        for stage in rig.proxy.tables().stages() {
+            prop_assert!(stage.status().is_done(), "{}: {:?}", stage.name(), stage.status());
+        }
+        let wanted: BTreeMap<u8, BTreeSet<u8>> =
+            changes.iter().map(|(last, pods)| (*last, pods.iter().copied().collect())).collect();
+        let rows = wanted.len() + wanted.values().map(BTreeSet::len).sum::<usize>();
+        prop_assert_eq!(rig.servers.contents().rows.len(), rows);
+        prop_assert_eq!(rig.addresses.contents().rows.len(), wanted.len());
+        prop_assert!(rig.later(61).is_empty());
+    }
+}

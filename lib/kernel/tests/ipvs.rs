@@ -1,0 +1,300 @@
+//! Virtual and real servers against a kernel with IPVS, with ipvsadm as the independent observer.
+//!
+//! When the running kernel has no IPVS, the whole binary runs inside the lab kernel.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use common::{ip, sh};
+use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
+use netstate::ipvs::{Protocol, RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use reconcile::{Gate, Pass, Reconciler, RetryClass, Stage, State, Step, Target, pass};
+
+const VIP: [u8; 4] = [192, 168, 0, 10];
+
+fn virtual_key(port: u16) -> VirtualServerKey {
+    VirtualServerKey { protocol: Protocol::Tcp, addr: VIP.into(), port }
+}
+
+fn real_key(service: VirtualServerKey, last: u8) -> RealServerKey {
+    let addr = if service.addr.is_ipv4() {
+        IpAddr::from([10, 4, 7, last])
+    } else {
+        format!("fd00:7::{last}").parse().unwrap()
+    };
+    RealServerKey { service, addr, port: 8080 }
+}
+
+fn scheduler(name: &str) -> Row {
+    Row::Virtual(VirtualServer { scheduler: name.to_owned(), persistence: None })
+}
+
+const fn weight(weight: u32) -> Row {
+    Row::Real(RealServer { weight })
+}
+
+/// A network with addresses that real servers can have.
+fn uplink() {
+    ip("link add eth0 type veth peer name switch");
+    ip("link set switch up");
+    ip("addr add 10.4.7.21/24 dev eth0");
+    ip("addr add fd00:7::15/64 dev eth0 nodad");
+    ip("link set eth0 up");
+}
+
+fn table(owned: &[VirtualServerKey]) -> Reconciler<IpvsTable> {
+    Reconciler::new("ipvs", IpvsTable::new(Ipvs::open().unwrap(), owned.iter().copied()))
+}
+
+fn run(table: &mut Reconciler<IpvsTable>) -> Pass {
+    pass(&mut [table], &Gate::default(), Duration::ZERO)
+}
+
+/// One pass that changes something, one that finds nothing to do even after listing again.
+fn converge(table: &mut Reconciler<IpvsTable>) -> Pass {
+    let first = run(table);
+    assert_eq!(first.errors, Vec::<String>::new());
+    table.invalidate();
+    let second = run(table);
+    assert!(second.is_idle(), "second pass: {second:?}");
+    first
+}
+
+/// What ipvsadm prints, sorted.
+fn shown() -> Vec<String> {
+    let mut lines: Vec<_> = sh("ipvsadm", &["-Sn"]).lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+fn servers_read_back_as_desired_and_go_without_a_trace() {
+    uplink();
+    let mut table = table(&[]);
+    let udp6 = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
+    table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
+    let sticky = VirtualServer { scheduler: "rr".to_owned(), persistence: Some(10_800) };
+    table.want(RowKey::Virtual(virtual_key(443)), Some(Row::Virtual(sticky)));
+    table.want(RowKey::Virtual(udp6), Some(scheduler("rr")));
+    for last in [2, 3] {
+        table.want(RowKey::Real(real_key(virtual_key(80), last)), Some(weight(1)));
+    }
+    table.want(RowKey::Real(real_key(udp6, 2)), Some(weight(1)));
+    assert_eq!(converge(&mut table).upserted, 6);
+    assert_eq!(
+        shown(),
+        [
+            "-A -t 192.168.0.10:443 -s rr -p 10800",
+            "-A -t 192.168.0.10:80 -s rr",
+            "-A -u [fd00::a]:53 -s rr",
+            "-a -t 192.168.0.10:80 -r 10.4.7.2:8080 -m -w 1",
+            "-a -t 192.168.0.10:80 -r 10.4.7.3:8080 -m -w 1",
+            "-a -u [fd00::a]:53 -r [fd00:7::2]:8080 -m -w 1",
+        ]
+    );
+    table.want_all([].into());
+    let gone = converge(&mut table);
+    assert_eq!((gone.removed, shown().len()), (6, 0));
+}
+
+fn changes_are_made_in_place() {
+    uplink();
+    let mut table = table(&[]);
+    let (service, real) = (RowKey::Virtual(virtual_key(80)), RowKey::Real(real_key(virtual_key(80), 2)));
+    table.want(service, Some(scheduler("rr")));
+    table.want(real, Some(weight(1)));
+    converge(&mut table);
+    table.want(service, Some(scheduler("wrr")));
+    table.want(real, Some(weight(0)));
+    assert_eq!(converge(&mut table).upserted, 2);
+    assert_eq!(shown(), ["-A -t 192.168.0.10:80 -s wrr", "-a -t 192.168.0.10:80 -r 10.4.7.2:8080 -m -w 0"]);
+}
+
+fn foreign_servers_stay_and_recorded_ones_are_adopted() {
+    uplink();
+    sh("ipvsadm", &["-A", "-t", "10.4.7.21:8080", "-s", "wlc"]);
+    sh("ipvsadm", &["-a", "-t", "10.4.7.21:8080", "-r", "10.4.7.9:80", "-i"]);
+    sh("ipvsadm", &["-A", "-f", "7", "-s", "rr"]);
+    let foreign = shown();
+    sh("ipvsadm", &["-A", "-t", "192.168.0.10:80", "-s", "rr"]);
+    sh("ipvsadm", &["-a", "-t", "192.168.0.10:80", "-r", "10.4.7.2:8080", "-m", "-w", "1"]);
+    let mut table = table(&[virtual_key(80)]);
+    table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
+    table.want(RowKey::Real(real_key(virtual_key(80), 3)), Some(weight(1)));
+    let first = converge(&mut table);
+    assert_eq!((first.upserted, first.removed), (1, 1), "one real server is new, one is ours from before");
+    table.want_all([].into());
+    converge(&mut table);
+    assert_eq!(shown(), foreign);
+}
+
+fn rows_that_are_there_or_gone_already_are_no_errors() {
+    uplink();
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let (service, real) = (RowKey::Virtual(virtual_key(80)), RowKey::Real(real_key(virtual_key(80), 2)));
+    let create = [Step::Create(service, scheduler("rr")), Step::Create(real, weight(1))];
+    for round in 0..2 {
+        assert!(table.apply(&create).iter().all(Result::is_ok), "round {round}");
+    }
+    let weightless = [Step::Create(real, weight(0))];
+    assert!(table.apply(&weightless)[0].is_ok());
+    assert!(shown()[1].ends_with("-w 0"), "{:?}", shown());
+    for round in 0..2 {
+        let remove = [Step::Remove(real, weight(0)), Step::Remove(service, scheduler("rr"))];
+        assert!(table.apply(&remove).iter().all(Result::is_ok), "round {round}");
+    }
+    let change = [Step::Change(service, scheduler("rr"), scheduler("rr")), Step::Change(real, weight(0), weight(1))];
+    assert!(table.apply(&change).iter().all(Result::is_ok), "a change of what is gone makes it");
+    assert_eq!(shown().len(), 2);
+}
+
+fn a_refused_row_stops_none_and_says_what_to_do() {
+    uplink();
+    let mut table = table(&[]);
+    table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("nosuch")));
+    table.want(RowKey::Real(real_key(virtual_key(80), 2)), Some(weight(1)));
+    table.want(RowKey::Virtual(virtual_key(443)), Some(scheduler("rr")));
+    let group = RealServerKey { addr: [224, 0, 0, 1].into(), ..real_key(virtual_key(443), 2) };
+    table.want(RowKey::Real(group), Some(weight(1)));
+    table.want(RowKey::Real(real_key(virtual_key(443), 2)), Some(weight(1)));
+    let pass = run(&mut table);
+    assert_eq!((pass.upserted, pass.failed), (2, 3), "{:?}", pass.errors);
+    let open = table.status().open;
+    let reasons: Vec<_> = open
+        .iter()
+        .map(|row| match &row.state {
+            State::Failed { class, reason, .. } => (*class, reason.clone()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(reasons[0].1.contains("scheduler \"nosuch\" (kernel module ip_vs_nosuch"), "{reasons:?}");
+    assert_eq!(reasons[0].0, RetryClass::Wait);
+    assert!(reasons[1].1.contains("virtual server tcp 192.168.0.10:80 does not exist"), "{reasons:?}");
+    assert!(reasons[2].1.contains("it must be unicast"), "{reasons:?}");
+}
+
+fn two_thousand_rows_go_in_and_out() {
+    uplink();
+    let mut table = table(&[]);
+    for port in 1..=400 {
+        table.want(RowKey::Virtual(virtual_key(port)), Some(scheduler("rr")));
+        for last in 2..6 {
+            table.want(RowKey::Real(real_key(virtual_key(port), last)), Some(weight(1)));
+        }
+    }
+    assert_eq!(converge(&mut table).upserted, 2000);
+    assert_eq!(shown().len(), 2000);
+    table.want_all([].into());
+    assert_eq!(converge(&mut table).removed, 2000);
+}
+
+fn what_another_program_changed_is_found_by_comparing() {
+    uplink();
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let (service, real) = (RowKey::Virtual(virtual_key(80)), RowKey::Real(real_key(virtual_key(80), 2)));
+    table.apply(&[Step::Create(service, scheduler("rr")), Step::Create(real, weight(1))]);
+    let expected = [(service, scheduler("rr")), (real, weight(1))].into();
+    assert!(table.holds(&expected).unwrap());
+    for (change, back) in [
+        (
+            &["-e", "-t", "192.168.0.10:80", "-r", "10.4.7.2:8080", "-m", "-w", "5"][..],
+            &["-e", "-t", "192.168.0.10:80", "-r", "10.4.7.2:8080", "-m", "-w", "1"][..],
+        ),
+        (
+            &["-a", "-t", "192.168.0.10:80", "-r", "10.4.7.3:8080", "-m"],
+            &["-d", "-t", "192.168.0.10:80", "-r", "10.4.7.3:8080"],
+        ),
+        (&["-E", "-t", "192.168.0.10:80", "-s", "wrr"], &["-E", "-t", "192.168.0.10:80", "-s", "rr"]),
+    ] {
+        sh("ipvsadm", change);
+        assert!(!table.holds(&expected).unwrap(), "{change:?}");
+        sh("ipvsadm", back);
+        assert!(table.holds(&expected).unwrap(), "{back:?}");
+    }
+    sh("ipvsadm", &["-C"]);
+    assert!(!table.holds(&expected).unwrap());
+}
+
+fn connections_are_counted() {
+    uplink();
+    ip("addr add 192.168.0.10/32 dev lo");
+    let server = TcpListener::bind("10.4.7.21:8080").unwrap();
+    let echo = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let mut byte = [0];
+        while stream.read(&mut byte).unwrap_or(0) == 1 {
+            stream.write_all(&byte).unwrap();
+        }
+    });
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let real = real_key(virtual_key(80), 21);
+    let steps =
+        [Step::Create(RowKey::Virtual(virtual_key(80)), scheduler("rr")), Step::Create(RowKey::Real(real), weight(1))];
+    assert!(table.apply(&steps).iter().all(Result::is_ok));
+    let counted = |table: &mut IpvsTable| table.ipvs().real_servers(&virtual_key(80)).unwrap()[&real].1;
+    assert!(counted(&mut table).is_empty());
+    let mut client = TcpStream::connect(SocketAddr::from((VIP, 80))).unwrap();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    assert_eq!(counted(&mut table), Connections { active: 1, inactive: 0 });
+    drop(client);
+    echo.join().unwrap();
+    assert_eq!(counted(&mut table).active, 0);
+}
+
+fn time_outs_are_set_one_by_one() {
+    let mut ipvs = Ipvs::open().unwrap();
+    assert_eq!(ipvs.timeouts().unwrap(), Timeouts { tcp: 900, tcp_fin: 120, udp: 300 });
+    ipvs.set_timeouts(Timeouts { tcp: 0, tcp_fin: 30, udp: 0 }).unwrap();
+    assert_eq!(ipvs.timeouts().unwrap(), Timeouts { tcp: 900, tcp_fin: 30, udp: 300 });
+    assert_eq!(ipvs.info().unwrap().version, (1, 2, 1));
+}
+
+/// Enters the lab kernel when this one has no IPVS; answers false when there is neither.
+fn find_kernel() -> bool {
+    if Ipvs::open().is_ok() {
+        return true;
+    }
+    if std::env::var_os("NETD_LAB_GUEST").is_some() {
+        return false;
+    }
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/kernel");
+    let built = Command::new(scripts.join("build")).arg("--path").output();
+    if !built.is_ok_and(|output| output.status.success()) {
+        return false;
+    }
+    let program = std::env::current_exe().unwrap();
+    let error = Command::new(scripts.join("run")).arg("--").arg(program).args(std::env::args_os().skip(1)).exec();
+    eprintln!("the lab kernel cannot be started: {error}");
+    false
+}
+
+fn main() -> ExitCode {
+    macro_rules! cases {
+        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
+    }
+    let cases: &[common::Case] = cases![
+        servers_read_back_as_desired_and_go_without_a_trace,
+        changes_are_made_in_place,
+        foreign_servers_stay_and_recorded_ones_are_adopted,
+        rows_that_are_there_or_gone_already_are_no_errors,
+        a_refused_row_stops_none_and_says_what_to_do,
+        two_thousand_rows_go_in_and_out,
+        what_another_program_changed_is_found_by_comparing,
+        connections_are_counted,
+        time_outs_are_set_one_by_one,
+    ];
+    if find_kernel() {
+        return common::main(cases);
+    }
+    eprintln!("SKIPPED: this kernel has no IPVS and the lab kernel is not built; run tests/kernel/build");
+    let ignored = cases.iter().map(|(name, _)| libtest_mimic::Trial::test(*name, || Ok(())).with_ignored_flag(true));
+    libtest_mimic::run(&libtest_mimic::Arguments::from_args(), ignored.collect()).exit_code()
+}
