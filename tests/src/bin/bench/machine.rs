@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// How long a measurement waits for calm.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the machine is watched at a time.
 const WATCH: Duration = Duration::from_millis(250);
 /// Share of idle time, in percent, at which a machine counts as calm.
@@ -41,7 +41,7 @@ pub(crate) fn mebibytes(kibibytes: u64) -> f64 {
     kibibytes / 1024.0
 }
 
-/// Waits until the machine has been idle for a quarter of a second, 20 s at most; whether it was.
+/// Waits until the machine has been idle for a quarter of a second, 10 s at most; whether it was.
 pub(crate) fn await_calm() -> bool {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,7 +1,8 @@
 //! The measuring loop; runs as a process of the measured machine, so that a plugin is started as a runtime on the machine starts it.
 //!
 //! Invariant: a block is measured only when the one before it has left nothing to do: processes that outlive their call (a deletion
-//! that goes on in the background) are adopted, waited for and told, and the bridge has exactly as many ports as it should.
+//! that goes on in the background) are adopted, waited for and told, and the bridge has exactly as many ports as it should. A chain
+//! whose Pod cannot reach its gateway is not measured at all.
 
 use std::fs;
 use std::process::Command;
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::chain::{Answer, Chain, timed};
+use super::chain::{Answer, Chain, netns_name, timed};
 use crate::machine;
 use crate::samples::Samples;
 use crate::usage;
@@ -67,6 +68,7 @@ pub(crate) fn work(job: &Job) -> Result<String> {
 fn measure(chain: &Chain, pods: usize, at_once: usize) -> Result<[Block; 2]> {
     // One Pod more, unmeasured: the first ever makes the bridge, and files come into the cache.
     let first = chain.add(pods, &[])?;
+    reach_gateway(chain, pods, first.result.as_ref())?;
     chain.del(pods, first.result.as_ref(), &[])?;
     reap()?;
     let (added, results) = block(pods, at_once, |pod| chain.add(pod, &[]))?;
@@ -75,6 +77,15 @@ fn measure(chain: &Chain, pods: usize, at_once: usize) -> Result<[Block; 2]> {
     let (deleted, _) = block(pods, at_once, |pod| chain.del(pod, result(pod), &[]))?;
     expect_ports(chain, 0)?;
     Ok([added, deleted])
+}
+
+/// A chain is measured only when its Pods work.
+fn reach_gateway(chain: &Chain, pod: usize, result: Option<&Value>) -> Result<()> {
+    let gateway = result.and_then(|result| result.pointer("/ips/0/gateway")?.as_str());
+    let gateway = gateway.with_context(|| format!("{}: no gateway in {result:?}", chain.title))?;
+    let mut ping = Command::new("ip");
+    ping.args(["netns", "exec", &netns_name(pod), "ping", "-c1", "-W2", gateway]);
+    timed(ping, b"").with_context(|| format!("{}: the Pod cannot reach {gateway}", chain.title)).map(drop)
 }
 
 /// Runs `call` for each Pod, so many at once; the results in the order of the Pods.

@@ -33,6 +33,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// What one number of leases gave.
 #[derive(Debug, Default)]
 struct Figures {
+    /// A node that has no lease yet and an empty kernel.
+    join: Samples,
+    /// A node that was booted anew: it has its lease and an empty kernel.
     start: Samples,
     batch: Samples,
     /// `ip -batch` with the routes as flannel writes them: all of one metric.
@@ -59,12 +62,22 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<()> {
 
 fn tables(all: &[(usize, Figures)], report: &Report) {
     let spread = |samples: &Samples| format!("{}–{}", ms(samples.least()), ms(samples.most()));
-    let head = ["leases", "netd", "least–most", "ip, bridge -batch", "least–most", "netd/batch", "batch, one metric"];
+    let head = [
+        "leases",
+        "netd",
+        "least–most",
+        "netd, joining",
+        "ip, bridge -batch",
+        "least–most",
+        "netd/batch",
+        "batch, one metric",
+    ];
     let row = |(leases, figures): &(usize, Figures)| {
         vec![
             leases.to_string(),
             ms(figures.start.median()),
             spread(&figures.start),
+            ms(figures.join.median()),
             ms(figures.batch.median()),
             spread(&figures.batch),
             times(figures.start.median(), figures.batch.median()),
@@ -114,40 +127,51 @@ fn series(leases: usize, options: &Options, report: &Report) -> Result<Figures> 
     Ok(figures)
 }
 
-/// A start from nothing, the floor, a restart; answers the key of the node's own lease.
+/// A node joins, is booted anew, restarts its daemon; between them the floor. Answers the key of the node's own lease.
 fn one_round(cluster: &Cluster, etcd: &Etcd, leases: usize, figures: &mut Figures) -> Result<String> {
     let node = cluster.host("node")?;
     figures.busy += usize::from(!machine::await_calm());
-    let (daemon, took) = start(node, etcd)?;
+    let (daemon, took, _) = start(node, etcd, leases)?;
+    figures.join.push(took);
+    end(&daemon)?;
+    wipe(node)?;
+    figures.busy += usize::from(!machine::await_calm());
+    let (daemon, took, entries) = start(node, etcd, leases)?;
     let usage: Usage = usage::of(daemon.pid())?;
-    let entries = Entries::read(node, DEVICE)?;
-    ensure!(entries.counts() == [leases; 3], "netd was ready with {:?} of {leases} entries", entries.counts());
     figures.start.push(took);
     figures.processor.push(usage.processor);
     figures.resident = figures.resident.max(usage.resident);
     figures.most_resident = figures.most_resident.max(usage.most_resident);
+    end(&daemon)?;
     floor(cluster.host("floor")?, &entries, figures)?;
-    ensure!(daemon.terminate(LIMIT)?.success(), "netd failed at its end:\n{}", daemon.log());
     figures.busy += usize::from(!machine::await_calm());
     let watch = Watch::start(node, DEVICE)?;
-    let (again, took) = start(node, etcd)?;
+    let (again, took, _) = start(node, etcd, leases)?;
     figures.restart.push(took);
     figures.changes += watch.changes()?;
-    ensure!(Entries::read(node, DEVICE)?.counts() == [leases; 3], "entries are missing after a restart");
-    again.terminate(LIMIT)?;
+    end(&again)?;
     let file = node.read("/run/flannel/subnet.env")?;
     let subnet = file.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")).context("no FLANNEL_SUBNET")?;
     // The file names the bridge's address, the key the subnet.
     Ok(subnet.replace(".1/24", ".0-24"))
 }
 
-fn start(node: &Host, etcd: &Etcd) -> Result<(Process, Duration)> {
+fn end(daemon: &Process) -> Result<()> {
+    ensure!(daemon.terminate(LIMIT)?.success(), "netd failed at its end:\n{}", daemon.log());
+    Ok(())
+}
+
+/// Starts netd and waits until it is done; the time from its start, and what the kernel has then.
+fn start(node: &Host, etcd: &Etcd, leases: usize) -> Result<(Process, Duration, Entries)> {
     let netd = node.command(bin("netd")?);
     let netd = netd.args(["--etcd-endpoints", &etcd.endpoints(), "--iface", "eth0", "--ip-masq"]);
     let started = Instant::now();
     let daemon = netd.start("netd")?;
     daemon.wait_for_line(READY, LIMIT)?;
-    Ok((daemon, started.elapsed()))
+    let took = started.elapsed();
+    let entries = Entries::read(node, DEVICE)?;
+    ensure!(entries.counts() == [leases; 3], "netd was ready with {:?} of {leases} entries", entries.counts());
+    Ok((daemon, took, entries))
 }
 
 /// The same entries by iproute2's batch modes: the fastest way without a program of one's own.
