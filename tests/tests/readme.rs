@@ -22,7 +22,8 @@ fn root() -> PathBuf {
 /// The fenced blocks below a heading of the README, as lines.
 fn blocks(heading: &str) -> Result<Vec<Vec<String>>> {
     let readme = fs::read_to_string(root().join("README.md"))?;
-    let (_, section) = readme.split_once(&format!("\n## {heading}\n")).with_context(|| format!("no heading {heading}"))?;
+    let (_, section) =
+        readme.split_once(&format!("\n## {heading}\n")).with_context(|| format!("no heading {heading}"))?;
     let section = section.split("\n## ").next().unwrap();
     let fenced = section.split("```").skip(1).step_by(2);
     Ok(fenced.map(|block| block.lines().map(str::to_owned).filter(|line| !line.is_empty()).collect()).collect())
@@ -34,7 +35,8 @@ fn follow(host: &Host, lines: &[String]) -> Result<String> {
     let mut shown = String::new();
     for line in lines.iter().filter(|line| !line.starts_with("make")) {
         let line = line.replace("target/programs/", &format!("{}/", programs.display()));
-        let done = host.command("bash").args(["-euc", &line]).current_dir(root()).run().with_context(|| line.clone())?;
+        let done =
+            host.command("bash").args(["-euc", &line]).current_dir(root()).run().with_context(|| line.clone())?;
         shown += &done.stdout;
     }
     Ok(shown)
