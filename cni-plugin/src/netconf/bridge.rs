@@ -19,6 +19,8 @@ use crate::result::{Dns, parse_dns};
 pub struct BridgeConf {
     /// Name of the bridge.
     pub bridge: IfName,
+    /// Nobody named the bridge: another one that has the gateway's address already is as good.
+    pub may_adopt: bool,
     /// The bridge holds the gateway's addresses, and the node forwards.
     pub gateway: bool,
     /// The Pod's default routes lead to the gateway.
@@ -59,6 +61,7 @@ impl BridgeConf {
         runtime: &RuntimeConfig,
     ) -> Result<Self, CniError> {
         let name = fields.take_text("bridge")?.filter(|name| !name.is_empty());
+        let may_adopt = name.is_none();
         let name = name.as_deref().unwrap_or(default_bridge);
         let bridge =
             IfName::new(name).map_err(|e| CniError::invalid_field(&fields.path_of("bridge"), name, &e.to_string()))?;
@@ -68,6 +71,7 @@ impl BridgeConf {
         let default_gateway = flag("isDefaultGateway")?;
         let mut conf = Self {
             bridge,
+            may_adopt,
             gateway: flag("isGateway")? || default_gateway,
             default_gateway,
             force_address: flag("forceAddress")?,

@@ -78,7 +78,6 @@ impl FlannelConf {
         let state_dir = path(&mut fields, "stateDir", record::DEFAULT_DIR)?;
         let ipam = fields.take_object("ipam")?.map(Fields::rest).unwrap_or_default();
         let mut delegate = fields.rest();
-        set_default(&mut delegate, "bridge", || json!("cbr0"));
         set_default(&mut delegate, "isDefaultGateway", || json!(true));
         if !delegate.iter().any(|(key, value)| key.eq_ignore_ascii_case("promiscMode") && *value == json!(true)) {
             set_default(&mut delegate, "hairpinMode", || json!(true));
@@ -205,8 +204,8 @@ mod tests {
         let native = FlannelConf::parse_native(Fields::of(json!({}), "").unwrap()).unwrap();
         let delegate = native.delegate("cbr0", "1.0.0", None, &SubnetFile::parse(DUAL).unwrap());
         assert_eq!(
-            (&delegate["bridge"], &delegate["isDefaultGateway"], &delegate["hairpinMode"], &delegate["mtu"]),
-            (&json!("cbr0"), &json!(true), &json!(true), &json!(1450))
+            (&delegate["isDefaultGateway"], &delegate["hairpinMode"], &delegate["mtu"]),
+            (&json!(true), &json!(true), &json!(1450))
         );
         let promiscuous = FlannelConf::parse_native(Fields::of(json!({"promiscMode": true}), "").unwrap()).unwrap();
         assert!(!promiscuous.delegate.contains_key("hairpinMode"));

@@ -40,10 +40,11 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
         let msg = "prevResult is set: a plugin that makes the interface must be the first of its chain";
         return Err(CniError::new(Code::InvalidConfig, msg));
     }
-    let network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
+    let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
     let resolver = read_resolver(network.bridge.ipam.as_ref())?;
     let netns = open_namespace(call.netns()?)?;
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    network.adopt_bridge(&mut host)?;
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
     let reservations = match reserve(&network, &call.attachment, &former, &mut host) {

@@ -28,7 +28,8 @@ use crate::role::Role;
 pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let previous = conf.prev_result.take();
     let previous = previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
-    let network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
+    let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
+    network.adopt_bridge(&mut Rtnl::open().map_err(|e| refused(&e))?)?;
     let result = result::parse(previous)?;
     let netns_path = call.netns()?.to_string_lossy();
     let wanted = wanted_ports(&network, call, &result);

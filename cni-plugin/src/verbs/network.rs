@@ -6,8 +6,12 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use kernel::link::LinkState;
+use kernel::{KernelError, Rtnl};
+use netstate::LinkKind;
 use netstate::subnet_file::SubnetFile;
 use serde_json::{Map, Value};
 
@@ -15,7 +19,8 @@ use crate::args::CniArgs;
 use crate::attachment::ContainerId;
 use crate::error::{CniError, Code};
 use crate::fields::Fields;
-use crate::ipam::store;
+use crate::hands::refused;
+use crate::ipam::{Range, RangeSet, store};
 use crate::netconf::runtime::Honoured;
 use crate::netconf::{BridgeConf, FlannelConf, NetConf, PortMapping, PortmapConf, RuntimeConfig, flannel};
 use crate::record;
@@ -57,7 +62,13 @@ impl Network {
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: native, attachment: true })?;
         let content = Value::Object(delegate.clone()).to_string();
         let networks = [subnet.networks_v4.as_slice(), &subnet.networks_v6].concat();
-        let bridge = BridgeConf::parse(bridge_fields(delegate, role)?, "cni0", &networks, args, &runtime)?;
+        let bridge = BridgeConf::parse(
+            bridge_fields(delegate, role)?,
+            if native { "cbr0" } else { "cni0" },
+            &networks,
+            args,
+            &runtime,
+        )?;
         let network = Self {
             name: conf.name,
             version: conf.version,
@@ -68,6 +79,27 @@ impl Network {
         };
         network.check_version()?;
         Ok(network)
+    }
+
+    /// Where nobody named the bridge and the usual one is not there, another bridge that already has one of the
+    /// gateways' addresses becomes the network's: the chain that ran here before us left it, with Pods on it.
+    ///
+    /// # Errors
+    /// Code 100 when the kernel cannot be asked.
+    pub fn adopt_bridge(&mut self, host: &mut Rtnl) -> Result<(), CniError> {
+        if !self.bridge.may_adopt || host.link(&self.bridge.bridge).map_err(|e| refused(&e))?.is_some() {
+            return Ok(());
+        }
+        let sets = self.bridge.ipam.iter().flat_map(|ipam| &ipam.sets);
+        let gateways: Vec<IpAddr> = sets.flat_map(RangeSet::ranges).map(Range::gateway).collect();
+        let look = |host: &mut Rtnl| Ok((host.links()?, host.addresses()?));
+        let (links, addresses) = look(host).map_err(|e: KernelError| refused(&e))?;
+        let holds = |index: u32| addresses.iter().any(|(of, addr, _)| *of == index && gateways.contains(addr));
+        let is_bridge = |link: &&LinkState| matches!(link.link.kind, LinkKind::Bridge(_));
+        if let Some(link) = links.iter().filter(is_bridge).find(|link| holds(link.index)) {
+            self.bridge.bridge = link.name.clone();
+        }
+        Ok(())
     }
 
     /// 0.1.0 and 0.2.0 cannot say more than one address per family, nor none: better refused before anything is done.

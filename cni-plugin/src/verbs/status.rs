@@ -27,8 +27,9 @@ use crate::role::Role;
 /// # Errors
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
 pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
-    let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
+    let mut network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
     let mut host = Rtnl::open().map_err(|e| not_available(refused(&e)))?;
+    network.adopt_bridge(&mut host).map_err(not_available)?;
     let judged = judged(&network, &mut host);
     match &network.bridge.ipam {
         Some(ipam) if judged.as_ref().is_err_and(|error| error.code == Code::NotAvailable) => {

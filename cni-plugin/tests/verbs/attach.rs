@@ -261,7 +261,8 @@ fn former_lease(node: &Node) {
 fn second_bridge_refused(node: &Node) {
     node.attached(&flannel(), "web-1");
     let before = (node.links(), node.files());
-    let (code, text) = node.add(&native(), "web-2", &node.pod()).error();
+    let named = with(&native(), "bridge", json!("cbr0"));
+    let (code, text) = node.add(&named, "web-2", &node.pod()).error();
     assert!(code == 7 && text.contains("bridge cni0 already has 172.7.21.1/24"), "{text}");
     let mut links = node.links();
     links.retain(|name| name != "cbr0");

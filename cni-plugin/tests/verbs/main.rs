@@ -9,6 +9,7 @@
 mod attach;
 mod chain;
 mod crash;
+mod former;
 mod leases;
 mod node;
 mod ports;
@@ -34,14 +35,23 @@ fn main() {
         remove::TESTS,
         sweep::TESTS,
     ];
-    let trial = |(name, test): &(&'static str, fn(&node::Node))| {
-        let test = *test;
-        Trial::test(*name, move || {
-            node::on_node(test);
-            Ok(())
-        })
-        .with_ignored_flag(!root)
-    };
-    let trials = groups.iter().flat_map(|group| group.iter()).map(trial).collect();
+    let trials = groups.iter().flat_map(|group| group.iter()).map(|test| trial(test, !root));
+    let former = former::is_installed();
+    if !former {
+        eprintln!(
+            "SKIPPED: no containernetworking-plugins in {}; the tests of changing over count as ignored",
+            former::DIR
+        );
+    }
+    let trials = trials.chain(former::TESTS.iter().map(|test| trial(test, !root || !former))).collect();
     libtest_mimic::run(&args, trials).exit();
+}
+
+fn trial((name, test): &(&'static str, fn(&node::Node)), is_ignored: bool) -> Trial {
+    let test = *test;
+    let run = move || {
+        node::on_node(test);
+        Ok(())
+    };
+    Trial::test(*name, run).with_ignored_flag(is_ignored)
 }
