@@ -43,7 +43,7 @@ impl Networks {
     #[must_use]
     pub fn overlaps(&self) -> Vec<Overlap> {
         let pods = ("Pod network (cluster-cidr)", self.pods);
-        let services = self.services.map(|net| ("Service network (service-cluster-ip-range)", net));
+        let services = self.services.map(|net| ("Service network (service-cidr)", net));
         let mut found = Vec::new();
         let mut check = |first: (&str, Prefix), second: (&str, Prefix)| {
             if first.1.overlaps(&second.1) {
@@ -129,10 +129,8 @@ mod tests {
     fn an_overlap_names_both_networks() {
         assert_eq!(
             texts(&networks("192.168.44.0/24", "172.7.0.0/16", Some("192.168.0.0/16"))),
-            [
-                "node network on eth0 192.168.44.0/24 overlaps Service network (service-cluster-ip-range) 192.168.0.0/16; \
-              give one of them another network"
-            ]
+            ["node network on eth0 192.168.44.0/24 overlaps Service network (service-cidr) 192.168.0.0/16; \
+              give one of them another network"]
         );
         assert_eq!(texts(&networks("10.4.7.0/24", "10.0.0.0/8", Some("10.96.0.0/12"))).len(), 2);
     }

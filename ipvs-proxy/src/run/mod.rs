@@ -1,11 +1,13 @@
 //! The daemon: one thread listens, one works.
 //!
-//! The listening thread runs tokio and hears the source, the kernel and signals ([`ears`]); the working thread owns every
+//! The listening thread runs tokio and hears the source, the kernel and signals (`ears`); the working thread owns every
 //! kernel socket and everything that is known ([`proxy`]). Between them is a queue. SIGTERM leaves the kernel as it is:
 //! connections go on, and the next start adopts what it finds.
 
+mod audit;
 mod cleanup;
 mod ears;
+mod flows;
 pub mod hands;
 pub mod node;
 pub mod proxy;
@@ -40,28 +42,7 @@ const TOGETHER: usize = 4096;
 /// # Errors
 /// When networks overlap, the kernel has no IPVS or refuses a conversation, or one of the threads fails.
 pub fn run(config: Config, seed: u64) -> anyhow::Result<()> {
-    let networks = networks(&config)?;
-    let mut ipvs = open_ipvs()?;
-    let info = ipvs.info()?;
-    node::set_timeouts(&mut ipvs, config.timeouts)?;
-    let link = link()?;
-    let owned = node::owned(&mut ipvs, &link)?;
-    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
-    let sysctls = node::sysctls(&release);
-    tracing::info!(
-        node = config.settings.node, kernel = release, ipvs = ?info.version, adopted = owned.len(), "starting"
-    );
-    let (hands, ports) = node::hands(ipvs, owned, &link, &sysctls)?;
-    let tables = Tables::new(hands, config.grace, &sysctls, config.pods, &link);
-    let proxy = Proxy::new(config.settings.clone(), networks, Desired::new(link), tables);
-    let worker = Worker {
-        proxy,
-        status: StatusFile::new(&config.run_dir),
-        node: config.settings.node,
-        ready: false,
-        news: true,
-    };
-
+    let (worker, ports) = start(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let (updates, inbox) = channel();
     let (alive, working) = oneshot::channel();
@@ -79,6 +60,25 @@ pub fn run(config: Config, seed: u64) -> anyhow::Result<()> {
         }
         _ => bail!("the thread that works on the kernel has ended unexpectedly"),
     }
+}
+
+/// Opens the kernel's tables and finds what is ours in them.
+fn start(config: &Config) -> anyhow::Result<(Worker, node::Ports)> {
+    let networks = networks(config)?;
+    let mut ipvs = open_ipvs()?;
+    let info = ipvs.info()?;
+    node::set_timeouts(&mut ipvs, config.timeouts)?;
+    let link = link()?;
+    let owned = node::owned(&mut ipvs, &link)?;
+    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
+    let sysctls = node::sysctls(&release);
+    let node = config.settings.node.clone();
+    tracing::info!(node, kernel = release, ipvs = ?info.version, adopted = owned.len(), "starting");
+    let (hands, ports) = node::hands(ipvs, owned, &link, &sysctls)?;
+    let tables = Tables::new(hands, config.grace, &sysctls, config.pods, &link);
+    let proxy = Proxy::new(config.settings.clone(), networks, Desired::new(link), tables);
+    let status = StatusFile::new(&config.run_dir);
+    Ok((Worker { proxy, status, node, ready: false, news: true }, ports))
 }
 
 fn link() -> anyhow::Result<IfName> {

@@ -18,7 +18,7 @@ use super::hands::Hands;
 use crate::networks::NodeNetwork;
 use crate::plan::{nft, vip};
 
-/// The node's own networks, read from the kernel; see [`own_networks`].
+/// The networks that this node is in, read from the kernel.
 ///
 /// # Errors
 /// When the kernel cannot be read.

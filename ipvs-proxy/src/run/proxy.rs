@@ -12,7 +12,8 @@ use netstate::ipvs::{Row, RowKey};
 use netstate::nft as nft_rows;
 use reconcile::{Gate, Pass};
 
-use super::tables::{Tables, Touched, reals_of};
+use super::audit::reals_of;
+use super::tables::{Tables, Touched};
 use crate::key::{Kind, ObjectKey};
 use crate::networks::Networks;
 use crate::object::ObjectName;

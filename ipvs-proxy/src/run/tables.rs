@@ -10,20 +10,17 @@
 //! restart likewise. Nothing is removed, and nothing begins to drain, before the gate is open.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use netstate::ipvs::{Protocol, RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{Protocol, RealServerKey, Row, RowKey};
 use netstate::{IfName, SysctlKey, nft as nft_rows};
 use reconcile::{Owner, Pass, Reconciler, Stage};
 
+use super::audit::Audit;
+use super::flows::Unsettled;
 use super::hands::{Flows, Hand, Hands, Servers};
 use crate::plan::drain::{Drains, Ended};
 use crate::plan::{Changes, ipvs, nft, vip};
-
-/// Virtual servers that one pulse compares with the kernel. IPVS announces no change, so all of them are looked at in
-/// turn; the work per pulse stays the same however many there are, and that all are gone shows at the first.
-const AUDITED: usize = 64;
 
 /// The reconcilers; see the module's text.
 pub struct Tables {
@@ -38,10 +35,8 @@ pub struct Tables {
     leaving: BTreeSet<RealServerKey>,
     /// The servers were listed: whatever is ours and not desired may have to be drained.
     strays: bool,
-    /// Virtual servers whose tracked connections may be stale.
-    unsettled: BTreeSet<VirtualServerKey>,
-    /// Where the audit goes on.
-    audited: Option<VirtualServerKey>,
+    unsettled: Unsettled,
+    audit: Audit,
 }
 
 /// A table that somebody else may have changed.
@@ -72,8 +67,8 @@ impl Tables {
             drains: Drains::new(grace),
             leaving: BTreeSet::new(),
             strays: false,
-            unsettled: BTreeSet::new(),
-            audited: None,
+            unsettled: Unsettled::default(),
+            audit: Audit::default(),
         };
         tables.sysctls.want_all(sysctls.clone());
         tables.links.want(link.clone(), Some(vip::link()));
@@ -91,7 +86,7 @@ impl Tables {
         for (key, row) in changes.ipvs {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
-                    self.unsettled.insert(service);
+                    self.unsettled.note(service);
                     self.servers.want(key, row);
                 }
                 (RowKey::Real(real), Some(row)) => {
@@ -118,7 +113,7 @@ impl Tables {
     /// Flows of UDP stick to an endpoint as long as packets come; TCP connections end by themselves.
     fn settle_later(&mut self, real: &RealServerKey) {
         if real.service.protocol == Protocol::Udp {
-            self.unsettled.insert(real.service);
+            self.unsettled.note(real.service);
         }
     }
 
@@ -143,7 +138,9 @@ impl Tables {
             add(&mut pass, self.servers.remove(now));
             add(&mut pass, self.nft.remove(now));
         }
-        self.settle_flows();
+        if let Some(mirror) = self.servers.mirror() {
+            self.unsettled.settle(mirror, self.flows.as_mut());
+        }
         pass
     }
 
@@ -206,43 +203,12 @@ impl Tables {
         any
     }
 
-    /// Deletes tracked connections that lead past the servers as they are now; to be called behind the pass that put them
-    /// in place, or a packet in between would make the stale connection again.
-    fn settle_flows(&mut self) {
-        if self.unsettled.is_empty() {
-            return;
-        }
-        let Some(mirror) = self.servers.mirror() else { return };
-        let mut answering: BTreeMap<SocketAddr, BTreeSet<SocketAddr>> = BTreeMap::new();
-        let mut by_protocol: BTreeMap<Protocol, BTreeMap<SocketAddr, BTreeSet<SocketAddr>>> = BTreeMap::new();
-        for service in &self.unsettled {
-            let reals = reals_of(mirror, *service).map(|real| SocketAddr::new(real.addr, real.port));
-            answering.insert(SocketAddr::new(service.addr, service.port), reals.collect());
-            by_protocol.entry(service.protocol).or_default().append(&mut answering);
-        }
-        for (protocol, services) in by_protocol {
-            let stale = |opened_to: SocketAddr, answered_by: SocketAddr| match services.get(&opened_to) {
-                // A connection of TCP ends by itself when its endpoint goes; only one that was never balanced is in the way.
-                Some(_) if protocol == Protocol::Tcp => answered_by == opened_to,
-                Some(reals) => !reals.contains(&answered_by),
-                None => false,
-            };
-            match self.flows.forget(protocol, &stale) {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(%protocol, count, "stale connections deleted"),
-                Err(error) => {
-                    tracing::warn!(%error, "stale connections stay until they time out");
-                }
-            }
-        }
-        self.unsettled.clear();
-    }
-
     /// Reads parameters again and compares some virtual servers with the kernel; everything is listed again when one of
     /// them is not as it should be.
     pub fn pulse(&mut self) {
         self.sysctls.invalidate();
-        let expected = self.next_to_audit();
+        let Some(mirror) = self.servers.mirror() else { return };
+        let expected = self.audit.next(mirror);
         if expected.is_empty() {
             return;
         }
@@ -254,38 +220,6 @@ impl Tables {
             }
             Err(error) => tracing::warn!(%error, "virtual servers cannot be read"),
         }
-    }
-
-    /// The rows of the next virtual servers of ours, in the order of their keys and then from the first again.
-    fn next_to_audit(&mut self) -> BTreeMap<RowKey, Row> {
-        let Some(mirror) = self.servers.mirror() else { return BTreeMap::new() };
-        let ours = |after: Option<VirtualServerKey>| {
-            let services = mirror.iter().map_while(|(key, row)| match key {
-                RowKey::Virtual(service) => Some((*service, row.owner)),
-                RowKey::Real(_) => None,
-            });
-            let ours = services.filter(|(_, owner)| *owner == Owner::Ours).map(|(service, _)| service);
-            ours.skip_while(move |service| after.is_some_and(|after| *service <= after))
-        };
-        let mut chosen: Vec<_> = ours(self.audited).take(AUDITED).collect();
-        if chosen.len() < AUDITED {
-            let missing = AUDITED - chosen.len();
-            let more: Vec<_> = ours(None).take(missing).filter(|service| !chosen.contains(service)).collect();
-            chosen.extend(more);
-        }
-        let mut expected = BTreeMap::new();
-        for service in &chosen {
-            if let Some(row) = mirror.get(&RowKey::Virtual(*service)) {
-                expected.insert(RowKey::Virtual(*service), row.value.clone());
-            }
-            for real in reals_of(mirror, *service) {
-                if let Some(row) = mirror.get(&RowKey::Real(real)) {
-                    expected.insert(RowKey::Real(real), row.value.clone());
-                }
-            }
-        }
-        self.audited = chosen.last().copied();
-        expected
     }
 
     /// Forgets what the kernel held in a table that somebody else changed.
@@ -329,19 +263,6 @@ impl Tables {
     pub const fn observed_nft(&self) -> Option<&reconcile::Rows<nft_rows::RowKey, nft_rows::Row>> {
         self.nft.mirror()
     }
-}
-
-/// The real servers of `service` among `rows`.
-pub(super) fn reals_of(
-    rows: &reconcile::Rows<RowKey, Row>,
-    service: VirtualServerKey,
-) -> impl Iterator<Item = RealServerKey> {
-    // The lowest key that a real server of this virtual server can have.
-    let first = RealServerKey { service, addr: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0 };
-    rows.range(RowKey::Real(first)..).map_while(move |(key, _)| match key {
-        RowKey::Real(real) if real.service == service => Some(*real),
-        _ => None,
-    })
 }
 
 fn add(pass: &mut Pass, other: Pass) {

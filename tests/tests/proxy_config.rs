@@ -1,0 +1,67 @@
+//! What `ipvs-proxy` refuses before it touches anything, and how it says so.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use lab::{Cluster, Host, Topology};
+
+/// What the program says on standard error when it is started with these words and refuses.
+fn refusal(host: &Host, words: &[&str]) -> Result<String> {
+    let error = host.command(lab::bin("ipvs-proxy")?).args(words).run().unwrap_err();
+    Ok(format!("{error:#}"))
+}
+
+fn networks_that_overlap_are_refused_by_both_their_names() -> Result<()> {
+    let cluster = Cluster::start(&Topology::parse("network 192.168.44.0/24\nnode 192.168.44.100")?)?;
+    let flags = ["--services-dir=/run/services", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"];
+    let said = refusal(cluster.host("node")?, &flags)?;
+    let both = "node network on eth0 192.168.44.0/24 overlaps Service network (service-cidr) 192.168.0.0/16";
+    ensure!(said.contains(both), "{said}");
+    let flags = ["--services-dir=/run/services", "--cluster-cidr=192.168.0.0/16", "--service-cidr=192.168.0.0/17"];
+    let said = refusal(cluster.host("node")?, &flags)?;
+    ensure!(said.matches("overlaps").count() == 3, "each pair is told: {said}");
+    let left = cluster.host("node")?.run(&["ip", "-o", "link"])?.stdout;
+    ensure!(!left.contains("kube-ipvs0"), "{left}");
+    Ok(())
+}
+
+fn every_wrong_flag_is_told_at_once() -> Result<()> {
+    let host = Host::start("node")?;
+    let said = refusal(&host, &["--cluster-cidr=pods", "--ipvs-scheduler=", "--ipvs-graceful-period=soon"])?;
+    for flag in
+        ["--etcd-endpoints: missing", "--cluster-cidr: \"pods\"", "--ipvs-scheduler: ", "--ipvs-graceful-period: "]
+    {
+        ensure!(said.contains(flag), "{flag} in {said}");
+    }
+    Ok(())
+}
+
+fn a_status_that_nobody_wrote_is_an_error_that_says_where() -> Result<()> {
+    let host = Host::start("node")?;
+    let said = refusal(&host, &["status"])?;
+    ensure!(said.contains("no status in /run/ipvs-proxy; is the daemon running"), "{said}");
+    Ok(())
+}
+
+fn a_kernel_without_ipvs_is_told_with_what_to_do() -> Result<()> {
+    let host = Host::start("node")?;
+    let said = refusal(&host, &["--services-dir=/run/services", "--cluster-cidr=172.7.0.0/16"])?;
+    ensure!(said.contains("this kernel has no IPVS: load the modules ip_vs and ip_vs_rr"), "{said}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let mut tests = lab::tests![
+        networks_that_overlap_are_refused_by_both_their_names,
+        every_wrong_flag_is_told_at_once,
+        a_status_that_nobody_wrote_is_an_error_that_says_where,
+    ];
+    if Path::new("/proc/net/ip_vs").exists() {
+        eprintln!("SKIPPED, not passed: a_kernel_without_ipvs_is_told_with_what_to_do: this kernel has IPVS");
+    } else {
+        tests.extend(lab::tests![a_kernel_without_ipvs_is_told_with_what_to_do]);
+    }
+    lab::harness::main(&[], tests)
+}
