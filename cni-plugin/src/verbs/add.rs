@@ -44,7 +44,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     let resolver = read_resolver(network.bridge.ipam.as_ref())?;
     let netns = open_namespace(call.netns()?)?;
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
-    network.adopt_bridge(&mut host)?;
+    let bridge = network.find_bridge(&mut host)?;
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
     let reservations = match reserve(&network, &call.attachment, &former, &mut host) {
@@ -67,7 +67,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
             conf: *conf,
         }),
     };
-    match attach_now(&network, &attach, &mut held, host, &netns) {
+    match attach_now(&network, &attach, bridge.as_ref(), &mut held, host, &netns) {
         Ok(result) => Ok(result),
         Err(error) => Err(give_up(error, &network, call, &reservations, held)),
     }
@@ -76,6 +76,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
 fn attach_now(
     network: &Network,
     attach: &Attach<'_>,
+    bridge: Option<&LinkState>,
     held: &mut Held,
     mut host: Rtnl,
     netns: &Netns,
@@ -86,7 +87,7 @@ fn attach_now(
     if let Some((dir, content)) = &network.flannel_state {
         write_flannel_state(dir, attach.attachment, content)?;
     }
-    let facts = observe(attach, &mut host)?;
+    let facts = observe(attach, bridge, &mut host)?;
     let steps = attach.plan(&facts)?;
     let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
     let result = attach.result(bridge_mac)?.render(network.version)?;
@@ -184,8 +185,8 @@ fn is_complete(
     Ok(is_peer && link.link.up && addresses.iter().all(|addr| present.contains(addr)))
 }
 
-fn observe(attach: &Attach<'_>, host: &mut Rtnl) -> Result<Facts, CniError> {
-    let bridge = bridge_state(&attach.conf.bridge, host).map_err(|e| refused(&e))?;
+fn observe(attach: &Attach<'_>, bridge: Option<&LinkState>, host: &mut Rtnl) -> Result<Facts, CniError> {
+    let bridge = bridge.map(|link| bridge_state(link, host)).transpose().map_err(|e| refused(&e))?;
     let mut facts = Facts { bridge, ..Facts::default() };
     if attach.needs_surroundings(facts.bridge.as_ref()) {
         facts.surroundings = surroundings(&attach.conf.bridge, host).map_err(|e| refused(&e))?;
@@ -200,18 +201,17 @@ fn observe(attach: &Attach<'_>, host: &mut Rtnl) -> Result<Facts, CniError> {
     Ok(facts)
 }
 
-fn bridge_state(name: &IfName, host: &mut Rtnl) -> Result<Option<BridgeState>, KernelError> {
-    let Some(state) = host.link(name)? else { return Ok(None) };
+fn bridge_state(state: &LinkState, host: &mut Rtnl) -> Result<BridgeState, KernelError> {
     let mut addresses = host.addresses_of(state.index)?;
     addresses.retain(is_routable);
-    Ok(Some(BridgeState {
+    Ok(BridgeState {
         index: state.index,
         is_bridge: matches!(state.link.kind, LinkKind::Bridge(_)),
         mtu: state.link.mtu,
         mac: state.link.mac,
         up: state.link.up,
         addresses,
-    }))
+    })
 }
 
 fn is_routable((addr, _): &Cidr) -> bool {

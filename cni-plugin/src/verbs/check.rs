@@ -29,7 +29,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     let previous = conf.prev_result.take();
     let previous = previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
-    network.adopt_bridge(&mut Rtnl::open().map_err(|e| refused(&e))?)?;
+    let bridge = network.find_bridge(&mut Rtnl::open().map_err(|e| refused(&e))?)?;
     let result = result::parse(previous)?;
     let netns_path = call.netns()?.to_string_lossy();
     let wanted = wanted_ports(&network, call, &result);
@@ -43,7 +43,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
         pod_up: !network.bridge.interface_disabled,
         elements: &elements,
     };
-    let facts = observe(&network, &expected, call)?;
+    let facts = observe(&network, &expected, bridge.as_ref(), call)?;
     let found = differences(&expected, &facts);
     if found.is_empty() {
         return Ok(());
@@ -70,7 +70,12 @@ pub(super) fn present_ports(
     }
 }
 
-fn observe(network: &Network, expected: &Expected<'_>, call: &Call) -> Result<Facts, CniError> {
+fn observe(
+    network: &Network,
+    expected: &Expected<'_>,
+    bridge: Option<&LinkState>,
+    call: &Call,
+) -> Result<Facts, CniError> {
     let reserved = match &network.bridge.ipam {
         None => Vec::new(),
         Some(ipam) => match Store::new(&ipam.data_dir, &network.name).lock_existing(RESERVATION_WAIT) {
@@ -92,7 +97,7 @@ fn observe(network: &Network, expected: &Expected<'_>, call: &Call) -> Result<Fa
             None => Vec::new(),
         };
         Ok(Facts {
-            bridge: host.link(expected.bridge)?.as_ref().map(fact),
+            bridge: bridge.map(fact),
             host: host.link(&expected.host_link())?.as_ref().map(fact),
             pod: inside.as_ref().map(fact),
             addresses,

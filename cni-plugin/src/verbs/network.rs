@@ -81,25 +81,28 @@ impl Network {
         Ok(network)
     }
 
-    /// Where nobody named the bridge and the usual one is not there, another bridge that already has one of the
-    /// gateways' addresses becomes the network's: the chain that ran here before us left it, with Pods on it.
+    /// Looks for the network's bridge. Where nobody named it and the usual one is not there, another bridge that already
+    /// has one of the gateways' addresses becomes the network's: the chain that ran here before us left it, with Pods on
+    /// it.
     ///
     /// # Errors
     /// Code 100 when the kernel cannot be asked.
-    pub fn adopt_bridge(&mut self, host: &mut Rtnl) -> Result<(), CniError> {
-        if !self.bridge.may_adopt || host.link(&self.bridge.bridge).map_err(|e| refused(&e))?.is_some() {
-            return Ok(());
+    pub fn find_bridge(&mut self, host: &mut Rtnl) -> Result<Option<LinkState>, CniError> {
+        let found = host.link(&self.bridge.bridge).map_err(|e| refused(&e))?;
+        if !self.bridge.may_adopt || found.is_some() {
+            return Ok(found);
         }
         let sets = self.bridge.ipam.iter().flat_map(|ipam| &ipam.sets);
         let gateways: Vec<IpAddr> = sets.flat_map(RangeSet::ranges).map(Range::gateway).collect();
         let look = |host: &mut Rtnl| Ok((host.links()?, host.addresses()?));
         let (links, addresses) = look(host).map_err(|e: KernelError| refused(&e))?;
         let holds = |index: u32| addresses.iter().any(|(of, addr, _)| *of == index && gateways.contains(addr));
-        let is_bridge = |link: &&LinkState| matches!(link.link.kind, LinkKind::Bridge(_));
-        if let Some(link) = links.iter().filter(is_bridge).find(|link| holds(link.index)) {
+        let is_bridge = |link: &LinkState| matches!(link.link.kind, LinkKind::Bridge(_));
+        let found = links.into_iter().find(|link| is_bridge(link) && holds(link.index));
+        if let Some(link) = &found {
             self.bridge.bridge = link.name.clone();
         }
-        Ok(())
+        Ok(found)
     }
 
     /// 0.1.0 and 0.2.0 cannot say more than one address per family, nor none: better refused before anything is done.

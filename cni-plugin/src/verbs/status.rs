@@ -29,19 +29,19 @@ use crate::role::Role;
 pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
     let mut network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
     let mut host = Rtnl::open().map_err(|e| not_available(refused(&e)))?;
-    network.adopt_bridge(&mut host).map_err(not_available)?;
-    let judged = judged(&network, &mut host);
+    let bridge_up = network.find_bridge(&mut host).map_err(not_available)?.map(|link| link.link.up);
+    let judged = judged(&network, bridge_up);
     match &network.bridge.ipam {
         Some(ipam) if judged.as_ref().is_err_and(|error| error.code == Code::NotAvailable) => {
             reclaim(&network, ipam, &mut host).map_err(not_available)?;
-            self::judged(&network, &mut host)
+            self::judged(&network, bridge_up)
         }
         _ => judged,
     }
 }
 
-fn judged(network: &Network, host: &mut Rtnl) -> Result<(), CniError> {
-    let facts = observe(network, host).map_err(not_available)?;
+fn judged(network: &Network, bridge_up: Option<bool>) -> Result<(), CniError> {
+    let facts = observe(network, bridge_up);
     let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
     judge(&network.name, network.bridge.bridge.as_str(), sets, &facts)
 }
@@ -66,15 +66,14 @@ fn not_available(error: CniError) -> CniError {
     CniError { code: Code::NotAvailable, ..error }
 }
 
-fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, CniError> {
-    let bridge_up = host.link(&network.bridge.bridge).map_err(|e| refused(&e))?.map(|link| link.link.up);
+fn observe(network: &Network, bridge_up: Option<bool>) -> Facts {
     // With the bridge up it does not matter whether there are any.
     let has_attachments = bridge_up != Some(true) && record::any_of_this_boot(&network.state_dir, &network.name);
     let (taken, last_reserved) = match &network.bridge.ipam {
         Some(ipam) => reservations(ipam, &ipam.data_dir.join(&network.name)),
         None => (Vec::new(), None),
     };
-    Ok(Facts { bridge_up, has_attachments, taken, last_reserved })
+    Facts { bridge_up, has_attachments, taken, last_reserved }
 }
 
 fn reservations(ipam: &IpamConf, dir: &Path) -> (Vec<u128>, Option<Duration>) {
