@@ -3,6 +3,7 @@
 //! Pure. Invariants: a lease that names this node's address is kept as long as it fits the network; a subnet that
 //! overlaps anybody's lease, or a reservation, is never chosen; the same inputs give the same choice.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -113,14 +114,15 @@ pub fn choose(
     if let Some(own) = own_lease(network, node, &claims.leases) {
         return Ok(Choice::Keep(own.clone()));
     }
+    let occupied = Occupied::by_others(network, node, claims);
     let mut passed_over = Vec::new();
     for policy in policies {
         let named = match policy {
             Policy::Previous => previous(network, node),
             Policy::NodeIp => by_node_ip(network, node),
-            Policy::FirstFree => first_free(network, node, claims, window(lost_races)),
+            Policy::FirstFree => first_free(network, node, &occupied, window(lost_races)),
         };
-        match named.and_then(|subnet| free(network, subnet, node, claims)) {
+        match named.and_then(|subnet| occupied.check(subnet)) {
             Ok(subnet) => return Ok(Choice::Take { subnet, policy: *policy, passed_over }),
             Err(reason) => passed_over.push(format!("{policy}: {reason}")),
         }
@@ -165,27 +167,44 @@ fn host_number(node: &Applicant) -> Option<u32> {
     inside.then(|| u32::from(node.public_ip) - u32::from(first))
 }
 
-fn first_free(network: &Network, node: &Applicant, claims: &Claims, window: usize) -> Result<Prefix, String> {
-    let candidates = || network.subnets().filter(|subnet| free(network, *subnet, node, claims).is_ok()).take(window);
-    let count = candidates().count();
+fn first_free(network: &Network, node: &Applicant, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
+    let free: Vec<Prefix> = network.subnets().filter(|subnet| occupied.check(*subnet).is_ok()).take(window).collect();
     let spread = usize::try_from(u32::from(node.public_ip)).unwrap_or(0);
-    let index = spread.checked_rem(count).unwrap_or(0);
-    candidates()
-        .nth(index)
+    let chosen = spread.checked_rem(free.len()).and_then(|index| free.get(index));
+    chosen
+        .copied()
         .ok_or_else(|| format!("every subnet from {} to {} is leased", network.subnet_min, network.subnet_max))
 }
 
-fn free(network: &Network, subnet: Prefix, node: &Applicant, claims: &Claims) -> Result<Prefix, String> {
-    // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
-    let stands = |claim: &Prefix| network.has_subnet(claim) && claim.overlaps(&subnet);
-    if let Some(unreadable) = claims.unreadable.iter().find(|claim| stands(claim)) {
-        return Err(format!("{subnet} overlaps {unreadable}, whose lease cannot be read"));
+/// The parts of the Pod network that other nodes claim, each with its holder if that can be read.
+///
+/// Ordered, so that a look at one subnet costs the same beside ten claims and beside ten thousand.
+struct Occupied(BTreeMap<Prefix, Option<Ipv4Addr>>);
+
+impl Occupied {
+    fn by_others(network: &Network, node: &Applicant, claims: &Claims) -> Self {
+        let read = claims.leases.iter().map(|lease| (lease.key.v4, Some(lease.attrs.public_ip)));
+        let unread = claims.unreadable.iter().map(|subnet| (*subnet, None));
+        let others = read.chain(unread).filter(|(_, holder)| *holder != Some(node.public_ip));
+        // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
+        Self(others.filter(|(subnet, _)| network.has_subnet(subnet)).collect())
     }
-    let others = claims.leases.iter().filter(|lease| lease.attrs.public_ip != node.public_ip);
-    match others.into_iter().find(|lease| stands(&lease.key.v4)) {
-        None => Ok(subnet),
-        Some(lease) if lease.key.v4 == subnet => Err(format!("{subnet} is leased to {}", lease.attrs.public_ip)),
-        Some(lease) => Err(format!("{subnet} overlaps {} of {}", lease.key.v4, lease.attrs.public_ip)),
+
+    fn check(&self, subnet: Prefix) -> Result<Prefix, String> {
+        match self.overlapping(subnet) {
+            None => Ok(subnet),
+            Some((claim, None)) => Err(format!("{subnet} overlaps {claim}, whose lease cannot be read")),
+            Some((claim, Some(holder))) if *claim == subnet => Err(format!("{subnet} is leased to {holder}")),
+            Some((claim, Some(holder))) => Err(format!("{subnet} overlaps {claim} of {holder}")),
+        }
+    }
+
+    /// Networks overlap only when one is inside the other: a claim is one of the networks around `subnet`, or begins
+    /// inside it and so is the next one in order.
+    fn overlapping(&self, subnet: Prefix) -> Option<(&Prefix, &Option<Ipv4Addr>)> {
+        let around = (0..=subnet.len()).filter_map(|len| Prefix::new(subnet.addr(), len).ok());
+        let around = around.filter_map(|network| self.0.get_key_value(&network)).next();
+        around.or_else(|| self.0.range(subnet..).next().filter(|(claim, _)| subnet.covers(claim)))
     }
 }
 
@@ -310,6 +329,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn overlap_is_found_as_by_looking_at_every_claim(
+            held in prop::collection::vec((any::<u16>(), 17u8..=30), 0..40), at in any::<u16>(), len in 17u8..=30,
+        ) {
+            let prefix = |(addr, len): (u16, u8)| {
+                Prefix::new(Ipv4Addr::from(0xac07_0000 | u32::from(addr)).into(), len).unwrap()
+            };
+            let leases: Vec<Lease> = held.into_iter().map(|at| lease(&prefix(at).to_string(), "10.4.9.9")).collect();
+            let subnet = prefix((at, len));
+            let occupied = Occupied::by_others(&pods(), &node("10.4.7.21", 24), &claims(&leases));
+            let expected = leases.iter().any(|lease| lease.key.v4.overlaps(&subnet));
+            prop_assert_eq!(occupied.check(subnet).is_err(), expected);
+        }
+
         #[test]
         fn chosen_subnet_overlaps_nobody_elses(held in prop::collection::vec((1u8..=30, 20u8..=29), 0..60), races in 0u32..20, own in 1u8..=40) {
             let network = network(r#"{"Network":"172.7.0.0/19"}"#);

@@ -1,6 +1,7 @@
 //! What the daemon knows, for operators: /run/netd/status.json and `netd status`.
 //!
-//! Invariant: the file holds no secret, and it is replaced as a whole.
+//! Invariants: the file holds no secret, and it is replaced as a whole; a file of another version is read as far as it is
+//! understood.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,6 +17,7 @@ const LISTED_ROWS: usize = 100;
 
 /// What the daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// Version of the program.
     pub version: String,
@@ -37,6 +39,7 @@ pub struct Status {
 
 /// This node and the network it is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Node {
     /// Its address as the other nodes see it.
     pub public_ip: String,
@@ -56,6 +59,7 @@ pub struct Node {
 
 /// Where leases come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Store {
     /// `etcd` or `local`.
     pub kind: String,
@@ -71,6 +75,7 @@ pub struct Store {
 
 /// Another node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Peer {
     /// Its address.
     pub public_ip: String,
@@ -80,6 +85,7 @@ pub struct Peer {
 
 /// One kernel table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Table {
     /// Rows that are desired.
     pub desired: usize,
@@ -95,6 +101,7 @@ pub struct Table {
 
 /// One row that is not as it should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Row {
     /// The row.
     pub key: String,
