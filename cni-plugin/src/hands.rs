@@ -11,6 +11,7 @@ use kernel::conntrack::Conntrack;
 use kernel::link::VethEnd;
 use kernel::nft::Nft;
 use kernel::{KernelError, Netns, Rtnl, sysctl};
+use netstate::nft::Ruleset;
 use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
 use nix::libc;
 
@@ -67,6 +68,11 @@ impl<'a> KernelHands<'a> {
         let host = &mut self.host;
         let closed = || CniError::new(Code::Kernel, "no conversation with nftables was opened");
         self.netfilter.as_mut().map(|netfilter| (netfilter, host)).ok_or_else(closed)
+    }
+
+    fn write_table(&mut self, ruleset: &Ruleset) -> Result<(), CniError> {
+        let nft = &mut self.netfilter()?.0.nft;
+        nft.ensure(&ruleset.key, &ruleset.table).map(drop).map_err(|e| refused(&e))
     }
 
     fn forget(&mut self, flows: &[StaleFlows]) -> Result<(), CniError> {
@@ -198,10 +204,7 @@ impl Hands for KernelHands<'_> {
             }
             Step::PodParameter(parameter) => self.enter().and_then(|()| set(parameter)),
             Step::ConfigurePod { ifname, addresses, routes } => self.configure(ifname, addresses, routes),
-            Step::WriteTable(ruleset) => {
-                let nft = &mut self.netfilter()?.0.nft;
-                nft.ensure(&ruleset.key, &ruleset.table).map(drop).map_err(|e| refused(&e))
-            }
+            Step::WriteTable(ruleset) => self.write_table(ruleset),
             Step::OpenPorts { ruleset, owner } => {
                 let (hands, host) = self.netfilter()?;
                 ports::claim(&mut hands.nft, host, ruleset, owner, hands.may_bury)

@@ -1,5 +1,7 @@
 //! Environment, standard input and version gates, as skel checks them.
 
+use std::path::Path;
+
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
@@ -52,26 +54,28 @@ fn installed(node: &Node) {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
+/// Runs one verb with only the capabilities in `set`.
+fn limited(node: &Node, command: &str, conf: &str, netns: &Path, set: &str) -> (bool, String) {
+    std::fs::write("/run/stdin", conf).unwrap();
+    let output = std::process::Command::new("setpriv")
+        .args([&format!("--bounding-set=-all,{set}"), node.plugin("netd-cni").to_str().unwrap()])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", "web-1")
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth0")
+        .stdin(std::fs::File::open("/run/stdin").unwrap())
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn capabilities(node: &Node) {
     let mapping = json!({"portMappings": [{"hostPort": 53, "containerPort": 53, "protocol": "udp"}]});
     let conf = with(&native(), "runtimeConfig", mapping).to_string();
     let pod = node.pod();
-    let run = |command: &str, set: &str| {
-        let plugin = node.plugin("netd-cni");
-        std::fs::write("/run/stdin", &conf).unwrap();
-        let output = std::process::Command::new("setpriv")
-            .args([&format!("--bounding-set=-all,{set}"), plugin.to_str().unwrap()])
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", "web-1")
-            .env("CNI_NETNS", &pod)
-            .env("CNI_IFNAME", "eth0")
-            .stdin(std::fs::File::open("/run/stdin").unwrap())
-            .output()
-            .unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let run = |command: &str, set: &str| limited(node, command, &conf, &pod, set);
     let enough = "+net_admin,+sys_admin";
     for set in ["+net_admin", "+sys_admin"] {
         let (ok, text) = run("ADD", set);

@@ -54,7 +54,7 @@ pub struct Surroundings {
 pub struct Facts {
     /// The bridge, if a link has its name.
     pub bridge: Option<BridgeState>,
-    /// See [`needs_surroundings`].
+    /// See [`Attach::needs_surroundings`].
     pub surroundings: Surroundings,
     /// The host forwards IPv4.
     pub forwards_v4: bool,
