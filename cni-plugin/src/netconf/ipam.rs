@@ -72,9 +72,17 @@ pub fn data_dir(fields: &mut Fields) -> Result<PathBuf, CniError> {
     Ok(PathBuf::from(dir.as_deref().unwrap_or(store::DEFAULT_DIR)))
 }
 
+/// A route of the configuration. Its own MTU and MSS are not installed, so asking for them is refused: the stock bridge
+/// plugin repeats them in its result and leaves them out of the kernel.
 fn route(mut fields: Fields) -> Result<ResultRoute, CniError> {
     let path = fields.path_of("gw");
+    let (mtu, advmss) = (fields.path_of("mtu"), fields.path_of("advmss"));
     let route = parse_route(&mut fields)?;
+    for (path, value) in [(mtu, route.mtu), (advmss, route.advmss)] {
+        if let Some(value) = value {
+            return Err(unsupported(&path, &value.to_string()));
+        }
+    }
     if let Some(gw) = route.gw.filter(|gw| gw.is_ipv4() != route.dst.is_ipv4()) {
         return Err(CniError::invalid_field(&path, &gw.to_string(), "a gateway of the family of dst"));
     }
@@ -238,6 +246,11 @@ mod tests {
     fn what_cannot_be_honoured_is_refused() {
         for (value, key) in [
             (json!({"type": "dhcp"}), "ipam.type=dhcp"),
+            (
+                json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "0.0.0.0/0", "mtu": 1400}]}),
+                "ipam.routes[0].mtu=1400",
+            ),
+            (json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "advmss": 9}]}), "ipam.routes[0].advmss=9"),
             (json!({"subnet": "10.0.0.0/24", "datadir2": "/x"}), "ipam.datadir2"),
             (json!({"ranges": [[{"subnet": "10.0.0.0/24", "mask": 24}]]}), "ipam.ranges[0][0].mask"),
         ] {
