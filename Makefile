@@ -61,7 +61,7 @@ demo: build lab-kernel-if-needed ## Show the main job: two nodes, etcd, Pods tha
 .PHONY: test
 test: setup lab-kernel ## Pass every test
 	cargo build --locked --workspace --all-targets
-	NETD_LAB=require cargo test --locked --workspace
+	NETD_LAB=require cargo test --locked --workspace --no-fail-fast
 
 .PHONY: lint
 lint: setup ## Format, clippy and rustdoc, with warnings as errors
