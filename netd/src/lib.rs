@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`args`], [`config`] | what was typed, what is meant |
-//! | [`network`], [`lease`], [`json`] | flannel's formats |
+//! | [`network`], [`backend`], [`lease`], [`json`] | flannel's formats |
 //! | [`interface`], [`allocate`] | choices: the interface, the subnet |
 //! | [`view`] | what the store says about leases |
 //! | [`plan`] | leases in, kernel tables out |
@@ -15,6 +15,7 @@
 
 pub mod allocate;
 pub mod args;
+pub mod backend;
 pub mod config;
 pub mod interface;
 pub mod json;
