@@ -9,6 +9,7 @@ mod cleanup;
 mod ears;
 mod flows;
 pub mod hands;
+mod memory;
 pub mod node;
 pub mod proxy;
 pub mod status;

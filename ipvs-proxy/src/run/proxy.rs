@@ -8,17 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cluster::Event;
-use netstate::ipvs::{Row, RowKey};
-use netstate::nft as nft_rows;
 use reconcile::{Gate, Pass};
 
-use super::audit::reals_of;
+use super::memory::{is_in_doubt, remember};
 use super::tables::{Tables, Touched};
-use crate::key::{Kind, ObjectKey};
+use crate::key::Kind;
 use crate::networks::Networks;
 use crate::object::ObjectName;
-use crate::plan::{Desired, FrontendPlan, ServicePlan, Settings, nft, plan};
-use crate::source::Reading;
+use crate::plan::{Desired, Settings, plan};
+use crate::service::Service;
+use crate::source::{Object, Reading};
 use crate::view::View;
 
 /// Time between two audits of tables that announce no changes.
@@ -95,6 +94,7 @@ impl Proxy {
     pub fn take(&mut self, update: Update, now: Duration) {
         match update {
             Update::Cluster(event) => {
+                log(&event, &self.view);
                 let complete = event == Event::Complete;
                 self.dirty.extend(self.view.take(event));
                 if complete {
@@ -154,12 +154,13 @@ impl Proxy {
     }
 
     fn plan_service(&mut self, name: &ObjectName) {
+        if self.remembered.as_ref().is_some_and(|names| names.contains(name)) && is_in_doubt(&self.view, name) {
+            return;
+        }
         let Some(service) = self.view.service(name) else {
             self.misplaced.remove(name);
-            if !self.remembered.as_ref().is_some_and(|names| names.contains(name)) {
-                let changes = self.desired.set(name, None);
-                self.tables.want(changes);
-            }
+            let changes = self.desired.set(name, None);
+            self.tables.want(changes);
             return;
         };
         if let Some(Err(misplaced)) = service.cluster_ip.map(|addr| self.networks.check_virtual(addr)) {
@@ -229,57 +230,20 @@ impl Proxy {
     }
 }
 
-/// True while nobody can say what a Service of this name should be: it is malformed and has no earlier value, or a file
-/// cannot be read that may define it.
-fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
-    let key = ObjectKey { kind: Kind::Service, name: name.clone() }.to_string();
-    let malformed = view.malformed().any(|(malformed, _, kept)| malformed == key && !kept);
-    view.service(name).is_none() && (malformed || !view.unreadable().is_empty())
-}
-
-/// Puts Services in doubt into `desired` as the kernel holds them, by the names that the record carries.
-fn remember(view: &View, desired: &mut Desired, tables: &mut Tables) -> BTreeSet<ObjectName> {
-    let mut plans: BTreeMap<ObjectName, ServicePlan> = BTreeMap::new();
-    if let (Some(record), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) {
-        for (row, observed) in record {
-            let Some((name, service, comment)) = recorded(row, &observed.value) else { continue };
-            let Some(Row::Virtual(virtual_server)) = servers.get(&RowKey::Virtual(service)).map(|row| &row.value)
-            else {
-                continue;
-            };
-            if is_in_doubt(view, &name) {
-                let reals: Vec<_> = reals_of(servers, service).collect();
-                let plan = FrontendPlan {
-                    comment: comment.to_owned(),
-                    virtual_server: virtual_server.clone(),
-                    backends: reals.iter().map(|real| (real.addr, real.port)).collect(),
-                    maybe_local: reals
-                        .iter()
-                        .map(|real| real.addr)
-                        .filter(|addr| record.contains_key(&nft::hairpin(*addr).0))
-                        .collect(),
-                };
-                plans.entry(name).or_default().frontends.insert(service, plan);
-            }
+/// Writes into the log what a source says that is wrong or not served.
+fn log(event: &Event<Reading>, view: &View) {
+    match event {
+        Event::Put { key, value: Err(reason), .. } => tracing::warn!(object = key, reason, "object is malformed"),
+        Event::Put { value: Ok(Object::Service(new)), .. } if asks_for_more(new, view.service(&new.name)) => {
+            tracing::warn!(service = %new.name, fields = ?new.unserved, "Service asks for what is not served yet");
         }
+        Event::Invalid { source, reason } => tracing::warn!(source, reason, "file cannot be read"),
+        Event::Lost(error) => tracing::warn!(%error, "source is out of reach; what is known stays in force"),
+        Event::Resumed => tracing::info!("source is heard again"),
+        _ => {}
     }
-    let names: BTreeSet<_> = plans.keys().cloned().collect();
-    for (name, plan) in plans {
-        tracing::warn!(service = %name, "Service is malformed and goes on as the kernel remembers it");
-        let changes = desired.set(&name, Some(plan));
-        tables.want(changes);
-    }
-    names
 }
 
-/// The Service, the virtual server and the text of a recorded element.
-fn recorded<'a>(
-    row: &nft_rows::RowKey,
-    value: &'a nft_rows::Row,
-) -> Option<(ObjectName, netstate::ipvs::VirtualServerKey, &'a str)> {
-    let service = nft::recorded(row)?;
-    let nft_rows::Row::Element(nft_rows::Element { comment: Some(comment), .. }) = value else { return None };
-    let (namespace, rest) = comment.split_once('/')?;
-    let name = rest.split(':').next().unwrap_or(rest);
-    Some((ObjectName::new(namespace, name), service, comment))
+fn asks_for_more(new: &Service, old: Option<&Service>) -> bool {
+    !new.unserved.is_empty() && old.is_none_or(|old| old.unserved != new.unserved)
 }

@@ -370,6 +370,21 @@ fn a_malformed_service_goes_on_as_the_kernel_remembers_it_until_it_is_gone() {
 }
 
 #[test]
+fn a_service_whose_only_slice_is_malformed_keeps_the_endpoints_that_the_kernel_remembers() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.tell(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.put("endpointslices/default/web-1", &json!({"kind": "EndpointSlice", "metadata": {"name": "web-1"}}));
+    rig.complete();
+    assert_eq!(rig.work(), ["link + kube-ipvs0"]);
+    rig.service("other", 11, "TCP");
+    assert_eq!(rig.work().len(), 4, "others go on");
+    rig.endpoints("web", "TCP", &[3]);
+    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"], "a good slice counts at once");
+}
+
+#[test]
 fn a_service_whose_address_cannot_be_virtual_keeps_its_earlier_one() {
     let mut rig = Rig::web();
     let ports = json!([{"name": "main", "port": 80}]);
