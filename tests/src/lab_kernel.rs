@@ -113,6 +113,7 @@ pub fn script(name: &str) -> PathBuf {
 fn enter(kernel: &Path, needs: &[Need], guest: Guest) -> Result<Infallible> {
     let program = env::current_exe().context("find this program's own path")?;
     let bin_dir = bin_dir()?;
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(script("run"));
     command.arg("-k").arg(kernel).args(["-m", &format!("{}M", guest.memory)]);
     command.args(["-t", &guest.limit.as_secs().to_string()]).env(BIN_DIR_VARIABLE, &bin_dir);
@@ -122,7 +123,14 @@ fn enter(kernel: &Path, needs: &[Need], guest: Guest) -> Result<Infallible> {
     if guest.terminal && std::io::stdin().is_terminal() {
         command.arg("-I");
     }
-    // The guest's /tmp is empty but for what is named; a build folder below it has to be.
-    command.arg("-s").arg(&bin_dir).arg("--").arg(&program).args(env::args_os().skip(1).collect::<Vec<OsString>>());
+    // The guest's /tmp is empty but for what is named: a source tree or a build folder below it has to be.
+    command
+        .arg("-s")
+        .arg(tree)
+        .arg("-s")
+        .arg(&bin_dir)
+        .arg("--")
+        .arg(&program)
+        .args(env::args_os().skip(1).collect::<Vec<OsString>>());
     Err(command.exec()).with_context(|| format!("start {}", script("run").display()))
 }

@@ -111,9 +111,10 @@ fn a_drain_goes_on_after_a_restart() -> Result<()> {
 }
 
 /// Everything that the proxy has in the kernel, with the handles and indexes that a remade object would not keep.
+/// IPv6 is left out: the kernel drops the mark `tentative` of its own link-local addresses when a second has passed.
 fn kernel_state(host: &Host) -> Result<String> {
     let mut text = servers(host)?.join("\n");
-    for words in [&["nft", "-a", "list", "ruleset"][..], &["ip", "-o", "address"], &["ip", "-o", "link"]] {
+    for words in [&["nft", "-a", "list", "ruleset"][..], &["ip", "-4", "-o", "address"], &["ip", "-o", "link"]] {
         text.push_str(&host.run(words)?.stdout);
     }
     Ok(text)
@@ -127,7 +128,8 @@ fn a_restart_changes_nothing() -> Result<()> {
     let mut kept = Kept::open(nodes.node()?)?;
     let name = kept.ask()?;
     ensure!(proxy.terminate(SOON)?.success());
-    ensure!(kernel_state(nodes.node()?)? == before, "the end of the program touched the kernel");
+    let ended = kernel_state(nodes.node()?)?;
+    ensure!(ended == before, "the end of the program touched the kernel; before:\n{before}\nafter:\n{ended}");
     ensure!(kept.ask()? == name);
     let _proxy = nodes.proxy()?;
     eventually(SOON, || {
