@@ -36,6 +36,26 @@ fn connections_spread_evenly_and_only_pods_keep_their_source() -> Result<()> {
     Ok(())
 }
 
+fn no_packet_leaves_with_the_masquerade_mark() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = nodes.proxy()?;
+    let probe = "table ip probe {
+        chain before { type filter hook postrouting priority 50; meta mark & 0x4000 == 0x4000 counter; }
+        chain behind { type filter hook postrouting priority 300; meta mark & 0x4000 == 0x4000 counter; }
+    }";
+    nodes.node()?.command("nft").args(["-f", "-"]).input(probe).run()?;
+    spread(nodes.node()?, 4)?;
+    spread(nodes.outside()?, 4)?;
+    let marked = |chain: &str| -> Result<bool> {
+        let text = nodes.node()?.run(&["nft", "list", "chain", "ip", "probe", chain])?.stdout;
+        Ok(!text.contains("counter packets 0 "))
+    };
+    // A tunnel's own packet would inherit the mark and be masqueraded as well.
+    ensure!(marked("before")? && !marked("behind")?, "before {}, behind {}", marked("before")?, marked("behind")?);
+    Ok(())
+}
+
 fn dns(endpoints: &[&str]) -> String {
     let mut text = "apiVersion: v1\nkind: Service\nmetadata: {name: dns}\n\
         spec: {clusterIP: 192.168.0.53, ports: [{name: dns, port: 53, protocol: UDP}]}\n---\n\
@@ -138,6 +158,7 @@ fn main() -> ExitCode {
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
             connections_spread_evenly_and_only_pods_keep_their_source,
+            no_packet_leaves_with_the_masquerade_mark,
             a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
             a_flow_that_began_before_its_service_reaches_it_at_last,
             a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
