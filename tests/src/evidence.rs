@@ -22,8 +22,9 @@ pub(crate) fn clear() {
     RECORDS.with_borrow_mut(Vec::clear);
 }
 
-/// The end of every log, in the order of starting, for a failed test.
-pub(crate) fn report() -> String {
+/// The end of the log of every process that this thread has started, in the order of starting: what a failed test shows.
+#[must_use]
+pub fn report() -> String {
     RECORDS.with_borrow(|records| {
         records
             .iter()

@@ -79,6 +79,7 @@ pub use cluster::Cluster;
 pub use command::{Command, Output};
 pub use deadline::{eventually, throughout};
 pub use etcd::Etcd;
+pub use evidence::report as logs;
 pub use host::Host;
 pub use need::Need;
 pub use place::Place;

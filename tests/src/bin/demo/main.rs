@@ -28,9 +28,12 @@ struct Options {
 fn main() -> ExitCode {
     match run() {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => {
+            eprintln!("{}", lab::logs());
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!("demo: {error:#}");
+            eprintln!("demo: {error:#}\n{}", lab::logs());
             ExitCode::FAILURE
         }
     }
