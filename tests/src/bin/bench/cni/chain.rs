@@ -3,7 +3,7 @@
 //! Invariant: the time told is from the start of a plugin to its end and the end of its output, summed over the chain; what a runtime
 //! does between two plugins (decoding the result, composing the next input) is left out, the same for every chain.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -145,7 +145,11 @@ pub(crate) fn timed(mut command: Command, input: &[u8]) -> Result<(Duration, Vec
     let started = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input)?;
+        match stdin.write_all(input) {
+            // A program may end without reading, as for VERSION; Go's os/exec, hence libcni, makes nothing of it either.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
     }
     if let Some(mut stdout) = child.stdout.take() {
         stdout.read_to_end(&mut output)?;
