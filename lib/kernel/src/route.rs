@@ -86,7 +86,7 @@ impl Rtnl {
         flags: u16,
         indexes: &mut Indexes,
     ) -> Result<Operation, KernelError> {
-        let op = "set route";
+        let op = "set";
         let mut message = message(key);
         message.header.kind = route_type(route.kind);
         message.header.protocol = RouteProtocol::from(route.protocol);
@@ -122,7 +122,7 @@ fn remove(key: &RouteKey, value: &Route) -> Operation {
     message.header.kind = route_type(value.kind);
     message.header.protocol = RouteProtocol::from(value.protocol);
     let message = encode(&RouteNetlinkMessage::DelRoute(message), 0);
-    Operation { op: "delete route", object: format!("{key} {value}"), message }
+    Operation { op: "delete", object: format!("{key} {value}"), message }
 }
 
 fn row(frame: &Frame, indexes: &Indexes) -> Option<(RouteKey, Route)> {
