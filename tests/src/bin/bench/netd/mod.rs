@@ -43,7 +43,6 @@ struct Figures {
     restart: Samples,
     changes: usize,
     processor: Vec<Duration>,
-    resident: u64,
     most_resident: u64,
     busy: usize,
 }
@@ -85,14 +84,13 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
         ]
     };
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
-    let head = ["leases", "processor", "resident, MiB", "most, MiB", "restart", "least–most", "kernel changes"];
+    let head = ["leases", "processor", "memory, most, MiB", "restart", "least–most", "kernel changes"];
     let row = |(leases, figures): &(usize, Figures)| {
         let mut processor = Samples::default();
         figures.processor.iter().for_each(|time| processor.push(*time));
         vec![
             leases.to_string(),
             ms(processor.median()),
-            format!("{:.1}", machine::mebibytes(figures.resident)),
             format!("{:.1}", machine::mebibytes(figures.most_resident)),
             ms(figures.restart.median()),
             spread(&figures.restart),
@@ -140,7 +138,6 @@ fn one_round(cluster: &Cluster, etcd: &Etcd, leases: usize, figures: &mut Figure
     let usage: Usage = usage::of(daemon.pid())?;
     figures.start.push(took);
     figures.processor.push(usage.processor);
-    figures.resident = figures.resident.max(usage.resident);
     figures.most_resident = figures.most_resident.max(usage.most_resident);
     end(&daemon)?;
     floor(cluster.host("floor")?, &entries, figures)?;

@@ -47,7 +47,7 @@ struct Figures {
     ipvsadm: Samples,
     restart: Samples,
     processor: Samples,
-    resident: u64,
+    most_resident: u64,
 }
 
 /// Goes on inside the lab kernel when the running one has no IPVS.
@@ -96,12 +96,12 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
     };
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
     report.section("ipvs-proxy: what it used until then, and a restart with nothing to change");
-    let head = ["Services", "processor", "resident, MiB", "restart", "least–most"];
+    let head = ["Services", "processor", "memory, most, MiB", "restart", "least–most"];
     let row = |(services, figures): &(usize, Figures)| {
         vec![
             services.to_string(),
             ms(figures.processor.median()),
-            format!("{:.1}", machine::mebibytes(figures.resident)),
+            format!("{:.1}", machine::mebibytes(figures.most_resident)),
             ms(figures.restart.median()),
             spread(&figures.restart),
         ]
@@ -132,7 +132,7 @@ fn one_round(services: usize, figures: &mut Figures) -> Result<()> {
     figures.start.push(took);
     let usage: Usage = usage::of(daemon.pid())?;
     figures.processor.push(usage.processor);
-    figures.resident = figures.resident.max(usage.most_resident);
+    figures.most_resident = figures.most_resident.max(usage.most_resident);
     floor(node, cluster.host("floor")?, services, figures)?;
     changes(node, &store, services, figures)?;
     ensure!(daemon.terminate(LIMIT)?.success(), "ipvs-proxy failed at its end:\n{}", daemon.log());
