@@ -12,6 +12,8 @@ pub enum Role {
     Native,
     /// `flannel`: what flannel's plugin and its delegates do, from flannel's configuration.
     Flannel,
+    /// `bridge`: the reference bridge plugin with host-local inside; everything comes from the configuration.
+    Bridge,
     /// `portmap`: host ports, chained behind another plugin.
     Portmap,
     /// `loopback`: sets `lo` up.
@@ -20,9 +22,10 @@ pub enum Role {
 
 impl Role {
     /// Every role with its name.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::Native, "netd-cni"),
         (Self::Flannel, "flannel"),
+        (Self::Bridge, "bridge"),
         (Self::Portmap, "portmap"),
         (Self::Loopback, "loopback"),
     ];
@@ -57,6 +60,8 @@ mod tests {
             ("/opt/cni/bin/netd-cni", "netd-cni", Role::Native),
             ("/opt/cni/bin/netd-cni", "flannel", Role::Flannel),
             ("netd-cni-1.2", "portmap", Role::Portmap),
+            ("/opt/cni/bin/bridge", "bridge", Role::Bridge),
+            ("/opt/cni/bin/netd-cni", "bridge", Role::Bridge),
         ] {
             assert_eq!(Role::of(program, kind).unwrap(), role, "{program} {kind}");
         }

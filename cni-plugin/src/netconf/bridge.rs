@@ -21,6 +21,8 @@ pub struct BridgeConf {
     pub bridge: IfName,
     /// Nobody named the bridge: another one that has the gateway's address already is as good.
     pub may_adopt: bool,
+    /// The subnet is this node's lease: an empty bridge with another address has it from a former lease.
+    pub is_leased: bool,
     /// The bridge holds the gateway's addresses, and the node forwards.
     pub gateway: bool,
     /// The Pod's default routes lead to the gateway.
@@ -72,6 +74,7 @@ impl BridgeConf {
         let mut conf = Self {
             bridge,
             may_adopt,
+            is_leased: true,
             gateway: flag("isGateway")? || default_gateway,
             default_gateway,
             force_address: flag("forceAddress")?,
@@ -183,8 +186,15 @@ fn ipam(
     args: &CniArgs,
     runtime: &RuntimeConfig,
 ) -> Result<Option<IpamConf>, CniError> {
-    let section = fields.take_object("ipam")?.filter(|section| !section.is_empty());
-    section.map(|section| IpamConf::parse(section, &from_args.ips, args, runtime)).transpose()
+    let Some(mut section) = fields.take_object("ipam")? else { return Ok(None) };
+    let path = section.path_of("type");
+    match section.take_text("type")?.as_deref() {
+        Some("host-local") => IpamConf::parse(section, &from_args.ips, args, runtime).map(Some),
+        None | Some("") if section.is_empty() => Ok(None),
+        // Without a type the bridge plugin stays in layer 2 and ignores the rest of the section.
+        None | Some("") => Err(CniError::invalid_field(&path, "is missing", "host-local, or no other key in ipam")),
+        Some(kind) => Err(unsupported(&path, kind).details("accepted is host-local")),
+    }
 }
 
 #[cfg(test)]
@@ -209,7 +219,7 @@ mod tests {
     fn options_are_read_and_default_gateway_implies_gateway() {
         let conf = parse(json!({"bridge": "cbr0", "isDefaultGateway": true, "hairpinMode": true, "mtu": 1450,
             "ipMasq": false, "forceAddress": true, "portIsolation": true, "dns": {"nameservers": ["192.168.0.2"]},
-            "ipam": {"ranges": [[{"subnet": "172.7.21.0/24"}]]}}))
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "172.7.21.0/24"}]]}}))
         .unwrap();
         assert!(conf.gateway && conf.default_gateway && conf.hairpin && conf.force_address && conf.isolated);
         assert_eq!((conf.bridge.as_str(), conf.mtu), ("cbr0", Some(1450)));
@@ -254,7 +264,8 @@ mod tests {
     fn contradictions_and_bad_values_are_refused() {
         for value in [
             json!({"hairpinMode": true, "promiscMode": true}),
-            json!({"disableContainerInterface": true, "ipam": {"subnet": "10.0.0.0/24"}}),
+            json!({"disableContainerInterface": true, "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}}),
+            json!({"ipam": {"subnet": "10.0.0.0/24"}}),
             json!({"mtu": 67}),
             json!({"mtu": 65536}),
             json!({"bridge": "name/with/slashes"}),

@@ -22,6 +22,8 @@ pub struct LinkFact {
     pub mac: Option<MacAddr>,
     /// Up.
     pub up: bool,
+    /// It receives frames for any hardware address.
+    pub promiscuous: bool,
     /// It is a veth.
     pub is_veth: bool,
     /// It is a bridge.
@@ -66,6 +68,8 @@ pub struct Expected<'a> {
     pub has_ipam: bool,
     /// The Pod's end must be up.
     pub pod_up: bool,
+    /// The bridge must receive frames for any hardware address; another network may want it where this one does not.
+    pub promiscuous: bool,
     /// Elements that its host ports need.
     pub elements: &'a BTreeMap<ElementKey, Element>,
 }
@@ -139,6 +143,9 @@ fn links(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
     if !bridge.is_bridge {
         found.push(format!("link {} is not a bridge", expected.bridge));
     }
+    if expected.promiscuous && !bridge.promiscuous {
+        found.push(format!("bridge {} is not in promiscuous mode (promiscMode)", expected.bridge));
+    }
     if host.master != Some(bridge.index) {
         found.push(format!("host end {host_name} is not a port of bridge {}", expected.bridge));
     }
@@ -205,6 +212,7 @@ mod tests {
             index,
             mac: Some(mac.parse().unwrap()),
             up: true,
+            promiscuous: is_bridge,
             is_veth: !is_bridge,
             is_bridge,
             master,
@@ -235,6 +243,7 @@ mod tests {
             result: &result,
             has_ipam: true,
             pod_up: true,
+            promiscuous: true,
             elements: &elements,
         };
         differences(&expected, facts)
@@ -256,7 +265,7 @@ mod tests {
     #[test]
     fn each_damage_is_told_in_its_own_words() {
         type Damage = fn(&mut Facts);
-        let cases: [(Damage, &str); 11] = [
+        let cases: [(Damage, &str); 12] = [
             (|f| f.bridge = None, "bridge cbr0 is missing"),
             (|f| f.host = None, "host end"),
             (|f| f.pod = None, "interface eth0 is missing"),
@@ -265,6 +274,7 @@ mod tests {
             (|f| f.host.as_mut().unwrap().master = None, "is not a port of bridge cbr0"),
             (|f| f.host.as_mut().unwrap().peer = Some(9), "is not the other end of"),
             (|f| f.bridge.as_mut().unwrap().is_bridge = false, "link cbr0 is not a bridge"),
+            (|f| f.bridge.as_mut().unwrap().promiscuous = false, "bridge cbr0 is not in promiscuous mode"),
             (|f| f.addresses.clear(), "address 172.7.21.2/24 is missing on eth0"),
             (|f| f.reserved.clear(), "address 172.7.21.2 is not reserved"),
             (|f| drop(f.routes.remove(0)), "route 0.0.0.0/0 via 172.7.21.1 is missing"),

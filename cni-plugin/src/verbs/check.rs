@@ -41,6 +41,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
         result: &result,
         has_ipam: network.bridge.ipam.is_some(),
         pod_up: !network.bridge.interface_disabled,
+        promiscuous: network.bridge.promiscuous,
         elements: &elements,
     };
     let facts = observe(&network, &expected, bridge.as_ref(), call)?;
@@ -114,6 +115,7 @@ fn fact(state: &LinkState) -> LinkFact {
         index: state.index,
         mac: state.link.mac,
         up: state.link.up,
+        promiscuous: state.promiscuous,
         is_veth: state.link.kind == LinkKind::Veth,
         is_bridge: matches!(state.link.kind, LinkKind::Bridge(_)),
         master: state.master_index,

@@ -1,4 +1,4 @@
-//! The network a call is for: the configuration, completed from the subnet file.
+//! The network a call is for: the configuration, completed from the subnet file; the `bridge` name's is complete itself.
 //!
 //! ADD, CHECK and STATUS need all of it and fail when something is wrong. DEL and GC need to know where state is kept
 //! and nothing else: [`Places`] is found in whatever can be read, because a node must be able to clean up after a
@@ -50,7 +50,32 @@ impl Network {
     /// # Errors
     /// Code 11 when the subnet file is not there yet, 7 when it or the configuration is invalid, 2 for an option that
     /// is not honoured.
-    pub fn load(mut conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
+    pub fn load(conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
+        let network = match role {
+            Role::Bridge => Self::configured(conf, args)?,
+            _ => Self::leased(conf, role, args)?,
+        };
+        network.check_version()?;
+        Ok(network)
+    }
+
+    /// A network whose configuration says everything.
+    fn configured(mut conf: NetConf, args: &CniArgs) -> Result<Self, CniError> {
+        let state_dir = conf.fields.take_text("stateDir")?.filter(|dir| !dir.is_empty());
+        let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: true })?;
+        let bridge = BridgeConf::parse(conf.fields, "cni0", &[], args, &runtime)?;
+        Ok(Self {
+            name: conf.name,
+            version: conf.version,
+            bridge: BridgeConf { may_adopt: false, is_leased: false, ..bridge },
+            state_dir: PathBuf::from(state_dir.as_deref().unwrap_or(record::DEFAULT_DIR)),
+            ports: None,
+            flannel_state: None,
+        })
+    }
+
+    /// A network whose subnet is this node's lease.
+    fn leased(mut conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
         let native = role == Role::Native;
         let portmap = if native { Some(PortmapConf::take(&mut conf.fields)?) } else { None };
         let flannel = match role {
@@ -69,16 +94,14 @@ impl Network {
             args,
             &runtime,
         )?;
-        let network = Self {
+        Ok(Self {
             name: conf.name,
             version: conf.version,
             bridge,
             state_dir: flannel.state_dir,
             ports: portmap.map(|portmap| (portmap, runtime.port_mappings)),
             flannel_state: (role == Role::Flannel).then_some((flannel.data_dir, content)),
-        };
-        network.check_version()?;
-        Ok(network)
+        })
     }
 
     /// Looks for the network's bridge. Where nobody named it and the usual one is not there, another bridge that already

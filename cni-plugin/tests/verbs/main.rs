@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod attach;
+mod bridge;
 mod chain;
 mod crash;
 mod former;
@@ -27,6 +28,8 @@ fn main() {
     }
     let groups = [
         attach::TESTS,
+        bridge::table::TESTS,
+        bridge::TESTS,
         chain::TESTS,
         crash::TESTS,
         leases::TESTS,

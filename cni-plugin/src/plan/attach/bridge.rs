@@ -7,6 +7,7 @@ use netstate::{IfName, Prefix};
 
 use super::{Attach, BridgeState, Facts, Surroundings};
 use crate::error::{CniError, Code};
+use crate::ipam::RangeSet;
 use crate::plan::{Cidr, Step, parameter};
 
 impl Attach<'_> {
@@ -42,11 +43,11 @@ impl Attach<'_> {
     pub(super) fn gateway_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
         let bridge = &self.conf.bridge;
         let present = facts.bridge.as_ref().map_or(&[][..], |state| &state.addresses);
-        let gateways = self.gateways();
+        let (gateways, own) = (self.gateways(), self.configured_gateways());
         let mut steps = Vec::new();
         for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
             self.check_other_bridges(gateway, &facts.surroundings)?;
-            for foreign in present.iter().filter(|cidr| conflicts(**cidr, *gateway) && !gateways.contains(cidr)) {
+            for foreign in present.iter().filter(|cidr| conflicts(**cidr, *gateway) && !own.contains(cidr)) {
                 self.check_replaceable(*foreign, *gateway, &facts.surroundings)?;
                 let step = Step::RemoveBridgeAddress(bridge.clone(), *foreign);
                 if !steps.contains(&step) {
@@ -65,6 +66,12 @@ impl Attach<'_> {
         Ok(steps)
     }
 
+    /// The gateways of all ranges: a pool of several subnets has several, and each Pod needs one of them.
+    fn configured_gateways(&self) -> Vec<Cidr> {
+        let ranges = self.conf.ipam.iter().flat_map(|ipam| &ipam.sets).flat_map(RangeSet::ranges);
+        ranges.map(|range| (range.gateway(), range.subnet().len())).collect()
+    }
+
     /// Two bridges with one subnet break routing for every Pod on either of them.
     fn check_other_bridges(&self, gateway: &Cidr, surroundings: &Surroundings) -> Result<(), CniError> {
         let Ok(subnet) = Prefix::new(gateway.0, gateway.1) else { return Ok(()) };
@@ -78,13 +85,15 @@ impl Attach<'_> {
 
     /// A lease that changed replaces the address of an empty bridge; with Pods on it only `forceAddress` may.
     fn check_replaceable(&self, (addr, len): Cidr, gateway: Cidr, around: &Surroundings) -> Result<(), CniError> {
-        if self.conf.force_address || !around.has_ports {
+        if self.conf.force_address || (self.conf.is_leased && !around.has_ports) {
             return Ok(());
         }
         let (bridge, wanted, bits) = (self.conf.bridge.as_str(), gateway.0, gateway.1);
         let msg = format!("{bridge:?} already has an IP address different from {wanted}/{bits}: {addr}/{len}");
-        Err(CniError::new(Code::InvalidConfig, msg)
-            .details("Pods of the former subnet are still on it: remove them, or set forceAddress"))
+        Err(CniError::new(Code::InvalidConfig, msg).details(match self.conf.is_leased {
+            true => "Pods of the former subnet are still on it: remove them, or set forceAddress",
+            false => "take that address off, choose another name with the option bridge, or set forceAddress",
+        }))
     }
 }
 

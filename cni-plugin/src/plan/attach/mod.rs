@@ -16,7 +16,7 @@ use super::hostports::HostPorts;
 use super::{Cidr, End, Step, masquerade};
 use crate::attachment::{Attachment, mac_of_address};
 use crate::error::CniError;
-use crate::ipam::Reservation;
+use crate::ipam::{Range, RangeSet, Reservation};
 use crate::netconf::BridgeConf;
 use crate::result::{AddResult, Dns, Interface, IpConfig};
 
@@ -156,7 +156,11 @@ impl Attach<'_> {
         let Some(networks) = self.conf.masquerade.as_ref().filter(|_| !self.reservations.is_empty()) else {
             return Ok(None);
         };
-        let subnets: Vec<Prefix> = self.reservations.iter().filter_map(|r| Prefix::new(r.addr, r.len).ok()).collect();
+        // Those of every range, not of this Pod's addresses: the table is one for all Pods of the network.
+        let ranges = self.conf.ipam.iter().flat_map(|ipam| &ipam.sets).flat_map(RangeSet::ranges);
+        let mut subnets: Vec<Prefix> = ranges.map(Range::subnet).collect();
+        subnets.sort();
+        subnets.dedup();
         let unnameable =
             || CniError::invalid_field("name", self.network, "a name that is short enough for an nft table");
         masquerade::ruleset(self.network, &subnets, networks).map(Some).ok_or_else(unnameable)
@@ -212,7 +216,7 @@ mod tests {
 
     fn stock() -> Value {
         json!({"isDefaultGateway": true, "hairpinMode": true, "mtu": 1450,
-               "ipam": {"ranges": [[{"subnet": "172.7.21.0/24"}]], "routes": [{"dst": "172.7.0.0/16"}]}})
+               "ipam": {"type": "host-local", "ranges": [[{"subnet": "172.7.21.0/24"}]], "routes": [{"dst": "172.7.0.0/16"}]}})
     }
 
     fn reservation(addr: &str, len: u8, gateway: &str) -> Reservation {
@@ -305,7 +309,7 @@ mod tests {
     #[test]
     fn ipv6_addresses_conflict_only_when_their_subnets_overlap() {
         let reservations = [reservation("fd00:21::2", 64, "fd00:21::1")];
-        let conf = conf(json!({"isGateway": true, "ipam": {"subnet": "fd00:21::/64"}}));
+        let conf = conf(json!({"isGateway": true, "ipam": {"type": "host-local", "subnet": "fd00:21::/64"}}));
         let plan = |present: &str| {
             let addresses = vec![(present.parse().unwrap(), 64), ("10.0.0.1".parse().unwrap(), 24)];
             let mut facts = Facts { bridge: Some(BridgeState { addresses, ..bridge() }), ..Facts::default() };

@@ -41,6 +41,8 @@ pub struct LinkState {
     pub peer_netns_id: Option<i32>,
     /// The link carries traffic (IFF_RUNNING).
     pub running: bool,
+    /// It receives frames for any hardware address because somebody said so (IFF_PROMISC).
+    pub promiscuous: bool,
 }
 
 impl Rtnl {

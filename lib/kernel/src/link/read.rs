@@ -59,6 +59,7 @@ pub(super) fn state(frame: &Frame) -> Option<LinkState> {
         lower_index: number(IFLA_LINK).or_else(|| vxlan_lower(find(IFLA_LINKINFO)?)).filter(|index| *index != 0),
         peer_netns_id: number(IFLA_LINK_NETNSID).map(u32::cast_signed),
         running: flags.contains(LinkFlags::Running),
+        promiscuous: flags.contains(LinkFlags::Promisc),
     })
 }
 
