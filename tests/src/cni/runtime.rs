@@ -103,6 +103,14 @@ impl Runtime {
         Ok(result)
     }
 
+    /// The attachments of a network that libcni's cache knows.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub fn cached(&self, network: &Network) -> Result<Vec<Attachment>> {
+        cache::list(&self.host, network)
+    }
+
     /// CHECK through the chain, with the cached result of ADD.
     ///
     /// # Errors

@@ -1,0 +1,118 @@
+//! Debian's containerd on one machine, driven by its `ctr`.
+//!
+//! Invariant: the daemon ends with its value. Containers run under `crun` without control groups and on copies of files
+//! (snapshotter `native`), so they need nothing of the kernel but namespaces.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Command, Host, Process, eventually};
+
+use super::image;
+
+const CONFIG: &str = r#"
+version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+"#;
+
+const RUNTIME: &str = "/run/crun-without-cgroups";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A running containerd.
+pub(crate) struct Containerd {
+    host: Host,
+    daemon: Process,
+}
+
+/// A container in the foreground: `ctr` waits for it and deletes its network when it ends.
+pub(crate) struct Foreground {
+    name: String,
+    ctr: Process,
+}
+
+impl Containerd {
+    /// Starts the daemon and loads the image.
+    pub(crate) fn start(host: &Host) -> Result<Self> {
+        host.write("/run/containerd.toml", CONFIG)?;
+        host.write(RUNTIME, "#!/bin/sh\nexec crun --cgroup-manager=disabled \"$@\"\n")?;
+        fs::set_permissions(host.path(RUNTIME), fs::Permissions::from_mode(0o755))?;
+        image::build(host)?;
+        let daemon = host.command("containerd").args(["--config", "/run/containerd.toml"]).start("containerd")?;
+        let containerd = Self { host: host.clone(), daemon };
+        eventually(LIMIT, || {
+            ensure!(containerd.daemon.is_running(), "containerd has ended");
+            containerd.ctr(&["version"])
+        })?;
+        containerd.ctr(&["images", "import", "--snapshotter=native", image::ARCHIVE])?;
+        Ok(containerd)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        self.host.command("ctr").args(words).limit(LIMIT)
+    }
+
+    /// Runs `ctr` to its end and gives what it printed.
+    pub(crate) fn ctr(&self, words: &[&str]) -> Result<String> {
+        Ok(self.command(words).run()?.stdout.trim().to_owned())
+    }
+
+    fn run(&self, name: &str, mode: &str) -> Command {
+        let cni = ["--cni", "--snapshotter=native", "--cgroup=", "--runc-binary", RUNTIME, image::NAME, name];
+        self.command(&["run", mode]).args(cni)
+    }
+
+    /// Starts a container whose network `ctr` deletes when it ends.
+    pub(crate) fn foreground(&self, name: &str) -> Result<Foreground> {
+        let ctr = self.run(name, "--rm").start(&format!("ctr run {name}"))?;
+        let container = Foreground { name: name.to_owned(), ctr };
+        eventually(LIMIT, || {
+            ensure!(container.ctr.is_running(), "ctr has ended");
+            let tasks = self.ctr(&["tasks", "list"])?;
+            let runs = tasks.lines().any(|line| line.starts_with(name) && line.ends_with("RUNNING"));
+            ensure!(runs, "{tasks}");
+            Ok(())
+        })?;
+        Ok(container)
+    }
+
+    /// Starts a container that `ctr` does not wait for.
+    pub(crate) fn detached(&self, name: &str) -> Result<()> {
+        self.run(name, "--detach").run().map(drop)
+    }
+
+    /// Kills a container.
+    pub(crate) fn kill(&self, name: &str) -> Result<()> {
+        self.ctr(&["tasks", "kill", "--signal=SIGKILL", name]).map(drop)
+    }
+
+    /// Kills a container and waits until `ctr` has cleaned up after it.
+    pub(crate) fn end(&self, container: &Foreground) -> Result<()> {
+        self.kill(&container.name)?;
+        container.ctr.wait(LIMIT)?;
+        let log = container.ctr.log();
+        ensure!(!log.contains("failed"), "ctr could not clean up: {log}");
+        Ok(())
+    }
+
+    /// Runs a program in a container.
+    pub(crate) fn exec(&self, name: &str, words: &[&str]) -> Result<String> {
+        self.ctr(&[&["tasks", "exec", "--exec-id", "question", name], words].concat())
+    }
+
+    /// The address of a container's `eth0`.
+    pub(crate) fn address(&self, name: &str) -> Result<Ipv4Addr> {
+        let printed = self.exec(name, &["ip", "-o", "-4", "address", "show", "dev", "eth0"])?;
+        let address = printed.split_whitespace().nth(3).and_then(|address| address.split('/').next());
+        address.and_then(|address| address.parse().ok()).with_context(|| format!("address of {name}: {printed:?}"))
+    }
+
+    /// What the server at `url` answers to a container, as [`super::ask`].
+    pub(crate) fn ask(&self, name: &str, url: &str) -> Result<String> {
+        image::answer(&self.exec(name, &image::question(url))?)
+    }
+}

@@ -1,0 +1,53 @@
+//! An image made from Debian's static busybox: a web server that tells whom it saw, and the clients to ask it.
+//!
+//! Invariant: nothing is fetched. The archive is of docker's form (`manifest.json`, one layer), which podman and containerd
+//! both load, and is made on the machine that uses it.
+
+use anyhow::{Context, Result};
+use lab::Host;
+use serde_json::json;
+
+/// Name of the image.
+pub(crate) const NAME: &str = "docker.io/library/web:lab";
+/// Where the archive lies on the machine.
+pub(crate) const ARCHIVE: &str = "/run/image/web.tar";
+
+/// httpd gives the client's address to a CGI program in REMOTE_ADDR.
+const WHO: &str = "#!/bin/sh\necho\necho \"$REMOTE_ADDR $(hostname)\"\n";
+
+/// Asks such a program. Debian's static busybox crashes in its wget (name service without libraries); nc does without.
+const ASK: &str = "#!/bin/sh\nprintf 'GET /cgi-bin/who HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $1 $2\n";
+
+/// Makes the archive.
+pub(crate) fn build(host: &Host) -> Result<()> {
+    host.write("/run/image/root/www/cgi-bin/who", WHO)?;
+    host.write("/run/image/root/bin/ask", ASK)?;
+    let layer = "cd /run/image && cp /bin/busybox root/bin/ && chmod 755 root/www/cgi-bin/who root/bin/ask && \
+        for name in $(busybox --list); do [ -e root/bin/$name ] || ln -s busybox root/bin/$name; done && \
+        tar -C root --owner=0 --group=0 --mtime=@0 -cf layer.tar . && rm -r root && sha256sum layer.tar | cut -d' ' -f1";
+    let digest = host.run(&["sh", "-c", layer]).context("make the layer of the image (busybox-static, tar)")?.stdout;
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["httpd", "-f", "-p", "80", "-h", "/www"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest.trim())]},
+    });
+    let manifest = json!([{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]);
+    host.write("/run/image/config.json", config.to_string())?;
+    host.write("/run/image/manifest.json", manifest.to_string())?;
+    host.run(&["tar", "-C", "/run/image", "-cf", ARCHIVE, "manifest.json", "config.json", "layer.tar"])?;
+    Ok(())
+}
+
+/// The command with which a container asks the server at `url` (`172.7.21.2` or `10.4.7.21:8080`).
+pub(crate) fn question(url: &str) -> [&str; 3] {
+    let (address, port) = url.split_once(':').unwrap_or((url, "80"));
+    ["ask", address, port]
+}
+
+/// `172.7.21.2 web` of an answer that ends in `[::ffff:172.7.21.2] web`: httpd listens on one socket for both families.
+pub(crate) fn answer(printed: &str) -> Result<String> {
+    let last = printed.lines().rfind(|line| line.starts_with("[::ffff:"));
+    let last = last.with_context(|| format!("not the server's answer: {printed:?}"))?;
+    Ok(last.trim().replace("[::ffff:", "").replace(']', ""))
+}

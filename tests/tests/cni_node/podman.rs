@@ -1,0 +1,85 @@
+//! Debian's podman with its CNI back end, on one machine.
+//!
+//! Invariant: podman finds the machine's own plugins only, works without control groups, and stores copies of files (`vfs`),
+//! so it needs nothing of the kernel but namespaces.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::{Command, Host};
+
+use super::image;
+
+const CONFIG: &str = r#"
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["/opt/cni/bin"]
+network_config_dir = "/etc/cni/net.d"
+default_network = "cbr0"
+[engine]
+runtime = "crun"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+lock_type = "file"
+[containers]
+cgroups = "disabled"
+log_driver = "k8s-file"
+"#;
+
+/// A first start unpacks and sets up its database; generous for a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// podman on a machine.
+pub(crate) struct Podman {
+    host: Host,
+}
+
+impl Podman {
+    /// Configures podman on a machine and loads the image.
+    pub(crate) fn set_up(host: &Host) -> Result<Self> {
+        host.write("/etc/containers/containers.conf", CONFIG)?;
+        image::build(host)?;
+        let podman = Self { host: host.clone() };
+        podman.run(&["load", "-q", "-i", image::ARCHIVE])?;
+        Ok(podman)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        self.host.command("podman").args(["--storage-driver=vfs"]).args(words).limit(LIMIT)
+    }
+
+    /// Runs podman to its end and gives what it printed.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
+        Ok(self.command(words).run()?.stdout.trim().to_owned())
+    }
+
+    /// Starts a container of the image with its server.
+    pub(crate) fn start(&self, name: &str, options: &[&str]) -> Result<Ipv4Addr> {
+        let words = [&["run", "-d", "--name", name, "--hostname", name], options, &[image::NAME]];
+        self.run(&words.concat())?;
+        self.address(name)
+    }
+
+    /// The address that podman knows of a container.
+    pub(crate) fn address(&self, name: &str) -> Result<Ipv4Addr> {
+        let form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        let printed = self.run(&["inspect", "-f", form, name])?;
+        printed.parse().with_context(|| format!("address of container {name}: {printed:?}"))
+    }
+
+    /// Runs a program in a container.
+    pub(crate) fn exec(&self, name: &str, words: &[&str]) -> Result<String> {
+        self.run(&[&["exec", name], words].concat())
+    }
+
+    /// What the server at `url` answers to a container, as [`super::ask`].
+    pub(crate) fn ask(&self, name: &str, url: &str) -> Result<String> {
+        image::answer(&self.exec(name, &image::question(url))?)
+    }
+
+    /// Ends and removes a container.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        self.run(&["rm", "-f", "-t", "0", name]).map(drop)
+    }
+}
