@@ -72,15 +72,28 @@ pub fn data_dir(fields: &mut Fields) -> Result<PathBuf, CniError> {
     Ok(PathBuf::from(dir.as_deref().unwrap_or(store::DEFAULT_DIR)))
 }
 
-/// A route of the configuration. Its own MTU and MSS are not installed, so asking for them is refused: the stock bridge
-/// plugin repeats them in its result and leaves them out of the kernel.
+/// Largest route MTU and TCP segment in bytes: the kernel cuts down what is larger (net/ipv4/metrics.c).
+const ROUTE_MTU_MAX: u32 = 65_520;
+const ROUTE_ADVMSS_MAX: u32 = 65_495;
+
+/// A route of the configuration. All it says is installed; the stock bridge plugin repeats `mtu` and `advmss` in its
+/// result and leaves them out of the kernel.
 fn route(mut fields: Fields) -> Result<ResultRoute, CniError> {
     let path = fields.path_of("gw");
-    let (mtu, advmss) = (fields.path_of("mtu"), fields.path_of("advmss"));
+    let (mtu, advmss, scope) = (fields.path_of("mtu"), fields.path_of("advmss"), fields.path_of("scope"));
     let route = parse_route(&mut fields)?;
-    for (path, value) in [(mtu, route.mtu), (advmss, route.advmss)] {
-        if let Some(value) = value {
-            return Err(unsupported(&path, &value.to_string()));
+    for (path, value, max) in [(mtu, route.mtu, ROUTE_MTU_MAX), (advmss, route.advmss, ROUTE_ADVMSS_MAX)] {
+        if let Some(value) = value.filter(|value| *value > max) {
+            return Err(CniError::invalid_field(&path, &value.to_string(), &format!("a number of bytes up to {max}")));
+        }
+    }
+    match (route.scope, route.gw) {
+        (None | Some(0), _) | (Some(253 | 254), None) => {}
+        (Some(253 | 254), Some(_)) => {
+            return Err(CniError::invalid_field(&scope, "link and host scope have no gateway", "0, or no gw"));
+        }
+        (Some(other), _) => {
+            return Err(CniError::invalid_field(&scope, &other.to_string(), "0 (universe), 253 (link) or 254 (host)"));
         }
     }
     if let Some(gw) = route.gw.filter(|gw| gw.is_ipv4() != route.dst.is_ipv4()) {
@@ -236,6 +249,13 @@ mod tests {
             (json!({"ranges": [{"subnet": "10.0.0.0/24"}]}), "ipam.ranges[0]:"),
             (json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "gw": "10.0.0.1"}]}), "ipam.routes[0].gw"),
             (json!({"gateway": "10.0.0.1"}), "ipam.subnet: is missing"),
+            (json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "mtu": 65521}]}), "ipam.routes[0].mtu"),
+            (json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "advmss": 65496}]}), "ipam.routes[0].advmss"),
+            (json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "scope": 200}]}), "ipam.routes[0].scope"),
+            (
+                json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "10.9.0.0/16", "gw": "10.0.0.1", "scope": 253}]}),
+                "ipam.routes[0].scope",
+            ),
         ] {
             let error = parse(value).unwrap_err();
             assert!(error.code == Code::InvalidConfig && error.msg.contains(text), "{error} lacks {text}");
@@ -246,11 +266,7 @@ mod tests {
     fn what_cannot_be_honoured_is_refused() {
         for (value, key) in [
             (json!({"type": "dhcp"}), "ipam.type=dhcp"),
-            (
-                json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "0.0.0.0/0", "mtu": 1400}]}),
-                "ipam.routes[0].mtu=1400",
-            ),
-            (json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "advmss": 9}]}), "ipam.routes[0].advmss=9"),
+            (json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "mss": 9}]}), "ipam.routes[0].mss=9"),
             (json!({"subnet": "10.0.0.0/24", "datadir2": "/x"}), "ipam.datadir2"),
             (json!({"ranges": [[{"subnet": "10.0.0.0/24", "mask": 24}]]}), "ipam.ranges[0][0].mask"),
         ] {

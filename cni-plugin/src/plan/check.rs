@@ -11,7 +11,7 @@ use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
 
 use super::Cidr;
 use crate::attachment::Attachment;
-use crate::result::AddResult;
+use crate::result::{AddResult, ResultRoute};
 
 /// A link as CHECK found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,15 +167,28 @@ fn addresses(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
 }
 
 fn routes(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
-    let connected = expected.result.ips.iter().filter_map(|ip| Prefix::new(ip.addr, ip.len).ok()).map(|p| (p, None));
-    let listed = expected.result.routes.iter().map(|route| (route.dst, route.gw));
-    for (dst, gw) in connected.chain(listed) {
-        let same = |(key, route): &&(RouteKey, Route)| key.dst == dst && (gw.is_none() || route.via == gw);
-        if !facts.routes.iter().any(|row| same(&row)) {
-            let via = gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
-            found.push(format!("route {dst}{via} is missing"));
+    let subnets = expected.result.ips.iter().filter_map(|ip| Prefix::new(ip.addr, ip.len).ok());
+    let connected = subnets.map(|subnet| ResultRoute::to(subnet, None));
+    for wanted in connected.chain(expected.result.routes.iter().cloned()) {
+        if !facts.routes.iter().any(|row| is_route(row, &wanted)) {
+            let via = wanted.gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
+            let finer =
+                [("table", wanted.table), ("metric", wanted.priority), ("mtu", wanted.mtu), ("advmss", wanted.advmss)];
+            let finer = finer.iter().filter_map(|(what, value)| value.map(|value| format!(" {what} {value}")));
+            found.push(format!("route {}{via}{} is missing", wanted.dst, finer.collect::<String>()));
         }
     }
+}
+
+/// True when the row is the route that `wanted` promises; what it leaves open may be anything.
+fn is_route((key, route): &(RouteKey, Route), wanted: &ResultRoute) -> bool {
+    let same = |wanted: Option<u32>, found: Option<u32>| wanted.is_none() || wanted == found;
+    key.dst == wanted.dst
+        && (wanted.gw.is_none() || route.via == wanted.gw)
+        && same(wanted.table, Some(key.table))
+        && same(wanted.priority, Some(key.metric))
+        && same(wanted.mtu, route.metrics.mtu)
+        && same(wanted.advmss, route.metrics.advmss)
 }
 
 #[cfg(test)]
@@ -183,7 +196,7 @@ mod tests {
     use super::*;
     use crate::attachment::ContainerId;
     use crate::result;
-    use netstate::{RouteKind, RouteScope};
+    use netstate::{RouteKind, RouteMetrics, RouteScope};
     use serde_json::json;
 
     fn attachment() -> Attachment {
@@ -204,7 +217,19 @@ mod tests {
         let via = via.map(|via| via.parse().unwrap());
         let key = RouteKey { table: 254, dst: dst.parse().unwrap(), metric: 0 };
         let (kind, scope) = (RouteKind::Unicast, RouteScope::Universe);
-        (key, Route { kind, via, link: None, onlink: false, src: None, scope, protocol: 3 })
+        (
+            key,
+            Route {
+                kind,
+                via,
+                link: None,
+                onlink: false,
+                src: None,
+                scope,
+                protocol: 3,
+                metrics: RouteMetrics::default(),
+            },
+        )
     }
 
     fn whole() -> Facts {

@@ -303,6 +303,7 @@ fn masqueraded(node: &Node) {
             src: None,
             scope: netstate::RouteScope::Universe,
             protocol: 3,
+            metrics: netstate::RouteMetrics::default(),
         };
         Rtnl::open().unwrap().add_routes(&[(key, route)]).unwrap();
     });

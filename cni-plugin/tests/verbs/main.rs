@@ -16,6 +16,7 @@ mod node;
 mod ports;
 mod protocol;
 mod remove;
+mod routes;
 mod sweep;
 
 use libtest_mimic::{Arguments, Trial};
@@ -36,6 +37,7 @@ fn main() {
         ports::TESTS,
         protocol::TESTS,
         remove::TESTS,
+        routes::TESTS,
         sweep::TESTS,
     ];
     let trials = groups.iter().flat_map(|group| group.iter()).map(|test| trial(test, !root));

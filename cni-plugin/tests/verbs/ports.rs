@@ -110,6 +110,7 @@ fn reached_from_everywhere(node: &Node) {
             src: None,
             scope: netstate::RouteScope::Universe,
             protocol: 3,
+            metrics: netstate::RouteMetrics::default(),
         };
         let key = netstate::RouteKey { table: 255, dst: "127.0.0.1/32".parse().unwrap(), metric: 0 };
         rtnl.add_routes(&[(key, route)]).unwrap();

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope as Scope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope as Scope, RouteType,
 };
 use netstate::route::TABLE_MAIN;
-use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteScope};
+use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::address::family;
@@ -29,8 +30,11 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
 const RTM_F_CLONED: u32 = 0x200;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -94,6 +98,9 @@ impl Rtnl {
         message.header.flags.set(RouteFlags::Onlink, route.onlink);
         message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(RouteAddress::from(via))));
         message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(RouteAddress::from(src))));
+        if !route.metrics.is_empty() {
+            message.attributes.push(RouteAttribute::Metrics(metric_list(route.metrics)));
+        }
         if let Some(link) = &route.link {
             let index = indexes.index(self, link, op, &format!("{key} {route}"))?;
             message.attributes.push(RouteAttribute::Oif(index));
@@ -101,6 +108,10 @@ impl Rtnl {
         let message = encode(&RouteNetlinkMessage::NewRoute(message), flags);
         Ok(Operation { op, object: format!("{key} {route}"), message })
     }
+}
+
+fn metric_list(metrics: RouteMetrics) -> Vec<RouteMetric> {
+    metrics.mtu.map(RouteMetric::Mtu).into_iter().chain(metrics.advmss.map(RouteMetric::Advmss)).collect()
 }
 
 fn message(key: &RouteKey) -> RouteMessage {
@@ -158,8 +169,14 @@ fn parse(frame: &Frame, indexes: &Indexes) -> Option<(RouteKey, Route, bool)> {
         src: find(RTA_PREFSRC).and_then(attribute::ip),
         scope: route_scope(scope),
         protocol,
+        metrics: find(RTA_METRICS).map(metrics).unwrap_or_default(),
     };
     Some((key, route, flags & RTM_F_CLONED != 0))
+}
+
+fn metrics(list: &[u8]) -> RouteMetrics {
+    let number = |kind| attribute::find(list, kind).and_then(attribute::u32);
+    RouteMetrics { mtu: number(RTAX_MTU), advmss: number(RTAX_ADVMSS) }
 }
 
 /// rtm_type (include/uapi/linux/rtnetlink.h).
@@ -266,5 +283,6 @@ pub const fn via(link: IfName, via: Option<IpAddr>, protocol: u8) -> Route {
         src: None,
         scope: if via.is_some() { RouteScope::Universe } else { RouteScope::Link },
         protocol,
+        metrics: RouteMetrics { mtu: None, advmss: None },
     }
 }

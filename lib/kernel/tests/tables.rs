@@ -303,6 +303,7 @@ fn blackhole_and_local_routes_read_back_as_desired() {
         src: None,
         scope: RouteScope::Universe,
         protocol: ROUTE_PROTOCOL,
+        metrics: netstate::RouteMetrics::default(),
     };
     routes.want(main_key("172.7.21.0/24".parse().unwrap(), 0), Some(base.clone()));
     let local = Route { kind: RouteKind::Local, link: Some(name("vip0")), scope: RouteScope::Host, ..base };
@@ -310,6 +311,22 @@ fn blackhole_and_local_routes_read_back_as_desired() {
     routes.want(key, Some(local));
     assert_eq!(converge(&mut routes).upserted, 2);
     assert!(ip("route show table local").contains("local 192.168.0.10 dev vip0 proto 121"));
+}
+
+fn route_metrics_read_back_as_desired_and_are_repaired() {
+    uplink();
+    let owns = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
+    let mut routes = Reconciler::new("route", Routes::new(Rtnl::open().unwrap(), Box::new(owns)));
+    let metrics = netstate::RouteMetrics { mtu: Some(1280), advmss: Some(1200) };
+    let base = via(name("eth0"), Some("10.4.7.1".parse().unwrap()), ROUTE_PROTOCOL);
+    routes.want(main_key("172.7.21.0/24".parse().unwrap(), 7), Some(Route { metrics, ..base.clone() }));
+    routes.want(main_key("172.7.22.0/24".parse().unwrap(), 7), Some(base));
+    assert_eq!(converge(&mut routes).upserted, 2);
+    assert!(ip("route show 172.7.21.0/24").contains("mtu 1280 advmss 1200"));
+    ip("route replace 172.7.21.0/24 via 10.4.7.1 dev eth0 proto 121 metric 7 mtu 1400");
+    routes.invalidate();
+    assert_eq!(converge(&mut routes).upserted, 1);
+    assert!(ip("route show 172.7.21.0/24").contains("mtu 1280 advmss 1200"));
 }
 
 fn parameters_are_written_when_they_differ_and_wait_for_their_link() {
@@ -349,6 +366,7 @@ fn main() -> ExitCode {
         kernels_own_words_are_in_the_error,
         five_thousand_leases_go_in_and_out_and_one_bad_row_stops_none,
         blackhole_and_local_routes_read_back_as_desired,
+        route_metrics_read_back_as_desired_and_are_repaired,
         parameters_are_written_when_they_differ_and_wait_for_their_link,
         ordinary_file_is_no_namespace,
     ])

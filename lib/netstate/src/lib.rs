@@ -23,5 +23,5 @@ pub use link::{BridgeOptions, Link, LinkKind, PortOptions, VxlanOptions};
 pub use mac::MacAddr;
 pub use neighbour::{Fdb, FdbKey, Neighbour, NeighbourKey};
 pub use prefix::Prefix;
-pub use route::{Route, RouteKey, RouteKind, RouteScope};
+pub use route::{Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
 pub use sysctl::SysctlKey;

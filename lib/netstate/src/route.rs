@@ -54,6 +54,26 @@ pub struct Route {
     pub scope: RouteScope,
     /// Who made the route (rtm_protocol).
     pub protocol: u8,
+    /// What connections over the route are told.
+    pub metrics: RouteMetrics,
+}
+
+/// Sizes that connections over a route keep to (RTA_METRICS, include/uapi/linux/rtnetlink.h). `None` leaves them to the
+/// link and to path MTU discovery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteMetrics {
+    /// MTU in bytes (RTAX_MTU); the kernel keeps at most 65,520.
+    pub mtu: Option<u32>,
+    /// Segment size that TCP announces, in bytes (RTAX_ADVMSS); the kernel keeps at most 65,495.
+    pub advmss: Option<u32>,
+}
+
+impl RouteMetrics {
+    /// True when nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What happens to a packet.
@@ -99,6 +119,8 @@ impl fmt::Display for Route {
         words.extend(self.onlink.then(|| "onlink".to_owned()));
         words.extend(self.src.map(|src| format!("src {src}")));
         words.push(format!("proto {}", self.protocol));
+        words.extend(self.metrics.mtu.map(|mtu| format!("mtu {mtu}")));
+        words.extend(self.metrics.advmss.map(|size| format!("advmss {size}")));
         f.write_str(&words.join(" "))
     }
 }

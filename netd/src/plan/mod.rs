@@ -154,6 +154,7 @@ fn route(subnet: Prefix, via: IpAddr, link: &IfName, onlink: bool) -> (RouteKey,
         src: None,
         scope: netstate::RouteScope::Universe,
         protocol: netstate::route::ROUTE_PROTOCOL,
+        metrics: netstate::RouteMetrics::default(),
     };
     (key, route)
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netstate::route::TABLE_MAIN;
-use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteScope};
+use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
 
 use super::Attach;
 use crate::error::CniError;
@@ -62,7 +62,8 @@ impl Attach<'_> {
         if self.conf.default_gateway {
             for v4 in [true, false] {
                 let gateway = self.reservations.iter().find(|r| r.addr.is_ipv4() == v4).map(|r| r.gateway);
-                let has_default = routes.iter().any(|r| r.dst.is_default() && r.dst.is_ipv4() == v4);
+                let in_main = |r: &ResultRoute| r.table.is_none_or(|table| table == TABLE_MAIN);
+                let has_default = routes.iter().any(|r| r.dst.is_default() && r.dst.is_ipv4() == v4 && in_main(r));
                 if let Some(gateway) = gateway.filter(|_| !has_default) {
                     routes.extend(default_route(gateway));
                 }
@@ -94,6 +95,7 @@ fn kernel_route(route: &ResultRoute, via: Option<IpAddr>, ifname: &IfName) -> (R
         src: None,
         scope,
         protocol: PROTOCOL_BOOT,
+        metrics: RouteMetrics { mtu: route.mtu, advmss: route.advmss },
     };
     (key, value)
 }
