@@ -221,6 +221,10 @@ impl Hands for KernelHands<'_> {
         match undo {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
             Undo::ClosePorts(table, owner) => ports::close(&mut self.netfilter()?.0.nft, table, owner),
+            Undo::ForgetNeighbour(bridge, addr) => {
+                let index = self.index(bridge)?;
+                self.host.forget_neighbours(index, &[*addr]).map_err(|e| refused(&e))
+            }
         }
     }
 }

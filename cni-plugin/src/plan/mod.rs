@@ -134,6 +134,8 @@ pub enum Undo {
     DeleteLink(IfName),
     /// Release every host port of the attachment in this table.
     ClosePorts(TableKey, Attachment),
+    /// Forget which hardware address the Pod's address had on this bridge.
+    ForgetNeighbour(IfName, IpAddr),
 }
 
 impl Step {
@@ -144,6 +146,7 @@ impl Step {
         match self {
             Self::CreateVeth { host, .. } => Some(Undo::DeleteLink(host.name.clone())),
             Self::OpenPorts { ruleset, owner } => Some(Undo::ClosePorts(ruleset.key.clone(), owner.clone())),
+            Self::LearnNeighbour { bridge, addr, .. } => Some(Undo::ForgetNeighbour(bridge.clone(), *addr)),
             _ => None,
         }
     }

@@ -44,10 +44,12 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let known = record.map(|record| record.addresses).unwrap_or_default();
     let facts = observe(&places, &conf.name, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
+    let mut bridge = None;
     for link in &detach.links {
-        delete_link(&mut host, link)?;
+        bridge = delete_link(&mut host, link)?.or(bridge);
     }
     drop(closed);
+    forget_neighbours(&detach.addresses, bridge, &mut host)?;
     for dir in &places.reservations {
         if let Some(locked) =
             Store::new(dir, &conf.name).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))?
@@ -69,12 +71,28 @@ pub(super) fn close_ports(network: &str, attachment: &Attachment) -> Result<Opti
     ports::close(&mut nft, &table, attachment).map(|()| Some(nft))
 }
 
-/// Deletes the link called `name`; absent is fine.
-pub(super) fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<(), CniError> {
-    match host.link(name).map_err(|e| refused(&e))? {
-        Some(link) => host.delete_link_aside(link.index).map_err(|e| refused(&e)),
+/// Deletes the link called `name` and answers the index of its bridge; absent is fine.
+pub(super) fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<Option<u32>, CniError> {
+    let Some(link) = host.link(name).map_err(|e| refused(&e))? else { return Ok(None) };
+    host.delete_link_aside(link.index).map_err(|e| refused(&e))?;
+    Ok(link.master_index)
+}
+
+/// Makes the kernel forget who had `addresses`, before they are given back. `bridge` is the index of the bridge where
+/// that is known; a link that vanished with its namespace cannot tell it any more.
+pub(super) fn forget_neighbours(addresses: &[IpAddr], bridge: Option<u32>, host: &mut Rtnl) -> Result<(), CniError> {
+    let Some(first) = addresses.first() else { return Ok(()) };
+    match bridge.or_else(|| bridge_towards(*first, host)) {
+        Some(index) => host.forget_neighbours(index, addresses).map_err(|e| refused(&e)),
         None => Ok(()),
     }
+}
+
+/// The bridge through which this host would reach `addr`.
+fn bridge_towards(addr: IpAddr, host: &mut Rtnl) -> Option<u32> {
+    let name = host.route_to(addr).ok()?.link?;
+    let link = host.link(&name).ok()??;
+    matches!(link.link.kind, LinkKind::Bridge(_)).then_some(link.index)
 }
 
 /// Removes a file; absent is fine.

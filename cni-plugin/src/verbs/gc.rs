@@ -6,21 +6,22 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use kernel::Rtnl;
 use serde_json::Value;
 
-use super::del::{delete_link, remove_file};
-use super::network::Places;
+use super::del::{delete_link, forget_neighbours, remove_file};
+use super::network::{Places, draft_of};
 use super::{RESERVATION_WAIT, store_error};
 use crate::attachment::{Attachment, ContainerId};
-use crate::error::CniError;
+use crate::error::{CniError, Code};
 use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
 use crate::plan::gc::{Owner, stale};
 use crate::ports;
-use crate::record::{self, Found};
+use crate::record::{self, Found, Held};
 use crate::role::Role;
 
 /// Removes everything that `cni.dev/valid-attachments` does not list. Without the list nothing is valid (SPEC "GC").
@@ -36,7 +37,7 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
     for owner in stale(owners, &valid) {
         let outcome = match &owner {
             Owner::Attachment(attachment) => remove_attachment(attachment, &places, &conf.name, &mut host),
-            Owner::Container(container) => remove_container(container, &places, &conf.name),
+            Owner::Container(container) => remove_container(container, &places, &conf.name, &mut host),
         };
         failures.extend(outcome.err());
     }
@@ -86,26 +87,51 @@ fn is_state_of(path: &Path, network: &str) -> bool {
 
 fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &mut Rtnl) -> Result<(), CniError> {
     let held = match record::find(&places.records, network, owner)? {
-        Found::Busy => return Ok(()),
         Found::None => None,
         Found::Held(held) => Some(held),
+        Found::Busy => match outlived(owner, places, network, host)? {
+            Some(held) => Some(held),
+            None => return Ok(()),
+        },
     };
-    delete_link(host, &owner.host_link())?;
+    let bridge = delete_link(host, &owner.host_link())?;
     for dir in &places.reservations {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             let addresses = locked.find(owner).map_err(|e| store_error(&e))?;
+            forget_neighbours(&addresses, bridge, host)?;
             locked.free(owner, &addresses).map_err(|e| store_error(&e))?;
         }
     }
-    held.map_or(Ok(()), record::Held::remove)
+    if let Some(dir) = &places.flannel_dir {
+        remove_file(&draft_of(dir, &owner.container))?;
+    }
+    held.map_or(Ok(()), Held::remove)
 }
 
+/// The record of a DEL that was killed: the process that it left to wait for the link's removal holds the lock until
+/// the link is gone. `None` when a call is at work: then the link is still there, or the record is gone, or the wait
+/// is over.
+fn outlived(owner: &Attachment, places: &Places, network: &str, host: &mut Rtnl) -> Result<Option<Held>, CniError> {
+    match record::hold_existing(&places.records, network, owner, OUTLIVED_WAIT) {
+        Err(error) if error.code == Code::TryAgainLater => Ok(None),
+        Err(error) => Err(error),
+        Ok(held) => {
+            let has_link = host.link(&owner.host_link()).map_err(|e| refused(&e))?.is_some();
+            Ok(held.filter(|_| !has_link))
+        }
+    }
+}
+
+/// The kernel needs some 20 ms to remove a link.
+const OUTLIVED_WAIT: Duration = Duration::from_secs(1);
+
 /// What is known by its container alone: reservations from before host-local 0.7 and flannel's state file.
-fn remove_container(container: &ContainerId, places: &Places, network: &str) -> Result<(), CniError> {
+fn remove_container(container: &ContainerId, places: &Places, network: &str, host: &mut Rtnl) -> Result<(), CniError> {
     for dir in &places.reservations {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
                 if text == container.as_str() {
+                    forget_neighbours(&[addr], None, host)?;
                     locked.discard(addr).map_err(|e| store_error(&e))?;
                 }
             }

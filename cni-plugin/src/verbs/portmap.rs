@@ -140,10 +140,10 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let Some(held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
         return Ok(());
     };
-    if let Some(nft) = close_ports(&conf.name, &call.attachment)? {
-        close_aside(nft).map_err(|e| refused(&e))?;
-    }
-    held.remove()
+    let closed = close_ports(&conf.name, &call.attachment)?;
+    // Before there is a second process: that one would hold the record's lock when this one is killed.
+    held.remove()?;
+    closed.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
 }
 
 /// GC: closes the ports of everybody who is not listed as valid.

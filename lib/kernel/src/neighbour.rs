@@ -87,6 +87,15 @@ impl Rtnl {
     pub fn learn_neighbour(&mut self, index: u32, addr: IpAddr, mac: MacAddr) -> Result<(), KernelError> {
         self.request(&set(index, addr, mac, NeighbourState::Stale)).map(drop)
     }
+
+    /// Removes what the kernel knows of `addresses` on the link with `index`: nobody has them any more.
+    ///
+    /// # Errors
+    /// The first entry that the kernel refuses to remove; one that does not exist is a success.
+    pub fn forget_neighbours(&mut self, index: u32, addresses: &[IpAddr]) -> Result<(), KernelError> {
+        let operations = addresses.iter().map(|addr| Ok(remove(index, *addr))).collect();
+        self.batch(operations).into_iter().try_for_each(gone_is_fine)
+    }
 }
 
 /// The table of permanent neighbours on some links.
