@@ -17,6 +17,7 @@ mod ports;
 mod protocol;
 mod remove;
 mod routes;
+mod state;
 mod sweep;
 
 use libtest_mimic::{Arguments, Trial};
