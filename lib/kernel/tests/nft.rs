@@ -235,6 +235,37 @@ fn elements_of_every_type_read_back_and_are_listed_as_rendered() {
 }
 
 /// The tool can write what it lists; what it writes is what we desire.
+/// A table as the CNI plugin guards ports with.
+fn guarded_ports() -> Ruleset {
+    let mut ruleset = Ruleset::new(table_key(Family::Bridge, "netd-spoof"));
+    ruleset.table.sets.insert(name("guarded"), Set::of(vec![Type::IfName]));
+    ruleset.table.sets.insert(name("allowed"), Set::of(vec![Type::IfName, Type::EtherAddr]));
+    let mut chain = Chain::base(ChainKind::Filter, Hook::Prerouting, -300, Policy::Accept);
+    let foreign = Match::Lookup(Op::IsNot, vec![Field::Iifname, Field::EtherSaddr], name("allowed"));
+    let guarded = Match::Lookup(Op::Is, vec![Field::Iifname], name("guarded"));
+    chain.rules.push(Rule::new().when(guarded).when(foreign).then(Verdict::Drop));
+    chain
+        .rules
+        .push(Rule::new().when(Match::Lookup(Op::Is, vec![Field::EtherSaddr], name("macs"))).then(Verdict::Accept));
+    ruleset.table.sets.insert(name("macs"), Set::of(vec![Type::EtherAddr]));
+    ruleset.table.chains.insert(name("prerouting"), chain);
+    let link = Datum::IfName(IfName::new("veth1").unwrap());
+    let mac = Datum::Mac(netstate::MacAddr([0x0a, 0x58, 172, 7, 21, 2]));
+    ruleset.insert(name("guarded"), vec![link.clone()], Element::member().comment("veth1 c1@eth0"));
+    ruleset.insert(name("allowed"), vec![link, mac.clone()], Element::member().comment("veth1 c1@eth0"));
+    ruleset.insert(name("macs"), vec![mac], Element::member());
+    ruleset
+}
+
+fn bridge_table_with_hardware_addresses_is_what_the_tool_lists_and_reads_back() {
+    let ruleset = guarded_ports();
+    assert!(converge(&mut reconciler(&ruleset)).upserted > 0);
+    assert_same(&listed(&ruleset.key), &ruleset.render());
+    nft("flush ruleset");
+    nft_load(&ruleset.render());
+    assert!(run(&mut reconciler(&ruleset)).is_idle(), "loaded by the tool it is the same");
+}
+
 fn ruleset_loaded_by_the_tool_from_our_text_is_equal_to_ours() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80).comment("0123abcd/eth0"));
@@ -796,6 +827,7 @@ fn main() -> ExitCode {
     let mut cases = cases![
         rendered_text_is_what_the_tool_lists_and_reads_back_as_desired,
         elements_of_every_type_read_back_and_are_listed_as_rendered,
+        bridge_table_with_hardware_addresses_is_what_the_tool_lists_and_reads_back,
         ruleset_loaded_by_the_tool_from_our_text_is_equal_to_ours,
         one_changed_element_is_one_message_and_leaves_the_others,
         one_changed_rule_touches_one_chain,

@@ -107,6 +107,10 @@ impl Program {
 
     /// Lets only packets with the header go on that `field` is read from.
     fn ensure(&mut self, field: Field) -> Result<(), Unwritable> {
+        if field == Field::EtherSaddr && self.family != Family::Bridge {
+            // Elsewhere a packet may have come over a link without hardware addresses.
+            return Err(format!("hardware address in a table of family {}", self.family));
+        }
         let Some(wanted) = header_of(field) else { return Ok(()) };
         match self.known {
             Some(known) if known == wanted => Ok(()),

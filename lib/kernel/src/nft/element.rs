@@ -4,9 +4,9 @@
 //! it only the declared types tell, so they are needed to read it.
 
 use netlink_packet_core::NLM_F_CREATE;
-use netstate::IfName;
 use netstate::ipvs::Protocol;
 use netstate::nft::{Data, Datum, Element, ElementKey, Set, SetKind, TableKey, Type};
+use netstate::{IfName, MacAddr};
 
 use super::compile::Unwritable;
 use super::field::name_bytes;
@@ -36,6 +36,7 @@ pub(super) fn bytes(parts: &[Datum]) -> Vec<u8> {
         match part {
             Datum::Ipv4(addr) => bytes.extend_from_slice(&addr.octets()),
             Datum::Ipv6(addr) => bytes.extend_from_slice(&addr.octets()),
+            Datum::Mac(mac) => bytes.extend_from_slice(&mac.0),
             Datum::Protocol(protocol) => bytes.push(protocol.number()),
             Datum::Port(port) => bytes.extend_from_slice(&port.to_be_bytes()),
             Datum::Mark(mark) => bytes.extend_from_slice(&mark.to_ne_bytes()),
@@ -76,6 +77,7 @@ fn parts(types: &[Type], bytes: &[u8]) -> Vec<Datum> {
 fn datum(ty: Type, bytes: &[u8]) -> Option<Datum> {
     Some(match ty {
         Type::Ipv4Addr | Type::Ipv6Addr => attribute::ip(bytes)?.into(),
+        Type::EtherAddr => Datum::Mac(MacAddr(bytes.try_into().ok()?)),
         Type::InetProto => Datum::Protocol(Protocol::from_number(*bytes.first()?)?),
         Type::InetService => Datum::Port(attribute::be16(bytes)?),
         Type::Mark => Datum::Mark(attribute::u32(bytes)?),

@@ -34,6 +34,7 @@ pub(super) mod ct {
 
 /// Bases of `payload` (enum nft_payload_bases).
 pub(super) mod base {
+    pub(in crate::nft) const LINK: u32 = 0;
     pub(in crate::nft) const NETWORK: u32 = 1;
     pub(in crate::nft) const TRANSPORT: u32 = 2;
 }

@@ -44,6 +44,8 @@ pub(super) fn load(field: Field, to: u8) -> Expression {
         Field::L4Proto => Expression::Meta { key: meta::L4PROTO, to },
         Field::Iifname => Expression::Meta { key: meta::IIFNAME, to },
         Field::Oifname => Expression::Meta { key: meta::OIFNAME, to },
+        // IEEE 802.3 §3.1.1: the receiver's six bytes, then the sender's.
+        Field::EtherSaddr => payload(base::LINK, 6, 6),
         // RFC 791 §3.1 and RFC 8200 §3.
         Field::Saddr(NetworkFamily::Ip) => payload(base::NETWORK, 12, 4),
         Field::Daddr(NetworkFamily::Ip) => payload(base::NETWORK, 16, 4),

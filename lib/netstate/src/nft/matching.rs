@@ -134,6 +134,8 @@ pub enum Field {
     Iifname,
     /// Name of the interface it leaves by.
     Oifname,
+    /// The sender's hardware address; in tables of family bridge, where every packet is an Ethernet frame.
+    EtherSaddr,
     /// The source address.
     Saddr(NetworkFamily),
     /// The destination address.
@@ -154,6 +156,7 @@ impl Field {
             Self::Mark => Type::Mark,
             Self::L4Proto => Type::InetProto,
             Self::Iifname | Self::Oifname => Type::IfName,
+            Self::EtherSaddr => Type::EtherAddr,
             Self::Sport | Self::Dport => Type::InetService,
             Self::Saddr(family) | Self::Daddr(family) | Self::CtOriginalDaddr(family) => match family {
                 NetworkFamily::Ip => Type::Ipv4Addr,

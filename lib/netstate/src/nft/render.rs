@@ -223,6 +223,7 @@ fn concatenation(fields: &[Field]) -> String {
         Field::L4Proto => "meta l4proto".to_owned(),
         Field::Iifname => "iifname".to_owned(),
         Field::Oifname => "oifname".to_owned(),
+        Field::EtherSaddr => "ether saddr".to_owned(),
         Field::Saddr(family) => format!("{family} saddr"),
         Field::Daddr(family) => format!("{family} daddr"),
         Field::Sport => "th sport".to_owned(),

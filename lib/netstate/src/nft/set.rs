@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Name, TableKey, Verdict};
 use crate::ifname::IfName;
 use crate::ipvs::Protocol;
+use crate::mac::MacAddr;
 
 /// A declared set or map.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +69,8 @@ pub enum Type {
     Ipv4Addr,
     /// An IPv6 address.
     Ipv6Addr,
+    /// A hardware address of Ethernet.
+    EtherAddr,
     /// A transport protocol.
     InetProto,
     /// A port.
@@ -83,8 +86,8 @@ pub enum Type {
 
 impl Type {
     /// Every type that can be written.
-    pub const ALL: [Self; 6] =
-        [Self::Ipv4Addr, Self::Ipv6Addr, Self::InetProto, Self::InetService, Self::Mark, Self::IfName];
+    pub const ALL: [Self; 7] =
+        [Self::Ipv4Addr, Self::Ipv6Addr, Self::EtherAddr, Self::InetProto, Self::InetService, Self::Mark, Self::IfName];
 
     /// The number by which the nft tool knows the type (enum datatypes in include/datatype.h of nftables). The kernel
     /// only keeps it.
@@ -93,6 +96,7 @@ impl Type {
         match self {
             Self::Ipv4Addr => 7,
             Self::Ipv6Addr => 8,
+            Self::EtherAddr => 9,
             Self::InetProto => 12,
             Self::InetService => 13,
             Self::Mark => 19,
@@ -119,6 +123,7 @@ impl Type {
         match self {
             Self::Ipv4Addr | Self::Mark => 4,
             Self::Ipv6Addr | Self::IfName => 16,
+            Self::EtherAddr => 6,
             Self::InetProto => 1,
             Self::InetService => 2,
             Self::Unknown(_) => 0,
@@ -131,6 +136,7 @@ impl fmt::Display for Type {
         match self {
             Self::Ipv4Addr => f.write_str("ipv4_addr"),
             Self::Ipv6Addr => f.write_str("ipv6_addr"),
+            Self::EtherAddr => f.write_str("ether_addr"),
             Self::InetProto => f.write_str("inet_proto"),
             Self::InetService => f.write_str("inet_service"),
             Self::Mark => f.write_str("mark"),
@@ -147,6 +153,8 @@ pub enum Datum {
     Ipv4(Ipv4Addr),
     /// An IPv6 address.
     Ipv6(Ipv6Addr),
+    /// A hardware address.
+    Mac(MacAddr),
     /// A transport protocol.
     Protocol(Protocol),
     /// A port.
@@ -166,6 +174,7 @@ impl Datum {
         Some(match self {
             Self::Ipv4(_) => Type::Ipv4Addr,
             Self::Ipv6(_) => Type::Ipv6Addr,
+            Self::Mac(_) => Type::EtherAddr,
             Self::Protocol(_) => Type::InetProto,
             Self::Port(_) => Type::InetService,
             Self::Mark(_) => Type::Mark,
@@ -189,6 +198,7 @@ impl fmt::Display for Datum {
         match self {
             Self::Ipv4(addr) => write!(f, "{addr}"),
             Self::Ipv6(addr) => write!(f, "{addr}"),
+            Self::Mac(mac) => write!(f, "{mac}"),
             Self::Protocol(protocol) => write!(f, "{protocol}"),
             Self::Port(port) => write!(f, "{port}"),
             Self::Mark(mark) => write!(f, "0x{mark:08x}"),

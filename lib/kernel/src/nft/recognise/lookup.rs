@@ -56,6 +56,7 @@ fn field_of(expression: &Expression, slot: u8, known: Option<NetworkFamily>) -> 
         Field::L4Proto,
         Field::Iifname,
         Field::Oifname,
+        Field::EtherSaddr,
         Field::Sport,
         Field::Dport,
         Field::CtOriginalDaddr(NetworkFamily::Ip),

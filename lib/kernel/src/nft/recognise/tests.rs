@@ -47,6 +47,10 @@ fn rules(family: Family) -> Vec<Rule> {
             conditions.push(Match::Lookup(Is, vec![Field::Daddr(low), Field::L4Proto, Field::Dport], name("v")));
         }
     }
+    if family == Family::Bridge {
+        conditions.push(Match::Lookup(IsNot, vec![Field::Iifname, Field::EtherSaddr], name("allowed")));
+        conditions.push(Match::Lookup(Is, vec![Field::EtherSaddr], name("macs")));
+    }
     if family == Family::Inet {
         conditions.push(Match::Nfproto(Is, Ip));
         conditions.push(Match::Nfproto(IsNot, Ip6));
@@ -121,6 +125,8 @@ fn address_of_the_other_family_is_refused_with_the_reason() {
     assert_eq!(compile::rule(Family::Ip, &wrong).unwrap_err(), "ip6 address where every packet is ip");
     let both = wrong.when(Match::Daddr(Op::Is, p("10.0.0.0/8")));
     assert!(compile::rule(Family::Inet, &both).is_err());
+    let mac = Rule::new().when(Match::Lookup(Op::Is, vec![Field::EtherSaddr], Name::literal("macs")));
+    assert_eq!(compile::rule(Family::Inet, &mac).unwrap_err(), "hardware address in a table of family inet");
 }
 
 #[test]
