@@ -54,6 +54,11 @@ fn dispatch(
         (Request::Del(call), Role::Loopback) => verbs::loopback::del(call).map(|()| None)?,
         // Nothing of it outlives a namespace.
         (Request::Gc | Request::Status, Role::Loopback) => None,
+        (Request::Add(call), Role::HostLocal) => Some(verbs::host_local::add(conf, call)?),
+        (Request::Check(call), Role::HostLocal) => verbs::host_local::check(&conf, call).map(|()| None)?,
+        (Request::Del(call), Role::HostLocal) => verbs::host_local::del(&conf, call).map(|()| None)?,
+        (Request::Gc, Role::HostLocal) => verbs::host_local::gc(&conf).map(|()| None)?,
+        (Request::Status, Role::HostLocal) => verbs::host_local::status(conf).map(|()| None)?,
         (Request::Add(call), _) => Some(verbs::add::add(conf, role, call)?),
         (Request::Check(call), Role::Portmap) => verbs::portmap::check(conf, call).map(|()| None)?,
         (Request::Del(call), Role::Portmap) => verbs::portmap::del(&conf, call).map(|()| None)?,

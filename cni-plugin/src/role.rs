@@ -18,16 +18,19 @@ pub enum Role {
     Portmap,
     /// `loopback`: sets `lo` up.
     Loopback,
+    /// `host-local`: address management that other plugins delegate to.
+    HostLocal,
 }
 
 impl Role {
     /// Every role with its name.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::Native, "netd-cni"),
         (Self::Flannel, "flannel"),
         (Self::Bridge, "bridge"),
         (Self::Portmap, "portmap"),
         (Self::Loopback, "loopback"),
+        (Self::HostLocal, "host-local"),
     ];
 
     fn named(name: &str) -> Option<Self> {
@@ -62,6 +65,7 @@ mod tests {
             ("netd-cni-1.2", "portmap", Role::Portmap),
             ("/opt/cni/bin/bridge", "bridge", Role::Bridge),
             ("/opt/cni/bin/netd-cni", "bridge", Role::Bridge),
+            ("/opt/cni/bin/host-local", "macvlan", Role::HostLocal),
         ] {
             assert_eq!(Role::of(program, kind).unwrap(), role, "{program} {kind}");
         }

@@ -4,6 +4,8 @@
 //! [`reservations`] keep what is taken in host-local's file layout under host-local's lock, so that a node changes over, and back, with Pods running.
 
 pub mod range;
+#[cfg(test)]
+mod reference;
 pub mod reservations;
 pub mod resolver;
 pub mod store;

@@ -58,12 +58,15 @@ impl Locked {
         requested: &[IpAddr],
         reserved: &mut Vec<Reservation>,
     ) -> Result<(), StoreError> {
-        if let Some(addr) = requested.iter().find(|addr| !sets.iter().any(|set| set.range_of(**addr).is_some())) {
-            return Err(StoreError::Requested { addr: *addr, why: "is in no range set of the network".to_owned() });
+        let wanted_of = |set: &RangeSet| requested.iter().find(|addr| set.range_of(**addr).is_some());
+        let unused: Vec<IpAddr> =
+            requested.iter().filter(|addr| !sets.iter().any(|set| wanted_of(set) == Some(*addr))).copied().collect();
+        if !unused.is_empty() {
+            return Err(StoreError::Unused(unused));
         }
         self.write_draft(owner)?;
         for (index, set) in sets.iter().enumerate() {
-            let wanted = requested.iter().find(|addr| set.range_of(**addr).is_some());
+            let wanted = wanted_of(set);
             let (addr, len) = match wanted {
                 Some(addr) => self.take_requested(*addr, set)?,
                 None => self.take_next(index, set)?,
@@ -297,7 +300,7 @@ mod tests {
         assert_eq!(ask("c1", "10.1.3.9").unwrap()[1].addr.to_string(), "10.1.3.9");
         assert!(ask("c2", "10.1.3.9").unwrap_err().contains("is not available"));
         assert!(ask("c2", "10.1.3.1").unwrap_err().contains("is a gateway"));
-        assert!(ask("c2", "10.7.0.1").unwrap_err().contains("is in no range set"));
+        assert_eq!(ask("c2", "10.7.0.1").unwrap_err(), "failed to allocate all requested IPs: 10.7.0.1");
         assert_eq!(locked.list().unwrap().len(), 2, "what was refused left nothing");
     }
 

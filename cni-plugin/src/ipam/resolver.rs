@@ -36,4 +36,16 @@ mod tests {
         assert_eq!(dns.options, ["ndots:5", "rotate"]);
         assert!(parse("").is_empty());
     }
+
+    #[test]
+    fn the_references_cases_parse_as_there() {
+        let all = parse(
+            "nameserver 192.0.2.0\nnameserver 192.0.2.1\ndomain example.com\nsearch example.net example.org\noptions four score and seven\n",
+        );
+        assert_eq!(all.nameservers, ["192.0.2.0", "192.0.2.1"]);
+        assert_eq!((all.domain.as_str(), all.search.len()), ("example.com", 2));
+        assert_eq!(all.options, ["four", "score", "and", "seven"]);
+        let commented = parse("nameserver 192.0.2.0\n;nameserver 192.0.2.1\n# nameserver 192.0.2.2\n");
+        assert_eq!(commented.nameservers, ["192.0.2.0"]);
+    }
 }

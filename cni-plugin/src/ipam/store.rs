@@ -64,6 +64,9 @@ pub enum StoreError {
         /// Its ranges.
         set: String,
     },
+    /// Requested addresses that lie in no set, or in a set that gives another one.
+    #[error("failed to allocate all requested IPs: {}", .0.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(","))]
+    Unused(Vec<IpAddr>),
     /// A requested address cannot be had.
     #[error("requested IP address {addr} {why}")]
     Requested {
@@ -86,6 +89,12 @@ impl Store {
     #[must_use]
     pub fn new(data_dir: &Path, network: &str) -> Self {
         Self { dir: data_dir.join(network) }
+    }
+
+    /// The directory of the network's reservations.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Takes the network's lock, making the directory when it is missing.

@@ -12,10 +12,11 @@ use serde_json::Value;
 
 use super::RuntimeConfig;
 use crate::args::{CniArgs, address};
-use crate::error::CniError;
+use crate::error::{CniError, Code};
 use crate::fields::{Fields, unsupported};
 use crate::ipam::{Range, RangeSet, store};
 use crate::result::{ResultRoute, parse_route};
+use crate::version::SpecVersion;
 
 /// Where addresses come from and which routes a Pod gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,19 @@ impl IpamConf {
         };
         fields.finish()?;
         Ok(conf)
+    }
+
+    /// Results of 0.1.0 and 0.2.0 hold one address per family: better refused before anything is done.
+    ///
+    /// # Errors
+    /// Code 1.
+    pub fn check_version(&self, version: SpecVersion) -> Result<(), CniError> {
+        let of_family = |v4| self.sets.iter().filter(|set| set.is_ipv4() == v4).count();
+        if version > SpecVersion::V0_2_0 || (of_family(true) <= 1 && of_family(false) <= 1) {
+            return Ok(());
+        }
+        let msg = format!("CNI version {version} does not support more than 1 address per family");
+        Err(CniError::new(Code::IncompatibleVersion, msg).details("set cniVersion to 0.3.1 or newer"))
     }
 }
 
@@ -192,7 +206,6 @@ pub(super) fn addresses(fields: &mut Fields, key: &str) -> Result<Vec<IpAddr>, C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
     use serde_json::json;
 
     fn parse(value: Value) -> Result<IpamConf, CniError> {

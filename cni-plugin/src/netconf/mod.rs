@@ -5,6 +5,7 @@
 
 pub mod bridge;
 pub mod flannel;
+pub mod host_local;
 pub mod ipam;
 pub mod portmap;
 pub mod runtime;

@@ -36,7 +36,9 @@ impl Owner {
         Some(Self::Attachment(Attachment { container, ifname }))
     }
 
-    fn is_valid(&self, valid: &[Attachment]) -> bool {
+    /// True when `valid` lists it; a container counts with any of its interfaces.
+    #[must_use]
+    pub fn is_valid(&self, valid: &[Attachment]) -> bool {
         match self {
             Self::Attachment(attachment) => valid.contains(attachment),
             Self::Container(container) => valid.iter().any(|attachment| attachment.container == *container),

@@ -233,7 +233,7 @@ fn surroundings(bridge: &IfName, host: &mut Rtnl) -> Result<Surroundings, Kernel
     Ok(Surroundings { has_ports, other_bridges })
 }
 
-fn read_resolver(ipam: Option<&IpamConf>) -> Result<Dns, CniError> {
+pub(super) fn read_resolver(ipam: Option<&IpamConf>) -> Result<Dns, CniError> {
     let Some(path) = ipam.and_then(|ipam| ipam.resolv_conf.as_ref()) else { return Ok(Dns::default()) };
     let mut text = String::new();
     let read = fs::File::open(path).and_then(|file| file.take(64 * 1024).read_to_string(&mut text));

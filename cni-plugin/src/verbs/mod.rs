@@ -13,6 +13,7 @@ pub mod add;
 pub mod check;
 pub mod del;
 pub mod gc;
+pub mod host_local;
 pub mod loopback;
 pub mod network;
 pub mod portmap;
@@ -58,6 +59,7 @@ pub(crate) fn store_error(error: &StoreError) -> CniError {
             (Code::TryAgainLater, "every address belongs to a container; try again when one is gone")
         }
         StoreError::Requested { .. } => (Code::InvalidConfig, "ask for another address"),
+        StoreError::Unused(_) => (Code::InvalidConfig, "ask for at most one address of each range set"),
         StoreError::Io { .. } => (Code::Io, ""),
     };
     let error = CniError::new(code, error.to_string());

@@ -130,16 +130,14 @@ impl Network {
 
     /// 0.1.0 and 0.2.0 cannot say more than one address per family, nor none: better refused before anything is done.
     fn check_version(&self) -> Result<(), CniError> {
-        if self.version > SpecVersion::V0_2_0 {
-            return Ok(());
+        match &self.bridge.ipam {
+            Some(ipam) => ipam.check_version(self.version),
+            None if self.version > SpecVersion::V0_2_0 => Ok(()),
+            None => {
+                let msg = format!("CNI version {} does not support a network without addresses", self.version);
+                Err(CniError::new(Code::IncompatibleVersion, msg).details("set cniVersion to 0.3.1 or newer"))
+            }
         }
-        let refused = |why: &str| {
-            let msg = format!("CNI version {} does not support {why}", self.version);
-            Err(CniError::new(Code::IncompatibleVersion, msg).details("set cniVersion to 0.3.1 or newer"))
-        };
-        let Some(ipam) = &self.bridge.ipam else { return refused("a network without addresses") };
-        let of_family = |v4| ipam.sets.iter().filter(|set| set.is_ipv4() == v4).count();
-        if of_family(true) > 1 || of_family(false) > 1 { refused("more than 1 address per family") } else { Ok(()) }
     }
 }
 

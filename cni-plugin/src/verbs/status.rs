@@ -60,9 +60,9 @@ fn reclaim(network: &Network, ipam: &IpamConf, host: &mut Rtnl) -> Result<(), Cn
 }
 
 /// How long to wait for the lock of a full network.
-const RECLAIM_WAIT: Duration = Duration::from_secs(1);
+pub(super) const RECLAIM_WAIT: Duration = Duration::from_secs(1);
 
-fn not_available(error: CniError) -> CniError {
+pub(super) fn not_available(error: CniError) -> CniError {
     CniError { code: Code::NotAvailable, ..error }
 }
 
@@ -76,7 +76,8 @@ fn observe(network: &Network, bridge_up: Option<bool>) -> Facts {
     Facts { bridge_up, has_attachments, taken, last_reserved }
 }
 
-fn reservations(ipam: &IpamConf, dir: &Path) -> (Vec<u128>, Option<Duration>) {
+/// How many addresses of each set are taken, and how long ago one was given out.
+pub(super) fn reservations(ipam: &IpamConf, dir: &Path) -> (Vec<u128>, Option<Duration>) {
     let names =
         fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let addresses: Vec<IpAddr> = names.filter_map(|name| name.parse().ok()).collect();

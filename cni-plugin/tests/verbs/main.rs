@@ -11,6 +11,7 @@ mod bridge;
 mod chain;
 mod crash;
 mod former;
+mod host_local;
 mod leases;
 mod node;
 mod ports;
@@ -34,6 +35,7 @@ fn main() {
         bridge::TESTS,
         chain::TESTS,
         crash::TESTS,
+        host_local::TESTS,
         leases::TESTS,
         ports::TESTS,
         protocol::TESTS,
@@ -49,7 +51,9 @@ fn main() {
             former::DIR
         );
     }
-    let trials = trials.chain(former::TESTS.iter().map(|test| trial(test, !root || !former))).collect();
+    let trials = trials
+        .chain(former::TESTS.iter().chain(host_local::FORMER_TESTS).map(|test| trial(test, !root || !former)))
+        .collect();
     libtest_mimic::run(&args, trials).exit();
 }
 
