@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use cni_node::containerd::Containerd;
 use cni_node::podman::Podman;
-use cni_node::{NATIVE, Nodes, STOCK, ask, calls, ensure_clean, leftovers, lone_node, record};
+use cni_node::{NATIVE, Nodes, STOCK, ask, calls, ensure_clean, leftovers, likeness, lone_node, record};
 use lab::Need;
-use lab::cni::Runtime;
+use lab::cni::{Attachment, Client, Runtime};
 use serde_json::json;
 
 fn containers_of_podman_and_containerd_reach_each_other_across_nodes() -> Result<()> {
@@ -85,6 +85,31 @@ fn ctr_passes_the_namespace_by_process_and_deletes_without_one() -> Result<()> {
     ensure_clean(&node)
 }
 
+fn labs_runtime_calls_plugins_and_caches_results_as_containerd_does() -> Result<()> {
+    for (list, plugins) in [(STOCK, &["flannel", "portmap"][..]), (NATIVE, &["netd-cni"])] {
+        let node = lone_node(list)?;
+        record(&node, plugins)?;
+        let containerd = Containerd::start(&node)?;
+        let container = containerd.foreground("web")?;
+        let cached = likeness::cached(&node)?;
+        containerd.end(&container)?;
+        let real: Vec<_> = calls(&node)?.iter().map(likeness::likened).collect();
+        // The same container by the lab's runtime.
+        let runtime = Runtime::new(&node).acting_as(Client::Containerd1).path(&["/opt/cni/bin", "/usr/lib/cni"]);
+        let network = runtime.network()?;
+        let pod = node.pod("web")?;
+        let attachment = Attachment::of(&pod).with_container_id("default-web").args("");
+        runtime.add(&network, &attachment)?;
+        ensure!(likeness::cached(&node)? == cached, "{:#}\n--- and not\n{cached:#}", likeness::cached(&node)?);
+        runtime.del(&network, &attachment.netns(""))?;
+        let ours: Vec<_> = calls(&node)?.iter().map(likeness::likened).collect();
+        ensure!(ours == real, "{ours:#?}\n--- and not\n{real:#?}");
+        drop(pod);
+        ensure_clean(&node)?;
+    }
+    Ok(())
+}
+
 /// `ctr` never calls DEL for a container it does not wait for; libcni's cache still knows it.
 fn detached_container_that_ctr_forgets_is_collected_by_gc() -> Result<()> {
     for list in [STOCK, NATIVE] {
@@ -99,12 +124,12 @@ fn detached_container_that_ctr_forgets_is_collected_by_gc() -> Result<()> {
         let runtime = Runtime::new(&node);
         let network = runtime.network()?;
         let valid: Vec<_> = runtime
-            .cached(&network)?
+            .cached(&network)
             .into_iter()
             .filter(|attachment| attachment.container_id() == "default-kept")
             .collect();
         ensure!(valid.len() == 1);
-        runtime.gc(&network, &valid)?;
+        runtime.gc(&network, Some(&valid))?;
         let after = leftovers(&node)?;
         ensure!(!after.iter().any(|row| row.contains("default-gone")), "{after:#?}");
         ensure!(ask(&node, &containerd.address("kept")?.to_string())?.starts_with("172.7.21.1 "));
@@ -121,6 +146,7 @@ fn main() -> ExitCode {
             containers_of_podman_and_containerd_reach_each_other_across_nodes,
             ended_container_leaves_nothing,
             ctr_passes_the_namespace_by_process_and_deletes_without_one,
+            labs_runtime_calls_plugins_and_caches_results_as_containerd_does,
             detached_container_that_ctr_forgets_is_collected_by_gc,
         ],
     )

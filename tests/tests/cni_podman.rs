@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use cni_node::podman::Podman;
-use cni_node::{NATIVE, Nodes, STOCK, ask, calls, configure, ensure_clean, leftovers, lone_node, record};
+use cni_node::{NATIVE, Nodes, STOCK, ask, calls, configure, ensure_clean, leftovers, likeness, lone_node, record};
+use lab::cni::{Attachment, Client, Runtime};
 use lab::{Need, eventually};
 use netd_node::SOON;
 use serde_json::json;
@@ -182,6 +183,45 @@ fn asked_address_and_hardware_address_are_given() -> Result<()> {
     Ok(())
 }
 
+fn labs_runtime_calls_plugins_and_caches_results_as_podman_does() -> Result<()> {
+    for (list, plugins) in [(STOCK, &["flannel", "portmap"][..]), (NATIVE, &["netd-cni"])] {
+        let node = lone_node(list)?;
+        record(&node, plugins)?;
+        let podman = Podman::set_up(&node)?;
+        podman.start("web", &["-p", "8080:80", "-p", "127.0.0.1:8053:53/udp"])?;
+        let id = podman.run(&["inspect", "-f", "{{.Id}}", "web"])?;
+        let cached = likeness::cached(&node)?;
+        podman.remove("web")?;
+        // podman asks VERSION of the first plugin before each verb.
+        let (versions, real): (Vec<_>, Vec<_>) =
+            calls(&node)?.iter().map(likeness::likened).partition(|call| call["env"]["COMMAND"] == "VERSION");
+        // The same container by the lab's runtime.
+        let runtime = Runtime::new(&node).acting_as(Client::Podman4);
+        let network = runtime.load("cbr0")?;
+        let pod = node.pod("web")?;
+        let attachment = Attachment::of(&pod)
+            .with_container_id(&id)
+            .args("IgnoreUnknown=1;K8S_POD_NAME=web")
+            .capability("aliases", json!({"cbr0": [id[..12]]}))
+            .capability(
+                "portMappings",
+                json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+                       {"hostPort": 8053, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"}]),
+            );
+        runtime.add(&network, &attachment)?;
+        ensure!(likeness::cached(&node)? == cached, "{:#}\n--- and not\n{cached:#}", likeness::cached(&node)?);
+        runtime.del(&network, &attachment)?;
+        let ours: Vec<_> = calls(&node)?.iter().map(likeness::likened).collect();
+        ensure!(ours == real, "{ours:#?}\n--- and not\n{real:#?}");
+        runtime.versions(plugins[0])?;
+        let version = calls(&node)?;
+        ensure!(!versions.is_empty() && versions.iter().all(|call| *call == version[0]), "{versions:#?}");
+        drop(pod);
+        ensure_clean(&node)?;
+    }
+    Ok(())
+}
+
 fn failed_attachment_tells_why_and_leaves_nothing() -> Result<()> {
     let node = lone_node(NATIVE)?;
     let podman = Podman::set_up(&node)?;
@@ -213,6 +253,7 @@ fn main() -> ExitCode {
             restarted_and_reloaded_container_is_attached_anew,
             podman_withholds_ports_from_the_first_plugin_when_an_address_is_asked_for,
             asked_address_and_hardware_address_are_given,
+            labs_runtime_calls_plugins_and_caches_results_as_podman_does,
             failed_attachment_tells_why_and_leaves_nothing,
         ],
     )

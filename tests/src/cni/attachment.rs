@@ -4,8 +4,10 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
+use anyhow::{Result, bail};
+use serde_json::{Map, Value, json};
 
+use super::client::Client;
 use crate::pod::Pod;
 
 /// An attachment of a Pod to a network.
@@ -30,6 +32,25 @@ impl Attachment {
         );
         let netns = pod.netns().display().to_string();
         Self { container_id, netns, ifname: "eth0".to_owned(), args, capabilities: Map::new() }
+    }
+
+    /// The same as a client tells it: containerd sends the pairs in the random order of a Go map (here `IgnoreUnknown` comes
+    /// last, which a plugin must bear) and offers the Pod's annotations; its structures have no JSON names.
+    #[must_use]
+    pub fn told_by(mut self, client: Client) -> Self {
+        if client.is_containerd() {
+            let mut pairs: Vec<&str> = self.args.split(';').collect();
+            pairs.reverse();
+            self.args = pairs.join(";");
+            self.capabilities.entry("io.kubernetes.cri.pod-annotations").or_insert_with(|| json!({}));
+            for (name, value) in &mut self.capabilities {
+                spell_as_go_cni(name, value);
+            }
+        }
+        if client == Client::CriO {
+            self.capabilities.remove("portMappings");
+        }
+        self
     }
 
     /// Another interface name.
@@ -72,6 +93,65 @@ impl Attachment {
     pub fn container_id(&self) -> &str {
         &self.container_id
     }
+
+    /// What libcni looks at before it executes the first plugin of an ADD (`pkg/utils/utils.go`).
+    pub(crate) fn validate(&self, network: &str) -> Result<()> {
+        let is_word = |text: &str| {
+            let mut bytes = text.bytes();
+            bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+                && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+        };
+        let complaint = match () {
+            () if self.container_id.is_empty() => "missing containerID".to_owned(),
+            () if !is_word(&self.container_id) => format!("invalid characters in containerID; {}", self.container_id),
+            () if network.is_empty() => "missing network name:".to_owned(),
+            () if !is_word(network) => format!("invalid characters found in network name; {network}"),
+            () if self.ifname.is_empty() => "interface name is empty".to_owned(),
+            () if self.ifname.len() > 15 => {
+                "interface name is too long; interface name should be less than 16 characters".to_owned()
+            }
+            () if [".", ".."].contains(&self.ifname.as_str()) => "interface name is . or ..".to_owned(),
+            () if self.ifname.contains(['/', ':']) || self.ifname.contains(char::is_whitespace) => {
+                "interface name contains / or : or whitespace characters".to_owned()
+            }
+            () => return Ok(()),
+        };
+        bail!(complaint)
+    }
+}
+
+/// Capability arguments of go-cni (`types.go`): all members, with the names of the Go fields.
+fn spell_as_go_cni(name: &str, value: &mut Value) {
+    let members: &[(&str, &str, Value)] = match name {
+        "portMappings" => &[
+            ("hostPort", "HostPort", json!(0)),
+            ("containerPort", "ContainerPort", json!(0)),
+            ("protocol", "Protocol", json!("")),
+            ("hostIP", "HostIP", json!("")),
+        ],
+        "bandwidth" => &[
+            ("ingressRate", "IngressRate", json!(0)),
+            ("ingressBurst", "IngressBurst", json!(0)),
+            ("egressRate", "EgressRate", json!(0)),
+            ("egressBurst", "EgressBurst", json!(0)),
+        ],
+        "dns" => &[
+            ("servers", "Servers", Value::Null),
+            ("searches", "Searches", Value::Null),
+            ("options", "Options", Value::Null),
+        ],
+        _ => return,
+    };
+    let objects = match value {
+        Value::Array(objects) => objects.as_mut_slice(),
+        single => std::slice::from_mut(single),
+    };
+    for object in objects {
+        let member = |(from, to, absent): &(&str, &str, Value)| {
+            ((*to).to_owned(), object.get(*from).or_else(|| object.get(*to)).unwrap_or(absent).clone())
+        };
+        *object = Value::Object(members.iter().map(member).collect());
+    }
 }
 
 /// 64 hexadecimal digits made of the name's bytes, the same on every call.
@@ -82,4 +162,61 @@ fn container_id(name: &str) -> String {
         let _ = write!(id, "{byte:02x}");
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment() -> Attachment {
+        let (container_id, netns) = ("c1".to_owned(), "/run/netns/x".to_owned());
+        let args = "IgnoreUnknown=1;K8S_POD_NAME=web".to_owned();
+        Attachment { container_id, netns, ifname: "eth0".to_owned(), args, capabilities: Map::new() }
+            .capability("portMappings", json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]))
+            .capability("bandwidth", json!({"ingressRate": 1000, "ingressBurst": 4294967295_u64}))
+    }
+
+    #[test]
+    fn containerd_spells_members_as_go_fields_and_leaves_none_out() {
+        let told = attachment().told_by(Client::Containerd1);
+        assert_eq!(
+            told.capabilities["portMappings"],
+            json!([{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}])
+        );
+        assert_eq!(
+            told.capabilities["bandwidth"],
+            json!({"IngressRate": 1000, "IngressBurst": 4294967295_u64, "EgressRate": 0, "EgressBurst": 0})
+        );
+        assert_eq!(told.args, "K8S_POD_NAME=web;IgnoreUnknown=1");
+        assert_eq!(told.clone().told_by(Client::Containerd1).capabilities, told.capabilities);
+    }
+
+    #[test]
+    fn crio_keeps_the_conventional_names_and_publishes_ports_itself() {
+        let told = attachment().told_by(Client::CriO);
+        assert!(!told.capabilities.contains_key("portMappings"));
+        assert_eq!(told.capabilities["bandwidth"]["ingressRate"], 1000);
+        assert_eq!(told.args, "IgnoreUnknown=1;K8S_POD_NAME=web");
+    }
+
+    #[test]
+    fn names_that_libcni_refuses_before_it_executes_anything() {
+        for (attachment, network, complaint) in [
+            (attachment(), "cbr0", ""),
+            (attachment().with_container_id(""), "cbr0", "missing containerID"),
+            (attachment().with_container_id("-x"), "cbr0", "invalid characters in containerID"),
+            (attachment(), "", "missing network name"),
+            (attachment(), "a/b", "invalid characters found in network name"),
+            (attachment().ifname(""), "cbr0", "interface name is empty"),
+            (attachment().ifname("sixteen-letters-"), "cbr0", "interface name is too long"),
+            (attachment().ifname(".."), "cbr0", "interface name is . or .."),
+            (attachment().ifname("eth 0"), "cbr0", "whitespace"),
+        ] {
+            let found = attachment.validate(network).map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(
+                found.contains(complaint) && found.is_empty() == complaint.is_empty(),
+                "{found:?}, not {complaint:?}"
+            );
+        }
+    }
 }

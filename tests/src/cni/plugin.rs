@@ -1,11 +1,13 @@
 //! One execution of one plugin.
 //!
-//! Invariant: the plugin runs with the machine's network and files, gets its whole input at once and end of file, and its
-//! answer is read as `pkg/invoke/raw_exec.go` reads it.
+//! Invariant: the plugin is the first regular file of its name in the folders of `CNI_PATH`, runs with the machine's network
+//! and files and the runtime's whole environment, gets its input at once and end of file, and its failure is told as
+//! `pkg/invoke/raw_exec.go` tells it.
 
 use std::fmt;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -29,61 +31,124 @@ pub struct PluginError {
 
 #[derive(Deserialize)]
 struct ErrorObject {
+    #[serde(default)]
     code: u32,
+    #[serde(default)]
     msg: String,
     #[serde(default)]
     details: String,
 }
 
 impl fmt::Display for PluginError {
+    /// libcni's words: chains wrap what ADD, DEL and GC say, and pass on CHECK and STATUS as they are.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plugin type={:?} failed ({}), code {}: {}", self.plugin, self.verb, self.code, self.message)?;
+        match self.verb.as_str() {
+            "ADD" => write!(f, "plugin type={:?} failed (add): ", self.plugin)?,
+            "DEL" => write!(f, "plugin type={:?} failed (delete): ", self.plugin)?,
+            "GC" => write!(f, "failed to GC plugin {}: ", self.plugin)?,
+            _ => {}
+        }
+        write!(f, "{}", self.message)?;
         if self.details.is_empty() { Ok(()) } else { write!(f, "; {}", self.details) }
     }
 }
 
 impl std::error::Error for PluginError {}
 
-/// Executes `plugin` from `bin_dir` and gives the JSON it answered; `None` when it answered nothing.
-pub(crate) fn execute(
-    host: &Host,
-    bin_dir: &str,
-    plugin: &str,
-    verb: &str,
-    attachment: Option<&Attachment>,
-    input: &Value,
-) -> Result<Option<Value>> {
-    let given = |field: fn(&Attachment) -> &str| attachment.map_or("", field);
+/// The variables of a call.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) verb: &'a str,
+    pub(crate) container_id: &'a str,
+    pub(crate) netns: &'a str,
+    pub(crate) ifname: &'a str,
+    pub(crate) args: &'a str,
+    pub(crate) path: &'a str,
+}
+
+impl<'a> Call<'a> {
+    /// A verb about one attachment.
+    pub(crate) fn about(verb: &'a str, attachment: &'a Attachment, path: &'a str) -> Self {
+        let Attachment { container_id, netns, ifname, args, .. } = attachment;
+        Self { verb, container_id, netns, ifname, args, path }
+    }
+
+    /// GC and STATUS: the other variables are there and empty.
+    pub(crate) fn about_nothing(verb: &'a str, path: &'a str) -> Self {
+        Self { verb, container_id: "", netns: "", ifname: "", args: "", path }
+    }
+
+    /// VERSION: plugins of an older skel want some value (`pkg/invoke/exec.go`, GetVersionInfo).
+    pub(crate) fn version() -> Self {
+        Self { verb: "VERSION", container_id: "", netns: "dummy", ifname: "dummy", args: "", path: "dummy" }
+    }
+}
+
+/// The file of a plugin in the folders of a path (`pkg/invoke/find.go`).
+///
+/// # Errors
+/// When the name is none or no folder has such a regular file.
+pub(crate) fn find(host: &Host, plugin: &str, folders: &[String]) -> Result<String> {
+    if plugin.is_empty() {
+        bail!("no plugin name provided");
+    }
+    if plugin.contains('/') {
+        bail!("invalid plugin name: {plugin}");
+    }
+    if folders.is_empty() {
+        bail!("no paths provided");
+    }
+    let candidates: Vec<String> = folders.iter().map(|folder| format!("{folder}/{plugin}")).collect();
+    // Looked at from inside, where absolute links lead to the machine's own files.
+    let found = host.within(|| candidates.into_iter().find(|file| Path::new(file).is_file()))?;
+    match found {
+        Some(file) => Ok(file),
+        None => bail!("failed to find plugin {plugin:?} in path [{}]", folders.join(" ")),
+    }
+}
+
+/// Executes the file of a plugin and gives what it printed.
+///
+/// # Errors
+/// [`PluginError`] when it ends with anything but success.
+pub(crate) fn execute(host: &Host, file: &str, call: &Call<'_>, input: &Value) -> Result<String> {
     let command = host
-        .command(format!("{bin_dir}/{plugin}"))
-        .env("CNI_COMMAND", verb)
-        .env("CNI_CONTAINERID", given(|attachment| &attachment.container_id))
-        .env("CNI_NETNS", given(|attachment| &attachment.netns))
-        .env("CNI_IFNAME", given(|attachment| &attachment.ifname))
-        .env("CNI_ARGS", given(|attachment| &attachment.args))
-        .env("CNI_PATH", bin_dir)
+        .command(file)
+        .env("CNI_COMMAND", call.verb)
+        .env("CNI_CONTAINERID", call.container_id)
+        .env("CNI_NETNS", call.netns)
+        .env("CNI_ARGS", call.args)
+        .env("CNI_IFNAME", call.ifname)
+        .env("CNI_PATH", call.path)
         .input(input.to_string());
     let output = command.output()?;
     if !output.status.success() {
-        return Err(failure(plugin, verb, &output).into());
+        let plugin = file.rsplit('/').next().unwrap_or(file);
+        return Err(failure(plugin, call.verb, &output).into());
     }
-    if output.stdout.trim().is_empty() {
-        return Ok(None);
-    }
-    let answer = serde_json::from_str(&output.stdout);
-    answer
-        .map(Some)
-        .with_context(|| format!("plugin {plugin} ({verb}) succeeded and printed no JSON: {:?}", output.stdout))
+    Ok(output.stdout)
 }
 
 fn failure(plugin: &str, verb: &str, output: &crate::Output) -> PluginError {
     let (plugin, verb) = (plugin.to_owned(), verb.to_owned());
+    let without_object = |message: String| PluginError {
+        plugin: plugin.clone(),
+        verb: verb.clone(),
+        code: 0,
+        message,
+        details: String::new(),
+    };
+    if output.stdout.is_empty() && output.stderr.is_empty() {
+        return without_object(format!("netplugin failed with no error message: {}", output.status));
+    }
+    if output.stdout.is_empty() {
+        return without_object(format!("netplugin failed: {:?}: {}", output.stderr, output.status));
+    }
     match serde_json::from_str::<ErrorObject>(&output.stdout) {
         Ok(ErrorObject { code, msg, details }) => PluginError { plugin, verb, code, message: msg, details },
-        Err(_) => {
-            let message = format!("netplugin failed with no error object: {}", output.status);
-            let details = format!("stdout {:?}, stderr {:?}", output.stdout.trim(), output.stderr.trim());
-            PluginError { plugin, verb, code: 0, message, details }
-        }
+        Err(error) => without_object(format!(
+            "netplugin failed but error parsing its diagnostic message {:?}: {error}",
+            output.stdout
+        )),
     }
 }

@@ -1,17 +1,22 @@
 //! A Pod sandbox: the network namespace of a Pod, attached to the machine's network, until it is stopped.
 //!
-//! Invariant: the order is a runtime's (containerd `RunPodSandbox`, `StopPodSandbox`): namespace, loopback, ADD; on a failed
-//! ADD a DEL; when stopped DEL while the namespace still exists, then the namespace.
+//! Invariant: the order is a runtime's (containerd `RunPodSandbox`, `StopPodSandbox`; CRI-O `networkStart`, `networkStop`):
+//! namespace, loopback, ADD; on a failed ADD a DEL; when stopped DEL while the namespace still exists, then the namespace.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::attachment::Attachment;
+use super::cache;
+use super::client::Client;
 use super::network::Network;
 use super::runtime::Runtime;
 use crate::pod::Pod;
+
+/// go-cni's own network, beside every other one, on the interface `lo`.
+const LOOPBACK: &str = r#"{"cniVersion": "0.3.1", "name": "cni-loopback", "plugins": [{"type": "loopback"}]}"#;
 
 /// A running Pod sandbox. Dropping it without [`Sandbox::stop`] removes the namespace and asks no plugin, as a crash would.
 #[derive(Debug)]
@@ -26,23 +31,25 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub(crate) fn run(runtime: &Runtime, name: &str) -> Result<Self> {
-        let network = runtime.network()?;
         let pod = runtime.host().pod(name)?;
-        pod.run(&["ip", "link", "set", "lo", "up"])?;
         let attachment = Attachment::of(&pod);
-        let added = runtime.add(&network, &attachment).and_then(|result| {
-            let address = first_address(&result)
-                .with_context(|| format!("failed to find network info for sandbox in {result}"))?;
-            Ok((result, address))
-        });
+        Self::attach(runtime, pod, attachment)
+    }
+
+    /// Attaches a Pod as the client would, with these arguments; the client's own way of telling them is applied.
+    ///
+    /// # Errors
+    /// As [`Runtime::add`], after the DEL that follows a failed ADD.
+    pub fn attach(runtime: &Runtime, pod: Pod, attachment: Attachment) -> Result<Self> {
+        let network = runtime.network()?;
+        let attachment = attachment.told_by(runtime.client());
+        let added = set_up(runtime, &network, &pod, &attachment);
         match added {
             Ok((result, address)) => Ok(Self { runtime: runtime.clone(), network, attachment, result, address, pod }),
-            Err(error) => {
-                if let Err(undo) = runtime.del(&network, &attachment) {
-                    return Err(error.context(format!("and the DEL after it failed: {undo:#}")));
-                }
-                Err(error)
-            }
+            Err(error) => match tear_down(runtime, &network, &attachment) {
+                Ok(()) => Err(error),
+                Err(undo) => Err(error.context(format!("and the DEL after it failed: {undo:#}"))),
+            },
         }
     }
 
@@ -78,17 +85,53 @@ impl Sandbox {
         self.runtime.check(&self.network, &self.attachment)
     }
 
-    /// DEL, then the end of the namespace.
+    /// DEL, then the end of the namespace. containerd deletes with the network it has loaded now, CRI-O with that of the ADD.
     ///
     /// # Errors
     /// As [`Runtime::del`].
     pub fn stop(self) -> Result<()> {
-        self.runtime.del(&self.network, &self.attachment)
+        let network = match self.runtime.client() {
+            Client::Cnitool | Client::Podman4 => self.network,
+            Client::Containerd1 | Client::Containerd2 => self.runtime.network()?,
+            Client::CriO => match cache::configuration(self.runtime.host(), &self.network, &self.attachment) {
+                Some(list) => self.runtime.parse(&list)?,
+                None => self.network,
+            },
+        };
+        tear_down(&self.runtime, &network, &self.attachment)
     }
 }
 
-/// First IPv4 address of a result (`ips` of 0.3.0 and later).
+fn set_up(runtime: &Runtime, network: &Network, pod: &Pod, attachment: &Attachment) -> Result<(Value, Ipv4Addr)> {
+    match runtime.client() {
+        // In parallel with the other networks there; the plugin tests cover that.
+        client if client.is_containerd() => {
+            runtime.add(&runtime.parse(LOOPBACK)?, &attachment.clone().ifname("lo"))?;
+        }
+        _ => {
+            pod.run(&["ip", "link", "set", "lo", "up"])?;
+        }
+    }
+    let result = runtime.add(network, attachment)?;
+    let address =
+        first_address(&result).with_context(|| format!("failed to find network info for sandbox in {result}"))?;
+    if runtime.client() == Client::CriO && network.speaks("0.4.0") {
+        runtime.check(network, attachment)?;
+    }
+    Ok((result, address))
+}
+
+fn tear_down(runtime: &Runtime, network: &Network, attachment: &Attachment) -> Result<()> {
+    if runtime.client().is_containerd() {
+        runtime.del(&runtime.parse(LOOPBACK)?, &attachment.clone().ifname("lo"))?;
+    }
+    runtime.del(network, attachment)
+}
+
+/// First IPv4 address of a result.
 fn first_address(result: &Value) -> Option<Ipv4Addr> {
-    let ips = result.get("ips")?.as_array()?;
-    ips.iter().filter_map(|ip| ip.get("address")?.as_str()?.split('/').next()?.parse().ok()).next()
+    let flat = result["ip4"]["ip"].as_str();
+    let listed = result["ips"].as_array().into_iter().flatten().filter_map(|ip| ip["address"].as_str());
+    let addresses = flat.into_iter().chain(listed).filter_map(|text| text.split('/').next()?.parse().ok());
+    addresses.filter_map(|address| if let IpAddr::V4(address) = address { Some(address) } else { None }).next()
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod containerd;
 pub(crate) mod image;
+pub(crate) mod likeness;
 pub(crate) mod podman;
 
 use std::fs;
