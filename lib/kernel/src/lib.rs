@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`link`] | links: veth, bridge, vxlan, dummy | 4.20 |
 //! | [`address`], [`route`], [`neighbour`], [`fdb`] | addresses, routes, neighbours, tunnel forwarding | 4.20 |
+//! | [`qdisc`] | rate limits of links, the detour over `ifb` devices | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
 //! | `watch` (feature) | change notifications of the tables above | 4.20 |
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
@@ -31,6 +32,7 @@ pub mod neighbour;
 pub mod netns;
 pub mod nft;
 pub mod orphan;
+pub mod qdisc;
 pub mod route;
 mod rtnl;
 mod socket;
