@@ -32,25 +32,22 @@ pub(crate) fn store(
     attachment: &Attachment,
     result: &Value,
 ) -> Result<()> {
+    // Empty members are left out; the older release does not know the namespace.
+    let args: Vec<Vec<&str>> =
+        attachment.args.split(';').filter_map(|pair| pair.split_once('=')).map(|(k, v)| vec![k, v]).collect();
     let mut entry = json!({
         "kind": KIND,
         "containerId": attachment.container_id,
         "config": base64(network.source.as_bytes()),
         "ifName": attachment.ifname,
         "networkName": network.name,
+        "netns": if release == Release::V1_3 { attachment.netns.as_str() } else { "" },
+        "cniArgs": args,
+        "capabilityArgs": attachment.capabilities,
         "result": result,
     });
-    // Empty members are left out; the older release does not know the namespace.
-    let args: Vec<Vec<&str>> =
-        attachment.args.split(';').filter_map(|pair| pair.split_once('=')).map(|(k, v)| vec![k, v]).collect();
-    if release == Release::V1_3 && !attachment.netns.is_empty() {
-        entry["netns"] = json!(attachment.netns);
-    }
-    if !args.is_empty() {
-        entry["cniArgs"] = json!(args);
-    }
-    if !attachment.capabilities.is_empty() {
-        entry["capabilityArgs"] = json!(attachment.capabilities);
+    if let Some(members) = entry.as_object_mut() {
+        members.retain(|_, value| ![json!(""), json!([]), json!({})].contains(value));
     }
     let folder = host.path(FOLDER);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).context("make the folder of cached results")?;

@@ -4,7 +4,6 @@
 //! Invariant: members that libcni's structures do not have are lost, as there; nothing else changes within one version.
 
 use std::cmp::Ordering;
-use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -96,8 +95,8 @@ pub(crate) fn convert(release: Release, result: &Value, to: &str) -> Result<Valu
     }
     if FAMILIES.contains(&to) {
         for ip in members.get_mut("ips").and_then(Value::as_array_mut).into_iter().flatten() {
-            let family = if ip["address"].as_str().is_some_and(is_ipv6) { "6" } else { "4" };
-            ip["version"] = json!(family);
+            let family = if has_ipv6(ip, "address") { "6" } else { "4" };
+            ip.as_object_mut().map(|ip| ip.insert("version".to_owned(), json!(family)));
         }
     }
     members.insert("cniVersion".to_owned(), json!(to));
@@ -123,13 +122,11 @@ fn raised(members: &Map<String, Value>) -> Map<String, Value> {
 fn lowered(members: &Map<String, Value>) -> Result<Map<String, Value>> {
     let mut lowered = pick(members, &["dns"]);
     let objects = |name: &str| members.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let of_family =
-        |value: &Value, key: &str, ipv6: bool| value[key].as_str().is_some_and(|text| is_ipv6(text) == ipv6);
     for (family, ipv6) in [("ip4", false), ("ip6", true)] {
-        let Some(first) = objects("ips").into_iter().find(|ip| of_family(ip, "address", ipv6)) else { continue };
+        let Some(first) = objects("ips").into_iter().find(|ip| has_ipv6(ip, "address") == ipv6) else { continue };
         let mut config = pick(first.as_object().context("an address that is no object")?, &["gateway"]);
-        config.insert("ip".to_owned(), first["address"].clone());
-        let routes: Vec<Value> = objects("routes").into_iter().filter(|route| of_family(route, "dst", ipv6)).collect();
+        config.insert("ip".to_owned(), first.get("address").cloned().unwrap_or_default());
+        let routes: Vec<Value> = objects("routes").into_iter().filter(|route| has_ipv6(route, "dst") == ipv6).collect();
         config.insert("routes".to_owned(), Value::Array(routes));
         lowered.insert(family.to_owned(), Value::Object(config));
     }
@@ -137,8 +134,9 @@ fn lowered(members: &Map<String, Value>) -> Result<Map<String, Value>> {
     Ok(lowered)
 }
 
-fn is_ipv6(text: &str) -> bool {
-    text.split('/').next().and_then(|address| address.parse().ok()).is_some_and(|address: IpAddr| address.is_ipv6())
+/// Whether a member of an object is an IPv6 address or prefix.
+fn has_ipv6(object: &Value, member: &str) -> bool {
+    object.get(member).and_then(Value::as_str).is_some_and(|text| text.contains(':'))
 }
 
 #[cfg(test)]

@@ -130,8 +130,9 @@ fn tear_down(runtime: &Runtime, network: &Network, attachment: &Attachment) -> R
 
 /// First IPv4 address of a result.
 fn first_address(result: &Value) -> Option<Ipv4Addr> {
-    let flat = result["ip4"]["ip"].as_str();
-    let listed = result["ips"].as_array().into_iter().flatten().filter_map(|ip| ip["address"].as_str());
+    let flat = result.pointer("/ip4/ip").and_then(Value::as_str);
+    let listed = result.get("ips").and_then(Value::as_array).into_iter().flatten();
+    let listed = listed.filter_map(|ip| ip.get("address")?.as_str());
     let addresses = flat.into_iter().chain(listed).filter_map(|text| text.split('/').next()?.parse().ok());
     addresses.filter_map(|address| if let IpAddr::V4(address) = address { Some(address) } else { None }).next()
 }
