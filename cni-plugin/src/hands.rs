@@ -36,8 +36,7 @@ pub struct KernelHands<'a> {
 #[derive(Debug)]
 struct Netfilter {
     nft: Nft,
-    conntrack: Conntrack,
-    may_bury: bool,
+    conntrack: Option<Conntrack>,
 }
 
 /// A kernel error as the runtime shall see it.
@@ -53,13 +52,14 @@ impl<'a> KernelHands<'a> {
         Self { host, netns, inside: false, indexes: BTreeMap::new(), pod_index: None, netfilter: None }
     }
 
-    /// Opens the conversations that host ports and masquerading need. With `may_bury`, a port whose holder has no link any more counts
-    /// as free.
+    /// Opens the conversations that host ports and masquerading need; the one about tracked connections only when
+    /// `flows` have to be forgotten.
     ///
     /// # Errors
     /// Code 100 when the kernel refuses.
-    pub fn open_netfilter(&mut self, may_bury: bool) -> Result<(), CniError> {
-        let open = || Ok(Netfilter { nft: Nft::open()?, conntrack: Conntrack::open()?, may_bury });
+    pub fn open_netfilter(&mut self, flows: bool) -> Result<(), CniError> {
+        let conntrack = || flows.then(Conntrack::open).transpose();
+        let open = || Ok(Netfilter { nft: Nft::open()?, conntrack: conntrack()? });
         self.netfilter = Some(open().map_err(|e: KernelError| refused(&e))?);
         Ok(())
     }
@@ -79,7 +79,9 @@ impl<'a> KernelHands<'a> {
         let (hands, host) = self.netfilter()?;
         let local = host.addresses().map_err(|e| refused(&e))?;
         let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
-        ports::forget_former(&mut hands.conntrack, flows, &local).map_err(|e| refused(&e))
+        let closed = || CniError::new(Code::Kernel, "no conversation with connection tracking was opened");
+        let conntrack = hands.conntrack.as_mut().ok_or_else(closed)?;
+        ports::forget_former(conntrack, flows, &local).map_err(|e| refused(&e))
     }
 
     /// Tells the index of a link of the host that the caller has just looked at.
@@ -207,7 +209,7 @@ impl Hands for KernelHands<'_> {
             Step::WriteTable(ruleset) => self.write_table(ruleset),
             Step::OpenPorts { ruleset, owner } => {
                 let (hands, host) = self.netfilter()?;
-                ports::claim(&mut hands.nft, host, ruleset, owner, hands.may_bury)
+                ports::claim(&mut hands.nft, host, ruleset, owner)
             }
             Step::ForgetFlows(flows) => self.forget(flows),
             Step::LearnNeighbour { bridge, addr, mac } => {
@@ -220,7 +222,7 @@ impl Hands for KernelHands<'_> {
     fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
         match undo {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
-            Undo::ClosePorts(table, owner) => ports::close(&mut self.netfilter()?.0.nft, table, owner),
+            Undo::ClosePorts(keys, owner) => ports::close_known(&mut self.netfilter()?.0.nft, keys, owner),
             Undo::ForgetNeighbour(bridge, addr) => {
                 let index = self.index(bridge)?;
                 self.host.forget_neighbours(index, &[*addr]).map_err(|e| refused(&e))

@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netstate::nft::ElementKey;
 use serde_json::{Value, json};
 
 use crate::attachment::Attachment;
@@ -23,6 +24,7 @@ use crate::error::{CniError, Code};
 use crate::fields::Fields;
 use crate::ipam::store::lock_within;
 use crate::plan::gc::{self, Owner};
+use crate::plan::hostports::keys;
 
 /// Where records are kept unless configured otherwise.
 pub const DEFAULT_DIR: &str = "/var/lib/cni/netd";
@@ -40,8 +42,20 @@ pub struct Record {
     pub boot: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Ports of the host lead to it.
-    pub has_ports: bool,
+    /// Ports of the host that lead to it.
+    pub ports: Ports,
+}
+
+/// What is known of an attachment's host ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// It has none.
+    #[default]
+    None,
+    /// It has some: the record is of the form that did not tell which, `"ports": true`.
+    Untold,
+    /// It has these, by their keys in the table.
+    Keys(Vec<ElementKey>),
 }
 
 /// The record of one attachment, held until dropped.
@@ -206,7 +220,7 @@ impl Held {
     /// Code 5.
     pub fn write(&mut self, record: &Record) -> Result<(), CniError> {
         let addresses: Vec<String> = record.addresses.iter().map(IpAddr::to_string).collect();
-        let text = json!({"boot": record.boot, "addresses": addresses, "ports": record.has_ports}).to_string();
+        let text = json!({"boot": record.boot, "addresses": addresses, "ports": ports(&record.ports)}).to_string();
         let mut write = || -> io::Result<()> {
             self.file.rewind()?;
             self.file.set_len(0)?;
@@ -231,8 +245,23 @@ fn parse(text: &str) -> Option<Record> {
     let value: Value = serde_json::from_str(text).ok()?;
     let mut fields = Fields::of(value, "record").ok()?;
     let addresses = fields.take_texts("addresses").ok()?.iter().map(|a| a.parse().ok()).collect::<Option<_>>()?;
-    let has_ports = fields.take_bool("ports").ok()?.unwrap_or(false);
-    Some(Record { boot: fields.take_text("boot").ok()??, addresses, has_ports })
+    let ports = match fields.take("ports").ok()? {
+        None | Some(Value::Bool(false)) => Ports::None,
+        Some(Value::Array(keys)) => {
+            let keys = keys.iter().map(|key| key.as_str().and_then(keys::parse)).collect::<Option<Vec<_>>>();
+            keys.map_or(Ports::Untold, Ports::Keys)
+        }
+        Some(_) => Ports::Untold,
+    };
+    Some(Record { boot: fields.take_text("boot").ok()??, addresses, ports })
+}
+
+fn ports(ports: &Ports) -> Value {
+    match ports {
+        Ports::None => Value::Bool(false),
+        Ports::Untold => Value::Bool(true),
+        Ports::Keys(keys) => keys.iter().map(keys::text).collect(),
+    }
 }
 
 /// The identifier of this boot; empty where the kernel does not tell.
@@ -260,7 +289,7 @@ mod tests {
         Record {
             boot: "b".to_owned(),
             addresses: vec!["172.7.21.2".parse().unwrap(), "fd00::2".parse().unwrap()],
-            has_ports: true,
+            ports: Ports::Keys(vec![keys::parse("ports4 tcp 8080").unwrap()]),
         }
     }
 
@@ -277,6 +306,19 @@ mod tests {
         assert_eq!(again.read().unwrap().addresses, Vec::<IpAddr>::new());
         again.remove().unwrap();
         assert!(hold_existing(dir.path(), "cbr0", &attachment(), WAIT).unwrap().is_none());
+    }
+
+    #[test]
+    fn host_ports_of_every_form_are_known() {
+        let ports = |text: &str| parse(&format!(r#"{{"boot":"b","addresses":[],"ports":{text}}}"#)).unwrap().ports;
+        assert_eq!(ports("false"), Ports::None);
+        assert_eq!(ports("true"), Ports::Untold);
+        assert_eq!(ports("[]"), Ports::Keys(Vec::new()));
+        assert_eq!(ports(r#"["ports4 tcp 8080"]"#), record().ports);
+        for junk in [r#"["ports4 tcp"]"#, "[7]", "7", r#""x""#] {
+            assert_eq!(ports(junk), Ports::Untold, "what cannot be read is looked for");
+        }
+        assert_eq!(parse(r#"{"boot":"b","addresses":[]}"#).unwrap().ports, Ports::None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum Snat {
 }
 
 /// How host ports are opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortmapConf {
     /// See [`Snat`].
     pub snat: Snat,
@@ -24,6 +24,12 @@ pub struct PortmapConf {
 }
 
 impl PortmapConf {
+    /// The mark's bit as a number.
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        1_u32.checked_shl(u32::from(self.mark_bit)).unwrap_or(0)
+    }
+
     /// Takes the options out of `fields`.
     ///
     /// # Errors

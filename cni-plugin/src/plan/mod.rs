@@ -16,10 +16,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use hostports::StaleFlows;
-use netstate::nft::{Ruleset, TableKey};
+use hostports::owner::Owner;
+use netstate::nft::{ElementKey, Ruleset};
 use netstate::{IfName, MacAddr, PortOptions, Route, RouteKey, SysctlKey};
-
-use crate::attachment::Attachment;
 
 /// One end of the Pod's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +95,7 @@ pub enum Step {
         /// The table with the attachment's elements.
         ruleset: Box<Ruleset>,
         /// Whose ports.
-        owner: Attachment,
+        owner: Owner,
     },
     /// Forget UDP flows to these ports that lead past the Pod.
     ForgetFlows(Vec<StaleFlows>),
@@ -132,8 +131,8 @@ fn parameter(key: &str, value: &'static str, required: bool) -> Option<Parameter
 pub enum Undo {
     /// Delete the veth pair with this host end; the Pod's end, its addresses and routes go with it.
     DeleteLink(IfName),
-    /// Release every host port of the attachment in this table.
-    ClosePorts(TableKey, Attachment),
+    /// Release these host ports of this owner.
+    ClosePorts(Vec<ElementKey>, Owner),
     /// Forget which hardware address the Pod's address had on this bridge.
     ForgetNeighbour(IfName, IpAddr),
 }
@@ -145,7 +144,9 @@ impl Step {
     pub fn undo(&self) -> Option<Undo> {
         match self {
             Self::CreateVeth { host, .. } => Some(Undo::DeleteLink(host.name.clone())),
-            Self::OpenPorts { ruleset, owner } => Some(Undo::ClosePorts(ruleset.key.clone(), owner.clone())),
+            Self::OpenPorts { ruleset, owner } => {
+                Some(Undo::ClosePorts(ruleset.elements.keys().cloned().collect(), owner.clone()))
+            }
             Self::LearnNeighbour { bridge, addr, .. } => Some(Undo::ForgetNeighbour(bridge.clone(), *addr)),
             _ => None,
         }
@@ -177,7 +178,7 @@ impl fmt::Display for Step {
             }
             Self::WriteTable(ruleset) => write!(f, "write nft table {}", ruleset.key),
             Self::OpenPorts { ruleset, owner } => {
-                write!(f, "open host ports of {owner} in nft table {}", ruleset.key)?;
+                write!(f, "open host ports of {} in nft table {}", owner.attachment, ruleset.key)?;
                 ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))
             }
             Self::ForgetFlows(flows) => write!(f, "forget flows of {} UDP ports", flows.len()),

@@ -27,7 +27,8 @@ use crate::netconf::{IpamConf, NetConf};
 use crate::plan::Cidr;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
 use crate::plan::hostports::HostPorts;
-use crate::record::{self, Held, Record};
+use crate::plan::hostports::owner::Owner;
+use crate::record::{self, Held, Ports, Record};
 use crate::result::Dns;
 use crate::role::Role;
 
@@ -60,11 +61,10 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
         netns: &call.netns()?.to_string_lossy(),
         network: &network.name,
         ports: network.ports.as_ref().map(|(conf, mappings)| HostPorts {
-            network: &network.name,
-            attachment: &call.attachment,
+            owner: Owner { attachment: call.attachment.clone(), network: network.name.clone(), has_own_link: true },
             mappings,
             addresses: &addresses,
-            conf: *conf,
+            conf,
         }),
     };
     match attach_now(&network, &attach, bridge.as_ref(), &mut held, host, &netns) {
@@ -82,8 +82,9 @@ fn attach_now(
     netns: &Netns,
 ) -> Result<Value, CniError> {
     let addresses = attach.reservations.iter().map(|r| r.addr).collect();
-    let has_ports = attach.ports.as_ref().is_some_and(|ports| !ports.mappings.is_empty());
-    held.write(&Record { boot: record::boot_id(), addresses, has_ports })?;
+    let open = attach.ports.as_ref().filter(|ports| !ports.mappings.is_empty());
+    let ports = open.map_or(Ports::None, |ports| Ports::Keys(ports.keys()));
+    held.write(&Record { boot: record::boot_id(), addresses, ports })?;
     if let Some((dir, content)) = &network.flannel_state {
         write_flannel_state(dir, attach.attachment, content)?;
     }
@@ -93,8 +94,8 @@ fn attach_now(
     let result = attach.result(bridge_mac)?.render(network.version)?;
     let mut hands =
         KernelHands::new(host, Some(netns)).knowing(&attach.conf.bridge, facts.bridge.map(|bridge| bridge.index));
-    if has_ports || network.bridge.masquerade.is_some() {
-        hands.open_netfilter(true)?;
+    if open.is_some() || network.bridge.masquerade.is_some() {
+        hands.open_netfilter(open.is_some_and(|ports| !ports.stale_flows().is_empty()))?;
     }
     apply::apply(&steps, &mut hands)?;
     Ok(result)

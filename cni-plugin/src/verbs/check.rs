@@ -6,7 +6,7 @@ use kernel::link::LinkState;
 use kernel::nft::Nft;
 use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
-use netstate::nft::{Element, ElementKey, Ruleset};
+use netstate::nft::{Element, ElementKey};
 
 use super::network::Network;
 use super::{RESERVATION_WAIT, open_namespace, store_error};
@@ -17,7 +17,8 @@ use crate::ipam::Store;
 use crate::netconf::NetConf;
 use crate::plan::Cidr;
 use crate::plan::check::{Expected, Facts, LinkFact, differences};
-use crate::plan::hostports::{HostPorts, table_key};
+use crate::plan::hostports::owner::Owner;
+use crate::plan::hostports::{HostPorts, keys};
 use crate::result::{self, AddResult};
 use crate::role::Role;
 
@@ -32,8 +33,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     let bridge = network.find_bridge(&mut Rtnl::open().map_err(|e| refused(&e))?)?;
     let result = result::parse(previous)?;
     let netns_path = call.netns()?.to_string_lossy();
-    let wanted = wanted_ports(&network, call, &result);
-    let elements = wanted.as_ref().map_or_else(BTreeMap::new, |ruleset| ruleset.elements.clone());
+    let elements = wanted_ports(&network, call, &result);
     let expected = Expected {
         attachment: &call.attachment,
         bridge: &network.bridge.bridge,
@@ -53,22 +53,30 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
 }
 
-fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> Option<Ruleset> {
-    let (conf, mappings) = network.ports.as_ref()?;
+fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<ElementKey, Element> {
+    let Some((conf, mappings)) = network.ports.as_ref().filter(|(_, mappings)| !mappings.is_empty()) else {
+        return BTreeMap::new();
+    };
     let addresses: Vec<Cidr> = result.ips.iter().map(|ip| (ip.addr, ip.len)).collect();
-    let (network, attachment) = (network.name.as_str(), &call.attachment);
-    HostPorts { network, attachment, mappings, addresses: &addresses, conf: *conf }.ruleset()
+    let owner = Owner { attachment: call.attachment.clone(), network: network.name.clone(), has_own_link: true };
+    HostPorts { owner, mappings, addresses: &addresses, conf }.ruleset().elements
 }
 
-/// Elements of the table of host ports; none where no port is wanted.
+/// Those of the wanted elements whose keys are there, as they are; nothing is asked where none is wanted.
 pub(super) fn present_ports(
-    network: &str,
     wanted: &BTreeMap<ElementKey, Element>,
 ) -> Result<BTreeMap<ElementKey, Element>, KernelError> {
-    match table_key(network).filter(|_| !wanted.is_empty()) {
-        None => Ok(BTreeMap::new()),
-        Some(table) => Ok(Nft::open()?.ruleset(&table)?.map(|ruleset| ruleset.elements).unwrap_or_default()),
+    let mut present = BTreeMap::new();
+    if wanted.is_empty() {
+        return Ok(present);
     }
+    let mut nft = Nft::open()?;
+    for key in wanted.keys() {
+        let set = keys::declared(&key.set);
+        let element = set.map(|set| nft.element(key, &set)).transpose()?.flatten();
+        present.extend(element.map(|element| (key.clone(), element)));
+    }
+    Ok(present)
 }
 
 fn observe(
@@ -104,7 +112,7 @@ fn observe(
             addresses,
             routes: pod.routes()?,
             reserved,
-            elements: present_ports(&network.name, expected.elements)?,
+            elements: present_ports(expected.elements)?,
         })
     };
     look().map_err(|e| refused(&e))

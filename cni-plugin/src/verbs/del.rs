@@ -21,9 +21,9 @@ use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
 use crate::plan::detach::{self, Facts};
-use crate::plan::hostports::table_key;
+use crate::plan::hostports::owner::Owner;
 use crate::ports;
-use crate::record;
+use crate::record::{self, Ports};
 use crate::role::Role;
 
 /// Removes the attachment.
@@ -37,10 +37,8 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let record = held.as_mut().and_then(record::Held::read);
     // Without a readable record the table is looked at: nothing there is cheap to find out.
     // The conversation stays open until the link's deletion was handed to a process of its own, which inherits it.
-    let closed = match record.as_ref().is_none_or(|record| record.has_ports) && role == Role::Native {
-        true => close_ports(&conf.name, &call.attachment)?,
-        false => None,
-    };
+    let ports = record.as_ref().map_or(&Ports::Untold, |record| &record.ports);
+    let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
     let known = record.map(|record| record.addresses).unwrap_or_default();
     let facts = observe(&places, &conf.name, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
@@ -63,12 +61,23 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     held.map_or(Ok(()), record::Held::remove)
 }
 
-/// Releases the attachment's host ports in the table of `network`. Closing the answered conversation takes the kernel
-/// some 10 ms when something was released.
-pub(super) fn close_ports(network: &str, attachment: &Attachment) -> Result<Option<Nft>, CniError> {
-    let Some(table) = table_key(network) else { return Ok(None) };
-    let mut nft = Nft::open().map_err(|e| refused(&e))?;
-    ports::close(&mut nft, &table, attachment).map(|()| Some(nft))
+/// Releases the host ports of an attachment of `network`: those that its record tells, or all that are found. Closing
+/// the answered conversation takes the kernel some 10 ms when something was released.
+pub(super) fn close_ports(network: &str, attachment: &Attachment, known: &Ports) -> Result<Option<Nft>, CniError> {
+    let owner = Owner { attachment: attachment.clone(), network: network.to_owned(), has_own_link: true };
+    let open = || Nft::open().map_err(|e| refused(&e));
+    match known {
+        Ports::None => Ok(None),
+        Ports::Keys(keys) if keys.is_empty() => Ok(None),
+        Ports::Keys(keys) => {
+            let mut nft = open()?;
+            ports::close_known(&mut nft, keys, &owner).map(|()| Some(nft))
+        }
+        Ports::Untold => {
+            let mut nft = open()?;
+            ports::close(&mut nft, &owner).map(|()| Some(nft))
+        }
+    }
 }
 
 /// Deletes the link called `name` and answers the index of its bridge; absent is fine.

@@ -42,7 +42,7 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
         failures.extend(outcome.err());
     }
     if role == Role::Native {
-        let links = valid.iter().map(|attachment| attachment.host_link().to_string()).collect();
+        let links = valid.iter().map(Attachment::host_link).collect();
         failures.extend(ports::sweep(&conf.name, &links).err());
     }
     let mut failures = failures.into_iter();

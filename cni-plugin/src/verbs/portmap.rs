@@ -17,6 +17,7 @@ use super::del::close_ports;
 use super::network::Places;
 use crate::apply;
 use crate::args::Call;
+use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
 use crate::hands::{KernelHands, refused};
 use crate::netconf::runtime::Honoured;
@@ -24,8 +25,9 @@ use crate::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
 use crate::plan::Cidr;
 use crate::plan::check::missing_elements;
 use crate::plan::hostports::HostPorts;
+use crate::plan::hostports::owner::Owner;
 use crate::ports;
-use crate::record::{self, Record};
+use crate::record::{self, Ports, Record};
 use crate::result::{self, AddResult};
 use crate::role::Role;
 
@@ -37,6 +39,8 @@ struct Wanted {
     mappings: Vec<PortMapping>,
     addresses: Vec<Cidr>,
     previous: Value,
+    /// The previous plugin was ours: it says so by the name of the link.
+    has_own_link: bool,
 }
 
 impl Wanted {
@@ -48,18 +52,22 @@ impl Wanted {
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: true, attachment: false })?;
         let missing = || CniError::new(Code::InvalidConfig, "must be called as chained plugin: prevResult is missing");
         let mut previous = conf.prev_result.ok_or_else(missing)?;
-        let addresses = addresses(&result::parse(previous.clone())?, call.attachment.ifname.as_str());
+        let result = result::parse(previous.clone())?;
+        let addresses = addresses(&result, call.attachment.ifname.as_str());
+        let link = call.attachment.host_link();
+        let has_own_link = result.interfaces.iter().any(|i| i.sandbox.is_none() && i.name == link.as_str());
         if let Value::Object(map) = &mut previous {
             // libcni compares it with the configuration's version.
             map.insert("cniVersion".to_owned(), Value::String(conf.version.to_string()));
         }
         let mappings = runtime.port_mappings;
-        Ok(Self { network: conf.name, records, conf: portmap, mappings, addresses, previous })
+        Ok(Self { network: conf.name, records, conf: portmap, mappings, addresses, previous, has_own_link })
     }
 
     fn ports<'a>(&'a self, call: &'a Call) -> HostPorts<'a> {
-        let Self { network, mappings, addresses, conf, .. } = self;
-        HostPorts { network, attachment: &call.attachment, mappings, addresses, conf: *conf }
+        let Self { network, mappings, addresses, conf, has_own_link, .. } = self;
+        let (attachment, network) = (call.attachment.clone(), network.clone());
+        HostPorts { owner: Owner { attachment, network, has_own_link: *has_own_link }, mappings, addresses, conf }
     }
 }
 
@@ -90,13 +98,12 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
     let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
     let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
-    let outcome =
-        held.write(&Record { boot: record::boot_id(), addresses: Vec::new(), has_ports: true }).and_then(|()| {
-            let mut hands = KernelHands::new(host, None);
-            // Who holds a port behind another plugin's link cannot be told dead from alive.
-            hands.open_netfilter(false)?;
-            apply::apply(&steps, &mut hands)
-        });
+    let record = Record { boot: record::boot_id(), addresses: Vec::new(), ports: Ports::Keys(ports.keys()) };
+    let outcome = held.write(&record).and_then(|()| {
+        let mut hands = KernelHands::new(host, None);
+        hands.open_netfilter(!ports.stale_flows().is_empty())?;
+        apply::apply(&steps, &mut hands)
+    });
     match outcome {
         Ok(()) => Ok(wanted.previous),
         Err(error) => {
@@ -122,8 +129,9 @@ fn leads_to(wanted: &Wanted, host: &mut Rtnl) -> Result<IfName, CniError> {
 /// Code 102 with every port that is not.
 pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     let wanted = Wanted::parse(conf, call)?;
-    let elements = wanted.ports(call).ruleset().map_or_else(BTreeMap::new, |ruleset| ruleset.elements);
-    let present = present_ports(&wanted.network, &elements).map_err(|e| refused(&e))?;
+    let ports = wanted.ports(call);
+    let elements = if ports.mappings.is_empty() { BTreeMap::new() } else { ports.ruleset().elements };
+    let present = present_ports(&elements).map_err(|e| refused(&e))?;
     let found = missing_elements(&elements, &present);
     if found.is_empty() {
         return Ok(());
@@ -137,10 +145,11 @@ pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
-    let Some(held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
+    let Some(mut held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
         return Ok(());
     };
-    let closed = close_ports(&conf.name, &call.attachment)?;
+    let ports = held.read().map_or(Ports::Untold, |record| record.ports);
+    let closed = close_ports(&conf.name, &call.attachment, &ports)?;
     // Before there is a second process: that one would hold the record's lock when this one is killed.
     held.remove()?;
     closed.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
@@ -152,7 +161,7 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 /// Code 100 when the kernel refuses.
 pub fn gc(conf: &NetConf) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
-    let links: BTreeSet<String> = valid.iter().map(|attachment| attachment.host_link().to_string()).collect();
+    let links: BTreeSet<IfName> = valid.iter().map(Attachment::host_link).collect();
     ports::sweep(&conf.name, &links)?;
     record::remove_stale(&records(conf), &conf.name, &valid)
 }

@@ -14,6 +14,7 @@ mod former;
 mod host_local;
 mod leases;
 mod node;
+mod port_owners;
 mod ports;
 mod protocol;
 mod remove;
@@ -37,6 +38,7 @@ fn main() {
         crash::TESTS,
         host_local::TESTS,
         leases::TESTS,
+        port_owners::TESTS,
         ports::TESTS,
         protocol::TESTS,
         remove::TESTS,

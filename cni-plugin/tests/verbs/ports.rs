@@ -1,4 +1,4 @@
-//! Host ports: who reaches the Pod through them, whose they are, and what is left of them.
+//! Host ports: who reaches the Pod through them, and what is left of them.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use netstate::{IfName, Link, LinkKind};
 use serde_json::{Value, json};
 
 use crate::attach::{say, who_called};
-use crate::node::{Node, SUBNET_ENV, flannel, host_link, inside, native, with};
+use crate::node::{Node, flannel, inside, native, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -19,17 +19,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("host_port_is_reached_from_everywhere", reached_from_everywhere),
     ("host_port_of_the_stock_chain_is_opened_and_closed_by_portmap", stock_chain),
     ("host_port_on_one_address_is_open_there_only", one_address),
-    ("host_port_in_use_is_refused_with_its_holder_and_nothing_is_left", port_in_use),
-    ("port_of_a_dead_attachment_is_taken_over", dead_holder),
     ("udp_flow_follows_the_port_to_its_new_pod", udp_flow),
     ("check_tells_a_closed_port", check_tells),
-    ("gc_closes_the_ports_of_the_dead", gc_closes),
 ];
 
-const NODE: &str = "10.4.7.21";
+pub(crate) const NODE: &str = "10.4.7.21";
 
 /// `conf` with one mapping, in containerd's spelling.
-fn mapped(conf: &Value, protocol: &str, host_port: u16, container_port: u16, host_ip: &str) -> Value {
+pub(crate) fn mapped(conf: &Value, protocol: &str, host_port: u16, container_port: u16, host_ip: &str) -> Value {
     let mapping =
         json!({"HostPort": host_port, "ContainerPort": container_port, "Protocol": protocol, "HostIP": host_ip});
     with(conf, "runtimeConfig", json!({"portMappings": [mapping]}))
@@ -60,20 +57,20 @@ pub(crate) fn outside(node: &Node) -> PathBuf {
     path
 }
 
-fn table() -> TableKey {
-    TableKey { family: Family::Inet, name: Name::literal("netd-ports-cbr0") }
+pub(crate) fn table() -> TableKey {
+    TableKey { family: Family::Inet, name: Name::literal("netd-ports") }
 }
 
-fn elements() -> usize {
+pub(crate) fn elements() -> usize {
     Nft::open().unwrap().ruleset(&table()).unwrap().map_or(0, |ruleset| ruleset.elements.len())
 }
 
-fn addr(text: &str) -> SocketAddr {
+pub(crate) fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
 /// Opens tcp 8080 to port 80 of a new Pod.
-fn served(node: &Node, id: &str) -> PathBuf {
+pub(crate) fn served(node: &Node, id: &str) -> PathBuf {
     let pod = node.pod();
     node.add(&mapped(&native(), "tcp", 8080, 80, ""), id, &pod).result();
     pod
@@ -159,25 +156,6 @@ fn one_address(node: &Node) {
     assert_eq!(elements(), 4);
 }
 
-fn port_in_use(node: &Node) {
-    served(node, "web-1");
-    let before = (node.links(), node.files(), elements());
-    let both = json!([{"hostPort": 8081, "containerPort": 81}, {"hostPort": 8080, "containerPort": 80}]);
-    let conf = with(&native(), "runtimeConfig", json!({"portMappings": both}));
-    let pod = node.pod();
-    let (code, text) = node.add(&conf, "web-2", &pod).error();
-    assert!(code == 11 && text.contains("tcp 8080") && text.contains("web-1@eth0"), "{text}");
-    assert_eq!((node.links(), node.files(), elements()), before, "all ports or none, and nothing else is left");
-}
-
-fn dead_holder(node: &Node) {
-    served(node, "web-1");
-    Rtnl::open().unwrap().delete_link(&IfName::new(host_link("web-1")).unwrap()).unwrap();
-    let pod = served(node, "web-2");
-    let called = who_called(&pod, addr("0.0.0.0:80"), || say(addr("127.0.0.1:8080")));
-    assert_eq!(called.to_string(), "172.7.21.1");
-}
-
 /// Asks until an echo comes, for at most `patience`; the socket stays, and with it the flow. A flow that leads elsewhere
 /// is kept alive by being asked again, so patience hides nothing.
 fn ask(socket: &UdpSocket, patience: Duration) -> bool {
@@ -248,18 +226,4 @@ fn check_tells(node: &Node) {
     let portmap = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap"});
     let chained = mapped(&portmap, "tcp", 8080, 80, "");
     assert_eq!(node.check(&chained, "web-1", &pod, &result).error().0, 102);
-}
-
-fn gc_closes(node: &Node) {
-    let conf = with(&native(), "cniVersion", json!("1.1.0"));
-    node.add(&mapped(&conf, "tcp", 8080, 80, ""), "dead", &node.pod()).result();
-    node.add(&mapped(&conf, "tcp", 8081, 80, ""), "alive", &node.pod()).result();
-    assert_eq!(elements(), 4);
-    let valid = json!([{"containerID": "alive", "ifname": "eth0"}]);
-    let conf = with(&conf, "cni.dev/valid-attachments", valid);
-    for kind in ["netd-cni", "portmap"] {
-        node.exec(kind, &[("CNI_COMMAND", "GC")], &with(&conf, "type", json!(kind)).to_string()).silent();
-        assert_eq!(elements(), 2);
-    }
-    std::fs::write("/run/flannel/subnet.env", SUBNET_ENV).unwrap();
 }

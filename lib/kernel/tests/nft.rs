@@ -596,27 +596,33 @@ fn fill_a_set_beyond_the_send_buffer() {
     assert!(nft.generation().unwrap() > before + 1, "{count} elements were no more than one transaction takes");
 }
 
+/// The static part of `ruleset`, whatever is there.
+fn as_declared(ruleset: &Ruleset) -> impl Fn(Option<&Table>) -> Table + use<> {
+    let table = ruleset.table.clone();
+    move |_| table.clone()
+}
+
 fn claim_is_one_request_and_makes_what_is_missing() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80).comment("pod-a"));
     let mut nft = Nft::open().unwrap();
     let mine = |owner: &'static str| move |_: &ElementKey, element: &Element| element.comment.as_deref() == Some(owner);
-    nft.claim(&ruleset, mine("pod-a")).unwrap();
+    nft.claim(&ruleset, as_declared(&ruleset), mine("pod-a")).unwrap();
     assert_eq!(nft.ruleset(&ruleset.key).unwrap(), Some(ruleset.clone()));
 
     // Again, and with another value: the claim is the same owner's.
-    nft.claim(&ruleset, mine("pod-a")).unwrap();
+    nft.claim(&ruleset, as_declared(&ruleset), mine("pod-a")).unwrap();
     ruleset.insert(name("ports"), port(8080), endpoint(4, 81).comment("pod-a"));
-    nft.claim(&ruleset, mine("pod-a")).unwrap();
+    nft.claim(&ruleset, as_declared(&ruleset), mine("pod-a")).unwrap();
     assert_eq!(nft.ruleset(&ruleset.key).unwrap(), Some(ruleset.clone()));
 
     // With the very same data, after the address came to another Pod, it is still the first one's.
     let mut other = host_ports(Family::Ip);
     other.insert(name("ports"), port(8080), endpoint(4, 81).comment("pod-b"));
-    assert!(matches!(nft.claim(&other, mine("pod-b")), Err(ClaimError::Held { .. })));
+    assert!(matches!(nft.claim(&other, as_declared(&other), mine("pod-b")), Err(ClaimError::Held { .. })));
     other.insert(name("ports"), port(8080), endpoint(5, 80).comment("pod-b"));
     other.insert(name("ports"), port(8081), endpoint(5, 81).comment("pod-b"));
-    match nft.claim(&other, mine("pod-b")) {
+    match nft.claim(&other, as_declared(&other), mine("pod-b")) {
         Err(ClaimError::Held { key, by }) => {
             assert_eq!((key.key, by.as_deref()), (port(8080), Some("pod-a")));
         }
@@ -626,7 +632,7 @@ fn claim_is_one_request_and_makes_what_is_missing() {
 
     other.elements.retain(|key, _| key.key == port(8081));
     let before = nft.generation().unwrap();
-    nft.claim(&other, mine("pod-b")).unwrap();
+    nft.claim(&other, as_declared(&other), mine("pod-b")).unwrap();
     assert_eq!(nft.generation().unwrap(), before + 1);
     let gone = nft.release(&ruleset.key, mine("pod-a")).unwrap();
     assert_eq!(gone, ruleset.elements.into_iter().collect::<Vec<_>>());
@@ -648,7 +654,10 @@ fn claims_made_at_the_same_time_all_hold() {
                     let mut ruleset = host_ports(Family::Ip);
                     let key = port(1000 + number * 100 + round);
                     ruleset.insert(name("ports"), key, endpoint(3, 80).comment(owner.clone()));
-                    nft.claim(&ruleset, |_: &ElementKey, e: &Element| e.comment.as_ref() == Some(owner)).unwrap();
+                    nft.claim(&ruleset, as_declared(&ruleset), |_: &ElementKey, e: &Element| {
+                        e.comment.as_ref() == Some(owner)
+                    })
+                    .unwrap();
                 }
             });
         }
@@ -664,7 +673,7 @@ fn static_part_is_put_right_without_losing_elements() {
     let mut conversation = Nft::open().unwrap();
     assert!(conversation.ensure(&ruleset.key, &ruleset.table).unwrap());
     assert!(!conversation.ensure(&ruleset.key, &ruleset.table).unwrap());
-    conversation.claim(&ruleset, |_: &ElementKey, _: &Element| false).unwrap();
+    conversation.claim(&ruleset, as_declared(&ruleset), |_: &ElementKey, _: &Element| false).unwrap();
     nft("flush chain ip netd-cni prerouting");
     assert!(conversation.ensure(&ruleset.key, &ruleset.table).unwrap());
     assert_eq!(conversation.ruleset(&ruleset.key).unwrap(), Some(ruleset));

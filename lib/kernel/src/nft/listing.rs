@@ -41,6 +41,20 @@ impl Nft {
         found.ok_or_else(|| KernelError::new("read generation of", "nftables", missing()))
     }
 
+    /// Every table of `family`.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn tables(&mut self, family: Family) -> Result<Vec<TableKey>, KernelError> {
+        let request = message(kind::GETTABLE, 0, family.number(), |_| {});
+        let frames = self.list("list", format!("nft tables of family {family}"), &request)?;
+        let read = |(number, attributes): (u8, &[u8])| {
+            let name = name(attributes, table::NAME)?;
+            (number == family.number()).then_some(TableKey { family, name })
+        };
+        Ok(frames.iter().filter_map(|frame| payload(frame, kind::NEWTABLE)).filter_map(read).collect())
+    }
+
     /// The whole table with its elements; `None` when it does not exist.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::error::{KernelError, SocketError};
 use crate::socket::Socket;
 
-pub use holding::{ClaimError, Owns};
+pub use holding::{ClaimError, Owns, Shape};
 #[cfg(feature = "watch")]
 pub use monitor::Stream;
 pub use monitor::{Change, Monitor};

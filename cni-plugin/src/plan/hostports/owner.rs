@@ -1,0 +1,195 @@
+//! `Owner`: whose an element of the table of host ports is, written into the element's comment.
+//!
+//! ```text
+//! vethgn5ac9sfczt cbr0 web-1@eth0     the Pod's link here is ours and has this name
+//! portgn5ac9sfczt cbr0 web-1@eth0     another plugin made the Pod's link; its life cannot be told from here
+//! ```
+//! Invariant: the digits of the first word and the network name one attachment, and DEL makes them again from the
+//! container, the interface and the network alone. The rest is for who reads the ruleset.
+
+use netstate::IfName;
+use netstate::nft::Element;
+use sha2::{Digest, Sha256};
+
+use crate::attachment::Attachment;
+
+/// Comments of elements hold at most this many bytes, of the 128 that the nft tool can show.
+const COMMENT_MAX: usize = 120;
+
+/// Names of networks up to this length, in bytes, are written as they are.
+const NETWORK_MAX: usize = 40;
+
+/// An attachment to a network, as an owner of host ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Which interface of which container.
+    pub attachment: Attachment,
+    /// The network's name.
+    pub network: String,
+    /// The Pod's link on this host is the one that we give the attachment: when it is gone, so is the Pod.
+    pub has_own_link: bool,
+}
+
+impl Owner {
+    /// The comment of the owner's elements.
+    #[must_use]
+    pub fn comment(&self) -> String {
+        let word = if self.has_own_link { OWN } else { CHAINED };
+        let Attachment { container, ifname } = &self.attachment;
+        let (digits, network) = (self.digits(), tag(&self.network));
+        let mut text = format!("{word}{digits} {network} {container}@{ifname}");
+        text.truncate(text.floor_char_boundary(COMMENT_MAX));
+        text
+    }
+
+    /// True when `element` belongs to this owner.
+    #[must_use]
+    pub fn owns(&self, element: &Element) -> bool {
+        Holder::of(element).is_some_and(|holder| holder.digits == self.digits() && holder.network == tag(&self.network))
+    }
+
+    fn digits(&self) -> String {
+        digits(&self.attachment.host_link()).to_owned()
+    }
+}
+
+const OWN: &str = "veth";
+const CHAINED: &str = "port";
+
+/// The part of a host end's name that is the attachment's.
+fn digits(link: &IfName) -> &str {
+    link.as_str().strip_prefix(OWN).unwrap_or(link.as_str())
+}
+
+/// A network's name as one word that no other network has: long names end in a hash.
+#[must_use]
+pub fn tag(network: &str) -> String {
+    if network.len() <= NETWORK_MAX {
+        return network.to_owned();
+    }
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(network.as_bytes()).into();
+    let head = network.get(..network.floor_char_boundary(NETWORK_MAX - 9)).unwrap_or_default();
+    // No name of a network has a `~`.
+    format!("{head}~{:08x}", u32::from_be_bytes([a, b, c, d]))
+}
+
+/// What an element's comment tells of its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    word: &'static str,
+    digits: String,
+    /// See [`tag`].
+    network: String,
+    name: String,
+}
+
+impl Holder {
+    /// Reads `element`'s comment; `None` when it is none of ours.
+    #[must_use]
+    pub fn of(element: &Element) -> Option<Self> {
+        Self::read(element.comment.as_deref()?)
+    }
+
+    /// Reads a comment.
+    #[must_use]
+    pub fn read(comment: &str) -> Option<Self> {
+        let mut words = comment.splitn(3, ' ');
+        let (link, network, name) = (words.next()?, words.next()?, words.next().unwrap_or_default());
+        let word = [OWN, CHAINED].into_iter().find(|word| link.starts_with(word))?;
+        let digits = link.get(word.len()..).filter(|digits| !digits.is_empty())?.to_owned();
+        Some(Self { word, digits, network: network.to_owned(), name: name.to_owned() })
+    }
+
+    /// True when the holder is of `network`.
+    #[must_use]
+    pub fn is_of(&self, network: &str) -> bool {
+        self.network == tag(network)
+    }
+
+    /// True when the holder is one of the attachments whose host ends have these names.
+    #[must_use]
+    pub fn is_among(&self, links: &std::collections::BTreeSet<IfName>) -> bool {
+        links.iter().any(|link| digits(link) == self.digits)
+    }
+
+    /// True when both are the same attachment.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.digits, &self.network) == (&other.digits, &other.network)
+    }
+
+    /// The link whose absence says that the holder is gone; `None` when no link says that.
+    #[must_use]
+    pub fn link(&self) -> Option<IfName> {
+        (self.word == OWN).then(|| IfName::new(format!("{OWN}{}", self.digits)).ok()).flatten()
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { word, digits, network, name } = self;
+        write!(f, "{name} of network {network} ({word}{digits})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::ContainerId;
+
+    fn owner(container: &str, network: &str) -> Owner {
+        let attachment =
+            Attachment { container: ContainerId::new(container).unwrap(), ifname: IfName::new("eth0").unwrap() };
+        Owner { attachment, network: network.to_owned(), has_own_link: true }
+    }
+
+    fn element(owner: &Owner) -> Element {
+        Element::member().comment(owner.comment())
+    }
+
+    #[test]
+    fn comment_of_a_release_never_changes() {
+        // A node upgraded with Pods running finds their ports by it.
+        let own = owner("web-1", "cbr0");
+        assert_eq!(own.comment(), "vethgn5ac9sfczt cbr0 web-1@eth0");
+        let chained = Owner { has_own_link: false, ..own };
+        assert_eq!(chained.comment(), "portgn5ac9sfczt cbr0 web-1@eth0");
+    }
+
+    #[test]
+    fn elements_know_their_owner_and_network_however_long_the_names() {
+        let long = "n".repeat(200);
+        let owners = [
+            owner("web-1", "cbr0"),
+            owner("web-2", "cbr0"),
+            owner("web-1", "other"),
+            owner(&"x".repeat(300), &long),
+            owner(&"x".repeat(300), &format!("{long}n")),
+        ];
+        for (at, one) in owners.iter().enumerate() {
+            let comment = one.comment();
+            assert!(comment.len() <= 128, "{comment}");
+            for (other_at, other) in owners.iter().enumerate() {
+                assert_eq!(other.owns(&element(one)), at == other_at, "{comment}");
+            }
+            let holder = Holder::of(&element(one)).unwrap();
+            assert!(holder.is_of(&one.network) && !holder.is_of("third"));
+            assert_eq!(holder.link(), Some(one.attachment.host_link()));
+            assert!(holder.is_among(&[one.attachment.host_link()].into()) && !holder.is_among(&[].into()));
+        }
+    }
+
+    #[test]
+    fn life_of_a_chained_owner_is_told_by_no_link() {
+        let chained = Owner { has_own_link: false, ..owner("web-1", "cbr0") };
+        assert_eq!(Holder::of(&element(&chained)).unwrap().link(), None);
+        assert!(owner("web-1", "cbr0").owns(&element(&chained)), "DEL does not know how ADD came by the link");
+    }
+
+    #[test]
+    fn foreign_comments_are_nobodys() {
+        for comment in ["", "veth", "veth cbr0", "mine", "nat cbr0 x"] {
+            assert_eq!(Holder::read(comment), None, "{comment:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `Policy`: how the ports of one network are treated, as objects of the shared table that no other policy changes.
+//!
+//! A policy is a chain `policy-<id>` and sets of the ports that it holds for. Invariant: the identifier is a hash of all
+//! that the policy says and of the table's layout, so whatever has a policy's name says the same, whoever made it and
+//! whoever comes later; a port without rules of its own has no policy.
+
+use netstate::Prefix;
+use netstate::nft::{
+    Chain, Field, MarkChange, Match, Name, NetworkFamily, Op, Rule, Ruleset, Set, Statement, Table, Verdict,
+};
+use sha2::{Digest, Sha256};
+
+use super::table::{self, Scope, address_type, network_family};
+use crate::netconf::{PortmapConf, Snat};
+
+/// What the names of policies' chains begin with.
+const CHAIN: &str = "policy-";
+
+/// How the ports of Pods of these subnets are treated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    id: String,
+    conf: PortmapConf,
+    subnets: Vec<Prefix>,
+}
+
+impl Policy {
+    /// The policy of Pods with an address in each of `subnets`, at most one for a family; `None` when nothing but the
+    /// destination changes.
+    #[must_use]
+    pub fn of(conf: &PortmapConf, subnets: &[Prefix]) -> Option<Self> {
+        if conf.snat == Snat::Never {
+            return None;
+        }
+        let subnets = match conf.snat {
+            // Whoever it comes from: the families are all that matters.
+            Snat::Always => subnets.iter().filter_map(|subnet| table::any(subnet.is_ipv4())).collect(),
+            _ => subnets.to_vec(),
+        };
+        let draft = Self { id: "0".to_owned(), conf: conf.clone(), subnets };
+        let mut ruleset = Ruleset::new(table::key());
+        ruleset.table = table::empty();
+        draft.declare(&mut ruleset.table);
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(ruleset.render().as_bytes()).into();
+        Some(Self { id: format!("{:08x}", u32::from_be_bytes([a, b, c, d])), ..draft })
+    }
+
+    /// The set of the ports that the policy holds for.
+    #[must_use]
+    pub fn set(&self, scope: Scope, v4: bool) -> Name {
+        set_name(scope, v4, &self.id)
+    }
+
+    /// Adds the policy to `table`.
+    pub fn declare(&self, table: &mut Table) {
+        let mut rules = Vec::new();
+        for subnet in &self.subnets {
+            let v4 = subnet.is_ipv4();
+            for scope in Scope::ALL {
+                table.sets.insert(self.set(scope, v4), Set::of(scope.key_types(address_type(v4))));
+            }
+            rules.extend(self.mark_rules(*subnet));
+        }
+        let chain = Name::observed(format!("{CHAIN}{}", self.id));
+        table.chains.insert(chain, Chain::regular(rules));
+        table::add_masquerade(table, self.conf.mark());
+        table::dispatch(table);
+    }
+
+    /// Marks packets whose source must be rewritten.
+    fn mark_rules(&self, subnet: Prefix) -> Vec<Rule> {
+        let v4 = subnet.is_ipv4();
+        let mut sources: Vec<Option<Prefix>> = Vec::new();
+        if self.conf.snat == Snat::Always {
+            sources.push(None);
+        } else {
+            sources.push(Some(subnet));
+            sources.extend(table::loopback().filter(|_| v4).map(Some));
+        }
+        let mut rules = Vec::new();
+        for source in sources {
+            for scope in Scope::ALL {
+                let rule = Rule::new().when(Match::Nfproto(Op::Is, network_family(v4)));
+                let rule = match source {
+                    Some(source) => rule.when(Match::Saddr(Op::Is, source)),
+                    None => rule,
+                };
+                let held = Match::Lookup(Op::Is, scope.fields(v4), self.set(scope, v4));
+                rules.push(rule.when(held).then(MarkChange::set(self.conf.mark())));
+            }
+        }
+        rules
+    }
+}
+
+fn set_name(scope: Scope, v4: bool, id: &str) -> Name {
+    Name::observed(format!("{}open{}-{id}", scope.prefix(), if v4 { 4 } else { 6 }))
+}
+
+/// True for the chain of some policy.
+#[must_use]
+pub fn is_chain(name: &Name) -> bool {
+    name.as_str().starts_with(CHAIN)
+}
+
+/// The identifier in the name of a policy's set.
+#[must_use]
+pub fn of_set(name: &Name) -> Option<&str> {
+    let name = name.as_str();
+    let name = name.strip_prefix(Scope::OneAddress.prefix()).unwrap_or(name);
+    name.strip_prefix("open4-").or_else(|| name.strip_prefix("open6-"))
+}
+
+/// The identifier in the name of a policy's chain.
+#[must_use]
+pub fn of_chain(name: &Name) -> Option<&str> {
+    name.as_str().strip_prefix(CHAIN)
+}
+
+/// Bits that the rules of a policy's chain set in marks.
+pub fn marks(chain: &Chain) -> impl Iterator<Item = u32> + '_ {
+    let statements = chain.rules.iter().flat_map(|rule| &rule.statements);
+    statements.filter_map(|statement| match statement {
+        Statement::SetMark(change) => Some(change.xor),
+        _ => None,
+    })
+}
+
+/// The rule that sends packets through a policy's chain.
+#[must_use]
+pub fn entry(chain: &Name) -> Rule {
+    Rule::new().then(Verdict::Jump(chain.clone()))
+}
+
+impl Scope {
+    /// The fields of a packet that make up a key.
+    #[must_use]
+    pub fn fields(self, v4: bool) -> Vec<Field> {
+        let address = match self {
+            Self::OneAddress => Some(Field::Daddr(if v4 { NetworkFamily::Ip } else { NetworkFamily::Ip6 })),
+            Self::AnyAddress => None,
+        };
+        address.into_iter().chain([Field::L4Proto, Field::Dport]).collect()
+    }
+}
