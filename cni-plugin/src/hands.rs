@@ -168,6 +168,14 @@ fn set(parameter: &Parameter) -> Result<(), CniError> {
     }
 }
 
+/// The Pod's interface was just made.
+fn set_new(parameter: &Parameter) -> Result<(), CniError> {
+    match sysctl::set_new(&parameter.key, parameter.value) {
+        Err(e) if parameter.required => Err(refused(&e)),
+        _ => Ok(()),
+    }
+}
+
 fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
     match result {
         Err(e) if e.errno() == Some(libc::EEXIST) => Ok(()),
@@ -204,7 +212,7 @@ impl Hands for KernelHands<'_> {
                 let index = self.index(link)?;
                 self.host.set_port(index, *options).map_err(|e| refused(&e))
             }
-            Step::PodParameter(parameter) => self.enter().and_then(|()| set(parameter)),
+            Step::PodParameter(parameter) => self.enter().and_then(|()| set_new(parameter)),
             Step::ConfigurePod { ifname, addresses, routes } => self.configure(ifname, addresses, routes),
             Step::WriteTable(ruleset) => self.write_table(ruleset),
             Step::OpenPorts { ruleset, owner } => {

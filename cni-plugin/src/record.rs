@@ -10,9 +10,9 @@
 //! No network's name begins with `.`. A container identifier has no `@`, so the name splits at the first one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,9 +78,15 @@ fn path_of(dir: &Path, network: &str, attachment: &Attachment) -> PathBuf {
 pub fn hold(dir: &Path, network: &str, attachment: &Attachment, wait: Duration) -> Result<Held, CniError> {
     let path = path_of(dir, network, attachment);
     let parent = path.parent().unwrap_or(dir);
-    DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|e| CniError::io("create", parent, &e))?;
     loop {
-        let (file, existed) = open_or_create(&path).map_err(|e| CniError::io("open", &path, &e))?;
+        let (file, existed) = match open_or_create(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut builder = DirBuilder::new();
+                builder.recursive(true).mode(0o700).create(parent).map_err(|e| CniError::io("create", parent, &e))?;
+                continue;
+            }
+            other => other.map_err(|e| CniError::io("open", &path, &e))?,
+        };
         let file = lock(file, attachment, wait, &path)?;
         if is_linked(&file, &path)? {
             return Ok(Held { file, path, existed });
@@ -181,7 +187,7 @@ fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
     match options().create_new(true).open(path) {
         Ok(file) => Ok((file, false)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match options().open(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => open_or_create(path),
+            // A NotFound goes to the caller, who looks again from the start: the file was removed meanwhile.
             other => other.map(|file| (file, true)),
         },
         Err(e) => Err(e),
@@ -208,25 +214,34 @@ impl Held {
     /// What the record says; `None` when it is empty or unreadable.
     #[must_use]
     pub fn read(&mut self) -> Option<Record> {
-        let mut text = String::new();
+        // Room for more than the usual record saves system calls.
+        let mut text = String::with_capacity(1024);
         self.file.rewind().ok()?;
         (&self.file).take(RECORD_MAX).read_to_string(&mut text).ok()?;
         parse(&text)
     }
 
-    /// Writes `record`.
+    /// Writes `record`. In place: truncating a file to nothing makes ext4 write its next content out when it is closed
+    /// (auto_da_alloc), a tenth of a millisecond. Killed between the two calls, the record is junk, which is allowed.
     ///
     /// # Errors
     /// Code 5.
     pub fn write(&mut self, record: &Record) -> Result<(), CniError> {
         let addresses: Vec<String> = record.addresses.iter().map(IpAddr::to_string).collect();
         let text = json!({"boot": record.boot, "addresses": addresses, "ports": ports(&record.ports)}).to_string();
-        let mut write = || -> io::Result<()> {
-            self.file.rewind()?;
-            self.file.set_len(0)?;
-            self.file.write_all(text.as_bytes())
+        let write = || -> io::Result<()> {
+            self.file.write_all_at(text.as_bytes(), 0)?;
+            if self.existed { self.file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX)) } else { Ok(()) }
         };
         write().map_err(|e| CniError::io("write", &self.path, &e))
+    }
+
+    /// Empties the record: what it says is about to become untrue.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub fn clear(&mut self) -> Result<(), CniError> {
+        self.file.set_len(0).map_err(|e| CniError::io("empty", &self.path, &e))
     }
 
     /// Removes the record: the attachment is gone.
@@ -267,7 +282,9 @@ fn ports(ports: &Ports) -> Value {
 /// The identifier of this boot; empty where the kernel does not tell.
 #[must_use]
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+    let mut text = String::with_capacity(64);
+    let read = File::open("/proc/sys/kernel/random/boot_id").and_then(|mut file| file.read_to_string(&mut text));
+    read.map(|_| text.trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Reservations of one network, under its lock.
 //!
-//! An address is claimed by giving the draft of a reservation its name with link(2): it comes into being with its content
-//! and fails when it exists. Released are only reservations that still name the owner.
+//! An address is claimed by making its file with `O_EXCL` and writing the owner into it, all under the lock. Whoever finds a
+//! file without content under the lock therefore knows that its maker is dead, and takes it. Released are only
+//! reservations that still name the owner.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::range::RangeSet;
@@ -37,9 +38,7 @@ impl Locked {
         requested: &[IpAddr],
     ) -> Result<Vec<Reservation>, StoreError> {
         let mut reserved = Vec::new();
-        let outcome = self.reserve_each(owner, sets, requested, &mut reserved);
-        self.remove_draft();
-        match outcome {
+        match self.reserve_each(owner, sets, requested, &mut reserved) {
             Ok(()) => Ok(reserved),
             Err(error) => {
                 for reservation in &reserved {
@@ -64,96 +63,65 @@ impl Locked {
         if !unused.is_empty() {
             return Err(StoreError::Unused(unused));
         }
-        self.write_draft(owner)?;
+        let text = content(owner);
         for (index, set) in sets.iter().enumerate() {
             let wanted = wanted_of(set);
+            let mut last = LastReserved::open(self.dir.join(format!("last_reserved_ip.{index}")))?;
             let (addr, len) = match wanted {
-                Some(addr) => self.take_requested(*addr, set)?,
-                None => self.take_next(index, set)?,
+                Some(addr) => self.take_requested(*addr, set, &text)?,
+                None => self.take_next(index, set, last.addr, &text)?,
             };
             let gateway = set.range_of(addr).map_or(addr, |range| range.gateway());
             reserved.push(Reservation { addr, len, gateway });
-            self.remember_last(index, addr)?;
+            last.remember(addr)?;
         }
         Ok(())
     }
 
-    fn take_requested(&self, addr: IpAddr, set: &RangeSet) -> Result<(IpAddr, u8), StoreError> {
+    fn take_requested(&self, addr: IpAddr, set: &RangeSet, text: &str) -> Result<(IpAddr, u8), StoreError> {
         let refused = |why: &str| StoreError::Requested { addr, why: format!("{why} {set}") };
         if set.is_gateway(addr) {
             return Err(refused("is a gateway of range set"));
         }
         let range = set.range_of(addr).ok_or_else(|| refused("is outside range set"))?;
-        if self.claim(addr)? { Ok((addr, range.subnet().len())) } else { Err(refused("is not available in range set")) }
+        match self.claim(addr, text)? {
+            true => Ok((addr, range.subnet().len())),
+            false => Err(refused("is not available in range set")),
+        }
     }
 
-    fn take_next(&self, index: usize, set: &RangeSet) -> Result<(IpAddr, u8), StoreError> {
-        for (addr, len) in set.candidates(self.last_reserved(index)) {
-            if self.claim(addr)? {
+    fn take_next(
+        &self,
+        index: usize,
+        set: &RangeSet,
+        last: Option<IpAddr>,
+        text: &str,
+    ) -> Result<(IpAddr, u8), StoreError> {
+        for (addr, len) in set.candidates(last) {
+            if self.claim(addr, text)? {
                 return Ok((addr, len));
             }
         }
         Err(StoreError::Exhausted { index, set: set.to_string() })
     }
 
-    /// Gives the draft the address's name; `false` when the address is taken.
-    fn claim(&self, addr: IpAddr) -> Result<bool, StoreError> {
+    /// Makes the reservation of `addr`; `false` when the address is taken.
+    fn claim(&self, addr: IpAddr, text: &str) -> Result<bool, StoreError> {
         let path = self.dir.join(addr.to_string());
-        match fs::hard_link(self.draft(), &path) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.replace_empty(&path),
-            Err(e) => Err(failed("reserve", &path, e)),
+        match create(&path, text) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.replace_empty(&path, text),
+            other => other.map(|()| true).map_err(|e| failed("reserve", &path, e)),
         }
     }
 
-    /// A reservation without content names no owner: host-local or the file system lost it in a crash. It is
-    /// taken over.
-    fn replace_empty(&self, path: &Path) -> Result<bool, StoreError> {
-        let meta = fs::symlink_metadata(path).map_err(|e| failed("examine", path, e))?;
-        if !meta.is_file() || meta.len() > 0 {
+    /// A reservation without content names no owner: host-local or the file system lost it in a crash, or its maker was
+    /// killed. It is taken over.
+    fn replace_empty(&self, path: &Path, text: &str) -> Result<bool, StoreError> {
+        if !is_empty_file(path) {
             return Ok(false);
         }
         fs::remove_file(path).map_err(|e| failed("remove empty", path, e))?;
-        fs::hard_link(self.draft(), path).map(|()| true).map_err(|e| failed("reserve", path, e))
-    }
-
-    fn draft(&self) -> PathBuf {
-        self.dir.join(".reserving")
-    }
-
-    fn write_draft(&self, owner: &Attachment) -> Result<(), StoreError> {
-        // A draft left by a killed process may be another name of a valid reservation: unlink, never truncate.
-        self.remove_draft();
-        let path = self.draft();
-        let mut file = open_options().create_new(true).open(&path).map_err(|e| failed("create", &path, e))?;
-        file.write_all(content(owner).as_bytes()).map_err(|e| failed("write", &path, e))
-    }
-
-    fn remove_draft(&self) {
-        // Absent is what is wanted; another failure shows when the draft is created.
-        let _ = fs::remove_file(self.draft());
-    }
-
-    fn last_draft(&self) -> PathBuf {
-        self.dir.join(".last_reserved")
-    }
-
-    fn last_path(&self, index: usize) -> PathBuf {
-        self.dir.join(format!("last_reserved_ip.{index}"))
-    }
-
-    fn last_reserved(&self, index: usize) -> Option<IpAddr> {
-        read_small(&self.last_path(index))?.trim().parse().ok()
-    }
-
-    fn remember_last(&self, index: usize, addr: IpAddr) -> Result<(), StoreError> {
-        let (path, draft) = (self.last_path(index), self.last_draft());
-        let write = || -> io::Result<()> {
-            let mut file = open_options().create(true).truncate(true).open(&draft)?;
-            file.write_all(addr.to_string().as_bytes())?;
-            fs::rename(&draft, &path)
-        };
-        write().map_err(|e| failed("write", &path, e))
+        create(path, text).map(|()| true).map_err(|e| failed("reserve", path, e))
     }
 
     /// Releases `addr`, whoever owns it.
@@ -207,16 +175,71 @@ impl Locked {
         text.trim() == content(owner) || text.trim() == owner.container.as_str()
     }
 
-    /// Releases those of `addresses` that belong to `owner`; others may have a new owner by now and stay.
+    /// Releases those of `addresses` that belong to `owner` or, without content, to nobody; others may have a new owner by
+    /// now and stay.
     ///
     /// # Errors
     /// [`StoreError::Io`] when a file that exists cannot be removed.
     pub fn free(&self, owner: &Attachment, addresses: &[IpAddr]) -> Result<(), StoreError> {
-        // What a killed process left behind.
-        self.remove_draft();
-        let _ = fs::remove_file(self.last_draft());
-        addresses.iter().filter(|addr| self.is_owned(owner, **addr)).try_for_each(|addr| self.discard(*addr))
+        let is_free = |addr: IpAddr| self.is_owned(owner, addr) || is_empty_file(&self.dir.join(addr.to_string()));
+        addresses.iter().filter(|addr| is_free(**addr)).try_for_each(|addr| self.discard(*addr))
     }
+
+    /// Removes reservations without content: their makers were killed before they could write who they are.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the directory cannot be read or a file cannot be removed.
+    pub fn remove_empty(&self) -> Result<(), StoreError> {
+        self.list()?.into_iter().filter(|(_, text)| text.is_empty()).try_for_each(|(addr, _)| self.discard(addr))
+    }
+}
+
+/// The file that remembers the address last given out of a set. It only tells where the search begins: junk means from the
+/// range's start. Written in place: a new file by rename(2), as well as truncation, would make ext4 write the data out at once
+/// (auto_da_alloc), a tenth of a millisecond.
+struct LastReserved {
+    file: File,
+    path: PathBuf,
+    length: usize,
+    addr: Option<IpAddr>,
+}
+
+impl LastReserved {
+    fn open(path: PathBuf) -> Result<Self, StoreError> {
+        let open = || open_options().create(true).open(&path);
+        let opened = match open() {
+            // Somebody planted a link; what it points to is not ours.
+            Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => fs::remove_file(&path).and_then(|()| open()),
+            other => other,
+        };
+        let file = opened.map_err(|e| failed("open", &path, e))?;
+        let mut text = [0; 64];
+        let length = file.read_at(&mut text, 0).map_err(|e| failed("read", &path, e))?;
+        let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
+        let addr = text.and_then(|text| text.trim().parse().ok());
+        Ok(Self { file, path, length, addr })
+    }
+
+    fn remember(&mut self, addr: IpAddr) -> Result<(), StoreError> {
+        let text = addr.to_string();
+        let write = || -> io::Result<()> {
+            self.file.write_all_at(text.as_bytes(), 0)?;
+            if self.length > text.len() { self.file.set_len(u64::try_from(text.len()).unwrap_or(0)) } else { Ok(()) }
+        };
+        write().map_err(|e| failed("write", &self.path, e))
+    }
+}
+
+/// Makes the file `path` with `text`; one that could not be filled is removed.
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = open_options().create_new(true).open(path)?;
+    file.write_all(text.as_bytes()).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}
+
+fn is_empty_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == 0)
 }
 
 fn content(owner: &Attachment) -> String {
@@ -227,7 +250,8 @@ fn content(owner: &Attachment) -> String {
 fn read_small(path: &Path) -> Option<String> {
     let file =
         OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path).ok()?;
-    let mut text = String::new();
+    // Room for more than the longest reservation saves system calls.
+    let mut text = String::with_capacity(256);
     file.take(1024).read_to_string(&mut text).ok()?;
     Some(text)
 }
@@ -322,17 +346,46 @@ mod tests {
     }
 
     #[test]
+    fn a_reservation_without_content_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let locked = locked(&dir);
+        for name in ["10.1.2.2", "10.1.2.3", "10.1.2.4"] {
+            fs::write(dir.path().join("cbr0").join(name), "").unwrap();
+        }
+        let reserved = locked.reserve(&owner("c1"), &[set("10.1.2.0/24")], &[]).unwrap();
+        assert_eq!(addresses(&reserved), ["10.1.2.2/24 via 10.1.2.1"]);
+        locked.free(&owner("c2"), &["10.1.2.2".parse().unwrap(), "10.1.2.3".parse().unwrap()]).unwrap();
+        locked.remove_empty().unwrap();
+        assert_eq!(locked.list().unwrap(), [("10.1.2.2".parse().unwrap(), "c1\r\neth0".to_owned())]);
+    }
+
+    #[test]
+    fn the_last_address_is_replaced_by_a_shorter_one_and_junk_means_from_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (locked, last) = (locked(&dir), dir.path().join("cbr0").join("last_reserved_ip.0"));
+        for junk in
+            ["10.1.2.254", "junk that is longer than any address can be, and longer than what is read of it", ""]
+        {
+            fs::write(&last, junk).unwrap();
+            let reserved = locked.reserve(&owner("c1"), &[set("10.1.2.0/24")], &[]).unwrap();
+            assert_eq!(addresses(&reserved), ["10.1.2.2/24 via 10.1.2.1"], "{junk}");
+            assert_eq!(fs::read_to_string(&last).unwrap(), "10.1.2.2");
+            locked.discard("10.1.2.2".parse().unwrap()).unwrap();
+        }
+    }
+
+    #[test]
     fn symbolic_links_are_neither_read_nor_written_through() {
         let dir = tempfile::tempdir().unwrap();
         let locked = locked(&dir);
         let outside = dir.path().join("outside");
         fs::write(&outside, "c1\r\neth0").unwrap();
-        for name in ["10.1.2.2", ".reserving", ".last_reserved"] {
+        for name in ["10.1.2.2", "last_reserved_ip.0"] {
             std::os::unix::fs::symlink(&outside, dir.path().join("cbr0").join(name)).unwrap();
         }
         assert!(locked.find(&owner("c1")).unwrap().is_empty());
-        let outcome = locked.reserve(&owner("c3"), &[set("10.1.2.0/24")], &[]);
-        assert!(outcome.is_err(), "the draft of the last address is not written through a link: {outcome:?}");
+        let reserved = locked.reserve(&owner("c3"), &[set("10.1.2.0/24")], &[]).unwrap();
+        assert_eq!(addresses(&reserved), ["10.1.2.3/24 via 10.1.2.1"]);
         assert_eq!(fs::read_to_string(&outside).unwrap(), "c1\r\neth0");
         fs::remove_dir_all(dir.path().join("cbr0")).unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("cbr0")).unwrap();

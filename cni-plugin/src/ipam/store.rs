@@ -5,10 +5,10 @@
 //! <dataDir>/<network>/172.7.21.5              "<container>\r\n<interface>", no newline at the end
 //! <dataDir>/<network>/last_reserved_ip.<n>    the address last given out of range set n
 //! ```
-//! Invariants: an address belongs to at most one owner, because its file comes into being with its content by
-//! link(2), which fails when the name exists; nothing is read or written through a symbolic link; a process killed at
-//! any instruction leaves at most its two drafts (`.reserving`, `.last_reserved`), which the next release removes. There is no
-//! fsync: after a power cut no Pod is alive, and a file that lost its content counts as free.
+//! Invariants: an address belongs to at most one owner, because its file is made with `O_EXCL`, under the lock; nothing is
+//! read or written through a symbolic link; a process killed at any instruction leaves at most one file without content,
+//! which counts as free. There is no fsync: after a power cut no Pod is alive, and a file that lost its content
+//! counts as free, too.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -102,9 +102,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Busy`] after `wait`; [`StoreError::Io`] otherwise.
     pub fn lock(&self, wait: Duration) -> Result<Locked, StoreError> {
+        if let Some(locked) = self.lock_existing(wait)? {
+            return Ok(locked);
+        }
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&self.dir).map_err(|e| failed("create", &self.dir, e))?;
-        self.lock_in_place(wait)
+        let gone = || failed("use", &self.dir, io::Error::from(io::ErrorKind::NotFound));
+        self.lock_existing(wait)?.ok_or_else(gone)
     }
 
     /// Takes the network's lock if the directory exists: without it there is nothing to find or release.
@@ -113,16 +117,12 @@ impl Store {
     /// As [`Store::lock`].
     pub fn lock_existing(&self, wait: Duration) -> Result<Option<Locked>, StoreError> {
         match fs::symlink_metadata(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(failed("examine", &self.dir, e)),
-            Ok(_) => self.lock_in_place(wait).map(Some),
-        }
-    }
-
-    fn lock_in_place(&self, wait: Duration) -> Result<Locked, StoreError> {
-        let meta = fs::symlink_metadata(&self.dir).map_err(|e| failed("examine", &self.dir, e))?;
-        if !meta.is_dir() {
-            return Err(failed("use as directory", &self.dir, io::Error::from(io::ErrorKind::NotADirectory)));
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed("examine", &self.dir, e)),
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => {
+                return Err(failed("use as directory", &self.dir, io::Error::from(io::ErrorKind::NotADirectory)));
+            }
         }
         let path = self.dir.join("lock");
         let file = open_options().create(true).open(&path).map_err(|e| failed("open", &path, e))?;
@@ -130,7 +130,7 @@ impl Store {
             TryLockError::WouldBlock => StoreError::Busy { path: path.display().to_string(), seconds: wait.as_secs() },
             TryLockError::Error(e) => failed("lock", &path, e),
         })?;
-        Ok(Locked::new(self.dir.clone(), file))
+        Ok(Some(Locked::new(self.dir.clone(), file)))
     }
 }
 

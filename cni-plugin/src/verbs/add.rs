@@ -48,6 +48,10 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     let bridge = network.find_bridge(&mut host)?;
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
+    if held.existed {
+        // From here on its addresses may change: a DEL after a crash must look for them.
+        held.clear()?;
+    }
     let reservations = match reserve(&network, &call.attachment, &former, &mut host) {
         Ok(reservations) => reservations,
         Err(error) => return Err(give_up(error, &network, call, &[], held)),

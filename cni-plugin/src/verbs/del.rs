@@ -126,6 +126,8 @@ fn observe(
     let mut addresses = known;
     for dir in unread {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+            // An ADD that was killed may have made a reservation that does not say whose it is.
+            locked.remove_empty().map_err(|e| store_error(&e))?;
             addresses.extend(locked.find(&call.attachment).map_err(|e| store_error(&e))?);
         }
     }
@@ -142,7 +144,7 @@ fn observe(
 /// namespace, has no interface.
 fn peer_inside(path: &Path, attachment: &Attachment, host: &mut Rtnl) -> Option<IfName> {
     let netns = Netns::open(path).ok()?;
-    if netns.is_same(&Netns::current().ok()?).ok()? {
+    if netns.is_current().ok()? {
         return None;
     }
     let mut pod = Rtnl::open_in(&netns).ok()?;

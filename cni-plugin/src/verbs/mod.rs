@@ -42,9 +42,7 @@ pub(crate) fn open_namespace(path: &Path) -> Result<Netns, CniError> {
     let bad = |msg: String| CniError::new(Code::InvalidNamespace, msg);
     let netns = Netns::open(path)
         .map_err(|e| bad(format!("failed to open netns {}", path.display())).details(e.to_string()))?;
-    let host =
-        Netns::current().map_err(|e| bad("cannot examine the plugin's own netns".to_owned()).details(e.to_string()))?;
-    match netns.is_same(&host) {
+    match netns.is_current() {
         Ok(false) => Ok(netns),
         Ok(true) => Err(bad("plugin's netns and netns from CNI_NETNS should not be the same".to_owned())),
         Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(e.to_string())),

@@ -3,7 +3,7 @@
 //! Invariant: a thread that enters a namespace to work there is a thread of its own and ends there. The one exception
 //! is [`Netns::enter`], for a process that has a single thread and ends soon: the CNI plugin.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::{Cause, KernelError};
 
+/// The calling thread's own namespace.
+const CURRENT: &str = "/proc/thread-self/ns/net";
+
 /// An open network namespace; it exists at least as long as this value.
 #[derive(Debug)]
 pub struct Netns {
@@ -21,14 +24,6 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// The calling thread's namespace.
-    ///
-    /// # Errors
-    /// When /proc is not mounted.
-    pub fn current() -> Result<Self, KernelError> {
-        Self::open(Path::new("/proc/thread-self/ns/net"))
-    }
-
     /// The namespace that the file at `path` stands for.
     ///
     /// # Errors
@@ -56,16 +51,16 @@ impl Netns {
         self.file.as_raw_fd()
     }
 
-    /// True when `other` is the same namespace, whatever the paths.
+    /// True when it is the calling thread's namespace, whatever the path it was opened at.
     ///
     /// # Errors
-    /// When one of them cannot be examined.
-    pub fn is_same(&self, other: &Self) -> Result<bool, KernelError> {
-        let id = |ns: &Self| {
-            let error = |source| KernelError::io("examine network namespace", ns.path.display(), "fstat", source);
-            ns.file.metadata().map(|meta| (meta.dev(), meta.ino())).map_err(error)
-        };
-        Ok(id(self)? == id(other)?)
+    /// When one of the two cannot be examined; /proc must be mounted.
+    pub fn is_current(&self) -> Result<bool, KernelError> {
+        let id = |meta: &Metadata| (meta.dev(), meta.ino());
+        let error = |source| KernelError::io("examine network namespace", self.path.display(), "fstat", source);
+        let own = fs::metadata(CURRENT)
+            .map_err(|source| KernelError::io("examine network namespace", CURRENT, "stat", source))?;
+        Ok(id(&self.file.metadata().map_err(error)?) == id(&own))
     }
 
     /// Moves the calling thread into the namespace.

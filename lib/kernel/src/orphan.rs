@@ -97,8 +97,7 @@ fn refusal(child: Pid) -> Option<i32> {
 }
 
 fn start(index: u32) -> std::io::Result<Pid> {
-    let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
+    let socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut message = LinkMessage::default();
     message.header.index = index;

@@ -98,8 +98,8 @@ impl Socket {
     /// When the kernel refuses the socket or an option that the invariants need.
     pub fn open(protocol: isize) -> Result<Self, SocketError> {
         let io = |call| move |source| SocketError::Io { call, source };
-        let mut socket = netlink_sys::Socket::new(protocol).map_err(io("socket"))?;
-        socket.bind_auto().map_err(io("bind"))?;
+        let socket = netlink_sys::Socket::new(protocol).map_err(io("socket"))?;
+        // Gives it a port, too (netlink_connect).
         socket.connect(&SocketAddr::new(0, 0)).map_err(io("connect"))?;
         socket.set_cap_ack(true).map_err(io("NETLINK_CAP_ACK"))?;
         socket.set_ext_ack(true).map_err(io("NETLINK_EXT_ACK"))?;

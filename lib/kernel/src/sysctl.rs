@@ -1,13 +1,13 @@
 //! Kernel parameters under /proc/sys/net.
 //!
-//! Invariants. A parameter is read first and written only when it differs, so that a read-only /proc/sys (an
-//! unprivileged container) is no error where the host set the value already. Parameters are never removed: what they
+//! Invariants. That a parameter cannot be written is no error where it has the value already: /proc/sys is read-only in an
+//! unprivileged container, and the host may have set it. Parameters are never removed: what they
 //! were before is unknown.
 //!
 //! /proc/sys/net shows the network namespace of the process that opens the file.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use netstate::SysctlKey;
@@ -20,8 +20,12 @@ use crate::error::{Cause, KernelError};
 /// # Errors
 /// When the parameter does not exist or cannot be read.
 pub fn read(key: &SysctlKey) -> Result<String, KernelError> {
-    let text = fs::read_to_string(path(key)).map_err(|source| error("read parameter", key, source))?;
-    Ok(text.trim_end().to_owned())
+    // Room for every value there is, so that the kernel is asked once for it and once for its end.
+    let mut text = String::with_capacity(256);
+    let read = File::open(path(key)).and_then(|mut file| file.read_to_string(&mut text));
+    read.map_err(|source| error("read parameter", key, source))?;
+    text.truncate(text.trim_end().len());
+    Ok(text)
 }
 
 /// Makes `key` have `value`; writes only when it differs.
@@ -33,6 +37,16 @@ pub fn write(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
         return Ok(());
     }
     fs::write(path(key), value).map_err(|source| error("write parameter", key, source))
+}
+
+/// Makes `key` have `value` without looking first: for a parameter of a link that was just made, which nobody has set. Where it
+/// cannot be written it is looked at after all.
+///
+/// # Errors
+/// As [`write`].
+pub fn set_new(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
+    let written = OpenOptions::new().write(true).open(path(key)).and_then(|mut file| file.write_all(value.as_bytes()));
+    written.or_else(|_| write(key, value))
 }
 
 fn path(key: &SysctlKey) -> PathBuf {

@@ -128,7 +128,7 @@ fn bridge_keeps_its_mtu_when_a_smaller_port_joins() {
 fn veth_is_born_with_its_peer_in_the_pods_namespace() {
     let pod = std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        Netns::current().unwrap()
+        Netns::open(std::path::Path::new("/proc/thread-self/ns/net")).unwrap()
     });
     let pod = pod.join().unwrap();
     let mut rtnl = Rtnl::open().unwrap();
