@@ -8,6 +8,11 @@ use std::process::ExitCode;
 use cni_plugin::call;
 use cni_plugin::install::{Install, InstallError, USAGE};
 use cni_plugin::version::SpecVersion;
+use kernel::arena::Arena;
+
+/// A call is over before memory that was given back could be needed again.
+#[global_allocator]
+static MEMORY: Arena = Arena::new();
 
 fn main() -> ExitCode {
     let mut words = env::args();

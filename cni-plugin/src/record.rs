@@ -186,10 +186,8 @@ fn options() -> OpenOptions {
 fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
     match options().create_new(true).open(path) {
         Ok(file) => Ok((file, false)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match options().open(path) {
-            // A NotFound goes to the caller, who looks again from the start: the file was removed meanwhile.
-            other => other.map(|file| (file, true)),
-        },
+        // A NotFound goes to the caller, who looks again from the start: the file was removed meanwhile.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => options().open(path).map(|file| (file, true)),
         Err(e) => Err(e),
     }
 }

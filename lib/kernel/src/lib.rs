@@ -15,8 +15,10 @@
 //! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
 //! | [`netns`] | network namespaces | 3.8 |
+//! | [`arena`] | none: memory for a process that ends soon | any |
 
 pub mod address;
+pub mod arena;
 mod attribute;
 mod bridge;
 pub mod conntrack;
