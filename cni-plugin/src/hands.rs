@@ -16,7 +16,9 @@ use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
 use nix::libc;
 
 use crate::apply::Hands;
+use crate::duplicates;
 use crate::error::{CniError, Code};
+use crate::guard;
 use crate::plan::hostports::StaleFlows;
 use crate::plan::{Cidr, End, Parameter, Step, Undo};
 use crate::ports;
@@ -148,16 +150,28 @@ impl<'a> KernelHands<'a> {
         Ok(())
     }
 
-    fn configure(&mut self, ifname: &IfName, addresses: &[Cidr], routes: &[(RouteKey, Route)]) -> Result<(), CniError> {
+    fn configure(
+        &mut self,
+        ifname: &IfName,
+        addresses: &[Cidr],
+        detect: bool,
+        routes: &[(RouteKey, Route)],
+    ) -> Result<(), CniError> {
         let netns = self.netns()?;
         self.enter()?;
         let index = self.pod_index;
         let inside = || -> Result<(), KernelError> {
             let missing =
                 || KernelError::new("configure", ifname, kernel::Cause::Missing(format!("interface {ifname}")));
-            Rtnl::open()?.configure_endpoint(ifname, index.ok_or_else(missing)?, addresses, routes)
+            Rtnl::open()?.configure_endpoint(ifname, index.ok_or_else(missing)?, addresses, detect, routes)
         };
         inside().map_err(|e| refused(&e).details(format!("in {}", netns.path().display())))
+    }
+
+    fn await_addresses(&mut self, ifname: &IfName, addresses: &[IpAddr]) -> Result<(), CniError> {
+        self.enter()?;
+        let Some(index) = self.pod_index else { return Ok(()) };
+        duplicates::await_usable(&mut Rtnl::open().map_err(|e| refused(&e))?, ifname, index, addresses)
     }
 }
 
@@ -213,12 +227,16 @@ impl Hands for KernelHands<'_> {
                 self.host.set_port(index, *options).map_err(|e| refused(&e))
             }
             Step::PodParameter(parameter) => self.enter().and_then(|()| set_new(parameter)),
-            Step::ConfigurePod { ifname, addresses, routes } => self.configure(ifname, addresses, routes),
+            Step::ConfigurePod { ifname, addresses, detect_duplicates, routes } => {
+                self.configure(ifname, addresses, *detect_duplicates, routes)
+            }
+            Step::AwaitAddresses { ifname, addresses } => self.await_addresses(ifname, addresses),
             Step::WriteTable(ruleset) => self.write_table(ruleset),
             Step::OpenPorts { ruleset, owner } => {
                 let (hands, host) = self.netfilter()?;
                 ports::claim(&mut hands.nft, host, ruleset, owner)
             }
+            Step::GuardPort { ruleset, owner } => guard::guard(&mut self.netfilter()?.0.nft, ruleset, owner),
             Step::ForgetFlows(flows) => self.forget(flows),
             Step::LearnNeighbour { bridge, addr, mac } => {
                 let index = self.index(bridge)?;
@@ -231,6 +249,7 @@ impl Hands for KernelHands<'_> {
         match undo {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
             Undo::ClosePorts(keys, owner) => ports::close_known(&mut self.netfilter()?.0.nft, keys, owner),
+            Undo::UnguardPort(table, owner) => guard::release(&mut self.netfilter()?.0.nft, table, owner),
             Undo::ForgetNeighbour(bridge, addr) => {
                 let index = self.index(bridge)?;
                 self.host.forget_neighbours(index, &[*addr]).map_err(|e| refused(&e))

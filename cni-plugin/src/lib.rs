@@ -11,15 +11,17 @@
 //! | [`install`] | the one command for an operator |
 //! | [`leftovers`] | what containers left that nobody deleted |
 //! | [`plan`] | pure: facts in, ordered steps out |
-//! | [`apply`], [`hands`], [`ports`] | steps executed, journaled, unwound; the kernel below |
+//! | [`apply`], [`hands`], [`ports`], [`guard`], [`duplicates`] | steps executed, journaled, unwound; the kernel below |
 //! | [`verbs`] | one verb per file: gather facts, plan, apply, answer |
 
 pub mod apply;
 pub mod args;
 pub mod attachment;
 pub mod call;
+pub mod duplicates;
 pub mod error;
 pub mod fields;
+pub mod guard;
 pub mod hands;
 pub mod install;
 pub mod ipam;

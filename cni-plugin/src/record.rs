@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netstate::MacAddr;
 use netstate::nft::ElementKey;
 use serde_json::{Value, json};
 
@@ -44,6 +45,8 @@ pub struct Record {
     pub addresses: Vec<IpAddr>,
     /// Ports of the host that lead to it.
     pub ports: Ports,
+    /// Its port of the bridge is guarded against frames from other hardware addresses than this one.
+    pub guarded: Option<MacAddr>,
 }
 
 /// What is known of an attachment's host ports.
@@ -226,7 +229,9 @@ impl Held {
     /// Code 5.
     pub fn write(&mut self, record: &Record) -> Result<(), CniError> {
         let addresses: Vec<String> = record.addresses.iter().map(IpAddr::to_string).collect();
-        let text = json!({"boot": record.boot, "addresses": addresses, "ports": ports(&record.ports)}).to_string();
+        let text = json!({"boot": record.boot, "addresses": addresses, "ports": ports(&record.ports),
+                          "guarded": record.guarded.map(|mac| mac.to_string())})
+        .to_string();
         let write = || -> io::Result<()> {
             self.file.write_all_at(text.as_bytes(), 0)?;
             if self.existed { self.file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX)) } else { Ok(()) }
@@ -266,7 +271,8 @@ fn parse(text: &str) -> Option<Record> {
         }
         Some(_) => Ports::Untold,
     };
-    Some(Record { boot: fields.take_text("boot").ok()??, addresses, ports })
+    let guarded = fields.take_parsed("guarded", "a hardware address").ok()?;
+    Some(Record { boot: fields.take_text("boot").ok()??, addresses, ports, guarded })
 }
 
 fn ports(ports: &Ports) -> Value {
@@ -305,6 +311,7 @@ mod tests {
             boot: "b".to_owned(),
             addresses: vec!["172.7.21.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             ports: Ports::Keys(vec![keys::parse("ports4 tcp 8080").unwrap()]),
+            guarded: Some(MacAddr([2, 0, 0, 0, 0, 1])),
         }
     }
 

@@ -39,6 +39,10 @@ pub struct BridgeConf {
     pub promiscuous: bool,
     /// The Pod talks to the bridge only, not to other Pods of the node.
     pub isolated: bool,
+    /// Frames from another hardware address than the Pod's own are dropped.
+    pub spoof_checked: bool,
+    /// IPv6 addresses are probed for a second owner before they are used (RFC 4862 §5.4).
+    pub detect_duplicates: bool,
     /// Layer 2 only: the Pod's end stays down.
     pub interface_disabled: bool,
     /// Name servers that replace those of the address management.
@@ -81,6 +85,8 @@ impl BridgeConf {
             hairpin: flag("hairpinMode")?,
             promiscuous: flag("promiscMode")?,
             isolated: flag("portIsolation")?,
+            spoof_checked: flag("macspoofchk")?,
+            detect_duplicates: flag("enabledad")?,
             interface_disabled: flag("disableContainerInterface")?,
             masquerade: masquerade(&mut fields, networks)?,
             mtu: mtu(&mut fields)?,
@@ -134,7 +140,7 @@ impl ArgsCni {
 
 /// Options of the bridge plugin that are known but whose effect is not built: their "off" values are accepted.
 fn refuse_unbuilt(fields: &mut Fields) -> Result<(), CniError> {
-    for key in ["vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad"] {
+    for key in ["vlan", "vlanTrunk", "preserveDefaultVlan"] {
         let path = fields.path_of(key);
         let off = |value: &Value| match value {
             Value::Bool(set) => !set,
@@ -243,7 +249,7 @@ mod tests {
 
     #[test]
     fn options_without_effect_here_are_refused_and_their_off_values_accepted() {
-        for (key, value) in [("vlan", json!(7)), ("vlanTrunk", json!([{"id": 7}])), ("macspoofchk", json!(true))] {
+        for (key, value) in [("vlan", json!(7)), ("vlanTrunk", json!([{"id": 7}]))] {
             let error = parse(json!({key: value})).unwrap_err();
             assert!(error.code == Code::UnsupportedField && error.msg.contains(key), "{error}");
         }

@@ -49,7 +49,7 @@ pub struct Facts {
     pub routes: Vec<(RouteKey, Route)>,
     /// Addresses reserved for the attachment.
     pub reserved: Vec<IpAddr>,
-    /// Elements of the network's table of host ports.
+    /// Elements of the network's tables of host ports and guarded ports.
     pub elements: BTreeMap<ElementKey, Element>,
 }
 
@@ -70,7 +70,7 @@ pub struct Expected<'a> {
     pub pod_up: bool,
     /// The bridge must receive frames for any hardware address; another network may want it where this one does not.
     pub promiscuous: bool,
-    /// Elements that its host ports need.
+    /// Elements that its host ports and the guard of its own port need.
     pub elements: &'a BTreeMap<ElementKey, Element>,
 }
 

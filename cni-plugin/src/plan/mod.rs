@@ -10,6 +10,7 @@ pub mod detach;
 pub mod gc;
 pub mod hostports;
 pub mod masquerade;
+pub mod spoof;
 pub mod status;
 
 use std::fmt;
@@ -17,7 +18,7 @@ use std::net::IpAddr;
 
 use hostports::StaleFlows;
 use hostports::owner::Owner;
-use netstate::nft::{ElementKey, Ruleset};
+use netstate::nft::{ElementKey, Ruleset, TableKey};
 use netstate::{IfName, MacAddr, PortOptions, Route, RouteKey, SysctlKey};
 
 /// One end of the Pod's veth pair.
@@ -59,6 +60,13 @@ pub enum Step {
     AddBridgeAddress(IfName, Cidr),
     /// Set a parameter of the host.
     HostParameter(Parameter),
+    /// Let only the Pod's own hardware address send by its port, which is not there yet.
+    GuardPort {
+        /// The table with the attachment's elements.
+        ruleset: Box<Ruleset>,
+        /// Whose port.
+        owner: Owner,
+    },
     /// Make the veth pair: host end up and a port of the bridge, Pod end born in the Pod's namespace.
     CreateVeth {
         /// The host's end.
@@ -85,8 +93,17 @@ pub enum Step {
         ifname: IfName,
         /// Its addresses.
         addresses: Vec<Cidr>,
+        /// IPv6 addresses are probed for a second owner before they are used.
+        detect_duplicates: bool,
         /// Its routes.
         routes: Vec<(RouteKey, Route)>,
+    },
+    /// Wait until the Pod's IPv6 addresses are known to be nobody else's.
+    AwaitAddresses {
+        /// The Pod's end.
+        ifname: IfName,
+        /// Its IPv6 addresses.
+        addresses: Vec<IpAddr>,
     },
     /// Make a static nftables table be as it says.
     WriteTable(Box<Ruleset>),
@@ -133,6 +150,8 @@ pub enum Undo {
     DeleteLink(IfName),
     /// Release these host ports of this owner.
     ClosePorts(Vec<ElementKey>, Owner),
+    /// Take the owner's port out of this table of guarded ones.
+    UnguardPort(TableKey, Owner),
     /// Forget which hardware address the Pod's address had on this bridge.
     ForgetNeighbour(IfName, IpAddr),
 }
@@ -144,6 +163,7 @@ impl Step {
     pub fn undo(&self) -> Option<Undo> {
         match self {
             Self::CreateVeth { host, .. } => Some(Undo::DeleteLink(host.name.clone())),
+            Self::GuardPort { ruleset, owner } => Some(Undo::UnguardPort(ruleset.key.clone(), owner.clone())),
             Self::OpenPorts { ruleset, owner } => {
                 Some(Undo::ClosePorts(ruleset.elements.keys().cloned().collect(), owner.clone()))
             }
@@ -171,14 +191,22 @@ impl fmt::Display for Step {
                 write!(f, "set port {link} hairpin {} isolated {}", on(options.hairpin), on(options.isolated))
             }
             Self::PodParameter(p) => write!(f, "pod: set {}={}", p.key, p.value),
-            Self::ConfigurePod { ifname, addresses, routes } => {
+            Self::ConfigurePod { ifname, addresses, routes, .. } => {
                 write!(f, "pod: set {ifname} up")?;
                 addresses.iter().try_for_each(|(addr, len)| write!(f, ", address {addr}/{len}"))?;
                 routes.iter().try_for_each(|(key, route)| write!(f, ", {key} {route}"))
             }
+            Self::AwaitAddresses { ifname, addresses } => {
+                write!(f, "pod: await duplicate address detection on {ifname}")?;
+                addresses.iter().try_for_each(|addr| write!(f, ", {addr}"))
+            }
             Self::WriteTable(ruleset) => write!(f, "write nft table {}", ruleset.key),
             Self::OpenPorts { ruleset, owner } => {
                 write!(f, "open host ports of {} in nft table {}", owner.attachment, ruleset.key)?;
+                ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))
+            }
+            Self::GuardPort { ruleset, owner } => {
+                write!(f, "guard the port of {} in nft table {}", owner.attachment, ruleset.key)?;
                 ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))
             }
             Self::ForgetFlows(flows) => write!(f, "forget flows of {} UDP ports", flows.len()),

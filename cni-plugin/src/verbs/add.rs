@@ -14,12 +14,14 @@ use kernel::{KernelError, Netns, Rtnl, sysctl};
 use netstate::{IfName, LinkKind};
 use serde_json::Value;
 
+use super::del::owner;
 use super::network::{Network, draft_of};
 use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace, store_error};
 use crate::apply;
 use crate::args::{Call, CniArgs};
 use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
+use crate::guard;
 use crate::hands::{KernelHands, refused};
 use crate::ipam::{Reservation, Store, StoreError, resolver};
 use crate::leftovers;
@@ -49,6 +51,10 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
     if held.existed {
+        if held.read().is_none_or(|record| record.guarded.is_some()) {
+            // For another hardware address, maybe, and the port has the same name again.
+            drop(guard::unguard(&owner(&network.name, &call.attachment), None)?);
+        }
         // From here on its addresses may change: a DEL after a crash must look for them.
         held.clear()?;
     }
@@ -88,7 +94,7 @@ fn attach_now(
     let addresses = attach.reservations.iter().map(|r| r.addr).collect();
     let open = attach.ports.as_ref().filter(|ports| !ports.mappings.is_empty());
     let ports = open.map_or(Ports::None, |ports| Ports::Keys(ports.keys()));
-    held.write(&Record { boot: record::boot_id(), addresses, ports })?;
+    held.write(&Record { boot: record::boot_id(), addresses, ports, guarded: attach.guarded() })?;
     if let Some((dir, content)) = &network.flannel_state {
         write_flannel_state(dir, attach.attachment, content)?;
     }
@@ -98,7 +104,7 @@ fn attach_now(
     let result = attach.result(bridge_mac)?.render(network.version)?;
     let mut hands =
         KernelHands::new(host, Some(netns)).knowing(&attach.conf.bridge, facts.bridge.map(|bridge| bridge.index));
-    if open.is_some() || network.bridge.masquerade.is_some() {
+    if open.is_some() || network.bridge.masquerade.is_some() || network.bridge.spoof_checked {
         hands.open_netfilter(open.is_some_and(|ports| !ports.stale_flows().is_empty()))?;
     }
     apply::apply(&steps, &mut hands)?;

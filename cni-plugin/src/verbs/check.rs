@@ -6,12 +6,13 @@ use kernel::link::LinkState;
 use kernel::nft::Nft;
 use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
-use netstate::nft::{Element, ElementKey};
+use netstate::nft::{Element, ElementKey, Ruleset};
 
 use super::network::Network;
 use super::{RESERVATION_WAIT, open_namespace, store_error};
 use crate::args::{Call, CniArgs};
 use crate::error::{CniError, Code};
+use crate::guard;
 use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
@@ -19,6 +20,7 @@ use crate::plan::Cidr;
 use crate::plan::check::{Expected, Facts, LinkFact, differences};
 use crate::plan::hostports::owner::Owner;
 use crate::plan::hostports::{HostPorts, keys};
+use crate::plan::spoof;
 use crate::result::{self, AddResult};
 use crate::role::Role;
 
@@ -33,7 +35,9 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     let bridge = network.find_bridge(&mut Rtnl::open().map_err(|e| refused(&e))?)?;
     let result = result::parse(previous)?;
     let netns_path = call.netns()?.to_string_lossy();
-    let elements = wanted_ports(&network, call, &result);
+    let mut elements = wanted_ports(&network, call, &result);
+    let guard = wanted_guard(&network, call, &result);
+    elements.extend(guard.iter().flat_map(|ruleset| ruleset.elements.clone()));
     let expected = Expected {
         attachment: &call.attachment,
         bridge: &network.bridge.bridge,
@@ -44,7 +48,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
         promiscuous: network.bridge.promiscuous,
         elements: &elements,
     };
-    let facts = observe(&network, &expected, bridge.as_ref(), call)?;
+    let facts = observe(&network, &expected, guard.as_ref(), bridge.as_ref(), call)?;
     let found = differences(&expected, &facts);
     if found.is_empty() {
         return Ok(());
@@ -60,6 +64,14 @@ fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<
     let addresses: Vec<Cidr> = result.ips.iter().map(|ip| (ip.addr, ip.len)).collect();
     let owner = Owner { attachment: call.attachment.clone(), network: network.name.clone(), has_own_link: true };
     HostPorts { owner, mappings, addresses: &addresses, conf }.ruleset().elements
+}
+
+/// The guard of the Pod's port; its hardware address is the one that ADD reported.
+fn wanted_guard(network: &Network, call: &Call, result: &AddResult) -> Option<Ruleset> {
+    let of_pod = |i: &&result::Interface| i.name == call.attachment.ifname.as_str() && i.sandbox.is_some();
+    let mac = result.interfaces.iter().find(of_pod)?.mac.filter(|_| network.bridge.spoof_checked)?;
+    let owner = Owner { attachment: call.attachment.clone(), network: network.name.clone(), has_own_link: true };
+    spoof::ruleset(&owner, mac)
 }
 
 /// Those of the wanted elements whose keys are there, as they are; nothing is asked where none is wanted.
@@ -82,6 +94,7 @@ pub(super) fn present_ports(
 fn observe(
     network: &Network,
     expected: &Expected<'_>,
+    guard: Option<&Ruleset>,
     bridge: Option<&LinkState>,
     call: &Call,
 ) -> Result<Facts, CniError> {
@@ -105,6 +118,10 @@ fn observe(
             Some(link) => pod.addresses_of(link.index)?,
             None => Vec::new(),
         };
+        let mut elements = present_ports(expected.elements)?;
+        if let Some(guard) = guard {
+            elements.extend(guard::present(guard)?);
+        }
         Ok(Facts {
             bridge: bridge.map(fact),
             host: host.link(&expected.host_link())?.as_ref().map(fact),
@@ -112,7 +129,7 @@ fn observe(
             addresses,
             routes: pod.routes()?,
             reserved,
-            elements: present_ports(expected.elements)?,
+            elements,
         })
     };
     look().map_err(|e| refused(&e))

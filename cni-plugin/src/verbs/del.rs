@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use kernel::nft::Nft;
+use kernel::orphan::close_aside;
 use kernel::{Netns, Rtnl};
 use netstate::{IfName, LinkKind};
 
@@ -17,6 +18,7 @@ use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
 use crate::args::Call;
 use crate::attachment::Attachment;
 use crate::error::CniError;
+use crate::guard;
 use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
@@ -39,6 +41,8 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     // The conversation stays open until the link's deletion was handed to a process of its own, which inherits it.
     let ports = record.as_ref().map_or(&Ports::Untold, |record| &record.ports);
     let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
+    let guarded = record.as_ref().and_then(|record| record.guarded);
+    let is_guarded = guarded.is_some() || (held.is_some() && record.is_none());
     let known = record.map(|record| record.addresses).unwrap_or_default();
     let facts = observe(&places, &conf.name, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
@@ -47,6 +51,8 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
         bridge = delete_link(&mut host, link)?.or(bridge);
     }
     drop(closed);
+    // Behind the link: as long as it is there it is guarded.
+    let unguarded = if is_guarded { guard::unguard(&owner(&conf.name, &call.attachment), guarded)? } else { None };
     forget_neighbours(&detach.addresses, bridge, &mut host)?;
     for dir in &places.reservations {
         if let Some(locked) =
@@ -58,13 +64,19 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     for path in places.flannel_state.iter().chain(&places.flannel_draft) {
         remove_file(path)?;
     }
-    held.map_or(Ok(()), record::Held::remove)
+    held.map_or(Ok(()), record::Held::remove)?;
+    unguarded.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
+}
+
+/// The attachment as an owner of elements.
+pub(super) fn owner(network: &str, attachment: &Attachment) -> Owner {
+    Owner { attachment: attachment.clone(), network: network.to_owned(), has_own_link: true }
 }
 
 /// Releases the host ports of an attachment of `network`: those that its record tells, or all that are found. Closing
 /// the answered conversation takes the kernel some 10 ms when something was released.
 pub(super) fn close_ports(network: &str, attachment: &Attachment, known: &Ports) -> Result<Option<Nft>, CniError> {
-    let owner = Owner { attachment: attachment.clone(), network: network.to_owned(), has_own_link: true };
+    let owner = owner(network, attachment);
     let open = || Nft::open().map_err(|e| refused(&e));
     match known {
         Ports::None => Ok(None),

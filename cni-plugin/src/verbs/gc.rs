@@ -16,6 +16,7 @@ use super::network::{Places, draft_of};
 use super::{RESERVATION_WAIT, store_error};
 use crate::attachment::{Attachment, ContainerId};
 use crate::error::{CniError, Code};
+use crate::guard;
 use crate::hands::refused;
 use crate::ipam::Store;
 use crate::netconf::NetConf;
@@ -33,7 +34,10 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let owners = owners(&places, &conf.name)?;
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let links = valid.iter().map(Attachment::host_link).collect();
     let mut failures = Vec::new();
+    // Before the records go: a GC or DEL that follows a killed one must still know.
+    failures.extend(guard::sweep(&conf.name, &links).err());
     for owner in stale(owners, &valid) {
         let outcome = match &owner {
             Owner::Attachment(attachment) => remove_attachment(attachment, &places, &conf.name, &mut host),
@@ -42,7 +46,6 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
         failures.extend(outcome.err());
     }
     if role == Role::Native {
-        let links = valid.iter().map(Attachment::host_link).collect();
         failures.extend(ports::sweep(&conf.name, &links).err());
     }
     let mut failures = failures.into_iter();

@@ -98,7 +98,8 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
     let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
     let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
-    let record = Record { boot: record::boot_id(), addresses: Vec::new(), ports: Ports::Keys(ports.keys()) };
+    let record =
+        Record { boot: record::boot_id(), addresses: Vec::new(), ports: Ports::Keys(ports.keys()), guarded: None };
     let outcome = held.write(&record).and_then(|()| {
         let mut hands = KernelHands::new(host, None);
         hands.open_netfilter(!ports.stale_flows().is_empty())?;

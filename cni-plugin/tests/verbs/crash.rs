@@ -16,6 +16,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::guard::guarded;
 use crate::node::{DUAL_ENV, Node, flannel, host_link, native, with};
 use crate::state::HostState;
 
@@ -28,6 +29,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("dual_stack_add_killed_after_any_step_is_undone_by_del", dual_add_then_del),
     ("flannel_add_killed_after_any_step_is_undone_by_del", flannel_add_then_del),
     ("flannel_add_killed_after_any_step_is_undone_by_gc", flannel_add_then_gc),
+    ("bridge_add_killed_after_any_step_is_undone_by_del", bridge_add_then_del),
+    ("bridge_add_killed_after_any_step_is_undone_by_gc", bridge_add_then_gc),
+    ("bridge_del_killed_after_any_step_is_finished_by_del", bridge_del_then_del),
     ("portmap_add_killed_after_any_step_is_undone_by_del", portmap_add_then_del),
     ("portmap_add_killed_after_any_step_is_undone_by_gc", portmap_add_then_gc),
     ("del_killed_after_any_step_is_finished_by_del", del_then_del),
@@ -270,6 +274,25 @@ fn flannel_del_then_del(node: &Node) {
         None
     };
     Walk { node, command: "DEL", conf: &flannel() }.run(attach, |pod| node.del(&flannel(), "victim", pod).silent());
+}
+
+fn bridge_add_then_del(node: &Node) {
+    used(node, &guarded());
+    Walk { node, command: "ADD", conf: &guarded() }.run(|_| None, |pod| node.del(&guarded(), "victim", pod).silent());
+}
+
+fn bridge_add_then_gc(node: &Node) {
+    used(node, &guarded());
+    Walk { node, command: "ADD", conf: &guarded() }.run(|_| None, |_| gc(node, &guarded(), &[]));
+}
+
+fn bridge_del_then_del(node: &Node) {
+    used(node, &guarded());
+    let attach = |pod: &Path| {
+        node.add(&guarded(), "victim", pod).result();
+        None
+    };
+    Walk { node, command: "DEL", conf: &guarded() }.run(attach, |pod| node.del(&guarded(), "victim", pod).silent());
 }
 
 /// The chained `portmap` of flannel's stock configuration.

@@ -11,6 +11,7 @@ mod bridge;
 mod chain;
 mod crash;
 mod former;
+mod guard;
 mod host_local;
 mod leases;
 mod node;
@@ -36,6 +37,7 @@ fn main() {
         bridge::TESTS,
         chain::TESTS,
         crash::TESTS,
+        guard::TESTS,
         host_local::TESTS,
         leases::TESTS,
         port_owners::TESTS,

@@ -21,6 +21,18 @@ const IFADDRMSG: usize = 8;
 const RTM_NEWADDR: u16 = 20;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_TENTATIVE: u32 = 0x40;
+
+/// How far the search for a second owner of an IPv6 address is (RFC 4862 §5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DuplicateDetection {
+    /// It still runs: nothing is sent from the address, nothing taken for it.
+    Running,
+    /// Another machine on the link has the address.
+    Failed,
+}
 
 impl Rtnl {
     /// All addresses of the namespace, as (interface index, address, prefix length).
@@ -51,13 +63,26 @@ impl Rtnl {
         Ok(frames.iter().filter_map(row).collect())
     }
 
+    /// Addresses of the link with `index` that cannot be used, or not yet, because of the search for a second owner.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn unusable_addresses(&mut self, index: u32) -> Result<Vec<(IpAddr, DuplicateDetection)>, KernelError> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.family = AddressFamily::Inet6;
+        let frames = self.dump("list addresses", &RouteNetlinkMessage::GetAddress(message))?;
+        let of_link = |frame: &&Frame| row(frame).is_some_and(|(of, ..)| of == index);
+        Ok(frames.iter().filter(of_link).filter_map(detection).collect())
+    }
+
     /// Adds `addr/len` to the link with `index`; the broadcast address of an IPv4 network is set, and an IPv6 address
     /// is usable at once (no duplicate address detection: the address was leased to us alone).
     ///
     /// # Errors
     /// EEXIST when it is there already; anything the kernel refuses.
     pub fn add_address(&mut self, index: u32, addr: IpAddr, len: u8) -> Result<(), KernelError> {
-        let operation = add(index, addr, len, NLM_F_CREATE | NLM_F_EXCL);
+        let operation = add(index, addr, len, false, NLM_F_CREATE | NLM_F_EXCL);
         self.request(&operation).map(drop)
     }
 
@@ -84,9 +109,10 @@ fn message(index: u32, addr: IpAddr, len: u8) -> AddressMessage {
     message
 }
 
-pub(crate) fn add(index: u32, addr: IpAddr, len: u8, flags: u16) -> Operation {
+/// With `detect`, an IPv6 address becomes usable only when nobody else on the link turns out to have it.
+pub(crate) fn add(index: u32, addr: IpAddr, len: u8, detect: bool, flags: u16) -> Operation {
     let mut message = message(index, addr, len);
-    if addr.is_ipv6() {
+    if addr.is_ipv6() && !detect {
         message.header.flags = AddressHeaderFlags::Nodad;
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
@@ -123,6 +149,17 @@ fn row(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
     Some((u32::from_ne_bytes([i0, i1, i2, i3]), attribute::ip(addr)?, len))
 }
 
+fn detection(frame: &Frame) -> Option<(IpAddr, DuplicateDetection)> {
+    let (_, addr, _) = row(frame)?;
+    let attributes = frame.body.get(IFADDRMSG..)?;
+    let short = u32::from(*frame.body.get(2)?);
+    let flags = attribute::find(attributes, IFA_FLAGS).and_then(attribute::u32).unwrap_or(short);
+    if flags & IFA_F_DADFAILED != 0 {
+        return Some((addr, DuplicateDetection::Failed));
+    }
+    (flags & IFA_F_TENTATIVE != 0).then_some((addr, DuplicateDetection::Running))
+}
+
 /// The table of addresses on some links.
 #[derive(Debug)]
 pub struct Addresses {
@@ -142,7 +179,7 @@ impl Addresses {
         let index = indexes.index(&mut self.rtnl, &key.link, op, &key.to_string())?;
         let operation = match step {
             Step::Remove(..) => remove(index, key.addr, key.len),
-            _ => add(index, key.addr, key.len, NLM_F_CREATE | NLM_F_REPLACE),
+            _ => add(index, key.addr, key.len, false, NLM_F_CREATE | NLM_F_REPLACE),
         };
         Ok(Operation { object: key.to_string(), ..operation })
     }

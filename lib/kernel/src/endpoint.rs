@@ -16,7 +16,8 @@ use crate::rtnl::{Indexes, Operation, Rtnl, encode};
 
 impl Rtnl {
     /// Gives the link `name`, which has `index`, its addresses, sets it up and adds `routes`, all of which leave through
-    /// it. A route that exists already is left as it is.
+    /// it. A route that exists already is left as it is. With `detect`, IPv6 addresses are usable only when nobody else on
+    /// the link turns out to have them, see [`Rtnl::unusable_addresses`]; at once otherwise.
     ///
     /// # Errors
     /// The first message that the kernel refuses; those behind it were handled all the same.
@@ -25,12 +26,13 @@ impl Rtnl {
         name: &IfName,
         index: u32,
         addresses: &[(IpAddr, u8)],
+        detect: bool,
         routes: &[(RouteKey, Route)],
     ) -> Result<(), KernelError> {
         let mut indexes = Indexes::knowing(name, index);
         let exclusive = NLM_F_CREATE | NLM_F_EXCL;
         let mut operations: Vec<Result<Operation, KernelError>> =
-            addresses.iter().map(|(addr, len)| Ok(address::add(index, *addr, *len, exclusive))).collect();
+            addresses.iter().map(|(addr, len)| Ok(address::add(index, *addr, *len, detect, exclusive))).collect();
         operations.push(Ok(set_up(name, index)));
         let first_route = operations.len();
         for (key, route) in routes {

@@ -13,7 +13,8 @@ use netstate::nft::Ruleset;
 use netstate::{IfName, MacAddr, PortOptions, Prefix};
 
 use super::hostports::HostPorts;
-use super::{Cidr, End, Step, masquerade};
+use super::hostports::owner::Owner;
+use super::{Cidr, End, Step, masquerade, spoof};
 use crate::attachment::{Attachment, mac_of_address};
 use crate::error::CniError;
 use crate::ipam::{Range, RangeSet, Reservation};
@@ -126,6 +127,7 @@ impl Attach<'_> {
     pub fn plan(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
         let mut steps = self.bridge_steps(facts.bridge.as_ref())?;
         steps.extend(self.gateway_steps(facts)?);
+        steps.extend(self.guard()?.map(|ruleset| Step::GuardPort { ruleset: Box::new(ruleset), owner: self.owner() }));
         steps.push(Step::CreateVeth {
             host: self.host_end(),
             pod: self.pod_end(),
@@ -148,6 +150,26 @@ impl Attach<'_> {
         Ok(steps)
     }
 
+    /// The network's table of guarded ports with the Pod's, where they are guarded.
+    fn guard(&self) -> Result<Option<Ruleset>, CniError> {
+        let ruleset = |mac| spoof::ruleset(&self.owner(), mac).ok_or_else(|| self.unnameable());
+        self.guarded().map(ruleset).transpose()
+    }
+
+    /// The one hardware address that may send by the Pod's port, where it is guarded.
+    #[must_use]
+    pub fn guarded(&self) -> Option<MacAddr> {
+        self.conf.spoof_checked.then(|| self.pod_end().mac)
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { attachment: self.attachment.clone(), network: self.network.to_owned(), has_own_link: true }
+    }
+
+    fn unnameable(&self) -> CniError {
+        CniError::invalid_field("name", self.network, "a name that is short enough for an nft table")
+    }
+
     /// The network's table of masquerade rules, where they are wanted.
     ///
     /// # Errors
@@ -161,9 +183,7 @@ impl Attach<'_> {
         let mut subnets: Vec<Prefix> = ranges.map(Range::subnet).collect();
         subnets.sort();
         subnets.dedup();
-        let unnameable =
-            || CniError::invalid_field("name", self.network, "a name that is short enough for an nft table");
-        masquerade::ruleset(self.network, &subnets, networks).map(Some).ok_or_else(unnameable)
+        masquerade::ruleset(self.network, &subnets, networks).map(Some).ok_or_else(|| self.unnameable())
     }
 
     /// What ADD answers when every step is done. `bridge_mac` is the bridge's hardware address as it is.

@@ -29,6 +29,11 @@ impl Attach<'_> {
             set("ipv6/conf/lo/disable_ipv6", "0", true);
             set(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0", true);
             set(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1", false);
+            if self.conf.detect_duplicates {
+                // Its own probes, come back over a hairpin port, must not count (RFC 7527).
+                set(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1", false);
+                set(&format!("ipv6/conf/{ifname}/accept_dad"), "1", true);
+            }
         }
         if self.reservations.iter().any(|r| r.addr.is_ipv4()) {
             // Announces the address when the link comes up: other Pods may remember its former owner.
@@ -37,8 +42,13 @@ impl Attach<'_> {
         steps.push(Step::ConfigurePod {
             ifname: ifname.clone(),
             addresses: self.reservations.iter().map(|r| (r.addr, r.len)).collect(),
+            detect_duplicates: self.conf.detect_duplicates,
             routes: self.routes()?.iter().map(|route| kernel_route(route, self.gateway_of(route), ifname)).collect(),
         });
+        let detected: Vec<IpAddr> = self.addresses().into_iter().filter(IpAddr::is_ipv6).collect();
+        if self.conf.detect_duplicates && !detected.is_empty() {
+            steps.push(Step::AwaitAddresses { ifname: ifname.clone(), addresses: detected });
+        }
         Ok(steps)
     }
 

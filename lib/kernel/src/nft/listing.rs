@@ -91,7 +91,10 @@ impl Nft {
     }
 
     /// The static part of a table; `None` when it does not exist.
-    pub(super) fn table(&mut self, key: &TableKey) -> Result<Option<Table>, KernelError> {
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn table(&mut self, key: &TableKey) -> Result<Option<Table>, KernelError> {
         let family = key.family.number();
         let named = |kind, flags| message(kind, flags, family, |body| put_table(body, key));
         let frames = match self.ask("find table", key, &named(kind::GETTABLE, 0)) {
