@@ -208,7 +208,7 @@ fn requested_address(node: &Node) {
     inside(&pod, || assert_eq!(link("eth0").link.mac.unwrap().to_string(), "02:00:00:00:00:77"));
     let (code, text) = node.add(&with(&native(), "runtimeConfig", runtime), "web-2", &node.pod()).error();
     assert!(code == 7 && text.contains("requested IP address 172.7.21.77 is not available"), "{text}");
-    for (ip, why) in [("172.7.21.1", "gateway"), ("10.9.9.9", "is in no range set")] {
+    for (ip, why) in [("172.7.21.1", "gateway"), ("10.9.9.9", "failed to allocate all requested IPs: 10.9.9.9")] {
         let conf = with(&native(), "runtimeConfig", json!({"ips": [ip]}));
         let (_, text) = node.add(&conf, "web-3", &node.pod()).error();
         assert!(text.contains(why), "{text}");
