@@ -68,10 +68,11 @@ fn is_left_over(
     links: &HostLinks,
 ) -> Result<bool, CniError> {
     let has_link = links.names.contains(&owner.host_link());
-    match record::find(records, network, owner)? {
-        Found::Busy => Ok(false),
-        Found::None => Ok(!has_link && !links.foreign_pods),
-        Found::Held(mut held) => {
+    match record::find(records, network, owner) {
+        // Something that is no record stands in its place: whose, nobody knows. One such must not keep all others.
+        Err(_) | Ok(Found::Busy) => Ok(false),
+        Ok(Found::None) => Ok(!has_link && !links.foreign_pods),
+        Ok(Found::Held(mut held)) => {
             let of_this_boot = held.read().is_none_or(|record| record.boot == boot);
             if of_this_boot && has_link {
                 return Ok(false);

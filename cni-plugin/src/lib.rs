@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`call`] | one execution: dispatch by verb and [`role`], version gates, the answer |
 //! | [`args`], [`netconf`], [`fields`] | what the runtime says: environment, standard input |
+//! | [`excerpt`] | files that others wrote, read with care |
 //! | [`result`], [`error`], [`version`] | what the runtime is told, in its own version |
 //! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
 //! | [`install`] | the one command for an operator |
@@ -20,6 +21,7 @@ pub mod attachment;
 pub mod call;
 pub mod duplicates;
 pub mod error;
+pub mod excerpt;
 pub mod fields;
 pub mod guard;
 pub mod hands;

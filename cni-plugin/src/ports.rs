@@ -85,6 +85,22 @@ fn take_over_former(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
     Ok(())
 }
 
+/// True when `owner` has a port, in the shared table or in that of the former form.
+///
+/// # Errors
+/// Code 100 when the kernel cannot be asked.
+pub fn is_any_open(nft: &mut Nft, owner: &Owner) -> Result<bool, CniError> {
+    let mut any = |key: &TableKey, owns: &dyn Fn(&Element) -> bool| -> Result<bool, CniError> {
+        let found = nft.ruleset(key).map_err(|e| refused(&e))?;
+        Ok(found.is_some_and(|ruleset| ruleset.elements.values().any(owns)))
+    };
+    if any(&table::key(), &|element| owner.owns(element))? {
+        return Ok(true);
+    }
+    let former = former::key(&owner.network);
+    former.map_or(Ok(false), |key| any(&key, &|element| former::owns(&owner.attachment, element)))
+}
+
 /// Releases those of the ports with these keys that are `owner`'s, and forgets the flows that used them. Nothing is
 /// listed.
 ///

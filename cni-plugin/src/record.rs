@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
+use crate::excerpt::{self, Links};
 use crate::fields::Fields;
 use crate::ipam::store::lock_within;
 use crate::plan::gc::{self, Owner};
@@ -109,7 +110,7 @@ pub fn hold_existing(
 ) -> Result<Option<Held>, CniError> {
     let path = path_of(dir, network, attachment);
     let file = match options().open(&path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) if is_absence(&e) => return Ok(None),
         other => other.map_err(|e| CniError::io("open", &path, &e))?,
     };
     let file = lock(file, attachment, wait, &path)?;
@@ -135,7 +136,7 @@ pub enum Found {
 pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found, CniError> {
     let path = path_of(dir, network, attachment);
     let file = match options().open(&path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Found::None),
+        Err(e) if is_absence(&e) => return Ok(Found::None),
         other => other.map_err(|e| CniError::io("open", &path, &e))?,
     };
     match file.try_lock() {
@@ -146,20 +147,19 @@ pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found,
     }
 }
 
+/// True when opening a record failed because there is none; one whose name is longer than file names can be was never made.
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidFilename)
+}
+
 /// True when some attachment of `network` has a record of this boot. Records of an earlier boot tell of nothing that
 /// exists. Takes no lock: a record that is just being written may be missed.
 #[must_use]
 pub fn any_of_this_boot(dir: &Path, network: &str) -> bool {
     let boot = boot_id();
     let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
-    let text = |entry: fs::DirEntry| {
-        let mut text = String::new();
-        let mut options = OpenOptions::new();
-        let file =
-            options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(entry.path()).ok()?;
-        file.take(RECORD_MAX).read_to_string(&mut text).ok()?;
-        Some(text)
-    };
+    let text = |entry: fs::DirEntry| excerpt::read(&entry.path(), RECORD_MAX, Links::Refused).ok();
     entries.filter_map(text).filter_map(|text| parse(&text)).any(|record| record.boot == boot)
 }
 
@@ -182,7 +182,7 @@ pub fn remove_stale(dir: &Path, network: &str, valid: &[Attachment]) -> Result<(
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC);
+    options.read(true).write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
     options
 }
 

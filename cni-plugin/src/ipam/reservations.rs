@@ -4,15 +4,16 @@
 //! file without content under the lock therefore knows that its maker is dead, and takes it. Released are only
 //! reservations that still name the owner.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::range::RangeSet;
 use super::store::{Reservation, StoreError, failed, open_options};
 use crate::attachment::Attachment;
+use crate::excerpt::{self, Links};
 
 /// The directory of one network, under its lock until dropped.
 #[derive(Debug)]
@@ -246,14 +247,13 @@ fn content(owner: &Attachment) -> String {
     format!("{}\r\n{}", owner.container, owner.ifname)
 }
 
-/// The first KiB of a regular file as text; `None` when it is not readable as such.
+/// The first KiB of a file; `None` when it cannot be read. What is no text, as after a power cut, names no owner: it reads as
+/// empty.
 fn read_small(path: &Path) -> Option<String> {
-    let file =
-        OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path).ok()?;
-    // Room for more than the longest reservation saves system calls.
-    let mut text = String::with_capacity(256);
-    file.take(1024).read_to_string(&mut text).ok()?;
-    Some(text)
+    match excerpt::read(path, 1024, Links::Refused) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Some(String::new()),
+        other => other.ok(),
+    }
 }
 
 #[cfg(test)]

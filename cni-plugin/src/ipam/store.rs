@@ -117,9 +117,11 @@ impl Store {
     /// As [`Store::lock`].
     pub fn lock_existing(&self, wait: Duration) -> Result<Option<Locked>, StoreError> {
         match fs::symlink_metadata(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(failed("examine", &self.dir, e)),
             Ok(meta) if meta.is_dir() => {}
+            // In an ordinary file there can be no reservation.
+            Ok(meta) if meta.is_file() => return Ok(None),
             Ok(_) => {
                 return Err(failed("use as directory", &self.dir, io::Error::from(io::ErrorKind::NotADirectory)));
             }
@@ -137,7 +139,7 @@ impl Store {
 /// Read-write, mode 0600, never through a symbolic link.
 pub(super) fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC);
+    options.read(true).write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
     options
 }
 

@@ -4,7 +4,6 @@
 //! the host, plan, apply. From the reservation on a failure takes back all of it and reports the first cause.
 
 use std::fs;
-use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use crate::apply;
 use crate::args::{Call, CniArgs};
 use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
+use crate::excerpt::{self, Links};
 use crate::guard;
 use crate::hands::{KernelHands, refused};
 use crate::ipam::{Reservation, Store, StoreError, resolver};
@@ -246,10 +246,8 @@ fn surroundings(bridge: &IfName, host: &mut Rtnl) -> Result<Surroundings, Kernel
 
 pub(super) fn read_resolver(ipam: Option<&IpamConf>) -> Result<Dns, CniError> {
     let Some(path) = ipam.and_then(|ipam| ipam.resolv_conf.as_ref()) else { return Ok(Dns::default()) };
-    let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| file.take(64 * 1024).read_to_string(&mut text));
-    read.map_err(|e| CniError::io("read ipam.resolvConf", path, &e))?;
-    Ok(resolver::parse(&text))
+    let text = excerpt::read(path, 64 * 1024, Links::Followed);
+    text.map(|text| resolver::parse(&text)).map_err(|e| CniError::io("read ipam.resolvConf", path, &e))
 }
 
 /// Writes what flannel's plugin would have written, so that it could take over this Pod.

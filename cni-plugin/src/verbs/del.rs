@@ -4,7 +4,7 @@
 //! exists cannot be removed, and then the record stays, so that the next DEL finds its work.
 
 use std::fs;
-use std::io;
+use std::io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ use crate::netconf::NetConf;
 use crate::plan::detach::{self, Facts};
 use crate::plan::hostports::owner::Owner;
 use crate::ports;
-use crate::record::{self, Ports};
+use crate::record::{self, Held, Ports};
 use crate::role::Role;
 
 /// Removes the attachment.
@@ -34,15 +34,15 @@ use crate::role::Role;
 /// When something that exists could not be removed.
 pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
-    let mut held = record::hold_existing(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT)?;
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
-    let record = held.as_mut().and_then(record::Held::read);
+    let Some(mut held) = take(&places, conf, role, call, &mut host)? else { return Ok(()) };
+    let record = held.read();
     // Without a readable record the table is looked at: nothing there is cheap to find out.
     // The conversation stays open until the link's deletion was handed to a process of its own, which inherits it.
     let ports = record.as_ref().map_or(&Ports::Untold, |record| &record.ports);
     let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
     let guarded = record.as_ref().and_then(|record| record.guarded);
-    let is_guarded = guarded.is_some() || (held.is_some() && record.is_none());
+    let is_guarded = guarded.is_some() || record.is_none();
     let known = record.map(|record| record.addresses).unwrap_or_default();
     let facts = observe(&places, &conf.name, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
@@ -64,8 +64,41 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     for path in places.flannel_state.iter().chain(&places.flannel_draft) {
         remove_file(path)?;
     }
-    held.map_or(Ok(()), record::Held::remove)?;
+    held.remove()?;
     unguarded.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
+}
+
+/// Takes the attachment's record. `None` when nothing is there to remove: an ADD that begins now comes after this DEL, and
+/// what it makes is its own.
+fn take(places: &Places, conf: &NetConf, role: Role, call: &Call, host: &mut Rtnl) -> Result<Option<Held>, CniError> {
+    let found = record::hold_existing(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT)?;
+    if found.is_some() || !is_anything_there(places, conf, role, call, host)? {
+        return Ok(found);
+    }
+    // Made by the chain that ran here before us, or by an ADD at this very moment, which is waited for.
+    record::hold(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT).map(Some)
+}
+
+/// True when something on this node belongs to the attachment.
+fn is_anything_there(
+    places: &Places,
+    conf: &NetConf,
+    role: Role,
+    call: &Call,
+    host: &mut Rtnl,
+) -> Result<bool, CniError> {
+    let files = places.flannel_state.iter().chain(&places.flannel_draft);
+    if files.into_iter().any(|path| fs::symlink_metadata(path).is_ok()) {
+        return Ok(true);
+    }
+    let facts = observe(places, &conf.name, call, Vec::new(), host)?;
+    if facts.host_link || !facts.addresses.is_empty() {
+        return Ok(true);
+    }
+    if role != Role::Native {
+        return Ok(false);
+    }
+    ports::is_any_open(&mut Nft::open().map_err(|e| refused(&e))?, &owner(&conf.name, &call.attachment))
 }
 
 /// The attachment as an owner of elements.
@@ -92,9 +125,10 @@ pub(super) fn close_ports(network: &str, attachment: &Attachment, known: &Ports)
     }
 }
 
-/// Deletes the link called `name` and answers the index of its bridge; absent is fine.
+/// Deletes the veth called `name` and answers the index of its bridge; absent is fine.
 pub(super) fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<Option<u32>, CniError> {
-    let Some(link) = host.link(name).map_err(|e| refused(&e))? else { return Ok(None) };
+    let link = host.link(name).map_err(|e| refused(&e))?.filter(|link| link.link.kind == LinkKind::Veth);
+    let Some(link) = link else { return Ok(None) };
     host.delete_link_aside(link.index).map_err(|e| refused(&e))?;
     Ok(link.master_index)
 }
@@ -119,10 +153,8 @@ fn bridge_towards(addr: IpAddr, host: &mut Rtnl) -> Option<u32> {
 /// Removes a file; absent is fine.
 pub(super) fn remove_file(path: &Path) -> Result<(), CniError> {
     match fs::remove_file(path) {
-        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Err(CniError::io("remove", path, &e))
-        }
-        _ => Ok(()),
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory | InvalidFilename) => Ok(()),
+        other => other.map_err(|e| CniError::io("remove", path, &e)),
     }
 }
 
@@ -143,7 +175,9 @@ fn observe(
             addresses.extend(locked.find(&call.attachment).map_err(|e| store_error(&e))?);
         }
     }
-    let host_link = host.link(&call.attachment.host_link()).map_err(|e| refused(&e))?.is_some();
+    // A link of another kind is somebody else's, whatever its name.
+    let host_link = host.link(&call.attachment.host_link()).map_err(|e| refused(&e))?;
+    let host_link = host_link.is_some_and(|link| link.link.kind == LinkKind::Veth);
     let foreign_peer = if host_link || addresses.is_empty() {
         None
     } else {

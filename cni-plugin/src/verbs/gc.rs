@@ -12,10 +12,11 @@ use kernel::Rtnl;
 use serde_json::Value;
 
 use super::del::{delete_link, forget_neighbours, remove_file};
-use super::network::{Places, draft_of};
+use super::network::{Places, STATE_FILE_MAX, draft_of};
 use super::{RESERVATION_WAIT, store_error};
 use crate::attachment::{Attachment, ContainerId};
 use crate::error::{CniError, Code};
+use crate::excerpt::{self, Links};
 use crate::guard;
 use crate::hands::refused;
 use crate::ipam::Store;
@@ -84,7 +85,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// True when flannel's plugin wrote the file for `network`.
 fn is_state_of(path: &Path, network: &str) -> bool {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = excerpt::read(path, STATE_FILE_MAX, Links::Refused).unwrap_or_default();
     serde_json::from_str::<Value>(&text).is_ok_and(|value| value.get("name").and_then(Value::as_str) == Some(network))
 }
 

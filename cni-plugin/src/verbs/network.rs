@@ -4,8 +4,6 @@
 //! and nothing else: [`Places`] is found in whatever can be read, because a node must be able to clean up after a
 //! configuration that was broken meanwhile.
 
-use std::fs;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::args::CniArgs;
 use crate::attachment::ContainerId;
 use crate::error::{CniError, Code};
+use crate::excerpt::{self, Links};
 use crate::fields::Fields;
 use crate::hands::refused;
 use crate::ipam::{Range, RangeSet, store};
@@ -152,15 +151,15 @@ fn bridge_fields(mut delegate: Map<String, Value>, role: Role) -> Result<Fields,
 /// The longest subnet file that is read, in bytes.
 const SUBNET_FILE_MAX: u64 = 64 * 1024;
 
+/// The most that is read of a state file of flannel's, in bytes.
+pub(super) const STATE_FILE_MAX: u64 = 64 * 1024;
+
 fn read_subnet_file(path: &Path) -> Result<SubnetFile, CniError> {
     let failed = |code, why: String| {
         CniError::new(code, format!("failed to load flannel 'subnet.env' file: {}", path.display())).details(why)
     };
-    // A few short lines: room for them saves system calls.
-    let mut text = String::with_capacity(1024);
-    let read = fs::File::open(path).and_then(|file| file.take(SUBNET_FILE_MAX).read_to_string(&mut text));
-    match read {
-        Ok(_) => SubnetFile::parse(&text).map_err(|e| failed(Code::InvalidConfig, e.to_string())),
+    match excerpt::read(path, SUBNET_FILE_MAX, Links::Followed) {
+        Ok(text) => SubnetFile::parse(&text).map_err(|e| failed(Code::InvalidConfig, e.to_string())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(failed(
             Code::TryAgainLater,
             "it is not there yet: netd writes it when this node has its lease; see netd's log".to_owned(),
@@ -212,8 +211,7 @@ pub fn draft_of(dir: &Path, container: &ContainerId) -> PathBuf {
 
 /// `ipam.dataDir` of a delegate that flannel's plugin stored: the configuration may have changed since.
 fn stored_data_dir(path: &Path) -> Option<PathBuf> {
-    let mut text = String::new();
-    fs::File::open(path).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+    let text = excerpt::read(path, STATE_FILE_MAX, Links::Refused).ok()?;
     let value: Value = serde_json::from_str(&text).ok()?;
     let mut ipam = Fields::of(value, "").ok()?.take_object("ipam").ok()??;
     ipam.take_text("dataDir").ok()?.filter(|dir| !dir.is_empty()).map(PathBuf::from)

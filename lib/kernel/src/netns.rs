@@ -3,9 +3,9 @@
 //! Invariant: a thread that enters a namespace to work there is a thread of its own and ends there. The one exception
 //! is [`Netns::enter`], for a process that has a single thread and ends soon: the CNI plugin.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -30,7 +30,9 @@ impl Netns {
     /// When the file cannot be opened, or is an ordinary file: what is left of a namespace whose mount is gone.
     pub fn open(path: &Path) -> Result<Self, KernelError> {
         let error = |call, source| KernelError::io("open network namespace", path.display(), call, source);
-        let file = File::open(path).map_err(|source| error("open", source))?;
+        // Of a pipe in its place nobody waits for the other end.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = file.map_err(|source| error("open", source))?;
         let kind = fstatfs(&file).map_err(|errno| error("fstatfs", errno.into()))?.filesystem_type();
         if kind != NSFS_MAGIC && kind != PROC_SUPER_MAGIC {
             let cause = Cause::Unexpected("an ordinary file, no namespace is mounted there".to_owned());
