@@ -167,6 +167,7 @@ impl Walk<'_> {
             let pod = node.pod();
             let conf = prepare(&pod).unwrap_or_else(|| conf.clone());
             let was_killed = killed(node, command, &conf, &pod, calls);
+            no_link_without_reservation(node, command, calls);
             finish(&pod);
             HostState::now().must_be(&before, &format!("{command} killed after change {calls}"));
             node.remove_pod(&pod);
@@ -176,6 +177,14 @@ impl Walk<'_> {
             rounds = calls;
         }
         assert!(rounds > 15, "only {rounds} system calls: the walk did not reach the work");
+    }
+}
+
+/// An address that is free while its former Pod still answers for it would be given to a second one.
+fn no_link_without_reservation(node: &Node, command: &str, calls: usize) {
+    for id in ["victim", "dead-port"].iter().filter(|id| node.links().contains(&host_link(id))) {
+        let reserved = node.files().iter().any(|(_, text)| *text == format!("{id}\r\neth0"));
+        assert!(reserved, "{command} killed after change {calls}: the address of {id} is free, its link is there");
     }
 }
 

@@ -10,6 +10,7 @@ mod attach;
 mod bridge;
 mod chain;
 mod crash;
+mod faults;
 mod former;
 mod guard;
 mod host_local;
@@ -39,6 +40,9 @@ fn main() {
         crash::TESTS,
         guard::TESTS,
         host_local::TESTS,
+        faults::crowd::TESTS,
+        faults::files::TESTS,
+        faults::links::TESTS,
         leases::TESTS,
         port_owners::TESTS,
         ports::TESTS,

@@ -3,12 +3,12 @@
 //! Each test runs on a thread that left the host's namespaces; what it makes disappears with the thread. The plugin
 //! is executed as a runtime does it: `CNI_*` in an otherwise empty environment, configuration on standard input.
 
-use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use cni_plugin::attachment::{Attachment, ContainerId};
@@ -31,7 +31,7 @@ pub(crate) const DUAL_ENV: &str = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=
 /// One node.
 pub(crate) struct Node {
     dir: PathBuf,
-    pods: Cell<usize>,
+    pods: AtomicUsize,
 }
 
 /// The end of one execution of the plugin.
@@ -42,7 +42,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "the plugin wrote to stderr");
         Self { ok: output.status.success(), stdout: String::from_utf8_lossy(&output.stdout).into_owned() }
     }
@@ -83,7 +83,7 @@ pub(crate) fn on_node(test: impl FnOnce(&Node) + Send + 'static) {
         let loopback = IfName::new("lo").unwrap();
         let link = Rtnl::open().unwrap().link(&loopback).unwrap().unwrap().link;
         Rtnl::open().unwrap().set_link(&loopback, &netstate::Link { up: true, ..link }).unwrap();
-        test(&Node { dir, pods: Cell::new(0) });
+        test(&Node { dir, pods: AtomicUsize::new(0) });
     })
     .join();
     if let Err(panic) = outcome {
@@ -103,7 +103,7 @@ impl Node {
 
     /// A new network namespace; answers its path.
     pub(crate) fn pod(&self) -> PathBuf {
-        let number = self.pods.replace(self.pods.get() + 1);
+        let number = self.pods.fetch_add(1, Ordering::Relaxed);
         let path = PathBuf::from(format!("/run/netns/pod{number}"));
         File::create(&path).unwrap();
         let target = path.clone();
@@ -210,7 +210,7 @@ fn walk(dir: &Path, found: &mut Vec<(String, String)>) {
         if path.is_dir() {
             walk(&path, found);
         } else {
-            found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+            found.push((path.display().to_string(), String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned()));
         }
     }
 }
