@@ -85,6 +85,12 @@ impl Attachment {
         v4.or(addresses.first()).map_or_else(|| self.mac("pod"), |addr| mac_of_address(*addr))
     }
 
+    /// The hardware address of the device over which the Pod's traffic takes its detour.
+    #[must_use]
+    pub fn ifb_mac(&self) -> MacAddr {
+        self.mac("ifb")
+    }
+
     fn mac(&self, end: &str) -> MacAddr {
         let [a, b, c, d, e, f, ..] = self.hash(end);
         MacAddr::local([a, b, c, d, e, f])

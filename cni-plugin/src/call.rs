@@ -41,12 +41,13 @@ fn dispatch(
 ) -> Result<String, CniError> {
     let request = Request::parse(var)?;
     if request == Request::Version {
-        return Ok(verbs::version::version());
+        return Ok(verbs::version::version(Role::of(program, "").ok()));
     }
     let conf = read(input)?;
     *version = conf.version;
     gate(&request, conf.version)?;
     let role = Role::of(program, &conf.plugin)?;
+    verbs::version::spoken_by(role, conf.version)?;
     let result = match (&request, role) {
         (Request::Add(call), Role::Portmap) => Some(verbs::portmap::add(conf, call)?),
         (Request::Add(call), Role::Loopback) => Some(verbs::loopback::add(conf, call)?),
@@ -54,6 +55,11 @@ fn dispatch(
         (Request::Del(call), Role::Loopback) => verbs::loopback::del(call).map(|()| None)?,
         // Nothing of it outlives a namespace.
         (Request::Gc | Request::Status, Role::Loopback) => None,
+        (Request::Add(call), Role::Bandwidth) => Some(verbs::bandwidth::add(conf, call)?),
+        (Request::Check(call), Role::Bandwidth) => verbs::bandwidth::check(conf, call).map(|()| None)?,
+        (Request::Del(call), Role::Bandwidth) => verbs::bandwidth::del(&conf, call).map(|()| None)?,
+        (Request::Gc, Role::Bandwidth) => verbs::bandwidth::gc(&conf).map(|()| None)?,
+        (Request::Status, Role::Bandwidth) => None,
         (Request::Add(call), Role::HostLocal) => Some(verbs::host_local::add(conf, call)?),
         (Request::Check(call), Role::HostLocal) => verbs::host_local::check(&conf, call).map(|()| None)?,
         (Request::Del(call), Role::HostLocal) => verbs::host_local::del(&conf, call).map(|()| None)?,

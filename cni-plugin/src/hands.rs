@@ -12,7 +12,7 @@ use kernel::link::VethEnd;
 use kernel::nft::Nft;
 use kernel::{KernelError, Netns, Rtnl, sysctl};
 use netstate::nft::Ruleset;
-use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
+use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey, TokenBucket};
 use nix::libc;
 
 use crate::apply::Hands;
@@ -91,6 +91,39 @@ impl<'a> KernelHands<'a> {
     pub fn knowing(mut self, name: &IfName, index: Option<u32>) -> Self {
         self.indexes.extend(index.map(|index| (name.clone(), index)));
         self
+    }
+
+    fn limit(&mut self, link: &IfName, bucket: &TokenBucket) -> Result<(), CniError> {
+        let index = self.index(link)?;
+        self.host.add_bucket(index, bucket).map_err(|e| not_twice(&e))
+    }
+
+    fn create_ifb(&mut self, name: &IfName, mac: MacAddr, mtu: u32) -> Result<(), CniError> {
+        let index = self.host.create_ifb(name, mac, mtu).map_err(|e| not_twice(&e))?;
+        self.indexes.insert(name.clone(), index);
+        Ok(())
+    }
+
+    fn hook_ingress(&mut self, link: &IfName) -> Result<(), CniError> {
+        let index = self.index(link)?;
+        self.host.add_ingress(index).map_err(|e| not_twice(&e))
+    }
+
+    fn redirect(&mut self, link: &IfName, over: &IfName) -> Result<(), CniError> {
+        let (index, to) = (self.index(link)?, self.index(over)?);
+        self.host.redirect(index, to).map_err(|e| refused(&e))
+    }
+
+    /// Takes something off a link; a link that is gone has nothing on it.
+    fn take_off(
+        &mut self,
+        link: &IfName,
+        take: impl FnOnce(&mut Rtnl, u32) -> Result<(), KernelError>,
+    ) -> Result<(), CniError> {
+        match self.host.link(link).map_err(|e| refused(&e))? {
+            Some(found) => take(&mut self.host, found.index).map_err(|e| refused(&e)),
+            None => Ok(()),
+        }
     }
 
     fn netns(&self) -> Result<&'a Netns, CniError> {
@@ -190,6 +223,14 @@ fn set_new(parameter: &Parameter) -> Result<(), CniError> {
     }
 }
 
+/// What is there already is somebody's: not to be touched, and not to be undone.
+fn not_twice(error: &KernelError) -> CniError {
+    match error.errno() {
+        Some(libc::EEXIST) => CniError::new(Code::AlreadyAttached, error.to_string()).details("DEL it first"),
+        _ => refused(error),
+    }
+}
+
 fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
     match result {
         Err(e) if e.errno() == Some(libc::EEXIST) => Ok(()),
@@ -238,6 +279,10 @@ impl Hands for KernelHands<'_> {
             }
             Step::GuardPort { ruleset, owner } => guard::guard(&mut self.netfilter()?.0.nft, ruleset, owner),
             Step::ForgetFlows(flows) => self.forget(flows),
+            Step::LimitLink { link, bucket } => self.limit(link, bucket),
+            Step::CreateIfb { name, mac, mtu } => self.create_ifb(name, *mac, *mtu),
+            Step::HookIngress(link) => self.hook_ingress(link),
+            Step::Redirect { link, over } => self.redirect(link, over),
             Step::LearnNeighbour { bridge, addr, mac } => {
                 let index = self.index(bridge)?;
                 self.host.learn_neighbour(index, *addr, *mac).map_err(|e| refused(&e))
@@ -248,6 +293,8 @@ impl Hands for KernelHands<'_> {
     fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
         match undo {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
+            Undo::Unlimit(link) => self.take_off(link, Rtnl::remove_bucket),
+            Undo::UnhookIngress(link) => self.take_off(link, Rtnl::remove_ingress),
             Undo::ClosePorts(keys, owner) => ports::close_known(&mut self.netfilter()?.0.nft, keys, owner),
             Undo::UnguardPort(table, owner) => guard::release(&mut self.netfilter()?.0.nft, table, owner),
             Undo::ForgetNeighbour(bridge, addr) => {

@@ -8,13 +8,14 @@
 //! Invariant: whoever is at work on an attachment holds its record's lock; such a reservation is never touched. File
 //! times play no part: clocks are set back, and jump forward when the network comes up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use kernel::{KernelError, Rtnl};
 use netstate::{IfName, LinkKind};
 
 use crate::attachment::Attachment;
+use crate::detour;
 use crate::error::CniError;
 use crate::hands::refused;
 use crate::ipam::Locked;
@@ -44,10 +45,19 @@ pub fn release(
 ) -> Result<usize, CniError> {
     let links = host_links(bridge, host).map_err(|e| refused(&e))?;
     let boot = record::boot_id();
+    // Judged once: the record goes with the first address, and there may be one of each family.
+    let mut judged: BTreeMap<Attachment, bool> = BTreeMap::new();
     let mut released = 0;
     for (addr, text) in reservations.list().map_err(|e| store_error(&e))? {
         let is_left = match Owner::of_reservation(&text) {
-            Some(Owner::Attachment(owner)) => is_left_over(&owner, records, network, &boot, &links)?,
+            Some(Owner::Attachment(owner)) => match judged.get(&owner) {
+                Some(is_left) => *is_left,
+                None => {
+                    let is_left = is_left_over(&owner, records, network, &boot, &links, host)?;
+                    judged.insert(owner, is_left);
+                    is_left
+                }
+            },
             Some(Owner::Container(_)) => !links.foreign_pods,
             // No owner can ever ask for it back.
             None => true,
@@ -66,6 +76,7 @@ fn is_left_over(
     network: &str,
     boot: &str,
     links: &HostLinks,
+    host: &mut Rtnl,
 ) -> Result<bool, CniError> {
     let has_link = links.names.contains(&owner.host_link());
     match record::find(records, network, owner) {
@@ -73,10 +84,12 @@ fn is_left_over(
         Err(_) | Ok(Found::Busy) => Ok(false),
         Ok(Found::None) => Ok(!has_link && !links.foreign_pods),
         Ok(Found::Held(mut held)) => {
-            let of_this_boot = held.read().is_none_or(|record| record.boot == boot);
+            let record = held.read();
+            let of_this_boot = record.as_ref().is_none_or(|record| record.boot == boot);
             if of_this_boot && has_link {
                 return Ok(false);
             }
+            detour::remove(host, records, network, owner, record.as_ref())?;
             held.remove().map(|()| true)
         }
     }

@@ -10,6 +10,7 @@
 //! | [`result`], [`error`], [`version`] | what the runtime is told, in its own version |
 //! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
 //! | [`install`] | the one command for an operator |
+//! | [`detour`] | the device over which what a Pod sends goes, where that is limited |
 //! | [`leftovers`] | what containers left that nobody deleted |
 //! | [`plan`] | pure: facts in, ordered steps out |
 //! | [`apply`], [`hands`], [`ports`], [`guard`], [`duplicates`] | steps executed, journaled, unwound; the kernel below |
@@ -19,6 +20,7 @@ pub mod apply;
 pub mod args;
 pub mod attachment;
 pub mod call;
+pub mod detour;
 pub mod duplicates;
 pub mod error;
 pub mod excerpt;

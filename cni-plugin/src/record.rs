@@ -3,6 +3,7 @@
 //! ```text
 //! <stateDir>/<network>/<container>@<interface>            JSON, mode 0600, in a directory of mode 0700
 //! <stateDir>/.ports/<network>/<container>@<interface>     the same, of the chained `portmap`
+//! <stateDir>/.shape/<network>/<container>@<interface>     the same, of the chained `bandwidth`
 //! ```
 //! Invariants: whoever works on an attachment holds the record's flock(2), so ADD and DEL of one attachment never run
 //! at once; a record exists from before the first change until after the last removal. Nothing depends on its
@@ -34,6 +35,9 @@ pub const DEFAULT_DIR: &str = "/var/lib/cni/netd";
 /// Where the chained `portmap` keeps its records below the state directory.
 pub const PORTS_DIR: &str = ".ports";
 
+/// Where the chained `bandwidth` keeps its records below the state directory.
+pub const SHAPE_DIR: &str = ".shape";
+
 /// The most that is read of a record, in bytes.
 const RECORD_MAX: u64 = 64 * 1024;
 
@@ -48,6 +52,8 @@ pub struct Record {
     pub ports: Ports,
     /// Its port of the bridge is guarded against frames from other hardware addresses than this one.
     pub guarded: Option<MacAddr>,
+    /// What it sends takes a detour over an `ifb` device.
+    pub ifb: bool,
 }
 
 /// What is known of an attachment's host ports.
@@ -163,14 +169,18 @@ pub fn any_of_this_boot(dir: &Path, network: &str) -> bool {
     entries.filter_map(text).filter_map(|text| parse(&text)).any(|record| record.boot == boot)
 }
 
+/// Everybody who has a record of `network`.
+pub fn owners(dir: &Path, network: &str) -> impl Iterator<Item = Owner> {
+    let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Owner::of_record(entry.file_name().to_str()?))
+}
+
 /// Removes the records of `network` whose attachments are not among `valid` and that nobody holds.
 ///
 /// # Errors
 /// Code 5 when the file system refuses.
 pub fn remove_stale(dir: &Path, network: &str, valid: &[Attachment]) -> Result<(), CniError> {
-    let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    for owner in gc::stale(names.filter_map(|name| Owner::of_record(&name)), valid) {
+    for owner in gc::stale(owners(dir, network), valid) {
         if let Owner::Attachment(attachment) = owner
             && let Found::Held(held) = find(dir, network, &attachment)?
         {
@@ -229,9 +239,12 @@ impl Held {
     /// Code 5.
     pub fn write(&mut self, record: &Record) -> Result<(), CniError> {
         let addresses: Vec<String> = record.addresses.iter().map(IpAddr::to_string).collect();
-        let text = json!({"boot": record.boot, "addresses": addresses, "ports": ports(&record.ports),
-                          "guarded": record.guarded.map(|mac| mac.to_string())})
-        .to_string();
+        let mut object = json!({"boot": record.boot, "addresses": addresses, "ports": ports(&record.ports),
+                                "guarded": record.guarded.map(|mac| mac.to_string())});
+        if let Some(map) = object.as_object_mut().filter(|_| record.ifb) {
+            map.insert("ifb".to_owned(), Value::Bool(true));
+        }
+        let text = object.to_string();
         let write = || -> io::Result<()> {
             self.file.write_all_at(text.as_bytes(), 0)?;
             if self.existed { self.file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX)) } else { Ok(()) }
@@ -272,7 +285,8 @@ fn parse(text: &str) -> Option<Record> {
         Some(_) => Ports::Untold,
     };
     let guarded = fields.take_parsed("guarded", "a hardware address").ok()?;
-    Some(Record { boot: fields.take_text("boot").ok()??, addresses, ports, guarded })
+    let ifb = fields.take_bool("ifb").ok()?.unwrap_or(false);
+    Some(Record { boot: fields.take_text("boot").ok()??, addresses, ports, guarded, ifb })
 }
 
 fn ports(ports: &Ports) -> Value {
@@ -312,6 +326,7 @@ mod tests {
             addresses: vec!["172.7.21.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             ports: Ports::Keys(vec![keys::parse("ports4 tcp 8080").unwrap()]),
             guarded: Some(MacAddr([2, 0, 0, 0, 0, 1])),
+            ifb: true,
         }
     }
 

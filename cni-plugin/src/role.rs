@@ -16,6 +16,8 @@ pub enum Role {
     Bridge,
     /// `portmap`: host ports, chained behind another plugin.
     Portmap,
+    /// `bandwidth`: limits of a Pod's traffic, chained behind another plugin.
+    Bandwidth,
     /// `loopback`: sets `lo` up.
     Loopback,
     /// `host-local`: address management that other plugins delegate to.
@@ -24,11 +26,12 @@ pub enum Role {
 
 impl Role {
     /// Every role with its name.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Native, "netd-cni"),
         (Self::Flannel, "flannel"),
         (Self::Bridge, "bridge"),
         (Self::Portmap, "portmap"),
+        (Self::Bandwidth, "bandwidth"),
         (Self::Loopback, "loopback"),
         (Self::HostLocal, "host-local"),
     ];

@@ -3,6 +3,7 @@
 //! Checks come in the order of the reference implementation (skel): JSON (code 6), name (7), version (1). What is
 //! left in [`NetConf::fields`] belongs to the plugin that the call is for: [`bridge`], [`flannel`] or [`portmap`].
 
+pub mod bandwidth;
 pub mod bridge;
 pub mod flannel;
 pub mod host_local;
@@ -18,6 +19,7 @@ use crate::error::{CniError, Code};
 use crate::fields::Fields;
 use crate::version::SpecVersion;
 
+pub use bandwidth::Limits;
 pub use bridge::BridgeConf;
 pub use flannel::FlannelConf;
 pub use ipam::IpamConf;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use netstate::MacAddr;
 use netstate::ipvs::Protocol;
 
+use super::Limits;
 use crate::error::CniError;
 use crate::fields::{Fields, unsupported};
 use crate::ipam::RangeSet;
@@ -27,6 +28,8 @@ pub struct RuntimeConfig {
     pub ip_ranges: Vec<RangeSet>,
     /// Name servers for the result.
     pub dns: Dns,
+    /// Limits of the Pod's traffic.
+    pub bandwidth: Option<Limits>,
 }
 
 /// One port of the host that leads to a port of the Pod.
@@ -58,7 +61,7 @@ impl fmt::Display for PortMapping {
 pub struct Honoured {
     /// `portMappings`.
     pub port_mappings: bool,
-    /// `mac`, `ips`, `ipRanges`, `dns`.
+    /// `mac`, `ips`, `ipRanges`, `dns`, `bandwidth`.
     pub attachment: bool,
 }
 
@@ -83,6 +86,7 @@ impl RuntimeConfig {
             if let Some(dns) = fields.take_object("dns")? {
                 config.dns = runtime_dns(dns)?;
             }
+            config.bandwidth = Limits::of_runtime(&mut fields)?;
         }
         fields.finish()?;
         Ok(config)

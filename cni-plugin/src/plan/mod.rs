@@ -10,6 +10,7 @@ pub mod detach;
 pub mod gc;
 pub mod hostports;
 pub mod masquerade;
+pub mod shape;
 pub mod spoof;
 pub mod status;
 
@@ -19,7 +20,7 @@ use std::net::IpAddr;
 use hostports::StaleFlows;
 use hostports::owner::Owner;
 use netstate::nft::{ElementKey, Ruleset, TableKey};
-use netstate::{IfName, MacAddr, PortOptions, Route, RouteKey, SysctlKey};
+use netstate::{IfName, MacAddr, PortOptions, Route, RouteKey, SysctlKey, TokenBucket};
 
 /// One end of the Pod's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +126,31 @@ pub enum Step {
         /// The Pod's hardware address.
         mac: MacAddr,
     },
+    /// Limit what a link sends.
+    LimitLink {
+        /// The host's end, or the device of the detour.
+        link: IfName,
+        /// How much.
+        bucket: TokenBucket,
+    },
+    /// Make the device of the detour, up.
+    CreateIfb {
+        /// Its name.
+        name: IfName,
+        /// Its hardware address.
+        mac: MacAddr,
+        /// Its MTU in bytes, that of the host's end.
+        mtu: u32,
+    },
+    /// Let filters look at what a link receives.
+    HookIngress(IfName),
+    /// Send everything that a link receives over another one.
+    Redirect {
+        /// The host's end.
+        link: IfName,
+        /// The device of the detour.
+        over: IfName,
+    },
 }
 
 /// A kernel parameter to set.
@@ -154,6 +180,10 @@ pub enum Undo {
     UnguardPort(TableKey, Owner),
     /// Forget which hardware address the Pod's address had on this bridge.
     ForgetNeighbour(IfName, IpAddr),
+    /// Take the limit off a link.
+    Unlimit(IfName),
+    /// Let nothing look at what a link receives.
+    UnhookIngress(IfName),
 }
 
 impl Step {
@@ -167,6 +197,9 @@ impl Step {
             Self::OpenPorts { ruleset, owner } => {
                 Some(Undo::ClosePorts(ruleset.elements.keys().cloned().collect(), owner.clone()))
             }
+            Self::LimitLink { link, .. } => Some(Undo::Unlimit(link.clone())),
+            Self::CreateIfb { name, .. } => Some(Undo::DeleteLink(name.clone())),
+            Self::HookIngress(link) => Some(Undo::UnhookIngress(link.clone())),
             Self::LearnNeighbour { bridge, addr, .. } => Some(Undo::ForgetNeighbour(bridge.clone(), *addr)),
             _ => None,
         }
@@ -209,6 +242,10 @@ impl fmt::Display for Step {
                 write!(f, "guard the port of {} in nft table {}", owner.attachment, ruleset.key)?;
                 ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))
             }
+            Self::LimitLink { link, bucket } => write!(f, "limit {link}: {bucket}"),
+            Self::CreateIfb { name, mtu, .. } => write!(f, "create ifb {name} mtu {mtu}"),
+            Self::HookIngress(link) => write!(f, "hook ingress of {link}"),
+            Self::Redirect { link, over } => write!(f, "redirect what {link} receives over {over}"),
             Self::ForgetFlows(flows) => write!(f, "forget flows of {} UDP ports", flows.len()),
             Self::LearnNeighbour { bridge, addr, mac } => write!(f, "learn neighbour {addr} lladdr {mac} dev {bridge}"),
         }

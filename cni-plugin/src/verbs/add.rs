@@ -19,6 +19,7 @@ use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace, store_error};
 use crate::apply;
 use crate::args::{Call, CniArgs};
 use crate::attachment::Attachment;
+use crate::detour;
 use crate::error::{CniError, Code};
 use crate::excerpt::{self, Links};
 use crate::guard;
@@ -30,6 +31,7 @@ use crate::plan::Cidr;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
 use crate::plan::hostports::HostPorts;
 use crate::plan::hostports::owner::Owner;
+use crate::plan::shape::Shape;
 use crate::record::{self, Held, Ports, Record};
 use crate::result::Dns;
 use crate::role::Role;
@@ -51,7 +53,9 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
     if held.existed {
-        if held.read().is_none_or(|record| record.guarded.is_some()) {
+        let record = held.read();
+        detour::remove(&mut host, &network.state_dir, &network.name, &call.attachment, record.as_ref())?;
+        if record.is_none_or(|record| record.guarded.is_some()) {
             // For another hardware address, maybe, and the port has the same name again.
             drop(guard::unguard(&owner(&network.name, &call.attachment), None)?);
         }
@@ -76,6 +80,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
             addresses: &addresses,
             conf,
         }),
+        shape: Shape::new(network.limits, &network.name, &call.attachment),
     };
     match attach_now(&network, &attach, bridge.as_ref(), &mut held, host, &netns) {
         Ok(result) => Ok(result),
@@ -94,7 +99,8 @@ fn attach_now(
     let addresses = attach.reservations.iter().map(|r| r.addr).collect();
     let open = attach.ports.as_ref().filter(|ports| !ports.mappings.is_empty());
     let ports = open.map_or(Ports::None, |ports| Ports::Keys(ports.keys()));
-    held.write(&Record { boot: record::boot_id(), addresses, ports, guarded: attach.guarded() })?;
+    let ifb = attach.shape.as_ref().is_some_and(|shape| shape.limits.send.is_some());
+    held.write(&Record { boot: record::boot_id(), addresses, ports, guarded: attach.guarded(), ifb })?;
     if let Some((dir, content)) = &network.flannel_state {
         write_flannel_state(dir, attach.attachment, content)?;
     }

@@ -11,6 +11,7 @@ use netstate::nft::{Element, ElementKey, Ruleset};
 use super::network::Network;
 use super::{RESERVATION_WAIT, open_namespace, store_error};
 use crate::args::{Call, CniArgs};
+use crate::detour;
 use crate::error::{CniError, Code};
 use crate::guard;
 use crate::hands::refused;
@@ -20,6 +21,7 @@ use crate::plan::Cidr;
 use crate::plan::check::{Expected, Facts, LinkFact, differences};
 use crate::plan::hostports::owner::Owner;
 use crate::plan::hostports::{HostPorts, keys};
+use crate::plan::shape::Shape;
 use crate::plan::spoof;
 use crate::result::{self, AddResult};
 use crate::role::Role;
@@ -49,12 +51,21 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
         elements: &elements,
     };
     let facts = observe(&network, &expected, guard.as_ref(), bridge.as_ref(), call)?;
-    let found = differences(&expected, &facts);
+    let mut found = differences(&expected, &facts);
+    found.extend(limits(&network, &expected, &facts)?);
     if found.is_empty() {
         return Ok(());
     }
     let msg = format!("{} is not as ADD left it: {}", call.attachment, found.join("; "));
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
+}
+
+/// Limits that are not as they shall be.
+fn limits(network: &Network, expected: &Expected<'_>, facts: &Facts) -> Result<Vec<String>, CniError> {
+    let shape = Shape::new(network.limits, &network.name, expected.attachment);
+    let (Some(shape), Some(host)) = (shape, &facts.host) else { return Ok(Vec::new()) };
+    let look = || detour::observe(&mut Rtnl::open()?, &shape, host.index);
+    Ok(shape.differences(&expected.host_link(), &look().map_err(|e: KernelError| refused(&e))?))
 }
 
 fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<ElementKey, Element> {

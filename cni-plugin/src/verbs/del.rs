@@ -17,6 +17,7 @@ use super::network::Places;
 use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
 use crate::args::Call;
 use crate::attachment::Attachment;
+use crate::detour;
 use crate::error::CniError;
 use crate::guard;
 use crate::hands::refused;
@@ -43,13 +44,14 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
     let guarded = record.as_ref().and_then(|record| record.guarded);
     let is_guarded = guarded.is_some() || record.is_none();
-    let known = record.map(|record| record.addresses).unwrap_or_default();
+    let known = record.as_ref().map(|record| record.addresses.clone()).unwrap_or_default();
     let facts = observe(&places, &conf.name, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
     let mut bridge = None;
     for link in &detach.links {
         bridge = delete_link(&mut host, link)?.or(bridge);
     }
+    detour::remove(&mut host, &places.records, &conf.name, &call.attachment, record.as_ref())?;
     drop(closed);
     // Behind the link: as long as it is there it is guarded.
     let unguarded = if is_guarded { guard::unguard(&owner(&conf.name, &call.attachment), guarded)? } else { None };

@@ -15,6 +15,7 @@ use super::del::{delete_link, forget_neighbours, remove_file};
 use super::network::{Places, STATE_FILE_MAX, draft_of};
 use super::{RESERVATION_WAIT, store_error};
 use crate::attachment::{Attachment, ContainerId};
+use crate::detour;
 use crate::error::{CniError, Code};
 use crate::excerpt::{self, Links};
 use crate::guard;
@@ -90,7 +91,7 @@ fn is_state_of(path: &Path, network: &str) -> bool {
 }
 
 fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &mut Rtnl) -> Result<(), CniError> {
-    let held = match record::find(&places.records, network, owner)? {
+    let mut held = match record::find(&places.records, network, owner)? {
         Found::None => None,
         Found::Held(held) => Some(held),
         Found::Busy => match outlived(owner, places, network, host)? {
@@ -99,6 +100,8 @@ fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &
         },
     };
     let bridge = delete_link(host, &owner.host_link())?;
+    let record = held.as_mut().and_then(Held::read);
+    detour::remove(host, &places.records, network, owner, record.as_ref())?;
     for dir in &places.reservations {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             let addresses = locked.find(owner).map_err(|e| store_error(&e))?;
@@ -141,5 +144,6 @@ fn remove_container(container: &ContainerId, places: &Places, network: &str, hos
             }
         }
     }
+    detour::remove_of_container(host, network, container)?;
     places.flannel_dir.as_ref().map_or(Ok(()), |dir| remove_file(&dir.join(container.as_str())))
 }

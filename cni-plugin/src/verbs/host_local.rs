@@ -148,7 +148,7 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
         let is_left = match Owner::of_reservation(&text) {
             Some(Owner::Attachment(owner)) => {
                 if !dead.contains_key(&owner) {
-                    let held = record_of_earlier_boot(place, &owner)?;
+                    let held = record_of_earlier_boot(place, &owner);
                     dead.insert(owner.clone(), held);
                 }
                 dead.get(&owner).is_some_and(Option::is_some)
@@ -166,11 +166,12 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
     Ok(released)
 }
 
-/// The record of `owner`, if it is of an earlier boot and no other call works on it.
-fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Result<Option<Held>, CniError> {
-    match record::find(&place.owners, &place.network, owner)? {
-        Found::Held(mut held) => Ok(held.read().as_ref().is_some_and(is_of_earlier_boot).then_some(held)),
-        Found::None | Found::Busy => Ok(None),
+/// The record of `owner`, if it is of an earlier boot and no other call works on it. Something that is no record in its
+/// place tells nothing.
+fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Option<Held> {
+    match record::find(&place.owners, &place.network, owner) {
+        Ok(Found::Held(mut held)) => held.read().as_ref().is_some_and(is_of_earlier_boot).then_some(held),
+        Ok(Found::None | Found::Busy) | Err(_) => None,
     }
 }
 

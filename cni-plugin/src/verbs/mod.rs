@@ -10,6 +10,7 @@
 //! | [`version`] | "VERSION: probe plugin version support" | nothing |
 
 pub mod add;
+pub mod bandwidth;
 pub mod check;
 pub mod del;
 pub mod gc;

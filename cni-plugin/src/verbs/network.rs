@@ -21,7 +21,7 @@ use crate::fields::Fields;
 use crate::hands::refused;
 use crate::ipam::{Range, RangeSet, store};
 use crate::netconf::runtime::Honoured;
-use crate::netconf::{BridgeConf, FlannelConf, NetConf, PortMapping, PortmapConf, RuntimeConfig, flannel};
+use crate::netconf::{BridgeConf, FlannelConf, Limits, NetConf, PortMapping, PortmapConf, RuntimeConfig, flannel};
 use crate::record;
 use crate::role::Role;
 use crate::version::SpecVersion;
@@ -39,6 +39,8 @@ pub struct Network {
     pub state_dir: PathBuf,
     /// Ports of the host that lead to the Pod; `None` for a name that leaves them to `portmap`.
     pub ports: Option<(PortmapConf, Vec<PortMapping>)>,
+    /// How fast a Pod may receive and send.
+    pub limits: Limits,
     /// For the `flannel` name: directory and content of flannel's state file.
     pub flannel_state: Option<(PathBuf, String)>,
 }
@@ -69,6 +71,7 @@ impl Network {
             bridge: BridgeConf { may_adopt: false, is_leased: false, ..bridge },
             state_dir: PathBuf::from(state_dir.as_deref().unwrap_or(record::DEFAULT_DIR)),
             ports: None,
+            limits: runtime.bandwidth.unwrap_or_default(),
             flannel_state: None,
         })
     }
@@ -77,6 +80,7 @@ impl Network {
     fn leased(mut conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
         let native = role == Role::Native;
         let portmap = if native { Some(PortmapConf::take(&mut conf.fields)?) } else { None };
+        let limits = if native { Limits::take(&mut conf.fields)? } else { None };
         let flannel = match role {
             Role::Native => FlannelConf::parse_native(conf.fields)?,
             _ => FlannelConf::parse(conf.fields)?,
@@ -99,6 +103,7 @@ impl Network {
             bridge,
             state_dir: flannel.state_dir,
             ports: portmap.map(|portmap| (portmap, runtime.port_mappings)),
+            limits: limits.or(runtime.bandwidth).unwrap_or_default(),
             flannel_state: (role == Role::Flannel).then_some((flannel.data_dir, content)),
         })
     }

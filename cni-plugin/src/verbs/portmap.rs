@@ -98,8 +98,7 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
     let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
     let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
-    let record =
-        Record { boot: record::boot_id(), addresses: Vec::new(), ports: Ports::Keys(ports.keys()), guarded: None };
+    let record = Record { boot: record::boot_id(), ports: Ports::Keys(ports.keys()), ..Record::default() };
     let outcome = held.write(&record).and_then(|()| {
         let mut hands = KernelHands::new(host, None);
         hands.open_netfilter(!ports.stale_flows().is_empty())?;

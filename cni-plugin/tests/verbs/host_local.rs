@@ -429,7 +429,7 @@ fn stale_record(node: &Node) {
 }
 
 /// Debian's plugin `program`, which finds what it delegates to in `path`.
-fn debians(program: &str, command: &str, conf: &Value, id: &str, netns: &str, path: &str) -> Value {
+pub(crate) fn debians(program: &str, command: &str, conf: &Value, id: &str, netns: &str, path: &str) -> Value {
     fs::write("/run/stdin", conf.to_string()).unwrap();
     let output = Command::new(format!("{}/{program}", crate::former::DIR))
         .env_clear()

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod attach;
+mod bandwidth;
 mod bridge;
 mod chain;
 mod crash;
@@ -34,6 +35,7 @@ fn main() {
     }
     let groups = [
         attach::TESTS,
+        bandwidth::TESTS,
         bridge::table::TESTS,
         bridge::TESTS,
         chain::TESTS,
@@ -60,7 +62,13 @@ fn main() {
         );
     }
     let trials = trials
-        .chain(former::TESTS.iter().chain(host_local::FORMER_TESTS).map(|test| trial(test, !root || !former)))
+        .chain(
+            former::TESTS
+                .iter()
+                .chain(host_local::FORMER_TESTS)
+                .chain(bandwidth::FORMER_TESTS)
+                .map(|test| trial(test, !root || !former)),
+        )
         .collect();
     libtest_mimic::run(&args, trials).exit();
 }

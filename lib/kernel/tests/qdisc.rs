@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use common::{ip, sh};
 use kernel::Rtnl;
 use kernel::qdisc::Qdisc;
-use netstate::{IfName, TokenBucket};
+use netstate::{IfName, MacAddr, TokenBucket};
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
 
 fn tc(args: &str) -> String {
     sh("tc", &args.split_whitespace().collect::<Vec<_>>())
@@ -77,11 +79,17 @@ fn detour_is_what_tc_shows_and_what_is_read_back() {
     let link = veth();
     let mut rtnl = Rtnl::open().unwrap();
     let name = IfName::new("bwp0123456789ab").unwrap();
-    let ifb = rtnl.create_ifb(&name, 1450).unwrap();
+    let ifb = rtnl.create_ifb(&name, MAC, 1450).unwrap();
     assert_eq!(ifb, index("bwp0123456789ab"));
-    assert_eq!(rtnl.create_ifb(&name, 1450).unwrap_err().errno(), Some(libc::EEXIST));
+    assert_eq!(rtnl.create_ifb(&name, MAC, 1450).unwrap_err().errno(), Some(libc::EEXIST));
     let text = ip("-d link show bwp0123456789ab");
-    assert!(text.contains(",UP,") && text.contains("mtu 1450") && text.contains("ifb "), "{text}");
+    assert!(
+        text.contains(",UP,")
+            && text.contains("mtu 1450")
+            && text.contains("ifb ")
+            && text.contains("02:00:00:00:00:07"),
+        "{text}"
+    );
     assert!(!text.contains("qlen"), "no queue of its own: {text}");
     assert_eq!(rtnl.redirects(link).unwrap(), Vec::<u32>::new());
     assert!(rtnl.redirect(link, ifb).is_err(), "needs the ingress hook");
@@ -110,7 +118,7 @@ fn detour_is_what_tc_shows_and_what_is_read_back() {
 fn filters_that_match_less_are_no_detour() {
     let link = veth();
     let mut rtnl = Rtnl::open().unwrap();
-    rtnl.create_ifb(&IfName::new("ifb7").unwrap(), 1450).unwrap();
+    rtnl.create_ifb(&IfName::new("ifb7").unwrap(), MAC, 1450).unwrap();
     rtnl.add_ingress(link).unwrap();
     tc(
         "filter add dev v0 parent ffff: protocol ip u32 match ip dst 10.0.0.1/32 action mirred egress redirect dev ifb7",
@@ -165,7 +173,7 @@ fn what_takes_the_detour_is_limited_and_counted() {
     const BYTES: usize = 1_000_000;
     let free = transfer(netns, "10.0.0.1", BYTES);
     let mut rtnl = Rtnl::open().unwrap();
-    let ifb = rtnl.create_ifb(&IfName::new("ifb7").unwrap(), 1500).unwrap();
+    let ifb = rtnl.create_ifb(&IfName::new("ifb7").unwrap(), MAC, 1500).unwrap();
     rtnl.add_bucket(ifb, &TokenBucket::new(1_000_000, 50_000).unwrap()).unwrap();
     rtnl.add_ingress(link).unwrap();
     rtnl.redirect(link, ifb).unwrap();

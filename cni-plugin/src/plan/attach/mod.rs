@@ -14,6 +14,7 @@ use netstate::{IfName, MacAddr, PortOptions, Prefix};
 
 use super::hostports::HostPorts;
 use super::hostports::owner::Owner;
+use super::shape::Shape;
 use super::{Cidr, End, Step, masquerade, spoof};
 use crate::attachment::{Attachment, mac_of_address};
 use crate::error::CniError;
@@ -80,6 +81,8 @@ pub struct Attach<'a> {
     pub network: &'a str,
     /// Ports of the host that lead to the Pod; `None` where another plugin of the chain opens them.
     pub ports: Option<HostPorts<'a>>,
+    /// Limits of the Pod's traffic.
+    pub shape: Option<Shape>,
 }
 
 impl Attach<'_> {
@@ -137,6 +140,9 @@ impl Attach<'_> {
         if self.conf.hairpin || self.conf.isolated {
             let options = PortOptions { hairpin: self.conf.hairpin, isolated: self.conf.isolated };
             steps.push(Step::SetPort { link: self.attachment.host_link(), options });
+        }
+        if let Some(shape) = &self.shape {
+            steps.extend(shape.steps(&self.attachment.host_link(), self.mtu()));
         }
         steps.extend(self.masquerade()?.map(|ruleset| Step::WriteTable(Box::new(ruleset))));
         if let Some(ports) = &self.ports {
@@ -196,12 +202,15 @@ impl Attach<'_> {
         let (veth, pod) = (self.host_end(), self.pod_end());
         let ip = |r: &Reservation| IpConfig { interface: Some(2), addr: r.addr, len: r.len, gateway: Some(r.gateway) };
         let dns = if self.conf.dns.is_empty() { self.resolver } else { &self.conf.dns };
+        let mut interfaces = vec![
+            host(&self.conf.bridge, bridge_mac.or_else(|| Some(self.bridge_mac()))),
+            host(&veth.name, Some(veth.mac)),
+            Interface { sandbox: Some(self.netns.to_owned()), ..host(&pod.name, Some(pod.mac)) },
+        ];
+        let detour = self.shape.as_ref().filter(|shape| shape.limits.send.is_some());
+        interfaces.extend(detour.map(|shape| host(&shape.ifb, Some(shape.mac))));
         Ok(AddResult {
-            interfaces: vec![
-                host(&self.conf.bridge, bridge_mac.or_else(|| Some(self.bridge_mac()))),
-                host(&veth.name, Some(veth.mac)),
-                Interface { sandbox: Some(self.netns.to_owned()), ..host(&pod.name, Some(pod.mac)) },
-            ],
+            interfaces,
             ips: self.reservations.iter().map(ip).collect(),
             routes: self.routes()?,
             dns: dns.clone(),
@@ -248,7 +257,7 @@ mod tests {
             Attachment { container: ContainerId::new("web-1").unwrap(), ifname: IfName::new("eth0").unwrap() };
         let resolver = Dns::default();
         let (attachment, netns, network) = (&attachment, "/ns", "cbr0");
-        work(&Attach { attachment, conf, reservations, resolver: &resolver, netns, network, ports: None })
+        work(&Attach { attachment, conf, reservations, resolver: &resolver, netns, network, ports: None, shape: None })
     }
 
     fn steps(conf: &BridgeConf, facts: &Facts) -> Result<Vec<String>, CniError> {

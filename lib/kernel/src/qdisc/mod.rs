@@ -13,7 +13,7 @@ mod tbf;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netstate::{IfName, TokenBucket};
+use netstate::{IfName, MacAddr, TokenBucket};
 
 use crate::attribute::{self, Writer};
 use crate::error::{Cause, KernelError};
@@ -73,11 +73,12 @@ impl Tc {
 }
 
 impl Rtnl {
-    /// Makes an `ifb` device, up, with `mtu` bytes and without a transmit queue of its own; answers its index.
+    /// Makes an `ifb` device, up, with `mtu` bytes and without a transmit queue of its own; answers its index. Its
+    /// hardware address is fixed, so that nothing rewrites it later (udev's MACAddressPolicy).
     ///
     /// # Errors
     /// EEXIST when the name is taken; EOPNOTSUPP where the kernel has no `ifb`.
-    pub fn create_ifb(&mut self, name: &IfName, mtu: u32) -> Result<u32, KernelError> {
+    pub fn create_ifb(&mut self, name: &IfName, mac: MacAddr, mtu: u32) -> Result<u32, KernelError> {
         let mut message = LinkMessage::default();
         message.header.flags |= LinkFlags::Up;
         message.header.change_mask |= LinkFlags::Up;
@@ -85,6 +86,7 @@ impl Rtnl {
             LinkAttribute::IfName(name.to_string()),
             LinkAttribute::Mtu(mtu),
             LinkAttribute::TxQueueLen(0),
+            LinkAttribute::Address(mac.0.to_vec()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]),
         ];
         let message = encode(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO);
