@@ -37,6 +37,11 @@ impl Samples {
         self.quantile(100)
     }
 
+    /// The part of them from number `first` on, `count` of them or what there is.
+    pub(crate) fn part(&self, first: usize, count: usize) -> Self {
+        Self(self.0.iter().skip(first).take(count).copied().collect())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -66,6 +71,8 @@ mod tests {
             samples.push(Duration::from_millis(ms));
         }
         assert_eq!((samples.least(), samples.median(), samples.p99(), samples.most()), (1.0, 3.0, 5.0, 5.0));
+        assert_eq!(samples.part(1, 2).most(), 4.0, "in the order of measuring");
+        assert_eq!(samples.part(4, 9).len(), 1);
         let mut hundred = Samples::default();
         (1..=200).for_each(|ms| hundred.push(Duration::from_millis(ms)));
         assert_eq!((hundred.median(), hundred.p99(), hundred.most()), (100.0, 198.0, 200.0));

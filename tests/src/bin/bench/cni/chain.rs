@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Newest version of the specification that libcni 1.3 speaks.
 const NEWEST: &str = "1.1.0";
@@ -27,7 +27,12 @@ pub(crate) struct Chain {
     name: String,
     version: String,
     plugins: Vec<Map<String, Value>>,
+    /// Each Pod publishes a port, as containerd passes it to plugins that declare `portMappings`.
+    publishes: bool,
 }
+
+/// The host port of the first Pod; the others' follow.
+const FIRST_PORT: usize = 20_000;
 
 /// What one verb answered.
 #[derive(Debug, Clone, Default)]
@@ -61,7 +66,26 @@ impl Chain {
             name: list.name,
             version: newest.unwrap_or(list.cni_version),
             plugins: list.plugins,
+            publishes: false,
         })
+    }
+
+    /// The same chain with one published port per Pod.
+    pub(crate) fn publishing(mut self) -> Self {
+        self.publishes = true;
+        self.title = format!("{}, one host port", self.title);
+        self
+    }
+
+    /// True when one of the plugins declares that it opens host ports.
+    pub(crate) fn opens_ports(&self) -> bool {
+        self.plugins.iter().any(opens_ports)
+    }
+
+    /// STATUS of the first plugin, as containerd asks every five seconds.
+    pub(crate) fn status(&self) -> Result<Duration> {
+        let plugin = self.plugins.first().context("a chain without plugins")?;
+        Ok(self.execute(plugin, "STATUS", 0, None, &[])?.0)
     }
 
     /// ADD for the Pod with this number: each plugin gets the result of the one before it.
@@ -98,6 +122,10 @@ impl Chain {
         request.insert("name".to_owned(), Value::from(self.name.as_str()));
         request.insert("cniVersion".to_owned(), Value::from(self.version.as_str()));
         request.extend(previous.map(|result| ("prevResult".to_owned(), result.clone())));
+        if self.publishes && opens_ports(plugin) {
+            let port = json!({"HostPort": FIRST_PORT + pod, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""});
+            request.insert("runtimeConfig".to_owned(), json!({"portMappings": [port]}));
+        }
         let program = Path::new(&self.folder).join(kind);
         let container = container_id(pod);
         let mut command = match around.split_first() {
@@ -118,6 +146,10 @@ impl Chain {
         timed(command, Value::Object(request).to_string().as_bytes())
             .with_context(|| format!("{kind} {verb} for Pod {pod}"))
     }
+}
+
+fn opens_ports(plugin: &Map<String, Value>) -> bool {
+    plugin.get("capabilities").is_some_and(|capabilities| capabilities.get("portMappings").is_some())
 }
 
 /// Name of the Pod's namespace file in `/run/netns`.

@@ -27,8 +27,8 @@ use crate::usage;
 pub(crate) enum Job {
     /// ADD for all Pods, then DEL for all.
     Pods { chain: Chain, pods: usize, at_once: usize },
-    /// VERSION of each program, in turn.
-    Starts { programs: Vec<String>, count: usize },
+    /// VERSION of each program, and STATUS of the chain, in turn.
+    Starts { programs: Vec<String>, chain: Chain, count: usize },
     /// One ADD and one DEL under strace.
     Calls { chain: Chain, pod: usize },
 }
@@ -48,11 +48,13 @@ pub(crate) struct Block {
     pub(crate) busy: bool,
 }
 
-/// System calls and executed programs of one verb.
+/// System calls, executed programs and memory of one verb.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Calls {
     pub(crate) system_calls: u32,
     pub(crate) executions: u32,
+    /// The most resident memory of one of the chain's processes, in KiB. Not less than what time(1) has itself.
+    pub(crate) most_resident: u32,
 }
 
 /// Does the job; the answer as JSON.
@@ -60,7 +62,7 @@ pub(crate) fn work(job: &Job) -> Result<String> {
     nix::sys::prctl::set_child_subreaper(true).context("adopt orphans")?;
     Ok(match job {
         Job::Pods { chain, pods, at_once } => serde_json::to_string(&measure(chain, *pods, *at_once)?)?,
-        Job::Starts { programs, count } => serde_json::to_string(&starts(programs, *count)?)?,
+        Job::Starts { programs, chain, count } => serde_json::to_string(&starts(programs, chain, *count)?)?,
         Job::Calls { chain, pod } => serde_json::to_string(&calls(chain, *pod)?)?,
     })
 }
@@ -147,33 +149,44 @@ fn expect_ports(chain: &Chain, expected: usize) -> Result<()> {
 }
 
 /// One start of each program after the other, `count` times.
-fn starts(programs: &[String], count: usize) -> Result<Vec<Samples>> {
+fn starts(programs: &[String], chain: &Chain, count: usize) -> Result<Vec<Samples>> {
     machine::await_calm();
-    let mut samples = vec![Samples::default(); programs.len()];
+    let mut samples = vec![Samples::default(); programs.len() + 1];
     for _ in 0..count {
         for (program, samples) in programs.iter().zip(&mut samples) {
             let mut command = Command::new(program);
             command.env("CNI_COMMAND", "VERSION");
             samples.push(timed(command, br#"{"cniVersion":"1.0.0"}"#)?.0);
         }
+        if let Some(samples) = samples.last_mut() {
+            samples.push(chain.status()?);
+        }
     }
     Ok(samples)
 }
 
 fn calls(chain: &Chain, pod: usize) -> Result<[Calls; 2]> {
-    const SUMMARY: &str = "/run/strace";
-    // Appended, because a chain is several executions.
-    let around = ["strace", "-f", "-c", "-qq", "-A", "-o", SUMMARY];
-    let read = || -> Result<Calls> {
-        let calls = tally(&fs::read_to_string(SUMMARY).context("the summary of strace")?);
+    const SUMMARY: &str = "/run/summary";
+    let read = || -> Result<String> {
+        let text = fs::read_to_string(SUMMARY).context("the summary")?;
         fs::remove_file(SUMMARY)?;
-        Ok(calls)
+        Ok(text)
     };
-    let added = chain.add(pod, &around)?;
-    let add = read()?;
-    chain.del(pod, added.result.as_ref(), &around)?;
-    reap()?;
-    Ok([add, read()?])
+    // Appended, because a chain is several executions.
+    let pair = |around: &[&str]| -> Result<[String; 2]> {
+        let added = chain.add(pod, around)?;
+        let add = read()?;
+        chain.del(pod, added.result.as_ref(), around)?;
+        reap()?;
+        Ok([add, read()?])
+    };
+    let counted = pair(&["strace", "-f", "-c", "-qq", "-A", "-o", SUMMARY])?;
+    let sized = pair(&["time", "-a", "-o", SUMMARY, "-f", "%M"])?;
+    let mut calls = counted.map(|text| tally(&text));
+    for (calls, text) in calls.iter_mut().zip(sized) {
+        calls.most_resident = text.lines().filter_map(|line| line.trim().parse().ok()).max().unwrap_or(0);
+    }
+    Ok(calls)
 }
 
 /// Adds up the tables of `strace -c`: columns are share, seconds, microseconds per call, calls, errors (may be empty), name.
@@ -213,6 +226,6 @@ mod tests {
 ------ ----------- ----------- --------- --------- ----------------
 100.00    0.000020           1        13         1 total
 ";
-        assert_eq!(tally(&table.repeat(2)), Calls { system_calls: 26, executions: 2 });
+        assert_eq!(tally(&table.repeat(2)), Calls { system_calls: 26, executions: 2, most_resident: 0 });
     }
 }

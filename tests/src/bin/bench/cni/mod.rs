@@ -31,6 +31,10 @@ const AT_ONCE: [usize; 2] = [1, 8];
 const DEBIAN: &str = "/usr/lib/cni";
 const OURS: &str = "/opt/cni/netd";
 const FLOOR: &str = "/opt/cni/floor";
+/// How many Pods publish a port at most: iptables takes a tenth of a second to take one back.
+const PUBLISHING: usize = 50;
+/// As many Pods as a node with a /24 has addresses for, but for a few.
+const FULL: usize = 250;
 /// Time limit of one block, far above what the slowest takes.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -58,27 +62,79 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<()> {
     report.section("CNI: ADD and DEL");
     report.text(&format!("Machine: {}. Load before: {}.", machine::describe(), machine::load()));
     let chains = chains()?;
-    let hosts = chains.iter().map(|_| prepare(options.pods)).collect::<Result<Vec<Host>>>()?;
-    let mut tables: Vec<Vec<Figures>> = AT_ONCE.iter().map(|_| vec![Figures::default(); chains.len()]).collect();
-    for round in 0..options.rounds {
-        for (at_once, figures) in AT_ONCE.into_iter().zip(&mut tables) {
-            report.progress(&format!("cni: round {} of {}, {at_once} at once", round + 1, options.rounds));
-            for index in 0..chains.len() {
-                let index = (index + round) % chains.len();
-                let (Some(chain), Some(host)) = (chains.get(index), hosts.get(index)) else { continue };
-                let Some(figures) = figures.get_mut(index) else { continue };
-                let job = Job::Pods { chain: chain.clone(), pods: options.pods, at_once };
-                let blocks: [Block; 2] = order(host, &job).with_context(|| chain.title.clone())?;
-                figures.take(blocks);
-            }
+    let hosts = chains.iter().map(|_| prepare(options.pods.max(FULL))).collect::<Result<Vec<Host>>>()?;
+    let lanes: Vec<Lane<'_>> = hosts.iter().zip(chains).map(|(host, chain)| Lane { host, chain }).collect();
+    for at_once in AT_ONCE {
+        let blocks = in_turns(&lanes, options.pods, at_once, options.rounds, report)?;
+        figures::report(report, &titles(&lanes), &summed(&blocks), (options.pods, options.rounds), at_once);
+    }
+    publishing(&lanes, options, report)?;
+    growth(&lanes, options, report)?;
+    starts(&lanes, options, report)?;
+    calls(&lanes, options, report)
+}
+
+/// A chain with the machine that it has to itself.
+struct Lane<'a> {
+    host: &'a Host,
+    chain: Chain,
+}
+
+fn titles<'a>(lanes: &'a [Lane<'_>]) -> Vec<&'a str> {
+    lanes.iter().map(|lane| lane.chain.title.as_str()).collect()
+}
+
+/// ADD and DEL of `pods` Pods by each chain in each round; the blocks of a chain are in the order of rounds.
+fn in_turns(
+    lanes: &[Lane<'_>],
+    pods: usize,
+    at_once: usize,
+    rounds: usize,
+    report: &Report,
+) -> Result<Vec<Vec<[Block; 2]>>> {
+    let mut blocks: Vec<Vec<[Block; 2]>> = vec![Vec::new(); lanes.len()];
+    for round in 0..rounds {
+        report.progress(&format!("cni: round {} of {rounds}, {pods} Pods, {at_once} at once", round + 1));
+        for index in 0..lanes.len() {
+            let index = (index + round) % lanes.len();
+            let (Some(Lane { host, chain }), Some(blocks)) = (lanes.get(index), blocks.get_mut(index)) else {
+                continue;
+            };
+            let job = Job::Pods { chain: chain.clone(), pods, at_once };
+            blocks.push(order(host, &job).with_context(|| chain.title.clone())?);
         }
     }
-    let titles: Vec<&str> = chains.iter().map(|chain| chain.title.as_str()).collect();
-    for (at_once, figures) in AT_ONCE.into_iter().zip(&tables) {
-        figures::report(report, &titles, figures, options, at_once);
-    }
-    starts(hosts.first().context("no machine")?, options, report)?;
-    calls(&hosts, &chains, options, report)
+    Ok(blocks)
+}
+
+fn summed(blocks: &[Vec<[Block; 2]>]) -> Vec<Figures> {
+    let sum = |rounds: &Vec<[Block; 2]>| {
+        let mut figures = Figures::default();
+        rounds.iter().for_each(|blocks| figures.take(blocks.clone()));
+        figures
+    };
+    blocks.iter().map(sum).collect()
+}
+
+/// The chains that open host ports, with one for each Pod, beside the floor, which has none.
+fn publishing(lanes: &[Lane<'_>], options: &Options, report: &Report) -> Result<()> {
+    let publishes = |chain: &Chain| chain.opens_ports() || chain.title.starts_with("floor");
+    let chain = |chain: &Chain| if chain.opens_ports() { chain.clone().publishing() } else { chain.clone() };
+    let chosen = lanes.iter().filter(|lane| publishes(&lane.chain));
+    let lanes: Vec<Lane<'_>> = chosen.map(|lane| Lane { host: lane.host, chain: chain(&lane.chain) }).collect();
+    let pods = options.pods.min(PUBLISHING);
+    let blocks = in_turns(&lanes, pods, 1, options.rounds, report)?;
+    figures::report(report, &titles(&lanes), &summed(&blocks), (pods, options.rounds), 1);
+    Ok(())
+}
+
+/// Whether ADD takes longer with many Pods on the node.
+fn growth(lanes: &[Lane<'_>], options: &Options, report: &Report) -> Result<()> {
+    let blocks = in_turns(lanes, FULL, 1, options.rounds.min(3), report)?;
+    let adds: Vec<Vec<Samples>> =
+        blocks.into_iter().map(|rounds| rounds.into_iter().map(|[add, _]| add.calls).collect()).collect();
+    figures::report_growth(report, &titles(lanes), &adds, FULL);
+    Ok(())
 }
 
 /// Has the measuring process inside the machine do a job.
@@ -127,23 +183,27 @@ fn chains() -> Result<Vec<Chain>> {
     ])
 }
 
-/// What the bare start of a program costs.
-fn starts(host: &Host, options: &Options, report: &Report) -> Result<()> {
-    let programs = [
+/// What the bare start of a program costs, and a STATUS, which should cost little more.
+fn starts(lanes: &[Lane<'_>], options: &Options, report: &Report) -> Result<()> {
+    let Lane { host, chain } = lanes.get(1).context("no machine of our own")?;
+    let mut programs = [
         format!("{FLOOR}/cni-floor"),
         format!("{OURS}/netd-cni"),
         format!("{DEBIAN}/bridge"),
         format!("{DEBIAN}/host-local"),
         format!("{DEBIAN}/portmap"),
-    ];
-    let samples: Vec<Samples> = order(host, &Job::Starts { programs: programs.to_vec(), count: options.pods })?;
+    ]
+    .to_vec();
+    let job = Job::Starts { programs: programs.clone(), chain: chain.clone(), count: options.pods };
+    let samples: Vec<Samples> = order(host, &job)?;
+    programs.push("netd-cni STATUS".to_owned());
     figures::report_starts(report, &programs, &samples);
     Ok(())
 }
 
-fn calls(hosts: &[Host], chains: &[Chain], options: &Options, report: &Report) -> Result<()> {
+fn calls(lanes: &[Lane<'_>], options: &Options, report: &Report) -> Result<()> {
     let mut rows = Vec::new();
-    for (host, chain) in hosts.iter().zip(chains) {
+    for Lane { host, chain } in lanes {
         let counted: [Calls; 2] = order(host, &Job::Calls { chain: chain.clone(), pod: options.pods })?;
         rows.push((chain.title.as_str(), counted));
     }
