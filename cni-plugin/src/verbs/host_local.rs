@@ -205,6 +205,10 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
         let record = held.as_mut().and_then(Held::read);
         let addresses = addresses_of(&call.attachment, record.as_ref(), &locked)?;
         locked.free(&call.attachment, &addresses).map_err(|e| store_error(&e))?;
+        if record.is_none() {
+            // An ADD that was killed may have left a file in which nobody's name stands yet.
+            locked.remove_empty().map_err(|e| store_error(&e))?;
+        }
     }
     held.map_or(Ok(()), Held::remove)
 }

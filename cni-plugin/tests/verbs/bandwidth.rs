@@ -13,6 +13,7 @@ use cni_plugin::plan::shape::ifb_name;
 use kernel::Rtnl;
 use serde_json::{Value, json};
 
+use crate::crash::{Walk, used};
 use crate::host_local::debians;
 use crate::node::{Node, Outcome, flannel, host_link, inside, native, with};
 
@@ -34,6 +35,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("shipped_conflist_has_the_runtime_hand_limits_on", shipped),
     ("native_gc_and_exhaustion_remove_the_ifb_of_a_dead_pod", native_dead),
     ("native_add_after_a_killed_add_has_its_limits", native_killed),
+    ("limited_add_killed_after_any_step_is_undone_by_del", native_killed_del),
+    ("limited_add_killed_after_any_step_is_undone_by_gc", native_killed_gc),
+    ("limited_del_killed_after_any_step_is_finished_by_del", native_del_killed),
+    ("bandwidth_add_killed_after_any_step_is_undone_by_del", chained_killed_del),
+    ("bandwidth_add_killed_after_any_step_is_undone_by_gc", chained_killed_gc),
+    ("bandwidth_del_killed_after_any_step_is_finished_by_del", chained_del_killed),
+    ("bandwidth_del_killed_after_any_step_is_finished_by_gc", chained_del_killed_gc),
     ("limits_slow_down_only_the_restricted_pod", traffic),
 ];
 
@@ -424,6 +432,81 @@ fn native_killed(node: &Node) {
     node.check(&conf, "web-1", &pod, &result).silent();
     node.del(&conf, "web-1", &pod).silent();
     assert_eq!((ifbs(node), node.files()), (vec![], vec![]));
+}
+
+fn native_killed_del(node: &Node) {
+    let conf = with(&native(), "runtimeConfig", asked());
+    used(node, &conf);
+    Walk { node, command: "ADD", conf: &conf }.run(|_| None, |pod| node.del(&conf, "victim", pod).silent());
+}
+
+fn native_killed_gc(node: &Node) {
+    let conf = with(&native(), "runtimeConfig", asked());
+    used(node, &conf);
+    Walk { node, command: "ADD", conf: &conf }.run(|_| None, |_| crate::crash::gc(node, &conf, &[]));
+}
+
+fn native_del_killed(node: &Node) {
+    let conf = with(&native(), "runtimeConfig", asked());
+    used(node, &conf);
+    let add = |pod: &Path| {
+        node.add(&conf, "victim", pod).result();
+        None
+    };
+    Walk { node, command: "DEL", conf: &conf }.run(add, |pod| node.del(&conf, "victim", pod).silent());
+}
+
+/// Attaches the victim and answers what its `bandwidth` is called with.
+fn attached(node: &Node, pod: &Path) -> Value {
+    chained(&node.add(&native(), "victim", pod).result())
+}
+
+/// A chain with one Pod come and gone.
+fn used_chain(node: &Node) {
+    let first = node.pod();
+    let conf = attached(node, &first);
+    node.add(&conf, "victim", &first).result();
+    detached(node, &first);
+}
+
+fn detached(node: &Node, pod: &Path) {
+    node.del(&chained(&Value::Null), "victim", pod).silent();
+    node.del(&native(), "victim", pod).silent();
+}
+
+fn collected(node: &Node) {
+    crate::crash::gc(node, &chained(&Value::Null), &[]);
+    crate::crash::gc(node, &native(), &[]);
+}
+
+fn chained_killed_del(node: &Node) {
+    used_chain(node);
+    let conf = chained(&Value::Null);
+    Walk { node, command: "ADD", conf: &conf }.run(|pod| Some(attached(node, pod)), |pod| detached(node, pod));
+}
+
+fn chained_killed_gc(node: &Node) {
+    used_chain(node);
+    let conf = chained(&Value::Null);
+    Walk { node, command: "ADD", conf: &conf }.run(|pod| Some(attached(node, pod)), |_| collected(node));
+}
+
+fn limited(node: &Node, pod: &Path) -> Option<Value> {
+    let conf = attached(node, pod);
+    node.add(&conf, "victim", pod).result();
+    None
+}
+
+fn chained_del_killed(node: &Node) {
+    used_chain(node);
+    let conf = chained(&Value::Null);
+    Walk { node, command: "DEL", conf: &conf }.run(|pod| limited(node, pod), |pod| detached(node, pod));
+}
+
+fn chained_del_killed_gc(node: &Node) {
+    used_chain(node);
+    let conf = chained(&Value::Null);
+    Walk { node, command: "DEL", conf: &conf }.run(|pod| limited(node, pod), |_| collected(node));
 }
 
 /// Sends `bytes` from one namespace to an address in another; answers how long that took.

@@ -150,16 +150,16 @@ fn killed(node: &Node, command: &str, conf: &Value, netns: &Path, calls: usize) 
 }
 
 /// A verb that is killed at its first step, its second, and so on until it gets through.
-struct Walk<'a> {
-    node: &'a Node,
-    command: &'static str,
+pub(crate) struct Walk<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) command: &'static str,
     /// The configuration on its standard input.
-    conf: &'a Value,
+    pub(crate) conf: &'a Value,
 }
 
 impl Walk<'_> {
     /// Before each round `prepare`, after it `finish`, and then all must be as in the beginning.
-    fn run(&self, prepare: impl Fn(&Path) -> Option<Value>, finish: impl Fn(&Path)) {
+    pub(crate) fn run(&self, prepare: impl Fn(&Path) -> Option<Value>, finish: impl Fn(&Path)) {
         let Self { node, command, conf } = *self;
         let before = HostState::now();
         let mut rounds = 0;
@@ -189,7 +189,7 @@ fn no_link_without_reservation(node: &Node, command: &str, calls: usize) {
 }
 
 /// The bridge, the directories and the tables are the network's: the first Pod makes them, and they stay.
-fn used(node: &Node, conf: &Value) {
+pub(crate) fn used(node: &Node, conf: &Value) {
     let first = node.pod();
     node.add(conf, "first", &first).result();
     node.del(conf, "first", &first).silent();
@@ -205,7 +205,7 @@ fn valid(conf: &Value, ids: &[&str]) -> Value {
     with(&with(conf, "cniVersion", json!("1.1.0")), "cni.dev/valid-attachments", json!(list))
 }
 
-fn gc(node: &Node, conf: &Value, ids: &[&str]) {
+pub(crate) fn gc(node: &Node, conf: &Value, ids: &[&str]) {
     let program = conf["type"].as_str().unwrap();
     node.exec(program, &[("CNI_COMMAND", "GC")], &valid(conf, ids).to_string()).silent();
 }

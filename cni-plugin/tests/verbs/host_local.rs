@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::crash::{Walk, used};
 use crate::node::{Node, Outcome, first_address, inside, with};
 
 type Test = (&'static str, fn(&Node));
@@ -32,6 +33,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("host_local_gc_keeps_the_listed_and_touches_this_network_only", gc),
     ("host_local_reclaims_of_an_earlier_boot_only", earlier_boot),
     ("host_local_add_that_was_killed_is_repeated_with_the_same_address", killed_add),
+    ("host_local_add_killed_after_any_step_is_undone_by_del", killed_add_then_del),
+    ("host_local_add_killed_after_any_step_is_undone_by_gc", killed_add_then_gc),
+    ("host_local_add_killed_after_any_step_may_be_repeated", killed_add_then_add),
+    ("host_local_del_killed_after_any_step_is_finished_by_del", killed_del_then_del),
+    ("host_local_del_killed_after_any_step_is_finished_by_gc", killed_del_then_gc),
     ("host_local_finds_the_reservations_of_the_stock_plugin_and_loses_its_own_record_gracefully", stale_record),
 ];
 
@@ -414,6 +420,52 @@ fn killed_add(node: &Node) {
     fs::write(format!("{}/.owners/mynet/victim@eth0", data_dir("1.1.0")), "").unwrap();
     del(node, &tiny(), "victim");
     assert_eq!(reserved("1.1.0", "mynet"), Vec::<String>::new());
+}
+
+/// A dual-stack network of the usual data directory, for the walks.
+fn walked() -> Value {
+    json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "host-local",
+           "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.9.9.0/24"}], [{"subnet": "fd09::/64"}]]}})
+}
+
+fn walk(node: &Node, command: &'static str, finish: impl Fn(&Path)) {
+    let conf = walked();
+    used(node, &conf);
+    let add_before_del = |pod: &Path| {
+        if command == "DEL" {
+            node.add(&conf, "victim", pod).result();
+        }
+        None
+    };
+    Walk { node, command, conf: &conf }.run(add_before_del, finish);
+}
+
+fn killed_add_then_del(node: &Node) {
+    walk(node, "ADD", |pod| node.del(&walked(), "victim", pod).silent());
+}
+
+fn killed_add_then_gc(node: &Node) {
+    walk(node, "ADD", |_| crate::crash::gc(node, &walked(), &[]));
+}
+
+fn killed_add_then_add(node: &Node) {
+    walk(node, "ADD", |pod| {
+        let outcome = node.add(&walked(), "victim", pod);
+        if !outcome.ok {
+            let (code, text) = outcome.error();
+            assert!(code == 101 && text.contains("duplicate allocation"), "only a whole ADD is in the way: {text}");
+        }
+        assert_eq!(node.files().len(), 3, "one address of each family and the record: {:?}", node.files());
+        node.del(&walked(), "victim", pod).silent();
+    });
+}
+
+fn killed_del_then_del(node: &Node) {
+    walk(node, "DEL", |pod| node.del(&walked(), "victim", pod).silent());
+}
+
+fn killed_del_then_gc(node: &Node) {
+    walk(node, "DEL", |_| crate::crash::gc(node, &walked(), &[]));
 }
 
 fn stale_record(node: &Node) {
