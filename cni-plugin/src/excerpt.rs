@@ -1,9 +1,9 @@
-//! The beginning of a file that somebody else wrote.
+//! The beginning of a file that somebody else wrote, and symbolic links that somebody planted.
 //!
 //! Invariants: no more than the asked length is read; opening never waits for a writer, as it would on a pipe; the text of
 //! the file never becomes part of an error.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -30,6 +30,19 @@ pub fn read(path: &Path, max: u64, links: Links) -> io::Result<String> {
     let mut text = String::with_capacity(1024);
     file.take(max).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// Refuses a symbolic link in the place of the directory `path`. One that is missing, or cannot be examined, is none.
+///
+/// # Errors
+/// When it is a link, with what to do.
+pub fn refuse_link(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => {
+            Err(io::Error::other("it is a symbolic link, behind which nothing is kept: configure where it leads to"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

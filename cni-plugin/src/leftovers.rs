@@ -18,9 +18,9 @@ use crate::attachment::Attachment;
 use crate::detour;
 use crate::error::CniError;
 use crate::hands::refused;
-use crate::ipam::Locked;
+use crate::ipam::{Locked, reservations};
 use crate::plan::gc::Owner;
-use crate::record::{self, Found};
+use crate::record::{self, Found, Record};
 use crate::verbs::store_error;
 
 /// The host's links, as far as leftovers are concerned.
@@ -68,6 +68,33 @@ pub fn release(
         }
     }
     Ok(released)
+}
+
+/// True when something in the directory of reservations `dir` is a leftover. Takes no lock and changes nothing: what is at
+/// work at this moment may be taken for one. Links are looked up one by one; they are listed only when a reservation of
+/// the chain that ran here before us is all that could be one.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn any(dir: &Path, records: &Path, network: &str, bridge: &IfName, host: &mut Rtnl) -> Result<bool, CniError> {
+    let boot = record::boot_id();
+    let mut may_be_former = false;
+    for text in reservations::peek(dir) {
+        match Owner::of_reservation(&text) {
+            None => return Ok(true),
+            Some(Owner::Container(_)) => may_be_former = true,
+            Some(Owner::Attachment(owner)) => {
+                let is_elsewhen = |record: &Record| record.boot != boot;
+                match record::peek(records, network, &owner) {
+                    Some(Some(record)) if is_elsewhen(&record) => return Ok(true),
+                    _ if host.link(&owner.host_link()).map_err(|e| refused(&e))?.is_some() => {}
+                    Some(_) => return Ok(true),
+                    None => may_be_former = true,
+                }
+            }
+        }
+    }
+    Ok(may_be_former && !host_links(bridge, host).map_err(|e| refused(&e))?.foreign_pods)
 }
 
 fn is_left_over(

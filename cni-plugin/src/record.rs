@@ -81,11 +81,19 @@ fn path_of(dir: &Path, network: &str, attachment: &Attachment) -> PathBuf {
     dir.join(network).join(format!("{}@{}", attachment.container, attachment.ifname))
 }
 
+/// Refuses symbolic links in the place of the directories that this plugin makes; answers where one stands.
+fn refuse_links(dir: &Path, network: &str) -> Result<(), (PathBuf, io::Error)> {
+    let above = dir.parent().filter(|_| dir.ends_with(PORTS_DIR));
+    let places = above.map(Path::to_owned).into_iter().chain([dir.to_owned(), dir.join(network)]);
+    places.into_iter().try_for_each(|place| excerpt::refuse_link(&place).map_err(|e| (place, e)))
+}
+
 /// Takes the record of `attachment`, making it when it is missing.
 ///
 /// # Errors
 /// Code 11 when another call works on the attachment for longer than `wait`; 5 when the file system refuses.
 pub fn hold(dir: &Path, network: &str, attachment: &Attachment, wait: Duration) -> Result<Held, CniError> {
+    refuse_links(dir, network).map_err(|(place, e)| CniError::io("use", &place, &e))?;
     let path = path_of(dir, network, attachment);
     let parent = path.parent().unwrap_or(dir);
     loop {
@@ -114,6 +122,10 @@ pub fn hold_existing(
     attachment: &Attachment,
     wait: Duration,
 ) -> Result<Option<Held>, CniError> {
+    if refuse_links(dir, network).is_err() {
+        // Never made by us, hence nothing of ours.
+        return Ok(None);
+    }
     let path = path_of(dir, network, attachment);
     let file = match options().open(&path) {
         Err(e) if is_absence(&e) => return Ok(None),
@@ -140,6 +152,9 @@ pub enum Found {
 /// # Errors
 /// Code 5 when the file system refuses.
 pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found, CniError> {
+    if refuse_links(dir, network).is_err() {
+        return Ok(Found::None);
+    }
     let path = path_of(dir, network, attachment);
     let file = match options().open(&path) {
         Err(e) if is_absence(&e) => return Ok(Found::None),
@@ -159,14 +174,26 @@ fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory | InvalidFilename)
 }
 
-/// True when some attachment of `network` has a record of this boot. Records of an earlier boot tell of nothing that
-/// exists. Takes no lock: a record that is just being written may be missed.
-#[must_use]
-pub fn any_of_this_boot(dir: &Path, network: &str) -> bool {
+/// The attachments of `network` that have a record of this boot, read one by one. Records of an earlier boot tell of nothing
+/// that exists. Takes no lock: a record that is just being written may be missed.
+pub fn of_this_boot(dir: &Path, network: &str) -> impl Iterator<Item = Attachment> {
     let boot = boot_id();
     let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
-    let text = |entry: fs::DirEntry| excerpt::read(&entry.path(), RECORD_MAX, Links::Refused).ok();
-    entries.filter_map(text).filter_map(|text| parse(&text)).any(|record| record.boot == boot)
+    entries.filter_map(move |entry| {
+        let Owner::Attachment(attachment) = Owner::of_record(entry.file_name().to_str()?)? else { return None };
+        let record = parse(&excerpt::read(&entry.path(), RECORD_MAX, Links::Refused).ok()?)?;
+        (record.boot == boot).then_some(attachment)
+    })
+}
+
+/// What the record of `attachment` says, without taking it: `None` without a record, and within when it says nothing, as while
+/// it is being written.
+#[must_use]
+pub fn peek(dir: &Path, network: &str, attachment: &Attachment) -> Option<Option<Record>> {
+    match excerpt::read(&path_of(dir, network, attachment), RECORD_MAX, Links::Refused) {
+        Err(e) if is_absence(&e) => None,
+        other => Some(other.ok().and_then(|text| parse(&text))),
+    }
 }
 
 /// Everybody who has a record of `network`.

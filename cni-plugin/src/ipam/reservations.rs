@@ -247,6 +247,14 @@ fn content(owner: &Attachment) -> String {
     format!("{}\r\n{}", owner.container, owner.ifname)
 }
 
+/// The texts of the reservations in the directory `dir`, read one by one without its lock.
+pub fn peek(dir: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_address =
+        |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<IpAddr>().is_ok());
+    entries.filter(is_address).filter_map(|entry| read_small(&entry.path()))
+}
+
 /// The first KiB of a file; `None` when it cannot be read. What is no text, as after a power cut, names no owner: it reads as
 /// empty.
 fn read_small(path: &Path) -> Option<String> {

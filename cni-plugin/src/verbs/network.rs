@@ -57,6 +57,9 @@ impl Network {
             _ => Self::leased(conf, role, args)?,
         };
         network.check_version()?;
+        if let Some((dir, _)) = &network.flannel_state {
+            excerpt::refuse_link(dir).map_err(|e| CniError::io("use", dir, &e))?;
+        }
         Ok(network)
     }
 
@@ -199,7 +202,8 @@ impl Places {
         let flannel = dir(text(&mut fields, "dataDir"), flannel::DEFAULT_DATA_DIR);
         let ipam = fields.take_object("ipam").ok().flatten().and_then(|mut ipam| text(&mut ipam, "dataDir"));
         let mut reservations = vec![dir(ipam, store::DEFAULT_DIR)];
-        let flannel_dir = (role == Role::Flannel).then_some(flannel);
+        // Behind a symbolic link ADD keeps nothing, so there is nothing to remove.
+        let flannel_dir = Some(flannel).filter(|dir| role == Role::Flannel && excerpt::refuse_link(dir).is_ok());
         let flannel_state = flannel_dir.as_ref().zip(container).map(|(dir, id)| dir.join(id.as_str()));
         let stored = flannel_state.as_deref().and_then(stored_data_dir).filter(|dir| !reservations.contains(dir));
         reservations.extend(stored);

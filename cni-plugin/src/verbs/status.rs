@@ -1,21 +1,23 @@
-//! STATUS. No locks, no listings of kernel tables: one link is looked up, one directory read.
+//! STATUS. Takes no lock and, short of a full range, lists no kernel table: links are looked up one by one, one directory
+//! is read.
 //!
-//! Only when a range is full more is done: leftovers are looked for and released. A runtime that is told 50 sends no
-//! ADD, and without an ADD nobody would ever release what a reboot left.
+//! Whether `netd` is ready, the subnet file tells: `netd` writes it when this node has its lease and the data path of its Pods
+//! stands, it is gone after a reboot, and it stays when `netd` stops or is upgraded, because Pods then go on working.
+//!
+//! A full range counts only when nothing in it can be reclaimed: a runtime that is told 50 sends no ADD, and without an ADD
+//! nobody would ever release what a reboot left.
 
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use kernel::Rtnl;
+use kernel::{KernelError, Rtnl};
 
 use super::network::Network;
-use super::store_error;
 use crate::args::CniArgs;
 use crate::error::{CniError, Code};
 use crate::hands::refused;
-use crate::ipam::{Store, StoreError};
 use crate::leftovers;
 use crate::netconf::{IpamConf, NetConf};
 use crate::plan::status::{Facts, judge};
@@ -27,35 +29,19 @@ use crate::role::Role;
 /// # Errors
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
 pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
-    let mut network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
+    let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
     let mut host = Rtnl::open().map_err(|e| not_available(refused(&e)))?;
-    let bridge_up = network.find_bridge(&mut host).map_err(not_available)?.map(|link| link.link.up);
-    let judged = judged(&network, bridge_up);
+    let facts = observe(&network, &mut host).map_err(|e| not_available(refused(&e)))?;
+    let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
+    let judged = judge(&network.name, network.bridge.bridge.as_str(), sets, &facts);
     match &network.bridge.ipam {
         Some(ipam) if judged.as_ref().is_err_and(|error| error.code == Code::NotAvailable) => {
-            reclaim(&network, ipam, &mut host).map_err(not_available)?;
-            self::judged(&network, bridge_up)
+            let dir = ipam.data_dir.join(&network.name);
+            let (records, bridge) = (&network.state_dir, &network.bridge.bridge);
+            let can_reclaim = leftovers::any(&dir, records, &network.name, bridge, &mut host).map_err(not_available)?;
+            if can_reclaim { Ok(()) } else { judged }
         }
         _ => judged,
-    }
-}
-
-fn judged(network: &Network, bridge_up: Option<bool>) -> Result<(), CniError> {
-    let facts = observe(network, bridge_up);
-    let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
-    judge(&network.name, network.bridge.bridge.as_str(), sets, &facts)
-}
-
-fn reclaim(network: &Network, ipam: &IpamConf, host: &mut Rtnl) -> Result<(), CniError> {
-    let store = Store::new(&ipam.data_dir, &network.name);
-    match store.lock_existing(RECLAIM_WAIT) {
-        Ok(Some(locked)) => {
-            let (records, bridge) = (&network.state_dir, &network.bridge.bridge);
-            leftovers::release(&locked, records, &network.name, bridge, host).map(drop)
-        }
-        // Somebody is at work there and sees to it himself.
-        Ok(None) | Err(StoreError::Busy { .. }) => Ok(()),
-        Err(error) => Err(store_error(&error)),
     }
 }
 
@@ -66,14 +52,32 @@ pub(super) fn not_available(error: CniError) -> CniError {
     CniError { code: Code::NotAvailable, ..error }
 }
 
-fn observe(network: &Network, bridge_up: Option<bool>) -> Facts {
+fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, KernelError> {
+    let mut bridge_up = host.link(&network.bridge.bridge)?.map(|link| link.link.up);
     // With the bridge up it does not matter whether there are any.
-    let has_attachments = bridge_up != Some(true) && record::any_of_this_boot(&network.state_dir, &network.name);
+    let mut has_attachments = false;
+    if bridge_up != Some(true)
+        && let Some(master) = bridge_of_attached(network, host)?
+    {
+        has_attachments = true;
+        bridge_up = master.map(|index| host.link_by_index(index)).transpose()?.flatten().map(|link| link.link.up);
+    }
     let (taken, last_reserved) = match &network.bridge.ipam {
         Some(ipam) => reservations(ipam, &ipam.data_dir.join(&network.name)),
         None => (Vec::new(), None),
     };
-    Facts { bridge_up, has_attachments, taken, last_reserved }
+    Ok(Facts { bridge_up, has_attachments, taken, last_reserved })
+}
+
+/// The index of the bridge that the first attached Pod's link is a port of, if it still is one; `None` without such a Pod. It
+/// may be another bridge than the configuration names: one that was there before.
+fn bridge_of_attached(network: &Network, host: &mut Rtnl) -> Result<Option<Option<u32>>, KernelError> {
+    for attachment in record::of_this_boot(&network.state_dir, &network.name) {
+        if let Some(link) = host.link(&attachment.host_link())? {
+            return Ok(Some(link.master_index));
+        }
+    }
+    Ok(None)
 }
 
 /// How many addresses of each set are taken, and how long ago one was given out.

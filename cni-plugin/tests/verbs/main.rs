@@ -22,6 +22,7 @@ mod ports;
 mod protocol;
 mod remove;
 mod routes;
+mod security;
 mod state;
 mod sweep;
 
@@ -51,6 +52,7 @@ fn main() {
         protocol::TESTS,
         remove::TESTS,
         routes::TESTS,
+        security::TESTS,
         sweep::TESTS,
     ];
     let trials = groups.iter().flat_map(|group| group.iter()).map(|test| trial(test, !root));
