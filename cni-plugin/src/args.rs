@@ -37,6 +37,8 @@ pub struct Call {
     pub netns: Option<PathBuf>,
     /// The text of `CNI_ARGS`, not yet parsed: DEL must not fail because of it.
     pub args: String,
+    /// `CNI_NETNS_OVERRIDE` is `1` or `true`: the namespace may be the one the plugin runs in. Tests of plugins set it.
+    pub own_netns: bool,
 }
 
 impl Call {
@@ -92,7 +94,8 @@ fn call(var: &impl Fn(&str) -> Option<String>, needs_netns: bool) -> Result<Call
         return Err(missing(&absent));
     };
     let attachment = Attachment { container: container_id(&container)?, ifname: interface(&ifname)? };
-    Ok(Call { attachment, netns: netns.map(PathBuf::from), args: get("CNI_ARGS").unwrap_or_default() })
+    let own_netns = get("CNI_NETNS_OVERRIDE").is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
+    Ok(Call { attachment, netns: netns.map(PathBuf::from), args: get("CNI_ARGS").unwrap_or_default(), own_netns })
 }
 
 fn container_id(text: &str) -> Result<ContainerId, CniError> {

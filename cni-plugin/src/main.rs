@@ -15,11 +15,11 @@ use kernel::arena::Arena;
 static MEMORY: Arena = Arena::new();
 
 fn main() -> ExitCode {
-    let mut words = env::args();
+    let mut words = env::args_os().map(|word| word.to_string_lossy().into_owned());
     let program = words.next().unwrap_or_default();
     match words.next() {
         // Runtimes pass no arguments.
-        None if env::var_os("CNI_COMMAND").is_none() => about(),
+        None if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) => about(),
         None => serve(&program),
         Some(word) if word == "install" => install(words),
         Some(word) => {
@@ -30,7 +30,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(program: &str) -> ExitCode {
-    let answer = call::serve(program, |name| env::var(name).ok(), &mut io::stdin().lock());
+    // A value that is no UTF-8 is refused by what reads it, not taken for missing.
+    let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let answer = call::serve(program, variable, &mut io::stdin().lock());
     match io::stdout().lock().write_all(answer.stdout.as_bytes()) {
         Ok(()) => ExitCode::from(answer.code),
         // The runtime closed its end: nobody is left to be told more than this.
@@ -46,7 +48,7 @@ fn about() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn install(words: env::Args) -> ExitCode {
+fn install(words: impl Iterator<Item = String>) -> ExitCode {
     let installed = Install::parse(words).and_then(|install| install.run(Path::new("/proc/self/exe")));
     match installed {
         Ok(paths) => {

@@ -47,7 +47,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     }
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
     let resolver = read_resolver(network.bridge.ipam.as_ref())?;
-    let netns = open_namespace(call.netns()?)?;
+    let netns = open_namespace(call)?;
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
     let bridge = network.find_bridge(&mut host)?;
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;

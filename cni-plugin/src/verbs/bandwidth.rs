@@ -116,7 +116,7 @@ fn host_end(result: &AddResult, call: &Call, host: &mut Rtnl) -> Result<LinkStat
         let msg = format!("container interface {ifname} {why}: there is nothing to limit");
         CniError::new(Code::InvalidConfig, msg).details("bandwidth works on veth pairs that its chain has made")
     };
-    let netns = open_namespace(call.netns()?)?;
+    let netns = open_namespace(call)?;
     let look = |host: &mut Rtnl| -> Result<Option<(LinkState, LinkState)>, KernelError> {
         let Some(inside) = Rtnl::open_in(&netns)?.link(ifname)? else { return Ok(None) };
         let Some(peer) = inside.lower_index else { return Ok(None) };

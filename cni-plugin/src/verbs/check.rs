@@ -120,7 +120,7 @@ fn observe(
             Err(e) => return Err(store_error(&e)),
         },
     };
-    let netns = open_namespace(call.netns()?)?;
+    let netns = open_namespace(call)?;
     let look = || -> Result<Facts, KernelError> {
         let mut host = Rtnl::open()?;
         let mut pod = Rtnl::open_in(&netns)?;

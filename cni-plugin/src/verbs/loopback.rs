@@ -29,7 +29,7 @@ fn missing(netns: &Netns) -> CniError {
 pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: false })?;
     conf.fields.finish()?;
-    let netns = open_namespace(call.netns()?)?;
+    let netns = open_namespace(call)?;
     let name = lo()?;
     let set_up = |pod: &mut Rtnl| -> Result<Option<Vec<(IpAddr, u8)>>, KernelError> {
         let Some(found) = pod.link(&name)? else { return Ok(None) };
@@ -61,7 +61,7 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
 /// # Errors
 /// Code 102 when it is not.
 pub fn check(call: &Call) -> Result<(), CniError> {
-    let netns = open_namespace(call.netns()?)?;
+    let netns = open_namespace(call)?;
     let name = lo()?;
     let found = Rtnl::open_in(&netns).and_then(|mut pod| pod.link(&name)).map_err(|e| refused(&e))?;
     if found.ok_or_else(|| missing(&netns))?.link.up {
@@ -75,7 +75,7 @@ pub fn check(call: &Call) -> Result<(), CniError> {
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn del(call: &Call) -> Result<(), CniError> {
-    let Some(netns) = call.netns.as_deref().and_then(|path| open_namespace(path).ok()) else { return Ok(()) };
+    let Ok(netns) = open_namespace(call) else { return Ok(()) };
     let name = lo()?;
     let set_down = |pod: &mut Rtnl| match pod.link(&name)? {
         Some(found) => pod.set_link(&name, &Link { mtu: None, mac: None, up: false, ..found.link }),

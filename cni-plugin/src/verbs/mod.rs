@@ -21,11 +21,11 @@ pub mod portmap;
 pub mod status;
 pub mod version;
 
-use std::path::Path;
 use std::time::Duration;
 
 use kernel::Netns;
 
+use crate::args::Call;
 use crate::error::{CniError, Code};
 use crate::ipam::StoreError;
 
@@ -35,16 +35,18 @@ pub(crate) const ATTACHMENT_WAIT: Duration = Duration::from_secs(10);
 /// How long a call waits for the network's reservations; each holder needs well under a millisecond.
 pub(crate) const RESERVATION_WAIT: Duration = Duration::from_secs(5);
 
-/// Opens the Pod's namespace at `path` and makes sure that it is not the host's.
+/// Opens the Pod's namespace and makes sure that it is not the host's.
 ///
 /// # Errors
-/// Code 8.
-pub(crate) fn open_namespace(path: &Path) -> Result<Netns, CniError> {
+/// Code 8, and 4 when the call names none.
+pub(crate) fn open_namespace(call: &Call) -> Result<Netns, CniError> {
+    let path = call.netns()?;
     let bad = |msg: String| CniError::new(Code::InvalidNamespace, msg);
     let netns = Netns::open(path)
         .map_err(|e| bad(format!("failed to open netns {}", path.display())).details(e.to_string()))?;
     match netns.is_current() {
         Ok(false) => Ok(netns),
+        Ok(true) if call.own_netns => Ok(netns),
         Ok(true) => Err(bad("plugin's netns and netns from CNI_NETNS should not be the same".to_owned())),
         Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(e.to_string())),
     }

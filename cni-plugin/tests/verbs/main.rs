@@ -11,6 +11,7 @@ mod bandwidth;
 mod bridge;
 mod chain;
 mod crash;
+mod environment;
 mod faults;
 mod former;
 mod guard;
@@ -24,6 +25,7 @@ mod remove;
 mod routes;
 mod security;
 mod state;
+mod stdin;
 mod sweep;
 
 use libtest_mimic::{Arguments, Trial};
@@ -41,6 +43,8 @@ fn main() {
         bridge::TESTS,
         chain::TESTS,
         crash::TESTS,
+        environment::TESTS,
+        stdin::TESTS,
         guard::TESTS,
         host_local::TESTS,
         faults::crowd::TESTS,

@@ -1,4 +1,4 @@
-//! Environment, standard input and version gates, as skel checks them.
+//! Names, capabilities, and input that is refused before anything is touched.
 
 use std::path::Path;
 
@@ -10,8 +10,6 @@ use crate::node::{Node, flannel, native, with};
 type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
-    ("version_needs_neither_state_nor_input", version),
-    ("environment_matrix", environment),
     ("two_capabilities_are_enough_and_state_is_for_root_only", capabilities),
     ("installed_names_answer_and_the_bare_call_explains_itself", installed),
     ("bad_input_is_refused_before_anything_is_touched", bad_input),
@@ -19,15 +17,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("missing_subnet_file_asks_to_try_again", missing_subnet_file),
     ("unreadable_subnet_files_name_line_and_form", bad_subnet_file),
 ];
-
-fn version(node: &Node) {
-    for program in ["netd-cni", "flannel", "portmap"] {
-        let outcome = node.exec(program, &[("CNI_COMMAND", "VERSION")], "");
-        let answer = outcome.result();
-        assert_eq!(answer["cniVersion"], json!("1.1.0"));
-        assert!(answer["supportedVersions"].as_array().unwrap().contains(&json!("0.3.1")));
-    }
-}
 
 fn installed(node: &Node) {
     let dir = "/run/opt";
@@ -98,42 +87,6 @@ fn capabilities(node: &Node) {
     let (ok, text) = run("DEL", enough);
     assert!(ok, "{text}");
     assert_eq!(node.files(), []);
-}
-
-fn environment(node: &Node) {
-    let pod = node.pod();
-    let full = [
-        ("CNI_COMMAND", "ADD"),
-        ("CNI_CONTAINERID", "web-1"),
-        ("CNI_NETNS", pod.to_str().unwrap()),
-        ("CNI_IFNAME", "eth0"),
-    ];
-    let conf = with(&native(), "cniVersion", json!("0.4.0")).to_string();
-    for command in ["ADD", "CHECK", "DEL"] {
-        for missing in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
-            let vars: Vec<_> = full
-                .iter()
-                .filter(|(name, _)| *name != missing)
-                .map(|(name, value)| (*name, if *name == "CNI_COMMAND" { command } else { value }))
-                .collect();
-            let outcome = node.exec("netd-cni", &vars, &conf);
-            if command == "DEL" && missing == "CNI_NETNS" {
-                outcome.silent();
-                continue;
-            }
-            let (code, text) = outcome.error();
-            assert!(code == 4 && text.contains(missing), "{command} without {missing}: {text}");
-        }
-    }
-    for (name, value) in
-        [("CNI_COMMAND", "UPDATE"), ("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "a/b"), ("CNI_ARGS", "X=1")]
-    {
-        let mut vars = full.to_vec();
-        vars.retain(|(n, _)| *n != name);
-        vars.push((name, value));
-        let (code, text) = node.exec("netd-cni", &vars, &conf).error();
-        assert_eq!(code, 4, "{name}={value}: {text}");
-    }
 }
 
 fn bad_input(node: &Node) {
