@@ -11,7 +11,7 @@
 //! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
 //! | [`install`] | the one command for an operator |
 //! | [`detour`] | the device over which what a Pod sends goes, where that is limited |
-//! | [`leftovers`] | what containers left that nobody deleted |
+//! | [`leftovers`], [`former`] | what containers left that nobody deleted, and what the chain before us left of them |
 //! | [`plan`] | pure: facts in, ordered steps out |
 //! | [`apply`], [`hands`], [`ports`], [`guard`], [`duplicates`] | steps executed, journaled, unwound; the kernel below |
 //! | [`verbs`] | one verb per file: gather facts, plan, apply, answer |
@@ -25,6 +25,7 @@ pub mod duplicates;
 pub mod error;
 pub mod excerpt;
 pub mod fields;
+pub mod former;
 pub mod guard;
 pub mod hands;
 pub mod install;

@@ -136,6 +136,12 @@ pub fn hold_existing(
     Ok(is_linked(&file, &path)?.then_some(Held { file, path, existed: true }))
 }
 
+/// True when `attachment` has a record, whatever is in it. Takes no lock.
+#[must_use]
+pub fn is_there(dir: &Path, network: &str, attachment: &Attachment) -> bool {
+    fs::symlink_metadata(path_of(dir, network, attachment)).is_ok()
+}
+
 /// What a look for a record found.
 #[derive(Debug)]
 pub enum Found {

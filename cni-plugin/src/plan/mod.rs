@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod check;
 pub mod detach;
+pub mod former;
 pub mod gc;
 pub mod hostports;
 pub mod masquerade;

@@ -12,6 +12,7 @@ use kernel::nft::Nft;
 use kernel::orphan::close_aside;
 use kernel::{Netns, Rtnl};
 use netstate::{IfName, LinkKind};
+use serde_json::Value;
 
 use super::network::Places;
 use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
@@ -19,6 +20,7 @@ use crate::args::Call;
 use crate::attachment::Attachment;
 use crate::detour;
 use crate::error::CniError;
+use crate::former;
 use crate::guard;
 use crate::hands::refused;
 use crate::ipam::Store;
@@ -27,6 +29,7 @@ use crate::plan::detach::{self, Facts};
 use crate::plan::hostports::owner::Owner;
 use crate::ports;
 use crate::record::{self, Held, Ports};
+use crate::result;
 use crate::role::Role;
 
 /// Removes the attachment.
@@ -36,16 +39,20 @@ use crate::role::Role;
 pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
-    let Some(mut held) = take(&places, conf, role, call, &mut host)? else { return Ok(()) };
+    let Some(mut held) = take(&places, conf, role, call, &mut host)? else {
+        detour::remove(&mut host, &places.records, &conf.name, &call.attachment, None)?;
+        return former::remove(&conf.name, &call.attachment);
+    };
     let record = held.read();
     // Without a readable record the table is looked at: nothing there is cheap to find out.
     // The conversation stays open until the link's deletion was handed to a process of its own, which inherits it.
     let ports = record.as_ref().map_or(&Ports::Untold, |record| &record.ports);
     let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
     let guarded = record.as_ref().and_then(|record| record.guarded);
-    let is_guarded = guarded.is_some() || record.is_none();
+    let has_no_record = record.is_none();
+    let is_guarded = guarded.is_some() || has_no_record;
     let known = record.as_ref().map(|record| record.addresses.clone()).unwrap_or_default();
-    let facts = observe(&places, &conf.name, call, known, &mut host)?;
+    let facts = observe(&places, conf, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
     let mut bridge = None;
     for link in &detach.links {
@@ -55,6 +62,9 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     drop(closed);
     // Behind the link: as long as it is there it is guarded.
     let unguarded = if is_guarded { guard::unguard(&owner(&conf.name, &call.attachment), guarded)? } else { None };
+    if has_no_record {
+        former::remove(&conf.name, &call.attachment)?;
+    }
     forget_neighbours(&detach.addresses, bridge, &mut host)?;
     for dir in &places.reservations {
         if let Some(locked) =
@@ -93,7 +103,7 @@ fn is_anything_there(
     if files.into_iter().any(|path| fs::symlink_metadata(path).is_ok()) {
         return Ok(true);
     }
-    let facts = observe(places, &conf.name, call, Vec::new(), host)?;
+    let facts = observe(places, conf, call, Vec::new(), host)?;
     if facts.host_link || !facts.addresses.is_empty() {
         return Ok(true);
     }
@@ -163,7 +173,7 @@ pub(super) fn remove_file(path: &Path) -> Result<(), CniError> {
 /// `known` are the addresses that the record tells. Without any, every reservation of the network is looked at.
 fn observe(
     places: &Places,
-    network: &str,
+    conf: &NetConf,
     call: &Call,
     known: Vec<IpAddr>,
     host: &mut Rtnl,
@@ -171,7 +181,8 @@ fn observe(
     let unread = if known.is_empty() { &places.reservations[..] } else { &[] };
     let mut addresses = known;
     for dir in unread {
-        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+        let store = Store::new(dir, &conf.name);
+        if let Some(locked) = store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             // An ADD that was killed may have made a reservation that does not say whose it is.
             locked.remove_empty().map_err(|e| store_error(&e))?;
             addresses.extend(locked.find(&call.attachment).map_err(|e| store_error(&e))?);
@@ -183,9 +194,21 @@ fn observe(
     let foreign_peer = if host_link || addresses.is_empty() {
         None
     } else {
-        call.netns.as_deref().and_then(|path| peer_inside(path, &call.attachment, host))
+        let inside = call.netns.as_deref().and_then(|path| peer_inside(path, &call.attachment, host));
+        inside.or_else(|| peer_told(conf.prev_result.as_ref()?, host))
     };
     Ok(Facts { host_link, addresses, foreign_peer })
+}
+
+/// The host end that the previous result tells, if a veth with that name and hardware address is there: the namespace
+/// may live on somewhere although nobody can name it any more.
+fn peer_told(previous: &Value, host: &mut Rtnl) -> Option<IfName> {
+    let result = result::parse(previous.clone()).ok()?;
+    result.interfaces.iter().filter(|interface| interface.sandbox.is_none()).find_map(|interface| {
+        let link = host.link(&IfName::new(interface.name.clone()).ok()?).ok()??;
+        let is_same = link.link.kind == LinkKind::Veth && interface.mac.is_some() && link.link.mac == interface.mac;
+        is_same.then_some(link.name)
+    })
 }
 
 /// The host's name for the other end of the Pod's interface. A namespace that is gone, or a path that is no

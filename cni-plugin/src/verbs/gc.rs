@@ -18,6 +18,7 @@ use crate::attachment::{Attachment, ContainerId};
 use crate::detour;
 use crate::error::{CniError, Code};
 use crate::excerpt::{self, Links};
+use crate::former::{self, Part};
 use crate::guard;
 use crate::hands::refused;
 use crate::ipam::Store;
@@ -47,6 +48,7 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
         };
         failures.extend(outcome.err());
     }
+    failures.extend(former::sweep(&conf.name, &valid, Part::Chain).err());
     if role == Role::Native {
         failures.extend(ports::sweep(&conf.name, &links).err());
     }
@@ -102,6 +104,9 @@ fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &
     let bridge = delete_link(host, &owner.host_link())?;
     let record = held.as_mut().and_then(Held::read);
     detour::remove(host, &places.records, network, owner, record.as_ref())?;
+    if record.is_none() {
+        former::remove(network, owner)?;
+    }
     for dir in &places.reservations {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             let addresses = locked.find(owner).map_err(|e| store_error(&e))?;
@@ -134,6 +139,7 @@ const OUTLIVED_WAIT: Duration = Duration::from_secs(1);
 
 /// What is known by its container alone: reservations from before host-local 0.7 and flannel's state file.
 fn remove_container(container: &ContainerId, places: &Places, network: &str, host: &mut Rtnl) -> Result<(), CniError> {
+    former::remove_container(network, container)?;
     for dir in &places.reservations {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             for (addr, text) in locked.list().map_err(|e| store_error(&e))? {

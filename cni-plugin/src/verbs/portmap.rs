@@ -19,6 +19,7 @@ use crate::apply;
 use crate::args::Call;
 use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
+use crate::former::{self, Part};
 use crate::hands::{KernelHands, refused};
 use crate::netconf::runtime::Honoured;
 use crate::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
@@ -146,7 +147,12 @@ pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
 /// Code 100 when the kernel refuses.
 pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let Some(mut held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
-        return Ok(());
+        let places = Places::of(&conf.fields, Role::Portmap, None);
+        return match record::is_there(&places.records, &conf.name, &call.attachment) {
+            true => Ok(()),
+            // Neither the ports are ours nor is the interface.
+            false => former::remove_ports(&conf.name, &call.attachment.container),
+        };
     };
     let ports = held.read().map_or(Ports::Untold, |record| record.ports);
     let closed = close_ports(&conf.name, &call.attachment, &ports)?;
@@ -163,5 +169,6 @@ pub fn gc(conf: &NetConf) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let links: BTreeSet<IfName> = valid.iter().map(Attachment::host_link).collect();
     ports::sweep(&conf.name, &links)?;
+    former::sweep(&conf.name, &valid, Part::Ports)?;
     record::remove_stale(&records(conf), &conf.name, &valid)
 }

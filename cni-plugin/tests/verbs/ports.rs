@@ -57,6 +57,15 @@ pub(crate) fn outside(node: &Node) -> PathBuf {
     path
 }
 
+/// Waits until `holds` does, for at most ten seconds.
+pub(crate) fn eventually(holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "it did not come about within ten seconds");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 pub(crate) fn table() -> TableKey {
     TableKey { family: Family::Inet, name: Name::literal("netd-ports") }
 }

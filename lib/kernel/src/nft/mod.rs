@@ -5,8 +5,9 @@
 //! attribute in it does not parse, leaves out NLA_F_NESTED where newer kernels insist on it, and knows five of the
 //! twelve kinds of expression that we write; the other seven would be raw attributes anyway.
 //!
-//! Invariants. Another program's table is never touched, except for the accept rules that [`forward`] marks as ours. A
-//! rule that somebody made and that we cannot read makes our table unequal and is never an error.
+//! Invariants. Another program's table is never touched, except for the accept rules that [`forward`] marks as ours and
+//! for leftovers that [`Nft::remove_foreign`] is told to take away. A rule that somebody made and that we cannot read
+//! makes our table unequal and is never an error.
 //!
 //! Constants are those of include/uapi/linux/netfilter/nf_tables.h.
 
@@ -14,6 +15,7 @@ mod compile;
 mod element;
 mod expression;
 mod field;
+mod foreign;
 pub mod forward;
 mod holding;
 mod layout;
@@ -30,6 +32,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::error::{KernelError, SocketError};
 use crate::socket::Socket;
 
+pub use foreign::{Fate, ForeignRule};
 pub use holding::{ClaimError, Owns, Shape};
 #[cfg(feature = "watch")]
 pub use monitor::Stream;

@@ -1,0 +1,179 @@
+//! Rules and chains of other programs, taken away by whoever knows that they are left over.
+//!
+//! Rules of iptables-nft are nftables rules as well: their matches are opaque (`match`), their comment is one of these
+//! matches, and where they jump to is a verdict like any other. Invariant: only what the caller picks is removed, all of
+//! it or nothing, and only if the ruleset still is the one that was picked from.
+
+use std::collections::BTreeSet;
+
+use netstate::nft::{Name, TableKey, Verdict};
+
+use super::expression::Expression;
+use super::transaction::{Refusal, commit};
+use super::wire::{LIST_ELEM, comment, kind, message, name, payload, text};
+use super::{Nft, chain, rule, table};
+use crate::attribute::{self, Writer};
+use crate::error::{Cause, KernelError};
+use crate::socket::Message;
+
+/// Attempts on a ruleset that others change at the same time.
+const TRIES: u32 = 30;
+
+/// NFTA_MATCH_NAME and NFTA_MATCH_INFO; the name of the match that only says something.
+const MATCH_NAME: u16 = 1;
+const MATCH_INFO: u16 = 3;
+const COMMENT: &str = "comment";
+
+/// A rule of somebody else's, as far as it can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignRule {
+    /// The chain that it stands in.
+    pub chain: Name,
+    /// What it says about itself: the nft tool's comment, or the match `comment` of iptables.
+    pub comment: Option<String>,
+    /// The chain that it sends packets to.
+    pub target: Option<Name>,
+    handle: Vec<u8>,
+}
+
+/// What shall become of a foreign rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Stay,
+    /// It goes.
+    Go,
+    /// It goes, and with it the chain that it sends packets to.
+    GoWithTarget,
+}
+
+impl Nft {
+    /// True when the table has this chain: one request, nothing is listed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn has_chain(&mut self, key: &TableKey, chain: &Name) -> Result<bool, KernelError> {
+        let request = about(key, kind::GETCHAIN, 0, |body| {
+            body.put_str(chain::NAME, chain.as_str());
+        });
+        self.is_there("find chain", format!("{chain} of nft table {key}"), &request)
+    }
+
+    /// True when the table exists: one request, nothing is listed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn has_table(&mut self, key: &TableKey) -> Result<bool, KernelError> {
+        self.is_there("find", format!("nft table {key}"), &about(key, kind::GETTABLE, 0, |_| {}))
+    }
+
+    fn is_there(&mut self, op: &'static str, object: String, request: &Message) -> Result<bool, KernelError> {
+        match self.ask(op, object, request) {
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+            other => other.map(|_| true),
+        }
+    }
+
+    /// Removes those rules of the table that `fate` lets go, chains that go with them, and those of `chains` that are
+    /// there, with every rule that sends packets to one. A chain that holds on to a removed one loses that rule. A table
+    /// that does not exist holds nothing.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or refuses; then nothing is removed.
+    pub fn remove_foreign(
+        &mut self,
+        key: &TableKey,
+        chains: &BTreeSet<Name>,
+        fate: impl Fn(&ForeignRule) -> Fate,
+    ) -> Result<(), KernelError> {
+        let object = || format!("nft table {key}");
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let mut present = BTreeSet::new();
+            for chain in chains {
+                if self.has_chain(key, chain)? {
+                    present.insert(chain.clone());
+                }
+            }
+            let messages = removal(key, &self.foreign_rules(key)?, present, &fate);
+            match commit(&mut self.socket, &messages, Some(generation)) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Whole(nack)) if nack.errno == libc::ERESTART => {}
+                Err(refusal) => return Err(KernelError::new("remove leftovers from", object(), refusal)),
+            }
+        }
+        let cause = Cause::Unexpected(format!("the ruleset changed during each of {TRIES} attempts"));
+        Err(KernelError::new("remove leftovers from", object(), cause))
+    }
+
+    /// Every rule of the table.
+    fn foreign_rules(&mut self, key: &TableKey) -> Result<Vec<ForeignRule>, KernelError> {
+        let frames = self.list("list rules of", format!("nft table {key}"), &about(key, kind::GETRULE, 0, |_| {}))?;
+        let read = |(family, attributes): (u8, &[u8])| {
+            let same = family == key.family.number() && text(attributes, table::NAME)? == key.name.as_str();
+            same.then(|| foreign_rule(attributes)).flatten()
+        };
+        Ok(frames.iter().filter_map(|frame| payload(frame, kind::NEWRULE)).filter_map(read).collect())
+    }
+}
+
+fn about(key: &TableKey, kind: u16, flags: u16, fill: impl FnOnce(&mut Writer)) -> Message {
+    message(kind, flags, key.family.number(), |body| {
+        body.put_str(table::NAME, key.name.as_str());
+        fill(body);
+    })
+}
+
+/// What takes the picked rules and chains away: rules first, since they hold on to chains.
+fn removal(
+    key: &TableKey,
+    rules: &[ForeignRule],
+    mut chains: BTreeSet<Name>,
+    fate: impl Fn(&ForeignRule) -> Fate,
+) -> Vec<Message> {
+    let goes_with = |rule: &&ForeignRule| fate(rule) == Fate::GoWithTarget;
+    chains.extend(rules.iter().filter(goes_with).filter_map(|rule| rule.target.clone()));
+    let leads_there = |rule: &ForeignRule| rule.target.as_ref().is_some_and(|target| chains.contains(target));
+    let mut messages = Vec::new();
+    for rule in rules.iter().filter(|rule| !chains.contains(&rule.chain)) {
+        if leads_there(rule) || fate(rule) != Fate::Stay {
+            messages.push(about(key, kind::DELRULE, 0, |body| {
+                body.put_str(self::rule::CHAIN, rule.chain.as_str());
+                body.put(self::rule::HANDLE, &rule.handle);
+            }));
+        }
+    }
+    let naming = |kind, attribute: u16, chain: &Name| {
+        about(key, kind, 0, |body| {
+            body.put_str(attribute, chain.as_str());
+        })
+    };
+    // Emptied all before one is removed: they may lead to each other.
+    messages.extend(chains.iter().map(|chain| naming(kind::DELRULE, self::rule::CHAIN, chain)));
+    messages.extend(chains.iter().map(|chain| naming(kind::DELCHAIN, self::chain::NAME, chain)));
+    messages
+}
+
+fn foreign_rule(attributes: &[u8]) -> Option<ForeignRule> {
+    let list = attribute::find(attributes, rule::EXPRESSIONS).unwrap_or_default();
+    let target = Expression::list(list).into_iter().find_map(|expression| match expression {
+        Expression::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
+        _ => None,
+    });
+    let said = attribute::find(attributes, rule::USERDATA).and_then(comment);
+    Some(ForeignRule {
+        chain: name(attributes, rule::CHAIN)?,
+        comment: said.or_else(|| match_comment(list)),
+        target,
+        handle: attribute::find(attributes, rule::HANDLE)?.to_vec(),
+    })
+}
+
+/// The text of iptables' match `comment` (struct xt_comment_info: 256 bytes).
+fn match_comment(list: &[u8]) -> Option<String> {
+    let expressions = attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM);
+    expressions.filter(|(_, expression)| text(expression, 1).as_deref() == Some("match")).find_map(|(_, expression)| {
+        let data = attribute::find(expression, 2)?;
+        (text(data, MATCH_NAME)? == COMMENT).then(|| text(data, MATCH_INFO)).flatten()
+    })
+}
