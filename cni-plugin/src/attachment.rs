@@ -59,16 +59,22 @@ impl fmt::Display for Attachment {
 /// Digits of the base-32 form of a host end's name: lower case, without those easily misread.
 const DIGITS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
+/// `veth` and 11 digits that carry 55 bits of `hash`; fifteen letters and digits are always a name.
+#[must_use]
+pub fn link_name(hash: &[u8; 32]) -> Option<IfName> {
+    let mut name = String::from("veth");
+    for byte in hash.iter().take(11) {
+        name.extend(DIGITS.get(usize::from(byte % 32)).map(|d| char::from(*d)));
+    }
+    IfName::new(name).ok()
+}
+
 impl Attachment {
     /// The name of the host end of the Pod's veth pair: `veth` and 11 digits that carry 55 bits of a hash.
     #[must_use]
     pub fn host_link(&self) -> IfName {
-        let mut name = String::from("veth");
-        for byte in self.hash("link").iter().take(11) {
-            name.extend(DIGITS.get(usize::from(byte % 32)).map(|d| char::from(*d)));
-        }
-        // Fifteen letters and digits are a name; the fallback exists for the type checker only.
-        IfName::new(name).unwrap_or_else(|_| self.ifname.clone())
+        // The fallback exists for the type checker only.
+        link_name(&self.hash("link")).unwrap_or_else(|| self.ifname.clone())
     }
 
     /// The hardware address of the host end.

@@ -191,7 +191,7 @@ pub fn unsupported(path: &str, value: &str) -> CniError {
 }
 
 /// A JSON number as a whole number: libcni passes numbers through a float64.
-fn whole(value: &Value) -> Option<u64> {
+pub(crate) fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let float = value.as_f64().filter(|f| f.fract() == 0.0 && (0.0..9e15).contains(f))?;
         format!("{float:.0}").parse().ok()

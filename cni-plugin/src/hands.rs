@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use kernel::conntrack::Conntrack;
 use kernel::link::VethEnd;
@@ -142,14 +143,26 @@ impl<'a> KernelHands<'a> {
     }
 
     fn create_bridge(&mut self, name: &IfName, link: &Link) -> Result<(), CniError> {
+        let filters = |kind: &LinkKind| matches!(kind, LinkKind::Bridge(options) if options.vlan_filtering);
+        let wanted = filters(&link.kind);
         match self.host.create_link(name, link) {
-            // Another ADD was faster: its bridge is as good as ours.
+            // Another ADD was faster: its bridge is as good as ours, if it looks at VLANs where ours must.
             Err(e) if e.errno() == Some(libc::EEXIST) => match self.host.link(name).map_err(|e| refused(&e))? {
-                Some(found) if matches!(found.link.kind, LinkKind::Bridge(_)) => Ok(()),
+                Some(found) if !wanted && matches!(found.link.kind, LinkKind::Bridge(_)) => Ok(()),
+                Some(found) if filters(&found.link.kind) => Ok(()),
                 _ => Err(refused(&e)),
             },
+            Err(e) if wanted => Err(vlans_refused(&e)),
             other => other.map_err(|e| refused(&e)),
         }
+    }
+
+    fn create_vlan_link(&mut self, bridge: &IfName, port: &End, gateway: &End, mtu: u32) -> Result<(), CniError> {
+        let master = self.index(bridge)?;
+        let here = Netns::open(Path::new("/proc/thread-self/ns/net")).map_err(|e| refused(&e))?;
+        let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
+        // Another ADD was faster: its link is as good as ours, and is made whole by both.
+        exists_is_fine(self.host.create_veth(&end(port), master, &end(gateway), &here, mtu).map(drop))
     }
 
     fn create_veth(&mut self, host: &End, pod: &End, bridge: &IfName, mtu: u32) -> Result<(), CniError> {
@@ -238,16 +251,37 @@ fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
     }
 }
 
-fn bridge_link(mtu: Option<u32>, mac: Option<MacAddr>) -> Link {
-    Link { kind: LinkKind::Bridge(BridgeOptions::default()), mtu, mac, up: true, master: None }
+fn bridge_link(mtu: Option<u32>, mac: Option<MacAddr>, vlan_filtering: bool) -> Link {
+    Link { kind: LinkKind::Bridge(BridgeOptions { vlan_filtering }), mtu, mac, up: true, master: None }
+}
+
+fn up(mtu: Option<u32>) -> Link {
+    Link { kind: LinkKind::Veth, mtu, mac: None, up: true, master: None }
+}
+
+/// What the kernel said about VLANs; most likely it does not know them.
+fn vlans_refused(error: &KernelError) -> CniError {
+    if error.errno() != Some(libc::EOPNOTSUPP) {
+        return refused(error);
+    }
+    refused(error).details("vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; or leave them out")
 }
 
 impl Hands for KernelHands<'_> {
     fn apply(&mut self, step: &Step) -> Result<(), CniError> {
         match step {
-            Step::CreateBridge { name, mac, mtu } => self.create_bridge(name, &bridge_link(*mtu, Some(*mac))),
+            Step::CreateBridge { name, mac, mtu, filters_vlans } => {
+                self.create_bridge(name, &bridge_link(*mtu, Some(*mac), *filters_vlans))
+            }
+            Step::FilterVlans(name) => self.host.filter_vlans(name).map_err(|e| vlans_refused(&e)),
+            Step::CreateVlanLink { bridge, port, gateway, mtu } => self.create_vlan_link(bridge, port, gateway, *mtu),
+            Step::SetUp { name, mtu } => self.host.set_link(name, &up(*mtu)).map_err(|e| refused(&e)),
+            Step::SetPortVlans { link, vlans, keeps_default } => {
+                let index = self.index(link)?;
+                self.host.set_port_vlans(index, vlans, *keeps_default).map_err(|e| vlans_refused(&e))
+            }
             Step::SetBridge { name, mtu } => {
-                self.host.set_link(name, &bridge_link(*mtu, None)).map_err(|e| refused(&e))
+                self.host.set_link(name, &bridge_link(*mtu, None, false)).map_err(|e| refused(&e))
             }
             Step::SetPromiscuous(name) => {
                 let index = self.index(name)?;

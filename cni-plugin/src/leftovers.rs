@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use kernel::link::LinkState;
 use kernel::{KernelError, Rtnl};
 use netstate::{IfName, LinkKind};
 
@@ -124,11 +125,25 @@ fn is_left_over(
 
 fn host_links(bridge: &IfName, host: &mut Rtnl) -> Result<HostLinks, KernelError> {
     let all = host.links()?;
-    let foreign = |link: &kernel::link::LinkState| {
+    let foreign = |link: &LinkState| {
         link.link.kind == LinkKind::Veth && link.link.master.as_ref().is_none_or(|master| master == bridge)
     };
     let records_know = |name: &IfName| name.as_str().len() == 15;
+    let bridges = bridge_names(&all);
     // Our own Pods' links have names of 15 bytes; the former chain's are shorter.
-    let foreign_pods = all.iter().filter(|link| !records_know(&link.name)).any(foreign);
+    let may_be_theirs = |name: &IfName| !records_know(name) && !is_vlan_link(name, &bridges);
+    let foreign_pods = all.iter().filter(|link| may_be_theirs(&link.name)).any(foreign);
     Ok(HostLinks { names: all.into_iter().map(|link| link.name).collect(), foreign_pods })
+}
+
+/// Names of the bridges among `links`.
+pub(crate) fn bridge_names(links: &[LinkState]) -> BTreeSet<IfName> {
+    let is_bridge = |link: &&LinkState| matches!(link.link.kind, LinkKind::Bridge(_));
+    links.iter().filter(is_bridge).map(|link| link.name.clone()).collect()
+}
+
+/// True for the name of a link that holds the gateways of a VLAN, `<bridge>.<vlan>`; no Pod is behind it.
+pub(crate) fn is_vlan_link(name: &IfName, bridges: &BTreeSet<IfName>) -> bool {
+    let Some((bridge, vlan)) = name.as_str().rsplit_once('.') else { return false };
+    vlan.parse::<u16>().is_ok() && bridges.iter().any(|name| name.as_str() == bridge)
 }

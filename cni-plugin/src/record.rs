@@ -17,8 +17,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use netstate::MacAddr;
 use netstate::nft::ElementKey;
+use netstate::{IfName, MacAddr};
 use serde_json::{Value, json};
 
 use crate::attachment::Attachment;
@@ -54,6 +54,8 @@ pub struct Record {
     pub guarded: Option<MacAddr>,
     /// What it sends takes a detour over an `ifb` device.
     pub ifb: bool,
+    /// The link of this host through which it is reached, when that is not its bridge.
+    pub via: Option<IfName>,
 }
 
 /// What is known of an attachment's host ports.
@@ -277,6 +279,9 @@ impl Held {
         if let Some(map) = object.as_object_mut().filter(|_| record.ifb) {
             map.insert("ifb".to_owned(), Value::Bool(true));
         }
+        if let (Some(map), Some(via)) = (object.as_object_mut(), &record.via) {
+            map.insert("via".to_owned(), json!(via.as_str()));
+        }
         let text = object.to_string();
         let write = || -> io::Result<()> {
             self.file.write_all_at(text.as_bytes(), 0)?;
@@ -318,8 +323,9 @@ fn parse(text: &str) -> Option<Record> {
         Some(_) => Ports::Untold,
     };
     let guarded = fields.take_parsed("guarded", "a hardware address").ok()?;
+    let via = fields.take_parsed("via", "a link").ok()?;
     let ifb = fields.take_bool("ifb").ok()?.unwrap_or(false);
-    Some(Record { boot: fields.take_text("boot").ok()??, addresses, ports, guarded, ifb })
+    Some(Record { boot: fields.take_text("boot").ok()??, addresses, ports, guarded, ifb, via })
 }
 
 fn ports(ports: &Ports) -> Value {
@@ -360,6 +366,7 @@ mod tests {
             ports: Ports::Keys(vec![keys::parse("ports4 tcp 8080").unwrap()]),
             guarded: Some(MacAddr([2, 0, 0, 0, 0, 1])),
             ifb: true,
+            via: Some(IfName::new("cbr0.100").unwrap()),
         }
     }
 

@@ -29,6 +29,8 @@ pub enum Need {
     Vxlan,
     /// Links of kind `dummy`.
     Dummy,
+    /// Bridges that filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING), and links of kind `vlan`.
+    VlanFiltering,
     /// Links of kind `ipip`.
     IpIp,
     /// Links of kind `wireguard`.
@@ -52,6 +54,10 @@ impl Need {
             Self::Nftables => try_each(&["nft add table ip probe", "nft add table inet probe"]),
             Self::Vxlan => try_each(&["ip link add probe type vxlan id 1 dstport 8472"]),
             Self::Dummy => try_each(&["ip link add probe type dummy"]),
+            Self::VlanFiltering => try_each(&[
+                "ip link add probe type bridge vlan_filtering 1",
+                "ip link add link probe name tagged type vlan id 7",
+            ]),
             Self::IpIp => try_each(&["ip link add probe type ipip local 127.0.0.1"]),
             Self::WireGuard => try_each(&["ip link add probe type wireguard"]),
             Self::Netem => try_each(&["tc qdisc add dev lo root netem delay 1ms"]),
@@ -69,6 +75,7 @@ impl fmt::Display for Need {
             Self::Nftables => "nftables",
             Self::Vxlan => "vxlan links",
             Self::Dummy => "dummy links",
+            Self::VlanFiltering => "bridges that filter VLANs",
             Self::IpIp => "ipip links",
             Self::WireGuard => "wireguard links",
             Self::Netem => "netem",

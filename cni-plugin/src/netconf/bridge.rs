@@ -6,9 +6,8 @@
 use std::net::IpAddr;
 
 use netstate::{IfName, MacAddr, Prefix};
-use serde_json::Value;
 
-use super::{IpamConf, RuntimeConfig};
+use super::{IpamConf, RuntimeConfig, VlanConf};
 use crate::args::CniArgs;
 use crate::error::CniError;
 use crate::fields::{Fields, unsupported};
@@ -39,6 +38,8 @@ pub struct BridgeConf {
     pub promiscuous: bool,
     /// The Pod talks to the bridge only, not to other Pods of the node.
     pub isolated: bool,
+    /// Which VLANs the Pod's port carries.
+    pub vlan: VlanConf,
     /// Frames from another hardware address than the Pod's own are dropped.
     pub spoof_checked: bool,
     /// IPv6 addresses are probed for a second owner before they are used (RFC 4862 §5.4).
@@ -67,17 +68,18 @@ impl BridgeConf {
         runtime: &RuntimeConfig,
     ) -> Result<Self, CniError> {
         let name = fields.take_text("bridge")?.filter(|name| !name.is_empty());
-        let may_adopt = name.is_none();
+        let is_unnamed = name.is_none();
         let name = name.as_deref().unwrap_or(default_bridge);
         let bridge =
             IfName::new(name).map_err(|e| CniError::invalid_field(&fields.path_of("bridge"), name, &e.to_string()))?;
         let from_args = ArgsCni::take(&mut fields)?;
-        refuse_unbuilt(&mut fields)?;
+        let vlan = VlanConf::take(&mut fields)?;
         let mut flag = |key: &str| fields.take_bool(key).map(|value| value.unwrap_or(false));
         let default_gateway = flag("isDefaultGateway")?;
         let mut conf = Self {
             bridge,
-            may_adopt,
+            // A VLAN's gateways are not on the bridge itself.
+            may_adopt: is_unnamed && vlan.native.is_none(),
             is_leased: true,
             gateway: flag("isGateway")? || default_gateway,
             default_gateway,
@@ -92,6 +94,7 @@ impl BridgeConf {
             mtu: mtu(&mut fields)?,
             dns: dns(&mut fields, runtime)?,
             mac: runtime.mac.or(from_args.mac).or(args.mac),
+            vlan,
             ipam: None,
         };
         conf.ipam = ipam(&mut fields, &from_args, args, runtime)?;
@@ -111,6 +114,10 @@ impl BridgeConf {
                 "one of the two",
             );
         }
+        if let Some(vlan) = self.vlan.native.filter(|vlan| self.gateway && self.vlan_link(*vlan).is_none()) {
+            let found = format!("{}.{vlan}, which holds the gateway, is no name", self.bridge);
+            return clash("bridge", &found, "a name so short that <bridge>.<vlan> has at most 15 bytes");
+        }
         if self.interface_disabled && self.ipam.is_some() {
             return clash(
                 "disableContainerInterface",
@@ -119,6 +126,14 @@ impl BridgeConf {
             );
         }
         Ok(())
+    }
+}
+
+impl BridgeConf {
+    /// The name of the link that holds the gateways of `vlan`; `None` when it is too long.
+    #[must_use]
+    pub fn vlan_link(&self, vlan: u16) -> Option<IfName> {
+        IfName::new(format!("{}.{vlan}", self.bridge)).ok()
     }
 }
 
@@ -136,23 +151,6 @@ impl ArgsCni {
         let mac = cni.take_parsed("mac", "an address such as 0a:58:ac:07:15:09")?;
         Ok(Self { mac, ips: super::ipam::addresses(&mut cni, "ips")? })
     }
-}
-
-/// Options of the bridge plugin that are known but whose effect is not built: their "off" values are accepted.
-fn refuse_unbuilt(fields: &mut Fields) -> Result<(), CniError> {
-    for key in ["vlan", "vlanTrunk", "preserveDefaultVlan"] {
-        let path = fields.path_of(key);
-        let off = |value: &Value| match value {
-            Value::Bool(set) => !set,
-            Value::Number(number) => number.as_u64() == Some(0),
-            Value::Array(items) => items.is_empty(),
-            _ => false,
-        };
-        if let Some(value) = fields.take(key)?.filter(|value| !off(value)) {
-            return Err(unsupported(&path, &value.to_string()));
-        }
-    }
-    Ok(())
 }
 
 fn masquerade(fields: &mut Fields, networks: &[Prefix]) -> Result<Option<Vec<Prefix>>, CniError> {
@@ -207,7 +205,7 @@ fn ipam(
 mod tests {
     use super::*;
     use crate::error::Code;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn parse(value: Value) -> Result<BridgeConf, CniError> {
         let fields = Fields::of(value, "delegate").unwrap();
@@ -248,11 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn options_without_effect_here_are_refused_and_their_off_values_accepted() {
-        for (key, value) in [("vlan", json!(7)), ("vlanTrunk", json!([{"id": 7}]))] {
-            let error = parse(json!({key: value})).unwrap_err();
-            assert!(error.code == Code::UnsupportedField && error.msg.contains(key), "{error}");
-        }
+    fn options_that_nobody_knows_are_refused_and_off_values_accepted() {
         parse(json!({"ipMasq": false, "vlan": 0, "vlanTrunk": [], "macspoofchk": false, "ipMasqBackend": "iptables"}))
             .unwrap();
         assert_eq!(parse(json!({"hairpinmod": true})).unwrap_err().code, Code::UnsupportedField);
@@ -276,6 +270,8 @@ mod tests {
             json!({"mtu": 65536}),
             json!({"bridge": "name/with/slashes"}),
             json!({"hairpinMode": "yes"}),
+            json!({"bridge": "abcdefghijkl", "vlan": 100, "isGateway": true}),
+            json!({"vlan": 4095}),
         ] {
             assert_eq!(parse(value.clone()).unwrap_err().code, Code::InvalidConfig, "{value}");
         }

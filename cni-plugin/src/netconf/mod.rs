@@ -10,6 +10,7 @@ pub mod host_local;
 pub mod ipam;
 pub mod portmap;
 pub mod runtime;
+pub mod vlan;
 
 use netstate::IfName;
 use serde_json::Value;
@@ -25,6 +26,7 @@ pub use flannel::FlannelConf;
 pub use ipam::IpamConf;
 pub use portmap::{PortmapConf, Snat};
 pub use runtime::{PortMapping, RuntimeConfig};
+pub use vlan::VlanConf;
 
 /// The part of a configuration that does not depend on the plugin.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netstate::nft::{Element, ElementKey};
-use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
+use netstate::{IfName, MacAddr, PortVlans, Prefix, Route, RouteKey};
 
 use super::Cidr;
 use crate::attachment::Attachment;
@@ -43,6 +43,10 @@ pub struct Facts {
     pub host: Option<LinkFact>,
     /// The Pod's end.
     pub pod: Option<LinkFact>,
+    /// VLANs that the host's end carries as a port.
+    pub vlans: PortVlans,
+    /// The link that holds the gateways of the Pod's VLAN.
+    pub vlan_link: Option<LinkFact>,
     /// Addresses of the Pod's end.
     pub addresses: Vec<Cidr>,
     /// Routes of the Pod.
@@ -70,6 +74,10 @@ pub struct Expected<'a> {
     pub pod_up: bool,
     /// The bridge must receive frames for any hardware address; another network may want it where this one does not.
     pub promiscuous: bool,
+    /// VLANs that the host's end must carry; none where the bridge does not look at them.
+    pub vlans: &'a PortVlans,
+    /// The link that must hold the gateways, where it is not the bridge.
+    pub vlan_link: Option<&'a IfName>,
     /// Elements that its host ports and the guard of its own port need.
     pub elements: &'a BTreeMap<ElementKey, Element>,
 }
@@ -94,6 +102,7 @@ impl Expected<'_> {
 pub fn differences(expected: &Expected<'_>, facts: &Facts) -> Vec<String> {
     let mut found = Vec::new();
     links(expected, facts, &mut found);
+    vlans(expected, facts, &mut found);
     addresses(expected, facts, &mut found);
     routes(expected, facts, &mut found);
     found.extend(missing_elements(expected.elements, &facts.elements));
@@ -154,6 +163,20 @@ fn links(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
     }
 }
 
+fn vlans(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
+    let missing = expected.vlans.0.iter().filter(|(id, mode)| facts.vlans.0.get(id) != Some(mode));
+    let missing = PortVlans(missing.map(|(id, mode)| (*id, *mode)).collect());
+    if !missing.0.is_empty() {
+        found.push(format!("host end {} lacks VLANs: {missing}", expected.host_link()));
+    }
+    let Some(name) = expected.vlan_link else { return };
+    match &facts.vlan_link {
+        None => found.push(format!("VLAN link {name} is missing")),
+        Some(link) if !link.up => found.push(format!("VLAN link {name} is down")),
+        Some(_) => {}
+    }
+}
+
 fn addresses(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
     let index = expected.result.interfaces.iter().position(|i| i.name == expected.attachment.ifname.as_str());
     for ip in expected.result.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == index) {
@@ -196,7 +219,7 @@ mod tests {
     use super::*;
     use crate::attachment::ContainerId;
     use crate::result;
-    use netstate::{RouteKind, RouteMetrics, RouteScope};
+    use netstate::{RouteKind, RouteMetrics, RouteScope, VlanMode};
     use serde_json::json;
 
     fn attachment() -> Attachment {
@@ -247,6 +270,8 @@ mod tests {
             bridge: Some(link(3, "0a:58:ac:07:15:01", None, None, true)),
             host: Some(link(4, "02:00:00:00:00:02", Some(3), Some(2), false)),
             pod: Some(link(2, "0a:58:ac:07:15:02", None, Some(4), false)),
+            vlans: PortVlans([(1, VlanMode::Native), (100, VlanMode::Tagged), (101, VlanMode::Tagged)].into()),
+            vlan_link: Some(link(5, "02:00:00:00:00:05", None, Some(6), false)),
             addresses: vec![("172.7.21.2".parse().unwrap(), 24)],
             routes: vec![
                 route("0.0.0.0/0", Some("172.7.21.1")),
@@ -261,6 +286,8 @@ mod tests {
     fn check(facts: &Facts) -> Vec<String> {
         let (attachment, bridge, result) = (attachment(), IfName::new("cbr0").unwrap(), reported());
         let elements = BTreeMap::new();
+        let vlans = PortVlans([(1, VlanMode::Native), (100, VlanMode::Tagged)].into());
+        let vlan_link = IfName::new("cbr0.100").unwrap();
         let expected = Expected {
             attachment: &attachment,
             bridge: &bridge,
@@ -269,6 +296,8 @@ mod tests {
             has_ipam: true,
             pod_up: true,
             promiscuous: true,
+            vlans: &vlans,
+            vlan_link: Some(&vlan_link),
             elements: &elements,
         };
         differences(&expected, facts)
@@ -290,7 +319,7 @@ mod tests {
     #[test]
     fn each_damage_is_told_in_its_own_words() {
         type Damage = fn(&mut Facts);
-        let cases: [(Damage, &str); 12] = [
+        let cases: [(Damage, &str); 15] = [
             (|f| f.bridge = None, "bridge cbr0 is missing"),
             (|f| f.host = None, "host end"),
             (|f| f.pod = None, "interface eth0 is missing"),
@@ -300,6 +329,9 @@ mod tests {
             (|f| f.host.as_mut().unwrap().peer = Some(9), "is not the other end of"),
             (|f| f.bridge.as_mut().unwrap().is_bridge = false, "link cbr0 is not a bridge"),
             (|f| f.bridge.as_mut().unwrap().promiscuous = false, "bridge cbr0 is not in promiscuous mode"),
+            (|f| f.vlans.0.retain(|id, _| *id != 100), "lacks VLANs: 100 tagged"),
+            (|f| f.vlan_link = None, "VLAN link cbr0.100 is missing"),
+            (|f| f.vlan_link.as_mut().unwrap().up = false, "VLAN link cbr0.100 is down"),
             (|f| f.addresses.clear(), "address 172.7.21.2/24 is missing on eth0"),
             (|f| f.reserved.clear(), "address 172.7.21.2 is not reserved"),
             (|f| drop(f.routes.remove(0)), "route 0.0.0.0/0 via 172.7.21.1 is missing"),

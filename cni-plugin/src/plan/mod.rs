@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use hostports::StaleFlows;
 use hostports::owner::Owner;
 use netstate::nft::{ElementKey, Ruleset, TableKey};
-use netstate::{IfName, MacAddr, PortOptions, Route, RouteKey, SysctlKey, TokenBucket};
+use netstate::{IfName, MacAddr, PortOptions, PortVlans, Route, RouteKey, SysctlKey, TokenBucket};
 
 /// One end of the Pod's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,11 @@ pub enum Step {
         mac: MacAddr,
         /// MTU in bytes.
         mtu: Option<u32>,
+        /// It looks at VLANs.
+        filters_vlans: bool,
     },
+    /// Make an existing bridge look at VLANs.
+    FilterVlans(IfName),
     /// Set an existing bridge up, with this MTU.
     SetBridge {
         /// Its name.
@@ -56,6 +60,33 @@ pub enum Step {
     },
     /// Let the bridge receive frames for any hardware address.
     SetPromiscuous(IfName),
+    /// Make the link that holds a VLAN's gateways: one end of a veth pair, down, the other a port of the bridge.
+    CreateVlanLink {
+        /// The bridge.
+        bridge: IfName,
+        /// The bridge's end.
+        port: End,
+        /// The end for the gateways.
+        gateway: End,
+        /// MTU of both ends in bytes.
+        mtu: u32,
+    },
+    /// Set a link of the host up.
+    SetUp {
+        /// Its name.
+        name: IfName,
+        /// MTU in bytes.
+        mtu: Option<u32>,
+    },
+    /// Set which VLANs a port of the bridge carries.
+    SetPortVlans {
+        /// The port.
+        link: IfName,
+        /// Its VLANs.
+        vlans: PortVlans,
+        /// Besides them it keeps what it has.
+        keeps_default: bool,
+    },
     /// Take an address off the bridge.
     RemoveBridgeAddress(IfName, Cidr),
     /// Give the bridge a gateway's address.
@@ -210,7 +241,21 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateBridge { name, mac, mtu } => write!(f, "create bridge {name} address {mac}{}", Mtu(*mtu)),
+            Self::CreateBridge { name, mac, mtu, filters_vlans } => {
+                let vlans = if *filters_vlans { " vlan_filtering on" } else { "" };
+                write!(f, "create bridge {name} address {mac}{}{vlans}", Mtu(*mtu))
+            }
+            Self::FilterVlans(name) => write!(f, "set bridge {name} vlan_filtering on"),
+            Self::CreateVlanLink { bridge, port, gateway, mtu } => write!(
+                f,
+                "create veth {} address {} master {bridge} mtu {mtu} peer {} address {}",
+                port.name, port.mac, gateway.name, gateway.mac
+            ),
+            Self::SetUp { name, mtu } => write!(f, "set {name} up{}", Mtu(*mtu)),
+            Self::SetPortVlans { link, vlans, keeps_default } => {
+                let besides = if *keeps_default { " besides its own" } else { "" };
+                write!(f, "set port {link} vlans {vlans}{besides}")
+            }
             Self::SetBridge { name, mtu } => write!(f, "set bridge {name} up{}", Mtu(*mtu)),
             Self::SetPromiscuous(name) => write!(f, "set bridge {name} promisc on"),
             Self::RemoveBridgeAddress(name, (addr, len)) => write!(f, "delete address {addr}/{len} dev {name}"),

@@ -25,9 +25,10 @@ use crate::excerpt::{self, Links};
 use crate::guard;
 use crate::hands::{KernelHands, refused};
 use crate::ipam::{Reservation, Store, StoreError, resolver};
-use crate::leftovers;
+use crate::leftovers::{self, bridge_names, is_vlan_link};
 use crate::netconf::{IpamConf, NetConf};
 use crate::plan::Cidr;
+use crate::plan::attach::vlan::VlanLink;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
 use crate::plan::hostports::HostPorts;
 use crate::plan::hostports::owner::Owner;
@@ -100,16 +101,23 @@ fn attach_now(
     let open = attach.ports.as_ref().filter(|ports| !ports.mappings.is_empty());
     let ports = open.map_or(Ports::None, |ports| Ports::Keys(ports.keys()));
     let ifb = attach.shape.as_ref().is_some_and(|shape| shape.limits.send.is_some());
-    held.write(&Record { boot: record::boot_id(), addresses, ports, guarded: attach.guarded(), ifb })?;
+    held.write(&Record {
+        boot: record::boot_id(),
+        addresses,
+        ports,
+        guarded: attach.guarded(),
+        ifb,
+        via: attach.gateway_vlan().map(|_| attach.gateway_link()),
+    })?;
     if let Some((dir, content)) = &network.flannel_state {
         write_flannel_state(dir, attach.attachment, content)?;
     }
     let facts = observe(attach, bridge, &mut host)?;
     let steps = attach.plan(&facts)?;
-    let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
-    let result = attach.result(bridge_mac)?.render(network.version)?;
-    let mut hands =
-        KernelHands::new(host, Some(netns)).knowing(&attach.conf.bridge, facts.bridge.map(|bridge| bridge.index));
+    let result = attach.result(&facts)?.render(network.version)?;
+    let mut hands = KernelHands::new(host, Some(netns))
+        .knowing(&attach.conf.bridge, facts.bridge.map(|bridge| bridge.index))
+        .knowing(&attach.gateway_link(), facts.vlan_link.map(|link| link.index));
     if open.is_some() || network.bridge.masquerade.is_some() || network.bridge.spoof_checked {
         hands.open_netfilter(open.is_some_and(|ports| !ports.stale_flows().is_empty()))?;
     }
@@ -205,8 +213,11 @@ fn is_complete(
 fn observe(attach: &Attach<'_>, bridge: Option<&LinkState>, host: &mut Rtnl) -> Result<Facts, CniError> {
     let bridge = bridge.map(|link| bridge_state(link, host)).transpose().map_err(|e| refused(&e))?;
     let mut facts = Facts { bridge, ..Facts::default() };
-    if attach.needs_surroundings(facts.bridge.as_ref()) {
-        facts.surroundings = surroundings(&attach.conf.bridge, host).map_err(|e| refused(&e))?;
+    if attach.gateway_vlan().is_some() {
+        facts.vlan_link = vlan_link(&attach.gateway_link(), host).map_err(|e| refused(&e))?;
+    }
+    if attach.needs_surroundings(&facts) {
+        facts.surroundings = surroundings(attach, host).map_err(|e| refused(&e))?;
     }
     let gateways = attach.gateways();
     let forwards = |v4: bool, key: &str| {
@@ -227,19 +238,37 @@ fn bridge_state(state: &LinkState, host: &mut Rtnl) -> Result<BridgeState, Kerne
         mtu: state.link.mtu,
         mac: state.link.mac,
         up: state.link.up,
+        filters_vlans: matches!(&state.link.kind, LinkKind::Bridge(options) if options.vlan_filtering),
         addresses,
     })
+}
+
+fn vlan_link(name: &IfName, host: &mut Rtnl) -> Result<Option<VlanLink>, KernelError> {
+    let Some(state) = host.link(name)? else { return Ok(None) };
+    let mut addresses = host.addresses_of(state.index)?;
+    addresses.retain(is_routable);
+    Ok(Some(VlanLink {
+        index: state.index,
+        up: state.link.up,
+        is_veth: state.link.kind == LinkKind::Veth,
+        mtu: state.link.mtu,
+        mac: state.link.mac,
+        addresses,
+    }))
 }
 
 fn is_routable((addr, _): &Cidr) -> bool {
     !matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-fn surroundings(bridge: &IfName, host: &mut Rtnl) -> Result<Surroundings, KernelError> {
+fn surroundings(attach: &Attach<'_>, host: &mut Rtnl) -> Result<Surroundings, KernelError> {
     let links = host.links()?;
-    let own = links.iter().find(|link| link.name == *bridge).map(|link| link.index);
-    let others: Vec<&LinkState> =
-        links.iter().filter(|l| Some(l.index) != own && matches!(l.link.kind, LinkKind::Bridge(_))).collect();
+    let own = links.iter().find(|link| link.name == attach.conf.bridge).map(|link| link.index);
+    let (gateway, bridges) = (attach.gateway_link(), bridge_names(&links));
+    let may_clash = |link: &&LinkState| {
+        link.name != gateway && (matches!(link.link.kind, LinkKind::Bridge(_)) || is_vlan_link(&link.name, &bridges))
+    };
+    let others: Vec<&LinkState> = links.iter().filter(may_clash).collect();
     let mut other_bridges = Vec::new();
     for (index, addr, len) in host.addresses()? {
         if let Some(link) = others.iter().find(|link| link.index == index).filter(|_| is_routable(&(addr, len))) {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use kernel::link::LinkState;
 use kernel::nft::Nft;
 use kernel::{KernelError, Rtnl};
-use netstate::LinkKind;
 use netstate::nft::{Element, ElementKey, Ruleset};
+use netstate::{LinkKind, PortVlans};
 
 use super::network::Network;
 use super::{RESERVATION_WAIT, open_namespace, store_error};
@@ -40,6 +40,9 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     let mut elements = wanted_ports(&network, call, &result);
     let guard = wanted_guard(&network, call, &result);
     elements.extend(guard.iter().flat_map(|ruleset| ruleset.elements.clone()));
+    let has_gateway = network.bridge.gateway && network.bridge.ipam.is_some();
+    let vlan = network.bridge.vlan.native.filter(|_| has_gateway);
+    let vlan_link = vlan.and_then(|vlan| network.bridge.vlan_link(vlan));
     let expected = Expected {
         attachment: &call.attachment,
         bridge: &network.bridge.bridge,
@@ -48,6 +51,8 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
         has_ipam: network.bridge.ipam.is_some(),
         pod_up: !network.bridge.interface_disabled,
         promiscuous: network.bridge.promiscuous,
+        vlans: &network.bridge.vlan.port,
+        vlan_link: vlan_link.as_ref(),
         elements: &elements,
     };
     let facts = observe(&network, &expected, guard.as_ref(), bridge.as_ref(), call)?;
@@ -133,9 +138,20 @@ fn observe(
         if let Some(guard) = guard {
             elements.extend(guard::present(guard)?);
         }
+        let host_end = host.link(&expected.host_link())?;
+        let vlans = match &host_end {
+            Some(link) if !expected.vlans.0.is_empty() => host.port_vlans(link.index)?,
+            _ => PortVlans::default(),
+        };
+        let vlan_link = match expected.vlan_link {
+            Some(name) => host.link(name)?,
+            None => None,
+        };
         Ok(Facts {
             bridge: bridge.map(fact),
-            host: host.link(&expected.host_link())?.as_ref().map(fact),
+            host: host_end.as_ref().map(fact),
+            vlans,
+            vlan_link: vlan_link.as_ref().map(fact),
             pod: inside.as_ref().map(fact),
             addresses,
             routes: pod.routes()?,

@@ -52,6 +52,7 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let has_no_record = record.is_none();
     let is_guarded = guarded.is_some() || has_no_record;
     let known = record.as_ref().map(|record| record.addresses.clone()).unwrap_or_default();
+    let via = record.as_ref().and_then(|record| record.via.clone());
     let facts = observe(&places, conf, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
     let mut bridge = None;
@@ -65,7 +66,7 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     if has_no_record {
         former::remove(&conf.name, &call.attachment)?;
     }
-    forget_neighbours(&detach.addresses, bridge, &mut host)?;
+    forget_neighbours(&detach.addresses, towards(via.as_ref(), &mut host)?.or(bridge), &mut host)?;
     for dir in &places.reservations {
         if let Some(locked) =
             Store::new(dir, &conf.name).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))?
@@ -153,6 +154,12 @@ pub(super) fn forget_neighbours(addresses: &[IpAddr], bridge: Option<u32>, host:
         Some(index) => host.forget_neighbours(index, addresses).map_err(|e| refused(&e)),
         None => Ok(()),
     }
+}
+
+/// The index of the link that the record says an attachment is reached through, where it is not the bridge.
+pub(super) fn towards(via: Option<&IfName>, host: &mut Rtnl) -> Result<Option<u32>, CniError> {
+    let Some(name) = via else { return Ok(None) };
+    Ok(host.link(name).map_err(|e| refused(&e))?.map(|link| link.index))
 }
 
 /// The bridge through which this host would reach `addr`.

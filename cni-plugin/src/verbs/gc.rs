@@ -11,7 +11,7 @@ use std::time::Duration;
 use kernel::Rtnl;
 use serde_json::Value;
 
-use super::del::{delete_link, forget_neighbours, remove_file};
+use super::del::{delete_link, forget_neighbours, remove_file, towards};
 use super::network::{Places, STATE_FILE_MAX, draft_of};
 use super::{RESERVATION_WAIT, store_error};
 use crate::attachment::{Attachment, ContainerId};
@@ -101,12 +101,13 @@ fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &
             None => return Ok(()),
         },
     };
-    let bridge = delete_link(host, &owner.host_link())?;
     let record = held.as_mut().and_then(Held::read);
+    let bridge = delete_link(host, &owner.host_link())?;
     detour::remove(host, &places.records, network, owner, record.as_ref())?;
     if record.is_none() {
         former::remove(network, owner)?;
     }
+    let bridge = towards(record.as_ref().and_then(|record| record.via.as_ref()), host)?.or(bridge);
     for dir in &places.reservations {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
             let addresses = locked.find(owner).map_err(|e| store_error(&e))?;

@@ -41,6 +41,7 @@ fn main() {
         attach::TESTS,
         bandwidth::TESTS,
         bridge::table::TESTS,
+        bridge::vlan::TESTS,
         bridge::TESTS,
         chain::TESTS,
         crash::TESTS,

@@ -17,6 +17,7 @@ pub mod qdisc;
 pub mod route;
 pub mod subnet_file;
 pub mod sysctl;
+pub mod vlan;
 
 pub use address::{Address, AddressKey};
 pub use ifname::IfName;
@@ -27,3 +28,4 @@ pub use prefix::Prefix;
 pub use qdisc::TokenBucket;
 pub use route::{Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
 pub use sysctl::SysctlKey;
+pub use vlan::{PortVlans, VlanMode};

@@ -5,18 +5,19 @@
 
 use netstate::{IfName, Prefix};
 
-use super::{Attach, BridgeState, Facts, Surroundings};
+use super::{Attach, Facts, Surroundings};
 use crate::error::{CniError, Code};
 use crate::ipam::RangeSet;
 use crate::plan::{Cidr, Step, parameter};
 
 impl Attach<'_> {
-    pub(super) fn bridge_steps(&self, found: Option<&BridgeState>) -> Result<Vec<Step>, CniError> {
+    pub(super) fn bridge_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
         let name = self.conf.bridge.clone();
         let mut steps = Vec::new();
-        match found {
+        match &facts.bridge {
             None => {
-                steps.push(Step::CreateBridge { name: name.clone(), mac: self.bridge_mac(), mtu: self.conf.mtu });
+                let (mac, mtu, filters_vlans) = (self.bridge_mac(), self.conf.mtu, self.conf.vlan.is_used());
+                steps.push(Step::CreateBridge { name: name.clone(), mac, mtu, filters_vlans });
                 // Ports must not teach the host routes.
                 steps
                     .extend(parameter(&format!("net/ipv6/conf/{name}/accept_ra"), "0", false).map(Step::HostParameter));
@@ -28,6 +29,7 @@ impl Attach<'_> {
                 );
             }
             Some(bridge) => {
+                steps.extend(self.filter_step(bridge, facts.surroundings.has_ports)?);
                 let mtu = self.conf.mtu.filter(|mtu| bridge.mtu != Some(*mtu));
                 if mtu.is_some() || !bridge.up {
                     steps.push(Step::SetBridge { name: name.clone(), mtu });
@@ -41,20 +43,19 @@ impl Attach<'_> {
     }
 
     pub(super) fn gateway_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
-        let bridge = &self.conf.bridge;
-        let present = facts.bridge.as_ref().map_or(&[][..], |state| &state.addresses);
+        let (link, present) = (self.gateway_link(), self.present(facts));
         let (gateways, own) = (self.gateways(), self.configured_gateways());
         let mut steps = Vec::new();
         for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
             self.check_other_bridges(gateway, &facts.surroundings)?;
             for foreign in present.iter().filter(|cidr| conflicts(**cidr, *gateway) && !own.contains(cidr)) {
                 self.check_replaceable(*foreign, *gateway, &facts.surroundings)?;
-                let step = Step::RemoveBridgeAddress(bridge.clone(), *foreign);
+                let step = Step::RemoveBridgeAddress(link.clone(), *foreign);
                 if !steps.contains(&step) {
                     steps.push(step);
                 }
             }
-            steps.push(Step::AddBridgeAddress(bridge.clone(), *gateway));
+            steps.push(Step::AddBridgeAddress(link.clone(), *gateway));
         }
         let has = |v4: bool| gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4);
         if has(true) && !facts.forwards_v4 {
@@ -77,7 +78,7 @@ impl Attach<'_> {
         let Ok(subnet) = Prefix::new(gateway.0, gateway.1) else { return Ok(()) };
         let clash = |(_, (addr, len)): &&(IfName, Cidr)| Prefix::new(*addr, *len).is_ok_and(|p| p.overlaps(&subnet));
         let Some((other, (addr, len))) = surroundings.other_bridges.iter().find(clash) else { return Ok(()) };
-        let bridge = &self.conf.bridge;
+        let bridge = self.gateway_link();
         let msg = format!("bridge {bridge} cannot have subnet {subnet}: bridge {other} already has {addr}/{len}");
         Err(CniError::new(Code::InvalidConfig, msg)
             .details(format!("set the option bridge to {other}, or delete {other} when no Pod uses it any more")))
@@ -88,8 +89,8 @@ impl Attach<'_> {
         if self.conf.force_address || (self.conf.is_leased && !around.has_ports) {
             return Ok(());
         }
-        let (bridge, wanted, bits) = (self.conf.bridge.as_str(), gateway.0, gateway.1);
-        let msg = format!("{bridge:?} already has an IP address different from {wanted}/{bits}: {addr}/{len}");
+        let (link, wanted, bits) = (self.gateway_link(), gateway.0, gateway.1);
+        let msg = format!("{:?} already has an IP address different from {wanted}/{bits}: {addr}/{len}", link.as_str());
         Err(CniError::new(Code::InvalidConfig, msg).details(match self.conf.is_leased {
             true => "Pods of the former subnet are still on it: remove them, or set forceAddress",
             false => "take that address off, choose another name with the option bridge, or set forceAddress",

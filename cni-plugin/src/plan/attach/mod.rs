@@ -6,6 +6,7 @@
 
 mod bridge;
 mod pod;
+pub mod vlan;
 
 use std::net::IpAddr;
 
@@ -21,6 +22,7 @@ use crate::error::CniError;
 use crate::ipam::{Range, RangeSet, Reservation};
 use crate::netconf::BridgeConf;
 use crate::result::{AddResult, Dns, Interface, IpConfig};
+use vlan::VlanLink;
 
 /// MTU of a veth in bytes when nobody says otherwise (ETH_DATA_LEN).
 const ETHERNET_MTU: u32 = 1500;
@@ -38,11 +40,13 @@ pub struct BridgeState {
     pub mac: Option<MacAddr>,
     /// Administratively up.
     pub up: bool,
+    /// It looks at VLANs.
+    pub filters_vlans: bool,
     /// Its addresses, those of link scope left out.
     pub addresses: Vec<Cidr>,
 }
 
-/// What is looked at only when the bridge lacks a gateway's address.
+/// What is looked at only when the bridge lacks something: a gateway's address, an eye for VLANs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
     /// Some link is a port of the bridge.
@@ -56,6 +60,8 @@ pub struct Surroundings {
 pub struct Facts {
     /// The bridge, if a link has its name.
     pub bridge: Option<BridgeState>,
+    /// The link that holds the gateways of the Pod's VLAN, see [`Attach::gateway_vlan`].
+    pub vlan_link: Option<VlanLink>,
     /// See [`Attach::needs_surroundings`].
     pub surroundings: Surroundings,
     /// The host forwards IPv4.
@@ -93,11 +99,20 @@ impl Attach<'_> {
         if self.conf.gateway { all.collect() } else { Vec::new() }
     }
 
-    /// True when the bridge lacks a gateway's address: then the host's other bridges matter.
+    /// True when the bridge lacks a gateway's address, or must learn to look at VLANs: then the host's other links matter.
     #[must_use]
-    pub fn needs_surroundings(&self, bridge: Option<&BridgeState>) -> bool {
-        let has = |cidr: &Cidr| bridge.is_some_and(|bridge| bridge.addresses.contains(cidr));
-        self.gateways().iter().any(|cidr| !has(cidr))
+    pub fn needs_surroundings(&self, facts: &Facts) -> bool {
+        let is_blind = |bridge: &BridgeState| self.conf.vlan.is_used() && !bridge.filters_vlans;
+        let present = self.present(facts);
+        facts.bridge.as_ref().is_some_and(is_blind) || self.gateways().iter().any(|cidr| !present.contains(cidr))
+    }
+
+    /// The addresses where the gateways belong.
+    fn present<'f>(&self, facts: &'f Facts) -> &'f [Cidr] {
+        match self.gateway_vlan() {
+            Some(_) => facts.vlan_link.as_ref().map_or(&[], |link| &link.addresses),
+            None => facts.bridge.as_ref().map_or(&[], |bridge| &bridge.addresses),
+        }
     }
 
     fn mtu(&self) -> u32 {
@@ -128,7 +143,8 @@ impl Attach<'_> {
     /// # Errors
     /// Code 7 when what was found cannot be reconciled with the configuration.
     pub fn plan(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
-        let mut steps = self.bridge_steps(facts.bridge.as_ref())?;
+        let mut steps = self.bridge_steps(facts)?;
+        steps.extend(self.vlan_link_steps(facts));
         steps.extend(self.gateway_steps(facts)?);
         steps.extend(self.guard()?.map(|ruleset| Step::GuardPort { ruleset: Box::new(ruleset), owner: self.owner() }));
         steps.push(Step::CreateVeth {
@@ -141,16 +157,17 @@ impl Attach<'_> {
             let options = PortOptions { hairpin: self.conf.hairpin, isolated: self.conf.isolated };
             steps.push(Step::SetPort { link: self.attachment.host_link(), options });
         }
+        steps.extend(self.port_vlan_step());
         if let Some(shape) = &self.shape {
             steps.extend(shape.steps(&self.attachment.host_link(), self.mtu()));
         }
         steps.extend(self.masquerade()?.map(|ruleset| Step::WriteTable(Box::new(ruleset))));
         if let Some(ports) = &self.ports {
-            steps.extend(ports.plan(&self.conf.bridge)?);
+            steps.extend(ports.plan(&self.gateway_link())?);
         }
         steps.extend(self.pod_steps()?);
         if self.conf.gateway {
-            let learn = |addr| Step::LearnNeighbour { bridge: self.conf.bridge.clone(), addr, mac: self.pod_end().mac };
+            let learn = |addr| Step::LearnNeighbour { bridge: self.gateway_link(), addr, mac: self.pod_end().mac };
             steps.extend(self.addresses().into_iter().map(learn));
         }
         Ok(steps)
@@ -192,11 +209,12 @@ impl Attach<'_> {
         masquerade::ruleset(self.network, &subnets, networks).map(Some).ok_or_else(|| self.unnameable())
     }
 
-    /// What ADD answers when every step is done. `bridge_mac` is the bridge's hardware address as it is.
+    /// What ADD answers when every step is done. `facts` are from before.
     ///
     /// # Errors
     /// As [`Attach::plan`].
-    pub fn result(&self, bridge_mac: Option<MacAddr>) -> Result<AddResult, CniError> {
+    pub fn result(&self, facts: &Facts) -> Result<AddResult, CniError> {
+        let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
         let mtu = Some(self.mtu());
         let host = |name: &IfName, mac| Interface { name: name.to_string(), mac, mtu, sandbox: None };
         let (veth, pod) = (self.host_end(), self.pod_end());
@@ -207,6 +225,11 @@ impl Attach<'_> {
             host(&veth.name, Some(veth.mac)),
             Interface { sandbox: Some(self.netns.to_owned()), ..host(&pod.name, Some(pod.mac)) },
         ];
+        if self.gateway_vlan().is_some() {
+            let gateway = self.gateway_end();
+            let found = facts.vlan_link.as_ref().and_then(|link| link.mac);
+            interfaces.push(host(&gateway.name, found.or(Some(gateway.mac))));
+        }
         let detour = self.shape.as_ref().filter(|shape| shape.limits.send.is_some());
         interfaces.extend(detour.map(|shape| host(&shape.ifb, Some(shape.mac))));
         Ok(AddResult {
@@ -237,7 +260,7 @@ mod tests {
     use crate::netconf::RuntimeConfig;
     use serde_json::{Value, json};
 
-    fn conf(value: Value) -> BridgeConf {
+    pub(super) fn conf(value: Value) -> BridgeConf {
         let networks = ["172.7.0.0/16".parse().unwrap()];
         let fields = Fields::of(value, "").unwrap();
         BridgeConf::parse(fields, "cbr0", &networks, &CniArgs::default(), &RuntimeConfig::default()).unwrap()
@@ -248,11 +271,15 @@ mod tests {
                "ipam": {"type": "host-local", "ranges": [[{"subnet": "172.7.21.0/24"}]], "routes": [{"dst": "172.7.0.0/16"}]}})
     }
 
-    fn reservation(addr: &str, len: u8, gateway: &str) -> Reservation {
+    pub(super) fn reservation(addr: &str, len: u8, gateway: &str) -> Reservation {
         Reservation { addr: addr.parse().unwrap(), len, gateway: gateway.parse().unwrap() }
     }
 
-    fn with_attach<T>(conf: &BridgeConf, reservations: &[Reservation], work: impl FnOnce(&Attach<'_>) -> T) -> T {
+    pub(super) fn with_attach<T>(
+        conf: &BridgeConf,
+        reservations: &[Reservation],
+        work: impl FnOnce(&Attach<'_>) -> T,
+    ) -> T {
         let attachment =
             Attachment { container: ContainerId::new("web-1").unwrap(), ifname: IfName::new("eth0").unwrap() };
         let resolver = Dns::default();
@@ -266,13 +293,14 @@ mod tests {
         Ok(steps.iter().map(ToString::to_string).collect())
     }
 
-    fn bridge() -> BridgeState {
+    pub(super) fn bridge() -> BridgeState {
         BridgeState {
             index: 3,
             is_bridge: true,
             mtu: Some(1450),
             mac: Some("0a:58:ac:07:15:01".parse().unwrap()),
             up: true,
+            filters_vlans: false,
             addresses: vec![("172.7.21.1".parse().unwrap(), 24)],
         }
     }

@@ -4,6 +4,7 @@
 //! the kernel after an ADD.
 
 pub(crate) mod table;
+pub(crate) mod vlan;
 
 use std::path::Path;
 use std::process::Command;

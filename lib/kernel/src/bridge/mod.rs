@@ -1,5 +1,7 @@
 //! Settings of a bridge and its ports that the CNI plugin needs besides what every link has.
 
+mod vlan;
+
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
