@@ -17,10 +17,12 @@ const CONFIG: &str = r#"
 version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
 "#;
 
-const RUNTIME: &str = "/run/crun-without-cgroups";
+/// What `ctr` has no use for.
+const WITHOUT_CRI: &str = r#"disabled_plugins = ["io.containerd.grpc.v1.cri"]"#;
+
+pub(crate) const RUNTIME: &str = "/run/crun-without-cgroups";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running containerd.
@@ -36,9 +38,14 @@ pub(crate) struct Foreground {
 }
 
 impl Containerd {
-    /// Starts the daemon and loads the image.
+    /// Starts the daemon and loads the image, for `ctr`.
     pub(crate) fn start(host: &Host) -> Result<Self> {
-        host.write("/run/containerd.toml", CONFIG)?;
+        Self::start_with(host, WITHOUT_CRI)
+    }
+
+    /// Starts the daemon with further lines of configuration.
+    pub(crate) fn start_with(host: &Host, config: &str) -> Result<Self> {
+        host.write("/run/containerd.toml", format!("{CONFIG}{config}"))?;
         host.write(RUNTIME, "#!/bin/sh\nexec crun --cgroup-manager=disabled \"$@\"\n")?;
         fs::set_permissions(host.path(RUNTIME), fs::Permissions::from_mode(0o755))?;
         image::build(host)?;

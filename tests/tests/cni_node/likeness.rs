@@ -20,7 +20,7 @@ pub(crate) fn likened(value: &Value) -> Value {
 fn kind(text: &str) -> &str {
     let is_mac = text.len() == 17 && text.split(':').all(|byte| u8::from_str_radix(byte, 16).is_ok());
     match text {
-        _ if text.starts_with("/run/netns/") || text.starts_with("/proc/") => "NAMESPACE",
+        _ if ["/run/netns/", "/var/run/netns/", "/proc/"].iter().any(|folder| text.starts_with(folder)) => "NAMESPACE",
         _ if is_mac => "MAC",
         _ if text.starts_with("172.7.21.") && text.ends_with("/24") => "ADDRESS",
         // Names of host ends are made of container and interface, but the lab's container may have another ID.

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod containerd;
+pub(crate) mod cri;
 pub(crate) mod image;
 pub(crate) mod likeness;
 pub(crate) mod podman;
