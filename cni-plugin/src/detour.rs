@@ -40,6 +40,14 @@ pub fn remove(
     }
 }
 
+/// True when there is a device that [`remove`] would remove for `owner` without a record.
+///
+/// # Errors
+/// Code 100 when the kernel cannot be asked.
+pub fn is_there(host: &mut Rtnl, records: &Path, network: &str, owner: &Attachment) -> Result<bool, CniError> {
+    Ok(find(host, network, &owner.container)?.is_some() && !has_sibling(records, network, owner))
+}
+
 /// Removes the device of `container`, all of whose interfaces are gone.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! Looked for when a range has run out. A reservation is a leftover when nothing of its attachment can exist any more:
 //! * its record is of an earlier boot, or of this one but the host end of its link is gone;
 //! * it has no record (the chain that ran here before us made it), and no Pod of that chain can be alive: every veth
-//!   of the host is a port of another bridge.
+//!   of the host is a port of another bridge; nor was it given to another plugin since the node was started.
 //!
 //! Invariant: whoever is at work on an attachment holds its record's lock; such a reservation is never touched. File
 //! times play no part: clocks are set back, and jump forward when the network comes up.
@@ -19,7 +19,7 @@ use crate::attachment::Attachment;
 use crate::detour;
 use crate::error::CniError;
 use crate::hands::refused;
-use crate::ipam::{Locked, reservations};
+use crate::ipam::{Locked, owners, reservations};
 use crate::plan::gc::Owner;
 use crate::record::{self, Found, Record};
 use crate::verbs::store_error;
@@ -54,7 +54,7 @@ pub fn release(
             Some(Owner::Attachment(owner)) => match judged.get(&owner) {
                 Some(is_left) => *is_left,
                 None => {
-                    let is_left = is_left_over(&owner, records, network, &boot, &links, host)?;
+                    let is_left = is_left_over(&owner, reservations, records, network, &boot, &links, host)?;
                     judged.insert(owner, is_left);
                     is_left
                 }
@@ -90,7 +90,7 @@ pub fn any(dir: &Path, records: &Path, network: &str, bridge: &IfName, host: &mu
                     Some(Some(record)) if is_elsewhen(&record) => return Ok(true),
                     _ if host.link(&owner.host_link()).map_err(|e| refused(&e))?.is_some() => {}
                     Some(_) => return Ok(true),
-                    None => may_be_former = true,
+                    None => may_be_former |= !owners::has_living(dir, network, &owner),
                 }
             }
         }
@@ -100,6 +100,7 @@ pub fn any(dir: &Path, records: &Path, network: &str, bridge: &IfName, host: &mu
 
 fn is_left_over(
     owner: &Attachment,
+    reservations: &Locked,
     records: &Path,
     network: &str,
     boot: &str,
@@ -110,7 +111,13 @@ fn is_left_over(
     match record::find(records, network, owner) {
         // Something that is no record stands in its place: whose, nobody knows. One such must not keep all others.
         Err(_) | Ok(Found::Busy) => Ok(false),
-        Ok(Found::None) => Ok(!has_link && !links.foreign_pods),
+        Ok(Found::None) => {
+            let is_left = !has_link && !links.foreign_pods && !owners::has_living(reservations.dir(), network, owner);
+            if is_left {
+                owners::forget(reservations.dir(), network, owner)?;
+            }
+            Ok(is_left)
+        }
         Ok(Found::Held(mut held)) => {
             let record = held.read();
             let of_this_boot = record.as_ref().is_none_or(|record| record.boot == boot);

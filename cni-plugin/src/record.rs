@@ -58,6 +58,15 @@ pub struct Record {
     pub via: Option<IfName>,
 }
 
+impl Record {
+    /// True when the node was started anew since the attachment was made.
+    #[must_use]
+    pub fn is_of_earlier_boot(&self) -> bool {
+        let boot = boot_id();
+        !boot.is_empty() && !self.boot.is_empty() && self.boot != boot
+    }
+}
+
 /// What is known of an attachment's host ports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Ports {

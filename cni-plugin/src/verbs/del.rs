@@ -23,7 +23,7 @@ use crate::error::CniError;
 use crate::former;
 use crate::guard;
 use crate::hands::refused;
-use crate::ipam::Store;
+use crate::ipam::{Store, owners};
 use crate::netconf::NetConf;
 use crate::plan::detach::{self, Facts};
 use crate::plan::hostports::owner::Owner;
@@ -73,6 +73,10 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
         {
             locked.free(&call.attachment, &detach.addresses).map_err(|e| store_error(&e))?;
         }
+        if record.is_none() {
+            // Another plugin's Pod, that got its addresses from `host-local`.
+            owners::forget(&dir.join(&conf.name), &conf.name, &call.attachment)?;
+        }
     }
     for path in places.flannel_state.iter().chain(&places.flannel_draft) {
         remove_file(path)?;
@@ -106,6 +110,9 @@ fn is_anything_there(
     }
     let facts = observe(places, conf, call, Vec::new(), host)?;
     if facts.host_link || !facts.addresses.is_empty() {
+        return Ok(true);
+    }
+    if detour::is_there(host, &places.records, &conf.name, &call.attachment)? {
         return Ok(true);
     }
     if role != Role::Native {

@@ -21,7 +21,7 @@ use crate::excerpt::{self, Links};
 use crate::former::{self, Part};
 use crate::guard;
 use crate::hands::refused;
-use crate::ipam::Store;
+use crate::ipam::{Store, owners};
 use crate::netconf::NetConf;
 use crate::plan::gc::{Owner, stale};
 use crate::ports;
@@ -114,6 +114,7 @@ fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &
             forget_neighbours(&addresses, bridge, host)?;
             locked.free(owner, &addresses).map_err(|e| store_error(&e))?;
         }
+        owners::forget(&dir.join(network), network, owner)?;
     }
     if let Some(dir) = &places.flannel_dir {
         remove_file(&draft_of(dir, &owner.container))?;

@@ -1,14 +1,10 @@
 //! The `host-local` name: addresses for other plugins (macvlan, ipvlan, ptp, the stock bridge), which execute it and
 //! attach the container themselves.
 //!
-//! ```text
-//! <dataDir>/<network>/                               reservations, in host-local's layout
-//! <dataDir>/.owners/<network>/<container>@<ifname>   record: the addresses of an owner and the boot it is of
-//! ```
-//! Whose link an address is on is not known here, so nothing tells a living owner from a dead one but the boot: what
-//! was reserved in an earlier one is dead, everything else counts as alive until DEL or GC. The record makes that known,
-//! and lets DEL find addresses without reading the directory. Reservations without a record (of the stock plugin) are
-//! honoured, found by reading, and never reclaimed. `.owners` is no network's name: those begin with a letter or digit.
+//! Each owner has a record beside the reservations, see [`owners`]: DEL finds addresses without reading the directory, and
+//! a full range gets back what was reserved before the node was started anew. Invariant: everything else counts as alive
+//! until DEL or GC. Reservations without a record (of the stock plugin) are honoured, found by reading, and never
+//! reclaimed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,21 +14,19 @@ use serde_json::Value;
 
 use super::add::read_resolver;
 use super::network::Places;
-use super::status::{RECLAIM_WAIT, not_available, reservations};
+use super::status::{not_available, reservations};
 use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
 use crate::args::{Call, CniArgs};
 use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
-use crate::ipam::{Locked, Reservation, Store, StoreError};
+use crate::ipam::reservations::peek;
+use crate::ipam::{Locked, Reservation, Store, StoreError, owners};
 use crate::netconf::{IpamConf, NetConf, host_local};
 use crate::plan::gc::Owner;
 use crate::plan::status::{Facts, judge};
 use crate::record::{self, Found, Held, Record};
 use crate::result::{AddResult, IpConfig};
 use crate::role::Role;
-
-/// Where the records of owners are below the data directory.
-const OWNERS_DIR: &str = ".owners";
 
 /// Where the addresses of a network are kept, whatever else is wrong with its configuration.
 struct Place {
@@ -45,7 +39,7 @@ impl Place {
     fn of(conf: &NetConf) -> Self {
         let dirs = Places::of(&conf.fields, Role::HostLocal, None).reservations;
         let dir = dirs.first().cloned().unwrap_or_default();
-        Self { network: conf.name.clone(), store: Store::new(&dir, &conf.name), owners: dir.join(OWNERS_DIR) }
+        Self { network: conf.name.clone(), store: Store::new(&dir, &conf.name), owners: owners::dir(&dir) }
     }
 
     fn lock(&self) -> Result<Locked, CniError> {
@@ -99,7 +93,7 @@ fn former(held: &mut Held, locked: &Locked, place: &Place, owner: &Attachment) -
     let record = held.read();
     let addresses = addresses_of(owner, record.as_ref(), locked)?;
     match (addresses.first(), record) {
-        (Some(addr), Some(record)) if !is_of_earlier_boot(&record) => {
+        (Some(addr), Some(record)) if !record.is_of_earlier_boot() => {
             let msg = format!("{addr} has been allocated to {}, duplicate allocation is not allowed", owner.container);
             let details = format!("{owner} has it in network {}: DEL it first", place.network);
             Err(CniError::new(Code::AlreadyAttached, msg).details(details))
@@ -127,11 +121,6 @@ fn reserve(
     outcome.map_err(|e| store_error(&e))
 }
 
-fn is_of_earlier_boot(record: &Record) -> bool {
-    let boot = record::boot_id();
-    !boot.is_empty() && !record.boot.is_empty() && record.boot != boot
-}
-
 /// What the record tells where that is still true, what the directory tells otherwise.
 fn addresses_of(owner: &Attachment, record: Option<&Record>, locked: &Locked) -> Result<Vec<IpAddr>, CniError> {
     let told = record.iter().flat_map(|record| &record.addresses);
@@ -154,8 +143,7 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
                 dead.get(&owner).is_some_and(Option::is_some)
             }
             Some(Owner::Container(_)) => false,
-            // Lost in a power cut; a text that says anything may be somebody's way to block an address.
-            None => text.chars().all(|c| c == '\0' || c.is_whitespace()),
+            None => is_blank(&text),
         };
         if is_left {
             locked.discard(addr).map_err(|e| store_error(&e))?;
@@ -170,7 +158,7 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
 /// place tells nothing.
 fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Option<Held> {
     match record::find(&place.owners, &place.network, owner) {
-        Ok(Found::Held(mut held)) => held.read().as_ref().is_some_and(is_of_earlier_boot).then_some(held),
+        Ok(Found::Held(mut held)) => held.read().as_ref().is_some_and(Record::is_of_earlier_boot).then_some(held),
         Ok(Found::None | Found::Busy) | Err(_) => None,
     }
 }
@@ -240,24 +228,30 @@ pub fn gc(conf: &NetConf) -> Result<(), CniError> {
     record::remove_stale(&place.owners, &place.network, &valid)
 }
 
-/// STATUS: every range set has an address to give.
+/// STATUS: every range set has an address to give, or will have when ADD asks for one. Takes no lock.
 ///
 /// # Errors
 /// Code 50 when one has none, and for whatever else would make ADD fail.
 pub fn status(conf: NetConf) -> Result<(), CniError> {
     let place = Place::of(&conf);
-    let dir = place.store.dir().to_owned();
     let ipam = host_local::parse(conf, &CniArgs::default()).map_err(not_available)?;
-    let judged = || {
-        let (taken, last_reserved) = reservations(&ipam, &dir);
-        let facts = Facts { bridge_up: None, has_attachments: false, taken, last_reserved };
-        judge(&place.network, "", &ipam.sets, &facts)
-    };
-    let Err(full) = judged() else { return Ok(()) };
-    // A runtime that is told 50 sends no ADD: nobody else would release what a reboot left.
-    match place.store.lock_existing(RECLAIM_WAIT) {
-        Ok(Some(locked)) if reclaim(&place, &locked).map_err(not_available)? => judged(),
-        Ok(_) | Err(StoreError::Busy { .. }) => Err(full),
-        Err(error) => Err(not_available(store_error(&error))),
-    }
+    let (taken, last_reserved) = reservations(&ipam, place.store.dir());
+    let facts = Facts { bridge_up: None, has_attachments: false, taken, last_reserved };
+    judge(&place.network, "", &ipam.sets, &facts).or_else(|full| {
+        let is_left = |text: String| match Owner::of_reservation(&text) {
+            Some(Owner::Attachment(owner)) => {
+                let record = record::peek(&place.owners, &place.network, &owner).flatten();
+                record.is_some_and(|record| record.is_of_earlier_boot())
+            }
+            Some(Owner::Container(_)) => false,
+            None => is_blank(&text),
+        };
+        // A runtime that is told 50 sends no ADD: nobody would release what a reboot left.
+        if peek(place.store.dir()).any(is_left) { Ok(()) } else { Err(full) }
+    })
+}
+
+/// Lost in a power cut; a text that says anything may be somebody's way to block an address.
+fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c == '\0' || c.is_whitespace())
 }

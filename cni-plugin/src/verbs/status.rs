@@ -45,9 +45,6 @@ pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
     }
 }
 
-/// How long to wait for the lock of a full network.
-pub(super) const RECLAIM_WAIT: Duration = Duration::from_secs(1);
-
 pub(super) fn not_available(error: CniError) -> CniError {
     CniError { code: Code::NotAvailable, ..error }
 }

@@ -634,6 +634,11 @@ fn theirs_then_ours(node: &Node) {
     debians("bandwidth", "ADD", &chained(&previous), "web-2", pod.to_str().unwrap(), crate::former::DIR);
     node.del(&native(), "web-2", &pod).silent();
     assert_eq!(ifbs(node), Vec::<String>::new());
+    // Even when nothing else is left of it.
+    run("ip", &format!("link add {} type ifb", ifb("cbr0", "web-3")));
+    node.verb("DEL", &native(), "web-3", "").silent();
+    assert_eq!(ifbs(node), Vec::<String>::new());
+    assert!(node.files().iter().all(|(name, _)| !name.contains("web-3")), "{:?}", node.files());
 }
 
 fn ours_then_theirs(node: &Node) {

@@ -30,6 +30,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("host_local_check_tells_a_missing_address_in_the_references_words", check),
     ("host_local_del_needs_no_valid_range", del_without_range),
     ("host_local_status_tells_an_exhausted_range", status),
+    ("host_local_status_counts_on_what_a_reboot_left", status_after_reboot),
     ("host_local_gc_keeps_the_listed_and_touches_this_network_only", gc),
     ("host_local_reclaims_of_an_earlier_boot_only", earlier_boot),
     ("host_local_add_that_was_killed_is_repeated_with_the_same_address", killed_add),
@@ -409,6 +410,21 @@ fn earlier_boot(node: &Node) {
     age("one");
     assert_eq!(addresses(&dual("two").result()), ["10.9.9.2/30 via 10.9.9.1", "fd00::2/126 via fd00::1"]);
     assert_eq!(fs::read_dir(format!("{}/.owners/mynet", data_dir("1.1.0"))).unwrap().count(), 1);
+}
+
+fn status_after_reboot(node: &Node) {
+    let status = || node.exec("host-local", &[("CNI_COMMAND", "STATUS")], &tiny().to_string());
+    for number in 0..4 {
+        add(node, &tiny(), &format!("dummy{number}"));
+    }
+    let last = format!("{}/mynet/last_reserved_ip.0", data_dir("1.1.0"));
+    let a_minute_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    fs::File::options().write(true).open(last).unwrap().set_modified(a_minute_ago).unwrap();
+    assert_eq!(status().error().0, 50);
+    age("dummy1");
+    status().silent();
+    assert_eq!(reserved("1.1.0", "mynet").len(), 4, "STATUS changes nothing");
+    assert_eq!(first_address(&add(node, &tiny(), "next")).to_string(), "10.9.9.3");
 }
 
 fn killed_add(node: &Node) {

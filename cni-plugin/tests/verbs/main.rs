@@ -17,6 +17,7 @@ mod former;
 mod former_ports;
 mod guard;
 mod host_local;
+mod ipam;
 mod leases;
 mod node;
 mod port_owners;
@@ -49,6 +50,7 @@ fn main() {
         stdin::TESTS,
         guard::TESTS,
         host_local::TESTS,
+        ipam::TESTS,
         faults::crowd::TESTS,
         faults::files::TESTS,
         faults::links::TESTS,

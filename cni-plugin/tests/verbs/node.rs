@@ -190,7 +190,7 @@ impl Node {
     }
 }
 
-fn start_at(path: &Path, vars: &[(&str, &str)], stdin: &str) -> Child {
+pub(crate) fn start_at(path: &Path, vars: &[(&str, &str)], stdin: &str) -> Child {
     let mut child = Command::new(path)
         .env_clear()
         .envs(vars.iter().copied())
