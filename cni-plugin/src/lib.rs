@@ -11,6 +11,7 @@
 //! | [`attachment`], [`record`], [`ipam`] | what belongs to one interface of one container, and where that is kept |
 //! | [`install`] | the one command for an operator |
 //! | [`detour`] | the device over which what a Pod sends goes, where that is limited |
+//! | [`mtu`] | who keeps a former MTU, for the runtime's log |
 //! | [`leftovers`], [`former`] | what containers left that nobody deleted, and what the chain before us left of them |
 //! | [`plan`] | pure: facts in, ordered steps out |
 //! | [`apply`], [`hands`], [`ports`], [`guard`], [`duplicates`] | steps executed, journaled, unwound; the kernel below |
@@ -31,6 +32,7 @@ pub mod hands;
 pub mod install;
 pub mod ipam;
 pub mod leftovers;
+pub mod mtu;
 pub mod netconf;
 pub mod plan;
 pub mod ports;

@@ -26,13 +26,14 @@ use crate::guard;
 use crate::hands::{KernelHands, refused};
 use crate::ipam::{Reservation, Store, StoreError, resolver};
 use crate::leftovers::{self, bridge_names, is_vlan_link};
+use crate::mtu;
 use crate::netconf::{IpamConf, NetConf};
-use crate::plan::Cidr;
 use crate::plan::attach::vlan::VlanLink;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
 use crate::plan::hostports::HostPorts;
 use crate::plan::hostports::owner::Owner;
 use crate::plan::shape::Shape;
+use crate::plan::{Cidr, Step};
 use crate::record::{self, Held, Ports, Record};
 use crate::result::Dns;
 use crate::role::Role;
@@ -115,6 +116,7 @@ fn attach_now(
     let facts = observe(attach, bridge, &mut host)?;
     let steps = attach.plan(&facts)?;
     let result = attach.result(&facts)?.render(network.version)?;
+    let notice = mtu_notice(attach, &facts, &steps, &mut host)?;
     let mut hands = KernelHands::new(host, Some(netns))
         .knowing(&attach.conf.bridge, facts.bridge.map(|bridge| bridge.index))
         .knowing(&attach.gateway_link(), facts.vlan_link.map(|link| link.index));
@@ -122,7 +124,23 @@ fn attach_now(
         hands.open_netfilter(open.is_some_and(|ports| !ports.stale_flows().is_empty()))?;
     }
     apply::apply(&steps, &mut hands)?;
+    if let Some(notice) = notice {
+        // Runtimes put it into their log.
+        eprintln!("{notice}");
+    }
     Ok(result)
+}
+
+/// What an operator must know when the bridge gets another MTU: which Pods keep theirs.
+fn mtu_notice(attach: &Attach<'_>, facts: &Facts, steps: &[Step], host: &mut Rtnl) -> Result<Option<String>, CniError> {
+    let changed = steps.iter().find_map(|step| match step {
+        Step::SetBridge { mtu, .. } => *mtu,
+        _ => None,
+    });
+    let Some((mtu, bridge)) = changed.zip(facts.bridge.as_ref()) else { return Ok(None) };
+    let links = host.links().map_err(|e| refused(&e))?;
+    let own = attach.attachment.host_link();
+    Ok(mtu::former(attach.network, (&attach.conf.bridge, bridge.index), mtu, &links, &own))
 }
 
 /// Takes back what is not undone by the steps themselves: addresses, flannel's state file, the record.

@@ -220,11 +220,20 @@ fn mtu_change(node: &Node) {
     for mtu in [1500_u32, 1400] {
         let text = crate::node::SUBNET_ENV.replace("MTU=1450", &format!("MTU={mtu}"));
         std::fs::write("/run/flannel/subnet.env", text).unwrap();
-        let (pod, _) = node.attached(&native(), &format!("web-{mtu}"));
+        let pod = node.pod();
+        let outcome = node.add(&native(), &format!("web-{mtu}"), &pod);
+        outcome.result();
+        let told = format!("bridge cbr0 has an MTU of {mtu} bytes now");
+        assert!(outcome.notice.contains(&told), "{outcome:?}");
+        assert!(outcome.notice.contains(&format!("{} (1450)", host_link("web-1"))), "{outcome:?}");
+        // Once: the next Pod changes nothing.
+        let next = node.add(&native(), &format!("db-{mtu}"), &node.pod());
+        assert!(next.ok && next.notice.is_empty(), "{next:?}");
         assert_eq!(link("cbr0").link.mtu, Some(mtu));
         inside(&pod, || assert_eq!(link("eth0").link.mtu, Some(mtu)));
     }
     inside(&old, || assert_eq!(link("eth0").link.mtu, Some(1450), "running Pods keep theirs"));
+    assert_eq!(link(&host_link("web-1")).link.mtu, Some(1450));
 }
 
 fn stable_bridge_mac(node: &Node) {

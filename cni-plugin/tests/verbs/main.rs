@@ -41,6 +41,7 @@ fn main() {
     let groups = [
         attach::TESTS,
         bandwidth::TESTS,
+        bridge::address::TESTS,
         bridge::table::TESTS,
         bridge::vlan::TESTS,
         bridge::TESTS,

@@ -3,6 +3,7 @@
 //! What those tests look at from inside the plugin (an address given to a bridge, a flag of it) is looked at here in
 //! the kernel after an ADD.
 
+pub(crate) mod address;
 pub(crate) mod table;
 pub(crate) mod vlan;
 
@@ -21,13 +22,9 @@ type Test = (&'static str, fn(&Node));
 pub(crate) const TESTS: &[Test] = &[
     ("bridge_layer2_wires_the_link_and_nothing_else", layer2),
     ("bridge_explicit_mac_comes_from_the_strongest_source", explicit_mac),
-    ("bridge_keeps_its_mac_through_add_and_del", stable_mac),
-    ("bridge_address_mismatch_is_refused_unless_forced", ensure_address),
-    ("bridge_of_another_plugin_is_used_as_it_is", existing_bridge),
     ("bridge_promiscuous_mode_is_set_and_excludes_hairpin", promiscuous),
     ("bridge_ports_are_isolated_when_asked", isolated),
     ("bridge_container_interface_stays_down_in_layer2_only", interface_disabled),
-    ("bridge_releases_addresses_when_add_fails", released_on_error),
     ("bridge_del_of_the_unknown_succeeds", del_unconfigured),
     ("bridge_ipam_other_than_host_local_is_refused_by_name", foreign_ipam),
     ("bridge_masquerades_every_subnet_of_the_network", masquerades),
@@ -138,83 +135,11 @@ fn explicit_mac(node: &Node) {
     }
 }
 
-fn stable_mac(node: &Node) {
-    for version in VERSIONS {
-        let conf = routed(version, &["10.1.2.0/24"]);
-        let (pod1, _) = attached(node, &conf, "web-1");
-        let before = link("bridge0").link.mac.unwrap();
-        // A port with the lowest hardware address: a bridge without one of its own would take it.
-        let low = with(&conf, "args", json!({"cni": {"mac": "02:00:00:00:00:00"}}));
-        let (pod2, _) = attached(node, &low, "web-2");
-        ip("link add lowest address 02:00:00:00:00:00 type veth peer other");
-        ip("link set lowest master bridge0 up");
-        assert_eq!(link("bridge0").link.mac, Some(before));
-        ip("link del lowest");
-        node.del(&low, "web-2", &pod2).silent();
-        node.del(&conf, "web-1", &pod1).silent();
-        assert_eq!(link("bridge0").link.mac, Some(before));
-    }
-}
-
 /// Attaches a new Pod; answers its namespace and the result.
 pub(crate) fn attached(node: &Node, conf: &Value, id: &str) -> (std::path::PathBuf, Value) {
     let pod = node.pod();
     let result = node.add(conf, id, &pod).result();
     (pod, result)
-}
-
-fn ensure_address(node: &Node) {
-    // The address on the bridge, the subnet of the next network, whether both may stand side by side.
-    for (present, subnet, gateway, beside) in [
-        ("10.0.0.1/8", "10.1.2.0/24", "10.1.2.1/24", false),
-        ("10.1.2.1/16", "10.1.2.0/24", "10.1.2.1/24", false),
-        ("192.0.2.1/24", "10.1.2.0/24", "10.1.2.1/24", false),
-        ("2001:db8:1::1/48", "2001:db8:1::/64", "2001:db8:1::1/64", false),
-        ("2001:db8:2::1/64", "2001:db8:1::/64", "2001:db8:1::1/64", true),
-        ("10.1.2.1/24", "10.1.2.0/24", "10.1.2.1/24", true),
-    ] {
-        ip("link add bridge0 type bridge");
-        ip("link set bridge0 up");
-        ip(&format!("addr add {present} dev bridge0"));
-        let conf = routed("1.0.0", &[subnet]);
-        if !beside {
-            let (code, text) = node.add(&conf, "web", &node.pod()).error();
-            assert_eq!(code, 7, "{text}");
-            let expected = format!("\"bridge0\" already has an IP address different from {gateway}: {present}");
-            assert!(text.contains(&expected) && text.contains("forceAddress"), "{text}");
-            assert_eq!(addresses("bridge0"), [present], "nothing is touched");
-        }
-        let forced = with(&conf, "forceAddress", json!(true));
-        let (pod, _) = attached(node, &forced, "web");
-        let mut expected = vec![gateway.to_owned()];
-        if beside && present != gateway {
-            expected.insert(0, present.to_owned());
-        }
-        let mut found = addresses("bridge0");
-        found.sort();
-        expected.sort();
-        assert_eq!(found, expected, "{present}");
-        node.del(&forced, "web", &pod).silent();
-        ip("link del bridge0");
-    }
-    ip("link add bridge0 type veth peer other");
-    let (code, text) = node.add(&plain("1.0.0"), "web", &node.pod()).error();
-    assert!(code == 7 && text.contains("bridge0 already exists but is not a bridge"), "{text}");
-}
-
-fn existing_bridge(node: &Node) {
-    ip("link add bridge0 address 02:11:22:33:44:55 mtu 1400 type bridge");
-    let index = link("bridge0").index;
-    let (_, result) = attached(node, &routed("1.0.0", &["10.1.2.0/24"]), "web");
-    let bridge = link("bridge0");
-    assert_eq!((bridge.index, bridge.link.up), (index, true));
-    assert_eq!(result["interfaces"][0]["mac"], json!("02:11:22:33:44:55"));
-    // Without the option the name is the reference's.
-    let mut unnamed = routed("1.0.0", &["10.9.0.0/24"]);
-    unnamed.as_object_mut().unwrap().remove("bridge");
-    unnamed["name"] = json!("other");
-    let (_, result) = attached(node, &unnamed, "web-2");
-    assert_eq!(result["interfaces"][0]["name"], json!("cni0"));
 }
 
 fn promiscuous(node: &Node) {
@@ -253,16 +178,6 @@ fn interface_disabled(node: &Node) {
     let (code, text) = node.add(&both, "web-2", &node.pod()).error();
     assert!(code == 7 && text.contains("disableContainerInterface") && text.contains("ipam"), "{text}");
     assert_eq!(node.links(), before);
-}
-
-fn released_on_error(node: &Node) {
-    ip("link add bridge0 type bridge");
-    ip("addr add 192.0.2.1/24 dev bridge0");
-    for version in VERSIONS {
-        let conf = routed(version, &["10.1.2.0/24"]);
-        assert_eq!(node.add(&conf, "web", &node.pod()).error().0, 7);
-        assert_eq!(node.files(), [], "{version}");
-    }
 }
 
 fn del_unconfigured(node: &Node) {
