@@ -48,8 +48,11 @@ impl Shape {
     /// What `limits` mean for `attachment` of `network`; `None` when nothing is limited.
     #[must_use]
     pub fn new(limits: Limits, network: &str, attachment: &Attachment) -> Option<Self> {
+        if limits.is_none() {
+            return None;
+        }
         let ifb = ifb_name(network, &attachment.container)?;
-        (!limits.is_none()).then(|| Self { limits, ifb, mac: attachment.ifb_mac() })
+        Some(Self { limits, ifb, mac: attachment.ifb_mac() })
     }
 
     /// Steps that limit the traffic through the host end `link` of `mtu` bytes. The detour is opened last: a packet

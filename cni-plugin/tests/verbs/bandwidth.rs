@@ -49,6 +49,7 @@ pub(crate) const TESTS: &[Test] = &[
 pub(crate) const FORMER_TESTS: &[Test] = &[
     ("tc_shows_what_debians_bandwidth_plugin_makes", golden),
     ("ifb_of_debians_bandwidth_plugin_is_removed_by_our_del", theirs_then_ours),
+    ("debians_ptp_with_our_host_local_and_our_bandwidth", ptp),
     ("our_ifb_is_removed_by_debians_bandwidth_plugin", ours_then_theirs),
 ];
 
@@ -639,6 +640,29 @@ fn theirs_then_ours(node: &Node) {
     node.verb("DEL", &native(), "web-3", "").silent();
     assert_eq!(ifbs(node), Vec::<String>::new());
     assert!(node.files().iter().all(|(name, _)| !name.contains("web-3")), "{:?}", node.files());
+}
+
+fn ptp(node: &Node) {
+    node.plugin("host-local");
+    let conf = json!({"cniVersion": "1.0.0", "name": "basic-ptp", "type": "ptp", "mtu": 512,
+                      "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
+    let pod = node.pod();
+    let netns = pod.to_str().unwrap();
+    let result = debians("ptp", "ADD", &conf, "web-1", netns, "/run/bin");
+    let limits = json!({"bandwidth": {"ingressRate": 800_000, "ingressBurst": 80_000, "egressRate": 800_000, "egressBurst": 80_000}});
+    let chained = json!({"cniVersion": "1.0.0", "name": "basic-ptp", "type": "bandwidth", "runtimeConfig": limits,
+                         "prevResult": result});
+    let answer = node.add(&chained, "web-1", &pod).result();
+    let name = ifb("basic-ptp", "web-1");
+    assert!(run("ip", &format!("link show {name}")).contains("mtu 512"));
+    // 100 kB a second and 10 kB at once: 60 kB need half a second either way.
+    let addr: IpAddr = "10.1.2.2".parse().unwrap();
+    assert!(transfer(None, Some(&pod), addr, 60_000) > Duration::from_millis(400));
+    assert!(transfer(Some(&pod), None, "10.1.2.1".parse().unwrap(), 60_000) > Duration::from_millis(400));
+    // As libcni: DEL backwards, with the result of ADD.
+    node.verb("DEL", &with(&chained, "prevResult", answer.clone()), "web-1", netns).silent();
+    debians("ptp", "DEL", &with(&conf, "prevResult", answer), "web-1", netns, "/run/bin");
+    assert_eq!((ifbs(node), node.files()), (vec![], vec![]));
 }
 
 fn ours_then_theirs(node: &Node) {

@@ -23,7 +23,9 @@ pub(crate) const DIR: &str = "/usr/lib/cni";
 
 /// True when the other side is installed.
 pub(crate) fn is_installed() -> bool {
-    ["bridge", "host-local", "bandwidth"].iter().all(|name| std::path::Path::new(DIR).join(name).exists())
+    ["bridge", "host-local", "bandwidth", "macvlan", "ptp"]
+        .iter()
+        .all(|name| std::path::Path::new(DIR).join(name).exists())
 }
 
 /// What flannel's plugin hands to the bridge plugin on this node.

@@ -45,6 +45,7 @@ pub(crate) const TESTS: &[Test] = &[
 /// Tests with Debian's plugins.
 pub(crate) const FORMER_TESTS: &[Test] = &[
     ("debians_bridge_delegates_to_our_host_local", debians_bridge),
+    ("debians_macvlan_delegates_to_our_host_local", debians_macvlan),
     ("our_host_local_and_debians_never_give_one_address_twice", side_by_side),
 ];
 
@@ -537,6 +538,42 @@ fn debians_bridge(node: &Node) {
         debians("bridge", "DEL", &with(&conf, "prevResult", result), "web-1", netns, "/run/bin");
         assert_eq!(reserved(version, "mynet"), Vec::<String>::new());
     }
+}
+
+fn debians_macvlan(node: &Node) {
+    node.plugin("host-local");
+    let ip =
+        |args: &str| assert!(Command::new("ip").args(args.split_whitespace()).status().unwrap().success(), "{args}");
+    ip("link add up0 type veth peer name up1");
+    ip("link set up0 up");
+    let conf = json!({"cniVersion": "1.0.0", "name": "mynet", "type": "macvlan", "master": "up0", "mode": "bridge",
+        "runtimeConfig": {"ips": ["10.6.6.9/24"]},
+        "ipam": {"type": "host-local", "subnet": "10.6.6.0/24", "routes": [{"dst": "0.0.0.0/0"}], "dataDir": data_dir("1.0.0")}});
+    let pod = node.pod();
+    let netns = pod.to_str().unwrap();
+    let result = debians("macvlan", "ADD", &conf, "web-1", netns, "/run/bin");
+    assert_eq!(first_address(&result).to_string(), "10.6.6.9");
+    assert_eq!(reserved("1.0.0", "mynet"), ["10.6.6.9"]);
+    debians("macvlan", "CHECK", &with(&conf, "prevResult", result.clone()), "web-1", netns, "/run/bin");
+    // A full range tells the plugin that asked, in its own words, and its ADD leaves nothing reserved.
+    let dir = format!("{}/mynet", data_dir("1.0.0"));
+    (2..=254).for_each(|host| drop(fs::write(format!("{dir}/10.6.6.{host}"), "theirs\r\neth0")));
+    let mut full = conf.clone();
+    full.as_object_mut().unwrap().remove("runtimeConfig");
+    fs::write("/run/stdin", full.to_string()).unwrap();
+    let late = node.pod();
+    let output = Command::new("/usr/lib/cni/macvlan")
+        .env_clear()
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "late"), ("CNI_NETNS", late.to_str().unwrap())])
+        .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/run/bin")])
+        .stdin(Stdio::from(fs::File::open("/run/stdin").unwrap()))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && text.contains("no IP addresses available in range set"), "{text}");
+    fs::write(format!("{dir}/10.6.6.9"), "web-1\r\neth0").unwrap();
+    debians("macvlan", "DEL", &with(&conf, "prevResult", result), "web-1", netns, "/run/bin");
+    assert!(!reserved("1.0.0", "mynet").contains(&"10.6.6.9".to_owned()));
 }
 
 fn side_by_side(node: &Node) {
