@@ -44,6 +44,7 @@ macro_rules! tests {
 pub struct Suite {
     needs: Vec<Need>,
     guest: Guest,
+    obstacle: Option<String>,
 }
 
 /// Runs `tests` on a kernel that has all of `needs`; the whole `main` of most test binaries.
@@ -56,7 +57,14 @@ impl Suite {
     /// A suite on a kernel that has all of `needs`.
     #[must_use]
     pub fn new(needs: &[Need]) -> Self {
-        Self { needs: needs.to_vec(), guest: Guest::default() }
+        Self { needs: needs.to_vec(), guest: Guest::default(), obstacle: None }
+    }
+
+    /// Why the tests cannot run on this machine, whatever its kernel has; `None` when they can.
+    #[must_use]
+    pub fn unless(mut self, obstacle: Option<String>) -> Self {
+        self.obstacle = obstacle;
+        self
     }
 
     /// Time limit of the whole binary when it runs in the lab kernel; ten minutes without this call.
@@ -77,9 +85,10 @@ impl Suite {
     #[must_use]
     pub fn run(self, tests: Vec<Test>) -> ExitCode {
         let arguments = Arguments::from_args();
-        let obstacle = match arguments.list {
-            true => None,
-            false => lab_kernel::ensure(&self.needs, self.guest).err().map(|error| format!("{error:#}")),
+        let obstacle = match (arguments.list, self.obstacle) {
+            (true, _) => None,
+            (false, Some(obstacle)) => Some(obstacle),
+            (false, None) => lab_kernel::ensure(&self.needs, self.guest).err().map(|error| format!("{error:#}")),
         };
         let announcement = match &obstacle {
             Some(reason) => format!("lab: SKIPPED, not passed: {reason}\n"),

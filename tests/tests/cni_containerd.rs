@@ -7,10 +7,9 @@ mod netd_node;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use cni_node::containerd::Containerd;
-use cni_node::podman::Podman;
+use cni_node::containerd::{self, Containerd};
+use cni_node::podman::{self, Podman};
 use cni_node::{NATIVE, Nodes, STOCK, ask, calls, ensure_clean, leftovers, likeness, lone_node, record};
-use lab::Need;
 use lab::cni::{Attachment, Client, Runtime};
 use serde_json::json;
 
@@ -140,14 +139,11 @@ fn detached_container_that_ctr_forgets_is_collected_by_gc() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    lab::harness::main(
-        &[Need::Vxlan, Need::Nftables],
-        lab::tests![
-            containers_of_podman_and_containerd_reach_each_other_across_nodes,
-            ended_container_leaves_nothing,
-            ctr_passes_the_namespace_by_process_and_deletes_without_one,
-            labs_runtime_calls_plugins_and_caches_results_as_containerd_does,
-            detached_container_that_ctr_forgets_is_collected_by_gc,
-        ],
-    )
+    cni_node::suite(containerd::obstacle().or_else(podman::obstacle)).run(lab::tests![
+        containers_of_podman_and_containerd_reach_each_other_across_nodes,
+        ended_container_leaves_nothing,
+        ctr_passes_the_namespace_by_process_and_deletes_without_one,
+        labs_runtime_calls_plugins_and_caches_results_as_containerd_does,
+        detached_container_that_ctr_forgets_is_collected_by_gc,
+    ])
 }

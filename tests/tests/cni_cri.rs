@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use cni_node::cri::{Cri, PortMapping};
 use cni_node::{NATIVE, Nodes, STOCK, ask, calls, configure, ensure_clean, leftovers, likeness, lone_node, record};
 use lab::cni::{Attachment, Client, Runtime};
-use lab::{Need, eventually};
+use lab::eventually;
 use netd_node::SOON;
 use serde_json::{Value, json};
 
@@ -176,14 +176,11 @@ fn labs_runtime_calls_plugins_as_the_cri_service_does() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    lab::harness::main(
-        &[Need::Vxlan, Need::Nftables],
-        lab::tests![
-            sandboxes_of_two_nodes_talk_and_publish_ports,
-            node_is_ready_when_the_list_is_there_and_failed_sandboxes_leave_nothing,
-            sandbox_whose_namespace_is_gone_is_deleted,
-            sandboxes_started_at_once_get_addresses_of_their_own,
-            labs_runtime_calls_plugins_as_the_cri_service_does,
-        ],
-    )
+    cni_node::suite(cni_node::containerd::obstacle()).run(lab::tests![
+        sandboxes_of_two_nodes_talk_and_publish_ports,
+        node_is_ready_when_the_list_is_there_and_failed_sandboxes_leave_nothing,
+        sandbox_whose_namespace_is_gone_is_deleted,
+        sandboxes_started_at_once_get_addresses_of_their_own,
+        labs_runtime_calls_plugins_as_the_cri_service_does,
+    ])
 }

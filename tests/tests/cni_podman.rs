@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use cni_node::podman::Podman;
 use cni_node::{NATIVE, Nodes, STOCK, ask, calls, configure, ensure_clean, leftovers, likeness, lone_node, record};
 use lab::cni::{Attachment, Client, Runtime};
-use lab::{Need, eventually};
+use lab::eventually;
 use netd_node::SOON;
 use serde_json::json;
 
@@ -246,19 +246,16 @@ fn failed_attachment_tells_why_and_leaves_nothing() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    lab::harness::main(
-        &[Need::Vxlan, Need::Nftables],
-        lab::tests![
-            containers_of_two_nodes_reach_each_other_with_their_own_addresses,
-            published_port_of_the_stock_list_answers_from_every_side,
-            published_port_of_the_native_list_answers_from_every_side,
-            port_published_on_one_address_is_open_there_only,
-            container_that_ends_in_any_way_leaves_nothing,
-            restarted_and_reloaded_container_is_attached_anew,
-            podman_withholds_ports_from_the_first_plugin_when_an_address_is_asked_for,
-            asked_address_and_hardware_address_are_given,
-            labs_runtime_calls_plugins_and_caches_results_as_podman_does,
-            failed_attachment_tells_why_and_leaves_nothing,
-        ],
-    )
+    cni_node::suite(cni_node::podman::obstacle()).run(lab::tests![
+        containers_of_two_nodes_reach_each_other_with_their_own_addresses,
+        published_port_of_the_stock_list_answers_from_every_side,
+        published_port_of_the_native_list_answers_from_every_side,
+        port_published_on_one_address_is_open_there_only,
+        container_that_ends_in_any_way_leaves_nothing,
+        restarted_and_reloaded_container_is_attached_anew,
+        podman_withholds_ports_from_the_first_plugin_when_an_address_is_asked_for,
+        asked_address_and_hardware_address_are_given,
+        labs_runtime_calls_plugins_and_caches_results_as_podman_does,
+        failed_attachment_tells_why_and_leaves_nothing,
+    ])
 }

@@ -25,6 +25,11 @@ const WITHOUT_CRI: &str = r#"disabled_plugins = ["io.containerd.grpc.v1.cri"]"#;
 pub(crate) const RUNTIME: &str = "/run/crun-without-cgroups";
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Why containerd cannot be run here.
+pub(crate) fn obstacle() -> Option<String> {
+    super::missing(&["containerd", "ctr", "crun", "busybox", "curl"])
+}
+
 /// A running containerd.
 pub(crate) struct Containerd {
     host: Host,

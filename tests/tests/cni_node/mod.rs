@@ -12,9 +12,11 @@ pub(crate) mod podman;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, Process};
+use lab::harness::Suite;
+use lab::{Host, Need, Process};
 use serde_json::Value;
 
 use crate::netd_node::{Net, VXLAN};
@@ -23,6 +25,19 @@ use crate::netd_node::{Net, VXLAN};
 pub(crate) const STOCK: &str = include_str!("../../../configs/cni/10-flannel.conflist");
 /// One entry that does all of it.
 pub(crate) const NATIVE: &str = include_str!("../../../configs/cni/10-netd.conflist");
+
+/// A suite of runtimes: inside the lab kernel, where system calls cost ten times more, a test of theirs takes minutes.
+pub(crate) fn suite(obstacle: Option<String>) -> Suite {
+    Suite::new(&[Need::Vxlan, Need::Nftables]).limit(Duration::from_secs(40 * 60)).unless(obstacle)
+}
+
+/// Why programs of these names cannot be run here; `None` when all of them are installed.
+pub(crate) fn missing(programs: &[&str]) -> Option<String> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &str| std::env::split_paths(&paths).any(|folder| folder.join(program).is_file());
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| !is_there(program)).collect();
+    (!missing.is_empty()).then(|| format!("not installed: {}; run `tests/setup run`", missing.join(", ")))
+}
 
 /// The reference cluster with netd on both nodes.
 pub(crate) struct Nodes {

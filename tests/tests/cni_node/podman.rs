@@ -30,6 +30,16 @@ log_driver = "k8s-file"
 /// A first start unpacks and sets up its database; generous for a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Why podman cannot be run with CNI here. podman 5 has netavark only.
+pub(crate) fn obstacle() -> Option<String> {
+    super::missing(&["podman", "conmon", "crun", "busybox"]).or_else(|| {
+        let output = std::process::Command::new("podman").arg("--version").output().ok()?;
+        let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let major: u32 = printed.rsplit(' ').next()?.split('.').next()?.parse().ok()?;
+        (major > 4).then(|| format!("{printed} has no CNI back end any more; Debian 12 has podman 4"))
+    })
+}
+
 /// podman on a machine.
 pub(crate) struct Podman {
     host: Host,
