@@ -130,15 +130,33 @@ const TRAPS: [(&str, &str); 3] = [
     ("no such device", "device is missing"),
 ];
 
-/// `text` without the phrases of [`TRAPS`], in whatever case they stand.
+/// The longest text in an error object, in bytes: whatever a configuration says may be part of one.
+const TEXT_MAX: usize = 4096;
+
+/// `text` without the phrases of [`TRAPS`], in whatever case they stand, and not longer than [`TEXT_MAX`].
 fn plain(text: &str) -> String {
-    let mut text = text.to_owned();
+    let end = text.floor_char_boundary(TEXT_MAX);
+    let cut = text.get(..end).unwrap_or_default();
+    let mut plain = if end < text.len() { format!("{cut}...") } else { cut.to_owned() };
     for (trap, words) in TRAPS {
-        while let Some(start) = text.to_ascii_lowercase().find(trap) {
-            text.replace_range(start..start + trap.len(), words);
-        }
+        plain = replaced(&plain, trap, words);
     }
-    text
+    plain
+}
+
+/// `text` with `words` for every `phrase`, which is in lower case, in one pass.
+fn replaced(text: &str, phrase: &str, words: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, after)) = rest
+        .to_ascii_lowercase()
+        .find(phrase)
+        .and_then(|start| Some((rest.get(..start)?, rest.get(start + phrase.len()..)?)))
+    {
+        out.push_str(before);
+        out.push_str(words);
+        rest = after;
+    }
+    out + rest
 }
 
 #[cfg(test)]
@@ -165,6 +183,14 @@ mod tests {
         let lower = text.to_lowercase();
         assert!(!lower.contains("not found") && !lower.contains("no such file or directory"), "{text}");
         assert!(lower.contains("absent") && lower.contains("path is missing"), "{text}");
+    }
+
+    #[test]
+    fn however_long_and_full_of_traps_a_text_is_the_error_is_short() {
+        let long = "Not Found, ".repeat(400_000);
+        let text = CniError::new(Code::InvalidConfig, &long).details("\u{e9}".repeat(5000)).render(SpecVersion::NEWEST);
+        assert!(text.len() < 3 * TEXT_MAX, "{}", text.len());
+        assert!(text.contains("absent, absent") && !text.to_lowercase().contains("not found"));
     }
 
     #[test]

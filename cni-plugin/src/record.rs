@@ -25,7 +25,7 @@ use crate::attachment::Attachment;
 use crate::error::{CniError, Code};
 use crate::excerpt::{self, Links};
 use crate::fields::Fields;
-use crate::ipam::store::lock_within;
+use crate::ipam::store::{is_absence, lock_within};
 use crate::plan::gc::{self, Owner};
 use crate::plan::hostports::keys;
 
@@ -183,12 +183,6 @@ pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found,
         Ok(()) if is_linked(&file, &path)? => Ok(Found::Held(Held { file, path, existed: true })),
         Ok(()) => Ok(Found::None),
     }
-}
-
-/// True when opening a record failed because there is none; one whose name is longer than file names can be was never made.
-fn is_absence(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
-    matches!(error.kind(), NotFound | NotADirectory | InvalidFilename)
 }
 
 /// The attachments of `network` that have a record of this boot, read one by one. Records of an earlier boot tell of nothing

@@ -117,7 +117,7 @@ impl Store {
     /// As [`Store::lock`].
     pub fn lock_existing(&self, wait: Duration) -> Result<Option<Locked>, StoreError> {
         match fs::symlink_metadata(&self.dir) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) if is_absence(&e) => return Ok(None),
             Err(e) => return Err(failed("examine", &self.dir, e)),
             Ok(meta) if meta.is_dir() => {}
             // In an ordinary file there can be no reservation.
@@ -134,6 +134,13 @@ impl Store {
         })?;
         Ok(Some(Locked::new(self.dir.clone(), file)))
     }
+}
+
+/// True when looking for a file failed because there is none, or none can have such a name: what a configuration or a state
+/// file says may be anything.
+pub(crate) fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidFilename | InvalidInput)
 }
 
 /// Read-write, mode 0600, never through a symbolic link.

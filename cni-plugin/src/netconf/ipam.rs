@@ -143,13 +143,21 @@ fn legacy_range(fields: &mut Fields) -> Result<Option<RangeSet>, CniError> {
     RangeSet::new(vec![range]).map(Some).map_err(|e| CniError::invalid_field(&path, &e.to_string(), "one range"))
 }
 
+/// The most ranges of one network: each is compared with all others.
+const RANGES_MAX: usize = 1000;
+
 /// Takes an array of arrays of ranges.
 ///
 /// # Errors
 /// Code 7, naming the range.
 pub(super) fn range_sets(fields: &mut Fields, key: &str) -> Result<Vec<RangeSet>, CniError> {
     let path = fields.path_of(key);
-    let sets = fields.take_list(key)?.into_iter().enumerate();
+    let sets = fields.take_list(key)?;
+    let count: usize = sets.iter().map(|set| set.as_array().map_or(1, Vec::len)).sum();
+    if count > RANGES_MAX {
+        return Err(CniError::invalid_field(&path, &format!("{count} ranges"), &format!("at most {RANGES_MAX}")));
+    }
+    let sets = sets.into_iter().enumerate();
     sets.map(|(index, value)| range_set(value, &format!("{path}[{index}]"))).collect()
 }
 
@@ -251,6 +259,7 @@ mod tests {
     fn bad_sections_name_field_and_reason() {
         for (value, text) in [
             (json!({}), "ipam.ranges: no IP ranges specified"),
+            (json!({"ranges": [vec![json!({"subnet": "10.0.0.0/24"}); 1001]]}), "ipam.ranges: 1001 ranges"),
             (json!({"ranges": [[]]}), "ipam.ranges[0]: invalid range set: empty range set"),
             (json!({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}), "mixed address families"),
             (json!({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.0.0/25"}]]}), "overlap"),

@@ -4,7 +4,6 @@
 //! exists cannot be removed, and then the record stays, so that the next DEL finds its work.
 
 use std::fs;
-use std::io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -23,6 +22,7 @@ use crate::error::CniError;
 use crate::former;
 use crate::guard;
 use crate::hands::refused;
+use crate::ipam::store::is_absence;
 use crate::ipam::{Store, owners};
 use crate::netconf::NetConf;
 use crate::plan::detach::{self, Facts};
@@ -179,7 +179,7 @@ fn bridge_towards(addr: IpAddr, host: &mut Rtnl) -> Option<u32> {
 /// Removes a file; absent is fine.
 pub(super) fn remove_file(path: &Path) -> Result<(), CniError> {
     match fs::remove_file(path) {
-        Err(e) if matches!(e.kind(), NotFound | NotADirectory | InvalidFilename) => Ok(()),
+        Err(e) if is_absence(&e) => Ok(()),
         other => other.map_err(|e| CniError::io("remove", path, &e)),
     }
 }
