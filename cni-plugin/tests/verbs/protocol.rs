@@ -104,7 +104,7 @@ fn bad_input(node: &Node) {
         (String::new(), 6, "no JSON"),
         (with(&native(), "name", json!("")).to_string(), 7, "missing network name"),
         (with(&native(), "cniVersion", json!("9.9.9")).to_string(), 1, "config is \"9.9.9\""),
-        (with(&native(), "vlan", json!(7)).to_string(), 2, "vlan=7"),
+        (with(&native(), "vlan", json!(4095)).to_string(), 7, "vlan: invalid VLAN ID 4095"),
         (with(&native(), "bridge", json!("a/b")).to_string(), 7, "bridge"),
         (with(&native(), "hairpin", json!(true)).to_string(), 2, "hairpin=true"),
         (with(&flannel(), "type", json!("macvlan")).to_string(), 7, "macvlan"),
