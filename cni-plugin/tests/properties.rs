@@ -10,7 +10,7 @@ use cni_plugin::error::{CniError, Code};
 use cni_plugin::fields::Fields;
 use cni_plugin::ipam::{Range, RangeSet};
 use cni_plugin::netconf::runtime::Honoured;
-use cni_plugin::netconf::{BridgeConf, FlannelConf, NetConf, PortmapConf, RuntimeConfig};
+use cni_plugin::netconf::{BridgeConf, FlannelConf, Limits, NetConf, PortmapConf, RuntimeConfig, host_local};
 use cni_plugin::plan::gc::Owner;
 use cni_plugin::result::{self, AddResult, Dns, Interface, IpConfig, ResultRoute};
 use cni_plugin::version::SpecVersion;
@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 /// Keys that mean something somewhere, so that random objects get past the first check.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 41] = [
     "cniVersion",
     "name",
     "type",
@@ -55,6 +55,13 @@ const KEYS: [&str; 34] = [
     "cni.dev/attachments",
     "containerID",
     "ifname",
+    "bandwidth",
+    "ingressRate",
+    "ingressBurst",
+    "EgressRate",
+    "egressBurst",
+    "ipRanges",
+    "resolvConf",
 ];
 
 /// Values that mean something somewhere.
@@ -143,6 +150,9 @@ fn read_as_everything(text: &[u8]) -> Vec<CniError> {
     errors.extend(FlannelConf::parse(conf.fields.clone()).err());
     errors.extend(FlannelConf::parse_native(conf.fields.clone()).err());
     errors.extend(PortmapConf::take(&mut conf.fields.clone()).err());
+    errors.extend(Limits::take(&mut conf.fields.clone()).err());
+    errors.extend(conf.runtime.clone().and_then(|mut runtime| Limits::of_runtime(&mut runtime).err()));
+    errors.extend(host_local::parse(conf.clone(), &CniArgs::default()).err());
     errors.extend(BridgeConf::parse(conf.fields, "cbr0", &[], &CniArgs::default(), &runtime).err());
     errors.extend(conf.prev_result.and_then(|previous| result::parse(previous).err()));
     errors
@@ -217,6 +227,19 @@ proptest! {
         let reservation = format!("{container}\r\n{ifname}");
         prop_assert_eq!(Owner::of_reservation(&reservation), Some(Owner::Attachment(attachment.clone())));
         prop_assert_eq!(Owner::of_record(&format!("{container}@{ifname}")), Some(Owner::Attachment(attachment)));
+    }
+
+    #[test]
+    fn every_limit_is_one_that_the_kernel_holds_or_an_error(rate in any::<u64>(), burst in any::<u64>(), cut in 0..64_u32) {
+        let asked = json!({"bandwidth": {"ingressRate": rate >> cut, "ingressBurst": burst >> cut}});
+        let mut runtime = Fields::of(asked, "runtimeConfig").unwrap();
+        if let Ok(Some(limits)) = Limits::of_runtime(&mut runtime)
+            && let Some(bucket) = limits.receive
+        {
+            prop_assert_eq!(bucket.rate, (rate >> cut) / 8);
+            prop_assert!(bucket.depth <= netstate::qdisc::MAX_DEPTH && u64::from(bucket.limit) >= bucket.rate.min(1));
+            prop_assert_eq!(netstate::TokenBucket::depth_of(bucket.ticks()), bucket.depth);
+        }
     }
 
     #[test]

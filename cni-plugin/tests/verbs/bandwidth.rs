@@ -593,6 +593,7 @@ fn golden(node: &Node) {
         };
         assert_eq!(names(&ours), names(&theirs));
         // Either finds the other's work in order.
+        node.check(&conf, &id, &pod, &ours).silent();
         let checked = with(&conf, "prevResult", ours);
         debians("bandwidth", "CHECK", &checked, &id, netns, crate::former::DIR);
         node.del(&conf, &id, &pod).silent();
