@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use cni_plugin::attachment::ContainerId;
 use cni_plugin::plan::shape::ifb_name;
 use kernel::Rtnl;
+use netstate::{MacAddr, TokenBucket};
 use serde_json::{Value, json};
 
 use crate::crash::{Walk, used};
@@ -52,6 +53,23 @@ pub(crate) const FORMER_TESTS: &[Test] = &[
     ("debians_ptp_with_our_host_local_and_our_bandwidth", ptp),
     ("our_ifb_is_removed_by_debians_bandwidth_plugin", ours_then_theirs),
 ];
+
+/// True when the running kernel can limit traffic both ways.
+pub(crate) fn is_possible() -> bool {
+    let limited = || -> Result<(), kernel::KernelError> {
+        let mut host = Rtnl::open()?;
+        let ifb = host.create_ifb(&"ifb7".parse().unwrap(), MacAddr::local([7; 6]), 1500)?;
+        let lo = host.link(&"lo".parse().unwrap())?.unwrap().index;
+        host.add_bucket(ifb, &TokenBucket::new(1000, 1000).unwrap())?;
+        host.add_ingress(lo)?;
+        host.redirect(lo, ifb)
+    };
+    let in_a_namespace = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        limited().is_ok()
+    };
+    std::thread::spawn(in_a_namespace).join().unwrap()
+}
 
 fn tc(args: &str) -> String {
     run("tc", args)
