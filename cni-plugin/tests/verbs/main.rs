@@ -83,7 +83,13 @@ fn main() {
         );
     }
     let trials = trials
-        .chain(former::TESTS.iter().chain(host_local::FORMER_TESTS).map(|test| trial(test, !root || !former)))
+        .chain(
+            former::TESTS
+                .iter()
+                .chain(host_local::FORMER_TESTS)
+                .chain(bridge::stock::TESTS)
+                .map(|test| trial(test, !root || !former)),
+        )
         .chain(bandwidth::FORMER_TESTS.iter().map(|test| trial(test, !shaped || !former)))
         .chain(former_ports::TESTS.iter().map(|test| trial(test, !root || !iptables)))
         .collect();

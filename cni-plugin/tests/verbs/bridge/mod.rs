@@ -4,6 +4,7 @@
 //! the kernel after an ADD.
 
 pub(crate) mod address;
+pub(crate) mod stock;
 pub(crate) mod table;
 pub(crate) mod vlan;
 
