@@ -90,7 +90,7 @@ impl FlannelConf {
     pub fn delegate(
         &self,
         name: &str,
-        version: &str,
+        version: Option<&str>,
         runtime: Option<&Fields>,
         subnet: &SubnetFile,
     ) -> Map<String, Value> {
@@ -100,7 +100,9 @@ impl FlannelConf {
         set_default(&mut delegate, "mtu", || json!(subnet.mtu));
         set_default(&mut delegate, "isGateway", || json!(true));
         delegate.insert("name".to_owned(), json!(name));
-        delegate.insert("cniVersion".to_owned(), json!(version));
+        if let Some(version) = version {
+            delegate.insert("cniVersion".to_owned(), json!(version));
+        }
         if let Some(runtime) = runtime {
             delegate.insert("runtimeConfig".to_owned(), Value::Object(runtime.clone().rest()));
         }
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn stock_configuration_gives_flannels_delegate_to_the_byte() {
         let stock = conf(json!({"delegate": {"hairpinMode": true, "isDefaultGateway": true}})).unwrap();
-        let delegate = stock.delegate("cbr0", "0.3.1", None, &SubnetFile::parse(DUAL).unwrap());
+        let delegate = stock.delegate("cbr0", Some("0.3.1"), None, &SubnetFile::parse(DUAL).unwrap());
         assert_eq!(
             text(delegate),
             r#"{"cniVersion":"0.3.1","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}],[{"subnet":"fc00:0:0:1::/64"}]],"routes":[{"dst":"10.244.0.0/16"},{"dst":"fc00::/48"}],"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#
@@ -180,7 +182,7 @@ mod tests {
             "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false",
         )
         .unwrap();
-        let delegate = own.delegate("n", "1.0.0", None, &subnet);
+        let delegate = own.delegate("n", Some("1.0.0"), None, &subnet);
         assert_eq!(delegate["MTU"], json!(1300));
         assert!(!delegate.contains_key("mtu"));
         assert_eq!((&delegate["ipMasq"], &delegate["isGateway"]), (&json!(true), &json!(false)));
@@ -191,18 +193,78 @@ mod tests {
         );
     }
 
+    /// The table of flannel's own test `getDelegateIPAM`, and what its documentation adds.
+    #[test]
+    fn address_management_of_the_delegate_is_flannels() {
+        const V4: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24";
+        const TWO: &str = "FLANNEL_NETWORK=10.1.0.0/16,192.168.0.0/16,10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24";
+        const V6: &str = "FLANNEL_IPV6_NETWORK=fc00::/48\nFLANNEL_IPV6_SUBNET=fc00::1/64";
+        let v4 = json!([[{"subnet": "10.1.17.0/24"}]]);
+        let dst = |network: &str| json!({"dst": network});
+        for (own, env, expected) in [
+            (
+                json!({"type": "some-ipam"}),
+                V4.to_owned(),
+                json!({"type": "some-ipam", "ranges": v4, "routes": [dst("10.1.0.0/16")]}),
+            ),
+            (json!({}), V4.to_owned(), json!({"type": "host-local", "ranges": v4, "routes": [dst("10.1.0.0/16")]})),
+            (
+                json!({}),
+                TWO.to_owned(),
+                json!({"type": "host-local", "ranges": v4, "routes": [dst("10.1.0.0/16"), dst("192.168.0.0/16")]}),
+            ),
+            (
+                json!({"routes": [dst("172.16.0.0/12")]}),
+                V4.to_owned(),
+                json!({"type": "host-local", "ranges": v4, "routes": [dst("172.16.0.0/12"), dst("10.1.0.0/16")]}),
+            ),
+            (
+                json!({"ranges": [[{"subnet": "9.9.9.0/24"}]], "dataDir": "/d", "resolvConf": "/r"}),
+                V4.to_owned(),
+                json!({"type": "host-local", "dataDir": "/d", "resolvConf": "/r", "ranges": v4, "routes": [dst("10.1.0.0/16")]}),
+            ),
+            (
+                json!({}),
+                V6.to_owned(),
+                json!({"type": "host-local", "ranges": [[{"subnet": "fc00::/64"}]], "routes": [dst("fc00::/48")]}),
+            ),
+            (
+                json!({}),
+                format!("{V4}\n{V6}"),
+                json!({"type": "host-local", "ranges": [[{"subnet": "10.1.17.0/24"}], [{"subnet": "fc00::/64"}]],
+                       "routes": [dst("10.1.0.0/16"), dst("fc00::/48")]}),
+            ),
+        ] {
+            let subnet = SubnetFile::parse(&format!("{env}\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true")).unwrap();
+            let delegate = conf(json!({"ipam": own})).unwrap().delegate("n", None, None, &subnet);
+            assert_eq!(delegate["ipam"], expected, "{env}");
+            assert!(!delegate.contains_key("cniVersion"), "none was told");
+        }
+    }
+
+    #[test]
+    fn paths_are_the_users_or_flannels_defaults() {
+        let paths = |value| conf(value).map(|conf| (conf.subnet_file, conf.data_dir)).unwrap();
+        let (subnet, data) = (PathBuf::from(DEFAULT_PATH), PathBuf::from(DEFAULT_DATA_DIR));
+        assert_eq!(paths(json!({})), (subnet.clone(), data.clone()));
+        assert_eq!(paths(json!({"subnetFile": "", "dataDir": null})), (subnet.clone(), data.clone()));
+        assert_eq!(paths(json!({"subnetFile": "/a"})), ("/a".into(), data));
+        assert_eq!(paths(json!({"DATADIR": "/b"})), (subnet, "/b".into()));
+        assert_eq!(paths(json!({"subnetFile": "/a", "dataDir": "/b"})), ("/a".into(), "/b".into()));
+    }
+
     #[test]
     fn runtime_config_reaches_the_delegate() {
         let runtime = Fields::of(json!({"mac": "02:00:00:00:00:01"}), "runtimeConfig").unwrap();
         let delegate =
-            conf(json!({})).unwrap().delegate("n", "1.0.0", Some(&runtime), &SubnetFile::parse(DUAL).unwrap());
+            conf(json!({})).unwrap().delegate("n", Some("1.0.0"), Some(&runtime), &SubnetFile::parse(DUAL).unwrap());
         assert_eq!(delegate["runtimeConfig"], json!({"mac": "02:00:00:00:00:01"}));
     }
 
     #[test]
     fn native_configuration_needs_no_options() {
         let native = FlannelConf::parse_native(Fields::of(json!({}), "").unwrap()).unwrap();
-        let delegate = native.delegate("cbr0", "1.0.0", None, &SubnetFile::parse(DUAL).unwrap());
+        let delegate = native.delegate("cbr0", Some("1.0.0"), None, &SubnetFile::parse(DUAL).unwrap());
         assert_eq!(
             (&delegate["isDefaultGateway"], &delegate["hairpinMode"], &delegate["mtu"]),
             (&json!(true), &json!(true), &json!(1450))

@@ -33,6 +33,8 @@ pub use vlan::VlanConf;
 pub struct NetConf {
     /// Version of the specification that the result must have.
     pub version: SpecVersion,
+    /// The configuration says so itself; 0.1.0 is meant otherwise.
+    pub is_versioned: bool,
     /// Name of the network: an identifier.
     pub name: String,
     /// The plugin's name, `type`.
@@ -65,7 +67,7 @@ impl NetConf {
         };
         let mut fields = Fields::root(map);
         let name = network_name(&mut fields)?;
-        let version = version(&mut fields)?;
+        let (version, is_versioned) = version(&mut fields)?;
         let plugin = fields.take_text("type")?.unwrap_or_default();
         let prev_result = fields.take("prevResult")?;
         let runtime = fields.take_object("runtimeConfig")?;
@@ -74,7 +76,7 @@ impl NetConf {
         for key in ["capabilities", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"] {
             fields.take(key)?;
         }
-        Ok(Self { version, name, plugin, prev_result, runtime, valid_attachments, fields })
+        Ok(Self { version, is_versioned, name, plugin, prev_result, runtime, valid_attachments, fields })
     }
 }
 
@@ -90,9 +92,11 @@ fn network_name(fields: &mut Fields) -> Result<String, CniError> {
     Ok(name)
 }
 
-fn version(fields: &mut Fields) -> Result<SpecVersion, CniError> {
-    let text = fields.take_text("cniVersion")?.filter(|text| !text.is_empty()).unwrap_or_else(|| "0.1.0".to_owned());
-    text.parse().map_err(|_| {
+fn version(fields: &mut Fields) -> Result<(SpecVersion, bool), CniError> {
+    let Some(text) = fields.take_text("cniVersion")?.filter(|text| !text.is_empty()) else {
+        return Ok((SpecVersion::V0_1_0, false));
+    };
+    text.parse().map(|version| (version, true)).map_err(|_| {
         let spoken = SpecVersion::ALL.map(SpecVersion::as_str).join(" ");
         CniError::new(Code::IncompatibleVersion, "incompatible CNI versions")
             .details(format!("config is {text:?}, plugin supports [{spoken}]"))

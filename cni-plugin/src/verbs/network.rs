@@ -89,7 +89,8 @@ impl Network {
             _ => FlannelConf::parse(conf.fields)?,
         };
         let subnet = read_subnet_file(&flannel.subnet_file)?;
-        let delegate = flannel.delegate(&conf.name, conf.version.as_str(), conf.runtime.as_ref(), &subnet);
+        let version = conf.is_versioned.then_some(conf.version.as_str());
+        let delegate = flannel.delegate(&conf.name, version, conf.runtime.as_ref(), &subnet);
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: native, attachment: true })?;
         let content = Value::Object(delegate.clone()).to_string();
         let networks = [subnet.networks_v4.as_slice(), &subnet.networks_v6].concat();
