@@ -13,6 +13,7 @@ mod chain;
 mod crash;
 mod environment;
 mod faults;
+mod flannel;
 mod former;
 mod former_ports;
 mod guard;
@@ -54,6 +55,7 @@ fn main() {
         faults::crowd::TESTS,
         faults::files::TESTS,
         faults::links::TESTS,
+        flannel::TESTS,
         leases::TESTS,
         port_owners::TESTS,
         ports::TESTS,
