@@ -167,7 +167,10 @@ fn forget_released(flows: Vec<StaleFlows>) -> Result<(), CniError> {
     if flows.is_empty() {
         return Ok(());
     }
-    let led_there = |flow: &Flow, port: &StaleFlows| flow.reply.src.ip() == port.pod;
+    let led_there = |flow: &Flow, port: &StaleFlows| {
+        let was_ours = port.host_ip.map_or_else(|| flow.is_redirected(), |ip| flow.original.dst.ip() == ip);
+        was_ours && flow.reply.src.ip() == port.pod
+    };
     Conntrack::open().and_then(|mut ct| forget(&mut ct, &flows, led_there)).map_err(|e| refused(&e))
 }
 

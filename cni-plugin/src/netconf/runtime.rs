@@ -116,7 +116,8 @@ fn port_mapping(fields: &mut Fields) -> Result<Option<PortMapping>, CniError> {
     let host_port = fields.take_number("hostPort", 65535)?.and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
     let container_path = fields.path_of("containerPort");
     let container_port = fields.take_number("containerPort", 65535)?.and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
-    let host_ip = fields.take_address("hostIP")?;
+    // `::ffff:10.4.7.21` is the IPv4 address: packets to it are IPv4 packets.
+    let host_ip = fields.take_address("hostIP")?.map(|ip| ip.to_canonical());
     if host_port == 0 {
         return Ok(None);
     }
@@ -147,6 +148,22 @@ mod tests {
             assert_eq!(parse(value, ALL).unwrap().port_mappings, std::slice::from_ref(&expected));
         }
         assert_eq!(expected.to_string(), "tcp 8080 to 80");
+    }
+
+    #[test]
+    fn host_address_is_taken_as_the_one_that_packets_carry() {
+        for (text, expected) in [
+            ("", None),
+            ("10.4.7.21", Some("10.4.7.21")),
+            ("::ffff:10.4.7.21", Some("10.4.7.21")),
+            ("0.0.0.0", Some("0.0.0.0")),
+            ("::", Some("::")),
+            ("fd00:0::21", Some("fd00::21")),
+        ] {
+            let value = json!({"portMappings": [{"hostPort": 1, "containerPort": 1, "hostIP": text}]});
+            let host_ip = parse(value, ALL).unwrap().port_mappings[0].host_ip;
+            assert_eq!(host_ip, expected.map(|ip| ip.parse().unwrap()), "{text}");
+        }
     }
 
     #[test]

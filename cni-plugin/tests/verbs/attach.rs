@@ -113,9 +113,9 @@ pub(crate) fn who_called(pod: &Path, addr: SocketAddr, call: impl FnOnce()) -> I
     thread::scope(|scope| {
         let server = scope.spawn(move || {
             inside(pod, || {
-                let listener = TcpListener::bind(addr).unwrap();
+                let listener = listen(addr);
                 ready.send(()).unwrap();
-                let (mut stream, peer) = listener.accept().unwrap();
+                let (mut stream, peer) = accept(&listener);
                 stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
                 let mut word = [0; 4];
                 stream.read_exact(&mut word).unwrap();
@@ -127,6 +127,38 @@ pub(crate) fn who_called(pod: &Path, addr: SocketAddr, call: impl FnOnce()) -> I
         call();
         server.join().unwrap()
     })
+}
+
+/// Listens on `addr`. A process that another test is starting right now may hold a former listener for a moment.
+fn listen(addr: SocketAddr) -> TcpListener {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match TcpListener::bind(addr) {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            other => return other.unwrap(),
+        }
+    }
+}
+
+/// Accepts one connection within twenty seconds: a caller that failed must not leave the server waiting.
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    listener.set_nonblocking(true).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(false).unwrap();
+                return (stream, peer);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                assert!(std::time::Instant::now() < deadline, "nobody called within twenty seconds");
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
 }
 
 pub(crate) fn say(addr: SocketAddr) {

@@ -21,6 +21,8 @@ mod host_local;
 mod ipam;
 mod leases;
 mod node;
+mod port_addresses;
+mod port_options;
 mod port_owners;
 mod ports;
 mod protocol;
@@ -57,6 +59,8 @@ fn main() {
         faults::links::TESTS,
         flannel::TESTS,
         leases::TESTS,
+        port_addresses::TESTS,
+        port_options::TESTS,
         port_owners::TESTS,
         ports::TESTS,
         protocol::TESTS,
@@ -71,6 +75,10 @@ fn main() {
         eprintln!("SKIPPED: this kernel lacks tbf, ifb, ingress, u32 or mirred; the tests of limits count as ignored");
     }
     let trials = trials.chain(bandwidth::TESTS.iter().map(|test| trial(test, !shaped)));
+    let sctp = port_addresses::has_sctp();
+    if !sctp {
+        eprintln!("SKIPPED: this kernel has no SCTP; its host ports are checked in the table only");
+    }
     let iptables = former_ports::is_installed();
     if !iptables {
         eprintln!(
@@ -93,6 +101,7 @@ fn main() {
                 .map(|test| trial(test, !root || !former)),
         )
         .chain(bandwidth::FORMER_TESTS.iter().map(|test| trial(test, !shaped || !former)))
+        .chain(port_addresses::SCTP_TESTS.iter().map(|test| trial(test, !root || !sctp)))
         .chain(former_ports::TESTS.iter().map(|test| trial(test, !root || !iptables)))
         .collect();
     libtest_mimic::run(&args, trials).exit();

@@ -167,7 +167,7 @@ fn one_address(node: &Node) {
 
 /// Asks until an echo comes, for at most `patience`; the socket stays, and with it the flow. A flow that leads elsewhere
 /// is kept alive by being asked again, so patience hides nothing.
-fn ask(socket: &UdpSocket, patience: Duration) -> bool {
+pub(crate) fn ask(socket: &UdpSocket, patience: Duration) -> bool {
     let deadline = std::time::Instant::now() + patience;
     socket.set_read_timeout(Some(patience / 10)).unwrap();
     let mut word = [0; 8];
@@ -181,7 +181,7 @@ fn ask(socket: &UdpSocket, patience: Duration) -> bool {
 }
 
 /// Answers one datagram in `pod` with the Pod's own word.
-fn answer(pod: &Path, ask: impl FnOnce() -> bool) -> bool {
+pub(crate) fn answer(pod: &Path, ask: impl FnOnce() -> bool) -> bool {
     let (ready, listening) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let server = scope.spawn(move || {
