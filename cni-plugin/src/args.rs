@@ -152,12 +152,12 @@ impl CniArgs {
     }
 }
 
-/// An address, with or without a prefix length.
+/// An address, with or without a prefix length; an IPv4 address in IPv6 form is an IPv4 address.
 #[must_use]
 pub fn address(text: &str) -> Option<IpAddr> {
     let (addr, len) = text.split_once('/').unwrap_or((text, "0"));
     len.parse::<u8>().ok()?;
-    addr.parse().ok()
+    addr.parse().ok().map(|addr: IpAddr| addr.to_canonical())
 }
 
 #[cfg(test)]
@@ -231,6 +231,7 @@ mod tests {
         assert_eq!(args.ip, Some("172.7.21.9".parse().unwrap()));
         assert_eq!(args.mac, Some(MacAddr([2, 0, 0, 0, 0, 1])));
         assert_eq!(CniArgs::parse("").unwrap(), CniArgs::default());
+        assert_eq!(CniArgs::parse("IP=::ffff:172.7.21.9").unwrap().ip, args.ip);
     }
 
     #[test]

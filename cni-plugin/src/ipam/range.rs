@@ -52,7 +52,8 @@ pub enum InvalidRange {
 
 impl Range {
     /// A range of `subnet`. Unless given, it goes from the first host to the last host, and the gateway is the first
-    /// host; the gateway itself is never handed out.
+    /// host; the gateway itself is never handed out. Bounds that are the network's or the broadcast address, as podman
+    /// writes them, mean the hosts next to these.
     ///
     /// # Errors
     /// When the subnet is too small or an address does not fit into it.
@@ -70,15 +71,15 @@ impl Range {
         let last_host = last_host(&subnet);
         let range = Self {
             subnet,
-            first: first.unwrap_or(first_host),
-            last: last.unwrap_or(last_host),
+            first: first.filter(|addr| *addr != subnet.addr()).unwrap_or(first_host),
+            last: last.filter(|addr| *addr != subnet.last()).unwrap_or(last_host),
             gateway: gateway.unwrap_or(first_host),
         };
         let outside = |what, addr| Err(InvalidRange::Outside { what, addr, subnet });
-        if !subnet.contains(range.first) || range.first < first_host {
+        if !subnet.contains(range.first) || range.first > last_host {
             return outside("rangeStart", range.first);
         }
-        if !subnet.contains(range.last) || range.last > last_host {
+        if !subnet.contains(range.last) || range.last < first_host {
             return outside("rangeEnd", range.last);
         }
         if range.gateway.is_ipv4() != subnet.is_ipv4() {
@@ -329,6 +330,17 @@ mod tests {
     }
 
     #[test]
+    fn network_and_broadcast_address_as_bounds_mean_the_hosts_next_to_them() {
+        // podman network create --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 writes the broadcast address as the end.
+        assert_eq!(range("10.5.0.0/24", "10.5.0.129", "10.5.0.255").to_string(), "10.5.0.129-10.5.0.254");
+        assert_eq!(range("10.5.0.0/24", "10.5.0.0", "").to_string(), "10.5.0.1-10.5.0.254");
+        let v6 = range("fd00::/120", "fd00::", "fd00::ff");
+        assert_eq!(v6.to_string(), "fd00::1-fd00::ff", "IPv6 has no broadcast address");
+        // The broadcast address of a part is an ordinary host of the whole.
+        assert_eq!(range("10.5.0.0/16", "10.5.1.0", "10.5.1.255").to_string(), "10.5.1.0-10.5.1.255");
+    }
+
+    #[test]
     fn ranges_that_do_not_fit_are_refused() {
         let new = |subnet: &str, first: &str, last: &str, gw: &str| {
             let p = |t: &str| t.parse::<IpAddr>().ok();
@@ -337,8 +349,8 @@ mod tests {
         assert!(new("10.0.0.0/31", "", "", "").contains("too small"));
         assert!(new("fd00::/127", "", "", "").contains("too small"));
         assert_eq!(new("10.0.0.0/24", "10.1.0.1", "", ""), "rangeStart 10.1.0.1 is not in network 10.0.0.0/24");
-        assert_eq!(new("10.0.0.0/24", "", "10.0.0.255", ""), "rangeEnd 10.0.0.255 is not in network 10.0.0.0/24");
-        assert_eq!(new("10.0.0.0/24", "10.0.0.0", "", ""), "rangeStart 10.0.0.0 is not in network 10.0.0.0/24");
+        assert_eq!(new("10.0.0.0/24", "", "10.0.0.0", ""), "rangeEnd 10.0.0.0 is not in network 10.0.0.0/24");
+        assert_eq!(new("10.0.0.0/24", "10.0.0.255", "", ""), "rangeStart 10.0.0.255 is not in network 10.0.0.0/24");
         assert_eq!(new("10.0.0.0/24", "", "", "fd00::1"), "gateway fd00::1 is not in network 10.0.0.0/24");
         assert_eq!(new("10.0.0.0/24", "10.0.0.9", "10.0.0.8", ""), "rangeStart 10.0.0.9 comes after rangeEnd 10.0.0.8");
     }

@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("host_local_allocates_custom_ips_from_multiple_ranges", custom_ips_of_ranges),
     ("host_local_allocates_custom_ips_from_multiple_protocols", custom_ips_of_protocols),
     ("host_local_fails_if_a_requested_custom_ip_is_not_used", unused_custom_ip),
+    ("host_local_missing_resolv_conf_fails_before_anything_is_reserved", no_resolver),
     ("host_local_check_tells_a_missing_address_in_the_references_words", check),
     ("host_local_del_needs_no_valid_range", del_without_range),
     ("host_local_status_tells_an_exhausted_range", status),
@@ -285,6 +286,14 @@ fn custom_ips_of_protocols(node: &Node) {
         let expected = ["172.16.1.99/24 via 172.16.1.1", "2001:db8:1::999/48 via 2001:db8:1::1"];
         assert_eq!(addresses(&add(node, &conf, "dummy")), expected);
     }
+}
+
+fn no_resolver(node: &Node) {
+    let conf = conf("1.0.0", "mynet", &json!({"subnet": "10.1.2.0/24", "resolvConf": "/run/never-there"}));
+    let (code, text) = run(node, "ADD", &conf, "dummy", "eth0", "").error();
+    assert!(code == 5 && text.contains("/run/never-there"), "{text}");
+    assert!(!Path::new(&data_dir("1.0.0")).exists(), "nothing was touched");
+    del(node, &conf, "dummy");
 }
 
 fn unused_custom_ip(node: &Node) {
