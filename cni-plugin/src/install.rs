@@ -145,6 +145,7 @@ mod tests {
         let install = parse("--as flannel,portmap,flannel /opt/cni/bin").unwrap();
         assert_eq!(install, Install { dir: PathBuf::from("/opt/cni/bin"), names: vec!["flannel", "portmap"] });
         assert_eq!(parse("/x --as flannel").unwrap().names, ["flannel"]);
+        assert_eq!(parse("--as bridge /x").unwrap().names, ["bridge"]);
         for bad in ["", "--as", "--as macvlan /x", "/x /y", "--force /x", "--as flannel"] {
             assert!(parse(bad).unwrap_err().to_string().contains(USAGE), "{bad}");
         }

@@ -154,3 +154,25 @@ pub(crate) fn is_vlan_link(name: &IfName, bridges: &BTreeSet<IfName>) -> bool {
     let Some((bridge, vlan)) = name.as_str().rsplit_once('.') else { return false };
     vlan.parse::<u16>().is_ok() && bridges.iter().any(|name| name.as_str() == bridge)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_vlans_are_named_after_a_bridge_and_a_number() {
+        let name = |text: &str| IfName::new(text).unwrap();
+        let bridges = BTreeSet::from([name("cbr0"), name("br.7")]);
+        for (text, expected) in [
+            ("cbr0.100", true),
+            ("br.7.100", true),
+            ("cbr0", false),
+            ("cbr0.x", false),
+            ("cbr0.", false),
+            ("cni0.100", false),
+            ("veth0badcafe", false),
+        ] {
+            assert_eq!(is_vlan_link(&name(text), &bridges), expected, "{text}");
+        }
+    }
+}

@@ -9,12 +9,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use kernel::link::LinkState;
-use kernel::{KernelError, Netns, Rtnl, sysctl};
-use netstate::{IfName, LinkKind};
+use kernel::{KernelError, Netns, Rtnl};
+use netstate::IfName;
 use serde_json::Value;
 
 use super::del::owner;
 use super::network::{Network, draft_of};
+use super::survey::survey;
 use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace, store_error};
 use crate::apply;
 use crate::args::{Call, CniArgs};
@@ -25,11 +26,10 @@ use crate::excerpt::{self, Links};
 use crate::guard;
 use crate::hands::{KernelHands, refused};
 use crate::ipam::{Reservation, Store, StoreError, resolver};
-use crate::leftovers::{self, bridge_names, is_vlan_link};
+use crate::leftovers;
 use crate::mtu;
 use crate::netconf::{IpamConf, NetConf};
-use crate::plan::attach::vlan::VlanLink;
-use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
+use crate::plan::attach::{Attach, Facts};
 use crate::plan::hostports::HostPorts;
 use crate::plan::hostports::owner::Owner;
 use crate::plan::shape::Shape;
@@ -113,7 +113,7 @@ fn attach_now(
     if let Some((dir, content)) = &network.flannel_state {
         write_flannel_state(dir, attach.attachment, content)?;
     }
-    let facts = observe(attach, bridge, &mut host)?;
+    let facts = survey(attach, bridge, &mut host)?;
     let steps = attach.plan(&facts)?;
     let result = attach.result(&facts)?.render(network.version)?;
     let notice = mtu_notice(attach, &facts, &steps, &mut host)?;
@@ -226,75 +226,6 @@ fn is_complete(
     let present: Vec<IpAddr> = pod.addresses_of(link.index)?.into_iter().map(|(addr, _)| addr).collect();
     let is_peer = link.lower_index == Some(host_end.index) && host_end.lower_index == Some(link.index);
     Ok(is_peer && link.link.up && addresses.iter().all(|addr| present.contains(addr)))
-}
-
-fn observe(attach: &Attach<'_>, bridge: Option<&LinkState>, host: &mut Rtnl) -> Result<Facts, CniError> {
-    let bridge = bridge.map(|link| bridge_state(link, host)).transpose().map_err(|e| refused(&e))?;
-    let mut facts = Facts { bridge, ..Facts::default() };
-    if attach.gateway_vlan().is_some() {
-        facts.vlan_link = vlan_link(&attach.gateway_link(), host).map_err(|e| refused(&e))?;
-    }
-    if attach.needs_surroundings(&facts) {
-        facts.surroundings = surroundings(attach, host).map_err(|e| refused(&e))?;
-    }
-    let gateways = attach.gateways();
-    let forwards = |v4: bool, key: &str| {
-        gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4)
-            && key.parse().is_ok_and(|key| sysctl::read(&key).is_ok_and(|value| value == "1"))
-    };
-    facts.forwards_v4 = forwards(true, "net/ipv4/ip_forward");
-    facts.forwards_v6 = forwards(false, "net/ipv6/conf/all/forwarding");
-    Ok(facts)
-}
-
-fn bridge_state(state: &LinkState, host: &mut Rtnl) -> Result<BridgeState, KernelError> {
-    let mut addresses = host.addresses_of(state.index)?;
-    addresses.retain(is_routable);
-    Ok(BridgeState {
-        index: state.index,
-        is_bridge: matches!(state.link.kind, LinkKind::Bridge(_)),
-        mtu: state.link.mtu,
-        mac: state.link.mac,
-        up: state.link.up,
-        filters_vlans: matches!(&state.link.kind, LinkKind::Bridge(options) if options.vlan_filtering),
-        addresses,
-    })
-}
-
-fn vlan_link(name: &IfName, host: &mut Rtnl) -> Result<Option<VlanLink>, KernelError> {
-    let Some(state) = host.link(name)? else { return Ok(None) };
-    let mut addresses = host.addresses_of(state.index)?;
-    addresses.retain(is_routable);
-    Ok(Some(VlanLink {
-        index: state.index,
-        up: state.link.up,
-        is_veth: state.link.kind == LinkKind::Veth,
-        mtu: state.link.mtu,
-        mac: state.link.mac,
-        addresses,
-    }))
-}
-
-fn is_routable((addr, _): &Cidr) -> bool {
-    !matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
-}
-
-fn surroundings(attach: &Attach<'_>, host: &mut Rtnl) -> Result<Surroundings, KernelError> {
-    let links = host.links()?;
-    let own = links.iter().find(|link| link.name == attach.conf.bridge).map(|link| link.index);
-    let (gateway, bridges) = (attach.gateway_link(), bridge_names(&links));
-    let may_clash = |link: &&LinkState| {
-        link.name != gateway && (matches!(link.link.kind, LinkKind::Bridge(_)) || is_vlan_link(&link.name, &bridges))
-    };
-    let others: Vec<&LinkState> = links.iter().filter(may_clash).collect();
-    let mut other_bridges = Vec::new();
-    for (index, addr, len) in host.addresses()? {
-        if let Some(link) = others.iter().find(|link| link.index == index).filter(|_| is_routable(&(addr, len))) {
-            other_bridges.push((link.name.clone(), (addr, len)));
-        }
-    }
-    let has_ports = own.is_some() && links.iter().any(|link| link.master_index == own);
-    Ok(Surroundings { has_ports, other_bridges })
 }
 
 pub(super) fn read_resolver(ipam: Option<&IpamConf>) -> Result<Dns, CniError> {

@@ -19,6 +19,7 @@ pub mod loopback;
 pub mod network;
 pub mod portmap;
 pub mod status;
+mod survey;
 pub mod version;
 
 use std::time::Duration;
