@@ -43,7 +43,7 @@ pub fn write(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
 /// cannot be written it is looked at after all.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn set_new(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
     let written = OpenOptions::new().write(true).open(path(key)).and_then(|mut file| file.write_all(value.as_bytes()));
     written.or_else(|_| write(key, value))
