@@ -121,6 +121,24 @@ fn sandboxes_started_at_once_get_addresses_of_their_own() -> Result<()> {
     ensure_clean(&node)
 }
 
+/// What kubelet makes of a Pod's annotations: containerd adds the largest burst it can write.
+fn annotated_sandbox_is_limited() -> Result<()> {
+    let node = lone_node(NATIVE)?;
+    let cri = Cri::start(&node)?;
+    let limits = [("kubernetes.io/ingress-bandwidth", "10M"), ("kubernetes.io/egress-bandwidth", "20M")];
+    let id = cri.run("web", &[tcp(8080)], &limits)?;
+    let shown = node.run(&["tc", "qdisc", "show"])?.stdout;
+    let line = |start: &str, rate: &str| shown.lines().any(|line| line.contains(start) && line.contains(rate));
+    ensure!(line("tbf 1: dev veth", "rate 10Mbit") && line("tbf 1: dev bwp", "rate 20Mbit"), "{shown}");
+    ensure!(ask(&node, "127.0.0.1:8080")?.ends_with(" web"), "a limited sandbox answers");
+    ensure!(leftovers(&node)?.iter().any(|left| left.starts_with("bwp")));
+    cri.stop(&id)?;
+    cri.remove(&id)?;
+    let shown = node.run(&["tc", "qdisc", "show"])?.stdout;
+    ensure!(!shown.contains("tbf"), "{shown}");
+    ensure_clean(&node)
+}
+
 /// Calls in an order and with arguments in an order that do not depend on Go's maps and on what ran first.
 fn ordered(calls: &[Value]) -> Vec<Value> {
     let mut calls: Vec<Value> = calls.iter().map(likeness::likened).collect();
@@ -181,6 +199,7 @@ fn main() -> ExitCode {
         node_is_ready_when_the_list_is_there_and_failed_sandboxes_leave_nothing,
         sandbox_whose_namespace_is_gone_is_deleted,
         sandboxes_started_at_once_get_addresses_of_their_own,
+        annotated_sandbox_is_limited,
         labs_runtime_calls_plugins_as_the_cri_service_does,
     ])
 }

@@ -125,6 +125,7 @@ pub(crate) fn calls(host: &Host) -> Result<Vec<Value>> {
 /// rows, locks, the memory of the last address) is left out.
 pub(crate) fn leftovers(host: &Host) -> Result<Vec<String>> {
     let script = "ip -br link show type veth | cut -d' ' -f1 | grep -v ^eth0\n\
+        ip -br link show type ifb 2>/dev/null | cut -d' ' -f1\n\
         find /run/netns -type f -o -type s\n\
         for table in $(nft list tables inet | grep -o 'netd-ports.*'); do nft list table inet $table | sed -n '/elements = {/,/}/p'; done\n\
         find /var/lib/cni -type f ! -name lock ! -name 'last_reserved_ip.*' 2>/dev/null\n\
