@@ -4,6 +4,8 @@
 //! process enters the Pod's namespace once, when the first step for it comes, and never returns. Host parameters
 //! therefore come before Pod steps, which the plan's order guarantees.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,7 +15,7 @@ use kernel::link::VethEnd;
 use kernel::nft::Nft;
 use kernel::{KernelError, Netns, Rtnl, sysctl};
 use netstate::nft::Ruleset;
-use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey, TokenBucket};
+use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
 use nix::libc;
 
 use crate::apply::Hands;
@@ -92,39 +94,6 @@ impl<'a> KernelHands<'a> {
     pub fn knowing(mut self, name: &IfName, index: Option<u32>) -> Self {
         self.indexes.extend(index.map(|index| (name.clone(), index)));
         self
-    }
-
-    fn limit(&mut self, link: &IfName, bucket: &TokenBucket) -> Result<(), CniError> {
-        let index = self.index(link)?;
-        self.host.add_bucket(index, bucket).map_err(|e| not_twice(&e))
-    }
-
-    fn create_ifb(&mut self, name: &IfName, mac: MacAddr, mtu: u32) -> Result<(), CniError> {
-        let index = self.host.create_ifb(name, mac, mtu).map_err(|e| not_twice(&e))?;
-        self.indexes.insert(name.clone(), index);
-        Ok(())
-    }
-
-    fn hook_ingress(&mut self, link: &IfName) -> Result<(), CniError> {
-        let index = self.index(link)?;
-        self.host.add_ingress(index).map_err(|e| not_twice(&e))
-    }
-
-    fn redirect(&mut self, link: &IfName, over: &IfName) -> Result<(), CniError> {
-        let (index, to) = (self.index(link)?, self.index(over)?);
-        self.host.redirect(index, to).map_err(|e| refused(&e))
-    }
-
-    /// Takes something off a link; a link that is gone has nothing on it.
-    fn take_off(
-        &mut self,
-        link: &IfName,
-        take: impl FnOnce(&mut Rtnl, u32) -> Result<(), KernelError>,
-    ) -> Result<(), CniError> {
-        match self.host.link(link).map_err(|e| refused(&e))? {
-            Some(found) => take(&mut self.host, found.index).map_err(|e| refused(&e)),
-            None => Ok(()),
-        }
     }
 
     fn netns(&self) -> Result<&'a Netns, CniError> {
@@ -233,14 +202,6 @@ fn set_new(parameter: &Parameter) -> Result<(), CniError> {
     match sysctl::set_new(&parameter.key, parameter.value) {
         Err(e) if parameter.required => Err(refused(&e)),
         _ => Ok(()),
-    }
-}
-
-/// What is there already is somebody's: not to be touched, and not to be undone.
-fn not_twice(error: &KernelError) -> CniError {
-    match error.errno() {
-        Some(libc::EEXIST) => CniError::new(Code::AlreadyAttached, error.to_string()).details("DEL it first"),
-        _ => refused(error),
     }
 }
 
