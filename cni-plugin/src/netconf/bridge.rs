@@ -67,11 +67,9 @@ impl BridgeConf {
         args: &CniArgs,
         runtime: &RuntimeConfig,
     ) -> Result<Self, CniError> {
-        let name = fields.take_text("bridge")?.filter(|name| !name.is_empty());
-        let is_unnamed = name.is_none();
-        let name = name.as_deref().unwrap_or(default_bridge);
-        let bridge =
-            IfName::new(name).map_err(|e| CniError::invalid_field(&fields.path_of("bridge"), name, &e.to_string()))?;
+        let named = bridge_name(&mut fields)?;
+        let is_unnamed = named.is_none();
+        let bridge = named.map_or_else(|| name(&fields, default_bridge), Ok)?;
         let from_args = ArgsCni::take(&mut fields)?;
         let vlan = VlanConf::take(&mut fields)?;
         let mut flag = |key: &str| fields.take_bool(key).map(|value| value.unwrap_or(false));
@@ -151,6 +149,15 @@ impl ArgsCni {
         let mac = cni.take_parsed("mac", "an address such as 0a:58:ac:07:15:09")?;
         Ok(Self { mac, ips: super::ipam::addresses(&mut cni, "ips")? })
     }
+}
+
+fn bridge_name(fields: &mut Fields) -> Result<Option<IfName>, CniError> {
+    let text = fields.take_text("bridge")?.filter(|text| !text.is_empty());
+    text.map(|text| name(fields, &text)).transpose()
+}
+
+fn name(fields: &Fields, text: &str) -> Result<IfName, CniError> {
+    IfName::new(text).map_err(|e| CniError::invalid_field(&fields.path_of("bridge"), text, &e.to_string()))
 }
 
 fn masquerade(fields: &mut Fields, networks: &[Prefix]) -> Result<Option<Vec<Prefix>>, CniError> {

@@ -1,12 +1,13 @@
 //! CHECK.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use kernel::link::LinkState;
 use kernel::nft::Nft;
 use kernel::{KernelError, Rtnl};
+use netstate::LinkKind;
 use netstate::nft::{Element, ElementKey, Ruleset};
-use netstate::{LinkKind, PortVlans};
 
 use super::network::Network;
 use super::{RESERVATION_WAIT, open_namespace, store_error};
@@ -114,20 +115,9 @@ fn observe(
     bridge: Option<&LinkState>,
     call: &Call,
 ) -> Result<Facts, CniError> {
-    let reserved = match &network.bridge.ipam {
-        None => Vec::new(),
-        Some(ipam) => match Store::new(&ipam.data_dir, &network.name).lock_existing(RESERVATION_WAIT) {
-            Ok(None) => Vec::new(),
-            Ok(Some(locked)) => {
-                let reported = expected.result.ips.iter().map(|ip| ip.addr);
-                reported.filter(|addr| locked.is_owned(&call.attachment, *addr)).collect()
-            }
-            Err(e) => return Err(store_error(&e)),
-        },
-    };
+    let reserved = reserved(network, expected, call)?;
     let netns = open_namespace(call)?;
     let look = || -> Result<Facts, KernelError> {
-        let mut host = Rtnl::open()?;
         let mut pod = Rtnl::open_in(&netns)?;
         let inside = pod.link(&call.attachment.ifname)?;
         let addresses = match &inside {
@@ -138,28 +128,36 @@ fn observe(
         if let Some(guard) = guard {
             elements.extend(guard::present(guard)?);
         }
-        let host_end = host.link(&expected.host_link())?;
-        let vlans = match &host_end {
-            Some(link) if !expected.vlans.0.is_empty() => host.port_vlans(link.index)?,
-            _ => PortVlans::default(),
-        };
-        let vlan_link = match expected.vlan_link {
-            Some(name) => host.link(name)?,
-            None => None,
-        };
-        Ok(Facts {
-            bridge: bridge.map(fact),
-            host: host_end.as_ref().map(fact),
-            vlans,
-            vlan_link: vlan_link.as_ref().map(fact),
-            pod: inside.as_ref().map(fact),
-            addresses,
-            routes: pod.routes()?,
-            reserved,
-            elements,
-        })
+        let (bridge, pod_end, routes) = (bridge.map(fact), inside.as_ref().map(fact), pod.routes()?);
+        let facts = Facts { bridge, pod: pod_end, addresses, routes, reserved, elements, ..Facts::default() };
+        on_the_host(expected, facts)
     };
     look().map_err(|e| refused(&e))
+}
+
+/// Those of the reported addresses that are reserved for the attachment.
+fn reserved(network: &Network, expected: &Expected<'_>, call: &Call) -> Result<Vec<IpAddr>, CniError> {
+    let Some(ipam) = &network.bridge.ipam else { return Ok(Vec::new()) };
+    let store = Store::new(&ipam.data_dir, &network.name);
+    let Some(locked) = store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? else {
+        return Ok(Vec::new());
+    };
+    let reported = expected.result.ips.iter().map(|ip| ip.addr);
+    Ok(reported.filter(|addr| locked.is_owned(&call.attachment, *addr)).collect())
+}
+
+/// Adds the host's end, the VLANs it carries, and the link that holds the VLAN's gateways.
+fn on_the_host(expected: &Expected<'_>, mut facts: Facts) -> Result<Facts, KernelError> {
+    let mut host = Rtnl::open()?;
+    let host_end = host.link(&expected.host_link())?;
+    if let Some(link) = host_end.as_ref().filter(|_| !expected.vlans.0.is_empty()) {
+        facts.vlans = host.port_vlans(link.index)?;
+    }
+    if let Some(name) = expected.vlan_link {
+        facts.vlan_link = host.link(name)?.as_ref().map(fact);
+    }
+    facts.host = host_end.as_ref().map(fact);
+    Ok(facts)
 }
 
 fn fact(state: &LinkState) -> LinkFact {
