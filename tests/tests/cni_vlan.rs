@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::cni::{Attachment, Network, Runtime};
-use lab::{Host, Need, Pod, bin};
+use lab::{Host, Need, Pod, bin, echo};
 use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// A machine with the plugin under the names that have bridge options.
 fn machine() -> Result<Runtime> {
@@ -142,7 +145,8 @@ fn with_gateway(runtime: &Runtime) -> Result<Vec<(Network, &'static str)>> {
         "/run/flannel/subnet.env",
         "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
     )?;
-    let list = |name: &str, plugin: Value| {
+    let list = |name: &str, mut plugin: Value| {
+        plugin["capabilities"] = json!({"portMappings": true});
         runtime.parse(&json!({"name": name, "cniVersion": "1.0.0", "plugins": [plugin]}).to_string())
     };
     let delegate = json!({"vlan": 100, "bridge": "br2", "isDefaultGateway": true, "hairpinMode": true});
@@ -207,6 +211,29 @@ fn link_of_a_vlan_that_was_left_half_made_is_made_whole() -> Result<()> {
     Ok(())
 }
 
+fn host_port_leads_into_the_vlan() -> Result<()> {
+    let runtime = machine()?;
+    let (native, _) = with_gateway(&runtime)?.remove(1);
+    let web = runtime.host().pod("web")?;
+    let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+    let attachment = Attachment::of(&web).capability("portMappings", ports);
+    let result = runtime.add(&native, &attachment)?;
+    let (client, _, _) = attach(&runtime, &native, "client")?;
+    let _server = echo::serve(&web, "web", 80)?;
+    // A frame of a Pod passes the bridge before it comes out of the VLAN's link. Where bridged frames go through the IP
+    // rules as well (br_netfilter), its destination would be translated on the bridge already, in the wrong place.
+    runtime.host().run(&["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"])?;
+    let gateway = result["ips"][0]["gateway"].as_str().unwrap().to_owned();
+    for (place, target) in [("host", "127.0.0.1:8080".to_owned()), ("Pod", format!("{gateway}:8080"))] {
+        let answer = match place {
+            "host" => echo::ask_tcp(runtime.host(), target.parse()?, SOON),
+            _ => echo::ask_tcp(&client, target.parse()?, SOON),
+        };
+        ensure!(answer.with_context(|| format!("from the {place}"))?.name == "web");
+    }
+    runtime.check(&native, &attachment)
+}
+
 fn bridge_that_does_not_filter_is_taught_when_empty_and_refused_when_not() -> Result<()> {
     let runtime = machine()?;
     let host = runtime.host();
@@ -241,6 +268,7 @@ fn main() -> ExitCode {
             ports_carry_what_the_reference_gives_them,
             gateway_of_a_vlan_is_on_its_own_link_and_shared_by_its_pods,
             link_of_a_vlan_that_was_left_half_made_is_made_whole,
+            host_port_leads_into_the_vlan,
             bridge_that_does_not_filter_is_taught_when_empty_and_refused_when_not,
             subnet_of_another_vlan_is_refused_by_name,
         ],
