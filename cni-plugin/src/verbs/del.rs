@@ -40,7 +40,6 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
     let Some(mut held) = take(&places, conf, role, call, &mut host)? else {
-        detour::remove(&mut host, &places.records, &conf.name, &call.attachment, None)?;
         return former::remove(&conf.name, &call.attachment);
     };
     let record = held.read();
