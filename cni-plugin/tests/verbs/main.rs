@@ -54,6 +54,7 @@ fn main() {
         guard::TESTS,
         host_local::TESTS,
         ipam::TESTS,
+        faults::TESTS,
         faults::crowd::TESTS,
         faults::files::TESTS,
         faults::links::TESTS,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{LONG, modern, vars, verb_within};
-use crate::node::{Node, Outcome, SUBNET_ENV, first_address, host_link, native, with};
+use crate::node::{Node, Outcome, SUBNET_ENV, first_address, flannel, host_link, native, with};
 use crate::state::HostState;
 
 type Test = (&'static str, fn(&Node));
@@ -126,33 +126,44 @@ fn mixed(node: &Node) {
 
 fn del_during_add(node: &Node) {
     let mapping = json!({"portMappings": [{"hostPort": 53, "containerPort": 53, "protocol": "udp"}]});
-    let conf = with(&native(), "runtimeConfig", mapping);
-    let before = used(node, &conf);
-    let (mut whole, mut none) = (0, 0);
-    for round in 0..60_u32 {
-        let pod = node.pod();
-        let vars = |command| vars(command, "web-1", pod.to_str().unwrap());
-        let add = node.start("netd-cni", &vars("ADD"), &conf.to_string());
-        // DEL starts at another moment of ADD in every round; the moment is not a condition to wait for.
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_micros(u64::from(round) * 150) {
-            thread::yield_now();
+    for conf in [with(&native(), "runtimeConfig", mapping), with(&flannel(), "cniVersion", json!("1.0.0"))] {
+        let before = used(node, &conf);
+        let (mut whole, mut none) = (0, 0);
+        for round in 0..60 {
+            match del_at(node, &conf, Duration::from_micros(round * 150)) {
+                true => whole += 1,
+                false => none += 1,
+            }
+            HostState::now().must_be(&before, &format!("round {round} of {}", conf["type"]));
         }
-        let del = node.start("netd-cni", &vars("DEL"), &conf.to_string());
-        let (add, del) = (finished(add), finished(del));
-        del.silent();
-        let result = add.result();
-        if node.links().contains(&host_link("web-1")) {
-            whole += 1;
-            node.check(&conf, "web-1", &pod, &result).silent();
-            node.del(&conf, "web-1", &pod).silent();
-        } else {
-            none += 1;
-        }
-        HostState::now().must_be(&before, &format!("round {round}"));
-        node.remove_pod(&pod);
+        assert!(whole > 0 && none > 0, "DEL came first {whole} times, last {none} times");
+        let bridge = if conf["type"] == json!("flannel") { "cni0" } else { "cbr0" };
+        kernel::Rtnl::open().unwrap().delete_link(&bridge.parse().unwrap()).unwrap();
     }
-    assert!(whole > 0 && none > 0, "DEL came first {whole} times, last {none} times");
+}
+
+/// Starts DEL that long after ADD. `true`: DEL came first, and the attachment was whole.
+fn del_at(node: &Node, conf: &Value, after: Duration) -> bool {
+    let pod = node.pod();
+    let program = conf["type"].as_str().unwrap();
+    let vars = |command| vars(command, "web-1", pod.to_str().unwrap());
+    let add = node.start(program, &vars("ADD"), &conf.to_string());
+    // The moment is what differs between rounds; it is no condition that could be waited for.
+    let start = Instant::now();
+    while start.elapsed() < after {
+        thread::yield_now();
+    }
+    let del = node.start(program, &vars("DEL"), &conf.to_string());
+    let (add, del) = (finished(add), finished(del));
+    del.silent();
+    let result = add.result();
+    let is_whole = node.links().contains(&host_link("web-1"));
+    if is_whole {
+        node.check(conf, "web-1", &pod, &result).silent();
+        node.del(conf, "web-1", &pod).silent();
+    }
+    node.remove_pod(&pod);
+    is_whole
 }
 
 fn held_locks(node: &Node) {

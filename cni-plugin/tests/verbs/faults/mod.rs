@@ -40,6 +40,23 @@
 //! | cni#356, flannel#1775, #1011, talos#13457 | the MTU never changes | `mtu_of_the_subnet_file_reaches_bridge_and_new_pods` |
 //! | cni.md §0.10 | a default route twice fails ADD | `default_route_is_not_added_twice` |
 //!
+//! And what no report is needed for:
+//!
+//! | fault | shown by |
+//! |---|---|
+//! | full disk, read-only state directory | `full_or_read_only_disk_fails_add_and_leaves_nothing`, `no_inode_free_fails_add_and_leaves_nothing` |
+//! | empty and junk state files | `junk_in_state_files_stops_no_verb_and_gc_clears_it`, `one_broken_record_does_not_keep_a_full_range_from_being_reclaimed` |
+//! | unreadable subnet file | `unreadable_subnet_file_is_told_and_nothing_is_touched` |
+//! | missing namespace, ordinary file for one | `the_hosts_own_namespace_is_refused_before_anything_is_touched`, `del_needs_no_namespace` |
+//! | bridge with a foreign address | `bridge_with_a_foreign_address_is_refused_before_a_pod_is_made` |
+//! | names that are taken | `foreign_link_with_a_pods_name_is_refused_and_kept`, `bridge_name_taken_by_another_link_is_refused_and_kept` |
+//! | half a veth pair | `half_created_veth_does_not_stop_the_next_add` |
+//! | two ADDs at once for one container | `two_adds_at_once_for_one_container_leave_one_attachment` |
+//! | 500 ADDs at once | `five_hundred_adds_at_once_get_five_hundred_addresses` |
+//! | DEL during ADD | `del_during_add_leaves_a_whole_attachment_or_none` |
+//! | a clock that is set | `clock_set_back_or_forward_decides_nothing` |
+//! | death after any step | `add_killed_after_any_step_is_undone_by_del` and the other walks of crash.rs |
+//!
 //! Not a plugin's affair: flannel#1437 and plugins#629 (another conflist sorts first) are decided by the runtime before a
 //! plugin is executed. What it can do it does: `two_bridges_never_hold_one_subnet`.
 
@@ -47,6 +64,8 @@ pub(crate) mod crowd;
 pub(crate) mod files;
 pub(crate) mod links;
 
+use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -59,6 +78,23 @@ use crate::node::{Node, Outcome, with};
 
 /// Longer than any wait of the plugin itself.
 const LONG: Duration = Duration::from_secs(30);
+
+type Test = (&'static str, fn(&Node));
+
+/// The tables above, held against the tests that there are.
+pub(crate) const TESTS: &[Test] = &[("every_test_that_the_table_of_issues_names_exists", table_is_true)];
+
+fn table_is_true(_: &Node) {
+    let listed = Command::new(std::env::current_exe().unwrap()).arg("--list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let names: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let rows = include_str!("mod.rs").lines().filter(|line| line.starts_with("//! |"));
+    let told: BTreeSet<&str> =
+        rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|word| word.len() > 20).collect();
+    assert!(told.len() > 30, "{told:?}");
+    let missing: Vec<_> = told.difference(&names).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
 
 /// `conf` in the version that knows GC and STATUS.
 pub(crate) fn modern(conf: &Value) -> Value {
