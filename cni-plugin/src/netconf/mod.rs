@@ -5,6 +5,7 @@
 
 pub mod bandwidth;
 pub mod bridge;
+pub mod conditions;
 pub mod flannel;
 pub mod host_local;
 pub mod ipam;

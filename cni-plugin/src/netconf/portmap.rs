@@ -1,5 +1,6 @@
 //! Options of host ports: of the `portmap` name (plugins/meta/portmap) and of the native configuration.
 
+use super::conditions::Conditions;
 use crate::error::CniError;
 use crate::fields::{Fields, unsupported};
 
@@ -21,6 +22,8 @@ pub struct PortmapConf {
     pub snat: Snat,
     /// Bit of the packet mark that says "rewrite the source", 0 to 31.
     pub mark_bit: u8,
+    /// Whom the ports are open to.
+    pub conditions: Conditions,
 }
 
 impl PortmapConf {
@@ -38,18 +41,14 @@ impl PortmapConf {
         if let Some(backend) = fields.take_text("backend")?.filter(|b| !matches!(b.as_str(), "" | "nftables")) {
             return Err(unsupported(&fields.path_of("backend"), &backend).details("accepted is nftables"));
         }
-        for key in ["conditionsV4", "conditionsV6"] {
-            if let Some(condition) = fields.take_texts(key)?.first() {
-                return Err(unsupported(&fields.path_of(key), condition));
-            }
-        }
+        let conditions = Conditions::take(fields)?;
         let mark_bit = fields.take_number("markMasqBit", 31)?.and_then(|bit| u8::try_from(bit).ok()).unwrap_or(13);
         let snat = match (fields.take_bool("snat")?.unwrap_or(true), fields.take_bool("masqAll")?.unwrap_or(false)) {
             (false, _) => Snat::Never,
             (true, false) => Snat::WhereNeeded,
             (true, true) => Snat::Always,
         };
-        Ok(Self { snat, mark_bit })
+        Ok(Self { snat, mark_bit, conditions })
     }
 }
 
@@ -66,9 +65,12 @@ mod tests {
             let conf = PortmapConf::take(&mut fields)?;
             fields.finish().map(|()| conf)
         };
-        assert_eq!(parse(json!({})).unwrap(), PortmapConf { snat: Snat::WhereNeeded, mark_bit: 13 });
+        assert_eq!(
+            parse(json!({})).unwrap(),
+            PortmapConf { snat: Snat::WhereNeeded, mark_bit: 13, conditions: Conditions::default() }
+        );
         let conf = parse(json!({"snat": false, "backend": "nftables", "markMasqBit": 7})).unwrap();
-        assert_eq!(conf, PortmapConf { snat: Snat::Never, mark_bit: 7 });
+        assert_eq!(conf, PortmapConf { snat: Snat::Never, mark_bit: 7, conditions: Conditions::default() });
         assert_eq!(parse(json!({"masqAll": true})).unwrap().snat, Snat::Always);
         for value in [
             json!({"backend": "iptables"}),

@@ -12,6 +12,7 @@ use crate::attach::{say, who_called};
 use crate::bridge::routed;
 use crate::node::{DUAL_ENV, Node, inside, native, with};
 use crate::port_addresses::outside_v6;
+use crate::port_owners::second;
 use crate::ports::{NODE, addr, answer, ask, elements, mapped, outside};
 
 type Test = (&'static str, fn(&Node));
@@ -25,6 +26,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("without_snat_only_the_destination_changes", without_snat),
     ("masq_all_rewrites_every_source_of_both_families", masq_all),
     ("mark_bit_is_the_one_configured", mark_bit),
+    ("conditions_open_a_port_to_whom_they_say_and_to_nobody_else", conditions),
+    ("conditions_of_one_network_do_not_concern_another", conditions_apart),
+    ("conditions_with_lists_and_links_hold_over_both_families", conditions_of_both_families),
+    ("sctp_port_stands_in_the_table", sctp_element),
 ];
 
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -145,6 +150,10 @@ fn invalid(node: &Node) {
         (with(&with_mapping(good.clone()), "backend", json!("iptables")), 2, "backend"),
         (with(&with_mapping(good.clone()), "externalSetMarkChain", json!("KUBE-MARK-MASQ")), 2, "externalSetMarkChain"),
         (with(&with_mapping(good.clone()), "hairpin", json!(true)), 2, "hairpin"),
+        (with(&with_mapping(good.clone()), "conditionsV4", json!(["-s", "10.0.0.0/8"])), 2, "iptables' language"),
+        (with(&with_mapping(good.clone()), "conditionsV4", json!(["!", "-s", "10.0.0.1"])), 2, "iptables' language"),
+        (with(&with_mapping(good.clone()), "conditionsV6", json!(["ip6", "hoplimit", "3"])), 2, "hoplimit"),
+        (with(&with_mapping(good.clone()), "conditionsV4", json!("ip saddr 10.0.0.1")), 7, "conditionsV4"),
     ] {
         let (found, text) = node.add(&conf, "web-1", &node.pod()).error();
         assert!(found == code && text.contains(field), "{conf}: {found} {text}");
@@ -221,4 +230,73 @@ fn mark_bit(node: &Node) {
     assert_eq!((called.to_string().as_str(), seen("bit 7"), seen("bit 13")), ("172.7.21.1", true, false));
     let called = who_called(&thirteen, addr("0.0.0.0:80"), || say(addr("127.0.0.1:8093")));
     assert_eq!((called.to_string().as_str(), seen("bit 13")), ("172.7.21.1", true));
+}
+
+fn conditions(node: &Node) {
+    let client = outside(node);
+    let pod = node.pod();
+    let conf = with(&native(), "conditionsV4", json!(["ip", "saddr", "10.4.7.200", "tcp", "dport", "8080"]));
+    let two = json!([{"hostPort": 8080, "containerPort": 80}, {"hostPort": 8081, "containerPort": 80},
+                     {"hostPort": 8080, "containerPort": 80, "hostIP": NODE}]);
+    node.add(&with(&conf, "runtimeConfig", json!({"portMappings": two})), "web-1", &pod).result();
+    let (server, port) = (addr("0.0.0.0:80"), addr("10.4.7.21:8080"));
+    assert_eq!(who_called(&pod, server, || inside(&client, || say(port))).to_string(), "10.4.7.200", "who is named");
+    assert!(is_closed(port), "the node is not named");
+    assert!(inside(&client, || is_closed(addr("10.4.7.21:8081"))), "the port is not named");
+    assert!(is_closed(addr("127.0.0.1:8080")));
+    // Whom the port is closed to meets what the node itself serves there.
+    let local = std::net::TcpListener::bind(port).unwrap();
+    assert!(!is_closed(port));
+    assert_eq!(who_called(&pod, server, || inside(&client, || say(port))).to_string(), "10.4.7.200");
+    drop(local);
+    node.del(&conf, "web-1", &pod).silent();
+    assert_eq!(elements(), 0);
+}
+
+fn conditions_apart(node: &Node) {
+    let client = outside(node);
+    let (open, closed) = (node.pod(), node.pod());
+    let never = with(&second(), "conditionsV4", json!(["ip", "saddr", "192.0.2.1"]));
+    node.add(&mapped(&native(), "tcp", 8080, 80, ""), "web-1", &open).result();
+    node.add(&mapped(&never, "tcp", 8081, 80, ""), "web-2", &closed).result();
+    let server = addr("0.0.0.0:80");
+    for port in [9001, 9002] {
+        let called = who_called(&open, server, || inside(&client, || say(addr("10.4.7.21:8080"))));
+        assert_eq!(called.to_string(), "10.4.7.200", "the last ADD does not decide for everybody");
+        let called = who_called(&open, server, || say(addr("127.0.0.1:8080")));
+        assert_eq!(called.to_string(), "172.7.21.1");
+        assert!(inside(&client, || is_closed(addr("10.4.7.21:8081"))));
+        node.add(&mapped(&native(), "udp", port, 80, ""), &format!("web-{port}"), &node.pod()).result();
+    }
+}
+
+fn conditions_of_both_families(node: &Node) {
+    std::fs::write("/run/flannel/subnet.env", DUAL_ENV).unwrap();
+    let client = outside_v6(node);
+    let pod = node.pod();
+    let conf =
+        with(&native(), "conditionsV4", json!(["iifname", "{ underlay, eth9 }", "ip saddr != { 10.0.0.1, 10.0.0.2 }"]));
+    let conf = with(&conf, "conditionsV6", json!(["ip6", "saddr", "fd00:4::/64", "ip6", "daddr", "!=", "fd00:4::99"]));
+    let conf = with(&conf, "snat", json!(false));
+    node.add(&mapped(&conf, "tcp", 8080, 80, ""), "web-1", &pod).result();
+    let called = who_called(&pod, addr("0.0.0.0:80"), || inside(&client, || say(addr("10.4.7.21:8080"))));
+    assert_eq!(called.to_string(), "10.4.7.200");
+    let called = who_called(&pod, addr("[::]:80"), || inside(&client, || say(addr("[fd00:4::21]:8080"))));
+    assert_eq!(called.to_string(), "fd00:4::200");
+    assert!(is_closed(addr("10.4.7.21:8080")), "the node's own packets come in by no link");
+    assert!(inside(&pod, || is_closed(addr("[fd00:4::21]:8080"))), "a Pod is of another network");
+    node.del(&conf, "web-1", &pod).silent();
+    assert_eq!(elements(), 0);
+}
+
+fn sctp_element(node: &Node) {
+    let pod = node.pod();
+    node.add(&mapped(&native(), "sctp", 8080, 80, ""), "web-1", &pod).result();
+    let output = Command::new("nft").args(["list", "map", "inet", "netd-ports", "ports4"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("sctp . 8080") && text.contains("172.7.21.2 . 80"), "{text}");
+    // TCP and UDP of the same number are somebody else's to have.
+    node.add(&mapped(&native(), "tcp", 8080, 80, ""), "web-2", &node.pod()).result();
+    node.del(&native(), "web-1", &pod).silent();
+    assert_eq!(elements(), 2);
 }

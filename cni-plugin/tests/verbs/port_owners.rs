@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// A second native network on this node: another bridge with another subnet.
-fn second() -> Value {
+pub(crate) fn second() -> Value {
     let text = SUBNET_ENV.replace("172.7.21.1/24", "172.7.22.1/24");
     fs::write("/run/flannel/second.env", text).unwrap();
     let conf = with(&native(), "name", json!("second"));

@@ -12,6 +12,7 @@ use netstate::nft::{Element, Family, Match, Name, Op, Rule, Ruleset, Statement, 
 use super::policy::Policy;
 use super::table::{self, Scope};
 use crate::attachment::Attachment;
+use crate::netconf::conditions::Conditions;
 use crate::netconf::{PortmapConf, Snat};
 
 const PREFIX: &str = "netd-ports-";
@@ -88,16 +89,17 @@ fn policy(former: &Ruleset) -> Option<Policy> {
     let marking: Vec<&Rule> = rules("hostports").iter().filter(|rule| rule.statements.iter().any(is_mark)).collect();
     let sources: BTreeSet<Prefix> = marking.iter().filter_map(|rule| source(rule)).collect();
     let is_always = marking.iter().any(|rule| source(rule).is_none());
+    let conditions = Conditions::default();
     let mark_bit = u8::try_from(mark.trailing_zeros()).ok()?;
     if is_always {
         let subnets = [table::any(true), table::any(false)];
         return Policy::of(
-            &PortmapConf { snat: Snat::Always, mark_bit },
+            &PortmapConf { snat: Snat::Always, mark_bit, conditions },
             &subnets.into_iter().flatten().collect::<Vec<_>>(),
         );
     }
     let subnets: Vec<Prefix> = sources.into_iter().filter(|source| Some(*source) != table::loopback()).collect();
-    Policy::of(&PortmapConf { snat: Snat::WhereNeeded, mark_bit }, &subnets)
+    Policy::of(&PortmapConf { snat: Snat::WhereNeeded, mark_bit, conditions }, &subnets)
 }
 
 fn is_mark(statement: &Statement) -> bool {

@@ -182,6 +182,7 @@ mod tests {
     use super::*;
     use crate::attachment::{Attachment, ContainerId};
     use crate::error::Code;
+    use crate::netconf::conditions::Conditions;
     use netstate::ipvs::Protocol;
     use netstate::nft::{Name, Table};
 
@@ -196,7 +197,7 @@ mod tests {
     }
 
     fn conf(snat: Snat, mark_bit: u8) -> PortmapConf {
-        PortmapConf { snat, mark_bit }
+        PortmapConf { snat, mark_bit, conditions: Conditions::default() }
     }
 
     const POD: [&str; 2] = ["172.7.21.2/24", "fd00:7:0:21::2/64"];

@@ -1,6 +1,6 @@
 //! `Policy`: how the ports of one network are treated, as objects of the shared table that no other policy changes.
 //!
-//! A policy is a chain `policy-<id>` and sets of the ports that it holds for. Invariant: the identifier is a hash of all
+//! A policy is a chain `policy-<id>`, behind conditions `met-<id>`, and sets of the ports that it holds for. Invariant: the identifier is a hash of all
 //! that the policy says and of the table's layout, so whatever has a policy's name says the same, whoever made it and
 //! whoever comes later; a port without rules of its own has no policy.
 
@@ -11,10 +11,13 @@ use netstate::nft::{
 use sha2::{Digest, Sha256};
 
 use super::table::{self, Scope, address_type, network_family};
+use crate::netconf::conditions::Conditions;
 use crate::netconf::{PortmapConf, Snat};
 
 /// What the names of policies' chains begin with.
 const CHAIN: &str = "policy-";
+/// What the names of the chains behind met conditions begin with.
+const MET: &str = "met-";
 
 /// How the ports of Pods of these subnets are treated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,7 @@ impl Policy {
     /// destination changes.
     #[must_use]
     pub fn of(conf: &PortmapConf, subnets: &[Prefix]) -> Option<Self> {
-        if conf.snat == Snat::Never {
+        if conf.snat == Snat::Never && conf.conditions == Conditions::default() {
             return None;
         }
         let subnets = match conf.snat {
@@ -53,30 +56,64 @@ impl Policy {
 
     /// Adds the policy to `table`.
     pub fn declare(&self, table: &mut Table) {
-        let mut rules = Vec::new();
+        let (mut conditions, mut marks) = (Vec::new(), Vec::new());
         for subnet in &self.subnets {
             let v4 = subnet.is_ipv4();
             for scope in Scope::ALL {
                 table.sets.insert(self.set(scope, v4), Set::of(scope.key_types(address_type(v4))));
             }
-            rules.extend(self.mark_rules(*subnet));
+            conditions.extend(self.condition_rules(v4));
+            marks.extend(self.mark_rules(*subnet));
         }
         let chain = Name::observed(format!("{CHAIN}{}", self.id));
-        table.chains.insert(chain, Chain::regular(rules));
-        table::add_masquerade(table, self.conf.mark());
+        if conditions.is_empty() {
+            table.chains.insert(chain, Chain::regular(marks));
+        } else {
+            conditions.push(Rule::new().then(Verdict::Goto(self.met())));
+            table.chains.insert(chain, Chain::regular(conditions));
+            table.chains.insert(self.met(), Chain::regular(marks));
+        }
+        if self.conf.snat != Snat::Never {
+            table::add_masquerade(table, self.conf.mark());
+        }
         table::dispatch(table);
+    }
+
+    /// The chain for packets whose conditions are met.
+    fn met(&self) -> Name {
+        Name::observed(format!("{MET}{}", self.id))
+    }
+
+    /// Lets packets to the policy's ports go on that meet one alternative of the conditions, and no other: these keep
+    /// their destination, as if nobody had the port.
+    fn condition_rules(&self, v4: bool) -> Vec<Rule> {
+        let alternatives = self.conf.conditions.of(v4);
+        if alternatives.is_empty() {
+            return Vec::new();
+        }
+        let held = |scope: Scope| Match::Lookup(Op::Is, scope.fields(v4), self.set(scope, v4));
+        let of_family = || Rule::new().when(Match::Nfproto(Op::Is, network_family(v4)));
+        let mut rules = Vec::new();
+        for scope in Scope::ALL {
+            for all in alternatives {
+                let rule = all.iter().cloned().fold(of_family(), Rule::when);
+                rules.push(rule.when(held(scope)).then(Verdict::Goto(self.met())));
+            }
+        }
+        rules.extend(Scope::ALL.map(|scope| of_family().when(held(scope)).then(Verdict::Accept)));
+        rules
     }
 
     /// Marks packets whose source must be rewritten.
     fn mark_rules(&self, subnet: Prefix) -> Vec<Rule> {
         let v4 = subnet.is_ipv4();
-        let mut sources: Vec<Option<Prefix>> = Vec::new();
-        if self.conf.snat == Snat::Always {
-            sources.push(None);
-        } else {
-            sources.push(Some(subnet));
-            sources.extend(table::loopback().filter(|_| v4).map(Some));
-        }
+        let sources: Vec<Option<Prefix>> = match self.conf.snat {
+            Snat::Never => Vec::new(),
+            Snat::Always => vec![None],
+            Snat::WhereNeeded => {
+                [Some(subnet), table::loopback().filter(|_| v4)].into_iter().flatten().map(Some).collect()
+            }
+        };
         let mut rules = Vec::new();
         for source in sources {
             for scope in Scope::ALL {
@@ -97,7 +134,7 @@ fn set_name(scope: Scope, v4: bool, id: &str) -> Name {
     Name::observed(format!("{}open{}-{id}", scope.prefix(), if v4 { 4 } else { 6 }))
 }
 
-/// True for the chain of some policy.
+/// True for the chain by which packets enter some policy.
 #[must_use]
 pub fn is_chain(name: &Name) -> bool {
     name.as_str().starts_with(CHAIN)
@@ -111,10 +148,11 @@ pub fn of_set(name: &Name) -> Option<&str> {
     name.strip_prefix("open4-").or_else(|| name.strip_prefix("open6-"))
 }
 
-/// The identifier in the name of a policy's chain.
+/// The identifier in the name of a chain of a policy's.
 #[must_use]
 pub fn of_chain(name: &Name) -> Option<&str> {
-    name.as_str().strip_prefix(CHAIN)
+    let name = name.as_str();
+    name.strip_prefix(CHAIN).or_else(|| name.strip_prefix(MET))
 }
 
 /// Bits that the rules of a policy's chain set in marks.
