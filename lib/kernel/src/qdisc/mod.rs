@@ -174,3 +174,26 @@ fn qdisc(frame: &Frame, index: u32) -> Option<Qdisc> {
         _ => Some(Qdisc::Other(kind)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_from_a_kernel_of_another_time_panic(
+            kind in prop::sample::select(vec![RTM_NEWQDISC, redirect::RTM_NEWTFILTER]),
+            names in prop::sample::select(vec!["tbf", "ingress", "u32", "matchall"]),
+            options in prop::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let mut body = Writer::behind(Tc { index: 3, handle: BUCKET_HANDLE, parent: ROOT, info: 0 }.bytes());
+            body.put_str(TCA_KIND, names).put(TCA_OPTIONS, &options);
+            let frame = Frame { kind, flags: 0, sequence: 1, body: body.finish() };
+            let _ = qdisc(&frame, 3);
+            let _ = redirect::target(&frame, 3);
+            let torn = Frame { body: options, ..frame };
+            let _ = (qdisc(&torn, 3), redirect::target(&torn, 3));
+        }
+    }
+}

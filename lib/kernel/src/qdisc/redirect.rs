@@ -12,7 +12,7 @@ use crate::error::KernelError;
 use crate::rtnl::{Operation, Rtnl};
 use crate::socket::{Frame, Message};
 
-const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_NEWTFILTER: u16 = 44;
 const RTM_GETTFILTER: u16 = 46;
 const TCA_U32_CLASSID: u16 = 1;
 const TCA_U32_SEL: u16 = 5;
@@ -84,7 +84,7 @@ impl Rtnl {
 }
 
 /// Where a filter that matches everything redirects to.
-fn target(frame: &Frame, index: u32) -> Option<u32> {
+pub(super) fn target(frame: &Frame, index: u32) -> Option<u32> {
     let (tc, attributes) = Tc::read(&frame.body).filter(|_| frame.kind == RTM_NEWTFILTER)?;
     let kind = attribute::find(attributes, TCA_KIND).map(attribute::text)?;
     let all_protocols = tc.info & 0xffff == u32::from(ALL_PROTOCOLS.to_be());
