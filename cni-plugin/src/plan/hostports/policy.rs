@@ -5,14 +5,17 @@
 //! whoever comes later; a port without rules of its own has no policy.
 
 use netstate::Prefix;
-use netstate::nft::{
-    Chain, Field, MarkChange, Match, Name, NetworkFamily, Op, Rule, Ruleset, Set, Statement, Table, Verdict,
-};
+use netstate::nft::{Chain, Field, MarkChange, Match, Name, NetworkFamily, Op, Rule, Set, Statement, Table, Verdict};
 use sha2::{Digest, Sha256};
 
 use super::table::{self, Scope, address_type, network_family};
 use crate::netconf::conditions::Conditions;
 use crate::netconf::{PortmapConf, Snat};
+
+/// Stands for all that is the same in every policy and in the table around them: a hash of samples, which a test
+/// compares. A table that another layout was written into lacks the policies of this one, and is made anew when
+/// somebody looks for them.
+const LAYOUT: &str = "fb210e25";
 
 /// What the names of policies' chains begin with.
 const CHAIN: &str = "policy-";
@@ -40,12 +43,11 @@ impl Policy {
             Snat::Always => subnets.iter().filter_map(|subnet| table::any(subnet.is_ipv4())).collect(),
             _ => subnets.to_vec(),
         };
-        let draft = Self { id: "0".to_owned(), conf: conf.clone(), subnets };
-        let mut ruleset = Ruleset::new(table::key());
-        ruleset.table = table::empty();
-        draft.declare(&mut ruleset.table);
-        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(ruleset.render().as_bytes()).into();
-        Some(Self { id: format!("{:08x}", u32::from_be_bytes([a, b, c, d])), ..draft })
+        // Value by value in words that tell them apart: the same in every release that says the same.
+        let text = format!("{LAYOUT} {:?} {} {subnets:?} {:?}", conf.snat, conf.mark_bit, conf.conditions);
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        let id = format!("{:08x}", u32::from_be_bytes([a, b, c, d]));
+        Some(Self { id, conf: conf.clone(), subnets })
     }
 
     /// The set of the ports that the policy holds for.
@@ -179,5 +181,33 @@ impl Scope {
             Self::AnyAddress => None,
         };
         address.into_iter().chain([Field::L4Proto, Field::Dport]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netstate::nft::Ruleset;
+
+    #[test]
+    fn layout_stands_for_the_rules_of_this_release() {
+        let conditions = Conditions {
+            v4: vec![vec![Match::SaddrLocal(Op::Is)], vec![Match::SaddrLocal(Op::IsNot)]],
+            v6: vec![vec![Match::SaddrLocal(Op::Is)]],
+        };
+        let subnets: Vec<Prefix> = ["172.7.21.0/24", "fd00:7:0:21::/64"].map(|text| text.parse().unwrap()).into();
+        let mut text = String::new();
+        for snat in [Snat::Never, Snat::WhereNeeded, Snat::Always] {
+            for conditions in [Conditions::default(), conditions.clone()] {
+                let conf = PortmapConf { snat, mark_bit: 13, conditions };
+                let mut ruleset = Ruleset::new(table::key());
+                ruleset.table = table::empty();
+                Policy { id: "0".to_owned(), conf, subnets: subnets.clone() }.declare(&mut ruleset.table);
+                text += &ruleset.render();
+            }
+        }
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        let layout = format!("{:08x}", u32::from_be_bytes([a, b, c, d]));
+        assert_eq!(LAYOUT, layout, "the rules have changed: write their hash into LAYOUT");
     }
 }
