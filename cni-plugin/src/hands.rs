@@ -19,6 +19,7 @@ use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
 use nix::libc;
 
 use crate::apply::Hands;
+use crate::carrier;
 use crate::duplicates;
 use crate::error::{CniError, Code};
 use crate::guard;
@@ -267,6 +268,10 @@ impl Hands for KernelHands<'_> {
                 self.configure(ifname, addresses, *detect_duplicates, routes)
             }
             Step::AwaitAddresses { ifname, addresses } => self.await_addresses(ifname, addresses),
+            Step::AwaitCarrier(name) => {
+                let index = self.index(name)?;
+                carrier::await_operational(&mut self.host, name, index)
+            }
             Step::WriteTable(ruleset) => self.write_table(ruleset),
             Step::OpenPorts { ruleset, owner } => {
                 let (hands, host) = self.netfilter()?;

@@ -14,13 +14,14 @@
 //! | [`mtu`] | who keeps a former MTU, for the runtime's log |
 //! | [`leftovers`], [`former`] | what containers left that nobody deleted, and what the chain before us left of them |
 //! | [`plan`] | pure: facts in, ordered steps out |
-//! | [`apply`], [`hands`], [`ports`], [`guard`], [`duplicates`] | steps executed, journaled, unwound; the kernel below |
+//! | [`apply`], [`hands`], [`ports`], [`guard`], [`duplicates`], [`carrier`] | steps executed, journaled, unwound; the kernel below |
 //! | [`verbs`] | one verb per file: gather facts, plan, apply, answer |
 
 pub mod apply;
 pub mod args;
 pub mod attachment;
 pub mod call;
+pub mod carrier;
 pub mod detour;
 pub mod duplicates;
 pub mod error;

@@ -138,6 +138,8 @@ pub enum Step {
         /// Its IPv6 addresses.
         addresses: Vec<IpAddr>,
     },
+    /// Wait until a link of the host sends what it shall send.
+    AwaitCarrier(IfName),
     /// Make a static nftables table be as it says.
     WriteTable(Box<Ruleset>),
     /// Make the table of host ports and claim the attachment's ports in it.

@@ -30,6 +30,7 @@ impl fmt::Display for Step {
             Self::SetPort { link, options } => {
                 write!(f, "set port {link} hairpin {} isolated {}", on(options.hairpin), on(options.isolated))
             }
+            Self::AwaitCarrier(name) => write!(f, "await carrier of {name}"),
             Self::WriteTable(ruleset) => write!(f, "write nft table {}", ruleset.key),
             own => own.fmt_own(f),
         }
@@ -80,6 +81,7 @@ impl Step {
             | Self::AddBridgeAddress(..)
             | Self::HostParameter(..)
             | Self::SetPort { .. }
+            | Self::AwaitCarrier(..)
             | Self::WriteTable(..) => Ok(()),
         }
     }

@@ -48,6 +48,7 @@ fn bridge_state(state: &LinkState, host: &mut Rtnl) -> Result<BridgeState, Kerne
         mtu: state.link.mtu,
         mac: state.link.mac,
         up: state.link.up,
+        operational: state.operational,
         filters_vlans: matches!(&state.link.kind, LinkKind::Bridge(options) if options.vlan_filtering),
         addresses,
     })

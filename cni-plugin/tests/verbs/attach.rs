@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("add_golden_result_in_every_version", golden_results),
     ("add_wires_pod_bridge_and_routes", wires_everything),
     ("pods_reach_each_other_and_the_host_with_their_own_addresses", pods_talk),
+    ("host_end_and_bridge_are_operational_when_add_returns", operational),
     ("dual_stack_pod_has_both_families_at_once", dual_stack),
     ("check_passes_after_add_and_tells_each_damage", check_tells_damage),
     ("requested_address_and_hardware_address_are_honoured", requested_address),
@@ -184,6 +185,23 @@ fn pods_talk(node: &Node) {
     assert_eq!(addr3, addr2);
     assert_eq!(who_called(&pod3, target, || inside(&pod1, || say(target))), addr1, "Pod to reused address");
     assert_eq!(who_called(&pod3, target, || say(target)), gateway, "host to reused address");
+}
+
+fn operational(node: &Node) {
+    // Files of this test's network. Asking over netlink would make the kernel do at once what ADD must have waited for.
+    std::fs::create_dir("/run/sys").unwrap();
+    let (none, sysfs) = (None::<&str>, Some("sysfs"));
+    nix::mount::mount(sysfs, "/run/sys", sysfs, nix::mount::MsFlags::empty(), none).unwrap();
+    for number in 0..40 {
+        let id = format!("web-{number}");
+        let pod = node.pod();
+        node.add(&native(), &id, &pod).result();
+        for link in [host_link(&id), "cbr0".to_owned()] {
+            let state = std::fs::read_to_string(format!("/run/sys/class/net/{link}/operstate")).unwrap();
+            assert_eq!(state.trim(), "up", "{link} of Pod {number}");
+        }
+        node.del(&native(), &id, &pod).silent();
+    }
 }
 
 fn dual_stack(node: &Node) {

@@ -179,6 +179,7 @@ mod tests {
             lower_index: None,
             peer_netns_id: None,
             running: true,
+            operational: true,
             promiscuous: false,
         }
     }

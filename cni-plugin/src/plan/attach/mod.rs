@@ -40,6 +40,8 @@ pub struct BridgeState {
     pub mac: Option<MacAddr>,
     /// Administratively up.
     pub up: bool,
+    /// It has a port that is up, and sends what it shall send.
+    pub operational: bool,
     /// It looks at VLANs.
     pub filters_vlans: bool,
     /// Its addresses, those of link scope left out.
@@ -166,6 +168,12 @@ impl Attach<'_> {
             steps.extend(ports.plan(&self.gateway_link())?);
         }
         steps.extend(self.pod_steps()?);
+        if !self.conf.interface_disabled {
+            // A bridge wakes up with its first port.
+            let asleep = facts.bridge.as_ref().is_none_or(|bridge| !bridge.operational);
+            let links = [Some(self.attachment.host_link()), asleep.then(|| self.conf.bridge.clone())];
+            steps.extend(links.into_iter().flatten().map(Step::AwaitCarrier));
+        }
         if self.conf.gateway {
             let learn = |addr| Step::LearnNeighbour { bridge: self.gateway_link(), addr, mac: self.pod_end().mac };
             steps.extend(self.addresses().into_iter().map(learn));
@@ -300,6 +308,7 @@ mod tests {
             mtu: Some(1450),
             mac: Some("0a:58:ac:07:15:01".parse().unwrap()),
             up: true,
+            operational: true,
             filters_vlans: false,
             addresses: vec![("172.7.21.1".parse().unwrap(), 24)],
         }
@@ -309,12 +318,13 @@ mod tests {
         Facts { bridge: Some(bridge()), forwards_v4: true, ..Facts::default() }
     }
 
-    const POD: [&str; 5] = [
+    const POD: [&str; 6] = [
         "create veth vethgn5ac9sfczt address 6e:84:74:94:ca:b5 master cbr0 mtu 1450 peer eth0 address 0a:58:ac:07:15:02",
         "set port vethgn5ac9sfczt hairpin on isolated off",
         "pod: set net/ipv4/conf/eth0/arp_notify=1",
         "pod: set eth0 up, address 172.7.21.2/24, route 172.7.0.0/16 metric 0 via 172.7.21.1 dev eth0 proto 3, \
          route 0.0.0.0/0 metric 0 via 172.7.21.1 dev eth0 proto 3",
+        "await carrier of vethgn5ac9sfczt",
         "learn neighbour 172.7.21.2 lladdr 0a:58:ac:07:15:02 dev cbr0",
     ];
 
@@ -335,7 +345,11 @@ mod tests {
                 "set net/ipv4/ip_forward=1",
             ]
         );
-        assert_eq!(all[4..], POD);
+        let mut rest = POD.to_vec();
+        rest.insert(5, "await carrier of cbr0");
+        assert_eq!(all[4..], rest);
+        let asleep = Facts { bridge: Some(BridgeState { operational: false, ..bridge() }), ..settled() };
+        assert_eq!(steps(&conf(stock()), &asleep).unwrap(), rest);
     }
 
     #[test]
@@ -393,7 +407,7 @@ mod tests {
                 .unwrap()
         };
         let last = |value| plan(value).last().map(ToString::to_string).unwrap();
-        assert_eq!(last(json!({"mtu": 1450})), "pod: set eth0 up");
+        assert!(last(json!({"mtu": 1450})).starts_with("await carrier of veth"));
         assert!(last(json!({"mtu": 1450, "disableContainerInterface": true})).starts_with("create veth"));
     }
 

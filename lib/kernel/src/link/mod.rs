@@ -41,6 +41,8 @@ pub struct LinkState {
     pub peer_netns_id: Option<i32>,
     /// The link carries traffic (IFF_RUNNING).
     pub running: bool,
+    /// Its operational state is up (IFLA_OPERSTATE, RFC 2863): what it shall send is sent.
+    pub operational: bool,
     /// It receives frames for any hardware address because somebody said so (IFF_PROMISC).
     pub promiscuous: bool,
 }

@@ -20,6 +20,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
@@ -33,6 +34,9 @@ const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
 const IFLA_VXLAN_GBP: u16 = 23;
 const RTM_NEWLINK: u16 = 16;
+
+/// include/uapi/linux/if.h
+const IF_OPER_UP: u8 = 6;
 
 pub(super) fn state(frame: &Frame) -> Option<LinkState> {
     if frame.kind != RTM_NEWLINK {
@@ -59,6 +63,7 @@ pub(super) fn state(frame: &Frame) -> Option<LinkState> {
         lower_index: number(IFLA_LINK).or_else(|| vxlan_lower(find(IFLA_LINKINFO)?)).filter(|index| *index != 0),
         peer_netns_id: number(IFLA_LINK_NETNSID).map(u32::cast_signed),
         running: flags.contains(LinkFlags::Running),
+        operational: find(IFLA_OPERSTATE).is_some_and(|state| state.first() == Some(&IF_OPER_UP)),
         promiscuous: flags.contains(LinkFlags::Promisc),
     })
 }
