@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("gc_of_one_network_leaves_the_ports_of_another", gc_of_one),
     ("del_without_its_record_finds_the_ports", lost_record),
     ("del_leaves_a_port_that_another_pod_has_meanwhile", taken_meanwhile),
+    ("port_is_opened_by_one_request_and_closed_without_a_listing_however_many_there_are", requests),
     ("options_of_each_network_hold_for_its_own_pods", options_apart),
     ("ports_of_the_former_table_go_on_and_are_moved_into_the_shared_one", former_table_moves),
     ("ports_of_the_former_table_are_closed_by_del_and_by_gc", former_table_closed),
@@ -183,6 +184,42 @@ fn taken_meanwhile(node: &Node) {
     node.del(&native(), "web-1", &first).silent();
     let called = who_called(&second, addr("0.0.0.0:80"), || say(addr("127.0.0.1:8080")));
     assert_eq!(called.to_string(), "172.7.21.1");
+}
+
+/// The kinds of request to nftables that a verb sends, in order.
+fn asked(node: &Node, command: &str, conf: &Value, id: &str, netns: &std::path::Path) -> Vec<String> {
+    fs::write("/run/stdin", conf.to_string()).unwrap();
+    let output = Command::new("strace")
+        .args(["-f", "-e", "trace=sendto,sendmsg", "-o", "/run/trace"])
+        .arg(node.plugin("netd-cni"))
+        .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", id), ("CNI_IFNAME", "eth0")])
+        .env("CNI_NETNS", netns)
+        .stdin(Stdio::from(fs::File::open("/run/stdin").unwrap()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let trace = fs::read_to_string("/run/trace").unwrap();
+    let kinds = ["NFNL_MSG_BATCH_BEGIN", "NFT_MSG_GETGEN", "NFT_MSG_GETSETELEM", "NFT_MSG_GET", "CTNETLINK"];
+    let kind = |line: &str| kinds.into_iter().find(|kind| line.contains(kind)).map(str::to_owned);
+    trace.lines().filter_map(kind).collect()
+}
+
+fn requests(node: &Node) {
+    let conf = mapped(&native(), "tcp", 8080, 80, "");
+    served(node, "first");
+    node.del(&native(), "first", std::path::Path::new("")).silent();
+    for others in [0, 20] {
+        let many: Vec<Value> = (0..others).map(|n| json!({"hostPort": 9000 + n, "containerPort": 80})).collect();
+        let many = with(&native(), "runtimeConfig", json!({"portMappings": many}));
+        node.add(&many, &format!("many-{others}"), &node.pod()).result();
+        let pod = node.pod();
+        assert_eq!(asked(node, "ADD", &conf, "web-1", &pod), ["NFNL_MSG_BATCH_BEGIN"], "{others} others");
+        let expected = ["NFT_MSG_GETGEN", "NFT_MSG_GETSETELEM", "NFNL_MSG_BATCH_BEGIN"];
+        assert_eq!(asked(node, "DEL", &conf, "web-1", &pod), expected, "{others} others");
+        let pod = node.pod();
+        assert_eq!(asked(node, "ADD", &native(), "web-2", &pod), [""; 0], "no port, no request");
+        assert_eq!(asked(node, "DEL", &native(), "web-2", &pod), [""; 0]);
+    }
 }
 
 fn options_apart(node: &Node) {
