@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::sh;
 use kernel::KernelError;
-use kernel::nft::{Change, ClaimError, Monitor, Nft, Tables};
+use kernel::nft::{Change, ClaimError, Fate, ForeignRule, Monitor, Nft, Tables};
 use netstate::ipvs::Protocol;
 use netstate::nft::*;
 use netstate::{IfName, Prefix};
@@ -679,6 +679,72 @@ fn static_part_is_put_right_without_losing_elements() {
     assert_eq!(conversation.ruleset(&ruleset.key).unwrap(), Some(ruleset));
 }
 
+fn foreign_rules_and_chains_go_as_they_are_picked_and_nothing_else_does() {
+    nft_load(
+        "table ip foreign {
+            chain three { }
+            chain two { jump three; }
+            chain one { counter; }
+            chain top {
+                jump one comment \"mine\"
+                jump two comment \"other\"
+                accept comment \"mine, too\"
+            }
+        }
+        ",
+    );
+    let key = table_key(Family::Ip, "foreign");
+    let mut conversation = Nft::open().unwrap();
+    let has = |conversation: &mut Nft, chain: &'static str| conversation.has_chain(&key, &name(chain)).unwrap();
+    let rules = |conversation: &mut Nft| -> usize {
+        let table = conversation.ruleset(&key).unwrap().unwrap().table;
+        table.chains.values().map(|chain| chain.rules.len()).sum()
+    };
+    let none = BTreeSet::new();
+    conversation.remove_foreign(&key, &none, |_| Fate::Stay).unwrap();
+    assert_eq!(rules(&mut conversation), 5);
+    let said = |rule: &ForeignRule, text: &str| rule.comment.as_deref() == Some(text);
+    let fate = |rule: &ForeignRule| if said(rule, "mine") { Fate::GoWithTarget } else { Fate::Stay };
+    conversation.remove_foreign(&key, &none, fate).unwrap();
+    assert!(!has(&mut conversation, "one") && has(&mut conversation, "two"));
+    assert_eq!(rules(&mut conversation), 3);
+    let fate = |rule: &ForeignRule| if said(rule, "mine, too") { Fate::Go } else { Fate::Stay };
+    // A chain that is not there is no error; what jumps to one that goes, goes.
+    let chains = BTreeSet::from([name("three"), name("absent")]);
+    conversation.remove_foreign(&key, &chains, fate).unwrap();
+    assert!(!has(&mut conversation, "three"));
+    assert_eq!(rules(&mut conversation), 1, "the jump of somebody else to a chain that stays");
+    let absent = table_key(Family::Ip6, "absent");
+    assert!(!conversation.has_table(&absent).unwrap() && conversation.has_table(&key).unwrap());
+    conversation.remove_foreign(&absent, &chains, |_| Fate::Go).unwrap();
+}
+
+fn elements_are_removed_by_key_only_while_the_ruleset_is_the_same() {
+    let mut ruleset = host_ports(Family::Ip);
+    for number in [8080, 8081] {
+        ruleset.insert(name("ports"), port(number), endpoint(3, 80).comment("pod-a"));
+    }
+    let mut conversation = Nft::open().unwrap();
+    assert!(!conversation.claim_free(&ruleset).unwrap(), "the table is missing");
+    assert!(!conversation.reshape(&ruleset.key, |_| ruleset.table.clone()).unwrap(), "and is not made");
+    conversation.claim(&ruleset, as_declared(&ruleset), |_: &ElementKey, _: &Element| false).unwrap();
+    assert!(!conversation.claim_free(&ruleset).unwrap(), "taken, even by the same data");
+    let keys: Vec<ElementKey> = ruleset.elements.keys().cloned().collect();
+    let generation = conversation.generation().unwrap();
+    assert!(conversation.remove(&ruleset.key, &keys[..1], generation).unwrap());
+    assert!(!conversation.remove(&ruleset.key, &keys[1..], generation).unwrap(), "of another generation");
+    let generation = conversation.generation().unwrap();
+    assert!(!conversation.remove(&ruleset.key, &keys, generation).unwrap(), "one of them is not there");
+    assert_eq!(conversation.ruleset(&ruleset.key).unwrap().unwrap().elements.len(), 1, "all or none");
+    assert!(conversation.tables(Family::Ip).unwrap().contains(&ruleset.key));
+    conversation.remove_table(&ruleset.key, |found| found.elements.is_empty()).unwrap();
+    assert!(conversation.has_table(&ruleset.key).unwrap(), "it holds something");
+    assert!(conversation.remove(&ruleset.key, &keys[1..], generation).unwrap());
+    conversation.remove_table(&ruleset.key, |found| found.elements.is_empty()).unwrap();
+    assert!(!conversation.has_table(&ruleset.key).unwrap());
+    conversation.remove_table(&ruleset.key, |_| true).unwrap();
+}
+
 fn flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80));
@@ -855,6 +921,8 @@ fn main() -> ExitCode {
         claim_is_one_request_and_makes_what_is_missing,
         claims_made_at_the_same_time_all_hold,
         static_part_is_put_right_without_losing_elements,
+        foreign_rules_and_chains_go_as_they_are_picked_and_nothing_else_does,
+        elements_are_removed_by_key_only_while_the_ruleset_is_the_same,
         flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told,
         foreign_drop_policy_is_found_accepted_in_and_found_again,
         chain_of_iptables_stays_one_that_iptables_reads,
