@@ -2,9 +2,11 @@
 //!
 //! Looked for only where no record of ours says that we made the attachment. Invariant: nothing is listed unless a
 //! chain or table of that chain is there; chains that all containers share (CNI-HOSTPORT-DNAT, -SETMARK, -MASQ) stay,
-//! as its own DEL leaves them. iptables-legacy keeps its rules where netlink does not reach; they are not touched.
+//! as its own DEL leaves them. iptables-legacy keeps its rules where netlink does not reach; they are not touched, and
+//! DEL says so on standard error.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 
 use kernel::nft::{Fate, ForeignRule, Nft};
 use netstate::nft::{Name, TableKey};
@@ -32,6 +34,22 @@ pub fn remove(network: &str, attachment: &Attachment) -> Result<(), CniError> {
     let own = former::masquerade_of(network, attachment);
     remove_rules(&mut nft, &[former::masquerade_table()], |comment| comment.starts_with(&own))?;
     remove_of_container(&mut nft, network, &attachment.container, Part::Chain)
+}
+
+/// Tells on standard error that rules of iptables-legacy for `container`, which the former chain attached to `network`,
+/// may be left; nothing where that table is not in use.
+pub fn tell_of_legacy(network: &str, container: &ContainerId) {
+    let is_used = |file: &str| std::fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|t| t == "nat"));
+    if ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"].into_iter().any(is_used) {
+        let [masquerade, ports, _] = former::chains(network, container);
+        // Whether anybody reads it does not matter to DEL.
+        let _ = writeln!(
+            std::io::stderr(),
+            "netd-cni: container {container} of network {network} was attached by another chain of plugins, and \
+             iptables-legacy has a table nat here, which netd-cni does not change: if chains {masquerade} or {ports} are \
+             in it (iptables-legacy -t nat -S), remove them there"
+        );
+    }
 }
 
 /// Removes the rules of `container` in `network`, whichever its interface.

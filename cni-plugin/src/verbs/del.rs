@@ -64,6 +64,9 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let unguarded = if is_guarded { guard::unguard(&owner(&conf.name, &call.attachment), guarded)? } else { None };
     if has_no_record {
         former::remove(&conf.name, &call.attachment)?;
+        if !facts.host_link && !detach.addresses.is_empty() {
+            former::tell_of_legacy(&conf.name, &call.attachment.container);
+        }
     }
     forget_neighbours(&detach.addresses, towards(via.as_ref(), &mut host)?.or(bridge), &mut host)?;
     for dir in &places.reservations {

@@ -35,6 +35,15 @@ pub(crate) fn is_installed() -> bool {
     is_nft && crate::former::is_installed() && Path::new(DIR).join("portmap").exists()
 }
 
+/// Need a kernel with iptables-legacy.
+pub(crate) const LEGACY_TESTS: &[Test] = &[("rules_of_iptables_legacy_are_told_of_and_left_alone", legacy)];
+
+/// True when iptables-legacy works, as seen in a namespace of its own: looking makes the table.
+pub(crate) fn has_legacy() -> bool {
+    let command = Command::new("unshare").args(["-n", "iptables-legacy", "-t", "nat", "-S"]).output();
+    command.is_ok_and(|output| output.status.success())
+}
+
 /// The text of a program's standard output.
 fn output(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
@@ -285,6 +294,31 @@ fn told_link(node: &Node) {
     node.verb("DEL", &with(&native(), "prevResult", result), "old-1", "").silent();
     let gone = inside(&pod, || kernel::Rtnl::open().unwrap().link(&"eth0".parse().unwrap()).unwrap().is_none());
     assert!(gone && node.links().len() == links.len() - 1, "{:?}", node.links());
+}
+
+fn legacy(node: &Node) {
+    let listing = || Command::new("iptables-legacy").args(["-t", "nat", "-S"]).output().unwrap();
+    let told = |id: &str| {
+        let pod = node.pod();
+        debian("ADD", &with(&bridge(), "ipMasq", json!(false)), id, pod.to_str().unwrap());
+        fs::write("/run/stdin", native().to_string()).unwrap();
+        let output = Command::new(node.plugin("netd-cni"))
+            .envs([("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", id), ("CNI_IFNAME", "eth0")])
+            .env("CNI_NETNS", &pod)
+            .stdin(Stdio::from(fs::File::open("/run/stdin").unwrap()))
+            .output()
+            .unwrap();
+        assert!(output.status.success() && output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(told("old-1"), "", "nothing to tell where that table is not in use");
+    let before = listing().stdout;
+    let text = told("old-2");
+    assert!(text.contains("old-2") && text.contains("CNI-DN-") && text.lines().count() == 1, "{text}");
+    assert_eq!(listing().stdout, before);
+    // Of our own Pods nothing is told.
+    let (pod, _) = node.attached(&native(), "web-1");
+    node.del(&native(), "web-1", &pod).silent();
 }
 
 fn nothing_looked_for(node: &Node) {

@@ -81,6 +81,10 @@ fn main() {
         eprintln!("SKIPPED: this kernel has no SCTP; its host ports are checked in the table only");
     }
     let iptables = former_ports::is_installed();
+    let legacy = root && iptables && former_ports::has_legacy();
+    if root && !legacy {
+        eprintln!("SKIPPED: no iptables-legacy here; that its rules are told of counts as ignored");
+    }
     if !iptables {
         eprintln!(
             "SKIPPED: no iptables-nft or no portmap; the tests of the former chain's firewall rules count as ignored"
@@ -103,6 +107,7 @@ fn main() {
         )
         .chain(bandwidth::FORMER_TESTS.iter().map(|test| trial(test, !shaped || !former)))
         .chain(port_addresses::SCTP_TESTS.iter().map(|test| trial(test, !root || !sctp)))
+        .chain(former_ports::LEGACY_TESTS.iter().map(|test| trial(test, !legacy)))
         .chain(former_ports::TESTS.iter().map(|test| trial(test, !root || !iptables)))
         .collect();
     libtest_mimic::run(&args, trials).exit();
