@@ -160,6 +160,32 @@ fn podman_withholds_ports_from_the_first_plugin_when_an_address_is_asked_for() -
     ensure_clean(&node)
 }
 
+fn dual_stack_container_is_reached_in_both_families() -> Result<()> {
+    for list in [STOCK, NATIVE] {
+        let node = lone_node(list)?;
+        let lease = node.read("/run/flannel/subnet.env")?;
+        let both = format!("{lease}FLANNEL_IPV6_NETWORK=fd00:7::/48\nFLANNEL_IPV6_SUBNET=fd00:7:0:21::1/64\n");
+        node.write("/run/flannel/subnet.env", both)?;
+        node.run(&["ip", "address", "add", "fd00:10::21/128", "dev", "lo"])?;
+        let podman = Podman::set_up(&node)?;
+        let address = podman.start("web", &["-p", "8080:80"])?;
+        let form = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}";
+        let second = podman.run(&["inspect", "-f", form, "web"])?;
+        ensure!(is_within(address, 21) && second.starts_with("fd00:7:0:21::"), "{address} {second}");
+        for (url, said) in [
+            (address.to_string(), "172.7.21.1 web"),
+            (format!("[{second}]"), "fd00:7:0:21::1 web"),
+            ("[fd00:10::21]:8080".to_owned(), "fd00:10::21 web"),
+        ] {
+            let found = ask(&node, &url)?;
+            ensure!(found == said, "{url} said {found:?}, not {said:?}");
+        }
+        podman.remove("web")?;
+        ensure_clean(&node)?;
+    }
+    Ok(())
+}
+
 fn asked_address_and_hardware_address_are_given() -> Result<()> {
     for list in [STOCK, NATIVE] {
         let node = lone_node(list)?;
@@ -254,6 +280,7 @@ fn main() -> ExitCode {
         container_that_ends_in_any_way_leaves_nothing,
         restarted_and_reloaded_container_is_attached_anew,
         podman_withholds_ports_from_the_first_plugin_when_an_address_is_asked_for,
+        dual_stack_container_is_reached_in_both_families,
         asked_address_and_hardware_address_are_given,
         labs_runtime_calls_plugins_and_caches_results_as_podman_does,
         failed_attachment_tells_why_and_leaves_nothing,

@@ -3,7 +3,7 @@
 //! Invariant: nothing is fetched. The archive is of docker's form (`manifest.json`, one layer), which podman and containerd
 //! both load, and is made on the machine that uses it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::Host;
 use serde_json::json;
 
@@ -47,7 +47,8 @@ pub(crate) fn question(url: &str) -> [&str; 3] {
 
 /// `172.7.21.2 web` of an answer that ends in `[::ffff:172.7.21.2] web`: httpd listens on one socket for both families.
 pub(crate) fn answer(printed: &str) -> Result<String> {
-    let last = printed.lines().rfind(|line| line.starts_with("[::ffff:"));
-    let last = last.with_context(|| format!("not the server's answer: {printed:?}"))?;
-    Ok(last.trim().replace("[::ffff:", "").replace(']', ""))
+    let last = printed.lines().rfind(|line| line.starts_with('['));
+    let (address, name) = last.and_then(|line| line.split_once("] ")).unwrap_or_default();
+    ensure!(!address.is_empty(), "not the server's answer: {printed:?}");
+    Ok(format!("{} {}", address.trim_start_matches("[::ffff:").trim_start_matches('['), name.trim()))
 }

@@ -143,6 +143,6 @@ pub(crate) fn ensure_clean(host: &Host) -> Result<()> {
 
 /// What the image's server at `url` answers to this machine: `ADDRESS NAME`, the address it saw and its host name.
 pub(crate) fn ask(host: &Host, url: &str) -> Result<String> {
-    let output = host.run(&["curl", "-sS", "--max-time", "5", &format!("http://{url}/cgi-bin/who")])?;
+    let output = host.run(&["curl", "-gsS", "--max-time", "5", &format!("http://{url}/cgi-bin/who")])?;
     image::answer(&output.stdout)
 }
