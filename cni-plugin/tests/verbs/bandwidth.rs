@@ -15,7 +15,7 @@ use netstate::{MacAddr, TokenBucket};
 use serde_json::{Value, json};
 
 use crate::crash::{Walk, used};
-use crate::host_local::debians;
+use crate::former::debians;
 use crate::node::{Node, Outcome, flannel, host_link, inside, native, with};
 
 type Test = (&'static str, fn(&Node));

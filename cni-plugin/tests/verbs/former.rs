@@ -28,6 +28,21 @@ pub(crate) fn is_installed() -> bool {
         .all(|name| std::path::Path::new(DIR).join(name).exists())
 }
 
+/// Runs a verb of Debian's plugin `program`, which finds what it delegates to in `path`; what it answers, null for nothing.
+pub(crate) fn debians(program: &str, command: &str, conf: &Value, id: &str, netns: &str, path: &str) -> Value {
+    fs::write("/run/stdin", conf.to_string()).unwrap();
+    let output = Command::new(format!("{DIR}/{program}"))
+        .env_clear()
+        .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("CNI_COMMAND", command), ("CNI_CONTAINERID", id)])
+        .envs([("CNI_NETNS", netns), ("CNI_IFNAME", "eth0"), ("CNI_PATH", path)])
+        .stdin(Stdio::from(fs::File::open("/run/stdin").unwrap()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let text = if output.stdout.is_empty() { b"null".as_slice() } else { &output.stdout };
+    serde_json::from_slice(text).unwrap()
+}
+
 /// What flannel's plugin hands to the bridge plugin on this node.
 fn delegate() -> Value {
     json!({"cniVersion": "0.3.1", "hairpinMode": true, "ipMasq": false, "isDefaultGateway": true, "isGateway": true,
@@ -41,25 +56,16 @@ fn theirs(command: &str, id: &str, netns: &str) -> Value {
     fs::create_dir_all("/var/lib/cni/flannel").unwrap();
     let conf = if command == "ADD" {
         fs::write(&state, delegate().to_string()).unwrap();
-        delegate().to_string()
+        delegate()
     } else {
         // It acts by what the state file says, and by nothing else.
-        fs::read_to_string(&state).unwrap()
+        serde_json::from_str(&fs::read_to_string(&state).unwrap()).unwrap()
     };
-    fs::write("/run/stdin", conf).unwrap();
-    let output = Command::new(format!("{DIR}/bridge"))
-        .env_clear()
-        .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("CNI_COMMAND", command), ("CNI_CONTAINERID", id)])
-        .envs([("CNI_NETNS", netns), ("CNI_IFNAME", "eth0"), ("CNI_PATH", DIR)])
-        .stdin(Stdio::from(fs::File::open("/run/stdin").unwrap()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let answer = debians("bridge", command, &conf, id, netns, DIR);
     if command == "DEL" {
         fs::remove_file(&state).unwrap();
     }
-    let text = if output.stdout.is_empty() { b"null".as_slice() } else { &output.stdout };
-    serde_json::from_slice(text).unwrap()
+    answer
 }
 
 fn has_eth0(pod: &std::path::Path) -> bool {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::attach::{say, who_called};
-use crate::former::DIR;
+use crate::former::{DIR, debians};
 use crate::node::{Node, flannel, inside, native, with};
 use crate::ports::{addr, elements, mapped};
 
@@ -71,19 +71,9 @@ fn portmap() -> Value {
     json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap"})
 }
 
-/// Runs a verb of one of Debian's plugins.
+/// Runs a verb of the plugin of Debian's that `conf` names.
 fn debian(command: &str, conf: &Value, id: &str, netns: &str) -> Value {
-    fs::write("/run/stdin", conf.to_string()).unwrap();
-    let output = Command::new(Path::new(DIR).join(conf["type"].as_str().unwrap()))
-        .env_clear()
-        .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("CNI_COMMAND", command), ("CNI_CONTAINERID", id)])
-        .envs([("CNI_NETNS", netns), ("CNI_IFNAME", "eth0"), ("CNI_PATH", DIR)])
-        .stdin(Stdio::from(fs::File::open("/run/stdin").unwrap()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let text = if output.stdout.is_empty() { b"null".as_slice() } else { &output.stdout };
-    serde_json::from_slice(text).unwrap()
+    debians(conf["type"].as_str().unwrap(), command, conf, id, netns, DIR)
 }
 
 /// portmap with a TCP and a UDP port. Debian's removes nothing when DEL names no port.

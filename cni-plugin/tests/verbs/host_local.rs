@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::crash::{Walk, used};
+use crate::former::debians;
 use crate::node::{Node, Outcome, first_address, inside, with};
 
 type Test = (&'static str, fn(&Node));
@@ -504,21 +505,6 @@ fn stale_record(node: &Node) {
     del(node, &tiny(), "dummy");
     assert_eq!(reserved("1.1.0", "mynet"), ["10.9.9.2"], "another's address stays");
     assert_eq!(fs::read_dir(format!("{}/.owners/mynet", data_dir("1.1.0"))).unwrap().count(), 0);
-}
-
-/// Debian's plugin `program`, which finds what it delegates to in `path`.
-pub(crate) fn debians(program: &str, command: &str, conf: &Value, id: &str, netns: &str, path: &str) -> Value {
-    fs::write("/run/stdin", conf.to_string()).unwrap();
-    let output = Command::new(format!("{}/{program}", crate::former::DIR))
-        .env_clear()
-        .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("CNI_COMMAND", command), ("CNI_CONTAINERID", id)])
-        .envs([("CNI_NETNS", netns), ("CNI_IFNAME", "eth0"), ("CNI_PATH", path)])
-        .stdin(Stdio::from(fs::File::open("/run/stdin").unwrap()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let text = if output.stdout.is_empty() { b"null".as_slice() } else { &output.stdout };
-    serde_json::from_slice(text).unwrap()
 }
 
 fn debians_bridge(node: &Node) {

@@ -91,23 +91,29 @@ fn del_with_broken_configuration(node: &Node) {
     }
 }
 
+/// The kernel's own clean-up of a link takes it some 20 ms. A DEL that waited for it could not once be twice as quick as the
+/// quickest deletion that does wait, on the same machine at the same time; one that does not wait soon is, whatever the load.
 fn del_is_fast(node: &Node) {
-    // The kernel needs some 20 ms to clean up after a link, longer under load; whoever waits for that cannot be quicker.
-    let (mut with_del, mut with_waiting) = (Duration::MAX, Duration::MAX);
-    for number in 0..5 {
-        let (id, other) = (format!("web-{number}"), format!("other-{number}"));
-        let (pod, _) = node.attached(&native(), &id);
-        node.attached(&native(), &other);
+    let attached = |number: u32| (format!("web-{number}"), node.attached(&native(), &format!("web-{number}")).0);
+    let waiting = |number: u32| {
+        let (id, pod) = attached(number);
+        let link = IfName::new(host_link(&id)).unwrap();
+        let start = Instant::now();
+        Rtnl::open().unwrap().delete_link(&link).unwrap();
+        let took = start.elapsed();
+        node.del(&native(), &id, &pod).silent();
+        took
+    };
+    let quickest = (0..5).map(waiting).min().unwrap();
+    let is_quicker = |number: u32| {
+        let (id, pod) = attached(number);
         let start = Instant::now();
         node.del(&native(), &id, &pod).silent();
-        with_del = with_del.min(start.elapsed());
-        let start = Instant::now();
-        Rtnl::open().unwrap().delete_link(&host_link(&other).parse().unwrap()).unwrap();
-        with_waiting = with_waiting.min(start.elapsed());
-        node.verb("DEL", &native(), &other, "").silent();
+        let took = start.elapsed();
         gone(node, &id);
-    }
-    assert!(with_del < with_waiting, "{with_del:?} against {with_waiting:?}");
+        took * 2 < quickest
+    };
+    assert!((5..100).any(is_quicker), "no DEL was twice as quick as a deletion that takes {quickest:?}");
 }
 
 fn eth0_taken(node: &Node) {
