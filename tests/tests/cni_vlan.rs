@@ -20,9 +20,13 @@ fn machine() -> Result<Runtime> {
 
 /// A network of the name `bridge` on `br0`, without addresses unless `options` say otherwise.
 fn network(runtime: &Runtime, name: &str, options: &Value) -> Result<Network> {
+    of_version(runtime, "1.0.0", name, options)
+}
+
+fn of_version(runtime: &Runtime, version: &str, name: &str, options: &Value) -> Result<Network> {
     let mut plugin = json!({"type": "bridge", "bridge": "br0"});
     plugin.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
-    runtime.parse(&json!({"name": name, "cniVersion": "1.0.0", "plugins": [plugin]}).to_string())
+    runtime.parse(&json!({"name": name, "cniVersion": version, "plugins": [plugin]}).to_string())
 }
 
 /// Host-local addresses from 10.1.2.`first` on, all in one subnet.
@@ -128,13 +132,22 @@ fn ports_carry_what_the_reference_gives_them() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let (_pod, attachment, result) =
-            attach(&runtime, &network(&runtime, "net", &options)?, &format!("web{number}"))?;
-        let port = result["interfaces"][1]["name"].as_str().unwrap();
-        let found = carried(runtime.host(), port)?;
-        ensure!(found == expected, "{options}: {found:?}");
-        runtime.check(&network(&runtime, "net", &options)?, &attachment)?;
-        runtime.del(&network(&runtime, "net", &options)?, &attachment)?;
+        for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+            let network = of_version(&runtime, version, "net", &options)?;
+            let (_pod, attachment, result) = attach(&runtime, &network, &format!("web{number}-{version}"))?;
+            let port = result["interfaces"][1]["name"].as_str().unwrap();
+            let found = carried(runtime.host(), port)?;
+            ensure!(found == expected, "{version} {options}: {found:?}");
+            if version >= "0.4.0" {
+                runtime.check(&network, &attachment)?;
+            }
+            runtime.del(&network, &attachment)?;
+        }
+    }
+    for version in ["0.1.0", "0.2.0"] {
+        let network = of_version(&runtime, version, "net", &json!({"vlan": 100}))?;
+        let error = attach(&runtime, &network, &format!("old-{version}")).unwrap_err();
+        ensure!(format!("{error:#}").contains("does not support a network without addresses"), "{error:#}");
     }
     Ok(())
 }

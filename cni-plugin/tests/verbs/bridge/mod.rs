@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("bridge_explicit_mac_comes_from_the_strongest_source", explicit_mac),
     ("bridge_promiscuous_mode_is_set_and_excludes_hairpin", promiscuous),
     ("bridge_ports_are_isolated_when_asked", isolated),
+    ("bridge_isolated_pods_reach_the_host_and_not_each_other", isolated_pods),
     ("bridge_container_interface_stays_down_in_layer2_only", interface_disabled),
     ("bridge_del_of_the_unknown_succeeds", del_unconfigured),
     ("bridge_ipam_other_than_host_local_is_refused_by_name", foreign_ipam),
@@ -163,6 +164,25 @@ fn isolated(node: &Node) {
         attached(node, &with(&plain("1.0.0"), key, value), &id);
         let port = &details(&host_link(&id))["linkinfo"]["info_slave_data"];
         assert_eq!((&port["hairpin"], &port["isolated"]), (&json!(hairpin), &json!(isolated)), "{key}");
+    }
+}
+
+fn isolated_pods(node: &Node) {
+    let reaches = |from: &Path, target: std::net::SocketAddr, millis: u64| {
+        inside(from, || std::net::TcpStream::connect_timeout(&target, std::time::Duration::from_millis(millis)).is_ok())
+    };
+    for (bridge, subnet, isolated) in [("bridge0", "10.1.2.0/24", true), ("bridge1", "10.1.3.0/24", false)] {
+        let mut conf = with(&routed("1.0.0", &[subnet]), "portIsolation", json!(isolated));
+        (conf["bridge"], conf["name"]) = (json!(bridge), json!(bridge));
+        let (first, _) = attached(node, &conf, &format!("{bridge}-1"));
+        let (second, result) = attached(node, &conf, &format!("{bridge}-2"));
+        let listener = inside(&second, || std::net::TcpListener::bind((first_address(&result), 80)).unwrap());
+        let millis = if isolated { 1500 } else { 900 };
+        assert_eq!(reaches(&first, listener.local_addr().unwrap(), millis), !isolated, "Pod to Pod");
+        let gateway = subnet.replace("0/24", "1");
+        let on_host = std::net::TcpListener::bind((gateway.as_str(), 80)).unwrap();
+        assert!(reaches(&first, on_host.local_addr().unwrap(), 10_000), "Pod to host");
+        assert!(std::net::TcpStream::connect(listener.local_addr().unwrap()).is_ok(), "host to Pod");
     }
 }
 
