@@ -5,7 +5,9 @@
 
 use std::io::Read;
 
-use crate::args::Request;
+use serde_json::Value;
+
+use crate::args::{Call, Request};
 use crate::error::{CniError, Code};
 use crate::netconf::NetConf;
 use crate::role::Role;
@@ -48,36 +50,65 @@ fn dispatch(
     gate(&request, conf.version)?;
     let role = Role::of(program, &conf.plugin)?;
     verbs::version::spoken_by(role, conf.version)?;
-    let result = match (&request, role) {
-        (Request::Add(call), Role::Portmap) => Some(verbs::portmap::add(conf, call)?),
-        (Request::Add(call), Role::Loopback) => Some(verbs::loopback::add(conf, call)?),
-        (Request::Check(call), Role::Loopback) => verbs::loopback::check(call).map(|()| None)?,
-        (Request::Del(call), Role::Loopback) => verbs::loopback::del(call).map(|()| None)?,
-        // Nothing of it outlives a namespace.
-        (Request::Gc | Request::Status, Role::Loopback) => None,
-        (Request::Add(call), Role::Bandwidth) => Some(verbs::bandwidth::add(conf, call)?),
-        (Request::Check(call), Role::Bandwidth) => verbs::bandwidth::check(conf, call).map(|()| None)?,
-        (Request::Del(call), Role::Bandwidth) => verbs::bandwidth::del(&conf, call).map(|()| None)?,
-        (Request::Gc, Role::Bandwidth) => verbs::bandwidth::gc(&conf).map(|()| None)?,
-        (Request::Status, Role::Bandwidth) => None,
-        (Request::Add(call), Role::HostLocal) => Some(verbs::host_local::add(conf, call)?),
-        (Request::Check(call), Role::HostLocal) => verbs::host_local::check(&conf, call).map(|()| None)?,
-        (Request::Del(call), Role::HostLocal) => verbs::host_local::del(&conf, call).map(|()| None)?,
-        (Request::Gc, Role::HostLocal) => verbs::host_local::gc(&conf).map(|()| None)?,
-        (Request::Status, Role::HostLocal) => verbs::host_local::status(conf).map(|()| None)?,
-        (Request::Add(call), _) => Some(verbs::add::add(conf, role, call)?),
-        (Request::Check(call), Role::Portmap) => verbs::portmap::check(conf, call).map(|()| None)?,
-        (Request::Del(call), Role::Portmap) => verbs::portmap::del(&conf, call).map(|()| None)?,
-        (Request::Gc, Role::Portmap) => verbs::portmap::gc(&conf).map(|()| None)?,
-        // Whether ports can be opened, the plugin that attaches has already been asked.
-        (Request::Status, Role::Portmap) => None,
-        (Request::Check(call), _) => verbs::check::check(conf, role, call).map(|()| None)?,
-        (Request::Del(call), _) => verbs::del::del(&conf, role, call).map(|()| None)?,
-        (Request::Gc, _) => verbs::gc::gc(&conf, role).map(|()| None)?,
-        (Request::Status, _) => verbs::status::status(conf, role).map(|()| None)?,
-        (Request::Version, _) => None,
+    let result = match &request {
+        Request::Add(call) => Some(add(conf, role, call)?),
+        Request::Check(call) => check(conf, role, call).map(|()| None)?,
+        Request::Del(call) => del(&conf, role, call).map(|()| None)?,
+        Request::Gc => gc(&conf, role).map(|()| None)?,
+        Request::Status => status(conf, role).map(|()| None)?,
+        Request::Version => None,
     };
     Ok(result.map(|object| format!("{object:#}\n")).unwrap_or_default())
+}
+
+fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
+    match role {
+        Role::Native | Role::Flannel | Role::Bridge => verbs::add::add(conf, role, call),
+        Role::Portmap => verbs::portmap::add(conf, call),
+        Role::Bandwidth => verbs::bandwidth::add(conf, call),
+        Role::Loopback => verbs::loopback::add(conf, call),
+        Role::HostLocal => verbs::host_local::add(conf, call),
+    }
+}
+
+fn check(conf: NetConf, role: Role, call: &Call) -> Result<(), CniError> {
+    match role {
+        Role::Native | Role::Flannel | Role::Bridge => verbs::check::check(conf, role, call),
+        Role::Portmap => verbs::portmap::check(conf, call),
+        Role::Bandwidth => verbs::bandwidth::check(conf, call),
+        Role::Loopback => verbs::loopback::check(call),
+        Role::HostLocal => verbs::host_local::check(&conf, call),
+    }
+}
+
+fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
+    match role {
+        Role::Native | Role::Flannel | Role::Bridge => verbs::del::del(conf, role, call),
+        Role::Portmap => verbs::portmap::del(conf, call),
+        Role::Bandwidth => verbs::bandwidth::del(conf, call),
+        Role::Loopback => verbs::loopback::del(call),
+        Role::HostLocal => verbs::host_local::del(conf, call),
+    }
+}
+
+fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
+    match role {
+        Role::Native | Role::Flannel | Role::Bridge => verbs::gc::gc(conf, role),
+        Role::Portmap => verbs::portmap::gc(conf),
+        Role::Bandwidth => verbs::bandwidth::gc(conf),
+        // Nothing of it outlives a namespace.
+        Role::Loopback => Ok(()),
+        Role::HostLocal => verbs::host_local::gc(conf),
+    }
+}
+
+fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
+    match role {
+        Role::Native | Role::Flannel | Role::Bridge => verbs::status::status(conf, role),
+        // Whether Pods can be attached, the plugin before them in the chain has been asked.
+        Role::Portmap | Role::Bandwidth | Role::Loopback => Ok(()),
+        Role::HostLocal => verbs::host_local::status(conf),
+    }
 }
 
 fn read(input: &mut dyn Read) -> Result<NetConf, CniError> {

@@ -53,17 +53,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     let mut host = Rtnl::open().map_err(|e| refused(&e))?;
     let bridge = network.find_bridge(&mut host)?;
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
-    let former = if held.existed { former(&network, &call.attachment, &netns, &mut host)? } else { Vec::new() };
-    if held.existed {
-        let record = held.read();
-        detour::remove(&mut host, &network.state_dir, &network.name, &call.attachment, record.as_ref())?;
-        if record.is_none_or(|record| record.guarded.is_some()) {
-            // For another hardware address, maybe, and the port has the same name again.
-            drop(guard::unguard(&owner(&network.name, &call.attachment), None)?);
-        }
-        // From here on its addresses may change: a DEL after a crash must look for them.
-        held.clear()?;
-    }
+    let former = if held.existed { clear_away(&network, call, &netns, &mut held, &mut host)? } else { Vec::new() };
     let reservations = match reserve(&network, &call.attachment, &former, &mut host) {
         Ok(reservations) => reservations,
         Err(error) => return Err(give_up(error, &network, call, &[], held)),
@@ -192,6 +182,26 @@ fn reserve(
         outcome => outcome,
     };
     outcome.map_err(|e| store_error(&e))
+}
+
+/// Removes what an earlier ADD of the same attachment left, but for its addresses, which it answers.
+fn clear_away(
+    network: &Network,
+    call: &Call,
+    netns: &Netns,
+    held: &mut Held,
+    host: &mut Rtnl,
+) -> Result<Vec<IpAddr>, CniError> {
+    let addresses = former(network, &call.attachment, netns, host)?;
+    let record = held.read();
+    detour::remove(host, &network.state_dir, &network.name, &call.attachment, record.as_ref())?;
+    if record.is_none_or(|record| record.guarded.is_some()) {
+        // For another hardware address, maybe, and the port has the same name again.
+        drop(guard::unguard(&owner(&network.name, &call.attachment), None)?);
+    }
+    // From here on its addresses may change: a DEL after a crash must look for them.
+    held.clear()?;
+    Ok(addresses)
 }
 
 /// What an earlier ADD of the same attachment left: an error when it is complete, otherwise its addresses, with its

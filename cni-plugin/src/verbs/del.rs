@@ -28,7 +28,7 @@ use crate::netconf::NetConf;
 use crate::plan::detach::{self, Facts};
 use crate::plan::hostports::owner::Owner;
 use crate::ports;
-use crate::record::{self, Held, Ports};
+use crate::record::{self, Held, Ports, Record};
 use crate::result;
 use crate::role::Role;
 
@@ -43,15 +43,12 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
         return former::remove(&conf.name, &call.attachment);
     };
     let record = held.read();
-    // Without a readable record the table is looked at: nothing there is cheap to find out.
-    // The conversation stays open until the link's deletion was handed to a process of its own, which inherits it.
+    // Without a readable record the table is looked at. The conversation stays open until the link's deletion was handed to
+    // a process of its own, which inherits it.
     let ports = record.as_ref().map_or(&Ports::Untold, |record| &record.ports);
     let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
-    let guarded = record.as_ref().and_then(|record| record.guarded);
-    let has_no_record = record.is_none();
-    let is_guarded = guarded.is_some() || has_no_record;
     let known = record.as_ref().map(|record| record.addresses.clone()).unwrap_or_default();
-    let via = record.as_ref().and_then(|record| record.via.clone());
+    let via = record.as_ref().and_then(|record| record.via.as_ref());
     let facts = observe(&places, conf, call, known, &mut host)?;
     let detach = detach::plan(&call.attachment, &facts);
     let mut bridge = None;
@@ -61,30 +58,44 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     detour::remove(&mut host, &places.records, &conf.name, &call.attachment, record.as_ref())?;
     drop(closed);
     // Behind the link: as long as it is there it is guarded.
-    let unguarded = if is_guarded { guard::unguard(&owner(&conf.name, &call.attachment), guarded)? } else { None };
-    if has_no_record {
-        former::remove(&conf.name, &call.attachment)?;
+    let unguarded = unguard(&conf.name, &call.attachment, record.as_ref())?;
+    if record.is_none() {
         if !facts.host_link && !detach.addresses.is_empty() {
             former::tell_of_legacy(&conf.name, &call.attachment.container);
         }
+        former::remove(&conf.name, &call.attachment)?;
     }
-    forget_neighbours(&detach.addresses, towards(via.as_ref(), &mut host)?.or(bridge), &mut host)?;
+    forget_neighbours(&detach.addresses, towards(via, &mut host)?.or(bridge), &mut host)?;
+    release(&places, conf, call, &detach.addresses, record.is_some())?;
+    held.remove()?;
+    unguarded.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
+}
+
+/// Takes the attachment's port off the guard against spoofing. Without a record it is looked for there.
+fn unguard(network: &str, attachment: &Attachment, record: Option<&Record>) -> Result<Option<Nft>, CniError> {
+    let mac = record.and_then(|record| record.guarded);
+    if record.is_some() && mac.is_none() { Ok(None) } else { guard::unguard(&owner(network, attachment), mac) }
+}
+
+/// Gives the addresses back and removes flannel's state file, both last: until then another DEL finds its work.
+fn release(
+    places: &Places,
+    conf: &NetConf,
+    call: &Call,
+    addresses: &[IpAddr],
+    has_record: bool,
+) -> Result<(), CniError> {
     for dir in &places.reservations {
-        if let Some(locked) =
-            Store::new(dir, &conf.name).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))?
-        {
-            locked.free(&call.attachment, &detach.addresses).map_err(|e| store_error(&e))?;
+        let store = Store::new(dir, &conf.name);
+        if let Some(locked) = store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+            locked.free(&call.attachment, addresses).map_err(|e| store_error(&e))?;
         }
-        if record.is_none() {
+        if !has_record {
             // Another plugin's Pod, that got its addresses from `host-local`.
             owners::forget(&dir.join(&conf.name), &conf.name, &call.attachment)?;
         }
     }
-    for path in places.flannel_state.iter().chain(&places.flannel_draft) {
-        remove_file(path)?;
-    }
-    held.remove()?;
-    unguarded.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
+    places.flannel_state.iter().chain(&places.flannel_draft).try_for_each(|path| remove_file(path))
 }
 
 /// Takes the attachment's record. `None` when nothing is there to remove: an ADD that begins now comes after this DEL, and

@@ -11,7 +11,7 @@ use kernel::{Netns, Rtnl, sysctl};
 use netstate::{IfName, LinkKind};
 use serde_json::{Value, json};
 
-use crate::node::{DUAL_ENV, Node, first_address, flannel, host_link, inside, native, with};
+use crate::node::{DUAL_ENV, Node, bound, first_address, flannel, host_link, inside, native, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -115,7 +115,7 @@ pub(crate) fn who_called(pod: &Path, addr: SocketAddr, call: impl FnOnce()) -> I
     thread::scope(|scope| {
         let server = scope.spawn(move || {
             inside(pod, || {
-                let listener = listen(addr);
+                let listener = bound(|| TcpListener::bind(addr));
                 ready.send(()).unwrap();
                 let (mut stream, peer) = accept(&listener);
                 stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -129,19 +129,6 @@ pub(crate) fn who_called(pod: &Path, addr: SocketAddr, call: impl FnOnce()) -> I
         call();
         server.join().unwrap()
     })
-}
-
-/// Listens on `addr`. A process that another test is starting right now may hold a former listener for a moment.
-fn listen(addr: SocketAddr) -> TcpListener {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        match TcpListener::bind(addr) {
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            other => return other.unwrap(),
-        }
-    }
 }
 
 /// Accepts one connection within twenty seconds: a caller that failed must not leave the server waiting.

@@ -4,12 +4,13 @@
 //! is executed as a runtime does it: `CNI_*` in an otherwise empty environment, configuration on standard input.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use cni_plugin::attachment::{Attachment, ContainerId};
 use kernel::{Netns, Rtnl};
@@ -250,4 +251,18 @@ pub(crate) fn first_address(result: &Value) -> IpAddr {
 /// Runs `work` in the namespace at `path`.
 pub(crate) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> T {
     Netns::open(path).unwrap().run(work).unwrap()
+}
+
+/// A socket from `bind` at an address that another socket may have had a moment ago: a process that some test is starting
+/// right now may still hold that one.
+pub(crate) fn bound<S>(bind: impl Fn() -> io::Result<S>) -> S {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match bind() {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            other => return other.unwrap(),
+        }
+    }
 }

@@ -12,7 +12,7 @@ use netstate::nft::NetworkFamily;
 use serde_json::json;
 
 use crate::attach::{say, who_called};
-use crate::node::{DUAL_ENV, Node, inside, native, with};
+use crate::node::{DUAL_ENV, Node, bound, inside, native, with};
 use crate::ports::{NODE, addr, elements, mapped, outside};
 
 type Test = (&'static str, fn(&Node));
@@ -66,7 +66,7 @@ fn is_open(addr: SocketAddr) -> bool {
 
 /// Runs `work` while `pod` listens on port 80 of both families.
 fn listening<T: Send>(pod: &Path, work: impl FnOnce() -> T) -> T {
-    let listener = inside(pod, || std::net::TcpListener::bind("[::]:80").unwrap());
+    let listener = inside(pod, || bound(|| std::net::TcpListener::bind("[::]:80")));
     let outcome = work();
     drop(listener);
     outcome
@@ -171,7 +171,7 @@ fn client_of(node: &Node) -> PathBuf {
 
 fn send(client: &Path, from: u16, to: &[&str]) {
     inside(client, || {
-        let socket = UdpSocket::bind(("10.4.7.200", from)).unwrap();
+        let socket = bound(|| UdpSocket::bind(("10.4.7.200", from)));
         for to in to {
             socket.send_to(b"ping", (*to, 53)).unwrap();
         }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::attach::{say, who_called};
 use crate::bridge::routed;
-use crate::node::{DUAL_ENV, Node, inside, native, with};
+use crate::node::{DUAL_ENV, Node, bound, inside, native, with};
 use crate::port_addresses::outside_v6;
 use crate::port_owners::second;
 use crate::ports::{NODE, addr, answer, ask, elements, mapped, outside};
@@ -245,7 +245,7 @@ fn conditions(node: &Node) {
     assert!(inside(&client, || is_closed(addr("10.4.7.21:8081"))), "the port is not named");
     assert!(is_closed(addr("127.0.0.1:8080")));
     // Whom the port is closed to meets what the node itself serves there.
-    let local = std::net::TcpListener::bind(port).unwrap();
+    let local = bound(|| std::net::TcpListener::bind(port));
     assert!(!is_closed(port));
     assert_eq!(who_called(&pod, server, || inside(&client, || say(port))).to_string(), "10.4.7.200");
     drop(local);

@@ -11,7 +11,7 @@ use netstate::{IfName, Link, LinkKind};
 use serde_json::{Value, json};
 
 use crate::attach::{say, who_called};
-use crate::node::{Node, flannel, inside, native, with};
+use crate::node::{Node, bound, flannel, inside, native, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -102,7 +102,7 @@ fn reached_from_everywhere(node: &Node) {
     let direct = SocketAddr::new(other_addr, 8080);
     assert_eq!(who_called(&other, direct, || inside(&pod, || say(direct))).to_string(), "172.7.21.2");
     // What listens on the node's 127.0.0.1 is not laid open to Pods.
-    let local = std::net::TcpListener::bind("127.0.0.1:9999").unwrap();
+    let local = bound(|| std::net::TcpListener::bind("127.0.0.1:9999"));
     let stolen = inside(&pod, || {
         // What a container with raw sockets can do without it.
         kernel::sysctl::write(&"net/ipv4/conf/eth0/route_localnet".parse().unwrap(), "1").unwrap();
@@ -186,7 +186,7 @@ pub(crate) fn answer(pod: &Path, ask: impl FnOnce() -> bool) -> bool {
     std::thread::scope(|scope| {
         let server = scope.spawn(move || {
             inside(pod, || {
-                let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
+                let socket = bound(|| UdpSocket::bind("0.0.0.0:5353"));
                 socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
                 ready.send(()).unwrap();
                 let mut word = [0; 8];
@@ -206,7 +206,7 @@ fn udp_flow(node: &Node) {
     let first = node.pod();
     node.add(&conf, "dns-1", &first).result();
     let socket = inside(&client, || {
-        let socket = UdpSocket::bind("10.4.7.200:40000").unwrap();
+        let socket = bound(|| UdpSocket::bind("10.4.7.200:40000"));
         socket.connect("10.4.7.21:53").unwrap();
         socket
     });

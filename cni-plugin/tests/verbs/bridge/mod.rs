@@ -16,7 +16,7 @@ use kernel::{Netns, Rtnl};
 use netstate::IfName;
 use serde_json::{Value, json};
 
-use crate::node::{Node, first_address, host_link, inside, with};
+use crate::node::{Node, bound, first_address, host_link, inside, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -176,11 +176,11 @@ fn isolated_pods(node: &Node) {
         (conf["bridge"], conf["name"]) = (json!(bridge), json!(bridge));
         let (first, _) = attached(node, &conf, &format!("{bridge}-1"));
         let (second, result) = attached(node, &conf, &format!("{bridge}-2"));
-        let listener = inside(&second, || std::net::TcpListener::bind((first_address(&result), 80)).unwrap());
+        let listener = inside(&second, || bound(|| std::net::TcpListener::bind((first_address(&result), 80))));
         let millis = if isolated { 1500 } else { 900 };
         assert_eq!(reaches(&first, listener.local_addr().unwrap(), millis), !isolated, "Pod to Pod");
         let gateway = subnet.replace("0/24", "1");
-        let on_host = std::net::TcpListener::bind((gateway.as_str(), 80)).unwrap();
+        let on_host = bound(|| std::net::TcpListener::bind((gateway.as_str(), 80)));
         assert!(reaches(&first, on_host.local_addr().unwrap(), 10_000), "Pod to host");
         assert!(std::net::TcpStream::connect(listener.local_addr().unwrap()).is_ok(), "host to Pod");
     }
