@@ -86,6 +86,8 @@ pub struct Held {
     path: PathBuf,
     /// The record was there before this process came.
     pub existed: bool,
+    /// Nothing was ever written into it, so nothing can be left behind what is written now.
+    is_blank: bool,
 }
 
 fn path_of(dir: &Path, network: &str, attachment: &Attachment) -> PathBuf {
@@ -118,7 +120,7 @@ pub fn hold(dir: &Path, network: &str, attachment: &Attachment, wait: Duration) 
         };
         let file = lock(file, attachment, wait, &path)?;
         if is_linked(&file, &path)? {
-            return Ok(Held { file, path, existed });
+            return Ok(Held { file, path, existed, is_blank: !existed });
         }
     }
 }
@@ -144,7 +146,7 @@ pub fn hold_existing(
     };
     let file = lock(file, attachment, wait, &path)?;
     // Removed while we waited: then the other call has done all there was to do.
-    Ok(is_linked(&file, &path)?.then_some(Held { file, path, existed: true }))
+    Ok(is_linked(&file, &path)?.then_some(Held { file, path, existed: true, is_blank: false }))
 }
 
 /// True when `attachment` has a record, whatever is in it. Takes no lock.
@@ -180,7 +182,7 @@ pub fn find(dir: &Path, network: &str, attachment: &Attachment) -> Result<Found,
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Ok(Found::Busy),
         Err(TryLockError::Error(e)) => Err(CniError::io("lock", &path, &e)),
-        Ok(()) if is_linked(&file, &path)? => Ok(Found::Held(Held { file, path, existed: true })),
+        Ok(()) if is_linked(&file, &path)? => Ok(Found::Held(Held { file, path, existed: true, is_blank: false })),
         Ok(()) => Ok(Found::None),
     }
 }
@@ -288,9 +290,11 @@ impl Held {
         let text = object.to_string();
         let write = || -> io::Result<()> {
             self.file.write_all_at(text.as_bytes(), 0)?;
-            if self.existed { self.file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX)) } else { Ok(()) }
+            if self.is_blank { Ok(()) } else { self.file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX)) }
         };
-        write().map_err(|e| CniError::io("write", &self.path, &e))
+        write().map_err(|e| CniError::io("write", &self.path, &e))?;
+        self.is_blank = false;
+        Ok(())
     }
 
     /// Empties the record: what it says is about to become untrue.
@@ -378,6 +382,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut held = hold(dir.path(), "cbr0", &attachment(), WAIT).unwrap();
         assert!(!held.existed && held.read().is_none());
+        let longer =
+            Record { addresses: vec!["fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap(); 4], ..record() };
+        held.write(&longer).unwrap();
         held.write(&record()).unwrap();
         drop(held);
         let mut again = hold_existing(dir.path(), "cbr0", &attachment(), WAIT).unwrap().unwrap();
