@@ -48,6 +48,7 @@ PLUGIN_FLAGS := -C target-feature=+crt-static -C relocation-model=static --cfg s
 .PHONY: plugin
 plugin floor: export RUSTFLAGS := $(PLUGIN_FLAGS)
 plugin:
+	@mkdir -p $(PROGRAMS)
 	@if rustup target list --installed 2>/dev/null | grep -qx $(MUSL); then \
 	  set -x; cargo build --profile plugin --locked --target $(MUSL) -p cni-plugin; \
 	  install -m 755 $(TARGET)/$(MUSL)/plugin/netd-cni $(PROGRAMS)/; \
