@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::crash::{Walk, used};
 use crate::former::debians;
 use crate::node::{Node, Outcome, flannel, host_link, inside, native, with};
+use crate::security::{ENOUGH, with_capabilities};
 
 type Test = (&'static str, fn(&Node));
 
@@ -44,6 +45,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("bandwidth_del_killed_after_any_step_is_finished_by_del", chained_del_killed),
     ("bandwidth_del_killed_after_any_step_is_finished_by_gc", chained_del_killed_gc),
     ("limits_slow_down_only_the_restricted_pod", traffic),
+    ("limits_need_no_more_than_two_capabilities", capabilities),
 ];
 
 /// Tests with Debian's plugins.
@@ -160,6 +162,23 @@ fn nothing_to_limit(node: &Node) {
         node.del(&conf, "web-1", &pod).silent();
     }
     assert_eq!((node.links(), node.files(), tc("qdisc show")), before);
+}
+
+fn capabilities(node: &Node) {
+    let pod = node.pod();
+    let run = |command: &str, conf: &Value| with_capabilities(node, &pod, ENOUGH, command, conf);
+    let limited = with(&with(&native(), "cniVersion", json!("1.1.0")), "runtimeConfig", asked());
+    let result = run("ADD", &limited).result();
+    run("CHECK", &with(&limited, "prevResult", result)).silent();
+    run("DEL", &limited).silent();
+    let result = run("ADD", &flannel()).result();
+    let chain = with(&chained(&result), "cniVersion", json!("1.1.0"));
+    let limited = run("ADD", &chain).result();
+    run("CHECK", &with(&chain, "prevResult", limited)).silent();
+    run("DEL", &chain).silent();
+    run("GC", &chain).silent();
+    run("DEL", &flannel()).silent();
+    assert_eq!(ifbs(node), [""; 0]);
 }
 
 fn needs_previous_result(node: &Node) {

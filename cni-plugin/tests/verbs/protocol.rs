@@ -1,6 +1,4 @@
-//! Names, capabilities, and input that is refused before anything is touched.
-
-use std::path::Path;
+//! Names, and input that is refused before anything is touched.
 
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
@@ -10,7 +8,6 @@ use crate::node::{Node, flannel, native, with};
 type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
-    ("two_capabilities_are_enough_and_state_is_for_root_only", capabilities),
     ("installed_names_answer_and_the_bare_call_explains_itself", installed),
     ("bad_input_is_refused_before_anything_is_touched", bad_input),
     ("the_hosts_own_namespace_is_refused_before_anything_is_touched", own_namespace),
@@ -41,52 +38,6 @@ fn installed(node: &Node) {
     assert!(about.status.success() && String::from_utf8_lossy(&about.stderr).contains("0.3.1"), "{about:?}");
     let wrong = run("/run/opt/netd-cni", &["instal"]);
     assert_eq!(wrong.status.code(), Some(2));
-}
-
-/// Runs one verb with only the capabilities in `set`.
-fn limited(node: &Node, command: &str, conf: &str, netns: &Path, set: &str) -> (bool, String) {
-    std::fs::write("/run/stdin", conf).unwrap();
-    let output = std::process::Command::new("setpriv")
-        .args([&format!("--bounding-set=-all,{set}"), node.plugin("netd-cni").to_str().unwrap()])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", "web-1")
-        .env("CNI_NETNS", netns)
-        .env("CNI_IFNAME", "eth0")
-        .stdin(std::fs::File::open("/run/stdin").unwrap())
-        .output()
-        .unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn capabilities(node: &Node) {
-    let mapping = json!({"portMappings": [{"hostPort": 53, "containerPort": 53, "protocol": "udp"}]});
-    let conf = with(&native(), "runtimeConfig", mapping).to_string();
-    let pod = node.pod();
-    let run = |command: &str, set: &str| limited(node, command, &conf, &pod, set);
-    let enough = "+net_admin,+sys_admin";
-    for set in ["+net_admin", "+sys_admin"] {
-        let (ok, text) = run("ADD", set);
-        assert!(!ok && text.contains("Operation not permitted"), "with {set} only: {text}");
-        assert_eq!(node.files(), []);
-    }
-    let (ok, text) = run("ADD", enough);
-    assert!(ok, "{text}");
-    let address = crate::node::first_address(&serde_json::from_str(&text).unwrap());
-    let reservation = format!("/var/lib/cni/networks/cbr0/{address}");
-    for (path, mode) in [
-        ("/var/lib/cni/netd/cbr0", 0o700),
-        ("/var/lib/cni/netd/cbr0/web-1@eth0", 0o600),
-        ("/var/lib/cni/networks/cbr0", 0o700),
-        (reservation.as_str(), 0o600),
-    ] {
-        let found = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap()) & 0o777;
-        assert_eq!(found, mode, "{path}");
-    }
-    let (ok, text) = run("DEL", enough);
-    assert!(ok, "{text}");
-    assert_eq!(node.files(), []);
 }
 
 fn bad_input(node: &Node) {

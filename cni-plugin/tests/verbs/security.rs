@@ -34,7 +34,9 @@ fn life(id: &str, run: &mut dyn FnMut(&str, &Value) -> Outcome) {
     let valid = json!([{"containerID": id, "ifname": "eth0"}]);
     let host_local = json!({"cniVersion": "1.1.0", "name": "apart", "type": "host-local",
         "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}});
-    for conf in [with(&native(), "runtimeConfig", mapping.clone()), flannel(), host_local] {
+    let guarded = json!({"cniVersion": "1.1.0", "name": "wired", "type": "bridge", "bridge": "br8", "isGateway": true,
+        "ipMasq": true, "macspoofchk": true, "ipam": {"type": "host-local", "subnet": "10.8.8.0/24"}});
+    for conf in [with(&native(), "runtimeConfig", mapping.clone()), flannel(), host_local, guarded] {
         let conf = modern(&conf);
         let result = run("ADD", &conf).result();
         run("CHECK", &with(&conf, "prevResult", result.clone())).silent();
@@ -214,20 +216,26 @@ fn names(node: &Node) {
     assert!(!node.links().contains(&host_link("web-1")), "GC did its work among them");
 }
 
+/// The capabilities that every verb gets by with.
+pub(crate) const ENOUGH: &str = "+net_admin,+sys_admin";
+
+/// Runs one verb for `web-1` in `pod` with only the capabilities in `set`.
+pub(crate) fn with_capabilities(node: &Node, pod: &Path, set: &str, command: &str, conf: &Value) -> Outcome {
+    fs::write("/run/stdin", conf.to_string()).unwrap();
+    let mut setpriv = Command::new("setpriv");
+    setpriv.arg(format!("--bounding-set=-all,{set}")).arg(node.plugin(conf["type"].as_str().unwrap()));
+    setpriv.env_clear().env("PATH", "/usr/bin:/bin").envs(vars(command, "web-1", pod.to_str().unwrap()));
+    Outcome::of(&setpriv.stdin(fs::File::open("/run/stdin").unwrap()).output().unwrap())
+}
+
 fn capabilities(node: &Node) {
     fs::write("/run/flannel/subnet.env", DUAL_ENV).unwrap();
     let pod = node.pod();
-    let limited = |set: &str, command: &str, conf: &Value| {
-        fs::write("/run/stdin", conf.to_string()).unwrap();
-        let mut setpriv = Command::new("setpriv");
-        setpriv.arg(format!("--bounding-set=-all,{set}")).arg(node.plugin(conf["type"].as_str().unwrap()));
-        setpriv.env_clear().env("PATH", "/usr/bin:/bin").envs(vars(command, "web-1", pod.to_str().unwrap()));
-        Outcome::of(&setpriv.stdin(fs::File::open("/run/stdin").unwrap()).output().unwrap())
-    };
-    life("web-1", &mut |command, conf| limited("+net_admin,+sys_admin", command, &with_masquerade(conf)));
+    let limited = |set: &str, command: &str, conf: &Value| with_capabilities(node, &pod, set, command, conf);
+    life("web-1", &mut |command, conf| limited(ENOUGH, command, &with_masquerade(conf)));
     let loopback = json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"});
     for command in ["ADD", "CHECK", "DEL"] {
-        assert!(limited("+net_admin,+sys_admin", command, &loopback).ok);
+        assert!(limited(ENOUGH, command, &loopback).ok);
     }
     // STATUS and VERSION need none.
     for command in ["STATUS", "VERSION"] {
@@ -236,8 +244,10 @@ fn capabilities(node: &Node) {
     }
     // One alone is not enough, and says so.
     for set in ["+net_admin", "+sys_admin"] {
+        let before = node.files();
         let (_, text) = limited(set, "ADD", &native()).error();
         assert!(text.contains("Operation not permitted"), "with {set}: {text}");
+        assert_eq!(node.files(), before, "with {set}");
     }
     assert!(!node.links().contains(&host_link("web-1")));
 }
