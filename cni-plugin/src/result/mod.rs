@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use netstate::{MacAddr, Prefix};
 
-pub use parse::{dns as parse_dns, parse, route as parse_route};
+pub use parse::{chained, dns as parse_dns, parse, route as parse_route};
 
 /// What ADD did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

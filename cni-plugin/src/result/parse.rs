@@ -9,8 +9,9 @@ use netstate::Prefix;
 use serde_json::Value;
 
 use super::{AddResult, Dns, Interface, IpConfig, ResultRoute};
-use crate::error::CniError;
+use crate::error::{CniError, Code};
 use crate::fields::Fields;
+use crate::version::SpecVersion;
 
 const CIDR: &str = "an address with its prefix length such as 172.7.21.2/24";
 
@@ -39,6 +40,21 @@ pub fn parse(value: Value) -> Result<AddResult, CniError> {
         result.dns = dns(&mut item)?;
     }
     Ok(result)
+}
+
+/// What a plugin that changes no result needs of the one before it: `previous` as it came, unknown keys included, in
+/// `version`, with which libcni compares it; and what it says.
+///
+/// # Errors
+/// Code 7 without a previous result, and as [`parse`].
+pub fn chained(previous: Option<Value>, version: SpecVersion) -> Result<(Value, AddResult), CniError> {
+    let missing = || CniError::new(Code::InvalidConfig, "must be called as chained plugin: prevResult is missing");
+    let mut previous = previous.ok_or_else(missing)?;
+    let result = parse(previous.clone())?;
+    if let Value::Object(map) = &mut previous {
+        map.insert("cniVersion".to_owned(), Value::String(version.to_string()));
+    }
+    Ok((previous, result))
 }
 
 fn interface(item: &mut Fields) -> Result<Interface, CniError> {
@@ -118,6 +134,18 @@ pub fn dns(item: &mut Fields) -> Result<Dns, CniError> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_chained_plugin_passes_on_what_it_does_not_know_in_its_own_version() {
+        let given =
+            json!({"cniVersion": "0.4.0", "ips": [{"address": "10.0.0.2/24", "x": [1]}], "example.com/y": {"z": 1}});
+        let (passed_on, result) = chained(Some(given.clone()), SpecVersion::V1_0_0).unwrap();
+        let mut expected = given;
+        expected["cniVersion"] = json!("1.0.0");
+        assert_eq!((passed_on, result.ips.len()), (expected, 1));
+        let error = chained(None, SpecVersion::V1_0_0).unwrap_err();
+        assert!(error.code == Code::InvalidConfig && error.msg.contains("must be called as chained plugin"), "{error}");
+    }
 
     #[test]
     fn shape_of_0_2_0_is_read_with_its_nested_routes() {

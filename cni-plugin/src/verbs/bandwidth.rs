@@ -52,13 +52,7 @@ impl Wanted {
             asked = Limits::of_runtime(&mut runtime)?;
             runtime.finish()?;
         }
-        let missing = || CniError::new(Code::InvalidConfig, "must be called as chained plugin: prevResult is missing");
-        let mut previous = conf.prev_result.ok_or_else(missing)?;
-        let result = result::parse(previous.clone())?;
-        if let Value::Object(map) = &mut previous {
-            // libcni compares it with the configuration's version.
-            map.insert("cniVersion".to_owned(), Value::String(conf.version.to_string()));
-        }
+        let (previous, result) = result::chained(conf.prev_result, conf.version)?;
         let limits = configured.or(asked).unwrap_or_default();
         let shape = Shape::new(limits, &conf.name, &call.attachment);
         Ok(Self { network: conf.name, records, shape, previous, result })

@@ -51,16 +51,10 @@ impl Wanted {
         let portmap = PortmapConf::take(&mut conf.fields)?;
         conf.fields.finish()?;
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: true, attachment: false })?;
-        let missing = || CniError::new(Code::InvalidConfig, "must be called as chained plugin: prevResult is missing");
-        let mut previous = conf.prev_result.ok_or_else(missing)?;
-        let result = result::parse(previous.clone())?;
+        let (previous, result) = result::chained(conf.prev_result, conf.version)?;
         let addresses = addresses(&result, call.attachment.ifname.as_str());
         let link = call.attachment.host_link();
         let has_own_link = result.interfaces.iter().any(|i| i.sandbox.is_none() && i.name == link.as_str());
-        if let Value::Object(map) = &mut previous {
-            // libcni compares it with the configuration's version.
-            map.insert("cniVersion".to_owned(), Value::String(conf.version.to_string()));
-        }
         let mappings = runtime.port_mappings;
         Ok(Self { network: conf.name, records, conf: portmap, mappings, addresses, previous, has_own_link })
     }
