@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use netd::args::{Invocation, Verb};
-use netd::config::{Config, Log};
+use netd::command::args::{Invocation, Verb};
+use netd::command::config::{Config, Log};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {

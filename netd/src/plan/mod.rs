@@ -4,11 +4,10 @@
 //! device; a lease that cannot be used is left out alone and named with its reason; the order of the leases does not
 //! matter.
 
-mod host_gw;
+mod backend;
 mod masquerade;
 mod overlap;
 mod peers;
-mod vxlan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,12 +18,14 @@ use netstate::{
     SysctlKey,
 };
 
+pub use backend::vxlan::{device, generated_mac};
 pub use masquerade::{Masquerade, TABLE};
 pub use overlap::{Overlap, overlaps};
-pub use vxlan::{device, generated_mac};
 
-use crate::lease::{BackendAttrs, Lease};
-use crate::network::{Backend, Network};
+use backend::{host_gw, vxlan};
+
+use crate::format::lease::{BackendAttrs, Lease};
+use crate::format::net_conf::{Backend, Network};
 
 /// What is particular to this node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use netstate::Prefix;
 
 use super::LocalNode;
-use crate::lease::{Lease, LeaseAttrs};
-use crate::network::Network;
+use crate::format::lease::{Lease, LeaseAttrs};
+use crate::format::net_conf::Network;
 
 /// The usable leases by subnet, and the others with the reason.
 pub(super) fn usable<'a>(

@@ -1,8 +1,8 @@
 //! Golden tables and properties of plans.
 
 use super::*;
-use crate::lease::{LeaseAttrs, SubnetKey};
-use crate::network::NetConf;
+use crate::format::lease::{LeaseAttrs, SubnetKey};
+use crate::format::net_conf::NetConf;
 use proptest::prelude::*;
 
 const ALL: Masquerade = Masquerade { masquerade: true, fully_random: true, forward: true };

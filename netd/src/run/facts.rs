@@ -10,7 +10,7 @@ use kernel::{KernelError, Rtnl};
 use netstate::route::TABLE_MAIN;
 use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey};
 
-use crate::interface::{Facts, Interface};
+use crate::choose::interface::{Facts, Interface};
 
 /// Reads interfaces, addresses and the default route; for `can_reach` also the route to it.
 ///

@@ -1,26 +1,26 @@
 //! The shell around the pure parts: it starts, listens, plans and tells.
 //!
 //! One thread runs everything that waits for the network (this module and `store`), another everything that waits for
-//! the kernel (`hands`). Invariants: nothing on the way from a lease to the kernel waits for the store, so a store that
+//! the kernel (`worker`). Invariants: nothing on the way from a lease to the kernel waits for the store, so a store that
 //! is out of reach costs no repair; ending, in whatever way, leaves the kernel as it is.
 
 mod daemon;
-mod ears;
 mod facts;
 mod files;
 mod forward;
-mod hands;
-mod stages;
+mod monitors;
 mod start;
 pub mod status;
 mod subnet_file;
+mod tables;
+mod worker;
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
+use crate::command::config::Config;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///

@@ -12,15 +12,15 @@ use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
 
 use super::daemon::{Daemon, Ears, Node};
 use super::{facts, files, subnet_file};
-use crate::allocate::Applicant;
-use crate::config::{self, Config, Store};
-use crate::interface::{self, External};
-use crate::lease::LeaseAttrs;
-use crate::network::{Backend, NetConf, Network};
+use crate::choose::interface::{self, External};
+use crate::choose::subnet::Applicant;
+use crate::command::config::{self, Config, Store};
+use crate::format::lease::LeaseAttrs;
+use crate::format::net_conf::{Backend, NetConf, Network};
 use crate::plan::{self, LocalNode};
 use crate::problem::{Problem, Problems};
-use crate::store::{Keeper, LeaseStore, Wish};
-use crate::view::View;
+use crate::source::view::View;
+use crate::source::{Keeper, LeaseStore, Wish};
 
 /// File in the run-time folder with the names of tunnel devices that are ours, one a line.
 const DEVICES: &str = "devices";

@@ -9,7 +9,7 @@ use netstate::Prefix;
 use netstate::subnet_file::SubnetFile;
 
 use super::files;
-use crate::network::Network;
+use crate::format::net_conf::Network;
 
 /// The subnet that the file tells for `network`, if it does.
 #[must_use]
@@ -50,7 +50,7 @@ pub(super) fn write(path: &Path, network: &Network, subnet: Prefix, mtu: u32, ip
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::NetConf;
+    use crate::format::net_conf::NetConf;
 
     #[test]
     fn what_is_written_is_the_previous_subnet_of_the_next_run() {

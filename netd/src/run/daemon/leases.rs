@@ -8,11 +8,11 @@ use cluster::Event;
 use tokio::time::Instant;
 
 use super::{CONFIRMATION, Daemon, Ears, Look};
-use crate::lease::{BackendAttrs, Lease};
-use crate::run::ears;
-use crate::run::hands::Hands;
-use crate::store::{Held, KeeperEvent};
-use crate::view::{Change, OwnKey};
+use crate::format::lease::{BackendAttrs, Lease};
+use crate::run::monitors;
+use crate::run::worker::Hands;
+use crate::source::view::{Change, OwnKey};
+use crate::source::{Held, KeeperEvent};
 
 impl Daemon {
     pub(super) fn hear(&mut self, event: Event) {
@@ -112,7 +112,7 @@ impl Daemon {
         self.hands = None;
         let hands = Hands::start(&self.node.network, &self.node.local, &self.node.devices)
             .context("open the kernel's tables")?;
-        ears::listen(hands.ports(), &hands.notifier()).context("listen to the kernel")?;
+        monitors::listen(hands.ports(), &hands.notifier()).context("listen to the kernel")?;
         self.hands = Some(hands);
         Ok(())
     }

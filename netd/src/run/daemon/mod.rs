@@ -3,7 +3,7 @@
 //! Invariant: a plan is made only of whole listings, at most every [`LONGEST_WAIT`] while leases keep changing.
 
 mod leases;
-mod tell;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use reconcile::Status as TableStatus;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::hands::{Hands, Report};
-use crate::config::Config;
-use crate::lease::Lease;
-use crate::network::Network;
+use super::worker::{Hands, Report};
+use crate::command::config::Config;
+use crate::format::lease::Lease;
+use crate::format::net_conf::Network;
 use crate::plan::{self, LocalNode, Plan};
-use crate::store::{Keeper, KeeperEvent, LeaseStore};
-use crate::view::View;
+use crate::source::view::View;
+use crate::source::{Keeper, KeeperEvent, LeaseStore};
 
 /// A plan is made when no further lease has arrived for this long.
 const QUIET: Duration = Duration::from_millis(20);

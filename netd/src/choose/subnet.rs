@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use netstate::Prefix;
 
-use crate::lease::Lease;
-use crate::network::Network;
+use crate::format::lease::Lease;
+use crate::format::net_conf::Network;
 
 /// One rule for choosing a subnet; they are asked in the configured order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,8 +211,8 @@ impl Occupied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{BackendAttrs, LeaseAttrs, SubnetKey};
-    use crate::network::NetConf;
+    use crate::format::lease::{BackendAttrs, LeaseAttrs, SubnetKey};
+    use crate::format::net_conf::NetConf;
     use proptest::prelude::*;
 
     const ALL: [Policy; 3] = [Policy::Previous, Policy::NodeIp, Policy::FirstFree];

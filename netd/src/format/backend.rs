@@ -3,8 +3,8 @@
 //! Invariant: a backend of flannel that this program does not have is refused by name; an option that a backend does not
 //! have here is ignored and told.
 
-use crate::json::Object;
-use crate::network::BOOL;
+use crate::format::go_json::Object;
+use crate::format::net_conf::BOOL;
 use crate::problem::Problem;
 
 /// flannel's VXLAN network identifier when none is configured.

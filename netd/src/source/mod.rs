@@ -5,10 +5,11 @@
 
 mod etcd;
 mod keeper;
+pub mod view;
 
-use crate::allocate::{Applicant, Claims, NoSubnet, Policy, choose};
-use crate::lease::{Lease, LeaseAttrs, SubnetKey};
-use crate::network::Network;
+use crate::choose::subnet::{Applicant, Claims, NoSubnet, Policy, choose};
+use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
+use crate::format::net_conf::Network;
 
 pub use etcd::{AcquireError, Held, LeaseStore};
 pub use keeper::{Keeper, KeeperEvent};
@@ -36,8 +37,8 @@ impl Wish {
     /// When no policy names a subnet.
     pub fn alone(&self) -> Result<Lease, NoSubnet> {
         match choose(&self.network, &self.node, &Claims::default(), &self.policies, 0)? {
-            crate::allocate::Choice::Keep(lease) => Ok(lease),
-            crate::allocate::Choice::Take { subnet, .. } => {
+            crate::choose::subnet::Choice::Keep(lease) => Ok(lease),
+            crate::choose::subnet::Choice::Take { subnet, .. } => {
                 Ok(Lease { key: SubnetKey::v4(subnet), attrs: self.attrs.clone() })
             }
         }
@@ -45,7 +46,7 @@ impl Wish {
 
     /// What to write into the lease that is kept.
     fn attrs_for(&self, kept: &LeaseAttrs) -> LeaseAttrs {
-        use crate::lease::BackendAttrs::Vxlan;
+        use crate::format::lease::BackendAttrs::Vxlan;
         match (&self.attrs.backend, &kept.backend) {
             (Vxlan { vni, .. }, Vxlan { vni: before, .. }) if self.adopts_mac && vni == before => {
                 LeaseAttrs { backend: kept.backend.clone(), ..self.attrs.clone() }

@@ -14,8 +14,8 @@ use netstate::IfName;
 use reconcile::{Gate, Pass, Status};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::stages::{Notification, Ports, Stages};
-use crate::network::Network;
+use super::tables::{Notification, Ports, Stages};
+use crate::format::net_conf::Network;
 use crate::plan::{LocalNode, Tables};
 
 /// How long to wait for more notifications before a table is listed.

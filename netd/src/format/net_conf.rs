@@ -9,11 +9,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netstate::Prefix;
 
-use crate::backend;
-use crate::json::Object;
+use crate::format::backend;
+use crate::format::go_json::Object;
 use crate::problem::Problem;
 
-pub use crate::backend::{Backend, Vxlan};
+pub use crate::format::backend::{Backend, Vxlan};
 
 /// The Pod network of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

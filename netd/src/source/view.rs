@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use cluster::{Event, Snapshot};
 
-use crate::lease::{Lease, LeaseAttrs, SubnetKey};
+use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
 
 /// How this node's own key stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +200,7 @@ impl View {
 /// # Errors
 /// What is wrong with the key or the value, with the accepted form.
 pub fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
-    let key: SubnetKey = key.parse().map_err(|error: crate::lease::InvalidSubnetKey| error.to_string())?;
+    let key: SubnetKey = key.parse().map_err(|error: crate::format::lease::InvalidSubnetKey| error.to_string())?;
     let told = |problems: Vec<crate::problem::Problem>| {
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
@@ -211,7 +211,7 @@ pub fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::BackendAttrs;
+    use crate::format::lease::BackendAttrs;
 
     fn value(ip: &str) -> Vec<u8> {
         LeaseAttrs { public_ip: ip.parse().unwrap(), public_ipv6: None, backend: BackendAttrs::HostGw }

@@ -11,9 +11,9 @@ use cluster::etcd::{Client, Creation, Entry, Hold, KeepAlive, LeaseId, Listing, 
 use cluster::{ClusterError, Source};
 
 use super::Wish;
-use crate::allocate::{Choice, Claims, NoSubnet, choose, leftovers};
-use crate::lease::{Lease, LeaseAttrs, SubnetKey};
-use crate::view::read_lease;
+use crate::choose::subnet::{Choice, Claims, NoSubnet, choose, leftovers};
+use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
+use crate::source::view::read_lease;
 
 /// Time to live of a new lease in seconds: flannel's (pkg/subnet/etcd, `subnetTTL`).
 const TTL: u32 = 24 * 60 * 60;

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use netstate::{MacAddr, Prefix};
 use serde::Serialize;
 
-use crate::json::Object;
+use crate::format::go_json::Object;
 use crate::problem::Problem;
 
 /// The name of a lease below `subnets/`: `172.7.21.0-24`, or `10.5.1.0-24&fc00:0:0:1::-64` on dual-stack nodes.
@@ -301,7 +301,7 @@ mod tests {
         #[test]
         fn no_text_makes_a_reader_panic_and_every_accepted_key_round_trips(text in "\\PC{0,40}", key in "[0-9.&:a-f-]{0,30}") {
             let _ = LeaseAttrs::parse(text.as_bytes());
-            let _ = crate::network::NetConf::parse(&text);
+            let _ = crate::format::net_conf::NetConf::parse(&text);
             if let Ok(parsed) = key.parse::<SubnetKey>() {
                 prop_assert_eq!(parsed.to_string().parse::<SubnetKey>(), Ok(parsed));
             }

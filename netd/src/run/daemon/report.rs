@@ -7,18 +7,18 @@ use reconcile::Status as TableStatus;
 use tokio::time::Instant;
 
 use super::{Daemon, Ears};
-use crate::lease::{BackendAttrs, Lease};
+use crate::format::lease::{BackendAttrs, Lease};
 use crate::plan;
-use crate::run::hands::Report;
 use crate::run::status::{self, Status};
-use crate::run::{files, stages, subnet_file};
+use crate::run::worker::Report;
+use crate::run::{files, subnet_file, tables};
 
 impl Daemon {
     pub(super) fn take_report(&mut self, report: Report) {
         self.tables = report.tables;
         self.warnings = report.warnings;
         self.tell_soon();
-        if report.revision == self.revision && stages::is_local_done(&self.tables) {
+        if report.revision == self.revision && tables::is_local_done(&self.tables) {
             self.write_subnet_file();
         }
         // Parameters may be beyond our reach (a read-only /proc/sys); what carries packets is not.

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use netstate::Prefix;
 
-use super::{LocalNode, Tables, route};
-use crate::lease::{BackendAttrs, LeaseAttrs};
+use crate::format::lease::{BackendAttrs, LeaseAttrs};
+use crate::plan::{LocalNode, Tables, route};
 
-pub(super) fn tables(
+pub(in crate::plan) fn tables(
     local: &LocalNode,
     peers: &BTreeMap<Prefix, &LeaseAttrs>,
     skipped: &mut BTreeMap<Prefix, String>,

@@ -10,8 +10,8 @@ use kernel::KernelError;
 use kernel::nft::{Change, Stream};
 use kernel::watch::{Event, Watch};
 
-use super::hands::Notifier;
-use super::stages::{Notification, Ports};
+use super::tables::{Notification, Ports};
+use super::worker::Notifier;
 use crate::plan;
 
 /// Pause before a broken listener is opened again.

@@ -12,9 +12,9 @@ use netstate::{
     VxlanOptions,
 };
 
-use super::{LocalNode, Tables, route};
-use crate::lease::{BackendAttrs, LeaseAttrs};
-use crate::network::Vxlan;
+use crate::format::lease::{BackendAttrs, LeaseAttrs};
+use crate::format::net_conf::Vxlan;
+use crate::plan::{LocalNode, Tables, route};
 
 const DEVICE_PREFIX: &str = "flannel.";
 
@@ -27,7 +27,7 @@ pub fn device(vni: u32) -> Result<IfName, netstate::ifname::InvalidIfName> {
 }
 
 /// True for the name of a tunnel device of flannel or netd.
-pub(super) fn is_device(link: &IfName) -> bool {
+pub(in crate::plan) fn is_device(link: &IfName) -> bool {
     let number = link.as_str().strip_prefix(DEVICE_PREFIX);
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -43,7 +43,7 @@ pub fn generated_mac(public_ip: Ipv4Addr, vni: u32) -> MacAddr {
     MacAddr::local([a, b, c, d, e, f])
 }
 
-pub(super) fn tables(
+pub(in crate::plan) fn tables(
     options: &Vxlan,
     local: &LocalNode,
     peers: &BTreeMap<Prefix, &LeaseAttrs>,

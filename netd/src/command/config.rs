@@ -11,9 +11,9 @@ use cluster::etcd;
 use netstate::Prefix;
 use regex::Regex;
 
-use crate::allocate::Policy;
-use crate::args::{Flags, Unbuilt};
-use crate::interface::Wanted;
+use crate::choose::interface::Wanted;
+use crate::choose::subnet::Policy;
+use crate::command::args::{Flags, Unbuilt};
 use crate::plan::Masquerade;
 use crate::problem::{Problem, Problems};
 
@@ -251,7 +251,7 @@ fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Invocation;
+    use crate::command::args::Invocation;
     use std::ffi::OsString;
 
     fn read(args: &[&str]) -> Result<(Config, Log), Problems> {

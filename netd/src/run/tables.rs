@@ -21,7 +21,7 @@ use netstate::{IfName, LinkKind};
 use reconcile::{Gate, Pass, Reconciler, Stage, Status, pass};
 
 use super::forward::Forward;
-use crate::network::{Backend, Network};
+use crate::format::net_conf::{Backend, Network};
 use crate::plan::{self, LocalNode, Tables};
 
 /// Every kernel table that netd writes.

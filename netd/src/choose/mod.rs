@@ -1,0 +1,6 @@
+//! Choices: the interface towards the other nodes ([`interface`]) and this node's subnet ([`subnet`]).
+//!
+//! Invariant: facts in, a choice or its refusal out; the same facts give the same choice.
+
+pub mod interface;
+pub mod subnet;
