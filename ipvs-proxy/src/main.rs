@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use ipvs_proxy::args::{Flags, Invocation, Verb};
-use ipvs_proxy::config::{self, Config};
+use ipvs_proxy::command::args::{Flags, Invocation, Verb};
+use ipvs_proxy::command::config::{self, Config};
 use ipvs_proxy::{commands, run};
 use tracing_subscriber::EnvFilter;
 

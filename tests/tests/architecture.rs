@@ -91,9 +91,15 @@ fn pure_code_names_no_io_clock_or_log() -> Result<()> {
         "cluster::",
         "crate::run",
     ];
-    for folder in
-        ["lib/netstate/src", "lib/reconcile/src", "netd/src/plan", "ipvs-proxy/src/plan", "cni-plugin/src/plan"]
-    {
+    for folder in [
+        "lib/netstate/src",
+        "lib/reconcile/src",
+        "netd/src/plan",
+        "ipvs-proxy/src/object",
+        "ipvs-proxy/src/plan",
+        "ipvs-proxy/src/dataplane",
+        "cni-plugin/src/plan",
+    ] {
         let files = sources(folder);
         ensure!(!files.is_empty(), "{folder} has no sources");
         for (path, text) in files {

@@ -4,8 +4,8 @@ use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
 
 use super::read_manifests;
-use crate::key::{Kind, ObjectKey};
 use crate::object::ObjectName;
+use crate::object::key::{Kind, ObjectKey};
 
 /// Deletes the objects of manifests and those named; one that does not exist is an error, told behind all others.
 pub(super) async fn delete(

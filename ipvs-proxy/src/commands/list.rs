@@ -3,11 +3,11 @@
 use cluster::Event;
 use cluster::etcd::{Prefix, Store};
 
-use crate::key::ObjectKey;
-use crate::select::select;
-use crate::service::Service;
+use crate::object::key::ObjectKey;
+use crate::object::service::Service;
+use crate::plan::select::select;
 use crate::source::read;
-use crate::view::View;
+use crate::source::view::View;
 
 /// Prints the table; malformed objects are told on standard error.
 pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {

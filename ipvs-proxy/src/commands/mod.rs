@@ -15,8 +15,8 @@ use cluster::manifest::{self, Form};
 
 pub use status::status;
 
-use crate::args::Verb;
-use crate::key::ObjectKey;
+use crate::command::args::Verb;
+use crate::object::key::ObjectKey;
 
 /// Objects of a manifest: each with its key and its JSON.
 type Objects = Vec<(ObjectKey, Vec<u8>)>;

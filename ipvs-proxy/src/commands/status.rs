@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::args::Flags;
+use crate::command::args::Flags;
 use crate::run::status::Status;
 
 /// Prints the status; the exit status is 0 when all is well, 1 when not.

@@ -3,31 +3,30 @@
 //! [`plan`] looks at one Service and answers a [`ServicePlan`]; [`Desired`] keeps the plans of all Services and tells, for
 //! each new one, which rows change. Nothing here costs more than the Service that changed.
 //!
-//! | module | rows |
+//! | module | what it says |
 //! |---|---|
-//! | [`ipvs`] | virtual servers and real servers |
-//! | [`nft`] | the static table, its sets of virtual addresses and of hairpins |
-//! | [`vip`] | the dummy link and its addresses |
-//! | [`drain`] | real servers that take no new connections until their old ones have ended |
+//! | [`frontend`] | where clients connect on behalf of a Service |
+//! | [`select`] | which endpoints take its connections |
+//! | [`claims`] | whose an address and port is, and what each change changes |
+//! | [`networks`] | which networks can stand side by side |
 
-mod desired;
-pub mod drain;
-pub mod ipvs;
-pub mod nft;
-pub mod vip;
+pub mod claims;
+pub mod frontend;
+pub mod networks;
+pub mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netstate::ipvs::{VirtualServer, VirtualServerKey};
 
-pub use desired::{Changes, Conflict, Desired};
+pub use claims::{Changes, Conflict, Desired};
 
-use crate::endpoint::EndpointSlice;
-use crate::frontend::frontends;
+use self::frontend::frontends;
+use self::select::{Backend, select};
 use crate::object::ObjectName;
-use crate::select::{Backend, select};
-use crate::service::Service;
+use crate::object::service::Service;
+use crate::object::slice::EndpointSlice;
 
 /// What planning needs to know besides the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

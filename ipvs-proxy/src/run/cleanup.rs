@@ -9,8 +9,8 @@ use kernel::nft::{Nft, Tables};
 use kernel::{Cause, KernelError};
 use reconcile::{Owner, Step, Target};
 
-use super::{link, node};
-use crate::plan::nft;
+use super::{addresses, link};
+use crate::dataplane::table as nft;
 
 /// Removes everything; answers how many virtual servers went.
 ///
@@ -20,7 +20,7 @@ pub fn cleanup() -> anyhow::Result<usize> {
     let link = link()?;
     let removed = match Ipvs::open() {
         Ok(mut ipvs) => {
-            let owned = node::owned(&mut ipvs, &link)?;
+            let owned = addresses::owned(&mut ipvs, &link)?;
             Rtnl::open()?.delete_link(&link)?;
             remove_ours(&mut IpvsTable::new(ipvs, owned))?
         }

@@ -9,10 +9,10 @@ use kernel::watch::{Event, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::node::Ports;
+use super::addresses::Ports;
 use super::proxy::Update;
 use super::tables::Touched;
-use crate::plan::nft;
+use crate::dataplane::table as nft;
 use crate::source::{Place, Source};
 
 /// Why listening ended.

@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use netstate::ipvs::{Protocol, Row, RowKey, VirtualServerKey};
 use reconcile::Rows;
 
-use super::audit::reals_of;
 use super::hands::Flows;
+use super::rotation::reals_of;
 
 /// See the module's text.
 #[derive(Debug, Clone, Default)]

@@ -10,12 +10,13 @@ use netstate::ipvs::{Row, RowKey, VirtualServerKey};
 use netstate::nft as nft_rows;
 use reconcile::Rows;
 
-use super::audit::reals_of;
+use super::rotation::reals_of;
 use super::tables::Tables;
-use crate::key::{Kind, ObjectKey};
+use crate::dataplane::table as nft;
 use crate::object::ObjectName;
-use crate::plan::{Desired, FrontendPlan, ServicePlan, nft};
-use crate::view::View;
+use crate::object::key::{Kind, ObjectKey};
+use crate::plan::{Desired, FrontendPlan, ServicePlan};
+use crate::source::view::View;
 
 /// True while nobody can say what a Service of this name should be: it, or what may be its only slice, is malformed and has
 /// no earlier value, or a file cannot be read that may define it.

@@ -4,14 +4,14 @@
 //! kernel socket and everything that is known ([`proxy`]). Between them is a queue. SIGTERM leaves the kernel as it is:
 //! connections go on, and the next start adopts what it finds.
 
-mod audit;
+pub mod addresses;
 mod cleanup;
 mod ears;
 mod flows;
 pub mod hands;
 mod memory;
-pub mod node;
 pub mod proxy;
+mod rotation;
 pub mod status;
 pub mod tables;
 #[cfg(test)]
@@ -31,9 +31,10 @@ pub use cleanup::cleanup;
 use self::proxy::{Proxy, Update};
 use self::status::{Status, StatusFile};
 use self::tables::Tables;
-use crate::config::{Config, Problems};
-use crate::networks::Networks;
-use crate::plan::{Desired, vip};
+use crate::command::config::{Config, Problems};
+use crate::dataplane::vip;
+use crate::plan::Desired;
+use crate::plan::networks::Networks;
 
 /// Updates that are taken in before a pass: enough to make a listing of thousands one pass, few enough to keep up.
 const TOGETHER: usize = 4096;
@@ -64,18 +65,18 @@ pub fn run(config: Config, seed: u64) -> anyhow::Result<()> {
 }
 
 /// Opens the kernel's tables and finds what is ours in them.
-fn start(config: &Config) -> anyhow::Result<(Worker, node::Ports)> {
+fn start(config: &Config) -> anyhow::Result<(Worker, addresses::Ports)> {
     let networks = networks(config)?;
     let mut ipvs = open_ipvs()?;
     let info = ipvs.info()?;
-    node::set_timeouts(&mut ipvs, config.timeouts)?;
+    addresses::set_timeouts(&mut ipvs, config.timeouts)?;
     let link = link()?;
-    let owned = node::owned(&mut ipvs, &link)?;
+    let owned = addresses::owned(&mut ipvs, &link)?;
     let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
-    let sysctls = node::sysctls(&release);
+    let sysctls = addresses::sysctls(&release);
     let node = config.settings.node.clone();
     tracing::info!(node, kernel = release, ipvs = ?info.version, adopted = owned.len(), "starting");
-    let (hands, ports) = node::hands(ipvs, owned, &link, &sysctls)?;
+    let (hands, ports) = addresses::hands(ipvs, owned, &link, &sysctls)?;
     let tables = Tables::new(hands, config.grace, &sysctls, config.pods, &link);
     let proxy = Proxy::new(config.settings.clone(), networks, Desired::new(link), tables);
     let status = StatusFile::new(&config.run_dir);
@@ -88,12 +89,12 @@ fn link() -> anyhow::Result<IfName> {
 
 /// Refuses networks that overlap, all at once.
 fn networks(config: &Config) -> anyhow::Result<Networks> {
-    let networks = Networks { pods: config.pods, services: config.services, node: node::networks(config.pods)? };
+    let networks = Networks { pods: config.pods, services: config.services, node: addresses::networks(config.pods)? };
     let overlaps = networks.overlaps();
     if overlaps.is_empty() {
         return Ok(networks);
     }
-    let problem = |overlap: &crate::networks::Overlap| cluster::ConfigError {
+    let problem = |overlap: &crate::plan::networks::Overlap| cluster::ConfigError {
         field: "cluster-cidr, --service-cidr",
         message: overlap.to_string(),
         accepted: "networks of Pods, Services and nodes without a common address",
@@ -160,7 +161,7 @@ impl Worker {
         }
         self.news |= !pass.is_idle() || pass.observed > 0;
         if self.news {
-            let advice: Vec<_> = node::bridge_advice().into_iter().collect();
+            let advice: Vec<_> = addresses::bridge_advice().into_iter().collect();
             self.news = !self.status.update(now, || Status::of(&self.proxy, &self.node, &advice, now));
         }
         next

@@ -12,13 +12,13 @@ use reconcile::{Gate, Pass};
 
 use super::memory::{is_in_doubt, remember};
 use super::tables::{Tables, Touched};
-use crate::key::Kind;
-use crate::networks::Networks;
 use crate::object::ObjectName;
+use crate::object::key::Kind;
+use crate::object::service::Service;
+use crate::plan::networks::Networks;
 use crate::plan::{Desired, Settings, plan};
-use crate::service::Service;
+use crate::source::view::View;
 use crate::source::{Object, Reading};
-use crate::view::View;
 
 /// Time between two audits of tables that announce no changes.
 const PULSE: Duration = Duration::from_secs(1);

@@ -16,11 +16,12 @@ use netstate::ipvs::{Protocol, RealServerKey, Row, RowKey};
 use netstate::{IfName, SysctlKey, nft as nft_rows};
 use reconcile::{Owner, Pass, Reconciler, Stage};
 
-use super::audit::Audit;
 use super::flows::Unsettled;
 use super::hands::{Flows, Hand, Hands, Servers};
-use crate::plan::drain::{Drains, Ended};
-use crate::plan::{Changes, ipvs, nft, vip};
+use super::rotation::Audit;
+use crate::dataplane::drain::{Drains, Ended};
+use crate::dataplane::{ipvs, table as nft, vip};
+use crate::plan::Changes;
 
 /// The reconcilers; see the module's text.
 pub struct Tables {

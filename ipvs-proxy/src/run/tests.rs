@@ -18,9 +18,10 @@ use serde_json::json;
 use super::hands::{Flows, Hands, Servers, Stale};
 use super::proxy::{Proxy, Update};
 use super::tables::{Tables, Touched};
-use crate::key::ObjectKey;
-use crate::networks::Networks;
-use crate::plan::{Desired, Settings, vip};
+use crate::dataplane::vip;
+use crate::object::key::ObjectKey;
+use crate::plan::networks::Networks;
+use crate::plan::{Desired, Settings};
 use crate::source::read;
 
 type Log = Arc<Mutex<Vec<String>>>;

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use netstate::ipvs::VirtualServerKey;
 use netstate::{Address, AddressKey, IfName, ipvs as ipvs_rows, nft as nft_rows};
 
-use super::{FrontendPlan, ServicePlan, ipvs, nft, vip};
+use super::{FrontendPlan, ServicePlan};
+use crate::dataplane::{ipvs, table as nft, vip};
 use crate::object::ObjectName;
 
 /// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.

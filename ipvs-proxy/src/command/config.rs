@@ -12,8 +12,8 @@ use cluster::etcd::{self, Client, Prefix};
 use kernel::ipvs::Timeouts;
 use netstate::Prefix as Network;
 
-use crate::args::Flags;
-use crate::duration;
+use super::duration;
+use crate::command::args::Flags;
 use crate::plan::Settings;
 use crate::source::Place;
 
@@ -195,7 +195,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::Invocation;
+    use crate::command::args::Invocation;
 
     fn read(words: &[&str]) -> Result<Config, Problems> {
         let words = std::iter::once("ipvs-proxy").chain(words.iter().copied());

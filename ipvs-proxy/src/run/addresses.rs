@@ -15,8 +15,8 @@ use netstate::{IfName, LinkKind, Prefix, SysctlKey};
 use reconcile::Target;
 
 use super::hands::Hands;
-use crate::networks::NodeNetwork;
-use crate::plan::{nft, vip};
+use crate::dataplane::{table as nft, vip};
+use crate::plan::networks::NodeNetwork;
 
 /// The networks that this node is in, read from the kernel.
 ///

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::endpoint::{Endpoint, EndpointSlice};
-use crate::service::ServicePort;
+use crate::object::service::ServicePort;
+use crate::object::slice::{Endpoint, EndpointSlice};
 
 /// Address and port of a Pod.
 pub type Backend = (IpAddr, u16);
@@ -80,8 +80,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::endpoint::EndpointPort;
     use crate::object::ObjectName;
+    use crate::object::slice::EndpointPort;
 
     const HERE: &str = "hdss7-21.host.com";
 

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{ClusterError, Event, Snapshot};
 
-use crate::endpoint::EndpointSlice;
-use crate::key::{Kind, ObjectKey};
 use crate::object::ObjectName;
-use crate::service::Service;
+use crate::object::key::{Kind, ObjectKey};
+use crate::object::service::Service;
+use crate::object::slice::EndpointSlice;
 use crate::source::{Object, Reading};
 
 /// What is known of the cluster; see the module's text.

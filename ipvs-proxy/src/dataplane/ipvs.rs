@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServerKey};
 
-use super::FrontendPlan;
+use crate::plan::FrontendPlan;
 
 /// Weight of a backend that takes connections.
 pub const SERVING: RealServer = RealServer { weight: 1 };

@@ -4,16 +4,18 @@
 //! source it came from. Objects of other kinds in a directory are none of ours; any other key below etcd's prefix
 //! is junk and told as such.
 
+pub mod view;
+
 use std::path::PathBuf;
 
 use cluster::etcd::{Client, Prefix};
 use cluster::{Event, directory, etcd};
 use serde_json::Value;
 
-use crate::endpoint::EndpointSlice;
-use crate::key::{Kind, ObjectKey};
+use crate::object::key::{Kind, ObjectKey};
+use crate::object::service::Service;
+use crate::object::slice::EndpointSlice;
 use crate::object::{ObjectName, Problem};
-use crate::service::Service;
 
 /// An object that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]

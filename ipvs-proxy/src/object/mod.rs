@@ -3,6 +3,10 @@
 //! Invariant: an error names the field by its path in the object, what stands there and what is accepted. Fields that
 //! nobody asks for are read over: Services in the wild carry dozens of them.
 
+pub mod key;
+pub mod service;
+pub mod slice;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 

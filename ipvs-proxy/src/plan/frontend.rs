@@ -5,7 +5,7 @@
 
 use netstate::ipvs::VirtualServerKey;
 
-use crate::service::{Service, ServicePort};
+use crate::object::service::{Service, ServicePort};
 
 /// A frontend of a Service port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use netstate::ipvs::Protocol;
 use serde_json::Value;
 
+use crate::object::service::{expect_kind, is_unusable, protocol};
 use crate::object::{Field, ObjectName, Problem, object_name};
-use crate::service::{expect_kind, is_unusable, protocol};
 
 /// Label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";

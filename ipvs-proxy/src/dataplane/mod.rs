@@ -1,0 +1,13 @@
+//! The seam between what is planned and the rows of the kernel's tables.
+//!
+//! | module | rows |
+//! |---|---|
+//! | [`ipvs`] | virtual servers and real servers |
+//! | [`table`] | the nft table: what is masqueraded and what is refused |
+//! | [`vip`] | the dummy link and its addresses |
+//! | [`drain`] | real servers that take no new connections until their old ones have ended |
+
+pub mod drain;
+pub mod ipvs;
+pub mod table;
+pub mod vip;
