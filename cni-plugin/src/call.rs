@@ -7,12 +7,12 @@ use std::io::Read;
 
 use serde_json::Value;
 
-use crate::args::{Call, Request};
-use crate::error::{CniError, Code};
-use crate::netconf::NetConf;
-use crate::role::Role;
-use crate::verbs;
-use crate::version::SpecVersion;
+use crate::protocol::args::{Call, Request};
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::netconf::NetConf;
+use crate::protocol::version::SpecVersion;
+use crate::roles::role::Role;
+use crate::roles::{self, bridge};
 
 /// The most that is read from standard input, in bytes.
 const INPUT_MAX: u64 = 4 * 1024 * 1024;
@@ -43,13 +43,13 @@ fn dispatch(
 ) -> Result<String, CniError> {
     let request = Request::parse(var)?;
     if request == Request::Version {
-        return Ok(verbs::version::version(Role::of(program, "").ok()));
+        return Ok(roles::version::version(Role::of(program, "").ok()));
     }
     let conf = read(input)?;
     *version = conf.version;
     gate(&request, conf.version)?;
     let role = Role::of(program, &conf.plugin)?;
-    verbs::version::spoken_by(role, conf.version)?;
+    roles::version::spoken_by(role, conf.version)?;
     let result = match &request {
         Request::Add(call) => Some(add(conf, role, call)?),
         Request::Check(call) => check(conf, role, call).map(|()| None)?,
@@ -63,51 +63,51 @@ fn dispatch(
 
 fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     match role {
-        Role::Native | Role::Flannel | Role::Bridge => verbs::add::add(conf, role, call),
-        Role::Portmap => verbs::portmap::add(conf, call),
-        Role::Bandwidth => verbs::bandwidth::add(conf, call),
-        Role::Loopback => verbs::loopback::add(conf, call),
-        Role::HostLocal => verbs::host_local::add(conf, call),
+        Role::Native | Role::Flannel | Role::Bridge => bridge::add::add(conf, role, call),
+        Role::Portmap => roles::portmap::add(conf, call),
+        Role::Bandwidth => roles::bandwidth::add(conf, call),
+        Role::Loopback => roles::loopback::add(conf, call),
+        Role::HostLocal => roles::host_local::add(conf, call),
     }
 }
 
 fn check(conf: NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     match role {
-        Role::Native | Role::Flannel | Role::Bridge => verbs::check::check(conf, role, call),
-        Role::Portmap => verbs::portmap::check(conf, call),
-        Role::Bandwidth => verbs::bandwidth::check(conf, call),
-        Role::Loopback => verbs::loopback::check(call),
-        Role::HostLocal => verbs::host_local::check(&conf, call),
+        Role::Native | Role::Flannel | Role::Bridge => bridge::check::check(conf, role, call),
+        Role::Portmap => roles::portmap::check(conf, call),
+        Role::Bandwidth => roles::bandwidth::check(conf, call),
+        Role::Loopback => roles::loopback::check(call),
+        Role::HostLocal => roles::host_local::check(&conf, call),
     }
 }
 
 fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     match role {
-        Role::Native | Role::Flannel | Role::Bridge => verbs::del::del(conf, role, call),
-        Role::Portmap => verbs::portmap::del(conf, call),
-        Role::Bandwidth => verbs::bandwidth::del(conf, call),
-        Role::Loopback => verbs::loopback::del(call),
-        Role::HostLocal => verbs::host_local::del(conf, call),
+        Role::Native | Role::Flannel | Role::Bridge => bridge::del::del(conf, role, call),
+        Role::Portmap => roles::portmap::del(conf, call),
+        Role::Bandwidth => roles::bandwidth::del(conf, call),
+        Role::Loopback => roles::loopback::del(call),
+        Role::HostLocal => roles::host_local::del(conf, call),
     }
 }
 
 fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
     match role {
-        Role::Native | Role::Flannel | Role::Bridge => verbs::gc::gc(conf, role),
-        Role::Portmap => verbs::portmap::gc(conf),
-        Role::Bandwidth => verbs::bandwidth::gc(conf),
+        Role::Native | Role::Flannel | Role::Bridge => bridge::gc::gc(conf, role),
+        Role::Portmap => roles::portmap::gc(conf),
+        Role::Bandwidth => roles::bandwidth::gc(conf),
         // Nothing of it outlives a namespace.
         Role::Loopback => Ok(()),
-        Role::HostLocal => verbs::host_local::gc(conf),
+        Role::HostLocal => roles::host_local::gc(conf),
     }
 }
 
 fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
     match role {
-        Role::Native | Role::Flannel | Role::Bridge => verbs::status::status(conf, role),
+        Role::Native | Role::Flannel | Role::Bridge => bridge::status::status(conf, role),
         // Whether Pods can be attached, the plugin before them in the chain has been asked.
         Role::Portmap | Role::Bandwidth | Role::Loopback => Ok(()),
-        Role::HostLocal => verbs::host_local::status(conf),
+        Role::HostLocal => roles::host_local::status(conf),
     }
 }
 

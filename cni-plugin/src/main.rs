@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cni_plugin::call;
-use cni_plugin::install::{Install, InstallError, USAGE};
-use cni_plugin::version::SpecVersion;
+use cni_plugin::protocol::version::SpecVersion;
+use cni_plugin::roles::install::{Install, InstallError, USAGE};
 use kernel::arena::Arena;
 
 /// A call is over before memory that was given back could be needed again.

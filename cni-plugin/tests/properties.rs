@@ -4,16 +4,16 @@
 
 use std::net::IpAddr;
 
-use cni_plugin::args::{CniArgs, Request};
-use cni_plugin::attachment::{Attachment, ContainerId};
-use cni_plugin::error::{CniError, Code};
-use cni_plugin::fields::Fields;
-use cni_plugin::ipam::{Range, RangeSet};
-use cni_plugin::netconf::runtime::Honoured;
-use cni_plugin::netconf::{BridgeConf, FlannelConf, Limits, NetConf, PortmapConf, RuntimeConfig, host_local};
 use cni_plugin::plan::gc::Owner;
-use cni_plugin::result::{self, AddResult, Dns, Interface, IpConfig, ResultRoute};
-use cni_plugin::version::SpecVersion;
+use cni_plugin::protocol::args::{CniArgs, Request};
+use cni_plugin::protocol::attachment::{Attachment, ContainerId};
+use cni_plugin::protocol::error::{CniError, Code};
+use cni_plugin::protocol::fields::Fields;
+use cni_plugin::protocol::netconf::runtime::Honoured;
+use cni_plugin::protocol::netconf::{BridgeConf, FlannelConf, Limits, NetConf, PortmapConf, RuntimeConfig, host_local};
+use cni_plugin::protocol::range::{Range, RangeSet};
+use cni_plugin::protocol::result::{self, AddResult, Dns, Interface, IpConfig, ResultRoute};
+use cni_plugin::protocol::version::SpecVersion;
 use netstate::{MacAddr, Prefix};
 use proptest::collection::vec;
 use proptest::prelude::*;

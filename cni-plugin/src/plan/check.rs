@@ -10,8 +10,8 @@ use netstate::nft::{Element, ElementKey};
 use netstate::{IfName, MacAddr, PortVlans, Prefix, Route, RouteKey};
 
 use super::Cidr;
-use crate::attachment::Attachment;
-use crate::result::{AddResult, ResultRoute};
+use crate::protocol::attachment::Attachment;
+use crate::protocol::result::{AddResult, ResultRoute};
 
 /// A link as CHECK found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub fn missing_elements(
 fn links(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
     let ifname = expected.attachment.ifname.as_str();
     let listed = |name: &str, sandbox: Option<&str>| {
-        let same = |i: &&crate::result::Interface| i.name == name && i.sandbox.as_deref() == sandbox;
+        let same = |i: &&crate::protocol::result::Interface| i.name == name && i.sandbox.as_deref() == sandbox;
         expected.result.interfaces.iter().find(same)
     };
     let pod = listed(ifname, Some(expected.netns));
@@ -217,8 +217,8 @@ fn is_route((key, route): &(RouteKey, Route), wanted: &ResultRoute) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::ContainerId;
-    use crate::result;
+    use crate::protocol::attachment::ContainerId;
+    use crate::protocol::result;
     use netstate::{RouteKind, RouteMetrics, RouteScope, VlanMode};
     use serde_json::json;
 

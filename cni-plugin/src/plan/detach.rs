@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use netstate::IfName;
 
-use crate::attachment::Attachment;
+use crate::protocol::attachment::Attachment;
 
 /// What DEL found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub fn plan(attachment: &Attachment, facts: &Facts) -> Detach {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::ContainerId;
+    use crate::protocol::attachment::ContainerId;
 
     fn attachment() -> Attachment {
         Attachment { container: ContainerId::new("c1").unwrap(), ifname: IfName::new("eth0").unwrap() }

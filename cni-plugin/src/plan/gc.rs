@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::attachment::{Attachment, ContainerId};
+use crate::protocol::attachment::{Attachment, ContainerId};
 
 /// Who owns something.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

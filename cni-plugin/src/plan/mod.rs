@@ -5,13 +5,13 @@
 //! forwarding switch) have none, because another ADD may rely on them already.
 
 pub mod attach;
+pub mod bandwidth;
 pub mod check;
 pub mod detach;
-pub mod former;
 pub mod gc;
 pub mod hostports;
 pub mod masquerade;
-pub mod shape;
+pub mod predecessor;
 pub mod spoof;
 pub mod status;
 mod text;

@@ -53,7 +53,7 @@ pub fn ruleset(owner: &Owner, mac: MacAddr) -> Option<Ruleset> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::{Attachment, ContainerId};
+    use crate::protocol::attachment::{Attachment, ContainerId};
 
     fn owner(id: &str) -> Owner {
         let attachment = Attachment { container: ContainerId::new(id).unwrap(), ifname: "eth0".parse().unwrap() };

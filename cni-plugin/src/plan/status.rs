@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use crate::error::{CniError, Code};
-use crate::ipam::RangeSet;
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::range::RangeSet;
 
 /// How long a range must have been full.
 pub const FULL_FOR: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ pub fn judge(name: &str, bridge: &str, sets: &[RangeSet], facts: &Facts) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipam::Range;
+    use crate::protocol::range::Range;
 
     fn sets() -> Vec<RangeSet> {
         let range = Range::new("10.0.0.0/29".parse().unwrap(), None, None, None).unwrap();

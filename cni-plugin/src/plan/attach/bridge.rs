@@ -6,9 +6,9 @@
 use netstate::{IfName, Prefix};
 
 use super::{Attach, Facts, Surroundings};
-use crate::error::{CniError, Code};
-use crate::ipam::RangeSet;
 use crate::plan::{Cidr, Step, parameter};
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::range::RangeSet;
 
 impl Attach<'_> {
     pub(super) fn bridge_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {

@@ -13,15 +13,16 @@ use std::net::IpAddr;
 use netstate::nft::Ruleset;
 use netstate::{IfName, MacAddr, PortOptions, Prefix};
 
+use super::bandwidth::Shape;
 use super::hostports::HostPorts;
 use super::hostports::owner::Owner;
-use super::shape::Shape;
 use super::{Cidr, End, Step, masquerade, spoof};
-use crate::attachment::{Attachment, mac_of_address};
-use crate::error::CniError;
-use crate::ipam::{Range, RangeSet, Reservation};
-use crate::netconf::BridgeConf;
-use crate::result::{AddResult, Dns, Interface, IpConfig};
+use crate::protocol::attachment::{Attachment, mac_of_address};
+use crate::protocol::error::CniError;
+use crate::protocol::netconf::BridgeConf;
+use crate::protocol::range::{Range, RangeSet};
+use crate::protocol::result::{AddResult, Dns, Interface, IpConfig};
+use crate::state::reservations::Reservation;
 use vlan::VlanLink;
 
 /// MTU of a veth in bytes when nobody says otherwise (ETH_DATA_LEN).
@@ -261,11 +262,11 @@ fn seed(text: &str) -> [u8; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::CniArgs;
-    use crate::attachment::ContainerId;
-    use crate::error::Code;
-    use crate::fields::Fields;
-    use crate::netconf::RuntimeConfig;
+    use crate::protocol::args::CniArgs;
+    use crate::protocol::attachment::ContainerId;
+    use crate::protocol::error::Code;
+    use crate::protocol::fields::Fields;
+    use crate::protocol::netconf::RuntimeConfig;
     use serde_json::{Value, json};
 
     pub(super) fn conf(value: Value) -> BridgeConf {

@@ -6,10 +6,10 @@ use netstate::route::TABLE_MAIN;
 use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
 
 use super::Attach;
-use crate::error::CniError;
-use crate::ipam::Reservation;
 use crate::plan::{Step, parameter};
-use crate::result::ResultRoute;
+use crate::protocol::error::CniError;
+use crate::protocol::result::ResultRoute;
+use crate::state::reservations::Reservation;
 
 /// Protocol number of a Pod's routes: RTPROT_BOOT, as every CNI plugin leaves it.
 const PROTOCOL_BOOT: u8 = 3;

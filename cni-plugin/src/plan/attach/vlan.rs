@@ -8,9 +8,9 @@ use netstate::{IfName, MacAddr, PortVlans, VlanMode};
 use sha2::{Digest, Sha256};
 
 use super::{Attach, BridgeState, Facts};
-use crate::attachment::link_name;
-use crate::error::{CniError, Code};
 use crate::plan::{Cidr, End, Step, parameter};
+use crate::protocol::attachment::link_name;
+use crate::protocol::error::{CniError, Code};
 
 /// The link that holds a VLAN's gateways, as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

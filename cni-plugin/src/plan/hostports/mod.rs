@@ -6,15 +6,15 @@
 //! | [`policy`] | what of it depends on a network's options |
 //! | [`owner`] | whose an element is |
 //! | [`keys`] | elements' keys as the record tells them |
-//! | [`former`] | tables of the form before this one |
+//! | [`predecessor`] | tables of the form before this one |
 //!
 //! A port is an element in a map, which leads it to its Pod, and where its source may have to be rewritten one in a set
 //! of its policy. Invariant: all elements of an attachment come and go in one transaction.
 
-pub mod former;
 pub mod keys;
 pub mod owner;
 pub mod policy;
+pub mod predecessor;
 pub mod table;
 
 use std::net::IpAddr;
@@ -23,8 +23,8 @@ use netstate::nft::{Data, Datum, Element, ElementKey, Ruleset};
 use netstate::{IfName, Prefix};
 
 use super::{Cidr, Step, parameter};
-use crate::error::CniError;
-use crate::netconf::{PortMapping, PortmapConf, Snat};
+use crate::protocol::error::CniError;
+use crate::protocol::netconf::{PortMapping, PortmapConf, Snat};
 
 use owner::Owner;
 use policy::Policy;
@@ -180,9 +180,9 @@ pub fn flow_of(key: &ElementKey, element: &Element) -> Option<StaleFlows> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::{Attachment, ContainerId};
-    use crate::error::Code;
-    use crate::netconf::conditions::Conditions;
+    use crate::protocol::attachment::{Attachment, ContainerId};
+    use crate::protocol::error::Code;
+    use crate::protocol::netconf::conditions::Conditions;
     use netstate::ipvs::Protocol;
     use netstate::nft::{Name, Table};
 

@@ -11,7 +11,7 @@ use netstate::IfName;
 use netstate::nft::Element;
 use sha2::{Digest, Sha256};
 
-use crate::attachment::Attachment;
+use crate::protocol::attachment::Attachment;
 
 /// Comments of elements hold at most this many bytes, of the 128 that the nft tool can show.
 const COMMENT_MAX: usize = 120;
@@ -135,7 +135,7 @@ impl std::fmt::Display for Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::ContainerId;
+    use crate::protocol::attachment::ContainerId;
 
     fn owner(container: &str, network: &str) -> Owner {
         let attachment =

@@ -9,8 +9,8 @@ use netstate::nft::{Chain, Field, MarkChange, Match, Name, NetworkFamily, Op, Ru
 use sha2::{Digest, Sha256};
 
 use super::table::{self, Scope, address_type, network_family};
-use crate::netconf::conditions::Conditions;
-use crate::netconf::{PortmapConf, Snat};
+use crate::protocol::netconf::conditions::Conditions;
+use crate::protocol::netconf::{PortmapConf, Snat};
 
 /// Stands for all that is the same in every policy and in the table around them: a hash of samples, which a test
 /// compares. A table that another layout was written into lacks the policies of this one, and is made anew when

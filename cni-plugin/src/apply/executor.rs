@@ -1,0 +1,306 @@
+//! Executes steps in the kernel.
+//!
+//! Invariant: everything on the host is done over one conversation that was opened in the host's namespace; the
+//! process enters the Pod's namespace once, when the first step for it comes, and never returns. Host parameters
+//! therefore come before Pod steps, which the plan's order guarantees.
+
+mod bandwidth;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use kernel::conntrack::Conntrack;
+use kernel::link::VethEnd;
+use kernel::nft::Nft;
+use kernel::{KernelError, Netns, Rtnl, sysctl};
+use netstate::nft::Ruleset;
+use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
+use nix::libc;
+
+use crate::apply::Hands;
+use crate::apply::carrier;
+use crate::apply::duplicates;
+use crate::apply::hostports;
+use crate::apply::spoof;
+use crate::plan::hostports::StaleFlows;
+use crate::plan::{Cidr, End, Parameter, Step, Undo};
+use crate::protocol::error::{CniError, Code};
+
+/// The kernel of this host, and one Pod's namespace.
+#[derive(Debug)]
+pub struct KernelHands<'a> {
+    host: Rtnl,
+    netns: Option<&'a Netns>,
+    inside: bool,
+    indexes: BTreeMap<IfName, u32>,
+    pod_index: Option<u32>,
+    netfilter: Option<Netfilter>,
+}
+
+/// Conversations about nftables and tracked connections, opened in the host's namespace.
+#[derive(Debug)]
+struct Netfilter {
+    nft: Nft,
+    conntrack: Option<Conntrack>,
+}
+
+/// A kernel error as the runtime shall see it.
+#[must_use]
+pub fn refused(error: &KernelError) -> CniError {
+    CniError::new(Code::Kernel, error.to_string())
+}
+
+impl<'a> KernelHands<'a> {
+    /// Works over `host`, a conversation in the host's namespace, and in `netns`.
+    #[must_use]
+    pub fn new(host: Rtnl, netns: Option<&'a Netns>) -> Self {
+        Self { host, netns, inside: false, indexes: BTreeMap::new(), pod_index: None, netfilter: None }
+    }
+
+    /// Opens the conversations that host ports and masquerading need; the one about tracked connections only when
+    /// `flows` have to be forgotten.
+    ///
+    /// # Errors
+    /// Code 100 when the kernel refuses.
+    pub fn open_netfilter(&mut self, flows: bool) -> Result<(), CniError> {
+        let conntrack = || flows.then(Conntrack::open).transpose();
+        let open = || Ok(Netfilter { nft: Nft::open()?, conntrack: conntrack()? });
+        self.netfilter = Some(open().map_err(|e: KernelError| refused(&e))?);
+        Ok(())
+    }
+
+    fn netfilter(&mut self) -> Result<(&mut Netfilter, &mut Rtnl), CniError> {
+        let host = &mut self.host;
+        let closed = || CniError::new(Code::Kernel, "no conversation with nftables was opened");
+        self.netfilter.as_mut().map(|netfilter| (netfilter, host)).ok_or_else(closed)
+    }
+
+    fn write_table(&mut self, ruleset: &Ruleset) -> Result<(), CniError> {
+        let nft = &mut self.netfilter()?.0.nft;
+        nft.ensure(&ruleset.key, &ruleset.table).map(drop).map_err(|e| refused(&e))
+    }
+
+    fn forget(&mut self, flows: &[StaleFlows]) -> Result<(), CniError> {
+        let (hands, host) = self.netfilter()?;
+        let local = host.addresses().map_err(|e| refused(&e))?;
+        let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
+        let closed = || CniError::new(Code::Kernel, "no conversation with connection tracking was opened");
+        let conntrack = hands.conntrack.as_mut().ok_or_else(closed)?;
+        hostports::forget_former(conntrack, flows, &local).map_err(|e| refused(&e))
+    }
+
+    /// Tells the index of a link of the host that the caller has just looked at.
+    #[must_use]
+    pub fn knowing(mut self, name: &IfName, index: Option<u32>) -> Self {
+        self.indexes.extend(index.map(|index| (name.clone(), index)));
+        self
+    }
+
+    fn netns(&self) -> Result<&'a Netns, CniError> {
+        self.netns.ok_or_else(|| CniError::new(Code::InvalidNamespace, "no network namespace was opened"))
+    }
+
+    fn index(&mut self, name: &IfName) -> Result<u32, CniError> {
+        if let Some(index) = self.indexes.get(name) {
+            return Ok(*index);
+        }
+        let link = self.host.link(name).map_err(|e| refused(&e))?;
+        let index =
+            link.ok_or_else(|| CniError::new(Code::Kernel, format!("link {name} was removed meanwhile")))?.index;
+        self.indexes.insert(name.clone(), index);
+        Ok(index)
+    }
+
+    fn create_bridge(&mut self, name: &IfName, link: &Link) -> Result<(), CniError> {
+        let filters = |kind: &LinkKind| matches!(kind, LinkKind::Bridge(options) if options.vlan_filtering);
+        let wanted = filters(&link.kind);
+        match self.host.create_link(name, link) {
+            // Another ADD was faster: its bridge is as good as ours, if it looks at VLANs where ours must.
+            Err(e) if e.errno() == Some(libc::EEXIST) => match self.host.link(name).map_err(|e| refused(&e))? {
+                Some(found) if !wanted && matches!(found.link.kind, LinkKind::Bridge(_)) => Ok(()),
+                Some(found) if filters(&found.link.kind) => Ok(()),
+                _ => Err(refused(&e)),
+            },
+            Err(e) if wanted => Err(vlans_refused(&e)),
+            other => other.map_err(|e| refused(&e)),
+        }
+    }
+
+    fn create_vlan_link(&mut self, bridge: &IfName, port: &End, gateway: &End, mtu: u32) -> Result<(), CniError> {
+        let master = self.index(bridge)?;
+        let here = Netns::open(Path::new("/proc/thread-self/ns/net")).map_err(|e| refused(&e))?;
+        let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
+        // Another ADD was faster: its link is as good as ours, and is made whole by both.
+        exists_is_fine(self.host.create_veth(&end(port), master, &end(gateway), &here, mtu).map(drop))
+    }
+
+    fn create_veth(&mut self, host: &End, pod: &End, bridge: &IfName, mtu: u32) -> Result<(), CniError> {
+        let master = self.index(bridge)?;
+        let netns = self.netns()?;
+        let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
+        match self.host.create_veth(&end(host), master, &end(pod), netns, mtu) {
+            Ok(pair) => {
+                self.indexes.insert(host.name.clone(), pair.host);
+                self.pod_index = Some(pair.peer);
+                Ok(())
+            }
+            Err(e) if e.errno() == Some(libc::EEXIST) => Err(self.taken(host, pod, netns, &e)),
+            Err(e) => Err(refused(&e)),
+        }
+    }
+
+    fn taken(&mut self, host: &End, pod: &End, netns: &Netns, error: &KernelError) -> CniError {
+        let msg = match self.host.link(&host.name) {
+            Ok(Some(_)) => format!("host interface {} already exists", host.name),
+            _ => format!("container veth name ({:?}) already exists in {}", pod.name.as_str(), netns.path().display()),
+        };
+        CniError::new(Code::AlreadyAttached, msg).details(error.to_string()).details("DEL it first")
+    }
+
+    fn enter(&mut self) -> Result<(), CniError> {
+        if !self.inside {
+            self.netns()?.enter().map_err(|e| refused(&e))?;
+            self.inside = true;
+        }
+        Ok(())
+    }
+
+    fn configure(
+        &mut self,
+        ifname: &IfName,
+        addresses: &[Cidr],
+        detect: bool,
+        routes: &[(RouteKey, Route)],
+    ) -> Result<(), CniError> {
+        let netns = self.netns()?;
+        self.enter()?;
+        let index = self.pod_index;
+        let inside = || -> Result<(), KernelError> {
+            let missing =
+                || KernelError::new("configure", ifname, kernel::Cause::Missing(format!("interface {ifname}")));
+            Rtnl::open()?.configure_endpoint(ifname, index.ok_or_else(missing)?, addresses, detect, routes)
+        };
+        inside().map_err(|e| refused(&e).details(format!("in {}", netns.path().display())))
+    }
+
+    fn await_addresses(&mut self, ifname: &IfName, addresses: &[IpAddr]) -> Result<(), CniError> {
+        self.enter()?;
+        let Some(index) = self.pod_index else { return Ok(()) };
+        duplicates::await_usable(&mut Rtnl::open().map_err(|e| refused(&e))?, ifname, index, addresses)
+    }
+}
+
+fn set(parameter: &Parameter) -> Result<(), CniError> {
+    match sysctl::write(&parameter.key, parameter.value) {
+        Err(e) if parameter.required => Err(refused(&e)),
+        _ => Ok(()),
+    }
+}
+
+/// The Pod's interface was just made.
+fn set_new(parameter: &Parameter) -> Result<(), CniError> {
+    match sysctl::set_new(&parameter.key, parameter.value) {
+        Err(e) if parameter.required => Err(refused(&e)),
+        _ => Ok(()),
+    }
+}
+
+fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
+    match result {
+        Err(e) if e.errno() == Some(libc::EEXIST) => Ok(()),
+        other => other.map_err(|e| refused(&e)),
+    }
+}
+
+fn bridge_link(mtu: Option<u32>, mac: Option<MacAddr>, vlan_filtering: bool) -> Link {
+    Link { kind: LinkKind::Bridge(BridgeOptions { vlan_filtering }), mtu, mac, up: true, master: None }
+}
+
+fn up(mtu: Option<u32>) -> Link {
+    Link { kind: LinkKind::Veth, mtu, mac: None, up: true, master: None }
+}
+
+/// What the kernel said about VLANs; most likely it does not know them.
+fn vlans_refused(error: &KernelError) -> CniError {
+    if error.errno() != Some(libc::EOPNOTSUPP) {
+        return refused(error);
+    }
+    refused(error).details("vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; or leave them out")
+}
+
+impl Hands for KernelHands<'_> {
+    fn apply(&mut self, step: &Step) -> Result<(), CniError> {
+        match step {
+            Step::CreateBridge { name, mac, mtu, filters_vlans } => {
+                self.create_bridge(name, &bridge_link(*mtu, Some(*mac), *filters_vlans))
+            }
+            Step::FilterVlans(name) => self.host.filter_vlans(name).map_err(|e| vlans_refused(&e)),
+            Step::CreateVlanLink { bridge, port, gateway, mtu } => self.create_vlan_link(bridge, port, gateway, *mtu),
+            Step::SetUp { name, mtu } => self.host.set_link(name, &up(*mtu)).map_err(|e| refused(&e)),
+            Step::SetPortVlans { link, vlans, keeps_default } => {
+                let index = self.index(link)?;
+                self.host.set_port_vlans(index, vlans, *keeps_default).map_err(|e| vlans_refused(&e))
+            }
+            Step::SetBridge { name, mtu } => {
+                self.host.set_link(name, &bridge_link(*mtu, None, false)).map_err(|e| refused(&e))
+            }
+            Step::SetPromiscuous(name) => {
+                let index = self.index(name)?;
+                self.host.set_promiscuous(index).map_err(|e| refused(&e))
+            }
+            Step::RemoveBridgeAddress(name, (addr, len)) => {
+                let index = self.index(name)?;
+                self.host.delete_address(index, *addr, *len).map_err(|e| refused(&e))
+            }
+            Step::AddBridgeAddress(name, (addr, len)) => {
+                let index = self.index(name)?;
+                exists_is_fine(self.host.add_address(index, *addr, *len))
+            }
+            Step::HostParameter(parameter) => set(parameter),
+            Step::CreateVeth { host, pod, bridge, mtu } => self.create_veth(host, pod, bridge, *mtu),
+            Step::SetPort { link, options } => {
+                let index = self.index(link)?;
+                self.host.set_port(index, *options).map_err(|e| refused(&e))
+            }
+            Step::PodParameter(parameter) => self.enter().and_then(|()| set_new(parameter)),
+            Step::ConfigurePod { ifname, addresses, detect_duplicates, routes } => {
+                self.configure(ifname, addresses, *detect_duplicates, routes)
+            }
+            Step::AwaitAddresses { ifname, addresses } => self.await_addresses(ifname, addresses),
+            Step::AwaitCarrier(name) => {
+                let index = self.index(name)?;
+                carrier::await_operational(&mut self.host, name, index)
+            }
+            Step::WriteTable(ruleset) => self.write_table(ruleset),
+            Step::OpenPorts { ruleset, owner } => {
+                let (hands, host) = self.netfilter()?;
+                hostports::claim(&mut hands.nft, host, ruleset, owner)
+            }
+            Step::GuardPort { ruleset, owner } => spoof::guard(&mut self.netfilter()?.0.nft, ruleset, owner),
+            Step::ForgetFlows(flows) => self.forget(flows),
+            Step::LimitLink { link, bucket } => self.limit(link, bucket),
+            Step::CreateIfb { name, mac, mtu } => self.create_ifb(name, *mac, *mtu),
+            Step::HookIngress(link) => self.hook_ingress(link),
+            Step::Redirect { link, over } => self.redirect(link, over),
+            Step::LearnNeighbour { bridge, addr, mac } => {
+                let index = self.index(bridge)?;
+                self.host.learn_neighbour(index, *addr, *mac).map_err(|e| refused(&e))
+            }
+        }
+    }
+
+    fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
+        match undo {
+            Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
+            Undo::Unlimit(link) => self.take_off(link, Rtnl::remove_bucket),
+            Undo::UnhookIngress(link) => self.take_off(link, Rtnl::remove_ingress),
+            Undo::ClosePorts(keys, owner) => hostports::close_known(&mut self.netfilter()?.0.nft, keys, owner),
+            Undo::UnguardPort(table, owner) => spoof::release(&mut self.netfilter()?.0.nft, table, owner),
+            Undo::ForgetNeighbour(bridge, addr) => {
+                let index = self.index(bridge)?;
+                self.host.forget_neighbours(index, &[*addr]).map_err(|e| refused(&e))
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Executes steps and, when one fails, takes back what was done.
+//!
+//! Invariant: the journal holds an undo for everything that belongs to the attachment and exists; after a failure it
+//! is unwound in reverse order to its end, whatever fails on the way, and the caller gets the first cause with every
+//! failure of the unwinding behind it.
+
+pub mod carrier;
+pub mod duplicates;
+pub mod executor;
+pub mod hostports;
+pub mod spoof;
+
+use crate::plan::{Step, Undo};
+use crate::protocol::error::{CniError, Code};
+
+/// What executes steps: the kernel, or a test.
+pub trait Hands {
+    /// Executes `step`.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn apply(&mut self, step: &Step) -> Result<(), CniError>;
+
+    /// Executes `undo`. What is gone already is a success.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn undo(&mut self, undo: &Undo) -> Result<(), CniError>;
+}
+
+/// Executes `steps` in order; on a failure undoes those that were done, and the failed one, which may have been done
+/// in part.
+///
+/// # Errors
+/// The first cause, with what could not be undone in its details.
+pub fn apply(steps: &[Step], hands: &mut dyn Hands) -> Result<(), CniError> {
+    let mut journal: Vec<Undo> = Vec::new();
+    for step in steps {
+        let outcome = hands.apply(step);
+        // A name that was taken belongs to somebody else: what the step did not make, it must not remove.
+        let foreign = matches!(&outcome, Err(error) if error.code == Code::AlreadyAttached);
+        journal.extend(step.undo().filter(|_| !foreign));
+        if let Err(error) = outcome {
+            return Err(unwind(&journal, hands, error.details(format!("while trying to {step}"))));
+        }
+    }
+    Ok(())
+}
+
+/// Undoes everything in `journal`, last first, and adds what failed to `error`.
+fn unwind(journal: &[Undo], hands: &mut dyn Hands, mut error: CniError) -> CniError {
+    for undo in journal.iter().rev() {
+        if let Err(failure) = hands.undo(undo) {
+            error = error.details(format!("and could not undo: {failure}"));
+        }
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::End;
+    use netstate::{IfName, MacAddr};
+
+    #[derive(Default)]
+    struct Script {
+        log: Vec<String>,
+        fail_at: Option<(usize, Code)>,
+        undo_fails: bool,
+    }
+
+    impl Hands for Script {
+        fn apply(&mut self, step: &Step) -> Result<(), CniError> {
+            let failure = self.fail_at.filter(|(at, _)| *at == self.log.len());
+            self.log.push(step.to_string());
+            failure.map_or(Ok(()), |(_, code)| Err(CniError::new(code, "first cause")))
+        }
+
+        fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
+            self.log.push(format!("undo {undo:?}"));
+            if self.undo_fails { Err(CniError::new(Code::Kernel, "still busy")) } else { Ok(()) }
+        }
+    }
+
+    fn name(text: &str) -> IfName {
+        IfName::new(text).unwrap()
+    }
+
+    fn veth(host: &str) -> Step {
+        let end = |n: &str| End { name: name(n), mac: MacAddr([2; 6]) };
+        Step::CreateVeth { host: end(host), pod: end("eth0"), bridge: name("cbr0"), mtu: 1500 }
+    }
+
+    fn steps() -> Vec<Step> {
+        vec![Step::SetPromiscuous(name("cbr0")), veth("veth1"), veth("veth2"), Step::SetPromiscuous(name("cbr0"))]
+    }
+
+    #[test]
+    fn all_steps_run_in_order() {
+        let mut hands = Script::default();
+        apply(&steps(), &mut hands).unwrap();
+        assert_eq!(hands.log.len(), 4);
+    }
+
+    #[test]
+    fn failure_at_any_step_unwinds_in_reverse_what_was_done_and_the_failed_step_itself() {
+        let undone: Vec<usize> = (0..4)
+            .map(|at| {
+                let mut hands = Script { fail_at: Some((at, Code::Kernel)), ..Script::default() };
+                let error = apply(&steps(), &mut hands).unwrap_err();
+                assert!(error.msg == "first cause" && error.details.contains("while trying to"), "{error}");
+                let undos: Vec<&String> = hands.log.iter().filter(|line| line.starts_with("undo")).collect();
+                if at >= 2 {
+                    assert!(undos[0].contains("veth2") && undos[1].contains("veth1"), "{undos:?}");
+                }
+                undos.len()
+            })
+            .collect();
+        assert_eq!(undone, [0, 1, 2, 2]);
+    }
+
+    #[test]
+    fn what_exists_already_and_is_not_ours_is_left_alone() {
+        let mut hands = Script { fail_at: Some((1, Code::AlreadyAttached)), ..Script::default() };
+        apply(&steps(), &mut hands).unwrap_err();
+        assert!(!hands.log.iter().any(|line| line.starts_with("undo")), "{:?}", hands.log);
+    }
+
+    #[test]
+    fn failed_undo_goes_behind_the_first_cause_and_does_not_stop_the_others() {
+        let mut hands = Script { fail_at: Some((3, Code::Kernel)), undo_fails: true, ..Script::default() };
+        let error = apply(&steps(), &mut hands).unwrap_err();
+        assert_eq!(error.details.matches("could not undo").count(), 2, "{error}");
+        assert_eq!(error.msg, "first cause");
+    }
+}

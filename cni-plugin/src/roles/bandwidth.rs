@@ -1,0 +1,191 @@
+//! The `bandwidth` name: chained behind the plugin that made the interface. Its result is the previous one, with the
+//! device of the detour behind its interfaces where what the Pod sends is limited.
+//!
+//! Invariant: a record stands from before the device is made until after it is gone, so that GC knows the devices of
+//! vanished Pods of this network from everybody else's. What is on the veth pair goes with it and needs no record.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kernel::link::LinkState;
+use kernel::{KernelError, Rtnl};
+use netstate::LinkKind;
+use serde_json::{Value, json};
+
+use super::bridge::network::Places;
+use super::{ATTACHMENT_WAIT, open_namespace};
+use crate::apply;
+use crate::apply::executor::{KernelHands, refused};
+use crate::plan::Step;
+use crate::plan::bandwidth::Shape;
+use crate::plan::gc::{Owner, stale};
+use crate::protocol::args::Call;
+use crate::protocol::attachment::Attachment;
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::netconf::{Limits, NetConf};
+use crate::protocol::result::{self, AddResult};
+use crate::protocol::version::SpecVersion;
+use crate::reclaim::ifb;
+use crate::roles::role::Role;
+use crate::state::record::{self, Record};
+
+/// The first version that the reference speaks: results before it have no interfaces.
+pub const SINCE: SpecVersion = SpecVersion::V0_3_0;
+
+/// What a call of this name says.
+struct Wanted {
+    network: String,
+    records: PathBuf,
+    shape: Option<Shape>,
+    previous: Value,
+    result: AddResult,
+}
+
+impl Wanted {
+    fn parse(mut conf: NetConf, call: &Call) -> Result<Self, CniError> {
+        let records = records(&conf);
+        conf.fields.take("stateDir")?;
+        let configured = Limits::take(&mut conf.fields)?;
+        conf.fields.finish()?;
+        let mut asked = None;
+        if let Some(mut runtime) = conf.runtime {
+            asked = Limits::of_runtime(&mut runtime)?;
+            runtime.finish()?;
+        }
+        let (previous, result) = result::chained(conf.prev_result, conf.version)?;
+        let limits = configured.or(asked).unwrap_or_default();
+        let shape = Shape::new(limits, &conf.name, &call.attachment);
+        Ok(Self { network: conf.name, records, shape, previous, result })
+    }
+}
+
+fn records(conf: &NetConf) -> PathBuf {
+    Places::of(&conf.fields, Role::Bandwidth, None).records.join(record::SHAPE_DIR)
+}
+
+/// ADD: sets the limits and answers the previous result with what was made.
+///
+/// # Errors
+/// Code 7 without a previous result that lists the host end of the Pod's veth pair, 101 when there is a limit already,
+/// 100 when the kernel refuses; nothing is limited then that was not before.
+pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+    let wanted = Wanted::parse(conf, call)?;
+    let Some(shape) = &wanted.shape else { return Ok(wanted.previous) };
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let link = host_end(&wanted.result, call, &mut host)?;
+    let steps = shape.steps(&link.name, link.link.mtu.unwrap_or(1500));
+    let hands = KernelHands::new(host, None).knowing(&link.name, Some(link.index));
+    if shape.limits.send.is_none() {
+        return apply_all(&steps, hands).map(|()| wanted.previous);
+    }
+    let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let existed = held.existed;
+    let record = Record { boot: record::boot_id(), ifb: true, ..Record::default() };
+    match held.write(&record).and_then(|()| apply_all(&steps, hands)) {
+        Ok(()) => Ok(with_device(wanted.previous, shape)),
+        // An earlier ADD's record: its device may still be there.
+        Err(error) if existed => Err(error),
+        Err(error) => {
+            Err(held.remove().err().map_or(error.clone(), |e| error.details(format!("and could not undo: {e}"))))
+        }
+    }
+}
+
+fn apply_all(steps: &[Step], mut hands: KernelHands<'_>) -> Result<(), CniError> {
+    apply::apply(steps, &mut hands)
+}
+
+fn with_device(mut result: Value, shape: &Shape) -> Value {
+    if let Some(Value::Array(interfaces)) = result.get_mut("interfaces") {
+        interfaces.push(json!({"name": shape.ifb.as_str(), "mac": shape.mac.to_string()}));
+    }
+    result
+}
+
+/// The host end of the veth pair that the Pod's interface is one end of. The previous result must list it: a link that
+/// the chain did not make is not limited.
+fn host_end(result: &AddResult, call: &Call, host: &mut Rtnl) -> Result<LinkState, CniError> {
+    let ifname = &call.attachment.ifname;
+    let unusable = |why: &str| {
+        let msg = format!("container interface {ifname} {why}: there is nothing to limit");
+        CniError::new(Code::InvalidConfig, msg).details("bandwidth works on veth pairs that its chain has made")
+    };
+    let netns = open_namespace(call)?;
+    let look = |host: &mut Rtnl| -> Result<Option<(LinkState, LinkState)>, KernelError> {
+        let Some(inside) = Rtnl::open_in(&netns)?.link(ifname)? else { return Ok(None) };
+        let Some(peer) = inside.lower_index else { return Ok(None) };
+        Ok(host.link_by_index(peer)?.map(|outside| (inside, outside)))
+    };
+    let (inside, outside) = look(host).map_err(|e| refused(&e))?.ok_or_else(|| unusable("has no veth peer"))?;
+    let is_pair = matches!((&inside.link.kind, &outside.link.kind), (LinkKind::Veth, LinkKind::Veth))
+        && outside.lower_index == Some(inside.index);
+    if !is_pair {
+        return Err(unusable("has no veth peer in this namespace"));
+    }
+    let is_listed = |i: &result::Interface| i.sandbox.is_none() && i.name == outside.name.as_str();
+    match result.interfaces.iter().any(is_listed) {
+        true => Ok(outside),
+        false => Err(unusable(&format!("has the veth peer {}, which prevResult does not list", outside.name))),
+    }
+}
+
+/// CHECK: the limits are as ADD set them.
+///
+/// # Errors
+/// Code 102 with every difference.
+pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
+    let wanted = Wanted::parse(conf, call)?;
+    let Some(shape) = &wanted.shape else { return Ok(()) };
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let link = host_end(&wanted.result, call, &mut host)?;
+    let facts = ifb::observe(&mut host, shape, link.index).map_err(|e| refused(&e))?;
+    let found = shape.differences(&link.name, &facts);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let msg = format!("limits of {} are not as ADD left them: {}", call.attachment, found.join("; "));
+    Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
+}
+
+/// DEL: removes the device of the detour, whoever made it. Limits on the veth pair go with it.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    remove(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)
+}
+
+fn remove(records: &Path, network: &str, owner: &Attachment, wait: Duration) -> Result<(), CniError> {
+    let mut held = record::hold_existing(records, network, owner, wait)?;
+    let record = held.as_mut().and_then(record::Held::read);
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    ifb::remove(&mut host, records, network, owner, record.as_ref())?;
+    held.map_or(Ok(()), record::Held::remove)
+}
+
+/// How long GC waits for a record: a DEL that was killed leaves a process that holds it until the device is gone, some
+/// 20 ms.
+const OUTLIVED_WAIT: Duration = Duration::from_secs(1);
+
+/// GC: removes the devices of everybody who is not listed as valid. What another call works on is left to that call.
+///
+/// # Errors
+/// The first failure, with the others in its details.
+pub fn gc(conf: &NetConf) -> Result<(), CniError> {
+    let records = records(conf);
+    let valid = conf.valid_attachments.clone().unwrap_or_default();
+    let mut failures: Vec<CniError> = Vec::new();
+    for owner in stale(record::owners(&records, &conf.name), &valid) {
+        if let Owner::Attachment(owner) = owner
+            && let Err(error) = remove(&records, &conf.name, &owner, OUTLIVED_WAIT)
+            && error.code != Code::TryAgainLater
+        {
+            failures.push(error);
+        }
+    }
+    let mut failures = failures.into_iter();
+    match failures.next() {
+        None => Ok(()),
+        Some(first) => Err(failures.fold(first, |error, other| error.details(format!("and: {other}")))),
+    }
+}

@@ -1,0 +1,94 @@
+//! STATUS. Takes no lock and, short of a full range, lists no kernel table: links are looked up one by one, one directory
+//! is read.
+//!
+//! Whether `netd` is ready, the subnet file tells: `netd` writes it when this node has its lease and the data path of its Pods
+//! stands, it is gone after a reboot, and it stays when `netd` stops or is upgraded, because Pods then go on working.
+//!
+//! A full range counts only when nothing in it can be reclaimed: a runtime that is told 50 sends no ADD, and without an ADD
+//! nobody would ever release what a reboot left.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use kernel::{KernelError, Rtnl};
+
+use super::network::Network;
+use crate::apply::executor::refused;
+use crate::plan::status::{Facts, judge};
+use crate::protocol::args::CniArgs;
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::netconf::{IpamConf, NetConf};
+use crate::reclaim::leftovers;
+use crate::roles::role::Role;
+use crate::state::record;
+
+/// Tells whether ADD can be served.
+///
+/// # Errors
+/// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
+pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
+    let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
+    let mut host = Rtnl::open().map_err(|e| not_available(refused(&e)))?;
+    let facts = observe(&network, &mut host).map_err(|e| not_available(refused(&e)))?;
+    let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
+    let judged = judge(&network.name, network.bridge.bridge.as_str(), sets, &facts);
+    match &network.bridge.ipam {
+        Some(ipam) if judged.as_ref().is_err_and(|error| error.code == Code::NotAvailable) => {
+            let dir = ipam.data_dir.join(&network.name);
+            let (records, bridge) = (&network.state_dir, &network.bridge.bridge);
+            let can_reclaim = leftovers::any(&dir, records, &network.name, bridge, &mut host).map_err(not_available)?;
+            if can_reclaim { Ok(()) } else { judged }
+        }
+        _ => judged,
+    }
+}
+
+pub(crate) fn not_available(error: CniError) -> CniError {
+    CniError { code: Code::NotAvailable, ..error }
+}
+
+fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, KernelError> {
+    let mut bridge_up = host.link(&network.bridge.bridge)?.map(|link| link.link.up);
+    // With the bridge up it does not matter whether there are any.
+    let mut has_attachments = false;
+    if bridge_up != Some(true)
+        && let Some(master) = bridge_of_attached(network, host)?
+    {
+        has_attachments = true;
+        bridge_up = master.map(|index| host.link_by_index(index)).transpose()?.flatten().map(|link| link.link.up);
+    }
+    let (taken, last_reserved) = match &network.bridge.ipam {
+        Some(ipam) => reservations(ipam, &ipam.data_dir.join(&network.name)),
+        None => (Vec::new(), None),
+    };
+    Ok(Facts { bridge_up, has_attachments, taken, last_reserved })
+}
+
+/// The index of the bridge that the first attached Pod's link is a port of, if it still is one; `None` without such a Pod. It
+/// may be another bridge than the configuration names: one that was there before.
+fn bridge_of_attached(network: &Network, host: &mut Rtnl) -> Result<Option<Option<u32>>, KernelError> {
+    for attachment in record::of_this_boot(&network.state_dir, &network.name) {
+        if let Some(link) = host.link(&attachment.host_link())? {
+            return Ok(Some(link.master_index));
+        }
+    }
+    Ok(None)
+}
+
+/// How many addresses of each set are taken, and how long ago one was given out.
+pub(crate) fn reservations(ipam: &IpamConf, dir: &Path) -> (Vec<u128>, Option<Duration>) {
+    let names =
+        fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let addresses: Vec<IpAddr> = names.filter_map(|name| name.parse().ok()).collect();
+    let count = |set: &crate::protocol::range::RangeSet| {
+        addresses.iter().filter(|addr| set.range_of(**addr).is_some() && !set.is_gateway(**addr)).map(|_| 1_u128).sum()
+    };
+    let written = (0..ipam.sets.len())
+        .filter_map(|index| fs::metadata(dir.join(format!("last_reserved_ip.{index}"))).ok()?.modified().ok())
+        .max();
+    // A time in the future is a clock that was set back: how long ago it was is unknown.
+    let ago = written.and_then(|at| SystemTime::now().duration_since(at).ok());
+    (ipam.sets.iter().map(count).collect(), ago)
+}

@@ -1,0 +1,257 @@
+//! The `host-local` name: addresses for other plugins (macvlan, ipvlan, ptp, the stock bridge), which execute it and
+//! attach the container themselves.
+//!
+//! Each owner has a record beside the reservations, see [`owners`]: DEL finds addresses without reading the directory, and
+//! a full range gets back what was reserved before the node was started anew. Invariant: everything else counts as alive
+//! until DEL or GC. Reservations without a record (of the stock plugin) are honoured, found by reading, and never
+//! reclaimed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::bridge::add::read_resolver;
+use super::bridge::network::Places;
+use super::bridge::status::{not_available, reservations};
+use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
+use crate::plan::gc::Owner;
+use crate::plan::status::{Facts, judge};
+use crate::protocol::args::{Call, CniArgs};
+use crate::protocol::attachment::Attachment;
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::netconf::{IpamConf, NetConf, host_local};
+use crate::protocol::result::{AddResult, IpConfig};
+use crate::roles::role::Role;
+use crate::state::record::{self, Found, Held, Record};
+use crate::state::reservations::locked::peek;
+use crate::state::reservations::{Locked, Reservation, Store, StoreError, owners};
+
+/// Where the addresses of a network are kept, whatever else is wrong with its configuration.
+struct Place {
+    network: String,
+    store: Store,
+    owners: PathBuf,
+}
+
+impl Place {
+    fn of(conf: &NetConf) -> Self {
+        let dirs = Places::of(&conf.fields, Role::HostLocal, None).reservations;
+        let dir = dirs.first().cloned().unwrap_or_default();
+        Self { network: conf.name.clone(), store: Store::new(&dir, &conf.name), owners: owners::dir(&dir) }
+    }
+
+    fn lock(&self) -> Result<Locked, CniError> {
+        self.store.lock(RESERVATION_WAIT).map_err(|e| store_error(&e))
+    }
+
+    fn lock_existing(&self) -> Result<Option<Locked>, CniError> {
+        self.store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))
+    }
+}
+
+/// ADD: reserves addresses and answers them.
+///
+/// # Errors
+/// Code 101 when the container has addresses of this network already, 11 when a set has none left, 7 when a requested
+/// one cannot be had. Nothing is reserved then that was not before.
+pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+    let (place, version) = (Place::of(&conf), conf.version);
+    let ipam = host_local::parse(conf, &CniArgs::parse(&call.args)?)?;
+    let dns = read_resolver(Some(&ipam))?;
+    let mut held = record::hold(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let locked = place.lock()?;
+    let former = former(&mut held, &locked, &place, &call.attachment)?;
+    let outcome = reserve(&place, &locked, &ipam, &call.attachment, &former).and_then(|reserved| {
+        let addresses: Vec<IpAddr> = reserved.iter().map(|r| r.addr).collect();
+        let written =
+            held.write(&Record { boot: record::boot_id(), addresses: addresses.clone(), ..Record::default() });
+        written.map(|()| reserved).map_err(|error| match locked.free(&call.attachment, &addresses) {
+            Ok(()) => error,
+            Err(e) => error.details(format!("and could not undo: {e}")),
+        })
+    });
+    match outcome {
+        Ok(reserved) => {
+            let ip = |r: Reservation| IpConfig { interface: None, addr: r.addr, len: r.len, gateway: Some(r.gateway) };
+            let ips = reserved.into_iter().map(ip).collect();
+            AddResult { interfaces: Vec::new(), ips, routes: ipam.routes, dns }.render(version)
+        }
+        Err(error) => {
+            Err(held.remove().err().map_or(error.clone(), |e| error.details(format!("and could not undo: {e}"))))
+        }
+    }
+}
+
+/// The addresses of an earlier ADD of the same attachment that nobody can be using: it was killed before it could
+/// answer, or the node has been started anew since.
+fn former(held: &mut Held, locked: &Locked, place: &Place, owner: &Attachment) -> Result<Vec<IpAddr>, CniError> {
+    if !held.existed {
+        return Ok(Vec::new());
+    }
+    let record = held.read();
+    let addresses = addresses_of(owner, record.as_ref(), locked)?;
+    match (addresses.first(), record) {
+        (Some(addr), Some(record)) if !record.is_of_earlier_boot() => {
+            let msg = format!("{addr} has been allocated to {}, duplicate allocation is not allowed", owner.container);
+            let details = format!("{owner} has it in network {}: DEL it first", place.network);
+            Err(CniError::new(Code::AlreadyAttached, msg).details(details))
+        }
+        _ => Ok(addresses),
+    }
+}
+
+fn reserve(
+    place: &Place,
+    locked: &Locked,
+    ipam: &IpamConf,
+    owner: &Attachment,
+    former: &[IpAddr],
+) -> Result<Vec<Reservation>, CniError> {
+    locked.free(owner, former).map_err(|e| store_error(&e))?;
+    let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
+        [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
+        requested => requested.to_vec(),
+    };
+    let outcome = match locked.reserve(owner, &ipam.sets, &wanted) {
+        Err(StoreError::Exhausted { .. }) if reclaim(place, locked)? => locked.reserve(owner, &ipam.sets, &wanted),
+        outcome => outcome,
+    };
+    outcome.map_err(|e| store_error(&e))
+}
+
+/// What the record tells where that is still true, what the directory tells otherwise.
+fn addresses_of(owner: &Attachment, record: Option<&Record>, locked: &Locked) -> Result<Vec<IpAddr>, CniError> {
+    let told = record.iter().flat_map(|record| &record.addresses);
+    let owned: Vec<IpAddr> = told.copied().filter(|addr| locked.is_owned(owner, *addr)).collect();
+    if owned.is_empty() { locked.find(owner).map_err(|e| store_error(&e)) } else { Ok(owned) }
+}
+
+/// Releases what was reserved in an earlier boot, and what a crash left without any owner; `true` when that gave
+/// something.
+fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
+    let mut dead: BTreeMap<Attachment, Option<Held>> = BTreeMap::new();
+    let mut released = false;
+    for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+        let is_left = match Owner::of_reservation(&text) {
+            Some(Owner::Attachment(owner)) => {
+                if !dead.contains_key(&owner) {
+                    let held = record_of_earlier_boot(place, &owner);
+                    dead.insert(owner.clone(), held);
+                }
+                dead.get(&owner).is_some_and(Option::is_some)
+            }
+            Some(Owner::Container(_)) => false,
+            None => is_blank(&text),
+        };
+        if is_left {
+            locked.discard(addr).map_err(|e| store_error(&e))?;
+            released = true;
+        }
+    }
+    dead.into_values().flatten().try_for_each(Held::remove)?;
+    Ok(released)
+}
+
+/// The record of `owner`, if it is of an earlier boot and no other call works on it. Something that is no record in its
+/// place tells nothing.
+fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Option<Held> {
+    match record::find(&place.owners, &place.network, owner) {
+        Ok(Found::Held(mut held)) => held.read().as_ref().is_some_and(Record::is_of_earlier_boot).then_some(held),
+        Ok(Found::None | Found::Busy) | Err(_) => None,
+    }
+}
+
+/// CHECK: the container has an address.
+///
+/// # Errors
+/// Code 102 when it has none.
+pub fn check(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    let place = Place::of(conf);
+    let record = record::hold_existing(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?
+        .and_then(|mut held| held.read());
+    let addresses = match place.lock_existing()? {
+        Some(locked) => addresses_of(&call.attachment, record.as_ref(), &locked)?,
+        None => Vec::new(),
+    };
+    if !addresses.is_empty() {
+        return Ok(());
+    }
+    let msg = format!("host-local: Failed to find address added by container {}", call.attachment.container);
+    Err(CniError::new(Code::Differs, msg).details("delete the container and let it be attached anew"))
+}
+
+/// DEL: releases the container's addresses.
+///
+/// # Errors
+/// When a reservation that exists cannot be removed.
+pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    let place = Place::of(conf);
+    let mut held = record::hold_existing(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?;
+    if let Some(locked) = place.lock_existing()? {
+        let record = held.as_mut().and_then(Held::read);
+        let addresses = addresses_of(&call.attachment, record.as_ref(), &locked)?;
+        locked.free(&call.attachment, &addresses).map_err(|e| store_error(&e))?;
+        if record.is_none() {
+            // An ADD that was killed may have left a file in which nobody's name stands yet.
+            locked.remove_empty().map_err(|e| store_error(&e))?;
+        }
+    }
+    held.map_or(Ok(()), Held::remove)
+}
+
+/// GC: releases the addresses of everybody who is not listed as valid. What another call works on at this moment is left
+/// to that call.
+///
+/// # Errors
+/// When a reservation cannot be removed.
+pub fn gc(conf: &NetConf) -> Result<(), CniError> {
+    let place = Place::of(conf);
+    let valid = conf.valid_attachments.clone().unwrap_or_default();
+    if let Some(locked) = place.lock_existing()? {
+        for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+            let owner = Owner::of_reservation(&text);
+            if owner.as_ref().is_some_and(|owner| owner.is_valid(&valid)) {
+                continue;
+            }
+            // Held until its address is released.
+            let record = match &owner {
+                Some(Owner::Attachment(owner)) => record::find(&place.owners, &place.network, owner)?,
+                _ => Found::None,
+            };
+            if !matches!(record, Found::Busy) {
+                locked.discard(addr).map_err(|e| store_error(&e))?;
+            }
+        }
+    }
+    record::remove_stale(&place.owners, &place.network, &valid)
+}
+
+/// STATUS: every range set has an address to give, or will have when ADD asks for one. Takes no lock.
+///
+/// # Errors
+/// Code 50 when one has none, and for whatever else would make ADD fail.
+pub fn status(conf: NetConf) -> Result<(), CniError> {
+    let place = Place::of(&conf);
+    let ipam = host_local::parse(conf, &CniArgs::default()).map_err(not_available)?;
+    let (taken, last_reserved) = reservations(&ipam, place.store.dir());
+    let facts = Facts { bridge_up: None, has_attachments: false, taken, last_reserved };
+    judge(&place.network, "", &ipam.sets, &facts).or_else(|full| {
+        let is_left = |text: String| match Owner::of_reservation(&text) {
+            Some(Owner::Attachment(owner)) => {
+                let record = record::peek(&place.owners, &place.network, &owner).flatten();
+                record.is_some_and(|record| record.is_of_earlier_boot())
+            }
+            Some(Owner::Container(_)) => false,
+            None => is_blank(&text),
+        };
+        // A runtime that is told 50 sends no ADD: nobody would release what a reboot left.
+        if peek(place.store.dir()).any(is_left) { Ok(()) } else { Err(full) }
+    })
+}
+
+/// Lost in a power cut; a text that says anything may be somebody's way to block an address.
+fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c == '\0' || c.is_whitespace())
+}

@@ -1,0 +1,65 @@
+//! One plugin name per module: its verbs gather facts, plan, apply, return a result.
+//!
+//! | verb | SPEC | changes |
+//! |---|---|---|
+//! | ADD | "ADD: Add container to network" | attaches, or leaves everything as it was |
+//! | DEL | "DEL: Remove container from network" | removes what is there; nothing there is a success |
+//! | CHECK | "CHECK: Check container's networking is as expected" | nothing |
+//! | GC | "GC: Clean up any stale resources" | removes what is not listed as valid |
+//! | STATUS | "STATUS: Check plugin status" | nothing |
+//! | VERSION | "VERSION: probe plugin version support" | nothing |
+
+pub mod bandwidth;
+pub mod bridge;
+pub mod host_local;
+pub mod install;
+pub mod loopback;
+pub mod portmap;
+pub mod role;
+pub mod version;
+
+use std::time::Duration;
+
+use kernel::Netns;
+
+use crate::protocol::args::Call;
+use crate::protocol::error::{CniError, Code};
+use crate::state::reservations::StoreError;
+
+/// How long a call waits for another call on the same attachment.
+pub(crate) const ATTACHMENT_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a call waits for the network's reservations; each holder needs well under a millisecond.
+pub(crate) const RESERVATION_WAIT: Duration = Duration::from_secs(5);
+
+/// Opens the Pod's namespace and makes sure that it is not the host's.
+///
+/// # Errors
+/// Code 8, and 4 when the call names none.
+pub(crate) fn open_namespace(call: &Call) -> Result<Netns, CniError> {
+    let path = call.netns()?;
+    let bad = |msg: String| CniError::new(Code::InvalidNamespace, msg);
+    let netns = Netns::open(path)
+        .map_err(|e| bad(format!("failed to open netns {}", path.display())).details(e.to_string()))?;
+    match netns.is_current() {
+        Ok(false) => Ok(netns),
+        Ok(true) if call.own_netns => Ok(netns),
+        Ok(true) => Err(bad("plugin's netns and netns from CNI_NETNS should not be the same".to_owned())),
+        Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(e.to_string())),
+    }
+}
+
+/// A store error with the specification's code.
+pub(crate) fn store_error(error: &StoreError) -> CniError {
+    let (code, advice) = match error {
+        StoreError::Busy { .. } => (Code::TryAgainLater, "try again later"),
+        StoreError::Exhausted { .. } => {
+            (Code::TryAgainLater, "every address belongs to a container; try again when one is gone")
+        }
+        StoreError::Requested { .. } => (Code::InvalidConfig, "ask for another address"),
+        StoreError::Unused(_) => (Code::InvalidConfig, "ask for at most one address of each range set"),
+        StoreError::Io { .. } => (Code::Io, ""),
+    };
+    let error = CniError::new(code, error.to_string());
+    if advice.is_empty() { error } else { error.details(advice) }
+}

@@ -1,0 +1,168 @@
+//! The `portmap` name: chained behind the plugin that made the interface. Its result is the previous one, unchanged.
+//!
+//! Invariant: a record stands from before the first port is claimed until after the last is released, so that DEL,
+//! which libcni calls for every Pod, looks at nftables only for Pods that have ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use kernel::Rtnl;
+use kernel::orphan::close_aside;
+use netstate::IfName;
+use serde_json::Value;
+
+use super::ATTACHMENT_WAIT;
+use super::bridge::check::present_ports;
+use super::bridge::del::close_ports;
+use super::bridge::network::Places;
+use crate::apply;
+use crate::apply::executor::{KernelHands, refused};
+use crate::apply::hostports;
+use crate::plan::Cidr;
+use crate::plan::check::missing_elements;
+use crate::plan::hostports::HostPorts;
+use crate::plan::hostports::owner::Owner;
+use crate::protocol::args::Call;
+use crate::protocol::attachment::Attachment;
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::netconf::runtime::Honoured;
+use crate::protocol::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
+use crate::protocol::result::{self, AddResult};
+use crate::reclaim::predecessor::{self, Part};
+use crate::roles::role::Role;
+use crate::state::record::{self, Ports, Record};
+
+/// What a call of this name says.
+struct Wanted {
+    network: String,
+    records: PathBuf,
+    conf: PortmapConf,
+    mappings: Vec<PortMapping>,
+    addresses: Vec<Cidr>,
+    previous: Value,
+    /// The previous plugin was ours: it says so by the name of the link.
+    has_own_link: bool,
+}
+
+impl Wanted {
+    fn parse(mut conf: NetConf, call: &Call) -> Result<Self, CniError> {
+        let records = records(&conf);
+        conf.fields.take("stateDir")?;
+        let portmap = PortmapConf::take(&mut conf.fields)?;
+        conf.fields.finish()?;
+        let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: true, attachment: false })?;
+        let (previous, result) = result::chained(conf.prev_result, conf.version)?;
+        let addresses = addresses(&result, call.attachment.ifname.as_str());
+        let link = call.attachment.host_link();
+        let has_own_link = result.interfaces.iter().any(|i| i.sandbox.is_none() && i.name == link.as_str());
+        let mappings = runtime.port_mappings;
+        Ok(Self { network: conf.name, records, conf: portmap, mappings, addresses, previous, has_own_link })
+    }
+
+    fn ports<'a>(&'a self, call: &'a Call) -> HostPorts<'a> {
+        let Self { network, mappings, addresses, conf, has_own_link, .. } = self;
+        let (attachment, network) = (call.attachment.clone(), network.clone());
+        HostPorts { owner: Owner { attachment, network, has_own_link: *has_own_link }, mappings, addresses, conf }
+    }
+}
+
+fn records(conf: &NetConf) -> PathBuf {
+    Places::of(&conf.fields, Role::Portmap, None).records.join(record::PORTS_DIR)
+}
+
+/// Addresses of the container's interface: those that name it, and those that name none.
+fn addresses(result: &AddResult, ifname: &str) -> Vec<Cidr> {
+    let is_inside =
+        |index: usize| result.interfaces.get(index).is_some_and(|i| i.name == ifname && i.sandbox.is_some());
+    let of_interface = |ip: &&result::IpConfig| {
+        ip.interface.is_none_or(|index| is_inside(index) || result.interfaces.get(index).is_none())
+    };
+    result.ips.iter().filter(of_interface).map(|ip| (ip.addr, ip.len)).collect()
+}
+
+/// ADD: opens the ports and answers the previous result as it came, with keys that nobody here knows.
+///
+/// # Errors
+/// Code 7 without a previous result, 11 when another container holds a port; no port is open then.
+pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+    let wanted = Wanted::parse(conf, call)?;
+    let ports = wanted.ports(call);
+    if wanted.mappings.is_empty() {
+        return Ok(wanted.previous);
+    }
+    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
+    let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let record = Record { boot: record::boot_id(), ports: Ports::Keys(ports.keys()), ..Record::default() };
+    let outcome = held.write(&record).and_then(|()| {
+        let mut hands = KernelHands::new(host, None);
+        hands.open_netfilter(!ports.stale_flows().is_empty())?;
+        apply::apply(&steps, &mut hands)
+    });
+    match outcome {
+        Ok(()) => Ok(wanted.previous),
+        Err(error) => {
+            Err(held.remove().err().map_or(error.clone(), |e| error.details(format!("and could not undo: {e}"))))
+        }
+    }
+}
+
+/// The link of this host through which the Pod is reached.
+fn leads_to(wanted: &Wanted, host: &mut Rtnl) -> Result<IfName, CniError> {
+    let unusable = |why: &str| {
+        let msg = format!("prevResult.ips: {why}: host ports have nowhere to lead");
+        CniError::new(Code::InvalidConfig, msg)
+    };
+    let (addr, _) = wanted.addresses.first().ok_or_else(|| unusable("no address of the container's interface"))?;
+    let route = host.route_to(*addr).map_err(|e| unusable(&e.to_string()))?;
+    route.link.ok_or_else(|| unusable(&format!("the route to {addr} names no link")))
+}
+
+/// CHECK: every port is open and leads to the Pod.
+///
+/// # Errors
+/// Code 102 with every port that is not.
+pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
+    let wanted = Wanted::parse(conf, call)?;
+    let ports = wanted.ports(call);
+    let elements = if ports.mappings.is_empty() { BTreeMap::new() } else { ports.ruleset().elements };
+    let present = present_ports(&elements).map_err(|e| refused(&e))?;
+    let found = missing_elements(&elements, &present);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let msg = format!("host ports of {} are not as ADD left them: {}", call.attachment, found.join("; "));
+    Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
+}
+
+/// DEL: closes the ports, if the Pod has any.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    let Some(mut held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
+        let places = Places::of(&conf.fields, Role::Portmap, None);
+        return match record::is_there(&places.records, &conf.name, &call.attachment) {
+            true => Ok(()),
+            // Neither the ports are ours nor is the interface.
+            false => predecessor::remove_ports(&conf.name, &call.attachment.container),
+        };
+    };
+    let ports = held.read().map_or(Ports::Untold, |record| record.ports);
+    let closed = close_ports(&conf.name, &call.attachment, &ports)?;
+    // Before there is a second process: that one would hold the record's lock when this one is killed.
+    held.remove()?;
+    closed.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
+}
+
+/// GC: closes the ports of everybody who is not listed as valid.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn gc(conf: &NetConf) -> Result<(), CniError> {
+    let valid = conf.valid_attachments.clone().unwrap_or_default();
+    let links: BTreeSet<IfName> = valid.iter().map(Attachment::host_link).collect();
+    hostports::sweep(&conf.name, &links)?;
+    predecessor::sweep(&conf.name, &valid, Part::Ports)?;
+    record::remove_stale(&records(conf), &conf.name, &valid)
+}

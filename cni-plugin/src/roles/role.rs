@@ -1,0 +1,78 @@
+//! `Role`: which plugin a call is for. One binary stands in for several.
+//!
+//! A runtime executes the file that a configuration names in `type`; installed under several names, the binary learns
+//! from the name it was called by what it shall be. Called by another name it goes by `type`.
+
+use crate::protocol::error::CniError;
+
+/// A plugin that this binary can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `netd-cni`: bridge, address management and host ports in one step.
+    Native,
+    /// `flannel`: what flannel's plugin and its delegates do, from flannel's configuration.
+    Flannel,
+    /// `bridge`: the reference bridge plugin with host-local inside; everything comes from the configuration.
+    Bridge,
+    /// `portmap`: host ports, chained behind another plugin.
+    Portmap,
+    /// `bandwidth`: limits of a Pod's traffic, chained behind another plugin.
+    Bandwidth,
+    /// `loopback`: sets `lo` up.
+    Loopback,
+    /// `host-local`: address management that other plugins delegate to.
+    HostLocal,
+}
+
+impl Role {
+    /// Every role with its name.
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::Native, "netd-cni"),
+        (Self::Flannel, "flannel"),
+        (Self::Bridge, "bridge"),
+        (Self::Portmap, "portmap"),
+        (Self::Bandwidth, "bandwidth"),
+        (Self::Loopback, "loopback"),
+        (Self::HostLocal, "host-local"),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, n)| *n == name).map(|(role, _)| role)
+    }
+
+    /// The role of a binary called as `program` (a path) with a configuration of type `kind`.
+    ///
+    /// # Errors
+    /// Code 7 when neither names a role.
+    pub fn of(program: &str, kind: &str) -> Result<Self, CniError> {
+        let base = program.rsplit('/').next().unwrap_or_default();
+        let by_name = Self::named(base).filter(|role| *role != Self::Native);
+        by_name.or_else(|| Self::named(kind)).ok_or_else(|| {
+            let names = Self::ALL.map(|(_, name)| name).join(", ");
+            CniError::invalid_field("type", &format!("{kind:?}"), &format!("one of {names}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_called_by_decides_and_type_comes_second() {
+        for (program, kind, role) in [
+            ("/opt/cni/bin/flannel", "flannel", Role::Flannel),
+            ("/opt/cni/bin/portmap", "flannel", Role::Portmap),
+            ("/opt/cni/bin/netd-cni", "netd-cni", Role::Native),
+            ("/opt/cni/bin/netd-cni", "flannel", Role::Flannel),
+            ("netd-cni-1.2", "portmap", Role::Portmap),
+            ("/opt/cni/bin/bridge", "bridge", Role::Bridge),
+            ("/opt/cni/bin/netd-cni", "bridge", Role::Bridge),
+            ("/opt/cni/bin/host-local", "macvlan", Role::HostLocal),
+        ] {
+            assert_eq!(Role::of(program, kind).unwrap(), role, "{program} {kind}");
+        }
+        assert!(Role::of("/opt/cni/bin/netd-cni", "macvlan").unwrap_err().msg.contains("macvlan"));
+        assert!(Role::of("", "").is_err());
+    }
+}

@@ -1,0 +1,11 @@
+//! Which addresses of a network are taken, in host-local's file layout under host-local's lock: a node changes over, and
+//! back, with Pods running.
+
+pub mod locked;
+pub mod owners;
+#[cfg(test)]
+mod reference;
+pub mod store;
+
+pub use locked::Locked;
+pub use store::{Reservation, Store, StoreError};
