@@ -3,12 +3,13 @@
 //! Invariant: 1 to 15 bytes, no `/`, no `:`, no white space, not `.` or `..`
 //! (`dev_valid_name` in net/core/dev.c; IFNAMSIZ in linux/if.h; `:` is refused as CNI refuses it).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 /// The name of a network interface, 1 to 15 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IfName(String);
+pub struct IfName(Cow<'static, str>);
 
 /// Why a text is no interface name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,18 +27,42 @@ impl fmt::Display for InvalidIfName {
 
 impl std::error::Error for InvalidIfName {}
 
+/// What can be said of the bytes alone; white space beyond ASCII is left to [`IfName::new`].
+const fn valid(mut bytes: &[u8]) -> bool {
+    if matches!(bytes, [] | b"." | b"..") || bytes.len() > 15 {
+        return false;
+    }
+    while let [first, rest @ ..] = bytes {
+        if matches!(first, b'/' | b':' | b'\0' | b' ' | b'\t'..=b'\r') {
+            return false;
+        }
+        bytes = rest;
+    }
+    true
+}
+
 impl IfName {
+    /// A name known when the program is written; costs no allocation. An invalid one in a `const` does not compile.
+    ///
+    /// # Panics
+    /// When `name` breaks the module's invariant or is not ASCII; use [`IfName::new`] for what comes from outside.
+    #[must_use]
+    pub const fn literal(name: &'static str) -> Self {
+        assert!(name.is_ascii() && valid(name.as_bytes()), "not an interface name");
+        Self(Cow::Borrowed(name))
+    }
+
     /// Checks `name`.
     ///
     /// # Errors
     /// When the kernel would refuse the name (see the module's invariant).
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidIfName> {
         let name = name.into();
-        let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
-        if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(forbidden) {
-            return Err(InvalidIfName(name));
+        if valid(name.as_bytes()) && !name.contains(char::is_whitespace) {
+            Ok(Self(Cow::Owned(name)))
+        } else {
+            Err(InvalidIfName(name))
         }
-        Ok(Self(name))
     }
 
     /// The name as text.
@@ -67,9 +92,12 @@ mod tests {
 
     #[test]
     fn names_the_kernel_refuses_are_refused() {
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-xx", "tab\t"] {
+        for bad in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-xx", "tab\t", "nul\0", "\u{a0}", "\u{2003}x"] {
             assert!(IfName::new(bad).is_err(), "{bad:?}");
+            assert!(std::panic::catch_unwind(|| IfName::literal(bad)).is_err(), "{bad:?}");
         }
+        const LO: IfName = IfName::literal("lo");
+        assert_eq!(IfName::new("lo"), Ok(LO));
         for good in ["eth0", "cbr0", "flannel.1", "fifteen-bytes-x"] {
             assert_eq!(IfName::new(good).unwrap().as_str(), good);
         }

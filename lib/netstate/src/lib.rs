@@ -5,6 +5,7 @@
 //! the same kernel state; that equality is what the whole product's "nothing to do" rests on.
 
 pub mod address;
+pub mod family;
 pub mod ifname;
 pub mod ipvs;
 pub mod link;
@@ -20,6 +21,7 @@ pub mod sysctl;
 pub mod vlan;
 
 pub use address::{Address, AddressKey};
+pub use family::{IpFamily, PerFamily};
 pub use ifname::IfName;
 pub use link::{BridgeOptions, Link, LinkKind, PortOptions, VxlanOptions};
 pub use mac::MacAddr;

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
+use crate::IpFamily;
+
 /// A network whose host bits are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(IpNetwork);
@@ -25,7 +27,39 @@ impl fmt::Display for InvalidPrefix {
 
 impl std::error::Error for InvalidPrefix {}
 
+const fn host_bits(width: u32, len: u8) -> u32 {
+    width.saturating_sub(u32::from_be_bytes([0, 0, 0, len]))
+}
+
 impl Prefix {
+    /// An IPv4 network known when the program is written. A wrong one in a `const` does not compile.
+    ///
+    /// # Panics
+    /// When `len` is over 32 or a host bit is set; use [`Prefix::new`] for what comes from outside.
+    #[must_use]
+    #[expect(clippy::panic, reason = "in a const it is the compiler that panics")]
+    pub const fn v4_literal(addr: [u8; 4], len: u8) -> Self {
+        let [a, b, c, d] = addr;
+        let addr = Ipv4Addr::new(a, b, c, d);
+        let Some(net) = Ipv4Network::new_checked(addr, len) else { panic!("an IPv4 prefix has 0 to 32 bits") };
+        assert!(host_bits(32, len) <= addr.to_bits().trailing_zeros(), "host bits of a network are zero");
+        Self(IpNetwork::V4(net))
+    }
+
+    /// An IPv6 network known when the program is written. A wrong one in a `const` does not compile.
+    ///
+    /// # Panics
+    /// When `len` is over 128 or a host bit is set; use [`Prefix::new`] for what comes from outside.
+    #[must_use]
+    #[expect(clippy::panic, reason = "in a const it is the compiler that panics")]
+    pub const fn v6_literal(addr: [u16; 8], len: u8) -> Self {
+        let [a, b, c, d, e, f, g, h] = addr;
+        let addr = Ipv6Addr::new(a, b, c, d, e, f, g, h);
+        let Some(net) = Ipv6Network::new_checked(addr, len) else { panic!("an IPv6 prefix has 0 to 128 bits") };
+        assert!(host_bits(128, len) <= addr.to_bits().trailing_zeros(), "host bits of a network are zero");
+        Self(IpNetwork::V6(net))
+    }
+
     /// The network of `addr` with `len` leading bits; host bits of `addr` are cleared.
     ///
     /// # Errors
@@ -72,10 +106,19 @@ impl Prefix {
         self.0.is_ipv4()
     }
 
+    /// IPv4 or IPv6.
+    #[must_use]
+    pub const fn family(&self) -> IpFamily {
+        match self.0 {
+            IpNetwork::V4(_) => IpFamily::V4,
+            IpNetwork::V6(_) => IpFamily::V6,
+        }
+    }
+
     /// Number of bits of an address of this family: 32 or 128.
     #[must_use]
-    pub fn width(&self) -> u8 {
-        if self.is_ipv4() { 32 } else { 128 }
+    pub const fn width(&self) -> u8 {
+        self.family().width()
     }
 
     /// True when `addr` is of this family and inside.
@@ -180,6 +223,16 @@ mod tests {
         ] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn literals_are_the_networks_they_name() {
+        const PODS: Prefix = Prefix::v4_literal([172, 7, 0, 0], 16);
+        assert_eq!(PODS, p("172.7.0.0/16"));
+        assert_eq!(Prefix::v6_literal([0xfd00, 0, 0, 0, 0, 0, 0, 0], 48), p("fd00::/48"));
+        assert!(std::panic::catch_unwind(|| Prefix::v4_literal([172, 7, 21, 9], 24)).is_err());
+        assert!(std::panic::catch_unwind(|| Prefix::v4_literal([0; 4], 33)).is_err());
+        assert!(std::panic::catch_unwind(|| Prefix::v6_literal([0; 8], 129)).is_err());
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! Invariant: a key never leaves /proc/sys/net: segments are not empty, not `.` or `..`, and the first is `net`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 /// Path of a parameter below /proc/sys, with `/` as separator: `net/ipv4/ip_forward`. Slashes, because interface
 /// names such as `flannel.1` contain dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SysctlKey(String);
+pub struct SysctlKey(Cow<'static, str>);
 
 /// The text is no path of a network parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,40 @@ impl fmt::Display for InvalidSysctl {
 
 impl std::error::Error for InvalidSysctl {}
 
+/// True when no byte sequence between slashes is empty, `.` or `..`, and the first of two or more is `net`.
+const fn valid(bytes: &[u8]) -> bool {
+    let [b'n', b'e', b't', b'/', rest @ ..] = bytes else { return false };
+    let mut rest = rest;
+    loop {
+        let (mut len, mut dots) = (0_usize, 0_usize);
+        while let [byte, behind @ ..] = rest
+            && *byte != b'/'
+        {
+            len = len.saturating_add(1);
+            dots = dots.saturating_add(if *byte == b'.' { 1 } else { 0 });
+            rest = behind;
+        }
+        if len == 0 || (len == dots && len <= 2) {
+            return false;
+        }
+        match rest {
+            [_, behind @ ..] => rest = behind,
+            [] => return true,
+        }
+    }
+}
+
 impl SysctlKey {
+    /// A parameter known when the program is written; costs no allocation. An invalid one in a `const` does not compile.
+    ///
+    /// # Panics
+    /// When `path` breaks the module's invariant; parse what comes from outside.
+    #[must_use]
+    pub const fn literal(path: &'static str) -> Self {
+        assert!(valid(path.as_bytes()), "not a parameter below net/");
+        Self(Cow::Borrowed(path))
+    }
+
     /// The path below /proc/sys.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -34,8 +68,7 @@ impl FromStr for SysctlKey {
     type Err = InvalidSysctl;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let inside = s.starts_with("net/") && s.split('/').all(|seg| !matches!(seg, "" | "." | ".."));
-        if inside { Ok(Self(s.to_owned())) } else { Err(InvalidSysctl(s.to_owned())) }
+        if valid(s.as_bytes()) { Ok(Self(Cow::Owned(s.to_owned()))) } else { Err(InvalidSysctl(s.to_owned())) }
     }
 }
 
@@ -47,15 +80,39 @@ impl fmt::Display for SysctlKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn only_paths_inside_net_are_keys() {
         assert!("net/ipv4/conf/flannel.1/rp_filter".parse::<SysctlKey>().is_ok());
-        for bad in
-            ["kernel/core_pattern", "net/../kernel/x", "/net/ipv4/ip_forward", "net//x", "net/", "net.ipv4.ip_forward"]
-        {
+        assert!("net/...".parse::<SysctlKey>().is_ok());
+        for bad in [
+            "",
+            "net",
+            "net/",
+            "net/.",
+            "net/x/..",
+            "net/x/",
+            "net//x",
+            "kernel/core_pattern",
+            "net/../kernel/x",
+            "/net/ipv4/ip_forward",
+            "net.ipv4.ip_forward",
+        ] {
             assert!(bad.parse::<SysctlKey>().is_err(), "{bad:?}");
+            assert!(std::panic::catch_unwind(|| SysctlKey::literal(bad)).is_err(), "{bad:?}");
+        }
+        const FORWARD: SysctlKey = SysctlKey::literal("net/ipv4/ip_forward");
+        assert_eq!(Ok(FORWARD), "net/ipv4/ip_forward".parse());
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_the_paths_whose_segments_are_names(text in "(net|kernel|x)?(/|[a.]|\\.\\.){0,6}") {
+            let names = text.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
+            prop_assert_eq!(text.parse::<SysctlKey>().is_ok(), text.starts_with("net/") && names);
         }
     }
 }
