@@ -5,6 +5,7 @@
 //! the same kernel state; that equality is what the whole product's "nothing to do" rests on.
 
 pub mod address;
+pub mod address_plan;
 pub mod family;
 pub mod ifname;
 pub mod ipvs;
@@ -21,6 +22,7 @@ pub mod sysctl;
 pub mod vlan;
 
 pub use address::{Address, AddressKey};
+pub use address_plan::AddressPlan;
 pub use family::{IpFamily, PerFamily};
 pub use ifname::IfName;
 pub use link::{BridgeOptions, Link, LinkKind, PortOptions, VxlanOptions};
