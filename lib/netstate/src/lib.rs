@@ -11,6 +11,7 @@ pub mod ifname;
 pub mod ipvs;
 pub mod link;
 pub mod mac;
+pub mod mark;
 pub mod mtu;
 pub mod neighbour;
 pub mod nft;
