@@ -9,9 +9,8 @@ use std::net::IpAddr;
 use kernel::conntrack::{Conntrack, Flow};
 use kernel::nft::{ClaimError, Nft};
 use kernel::{KernelError, Rtnl};
-use netstate::IfName;
-use netstate::ipvs::Protocol;
-use netstate::nft::{Element, ElementKey, Family, NetworkFamily, Ruleset, TableKey};
+use netstate::nft::{Element, ElementKey, Family, Ruleset, TableKey};
+use netstate::{IfName, IpFamily, Protocol};
 
 use crate::apply::executor::refused;
 use crate::plan::hostports::owner::{Holder, Owner};
@@ -191,8 +190,8 @@ fn forget(
     flows: &[StaleFlows],
     is_stale: impl Fn(&Flow, &StaleFlows) -> bool,
 ) -> Result<(), KernelError> {
-    for family in [NetworkFamily::Ip, NetworkFamily::Ip6] {
-        let of_family = |port: &&StaleFlows| port.pod.is_ipv4() == (family == NetworkFamily::Ip);
+    for family in [IpFamily::V4, IpFamily::V6] {
+        let of_family = |port: &&StaleFlows| port.pod.is_ipv4() == (family == IpFamily::V4);
         let ports: Vec<&StaleFlows> = flows.iter().filter(of_family).collect();
         if ports.is_empty() {
             continue;

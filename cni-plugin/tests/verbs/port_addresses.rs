@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use kernel::conntrack::{Conntrack, Flow};
 use kernel::{Rtnl, sysctl};
-use netstate::IfName;
-use netstate::ipvs::Protocol;
-use netstate::nft::NetworkFamily;
+use netstate::{IfName, IpFamily, Protocol};
 use serde_json::json;
 
 use crate::attach::{say, who_called};
@@ -151,7 +149,7 @@ fn exact_first(node: &Node) {
 fn flows() -> Vec<(String, String)> {
     let of_client =
         |flow: &Flow| flow.original.src.ip() == IpAddr::from([10, 4, 7, 200]) && flow.original.dst.port() == 53;
-    let found = Conntrack::open().unwrap().flows(NetworkFamily::Ip, Protocol::Udp, of_client).unwrap();
+    let found = Conntrack::open().unwrap().flows(IpFamily::V4, Protocol::Udp, of_client).unwrap();
     let mut found: Vec<_> =
         found.iter().map(|flow| (flow.original.dst.ip().to_string(), flow.reply.src.ip().to_string())).collect();
     found.sort();

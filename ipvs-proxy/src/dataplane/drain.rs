@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use netstate::ipvs::{Protocol, RealServerKey, VirtualServerKey};
+use netstate::Protocol;
+use netstate::ipvs::{RealServerKey, VirtualServerKey};
 
 /// Pause before the first look at the connections; doubled after each look.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

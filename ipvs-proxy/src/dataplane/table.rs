@@ -17,12 +17,12 @@
 
 use std::net::IpAddr;
 
-use netstate::Prefix;
-use netstate::ipvs::{Protocol, VirtualServerKey};
+use netstate::ipvs::VirtualServerKey;
 use netstate::nft::{
-    Chain, ChainKind, CtState, Datum, Element, ElementKey, Family, Field, Hook, MarkChange, Match, Name, NetworkFamily,
-    Op, Policy, Reject, Row, RowKey, Rule, Set, Statement, Table, TableKey, Type, Verdict, priority,
+    Chain, ChainKind, CtState, Datum, Element, ElementKey, Family, Field, Hook, MarkChange, Match, Name, Op, Policy,
+    Reject, Row, RowKey, Rule, Set, Statement, Table, TableKey, Type, Verdict, priority,
 };
+use netstate::{IpFamily, Prefix, Protocol};
 
 const TABLE: &str = "ipvs-proxy";
 const SERVICES: &str = "services";
@@ -60,7 +60,7 @@ pub fn table(pods: Prefix) -> (RowKey, Row) {
 }
 
 fn to_service(op: Op) -> Match {
-    let fields = vec![Field::Daddr(NetworkFamily::Ip), Field::L4Proto, Field::Dport];
+    let fields = vec![Field::Daddr(IpFamily::V4), Field::L4Proto, Field::Dport];
     Match::Lookup(op, fields, Name::literal(SERVICES))
 }
 
@@ -78,7 +78,7 @@ fn mark(hook: Hook, pods: Prefix) -> Chain {
 
 fn refuse() -> Chain {
     let mut chain = Chain::base(ChainKind::Filter, Hook::Input, priority::FILTER, Policy::Accept);
-    let virtual_address = || Match::Lookup(Op::Is, vec![Field::Daddr(NetworkFamily::Ip)], Name::literal(VIPS));
+    let virtual_address = || Match::Lookup(Op::Is, vec![Field::Daddr(IpFamily::V4)], Name::literal(VIPS));
     let refuse = |protocol| {
         Rule::new()
             .when(Match::L4Proto(Op::Is, protocol))
@@ -94,7 +94,7 @@ fn refuse() -> Chain {
 
 fn masquerade() -> Chain {
     let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
-    let fields = vec![Field::Saddr(NetworkFamily::Ip), Field::Daddr(NetworkFamily::Ip)];
+    let fields = vec![Field::Saddr(IpFamily::V4), Field::Daddr(IpFamily::V4)];
     let masquerade = Statement::Masquerade { fully_random: true };
     chain.rules = vec![
         Rule::new().when(Match::Lookup(Op::Is, fields, Name::literal(HAIRPIN))).then(masquerade.clone()),

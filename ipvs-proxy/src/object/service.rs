@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use netstate::ipvs::Protocol;
+use netstate::Protocol;
 use serde_json::Value;
 
 use crate::object::{Field, ObjectName, Problem, object_name};

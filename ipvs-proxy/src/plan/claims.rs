@@ -209,7 +209,8 @@ fn count(
 
 #[cfg(test)]
 mod tests {
-    use netstate::ipvs::{Protocol, VirtualServer};
+    use netstate::Protocol;
+    use netstate::ipvs::VirtualServer;
     use proptest::prelude::*;
 
     use super::*;

@@ -76,7 +76,7 @@ fn candidate(endpoint: &Endpoint, node: &str) -> Candidate {
 
 #[cfg(test)]
 mod tests {
-    use netstate::ipvs::Protocol;
+    use netstate::Protocol;
     use proptest::prelude::*;
 
     use super::*;

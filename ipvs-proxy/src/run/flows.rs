@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use netstate::ipvs::{Protocol, Row, RowKey, VirtualServerKey};
+use netstate::Protocol;
+use netstate::ipvs::{Row, RowKey, VirtualServerKey};
 use reconcile::Rows;
 
 use super::hands::Flows;

@@ -8,9 +8,8 @@ use std::net::SocketAddr;
 use kernel::KernelError;
 use kernel::conntrack::Conntrack;
 use kernel::ipvs::IpvsTable;
-use netstate::ipvs::{Protocol, RealServerKey, VirtualServerKey};
-use netstate::nft::NetworkFamily;
-use netstate::{Address, AddressKey, IfName, Link, SysctlKey, ipvs, nft};
+use netstate::ipvs::{RealServerKey, VirtualServerKey};
+use netstate::{Address, AddressKey, IfName, IpFamily, Link, Protocol, SysctlKey, ipvs, nft};
 use reconcile::Target;
 
 /// A kernel table whatever stands behind it.
@@ -56,7 +55,7 @@ pub trait Flows {
 
 impl Flows for Conntrack {
     fn forget(&mut self, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
-        self.delete_stale(NetworkFamily::Ip, protocol, |flow| stale(flow.original.dst, flow.reply.src))
+        self.delete_stale(IpFamily::V4, protocol, |flow| stale(flow.original.dst, flow.reply.src))
     }
 }
 

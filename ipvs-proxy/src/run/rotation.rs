@@ -61,7 +61,8 @@ pub(super) fn reals_of(
 mod tests {
     use std::collections::BTreeSet;
 
-    use netstate::ipvs::{Protocol, VirtualServer};
+    use netstate::Protocol;
+    use netstate::ipvs::VirtualServer;
     use reconcile::Observed;
 
     use super::*;

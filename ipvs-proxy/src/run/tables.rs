@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use netstate::ipvs::{Protocol, RealServerKey, Row, RowKey};
-use netstate::{IfName, SysctlKey, nft as nft_rows};
+use netstate::ipvs::{RealServerKey, Row, RowKey};
+use netstate::{IfName, Protocol, SysctlKey, nft as nft_rows};
 use reconcile::{Owner, Pass, Reconciler, Stage};
 
 use super::flows::Unsettled;

@@ -10,8 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netstate::ipvs::Protocol;
-use netstate::nft::NetworkFamily;
+use netstate::{IpFamily, Protocol};
 
 use crate::attribute::{self, Writer};
 use crate::error::{KernelError, SocketError};
@@ -88,7 +87,7 @@ impl Conntrack {
     /// When the kernel cannot be read.
     pub fn flows(
         &mut self,
-        family: NetworkFamily,
+        family: IpFamily,
         protocol: Protocol,
         wanted: impl Fn(&Flow) -> bool,
     ) -> Result<Vec<Flow>, KernelError> {
@@ -132,7 +131,7 @@ impl Conntrack {
     /// As [`Conntrack::flows`] and [`Conntrack::delete`].
     pub fn delete_stale(
         &mut self,
-        family: NetworkFamily,
+        family: IpFamily,
         protocol: Protocol,
         stale: impl Fn(&Flow) -> bool,
     ) -> Result<usize, KernelError> {
@@ -181,8 +180,8 @@ fn describe(flow: &Flow) -> String {
 }
 
 /// Asks for one protocol of one family. Kernels before 5.8 list all protocols.
-fn listing(family: NetworkFamily, protocol: Protocol) -> Message {
-    let family = if family == NetworkFamily::Ip { AF_INET } else { AF_INET6 };
+fn listing(family: IpFamily, protocol: Protocol) -> Message {
+    let family = if family == IpFamily::V4 { AF_INET } else { AF_INET6 };
     let mut body = Writer::behind(vec![family, 0, 0, 0]);
     body.nest(TUPLE_ORIG, |tuple| {
         tuple.nest(TUPLE_PROTO, |proto| {

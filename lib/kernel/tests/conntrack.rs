@@ -8,8 +8,7 @@ use std::process::ExitCode;
 
 use common::sh;
 use kernel::conntrack::Conntrack;
-use netstate::ipvs::Protocol;
-use netstate::nft::NetworkFamily;
+use netstate::{IpFamily, Protocol};
 
 fn conntrack(args: &str) -> String {
     sh("conntrack", &args.split_whitespace().collect::<Vec<_>>())
@@ -42,7 +41,7 @@ fn stale_endpoint_loses_its_flows_and_the_others_keep_theirs() {
     let gone = "172.7.21.2:5353".parse().unwrap();
     let mut conntrack_ = Conntrack::open().unwrap();
     let deleted = conntrack_
-        .delete_stale(NetworkFamily::Ip, Protocol::Udp, |flow| {
+        .delete_stale(IpFamily::V4, Protocol::Udp, |flow| {
             flow.was_opened_to(service, 53) && flow.is_redirected() && flow.reply.src == gone
         })
         .unwrap();
@@ -57,8 +56,8 @@ fn only_the_family_asked_for_is_touched() {
     conntrack("-I -p udp -t 600 -s fd00::5 -d fd00::10 --sport 1000 --dport 53");
     assert_eq!(count(), 2);
     let mut conntrack = Conntrack::open().unwrap();
-    assert_eq!(conntrack.delete_stale(NetworkFamily::Ip6, Protocol::Udp, |_| true).unwrap(), 1);
-    let left = conntrack.flows(NetworkFamily::Ip, Protocol::Udp, |_| true).unwrap();
+    assert_eq!(conntrack.delete_stale(IpFamily::V6, Protocol::Udp, |_| true).unwrap(), 1);
+    let left = conntrack.flows(IpFamily::V4, Protocol::Udp, |_| true).unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].original.dst, "192.168.0.10:53".parse().unwrap());
     assert_eq!(left[0].reply.src, "172.7.21.2:5353".parse().unwrap());
@@ -68,7 +67,7 @@ fn flow_that_took_the_place_of_a_listed_one_stays() {
     flow("udp", 1000, "172.7.21.2");
     flow("udp", 1001, "172.7.21.2");
     let mut kernel = Conntrack::open().unwrap();
-    let listed = kernel.flows(NetworkFamily::Ip, Protocol::Udp, |_| true).unwrap();
+    let listed = kernel.flows(IpFamily::V4, Protocol::Udp, |_| true).unwrap();
     assert_eq!(listed.len(), 2);
     conntrack("-D -p udp --sport 1000");
     flow("udp", 1000, "172.7.22.2");
@@ -97,9 +96,9 @@ fn two_thousand_flows_go_in_one_call() {
     let mut conntrack = Conntrack::open().unwrap();
     let source = socket.local_addr().unwrap();
     let ours = |flow: &kernel::conntrack::Flow| flow.original.src == source;
-    let deleted = conntrack.delete_stale(NetworkFamily::Ip, Protocol::Udp, ours).unwrap();
+    let deleted = conntrack.delete_stale(IpFamily::V4, Protocol::Udp, ours).unwrap();
     assert_eq!(deleted, 2000);
-    assert_eq!(conntrack.flows(NetworkFamily::Ip, Protocol::Udp, ours).unwrap(), vec![]);
+    assert_eq!(conntrack.flows(IpFamily::V4, Protocol::Udp, ours).unwrap(), vec![]);
 }
 
 fn main() -> ExitCode {

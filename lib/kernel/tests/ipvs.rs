@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use common::{ip, sh};
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
-use netstate::ipvs::{Protocol, RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::Protocol;
+use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 use reconcile::{Gate, Pass, Reconciler, RetryClass, Stage, State, Step, Target, pass};
 
 const VIP: [u8; 4] = [192, 168, 0, 10];

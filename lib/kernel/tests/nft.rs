@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use common::sh;
 use kernel::KernelError;
 use kernel::nft::{Change, ClaimError, Fate, ForeignRule, Monitor, Nft, Tables};
-use netstate::ipvs::Protocol;
 use netstate::nft::*;
-use netstate::{IfName, Prefix};
+use netstate::{IfName, IpFamily, Prefix, Protocol};
 use reconcile::{Gate, Pass, Reconciler, Stage, Step, Target, pass};
 
 fn p(text: &str) -> Prefix {
@@ -90,8 +89,8 @@ fn told_of(monitor: &mut Monitor, table: &TableKey) -> bool {
 
 fn host_ports(family: Family) -> Ruleset {
     let (network, addr) = match family {
-        Family::Ip6 => (NetworkFamily::Ip6, Type::Ipv6Addr),
-        _ => (NetworkFamily::Ip, Type::Ipv4Addr),
+        Family::Ip6 => (IpFamily::V6, Type::Ipv6Addr),
+        _ => (IpFamily::V4, Type::Ipv4Addr),
     };
     let mut ruleset = Ruleset::new(table_key(family, "netd-cni"));
     let ports = Set::map(vec![Type::InetProto, Type::InetService], vec![addr, Type::InetService]);
@@ -114,8 +113,8 @@ fn endpoint(last: u8, port: u16) -> Element {
 
 /// A ruleset of `family` with every statement that a nat or filter chain takes.
 fn everything(family: Family) -> Ruleset {
-    use NetworkFamily::{Ip, Ip6};
     use Op::{Is, IsNot};
+    use netstate::IpFamily::{V4, V6};
     let ifname = |text: &str| IfName::new(text).unwrap();
     let mut conditions = vec![
         Match::Mark(Is, 0x4000, 0x4000),
@@ -137,8 +136,8 @@ fn everything(family: Family) -> Ruleset {
     let mut sets =
         BTreeMap::from([(name("marks"), Set::of(vec![Type::Mark])), (name("links"), Set::of(vec![Type::IfName]))]);
     for (low, of, networks, ty) in [
-        (Ip, Family::Ip, ["172.7.0.0/16", "172.7.0.0/17", "0.0.0.0/0", "10.4.7.21/32"], Type::Ipv4Addr),
-        (Ip6, Family::Ip6, ["fd00::/48", "fd00::/63", "::/0", "fd00::1/128"], Type::Ipv6Addr),
+        (V4, Family::Ip, ["172.7.0.0/16", "172.7.0.0/17", "0.0.0.0/0", "10.4.7.21/32"], Type::Ipv4Addr),
+        (V6, Family::Ip6, ["fd00::/48", "fd00::/63", "::/0", "fd00::1/128"], Type::Ipv6Addr),
     ] {
         if family != Family::Inet && family != of {
             continue;
@@ -369,7 +368,7 @@ fn set_declared_otherwise_comes_with_its_new_elements_in_one_transaction() {
     ruleset.table.sets.insert(name("ports"), Set::map(vec![Type::InetProto, Type::InetService], vec![Type::Ipv4Addr]));
     let chain = ruleset.table.chains.get_mut(&name("prerouting")).unwrap();
     let fields = vec![Field::L4Proto, Field::Dport];
-    let map = Destination::Map { family: NetworkFamily::Ip, fields, map: name("ports"), port: false };
+    let map = Destination::Map { family: IpFamily::V4, fields, map: name("ports"), port: false };
     chain.rules = vec![Rule::new().when(Match::DaddrLocal(Op::Is)).then(map)];
     for element in ruleset.elements.values_mut() {
         *element = Element::value(vec![Datum::Ipv4(Ipv4Addr::new(172, 7, 21, 9))]);

@@ -5,49 +5,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// Transport protocol of a virtual server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// IPPROTO_TCP, 6.
-    Tcp,
-    /// IPPROTO_UDP, 17.
-    Udp,
-    /// IPPROTO_SCTP, 132.
-    Sctp,
-}
-
-impl Protocol {
-    /// The protocol's number in IP headers (IANA).
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-
-    /// The protocol of an IP header's number, if it is one of ours.
-    #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            6 => Some(Self::Tcp),
-            17 => Some(Self::Udp),
-            132 => Some(Self::Sctp),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
+use crate::Protocol;
 
 /// What clients connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use netstate::ipvs::Protocol;
+use netstate::Protocol;
 use netstate::nft::{Datum, ElementKey, Name, Set, Type};
 
 use super::policy;

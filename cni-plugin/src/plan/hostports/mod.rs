@@ -158,7 +158,7 @@ impl HostPorts<'_> {
     /// UDP flows that know another way than these ports now lead.
     #[must_use]
     pub fn stale_flows(&self) -> Vec<StaleFlows> {
-        let udp = self.pairs().filter(|(mapping, _)| mapping.protocol == netstate::ipvs::Protocol::Udp);
+        let udp = self.pairs().filter(|(mapping, _)| mapping.protocol == netstate::Protocol::Udp);
         let host_ip = |mapping: &PortMapping| mapping.host_ip.filter(|ip| !ip.is_unspecified());
         udp.map(|(mapping, pod)| StaleFlows { host_port: mapping.host_port, host_ip: host_ip(mapping), pod }).collect()
     }
@@ -174,7 +174,7 @@ pub fn flow_of(key: &ElementKey, element: &Element) -> Option<StaleFlows> {
         _ => return None,
     };
     let (host_ip, protocol, host_port) = keys::port_of(&key.key)?;
-    (protocol == netstate::ipvs::Protocol::Udp).then_some(StaleFlows { host_port, host_ip, pod })
+    (protocol == netstate::Protocol::Udp).then_some(StaleFlows { host_port, host_ip, pod })
 }
 
 #[cfg(test)]
@@ -183,7 +183,7 @@ mod tests {
     use crate::protocol::attachment::{Attachment, ContainerId};
     use crate::protocol::error::Code;
     use crate::protocol::netconf::conditions::Conditions;
-    use netstate::ipvs::Protocol;
+    use netstate::Protocol;
     use netstate::nft::{Name, Table};
 
     fn owner(network: &str) -> Owner {

@@ -4,8 +4,8 @@
 //! that the policy says and of the table's layout, so whatever has a policy's name says the same, whoever made it and
 //! whoever comes later; a port without rules of its own has no policy.
 
-use netstate::Prefix;
-use netstate::nft::{Chain, Field, MarkChange, Match, Name, NetworkFamily, Op, Rule, Set, Statement, Table, Verdict};
+use netstate::nft::{Chain, Field, MarkChange, Match, Name, Op, Rule, Set, Statement, Table, Verdict};
+use netstate::{IpFamily, Prefix};
 use sha2::{Digest, Sha256};
 
 use super::table::{self, Scope, address_type, network_family};
@@ -177,7 +177,7 @@ impl Scope {
     #[must_use]
     pub fn fields(self, v4: bool) -> Vec<Field> {
         let address = match self {
-            Self::OneAddress => Some(Field::Daddr(if v4 { NetworkFamily::Ip } else { NetworkFamily::Ip6 })),
+            Self::OneAddress => Some(Field::Daddr(if v4 { IpFamily::V4 } else { IpFamily::V6 })),
             Self::AnyAddress => None,
         };
         address.into_iter().chain([Field::L4Proto, Field::Dport]).collect()

@@ -17,10 +17,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netstate::nft::{
-    Chain, ChainKind, Datum, Destination, Family, Hook, Match, Name, NetworkFamily, Op, Policy, Rule, Ruleset, Set,
-    Statement, Table, TableKey, Type, Verdict, priority,
+    Chain, ChainKind, Datum, Destination, Family, Hook, Match, Name, Op, Policy, Rule, Ruleset, Set, Statement, Table,
+    TableKey, Type, Verdict, priority,
 };
-use netstate::{IfName, Prefix};
+use netstate::{IfName, IpFamily, Prefix};
 
 use super::policy;
 
@@ -86,8 +86,8 @@ pub const fn address_type(v4: bool) -> Type {
     if v4 { Type::Ipv4Addr } else { Type::Ipv6Addr }
 }
 
-pub(super) const fn network_family(v4: bool) -> NetworkFamily {
-    if v4 { NetworkFamily::Ip } else { NetworkFamily::Ip6 }
+pub(super) const fn network_family(v4: bool) -> IpFamily {
+    if v4 { IpFamily::V4 } else { IpFamily::V6 }
 }
 
 /// The table without any policy.

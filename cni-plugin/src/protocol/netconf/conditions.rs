@@ -17,9 +17,8 @@ use std::iter::Peekable;
 use std::str::FromStr;
 use std::vec::IntoIter;
 
-use netstate::ipvs::Protocol;
 use netstate::nft::{Match, Op};
-use netstate::{IfName, Prefix};
+use netstate::{IfName, Prefix, Protocol};
 
 use crate::protocol::error::CniError;
 use crate::protocol::fields::{Fields, unsupported};

@@ -6,8 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use netstate::MacAddr;
-use netstate::ipvs::Protocol;
+use netstate::{MacAddr, Protocol};
 
 use super::Limits;
 use crate::protocol::error::CniError;

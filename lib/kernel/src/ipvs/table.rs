@@ -269,7 +269,8 @@ fn error(step: &IpvsStep, cause: Cause) -> KernelError {
 
 #[cfg(test)]
 mod tests {
-    use netstate::ipvs::{Protocol, RealServer, RealServerKey, VirtualServer};
+    use netstate::Protocol;
+    use netstate::ipvs::{RealServer, RealServerKey, VirtualServer};
     use reconcile::{Classify, RetryClass};
 
     use super::*;

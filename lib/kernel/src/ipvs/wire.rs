@@ -6,7 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netstate::ipvs::{Protocol, RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+use netstate::Protocol;
+use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 
 use super::{Connections, IpvsInfo};
 use crate::attribute::{self, Writer};

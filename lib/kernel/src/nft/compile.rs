@@ -1,9 +1,8 @@
 //! From a rule to the instructions that carry it out, the same that the nft tool 1.0.6 makes, so that the tool shows the
 //! rule as we wrote it.
 
-use netstate::Prefix;
-use netstate::ipvs::Protocol;
-use netstate::nft::{Destination, Family, Field, MarkChange, Match, NetworkFamily, Op, Reject, Rule, Statement};
+use netstate::nft::{Destination, Family, Field, MarkChange, Match, Op, Reject, Rule, Statement};
+use netstate::{IpFamily, Prefix, Protocol};
 
 use super::expression::{Expression, Found, ct, fib, meta};
 use super::field::{
@@ -27,7 +26,7 @@ pub(super) fn rule(family: Family, rule: &Rule) -> Result<Vec<Expression>, Unwri
 struct Program {
     family: Family,
     /// The network protocol that packets which come this far have for sure.
-    known: Option<NetworkFamily>,
+    known: Option<IpFamily>,
     list: Vec<Expression>,
 }
 
@@ -64,8 +63,8 @@ impl Program {
             Match::L4Proto(op, protocol) => self.compare(load(Field::L4Proto, 0), *op, vec![protocol.number()]),
             Match::Iifname(op, name) => self.compare(load(Field::Iifname, 0), *op, name_bytes(name)),
             Match::Oifname(op, name) => self.compare(load(Field::Oifname, 0), *op, name_bytes(name)),
-            Match::Saddr(op, prefix) => self.prefix(Field::Saddr(NetworkFamily::of(prefix)), *op, prefix)?,
-            Match::Daddr(op, prefix) => self.prefix(Field::Daddr(NetworkFamily::of(prefix)), *op, prefix)?,
+            Match::Saddr(op, prefix) => self.prefix(Field::Saddr(prefix.family()), *op, prefix)?,
+            Match::Daddr(op, prefix) => self.prefix(Field::Daddr(prefix.family()), *op, prefix)?,
             Match::Sport(op, protocol, port) => self.port(Field::Sport, *op, *protocol, *port),
             Match::Dport(op, protocol, port) => self.port(Field::Dport, *op, *protocol, *port),
             Match::DaddrLocal(op) => self.local(fib::DADDR, *op),
@@ -73,7 +72,7 @@ impl Program {
             Match::CtState(state) => self.ct_bits(ct::STATE, state.0),
             Match::CtStatus(status) => self.ct_bits(ct::STATUS, status.0),
             Match::CtOriginalDaddr(op, prefix) => {
-                self.prefix(Field::CtOriginalDaddr(NetworkFamily::of(prefix)), *op, prefix)?;
+                self.prefix(Field::CtOriginalDaddr(prefix.family()), *op, prefix)?;
             }
             Match::Lookup(op, fields, set) => {
                 self.load_all(fields)?;
@@ -193,15 +192,15 @@ impl Program {
                 if let Some(port) = port {
                     self.list.push(Expression::Immediate { to: behind, data: port.to_be_bytes().to_vec() });
                 }
-                (if addr.is_ipv4() { NetworkFamily::Ip } else { NetworkFamily::Ip6 }, behind, port.is_some())
+                (if addr.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }, behind, port.is_some())
             }
             Destination::Map { family, fields, map, port } => {
                 self.load_all(fields)?;
                 self.list.push(Expression::Lookup { set: map.clone(), from: 0, to: Found::Slot(0), inverted: false });
-                (*family, if *family == NetworkFamily::Ip { 1 } else { 4 }, *port)
+                (*family, if *family == IpFamily::V4 { 1 } else { 4 }, *port)
             }
         };
-        let number = if family == NetworkFamily::Ip { Family::Ip.number() } else { Family::Ip6.number() };
+        let number = if family == IpFamily::V4 { Family::Ip.number() } else { Family::Ip6.number() };
         self.list.push(Expression::Dnat { family: u32::from(number), addr: 0, port: port.then_some(addr_slots) });
         Ok(())
     }

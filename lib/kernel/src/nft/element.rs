@@ -4,9 +4,8 @@
 //! it only the declared types tell, so they are needed to read it.
 
 use netlink_packet_core::NLM_F_CREATE;
-use netstate::ipvs::Protocol;
 use netstate::nft::{Data, Datum, Element, ElementKey, Set, SetKind, TableKey, Type};
-use netstate::{IfName, MacAddr};
+use netstate::{IfName, MacAddr, Protocol};
 
 use super::compile::Unwritable;
 use super::field::name_bytes;

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use netstate::IfName;
-use netstate::nft::{Family, Field, NetworkFamily, Op, Reject};
+use netstate::nft::{Family, Field, Op, Reject};
+use netstate::{IfName, IpFamily};
 
 use super::expression::{Expression, base, ct, meta};
 
@@ -16,22 +16,22 @@ pub(super) const RTN_LOCAL: u32 = 2;
 pub(super) const RANDOM_FULLY: u32 = 0x10;
 
 /// The network protocol that every packet of a table has.
-pub(super) const fn known_from(family: Family) -> Option<NetworkFamily> {
+pub(super) const fn known_from(family: Family) -> Option<IpFamily> {
     match family {
-        Family::Ip => Some(NetworkFamily::Ip),
-        Family::Ip6 => Some(NetworkFamily::Ip6),
+        Family::Ip => Some(IpFamily::V4),
+        Family::Ip6 => Some(IpFamily::V6),
         Family::Inet | Family::Bridge => None,
     }
 }
 
 /// The two instructions that let only packets of `wanted` go on, in a table that sees both.
-pub(super) fn guard(family: Family, wanted: NetworkFamily) -> [Expression; 2] {
+pub(super) fn guard(family: Family, wanted: IpFamily) -> [Expression; 2] {
     let (key, data) = match (family, wanted) {
         // The frame's EtherType, in network order.
-        (Family::Bridge, NetworkFamily::Ip) => (meta::PROTOCOL, vec![0x08, 0x00]),
-        (Family::Bridge, NetworkFamily::Ip6) => (meta::PROTOCOL, vec![0x86, 0xdd]),
-        (_, NetworkFamily::Ip) => (meta::NFPROTO, vec![Family::Ip.number()]),
-        (_, NetworkFamily::Ip6) => (meta::NFPROTO, vec![Family::Ip6.number()]),
+        (Family::Bridge, IpFamily::V4) => (meta::PROTOCOL, vec![0x08, 0x00]),
+        (Family::Bridge, IpFamily::V6) => (meta::PROTOCOL, vec![0x86, 0xdd]),
+        (_, IpFamily::V4) => (meta::NFPROTO, vec![Family::Ip.number()]),
+        (_, IpFamily::V6) => (meta::NFPROTO, vec![Family::Ip6.number()]),
     };
     [Expression::Meta { key, to: 0 }, Expression::Compare { from: 0, op: Op::Is, data }]
 }
@@ -47,15 +47,15 @@ pub(super) fn load(field: Field, to: u8) -> Expression {
         // IEEE 802.3 §3.1.1: the receiver's six bytes, then the sender's.
         Field::EtherSaddr => payload(base::LINK, 6, 6),
         // RFC 791 §3.1 and RFC 8200 §3.
-        Field::Saddr(NetworkFamily::Ip) => payload(base::NETWORK, 12, 4),
-        Field::Daddr(NetworkFamily::Ip) => payload(base::NETWORK, 16, 4),
-        Field::Saddr(NetworkFamily::Ip6) => payload(base::NETWORK, 8, 16),
-        Field::Daddr(NetworkFamily::Ip6) => payload(base::NETWORK, 24, 16),
+        Field::Saddr(IpFamily::V4) => payload(base::NETWORK, 12, 4),
+        Field::Daddr(IpFamily::V4) => payload(base::NETWORK, 16, 4),
+        Field::Saddr(IpFamily::V6) => payload(base::NETWORK, 8, 16),
+        Field::Daddr(IpFamily::V6) => payload(base::NETWORK, 24, 16),
         // The same in TCP, UDP and SCTP.
         Field::Sport => payload(base::TRANSPORT, 0, 2),
         Field::Dport => payload(base::TRANSPORT, 2, 2),
         Field::CtOriginalDaddr(family) => {
-            let key = if family == NetworkFamily::Ip { ct::DST_IP } else { ct::DST_IP6 };
+            let key = if family == IpFamily::V4 { ct::DST_IP } else { ct::DST_IP6 };
             Expression::Ct { key, direction: Some(ct::ORIGINAL), to }
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn slots(bytes: usize) -> u8 {
 }
 
 /// The network header that a field is read from, if it is.
-pub(super) const fn header_of(field: Field) -> Option<NetworkFamily> {
+pub(super) const fn header_of(field: Field) -> Option<IpFamily> {
     match field {
         Field::Saddr(family) | Field::Daddr(family) => Some(family),
         _ => None,

@@ -3,13 +3,10 @@
 //! Invariant: a match carries a value of its field's own type, and an address says by itself which network header it is
 //! read from. A port says of which protocol: without it the bytes would mean something else.
 
-use std::fmt;
 use std::ops::BitOr;
 
 use super::{Name, Type};
-use crate::ifname::IfName;
-use crate::ipvs::Protocol;
-use crate::prefix::Prefix;
+use crate::{IfName, IpFamily, Prefix, Protocol};
 
 /// Whether a match asks for equality or for its opposite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,32 +15,6 @@ pub enum Op {
     Is,
     /// Not equal, or outside.
     IsNot,
-}
-
-/// IPv4 or IPv6, where an address does not say it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NetworkFamily {
-    /// IPv4.
-    Ip,
-    /// IPv6.
-    Ip6,
-}
-
-impl NetworkFamily {
-    /// The family of a network.
-    #[must_use]
-    pub fn of(prefix: &Prefix) -> Self {
-        if prefix.is_ipv4() { Self::Ip } else { Self::Ip6 }
-    }
-}
-
-impl fmt::Display for NetworkFamily {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-        })
-    }
 }
 
 /// States of a connection, one or more (NF_CT_STATE_BIT in include/uapi/linux/netfilter/nf_conntrack_common.h).
@@ -94,7 +65,7 @@ pub enum Match {
     /// The mark under a mask: `Mark(op, mask, value)`, `value` without bits outside `mask`.
     Mark(Op, u32, u32),
     /// The network protocol; for tables of family inet.
-    Nfproto(Op, NetworkFamily),
+    Nfproto(Op, IpFamily),
     /// The transport protocol.
     L4Proto(Op, Protocol),
     /// Name of the interface it came in by.
@@ -137,15 +108,15 @@ pub enum Field {
     /// The sender's hardware address; in tables of family bridge, where every packet is an Ethernet frame.
     EtherSaddr,
     /// The source address.
-    Saddr(NetworkFamily),
+    Saddr(IpFamily),
     /// The destination address.
-    Daddr(NetworkFamily),
+    Daddr(IpFamily),
     /// The source port, of whatever transport protocol.
     Sport,
     /// The destination port, of whatever transport protocol.
     Dport,
     /// The destination of the connection's first packet, before any translation.
-    CtOriginalDaddr(NetworkFamily),
+    CtOriginalDaddr(IpFamily),
 }
 
 impl Field {
@@ -159,8 +130,8 @@ impl Field {
             Self::EtherSaddr => Type::EtherAddr,
             Self::Sport | Self::Dport => Type::InetService,
             Self::Saddr(family) | Self::Daddr(family) | Self::CtOriginalDaddr(family) => match family {
-                NetworkFamily::Ip => Type::Ipv4Addr,
-                NetworkFamily::Ip6 => Type::Ipv6Addr,
+                IpFamily::V4 => Type::Ipv4Addr,
+                IpFamily::V6 => Type::Ipv6Addr,
             },
         }
     }

@@ -61,7 +61,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use chain::{BaseChain, Chain, ChainKind, Hook, Policy, priority};
-pub use matching::{CtState, CtStatus, Field, Match, NetworkFamily, Op};
+pub use matching::{CtState, CtStatus, Field, Match, Op};
 pub use name::{InvalidName, Name};
 pub use rule::{Destination, MarkChange, Reject, Rule, Statement, Verdict};
 pub use set::{Data, Datum, Element, ElementKey, Set, SetFlags, SetKind, Type};

@@ -10,8 +10,8 @@ use super::{
     BaseChain, Chain, CtState, CtStatus, Data, Destination, Element, ElementKey, Family, Field, Hook, MarkChange,
     Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Type, Verdict,
 };
-use crate::ipvs::Protocol;
 use crate::prefix::Prefix;
+use crate::{IpFamily, Protocol};
 
 /// The whole table.
 pub(super) fn ruleset(ruleset: &Ruleset) -> String {
@@ -152,7 +152,7 @@ fn matching(condition: &Match) -> String {
         Match::Mark(op, u32::MAX, value) => format!("meta mark {}0x{value:08x}", not(*op)),
         Match::Mark(op, mask, value) => format!("meta mark & 0x{mask:08x} {} 0x{value:08x}", compare(*op)),
         Match::Nfproto(op, family) => {
-            let version = if *family == super::NetworkFamily::Ip { "ipv4" } else { "ipv6" };
+            let version = if *family == IpFamily::V4 { "ipv4" } else { "ipv6" };
             format!("meta nfproto {}{version}", not(*op))
         }
         Match::L4Proto(op, protocol) => format!("meta l4proto {}{protocol}", not(*op)),
@@ -187,8 +187,16 @@ const fn compare(op: Op) -> &'static str {
     }
 }
 
+/// The header's name in expressions.
+const fn header(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ip",
+        IpFamily::V6 => "ip6",
+    }
+}
+
 fn network(prefix: &Prefix) -> &'static str {
-    if prefix.is_ipv4() { "ip" } else { "ip6" }
+    header(prefix.family())
 }
 
 fn address(prefix: &Prefix) -> String {
@@ -224,11 +232,11 @@ fn concatenation(fields: &[Field]) -> String {
         Field::Iifname => "iifname".to_owned(),
         Field::Oifname => "oifname".to_owned(),
         Field::EtherSaddr => "ether saddr".to_owned(),
-        Field::Saddr(family) => format!("{family} saddr"),
-        Field::Daddr(family) => format!("{family} daddr"),
+        Field::Saddr(family) => format!("{} saddr", header(*family)),
+        Field::Daddr(family) => format!("{} daddr", header(*family)),
         Field::Sport => "th sport".to_owned(),
         Field::Dport => "th dport".to_owned(),
-        Field::CtOriginalDaddr(family) => format!("ct original {family} daddr"),
+        Field::CtOriginalDaddr(family) => format!("ct original {} daddr", header(*family)),
     };
     fields.iter().map(field).collect::<Vec<_>>().join(" . ")
 }
@@ -256,7 +264,7 @@ fn dnat(destination: &Destination) -> String {
         Destination::Fixed(addr, None) => format!("dnat to {addr}"),
         Destination::Fixed(addr, Some(port)) => format!("dnat to {}", std::net::SocketAddr::new(*addr, *port)),
         Destination::Map { family, fields, map, port: true } => {
-            format!("dnat {family} to {} map @{map}", concatenation(fields))
+            format!("dnat {} to {} map @{map}", header(*family), concatenation(fields))
         }
         Destination::Map { fields, map, port: false, .. } => format!("dnat to {} map @{map}", concatenation(fields)),
     }
@@ -290,7 +298,7 @@ mod tests {
         ruleset.table.sets.insert(ports.clone(), declared);
         let mut chain = Chain::base(ChainKind::Nat, Hook::Prerouting, priority::DSTNAT, Policy::Accept);
         let fields = vec![Field::L4Proto, Field::Dport];
-        let map = Destination::Map { family: crate::nft::NetworkFamily::Ip, fields, map: ports.clone(), port: true };
+        let map = Destination::Map { family: IpFamily::V4, fields, map: ports.clone(), port: true };
         chain.rules.push(Rule::new().when(Match::DaddrLocal(Op::Is)).then(map));
         ruleset.table.chains.insert(Name::literal("prerouting"), chain);
         let data = vec![Datum::Ipv4(Ipv4Addr::new(172, 7, 21, 3)), Datum::Port(80)];

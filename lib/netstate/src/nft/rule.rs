@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Field, Match, Name, NetworkFamily};
+use super::{Field, Match, Name};
+use crate::IpFamily;
 
 /// A rule: statements that are carried out in order until a match does not hold or a verdict is reached.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -166,7 +167,7 @@ pub enum Destination {
     /// To what a map holds for these fields; nowhere else when it holds nothing.
     Map {
         /// Family of the map's addresses.
-        family: NetworkFamily,
+        family: IpFamily,
         /// The key.
         fields: Vec<Field>,
         /// The map.

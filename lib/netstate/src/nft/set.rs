@@ -7,8 +7,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Name, TableKey, Verdict};
+use crate::Protocol;
 use crate::ifname::IfName;
-use crate::ipvs::Protocol;
 use crate::mac::MacAddr;
 
 /// A declared set or map.

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use netstate::Prefix;
-use netstate::nft::{Field, Match, NetworkFamily, Op};
+use netstate::nft::{Field, Match, Op};
+use netstate::{IpFamily, Prefix};
 
 use super::Recognised;
 use crate::attribute;
@@ -11,7 +11,7 @@ use crate::nft::expression::{Expression, ct};
 use crate::nft::field::{load, mask_bytes};
 
 /// `source or destination address is in a network`.
-pub(super) fn address(list: &[Expression], known: NetworkFamily) -> Recognised {
+pub(super) fn address(list: &[Expression], known: IpFamily) -> Recognised {
     let first = list.first()?;
     for field in [Field::Saddr(known), Field::Daddr(known)] {
         if let Some((op, prefix, length)) = prefix_test(first, &load(field, 0), list.get(1..)?) {
@@ -25,7 +25,7 @@ pub(super) fn address(list: &[Expression], known: NetworkFamily) -> Recognised {
 
 pub(super) fn ct_original(list: &[Expression]) -> Recognised {
     let first = list.first()?;
-    [NetworkFamily::Ip, NetworkFamily::Ip6].into_iter().find_map(|family| {
+    [IpFamily::V4, IpFamily::V6].into_iter().find_map(|family| {
         let (op, prefix, length) = prefix_test(first, &load(Field::CtOriginalDaddr(family), 0), list.get(1..)?)?;
         // The same bytes are an address of the other family too short: the load says which it is.
         Some((Match::CtOriginalDaddr(op, prefix).into(), length))

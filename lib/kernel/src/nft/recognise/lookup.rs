@@ -1,20 +1,18 @@
 //! Recognising keys that are looked up in a set or map.
 
-use netstate::nft::{Destination, Field, Match, Name, NetworkFamily, Op, Statement};
+use netstate::IpFamily;
+use netstate::nft::{Destination, Field, Match, Name, Op, Statement};
 
 use super::{Recognised, network_of};
 use crate::nft::expression::{Expression, Found};
 use crate::nft::field::{load, slots};
 
-pub(super) fn lookup(list: &[Expression], known: Option<NetworkFamily>) -> Recognised {
+pub(super) fn lookup(list: &[Expression], known: Option<IpFamily>) -> Recognised {
     lookup_fields(list, known).map(|(statement, length, _)| (statement, length))
 }
 
 /// Loads of fields side by side, and what is done with the key they make.
-pub(super) fn lookup_fields(
-    list: &[Expression],
-    known: Option<NetworkFamily>,
-) -> Option<(Statement, usize, Vec<Field>)> {
+pub(super) fn lookup_fields(list: &[Expression], known: Option<IpFamily>) -> Option<(Statement, usize, Vec<Field>)> {
     let mut fields = Vec::new();
     let mut slot = 0u8;
     while let Some(field) = list.get(fields.len()).and_then(|expression| field_of(expression, slot, known)) {
@@ -41,7 +39,7 @@ pub(super) fn lookup_fields(
 fn dnat_map(nat: &Expression, fields: Vec<Field>, map: &Name) -> Option<Statement> {
     let Expression::Dnat { family, addr: 0, port } = nat else { return None };
     let family = network_of(&[u8::try_from(*family).ok()?])?;
-    let behind = if family == NetworkFamily::Ip { 1 } else { 4 };
+    let behind = if family == IpFamily::V4 { 1 } else { 4 };
     let port = match port {
         None => false,
         Some(slot) if *slot == behind => true,
@@ -50,7 +48,7 @@ fn dnat_map(nat: &Expression, fields: Vec<Field>, map: &Name) -> Option<Statemen
     Some(Destination::Map { family, fields, map: map.clone(), port }.into())
 }
 
-fn field_of(expression: &Expression, slot: u8, known: Option<NetworkFamily>) -> Option<Field> {
+fn field_of(expression: &Expression, slot: u8, known: Option<IpFamily>) -> Option<Field> {
     let plain = [
         Field::Mark,
         Field::L4Proto,
@@ -59,8 +57,8 @@ fn field_of(expression: &Expression, slot: u8, known: Option<NetworkFamily>) -> 
         Field::EtherSaddr,
         Field::Sport,
         Field::Dport,
-        Field::CtOriginalDaddr(NetworkFamily::Ip),
-        Field::CtOriginalDaddr(NetworkFamily::Ip6),
+        Field::CtOriginalDaddr(IpFamily::V4),
+        Field::CtOriginalDaddr(IpFamily::V6),
     ];
     let addresses = known.into_iter().flat_map(|known| [Field::Saddr(known), Field::Daddr(known)]);
     plain.into_iter().chain(addresses).find(|field| load(*field, slot) == *expression)

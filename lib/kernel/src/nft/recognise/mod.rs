@@ -6,11 +6,8 @@
 mod address;
 mod lookup;
 
-use netstate::IfName;
-use netstate::ipvs::Protocol;
-use netstate::nft::{
-    CtState, CtStatus, Destination, Family, Field, MarkChange, Match, NetworkFamily, Op, Reject, Statement,
-};
+use netstate::nft::{CtState, CtStatus, Destination, Family, Field, MarkChange, Match, Op, Reject, Statement};
+use netstate::{IfName, IpFamily, Protocol};
 
 use self::address::{address, ct_original};
 use self::lookup::{lookup, lookup_fields};
@@ -43,7 +40,7 @@ type Recognised = Option<(Statement, usize)>;
 struct Reader {
     family: Family,
     /// The network protocol that packets which come this far have for sure.
-    known: Option<NetworkFamily>,
+    known: Option<IpFamily>,
 }
 
 impl Reader {
@@ -83,15 +80,14 @@ impl Reader {
     }
 
     /// The protocol that the list begins by asking for, when an address of it is read right behind.
-    fn guarded(&self, list: &[Expression]) -> Option<NetworkFamily> {
-        let wanted = [NetworkFamily::Ip, NetworkFamily::Ip6]
-            .into_iter()
-            .find(|wanted| list.starts_with(&guard(self.family, *wanted)))?;
+    fn guarded(&self, list: &[Expression]) -> Option<IpFamily> {
+        let wanted =
+            [IpFamily::V4, IpFamily::V6].into_iter().find(|wanted| list.starts_with(&guard(self.family, *wanted)))?;
         self.with_addresses(list.get(2..)?, wanted).map(|_| wanted)
     }
 
     /// A statement that reads an address from the network header `known`.
-    fn with_addresses(&self, list: &[Expression], known: NetworkFamily) -> Recognised {
+    fn with_addresses(&self, list: &[Expression], known: IpFamily) -> Recognised {
         address(list, known).or_else(|| {
             let (statement, length, fields) = lookup_fields(list, Some(known))?;
             fields.iter().any(|field| header_of(*field).is_some()).then_some((statement, length))
@@ -206,11 +202,11 @@ fn protocol_of(data: &[u8]) -> Option<Protocol> {
     }
 }
 
-fn network_of(data: &[u8]) -> Option<NetworkFamily> {
+fn network_of(data: &[u8]) -> Option<IpFamily> {
     match data {
         [number] => match Family::from_number(*number)? {
-            Family::Ip => Some(NetworkFamily::Ip),
-            Family::Ip6 => Some(NetworkFamily::Ip6),
+            Family::Ip => Some(IpFamily::V4),
+            Family::Ip6 => Some(IpFamily::V6),
             _ => None,
         },
         _ => None,

@@ -13,7 +13,7 @@ fn p(text: &str) -> Prefix {
 }
 
 fn rules(family: Family) -> Vec<Rule> {
-    use NetworkFamily::{Ip, Ip6};
+    use IpFamily::{V4, V6};
     use Op::{Is, IsNot};
     let ifname = |name: &str| IfName::new(name).unwrap();
     let name = |text| Name::new(text).unwrap();
@@ -32,12 +32,12 @@ fn rules(family: Family) -> Vec<Rule> {
         Match::CtOriginalDaddr(Is, p("192.168.0.10/32")),
         Match::CtOriginalDaddr(IsNot, p("192.168.0.0/17")),
         Match::CtOriginalDaddr(Is, p("fd00::/8")),
-        Match::Lookup(Is, vec![Field::CtOriginalDaddr(Ip6), Field::L4Proto], name("s")),
+        Match::Lookup(Is, vec![Field::CtOriginalDaddr(V6), Field::L4Proto], name("s")),
         Match::Lookup(IsNot, vec![Field::Iifname, Field::Mark], name("s")),
     ];
     for (allowed, low, texts) in [
-        (Family::Ip, Ip, ["172.7.0.0/16", "172.7.0.0/17", "0.0.0.0/0", "10.4.7.21/32"]),
-        (Family::Ip6, Ip6, ["fd00::/48", "fd00::/63", "::/0", "fd00::1/128"]),
+        (Family::Ip, V4, ["172.7.0.0/16", "172.7.0.0/17", "0.0.0.0/0", "10.4.7.21/32"]),
+        (Family::Ip6, V6, ["fd00::/48", "fd00::/63", "::/0", "fd00::1/128"]),
     ] {
         if family == allowed || family == Family::Inet || family == Family::Bridge {
             for text in texts {
@@ -52,8 +52,8 @@ fn rules(family: Family) -> Vec<Rule> {
         conditions.push(Match::Lookup(Is, vec![Field::EtherSaddr], name("macs")));
     }
     if family == Family::Inet {
-        conditions.push(Match::Nfproto(Is, Ip));
-        conditions.push(Match::Nfproto(IsNot, Ip6));
+        conditions.push(Match::Nfproto(Is, V4));
+        conditions.push(Match::Nfproto(IsNot, V6));
     }
     let mut rules: Vec<Rule> =
         conditions.into_iter().map(|condition| Rule::new().when(condition).then(Verdict::Accept)).collect();
@@ -67,9 +67,9 @@ fn rules(family: Family) -> Vec<Rule> {
         Destination::Fixed("172.7.21.3".parse().unwrap(), Some(80)).into(),
         Destination::Fixed("fd00::3".parse().unwrap(), Some(80)).into(),
         Destination::Fixed("fd00::3".parse().unwrap(), None).into(),
-        Destination::Map { family: Ip, fields: fields.clone(), map: name("m"), port: true }.into(),
-        Destination::Map { family: Ip6, fields: fields.clone(), map: name("m"), port: true }.into(),
-        Destination::Map { family: Ip, fields: fields.clone(), map: name("m"), port: false }.into(),
+        Destination::Map { family: V4, fields: fields.clone(), map: name("m"), port: true }.into(),
+        Destination::Map { family: V6, fields: fields.clone(), map: name("m"), port: true }.into(),
+        Destination::Map { family: V4, fields: fields.clone(), map: name("m"), port: false }.into(),
         Statement::Vmap(fields, name("v")),
         Verdict::Jump(name("c")).into(),
         Verdict::Goto(name("c")).into(),
@@ -122,7 +122,7 @@ proptest! {
 #[test]
 fn address_of_the_other_family_is_refused_with_the_reason() {
     let wrong = Rule::new().when(Match::Saddr(Op::Is, p("fd00::/48")));
-    assert_eq!(compile::rule(Family::Ip, &wrong).unwrap_err(), "ip6 address where every packet is ip");
+    assert_eq!(compile::rule(Family::Ip, &wrong).unwrap_err(), "IPv6 address where every packet is IPv4");
     let both = wrong.when(Match::Daddr(Op::Is, p("10.0.0.0/8")));
     assert!(compile::rule(Family::Inet, &both).is_err());
     let mac = Rule::new().when(Match::Lookup(Op::Is, vec![Field::EtherSaddr], Name::literal("macs")));
@@ -131,12 +131,12 @@ fn address_of_the_other_family_is_refused_with_the_reason() {
 
 #[test]
 fn instructions_that_mean_something_else_are_not_taken_for_ours() {
-    let [meta, compare] = guard(Family::Inet, NetworkFamily::Ip);
+    let [meta, compare] = guard(Family::Inet, IpFamily::V4);
     let half_mask = Expression::Bitwise { from: 0, to: 0, mask: vec![0xff, 0, 0xff, 0], xor: vec![0; 4] };
     let address = Expression::Compare { from: 0, op: Op::Is, data: vec![10, 0, 7, 0] };
     for list in [
-        vec![load(Field::Saddr(NetworkFamily::Ip), 0), half_mask, address.clone()],
-        vec![load(Field::Saddr(NetworkFamily::Ip), 1), address],
+        vec![load(Field::Saddr(IpFamily::V4), 0), half_mask, address.clone()],
+        vec![load(Field::Saddr(IpFamily::V4), 1), address],
         vec![Expression::Unknown("limit".to_owned())],
         vec![Expression::Masquerade { flags: 4 }],
         vec![Expression::Fib { flags: 8, result: 1, to: 0 }, compare],
