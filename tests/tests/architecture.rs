@@ -59,14 +59,16 @@ fn forbid(package: &str, crates: &[&str]) -> Result<()> {
 }
 
 fn plugin_reaches_neither_tokio_nor_cluster_nor_tls() -> Result<()> {
-    forbid("cni-plugin", &["tokio", "cluster", "rustls", "clap", "rtnetlink", "netlink_proto"])
+    forbid("cni-plugin", &["tokio", "cluster", "rustls", "clap", "rtnetlink", "netlink_proto"])?;
+    forbid("cni-plugin", &["daemon", "hyper", "prometheus_client", "sd_notify", "tracing_subscriber"])
 }
 
 fn crates_point_downwards_only() -> Result<()> {
     forbid("netstate", &["reconcile", "kernel", "cluster", "nix", "netlink_sys"])?;
     forbid("reconcile", &["netstate", "kernel", "cluster", "nix", "netlink_sys"])?;
-    forbid("kernel", &["cluster", "netd", "ipvs_proxy", "cni_plugin"])?;
-    forbid("cluster", &["netstate", "reconcile", "kernel"])?;
+    forbid("kernel", &["cluster", "daemon", "netd", "ipvs_proxy", "cni_plugin"])?;
+    forbid("cluster", &["netstate", "reconcile", "kernel", "daemon"])?;
+    forbid("daemon", &["netd", "ipvs_proxy", "cni_plugin"])?;
     for program in PROGRAMS {
         let others: Vec<String> = PROGRAMS.iter().filter(|p| **p != program).map(|p| p.replace('-', "_")).collect();
         forbid(program, &others.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -125,7 +127,15 @@ fn programs_execute_no_program() -> Result<()> {
 }
 
 fn unsafe_code_is_in_the_kernel_crate_only() -> Result<()> {
-    for folder in ["netd/src", "cni-plugin/src", "ipvs-proxy/src", "lib/netstate", "lib/reconcile", "lib/cluster/src"] {
+    for folder in [
+        "netd/src",
+        "cni-plugin/src",
+        "ipvs-proxy/src",
+        "lib/netstate",
+        "lib/reconcile",
+        "lib/cluster/src",
+        "lib/daemon/src",
+    ] {
         for (path, text) in sources(folder) {
             ensure!(!code(&text).contains("unsafe"), "{} has unsafe code", path.display());
         }

@@ -1,0 +1,17 @@
+//! What both daemons share.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`flags`] | flags that both command lines have, with their environment |
+//! | [`problem`] | what is wrong with an input |
+//! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
+//! | [`lifecycle`] | signals, the service manager, exit codes |
+//! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
+//!
+//! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
+
+pub mod flags;
+pub mod lifecycle;
+pub mod log;
+pub mod problem;
+pub mod readiness;

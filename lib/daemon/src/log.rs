@@ -1,0 +1,265 @@
+//! The log of a daemon: one subscriber, on standard error, as text or as JSON.
+//!
+//! JSON is one object a line with the names of the Elastic Common Schema (`@timestamp`, `log.level`, `message`,
+//! `service.name`, `error.message`); fields that the schema does not know stand below the program's own name. The
+//! detail changes while the daemon runs: SIGUSR1 adds detail, SIGUSR2 takes it back to what the flags say.
+//!
+//! Invariant: RUST_LOG, when set, says what instead of `--v`, until a signal asks for more.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, layer};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+/// Version of the Elastic Common Schema whose names are used.
+const ECS_VERSION: &str = "8.11.0";
+
+/// Libraries whose debugging would drown ours.
+const QUIET: &str = "netlink_proto=info,h2=info,hyper=info,tower=info,rustls=info";
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Form and detail of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Text or JSON.
+    pub form: Form,
+    /// 0 is normal, 1 adds debugging, 2 and more every step.
+    pub verbosity: u8,
+}
+
+/// The running log.
+#[derive(Debug, Clone)]
+pub struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+    settings: Settings,
+    now: u8,
+}
+
+impl Log {
+    /// Starts the log of `program`, which is at `version`.
+    ///
+    /// # Errors
+    /// When the process has a log already.
+    pub fn start(program: &'static str, version: &'static str, settings: Settings) -> Result<Self, TryInitError> {
+        let initial = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter(settings.verbosity));
+        let (initial, handle) = reload::Layer::new(initial);
+        let lines = layer().with_writer(std::io::stderr);
+        let lines = match settings.form {
+            Form::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
+            Form::Json => lines.event_format(Ecs { program, version }).boxed(),
+        };
+        tracing_subscriber::registry().with(initial).with(lines).try_init()?;
+        Ok(Self { filter: handle, settings, now: settings.verbosity })
+    }
+
+    /// Adds detail: debugging first, then every step.
+    pub fn raise(&mut self) {
+        self.set(self.now.saturating_add(1).min(2));
+    }
+
+    /// Takes the detail back to what the flags say.
+    pub fn restore(&mut self) {
+        self.set(self.settings.verbosity);
+    }
+
+    fn set(&mut self, verbosity: u8) {
+        self.now = verbosity;
+        match self.filter.reload(filter(verbosity)) {
+            Ok(()) => tracing::info!(verbosity, "detail of the log changed"),
+            Err(error) => tracing::warn!(%error, "the detail of the log cannot be changed"),
+        }
+    }
+}
+
+fn filter(verbosity: u8) -> EnvFilter {
+    EnvFilter::new(match verbosity {
+        0 => "info,netlink_proto=warn".to_owned(),
+        1 => format!("debug,{QUIET}"),
+        _ => format!("trace,{QUIET}"),
+    })
+}
+
+/// Formats an event as one JSON object.
+struct Ecs {
+    program: &'static str,
+    version: &'static str,
+}
+
+impl<S, N> FormatEvent<S, N> for Ecs
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let meta = event.metadata();
+        let mut object = Map::new();
+        let mut set = |name: &str, value: Value| {
+            object.insert(name.to_owned(), value);
+        };
+        set("@timestamp", time.into());
+        set("log.level", meta.level().as_str().to_lowercase().into());
+        set("message", fields.message.into());
+        set("ecs.version", ECS_VERSION.into());
+        set("service.name", self.program.into());
+        set("service.version", self.version.into());
+        set("process.pid", std::process::id().into());
+        set("log.logger", meta.target().into());
+        if let Some(error) = fields.error {
+            set("error.message", error);
+        }
+        if !fields.others.is_empty() {
+            set(&self.program.replace('-', "_"), fields.others.into());
+        }
+        writeln!(writer, "{}", Value::Object(object))
+    }
+}
+
+/// The fields of one event.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    error: Option<Value>,
+    others: Map<String, Value>,
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: Value) {
+        match field.name() {
+            "message" => self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+            "error" => self.error = Some(value),
+            name => {
+                self.others.insert(name.to_owned(), value);
+            }
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, format!("{value:?}").into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    impl Lines {
+        fn read(&self) -> Vec<String> {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
+        }
+    }
+
+    #[test]
+    fn json_has_the_names_of_the_elastic_common_schema_and_one_object_a_line() {
+        let lines = Lines::default();
+        let format = Ecs { program: "ipvs-proxy", version: "0.1.0" };
+        let subscriber = Registry::default().with(layer().with_writer(lines.clone()).event_format(format));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(error = %"no route\nto host", rows = 3, dry = false, object = "a", "{} cannot be read", "x");
+        });
+        let lines = lines.read();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let object: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(object["log.level"], "warn");
+        assert_eq!(object["message"], "x cannot be read");
+        assert_eq!(object["error.message"], "no route\nto host");
+        assert_eq!(object["service.name"], "ipvs-proxy");
+        assert_eq!(object["process.pid"], std::process::id());
+        assert_eq!(object["ipvs_proxy"]["rows"], 3);
+        assert_eq!(object["ipvs_proxy"]["dry"], false);
+        let time = object["@timestamp"].as_str().unwrap();
+        assert!(time.ends_with('Z') && time.contains('T'), "{time}");
+    }
+
+    #[test]
+    fn detail_changes_while_running_and_goes_back() {
+        let lines = Lines::default();
+        let (layer_, handle) = reload::Layer::new(filter(0));
+        let subscriber = Registry::default().with(layer_).with(layer().with_writer(lines.clone()).with_ansi(false));
+        tracing::subscriber::with_default(subscriber, || {
+            let mut log = Log { filter: handle, settings: Settings::default(), now: 0 };
+            tracing::debug!("first");
+            log.raise();
+            tracing::debug!("second");
+            tracing::trace!("third");
+            log.raise();
+            tracing::trace!("fourth");
+            log.restore();
+            tracing::debug!("fifth");
+        });
+        let text = lines.read().join("\n");
+        for (word, shown) in [("first", false), ("second", true), ("third", false), ("fourth", true), ("fifth", false)]
+        {
+            assert_eq!(text.contains(word), shown, "{word}: {text}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `Problem`: one thing wrong with an input, with its field and the accepted form.
+//!
+//! Invariant: a reader of inputs collects problems and reports them all at once, so that nobody has to mend one to
+//! learn of the next. The text never carries a secret.
+
+use std::fmt;
+
+/// One thing wrong with a flag, a key of a file or a value of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The field as the operator knows it: `--iface`, `Backend.VNI`.
+    pub field: String,
+    /// What was found, with the offending text unless it is a secret.
+    pub found: String,
+    /// The accepted form; empty when `found` says it already.
+    pub accepted: String,
+}
+
+impl Problem {
+    /// A problem with `field`.
+    pub fn new(field: impl Into<String>, found: impl Into<String>, accepted: impl Into<String>) -> Self {
+        Self { field: field.into(), found: found.into(), accepted: accepted.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.found)?;
+        if self.accepted.is_empty() { Ok(()) } else { write!(f, "; accepted: {}", self.accepted) }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// Everything wrong with one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// Where the input came from: a file, an etcd key, the command line.
+    pub source: String,
+    /// At least one problem.
+    pub list: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.list.len();
+        let noun = if count == 1 { "problem" } else { "problems" };
+        write!(f, "{}: {count} {noun}", self.source)?;
+        self.list.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_stands_on_a_line_of_its_own() {
+        let list = vec![
+            Problem::new("--store", "\"disk\" is unknown", "etcd or local"),
+            Problem::new("--iface", "no interface \"eth9\"", ""),
+        ];
+        let problems = Problems { source: "command line".to_owned(), list };
+        let text = "command line: 2 problems\n  --store: \"disk\" is unknown; accepted: etcd or local\n  --iface: no interface \"eth9\"";
+        assert_eq!(problems.to_string(), text);
+    }
+}
