@@ -1,0 +1,175 @@
+//! `tests/setup` installs whatever the tests, the lab and its scripts execute.
+//!
+//! The sources are read for the programs they name; the table below says which package brings each, and dpkg is asked whether it is true.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod executed;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+
+/// Packages that a minimal Debian has: `Essential: yes` or `Priority: required`.
+const ALWAYS_THERE: [(&str, &str); 14] = [
+    ("apt", "apt-get"),
+    ("bash", "bash"),
+    (
+        "coreutils",
+        "cat chmod chroot cp cut date df dirname expand head id install ln ls mkdir mktemp mv nproc numfmt printf pwd readlink realpath rm \
+         rmdir seq sha256sum sha512sum sleep sort stat stty sync tail tee timeout touch tr true uname",
+    ),
+    ("dash", "sh"),
+    ("dpkg", "dpkg dpkg-query"),
+    ("findutils", "find xargs"),
+    ("grep", "grep"),
+    ("hostname", "hostname"),
+    ("mawk", "awk mawk"),
+    ("mount", "mount umount"),
+    ("perl-base", "perl"),
+    ("sed", "sed"),
+    ("tar", "tar"),
+    ("util-linux", "flock nsenter pivot_root setpriv setsid taskset unshare"),
+];
+
+/// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
+const INSTALLED: [(&str, &str); 23] = [
+    ("bc", "bc"),
+    ("binutils", "strip"),
+    ("bison", "bison"),
+    ("bsdutils", "script"),
+    ("conntrack", "conntrack"),
+    ("containerd", "containerd ctr"),
+    ("curl", "curl"),
+    ("etcd-client", "etcdctl"),
+    ("etcd-server", "etcd"),
+    ("flex", "flex"),
+    ("gcc", "gcc"),
+    ("iproute2", "bridge ip tc"),
+    ("iptables", "iptables iptables-legacy iptables-nft iptables-save ip6tables-save"),
+    ("iputils-ping", "ping"),
+    ("ipvsadm", "ipvsadm"),
+    ("kmod", "modprobe"),
+    ("make", "make"),
+    ("nftables", "nft"),
+    ("podman", "podman"),
+    ("procps", "pgrep pkill ps sysctl"),
+    ("strace", "strace"),
+    ("systemd", "systemd-analyze"),
+    ("xz-utils", "xz"),
+];
+
+/// Installed for what no source names as a program, and why.
+const NOT_BY_NAME: [(&str, &str); 9] = [
+    ("busybox-static", "its file becomes the image of a container"),
+    ("conmon", "podman starts it"),
+    ("containernetworking-plugins", "its files below /usr/lib/cni are started by path"),
+    ("crun", "podman starts it"),
+    ("runc", "containerd starts it"),
+    ("libc6-dev", "headers and start files for linking"),
+    ("libprotobuf-dev", "etcd-client's build includes google/protobuf/*.proto"),
+    ("protobuf-compiler", "etcd-client's build starts protoc"),
+    ("util-linux", "unshare and others; named so that a root without it is completed"),
+];
+
+/// Links that a package's installation makes and dpkg does not list.
+const ALTERNATIVES: [&str; 4] = ["awk", "iptables", "iptables-save", "ip6tables-save"];
+
+/// Rust's own programs, which the reader brings (README.md).
+const RUST: [&str; 3] = ["cargo", "cargo-deny", "rustup"];
+
+/// Words that stand where a program would and are none: our own programs, subcommands behind a function that names the program,
+/// names of containers, and a program that no machine has.
+const NO_PROGRAMS: &str = "apply c0 c1 delete early exec holder inspect ipvs-proxy late list load netd netd-cni network no-such-program \
+    old-1 old-2 run switch type web web-1";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn programs_are_read_from_scripts_and_sources() -> Result<()> {
+    executed::check_readers();
+    Ok(())
+}
+
+/// The packages of a step, as the variable of `tests/setup` lists them.
+fn packages(variable: &str) -> Result<BTreeSet<String>> {
+    let script = fs::read_to_string(root().join("tests/setup"))?;
+    let line =
+        script.lines().find_map(|line| line.strip_prefix(&format!("{variable}='"))).context(variable.to_owned())?;
+    Ok(line.trim_end_matches('\'').split_whitespace().map(str::to_owned).collect())
+}
+
+fn provider(program: &str) -> Option<&'static str> {
+    let brings = |(_, programs): &&(&str, &str)| programs.split_whitespace().any(|known| known == program);
+    ALWAYS_THERE.iter().chain(&INSTALLED).find(brings).map(|(package, _)| *package)
+}
+
+fn whatever_is_executed_is_installed() -> Result<()> {
+    let mut installed = packages("build_packages")?;
+    installed.extend(packages("run_packages")?);
+    installed.extend(ALWAYS_THERE.iter().map(|(package, _)| (*package).to_owned()));
+    let mut missing = Vec::new();
+    for (program, places) in executed::everywhere(&root()) {
+        if RUST.contains(&program.as_str()) || NO_PROGRAMS.split_whitespace().any(|word| word == program) {
+            continue;
+        }
+        match provider(&program) {
+            None => missing.push(format!("{program}: no package is known for it; {places:?}")),
+            Some(package) if !installed.contains(package) => {
+                missing.push(format!("{program}: tests/setup does not install {package}; {places:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+    ensure!(missing.is_empty(), "executed, but not installed by `tests/setup build run`:\n{}", missing.join("\n"));
+    Ok(())
+}
+
+fn nothing_is_installed_without_a_reason() -> Result<()> {
+    let executed = executed::everywhere(&root());
+    for package in packages("build_packages")?.union(&packages("run_packages")?) {
+        let by_name = INSTALLED.iter().any(|(known, programs)| {
+            known == package && programs.split_whitespace().any(|program| executed.contains_key(program))
+        });
+        let otherwise = NOT_BY_NAME.iter().any(|(known, _)| known == package);
+        ensure!(by_name || otherwise, "tests/setup installs {package}, and nothing executes a program of it");
+    }
+    Ok(())
+}
+
+/// What dpkg prints; `None` when there is no dpkg or it does not know.
+fn dpkg(args: &[&str]) -> Option<String> {
+    let output = Command::new("dpkg-query").args(args).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn packages_hold_the_programs_that_the_table_says() -> Result<()> {
+    for (package, programs) in ALWAYS_THERE.iter().chain(&INSTALLED) {
+        let Some(files) = dpkg(&["-L", package]) else { continue };
+        for program in programs.split_whitespace().filter(|program| !ALTERNATIVES.contains(program)) {
+            let holds = files.lines().any(|file| file.ends_with(&format!("bin/{program}")));
+            ensure!(holds, "{package} has no {program}");
+        }
+    }
+    for (package, _) in ALWAYS_THERE {
+        let Some(rank) = dpkg(&["-W", "-f", "${Essential} ${Priority}", package]) else { continue };
+        ensure!(rank.contains("yes") || rank.contains("required"), "a minimal Debian need not have {package}: {rank}");
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[],
+        lab::tests![
+            programs_are_read_from_scripts_and_sources,
+            whatever_is_executed_is_installed,
+            nothing_is_installed_without_a_reason,
+            packages_hold_the_programs_that_the_table_says,
+        ],
+    )
+}
