@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing a machine does is visible outside it. `/etc`, `/opt` and `/var` are copy-on-write views of the real
 //! ones, `/run` is empty, `/proc` and `/sys` show the machine's own processes and devices; all of it ends with the last
-//! handle. `/tmp` and the build's folders stay shared with the test.
+//! handle. `/tmp` and the build's folders stay shared with the test. Where that cannot be proved no machine is made.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
 use crate::command::{Command, Output, program_and_args};
+use crate::isolation;
 use crate::keeper::Keeper;
 use crate::namespaces::Namespaces;
 use crate::place::Place;
@@ -40,17 +41,21 @@ impl Host {
     /// Starts a machine that is connected to nothing; its loopback is up and it does not forward.
     ///
     /// # Errors
-    /// When the kernel refuses a namespace or a mount (needs root and overlayfs).
+    /// When the kernel refuses a namespace or a mount (needs root and overlayfs), and where a machine would not be apart from the real
+    /// one: in a chroot.
     pub fn start(name: &str) -> Result<Self> {
         Self::start_at(name, None)
     }
 
     /// Starts a machine that will have this address on an underlay.
     pub(crate) fn start_at(name: &str, address: Option<Ipv4Addr>) -> Result<Self> {
+        isolation::prove_own_root()?;
         let keeper = Keeper::start(name)?;
+        isolation::prove_private_mounts(keeper.pid())?;
         let namespaces = Arc::new(Namespaces::of_process(keeper.pid())?);
         let host = Self { inner: Arc::new(Inner { name: name.to_owned(), address, namespaces, keeper }) };
         host.within(furnish)?.with_context(|| format!("furnish machine {name}"))?;
+        isolation::prove_own_files(host.pid(), &[&COPY_ON_WRITE[..], &["/run"]].concat())?;
         host.run(&["ip", "link", "set", "lo", "up"])?;
         Ok(host)
     }
@@ -116,13 +121,17 @@ impl Host {
         fs::read_to_string(self.path(path)).with_context(|| format!("read {} of {}", path.display(), self.name()))
     }
 
-    /// Writes a file of the machine, with the folders above it.
+    /// Writes a file of the machine, with the folders above it. A symbolic link in its place is replaced: it may lead out of the machine,
+    /// to a program under test.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Result<()> {
         let path = path.as_ref();
         let outside = self.path(path);
+        if outside.is_symlink() {
+            fs::remove_file(&outside).with_context(|| format!("replace the link {}", path.display()))?;
+        }
         let written = outside.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&outside, content));
         written.with_context(|| format!("write {} of {}", path.display(), self.name()))
     }

@@ -65,6 +65,7 @@ mod etcd;
 mod evidence;
 pub mod harness;
 mod host;
+mod isolation;
 mod keeper;
 pub mod lab_kernel;
 mod namespaces;

@@ -191,6 +191,63 @@ fn killed_test_leaves_nothing_behind() -> Result<()> {
     })
 }
 
+/// Starts this program as `CHROOTED` in a chroot below a mount namespace of its own: `DIR` once as a mount point, once as a folder.
+const IN_A_CHROOT: &str = r#"
+set -eu
+mount -t tmpfs tmpfs "$DIR"
+mkdir "$DIR/point" "$DIR/folder"
+mount --rbind / "$DIR/point"
+for entry in /*; do
+  if [ -L "$entry" ]; then cp -a "$entry" "$DIR/folder/"; continue; fi
+  [ -d "$entry" ] || continue
+  mkdir "$DIR/folder$entry"
+  mount --rbind "$entry" "$DIR/folder$entry"
+done
+chroot "$DIR/$KIND" "$PROGRAM"
+"#;
+
+fn machine_that_would_not_be_apart_is_refused_before_it_writes() -> Result<()> {
+    for kind in ["point", "folder"] {
+        let folder = tempfile::tempdir()?;
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", IN_A_CHROOT])
+            .env("DIR", folder.path())
+            .env("KIND", kind)
+            .env("PROGRAM", std::env::current_exe()?)
+            .env(CHROOTED, "1")
+            .output()
+            .context("start a chroot")?;
+        let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+        ensure!(stdout.contains("refused: this process runs in a chroot"), "{kind}: {stdout}{stderr}");
+        ensure!(!fs::exists(CHROOT_PROBE)?, "{kind}: the machine wrote {CHROOT_PROBE} of the real one");
+    }
+    Ok(())
+}
+
+/// Not a test of its own: what the test above starts in a chroot.
+fn chrooted() -> Result<()> {
+    match Host::start("a") {
+        Err(refusal) => println!("refused: {refusal:#}"),
+        Ok(host) => {
+            host.write(CHROOT_PROBE, "here")?;
+            println!("made a machine, and wrote");
+        }
+    }
+    Ok(())
+}
+
+fn written_file_replaces_a_link_that_leads_out_of_the_machine() -> Result<()> {
+    let host = Host::start("a")?;
+    let outside = tempfile::NamedTempFile::new()?;
+    fs::write(outside.path(), "a built program")?;
+    let target = outside.path().to_str().context("a path of UTF-8")?;
+    host.run(&["ln", "-s", target, "/opt/linked"])?;
+    host.write("/opt/linked", "a script")?;
+    ensure!(fs::read_to_string(outside.path())? == "a built program", "the file behind the link was overwritten");
+    ensure!(host.read("/opt/linked")? == "a script");
+    Ok(())
+}
+
 /// Processes that live in one of these PID namespaces.
 fn inhabitants(spaces: &[String]) -> Result<Vec<String>> {
     let mut found = Vec::new();
@@ -229,6 +286,10 @@ fn never_reached() -> Result<()> {
 
 /// Makes this program run `never_reached` with a need that is not met.
 const HOPELESS: &str = "LAB_TEST_HOPELESS";
+/// Makes this program try to make a machine and to write into it.
+const CHROOTED: &str = "LAB_TEST_CHROOTED";
+/// What it would write; a machine has an /opt of its own.
+const CHROOT_PROBE: &str = "/opt/lab-probe-of-a-chroot";
 /// Makes this program the victim of `killed_test_leaves_nothing_behind`.
 const VICTIM: &str = "LAB_TEST_VICTIM";
 
@@ -236,6 +297,9 @@ fn main() -> ExitCode {
     if std::env::var_os(VICTIM).is_some() {
         eprintln!("lab: the victim ended by itself: {:?}", victim());
         return ExitCode::FAILURE;
+    }
+    if std::env::var_os(CHROOTED).is_some() {
+        return if chrooted().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if std::env::var_os(HOPELESS).is_some() {
         return lab::harness::main(&[Need::VirtualTime], lab::tests![never_reached]);
@@ -252,6 +316,8 @@ fn main() -> ExitCode {
             process_log_is_followed_and_exit_is_told,
             dropped_process_ends_at_once_with_its_children,
             killed_test_leaves_nothing_behind,
+            machine_that_would_not_be_apart_is_refused_before_it_writes,
+            written_file_replaces_a_link_that_leads_out_of_the_machine,
             test_that_cannot_run_is_never_counted_as_passed,
             three_etcd_members_survive_the_loss_of_one,
             echo_server_tells_its_name_and_whom_it_saw,
