@@ -16,6 +16,5 @@ pub mod choose;
 pub mod command;
 pub mod format;
 pub mod plan;
-pub mod problem;
 pub mod run;
 pub mod source;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cluster::ConfigError;
+use cluster::Problem;
 use cluster::etcd::{self, Client, Prefix};
 use kernel::ipvs::Timeouts;
 use netstate::Prefix as Network;
@@ -38,7 +38,7 @@ pub struct Config {
 
 /// Everything wrong with the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<ConfigError>);
+pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,12 +52,12 @@ impl std::error::Error for Problems {}
 /// Collects problems while everything is read.
 #[derive(Default)]
 struct Reader {
-    problems: Vec<ConfigError>,
+    problems: Vec<Problem>,
 }
 
 impl Reader {
     fn problem(&mut self, field: &'static str, message: String, accepted: &'static str) {
-        self.problems.push(ConfigError { field, message, accepted });
+        self.problems.push(Problem::new(field, message, accepted));
     }
 
     fn network(&mut self, field: &'static str, text: Option<&str>) -> Option<Network> {
@@ -202,8 +202,8 @@ mod tests {
         Config::read(&Invocation::try_parse_from(words).unwrap().flags, "HDSS7-21.host.com", 1)
     }
 
-    fn fields(words: &[&str]) -> Vec<&'static str> {
-        read(words).map_or_else(|problems| problems.0.iter().map(|p| p.field).collect(), |_| Vec::new())
+    fn fields(words: &[&str]) -> Vec<String> {
+        read(words).map_or_else(|problems| problems.0.into_iter().map(|p| p.field).collect(), |_| Vec::new())
     }
 
     const GOOD: [&str; 2] = ["--etcd-endpoints=http://10.4.7.12:2379", "--cluster-cidr=172.7.0.0/16"];

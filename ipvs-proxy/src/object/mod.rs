@@ -10,6 +10,7 @@ pub mod slice;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use cluster::Problem;
 use serde_json::Value;
 
 /// Namespace and name of an object.
@@ -33,18 +34,6 @@ impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
-}
-
-/// One thing wrong with an object.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {found}; accepted: {accepted}")]
-pub struct Problem {
-    /// Path of the field: `spec.ports[0].port`.
-    pub field: String,
-    /// What stands there.
-    pub found: String,
-    /// The accepted form.
-    pub accepted: &'static str,
 }
 
 /// A place in an object: a value, or its absence, and the path that leads there.
@@ -79,7 +68,7 @@ impl<'a> Field<'a> {
     pub fn problem(&self, accepted: &'static str) -> Problem {
         let found = self.value.map_or_else(|| "missing".to_owned(), |value| shortened(&value.to_string()));
         let field = if self.path.is_empty() { "(the object)".to_owned() } else { self.path.clone() };
-        Problem { field, found, accepted }
+        Problem::new(field, found, accepted)
     }
 
     /// A text; `None` when absent.

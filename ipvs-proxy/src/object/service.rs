@@ -5,10 +5,11 @@
 
 use std::net::IpAddr;
 
+use cluster::Problem;
 use netstate::Protocol;
 use serde_json::Value;
 
-use crate::object::{Field, ObjectName, Problem, object_name};
+use crate::object::{Field, ObjectName, object_name};
 
 /// Label that hands a Service to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";

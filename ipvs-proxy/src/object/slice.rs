@@ -5,11 +5,12 @@
 
 use std::net::IpAddr;
 
+use cluster::Problem;
 use netstate::Protocol;
 use serde_json::Value;
 
 use crate::object::service::{expect_kind, is_unusable, protocol};
-use crate::object::{Field, ObjectName, Problem, object_name};
+use crate::object::{Field, ObjectName, object_name};
 
 /// Label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -94,10 +94,9 @@ fn networks(config: &Config) -> anyhow::Result<Networks> {
     if overlaps.is_empty() {
         return Ok(networks);
     }
-    let problem = |overlap: &crate::plan::networks::Overlap| cluster::ConfigError {
-        field: "cluster-cidr, --service-cidr",
-        message: overlap.to_string(),
-        accepted: "networks of Pods, Services and nodes without a common address",
+    let problem = |overlap: &crate::plan::networks::Overlap| {
+        let accepted = "networks of Pods, Services and nodes without a common address";
+        cluster::Problem::new("cluster-cidr, --service-cidr", overlap.to_string(), accepted)
     };
     Err(Problems(overlaps.iter().map(problem).collect()).into())
 }

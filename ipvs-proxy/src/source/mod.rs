@@ -9,13 +9,13 @@ pub mod view;
 use std::path::PathBuf;
 
 use cluster::etcd::{Client, Prefix};
-use cluster::{Event, directory, etcd};
+use cluster::{Event, Problem, directory, etcd};
 use serde_json::Value;
 
+use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
-use crate::object::{ObjectName, Problem};
 
 /// An object that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub fn read(key: &ObjectKey, value: &[u8]) -> Reading {
     };
     if *name != key.name {
         let accepted = "the namespace and name of its key";
-        return Err(Problem { field: "metadata".to_owned(), found: name.to_string(), accepted }.to_string());
+        return Err(Problem::new("metadata", name.to_string(), accepted).to_string());
     }
     Ok(object)
 }

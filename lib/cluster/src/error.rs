@@ -75,18 +75,6 @@ impl ClusterError {
     }
 }
 
-/// One thing wrong with the configuration of a source. All of them are reported at once.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}; accepted: {accepted}")]
-pub struct ConfigError {
-    /// The field as the operator knows it: flannel's flag name without dashes in front.
-    pub field: &'static str,
-    /// What is wrong, with the offending text unless it is a secret.
-    pub message: String,
-    /// The accepted form.
-    pub accepted: &'static str,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,15 +93,5 @@ mod tests {
             "cannot get /coreos.com/network/config at http://10.4.7.12:2379: etcdserver: no leader \
              (will be tried again)"
         );
-    }
-
-    #[test]
-    fn a_configuration_error_names_field_and_accepted_form() {
-        let error = ConfigError {
-            field: "etcd-endpoints",
-            message: "`ftp://x` has no known scheme".into(),
-            accepted: "http://HOST:PORT",
-        };
-        assert_eq!(error.to_string(), "etcd-endpoints: `ftp://x` has no known scheme; accepted: http://HOST:PORT");
     }
 }

@@ -17,6 +17,7 @@
 //! | [`directory`] | a watched directory of Kubernetes manifests |
 //! | [`manifest`] | Kubernetes objects read from YAML or JSON text |
 //! | [`backoff`] | jittered waiting times |
+//! | [`problem`] | what is wrong with an input, in which field, and the accepted form |
 //! | [`error`] | what failed, on which object, where, and whether to try again |
 //!
 //! The Kubernetes API is the third source of the design: `kube` watchers folded into small values, yielding
@@ -29,11 +30,13 @@ pub mod error;
 pub mod etcd;
 pub mod event;
 pub mod manifest;
+pub mod problem;
 pub mod snapshot;
 pub mod source;
 
 pub use backoff::Backoff;
-pub use error::{Class, ClusterError, ConfigError};
+pub use error::{Class, ClusterError};
 pub use event::Event;
+pub use problem::{Problem, Problems};
 pub use snapshot::Snapshot;
 pub use source::Source;

@@ -3,7 +3,6 @@
 //! | module | noun |
 //! |---|---|
 //! | [`flags`] | flags that both command lines have, with their environment |
-//! | [`problem`] | what is wrong with an input |
 //! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
@@ -13,5 +12,6 @@
 pub mod flags;
 pub mod lifecycle;
 pub mod log;
-pub mod problem;
 pub mod readiness;
+
+pub use cluster::problem;

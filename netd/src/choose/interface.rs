@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use netstate::{IfName, Prefix};
 use regex::Regex;
 
-use crate::problem::Problem;
+use cluster::Problem;
 
 /// One interface of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

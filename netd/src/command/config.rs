@@ -15,7 +15,7 @@ use crate::choose::interface::Wanted;
 use crate::choose::subnet::Policy;
 use crate::command::args::{Flags, Unbuilt};
 use crate::plan::Masquerade;
-use crate::problem::{Problem, Problems};
+use cluster::{Problem, Problems};
 
 /// Time to live of a lease in minutes: flannel's 24 hours.
 const LEASE_MINUTES: u32 = 24 * 60;
@@ -132,16 +132,15 @@ fn etcd_store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
         password: given(&flags.etcd_password),
         limits: etcd::Limits::default(),
     };
-    let told = |error: cluster::ConfigError| Problem::new(format!("--{}", error.field), error.message, error.accepted);
     if let Err(errors) = etcd::Client::new(&config, 0) {
-        problems.extend(errors.into_iter().map(told));
+        problems.extend(errors.into_iter().map(|problem| problem.under("--")));
     }
     let prefix = etcd::Prefix::parse("etcd-prefix", &flags.etcd_prefix);
     let renew_margin = renew_margin(&flags.subnet_lease_renew_margin, problems);
     match prefix {
         Ok(prefix) => Some(Store::Etcd { etcd: Box::new(config), prefix, renew_margin: renew_margin? }),
         Err(error) => {
-            problems.push(told(error));
+            problems.push(error.under("--"));
             None
         }
     }

@@ -5,7 +5,7 @@
 
 use crate::format::go_json::Object;
 use crate::format::net_conf::BOOL;
-use crate::problem::Problem;
+use cluster::Problem;
 
 /// flannel's VXLAN network identifier when none is configured.
 const DEFAULT_VNI: u32 = 1;

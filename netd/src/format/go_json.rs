@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::problem::Problem;
+use cluster::Problem;
 
 /// The members that have not been taken yet, in the order of the text.
 #[derive(Debug)]

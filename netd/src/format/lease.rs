@@ -12,7 +12,7 @@ use netstate::{MacAddr, Prefix};
 use serde::Serialize;
 
 use crate::format::go_json::Object;
-use crate::problem::Problem;
+use cluster::Problem;
 
 /// The name of a lease below `subnets/`: `172.7.21.0-24`, or `10.5.1.0-24&fc00:0:0:1::-64` on dual-stack nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

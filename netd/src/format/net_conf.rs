@@ -11,7 +11,7 @@ use netstate::Prefix;
 
 use crate::format::backend;
 use crate::format::go_json::Object;
-use crate::problem::Problem;
+use cluster::Problem;
 
 pub use crate::format::backend::{Backend, Vxlan};
 

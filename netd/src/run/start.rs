@@ -18,9 +18,9 @@ use crate::command::config::{self, Config, Store};
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{Backend, NetConf, Network};
 use crate::plan::{self, LocalNode};
-use crate::problem::{Problem, Problems};
 use crate::source::view::View;
 use crate::source::{Keeper, LeaseStore, Wish};
+use cluster::{Problem, Problems};
 
 /// File in the run-time folder with the names of tunnel devices that are ours, one a line.
 const DEVICES: &str = "devices";
@@ -72,10 +72,7 @@ async fn network(config: &Config, seed: u64) -> Result<(Network, Option<LeaseSto
             Ok((parse(&net_conf.display().to_string(), &text)?, None))
         }
         Store::Etcd { etcd, prefix, renew_margin } => {
-            let problems = |errors: Vec<cluster::ConfigError>| {
-                let list = errors.into_iter().map(|error| Problem::new(error.field, error.message, error.accepted));
-                Problems { source: "etcd".to_owned(), list: list.collect() }
-            };
+            let problems = |list: Vec<Problem>| Problems { source: "etcd".to_owned(), list };
             let client = cluster::etcd::Client::new(etcd, seed).map_err(problems)?;
             let store = LeaseStore::new(client, prefix.clone(), *renew_margin, seed);
             let key = store.config_key();

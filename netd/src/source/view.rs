@@ -201,9 +201,8 @@ impl View {
 /// What is wrong with the key or the value, with the accepted form.
 pub fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
     let key: SubnetKey = key.parse().map_err(|error: crate::format::lease::InvalidSubnetKey| error.to_string())?;
-    let told = |problems: Vec<crate::problem::Problem>| {
-        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
+    let told =
+        |problems: Vec<cluster::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let attrs = LeaseAttrs::parse(value).map_err(told)?;
     Ok(Lease { key, attrs })
 }

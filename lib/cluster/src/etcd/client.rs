@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use super::config::{Config, Limits};
 use super::endpoints::Endpoint;
 use super::fault::fault;
-use crate::error::{Class, ClusterError, ConfigError, Reason};
+use crate::Problem;
+use crate::error::{Class, ClusterError, Reason};
 
 /// A handle on the cluster; clones share connections and the choice of member.
 #[derive(Clone)]
@@ -42,7 +43,7 @@ impl Client {
     ///
     /// # Errors
     /// Everything that is wrong with the configuration, each with its field.
-    pub fn new(config: &Config, seed: u64) -> Result<Self, Vec<ConfigError>> {
+    pub fn new(config: &Config, seed: u64) -> Result<Self, Vec<Problem>> {
         let mut errors = Vec::new();
         let endpoints = Endpoint::parse_list(&config.endpoints, config.files().any()).unwrap_or_else(|found| {
             errors.extend(found);

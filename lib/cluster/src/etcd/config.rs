@@ -11,7 +11,7 @@ use etcd_client::ConnectOptions;
 
 use super::endpoints::Endpoint;
 use super::tls;
-use crate::ConfigError;
+use crate::Problem;
 
 /// How to reach etcd, as the operator typed it. Field names in errors are flannel's flags.
 #[derive(Clone, Default)]
@@ -81,7 +81,7 @@ impl Config {
         tls::Files::new(self.ca_file.as_deref(), self.cert_file.as_deref(), self.key_file.as_deref())
     }
 
-    fn user(&self, errors: &mut Vec<ConfigError>) -> Option<(String, String)> {
+    fn user(&self, errors: &mut Vec<Problem>) -> Option<(String, String)> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         match (given(&self.username), given(&self.password)) {
             (Some(name), Some(password)) => Some((name, password)),
@@ -98,7 +98,7 @@ impl Config {
     }
 
     /// What every connection is made with; problems are added to `errors`.
-    pub(super) fn options(&self, endpoints: &[Endpoint], errors: &mut Vec<ConfigError>) -> ConnectOptions {
+    pub(super) fn options(&self, endpoints: &[Endpoint], errors: &mut Vec<Problem>) -> ConnectOptions {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(self.limits.connect)
             .with_keep_alive(self.limits.keep_alive, self.limits.keep_alive_answer)
@@ -116,18 +116,18 @@ impl Config {
                 Err(found) => errors.extend(found),
             }
         } else if self.files().any() && !endpoints.is_empty() {
-            errors.push(ConfigError {
-                field: "etcd-endpoints",
-                message: "TLS files are given, but the members are http".into(),
-                accepted: "https://HOST:PORT with etcd-cafile",
-            });
+            errors.push(Problem::new(
+                "etcd-endpoints",
+                "TLS files are given, but the members are http",
+                "https://HOST:PORT with etcd-cafile",
+            ));
         }
         options
     }
 }
 
-fn missing(field: &'static str, message: &str) -> ConfigError {
-    ConfigError { field, message: message.into(), accepted: "both or neither of etcd-username and etcd-password" }
+fn missing(field: &'static str, message: &str) -> Problem {
+    Problem::new(field, message, "both or neither of etcd-username and etcd-password")
 }
 
 #[cfg(test)]
@@ -135,10 +135,10 @@ mod tests {
     use super::super::client::Client;
     use super::*;
 
-    fn fields(config: &Config) -> Vec<&'static str> {
+    fn fields(config: &Config) -> Vec<String> {
         match Client::new(config, 1) {
             Ok(_) => Vec::new(),
-            Err(errors) => errors.iter().map(|error| error.field).collect(),
+            Err(errors) => errors.iter().map(|error| error.field.to_string()).collect(),
         }
     }
 

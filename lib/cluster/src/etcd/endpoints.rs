@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::ConfigError;
+use crate::Problem;
 
 /// One member: `http://10.4.7.12:2379` or `https://...`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Every entry that is not of the accepted form, and an empty list.
-    pub fn parse_list(text: &str, with_tls: bool) -> Result<Vec<Self>, Vec<ConfigError>> {
+    pub fn parse_list(text: &str, with_tls: bool) -> Result<Vec<Self>, Vec<Problem>> {
         let mut endpoints = Vec::new();
         let mut errors = Vec::new();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -82,8 +82,8 @@ fn is_host(host: &str) -> bool {
     !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
 }
 
-fn refuse(message: String) -> ConfigError {
-    ConfigError { field: FIELD, message, accepted: ACCEPTED }
+fn refuse(message: String) -> Problem {
+    Problem::new(FIELD, message, ACCEPTED)
 }
 
 impl fmt::Display for Endpoint {

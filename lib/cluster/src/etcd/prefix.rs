@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::ConfigError;
+use crate::Problem;
 
 /// A folder such as `/coreos.com/network` or `/coreos.com/network/subnets`, kept without trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,9 +20,9 @@ impl Prefix {
     ///
     /// # Errors
     /// When nothing is left, or a name is `.` or `..`; `field` is named in the error.
-    pub fn parse(field: &'static str, text: &str) -> Result<Self, ConfigError> {
+    pub fn parse(field: &'static str, text: &str) -> Result<Self, Problem> {
         let names: Vec<&str> = text.split('/').filter(|name| !name.is_empty()).collect();
-        let refuse = |message: String| Err(ConfigError { field, message, accepted: ACCEPTED });
+        let refuse = |message: String| Err(Problem::new(field, message, ACCEPTED));
         if names.is_empty() {
             return refuse(format!("`{text}` names no folder"));
         }
@@ -94,7 +94,7 @@ mod tests {
         for typed in ["", "/", "//", "/a/../b", "./a"] {
             let error = Prefix::parse("etcd-prefix", typed).unwrap_err();
             assert_eq!(error.field, "etcd-prefix");
-            assert!(error.message.contains(typed), "{error}");
+            assert!(error.found.contains(typed), "{error}");
         }
     }
 

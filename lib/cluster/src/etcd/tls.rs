@@ -13,7 +13,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::ConfigError;
+use crate::Problem;
 
 const CA: &str = "etcd-cafile";
 const CERT: &str = "etcd-certfile";
@@ -41,7 +41,7 @@ impl Files {
     }
 
     /// Reads and checks the files for members spoken to over TLS.
-    pub(super) fn load(&self) -> Result<TlsOptions, Vec<ConfigError>> {
+    pub(super) fn load(&self) -> Result<TlsOptions, Vec<Problem>> {
         install_provider();
         let mut errors = Vec::new();
         let Some(ca) = &self.ca else {
@@ -62,7 +62,7 @@ impl Files {
         }
     }
 
-    fn identity(&self, errors: &mut Vec<ConfigError>) -> Option<Identity> {
+    fn identity(&self, errors: &mut Vec<Problem>) -> Option<Identity> {
         match (&self.cert, &self.key) {
             (None, None) => None,
             (Some(_), None) => {
@@ -86,7 +86,7 @@ impl Files {
     }
 }
 
-fn read_certificates(field: &'static str, path: &Path, errors: &mut Vec<ConfigError>) -> Option<Vec<u8>> {
+fn read_certificates(field: &'static str, path: &Path, errors: &mut Vec<Problem>) -> Option<Vec<u8>> {
     let pem = read(field, path, ACCEPTED_CERT, errors)?;
     let problem = match certificates(&pem) {
         Ok(found) if found.is_empty() => "holds no certificate".to_owned(),
@@ -113,7 +113,7 @@ fn belong_together(cert: &[u8], key: &[u8]) -> Result<(), String> {
         .map_err(|error| format!("does not belong to {CERT}: {error}"))
 }
 
-fn read_key(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Vec<u8>> {
+fn read_key(path: &Path, errors: &mut Vec<Problem>) -> Option<Vec<u8>> {
     let pem = read(KEY, path, ACCEPTED_KEY, errors)?;
     if PrivateKeyDer::from_pem_slice(&pem).is_ok() {
         return Some(pem);
@@ -123,14 +123,14 @@ fn read_key(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Vec<u8>> {
     None
 }
 
-fn read(field: &'static str, path: &Path, accepted: &'static str, errors: &mut Vec<ConfigError>) -> Option<Vec<u8>> {
+fn read(field: &'static str, path: &Path, accepted: &'static str, errors: &mut Vec<Problem>) -> Option<Vec<u8>> {
     std::fs::read(path)
         .map_err(|error| errors.push(refuse(field, format!("{}: {error}", path.display()), accepted)))
         .ok()
 }
 
-fn refuse(field: &'static str, message: String, accepted: &'static str) -> ConfigError {
-    ConfigError { field, message, accepted }
+fn refuse(field: &'static str, message: String, accepted: &'static str) -> Problem {
+    Problem::new(field, message, accepted)
 }
 
 /// A provider that is installed already stays: the program chose it.
@@ -160,14 +160,14 @@ mod tests {
             Self { dir }
         }
 
-        fn fields(&self, ca: Option<&str>, cert: Option<&str>, key: Option<&str>) -> Vec<&'static str> {
+        fn fields(&self, ca: Option<&str>, cert: Option<&str>, key: Option<&str>) -> Vec<String> {
             let path = |name: &str| self.dir.path().join(name);
             let files = Files { ca: ca.map(path), cert: cert.map(path), key: key.map(path) };
             match files.load() {
                 Ok(_) => Vec::new(),
                 Err(errors) => {
                     assert!(!format!("{errors:?}").contains("SECRET-WORD"));
-                    errors.iter().map(|error| error.field).collect()
+                    errors.iter().map(|error| error.field.to_string()).collect()
                 }
             }
         }

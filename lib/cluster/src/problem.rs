@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-/// One thing wrong with a flag, a key of a file or a value of the store.
+/// One thing wrong with a flag, a file, a key or value of a store, or an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The field as the operator knows it: `--iface`, `Backend.VNI`.
+    /// The field as the operator knows it: `--iface`, `Backend.VNI`, `spec.ports[0].port`.
     pub field: String,
     /// What was found, with the offending text unless it is a secret.
     pub found: String,
@@ -20,6 +20,12 @@ impl Problem {
     /// A problem with `field`.
     pub fn new(field: impl Into<String>, found: impl Into<String>, accepted: impl Into<String>) -> Self {
         Self { field: field.into(), found: found.into(), accepted: accepted.into() }
+    }
+
+    /// The same problem one level further out: `prefix` stands before the field.
+    #[must_use]
+    pub fn under(self, prefix: &str) -> Self {
+        Self { field: format!("{prefix}{}", self.field), ..self }
     }
 }
 
@@ -65,5 +71,11 @@ mod tests {
         let problems = Problems { source: "command line".to_owned(), list };
         let text = "command line: 2 problems\n  --store: \"disk\" is unknown; accepted: etcd or local\n  --iface: no interface \"eth9\"";
         assert_eq!(problems.to_string(), text);
+    }
+
+    #[test]
+    fn a_problem_further_out_names_the_whole_field() {
+        let problem = Problem::new("etcd-endpoints", "`ftp://x` has no known scheme", "http://HOST:PORT").under("--");
+        assert_eq!(problem.to_string(), "--etcd-endpoints: `ftp://x` has no known scheme; accepted: http://HOST:PORT");
     }
 }
