@@ -92,6 +92,13 @@ impl Writer {
     }
 }
 
+/// Appends to a body that stands already.
+pub(crate) fn append(body: &mut Vec<u8>, fill: impl FnOnce(&mut Writer)) {
+    let mut writer = Writer::behind(std::mem::take(body));
+    fill(&mut writer);
+    *body = writer.finish();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,6 +75,9 @@ pub enum Cause {
         /// What it answered.
         source: io::Error,
     },
+    /// Something that only a person can change stands in the way.
+    #[error("{0}")]
+    Obstacle(String),
     /// The kernel answered something else than what was asked for.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
@@ -138,6 +141,7 @@ impl Classify for KernelError {
     fn class(&self) -> RetryClass {
         match (&self.cause, self.errno()) {
             (Cause::Missing(_), _) => RetryClass::Wait,
+            (Cause::Obstacle(_), _) => RetryClass::Refuse,
             // Unreachable next hops and absent or downed links change with the next link or address event.
             (_, Some(libc::ENODEV | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN)) => RetryClass::Wait,
             (_, Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EROFS)) => {

@@ -785,114 +785,6 @@ fn stream_tells_of_every_change_by_others() {
     });
 }
 
-const DOCKER: &str = "
-table ip filter {
-    chain FORWARD {
-        type filter hook forward priority 0; policy drop;
-        iifname \"docker0\" counter accept
-        ip saddr 172.17.0.0/16 accept comment \"docker\"
-    }
-    chain INPUT {
-        type filter hook input priority 0; policy drop;
-    }
-}
-table inet strict {
-    chain f {
-        type filter hook forward priority 10; policy drop;
-    }
-}
-table ip6 filter {
-    chain FORWARD {
-        type filter hook forward priority 0; policy accept;
-    }
-}
-";
-
-fn foreign_drop_policy_is_found_accepted_in_and_found_again() {
-    nft_load(DOCKER);
-    let mut conversation = Nft::open().unwrap();
-    let own = BTreeSet::from([table_key(Family::Ip, "netd")]);
-    let pods = p("172.7.0.0/16");
-    let found = conversation.forward_drops(&own, "netd: Pods").unwrap();
-    let places: Vec<String> = found.iter().map(|found| format!("{} {}", found.table, found.chain)).collect();
-    assert_eq!(places, ["ip filter FORWARD", "inet strict f"]);
-    assert!(found.iter().all(|found| found.accepted.is_empty()));
-
-    let networks = BTreeSet::from([pods]);
-    let done = conversation.accept_forwarded(&own, "netd: Pods", &networks).unwrap();
-    assert!(done.iter().all(|chain| chain.accepted == networks), "{done:?}");
-    assert_eq!(conversation.forward_drops(&own, "netd: Pods").unwrap(), done);
-    let text = nft("list chain ip filter FORWARD");
-    let rules: Vec<&str> = text.lines().map(str::trim).skip(3).take(3).collect();
-    assert!(rules[..2].contains(&"ip saddr 172.7.0.0/16 accept comment \"netd: Pods\""), "{text}");
-    assert!(rules[..2].contains(&"ip daddr 172.7.0.0/16 accept comment \"netd: Pods\""), "{text}");
-    assert!(rules[2].starts_with("iifname \"docker0\""), "ours come first: {text}");
-
-    // Nothing to do costs no transaction.
-    let generation = conversation.generation().unwrap();
-    conversation.accept_forwarded(&own, "netd: Pods", &networks).unwrap();
-    assert_eq!(conversation.generation().unwrap(), generation);
-
-    // Docker starts again: the chain is flushed, and filled without us.
-    nft("flush chain ip filter FORWARD");
-    let found = conversation.forward_drops(&own, "netd: Pods").unwrap();
-    assert_eq!(found.iter().map(|chain| chain.accepted.len()).collect::<Vec<_>>(), [0, 1]);
-    conversation.accept_forwarded(&own, "netd: Pods", &networks).unwrap();
-    assert!(nft("list chain ip filter FORWARD").contains("ip saddr 172.7.0.0/16 accept"));
-
-    // Another network instead, then none: nothing of ours is left, all of theirs is.
-    let other = BTreeSet::from([p("10.244.0.0/16"), p("fd00::/48")]);
-    let done = conversation.accept_forwarded(&own, "netd: Pods", &other).unwrap();
-    assert_eq!(done[0].accepted, BTreeSet::from([p("10.244.0.0/16")]), "an IPv4 table sees no IPv6");
-    assert_eq!(done[1].accepted, other);
-    assert!(!nft("list ruleset").contains("172.7.0.0"));
-    nft("flush ruleset");
-    nft_load(DOCKER);
-    let before = nft("list ruleset");
-    conversation.accept_forwarded(&own, "netd: Pods", &networks).unwrap();
-    conversation.accept_forwarded(&own, "netd: Pods", &BTreeSet::new()).unwrap();
-    assert_eq!(nft("list ruleset"), before);
-}
-
-fn chain_of_iptables_stays_one_that_iptables_reads() {
-    sh("iptables-nft", &["-P", "FORWARD", "DROP"]);
-    sh("iptables-nft", &["-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT"]);
-    let networks = BTreeSet::from([p("172.7.0.0/16"), p("172.8.0.0/17")]);
-    let mut conversation = Nft::open().unwrap();
-    conversation.accept_forwarded(&BTreeSet::new(), "netd: Pods", &networks).unwrap();
-    let text = sh("iptables-nft", &["-S", "FORWARD"]);
-    let mut lines: Vec<&str> = text.lines().collect();
-    lines[1..5].sort_unstable();
-    assert_eq!(
-        lines,
-        [
-            "-P FORWARD DROP",
-            "-A FORWARD -d 172.7.0.0/16 -m comment --comment \"netd: Pods\" -j ACCEPT",
-            "-A FORWARD -d 172.8.0.0/17 -m comment --comment \"netd: Pods\" -j ACCEPT",
-            "-A FORWARD -s 172.7.0.0/16 -m comment --comment \"netd: Pods\" -j ACCEPT",
-            "-A FORWARD -s 172.8.0.0/17 -m comment --comment \"netd: Pods\" -j ACCEPT",
-            "-A FORWARD -i docker0 -j ACCEPT",
-        ]
-    );
-    // iptables puts its own first again; ours are found behind.
-    sh("iptables-nft", &["-I", "FORWARD", "-o", "docker0", "-j", "ACCEPT"]);
-    let found = conversation.forward_drops(&BTreeSet::new(), "netd: Pods").unwrap();
-    assert_eq!(found[0].accepted, networks);
-    conversation.accept_forwarded(&BTreeSet::new(), "netd: Pods", &BTreeSet::new()).unwrap();
-    let text = sh("iptables-nft", &["-S", "FORWARD"]);
-    assert_eq!(text, "-P FORWARD DROP\n-A FORWARD -o docker0 -j ACCEPT\n-A FORWARD -i docker0 -j ACCEPT\n");
-}
-
-fn rule_of_the_marker_that_somebody_changed_is_made_anew() {
-    nft_load(DOCKER);
-    nft_load("insert rule ip filter FORWARD ip saddr 172.7.0.0/16 drop comment \"netd: Pods\"");
-    let mut conversation = Nft::open().unwrap();
-    conversation.accept_forwarded(&BTreeSet::new(), "netd: Pods", &BTreeSet::from([p("172.7.0.0/16")])).unwrap();
-    let text = nft("list chain ip filter FORWARD");
-    assert!(!text.contains("172.7.0.0/16 drop"), "{text}");
-    assert_eq!(text.matches("netd: Pods").count(), 2, "{text}");
-}
-
 fn main() -> ExitCode {
     macro_rules! cases {
         ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
@@ -923,9 +815,6 @@ fn main() -> ExitCode {
         foreign_rules_and_chains_go_as_they_are_picked_and_nothing_else_does,
         elements_are_removed_by_key_only_while_the_ruleset_is_the_same,
         flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told,
-        foreign_drop_policy_is_found_accepted_in_and_found_again,
-        chain_of_iptables_stays_one_that_iptables_reads,
-        rule_of_the_marker_that_somebody_changed_is_made_anew,
     ]
     .to_vec();
     #[cfg(feature = "watch")]

@@ -13,6 +13,7 @@ use kernel::fdb::Fdbs;
 use kernel::link::Links;
 use kernel::neighbour::Neighbours;
 use kernel::nft;
+use kernel::nft::forward::Forward;
 use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::Event;
@@ -20,7 +21,7 @@ use kernel::{KernelError, Rtnl};
 use netstate::{IfName, LinkKind};
 use reconcile::{Gate, Pass, Reconciler, Stage, Status, pass};
 
-use super::forward::Forward;
+use super::forward;
 use crate::format::net_conf::{Backend, Network};
 use crate::plan::{self, LocalNode, Tables};
 
@@ -34,6 +35,8 @@ pub(super) struct Stages {
     fdb: Reconciler<Fdbs>,
     routes: Reconciler<Routes>,
     forward: Forward,
+    /// Warnings that the log has.
+    reported: Vec<String>,
     ports: Ports,
 }
 
@@ -73,8 +76,8 @@ impl Stages {
             ports.rtnl.insert(rtnl.port()?);
             Ok::<_, KernelError>(rtnl)
         };
-        let (tables, forward) = (nft::Nft::open()?, nft::Nft::open()?);
-        ports.nft.extend([tables.port()?, forward.port()?]);
+        let (tables, foreign) = (nft::Nft::open()?, nft::Nft::open()?);
+        ports.nft.extend([tables.port()?, foreign.port()?]);
         let device = match &network.backend {
             Backend::Vxlan(options) => plan::device(options.vni).ok(),
             Backend::HostGw => None,
@@ -94,7 +97,8 @@ impl Stages {
             neighbours: Reconciler::new("neighbours", Neighbours::new(rtnl()?, device.clone())),
             fdb: Reconciler::new("fdb", Fdbs::new(rtnl()?, device)),
             routes: Reconciler::new("routes", Routes::new(rtnl()?, Box::new(own_route))),
-            forward: Forward::new(forward),
+            forward: Forward::new(foreign, BTreeSet::from([plan::TABLE]), forward::MARKER),
+            reported: Vec::new(),
             ports,
         })
     }
@@ -107,7 +111,7 @@ impl Stages {
 
     /// Replaces the desired rows.
     pub(super) fn want(&mut self, tables: Tables) {
-        self.forward.want(tables.forward);
+        self.forward.want(forward::accepts(&tables.forward));
         let known: BTreeSet<_> = self.sysctls.desired().keys().cloned().collect();
         if !tables.sysctls.keys().eq(known.iter()) {
             // The table of parameters lists what it is told to.
@@ -122,7 +126,7 @@ impl Stages {
         self.routes.want_all(tables.routes);
     }
 
-    fn all(&mut self) -> [&mut dyn Stage; 7] {
+    fn all(&mut self) -> [&mut dyn Stage; 8] {
         [
             &mut self.links,
             &mut self.sysctls,
@@ -131,6 +135,7 @@ impl Stages {
             &mut self.neighbours,
             &mut self.fdb,
             &mut self.routes,
+            &mut self.forward,
         ]
     }
 
@@ -147,7 +152,11 @@ impl Stages {
         done.upserted += links.upserted;
         done.failed += links.failed;
         done.errors.extend(links.errors);
-        self.forward.pass(now, &mut done);
+        let warnings = self.warnings();
+        for warning in warnings.iter().filter(|warning| !self.reported.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.reported = warnings;
         done
     }
 
@@ -178,25 +187,22 @@ impl Stages {
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
         self.all().into_iter().for_each(Stage::invalidate);
-        self.forward.invalidate();
     }
 
     /// When the next failed row is due again.
     pub(super) fn next_try(&mut self) -> Option<Duration> {
-        let forward = self.forward.next_try();
-        self.all().iter().filter_map(|stage| stage.next_try()).chain(forward).min()
+        self.all().iter().filter_map(|stage| stage.next_try()).min()
     }
 
     /// Where each table stands.
     pub(super) fn status(&mut self) -> BTreeMap<&'static str, Status> {
-        let forward = ("forward", self.forward.status());
-        self.all().iter().map(|stage| (stage.name(), stage.status())).chain([forward]).collect()
+        self.all().iter().map(|stage| (stage.name(), stage.status())).collect()
     }
 
     /// What an operator should look into.
     #[must_use]
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.forward.warnings()
+        self.forward.denying().iter().map(forward::warning).collect()
     }
 }
 

@@ -194,7 +194,8 @@ impl Expression {
             .collect()
     }
 
-    fn read(element: &[u8]) -> Self {
+    /// Reads one instruction.
+    pub(super) fn read(element: &[u8]) -> Self {
         let name = text(element, EXPR_NAME).unwrap_or_default();
         let data = attribute::find(element, EXPR_DATA).unwrap_or_default();
         Self::read_data(&name, data).unwrap_or(Self::Unknown(name))

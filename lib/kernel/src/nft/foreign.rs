@@ -170,7 +170,7 @@ fn foreign_rule(attributes: &[u8]) -> Option<ForeignRule> {
 }
 
 /// The text of iptables' match `comment` (struct xt_comment_info: 256 bytes).
-fn match_comment(list: &[u8]) -> Option<String> {
+pub(super) fn match_comment(list: &[u8]) -> Option<String> {
     let expressions = attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM);
     expressions.filter(|(_, expression)| text(expression, 1).as_deref() == Some("match")).find_map(|(_, expression)| {
         let data = attribute::find(expression, 2)?;

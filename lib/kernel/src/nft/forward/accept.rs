@@ -1,0 +1,125 @@
+//! `Accept`: packets that shall pass a foreign chain, and the rule that lets them.
+//!
+//! A chain of iptables-nft has to stay one that iptables reads: it knows conditions on addresses and marks as the nft
+//! tool writes them, but connection states only as its own match.
+
+use netstate::nft::{CtState, Family, Match, Op, Rule, TableKey, Verdict};
+use netstate::{Prefix, nft};
+
+use crate::attribute::Writer;
+use crate::nft::compile::{self, Unwritable};
+use crate::nft::expression::Expression;
+use crate::nft::rule;
+use crate::nft::wire::{LIST_ELEM, comment_bytes, put_number};
+
+/// Packets that shall pass.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Accept {
+    /// Sent from the network.
+    From(Prefix),
+    /// Sent to the network.
+    To(Prefix),
+    /// Their mark has these bits.
+    Marked(u32),
+    /// Of connections that are established, or related to one.
+    Established,
+}
+
+impl Accept {
+    /// The condition of the rule, as the nft tool writes it.
+    pub(super) const fn condition(&self) -> Match {
+        match self {
+            Self::From(network) => Match::Saddr(Op::Is, *network),
+            Self::To(network) => Match::Daddr(Op::Is, *network),
+            Self::Marked(bits) => Match::Mark(Op::Is, *bits, *bits),
+            Self::Established => Match::CtState(ESTABLISHED),
+        }
+    }
+
+    /// What a rule with this condition alone accepts.
+    pub(super) fn of(condition: &Match) -> Option<Self> {
+        match condition {
+            Match::Saddr(Op::Is, network) => Some(Self::From(*network)),
+            Match::Daddr(Op::Is, network) => Some(Self::To(*network)),
+            Match::Mark(Op::Is, mask, value) if mask == value => Some(Self::Marked(*mask)),
+            Match::CtState(ESTABLISHED) => Some(Self::Established),
+            _ => None,
+        }
+    }
+
+    /// True when packets of this kind come by chains of `family`.
+    pub(super) fn concerns(&self, family: Family) -> bool {
+        match (self, family) {
+            (Self::From(network) | Self::To(network), Family::Ip) => network.is_ipv4(),
+            (Self::From(network) | Self::To(network), Family::Ip6) => !network.is_ipv4(),
+            _ => true,
+        }
+    }
+
+    /// Writes the rule's instructions and its comment.
+    pub(super) fn write(&self, body: &mut Writer, table: &TableKey, comment: &str) -> Result<(), Unwritable> {
+        let mut rule = Rule::new();
+        let compat = *self == Self::Established && is_of_iptables(table);
+        if !compat {
+            rule = rule.when(self.condition());
+        }
+        let program = compile::rule(table.family, &rule.then(Verdict::Accept))?;
+        body.nest(rule::EXPRESSIONS, |list| {
+            if compat {
+                put_conntrack(list);
+            }
+            program.iter().for_each(|expression: &Expression| expression.write(list));
+        });
+        body.put(rule::USERDATA, &comment_bytes(comment));
+        Ok(())
+    }
+}
+
+const ESTABLISHED: CtState = CtState(CtState::ESTABLISHED.0 | CtState::RELATED.0);
+
+/// True for tables that iptables-nft and ip6tables-nft claim by name.
+fn is_of_iptables(table: &nft::TableKey) -> bool {
+    matches!(table.family, Family::Ip | Family::Ip6)
+        && ["filter", "mangle", "raw", "nat", "security"].contains(&table.name.as_str())
+}
+
+/// enum nft_match_attributes.
+pub(super) const MATCH_NAME: u16 = 1;
+const MATCH_REVISION: u16 = 2;
+pub(super) const MATCH_INFO: u16 = 3;
+/// The match's name.
+pub(super) const CONNTRACK: &str = "conntrack";
+/// Bytes of `struct xt_conntrack_mtinfo3`, aligned to eight (include/uapi/linux/netfilter/xt_conntrack.h).
+const CONNTRACK_SIZE: usize = 168;
+/// Where its match_flags, invert_flags and state_mask stand, of two bytes each.
+const CONNTRACK_FLAGS: usize = 146;
+/// XT_CONNTRACK_STATE, no inversion; XT_CONNTRACK_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED.
+const CONNTRACK_STATES: [u16; 3] = [1, 0, 0x2 | 0x4];
+
+/// Writes `-m conntrack --ctstate RELATED,ESTABLISHED`.
+fn put_conntrack(list: &mut Writer) {
+    list.nest(LIST_ELEM, |element| {
+        element.put_str(1, "match");
+        element.nest(2, |data| {
+            data.put_str(MATCH_NAME, CONNTRACK);
+            put_number(data, MATCH_REVISION, 3);
+            data.put(MATCH_INFO, &conntrack_info());
+        });
+    });
+}
+
+fn conntrack_info() -> Vec<u8> {
+    let mut info = vec![0; CONNTRACK_FLAGS];
+    info.extend(CONNTRACK_STATES.iter().flat_map(|number| number.to_ne_bytes()));
+    info.resize(CONNTRACK_SIZE, 0);
+    info
+}
+
+/// The condition of a match `conntrack` that asks for nothing but these states.
+pub(super) fn conntrack(info: &[u8]) -> Option<Match> {
+    let wanted = conntrack_info();
+    // iptables fills in port ranges that no flag asks for; the flags say what counts.
+    let flags = CONNTRACK_FLAGS..CONNTRACK_FLAGS + 6;
+    (info.len() >= CONNTRACK_SIZE - 8 && info.get(flags.clone()) == wanted.get(flags))
+        .then_some(Match::CtState(ESTABLISHED))
+}

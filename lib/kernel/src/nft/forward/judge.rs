@@ -1,0 +1,214 @@
+//! How a chain of the forward hook ends for a packet that none of its rules has decided, and where an accept belongs.
+//!
+//! Pure. Invariant: the place of an accept has every rule before it that may deny, and behind it nothing but the denial
+//! of everything.
+
+use std::collections::BTreeSet;
+
+use netstate::nft::{Name, Policy};
+
+use super::accept::Accept;
+use super::line::{Effect, Line};
+
+/// Jumps that are followed; iptables and nftables forbid loops, the kernel stops at 16 (NFT_JUMP_STACK_SIZE).
+const DEPTH: u32 = 16;
+
+/// What becomes of a packet that no rule with a condition has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// It passes.
+    Passes,
+    /// It is denied by the rule with this index, or behind the last rule by the policy.
+    Denied(usize),
+    /// It is denied at the end of another chain, whose other rules may still accept or deny it: no place in the base
+    /// chain is behind all denials.
+    DeniedIn(Name),
+}
+
+/// How a chain that is jumped to ends.
+enum Fate {
+    Passes,
+    Accepts,
+    /// It does nothing but deny.
+    Denies,
+    /// Some packets are decided otherwise before all others are denied.
+    DeniesRest,
+}
+
+/// How a base chain ends. `chain` reads another chain of its table.
+pub(super) fn end<E>(
+    policy: Policy,
+    lines: &[Line],
+    chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
+) -> Result<End, E> {
+    let by_policy = |at: usize| if policy == Policy::Drop { End::Denied(at) } else { End::Passes };
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.conditional) {
+        let (name, jump) = match &line.effect {
+            Effect::Nothing | Effect::Unclear => continue,
+            Effect::Accept => return Ok(End::Passes),
+            Effect::Deny => return Ok(End::Denied(at)),
+            Effect::Return => return Ok(by_policy(at)),
+            Effect::Jump(name) => (name, true),
+            Effect::Goto(name) => (name, false),
+        };
+        match (fate(&chain(name)?, chain, DEPTH)?, jump) {
+            (Fate::Passes, true) => {}
+            (Fate::Passes, false) if policy == Policy::Accept => return Ok(End::Passes),
+            (Fate::Accepts, _) => return Ok(End::Passes),
+            (Fate::Denies, _) => return Ok(End::Denied(at)),
+            (Fate::DeniesRest, _) | (Fate::Passes, false) => return Ok(End::DeniedIn(name.clone())),
+        }
+    }
+    Ok(by_policy(lines.len()))
+}
+
+fn fate<E>(lines: &[Line], chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>, depth: u32) -> Result<Fate, E> {
+    let mut pure = true;
+    let denies = |pure: bool| if pure { Fate::Denies } else { Fate::DeniesRest };
+    for line in lines {
+        let (name, jump) = match (&line.effect, line.conditional) {
+            (Effect::Nothing, _) | (Effect::Deny, true) => continue,
+            (Effect::Deny, false) => return Ok(denies(pure)),
+            (Effect::Accept, false) => return Ok(Fate::Accepts),
+            (Effect::Return, false) => return Ok(Fate::Passes),
+            (Effect::Jump(name), false) => (name, true),
+            (Effect::Goto(name), false) => (name, false),
+            (_, true) | (Effect::Unclear, false) => {
+                pure = false;
+                continue;
+            }
+        };
+        let Some(depth) = depth.checked_sub(1) else { return Ok(Fate::Passes) };
+        match fate(&chain(name)?, chain, depth)? {
+            Fate::Passes if jump => pure = false,
+            Fate::Passes => return Ok(Fate::Passes),
+            Fate::Accepts => return Ok(Fate::Accepts),
+            Fate::Denies => return Ok(denies(pure)),
+            Fate::DeniesRest => return Ok(Fate::DeniesRest),
+        }
+    }
+    Ok(Fate::Passes)
+}
+
+/// Before which rule an accept belongs when everything is denied at `denied`: what is accepted is not logged as denied.
+pub(super) fn place(lines: &[Line], denied: usize) -> usize {
+    let before = lines.get(..denied).unwrap_or(lines);
+    let logs = before.iter().rev().take_while(|line| line.effect == Effect::Nothing && !line.ours).count();
+    before.len() - logs
+}
+
+/// What our rules accept, if they stand where they belong: behind everything that may deny, each once.
+pub(super) fn accepted(lines: &[Line], end: &End) -> (BTreeSet<Accept>, bool) {
+    let denied = if let End::Denied(at) = end { *at } else { lines.len() };
+    let ours = || lines.iter().enumerate().filter(|(_, line)| line.ours);
+    let accepts: BTreeSet<Accept> = ours().filter_map(|(_, line)| line.accepts.clone()).collect();
+    let first = ours().map(|(at, _)| at).next().unwrap_or(denied);
+    let behind = lines.get(first..denied).unwrap_or_default();
+    let in_place =
+        ours().all(|(at, _)| at < denied) && ours().count() == accepts.len() && behind.iter().all(Line::is_harmless);
+    (accepts, in_place)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use netstate::nft::{Match, Op};
+
+    use super::*;
+
+    fn line(text: &str) -> Line {
+        let (conditional, rest) = text.strip_prefix("if ").map_or((false, text), |rest| (true, rest));
+        let (ours, rest) = rest.strip_prefix("our ").map_or((false, rest), |rest| (true, rest));
+        let name = |text: &str| Name::new(text).unwrap();
+        let effect = match rest.split_once(' ').unwrap_or((rest, "")) {
+            ("log", _) => Effect::Nothing,
+            ("accept", _) => Effect::Accept,
+            ("deny", _) => Effect::Deny,
+            ("return", _) => Effect::Return,
+            ("jump", chain) => Effect::Jump(name(chain)),
+            ("goto", chain) => Effect::Goto(name(chain)),
+            _ => Effect::Unclear,
+        };
+        let network = "172.7.0.0/16".parse().unwrap();
+        let conditions = if conditional { vec![Match::Saddr(Op::Is, network)] } else { Vec::new() };
+        let accepts = (conditional && effect == Effect::Accept).then_some(Accept::From(network));
+        Line { chain: name("c"), handle: Vec::new(), ours, conditional, effect, conditions, accepts }
+    }
+
+    fn lines(text: &str) -> Vec<Line> {
+        text.split("; ").filter(|part| !part.is_empty()).map(line).collect()
+    }
+
+    fn ends(policy: Policy, text: &str, chains: &[(&str, &str)]) -> End {
+        let chains: BTreeMap<&str, &str> = chains.iter().copied().collect();
+        let mut read = |name: &Name| Ok::<_, Infallible>(lines(chains.get(name.as_str()).copied().unwrap_or_default()));
+        end(policy, &lines(text), &mut read).unwrap()
+    }
+
+    #[test]
+    fn end_of_a_chain_is_its_policy_or_its_first_denial_of_everything() {
+        let denied_in = |name: &str| End::DeniedIn(Name::new(name).unwrap());
+        let ufw: &[(&str, &str)] = &[("before", "if accept; if deny"), ("reject", "log; deny"), ("track", "")];
+        let zones: &[(&str, &str)] = &[("zones", "if goto dmz; goto public"), ("public", "if accept; deny")];
+        for (policy, text, chains, wanted) in [
+            (Policy::Drop, "", &[][..], End::Denied(0)),
+            (Policy::Accept, "if deny; if accept", &[], End::Passes),
+            (Policy::Drop, "if deny; log; if accept", &[], End::Denied(3)),
+            (Policy::Drop, "if deny; accept; deny", &[], End::Passes),
+            (Policy::Accept, "if accept; log; deny; if deny", &[], End::Denied(2)),
+            (Policy::Drop, "if accept; return; if deny", &[], End::Denied(1)),
+            (Policy::Accept, "return; deny", &[], End::Passes),
+            (Policy::Drop, "jump before; jump reject; jump track", ufw, End::Denied(1)),
+            (Policy::Drop, "jump before; jump track", ufw, End::Denied(2)),
+            (Policy::Drop, "if deny; goto track", ufw, denied_in("track")),
+            (Policy::Accept, "goto track; deny", ufw, End::Passes),
+            (Policy::Accept, "if accept; jump zones; deny", zones, denied_in("zones")),
+            (Policy::Drop, "jump all; deny", &[("all", "log; accept")], End::Passes),
+            (
+                Policy::Drop,
+                "jump one",
+                &[("one", "jump two"), ("two", "goto three"), ("three", "deny")],
+                End::Denied(0),
+            ),
+            // Nothing that is not understood decides about everything.
+            (Policy::Drop, "queue; if accept", &[], End::Denied(2)),
+        ] {
+            assert_eq!(ends(policy, text, chains), wanted, "{policy:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn endless_jumps_end() {
+        assert_eq!(ends(Policy::Accept, "jump a", &[("a", "jump b"), ("b", "jump a")]), End::Passes);
+    }
+
+    #[test]
+    fn accept_belongs_behind_every_denial_and_before_the_last_ones_log() {
+        assert_eq!(place(&lines("if deny; log; deny"), 2), 1);
+        assert_eq!(place(&lines("if deny; if log; log"), 3), 1);
+        assert_eq!(place(&lines("jump x; if deny"), 2), 2);
+        assert_eq!(place(&[], 0), 0);
+    }
+
+    #[test]
+    fn own_rules_are_in_place_while_nothing_behind_them_may_deny() {
+        for (text, wanted) in [
+            ("if deny; if our accept", true),
+            ("if deny; if our accept; if accept; log", true),
+            ("if our accept; if deny", false),
+            ("if our accept; jump x", false),
+            ("if our accept; queue", false),
+            ("if our accept; if our accept", false),
+            ("if our deny", false),
+        ] {
+            let read = lines(text);
+            assert_eq!(accepted(&read, &End::Denied(read.len())).1, wanted, "{text}");
+        }
+        let read = lines("if our accept; deny");
+        assert!(accepted(&read, &End::Denied(1)).1, "the last denial of everything stays behind");
+        let read = lines("if deny; deny; if our accept");
+        assert!(!accepted(&read, &End::Denied(1)).1, "behind it no packet comes by");
+    }
+}

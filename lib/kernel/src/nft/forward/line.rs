@@ -1,0 +1,145 @@
+//! `Line`: a rule of a foreign chain, as far as it has to be understood: may it deny, does it concern every packet, is
+//! it ours.
+//!
+//! Invariant: what is not understood may deny.
+
+use netstate::nft::{Family, Match, Name, Statement, Verdict};
+
+use super::accept::{Accept, CONNTRACK, MATCH_INFO, MATCH_NAME, conntrack};
+use crate::attribute;
+use crate::nft::expression::{Expression, Found};
+use crate::nft::foreign::match_comment;
+use crate::nft::wire::{LIST_ELEM, comment, name, text};
+use crate::nft::{recognise, rule};
+
+/// What a rule does with the packets that it concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Counts or logs, no more.
+    Nothing,
+    Accept,
+    Deny,
+    Return,
+    Jump(Name),
+    Goto(Name),
+    /// Something that is not understood.
+    Unclear,
+}
+
+/// A rule of a foreign chain.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    pub(super) chain: Name,
+    pub(super) handle: Vec<u8>,
+    /// Carries the marker, in either form.
+    pub(super) ours: bool,
+    /// It does not concern every packet.
+    pub(super) conditional: bool,
+    pub(super) effect: Effect,
+    /// The conditions that are understood.
+    pub(super) conditions: Vec<Match>,
+    /// What it accepts, when it is nothing but that.
+    pub(super) accepts: Option<Accept>,
+}
+
+impl Line {
+    /// A rule from the attributes of its message.
+    pub(super) fn read(family: Family, attributes: &[u8], marker: &str) -> Option<Self> {
+        let list = attribute::find(attributes, rule::EXPRESSIONS).unwrap_or_default();
+        let said = attribute::find(attributes, rule::USERDATA).and_then(comment).or_else(|| match_comment(list));
+        let elements: Vec<&[u8]> =
+            attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM).map(|(_, element)| element).collect();
+        let (mut conditional, mut effect) = (false, Effect::Nothing);
+        let (mut rest, mut conditions) = (Vec::new(), Vec::new());
+        for element in elements {
+            match Part::read(element) {
+                Part::Neutral => {}
+                Part::Effect(found) => effect = found,
+                Part::Condition(None) => {
+                    conditional = true;
+                    rest.push(Expression::read(element));
+                }
+                Part::Condition(Some(condition)) => {
+                    conditional = true;
+                    conditions.push(condition);
+                }
+            }
+        }
+        let statements = recognise::rule(family, &rest);
+        let understood = statements.iter().all(|statement| matches!(statement, Statement::Match(_)));
+        conditions.extend(statements.into_iter().filter_map(|statement| match statement {
+            Statement::Match(condition) => Some(condition),
+            _ => None,
+        }));
+        let accepts = match conditions.as_slice() {
+            [condition] if understood && effect == Effect::Accept => Accept::of(condition),
+            _ => None,
+        };
+        Some(Self {
+            chain: name(attributes, rule::CHAIN)?,
+            handle: attribute::find(attributes, rule::HANDLE)?.to_vec(),
+            ours: said.as_deref() == Some(marker),
+            conditional,
+            effect,
+            conditions,
+            accepts,
+        })
+    }
+
+    /// True when no packet is denied by it, so that it may stand behind an accept.
+    pub(super) const fn is_harmless(&self) -> bool {
+        matches!(self.effect, Effect::Accept | Effect::Nothing)
+    }
+}
+
+/// What one instruction means for its rule.
+enum Part {
+    Neutral,
+    Effect(Effect),
+    Condition(Option<Match>),
+}
+
+impl Part {
+    fn read(element: &[u8]) -> Self {
+        let data = attribute::find(element, 2).unwrap_or_default();
+        let extension = || text(data, MATCH_NAME).unwrap_or_default();
+        match text(element, 1).unwrap_or_default().as_str() {
+            "counter" | "log" => Self::Neutral,
+            "reject" => Self::Effect(Effect::Deny),
+            "target" => match extension().as_str() {
+                "REJECT" | "DROP" => Self::Effect(Effect::Deny),
+                "LOG" | "NFLOG" | "ULOG" | "AUDIT" => Self::Neutral,
+                _ => Self::Effect(Effect::Unclear),
+            },
+            "match" => match extension().as_str() {
+                "comment" => Self::Neutral,
+                CONNTRACK => Self::Condition(attribute::find(data, MATCH_INFO).and_then(conntrack)),
+                _ => Self::Condition(None),
+            },
+            "immediate" => Self::immediate(&Expression::read(element)),
+            "lookup" => match Expression::read(element) {
+                Expression::Lookup { to: Found::Verdict, .. } | Expression::Unknown(_) => Self::Effect(Effect::Unclear),
+                _ => Self::Condition(None),
+            },
+            "meta" | "ct" | "payload" | "cmp" | "bitwise" | "byteorder" | "range" | "limit" | "quota" | "connlimit"
+            | "fib" | "rt" | "socket" | "osf" | "hash" | "numgen" | "exthdr" | "tunnel" | "xfrm" | "last"
+            | "dynset" => Self::Condition(None),
+            _ => Self::Effect(Effect::Unclear),
+        }
+    }
+
+    fn immediate(expression: &Expression) -> Self {
+        match expression {
+            // Data for what comes behind.
+            Expression::Immediate { .. } => Self::Condition(None),
+            Expression::Verdict(verdict) => Self::Effect(match verdict {
+                Verdict::Accept => Effect::Accept,
+                Verdict::Drop => Effect::Deny,
+                Verdict::Return => Effect::Return,
+                Verdict::Jump(chain) => Effect::Jump(chain.clone()),
+                Verdict::Goto(chain) => Effect::Goto(chain.clone()),
+            }),
+            _ => Self::Effect(Effect::Unclear),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `Forward`: the rows of foreign chains under the loop; which there are shows only when they are read.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use netstate::nft::TableKey;
+use reconcile::{Pass, Reconciler, Stage, Status};
+
+use super::{Accept, Accepts, Denying, rows};
+use crate::nft::Nft;
+
+/// Foreign chains of the forward hook, and what shall pass them.
+pub struct Forward {
+    table: Reconciler<Accepts>,
+    accepts: BTreeSet<Accept>,
+    denying: Vec<Denying>,
+}
+
+impl Forward {
+    /// Lets nothing pass yet. `own` are this program's tables, `marker` the comment of its rules and of no other's.
+    #[must_use]
+    pub const fn new(nft: Nft, own: BTreeSet<TableKey>, marker: &'static str) -> Self {
+        let table = Reconciler::new("forward", Accepts::new(nft, own, marker));
+        Self { table, accepts: BTreeSet::new(), denying: Vec::new() }
+    }
+
+    /// Sets what shall pass; with nothing, our rules are taken back.
+    pub fn want(&mut self, accepts: BTreeSet<Accept>) {
+        if self.accepts != accepts {
+            self.accepts = accepts;
+            self.table.invalidate();
+        }
+    }
+
+    /// The chains that deny by default some of what shall pass, as they were read last.
+    #[must_use]
+    pub fn denying(&self) -> &[Denying] {
+        &self.denying
+    }
+}
+
+impl Stage for Forward {
+    fn name(&self) -> &'static str {
+        self.table.name()
+    }
+
+    fn upsert(&mut self, now: Duration) -> Pass {
+        if self.table.mirror().is_none() {
+            let target = self.table.target_mut();
+            // A failure is the listing's, which comes next and waits its time.
+            if let Ok(chains) = target.survey() {
+                let desired = rows(&chains, &self.accepts);
+                let concerned = chains.iter().filter(|chain| desired.contains_key(&chain.key));
+                self.denying = concerned.filter_map(super::Chain::denying).collect();
+                target.surveyed = Some(chains);
+                self.table.want_all(desired);
+            }
+        }
+        self.table.upsert(now)
+    }
+
+    fn remove(&mut self, now: Duration) -> Pass {
+        self.table.remove(now)
+    }
+
+    fn invalidate(&mut self) {
+        self.table.target_mut().surveyed = None;
+        self.table.invalidate();
+    }
+
+    fn next_try(&self) -> Option<Duration> {
+        self.table.next_try()
+    }
+
+    fn status(&self) -> Status {
+        self.table.status()
+    }
+}

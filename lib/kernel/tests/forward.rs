@@ -1,0 +1,370 @@
+//! Accepts in foreign chains of the forward hook, with packets, beside the kinds of chains that other programs make.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{ip, sh};
+use kernel::nft::Nft;
+use kernel::nft::forward::{Accept, Forward};
+use netstate::Prefix;
+use netstate::nft::{Family, Name, TableKey};
+use reconcile::{Gate, Pass, Stage, pass};
+
+const MARKER: &str = "netd: Pod network";
+
+fn p(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn both_ways(networks: &[&str]) -> BTreeSet<Accept> {
+    networks.iter().flat_map(|text| [Accept::From(p(text)), Accept::To(p(text))]).collect()
+}
+
+fn forward(marker: &'static str, accepts: BTreeSet<Accept>) -> Forward {
+    let own = TableKey { family: Family::Ip, name: Name::new("netd").unwrap() };
+    let mut forward = Forward::new(Nft::open().unwrap(), BTreeSet::from([own]), marker);
+    forward.want(accepts);
+    forward
+}
+
+/// One pass that reads anew.
+fn run(forward: &mut Forward) -> Pass {
+    forward.invalidate();
+    pass(&mut [forward], &Gate::default(), Duration::ZERO)
+}
+
+/// A pass without failures, then one that changes nothing.
+#[track_caller]
+fn settle(forward: &mut Forward) -> Pass {
+    let first = run(forward);
+    assert_eq!(first.errors, Vec::<String>::new());
+    assert!(forward.status().is_done(), "{:?}", forward.status());
+    let generation = Nft::open().unwrap().generation().unwrap();
+    let second = run(forward);
+    assert!(second.is_idle(), "second pass: {second:?}\n{}", nft("list ruleset"));
+    assert_eq!(Nft::open().unwrap().generation().unwrap(), generation, "nothing to do costs no transaction");
+    first
+}
+
+fn nft(args: &str) -> String {
+    sh("nft", &args.split_whitespace().collect::<Vec<_>>())
+}
+
+fn iptables(args: &str) -> String {
+    sh("iptables-nft", &args.split_whitespace().collect::<Vec<_>>())
+}
+
+fn load(program: &str, args: &[&str], text: &str) {
+    let mut child = Command::new(program).args(args).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{program} {args:?} of {text}");
+}
+
+/// A host behind the test's namespace, which routes between several.
+struct Host(Child);
+
+impl Host {
+    fn new(name: &str, router: &str, addresses: &[&str]) -> Self {
+        let child = Command::new("unshare").args(["-n", "sleep", "600"]).spawn().unwrap();
+        let (pid, own) = (child.id(), fs::read_link("/proc/thread-self/ns/net").unwrap());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| link == own) {
+            assert!(Instant::now() < deadline, "no namespace for {name}");
+            std::thread::yield_now();
+        }
+        let host = Self(child);
+        ip(&format!("link add {name} type veth peer name eth0 netns {pid}"));
+        ip(&format!("addr add {router} dev {name}"));
+        ip(&format!("link set {name} up"));
+        for address in addresses {
+            host.run(&format!("ip addr add {address} dev eth0"));
+        }
+        host.run("ip link set eth0 up");
+        host.run(&format!("ip route add default via {}", router.split('/').next().unwrap()));
+        host
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let pid = self.0.id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-n"]).args(words.split_whitespace());
+        command
+    }
+
+    fn run(&self, words: &str) {
+        assert!(self.command(words).status().unwrap().success(), "{words}");
+    }
+
+    fn reaches(&self, address: &str) -> bool {
+        let mut ping = self.command(&format!("ping -c1 -W1 {address}"));
+        ping.stdout(Stdio::null()).status().unwrap().success()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A Pod, and a server with one address that everybody may reach and one that is forbidden.
+fn pod_and_server() -> (Host, Host) {
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    let pod = Host::new("pod", "172.7.21.1/24", &["172.7.21.2/24"]);
+    let server = Host::new("server", "10.9.0.1/24", &["10.9.0.2/24", "10.9.0.3/24"]);
+    (pod, server)
+}
+
+/// What a container engine leaves: its own chain for the administrator's denials first, and the policy.
+const DOCKER: &str = "*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+:DOCKER-FORWARD - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER-USER -s 172.7.21.2 -d 10.9.0.3 -j DROP
+-A DOCKER-FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+COMMIT
+";
+
+/// Network policies as firewall chains per Pod: what no policy has marked is rejected.
+const KUBE_ROUTER: &str = "*filter
+:FORWARD DROP [0:0]
+:KUBE-ROUTER-FORWARD - [0:0]
+:KUBE-POD-FW-A - [0:0]
+:KUBE-NWPLCY-A - [0:0]
+-A FORWARD -j KUBE-ROUTER-FORWARD
+-A KUBE-ROUTER-FORWARD -s 172.7.21.2 -j KUBE-POD-FW-A
+-A KUBE-POD-FW-A -j KUBE-NWPLCY-A
+-A KUBE-POD-FW-A -m mark ! --mark 0x10000/0x10000 -j REJECT
+-A KUBE-POD-FW-A -j MARK --set-xmark 0x0/0x10000
+-A KUBE-NWPLCY-A -d 10.9.0.2 -j MARK --set-xmark 0x10000/0x10000
+COMMIT
+";
+
+/// ufw with DEFAULT_FORWARD_POLICY=REJECT: the refusal of everything stands in a chain of its own.
+const UFW: &str = "*filter
+:FORWARD ACCEPT [0:0]
+:ufw-before-forward - [0:0]
+:ufw-user-forward - [0:0]
+:ufw-after-logging-forward - [0:0]
+:ufw-reject-forward - [0:0]
+:ufw-track-forward - [0:0]
+-A FORWARD -j ufw-before-forward
+-A FORWARD -j ufw-after-logging-forward
+-A FORWARD -j ufw-reject-forward
+-A FORWARD -j ufw-track-forward
+-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-forward -j ufw-user-forward
+-A ufw-user-forward -d 10.9.0.3 -j REJECT
+-A ufw-after-logging-forward -m limit --limit 3/min -j LOG
+-A ufw-reject-forward -j REJECT
+COMMIT
+";
+
+/// A firewall of RHEL's kind: everything is rejected by the last rule, whatever the policy.
+const LAST_RULE: &str = "*filter
+:FORWARD ACCEPT [0:0]
+-A FORWARD -d 10.9.0.3 -j DROP
+-A FORWARD -j LOG
+-A FORWARD -j REJECT --reject-with icmp-host-prohibited
+COMMIT
+";
+
+const NATIVE: &str = "table inet strict {
+    set forbidden { type ipv4_addr; elements = { 10.9.0.3 } }
+    chain f {
+        type filter hook forward priority 10; policy drop;
+        ct state established accept
+        ip daddr @forbidden drop
+        iifname \"docker0\" counter accept
+    }
+}
+";
+
+fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
+    let (pod, _server) = pod_and_server();
+    for (what, program, args, rules) in [
+        ("docker", "iptables-nft-restore", &[][..], DOCKER),
+        ("kube-router", "iptables-nft-restore", &[], KUBE_ROUTER),
+        ("ufw", "iptables-nft-restore", &[], UFW),
+        ("last rule", "iptables-nft-restore", &[], LAST_RULE),
+        ("native", "nft", &["-f", "-"], NATIVE),
+    ] {
+        nft("flush ruleset");
+        load(program, args, rules);
+        assert!(!pod.reaches("10.9.0.2"), "{what}: denied by default");
+        let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+        settle(&mut forward);
+        assert!(pod.reaches("10.9.0.2"), "{what}: accepted\n{}", nft("list ruleset"));
+        assert!(!pod.reaches("10.9.0.3"), "{what}: still denied\n{}", nft("list ruleset"));
+        forward.want(BTreeSet::new());
+        settle(&mut forward);
+        assert!(!pod.reaches("10.9.0.2"), "{what}: taken back\n{}", nft("list ruleset"));
+        assert!(!nft("list ruleset").contains("172.7.0.0"), "{what}");
+    }
+}
+
+fn denial_that_comes_later_denies() {
+    let (pod, _server) = pod_and_server();
+    iptables("-P FORWARD DROP");
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    settle(&mut forward);
+    assert!(pod.reaches("10.9.0.3"));
+    iptables("-A FORWARD -d 10.9.0.3 -j DROP");
+    // It stands behind ours, which go behind it.
+    let pass = settle(&mut forward);
+    assert_eq!(pass.upserted, 1, "{pass:?}");
+    assert!(!pod.reaches("10.9.0.3"), "{}", iptables("-S FORWARD"));
+    assert!(pod.reaches("10.9.0.2"));
+    // What accepts more may stand behind us: two programs at the end do not chase each other.
+    iptables("-A FORWARD -i docker0 -j ACCEPT");
+    assert!(run(&mut forward).is_idle());
+}
+
+fn rules_that_went_through_iptables_save_and_restore_stay_ours() {
+    iptables("-P FORWARD DROP");
+    let mut accepts = both_ways(&["172.7.0.0/16", "172.8.0.0/17"]);
+    accepts.extend([Accept::Marked(0x4000), Accept::Established]);
+    let mut forward = forward(MARKER, accepts);
+    settle(&mut forward);
+    let before = iptables("-S FORWARD");
+    assert_eq!(before.matches(MARKER).count(), 6, "{before}");
+    for _ in 0..3 {
+        load("iptables-nft-restore", &[], &sh("iptables-nft-save", &[]));
+        let pass = settle(&mut forward);
+        assert!(pass.is_idle(), "{pass:?}");
+        assert_eq!(iptables("-S FORWARD"), before);
+    }
+    // Doubled by an append of what was saved: each once again.
+    load("iptables-nft-restore", &["--noflush"], &sh("iptables-nft-save", &[]));
+    assert_eq!(iptables("-S FORWARD").matches(MARKER).count(), 12);
+    settle(&mut forward);
+    assert_eq!(iptables("-S FORWARD").matches(MARKER).count(), 6);
+    // The policy goes back: nothing of ours stays, in whatever form.
+    load("iptables-nft-restore", &[], &sh("iptables-nft-save", &[]));
+    iptables("-P FORWARD ACCEPT");
+    settle(&mut forward);
+    assert_eq!(iptables("-S FORWARD"), "-P FORWARD ACCEPT\n");
+}
+
+fn rules_are_taken_back_from_every_chain_when_nothing_shall_pass() {
+    load("iptables-nft-restore", &[], DOCKER);
+    load("nft", &["-f", "-"], NATIVE);
+    let listed = || [iptables("-S FORWARD"), nft("list chain inet strict f")];
+    let before = listed();
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16", "fd00::/48"]));
+    settle(&mut forward);
+    assert_eq!(forward.status().desired, 2);
+    assert_eq!(iptables("-S FORWARD").matches(MARKER).count(), 2, "an IPv4 table sees no IPv6");
+    assert_eq!(nft("list chain inet strict f").matches(MARKER).count(), 4);
+    load("iptables-nft-restore", &[], &sh("iptables-nft-save", &[]));
+    // A new run that wants nothing finds them.
+    settle(&mut self::forward(MARKER, BTreeSet::new()));
+    assert_eq!(listed(), before);
+}
+
+fn each_program_has_its_own_rules() {
+    iptables("-P FORWARD DROP");
+    let mut netd = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    let mut proxy = forward("ipvs-proxy: Services", BTreeSet::from([Accept::Marked(0x4000), Accept::Established]));
+    settle(&mut netd);
+    settle(&mut proxy);
+    assert!(run(&mut netd).is_idle() && run(&mut proxy).is_idle());
+    assert_eq!(
+        iptables("-S FORWARD").lines().skip(1).collect::<Vec<_>>(),
+        [
+            "-A FORWARD -s 172.7.0.0/16 -m comment --comment \"netd: Pod network\" -j ACCEPT",
+            "-A FORWARD -d 172.7.0.0/16 -m comment --comment \"netd: Pod network\" -j ACCEPT",
+            "-A FORWARD -m mark --mark 0x4000/0x4000 -m comment --comment \"ipvs-proxy: Services\" -j ACCEPT",
+            "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment \"ipvs-proxy: Services\" -j ACCEPT",
+        ]
+    );
+    netd.want(BTreeSet::new());
+    settle(&mut netd);
+    assert_eq!(iptables("-S FORWARD").matches("ipvs-proxy").count(), 2);
+}
+
+fn flushed_chain_and_changed_rules_are_put_right() {
+    load("iptables-nft-restore", &[], DOCKER);
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    settle(&mut forward);
+    let denying: Vec<String> = forward.denying().iter().map(ToString::to_string).collect();
+    assert_eq!(denying, ["foreign chain ip filter FORWARD drops forwarded packets by policy"]);
+    iptables("-F FORWARD");
+    settle(&mut forward);
+    assert_eq!(iptables("-S FORWARD").matches(MARKER).count(), 2);
+    // A rule with our marker that does something else.
+    nft("add rule ip filter FORWARD ip saddr 172.7.0.0/16 drop comment \"netd:\\ Pod\\ network\"");
+    load(
+        "nft",
+        &["-f", "-"],
+        "insert rule ip filter FORWARD ip saddr 172.7.0.0/16 drop comment \"netd: Pod network\"\n",
+    );
+    settle(&mut forward);
+    let text = iptables("-S FORWARD");
+    assert_eq!(text.matches(&format!("\"{MARKER}\" -j ACCEPT")).count(), 2, "{text}");
+}
+
+/// A zone per interface, each with its own end, as firewalld makes them.
+const ZONES: &str = "table inet firewalld {
+    chain filter_FORWARD {
+        type filter hook forward priority 10; policy accept;
+        ct state { established, related } accept
+        jump filter_FORWARD_ZONES
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD_ZONES {
+        goto filter_FWD_public
+    }
+    chain filter_FWD_public {
+        iifname \"lan\" accept
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FWD_trusted {
+        accept
+    }
+}
+";
+
+fn chain_that_denies_before_its_end_is_a_row_that_fails_and_says_why() {
+    load("nft", &["-f", "-"], ZONES);
+    iptables("-P FORWARD DROP");
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    let pass = run(&mut forward);
+    assert_eq!((pass.upserted, pass.failed), (1, 1), "the other chain is accepted in: {pass:?}");
+    assert!(pass.errors[0].contains("chain filter_FORWARD_ZONES"), "{pass:?}");
+    assert!(!forward.status().is_done());
+    assert!(!nft("list table inet firewalld").contains("172.7"), "nothing is accepted before a denial");
+    // The administrator puts the network into a zone that forwards.
+    for direction in ["saddr", "daddr"] {
+        nft(&format!(
+            "insert rule inet firewalld filter_FORWARD_ZONES ip {direction} 172.7.0.0/16 goto filter_FWD_trusted"
+        ));
+    }
+    settle(&mut forward);
+}
+
+fn main() -> ExitCode {
+    macro_rules! cases {
+        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
+    }
+    common::main(cases![
+        denial_of_a_foreign_chain_still_denies_what_it_denied,
+        denial_that_comes_later_denies,
+        rules_that_went_through_iptables_save_and_restore_stay_ours,
+        rules_are_taken_back_from_every_chain_when_nothing_shall_pass,
+        each_program_has_its_own_rules,
+        flushed_chain_and_changed_rules_are_put_right,
+        chain_that_denies_before_its_end_is_a_row_that_fails_and_says_why,
+    ])
+}
