@@ -1,22 +1,18 @@
 //! Killed after every single step: what a following DEL, GC or ADD leaves is what was there before, see [`HostState`].
 //!
-//! The plugin runs under ptrace(2) and is killed at the end of a system call that can change something outside of the
-//! process: at the end of the first in the first round, of the second in the second, until it gets through.
+//! The plugin is held at the end of a system call that can change something outside of the process (see [`Held`]) and killed there: at the
+//! first in the first round, at the second in the second, until it gets through.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+
 use std::time::{Duration, Instant};
 
-use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::guard::guarded;
+use crate::held::Held;
 use crate::node::{DUAL_ENV, Node, flannel, host_link, native, with};
 use crate::state::HostState;
 
@@ -44,109 +40,16 @@ pub(crate) const TESTS: &[Test] = &[
     ("portmap_gc_killed_after_any_step_is_finished_by_gc", portmap_gc_then_gc),
 ];
 
-/// True when the system call that has just ended concerned the process itself only, or only asked. Elsewhere than on
-/// x86-64 the answer is always no, and the walk is longer.
-fn was_private(pid: Pid) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        const PRIVATE: [nix::libc::c_long; 36] = [
-            nix::libc::SYS_brk,
-            nix::libc::SYS_clock_gettime,
-            nix::libc::SYS_clock_nanosleep,
-            nix::libc::SYS_close,
-            nix::libc::SYS_execve,
-            nix::libc::SYS_fcntl,
-            nix::libc::SYS_fstat,
-            nix::libc::SYS_futex,
-            nix::libc::SYS_getdents64,
-            nix::libc::SYS_getpid,
-            nix::libc::SYS_getrandom,
-            nix::libc::SYS_getsockname,
-            nix::libc::SYS_lseek,
-            nix::libc::SYS_mmap,
-            nix::libc::SYS_mprotect,
-            nix::libc::SYS_mremap,
-            nix::libc::SYS_munmap,
-            nix::libc::SYS_nanosleep,
-            nix::libc::SYS_newfstatat,
-            nix::libc::SYS_poll,
-            nix::libc::SYS_prlimit64,
-            nix::libc::SYS_read,
-            nix::libc::SYS_readlink,
-            nix::libc::SYS_recvfrom,
-            nix::libc::SYS_recvmsg,
-            nix::libc::SYS_rseq,
-            nix::libc::SYS_rt_sigaction,
-            nix::libc::SYS_rt_sigprocmask,
-            nix::libc::SYS_sched_getaffinity,
-            nix::libc::SYS_setsockopt,
-            nix::libc::SYS_set_robust_list,
-            nix::libc::SYS_set_tid_address,
-            nix::libc::SYS_sigaltstack,
-            nix::libc::SYS_socket,
-            nix::libc::SYS_statx,
-            nix::libc::SYS_wait4,
-        ];
-        let number = ptrace::getregs(pid).unwrap().orig_rax;
-        PRIVATE.iter().any(|call| u64::try_from(*call).is_ok_and(|call| call == number))
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Starts one verb under ptrace(2); it waits before its first instruction.
-fn start(node: &Node, command: &str, conf: &Value, netns: &Path) -> Child {
-    fs::write("/run/stdin", conf.to_string()).unwrap();
-    let mut process = Command::new(node.plugin(conf["type"].as_str().unwrap()));
-    process
-        .env_clear()
-        .env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", "victim")
-        .env("CNI_NETNS", netns)
-        .env("CNI_IFNAME", "eth0")
-        .stdin(File::open("/run/stdin").unwrap())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    // SAFETY: ptrace(PTRACE_TRACEME) is one system call on no memory of ours.
-    #[allow(unsafe_code)]
-    let process = unsafe { process.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
-    process.spawn().unwrap()
-}
-
 /// Runs one verb until its `calls`th changing system call has ended, and kills it there. `false`: it ended before.
 fn killed(node: &Node, command: &str, conf: &Value, netns: &Path, calls: usize) -> bool {
-    let mut child = start(node, command, conf, netns);
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    waitpid(pid, None).unwrap();
-    ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL).unwrap();
-    let (mut stops, mut ended_calls) = (0, 0);
-    let mut signal = None;
-    let ended = loop {
-        ptrace::syscall(pid, signal.take()).unwrap();
-        match waitpid(pid, None).unwrap() {
-            WaitStatus::PtraceSyscall(_) => {
-                stops += 1;
-                // Each call stops when it begins and when it ends.
-                if stops % 2 == 0 && !was_private(pid) {
-                    ended_calls += 1;
-                }
-            }
-            WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
-            WaitStatus::Stopped(_, other) => signal = Some(other),
-            WaitStatus::Exited(_, code) => {
-                assert_eq!(code, 0, "{command} failed by itself");
-                break true;
-            }
-            other => panic!("{other:?}"),
-        }
-        if ended_calls == calls {
-            break false;
-        }
-    };
-    // Reaped already when it ended by itself.
-    let _ = child.kill();
-    let _ = child.wait();
-    !ended
+    let mut verb = Held::start(node, command, conf, "victim", netns);
+    let was_held = verb.advance(calls);
+    if was_held {
+        verb.kill();
+    } else {
+        verb.finish();
+    }
+    was_held
 }
 
 /// A verb that is killed at its first step, its second, and so on until it gets through.

@@ -17,6 +17,7 @@ mod flannel;
 mod former;
 mod former_ports;
 mod guard;
+mod held;
 mod host_local;
 mod ipam;
 mod leases;

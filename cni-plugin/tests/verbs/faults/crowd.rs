@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{LONG, modern, vars, verb_within};
+use crate::held::Held;
 use crate::node::{Node, Outcome, SUBNET_ENV, first_address, flannel, host_link, native, with};
 use crate::state::HostState;
 
@@ -128,42 +129,53 @@ fn del_during_add(node: &Node) {
     let mapping = json!({"portMappings": [{"hostPort": 53, "containerPort": 53, "protocol": "udp"}]});
     for conf in [with(&native(), "runtimeConfig", mapping), with(&flannel(), "cniVersion", json!("1.0.0"))] {
         let before = used(node, &conf);
-        let (mut whole, mut none) = (0, 0);
-        for round in 0..60 {
-            match del_at(node, &conf, Duration::from_micros(round * 150)) {
-                true => whole += 1,
-                false => none += 1,
+        let mut outcomes = Vec::new();
+        for calls in 0.. {
+            let (was_held, is_whole) = del_at(node, &conf, calls);
+            HostState::now().must_be(&before, &format!("DEL after change {calls} of {}", conf["type"]));
+            outcomes.push(is_whole);
+            if !was_held {
+                break;
             }
-            HostState::now().must_be(&before, &format!("round {round} of {}", conf["type"]));
         }
-        assert!(whole > 0 && none > 0, "DEL came first {whole} times, last {none} times");
+        // Before ADD's first instruction DEL comes first, after its last one DEL comes last.
+        assert_eq!((outcomes.first(), outcomes.last()), (Some(&true), Some(&false)), "{outcomes:?}");
+        assert!(outcomes.len() > 15, "only {} system calls: ADD did not reach the work", outcomes.len());
         let bridge = if conf["type"] == json!("flannel") { "cni0" } else { "cbr0" };
         kernel::Rtnl::open().unwrap().delete_link(&bridge.parse().unwrap()).unwrap();
     }
 }
 
-/// Starts DEL that long after ADD. `true`: DEL came first, and the attachment was whole.
-fn del_at(node: &Node, conf: &Value, after: Duration) -> bool {
+/// Runs DEL while ADD is held after its `calls`th change. Whether ADD was held there, and whether DEL came first: the attachment is whole.
+fn del_at(node: &Node, conf: &Value, calls: usize) -> (bool, bool) {
     let pod = node.pod();
-    let program = conf["type"].as_str().unwrap();
-    let vars = |command| vars(command, "web-1", pod.to_str().unwrap());
-    let add = node.start(program, &vars("ADD"), &conf.to_string());
-    // The moment is what differs between rounds; it is no condition that could be waited for.
+    let mut add = Held::start(node, "ADD", conf, "web-1", &pod);
+    let was_held = add.advance(calls);
+    let vars = vars("DEL", "web-1", pod.to_str().unwrap());
+    let mut del = node.start(conf["type"].as_str().unwrap(), &vars, &conf.to_string());
     let start = Instant::now();
-    while start.elapsed() < after {
-        thread::yield_now();
+    while del.try_wait().unwrap().is_none() && !waits_for_a_lock(del.id()) {
+        assert!(start.elapsed() < LONG, "DEL neither ended nor waits for ADD");
+        thread::sleep(Duration::from_millis(1));
     }
-    let del = node.start(program, &vars("DEL"), &conf.to_string());
-    let (add, del) = (finished(add), finished(del));
-    del.silent();
-    let result = add.result();
+    let result = add.finish().result();
+    finished(del).silent();
     let is_whole = node.links().contains(&host_link("web-1"));
     if is_whole {
         node.check(conf, "web-1", &pod, &result).silent();
         node.del(conf, "web-1", &pod).silent();
     }
     node.remove_pod(&pod);
-    is_whole
+    (was_held, is_whole)
+}
+
+/// Whether a process waits for a lock of flock(2) that another one holds (proc_locks(5)).
+fn waits_for_a_lock(process: u32) -> bool {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.contains(&"->") && words.contains(&process.to_string().as_str())
+    })
 }
 
 fn held_locks(node: &Node) {
