@@ -25,7 +25,7 @@ setup: ## Install what building and testing need, by package name
 	@tests/setup build run
 
 .PHONY: lab-kernel
-lab-kernel: ## Build the user-mode kernel with IPVS, once (about 4 minutes, cached outside the tree)
+lab-kernel: ## Build the user-mode kernel with IPVS, once (4 to 10 minutes, cached outside the tree)
 	@tests/setup kernel
 
 # A kernel with ip_vs needs no lab kernel.
