@@ -6,6 +6,8 @@
 //! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
+//! | [`worker`] | the thread that owns the kernel tables |
+//! | [`status`] | tables, rows and the file that `status` reads |
 //!
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
@@ -13,5 +15,5 @@ pub mod flags;
 pub mod lifecycle;
 pub mod log;
 pub mod readiness;
-
-pub use cluster::problem;
+pub mod status;
+pub mod worker;

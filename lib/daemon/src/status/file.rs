@@ -1,0 +1,319 @@
+//! The status file: what the daemon knows, with the process that said so and its heartbeat.
+//!
+//! A running daemon holds a shared lock on the file [`LOCK`] beside it, which ends with the process in whatever way that
+//! ends and which other process namespaces see, too. Invariants: the file is replaced whole, readable for everybody; it
+//! is written when it says something new, and every [`HEARTBEAT`] while the kernel thread makes progress.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::worker::Liveness;
+
+/// Name of the file in the run-time folder.
+pub const FILE: &str = "status.json";
+
+/// Name of the file that a running daemon holds a lock on.
+const LOCK: &str = "alive";
+
+/// Longest time between two writes.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Age of a heartbeat from which on the daemon counts as stuck.
+pub const STALE: Duration = Duration::from_secs(30);
+
+/// Shortest time between two writes.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Field of the file with the process.
+const PROCESS: &str = "process";
+
+/// The process that wrote a status. Times are seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// Its id, in its own namespace.
+    pub id: u32,
+    /// When it started.
+    pub started: u64,
+    /// When it last said that it makes progress.
+    pub heartbeat: u64,
+}
+
+/// What became of the process that wrote a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    Running,
+    /// It runs, but makes no progress.
+    Stuck,
+    /// It has ended.
+    Dead,
+}
+
+/// Makes `path` hold `content`, with mode 0644 and the folders above it.
+///
+/// # Errors
+/// When the folder or the file cannot be written.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// The file as the daemon writes it.
+#[derive(Debug)]
+pub struct File {
+    folder: PathBuf,
+    process: Process,
+    liveness: Liveness,
+    lock: Option<fs::File>,
+    /// The last status that was set.
+    status: Value,
+    /// It has not been written yet.
+    changed: bool,
+    /// When it was written last, on the caller's clock.
+    written: Option<Duration>,
+    /// The last failure, so that it is logged once.
+    failure: Option<String>,
+}
+
+impl File {
+    /// A file in `folder`, which is made when it is not there; the heartbeat stops while `liveness` says stuck.
+    #[must_use]
+    pub fn new(folder: &Path, liveness: Liveness) -> Self {
+        let process = Process { id: std::process::id(), started: now(), heartbeat: 0 };
+        let (folder, status) = (folder.to_owned(), Value::Null);
+        Self { folder, process, liveness, lock: None, status, changed: false, written: None, failure: None }
+    }
+
+    /// Sets what the next write says.
+    pub fn set(&mut self, status: Value) {
+        if self.status != status {
+            self.status = status;
+            self.changed = true;
+        }
+    }
+
+    /// When the next write is due, on the caller's clock.
+    #[must_use]
+    pub fn next(&self) -> Duration {
+        let pause = if self.changed { PAUSE } else { HEARTBEAT };
+        self.written.map_or(Duration::ZERO, |written| written + pause)
+    }
+
+    /// Writes the file if that is due. A file that cannot be written is logged once and hinders nothing.
+    pub fn write(&mut self, at: Duration) {
+        if at < self.next() || self.status.is_null() {
+            return;
+        }
+        self.written = Some(at);
+        if self.liveness.is_stuck() {
+            return;
+        }
+        self.process.heartbeat = now();
+        match self.try_write() {
+            Ok(()) => {
+                self.changed = false;
+                self.failure = None;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.failure.as_ref() != Some(&text) {
+                    tracing::error!(folder = %self.folder.display(), %error, "the status file cannot be written");
+                    self.failure = Some(text);
+                }
+            }
+        }
+    }
+
+    fn try_write(&mut self) -> io::Result<()> {
+        let mut status = self.status.clone();
+        if let Value::Object(fields) = &mut status {
+            fields.insert(PROCESS.to_owned(), serde_json::to_value(self.process).map_err(io::Error::other)?);
+        }
+        let mut text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
+        text.push(b'\n');
+        replace(&self.folder.join(FILE), &text)?;
+        self.hold_lock()
+    }
+
+    /// Holds the lock on the file that stands there now, whatever became of an earlier one.
+    fn hold_lock(&mut self) -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt as _;
+        let path = self.folder.join(LOCK);
+        let held = self.lock.as_ref().and_then(|file| file.metadata().ok()).map(|held| (held.dev(), held.ino()));
+        let there = fs::metadata(&path).ok().map(|there| (there.dev(), there.ino()));
+        if held.is_some() && held == there {
+            return Ok(());
+        }
+        let file = fs::File::options().create(true).truncate(false).write(true).open(&path)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        // Whoever reads the status holds it for a moment at most.
+        file.lock_shared()?;
+        self.lock = Some(file);
+        Ok(())
+    }
+}
+
+/// A status file as it was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// The whole content.
+    pub text: String,
+    /// Who wrote it.
+    pub process: Process,
+    /// What became of it.
+    pub state: State,
+    /// Age of the last heartbeat.
+    pub age: Duration,
+}
+
+impl Stored {
+    /// Reads the file in `folder` and finds out what became of its process.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is none of ours.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        #[derive(Deserialize)]
+        struct Envelope {
+            #[serde(default)]
+            process: Process,
+        }
+        let text = fs::read_to_string(folder.join(FILE))?;
+        let Envelope { process } = serde_json::from_str(&text).map_err(io::Error::other)?;
+        let age = Duration::from_secs(now().saturating_sub(process.heartbeat));
+        let state = match (is_locked(&folder.join(LOCK))?, age > STALE) {
+            (false, _) => State::Dead,
+            (true, true) => State::Stuck,
+            (true, false) => State::Running,
+        };
+        Ok(Self { text, process, state, age })
+    }
+
+    /// What to say in front of a status that is not of a running `program`.
+    #[must_use]
+    pub fn warning(&self, program: &str) -> Option<String> {
+        let (id, age) = (self.process.id, self.age.as_secs());
+        match self.state {
+            State::Running => None,
+            State::Stuck => Some(format!(
+                "{program} is stuck: process {id} has made no progress for {age} s; what follows is what it knew then"
+            )),
+            State::Dead => Some(format!(
+                "{program} is not running: process {id} has ended, its last word is {age} s old; the kernel is as it left it"
+            )),
+        }
+    }
+}
+
+/// True when a process holds a lock on the file.
+fn is_locked(path: &Path) -> io::Result<bool> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn written(folder: &Path) -> File {
+        let mut file = File::new(folder, Liveness::default());
+        file.set(json!({"node": "n"}));
+        file.write(Duration::ZERO);
+        file
+    }
+
+    #[test]
+    fn status_carries_its_process_and_is_readable_for_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("run");
+        let _file = written(&run);
+        let stored = Stored::read(&run).unwrap();
+        assert_eq!((stored.state, stored.process.id), (State::Running, std::process::id()));
+        assert!(stored.process.started > 0 && stored.process.heartbeat >= stored.process.started);
+        assert_eq!(stored.warning("netd"), None);
+        let status: Value = serde_json::from_str(&stored.text).unwrap();
+        assert_eq!(status["node"], "n");
+        assert_eq!(fs::metadata(run.join(FILE)).unwrap().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(&run).unwrap().count(), 2, "the status and the lock");
+    }
+
+    #[test]
+    fn status_of_a_dead_daemon_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(written(folder.path()));
+        let stored = Stored::read(folder.path()).unwrap();
+        assert_eq!(stored.state, State::Dead);
+        let warning = stored.warning("netd").unwrap();
+        assert!(warning.starts_with(&format!("netd is not running: process {}", std::process::id())), "{warning}");
+        assert!(Stored::read(&folder.path().join("nowhere")).is_err());
+    }
+
+    #[test]
+    fn status_of_a_stuck_daemon_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = written(folder.path());
+        let old = json!({"process": Process { heartbeat: now() - 31, ..file.process }});
+        replace(&folder.path().join(FILE), old.to_string().as_bytes()).unwrap();
+        let stored = Stored::read(folder.path()).unwrap();
+        assert_eq!(stored.state, State::Stuck);
+        assert!(stored.warning("netd").unwrap().contains("no progress for 3"));
+    }
+
+    #[test]
+    fn file_is_written_for_changes_and_heartbeats_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let inode = || fs::metadata(folder.path().join(FILE)).unwrap().ino();
+        let mut file = written(folder.path());
+        let first = inode();
+        file.set(json!({"node": "n"}));
+        file.write(Duration::from_secs(9));
+        assert_eq!((inode(), file.next()), (first, HEARTBEAT), "nothing new");
+        file.set(json!({"node": "m"}));
+        assert_eq!(file.next(), PAUSE);
+        file.write(Duration::from_millis(499));
+        assert_eq!(inode(), first, "too soon");
+        file.write(PAUSE);
+        let second = inode();
+        assert_ne!(second, first);
+        file.write(PAUSE + HEARTBEAT);
+        assert_ne!(inode(), second, "the heartbeat");
+    }
+
+    #[test]
+    fn lock_is_held_again_when_its_file_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = written(folder.path());
+        fs::remove_file(folder.path().join(LOCK)).unwrap();
+        assert_eq!(Stored::read(folder.path()).unwrap().state, State::Dead);
+        file.write(HEARTBEAT);
+        assert_eq!(Stored::read(folder.path()).unwrap().state, State::Running);
+    }
+}

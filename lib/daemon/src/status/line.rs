@@ -1,0 +1,65 @@
+//! `Lines`: text for a terminal, in which nothing from outside can begin a line of its own.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+/// Text that grows line by line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lines(String);
+
+impl Lines {
+    /// No lines.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(String::new())
+    }
+
+    /// Adds one line, with everything escaped that would end or change it.
+    pub fn push(&mut self, line: fmt::Arguments<'_>) {
+        let text = line.to_string();
+        let _ = writeln!(self.0, "{}", escape(&text));
+    }
+
+    /// The lines, each with its end.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
+
+/// `text` with control characters, line separators and what changes the direction of writing as `\u{…}`.
+#[must_use]
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => escaped.push_str("\\n"),
+            '\t' => escaped.push_str("\\t"),
+            '\r' => escaped.push_str("\\r"),
+            c if is_unsafe(c) => escaped.extend(c.escape_unicode()),
+            c => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_cannot_forge_a_line_or_drive_the_terminal() {
+        let mut lines = Lines::new();
+        lines.push(format_args!("!  invalid {}: no lease", "x\nnode  in sync\u{1b}[2J\u{202e}"));
+        lines.push(format_args!("Pödnetz"));
+        assert_eq!(lines.into_text(), "!  invalid x\\nnode  in sync\\u{1b}[2J\\u{202e}: no lease\nPödnetz\n");
+    }
+}

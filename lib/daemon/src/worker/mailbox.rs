@@ -1,0 +1,217 @@
+//! `Mailbox`: the way in to the thread.
+//!
+//! Invariant: at most [`CAPACITY`] orders wait, whoever has more waits with them; changes are a set; at most
+//! [`QUESTIONS`] questions wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::{Liveness, Work};
+use crate::status::TableRows;
+
+/// Orders that may wait: enough to make a listing of thousands one pass, few enough to keep memory small.
+const CAPACITY: usize = 4096;
+
+/// Questions for rows that may wait.
+const QUESTIONS: usize = 4;
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    /// Too many wait already.
+    #[error("too many ask at once")]
+    Crowded,
+    /// The thread is in a long pass.
+    #[error("the kernel thread is busy")]
+    Late,
+    /// The thread has ended.
+    #[error("the kernel thread has ended")]
+    Ended,
+}
+
+/// The way in; clones lead to the same thread.
+pub struct Mailbox<W: Work> {
+    shared: Arc<Shared<W>>,
+}
+
+struct Shared<W: Work> {
+    inside: Mutex<Inside<W>>,
+    wake: Condvar,
+    room: Notify,
+    liveness: Liveness,
+    clock: Instant,
+}
+
+/// What has come in. Times are on the thread's clock.
+pub(super) struct Inside<W: Work> {
+    pub(super) orders: VecDeque<W::Order>,
+    /// When the first of `orders` came.
+    pub(super) first_order: Option<Duration>,
+    /// Changes, each with the time when it came first.
+    pub(super) changes: BTreeMap<W::Change, Duration>,
+    pub(super) audit: bool,
+    pub(super) questions: Vec<oneshot::Sender<Vec<TableRows>>>,
+    pub(super) stop: bool,
+}
+
+impl<W: Work> Inside<W> {
+    const fn new() -> Self {
+        Self {
+            orders: VecDeque::new(),
+            first_order: None,
+            changes: BTreeMap::new(),
+            audit: false,
+            questions: Vec::new(),
+            stop: false,
+        }
+    }
+
+    /// True when there is something to take out.
+    fn is_full(&self) -> bool {
+        self.stop || self.audit || !self.orders.is_empty() || !self.changes.is_empty() || !self.questions.is_empty()
+    }
+}
+
+impl<W: Work> Clone for Mailbox<W> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<W: Work> Default for Mailbox<W> {
+    fn default() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                inside: Mutex::new(Inside::new()),
+                wake: Condvar::new(),
+                room: Notify::new(),
+                liveness: Liveness::default(),
+                clock: super::clock(),
+            }),
+        }
+    }
+}
+
+impl<W: Work> Mailbox<W> {
+    /// Sends an order; waits while too many wait already. Returns false when the thread was told to end.
+    pub async fn send(&self, order: W::Order) -> bool {
+        let mut order = order;
+        loop {
+            let room = self.shared.room.notified();
+            match self.try_send(order) {
+                Ok(sent) => return sent,
+                Err(back) => order = back,
+            }
+            room.await;
+        }
+    }
+
+    /// Sends an order if there is room for it; else gives it back.
+    ///
+    /// # Errors
+    /// The order, when too many wait already.
+    pub fn try_send(&self, order: W::Order) -> Result<bool, W::Order> {
+        let now = self.now();
+        let mut inside = self.lock();
+        if inside.stop {
+            return Ok(false);
+        }
+        let order = match inside.orders.back_mut() {
+            Some(waiting) => match W::merge(waiting, order) {
+                Some(order) => order,
+                None => return Ok(true),
+            },
+            None => order,
+        };
+        if inside.orders.len() >= CAPACITY {
+            return Err(order);
+        }
+        inside.first_order.get_or_insert(now);
+        inside.orders.push_back(order);
+        self.shared.wake.notify_one();
+        Ok(true)
+    }
+
+    /// Somebody else may have changed `change`. Returns false when the thread was told to end.
+    pub fn changed(&self, change: W::Change) -> bool {
+        let now = self.now();
+        let mut inside = self.lock();
+        inside.changes.entry(change).or_insert(now);
+        self.shared.wake.notify_one();
+        !inside.stop
+    }
+
+    /// Asks for an audit now.
+    pub fn audit(&self) {
+        self.lock().audit = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Desired and actual rows of every table, as of the end of the pass that is running.
+    ///
+    /// # Errors
+    /// When they cannot be had within `limit`.
+    pub async fn tables(&self, limit: Duration) -> Result<Vec<TableRows>, Busy> {
+        let (sender, rows) = oneshot::channel();
+        {
+            let mut inside = self.lock();
+            if inside.stop {
+                return Err(Busy::Ended);
+            }
+            inside.questions.retain(|asked| !asked.is_closed());
+            if inside.questions.len() >= QUESTIONS {
+                return Err(Busy::Crowded);
+            }
+            inside.questions.push(sender);
+        }
+        self.shared.wake.notify_one();
+        match tokio::time::timeout(limit, rows).await {
+            Ok(rows) => rows.map_err(|_| Busy::Ended),
+            Err(_) => Err(Busy::Late),
+        }
+    }
+
+    /// Whether the thread makes progress.
+    #[must_use]
+    pub fn liveness(&self) -> Liveness {
+        self.shared.liveness.clone()
+    }
+
+    /// Tells the thread to end after the pass that it is in.
+    pub(super) fn stop(&self) {
+        self.lock().stop = true;
+        self.shared.wake.notify_one();
+        self.shared.room.notify_waiters();
+    }
+
+    /// Takes everything out, at `until` at the latest; without it when something has come.
+    pub(super) fn take(&self, until: Option<Duration>) -> Inside<W> {
+        let mut inside = self.lock();
+        while !inside.is_full() {
+            let left = until.map(|until| until.saturating_sub(self.now()));
+            inside = match left {
+                Some(Duration::ZERO) => break,
+                Some(left) => self.shared.wake.wait_timeout(inside, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.shared.wake.wait(inside).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        let stop = inside.stop;
+        let taken = std::mem::replace(&mut *inside, Inside::new());
+        inside.stop = stop;
+        drop(inside);
+        self.shared.room.notify_waiters();
+        taken
+    }
+
+    /// The thread's clock.
+    pub(super) fn now(&self) -> Duration {
+        self.shared.clock.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside<W>> {
+        self.shared.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

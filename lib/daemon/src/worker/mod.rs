@@ -1,0 +1,188 @@
+//! The thread that owns the kernel tables.
+//!
+//! Everything that blocks on the kernel happens on it, one thing after the other. Orders and changes come in through a
+//! [`Mailbox`], reports go out through [`Worker::next`].
+//!
+//! Invariants: what somebody else changes is coalesced, and a table is listed for it no more often than
+//! [`Work::min_interval`] allows, so that a busy host does not make this thread busy; every table is compared at the
+//! audit whether somebody has said something or not; nothing that waits here grows without bound.
+
+mod liveness;
+mod mailbox;
+mod rounds;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use reconcile::Pass;
+use tokio::sync::{Notify, oneshot};
+
+pub use liveness::Liveness;
+pub use mailbox::{Busy, Mailbox};
+
+use crate::status::TableRows;
+use rounds::Rounds;
+
+/// What made the thread work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The program desires something else.
+    Order,
+    /// Somebody else changed something.
+    Change,
+    /// An audit, or a row whose next try is due.
+    Timer,
+}
+
+impl Cause {
+    /// The cause's name in logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Change => "change",
+            Self::Timer => "timer",
+        }
+    }
+}
+
+/// What the thread works on. All times are on the thread's clock, which begins with it.
+pub trait Work: Send + 'static {
+    /// What the program desires; taken in the order in which it was sent.
+    type Order: Send + 'static;
+    /// What somebody else may have changed.
+    type Change: Copy + Ord + Send + 'static;
+    /// What the program is told after a pass; the newest replaces one that was not read.
+    type Report: Send + 'static;
+
+    /// Merges `next` into the order that waits before it. Returns `next` when both are needed.
+    fn merge(waiting: &mut Self::Order, next: Self::Order) -> Option<Self::Order> {
+        let _ = waiting;
+        Some(next)
+    }
+
+    /// Shortest time between two listings that `change` asks for.
+    fn min_interval(change: Self::Change) -> Duration;
+
+    /// Time between two audits.
+    fn audit_period(&self) -> Duration;
+
+    /// Takes in an order.
+    fn take(&mut self, order: Self::Order, now: Duration);
+
+    /// True when enough is known to work on the kernel.
+    fn is_begun(&self) -> bool {
+        true
+    }
+
+    /// Forgets what the kernel held where `change` says.
+    fn invalidate(&mut self, change: Self::Change);
+
+    /// Forgets everything that the kernel held.
+    fn invalidate_all(&mut self);
+
+    /// One pass over the tables.
+    fn pass(&mut self, cause: Cause, now: Duration) -> Pass;
+
+    /// When there is something to do of its own accord: a failed row, a drain.
+    fn next(&self) -> Option<Duration>;
+
+    /// What `pass` has to be told of; also where it is logged and counted.
+    fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Self::Report>;
+
+    /// Desired and actual rows of every table.
+    fn tables(&self) -> Vec<TableRows>;
+}
+
+/// How long a pass took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Took {
+    /// From its beginning to its end.
+    pub pass: Duration,
+    /// From the first event that it is about to its end; `None` when a timer made it.
+    pub event_to_kernel: Option<Duration>,
+    /// The end, on the thread's clock.
+    pub now: Duration,
+}
+
+/// Reports on their way out: one slot.
+struct Reports<R> {
+    slot: Mutex<Option<R>>,
+    filled: Notify,
+}
+
+/// The running thread.
+pub struct Worker<W: Work> {
+    mailbox: Mailbox<W>,
+    reports: Arc<Reports<W::Report>>,
+    ended: oneshot::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<W: Work> Worker<W> {
+    /// Starts the thread `name`; with `mailbox`, which may have been filled before.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(name: &str, work: W, mailbox: Mailbox<W>) -> io::Result<Self> {
+        let reports = Arc::new(Reports { slot: Mutex::new(None), filled: Notify::new() });
+        let (alive, ended) = oneshot::channel();
+        let rounds = Rounds::new(work, mailbox.clone(), Arc::clone(&reports));
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            rounds.run();
+            drop(alive);
+        })?;
+        Ok(Self { mailbox, reports, ended, thread: Some(thread) })
+    }
+
+    /// The way in.
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox<W> {
+        self.mailbox.clone()
+    }
+
+    /// The next report. Cancel-safe.
+    pub async fn next(&self) -> W::Report {
+        loop {
+            let filled = self.reports.filled.notified();
+            if let Some(report) = self.reports.slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return report;
+            }
+            filled.await;
+        }
+    }
+
+    /// Ends the thread after the pass that it is in. Returns false when that takes longer than `limit`; the thread is
+    /// then left to itself.
+    pub async fn stop(mut self, limit: Duration) -> bool {
+        self.mailbox.stop();
+        if tokio::time::timeout(limit, &mut self.ended).await.is_err() {
+            return false;
+        }
+        // It has left its last round: this does not wait.
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+impl<W: Work> Drop for Worker<W> {
+    fn drop(&mut self) {
+        self.mailbox.stop();
+    }
+}
+
+impl<R> Reports<R> {
+    fn put(&self, report: R) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+        self.filled.notify_one();
+    }
+}
+
+/// A clock that begins now.
+fn clock() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests;

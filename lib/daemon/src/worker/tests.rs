@@ -1,0 +1,218 @@
+//! The thread on work in memory.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What the thread did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Did {
+    Pass(Cause, Vec<u32>),
+    Listed(u8),
+    Audit,
+}
+
+struct Fake {
+    log: Sender<Did>,
+    orders: Vec<u32>,
+    needs_order: bool,
+    audit: Duration,
+    block: Option<Receiver<()>>,
+}
+
+impl Work for Fake {
+    type Order = u32;
+    type Change = u8;
+    type Report = usize;
+
+    fn merge(waiting: &mut u32, next: u32) -> Option<u32> {
+        // Orders of the same ten replace each other.
+        if *waiting / 10 == next / 10 {
+            *waiting = next;
+            return None;
+        }
+        Some(next)
+    }
+
+    fn min_interval(_: u8) -> Duration {
+        Duration::from_millis(300)
+    }
+
+    fn audit_period(&self) -> Duration {
+        self.audit
+    }
+
+    fn take(&mut self, order: u32, _: Duration) {
+        self.orders.push(order);
+    }
+
+    fn is_begun(&self) -> bool {
+        !self.needs_order || !self.orders.is_empty()
+    }
+
+    fn invalidate(&mut self, change: u8) {
+        self.log.send(Did::Listed(change)).unwrap();
+    }
+
+    fn invalidate_all(&mut self) {
+        self.log.send(Did::Audit).unwrap();
+    }
+
+    fn pass(&mut self, cause: Cause, _: Duration) -> Pass {
+        if let Some(block) = &self.block {
+            let _ = block.recv();
+        }
+        self.log.send(Did::Pass(cause, self.orders.clone())).unwrap();
+        Pass::default()
+    }
+
+    fn next(&self) -> Option<Duration> {
+        None
+    }
+
+    fn report(&mut self, _: Cause, _: &Pass, _: Took) -> Option<usize> {
+        Some(self.orders.len())
+    }
+
+    fn tables(&self) -> Vec<TableRows> {
+        vec![TableRows { name: "fake".to_owned(), ..TableRows::default() }]
+    }
+}
+
+fn fake(needs_order: bool) -> (Fake, Receiver<Did>) {
+    let (log, done) = channel();
+    (Fake { log, orders: Vec::new(), needs_order, audit: Duration::from_secs(3600), block: None }, done)
+}
+
+fn start(fake: Fake) -> Worker<Fake> {
+    Worker::start("worker", fake, Mailbox::default()).unwrap()
+}
+
+fn passes(done: &Receiver<Did>) -> Did {
+    done.recv_timeout(LIMIT).unwrap()
+}
+
+#[test]
+fn nothing_is_done_before_the_first_order() {
+    let (fake, done) = fake(true);
+    let worker = start(fake);
+    worker.mailbox().changed(1);
+    worker.mailbox().audit();
+    worker.mailbox().try_send(7).unwrap();
+    // The change may be due by now or not; it never comes before the order.
+    let first = done.iter().find(|did| matches!(did, Did::Pass(..)));
+    assert_eq!(first, Some(Did::Pass(Cause::Order, vec![7])));
+}
+
+#[test]
+fn work_that_needs_no_order_begins_at_once() {
+    let (fake, done) = fake(false);
+    let _worker = start(fake);
+    assert_eq!(passes(&done), Did::Pass(Cause::Timer, Vec::new()));
+}
+
+#[test]
+fn waiting_orders_are_merged_and_make_one_pass() {
+    let (mut fake, done) = fake(true);
+    let (go, block) = channel();
+    fake.block = Some(block);
+    let worker = start(fake);
+    let mailbox = worker.mailbox();
+    mailbox.try_send(1).unwrap();
+    while mailbox.liveness().busy_for().is_none() {
+        std::thread::yield_now();
+    }
+    for order in [10, 11, 12, 20, 21] {
+        mailbox.try_send(order).unwrap();
+    }
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    assert_eq!(passes(&done), Did::Pass(Cause::Order, vec![1]));
+    assert_eq!(passes(&done), Did::Pass(Cause::Order, vec![1, 12, 21]));
+}
+
+#[test]
+fn changes_are_coalesced_and_a_table_is_not_listed_again_at_once() {
+    let (fake, done) = fake(false);
+    let worker = start(fake);
+    assert_eq!(passes(&done), Did::Pass(Cause::Timer, Vec::new()));
+    let mailbox = worker.mailbox();
+    let begin = Instant::now();
+    for _ in 0..1000 {
+        mailbox.changed(1);
+    }
+    assert_eq!(passes(&done), Did::Listed(1));
+    assert_eq!(passes(&done), Did::Pass(Cause::Change, Vec::new()));
+    mailbox.changed(1);
+    assert_eq!(passes(&done), Did::Listed(1));
+    assert!(begin.elapsed() >= Fake::min_interval(1), "{:?}", begin.elapsed());
+    assert_eq!(passes(&done), Did::Pass(Cause::Change, Vec::new()));
+    mailbox.changed(2);
+    assert_eq!(passes(&done), Did::Listed(2));
+}
+
+#[test]
+fn everything_is_compared_at_the_audit_and_when_asked() {
+    let (mut fake, done) = fake(false);
+    fake.audit = Duration::from_millis(50);
+    let _worker = start(fake);
+    assert!(done.iter().any(|did| did == Did::Audit));
+    let (fake, done) = self::fake(false);
+    let worker = start(fake);
+    assert_eq!(passes(&done), Did::Pass(Cause::Timer, Vec::new()));
+    worker.mailbox().audit();
+    assert_eq!(passes(&done), Did::Audit);
+}
+
+#[tokio::test]
+async fn too_many_orders_wait_outside() {
+    let (mut fake, _done) = fake(true);
+    let (go, block) = channel();
+    fake.block = Some(block);
+    let worker = start(fake);
+    let mailbox = worker.mailbox();
+    let mut number = 0;
+    while mailbox.try_send(number).is_ok() {
+        number += 10;
+        assert!(number < 200_000, "the queue has no bound");
+    }
+    let waiting = tokio::spawn(async move { mailbox.send(number).await });
+    drop(go);
+    assert!(tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn rows_are_shown_between_passes_and_a_busy_thread_is_named() {
+    let (mut fake, _done) = fake(true);
+    let (go, block) = channel();
+    fake.block = Some(block);
+    let worker = start(fake);
+    let mailbox = worker.mailbox();
+    assert_eq!(mailbox.tables(LIMIT).await.unwrap().len(), 1, "before the first order, too");
+    mailbox.try_send(1).unwrap();
+    while mailbox.liveness().busy_for().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(mailbox.tables(Duration::from_millis(1)).await, Err(Busy::Late));
+    assert!(!mailbox.liveness().is_stuck());
+    drop(go);
+    assert_eq!(mailbox.tables(LIMIT).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn newest_report_is_read_and_the_thread_ends_when_told() {
+    let (fake, done) = fake(true);
+    let worker = start(fake);
+    worker.mailbox().try_send(1).unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, worker.next()).await.unwrap(), 1);
+    worker.mailbox().try_send(10).unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, worker.next()).await.unwrap(), 2);
+    let mailbox = worker.mailbox();
+    assert!(worker.stop(LIMIT).await);
+    assert!(!mailbox.changed(1));
+    assert_eq!(mailbox.try_send(30), Ok(false));
+    assert_eq!(mailbox.tables(LIMIT).await, Err(Busy::Ended));
+    drop(done);
+}
