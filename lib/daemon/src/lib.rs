@@ -7,13 +7,21 @@
 //! | [`lifecycle`] | signals, the service manager, exit codes |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
 //! | [`worker`] | the thread that owns the kernel tables |
+//! | [`monitors`] | what the kernel says of itself, on its way to that thread |
 //! | [`status`] | tables, rows and the file that `status` reads |
+//! | [`metrics`] | numbers for Prometheus |
+//! | [`http`] | health, metrics, status and tables for whoever asks |
 //!
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
 pub mod flags;
+pub mod http;
 pub mod lifecycle;
 pub mod log;
+pub mod metrics;
+pub mod monitors;
 pub mod readiness;
 pub mod status;
 pub mod worker;
+
+pub use cluster::problem;

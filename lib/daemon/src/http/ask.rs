@@ -1,0 +1,74 @@
+//! Asking the running daemon over its unix socket: what `tables` does.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::SOCKET;
+
+/// Bytes of an answer that are read at most.
+const MOST: u64 = 256 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody is there.
+    #[error("no daemon answers at {}: is it running, with this --run-dir?", .0.display())]
+    Absent(PathBuf),
+    /// The daemon may not be asked, or the conversation broke off.
+    #[error("ask the daemon at {}: {source}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It takes too long.
+    #[error("the daemon at {} does not answer within {} s: it is stuck or very busy", path.display(), limit.as_secs())]
+    Late {
+        /// The socket.
+        path: PathBuf,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// It said no.
+    #[error("the daemon answers {code}: {text}")]
+    Refused {
+        /// HTTP's status code.
+        code: u16,
+        /// The reason.
+        text: String,
+    },
+}
+
+/// Gets `page`, with its query, from the daemon whose run-time folder is `folder`.
+///
+/// # Errors
+/// When there is no daemon, it does not answer within `limit`, or there is no such page.
+pub fn ask(folder: &Path, page: &str, limit: Duration) -> Result<String, AskError> {
+    let path = folder.join(SOCKET);
+    let answer = talk(&path, page, limit).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Absent(path.clone()),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Late { path: path.clone(), limit },
+        _ => AskError::Io { path: path.clone(), source },
+    })?;
+    let malformed = || AskError::Io { path: path.clone(), source: io::Error::other("malformed answer") };
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(malformed)?;
+    match code {
+        200 => Ok(body.to_owned()),
+        code => Err(AskError::Refused { code, text: body.trim_end().to_owned() }),
+    }
+}
+
+fn talk(path: &Path, page: &str, limit: Duration) -> io::Result<String> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    // HTTP/1.0: the answer ends with the connection and is in one piece.
+    write!(stream, "GET {page} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(MOST).read_to_string(&mut answer)?;
+    Ok(answer)
+}

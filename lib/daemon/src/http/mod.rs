@@ -1,0 +1,19 @@
+//! One HTTP server: `/healthz`, `/livez`, `/readyz`, `/metrics`, `/status`, `/tables`.
+//!
+//! It only reads. Invariants: a listener that cannot be opened is logged and tried again, and hinders nothing else; the
+//! number of connections, their length and the size of what they send are bounded, so that nobody can keep the daemon
+//! busy from here; what tells more than whether the daemon is well is served on its unix socket, which is root's, and on
+//! the address for metrics.
+
+mod ask;
+mod board;
+mod pages;
+mod server;
+
+pub use ask::{AskError, ask};
+pub use board::Board;
+pub use pages::{Health, Page, Probe, Site, Tables};
+pub use server::{Address, Routes, serve};
+
+/// Name of the unix socket in the run-time folder.
+pub const SOCKET: &str = "http.sock";

@@ -1,0 +1,144 @@
+//! What the server shows.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Board;
+use crate::metrics::{self, Metrics};
+use crate::readiness::Readiness;
+use crate::status::{Lines, TableRows};
+use crate::worker::{Busy, Liveness};
+
+/// How long a question for rows may wait for a pass to end.
+const ROWS_LIMIT: Duration = Duration::from_secs(10);
+
+/// Content type of text.
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Content type of JSON.
+const JSON: &str = "application/json";
+
+/// Which question about its health is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// `/healthz`: is it well?
+    Health,
+    /// `/livez`: should it be restarted?
+    Live,
+    /// `/readyz`: has it begun to do its work?
+    Ready,
+}
+
+/// How the daemon is, for the program's words about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The kernel thread makes progress.
+    pub live: bool,
+    /// Every gate has opened.
+    pub ready: bool,
+    /// The gates that have not.
+    pub awaited: Vec<String>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// HTTP's status code.
+    pub code: u16,
+    /// Its form.
+    pub content_type: &'static str,
+    /// What it says.
+    pub body: String,
+}
+
+impl Page {
+    /// A text.
+    pub fn text(code: u16, body: impl Into<String>) -> Self {
+        Self { code, content_type: TEXT, body: body.into() }
+    }
+
+    /// A JSON text.
+    pub fn json(code: u16, body: impl Into<String>) -> Self {
+        Self { code, content_type: JSON, body: body.into() }
+    }
+}
+
+/// Rows on their way from the thread that knows them.
+type Answer = Pin<Box<dyn Future<Output = Result<Vec<TableRows>, Busy>> + Send>>;
+
+/// Asks for desired and actual rows, with a limit of time.
+pub type Tables = Box<dyn Fn(Duration) -> Answer + Send + Sync>;
+
+/// What the server shows, and where it is from.
+pub struct Site {
+    /// Whether the daemon has begun to do its work.
+    pub readiness: Readiness,
+    /// Whether the kernel thread makes progress.
+    pub liveness: Liveness,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    /// The status.
+    pub board: Board,
+    /// The rows.
+    pub tables: Tables,
+    /// The program's words about its health.
+    pub health: fn(Probe, &Health) -> Page,
+    /// Pages that only this program has, by path, beside the metrics.
+    pub others: &'static [(&'static str, &'static str)],
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").finish_non_exhaustive()
+    }
+}
+
+impl Site {
+    /// What `path` shows, with `query` behind the question mark; `None` when there is no such page. Without `all` there are
+    /// only the pages about health.
+    pub(super) async fn page(&self, path: &str, query: &str, all: bool) -> Option<Page> {
+        let probe = match path {
+            "/healthz" => Some(Probe::Health),
+            "/livez" => Some(Probe::Live),
+            "/readyz" => Some(Probe::Ready),
+            _ => None,
+        };
+        if let Some(probe) = probe {
+            return Some((self.health)(probe, &self.state()));
+        }
+        if !all {
+            return None;
+        }
+        let json = query.split('&').any(|pair| pair == "format=json");
+        match path {
+            "/metrics" => Some(Page { code: 200, content_type: metrics::CONTENT_TYPE, body: self.metrics.encode() }),
+            "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.value()))),
+            "/status" => Some(Page::text(200, self.board.text())),
+            "/tables" => Some(self.rows(json).await),
+            _ => self.others.iter().find(|(other, _)| *other == path).map(|(_, text)| Page::text(200, *text)),
+        }
+    }
+
+    fn state(&self) -> Health {
+        let awaited = self.readiness.awaited();
+        Health { live: !self.liveness.is_stuck(), ready: awaited.is_empty(), awaited }
+    }
+
+    async fn rows(&self, json: bool) -> Page {
+        let tables = match (self.tables)(ROWS_LIMIT).await {
+            Ok(tables) => tables,
+            Err(busy) => return Page::text(503, format!("{busy}\n")),
+        };
+        if json {
+            return match serde_json::to_string_pretty(&tables) {
+                Ok(text) => Page::json(200, text + "\n"),
+                Err(error) => Page::text(500, format!("{error}\n")),
+            };
+        }
+        let mut lines = Lines::new();
+        tables.iter().for_each(|table| table.write(&mut lines));
+        Page::text(200, lines.into_text())
+    }
+}

@@ -1,0 +1,174 @@
+//! The listeners, and what bounds a connection.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::fs::Permissions;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::pages::{Page, Site};
+
+/// Connections of one listener at a time; more wait in the kernel.
+const CONNECTIONS: usize = 32;
+
+/// Time for the header of a request.
+const HEADER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Time for a whole connection.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+
+/// Bytes of a request's header.
+const HEADER_BYTES: usize = 16 * 1024;
+
+/// Pause before a listener is opened again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Pause after an accept that failed, mostly for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Where a listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// Address and port.
+    Tcp(SocketAddr),
+    /// A unix socket, which only the daemon's user may open.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Which pages a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routes {
+    /// Whether the daemon is well, and nothing else.
+    Health,
+    /// All of them.
+    All,
+}
+
+/// Serves `site` at `address`, for as long as the future is polled.
+pub async fn serve(address: Address, routes: Routes, site: Arc<Site>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut reason = String::new();
+    loop {
+        let error = match Listener::bind(&address).await {
+            Ok(listener) => {
+                tracing::debug!(%address, "serving HTTP");
+                reason.clear();
+                accept(listener, routes, &site, &room).await;
+                continue;
+            }
+            Err(error) => error.to_string(),
+        };
+        if error != reason {
+            tracing::warn!(%address, error, "no HTTP here; tried again every {} s", PAUSE.as_secs());
+            reason = error;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            Address::Unix(path) => {
+                if let Some(folder) = path.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                let listener = UnixListener::bind(path)?;
+                std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+                Ok(Self::Unix(listener))
+            }
+        }
+    }
+}
+
+/// Accepts until the listener is of no use any more.
+async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc<Semaphore>) {
+    loop {
+        let Ok(permit) = Arc::clone(room).acquire_owned().await else { return };
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio::spawn(talk(stream, routes, Arc::clone(site), permit));
+            }),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio::spawn(talk(stream, routes, Arc::clone(site), permit));
+            }),
+        };
+        if let Err(error) = accepted {
+            tracing::debug!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+async fn talk<S>(stream: S, routes: Routes, site: Arc<Site>, permit: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let site = Arc::clone(&site);
+        async move { Ok::<_, Infallible>(answer(&request, routes, &site).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    // A client that breaks off or takes too long is not worth a line.
+    let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+    drop(permit);
+}
+
+async fn answer(request: &Request<Incoming>, routes: Routes, site: &Site) -> Response<Full<Bytes>> {
+    let uri = request.uri();
+    let page = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        let found = site.page(uri.path(), uri.query().unwrap_or_default(), routes == Routes::All).await;
+        found.unwrap_or_else(|| Page::text(404, "no such page\n"))
+    } else {
+        Page::text(405, "only GET and HEAD\n")
+    };
+    // hyper sends no body to HEAD.
+    let mut response = Response::new(Full::new(Bytes::from(page.body)));
+    *response.status_mut() = StatusCode::from_u16(page.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if page.code == 405 {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}

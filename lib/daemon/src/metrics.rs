@@ -1,0 +1,222 @@
+//! `Metrics`: numbers for Prometheus, named `<program>_…`.
+//!
+//! Invariant: labels are tables, causes, gates, sources and error numbers, of which there are few; never a key of the
+//! cluster.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use reconcile::Pass;
+
+use crate::readiness::Readiness;
+use crate::worker::{Cause, Took};
+
+/// Content type of what [`Metrics::encode`] writes.
+pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
+
+/// One label: name and value.
+type Label = [(&'static str, String); 1];
+
+/// A count per value of one label.
+type Gauges = Family<Label, Gauge>;
+
+/// The numbers of one daemon.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    readiness: Readiness,
+    desired: Gauges,
+    in_place: Gauges,
+    open: Gauges,
+    written: Family<Label, Counter>,
+    repairs: Counter,
+    passes: Family<Label, Histogram>,
+    event_to_kernel: Histogram,
+    errors: Family<Label, Counter>,
+    connected: Gauges,
+    listed: Gauges,
+    gates: Gauges,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// From 100 µs to some 100 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 4.0, 11))
+}
+
+impl Metrics {
+    /// The numbers of `program`, which is at `version`; gates are those of `readiness`.
+    #[must_use]
+    pub fn new(program: &str, version: &str, readiness: Readiness) -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::default()),
+            readiness,
+            desired: Family::default(),
+            in_place: Family::default(),
+            open: Family::default(),
+            written: Family::default(),
+            repairs: Counter::default(),
+            passes: Family::new_with_constructor(seconds),
+            event_to_kernel: seconds(),
+            errors: Family::default(),
+            connected: Family::default(),
+            listed: Family::default(),
+            gates: Family::default(),
+        };
+        metrics.register(program, version);
+        metrics
+    }
+
+    fn register(&self, program: &str, version: &str) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let build: Gauges = Family::default();
+        build.get_or_create(&[("version", version.to_owned())]).set(1);
+        let start: Gauge<f64, AtomicU64> = Gauge::default();
+        start.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        registry.register_with_unit("process_start_time", "Start of the process since 1970", Unit::Seconds, start);
+        let own = registry.sub_registry_with_prefix(program.replace('-', "_"));
+        own.register("build_info", "Version of the program", build);
+        own.register("table_rows_desired", "Rows that are desired, by kernel table", self.desired.clone());
+        own.register("table_rows_in_place", "Desired rows that the kernel holds", self.in_place.clone());
+        own.register("table_rows_open", "Rows that are not as they should be", self.open.clone());
+        own.register("rows_written", "Rows that were set or removed, or failed", self.written.clone());
+        own.register("repairs", "Rows that were put right after somebody else changed them", self.repairs.clone());
+        own.register_with_unit("pass_duration", "Time of a pass over all tables", Unit::Seconds, self.passes.clone());
+        own.register_with_unit(
+            "event_to_kernel",
+            "Time from an event to the end of the pass that it caused",
+            Unit::Seconds,
+            self.event_to_kernel.clone(),
+        );
+        own.register("kernel_errors", "Refusals of the kernel by error number", self.errors.clone());
+        own.register("source_connected", "1 when the source can be reached", self.connected.clone());
+        own.register("source_listed", "1 when the source has been listed whole once", self.listed.clone());
+        own.register("readiness_gate", "1 when the gate is open", self.gates.clone());
+    }
+
+    /// Gives `add` the registry, for numbers that only one program has.
+    pub fn extend(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes a pass.
+    pub fn pass(&self, cause: Cause, pass: &Pass, took: Took) {
+        if pass.observed > 0 || !pass.is_idle() {
+            self.passes.get_or_create(&[("cause", cause.name().to_owned())]).observe(took.pass.as_secs_f64());
+        }
+        if let Some(latency) = took.event_to_kernel.filter(|_| !pass.is_idle()) {
+            self.event_to_kernel.observe(latency.as_secs_f64());
+        }
+        for (kind, count) in [("set", pass.upserted), ("removed", pass.removed), ("failed", pass.failed)] {
+            if count > 0 {
+                self.written.get_or_create(&[("result", kind.to_owned())]).inc_by(whole(count));
+            }
+        }
+        if cause != Cause::Order {
+            self.repairs.inc_by(whole(pass.upserted + pass.removed));
+        }
+    }
+
+    /// Notes an error of the kernel; without a number it was none of the kernel's own.
+    pub fn kernel_error(&self, errno: Option<i32>) {
+        let number = errno.map_or_else(|| "none".to_owned(), |errno| errno.to_string());
+        self.errors.get_or_create(&[("errno", number)]).inc();
+    }
+
+    /// Sets where the tables stand.
+    pub fn tables<'a>(&self, tables: impl IntoIterator<Item = (&'a str, &'a reconcile::Status)>) {
+        for (name, status) in tables {
+            let label = [("table", name.to_owned())];
+            set(&self.desired, &label, status.desired);
+            set(&self.in_place, &label, status.done);
+            set(&self.open, &label, status.open.len());
+        }
+    }
+
+    /// Sets where a source stands.
+    pub fn source(&self, name: &str, connected: bool, listed: bool) {
+        let label = [("source", name.to_owned())];
+        set(&self.connected, &label, usize::from(connected));
+        set(&self.listed, &label, usize::from(listed));
+    }
+
+    /// All numbers in Prometheus' text form.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        for (gate, open) in self.readiness.gates() {
+            set(&self.gates, &[("gate", gate.to_owned())], usize::from(open));
+        }
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing into a text cannot fail.
+        let _ = prometheus_text::encode(&mut text, &registry);
+        text
+    }
+}
+
+fn set(family: &Gauges, label: &Label, value: usize) {
+    family.get_or_create(label).set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+fn whole(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn numbers_carry_the_programs_name_and_count_repairs_apart() {
+        let readiness = Readiness::new(["sources", "tables"]);
+        let metrics = Metrics::new("ipvs-proxy", "0.1.0", readiness.clone());
+        readiness.open("tables");
+        let pass = Pass { observed: 1, upserted: 3, removed: 1, failed: 2, ..Pass::default() };
+        let took = Took {
+            pass: Duration::from_millis(5),
+            event_to_kernel: Some(Duration::from_millis(25)),
+            now: Duration::from_secs(1),
+        };
+        metrics.pass(Cause::Order, &pass, took);
+        metrics.pass(Cause::Change, &Pass { upserted: 7, ..Pass::default() }, took);
+        metrics.kernel_error(Some(17));
+        metrics.source("services", true, false);
+        let status = reconcile::Status { desired: 5, done: 4, ..Default::default() };
+        metrics.tables(BTreeMap::from([("ipvs", &status)]));
+        let text = metrics.encode();
+        for line in [
+            "# TYPE ipvs_proxy_pass_duration_seconds histogram",
+            "ipvs_proxy_build_info{version=\"0.1.0\"} 1",
+            "ipvs_proxy_table_rows_desired{table=\"ipvs\"} 5",
+            "ipvs_proxy_table_rows_in_place{table=\"ipvs\"} 4",
+            "ipvs_proxy_rows_written_total{result=\"set\"} 10",
+            "ipvs_proxy_rows_written_total{result=\"failed\"} 2",
+            "ipvs_proxy_repairs_total 7",
+            "ipvs_proxy_pass_duration_seconds_count{cause=\"order\"} 1",
+            "ipvs_proxy_event_to_kernel_seconds_count 2",
+            "ipvs_proxy_kernel_errors_total{errno=\"17\"} 1",
+            "ipvs_proxy_source_connected{source=\"services\"} 1",
+            "ipvs_proxy_source_listed{source=\"services\"} 0",
+            "ipvs_proxy_readiness_gate{gate=\"tables\"} 1",
+            "ipvs_proxy_readiness_gate{gate=\"sources\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{text}\nlacks {line}");
+        }
+        assert!(text.contains("process_start_time_seconds 1"), "{text}");
+    }
+}

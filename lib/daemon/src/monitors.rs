@@ -1,0 +1,283 @@
+//! What the kernel says of itself, on its way to the thread that owns the tables.
+//!
+//! Invariants: the monitors are open before a table is listed for the first time, so nothing is missed between the two; a
+//! monitor that ends is opened again, and everything that it is about is compared anew then; it never ends the daemon,
+//! the audit does its work meanwhile.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use kernel::KernelError;
+use kernel::nft::{Change, Stream};
+use kernel::watch::{Event, Watch};
+use tokio::task::JoinSet;
+
+use crate::worker::{Mailbox, Work};
+
+/// Pause before a monitor is opened again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Port ids of our own conversations, which mark the notifications of our own changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Of rtnetlink.
+    pub rtnl: BTreeSet<u32>,
+    /// Of nftables.
+    pub nft: BTreeSet<u32>,
+}
+
+/// What notifications mean to a program. [`Event::Resync`] and [`Change::Lost`] stand for everything.
+pub struct Meaning<C> {
+    /// Of rtnetlink.
+    pub rtnl: fn(Event) -> Vec<C>,
+    /// Of nftables.
+    pub nft: fn(&Change) -> Vec<C>,
+}
+
+/// The monitors, open and not followed yet.
+#[derive(Debug)]
+pub struct Monitors {
+    ports: Ports,
+    rtnl: Option<Watch>,
+    nft: Option<Stream>,
+}
+
+/// The monitors while they are followed; dropping this ends it.
+#[derive(Debug)]
+pub struct Following(#[allow(dead_code, reason = "kept for its drop")] JoinSet<()>);
+
+impl Monitors {
+    /// Opens the monitors; one that the kernel refuses is logged and tried again when they are followed. Must be called
+    /// on a tokio runtime, in the network namespace that is meant.
+    #[must_use]
+    pub fn open(ports: Ports) -> Self {
+        let rtnl = logged(Watch::open(ports.rtnl.clone()), "rtnetlink");
+        let nft = logged(Stream::open(ports.nft.clone()), "nftables");
+        Self { ports, rtnl, nft }
+    }
+
+    /// Passes on what the kernel says, as `meaning` has it.
+    #[must_use]
+    pub fn follow<W: Work>(self, mailbox: &Mailbox<W>, meaning: Meaning<W::Change>) -> Following {
+        let Self { ports, rtnl, nft } = self;
+        let Meaning { rtnl: of_rtnl, nft: of_nft } = meaning;
+        let mut tasks = JoinSet::new();
+        let Ports { rtnl: rtnl_ports, nft: nft_ports } = ports;
+        let rtnl_monitor = Rtnl { watch: rtnl, ports: rtnl_ports, meaning: of_rtnl };
+        let nft_monitor = Nft { stream: nft, ports: nft_ports, meaning: of_nft };
+        tasks.spawn(follow(rtnl_monitor, mailbox.clone(), PAUSE));
+        tasks.spawn(follow(nft_monitor, mailbox.clone(), PAUSE));
+        Following(tasks)
+    }
+}
+
+fn logged<T>(opened: Result<T, KernelError>, name: &str) -> Option<T> {
+    opened.map_err(|error| tracing::warn!(%error, "no {name} monitor yet; the audit has to do")).ok()
+}
+
+/// A monitor that can be opened again.
+trait Monitor<C>: Send {
+    /// Its name in the log.
+    const NAME: &'static str;
+    /// Why it cannot be opened.
+    type Error: fmt::Display;
+
+    /// True when it is open.
+    fn is_open(&self) -> bool;
+    /// Opens it anew.
+    fn open(&mut self) -> Result<(), Self::Error>;
+    /// Everything that it is about.
+    fn everything(&self) -> Vec<C>;
+    /// What has changed; `None` when it has ended.
+    fn next(&mut self) -> impl Future<Output = Option<Vec<C>>> + Send;
+}
+
+async fn follow<W: Work, M: Monitor<W::Change>>(mut monitor: M, mailbox: Mailbox<W>, pause: Duration) {
+    let name = M::NAME;
+    let mut open = monitor.is_open();
+    loop {
+        if open {
+            while let Some(changes) = monitor.next().await {
+                if !pass_on(&mailbox, changes) {
+                    return;
+                }
+            }
+            tracing::warn!("the {name} monitor has ended; it is opened again");
+        }
+        let mut reason = String::new();
+        loop {
+            tokio::time::sleep(pause).await;
+            let Err(error) = monitor.open() else { break };
+            let error = error.to_string();
+            if error != reason {
+                tracing::warn!(error, "no {name} monitor; the audit has to do");
+                reason = error;
+            }
+        }
+        open = true;
+        // Whatever happened while there was no monitor.
+        if !pass_on(&mailbox, monitor.everything()) {
+            return;
+        }
+    }
+}
+
+fn pass_on<W: Work>(mailbox: &Mailbox<W>, changes: Vec<W::Change>) -> bool {
+    changes.into_iter().all(|change| mailbox.changed(change))
+}
+
+struct Rtnl<C> {
+    watch: Option<Watch>,
+    ports: BTreeSet<u32>,
+    meaning: fn(Event) -> Vec<C>,
+}
+
+impl<C> Monitor<C> for Rtnl<C> {
+    const NAME: &'static str = "rtnetlink";
+    type Error = KernelError;
+
+    fn is_open(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    fn open(&mut self) -> Result<(), KernelError> {
+        self.watch = Some(Watch::open(self.ports.clone())?);
+        Ok(())
+    }
+
+    fn everything(&self) -> Vec<C> {
+        (self.meaning)(Event::Resync)
+    }
+
+    async fn next(&mut self) -> Option<Vec<C>> {
+        Some((self.meaning)(self.watch.as_mut()?.next().await?))
+    }
+}
+
+struct Nft<C> {
+    stream: Option<Stream>,
+    ports: BTreeSet<u32>,
+    meaning: fn(&Change) -> Vec<C>,
+}
+
+impl<C> Monitor<C> for Nft<C> {
+    const NAME: &'static str = "nftables";
+    type Error = KernelError;
+
+    fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    fn open(&mut self) -> Result<(), KernelError> {
+        self.stream = Some(Stream::open(self.ports.clone())?);
+        Ok(())
+    }
+
+    fn everything(&self) -> Vec<C> {
+        (self.meaning)(&Change::Lost)
+    }
+
+    async fn next(&mut self) -> Option<Vec<C>> {
+        match self.stream.as_mut()?.next().await {
+            Ok(changes) => Some(changes.iter().flat_map(self.meaning).collect()),
+            Err(error) => {
+                tracing::warn!(%error, "the nftables monitor failed");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use reconcile::Pass;
+
+    use super::*;
+    use crate::status::TableRows;
+    use crate::worker::{Cause, Took, Worker};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Says which changes arrive.
+    struct Listener(Sender<u8>);
+
+    impl Work for Listener {
+        type Order = ();
+        type Change = u8;
+        type Report = ();
+
+        fn min_interval(_: u8) -> Duration {
+            Duration::ZERO
+        }
+        fn audit_period(&self) -> Duration {
+            Duration::from_secs(3600)
+        }
+        fn take(&mut self, (): (), _: Duration) {}
+        fn invalidate(&mut self, change: u8) {
+            self.0.send(change).unwrap();
+        }
+        fn invalidate_all(&mut self) {}
+        fn pass(&mut self, _: Cause, _: Duration) -> Pass {
+            Pass::default()
+        }
+        fn next(&self) -> Option<Duration> {
+            None
+        }
+        fn report(&mut self, _: Cause, _: &Pass, _: Took) -> Option<()> {
+            None
+        }
+        fn tables(&self) -> Vec<TableRows> {
+            Vec::new()
+        }
+    }
+
+    /// Says its words and ends; the first attempts to open it fail.
+    struct Script {
+        words: Option<Vec<u8>>,
+        attempts: usize,
+    }
+
+    impl Monitor<u8> for Script {
+        const NAME: &'static str = "scripted";
+        type Error = &'static str;
+
+        fn is_open(&self) -> bool {
+            self.words.is_some()
+        }
+        fn open(&mut self) -> Result<(), &'static str> {
+            self.attempts = self.attempts.checked_sub(1).ok_or("no more")?;
+            if self.attempts > 1 {
+                return Err("no socket");
+            }
+            self.words = Some(vec![3]);
+            Ok(())
+        }
+        fn everything(&self) -> Vec<u8> {
+            vec![100]
+        }
+        async fn next(&mut self) -> Option<Vec<u8>> {
+            self.words.as_mut()?.pop().map(|word| vec![word])
+        }
+    }
+
+    fn next(arrived: &Receiver<u8>) -> u8 {
+        arrived.recv_timeout(LIMIT).unwrap()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn monitor_that_ends_is_opened_again_with_everything_compared_anew() {
+        let (sender, arrived) = channel();
+        let worker = Worker::start("worker", Listener(sender), Mailbox::default()).unwrap();
+        let script = Script { words: Some(vec![1]), attempts: 4 };
+        let task = tokio::spawn(follow(script, worker.mailbox(), Duration::from_millis(1)));
+        let words = tokio::task::spawn_blocking(move || [next(&arrived), next(&arrived), next(&arrived)]);
+        let mut words = words.await.unwrap();
+        words.sort_unstable();
+        assert_eq!(words, [1, 3, 100]);
+        assert!(!task.is_finished(), "it goes on trying");
+        task.abort();
+    }
+}

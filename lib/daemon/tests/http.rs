@@ -1,0 +1,207 @@
+//! The server with real clients on loopback and on its unix socket.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panic")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use daemon::http::{Address, AskError, Board, Page, Probe, Routes, SOCKET, Site, ask, serve};
+use daemon::metrics::Metrics;
+use daemon::readiness::Readiness;
+use daemon::status::{RowText, TableRows};
+use daemon::worker::Liveness;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Futures that run on a thread of their own until this is dropped.
+struct Running(Option<oneshot::Sender<()>>, Option<JoinHandle<()>>);
+
+impl Running {
+    fn start(futures: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                for future in futures {
+                    tokio::spawn(future);
+                }
+                let _ = stopped.await;
+            });
+        });
+        Self(Some(stop), Some(thread))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        let _ = self.1.take().unwrap().join();
+    }
+}
+
+/// A running server.
+struct Server {
+    _running: Running,
+    address: SocketAddr,
+    readiness: Readiness,
+    folder: tempfile::TempDir,
+}
+
+fn site(readiness: &Readiness) -> Arc<Site> {
+    let board = Board::new(|status| format!("node {}\n", status["node"].as_str().unwrap()));
+    board.set(&json!({"node": "n1"}));
+    let row = RowText { desired: Some("route a".to_owned()), actual: None, equal: false, own: true };
+    let table = TableRows { name: "routes".to_owned(), listed: true, rows: vec![row] };
+    Arc::new(Site {
+        readiness: readiness.clone(),
+        liveness: Liveness::default(),
+        metrics: Arc::new(Metrics::new("netd", "0.1.0", readiness.clone())),
+        board,
+        tables: Box::new(move |_| {
+            let tables = vec![table.clone()];
+            Box::pin(async move { Ok(tables) })
+        }),
+        health: |probe, health| match probe {
+            Probe::Ready if !health.ready => Page::text(503, format!("waits for {}\n", health.awaited.join(", "))),
+            _ => Page::text(200, "well\n"),
+        },
+        others: &[("/proxyMode", "ipvs")],
+    })
+}
+
+/// An address that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn start(routes: Routes) -> Server {
+    let (address, readiness) = (free(), Readiness::new(["leases"]));
+    let folder = tempfile::tempdir().unwrap();
+    let site = site(&readiness);
+    let socket = Address::Unix(folder.path().join(SOCKET));
+    let running = Running::start(vec![
+        Box::pin(serve(Address::Tcp(address), routes, Arc::clone(&site))),
+        Box::pin(serve(socket, Routes::All, site)),
+    ]);
+    until(|| TcpStream::connect(address).is_ok() && folder.path().join(SOCKET).exists());
+    Server { _running: running, address, readiness, folder }
+}
+
+fn until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "the server does not start");
+        std::thread::yield_now();
+    }
+}
+
+/// Runs curl; returns the status code and the answer with its header.
+fn curl(server: &Server, path: &str, flags: &[&str]) -> (u16, String) {
+    let url = format!("http://{}{path}", server.address);
+    let output = Command::new("curl").args(["-s", "-i", "--max-time", "10"]).args(flags).arg(url).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let code = text.split(' ').nth(1).unwrap_or_default().parse().unwrap_or(0);
+    (code, text)
+}
+
+#[test]
+fn every_page_is_there_for_a_real_client() {
+    let server = start(Routes::All);
+    assert_eq!(curl(&server, "/healthz", &[]).0, 200);
+    assert_eq!(curl(&server, "/livez", &[]).0, 200);
+    let (code, text) = curl(&server, "/readyz", &[]);
+    assert!(code == 503 && text.ends_with("waits for leases\n"), "{text}");
+    server.readiness.open("leases");
+    assert_eq!(curl(&server, "/readyz", &[]).0, 200);
+    let (_, text) = curl(&server, "/metrics", &[]);
+    assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
+    assert!(text.contains("\nnetd_readiness_gate{gate=\"leases\"} 1\n"), "{text}");
+    let (_, text) = curl(&server, "/status", &[]);
+    assert!(text.ends_with("\r\n\r\nnode n1\n") && text.contains("x-content-type-options: nosniff"), "{text}");
+    let (_, text) = curl(&server, "/tables", &[]);
+    assert!(text.ends_with("\r\n\r\ntable routes (1 desired)\n+ route a\n"), "{text}");
+    let (_, text) = curl(&server, "/tables?format=json", &[]);
+    let body: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(body[0]["rows"][0]["desired"], "route a");
+    let (_, text) = curl(&server, "/proxyMode", &[]);
+    assert!(text.ends_with("\r\n\r\nipvs"), "{text}");
+}
+
+#[test]
+fn server_only_reads() {
+    let server = start(Routes::All);
+    for method in ["POST", "PUT", "DELETE"] {
+        let (code, text) = curl(&server, "/status", &["-X", method, "-d", "x"]);
+        assert!(code == 405 && text.contains("allow: GET, HEAD"), "{text}");
+    }
+    assert_eq!(curl(&server, "/status", &["-I"]).0, 200);
+    assert_eq!(curl(&server, "/../etc/passwd", &["--path-as-is"]).0, 404);
+}
+
+#[test]
+fn address_for_health_has_nothing_else() {
+    let server = start(Routes::Health);
+    assert_eq!(curl(&server, "/healthz", &[]).0, 200);
+    for path in ["/metrics", "/status", "/tables", "/proxyMode", "/"] {
+        assert_eq!(curl(&server, path, &[]).0, 404, "{path}");
+    }
+}
+
+#[test]
+fn header_that_is_too_large_or_never_ends_is_given_up() {
+    let server = start(Routes::Health);
+    let (code, text) = curl(&server, "/healthz", &["-H", &format!("X-Large: {}", "x".repeat(40_000))]);
+    assert!(code == 431 || code == 0, "{text}");
+    let mut slow = TcpStream::connect(server.address).unwrap();
+    slow.set_read_timeout(Some(LIMIT)).unwrap();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ").unwrap();
+    let mut rest = Vec::new();
+    // Ends because the server hangs up, not because nothing comes.
+    slow.read_to_end(&mut rest).unwrap();
+    assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
+}
+
+#[test]
+fn forty_silent_connections_do_not_keep_others_out_for_long() {
+    let server = start(Routes::Health);
+    let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    // Each batch is given up after the limit for a header, at the latest.
+    let url = format!("http://{}/healthz", server.address);
+    let output = Command::new("curl").args(["-s", "--max-time", "60", &url]).output().unwrap();
+    assert_eq!(output.stdout, b"well\n");
+    drop(silent);
+}
+
+#[test]
+fn taken_address_is_tried_again_and_hinders_nobody() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let site = site(&Readiness::new(["leases"]));
+    let _running = Running::start(vec![
+        Box::pin(serve(Address::Tcp(address), Routes::All, Arc::clone(&site))),
+        Box::pin(serve(Address::Unix(folder.path().join(SOCKET)), Routes::All, site)),
+    ]);
+    until(|| ask(folder.path(), "/status", LIMIT).is_ok());
+    drop(taken);
+    until(|| TcpStream::connect(address).is_ok());
+}
+
+#[test]
+fn daemon_is_asked_over_its_socket_and_an_absent_one_is_named() {
+    let server = start(Routes::Health);
+    let text = ask(server.folder.path(), "/tables", LIMIT).unwrap();
+    assert_eq!(text, "table routes (1 desired)\n+ route a\n");
+    let refused = ask(server.folder.path(), "/nothing", LIMIT).unwrap_err();
+    assert!(matches!(refused, AskError::Refused { code: 404, .. }), "{refused}");
+    let absent = ask(Path::new("/run/no-such-daemon"), "/tables", LIMIT).unwrap_err().to_string();
+    assert_eq!(absent, "no daemon answers at /run/no-such-daemon/http.sock: is it running, with this --run-dir?");
+}
