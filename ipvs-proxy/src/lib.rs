@@ -8,10 +8,12 @@
 //! Invariants: `plan` is pure; one changed endpoint costs the steps of that endpoint; nothing is removed before Services
 //! and EndpointSlices have both been listed once; a malformed object leaves what was served before it.
 
-pub mod command;
-pub mod commands;
-pub mod dataplane;
-pub mod object;
-pub mod plan;
-pub mod run;
-pub mod source;
+mod command;
+mod commands;
+mod dataplane;
+mod object;
+mod plan;
+mod run;
+mod source;
+
+pub use command::main;

@@ -19,26 +19,26 @@ use crate::source::Place;
 
 /// What the daemon needs to know.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// Where Services and EndpointSlices are heard.
-    pub place: Place,
+    pub(crate) place: Place,
     /// The Pod network.
-    pub pods: Network,
+    pub(crate) pods: Network,
     /// The Service network, if given.
-    pub services: Option<Network>,
+    pub(crate) services: Option<Network>,
     /// Node name and scheduler.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// Longest time of a drain.
-    pub grace: Duration,
+    pub(crate) grace: Duration,
     /// Time-outs of IPVS in seconds, 0 where the kernel's stay.
-    pub timeouts: Timeouts,
+    pub(crate) timeouts: Timeouts,
     /// Folder of run-time files.
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
 }
 
 /// Everything wrong with the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,7 +153,7 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub fn read(flags: &Flags, hostname: &str, seed: u64) -> Result<Self, Problems> {
+    pub(crate) fn read(flags: &Flags, hostname: &str, seed: u64) -> Result<Self, Problems> {
         let mut reader = Reader::default();
         let place = reader.place(flags, seed);
         if flags.cluster_cidr.is_none() {
@@ -180,7 +180,7 @@ impl Config {
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn read_store(flags: &Flags, seed: u64) -> Result<(Client, Prefix), Problems> {
+pub(crate) fn read_store(flags: &Flags, seed: u64) -> Result<(Client, Prefix), Problems> {
     let mut reader = Reader::default();
     if flags.etcd_endpoints.is_none() {
         reader.problem("etcd-endpoints", "missing".to_owned(), "http://HOST:PORT,... or https://HOST:PORT,...");

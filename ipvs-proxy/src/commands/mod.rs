@@ -13,7 +13,7 @@ use anyhow::Context;
 use cluster::etcd::{Client, Prefix, Store};
 use cluster::manifest::{self, Form};
 
-pub use status::status;
+pub(crate) use status::status;
 
 use crate::command::args::Verb;
 use crate::object::key::ObjectKey;
@@ -25,7 +25,7 @@ type Objects = Vec<(ObjectKey, Vec<u8>)>;
 ///
 /// # Errors
 /// What is wrong with the manifests, or what the store answered.
-pub fn on_store((client, prefix): (Client, Prefix), verb: &Verb) -> anyhow::Result<()> {
+pub(crate) fn on_store((client, prefix): (Client, Prefix), verb: &Verb) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let store = Store::new(client);
     runtime.block_on(async {

@@ -12,7 +12,7 @@ use crate::run::status::Status;
 ///
 /// # Errors
 /// When there is no status to read.
-pub fn status(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn status(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {
     let run_dir = Path::new(&flags.run_dir);
     let context = || format!("no status in {}; is the daemon running, with the same --run-dir?", run_dir.display());
     let status = Status::read(run_dir).with_context(context)?;

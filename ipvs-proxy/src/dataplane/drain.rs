@@ -29,7 +29,7 @@ struct Drain {
 
 /// Why a drain has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// The last connection is gone.
     Idle,
     /// The grace period is over; connections that are left will break.
@@ -40,7 +40,7 @@ pub enum Ended {
 
 /// The real servers being drained.
 #[derive(Debug, Clone)]
-pub struct Drains {
+pub(crate) struct Drains {
     grace: Duration,
     open: BTreeMap<RealServerKey, Drain>,
 }
@@ -48,48 +48,48 @@ pub struct Drains {
 impl Drains {
     /// No drains; each will have `grace` at most.
     #[must_use]
-    pub const fn new(grace: Duration) -> Self {
+    pub(crate) const fn new(grace: Duration) -> Self {
         Self { grace, open: BTreeMap::new() }
     }
 
     /// True when a real server of this protocol is drained before it is removed.
     #[must_use]
-    pub fn apply_to(&self, protocol: Protocol) -> bool {
+    pub(crate) fn apply_to(&self, protocol: Protocol) -> bool {
         protocol == Protocol::Tcp && !self.grace.is_zero()
     }
 
     /// Begins, or goes on with, the drain of `key`.
-    pub fn begin(&mut self, key: RealServerKey, now: Duration) {
+    pub(crate) fn begin(&mut self, key: RealServerKey, now: Duration) {
         let drain = Drain { deadline: now + self.grace, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
         self.open.entry(key).or_insert(drain);
     }
 
     /// Ends the drain of `key`, because it is back in service or its virtual server is gone. Answers whether there was one.
-    pub fn cancel(&mut self, key: &RealServerKey) -> bool {
+    pub(crate) fn cancel(&mut self, key: &RealServerKey) -> bool {
         self.open.remove(key).is_some()
     }
 
     /// The real servers being drained with the time left to each.
-    pub fn remaining(&self, now: Duration) -> impl Iterator<Item = (&RealServerKey, Duration)> {
+    pub(crate) fn remaining(&self, now: Duration) -> impl Iterator<Item = (&RealServerKey, Duration)> {
         self.open.iter().map(move |(key, drain)| (key, drain.deadline.saturating_sub(now)))
     }
 
     /// The virtual servers whose connections are to be looked at now.
     #[must_use]
-    pub fn due(&self, now: Duration) -> BTreeSet<VirtualServerKey> {
+    pub(crate) fn due(&self, now: Duration) -> BTreeSet<VirtualServerKey> {
         let due = |drain: &Drain| drain.next <= now || drain.deadline <= now;
         self.open.iter().filter(|(_, drain)| due(drain)).map(|(key, _)| key.service).collect()
     }
 
     /// When [`Drains::due`] will have something.
     #[must_use]
-    pub fn next(&self) -> Option<Duration> {
+    pub(crate) fn next(&self) -> Option<Duration> {
         self.open.values().map(|drain| drain.next.min(drain.deadline)).min()
     }
 
     /// Takes in a look at the real servers of `service`: for each that the kernel holds, whether it is without
     /// connections. Answers those whose drain has ended.
-    pub fn look(
+    pub(crate) fn look(
         &mut self,
         service: VirtualServerKey,
         idle: &BTreeMap<RealServerKey, bool>,
@@ -112,7 +112,7 @@ impl Drains {
     }
 
     /// Puts off the next look after one that failed.
-    pub fn postpone(&mut self, service: VirtualServerKey, now: Duration) {
+    pub(crate) fn postpone(&mut self, service: VirtualServerKey, now: Duration) {
         for (_, drain) in self.open.iter_mut().filter(|(key, _)| key.service == service) {
             drain.next = now + LONGEST_PAUSE;
             drain.deadline = drain.deadline.max(drain.next);

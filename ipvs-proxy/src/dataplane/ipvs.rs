@@ -9,14 +9,14 @@ use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServerKey};
 use crate::plan::FrontendPlan;
 
 /// Weight of a backend that takes connections.
-pub const SERVING: RealServer = RealServer { weight: 1 };
+pub(crate) const SERVING: RealServer = RealServer { weight: 1 };
 
 /// Weight of one that takes no new ones.
-pub const DRAINING: RealServer = RealServer { weight: 0 };
+pub(crate) const DRAINING: RealServer = RealServer { weight: 0 };
 
 /// The virtual server of a frontend and its real servers.
 #[must_use]
-pub fn rows(key: VirtualServerKey, frontend: &FrontendPlan) -> BTreeMap<RowKey, Row> {
+pub(crate) fn rows(key: VirtualServerKey, frontend: &FrontendPlan) -> BTreeMap<RowKey, Row> {
     let real = |(addr, port): &(_, _)| RowKey::Real(RealServerKey { service: key, addr: *addr, port: *port });
     let reals = frontend.backends.iter().map(|backend| (real(backend), Row::Real(SERVING)));
     let virtual_server = (RowKey::Virtual(key), Row::Virtual(frontend.virtual_server.clone()));

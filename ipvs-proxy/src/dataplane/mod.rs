@@ -7,7 +7,7 @@
 //! | [`vip`] | the dummy link and its addresses |
 //! | [`drain`] | real servers that take no new connections until their old ones have ended |
 
-pub mod drain;
-pub mod ipvs;
-pub mod table;
-pub mod vip;
+pub(crate) mod drain;
+pub(crate) mod ipvs;
+pub(crate) mod table;
+pub(crate) mod vip;

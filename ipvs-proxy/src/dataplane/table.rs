@@ -30,17 +30,17 @@ const HAIRPIN: &str = "hairpin";
 const VIPS: &str = "vips";
 
 /// kube-proxy's masquerade mark (`iptables.masqueradeBit` 14).
-pub const MASQUERADE_MARK: u32 = 1 << 14;
+pub(crate) const MASQUERADE_MARK: u32 = 1 << 14;
 
 /// The table.
 #[must_use]
-pub fn table_key() -> TableKey {
+pub(crate) fn table_key() -> TableKey {
     TableKey { family: Family::Ip, name: Name::literal(TABLE) }
 }
 
 /// The static part of the table; `pods` is the Pod network.
 #[must_use]
-pub fn table(pods: Prefix) -> (RowKey, Row) {
+pub(crate) fn table(pods: Prefix) -> (RowKey, Row) {
     let mut table = Table::default();
     let sets = [
         (SERVICES, vec![Type::Ipv4Addr, Type::InetProto, Type::InetService]),
@@ -115,26 +115,26 @@ fn element(set: &'static str, key: Vec<Datum>) -> RowKey {
 
 /// The element of a virtual server: its traffic is marked, and it is ours.
 #[must_use]
-pub fn service(key: &VirtualServerKey, comment: &str) -> (RowKey, Row) {
+pub(crate) fn service(key: &VirtualServerKey, comment: &str) -> (RowKey, Row) {
     let parts = vec![key.addr.into(), Datum::Protocol(key.protocol), Datum::Port(key.port)];
     (element(SERVICES, parts), Row::Element(Element::member().comment(comment)))
 }
 
 /// The element of an address that may reach itself.
 #[must_use]
-pub fn hairpin(addr: IpAddr) -> (RowKey, Row) {
+pub(crate) fn hairpin(addr: IpAddr) -> (RowKey, Row) {
     (element(HAIRPIN, vec![addr.into(), addr.into()]), Row::Element(Element::member()))
 }
 
 /// The element of a virtual address.
 #[must_use]
-pub fn vip(addr: IpAddr) -> (RowKey, Row) {
+pub(crate) fn vip(addr: IpAddr) -> (RowKey, Row) {
     (element(VIPS, vec![addr.into()]), Row::Element(Element::member()))
 }
 
 /// The virtual server that an observed row records as ours, if it does.
 #[must_use]
-pub fn recorded(row: &RowKey) -> Option<VirtualServerKey> {
+pub(crate) fn recorded(row: &RowKey) -> Option<VirtualServerKey> {
     let RowKey::Element(element) = row else { return None };
     if element.table != table_key() || element.set != Name::literal(SERVICES) {
         return None;

@@ -14,16 +14,16 @@ use std::net::IpAddr;
 use netstate::{AddressKey, IfName, Link, LinkKind};
 
 /// Name of the link.
-pub const LINK_NAME: &str = "kube-ipvs0";
+pub(crate) const LINK_NAME: &str = "kube-ipvs0";
 
 /// The link that holds the virtual addresses.
 #[must_use]
-pub const fn link() -> Link {
+pub(crate) const fn link() -> Link {
     Link { kind: LinkKind::Dummy, mtu: None, mac: None, up: false, master: None }
 }
 
 /// The row of a virtual address on the link called `link`.
 #[must_use]
-pub fn address(link: &IfName, addr: IpAddr) -> AddressKey {
+pub(crate) fn address(link: &IfName, addr: IpAddr) -> AddressKey {
     AddressKey { link: link.clone(), addr, len: if addr.is_ipv4() { 32 } else { 128 } }
 }

@@ -10,7 +10,7 @@ use crate::object::ObjectName;
 
 /// Kind of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A Service of v1.
     Service,
     /// An EndpointSlice of discovery.k8s.io/v1.
@@ -19,11 +19,11 @@ pub enum Kind {
 
 impl Kind {
     /// Both kinds.
-    pub const ALL: [Self; 2] = [Self::Service, Self::EndpointSlice];
+    pub(crate) const ALL: [Self; 2] = [Self::Service, Self::EndpointSlice];
 
     /// The kind's name in a manifest.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -32,7 +32,7 @@ impl Kind {
 
     /// The folder that etcd keeps objects of this kind in.
     #[must_use]
-    pub const fn folder(self) -> &'static str {
+    pub(crate) const fn folder(self) -> &'static str {
         match self {
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
@@ -41,7 +41,7 @@ impl Kind {
 
     /// The kind an operator means: its name or folder in any case, singular or plural, or kubectl's short name.
     #[must_use]
-    pub fn typed(text: &str) -> Option<Self> {
+    pub(crate) fn typed(text: &str) -> Option<Self> {
         match text.to_ascii_lowercase().as_str() {
             "service" | "services" | "svc" => Some(Self::Service),
             "endpointslice" | "endpointslices" => Some(Self::EndpointSlice),
@@ -52,23 +52,23 @@ impl Kind {
 
 /// An object's kind and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
+pub(crate) struct ObjectKey {
     /// Its kind.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Its name.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
 }
 
 impl ObjectKey {
     /// Reads a key below the prefix in etcd.
     #[must_use]
-    pub fn from_etcd(key: &str) -> Option<Self> {
+    pub(crate) fn from_etcd(key: &str) -> Option<Self> {
         Self::read(key, Kind::folder)
     }
 
     /// Reads a directory's key.
     #[must_use]
-    pub fn from_manifest(key: &str) -> Option<Self> {
+    pub(crate) fn from_manifest(key: &str) -> Option<Self> {
         Self::read(key, Kind::name)
     }
 

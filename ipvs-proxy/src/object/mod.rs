@@ -3,9 +3,9 @@
 //! Invariant: an error names the field by its path in the object, what stands there and what is accepted. Fields that
 //! nobody asks for are read over: Services in the wild carry dozens of them.
 
-pub mod key;
-pub mod service;
-pub mod slice;
+pub(crate) mod key;
+pub(crate) mod service;
+pub(crate) mod slice;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,17 +15,17 @@ use serde_json::Value;
 
 /// Namespace and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName {
+pub(crate) struct ObjectName {
     /// Namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name, unique among the objects of one kind in the namespace.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 impl ObjectName {
     /// A name of two texts that are known to be names.
     #[must_use]
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub(crate) fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -38,7 +38,7 @@ impl fmt::Display for ObjectName {
 
 /// A place in an object: a value, or its absence, and the path that leads there.
 #[derive(Debug, Clone)]
-pub struct Field<'a> {
+pub(crate) struct Field<'a> {
     path: String,
     value: Option<&'a Value>,
 }
@@ -46,26 +46,26 @@ pub struct Field<'a> {
 impl<'a> Field<'a> {
     /// The object itself.
     #[must_use]
-    pub const fn root(value: &'a Value) -> Self {
+    pub(crate) const fn root(value: &'a Value) -> Self {
         Self { path: String::new(), value: Some(value) }
     }
 
     /// The field `key` of the object that stands here; absent when this is no object.
     #[must_use]
-    pub fn get(&self, key: &str) -> Self {
+    pub(crate) fn get(&self, key: &str) -> Self {
         let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
         Self { path, value: self.value.and_then(|value| value.get(key)).filter(|value| !value.is_null()) }
     }
 
     /// True when nothing, or `null`, stands here.
     #[must_use]
-    pub const fn is_absent(&self) -> bool {
+    pub(crate) const fn is_absent(&self) -> bool {
         self.value.is_none()
     }
 
     /// The problem that what stands here is not `accepted`.
     #[must_use]
-    pub fn problem(&self, accepted: &'static str) -> Problem {
+    pub(crate) fn problem(&self, accepted: &'static str) -> Problem {
         let found = self.value.map_or_else(|| "missing".to_owned(), |value| shortened(&value.to_string()));
         let field = if self.path.is_empty() { "(the object)".to_owned() } else { self.path.clone() };
         Problem::new(field, found, accepted)
@@ -75,7 +75,7 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// When something else stands here.
-    pub fn text(&self) -> Result<Option<&'a str>, Problem> {
+    pub(crate) fn text(&self) -> Result<Option<&'a str>, Problem> {
         self.value.map(|value| value.as_str().ok_or_else(|| self.problem("a text"))).transpose()
     }
 
@@ -83,7 +83,7 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// When something else stands here.
-    pub fn flag(&self) -> Result<Option<bool>, Problem> {
+    pub(crate) fn flag(&self) -> Result<Option<bool>, Problem> {
         self.value.map(|value| value.as_bool().ok_or_else(|| self.problem("true or false"))).transpose()
     }
 
@@ -91,7 +91,7 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// When something else stands here.
-    pub fn port(&self) -> Result<Option<u16>, Problem> {
+    pub(crate) fn port(&self) -> Result<Option<u16>, Problem> {
         let port = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
         self.value.map(|value| port(value).ok_or_else(|| self.problem("a port from 1 to 65535"))).transpose()
     }
@@ -100,7 +100,7 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// When something else stands here.
-    pub fn address(&self) -> Result<Option<IpAddr>, Problem> {
+    pub(crate) fn address(&self) -> Result<Option<IpAddr>, Problem> {
         let Some(text) = self.text()? else { return Ok(None) };
         parse_address(text).map(Some).ok_or_else(|| self.problem("an address such as 192.168.0.10"))
     }
@@ -109,7 +109,7 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// When something else stands here.
-    pub fn items(&self) -> Result<Vec<Self>, Problem> {
+    pub(crate) fn items(&self) -> Result<Vec<Self>, Problem> {
         let Some(value) = self.value else { return Ok(Vec::new()) };
         let array = value.as_array().ok_or_else(|| self.problem("a list"))?;
         let item = |(index, value)| Self { path: format!("{}[{index}]", self.path), value: Some(value) };
@@ -127,7 +127,7 @@ fn shortened(text: &str) -> String {
 /// Reads an address as Kubernetes does: leading zeros of an IPv4 address are allowed and mean nothing
 /// (k8s.io/utils/net ParseIPSloppy; `192.168.000.010` is 192.168.0.10).
 #[must_use]
-pub fn parse_address(text: &str) -> Option<IpAddr> {
+pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {
     if text.contains(':') {
         return text.parse().ok();
     }
@@ -145,7 +145,7 @@ pub fn parse_address(text: &str) -> Option<IpAddr> {
 ///
 /// # Errors
 /// When one of them is no name that a key in a store can be made of.
-pub fn object_name(object: &Field<'_>) -> Result<ObjectName, Problem> {
+pub(crate) fn object_name(object: &Field<'_>) -> Result<ObjectName, Problem> {
     let metadata = object.get("metadata");
     let (namespace, name) = (metadata.get("namespace"), metadata.get("name"));
     let accepted = "1 to 253 of a-z, 0-9, '-' and '.'";

@@ -18,29 +18,29 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// A Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub(crate) struct Service {
     /// Its name.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `metadata.creationTimestamp` (RFC 3339 in UTC, so texts sort by time); empty when absent. Of two Services that
     /// claim one address and port the older one is served.
-    pub created: String,
+    pub(crate) created: String,
     /// The virtual address; `None` when there is nothing to serve (headless, ExternalName, another proxy's).
-    pub cluster_ip: Option<IpAddr>,
+    pub(crate) cluster_ip: Option<IpAddr>,
     /// Its ports that can be served.
-    pub ports: Vec<ServicePort>,
+    pub(crate) ports: Vec<ServicePort>,
     /// What it asks for beyond ClusterIP over TCP and UDP, as `field: value`.
-    pub unserved: Vec<String>,
+    pub(crate) unserved: Vec<String>,
 }
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServicePort {
+pub(crate) struct ServicePort {
     /// Its name, which finds the port of an EndpointSlice; empty for an only port.
-    pub name: String,
+    pub(crate) name: String,
     /// Transport protocol.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// The virtual port.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 impl Service {
@@ -48,7 +48,7 @@ impl Service {
     ///
     /// # Errors
     /// The first field that is not as the API demands.
-    pub fn from_json(object: &Value) -> Result<Self, Problem> {
+    pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
         expect_kind(&root, "Service")?;
         let name = object_name(&root)?;

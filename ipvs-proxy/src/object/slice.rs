@@ -17,43 +17,43 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A part of the endpoints of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointSlice {
+pub(crate) struct EndpointSlice {
     /// Its own name.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// The Service it belongs to.
-    pub service: ObjectName,
+    pub(crate) service: ObjectName,
     /// The ports that every endpoint of the slice serves.
-    pub ports: Vec<EndpointPort>,
+    pub(crate) ports: Vec<EndpointPort>,
     /// The endpoints; none when the slice is of a kind that is not served (FQDN, IPv6).
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     /// What it carries that is not served, as `field: value`.
-    pub unserved: Vec<String>,
+    pub(crate) unserved: Vec<String>,
 }
 
 /// A port of every endpoint of a slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointPort {
+pub(crate) struct EndpointPort {
     /// The name by which a Service port finds it.
-    pub name: String,
+    pub(crate) name: String,
     /// Transport protocol.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// The port the Pods listen on.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 /// One Pod of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Its address.
-    pub addr: IpAddr,
+    pub(crate) addr: IpAddr,
     /// It wants new connections.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// It can answer, although it may be on its way out.
-    pub serving: bool,
+    pub(crate) serving: bool,
     /// It is on its way out.
-    pub terminating: bool,
+    pub(crate) terminating: bool,
     /// Name of its node, if the slice says.
-    pub node: Option<String>,
+    pub(crate) node: Option<String>,
 }
 
 impl EndpointSlice {
@@ -61,7 +61,7 @@ impl EndpointSlice {
     ///
     /// # Errors
     /// The first field that is not as the API demands.
-    pub fn from_json(object: &Value) -> Result<Self, Problem> {
+    pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
         expect_kind(&root, "EndpointSlice")?;
         let name = object_name(&root)?;

@@ -16,32 +16,32 @@ use crate::object::ObjectName;
 
 /// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// Elements of the nft table.
-    pub nft: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>,
+    pub(crate) nft: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>,
     /// Virtual and real servers.
-    pub ipvs: BTreeMap<ipvs_rows::RowKey, Option<ipvs_rows::Row>>,
+    pub(crate) ipvs: BTreeMap<ipvs_rows::RowKey, Option<ipvs_rows::Row>>,
     /// Virtual addresses.
-    pub addresses: BTreeMap<AddressKey, Option<Address>>,
+    pub(crate) addresses: BTreeMap<AddressKey, Option<Address>>,
 }
 
+#[cfg(test)]
 impl Changes {
     /// True when no row changed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.nft.is_empty() && self.ipvs.is_empty() && self.addresses.is_empty()
     }
 }
 
 /// A Service that is not served at an address and port because another one is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// Where.
-    pub key: VirtualServerKey,
+    pub(crate) key: VirtualServerKey,
     /// Who is served.
-    pub served: ObjectName,
+    pub(crate) served: ObjectName,
     /// Who is not.
-    pub refused: ObjectName,
+    pub(crate) refused: ObjectName,
 }
 
 /// Order in which Services claim: the oldest first, one without a creation time last.
@@ -49,7 +49,7 @@ type Claim = (bool, String, ObjectName);
 
 /// The plans of all Services; see the module's text.
 #[derive(Debug, Clone)]
-pub struct Desired {
+pub(crate) struct Desired {
     link: IfName,
     plans: BTreeMap<ObjectName, ServicePlan>,
     claims: BTreeMap<VirtualServerKey, BTreeSet<Claim>>,
@@ -61,7 +61,7 @@ pub struct Desired {
 impl Desired {
     /// No Services; addresses go to the link called `link`.
     #[must_use]
-    pub const fn new(link: IfName) -> Self {
+    pub(crate) const fn new(link: IfName) -> Self {
         Self {
             link,
             plans: BTreeMap::new(),
@@ -73,7 +73,7 @@ impl Desired {
     }
 
     /// Puts the plan of a Service in place of its earlier one, or with `None` takes it away; answers what changed.
-    pub fn set(&mut self, service: &ObjectName, plan: Option<ServicePlan>) -> Changes {
+    pub(crate) fn set(&mut self, service: &ObjectName, plan: Option<ServicePlan>) -> Changes {
         let old = match plan.clone() {
             Some(plan) => self.plans.insert(service.clone(), plan),
             None => self.plans.remove(service),
@@ -97,13 +97,13 @@ impl Desired {
 
     /// True when `service` has a plan.
     #[must_use]
-    pub fn serves(&self, service: &ObjectName) -> bool {
+    pub(crate) fn serves(&self, service: &ObjectName) -> bool {
         self.plans.contains_key(service)
     }
 
     /// Services that want what another one has.
     #[must_use]
-    pub fn conflicts(&self) -> Vec<Conflict> {
+    pub(crate) fn conflicts(&self) -> Vec<Conflict> {
         let of_key = |(key, claims): (&VirtualServerKey, &BTreeSet<Claim>)| {
             let mut claims = claims.iter().map(|(_, _, name)| name.clone());
             let served = claims.next();

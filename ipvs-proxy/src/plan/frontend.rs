@@ -9,16 +9,16 @@ use crate::object::service::{Service, ServicePort};
 
 /// A frontend of a Service port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Frontend<'a> {
+pub(crate) struct Frontend<'a> {
     /// Protocol, address and port.
-    pub key: VirtualServerKey,
+    pub(crate) key: VirtualServerKey,
     /// The Service port behind it.
-    pub port: &'a ServicePort,
+    pub(crate) port: &'a ServicePort,
 }
 
 /// The frontends of a Service, in the order of its ports.
 #[must_use]
-pub fn frontends(service: &Service) -> Vec<Frontend<'_>> {
+pub(crate) fn frontends(service: &Service) -> Vec<Frontend<'_>> {
     let Some(addr) = service.cluster_ip else { return Vec::new() };
     let key = |port: &ServicePort| VirtualServerKey { protocol: port.protocol, addr, port: port.port };
     service.ports.iter().map(|port| Frontend { key: key(port), port }).collect()

@@ -10,17 +10,17 @@
 //! | [`claims`] | whose an address and port is, and what each change changes |
 //! | [`networks`] | which networks can stand side by side |
 
-pub mod claims;
-pub mod frontend;
-pub mod networks;
-pub mod select;
+pub(crate) mod claims;
+pub(crate) mod frontend;
+pub(crate) mod networks;
+pub(crate) mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netstate::ipvs::{VirtualServer, VirtualServerKey};
 
-pub use claims::{Changes, Conflict, Desired};
+pub(crate) use claims::{Changes, Desired};
 
 use self::frontend::frontends;
 use self::select::{Backend, select};
@@ -30,37 +30,37 @@ use crate::object::slice::EndpointSlice;
 
 /// What planning needs to know besides the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Name of this node, as EndpointSlices write it.
-    pub node: String,
+    pub(crate) node: String,
     /// The kernel's name of the scheduler for every virtual server.
-    pub scheduler: String,
+    pub(crate) scheduler: String,
 }
 
 /// What one Service needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServicePlan {
+pub(crate) struct ServicePlan {
     /// The Service's creation time, which decides conflicts; see [`Service::created`].
-    pub created: String,
+    pub(crate) created: String,
     /// What is to be served at which address and port.
-    pub frontends: BTreeMap<VirtualServerKey, FrontendPlan>,
+    pub(crate) frontends: BTreeMap<VirtualServerKey, FrontendPlan>,
 }
 
 /// What stands behind one address and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrontendPlan {
+pub(crate) struct FrontendPlan {
     /// Namespace, name and port of the Service, for who reads the nft table.
-    pub comment: String,
+    pub(crate) comment: String,
     /// How it chooses.
-    pub virtual_server: VirtualServer,
+    pub(crate) virtual_server: VirtualServer,
     /// Where connections go; may be empty, then clients are refused.
-    pub backends: BTreeSet<Backend>,
+    pub(crate) backends: BTreeSet<Backend>,
     /// Addresses of backends that may be on this node.
-    pub maybe_local: BTreeSet<IpAddr>,
+    pub(crate) maybe_local: BTreeSet<IpAddr>,
 }
 
 /// Plans one Service.
-pub fn plan<'a>(
+pub(crate) fn plan<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice> + Clone,
     settings: &Settings,

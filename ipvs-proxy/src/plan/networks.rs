@@ -10,30 +10,30 @@ use netstate::Prefix;
 
 /// A network of the node that this runs on, with the link it is on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NodeNetwork {
+pub(crate) struct NodeNetwork {
     /// Name of the link.
-    pub link: String,
+    pub(crate) link: String,
     /// The node's address.
-    pub addr: IpAddr,
+    pub(crate) addr: IpAddr,
     /// Its network.
-    pub network: Prefix,
+    pub(crate) network: Prefix,
 }
 
 /// The networks; see the module's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Networks {
+pub(crate) struct Networks {
     /// The Pod network of the cluster.
-    pub pods: Prefix,
+    pub(crate) pods: Prefix,
     /// The Service network, if it was given.
-    pub services: Option<Prefix>,
+    pub(crate) services: Option<Prefix>,
     /// The node's own networks.
-    pub node: Vec<NodeNetwork>,
+    pub(crate) node: Vec<NodeNetwork>,
 }
 
 /// Two networks that overlap.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{first} overlaps {second}; give one of them another network")]
-pub struct Overlap {
+pub(crate) struct Overlap {
     first: String,
     second: String,
 }
@@ -41,7 +41,7 @@ pub struct Overlap {
 impl Networks {
     /// Every pair that overlaps.
     #[must_use]
-    pub fn overlaps(&self) -> Vec<Overlap> {
+    pub(crate) fn overlaps(&self) -> Vec<Overlap> {
         let pods = ("Pod network (cluster-cidr)", self.pods);
         let services = self.services.map(|net| ("Service network (service-cidr)", net));
         let mut found = Vec::new();
@@ -69,7 +69,7 @@ impl Networks {
     ///
     /// # Errors
     /// Which network it would take an address from.
-    pub fn check_virtual(&self, addr: IpAddr) -> Result<(), Misplaced> {
+    pub(crate) fn check_virtual(&self, addr: IpAddr) -> Result<(), Misplaced> {
         let misplaced = |place: String| Err(Misplaced { addr, place });
         if let Some(services) = self.services.filter(|services| !services.contains(addr)) {
             return misplaced(format!("is outside the Service network {services}"));
@@ -86,7 +86,7 @@ impl Networks {
 
 /// An address that cannot be virtual.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misplaced {
+pub(crate) struct Misplaced {
     addr: IpAddr,
     place: String,
 }

@@ -11,7 +11,7 @@ use crate::object::service::ServicePort;
 use crate::object::slice::{Endpoint, EndpointSlice};
 
 /// Address and port of a Pod.
-pub type Backend = (IpAddr, u16);
+pub(crate) type Backend = (IpAddr, u16);
 
 /// An endpoint, put together from every slice that lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +23,20 @@ struct Candidate {
 
 /// What [`select`] chose.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Where connections go.
-    pub backends: BTreeSet<Backend>,
+    pub(crate) backends: BTreeSet<Backend>,
     /// Those of them that run on this node, or of which no slice says where they run.
-    pub maybe_local: BTreeSet<IpAddr>,
+    pub(crate) maybe_local: BTreeSet<IpAddr>,
 }
 
 /// The backends of a Service port, from all slices of the Service, for a proxy on `node`.
 #[must_use]
-pub fn select<'a>(port: &ServicePort, slices: impl IntoIterator<Item = &'a EndpointSlice>, node: &str) -> Selection {
+pub(crate) fn select<'a>(
+    port: &ServicePort,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    node: &str,
+) -> Selection {
     let candidates = candidates(port, slices, node);
     let mut chosen: BTreeMap<_, _> = candidates.iter().filter(|(_, c)| c.ready).collect();
     if chosen.is_empty() {

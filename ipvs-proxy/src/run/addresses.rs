@@ -22,7 +22,7 @@ use crate::plan::networks::NodeNetwork;
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub fn networks(pods: Prefix) -> Result<Vec<NodeNetwork>, KernelError> {
+pub(crate) fn networks(pods: Prefix) -> Result<Vec<NodeNetwork>, KernelError> {
     let mut rtnl = Rtnl::open()?;
     let links = rtnl.links()?;
     Ok(own_networks(&links, &rtnl.addresses()?, pods))
@@ -57,7 +57,7 @@ fn is_tunnel(kind: &str) -> bool {
 
 /// The parameters that IPVS behind conntrack needs on a kernel of this release (`uname -r`).
 #[must_use]
-pub fn sysctls(release: &str) -> BTreeMap<SysctlKey, String> {
+pub(crate) fn sysctls(release: &str) -> BTreeMap<SysctlKey, String> {
     let mut wanted = vec![
         // Packets enter and leave by different interfaces.
         ("net/ipv4/ip_forward", "1"),
@@ -87,7 +87,7 @@ fn reuse_costs_a_second(release: &str) -> bool {
 ///
 /// Answers what to tell the operator, if something is missing. The parameter exists once br_netfilter is loaded.
 #[must_use]
-pub fn bridge_advice() -> Option<String> {
+pub(crate) fn bridge_advice() -> Option<String> {
     let key: SysctlKey = BRIDGE_CALL.parse().ok()?;
     match kernel::sysctl::read(&key) {
         Ok(value) if value == "1" => None,
@@ -106,7 +106,7 @@ const BRIDGE_CALL: &str = "net/bridge/bridge-nf-call-iptables";
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), KernelError> {
+pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), KernelError> {
     let have = ipvs.timeouts()?;
     let differs = |wanted, have| wanted != 0 && wanted != have;
     if differs(wanted.tcp, have.tcp) || differs(wanted.tcp_fin, have.tcp_fin) || differs(wanted.udp, have.udp) {
@@ -120,7 +120,7 @@ pub fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), KernelError
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+pub(crate) fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
     let record = NftTables::new(Nft::open()?, [nft::table_key()]).observe()?;
     if !record.is_empty() {
         return Ok(record.keys().filter_map(nft::recorded).collect());
@@ -133,18 +133,18 @@ pub fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualServerKey
 
 /// The port ids of our writing conversations: what they change is no news.
 #[derive(Debug, Clone, Default)]
-pub struct Ports {
+pub(crate) struct Ports {
     /// Of rtnetlink.
-    pub rtnl: BTreeSet<u32>,
+    pub(crate) rtnl: BTreeSet<u32>,
     /// Of nftables.
-    pub nft: BTreeSet<u32>,
+    pub(crate) nft: BTreeSet<u32>,
 }
 
 /// Opens every table of the calling thread's network namespace.
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
-pub fn hands(
+pub(crate) fn hands(
     ipvs: Ipvs,
     owned: BTreeSet<VirtualServerKey>,
     link: &IfName,

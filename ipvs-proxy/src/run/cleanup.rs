@@ -16,7 +16,7 @@ use crate::dataplane::table as nft;
 ///
 /// # Errors
 /// The first thing that the kernel refused to give up.
-pub fn cleanup() -> anyhow::Result<usize> {
+pub(crate) fn cleanup() -> anyhow::Result<usize> {
     let link = link()?;
     let removed = match Ipvs::open() {
         Ok(mut ipvs) => {

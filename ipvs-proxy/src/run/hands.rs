@@ -13,10 +13,10 @@ use netstate::{Address, AddressKey, IfName, IpFamily, Link, Protocol, SysctlKey,
 use reconcile::Target;
 
 /// A kernel table whatever stands behind it.
-pub type Hand<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
+pub(crate) type Hand<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
 
 /// The IPVS tables with what is no row.
-pub trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = KernelError> {
+pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = KernelError> {
     /// The real servers of a virtual server, each with whether it is without connections.
     ///
     /// # Errors
@@ -42,10 +42,10 @@ impl Servers for IpvsTable {
 }
 
 /// Whether a tracked connection is stale: where it was opened to, and who answers it.
-pub type Stale<'a> = &'a dyn Fn(SocketAddr, SocketAddr) -> bool;
+pub(crate) type Stale<'a> = &'a dyn Fn(SocketAddr, SocketAddr) -> bool;
 
 /// Tracked connections.
-pub trait Flows {
+pub(crate) trait Flows {
     /// Deletes the IPv4 connections of `protocol` that `stale` says yes to, and answers how many.
     ///
     /// # Errors
@@ -60,17 +60,17 @@ impl Flows for Conntrack {
 }
 
 /// Every table.
-pub struct Hands {
+pub(crate) struct Hands {
     /// Kernel parameters.
-    pub sysctls: Hand<SysctlKey, String>,
+    pub(crate) sysctls: Hand<SysctlKey, String>,
     /// The link that holds virtual addresses.
-    pub links: Hand<IfName, Link>,
+    pub(crate) links: Hand<IfName, Link>,
     /// The nft table.
-    pub nft: Hand<nft::RowKey, nft::Row>,
+    pub(crate) nft: Hand<nft::RowKey, nft::Row>,
     /// Virtual and real servers.
-    pub servers: Box<dyn Servers + Send>,
+    pub(crate) servers: Box<dyn Servers + Send>,
     /// Virtual addresses.
-    pub addresses: Hand<AddressKey, Address>,
+    pub(crate) addresses: Hand<AddressKey, Address>,
     /// Tracked connections.
-    pub flows: Box<dyn Flows + Send>,
+    pub(crate) flows: Box<dyn Flows + Send>,
 }

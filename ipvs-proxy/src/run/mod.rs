@@ -4,16 +4,16 @@
 //! kernel socket and everything that is known ([`proxy`]). Between them is a queue. SIGTERM leaves the kernel as it is:
 //! connections go on, and the next start adopts what it finds.
 
-pub mod addresses;
+pub(crate) mod addresses;
 mod cleanup;
 mod ears;
 mod flows;
-pub mod hands;
+pub(crate) mod hands;
 mod memory;
-pub mod proxy;
+pub(crate) mod proxy;
 mod rotation;
-pub mod status;
-pub mod tables;
+pub(crate) mod status;
+pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +26,7 @@ use kernel::ipvs::Ipvs;
 use netstate::IfName;
 use tokio::sync::oneshot;
 
-pub use cleanup::cleanup;
+pub(crate) use cleanup::cleanup;
 
 use self::proxy::{Proxy, Update};
 use self::status::{Status, StatusFile};
@@ -43,7 +43,7 @@ const TOGETHER: usize = 4096;
 ///
 /// # Errors
 /// When networks overlap, the kernel has no IPVS or refuses a conversation, or one of the threads fails.
-pub fn run(config: Config, seed: u64) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, seed: u64) -> anyhow::Result<()> {
     let (worker, ports) = start(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let (updates, inbox) = channel();

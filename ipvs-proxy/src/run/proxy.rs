@@ -29,7 +29,7 @@ const BREATH: Duration = Duration::from_millis(200);
 
 /// What the proxy is told.
 #[derive(Debug)]
-pub enum Update {
+pub(crate) enum Update {
     /// By the source of Services and EndpointSlices.
     Cluster(Event<Reading>),
     /// By the kernel: somebody else changed a table.
@@ -37,7 +37,7 @@ pub enum Update {
 }
 
 /// The proxy; see the module's text.
-pub struct Proxy {
+pub(crate) struct Proxy {
     settings: Settings,
     networks: Networks,
     view: View,
@@ -56,23 +56,23 @@ pub struct Proxy {
 
 /// Counters since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Passes over the tables.
-    pub passes: u64,
+    pub(crate) passes: u64,
     /// Tables listed.
-    pub observed: u64,
+    pub(crate) observed: u64,
     /// Rows created or changed.
-    pub upserted: u64,
+    pub(crate) upserted: u64,
     /// Rows removed.
-    pub removed: u64,
+    pub(crate) removed: u64,
     /// Steps and listings that failed.
-    pub failed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Proxy {
     /// A proxy that knows nothing yet.
     #[must_use]
-    pub fn new(settings: Settings, networks: Networks, desired: Desired, tables: Tables) -> Self {
+    pub(crate) fn new(settings: Settings, networks: Networks, desired: Desired, tables: Tables) -> Self {
         Self {
             settings,
             networks,
@@ -91,7 +91,7 @@ impl Proxy {
     }
 
     /// Takes in one update. Costs no more than the object it is about.
-    pub fn take(&mut self, update: Update, now: Duration) {
+    pub(crate) fn take(&mut self, update: Update, now: Duration) {
         match update {
             Update::Cluster(event) => {
                 log(&event, &self.view);
@@ -111,7 +111,7 @@ impl Proxy {
     }
 
     /// Plans what is dirty and brings the kernel's tables there. Answers what was done and when there is work again.
-    pub fn work(&mut self, now: Duration) -> (Pass, Duration) {
+    pub(crate) fn work(&mut self, now: Duration) -> (Pass, Duration) {
         for name in std::mem::take(&mut self.dirty) {
             self.plan_service(&name);
         }
@@ -190,42 +190,42 @@ impl Proxy {
 
     /// What is known of the cluster.
     #[must_use]
-    pub const fn view(&self) -> &View {
+    pub(crate) const fn view(&self) -> &View {
         &self.view
     }
 
     /// The kernel's tables.
     #[must_use]
-    pub const fn tables(&self) -> &Tables {
+    pub(crate) const fn tables(&self) -> &Tables {
         &self.tables
     }
 
     /// What is planned.
     #[must_use]
-    pub const fn desired(&self) -> &Desired {
+    pub(crate) const fn desired(&self) -> &Desired {
         &self.desired
     }
 
     /// The sources that have not been listed once.
     #[must_use]
-    pub const fn gate(&self) -> &Gate {
+    pub(crate) const fn gate(&self) -> &Gate {
         &self.gate
     }
 
     /// Services whose address cannot be virtual here, with the reason.
     #[must_use]
-    pub const fn misplaced(&self) -> &BTreeMap<ObjectName, String> {
+    pub(crate) const fn misplaced(&self) -> &BTreeMap<ObjectName, String> {
         &self.misplaced
     }
 
     /// Services that are served as the kernel remembers them.
-    pub fn remembered(&self) -> impl Iterator<Item = &ObjectName> {
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = &ObjectName> {
         self.remembered.iter().flatten()
     }
 
     /// Counters since the start.
     #[must_use]
-    pub const fn totals(&self) -> Totals {
+    pub(crate) const fn totals(&self) -> Totals {
         self.totals
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::proxy::Proxy;
 
 /// Name of the file in the folder of run-time files.
-pub const FILE: &str = "status.json";
+pub(crate) const FILE: &str = "status.json";
 
 /// Rows that are not in place, shown per table.
 const SHOWN: usize = 20;
@@ -22,90 +22,90 @@ const SHOWN: usize = 20;
 /// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub(crate) struct Status {
     /// Version of this program.
-    pub version: String,
+    pub(crate) version: String,
     /// This node's name.
-    pub node: String,
+    pub(crate) node: String,
     /// Everything that is wanted is in the kernel and every source is heard.
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// What has not been listed yet; nothing is removed before it has.
-    pub waiting_for: Vec<String>,
+    pub(crate) waiting_for: Vec<String>,
     /// Why the source cannot be heard, if so.
-    pub lost: Option<String>,
+    pub(crate) lost: Option<String>,
     /// Services that are known.
-    pub services: usize,
+    pub(crate) services: usize,
     /// EndpointSlices that are known.
-    pub endpoint_slices: usize,
+    pub(crate) endpoint_slices: usize,
     /// Objects that cannot be read or served, with the reason.
-    pub refused: Vec<Refused>,
+    pub(crate) refused: Vec<Refused>,
     /// Services that are served as the kernel remembers them, because nobody can read what they should be.
-    pub remembered: Vec<String>,
+    pub(crate) remembered: Vec<String>,
     /// What Services ask for that is not served yet.
-    pub not_served: Vec<NotServed>,
+    pub(crate) not_served: Vec<NotServed>,
     /// The kernel's tables.
-    pub tables: Vec<Table>,
+    pub(crate) tables: Vec<Table>,
     /// Endpoints that take no new connections and wait for their old ones to end.
-    pub draining: Vec<String>,
+    pub(crate) draining: Vec<String>,
     /// What the operator should know about this node.
-    pub advice: Vec<String>,
+    pub(crate) advice: Vec<String>,
     /// Work done since the start.
-    pub totals: Totals,
+    pub(crate) totals: Totals,
 }
 
 /// An object that cannot be read or served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refused {
+pub(crate) struct Refused {
     /// Its key, or the file.
-    pub object: String,
+    pub(crate) object: String,
     /// Why.
-    pub reason: String,
+    pub(crate) reason: String,
     /// An earlier version of it is served.
-    pub earlier_version_served: bool,
+    pub(crate) earlier_version_served: bool,
 }
 
 /// A Service that asks for more than it gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotServed {
+pub(crate) struct NotServed {
     /// Its key.
-    pub object: String,
+    pub(crate) object: String,
     /// The fields, as `field: value`.
-    pub fields: Vec<String>,
+    pub(crate) fields: Vec<String>,
 }
 
 /// A kernel table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Table {
+pub(crate) struct Table {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Rows that are wanted.
-    pub desired: usize,
+    pub(crate) desired: usize,
     /// Of these, rows in place.
-    pub done: usize,
+    pub(crate) done: usize,
     /// Some of the others, as `row: why`.
-    pub open: Vec<String>,
+    pub(crate) open: Vec<String>,
     /// Why the table cannot be read, if so.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// Work done since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Listings of tables.
-    pub observed: u64,
+    pub(crate) observed: u64,
     /// Rows created or changed.
-    pub upserted: u64,
+    pub(crate) upserted: u64,
     /// Rows removed.
-    pub removed: u64,
+    pub(crate) removed: u64,
     /// Steps and listings that failed.
-    pub failed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Status {
     /// The status of `proxy` on `node`.
     #[must_use]
-    pub fn of(proxy: &Proxy, node: &str, advice: &[String], now: Duration) -> Self {
+    pub(crate) fn of(proxy: &Proxy, node: &str, advice: &[String], now: Duration) -> Self {
         let tables: Vec<_> = proxy.tables().stages().into_iter().map(table).collect();
         let lost = proxy.view().lost().map(ToString::to_string);
         let waiting_for: Vec<_> = proxy.gate().waiting().map(str::to_owned).collect();
@@ -138,7 +138,7 @@ impl Status {
     ///
     /// # Errors
     /// When there is none or it cannot be read.
-    pub fn read(run_dir: &Path) -> io::Result<Self> {
+    pub(crate) fn read(run_dir: &Path) -> io::Result<Self> {
         let text = fs::read(run_dir.join(FILE))?;
         serde_json::from_slice(&text).map_err(io::Error::other)
     }
@@ -197,7 +197,7 @@ fn not_served(proxy: &Proxy) -> Vec<NotServed> {
 
 /// Writes the file when there is something new to say, at most twice a second.
 #[derive(Debug)]
-pub struct StatusFile {
+pub(crate) struct StatusFile {
     path: PathBuf,
     written: Option<Status>,
     next: Duration,
@@ -210,13 +210,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 impl StatusFile {
     /// A file in `run_dir`, which is made when it is not there.
     #[must_use]
-    pub fn new(run_dir: &Path) -> Self {
+    pub(crate) fn new(run_dir: &Path) -> Self {
         Self { path: run_dir.join(FILE), written: None, next: Duration::ZERO, failed: false }
     }
 
     /// Writes the status if it is time and says something new; answers false when it was not yet time. A file that cannot be
     /// written is told once and stops nobody.
-    pub fn update(&mut self, now: Duration, status: impl FnOnce() -> Status) -> bool {
+    pub(crate) fn update(&mut self, now: Duration, status: impl FnOnce() -> Status) -> bool {
         if now < self.next {
             return false;
         }

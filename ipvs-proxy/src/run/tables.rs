@@ -24,7 +24,7 @@ use crate::dataplane::{ipvs, table as nft, vip};
 use crate::plan::Changes;
 
 /// The reconcilers; see the module's text.
-pub struct Tables {
+pub(crate) struct Tables {
     sysctls: Reconciler<Hand<SysctlKey, String>>,
     links: Reconciler<Hand<IfName, netstate::Link>>,
     nft: Reconciler<Hand<nft_rows::RowKey, nft_rows::Row>>,
@@ -42,7 +42,7 @@ pub struct Tables {
 
 /// A table that somebody else may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Touched {
+pub(crate) enum Touched {
     /// Links or addresses.
     Links,
     /// The nft table.
@@ -51,7 +51,7 @@ pub enum Touched {
 
 impl Tables {
     /// The tables behind `hands`, with no desired rows but the static ones; drains last `grace` at most.
-    pub fn new(
+    pub(crate) fn new(
         hands: Hands,
         grace: Duration,
         sysctls: &BTreeMap<SysctlKey, String>,
@@ -79,7 +79,7 @@ impl Tables {
     }
 
     /// Takes in what a plan changed.
-    pub fn want(&mut self, changes: Changes) {
+    pub(crate) fn want(&mut self, changes: Changes) {
         for (key, row) in changes.nft {
             self.nft.want(key, row);
         }
@@ -120,7 +120,7 @@ impl Tables {
 
     /// One pass over all tables; removals only when `open`. `remember` is called between the two, with the tables as they
     /// were observed, and may desire more.
-    pub fn pass(&mut self, open: bool, now: Duration, remember: impl FnOnce(&mut Self)) -> Pass {
+    pub(crate) fn pass(&mut self, open: bool, now: Duration, remember: impl FnOnce(&mut Self)) -> Pass {
         let mut pass = Pass::default();
         add(&mut pass, self.sysctls.upsert(now));
         add(&mut pass, self.links.upsert(now));
@@ -179,7 +179,7 @@ impl Tables {
     }
 
     /// Looks at the connections of drains that are due and lets go of those that have ended. Answers whether one has.
-    pub fn look_at_drains(&mut self, now: Duration) -> bool {
+    pub(crate) fn look_at_drains(&mut self, now: Duration) -> bool {
         let mut any = false;
         for service in self.drains.due(now) {
             let idle = match self.servers.target_mut().idle(&service) {
@@ -206,7 +206,7 @@ impl Tables {
 
     /// Reads parameters again and compares some virtual servers with the kernel; everything is listed again when one of
     /// them is not as it should be.
-    pub fn pulse(&mut self) {
+    pub(crate) fn pulse(&mut self) {
         self.sysctls.invalidate();
         let Some(mirror) = self.servers.mirror() else { return };
         let expected = self.audit.next(mirror);
@@ -224,7 +224,7 @@ impl Tables {
     }
 
     /// Forgets what the kernel held in a table that somebody else changed.
-    pub fn touched(&mut self, touched: Touched) {
+    pub(crate) fn touched(&mut self, touched: Touched) {
         match touched {
             Touched::Links => {
                 self.links.invalidate();
@@ -236,32 +236,32 @@ impl Tables {
 
     /// When something is due again: a failed row, a look at a drain.
     #[must_use]
-    pub fn next(&self) -> Option<Duration> {
+    pub(crate) fn next(&self) -> Option<Duration> {
         let stages: [&dyn Stage; 5] = [&self.sysctls, &self.links, &self.nft, &self.servers, &self.addresses];
         stages.iter().filter_map(|stage| stage.next_try()).chain(self.drains.next()).min()
     }
 
     /// The tables in order of dependency.
     #[must_use]
-    pub fn stages(&self) -> [&dyn Stage; 5] {
+    pub(crate) fn stages(&self) -> [&dyn Stage; 5] {
         [&self.sysctls, &self.links, &self.nft, &self.servers, &self.addresses]
     }
 
     /// The drains.
     #[must_use]
-    pub const fn drains(&self) -> &Drains {
+    pub(crate) const fn drains(&self) -> &Drains {
         &self.drains
     }
 
     /// The servers as the kernel held them when they were last listed or changed.
     #[must_use]
-    pub const fn observed_servers(&self) -> Option<&reconcile::Rows<RowKey, Row>> {
+    pub(crate) const fn observed_servers(&self) -> Option<&reconcile::Rows<RowKey, Row>> {
         self.servers.mirror()
     }
 
     /// The nft rows likewise.
     #[must_use]
-    pub const fn observed_nft(&self) -> Option<&reconcile::Rows<nft_rows::RowKey, nft_rows::Row>> {
+    pub(crate) const fn observed_nft(&self) -> Option<&reconcile::Rows<nft_rows::RowKey, nft_rows::Row>> {
         self.nft.mirror()
     }
 }

@@ -4,7 +4,7 @@
 //! source it came from. Objects of other kinds in a directory are none of ours; any other key below etcd's prefix
 //! is junk and told as such.
 
-pub mod view;
+pub(crate) mod view;
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::object::slice::EndpointSlice;
 
 /// An object that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Object {
+pub(crate) enum Object {
     /// A Service.
     Service(Service),
     /// An EndpointSlice.
@@ -27,11 +27,11 @@ pub enum Object {
 }
 
 /// An object, or why it cannot be read.
-pub type Reading = Result<Object, String>;
+pub(crate) type Reading = Result<Object, String>;
 
 /// Where to listen.
 #[derive(Debug, Clone)]
-pub enum Place {
+pub(crate) enum Place {
     /// Below a prefix in etcd.
     Etcd(Client, Prefix),
     /// The manifests of a directory.
@@ -40,7 +40,7 @@ pub enum Place {
 
 /// The stream; see the module's text.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     events: cluster::Source,
     read_key: fn(&str) -> Option<ObjectKey>,
     /// Keys that are no objects are told as malformed (etcd) or read over (a directory).
@@ -50,7 +50,7 @@ pub struct Source {
 impl Source {
     /// Begins to listen; `seed` spreads the retries of many nodes. Must be called inside a tokio runtime.
     #[must_use]
-    pub fn listen(place: &Place, seed: u64) -> Self {
+    pub(crate) fn listen(place: &Place, seed: u64) -> Self {
         match place {
             Place::Etcd(client, prefix) => {
                 let events = etcd::watch(client, prefix, seed);
@@ -64,7 +64,7 @@ impl Source {
     }
 
     /// The next event; its keys are those of [`ObjectKey`]'s text. Cancel-safe. `None` when the runtime ends.
-    pub async fn next(&mut self) -> Option<Event<Reading>> {
+    pub(crate) async fn next(&mut self) -> Option<Event<Reading>> {
         loop {
             let event = self.events.next().await?;
             if let Some(event) = translate(event, self.read_key, self.junk) {
@@ -101,7 +101,7 @@ const JUNK: &str = "is no key of ours; accepted: services/NAMESPACE/NAME and end
 ///
 /// # Errors
 /// What is wrong with it, as text: not JSON, a malformed field, or another name than its key's.
-pub fn read(key: &ObjectKey, value: &[u8]) -> Reading {
+pub(crate) fn read(key: &ObjectKey, value: &[u8]) -> Reading {
     let json: Value = serde_json::from_slice(value).map_err(|error| format!("not valid JSON: {error}"))?;
     let object = match key.kind {
         Kind::Service => Service::from_json(&json).map(Object::Service),

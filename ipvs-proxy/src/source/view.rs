@@ -15,7 +15,7 @@ use crate::source::{Object, Reading};
 
 /// What is known of the cluster; see the module's text.
 #[derive(Debug, Default)]
-pub struct View {
+pub(crate) struct View {
     objects: Snapshot<Object>,
     /// Which slices each Service has.
     slices: BTreeMap<ObjectName, BTreeSet<String>>,
@@ -29,7 +29,7 @@ pub struct View {
 
 impl View {
     /// Takes in an event; answers the Services whose plan it may change.
-    pub fn take(&mut self, event: Event<Reading>) -> BTreeSet<ObjectName> {
+    pub(crate) fn take(&mut self, event: Event<Reading>) -> BTreeSet<ObjectName> {
         let changed = match event {
             Event::Put { key, value: Ok(object), revision } => {
                 self.malformed.remove(&key);
@@ -96,7 +96,7 @@ impl View {
 
     /// A Service.
     #[must_use]
-    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+    pub(crate) fn service(&self, name: &ObjectName) -> Option<&Service> {
         let key = ObjectKey { kind: Kind::Service, name: name.clone() };
         match self.objects.get(&key.to_string()) {
             Some(Object::Service(service)) => Some(service),
@@ -105,7 +105,7 @@ impl View {
     }
 
     /// The EndpointSlices of a Service.
-    pub fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
+    pub(crate) fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
         let slice = |key: &String| match self.objects.get(key) {
             Some(Object::Slice(slice)) => Some(slice),
             _ => None,
@@ -114,7 +114,7 @@ impl View {
     }
 
     /// All Services.
-    pub fn services(&self) -> impl Iterator<Item = &Service> {
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Service> {
         self.objects.entries().values().filter_map(|object| match object {
             Object::Service(service) => Some(service),
             Object::Slice(_) => None,
@@ -122,7 +122,7 @@ impl View {
     }
 
     /// All EndpointSlices.
-    pub fn all_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+    pub(crate) fn all_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.objects.entries().values().filter_map(|object| match object {
             Object::Slice(slice) => Some(slice),
             Object::Service(_) => None,
@@ -130,25 +130,19 @@ impl View {
     }
 
     /// Malformed objects by key with the reason, and whether an earlier value of it is still in use.
-    pub fn malformed(&self) -> impl Iterator<Item = (&str, &str, bool)> {
+    pub(crate) fn malformed(&self) -> impl Iterator<Item = (&str, &str, bool)> {
         self.malformed.iter().map(|(key, reason)| (key.as_str(), reason.as_str(), self.objects.get(key).is_some()))
     }
 
     /// Files of the source that cannot be read, with the reason.
     #[must_use]
-    pub fn unreadable(&self) -> &BTreeMap<String, String> {
+    pub(crate) fn unreadable(&self) -> &BTreeMap<String, String> {
         self.objects.invalid()
-    }
-
-    /// True when the source has been listed once.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.objects.is_complete()
     }
 
     /// Why the source cannot be heard at the moment, if so.
     #[must_use]
-    pub fn lost(&self) -> Option<&ClusterError> {
+    pub(crate) fn lost(&self) -> Option<&ClusterError> {
         self.objects.lost()
     }
 }
