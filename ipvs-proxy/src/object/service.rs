@@ -9,7 +9,8 @@ use cluster::Problem;
 use netstate::Protocol;
 use serde_json::Value;
 
-use crate::object::{Field, ObjectName, object_name};
+use super::field::{Field, is_unusable};
+use super::{ObjectName, object_name};
 
 /// Label that hands a Service to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -50,7 +51,7 @@ impl Service {
     /// The first field that is not as the API demands.
     pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
-        expect_kind(&root, "Service")?;
+        root.expect_kind("Service")?;
         let name = object_name(&root)?;
         let created = root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().to_owned();
         let mut unserved = Vec::new();
@@ -62,12 +63,6 @@ impl Service {
         note_unserved(&root, &mut unserved)?;
         Ok(Self { name, created, cluster_ip, ports, unserved })
     }
-}
-
-/// Refuses an object of another kind.
-pub(crate) fn expect_kind(root: &Field<'_>, kind: &'static str) -> Result<(), Problem> {
-    let field = root.get("kind");
-    if field.text()? == Some(kind) { Ok(()) } else { Err(field.problem(kind)) }
 }
 
 /// True for a Service that no proxy, or another one, serves.
@@ -101,15 +96,6 @@ fn cluster_ip(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Option<IpA
     }
 }
 
-/// True for an address that cannot be a virtual address or an endpoint.
-pub(crate) fn is_unusable(addr: IpAddr) -> bool {
-    let local = match addr {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    local || addr.is_unspecified() || addr.is_loopback() || addr.is_multicast()
-}
-
 fn ports(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Vec<ServicePort>, Problem> {
     let items = root.get("spec").get("ports").items()?;
     let mut ports: Vec<ServicePort> = Vec::new();
@@ -119,7 +105,7 @@ fn ports(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Vec<ServicePort
             return Err(item.get("name").problem("a name for each of several ports"));
         }
         let port = item.get("port").port()?.ok_or_else(|| item.get("port").problem("a port from 1 to 65535"))?;
-        match protocol(&item.get("protocol"))? {
+        match item.get("protocol").protocol()? {
             Protocol::Sctp => unserved.push(format!("port {port}: protocol SCTP")),
             protocol => ports.push(ServicePort { name, protocol, port }),
         }
@@ -133,16 +119,6 @@ fn ports(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Vec<ServicePort
     match ports.iter().enumerate().find(|(index, port)| twice((*index, port))) {
         Some(_) => Err(root.get("spec").get("ports").problem("each name, and each pair of protocol and port, once")),
         None => Ok(ports),
-    }
-}
-
-/// Reads a protocol, TCP when absent.
-pub(crate) fn protocol(field: &Field<'_>) -> Result<Protocol, Problem> {
-    match field.text()? {
-        None | Some("TCP") => Ok(Protocol::Tcp),
-        Some("UDP") => Ok(Protocol::Udp),
-        Some("SCTP") => Ok(Protocol::Sctp),
-        Some(_) => Err(field.problem("TCP, UDP or SCTP")),
     }
 }
 

@@ -9,8 +9,8 @@ use cluster::Problem;
 use netstate::Protocol;
 use serde_json::Value;
 
-use crate::object::service::{expect_kind, is_unusable, protocol};
-use crate::object::{Field, ObjectName, object_name};
+use super::field::{Field, is_unusable};
+use super::{ObjectName, object_name};
 
 /// Label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -63,7 +63,7 @@ impl EndpointSlice {
     /// The first field that is not as the API demands.
     pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
-        expect_kind(&root, "EndpointSlice")?;
+        root.expect_kind("EndpointSlice")?;
         let name = object_name(&root)?;
         let label = root.get("metadata").get("labels").get(SERVICE_NAME);
         let service = label.text()?.filter(|text| !text.is_empty());
@@ -87,7 +87,7 @@ fn ports(root: &Field<'_>) -> Result<Vec<EndpointPort>, Problem> {
         // A slice port without a number means every port, which no virtual server can express.
         let Some(port) = item.get("port").port()? else { continue };
         let name = item.get("name").text()?.unwrap_or_default().to_owned();
-        ports.push(EndpointPort { name, protocol: protocol(&item.get("protocol"))?, port });
+        ports.push(EndpointPort { name, protocol: item.get("protocol").protocol()?, port });
     }
     Ok(ports)
 }

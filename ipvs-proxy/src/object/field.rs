@@ -1,0 +1,182 @@
+//! `Field`: a reader of an object's JSON that knows where it is.
+//!
+//! Invariant: an error names the field by its path in the object, what stands there and what is accepted. Fields that
+//! nobody asks for are read over: Services in the wild carry dozens of them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use cluster::Problem;
+use netstate::Protocol;
+use serde_json::Value;
+
+/// A place in an object: a value, or its absence, and the path that leads there.
+#[derive(Debug, Clone)]
+pub(crate) struct Field<'a> {
+    path: String,
+    value: Option<&'a Value>,
+}
+
+impl<'a> Field<'a> {
+    /// The object itself.
+    #[must_use]
+    pub(crate) const fn root(value: &'a Value) -> Self {
+        Self { path: String::new(), value: Some(value) }
+    }
+
+    /// The field `key` of the object that stands here; absent when this is no object.
+    #[must_use]
+    pub(crate) fn get(&self, key: &str) -> Self {
+        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        Self { path, value: self.value.and_then(|value| value.get(key)).filter(|value| !value.is_null()) }
+    }
+
+    /// True when nothing, or `null`, stands here.
+    #[must_use]
+    pub(crate) const fn is_absent(&self) -> bool {
+        self.value.is_none()
+    }
+
+    /// The problem that what stands here is not `accepted`.
+    #[must_use]
+    pub(crate) fn problem(&self, accepted: &'static str) -> Problem {
+        let found = self.value.map_or_else(|| "missing".to_owned(), |value| shortened(&value.to_string()));
+        let field = if self.path.is_empty() { "(the object)".to_owned() } else { self.path.clone() };
+        Problem::new(field, found, accepted)
+    }
+
+    /// A text; `None` when absent.
+    ///
+    /// # Errors
+    /// When something else stands here.
+    pub(crate) fn text(&self) -> Result<Option<&'a str>, Problem> {
+        self.value.map(|value| value.as_str().ok_or_else(|| self.problem("a text"))).transpose()
+    }
+
+    /// True or false; `None` when absent.
+    ///
+    /// # Errors
+    /// When something else stands here.
+    pub(crate) fn flag(&self) -> Result<Option<bool>, Problem> {
+        self.value.map(|value| value.as_bool().ok_or_else(|| self.problem("true or false"))).transpose()
+    }
+
+    /// A port; `None` when absent.
+    ///
+    /// # Errors
+    /// When something else stands here.
+    pub(crate) fn port(&self) -> Result<Option<u16>, Problem> {
+        let port = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
+        self.value.map(|value| port(value).ok_or_else(|| self.problem("a port from 1 to 65535"))).transpose()
+    }
+
+    /// An address; `None` when absent.
+    ///
+    /// # Errors
+    /// When something else stands here.
+    pub(crate) fn address(&self) -> Result<Option<IpAddr>, Problem> {
+        let Some(text) = self.text()? else { return Ok(None) };
+        parse_address(text).map(Some).ok_or_else(|| self.problem("an address such as 192.168.0.10"))
+    }
+
+    /// Refuses an object of another kind than `kind`.
+    ///
+    /// # Errors
+    /// When the object's `kind` is another.
+    pub(crate) fn expect_kind(&self, kind: &'static str) -> Result<(), Problem> {
+        let field = self.get("kind");
+        if field.text()? == Some(kind) { Ok(()) } else { Err(field.problem(kind)) }
+    }
+
+    /// A transport protocol; TCP when absent.
+    ///
+    /// # Errors
+    /// When something else stands here.
+    pub(crate) fn protocol(&self) -> Result<Protocol, Problem> {
+        match self.text()? {
+            None | Some("TCP") => Ok(Protocol::Tcp),
+            Some("UDP") => Ok(Protocol::Udp),
+            Some("SCTP") => Ok(Protocol::Sctp),
+            Some(_) => Err(self.problem("TCP, UDP or SCTP")),
+        }
+    }
+
+    /// The places of an array; none when absent.
+    ///
+    /// # Errors
+    /// When something else stands here.
+    pub(crate) fn items(&self) -> Result<Vec<Self>, Problem> {
+        let Some(value) = self.value else { return Ok(Vec::new()) };
+        let array = value.as_array().ok_or_else(|| self.problem("a list"))?;
+        let item = |(index, value)| Self { path: format!("{}[{index}]", self.path), value: Some(value) };
+        Ok(array.iter().enumerate().map(item).collect())
+    }
+}
+
+/// Enough of a long value to recognise it.
+fn shortened(text: &str) -> String {
+    const ENOUGH: usize = 80;
+    let head: String = text.chars().take(ENOUGH).collect();
+    if head.len() == text.len() { head } else { format!("{head}...") }
+}
+
+/// Reads an address as Kubernetes does: leading zeros of an IPv4 address are allowed and mean nothing
+/// (k8s.io/utils/net ParseIPSloppy; `192.168.000.010` is 192.168.0.10).
+#[must_use]
+pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {
+    if text.contains(':') {
+        return text.parse().ok();
+    }
+    let mut octets = [0_u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next().filter(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))?;
+        let digits = part.trim_start_matches('0');
+        *octet = if digits.is_empty() { 0 } else { digits.parse().ok()? };
+    }
+    parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+}
+
+/// True for an address that cannot be a virtual address or an endpoint.
+pub(crate) fn is_unusable(addr: IpAddr) -> bool {
+    let local = match addr {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    local || addr.is_unspecified() || addr.is_loopback() || addr.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_names_path_value_and_accepted_form() {
+        let object = json!({"spec": {"ports": [{"port": 80}, {"port": 99_999}]}});
+        let ports = Field::root(&object).get("spec").get("ports").items().unwrap();
+        assert_eq!(ports[0].get("port").port(), Ok(Some(80)));
+        let problem = ports[1].get("port").port().unwrap_err();
+        assert_eq!(problem.to_string(), "spec.ports[1].port: 99999; accepted: a port from 1 to 65535");
+    }
+
+    #[test]
+    fn null_counts_as_absent_and_long_values_are_cut() {
+        let object = json!({"a": null, "b": "x".repeat(200)});
+        assert!(Field::root(&object).get("a").is_absent());
+        assert_eq!(Field::root(&object).get("b").flag().unwrap_err().found.len(), 83);
+        assert_eq!(Field::root(&object).get("c").get("d").problem("x").to_string(), "c.d: missing; accepted: x");
+    }
+
+    #[test]
+    fn addresses_are_read_as_kubernetes_reads_them() {
+        for (text, address) in
+            [("192.168.0.10", "192.168.0.10"), ("192.168.000.010", "192.168.0.10"), ("fd00::1", "fd00::1")]
+        {
+            assert_eq!(parse_address(text), address.parse().ok(), "{text}");
+        }
+        for junk in ["", "1.2.3", "1.2.3.4.5", "256.1.1.1", "1.2.3.x", "1.2..4", "+1.2.3.4", "None", "fd00:::1"] {
+            assert_eq!(parse_address(junk), None, "{junk}");
+        }
+    }
+}
