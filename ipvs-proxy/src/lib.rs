@@ -1,6 +1,6 @@
 //! Keeps IPVS virtual servers equal to Services and EndpointSlices.
 //!
-//! What a change goes through: a source tells an object ([`source`]); it becomes a small value ([`object`]);
+//! What a change goes through: a source yields an object ([`source`]); it becomes a small value ([`object`]);
 //! equal values stop there. The Service it belongs to is planned ([`plan`]), the rows that changed are handed to the
 //! reconcilers of the kernel's tables, and one pass brings them in order: nft, servers, address on the way in, the other
 //! way round on the way out ([`run`]).

@@ -14,20 +14,21 @@ use netstate::Prefix as Network;
 
 use super::duration;
 use crate::command::args::Flags;
-use crate::plan::Settings;
 use crate::source::Place;
 
 /// What the daemon needs to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// Where Services and EndpointSlices are heard.
+    /// Where Services and EndpointSlices come from.
     pub(crate) place: Place,
     /// The Pod network.
     pub(crate) pods: Network,
     /// The Service network, if given.
     pub(crate) services: Option<Network>,
-    /// Node name and scheduler.
-    pub(crate) settings: Settings,
+    /// Name of this node, as EndpointSlices write it.
+    pub(crate) node: String,
+    /// The kernel's name of the scheduler for every virtual server.
+    pub(crate) scheduler: String,
     /// Longest time of a drain.
     pub(crate) grace: Duration,
     /// Time-outs of IPVS in seconds, 0 where the kernel's stay.
@@ -125,19 +126,23 @@ impl Reader {
         client.zip(prefix)
     }
 
-    fn settings(&mut self, flags: &Flags, hostname: &str) -> Settings {
+    fn node(&mut self, flags: &Flags, hostname: &str) -> String {
         // Kubernetes writes node names in lower case (kubelet's --hostname-override, util/node.GetHostname).
         let node = flags.hostname_override.as_deref().unwrap_or(hostname).trim().to_lowercase();
         if node.is_empty() {
             self.problem("hostname-override", "no name".to_owned(), "this node's name in EndpointSlices");
         }
+        node
+    }
+
+    fn scheduler(&mut self, flags: &Flags) -> String {
         let scheduler = &flags.ipvs_scheduler;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         if scheduler.is_empty() || scheduler.len() > 15 || !scheduler.bytes().all(plain) {
             let accepted = "the kernel's name of a scheduler, 1 to 15 letters: rr, wrr, lc, wlc, sh, mh, ...";
             self.problem("ipvs-scheduler", format!("{scheduler:?}"), accepted);
         }
-        Settings { node, scheduler: scheduler.clone() }
+        scheduler.clone()
     }
 
     fn done<T>(self, value: Option<T>) -> Result<T, Problems> {
@@ -162,7 +167,7 @@ impl Config {
         }
         let pods = reader.network("cluster-cidr", flags.cluster_cidr.as_deref());
         let services = reader.network("service-cidr", flags.service_cidr.as_deref());
-        let settings = reader.settings(flags, hostname);
+        let (node, scheduler) = (reader.node(flags, hostname), reader.scheduler(flags));
         let grace = reader.duration("ipvs-graceful-period", &flags.ipvs_graceful_period);
         let timeouts = Timeouts {
             tcp: reader.seconds("ipvs-tcp-timeout", &flags.ipvs_tcp_timeout),
@@ -171,7 +176,8 @@ impl Config {
         };
         let run_dir = PathBuf::from(&flags.run_dir);
         let config = place.zip(pods);
-        let config = config.map(|(place, pods)| Self { place, pods, services, settings, grace, timeouts, run_dir });
+        let config =
+            config.map(|(place, pods)| Self { place, pods, services, node, scheduler, grace, timeouts, run_dir });
         reader.done(config)
     }
 }
@@ -211,8 +217,8 @@ mod tests {
     #[test]
     fn defaults_are_round_robin_and_fifteen_minutes() {
         let config = read(&GOOD).unwrap();
-        assert_eq!((config.settings.scheduler.as_str(), config.grace.as_secs()), ("rr", 900));
-        assert_eq!(config.settings.node, "hdss7-21.host.com");
+        assert_eq!((config.scheduler.as_str(), config.grace.as_secs()), ("rr", 900));
+        assert_eq!(config.node, "hdss7-21.host.com");
         assert!(matches!(config.place, Place::Etcd(..)));
     }
 

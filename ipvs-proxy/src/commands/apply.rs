@@ -4,9 +4,10 @@ use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
 
 use super::read_manifests;
+use crate::dataplane::not_served;
 use crate::source::{Object, read};
 
-/// Checks every object, then writes those that differ and tells each.
+/// Checks every object, then writes those that differ and prints each.
 pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> anyhow::Result<()> {
     let objects = read_manifests(files)?;
     let mut problems = Vec::new();
@@ -14,7 +15,7 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     for (key, json) in &objects {
         match read(key, json) {
             Ok(Object::Service(service)) => {
-                notes.extend(service.unserved.iter().map(|field| format!("{key}: {field}")))
+                notes.extend(not_served(&service).iter().map(|field| format!("{key}: {field}")))
             }
             Ok(Object::Slice(slice)) => notes.extend(slice.unserved.iter().map(|field| format!("{key}: {field}"))),
             Err(reason) => problems.push(format!("{key}: {reason}")),

@@ -7,7 +7,7 @@ use super::read_manifests;
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 
-/// Deletes the objects of manifests and those named; one that does not exist is an error, told behind all others.
+/// Deletes the objects of manifests and those named; one that does not exist is an error, reported behind all others.
 pub(super) async fn delete(
     store: &Store,
     prefix: &Prefix,

@@ -1,15 +1,17 @@
 //! `list`: the Services in etcd with their endpoints, as a table.
 
+use std::collections::BTreeSet;
+
 use cluster::Event;
 use cluster::etcd::{Prefix, Store};
 
 use crate::object::key::ObjectKey;
-use crate::object::service::Service;
-use crate::plan::select::select;
+use crate::object::service::{Policy, Service};
+use crate::plan::select::{Here, select};
 use crate::source::read;
 use crate::source::view::View;
 
-/// Prints the table; malformed objects are told on standard error.
+/// Prints the table; malformed objects are reported on standard error.
 pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {
     let mut view = View::default();
     for entry in store.list(prefix).await?.entries {
@@ -48,16 +50,17 @@ fn table(view: &View) -> String {
 
 fn row(view: &View, service: &Service) -> [String; 5] {
     let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
+    let nowhere = Here { node: String::new(), addresses: BTreeSet::new() };
     let mut endpoints: Vec<String> = Vec::new();
     for port in &service.ports {
-        let chosen = select(port, view.slices(&service.name), "").backends;
-        endpoints.extend(chosen.iter().map(|(addr, port)| format!("{addr}:{port}")));
+        let chosen = select(port, view.slices(&service.name), Policy::Cluster, &nowhere);
+        endpoints.extend(chosen.iter().map(|backend| format!("{}:{}", backend.addr, backend.port)));
     }
     let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };
     [
         service.name.namespace.clone(),
         service.name.name.clone(),
-        service.cluster_ip.map_or_else(|| "None".to_owned(), |addr| addr.to_string()),
+        service.cluster_ip().map_or_else(|| "None".to_owned(), |addr| addr.to_string()),
         or_none(ports.join(",")),
         or_none(endpoints.join(",")),
     ]

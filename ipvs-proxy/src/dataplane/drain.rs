@@ -64,7 +64,7 @@ impl Drains {
         self.open.entry(key).or_insert(drain);
     }
 
-    /// Ends the drain of `key`, because it is back in service or its virtual server is gone. Answers whether there was one.
+    /// Ends the drain of `key`, because it is back in service or its virtual server is gone. Returns whether there was one.
     pub(crate) fn cancel(&mut self, key: &RealServerKey) -> bool {
         self.open.remove(key).is_some()
     }
@@ -74,7 +74,7 @@ impl Drains {
         self.open.iter().map(move |(key, drain)| (key, drain.deadline.saturating_sub(now)))
     }
 
-    /// The virtual servers whose connections are to be looked at now.
+    /// The virtual servers whose connections are to be counted now.
     #[must_use]
     pub(crate) fn due(&self, now: Duration) -> BTreeSet<VirtualServerKey> {
         let due = |drain: &Drain| drain.next <= now || drain.deadline <= now;
@@ -88,7 +88,7 @@ impl Drains {
     }
 
     /// Takes in a look at the real servers of `service`: for each that the kernel holds, whether it is without
-    /// connections. Answers those whose drain has ended.
+    /// connections. Returns those whose drain has ended.
     pub(crate) fn look(
         &mut self,
         service: VirtualServerKey,

@@ -1,24 +1,37 @@
-//! IPVS rows of a frontend.
-//!
-//! Every backend has weight 1: what spreads connections evenly is the scheduler.
+//! IPVS rows of a frontend: a virtual server and its real servers.
 
 use std::collections::BTreeMap;
 
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 
-use crate::plan::FrontendPlan;
+use crate::plan::frontend::Place;
+use crate::plan::{Frontend, FrontendKey};
 
-/// Weight of a backend that takes connections.
-pub(crate) const SERVING: RealServer = RealServer { weight: 1 };
-
-/// Weight of one that takes no new ones.
+/// A real server that takes no new connections and keeps its old ones.
 pub(crate) const DRAINING: RealServer = RealServer { weight: 0 };
 
-/// The virtual server of a frontend and its real servers.
+/// The virtual server of a frontend; `None` for one without an address of its own.
 #[must_use]
-pub(crate) fn rows(key: VirtualServerKey, frontend: &FrontendPlan) -> BTreeMap<RowKey, Row> {
-    let real = |(addr, port): &(_, _)| RowKey::Real(RealServerKey { service: key, addr: *addr, port: *port });
-    let reals = frontend.backends.iter().map(|backend| (real(backend), Row::Real(SERVING)));
-    let virtual_server = (RowKey::Virtual(key), Row::Virtual(frontend.virtual_server.clone()));
-    std::iter::once(virtual_server).chain(reals).collect()
+pub(crate) const fn server(key: &FrontendKey) -> Option<VirtualServerKey> {
+    match key.place {
+        Place::Address(addr) => Some(VirtualServerKey { protocol: key.protocol, addr, port: key.port }),
+        Place::AnyNode(_) => None,
+    }
+}
+
+/// The frontend of a virtual server.
+#[must_use]
+pub(crate) const fn frontend(server: &VirtualServerKey) -> FrontendKey {
+    FrontendKey { protocol: server.protocol, place: Place::Address(server.addr), port: server.port }
+}
+
+/// The virtual server with its real servers.
+#[must_use]
+pub(crate) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &str) -> BTreeMap<RowKey, Row> {
+    let virtual_server = VirtualServer { scheduler: scheduler.to_owned(), persistence: None };
+    let reals = frontend.backends.iter().map(|backend| {
+        let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
+        (RowKey::Real(key), Row::Real(RealServer { weight: backend.weight }))
+    });
+    std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
 }

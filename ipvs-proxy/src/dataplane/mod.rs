@@ -1,13 +1,150 @@
 //! The seam between what is planned and the rows of the kernel's tables.
 //!
+//! [`DataPlane`] turns each frontend that changed into the rows that change; what it cannot serve it names. Pure.
+//!
 //! | module | rows |
 //! |---|---|
 //! | [`ipvs`] | virtual servers and real servers |
 //! | [`table`] | the nft table: what is masqueraded and what is refused |
 //! | [`vip`] | the dummy link and its addresses |
 //! | [`drain`] | real servers that take no new connections until their old ones have ended |
+//!
+//! Invariants. A row that several frontends need (an address, a hairpin) is there as long as one of them does. The rows
+//! depend on the frontends only, never on their history.
 
 pub(crate) mod drain;
 pub(crate) mod ipvs;
+mod serves;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 pub(crate) mod vip;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netstate::ipvs::VirtualServerKey;
+use netstate::{Address, AddressKey, IfName, ipvs as ipvs_rows, nft as nft_rows};
+
+pub(crate) use serves::{not_served, serves};
+
+use crate::plan::select::Locality;
+use crate::plan::{Delta, Frontend};
+
+/// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Elements of the nft table.
+    pub(crate) nft: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>,
+    /// Virtual and real servers.
+    pub(crate) ipvs: BTreeMap<ipvs_rows::RowKey, Option<ipvs_rows::Row>>,
+    /// Virtual addresses.
+    pub(crate) addresses: BTreeMap<AddressKey, Option<Address>>,
+}
+
+#[cfg(test)]
+impl Changes {
+    /// True when no row changed.
+    fn is_empty(&self) -> bool {
+        self.nft.is_empty() && self.ipvs.is_empty() && self.addresses.is_empty()
+    }
+}
+
+/// Who needs each address.
+type Users = BTreeMap<IpAddr, BTreeSet<VirtualServerKey>>;
+
+/// IPVS as the data path; see the module's text.
+#[derive(Debug, Clone)]
+pub(crate) struct DataPlane {
+    link: IfName,
+    scheduler: String,
+    vips: Users,
+    hairpins: Users,
+}
+
+impl DataPlane {
+    /// No frontends; addresses go to the link called `link`, every virtual server has the scheduler called `scheduler`.
+    #[must_use]
+    pub(crate) const fn new(link: IfName, scheduler: String) -> Self {
+        Self { link, scheduler, vips: BTreeMap::new(), hairpins: BTreeMap::new() }
+    }
+
+    /// The rows that change with these frontends.
+    pub(crate) fn rows(&mut self, deltas: &[Delta]) -> Changes {
+        let mut changes = Changes::default();
+        for Delta { key, old, new } in deltas {
+            let Some(server) = ipvs::server(key) else { continue };
+            let (old, new) = (old.as_ref(), new.as_ref());
+            self.change_servers(server, old, new, &mut changes);
+            change_record(server, old, new, &mut changes);
+            self.change_vip(server, new.is_some(), &mut changes);
+            self.change_hairpins(server, old, new, &mut changes);
+        }
+        changes
+    }
+
+    fn change_servers(
+        &self,
+        server: VirtualServerKey,
+        old: Option<&Frontend>,
+        new: Option<&Frontend>,
+        changes: &mut Changes,
+    ) {
+        let rows = |frontend| ipvs::rows(server, frontend, &self.scheduler);
+        let (old, new) = (old.map(rows).unwrap_or_default(), new.map(rows).unwrap_or_default());
+        changes.ipvs.extend(old.keys().filter(|row| !new.contains_key(row)).map(|row| (*row, None)));
+        let differing = new.into_iter().filter(|(row, value)| old.get(row) != Some(value));
+        changes.ipvs.extend(differing.map(|(row, value)| (row, Some(value))));
+    }
+
+    fn change_vip(&mut self, server: VirtualServerKey, wanted: bool, changes: &mut Changes) {
+        if let Some(there) = count(&mut self.vips, server.addr, server, wanted) {
+            let (row, value) = table::vip(server.addr);
+            changes.nft.insert(row, there.then_some(value));
+            changes.addresses.insert(vip::address(&self.link, server.addr), there.then_some(Address));
+        }
+    }
+
+    fn change_hairpins(
+        &mut self,
+        server: VirtualServerKey,
+        old: Option<&Frontend>,
+        new: Option<&Frontend>,
+        changes: &mut Changes,
+    ) {
+        let (old, new) = (maybe_here(old), maybe_here(new));
+        for addr in old.symmetric_difference(&new) {
+            if let Some(there) = count(&mut self.hairpins, *addr, server, new.contains(addr)) {
+                let (row, value) = table::hairpin(*addr);
+                changes.nft.insert(row, there.then_some(value));
+            }
+        }
+    }
+}
+
+fn change_record(server: VirtualServerKey, old: Option<&Frontend>, new: Option<&Frontend>, changes: &mut Changes) {
+    let owner = |frontend: Option<&Frontend>| frontend.map(|frontend| frontend.owner.to_string());
+    if owner(old) != owner(new) {
+        let text = owner(new);
+        let (row, value) = table::service(&server, text.as_deref().unwrap_or_default());
+        changes.nft.insert(row, text.map(|_| value));
+    }
+}
+
+/// Addresses of backends that may be on this node.
+fn maybe_here(frontend: Option<&Frontend>) -> BTreeSet<IpAddr> {
+    let backends = frontend.into_iter().flat_map(|frontend| frontend.backends.iter());
+    backends.filter(|backend| backend.locality != Locality::Elsewhere).map(|backend| backend.addr).collect()
+}
+
+/// Notes that `server` needs `addr` or no longer does; returns whether `addr` is needed at all when that changed.
+fn count(users: &mut Users, addr: IpAddr, server: VirtualServerKey, wanted: bool) -> Option<bool> {
+    let of_addr = users.entry(addr).or_default();
+    let before = !of_addr.is_empty();
+    let _ = if wanted { of_addr.insert(server) } else { of_addr.remove(&server) };
+    let after = !of_addr.is_empty();
+    if !after {
+        users.remove(&addr);
+    }
+    (before != after).then_some(after)
+}

@@ -7,7 +7,7 @@
 //!   virtual address. The mark is the one kube-proxy uses, other programs know to leave it alone, and it is cleared
 //!   behind the masquerade: a packet that goes into a tunnel takes its mark along, and the tunnel's own packet must not be
 //!   masqueraded.
-//! * A Pod that reaches itself is masqueraded (set `hairpin`, its address twice): no host answers its own address.
+//! * A Pod that reaches itself is masqueraded (set `hairpin`, its address twice): no host returns its own address.
 //! * Any other Pod keeps its source address.
 //! * A port of a virtual address that no Service has is refused, before a process of this host that listens on all
 //!   addresses can answer.
@@ -82,7 +82,7 @@ fn refuse() -> Chain {
     let refuse = |protocol| {
         Rule::new()
             .when(Match::L4Proto(Op::Is, protocol))
-            // Answers to this host's own connections come to a virtual address too: the host used it as its source.
+            // Returns to this host's own connections come to a virtual address too: the host used it as its source.
             .when(Match::CtState(CtState::NEW))
             .when(virtual_address())
             .when(to_service(Op::IsNot))

@@ -69,6 +69,23 @@ impl<'a> Field<'a> {
         self.value.map(|value| port(value).ok_or_else(|| self.problem("a port from 1 to 65535"))).transpose()
     }
 
+    /// True when the number 0 stands here.
+    #[must_use]
+    pub(crate) fn is_zero(&self) -> bool {
+        self.value.and_then(Value::as_u64) == Some(0)
+    }
+
+    /// A time in seconds; `None` when absent.
+    ///
+    /// # Errors
+    /// When something else stands here.
+    pub(crate) fn seconds(&self) -> Result<Option<u32>, Problem> {
+        // v1.ClientIPConfig: more than 0 and at most a day.
+        let seconds =
+            |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (1..=86_400).contains(n));
+        self.value.map(|value| seconds(value).ok_or_else(|| self.problem("seconds from 1 to 86400"))).transpose()
+    }
+
     /// An address; `None` when absent.
     ///
     /// # Errors

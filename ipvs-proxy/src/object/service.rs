@@ -1,12 +1,13 @@
-//! `Service`: what of a Kubernetes Service matters here.
+//! `Service`: what a Kubernetes Service asks for, as values.
 //!
 //! Invariant: two Services that compare equal need the same kernel state; that equality is what stops annotation churn at
-//! the door. What a Service asks for and is not served is kept as text, so it can be shown and never goes unnoticed.
+//! the door. A Service says what it asks for whoever can serve it; what is not served is named by the data path.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cluster::Problem;
-use netstate::Protocol;
+use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 
 use super::field::{Field, is_unusable};
@@ -16,8 +17,10 @@ use super::{ObjectName, object_name};
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of headless Services.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Seconds of session affinity when the Service leaves them open (v1.ClientIPConfig).
+const AFFINITY: u32 = 10_800;
 
-/// A Service.
+/// A Service; one that nobody serves (headless, ExternalName, another proxy's) has neither addresses nor ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
     /// Its name.
@@ -25,12 +28,28 @@ pub(crate) struct Service {
     /// `metadata.creationTimestamp` (RFC 3339 in UTC, so texts sort by time); empty when absent. Of two Services that
     /// claim one address and port the older one is served.
     pub(crate) created: String,
-    /// The virtual address; `None` when there is nothing to serve (headless, ExternalName, another proxy's).
-    pub(crate) cluster_ip: Option<IpAddr>,
-    /// Its ports that can be served.
+    /// Its virtual addresses, at most one per family.
+    pub(crate) cluster_ips: Vec<IpAddr>,
+    /// Its ports.
     pub(crate) ports: Vec<ServicePort>,
-    /// What it asks for beyond ClusterIP over TCP and UDP, as `field: value`.
-    pub(crate) unserved: Vec<String>,
+    /// Further addresses that lead to it.
+    pub(crate) external_ips: Vec<IpAddr>,
+    /// Addresses of its load balancer.
+    pub(crate) load_balancer: Vec<Ingress>,
+    /// Seconds a client stays with its endpoint; `None` without session affinity.
+    pub(crate) affinity: Option<u32>,
+    /// Which endpoints the virtual addresses may lead to.
+    pub(crate) internal_policy: Policy,
+    /// Which endpoints everything else may lead to.
+    pub(crate) external_policy: Policy,
+    /// Clients that the load balancer's addresses serve; everybody when empty.
+    pub(crate) source_ranges: Vec<Prefix>,
+    /// Port where the load balancer asks whether this node has endpoints.
+    pub(crate) health_check_node_port: Option<u16>,
+    /// Which endpoints the Service would rather use: `PreferSameZone`, `PreferSameNode`.
+    pub(crate) traffic_distribution: Option<String>,
+    /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
+    pub(crate) skipped: Vec<String>,
 }
 
 /// A port of a Service.
@@ -42,6 +61,36 @@ pub(crate) struct ServicePort {
     pub(crate) protocol: Protocol,
     /// The virtual port.
     pub(crate) port: u16,
+    /// The port at every address of the node, if it has one.
+    pub(crate) node_port: Option<u16>,
+}
+
+/// An address of a load balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ingress {
+    /// The address.
+    pub(crate) addr: IpAddr,
+    /// Who serves it.
+    pub(crate) mode: IngressMode,
+}
+
+/// Who serves an address of a load balancer (`ipMode`, KEP-1860).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IngressMode {
+    /// The nodes: packets come with this address as destination.
+    Vip,
+    /// The load balancer itself.
+    Proxy,
+}
+
+/// Which endpoints may be chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// All of the cluster.
+    #[default]
+    Cluster,
+    /// Those of this node.
+    Local,
 }
 
 impl Service {
@@ -52,16 +101,83 @@ impl Service {
     pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
         root.expect_kind("Service")?;
-        let name = object_name(&root)?;
         let created = root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().to_owned();
-        let mut unserved = Vec::new();
-        let cluster_ip = if is_elsewhere(&root)? { None } else { cluster_ip(&root, &mut unserved)? };
-        let ports = ports(&root, &mut unserved)?;
-        if cluster_ip.is_none() {
-            return Ok(Self { name, created, cluster_ip, ports: Vec::new(), unserved });
+        let mut service = Self::nobodys(object_name(&root)?, created);
+        let cluster_ips = if is_elsewhere(&root)? { Vec::new() } else { cluster_ips(&root)? };
+        let ports = ports(&root)?;
+        if cluster_ips.is_empty() {
+            return Ok(service);
         }
-        note_unserved(&root, &mut unserved)?;
-        Ok(Self { name, created, cluster_ip, ports, unserved })
+        (service.cluster_ips, service.ports) = (cluster_ips, ports);
+        service.read_options(&root)?;
+        Ok(service)
+    }
+
+    /// A Service that asks for nothing.
+    const fn nobodys(name: ObjectName, created: String) -> Self {
+        Self {
+            name,
+            created,
+            cluster_ips: Vec::new(),
+            ports: Vec::new(),
+            external_ips: Vec::new(),
+            load_balancer: Vec::new(),
+            affinity: None,
+            internal_policy: Policy::Cluster,
+            external_policy: Policy::Cluster,
+            source_ranges: Vec::new(),
+            health_check_node_port: None,
+            traffic_distribution: None,
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Everything that a Service can ask for beside its virtual addresses and ports.
+    fn read_options(&mut self, root: &Field<'_>) -> Result<(), Problem> {
+        let spec = root.get("spec");
+        for item in spec.get("externalIPs").items()? {
+            keep(&mut self.external_ips, &mut self.skipped, usable_address(&item));
+        }
+        for item in root.get("status").get("loadBalancer").get("ingress").items()? {
+            let ip = item.get("ip");
+            if !ip.is_absent() {
+                let mode =
+                    if item.get("ipMode").text()? == Some("Proxy") { IngressMode::Proxy } else { IngressMode::Vip };
+                let ingress = usable_address(&ip).map(|addr| Ingress { addr, mode });
+                keep(&mut self.load_balancer, &mut self.skipped, ingress);
+            }
+        }
+        for item in spec.get("loadBalancerSourceRanges").items()? {
+            let range = item.text()?.and_then(|text| text.trim().parse::<Prefix>().ok());
+            let range = range.ok_or_else(|| item.problem("a network such as 10.4.7.0/24"));
+            keep(&mut self.source_ranges, &mut self.skipped, range);
+        }
+        self.internal_policy = policy(&spec.get("internalTrafficPolicy"))?;
+        self.external_policy = policy(&spec.get("externalTrafficPolicy"))?;
+        self.affinity = affinity(&spec)?;
+        self.health_check_node_port = node_port(&spec.get("healthCheckNodePort"))?;
+        self.traffic_distribution = spec.get("trafficDistribution").text()?.map(str::to_owned);
+        Ok(())
+    }
+
+    /// The IPv4 address at which it is served.
+    #[must_use]
+    pub(crate) fn cluster_ip(&self) -> Option<IpAddr> {
+        self.cluster_ips.iter().copied().find(IpAddr::is_ipv4)
+    }
+
+    /// The families it is served in.
+    #[must_use]
+    pub(crate) fn families(&self) -> BTreeSet<IpFamily> {
+        self.cluster_ips.iter().map(|addr| IpFamily::of(*addr)).collect()
+    }
+}
+
+/// Takes an element in; one that cannot be read is noted and left out.
+fn keep<T>(elements: &mut Vec<T>, skipped: &mut Vec<String>, element: Result<T, Problem>) {
+    match element {
+        Ok(element) => elements.push(element),
+        Err(problem) => skipped.push(problem.to_string()),
     }
 }
 
@@ -72,14 +188,14 @@ fn is_elsewhere(root: &Field<'_>) -> Result<bool, Problem> {
     Ok(external || !labels.get(PROXY_NAME).is_absent() || !labels.get(HEADLESS).is_absent())
 }
 
-fn cluster_ip(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Option<IpAddr>, Problem> {
+fn cluster_ips(root: &Field<'_>) -> Result<Vec<IpAddr>, Problem> {
     let spec = root.get("spec");
     if spec.is_absent() {
         return Err(spec.problem("an object with clusterIP and ports"));
     }
     let field = spec.get("clusterIP");
     if matches!(field.text()?, None | Some("" | "None")) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let mut addresses: Vec<IpAddr> = field.address()?.into_iter().collect();
     for item in spec.get("clusterIPs").items()? {
@@ -88,15 +204,18 @@ fn cluster_ip(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Option<IpA
             addresses.push(address);
         }
     }
-    unserved.extend(addresses.iter().filter(|addr| addr.is_ipv6()).map(|addr| format!("spec.clusterIPs: {addr}")));
-    let accepted = "a unicast address that is no loopback or link-local one";
-    match addresses.into_iter().find(IpAddr::is_ipv4) {
-        Some(addr) if is_unusable(addr) => Err(field.problem(accepted)),
-        found => Ok(found),
+    match addresses.iter().any(|addr| is_unusable(*addr)) {
+        true => Err(field.problem("a unicast address that is no loopback or link-local one")),
+        false => Ok(addresses),
     }
 }
 
-fn ports(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Vec<ServicePort>, Problem> {
+fn usable_address(field: &Field<'_>) -> Result<IpAddr, Problem> {
+    let accepted = "a unicast address that is no loopback or link-local one";
+    field.address()?.filter(|addr| !is_unusable(*addr)).ok_or_else(|| field.problem(accepted))
+}
+
+fn ports(root: &Field<'_>) -> Result<Vec<ServicePort>, Problem> {
     let items = root.get("spec").get("ports").items()?;
     let mut ports: Vec<ServicePort> = Vec::new();
     for item in &items {
@@ -105,10 +224,8 @@ fn ports(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Vec<ServicePort
             return Err(item.get("name").problem("a name for each of several ports"));
         }
         let port = item.get("port").port()?.ok_or_else(|| item.get("port").problem("a port from 1 to 65535"))?;
-        match item.get("protocol").protocol()? {
-            Protocol::Sctp => unserved.push(format!("port {port}: protocol SCTP")),
-            protocol => ports.push(ServicePort { name, protocol, port }),
-        }
+        let (protocol, node_port) = (item.get("protocol").protocol()?, node_port(&item.get("nodePort"))?);
+        ports.push(ServicePort { name, protocol, port, node_port });
     }
     let twice = |(index, port): (usize, &ServicePort)| {
         ports
@@ -122,30 +239,29 @@ fn ports(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<Vec<ServicePort
     }
 }
 
-/// Everything a Service can ask for that is not done yet.
-fn note_unserved(root: &Field<'_>, unserved: &mut Vec<String>) -> Result<(), Problem> {
-    let spec = root.get("spec");
-    for item in spec.get("ports").items()? {
-        if let Some(port) = item.get("nodePort").port().unwrap_or(None) {
-            unserved.push(format!("spec.ports.nodePort: {port}"));
+/// A port of the node; the API writes 0 for none.
+fn node_port(field: &Field<'_>) -> Result<Option<u16>, Problem> {
+    if field.is_zero() { Ok(None) } else { field.port() }
+}
+
+fn policy(field: &Field<'_>) -> Result<Policy, Problem> {
+    match field.text()? {
+        None | Some("" | "Cluster") => Ok(Policy::Cluster),
+        Some("Local") => Ok(Policy::Local),
+        Some(_) => Err(field.problem("Cluster or Local")),
+    }
+}
+
+fn affinity(spec: &Field<'_>) -> Result<Option<u32>, Problem> {
+    let field = spec.get("sessionAffinity");
+    match field.text()? {
+        None | Some("" | "None") => Ok(None),
+        Some("ClientIP") => {
+            let seconds = spec.get("sessionAffinityConfig").get("clientIP").get("timeoutSeconds");
+            Ok(Some(seconds.seconds()?.unwrap_or(AFFINITY)))
         }
+        Some(_) => Err(field.problem("None or ClientIP")),
     }
-    for item in spec.get("externalIPs").items()? {
-        unserved.push(format!("spec.externalIPs: {}", item.text()?.unwrap_or_default()));
-    }
-    for item in root.get("status").get("loadBalancer").get("ingress").items()? {
-        if let Some(ip) = item.get("ip").text()? {
-            unserved.push(format!("status.loadBalancer.ingress: {ip}"));
-        }
-    }
-    for (key, default) in
-        [("sessionAffinity", "None"), ("internalTrafficPolicy", "Cluster"), ("externalTrafficPolicy", "Cluster")]
-    {
-        if let Some(value) = spec.get(key).text()?.filter(|value| !value.is_empty() && *value != default) {
-            unserved.push(format!("spec.{key}: {value}"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -175,9 +291,12 @@ mod tests {
     #[test]
     fn a_service_is_its_address_and_ports() {
         let service = Service::from_json(&web()).unwrap();
-        assert_eq!(service.cluster_ip, Some([192, 168, 0, 10].into()));
-        assert_eq!(service.ports, [ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }]);
-        assert!(service.unserved.is_empty());
+        assert_eq!(service.cluster_ip(), Some([192, 168, 0, 10].into()));
+        assert_eq!(
+            service.ports,
+            [ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }]
+        );
+        assert!(service.skipped.is_empty());
     }
 
     #[test]
@@ -197,36 +316,42 @@ mod tests {
             with(&["metadata", "labels"], json!({"service.kubernetes.io/service-proxy-name": "other"})),
         ] {
             let service = Service::from_json(&object).unwrap();
-            assert_eq!((service.cluster_ip, service.ports.len()), (None, 0), "{object}");
+            assert_eq!((service.cluster_ip(), service.ports.len()), (None, 0), "{object}");
         }
     }
 
     #[test]
-    fn what_is_not_served_yet_is_told_and_the_cluster_ip_is_served() {
+    fn everything_that_a_service_asks_for_is_a_value() {
         let mut object = web();
         object["spec"]["sessionAffinity"] = json!("ClientIP");
+        object["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 60}});
         object["spec"]["externalIPs"] = json!(["10.4.7.10"]);
         object["spec"]["externalTrafficPolicy"] = json!("Local");
+        object["spec"]["loadBalancerSourceRanges"] = json!([" 10.4.7.0/24"]);
+        object["spec"]["healthCheckNodePort"] = json!(31_000);
+        object["spec"]["trafficDistribution"] = json!("PreferSameZone");
         object["spec"]["clusterIPs"] = json!(["192.168.0.10", "fd00::10"]);
-        object["spec"]["ports"] = json!([
-            {"name": "http", "port": 80, "nodePort": 30_080},
-            {"name": "sig", "port": 90, "protocol": "SCTP"},
-        ]);
-        object["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.4.7.99"}]}});
+        object["spec"]["ports"] =
+            json!([{"name": "http", "port": 80, "nodePort": 30_080}, {"name": "s", "port": 90, "nodePort": 0}]);
+        object["status"] =
+            json!({"loadBalancer": {"ingress": [{"ip": "10.4.7.99", "ipMode": "Proxy"}, {"hostname": "x"}]}});
         let service = Service::from_json(&object).unwrap();
-        assert_eq!(service.ports.len(), 1);
-        assert_eq!(
-            service.unserved,
-            [
-                "spec.clusterIPs: fd00::10",
-                "port 90: protocol SCTP",
-                "spec.ports.nodePort: 30080",
-                "spec.externalIPs: 10.4.7.10",
-                "status.loadBalancer.ingress: 10.4.7.99",
-                "spec.sessionAffinity: ClientIP",
-                "spec.externalTrafficPolicy: Local",
-            ]
-        );
+        assert_eq!(service.families(), BTreeSet::from(IpFamily::ALL));
+        assert_eq!(service.ports.iter().map(|port| port.node_port).collect::<Vec<_>>(), [Some(30_080), None]);
+        assert_eq!(service.external_ips, [IpAddr::from([10, 4, 7, 10])]);
+        assert_eq!(service.load_balancer, [Ingress { addr: [10, 4, 7, 99].into(), mode: IngressMode::Proxy }]);
+        assert_eq!(service.affinity, Some(60));
+        assert_eq!((service.internal_policy, service.external_policy), (Policy::Cluster, Policy::Local));
+        assert_eq!(service.source_ranges, ["10.4.7.0/24".parse().unwrap()]);
+        assert_eq!(service.health_check_node_port, Some(31_000));
+        assert_eq!(service.traffic_distribution.as_deref(), Some("PreferSameZone"));
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_read_is_left_out_and_named() {
+        let service = Service::from_json(&with(&["spec", "externalIPs"], json!(["10.4.7.300", "10.4.7.10"]))).unwrap();
+        assert_eq!(service.external_ips, [IpAddr::from([10, 4, 7, 10])]);
+        assert_eq!(service.skipped, ["spec.externalIPs[0]: \"10.4.7.300\"; accepted: an address such as 192.168.0.10"]);
     }
 
     #[test]

@@ -6,76 +6,102 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::object::service::ServicePort;
+use crate::object::service::{Policy, ServicePort};
 use crate::object::slice::{Endpoint, EndpointSlice};
 
-/// Address and port of a Pod.
-pub(crate) type Backend = (IpAddr, u16);
+/// This node, as far as the choice of endpoints depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Here {
+    /// Its name, as EndpointSlices write it.
+    pub(crate) node: String,
+    /// Its own addresses: an endpoint with one of them is here, whatever its slice leaves open.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+}
+
+/// Where an endpoint runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Locality {
+    /// On this node.
+    Here,
+    /// Nobody says; it may be on this node.
+    Unknown,
+    /// On another node.
+    Elsewhere,
+}
+
+/// An endpoint that takes connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Backend {
+    /// The Pod's address.
+    pub(crate) addr: IpAddr,
+    /// The port it listens on.
+    pub(crate) port: u16,
+    /// Its share of new connections.
+    pub(crate) weight: u32,
+    /// Where it runs.
+    pub(crate) locality: Locality,
+}
+
+/// Every endpoint has the same share: what spreads connections evenly is the scheduler.
+const WEIGHT: u32 = 1;
 
 /// An endpoint, put together from every slice that lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
     ready: bool,
     fallback: bool,
-    maybe_local: bool,
+    locality: Locality,
 }
 
-/// What [`select`] chose.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Selection {
-    /// Where connections go.
-    pub(crate) backends: BTreeSet<Backend>,
-    /// Those of them that run on this node, or of which no slice says where they run.
-    pub(crate) maybe_local: BTreeSet<IpAddr>,
-}
-
-/// The backends of a Service port, from all slices of the Service, for a proxy on `node`.
+/// The backends of a Service port under `policy`, from all slices of the Service, in order of address and port.
 #[must_use]
 pub(crate) fn select<'a>(
     port: &ServicePort,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    node: &str,
-) -> Selection {
-    let candidates = candidates(port, slices, node);
-    let mut chosen: BTreeMap<_, _> = candidates.iter().filter(|(_, c)| c.ready).collect();
-    if chosen.is_empty() {
-        chosen = candidates.iter().filter(|(_, c)| c.fallback).collect();
+    policy: Policy,
+    here: &Here,
+) -> Arc<[Backend]> {
+    let mut candidates = candidates(port, slices, here);
+    if policy == Policy::Local {
+        candidates.retain(|_, candidate| candidate.locality == Locality::Here);
     }
-    Selection {
-        maybe_local: chosen.iter().filter(|(_, c)| c.maybe_local).map(|((addr, _), _)| *addr).collect(),
-        backends: chosen.into_keys().copied().collect(),
-    }
+    let any_ready = candidates.values().any(|candidate| candidate.ready);
+    let chosen = candidates.into_iter().filter(|(_, c)| if any_ready { c.ready } else { c.fallback });
+    chosen.map(|((addr, port), c)| Backend { addr, port, weight: WEIGHT, locality: c.locality }).collect()
 }
 
 /// An endpoint may stand in two slices while the controller moves it: it is what any of them says it is.
 fn candidates<'a>(
     port: &ServicePort,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    node: &str,
-) -> BTreeMap<Backend, Candidate> {
-    let mut found: BTreeMap<Backend, Candidate> = BTreeMap::new();
+    here: &Here,
+) -> BTreeMap<(IpAddr, u16), Candidate> {
+    let mut found: BTreeMap<_, Candidate> = BTreeMap::new();
     for slice in slices {
         let matching = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in matching.map(|p| p.port) {
             for endpoint in &slice.endpoints {
-                let new = candidate(endpoint, node);
+                let new = candidate(endpoint, here);
                 let old = found.entry((endpoint.addr, number)).or_insert(new);
                 old.ready |= new.ready;
                 old.fallback |= new.fallback;
-                old.maybe_local |= new.maybe_local;
+                old.locality = old.locality.min(new.locality);
             }
         }
     }
     found
 }
 
-fn candidate(endpoint: &Endpoint, node: &str) -> Candidate {
-    Candidate {
-        ready: endpoint.ready,
-        fallback: endpoint.serving && endpoint.terminating,
-        maybe_local: endpoint.node.as_deref().is_none_or(|name| name == node),
-    }
+fn candidate(endpoint: &Endpoint, here: &Here) -> Candidate {
+    let locality = match endpoint.node.as_deref() {
+        Some(node) if node == here.node => Locality::Here,
+        _ if here.addresses.contains(&endpoint.addr) => Locality::Here,
+        Some(_) => Locality::Elsewhere,
+        None => Locality::Unknown,
+    };
+    Candidate { ready: endpoint.ready, fallback: endpoint.serving && endpoint.terminating, locality }
 }
 
 #[cfg(test)]
@@ -89,8 +115,16 @@ mod tests {
 
     const HERE: &str = "hdss7-21.host.com";
 
+    fn here() -> Here {
+        Here { node: HERE.into(), addresses: BTreeSet::from([[10, 4, 7, 21].into()]) }
+    }
+
+    fn choose(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<(IpAddr, u16)> {
+        select(port, slices, Policy::Cluster, &here()).iter().map(|backend| (backend.addr, backend.port)).collect()
+    }
+
     fn http() -> ServicePort {
-        ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }
+        ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }
     }
 
     fn endpoint(last: u8, ready: bool, serving: bool, terminating: bool) -> Endpoint {
@@ -113,7 +147,7 @@ mod tests {
             IpAddr::V4(v4) => v4.octets()[3],
             IpAddr::V6(_) => 0,
         };
-        select(&http(), slices, HERE).backends.iter().map(|(addr, _)| last(addr)).collect()
+        choose(&http(), slices).iter().map(|(addr, _)| last(addr)).collect()
     }
 
     #[test]
@@ -134,9 +168,9 @@ mod tests {
     fn the_port_is_found_by_name_and_protocol() {
         let slices = [slice(vec![endpoint(2, true, true, false)])];
         let select_port = |name: &str, protocol| {
-            select(&ServicePort { name: name.into(), protocol, port: 80 }, &slices, HERE).backends
+            choose(&ServicePort { name: name.into(), protocol, port: 80, node_port: None }, &slices)
         };
-        assert_eq!(select_port("metrics", Protocol::Tcp), BTreeSet::from([([172, 7, 21, 2].into(), 9090)]));
+        assert_eq!(select_port("metrics", Protocol::Tcp), [([172, 7, 21, 2].into(), 9090)]);
         assert!(select_port("", Protocol::Tcp).is_empty());
         assert!(select_port("http", Protocol::Udp).is_empty());
     }
@@ -148,13 +182,18 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_of_other_nodes_are_not_local_and_unknown_ones_may_be() {
-        let mut endpoints =
-            vec![endpoint(2, true, true, false), endpoint(3, true, true, false), endpoint(4, true, true, false)];
+    fn an_endpoint_is_here_elsewhere_or_nobody_knows() {
+        let mut endpoints: Vec<_> = [2, 3, 4, 5].map(|last| endpoint(last, true, true, false)).into();
         endpoints[1].node = Some("hdss7-22.host.com".into());
         endpoints[2].node = None;
-        let selection = select(&http(), &[slice(endpoints)], HERE);
-        assert_eq!(selection.maybe_local, BTreeSet::from([[172, 7, 21, 2].into(), [172, 7, 21, 4].into()]));
+        (endpoints[3].node, endpoints[3].addr) = (None, [10, 4, 7, 21].into());
+        let found = |policy, slices: &[EndpointSlice]| -> Vec<_> {
+            select(&http(), slices, policy, &here()).iter().map(|backend| backend.locality).collect()
+        };
+        let slices = [slice(endpoints)];
+        let all = [Locality::Here, Locality::Here, Locality::Elsewhere, Locality::Unknown];
+        assert_eq!(found(Policy::Cluster, &slices), all);
+        assert_eq!(found(Policy::Local, &slices), [Locality::Here; 2]);
     }
 
     proptest! {
@@ -168,9 +207,10 @@ mod tests {
                 let part = all.iter().zip(&conditions).filter(|(_, (_, _, side))| *side == wanted);
                 slice(part.map(|(endpoint, _)| endpoint.clone()).collect())
             };
-            let whole = select(&http(), &[slice(all.clone())], HERE);
-            prop_assert_eq!(&whole, &select(&http(), &[slice(reversed)], HERE));
-            prop_assert_eq!(&whole, &select(&http(), &[side(true), side(false)], HERE));
+            let select = |slices: &[EndpointSlice]| select(&http(), slices, Policy::Cluster, &here());
+            let whole = select(&[slice(all.clone())]);
+            prop_assert_eq!(&whole, &select(&[slice(reversed)]));
+            prop_assert_eq!(&whole, &select(&[side(true), side(false)]));
         }
     }
 }

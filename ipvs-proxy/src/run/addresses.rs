@@ -14,7 +14,7 @@ use netstate::ipvs::VirtualServerKey;
 use netstate::{IfName, LinkKind, Prefix, SysctlKey};
 use reconcile::Target;
 
-use super::hands::Hands;
+use super::targets::Targets;
 use crate::dataplane::{table as nft, vip};
 use crate::plan::networks::NodeNetwork;
 
@@ -85,7 +85,7 @@ fn reuse_costs_a_second(release: &str) -> bool {
 /// Bridged packets pass the IPv4 hooks only with this: without it the answer of a Pod to another Pod on the same bridge goes
 /// past the IPVS that must rewrite it.
 ///
-/// Answers what to tell the operator, if something is missing. The parameter exists once br_netfilter is loaded.
+/// Returns the advice for the operator, if something is missing. The parameter exists once br_netfilter is loaded.
 #[must_use]
 pub(crate) fn bridge_advice() -> Option<String> {
     let key: SysctlKey = BRIDGE_CALL.parse().ok()?;
@@ -131,7 +131,7 @@ pub(crate) fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualSe
     Ok(servers.into_keys().filter(|key| addresses.contains(&key.addr)).collect())
 }
 
-/// The port ids of our writing conversations: what they change is no news.
+/// The port ids of our writing conversations: what they change is known.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ports {
     /// Of rtnetlink.
@@ -144,16 +144,16 @@ pub(crate) struct Ports {
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
-pub(crate) fn hands(
+pub(crate) fn targets(
     ipvs: Ipvs,
     owned: BTreeSet<VirtualServerKey>,
     link: &IfName,
     sysctls: &BTreeMap<SysctlKey, String>,
-) -> Result<(Hands, Ports), KernelError> {
+) -> Result<(Targets, Ports), KernelError> {
     let (links, addresses, nft) = (Rtnl::open()?, Rtnl::open()?, Nft::open()?);
     let ports = Ports { rtnl: BTreeSet::from([links.port()?, addresses.port()?]), nft: BTreeSet::from([nft.port()?]) };
     let name = link.clone();
-    let hands = Hands {
+    let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
         links: Box::new(Links::new(links, Box::new(move |found, _| *found == name))),
         nft: Box::new(NftTables::new(nft, [nft::table_key()])),
@@ -161,7 +161,7 @@ pub(crate) fn hands(
         addresses: Box::new(Addresses::new(addresses, [link.clone()])),
         flows: Box::new(Conntrack::open()?),
     };
-    Ok((hands, ports))
+    Ok((targets, ports))
 }
 
 #[cfg(test)]

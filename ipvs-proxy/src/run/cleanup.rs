@@ -12,7 +12,7 @@ use reconcile::{Owner, Step, Target};
 use super::{addresses, link};
 use crate::dataplane::table as nft;
 
-/// Removes everything; answers how many virtual servers went.
+/// Removes everything; returns how many virtual servers went.
 ///
 /// # Errors
 /// The first thing that the kernel refused to give up.

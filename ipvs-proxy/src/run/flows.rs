@@ -1,4 +1,4 @@
-//! `Unsettled`: virtual servers whose tracked connections may lead past the servers as they are now.
+//! `Pending`: virtual servers whose tracked connections may lead past the servers as they are now.
 //!
 //! A flow of UDP sticks to an endpoint as long as packets come, also when the endpoint is gone; and a connection that began
 //! before its virtual server existed is never balanced. Both are deleted, so that their next packet begins anew. A balanced
@@ -14,17 +14,17 @@ use netstate::Protocol;
 use netstate::ipvs::{Row, RowKey, VirtualServerKey};
 use reconcile::Rows;
 
-use super::hands::Flows;
 use super::rotation::reals_of;
+use super::targets::Flows;
 
 /// See the module's text.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unsettled(BTreeSet<VirtualServerKey>);
+pub(super) struct Pending(BTreeSet<VirtualServerKey>);
 
 /// Who may answer at each address and port.
 type Answering = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
 
-impl Unsettled {
+impl Pending {
     /// Notes that what stands behind `service` has changed.
     pub(super) fn note(&mut self, service: VirtualServerKey) {
         self.0.insert(service);

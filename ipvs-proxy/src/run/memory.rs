@@ -4,18 +4,22 @@
 //! here. The kernel has: the record of our virtual servers carries the Service's name. Invariant: such a Service goes on
 //! exactly as it stands in the kernel, until its objects can be read or are gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use netstate::ipvs::{Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 use netstate::nft as nft_rows;
 use reconcile::Rows;
 
 use super::rotation::reals_of;
 use super::tables::Tables;
+use crate::dataplane::ipvs;
 use crate::dataplane::table as nft;
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
-use crate::plan::{Desired, FrontendPlan, ServicePlan};
+use crate::object::service::Policy;
+use crate::plan::frontend::{self, Masquerade, Owner};
+use crate::plan::select::{Backend, Locality};
+use crate::plan::{Frontend, ServicePlan};
 use crate::source::view::View;
 
 /// True while nobody can say what a Service of this name should be: it, or what may be its only slice, is malformed and has
@@ -33,52 +37,50 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
     !view.unreadable().is_empty() || unknown.any(|key| may_be_it(&key))
 }
 
-/// Puts Services in doubt into `desired` as the kernel holds them, by the names that the record carries; answers which.
-pub(super) fn remember(view: &View, desired: &mut Desired, tables: &mut Tables) -> BTreeSet<ObjectName> {
-    let (Some(record), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else {
-        return BTreeSet::new();
-    };
+/// The plans of Services in doubt as the kernel holds them, by the names that the record carries.
+pub(super) fn remember(view: &View, tables: &Tables) -> BTreeMap<ObjectName, ServicePlan> {
     let mut plans: BTreeMap<ObjectName, ServicePlan> = BTreeMap::new();
+    let (Some(record), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else { return plans };
     for (row, observed) in record {
-        if let Some((name, service, comment)) = recorded(row, &observed.value)
-            && is_in_doubt(view, &name)
-            && let Some(frontend) = frontend(service, comment, record, servers)
+        if let Some((server, owner)) = recorded(row, &observed.value)
+            && is_in_doubt(view, &owner.service)
+            && servers.contains_key(&RowKey::Virtual(server))
         {
-            plans.entry(name).or_default().frontends.insert(service, frontend);
+            let frontends = &mut plans.entry(owner.service.clone()).or_default().frontends;
+            frontends.insert(ipvs::frontend(&server), frontend(server, owner, record, servers));
         }
     }
-    let names = plans.keys().cloned().collect();
-    for (name, plan) in plans {
-        tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it");
-        let changes = desired.set(&name, Some(plan));
-        tables.want(changes);
-    }
-    names
+    plans
 }
 
-/// What the kernel holds behind a virtual server; `None` when it does not hold it.
+/// What the kernel holds behind a virtual server.
 fn frontend(
-    service: VirtualServerKey,
-    comment: &str,
+    server: VirtualServerKey,
+    owner: Owner,
     record: &Rows<nft_rows::RowKey, nft_rows::Row>,
     servers: &Rows<RowKey, Row>,
-) -> Option<FrontendPlan> {
-    let Row::Virtual(virtual_server) = servers.get(&RowKey::Virtual(service))?.value.clone() else { return None };
-    let reals: Vec<_> = reals_of(servers, service).collect();
-    let addresses = reals.iter().map(|real| real.addr);
-    Some(FrontendPlan {
-        comment: comment.to_owned(),
-        virtual_server,
-        backends: reals.iter().map(|real| (real.addr, real.port)).collect(),
-        maybe_local: addresses.filter(|addr| record.contains_key(&nft::hairpin(*addr).0)).collect(),
-    })
+) -> Frontend {
+    let backend = |real: RealServerKey| {
+        let here = record.contains_key(&nft::hairpin(real.addr).0);
+        let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
+        Backend { addr: real.addr, port: real.port, weight: 1, locality }
+    };
+    Frontend {
+        kind: frontend::Kind::ClusterIp,
+        owner,
+        affinity: None,
+        policy: Policy::Cluster,
+        masquerade: Masquerade::FromOutside,
+        sources: Vec::new(),
+        backends: reals_of(servers, server).map(backend).collect(),
+    }
 }
 
-/// The Service, the virtual server and the text of a recorded element.
-fn recorded<'a>(row: &nft_rows::RowKey, value: &'a nft_rows::Row) -> Option<(ObjectName, VirtualServerKey, &'a str)> {
-    let service = nft::recorded(row)?;
+/// The virtual server of a recorded element, and whose it is.
+fn recorded(row: &nft_rows::RowKey, value: &nft_rows::Row) -> Option<(VirtualServerKey, Owner)> {
+    let server = nft::recorded(row)?;
     let nft_rows::Row::Element(nft_rows::Element { comment: Some(comment), .. }) = value else { return None };
     let (namespace, rest) = comment.split_once('/')?;
-    let name = rest.split(':').next().unwrap_or(rest);
-    Some((ObjectName::new(namespace, name), service, comment))
+    let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
+    Some((server, Owner { service: ObjectName::new(namespace, name), port: port.to_owned() }))
 }

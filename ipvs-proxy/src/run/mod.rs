@@ -1,6 +1,6 @@
 //! The daemon: one thread listens, one works.
 //!
-//! The listening thread runs tokio and hears the source, the kernel and signals (`ears`); the working thread owns every
+//! The listening thread runs tokio and receives from the source, the kernel and signals (`ears`); the working thread owns every
 //! kernel socket and everything that is known ([`proxy`]). Between them is a queue. SIGTERM leaves the kernel as it is:
 //! connections go on, and the next start adopts what it finds.
 
@@ -8,12 +8,12 @@ pub(crate) mod addresses;
 mod cleanup;
 mod ears;
 mod flows;
-pub(crate) mod hands;
 mod memory;
 pub(crate) mod proxy;
 mod rotation;
 pub(crate) mod status;
 pub(crate) mod tables;
+pub(crate) mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -32,9 +32,10 @@ use self::proxy::{Proxy, Update};
 use self::status::{Status, StatusFile};
 use self::tables::Tables;
 use crate::command::config::{Config, Problems};
-use crate::dataplane::vip;
-use crate::plan::Desired;
+use crate::dataplane::{DataPlane, vip};
+
 use crate::plan::networks::Networks;
+use crate::plan::select::Here;
 
 /// Updates that are taken in before a pass: enough to make a listing of thousands one pass, few enough to keep up.
 const TOGETHER: usize = 4096;
@@ -48,7 +49,7 @@ pub(crate) fn run(config: Config, seed: u64) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let (updates, inbox) = channel();
     let (alive, working) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("hands".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || {
         worker.run(&inbox);
         drop(alive);
     })?;
@@ -74,13 +75,15 @@ fn start(config: &Config) -> anyhow::Result<(Worker, addresses::Ports)> {
     let owned = addresses::owned(&mut ipvs, &link)?;
     let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
     let sysctls = addresses::sysctls(&release);
-    let node = config.settings.node.clone();
+    let node = config.node.clone();
+    let addresses = networks.node.iter().map(|network| network.addr).collect();
+    let here = Here { node: node.clone(), addresses };
     tracing::info!(node, kernel = release, ipvs = ?info.version, adopted = owned.len(), "starting");
-    let (hands, ports) = addresses::hands(ipvs, owned, &link, &sysctls)?;
-    let tables = Tables::new(hands, config.grace, &sysctls, config.pods, &link);
-    let proxy = Proxy::new(config.settings.clone(), networks, Desired::new(link), tables);
+    let (targets, ports) = addresses::targets(ipvs, owned, &link, &sysctls)?;
+    let tables = Tables::new(targets, config.grace, &sysctls, config.pods, &link);
+    let proxy = Proxy::new(here, networks, DataPlane::new(link, config.scheduler.clone()), tables);
     let status = StatusFile::new(&config.run_dir);
-    Ok((Worker { proxy, status, node, ready: false, news: true }, ports))
+    Ok((Worker { proxy, status, node, ready: false, changed: true }, ports))
 }
 
 fn link() -> anyhow::Result<IfName> {
@@ -118,7 +121,7 @@ struct Worker {
     node: String,
     ready: bool,
     /// Something may have changed since the status was written.
-    news: bool,
+    changed: bool,
 }
 
 impl Worker {
@@ -130,7 +133,7 @@ impl Worker {
             let now = start.elapsed();
             match inbox.recv_timeout(next.saturating_sub(now)) {
                 Ok(update) => {
-                    self.news = true;
+                    self.changed = true;
                     let more = inbox.try_iter().take(TOGETHER);
                     for update in std::iter::once(update).chain(more) {
                         self.proxy.take(update, start.elapsed());
@@ -158,10 +161,10 @@ impl Worker {
             // Outside systemd there is nobody to notify.
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         }
-        self.news |= !pass.is_idle() || pass.observed > 0;
-        if self.news {
+        self.changed |= !pass.is_idle() || pass.observed > 0;
+        if self.changed {
             let advice: Vec<_> = addresses::bridge_advice().into_iter().collect();
-            self.news = !self.status.update(now, || Status::of(&self.proxy, &self.node, &advice, now));
+            self.changed = !self.status.update(now, || Status::of(&self.proxy, &self.node, &advice, now));
         }
         next
     }

@@ -1,6 +1,6 @@
 //! `Proxy`: what is known, what is planned and what the kernel holds, on one thread.
 //!
-//! It is told ([`Proxy::take`]) and it works ([`Proxy::work`]); the clock is an argument. Invariants: only Services that a
+//! It receives ([`Proxy::take`]) and it works ([`Proxy::work`]); the clock is an argument. Invariants: only Services that a
 //! change concerns are planned; a Service that cannot be served as it is now goes on as it was; a Service that was malformed
 //! before this program started goes on as the kernel remembers it.
 
@@ -11,23 +11,25 @@ use cluster::Event;
 use reconcile::{Gate, Pass};
 
 use super::memory::{is_in_doubt, remember};
-use super::tables::{Tables, Touched};
+use super::tables::{Tables, Touched, add};
+use crate::dataplane::{self, DataPlane};
 use crate::object::ObjectName;
 use crate::object::key::Kind;
 use crate::object::service::Service;
 use crate::plan::networks::Networks;
-use crate::plan::{Desired, Settings, plan};
+use crate::plan::select::Here;
+use crate::plan::{Claims, ServicePlan, plan};
 use crate::source::view::View;
 use crate::source::{Object, Reading};
 
 /// Time between two audits of tables that announce no changes.
-const PULSE: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// Shortest time between two listings that notifications ask for: a node that starts a hundred Pods announces a thousand
 /// changes of links.
-const BREATH: Duration = Duration::from_millis(200);
+const MIN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What the proxy is told.
+/// What the proxy receives.
 #[derive(Debug)]
 pub(crate) enum Update {
     /// By the source of Services and EndpointSlices.
@@ -38,10 +40,11 @@ pub(crate) enum Update {
 
 /// The proxy; see the module's text.
 pub(crate) struct Proxy {
-    settings: Settings,
+    here: Here,
     networks: Networks,
     view: View,
-    desired: Desired,
+    claims: Claims,
+    plane: DataPlane,
     tables: Tables,
     gate: Gate,
     dirty: BTreeSet<ObjectName>,
@@ -50,7 +53,7 @@ pub(crate) struct Proxy {
     remembered: Option<BTreeSet<ObjectName>>,
     touched: BTreeMap<Touched, Duration>,
     quiet_until: Duration,
-    next_pulse: Duration,
+    next_audit: Duration,
     totals: Totals,
 }
 
@@ -72,12 +75,13 @@ pub(crate) struct Totals {
 impl Proxy {
     /// A proxy that knows nothing yet.
     #[must_use]
-    pub(crate) fn new(settings: Settings, networks: Networks, desired: Desired, tables: Tables) -> Self {
+    pub(crate) fn new(here: Here, networks: Networks, plane: DataPlane, tables: Tables) -> Self {
         Self {
-            settings,
+            here,
             networks,
             view: View::default(),
-            desired,
+            claims: Claims::default(),
+            plane,
             tables,
             gate: Gate::new([Kind::Service.folder(), Kind::EndpointSlice.folder()]),
             dirty: BTreeSet::new(),
@@ -85,7 +89,7 @@ impl Proxy {
             remembered: None,
             touched: BTreeMap::new(),
             quiet_until: Duration::ZERO,
-            next_pulse: Duration::ZERO,
+            next_audit: Duration::ZERO,
             totals: Totals::default(),
         }
     }
@@ -110,28 +114,41 @@ impl Proxy {
         }
     }
 
-    /// Plans what is dirty and brings the kernel's tables there. Answers what was done and when there is work again.
+    /// Plans what is dirty and brings the kernel's tables there. Returns what was done and when there is work again.
     pub(crate) fn work(&mut self, now: Duration) -> (Pass, Duration) {
         for name in std::mem::take(&mut self.dirty) {
             self.plan_service(&name);
         }
         self.listen(now);
-        if now >= self.next_pulse {
-            self.tables.pulse();
-            self.next_pulse = now + PULSE;
+        if now >= self.next_audit {
+            self.tables.audit();
+            self.next_audit = now + PERIOD;
         }
         self.tables.look_at_drains(now);
-        let (view, desired, remembered) = (&self.view, &mut self.desired, &mut self.remembered);
-        let pass = self.tables.pass(self.gate.is_open(), now, |tables| {
-            if remembered.is_none() && tables.observed_nft().is_some() && tables.observed_servers().is_some() {
-                *remembered = Some(remember(view, desired, tables));
-            }
-        });
+        let mut pass = self.tables.arrive(now);
+        if self.gate.is_open() {
+            self.remember();
+            add(&mut pass, self.tables.leave(now));
+        }
+        self.tables.settle_flows();
         self.count(&pass);
         let touched = self.touched.values().copied();
-        let next = touched.chain(self.tables.next()).chain([self.next_pulse]).min();
+        let next = touched.chain(self.tables.next()).chain([self.next_audit]).min();
         // A row whose time has come but that waits for something else must not keep this thread busy.
-        (pass, next.unwrap_or(self.next_pulse).max(now + Duration::from_millis(10)))
+        (pass, next.unwrap_or(self.next_audit).max(now + Duration::from_millis(10)))
+    }
+
+    /// Once, when the kernel has been read: lets Services in doubt go on as it holds them.
+    fn remember(&mut self) {
+        if self.remembered.is_some() || !self.tables.is_read() {
+            return;
+        }
+        let plans = remember(&self.view, &self.tables);
+        self.remembered = Some(plans.keys().cloned().collect());
+        for (name, plan) in plans {
+            tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it");
+            self.settle(&name, Some(plan));
+        }
     }
 
     fn count(&mut self, pass: &Pass) {
@@ -148,7 +165,7 @@ impl Proxy {
         let due: Vec<_> = self.touched.iter().filter(|(_, at)| **at <= now).map(|(table, _)| *table).collect();
         for table in due {
             self.touched.remove(&table);
-            self.quiet_until = now + BREATH;
+            self.quiet_until = now + MIN_INTERVAL;
             self.tables.touched(table);
         }
     }
@@ -159,11 +176,10 @@ impl Proxy {
         }
         let Some(service) = self.view.service(name) else {
             self.misplaced.remove(name);
-            let changes = self.desired.set(name, None);
-            self.tables.want(changes);
+            self.settle(name, None);
             return;
         };
-        if let Some(Err(misplaced)) = service.cluster_ip.map(|addr| self.networks.check_virtual(addr)) {
+        if let Some(Err(misplaced)) = service.cluster_ip().map(|addr| self.networks.check_virtual(addr)) {
             tracing::warn!(service = %name, reason = %misplaced, "Service cannot be served, an earlier version of it goes on");
             self.misplaced.insert(name.clone(), misplaced.to_string());
             return;
@@ -172,9 +188,14 @@ impl Proxy {
         if let Some(names) = &mut self.remembered {
             names.remove(name);
         }
-        let plan = plan(service, self.view.slices(name), &self.settings);
-        let changes = self.desired.set(name, Some(plan));
-        self.tables.want(changes);
+        let plan = plan(service, self.view.slices(name), &self.here, dataplane::serves);
+        self.settle(name, Some(plan));
+    }
+
+    /// Puts the plan of a Service in place of its earlier one, down to the rows that are desired.
+    fn settle(&mut self, name: &ObjectName, plan: Option<ServicePlan>) {
+        let deltas = self.claims.settle(name, plan);
+        self.tables.want(self.plane.rows(&deltas));
     }
 
     /// Lets go of remembered Services that nobody is malformed about any more.
@@ -202,8 +223,8 @@ impl Proxy {
 
     /// What is planned.
     #[must_use]
-    pub(crate) const fn desired(&self) -> &Desired {
-        &self.desired
+    pub(crate) const fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// The sources that have not been listed once.
@@ -234,16 +255,17 @@ impl Proxy {
 fn log(event: &Event<Reading>, view: &View) {
     match event {
         Event::Put { key, value: Err(reason), .. } => tracing::warn!(object = key, reason, "object is malformed"),
-        Event::Put { value: Ok(Object::Service(new)), .. } if asks_for_more(new, view.service(&new.name)) => {
-            tracing::warn!(service = %new.name, fields = ?new.unserved, "Service asks for what is not served yet");
-        }
+        Event::Put { value: Ok(Object::Service(new)), .. } => log_not_served(new, view.service(&new.name)),
         Event::Invalid { source, reason } => tracing::warn!(source, reason, "file cannot be read"),
         Event::Lost(error) => tracing::warn!(%error, "source is out of reach; what is known stays in force"),
-        Event::Resumed => tracing::info!("source is heard again"),
+        Event::Resumed => tracing::info!("source is in reach again"),
         _ => {}
     }
 }
 
-fn asks_for_more(new: &Service, old: Option<&Service>) -> bool {
-    !new.unserved.is_empty() && old.is_none_or(|old| old.unserved != new.unserved)
+fn log_not_served(new: &Service, old: Option<&Service>) {
+    let fields = dataplane::not_served(new);
+    if !fields.is_empty() && old.is_none_or(|old| dataplane::not_served(old) != fields) {
+        tracing::warn!(service = %new.name, ?fields, "Service asks for what is not served yet");
+    }
 }

@@ -1,6 +1,6 @@
 //! `Audit`: which virtual servers are compared with the kernel next.
 //!
-//! IPVS announces no change, so all virtual servers are looked at in turn. Invariant: a turn costs the same however many
+//! IPVS announces no change, so all virtual servers are verified in turn. Invariant: a turn costs the same however many
 //! there are; that all of them are gone (`ipvsadm -C`) shows at the first turn, one changed row after at most as many turns
 //! as there are parts.
 

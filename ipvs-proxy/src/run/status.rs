@@ -12,6 +12,7 @@ use reconcile::{Stage, State};
 use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
+use crate::dataplane::not_served as not_served_of;
 
 /// Name of the file in the folder of run-time files.
 pub(crate) const FILE: &str = "status.json";
@@ -27,11 +28,11 @@ pub(crate) struct Status {
     pub(crate) version: String,
     /// This node's name.
     pub(crate) node: String,
-    /// Everything that is wanted is in the kernel and every source is heard.
+    /// Everything that is wanted is in the kernel and every source is in reach.
     pub(crate) ok: bool,
     /// What has not been listed yet; nothing is removed before it has.
     pub(crate) waiting_for: Vec<String>,
-    /// Why the source cannot be heard, if so.
+    /// Why the source is out of reach, if so.
     pub(crate) lost: Option<String>,
     /// Services that are known.
     pub(crate) services: usize,
@@ -174,9 +175,9 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
     let misplaced = proxy.misplaced().iter().map(|(name, reason)| Refused {
         object: format!("services/{name}"),
         reason: reason.clone(),
-        earlier_version_served: proxy.desired().serves(name),
+        earlier_version_served: proxy.claims().serves(name),
     });
-    let conflicts = proxy.desired().conflicts();
+    let conflicts = proxy.claims().conflicts();
     let conflicts = conflicts.iter().map(|conflict| Refused {
         object: format!("services/{}", conflict.refused),
         reason: format!(
@@ -189,10 +190,12 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {
-    let services = proxy.view().services().map(|service| (format!("services/{}", service.name), &service.unserved));
-    let slices = proxy.view().all_slices().map(|slice| (format!("endpointslices/{}", slice.name), &slice.unserved));
+    let services =
+        proxy.view().services().map(|service| (format!("services/{}", service.name), not_served_of(service)));
+    let slices = proxy.view().all_slices();
+    let slices = slices.map(|slice| (format!("endpointslices/{}", slice.name), slice.unserved.clone()));
     let asking = services.chain(slices).filter(|(_, fields)| !fields.is_empty());
-    asking.map(|(object, fields)| NotServed { object, fields: fields.clone() }).collect()
+    asking.map(|(object, fields)| NotServed { object, fields }).collect()
 }
 
 /// Writes the file when there is something new to say, at most twice a second.
@@ -214,8 +217,8 @@ impl StatusFile {
         Self { path: run_dir.join(FILE), written: None, next: Duration::ZERO, failed: false }
     }
 
-    /// Writes the status if it is time and says something new; answers false when it was not yet time. A file that cannot be
-    /// written is told once and stops nobody.
+    /// Writes the status if it is time and says something new; returns false when it was not yet time. A file that cannot be
+    /// written is reported once and stops nobody.
     pub(crate) fn update(&mut self, now: Duration, status: impl FnOnce() -> Status) -> bool {
         if now < self.next {
             return false;

@@ -16,27 +16,26 @@ use netstate::ipvs::{RealServerKey, Row, RowKey};
 use netstate::{IfName, Protocol, SysctlKey, nft as nft_rows};
 use reconcile::{Owner, Pass, Reconciler, Stage};
 
-use super::flows::Unsettled;
-use super::hands::{Flows, Hand, Hands, Servers};
+use super::flows::Pending;
 use super::rotation::Audit;
+use super::targets::{AnyTarget, Flows, Servers, Targets};
 use crate::dataplane::drain::{Drains, Ended};
-use crate::dataplane::{ipvs, table as nft, vip};
-use crate::plan::Changes;
+use crate::dataplane::{Changes, ipvs, table as nft, vip};
 
 /// The reconcilers; see the module's text.
 pub(crate) struct Tables {
-    sysctls: Reconciler<Hand<SysctlKey, String>>,
-    links: Reconciler<Hand<IfName, netstate::Link>>,
-    nft: Reconciler<Hand<nft_rows::RowKey, nft_rows::Row>>,
+    sysctls: Reconciler<AnyTarget<SysctlKey, String>>,
+    links: Reconciler<AnyTarget<IfName, netstate::Link>>,
+    nft: Reconciler<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
     servers: Reconciler<Box<dyn Servers + Send>>,
-    addresses: Reconciler<Hand<netstate::AddressKey, netstate::Address>>,
+    addresses: Reconciler<AnyTarget<netstate::AddressKey, netstate::Address>>,
     flows: Box<dyn Flows + Send>,
     drains: Drains,
     /// Real servers that stopped being desired since the gate was last open.
     leaving: BTreeSet<RealServerKey>,
     /// The servers were listed: whatever is ours and not desired may have to be drained.
-    strays: bool,
-    unsettled: Unsettled,
+    orphans: bool,
+    pending: Pending,
     audit: Audit,
 }
 
@@ -50,25 +49,25 @@ pub(crate) enum Touched {
 }
 
 impl Tables {
-    /// The tables behind `hands`, with no desired rows but the static ones; drains last `grace` at most.
+    /// The tables behind `targets`, with no desired rows but the static ones; drains last `grace` at most.
     pub(crate) fn new(
-        hands: Hands,
+        targets: Targets,
         grace: Duration,
         sysctls: &BTreeMap<SysctlKey, String>,
         pods: netstate::Prefix,
         link: &IfName,
     ) -> Self {
         let mut tables = Self {
-            sysctls: Reconciler::new("sysctl", hands.sysctls),
-            links: Reconciler::new("link", hands.links),
-            nft: Reconciler::new("nft", hands.nft),
-            servers: Reconciler::new("ipvs", hands.servers),
-            addresses: Reconciler::new("address", hands.addresses),
-            flows: hands.flows,
+            sysctls: Reconciler::new("sysctl", targets.sysctls),
+            links: Reconciler::new("link", targets.links),
+            nft: Reconciler::new("nft", targets.nft),
+            servers: Reconciler::new("ipvs", targets.servers),
+            addresses: Reconciler::new("address", targets.addresses),
+            flows: targets.flows,
             drains: Drains::new(grace),
             leaving: BTreeSet::new(),
-            strays: false,
-            unsettled: Unsettled::default(),
+            orphans: false,
+            pending: Pending::default(),
             audit: Audit::default(),
         };
         tables.sysctls.want_all(sysctls.clone());
@@ -87,7 +86,7 @@ impl Tables {
         for (key, row) in changes.ipvs {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
-                    self.unsettled.note(service);
+                    self.pending.note(service);
                     self.servers.want(key, row);
                 }
                 (RowKey::Real(real), Some(row)) => {
@@ -114,35 +113,46 @@ impl Tables {
     /// Flows of UDP stick to an endpoint as long as packets come; TCP connections end by themselves.
     fn settle_later(&mut self, real: &RealServerKey) {
         if real.service.protocol == Protocol::Udp {
-            self.unsettled.note(real.service);
+            self.pending.note(real.service);
         }
     }
 
-    /// One pass over all tables; removals only when `open`. `remember` is called between the two, with the tables as they
-    /// were observed, and may desire more.
-    pub(crate) fn pass(&mut self, open: bool, now: Duration, remember: impl FnOnce(&mut Self)) -> Pass {
+    /// The way in: creates and changes, in order of dependency.
+    pub(crate) fn arrive(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
         add(&mut pass, self.sysctls.upsert(now));
         add(&mut pass, self.links.upsert(now));
         add(&mut pass, self.nft.upsert(now));
         let servers = self.servers.upsert(now);
-        self.strays |= servers.observed > 0;
+        self.orphans |= servers.observed > 0;
         add(&mut pass, servers);
         if self.masquerades() {
             add(&mut pass, self.addresses.upsert(now));
         }
-        if open {
-            remember(self);
-            self.begin_drains(now);
-            add(&mut pass, self.servers.upsert(now));
-            add(&mut pass, self.addresses.remove(now));
-            add(&mut pass, self.servers.remove(now));
-            add(&mut pass, self.nft.remove(now));
-        }
-        if let Some(mirror) = self.servers.mirror() {
-            self.unsettled.settle(mirror, self.flows.as_mut());
-        }
         pass
+    }
+
+    /// The way out: drains begin, and what is not desired goes in the opposite order.
+    pub(crate) fn leave(&mut self, now: Duration) -> Pass {
+        self.begin_drains(now);
+        let mut pass = self.servers.upsert(now);
+        add(&mut pass, self.addresses.remove(now));
+        add(&mut pass, self.servers.remove(now));
+        add(&mut pass, self.nft.remove(now));
+        pass
+    }
+
+    /// Deletes tracked connections that lead past the servers as they are now; belongs behind a pass.
+    pub(crate) fn settle_flows(&mut self) {
+        if let Some(mirror) = self.servers.mirror() {
+            self.pending.settle(mirror, self.flows.as_mut());
+        }
+    }
+
+    /// True when the kernel's record and servers have been read.
+    #[must_use]
+    pub(crate) const fn is_read(&self) -> bool {
+        self.nft.mirror().is_some() && self.servers.mirror().is_some()
     }
 
     /// True when the static part of the nft table is in the kernel as desired.
@@ -156,7 +166,7 @@ impl Tables {
     fn begin_drains(&mut self, now: Duration) {
         let Some(mirror) = self.servers.mirror() else { return };
         let mut candidates = std::mem::take(&mut self.leaving);
-        if std::mem::take(&mut self.strays) {
+        if std::mem::take(&mut self.orphans) {
             candidates.extend(mirror.iter().filter(|(_, row)| row.owner == Owner::Ours).filter_map(
                 |(key, _)| match key {
                     RowKey::Real(real) => Some(*real),
@@ -178,7 +188,7 @@ impl Tables {
         }
     }
 
-    /// Looks at the connections of drains that are due and lets go of those that have ended. Answers whether one has.
+    /// Looks at the connections of drains that are due and lets go of those that have ended. Returns whether one has.
     pub(crate) fn look_at_drains(&mut self, now: Duration) -> bool {
         let mut any = false;
         for service in self.drains.due(now) {
@@ -206,7 +216,7 @@ impl Tables {
 
     /// Reads parameters again and compares some virtual servers with the kernel; everything is listed again when one of
     /// them is not as it should be.
-    pub(crate) fn pulse(&mut self) {
+    pub(crate) fn audit(&mut self) {
         self.sysctls.invalidate();
         let Some(mirror) = self.servers.mirror() else { return };
         let expected = self.audit.next(mirror);
@@ -266,7 +276,8 @@ impl Tables {
     }
 }
 
-fn add(pass: &mut Pass, other: Pass) {
+/// Adds what a further stage did.
+pub(super) fn add(pass: &mut Pass, other: Pass) {
     pass.observed += other.observed;
     pass.upserted += other.upserted;
     pass.removed += other.removed;

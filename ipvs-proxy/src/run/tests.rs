@@ -15,13 +15,14 @@ use proptest::prelude::*;
 use reconcile::{Rows, Step, Target};
 use serde_json::json;
 
-use super::hands::{Flows, Hands, Servers, Stale};
 use super::proxy::{Proxy, Update};
 use super::tables::{Tables, Touched};
+use super::targets::{Flows, Servers, Stale, Targets};
+use crate::dataplane::DataPlane;
 use crate::dataplane::vip;
 use crate::object::key::ObjectKey;
 use crate::plan::networks::Networks;
-use crate::plan::{Desired, Settings};
+use crate::plan::select::Here;
 use crate::source::read;
 
 type Log = Arc<Mutex<Vec<String>>>;
@@ -131,7 +132,7 @@ impl Rig {
         addresses: FakeTable<AddressKey, Address>,
     ) -> Self {
         let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
-        let hands = Hands {
+        let targets = Targets {
             sysctls: Box::new(Logged { name: "sysctl", table: FakeTable::<SysctlKey, _>::default(), log: log.clone() }),
             links: Box::new(Logged { name: "link", table: FakeTable::<IfName, Link>::default(), log: log.clone() }),
             nft: Box::new(Logged { name: "nft", table: nft.clone(), log: log.clone() }),
@@ -144,20 +145,20 @@ impl Rig {
         };
         let pods = "172.7.0.0/16".parse().unwrap();
         let link = IfName::new(vip::LINK_NAME).unwrap();
-        let tables = Tables::new(hands, Duration::from_secs(900), &BTreeMap::new(), pods, &link);
-        let settings = Settings { node: "hdss7-21.host.com".into(), scheduler: "rr".into() };
+        let tables = Tables::new(targets, Duration::from_secs(900), &BTreeMap::new(), pods, &link);
+        let here = Here { node: "hdss7-21.host.com".into(), addresses: BTreeSet::new() };
         let networks = Networks { pods, services: None, node: Vec::new() };
-        let proxy = Proxy::new(settings, networks, Desired::new(link), tables);
+        let proxy = Proxy::new(here, networks, DataPlane::new(link, "rr".into()), tables);
         Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
 
-    fn tell(&mut self, event: Event<crate::source::Reading>) {
+    fn receive(&mut self, event: Event<crate::source::Reading>) {
         self.proxy.take(Update::Cluster(event), self.now);
     }
 
     fn put(&mut self, key: &str, json: &serde_json::Value) {
         let value = read(&ObjectKey::from_etcd(key).unwrap(), json.to_string().as_bytes());
-        self.tell(Event::Put { key: key.to_owned(), value, revision: 1 });
+        self.receive(Event::Put { key: key.to_owned(), value, revision: 1 });
     }
 
     fn service(&mut self, name: &str, last: u8, protocol: &str) {
@@ -180,10 +181,10 @@ impl Rig {
     }
 
     fn complete(&mut self) {
-        self.tell(Event::Complete);
+        self.receive(Event::Complete);
     }
 
-    /// Works until nothing is left to do now; answers what was done to the kernel.
+    /// Works until nothing is left to do now; returns what was done to the kernel.
     fn work(&mut self) -> Vec<String> {
         self.log.lock().unwrap().clear();
         for _ in 0..3 {
@@ -200,7 +201,7 @@ impl Rig {
     /// `web` on two Pods, listed and in place.
     fn web() -> Self {
         let mut rig = Self::new();
-        rig.tell(Event::Reset);
+        rig.receive(Event::Reset);
         rig.service("web", 10, "TCP");
         rig.endpoints("web", "TCP", &[2, 3]);
         rig.complete();
@@ -217,7 +218,7 @@ fn real(protocol: Protocol, last: u8) -> RealServerKey {
 #[test]
 fn the_address_comes_last_and_goes_first() {
     let mut rig = Rig::new();
-    rig.tell(Event::Reset);
+    rig.receive(Event::Reset);
     rig.service("web", 10, "TCP");
     rig.endpoints("web", "TCP", &[2]);
     rig.complete();
@@ -233,7 +234,7 @@ fn the_address_comes_last_and_goes_first() {
             "address + 192.168.0.10/32 dev kube-ipvs0",
         ]
     );
-    rig.tell(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
     assert_eq!(
         rig.work(),
         [
@@ -257,7 +258,7 @@ fn one_changed_endpoint_is_one_step() {
 fn nothing_is_removed_and_nothing_drains_before_the_first_listing_is_whole() {
     let before = Rig::web();
     let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
-    rig.tell(Event::Reset);
+    rig.receive(Event::Reset);
     assert_eq!(rig.work(), ["link + kube-ipvs0"]);
     rig.service("web", 10, "TCP");
     rig.endpoints("web", "TCP", &[3]);
@@ -270,7 +271,7 @@ fn nothing_is_removed_and_nothing_drains_before_the_first_listing_is_whole() {
 fn a_new_start_changes_nothing() {
     let before = Rig::web();
     let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
-    rig.tell(Event::Reset);
+    rig.receive(Event::Reset);
     rig.endpoints("web", "TCP", &[2, 3]);
     rig.service("web", 10, "TCP");
     rig.complete();
@@ -324,7 +325,7 @@ fn a_drain_that_outlives_its_grace_period_is_cut() {
 fn no_address_turns_local_before_the_masquerade_stands() {
     let mut rig = Rig::new();
     rig.nft.contents().errors.extend([None, Some(95)]);
-    rig.tell(Event::Reset);
+    rig.receive(Event::Reset);
     rig.service("web", 10, "TCP");
     rig.complete();
     assert!(!rig.work().iter().any(|line| line.starts_with("address")));
@@ -343,7 +344,7 @@ fn what_others_change_is_found_by_notification_or_audit() {
 }
 
 #[test]
-fn a_flood_of_notifications_is_one_listing_per_breath() {
+fn a_flood_of_notifications_is_one_listing_per_interval() {
     let mut rig = Rig::web();
     rig.later(1);
     let before = rig.addresses.contents().observed;
@@ -360,12 +361,12 @@ fn a_flood_of_notifications_is_one_listing_per_breath() {
 fn a_malformed_service_goes_on_as_the_kernel_remembers_it_until_it_is_gone() {
     let before = Rig::web();
     let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
-    rig.tell(Event::Reset);
+    rig.receive(Event::Reset);
     rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}}));
     rig.complete();
     assert_eq!(rig.work(), ["link + kube-ipvs0"]);
     assert_eq!(rig.proxy.remembered().count(), 1);
-    rig.tell(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
     assert!(rig.work().contains(&"ipvs - tcp 192.168.0.10:80".to_owned()));
     assert_eq!(rig.proxy.remembered().count(), 0);
 }
@@ -374,7 +375,7 @@ fn a_malformed_service_goes_on_as_the_kernel_remembers_it_until_it_is_gone() {
 fn a_service_whose_only_slice_is_malformed_keeps_the_endpoints_that_the_kernel_remembers() {
     let before = Rig::web();
     let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
-    rig.tell(Event::Reset);
+    rig.receive(Event::Reset);
     rig.service("web", 10, "TCP");
     rig.put("endpointslices/default/web-1", &json!({"kind": "EndpointSlice", "metadata": {"name": "web-1"}}));
     rig.complete();
@@ -406,7 +407,7 @@ proptest! {
         rig.nft.contents().errors.extend(&refusals[0]);
         rig.servers.contents().errors.extend(&refusals[1]);
         rig.addresses.contents().errors.extend(&refusals[2]);
-        rig.tell(Event::Reset);
+        rig.receive(Event::Reset);
         rig.complete();
         for (last, pods) in &changes {
             let name = format!("s{last}");

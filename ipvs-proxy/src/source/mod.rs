@@ -1,8 +1,8 @@
-//! Where Services and EndpointSlices are heard: etcd or a directory of manifests, as one stream of readings.
+//! Where Services and EndpointSlices come from: etcd or a directory of manifests, as one stream of readings.
 //!
 //! Invariant: an object that cannot be read stays in the stream, as the reason why; nobody further on has to know which
 //! source it came from. Objects of other kinds in a directory are none of ours; any other key below etcd's prefix
-//! is junk and told as such.
+//! is junk and reported as such.
 
 pub(crate) mod view;
 
@@ -21,7 +21,7 @@ use crate::object::slice::EndpointSlice;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Object {
     /// A Service.
-    Service(Service),
+    Service(Box<Service>),
     /// An EndpointSlice.
     Slice(EndpointSlice),
 }
@@ -43,7 +43,7 @@ pub(crate) enum Place {
 pub(crate) struct Source {
     events: cluster::Source,
     read_key: fn(&str) -> Option<ObjectKey>,
-    /// Keys that are no objects are told as malformed (etcd) or read over (a directory).
+    /// Keys that are no objects are reported as malformed (etcd) or read over (a directory).
     junk: bool,
 }
 
@@ -104,7 +104,7 @@ const JUNK: &str = "is no key of ours; accepted: services/NAMESPACE/NAME and end
 pub(crate) fn read(key: &ObjectKey, value: &[u8]) -> Reading {
     let json: Value = serde_json::from_slice(value).map_err(|error| format!("not valid JSON: {error}"))?;
     let object = match key.kind {
-        Kind::Service => Service::from_json(&json).map(Object::Service),
+        Kind::Service => Service::from_json(&json).map(|service| Object::Service(Box::new(service))),
         Kind::EndpointSlice => EndpointSlice::from_json(&json).map(Object::Slice),
     };
     let object = object.map_err(|problem| problem.to_string())?;
@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn junk_keys_are_told_in_etcd_and_read_over_in_a_directory() {
-        let told = translate(put("junk", "x"), ObjectKey::from_etcd, true);
-        assert!(matches!(told, Some(Event::Put { key, value: Err(_), .. }) if key == "junk"));
+        let reported = translate(put("junk", "x"), ObjectKey::from_etcd, true);
+        assert!(matches!(reported, Some(Event::Put { key, value: Err(_), .. }) if key == "junk"));
         let gone = Event::Delete { key: "junk".to_owned(), revision: 8 };
         assert!(
             matches!(translate(gone, ObjectKey::from_etcd, true), Some(Event::Delete { key, .. }) if key == "junk")

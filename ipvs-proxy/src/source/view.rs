@@ -1,7 +1,7 @@
 //! `View`: the Services and EndpointSlices that are known, and which Services a new event concerns.
 //!
 //! Invariants. An event that changes nothing concerns nobody. A malformed object keeps its last good value, also through a
-//! new listing, and is told until it is good again or gone. Junk in the source is told and changes nothing.
+//! new listing, and is reported until it is good again or gone. Junk in the source is reported and changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Takes in an event; answers the Services whose plan it may change.
+    /// Takes in an event; returns the Services whose plan it may change.
     pub(crate) fn take(&mut self, event: Event<Reading>) -> BTreeSet<ObjectName> {
         let changed = match event {
             Event::Put { key, value: Ok(object), revision } => {
@@ -116,7 +116,7 @@ impl View {
     /// All Services.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Service> {
         self.objects.entries().values().filter_map(|object| match object {
-            Object::Service(service) => Some(service),
+            Object::Service(service) => Some(service.as_ref()),
             Object::Slice(_) => None,
         })
     }
@@ -140,7 +140,7 @@ impl View {
         self.objects.invalid()
     }
 
-    /// Why the source cannot be heard at the moment, if so.
+    /// Why the source is out of reach at the moment, if so.
     #[must_use]
     pub(crate) fn lost(&self) -> Option<&ClusterError> {
         self.objects.lost()

@@ -1,4 +1,4 @@
-//! `Hands`: the kernel tables this program writes, behind traits, so that what stands above works on tables in memory too.
+//! `Targets`: the kernel tables this program writes, behind traits, so that what stands above works on tables in memory too.
 //!
 //! Invariant: the order of the fields is the order of dependency; [`super::tables`] keeps it.
 
@@ -13,7 +13,7 @@ use netstate::{Address, AddressKey, IfName, IpFamily, Link, Protocol, SysctlKey,
 use reconcile::Target;
 
 /// A kernel table whatever stands behind it.
-pub(crate) type Hand<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
+pub(crate) type AnyTarget<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
 
 /// The IPVS tables with what is no row.
 pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = KernelError> {
@@ -41,12 +41,12 @@ impl Servers for IpvsTable {
     }
 }
 
-/// Whether a tracked connection is stale: where it was opened to, and who answers it.
+/// Whether a tracked connection is stale: where it was opened to, and who returns it.
 pub(crate) type Stale<'a> = &'a dyn Fn(SocketAddr, SocketAddr) -> bool;
 
 /// Tracked connections.
 pub(crate) trait Flows {
-    /// Deletes the IPv4 connections of `protocol` that `stale` says yes to, and answers how many.
+    /// Deletes the IPv4 connections of `protocol` that `stale` says yes to, and returns how many.
     ///
     /// # Errors
     /// When the kernel cannot be read or refuses.
@@ -60,17 +60,17 @@ impl Flows for Conntrack {
 }
 
 /// Every table.
-pub(crate) struct Hands {
+pub(crate) struct Targets {
     /// Kernel parameters.
-    pub(crate) sysctls: Hand<SysctlKey, String>,
+    pub(crate) sysctls: AnyTarget<SysctlKey, String>,
     /// The link that holds virtual addresses.
-    pub(crate) links: Hand<IfName, Link>,
+    pub(crate) links: AnyTarget<IfName, Link>,
     /// The nft table.
-    pub(crate) nft: Hand<nft::RowKey, nft::Row>,
+    pub(crate) nft: AnyTarget<nft::RowKey, nft::Row>,
     /// Virtual and real servers.
     pub(crate) servers: Box<dyn Servers + Send>,
     /// Virtual addresses.
-    pub(crate) addresses: Hand<AddressKey, Address>,
+    pub(crate) addresses: AnyTarget<AddressKey, Address>,
     /// Tracked connections.
     pub(crate) flows: Box<dyn Flows + Send>,
 }

@@ -1,0 +1,186 @@
+//! Plans in, rows out: what the rows of a frontend are, and that they depend on nothing else.
+
+use std::sync::Arc;
+
+use netstate::Protocol;
+use proptest::prelude::*;
+
+use super::*;
+use crate::object::ObjectName;
+use crate::object::service::Policy;
+use crate::plan::claims::Conflict;
+use crate::plan::frontend::{Kind, Masquerade, Owner, Place};
+use crate::plan::select::Backend;
+use crate::plan::{Claims, FrontendKey, ServicePlan};
+
+/// Plans and rows together, as the program holds them.
+struct Desired {
+    claims: Claims,
+    plane: DataPlane,
+}
+
+impl Desired {
+    fn new(link: IfName) -> Self {
+        Self { claims: Claims::default(), plane: DataPlane::new(link, "rr".to_owned()) }
+    }
+
+    fn set(&mut self, service: &ObjectName, plan: Option<ServicePlan>) -> Changes {
+        let deltas = self.claims.settle(service, plan);
+        self.plane.rows(&deltas)
+    }
+}
+
+fn link() -> IfName {
+    IfName::new(vip::LINK_NAME).unwrap()
+}
+
+fn key(last: u8, port: u16) -> FrontendKey {
+    FrontendKey { protocol: Protocol::Tcp, place: Place::Address([192, 168, 0, last].into()), port }
+}
+
+fn frontend(owner: &str, pods: &[u8]) -> Frontend {
+    let backend =
+        |last: &u8| Backend { addr: IpAddr::from([172, 7, 21, *last]), port: 80, weight: 1, locality: Locality::Here };
+    let backends: BTreeSet<_> = pods.iter().map(backend).collect();
+    Frontend {
+        kind: Kind::ClusterIp,
+        owner: Owner { service: name(owner), port: String::new() },
+        affinity: None,
+        policy: Policy::Cluster,
+        masquerade: Masquerade::FromOutside,
+        sources: Vec::new(),
+        backends: backends.into_iter().collect::<Arc<[_]>>(),
+    }
+}
+
+fn service(created: &str, frontends: &[(FrontendKey, &[u8])], owner: &str) -> Option<ServicePlan> {
+    let frontends = frontends.iter().map(|(key, pods)| (*key, frontend(owner, pods))).collect();
+    Some(ServicePlan { created: created.to_owned(), frontends })
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new("default", name)
+}
+
+fn text(changes: &Changes) -> Vec<String> {
+    let sign = |there: bool| if there { '+' } else { '-' };
+    let nft = changes.nft.iter().map(|(row, value)| format!("{} {row}", sign(value.is_some())));
+    let ipvs = changes.ipvs.iter().map(|(row, value)| format!("{} {row}", sign(value.is_some())));
+    let addresses = changes.addresses.iter().map(|(row, value)| format!("{} {row}", sign(value.is_some())));
+    nft.chain(ipvs).chain(addresses).collect()
+}
+
+#[test]
+fn a_new_service_brings_elements_servers_and_its_address() {
+    let mut desired = Desired::new(link());
+    let changes = desired.set(&name("web"), service("", &[(key(10, 80), &[2, 3])], "web"));
+    assert_eq!(
+        text(&changes),
+        [
+            "+ element ip ipvs-proxy @hairpin { 172.7.21.2 . 172.7.21.2 }",
+            "+ element ip ipvs-proxy @hairpin { 172.7.21.3 . 172.7.21.3 }",
+            "+ element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
+            "+ element ip ipvs-proxy @vips { 192.168.0.10 }",
+            "+ tcp 192.168.0.10:80",
+            "+ tcp 192.168.0.10:80 -> 172.7.21.2:80",
+            "+ tcp 192.168.0.10:80 -> 172.7.21.3:80",
+            "+ 192.168.0.10/32 dev kube-ipvs0",
+        ]
+    );
+    assert!(desired.set(&name("web"), service("", &[(key(10, 80), &[2, 3])], "web")).is_empty());
+}
+
+#[test]
+fn one_changed_endpoint_changes_its_rows_only() {
+    let mut desired = Desired::new(link());
+    for last in 1..100 {
+        let plan = service("", &[(key(last, 80), &[2, 3])], "x");
+        desired.set(&name(&format!("s{last}")), plan);
+    }
+    let changes = desired.set(&name("s7"), service("", &[(key(7, 80), &[2])], "x"));
+    assert_eq!(text(&changes), ["- tcp 192.168.0.7:80 -> 172.7.21.3:80"]);
+    let changes = desired.set(&name("s7"), service("", &[(key(7, 80), &[2, 9])], "x"));
+    assert_eq!(
+        text(&changes),
+        ["+ element ip ipvs-proxy @hairpin { 172.7.21.9 . 172.7.21.9 }", "+ tcp 192.168.0.7:80 -> 172.7.21.9:80"]
+    );
+}
+
+#[test]
+fn an_address_stays_as_long_as_one_port_needs_it() {
+    let mut desired = Desired::new(link());
+    desired.set(&name("web"), service("", &[(key(10, 80), &[]), (key(10, 443), &[])], "x"));
+    let changes = desired.set(&name("web"), service("", &[(key(10, 443), &[])], "x"));
+    assert_eq!(
+        text(&changes),
+        ["- element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }", "- tcp 192.168.0.10:80"]
+    );
+    let changes = desired.set(&name("web"), None);
+    assert!(text(&changes).contains(&"- 192.168.0.10/32 dev kube-ipvs0".to_owned()));
+}
+
+#[test]
+fn the_oldest_service_has_the_address_and_the_next_takes_over() {
+    let (old, young) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+    let mut desired = Desired::new(link());
+    desired.set(&name("young"), service(young, &[(key(10, 80), &[3])], "young"));
+    let changes = desired.set(&name("old"), service(old, &[(key(10, 80), &[2])], "old"));
+    assert!(text(&changes).contains(&"- tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));
+    let conflict = Conflict { key: key(10, 80), served: name("old"), refused: name("young") };
+    assert_eq!(desired.claims.conflicts(), [conflict]);
+    let changes = desired.set(&name("old"), None);
+    assert!(text(&changes).contains(&"+ tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));
+    assert!(desired.claims.conflicts().is_empty());
+}
+
+type Op = (u8, Option<(bool, Vec<(u8, Vec<u8>)>)>);
+
+fn op() -> impl Strategy<Value = Op> {
+    let frontends = prop::collection::vec((0u8..4, prop::collection::vec(0u8..4, 0..3)), 0..3);
+    (0u8..4, prop::option::of((any::<bool>(), frontends)))
+}
+
+fn apply(desired: &mut Desired, (who, plan): &Op) -> Changes {
+    let plan = plan.as_ref().map(|(dated, frontends)| ServicePlan {
+        created: if *dated { format!("2026-01-0{who}") } else { String::new() },
+        frontends: frontends.iter().map(|(last, pods)| (key(*last, 80), frontend(&who.to_string(), pods))).collect(),
+    });
+    desired.set(&name(&who.to_string()), plan)
+}
+
+fn fold<K: Ord + Clone, V: Clone>(rows: &mut BTreeMap<K, V>, changes: &BTreeMap<K, Option<V>>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => rows.insert(key.clone(), value.clone()),
+            None => rows.remove(key),
+        };
+    }
+}
+
+proptest! {
+    /// Rows after any history equal the rows of the final plans put in at once, in whatever order.
+    #[test]
+    fn rows_depend_on_the_plans_and_not_on_their_history(ops in prop::collection::vec(op(), 0..30)) {
+        let mut desired = Desired::new(link());
+        let (mut nft, mut ipvs, mut addresses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for op in &ops {
+            let changes = apply(&mut desired, op);
+            fold(&mut nft, &changes.nft);
+            fold(&mut ipvs, &changes.ipvs);
+            fold(&mut addresses, &changes.addresses);
+        }
+        let last: BTreeMap<u8, &Op> = ops.iter().map(|op| (op.0, op)).collect();
+        let mut fresh = Desired::new(link());
+        let (mut nft2, mut ipvs2, mut addresses2) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for op in last.values().rev() {
+            let changes = apply(&mut fresh, op);
+            fold(&mut nft2, &changes.nft);
+            fold(&mut ipvs2, &changes.ipvs);
+            fold(&mut addresses2, &changes.addresses);
+        }
+        prop_assert_eq!(nft, nft2);
+        prop_assert_eq!(ipvs, ipvs2);
+        prop_assert_eq!(addresses, addresses2);
+        prop_assert_eq!(desired.claims.conflicts(), fresh.claims.conflicts());
+    }
+}
