@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use kernel::Rtnl;
 use netstate::IfName;
 
-use crate::apply::executor::refused;
 use crate::protocol::error::{CniError, Code};
 
 /// How long the kernel may take; the reference bridge plugin waits half as long.
@@ -26,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub fn await_operational(host: &mut Rtnl, name: &IfName, index: u32) -> Result<(), CniError> {
     let deadline = Instant::now() + LIMIT;
     loop {
-        match host.link_by_index(index).map_err(|e| refused(&e))? {
+        match host.link_by_index(index)? {
             Some(link) if link.operational => return Ok(()),
             None => return Err(CniError::new(Code::Kernel, format!("link {name} was removed meanwhile"))),
             Some(_) if Instant::now() >= deadline => {

@@ -11,7 +11,6 @@ use kernel::Rtnl;
 use kernel::address::DuplicateDetection;
 use netstate::IfName;
 
-use crate::apply::executor::refused;
 use crate::protocol::error::{CniError, Code};
 
 /// How long an address may take.
@@ -27,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub fn await_usable(pod: &mut Rtnl, ifname: &IfName, index: u32, addresses: &[IpAddr]) -> Result<(), CniError> {
     let deadline = Instant::now() + LIMIT;
     loop {
-        let mut unusable = pod.unusable_addresses(index).map_err(|e| refused(&e))?;
+        let mut unusable = pod.unusable_addresses(index)?;
         unusable.retain(|(addr, _)| addresses.contains(addr));
         if let Some((addr, _)) = unusable.iter().find(|(_, state)| *state == DuplicateDetection::Failed) {
             let msg = format!("address {addr} of {ifname} belongs to another machine on the link already");

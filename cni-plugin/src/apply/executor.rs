@@ -45,12 +45,6 @@ struct Netfilter {
     conntrack: Option<Conntrack>,
 }
 
-/// A kernel error as the runtime shall see it.
-#[must_use]
-pub fn refused(error: &KernelError) -> CniError {
-    CniError::new(Code::Kernel, error.to_string())
-}
-
 impl<'a> KernelHands<'a> {
     /// Works over `host`, a conversation in the host's namespace, and in `netns`.
     #[must_use]
@@ -64,9 +58,8 @@ impl<'a> KernelHands<'a> {
     /// # Errors
     /// Code 100 when the kernel refuses.
     pub fn open_netfilter(&mut self, flows: bool) -> Result<(), CniError> {
-        let conntrack = || flows.then(Conntrack::open).transpose();
-        let open = || Ok(Netfilter { nft: Nft::open()?, conntrack: conntrack()? });
-        self.netfilter = Some(open().map_err(|e: KernelError| refused(&e))?);
+        let conntrack = flows.then(Conntrack::open).transpose()?;
+        self.netfilter = Some(Netfilter { nft: Nft::open()?, conntrack });
         Ok(())
     }
 
@@ -78,16 +71,16 @@ impl<'a> KernelHands<'a> {
 
     fn write_table(&mut self, ruleset: &Ruleset) -> Result<(), CniError> {
         let nft = &mut self.netfilter()?.0.nft;
-        nft.ensure(&ruleset.key, &ruleset.table).map(drop).map_err(|e| refused(&e))
+        nft.ensure(&ruleset.key, &ruleset.table).map(drop).map_err(CniError::from)
     }
 
     fn forget(&mut self, flows: &[StaleFlows]) -> Result<(), CniError> {
         let (hands, host) = self.netfilter()?;
-        let local = host.addresses().map_err(|e| refused(&e))?;
+        let local = host.addresses()?;
         let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
         let closed = || CniError::new(Code::Kernel, "no conversation with connection tracking was opened");
         let conntrack = hands.conntrack.as_mut().ok_or_else(closed)?;
-        hostports::forget_former(conntrack, flows, &local).map_err(|e| refused(&e))
+        hostports::forget_former(conntrack, flows, &local).map_err(CniError::from)
     }
 
     /// Tells the index of a link of the host that the caller has just looked at.
@@ -105,7 +98,7 @@ impl<'a> KernelHands<'a> {
         if let Some(index) = self.indexes.get(name) {
             return Ok(*index);
         }
-        let link = self.host.link(name).map_err(|e| refused(&e))?;
+        let link = self.host.link(name)?;
         let index =
             link.ok_or_else(|| CniError::new(Code::Kernel, format!("link {name} was removed meanwhile")))?.index;
         self.indexes.insert(name.clone(), index);
@@ -117,19 +110,19 @@ impl<'a> KernelHands<'a> {
         let wanted = filters(&link.kind);
         match self.host.create_link(name, link) {
             // Another ADD was faster: its bridge is as good as ours, if it looks at VLANs where ours must.
-            Err(e) if e.errno() == Some(libc::EEXIST) => match self.host.link(name).map_err(|e| refused(&e))? {
+            Err(e) if e.errno() == Some(libc::EEXIST) => match self.host.link(name)? {
                 Some(found) if !wanted && matches!(found.link.kind, LinkKind::Bridge(_)) => Ok(()),
                 Some(found) if filters(&found.link.kind) => Ok(()),
-                _ => Err(refused(&e)),
+                _ => Err(CniError::from(e)),
             },
-            Err(e) if wanted => Err(vlans_refused(&e)),
-            other => other.map_err(|e| refused(&e)),
+            Err(e) if wanted => Err(vlans_refused(e)),
+            other => other.map_err(CniError::from),
         }
     }
 
     fn create_vlan_link(&mut self, bridge: &IfName, port: &End, gateway: &End, mtu: u32) -> Result<(), CniError> {
         let master = self.index(bridge)?;
-        let here = Netns::open(Path::new("/proc/thread-self/ns/net")).map_err(|e| refused(&e))?;
+        let here = Netns::open(Path::new("/proc/thread-self/ns/net"))?;
         let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
         // Another ADD was faster: its link is as good as ours, and is made whole by both.
         exists_is_fine(self.host.create_veth(&end(port), master, &end(gateway), &here, mtu).map(drop))
@@ -146,7 +139,7 @@ impl<'a> KernelHands<'a> {
                 Ok(())
             }
             Err(e) if e.errno() == Some(libc::EEXIST) => Err(self.taken(host, pod, netns, &e)),
-            Err(e) => Err(refused(&e)),
+            Err(e) => Err(CniError::from(e)),
         }
     }
 
@@ -160,7 +153,7 @@ impl<'a> KernelHands<'a> {
 
     fn enter(&mut self) -> Result<(), CniError> {
         if !self.inside {
-            self.netns()?.enter().map_err(|e| refused(&e))?;
+            self.netns()?.enter()?;
             self.inside = true;
         }
         Ok(())
@@ -181,19 +174,19 @@ impl<'a> KernelHands<'a> {
                 || KernelError::new("configure", ifname, kernel::Cause::Missing(format!("interface {ifname}")));
             Rtnl::open()?.configure_endpoint(ifname, index.ok_or_else(missing)?, addresses, detect, routes)
         };
-        inside().map_err(|e| refused(&e).details(format!("in {}", netns.path().display())))
+        inside().map_err(|e| CniError::from(e).details(format!("in {}", netns.path().display())))
     }
 
     fn await_addresses(&mut self, ifname: &IfName, addresses: &[IpAddr]) -> Result<(), CniError> {
         self.enter()?;
         let Some(index) = self.pod_index else { return Ok(()) };
-        duplicates::await_usable(&mut Rtnl::open().map_err(|e| refused(&e))?, ifname, index, addresses)
+        duplicates::await_usable(&mut Rtnl::open()?, ifname, index, addresses)
     }
 }
 
 fn set(parameter: &Parameter) -> Result<(), CniError> {
     match sysctl::write(&parameter.key, parameter.value) {
-        Err(e) if parameter.required => Err(refused(&e)),
+        Err(e) if parameter.required => Err(CniError::from(e)),
         _ => Ok(()),
     }
 }
@@ -201,7 +194,7 @@ fn set(parameter: &Parameter) -> Result<(), CniError> {
 /// The Pod's interface was just made.
 fn set_new(parameter: &Parameter) -> Result<(), CniError> {
     match sysctl::set_new(&parameter.key, parameter.value) {
-        Err(e) if parameter.required => Err(refused(&e)),
+        Err(e) if parameter.required => Err(CniError::from(e)),
         _ => Ok(()),
     }
 }
@@ -209,7 +202,7 @@ fn set_new(parameter: &Parameter) -> Result<(), CniError> {
 fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
     match result {
         Err(e) if e.errno() == Some(libc::EEXIST) => Ok(()),
-        other => other.map_err(|e| refused(&e)),
+        other => other.map_err(CniError::from),
     }
 }
 
@@ -222,11 +215,13 @@ fn up(mtu: Option<u32>) -> Link {
 }
 
 /// What the kernel said about VLANs; most likely it does not know them.
-fn vlans_refused(error: &KernelError) -> CniError {
-    if error.errno() != Some(libc::EOPNOTSUPP) {
-        return refused(error);
+fn vlans_refused(error: KernelError) -> CniError {
+    let is_unknown = error.errno() == Some(libc::EOPNOTSUPP);
+    let error = CniError::from(error);
+    if !is_unknown {
+        return error;
     }
-    refused(error).details("vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; or leave them out")
+    error.details("vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; or leave them out")
 }
 
 impl Hands for KernelHands<'_> {
@@ -235,23 +230,23 @@ impl Hands for KernelHands<'_> {
             Step::CreateBridge { name, mac, mtu, filters_vlans } => {
                 self.create_bridge(name, &bridge_link(*mtu, Some(*mac), *filters_vlans))
             }
-            Step::FilterVlans(name) => self.host.filter_vlans(name).map_err(|e| vlans_refused(&e)),
+            Step::FilterVlans(name) => self.host.filter_vlans(name).map_err(vlans_refused),
             Step::CreateVlanLink { bridge, port, gateway, mtu } => self.create_vlan_link(bridge, port, gateway, *mtu),
-            Step::SetUp { name, mtu } => self.host.set_link(name, &up(*mtu)).map_err(|e| refused(&e)),
+            Step::SetUp { name, mtu } => self.host.set_link(name, &up(*mtu)).map_err(CniError::from),
             Step::SetPortVlans { link, vlans, keeps_default } => {
                 let index = self.index(link)?;
-                self.host.set_port_vlans(index, vlans, *keeps_default).map_err(|e| vlans_refused(&e))
+                self.host.set_port_vlans(index, vlans, *keeps_default).map_err(vlans_refused)
             }
             Step::SetBridge { name, mtu } => {
-                self.host.set_link(name, &bridge_link(*mtu, None, false)).map_err(|e| refused(&e))
+                self.host.set_link(name, &bridge_link(*mtu, None, false)).map_err(CniError::from)
             }
             Step::SetPromiscuous(name) => {
                 let index = self.index(name)?;
-                self.host.set_promiscuous(index).map_err(|e| refused(&e))
+                self.host.set_promiscuous(index).map_err(CniError::from)
             }
             Step::RemoveBridgeAddress(name, (addr, len)) => {
                 let index = self.index(name)?;
-                self.host.delete_address(index, *addr, *len).map_err(|e| refused(&e))
+                self.host.delete_address(index, *addr, *len).map_err(CniError::from)
             }
             Step::AddBridgeAddress(name, (addr, len)) => {
                 let index = self.index(name)?;
@@ -261,7 +256,7 @@ impl Hands for KernelHands<'_> {
             Step::CreateVeth { host, pod, bridge, mtu } => self.create_veth(host, pod, bridge, *mtu),
             Step::SetPort { link, options } => {
                 let index = self.index(link)?;
-                self.host.set_port(index, *options).map_err(|e| refused(&e))
+                self.host.set_port(index, *options).map_err(CniError::from)
             }
             Step::PodParameter(parameter) => self.enter().and_then(|()| set_new(parameter)),
             Step::ConfigurePod { ifname, addresses, detect_duplicates, routes } => {
@@ -285,21 +280,21 @@ impl Hands for KernelHands<'_> {
             Step::Redirect { link, over } => self.redirect(link, over),
             Step::LearnNeighbour { bridge, addr, mac } => {
                 let index = self.index(bridge)?;
-                self.host.learn_neighbour(index, *addr, *mac).map_err(|e| refused(&e))
+                self.host.learn_neighbour(index, *addr, *mac).map_err(CniError::from)
             }
         }
     }
 
     fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
         match undo {
-            Undo::DeleteLink(name) => self.host.delete_link(name).map_err(|e| refused(&e)),
+            Undo::DeleteLink(name) => self.host.delete_link(name).map_err(CniError::from),
             Undo::Unlimit(link) => self.take_off(link, Rtnl::remove_bucket),
             Undo::UnhookIngress(link) => self.take_off(link, Rtnl::remove_ingress),
             Undo::ClosePorts(keys, owner) => hostports::close_known(&mut self.netfilter()?.0.nft, keys, owner),
             Undo::UnguardPort(table, owner) => spoof::release(&mut self.netfilter()?.0.nft, table, owner),
             Undo::ForgetNeighbour(bridge, addr) => {
                 let index = self.index(bridge)?;
-                self.host.forget_neighbours(index, &[*addr]).map_err(|e| refused(&e))
+                self.host.forget_neighbours(index, &[*addr]).map_err(CniError::from)
             }
         }
     }

@@ -12,7 +12,6 @@ use kernel::{KernelError, Rtnl};
 use netstate::nft::{Element, ElementKey, Family, Ruleset, TableKey};
 use netstate::{IfName, IpFamily, Protocol};
 
-use crate::apply::executor::refused;
 use crate::plan::hostports::owner::{Holder, Owner};
 use crate::plan::hostports::{StaleFlows, flow_of, keys, predecessor, table};
 use crate::protocol::error::{CniError, Code};
@@ -26,7 +25,7 @@ const TRIES: u32 = 30;
 /// # Errors
 /// Code 11 when a living attachment holds one of the ports; 100 when the kernel refuses. Then no port is open.
 pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, owner: &Owner) -> Result<(), CniError> {
-    if nft.claim_free(ruleset).map_err(|e| refused(&e))? {
+    if nft.claim_free(ruleset)? {
         return Ok(());
     }
     take_over_former(nft, host)?;
@@ -35,7 +34,7 @@ pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, owner: &Owner) -
         let shape = |have: Option<&_>| table::merged(have, &ruleset.table);
         let (key, by) = match nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| owner.owns(element)) {
             Ok(()) => return Ok(()),
-            Err(ClaimError::Kernel(e)) => return Err(refused(&e)),
+            Err(ClaimError::Kernel(e)) => return Err(CniError::from(e)),
             Err(ClaimError::Held { key, by }) => (key, by.unwrap_or_default()),
         };
         let Some(holder) = Holder::read(&by) else { return Err(held(&key, &by)) };
@@ -43,7 +42,7 @@ pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, owner: &Owner) -
             return Err(held(&key, &holder.to_string()));
         }
         let is_theirs = |element: &Element| Holder::of(element).is_some_and(|other| other.is_same(&holder));
-        nft.release(&ruleset.key, |_, element| is_theirs(element)).map_err(|e| refused(&e))?;
+        nft.release(&ruleset.key, |_, element| is_theirs(element))?;
         buried.push(holder);
     }
 }
@@ -57,28 +56,28 @@ fn held(key: &ElementKey, by: &str) -> CniError {
 /// False when the holder's own link is gone. Where no link tells, the holder counts as alive.
 fn is_alive(host: &mut Rtnl, holder: &Holder) -> Result<bool, CniError> {
     let Some(link) = holder.link() else { return Ok(true) };
-    host.link(&link).map(|link| link.is_some()).map_err(|e| refused(&e))
+    host.link(&link).map(|link| link.is_some()).map_err(CniError::from)
 }
 
 /// Moves the ports of tables of the former form into the shared one, where that does not exist yet. A table with a
 /// port that is taken meanwhile stays as it is.
 fn take_over_former(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
-    let tables = nft.tables(Family::Inet).map_err(|e| refused(&e))?;
+    let tables = nft.tables(Family::Inet)?;
     if tables.contains(&table::key()) {
         return Ok(());
     }
     for key in tables {
         let Some(network) = predecessor::network_of(&key) else { continue };
-        let Some(found) = nft.ruleset(&key).map_err(|e| refused(&e))? else { continue };
-        let links = host.links().map_err(|e| refused(&e))?;
+        let Some(found) = nft.ruleset(&key)? else { continue };
+        let links = host.links()?;
         let alive = links.iter().map(|link| link.name.to_string()).collect();
         let moved = predecessor::moved(&found, network, &alive);
         let shape = |have: Option<&_>| table::merged(have, &moved.table);
         match nft.claim(&moved, shape, |at: &ElementKey, element: &Element| moved.elements.get(at) == Some(element)) {
             // Somebody of the former form may have come meanwhile.
-            Ok(()) => nft.remove_table(&key, |now| *now == found).map_err(|e| refused(&e))?,
+            Ok(()) => nft.remove_table(&key, |now| *now == found)?,
             Err(ClaimError::Held { .. }) => {}
-            Err(ClaimError::Kernel(e)) => return Err(refused(&e)),
+            Err(ClaimError::Kernel(e)) => return Err(CniError::from(e)),
         }
     }
     Ok(())
@@ -90,7 +89,7 @@ fn take_over_former(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
 /// Code 100 when the kernel cannot be asked.
 pub fn is_any_open(nft: &mut Nft, owner: &Owner) -> Result<bool, CniError> {
     let mut any = |key: &TableKey, owns: &dyn Fn(&Element) -> bool| -> Result<bool, CniError> {
-        let found = nft.ruleset(key).map_err(|e| refused(&e))?;
+        let found = nft.ruleset(key)?;
         Ok(found.is_some_and(|ruleset| ruleset.elements.values().any(owns)))
     };
     if any(&table::key(), &|element| owner.owns(element))? {
@@ -107,16 +106,16 @@ pub fn is_any_open(nft: &mut Nft, owner: &Owner) -> Result<bool, CniError> {
 /// Code 100 when the kernel refuses.
 pub fn close_known(nft: &mut Nft, keys: &[ElementKey], owner: &Owner) -> Result<(), CniError> {
     for _ in 0..TRIES {
-        let generation = nft.generation().map_err(|e| refused(&e))?;
+        let generation = nft.generation()?;
         let mut released = Vec::new();
         for key in keys.iter().filter(|key| keys::is_target(key)) {
             let Some(set) = keys::declared(&key.set) else { continue };
-            let found = nft.element(key, &set).map_err(|e| refused(&e))?;
+            let found = nft.element(key, &set)?;
             released.extend(found.filter(|element| owner.owns(element)).map(|element| (key, element)));
         }
         let is_released = |key: &&ElementKey| released.iter().any(|(port, _)| keys::is_same_port(port, key));
         let all: Vec<&ElementKey> = keys.iter().filter(is_released).collect();
-        if nft.remove(&table::key(), all.iter().copied(), generation).map_err(|e| refused(&e))? {
+        if nft.remove(&table::key(), all.iter().copied(), generation)? {
             return forget_released(released.iter().filter_map(|(key, element)| flow_of(key, element)).collect());
         }
     }
@@ -141,10 +140,10 @@ pub fn close(nft: &mut Nft, owner: &Owner) -> Result<(), CniError> {
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn sweep(network: &str, valid: &BTreeSet<IfName>) -> Result<(), CniError> {
-    let mut nft = Nft::open().map_err(|e| refused(&e))?;
+    let mut nft = Nft::open()?;
     let is_stale = |holder: &Holder| holder.is_of(network) && !holder.is_among(valid);
     release(&mut nft, &table::key(), |element| Holder::of(element).is_some_and(|holder| is_stale(&holder)))?;
-    nft.reshape(&table::key(), table::pruned).map_err(|e| refused(&e))?;
+    nft.reshape(&table::key(), table::pruned)?;
     let Some(former) = predecessor::key(network) else { return Ok(()) };
     let is_valid = |link: &str| valid.iter().any(|valid| valid.as_str() == link);
     release(&mut nft, &former, |element| predecessor::owner_link(element).is_none_or(|link| !is_valid(link)))?;
@@ -153,11 +152,11 @@ pub fn sweep(network: &str, valid: &BTreeSet<IfName>) -> Result<(), CniError> {
 
 /// Removes a table of the former form that leads nowhere any more.
 fn remove_empty(nft: &mut Nft, former: &TableKey) -> Result<(), CniError> {
-    nft.remove_table(former, |found| found.elements.is_empty()).map_err(|e| refused(&e))
+    nft.remove_table(former, |found| found.elements.is_empty()).map_err(CniError::from)
 }
 
 fn release(nft: &mut Nft, table: &TableKey, wanted: impl Fn(&Element) -> bool) -> Result<(), CniError> {
-    let released = nft.release(table, |_, element| wanted(element)).map_err(|e| refused(&e))?;
+    let released = nft.release(table, |_, element| wanted(element))?;
     forget_released(released.iter().filter_map(|(key, element)| flow_of(key, element)).collect())
 }
 
@@ -170,7 +169,7 @@ fn forget_released(flows: Vec<StaleFlows>) -> Result<(), CniError> {
         let was_ours = port.host_ip.map_or_else(|| flow.is_redirected(), |ip| flow.original.dst.ip() == ip);
         was_ours && flow.reply.src.ip() == port.pod
     };
-    Conntrack::open().and_then(|mut ct| forget(&mut ct, &flows, led_there)).map_err(|e| refused(&e))
+    Conntrack::open().and_then(|mut ct| forget(&mut ct, &flows, led_there)).map_err(CniError::from)
 }
 
 /// Forgets flows to the addresses of this host, `local`, that lead past the Pods which the ports now lead to.

@@ -11,7 +11,15 @@ pub mod hostports;
 pub mod spoof;
 
 use crate::plan::{Step, Undo};
+use kernel::KernelError;
+
 use crate::protocol::error::{CniError, Code};
+
+impl From<KernelError> for CniError {
+    fn from(error: KernelError) -> Self {
+        Self::new(Code::Kernel, error.to_string())
+    }
+}
 
 /// What executes steps: the kernel, or a test.
 pub trait Hands {

@@ -11,7 +11,6 @@ use netstate::nft::{Element, ElementKey, Ruleset, TableKey};
 use netstate::{IfName, MacAddr};
 use nix::libc;
 
-use crate::apply::executor::refused;
 use crate::plan::hostports::owner::{Holder, Owner};
 use crate::plan::spoof;
 use crate::protocol::error::{CniError, Code};
@@ -22,10 +21,10 @@ use crate::protocol::error::{CniError, Code};
 /// Code 100 when the kernel refuses, or somebody else put an element for the port there. Then it is not guarded.
 pub fn guard(nft: &mut Nft, ruleset: &Ruleset, owner: &Owner) -> Result<(), CniError> {
     let advice = "macspoofchk needs nftables of family bridge (CONFIG_NF_TABLES_BRIDGE)";
-    nft.ensure(&ruleset.key, &ruleset.table).map_err(|e| refused(&e).details(advice))?;
+    nft.ensure(&ruleset.key, &ruleset.table).map_err(|e| CniError::from(e).details(advice))?;
     let shape = |_: Option<&_>| ruleset.table.clone();
     nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| owner.owns(element)).map_err(|error| match error {
-        ClaimError::Kernel(e) => refused(&e),
+        ClaimError::Kernel(e) => CniError::from(e),
         held @ ClaimError::Held { .. } => CniError::new(Code::Kernel, held.to_string()).details("remove that element"),
     })
 }
@@ -73,7 +72,7 @@ pub fn unguard(owner: &Owner, mac: Option<MacAddr>) -> Result<Option<Nft>, CniEr
     let Some(mut nft) = open()? else { return Ok(None) };
     let known = mac.and_then(|mac| spoof::ruleset(owner, mac));
     if let Some(ruleset) = known
-        && remove_known(&mut nft, &ruleset, owner).map_err(|e| refused(&e))?
+        && remove_known(&mut nft, &ruleset, owner)?
     {
         return Ok(Some(nft));
     }
@@ -102,14 +101,14 @@ pub fn sweep(network: &str, valid: &BTreeSet<IfName>) -> Result<(), CniError> {
 fn open() -> Result<Option<Nft>, CniError> {
     match Nft::open() {
         Err(e) if is_without_nftables(&e) => Ok(None),
-        other => other.map(Some).map_err(|e| refused(&e)),
+        other => other.map(Some).map_err(CniError::from),
     }
 }
 
 fn settled(outcome: Result<(), KernelError>) -> Result<(), CniError> {
     match outcome {
         Err(e) if is_without_nftables(&e) => Ok(()),
-        other => other.map_err(|e| refused(&e)),
+        other => other.map_err(CniError::from),
     }
 }
 

@@ -11,7 +11,6 @@ use kernel::qdisc::Qdisc;
 use kernel::{KernelError, Rtnl};
 use netstate::{LinkKind, TokenBucket};
 
-use crate::apply::executor::refused;
 use crate::plan::bandwidth::{Facts, Shape, ifb_name};
 use crate::plan::gc::Owner;
 use crate::protocol::attachment::{Attachment, ContainerId};
@@ -34,7 +33,7 @@ pub fn remove(
     }
     match find(host, network, &owner.container)? {
         Some(link) if record.is_some() || !has_sibling(records, network, owner) => {
-            host.delete_link_aside(link.index).map_err(|e| refused(&e))
+            host.delete_link_aside(link.index).map_err(CniError::from)
         }
         _ => Ok(()),
     }
@@ -54,7 +53,7 @@ pub fn is_there(host: &mut Rtnl, records: &Path, network: &str, owner: &Attachme
 /// As [`remove`].
 pub fn remove_of_container(host: &mut Rtnl, network: &str, container: &ContainerId) -> Result<(), CniError> {
     match find(host, network, container)? {
-        Some(link) => host.delete_link_aside(link.index).map_err(|e| refused(&e)),
+        Some(link) => host.delete_link_aside(link.index).map_err(CniError::from),
         None => Ok(()),
     }
 }
@@ -62,7 +61,7 @@ pub fn remove_of_container(host: &mut Rtnl, network: &str, container: &Container
 /// A link of that name and of another kind is not ours.
 fn find(host: &mut Rtnl, network: &str, container: &ContainerId) -> Result<Option<LinkState>, CniError> {
     let Some(name) = ifb_name(network, container) else { return Ok(None) };
-    let found = host.link(&name).map_err(|e| refused(&e))?;
+    let found = host.link(&name)?;
     Ok(found.filter(|link| link.link.kind == LinkKind::Other("ifb".to_owned())))
 }
 

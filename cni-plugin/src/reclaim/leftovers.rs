@@ -15,12 +15,10 @@ use kernel::link::LinkState;
 use kernel::{KernelError, Rtnl};
 use netstate::{IfName, LinkKind};
 
-use crate::apply::executor::refused;
 use crate::plan::gc::Owner;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::CniError;
 use crate::reclaim::ifb;
-use crate::roles::store_error;
 use crate::state::record::{self, Found, Record};
 use crate::state::reservations::{Locked, locked, owners};
 
@@ -44,12 +42,12 @@ pub fn release(
     bridge: &IfName,
     host: &mut Rtnl,
 ) -> Result<usize, CniError> {
-    let links = host_links(bridge, host).map_err(|e| refused(&e))?;
+    let links = host_links(bridge, host)?;
     let boot = record::boot_id();
     // Judged once: the record goes with the first address, and there may be one of each family.
     let mut judged: BTreeMap<Attachment, bool> = BTreeMap::new();
     let mut released = 0;
-    for (addr, text) in reservations.list().map_err(|e| store_error(&e))? {
+    for (addr, text) in reservations.list()? {
         let is_left = match Owner::of_reservation(&text) {
             Some(Owner::Attachment(owner)) => match judged.get(&owner) {
                 Some(is_left) => *is_left,
@@ -64,7 +62,7 @@ pub fn release(
             None => true,
         };
         if is_left {
-            reservations.discard(addr).map_err(|e| store_error(&e))?;
+            reservations.discard(addr)?;
             released += 1;
         }
     }
@@ -88,14 +86,14 @@ pub fn any(dir: &Path, records: &Path, network: &str, bridge: &IfName, host: &mu
                 let is_elsewhen = |record: &Record| record.boot != boot;
                 match record::peek(records, network, &owner) {
                     Some(Some(record)) if is_elsewhen(&record) => return Ok(true),
-                    _ if host.link(&owner.host_link()).map_err(|e| refused(&e))?.is_some() => {}
+                    _ if host.link(&owner.host_link())?.is_some() => {}
                     Some(_) => return Ok(true),
                     None => may_be_former |= !owners::has_living(dir, network, &owner),
                 }
             }
         }
     }
-    Ok(may_be_former && !host_links(bridge, host).map_err(|e| refused(&e))?.foreign_pods)
+    Ok(may_be_former && !host_links(bridge, host)?.foreign_pods)
 }
 
 fn is_left_over(

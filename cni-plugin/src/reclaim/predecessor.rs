@@ -11,7 +11,6 @@ use std::io::Write;
 use kernel::nft::{Fate, ForeignRule, Nft};
 use netstate::nft::{Name, TableKey};
 
-use crate::apply::executor::refused;
 use crate::plan::predecessor;
 use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::error::CniError;
@@ -30,7 +29,7 @@ pub enum Part {
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn remove(network: &str, attachment: &Attachment) -> Result<(), CniError> {
-    let mut nft = Nft::open().map_err(|e| refused(&e))?;
+    let mut nft = Nft::open()?;
     let own = predecessor::masquerade_of(network, attachment);
     remove_rules(&mut nft, &[predecessor::masquerade_table()], |comment| comment.starts_with(&own))?;
     remove_of_container(&mut nft, network, &attachment.container, Part::Chain)
@@ -57,7 +56,7 @@ pub fn tell_of_legacy(network: &str, container: &ContainerId) {
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn remove_container(network: &str, container: &ContainerId) -> Result<(), CniError> {
-    let mut nft = Nft::open().map_err(|e| refused(&e))?;
+    let mut nft = Nft::open()?;
     remove_of_container(&mut nft, network, container, Part::Chain)
 }
 
@@ -66,7 +65,7 @@ pub fn remove_container(network: &str, container: &ContainerId) -> Result<(), Cn
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn remove_ports(network: &str, container: &ContainerId) -> Result<(), CniError> {
-    let mut nft = Nft::open().map_err(|e| refused(&e))?;
+    let mut nft = Nft::open()?;
     remove_of_container(&mut nft, network, container, Part::Ports)
 }
 
@@ -75,7 +74,7 @@ pub fn remove_ports(network: &str, container: &ContainerId) -> Result<(), CniErr
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn sweep(network: &str, valid: &[Attachment], part: Part) -> Result<(), CniError> {
-    let mut nft = Nft::open().map_err(|e| refused(&e))?;
+    let mut nft = Nft::open()?;
     let is_stale = |rule: &ForeignRule| {
         let (of, container) = predecessor::read_comment(rule.comment.as_deref()?)?;
         let is_ports = rule.target.as_ref()?.as_str().starts_with("CNI-DN-");
@@ -87,8 +86,8 @@ pub fn sweep(network: &str, valid: &[Attachment], part: Part) -> Result<(), CniE
         if is_ours && is_stale(rule) == Some(true) { Fate::GoWithTarget } else { Fate::Stay }
     };
     for table in predecessor::nat_tables() {
-        if nft.has_table(&table).map_err(|e| refused(&e))? {
-            nft.remove_foreign(&table, &BTreeSet::new(), fate).map_err(|e| refused(&e))?;
+        if nft.has_table(&table)? {
+            nft.remove_foreign(&table, &BTreeSet::new(), fate)?;
         }
     }
     if part == Part::Ports {
@@ -110,10 +109,10 @@ fn remove_of_container(nft: &mut Nft, network: &str, container: &ContainerId, pa
     for table in predecessor::nat_tables() {
         let mut is_there = false;
         for name in &names {
-            is_there = is_there || nft.has_chain(&table, name).map_err(|e| refused(&e))?;
+            is_there = is_there || nft.has_chain(&table, name)?;
         }
         if is_there {
-            nft.remove_foreign(&table, &names, |_| Fate::Stay).map_err(|e| refused(&e))?;
+            nft.remove_foreign(&table, &names, |_| Fate::Stay)?;
         }
     }
     Ok(())
@@ -125,8 +124,8 @@ fn remove_rules(nft: &mut Nft, tables: &[TableKey], is_left: impl Fn(&str) -> bo
         _ => Fate::Stay,
     };
     for table in tables {
-        if nft.has_table(table).map_err(|e| refused(&e))? {
-            nft.remove_foreign(table, &BTreeSet::new(), fate).map_err(|e| refused(&e))?;
+        if nft.has_table(table)? {
+            nft.remove_foreign(table, &BTreeSet::new(), fate)?;
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::bridge::network::Places;
 use super::{ATTACHMENT_WAIT, open_namespace};
 use crate::apply;
-use crate::apply::executor::{KernelHands, refused};
+use crate::apply::executor::KernelHands;
 use crate::plan::Step;
 use crate::plan::bandwidth::Shape;
 use crate::plan::gc::{Owner, stale};
@@ -71,7 +71,7 @@ fn records(conf: &NetConf) -> PathBuf {
 pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let wanted = Wanted::parse(conf, call)?;
     let Some(shape) = &wanted.shape else { return Ok(wanted.previous) };
-    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut host = Rtnl::open()?;
     let link = host_end(&wanted.result, call, &mut host)?;
     let steps = shape.steps(&link.name, link.link.mtu.unwrap_or(1500));
     let hands = KernelHands::new(host, None).knowing(&link.name, Some(link.index));
@@ -116,7 +116,7 @@ fn host_end(result: &AddResult, call: &Call, host: &mut Rtnl) -> Result<LinkStat
         let Some(peer) = inside.lower_index else { return Ok(None) };
         Ok(host.link_by_index(peer)?.map(|outside| (inside, outside)))
     };
-    let (inside, outside) = look(host).map_err(|e| refused(&e))?.ok_or_else(|| unusable("has no veth peer"))?;
+    let (inside, outside) = look(host)?.ok_or_else(|| unusable("has no veth peer"))?;
     let is_pair = matches!((&inside.link.kind, &outside.link.kind), (LinkKind::Veth, LinkKind::Veth))
         && outside.lower_index == Some(inside.index);
     if !is_pair {
@@ -136,9 +136,9 @@ fn host_end(result: &AddResult, call: &Call, host: &mut Rtnl) -> Result<LinkStat
 pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     let wanted = Wanted::parse(conf, call)?;
     let Some(shape) = &wanted.shape else { return Ok(()) };
-    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut host = Rtnl::open()?;
     let link = host_end(&wanted.result, call, &mut host)?;
-    let facts = ifb::observe(&mut host, shape, link.index).map_err(|e| refused(&e))?;
+    let facts = ifb::observe(&mut host, shape, link.index)?;
     let found = shape.differences(&link.name, &facts);
     if found.is_empty() {
         return Ok(());
@@ -158,7 +158,7 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 fn remove(records: &Path, network: &str, owner: &Attachment, wait: Duration) -> Result<(), CniError> {
     let mut held = record::hold_existing(records, network, owner, wait)?;
     let record = held.as_mut().and_then(record::Held::read);
-    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut host = Rtnl::open()?;
     ifb::remove(&mut host, records, network, owner, record.as_ref())?;
     held.map_or(Ok(()), record::Held::remove)
 }

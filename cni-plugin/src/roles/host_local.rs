@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::bridge::add::read_resolver;
 use super::bridge::network::Places;
 use super::bridge::status::{not_available, reservations};
-use super::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
+use super::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 use crate::plan::gc::Owner;
 use crate::plan::status::{Facts, judge};
 use crate::protocol::args::{Call, CniArgs};
@@ -43,11 +43,11 @@ impl Place {
     }
 
     fn lock(&self) -> Result<Locked, CniError> {
-        self.store.lock(RESERVATION_WAIT).map_err(|e| store_error(&e))
+        self.store.lock(RESERVATION_WAIT).map_err(CniError::from)
     }
 
     fn lock_existing(&self) -> Result<Option<Locked>, CniError> {
-        self.store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))
+        self.store.lock_existing(RESERVATION_WAIT).map_err(CniError::from)
     }
 }
 
@@ -109,7 +109,7 @@ fn reserve(
     owner: &Attachment,
     former: &[IpAddr],
 ) -> Result<Vec<Reservation>, CniError> {
-    locked.free(owner, former).map_err(|e| store_error(&e))?;
+    locked.free(owner, former)?;
     let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
         [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
         requested => requested.to_vec(),
@@ -118,14 +118,14 @@ fn reserve(
         Err(StoreError::Exhausted { .. }) if reclaim(place, locked)? => locked.reserve(owner, &ipam.sets, &wanted),
         outcome => outcome,
     };
-    outcome.map_err(|e| store_error(&e))
+    outcome.map_err(CniError::from)
 }
 
 /// What the record tells where that is still true, what the directory tells otherwise.
 fn addresses_of(owner: &Attachment, record: Option<&Record>, locked: &Locked) -> Result<Vec<IpAddr>, CniError> {
     let told = record.iter().flat_map(|record| &record.addresses);
     let owned: Vec<IpAddr> = told.copied().filter(|addr| locked.is_owned(owner, *addr)).collect();
-    if owned.is_empty() { locked.find(owner).map_err(|e| store_error(&e)) } else { Ok(owned) }
+    if owned.is_empty() { locked.find(owner).map_err(CniError::from) } else { Ok(owned) }
 }
 
 /// Releases what was reserved in an earlier boot, and what a crash left without any owner; `true` when that gave
@@ -133,7 +133,7 @@ fn addresses_of(owner: &Attachment, record: Option<&Record>, locked: &Locked) ->
 fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
     let mut dead: BTreeMap<Attachment, Option<Held>> = BTreeMap::new();
     let mut released = false;
-    for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+    for (addr, text) in locked.list()? {
         let is_left = match Owner::of_reservation(&text) {
             Some(Owner::Attachment(owner)) => {
                 if !dead.contains_key(&owner) {
@@ -146,7 +146,7 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
             None => is_blank(&text),
         };
         if is_left {
-            locked.discard(addr).map_err(|e| store_error(&e))?;
+            locked.discard(addr)?;
             released = true;
         }
     }
@@ -192,10 +192,10 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     if let Some(locked) = place.lock_existing()? {
         let record = held.as_mut().and_then(Held::read);
         let addresses = addresses_of(&call.attachment, record.as_ref(), &locked)?;
-        locked.free(&call.attachment, &addresses).map_err(|e| store_error(&e))?;
+        locked.free(&call.attachment, &addresses)?;
         if record.is_none() {
             // An ADD that was killed may have left a file in which nobody's name stands yet.
-            locked.remove_empty().map_err(|e| store_error(&e))?;
+            locked.remove_empty()?;
         }
     }
     held.map_or(Ok(()), Held::remove)
@@ -210,7 +210,7 @@ pub fn gc(conf: &NetConf) -> Result<(), CniError> {
     let place = Place::of(conf);
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     if let Some(locked) = place.lock_existing()? {
-        for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+        for (addr, text) in locked.list()? {
             let owner = Owner::of_reservation(&text);
             if owner.as_ref().is_some_and(|owner| owner.is_valid(&valid)) {
                 continue;
@@ -221,7 +221,7 @@ pub fn gc(conf: &NetConf) -> Result<(), CniError> {
                 _ => Found::None,
             };
             if !matches!(record, Found::Busy) {
-                locked.discard(addr).map_err(|e| store_error(&e))?;
+                locked.discard(addr)?;
             }
         }
     }

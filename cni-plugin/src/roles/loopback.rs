@@ -7,7 +7,6 @@ use netstate::{IfName, Link};
 use serde_json::Value;
 
 use super::open_namespace;
-use crate::apply::executor::refused;
 use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
@@ -36,7 +35,7 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
         pod.set_link(&name, &Link { mtu: None, mac: None, up: true, ..found.link })?;
         pod.addresses_of(found.index).map(Some)
     };
-    let addresses = Rtnl::open_in(&netns).and_then(|mut pod| set_up(&mut pod)).map_err(|e| refused(&e))?;
+    let addresses = Rtnl::open_in(&netns).and_then(|mut pod| set_up(&mut pod))?;
     let addresses = addresses.ok_or_else(|| missing(&netns))?;
     if let Some((addr, len)) = addresses.iter().find(|(addr, _)| !addr.is_loopback()) {
         let msg = format!("loopback interface of {} has the address {addr}/{len}", netns.path().display());
@@ -63,7 +62,7 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
 pub fn check(call: &Call) -> Result<(), CniError> {
     let netns = open_namespace(call)?;
     let name = lo()?;
-    let found = Rtnl::open_in(&netns).and_then(|mut pod| pod.link(&name)).map_err(|e| refused(&e))?;
+    let found = Rtnl::open_in(&netns).and_then(|mut pod| pod.link(&name))?;
     if found.ok_or_else(|| missing(&netns))?.link.up {
         return Ok(());
     }
@@ -81,5 +80,5 @@ pub fn del(call: &Call) -> Result<(), CniError> {
         Some(found) => pod.set_link(&name, &Link { mtu: None, mac: None, up: false, ..found.link }),
         None => Ok(()),
     };
-    Rtnl::open_in(&netns).and_then(|mut pod| set_down(&mut pod)).map_err(|e| refused(&e))
+    Rtnl::open_in(&netns).and_then(|mut pod| set_down(&mut pod)).map_err(CniError::from)
 }

@@ -24,7 +24,6 @@ use kernel::Netns;
 
 use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
-use crate::state::reservations::StoreError;
 
 /// How long a call waits for another call on the same attachment.
 pub(crate) const ATTACHMENT_WAIT: Duration = Duration::from_secs(10);
@@ -47,19 +46,4 @@ pub(crate) fn open_namespace(call: &Call) -> Result<Netns, CniError> {
         Ok(true) => Err(bad("plugin's netns and netns from CNI_NETNS should not be the same".to_owned())),
         Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(e.to_string())),
     }
-}
-
-/// A store error with the specification's code.
-pub(crate) fn store_error(error: &StoreError) -> CniError {
-    let (code, advice) = match error {
-        StoreError::Busy { .. } => (Code::TryAgainLater, "try again later"),
-        StoreError::Exhausted { .. } => {
-            (Code::TryAgainLater, "every address belongs to a container; try again when one is gone")
-        }
-        StoreError::Requested { .. } => (Code::InvalidConfig, "ask for another address"),
-        StoreError::Unused(_) => (Code::InvalidConfig, "ask for at most one address of each range set"),
-        StoreError::Io { .. } => (Code::Io, ""),
-    };
-    let error = CniError::new(code, error.to_string());
-    if advice.is_empty() { error } else { error.details(advice) }
 }

@@ -16,7 +16,7 @@ use super::bridge::check::present_ports;
 use super::bridge::del::close_ports;
 use super::bridge::network::Places;
 use crate::apply;
-use crate::apply::executor::{KernelHands, refused};
+use crate::apply::executor::KernelHands;
 use crate::apply::hostports;
 use crate::plan::Cidr;
 use crate::plan::check::missing_elements;
@@ -90,7 +90,7 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     if wanted.mappings.is_empty() {
         return Ok(wanted.previous);
     }
-    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut host = Rtnl::open()?;
     let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
     let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
     let record = Record { boot: record::boot_id(), ports: Ports::Keys(ports.keys()), ..Record::default() };
@@ -126,7 +126,7 @@ pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     let wanted = Wanted::parse(conf, call)?;
     let ports = wanted.ports(call);
     let elements = if ports.mappings.is_empty() { BTreeMap::new() } else { ports.ruleset().elements };
-    let present = present_ports(&elements).map_err(|e| refused(&e))?;
+    let present = present_ports(&elements)?;
     let found = missing_elements(&elements, &present);
     if found.is_empty() {
         return Ok(());
@@ -152,7 +152,7 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let closed = close_ports(&conf.name, &call.attachment, &ports)?;
     // Before there is a second process: that one would hold the record's lock when this one is killed.
     held.remove()?;
-    closed.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
+    closed.map_or(Ok(()), |nft| close_aside(nft).map_err(CniError::from))
 }
 
 /// GC: closes the ports of everybody who is not listed as valid.

@@ -6,29 +6,29 @@ use kernel::{KernelError, Rtnl};
 use netstate::{IfName, MacAddr, TokenBucket};
 use nix::libc;
 
-use super::{KernelHands, refused};
+use super::KernelHands;
 use crate::protocol::error::{CniError, Code};
 
 impl KernelHands<'_> {
     pub(super) fn limit(&mut self, link: &IfName, bucket: &TokenBucket) -> Result<(), CniError> {
         let index = self.index(link)?;
-        self.host.add_bucket(index, bucket).map_err(|e| not_twice(&e))
+        self.host.add_bucket(index, bucket).map_err(not_twice)
     }
 
     pub(super) fn create_ifb(&mut self, name: &IfName, mac: MacAddr, mtu: u32) -> Result<(), CniError> {
-        let index = self.host.create_ifb(name, mac, mtu).map_err(|e| not_twice(&e))?;
+        let index = self.host.create_ifb(name, mac, mtu).map_err(not_twice)?;
         self.indexes.insert(name.clone(), index);
         Ok(())
     }
 
     pub(super) fn hook_ingress(&mut self, link: &IfName) -> Result<(), CniError> {
         let index = self.index(link)?;
-        self.host.add_ingress(index).map_err(|e| not_twice(&e))
+        self.host.add_ingress(index).map_err(not_twice)
     }
 
     pub(super) fn redirect(&mut self, link: &IfName, over: &IfName) -> Result<(), CniError> {
         let (index, to) = (self.index(link)?, self.index(over)?);
-        self.host.redirect(index, to).map_err(|e| refused(&e))
+        self.host.redirect(index, to).map_err(CniError::from)
     }
 
     /// Takes something off a link; a link that is gone has nothing on it.
@@ -37,16 +37,16 @@ impl KernelHands<'_> {
         link: &IfName,
         take: impl FnOnce(&mut Rtnl, u32) -> Result<(), KernelError>,
     ) -> Result<(), CniError> {
-        match self.host.link(link).map_err(|e| refused(&e))? {
-            Some(found) => take(&mut self.host, found.index).map_err(|e| refused(&e)),
+        match self.host.link(link)? {
+            Some(found) => take(&mut self.host, found.index).map_err(CniError::from),
             None => Ok(()),
         }
     }
 }
 
-fn not_twice(error: &KernelError) -> CniError {
+fn not_twice(error: KernelError) -> CniError {
     match error.errno() {
         Some(libc::EEXIST) => CniError::new(Code::AlreadyAttached, error.to_string()).details("DEL it first"),
-        _ => refused(error),
+        _ => error.into(),
     }
 }

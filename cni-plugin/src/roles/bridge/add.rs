@@ -17,7 +17,7 @@ use super::del::owner;
 use super::network::{Network, draft_of};
 use super::survey::survey;
 use crate::apply;
-use crate::apply::executor::{KernelHands, refused};
+use crate::apply::executor::KernelHands;
 use crate::apply::spoof;
 use crate::plan::attach::{Attach, Facts};
 use crate::plan::bandwidth::Shape;
@@ -34,7 +34,7 @@ use crate::reclaim::ifb;
 use crate::reclaim::leftovers;
 use crate::roles::bridge::mtu;
 use crate::roles::role::Role;
-use crate::roles::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace, store_error};
+use crate::roles::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace};
 use crate::state::record::{self, Held, Ports, Record};
 use crate::state::reservations::{Reservation, Store, StoreError};
 use crate::state::safe_file::{self, Links};
@@ -51,7 +51,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
     let resolver = read_resolver(network.bridge.ipam.as_ref())?;
     let netns = open_namespace(call)?;
-    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut host = Rtnl::open()?;
     let bridge = network.find_bridge(&mut host)?;
     let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { clear_away(&network, call, &netns, &mut held, &mut host)? } else { Vec::new() };
@@ -129,7 +129,7 @@ fn mtu_notice(attach: &Attach<'_>, facts: &Facts, steps: &[Step], host: &mut Rtn
         _ => None,
     });
     let Some((mtu, bridge)) = changed.zip(facts.bridge.as_ref()) else { return Ok(None) };
-    let links = host.links().map_err(|e| refused(&e))?;
+    let links = host.links()?;
     let own = attach.attachment.host_link();
     Ok(mtu::former(attach.network, (&attach.conf.bridge, bridge.index), mtu, &links, &own))
 }
@@ -167,9 +167,9 @@ fn reserve(
 ) -> Result<Vec<Reservation>, CniError> {
     let Some(ipam) = &network.bridge.ipam else { return Ok(Vec::new()) };
     let store = Store::new(&ipam.data_dir, &network.name);
-    let locked = store.lock(RESERVATION_WAIT).map_err(|e| store_error(&e))?;
+    let locked = store.lock(RESERVATION_WAIT)?;
     // An ADD that was killed keeps its address for the ADD that follows it.
-    locked.free(owner, former).map_err(|e| store_error(&e))?;
+    locked.free(owner, former)?;
     let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
         [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
         requested => requested.to_vec(),
@@ -182,7 +182,7 @@ fn reserve(
         }
         outcome => outcome,
     };
-    outcome.map_err(|e| store_error(&e))
+    outcome.map_err(CniError::from)
 }
 
 /// Removes what an earlier ADD of the same attachment left, but for its addresses, which it answers.
@@ -212,16 +212,16 @@ fn former(network: &Network, attachment: &Attachment, netns: &Netns, host: &mut 
         None => Vec::new(),
         Some(ipam) => match Store::new(&ipam.data_dir, &network.name).lock_existing(RESERVATION_WAIT) {
             Ok(None) => Vec::new(),
-            Ok(Some(locked)) => locked.find(attachment).map_err(|e| store_error(&e))?,
-            Err(e) => return Err(store_error(&e)),
+            Ok(Some(locked)) => locked.find(attachment)?,
+            Err(e) => return Err(CniError::from(e)),
         },
     };
-    let Some(link) = host.link(&attachment.host_link()).map_err(|e| refused(&e))? else { return Ok(addresses) };
-    if is_complete(&link, &attachment.ifname, &addresses, netns).map_err(|e| refused(&e))? {
+    let Some(link) = host.link(&attachment.host_link())? else { return Ok(addresses) };
+    if is_complete(&link, &attachment.ifname, &addresses, netns)? {
         let msg = format!("{attachment} is attached to network {} already", network.name);
         return Err(CniError::new(Code::AlreadyAttached, msg).details("DEL it first"));
     }
-    host.delete_link(&attachment.host_link()).map_err(|e| refused(&e))?;
+    host.delete_link(&attachment.host_link())?;
     Ok(addresses)
 }
 

@@ -11,7 +11,6 @@ use netstate::nft::{Element, ElementKey, Ruleset};
 
 use super::network::Network;
 use crate::apply;
-use crate::apply::executor::refused;
 use crate::plan::Cidr;
 use crate::plan::bandwidth::Shape;
 use crate::plan::check::{Expected, Facts, LinkFact, differences};
@@ -24,7 +23,7 @@ use crate::protocol::netconf::NetConf;
 use crate::protocol::result::{self, AddResult};
 use crate::reclaim::ifb;
 use crate::roles::role::Role;
-use crate::roles::{RESERVATION_WAIT, open_namespace, store_error};
+use crate::roles::{RESERVATION_WAIT, open_namespace};
 use crate::state::reservations::Store;
 
 /// Compares the attachment with the previous result.
@@ -35,7 +34,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     let previous = conf.prev_result.take();
     let previous = previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
-    let bridge = network.find_bridge(&mut Rtnl::open().map_err(|e| refused(&e))?)?;
+    let bridge = network.find_bridge(&mut Rtnl::open()?)?;
     let result = result::parse(previous)?;
     let netns_path = call.netns()?.to_string_lossy();
     let mut elements = wanted_ports(&network, call, &result);
@@ -71,7 +70,7 @@ fn limits(network: &Network, expected: &Expected<'_>, facts: &Facts) -> Result<V
     let shape = Shape::new(network.limits, &network.name, expected.attachment);
     let (Some(shape), Some(host)) = (shape, &facts.host) else { return Ok(Vec::new()) };
     let look = || ifb::observe(&mut Rtnl::open()?, &shape, host.index);
-    Ok(shape.differences(&expected.host_link(), &look().map_err(|e: KernelError| refused(&e))?))
+    Ok(shape.differences(&expected.host_link(), &look()?))
 }
 
 fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<ElementKey, Element> {
@@ -132,14 +131,14 @@ fn observe(
         let facts = Facts { bridge, pod: pod_end, addresses, routes, reserved, elements, ..Facts::default() };
         on_the_host(expected, facts)
     };
-    look().map_err(|e| refused(&e))
+    look().map_err(CniError::from)
 }
 
 /// Those of the reported addresses that are reserved for the attachment.
 fn reserved(network: &Network, expected: &Expected<'_>, call: &Call) -> Result<Vec<IpAddr>, CniError> {
     let Some(ipam) = &network.bridge.ipam else { return Ok(Vec::new()) };
     let store = Store::new(&ipam.data_dir, &network.name);
-    let Some(locked) = store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? else {
+    let Some(locked) = store.lock_existing(RESERVATION_WAIT)? else {
         return Ok(Vec::new());
     };
     let reported = expected.result.ips.iter().map(|ip| ip.addr);

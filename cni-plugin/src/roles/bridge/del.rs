@@ -14,7 +14,6 @@ use netstate::{IfName, LinkKind};
 use serde_json::Value;
 
 use super::network::Places;
-use crate::apply::executor::refused;
 use crate::apply::hostports;
 use crate::apply::spoof;
 use crate::plan::detach::{self, Facts};
@@ -27,7 +26,7 @@ use crate::protocol::result;
 use crate::reclaim::ifb;
 use crate::reclaim::predecessor;
 use crate::roles::role::Role;
-use crate::roles::{ATTACHMENT_WAIT, RESERVATION_WAIT, store_error};
+use crate::roles::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 use crate::state::record::{self, Held, Ports, Record};
 use crate::state::reservations::store::is_absence;
 use crate::state::reservations::{Store, owners};
@@ -38,7 +37,7 @@ use crate::state::reservations::{Store, owners};
 /// When something that exists could not be removed.
 pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
-    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut host = Rtnl::open()?;
     let Some(mut held) = take(&places, conf, role, call, &mut host)? else {
         return predecessor::remove(&conf.name, &call.attachment);
     };
@@ -68,7 +67,7 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     forget_neighbours(&detach.addresses, towards(via, &mut host)?.or(bridge), &mut host)?;
     release(&places, conf, call, &detach.addresses, record.is_some())?;
     held.remove()?;
-    unguarded.map_or(Ok(()), |nft| close_aside(nft).map_err(|e| refused(&e)))
+    unguarded.map_or(Ok(()), |nft| close_aside(nft).map_err(CniError::from))
 }
 
 /// Takes the attachment's port off the guard against spoofing. Without a record it is looked for there.
@@ -87,8 +86,8 @@ fn release(
 ) -> Result<(), CniError> {
     for dir in &places.reservations {
         let store = Store::new(dir, &conf.name);
-        if let Some(locked) = store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
-            locked.free(&call.attachment, addresses).map_err(|e| store_error(&e))?;
+        if let Some(locked) = store.lock_existing(RESERVATION_WAIT)? {
+            locked.free(&call.attachment, addresses)?;
         }
         if !has_record {
             // Another plugin's Pod, that got its addresses from `host-local`.
@@ -131,7 +130,7 @@ fn is_anything_there(
     if role != Role::Native {
         return Ok(false);
     }
-    hostports::is_any_open(&mut Nft::open().map_err(|e| refused(&e))?, &owner(&conf.name, &call.attachment))
+    hostports::is_any_open(&mut Nft::open()?, &owner(&conf.name, &call.attachment))
 }
 
 /// The attachment as an owner of elements.
@@ -143,7 +142,7 @@ pub(crate) fn owner(network: &str, attachment: &Attachment) -> Owner {
 /// the answered conversation takes the kernel some 10 ms when something was released.
 pub(crate) fn close_ports(network: &str, attachment: &Attachment, known: &Ports) -> Result<Option<Nft>, CniError> {
     let owner = owner(network, attachment);
-    let open = || Nft::open().map_err(|e| refused(&e));
+    let open = || Nft::open().map_err(CniError::from);
     match known {
         Ports::None => Ok(None),
         Ports::Keys(keys) if keys.is_empty() => Ok(None),
@@ -160,9 +159,9 @@ pub(crate) fn close_ports(network: &str, attachment: &Attachment, known: &Ports)
 
 /// Deletes the veth called `name` and answers the index of its bridge; absent is fine.
 pub(super) fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<Option<u32>, CniError> {
-    let link = host.link(name).map_err(|e| refused(&e))?.filter(|link| link.link.kind == LinkKind::Veth);
+    let link = host.link(name)?.filter(|link| link.link.kind == LinkKind::Veth);
     let Some(link) = link else { return Ok(None) };
-    host.delete_link_aside(link.index).map_err(|e| refused(&e))?;
+    host.delete_link_aside(link.index)?;
     Ok(link.master_index)
 }
 
@@ -171,7 +170,7 @@ pub(super) fn delete_link(host: &mut Rtnl, name: &IfName) -> Result<Option<u32>,
 pub(super) fn forget_neighbours(addresses: &[IpAddr], bridge: Option<u32>, host: &mut Rtnl) -> Result<(), CniError> {
     let Some(first) = addresses.first() else { return Ok(()) };
     match bridge.or_else(|| bridge_towards(*first, host)) {
-        Some(index) => host.forget_neighbours(index, addresses).map_err(|e| refused(&e)),
+        Some(index) => host.forget_neighbours(index, addresses).map_err(CniError::from),
         None => Ok(()),
     }
 }
@@ -179,7 +178,7 @@ pub(super) fn forget_neighbours(addresses: &[IpAddr], bridge: Option<u32>, host:
 /// The index of the link that the record says an attachment is reached through, where it is not the bridge.
 pub(super) fn towards(via: Option<&IfName>, host: &mut Rtnl) -> Result<Option<u32>, CniError> {
     let Some(name) = via else { return Ok(None) };
-    Ok(host.link(name).map_err(|e| refused(&e))?.map(|link| link.index))
+    Ok(host.link(name)?.map(|link| link.index))
 }
 
 /// The bridge through which this host would reach `addr`.
@@ -209,14 +208,14 @@ fn observe(
     let mut addresses = known;
     for dir in unread {
         let store = Store::new(dir, &conf.name);
-        if let Some(locked) = store.lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
+        if let Some(locked) = store.lock_existing(RESERVATION_WAIT)? {
             // An ADD that was killed may have made a reservation that does not say whose it is.
-            locked.remove_empty().map_err(|e| store_error(&e))?;
-            addresses.extend(locked.find(&call.attachment).map_err(|e| store_error(&e))?);
+            locked.remove_empty()?;
+            addresses.extend(locked.find(&call.attachment)?);
         }
     }
     // A link of another kind is somebody else's, whatever its name.
-    let host_link = host.link(&call.attachment.host_link()).map_err(|e| refused(&e))?;
+    let host_link = host.link(&call.attachment.host_link())?;
     let host_link = host_link.is_some_and(|link| link.link.kind == LinkKind::Veth);
     let foreign_peer = if host_link || addresses.is_empty() {
         None

@@ -13,7 +13,6 @@ use serde_json::Value;
 
 use super::del::{delete_link, forget_neighbours, remove_file, towards};
 use super::network::{Places, STATE_FILE_MAX, draft_of};
-use crate::apply::executor::refused;
 use crate::apply::hostports;
 use crate::apply::spoof;
 use crate::plan::gc::{Owner, stale};
@@ -22,8 +21,8 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
 use crate::reclaim::ifb;
 use crate::reclaim::predecessor::{self, Part};
+use crate::roles::RESERVATION_WAIT;
 use crate::roles::role::Role;
-use crate::roles::{RESERVATION_WAIT, store_error};
 use crate::state::record::{self, Found, Held};
 use crate::state::reservations::{Store, owners};
 use crate::state::safe_file::{self, Links};
@@ -36,7 +35,7 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, None);
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let owners = owners(&places, &conf.name)?;
-    let mut host = Rtnl::open().map_err(|e| refused(&e))?;
+    let mut host = Rtnl::open()?;
     let links = valid.iter().map(Attachment::host_link).collect();
     let mut failures = Vec::new();
     // Before the records go: a GC or DEL that follows a killed one must still know.
@@ -64,12 +63,12 @@ fn owners(places: &Places, network: &str) -> Result<BTreeSet<Owner>, CniError> {
     let mut owners: BTreeSet<Owner> = BTreeSet::new();
     owners.extend(names(&places.records.join(network)).iter().filter_map(|name| Owner::of_record(name)));
     for dir in &places.reservations {
-        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
-            for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT)? {
+            for (addr, text) in locked.list()? {
                 match Owner::of_reservation(&text) {
                     Some(owner) => drop(owners.insert(owner)),
                     // A crash emptied it: nobody can ever ask for it back.
-                    None => locked.discard(addr).map_err(|e| store_error(&e))?,
+                    None => locked.discard(addr)?,
                 }
             }
         }
@@ -109,10 +108,10 @@ fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &
     }
     let bridge = towards(record.as_ref().and_then(|record| record.via.as_ref()), host)?.or(bridge);
     for dir in &places.reservations {
-        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
-            let addresses = locked.find(owner).map_err(|e| store_error(&e))?;
+        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT)? {
+            let addresses = locked.find(owner)?;
             forget_neighbours(&addresses, bridge, host)?;
-            locked.free(owner, &addresses).map_err(|e| store_error(&e))?;
+            locked.free(owner, &addresses)?;
         }
         owners::forget(&dir.join(network), network, owner)?;
     }
@@ -130,7 +129,7 @@ fn outlived(owner: &Attachment, places: &Places, network: &str, host: &mut Rtnl)
         Err(error) if error.code == Code::TryAgainLater => Ok(None),
         Err(error) => Err(error),
         Ok(held) => {
-            let has_link = host.link(&owner.host_link()).map_err(|e| refused(&e))?.is_some();
+            let has_link = host.link(&owner.host_link())?.is_some();
             Ok(held.filter(|_| !has_link))
         }
     }
@@ -143,11 +142,11 @@ const OUTLIVED_WAIT: Duration = Duration::from_secs(1);
 fn remove_container(container: &ContainerId, places: &Places, network: &str, host: &mut Rtnl) -> Result<(), CniError> {
     predecessor::remove_container(network, container)?;
     for dir in &places.reservations {
-        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT).map_err(|e| store_error(&e))? {
-            for (addr, text) in locked.list().map_err(|e| store_error(&e))? {
+        if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT)? {
+            for (addr, text) in locked.list()? {
                 if text == container.as_str() {
                     forget_neighbours(&[addr], None, host)?;
-                    locked.discard(addr).map_err(|e| store_error(&e))?;
+                    locked.discard(addr)?;
                 }
             }
         }

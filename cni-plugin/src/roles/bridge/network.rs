@@ -7,13 +7,12 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use kernel::Rtnl;
 use kernel::link::LinkState;
-use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
 use netstate::subnet_file::SubnetFile;
 use serde_json::{Map, Value};
 
-use crate::apply::executor::refused;
 use crate::protocol::args::CniArgs;
 use crate::protocol::attachment::ContainerId;
 use crate::protocol::error::{CniError, Code};
@@ -122,14 +121,13 @@ impl Network {
     /// # Errors
     /// Code 100 when the kernel cannot be asked.
     pub fn find_bridge(&mut self, host: &mut Rtnl) -> Result<Option<LinkState>, CniError> {
-        let found = host.link(&self.bridge.bridge).map_err(|e| refused(&e))?;
+        let found = host.link(&self.bridge.bridge)?;
         if !self.bridge.may_adopt || found.is_some() {
             return Ok(found);
         }
         let sets = self.bridge.ipam.iter().flat_map(|ipam| &ipam.sets);
         let gateways: Vec<IpAddr> = sets.flat_map(RangeSet::ranges).map(Range::gateway).collect();
-        let look = |host: &mut Rtnl| Ok((host.links()?, host.addresses()?));
-        let (links, addresses) = look(host).map_err(|e: KernelError| refused(&e))?;
+        let (links, addresses) = (host.links()?, host.addresses()?);
         let holds = |index: u32| addresses.iter().any(|(of, addr, _)| *of == index && gateways.contains(addr));
         let is_bridge = |link: &LinkState| matches!(link.link.kind, LinkKind::Bridge(_));
         let found = links.into_iter().find(|link| is_bridge(link) && holds(link.index));

@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use kernel::{KernelError, Rtnl};
 
 use super::network::Network;
-use crate::apply::executor::refused;
 use crate::plan::status::{Facts, judge};
 use crate::protocol::args::CniArgs;
 use crate::protocol::error::{CniError, Code};
@@ -30,8 +29,8 @@ use crate::state::record;
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
 pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
     let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
-    let mut host = Rtnl::open().map_err(|e| not_available(refused(&e)))?;
-    let facts = observe(&network, &mut host).map_err(|e| not_available(refused(&e)))?;
+    let mut host = Rtnl::open().map_err(|e| not_available(CniError::from(e)))?;
+    let facts = observe(&network, &mut host).map_err(|e| not_available(CniError::from(e)))?;
     let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
     let judged = judge(&network.name, network.bridge.bridge.as_str(), sets, &facts);
     match &network.bridge.ipam {

@@ -9,7 +9,6 @@ use kernel::link::LinkState;
 use kernel::{KernelError, Rtnl, sysctl};
 use netstate::{IfName, LinkKind};
 
-use crate::apply::executor::refused;
 use crate::plan::Cidr;
 use crate::plan::attach::vlan::VlanLink;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
@@ -21,13 +20,13 @@ use crate::reclaim::leftovers::{bridge_names, is_vlan_link};
 /// # Errors
 /// Code 100 when the kernel cannot be asked.
 pub(super) fn survey(attach: &Attach<'_>, bridge: Option<&LinkState>, host: &mut Rtnl) -> Result<Facts, CniError> {
-    let bridge = bridge.map(|link| bridge_state(link, host)).transpose().map_err(|e| refused(&e))?;
+    let bridge = bridge.map(|link| bridge_state(link, host)).transpose()?;
     let mut facts = Facts { bridge, ..Facts::default() };
     if attach.gateway_vlan().is_some() {
-        facts.vlan_link = vlan_link(&attach.gateway_link(), host).map_err(|e| refused(&e))?;
+        facts.vlan_link = vlan_link(&attach.gateway_link(), host)?;
     }
     if attach.needs_surroundings(&facts) {
-        facts.surroundings = surroundings(attach, host).map_err(|e| refused(&e))?;
+        facts.surroundings = surroundings(attach, host)?;
     }
     let gateways = attach.gateways();
     let forwards = |v4: bool, key: &str| {

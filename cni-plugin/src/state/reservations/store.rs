@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::locked::Locked;
+use crate::protocol::error::{CniError, Code};
 
 /// host-local's default for `ipam.dataDir`.
 pub const DEFAULT_DIR: &str = "/var/lib/cni/networks";
@@ -75,6 +76,21 @@ pub enum StoreError {
         /// Why not.
         why: String,
     },
+}
+
+impl From<StoreError> for CniError {
+    fn from(error: StoreError) -> Self {
+        let (code, advice) = match error {
+            StoreError::Busy { .. } => (Code::TryAgainLater, "try again later"),
+            StoreError::Exhausted { .. } => {
+                (Code::TryAgainLater, "every address belongs to a container; try again when one is gone")
+            }
+            StoreError::Requested { .. } => (Code::InvalidConfig, "ask for another address"),
+            StoreError::Unused(_) => (Code::InvalidConfig, "ask for at most one address of each range set"),
+            StoreError::Io { .. } => return Self::new(Code::Io, error.to_string()),
+        };
+        Self::new(code, error.to_string()).details(advice)
+    }
 }
 
 /// The directory of one network.
