@@ -220,7 +220,7 @@ proptest! {
 
     #[test]
     fn names_derived_from_an_attachment_are_always_names(container in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,80}", ifname in "[a-z][a-z0-9]{0,14}") {
-        let attachment = Attachment { container: ContainerId::new(&container).unwrap(), ifname: ifname.parse().unwrap() };
+        let attachment = Attachment::new(ContainerId::new(&container).unwrap(), ifname.parse().unwrap());
         let link = attachment.host_link();
         prop_assert_eq!(link.as_str().len(), 15);
         prop_assert!(link.as_str().starts_with("veth"));

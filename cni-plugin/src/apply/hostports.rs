@@ -3,17 +3,17 @@
 //! Invariant: an attachment's ports are found by the owner that each element names, never by what a configuration says
 //! now; a port that somebody else holds, of whichever network, is refused with the holder's name.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kernel::conntrack::{Conntrack, Flow};
 use kernel::nft::{ClaimError, Nft};
 use kernel::{KernelError, Rtnl};
 use netstate::nft::{Element, ElementKey, Family, Ruleset, TableKey};
-use netstate::{IfName, IpFamily, Protocol};
+use netstate::{IpFamily, Protocol};
 
 use crate::plan::hostports::owner::{Holder, Owner};
 use crate::plan::hostports::{StaleFlows, flow_of, keys, predecessor, table};
+use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 
 /// Attempts on a ruleset that others change at the same time.
@@ -135,17 +135,17 @@ pub fn close(nft: &mut Nft, owner: &Owner) -> Result<(), CniError> {
     remove_empty(nft, &former)
 }
 
-/// Releases every port of `network` whose owner's host end is not among `valid`, and what the table holds for no port.
+/// Releases every port of `network` whose owner is not among `valid`, and what the table holds for no port.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn sweep(network: &str, valid: &BTreeSet<IfName>) -> Result<(), CniError> {
+pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
     let is_stale = |holder: &Holder| holder.is_of(network) && !holder.is_among(valid);
     release(&mut nft, &table::key(), |element| Holder::of(element).is_some_and(|holder| is_stale(&holder)))?;
     nft.reshape(&table::key(), table::pruned)?;
     let Some(former) = predecessor::key(network) else { return Ok(()) };
-    let is_valid = |link: &str| valid.iter().any(|valid| valid.as_str() == link);
+    let is_valid = |link: &str| valid.iter().any(|valid| valid.host_link().as_str() == link);
     release(&mut nft, &former, |element| predecessor::owner_link(element).is_none_or(|link| !is_valid(link)))?;
     remove_empty(&mut nft, &former)
 }

@@ -3,16 +3,17 @@
 //! Invariant: only elements that name the attachment as their owner are removed. A kernel without nftables has none, so
 //! removing there is a success.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kernel::KernelError;
 use kernel::nft::{ClaimError, Nft};
+use netstate::MacAddr;
 use netstate::nft::{Element, ElementKey, Ruleset, TableKey};
-use netstate::{IfName, MacAddr};
 use nix::libc;
 
 use crate::plan::hostports::owner::{Holder, Owner};
 use crate::plan::spoof;
+use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 
 /// Makes the table as `ruleset` says and guards the port of `owner` in it.
@@ -87,11 +88,11 @@ fn remove_known(nft: &mut Nft, ruleset: &Ruleset, owner: &Owner) -> Result<bool,
     Ok(found.len() == ruleset.elements.len() && nft.remove(&ruleset.key, found.keys(), generation)?)
 }
 
-/// Removes everything in the table of `network` whose owner's host end is not among `valid`.
+/// Removes everything in the table of `network` whose owner is not among `valid`.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn sweep(network: &str, valid: &BTreeSet<IfName>) -> Result<(), CniError> {
+pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let Some(table) = spoof::table_key(network) else { return Ok(()) };
     let Some(mut nft) = open()? else { return Ok(()) };
     let is_stale = |_: &ElementKey, element: &Element| Holder::of(element).is_none_or(|holder| !holder.is_among(valid));

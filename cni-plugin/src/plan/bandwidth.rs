@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn attachment() -> Attachment {
-        Attachment { container: ContainerId::new("c1").unwrap(), ifname: IfName::new("eth0").unwrap() }
+        Attachment::new(ContainerId::new("c1").unwrap(), IfName::new("eth0").unwrap())
     }
 
     fn bucket(rate: u64) -> TokenBucket {

@@ -90,10 +90,10 @@ impl Expected<'_> {
         let ours = self.attachment.host_link();
         let mut on_host = self.result.interfaces.iter().filter(|i| i.sandbox.is_none());
         if on_host.clone().any(|i| i.name == ours.as_str()) {
-            return ours;
+            return ours.clone();
         }
         let foreign = on_host.find(|i| i.name != self.bridge.as_str());
-        foreign.and_then(|i| IfName::new(i.name.clone()).ok()).unwrap_or(ours)
+        foreign.and_then(|i| IfName::new(i.name.clone()).ok()).unwrap_or_else(|| ours.clone())
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
     use serde_json::json;
 
     fn attachment() -> Attachment {
-        Attachment { container: ContainerId::new("c1").unwrap(), ifname: IfName::new("eth0").unwrap() }
+        Attachment::new(ContainerId::new("c1").unwrap(), IfName::new("eth0").unwrap())
     }
 
     fn reported() -> AddResult {

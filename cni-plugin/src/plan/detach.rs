@@ -35,7 +35,7 @@ pub struct Detach {
 pub fn plan(attachment: &Attachment, facts: &Facts) -> Detach {
     let mut links = Vec::new();
     if facts.host_link {
-        links.push(attachment.host_link());
+        links.push(attachment.host_link().clone());
     } else if !facts.addresses.is_empty() {
         links.extend(facts.foreign_peer.clone());
     }
@@ -48,7 +48,7 @@ mod tests {
     use crate::protocol::attachment::ContainerId;
 
     fn attachment() -> Attachment {
-        Attachment { container: ContainerId::new("c1").unwrap(), ifname: IfName::new("eth0").unwrap() }
+        Attachment::new(ContainerId::new("c1").unwrap(), IfName::new("eth0").unwrap())
     }
 
     #[test]
@@ -60,7 +60,7 @@ mod tests {
     fn own_link_is_removed_by_its_name() {
         let addr: IpAddr = "172.7.21.2".parse().unwrap();
         let plan = plan(&attachment(), &Facts { host_link: true, addresses: vec![addr], foreign_peer: None });
-        assert_eq!((plan.links, plan.addresses), (vec![attachment().host_link()], vec![addr]));
+        assert_eq!((plan.links, plan.addresses), (vec![attachment().host_link().clone()], vec![addr]));
     }
 
     #[test]

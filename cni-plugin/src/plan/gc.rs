@@ -22,7 +22,7 @@ impl Owner {
         match text.trim().split_once("\r\n") {
             Some((container, ifname)) => {
                 let (container, ifname) = (ContainerId::new(container)?, ifname.parse().ok()?);
-                Some(Self::Attachment(Attachment { container, ifname }))
+                Some(Self::Attachment(Attachment::new(container, ifname)))
             }
             None => ContainerId::new(text.trim()).map(Self::Container),
         }
@@ -33,7 +33,7 @@ impl Owner {
     pub fn of_record(name: &str) -> Option<Self> {
         let (container, ifname) = name.split_once('@')?;
         let (container, ifname) = (ContainerId::new(container)?, ifname.parse().ok()?);
-        Some(Self::Attachment(Attachment { container, ifname }))
+        Some(Self::Attachment(Attachment::new(container, ifname)))
     }
 
     /// True when `valid` lists it; a container counts with any of its interfaces.
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn attachment(container: &str, ifname: &str) -> Attachment {
-        Attachment { container: ContainerId::new(container).unwrap(), ifname: ifname.parse().unwrap() }
+        Attachment::new(ContainerId::new(container).unwrap(), ifname.parse().unwrap())
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn masquerade_of_network(network: &str) -> String {
 /// What the comment of a rule in `inet cni_plugins_masquerade` begins with when it is about `attachment`.
 #[must_use]
 pub fn masquerade_of(network: &str, attachment: &Attachment) -> String {
-    let Attachment { container, ifname } = attachment;
+    let Attachment { container, ifname, .. } = attachment;
     let own = hashed("", &format!("{ifname}:{container}"), COMMENT_HASH);
     format!("{}{own}", masquerade_of_network(network))
 }
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn masquerade_comments_tell_networks_apart() {
-        let attachment = Attachment { container: container("web-1"), ifname: IfName::new("eth0").unwrap() };
+        let attachment = Attachment::new(container("web-1"), IfName::new("eth0").unwrap());
         let comment = masquerade_of("cbr0", &attachment);
         assert_eq!(comment.len(), 33);
         assert!(comment.starts_with(&masquerade_of_network("cbr0")));

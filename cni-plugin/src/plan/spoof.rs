@@ -44,7 +44,7 @@ pub fn ruleset(owner: &Owner, mac: MacAddr) -> Option<Ruleset> {
     chain.rules.push(Rule::new().when(guarded).when(foreign).then(Verdict::Drop));
     ruleset.table.chains.insert(Name::literal("prerouting"), chain);
     let member = || Element::member().comment(owner.comment());
-    let port = Datum::IfName(owner.attachment.host_link());
+    let port = Datum::IfName(owner.attachment.host_link().clone());
     ruleset.insert(GUARDED, vec![port.clone()], member());
     ruleset.insert(ALLOWED, vec![port, Datum::Mac(mac)], member());
     Some(ruleset)
@@ -56,7 +56,7 @@ mod tests {
     use crate::protocol::attachment::{Attachment, ContainerId};
 
     fn owner(id: &str) -> Owner {
-        let attachment = Attachment { container: ContainerId::new(id).unwrap(), ifname: "eth0".parse().unwrap() };
+        let attachment = Attachment::new(ContainerId::new(id).unwrap(), "eth0".parse().unwrap());
         Owner { attachment, network: "cbr0".to_owned(), has_own_link: true }
     }
 

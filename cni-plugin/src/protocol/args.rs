@@ -93,7 +93,7 @@ fn call(var: &impl Fn(&str) -> Option<String>, needs_netns: bool) -> Result<Call
     let (Some(container), Some(ifname), true) = (container, ifname, absent.is_empty()) else {
         return Err(missing(&absent));
     };
-    let attachment = Attachment { container: container_id(&container)?, ifname: interface(&ifname)? };
+    let attachment = Attachment::new(container_id(&container)?, interface(&ifname)?);
     let own_netns = get("CNI_NETNS_OVERRIDE").is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
     Ok(Call { attachment, netns: netns.map(PathBuf::from), args: get("CNI_ARGS").unwrap_or_default(), own_netns })
 }

@@ -48,6 +48,8 @@ pub struct Attachment {
     pub container: ContainerId,
     /// The interface's name inside the container.
     pub ifname: IfName,
+    /// See [`Attachment::host_link`]: a hash, computed once.
+    link: IfName,
 }
 
 impl fmt::Display for Attachment {
@@ -70,11 +72,18 @@ pub fn link_name(hash: &[u8; 32]) -> Option<IfName> {
 }
 
 impl Attachment {
+    /// The interface `ifname` of `container`.
+    #[must_use]
+    pub fn new(container: ContainerId, ifname: IfName) -> Self {
+        // The fallback exists for the type checker only.
+        let link = link_name(&hash("link", &container, &ifname)).unwrap_or_else(|| ifname.clone());
+        Self { container, ifname, link }
+    }
+
     /// The name of the host end of the Pod's veth pair: `veth` and 11 digits that carry 55 bits of a hash.
     #[must_use]
-    pub fn host_link(&self) -> IfName {
-        // The fallback exists for the type checker only.
-        link_name(&self.hash("link")).unwrap_or_else(|| self.ifname.clone())
+    pub fn host_link(&self) -> &IfName {
+        &self.link
     }
 
     /// The hardware address of the host end.
@@ -98,18 +107,18 @@ impl Attachment {
     }
 
     fn mac(&self, end: &str) -> MacAddr {
-        let [a, b, c, d, e, f, ..] = self.hash(end);
+        let [a, b, c, d, e, f, ..] = hash(end, &self.container, &self.ifname);
         MacAddr::local([a, b, c, d, e, f])
     }
+}
 
-    fn hash(&self, purpose: &str) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        for part in [purpose, self.container.as_str(), self.ifname.as_str()] {
-            hash.update(part.as_bytes());
-            hash.update([0]);
-        }
-        hash.finalize().into()
+fn hash(purpose: &str, container: &ContainerId, ifname: &IfName) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in [purpose, container.as_str(), ifname.as_str()] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
     }
+    hash.finalize().into()
 }
 
 /// The hardware address that belongs to `addr`: `0a:58` and the four bytes of an IPv4 address (the convention of
@@ -135,7 +144,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn attachment(container: &str, ifname: &str) -> Attachment {
-        Attachment { container: ContainerId::new(container).unwrap(), ifname: IfName::new(ifname).unwrap() }
+        Attachment::new(ContainerId::new(container).unwrap(), IfName::new(ifname).unwrap())
     }
 
     #[test]
@@ -153,8 +162,9 @@ mod tests {
         let one = attachment("web-1", "eth0");
         assert_eq!(one.host_link(), attachment("web-1", "eth0").host_link());
         assert_eq!(one.host_link().as_str().len(), 15);
-        let names: BTreeSet<_> =
-            (0..2000).flat_map(|n| ["eth0", "net1"].map(|i| attachment(&format!("pod{n}"), i).host_link())).collect();
+        let names: BTreeSet<_> = (0..2000)
+            .flat_map(|n| ["eth0", "net1"].map(|i| attachment(&format!("pod{n}"), i).host_link().clone()))
+            .collect();
         assert_eq!(names.len(), 4000);
         assert_ne!(attachment("a", "bc").host_link(), attachment("ab", "c").host_link());
     }

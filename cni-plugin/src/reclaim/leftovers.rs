@@ -86,7 +86,7 @@ pub fn any(dir: &Path, records: &Path, network: &str, bridge: &IfName, host: &mu
                 let is_elsewhen = |record: &Record| record.boot != boot;
                 match record::peek(records, network, &owner) {
                     Some(Some(record)) if is_elsewhen(&record) => return Ok(true),
-                    _ if host.link(&owner.host_link())?.is_some() => {}
+                    _ if host.link(owner.host_link())?.is_some() => {}
                     Some(_) => return Ok(true),
                     None => may_be_former |= !owners::has_living(dir, network, &owner),
                 }
@@ -105,7 +105,7 @@ fn is_left_over(
     links: &HostLinks,
     host: &mut Rtnl,
 ) -> Result<bool, CniError> {
-    let has_link = links.names.contains(&owner.host_link());
+    let has_link = links.names.contains(owner.host_link());
     match record::find(records, network, owner) {
         // Something that is no record stands in its place: whose, nobody knows. One such must not keep all others.
         Err(_) | Ok(Found::Busy) => Ok(false),

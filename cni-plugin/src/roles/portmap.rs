@@ -3,7 +3,7 @@
 //! Invariant: a record stands from before the first port is claimed until after the last is released, so that DEL,
 //! which libcni calls for every Pod, looks at nftables only for Pods that have ports.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kernel::Rtnl;
@@ -23,7 +23,6 @@ use crate::plan::check::missing_elements;
 use crate::plan::hostports::HostPorts;
 use crate::plan::hostports::owner::Owner;
 use crate::protocol::args::Call;
-use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
@@ -161,8 +160,7 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 /// Code 100 when the kernel refuses.
 pub fn gc(conf: &NetConf) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
-    let links: BTreeSet<IfName> = valid.iter().map(Attachment::host_link).collect();
-    hostports::sweep(&conf.name, &links)?;
+    hostports::sweep(&conf.name, &valid)?;
     predecessor::sweep(&conf.name, &valid, Part::Ports)?;
     record::remove_stale(&records(conf), &conf.name, &valid)
 }

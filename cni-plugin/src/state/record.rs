@@ -363,7 +363,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     fn attachment() -> Attachment {
-        Attachment { container: ContainerId::new("c1").unwrap(), ifname: IfName::new("eth0").unwrap() }
+        Attachment::new(ContainerId::new("c1").unwrap(), IfName::new("eth0").unwrap())
     }
 
     fn record() -> Record {

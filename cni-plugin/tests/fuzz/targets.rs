@@ -46,7 +46,7 @@ const TRAPS: [&str; 3] = ["not found", "no such file or directory", "no such dev
 const WAIT: Duration = Duration::from_millis(100);
 
 fn attachment() -> Attachment {
-    Attachment { container: ContainerId::new("web-1").unwrap(), ifname: "eth0".parse().unwrap() }
+    Attachment::new(ContainerId::new("web-1").unwrap(), "eth0".parse().unwrap())
 }
 
 /// Checks that the text is one error object as runtimes read it.

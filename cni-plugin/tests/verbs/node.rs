@@ -222,7 +222,7 @@ fn walk(dir: &Path, found: &mut Vec<(String, String)>) {
 /// The name of the host end of container `id`.
 pub(crate) fn host_link(id: &str) -> String {
     let container = ContainerId::new(id).unwrap();
-    Attachment { container, ifname: IfName::new("eth0").unwrap() }.host_link().to_string()
+    Attachment::new(container, IfName::new("eth0").unwrap()).host_link().to_string()
 }
 
 /// A native configuration.

@@ -127,7 +127,7 @@ impl Attach<'_> {
     }
 
     fn host_end(&self) -> End {
-        End { name: self.attachment.host_link(), mac: self.attachment.host_mac() }
+        End { name: self.attachment.host_link().clone(), mac: self.attachment.host_mac() }
     }
 
     fn pod_end(&self) -> End {
@@ -158,11 +158,11 @@ impl Attach<'_> {
         });
         if self.conf.hairpin || self.conf.isolated {
             let options = PortOptions { hairpin: self.conf.hairpin, isolated: self.conf.isolated };
-            steps.push(Step::SetPort { link: self.attachment.host_link(), options });
+            steps.push(Step::SetPort { link: self.attachment.host_link().clone(), options });
         }
         steps.extend(self.port_vlan_step());
         if let Some(shape) = &self.shape {
-            steps.extend(shape.steps(&self.attachment.host_link(), self.mtu()));
+            steps.extend(shape.steps(self.attachment.host_link(), self.mtu()));
         }
         steps.extend(self.masquerade()?.map(|ruleset| Step::WriteTable(Box::new(ruleset))));
         if let Some(ports) = &self.ports {
@@ -172,8 +172,8 @@ impl Attach<'_> {
         if !self.conf.interface_disabled {
             // A bridge wakes up with its first port.
             let asleep = facts.bridge.as_ref().is_none_or(|bridge| !bridge.operational);
-            let links = [Some(self.attachment.host_link()), asleep.then(|| self.conf.bridge.clone())];
-            steps.extend(links.into_iter().flatten().map(Step::AwaitCarrier));
+            let links = [Some(self.attachment.host_link()), asleep.then_some(&self.conf.bridge)];
+            steps.extend(links.into_iter().flatten().cloned().map(Step::AwaitCarrier));
         }
         if self.conf.gateway {
             let learn = |addr| Step::LearnNeighbour { bridge: self.gateway_link(), addr, mac: self.pod_end().mac };
@@ -289,8 +289,7 @@ mod tests {
         reservations: &[Reservation],
         work: impl FnOnce(&Attach<'_>) -> T,
     ) -> T {
-        let attachment =
-            Attachment { container: ContainerId::new("web-1").unwrap(), ifname: IfName::new("eth0").unwrap() };
+        let attachment = Attachment::new(ContainerId::new("web-1").unwrap(), IfName::new("eth0").unwrap());
         let resolver = Dns::default();
         let (attachment, netns, network) = (&attachment, "/ns", "cbr0");
         work(&Attach { attachment, conf, reservations, resolver: &resolver, netns, network, ports: None, shape: None })

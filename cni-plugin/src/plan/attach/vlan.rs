@@ -95,7 +95,7 @@ impl Attach<'_> {
     /// What the Pod's port carries.
     pub(super) fn port_vlan_step(&self) -> Option<Step> {
         let (vlans, keeps_default) = (self.conf.vlan.port.clone(), self.conf.vlan.keeps_default);
-        let link = self.attachment.host_link();
+        let link = self.attachment.host_link().clone();
         self.conf.vlan.is_used().then_some(Step::SetPortVlans { link, vlans, keeps_default })
     }
 }

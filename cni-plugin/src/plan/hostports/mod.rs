@@ -187,8 +187,7 @@ mod tests {
     use netstate::nft::{Name, Table};
 
     fn owner(network: &str) -> Owner {
-        let attachment =
-            Attachment { container: ContainerId::new("web-1").unwrap(), ifname: IfName::new("eth0").unwrap() };
+        let attachment = Attachment::new(ContainerId::new("web-1").unwrap(), IfName::new("eth0").unwrap());
         Owner { attachment, network: network.to_owned(), has_own_link: true }
     }
 

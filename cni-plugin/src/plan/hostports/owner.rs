@@ -35,7 +35,7 @@ impl Owner {
     #[must_use]
     pub fn comment(&self) -> String {
         let word = if self.has_own_link { OWN } else { CHAINED };
-        let Attachment { container, ifname } = &self.attachment;
+        let Attachment { container, ifname, .. } = &self.attachment;
         let (digits, network) = (self.digits(), tag(&self.network));
         let mut text = format!("{word}{digits} {network} {container}@{ifname}");
         text.truncate(text.floor_char_boundary(COMMENT_MAX));
@@ -49,7 +49,7 @@ impl Owner {
     }
 
     fn digits(&self) -> String {
-        digits(&self.attachment.host_link()).to_owned()
+        digits(self.attachment.host_link()).to_owned()
     }
 }
 
@@ -106,10 +106,10 @@ impl Holder {
         self.network == tag(network)
     }
 
-    /// True when the holder is one of the attachments whose host ends have these names.
+    /// True when the holder is one of `attachments`.
     #[must_use]
-    pub fn is_among(&self, links: &std::collections::BTreeSet<IfName>) -> bool {
-        links.iter().any(|link| digits(link) == self.digits)
+    pub fn is_among(&self, attachments: &[Attachment]) -> bool {
+        attachments.iter().any(|attachment| digits(attachment.host_link()) == self.digits)
     }
 
     /// True when both are the same attachment.
@@ -138,8 +138,7 @@ mod tests {
     use crate::protocol::attachment::ContainerId;
 
     fn owner(container: &str, network: &str) -> Owner {
-        let attachment =
-            Attachment { container: ContainerId::new(container).unwrap(), ifname: IfName::new("eth0").unwrap() };
+        let attachment = Attachment::new(ContainerId::new(container).unwrap(), IfName::new("eth0").unwrap());
         Owner { attachment, network: network.to_owned(), has_own_link: true }
     }
 
@@ -174,8 +173,8 @@ mod tests {
             }
             let holder = Holder::of(&element(one)).unwrap();
             assert!(holder.is_of(&one.network) && !holder.is_of("third"));
-            assert_eq!(holder.link(), Some(one.attachment.host_link()));
-            assert!(holder.is_among(&[one.attachment.host_link()].into()) && !holder.is_among(&[].into()));
+            assert_eq!(holder.link().as_ref(), Some(one.attachment.host_link()));
+            assert!(holder.is_among(std::slice::from_ref(&one.attachment)) && !holder.is_among(&[]));
         }
     }
 

@@ -125,7 +125,7 @@ fn attachments(fields: &mut Fields) -> Result<Option<Vec<Attachment>>, CniError>
                     "{containerID, ifname} in each entry",
                 ));
             };
-            list.push(Attachment { container, ifname });
+            list.push(Attachment::new(container, ifname));
         }
         found = Some(list);
     }

@@ -216,12 +216,12 @@ fn former(network: &Network, attachment: &Attachment, netns: &Netns, host: &mut 
             Err(e) => return Err(CniError::from(e)),
         },
     };
-    let Some(link) = host.link(&attachment.host_link())? else { return Ok(addresses) };
+    let Some(link) = host.link(attachment.host_link())? else { return Ok(addresses) };
     if is_complete(&link, &attachment.ifname, &addresses, netns)? {
         let msg = format!("{attachment} is attached to network {} already", network.name);
         return Err(CniError::new(Code::AlreadyAttached, msg).details("DEL it first"));
     }
-    host.delete_link(&attachment.host_link())?;
+    host.delete_link(attachment.host_link())?;
     Ok(addresses)
 }
 

@@ -215,7 +215,7 @@ fn observe(
         }
     }
     // A link of another kind is somebody else's, whatever its name.
-    let host_link = host.link(&call.attachment.host_link())?;
+    let host_link = host.link(call.attachment.host_link())?;
     let host_link = host_link.is_some_and(|link| link.link.kind == LinkKind::Veth);
     let foreign_peer = if host_link || addresses.is_empty() {
         None

@@ -36,10 +36,9 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let owners = owners(&places, &conf.name)?;
     let mut host = Rtnl::open()?;
-    let links = valid.iter().map(Attachment::host_link).collect();
     let mut failures = Vec::new();
     // Before the records go: a GC or DEL that follows a killed one must still know.
-    failures.extend(spoof::sweep(&conf.name, &links).err());
+    failures.extend(spoof::sweep(&conf.name, &valid).err());
     for owner in stale(owners, &valid) {
         let outcome = match &owner {
             Owner::Attachment(attachment) => remove_attachment(attachment, &places, &conf.name, &mut host),
@@ -49,7 +48,7 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
     }
     failures.extend(predecessor::sweep(&conf.name, &valid, Part::Chain).err());
     if role == Role::Native {
-        failures.extend(hostports::sweep(&conf.name, &links).err());
+        failures.extend(hostports::sweep(&conf.name, &valid).err());
     }
     let mut failures = failures.into_iter();
     match failures.next() {
@@ -101,7 +100,7 @@ fn remove_attachment(owner: &Attachment, places: &Places, network: &str, host: &
         },
     };
     let record = held.as_mut().and_then(Held::read);
-    let bridge = delete_link(host, &owner.host_link())?;
+    let bridge = delete_link(host, owner.host_link())?;
     ifb::remove(host, &places.records, network, owner, record.as_ref())?;
     if record.is_none() {
         predecessor::remove(network, owner)?;
@@ -129,7 +128,7 @@ fn outlived(owner: &Attachment, places: &Places, network: &str, host: &mut Rtnl)
         Err(error) if error.code == Code::TryAgainLater => Ok(None),
         Err(error) => Err(error),
         Ok(held) => {
-            let has_link = host.link(&owner.host_link())?.is_some();
+            let has_link = host.link(owner.host_link())?.is_some();
             Ok(held.filter(|_| !has_link))
         }
     }

@@ -69,7 +69,7 @@ fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, KernelError> {
 /// may be another bridge than the configuration names: one that was there before.
 fn bridge_of_attached(network: &Network, host: &mut Rtnl) -> Result<Option<Option<u32>>, KernelError> {
     for attachment in record::of_this_boot(&network.state_dir, &network.name) {
-        if let Some(link) = host.link(&attachment.host_link())? {
+        if let Some(link) = host.link(attachment.host_link())? {
             return Ok(Some(link.master_index));
         }
     }

@@ -279,7 +279,7 @@ mod tests {
     use std::time::Duration;
 
     fn owner(container: &str) -> Attachment {
-        Attachment { container: ContainerId::new(container).unwrap(), ifname: IfName::new("eth0").unwrap() }
+        Attachment::new(ContainerId::new(container).unwrap(), IfName::new("eth0").unwrap())
     }
 
     fn set(subnet: &str) -> RangeSet {

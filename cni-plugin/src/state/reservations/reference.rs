@@ -32,7 +32,7 @@ fn set(subnets: &[&'static str]) -> RangeSet {
 }
 
 fn owner(container: &str) -> Attachment {
-    Attachment { container: ContainerId::new(container).unwrap(), ifname: IfName::new("eth0").unwrap() }
+    Attachment::new(ContainerId::new(container).unwrap(), IfName::new("eth0").unwrap())
 }
 
 /// The reference's fake store: these addresses are taken, this one was given last.
