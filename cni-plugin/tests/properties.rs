@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use cni_plugin::plan::gc::Owner;
+use cni_plugin::plan::gc::Subject;
 use cni_plugin::protocol::args::{CniArgs, Request};
 use cni_plugin::protocol::attachment::{Attachment, ContainerId};
 use cni_plugin::protocol::error::{CniError, Code};
@@ -182,8 +182,8 @@ proptest! {
         read_as_everything(&bytes);
         let text = String::from_utf8_lossy(&bytes);
         let _ = CniArgs::parse(&text);
-        let _ = Owner::of_reservation(&text);
-        let _ = Owner::of_record(&text);
+        let _ = Subject::of_reservation(&text);
+        let _ = Subject::of_record(&text);
         let _ = netstate::subnet_file::SubnetFile::parse(&text);
         let _ = Request::parse(|name| (name != "CNI_COMMAND").then(|| text.clone().into_owned()).or(Some("ADD".to_owned())));
     }
@@ -225,8 +225,8 @@ proptest! {
         prop_assert_eq!(link.as_str().len(), 15);
         prop_assert!(link.as_str().starts_with("veth"));
         let reservation = format!("{container}\r\n{ifname}");
-        prop_assert_eq!(Owner::of_reservation(&reservation), Some(Owner::Attachment(attachment.clone())));
-        prop_assert_eq!(Owner::of_record(&format!("{container}@{ifname}")), Some(Owner::Attachment(attachment)));
+        prop_assert_eq!(Subject::of_reservation(&reservation), Some(Subject::Attachment(attachment.clone())));
+        prop_assert_eq!(Subject::of_record(&format!("{container}@{ifname}")), Some(Subject::Attachment(attachment)));
     }
 
     #[test]

@@ -268,11 +268,11 @@ impl Hands for KernelHands<'_> {
                 carrier::await_operational(&mut self.host, name, index)
             }
             Step::WriteTable(ruleset) => self.write_table(ruleset),
-            Step::OpenPorts { ruleset, owner } => {
+            Step::OpenPorts { ruleset, tag } => {
                 let (hands, host) = self.netfilter()?;
-                hostports::claim(&mut hands.nft, host, ruleset, owner)
+                hostports::claim(&mut hands.nft, host, ruleset, tag)
             }
-            Step::GuardPort { ruleset, owner } => spoof::guard(&mut self.netfilter()?.0.nft, ruleset, owner),
+            Step::GuardPort { ruleset, tag } => spoof::guard(&mut self.netfilter()?.0.nft, ruleset, tag),
             Step::ForgetFlows(flows) => self.forget(flows),
             Step::LimitLink { link, bucket } => self.limit(link, bucket),
             Step::CreateIfb { name, mac, mtu } => self.create_ifb(name, *mac, *mtu),
@@ -290,8 +290,8 @@ impl Hands for KernelHands<'_> {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(CniError::from),
             Undo::Unlimit(link) => self.take_off(link, Rtnl::remove_bucket),
             Undo::UnhookIngress(link) => self.take_off(link, Rtnl::remove_ingress),
-            Undo::ClosePorts(keys, owner) => hostports::close_known(&mut self.netfilter()?.0.nft, keys, owner),
-            Undo::UnguardPort(table, owner) => spoof::release(&mut self.netfilter()?.0.nft, table, owner),
+            Undo::ClosePorts(keys, tag) => hostports::close_known(&mut self.netfilter()?.0.nft, keys, tag),
+            Undo::UnguardPort(table, tag) => spoof::release(&mut self.netfilter()?.0.nft, table, tag),
             Undo::ForgetNeighbour(bridge, addr) => {
                 let index = self.index(bridge)?;
                 self.host.forget_neighbours(index, &[*addr]).map_err(CniError::from)

@@ -1,6 +1,6 @@
 //! Host ports in the kernel: claimed, released, and the UDP flows that remember another way forgotten.
 //!
-//! Invariant: an attachment's ports are found by the owner that each element names, never by what a configuration says
+//! Invariant: an attachment's ports are found by the tag that each element names, never by what a configuration says
 //! now; a port that somebody else holds, of whichever network, is refused with the holder's name.
 
 use std::net::IpAddr;
@@ -11,37 +11,37 @@ use kernel::{KernelError, Rtnl};
 use netstate::nft::{Element, ElementKey, Family, Ruleset, TableKey};
 use netstate::{IpFamily, Protocol};
 
-use crate::plan::hostports::owner::{Holder, Owner};
 use crate::plan::hostports::{StaleFlows, flow_of, keys, predecessor, table};
+use crate::plan::tag::{ObservedTag, Tag};
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 
 /// Attempts on a ruleset that others change at the same time.
 const TRIES: u32 = 30;
 
-/// Puts the elements of `ruleset` in for `owner`. Where everything is there and free, that is one request; otherwise
+/// Puts the elements of `ruleset` in for `tag`. Where everything is there and free, that is one request; otherwise
 /// the table is made or completed, and a holder whose link is gone gives way: it is an attachment that nobody deleted.
 ///
 /// # Errors
 /// Code 11 when a living attachment holds one of the ports; 100 when the kernel refuses. Then no port is open.
-pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, owner: &Owner) -> Result<(), CniError> {
+pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError> {
     if nft.claim_free(ruleset)? {
         return Ok(());
     }
     take_over_former(nft, host)?;
-    let mut buried: Vec<Holder> = Vec::new();
+    let mut buried: Vec<ObservedTag> = Vec::new();
     loop {
         let shape = |have: Option<&_>| table::merged(have, &ruleset.table);
-        let (key, by) = match nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| owner.owns(element)) {
+        let (key, by) = match nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| tag.owns(element)) {
             Ok(()) => return Ok(()),
             Err(ClaimError::Kernel(e)) => return Err(CniError::from(e)),
             Err(ClaimError::Held { key, by }) => (key, by.unwrap_or_default()),
         };
-        let Some(holder) = Holder::read(&by) else { return Err(held(&key, &by)) };
+        let Some(holder) = ObservedTag::read(&by) else { return Err(held(&key, &by)) };
         if is_alive(host, &holder)? || buried.contains(&holder) {
             return Err(held(&key, &holder.to_string()));
         }
-        let is_theirs = |element: &Element| Holder::of(element).is_some_and(|other| other.is_same(&holder));
+        let is_theirs = |element: &Element| ObservedTag::of(element).is_some_and(|other| other.is_same(&holder));
         nft.release(&ruleset.key, |_, element| is_theirs(element))?;
         buried.push(holder);
     }
@@ -54,7 +54,7 @@ fn held(key: &ElementKey, by: &str) -> CniError {
 }
 
 /// False when the holder's own link is gone. Where no link tells, the holder counts as alive.
-fn is_alive(host: &mut Rtnl, holder: &Holder) -> Result<bool, CniError> {
+fn is_alive(host: &mut Rtnl, holder: &ObservedTag) -> Result<bool, CniError> {
     let Some(link) = holder.link() else { return Ok(true) };
     host.link(&link).map(|link| link.is_some()).map_err(CniError::from)
 }
@@ -83,35 +83,35 @@ fn take_over_former(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
     Ok(())
 }
 
-/// True when `owner` has a port, in the shared table or in that of the former form.
+/// True when `tag` has a port, in the shared table or in that of the former form.
 ///
 /// # Errors
 /// Code 100 when the kernel cannot be asked.
-pub fn is_any_open(nft: &mut Nft, owner: &Owner) -> Result<bool, CniError> {
+pub fn is_any_open(nft: &mut Nft, tag: &Tag) -> Result<bool, CniError> {
     let mut any = |key: &TableKey, owns: &dyn Fn(&Element) -> bool| -> Result<bool, CniError> {
         let found = nft.ruleset(key)?;
         Ok(found.is_some_and(|ruleset| ruleset.elements.values().any(owns)))
     };
-    if any(&table::key(), &|element| owner.owns(element))? {
+    if any(&table::key(), &|element| tag.owns(element))? {
         return Ok(true);
     }
-    let former = predecessor::key(&owner.network);
-    former.map_or(Ok(false), |key| any(&key, &|element| predecessor::owns(&owner.attachment, element)))
+    let former = predecessor::key(&tag.network);
+    former.map_or(Ok(false), |key| any(&key, &|element| predecessor::owns(&tag.attachment, element)))
 }
 
-/// Releases those of the ports with these keys that are `owner`'s, and forgets the flows that used them. Nothing is
+/// Releases those of the ports with these keys that are `tag`'s, and forgets the flows that used them. Nothing is
 /// listed.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn close_known(nft: &mut Nft, keys: &[ElementKey], owner: &Owner) -> Result<(), CniError> {
+pub fn close_known(nft: &mut Nft, keys: &[ElementKey], tag: &Tag) -> Result<(), CniError> {
     for _ in 0..TRIES {
         let generation = nft.generation()?;
         let mut released = Vec::new();
         for key in keys.iter().filter(|key| keys::is_target(key)) {
             let Some(set) = keys::declared(&key.set) else { continue };
             let found = nft.element(key, &set)?;
-            released.extend(found.filter(|element| owner.owns(element)).map(|element| (key, element)));
+            released.extend(found.filter(|element| tag.owns(element)).map(|element| (key, element)));
         }
         let is_released = |key: &&ElementKey| released.iter().any(|(port, _)| keys::is_same_port(port, key));
         let all: Vec<&ElementKey> = keys.iter().filter(is_released).collect();
@@ -120,33 +120,33 @@ pub fn close_known(nft: &mut Nft, keys: &[ElementKey], owner: &Owner) -> Result<
         }
     }
     // The table changes all the time, or is not as it was made: what is there is looked at.
-    close(nft, owner)
+    close(nft, tag)
 }
 
-/// Releases every port of `owner`, in the shared table and in that of the former form, and forgets the flows that used
+/// Releases every port of `tag`, in the shared table and in that of the former form, and forgets the flows that used
 /// them.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn close(nft: &mut Nft, owner: &Owner) -> Result<(), CniError> {
-    release(nft, &table::key(), |element| owner.owns(element))?;
-    let Some(former) = predecessor::key(&owner.network) else { return Ok(()) };
-    release(nft, &former, |element| predecessor::owns(&owner.attachment, element))?;
+pub fn close(nft: &mut Nft, tag: &Tag) -> Result<(), CniError> {
+    release(nft, &table::key(), |element| tag.owns(element))?;
+    let Some(former) = predecessor::key(&tag.network) else { return Ok(()) };
+    release(nft, &former, |element| predecessor::owns(&tag.attachment, element))?;
     remove_empty(nft, &former)
 }
 
-/// Releases every port of `network` whose owner is not among `valid`, and what the table holds for no port.
+/// Releases every port of `network` whose holder is not among `valid`, and what the table holds for no port.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
-    let is_stale = |holder: &Holder| holder.is_of(network) && !holder.is_among(valid);
-    release(&mut nft, &table::key(), |element| Holder::of(element).is_some_and(|holder| is_stale(&holder)))?;
+    let is_stale = |holder: &ObservedTag| holder.is_of(network) && !holder.is_among(valid);
+    release(&mut nft, &table::key(), |element| ObservedTag::of(element).is_some_and(|holder| is_stale(&holder)))?;
     nft.reshape(&table::key(), table::pruned)?;
     let Some(former) = predecessor::key(network) else { return Ok(()) };
     let is_valid = |link: &str| valid.iter().any(|valid| valid.host_link().as_str() == link);
-    release(&mut nft, &former, |element| predecessor::owner_link(element).is_none_or(|link| !is_valid(link)))?;
+    release(&mut nft, &former, |element| predecessor::holder_link(element).is_none_or(|link| !is_valid(link)))?;
     remove_empty(&mut nft, &former)
 }
 

@@ -1,6 +1,6 @@
 //! Guarded ports in the kernel: who may send from which hardware address.
 //!
-//! Invariant: only elements that name the attachment as their owner are removed. A kernel without nftables has none, so
+//! Invariant: only elements that carry the attachment's tag are removed. A kernel without nftables has none, so
 //! removing there is a success.
 
 use std::collections::BTreeMap;
@@ -11,20 +11,20 @@ use netstate::MacAddr;
 use netstate::nft::{Element, ElementKey, Ruleset, TableKey};
 use nix::libc;
 
-use crate::plan::hostports::owner::{Holder, Owner};
 use crate::plan::spoof;
+use crate::plan::tag::{ObservedTag, Tag};
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 
-/// Makes the table as `ruleset` says and guards the port of `owner` in it.
+/// Makes the table as `ruleset` says and guards the port of `tag` in it.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses, or somebody else put an element for the port there. Then it is not guarded.
-pub fn guard(nft: &mut Nft, ruleset: &Ruleset, owner: &Owner) -> Result<(), CniError> {
+pub fn guard(nft: &mut Nft, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError> {
     let advice = "macspoofchk needs nftables of family bridge (CONFIG_NF_TABLES_BRIDGE)";
     nft.ensure(&ruleset.key, &ruleset.table).map_err(|e| CniError::from(e).details(advice))?;
     let shape = |_: Option<&_>| ruleset.table.clone();
-    nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| owner.owns(element)).map_err(|error| match error {
+    nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| tag.owns(element)).map_err(|error| match error {
         ClaimError::Kernel(e) => CniError::from(e),
         held @ ClaimError::Held { .. } => CniError::new(Code::Kernel, held.to_string()).details("remove that element"),
     })
@@ -54,48 +54,49 @@ fn elements(nft: &mut Nft, ruleset: &Ruleset) -> Result<BTreeMap<ElementKey, Ele
     Ok(found)
 }
 
-/// Removes whatever `owner` has in `table`.
+/// Removes whatever `tag` has in `table`.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn release(nft: &mut Nft, table: &TableKey, owner: &Owner) -> Result<(), CniError> {
-    settled(nft.release(table, |_: &ElementKey, element: &Element| owner.owns(element)).map(drop))
+pub fn release(nft: &mut Nft, table: &TableKey, tag: &Tag) -> Result<(), CniError> {
+    settled(nft.release(table, |_: &ElementKey, element: &Element| tag.owns(element)).map(drop))
 }
 
-/// Removes the guard of `owner`'s port: what it is for the hardware address `mac`, without listing anything; whatever is
+/// Removes the guard of `tag`'s port: what it is for the hardware address `mac`, without listing anything; whatever is
 /// found where nobody knows that address any more. The conversation is answered: closing it takes the kernel some 10 ms
 /// when something was removed.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn unguard(owner: &Owner, mac: Option<MacAddr>) -> Result<Option<Nft>, CniError> {
-    let Some(table) = spoof::table_key(&owner.network) else { return Ok(None) };
+pub fn unguard(tag: &Tag, mac: Option<MacAddr>) -> Result<Option<Nft>, CniError> {
+    let Some(table) = spoof::table_key(&tag.network) else { return Ok(None) };
     let Some(mut nft) = open()? else { return Ok(None) };
-    let known = mac.and_then(|mac| spoof::ruleset(owner, mac));
+    let known = mac.and_then(|mac| spoof::ruleset(tag, mac));
     if let Some(ruleset) = known
-        && remove_known(&mut nft, &ruleset, owner)?
+        && remove_known(&mut nft, &ruleset, tag)?
     {
         return Ok(Some(nft));
     }
-    release(&mut nft, &table, owner).map(|()| Some(nft))
+    release(&mut nft, &table, tag).map(|()| Some(nft))
 }
 
 /// `false`: the ruleset changed meanwhile, or is not as it was made; nothing is removed then.
-fn remove_known(nft: &mut Nft, ruleset: &Ruleset, owner: &Owner) -> Result<bool, KernelError> {
+fn remove_known(nft: &mut Nft, ruleset: &Ruleset, tag: &Tag) -> Result<bool, KernelError> {
     let generation = nft.generation()?;
     let mut found = elements(nft, ruleset)?;
-    found.retain(|_, element| owner.owns(element));
+    found.retain(|_, element| tag.owns(element));
     Ok(found.len() == ruleset.elements.len() && nft.remove(&ruleset.key, found.keys(), generation)?)
 }
 
-/// Removes everything in the table of `network` whose owner is not among `valid`.
+/// Removes everything in the table of `network` whose holder is not among `valid`.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let Some(table) = spoof::table_key(network) else { return Ok(()) };
     let Some(mut nft) = open()? else { return Ok(()) };
-    let is_stale = |_: &ElementKey, element: &Element| Holder::of(element).is_none_or(|holder| !holder.is_among(valid));
+    let is_stale =
+        |_: &ElementKey, element: &Element| ObservedTag::of(element).is_none_or(|holder| !holder.is_among(valid));
     settled(nft.release(&table, is_stale).map(drop))
 }
 

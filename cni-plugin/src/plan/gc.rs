@@ -8,14 +8,14 @@ use crate::protocol::attachment::{Attachment, ContainerId};
 
 /// Who owns something.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Owner {
+pub enum Subject {
     /// One interface of a container.
     Attachment(Attachment),
     /// A container, whichever interface: files of host-local before 0.7, and of flannel's plugin.
     Container(ContainerId),
 }
 
-impl Owner {
+impl Subject {
     /// Reads the content of a reservation: `<container>\r\n<interface>`, or the container alone.
     #[must_use]
     pub fn of_reservation(text: &str) -> Option<Self> {
@@ -48,7 +48,7 @@ impl Owner {
 
 /// Those of `owners` that `valid` does not name, each once.
 #[must_use]
-pub fn stale(owners: impl IntoIterator<Item = Owner>, valid: &[Attachment]) -> BTreeSet<Owner> {
+pub fn stale(owners: impl IntoIterator<Item = Subject>, valid: &[Attachment]) -> BTreeSet<Subject> {
     owners.into_iter().filter(|owner| !owner.is_valid(valid)).collect()
 }
 
@@ -62,31 +62,34 @@ mod tests {
 
     #[test]
     fn owners_are_read_from_names_and_contents() {
-        let owner = Owner::Attachment(attachment("c1", "eth0"));
-        assert_eq!(Owner::of_reservation("c1\r\neth0"), Some(owner.clone()));
-        assert_eq!(Owner::of_record("c1@eth0"), Some(owner));
-        assert_eq!(Owner::of_record("c1@a@b"), Some(Owner::Attachment(attachment("c1", "a@b"))));
-        assert_eq!(Owner::of_reservation(" c1\n"), Some(Owner::Container(ContainerId::new("c1").unwrap())));
+        let owner = Subject::Attachment(attachment("c1", "eth0"));
+        assert_eq!(Subject::of_reservation("c1\r\neth0"), Some(owner.clone()));
+        assert_eq!(Subject::of_record("c1@eth0"), Some(owner));
+        assert_eq!(Subject::of_record("c1@a@b"), Some(Subject::Attachment(attachment("c1", "a@b"))));
+        assert_eq!(Subject::of_reservation(" c1\n"), Some(Subject::Container(ContainerId::new("c1").unwrap())));
         for junk in ["", "../x", "c1\r\nway-too-long-a-name", "\u{0}"] {
-            assert_eq!(Owner::of_reservation(junk), None, "{junk:?}");
+            assert_eq!(Subject::of_reservation(junk), None, "{junk:?}");
         }
-        assert_eq!(Owner::of_record("lock"), None);
+        assert_eq!(Subject::of_record("lock"), None);
     }
 
     #[test]
     fn only_what_nobody_lists_is_stale() {
         let valid = [attachment("c1", "eth0"), attachment("c2", "eth0")];
-        let container = |id| Owner::Container(ContainerId::new(id).unwrap());
+        let container = |id| Subject::Container(ContainerId::new(id).unwrap());
         let owners = [
-            Owner::Attachment(attachment("c1", "eth0")),
-            Owner::Attachment(attachment("c1", "net1")),
-            Owner::Attachment(attachment("c3", "eth0")),
-            Owner::Attachment(attachment("c3", "eth0")),
+            Subject::Attachment(attachment("c1", "eth0")),
+            Subject::Attachment(attachment("c1", "net1")),
+            Subject::Attachment(attachment("c3", "eth0")),
+            Subject::Attachment(attachment("c3", "eth0")),
             container("c2"),
             container("c4"),
         ];
-        let expected =
-            [Owner::Attachment(attachment("c1", "net1")), Owner::Attachment(attachment("c3", "eth0")), container("c4")];
+        let expected = [
+            Subject::Attachment(attachment("c1", "net1")),
+            Subject::Attachment(attachment("c3", "eth0")),
+            container("c4"),
+        ];
         assert_eq!(stale(owners.clone(), &valid), expected.into_iter().collect());
         assert_eq!(stale(owners, &[]).len(), 5, "an empty list makes everything stale");
     }

@@ -14,14 +14,15 @@ pub mod masquerade;
 pub mod predecessor;
 pub mod spoof;
 pub mod status;
+pub mod tag;
 mod text;
 
 use std::net::IpAddr;
 
 use hostports::StaleFlows;
-use hostports::owner::Owner;
 use netstate::nft::{ElementKey, Ruleset, TableKey};
 use netstate::{IfName, MacAddr, PortOptions, PortVlans, Route, RouteKey, SysctlKey, TokenBucket};
+use tag::Tag;
 
 /// One end of the Pod's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +99,7 @@ pub enum Step {
         /// The table with the attachment's elements.
         ruleset: Box<Ruleset>,
         /// Whose port.
-        owner: Owner,
+        tag: Tag,
     },
     /// Make the veth pair: host end up and a port of the bridge, Pod end born in the Pod's namespace.
     CreateVeth {
@@ -126,7 +127,7 @@ pub enum Step {
         ifname: IfName,
         /// Its addresses.
         addresses: Vec<Cidr>,
-        /// IPv6 addresses are probed for a second owner before they are used.
+        /// IPv6 addresses are probed for a second tag before they are used.
         detect_duplicates: bool,
         /// Its routes.
         routes: Vec<(RouteKey, Route)>,
@@ -147,7 +148,7 @@ pub enum Step {
         /// The table with the attachment's elements.
         ruleset: Box<Ruleset>,
         /// Whose ports.
-        owner: Owner,
+        tag: Tag,
     },
     /// Forget UDP flows to these ports that lead past the Pod.
     ForgetFlows(Vec<StaleFlows>),
@@ -208,10 +209,10 @@ fn parameter(key: &str, value: &'static str, required: bool) -> Option<Parameter
 pub enum Undo {
     /// Delete the veth pair with this host end; the Pod's end, its addresses and routes go with it.
     DeleteLink(IfName),
-    /// Release these host ports of this owner.
-    ClosePorts(Vec<ElementKey>, Owner),
+    /// Release these host ports of this tag.
+    ClosePorts(Vec<ElementKey>, Tag),
     /// Take the owner's port out of this table of guarded ones.
-    UnguardPort(TableKey, Owner),
+    UnguardPort(TableKey, Tag),
     /// Forget which hardware address the Pod's address had on this bridge.
     ForgetNeighbour(IfName, IpAddr),
     /// Take the limit off a link.
@@ -227,9 +228,9 @@ impl Step {
     pub fn undo(&self) -> Option<Undo> {
         match self {
             Self::CreateVeth { host, .. } => Some(Undo::DeleteLink(host.name.clone())),
-            Self::GuardPort { ruleset, owner } => Some(Undo::UnguardPort(ruleset.key.clone(), owner.clone())),
-            Self::OpenPorts { ruleset, owner } => {
-                Some(Undo::ClosePorts(ruleset.elements.keys().cloned().collect(), owner.clone()))
+            Self::GuardPort { ruleset, tag } => Some(Undo::UnguardPort(ruleset.key.clone(), tag.clone())),
+            Self::OpenPorts { ruleset, tag } => {
+                Some(Undo::ClosePorts(ruleset.elements.keys().cloned().collect(), tag.clone()))
             }
             Self::LimitLink { link, .. } => Some(Undo::Unlimit(link.clone())),
             Self::CreateIfb { name, .. } => Some(Undo::DeleteLink(name.clone())),

@@ -5,7 +5,7 @@
 //! sets; no chain is made for it, as the reference does.
 //!
 //! Invariants: a port is guarded before it exists, so not one frame passes it unseen; every element's comment begins
-//! with the name of its owner's host end, see [`Owner`].
+//! with the name of its owner's host end, see [`Tag`].
 
 use netstate::MacAddr;
 use netstate::nft::{
@@ -13,7 +13,7 @@ use netstate::nft::{
     Verdict,
 };
 
-use super::hostports::owner::Owner;
+use super::tag::Tag;
 
 /// Names of the ports whose senders are looked at.
 const GUARDED: Name = Name::literal("guarded");
@@ -31,11 +31,11 @@ pub fn table_key(network: &str) -> Option<TableKey> {
     Some(TableKey { family: Family::Bridge, name })
 }
 
-/// The table of the owner's network with the owner's elements; its Pod has the hardware address `mac`. `None` for a name
+/// The table of the attachment's network with the attachment's elements; its Pod has the hardware address `mac`. `None` for a name
 /// that nftables cannot hold.
 #[must_use]
-pub fn ruleset(owner: &Owner, mac: MacAddr) -> Option<Ruleset> {
-    let mut ruleset = Ruleset::new(table_key(&owner.network)?);
+pub fn ruleset(tag: &Tag, mac: MacAddr) -> Option<Ruleset> {
+    let mut ruleset = Ruleset::new(table_key(&tag.network)?);
     ruleset.table.sets.insert(GUARDED, Set::of(vec![Type::IfName]));
     ruleset.table.sets.insert(ALLOWED, Set::of(vec![Type::IfName, Type::EtherAddr]));
     let mut chain = Chain::base(ChainKind::Filter, Hook::Prerouting, PRIORITY, Policy::Accept);
@@ -43,8 +43,8 @@ pub fn ruleset(owner: &Owner, mac: MacAddr) -> Option<Ruleset> {
     let foreign = Match::Lookup(Op::IsNot, vec![Field::Iifname, Field::EtherSaddr], ALLOWED);
     chain.rules.push(Rule::new().when(guarded).when(foreign).then(Verdict::Drop));
     ruleset.table.chains.insert(Name::literal("prerouting"), chain);
-    let member = || Element::member().comment(owner.comment());
-    let port = Datum::IfName(owner.attachment.host_link().clone());
+    let member = || Element::member().comment(tag.comment());
+    let port = Datum::IfName(tag.attachment.host_link().clone());
     ruleset.insert(GUARDED, vec![port.clone()], member());
     ruleset.insert(ALLOWED, vec![port, Datum::Mac(mac)], member());
     Some(ruleset)
@@ -55,14 +55,14 @@ mod tests {
     use super::*;
     use crate::protocol::attachment::{Attachment, ContainerId};
 
-    fn owner(id: &str) -> Owner {
+    fn tag(id: &str) -> Tag {
         let attachment = Attachment::new(ContainerId::new(id).unwrap(), "eth0".parse().unwrap());
-        Owner { attachment, network: "cbr0".to_owned(), has_own_link: true }
+        Tag { attachment, network: "cbr0".to_owned(), has_own_link: true }
     }
 
     #[test]
     fn golden() {
-        let ruleset = ruleset(&owner("web-1"), MacAddr([0x0a, 0x58, 172, 7, 21, 2])).unwrap();
+        let ruleset = ruleset(&tag("web-1"), MacAddr([0x0a, 0x58, 172, 7, 21, 2])).unwrap();
         assert_eq!(
             ruleset.render(),
             "table bridge netd-spoof-cbr0 {
@@ -83,7 +83,7 @@ mod tests {
 }
 "
         );
-        assert!(ruleset.elements.values().all(|element| owner("web-1").owns(element)));
-        assert!(!ruleset.elements.values().any(|element| owner("web-2").owns(element)));
+        assert!(ruleset.elements.values().all(|element| tag("web-1").owns(element)));
+        assert!(!ruleset.elements.values().any(|element| tag("web-2").owns(element)));
     }
 }

@@ -56,12 +56,12 @@ impl Step {
                 write!(f, "pod: await duplicate address detection on {ifname}")?;
                 addresses.iter().try_for_each(|addr| write!(f, ", {addr}"))
             }
-            Self::OpenPorts { ruleset, owner } => {
-                write!(f, "open host ports of {} in nft table {}", owner.attachment, ruleset.key)?;
+            Self::OpenPorts { ruleset, tag } => {
+                write!(f, "open host ports of {} in nft table {}", tag.attachment, ruleset.key)?;
                 ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))
             }
-            Self::GuardPort { ruleset, owner } => {
-                write!(f, "guard the port of {} in nft table {}", owner.attachment, ruleset.key)?;
+            Self::GuardPort { ruleset, tag } => {
+                write!(f, "guard the port of {} in nft table {}", tag.attachment, ruleset.key)?;
                 ruleset.elements.keys().try_for_each(|key| write!(f, ", {key}"))
             }
             Self::LimitLink { link, bucket } => write!(f, "limit {link}: {bucket}"),

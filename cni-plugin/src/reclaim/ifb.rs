@@ -12,7 +12,7 @@ use kernel::{KernelError, Rtnl};
 use netstate::{LinkKind, TokenBucket};
 
 use crate::plan::bandwidth::{Facts, Shape, ifb_name};
-use crate::plan::gc::Owner;
+use crate::plan::gc::Subject;
 use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::error::CniError;
 use crate::state::record::{self, Record};
@@ -68,8 +68,8 @@ fn find(host: &mut Rtnl, network: &str, container: &ContainerId) -> Result<Optio
 /// True when another interface of the container has a record.
 fn has_sibling(records: &Path, network: &str, owner: &Attachment) -> bool {
     record::owners(records, network).any(|other| match other {
-        Owner::Attachment(other) => other.container == owner.container && other != *owner,
-        Owner::Container(_) => false,
+        Subject::Attachment(other) => other.container == owner.container && other != *owner,
+        Subject::Container(_) => false,
     })
 }
 

@@ -15,7 +15,7 @@ use kernel::link::LinkState;
 use kernel::{KernelError, Rtnl};
 use netstate::{IfName, LinkKind};
 
-use crate::plan::gc::Owner;
+use crate::plan::gc::Subject;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::CniError;
 use crate::reclaim::ifb;
@@ -48,8 +48,8 @@ pub fn release(
     let mut judged: BTreeMap<Attachment, bool> = BTreeMap::new();
     let mut released = 0;
     for (addr, text) in reservations.list()? {
-        let is_left = match Owner::of_reservation(&text) {
-            Some(Owner::Attachment(owner)) => match judged.get(&owner) {
+        let is_left = match Subject::of_reservation(&text) {
+            Some(Subject::Attachment(owner)) => match judged.get(&owner) {
                 Some(is_left) => *is_left,
                 None => {
                     let is_left = is_left_over(&owner, reservations, records, network, &boot, &links, host)?;
@@ -57,7 +57,7 @@ pub fn release(
                     is_left
                 }
             },
-            Some(Owner::Container(_)) => !links.foreign_pods,
+            Some(Subject::Container(_)) => !links.foreign_pods,
             // No owner can ever ask for it back.
             None => true,
         };
@@ -79,10 +79,10 @@ pub fn any(dir: &Path, records: &Path, network: &str, bridge: &IfName, host: &mu
     let boot = record::boot_id();
     let mut may_be_former = false;
     for text in locked::peek(dir) {
-        match Owner::of_reservation(&text) {
+        match Subject::of_reservation(&text) {
             None => return Ok(true),
-            Some(Owner::Container(_)) => may_be_former = true,
-            Some(Owner::Attachment(owner)) => {
+            Some(Subject::Container(_)) => may_be_former = true,
+            Some(Subject::Attachment(owner)) => {
                 let is_elsewhen = |record: &Record| record.boot != boot;
                 match record::peek(records, network, &owner) {
                     Some(Some(record)) if is_elsewhen(&record) => return Ok(true),

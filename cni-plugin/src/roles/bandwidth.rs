@@ -18,7 +18,7 @@ use crate::apply;
 use crate::apply::executor::KernelHands;
 use crate::plan::Step;
 use crate::plan::bandwidth::Shape;
-use crate::plan::gc::{Owner, stale};
+use crate::plan::gc::{Subject, stale};
 use crate::protocol::args::Call;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
@@ -176,7 +176,7 @@ pub fn gc(conf: &NetConf) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let mut failures: Vec<CniError> = Vec::new();
     for owner in stale(record::owners(&records, &conf.name), &valid) {
-        if let Owner::Attachment(owner) = owner
+        if let Subject::Attachment(owner) = owner
             && let Err(error) = remove(&records, &conf.name, &owner, OUTLIVED_WAIT)
             && error.code != Code::TryAgainLater
         {

@@ -16,7 +16,7 @@ use super::bridge::add::read_resolver;
 use super::bridge::network::Places;
 use super::bridge::status::{not_available, reservations};
 use super::{ATTACHMENT_WAIT, RESERVATION_WAIT};
-use crate::plan::gc::Owner;
+use crate::plan::gc::Subject;
 use crate::plan::status::{Facts, judge};
 use crate::protocol::args::{Call, CniArgs};
 use crate::protocol::attachment::Attachment;
@@ -134,15 +134,15 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
     let mut dead: BTreeMap<Attachment, Option<Held>> = BTreeMap::new();
     let mut released = false;
     for (addr, text) in locked.list()? {
-        let is_left = match Owner::of_reservation(&text) {
-            Some(Owner::Attachment(owner)) => {
+        let is_left = match Subject::of_reservation(&text) {
+            Some(Subject::Attachment(owner)) => {
                 if !dead.contains_key(&owner) {
                     let held = record_of_earlier_boot(place, &owner);
                     dead.insert(owner.clone(), held);
                 }
                 dead.get(&owner).is_some_and(Option::is_some)
             }
-            Some(Owner::Container(_)) => false,
+            Some(Subject::Container(_)) => false,
             None => is_blank(&text),
         };
         if is_left {
@@ -211,13 +211,13 @@ pub fn gc(conf: &NetConf) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     if let Some(locked) = place.lock_existing()? {
         for (addr, text) in locked.list()? {
-            let owner = Owner::of_reservation(&text);
+            let owner = Subject::of_reservation(&text);
             if owner.as_ref().is_some_and(|owner| owner.is_valid(&valid)) {
                 continue;
             }
             // Held until its address is released.
             let record = match &owner {
-                Some(Owner::Attachment(owner)) => record::find(&place.owners, &place.network, owner)?,
+                Some(Subject::Attachment(owner)) => record::find(&place.owners, &place.network, owner)?,
                 _ => Found::None,
             };
             if !matches!(record, Found::Busy) {
@@ -238,12 +238,12 @@ pub fn status(conf: NetConf) -> Result<(), CniError> {
     let (taken, last_reserved) = reservations(&ipam, place.store.dir());
     let facts = Facts { bridge_up: None, has_attachments: false, taken, last_reserved };
     judge(&place.network, "", &ipam.sets, &facts).or_else(|full| {
-        let is_left = |text: String| match Owner::of_reservation(&text) {
-            Some(Owner::Attachment(owner)) => {
+        let is_left = |text: String| match Subject::of_reservation(&text) {
+            Some(Subject::Attachment(owner)) => {
                 let record = record::peek(&place.owners, &place.network, &owner).flatten();
                 record.is_some_and(|record| record.is_of_earlier_boot())
             }
-            Some(Owner::Container(_)) => false,
+            Some(Subject::Container(_)) => false,
             None => is_blank(&text),
         };
         // A runtime that is told 50 sends no ADD: nobody would release what a reboot left.

@@ -21,7 +21,7 @@ use crate::apply::hostports;
 use crate::plan::Cidr;
 use crate::plan::check::missing_elements;
 use crate::plan::hostports::HostPorts;
-use crate::plan::hostports::owner::Owner;
+use crate::plan::tag::Tag;
 use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
@@ -61,7 +61,7 @@ impl Wanted {
     fn ports<'a>(&'a self, call: &'a Call) -> HostPorts<'a> {
         let Self { network, mappings, addresses, conf, has_own_link, .. } = self;
         let (attachment, network) = (call.attachment.clone(), network.clone());
-        HostPorts { owner: Owner { attachment, network, has_own_link: *has_own_link }, mappings, addresses, conf }
+        HostPorts { tag: Tag { attachment, network, has_own_link: *has_own_link }, mappings, addresses, conf }
     }
 }
 

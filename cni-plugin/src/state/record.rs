@@ -21,7 +21,7 @@ use netstate::nft::ElementKey;
 use netstate::{IfName, MacAddr};
 use serde_json::{Value, json};
 
-use crate::plan::gc::{self, Owner};
+use crate::plan::gc::{self, Subject};
 use crate::plan::hostports::keys;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
@@ -193,7 +193,7 @@ pub fn of_this_boot(dir: &Path, network: &str) -> impl Iterator<Item = Attachmen
     let boot = boot_id();
     let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
     entries.filter_map(move |entry| {
-        let Owner::Attachment(attachment) = Owner::of_record(entry.file_name().to_str()?)? else { return None };
+        let Subject::Attachment(attachment) = Subject::of_record(entry.file_name().to_str()?)? else { return None };
         let record = parse(&safe_file::read(&entry.path(), RECORD_MAX, Links::Refused).ok()?)?;
         (record.boot == boot).then_some(attachment)
     })
@@ -210,9 +210,9 @@ pub fn peek(dir: &Path, network: &str, attachment: &Attachment) -> Option<Option
 }
 
 /// Everybody who has a record of `network`.
-pub fn owners(dir: &Path, network: &str) -> impl Iterator<Item = Owner> {
+pub fn owners(dir: &Path, network: &str) -> impl Iterator<Item = Subject> {
     let entries = fs::read_dir(dir.join(network)).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Owner::of_record(entry.file_name().to_str()?))
+    entries.filter_map(|entry| Subject::of_record(entry.file_name().to_str()?))
 }
 
 /// Removes the records of `network` whose attachments are not among `valid` and that nobody holds.
@@ -221,7 +221,7 @@ pub fn owners(dir: &Path, network: &str) -> impl Iterator<Item = Owner> {
 /// Code 5 when the file system refuses.
 pub fn remove_stale(dir: &Path, network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     for owner in gc::stale(owners(dir, network), valid) {
-        if let Owner::Attachment(attachment) = owner
+        if let Subject::Attachment(attachment) = owner
             && let Found::Held(held) = find(dir, network, &attachment)?
         {
             held.remove()?;

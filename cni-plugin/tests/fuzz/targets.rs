@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cni_plugin::call;
-use cni_plugin::plan::gc::Owner;
+use cni_plugin::plan::gc::Subject;
 use cni_plugin::protocol::args::{CniArgs, Request};
 use cni_plugin::protocol::attachment::{Attachment, ContainerId};
 use cni_plugin::protocol::error::CniError;
@@ -128,8 +128,8 @@ fn record_file(input: &[u8]) {
 }
 
 fn reservation(input: &[u8]) {
-    if let Some(owner) = Owner::of_reservation(&text(input)) {
-        let (Owner::Attachment(Attachment { container, .. }) | Owner::Container(container)) = owner;
+    if let Some(owner) = Subject::of_reservation(&text(input)) {
+        let (Subject::Attachment(Attachment { container, .. }) | Subject::Container(container)) = owner;
         assert!(!container.as_str().contains('/') && !container.as_str().starts_with('.'), "{container}");
     }
     let dir = Path::new("/var/lib/cni/networks");

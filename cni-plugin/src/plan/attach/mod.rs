@@ -15,7 +15,7 @@ use netstate::{IfName, MacAddr, PortOptions, Prefix};
 
 use super::bandwidth::Shape;
 use super::hostports::HostPorts;
-use super::hostports::owner::Owner;
+use super::tag::Tag;
 use super::{Cidr, End, Step, masquerade, spoof};
 use crate::protocol::attachment::{Attachment, mac_of_address};
 use crate::protocol::error::CniError;
@@ -149,7 +149,7 @@ impl Attach<'_> {
         let mut steps = self.bridge_steps(facts)?;
         steps.extend(self.vlan_link_steps(facts));
         steps.extend(self.gateway_steps(facts)?);
-        steps.extend(self.guard()?.map(|ruleset| Step::GuardPort { ruleset: Box::new(ruleset), owner: self.owner() }));
+        steps.extend(self.guard()?.map(|ruleset| Step::GuardPort { ruleset: Box::new(ruleset), tag: self.tag() }));
         steps.push(Step::CreateVeth {
             host: self.host_end(),
             pod: self.pod_end(),
@@ -184,7 +184,7 @@ impl Attach<'_> {
 
     /// The network's table of guarded ports with the Pod's, where they are guarded.
     fn guard(&self) -> Result<Option<Ruleset>, CniError> {
-        let ruleset = |mac| spoof::ruleset(&self.owner(), mac).ok_or_else(|| self.unnameable());
+        let ruleset = |mac| spoof::ruleset(&self.tag(), mac).ok_or_else(|| self.unnameable());
         self.guarded().map(ruleset).transpose()
     }
 
@@ -194,8 +194,8 @@ impl Attach<'_> {
         self.conf.spoof_checked.then(|| self.pod_end().mac)
     }
 
-    fn owner(&self) -> Owner {
-        Owner { attachment: self.attachment.clone(), network: self.network.to_owned(), has_own_link: true }
+    fn tag(&self) -> Tag {
+        Tag::own(self.network, self.attachment)
     }
 
     fn unnameable(&self) -> CniError {

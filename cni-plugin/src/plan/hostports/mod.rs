@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`table`] | the static part, shared by all networks |
 //! | [`policy`] | what of it depends on a network's options |
-//! | [`owner`] | whose an element is |
 //! | [`keys`] | elements' keys as the record tells them |
 //! | [`predecessor`] | tables of the form before this one |
 //!
@@ -12,7 +11,6 @@
 //! of its policy. Invariant: all elements of an attachment come and go in one transaction.
 
 pub mod keys;
-pub mod owner;
 pub mod policy;
 pub mod predecessor;
 pub mod table;
@@ -26,7 +24,7 @@ use super::{Cidr, Step, parameter};
 use crate::protocol::error::CniError;
 use crate::protocol::netconf::{PortMapping, PortmapConf, Snat};
 
-use owner::Owner;
+use super::tag::Tag;
 use policy::Policy;
 use table::Scope;
 
@@ -34,7 +32,7 @@ use table::Scope;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPorts<'a> {
     /// Whose ports.
-    pub owner: Owner,
+    pub tag: Tag,
     /// Which ports; may be empty.
     pub mappings: &'a [PortMapping],
     /// The Pod's addresses; the first of each family is used.
@@ -88,7 +86,7 @@ impl HostPorts<'_> {
     }
 
     fn insert_elements(&self, ruleset: &mut Ruleset, policy: Option<&Policy>) {
-        let comment = self.owner.comment();
+        let comment = self.tag.comment();
         for (mapping, pod) in self.pairs() {
             let v4 = pod.is_ipv4();
             let address = mapping.host_ip.filter(|ip| !ip.is_unspecified()).map(Datum::from);
@@ -130,7 +128,7 @@ impl HostPorts<'_> {
                 parameter(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1", true).map(Step::HostParameter),
             );
         }
-        steps.push(Step::OpenPorts { ruleset: Box::new(self.ruleset()), owner: self.owner.clone() });
+        steps.push(Step::OpenPorts { ruleset: Box::new(self.ruleset()), tag: self.tag.clone() });
         let flows = self.stale_flows();
         steps.extend((!flows.is_empty()).then_some(Step::ForgetFlows(flows)));
         Ok(steps)
@@ -186,9 +184,9 @@ mod tests {
     use netstate::Protocol;
     use netstate::nft::{Name, Table};
 
-    fn owner(network: &str) -> Owner {
+    fn tag(network: &str) -> Tag {
         let attachment = Attachment::new(ContainerId::new("web-1").unwrap(), IfName::new("eth0").unwrap());
-        Owner { attachment, network: network.to_owned(), has_own_link: true }
+        Tag { attachment, network: network.to_owned(), has_own_link: true }
     }
 
     fn mapping(protocol: Protocol, host_port: u16, host_ip: &str, container_port: u16) -> PortMapping {
@@ -212,7 +210,7 @@ mod tests {
             .map(|text| text.split_once('/').unwrap())
             .map(|(a, l)| (a.parse().unwrap(), l.parse().unwrap()))
             .collect();
-        work(&HostPorts { owner: owner("cbr0"), mappings, addresses: &addresses, conf })
+        work(&HostPorts { tag: tag("cbr0"), mappings, addresses: &addresses, conf })
     }
 
     fn table_of(conf: &PortmapConf, pod: &[&str]) -> Table {

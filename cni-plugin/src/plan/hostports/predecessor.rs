@@ -32,14 +32,14 @@ pub fn network_of(table: &TableKey) -> Option<&str> {
 
 /// The name of the host end of the attachment that `element` of a former table belongs to: the comment's first word.
 #[must_use]
-pub fn owner_link(element: &Element) -> Option<&str> {
+pub fn holder_link(element: &Element) -> Option<&str> {
     element.comment.as_deref()?.split(' ').next()
 }
 
 /// True when `element` of a former table belongs to `attachment`.
 #[must_use]
 pub fn owns(attachment: &Attachment, element: &Element) -> bool {
-    owner_link(element).is_some_and(|link| link == attachment.host_link().as_str())
+    holder_link(element).is_some_and(|link| link == attachment.host_link().as_str())
 }
 
 /// What stands for the table `former` of `network` in the shared one. Whose link is among `alive` is known to live.
@@ -73,7 +73,7 @@ fn comment(text: &str, network: &str, alive: &BTreeSet<String>) -> String {
         Some(digits) if !alive.contains(link) => format!("port{digits}"),
         _ => link.to_owned(),
     };
-    let mut comment = format!("{link} {} {rest}", super::owner::tag(network));
+    let mut comment = format!("{link} {} {rest}", crate::plan::tag::network_word(network));
     comment.truncate(comment.floor_char_boundary(120));
     comment
 }

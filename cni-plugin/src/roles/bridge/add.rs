@@ -13,7 +13,6 @@ use kernel::{KernelError, Netns, Rtnl};
 use netstate::IfName;
 use serde_json::Value;
 
-use super::del::owner;
 use super::network::{Network, draft_of};
 use super::survey::survey;
 use crate::apply;
@@ -22,7 +21,7 @@ use crate::apply::spoof;
 use crate::plan::attach::{Attach, Facts};
 use crate::plan::bandwidth::Shape;
 use crate::plan::hostports::HostPorts;
-use crate::plan::hostports::owner::Owner;
+use crate::plan::tag::Tag;
 use crate::plan::{Cidr, Step};
 use crate::protocol::args::{Call, CniArgs};
 use crate::protocol::attachment::Attachment;
@@ -68,7 +67,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
         netns: &call.netns()?.to_string_lossy(),
         network: &network.name,
         ports: network.ports.as_ref().map(|(conf, mappings)| HostPorts {
-            owner: Owner { attachment: call.attachment.clone(), network: network.name.clone(), has_own_link: true },
+            tag: Tag::own(&network.name, &call.attachment),
             mappings,
             addresses: &addresses,
             conf,
@@ -198,7 +197,7 @@ fn clear_away(
     ifb::remove(host, &network.state_dir, &network.name, &call.attachment, record.as_ref())?;
     if record.is_none_or(|record| record.guarded.is_some()) {
         // For another hardware address, maybe, and the port has the same name again.
-        drop(spoof::unguard(&owner(&network.name, &call.attachment), None)?);
+        drop(spoof::unguard(&Tag::own(&network.name, &call.attachment), None)?);
     }
     // From here on its addresses may change: a DEL after a crash must look for them.
     held.clear()?;

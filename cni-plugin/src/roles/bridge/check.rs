@@ -14,9 +14,9 @@ use crate::apply;
 use crate::plan::Cidr;
 use crate::plan::bandwidth::Shape;
 use crate::plan::check::{Expected, Facts, LinkFact, differences};
-use crate::plan::hostports::owner::Owner;
 use crate::plan::hostports::{HostPorts, keys};
 use crate::plan::spoof;
+use crate::plan::tag::Tag;
 use crate::protocol::args::{Call, CniArgs};
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
@@ -78,16 +78,16 @@ fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<
         return BTreeMap::new();
     };
     let addresses: Vec<Cidr> = result.ips.iter().map(|ip| (ip.addr, ip.len)).collect();
-    let owner = Owner { attachment: call.attachment.clone(), network: network.name.clone(), has_own_link: true };
-    HostPorts { owner, mappings, addresses: &addresses, conf }.ruleset().elements
+    let tag = Tag::own(&network.name, &call.attachment);
+    HostPorts { tag, mappings, addresses: &addresses, conf }.ruleset().elements
 }
 
 /// The guard of the Pod's port; its hardware address is the one that ADD reported.
 fn wanted_guard(network: &Network, call: &Call, result: &AddResult) -> Option<Ruleset> {
     let of_pod = |i: &&result::Interface| i.name == call.attachment.ifname.as_str() && i.sandbox.is_some();
     let mac = result.interfaces.iter().find(of_pod)?.mac.filter(|_| network.bridge.spoof_checked)?;
-    let owner = Owner { attachment: call.attachment.clone(), network: network.name.clone(), has_own_link: true };
-    spoof::ruleset(&owner, mac)
+    let tag = Tag::own(&network.name, &call.attachment);
+    spoof::ruleset(&tag, mac)
 }
 
 /// Those of the wanted elements whose keys are there, as they are; nothing is asked where none is wanted.

@@ -17,7 +17,7 @@ use super::network::Places;
 use crate::apply::hostports;
 use crate::apply::spoof;
 use crate::plan::detach::{self, Facts};
-use crate::plan::hostports::owner::Owner;
+use crate::plan::tag::Tag;
 use crate::protocol::args::Call;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::CniError;
@@ -73,7 +73,7 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
 /// Takes the attachment's port off the guard against spoofing. Without a record it is looked for there.
 fn unguard(network: &str, attachment: &Attachment, record: Option<&Record>) -> Result<Option<Nft>, CniError> {
     let mac = record.and_then(|record| record.guarded);
-    if record.is_some() && mac.is_none() { Ok(None) } else { spoof::unguard(&owner(network, attachment), mac) }
+    if record.is_some() && mac.is_none() { Ok(None) } else { spoof::unguard(&Tag::own(network, attachment), mac) }
 }
 
 /// Gives the addresses back and removes flannel's state file, both last: until then another DEL finds its work.
@@ -130,29 +130,24 @@ fn is_anything_there(
     if role != Role::Native {
         return Ok(false);
     }
-    hostports::is_any_open(&mut Nft::open()?, &owner(&conf.name, &call.attachment))
-}
-
-/// The attachment as an owner of elements.
-pub(crate) fn owner(network: &str, attachment: &Attachment) -> Owner {
-    Owner { attachment: attachment.clone(), network: network.to_owned(), has_own_link: true }
+    hostports::is_any_open(&mut Nft::open()?, &Tag::own(&conf.name, &call.attachment))
 }
 
 /// Releases the host ports of an attachment of `network`: those that its record tells, or all that are found. Closing
 /// the answered conversation takes the kernel some 10 ms when something was released.
 pub(crate) fn close_ports(network: &str, attachment: &Attachment, known: &Ports) -> Result<Option<Nft>, CniError> {
-    let owner = owner(network, attachment);
+    let tag = Tag::own(network, attachment);
     let open = || Nft::open().map_err(CniError::from);
     match known {
         Ports::None => Ok(None),
         Ports::Keys(keys) if keys.is_empty() => Ok(None),
         Ports::Keys(keys) => {
             let mut nft = open()?;
-            hostports::close_known(&mut nft, keys, &owner).map(|()| Some(nft))
+            hostports::close_known(&mut nft, keys, &tag).map(|()| Some(nft))
         }
         Ports::Untold => {
             let mut nft = open()?;
-            hostports::close(&mut nft, &owner).map(|()| Some(nft))
+            hostports::close(&mut nft, &tag).map(|()| Some(nft))
         }
     }
 }

@@ -15,7 +15,7 @@ use super::del::{delete_link, forget_neighbours, remove_file, towards};
 use super::network::{Places, STATE_FILE_MAX, draft_of};
 use crate::apply::hostports;
 use crate::apply::spoof;
-use crate::plan::gc::{Owner, stale};
+use crate::plan::gc::{Subject, stale};
 use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
@@ -41,8 +41,8 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
     failures.extend(spoof::sweep(&conf.name, &valid).err());
     for owner in stale(owners, &valid) {
         let outcome = match &owner {
-            Owner::Attachment(attachment) => remove_attachment(attachment, &places, &conf.name, &mut host),
-            Owner::Container(container) => remove_container(container, &places, &conf.name, &mut host),
+            Subject::Attachment(attachment) => remove_attachment(attachment, &places, &conf.name, &mut host),
+            Subject::Container(container) => remove_container(container, &places, &conf.name, &mut host),
         };
         failures.extend(outcome.err());
     }
@@ -58,13 +58,13 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
 }
 
 /// Everybody who left something; what nobody owns is removed on the way.
-fn owners(places: &Places, network: &str) -> Result<BTreeSet<Owner>, CniError> {
-    let mut owners: BTreeSet<Owner> = BTreeSet::new();
-    owners.extend(names(&places.records.join(network)).iter().filter_map(|name| Owner::of_record(name)));
+fn owners(places: &Places, network: &str) -> Result<BTreeSet<Subject>, CniError> {
+    let mut owners: BTreeSet<Subject> = BTreeSet::new();
+    owners.extend(names(&places.records.join(network)).iter().filter_map(|name| Subject::of_record(name)));
     for dir in &places.reservations {
         if let Some(locked) = Store::new(dir, network).lock_existing(RESERVATION_WAIT)? {
             for (addr, text) in locked.list()? {
-                match Owner::of_reservation(&text) {
+                match Subject::of_reservation(&text) {
                     Some(owner) => drop(owners.insert(owner)),
                     // A crash emptied it: nobody can ever ask for it back.
                     None => locked.discard(addr)?,
@@ -74,7 +74,7 @@ fn owners(places: &Places, network: &str) -> Result<BTreeSet<Owner>, CniError> {
     }
     if let Some(dir) = &places.flannel_dir {
         let of_network = names(dir).into_iter().filter(|name| is_state_of(&dir.join(name), network));
-        owners.extend(of_network.filter_map(|name| ContainerId::new(&name)).map(Owner::Container));
+        owners.extend(of_network.filter_map(|name| ContainerId::new(&name)).map(Subject::Container));
     }
     Ok(owners)
 }

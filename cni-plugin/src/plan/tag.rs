@@ -1,4 +1,4 @@
-//! `Owner`: whose an element of the table of host ports is, written into the element's comment.
+//! `Tag`: whose an nft element is, written into the element's comment.
 //!
 //! ```text
 //! vethgn5ac9sfczt cbr0 web-1@eth0     the Pod's link here is ours and has this name
@@ -19,9 +19,9 @@ const COMMENT_MAX: usize = 120;
 /// Names of networks up to this length, in bytes, are written as they are.
 const NETWORK_MAX: usize = 40;
 
-/// An attachment to a network, as an owner of host ports.
+/// An attachment to a network, as the holder of nft elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub struct Tag {
     /// Which interface of which container.
     pub attachment: Attachment,
     /// The network's name.
@@ -30,22 +30,29 @@ pub struct Owner {
     pub has_own_link: bool,
 }
 
-impl Owner {
-    /// The comment of the owner's elements.
+impl Tag {
+    /// The tag of what `attachment` to `network` has, whose link here is the one that we make.
+    #[must_use]
+    pub fn own(network: &str, attachment: &Attachment) -> Self {
+        Self { attachment: attachment.clone(), network: network.to_owned(), has_own_link: true }
+    }
+
+    /// The comment of the attachment's elements.
     #[must_use]
     pub fn comment(&self) -> String {
         let word = if self.has_own_link { OWN } else { CHAINED };
         let Attachment { container, ifname, .. } = &self.attachment;
-        let (digits, network) = (self.digits(), tag(&self.network));
+        let (digits, network) = (self.digits(), network_word(&self.network));
         let mut text = format!("{word}{digits} {network} {container}@{ifname}");
         text.truncate(text.floor_char_boundary(COMMENT_MAX));
         text
     }
 
-    /// True when `element` belongs to this owner.
+    /// True when `element` belongs to the attachment.
     #[must_use]
     pub fn owns(&self, element: &Element) -> bool {
-        Holder::of(element).is_some_and(|holder| holder.digits == self.digits() && holder.network == tag(&self.network))
+        ObservedTag::of(element)
+            .is_some_and(|holder| holder.digits == self.digits() && holder.network == network_word(&self.network))
     }
 
     fn digits(&self) -> String {
@@ -63,7 +70,7 @@ fn digits(link: &IfName) -> &str {
 
 /// A network's name as one word that no other network has: long names end in a hash.
 #[must_use]
-pub fn tag(network: &str) -> String {
+pub fn network_word(network: &str) -> String {
     if network.len() <= NETWORK_MAX {
         return network.to_owned();
     }
@@ -73,17 +80,17 @@ pub fn tag(network: &str) -> String {
     format!("{head}~{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
-/// What an element's comment tells of its owner.
+/// What an element's comment says of its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct ObservedTag {
     word: &'static str,
     digits: String,
-    /// See [`tag`].
+    /// See [`network_word`].
     network: String,
     name: String,
 }
 
-impl Holder {
+impl ObservedTag {
     /// Reads `element`'s comment; `None` when it is none of ours.
     #[must_use]
     pub fn of(element: &Element) -> Option<Self> {
@@ -103,7 +110,7 @@ impl Holder {
     /// True when the holder is of `network`.
     #[must_use]
     pub fn is_of(&self, network: &str) -> bool {
-        self.network == tag(network)
+        self.network == network_word(network)
     }
 
     /// True when the holder is one of `attachments`.
@@ -125,7 +132,7 @@ impl Holder {
     }
 }
 
-impl std::fmt::Display for Holder {
+impl std::fmt::Display for ObservedTag {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { word, digits, network, name } = self;
         write!(f, "{name} of network {network} ({word}{digits})")
@@ -137,12 +144,12 @@ mod tests {
     use super::*;
     use crate::protocol::attachment::ContainerId;
 
-    fn owner(container: &str, network: &str) -> Owner {
+    fn owner(container: &str, network: &str) -> Tag {
         let attachment = Attachment::new(ContainerId::new(container).unwrap(), IfName::new("eth0").unwrap());
-        Owner { attachment, network: network.to_owned(), has_own_link: true }
+        Tag { attachment, network: network.to_owned(), has_own_link: true }
     }
 
-    fn element(owner: &Owner) -> Element {
+    fn element(owner: &Tag) -> Element {
         Element::member().comment(owner.comment())
     }
 
@@ -151,7 +158,7 @@ mod tests {
         // A node upgraded with Pods running finds their ports by it.
         let own = owner("web-1", "cbr0");
         assert_eq!(own.comment(), "vethgn5ac9sfczt cbr0 web-1@eth0");
-        let chained = Owner { has_own_link: false, ..own };
+        let chained = Tag { has_own_link: false, ..own };
         assert_eq!(chained.comment(), "portgn5ac9sfczt cbr0 web-1@eth0");
     }
 
@@ -171,7 +178,7 @@ mod tests {
             for (other_at, other) in owners.iter().enumerate() {
                 assert_eq!(other.owns(&element(one)), at == other_at, "{comment}");
             }
-            let holder = Holder::of(&element(one)).unwrap();
+            let holder = ObservedTag::of(&element(one)).unwrap();
             assert!(holder.is_of(&one.network) && !holder.is_of("third"));
             assert_eq!(holder.link().as_ref(), Some(one.attachment.host_link()));
             assert!(holder.is_among(std::slice::from_ref(&one.attachment)) && !holder.is_among(&[]));
@@ -180,15 +187,15 @@ mod tests {
 
     #[test]
     fn life_of_a_chained_owner_is_told_by_no_link() {
-        let chained = Owner { has_own_link: false, ..owner("web-1", "cbr0") };
-        assert_eq!(Holder::of(&element(&chained)).unwrap().link(), None);
+        let chained = Tag { has_own_link: false, ..owner("web-1", "cbr0") };
+        assert_eq!(ObservedTag::of(&element(&chained)).unwrap().link(), None);
         assert!(owner("web-1", "cbr0").owns(&element(&chained)), "DEL does not know how ADD came by the link");
     }
 
     #[test]
     fn foreign_comments_are_nobodys() {
         for comment in ["", "veth", "veth cbr0", "mine", "nat cbr0 x"] {
-            assert_eq!(Holder::read(comment), None, "{comment:?}");
+            assert_eq!(ObservedTag::read(comment), None, "{comment:?}");
         }
     }
 }
