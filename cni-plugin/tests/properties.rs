@@ -1,4 +1,4 @@
-//! Whatever a runtime, a user or a broken disk hands in is answered, never panicked at; what is written is read back.
+//! Whatever a runtime, a user or a broken disk executor in is answered, never panicked at; what is written is read back.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed expectation is how a test fails")]
 
@@ -10,7 +10,9 @@ use cni_plugin::protocol::attachment::{Attachment, ContainerId};
 use cni_plugin::protocol::error::{CniError, Code};
 use cni_plugin::protocol::fields::Fields;
 use cni_plugin::protocol::netconf::runtime::Honoured;
-use cni_plugin::protocol::netconf::{BridgeConf, FlannelConf, Limits, NetConf, PortmapConf, RuntimeConfig, host_local};
+use cni_plugin::protocol::netconf::{
+    BandwidthConf, BridgeConf, FlannelConf, NetConf, PortmapConf, RuntimeConfig, host_local,
+};
 use cni_plugin::protocol::range::{Range, RangeSet};
 use cni_plugin::protocol::result::{self, AddResult, Dns, Interface, IpConfig, ResultRoute};
 use cni_plugin::protocol::version::SpecVersion;
@@ -150,8 +152,8 @@ fn read_as_everything(text: &[u8]) -> Vec<CniError> {
     errors.extend(FlannelConf::parse(conf.fields.clone()).err());
     errors.extend(FlannelConf::parse_native(conf.fields.clone()).err());
     errors.extend(PortmapConf::take(&mut conf.fields.clone()).err());
-    errors.extend(Limits::take(&mut conf.fields.clone()).err());
-    errors.extend(conf.runtime.clone().and_then(|mut runtime| Limits::of_runtime(&mut runtime).err()));
+    errors.extend(BandwidthConf::take(&mut conf.fields.clone()).err());
+    errors.extend(conf.runtime.clone().and_then(|mut runtime| BandwidthConf::of_runtime(&mut runtime).err()));
     errors.extend(host_local::parse(conf.clone(), &CniArgs::default()).err());
     errors.extend(BridgeConf::parse(conf.fields, "cbr0", &[], &CniArgs::default(), &runtime).err());
     errors.extend(conf.prev_result.and_then(|previous| result::parse(previous).err()));
@@ -233,7 +235,7 @@ proptest! {
     fn every_limit_is_one_that_the_kernel_holds_or_an_error(rate in any::<u64>(), burst in any::<u64>(), cut in 0..64_u32) {
         let asked = json!({"bandwidth": {"ingressRate": rate >> cut, "ingressBurst": burst >> cut}});
         let mut runtime = Fields::of(asked, "runtimeConfig").unwrap();
-        if let Ok(Some(limits)) = Limits::of_runtime(&mut runtime)
+        if let Ok(Some(limits)) = BandwidthConf::of_runtime(&mut runtime)
             && let Some(bucket) = limits.receive
         {
             prop_assert_eq!(bucket.rate, (rate >> cut) / 8);

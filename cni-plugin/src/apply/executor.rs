@@ -18,7 +18,7 @@ use netstate::nft::Ruleset;
 use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
 use nix::libc;
 
-use crate::apply::Hands;
+use crate::apply::Executor;
 use crate::apply::carrier;
 use crate::apply::duplicates;
 use crate::apply::hostports;
@@ -29,7 +29,7 @@ use crate::protocol::error::{CniError, Code};
 
 /// The kernel of this host, and one Pod's namespace.
 #[derive(Debug)]
-pub struct KernelHands<'a> {
+pub struct KernelExecutor<'a> {
     host: Rtnl,
     netns: Option<&'a Netns>,
     inside: bool,
@@ -45,7 +45,7 @@ struct Netfilter {
     conntrack: Option<Conntrack>,
 }
 
-impl<'a> KernelHands<'a> {
+impl<'a> KernelExecutor<'a> {
     /// Works over `host`, a conversation in the host's namespace, and in `netns`.
     #[must_use]
     pub fn new(host: Rtnl, netns: Option<&'a Netns>) -> Self {
@@ -75,11 +75,11 @@ impl<'a> KernelHands<'a> {
     }
 
     fn forget(&mut self, flows: &[StaleFlows]) -> Result<(), CniError> {
-        let (hands, host) = self.netfilter()?;
+        let (executor, host) = self.netfilter()?;
         let local = host.addresses()?;
         let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
         let closed = || CniError::new(Code::Kernel, "no conversation with connection tracking was opened");
-        let conntrack = hands.conntrack.as_mut().ok_or_else(closed)?;
+        let conntrack = executor.conntrack.as_mut().ok_or_else(closed)?;
         hostports::forget_former(conntrack, flows, &local).map_err(CniError::from)
     }
 
@@ -224,7 +224,7 @@ fn vlans_refused(error: KernelError) -> CniError {
     error.details("vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; or leave them out")
 }
 
-impl Hands for KernelHands<'_> {
+impl Executor for KernelExecutor<'_> {
     fn apply(&mut self, step: &Step) -> Result<(), CniError> {
         match step {
             Step::CreateBridge { name, mac, mtu, filters_vlans } => {
@@ -269,8 +269,8 @@ impl Hands for KernelHands<'_> {
             }
             Step::WriteTable(ruleset) => self.write_table(ruleset),
             Step::OpenPorts { ruleset, tag } => {
-                let (hands, host) = self.netfilter()?;
-                hostports::claim(&mut hands.nft, host, ruleset, tag)
+                let (executor, host) = self.netfilter()?;
+                hostports::claim(&mut executor.nft, host, ruleset, tag)
             }
             Step::GuardPort { ruleset, tag } => spoof::guard(&mut self.netfilter()?.0.nft, ruleset, tag),
             Step::ForgetFlows(flows) => self.forget(flows),

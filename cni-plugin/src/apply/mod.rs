@@ -22,7 +22,7 @@ impl From<KernelError> for CniError {
 }
 
 /// What executes steps: the kernel, or a test.
-pub trait Hands {
+pub trait Executor {
     /// Executes `step`.
     ///
     /// # Errors
@@ -41,24 +41,24 @@ pub trait Hands {
 ///
 /// # Errors
 /// The first cause, with what could not be undone in its details.
-pub fn apply(steps: &[Step], hands: &mut dyn Hands) -> Result<(), CniError> {
+pub fn apply(steps: &[Step], executor: &mut dyn Executor) -> Result<(), CniError> {
     let mut journal: Vec<Undo> = Vec::new();
     for step in steps {
-        let outcome = hands.apply(step);
+        let outcome = executor.apply(step);
         // A name that was taken belongs to somebody else: what the step did not make, it must not remove.
         let foreign = matches!(&outcome, Err(error) if error.code == Code::AlreadyAttached);
         journal.extend(step.undo().filter(|_| !foreign));
         if let Err(error) = outcome {
-            return Err(unwind(&journal, hands, error.details(format!("while trying to {step}"))));
+            return Err(unwind(&journal, executor, error.details(format!("while trying to {step}"))));
         }
     }
     Ok(())
 }
 
 /// Undoes everything in `journal`, last first, and adds what failed to `error`.
-fn unwind(journal: &[Undo], hands: &mut dyn Hands, mut error: CniError) -> CniError {
+fn unwind(journal: &[Undo], executor: &mut dyn Executor, mut error: CniError) -> CniError {
     for undo in journal.iter().rev() {
-        if let Err(failure) = hands.undo(undo) {
+        if let Err(failure) = executor.undo(undo) {
             error = error.details(format!("and could not undo: {failure}"));
         }
     }
@@ -78,7 +78,7 @@ mod tests {
         undo_fails: bool,
     }
 
-    impl Hands for Script {
+    impl Executor for Script {
         fn apply(&mut self, step: &Step) -> Result<(), CniError> {
             let failure = self.fail_at.filter(|(at, _)| *at == self.log.len());
             self.log.push(step.to_string());
@@ -106,19 +106,19 @@ mod tests {
 
     #[test]
     fn all_steps_run_in_order() {
-        let mut hands = Script::default();
-        apply(&steps(), &mut hands).unwrap();
-        assert_eq!(hands.log.len(), 4);
+        let mut executor = Script::default();
+        apply(&steps(), &mut executor).unwrap();
+        assert_eq!(executor.log.len(), 4);
     }
 
     #[test]
     fn failure_at_any_step_unwinds_in_reverse_what_was_done_and_the_failed_step_itself() {
         let undone: Vec<usize> = (0..4)
             .map(|at| {
-                let mut hands = Script { fail_at: Some((at, Code::Kernel)), ..Script::default() };
-                let error = apply(&steps(), &mut hands).unwrap_err();
+                let mut executor = Script { fail_at: Some((at, Code::Kernel)), ..Script::default() };
+                let error = apply(&steps(), &mut executor).unwrap_err();
                 assert!(error.msg == "first cause" && error.details.contains("while trying to"), "{error}");
-                let undos: Vec<&String> = hands.log.iter().filter(|line| line.starts_with("undo")).collect();
+                let undos: Vec<&String> = executor.log.iter().filter(|line| line.starts_with("undo")).collect();
                 if at >= 2 {
                     assert!(undos[0].contains("veth2") && undos[1].contains("veth1"), "{undos:?}");
                 }
@@ -130,15 +130,15 @@ mod tests {
 
     #[test]
     fn what_exists_already_and_is_not_ours_is_left_alone() {
-        let mut hands = Script { fail_at: Some((1, Code::AlreadyAttached)), ..Script::default() };
-        apply(&steps(), &mut hands).unwrap_err();
-        assert!(!hands.log.iter().any(|line| line.starts_with("undo")), "{:?}", hands.log);
+        let mut executor = Script { fail_at: Some((1, Code::AlreadyAttached)), ..Script::default() };
+        apply(&steps(), &mut executor).unwrap_err();
+        assert!(!executor.log.iter().any(|line| line.starts_with("undo")), "{:?}", executor.log);
     }
 
     #[test]
     fn failed_undo_goes_behind_the_first_cause_and_does_not_stop_the_others() {
-        let mut hands = Script { fail_at: Some((3, Code::Kernel)), undo_fails: true, ..Script::default() };
-        let error = apply(&steps(), &mut hands).unwrap_err();
+        let mut executor = Script { fail_at: Some((3, Code::Kernel)), undo_fails: true, ..Script::default() };
+        let error = apply(&steps(), &mut executor).unwrap_err();
         assert_eq!(error.details.matches("could not undo").count(), 2, "{error}");
         assert_eq!(error.msg, "first cause");
     }

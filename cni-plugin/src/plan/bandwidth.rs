@@ -1,7 +1,7 @@
-//! Limits of a Pod's traffic, from what is wanted to steps, and from what is there to differences.
+//! BandwidthConf of a Pod's traffic, from what is wanted to steps, and from what is there to differences.
 //!
 //! What the Pod receives is what the host end of its veth pair sends: a token bucket there. What it sends, the host end
-//! receives: everything takes a detour over an `ifb` device, and the token bucket is on that (plugins/meta/bandwidth).
+//! receives: everything goes over an `ifb` device, and the token bucket is on that (plugins/meta/bandwidth).
 //! Pure. Invariant: the device's name follows from network and container alone, as the reference makes it: either's
 //! DEL finds what the other's ADD made.
 
@@ -10,14 +10,14 @@ use sha2::{Digest, Sha512};
 
 use super::Step;
 use crate::protocol::attachment::{Attachment, ContainerId};
-use crate::protocol::netconf::Limits;
+use crate::protocol::netconf::BandwidthConf;
 
-/// Limits on the traffic of one attachment.
+/// BandwidthConf on the traffic of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
-    /// The limits, at least one.
-    pub limits: Limits,
-    /// The device of the detour.
+pub struct Bandwidth {
+    /// What is limited, at least one direction.
+    pub conf: BandwidthConf,
+    /// The `ifb` device.
     pub ifb: IfName,
     /// Its hardware address.
     pub mac: MacAddr,
@@ -28,7 +28,7 @@ pub struct Shape {
 pub struct Facts {
     /// The token bucket on the host end.
     pub receive: Option<TokenBucket>,
-    /// The device of the detour exists.
+    /// The `ifb` device exists.
     pub ifb: bool,
     /// The token bucket on it.
     pub send: Option<TokenBucket>,
@@ -44,24 +44,24 @@ pub fn ifb_name(network: &str, container: &ContainerId) -> Option<IfName> {
     IfName::new(format!("bwp{digits}")).ok()
 }
 
-impl Shape {
-    /// What `limits` mean for `attachment` of `network`; `None` when nothing is limited.
+impl Bandwidth {
+    /// What `conf` means for `attachment` of `network`; `None` when nothing is limited.
     #[must_use]
-    pub fn new(limits: Limits, network: &str, attachment: &Attachment) -> Option<Self> {
-        if limits.is_none() {
+    pub fn new(conf: BandwidthConf, network: &str, attachment: &Attachment) -> Option<Self> {
+        if conf.is_none() {
             return None;
         }
         let ifb = ifb_name(network, &attachment.container)?;
-        Some(Self { limits, ifb, mac: attachment.ifb_mac() })
+        Some(Self { conf, ifb, mac: attachment.ifb_mac() })
     }
 
-    /// Steps that limit the traffic through the host end `link` of `mtu` bytes. The detour is opened last: a packet
+    /// Steps that limit the traffic through the host end `link` of `mtu` bytes. The redirection comes last: a packet
     /// finds its token bucket in place.
     #[must_use]
     pub fn steps(&self, link: &IfName, mtu: u32) -> Vec<Step> {
         let mut steps = Vec::new();
-        steps.extend(self.limits.receive.map(|bucket| Step::LimitLink { link: link.clone(), bucket }));
-        if let Some(bucket) = self.limits.send {
+        steps.extend(self.conf.receive.map(|bucket| Step::LimitLink { link: link.clone(), bucket }));
+        if let Some(bucket) = self.conf.send {
             let ifb = || self.ifb.clone();
             steps.push(Step::CreateIfb { name: ifb(), mac: self.mac, mtu });
             steps.push(Step::LimitLink { link: ifb(), bucket });
@@ -81,11 +81,11 @@ impl Shape {
                 found.push(format!("link {name} has {present} instead of {wanted}"));
             }
         };
-        compare(link, self.limits.receive, facts.receive);
-        compare(&self.ifb, self.limits.send.filter(|_| facts.ifb), facts.send);
-        if self.limits.send.is_some() && !facts.ifb {
+        compare(link, self.conf.receive, facts.receive);
+        compare(&self.ifb, self.conf.send.filter(|_| facts.ifb), facts.send);
+        if self.conf.send.is_some() && !facts.ifb {
             found.push(format!("ifb {} is missing", self.ifb));
-        } else if self.limits.send.is_some() && !facts.redirected {
+        } else if self.conf.send.is_some() && !facts.redirected {
             found.push(format!("what link {link} receives does not go over ifb {}", self.ifb));
         }
         found
@@ -105,8 +105,8 @@ mod tests {
     }
 
     fn steps(receive: Option<TokenBucket>, send: Option<TokenBucket>) -> Vec<String> {
-        let shape = Shape::new(Limits { receive, send }, "mynet", &attachment());
-        let steps = shape.map(|shape| shape.steps(&IfName::new("vethx").unwrap(), 1450));
+        let bandwidth = Bandwidth::new(BandwidthConf { receive, send }, "mynet", &attachment());
+        let steps = bandwidth.map(|bandwidth| bandwidth.steps(&IfName::new("vethx").unwrap(), 1450));
         steps.unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
@@ -133,19 +133,20 @@ mod tests {
 
     #[test]
     fn every_step_that_makes_something_is_undone() {
-        let shape = Shape::new(Limits { receive: Some(bucket(1000)), send: Some(bucket(1)) }, "n", &attachment());
-        let steps = shape.unwrap().steps(&IfName::new("vethx").unwrap(), 1450);
+        let bandwidth =
+            Bandwidth::new(BandwidthConf { receive: Some(bucket(1000)), send: Some(bucket(1)) }, "n", &attachment());
+        let steps = bandwidth.unwrap().steps(&IfName::new("vethx").unwrap(), 1450);
         let undone: Vec<bool> = steps.iter().map(|step| step.undo().is_some()).collect();
         assert_eq!(undone, [true, true, true, true, false], "the filter goes with the hook");
     }
 
     #[test]
     fn each_damage_is_told_in_its_own_words() {
-        let limits = Limits { receive: Some(bucket(1000)), send: Some(bucket(2000)) };
-        let shape = Shape::new(limits, "mynet", &attachment()).unwrap();
-        let whole = Facts { receive: limits.receive, ifb: true, send: limits.send, redirected: true };
+        let conf = BandwidthConf { receive: Some(bucket(1000)), send: Some(bucket(2000)) };
+        let bandwidth = Bandwidth::new(conf, "mynet", &attachment()).unwrap();
+        let whole = Facts { receive: conf.receive, ifb: true, send: conf.send, redirected: true };
         let link = IfName::new("vethx").unwrap();
-        assert_eq!(shape.differences(&link, &whole), Vec::<String>::new());
+        assert_eq!(bandwidth.differences(&link, &whole), Vec::<String>::new());
         type Damage = fn(&mut Facts);
         let cases: [(Damage, &str); 5] = [
             (|f| f.receive = None, "link vethx has no limit instead of tbf rate 1000Bps"),
@@ -157,7 +158,7 @@ mod tests {
         for (damage, text) in cases {
             let mut facts = whole.clone();
             damage(&mut facts);
-            let found = shape.differences(&link, &facts);
+            let found = bandwidth.differences(&link, &facts);
             assert!(found.len() == 1 && found[0].contains(text), "{found:?} should say {text}");
         }
     }

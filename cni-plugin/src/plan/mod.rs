@@ -163,12 +163,12 @@ pub enum Step {
     },
     /// Limit what a link sends.
     LimitLink {
-        /// The host's end, or the device of the detour.
+        /// The host's end, or the `ifb` device.
         link: IfName,
         /// How much.
         bucket: TokenBucket,
     },
-    /// Make the device of the detour, up.
+    /// Make the `ifb` device, up.
     CreateIfb {
         /// Its name.
         name: IfName,
@@ -183,7 +183,7 @@ pub enum Step {
     Redirect {
         /// The host's end.
         link: IfName,
-        /// The device of the detour.
+        /// The `ifb` device.
         over: IfName,
     },
 }

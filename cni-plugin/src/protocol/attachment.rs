@@ -100,7 +100,7 @@ impl Attachment {
         v4.or(addresses.first()).map_or_else(|| self.mac("pod"), |addr| mac_of_address(*addr))
     }
 
-    /// The hardware address of the device over which the Pod's traffic takes its detour.
+    /// The hardware address of the `ifb` device over which what the Pod sends goes.
     #[must_use]
     pub fn ifb_mac(&self) -> MacAddr {
         self.mac("ifb")

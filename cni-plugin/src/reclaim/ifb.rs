@@ -11,7 +11,7 @@ use kernel::qdisc::Qdisc;
 use kernel::{KernelError, Rtnl};
 use netstate::{LinkKind, TokenBucket};
 
-use crate::plan::bandwidth::{Facts, Shape, ifb_name};
+use crate::plan::bandwidth::{Bandwidth, Facts, ifb_name};
 use crate::plan::gc::Subject;
 use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::error::CniError;
@@ -73,14 +73,14 @@ fn has_sibling(records: &Path, network: &str, owner: &Attachment) -> bool {
     })
 }
 
-/// What is there of `shape` on the host end with `index`.
+/// What is there of `bandwidth` on the host end with `index`.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub fn observe(host: &mut Rtnl, shape: &Shape, index: u32) -> Result<Facts, KernelError> {
+pub fn observe(host: &mut Rtnl, bandwidth: &Bandwidth, index: u32) -> Result<Facts, KernelError> {
     let mut facts = Facts { receive: bucket(host, index)?, ..Facts::default() };
-    if shape.limits.send.is_some()
-        && let Some(ifb) = host.link(&shape.ifb)?
+    if bandwidth.conf.send.is_some()
+        && let Some(ifb) = host.link(&bandwidth.ifb)?
     {
         facts.ifb = true;
         facts.send = bucket(host, ifb.index)?;

@@ -1,5 +1,5 @@
 //! The `bandwidth` name: chained behind the plugin that made the interface. Its result is the previous one, with the
-//! device of the detour behind its interfaces where what the Pod sends is limited.
+//! `ifb` device behind its interfaces where what the Pod sends is limited.
 //!
 //! Invariant: a record stands from before the device is made until after it is gone, so that GC knows the devices of
 //! vanished Pods of this network from everybody else's. What is on the veth pair goes with it and needs no record.
@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 use super::bridge::network::Places;
 use super::{ATTACHMENT_WAIT, open_namespace};
 use crate::apply;
-use crate::apply::executor::KernelHands;
+use crate::apply::executor::KernelExecutor;
 use crate::plan::Step;
-use crate::plan::bandwidth::Shape;
+use crate::plan::bandwidth::Bandwidth;
 use crate::plan::gc::{Subject, stale};
 use crate::protocol::args::Call;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
-use crate::protocol::netconf::{Limits, NetConf};
+use crate::protocol::netconf::{BandwidthConf, NetConf};
 use crate::protocol::result::{self, AddResult};
 use crate::protocol::version::SpecVersion;
 use crate::reclaim::ifb;
@@ -36,7 +36,7 @@ pub const SINCE: SpecVersion = SpecVersion::V0_3_0;
 struct Wanted {
     network: String,
     records: PathBuf,
-    shape: Option<Shape>,
+    bandwidth: Option<Bandwidth>,
     previous: Value,
     result: AddResult,
 }
@@ -45,22 +45,22 @@ impl Wanted {
     fn parse(mut conf: NetConf, call: &Call) -> Result<Self, CniError> {
         let records = records(&conf);
         conf.fields.take("stateDir")?;
-        let configured = Limits::take(&mut conf.fields)?;
+        let configured = BandwidthConf::take(&mut conf.fields)?;
         conf.fields.finish()?;
         let mut asked = None;
         if let Some(mut runtime) = conf.runtime {
-            asked = Limits::of_runtime(&mut runtime)?;
+            asked = BandwidthConf::of_runtime(&mut runtime)?;
             runtime.finish()?;
         }
         let (previous, result) = result::chained(conf.prev_result, conf.version)?;
-        let limits = configured.or(asked).unwrap_or_default();
-        let shape = Shape::new(limits, &conf.name, &call.attachment);
-        Ok(Self { network: conf.name, records, shape, previous, result })
+        let wanted = configured.or(asked).unwrap_or_default();
+        let bandwidth = Bandwidth::new(wanted, &conf.name, &call.attachment);
+        Ok(Self { network: conf.name, records, bandwidth, previous, result })
     }
 }
 
 fn records(conf: &NetConf) -> PathBuf {
-    Places::of(&conf.fields, Role::Bandwidth, None).records.join(record::SHAPE_DIR)
+    Places::of(&conf.fields, Role::Bandwidth, None).records.join(record::BANDWIDTH_DIR)
 }
 
 /// ADD: sets the limits and answers the previous result with what was made.
@@ -70,19 +70,19 @@ fn records(conf: &NetConf) -> PathBuf {
 /// 100 when the kernel refuses; nothing is limited then that was not before.
 pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let wanted = Wanted::parse(conf, call)?;
-    let Some(shape) = &wanted.shape else { return Ok(wanted.previous) };
+    let Some(bandwidth) = &wanted.bandwidth else { return Ok(wanted.previous) };
     let mut host = Rtnl::open()?;
     let link = host_end(&wanted.result, call, &mut host)?;
-    let steps = shape.steps(&link.name, link.link.mtu.unwrap_or(1500));
-    let hands = KernelHands::new(host, None).knowing(&link.name, Some(link.index));
-    if shape.limits.send.is_none() {
-        return apply_all(&steps, hands).map(|()| wanted.previous);
+    let steps = bandwidth.steps(&link.name, link.link.mtu.unwrap_or(1500));
+    let executor = KernelExecutor::new(host, None).knowing(&link.name, Some(link.index));
+    if bandwidth.conf.send.is_none() {
+        return apply_all(&steps, executor).map(|()| wanted.previous);
     }
     let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
     let existed = held.existed;
     let record = Record { boot: record::boot_id(), ifb: true, ..Record::default() };
-    match held.write(&record).and_then(|()| apply_all(&steps, hands)) {
-        Ok(()) => Ok(with_device(wanted.previous, shape)),
+    match held.write(&record).and_then(|()| apply_all(&steps, executor)) {
+        Ok(()) => Ok(with_device(wanted.previous, bandwidth)),
         // An earlier ADD's record: its device may still be there.
         Err(error) if existed => Err(error),
         Err(error) => {
@@ -91,13 +91,13 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     }
 }
 
-fn apply_all(steps: &[Step], mut hands: KernelHands<'_>) -> Result<(), CniError> {
-    apply::apply(steps, &mut hands)
+fn apply_all(steps: &[Step], mut executor: KernelExecutor<'_>) -> Result<(), CniError> {
+    apply::apply(steps, &mut executor)
 }
 
-fn with_device(mut result: Value, shape: &Shape) -> Value {
+fn with_device(mut result: Value, bandwidth: &Bandwidth) -> Value {
     if let Some(Value::Array(interfaces)) = result.get_mut("interfaces") {
-        interfaces.push(json!({"name": shape.ifb.as_str(), "mac": shape.mac.to_string()}));
+        interfaces.push(json!({"name": bandwidth.ifb.as_str(), "mac": bandwidth.mac.to_string()}));
     }
     result
 }
@@ -135,11 +135,11 @@ fn host_end(result: &AddResult, call: &Call, host: &mut Rtnl) -> Result<LinkStat
 /// Code 102 with every difference.
 pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     let wanted = Wanted::parse(conf, call)?;
-    let Some(shape) = &wanted.shape else { return Ok(()) };
+    let Some(bandwidth) = &wanted.bandwidth else { return Ok(()) };
     let mut host = Rtnl::open()?;
     let link = host_end(&wanted.result, call, &mut host)?;
-    let facts = ifb::observe(&mut host, shape, link.index)?;
-    let found = shape.differences(&link.name, &facts);
+    let facts = ifb::observe(&mut host, bandwidth, link.index)?;
+    let found = bandwidth.differences(&link.name, &facts);
     if found.is_empty() {
         return Ok(());
     }
@@ -147,7 +147,7 @@ pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
 }
 
-/// DEL: removes the device of the detour, whoever made it. Limits on the veth pair go with it.
+/// DEL: removes the `ifb` device, whoever made it. Limits on the veth pair go with it.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.

@@ -16,7 +16,7 @@ use super::bridge::check::present_ports;
 use super::bridge::del::close_ports;
 use super::bridge::network::Places;
 use crate::apply;
-use crate::apply::executor::KernelHands;
+use crate::apply::executor::KernelExecutor;
 use crate::apply::hostports;
 use crate::plan::Cidr;
 use crate::plan::check::missing_elements;
@@ -94,9 +94,9 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
     let record = Record { boot: record::boot_id(), ports: Ports::Keys(ports.keys()), ..Record::default() };
     let outcome = held.write(&record).and_then(|()| {
-        let mut hands = KernelHands::new(host, None);
-        hands.open_netfilter(!ports.stale_flows().is_empty())?;
-        apply::apply(&steps, &mut hands)
+        let mut executor = KernelExecutor::new(host, None);
+        executor.open_netfilter(!ports.stale_flows().is_empty())?;
+        apply::apply(&steps, &mut executor)
     });
     match outcome {
         Ok(()) => Ok(wanted.previous),
@@ -147,7 +147,7 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
             false => predecessor::remove_ports(&conf.name, &call.attachment.container),
         };
     };
-    let ports = held.read().map_or(Ports::Untold, |record| record.ports);
+    let ports = held.read().map_or(Ports::Unlisted, |record| record.ports);
     let closed = close_ports(&conf.name, &call.attachment, &ports)?;
     // Before there is a second process: that one would hold the record's lock when this one is killed.
     held.remove()?;

@@ -36,7 +36,7 @@ pub const DEFAULT_DIR: &str = "/var/lib/cni/netd";
 pub const PORTS_DIR: &str = ".ports";
 
 /// Where the chained `bandwidth` keeps its records below the state directory.
-pub const SHAPE_DIR: &str = ".shape";
+pub const BANDWIDTH_DIR: &str = ".shape";
 
 /// The most that is read of a record, in bytes.
 const RECORD_MAX: u64 = 64 * 1024;
@@ -52,7 +52,7 @@ pub struct Record {
     pub ports: Ports,
     /// Its port of the bridge is guarded against frames from other hardware addresses than this one.
     pub guarded: Option<MacAddr>,
-    /// What it sends takes a detour over an `ifb` device.
+    /// What it sends goes over an `ifb` device.
     pub ifb: bool,
     /// The link of this host through which it is reached, when that is not its bridge.
     pub via: Option<IfName>,
@@ -74,7 +74,7 @@ pub enum Ports {
     #[default]
     None,
     /// It has some: the record is of the form that did not tell which, `"ports": true`.
-    Untold,
+    Unlisted,
     /// It has these, by their keys in the table.
     Keys(Vec<ElementKey>),
 }
@@ -325,9 +325,9 @@ fn parse(text: &str) -> Option<Record> {
         None | Some(Value::Bool(false)) => Ports::None,
         Some(Value::Array(keys)) => {
             let keys = keys.iter().map(|key| key.as_str().and_then(keys::parse)).collect::<Option<Vec<_>>>();
-            keys.map_or(Ports::Untold, Ports::Keys)
+            keys.map_or(Ports::Unlisted, Ports::Keys)
         }
-        Some(_) => Ports::Untold,
+        Some(_) => Ports::Unlisted,
     };
     let guarded = fields.take_parsed("guarded", "a hardware address").ok()?;
     let via = fields.take_parsed("via", "a link").ok()?;
@@ -338,7 +338,7 @@ fn parse(text: &str) -> Option<Record> {
 fn ports(ports: &Ports) -> Value {
     match ports {
         Ports::None => Value::Bool(false),
-        Ports::Untold => Value::Bool(true),
+        Ports::Unlisted => Value::Bool(true),
         Ports::Keys(keys) => keys.iter().map(keys::text).collect(),
     }
 }
@@ -399,11 +399,11 @@ mod tests {
     fn host_ports_of_every_form_are_known() {
         let ports = |text: &str| parse(&format!(r#"{{"boot":"b","addresses":[],"ports":{text}}}"#)).unwrap().ports;
         assert_eq!(ports("false"), Ports::None);
-        assert_eq!(ports("true"), Ports::Untold);
+        assert_eq!(ports("true"), Ports::Unlisted);
         assert_eq!(ports("[]"), Ports::Keys(Vec::new()));
         assert_eq!(ports(r#"["ports4 tcp 8080"]"#), record().ports);
         for junk in [r#"["ports4 tcp"]"#, "[7]", "7", r#""x""#] {
-            assert_eq!(ports(junk), Ports::Untold, "what cannot be read is looked for");
+            assert_eq!(ports(junk), Ports::Unlisted, "what cannot be read is looked for");
         }
         assert_eq!(parse(r#"{"boot":"b","addresses":[]}"#).unwrap().ports, Ports::None);
     }

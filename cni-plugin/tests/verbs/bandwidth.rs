@@ -1,4 +1,4 @@
-//! Limits of a Pod's traffic: the name `bandwidth` behind Debian's bridge and behind our own plugins, and the native
+//! BandwidthConf of a Pod's traffic: the name `bandwidth` behind Debian's bridge and behind our own plugins, and the native
 //! configuration. What the kernel got is read by tc; that it limits is measured with bytes.
 
 use std::fs;
@@ -379,7 +379,7 @@ fn runtime_bursts(node: &Node) {
     }
 }
 
-/// Limits as containerd asks for them.
+/// BandwidthConf as containerd asks for them.
 fn asked() -> Value {
     json!({"bandwidth": {"IngressRate": 8_000_000, "IngressBurst": 800_000, "EgressRate": 16_000_000, "EgressBurst": 1_600_000}})
 }
@@ -419,7 +419,7 @@ fn shipped(node: &Node) {
     let text = include_str!("../../../configs/cni/10-netd.conflist");
     let list: Value = serde_json::from_str(text).unwrap();
     let mut conf = list["plugins"][0].clone();
-    // libcni hands on what the entry declares and the runtime offers.
+    // libcni executor on what the entry declares and the runtime offers.
     let offered = asked();
     let declared = conf["capabilities"].as_object().unwrap().clone();
     let injected: serde_json::Map<String, Value> = offered

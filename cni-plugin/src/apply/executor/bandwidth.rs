@@ -6,10 +6,10 @@ use kernel::{KernelError, Rtnl};
 use netstate::{IfName, MacAddr, TokenBucket};
 use nix::libc;
 
-use super::KernelHands;
+use super::KernelExecutor;
 use crate::protocol::error::{CniError, Code};
 
-impl KernelHands<'_> {
+impl KernelExecutor<'_> {
     pub(super) fn limit(&mut self, link: &IfName, bucket: &TokenBucket) -> Result<(), CniError> {
         let index = self.index(link)?;
         self.host.add_bucket(index, bucket).map_err(not_twice)

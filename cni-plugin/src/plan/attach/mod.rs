@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use netstate::nft::Ruleset;
 use netstate::{IfName, MacAddr, PortOptions, Prefix};
 
-use super::bandwidth::Shape;
+use super::bandwidth::Bandwidth;
 use super::hostports::HostPorts;
 use super::tag::Tag;
 use super::{Cidr, End, Step, masquerade, spoof};
@@ -90,8 +90,8 @@ pub struct Attach<'a> {
     pub network: &'a str,
     /// Ports of the host that lead to the Pod; `None` where another plugin of the chain opens them.
     pub ports: Option<HostPorts<'a>>,
-    /// Limits of the Pod's traffic.
-    pub shape: Option<Shape>,
+    /// BandwidthConf of the Pod's traffic.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 impl Attach<'_> {
@@ -161,8 +161,8 @@ impl Attach<'_> {
             steps.push(Step::SetPort { link: self.attachment.host_link().clone(), options });
         }
         steps.extend(self.port_vlan_step());
-        if let Some(shape) = &self.shape {
-            steps.extend(shape.steps(self.attachment.host_link(), self.mtu()));
+        if let Some(bandwidth) = &self.bandwidth {
+            steps.extend(bandwidth.steps(self.attachment.host_link(), self.mtu()));
         }
         steps.extend(self.masquerade()?.map(|ruleset| Step::WriteTable(Box::new(ruleset))));
         if let Some(ports) = &self.ports {
@@ -191,7 +191,7 @@ impl Attach<'_> {
     /// The one hardware address that may send by the Pod's port, where it is guarded.
     #[must_use]
     pub fn guarded(&self) -> Option<MacAddr> {
-        self.conf.spoof_checked.then(|| self.pod_end().mac)
+        self.conf.spoof_guard.then(|| self.pod_end().mac)
     }
 
     fn tag(&self) -> Tag {
@@ -239,8 +239,8 @@ impl Attach<'_> {
             let found = facts.vlan_link.as_ref().and_then(|link| link.mac);
             interfaces.push(host(&gateway.name, found.or(Some(gateway.mac))));
         }
-        let detour = self.shape.as_ref().filter(|shape| shape.limits.send.is_some());
-        interfaces.extend(detour.map(|shape| host(&shape.ifb, Some(shape.mac))));
+        let redirected = self.bandwidth.as_ref().filter(|bandwidth| bandwidth.conf.send.is_some());
+        interfaces.extend(redirected.map(|bandwidth| host(&bandwidth.ifb, Some(bandwidth.mac))));
         Ok(AddResult {
             interfaces,
             ips: self.reservations.iter().map(ip).collect(),
@@ -292,7 +292,16 @@ mod tests {
         let attachment = Attachment::new(ContainerId::new("web-1").unwrap(), IfName::new("eth0").unwrap());
         let resolver = Dns::default();
         let (attachment, netns, network) = (&attachment, "/ns", "cbr0");
-        work(&Attach { attachment, conf, reservations, resolver: &resolver, netns, network, ports: None, shape: None })
+        work(&Attach {
+            attachment,
+            conf,
+            reservations,
+            resolver: &resolver,
+            netns,
+            network,
+            ports: None,
+            bandwidth: None,
+        })
     }
 
     fn steps(conf: &BridgeConf, facts: &Facts) -> Result<Vec<String>, CniError> {

@@ -1,8 +1,8 @@
-//! Limits of a Pod's traffic: the four keys of the CNI bandwidth plugin (plugins/meta/bandwidth), which stand in the
+//! BandwidthConf of a Pod's traffic: the four keys of the CNI bandwidth plugin (plugins/meta/bandwidth), which stand in the
 //! configuration itself or come as `runtimeConfig.bandwidth`.
 //!
 //! Rates are bits per second and bursts bits. Runtimes that know only a rate send the largest burst they can think of:
-//! containerd 2^32 - 1 bits, CRI-O 2^35 - 9. Invariant: a [`Limits`] holds what the kernel can do.
+//! containerd 2^32 - 1 bits, CRI-O 2^35 - 9. Invariant: a [`BandwidthConf`] holds what the kernel can do.
 
 use netstate::TokenBucket;
 use netstate::qdisc::NoBucket;
@@ -12,14 +12,14 @@ use crate::protocol::fields::{Fields, unsupported};
 
 /// How fast a Pod may receive and send; `None` is as fast as it can.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct BandwidthConf {
     /// What the Pod receives (ingress).
     pub receive: Option<TokenBucket>,
     /// What the Pod sends (egress).
     pub send: Option<TokenBucket>,
 }
 
-impl Limits {
+impl BandwidthConf {
     /// Takes the four keys out of `fields`; `None` when none of them stands there. Zeros mean no limit, and yet that
     /// the configuration has spoken.
     ///
@@ -33,18 +33,18 @@ impl Limits {
         }
         let (receive, send) =
             (limit(fields, "ingressRate", "ingressBurst")?, limit(fields, "egressRate", "egressBurst")?);
-        let limits = Self { receive: receive.flatten(), send: send.flatten() };
-        Ok((receive.is_some() || send.is_some()).then_some(limits))
+        let conf = Self { receive: receive.flatten(), send: send.flatten() };
+        Ok((receive.is_some() || send.is_some()).then_some(conf))
     }
 
     /// Reads `runtimeConfig.bandwidth`.
     ///
     /// # Errors
-    /// As [`Limits::take`], and code 2 for a key that nobody knows.
+    /// As [`BandwidthConf::take`], and code 2 for a key that nobody knows.
     pub fn of_runtime(runtime: &mut Fields) -> Result<Option<Self>, CniError> {
         let Some(mut fields) = runtime.take_object("bandwidth")? else { return Ok(None) };
-        let limits = Self::take(&mut fields)?;
-        fields.finish().map(|()| limits)
+        let conf = Self::take(&mut fields)?;
+        fields.finish().map(|()| conf)
     }
 
     /// True when nothing is limited.
@@ -96,18 +96,18 @@ mod tests {
     use crate::protocol::error::Code;
     use serde_json::{Value, json};
 
-    fn take(value: Value) -> Result<Option<Limits>, CniError> {
+    fn take(value: Value) -> Result<Option<BandwidthConf>, CniError> {
         let mut fields = Fields::of(value, "").unwrap();
-        let limits = Limits::take(&mut fields)?;
-        fields.finish().map(|()| limits)
+        let conf = BandwidthConf::take(&mut fields)?;
+        fields.finish().map(|()| conf)
     }
 
     #[test]
     fn bits_become_bytes_for_each_direction() {
         let both = json!({"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16, "egressBurst": 8});
-        let limits = take(both).unwrap().unwrap();
-        assert_eq!(limits.receive, Some(TokenBucket { rate: 1_000_000, depth: 100_000, limit: 125_000 }));
-        assert_eq!(limits.send, Some(TokenBucket { rate: 2, depth: 500_000, limit: 1 }));
+        let conf = take(both).unwrap().unwrap();
+        assert_eq!(conf.receive, Some(TokenBucket { rate: 1_000_000, depth: 100_000, limit: 125_000 }));
+        assert_eq!(conf.send, Some(TokenBucket { rate: 2, depth: 500_000, limit: 1 }));
         let one = take(json!({"EgressRate": 16.0, "egressburst": 8})).unwrap().unwrap();
         assert!(one.receive.is_none() && one.send.is_some());
         assert_eq!(take(json!({})).unwrap(), None);
@@ -123,9 +123,9 @@ mod tests {
                                         "egressRate": 1_000_000, "egressBurst": 34_359_738_359_u64}});
         for value in [containerd, crio] {
             let mut runtime = Fields::of(value, "runtimeConfig").unwrap();
-            let limits = Limits::of_runtime(&mut runtime).unwrap().unwrap();
-            assert_eq!(limits.receive, limits.send);
-            assert_eq!(limits.send.unwrap().rate, 125_000);
+            let conf = BandwidthConf::of_runtime(&mut runtime).unwrap().unwrap();
+            assert_eq!(conf.receive, conf.send);
+            assert_eq!(conf.send.unwrap().rate, 125_000);
             assert!(runtime.is_empty());
         }
     }
@@ -151,6 +151,6 @@ mod tests {
         }
         assert_eq!(take(json!({"shapedSubnets": []})).unwrap(), None);
         let mut odd = Fields::of(json!({"bandwidth": {"rate": 1}}), "runtimeConfig").unwrap();
-        assert!(Limits::of_runtime(&mut odd).unwrap_err().msg.contains("runtimeConfig.bandwidth.rate=1"));
+        assert!(BandwidthConf::of_runtime(&mut odd).unwrap_err().msg.contains("runtimeConfig.bandwidth.rate=1"));
     }
 }

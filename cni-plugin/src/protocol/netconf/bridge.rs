@@ -41,7 +41,7 @@ pub struct BridgeConf {
     /// Which VLANs the Pod's port carries.
     pub vlan: VlanConf,
     /// Frames from another hardware address than the Pod's own are dropped.
-    pub spoof_checked: bool,
+    pub spoof_guard: bool,
     /// IPv6 addresses are probed for a second owner before they are used (RFC 4862 §5.4).
     pub detect_duplicates: bool,
     /// Layer 2 only: the Pod's end stays down.
@@ -85,7 +85,7 @@ impl BridgeConf {
             hairpin: flag("hairpinMode")?,
             promiscuous: flag("promiscMode")?,
             isolated: flag("portIsolation")?,
-            spoof_checked: flag("macspoofchk")?,
+            spoof_guard: flag("macspoofchk")?,
             detect_duplicates: flag("enabledad")?,
             interface_disabled: flag("disableContainerInterface")?,
             masquerade: masquerade(&mut fields, networks)?,

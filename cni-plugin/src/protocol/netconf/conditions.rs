@@ -1,6 +1,6 @@
 //! `conditionsV4` and `conditionsV6` of portmap: what must hold of a packet for a network's host ports to be open to it.
 //!
-//! Tokens of the nft language, joined by spaces, as portmap's nftables backend hands them to nft. Accepted, one after
+//! Tokens of the nft language, joined by spaces, as portmap's nftables backend executor them to nft. Accepted, one after
 //! the other:
 //!
 //! ```text

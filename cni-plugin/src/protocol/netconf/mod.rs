@@ -21,7 +21,7 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::fields::Fields;
 use crate::protocol::version::SpecVersion;
 
-pub use bandwidth::Limits;
+pub use bandwidth::BandwidthConf;
 pub use bridge::BridgeConf;
 pub use flannel::FlannelConf;
 pub use ipam::IpamConf;

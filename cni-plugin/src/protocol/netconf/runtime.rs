@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use netstate::{MacAddr, Protocol};
 
-use super::Limits;
+use super::BandwidthConf;
 use crate::protocol::error::CniError;
 use crate::protocol::fields::{Fields, unsupported};
 use crate::protocol::range::RangeSet;
@@ -27,8 +27,8 @@ pub struct RuntimeConfig {
     pub ip_ranges: Vec<RangeSet>,
     /// Name servers for the result.
     pub dns: Dns,
-    /// Limits of the Pod's traffic.
-    pub bandwidth: Option<Limits>,
+    /// BandwidthConf of the Pod's traffic.
+    pub bandwidth: Option<BandwidthConf>,
 }
 
 /// One port of the host that leads to a port of the Pod.
@@ -85,7 +85,7 @@ impl RuntimeConfig {
             if let Some(dns) = fields.take_object("dns")? {
                 config.dns = runtime_dns(dns)?;
             }
-            config.bandwidth = Limits::of_runtime(&mut fields)?;
+            config.bandwidth = BandwidthConf::of_runtime(&mut fields)?;
         }
         fields.finish()?;
         Ok(config)

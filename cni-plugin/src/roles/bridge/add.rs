@@ -16,10 +16,10 @@ use serde_json::Value;
 use super::network::{Network, draft_of};
 use super::survey::survey;
 use crate::apply;
-use crate::apply::executor::KernelHands;
+use crate::apply::executor::KernelExecutor;
 use crate::apply::spoof;
 use crate::plan::attach::{Attach, Facts};
-use crate::plan::bandwidth::Shape;
+use crate::plan::bandwidth::Bandwidth;
 use crate::plan::hostports::HostPorts;
 use crate::plan::tag::Tag;
 use crate::plan::{Cidr, Step};
@@ -72,7 +72,7 @@ pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
             addresses: &addresses,
             conf,
         }),
-        shape: Shape::new(network.limits, &network.name, &call.attachment),
+        bandwidth: Bandwidth::new(network.bandwidth, &network.name, &call.attachment),
     };
     match attach_now(&network, &attach, bridge.as_ref(), &mut held, host, &netns) {
         Ok(result) => Ok(result),
@@ -91,7 +91,7 @@ fn attach_now(
     let addresses = attach.reservations.iter().map(|r| r.addr).collect();
     let open = attach.ports.as_ref().filter(|ports| !ports.mappings.is_empty());
     let ports = open.map_or(Ports::None, |ports| Ports::Keys(ports.keys()));
-    let ifb = attach.shape.as_ref().is_some_and(|shape| shape.limits.send.is_some());
+    let ifb = attach.bandwidth.as_ref().is_some_and(|bandwidth| bandwidth.conf.send.is_some());
     held.write(&Record {
         boot: record::boot_id(),
         addresses,
@@ -107,13 +107,13 @@ fn attach_now(
     let steps = attach.plan(&facts)?;
     let result = attach.result(&facts)?.render(network.version)?;
     let notice = mtu_notice(attach, &facts, &steps, &mut host)?;
-    let mut hands = KernelHands::new(host, Some(netns))
+    let mut executor = KernelExecutor::new(host, Some(netns))
         .knowing(&attach.conf.bridge, facts.bridge.map(|bridge| bridge.index))
         .knowing(&attach.gateway_link(), facts.vlan_link.map(|link| link.index));
-    if open.is_some() || network.bridge.masquerade.is_some() || network.bridge.spoof_checked {
-        hands.open_netfilter(open.is_some_and(|ports| !ports.stale_flows().is_empty()))?;
+    if open.is_some() || network.bridge.masquerade.is_some() || network.bridge.spoof_guard {
+        executor.open_netfilter(open.is_some_and(|ports| !ports.stale_flows().is_empty()))?;
     }
-    apply::apply(&steps, &mut hands)?;
+    apply::apply(&steps, &mut executor)?;
     if let Some(notice) = notice {
         // Runtimes put it into their log.
         eprintln!("{notice}");

@@ -12,7 +12,7 @@ use netstate::nft::{Element, ElementKey, Ruleset};
 use super::network::Network;
 use crate::apply;
 use crate::plan::Cidr;
-use crate::plan::bandwidth::Shape;
+use crate::plan::bandwidth::Bandwidth;
 use crate::plan::check::{Expected, Facts, LinkFact, differences};
 use crate::plan::hostports::{HostPorts, keys};
 use crate::plan::spoof;
@@ -57,7 +57,7 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     };
     let facts = observe(&network, &expected, guard.as_ref(), bridge.as_ref(), call)?;
     let mut found = differences(&expected, &facts);
-    found.extend(limits(&network, &expected, &facts)?);
+    found.extend(bandwidth_differences(&network, &expected, &facts)?);
     if found.is_empty() {
         return Ok(());
     }
@@ -65,12 +65,12 @@ pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError>
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
 }
 
-/// Limits that are not as they shall be.
-fn limits(network: &Network, expected: &Expected<'_>, facts: &Facts) -> Result<Vec<String>, CniError> {
-    let shape = Shape::new(network.limits, &network.name, expected.attachment);
-    let (Some(shape), Some(host)) = (shape, &facts.host) else { return Ok(Vec::new()) };
-    let look = || ifb::observe(&mut Rtnl::open()?, &shape, host.index);
-    Ok(shape.differences(&expected.host_link(), &look()?))
+/// BandwidthConf that are not as they shall be.
+fn bandwidth_differences(network: &Network, expected: &Expected<'_>, facts: &Facts) -> Result<Vec<String>, CniError> {
+    let bandwidth = Bandwidth::new(network.bandwidth, &network.name, expected.attachment);
+    let (Some(bandwidth), Some(host)) = (bandwidth, &facts.host) else { return Ok(Vec::new()) };
+    let look = || ifb::observe(&mut Rtnl::open()?, &bandwidth, host.index);
+    Ok(bandwidth.differences(&expected.host_link(), &look()?))
 }
 
 fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<ElementKey, Element> {
@@ -85,7 +85,7 @@ fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<
 /// The guard of the Pod's port; its hardware address is the one that ADD reported.
 fn wanted_guard(network: &Network, call: &Call, result: &AddResult) -> Option<Ruleset> {
     let of_pod = |i: &&result::Interface| i.name == call.attachment.ifname.as_str() && i.sandbox.is_some();
-    let mac = result.interfaces.iter().find(of_pod)?.mac.filter(|_| network.bridge.spoof_checked)?;
+    let mac = result.interfaces.iter().find(of_pod)?.mac.filter(|_| network.bridge.spoof_guard)?;
     let tag = Tag::own(&network.name, &call.attachment);
     spoof::ruleset(&tag, mac)
 }

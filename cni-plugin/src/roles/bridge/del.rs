@@ -44,7 +44,7 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     let record = held.read();
     // Without a readable record the table is looked at. The conversation stays open until the link's deletion was handed to
     // a process of its own, which inherits it.
-    let ports = record.as_ref().map_or(&Ports::Untold, |record| &record.ports);
+    let ports = record.as_ref().map_or(&Ports::Unlisted, |record| &record.ports);
     let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
     let known = record.as_ref().map(|record| record.addresses.clone()).unwrap_or_default();
     let via = record.as_ref().and_then(|record| record.via.as_ref());
@@ -145,7 +145,7 @@ pub(crate) fn close_ports(network: &str, attachment: &Attachment, known: &Ports)
             let mut nft = open()?;
             hostports::close_known(&mut nft, keys, &tag).map(|()| Some(nft))
         }
-        Ports::Untold => {
+        Ports::Unlisted => {
             let mut nft = open()?;
             hostports::close(&mut nft, &tag).map(|()| Some(nft))
         }

@@ -19,7 +19,7 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::fields::Fields;
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{
-    BridgeConf, FlannelConf, Limits, NetConf, PortMapping, PortmapConf, RuntimeConfig, flannel,
+    BandwidthConf, BridgeConf, FlannelConf, NetConf, PortMapping, PortmapConf, RuntimeConfig, flannel,
 };
 use crate::protocol::range::{Range, RangeSet};
 use crate::protocol::version::SpecVersion;
@@ -42,7 +42,7 @@ pub struct Network {
     /// Ports of the host that lead to the Pod; `None` for a name that leaves them to `portmap`.
     pub ports: Option<(PortmapConf, Vec<PortMapping>)>,
     /// How fast a Pod may receive and send.
-    pub limits: Limits,
+    pub bandwidth: BandwidthConf,
     /// For the `flannel` name: directory and content of flannel's state file.
     pub flannel_state: Option<(PathBuf, String)>,
 }
@@ -76,7 +76,7 @@ impl Network {
             bridge: BridgeConf { may_adopt: false, is_leased: false, ..bridge },
             state_dir: PathBuf::from(state_dir.as_deref().unwrap_or(record::DEFAULT_DIR)),
             ports: None,
-            limits: runtime.bandwidth.unwrap_or_default(),
+            bandwidth: runtime.bandwidth.unwrap_or_default(),
             flannel_state: None,
         })
     }
@@ -85,7 +85,7 @@ impl Network {
     fn leased(mut conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
         let native = role == Role::Native;
         let portmap = if native { Some(PortmapConf::take(&mut conf.fields)?) } else { None };
-        let limits = if native { Limits::take(&mut conf.fields)? } else { None };
+        let bandwidth = if native { BandwidthConf::take(&mut conf.fields)? } else { None };
         let flannel = match role {
             Role::Native => FlannelConf::parse_native(conf.fields)?,
             _ => FlannelConf::parse(conf.fields)?,
@@ -109,7 +109,7 @@ impl Network {
             bridge,
             state_dir: flannel.state_dir,
             ports: portmap.map(|portmap| (portmap, runtime.port_mappings)),
-            limits: limits.or(runtime.bandwidth).unwrap_or_default(),
+            bandwidth: bandwidth.or(runtime.bandwidth).unwrap_or_default(),
             flannel_state: (role == Role::Flannel).then_some((flannel.data_dir, content)),
         })
     }
