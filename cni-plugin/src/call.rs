@@ -5,14 +5,11 @@
 
 use std::io::Read;
 
-use serde_json::Value;
-
-use crate::protocol::args::{Call, Request};
+use crate::protocol::args::Request;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
 use crate::protocol::version::SpecVersion;
-use crate::roles::role::Role;
-use crate::roles::{self, bridge};
+use crate::roles::{self, PluginName};
 
 /// The most that is read from standard input, in bytes.
 const INPUT_MAX: u64 = 4 * 1024 * 1024;
@@ -43,72 +40,22 @@ fn dispatch(
 ) -> Result<String, CniError> {
     let request = Request::parse(var)?;
     if request == Request::Version {
-        return Ok(roles::version::version(Role::of(program, "").ok()));
+        return Ok(roles::version::version(PluginName::of(program, "").ok().map(PluginName::role)));
     }
     let conf = read(input)?;
     *version = conf.version;
     gate(&request, conf.version)?;
-    let role = Role::of(program, &conf.plugin)?;
+    let role = PluginName::of(program, &conf.plugin)?.role();
     roles::version::spoken_by(role, conf.version)?;
     let result = match &request {
-        Request::Add(call) => Some(add(conf, role, call)?),
-        Request::Check(call) => check(conf, role, call).map(|()| None)?,
-        Request::Del(call) => del(&conf, role, call).map(|()| None)?,
-        Request::Gc => gc(&conf, role).map(|()| None)?,
-        Request::Status => status(conf, role).map(|()| None)?,
+        Request::Add(call) => Some(role.add(conf, call)?),
+        Request::Check(call) => role.check(conf, call).map(|()| None)?,
+        Request::Del(call) => role.del(&conf, call).map(|()| None)?,
+        Request::Gc => role.gc(&conf).map(|()| None)?,
+        Request::Status => role.status(conf).map(|()| None)?,
         Request::Version => None,
     };
     Ok(result.map(|object| format!("{object:#}\n")).unwrap_or_default())
-}
-
-fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
-    match role {
-        Role::Native | Role::Flannel | Role::Bridge => bridge::add::add(conf, role, call),
-        Role::Portmap => roles::portmap::add(conf, call),
-        Role::Bandwidth => roles::bandwidth::add(conf, call),
-        Role::Loopback => roles::loopback::add(conf, call),
-        Role::HostLocal => roles::host_local::add(conf, call),
-    }
-}
-
-fn check(conf: NetConf, role: Role, call: &Call) -> Result<(), CniError> {
-    match role {
-        Role::Native | Role::Flannel | Role::Bridge => bridge::check::check(conf, role, call),
-        Role::Portmap => roles::portmap::check(conf, call),
-        Role::Bandwidth => roles::bandwidth::check(conf, call),
-        Role::Loopback => roles::loopback::check(call),
-        Role::HostLocal => roles::host_local::check(&conf, call),
-    }
-}
-
-fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
-    match role {
-        Role::Native | Role::Flannel | Role::Bridge => bridge::del::del(conf, role, call),
-        Role::Portmap => roles::portmap::del(conf, call),
-        Role::Bandwidth => roles::bandwidth::del(conf, call),
-        Role::Loopback => roles::loopback::del(call),
-        Role::HostLocal => roles::host_local::del(conf, call),
-    }
-}
-
-fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
-    match role {
-        Role::Native | Role::Flannel | Role::Bridge => bridge::gc::gc(conf, role),
-        Role::Portmap => roles::portmap::gc(conf),
-        Role::Bandwidth => roles::bandwidth::gc(conf),
-        // Nothing of it outlives a namespace.
-        Role::Loopback => Ok(()),
-        Role::HostLocal => roles::host_local::gc(conf),
-    }
-}
-
-fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
-    match role {
-        Role::Native | Role::Flannel | Role::Bridge => bridge::status::status(conf, role),
-        // Whether Pods can be attached, the plugin before them in the chain has been asked.
-        Role::Portmap | Role::Bandwidth | Role::Loopback => Ok(()),
-        Role::HostLocal => roles::host_local::status(conf),
-    }
 }
 
 fn read(input: &mut dyn Read) -> Result<NetConf, CniError> {

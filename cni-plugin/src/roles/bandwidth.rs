@@ -12,12 +12,14 @@ use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
 use serde_json::{Value, json};
 
+use super::Role;
+use super::bridge::Bridge;
 use super::bridge::network::Places;
 use super::{ATTACHMENT_WAIT, open_namespace};
 use crate::apply;
 use crate::apply::executor::KernelExecutor;
 use crate::plan::Step;
-use crate::plan::bandwidth::Bandwidth;
+use crate::plan::bandwidth;
 use crate::plan::gc::{Subject, stale};
 use crate::protocol::args::Call;
 use crate::protocol::attachment::Attachment;
@@ -26,8 +28,33 @@ use crate::protocol::netconf::{BandwidthConf, NetConf};
 use crate::protocol::result::{self, AddResult};
 use crate::protocol::version::SpecVersion;
 use crate::reclaim::ifb;
-use crate::roles::role::Role;
 use crate::state::record::{self, Record};
+
+/// The name `bandwidth`.
+#[derive(Debug, Clone, Copy)]
+pub struct Bandwidth;
+
+impl Role for Bandwidth {
+    fn since(&self) -> SpecVersion {
+        SINCE
+    }
+
+    fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError> {
+        add(conf, call)
+    }
+
+    fn check(&self, conf: NetConf, call: &Call) -> Result<(), CniError> {
+        check(conf, call)
+    }
+
+    fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
+        del(conf, call)
+    }
+
+    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
+        gc(conf)
+    }
+}
 
 /// The first version that the reference speaks: results before it have no interfaces.
 pub const SINCE: SpecVersion = SpecVersion::V0_3_0;
@@ -36,7 +63,7 @@ pub const SINCE: SpecVersion = SpecVersion::V0_3_0;
 struct Wanted {
     network: String,
     records: PathBuf,
-    bandwidth: Option<Bandwidth>,
+    bandwidth: Option<bandwidth::Bandwidth>,
     previous: Value,
     result: AddResult,
 }
@@ -54,13 +81,13 @@ impl Wanted {
         }
         let (previous, result) = result::chained(conf.prev_result, conf.version)?;
         let wanted = configured.or(asked).unwrap_or_default();
-        let bandwidth = Bandwidth::new(wanted, &conf.name, &call.attachment);
+        let bandwidth = bandwidth::Bandwidth::new(wanted, &conf.name, &call.attachment);
         Ok(Self { network: conf.name, records, bandwidth, previous, result })
     }
 }
 
 fn records(conf: &NetConf) -> PathBuf {
-    Places::of(&conf.fields, Role::Bandwidth, None).records.join(record::BANDWIDTH_DIR)
+    Places::of(&conf.fields, Bridge::Reference, None).records.join(record::BANDWIDTH_DIR)
 }
 
 /// ADD: sets the limits and answers the previous result with what was made.
@@ -68,7 +95,7 @@ fn records(conf: &NetConf) -> PathBuf {
 /// # Errors
 /// Code 7 without a previous result that lists the host end of the Pod's veth pair, 101 when there is a limit already,
 /// 100 when the kernel refuses; nothing is limited then that was not before.
-pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let wanted = Wanted::parse(conf, call)?;
     let Some(bandwidth) = &wanted.bandwidth else { return Ok(wanted.previous) };
     let mut host = Rtnl::open()?;
@@ -95,7 +122,7 @@ fn apply_all(steps: &[Step], mut executor: KernelExecutor<'_>) -> Result<(), Cni
     apply::apply(steps, &mut executor)
 }
 
-fn with_device(mut result: Value, bandwidth: &Bandwidth) -> Value {
+fn with_device(mut result: Value, bandwidth: &bandwidth::Bandwidth) -> Value {
     if let Some(Value::Array(interfaces)) = result.get_mut("interfaces") {
         interfaces.push(json!({"name": bandwidth.ifb.as_str(), "mac": bandwidth.mac.to_string()}));
     }
@@ -133,7 +160,7 @@ fn host_end(result: &AddResult, call: &Call, host: &mut Rtnl) -> Result<LinkStat
 ///
 /// # Errors
 /// Code 102 with every difference.
-pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
+fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     let wanted = Wanted::parse(conf, call)?;
     let Some(bandwidth) = &wanted.bandwidth else { return Ok(()) };
     let mut host = Rtnl::open()?;
@@ -151,7 +178,7 @@ pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     remove(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)
 }
 
@@ -171,7 +198,7 @@ const OUTLIVED_WAIT: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The first failure, with the others in its details.
-pub fn gc(conf: &NetConf) -> Result<(), CniError> {
+fn gc(conf: &NetConf) -> Result<(), CniError> {
     let records = records(conf);
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let mut failures: Vec<CniError> = Vec::new();

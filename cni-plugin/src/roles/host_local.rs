@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::Role;
+use super::bridge::Bridge;
 use super::bridge::add::read_resolver;
 use super::bridge::network::Places;
 use super::bridge::status::{not_available, reservations};
@@ -23,10 +25,35 @@ use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf, host_local};
 use crate::protocol::result::{AddResult, IpConfig};
-use crate::roles::role::Role;
 use crate::state::record::{self, Found, Held, Record};
 use crate::state::reservations::locked::peek;
 use crate::state::reservations::{Locked, Reservation, Store, StoreError, owners};
+
+/// The name `host-local`.
+#[derive(Debug, Clone, Copy)]
+pub struct HostLocal;
+
+impl Role for HostLocal {
+    fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError> {
+        add(conf, call)
+    }
+
+    fn check(&self, conf: NetConf, call: &Call) -> Result<(), CniError> {
+        check(&conf, call)
+    }
+
+    fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
+        del(conf, call)
+    }
+
+    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
+        gc(conf)
+    }
+
+    fn status(&self, conf: NetConf) -> Result<(), CniError> {
+        status(conf)
+    }
+}
 
 /// Where the addresses of a network are kept, whatever else is wrong with its configuration.
 struct Place {
@@ -37,7 +64,7 @@ struct Place {
 
 impl Place {
     fn of(conf: &NetConf) -> Self {
-        let dirs = Places::of(&conf.fields, Role::HostLocal, None).reservations;
+        let dirs = Places::of(&conf.fields, Bridge::Reference, None).reservations;
         let dir = dirs.first().cloned().unwrap_or_default();
         Self { network: conf.name.clone(), store: Store::new(&dir, &conf.name), owners: owners::dir(&dir) }
     }
@@ -56,7 +83,7 @@ impl Place {
 /// # Errors
 /// Code 101 when the container has addresses of this network already, 11 when a set has none left, 7 when a requested
 /// one cannot be had. Nothing is reserved then that was not before.
-pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let (place, version) = (Place::of(&conf), conf.version);
     let ipam = host_local::parse(conf, &CniArgs::parse(&call.args)?)?;
     let dns = read_resolver(Some(&ipam))?;
@@ -167,7 +194,7 @@ fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Option<Held> {
 ///
 /// # Errors
 /// Code 102 when it has none.
-pub fn check(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+fn check(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let place = Place::of(conf);
     let record = record::hold_existing(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?
         .and_then(|mut held| held.read());
@@ -186,7 +213,7 @@ pub fn check(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 ///
 /// # Errors
 /// When a reservation that exists cannot be removed.
-pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let place = Place::of(conf);
     let mut held = record::hold_existing(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?;
     if let Some(locked) = place.lock_existing()? {
@@ -206,7 +233,7 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 ///
 /// # Errors
 /// When a reservation cannot be removed.
-pub fn gc(conf: &NetConf) -> Result<(), CniError> {
+fn gc(conf: &NetConf) -> Result<(), CniError> {
     let place = Place::of(conf);
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     if let Some(locked) = place.lock_existing()? {
@@ -232,7 +259,7 @@ pub fn gc(conf: &NetConf) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 50 when one has none, and for whatever else would make ADD fail.
-pub fn status(conf: NetConf) -> Result<(), CniError> {
+fn status(conf: NetConf) -> Result<(), CniError> {
     let place = Place::of(&conf);
     let ipam = host_local::parse(conf, &CniArgs::default()).map_err(not_available)?;
     let (taken, last_reserved) = reservations(&ipam, place.store.dir());

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::roles::role::Role;
+use crate::roles::name::PluginName;
 
 /// What `install` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,11 +124,11 @@ fn replace(draft: &Path, path: &Path) -> Result<(), InstallError> {
 }
 
 fn known(name: &str) -> Option<&'static str> {
-    Role::ALL.into_iter().find(|(_, known)| *known == name).map(|(_, known)| known)
+    PluginName::ALL.into_iter().find(|(_, known)| *known == name).map(|(_, known)| known)
 }
 
 fn known_names() -> String {
-    Role::ALL.map(|(_, name)| name).join(", ")
+    PluginName::ALL.map(|(_, name)| name).join(", ")
 }
 
 #[cfg(test)]

@@ -6,12 +6,35 @@ use kernel::{KernelError, Netns, Rtnl};
 use netstate::{IfName, Link};
 use serde_json::Value;
 
-use super::open_namespace;
+use super::{Role, open_namespace};
 use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{NetConf, RuntimeConfig};
 use crate::protocol::result::{AddResult, Interface, IpConfig};
+
+/// The name `loopback`.
+#[derive(Debug, Clone, Copy)]
+pub struct Loopback;
+
+impl Role for Loopback {
+    fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError> {
+        add(conf, call)
+    }
+
+    fn check(&self, _conf: NetConf, call: &Call) -> Result<(), CniError> {
+        check(call)
+    }
+
+    fn del(&self, _conf: &NetConf, call: &Call) -> Result<(), CniError> {
+        del(call)
+    }
+
+    fn gc(&self, _conf: &NetConf) -> Result<(), CniError> {
+        // Nothing of it outlives a namespace.
+        Ok(())
+    }
+}
 
 fn lo() -> Result<IfName, CniError> {
     IfName::new("lo").map_err(|e| CniError::new(Code::Kernel, e.to_string()))
@@ -25,7 +48,7 @@ fn missing(netns: &Netns) -> CniError {
 ///
 /// # Errors
 /// Code 7 when `lo` has an address that is none of the loopback's, 100 when the kernel refuses.
-pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: false })?;
     conf.fields.finish()?;
     let netns = open_namespace(call)?;
@@ -59,7 +82,7 @@ pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
 ///
 /// # Errors
 /// Code 102 when it is not.
-pub fn check(call: &Call) -> Result<(), CniError> {
+fn check(call: &Call) -> Result<(), CniError> {
     let netns = open_namespace(call)?;
     let name = lo()?;
     let found = Rtnl::open_in(&netns).and_then(|mut pod| pod.link(&name))?;
@@ -73,7 +96,7 @@ pub fn check(call: &Call) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn del(call: &Call) -> Result<(), CniError> {
+fn del(call: &Call) -> Result<(), CniError> {
     let Ok(netns) = open_namespace(call) else { return Ok(()) };
     let name = lo()?;
     let set_down = |pod: &mut Rtnl| match pod.link(&name)? {

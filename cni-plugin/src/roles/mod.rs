@@ -14,16 +14,61 @@ pub mod bridge;
 pub mod host_local;
 pub mod install;
 pub mod loopback;
+pub mod name;
 pub mod portmap;
-pub mod role;
 pub mod version;
 
 use std::time::Duration;
 
 use kernel::Netns;
+use serde_json::Value;
 
 use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
+use crate::protocol::netconf::NetConf;
+use crate::protocol::version::SpecVersion;
+
+pub use name::PluginName;
+
+/// The verbs of one plugin name.
+pub trait Role {
+    /// The first version of the specification that the name speaks.
+    fn since(&self) -> SpecVersion {
+        SpecVersion::V0_1_0
+    }
+
+    /// ADD: attaches, or leaves everything as it was; returns the result object.
+    ///
+    /// # Errors
+    /// The first cause; everything that was done is taken back then.
+    fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError>;
+
+    /// CHECK: compares what is there with what ADD reported.
+    ///
+    /// # Errors
+    /// Code 102 with every difference.
+    fn check(&self, conf: NetConf, call: &Call) -> Result<(), CniError>;
+
+    /// DEL: removes what is there.
+    ///
+    /// # Errors
+    /// When something that exists could not be removed.
+    fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError>;
+
+    /// GC: removes what is not listed as valid.
+    ///
+    /// # Errors
+    /// The first failure, with the others in its details.
+    fn gc(&self, conf: &NetConf) -> Result<(), CniError>;
+
+    /// STATUS: whether ADD can be served. A chained plugin can when the one before it can.
+    ///
+    /// # Errors
+    /// Code 50 or 51.
+    fn status(&self, _conf: NetConf) -> Result<(), CniError> {
+        Ok(())
+    }
+}
 
 /// How long a call waits for another call on the same attachment.
 pub(crate) const ATTACHMENT_WAIT: Duration = Duration::from_secs(10);

@@ -12,6 +12,8 @@ use netstate::IfName;
 use serde_json::Value;
 
 use super::ATTACHMENT_WAIT;
+use super::Role;
+use super::bridge::Bridge;
 use super::bridge::check::present_ports;
 use super::bridge::del::close_ports;
 use super::bridge::network::Places;
@@ -28,8 +30,29 @@ use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
 use crate::protocol::result::{self, AddResult};
 use crate::reclaim::predecessor::{self, Part};
-use crate::roles::role::Role;
 use crate::state::record::{self, Ports, Record};
+
+/// The name `portmap`.
+#[derive(Debug, Clone, Copy)]
+pub struct Portmap;
+
+impl Role for Portmap {
+    fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError> {
+        add(conf, call)
+    }
+
+    fn check(&self, conf: NetConf, call: &Call) -> Result<(), CniError> {
+        check(conf, call)
+    }
+
+    fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
+        del(conf, call)
+    }
+
+    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
+        gc(conf)
+    }
+}
 
 /// What a call of this name says.
 struct Wanted {
@@ -66,7 +89,7 @@ impl Wanted {
 }
 
 fn records(conf: &NetConf) -> PathBuf {
-    Places::of(&conf.fields, Role::Portmap, None).records.join(record::PORTS_DIR)
+    Places::of(&conf.fields, Bridge::Reference, None).records.join(record::PORTS_DIR)
 }
 
 /// Addresses of the container's interface: those that name it, and those that name none.
@@ -83,7 +106,7 @@ fn addresses(result: &AddResult, ifname: &str) -> Vec<Cidr> {
 ///
 /// # Errors
 /// Code 7 without a previous result, 11 when another container holds a port; no port is open then.
-pub fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
+fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let wanted = Wanted::parse(conf, call)?;
     let ports = wanted.ports(call);
     if wanted.mappings.is_empty() {
@@ -121,7 +144,7 @@ fn leads_to(wanted: &Wanted, host: &mut Rtnl) -> Result<IfName, CniError> {
 ///
 /// # Errors
 /// Code 102 with every port that is not.
-pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
+fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     let wanted = Wanted::parse(conf, call)?;
     let ports = wanted.ports(call);
     let elements = if ports.mappings.is_empty() { BTreeMap::new() } else { ports.ruleset().elements };
@@ -138,9 +161,9 @@ pub fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let Some(mut held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
-        let places = Places::of(&conf.fields, Role::Portmap, None);
+        let places = Places::of(&conf.fields, Bridge::Reference, None);
         return match record::is_there(&places.records, &conf.name, &call.attachment) {
             true => Ok(()),
             // Neither the ports are ours nor is the interface.
@@ -158,7 +181,7 @@ pub fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn gc(conf: &NetConf) -> Result<(), CniError> {
+fn gc(conf: &NetConf) -> Result<(), CniError> {
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     hostports::sweep(&conf.name, &valid)?;
     predecessor::sweep(&conf.name, &valid, Part::Ports)?;

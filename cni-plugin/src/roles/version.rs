@@ -2,20 +2,19 @@
 
 use serde_json::json;
 
-use super::bandwidth;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::version::SpecVersion;
-use crate::roles::role::Role;
+use crate::roles::Role;
 
 /// The versions that a plugin of `role` speaks; `None` is a binary under no plugin's name.
-fn spoken(role: Option<Role>) -> Vec<&'static str> {
-    let since = if role == Some(Role::Bandwidth) { bandwidth::SINCE } else { SpecVersion::V0_1_0 };
+fn spoken(role: Option<&dyn Role>) -> Vec<&'static str> {
+    let since = role.map_or(SpecVersion::V0_1_0, Role::since);
     SpecVersion::ALL.into_iter().filter(|version| *version >= since).map(SpecVersion::as_str).collect()
 }
 
 /// The answer, as skel prints it.
 #[must_use]
-pub fn version(role: Option<Role>) -> String {
+pub fn version(role: Option<&dyn Role>) -> String {
     format!("{}\n", json!({"cniVersion": SpecVersion::NEWEST.as_str(), "supportedVersions": spoken(role)}))
 }
 
@@ -23,7 +22,7 @@ pub fn version(role: Option<Role>) -> String {
 ///
 /// # Errors
 /// Code 1.
-pub fn spoken_by(role: Role, version: SpecVersion) -> Result<(), CniError> {
+pub fn spoken_by(role: &dyn Role, version: SpecVersion) -> Result<(), CniError> {
     let spoken = spoken(Some(role));
     if spoken.contains(&version.as_str()) {
         return Ok(());
@@ -35,6 +34,7 @@ pub fn spoken_by(role: Role, version: SpecVersion) -> Result<(), CniError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roles::PluginName;
 
     #[test]
     fn golden() {
@@ -46,9 +46,12 @@ mod tests {
 
     #[test]
     fn limits_need_results_with_interfaces() {
-        assert!(version(Some(Role::Bandwidth)).contains("[\"0.3.0\","));
-        assert_eq!(spoken_by(Role::Bandwidth, SpecVersion::V0_2_0).unwrap_err().code, Code::IncompatibleVersion);
-        assert!(spoken_by(Role::Bandwidth, SpecVersion::V0_3_0).is_ok());
-        assert!(spoken_by(Role::Flannel, SpecVersion::V0_1_0).is_ok());
+        assert!(version(Some(PluginName::Bandwidth.role())).contains("[\"0.3.0\","));
+        assert_eq!(
+            spoken_by(PluginName::Bandwidth.role(), SpecVersion::V0_2_0).unwrap_err().code,
+            Code::IncompatibleVersion
+        );
+        assert!(spoken_by(PluginName::Bandwidth.role(), SpecVersion::V0_3_0).is_ok());
+        assert!(spoken_by(PluginName::Flannel.role(), SpecVersion::V0_1_0).is_ok());
     }
 }

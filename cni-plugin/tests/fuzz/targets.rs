@@ -15,8 +15,8 @@ use cni_plugin::protocol::fields::Fields;
 use cni_plugin::protocol::range::{Range, RangeSet};
 use cni_plugin::protocol::result;
 use cni_plugin::protocol::version::SpecVersion;
+use cni_plugin::roles::bridge::Bridge;
 use cni_plugin::roles::bridge::network::Places;
-use cni_plugin::roles::role::Role;
 use cni_plugin::state::record;
 use cni_plugin::state::reservations::Store;
 use netstate::subnet_file::SubnetFile;
@@ -153,7 +153,7 @@ fn flannel_state(input: &[u8]) {
     fs::write(dir.join("web-1"), input).unwrap();
     let container = ContainerId::new("web-1").unwrap();
     let fields = Fields::root(serde_json::Map::new());
-    assert!(!Places::of(&fields, Role::Flannel, Some(&container)).reservations.is_empty());
+    assert!(!Places::of(&fields, Bridge::Flannel, Some(&container)).reservations.is_empty());
     for (command, conf) in [
         ("GC", r#"{"cniVersion":"1.1.0","name":"cbr0","type":"flannel"}"#),
         ("DEL", r#"{"cniVersion":"1.0.0","name":"cbr0","type":"flannel"}"#),

@@ -13,6 +13,7 @@ use kernel::{KernelError, Netns, Rtnl};
 use netstate::IfName;
 use serde_json::Value;
 
+use super::Bridge;
 use super::network::{Network, draft_of};
 use super::survey::survey;
 use crate::apply;
@@ -32,7 +33,6 @@ use crate::protocol::result::Dns;
 use crate::reclaim::ifb;
 use crate::reclaim::leftovers;
 use crate::roles::bridge::mtu;
-use crate::roles::role::Role;
 use crate::roles::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace};
 use crate::state::record::{self, Held, Ports, Record};
 use crate::state::reservations::{Reservation, Store, StoreError};
@@ -42,7 +42,7 @@ use crate::state::safe_file::{self, Links};
 ///
 /// # Errors
 /// The first cause; everything that was done is taken back then.
-pub fn add(conf: NetConf, role: Role, call: &Call) -> Result<Value, CniError> {
+pub fn add(conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniError> {
     if conf.prev_result.is_some() {
         let msg = "prevResult is set: a plugin that makes the interface must be the first of its chain";
         return Err(CniError::new(Code::InvalidConfig, msg));
@@ -130,7 +130,7 @@ fn mtu_notice(attach: &Attach<'_>, facts: &Facts, steps: &[Step], host: &mut Rtn
     let Some((mtu, bridge)) = changed.zip(facts.bridge.as_ref()) else { return Ok(None) };
     let links = host.links()?;
     let own = attach.attachment.host_link();
-    Ok(mtu::former(attach.network, (&attach.conf.bridge, bridge.index), mtu, &links, &own))
+    Ok(mtu::former(attach.network, (&attach.conf.bridge, bridge.index), mtu, &links, own))
 }
 
 /// Takes back what is not undone by the steps themselves: addresses, flannel's state file, the record.

@@ -9,6 +9,7 @@ use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
 use netstate::nft::{Element, ElementKey, Ruleset};
 
+use super::Bridge;
 use super::network::Network;
 use crate::apply;
 use crate::plan::Cidr;
@@ -22,7 +23,6 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
 use crate::protocol::result::{self, AddResult};
 use crate::reclaim::ifb;
-use crate::roles::role::Role;
 use crate::roles::{RESERVATION_WAIT, open_namespace};
 use crate::state::reservations::Store;
 
@@ -30,7 +30,7 @@ use crate::state::reservations::Store;
 ///
 /// # Errors
 /// Code 102 with every difference; 7 without a previous result.
-pub fn check(mut conf: NetConf, role: Role, call: &Call) -> Result<(), CniError> {
+pub fn check(mut conf: NetConf, role: Bridge, call: &Call) -> Result<(), CniError> {
     let previous = conf.prev_result.take();
     let previous = previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;

@@ -13,6 +13,7 @@ use kernel::{Netns, Rtnl};
 use netstate::{IfName, LinkKind};
 use serde_json::Value;
 
+use super::Bridge;
 use super::network::Places;
 use crate::apply::hostports;
 use crate::apply::spoof;
@@ -25,7 +26,6 @@ use crate::protocol::netconf::NetConf;
 use crate::protocol::result;
 use crate::reclaim::ifb;
 use crate::reclaim::predecessor;
-use crate::roles::role::Role;
 use crate::roles::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 use crate::state::record::{self, Held, Ports, Record};
 use crate::state::reservations::store::is_absence;
@@ -35,7 +35,7 @@ use crate::state::reservations::{Store, owners};
 ///
 /// # Errors
 /// When something that exists could not be removed.
-pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
+pub fn del(conf: &NetConf, role: Bridge, call: &Call) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, Some(&call.attachment.container));
     let mut host = Rtnl::open()?;
     let Some(mut held) = take(&places, conf, role, call, &mut host)? else {
@@ -45,7 +45,7 @@ pub fn del(conf: &NetConf, role: Role, call: &Call) -> Result<(), CniError> {
     // Without a readable record the table is looked at. The conversation stays open until the link's deletion was handed to
     // a process of its own, which inherits it.
     let ports = record.as_ref().map_or(&Ports::Unlisted, |record| &record.ports);
-    let closed = if role == Role::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
+    let closed = if role == Bridge::Native { close_ports(&conf.name, &call.attachment, ports)? } else { None };
     let known = record.as_ref().map(|record| record.addresses.clone()).unwrap_or_default();
     let via = record.as_ref().and_then(|record| record.via.as_ref());
     let facts = observe(&places, conf, call, known, &mut host)?;
@@ -99,7 +99,7 @@ fn release(
 
 /// Takes the attachment's record. `None` when nothing is there to remove: an ADD that begins now comes after this DEL, and
 /// what it makes is its own.
-fn take(places: &Places, conf: &NetConf, role: Role, call: &Call, host: &mut Rtnl) -> Result<Option<Held>, CniError> {
+fn take(places: &Places, conf: &NetConf, role: Bridge, call: &Call, host: &mut Rtnl) -> Result<Option<Held>, CniError> {
     let found = record::hold_existing(&places.records, &conf.name, &call.attachment, ATTACHMENT_WAIT)?;
     if found.is_some() || !is_anything_there(places, conf, role, call, host)? {
         return Ok(found);
@@ -112,7 +112,7 @@ fn take(places: &Places, conf: &NetConf, role: Role, call: &Call, host: &mut Rtn
 fn is_anything_there(
     places: &Places,
     conf: &NetConf,
-    role: Role,
+    role: Bridge,
     call: &Call,
     host: &mut Rtnl,
 ) -> Result<bool, CniError> {
@@ -127,7 +127,7 @@ fn is_anything_there(
     if ifb::is_there(host, &places.records, &conf.name, &call.attachment)? {
         return Ok(true);
     }
-    if role != Role::Native {
+    if role != Bridge::Native {
         return Ok(false);
     }
     hostports::is_any_open(&mut Nft::open()?, &Tag::own(&conf.name, &call.attachment))

@@ -11,6 +11,7 @@ use std::time::Duration;
 use kernel::Rtnl;
 use serde_json::Value;
 
+use super::Bridge;
 use super::del::{delete_link, forget_neighbours, remove_file, towards};
 use super::network::{Places, STATE_FILE_MAX, draft_of};
 use crate::apply::hostports;
@@ -22,7 +23,6 @@ use crate::protocol::netconf::NetConf;
 use crate::reclaim::ifb;
 use crate::reclaim::predecessor::{self, Part};
 use crate::roles::RESERVATION_WAIT;
-use crate::roles::role::Role;
 use crate::state::record::{self, Found, Held};
 use crate::state::reservations::{Store, owners};
 use crate::state::safe_file::{self, Links};
@@ -31,7 +31,7 @@ use crate::state::safe_file::{self, Links};
 ///
 /// # Errors
 /// The first failure, with the others in its details.
-pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
+pub fn gc(conf: &NetConf, role: Bridge) -> Result<(), CniError> {
     let places = Places::of(&conf.fields, role, None);
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let owners = owners(&places, &conf.name)?;
@@ -47,7 +47,7 @@ pub fn gc(conf: &NetConf, role: Role) -> Result<(), CniError> {
         failures.extend(outcome.err());
     }
     failures.extend(predecessor::sweep(&conf.name, &valid, Part::Chain).err());
-    if role == Role::Native {
+    if role == Bridge::Native {
         failures.extend(hostports::sweep(&conf.name, &valid).err());
     }
     let mut failures = failures.into_iter();

@@ -13,6 +13,7 @@ use netstate::LinkKind;
 use netstate::subnet_file::SubnetFile;
 use serde_json::{Map, Value};
 
+use super::Bridge;
 use crate::protocol::args::CniArgs;
 use crate::protocol::attachment::ContainerId;
 use crate::protocol::error::{CniError, Code};
@@ -23,7 +24,6 @@ use crate::protocol::netconf::{
 };
 use crate::protocol::range::{Range, RangeSet};
 use crate::protocol::version::SpecVersion;
-use crate::roles::role::Role;
 use crate::state::record;
 use crate::state::reservations::store;
 use crate::state::safe_file::{self, Links};
@@ -53,9 +53,9 @@ impl Network {
     /// # Errors
     /// Code 11 when the subnet file is not there yet, 7 when it or the configuration is invalid, 2 for an option that
     /// is not honoured.
-    pub fn load(conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
+    pub fn load(conf: NetConf, role: Bridge, args: &CniArgs) -> Result<Self, CniError> {
         let network = match role {
-            Role::Bridge => Self::configured(conf, args)?,
+            Bridge::Reference => Self::configured(conf, args)?,
             _ => Self::leased(conf, role, args)?,
         };
         network.check_version()?;
@@ -82,12 +82,12 @@ impl Network {
     }
 
     /// A network whose subnet is this node's lease.
-    fn leased(mut conf: NetConf, role: Role, args: &CniArgs) -> Result<Self, CniError> {
-        let native = role == Role::Native;
+    fn leased(mut conf: NetConf, role: Bridge, args: &CniArgs) -> Result<Self, CniError> {
+        let native = role == Bridge::Native;
         let portmap = if native { Some(PortmapConf::take(&mut conf.fields)?) } else { None };
         let bandwidth = if native { BandwidthConf::take(&mut conf.fields)? } else { None };
         let flannel = match role {
-            Role::Native => FlannelConf::parse_native(conf.fields)?,
+            Bridge::Native => FlannelConf::parse_native(conf.fields)?,
             _ => FlannelConf::parse(conf.fields)?,
         };
         let subnet = read_subnet_file(&flannel.subnet_file)?;
@@ -110,7 +110,7 @@ impl Network {
             state_dir: flannel.state_dir,
             ports: portmap.map(|portmap| (portmap, runtime.port_mappings)),
             bandwidth: bandwidth.or(runtime.bandwidth).unwrap_or_default(),
-            flannel_state: (role == Role::Flannel).then_some((flannel.data_dir, content)),
+            flannel_state: (role == Bridge::Flannel).then_some((flannel.data_dir, content)),
         })
     }
 
@@ -151,11 +151,11 @@ impl Network {
 }
 
 /// What belongs to the bridge: the delegate without the keys that every configuration has.
-fn bridge_fields(mut delegate: Map<String, Value>, role: Role) -> Result<Fields, CniError> {
+fn bridge_fields(mut delegate: Map<String, Value>, role: Bridge) -> Result<Fields, CniError> {
     for key in ["name", "cniVersion", "type", "runtimeConfig"] {
         delegate.remove(key);
     }
-    Fields::of(Value::Object(delegate), if role == Role::Native { "" } else { "delegate" })
+    Fields::of(Value::Object(delegate), if role == Bridge::Native { "" } else { "delegate" })
 }
 
 /// The longest subnet file that is read, in bytes.
@@ -196,7 +196,7 @@ pub struct Places {
 impl Places {
     /// Finds them in `fields`, whatever else is wrong there, and in flannel's state file of `container`.
     #[must_use]
-    pub fn of(fields: &Fields, role: Role, container: Option<&ContainerId>) -> Self {
+    pub fn of(fields: &Fields, role: Bridge, container: Option<&ContainerId>) -> Self {
         let mut fields = fields.clone();
         let text = |fields: &mut Fields, key: &str| fields.take_text(key).ok().flatten().filter(|t| !t.is_empty());
         let dir = |text: Option<String>, default: &str| PathBuf::from(text.as_deref().unwrap_or(default));
@@ -205,7 +205,7 @@ impl Places {
         let ipam = fields.take_object("ipam").ok().flatten().and_then(|mut ipam| text(&mut ipam, "dataDir"));
         let mut reservations = vec![dir(ipam, store::DEFAULT_DIR)];
         // Behind a symbolic link ADD keeps nothing, so there is nothing to remove.
-        let flannel_dir = Some(flannel).filter(|dir| role == Role::Flannel && safe_file::refuse_link(dir).is_ok());
+        let flannel_dir = Some(flannel).filter(|dir| role == Bridge::Flannel && safe_file::refuse_link(dir).is_ok());
         let flannel_state = flannel_dir.as_ref().zip(container).map(|(dir, id)| dir.join(id.as_str()));
         let stored = flannel_state.as_deref().and_then(stored_data_dir).filter(|dir| !reservations.contains(dir));
         reservations.extend(stored);

@@ -14,20 +14,20 @@ use std::time::{Duration, SystemTime};
 
 use kernel::{KernelError, Rtnl};
 
+use super::Bridge;
 use super::network::Network;
 use crate::plan::status::{Facts, judge};
 use crate::protocol::args::CniArgs;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf};
 use crate::reclaim::leftovers;
-use crate::roles::role::Role;
 use crate::state::record;
 
 /// Tells whether ADD can be served.
 ///
 /// # Errors
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
-pub fn status(conf: NetConf, role: Role) -> Result<(), CniError> {
+pub fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
     let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
     let mut host = Rtnl::open().map_err(|e| not_available(CniError::from(e)))?;
     let facts = observe(&network, &mut host).map_err(|e| not_available(CniError::from(e)))?;

@@ -1,13 +1,19 @@
-//! `Role`: which plugin a call is for. One binary stands in for several.
+//! `PluginName`: which plugin a call is for. One binary stands in for several.
 //!
 //! A runtime executes the file that a configuration names in `type`; installed under several names, the binary learns
 //! from the name it was called by what it shall be. Called by another name it goes by `type`.
 
+use super::Role;
+use super::bandwidth::Bandwidth;
+use super::bridge::Bridge;
+use super::host_local::HostLocal;
+use super::loopback::Loopback;
+use super::portmap::Portmap;
 use crate::protocol::error::CniError;
 
 /// A plugin that this binary can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum PluginName {
     /// `netd-cni`: bridge, address management and host ports in one step.
     Native,
     /// `flannel`: what flannel's plugin and its delegates do, from flannel's configuration.
@@ -24,7 +30,7 @@ pub enum Role {
     HostLocal,
 }
 
-impl Role {
+impl PluginName {
     /// Every role with its name.
     pub const ALL: [(Self, &'static str); 7] = [
         (Self::Native, "netd-cni"),
@@ -40,7 +46,21 @@ impl Role {
         Self::ALL.into_iter().find(|(_, n)| *n == name).map(|(role, _)| role)
     }
 
-    /// The role of a binary called as `program` (a path) with a configuration of type `kind`.
+    /// What carries out the verbs of this name.
+    #[must_use]
+    pub fn role(self) -> &'static dyn Role {
+        match self {
+            Self::Native => &Bridge::Native,
+            Self::Flannel => &Bridge::Flannel,
+            Self::Bridge => &Bridge::Reference,
+            Self::Portmap => &Portmap,
+            Self::Bandwidth => &Bandwidth,
+            Self::Loopback => &Loopback,
+            Self::HostLocal => &HostLocal,
+        }
+    }
+
+    /// The name of a binary called as `program` (a path) with a configuration of type `kind`.
     ///
     /// # Errors
     /// Code 7 when neither names a role.
@@ -61,18 +81,18 @@ mod tests {
     #[test]
     fn the_name_called_by_decides_and_type_comes_second() {
         for (program, kind, role) in [
-            ("/opt/cni/bin/flannel", "flannel", Role::Flannel),
-            ("/opt/cni/bin/portmap", "flannel", Role::Portmap),
-            ("/opt/cni/bin/netd-cni", "netd-cni", Role::Native),
-            ("/opt/cni/bin/netd-cni", "flannel", Role::Flannel),
-            ("netd-cni-1.2", "portmap", Role::Portmap),
-            ("/opt/cni/bin/bridge", "bridge", Role::Bridge),
-            ("/opt/cni/bin/netd-cni", "bridge", Role::Bridge),
-            ("/opt/cni/bin/host-local", "macvlan", Role::HostLocal),
+            ("/opt/cni/bin/flannel", "flannel", PluginName::Flannel),
+            ("/opt/cni/bin/portmap", "flannel", PluginName::Portmap),
+            ("/opt/cni/bin/netd-cni", "netd-cni", PluginName::Native),
+            ("/opt/cni/bin/netd-cni", "flannel", PluginName::Flannel),
+            ("netd-cni-1.2", "portmap", PluginName::Portmap),
+            ("/opt/cni/bin/bridge", "bridge", PluginName::Bridge),
+            ("/opt/cni/bin/netd-cni", "bridge", PluginName::Bridge),
+            ("/opt/cni/bin/host-local", "macvlan", PluginName::HostLocal),
         ] {
-            assert_eq!(Role::of(program, kind).unwrap(), role, "{program} {kind}");
+            assert_eq!(PluginName::of(program, kind).unwrap(), role, "{program} {kind}");
         }
-        assert!(Role::of("/opt/cni/bin/netd-cni", "macvlan").unwrap_err().msg.contains("macvlan"));
-        assert!(Role::of("", "").is_err());
+        assert!(PluginName::of("/opt/cni/bin/netd-cni", "macvlan").unwrap_err().msg.contains("macvlan"));
+        assert!(PluginName::of("", "").is_err());
     }
 }
