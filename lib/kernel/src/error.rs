@@ -67,6 +67,9 @@ pub enum Cause {
     /// Something that the operation needs is not there.
     #[error("{0} does not exist")]
     Missing(String),
+    /// Something that was believed to be there is not: to be made again at once.
+    #[error("{0} is gone")]
+    Vanished(String),
     /// A system call other than netlink failed.
     #[error("{call}: {source}")]
     Io {

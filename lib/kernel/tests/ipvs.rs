@@ -223,6 +223,77 @@ fn what_another_program_changed_is_found_by_comparing() {
     assert!(!table.holds(&expected).unwrap());
 }
 
+fn one_reading_finds_what_another_program_changed_among_many() {
+    uplink();
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), (1..=200).map(virtual_key));
+    let mut rows = std::collections::BTreeMap::new();
+    for port in 1..=200 {
+        let persistence = (port % 2 == 0).then_some(10_800);
+        let value = VirtualServer { scheduler: "rr".to_owned(), persistence };
+        rows.insert(RowKey::Virtual(virtual_key(port)), Row::Virtual(value));
+        for last in 2..5 {
+            rows.insert(RowKey::Real(real_key(virtual_key(port), last)), weight(1));
+        }
+    }
+    let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
+    rows.insert(
+        RowKey::Virtual(six),
+        Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: Some(60) }),
+    );
+    rows.insert(RowKey::Real(real_key(six, 2)), weight(3));
+    let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
+    assert!(table.apply(&steps).iter().all(Result::is_ok));
+    sh("ipvsadm", &["-A", "-t", "10.4.7.21:8080", "-s", "wlc"]);
+    sh("ipvsadm", &["-A", "-f", "7", "-s", "rr"]);
+    assert_eq!(table.differing(&rows).unwrap(), [].into(), "foreign servers do not count");
+
+    for change in [
+        &["-d", "-t", "192.168.0.10:80", "-r", "10.4.7.2:8080"][..],
+        &["-e", "-t", "192.168.0.10:81", "-r", "10.4.7.2:8080", "-m", "-w", "5"],
+        &["-a", "-t", "192.168.0.10:83", "-r", "10.4.7.9:8080", "-m"],
+        &["-E", "-t", "192.168.0.10:84", "-s", "rr", "-p", "10801"],
+        &["-D", "-t", "192.168.0.10:85"],
+        &["-E", "-u", "[fd00::a]:53", "-s", "wrr", "-p", "60"],
+    ] {
+        sh("ipvsadm", change);
+    }
+    let mut found = table.differing(&rows).unwrap();
+    assert!(found.remove(&six), "{found:?}");
+    assert_eq!(found, [80, 81, 83, 84, 85].map(virtual_key).into());
+    // Only these are read again.
+    let again = table.rows_of(&[virtual_key(80), virtual_key(85)].into()).unwrap();
+    let keys: Vec<_> = again.keys().copied().collect();
+    let real = |last| RowKey::Real(real_key(virtual_key(80), last));
+    assert_eq!(keys, [RowKey::Virtual(virtual_key(80)), real(3), real(4)]);
+}
+
+fn virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it() {
+    uplink();
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let (service, real) = (RowKey::Virtual(virtual_key(80)), RowKey::Real(real_key(virtual_key(80), 2)));
+    table.apply(&[Step::Create(service, scheduler("rr")), Step::Create(real, weight(1))]);
+    for step in
+        [Step::Change(real, weight(1), weight(2)), Step::Create(RowKey::Real(real_key(virtual_key(80), 3)), weight(1))]
+    {
+        sh("ipvsadm", &["-C"]);
+        assert_eq!(table.take_vanished(), [].into());
+        let error = table.apply(&[step])[0].as_ref().unwrap_err().to_string();
+        assert!(error.ends_with("virtual server tcp 192.168.0.10:80 is gone"), "{error}");
+        assert_eq!(table.take_vanished(), [virtual_key(80)].into());
+    }
+    // A change makes it again, and its real servers are to be doubted all the same.
+    assert!(table.apply(&[Step::Change(service, scheduler("rr"), scheduler("wrr"))])[0].is_ok());
+    assert_eq!(shown(), ["-A -t 192.168.0.10:80 -s wrr"]);
+    assert_eq!(table.take_vanished(), [virtual_key(80)].into());
+}
+
+fn scheduler_is_asked_for_without_making_anything() {
+    let mut ipvs = Ipvs::open().unwrap();
+    assert!(ipvs.has_scheduler("rr").unwrap());
+    assert!(!ipvs.has_scheduler("nosuch").unwrap());
+    assert!(ipvs.virtual_servers().unwrap().is_empty());
+}
+
 fn connections_are_counted() {
     uplink();
     ip("addr add 192.168.0.10/32 dev lo");
@@ -289,6 +360,9 @@ fn main() -> ExitCode {
         a_refused_row_stops_none_and_says_what_to_do,
         two_thousand_rows_go_in_and_out,
         what_another_program_changed_is_found_by_comparing,
+        one_reading_finds_what_another_program_changed_among_many,
+        virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it,
+        scheduler_is_asked_for_without_making_anything,
         connections_are_counted,
         time_outs_are_set_one_by_one,
     ];

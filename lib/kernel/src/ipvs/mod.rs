@@ -6,6 +6,8 @@
 //! Invariant: a virtual server that this product did not make is never changed or removed, unless the same protocol,
 //! address and port is desired. [`IpvsTable`] says how it knows.
 
+mod compare;
+mod listing;
 mod table;
 mod wire;
 
@@ -13,6 +15,7 @@ use std::collections::BTreeMap;
 
 use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 
+pub use listing::{Forwarding, Listed, ListedServer, Persistence, listed};
 pub use table::IpvsTable;
 
 use crate::attribute::{self, Writer};
@@ -108,6 +111,22 @@ impl Ipvs {
         body.put(wire::TIMEOUT_UDP, &timeouts.udp.to_ne_bytes());
         let answer = self.genl.request(wire::SET_CONFIG, body);
         answer.map(|_| ()).map_err(|fault| KernelError::new("set time-outs of", "IPVS", fault))
+    }
+
+    /// True when the kernel has the scheduler or can load its module. Makes nothing: the question is a virtual server
+    /// whose prefix length is out of range, which the kernel looks at after the scheduler (`ip_vs_add_service`).
+    ///
+    /// # Errors
+    /// When the kernel refuses otherwise, or knows no IPv6, where a server of that form does not exist.
+    pub fn has_scheduler(&mut self, name: &str) -> Result<bool, KernelError> {
+        match self.genl.request(wire::NEW_SERVICE, wire::scheduler_question(name)) {
+            Err(Fault::Nack(nack)) if nack.errno == libc::EINVAL => Ok(true),
+            Err(Fault::Nack(nack)) if nack.errno == libc::ENOENT => Ok(false),
+            Err(fault) => Err(KernelError::new("find IPVS scheduler", name, fault)),
+            Ok(_) => {
+                Err(KernelError::new("find IPVS scheduler", name, unexpected("the question was taken for a server")))
+            }
+        }
     }
 
     /// All virtual servers that are identified by protocol, address and port; those of a firewall mark are nobody's

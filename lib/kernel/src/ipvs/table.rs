@@ -29,13 +29,17 @@ type IpvsStep = Step<RowKey, Row>;
 pub struct IpvsTable {
     ipvs: Ipvs,
     owned: BTreeSet<VirtualServerKey>,
+    /// Virtual servers that steps relied on and that were not there.
+    vanished: BTreeSet<VirtualServerKey>,
+    /// The kernel's ticks per second, once known.
+    pub(super) ticks: Option<u32>,
 }
 
 impl IpvsTable {
     /// The table behind `ipvs`, of which `owned` are ours.
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
-        Self { ipvs, owned: owned.into_iter().collect() }
+        Self { ipvs, owned: owned.into_iter().collect(), vanished: BTreeSet::new(), ticks: None }
     }
 
     /// The conversation, for what is no row.
@@ -43,15 +47,21 @@ impl IpvsTable {
         &mut self.ipvs
     }
 
-    /// Reads the virtual server `key` with its real servers.
-    fn rows_of(&mut self, key: VirtualServerKey, rows: &mut Rows<RowKey, Row>) -> Result<(), KernelError> {
-        let servers = self.ipvs.real_servers(&key)?;
-        rows.extend(
-            servers
-                .into_iter()
-                .map(|(key, (value, _))| (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours })),
-        );
-        Ok(())
+    /// Virtual servers that steps since the last call relied on and that were gone, their real servers with them: what
+    /// the caller believes of all these rows is wrong.
+    pub fn take_vanished(&mut self) -> BTreeSet<VirtualServerKey> {
+        std::mem::take(&mut self.vanished)
+    }
+
+    /// The real servers of the virtual server `key`.
+    pub(super) fn real_rows(&mut self, key: &VirtualServerKey) -> Result<Rows<RowKey, Row>, KernelError> {
+        let row = |(key, (value, _))| (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours });
+        Ok(self.ipvs.real_servers(key)?.into_iter().map(row).collect())
+    }
+
+    /// Whose a virtual server is.
+    pub(super) fn owner(&self, key: &VirtualServerKey) -> Owner {
+        if self.owned.contains(key) { Owner::Ours } else { Owner::Foreign }
     }
 
     /// True when the kernel holds exactly `expected` for the virtual servers in it: nothing missing, nothing different,
@@ -113,10 +123,10 @@ impl Target for IpvsTable {
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
         let mut rows = Rows::new();
         for (key, value) in self.ipvs.virtual_servers()? {
-            let owner = if self.owned.contains(&key) { Owner::Ours } else { Owner::Foreign };
+            let owner = self.owner(&key);
             rows.insert(RowKey::Virtual(key), Observed { value: Row::Virtual(value), owner });
             if owner == Owner::Ours {
-                self.rows_of(key, &mut rows)?;
+                rows.extend(self.real_rows(&key)?);
             }
         }
         Ok(rows)
@@ -129,10 +139,17 @@ impl Target for IpvsTable {
         let mut failed: BTreeMap<usize, Cause> = self.send(&requests);
         let again = self.second_thoughts(steps, &mut failed);
         failed.extend(self.send(&again));
+        let created = created_services(steps);
         let mut results = Vec::with_capacity(steps.len());
         for (index, step) in steps.iter().enumerate() {
             results.push(match failed.remove(&index) {
-                Some(cause) => Err(error(step, explain(step, cause))),
+                Some(cause) => {
+                    let cause = explain(step, cause, &created);
+                    if matches!(cause, Cause::Vanished(_)) {
+                        self.vanished.insert(*step.key().service());
+                    }
+                    Err(error(step, cause))
+                }
                 None => {
                     self.record(step);
                     Ok(())
@@ -146,7 +163,7 @@ impl Target for IpvsTable {
 impl IpvsTable {
     /// Takes refusals out of `failed` that mean that a row is as it should be already, or that another message brings it
     /// there; answers those messages.
-    fn second_thoughts(&self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, Message)> {
+    fn second_thoughts(&mut self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, Message)> {
         let (mut again, mut remade) = (Vec::new(), BTreeSet::new());
         // In the order of the keys, so a virtual server that is made again is known before its real servers are looked at.
         for (index, step) in steps.iter().enumerate() {
@@ -156,6 +173,7 @@ impl IpvsTable {
                 After::Send(other) => {
                     if let Step::Create(RowKey::Virtual(key), _) = &other {
                         remade.insert(*key);
+                        self.vanished.insert(*key);
                     }
                     again.push((index, self.ipvs.encode(&other)));
                 }
@@ -198,6 +216,14 @@ fn removed_services(steps: &[IpvsStep]) -> BTreeSet<VirtualServerKey> {
     steps.iter().filter_map(removed).collect()
 }
 
+fn created_services(steps: &[IpvsStep]) -> BTreeSet<VirtualServerKey> {
+    let created = |step: &IpvsStep| match step {
+        Step::Create(RowKey::Virtual(key), _) => Some(*key),
+        _ => None,
+    };
+    steps.iter().filter_map(created).collect()
+}
+
 /// True for a real server that is removed together with its virtual server: DEL_SERVICE takes it along.
 fn goes_with_its_service(step: &IpvsStep, going: &BTreeSet<VirtualServerKey>) -> bool {
     matches!(step, Step::Remove(RowKey::Real(key), _) if going.contains(&key.service))
@@ -232,7 +258,8 @@ fn after(step: &IpvsStep, nack: &Nack, remade: &BTreeSet<VirtualServerKey>) -> A
 }
 
 /// Says in words what IPVS's error numbers mean (net/netfilter/ipvs/ip_vs_ctl.c).
-fn explain(step: &IpvsStep, cause: Cause) -> Cause {
+/// `created` are the virtual servers that the same steps make.
+fn explain(step: &IpvsStep, cause: Cause, created: &BTreeSet<VirtualServerKey>) -> Cause {
     let Cause::Nack(nack) = cause else { return cause };
     match (step, nack.errno) {
         (
@@ -244,7 +271,8 @@ fn explain(step: &IpvsStep, cause: Cause) -> Cause {
             Cause::Missing(format!("scheduler {name:?} (kernel module ip_vs_{name}, load it or choose another)"))
         }
         (Step::Create(RowKey::Real(key), _) | Step::Change(RowKey::Real(key), ..), libc::ESRCH) => {
-            Cause::Missing(format!("virtual server {}", key.service))
+            let server = format!("virtual server {}", key.service);
+            if created.contains(&key.service) { Cause::Missing(server) } else { Cause::Vanished(server) }
         }
         (Step::Create(RowKey::Real(_), _) | Step::Change(RowKey::Real(_), ..), libc::EINVAL) => {
             let text = "the kernel takes no real server at this address: it must be unicast and routable, and the \
@@ -329,7 +357,7 @@ mod tests {
     fn a_missing_scheduler_is_named_with_its_module() {
         let value = VirtualServer { scheduler: "wlc".to_owned(), persistence: None };
         let step = Step::Create(RowKey::Virtual(web()), Row::Virtual(value));
-        let error = error(&step, explain(&step, nack(libc::ENOENT).into()));
+        let error = error(&step, explain(&step, nack(libc::ENOENT).into(), &BTreeSet::new()));
         assert_eq!(
             error.to_string(),
             "create virtual server tcp 192.168.0.10:80: scheduler \"wlc\" (kernel module ip_vs_wlc, load it or choose \
@@ -339,13 +367,20 @@ mod tests {
     }
 
     #[test]
-    fn a_real_server_without_its_virtual_server_waits_for_it() {
+    fn a_real_server_without_its_virtual_server_waits_for_it_or_has_lost_it() {
         let step = Step::Create(pod(), one());
-        let error = error(&step, explain(&step, nack(libc::ESRCH).into()));
+        let failed = |created: &[VirtualServerKey]| {
+            error(&step, explain(&step, nack(libc::ESRCH).into(), &created.iter().copied().collect()))
+        };
+        let waits = failed(&[web()]);
         assert_eq!(
-            error.to_string(),
+            waits.to_string(),
             "create real server tcp 192.168.0.10:80 -> 172.7.21.2:80: virtual server tcp 192.168.0.10:80 does not exist"
         );
-        assert_eq!(error.class(), RetryClass::Wait);
+        assert_eq!(waits.class(), RetryClass::Wait);
+        let lost = failed(&[]);
+        assert!(matches!(lost.cause, Cause::Vanished(_)));
+        assert!(lost.to_string().ends_with("virtual server tcp 192.168.0.10:80 is gone"), "{lost}");
+        assert_eq!(lost.class(), RetryClass::Retry);
     }
 }

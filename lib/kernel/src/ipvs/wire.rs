@@ -96,6 +96,23 @@ pub(super) fn service(key: &VirtualServerKey, value: &VirtualServer) -> Writer {
     writer
 }
 
+/// A message body of a service that no kernel makes; see [`super::Ipvs::has_scheduler`].
+pub(super) fn scheduler_question(scheduler: &str) -> Writer {
+    // Port 9 (discard) at an address of the discard prefix 100::/64 (RFC 6666).
+    let addr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
+    let key = VirtualServerKey { protocol: Protocol::Tcp, addr, port: 9 };
+    let mut writer = Writer::default();
+    writer.nest(SERVICE, |inner| {
+        put_identity(inner, &key);
+        inner
+            .put_str(SVC_SCHED_NAME, scheduler)
+            .put(SVC_FLAGS, &[[0; 4], u32::MAX.to_ne_bytes()].concat())
+            .put(SVC_TIMEOUT, &0u32.to_ne_bytes())
+            .put(SVC_NETMASK, &0u32.to_ne_bytes());
+    });
+    writer
+}
+
 /// A message body that names a destination of a service.
 pub(super) fn dest_id(key: &RealServerKey) -> Writer {
     let mut writer = service_id(&key.service);

@@ -1,0 +1,190 @@
+//! Comparing believed rows with `/proc/net/ip_vs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+
+use super::IpvsTable;
+use super::listing::{Listed, listed};
+use crate::error::KernelError;
+use reconcile::{Observed, Owner, Rows};
+
+impl IpvsTable {
+    /// The virtual servers among `expected` of which the kernel holds something else: missing, different, a real server
+    /// more or less. One reading of `/proc/net/ip_vs` for all of them, which is much cheaper than a question for each.
+    ///
+    /// A server that another program adds or removes meanwhile may hide or double one: what is named here is to be read
+    /// again ([`Self::rows_of`]) before it is believed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or its text is not understood.
+    pub fn differing(&mut self, expected: &BTreeMap<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        let listed = listed()?;
+        if self.ticks.is_none() {
+            self.ticks = self.learn_ticks(&listed, expected)?;
+        }
+        Ok(differing(&listed, expected, self.ticks))
+    }
+
+    /// The kernel's ticks per second, from a server whose persistence both listings show.
+    fn learn_ticks(&mut self, listed: &[Listed], expected: &BTreeMap<RowKey, Row>) -> Result<Option<u32>, KernelError> {
+        for server in listed.iter().filter(|server| expected.contains_key(&RowKey::Virtual(server.key))) {
+            let Some(persistence) = server.persistence else { continue };
+            let Some(seconds) = self.ipvs().virtual_server(&server.key)?.and_then(|value| value.persistence) else {
+                continue;
+            };
+            let ticks = persistence.ticks.checked_div(seconds);
+            if ticks.is_some_and(|ticks| ticks.checked_mul(seconds) == Some(persistence.ticks)) {
+                return Ok(ticks);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The rows of these virtual servers as the kernel holds them now. One that is not there has none.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
+        let mut rows = Rows::new();
+        for key in services {
+            let Some(value) = self.ipvs().virtual_server(key)? else { continue };
+            let owner = self.owner(key);
+            rows.insert(RowKey::Virtual(*key), Observed { value: value.into(), owner });
+            if owner == Owner::Ours {
+                rows.extend(self.real_rows(key)?);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// The virtual servers of `expected` that `listed` does not show as they are expected.
+fn differing(listed: &[Listed], expected: &BTreeMap<RowKey, Row>, ticks: Option<u32>) -> BTreeSet<VirtualServerKey> {
+    let mut servers: BTreeMap<&VirtualServerKey, usize> = BTreeMap::new();
+    let mut differing: BTreeSet<VirtualServerKey> = BTreeSet::new();
+    for key in expected.keys() {
+        match key {
+            // Until it is seen.
+            RowKey::Virtual(key) => {
+                differing.insert(*key);
+            }
+            RowKey::Real(key) => *servers.entry(&key.service).or_default() += 1,
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for server in listed {
+        let Some(Row::Virtual(value)) = expected.get(&RowKey::Virtual(server.key)) else { continue };
+        let real = servers.get(&server.key).copied().unwrap_or(0);
+        let same = is_same(server, value, ticks) && real == server.servers.len() && has_servers(server, expected);
+        // Twice in one text: the table changed while it was read.
+        if same && seen.insert(server.key) {
+            differing.remove(&server.key);
+        } else {
+            differing.insert(server.key);
+        }
+    }
+    differing
+}
+
+fn is_same(listed: &Listed, value: &VirtualServer, ticks: Option<u32>) -> bool {
+    let persistence = match (listed.persistence, value.persistence) {
+        (None, None) => true,
+        (Some(found), Some(seconds)) => {
+            let wanted = ticks.and_then(|ticks| ticks.checked_mul(seconds));
+            found.whole_address && wanted == Some(found.ticks)
+        }
+        _ => false,
+    };
+    persistence && !listed.one_packet && listed.scheduler == value.scheduler
+}
+
+fn has_servers(listed: &Listed, expected: &BTreeMap<RowKey, Row>) -> bool {
+    listed.servers.iter().all(|server| {
+        let key = RealServerKey { service: listed.key, addr: server.addr, port: server.port };
+        match expected.get(&RowKey::Real(key)) {
+            Some(Row::Real(value)) => value.weight == server.weight,
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use netstate::Protocol;
+    use netstate::ipvs::RealServer;
+
+    use super::*;
+    use crate::ipvs::listing::{Forwarding, ListedServer, Persistence};
+
+    fn key(port: u16) -> VirtualServerKey {
+        VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port }
+    }
+
+    fn server(last: u8) -> ListedServer {
+        let (addr, forwarding) = ([172, 7, 21, last].into(), Forwarding::Masquerade);
+        ListedServer { addr, port: 8080, forwarding, weight: 1, connections: Default::default() }
+    }
+
+    fn listed() -> Vec<Listed> {
+        let server = |port, persistence, servers: &[u8]| Listed {
+            key: key(port),
+            scheduler: "rr".to_owned(),
+            one_packet: false,
+            persistence,
+            servers: servers.iter().map(|last| self::server(*last)).collect(),
+        };
+        let sticky = Persistence { ticks: 2_700_000, whole_address: true };
+        vec![server(80, None, &[2, 3]), server(443, Some(sticky), &[]), server(9, None, &[9])]
+    }
+
+    fn expected() -> BTreeMap<RowKey, Row> {
+        let value = |persistence| Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence });
+        let mut rows = BTreeMap::new();
+        rows.insert(RowKey::Virtual(key(80)), value(None));
+        rows.insert(RowKey::Virtual(key(443)), value(Some(10_800)));
+        for last in [2, 3] {
+            let real = RealServerKey { service: key(80), addr: [172, 7, 21, last].into(), port: 8080 };
+            rows.insert(RowKey::Real(real), Row::Real(RealServer { weight: 1 }));
+        }
+        rows
+    }
+
+    #[test]
+    fn rows_as_expected_differ_nowhere_and_foreign_servers_do_not_count() {
+        assert_eq!(differing(&listed(), &expected(), Some(250)), BTreeSet::new());
+        assert_eq!(differing(&[], &BTreeMap::new(), None), BTreeSet::new());
+    }
+
+    #[test]
+    fn each_kind_of_difference_names_its_virtual_server() {
+        type Damage = fn(&mut Vec<Listed>);
+        let web: [Damage; 9] = [
+            |listed| listed.retain(|server| server.key != key(80)),
+            |listed| listed[0].servers.truncate(1),
+            |listed| listed[0].servers.push(server(4)),
+            |listed| listed[0].servers[1] = server(4),
+            |listed| listed[0].servers[1].weight = 0,
+            |listed| listed[0].servers[1].port = 81,
+            |listed| listed[0].scheduler = "wlc".to_owned(),
+            |listed| listed[0].one_packet = true,
+            |listed| listed.push(listed[0].clone()),
+        ];
+        for (index, damage) in web.into_iter().enumerate() {
+            let mut listed = listed();
+            damage(&mut listed);
+            assert_eq!(differing(&listed, &expected(), Some(250)), BTreeSet::from([key(80)]), "case {index}");
+        }
+        let sticky: [Damage; 3] = [
+            |listed| listed[1].persistence = None,
+            |listed| listed[1].persistence = Some(Persistence { ticks: 1, whole_address: true }),
+            |listed| listed[1].persistence = Some(Persistence { ticks: 2_700_000, whole_address: false }),
+        ];
+        for (index, damage) in sticky.into_iter().enumerate() {
+            let mut listed = listed();
+            damage(&mut listed);
+            assert_eq!(differing(&listed, &expected(), Some(250)), BTreeSet::from([key(443)]), "case {index}");
+        }
+        assert_eq!(differing(&[], &expected(), Some(250)), BTreeSet::from([key(80), key(443)]));
+    }
+}
