@@ -3,40 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod house;
+
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 
-const PROGRAMS: [&str; 3] = ["netd", "cni-plugin", "ipvs-proxy"];
+use house::{PROGRAMS, Source, none_of, product, root, sources};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The Rust files below a folder of the workspace.
-fn sources(folder: &str) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    let mut folders = vec![root().join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                found.push((path, text));
-            }
-        }
-    }
-    found
-}
-
-/// A file without its unit tests and comments: what runs.
-fn code(text: &str) -> String {
-    let before_tests = text.split("#[cfg(test)]").next().unwrap_or_default();
-    before_tests.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+/// Everything that is shipped and the lab.
+fn everything() -> Vec<Source> {
+    product().iter().map(String::as_str).chain(["tests/src", "tests/floor/src"]).flat_map(sources).collect()
 }
 
 /// Every crate that `package` links, by name.
@@ -76,114 +53,116 @@ fn crates_point_downwards_only() -> Result<()> {
     Ok(())
 }
 
-fn pure_code_names_no_io_clock_or_log() -> Result<()> {
-    let banned = [
-        "std::fs",
-        "std::net::Tcp",
-        "std::net::Udp",
-        "std::process",
-        "std::thread",
-        "std::env",
-        "Instant::now",
-        "SystemTime",
-        "tokio",
-        "tracing",
-        "log::",
-        "kernel::",
-        "cluster::",
-        "crate::run",
-    ];
-    for folder in [
-        "lib/netstate/src",
-        "lib/reconcile/src",
-        "netd/src/plan",
-        "ipvs-proxy/src/object",
-        "ipvs-proxy/src/plan",
-        "ipvs-proxy/src/dataplane",
-        "cni-plugin/src/plan",
-    ] {
-        let files = sources(folder);
-        ensure!(!files.is_empty(), "{folder} has no sources");
-        for (path, text) in files {
-            for name in banned {
-                // `kernel::` of our own crate in a path of another name (`netstate::…`) does not occur; a plain find will do.
-                ensure!(!code(&text).contains(name), "{} names {name}", path.display());
-            }
+fn pure_rooms_do_no_io_and_import_pure_rooms_only() -> Result<()> {
+    house::rooms::check_reader();
+    none_of("purity", &house::rooms::impurities())
+}
+
+fn files_and_functions_are_short() -> Result<()> {
+    house::size::check_readers();
+    let everything = everything();
+    let files = everything.iter().filter_map(house::size::long_file);
+    let functions = everything.iter().flat_map(house::size::large_functions);
+    none_of("size", &files.chain(functions).collect::<Vec<_>>())
+}
+
+fn public_functions_say_when_they_fail() -> Result<()> {
+    let silent: Vec<String> = everything().iter().flat_map(house::size::silent_failures).collect();
+    none_of("errors", &silent)
+}
+
+/// What nobody outside may use the compiler can call dead.
+fn programs_have_no_public_modules() -> Result<()> {
+    let mut public = Vec::new();
+    for program in PROGRAMS {
+        for source in sources(&format!("{program}/src")) {
+            let modules = source.lines.iter().filter(|(_, line)| line.trim_start().starts_with("pub mod "));
+            public.extend(modules.map(|(number, line)| format!("{}:{number} {}", source.path, line.trim())));
         }
     }
-    Ok(())
+    none_of("public", &public)
+}
+
+fn every_dependency_is_used() -> Result<()> {
+    none_of("dependencies", &house::dependencies::unused())
+}
+
+fn licences_bans_and_sources_are_what_deny_toml_allows() -> Result<()> {
+    house::deny::check_reader();
+    let (wrong, several) = house::deny::check()?;
+    for crate_ in several {
+        eprintln!("deny: in several versions: {crate_}");
+    }
+    none_of("deny", &wrong)
+}
+
+fn words_are_the_fields() -> Result<()> {
+    house::words::check_reader();
+    none_of("words", &house::words::spoken())
 }
 
 fn programs_execute_no_program() -> Result<()> {
-    for folder in ["netd/src", "cni-plugin/src", "ipvs-proxy/src", "lib"] {
-        for (path, text) in sources(folder).into_iter().filter(|(path, _)| !path.to_string_lossy().contains("/tests/"))
-        {
-            for name in ["Command::new", "execv", "posix_spawn"] {
-                ensure!(!code(&text).contains(name), "{} has {name}", path.display());
-            }
-        }
+    let mut found = Vec::new();
+    for source in product().iter().flat_map(|folder| sources(folder)) {
+        let code = source.code();
+        let names = ["Command::new", "execv", "posix_spawn"].into_iter().filter(|name| code.contains(name));
+        found.extend(names.map(|name| format!("{} has {name}", source.path)));
     }
-    Ok(())
+    none_of("programs", &found)
 }
 
 fn unsafe_code_is_in_the_kernel_crate_only() -> Result<()> {
-    for folder in [
-        "netd/src",
-        "cni-plugin/src",
-        "ipvs-proxy/src",
-        "lib/netstate",
-        "lib/reconcile",
-        "lib/cluster/src",
-        "lib/daemon/src",
-    ] {
-        for (path, text) in sources(folder) {
-            ensure!(!code(&text).contains("unsafe"), "{} has unsafe code", path.display());
-        }
-    }
-    Ok(())
+    let found: Vec<String> = product()
+        .iter()
+        .filter(|folder| *folder != "lib/kernel/src")
+        .flat_map(|folder| sources(folder))
+        .filter(|source| source.code().contains("unsafe"))
+        .map(|source| source.path)
+        .collect();
+    none_of("unsafe", &found)
 }
 
 fn every_unsafe_block_says_why_it_is_sound() -> Result<()> {
-    for (path, text) in sources("lib/kernel/src") {
+    for Source { path, text, .. } in sources("lib/kernel/src") {
         let lines: Vec<&str> = text.lines().collect();
         for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("unsafe {")) {
             let before = lines[number.saturating_sub(6)..number].join("\n");
-            ensure!(before.contains("SAFETY:"), "{}:{} has no SAFETY comment", path.display(), number + 1);
+            ensure!(before.contains("SAFETY:"), "{path}:{} has no SAFETY comment", number + 1);
         }
     }
     Ok(())
 }
 
 fn every_module_says_what_it_is() -> Result<()> {
-    for folder in ["lib", "netd", "cni-plugin", "ipvs-proxy", "tests"] {
-        for (path, text) in sources(folder) {
+    let folders = ["lib", "netd", "cni-plugin", "ipvs-proxy", "tests"];
+    let silent: Vec<String> = folders
+        .into_iter()
+        .flat_map(house::every_file)
+        .filter(|(_, text)| {
             let first = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!"));
-            let opens = first.is_some_and(|line| line.starts_with("//!"));
-            ensure!(opens, "{} does not open with //!", path.display());
-        }
-    }
-    Ok(())
+            !first.is_some_and(|line| line.starts_with("//!"))
+        })
+        .map(|(path, _)| path)
+        .collect();
+    none_of("headers", &silent)
 }
 
 fn no_name_says_nothing() -> Result<()> {
-    for folder in ["lib", "netd", "cni-plugin", "ipvs-proxy"] {
-        for (path, text) in sources(folder) {
-            let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-            ensure!(!["utils", "util", "helpers", "misc"].contains(&stem.as_str()), "{}", path.display());
-            for word in ["Manager", "Helper", "Handler"] {
-                let declared = ["struct ", "enum ", "trait ", "type "];
-                let names = code(&text).lines().any(|line| {
-                    declared.iter().any(|kind| {
-                        line.split_once(kind).is_some_and(|(_, name)| {
-                            name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().ends_with(word)
-                        })
-                    })
-                });
-                ensure!(!names, "{} declares a …{word}", path.display());
+    let mut found = Vec::new();
+    for source in product().iter().flat_map(|folder| sources(folder)) {
+        let module = source.module();
+        let empty = module.iter().filter(|name| ["utils", "util", "helpers", "misc"].contains(&name.as_str()));
+        found.extend(empty.map(|name| format!("{}: {name}", source.path)));
+        for line in source.code().lines() {
+            let declared = ["struct ", "enum ", "trait ", "type "].iter().find_map(|kind| line.split_once(kind));
+            let name =
+                declared.map_or("", |(_, rest)| rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default());
+            if ["Manager", "Helper", "Handler"].iter().any(|word| name.ends_with(word)) {
+                found.push(format!("{}: {name}", source.path));
             }
         }
     }
-    Ok(())
+    none_of("names", &found)
 }
 
 fn main() -> ExitCode {
@@ -192,7 +171,13 @@ fn main() -> ExitCode {
         lab::tests![
             plugin_reaches_neither_tokio_nor_cluster_nor_tls,
             crates_point_downwards_only,
-            pure_code_names_no_io_clock_or_log,
+            pure_rooms_do_no_io_and_import_pure_rooms_only,
+            files_and_functions_are_short,
+            public_functions_say_when_they_fail,
+            programs_have_no_public_modules,
+            every_dependency_is_used,
+            licences_bans_and_sources_are_what_deny_toml_allows,
+            words_are_the_fields,
             programs_execute_no_program,
             unsafe_code_is_in_the_kernel_crate_only,
             every_unsafe_block_says_why_it_is_sound,
