@@ -36,7 +36,7 @@ pub struct Command {
 /// What a finished command left: exit status and both streams, read as UTF-8 with replacement characters.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Exit status as wait(2) tells it.
+    /// Exit status as wait(2) returns it.
     pub status: ExitStatus,
     /// Everything written to standard output.
     pub stdout: String,

@@ -1,4 +1,4 @@
-//! The answering side of every traffic test: a server that tells its name and whom it saw, and clients that ask it.
+//! The answering side of every traffic test: a server that sends its name and whom it saw, and clients that ask it.
 //!
 //! Invariant: a client opens its socket in the place it asks from and gives up at its limit, so a lost packet is an error of
 //! that request and not a hanging test.
@@ -108,7 +108,7 @@ impl Connection {
     }
 }
 
-/// `GET path` of any HTTP server that tells the length of its answer; gives the body of a 200.
+/// `GET path` of any HTTP server that sends the length of its answer; gives the body of a 200.
 ///
 /// # Errors
 /// When nothing answers within `limit`, or with another status.

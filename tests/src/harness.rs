@@ -119,7 +119,7 @@ fn judge(body: fn() -> Result<()>) -> Result<(), Failed> {
     let verdict = catch_unwind(AssertUnwindSafe(body));
     let complaint = match verdict {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => told(&error),
+        Ok(Err(error)) => chain(&error),
         Err(panic) => {
             let text =
                 panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -130,7 +130,7 @@ fn judge(body: fn() -> Result<()>) -> Result<(), Failed> {
 }
 
 /// The chain of causes and, where RUST_BACKTRACE asks for it, the lines of the test that led there.
-fn told(error: &anyhow::Error) -> String {
+fn chain(error: &anyhow::Error) -> String {
     let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
     let backtrace = error.backtrace().to_string();
     let places =

@@ -46,7 +46,7 @@ impl Default for Guest {
 /// the same arguments inside the lab kernel and never returns.
 ///
 /// # Errors
-/// When neither the running kernel nor the lab kernel will do; the message tells what to run.
+/// When neither the running kernel nor the lab kernel will do; the message says what to run.
 pub fn ensure(needs: &[Need], guest: Guest) -> Result<()> {
     let place = env::var(WHERE_VARIABLE).unwrap_or_default();
     if !["", "guest", "host"].contains(&place.as_str()) {

@@ -24,7 +24,7 @@ pub fn bin(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The folder [`bin`] looks into.
+/// The folder of [`bin`]'s programs.
 ///
 /// # Errors
 /// When this process's own path cannot be read.

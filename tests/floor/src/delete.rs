@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::message::Message;
 use crate::socket::Socket;
 
-/// Pause between two looks at the link.
+/// Pause between two listings of the link.
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// Deletes the link; returns when it is not visible any more.

@@ -22,7 +22,7 @@ pub(crate) struct Message {
     bytes: Vec<u8>,
 }
 
-/// What the kernel tells of a link.
+/// What the kernel reports of a link.
 #[derive(Clone, Copy)]
 pub(crate) struct Reply {
     pub(crate) index: i32,

@@ -1,7 +1,7 @@
 //! Addresses as files, laid out as host-local does: one file per address, a lock, the last address given out.
 //!
 //! Invariant: an address belongs to at most one container, because its file is made with `O_EXCL` under the lock. A link named after
-//! the container tells DEL the address without a search.
+//! the container gives DEL the address without a search.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};

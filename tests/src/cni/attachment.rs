@@ -1,4 +1,4 @@
-//! One interface of one container: what a runtime tells a plugin by `CNI_*` variables and capability arguments.
+//! One interface of one container: what a runtime gives a plugin by `CNI_*` variables and capability arguments.
 //!
 //! Invariant: container ID and interface name together name an attachment; ADD, CHECK and DEL of one attachment get the same.
 
@@ -34,10 +34,10 @@ impl Attachment {
         Self { container_id, netns, ifname: "eth0".to_owned(), args, capabilities: Map::new() }
     }
 
-    /// The same as a client tells it: containerd sends the pairs in the random order of a Go map (here `IgnoreUnknown` comes
+    /// The same in a client's own form: containerd sends the pairs in the random order of a Go map (here `IgnoreUnknown` comes
     /// last, which a plugin must bear) and offers the Pod's annotations; its structures have no JSON names.
     #[must_use]
-    pub fn told_by(mut self, client: Client) -> Self {
+    pub fn given_by(mut self, client: Client) -> Self {
         if client.is_containerd() {
             let mut pairs: Vec<&str> = self.args.split(';').collect();
             pairs.reverse();
@@ -94,7 +94,7 @@ impl Attachment {
         &self.container_id
     }
 
-    /// What libcni looks at before it executes the first plugin of an ADD (`pkg/utils/utils.go`).
+    /// What libcni verifies before it executes the first plugin of an ADD (`pkg/utils/utils.go`).
     pub(crate) fn validate(&self, network: &str) -> Result<()> {
         let is_word = |text: &str| {
             let mut bytes = text.bytes();
@@ -178,25 +178,25 @@ mod tests {
 
     #[test]
     fn containerd_spells_members_as_go_fields_and_leaves_none_out() {
-        let told = attachment().told_by(Client::Containerd1);
+        let given = attachment().given_by(Client::Containerd1);
         assert_eq!(
-            told.capabilities["portMappings"],
+            given.capabilities["portMappings"],
             json!([{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}])
         );
         assert_eq!(
-            told.capabilities["bandwidth"],
+            given.capabilities["bandwidth"],
             json!({"IngressRate": 1000, "IngressBurst": 4294967295_u64, "EgressRate": 0, "EgressBurst": 0})
         );
-        assert_eq!(told.args, "K8S_POD_NAME=web;IgnoreUnknown=1");
-        assert_eq!(told.clone().told_by(Client::Containerd1).capabilities, told.capabilities);
+        assert_eq!(given.args, "K8S_POD_NAME=web;IgnoreUnknown=1");
+        assert_eq!(given.clone().given_by(Client::Containerd1).capabilities, given.capabilities);
     }
 
     #[test]
     fn crio_keeps_the_conventional_names_and_publishes_ports_itself() {
-        let told = attachment().told_by(Client::CriO);
-        assert!(!told.capabilities.contains_key("portMappings"));
-        assert_eq!(told.capabilities["bandwidth"]["ingressRate"], 1000);
-        assert_eq!(told.args, "IgnoreUnknown=1;K8S_POD_NAME=web");
+        let given = attachment().given_by(Client::CriO);
+        assert!(!given.capabilities.contains_key("portMappings"));
+        assert_eq!(given.capabilities["bandwidth"]["ingressRate"], 1000);
+        assert_eq!(given.args, "IgnoreUnknown=1;K8S_POD_NAME=web");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The folder of network configurations: which network a program finds in it.
 //!
-//! Invariant: files are taken in the order of their names. libcni looks for a name and gives up at the first file it cannot
+//! Invariant: files are taken in the order of their names. libcni searches for a name and gives up at the first file it cannot
 //! read; containerd takes the first file there is; CRI-O passes over what it cannot read.
 
 use std::fs;
@@ -37,7 +37,7 @@ pub(crate) fn load(folder: &Path, release: Release, name: &str) -> Result<Networ
     bail!("no net configuration with name {name:?} in {}", folder.display())
 }
 
-/// The network a client uses when it is told no name.
+/// The network a client uses when it is given no name.
 ///
 /// # Errors
 /// When there is none; containerd's also when its first file cannot be read.

@@ -1,8 +1,8 @@
 //! One execution of one plugin.
 //!
 //! Invariant: the plugin is the first regular file of its name in the folders of `CNI_PATH`, runs with the machine's network
-//! and files and the runtime's whole environment, gets its input at once and end of file, and its failure is told as
-//! `pkg/invoke/raw_exec.go` tells it.
+//! and files and the runtime's whole environment, gets its input at once and end of file, and its failure is reported as
+//! `pkg/invoke/raw_exec.go` reports it.
 
 use std::fmt;
 use std::path::Path;
@@ -99,7 +99,7 @@ pub(crate) fn find(host: &Host, plugin: &str, folders: &[String]) -> Result<Stri
         bail!("no paths provided");
     }
     let candidates: Vec<String> = folders.iter().map(|folder| format!("{folder}/{plugin}")).collect();
-    // Looked at from inside, where absolute links lead to the machine's own files.
+    // Seen from inside, where absolute links lead to the machine's own files.
     let found = host.within(|| candidates.into_iter().find(|file| Path::new(file).is_file()))?;
     match found {
         Some(file) => Ok(file),

@@ -12,7 +12,7 @@ use super::client::{Release, by_age};
 
 /// Versions that print `ip4` and `ip6`.
 const FLAT: [&str; 2] = ["0.1.0", "0.2.0"];
-/// Versions whose addresses tell their family.
+/// Versions whose addresses name their family.
 const FAMILIES: [&str; 3] = ["0.3.0", "0.3.1", "0.4.0"];
 const LATER: [&str; 2] = ["1.0.0", "1.1.0"];
 

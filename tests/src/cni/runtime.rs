@@ -83,7 +83,7 @@ impl Runtime {
         self.host.write(format!("{CONF_DIR}/{file}"), content)
     }
 
-    /// The network that the client takes without being told a name: that of the first file. CRI-O takes it only when each
+    /// The network that the client takes without being given a name: that of the first file. CRI-O takes it only when each
     /// of its plugins is there and lists its version.
     ///
     /// # Errors
@@ -238,7 +238,8 @@ impl Runtime {
         let printed = execute(&self.host, &file, &Call::version(), &input)?;
         let answer: Value = serde_json::from_str(&printed).with_context(|| format!("VERSION of {plugin}"))?;
         let versions = answer.get("supportedVersions").and_then(Value::as_array);
-        let versions = versions.with_context(|| format!("plugin {plugin} told no supportedVersions: {answer:?}"))?;
+        let versions =
+            versions.with_context(|| format!("plugin {plugin} returned no supportedVersions: {answer:?}"))?;
         Ok(versions.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
@@ -267,7 +268,7 @@ impl Runtime {
             .with_context(|| format!("failed to get network {:?} cached result", network.name))
     }
 
-    /// A verb without a result; what the plugin prints on success is not looked at.
+    /// A verb without a result; what the plugin prints on success is not read.
     fn ask(
         &self,
         plugin: &Map<String, Value>,

@@ -36,13 +36,13 @@ impl Sandbox {
         Self::attach(runtime, pod, attachment)
     }
 
-    /// Attaches a Pod as the client would, with these arguments; the client's own way of telling them is applied.
+    /// Attaches a Pod as the client would, with these arguments; the client's own form of them is applied.
     ///
     /// # Errors
     /// As [`Runtime::add`], after the DEL that follows a failed ADD.
     pub fn attach(runtime: &Runtime, pod: Pod, attachment: Attachment) -> Result<Self> {
         let network = runtime.network()?;
-        let attachment = attachment.told_by(runtime.client());
+        let attachment = attachment.given_by(runtime.client());
         let added = set_up(runtime, &network, &pod, &attachment);
         match added {
             Ok((result, address)) => Ok(Self { runtime: runtime.clone(), network, attachment, result, address, pod }),

@@ -32,18 +32,20 @@ pub(crate) fn product() -> Vec<String> {
 }
 
 /// What is not yet as the gate wants it, by gate and beginning of the path: reported at each run, and taken out when it is mended.
-const OPEN: [(&str, &str); 11] = [
+const OPEN: [(&str, &str); 13] = [
     ("purity", "ipvs-proxy/src/plan/claims.rs"),
     ("purity", "cni-plugin/src/"),
-    ("size", ""),
+    ("size", "netd/"),
+    ("size", "ipvs-proxy/"),
+    ("size", "cni-plugin/"),
+    ("size", "lib/"),
     ("public", ""),
     ("dependencies", ""),
     ("words", "netd/"),
     ("words", "cni-plugin/"),
     ("words", "ipvs-proxy/"),
     ("words", "lib/"),
-    ("words", "tests/"),
-    ("words", "docs/"),
+    ("words", "ARCHITECTURE.md"),
 ];
 
 /// Fails with all of `wrong` that is not open, one a line.

@@ -1,6 +1,6 @@
 //! The machine that is measured: what it is, and whether something else keeps it busy.
 //!
-//! Invariant: a measurement waits for a calm moment, but only for so long; that it went ahead on a busy machine is counted and told.
+//! Invariant: a measurement waits for a calm moment, but only for so long; that it went ahead on a busy machine is counted and reported.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -27,7 +27,7 @@ impl Report {
         if self.markdown { println!("{text}\n") } else { println!("  {text}") }
     }
 
-    /// Tells what goes on, on standard error: it is no part of the report.
+    /// Says what goes on, on standard error: it is no part of the report.
     pub(crate) fn progress(&self, text: &str) {
         eprintln!("bench: {text}");
     }

@@ -1,4 +1,4 @@
-//! Samples of a duration and what is told of them.
+//! Samples of a duration and what is shown of them.
 //!
 //! Invariant: a quantile is a value that was measured (nearest rank), never an interpolated one.
 

@@ -1,6 +1,6 @@
 //! What a process has used: memory and processor time (proc(5)).
 //!
-//! Invariant: processor time counts in the kernel's unit of 10 ms, so it is told only of work that takes many of them.
+//! Invariant: processor time counts in the kernel's unit of 10 ms, so it is shown only for work that takes many of them.
 
 use std::fs;
 use std::time::Duration;

@@ -61,8 +61,7 @@ pub(crate) fn direct(stage: &Stage, report: &mut Report) -> Result<()> {
     let mut rows = Vec::new();
     let mut ask =
         |title: &str, from: &dyn Fn(SocketAddr) -> Result<Answer>, to: SocketAddr, name: &str, seen: Source| {
-            let answer = from(to);
-            rows.push(row(report, title, to, &answer, name, &seen));
+            rows.push(row(report, title, to, &from(to), &Expected { name, seen }));
         };
     let from_a = |to| echo::ask_tcp(a.pod(), to, LIMIT);
     let from_node = |to| echo::ask_tcp(&one.host, to, LIMIT);
@@ -77,23 +76,22 @@ pub(crate) fn direct(stage: &Stage, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn row(
-    report: &mut Report,
-    title: &str,
-    to: SocketAddr,
-    answer: &Result<Answer>,
-    name: &str,
-    seen: &Source,
-) -> Vec<String> {
+/// Who must answer, and whom the answer must have seen.
+struct Expected<'a> {
+    name: &'a str,
+    seen: Source,
+}
+
+fn row(report: &mut Report, title: &str, to: SocketAddr, answer: &Result<Answer>, expected: &Expected) -> Vec<String> {
     let (by, source, took, passed) = match answer {
         Ok(answer) => {
-            let passed = answer.name == name && seen.holds(answer.client.ip());
+            let passed = answer.name == expected.name && expected.seen.holds(answer.client.ip());
             (answer.name.clone(), answer.client.ip().to_string(), ms(answer.took), passed)
         }
         Err(error) => (format!("{error:#}"), String::new(), String::new(), false),
     };
     let verdict = report.check(passed, title);
-    vec![title.to_owned(), to.to_string(), by, source, seen.text(), took, verdict]
+    vec![title.to_owned(), to.to_string(), by, source, expected.seen.text(), took, verdict]
 }
 
 /// The Service from Pods, nodes and the outside.

@@ -48,7 +48,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Brings everything up and tells of each step.
+    /// Brings everything up and reports each step.
     pub(crate) fn raise(backend: &str, report: &mut Report) -> Result<Self> {
         report.step("five machines on 10.4.7.0/24, etcd on three of them");
         let cluster = Cluster::reference()?;

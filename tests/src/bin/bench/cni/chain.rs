@@ -1,6 +1,6 @@
 //! A chain of plugins, executed for one Pod as libcni executes it: environment, standard input, `prevResult`, order.
 //!
-//! Invariant: the time told is from the start of a plugin to its end and the end of its output, summed over the chain; what a runtime
+//! Invariant: the time shown is from the start of a plugin to its end and the end of its output, summed over the chain; what a runtime
 //! does between two plugins (decoding the result, composing the next input) is left out, the same for every chain.
 
 use std::io::{ErrorKind, Read, Write};

@@ -72,7 +72,7 @@ fn row(title: &str, verb: &Verb, floor: &Verb) -> Vec<String> {
     ]
 }
 
-/// How many calls at a time the growth is told of.
+/// Calls in one stretch of the growth's table.
 const STRETCH: usize = 20;
 
 /// ADD at the beginning, where a node of 110 Pods ends, and at the end of a node that is full.

@@ -1,7 +1,7 @@
 //! The measuring loop; runs as a process of the measured machine, so that a plugin is started as a runtime on the machine starts it.
 //!
 //! Invariant: a block is measured only when the one before it has left nothing to do: processes that outlive their call (a deletion
-//! that goes on in the background) are adopted, waited for and told, and the bridge has exactly as many ports as it should. A chain
+//! that goes on in the background) are adopted, waited for and reported, and the bridge has exactly as many ports as it should. A chain
 //! whose Pod cannot reach its gateway is not measured at all.
 
 use std::fs;

@@ -32,7 +32,7 @@ const READY: &str = "ready";
 const LIMIT: Duration = Duration::from_secs(300);
 /// How often one endpoint is changed.
 const CHANGES: usize = 30;
-/// Pause between two looks at one virtual server: a look costs some 0.1 ms in the lab kernel.
+/// Pause between two listings of one virtual server: one costs some 0.1 ms in the lab kernel.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What one number of Services gave.
