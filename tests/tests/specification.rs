@@ -1,0 +1,57 @@
+//! SPECIFICATION.md held against the tests that there are: every promise names one, or a part of the benchmark.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+
+/// The parts that `make bench` measures.
+const PARTS: [&str; 3] = ["cni", "netd", "proxy"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Whether a Rust file at or below `place` has `name` as a whole word.
+fn has(place: &Path, name: &str) -> bool {
+    if place.is_dir() {
+        return fs::read_dir(place).into_iter().flatten().flatten().any(|entry| has(&entry.path(), name));
+    }
+    let text = fs::read_to_string(place).unwrap_or_default();
+    let part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    text.match_indices(name).any(|(at, _)| !text[..at].ends_with(part) && !text[at + name.len()..].starts_with(part))
+}
+
+fn every_promise_is_shown_by_a_test_or_a_benchmark() -> Result<()> {
+    let page = fs::read_to_string(root().join("SPECIFICATION.md")).context("SPECIFICATION.md")?;
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
+    let (mut promises, mut wrong) = (0, Vec::new());
+    for row in rows {
+        promises += 1;
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        ensure!(cells.len() == 3, "{row:?} is not `promise | number | shown by`");
+        let shown: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        if shown.is_empty() {
+            wrong.push(format!("{row}: shown by nothing"));
+        }
+        for name in shown {
+            let known = match name.split_once(' ') {
+                Some((place, test)) => root().join(place).exists() && has(&root().join(place), test),
+                None => PARTS.contains(&name) && cells[2].contains(&format!("bench `{name}`")),
+            };
+            if !known {
+                wrong.push(format!("{}: {name} does not exist", cells[0]));
+            }
+        }
+    }
+    ensure!(promises > 30, "only {promises} promises were read");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(&[], lab::tests![every_promise_is_shown_by_a_test_or_a_benchmark])
+}
