@@ -11,7 +11,7 @@ use cluster::Event;
 use reconcile::{Gate, Pass};
 
 use super::memory::{is_in_doubt, remember};
-use super::tables::{Tables, Touched, add};
+use super::tables::{Tables, Touched};
 use crate::dataplane::{self, DataPlane};
 use crate::object::ObjectName;
 use crate::object::key::Kind;
@@ -46,7 +46,7 @@ pub(crate) struct Proxy {
     claims: Claims,
     plane: DataPlane,
     tables: Tables,
-    gate: Gate,
+    gate: Gate<&'static str>,
     dirty: BTreeSet<ObjectName>,
     misplaced: BTreeMap<ObjectName, String>,
     /// Services that are served as the kernel remembers them; `None` before the kernel was asked.
@@ -103,7 +103,7 @@ impl Proxy {
                 self.dirty.extend(self.view.take(event));
                 if complete {
                     for kind in Kind::ALL {
-                        self.gate.complete(kind.folder());
+                        self.gate.complete(&kind.folder());
                     }
                 }
                 self.release_remembered();
@@ -128,7 +128,7 @@ impl Proxy {
         let mut pass = self.tables.arrive(now);
         if self.gate.is_open() {
             self.remember();
-            add(&mut pass, self.tables.leave(now));
+            pass += self.tables.leave(now);
         }
         self.tables.settle_flows();
         self.count(&pass);
@@ -229,7 +229,7 @@ impl Proxy {
 
     /// The sources that have not been listed once.
     #[must_use]
-    pub(crate) const fn gate(&self) -> &Gate {
+    pub(crate) const fn gate(&self) -> &Gate<&'static str> {
         &self.gate
     }
 

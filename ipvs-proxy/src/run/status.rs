@@ -107,9 +107,9 @@ impl Status {
     /// The status of `proxy` on `node`.
     #[must_use]
     pub(crate) fn of(proxy: &Proxy, node: &str, advice: &[String], now: Duration) -> Self {
-        let tables: Vec<_> = proxy.tables().stages().into_iter().map(table).collect();
+        let tables: Vec<_> = proxy.tables().stack().stages().map(|stage| table(stage)).collect();
         let lost = proxy.view().lost().map(ToString::to_string);
-        let waiting_for: Vec<_> = proxy.gate().waiting().map(str::to_owned).collect();
+        let waiting_for: Vec<_> = proxy.gate().waiting().map(ToString::to_string).collect();
         let done = tables.iter().all(|table| table.error.is_none() && table.open.is_empty());
         let totals = proxy.totals();
         Self {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use netstate::ipvs::{RealServerKey, Row, RowKey};
 use netstate::{IfName, Protocol, SysctlKey, nft as nft_rows};
-use reconcile::{Owner, Pass, Reconciler, Stage};
+use reconcile::{Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
 use super::flows::Pending;
 use super::rotation::Audit;
@@ -24,17 +24,18 @@ use crate::dataplane::{Changes, ipvs, table as nft, vip};
 
 /// The reconcilers; see the module's text.
 pub(crate) struct Tables {
-    sysctls: Reconciler<AnyTarget<SysctlKey, String>>,
-    links: Reconciler<AnyTarget<IfName, netstate::Link>>,
-    nft: Reconciler<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
-    servers: Reconciler<Box<dyn Servers + Send>>,
-    addresses: Reconciler<AnyTarget<netstate::AddressKey, netstate::Address>>,
+    stack: Stack,
+    sysctls: Table<AnyTarget<SysctlKey, String>>,
+    links: Table<AnyTarget<IfName, netstate::Link>>,
+    nft: Table<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
+    servers: Table<Box<dyn Servers + Send>>,
+    addresses: Table<AnyTarget<netstate::AddressKey, netstate::Address>>,
     flows: Box<dyn Flows + Send>,
     drains: Drains,
     /// Real servers that stopped being desired since the gate was last open.
     leaving: BTreeSet<RealServerKey>,
-    /// The servers were listed: whatever is ours and not desired may have to be drained.
-    orphans: bool,
+    /// Listings of the servers after which orphans, rows of ours that nobody desires, were looked for.
+    searched: u64,
     pending: Pending,
     audit: Audit,
 }
@@ -57,37 +58,45 @@ impl Tables {
         pods: netstate::Prefix,
         link: &IfName,
     ) -> Self {
-        let mut tables = Self {
-            sysctls: Reconciler::new("sysctl", targets.sysctls),
-            links: Reconciler::new("link", targets.links),
-            nft: Reconciler::new("nft", targets.nft),
-            servers: Reconciler::new("ipvs", targets.servers),
-            addresses: Reconciler::new("address", targets.addresses),
+        let (key, row) = nft::table(pods);
+        let masquerade = key.clone();
+        let mut stack = Stack::new();
+        let parameters = stack.push(Reconciler::new("sysctl", targets.sysctls));
+        let links = stack.push(Reconciler::new("link", targets.links));
+        let nft = stack.push(Reconciler::new("nft", targets.nft));
+        let servers = stack.push(Reconciler::new("ipvs", targets.servers));
+        let addresses = Reconciler::new("address", targets.addresses);
+        let addresses = stack.push_when(addresses, move |stack| stack.holds(nft, &masquerade));
+        stack.want_all(parameters, sysctls.clone());
+        stack.want(links, link.clone(), Some(vip::link()));
+        stack.want(nft, key, Some(row));
+        Self {
+            stack,
+            sysctls: parameters,
+            links,
+            nft,
+            servers,
+            addresses,
             flows: targets.flows,
             drains: Drains::new(grace),
             leaving: BTreeSet::new(),
-            orphans: false,
+            searched: 0,
             pending: Pending::default(),
             audit: Audit::default(),
-        };
-        tables.sysctls.want_all(sysctls.clone());
-        tables.links.want(link.clone(), Some(vip::link()));
-        let (key, row) = nft::table(pods);
-        tables.nft.want(key, Some(row));
-        tables
+        }
     }
 
     /// Takes in what a plan changed.
     pub(crate) fn want(&mut self, changes: Changes) {
         for (key, row) in changes.nft {
-            self.nft.want(key, row);
+            self.stack.want(self.nft, key, row);
         }
         // In key order: virtual servers before their real servers.
         for (key, row) in changes.ipvs {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
                     self.pending.note(service);
-                    self.servers.want(key, row);
+                    self.stack.want(self.servers, key, row);
                 }
                 (RowKey::Real(real), Some(row)) => {
                     self.leaving.remove(&real);
@@ -95,18 +104,18 @@ impl Tables {
                         tracing::info!(server = %real, "endpoint is back, its drain ends");
                     }
                     self.settle_later(&real);
-                    self.servers.want(key, Some(row));
+                    self.stack.want(self.servers, key, Some(row));
                 }
                 (RowKey::Real(real), None) => {
                     self.drains.cancel(&real);
                     self.leaving.insert(real);
                     self.settle_later(&real);
-                    self.servers.want(key, None);
+                    self.stack.want(self.servers, key, None);
                 }
             }
         }
         for (key, row) in changes.addresses {
-            self.addresses.want(key, row);
+            self.stack.want(self.addresses, key, row);
         }
     }
 
@@ -119,54 +128,36 @@ impl Tables {
 
     /// The way in: creates and changes, in order of dependency.
     pub(crate) fn arrive(&mut self, now: Duration) -> Pass {
-        let mut pass = Pass::default();
-        add(&mut pass, self.sysctls.upsert(now));
-        add(&mut pass, self.links.upsert(now));
-        add(&mut pass, self.nft.upsert(now));
-        let servers = self.servers.upsert(now);
-        self.orphans |= servers.observed > 0;
-        add(&mut pass, servers);
-        if self.masquerades() {
-            add(&mut pass, self.addresses.upsert(now));
-        }
-        pass
+        self.stack.upsert(now)
     }
 
     /// The way out: drains begin, and what is not desired goes in the opposite order.
     pub(crate) fn leave(&mut self, now: Duration) -> Pass {
         self.begin_drains(now);
-        let mut pass = self.servers.upsert(now);
-        add(&mut pass, self.addresses.remove(now));
-        add(&mut pass, self.servers.remove(now));
-        add(&mut pass, self.nft.remove(now));
+        let mut pass = self.stack.get_mut(self.servers).map(|servers| servers.upsert(now)).unwrap_or_default();
+        pass += self.stack.remove(now);
         pass
     }
 
     /// Deletes tracked connections that lead past the servers as they are now; belongs behind a pass.
     pub(crate) fn settle_flows(&mut self) {
-        if let Some(mirror) = self.servers.mirror() {
+        if let Some(mirror) = self.stack.mirror(self.servers) {
             self.pending.settle(mirror, self.flows.as_mut());
         }
     }
 
     /// True when the kernel's record and servers have been read.
     #[must_use]
-    pub(crate) const fn is_read(&self) -> bool {
-        self.nft.mirror().is_some() && self.servers.mirror().is_some()
-    }
-
-    /// True when the static part of the nft table is in the kernel as desired.
-    fn masquerades(&self) -> bool {
-        let key = nft_rows::RowKey::Table(nft::table_key());
-        let have = self.nft.mirror().and_then(|mirror| mirror.get(&key)).map(|row| &row.value);
-        have.is_some() && have == self.nft.desired().get(&key)
+    pub(crate) fn is_read(&self) -> bool {
+        self.observed_nft().is_some() && self.observed_servers().is_some()
     }
 
     /// Turns removals of TCP real servers into drains.
     fn begin_drains(&mut self, now: Duration) {
-        let Some(mirror) = self.servers.mirror() else { return };
+        let Some(servers) = self.stack.get(self.servers) else { return };
+        let Some(mirror) = servers.mirror() else { return };
         let mut candidates = std::mem::take(&mut self.leaving);
-        if std::mem::take(&mut self.orphans) {
+        if std::mem::replace(&mut self.searched, servers.listings()) != servers.listings() {
             candidates.extend(mirror.iter().filter(|(_, row)| row.owner == Owner::Ours).filter_map(
                 |(key, _)| match key {
                     RowKey::Real(real) => Some(*real),
@@ -174,7 +165,7 @@ impl Tables {
                 },
             ));
         }
-        let desired = self.servers.desired();
+        let desired = servers.desired();
         candidates.retain(|real| {
             mirror.contains_key(&RowKey::Real(*real))
                 && !desired.contains_key(&RowKey::Real(*real))
@@ -184,15 +175,16 @@ impl Tables {
         for real in candidates {
             tracing::info!(server = %real, "endpoint takes no new connections and goes when its last one has ended");
             self.drains.begin(real, now);
-            self.servers.want(RowKey::Real(real), Some(Row::Real(ipvs::DRAINING)));
+            self.stack.want(self.servers, RowKey::Real(real), Some(Row::Real(ipvs::DRAINING)));
         }
     }
 
     /// Looks at the connections of drains that are due and lets go of those that have ended. Returns whether one has.
     pub(crate) fn look_at_drains(&mut self, now: Duration) -> bool {
         let mut any = false;
+        let Some(servers) = self.stack.get_mut(self.servers) else { return any };
         for service in self.drains.due(now) {
-            let idle = match self.servers.target_mut().idle(&service) {
+            let idle = match servers.target_mut().idle(&service) {
                 Ok(idle) => idle,
                 Err(error) => {
                     tracing::warn!(%error, "connections of a draining endpoint cannot be counted");
@@ -207,7 +199,7 @@ impl Tables {
                     }
                     Ended::Idle | Ended::Gone => tracing::info!(server = %real, "drained endpoint goes"),
                 }
-                self.servers.want(RowKey::Real(real), None);
+                servers.want(RowKey::Real(real), None);
                 any = true;
             }
         }
@@ -217,17 +209,18 @@ impl Tables {
     /// Reads parameters again and compares some virtual servers with the kernel; everything is listed again when one of
     /// them is not as it should be.
     pub(crate) fn audit(&mut self) {
-        self.sysctls.invalidate();
-        let Some(mirror) = self.servers.mirror() else { return };
+        self.stack.invalidate(self.sysctls);
+        let Some(servers) = self.stack.get_mut(self.servers) else { return };
+        let Some(mirror) = servers.mirror() else { return };
         let expected = self.audit.next(mirror);
         if expected.is_empty() {
             return;
         }
-        match self.servers.target_mut().holds(&expected) {
+        match servers.target_mut().holds(&expected) {
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!("virtual servers were changed by somebody else, they are listed again");
-                self.servers.invalidate();
+                servers.invalidate();
             }
             Err(error) => tracing::warn!(%error, "virtual servers cannot be read"),
         }
@@ -237,24 +230,23 @@ impl Tables {
     pub(crate) fn touched(&mut self, touched: Touched) {
         match touched {
             Touched::Links => {
-                self.links.invalidate();
-                self.addresses.invalidate();
+                self.stack.invalidate(self.links);
+                self.stack.invalidate(self.addresses);
             }
-            Touched::Nft => self.nft.invalidate(),
+            Touched::Nft => self.stack.invalidate(self.nft),
         }
     }
 
     /// When something is due again: a failed row, a look at a drain.
     #[must_use]
     pub(crate) fn next(&self) -> Option<Duration> {
-        let stages: [&dyn Stage; 5] = [&self.sysctls, &self.links, &self.nft, &self.servers, &self.addresses];
-        stages.iter().filter_map(|stage| stage.next_try()).chain(self.drains.next()).min()
+        self.stack.next_try().into_iter().chain(self.drains.next()).min()
     }
 
     /// The tables in order of dependency.
     #[must_use]
-    pub(crate) fn stages(&self) -> [&dyn Stage; 5] {
-        [&self.sysctls, &self.links, &self.nft, &self.servers, &self.addresses]
+    pub(crate) const fn stack(&self) -> &Stack {
+        &self.stack
     }
 
     /// The drains.
@@ -265,22 +257,13 @@ impl Tables {
 
     /// The servers as the kernel held them when they were last listed or changed.
     #[must_use]
-    pub(crate) const fn observed_servers(&self) -> Option<&reconcile::Rows<RowKey, Row>> {
-        self.servers.mirror()
+    pub(crate) fn observed_servers(&self) -> Option<&Rows<RowKey, Row>> {
+        self.stack.mirror(self.servers)
     }
 
     /// The nft rows likewise.
     #[must_use]
-    pub(crate) const fn observed_nft(&self) -> Option<&reconcile::Rows<nft_rows::RowKey, nft_rows::Row>> {
-        self.nft.mirror()
+    pub(crate) fn observed_nft(&self) -> Option<&Rows<nft_rows::RowKey, nft_rows::Row>> {
+        self.stack.mirror(self.nft)
     }
-}
-
-/// Adds what a further stage did.
-pub(super) fn add(pass: &mut Pass, other: Pass) {
-    pass.observed += other.observed;
-    pass.upserted += other.upserted;
-    pass.removed += other.removed;
-    pass.failed += other.failed;
-    pass.errors.extend(other.errors);
 }

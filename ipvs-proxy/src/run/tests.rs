@@ -34,7 +34,7 @@ struct Logged<K, V> {
     log: Log,
 }
 
-impl<K: Ord + Clone + fmt::Display, V: Clone + PartialEq> Target for Logged<K, V> {
+impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Debug + 'static> Target for Logged<K, V> {
     type Key = K;
     type Value = V;
     type Error = KernelError;
@@ -418,7 +418,7 @@ proptest! {
         for _ in 0..40 {
             rig.later(61);
         }
-        for stage in rig.proxy.tables().stages() {
+        for stage in rig.proxy.tables().stack().stages() {
             prop_assert!(stage.status().is_done(), "{}: {:?}", stage.name(), stage.status());
         }
         let wanted: BTreeMap<u8, BTreeSet<u8>> =

@@ -153,4 +153,8 @@ impl Classify for KernelError {
             _ => RetryClass::Retry,
         }
     }
+
+    fn errno(&self) -> Option<i32> {
+        Self::errno(self)
+    }
 }

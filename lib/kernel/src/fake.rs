@@ -59,7 +59,7 @@ impl<K: Ord, V> Contents<K, V> {
     }
 }
 
-impl<K: Ord + Clone + fmt::Display, V: Clone + PartialEq> Target for FakeTable<K, V> {
+impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Debug + 'static> Target for FakeTable<K, V> {
     type Key = K;
     type Value = V;
     type Error = KernelError;

@@ -15,7 +15,7 @@ use kernel::nft::Nft;
 use kernel::nft::forward::{Accept, Forward};
 use netstate::Prefix;
 use netstate::nft::{Family, Name, TableKey};
-use reconcile::{Gate, Pass, Stage, pass};
+use reconcile::{Pass, Stage};
 
 const MARKER: &str = "netd: Pod network";
 
@@ -37,14 +37,14 @@ fn forward(marker: &'static str, accepts: BTreeSet<Accept>) -> Forward {
 /// One pass that reads anew.
 fn run(forward: &mut Forward) -> Pass {
     forward.invalidate();
-    pass(&mut [forward], &Gate::default(), Duration::ZERO)
+    forward.pass(true, Duration::ZERO)
 }
 
 /// A pass without failures, then one that changes nothing.
 #[track_caller]
 fn settle(forward: &mut Forward) -> Pass {
     let first = run(forward);
-    assert_eq!(first.errors, Vec::<String>::new());
+    assert_eq!(first.errors, vec![]);
     assert!(forward.status().is_done(), "{:?}", forward.status());
     let generation = Nft::open().unwrap().generation().unwrap();
     let second = run(forward);
@@ -342,7 +342,7 @@ fn chain_that_denies_before_its_end_is_a_row_that_fails_and_says_why() {
     let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
     let pass = run(&mut forward);
     assert_eq!((pass.upserted, pass.failed), (1, 1), "the other chain is accepted in: {pass:?}");
-    assert!(pass.errors[0].contains("chain filter_FORWARD_ZONES"), "{pass:?}");
+    assert!(pass.errors[0].to_string().contains("chain filter_FORWARD_ZONES"), "{pass:?}");
     assert!(!forward.status().is_done());
     assert!(!nft("list table inet firewalld").contains("172.7"), "nothing is accepted before a denial");
     // The administrator puts the network into a zone that forwards.

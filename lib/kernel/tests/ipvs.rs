@@ -17,7 +17,7 @@ use common::{ip, sh};
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
-use reconcile::{Gate, Pass, Reconciler, RetryClass, Stage, State, Step, Target, pass};
+use reconcile::{Pass, Reconciler, RetryClass, Stage, State, Step, Target};
 
 const VIP: [u8; 4] = [192, 168, 0, 10];
 
@@ -56,13 +56,13 @@ fn table(owned: &[VirtualServerKey]) -> Reconciler<IpvsTable> {
 }
 
 fn run(table: &mut Reconciler<IpvsTable>) -> Pass {
-    pass(&mut [table], &Gate::default(), Duration::ZERO)
+    table.pass(true, Duration::ZERO)
 }
 
 /// One pass that changes something, one that finds nothing to do even after listing again.
 fn converge(table: &mut Reconciler<IpvsTable>) -> Pass {
     let first = run(table);
-    assert_eq!(first.errors, Vec::<String>::new());
+    assert_eq!(first.errors, vec![]);
     table.invalidate();
     let second = run(table);
     assert!(second.is_idle(), "second pass: {second:?}");

@@ -15,7 +15,7 @@ use kernel::KernelError;
 use kernel::nft::{Change, ClaimError, Fate, ForeignRule, Monitor, Nft, Tables};
 use netstate::nft::*;
 use netstate::{IfName, IpFamily, Prefix, Protocol};
-use reconcile::{Gate, Pass, Reconciler, Stage, Step, Target, pass};
+use reconcile::{Pass, Reconciler, Stage, Step, Target};
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -62,13 +62,13 @@ fn reconciler(ruleset: &Ruleset) -> Reconciler<Tables> {
 }
 
 fn run(table: &mut Reconciler<Tables>) -> Pass {
-    pass(&mut [table], &Gate::default(), Duration::ZERO)
+    table.pass(true, Duration::ZERO)
 }
 
 /// One pass without failures, then one that finds nothing to do even after listing again.
 fn converge(table: &mut Reconciler<Tables>) -> Pass {
     let first = run(table);
-    assert_eq!(first.errors, Vec::<String>::new());
+    assert_eq!(first.errors, vec![]);
     table.invalidate();
     let second = run(table);
     assert!(second.is_idle(), "second pass: {second:?}");
@@ -216,7 +216,7 @@ fn elements_of_every_type_read_back_and_are_listed_as_rendered() {
     one("marks", vec![Datum::Mark(0x4000)], Element::member());
     one("links", vec![Datum::IfName(IfName::new("flannel.1").unwrap())], Element::member().comment("netd"));
     let server = vec![Datum::Ipv4(Ipv4Addr::new(192, 168, 0, 10)), Datum::Protocol(Protocol::Tcp), Datum::Port(80)];
-    one("servers-ip", server, Element::member());
+    one("servers-IPv4", server, Element::member());
     one("verdicts", port(80), Element::verdict(Verdict::Goto(name("aside"))).comment("to aside"));
     converge(&mut reconciler(&ruleset));
     assert_same(&listed(&ruleset.key), &ruleset.render());
@@ -374,7 +374,7 @@ fn set_declared_otherwise_comes_with_its_new_elements_in_one_transaction() {
         *element = Element::value(vec![Datum::Ipv4(Ipv4Addr::new(172, 7, 21, 9))]);
     }
     table.want_all(ruleset.rows());
-    assert_eq!(run(&mut table).errors, Vec::<String>::new());
+    assert_eq!(run(&mut table).errors, vec![]);
     assert_eq!(nft_.generation().unwrap(), before + 1, "one transaction");
     table.invalidate();
     assert!(run(&mut table).is_idle());
@@ -416,10 +416,10 @@ fn chain_that_verdicts_still_name_goes_when_they_are_gone() {
     // The loop creates and changes before it removes: the element goes in the first pass, the chain in the second.
     let first = run(&mut table);
     assert_eq!((first.removed, first.failed), (1, 1), "{first:?}");
-    assert!(first.errors[0].contains("still named by verdicts in a map"), "{first:?}");
+    assert!(first.errors[0].to_string().contains("still named by verdicts in a map"), "{first:?}");
     let next = table.next_try().unwrap();
-    let second = pass(&mut [&mut table], &Gate::default(), next);
-    assert_eq!(second.errors, Vec::<String>::new());
+    let second = table.pass(true, next);
+    assert_eq!(second.errors, vec![]);
     assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
 }
 
@@ -482,7 +482,7 @@ fn bad_element_fails_alone_and_the_rest_is_carried_out() {
     }
     let pass = run(&mut table);
     assert_eq!((pass.upserted, pass.failed), (1 + 1996, 4), "{:?}", pass.errors);
-    let text = &pass.errors[0];
+    let text = pass.errors[0].to_string();
     assert!(text.contains("create nft element ip everything @verdicts { tcp . 7 }"), "{text}");
     assert!(text.contains("its set or the chain that it names does not exist"), "{text}");
     let found = Nft::open().unwrap().ruleset(&ruleset.key).unwrap().unwrap();
@@ -500,7 +500,7 @@ fn static_part_that_fails_leaves_everything_as_it_was() {
     table.want_all(ruleset.rows());
     let pass = run(&mut table);
     assert_eq!(pass.failed, 1);
-    assert!(pass.errors[0].starts_with("nft: change nft table ip everything: "), "{}", pass.errors[0]);
+    assert!(pass.errors[0].to_string().starts_with("nft: change nft table ip everything: "), "{}", pass.errors[0]);
     assert_eq!(nft("-a list ruleset"), before);
 }
 
@@ -511,8 +511,8 @@ fn element_that_would_not_read_back_is_refused_before_the_kernel_takes_it() {
     ruleset.insert(name("ports"), port(82), endpoint(3, 82).comment("x".repeat(128)));
     let pass = run(&mut reconciler(&ruleset));
     assert_eq!((pass.upserted, pass.failed), (2, 2));
-    assert!(pass.errors[0].contains("is not at most 128 bytes"), "{}", pass.errors[0]);
-    assert!(pass.errors[1].contains("has not the types that set ports declares"), "{}", pass.errors[1]);
+    assert!(pass.errors[0].to_string().contains("is not at most 128 bytes"), "{}", pass.errors[0]);
+    assert!(pass.errors[1].to_string().contains("has not the types that set ports declares"), "{}", pass.errors[1]);
 }
 
 fn steps_are_idempotent() {

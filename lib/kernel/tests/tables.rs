@@ -22,7 +22,7 @@ use netstate::{
     Address, AddressKey, BridgeOptions, Fdb, FdbKey, IfName, Link, LinkKind, MacAddr, Neighbour, NeighbourKey,
     PortOptions, Prefix, Route, RouteKey, RouteKind, RouteScope, SysctlKey, VxlanOptions,
 };
-use reconcile::{Gate, Pass, Reconciler, RetryClass, Stage, State, Target, pass};
+use reconcile::{Pass, Reconciler, RetryClass, Stack, Stage, State, Target};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -53,13 +53,13 @@ fn uplink() {
 }
 
 fn run<T: Target>(table: &mut Reconciler<T>) -> Pass {
-    pass(&mut [table], &Gate::default(), Duration::ZERO)
+    table.pass(true, Duration::ZERO)
 }
 
 /// One pass that changes something, one that finds nothing to do even after listing again.
 fn converge<T: Target>(table: &mut Reconciler<T>) -> Pass {
     let first = run(table);
-    assert_eq!(first.errors, Vec::<String>::new());
+    assert_eq!(first.errors, vec![]);
     table.invalidate();
     let second = run(table);
     assert!(second.is_idle(), "second pass: {second:?}");
@@ -222,7 +222,11 @@ fn lease_rows_read_back_as_desired_and_go_without_touching_others() {
     neighbours.want_all(BTreeMap::new());
     fdbs.want_all(BTreeMap::new());
     routes.want_all(BTreeMap::new());
-    pass(&mut [&mut neighbours, &mut fdbs, &mut routes], &Gate::default(), Duration::ZERO);
+    let mut stack = Stack::new();
+    stack.push(neighbours);
+    stack.push(fdbs);
+    stack.push(routes);
+    assert_eq!(stack.pass(true, Duration::ZERO).removed, 6);
     assert_eq!(ip("route show dev flannel.1"), "");
     assert_eq!(ip("neigh show dev flannel.1"), "");
     assert!(ip("route").contains("10.99.0.0/16"));
@@ -282,7 +286,7 @@ fn five_thousand_leases_go_in_and_out_and_one_bad_row_stops_none() {
     routes.want_all(desired);
     let first = run(&mut routes);
     assert_eq!((first.upserted, first.failed), (5000, 1), "{:?}", first.errors);
-    assert!(first.errors[0].contains("10.99.0.0/24"), "{:?}", first.errors);
+    assert!(first.errors[0].to_string().contains("10.99.0.0/24"), "{:?}", first.errors);
     assert_eq!(routes.target_mut().observe().unwrap().keys().filter(|key| key.metric >= 1000).count(), 5000);
     routes.want_all(BTreeMap::new());
     assert_eq!(run(&mut routes).removed, 5000);

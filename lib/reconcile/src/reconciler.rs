@@ -2,19 +2,22 @@
 //!
 //! Invariant: the mirror holds what the kernel answered, never what we hoped for. A step that fails leaves the mirror
 //! as it was and the row dirty. A pass touches dirty rows only, so one changed endpoint among thousands costs one step.
+//! A row that was in place and is found otherwise, though nobody desired anything new, was changed by somebody else:
+//! putting it back counts as a repair.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::diff::{diff_by, step};
+use crate::pass::{Failure, Pass};
 use crate::retry;
-use crate::stack::{Pass, Stage};
-use crate::status::{Row, State, Status};
-use crate::target::{Classify, Observed, Owner, RetryClass, Step, Target};
+use crate::stage::Stage;
+use crate::status::{Counts, Line, Row, State, Status};
+use crate::target::{Classify, Observed, Owner, RetryClass, Rows, Step, Target};
 
 /// Failures of one row, with the time of the next try.
 #[derive(Debug, Clone)]
-struct Failure {
+struct RowFailure {
     class: RetryClass,
     reason: String,
     times: u32,
@@ -35,10 +38,23 @@ pub struct Reconciler<T: Target> {
     name: &'static str,
     target: T,
     desired: BTreeMap<T::Key, T::Value>,
-    mirror: Option<BTreeMap<T::Key, Observed<T::Value>>>,
+    mirror: Option<Rows<T::Key, T::Value>>,
     dirty: BTreeSet<T::Key>,
-    failures: BTreeMap<T::Key, Failure>,
+    /// Dirty rows that were in place and that somebody else changed.
+    taken: BTreeSet<T::Key>,
+    failures: BTreeMap<T::Key, RowFailure>,
     observe_failure: Option<ObserveFailure>,
+    totals: Totals,
+}
+
+/// What was done since the start.
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    listings: u64,
+    upserted: u64,
+    repaired: u64,
+    removed: u64,
+    failures: u64,
 }
 
 impl<T: Target> Reconciler<T> {
@@ -50,8 +66,10 @@ impl<T: Target> Reconciler<T> {
             desired: BTreeMap::new(),
             mirror: None,
             dirty: BTreeSet::new(),
+            taken: BTreeSet::new(),
             failures: BTreeMap::new(),
             observe_failure: None,
+            totals: Totals { listings: 0, upserted: 0, repaired: 0, removed: 0, failures: 0 },
         }
     }
 
@@ -65,6 +83,7 @@ impl<T: Target> Reconciler<T> {
             None => self.desired.remove(&key),
         };
         self.failures.remove(&key);
+        self.taken.remove(&key);
         self.dirty.insert(key);
     }
 
@@ -85,8 +104,19 @@ impl<T: Target> Reconciler<T> {
     }
 
     /// The rows the kernel holds as far as we know; `None` before the first listing.
-    pub const fn mirror(&self) -> Option<&BTreeMap<T::Key, Observed<T::Value>>> {
+    pub const fn mirror(&self) -> Option<&Rows<T::Key, T::Value>> {
         self.mirror.as_ref()
+    }
+
+    /// True when the table has been listed and holds the row `key` as it is desired.
+    pub fn holds(&self, key: &T::Key) -> bool {
+        let have = self.mirror.as_ref().and_then(|mirror| mirror.get(key));
+        have.zip(self.desired.get(key)).is_some_and(|(have, want)| self.target.satisfies(&have.value, want))
+    }
+
+    /// How often the table was listed.
+    pub const fn listings(&self) -> u64 {
+        self.totals.listings
     }
 
     /// The table itself, for what is no row.
@@ -94,7 +124,25 @@ impl<T: Target> Reconciler<T> {
         &mut self.target
     }
 
-    /// Lists the table when the mirror is not valid, and marks what differs. Answers whether the mirror is valid.
+    /// Takes in that the kernel holds `have` for the row `key`, or nothing: what a look at single rows found, or an error
+    /// that says that a row is not what it was believed to be. A row that differs is due at once; nothing else is listed.
+    pub fn correct(&mut self, key: T::Key, have: Option<Observed<T::Value>>) {
+        let Some(mirror) = &mut self.mirror else { return };
+        match have {
+            Some(have) => mirror.insert(key.clone(), have),
+            None => mirror.remove(&key),
+        };
+        let differs =
+            step(&key, self.desired.get(&key), mirror.get(&key), |have, want| self.target.satisfies(have, want));
+        if differs.is_some() {
+            if self.dirty.insert(key.clone()) && self.desired.contains_key(&key) {
+                self.taken.insert(key.clone());
+            }
+            self.failures.remove(&key);
+        }
+    }
+
+    /// Lists the table when the mirror is not valid, and marks what differs. Returns whether the mirror is valid.
     fn observe(&mut self, now: Duration, pass: &mut Pass) -> bool {
         if self.mirror.is_some() {
             return true;
@@ -103,11 +151,16 @@ impl<T: Target> Reconciler<T> {
             return false;
         }
         pass.observed += 1;
+        self.totals.listings += 1;
         match self.target.observe() {
             Ok(mirror) => {
                 self.observe_failure = None;
                 let plan = diff_by(&self.desired, &mirror, |have, want| self.target.satisfies(have, want));
+                // What was not dirty was in place: before the first listing every desired row is dirty.
+                let changed = plan.upserts.iter().map(Step::key).filter(|key| !self.dirty.contains(*key));
+                self.taken.extend(changed.cloned());
                 self.dirty = plan.upserts.iter().chain(&plan.removals).map(|step| step.key().clone()).collect();
+                self.taken.retain(|key| self.dirty.contains(key));
                 self.failures.retain(|key, _| self.dirty.contains(key));
                 self.mirror = Some(mirror);
                 true
@@ -116,8 +169,8 @@ impl<T: Target> Reconciler<T> {
                 let times = self.observe_failure.as_ref().map_or(0, |failure| failure.times) + 1;
                 let next = now + retry::delay(times, error.class());
                 self.observe_failure = Some(ObserveFailure { reason: error.to_string(), times, next });
-                pass.failed += 1;
-                pass.errors.push(format!("{}: {error}", self.name));
+                self.totals.failures += 1;
+                pass.fail(Failure::new(self.name, &error));
                 false
             }
         }
@@ -140,6 +193,7 @@ impl<T: Target> Reconciler<T> {
         }
         for key in settled {
             self.dirty.remove(&key);
+            self.taken.remove(&key);
             self.failures.remove(&key);
         }
         steps
@@ -150,7 +204,7 @@ impl<T: Target> Reconciler<T> {
             return;
         }
         let results = self.target.apply(steps);
-        debug_assert_eq!(results.len(), steps.len(), "{}: a target answers every step", self.name);
+        debug_assert_eq!(results.len(), steps.len(), "{}: a target returns a result for every step", self.name);
         for (step, result) in steps.iter().zip(results) {
             match result {
                 Ok(()) => self.record_success(step, pass),
@@ -165,10 +219,16 @@ impl<T: Target> Reconciler<T> {
             Step::Create(key, value) | Step::Change(key, _, value) => {
                 mirror.insert(key.clone(), Observed { value: value.clone(), owner: Owner::Ours });
                 pass.upserted += 1;
+                self.totals.upserted += 1;
+                if self.taken.remove(key) {
+                    pass.repaired += 1;
+                    self.totals.repaired += 1;
+                }
             }
             Step::Remove(key, _) => {
                 mirror.remove(key);
                 pass.removed += 1;
+                self.totals.removed += 1;
             }
         }
         self.dirty.remove(step.key());
@@ -176,13 +236,23 @@ impl<T: Target> Reconciler<T> {
     }
 
     fn record_failure(&mut self, key: &T::Key, error: &T::Error, now: Duration, pass: &mut Pass) {
-        let class = error.class();
         let (times, since) = self.failures.get(key).map_or((1, now), |failure| (failure.times + 1, failure.since));
-        let reason = error.to_string();
-        pass.failed += 1;
-        pass.errors.push(format!("{}: {reason}", self.name));
+        let failure = Failure::new(self.name, error);
+        let (class, reason) = (failure.class, failure.reason.clone());
+        self.totals.failures += 1;
+        pass.fail(failure);
         let next = now + retry::delay(times, class);
-        self.failures.insert(key.clone(), Failure { class, reason, times, since, next });
+        self.failures.insert(key.clone(), RowFailure { class, reason, times, since, next });
+    }
+
+    /// True for a row that is not in place, as far as known.
+    fn is_open(&self, key: &T::Key) -> bool {
+        self.mirror.is_none() || self.dirty.contains(key)
+    }
+
+    fn done(&self) -> usize {
+        let open = self.dirty.iter().filter(|key| self.desired.contains_key(*key)).count();
+        if self.mirror.is_some() { self.desired.len().saturating_sub(open) } else { 0 }
     }
 
     fn state(&self, key: &T::Key) -> State {
@@ -231,18 +301,40 @@ impl<T: Target> Stage for Reconciler<T> {
     }
 
     fn status(&self) -> Status {
-        let observed = self.mirror.is_some();
-        let waiting = |key: &&T::Key| !observed || self.dirty.contains(key);
-        let open: Vec<Row> = self
-            .desired
-            .keys()
-            .filter(waiting)
-            .chain(self.dirty.iter().filter(|key| !self.desired.contains_key(key)))
-            .map(|key| Row { key: key.to_string(), state: self.state(key) })
-            .collect();
-        let desired = self.desired.len();
-        let done = self.desired.keys().filter(|key| !waiting(key)).count();
+        let wanted = self.desired.keys().filter(|key| self.is_open(key));
+        let unwanted = self.dirty.iter().filter(|key| !self.desired.contains_key(*key));
+        let row = |key: &T::Key| Row { key: key.to_string(), state: self.state(key) };
         let observe_error = self.observe_failure.as_ref().map(|failure| failure.reason.clone());
-        Status { desired, done, open, observe_error }
+        let open = wanted.chain(unwanted).map(row).collect();
+        Status { desired: self.desired.len(), done: self.done(), open, observe_error }
+    }
+
+    fn counts(&self) -> Counts {
+        let ours = |mirror: &Rows<T::Key, T::Value>| mirror.values().filter(|row| row.owner == Owner::Ours).count();
+        let Totals { listings, upserted, repaired, removed, failures } = self.totals;
+        Counts {
+            desired: self.desired.len(),
+            done: self.done(),
+            actual: self.mirror.as_ref().map(ours),
+            failed: self.failures.len(),
+            listings,
+            upserted,
+            repaired,
+            removed,
+            failures,
+        }
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        let mirror = self.mirror.as_ref();
+        let keys: BTreeSet<&T::Key> = self.desired.keys().chain(mirror.into_iter().flat_map(BTreeMap::keys)).collect();
+        let describe = |value| self.target.describe(value);
+        let line = |key: &T::Key| Line {
+            key: key.to_string(),
+            desired: self.desired.get(key).map(describe),
+            actual: mirror.and_then(|rows| rows.get(key)).map(|row| (describe(&row.value), row.owner)),
+            state: if self.is_open(key) { self.state(key) } else { State::Done },
+        };
+        keys.into_iter().map(line).collect()
     }
 }

@@ -1,71 +1,215 @@
-//! A pass over several tables in order of dependency.
+//! `Stack`: several tables in order of dependency.
 //!
-//! Invariant: creates run from the first table to the last, removals from the last to the first, so that a route never
-//! points at a neighbour that is not there, and a neighbour never outlives the route that needs it.
+//! Invariants: creates run from the first table to the last, removals from the last to the first, so that a route never
+//! points at a neighbour that is not there, and a neighbour never outlives the route that needs it. A table that waits for
+//! a condition creates nothing before it holds. After a table that takes others along has made a row, those that follow
+//! are listed again: with a link that is made anew everything on it is gone, and nobody says so.
 
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::gate::Gate;
-use crate::status::Status;
+use crate::pass::Pass;
+use crate::reconciler::Reconciler;
+use crate::stage::Stage;
+use crate::status::{Counts, Status};
+use crate::target::{Rows, Target};
 
-/// What a pass did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pass {
-    /// Tables that were listed.
-    pub observed: usize,
-    /// Rows created or changed.
-    pub upserted: usize,
-    /// Rows removed.
-    pub removed: usize,
-    /// Steps and listings that failed.
-    pub failed: usize,
-    /// Their errors, as `table: what failed`.
-    pub errors: Vec<String>,
+/// Says whether a table may create its rows, by where the tables before it stand.
+type Condition = Box<dyn Fn(&Stack) -> bool + Send>;
+
+struct Level {
+    stage: Box<dyn Stage + Send>,
+    takes_along: bool,
+    ready: Option<Condition>,
 }
 
-impl Pass {
-    /// True when the pass changed nothing and nothing failed.
+/// Tables in order of dependency: what the others need comes first.
+#[derive(Default)]
+pub struct Stack {
+    levels: Vec<Level>,
+}
+
+/// A table's place in the [`Stack`] that gave it out, with the table's type.
+pub struct Handle<S> {
+    index: usize,
+    stage: PhantomData<fn() -> S>,
+}
+
+/// The place of a [`Reconciler`] over the target `T`.
+pub type Table<T> = Handle<Reconciler<T>>;
+
+impl<S> Clone for Handle<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Handle<S> {}
+
+impl<S> fmt::Debug for Handle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({})", self.index)
+    }
+}
+
+impl Stack {
+    /// No tables.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.upserted == 0 && self.removed == 0 && self.failed == 0
+    pub const fn new() -> Self {
+        Self { levels: Vec::new() }
     }
 
-    fn add(&mut self, other: Self) {
-        self.observed += other.observed;
-        self.upserted += other.upserted;
-        self.removed += other.removed;
-        self.failed += other.failed;
-        self.errors.extend(other.errors);
+    /// Adds a table that needs those before it.
+    pub fn push<S: Stage + Send>(&mut self, stage: S) -> Handle<S> {
+        self.add(stage, false, None)
     }
-}
 
-/// A table whatever its row types.
-pub trait Stage {
-    /// The table's name in status and logs.
-    fn name(&self) -> &'static str;
-    /// Lists the table if needed and carries out creates and changes that are due.
-    fn upsert(&mut self, now: Duration) -> Pass;
-    /// Carries out removals that are due.
-    fn remove(&mut self, now: Duration) -> Pass;
-    /// Forgets what the kernel held: the next pass lists the table again.
-    fn invalidate(&mut self);
-    /// When the next failed row is due again, on the caller's clock.
-    fn next_try(&self) -> Option<Duration>;
-    /// Where the table stands.
-    fn status(&self) -> Status;
-}
-
-/// Runs one pass over `stages`, which stand in order of dependency: what the others need comes first. Creates and
-/// changes run forward, then, when `gate` is open, removals backward.
-pub fn pass(stages: &mut [&mut dyn Stage], gate: &Gate, now: Duration) -> Pass {
-    let mut pass = Pass::default();
-    for stage in stages.iter_mut() {
-        pass.add(stage.upsert(now));
+    /// Adds a table whose rows, when they are made, take along what later tables have on them.
+    pub fn push_base<S: Stage + Send>(&mut self, stage: S) -> Handle<S> {
+        self.add(stage, true, None)
     }
-    if gate.is_open() {
-        for stage in stages.iter_mut().rev() {
-            pass.add(stage.remove(now));
+
+    /// Adds a table that creates and changes nothing while `ready` does not hold of the stack.
+    pub fn push_when<S: Stage + Send>(
+        &mut self,
+        stage: S,
+        ready: impl Fn(&Self) -> bool + Send + 'static,
+    ) -> Handle<S> {
+        self.add(stage, false, Some(Box::new(ready)))
+    }
+
+    fn add<S: Stage + Send>(&mut self, stage: S, takes_along: bool, ready: Option<Condition>) -> Handle<S> {
+        let index = self.levels.len();
+        self.levels.push(Level { stage: Box::new(stage), takes_along, ready });
+        Handle { index, stage: PhantomData }
+    }
+
+    /// The table; `None` for a handle of another stack.
+    #[must_use]
+    pub fn get<S: Stage>(&self, handle: Handle<S>) -> Option<&S> {
+        let stage: &dyn Any = &*self.levels.get(handle.index)?.stage;
+        stage.downcast_ref()
+    }
+
+    /// The table, to be changed; `None` for a handle of another stack.
+    pub fn get_mut<S: Stage>(&mut self, handle: Handle<S>) -> Option<&mut S> {
+        let stage: &mut dyn Any = &mut *self.levels.get_mut(handle.index)?.stage;
+        stage.downcast_mut()
+    }
+
+    /// As [`Reconciler::want`].
+    pub fn want<T: Target>(&mut self, table: Table<T>, key: T::Key, value: Option<T::Value>) {
+        let table = self.get_mut(table);
+        debug_assert!(table.is_some(), "the handle is of another stack");
+        if let Some(table) = table {
+            table.want(key, value);
         }
     }
-    pass
+
+    /// As [`Reconciler::want_all`].
+    pub fn want_all<T: Target>(&mut self, table: Table<T>, desired: BTreeMap<T::Key, T::Value>) {
+        let table = self.get_mut(table);
+        debug_assert!(table.is_some(), "the handle is of another stack");
+        if let Some(table) = table {
+            table.want_all(desired);
+        }
+    }
+
+    /// As [`Reconciler::mirror`].
+    #[must_use]
+    pub fn mirror<T: Target>(&self, table: Table<T>) -> Option<&Rows<T::Key, T::Value>> {
+        self.get(table)?.mirror()
+    }
+
+    /// True when the table has been listed and holds the row `key` as it is desired.
+    #[must_use]
+    pub fn holds<T: Target>(&self, table: Table<T>, key: &T::Key) -> bool {
+        self.get(table).is_some_and(|table| table.holds(key))
+    }
+
+    /// Forgets what the kernel held in the table.
+    pub fn invalidate<S: Stage>(&mut self, handle: Handle<S>) {
+        if let Some(stage) = self.get_mut(handle) {
+            stage.invalidate();
+        }
+    }
+
+    /// Forgets what the kernel held in every table.
+    pub fn invalidate_all(&mut self) {
+        self.levels.iter_mut().for_each(|level| level.stage.invalidate());
+    }
+
+    /// Creates and changes, first table to last.
+    pub fn upsert(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        for index in 0..self.levels.len() {
+            let ready = self.levels.get(index).and_then(|level| level.ready.as_ref()).is_none_or(|ready| ready(self));
+            let Some((level, later)) = self.levels.get_mut(index..).and_then(<[Level]>::split_first_mut) else { break };
+            if !ready {
+                continue;
+            }
+            let done = level.stage.upsert(now);
+            if level.takes_along && done.upserted > 0 {
+                later.iter_mut().for_each(|level| level.stage.invalidate());
+            }
+            pass += done;
+        }
+        pass
+    }
+
+    /// Removals, last table to first.
+    pub fn remove(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        for level in self.levels.iter_mut().rev() {
+            pass += level.stage.remove(now);
+        }
+        pass
+    }
+
+    /// Creates and changes, and removals when `may_remove`: when every source of desired state is complete.
+    pub fn pass(&mut self, may_remove: bool, now: Duration) -> Pass {
+        let mut pass = self.upsert(now);
+        if may_remove {
+            pass += self.remove(now);
+        }
+        pass
+    }
+
+    /// The tables in order.
+    pub fn stages(&self) -> impl DoubleEndedIterator<Item = &(dyn Stage + Send)> {
+        self.levels.iter().map(|level| &*level.stage)
+    }
+
+    /// The table of that name.
+    #[must_use]
+    pub fn stage(&self, name: &str) -> Option<&(dyn Stage + Send)> {
+        self.stages().find(|stage| stage.name() == name)
+    }
+
+    /// When the next failed row is due again.
+    #[must_use]
+    pub fn next_try(&self) -> Option<Duration> {
+        self.stages().filter_map(|stage| stage.next_try()).min()
+    }
+
+    /// Where each table stands, in order.
+    #[must_use]
+    pub fn status(&self) -> Vec<(&'static str, Status)> {
+        self.stages().map(|stage| (stage.name(), stage.status())).collect()
+    }
+
+    /// Where each table stands in numbers, in order.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, Counts)> {
+        self.stages().map(|stage| (stage.name(), stage.counts())).collect()
+    }
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.stages().map(|stage| stage.name())).finish()
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::target::RetryClass;
+use crate::target::{Owner, RetryClass};
 
 /// Where a row stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,19 @@ pub struct Row {
     pub state: State,
 }
 
+/// A row as it is desired and as it is, for whoever wants to compare by eye.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The row's key as text.
+    pub key: String,
+    /// The desired value; `None` when nobody desires the row.
+    pub desired: Option<String>,
+    /// The value in the kernel and whose it is, as far as known; `None` when the row is missing or was not listed.
+    pub actual: Option<(String, Owner)>,
+    /// Where the row stands; a foreign row that nobody desires is `Done`.
+    pub state: State,
+}
+
 /// A table's state in numbers, with the rows that are not in place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
@@ -54,4 +67,27 @@ impl Status {
     pub fn is_done(&self) -> bool {
         self.open.is_empty() && self.observe_error.is_none() && self.done == self.desired
     }
+}
+
+/// A table in numbers, for metrics: the first four as they are now, the others since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows that are desired.
+    pub desired: usize,
+    /// Of these, rows in place.
+    pub done: usize,
+    /// Rows of ours that the kernel holds; `None` while the table has to be listed again.
+    pub actual: Option<usize>,
+    /// Rows whose last try failed.
+    pub failed: usize,
+    /// Listings of the table.
+    pub listings: u64,
+    /// Rows created or changed.
+    pub upserted: u64,
+    /// Of these, rows that somebody else had taken away or changed.
+    pub repaired: u64,
+    /// Rows removed.
+    pub removed: u64,
+    /// Steps and listings that failed.
+    pub failures: u64,
 }

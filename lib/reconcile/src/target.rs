@@ -60,18 +60,23 @@ pub enum RetryClass {
 pub trait Classify {
     /// What to do about this error.
     fn class(&self) -> RetryClass;
+
+    /// The operating system's number for it, where it gave one.
+    fn errno(&self) -> Option<i32> {
+        None
+    }
 }
 
 /// One table of the kernel.
 ///
 /// Implementations keep three rules. `observe` reads everything in one consistent listing or fails. `apply` is
 /// idempotent: creating a row that exists with the same value and removing a row that is gone are successes.
-/// `apply` answers for each step, in order, with what is true afterwards.
-pub trait Target {
+/// `apply` returns for each step, in order, what is true afterwards.
+pub trait Target: 'static {
     /// Identifies a row; its text names the object in logs and errors.
     type Key: Ord + Clone + fmt::Display;
     /// The rest of the row.
-    type Value: Clone + PartialEq;
+    type Value: Clone + PartialEq + fmt::Debug;
     /// Why an operation failed.
     type Error: Classify + fmt::Display;
 
@@ -87,7 +92,12 @@ pub trait Target {
         have == want
     }
 
-    /// Carries out `steps` in order and answers one result for each.
+    /// The value as an operator reads it, on one line.
+    fn describe(&self, value: &Self::Value) -> String {
+        format!("{value:?}")
+    }
+
+    /// Carries out `steps` in order and returns one result for each.
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>>;
 }
 
@@ -102,6 +112,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
         (**self).satisfies(have, want)
+    }
+
+    fn describe(&self, value: &Self::Value) -> String {
+        (**self).describe(value)
     }
 
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>> {

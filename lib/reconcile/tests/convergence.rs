@@ -1,13 +1,14 @@
 //! Properties of the whole loop over an in-memory table that fails on demand.
 
-use std::cell::RefCell;
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use reconcile::{Classify, Gate, Observed, Owner, Reconciler, RetryClass, Stage, State, Step, Target, pass};
+use reconcile::{Classify, Gate, Observed, Owner, Reconciler, RetryClass, Stage, State, Step, Target};
 
 #[derive(Debug)]
 struct Errno(i32);
@@ -28,23 +29,40 @@ impl Classify for Errno {
     }
 }
 
-/// A table that answers each operation with the next planned error, if there is one.
+/// A table that fails each operation with the next planned error, if there is one.
 #[derive(Clone, Default)]
 struct Memory {
-    rows: Rc<RefCell<BTreeMap<u8, Observed<u8>>>>,
-    errors: Rc<RefCell<VecDeque<Option<i32>>>>,
-    log: Rc<RefCell<Vec<String>>>,
+    contents: Arc<Mutex<Contents>>,
+    log: Arc<Mutex<Vec<String>>>,
     name: &'static str,
-    steps: Rc<RefCell<usize>>,
+}
+
+#[derive(Default)]
+struct Contents {
+    rows: BTreeMap<u8, Observed<u8>>,
+    errors: VecDeque<Option<i32>>,
+    steps: usize,
 }
 
 impl Memory {
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap()
+    }
+
+    fn keys(&self) -> Vec<u8> {
+        self.contents().rows.keys().copied().collect()
+    }
+
     fn fail(&self) -> Result<(), Errno> {
-        match self.errors.borrow_mut().pop_front().flatten() {
+        match self.contents().errors.pop_front().flatten() {
             Some(errno) => Err(Errno(errno)),
             None => Ok(()),
         }
     }
+}
+
+fn ours(value: u8) -> Observed<u8> {
+    Observed { value, owner: Owner::Ours }
 }
 
 impl Target for Memory {
@@ -54,27 +72,21 @@ impl Target for Memory {
 
     fn observe(&mut self) -> Result<BTreeMap<u8, Observed<u8>>, Errno> {
         self.fail()?;
-        Ok(self.rows.borrow().clone())
+        Ok(self.contents().rows.clone())
     }
 
     fn apply(&mut self, steps: &[Step<u8, u8>]) -> Vec<Result<(), Errno>> {
-        steps
-            .iter()
-            .map(|step| {
-                *self.steps.borrow_mut() += 1;
-                self.fail()?;
-                self.log.borrow_mut().push(format!("{} {}", self.name, describe(step)));
-                match step {
-                    Step::Create(k, v) | Step::Change(k, _, v) => {
-                        self.rows.borrow_mut().insert(*k, Observed { value: *v, owner: Owner::Ours });
-                    }
-                    Step::Remove(k, _) => {
-                        self.rows.borrow_mut().remove(k);
-                    }
-                }
-                Ok(())
-            })
-            .collect()
+        let carry_out = |step: &Step<u8, u8>| {
+            self.contents().steps += 1;
+            self.fail()?;
+            self.log.lock().unwrap().push(format!("{} {}", self.name, describe(step)));
+            match step {
+                Step::Create(k, v) | Step::Change(k, _, v) => self.contents().rows.insert(*k, ours(*v)),
+                Step::Remove(k, _) => self.contents().rows.remove(k),
+            };
+            Ok(())
+        };
+        steps.iter().map(carry_out).collect()
     }
 }
 
@@ -84,10 +96,6 @@ fn describe(step: &Step<u8, u8>) -> &'static str {
         Step::Change(..) => "change",
         Step::Remove(..) => "remove",
     }
-}
-
-fn open_gate() -> Gate {
-    Gate::new(Vec::<String>::new())
 }
 
 fn rows() -> impl Strategy<Value = BTreeMap<u8, Observed<u8>>> {
@@ -104,14 +112,14 @@ proptest! {
         errors in prop::collection::vec(prop::option::of(1i32..130), 0..40),
     ) {
         let memory = Memory { name: "table", ..Memory::default() };
-        memory.rows.replace(before.clone());
-        memory.errors.replace(errors.into());
+        memory.contents().rows = before.clone();
+        memory.contents().errors = errors.into();
         let mut table = Reconciler::new("table", memory.clone());
         table.want_all(desired.clone());
         let mut now = Duration::ZERO;
         let mut turns = 0;
         loop {
-            pass(&mut [&mut table], &open_gate(), now);
+            table.pass(true, now);
             match table.next_try() {
                 Some(next) => now = next,
                 None => break,
@@ -120,7 +128,7 @@ proptest! {
             prop_assert!(turns < 100, "does not converge");
         }
         prop_assert!(table.status().is_done());
-        let after = memory.rows.borrow().clone();
+        let after = memory.contents().rows.clone();
         for (key, want) in &desired {
             prop_assert_eq!(&after[key].value, want);
         }
@@ -130,9 +138,9 @@ proptest! {
                 prop_assert_eq!(row.owner, Owner::Foreign);
             }
         }
-        memory.errors.borrow_mut().clear();
+        memory.contents().errors.clear();
         table.invalidate();
-        let again = pass(&mut [&mut table], &open_gate(), now);
+        let again = table.pass(true, now);
         prop_assert!(again.is_idle());
     }
 
@@ -146,45 +154,30 @@ proptest! {
         for (key, value) in last.iter().rev() {
             table.want(*key, Some(*value));
         }
-        pass(&mut [&mut table], &open_gate(), Duration::ZERO);
+        table.pass(true, Duration::ZERO);
         let other = Memory { name: "other", ..Memory::default() };
         let mut table = Reconciler::new("other", other.clone());
         for (key, value) in &desired {
             table.want(*key, Some(*value));
         }
-        pass(&mut [&mut table], &open_gate(), Duration::ZERO);
-        prop_assert_eq!(one.rows.borrow().clone(), other.rows.borrow().clone());
+        table.pass(true, Duration::ZERO);
+        prop_assert_eq!(&one.contents().rows, &other.contents().rows);
     }
 }
 
 #[test]
 fn closed_gate_lets_creates_through_and_holds_removals_back() {
     let memory = Memory::default();
-    memory.rows.borrow_mut().insert(1, Observed { value: 1, owner: Owner::Ours });
+    memory.contents().rows.insert(1, ours(1));
     let mut table = Reconciler::new("routes", memory.clone());
     table.want(2, Some(2));
     let mut gate = Gate::new(["leases"]);
-    let first = pass(&mut [&mut table], &gate, Duration::ZERO);
+    let first = table.pass(gate.is_open(), Duration::ZERO);
     assert_eq!((first.upserted, first.removed), (1, 0));
-    gate.complete("leases");
-    let second = pass(&mut [&mut table], &gate, Duration::ZERO);
+    gate.complete(&"leases");
+    let second = table.pass(gate.is_open(), Duration::ZERO);
     assert_eq!((second.upserted, second.removed), (0, 1));
-    assert_eq!(memory.rows.borrow().keys().copied().collect::<Vec<_>>(), [2]);
-}
-
-#[test]
-fn creates_run_forward_and_removals_backward() {
-    let log = Rc::new(RefCell::new(Vec::new()));
-    let table = |name| {
-        let memory = Memory { name, log: Rc::clone(&log), ..Memory::default() };
-        memory.rows.borrow_mut().insert(1, Observed { value: 1, owner: Owner::Ours });
-        let mut table = Reconciler::new(name, memory);
-        table.want(2, Some(2));
-        table
-    };
-    let (mut neighbours, mut routes) = (table("neighbour"), table("route"));
-    pass(&mut [&mut neighbours, &mut routes], &open_gate(), Duration::ZERO);
-    assert_eq!(*log.borrow(), ["neighbour create", "route create", "route remove", "neighbour remove"]);
+    assert_eq!(memory.keys(), [2]);
 }
 
 #[test]
@@ -192,11 +185,11 @@ fn one_changed_row_costs_one_step_and_no_listing() {
     let memory = Memory::default();
     let mut table = Reconciler::new("real servers", memory.clone());
     table.want_all((0..200).map(|key| (key, 1)).collect());
-    pass(&mut [&mut table], &open_gate(), Duration::ZERO);
-    *memory.steps.borrow_mut() = 0;
+    table.pass(true, Duration::ZERO);
+    memory.contents().steps = 0;
     table.want(100, Some(2));
-    let change = pass(&mut [&mut table], &open_gate(), Duration::ZERO);
-    assert_eq!((change.observed, change.upserted, *memory.steps.borrow()), (0, 1, 1));
+    let change = table.pass(true, Duration::ZERO);
+    assert_eq!((change.observed, change.upserted, memory.contents().steps), (0, 1, 1));
 }
 
 #[test]
@@ -204,15 +197,15 @@ fn a_failed_row_blocks_no_other_and_waits_for_its_own_back_off() {
     let memory = Memory::default();
     let mut table = Reconciler::new("routes", memory.clone());
     table.want_all(BTreeMap::from([(1, 1), (2, 2)]));
-    memory.errors.replace(VecDeque::from([None, Some(3)]));
-    let first = pass(&mut [&mut table], &open_gate(), Duration::ZERO);
+    memory.contents().errors = VecDeque::from([None, Some(3)]);
+    let first = table.pass(true, Duration::ZERO);
     assert_eq!((first.upserted, first.failed), (1, 1));
     let status = table.status();
     assert_eq!((status.desired, status.done, status.open.len()), (2, 1, 1));
     assert!(matches!(&status.open[0].state, State::Failed { times: 1, reason, .. } if reason == "errno 3"));
-    let early = pass(&mut [&mut table], &open_gate(), Duration::from_millis(99));
+    let early = table.pass(true, Duration::from_millis(99));
     assert!(early.is_idle());
-    let due = pass(&mut [&mut table], &open_gate(), Duration::from_millis(100));
+    let due = table.pass(true, Duration::from_millis(100));
     assert_eq!(due.upserted, 1);
     assert!(table.status().is_done());
 }
@@ -222,11 +215,64 @@ fn a_row_that_somebody_deleted_is_back_after_the_notification() {
     let memory = Memory::default();
     let mut table = Reconciler::new("routes", memory.clone());
     table.want(1, Some(1));
-    pass(&mut [&mut table], &open_gate(), Duration::ZERO);
-    memory.rows.borrow_mut().clear();
+    table.pass(true, Duration::ZERO);
+    memory.contents().rows.clear();
     table.invalidate();
-    let repair = pass(&mut [&mut table], &open_gate(), Duration::ZERO);
-    assert_eq!((repair.observed, repair.upserted), (1, 1));
+    let repair = table.pass(true, Duration::ZERO);
+    assert_eq!((repair.observed, repair.upserted, repair.repaired), (1, 1, 1));
+}
+
+#[test]
+fn only_what_somebody_else_changed_counts_as_a_repair() {
+    let memory = Memory::default();
+    memory.contents().rows.insert(9, ours(9));
+    let mut table = Reconciler::new("routes", memory.clone());
+    table.want_all((0..4).map(|key| (key, 1)).collect());
+    memory.contents().errors = VecDeque::from([None, Some(3)]);
+    table.pass(true, Duration::ZERO);
+    table.invalidate();
+    let retried = table.pass(true, Duration::from_secs(1));
+    assert_eq!((retried.upserted, retried.repaired), (1, 0), "a row that failed before was never in place");
+    table.want(1, Some(2));
+    table.invalidate();
+    memory.contents().rows.insert(2, ours(7));
+    let pass = table.pass(true, Duration::from_secs(2));
+    assert_eq!((pass.upserted, pass.repaired), (2, 1), "a row desired otherwise is no repair");
+    let counts = table.counts();
+    assert_eq!((counts.desired, counts.done, counts.actual, counts.failed), (4, 4, Some(4), 0));
+    assert_eq!((counts.listings, counts.upserted, counts.repaired), (3, 6, 1));
+    assert_eq!((counts.removed, counts.failures), (1, 1));
+}
+
+#[test]
+fn a_row_that_is_corrected_is_made_again_without_a_listing() {
+    let memory = Memory::default();
+    let mut table = Reconciler::new("servers", memory.clone());
+    table.want_all(BTreeMap::from([(1, 1), (2, 2)]));
+    table.pass(true, Duration::ZERO);
+    memory.contents().rows.remove(&1);
+    memory.contents().rows.insert(3, ours(3));
+    table.correct(1, None);
+    table.correct(2, Some(ours(2)));
+    table.correct(3, Some(ours(3)));
+    let pass = table.pass(true, Duration::ZERO);
+    assert_eq!((pass.observed, pass.upserted, pass.repaired, pass.removed), (0, 1, 1, 1));
+    assert_eq!(memory.keys(), [1, 2]);
+}
+
+#[test]
+fn lines_show_what_is_desired_beside_what_is() {
+    let memory = Memory::default();
+    memory.contents().rows.insert(3, Observed { value: 3, owner: Owner::Foreign });
+    let mut table = Reconciler::new("routes", memory.clone());
+    table.want_all(BTreeMap::from([(1, 1), (2, 2)]));
+    memory.contents().errors = VecDeque::from([None, None, Some(3)]);
+    table.pass(true, Duration::ZERO);
+    let text = |line: &reconcile::Line| {
+        let actual = line.actual.as_ref().map_or("-", |(value, _)| value.as_str());
+        format!("{} {} {actual} {}", line.key, line.desired.as_deref().unwrap_or("-"), line.state == State::Done)
+    };
+    assert_eq!(table.lines().iter().map(text).collect::<Vec<_>>(), ["1 1 1 true", "2 2 - false", "3 - 3 true"]);
 }
 
 #[test]
@@ -234,9 +280,9 @@ fn a_waiting_row_is_tried_at_once_when_the_kernel_reports_a_change() {
     let memory = Memory::default();
     let mut table = Reconciler::new("routes", memory.clone());
     table.want(1, Some(1));
-    memory.errors.replace(VecDeque::from([None, Some(4)]));
-    pass(&mut [&mut table], &open_gate(), Duration::ZERO);
+    memory.contents().errors = VecDeque::from([None, Some(4)]);
+    table.pass(true, Duration::ZERO);
     assert_eq!(table.next_try(), Some(Duration::from_millis(100)));
     table.invalidate();
-    assert_eq!(pass(&mut [&mut table], &open_gate(), Duration::from_millis(1)).upserted, 1);
+    assert_eq!(table.pass(true, Duration::from_millis(1)).upserted, 1);
 }

@@ -19,7 +19,7 @@ use kernel::sysctl::Sysctls;
 use kernel::watch::Event;
 use kernel::{KernelError, Rtnl};
 use netstate::{IfName, LinkKind};
-use reconcile::{Gate, Pass, Reconciler, Stage, Status, pass};
+use reconcile::{Gate, Handle, Pass, Reconciler, Stack, Status, Table};
 
 use super::forward;
 use crate::format::net_conf::{Backend, Network};
@@ -27,14 +27,15 @@ use crate::plan::{self, LocalNode, Tables};
 
 /// Every kernel table that netd writes.
 pub(super) struct Stages {
-    links: Reconciler<Links>,
-    sysctls: Reconciler<Sysctls>,
-    addresses: Reconciler<Addresses>,
-    nft: Reconciler<nft::Tables>,
-    neighbours: Reconciler<Neighbours>,
-    fdb: Reconciler<Fdbs>,
-    routes: Reconciler<Routes>,
-    forward: Forward,
+    stack: Stack,
+    links: Table<Links>,
+    sysctls: Table<Sysctls>,
+    addresses: Table<Addresses>,
+    nft: Table<nft::Tables>,
+    neighbours: Table<Neighbours>,
+    fdb: Table<Fdbs>,
+    routes: Table<Routes>,
+    forward: Handle<Forward>,
     /// Warnings that the log has.
     reported: Vec<String>,
     ports: Ports,
@@ -89,15 +90,17 @@ impl Stages {
         let (network, owner) = (Arc::new(network.clone()), local.clone());
         let own_route =
             move |key: &netstate::RouteKey, route: &netstate::Route| plan::owns_route(&network, &owner, key, route);
+        let mut stack = Stack::new();
         Ok(Self {
-            links: Reconciler::new("links", Links::new(rtnl()?, Box::new(own_link))),
-            sysctls: Reconciler::new("sysctls", Sysctls::default()),
-            addresses: Reconciler::new("addresses", Addresses::new(rtnl()?, device.clone())),
-            nft: Reconciler::new("nft", nft::Tables::new(tables, [plan::TABLE])),
-            neighbours: Reconciler::new("neighbours", Neighbours::new(rtnl()?, device.clone())),
-            fdb: Reconciler::new("fdb", Fdbs::new(rtnl()?, device)),
-            routes: Reconciler::new("routes", Routes::new(rtnl()?, Box::new(own_route))),
-            forward: Forward::new(foreign, BTreeSet::from([plan::TABLE]), forward::MARKER),
+            links: stack.push_base(Reconciler::new("links", Links::new(rtnl()?, Box::new(own_link)))),
+            sysctls: stack.push(Reconciler::new("sysctls", Sysctls::default())),
+            addresses: stack.push(Reconciler::new("addresses", Addresses::new(rtnl()?, device.clone()))),
+            nft: stack.push(Reconciler::new("nft", nft::Tables::new(tables, [plan::TABLE]))),
+            neighbours: stack.push(Reconciler::new("neighbours", Neighbours::new(rtnl()?, device.clone()))),
+            fdb: stack.push(Reconciler::new("fdb", Fdbs::new(rtnl()?, device))),
+            routes: stack.push(Reconciler::new("routes", Routes::new(rtnl()?, Box::new(own_route)))),
+            forward: stack.push(Forward::new(foreign, BTreeSet::from([plan::TABLE]), forward::MARKER)),
+            stack,
             reported: Vec::new(),
             ports,
         })
@@ -111,47 +114,27 @@ impl Stages {
 
     /// Replaces the desired rows.
     pub(super) fn want(&mut self, tables: Tables) {
-        self.forward.want(forward::accepts(&tables.forward));
-        let known: BTreeSet<_> = self.sysctls.desired().keys().cloned().collect();
-        if !tables.sysctls.keys().eq(known.iter()) {
-            // The table of parameters lists what it is told to.
-            self.sysctls = Reconciler::new("sysctls", Sysctls::new(tables.sysctls.keys().cloned()));
+        if let Some(forward) = self.stack.get_mut(self.forward) {
+            forward.want(forward::accepts(&tables.forward));
         }
-        self.links.want_all(tables.links);
-        self.sysctls.want_all(tables.sysctls);
-        self.addresses.want_all(tables.addresses);
-        self.nft.want_all(tables.nft);
-        self.neighbours.want_all(tables.neighbours);
-        self.fdb.want_all(tables.fdb);
-        self.routes.want_all(tables.routes);
-    }
-
-    fn all(&mut self) -> [&mut dyn Stage; 8] {
-        [
-            &mut self.links,
-            &mut self.sysctls,
-            &mut self.addresses,
-            &mut self.nft,
-            &mut self.neighbours,
-            &mut self.fdb,
-            &mut self.routes,
-            &mut self.forward,
-        ]
+        if let Some(table) = self.stack.get_mut(self.sysctls)
+            && !tables.sysctls.keys().eq(table.desired().keys())
+        {
+            // The table of parameters lists what it is told to.
+            *table = Reconciler::new("sysctls", Sysctls::new(tables.sysctls.keys().cloned()));
+        }
+        self.stack.want_all(self.links, tables.links);
+        self.stack.want_all(self.sysctls, tables.sysctls);
+        self.stack.want_all(self.addresses, tables.addresses);
+        self.stack.want_all(self.nft, tables.nft);
+        self.stack.want_all(self.neighbours, tables.neighbours);
+        self.stack.want_all(self.fdb, tables.fdb);
+        self.stack.want_all(self.routes, tables.routes);
     }
 
     /// One pass over all tables.
-    pub(super) fn pass(&mut self, gate: &Gate, now: Duration) -> Pass {
-        let links = self.links.upsert(now);
-        if links.upserted > 0 {
-            for stage in self.all().into_iter().skip(1) {
-                stage.invalidate();
-            }
-        }
-        let mut done = pass(&mut self.all(), gate, now);
-        done.observed += links.observed;
-        done.upserted += links.upserted;
-        done.failed += links.failed;
-        done.errors.extend(links.errors);
+    pub(super) fn pass(&mut self, gate: &Gate<&str>, now: Duration) -> Pass {
+        let done = self.stack.pass(gate.is_open(), now);
         let warnings = self.warnings();
         for warning in warnings.iter().filter(|warning| !self.reported.contains(warning)) {
             tracing::warn!("{warning}");
@@ -163,46 +146,46 @@ impl Stages {
     /// Forgets what the kernel held in every table that `event` may have changed.
     pub(super) fn invalidate(&mut self, notification: Notification) {
         match notification {
-            Notification::Rtnl(Event::Route) => self.routes.invalidate(),
+            Notification::Rtnl(Event::Route) => self.stack.invalidate(self.routes),
             Notification::Rtnl(Event::Neighbour) => {
-                self.neighbours.invalidate();
-                self.fdb.invalidate();
+                self.stack.invalidate(self.neighbours);
+                self.stack.invalidate(self.fdb);
             }
             // A link that goes down or away takes its addresses, neighbours and IPv4 routes along without a word, and
             // the last address of a link its routes.
             Notification::Rtnl(Event::Link | Event::Address) => {
-                self.links.invalidate();
-                self.sysctls.invalidate();
-                self.addresses.invalidate();
-                self.neighbours.invalidate();
-                self.fdb.invalidate();
-                self.routes.invalidate();
+                self.stack.invalidate(self.links);
+                self.stack.invalidate(self.sysctls);
+                self.stack.invalidate(self.addresses);
+                self.stack.invalidate(self.neighbours);
+                self.stack.invalidate(self.fdb);
+                self.stack.invalidate(self.routes);
             }
             Notification::Rtnl(Event::Resync) => self.invalidate_all(),
-            Notification::OwnNft => self.nft.invalidate(),
-            Notification::ForeignNft => self.forward.invalidate(),
+            Notification::OwnNft => self.stack.invalidate(self.nft),
+            Notification::ForeignNft => self.stack.invalidate(self.forward),
         }
     }
 
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
-        self.all().into_iter().for_each(Stage::invalidate);
+        self.stack.invalidate_all();
     }
 
     /// When the next failed row is due again.
-    pub(super) fn next_try(&mut self) -> Option<Duration> {
-        self.all().iter().filter_map(|stage| stage.next_try()).min()
+    pub(super) fn next_try(&self) -> Option<Duration> {
+        self.stack.next_try()
     }
 
     /// Where each table stands.
-    pub(super) fn status(&mut self) -> BTreeMap<&'static str, Status> {
-        self.all().iter().map(|stage| (stage.name(), stage.status())).collect()
+    pub(super) fn status(&self) -> BTreeMap<&'static str, Status> {
+        self.stack.status().into_iter().collect()
     }
 
     /// What an operator should look into.
     #[must_use]
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.forward.denying().iter().map(forward::warning).collect()
+        self.stack.get(self.forward).into_iter().flat_map(Forward::denying).map(forward::warning).collect()
     }
 }
 

@@ -148,7 +148,7 @@ impl Cause {
 
 struct Work {
     stages: Stages,
-    gate: Gate,
+    gate: Gate<&'static str>,
     orders: Receiver<Order>,
     reports: UnboundedSender<Report>,
     revision: u64,
@@ -249,7 +249,7 @@ impl Work {
                 self.stages.want(*tables);
                 self.revision = revision;
                 if complete {
-                    self.gate.complete(LEASES);
+                    self.gate.complete(&LEASES);
                 }
             }
             Order::Changed(event) => {

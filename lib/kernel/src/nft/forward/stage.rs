@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use netstate::nft::TableKey;
-use reconcile::{Pass, Reconciler, Stage, Status};
+use reconcile::{Counts, Line, Pass, Reconciler, Stage, Status};
 
 use super::{Accept, Accepts, Denying, rows};
 use crate::nft::Nft;
@@ -74,5 +74,13 @@ impl Stage for Forward {
 
     fn status(&self) -> Status {
         self.table.status()
+    }
+
+    fn counts(&self) -> Counts {
+        self.table.counts()
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        self.table.lines()
     }
 }

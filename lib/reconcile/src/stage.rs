@@ -1,0 +1,36 @@
+//! `Stage`: a table whatever the types of its rows, as a stack of tables, a status page and a metric see it.
+
+use std::any::Any;
+use std::time::Duration;
+
+use crate::pass::Pass;
+use crate::status::{Counts, Line, Status};
+
+/// A table whatever its row types.
+pub trait Stage: Any {
+    /// The table's name in status and logs.
+    fn name(&self) -> &'static str;
+    /// Lists the table if needed and carries out creates and changes that are due.
+    fn upsert(&mut self, now: Duration) -> Pass;
+    /// Carries out removals that are due.
+    fn remove(&mut self, now: Duration) -> Pass;
+    /// Forgets what the kernel held: the next pass lists the table again.
+    fn invalidate(&mut self);
+    /// When the next failed row is due again, on the caller's clock.
+    fn next_try(&self) -> Option<Duration>;
+    /// Where the table stands, with the rows that are not in place.
+    fn status(&self) -> Status;
+    /// Where the table stands, in numbers only.
+    fn counts(&self) -> Counts;
+    /// Every row that is desired or observed, in key order.
+    fn lines(&self) -> Vec<Line>;
+
+    /// Creates and changes, and removals when `may_remove`.
+    fn pass(&mut self, may_remove: bool, now: Duration) -> Pass {
+        let mut pass = self.upsert(now);
+        if may_remove {
+            pass += self.remove(now);
+        }
+        pass
+    }
+}
