@@ -115,6 +115,11 @@ impl KernelError {
         Self::new(op, object, Cause::Io { call: call.into(), source })
     }
 
+    /// True when the kernel found a value in the message that it does not take.
+    pub(crate) fn is_refused_setting(&self) -> bool {
+        matches!(self.errno(), Some(libc::EINVAL | libc::ERANGE | libc::EADDRNOTAVAIL | libc::EBUSY))
+    }
+
     /// The kernel's error number, if it gave one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {

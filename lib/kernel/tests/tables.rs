@@ -105,6 +105,34 @@ fn changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device() {
     assert_ne!(index(&mut rtnl), before);
 }
 
+fn refused_mtu_is_named_and_keeps_no_link_down() {
+    uplink();
+    let mut table = links();
+    let failed = |pass: &Pass, part: &str| {
+        assert_eq!((pass.upserted, pass.failed), (0, 1), "{pass:?}");
+        assert!(pass.errors[0].to_string().contains(part), "{pass:?}");
+    };
+    // More than the lower device takes, from the start.
+    table.want(name("flannel.1"), Some(vxlan("eth0", 9000)));
+    failed(&run(&mut table), "set link flannel.1 mtu 9000: ");
+    let shown = ip("link show flannel.1");
+    assert!(shown.contains(",UP") && shown.contains("02:00:00:00:00:21"), "{shown}");
+    // Taken down by somebody while the MTU is refused again.
+    ip("link set flannel.1 down");
+    table.invalidate();
+    table.want(name("flannel.1"), Some(vxlan("eth0", 8000)));
+    failed(&run(&mut table), "set link flannel.1 mtu 8000: ");
+    assert!(ip("link show flannel.1").contains(",UP"));
+    // A master that is not there keeps nothing else from being set.
+    let lonely = Link { mtu: Some(1400), master: Some(name("cbr0")), ..vxlan("eth0", 0) };
+    ip("link set flannel.1 down");
+    table.invalidate();
+    table.want(name("flannel.1"), Some(lonely));
+    failed(&run(&mut table), "link cbr0 does not exist");
+    let shown = ip("link show flannel.1");
+    assert!(shown.contains(",UP") && shown.contains("mtu 1400"), "{shown}");
+}
+
 fn undesired_link_of_ours_goes_and_a_foreign_one_stays() {
     uplink();
     ip("link add flannel.7 type vxlan id 7 dstport 8472 local 10.4.7.21 dev eth0");
@@ -360,6 +388,7 @@ fn main() -> ExitCode {
     common::main(cases![
         made_vxlan_device_reads_back_as_desired,
         changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device,
+        refused_mtu_is_named_and_keeps_no_link_down,
         undesired_link_of_ours_goes_and_a_foreign_one_stays,
         bridge_keeps_its_mtu_when_a_smaller_port_joins,
         veth_is_born_with_its_peer_in_the_pods_namespace,

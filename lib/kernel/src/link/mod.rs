@@ -1,9 +1,10 @@
 //! Links: veth pairs, bridges, VXLAN devices, dummies; ports of bridges.
 //!
 //! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again;
-//! everything else is changed in place, so that routes and neighbours of an adopted link survive. A bridge's MTU sticks
-//! only when a message changes it after creation (br_change_mtu); otherwise it follows the smallest port's, so a new
-//! bridge is born with another MTU than it then gets.
+//! everything else is changed in place, so that routes and neighbours of an adopted link survive, and each setting by a
+//! message of its own: a refused MTU keeps no link down. A bridge's MTU sticks only when a message changes it after
+//! creation (br_change_mtu); otherwise it follows the smallest port's, so a new bridge is born with another MTU than it
+//! then gets.
 
 mod read;
 mod table;
@@ -88,35 +89,82 @@ impl Rtnl {
         }
     }
 
-    /// Makes a link of `kind` and sets it as `link` says.
+    /// Makes a link of `kind` and sets it as `link` says. A setting that the kernel refuses leaves a link without it.
     ///
     /// # Errors
-    /// EEXIST when a link of that name exists; anything the kernel refuses.
+    /// EEXIST when a link of that name exists; the first setting that the kernel refuses.
     pub fn create_link(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_string()));
         let birth_mtu = match link.kind {
             LinkKind::Bridge(_) => link.mtu.map(|mtu| mtu ^ 1),
+            // At birth it would be cut to what the lower device takes, without a word (vxlan_config_apply).
+            LinkKind::Vxlan(_) => None,
             _ => link.mtu,
         };
-        self.push_settings(&mut message, name, &Link { mtu: birth_mtu, ..link.clone() })?;
-        let info = self.link_info(name, &link.kind)?;
-        message.attributes.push(LinkAttribute::LinkInfo(info));
-        let message = encode(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL);
-        self.request(&Operation { op: "create link", object: name.to_string(), message })?;
-        if birth_mtu == link.mtu { Ok(()) } else { self.set_link(name, link) }
+        let mut born = Link { mtu: birth_mtu, ..link.clone() };
+        match self.new_link(name, &born) {
+            Err(error) if error.is_refused_setting() => {
+                // One setting is at fault, or the link itself: that shows without settings.
+                born = Link { mtu: None, mac: None, master: None, up: false, ..link.clone() };
+                self.new_link(name, &born)?;
+            }
+            other => other?,
+        }
+        if born == *link { Ok(()) } else { self.change_link(name, &born, link) }
     }
 
-    /// Sets MTU, hardware address, master and up or down of an existing link.
-    ///
-    /// # Errors
-    /// When the link or its master does not exist, or the kernel refuses.
-    pub fn set_link(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
+    fn new_link(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_string()));
-        self.push_settings(&mut message, name, link)?;
-        let message = encode(&RouteNetlinkMessage::SetLink(message), 0);
-        self.request(&Operation { op: "set link", object: name.to_string(), message }).map(drop)
+        message.attributes.extend(link.mtu.map(LinkAttribute::Mtu));
+        message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        if let Some(master) = &link.master {
+            message.attributes.push(LinkAttribute::Controller(self.required_index(master, name)?));
+        }
+        set_up(&mut message, link.up);
+        message.attributes.push(LinkAttribute::LinkInfo(self.link_info(name, &link.kind)?));
+        let message = encode(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL);
+        self.request(&Operation { op: "create link", object: name.to_string(), message }).map(drop)
+    }
+
+    /// Sets MTU, hardware address, master and up or down of an existing link: each for itself, so that a refused one
+    /// keeps none of the others from being set.
+    ///
+    /// # Errors
+    /// The first that the kernel refuses; when the link or its master does not exist.
+    pub fn set_link(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        let unknown = Link { mtu: None, mac: None, master: None, up: !link.up, kind: link.kind.clone() };
+        self.change_link(name, &unknown, link)
+    }
+
+    /// Sets what of `want` is not as in `have`.
+    fn change_link(&mut self, name: &IfName, have: &Link, want: &Link) -> Result<(), KernelError> {
+        let part = |what: String, fill: &dyn Fn(&mut LinkMessage)| {
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::IfName(name.to_string()));
+            fill(&mut message);
+            let message = encode(&RouteNetlinkMessage::SetLink(message), 0);
+            Ok(Operation { op: "set link", object: format!("{name} {what}"), message })
+        };
+        let mut parts = Vec::new();
+        if let Some(master) = want.master.as_ref().filter(|_| have.master != want.master) {
+            let set =
+                |index| move |message: &mut LinkMessage| message.attributes.push(LinkAttribute::Controller(index));
+            let index = self.required_index(master, name);
+            parts.push(index.and_then(|index| part(format!("master {master}"), &set(index))));
+        }
+        if let Some(mac) = want.mac.filter(|_| have.mac != want.mac) {
+            let set = |message: &mut LinkMessage| message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+            parts.push(part(format!("address {mac}"), &set));
+        }
+        if let Some(mtu) = want.mtu.filter(|_| have.mtu != want.mtu) {
+            let set = |message: &mut LinkMessage| message.attributes.push(LinkAttribute::Mtu(mtu));
+            parts.push(part(format!("mtu {mtu}"), &set));
+        }
+        if have.up != want.up {
+            let what = if want.up { "up" } else { "down" };
+            parts.push(part(what.to_owned(), &|message| set_up(message, want.up)));
+        }
+        self.batch(parts).into_iter().collect()
     }
 
     /// Deletes a link, and with a veth its other end. Blocks for about 20 ms while the kernel waits for readers.
@@ -129,18 +177,6 @@ impl Rtnl {
         let message = encode(&RouteNetlinkMessage::DelLink(message), 0);
         let operation = Operation { op: "delete link", object: name.to_string(), message };
         gone_is_fine(self.request(&operation).map(drop))
-    }
-
-    fn push_settings(&mut self, message: &mut LinkMessage, name: &IfName, link: &Link) -> Result<(), KernelError> {
-        message.attributes.extend(link.mtu.map(LinkAttribute::Mtu));
-        message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
-        if let Some(master) = &link.master {
-            let index = self.required_index(master, name)?;
-            message.attributes.push(LinkAttribute::Controller(index));
-        }
-        message.header.change_mask |= LinkFlags::Up;
-        message.header.flags.set(LinkFlags::Up, link.up);
-        Ok(())
     }
 
     fn required_index(&mut self, needed: &IfName, name: &IfName) -> Result<u32, KernelError> {
@@ -170,6 +206,11 @@ impl Rtnl {
             LinkKind::Other(other) => vec![LinkInfo::Kind(InfoKind::Other(other.clone()))],
         })
     }
+}
+
+fn set_up(message: &mut LinkMessage, up: bool) {
+    message.header.change_mask |= LinkFlags::Up;
+    message.header.flags.set(LinkFlags::Up, up);
 }
 
 fn vxlan_data(options: &VxlanOptions, lower: Option<u32>) -> Vec<InfoVxlan> {

@@ -27,7 +27,7 @@ impl Links {
 
     fn change(&mut self, name: &IfName, have: &Link, want: &Link) -> Result<(), KernelError> {
         if kind_satisfies(&have.kind, &want.kind) {
-            return self.rtnl.set_link(name, want);
+            return self.rtnl.change_link(name, have, want);
         }
         self.rtnl.delete_link(name)?;
         self.rtnl.create_link(name, want)
