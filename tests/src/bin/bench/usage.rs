@@ -1,6 +1,7 @@
 //! What a process has used: memory and processor time (proc(5)).
 //!
-//! Invariant: processor time counts in the kernel's unit of 10 ms, so it is shown only for work that takes many of them.
+//! Invariant: a process's time counts in the kernel's unit of 10 ms, so it is shown only for work that takes many of them; what is short is
+//! taken from the scheduler's account of its threads.
 
 use std::fs;
 use std::time::Duration;
@@ -34,6 +35,21 @@ pub(crate) fn of(pid: i32) -> Result<Usage> {
     Ok(Usage { most_resident: size("VmHWM:"), processor })
 }
 
+/// Time on a processor of all threads that a process has now, in the scheduler's unit of a nanosecond.
+///
+/// # Errors
+/// When the process is gone, or the kernel keeps no such account (CONFIG_SCHED_INFO).
+pub(crate) fn scheduled(pid: i32) -> Result<Duration> {
+    let mut total = Duration::ZERO;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid}"))? {
+        let path = thread?.path().join("schedstat");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let nanoseconds = text.split_whitespace().next().context("an empty schedstat")?.parse()?;
+        total += Duration::from_nanos(nanoseconds);
+    }
+    Ok(total)
+}
+
 /// Time on a processor of all children that this process has waited for, and of theirs.
 pub(crate) fn of_children() -> Duration {
     ticks(&fs::read_to_string("/proc/self/stat").unwrap_or_default(), [16, 17])
@@ -62,5 +78,7 @@ mod tests {
     fn own_usage_is_known() {
         let own = of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.most_resident > 100, "{own:?}");
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(scheduled(own).unwrap() > Duration::ZERO);
     }
 }

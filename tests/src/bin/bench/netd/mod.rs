@@ -3,6 +3,7 @@
 //! Invariant: the floor writes the very entries that `netd` left in the kernel, read back from it, into a machine like the node. A time
 //! counts only when all entries were found in the kernel right after it was taken.
 
+mod changes;
 mod entries;
 mod watch;
 
@@ -17,6 +18,7 @@ use crate::report::{Report, ms, times};
 use crate::samples::Samples;
 use crate::store::Store;
 use crate::usage::{self, Usage};
+use changes::Changes;
 use entries::Entries;
 use watch::Watch;
 
@@ -41,7 +43,9 @@ struct Figures {
     /// `ip -batch` with the routes as flannel writes them: all of one metric.
     flannel_routes: Samples,
     restart: Samples,
-    changes: usize,
+    /// The kernel's announcements during a restart.
+    restart_changes: usize,
+    changes: Changes,
     processor: Vec<Duration>,
     most_resident: u64,
     busy: usize,
@@ -94,15 +98,36 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
             format!("{:.1}", machine::mebibytes(figures.most_resident)),
             ms(figures.restart.median()),
             spread(&figures.restart),
-            figures.changes.to_string(),
+            figures.restart_changes.to_string(),
         ]
     };
     report.section("netd: what it used until then, and a restart with nothing to change");
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
+    one_change(all, report);
     let busy: usize = all.iter().map(|(_, figures)| figures.busy).sum();
     if busy > 0 {
         report.text(&format!("{busy} measurements began on a busy machine."));
     }
+}
+
+/// The table of one lease that changes.
+fn one_change(all: &[(usize, Figures)], report: &Report) {
+    report.section("netd: one lease changed in the middle of them, until the kernel has it (milliseconds)");
+    let head =
+        ["leases", "median", "p99", "of it etcd's write", "netd's processor", "kernel changes", "leases changed"];
+    let row = |(leases, figures): &(usize, Figures)| {
+        let Changes { took, write, processor, announced } = &figures.changes;
+        vec![
+            leases.to_string(),
+            ms(took.median()),
+            ms(took.p99()),
+            ms(write.median()),
+            ms(processor.median()),
+            announced.to_string(),
+            took.len().to_string(),
+        ]
+    };
+    report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
 }
 
 /// All rounds with one number of leases.
@@ -114,19 +139,30 @@ fn series(leases: usize, options: &Options, report: &Report) -> Result<Figures> 
     let lease = store.grant(DAY)?;
     etcd.put(&format!("{PREFIX}/config"), NET_CONF)?;
     let written: Vec<(String, String)> = (0..leases).map(foreign_lease).collect();
+    let stored = Stored { etcd: &etcd, store: &store, lease: &lease, leases };
     store.put_all(&written, Some(&lease))?;
     let mut figures = Figures::default();
     for round in 0..options.rounds {
         report.progress(&format!("netd: {leases} leases, round {} of {}", round + 1, options.rounds));
-        let own = one_round(&cluster, &etcd, leases, &mut figures)?;
+        let own = one_round(&cluster, &stored, &mut figures)?;
         wipe(node)?;
         etcd.delete(&format!("{PREFIX}/subnets/{own}"))?;
     }
     Ok(figures)
 }
 
-/// A node joins, is booted anew, restarts its daemon; between them the floor. Answers the key of the node's own lease.
-fn one_round(cluster: &Cluster, etcd: &Etcd, leases: usize, figures: &mut Figures) -> Result<String> {
+/// What the store holds.
+struct Stored<'a> {
+    etcd: &'a Etcd,
+    store: &'a Store,
+    /// The etcd lease that the keys are bound to.
+    lease: &'a str,
+    leases: usize,
+}
+
+/// A node joins, is booted anew, restarts its daemon, follows changes; between them the floor. Returns the key of the node's own lease.
+fn one_round(cluster: &Cluster, stored: &Stored, figures: &mut Figures) -> Result<String> {
+    let Stored { etcd, store, lease, leases } = *stored;
     let node = cluster.host("node")?;
     figures.busy += usize::from(!machine::await_calm());
     let (daemon, took, _) = start(node, etcd, leases)?;
@@ -145,7 +181,9 @@ fn one_round(cluster: &Cluster, etcd: &Etcd, leases: usize, figures: &mut Figure
     let watch = Watch::start(node, DEVICE)?;
     let (again, took, _) = start(node, etcd, leases)?;
     figures.restart.push(took);
-    figures.changes += watch.changes()?;
+    figures.restart_changes += watch.changes()?;
+    figures.busy += usize::from(!machine::await_calm());
+    changes::measure(node, again.pid(), store, (lease, leases), &mut figures.changes)?;
     end(&again)?;
     let file = node.read("/run/flannel/subnet.env")?;
     let subnet = file.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")).context("no FLANNEL_SUBNET")?;
@@ -220,15 +258,41 @@ fn wipe(node: &Host) -> Result<()> {
     node.run(&["rm", "-rf", "/run/netd", "/run/flannel"]).map(drop)
 }
 
-/// Key and value of the lease of another node, as flannel writes them.
+/// The lease of another node.
+struct Lease {
+    index: usize,
+}
+
+impl Lease {
+    fn parts(&self) -> (usize, usize) {
+        (self.index / 256, self.index % 256)
+    }
+
+    fn mac(&self) -> String {
+        let (high, low) = self.parts();
+        format!("02:00:00:00:{high:02x}:{low:02x}")
+    }
+
+    /// Where its node is, or is after a move.
+    fn address(&self, moved: bool) -> String {
+        let (high, low) = self.parts();
+        format!("10.{}.{high}.{low}", if moved { 129 } else { 128 })
+    }
+
+    /// Key and value, as flannel writes them.
+    fn entry(&self, address: &str) -> (String, String) {
+        let ((high, low), mac) = (self.parts(), self.mac());
+        let key = format!("{PREFIX}/subnets/100.{}.{low}.0-24", 64 + high);
+        let value = format!(
+            r#"{{"PublicIP":"{address}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        );
+        (key, value)
+    }
+}
+
 fn foreign_lease(index: usize) -> (String, String) {
-    let (high, low) = (index / 256, index % 256);
-    let key = format!("{PREFIX}/subnets/100.{}.{low}.0-24", 64 + high);
-    let mac = format!("02:00:00:00:{high:02x}:{low:02x}");
-    let value = format!(
-        r#"{{"PublicIP":"10.128.{high}.{low}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
-    );
-    (key, value)
+    let lease = Lease { index };
+    lease.entry(&lease.address(false))
 }
 
 #[cfg(test)]
