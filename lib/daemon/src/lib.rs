@@ -10,6 +10,7 @@
 //! | [`monitors`] | what the kernel says of itself, on its way to that thread |
 //! | [`status`] | tables, rows and the file that `status` reads |
 //! | [`metrics`] | numbers for Prometheus |
+//! | [`shell`] | the frame that both run in |
 //! | [`http`] | health, metrics, status and tables for whoever asks |
 //!
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
@@ -21,6 +22,7 @@ pub mod log;
 pub mod metrics;
 pub mod monitors;
 pub mod readiness;
+pub mod shell;
 pub mod status;
 pub mod worker;
 

@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
     use crate::status::TableRows;
-    use crate::worker::{Cause, Took, Worker};
+    use crate::worker::{Cause, Liveness, Took, Worker};
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -270,7 +270,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn monitor_that_ends_is_opened_again_with_everything_compared_anew() {
         let (sender, arrived) = channel();
-        let worker = Worker::start("worker", Listener(sender), Mailbox::default()).unwrap();
+        let worker = Worker::start("worker", Listener(sender), Mailbox::new(Liveness::default())).unwrap();
         let script = Script { words: Some(vec![1]), attempts: 4 };
         let task = tokio::spawn(follow(script, worker.mailbox(), Duration::from_millis(1)));
         let words = tokio::task::spawn_blocking(move || [next(&arrived), next(&arrived), next(&arrived)]);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{Liveness, Work};
 use crate::status::TableRows;
@@ -43,6 +43,8 @@ struct Shared<W: Work> {
     room: Notify,
     liveness: Liveness,
     clock: Instant,
+    /// True once the thread has ended.
+    ended: watch::Sender<bool>,
 }
 
 /// What has come in. Times are on the thread's clock.
@@ -53,6 +55,8 @@ pub(super) struct Inside<W: Work> {
     /// Changes, each with the time when it came first.
     pub(super) changes: BTreeMap<W::Change, Duration>,
     pub(super) audit: bool,
+    /// Who waits for the end of the audit.
+    pub(super) auditors: Vec<oneshot::Sender<()>>,
     pub(super) questions: Vec<oneshot::Sender<Vec<TableRows>>>,
     pub(super) stop: bool,
 }
@@ -64,6 +68,7 @@ impl<W: Work> Inside<W> {
             first_order: None,
             changes: BTreeMap::new(),
             audit: false,
+            auditors: Vec::new(),
             questions: Vec::new(),
             stop: false,
         }
@@ -81,21 +86,22 @@ impl<W: Work> Clone for Mailbox<W> {
     }
 }
 
-impl<W: Work> Default for Mailbox<W> {
-    fn default() -> Self {
+impl<W: Work> Mailbox<W> {
+    /// An empty mailbox; its thread shows in `liveness` whether it makes progress.
+    #[must_use]
+    pub fn new(liveness: Liveness) -> Self {
         Self {
             shared: Arc::new(Shared {
                 inside: Mutex::new(Inside::new()),
                 wake: Condvar::new(),
                 room: Notify::new(),
-                liveness: Liveness::default(),
-                clock: super::clock(),
+                liveness,
+                clock: Instant::now(),
+                ended: watch::Sender::new(false),
             }),
         }
     }
-}
 
-impl<W: Work> Mailbox<W> {
     /// Sends an order; waits while too many wait already. Returns false when the thread was told to end.
     pub async fn send(&self, order: W::Order) -> bool {
         let mut order = order;
@@ -144,10 +150,24 @@ impl<W: Work> Mailbox<W> {
         !inside.stop
     }
 
-    /// Asks for an audit now.
-    pub fn audit(&self) {
-        self.lock().audit = true;
+    /// Has everything compared now. Returns whether that was done within `limit`.
+    pub async fn audit(&self, limit: Duration) -> bool {
+        let (sender, done) = oneshot::channel();
+        {
+            let mut inside = self.lock();
+            inside.audit = true;
+            inside.auditors.retain(|waiting| !waiting.is_closed());
+            inside.auditors.push(sender);
+        }
         self.shared.wake.notify_one();
+        matches!(tokio::time::timeout(limit, done).await, Ok(Ok(())))
+    }
+
+    /// Waits for the end of the thread, which was told to end. Returns false when that takes longer than `limit`.
+    pub async fn ended(&self, limit: Duration) -> bool {
+        let mut ended = self.shared.ended.subscribe();
+        let end = ended.wait_for(|ended| *ended);
+        tokio::time::timeout(limit, end).await.is_ok()
     }
 
     /// Desired and actual rows of every table, as of the end of the pass that is running.
@@ -178,6 +198,15 @@ impl<W: Work> Mailbox<W> {
     #[must_use]
     pub fn liveness(&self) -> Liveness {
         self.shared.liveness.clone()
+    }
+
+    /// The thread has ended.
+    pub(super) fn end(&self) {
+        self.shared.ended.send_replace(true);
+        self.stop();
+        // Whoever waits for an answer is told that none comes.
+        let taken = std::mem::replace(&mut *self.lock(), Inside::new());
+        self.lock().stop = taken.stop;
     }
 
     /// Tells the thread to end after the pass that it is in.

@@ -13,11 +13,10 @@ mod rounds;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reconcile::Pass;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 pub use liveness::Liveness;
 pub use mailbox::{Busy, Mailbox};
@@ -117,8 +116,6 @@ struct Reports<R> {
 pub struct Worker<W: Work> {
     mailbox: Mailbox<W>,
     reports: Arc<Reports<W::Report>>,
-    ended: oneshot::Receiver<()>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl<W: Work> Worker<W> {
@@ -128,13 +125,13 @@ impl<W: Work> Worker<W> {
     /// When the system refuses a thread.
     pub fn start(name: &str, work: W, mailbox: Mailbox<W>) -> io::Result<Self> {
         let reports = Arc::new(Reports { slot: Mutex::new(None), filled: Notify::new() });
-        let (alive, ended) = oneshot::channel();
         let rounds = Rounds::new(work, mailbox.clone(), Arc::clone(&reports));
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let ended = mailbox.clone();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             rounds.run();
-            drop(alive);
+            ended.end();
         })?;
-        Ok(Self { mailbox, reports, ended, thread: Some(thread) })
+        Ok(Self { mailbox, reports })
     }
 
     /// The way in.
@@ -156,13 +153,9 @@ impl<W: Work> Worker<W> {
 
     /// Ends the thread after the pass that it is in. Returns false when that takes longer than `limit`; the thread is
     /// then left to itself.
-    pub async fn stop(mut self, limit: Duration) -> bool {
+    pub async fn stop(self, limit: Duration) -> bool {
         self.mailbox.stop();
-        if tokio::time::timeout(limit, &mut self.ended).await.is_err() {
-            return false;
-        }
-        // It has left its last round: this does not wait.
-        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+        self.mailbox.ended(limit).await
     }
 }
 
@@ -177,11 +170,6 @@ impl<R> Reports<R> {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
         self.filled.notify_one();
     }
-}
-
-/// A clock that begins now.
-fn clock() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::mailbox::{Inside, Mailbox};
 use super::{Cause, Reports, Took, Work};
 
@@ -27,6 +29,8 @@ pub(super) struct Rounds<W: Work> {
     pending: BTreeMap<W::Change, Duration>,
     /// When the first order came that no pass has worked on.
     ordered: Option<Duration>,
+    /// Who waits for the end of an audit.
+    auditors: Vec<oneshot::Sender<()>>,
 }
 
 impl<W: Work> Rounds<W> {
@@ -41,6 +45,7 @@ impl<W: Work> Rounds<W> {
             listed: BTreeMap::new(),
             pending: BTreeMap::new(),
             ordered: None,
+            auditors: Vec::new(),
         }
     }
 
@@ -78,6 +83,7 @@ impl<W: Work> Rounds<W> {
         }
         if inside.audit {
             self.next_audit = now;
+            self.auditors.extend(inside.auditors);
         }
         let questions: Vec<_> = inside.questions.into_iter().filter(|asked| !asked.is_closed()).collect();
         if !questions.is_empty() {
@@ -123,6 +129,7 @@ impl<W: Work> Rounds<W> {
     fn pass(&mut self, cause: Cause) {
         let now = self.mailbox.now();
         let mut came = self.ordered.take();
+        let auditors = if now >= self.next_audit { std::mem::take(&mut self.auditors) } else { Vec::new() };
         if now >= self.next_audit {
             self.next_audit = now + self.work.audit_period();
             self.work.invalidate_all();
@@ -145,6 +152,10 @@ impl<W: Work> Rounds<W> {
         };
         if let Some(report) = self.work.report(cause, &pass, took) {
             self.reports.put(report);
+        }
+        for waiting in auditors {
+            // Whoever asked may have gone away meanwhile.
+            let _ = waiting.send(());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The thread on work in memory.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use super::*;
 
@@ -87,7 +88,7 @@ fn fake(needs_order: bool) -> (Fake, Receiver<Did>) {
 }
 
 fn start(fake: Fake) -> Worker<Fake> {
-    Worker::start("worker", fake, Mailbox::default()).unwrap()
+    Worker::start("worker", fake, Mailbox::new(Liveness::default())).unwrap()
 }
 
 fn passes(done: &Receiver<Did>) -> Did {
@@ -99,7 +100,6 @@ fn nothing_is_done_before_the_first_order() {
     let (fake, done) = fake(true);
     let worker = start(fake);
     worker.mailbox().changed(1);
-    worker.mailbox().audit();
     worker.mailbox().try_send(7).unwrap();
     // The change may be due by now or not; it never comes before the order.
     let first = done.iter().find(|did| matches!(did, Did::Pass(..)));
@@ -153,8 +153,8 @@ fn changes_are_coalesced_and_a_table_is_not_listed_again_at_once() {
     assert_eq!(passes(&done), Did::Listed(2));
 }
 
-#[test]
-fn everything_is_compared_at_the_audit_and_when_asked() {
+#[tokio::test]
+async fn everything_is_compared_at_the_audit_and_when_asked() {
     let (mut fake, done) = fake(false);
     fake.audit = Duration::from_millis(50);
     let _worker = start(fake);
@@ -162,8 +162,8 @@ fn everything_is_compared_at_the_audit_and_when_asked() {
     let (fake, done) = self::fake(false);
     let worker = start(fake);
     assert_eq!(passes(&done), Did::Pass(Cause::Timer, Vec::new()));
-    worker.mailbox().audit();
-    assert_eq!(passes(&done), Did::Audit);
+    assert!(worker.mailbox().audit(LIMIT).await);
+    assert_eq!(done.try_iter().collect::<Vec<_>>(), [Did::Audit, Did::Pass(Cause::Timer, Vec::new())]);
 }
 
 #[tokio::test]
