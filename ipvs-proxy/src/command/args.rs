@@ -3,7 +3,10 @@
 //! Invariant: every value is text here; `config` reads all of it and reports every problem at once. Flags that kube-proxy
 //! has are called as there.
 
-use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
 
 /// Keeps IPVS virtual servers equal to Services and EndpointSlices.
 #[derive(Debug, Parser)]
@@ -46,32 +49,20 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show the rows of every kernel table, as they are desired and as the kernel holds them.
+    Tables {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Flags of the daemon and of the store.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Flags {
-    /// etcd members, separated by commas.
-    #[arg(long, global = true, env = "IPVS_PROXY_ETCD_ENDPOINTS", value_name = "URL,...")]
-    pub(crate) etcd_endpoints: Option<String>,
-    /// Folder of the objects' keys in etcd.
-    #[arg(long, global = true, env = "IPVS_PROXY_ETCD_PREFIX", value_name = "PATH", default_value = "/ipvs-proxy")]
-    pub(crate) etcd_prefix: String,
-    /// Private key of the client certificate.
-    #[arg(long, global = true, env = "IPVS_PROXY_ETCD_KEYFILE", value_name = "FILE")]
-    pub(crate) etcd_keyfile: Option<String>,
-    /// Client certificate for etcd.
-    #[arg(long, global = true, env = "IPVS_PROXY_ETCD_CERTFILE", value_name = "FILE")]
-    pub(crate) etcd_certfile: Option<String>,
-    /// CA that signed etcd's certificates.
-    #[arg(long, global = true, env = "IPVS_PROXY_ETCD_CAFILE", value_name = "FILE")]
-    pub(crate) etcd_cafile: Option<String>,
-    /// User for etcd's own authentication.
-    #[arg(long, global = true, env = "IPVS_PROXY_ETCD_USERNAME", value_name = "NAME")]
-    pub(crate) etcd_username: Option<String>,
-    /// Its password; better given by the environment.
-    #[arg(long, global = true, env = "IPVS_PROXY_ETCD_PASSWORD", value_name = "TEXT", hide_env_values = true)]
-    pub(crate) etcd_password: Option<String>,
+    /// Where etcd is.
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
     /// Directory of manifests to serve instead of etcd's objects.
     #[arg(long, env = "IPVS_PROXY_SERVICES_DIR", value_name = "DIR")]
     pub(crate) services_dir: Option<String>,
@@ -99,16 +90,79 @@ pub(crate) struct Flags {
     /// The same for UDP.
     #[arg(long, env = "IPVS_PROXY_IPVS_UDP_TIMEOUT", value_name = "TIME", default_value = "0s")]
     pub(crate) ipvs_udp_timeout: String,
-    /// Folder of run-time files (status).
-    #[arg(long, global = true, env = "IPVS_PROXY_RUN_DIR", value_name = "DIR", default_value = "/run/ipvs-proxy")]
-    pub(crate) run_dir: String,
+    /// Address for health checks, `ADDRESS:PORT`; an empty one serves none.
+    #[arg(long, env = "IPVS_PROXY_HEALTHZ_BIND_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:10256")]
+    pub(crate) healthz_bind_address: String,
+    /// Address for metrics, status and tables, `ADDRESS:PORT`; an empty one serves none.
+    #[arg(long, env = "IPVS_PROXY_METRICS_BIND_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:10249")]
+    pub(crate) metrics_bind_address: String,
+    /// Folder of run-time files.
+    #[command(flatten)]
+    pub(crate) run: RunFlags,
     /// Remove everything that this program has put into the kernel, and end.
     #[arg(long)]
     pub(crate) cleanup: bool,
-    /// Form of the log: `text` or `json`.
-    #[arg(long, global = true, alias = "logging-format", value_name = "NAME", default_value = "text")]
-    pub(crate) log_format: String,
-    /// Detail of the log: 0 is normal, 1 adds debugging.
-    #[arg(short = 'v', long = "v", global = true, value_name = "LEVEL", default_value = "0")]
-    pub(crate) verbosity: String,
+    /// Form and detail of the log.
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+}
+
+impl Invocation {
+    /// Reads a command line, program name first, and the environment.
+    ///
+    /// # Errors
+    /// When a flag is unknown or lacks its value; also for `--help` and `--version`, whose text it carries.
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches_from(args)?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+fn command() -> Command {
+    let command = flags::environment(Invocation::command(), "IPVS_PROXY", &EtcdFlags::NAMES);
+    let command = flags::environment(command, "IPVS_PROXY", &["run_dir", "log_format", "verbosity"]);
+    let command = flags::default(command, "etcd_prefix", "/ipvs-proxy");
+    flags::default(command, "run_dir", "/run/ipvs-proxy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn variables_are_the_flags_with_the_programs_name_in_front() {
+        let command = command();
+        let variables: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+        assert_eq!(
+            variables,
+            [
+                "IPVS_PROXY_ETCD_ENDPOINTS",
+                "IPVS_PROXY_ETCD_PREFIX",
+                "IPVS_PROXY_ETCD_KEYFILE",
+                "IPVS_PROXY_ETCD_CERTFILE",
+                "IPVS_PROXY_ETCD_CAFILE",
+                "IPVS_PROXY_ETCD_USERNAME",
+                "IPVS_PROXY_ETCD_PASSWORD",
+                "IPVS_PROXY_SERVICES_DIR",
+                "IPVS_PROXY_CLUSTER_CIDR",
+                "IPVS_PROXY_SERVICE_CIDR",
+                "IPVS_PROXY_HOSTNAME_OVERRIDE",
+                "IPVS_PROXY_IPVS_SCHEDULER",
+                "IPVS_PROXY_IPVS_GRACEFUL_PERIOD",
+                "IPVS_PROXY_IPVS_TCP_TIMEOUT",
+                "IPVS_PROXY_IPVS_TCPFIN_TIMEOUT",
+                "IPVS_PROXY_IPVS_UDP_TIMEOUT",
+                "IPVS_PROXY_HEALTHZ_BIND_ADDRESS",
+                "IPVS_PROXY_METRICS_BIND_ADDRESS",
+                "IPVS_PROXY_RUN_DIR",
+                "IPVS_PROXY_LOG_FORMAT",
+                "IPVS_PROXY_V",
+            ]
+        );
+    }
 }

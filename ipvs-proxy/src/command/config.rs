@@ -8,13 +8,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cluster::Problem;
-use cluster::etcd::{self, Client, Prefix};
+use cluster::etcd::{Client, Prefix};
+use daemon::flags::bind_address;
+use daemon::http::{Address, Routes};
+use daemon::log;
+use daemon::shell::Places;
 use kernel::ipvs::Timeouts;
 use netstate::Prefix as Network;
 
 use super::duration;
 use crate::command::args::Flags;
 use crate::source::Place;
+
+/// kube-proxy's ports.
+const HEALTHZ_PORT: u16 = 10256;
+const METRICS_PORT: u16 = 10249;
 
 /// What the daemon needs to know.
 #[derive(Debug, Clone)]
@@ -33,8 +41,10 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     /// Time-outs of IPVS in seconds, 0 where the kernel's stay.
     pub(crate) timeouts: Timeouts,
-    /// Folder of run-time files.
-    pub(crate) run_dir: PathBuf,
+    /// Folder of run-time files, and where HTTP is served.
+    pub(crate) places: Places,
+    /// Form and detail of the log.
+    pub(crate) log: log::Settings,
 }
 
 /// Everything wrong with the command line.
@@ -97,7 +107,7 @@ impl Reader {
 
     fn place(&mut self, flags: &Flags, seed: u64) -> Option<Place> {
         let accepted = "either etcd-endpoints or services-dir";
-        match (&flags.services_dir, &flags.etcd_endpoints) {
+        match (&flags.services_dir, &flags.etcd.etcd_endpoints) {
             (Some(dir), None) if !dir.is_empty() => Some(Place::Directory(dir.into())),
             (None, Some(_)) => self.store(flags, seed).map(|(client, prefix)| Place::Etcd(client, prefix)),
             (Some(_), Some(_)) => {
@@ -112,17 +122,10 @@ impl Reader {
     }
 
     fn store(&mut self, flags: &Flags, seed: u64) -> Option<(Client, Prefix)> {
-        let config = etcd::Config {
-            endpoints: flags.etcd_endpoints.clone().unwrap_or_default(),
-            ca_file: flags.etcd_cafile.as_ref().map(Into::into),
-            cert_file: flags.etcd_certfile.as_ref().map(Into::into),
-            key_file: flags.etcd_keyfile.as_ref().map(Into::into),
-            username: flags.etcd_username.clone(),
-            password: flags.etcd_password.clone(),
-            limits: etcd::Limits::default(),
-        };
-        let client = Client::new(&config, seed).map_err(|found| self.problems.extend(found)).ok();
-        let prefix = Prefix::parse("etcd-prefix", &flags.etcd_prefix).map_err(|found| self.problems.push(found)).ok();
+        let client = Client::new(&flags.etcd.client_config(), seed).map_err(|found| self.problems.extend(found)).ok();
+        let prefix = Prefix::parse("etcd-prefix", flags.etcd.etcd_prefix.as_deref().unwrap_or_default())
+            .map_err(|found| self.problems.push(found))
+            .ok();
         client.zip(prefix)
     }
 
@@ -143,6 +146,20 @@ impl Reader {
             self.problem("ipvs-scheduler", format!("{scheduler:?}"), accepted);
         }
         scheduler.clone()
+    }
+
+    fn places(&mut self, flags: &Flags) -> Places {
+        let mut listeners = Vec::new();
+        for (field, text, port, routes) in [
+            ("healthz-bind-address", &flags.healthz_bind_address, HEALTHZ_PORT, Routes::Health),
+            ("metrics-bind-address", &flags.metrics_bind_address, METRICS_PORT, Routes::All),
+        ] {
+            match bind_address(field, text, port) {
+                Ok(address) => listeners.extend(address.map(|address| (Address::Tcp(address), routes))),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        Places { run_dir: run_dir(flags), listeners }
     }
 
     fn done<T>(self, value: Option<T>) -> Result<T, Problems> {
@@ -174,12 +191,19 @@ impl Config {
             tcp_fin: reader.seconds("ipvs-tcpfin-timeout", &flags.ipvs_tcpfin_timeout),
             udp: reader.seconds("ipvs-udp-timeout", &flags.ipvs_udp_timeout),
         };
-        let run_dir = PathBuf::from(&flags.run_dir);
+        let places = reader.places(flags);
+        let log = flags.log.read(&mut reader.problems);
         let config = place.zip(pods);
         let config =
-            config.map(|(place, pods)| Self { place, pods, services, node, scheduler, grace, timeouts, run_dir });
+            config.map(|(place, pods)| Self { place, pods, services, node, scheduler, grace, timeouts, places, log });
         reader.done(config)
     }
+}
+
+/// The folder of run-time files.
+#[must_use]
+pub(crate) fn run_dir(flags: &Flags) -> PathBuf {
+    flags.run.run_dir.clone().unwrap_or_default().into()
 }
 
 /// Reads the flags that say where etcd is, for the commands that work on it.
@@ -188,7 +212,7 @@ impl Config {
 /// Everything that is wrong.
 pub(crate) fn read_store(flags: &Flags, seed: u64) -> Result<(Client, Prefix), Problems> {
     let mut reader = Reader::default();
-    if flags.etcd_endpoints.is_none() {
+    if flags.etcd.etcd_endpoints.is_none() {
         reader.problem("etcd-endpoints", "missing".to_owned(), "http://HOST:PORT,... or https://HOST:PORT,...");
         return reader.done(None);
     }
@@ -198,14 +222,12 @@ pub(crate) fn read_store(flags: &Flags, seed: u64) -> Result<(Client, Prefix), P
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
     use crate::command::args::Invocation;
 
     fn read(words: &[&str]) -> Result<Config, Problems> {
         let words = std::iter::once("ipvs-proxy").chain(words.iter().copied());
-        Config::read(&Invocation::try_parse_from(words).unwrap().flags, "HDSS7-21.host.com", 1)
+        Config::read(&Invocation::read(words.map(Into::into)).unwrap().flags, "HDSS7-21.host.com", 1)
     }
 
     fn fields(words: &[&str]) -> Vec<String> {
@@ -233,6 +255,9 @@ mod tests {
                 "--ipvs-graceful-period=15",
                 "--ipvs-udp-timeout=500ms",
                 "--etcd-prefix=/",
+                "--metrics-bind-address=here",
+                "--log-format=xml",
+                "--v=loud",
             ]),
             [
                 "etcd-endpoints",
@@ -241,7 +266,10 @@ mod tests {
                 "service-cidr",
                 "ipvs-scheduler",
                 "ipvs-graceful-period",
-                "ipvs-udp-timeout"
+                "ipvs-udp-timeout",
+                "metrics-bind-address",
+                "log-format",
+                "v"
             ]
         );
         assert_eq!(fields(&[]), ["etcd-endpoints", "cluster-cidr"]);

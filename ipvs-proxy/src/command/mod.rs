@@ -7,59 +7,55 @@ mod duration;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use daemon::lifecycle::Exit;
+use daemon::log::Log;
+use daemon::shell::seed;
 
-use self::args::{Flags, Invocation, Verb};
-use self::config::Config;
+use self::args::{Invocation, Verb};
+use self::config::{Config, Problems};
 use crate::{commands, run};
 
 /// Does what the command line asks for; the exit status is 0 when it is done.
 pub fn main() -> ExitCode {
-    match begin(&Invocation::parse()) {
-        Ok(code) => code,
+    let invocation = match Invocation::read(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(error) => error.exit(),
+    };
+    match begin(&invocation) {
+        Ok(exit) => exit.into(),
         Err(error) => {
             // The whole chain: what failed, and why, to the cause.
             eprintln!("ipvs-proxy: {error:#}");
-            ExitCode::FAILURE
+            Exit::Failure.into()
         }
     }
 }
 
-fn begin(invocation: &Invocation) -> anyhow::Result<ExitCode> {
+fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     let flags = &invocation.flags;
-    start_log(flags)?;
-    let seed = std::process::id().into();
+    let seed = seed();
+    let start_log = |settings| Log::start(run::NAME, run::VERSION, settings).context("start the log");
+    if invocation.verb.is_none() && !flags.cleanup {
+        let hostname = nix::unistd::gethostname().context("read the host name")?;
+        let config = Config::read(flags, &hostname.to_string_lossy(), seed)?;
+        let log = start_log(config.log)?;
+        run::run(config, log, seed)?;
+        return Ok(Exit::Success);
+    }
+    let mut problems = Vec::new();
+    let settings = flags.log.read(&mut problems);
+    if !problems.is_empty() {
+        return Err(Problems(problems).into());
+    }
+    start_log(settings)?;
     match &invocation.verb {
-        None if flags.cleanup => {
+        None => {
             let rows = run::cleanup()?;
             println!("removed {rows} rows of IPVS, the link of virtual addresses and the nft table");
         }
-        None => {
-            let hostname = nix::unistd::gethostname().context("read the host name")?;
-            run::run(Config::read(flags, &hostname.to_string_lossy(), seed)?, seed)?;
-        }
-        Some(Verb::Status { json }) => return commands::status(flags, *json),
+        Some(Verb::Status { json }) => return commands::status(&config::run_dir(flags), *json),
+        Some(Verb::Tables { json }) => commands::tables(&config::run_dir(flags), *json)?,
         Some(verb) => commands::on_store(config::read_store(flags, seed)?, verb)?,
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn start_log(flags: &Flags) -> anyhow::Result<()> {
-    let level = match flags.verbosity.as_str() {
-        "0" => "info",
-        "1" => "debug",
-        text if text.parse::<u8>().is_ok() => "trace",
-        text => anyhow::bail!("--v: {text:?}; accepted: a level from 0 to 255"),
-    };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(level))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    match flags.log_format.as_str() {
-        "text" => log.init(),
-        "json" => log.json().init(),
-        text => anyhow::bail!("--log-format: {text:?}; accepted: text or json"),
-    }
-    Ok(())
+    Ok(Exit::Success)
 }

@@ -6,6 +6,7 @@ mod apply;
 mod delete;
 mod list;
 mod status;
+mod tables;
 
 use std::io::Read;
 
@@ -13,7 +14,8 @@ use anyhow::Context;
 use cluster::etcd::{Client, Prefix, Store};
 use cluster::manifest::{self, Form};
 
-pub(crate) use status::status;
+pub(crate) use status::{status, text};
+pub(crate) use tables::tables;
 
 use crate::command::args::Verb;
 use crate::object::key::ObjectKey;
@@ -35,7 +37,7 @@ pub(crate) fn on_store((client, prefix): (Client, Prefix), verb: &Verb) -> anyho
                 delete::delete(&store, &prefix, filename, objects, namespace).await
             }
             Verb::List => list::list(&store, &prefix).await,
-            Verb::Status { .. } => Ok(()),
+            Verb::Status { .. } | Verb::Tables { .. } => Ok(()),
         }
     })
 }

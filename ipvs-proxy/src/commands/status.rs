@@ -1,81 +1,106 @@
 //! `status`: what the running daemon says about itself.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::Context;
+use daemon::lifecycle::Exit;
+use daemon::status::{FILE, Lines, Stored};
+use serde::Deserialize;
+use serde_json::Value;
 
-use crate::command::args::Flags;
 use crate::run::status::Status;
 
-/// Prints the status; the exit status is 0 when all is well, 1 when not.
+/// Prints the status; the exit status is 0 when the daemon runs and all is well, 1 when not.
 ///
 /// # Errors
 /// When there is no status to read.
-pub(crate) fn status(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {
-    let run_dir = Path::new(&flags.run_dir);
+pub(crate) fn status(run_dir: &Path, json: bool) -> anyhow::Result<Exit> {
     let context = || format!("no status in {}; is the daemon running, with the same --run-dir?", run_dir.display());
-    let status = Status::read(run_dir).with_context(context)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print!("{}", text(&status));
+    let stored = Stored::read(run_dir).with_context(context)?;
+    let status =
+        Status::deserialize(&stored.status).with_context(|| format!("understand {}", run_dir.join(FILE).display()))?;
+    let warning = stored.warning("ipvs-proxy");
+    if let Some(warning) = &warning {
+        eprintln!("{warning}");
     }
-    Ok(if status.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if json {
+        println!("{:#}", stored.status);
+    } else {
+        print!("{}", render(&status));
+    }
+    Ok(if status.ok && warning.is_none() { Exit::Success } else { Exit::Failure })
 }
 
-fn text(status: &Status) -> String {
-    let mut lines = vec![format!(
-        "{} on {} (version {}): {} Services, {} EndpointSlices",
-        if status.ok { "in place" } else { "NOT in place" },
-        status.node,
-        status.version,
-        status.services,
-        status.endpoint_slices
-    )];
-    lines.extend(
-        status.waiting_for.iter().map(|source| format!("waiting for the first list of {source}; nothing is removed")),
-    );
-    lines.extend(status.lost.iter().map(|reason| format!("source: {reason}")));
-    for table in &status.tables {
-        lines.push(format!("table {}: {} of {} rows in place", table.name, table.done, table.desired));
-        lines.extend(table.error.iter().map(|error| format!("  cannot be read: {error}")));
-        lines.extend(table.open.iter().map(|row| format!("  {row}")));
+/// A status for a terminal.
+#[must_use]
+pub(crate) fn text(status: &Value) -> String {
+    // Before the first status there is nothing to say.
+    Status::deserialize(status).map(|status| render(&status)).unwrap_or_default()
+}
+
+fn render(status: &Status) -> String {
+    let mut lines = Lines::new();
+    let place = if status.ok { "in place" } else { "NOT in place" };
+    let Status { node, version, services, endpoint_slices, .. } = status;
+    lines.push(format_args!(
+        "{place} on {node} (version {version}): {services} Services, {endpoint_slices} EndpointSlices"
+    ));
+    for source in &status.waiting_for {
+        lines.push(format_args!("waiting for the first list of {source}; nothing is removed"));
     }
-    lines.extend(status.draining.iter().map(|server| format!("draining: {server}")));
+    if let Some(reason) = &status.lost {
+        lines.push(format_args!("source: {reason}"));
+    }
+    for table in &status.tables {
+        lines.push(format_args!("table {}: {} of {} rows in place", table.name, table.rows.done, table.rows.desired));
+        table.rows.write_open(&mut lines, "  ");
+    }
+    for server in &status.draining {
+        lines.push(format_args!("draining: {server}"));
+    }
     for refused in &status.refused {
         let earlier = if refused.earlier_version_served { " (an earlier version is served)" } else { "" };
-        lines.push(format!("refused: {}: {}{earlier}", refused.object, refused.reason));
+        lines.push(format_args!("refused: {}: {}{earlier}", refused.object, refused.reason));
     }
-    lines.extend(status.remembered.iter().map(|service| format!("served as the kernel remembers it: {service}")));
+    for service in &status.remembered {
+        lines.push(format_args!("served as the kernel remembers it: {service}"));
+    }
     for service in &status.not_served {
-        lines.extend(service.fields.iter().map(|field| format!("not served yet: {}: {field}", service.object)));
+        for field in &service.fields {
+            lines.push(format_args!("not served yet: {}: {field}", service.object));
+        }
     }
-    lines.extend(status.advice.iter().map(|advice| format!("advice: {advice}")));
-    lines.push(String::new());
-    lines.join("\n")
+    for advice in &status.advice {
+        lines.push(format_args!("advice: {advice}"));
+    }
+    lines.into_text()
 }
 
 #[cfg(test)]
 mod tests {
+    use daemon::status::{Row, Table as Rows};
+
     use super::*;
     use crate::run::status::{NotServed, Refused, Table};
 
     #[test]
-    fn everything_that_is_not_in_place_is_a_line() {
+    fn everything_that_is_not_in_place_is_a_line_and_no_name_can_forge_one() {
         let status = Status {
             version: "0.1.0".into(),
             node: "n".into(),
             services: 2,
             tables: vec![Table {
                 name: "ipvs".into(),
-                desired: 3,
-                done: 2,
-                open: vec!["tcp 192.168.0.10:80: pending".into()],
-                error: None,
+                rows: Rows {
+                    desired: 3,
+                    done: 2,
+                    open: vec![Row { key: "tcp 192.168.0.10:80".into(), state: "pending".into(), ..Row::default() }],
+                    open_count: 1,
+                    error: None,
+                },
             }],
             refused: vec![Refused {
-                object: "services/default/api".into(),
+                object: "services/default/api\nin place on n".into(),
                 reason: "spec.clusterIP: \"x\"; accepted: an address".into(),
                 earlier_version_served: true,
             }],
@@ -86,12 +111,12 @@ mod tests {
             ..Status::default()
         };
         assert_eq!(
-            text(&status),
+            render(&status),
             "\
 NOT in place on n (version 0.1.0): 2 Services, 0 EndpointSlices
 table ipvs: 2 of 3 rows in place
-  tcp 192.168.0.10:80: pending
-refused: services/default/api: spec.clusterIP: \"x\"; accepted: an address (an earlier version is served)
+  pending tcp 192.168.0.10:80
+refused: services/default/api\\nin place on n: spec.clusterIP: \"x\"; accepted: an address (an earlier version is served)
 not served yet: services/default/web: spec.ports.nodePort: 30080
 "
         );

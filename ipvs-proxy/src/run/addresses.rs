@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use daemon::monitors::Ports;
 use kernel::address::Addresses;
 use kernel::conntrack::Conntrack;
 use kernel::ipvs::{Ipvs, IpvsTable, Timeouts};
@@ -129,15 +130,6 @@ pub(crate) fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualSe
     let addresses: BTreeSet<IpAddr> = addresses.into_keys().map(|key| key.addr).collect();
     let servers = ipvs.virtual_servers()?;
     Ok(servers.into_keys().filter(|key| addresses.contains(&key.addr)).collect())
-}
-
-/// The port ids of our writing conversations: what they change is known.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Ports {
-    /// Of rtnetlink.
-    pub(crate) rtnl: BTreeSet<u32>,
-    /// Of nftables.
-    pub(crate) nft: BTreeSet<u32>,
 }
 
 /// Opens every table of the calling thread's network namespace.

@@ -25,19 +25,6 @@ use crate::source::{Object, Reading};
 /// Time between two audits of tables that announce no changes.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Shortest time between two listings that notifications ask for: a node that starts a hundred Pods announces a thousand
-/// changes of links.
-const MIN_INTERVAL: Duration = Duration::from_millis(200);
-
-/// What the proxy receives.
-#[derive(Debug)]
-pub(crate) enum Update {
-    /// By the source of Services and EndpointSlices.
-    Cluster(Event<Reading>),
-    /// By the kernel: somebody else changed a table.
-    Kernel(Touched),
-}
-
 /// The proxy; see the module's text.
 pub(crate) struct Proxy {
     here: Here,
@@ -51,8 +38,6 @@ pub(crate) struct Proxy {
     misplaced: BTreeMap<ObjectName, String>,
     /// Services that are served as the kernel remembers them; `None` before the kernel was asked.
     remembered: Option<BTreeSet<ObjectName>>,
-    touched: BTreeMap<Touched, Duration>,
-    quiet_until: Duration,
     next_audit: Duration,
     totals: Totals,
 }
@@ -87,39 +72,34 @@ impl Proxy {
             dirty: BTreeSet::new(),
             misplaced: BTreeMap::new(),
             remembered: None,
-            touched: BTreeMap::new(),
-            quiet_until: Duration::ZERO,
             next_audit: Duration::ZERO,
             totals: Totals::default(),
         }
     }
 
-    /// Takes in one update. Costs no more than the object it is about.
-    pub(crate) fn take(&mut self, update: Update, now: Duration) {
-        match update {
-            Update::Cluster(event) => {
-                log(&event, &self.view);
-                let complete = event == Event::Complete;
-                self.dirty.extend(self.view.take(event));
-                if complete {
-                    for kind in Kind::ALL {
-                        self.gate.complete(&kind.folder());
-                    }
-                }
-                self.release_remembered();
-            }
-            Update::Kernel(touched) => {
-                self.touched.entry(touched).or_insert_with(|| now.max(self.quiet_until));
+    /// Takes in what the source of Services and EndpointSlices says. Costs no more than the object it is about.
+    pub(crate) fn take(&mut self, event: Event<Reading>) {
+        log(&event, &self.view);
+        let complete = event == Event::Complete;
+        self.dirty.extend(self.view.take(event));
+        if complete {
+            for kind in Kind::ALL {
+                self.gate.complete(&kind.folder());
             }
         }
+        self.release_remembered();
     }
 
-    /// Plans what is dirty and brings the kernel's tables there. Returns what was done and when there is work again.
-    pub(crate) fn work(&mut self, now: Duration) -> (Pass, Duration) {
+    /// Forgets what the kernel held in a table that somebody else may have changed.
+    pub(crate) fn touched(&mut self, touched: Touched) {
+        self.tables.touched(touched);
+    }
+
+    /// Plans what is dirty and brings the kernel's tables there. Returns what was done.
+    pub(crate) fn work(&mut self, now: Duration) -> Pass {
         for name in std::mem::take(&mut self.dirty) {
             self.plan_service(&name);
         }
-        self.listen(now);
         if now >= self.next_audit {
             self.tables.audit();
             self.next_audit = now + PERIOD;
@@ -132,10 +112,13 @@ impl Proxy {
         }
         self.tables.settle_flows();
         self.count(&pass);
-        let touched = self.touched.values().copied();
-        let next = touched.chain(self.tables.next()).chain([self.next_audit]).min();
-        // A row whose time has come but that waits for something else must not keep this thread busy.
-        (pass, next.unwrap_or(self.next_audit).max(now + Duration::from_millis(10)))
+        pass
+    }
+
+    /// When there is work again.
+    #[must_use]
+    pub(crate) fn next(&self) -> Duration {
+        self.tables.next().map_or(self.next_audit, |next| next.min(self.next_audit))
     }
 
     /// Once, when the kernel has been read: lets Services in doubt go on as it holds them.
@@ -158,16 +141,6 @@ impl Proxy {
         add(&mut self.totals.upserted, pass.upserted);
         add(&mut self.totals.removed, pass.removed);
         add(&mut self.totals.failed, pass.failed);
-    }
-
-    /// Lets tables be listed again that the kernel announced changes of.
-    fn listen(&mut self, now: Duration) {
-        let due: Vec<_> = self.touched.iter().filter(|(_, at)| **at <= now).map(|(table, _)| *table).collect();
-        for table in due {
-            self.touched.remove(&table);
-            self.quiet_until = now + MIN_INTERVAL;
-            self.tables.touched(table);
-        }
     }
 
     fn plan_service(&mut self, name: &ObjectName) {

@@ -1,28 +1,19 @@
-//! The status file: what the daemon knows, what it does not serve and why, what the kernel refused.
+//! The status: what the daemon knows, what it does not serve and why, what the kernel refused.
 //!
-//! Invariant: the file is replaced whole, so a reader never sees half of it, and it is written only when it says something
-//! new. Its fields are what `ipvs-proxy status` shows.
+//! Invariant: its lists of what came from outside are bounded. Its fields are what `ipvs-proxy status` shows.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reconcile::{Stage, State};
+use daemon::status::{LISTED, Table as Rows};
+use reconcile::Stage;
 use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
 use crate::dataplane::not_served as not_served_of;
 
-/// Name of the file in the folder of run-time files.
-pub(crate) const FILE: &str = "status.json";
-
-/// Rows that are not in place, shown per table.
-const SHOWN: usize = 20;
-
-/// The content of the file.
+/// What the daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct Status {
     /// Version of this program.
     pub(crate) version: String,
@@ -80,14 +71,9 @@ pub(crate) struct NotServed {
 pub(crate) struct Table {
     /// Its name.
     pub(crate) name: String,
-    /// Rows that are wanted.
-    pub(crate) desired: usize,
-    /// Of these, rows in place.
-    pub(crate) done: usize,
-    /// Some of the others, as `row: why`.
-    pub(crate) open: Vec<String>,
-    /// Why the table cannot be read, if so.
-    pub(crate) error: Option<String>,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub(crate) rows: Rows,
 }
 
 /// Work done since the start.
@@ -110,7 +96,7 @@ impl Status {
         let tables: Vec<_> = proxy.tables().stack().stages().map(|stage| table(stage)).collect();
         let lost = proxy.view().lost().map(ToString::to_string);
         let waiting_for: Vec<_> = proxy.gate().waiting().map(ToString::to_string).collect();
-        let done = tables.iter().all(|table| table.error.is_none() && table.open.is_empty());
+        let done = tables.iter().all(|table| table.rows.is_done());
         let totals = proxy.totals();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -121,10 +107,16 @@ impl Status {
             services: proxy.view().services().count(),
             endpoint_slices: proxy.view().all_slices().count(),
             refused: refused(proxy),
-            remembered: proxy.remembered().map(|name| format!("services/{name}")).collect(),
+            remembered: proxy.remembered().map(|name| format!("services/{name}")).take(LISTED).collect(),
             not_served: not_served(proxy),
             tables,
-            draining: proxy.tables().drains().remaining(now).map(|(server, _)| server.to_string()).collect(),
+            draining: proxy
+                .tables()
+                .drains()
+                .remaining(now)
+                .map(|(server, _)| server.to_string())
+                .take(LISTED)
+                .collect(),
             advice: advice.to_vec(),
             totals: Totals {
                 observed: totals.observed,
@@ -134,30 +126,10 @@ impl Status {
             },
         }
     }
-
-    /// Reads the file in `run_dir`.
-    ///
-    /// # Errors
-    /// When there is none or it cannot be read.
-    pub(crate) fn read(run_dir: &Path) -> io::Result<Self> {
-        let text = fs::read(run_dir.join(FILE))?;
-        serde_json::from_slice(&text).map_err(io::Error::other)
-    }
 }
 
 fn table(stage: &dyn Stage) -> Table {
-    let status = stage.status();
-    let open = |row: &reconcile::Row| match &row.state {
-        State::Failed { reason, .. } => format!("{}: {reason}", row.key),
-        State::Pending | State::Done => format!("{}: pending", row.key),
-    };
-    Table {
-        name: stage.name().to_owned(),
-        desired: status.desired,
-        done: status.done,
-        open: status.open.iter().take(SHOWN).map(open).collect(),
-        error: status.observe_error,
-    }
+    Table { name: stage.name().to_owned(), rows: Rows::from(&stage.status()) }
 }
 
 fn refused(proxy: &Proxy) -> Vec<Refused> {
@@ -186,7 +158,7 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
         ),
         earlier_version_served: false,
     });
-    malformed.chain(unreadable).chain(misplaced).chain(conflicts).collect()
+    malformed.chain(unreadable).chain(misplaced).chain(conflicts).take(LISTED).collect()
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {
@@ -195,78 +167,5 @@ fn not_served(proxy: &Proxy) -> Vec<NotServed> {
     let slices = proxy.view().all_slices();
     let slices = slices.map(|slice| (format!("endpointslices/{}", slice.name), slice.unserved.clone()));
     let asking = services.chain(slices).filter(|(_, fields)| !fields.is_empty());
-    asking.map(|(object, fields)| NotServed { object, fields }).collect()
-}
-
-/// Writes the file when there is something new to say, at most twice a second.
-#[derive(Debug)]
-pub(crate) struct StatusFile {
-    path: PathBuf,
-    written: Option<Status>,
-    next: Duration,
-    failed: bool,
-}
-
-/// Shortest time between two writes: the status of thousands of Services takes milliseconds to put together.
-const PAUSE: Duration = Duration::from_millis(500);
-
-impl StatusFile {
-    /// A file in `run_dir`, which is made when it is not there.
-    #[must_use]
-    pub(crate) fn new(run_dir: &Path) -> Self {
-        Self { path: run_dir.join(FILE), written: None, next: Duration::ZERO, failed: false }
-    }
-
-    /// Writes the status if it is time and says something new; returns false when it was not yet time. A file that cannot be
-    /// written is reported once and stops nobody.
-    pub(crate) fn update(&mut self, now: Duration, status: impl FnOnce() -> Status) -> bool {
-        if now < self.next {
-            return false;
-        }
-        self.next = now + PAUSE;
-        let status = status();
-        if self.written.as_ref() == Some(&status) {
-            return true;
-        }
-        match self.write(&status) {
-            Ok(()) => {
-                self.failed = false;
-                self.written = Some(status);
-            }
-            Err(error) if !self.failed => {
-                self.failed = true;
-                tracing::warn!(path = %self.path.display(), %error, "status file cannot be written");
-            }
-            Err(_) => {}
-        }
-        true
-    }
-
-    fn write(&self, status: &Status) -> io::Result<()> {
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let text = serde_json::to_vec_pretty(status).map_err(io::Error::other)?;
-        let beside = self.path.with_extension("json.new");
-        fs::write(&beside, text)?;
-        fs::rename(&beside, &self.path)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_file_is_replaced_only_by_news_and_reads_back_equal() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = StatusFile::new(&folder.path().join("run"));
-        let status = Status { node: "n".to_owned(), ok: true, ..Status::default() };
-        assert!(file.update(Duration::ZERO, || status.clone()));
-        assert_eq!(Status::read(&folder.path().join("run")).unwrap(), status);
-        fs::remove_file(folder.path().join("run").join(FILE)).unwrap();
-        assert!(file.update(Duration::from_secs(1), || status.clone()));
-        assert!(Status::read(&folder.path().join("run")).is_err(), "no news, no write");
-        assert!(!file.update(Duration::from_millis(1100), || panic!("too soon")));
-    }
+    asking.map(|(object, fields)| NotServed { object, fields }).take(LISTED).collect()
 }

@@ -12,6 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kernel::nft::Change;
+use kernel::watch::Event;
 use netstate::ipvs::{RealServerKey, Row, RowKey};
 use netstate::{IfName, Protocol, SysctlKey, nft as nft_rows};
 use reconcile::{Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
@@ -47,6 +49,24 @@ pub(crate) enum Touched {
     Links,
     /// The nft table.
     Nft,
+}
+
+impl Touched {
+    /// What a notification of rtnetlink is about.
+    pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
+        match event {
+            Event::Link | Event::Address | Event::Resync => vec![Self::Links],
+            Event::Route | Event::Neighbour => Vec::new(),
+        }
+    }
+
+    /// What a notification of nftables is about.
+    pub(crate) fn by_nft(change: &Change) -> Vec<Self> {
+        match change {
+            Change::Table { table, .. } if *table != nft::table_key() => Vec::new(),
+            Change::Table { .. } | Change::Lost => vec![Self::Nft],
+        }
+    }
 }
 
 impl Tables {

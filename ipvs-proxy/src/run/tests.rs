@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use reconcile::{Rows, Step, Target};
 use serde_json::json;
 
-use super::proxy::{Proxy, Update};
+use super::proxy::Proxy;
 use super::tables::{Tables, Touched};
 use super::targets::{Flows, Servers, Stale, Targets};
 use crate::dataplane::DataPlane;
@@ -153,7 +153,7 @@ impl Rig {
     }
 
     fn receive(&mut self, event: Event<crate::source::Reading>) {
-        self.proxy.take(Update::Cluster(event), self.now);
+        self.proxy.take(event);
     }
 
     fn put(&mut self, key: &str, json: &serde_json::Value) {
@@ -337,24 +337,10 @@ fn what_others_change_is_found_by_notification_or_audit() {
     let mut rig = Rig::web();
     rig.addresses.contents().rows.clear();
     assert!(rig.work().is_empty());
-    rig.proxy.take(Update::Kernel(Touched::Links), rig.now);
+    rig.proxy.touched(Touched::Links);
     assert_eq!(rig.work(), ["address + 192.168.0.10/32 dev kube-ipvs0"]);
     rig.servers.contents().rows.clear();
     assert_eq!(rig.later(1).len(), 3, "one virtual and two real servers");
-}
-
-#[test]
-fn a_flood_of_notifications_is_one_listing_per_interval() {
-    let mut rig = Rig::web();
-    rig.later(1);
-    let before = rig.addresses.contents().observed;
-    for _ in 0..100 {
-        rig.proxy.take(Update::Kernel(Touched::Links), rig.now);
-        rig.proxy.work(rig.now);
-    }
-    assert_eq!(rig.addresses.contents().observed, before + 1);
-    rig.later(1);
-    assert_eq!(rig.addresses.contents().observed, before + 2, "the last of them is not lost");
 }
 
 #[test]

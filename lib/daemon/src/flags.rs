@@ -4,6 +4,7 @@
 //! environment variable is `<PREFIX>_<NAME>`; prefix and default are the program's ([`environment`], [`default`]).
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, Command};
 use cluster::etcd;
@@ -75,7 +76,7 @@ impl fmt::Debug for EtcdFlags {
 #[derive(Debug, Clone, Default, Args)]
 pub struct LogFlags {
     /// Form of the log: `text` or `json` (one object a line, with the names of the Elastic Common Schema).
-    #[arg(long, global = true, value_name = "NAME", default_value = "text")]
+    #[arg(long, global = true, alias = "logging-format", value_name = "NAME", default_value = "text")]
     pub log_format: String,
     /// Detail of the log: 0 is normal, 1 adds debugging, 2 adds every step.
     #[arg(short = 'v', long = "v", global = true, value_name = "LEVEL", default_value = "0")]
@@ -89,12 +90,12 @@ impl LogFlags {
             "text" => Form::Text,
             "json" => Form::Json,
             other => {
-                problems.push(Problem::new("--log-format", format!("{other:?}"), "text or json"));
+                problems.push(Problem::new("log-format", format!("{other:?}"), "text or json"));
                 Form::Text
             }
         };
         let verbosity = self.verbosity.parse().unwrap_or_else(|_| {
-            problems.push(Problem::new("--v", format!("{:?}", self.verbosity), "a number from 0 to 255"));
+            problems.push(Problem::new("v", format!("{:?}", self.verbosity), "a number from 0 to 255"));
             0
         });
         Settings { form, verbosity }
@@ -107,6 +108,21 @@ pub struct RunFlags {
     /// Folder of run-time files: the status, the socket that `status` and `tables` ask.
     #[arg(long, global = true, value_name = "DIR")]
     pub run_dir: Option<String>,
+}
+
+/// Reads an address to serve at: `ADDRESS`, with `port` then, or `ADDRESS:PORT`; an empty text means nowhere.
+///
+/// # Errors
+/// The problem with `field`.
+pub fn bind_address(field: &str, text: &str, port: u16) -> Result<Option<SocketAddr>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let alone = |text: &str| text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port));
+    match text.parse().ok().or_else(|| alone(text)) {
+        Some(address) => Ok(Some(address)),
+        None => Err(Problem::new(field, format!("{text:?}"), "ADDRESS:PORT such as 127.0.0.1:10249, or nothing")),
+    }
 }
 
 /// Gives each of the arguments `names` of `command` its environment variable, `<prefix>_<FLAG>`.
@@ -195,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn addresses_to_serve_at_may_lack_the_port_or_be_empty() {
+        let read =
+            |text: &str| bind_address("metrics-bind-address", text, 10249).map(|found| found.map(|a| a.to_string()));
+        assert_eq!(read("127.0.0.1"), Ok(Some("127.0.0.1:10249".to_owned())));
+        assert_eq!(read("[::1]:80"), Ok(Some("[::1]:80".to_owned())));
+        assert_eq!(read("::1"), Ok(Some("[::1]:10249".to_owned())));
+        assert_eq!(read(""), Ok(None));
+        assert!(read("localhost:80").unwrap_err().to_string().starts_with("metrics-bind-address: \"localhost:80\""));
+    }
+
+    #[test]
     fn log_flags_that_are_wrong_are_all_reported() {
         let mut problems = Vec::new();
         let settings = read(&["--log-format=xml", "-v", "loud"]).log.read(&mut problems);
@@ -202,7 +229,7 @@ mod tests {
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             text,
-            ["--log-format: \"xml\"; accepted: text or json", "--v: \"loud\"; accepted: a number from 0 to 255"]
+            ["log-format: \"xml\"; accepted: text or json", "v: \"loud\"; accepted: a number from 0 to 255"]
         );
     }
 }

@@ -14,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use reconcile::Pass;
+use reconcile::{Counts, Pass};
 
 use crate::readiness::Readiness;
 use crate::worker::{Cause, Took};
@@ -34,7 +34,8 @@ pub struct Metrics {
     readiness: Readiness,
     desired: Gauges,
     in_place: Gauges,
-    open: Gauges,
+    actual: Gauges,
+    failed: Gauges,
     written: Family<Label, Counter>,
     repairs: Counter,
     passes: Family<Label, Histogram>,
@@ -65,7 +66,8 @@ impl Metrics {
             readiness,
             desired: Family::default(),
             in_place: Family::default(),
-            open: Family::default(),
+            failed: Family::default(),
+            actual: Family::default(),
             written: Family::default(),
             repairs: Counter::default(),
             passes: Family::new_with_constructor(seconds),
@@ -90,7 +92,8 @@ impl Metrics {
         own.register("build_info", "Version of the program", build);
         own.register("table_rows_desired", "Rows that are desired, by kernel table", self.desired.clone());
         own.register("table_rows_in_place", "Desired rows that the kernel holds", self.in_place.clone());
-        own.register("table_rows_open", "Rows that are not as they should be", self.open.clone());
+        own.register("table_rows_actual", "Rows of this program that the kernel holds", self.actual.clone());
+        own.register("table_rows_failed", "Rows whose last try failed", self.failed.clone());
         own.register("rows_written", "Rows that were set or removed, or failed", self.written.clone());
         own.register("repairs", "Rows that were put right after somebody else changed them", self.repairs.clone());
         own.register_with_unit("pass_duration", "Time of a pass over all tables", Unit::Seconds, self.passes.clone());
@@ -124,24 +127,22 @@ impl Metrics {
                 self.written.get_or_create(&[("result", kind.to_owned())]).inc_by(whole(count));
             }
         }
-        if cause != Cause::Order {
-            self.repairs.inc_by(whole(pass.upserted + pass.removed));
+        self.repairs.inc_by(whole(pass.repaired));
+        for failure in &pass.errors {
+            // Without a number it was none of the kernel's own.
+            let number = failure.errno.map_or_else(|| "none".to_owned(), |errno| errno.to_string());
+            self.errors.get_or_create(&[("errno", number)]).inc();
         }
     }
 
-    /// Notes an error of the kernel; without a number it was none of the kernel's own.
-    pub fn kernel_error(&self, errno: Option<i32>) {
-        let number = errno.map_or_else(|| "none".to_owned(), |errno| errno.to_string());
-        self.errors.get_or_create(&[("errno", number)]).inc();
-    }
-
-    /// Sets where the tables stand.
-    pub fn tables<'a>(&self, tables: impl IntoIterator<Item = (&'a str, &'a reconcile::Status)>) {
-        for (name, status) in tables {
-            let label = [("table", name.to_owned())];
-            set(&self.desired, &label, status.desired);
-            set(&self.in_place, &label, status.done);
-            set(&self.open, &label, status.open.len());
+    /// Sets where a table stands.
+    pub fn table(&self, name: &'static str, counts: &Counts) {
+        let label = [("table", name.to_owned())];
+        set(&self.desired, &label, counts.desired);
+        set(&self.in_place, &label, counts.done);
+        set(&self.failed, &label, counts.failed);
+        if let Some(actual) = counts.actual {
+            set(&self.actual, &label, actual);
         }
     }
 
@@ -176,8 +177,9 @@ fn whole(count: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
+
+    use reconcile::{Failure, RetryClass};
 
     use super::*;
 
@@ -186,30 +188,33 @@ mod tests {
         let readiness = Readiness::new(["sources", "tables"]);
         let metrics = Metrics::new("ipvs-proxy", "0.1.0", readiness.clone());
         readiness.open("tables");
-        let pass = Pass { observed: 1, upserted: 3, removed: 1, failed: 2, ..Pass::default() };
+        let failure = |errno| Failure { table: "ipvs", class: RetryClass::Retry, errno, reason: String::new() };
+        let errors = vec![failure(Some(17)), failure(None)];
+        let pass = Pass { observed: 1, upserted: 3, removed: 1, failed: 2, errors, ..Pass::default() };
         let took = Took {
             pass: Duration::from_millis(5),
             event_to_kernel: Some(Duration::from_millis(25)),
             now: Duration::from_secs(1),
         };
         metrics.pass(Cause::Order, &pass, took);
-        metrics.pass(Cause::Change, &Pass { upserted: 7, ..Pass::default() }, took);
-        metrics.kernel_error(Some(17));
+        metrics.pass(Cause::Change, &Pass { upserted: 9, repaired: 7, ..Pass::default() }, took);
         metrics.source("services", true, false);
-        let status = reconcile::Status { desired: 5, done: 4, ..Default::default() };
-        metrics.tables(BTreeMap::from([("ipvs", &status)]));
+        metrics.table("ipvs", &Counts { desired: 5, done: 4, actual: Some(6), failed: 1, ..Counts::default() });
         let text = metrics.encode();
         for line in [
             "# TYPE ipvs_proxy_pass_duration_seconds histogram",
             "ipvs_proxy_build_info{version=\"0.1.0\"} 1",
             "ipvs_proxy_table_rows_desired{table=\"ipvs\"} 5",
             "ipvs_proxy_table_rows_in_place{table=\"ipvs\"} 4",
-            "ipvs_proxy_rows_written_total{result=\"set\"} 10",
+            "ipvs_proxy_table_rows_actual{table=\"ipvs\"} 6",
+            "ipvs_proxy_table_rows_failed{table=\"ipvs\"} 1",
+            "ipvs_proxy_rows_written_total{result=\"set\"} 12",
             "ipvs_proxy_rows_written_total{result=\"failed\"} 2",
             "ipvs_proxy_repairs_total 7",
             "ipvs_proxy_pass_duration_seconds_count{cause=\"order\"} 1",
             "ipvs_proxy_event_to_kernel_seconds_count 2",
             "ipvs_proxy_kernel_errors_total{errno=\"17\"} 1",
+            "ipvs_proxy_kernel_errors_total{errno=\"none\"} 1",
             "ipvs_proxy_source_connected{source=\"services\"} 1",
             "ipvs_proxy_source_listed{source=\"services\"} 0",
             "ipvs_proxy_readiness_gate{gate=\"tables\"} 1",

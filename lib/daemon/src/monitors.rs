@@ -18,6 +18,12 @@ use crate::worker::{Mailbox, Work};
 /// Pause before a monitor is opened again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Name of the monitor of links, addresses, routes and neighbours.
+pub const RTNETLINK: &str = "rtnetlink";
+
+/// Name of the monitor of nft tables.
+pub const NFTABLES: &str = "nftables";
+
 /// Port ids of our own conversations, which mark the notifications of our own changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ports {
@@ -52,22 +58,28 @@ impl Monitors {
     /// on a tokio runtime, in the network namespace that is meant.
     #[must_use]
     pub fn open(ports: Ports) -> Self {
-        let rtnl = logged(Watch::open(ports.rtnl.clone()), "rtnetlink");
-        let nft = logged(Stream::open(ports.nft.clone()), "nftables");
+        let rtnl = logged(Watch::open(ports.rtnl.clone()), RTNETLINK);
+        let nft = logged(Stream::open(ports.nft.clone()), NFTABLES);
         Self { ports, rtnl, nft }
     }
 
-    /// Passes on what the kernel says, as `meaning` has it.
+    /// Passes on what the kernel says, as `meaning` has it. `opened` is called with the name of each monitor that is open,
+    /// [`RTNETLINK`] or [`NFTABLES`].
     #[must_use]
-    pub fn follow<W: Work>(self, mailbox: &Mailbox<W>, meaning: Meaning<W::Change>) -> Following {
+    pub fn follow<W: Work>(
+        self,
+        mailbox: &Mailbox<W>,
+        meaning: Meaning<W::Change>,
+        opened: impl Fn(&'static str) + Clone + Send + 'static,
+    ) -> Following {
         let Self { ports, rtnl, nft } = self;
         let Meaning { rtnl: of_rtnl, nft: of_nft } = meaning;
         let mut tasks = JoinSet::new();
         let Ports { rtnl: rtnl_ports, nft: nft_ports } = ports;
         let rtnl_monitor = Rtnl { watch: rtnl, ports: rtnl_ports, meaning: of_rtnl };
         let nft_monitor = Nft { stream: nft, ports: nft_ports, meaning: of_nft };
-        tasks.spawn(follow(rtnl_monitor, mailbox.clone(), PAUSE));
-        tasks.spawn(follow(nft_monitor, mailbox.clone(), PAUSE));
+        tasks.spawn(follow(rtnl_monitor, mailbox.clone(), opened.clone(), PAUSE));
+        tasks.spawn(follow(nft_monitor, mailbox.clone(), opened, PAUSE));
         Following(tasks)
     }
 }
@@ -93,11 +105,17 @@ trait Monitor<C>: Send {
     fn next(&mut self) -> impl Future<Output = Option<Vec<C>>> + Send;
 }
 
-async fn follow<W: Work, M: Monitor<W::Change>>(mut monitor: M, mailbox: Mailbox<W>, pause: Duration) {
+async fn follow<W: Work, M: Monitor<W::Change>>(
+    mut monitor: M,
+    mailbox: Mailbox<W>,
+    opened: impl Fn(&'static str),
+    pause: Duration,
+) {
     let name = M::NAME;
     let mut open = monitor.is_open();
     loop {
         if open {
+            opened(name);
             while let Some(changes) = monitor.next().await {
                 if !pass_on(&mailbox, changes) {
                     return;
@@ -134,7 +152,7 @@ struct Rtnl<C> {
 }
 
 impl<C> Monitor<C> for Rtnl<C> {
-    const NAME: &'static str = "rtnetlink";
+    const NAME: &'static str = RTNETLINK;
     type Error = KernelError;
 
     fn is_open(&self) -> bool {
@@ -162,7 +180,7 @@ struct Nft<C> {
 }
 
 impl<C> Monitor<C> for Nft<C> {
-    const NAME: &'static str = "nftables";
+    const NAME: &'static str = NFTABLES;
     type Error = KernelError;
 
     fn is_open(&self) -> bool {
@@ -182,7 +200,7 @@ impl<C> Monitor<C> for Nft<C> {
         match self.stream.as_mut()?.next().await {
             Ok(changes) => Some(changes.iter().flat_map(self.meaning).collect()),
             Err(error) => {
-                tracing::warn!(%error, "the nftables monitor failed");
+                tracing::warn!(%error, "the {NFTABLES} monitor failed");
                 None
             }
         }
@@ -272,7 +290,7 @@ mod tests {
         let (sender, arrived) = channel();
         let worker = Worker::start("worker", Listener(sender), Mailbox::new(Liveness::default())).unwrap();
         let script = Script { words: Some(vec![1]), attempts: 4 };
-        let task = tokio::spawn(follow(script, worker.mailbox(), Duration::from_millis(1)));
+        let task = tokio::spawn(follow(script, worker.mailbox(), |_| (), Duration::from_millis(1)));
         let words = tokio::task::spawn_blocking(move || [next(&arrived), next(&arrived), next(&arrived)]);
         let mut words = words.await.unwrap();
         words.sort_unstable();

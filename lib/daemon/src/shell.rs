@@ -53,11 +53,14 @@ pub struct Places {
 
 type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// A question to a thread, which waits for a limited time.
+type Question<T> = Box<dyn Fn(Duration) -> Answer<T> + Send>;
+
 /// The thread that can be asked now.
 struct Attached {
-    tables: Box<dyn Fn(Duration) -> Answer<Result<Vec<TableRows>, Busy>> + Send>,
-    audit: Box<dyn Fn(Duration) -> Answer<bool> + Send>,
-    ended: Box<dyn Fn(Duration) -> Answer<bool> + Send>,
+    tables: Question<Result<Vec<TableRows>, Busy>>,
+    audit: Question<bool>,
+    ended: Question<bool>,
 }
 
 /// What the frame offers the daemon in it; clones are the same frame.

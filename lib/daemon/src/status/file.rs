@@ -46,7 +46,8 @@ pub struct Process {
 }
 
 /// What became of the process that wrote a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// It runs.
     Running,
@@ -168,8 +169,8 @@ impl File {
 /// A status file as it was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
-    /// The whole content.
-    pub text: String,
+    /// The whole content, with what became of its process beside the process.
+    pub status: Value,
     /// Who wrote it.
     pub process: Process,
     /// What became of it.
@@ -184,20 +185,19 @@ impl Stored {
     /// # Errors
     /// When there is no such file, or it is none of ours.
     pub fn read(folder: &Path) -> io::Result<Self> {
-        #[derive(Deserialize)]
-        struct Envelope {
-            #[serde(default)]
-            process: Process,
-        }
-        let text = fs::read_to_string(folder.join(FILE))?;
-        let Envelope { process } = serde_json::from_str(&text).map_err(io::Error::other)?;
+        let text = fs::read(folder.join(FILE))?;
+        let mut status: Value = serde_json::from_slice(&text).map_err(io::Error::other)?;
+        let process = status.get(PROCESS).and_then(|process| Process::deserialize(process).ok()).unwrap_or_default();
         let age = Duration::from_secs(now().saturating_sub(process.heartbeat));
         let state = match (is_locked(&folder.join(LOCK))?, age > STALE) {
             (false, _) => State::Dead,
             (true, true) => State::Stuck,
             (true, false) => State::Running,
         };
-        Ok(Self { text, process, state, age })
+        if let Some(Value::Object(fields)) = status.get_mut(PROCESS) {
+            fields.insert("state".to_owned(), serde_json::to_value(state).map_err(io::Error::other)?);
+        }
+        Ok(Self { status, process, state, age })
     }
 
     /// What to say in front of a status that is not of a running `program`.
@@ -259,8 +259,7 @@ mod tests {
         assert_eq!((stored.state, stored.process.id), (State::Running, std::process::id()));
         assert!(stored.process.started > 0 && stored.process.heartbeat >= stored.process.started);
         assert_eq!(stored.warning("netd"), None);
-        let status: Value = serde_json::from_str(&stored.text).unwrap();
-        assert_eq!(status["node"], "n");
+        assert_eq!((&stored.status["node"], &stored.status["process"]["state"]), (&json!("n"), &json!("running")));
         assert_eq!(fs::metadata(run.join(FILE)).unwrap().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(&run).unwrap().count(), 2, "the status and the lock");
     }

@@ -9,4 +9,4 @@ mod table;
 
 pub use file::{FILE, File, HEARTBEAT, Process, STALE, State, Stored, replace};
 pub use line::{Lines, escape};
-pub use table::{LISTED, Row, RowText, Table, TableRows, bounded};
+pub use table::{LISTED, Row, RowText, Table, TableRows, bounded, is_tried};

@@ -1,6 +1,6 @@
 //! `Table`, `Row`: where a kernel table stands; `TableRows`: its rows, desired and actual.
 
-use reconcile::{RetryClass, State};
+use reconcile::{Counts, Line, Owner, RetryClass, Stage, State};
 use serde::{Deserialize, Serialize};
 
 use super::line::Lines;
@@ -14,6 +14,14 @@ pub fn bounded<T>(items: impl IntoIterator<Item = T>) -> (Vec<T>, usize) {
     let list: Vec<T> = items.by_ref().take(LISTED).collect();
     let count = list.len() + items.count();
     (list, count)
+}
+
+/// True when the table was listed and each of its desired rows is in place or was tried, and not all of them failed: one
+/// row that the kernel refuses holds nobody up.
+#[must_use]
+pub const fn is_tried(counts: &Counts) -> bool {
+    let missing = counts.desired.saturating_sub(counts.done);
+    counts.actual.is_some() && missing <= counts.failed && (missing == 0 || counts.done > 0)
 }
 
 /// One kernel table.
@@ -109,6 +117,18 @@ pub struct RowText {
     pub own: bool,
 }
 
+impl From<Line> for RowText {
+    fn from(line: Line) -> Self {
+        let Line { key, desired, actual, state } = line;
+        let row = |value: String| if value.is_empty() { key.clone() } else { format!("{key} {value}") };
+        let (actual, own) = match actual {
+            Some((value, owner)) => (Some(row(value)), owner == Owner::Ours),
+            None => (None, true),
+        };
+        Self { desired: desired.map(row), actual, equal: state == State::Done, own }
+    }
+}
+
 /// The rows of one table that are desired or this program's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableRows {
@@ -121,6 +141,16 @@ pub struct TableRows {
 }
 
 impl TableRows {
+    /// The rows of `stage`, as it knows them.
+    pub fn of(stage: &dyn Stage) -> Self {
+        let ours = |line: &Line| line.desired.is_some() || matches!(line.actual, Some((_, Owner::Ours)));
+        Self {
+            name: stage.name().to_owned(),
+            listed: stage.counts().actual.is_some(),
+            rows: stage.lines().into_iter().filter(ours).map(RowText::from).collect(),
+        }
+    }
+
     /// The table for a terminal. In front of a row stands a blank when it is as desired, `+` when it is missing, `-`
     /// when it is superfluous; a row that differs is shown both ways, `-` as it is and `+` as desired.
     pub fn write(&self, lines: &mut Lines) {
@@ -180,6 +210,16 @@ table routes (1 desired, kernel not listed)
 ? route e
 "
         );
+    }
+
+    #[test]
+    fn a_table_is_tried_when_no_row_waits_and_not_all_failed() {
+        let counts = |desired, done, failed| Counts { desired, done, failed, actual: Some(done), ..Counts::default() };
+        assert!(is_tried(&counts(0, 0, 0)));
+        assert!(is_tried(&counts(2, 1, 1)));
+        assert!(!is_tried(&counts(1, 0, 1)), "every row failed");
+        assert!(!is_tried(&counts(2, 1, 0)), "one was not tried");
+        assert!(!is_tried(&Counts { actual: None, ..counts(0, 0, 0) }), "not listed");
     }
 
     #[test]

@@ -1,0 +1,132 @@
+//! The proxy as the work of the thread that owns the kernel tables.
+
+use std::time::Duration;
+
+use cluster::Event;
+use daemon::shell::Shell;
+use daemon::status::{TableRows, is_tried};
+use daemon::worker::{self, Cause, Took, Work};
+use reconcile::Pass;
+
+use super::proxy::Proxy;
+use super::status::Status;
+use super::tables::Touched;
+use super::{SOURCES, TABLES, addresses};
+use crate::source::Reading;
+
+/// Shortest time between two listings of one table that notifications ask for: a node that starts a hundred Pods announces
+/// a thousand changes of links.
+const MIN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Time between audits of the tables that announce changes, whether somebody has said something or not.
+const AUDIT: Duration = Duration::from_secs(60);
+
+/// Shortest time between two reports: the status of thousands of Services takes milliseconds to put together.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// See the module's text.
+pub(super) struct ProxyWork {
+    proxy: Proxy,
+    node: String,
+    shell: Shell,
+    ready: bool,
+    /// Something may have changed since the last report.
+    changed: bool,
+    /// The last report said that all is well.
+    well: bool,
+    /// When the next report may be made.
+    next_report: Duration,
+}
+
+impl ProxyWork {
+    pub(super) const fn new(proxy: Proxy, node: String, shell: Shell) -> Self {
+        Self { proxy, node, shell, ready: false, changed: true, well: false, next_report: Duration::ZERO }
+    }
+
+    /// Opens gates of readiness as they are passed.
+    fn open_gates(&mut self) {
+        if self.ready || !self.proxy.gate().is_open() {
+            return;
+        }
+        self.shell.open_gate(SOURCES);
+        // Parameters may be beyond our reach (a read-only /proc/sys); what carries packets is not.
+        let counts = self.proxy.tables().stack().counts();
+        let waiting = counts.iter().find(|(name, counts)| *name != "sysctl" && !is_tried(counts));
+        if let Some((name, counts)) = waiting {
+            let reason = format!("{name}: {} of {} rows in place", counts.done, counts.desired);
+            self.shell.readiness.await_for(TABLES, &reason);
+            return;
+        }
+        self.ready = true;
+        tracing::info!(services = self.proxy.view().services().count(), "ready");
+        self.shell.open_gate(TABLES);
+    }
+
+    fn count(&self, cause: Cause, pass: &Pass, took: Took) {
+        let metrics = &self.shell.metrics;
+        metrics.pass(cause, pass, took);
+        metrics.source("services", self.proxy.view().lost().is_none(), self.proxy.gate().is_open());
+    }
+}
+
+impl Work for ProxyWork {
+    type Order = Event<Reading>;
+    type Change = Touched;
+    type Report = Status;
+
+    fn min_interval(_: Touched) -> Duration {
+        MIN_INTERVAL
+    }
+
+    fn audit_period(&self) -> Duration {
+        AUDIT
+    }
+
+    fn take(&mut self, event: Event<Reading>, _: Duration) {
+        self.changed = true;
+        self.proxy.take(event);
+    }
+
+    fn invalidate(&mut self, change: Touched) {
+        self.proxy.touched(change);
+    }
+
+    fn invalidate_all(&mut self) {
+        // Virtual servers are compared in rotation.
+        self.proxy.touched(Touched::Links);
+        self.proxy.touched(Touched::Nft);
+    }
+
+    fn pass(&mut self, _: Cause, now: Duration) -> Pass {
+        self.proxy.work(now)
+    }
+
+    fn next(&self) -> Option<Duration> {
+        let report = if self.changed { self.next_report } else { Duration::MAX };
+        Some(self.proxy.next().min(report))
+    }
+
+    fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Status> {
+        worker::log(cause, pass, took);
+        self.count(cause, pass, took);
+        self.open_gates();
+        // A listing that found everything in place is nothing new, unless something was wrong before.
+        self.changed |= !pass.is_idle() || (pass.observed > 0 && !self.well);
+        if !self.changed || took.now < self.next_report {
+            return None;
+        }
+        self.changed = false;
+        self.next_report = took.now + PAUSE;
+        let advice: Vec<_> = addresses::bridge_advice().into_iter().collect();
+        let status = Status::of(&self.proxy, &self.node, &advice, took.now);
+        for (name, counts) in self.proxy.tables().stack().counts() {
+            self.shell.metrics.table(name, &counts);
+        }
+        self.well = status.ok;
+        Some(status)
+    }
+
+    fn tables(&self) -> Vec<TableRows> {
+        self.proxy.tables().stack().stages().map(|stage| TableRows::of(stage)).collect()
+    }
+}
