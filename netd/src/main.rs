@@ -31,7 +31,7 @@ fn act(invocation: Invocation) -> Result<()> {
     let (config, log) = Config::read(&invocation.flags)?;
     set_up(log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "netd starts");
-    netd::run::run(config)
+    netd::run::run(config, seed())
 }
 
 /// Logs to standard error. RUST_LOG, when set, says what instead of `--v`.
@@ -41,4 +41,10 @@ fn set_up(log: Log) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     if log.json { builder.json().init() } else { builder.with_ansi(false).init() }
+}
+
+/// A seed that differs from node to node and from start to start; for spreading load, never for secrets.
+fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().wrapping_mul(1_000_000_007) ^ u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32)
 }

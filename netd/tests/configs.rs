@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use netd::format::net_conf::{Backend, NetConf};
+use netd::format::net_conf::NetConf;
+use netd::plan::backend::Backend;
 
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(path)

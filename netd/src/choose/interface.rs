@@ -3,7 +3,7 @@
 //! Pure: facts of the host in, a choice out. The order is `--iface` (each in turn), `--iface-regex` (each in turn:
 //! addresses first, then names), `--iface-can-reach`; when none of them is given, the owner of `--public-ip`, else the
 //! interface of the default route. Invariant: the choice depends on the facts and the flags only, and a failed choice
-//! says what was looked for and what there is.
+//! says what was asked for and what there is.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -23,7 +23,15 @@ pub struct Interface {
     pub addresses: Vec<(IpAddr, u8)>,
 }
 
-/// What the host looks like.
+impl Interface {
+    /// True when `address` is one of its addresses.
+    #[must_use]
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        ipv4(self).any(|own| own == address)
+    }
+}
+
+/// The host as the choice sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// All interfaces.
@@ -60,6 +68,14 @@ pub struct External {
     pub mtu: u32,
     /// The address that other nodes use: `--public-ip`, else its own.
     pub public_ip: Ipv4Addr,
+}
+
+impl External {
+    /// The same address on `interface` as it is now; `None` when the address is gone.
+    #[must_use]
+    pub fn on(&self, interface: &Interface) -> Option<Self> {
+        (interface.has(self.address) && interface.mtu != 0).then(|| Self { mtu: interface.mtu, ..self.clone() })
+    }
 }
 
 /// Chooses the interface.
@@ -228,7 +244,15 @@ mod tests {
     }
 
     #[test]
-    fn failed_choice_says_what_was_looked_for_and_what_there_is() {
+    fn address_in_use_is_followed_until_it_is_gone() {
+        let used = choose(&wanted(&[], &[], None, None), &host()).unwrap();
+        let jumbo = interface("eth0", 9000, &[("192.0.2.1", 24), ("10.4.7.21", 24)]);
+        assert_eq!(used.on(&jumbo), Some(External { mtu: 9000, ..used.clone() }));
+        assert_eq!(used.on(&interface("eth0", 1500, &[("10.4.7.121", 32)])), None);
+    }
+
+    #[test]
+    fn failed_choice_says_what_was_asked_for_and_what_there_is() {
         let no_default = Facts { default_route: None, ..host() };
         let unreachable = Facts { reach: Some(Err("Network is unreachable".to_owned())), ..host() };
         for (wanted, facts, part) in [

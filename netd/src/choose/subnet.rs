@@ -1,16 +1,17 @@
-//! Which subnet this node takes, among those that nobody holds.
+//! Which subnet this node takes: one of its own leases, or one that nobody holds.
 //!
-//! Pure. Invariants: a lease that names this node's address is kept as long as it fits the network; a subnet that
-//! overlaps anybody's lease, or a reservation, is never chosen; the same inputs give the same choice.
+//! Pure. Invariants: a node knows its own leases by more than its address, which can change; of several it keeps the one
+//! that its Pods live in; a subnet that overlaps anybody else's lease, or a reservation, is never chosen; the same
+//! inputs give the same choice.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use netstate::Prefix;
+use netstate::{MacAddr, Prefix};
 
-use crate::format::lease::Lease;
+use crate::format::lease::{Lease, SubnetKey};
 use crate::format::net_conf::Network;
 
 /// One rule for choosing a subnet; they are asked in the configured order.
@@ -54,20 +55,35 @@ impl FromStr for Policy {
 
 /// The node that wants a subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applicant {
+pub struct Candidate {
     /// Its address, as other nodes see it.
     pub public_ip: Ipv4Addr,
     /// Its own network, which gives it its host number.
     pub node_network: Prefix,
-    /// The subnet it had before, if it is known.
+    /// The subnet that this run of the daemon has held, if it has: Pods live in it.
+    pub held: Option<Prefix>,
+    /// The subnet that its subnet file names, if there is one.
     pub previous: Option<Prefix>,
+    /// Hardware address of the tunnel device that stands on it, if there is one.
+    pub device_mac: Option<MacAddr>,
+}
+
+/// One lease in the store, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The lease.
+    pub lease: Lease,
+    /// It has an end; one without is an operator's reservation.
+    pub ends: bool,
+    /// This node's record names it, with what ends it.
+    pub recorded: bool,
 }
 
 /// Every claim on a subnet that the store holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claims {
     /// The leases that can be read, this node's included.
-    pub leases: Vec<Lease>,
+    pub leases: Vec<Claim>,
     /// Subnets of keys whose value cannot be read: somebody's, nobody knows whose.
     pub unreadable: Vec<Prefix>,
 }
@@ -75,15 +91,15 @@ pub struct Claims {
 /// What to do about a subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// Keep the lease that names this node.
+    /// Keep this lease: it is this node's.
     Keep(Lease),
     /// Take a free subnet.
     Take {
         /// The subnet.
         subnet: Prefix,
-        /// The policy that named it.
-        policy: Policy,
-        /// Why the policies before it did not apply, for the log.
+        /// What named it, for the log.
+        how: String,
+        /// Why what was asked before did not apply, for the log.
         passed_over: Vec<String>,
     },
 }
@@ -106,7 +122,7 @@ fn window(lost_races: u32) -> usize {
 /// When no policy names a free subnet, with the reason of each.
 pub fn choose(
     network: &Network,
-    node: &Applicant,
+    node: &Candidate,
     claims: &Claims,
     policies: &[Policy],
     lost_races: u32,
@@ -116,6 +132,13 @@ pub fn choose(
     }
     let occupied = Occupied::by_others(network, node, claims);
     let mut passed_over = Vec::new();
+    // Pods live in the subnet that was held a moment ago, whatever the policies say.
+    if let Some(held) = node.held.filter(|held| network.may_lease(held)) {
+        match occupied.check(held) {
+            Ok(subnet) => return Ok(Choice::Take { subnet, how: "held before".to_owned(), passed_over }),
+            Err(reason) => passed_over.push(format!("held before: {reason}")),
+        }
+    }
     for policy in policies {
         let named = match policy {
             Policy::Previous => previous(network, node),
@@ -123,34 +146,59 @@ pub fn choose(
             Policy::FirstFree => first_free(network, node, &occupied, window(lost_races)),
         };
         match named.and_then(|subnet| occupied.check(subnet)) {
-            Ok(subnet) => return Ok(Choice::Take { subnet, policy: *policy, passed_over }),
+            Ok(subnet) => return Ok(Choice::Take { subnet, how: format!("policy {policy}"), passed_over }),
             Err(reason) => passed_over.push(format!("{policy}: {reason}")),
         }
     }
     Err(NoSubnet(passed_over))
 }
 
-/// The lease that names this node and fits the network; the first in key order when there are several.
-fn own_lease<'a>(network: &Network, node: &Applicant, leases: &'a [Lease]) -> Option<&'a Lease> {
-    leases
-        .iter()
-        .filter(|lease| lease.attrs.public_ip == node.public_ip && lease.key.v6.is_none())
-        .filter(|lease| network.may_lease(&lease.key.v4))
-        .min_by_key(|lease| lease.key)
+impl Candidate {
+    /// True for a lease of this node: it names its address, or the record names the lease, or both the subnet and the
+    /// hardware address are the ones that stand on this node, from before its address changed.
+    #[must_use]
+    pub fn owns(&self, claim: &Claim) -> bool {
+        let subnet = Some(claim.lease.key.v4);
+        let lived_in = subnet == self.held || subnet == self.previous;
+        let device = self.device_mac.is_some() && claim.lease.attrs.backend.mac() == self.device_mac;
+        claim.lease.attrs.public_ip == self.public_ip || claim.recorded || (lived_in && device)
+    }
+
+    /// Which of several own leases is kept: the lowest, the subnet that Pods live in before all others.
+    fn rank(&self, claim: &Claim) -> u8 {
+        let subnet = Some(claim.lease.key.v4);
+        if subnet == self.held {
+            0
+        } else if subnet == self.previous {
+            1
+        } else if claim.recorded {
+            2
+        } else if claim.ends {
+            4
+        } else {
+            3
+        }
+    }
 }
 
-/// Leases that name this node besides the one it `holds`: leftovers of another plan or an earlier choice.
-pub fn leftovers<'a>(node: &Applicant, leases: &'a [Lease], holds: &Prefix) -> Vec<&'a Lease> {
-    let ours = |lease: &&Lease| lease.attrs.public_ip == node.public_ip && lease.key.v4 != *holds;
-    leases.iter().filter(ours).collect()
+/// This node's lease that fits the network; of several the one with the best claim, then the first in key order.
+fn own_lease<'a>(network: &Network, node: &Candidate, claims: &'a [Claim]) -> Option<&'a Lease> {
+    let fits = |claim: &&Claim| claim.lease.key.v6.is_none() && network.may_lease(&claim.lease.key.v4);
+    let own = claims.iter().filter(|claim| node.owns(claim)).filter(fits);
+    own.min_by_key(|claim| (node.rank(claim), claim.lease.key)).map(|claim| &claim.lease)
 }
 
-fn previous(network: &Network, node: &Applicant) -> Result<Prefix, String> {
+/// Leases of this node besides the one it `holds`: of another plan, of an earlier choice, or an operator's.
+pub fn further<'a>(node: &Candidate, claims: &'a [Claim], holds: &SubnetKey) -> Vec<&'a Claim> {
+    claims.iter().filter(|claim| node.owns(claim) && claim.lease.key != *holds).collect()
+}
+
+fn previous(network: &Network, node: &Candidate) -> Result<Prefix, String> {
     let subnet = node.previous.ok_or("no earlier subnet is known")?;
     if network.may_lease(&subnet) { Ok(subnet) } else { Err(format!("{subnet} does not fit the network any more")) }
 }
 
-fn by_node_ip(network: &Network, node: &Applicant) -> Result<Prefix, String> {
+fn by_node_ip(network: &Network, node: &Candidate) -> Result<Prefix, String> {
     let number = host_number(node)
         .ok_or_else(|| format!("{} is not in the node's network {}", node.public_ip, node.node_network))?;
     network.subnet(number).ok_or_else(|| {
@@ -161,13 +209,13 @@ fn by_node_ip(network: &Network, node: &Applicant) -> Result<Prefix, String> {
     })
 }
 
-fn host_number(node: &Applicant) -> Option<u32> {
+fn host_number(node: &Candidate) -> Option<u32> {
     let IpAddr::V4(first) = node.node_network.addr() else { return None };
     let inside = node.node_network.contains(IpAddr::V4(node.public_ip));
     inside.then(|| u32::from(node.public_ip) - u32::from(first))
 }
 
-fn first_free(network: &Network, node: &Applicant, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
+fn first_free(network: &Network, node: &Candidate, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
     let free: Vec<Prefix> = network.subnets().filter(|subnet| occupied.check(*subnet).is_ok()).take(window).collect();
     let spread = usize::try_from(u32::from(node.public_ip)).unwrap_or(0);
     let chosen = spread.checked_rem(free.len()).and_then(|index| free.get(index));
@@ -178,14 +226,14 @@ fn first_free(network: &Network, node: &Applicant, occupied: &Occupied, window: 
 
 /// The parts of the Pod network that other nodes claim, each with its holder if that can be read.
 ///
-/// Ordered, so that a look at one subnet costs the same beside ten claims and beside ten thousand.
+/// Ordered, so that the check of one subnet costs the same beside ten claims and beside ten thousand.
 struct Occupied(BTreeMap<Prefix, Option<Ipv4Addr>>);
 
 impl Occupied {
-    fn by_others(network: &Network, node: &Applicant, claims: &Claims) -> Self {
-        let read = claims.leases.iter().map(|lease| (lease.key.v4, Some(lease.attrs.public_ip)));
-        let unread = claims.unreadable.iter().map(|subnet| (*subnet, None));
-        let others = read.chain(unread).filter(|(_, holder)| *holder != Some(node.public_ip));
+    fn by_others(network: &Network, node: &Candidate, claims: &Claims) -> Self {
+        let others = claims.leases.iter().filter(|claim| !node.owns(claim));
+        let read = others.map(|claim| (claim.lease.key.v4, Some(claim.lease.attrs.public_ip)));
+        let others = read.chain(claims.unreadable.iter().map(|subnet| (*subnet, None)));
         // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
         Self(others.filter(|(subnet, _)| network.has_subnet(subnet)).collect())
     }
@@ -211,8 +259,9 @@ impl Occupied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::lease::{BackendAttrs, LeaseAttrs, SubnetKey};
+    use crate::format::lease::LeaseAttrs;
     use crate::format::net_conf::NetConf;
+    use crate::plan::backend::BackendAttrs;
     use proptest::prelude::*;
 
     const ALL: [Policy; 3] = [Policy::Previous, Policy::NodeIp, Policy::FirstFree];
@@ -225,9 +274,15 @@ mod tests {
         network(r#"{"Network":"172.7.0.0/16"}"#)
     }
 
-    fn node(addr: &str, len: u8) -> Applicant {
+    fn node(addr: &str, len: u8) -> Candidate {
         let public_ip: Ipv4Addr = addr.parse().unwrap();
-        Applicant { public_ip, node_network: Prefix::new(public_ip.into(), len).unwrap(), previous: None }
+        Candidate {
+            public_ip,
+            node_network: Prefix::new(public_ip.into(), len).unwrap(),
+            held: None,
+            previous: None,
+            device_mac: None,
+        }
     }
 
     fn lease(subnet: &str, holder: &str) -> Lease {
@@ -235,13 +290,31 @@ mod tests {
         Lease { key: SubnetKey::v4(subnet.parse().unwrap()), attrs }
     }
 
-    fn claims(leases: &[Lease]) -> Claims {
-        Claims { leases: leases.to_vec(), unreadable: Vec::new() }
+    fn claim(lease: Lease) -> Claim {
+        Claim { lease, ends: true, recorded: false }
     }
 
-    fn taken(choice: Result<Choice, NoSubnet>) -> (String, Policy) {
+    fn claims(leases: &[Lease]) -> Claims {
+        Claims { leases: leases.iter().cloned().map(claim).collect(), unreadable: Vec::new() }
+    }
+
+    fn vxlan(subnet: &str, holder: &str, mac: &str) -> Claim {
+        let mut lease = lease(subnet, holder);
+        lease.attrs.backend = BackendAttrs::Vxlan { vni: 1, mac: mac.parse().unwrap() };
+        claim(lease)
+    }
+
+    fn kept(node: &Candidate, leases: &[Claim]) -> Option<String> {
+        let claims = Claims { leases: leases.to_vec(), unreadable: Vec::new() };
+        match choose(&pods(), node, &claims, &ALL, 0).unwrap() {
+            Choice::Keep(lease) => Some(lease.key.to_string()),
+            Choice::Take { .. } => None,
+        }
+    }
+
+    fn taken(choice: Result<Choice, NoSubnet>) -> (String, String) {
         match choice.unwrap() {
-            Choice::Take { subnet, policy, .. } => (subnet.to_string(), policy),
+            Choice::Take { subnet, how, .. } => (subnet.to_string(), how),
             Choice::Keep(lease) => panic!("kept {lease:?}"),
         }
     }
@@ -266,16 +339,16 @@ mod tests {
 
     #[test]
     fn policies_are_asked_in_order_and_say_why_they_pass() {
-        let mut applicant = node("10.4.7.21", 24);
-        applicant.previous = Some("172.7.9.0/24".parse().unwrap());
+        let mut candidate = node("10.4.7.21", 24);
+        candidate.previous = Some("172.7.9.0/24".parse().unwrap());
         assert_eq!(
-            taken(choose(&pods(), &applicant, &claims(&[]), &ALL, 0)),
-            ("172.7.9.0/24".to_owned(), Policy::Previous)
+            taken(choose(&pods(), &candidate, &claims(&[]), &ALL, 0)),
+            ("172.7.9.0/24".to_owned(), "policy previous".to_owned())
         );
         let others = [lease("172.7.9.0/24", "10.4.7.9"), lease("172.7.21.0/25", "10.4.7.99")];
-        match choose(&pods(), &applicant, &claims(&others), &ALL, 0).unwrap() {
-            Choice::Take { subnet, policy, passed_over } => {
-                assert_eq!((subnet.to_string().as_str(), policy), ("172.7.1.0/24", Policy::FirstFree));
+        match choose(&pods(), &candidate, &claims(&others), &ALL, 0).unwrap() {
+            Choice::Take { subnet, how, passed_over } => {
+                assert_eq!((subnet.to_string().as_str(), how.as_str()), ("172.7.1.0/24", "policy first-free"));
                 assert_eq!(
                     passed_over,
                     [
@@ -290,12 +363,60 @@ mod tests {
 
     #[test]
     fn lease_that_names_this_node_is_kept_when_it_fits() {
-        let applicant = node("10.4.7.21", 24);
+        let candidate = node("10.4.7.21", 24);
         let own = lease("172.7.50.0/24", "10.4.7.21");
-        assert_eq!(choose(&pods(), &applicant, &claims(std::slice::from_ref(&own)), &ALL, 0), Ok(Choice::Keep(own)));
+        assert_eq!(choose(&pods(), &candidate, &claims(std::slice::from_ref(&own)), &ALL, 0), Ok(Choice::Keep(own)));
         let unfit = [lease("10.1.0.0/24", "10.4.7.21"), lease("172.7.40.0/25", "10.4.7.21")];
-        assert_eq!(taken(choose(&pods(), &applicant, &claims(&unfit), &ALL, 0)).0, "172.7.21.0/24");
-        assert_eq!(leftovers(&applicant, &unfit, &"172.7.21.0/24".parse().unwrap()).len(), 2);
+        assert_eq!(taken(choose(&pods(), &candidate, &claims(&unfit), &ALL, 0)).0, "172.7.21.0/24");
+        assert_eq!(further(&candidate, &claims(&unfit).leases, &"172.7.21.0-24".parse().unwrap()).len(), 2);
+    }
+
+    #[test]
+    fn node_with_another_address_knows_its_lease_again() {
+        let mut moved = node("10.4.7.121", 24);
+        let own = vxlan("172.7.21.0/24", "10.4.7.21", "02:00:00:00:00:21");
+        assert_eq!(kept(&moved, std::slice::from_ref(&own)), None, "nothing says that it is ours");
+        let recorded = Claim { recorded: true, ..own.clone() };
+        assert_eq!(kept(&moved, &[recorded]).as_deref(), Some("172.7.21.0-24"), "the record names it");
+        moved.previous = Some("172.7.21.0/24".parse().unwrap());
+        assert_eq!(kept(&moved, std::slice::from_ref(&own)), None, "a subnet file alone may be old");
+        moved.device_mac = Some("02:00:00:00:00:21".parse().unwrap());
+        assert_eq!(kept(&moved, std::slice::from_ref(&own)).as_deref(), Some("172.7.21.0-24"), "as flannel left it");
+        moved.previous = None;
+        assert_eq!(kept(&moved, &[own]), None, "a hardware address alone may be copied");
+    }
+
+    #[test]
+    fn of_several_own_leases_the_one_that_pods_live_in_is_kept() {
+        let mut candidate = node("10.4.7.21", 24);
+        let (first, second) = (claim(lease("172.7.5.0/24", "10.4.7.21")), claim(lease("172.7.21.0/24", "10.4.7.21")));
+        let reserved = Claim { ends: false, ..claim(lease("172.7.9.0/24", "10.4.7.21")) };
+        let recorded = Claim { recorded: true, ..claim(lease("172.7.11.0/24", "10.4.7.21")) };
+        let all = [first.clone(), second.clone(), reserved.clone(), recorded.clone()];
+        assert_eq!(kept(&candidate, &[first.clone(), second.clone()]).as_deref(), Some("172.7.5.0-24"));
+        assert_eq!(kept(&candidate, &[first, second, reserved]).as_deref(), Some("172.7.9.0-24"), "the reservation");
+        assert_eq!(kept(&candidate, &all).as_deref(), Some("172.7.11.0-24"), "the record before a reservation");
+        candidate.previous = Some("172.7.21.0/24".parse().unwrap());
+        assert_eq!(kept(&candidate, &all).as_deref(), Some("172.7.21.0-24"), "the subnet file before all others");
+        candidate.held = Some("172.7.5.0/24".parse().unwrap());
+        assert_eq!(kept(&candidate, &all).as_deref(), Some("172.7.5.0-24"), "what this run holds before all others");
+        assert_eq!(further(&candidate, &all, &"172.7.5.0-24".parse().unwrap()).len(), 3);
+    }
+
+    #[test]
+    fn held_subnet_comes_first_after_a_loss_whatever_the_policy() {
+        let mut candidate = node("10.4.7.21", 24);
+        candidate.held = Some("172.7.77.0/24".parse().unwrap());
+        let policies = [Policy::NodeIp, Policy::FirstFree];
+        assert_eq!(taken(choose(&pods(), &candidate, &claims(&[]), &policies, 0)).0, "172.7.77.0/24");
+        let others = claims(&[lease("172.7.77.0/24", "10.4.7.99")]);
+        match choose(&pods(), &candidate, &others, &policies, 0).unwrap() {
+            Choice::Take { subnet, passed_over, .. } => {
+                assert_eq!(subnet.to_string(), "172.7.21.0/24");
+                assert_eq!(passed_over, ["held before: 172.7.77.0/24 is leased to 10.4.7.99"]);
+            }
+            Choice::Keep(lease) => panic!("kept {lease:?}"),
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the command line means.
 //!
-//! Invariant: a `Config` is complete and consistent; every problem of the flags is told at once, with the flag's name
+//! Invariant: a `Config` is complete and consistent; every problem of the flags is reported at once, with the flag's name
 //! and the accepted form. The password is in no message and no `Debug`.
 
 use std::net::Ipv4Addr;
@@ -20,7 +20,7 @@ use cluster::{Problem, Problems};
 /// Time to live of a lease in minutes: flannel's 24 hours.
 const LEASE_MINUTES: u32 = 24 * 60;
 
-/// Everything the daemon was told.
+/// Everything the command line says.
 #[derive(Debug)]
 pub struct Config {
     /// Where the network's configuration and the leases are.
@@ -97,13 +97,6 @@ impl Config {
             _ => Err(Problems { source: "command line and environment".to_owned(), list: problems }),
         }
     }
-}
-
-/// A seed that differs from node to node and from start to start; for spreading load, never for secrets.
-#[must_use]
-pub fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    now.as_secs().wrapping_mul(1_000_000_007) ^ u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32)
 }
 
 fn given(text: &Option<String>) -> Option<String> {
@@ -274,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_told_at_once_with_its_flag() {
+    fn every_problem_is_reported_at_once_with_its_flag() {
         let error = read(&[
             "--etcd-endpoints=ftp://x",
             "--etcd-prefix=/",

@@ -1,7 +1,7 @@
 //! `Object`: a JSON object read as Go's `encoding/json` reads one into a struct.
 //!
 //! flannel's formats are what Go makes of them, so they are matched here: keys in any case, the last of several
-//! spellings wins, unknown keys are ignored (but told), `null` leaves a field at its default. A value of the wrong
+//! spellings wins, unknown keys are ignored (but named), `null` leaves a field at its default. A value of the wrong
 //! type is a problem of its field, never of the whole object.
 
 use std::fmt;
@@ -11,6 +11,9 @@ use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use cluster::Problem;
+
+/// The accepted form of a switch.
+pub(crate) const BOOL: &str = "true or false";
 
 /// The members that have not been taken yet, in the order of the text.
 #[derive(Debug)]

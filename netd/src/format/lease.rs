@@ -8,10 +8,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use netstate::{MacAddr, Prefix};
+use netstate::Prefix;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::format::go_json::Object;
+use super::go_json::Object;
+use crate::plan::backend::BackendAttrs;
 use cluster::Problem;
 
 /// The name of a lease below `subnets/`: `172.7.21.0-24`, or `10.5.1.0-24&fc00:0:0:1::-64` on dual-stack nodes.
@@ -61,7 +63,8 @@ impl FromStr for SubnetKey {
         };
         let v4 = subnet::<Ipv4Addr>(v4, 31).ok_or_else(invalid)?;
         let v6 = v6.map(|v6| subnet::<Ipv6Addr>(v6, 127).ok_or_else(invalid)).transpose()?;
-        Ok(Self { v4, v6 })
+        // A key is its own canonical spelling: two spellings of one subnet would be two leases.
+        Some(Self { v4, v6 }).filter(|key| key.to_string() == s).ok_or_else(invalid)
     }
 }
 
@@ -84,22 +87,6 @@ pub struct LeaseAttrs {
     pub backend: BackendAttrs,
 }
 
-/// How a node wants to be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackendAttrs {
-    /// Through its VXLAN device.
-    Vxlan {
-        /// VXLAN network identifier of its device.
-        vni: u32,
-        /// Hardware address of its device.
-        mac: MacAddr,
-    },
-    /// By a route through its address.
-    HostGw,
-    /// A backend that this program does not have, by name (may be empty).
-    Other(String),
-}
-
 /// A lease as read from the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -107,6 +94,17 @@ pub struct Lease {
     pub key: SubnetKey,
     /// Its holder.
     pub attrs: LeaseAttrs,
+}
+
+/// A lease with the age of its key in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredLease {
+    /// The lease.
+    pub lease: Lease,
+    /// Revision of the store in which the key was made.
+    pub created: i64,
+    /// Revision in which it was last written.
+    pub revision: i64,
 }
 
 /// flannel's JSON, field by field in flannel's order.
@@ -119,32 +117,18 @@ struct Wire {
     #[serde(rename = "BackendType", skip_serializing_if = "str::is_empty")]
     backend_type: String,
     #[serde(rename = "BackendData", skip_serializing_if = "Option::is_none")]
-    backend_data: Option<WireVxlan>,
-}
-
-/// Old flannel nodes split this text at `:"`, so the order of the two is part of the format.
-#[derive(Serialize)]
-struct WireVxlan {
-    #[serde(rename = "VNI")]
-    vni: u32,
-    #[serde(rename = "VtepMAC")]
-    mac: String,
+    backend_data: Option<Box<RawValue>>,
 }
 
 impl LeaseAttrs {
     /// The value of the key, to the byte as flannel writes it.
     #[must_use]
     pub fn render(&self) -> String {
-        let (backend_type, backend_data) = match &self.backend {
-            BackendAttrs::Vxlan { vni, mac } => ("vxlan", Some(WireVxlan { vni: *vni, mac: mac.to_string() })),
-            BackendAttrs::HostGw => ("host-gw", None),
-            BackendAttrs::Other(name) => (name.as_str(), None),
-        };
         let wire = Wire {
             public_ip: self.public_ip,
             public_ipv6: self.public_ipv6,
-            backend_type: backend_type.to_owned(),
-            backend_data,
+            backend_type: self.backend.name().to_owned(),
+            backend_data: self.backend.data(),
         };
         // Serializing text and numbers into a string has no way to fail.
         serde_json::to_string(&wire).unwrap_or_default()
@@ -162,7 +146,8 @@ impl LeaseAttrs {
         let mut problems = Vec::new();
         let public_ip = object.take::<Ipv4Addr>("PublicIP", "an IPv4 address", &mut problems);
         let public_ipv6 = object.take("PublicIPv6", "an IPv6 address or null", &mut problems);
-        let backend = take_backend(&mut object, &mut problems);
+        let kind = object.take("BackendType", "a backend such as vxlan", &mut problems).unwrap_or_default();
+        let backend = BackendAttrs::take(kind, &mut object, &mut problems);
         match (public_ip, backend) {
             (Some(public_ip), Some(backend)) if problems.is_empty() => Ok(Self { public_ip, public_ipv6, backend }),
             (None, _) if problems.is_empty() => Err(vec![Problem::new("PublicIP", "missing", "an IPv4 address")]),
@@ -171,44 +156,14 @@ impl LeaseAttrs {
     }
 }
 
-fn take_backend(object: &mut Object, problems: &mut Vec<Problem>) -> Option<BackendAttrs> {
-    let kind: String = object.take("BackendType", "a backend such as vxlan", problems).unwrap_or_default();
-    if kind != "vxlan" {
-        return Some(if kind == "host-gw" { BackendAttrs::HostGw } else { BackendAttrs::Other(kind) });
-    }
-    let accepted = r#"{"VNI":1,"VtepMAC":"02:00:5e:10:00:01"}"#;
-    let known = problems.len();
-    let Some(mut data) = object.take_object("BackendData", problems) else {
-        if problems.len() == known {
-            problems.push(Problem::new("BackendData", "missing", accepted));
-        }
-        return None;
-    };
-    let vni = data.take("VNI", "a number from 1 to 16777215", problems);
-    let mac = data.take::<String>("VtepMAC", "a hardware address", problems);
-    let mac = mac.and_then(|text| {
-        let parsed = text.parse::<MacAddr>().ok().filter(is_unicast);
-        if parsed.is_none() {
-            let message = format!("{text:?} is not the hardware address of one device");
-            problems.push(Problem::new(
-                "BackendData.VtepMAC",
-                message,
-                "six pairs of digits such as 02:00:5e:10:00:01",
-            ));
-        }
-        parsed
-    });
-    if problems.len() == known && mac.is_none() {
-        problems.push(Problem::new("BackendData.VtepMAC", "missing", accepted));
-    }
-    // flannel leaves a zero VNI out of nothing but very old values; 1 was the only one they could have.
-    mac.map(|mac| BackendAttrs::Vxlan { vni: vni.unwrap_or(1), mac })
-}
-
-/// A multicast or zero address as the next hop's would send frames to nobody or to everybody.
-fn is_unicast(mac: &MacAddr) -> bool {
-    let [first, ..] = mac.0;
-    first & 1 == 0 && mac.0 != [0; 6]
+/// Reads a key below `subnets/` with its value.
+///
+/// # Errors
+/// What is wrong with the key or the value, with the accepted form.
+pub fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
+    let key: SubnetKey = key.parse().map_err(|error: InvalidSubnetKey| error.to_string())?;
+    let texts = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Ok(Lease { key, attrs: LeaseAttrs::parse(value).map_err(texts)? })
 }
 
 #[cfg(test)]
@@ -242,6 +197,8 @@ mod tests {
             "10.12.13.7-24",
             "10.12.13.0-32",
             "10.12.13.0-+24",
+            "10.12.13.0-024",
+            "10.5.1.0-24&fc00:0:0:0001::-64",
             "10.12.13.0-",
             "10.12.13.0/24",
             "subnets",

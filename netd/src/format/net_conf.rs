@@ -2,18 +2,17 @@
 //!
 //! Format, defaults and bounds are flannel's (pkg/subnet/config.go), so that one text configures both. Two
 //! divergences, on purpose: without `Backend` flannel takes the `udp` backend, which nobody wants any more, and its
-//! own documentation says `vxlan`; here it is `vxlan`, with a note. And every problem is told at once.
+//! own documentation says `vxlan`; here it is `vxlan`, with a note. And every problem is reported at once.
 //! IPv6 has its place in the format but not yet in this program: `EnableIPv6` is refused, never half-done.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use netstate::Prefix;
 
-use crate::format::backend;
-use crate::format::go_json::Object;
+use super::backend;
+use super::go_json::{BOOL, Object};
+use crate::plan::backend::Backend;
 use cluster::Problem;
-
-pub use crate::format::backend::{Backend, Vxlan};
 
 /// The Pod network of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +90,6 @@ impl NetConf {
         }
     }
 }
-
-/// The accepted form of a switch.
-pub(crate) const BOOL: &str = "true or false";
 
 fn refuse_unbuilt_families(object: &mut Object, problems: &mut Vec<Problem>) {
     if object.take("EnableIPv4", BOOL, problems) == Some(false) {
@@ -203,6 +199,7 @@ fn bound(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::backend::Vxlan;
 
     fn parse(text: &str) -> Network {
         NetConf::parse(text).unwrap().network
@@ -251,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_told_at_once_with_its_field() {
+    fn every_problem_is_reported_at_once_with_its_field() {
         let problems = refused(
             r#"{"Network":"172.7.0.0","SubnetLen":"24","EnableIPv6":true,"Backend":{"Type":"vxlan","VNI":16777216,"MTU":10,"Port":70000}}"#,
         );

@@ -1,31 +1,28 @@
 //! From leases to kernel tables.
 //!
 //! Pure: values in, values out. Invariants: every row of the plan lies inside the Pod network or on this program's own
-//! device; a lease that cannot be used is left out alone and named with its reason; the order of the leases does not
-//! matter.
+//! device; a lease that cannot be used is left out alone and named with its reason; the order in which leases come does
+//! not matter. A changed lease costs its own rows and those of leases in conflict with it, however many there are.
 
-mod backend;
+pub mod backend;
 mod masquerade;
-mod overlap;
+mod ownership;
 mod peers;
+mod tables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netstate::nft;
-use netstate::{
-    Address, AddressKey, Fdb, FdbKey, IfName, Link, MacAddr, Neighbour, NeighbourKey, Prefix, Route, RouteKey,
-    SysctlKey,
-};
+use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
 
-pub use backend::vxlan::{device, generated_mac};
 pub use masquerade::{Masquerade, TABLE};
-pub use overlap::{Overlap, overlaps};
+pub use ownership::Ownership;
+pub use peers::Refusal;
+pub use tables::{Changes, RowChanges, Tables};
 
-use backend::{host_gw, vxlan};
-
-use crate::format::lease::{BackendAttrs, Lease};
-use crate::format::net_conf::{Backend, Network};
+use crate::format::lease::{Lease, StoredLease, SubnetKey};
+use crate::format::net_conf::Network;
+use peers::{Peers, Standing};
 
 /// What is particular to this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,99 +45,141 @@ pub struct LocalNode {
     pub has_ipv6: bool,
 }
 
-/// The desired rows of every kernel table that netd writes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tables {
-    /// Links.
-    pub links: BTreeMap<IfName, Link>,
-    /// Addresses of those links.
-    pub addresses: BTreeMap<AddressKey, Address>,
-    /// Kernel parameters.
-    pub sysctls: BTreeMap<SysctlKey, String>,
-    /// Masquerade and forward rules.
-    pub nft: BTreeMap<nft::RowKey, nft::Row>,
-    /// Networks that foreign chains of the forward hook must not drop.
-    pub forward: BTreeSet<Prefix>,
-    /// Neighbours behind the tunnel.
-    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
-    /// Remote ends of the tunnel.
-    pub fdb: BTreeMap<FdbKey, Fdb>,
-    /// Routes to the other nodes' subnets.
-    pub routes: BTreeMap<RouteKey, Route>,
-}
-
-/// A plan for one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// What the kernel shall hold.
-    pub tables: Tables,
-    /// Leases that are not used, by subnet, with the reason.
-    pub skipped: BTreeMap<Prefix, String>,
-}
-
-/// MTU of Pod interfaces in bytes: what is left of the network below after encapsulation.
-#[must_use]
-pub fn pod_mtu(backend: &Backend, interface_mtu: u32) -> u32 {
-    match backend {
-        Backend::Vxlan(options) => options.mtu.unwrap_or(interface_mtu).saturating_sub(netstate::mtu::VXLAN_OVER_IPV4),
-        Backend::HostGw => interface_mtu,
-    }
-}
-
-/// How this node wants to be reached, for its lease.
-#[must_use]
-pub fn backend_attrs(backend: &Backend, vtep_mac: MacAddr) -> BackendAttrs {
-    match backend {
-        Backend::Vxlan(options) => BackendAttrs::Vxlan { vni: options.vni, mac: vtep_mac },
-        Backend::HostGw => BackendAttrs::HostGw,
-    }
-}
-
-/// The tables that make every subnet of `leases` reachable from `local`. Its own lease may be among them.
-#[must_use]
-pub fn plan<'a>(
-    network: &Network,
-    local: &LocalNode,
+/// The desired tables of one node, kept up to date lease by lease.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    network: Network,
     masquerade: Masquerade,
-    leases: impl IntoIterator<Item = &'a Lease>,
-) -> Plan {
-    let (peers, mut skipped) = peers::usable(network, local, leases);
-    let mut tables = match &network.backend {
-        Backend::Vxlan(options) => vxlan::tables(options, local, &peers, &mut skipped),
-        Backend::HostGw => host_gw::tables(local, &peers, &mut skipped),
-    };
-    if masquerade.forward {
-        tables.forward.insert(network.network);
-    }
-    tables.nft = masquerade::rows(masquerade, network.network, local.subnet);
-    // Pods reach the other nodes through this host: without forwarding every packet ends here.
-    tables.sysctls.extend("net/ipv4/ip_forward".parse().ok().map(|key: SysctlKey| (key, "1".to_owned())));
-    Plan { tables, skipped }
+    local: LocalNode,
+    peers: Peers,
+    refused: BTreeMap<SubnetKey, Refusal>,
 }
 
-/// True for routes that netd made, or that a flannel before it made for the same purpose:
-///
-/// * our protocol number, with a next hop, in the main table;
-/// * `proto boot` (flannel's netlink library sets nothing else) to a subnet inside the Pod network of a lease's length,
-///   by way of a node: through a tunnel device, or through the external interface.
-///
-/// Routes that a person adds for good carry `proto static` and stay.
-#[must_use]
-pub fn owns_route(network: &Network, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
-    /// RTPROT_BOOT (include/uapi/linux/rtnetlink.h).
-    const BOOT: u8 = 3;
-    if key.table != netstate::route::TABLE_MAIN || route.via.is_none() || local.subnet.covers(&key.dst) {
-        return false;
+impl Planner {
+    /// A plan without any other node.
+    #[must_use]
+    pub fn new(network: Network, masquerade: Masquerade, local: LocalNode) -> Self {
+        Self { network, masquerade, local, peers: Peers::default(), refused: BTreeMap::new() }
     }
-    let predecessor = || {
-        let link = route.link.as_ref();
-        let towards_nodes = link == Some(&local.interface) || link.is_some_and(vxlan::is_device);
-        route.protocol == BOOT
-            && network.network.covers(&key.dst)
-            && key.dst.len() == network.subnet_len
-            && towards_nodes
-    };
-    route.protocol == netstate::route::ROUTE_PROTOCOL || predecessor()
+
+    /// This node as the plan sees it.
+    #[must_use]
+    pub const fn local(&self) -> &LocalNode {
+        &self.local
+    }
+
+    /// MTU of Pod interfaces in bytes.
+    #[must_use]
+    pub fn pod_mtu(&self) -> u32 {
+        self.network.backend.pod_mtu(self.local.mtu)
+    }
+
+    /// Leases that are not used, with the reason.
+    #[must_use]
+    pub const fn refused(&self) -> &BTreeMap<SubnetKey, Refusal> {
+        &self.refused
+    }
+
+    /// Leases of other nodes that are used.
+    pub fn used(&self) -> impl Iterator<Item = &Lease> {
+        let others = self.peers.leases().filter(|(key, _)| !self.refused.contains_key(key));
+        others.map(|(_, stored)| &stored.lease).filter(|lease| !self.is_own(lease))
+    }
+
+    /// Everything that is desired.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        let mut tables = self.local_rows();
+        for (key, _) in self.peers.leases() {
+            tables.extend(self.peer_rows(key));
+        }
+        tables
+    }
+
+    /// Plans anew for another place of this node.
+    pub fn set_local(&mut self, local: LocalNode) -> Changes {
+        let before = self.tables();
+        self.local = local;
+        let leases: Vec<StoredLease> = self.peers.leases().map(|(_, stored)| stored.clone()).collect();
+        for stored in leases {
+            let (key, standing) = (stored.lease.key, self.standing(&stored.lease));
+            self.peers.set(key, Some((stored, standing)));
+        }
+        self.refused.clear();
+        let keys: Vec<SubnetKey> = self.peers.leases().map(|(key, _)| *key).collect();
+        self.note_refusals(keys);
+        Changes::between(&before, &self.tables())
+    }
+
+    /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
+    pub fn update(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
+        let judged: Vec<_> = leases
+            .into_iter()
+            .map(|(key, stored)| (key, stored.map(|stored| (self.standing(&stored.lease), stored))))
+            .collect();
+        let seeds = judged.iter().map(|(key, new)| match new {
+            Some((Standing::Usable(mac), _)) => (*key, *mac),
+            _ => (*key, None),
+        });
+        let related = self.peers.related(seeds);
+        let rows = |planner: &Self| {
+            let mut rows = Tables::default();
+            related.iter().for_each(|key| rows.extend(planner.peer_rows(key)));
+            rows
+        };
+        let before = rows(self);
+        for (key, new) in judged {
+            self.peers.set(key, new.map(|(standing, stored)| (stored, standing)));
+        }
+        let after = rows(self);
+        self.note_refusals(related);
+        Changes::between(&before, &after)
+    }
+
+    fn note_refusals(&mut self, keys: impl IntoIterator<Item = SubnetKey>) {
+        for key in keys {
+            match self.peers.verdict(&key) {
+                Some(Err(refusal)) => self.refused.insert(key, refusal),
+                Some(Ok(_)) | None => self.refused.remove(&key),
+            };
+        }
+    }
+
+    fn is_own(&self, lease: &Lease) -> bool {
+        lease.key.v4 == self.local.subnet && lease.attrs.public_ip == self.local.public_ip
+    }
+
+    fn standing(&self, lease: &Lease) -> Standing {
+        if self.is_own(lease) {
+            return Standing::Own;
+        }
+        if let Some(reason) = peers::refusal(&self.network, &self.local, lease) {
+            return Standing::Unusable(reason);
+        }
+        match self.network.backend.peer_rows(&self.local, lease.key.v4, &lease.attrs) {
+            Ok(rows) => Standing::Usable(rows.fdb.keys().next().map(|entry| entry.mac)),
+            Err(reason) => Standing::Unusable(reason),
+        }
+    }
+
+    /// Rows of the lease under `key`, when it is used.
+    fn peer_rows(&self, key: &SubnetKey) -> Tables {
+        let used = self.peers.verdict(key).and_then(Result::ok);
+        let rows = used.and_then(|lease| self.network.backend.peer_rows(&self.local, lease.key.v4, &lease.attrs).ok());
+        rows.unwrap_or_default()
+    }
+
+    /// Rows that this node needs whatever the other nodes are.
+    fn local_rows(&self) -> Tables {
+        let mut tables = self.network.backend.local_rows(&self.local);
+        if self.masquerade.forward {
+            tables.forward.insert(self.network.network);
+        }
+        tables.nft = masquerade::rows(self.masquerade, self.network.network, self.local.subnet);
+        // Pods reach the other nodes through this host: without forwarding every packet ends here.
+        tables.sysctls.extend("net/ipv4/ip_forward".parse().ok().map(|key: SysctlKey| (key, "1".to_owned())));
+        tables
+    }
 }
 
 /// A route to `subnet` by way of `via`.

@@ -1,41 +1,209 @@
-//! Which leases are other nodes that packets may be sent to.
+//! `Peers`: the leases of all nodes, and which of them packets may be sent to.
 //!
-//! Invariant: a lease never redirects addresses that are not Pod addresses, nor this node's own Pods: a stray key such
-//! as `0.0.0.0-0` must not become a default route.
+//! Invariants: a lease never redirects addresses that are not Pod addresses, nor this node's own Pods: a stray key such
+//! as `0.0.0.0-0` must not become a default route. Of several leases with one hardware address, one subnet or one node
+//! and overlapping subnets the newest is used: a node that moved leaves older ones behind. Of overlapping leases of
+//! different nodes the oldest is used: a stray key takes nothing from a node. What is not used is named with the lease
+//! that it gave way to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
 
-use netstate::Prefix;
+use netstate::{MacAddr, Prefix};
 
 use super::LocalNode;
-use crate::format::lease::{Lease, LeaseAttrs};
+use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
-/// The usable leases by subnet, and the others with the reason.
-pub(super) fn usable<'a>(
-    network: &Network,
-    local: &LocalNode,
-    leases: impl IntoIterator<Item = &'a Lease>,
-) -> (BTreeMap<Prefix, &'a LeaseAttrs>, BTreeMap<Prefix, String>) {
-    let (mut peers, mut skipped) = (BTreeMap::new(), BTreeMap::new());
-    for lease in leases {
-        let subnet = lease.key.v4;
-        if subnet == local.subnet && lease.attrs.public_ip == local.public_ip {
-            continue;
-        }
-        match refusal(network, local, lease) {
-            Some(reason) => {
-                skipped.insert(subnet, reason);
+/// How a lease stands by itself, whatever the others say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// This node's own.
+    Own,
+    /// Packets must not or cannot be sent there.
+    Unusable(String),
+    /// Another node; with the hardware address of its tunnel, if it is reached through one.
+    Usable(Option<MacAddr>),
+}
+
+/// Why a lease is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It cannot be used by itself.
+    Unusable(String),
+    /// A newer lease has the same hardware address.
+    SameMac {
+        /// Holder of this lease.
+        holder: Ipv4Addr,
+        /// The hardware address.
+        mac: MacAddr,
+        /// The newer lease.
+        other: Lease,
+    },
+    /// A newer lease of the same subnet or node covers the same addresses.
+    Superseded {
+        /// This lease.
+        subnet: Prefix,
+        /// The newer one.
+        other: Lease,
+    },
+    /// An older lease of another node overlaps.
+    Overlaps {
+        /// This lease.
+        subnet: Prefix,
+        /// Its holder.
+        holder: Ipv4Addr,
+        /// The older one.
+        other: Lease,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable(reason) => f.write_str(reason),
+            Self::SameMac { holder, mac, other } => {
+                let (theirs, subnet) = (other.attrs.public_ip, other.key);
+                write!(f, "{holder} has the hardware address of {theirs}, {mac}, whose lease {subnet} is newer")
             }
-            None => {
-                peers.entry(subnet).or_insert(&lease.attrs);
+            Self::Superseded { subnet, other } => {
+                write!(f, "{subnet} is superseded by the newer lease {} of {}", other.key, other.attrs.public_ip)
+            }
+            Self::Overlaps { subnet, holder, other } => {
+                let (older, theirs) = (other.key.v4, other.attrs.public_ip);
+                write!(f, "{subnet} of {holder} overlaps {older} of {theirs}, whose lease is older")
             }
         }
     }
-    (peers, skipped)
 }
 
-fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Option<String> {
+#[derive(Debug, Clone)]
+struct Peer {
+    stored: StoredLease,
+    standing: Standing,
+}
+
+/// The leases of all nodes, in the order of their subnets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peers {
+    by_key: BTreeMap<SubnetKey, Peer>,
+    by_mac: BTreeMap<MacAddr, BTreeSet<SubnetKey>>,
+}
+
+impl Peers {
+    /// Puts a lease in, replaces it, or with `None` takes it out.
+    pub(super) fn set(&mut self, key: SubnetKey, lease: Option<(StoredLease, Standing)>) {
+        if let Some(Peer { standing: Standing::Usable(Some(mac)), .. }) = self.by_key.remove(&key)
+            && let Some(keys) = self.by_mac.get_mut(&mac)
+        {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.by_mac.remove(&mac);
+            }
+        }
+        let Some((stored, standing)) = lease else { return };
+        if let Standing::Usable(Some(mac)) = standing {
+            self.by_mac.entry(mac).or_default().insert(key);
+        }
+        self.by_key.insert(key, Peer { stored, standing });
+    }
+
+    /// The leases, in the order of their subnets.
+    pub(super) fn leases(&self) -> impl Iterator<Item = (&SubnetKey, &StoredLease)> {
+        self.by_key.iter().map(|(key, peer)| (key, &peer.stored))
+    }
+
+    /// The lease under `key` when it is used, or why it is not; `None` when there is none, and for this node's own.
+    pub(super) fn verdict(&self, key: &SubnetKey) -> Option<Result<&Lease, Refusal>> {
+        let peer = self.by_key.get(key)?;
+        match &peer.standing {
+            Standing::Own => None,
+            Standing::Unusable(reason) => Some(Err(Refusal::Unusable(reason.clone()))),
+            Standing::Usable(mac) => {
+                let refusal = self.newer(key, peer, *mac).or_else(|| self.older(key, peer));
+                Some(refusal.map_or(Ok(&peer.stored.lease), Err))
+            }
+        }
+    }
+
+    /// A newer lease that this one gives way to.
+    fn newer(&self, key: &SubnetKey, peer: &Peer, mac: Option<MacAddr>) -> Option<Refusal> {
+        let age = |key: &SubnetKey, peer: &Peer| (peer.stored.revision, *key);
+        let (lease, own_age) = (&peer.stored.lease, age(key, peer));
+        let holder = lease.attrs.public_ip;
+        let twins = mac.and_then(|mac| Some((mac, self.by_mac.get(&mac)?)));
+        let twin = twins.and_then(|(mac, keys)| {
+            let others = keys.iter().filter_map(|other| Some((other, self.by_key.get(other)?)));
+            let mut newer = others
+                .filter(|(other, twin)| twin.stored.lease.attrs.public_ip != holder && age(other, twin) > own_age);
+            newer.next().map(|(_, twin)| Refusal::SameMac { holder, mac, other: twin.stored.lease.clone() })
+        });
+        twin.or_else(|| {
+            let same = |(other, twin): &(&SubnetKey, &Peer)| {
+                (other.v4 == key.v4 || twin.stored.lease.attrs.public_ip == holder) && age(other, twin) > own_age
+            };
+            let newer = self.overlapping(key).find(same);
+            newer.map(|(_, twin)| Refusal::Superseded { subnet: key.v4, other: twin.stored.lease.clone() })
+        })
+    }
+
+    /// An older lease of another node that this one may not take addresses from.
+    fn older(&self, key: &SubnetKey, peer: &Peer) -> Option<Refusal> {
+        let age = |key: &SubnetKey, peer: &Peer| (peer.stored.created, *key);
+        let (holder, own_age) = (peer.stored.lease.attrs.public_ip, age(key, peer));
+        let stays = |(other, older): &(&SubnetKey, &Peer)| {
+            let mac = match older.standing {
+                Standing::Usable(mac) => mac,
+                Standing::Own | Standing::Unusable(_) => return false,
+            };
+            older.stored.lease.attrs.public_ip != holder
+                && age(other, older) < own_age
+                && self.newer(other, older, mac).is_none()
+        };
+        let older = self.overlapping(key).find(stays);
+        older.map(|(_, older)| Refusal::Overlaps { subnet: key.v4, holder, other: older.stored.lease.clone() })
+    }
+
+    /// Other usable leases that share addresses with `key`: networks around it, and networks that begin inside it.
+    fn overlapping(&self, key: &SubnetKey) -> impl Iterator<Item = (&SubnetKey, &Peer)> {
+        let subnet = key.v4;
+        let around = (0..subnet.len()).filter_map(move |len| Prefix::new(subnet.addr(), len).ok());
+        let around = around.flat_map(|around| {
+            self.by_key.range(SubnetKey::v4(around)..).take_while(move |(other, _)| other.v4 == around)
+        });
+        let inside = self.by_key.range(SubnetKey::v4(subnet)..).take_while(move |(other, _)| subnet.covers(&other.v4));
+        let own = *key;
+        around.chain(inside).filter(move |(other, peer)| **other != own && matches!(peer.standing, Standing::Usable(_)))
+    }
+
+    /// Every lease whose use may depend on `seeds`: those with their hardware addresses or overlapping subnets, and so
+    /// on. Each seed comes with the hardware addresses that it has and will have.
+    pub(super) fn related(&self, seeds: impl IntoIterator<Item = (SubnetKey, Option<MacAddr>)>) -> BTreeSet<SubnetKey> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<(SubnetKey, Option<MacAddr>, bool)> = Vec::new();
+        for (key, mac) in seeds {
+            found.insert(key);
+            open.push((key, mac, true));
+        }
+        while let Some((key, mac, seed)) = open.pop() {
+            let own = self.by_key.get(&key);
+            let known = match own.map(|peer| &peer.standing) {
+                Some(Standing::Usable(mac)) => *mac,
+                _ if seed => None,
+                _ => continue,
+            };
+            let by_mac = mac.into_iter().chain(known).filter_map(|mac| self.by_mac.get(&mac)).flatten();
+            let related = by_mac.chain(self.overlapping(&key).map(|(other, _)| other));
+            let new: Vec<SubnetKey> = related.filter(|other| found.insert(**other)).copied().collect();
+            open.extend(new.into_iter().map(|key| (key, None, false)));
+        }
+        found
+    }
+}
+
+/// Why packets must not be sent to the holder of `lease`, if so.
+pub(super) fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Option<String> {
     let (subnet, public_ip) = (lease.key.v4, lease.attrs.public_ip);
     if !network.has_subnet(&subnet) {
         return Some(format!("{subnet} is no subnet of the Pod network {}", network.network));

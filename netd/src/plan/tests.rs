@@ -1,9 +1,40 @@
 //! Golden tables and properties of plans.
 
+use super::backend::BackendAttrs;
+use super::backend::vxlan::generated_mac;
 use super::*;
-use crate::format::lease::{LeaseAttrs, SubnetKey};
+use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::NetConf;
 use proptest::prelude::*;
+
+/// A whole plan and what it refuses.
+struct Plan {
+    tables: Tables,
+    skipped: BTreeMap<Prefix, String>,
+}
+
+/// The plan of a node that hears of `leases` one after the other, each a revision newer than the one before.
+fn plan<'a>(
+    network: &Network,
+    local: &LocalNode,
+    masquerade: Masquerade,
+    leases: impl IntoIterator<Item = &'a Lease>,
+) -> Plan {
+    let mut planner = Planner::new(network.clone(), masquerade, local.clone());
+    for (revision, lease) in (1..).zip(leases) {
+        planner.update([put(lease, revision)]);
+    }
+    let skipped = planner.refused().iter().map(|(key, refusal)| (key.v4, refusal.to_string()));
+    Plan { skipped: skipped.collect(), tables: planner.tables() }
+}
+
+fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<StoredLease>) {
+    (lease.key, Some(StoredLease { lease: lease.clone(), created: revision, revision }))
+}
+
+fn ownership(network: &Network, local: &LocalNode, adopts: bool) -> Ownership {
+    Ownership { network: network.clone(), local: local.clone(), earlier: vec!["10.99.0.0/16".parse().unwrap()], adopts }
+}
 
 const ALL: Masquerade = Masquerade { masquerade: true, fully_random: true, forward: true };
 
@@ -119,7 +150,7 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
         ),
     ] {
         let network = network(r#"{"Type":"vxlan"}"#);
-        let with = plan(&network, &local(), ALL, [&good, &bad]);
+        let with = plan(&network, &local(), ALL, [&bad, &good]);
         let without = plan(&network, &local(), ALL, [&good]);
         assert_eq!(with.tables, without.tables, "{bad:?}");
         assert!(with.skipped[&bad.key.v4].contains(reason), "{:?} lacks {reason:?}", with.skipped);
@@ -127,24 +158,115 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
 }
 
 #[test]
-fn own_and_predecessors_routes_are_told_from_foreign_ones() {
+fn own_routes_are_told_from_foreign_ones_by_more_than_their_protocol() {
     let (network, local) = (network(r#"{"Type":"vxlan"}"#), local());
-    let owns = |dst: &str, via: Option<&str>, link: &str, protocol: u8| {
+    let owns = |dst: &str, via: Option<&str>, link: &str, protocol: u8, metric: Option<u32>| {
         let dst: Prefix = dst.parse().unwrap();
-        let (key, mut route) = route(dst, "10.4.7.22".parse().unwrap(), &link.parse().unwrap(), false);
+        let (mut key, mut route) = route(dst, "10.4.7.22".parse().unwrap(), &link.parse().unwrap(), false);
         route.via = via.map(|via| via.parse().unwrap());
         route.protocol = protocol;
-        owns_route(&network, &local, &key, &route)
+        key.metric = metric.unwrap_or(key.metric);
+        ownership(&network, &local, true).owns(&key, &route)
     };
-    assert!(owns("172.7.22.0/24", Some("172.7.22.0"), "flannel.1", 121));
-    assert!(owns("10.99.0.0/24", Some("10.4.7.22"), "eth0", 121), "of an earlier Pod network");
-    assert!(owns("172.7.22.0/24", Some("172.7.22.0"), "flannel.1", 3), "flannel's vxlan");
-    assert!(owns("172.7.22.0/24", Some("10.4.7.22"), "eth0", 3), "flannel's host-gw");
-    assert!(!owns("172.7.22.0/24", Some("10.4.7.22"), "eth0", 4), "a person's");
-    assert!(!owns("172.7.22.128/25", Some("10.4.7.22"), "eth0", 3), "no lease's length");
-    assert!(!owns("10.9.0.0/24", Some("10.4.7.1"), "eth0", 3), "not Pods");
-    assert!(!owns("172.7.21.0/24", None, "cbr0", 2), "this node's bridge");
-    assert!(!owns("172.7.21.5/32", Some("172.7.21.1"), "cbr0", 121), "this node's Pods");
+    assert!(owns("172.7.22.0/24", Some("172.7.22.0"), "flannel.1", 121, None));
+    assert!(owns("10.99.0.0/24", Some("10.4.7.22"), "eth0", 121, None), "of a Pod network of an earlier run");
+    assert!(owns("172.7.21.0/24", Some("172.7.21.0"), "flannel.1", 121, None), "to what is the own subnet now");
+    assert!(!owns("172.7.22.0/24", Some("172.7.22.0"), "flannel.1", 121, Some(0)), "another program's protocol 121");
+    assert!(!owns("10.88.0.0/24", Some("10.4.7.22"), "eth0", 121, None), "no Pod network of ours");
+    assert!(!owns("172.7.22.0/24", Some("10.4.7.22"), "eth0", 4, None), "a person's");
+    assert!(!owns("172.7.21.0/24", None, "cbr0", 2, None), "this node's bridge");
+    assert!(!owns("172.7.21.5/32", Some("172.7.21.1"), "cbr0", 121, None), "this node's Pods");
+}
+
+#[test]
+fn only_flannels_shapes_are_adopted_and_only_at_the_first_start() {
+    let owns = |backend: &str, adopts, dst: &str, via: &str, link: &str, onlink: bool, metric: u32| {
+        let (network, local) = (network(backend), local());
+        let dst: Prefix = dst.parse().unwrap();
+        let (mut key, mut route) = route(dst, via.parse().unwrap(), &link.parse().unwrap(), onlink);
+        (key.metric, route.protocol) = (metric, 3);
+        ownership(&network, &local, adopts).owns(&key, &route)
+    };
+    let (vxlan, direct, host_gw) =
+        (r#"{"Type":"vxlan"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#, r#"{"Type":"host-gw"}"#);
+    let tunnel = ("172.7.22.0/24", "172.7.22.0", "flannel.1");
+    let node = ("172.7.22.0/24", "10.4.7.22", "eth0");
+    assert!(owns(vxlan, true, tunnel.0, tunnel.1, tunnel.2, true, 0));
+    assert!(owns(direct, true, tunnel.0, tunnel.1, tunnel.2, true, 0));
+    assert!(owns(direct, true, node.0, node.1, node.2, false, 0));
+    assert!(owns(host_gw, true, node.0, node.1, node.2, false, 0));
+    assert!(owns(vxlan, true, "172.7.21.0/24", "172.7.21.0", "flannel.1", true, 0), "to what is the own subnet now");
+    assert!(!owns(vxlan, false, tunnel.0, tunnel.1, tunnel.2, true, 0), "not at a later start");
+    assert!(!owns(host_gw, false, node.0, node.1, node.2, false, 0), "not at a later start");
+    assert!(!owns(vxlan, true, node.0, node.1, node.2, false, 0), "vxlan makes none on the interface");
+    assert!(!owns(vxlan, true, tunnel.0, tunnel.1, tunnel.2, false, 0), "flannel's are onlink");
+    assert!(!owns(vxlan, true, tunnel.0, "172.7.22.1", tunnel.2, true, 0), "another next hop");
+    assert!(!owns(vxlan, true, tunnel.0, tunnel.1, tunnel.2, true, 50), "flannel gives no metric");
+    assert!(!owns(host_gw, true, node.0, "192.0.2.1", node.2, false, 0), "not by way of a node");
+    assert!(!owns(host_gw, true, "172.7.22.128/25", node.1, node.2, false, 0), "no lease's length");
+    assert!(!owns(host_gw, true, "10.9.0.0/24", node.1, node.2, false, 0), "not Pods");
+}
+
+#[test]
+fn of_leases_with_one_hardware_address_the_newest_is_used() {
+    let network = network(r#"{"Type":"vxlan"}"#);
+    let old = lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22"));
+    let new = lease("172.7.50.0/24", "10.4.7.122", vxlan("02:00:00:00:00:22"));
+    for (leases, used, refused) in [([&old, &new], "172.7.50.0/24", &old), ([&new, &old], "172.7.22.0/24", &new)] {
+        let plan = plan(&network, &local(), ALL, leases);
+        let routes: Vec<String> = plan.tables.routes.keys().map(|key| key.dst.to_string()).collect();
+        assert_eq!(routes, [used]);
+        assert!(plan.skipped[&refused.key.v4].contains("newer"), "{:?}", plan.skipped);
+    }
+    // When the newer one goes, the older one is used again.
+    let mut planner = Planner::new(network, ALL, local());
+    planner.update([put(&old, 1), put(&new, 2)]);
+    planner.update([(new.key, None)]);
+    assert_eq!(planner.tables().routes.len(), 1);
+    assert!(planner.refused().is_empty());
+    assert_eq!(planner.tables().fdb.values().map(|fdb| fdb.dst.to_string()).collect::<Vec<_>>(), ["10.4.7.22"]);
+}
+
+#[test]
+fn of_overlapping_leases_of_different_nodes_the_oldest_is_used_and_both_are_named() {
+    let network = network(r#"{"Type":"vxlan"}"#);
+    let peer = lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22"));
+    for stray in ["172.7.22.0/29", "172.7.22.0/25", "172.7.22.128/25", "172.7.22.0/23"] {
+        let stray = lease(stray, "10.4.7.66", vxlan("02:00:00:00:00:66"));
+        let alone = plan(&network, &local(), ALL, [&peer]);
+        let both = plan(&network, &local(), ALL, [&peer, &stray]);
+        assert_eq!(both.tables, alone.tables, "{stray:?}");
+        let reason = &both.skipped[&stray.key.v4];
+        assert!(reason.contains("10.4.7.66") && reason.contains("172.7.22.0/24 of 10.4.7.22"), "{reason}");
+        let reversed = plan(&network, &local(), ALL, [&stray, &peer]);
+        assert_eq!(reversed.skipped.keys().collect::<Vec<_>>(), [&peer.key.v4], "the older one stays");
+    }
+    // A node whose subnets became smaller leaves its older lease behind.
+    let moved = lease("172.7.22.0/25", "10.4.7.22", vxlan("02:00:00:00:00:22"));
+    let both = plan(&network, &local(), ALL, [&peer, &moved]);
+    assert_eq!(both.skipped.keys().collect::<Vec<_>>(), [&peer.key.v4]);
+}
+
+#[test]
+fn change_of_one_lease_costs_that_lease() {
+    let lease = |n: u32| {
+        let subnet = Prefix::new(Ipv4Addr::from(0x0a00_0000 + (n << 8)).into(), 24).unwrap();
+        let [_, _, high, low] = n.to_be_bytes();
+        let mac = MacAddr::local([4, 0, 0, 0, high, low]);
+        let holder = Ipv4Addr::from(0x0b00_0000 + n).to_string();
+        self::lease(&subnet.to_string(), &holder, BackendAttrs::Vxlan { vni: 1, mac })
+    };
+    let network = NetConf::parse(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#).unwrap().network;
+    let mut planner = Planner::new(network, ALL, local());
+    let all = planner.update((1..=5000).map(|n| put(&lease(n), i64::from(n))));
+    assert_eq!(all.rows(), 15_000);
+    assert_eq!(planner.update([put(&lease(5001), 6000)]).rows(), 3, "a new node");
+    assert_eq!(planner.update([put(&lease(5001), 6001)]).rows(), 0, "a renewal");
+    let moved = Lease { attrs: lease(7777).attrs, ..lease(2500) };
+    // Both hardware address and holder differ: a neighbour changes, a forwarding entry goes and one comes.
+    assert_eq!(planner.update([put(&moved, 6002)]).rows(), 3, "a node that was replaced");
+    assert_eq!(planner.update([(lease(2500).key, None)]).rows(), 3, "a node that went");
+    assert_eq!(planner.tables().routes.len(), 5000);
 }
 
 #[test]
@@ -174,10 +296,62 @@ proptest! {
                 (subnet, lease(&subnet.to_string(), &Ipv4Addr::from(ip).to_string(), backend))
             })
             .collect();
-        let forward = plan(&network, &local(), ALL, leases.values());
-        prop_assert!(forward.tables.routes.keys().all(|key| network.network.covers(&key.dst) && !key.dst.overlaps(&local().subnet)));
-        prop_assert!(forward.tables.routes.iter().all(|(key, route)| owns_route(&network, &local(), key, route)));
-        prop_assert_eq!(forward.tables.routes.len() + forward.skipped.len(), leases.len());
-        prop_assert_eq!(plan(&network, &local(), ALL, leases.values().rev()), forward);
+        let stored: Vec<_> = leases.values().zip(1..).map(|(lease, revision)| put(lease, revision)).collect();
+        let mut forward = Planner::new(network.clone(), ALL, local());
+        stored.iter().for_each(|lease| { forward.update([lease.clone()]); });
+        let tables = forward.tables();
+        prop_assert!(tables.routes.keys().all(|key| network.network.covers(&key.dst) && !key.dst.overlaps(&local().subnet)));
+        prop_assert!(tables.routes.iter().all(|(key, route)| ownership(&network, &local(), false).owns(key, route)));
+        prop_assert_eq!(tables.routes.len() + forward.refused().len(), leases.len());
+        let mut backward = Planner::new(network, ALL, local());
+        stored.iter().rev().for_each(|lease| { backward.update([lease.clone()]); });
+        prop_assert_eq!(backward.tables(), tables);
+        prop_assert_eq!(backward.refused(), forward.refused());
+    }
+
+    /// Few addresses and hardware addresses, so that nearly every lease is in conflict with others.
+    #[test]
+    fn changes_add_up_to_the_whole_plan_whatever_the_conflicts(
+        steps in prop::collection::vec((0u8..4, 22u8..=26, 22u8..=24, 0u8..4, 0i64..8, any::<bool>()), 1..40),
+    ) {
+        let network = network(r#"{"Type":"vxlan"}"#);
+        let mut planner = Planner::new(network.clone(), ALL, local());
+        let mut desired = planner.tables();
+        let mut known: BTreeMap<SubnetKey, StoredLease> = BTreeMap::new();
+        for (third, len, holder, mac, revision, there) in steps {
+            let subnet = Prefix::new(Ipv4Addr::new(172, 7, 40 + third, 0).into(), len).unwrap();
+            let backend = BackendAttrs::Vxlan { vni: 1, mac: MacAddr::local([mac; 6]) };
+            let lease = lease(&subnet.to_string(), &format!("10.4.7.{holder}"), backend);
+            let change = if there { put(&lease, revision) } else { (lease.key, None) };
+            match &change.1 {
+                Some(stored) => known.insert(change.0, stored.clone()),
+                None => known.remove(&change.0),
+            };
+            desired.apply(planner.update([change]));
+            let mut whole = Planner::new(network.clone(), ALL, local());
+            whole.update(known.values().map(|stored| (stored.lease.key, Some(stored.clone()))));
+            prop_assert_eq!(&desired, &whole.tables());
+            prop_assert_eq!(planner.refused(), whole.refused());
+            let dsts: Vec<Prefix> = desired.routes.keys().map(|key| key.dst).collect();
+            prop_assert!(dsts.iter().enumerate().all(|(n, a)| dsts.iter().skip(n + 1).all(|b| !a.overlaps(b))), "{:?}", dsts);
+        }
+    }
+}
+
+impl Tables {
+    /// Carries out `changes`, as the worker does.
+    fn apply(&mut self, changes: Changes) {
+        fn rows<K: Ord, V>(table: &mut BTreeMap<K, V>, changes: RowChanges<K, V>) {
+            for (key, value) in changes {
+                match value {
+                    Some(value) => table.insert(key, value),
+                    None => table.remove(&key),
+                };
+            }
+        }
+        rows(&mut self.neighbours, changes.neighbours);
+        rows(&mut self.fdb, changes.fdb);
+        rows(&mut self.routes, changes.routes);
+        rows(&mut self.links, changes.links);
     }
 }

@@ -1,16 +1,17 @@
-//! What the host looks like when the daemon starts.
+//! Facts of the host: interfaces, addresses, routes, devices.
 //!
 //! Invariant: reads only. Everything that decides on these facts is pure and lies elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use kernel::{KernelError, Rtnl};
 use netstate::route::TABLE_MAIN;
-use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey};
+use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
 
 use crate::choose::interface::{Facts, Interface};
+use crate::plan::backend::Backend;
 
 /// Reads interfaces, addresses and the default route; for `can_reach` also the route to it.
 ///
@@ -49,21 +50,34 @@ fn default_route(rtnl: &mut Rtnl) -> Result<Option<IfName>, KernelError> {
     Ok(defaults.min_by_key(|(key, _)| key.metric).and_then(|(_, route)| route.link))
 }
 
-/// True when the kernel holds a route that `ours` answers true for.
+/// The interface `name` with its addresses, if it is there.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) fn has_route(ours: impl Fn(&RouteKey, &Route) -> bool) -> Result<bool, KernelError> {
-    Ok(Rtnl::open()?.routes()?.iter().any(|(key, route)| ours(key, route)))
+pub(super) fn interface(name: &IfName) -> Result<Option<Interface>, KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let Some(state) = rtnl.link(name)? else { return Ok(None) };
+    let addresses = rtnl.addresses()?.into_iter().filter(|(index, ..)| *index == state.index);
+    let addresses = addresses.map(|(_, addr, len)| (addr, len)).collect();
+    Ok(Some(Interface { name: state.name, mtu: state.link.mtu.unwrap_or(0), addresses }))
 }
 
-/// The hardware address of the VXLAN device `name`, if it is there.
+/// Destinations of the kernel's routes that are `ours`.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) fn vxlan_mac(name: &IfName) -> Result<Option<MacAddr>, KernelError> {
+pub(super) fn destinations(ours: impl Fn(&RouteKey, &Route) -> bool) -> Result<BTreeSet<Prefix>, KernelError> {
+    let routes = Rtnl::open()?.routes()?;
+    Ok(routes.iter().filter(|(key, route)| ours(key, route)).map(|(key, _)| key.dst).collect())
+}
+
+/// The hardware address of the tunnel device `name`, if it is there.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) fn tunnel_mac(name: &IfName) -> Result<Option<MacAddr>, KernelError> {
     let found = Rtnl::open()?.link(name)?;
-    Ok(found.filter(|state| matches!(state.link.kind, LinkKind::Vxlan(_))).and_then(|state| state.link.mac))
+    Ok(found.filter(|state| Backend::makes_link(&state.link)).and_then(|state| state.link.mac))
 }
 
 /// True when the kernel has IPv6 in this namespace, and with it `net/ipv6/conf`.

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Makes `path` hold `content`, with mode 0644 and the folders above it. Answers whether it had to be written.
+/// Makes `path` hold `content`, with mode 0644 and the folders above it. Returns whether it had to be written.
 ///
 /// # Errors
 /// When the folder or the file cannot be written.

@@ -1,18 +1,23 @@
-//! The shell around the pure parts: it starts, listens, plans and tells.
+//! The shell around the pure parts: it starts, listens, plans and reports.
 //!
-//! One thread runs everything that waits for the network (this module and `store`), another everything that waits for
+//! One thread runs everything that waits for the network (this module and `source`), another everything that waits for
 //! the kernel (`worker`). Invariants: nothing on the way from a lease to the kernel waits for the store, so a store that
 //! is out of reach costs no repair; ending, in whatever way, leaves the kernel as it is.
 
 mod daemon;
+mod external;
 mod facts;
 mod files;
 mod forward;
+mod leases;
 mod monitors;
+mod planning;
+mod report;
 mod start;
 pub mod status;
 mod subnet_file;
 mod tables;
+mod witness;
 mod worker;
 
 use std::path::Path;
@@ -26,7 +31,7 @@ use crate::command::config::Config;
 ///
 /// # Errors
 /// When it cannot start: the configuration of the network, the interface or the kernel is not as needed.
-pub fn run(config: Config) -> Result<()> {
+pub fn run(config: Config, seed: u64) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -34,7 +39,7 @@ pub fn run(config: Config) -> Result<()> {
         let end = async {
             tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
         };
-        let daemon = async { start::start(config).await?.run().await };
+        let daemon = start::run(config, seed);
         tokio::select! {
             ended = daemon => ended,
             signal = end => {

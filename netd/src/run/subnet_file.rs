@@ -1,6 +1,6 @@
 //! The subnet file from this daemon's side: read before anything is chosen, written when the data path stands.
 //!
-//! Invariant: a file that cannot be read is the same as none; it is told and replaced, never fatal.
+//! Invariant: a file that cannot be read is the same as none; it is reported and replaced, never fatal.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use netstate::subnet_file::SubnetFile;
 use super::files;
 use crate::format::net_conf::Network;
 
-/// The subnet that the file tells for `network`, if it does.
+/// The subnet that the file names for `network`, if it does.
 #[must_use]
 pub(super) fn previous(path: &Path, network: &Network) -> Option<Prefix> {
     let text = match std::fs::read_to_string(path) {
@@ -32,7 +32,7 @@ pub(super) fn previous(path: &Path, network: &Network) -> Option<Prefix> {
     }
 }
 
-/// Tells the CNI plugin this node's subnet. Answers whether the file had to be written.
+/// Names this node's subnet to the CNI plugin. Returns whether the file had to be written.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -5,7 +5,6 @@
 //! after any change of a link the other tables are read again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::address::Addresses;
@@ -18,12 +17,12 @@ use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::Event;
 use kernel::{KernelError, Rtnl};
-use netstate::{IfName, LinkKind};
-use reconcile::{Gate, Handle, Pass, Reconciler, Stack, Status, Table};
+use netstate::IfName;
+use reconcile::{Gate, Handle, Pass, Reconciler, Stack, Status, Table, Target};
 
 use super::forward;
-use crate::format::net_conf::{Backend, Network};
-use crate::plan::{self, LocalNode, Tables};
+use crate::plan::backend::Backend;
+use crate::plan::{self, Changes, Ownership, RowChanges};
 
 /// Every kernel table that netd writes.
 pub(super) struct Stages {
@@ -65,12 +64,12 @@ pub(super) enum Notification {
 const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
 
 impl Stages {
-    /// The tables as they are for `local`. `devices` are names of tunnel devices that an earlier run of this program
+    /// The tables with the rows that `ownership` calls ours. `devices` are names of tunnel devices that an earlier run of this program
     /// recorded as its own.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub(super) fn open(network: &Network, local: &LocalNode, devices: &BTreeSet<IfName>) -> Result<Self, KernelError> {
+    pub(super) fn open(ownership: &Ownership, devices: &BTreeSet<IfName>) -> Result<Self, KernelError> {
         let mut ports = Ports::default();
         let mut rtnl = || {
             let rtnl = Rtnl::open()?;
@@ -79,17 +78,11 @@ impl Stages {
         };
         let (tables, foreign) = (nft::Nft::open()?, nft::Nft::open()?);
         ports.nft.extend([tables.port()?, foreign.port()?]);
-        let device = match &network.backend {
-            Backend::Vxlan(options) => plan::device(options.vni).ok(),
-            Backend::HostGw => None,
-        };
+        let device = ownership.network.backend.device();
         let recorded: BTreeSet<IfName> = devices.iter().chain(&device).cloned().collect();
-        let own_link = move |name: &IfName, link: &netstate::Link| {
-            recorded.contains(name) && matches!(link.kind, LinkKind::Vxlan(_))
-        };
-        let (network, owner) = (Arc::new(network.clone()), local.clone());
-        let own_route =
-            move |key: &netstate::RouteKey, route: &netstate::Route| plan::owns_route(&network, &owner, key, route);
+        let own_link = move |name: &IfName, link: &netstate::Link| recorded.contains(name) && Backend::makes_link(link);
+        let ownership = ownership.clone();
+        let own_route = move |key: &netstate::RouteKey, route: &netstate::Route| ownership.owns(key, route);
         let mut stack = Stack::new();
         Ok(Self {
             links: stack.push_base(Reconciler::new("links", Links::new(rtnl()?, Box::new(own_link)))),
@@ -112,24 +105,36 @@ impl Stages {
         self.ports.clone()
     }
 
-    /// Replaces the desired rows.
-    pub(super) fn want(&mut self, tables: Tables) {
-        if let Some(forward) = self.stack.get_mut(self.forward) {
-            forward.want(forward::accepts(&tables.forward));
-        }
-        if let Some(table) = self.stack.get_mut(self.sysctls)
-            && !tables.sysctls.keys().eq(table.desired().keys())
+    /// Desires what has changed; every other row stays as it was.
+    pub(super) fn want(&mut self, changes: Changes) {
+        if let Some(networks) = changes.forward
+            && let Some(forward) = self.stack.get_mut(self.forward)
         {
-            // The table of parameters lists what it is told to.
-            *table = Reconciler::new("sysctls", Sysctls::new(tables.sysctls.keys().cloned()));
+            forward.want(forward::accepts(&networks));
         }
-        self.stack.want_all(self.links, tables.links);
-        self.stack.want_all(self.sysctls, tables.sysctls);
-        self.stack.want_all(self.addresses, tables.addresses);
-        self.stack.want_all(self.nft, tables.nft);
-        self.stack.want_all(self.neighbours, tables.neighbours);
-        self.stack.want_all(self.fdb, tables.fdb);
-        self.stack.want_all(self.routes, tables.routes);
+        if let Some(table) = self.stack.get_mut(self.sysctls) {
+            let keys: BTreeSet<_> = changes.sysctls.keys().chain(table.desired().keys()).cloned().collect();
+            if keys.len() != table.desired().len() {
+                // The table of parameters lists what it is asked for.
+                let desired = table.desired().clone();
+                *table = Reconciler::new("sysctls", Sysctls::new(keys));
+                table.want_all(desired);
+            }
+        }
+        self.want_rows(self.links, changes.links);
+        self.want_rows(self.sysctls, changes.sysctls);
+        self.want_rows(self.addresses, changes.addresses);
+        self.want_rows(self.nft, changes.nft);
+        self.want_rows(self.neighbours, changes.neighbours);
+        self.want_rows(self.fdb, changes.fdb);
+        self.want_rows(self.routes, changes.routes);
+    }
+
+    fn want_rows<T: Target>(&mut self, table: Table<T>, changes: RowChanges<T::Key, T::Value>) {
+        let Some(table) = self.stack.get_mut(table) else { return };
+        for (key, value) in changes {
+            table.want(key, value);
+        }
     }
 
     /// One pass over all tables.

@@ -14,9 +14,9 @@ use netstate::IfName;
 use reconcile::{Gate, Pass, Status};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::planning::Planned;
 use super::tables::{Notification, Ports, Stages};
-use crate::format::net_conf::Network;
-use crate::plan::{LocalNode, Tables};
+use crate::plan::Ownership;
 
 /// How long to wait for more notifications before a table is listed.
 const QUIET: Duration = Duration::from_millis(20);
@@ -27,20 +27,20 @@ const LISTING_PAUSE: Duration = Duration::from_millis(300);
 /// The same for the chains of other programs.
 const FOREIGN_PAUSE: Duration = Duration::from_millis(800);
 
-/// Time between audits, which list every table whether somebody has said something or not.
+/// Time between audits, which list every table whether somebody has reported something or not.
 const AUDIT: Duration = Duration::from_secs(60);
 
 /// The one source that the gate waits for.
 pub(super) const LEASES: &str = "leases";
 
-/// What the thread is told.
+/// What the thread is asked.
 enum Order {
-    Tables { tables: Box<Tables>, revision: u64, complete: bool },
+    Plan(Box<Planned>),
     Changed(Notification),
     Stop,
 }
 
-/// What the thread has to tell after a pass.
+/// What the thread reports after a pass.
 #[derive(Debug)]
 pub(super) struct Report {
     /// The last plan that it has worked on.
@@ -52,7 +52,7 @@ pub(super) struct Report {
 }
 
 /// The running thread; it ends when this is dropped, and leaves the kernel as it is.
-pub(super) struct Hands {
+pub(super) struct Worker {
     orders: Sender<Order>,
     reports: UnboundedReceiver<Report>,
     thread: Option<JoinHandle<()>>,
@@ -64,19 +64,19 @@ pub(super) struct Hands {
 pub(super) struct Notifier(Sender<Order>);
 
 impl Notifier {
-    /// Somebody else changed a table. Answers false when the thread is gone.
+    /// Somebody else changed a table. Returns false when the thread is gone.
     pub(super) fn changed(&self, what: Notification) -> bool {
         self.0.send(Order::Changed(what)).is_ok()
     }
 }
 
-impl Hands {
+impl Worker {
     /// Opens the tables and starts the thread.
     ///
     /// # Errors
     /// When the kernel refuses a socket, or the system a thread.
-    pub(super) fn start(network: &Network, local: &LocalNode, devices: &BTreeSet<IfName>) -> Result<Self, KernelError> {
-        let stages = Stages::open(network, local, devices)?;
+    pub(super) fn start(ownership: &Ownership, devices: &BTreeSet<IfName>) -> Result<Self, KernelError> {
+        let stages = Stages::open(ownership, devices)?;
         let ports = stages.ports();
         let (orders, received) = channel();
         let (reporter, reports) = unbounded_channel();
@@ -91,7 +91,7 @@ impl Hands {
             listed: BTreeMap::new(),
             asked: BTreeSet::new(),
         };
-        let thread = std::thread::Builder::new().name("hands".to_owned()).spawn(move || work.run());
+        let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || work.run());
         let thread = thread.map_err(|source| KernelError::io("start", "thread", "clone", source))?;
         Ok(Self { orders, reports, thread: Some(thread), ports })
     }
@@ -108,9 +108,9 @@ impl Hands {
         Notifier(self.orders.clone())
     }
 
-    /// Desires `tables`; with `complete`, every source has told everything, so the gate opens.
-    pub(super) fn want(&self, tables: Tables, revision: u64, complete: bool) {
-        let _ = self.orders.send(Order::Tables { tables: Box::new(tables), revision, complete });
+    /// Desires what has changed; once every source has listed everything the gate opens.
+    pub(super) fn want(&self, planned: Planned) {
+        let _ = self.orders.send(Order::Plan(Box::new(planned)));
     }
 
     /// The next report. Cancel-safe. `None` when the thread has ended, which it does not do by itself.
@@ -119,7 +119,7 @@ impl Hands {
     }
 }
 
-impl Drop for Hands {
+impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.orders.send(Order::Stop);
         if let Some(thread) = self.thread.take() {
@@ -196,7 +196,7 @@ impl Work {
             self.stages.invalidate(event);
         }
         let pass = self.stages.pass(&self.gate, now);
-        tell(&pass, cause, self.now().saturating_sub(now));
+        log(&pass, cause, self.now().saturating_sub(now));
         if !pass.is_idle() || pass.observed > 0 || cause == Cause::Plan {
             let tables = self.stages.status();
             let report = Report { revision: self.revision, tables, warnings: self.stages.warnings() };
@@ -229,7 +229,7 @@ impl Work {
                 Err(RecvTimeoutError::Timeout) => return Some(cause),
                 Err(RecvTimeoutError::Disconnected) => return None,
             };
-            let planned = matches!(order, Order::Tables { .. });
+            let planned = matches!(order, Order::Plan(_));
             if !self.take(order) {
                 return None;
             }
@@ -242,13 +242,13 @@ impl Work {
         }
     }
 
-    /// Answers false when it is time to end.
+    /// Returns false when it is time to end.
     fn take(&mut self, order: Order) -> bool {
         match order {
-            Order::Tables { tables, revision, complete } => {
-                self.stages.want(*tables);
-                self.revision = revision;
-                if complete {
+            Order::Plan(planned) => {
+                self.stages.want(planned.changes);
+                self.revision = planned.revision;
+                if planned.complete {
                     self.gate.complete(&LEASES);
                 }
             }
@@ -261,15 +261,15 @@ impl Work {
     }
 }
 
-/// Errors that one pass writes into the log; the status tells all of them.
-const TOLD_ERRORS: usize = 10;
+/// Errors that one pass writes into the log; the status names all of them.
+const LOGGED_ERRORS: usize = 10;
 
-fn tell(pass: &Pass, cause: Cause, took: Duration) {
-    for error in pass.errors.iter().take(TOLD_ERRORS) {
+fn log(pass: &Pass, cause: Cause, took: Duration) {
+    for error in pass.errors.iter().take(LOGGED_ERRORS) {
         tracing::warn!("{error}");
     }
-    if pass.errors.len() > TOLD_ERRORS {
-        tracing::warn!(more = pass.errors.len() - TOLD_ERRORS, "further kernel errors; see `netd status`");
+    if pass.errors.len() > LOGGED_ERRORS {
+        tracing::warn!(more = pass.errors.len() - LOGGED_ERRORS, "further kernel errors; see `netd status`");
     }
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let (set, removed, failed) = (pass.upserted, pass.removed, pass.failed);

@@ -2,18 +2,18 @@
 //!
 //! Invariants: every change is a transaction on what was read before it. An own key that says the right thing already
 //! is kept without a write, so a restart is no event for the other nodes. Its etcd lease is kept alive, not replaced,
-//! so a renewal is none either (flannel writes the key anew each day, and every node hears of it).
+//! so a renewal is none either (flannel writes the key anew each day, and every node is notified).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cluster::etcd::{Client, Creation, Entry, Hold, KeepAlive, LeaseId, Listing, Prefix, Replacement, Store};
-use cluster::{ClusterError, Source};
+use cluster::etcd::{Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Store, watch};
+use cluster::{Backoff, ClusterError, Event};
+use tokio::sync::mpsc;
 
-use super::Wish;
-use crate::choose::subnet::{Choice, Claims, NoSubnet, choose, leftovers};
-use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
-use crate::source::view::read_lease;
+use super::{AcquireError, ConfigError, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
+use crate::choose::subnet::{Choice, Claim, Claims, choose, further};
+use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey, read_lease};
 
 /// Time to live of a new lease in seconds: flannel's (pkg/subnet/etcd, `subnetTTL`).
 const TTL: u32 = 24 * 60 * 60;
@@ -21,140 +21,84 @@ const TTL: u32 = 24 * 60 * 60;
 /// Lost races after which the store is not believed any more: more nodes than any network has subnets.
 const MAX_RACES: u32 = 1000;
 
-/// A lease that this node holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// The lease.
-    pub lease: Lease,
-    /// The etcd lease that ends it; `None` for a reservation, which stays.
-    pub etcd_lease: Option<LeaseId>,
-    /// How it was come by, for the log.
-    pub how: String,
-}
-
-/// Why no subnet could be had.
-#[derive(Debug, thiserror::Error)]
-pub enum AcquireError {
-    /// The store cannot be asked, or said no.
-    #[error(transparent)]
-    Store(#[from] ClusterError),
-    /// Nothing is free.
-    #[error(transparent)]
-    NoSubnet(#[from] NoSubnet),
-    /// Others were always faster.
-    #[error("lost the race for a subnet {0} times: is the store in order?")]
-    Races(u32),
-}
-
 /// The keys of one network in etcd; clones share connections.
 #[derive(Debug, Clone)]
-pub struct LeaseStore {
+pub struct EtcdLeases {
     store: Store,
     prefix: Prefix,
     renew_margin: u32,
     seed: u64,
 }
 
-/// One look at the leases.
-struct Look {
+/// All keys under `subnets/` at one revision.
+struct Leases {
     claims: Claims,
     entries: BTreeMap<SubnetKey, Entry>,
+    revision: i64,
 }
 
-impl LeaseStore {
+impl EtcdLeases {
     /// The network below `prefix`. `renew_margin` is in seconds; `seed` spreads the retries of many nodes.
     #[must_use]
     pub fn new(client: Client, prefix: Prefix, renew_margin: u32, seed: u64) -> Self {
         Self { store: Store::new(client), prefix, renew_margin, seed }
     }
 
-    /// The key of the network's configuration.
-    #[must_use]
-    pub fn config_key(&self) -> String {
-        self.prefix.key("config")
-    }
-
-    /// The network's configuration; `None` while nobody has written it.
-    ///
-    /// # Errors
-    /// When nobody answers or the cluster refuses.
-    pub async fn network_config(&self) -> Result<Option<Vec<u8>>, ClusterError> {
-        Ok(self.store.get(&self.config_key()).await?.map(|entry| entry.value))
-    }
-
-    /// Follows the leases.
-    #[must_use]
-    pub fn watch(&self) -> Source {
-        cluster::etcd::watch(self.store.client(), &self.prefix.folder("subnets"), self.seed)
-    }
-
-    /// Every key below `subnets/` with its value.
-    ///
-    /// # Errors
-    /// When nobody answers or the cluster refuses.
-    pub async fn list(&self) -> Result<Vec<(String, Vec<u8>)>, ClusterError> {
-        let listing = self.store.list(&self.prefix.folder("subnets")).await?;
-        Ok(listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect())
-    }
-
-    /// Gets this node a subnet: keeps the one that names it, or claims a free one, until that succeeds.
-    ///
-    /// # Errors
-    /// When the store cannot be asked, or nothing is free.
-    pub async fn acquire(&self, wish: &Wish) -> Result<Held, AcquireError> {
-        for lost_races in 0..MAX_RACES {
-            let look = self.look().await?;
-            let held = match choose(&wish.network, &wish.node, &look.claims, &wish.policies, lost_races)? {
-                Choice::Keep(lease) => self.keep(wish, &lease, &look).await?,
-                Choice::Take { subnet, policy, passed_over } => {
-                    let reasons: String = passed_over.iter().map(|reason| format!("; {reason}")).collect();
-                    self.claim(wish, SubnetKey::v4(subnet), format!("policy {policy}{reasons}")).await?
-                }
-            };
-            if let Some(held) = held {
-                self.drop_leftovers(wish, &look, &held).await;
-                return Ok(held);
-            }
-        }
-        Err(AcquireError::Races(MAX_RACES))
-    }
-
-    async fn look(&self) -> Result<Look, ClusterError> {
-        let Listing { entries, .. } = self.store.list(&self.prefix.folder("subnets")).await?;
-        let mut look = Look { claims: Claims::default(), entries: BTreeMap::new() };
+    async fn read(&self, request: &LeaseRequest) -> Result<Leases, ClusterError> {
+        let Listing { entries, revision } = self.store.list(&self.prefix.folder("subnets")).await?;
+        let mut read = Leases { claims: Claims::default(), entries: BTreeMap::new(), revision };
         for entry in entries {
             let Ok(key) = entry.key.parse::<SubnetKey>() else { continue };
             match read_lease(&entry.key, &entry.value) {
-                Ok(lease) => look.claims.leases.push(lease),
-                Err(_) => look.claims.unreadable.push(key.v4),
+                Ok(lease) => {
+                    let token = entry.lease.map(LeaseId::get);
+                    let recorded = request.record.has(&key, token);
+                    read.claims.leases.push(Claim { lease, ends: token.is_some(), recorded });
+                }
+                Err(_) => read.claims.unreadable.push(key.v4),
             }
-            look.entries.insert(key, entry);
+            read.entries.insert(key, entry);
         }
-        Ok(look)
+        Ok(read)
     }
 
     /// `None` when the key changed meanwhile.
-    async fn keep(&self, wish: &Wish, kept: &Lease, look: &Look) -> Result<Option<Held>, AcquireError> {
-        let Some(entry) = look.entries.get(&kept.key) else { return Ok(None) };
-        let lease = Lease { key: kept.key, attrs: wish.attrs_for(&kept.attrs) };
-        let held = |how: &str| Held { lease: lease.clone(), etcd_lease: entry.lease, how: how.to_owned() };
+    async fn keep_own(
+        &self,
+        request: &LeaseRequest,
+        kept: &Lease,
+        read: &Leases,
+    ) -> Result<Option<Held>, AcquireError> {
+        let Some(entry) = read.entries.get(&kept.key) else { return Ok(None) };
+        let lease = Lease { key: kept.key, attrs: request.attrs_for(&kept.attrs) };
+        let held = |how: &str, revision: i64| {
+            let token = entry.lease.map(LeaseId::get);
+            Held { lease: lease.clone(), token, revision, how: how.to_owned(), others: Vec::new() }
+        };
         if lease.attrs == kept.attrs {
-            return Ok(Some(held("it names this node already")));
+            return Ok(Some(held("it names this node already", read.revision)));
         }
+        let how = if lease.attrs.public_ip == kept.attrs.public_ip {
+            "it named this node already, with other details"
+        } else {
+            "it is this node's, from before its address changed"
+        };
         let hold = entry.lease.map_or(Hold::Forever, Hold::Lease);
         let value = lease.attrs.render();
         match self.store.replace_if(&self.key(kept.key), value.as_bytes(), hold, entry.mod_revision).await? {
-            Replacement::Replaced { .. } => Ok(Some(held("it named this node already, with other details"))),
+            Replacement::Replaced { mod_revision, .. } => Ok(Some(held(how, mod_revision))),
             Replacement::Changed(_) => Ok(None),
         }
     }
 
     /// `None` when somebody else was faster.
-    async fn claim(&self, wish: &Wish, key: SubnetKey, how: String) -> Result<Option<Held>, AcquireError> {
-        let value = wish.attrs.render();
+    async fn claim(&self, request: &LeaseRequest, key: SubnetKey, how: String) -> Result<Option<Held>, AcquireError> {
+        let value = request.attrs.render();
         match self.store.create(&self.key(key), value.as_bytes(), Hold::Seconds(TTL)).await? {
-            Creation::Created { lease: etcd_lease, .. } => {
-                Ok(Some(Held { lease: Lease { key, attrs: wish.attrs.clone() }, etcd_lease, how }))
+            Creation::Created { lease: etcd_lease, mod_revision } => {
+                let lease = Lease { key, attrs: request.attrs.clone() };
+                let token = etcd_lease.map(LeaseId::get);
+                Ok(Some(Held { lease, token, revision: mod_revision, how, others: Vec::new() }))
             }
             Creation::Exists(winner) => {
                 let winner = LeaseAttrs::parse(&winner.value).map(|attrs| attrs.public_ip.to_string());
@@ -164,32 +108,127 @@ impl LeaseStore {
         }
     }
 
-    /// Leases of this node that do not fit the network any more would attract packets to it for a day.
-    async fn drop_leftovers(&self, wish: &Wish, look: &Look, held: &Held) {
-        for lease in leftovers(&wish.node, &look.claims.leases, &held.lease.key.v4) {
-            let Some(entry) = look.entries.get(&lease.key) else { continue };
-            match self.store.delete_if(&self.key(lease.key), entry.mod_revision).await {
-                Ok(_) => tracing::info!(subnet = %lease.key.v4, "gave up an earlier lease of this node"),
-                Err(error) => tracing::warn!(subnet = %lease.key.v4, %error, "an earlier lease of this node stays"),
+    /// Deletes leases that this node held before, which would attract packets to it for a day, and returns the other
+    /// keys that name it.
+    async fn give_up_earlier(&self, request: &LeaseRequest, read: &Leases, held: &Held) -> Vec<Lease> {
+        let mut others = Vec::new();
+        for claim in further(&request.node, &read.claims.leases, &held.lease.key) {
+            let (Some(entry), key) = (read.entries.get(&claim.lease.key), claim.lease.key) else { continue };
+            if !claim.recorded {
+                others.push(claim.lease.clone());
+                continue;
+            }
+            match self.store.delete_if(&self.key(key), entry.mod_revision).await {
+                Ok(_) => tracing::info!(subnet = %key.v4, "gave up an earlier lease of this node"),
+                Err(error) => tracing::warn!(subnet = %key.v4, %error, "an earlier lease of this node stays"),
             }
         }
-    }
-
-    /// Keeps a held lease alive until the returned value is dropped; a reservation needs no keeping.
-    ///
-    /// # Errors
-    /// When nobody answers. A lease that is gone already is reported by the returned value.
-    pub async fn keep_alive(&self, held: &Held) -> Result<Option<KeepAlive>, ClusterError> {
-        let Some(lease) = held.etcd_lease else { return Ok(None) };
-        let granted =
-            self.store.time_to_live(lease).await?.map_or(Duration::from_secs(u64::from(TTL)), |ttl| ttl.granted);
-        let period = renewal_period(u32::try_from(granted.as_secs()).unwrap_or(TTL), self.renew_margin);
-        // The keeper renews at each third of what it is told.
-        Ok(Some(self.store.keep_alive(lease, period.saturating_mul(3), self.seed)))
+        others
     }
 
     fn key(&self, key: SubnetKey) -> String {
         self.prefix.folder("subnets").key(&key.to_string())
+    }
+}
+
+impl LeaseSource for EtcdLeases {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn config_place(&self) -> String {
+        format!("etcd key {}", self.prefix.key("config"))
+    }
+
+    async fn config(&self) -> Result<Option<Vec<u8>>, ConfigError> {
+        Ok(self.store.get(&self.prefix.key("config")).await?.map(|entry| entry.value))
+    }
+
+    fn events(&self) -> LeaseEvents {
+        let source = self.clone();
+        LeaseEvents::spawn(move |events| source.follow(events))
+    }
+
+    async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
+        let listing = self.store.list(&self.prefix.folder("subnets")).await?;
+        let put = |entry: Entry| put(entry.key, &entry.value, entry.mod_revision);
+        let entries = listing.entries.into_iter().map(put);
+        Ok([LeaseEvent::Reset].into_iter().chain(entries).chain([LeaseEvent::Complete]).collect())
+    }
+
+    async fn acquire(&self, request: &LeaseRequest) -> Result<Held, AcquireError> {
+        let mut pause = Backoff::new(self.seed);
+        for lost_races in 0..MAX_RACES {
+            if lost_races > 0 {
+                // Nodes that race for one subnet must not come back in step.
+                tokio::time::sleep(pause.next_delay()).await;
+            }
+            let read = self.read(request).await?;
+            let held = match choose(&request.network, &request.node, &read.claims, &request.policies, lost_races)? {
+                Choice::Keep(lease) => self.keep_own(request, &lease, &read).await?,
+                Choice::Take { subnet, how, passed_over } => {
+                    let reasons: String = passed_over.iter().map(|reason| format!("; {reason}")).collect();
+                    self.claim(request, SubnetKey::v4(subnet), format!("{how}{reasons}")).await?
+                }
+            };
+            if let Some(held) = held {
+                let others = self.give_up_earlier(request, &read, &held).await;
+                return Ok(Held { others, ..held });
+            }
+        }
+        Err(AcquireError::Races(MAX_RACES))
+    }
+
+    async fn keep(&self, held: &Held, mut report: impl FnMut(Keeping) + Send) -> Result<String, ClusterError> {
+        let Some(lease) = held.token.and_then(LeaseId::new) else { return std::future::pending().await };
+        let granted =
+            self.store.time_to_live(lease).await?.map_or(Duration::from_secs(u64::from(TTL)), |ttl| ttl.granted);
+        let period = renewal_period(u32::try_from(granted.as_secs()).unwrap_or(TTL), self.renew_margin);
+        // The library renews at each third of what it is given.
+        let mut keep_alive = self.store.keep_alive(lease, period.saturating_mul(3), self.seed);
+        loop {
+            match keep_alive.changed().await {
+                LeaseState::Lost => return Ok("etcd does not know it any more".to_owned()),
+                LeaseState::Kept => report(Keeping::Kept),
+                LeaseState::Failing(error) => report(Keeping::Failing(error.to_string())),
+                LeaseState::Unknown => {}
+            }
+        }
+    }
+}
+
+impl EtcdLeases {
+    /// Turns the store's events into events of leases, for as long as somebody listens.
+    async fn follow(self, events: mpsc::Sender<LeaseEvent>) {
+        let mut source = watch(self.store.client(), &self.prefix.folder("subnets"), self.seed);
+        while let Some(event) = source.next().await {
+            if events.send(lease_event(event)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn lease_event(event: Event) -> LeaseEvent {
+    match event {
+        Event::Reset => LeaseEvent::Reset,
+        Event::Put { key, value, revision } => put(key, &value, revision),
+        Event::Delete { key, revision } => match key.parse::<SubnetKey>() {
+            Ok(lease) => LeaseEvent::Delete(lease, revision),
+            Err(_) => LeaseEvent::Removed(key),
+        },
+        Event::Complete => LeaseEvent::Complete,
+        Event::Lost(error) => LeaseEvent::Lost(error),
+        Event::Resumed => LeaseEvent::Resumed,
+        Event::Invalid { source, reason } => LeaseEvent::Invalid { key: source, reason, revision: 0 },
+        Event::Valid { source } => LeaseEvent::Removed(source),
+    }
+}
+
+fn put(key: String, value: &[u8], revision: i64) -> LeaseEvent {
+    match read_lease(&key, value) {
+        Ok(lease) => LeaseEvent::Put(StoredLease { lease, created: revision, revision }),
+        Err(reason) => LeaseEvent::Invalid { key, reason, revision },
     }
 }
 

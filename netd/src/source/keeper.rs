@@ -1,44 +1,58 @@
-//! `Keeper`: the task that holds this node's lease.
+//! `Keeper`: has a lease acquired, keeps it, and has it acquired again when it is lost.
 //!
-//! Invariants: while the store cannot be asked nothing is given up. When the lease is lost, the same subnet is claimed
-//! again if it is still free; another one is taken only when it is not.
+//! Invariants: a loss that is older than the claim is known to the claim and ignored; every other loss is acted on. A
+//! store that fails is tried for ever, with a jittered pause; each kind of failure is reported once.
 
 use std::collections::BTreeSet;
 
 use cluster::Backoff;
-use cluster::etcd::LeaseState;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{AcquireError, Held, LeaseStore, Wish};
+use super::{AcquireError, Held, Keeping, LeaseRequest, LeaseSource, Readdress};
 
-/// What the keeper has to tell.
-#[derive(Debug)]
+/// How the own lease stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeeperEvent {
-    /// This node holds a lease: the first one, or one after a loss.
+    /// This node holds this lease.
     Held(Box<Held>),
-    /// The lease was renewed after trouble.
+    /// It was renewed.
     Kept,
-    /// Acquiring or renewing failed and is tried again; the text says why.
+    /// It cannot be had or renewed at the moment.
     Failing(String),
 }
 
-/// A running keeper; dropping it stops the renewals and leaves the lease to run out.
-#[derive(Debug)]
+/// What the keeper is asked.
+enum Order {
+    /// The own key is gone or not ours any more, since this revision of the store if that is known.
+    Lost { reason: String, revision: Option<i64> },
+    /// This node has another address.
+    Move(Readdress),
+}
+
+/// The running keeper; it ends when this is dropped, and the lease stays.
 pub struct Keeper {
-    losses: mpsc::UnboundedSender<String>,
+    orders: mpsc::UnboundedSender<Order>,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
     task: JoinHandle<()>,
 }
 
 impl Keeper {
-    /// Starts acquiring.
+    /// Starts acquiring. `seed` spreads the retries of many nodes.
     #[must_use]
-    pub fn start(store: LeaseStore, wish: Wish, seed: u64) -> Self {
-        let (losses, reported) = mpsc::unbounded_channel();
-        let (told, events) = mpsc::unbounded_channel();
-        let task = Task { store, wish, told, reported, backoff: Backoff::new(seed), complaints: BTreeSet::new() };
-        Self { losses, events, task: tokio::spawn(task.run()) }
+    pub fn start(source: impl LeaseSource, request: LeaseRequest, seed: u64) -> Self {
+        let (orders, received) = mpsc::unbounded_channel();
+        let (reports, events) = mpsc::unbounded_channel();
+        let task = Task {
+            source,
+            request,
+            reports,
+            orders: received,
+            backoff: Backoff::new(seed),
+            complaints: BTreeSet::new(),
+            pending: Vec::new(),
+        };
+        Self { orders, events, task: tokio::spawn(task.run()) }
     }
 
     /// The next event. Cancel-safe. `None` only when the runtime shuts down.
@@ -46,9 +60,14 @@ impl Keeper {
         self.events.recv().await
     }
 
-    /// Reports that the own key is gone or not ours any more: acquire again.
-    pub fn report_loss(&self, reason: String) {
-        let _ = self.losses.send(reason);
+    /// Reports that the own key is gone or not ours any more: acquire again, unless the claim is newer than `revision`.
+    pub fn report_loss(&self, reason: String, revision: Option<i64>) {
+        let _ = self.orders.send(Order::Lost { reason, revision });
+    }
+
+    /// Writes another address of this node into its lease.
+    pub fn readdress(&self, to: Readdress) {
+        let _ = self.orders.send(Order::Move(to));
     }
 }
 
@@ -58,27 +77,24 @@ impl Drop for Keeper {
     }
 }
 
-struct Task {
-    store: LeaseStore,
-    wish: Wish,
-    told: mpsc::UnboundedSender<KeeperEvent>,
-    reported: mpsc::UnboundedReceiver<String>,
+struct Task<S> {
+    source: S,
+    request: LeaseRequest,
+    reports: mpsc::UnboundedSender<KeeperEvent>,
+    orders: mpsc::UnboundedReceiver<Order>,
     backoff: Backoff,
-    /// Failures that have been told since the last success; each is told once.
+    /// Failures that have been reported since the last success; each is reported once.
     complaints: BTreeSet<String>,
+    /// Losses that were reported while a lease was being acquired.
+    pending: Vec<(String, Option<i64>)>,
 }
 
-impl Task {
+impl<S: LeaseSource> Task<S> {
     async fn run(mut self) {
         loop {
-            let held = self.acquire().await;
-            // A loss that was reported before is known to `acquire`.
-            while self.reported.try_recv().is_ok() {}
-            // After a loss the other nodes shall find everything as it was.
-            self.wish.node.previous = Some(held.lease.key.v4);
-            self.wish.attrs = held.lease.attrs.clone();
-            self.wish.adopts_mac = false;
-            if self.told.send(KeeperEvent::Held(Box::new(held.clone()))).is_err() {
+            let Some(held) = self.acquire().await else { return };
+            self.request.holds(&held);
+            if self.reports.send(KeeperEvent::Held(Box::new(held.clone()))).is_err() {
                 return;
             }
             let Some(reason) = self.hold(&held).await else { return };
@@ -86,55 +102,80 @@ impl Task {
         }
     }
 
-    async fn acquire(&mut self) -> Held {
+    /// `None` when nobody listens any more.
+    async fn acquire(&mut self) -> Option<Held> {
         loop {
-            match self.store.acquire(&self.wish).await {
+            match self.source.acquire(&self.request).await {
                 Ok(held) => {
                     self.backoff.reset();
                     self.complaints.clear();
-                    return held;
+                    return Some(held);
                 }
-                Err(error) => self.complain(error).await,
+                Err(error) => self.complain(error).await?,
             }
         }
     }
 
-    async fn complain(&mut self, error: AcquireError) {
+    /// Reports a failure and waits; `None` when nobody listens any more.
+    async fn complain(&mut self, error: AcquireError) -> Option<()> {
         let text = error.to_string();
         if self.complaints.insert(text.clone()) {
             tracing::warn!(error = text, "no lease yet; trying again");
-            let _ = self.told.send(KeeperEvent::Failing(text));
+            self.reports.send(KeeperEvent::Failing(text)).ok()?;
         }
-        tokio::time::sleep(self.backoff.next_delay()).await;
-    }
-
-    /// Holds the lease until it is lost and answers why; `None` when nobody listens any more.
-    async fn hold(&mut self, held: &Held) -> Option<String> {
-        let mut keep_alive = loop {
-            match self.store.keep_alive(held).await {
-                Ok(keep_alive) => break keep_alive,
-                Err(error) => self.complain(error.into()).await,
-            }
-        };
+        let pause = tokio::time::sleep(self.backoff.next_delay());
+        tokio::pin!(pause);
         loop {
-            let changed = async {
-                match keep_alive.as_mut() {
-                    Some(keep_alive) => keep_alive.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                reason = self.reported.recv() => return reason,
-                state = changed => match state {
-                    LeaseState::Lost => return Some("etcd does not know it any more".to_owned()),
-                    LeaseState::Kept => { self.told.send(KeeperEvent::Kept).ok()?; }
-                    LeaseState::Failing(error) => {
-                        tracing::warn!(%error, "the lease cannot be renewed");
-                        self.told.send(KeeperEvent::Failing(error.to_string())).ok()?;
-                    }
-                    LeaseState::Unknown => {}
+                () = &mut pause => return Some(()),
+                order = self.orders.recv() => match order? {
+                    Order::Lost { reason, revision } => self.pending.push((reason, revision)),
+                    Order::Move(to) => self.request.moves(&to),
                 },
             }
+        }
+    }
+
+    /// Holds the lease until it is lost and returns why; `None` when nobody listens any more.
+    async fn hold(&mut self, held: &Held) -> Option<String> {
+        let concerns = |revision: Option<i64>| revision.is_none_or(|revision| revision > held.revision);
+        let pending = std::mem::take(&mut self.pending);
+        if let Some((reason, _)) = pending.into_iter().find(|(_, revision)| concerns(*revision)) {
+            return Some(reason);
+        }
+        loop {
+            let reports = self.reports.clone();
+            let report = move |state| {
+                let event = match state {
+                    Keeping::Kept => KeeperEvent::Kept,
+                    Keeping::Failing(error) => {
+                        tracing::warn!(error, "the lease cannot be renewed");
+                        KeeperEvent::Failing(error)
+                    }
+                };
+                // A daemon that has ended drops this task as well.
+                let _ = reports.send(event);
+            };
+            let source = self.source.clone();
+            let kept = source.keep(held, report);
+            tokio::pin!(kept);
+            let failed = loop {
+                tokio::select! {
+                    order = self.orders.recv() => match order? {
+                        Order::Lost { reason, revision } if concerns(revision) => return Some(reason),
+                        Order::Lost { .. } => {}
+                        Order::Move(to) => {
+                            self.request.moves(&to);
+                            return Some(format!("this node's address is {} now", to.public_ip));
+                        }
+                    },
+                    ended = &mut kept => match ended {
+                        Ok(reason) => return Some(reason),
+                        Err(error) => break error,
+                    },
+                }
+            };
+            self.complain(failed.into()).await?;
         }
     }
 }

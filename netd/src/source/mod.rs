@@ -1,57 +1,214 @@
-//! Where leases come from.
+//! Where leases come from: acquire this node's, keep it, and follow everybody's.
 //!
 //! Invariant: a subnet is claimed by creating its key in a transaction that fails when the key exists. A key of another
-//! node is never overwritten, and a reservation (a key without time to live) stays one.
+//! node is never overwritten, a key that our record does not name is never deleted, and a reservation (a key without
+//! time to live) stays one.
 
 mod etcd;
 mod keeper;
+mod local;
+mod record;
 pub mod view;
 
-use crate::choose::subnet::{Applicant, Claims, NoSubnet, Policy, choose};
-use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
+use std::path::PathBuf;
+
+use cluster::ClusterError;
+use netstate::Prefix;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::choose::subnet::{Candidate, NoSubnet, Policy};
+use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
-pub use etcd::{AcquireError, Held, LeaseStore};
+pub use etcd::EtcdLeases;
 pub use keeper::{Keeper, KeeperEvent};
+pub use local::LocalLeases;
+pub use record::{LeaseRecord, Recorded};
 
-/// What this node asks the store for.
+/// What a source says about leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub enum LeaseEvent {
+    /// A listing begins: what follows up to `Complete` is everything.
+    Reset,
+    /// A lease is there.
+    Put(StoredLease),
+    /// A lease is gone, since this revision of the store.
+    Delete(SubnetKey, i64),
+    /// A key is no lease, or its value cannot be read.
+    Invalid {
+        /// The key below `subnets/`.
+        key: String,
+        /// What is wrong, with the accepted form.
+        reason: String,
+        /// Revision in which it was written.
+        revision: i64,
+    },
+    /// A key that was invalid is gone.
+    Removed(String),
+    /// The listing has ended.
+    Complete,
+    /// The store is out of reach: what is known may be old.
+    Lost(ClusterError),
+    /// It is in reach again, and nothing was missed.
+    Resumed,
+}
+
+/// A running stream of [`LeaseEvent`]s; it ends when this is dropped.
+#[derive(Debug)]
+pub struct LeaseEvents {
+    events: mpsc::Receiver<LeaseEvent>,
+    task: JoinHandle<()>,
+}
+
+/// Events in flight between a source and the daemon.
+const QUEUE: usize = 1024;
+
+impl LeaseEvents {
+    fn spawn<F>(run: impl FnOnce(mpsc::Sender<LeaseEvent>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, events) = mpsc::channel(QUEUE);
+        Self { events, task: tokio::spawn(run(sender)) }
+    }
+
+    /// The next event. Cancel-safe. `None` only when the runtime shuts down.
+    pub async fn next(&mut self) -> Option<LeaseEvent> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for LeaseEvents {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A place where leases are kept.
+pub trait LeaseSource: Clone + Send + Sync + 'static {
+    /// Its name in status: `etcd` or `local`.
+    fn kind(&self) -> &'static str;
+
+    /// Where the network's configuration is, for messages.
+    fn config_place(&self) -> String;
+
+    /// The text of the network's configuration; `None` while nobody has written it.
+    fn config(&self) -> impl Future<Output = Result<Option<Vec<u8>>, ConfigError>> + Send;
+
+    /// Follows everybody's leases, beginning with all of them.
+    fn events(&self) -> LeaseEvents;
+
+    /// Every lease as it stands now, as one listing.
+    fn list(&self) -> impl Future<Output = Result<Vec<LeaseEvent>, ClusterError>> + Send;
+
+    /// Gets this node a subnet: keeps its own, or claims a free one.
+    fn acquire(&self, request: &LeaseRequest) -> impl Future<Output = Result<Held, AcquireError>> + Send;
+
+    /// Keeps a held lease until it is lost, and returns why it was; `report` hears of each change.
+    fn keep(
+        &self,
+        held: &Held,
+        report: impl FnMut(Keeping) + Send,
+    ) -> impl Future<Output = Result<String, ClusterError>> + Send;
+}
+
+/// Why the network's configuration could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The store cannot be asked; it may come back.
+    #[error(transparent)]
+    Store(#[from] ClusterError),
+    /// The file cannot be read; only a person can change that.
+    #[error("read {0}")]
+    File(PathBuf, #[source] std::io::Error),
+}
+
+/// How the keeping of a lease goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keeping {
+    /// It was renewed.
+    Kept,
+    /// It cannot be renewed at the moment.
+    Failing(String),
+}
+
+/// What this node asks a source for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRequest {
     /// The network that is cut into subnets.
     pub network: Network,
     /// This node.
-    pub node: Applicant,
+    pub node: Candidate,
     /// How a subnet is chosen.
     pub policies: Vec<Policy>,
-    /// What the lease shall tell the other nodes.
+    /// What the lease shall say to the other nodes.
     pub attrs: LeaseAttrs,
     /// This node's tunnel device does not exist yet: it may be made with the hardware address that an earlier lease of
     /// this node tells, and the other nodes notice nothing.
     pub adopts_mac: bool,
+    /// Leases that this node has held before.
+    pub record: LeaseRecord,
 }
 
-impl Wish {
-    /// The lease of a node that is alone and needs no store.
-    ///
-    /// # Errors
-    /// When no policy names a subnet.
-    pub fn alone(&self) -> Result<Lease, NoSubnet> {
-        match choose(&self.network, &self.node, &Claims::default(), &self.policies, 0)? {
-            crate::choose::subnet::Choice::Keep(lease) => Ok(lease),
-            crate::choose::subnet::Choice::Take { subnet, .. } => {
-                Ok(Lease { key: SubnetKey::v4(subnet), attrs: self.attrs.clone() })
-            }
-        }
-    }
+/// What changes about a node that moves to another address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readdress {
+    /// Its new address, as other nodes see it.
+    pub public_ip: std::net::Ipv4Addr,
+    /// Its new network.
+    pub node_network: Prefix,
+}
 
+impl LeaseRequest {
     /// What to write into the lease that is kept.
     fn attrs_for(&self, kept: &LeaseAttrs) -> LeaseAttrs {
-        use crate::format::lease::BackendAttrs::Vxlan;
-        match (&self.attrs.backend, &kept.backend) {
-            (Vxlan { vni, .. }, Vxlan { vni: before, .. }) if self.adopts_mac && vni == before => {
-                LeaseAttrs { backend: kept.backend.clone(), ..self.attrs.clone() }
-            }
-            _ => self.attrs.clone(),
+        if self.adopts_mac && self.attrs.backend.can_be(&kept.backend) {
+            return LeaseAttrs { backend: kept.backend.clone(), ..self.attrs.clone() };
         }
+        self.attrs.clone()
     }
+
+    /// After a loss the other nodes shall find everything as it was.
+    fn holds(&mut self, held: &Held) {
+        self.node.held = Some(held.lease.key.v4);
+        self.attrs = held.lease.attrs.clone();
+        self.adopts_mac = false;
+        self.record.add(held);
+    }
+
+    fn moves(&mut self, to: &Readdress) {
+        self.node.public_ip = to.public_ip;
+        self.node.node_network = to.node_network;
+        self.attrs.public_ip = to.public_ip;
+    }
+}
+
+/// A lease that this node holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The lease.
+    pub lease: Lease,
+    /// What ends it, by the store's number; `None` for a reservation, which stays.
+    pub token: Option<i64>,
+    /// Revision of the store in which it was seen to be ours.
+    pub revision: i64,
+    /// How it was come by, for the log.
+    pub how: String,
+    /// Other keys that name this node and stay: not ours to delete.
+    pub others: Vec<Lease>,
+}
+
+/// Why no subnet could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AcquireError {
+    /// The store cannot be asked, or said no.
+    #[error(transparent)]
+    Store(#[from] ClusterError),
+    /// Nothing is free.
+    #[error(transparent)]
+    NoSubnet(#[from] NoSubnet),
+    /// Others were always faster.
+    #[error("lost the race for a subnet {0} times: is the store in order?")]
+    Races(u32),
 }

@@ -1,50 +1,75 @@
 //! `View`: what the store says about leases, folded from its events.
 //!
 //! Invariants: nothing is forgotten before the store has finished a listing; an entry that cannot be read is kept by
-//! name with its reason and never touches the others; a listing that shows no other node at all is not believed until
-//! it is confirmed, because a store that was wiped or restored looks the same as a cluster that shrank to one node.
+//! name with its reason and never touches the others. When most of the leases would go at once, in a listing or in a
+//! burst of deletions, none of them goes before a second listing confirms it: a store that was wiped or restored looks
+//! the same as a cluster that shrank. Keys that are no leases count for nothing in that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
-use cluster::{Event, Snapshot};
+use netstate::Prefix;
 
-use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
+use super::LeaseEvent;
+use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
+
+/// Deletions within this time are one burst.
+const BURST: Duration = Duration::from_secs(10);
 
 /// How this node's own key stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnKey {
     /// There, and it names this node.
     Held,
-    /// The store has listed everything, and it is not there.
-    Gone,
-    /// It names somebody else, or cannot be read.
-    Taken(String),
-    /// Nothing is known yet.
+    /// It is not there, since this revision of the store if that is known.
+    Gone(Option<i64>),
+    /// It names somebody else, or cannot be read, since this revision.
+    Taken(String, i64),
+    /// Nothing is known that is newer than the claim.
     Unknown,
 }
 
 /// The leases as far as they are known.
 #[derive(Debug, Default)]
 pub struct View {
-    snapshot: Snapshot<Vec<u8>>,
-    leases: BTreeMap<String, Lease>,
-    /// Keys that are no leases, with the reason.
-    invalid: BTreeMap<String, String>,
-    /// The own key, if this node holds a lease.
-    own: Option<Lease>,
-    /// The running listing has shown the own key.
-    own_listed: bool,
-    /// A finished listing without any other node, waiting to be confirmed.
+    leases: BTreeMap<SubnetKey, StoredLease>,
+    /// Keys that are no leases, with the reason and the revision.
+    invalid: BTreeMap<String, (String, i64)>,
+    /// What the running listing has shown; `None` outside a listing.
+    listed: Option<Listed>,
+    complete: bool,
+    lost: Option<String>,
+    own: Option<Own>,
+    /// Leases that the store does not show any more, and that stay until that is confirmed.
+    withheld: BTreeSet<SubnetKey>,
     doubted: bool,
-    /// The kernel holds nothing of an earlier run, so that a first listing cannot take anything away.
-    nothing_to_lose: bool,
+    /// Leases deleted of late, each with its time.
+    deleted: VecDeque<(Duration, StoredLease)>,
+    /// Subnets that the kernel has routes to from an earlier run.
+    leftovers: BTreeSet<Prefix>,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    leases: BTreeSet<SubnetKey>,
+    invalid: BTreeSet<String>,
+}
+
+/// The lease that this node holds.
+#[derive(Debug)]
+struct Own {
+    lease: Lease,
+    /// Revision in which it was seen to be ours.
+    revision: i64,
+    /// The key is not there, since this revision; unknown for a listing.
+    gone: Option<Option<i64>>,
 }
 
 /// What an event changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Leases differ from before.
-    pub leases: bool,
+    /// Leases that are there, differ or are gone.
+    pub leases: BTreeSet<SubnetKey>,
     /// The store's reachability or the readability of a key differs.
     pub status: bool,
     /// The own key was written or deleted.
@@ -54,134 +79,241 @@ pub struct Change {
 }
 
 impl View {
-    /// A view for a kernel that holds routes of an earlier run, or not: only then the first listing can be in doubt.
+    /// A view for a kernel that holds routes of an earlier run to `leftovers`: only these can a first listing take away.
     #[must_use]
-    pub fn new(has_leftovers: bool) -> Self {
-        Self { nothing_to_lose: !has_leftovers, ..Self::default() }
+    pub fn new(leftovers: BTreeSet<Prefix>) -> Self {
+        Self { leftovers, ..Self::default() }
     }
 
-    /// Sets the lease that this node holds.
-    pub fn hold(&mut self, own: Lease) {
-        self.own = Some(own);
+    /// Sets the lease that this node holds, as of `revision`.
+    pub fn hold(&mut self, lease: Lease, revision: i64) {
+        let same = self.own.take().filter(|own| own.lease.key == lease.key);
+        // A deletion that came after the claim is still a loss.
+        let gone = same.and_then(|own| own.gone).filter(|gone| gone.is_some_and(|gone| gone > revision));
+        self.own = Some(Own { lease, revision, gone });
     }
 
-    /// Takes in one event.
-    pub fn apply(&mut self, event: Event) -> Change {
-        match &event {
-            Event::Reset => {
-                self.doubted = false;
-                self.own_listed = false;
+    /// Takes in one event; `now` is any clock that does not go back.
+    pub fn apply(&mut self, event: LeaseEvent, now: Duration) -> Change {
+        match event {
+            LeaseEvent::Reset => {
+                self.listed = Some(Listed::default());
+                Change { status: true, ..Change::default() }
             }
-            Event::Put { key, .. } if self.is_own(key) => self.own_listed = true,
-            Event::Delete { key, .. } if self.is_own(key) => self.own_listed = false,
-            Event::Complete if self.shows_nobody_else() => {
-                self.doubted = true;
-                return Change { status: true, own: true, ..Change::default() };
+            LeaseEvent::Put(stored) => self.put(stored),
+            LeaseEvent::Delete(key, revision) => self.delete(key, revision, now),
+            LeaseEvent::Invalid { key, reason, revision } => self.put_invalid(key, reason, revision),
+            LeaseEvent::Removed(key) => {
+                let status = self.invalid.remove(&key).is_some();
+                Change { status, ..Change::default() }
             }
-            _ => {}
+            LeaseEvent::Complete => self.finish_listing(),
+            LeaseEvent::Lost(error) => {
+                self.lost = Some(error.to_string());
+                Change { status: true, ..Change::default() }
+            }
+            LeaseEvent::Resumed => {
+                self.lost = None;
+                Change { status: true, ..Change::default() }
+            }
         }
-        let status = !matches!(event, Event::Put { .. } | Event::Delete { .. });
-        let own = event.key().is_some_and(|key| self.is_own(key));
-        let changed = self.snapshot.apply(event);
-        Change { status, own, ..self.read_all(&changed) }
     }
 
-    /// The listing that is being completed has shown no node but this one.
-    fn shows_nobody_else(&self) -> bool {
-        let listed = self.snapshot.entries().len() - self.snapshot.pending_removals();
-        let can_lose = self.snapshot.is_complete() || !self.nothing_to_lose;
-        can_lose && self.snapshot.is_listing() && listed == usize::from(self.own_listed)
+    fn put(&mut self, stored: StoredLease) -> Change {
+        let key = stored.lease.key;
+        if let Some(listed) = &mut self.listed {
+            listed.leases.insert(key);
+        }
+        self.withheld.remove(&key);
+        self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
+        let status = self.invalid.remove(&key.to_string()).is_some();
+        let own = self.own.as_mut().filter(|own| own.lease.key == key).map(|own| own.gone = None).is_some();
+        // A key that is written again keeps its age: flannel writes its own each day.
+        let created = self.leases.get(&key).map_or(stored.created, |known| known.created.min(stored.created));
+        let stored = StoredLease { created, ..stored };
+        let differs = self.leases.get(&key) != Some(&stored);
+        self.leases.insert(key, stored);
+        let leases = if differs { BTreeSet::from([key]) } else { BTreeSet::new() };
+        Change { leases, status, own, invalid: false }
     }
 
-    /// True while a listing without any other node waits for [`View::confirm`].
+    fn put_invalid(&mut self, key: String, reason: String, revision: i64) -> Change {
+        if let Some(listed) = &mut self.listed {
+            listed.invalid.insert(key.clone());
+        }
+        let mut change = Change { status: true, invalid: true, ..Change::default() };
+        if let Ok(lease) = key.parse::<SubnetKey>() {
+            change.own = self.is_own(&lease);
+            change.leases = self.leases.remove(&lease).map(|_| lease).into_iter().collect();
+            self.withheld.remove(&lease);
+        }
+        self.invalid.insert(key, (reason, revision));
+        change
+    }
+
+    fn delete(&mut self, key: SubnetKey, revision: i64, now: Duration) -> Change {
+        if let Some(listed) = &mut self.listed {
+            listed.leases.remove(&key);
+        }
+        let own = self.is_own(&key);
+        if let Some(own) = self.own.as_mut().filter(|own| own.lease.key == key) {
+            own.gone = Some(Some(revision));
+        }
+        let status = self.invalid.remove(&key.to_string()).is_some();
+        let mut change = Change { own, status, ..Change::default() };
+        if self.doubted && self.leases.contains_key(&key) {
+            self.withheld.insert(key);
+            return change;
+        }
+        let Some(stored) = self.leases.remove(&key) else { return change };
+        change.leases.insert(key);
+        while self.deleted.front().is_some_and(|(then, _)| now.saturating_sub(*then) > BURST) {
+            self.deleted.pop_front();
+        }
+        self.deleted.push_back((now, stored));
+        if self.deleted.len() > 1 && is_most(self.deleted.len(), self.deleted.len() + self.leases.len()) {
+            for (_, stored) in std::mem::take(&mut self.deleted) {
+                let key = stored.lease.key;
+                self.withheld.insert(key);
+                self.leases.insert(key, stored);
+                change.leases.insert(key);
+            }
+            self.doubted = true;
+            change.status = true;
+        }
+        change
+    }
+
+    fn finish_listing(&mut self) -> Change {
+        let Some(listed) = self.listed.take() else { return Change::default() };
+        let mut change = Change { status: true, own: true, ..Change::default() };
+        self.lost = None;
+        self.invalid.retain(|key, _| listed.invalid.contains(key));
+        if let Some(own) = self.own.as_mut().filter(|own| !listed.leases.contains(&own.lease.key)) {
+            own.gone.get_or_insert(None);
+        }
+        let others = |key: &&SubnetKey| !self.is_own(key);
+        let gone: Vec<SubnetKey> = self.leases.keys().filter(|key| !listed.leases.contains(key)).copied().collect();
+        let lost = gone.iter().filter(others).count();
+        let known = self.leases.keys().filter(others).count();
+        let leftovers = if self.complete { 0 } else { self.lost_leftovers() };
+        if is_most(lost, known) || is_most(leftovers, self.leftovers.len()) {
+            self.withheld.extend(gone);
+            self.doubted = true;
+            return change;
+        }
+        self.forget(gone, &mut change);
+        change
+    }
+
+    /// Takes the store's word: what it does not show is gone.
+    fn forget(&mut self, gone: Vec<SubnetKey>, change: &mut Change) {
+        for key in gone {
+            self.leases.remove(&key);
+            change.leases.insert(key);
+        }
+        self.withheld.clear();
+        self.deleted.clear();
+        self.doubted = false;
+        self.complete = true;
+    }
+
+    /// Subnets that the kernel has routes to and no lease names.
+    fn lost_leftovers(&self) -> usize {
+        let named: BTreeSet<Prefix> = self.leases.keys().map(|key| key.v4).collect();
+        self.leftovers.difference(&named).count()
+    }
+
+    /// True while most of the leases are gone from the store and [`View::confirm`] is waited for.
     #[must_use]
-    pub fn is_doubted(&self) -> bool {
+    pub const fn is_doubted(&self) -> bool {
         self.doubted
     }
 
-    /// Takes a second, later look at the store as the truth, whatever it shows. Events of the source that are older
-    /// than the look repeat what it has seen, so nothing is lost by taking them in afterwards.
-    pub fn confirm(&mut self, second: impl IntoIterator<Item = (String, Vec<u8>)>) -> Change {
+    /// Takes a second, later listing as the truth, whatever it shows. Events of the source that are older than it repeat
+    /// what it has seen, so nothing is lost by taking them in afterwards.
+    pub fn confirm(&mut self, second: Vec<LeaseEvent>) -> Change {
         if !self.doubted {
             return Change::default();
         }
-        self.doubted = false;
-        self.own_listed = false;
-        let mut changed = self.snapshot.apply(Event::Reset);
-        for (key, value) in second {
-            self.own_listed |= self.is_own(&key);
-            changed.extend(self.snapshot.apply(Event::Put { key, value, revision: 0 }));
-        }
-        changed.extend(self.snapshot.apply(Event::Complete));
-        Change { status: true, own: true, ..self.read_all(&changed) }
-    }
-
-    fn read_all(&mut self, changed: &[String]) -> Change {
-        let mut invalid = false;
-        for key in changed {
-            self.leases.remove(key);
-            self.invalid.remove(key);
-            match self.snapshot.get(key).map(|value| read_lease(key, value)) {
-                Some(Ok(lease)) => {
-                    self.leases.insert(key.clone(), lease);
+        let running = self.listed.take();
+        let mut change = Change { status: true, own: true, ..Change::default() };
+        let mut shown = BTreeSet::new();
+        for event in second {
+            match event {
+                LeaseEvent::Put(stored) => {
+                    shown.insert(stored.lease.key);
+                    change.leases.extend(self.put(stored).leases);
                 }
-                Some(Err(reason)) => {
-                    self.invalid.insert(key.clone(), reason);
-                    invalid = true;
+                LeaseEvent::Invalid { key, reason, revision } => {
+                    change.invalid = true;
+                    change.leases.extend(self.put_invalid(key, reason, revision).leases);
                 }
-                None => {}
+                _ => {}
             }
         }
-        Change { leases: !changed.is_empty(), invalid, ..Change::default() }
+        let gone = self.leases.keys().filter(|key| !shown.contains(key)).copied().collect();
+        self.forget(gone, &mut change);
+        self.listed = running;
+        change
     }
 
-    fn is_own(&self, key: &str) -> bool {
-        self.own.as_ref().is_some_and(|own| own.key.to_string() == key)
+    fn is_own(&self, key: &SubnetKey) -> bool {
+        self.own.as_ref().is_some_and(|own| own.lease.key == *key)
     }
 
-    /// True when the store has told everything once and none of it is in doubt: the gate for removals.
+    /// True when the store has listed everything once and none of it is in doubt: the gate for removals.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.snapshot.is_complete()
+    pub const fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// True while a listing runs; what is known may be half of it.
     #[must_use]
-    pub fn is_listing(&self) -> bool {
-        self.snapshot.is_listing() && !self.doubted
+    pub const fn is_listing(&self) -> bool {
+        self.listed.is_some()
     }
 
-    /// Every lease that can be read, in key order.
-    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.leases.values()
+    /// The lease under `key`, if there is one that can be read.
+    #[must_use]
+    pub fn get(&self, key: &SubnetKey) -> Option<&StoredLease> {
+        self.leases.get(key)
+    }
+
+    /// Leases that can be read.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.leases.len()
     }
 
     /// Keys that cannot be read, with the reason.
     pub fn invalid(&self) -> impl Iterator<Item = (&str, &str)> {
-        let told = self.snapshot.invalid().iter().chain(&self.invalid);
-        told.map(|(key, reason)| (key.as_str(), reason.as_str()))
+        self.invalid.iter().map(|(key, (reason, _))| (key.as_str(), reason.as_str()))
     }
 
-    /// Why the store cannot be heard at the moment, if so.
+    /// Why the store is out of reach at the moment, if so.
     #[must_use]
-    pub fn lost(&self) -> Option<String> {
-        self.snapshot.lost().map(ToString::to_string)
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
     }
 
     /// How this node's own key stands.
     #[must_use]
     pub fn own_key(&self) -> OwnKey {
         let Some(own) = &self.own else { return OwnKey::Unknown };
-        if self.doubted && !self.own_listed {
-            return OwnKey::Gone;
+        if let Some(revision) = own.gone {
+            return OwnKey::Gone(revision);
         }
-        let key = own.key.to_string();
-        match (self.leases.get(&key), self.invalid.get(&key)) {
-            (Some(lease), _) if lease.attrs.public_ip == own.attrs.public_ip => OwnKey::Held,
-            (Some(lease), _) => OwnKey::Taken(format!("leased to {}", lease.attrs.public_ip)),
-            (None, Some(reason)) => OwnKey::Taken(reason.clone()),
-            (None, None) if self.snapshot.is_complete() => OwnKey::Gone,
-            (None, None) => OwnKey::Unknown,
+        let key = own.lease.key;
+        if let Some((reason, revision)) = self.invalid.get(&key.to_string()) {
+            return if *revision > own.revision { OwnKey::Taken(reason.clone(), *revision) } else { OwnKey::Unknown };
+        }
+        match self.leases.get(&key) {
+            Some(stored) if stored.lease.attrs.public_ip == own.lease.attrs.public_ip => OwnKey::Held,
+            Some(stored) if stored.revision > own.revision => {
+                OwnKey::Taken(format!("leased to {}", stored.lease.attrs.public_ip), stored.revision)
+            }
+            Some(_) | None => OwnKey::Unknown,
         }
     }
 
@@ -190,154 +322,16 @@ impl View {
     #[must_use]
     pub fn contested(&self) -> Option<&LeaseAttrs> {
         let own = self.own.as_ref()?;
-        let attrs = &self.leases.get(&own.key.to_string())?.attrs;
-        (attrs.public_ip == own.attrs.public_ip && *attrs != own.attrs).then_some(attrs)
+        let stored = self.leases.get(&own.lease.key).filter(|stored| stored.revision > own.revision)?;
+        let (attrs, ours) = (&stored.lease.attrs, &own.lease.attrs);
+        (attrs.public_ip == ours.public_ip && attrs != ours).then_some(attrs)
     }
 }
 
-/// Reads a key below `subnets/` with its value.
-///
-/// # Errors
-/// What is wrong with the key or the value, with the accepted form.
-pub fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
-    let key: SubnetKey = key.parse().map_err(|error: crate::format::lease::InvalidSubnetKey| error.to_string())?;
-    let told =
-        |problems: Vec<cluster::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let attrs = LeaseAttrs::parse(value).map_err(told)?;
-    Ok(Lease { key, attrs })
+/// More than half, and of a single one all of it.
+const fn is_most(part: usize, whole: usize) -> bool {
+    part > 0 && part * 2 > whole
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::lease::BackendAttrs;
-
-    fn value(ip: &str) -> Vec<u8> {
-        LeaseAttrs { public_ip: ip.parse().unwrap(), public_ipv6: None, backend: BackendAttrs::HostGw }
-            .render()
-            .into_bytes()
-    }
-
-    fn put(n: u8) -> Event {
-        Event::Put { key: format!("172.7.{n}.0-24"), value: value(&format!("10.4.7.{n}")), revision: 1 }
-    }
-
-    fn entry(n: u8) -> (String, Vec<u8>) {
-        (format!("172.7.{n}.0-24"), value(&format!("10.4.7.{n}")))
-    }
-
-    fn delete(n: u8) -> Event {
-        Event::Delete { key: format!("172.7.{n}.0-24"), revision: 2 }
-    }
-
-    fn view(events: impl IntoIterator<Item = Event>) -> View {
-        let mut view = View::default();
-        view.hold(read_lease("172.7.21.0-24", &value("10.4.7.21")).unwrap());
-        for event in events {
-            view.apply(event);
-        }
-        view
-    }
-
-    fn subnets(view: &View) -> Vec<String> {
-        view.leases().map(|lease| lease.key.to_string()).collect()
-    }
-
-    #[test]
-    fn junk_key_is_kept_by_name_and_the_others_go_on() {
-        let junk = Event::Put { key: "junk".to_owned(), value: value("10.4.7.9"), revision: 1 };
-        let bad = Event::Put { key: "172.7.23.0-24".to_owned(), value: b"{".to_vec(), revision: 1 };
-        let mut view = view([Event::Reset, put(21), junk, put(22), bad, Event::Complete]);
-        assert_eq!(subnets(&view), ["172.7.21.0-24", "172.7.22.0-24"]);
-        let invalid: Vec<(&str, &str)> = view.invalid().collect();
-        assert_eq!(invalid.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["172.7.23.0-24", "junk"]);
-        assert!(invalid[1].1.contains("172.7.21.0-24"), "the accepted form is told");
-        assert!(view.is_complete());
-        let repaired = Event::Put { key: "172.7.23.0-24".to_owned(), value: value("10.4.7.23"), revision: 2 };
-        assert!(view.apply(repaired).leases);
-        assert_eq!(view.invalid().count(), 1);
-    }
-
-    #[test]
-    fn listing_without_any_other_node_is_kept_until_confirmed() {
-        let mut view = view([Event::Reset, put(21), put(22), put(23), Event::Complete]);
-        assert!(!view.is_doubted());
-        for event in [Event::Reset, put(21), Event::Complete] {
-            assert!(!view.apply(event).leases);
-        }
-        assert!(view.is_doubted());
-        assert_eq!(subnets(&view).len(), 3);
-        assert_eq!(view.own_key(), OwnKey::Held);
-        assert!(view.confirm([entry(21)]).leases);
-        assert_eq!(subnets(&view), ["172.7.21.0-24"]);
-        assert!(!view.is_doubted());
-    }
-
-    #[test]
-    fn second_look_that_differs_corrects_the_listing() {
-        let mut view = view([Event::Reset, put(21), put(22), put(23), Event::Complete, Event::Reset, Event::Complete]);
-        assert!(!view.confirm([entry(21), entry(22), entry(23)]).leases);
-        assert_eq!(subnets(&view).len(), 3);
-        assert!(!view.is_doubted());
-        assert!(!view.confirm([]).leases, "there is nothing left to confirm");
-    }
-
-    #[test]
-    fn wiped_store_loses_nothing_that_comes_back_before_the_confirmation() {
-        let mut view = view([Event::Reset, put(21), put(22), put(23), Event::Complete, Event::Reset, Event::Complete]);
-        assert_eq!(view.own_key(), OwnKey::Gone, "this node must claim its subnet again");
-        view.apply(put(21));
-        view.apply(put(22));
-        assert_eq!(view.own_key(), OwnKey::Held);
-        assert_eq!(subnets(&view).len(), 3);
-        assert!(view.confirm([entry(21), entry(22)]).leases, "23 has not come back");
-        assert_eq!(subnets(&view), ["172.7.21.0-24", "172.7.22.0-24"]);
-        assert_eq!(view.own_key(), OwnKey::Held);
-    }
-
-    #[test]
-    fn first_listing_without_any_other_node_does_not_open_the_gate() {
-        let mut view = view([Event::Reset, put(21), Event::Complete]);
-        assert!(view.is_doubted() && !view.is_complete());
-        assert!(!view.is_listing());
-        assert!(view.confirm([entry(21)]).status);
-        assert!(view.is_complete());
-    }
-
-    #[test]
-    fn first_listing_of_a_fresh_machine_is_believed() {
-        let mut view = View::new(false);
-        for event in [Event::Reset, put(21), Event::Complete] {
-            view.apply(event);
-        }
-        assert!(view.is_complete() && !view.is_doubted());
-        view.apply(put(22));
-        view.apply(Event::Reset);
-        view.apply(Event::Complete);
-        assert!(view.is_doubted(), "now there is a node to lose");
-    }
-
-    #[test]
-    fn own_key_is_watched() {
-        let mut view = view([Event::Reset, put(21), put(22), Event::Complete]);
-        assert_eq!(view.own_key(), OwnKey::Held);
-        view.apply(delete(21));
-        assert_eq!(view.own_key(), OwnKey::Gone);
-        view.apply(Event::Put { key: "172.7.21.0-24".to_owned(), value: value("10.4.7.99"), revision: 3 });
-        assert_eq!(view.own_key(), OwnKey::Taken("leased to 10.4.7.99".to_owned()));
-        assert_eq!(view.contested(), None);
-        let twin =
-            br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
-        view.apply(Event::Put { key: "172.7.21.0-24".to_owned(), value: twin.to_vec(), revision: 4 });
-        assert_eq!(view.own_key(), OwnKey::Held);
-        assert!(view.contested().is_some());
-    }
-
-    #[test]
-    fn lost_store_forgets_nothing() {
-        let view = view([Event::Reset, put(21), put(22), Event::Complete, Event::Reset, put(21)]);
-        assert!(view.is_listing());
-        assert_eq!(subnets(&view).len(), 2);
-        assert_eq!(view.own_key(), OwnKey::Held);
-    }
-}
+mod tests;

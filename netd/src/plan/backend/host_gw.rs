@@ -3,28 +3,37 @@
 //! Invariant: no device, no encapsulation. The nodes must share a layer 2 network; whether one does is the kernel's to
 //! say when it is given the route.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use netstate::Prefix;
+use netstate::{Prefix, Route};
 
-use crate::format::lease::{BackendAttrs, LeaseAttrs};
+use super::BackendAttrs;
+use crate::format::lease::LeaseAttrs;
 use crate::plan::{LocalNode, Tables, route};
 
-pub(in crate::plan) fn tables(
-    local: &LocalNode,
-    peers: &BTreeMap<Prefix, &LeaseAttrs>,
-    skipped: &mut BTreeMap<Prefix, String>,
-) -> Tables {
-    let mut tables = Tables::default();
-    for (subnet, attrs) in peers {
-        if attrs.backend == BackendAttrs::HostGw {
-            let (key, value) = route(*subnet, IpAddr::V4(attrs.public_ip), &local.interface, false);
-            tables.routes.insert(key, value);
-        } else {
-            let reason = format!("{} uses another backend than this network's host-gw", attrs.public_ip);
-            skipped.insert(*subnet, reason);
-        }
+pub(super) const NAME: &str = "host-gw";
+
+pub(super) fn refuses(local: &LocalNode) -> Option<String> {
+    (local.public_ip != local.address).then(|| {
+        format!(
+            "backend host-gw: public IP {} differs from {} of interface {}: other nodes cannot route through an \
+             address behind NAT; use backend vxlan or drop --public-ip",
+            local.public_ip, local.address, local.interface
+        )
+    })
+}
+
+pub(super) fn peer_rows(local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+    if attrs.backend != BackendAttrs::HostGw {
+        return Err(format!("{} uses another backend than this network's host-gw", attrs.public_ip));
     }
-    tables
+    let (key, value) = route(subnet, IpAddr::V4(attrs.public_ip), &local.interface, false);
+    Ok(Tables { routes: [(key, value)].into(), ..Tables::default() })
+}
+
+/// flannel's route (pkg/backend/route_network.go): by way of a node on the external interface's own network.
+pub(super) fn flannel_made(local: &LocalNode, route: &Route) -> bool {
+    route.link.as_ref() == Some(&local.interface)
+        && !route.onlink
+        && route.via.is_some_and(|via| local.node_network.contains(via) && via != IpAddr::V4(local.address))
 }

@@ -1,6 +1,221 @@
 //! The backends: how packets get from node to node, one room each.
 //!
-//! Invariant: a backend writes rows for leases of its own kind only; another kind is refused by name.
+//! This is the only file that tells backends apart. Each room answers the same questions: its options in net-conf, its
+//! lease attributes both ways, its device, what it takes off the MTU, what it refuses, the rows of this node and of a
+//! peer, and which links and routes are its own. Invariants: a backend writes rows for leases of its own kind only; a
+//! backend of flannel that this program does not have is refused by name.
 
-pub(super) mod host_gw;
-pub(super) mod vxlan;
+pub mod host_gw;
+pub mod vxlan;
+
+use netstate::{IfName, Link, MacAddr, Prefix, Route, RouteKey};
+use serde_json::value::RawValue;
+
+use super::{LocalNode, Tables};
+use crate::format::go_json::Object;
+use crate::format::lease::LeaseAttrs;
+use cluster::Problem;
+pub use vxlan::Vxlan;
+
+/// What `Backend.Type` may say.
+const ACCEPTED: &str = "vxlan or host-gw";
+
+/// How packets get from node to node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// A VXLAN tunnel to each node.
+    Vxlan(Vxlan),
+    /// A plain route through each node's address; nodes share one layer 2 network.
+    HostGw,
+}
+
+/// How a node wants to be reached, as its lease says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendAttrs {
+    /// Through its VXLAN device.
+    Vxlan {
+        /// VXLAN network identifier of its device.
+        vni: u32,
+        /// Hardware address of its device.
+        mac: MacAddr,
+    },
+    /// By a route through its address.
+    HostGw,
+    /// A backend that this program does not have, by name (may be empty).
+    Other(String),
+}
+
+impl Backend {
+    /// The backend that is meant when net-conf names none.
+    #[must_use]
+    pub fn absent() -> Self {
+        Self::Vxlan(Vxlan::default())
+    }
+
+    /// Reads the options of backend `kind`; `None` when they have problems or there is no such backend.
+    pub(crate) fn take(kind: &str, options: &mut Object, problems: &mut Vec<Problem>) -> Option<Self> {
+        let message = match kind.to_ascii_lowercase().as_str() {
+            "vxlan" => return Vxlan::take(options, problems).map(Self::Vxlan),
+            "host-gw" => return Some(Self::HostGw),
+            "udp" | "ipip" | "wireguard" | "ipsec" | "extension" | "alloc" | "tencent-vpc" => {
+                format!("{kind:?} is a backend of flannel that this netd does not have")
+            }
+            _ => format!("{kind:?} is an unknown backend type"),
+        };
+        problems.push(Problem::new("Backend.Type", message, ACCEPTED));
+        None
+    }
+
+    /// The accepted form of `Backend.Type`.
+    pub(crate) const fn accepted() -> &'static str {
+        ACCEPTED
+    }
+
+    /// The backend's name in net-conf and in leases.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => vxlan::NAME,
+            Self::HostGw => host_gw::NAME,
+        }
+    }
+
+    /// The device that carries the tunnel, if there is one.
+    #[must_use]
+    pub fn device(&self) -> Option<IfName> {
+        match self {
+            Self::Vxlan(options) => options.device(),
+            Self::HostGw => None,
+        }
+    }
+
+    /// Hardware address of a tunnel device that is still to be made, the same after every restart.
+    #[must_use]
+    pub fn generated_mac(&self, public_ip: std::net::Ipv4Addr) -> MacAddr {
+        match self {
+            Self::Vxlan(options) => vxlan::generated_mac(public_ip, options.vni),
+            Self::HostGw => vxlan::generated_mac(public_ip, 0),
+        }
+    }
+
+    /// How this node wants to be reached, for its lease.
+    #[must_use]
+    pub fn attrs(&self, mac: MacAddr) -> BackendAttrs {
+        match self {
+            Self::Vxlan(options) => BackendAttrs::Vxlan { vni: options.vni, mac },
+            Self::HostGw => BackendAttrs::HostGw,
+        }
+    }
+
+    /// MTU of Pod interfaces in bytes: what is left of the network below after encapsulation.
+    #[must_use]
+    pub fn pod_mtu(&self, interface_mtu: u32) -> u32 {
+        match self {
+            Self::Vxlan(options) => options.pod_mtu(interface_mtu),
+            Self::HostGw => interface_mtu,
+        }
+    }
+
+    /// Why this backend cannot run on a node with these addresses, if it cannot.
+    #[must_use]
+    pub fn refuses(&self, local: &LocalNode) -> Option<String> {
+        match self {
+            Self::Vxlan(_) => None,
+            Self::HostGw => host_gw::refuses(local),
+        }
+    }
+
+    /// Rows that this node needs whatever the other nodes are.
+    #[must_use]
+    pub fn local_rows(&self, local: &LocalNode) -> Tables {
+        match self {
+            Self::Vxlan(options) => options.local_rows(local),
+            Self::HostGw => Tables::default(),
+        }
+    }
+
+    /// Rows that make `subnet` of another node reachable.
+    ///
+    /// # Errors
+    /// Why that node cannot be reached through this backend.
+    pub fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+        match self {
+            Self::Vxlan(options) => options.peer_rows(local, subnet, attrs),
+            Self::HostGw => host_gw::peer_rows(local, subnet, attrs),
+        }
+    }
+
+    /// True for a link of the kind that this backend makes.
+    #[must_use]
+    pub fn makes_link(link: &Link) -> bool {
+        vxlan::makes_link(link)
+    }
+
+    /// True when a route leads to a node: by way of a tunnel device or of the external interface.
+    #[must_use]
+    pub fn leads_to_nodes(local: &LocalNode, route: &Route) -> bool {
+        route.link.as_ref().is_some_and(|link| *link == local.interface || vxlan::is_device(link))
+    }
+
+    /// True for a route to a node as flannel makes it for this backend.
+    #[must_use]
+    pub fn flannel_made(&self, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
+        match self {
+            Self::Vxlan(options) => options.flannel_made(local, key, route),
+            Self::HostGw => host_gw::flannel_made(local, route),
+        }
+    }
+}
+
+impl BackendAttrs {
+    /// Reads a lease's members `BackendType` and `BackendData`; `None` when they have problems.
+    pub(crate) fn take(kind: String, lease: &mut Object, problems: &mut Vec<Problem>) -> Option<Self> {
+        match kind.as_str() {
+            vxlan::NAME => vxlan::take_attrs(lease, problems).map(|(vni, mac)| Self::Vxlan { vni, mac }),
+            host_gw::NAME => Some(Self::HostGw),
+            _ => Some(Self::Other(kind)),
+        }
+    }
+
+    /// The member `BackendType`; empty for leases without one.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Vxlan { .. } => vxlan::NAME,
+            Self::HostGw => host_gw::NAME,
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The member `BackendData`, to the byte as flannel writes it.
+    pub(crate) fn data(&self) -> Option<Box<RawValue>> {
+        match self {
+            Self::Vxlan { vni, mac } => vxlan::render_attrs(*vni, *mac),
+            Self::HostGw | Self::Other(_) => None,
+        }
+    }
+
+    /// Hardware address of the node's tunnel device, if it has one.
+    #[must_use]
+    pub const fn mac(&self) -> Option<MacAddr> {
+        match self {
+            Self::Vxlan { mac, .. } => Some(*mac),
+            Self::HostGw | Self::Other(_) => None,
+        }
+    }
+
+    /// True when a device can be made such that a lease with `self` tells the truth about it as `other` does.
+    #[must_use]
+    pub fn can_be(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Vxlan { vni, .. }, Self::Vxlan { vni: before, .. }) => vni == before,
+            _ => false,
+        }
+    }
+
+    /// The text for an operator.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.mac().map_or_else(|| self.name().to_owned(), |mac| format!("{} {mac}", self.name()))
+    }
+}

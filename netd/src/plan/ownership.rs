@@ -1,0 +1,57 @@
+//! Which routes are this daemon's: those it made, and at the first start after flannel those that flannel made.
+//!
+//! Invariant: neither a protocol number nor a destination alone makes a route ours. Ours has our protocol number, the
+//! metric that this program gives to that destination, and a destination inside a Pod network that this daemon is known
+//! to have served.
+
+use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN, spread_metric};
+use netstate::{Prefix, Route, RouteKey, RouteKind};
+
+use super::LocalNode;
+use super::backend::Backend;
+use crate::format::net_conf::Network;
+
+/// RTPROT_BOOT (include/uapi/linux/rtnetlink.h): flannel's netlink library sets nothing else, and neither does iproute2.
+const BOOT: u8 = 3;
+
+/// What this daemon may call its own.
+#[derive(Debug, Clone)]
+pub struct Ownership {
+    /// The network that it serves.
+    pub network: Network,
+    /// This node.
+    pub local: LocalNode,
+    /// Pod networks that earlier runs of it served.
+    pub earlier: Vec<Prefix>,
+    /// Nothing has run here since flannel.
+    pub adopts: bool,
+}
+
+impl Ownership {
+    /// True for routes that this daemon made, or that flannel made before its first start.
+    #[must_use]
+    pub fn owns(&self, key: &RouteKey, route: &Route) -> bool {
+        key.table == TABLE_MAIN
+            && route.kind == RouteKind::Unicast
+            && route.via.is_some()
+            && (self.made(key, route) || (self.adopts && self.flannel_made(key, route)))
+    }
+
+    fn made(&self, key: &RouteKey, route: &Route) -> bool {
+        let served = self.network.has_subnet(&key.dst) || self.earlier.iter().any(|pods| pods.covers(&key.dst));
+        // Inside the own subnet only what leads away from this node: Pods have routes of their own.
+        let of_pods = self.local.subnet.covers(&key.dst) && !Backend::leads_to_nodes(&self.local, route);
+        route.protocol == ROUTE_PROTOCOL && key.metric == spread_metric(&key.dst) && served && !of_pods
+    }
+
+    /// flannel's shapes: to a subnet of a lease's length without metric or source address, by way of that subnet's
+    /// first address on the tunnel device, or of a node on the external interface where the backend routes directly.
+    fn flannel_made(&self, key: &RouteKey, route: &Route) -> bool {
+        route.protocol == BOOT
+            && key.metric == 0
+            && route.src.is_none()
+            && self.network.has_subnet(&key.dst)
+            && key.dst.len() == self.network.subnet_len
+            && self.network.backend.flannel_made(&self.local, key, route)
+    }
+}

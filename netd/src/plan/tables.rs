@@ -1,0 +1,117 @@
+//! `Tables`: the desired rows of every kernel table that netd writes, and `Changes`: what differs between two of them.
+//!
+//! Invariant: applying the changes between two tables to the first gives the second; a row that both have is in none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netstate::nft;
+use netstate::{
+    Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
+};
+
+/// The desired rows of every kernel table that netd writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Links.
+    pub links: BTreeMap<IfName, Link>,
+    /// Addresses of those links.
+    pub addresses: BTreeMap<AddressKey, Address>,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<SysctlKey, String>,
+    /// Masquerade and forward rules.
+    pub nft: BTreeMap<nft::RowKey, nft::Row>,
+    /// Networks that foreign chains of the forward hook must not drop.
+    pub forward: BTreeSet<Prefix>,
+    /// Neighbours behind the tunnel.
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Remote ends of the tunnel.
+    pub fdb: BTreeMap<FdbKey, Fdb>,
+    /// Routes to the other nodes' subnets.
+    pub routes: BTreeMap<RouteKey, Route>,
+}
+
+impl Tables {
+    /// Adds the rows of `other`; where both have a row, `other`'s stays.
+    pub fn extend(&mut self, other: Self) {
+        self.links.extend(other.links);
+        self.addresses.extend(other.addresses);
+        self.sysctls.extend(other.sysctls);
+        self.nft.extend(other.nft);
+        self.forward.extend(other.forward);
+        self.neighbours.extend(other.neighbours);
+        self.fdb.extend(other.fdb);
+        self.routes.extend(other.routes);
+    }
+}
+
+/// Rows by key: the new value, or `None` for a row that shall be gone.
+pub type RowChanges<K, V> = BTreeMap<K, Option<V>>;
+
+/// Rows that are desired anew, differently or no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Links.
+    pub links: RowChanges<IfName, Link>,
+    /// Addresses of those links.
+    pub addresses: RowChanges<AddressKey, Address>,
+    /// Kernel parameters.
+    pub sysctls: RowChanges<SysctlKey, String>,
+    /// Masquerade and forward rules.
+    pub nft: RowChanges<nft::RowKey, nft::Row>,
+    /// All networks that foreign chains must not drop, when they differ.
+    pub forward: Option<BTreeSet<Prefix>>,
+    /// Neighbours behind the tunnel.
+    pub neighbours: RowChanges<NeighbourKey, Neighbour>,
+    /// Remote ends of the tunnel.
+    pub fdb: RowChanges<FdbKey, Fdb>,
+    /// Routes to the other nodes' subnets.
+    pub routes: RowChanges<RouteKey, Route>,
+}
+
+impl Changes {
+    /// What makes `after` of `before`.
+    #[must_use]
+    pub fn between(before: &Tables, after: &Tables) -> Self {
+        Self {
+            links: rows(&before.links, &after.links),
+            addresses: rows(&before.addresses, &after.addresses),
+            sysctls: rows(&before.sysctls, &after.sysctls),
+            nft: rows(&before.nft, &after.nft),
+            forward: (before.forward != after.forward).then(|| after.forward.clone()),
+            neighbours: rows(&before.neighbours, &after.neighbours),
+            fdb: rows(&before.fdb, &after.fdb),
+            routes: rows(&before.routes, &after.routes),
+        }
+    }
+
+    /// Rows that change.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.links.len()
+            + self.addresses.len()
+            + self.sysctls.len()
+            + self.nft.len()
+            + self.neighbours.len()
+            + self.fdb.len()
+            + self.routes.len()
+            + usize::from(self.forward.is_some())
+    }
+
+    /// Adds later changes.
+    pub fn extend(&mut self, later: Self) {
+        self.links.extend(later.links);
+        self.addresses.extend(later.addresses);
+        self.sysctls.extend(later.sysctls);
+        self.nft.extend(later.nft);
+        self.forward = later.forward.or(self.forward.take());
+        self.neighbours.extend(later.neighbours);
+        self.fdb.extend(later.fdb);
+        self.routes.extend(later.routes);
+    }
+}
+
+fn rows<K: Ord + Clone, V: PartialEq + Clone>(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> RowChanges<K, V> {
+    let gone = before.keys().filter(|key| !after.contains_key(key)).map(|key| (key.clone(), None));
+    let new = after.iter().filter(|(key, value)| before.get(key) != Some(value));
+    gone.chain(new.map(|(key, value)| (key.clone(), Some(value.clone())))).collect()
+}

@@ -1,0 +1,142 @@
+//! The daemon's loop: leases in, tables out, and what happened reported.
+//!
+//! Invariant: everything waited for is cancel-safe, and nothing here blocks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Result;
+use netstate::IfName;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::external::External;
+use super::planning::Planning;
+use super::report::Reporter;
+use super::witness::{Listing, Witness};
+use super::worker::{Report, Worker};
+use crate::command::config::Config;
+use crate::format::lease::Lease;
+use crate::format::net_conf::Network;
+use crate::plan::{Ownership, Planner};
+use crate::source::view::View;
+use crate::source::{Keeper, KeeperEvent, LeaseEvent, LeaseEvents, LeaseRecord, LeaseSource};
+
+/// One thing that happened.
+enum Happening {
+    Lease(LeaseEvent),
+    Keeper(KeeperEvent),
+    Report(Report),
+    Plan,
+    Verify,
+    Verified(Option<Listing>),
+    Links,
+    Interface,
+    Status,
+}
+
+/// What the daemon was started with, and what it found then.
+pub(super) struct Node {
+    pub(super) config: Config,
+    pub(super) network: Network,
+    /// Tunnel devices that are ours.
+    pub(super) devices: BTreeSet<IfName>,
+    /// Which routes are ours.
+    pub(super) ownership: Ownership,
+    /// Leases that this node has held.
+    pub(super) record: LeaseRecord,
+}
+
+/// A daemon that is ready to run.
+pub(super) struct Daemon<S> {
+    pub(super) node: Node,
+    pub(super) source: S,
+    pub(super) keeper: Keeper,
+    pub(super) events: Option<LeaseEvents>,
+    pub(super) held: Option<Lease>,
+    pub(super) external: External,
+    pub(super) witness: Witness,
+    pub(super) planning: Planning,
+    pub(super) worker: Option<Worker>,
+    pub(super) reporter: Reporter,
+    /// Rung when a link or an address changed.
+    pub(super) links: Arc<Notify>,
+}
+
+impl<S: LeaseSource> Daemon<S> {
+    pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, view: View) -> Self {
+        let local = node.ownership.local.clone();
+        let planner = Planner::new(node.network.clone(), node.config.masquerade, local);
+        Self {
+            node,
+            source,
+            keeper,
+            events: None,
+            held: None,
+            external,
+            witness: Witness::new(view),
+            planning: Planning::new(planner),
+            worker: None,
+            reporter: Reporter::default(),
+            links: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Runs for ever.
+    pub(super) async fn run(mut self) -> Result<()> {
+        self.reporter.note();
+        loop {
+            match self.next().await {
+                Happening::Lease(event) => self.on_lease(event),
+                Happening::Keeper(event) => self.on_keeper(event)?,
+                Happening::Report(report) => self.receive(report),
+                Happening::Plan => self.plan(),
+                Happening::Verify => self.witness.verify(&self.source),
+                Happening::Verified(listing) => self.confirm(listing),
+                Happening::Links => self.external.note(),
+                Happening::Interface => self.follow_interface()?,
+                Happening::Status => self.write_status(),
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen.
+    async fn next(&mut self) -> Happening {
+        let plan_at = self.planning.due().filter(|_| self.held.is_some() && !self.witness.view.is_listing());
+        let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
+        let Self { keeper, events, worker, witness, links, .. } = self;
+        tokio::select! {
+            Some(report) = async { worker.as_mut()?.next().await } => Happening::Report(report),
+            Some(event) = keeper.next() => Happening::Keeper(event),
+            Some(event) = async { events.as_mut()?.next().await } => Happening::Lease(event),
+            listing = witness.listed() => Happening::Verified(listing),
+            () = links.notified(), if interface_at.is_none() => Happening::Links,
+            () = at(interface_at) => Happening::Interface,
+            () = at(plan_at) => Happening::Plan,
+            () = at(verify_at) => Happening::Verify,
+            () = at(status_at) => Happening::Status,
+        }
+    }
+
+    fn plan(&mut self) {
+        let Some(worker) = &self.worker else { return };
+        let planned = self.planning.plan(&self.witness.view);
+        for (key, refusal) in self.planning.planner.refused() {
+            self.reporter.complain(format!("{key}: {refusal}"), |_| {
+                tracing::warn!(subnet = %key.v4, reason = %refusal, "a lease is not used");
+            });
+        }
+        if let Some(planned) = planned {
+            worker.want(planned);
+        }
+        self.reporter.note();
+    }
+}
+
+/// Waits until `time`; for ever without one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,177 @@
+//! What the store says, and what follows from it.
+//!
+//! Invariants: a loss of the own lease is reported to the keeper and changes nothing else; another subnet is used only
+//! when the keeper holds it.
+
+use anyhow::{Context, Result};
+
+use super::daemon::Daemon;
+use super::files;
+use super::monitors;
+use super::start::LEASE_RECORD;
+use super::witness::Listing;
+use super::worker::Worker;
+use crate::plan::LocalNode;
+use crate::source::view::{Change, OwnKey};
+use crate::source::{Held, KeeperEvent, LeaseEvent, LeaseSource, Readdress};
+
+impl<S: LeaseSource> Daemon<S> {
+    pub(super) fn on_lease(&mut self, event: LeaseEvent) {
+        match &event {
+            LeaseEvent::Lost(error) => tracing::warn!(%error, "the store cannot be heard; the data path stays"),
+            LeaseEvent::Resumed => tracing::info!("the store is heard again"),
+            _ => {}
+        }
+        let change = self.witness.apply(event);
+        self.after(change);
+    }
+
+    pub(super) fn confirm(&mut self, listing: Option<Listing>) {
+        let change = self.witness.confirm(listing);
+        self.after(change);
+    }
+
+    /// Draws the consequences of a change of the view.
+    fn after(&mut self, change: Change) {
+        if change.status || !change.leases.is_empty() {
+            self.planning.note(change.leases);
+            self.reporter.note();
+        }
+        if change.own {
+            self.check_own_key();
+        }
+        for (key, reason) in self.witness.view.invalid().filter(|_| change.invalid) {
+            self.reporter.complain(format!("{key}: {reason}"), |_| {
+                tracing::warn!(key, reason, "a key under subnets/ is no lease; it is skipped");
+            });
+        }
+    }
+
+    fn check_own_key(&mut self) {
+        match self.witness.view.own_key() {
+            OwnKey::Gone(revision) => self.keeper.report_loss("its key was deleted".to_owned(), revision),
+            OwnKey::Taken(reason, revision) => {
+                self.keeper.report_loss(format!("its key was overwritten: {reason}"), Some(revision));
+            }
+            OwnKey::Held | OwnKey::Unknown => {}
+        }
+        if let Some(other) = self.witness.view.contested() {
+            tracing::error!(
+                public_ip = %other.public_ip, lease = other.render(),
+                "another program writes this node's lease: does a second node have this address?"
+            );
+        }
+    }
+
+    pub(super) fn on_keeper(&mut self, event: KeeperEvent) -> Result<()> {
+        self.reporter.note();
+        match event {
+            KeeperEvent::Kept => self.reporter.lease_trouble = None,
+            KeeperEvent::Failing(reason) => self.reporter.lease_trouble = Some(reason),
+            KeeperEvent::Held(held) => {
+                self.reporter.lease_trouble = None;
+                self.hold(*held)?;
+                if self.events.is_none() {
+                    self.events = Some(self.source.events());
+                }
+                // The key may have been deleted again before the claim was reported.
+                self.check_own_key();
+            }
+        }
+        Ok(())
+    }
+
+    /// This node holds a lease: from now on its tables can be planned.
+    fn hold(&mut self, held: Held) -> Result<()> {
+        tracing::info!(subnet = %held.lease.key.v4, how = held.how, "lease acquired");
+        if self.source.kind() == "etcd" && held.token.is_none() {
+            tracing::info!(subnet = %held.lease.key.v4, "the lease is a reservation: it has no end");
+        }
+        self.record(&held);
+        let other = |lease: &crate::format::lease::Lease| {
+            format!("key {} names this node as well, and is not ours to delete", lease.key)
+        };
+        self.reporter.other_keys = held.others.iter().map(other).collect();
+        for text in &self.reporter.other_keys {
+            tracing::warn!("{text}");
+        }
+        let lease = held.lease;
+        self.witness.view.hold(lease.clone(), held.revision);
+        let same = self.held.as_ref().is_some_and(|before| before.key == lease.key && before.attrs == lease.attrs);
+        if let Some(before) = self.held.as_ref().filter(|before| before.key != lease.key) {
+            tracing::error!(
+                before = %before.key.v4, now = %lease.key.v4,
+                "this node has another subnet now; Pods with addresses of the earlier one are cut off"
+            );
+        }
+        let mac = lease.attrs.backend.mac();
+        let local = LocalNode { subnet: lease.key.v4, ..self.local(mac) };
+        self.held = Some(lease);
+        if same && self.worker.is_some() && local == *self.planning.planner.local() {
+            self.planning.note([].into());
+            return Ok(());
+        }
+        self.planning.set_local(local);
+        self.start_worker()
+    }
+
+    /// This node as the interface is now; with another hardware address of the device, if one is given.
+    fn local(&self, mac: Option<netstate::MacAddr>) -> LocalNode {
+        let (known, external) = (self.planning.planner.local(), &self.external.current);
+        LocalNode {
+            public_ip: external.public_ip,
+            interface: external.interface.clone(),
+            address: external.address,
+            node_network: external.network,
+            mtu: external.mtu,
+            vtep_mac: mac.unwrap_or(known.vtep_mac),
+            ..known.clone()
+        }
+    }
+
+    fn record(&mut self, held: &Held) {
+        let path = self.node.config.run_dir.join(LEASE_RECORD);
+        self.node.record = std::mem::take(&mut self.node.record).with(held);
+        if let Err(error) = files::replace(&path, self.node.record.to_string().as_bytes()) {
+            self.reporter.complain(format!("write {}: {error}", path.display()), |text| tracing::warn!("{text}"));
+        }
+    }
+
+    /// Starts the kernel's side afresh for the subnet that is held now.
+    fn start_worker(&mut self) -> Result<()> {
+        self.worker = None;
+        self.node.ownership.local = self.planning.planner.local().clone();
+        let worker = Worker::start(&self.node.ownership, &self.node.devices).context("open the kernel's tables")?;
+        monitors::listen(worker.ports(), &worker.notifier(), &self.links).context("listen to the kernel")?;
+        self.worker = Some(worker);
+        self.planning.start_over();
+        Ok(())
+    }
+
+    /// Reads the interface and follows it: a new MTU is planned, a new address goes into the lease first.
+    pub(super) fn follow_interface(&mut self) -> Result<()> {
+        let now = match self.external.read() {
+            Ok(Some(now)) => now,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the interface towards the others cannot be read");
+                self.external.note();
+                return Ok(());
+            }
+        };
+        tracing::info!(
+            interface = %now.interface, address = %now.address, public_ip = %now.public_ip, mtu = now.mtu,
+            "this node's interface towards the others changed"
+        );
+        let known = self.planning.planner.local().clone();
+        self.reporter.note();
+        if now.public_ip != known.public_ip {
+            self.keeper.readdress(Readdress { public_ip: now.public_ip, node_network: now.network });
+            return Ok(());
+        }
+        let local = self.local(None);
+        let same_place = LocalNode { mtu: known.mtu, ..local.clone() } == known;
+        self.planning.set_local(local);
+        if same_place { Ok(()) } else { self.start_worker() }
+    }
+}

@@ -1,0 +1,121 @@
+//! When a plan is made, and what of it the worker does not know yet.
+//!
+//! Invariants: a plan is made only of whole listings, at most every [`LONGEST_WAIT`] while leases keep changing; the
+//! worker is given what changed, everything only once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::format::lease::SubnetKey;
+use crate::plan::{Changes, LocalNode, Planner, Tables};
+use crate::source::view::View;
+
+/// A plan is made when no further lease has arrived for this long.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// A plan is made at the latest this long after the first change.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// What the worker shall do.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) changes: Changes,
+    pub(super) revision: u64,
+    /// Every source has listed everything, so removals may run.
+    pub(super) complete: bool,
+}
+
+/// The plan and what is still to be planned.
+pub(super) struct Planning {
+    pub(super) planner: Planner,
+    /// Leases that the plan does not know of.
+    leases: BTreeSet<SubnetKey>,
+    /// Planned, and not given to the worker.
+    changes: Changes,
+    /// First and last change that no plan knows of.
+    since: Option<(Instant, Instant)>,
+    /// The worker knows nothing.
+    fresh: bool,
+    /// The worker knows that the listing is complete.
+    complete: bool,
+    revision: u64,
+    /// The revision of the first plan that knew every lease.
+    whole_since: Option<u64>,
+}
+
+impl Planning {
+    pub(super) fn new(planner: Planner) -> Self {
+        Self {
+            planner,
+            leases: BTreeSet::new(),
+            changes: Changes::default(),
+            since: None,
+            fresh: true,
+            complete: false,
+            revision: 0,
+            whole_since: None,
+        }
+    }
+
+    /// `leases` differ, or something else that a plan depends on.
+    pub(super) fn note(&mut self, leases: BTreeSet<SubnetKey>) {
+        let now = Instant::now();
+        self.leases.extend(leases);
+        self.since = Some((self.since.map_or(now, |(first, _)| first), now));
+    }
+
+    /// This node has another place.
+    pub(super) fn set_local(&mut self, local: LocalNode) {
+        let changes = self.planner.set_local(local);
+        self.changes.extend(changes);
+        self.note(BTreeSet::new());
+    }
+
+    /// A new worker knows nothing of what was given before.
+    pub(super) fn start_over(&mut self) {
+        self.fresh = true;
+        self.note(BTreeSet::new());
+    }
+
+    /// When the next plan is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.since.map(|(first, last)| (last + QUIET).min(first + LONGEST_WAIT))
+    }
+
+    /// Makes the plan; `None` when the worker knows it already.
+    pub(super) fn plan(&mut self, view: &View) -> Option<Planned> {
+        self.since = None;
+        let leases = std::mem::take(&mut self.leases);
+        let changes = self.planner.update(leases.into_iter().map(|key| (key, view.get(&key).cloned())));
+        self.changes.extend(changes);
+        let complete = view.is_complete();
+        let changes = if self.fresh {
+            self.changes = Changes::default();
+            Changes::between(&Tables::default(), &self.planner.tables())
+        } else {
+            std::mem::take(&mut self.changes)
+        };
+        if !self.fresh && complete == self.complete && changes.rows() == 0 && self.whole_since.is_some() {
+            return None;
+        }
+        self.fresh = false;
+        self.complete = complete;
+        self.revision += 1;
+        if complete || view.is_doubted() {
+            self.whole_since.get_or_insert(self.revision);
+        }
+        Some(Planned { changes, revision: self.revision, complete })
+    }
+
+    /// True for the revision of the latest plan.
+    pub(super) const fn is_latest(&self, revision: u64) -> bool {
+        self.revision == revision
+    }
+
+    /// True for the revision of a plan that knew every lease.
+    pub(super) fn is_whole(&self, revision: u64) -> bool {
+        self.whole_since.is_some_and(|since| revision >= since)
+    }
+}

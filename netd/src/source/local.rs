@@ -1,0 +1,68 @@
+//! A machine that is alone: the network's configuration is a file, and there is no other node.
+//!
+//! Invariant: the same file gives the same subnet; nothing is ever lost, so nothing has to be kept.
+
+use std::path::PathBuf;
+
+use cluster::ClusterError;
+
+use super::{AcquireError, ConfigError, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
+use crate::choose::subnet::{Choice, Claims, choose};
+use crate::format::lease::{Lease, SubnetKey};
+
+/// Leases of a machine that is alone.
+#[derive(Debug, Clone)]
+pub struct LocalLeases {
+    net_conf: PathBuf,
+}
+
+impl LocalLeases {
+    /// The network of the file `net_conf`.
+    #[must_use]
+    pub const fn new(net_conf: PathBuf) -> Self {
+        Self { net_conf }
+    }
+}
+
+impl LeaseSource for LocalLeases {
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+
+    fn config_place(&self) -> String {
+        self.net_conf.display().to_string()
+    }
+
+    async fn config(&self) -> Result<Option<Vec<u8>>, ConfigError> {
+        std::fs::read(&self.net_conf).map(Some).map_err(|error| ConfigError::File(self.net_conf.clone(), error))
+    }
+
+    fn events(&self) -> LeaseEvents {
+        LeaseEvents::spawn(|events| async move {
+            for event in [LeaseEvent::Reset, LeaseEvent::Complete] {
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            events.closed().await;
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
+        Ok(vec![LeaseEvent::Reset, LeaseEvent::Complete])
+    }
+
+    async fn acquire(&self, request: &LeaseRequest) -> Result<Held, AcquireError> {
+        let choice = choose(&request.network, &request.node, &Claims::default(), &request.policies, 0)?;
+        let lease = match choice {
+            Choice::Keep(lease) => lease,
+            Choice::Take { subnet, .. } => Lease { key: SubnetKey::v4(subnet), attrs: request.attrs.clone() },
+        };
+        let how = "this machine is alone".to_owned();
+        Ok(Held { lease, token: None, revision: 0, how, others: Vec::new() })
+    }
+
+    async fn keep(&self, _: &Held, _: impl FnMut(Keeping) + Send) -> Result<String, ClusterError> {
+        std::future::pending().await
+    }
+}

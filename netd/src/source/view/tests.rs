@@ -1,0 +1,245 @@
+//! The view against listings and events, good and bad.
+
+use cluster::Class;
+
+use super::*;
+use crate::format::lease::read_lease;
+
+fn value(ip: &str) -> Vec<u8> {
+    format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"host-gw"}}"#).into_bytes()
+}
+
+fn stored(n: u8, ip: &str, revision: i64) -> StoredLease {
+    let lease = read_lease(&format!("172.7.{n}.0-24"), &value(ip)).unwrap();
+    StoredLease { lease, created: revision, revision }
+}
+
+fn put(n: u8) -> LeaseEvent {
+    LeaseEvent::Put(stored(n, &format!("10.4.7.{n}"), 1))
+}
+
+fn key(n: u8) -> SubnetKey {
+    format!("172.7.{n}.0-24").parse().unwrap()
+}
+
+fn delete(n: u8) -> LeaseEvent {
+    LeaseEvent::Delete(key(n), 2)
+}
+
+fn invalid(key: &str, revision: i64) -> LeaseEvent {
+    LeaseEvent::Invalid { key: key.to_owned(), reason: "no lease".to_owned(), revision }
+}
+
+fn listing(nodes: &[u8]) -> Vec<LeaseEvent> {
+    let puts = nodes.iter().map(|n| put(*n));
+    [LeaseEvent::Reset].into_iter().chain(puts).chain([LeaseEvent::Complete]).collect()
+}
+
+/// A view of node 21, which has routes to `leftovers` from an earlier run.
+fn view_with(leftovers: &[u8], events: impl IntoIterator<Item = LeaseEvent>) -> View {
+    let mut view = View::new(leftovers.iter().map(|n| key(*n).v4).collect());
+    view.hold(stored(21, "10.4.7.21", 1).lease, 1);
+    for event in events {
+        view.apply(event, Duration::ZERO);
+    }
+    view
+}
+
+fn view(events: impl IntoIterator<Item = LeaseEvent>) -> View {
+    view_with(&[], events)
+}
+
+fn subnets(view: &View) -> Vec<String> {
+    view.leases.keys().map(ToString::to_string).collect()
+}
+
+fn apply(view: &mut View, event: LeaseEvent) -> Change {
+    view.apply(event, Duration::ZERO)
+}
+
+#[test]
+fn junk_key_is_kept_by_name_and_the_others_go_on() {
+    let mut events = listing(&[21, 22]);
+    events.insert(1, invalid("junk", 1));
+    events.insert(2, invalid("172.7.23.0-24", 1));
+    let mut view = view(events);
+    assert_eq!(subnets(&view), ["172.7.21.0-24", "172.7.22.0-24"]);
+    assert_eq!(view.invalid().map(|(key, _)| key).collect::<Vec<_>>(), ["172.7.23.0-24", "junk"]);
+    assert!(view.is_complete());
+    assert_eq!(apply(&mut view, put(23)).leases, [key(23)].into(), "it was repaired");
+    assert_eq!(view.invalid().count(), 1);
+    apply(&mut view, LeaseEvent::Removed("junk".to_owned()));
+    assert_eq!(view.invalid().count(), 0);
+}
+
+#[test]
+fn listing_without_most_of_the_leases_is_kept_until_confirmed() {
+    for (before, shown, doubted) in [
+        (&[21, 22, 23][..], &[21][..], true),
+        (&[21, 22], &[21], true),
+        (&[21, 22, 23, 24, 25], &[21, 22, 23], false),
+        (&[21, 22, 23, 24, 25], &[21, 22], true),
+        (&[21, 22, 23, 24], &[22], true),
+        (&[21, 22, 23, 24], &[21, 22, 23], false),
+    ] {
+        let mut view = view(listing(before));
+        let changes: usize = listing(shown).into_iter().map(|event| apply(&mut view, event).leases.len()).sum();
+        assert_eq!(view.is_doubted(), doubted, "{shown:?} of {before:?}");
+        assert_eq!(changes, if doubted { 0 } else { before.len() - shown.len() }, "{shown:?} of {before:?}");
+        view.confirm(listing(shown));
+        assert_eq!(view.count(), shown.len(), "{shown:?} of {before:?}");
+        assert!(!view.is_doubted() && view.is_complete());
+    }
+}
+
+#[test]
+fn keys_that_are_no_leases_do_not_make_an_emptied_store_believed() {
+    let mut view = view(listing(&[21, 22, 23]));
+    for event in [LeaseEvent::Reset, invalid("junk", 9), invalid("172.7.30.0-24", 9), LeaseEvent::Complete] {
+        assert_eq!(apply(&mut view, event).leases, BTreeSet::new());
+    }
+    assert!(view.is_doubted());
+    assert_eq!(view.count(), 3);
+}
+
+#[test]
+fn burst_of_deletions_is_doubted_as_a_listing_is() {
+    let mut view = view(listing(&[21, 22, 23, 24, 25]));
+    for n in [22, 23] {
+        assert_eq!(apply(&mut view, delete(n)).leases, [key(n)].into());
+    }
+    assert!(!view.is_doubted(), "two of five");
+    assert_eq!(apply(&mut view, delete(24)).leases, [key(22), key(23), key(24)].into(), "all of the burst come back");
+    assert!(view.is_doubted());
+    apply(&mut view, delete(21));
+    assert_eq!(view.own_key(), OwnKey::Gone(Some(2)), "the own key is claimed again all the same");
+    assert_eq!(view.count(), 5);
+    apply(&mut view, put(22));
+    view.confirm(listing(&[21, 22, 25]));
+    assert_eq!(subnets(&view), ["172.7.21.0-24", "172.7.22.0-24", "172.7.25.0-24"]);
+}
+
+#[test]
+fn deletions_far_apart_are_believed_one_by_one() {
+    let mut view = view(listing(&[21, 22, 23]));
+    for (n, seconds) in [(22, 0), (23, 60)] {
+        assert_eq!(view.apply(delete(n), Duration::from_secs(seconds)).leases, [key(n)].into());
+    }
+    assert!(!view.is_doubted());
+}
+
+#[test]
+fn second_listing_that_differs_corrects_the_first() {
+    let mut view = view(listing(&[21, 22, 23]).into_iter().chain([LeaseEvent::Reset, LeaseEvent::Complete]));
+    assert!(view.confirm(listing(&[21, 22, 23])).leases.is_empty());
+    assert_eq!(view.count(), 3);
+    assert!(!view.is_doubted());
+    assert!(view.confirm(listing(&[])).leases.is_empty(), "there is nothing left to confirm");
+}
+
+#[test]
+fn wiped_store_loses_nothing_that_comes_back_before_the_confirmation() {
+    let mut view = view(listing(&[21, 22, 23]).into_iter().chain([LeaseEvent::Reset, LeaseEvent::Complete]));
+    assert_eq!(view.own_key(), OwnKey::Gone(None), "this node must claim its subnet again");
+    apply(&mut view, put(21));
+    apply(&mut view, put(22));
+    assert_eq!(view.own_key(), OwnKey::Held);
+    assert_eq!(view.count(), 3);
+    assert_eq!(view.confirm(listing(&[21, 22])).leases, [key(23)].into(), "23 has not come back");
+    assert_eq!(view.own_key(), OwnKey::Held);
+}
+
+#[test]
+fn first_listing_without_most_of_an_earlier_runs_routes_does_not_open_the_gate() {
+    let mut view = view_with(&[22], listing(&[21]));
+    assert!(view.is_doubted() && !view.is_complete());
+    assert!(!view.is_listing());
+    assert!(view.confirm(listing(&[21])).status);
+    assert!(view.is_complete());
+    let view = view_with(&[22, 23, 24, 25], listing(&[21, 22]));
+    assert!(view.is_doubted() && !view.is_complete(), "three of four are missing");
+    let view = view_with(&[22, 23, 24, 25], listing(&[21, 22, 23, 24]));
+    assert!(!view.is_doubted() && view.is_complete(), "one of four is missing");
+}
+
+#[test]
+fn first_listing_of_a_fresh_machine_is_believed() {
+    let mut view = view(listing(&[21]));
+    assert!(view.is_complete() && !view.is_doubted());
+    apply(&mut view, put(22));
+    apply(&mut view, LeaseEvent::Reset);
+    apply(&mut view, LeaseEvent::Complete);
+    assert!(view.is_doubted(), "now there is a node to lose");
+}
+
+#[test]
+fn own_key_is_watched() {
+    let mut view = view(listing(&[21, 22]));
+    assert_eq!(view.own_key(), OwnKey::Held);
+    apply(&mut view, delete(21));
+    assert_eq!(view.own_key(), OwnKey::Gone(Some(2)));
+    apply(&mut view, LeaseEvent::Put(stored(21, "10.4.7.99", 3)));
+    assert_eq!(view.own_key(), OwnKey::Taken("leased to 10.4.7.99".to_owned(), 3));
+    assert_eq!(view.contested(), None);
+    let twin =
+        br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
+    let lease = read_lease("172.7.21.0-24", twin).unwrap();
+    apply(&mut view, LeaseEvent::Put(StoredLease { lease, created: 3, revision: 4 }));
+    assert_eq!(view.own_key(), OwnKey::Held);
+    assert!(view.contested().is_some());
+    apply(&mut view, invalid("172.7.21.0-24", 5));
+    assert_eq!(view.own_key(), OwnKey::Taken("no lease".to_owned(), 5));
+}
+
+#[test]
+fn own_key_deleted_again_right_after_the_claim_is_a_loss() {
+    let mut view = view(listing(&[21, 22]));
+    apply(&mut view, delete(21));
+    view.hold(stored(21, "10.4.7.21", 9).lease, 9);
+    assert_eq!(view.own_key(), OwnKey::Unknown, "the deletion is older than the claim");
+    apply(&mut view, LeaseEvent::Delete(key(21), 12));
+    view.hold(stored(21, "10.4.7.21", 9).lease, 11);
+    assert_eq!(view.own_key(), OwnKey::Gone(Some(12)), "the deletion is newer than the claim");
+}
+
+#[test]
+fn store_out_of_reach_forgets_nothing() {
+    let mut view = view(listing(&[21, 22]).into_iter().chain([LeaseEvent::Reset, put(21)]));
+    assert!(view.is_listing());
+    assert_eq!(view.count(), 2);
+    assert_eq!(view.own_key(), OwnKey::Held);
+    apply(&mut view, LeaseEvent::Complete);
+    assert!(view.is_doubted());
+    let error = cluster_error();
+    apply(&mut view, LeaseEvent::Lost(error));
+    assert!(view.lost().is_some());
+    apply(&mut view, LeaseEvent::Resumed);
+    assert_eq!(view.lost(), None);
+}
+
+fn cluster_error() -> cluster::ClusterError {
+    let config = cluster::etcd::Config {
+        endpoints: "http://127.0.0.1:1".to_owned(),
+        ca_file: None,
+        cert_file: None,
+        key_file: None,
+        username: None,
+        password: None,
+        limits: cluster::etcd::Limits { operation: Duration::from_millis(50), ..Default::default() },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(async {
+        let client = cluster::etcd::Client::new(&config, 0).unwrap();
+        cluster::etcd::Store::new(client).get("key").await.unwrap_err()
+    });
+    assert_eq!(error.class, Class::Retry);
+    error
+}
+
+#[test]
+fn key_that_is_written_again_keeps_its_age() {
+    let mut view = view(listing(&[21, 22]));
+    assert_eq!(apply(&mut view, LeaseEvent::Put(stored(22, "10.4.7.22", 50))).leases, [key(22)].into());
+    let known = view.get(&key(22)).unwrap();
+    assert_eq!((known.created, known.revision), (1, 50));
+}
