@@ -13,13 +13,13 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     let mut problems = Vec::new();
     let mut notes = Vec::new();
     for (key, json) in &objects {
-        match read(key, json) {
-            Ok(Object::Service(service)) => {
-                notes.extend(not_served(&service).iter().map(|field| format!("{key}: {field}")))
-            }
-            Ok(Object::Slice(slice)) => notes.extend(slice.unserved.iter().map(|field| format!("{key}: {field}"))),
-            Err(reason) => problems.push(format!("{key}: {reason}")),
-        }
+        let (skipped, not_served) = match read(key, json) {
+            Ok(Object::Service(service)) => (service.skipped.clone(), not_served(&service)),
+            Ok(Object::Slice(slice)) => (slice.skipped, slice.unserved),
+            Err(reason) => (vec![reason], Vec::new()),
+        };
+        problems.extend(skipped.iter().map(|reason| format!("{key}: {reason}")));
+        notes.extend(not_served.iter().map(|field| format!("{key}: {field}")));
     }
     if !problems.is_empty() {
         bail!("nothing was applied:\n{}", problems.join("\n"));

@@ -53,7 +53,6 @@ pub(crate) fn not_served(service: &Service) -> Vec<String> {
         beyond.push(format!("spec.healthCheckNodePort: {port}"));
     }
     beyond.extend(service.traffic_distribution.iter().map(|text| format!("spec.trafficDistribution: {text}")));
-    beyond.extend(service.skipped.iter().cloned());
     let mut all: Vec<String> = Vec::new();
     for text in refused.into_iter().chain(beyond) {
         if !all.contains(&text) {

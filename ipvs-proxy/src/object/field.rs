@@ -69,6 +69,12 @@ impl<'a> Field<'a> {
         self.value.map(|value| port(value).ok_or_else(|| self.problem("a port from 1 to 65535"))).transpose()
     }
 
+    /// True when an object stands here.
+    #[must_use]
+    pub(crate) fn is_object(&self) -> bool {
+        self.value.is_some_and(Value::is_object)
+    }
+
     /// True when the number 0 stands here.
     #[must_use]
     pub(crate) fn is_zero(&self) -> bool {
@@ -126,6 +132,14 @@ impl<'a> Field<'a> {
         let array = value.as_array().ok_or_else(|| self.problem("a list"))?;
         let item = |(index, value)| Self { path: format!("{}[{index}]", self.path), value: Some(value) };
         Ok(array.iter().enumerate().map(item).collect())
+    }
+}
+
+/// Takes an element of a list in; one that cannot be read is noted and left out, and the others count.
+pub(crate) fn keep<T>(elements: &mut Vec<T>, skipped: &mut Vec<String>, element: Result<T, Problem>) {
+    match element {
+        Ok(element) => elements.push(element),
+        Err(problem) => skipped.push(problem.to_string()),
     }
 }
 

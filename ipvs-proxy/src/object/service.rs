@@ -10,7 +10,7 @@ use cluster::Problem;
 use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 
-use super::field::{Field, is_unusable};
+use super::field::{Field, is_unusable, keep};
 use super::{ObjectName, object_name};
 
 /// Label that hands a Service to another proxy.
@@ -103,9 +103,10 @@ impl Service {
         root.expect_kind("Service")?;
         let created = root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().to_owned();
         let mut service = Self::nobodys(object_name(&root)?, created);
-        let cluster_ips = if is_elsewhere(&root)? { Vec::new() } else { cluster_ips(&root)? };
-        let ports = ports(&root)?;
+        let cluster_ips = if is_elsewhere(&root)? { Vec::new() } else { cluster_ips(&root, &mut service.skipped)? };
+        let ports = ports(&root, &mut service.skipped)?;
         if cluster_ips.is_empty() {
+            service.skipped.clear();
             return Ok(service);
         }
         (service.cluster_ips, service.ports) = (cluster_ips, ports);
@@ -139,18 +140,12 @@ impl Service {
             keep(&mut self.external_ips, &mut self.skipped, usable_address(&item));
         }
         for item in root.get("status").get("loadBalancer").get("ingress").items()? {
-            let ip = item.get("ip");
-            if !ip.is_absent() {
-                let mode =
-                    if item.get("ipMode").text()? == Some("Proxy") { IngressMode::Proxy } else { IngressMode::Vip };
-                let ingress = usable_address(&ip).map(|addr| Ingress { addr, mode });
-                keep(&mut self.load_balancer, &mut self.skipped, ingress);
+            if !item.get("ip").is_absent() {
+                keep(&mut self.load_balancer, &mut self.skipped, ingress(&item));
             }
         }
         for item in spec.get("loadBalancerSourceRanges").items()? {
-            let range = item.text()?.and_then(|text| text.trim().parse::<Prefix>().ok());
-            let range = range.ok_or_else(|| item.problem("a network such as 10.4.7.0/24"));
-            keep(&mut self.source_ranges, &mut self.skipped, range);
+            keep(&mut self.source_ranges, &mut self.skipped, source_range(&item));
         }
         self.internal_policy = policy(&spec.get("internalTrafficPolicy"))?;
         self.external_policy = policy(&spec.get("externalTrafficPolicy"))?;
@@ -173,14 +168,6 @@ impl Service {
     }
 }
 
-/// Takes an element in; one that cannot be read is noted and left out.
-fn keep<T>(elements: &mut Vec<T>, skipped: &mut Vec<String>, element: Result<T, Problem>) {
-    match element {
-        Ok(element) => elements.push(element),
-        Err(problem) => skipped.push(problem.to_string()),
-    }
-}
-
 /// True for a Service that no proxy, or another one, serves.
 fn is_elsewhere(root: &Field<'_>) -> Result<bool, Problem> {
     let labels = root.get("metadata").get("labels");
@@ -188,7 +175,7 @@ fn is_elsewhere(root: &Field<'_>) -> Result<bool, Problem> {
     Ok(external || !labels.get(PROXY_NAME).is_absent() || !labels.get(HEADLESS).is_absent())
 }
 
-fn cluster_ips(root: &Field<'_>) -> Result<Vec<IpAddr>, Problem> {
+fn cluster_ips(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<IpAddr>, Problem> {
     let spec = root.get("spec");
     if spec.is_absent() {
         return Err(spec.problem("an object with clusterIP and ports"));
@@ -197,17 +184,23 @@ fn cluster_ips(root: &Field<'_>) -> Result<Vec<IpAddr>, Problem> {
     if matches!(field.text()?, None | Some("" | "None")) {
         return Ok(Vec::new());
     }
-    let mut addresses: Vec<IpAddr> = field.address()?.into_iter().collect();
+    let mut addresses = vec![usable_address(&field)?];
     for item in spec.get("clusterIPs").items()? {
-        let address = item.address()?.ok_or_else(|| item.problem("an address"))?;
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
+        keep(&mut addresses, skipped, usable_address(&item));
     }
-    match addresses.iter().any(|addr| is_unusable(*addr)) {
-        true => Err(field.problem("a unicast address that is no loopback or link-local one")),
-        false => Ok(addresses),
-    }
+    let mut seen = BTreeSet::new();
+    addresses.retain(|addr| seen.insert(*addr));
+    Ok(addresses)
+}
+
+fn ingress(item: &Field<'_>) -> Result<Ingress, Problem> {
+    let mode = if item.get("ipMode").text()? == Some("Proxy") { IngressMode::Proxy } else { IngressMode::Vip };
+    Ok(Ingress { addr: usable_address(&item.get("ip"))?, mode })
+}
+
+fn source_range(item: &Field<'_>) -> Result<Prefix, Problem> {
+    let range = item.text()?.and_then(|text| text.trim().parse().ok());
+    range.ok_or_else(|| item.problem("a network such as 10.4.7.0/24"))
 }
 
 fn usable_address(field: &Field<'_>) -> Result<IpAddr, Problem> {
@@ -215,28 +208,31 @@ fn usable_address(field: &Field<'_>) -> Result<IpAddr, Problem> {
     field.address()?.filter(|addr| !is_unusable(*addr)).ok_or_else(|| field.problem(accepted))
 }
 
-fn ports(root: &Field<'_>) -> Result<Vec<ServicePort>, Problem> {
+fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<ServicePort>, Problem> {
     let items = root.get("spec").get("ports").items()?;
     let mut ports: Vec<ServicePort> = Vec::new();
     for item in &items {
-        let name = item.get("name").text()?.unwrap_or_default().to_owned();
-        if name.is_empty() && items.len() > 1 {
-            return Err(item.get("name").problem("a name for each of several ports"));
-        }
-        let port = item.get("port").port()?.ok_or_else(|| item.get("port").problem("a port from 1 to 65535"))?;
-        let (protocol, node_port) = (item.get("protocol").protocol()?, node_port(&item.get("nodePort"))?);
-        ports.push(ServicePort { name, protocol, port, node_port });
+        let port = port(item, items.len() > 1).and_then(|port| match ports.iter().any(|other| collide(other, &port)) {
+            true => Err(item.problem("each name, and each pair of protocol and port, once")),
+            false => Ok(port),
+        });
+        keep(&mut ports, skipped, port);
     }
-    let twice = |(index, port): (usize, &ServicePort)| {
-        ports
-            .iter()
-            .take(index)
-            .any(|other| (other.protocol, other.port) == (port.protocol, port.port) || other.name == port.name)
-    };
-    match ports.iter().enumerate().find(|(index, port)| twice((*index, port))) {
-        Some(_) => Err(root.get("spec").get("ports").problem("each name, and each pair of protocol and port, once")),
-        None => Ok(ports),
+    Ok(ports)
+}
+
+fn port(item: &Field<'_>, one_of_several: bool) -> Result<ServicePort, Problem> {
+    let name = item.get("name").text()?.unwrap_or_default().to_owned();
+    if name.is_empty() && one_of_several {
+        return Err(item.get("name").problem("a name for each of several ports"));
     }
+    let port = item.get("port").port()?.ok_or_else(|| item.get("port").problem("a port from 1 to 65535"))?;
+    let (protocol, node_port) = (item.get("protocol").protocol()?, node_port(&item.get("nodePort"))?);
+    Ok(ServicePort { name, protocol, port, node_port })
+}
+
+fn collide(one: &ServicePort, other: &ServicePort) -> bool {
+    (one.protocol, one.port) == (other.protocol, other.port) || one.name == other.name
 }
 
 /// A port of the node; the API writes 0 for none.
@@ -348,15 +344,37 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_cannot_be_read_is_left_out_and_named() {
-        let service = Service::from_json(&with(&["spec", "externalIPs"], json!(["10.4.7.300", "10.4.7.10"]))).unwrap();
-        assert_eq!(service.external_ips, [IpAddr::from([10, 4, 7, 10])]);
-        assert_eq!(service.skipped, ["spec.externalIPs[0]: \"10.4.7.300\"; accepted: an address such as 192.168.0.10"]);
+    fn an_element_that_cannot_be_read_is_left_out_and_named_and_the_others_are_served() {
+        let two = |bad: Value| json!([{"name": "good", "port": 80}, bad]);
+        for (path, value, field) in [
+            (&["spec", "ports"][..], two(json!({"name": "a", "port": 0})), "spec.ports[1].port"),
+            (&["spec", "ports"], two(json!({"name": "a", "port": "81"})), "spec.ports[1].port"),
+            (&["spec", "ports"], two(json!({"name": "a"})), "spec.ports[1].port"),
+            (&["spec", "ports"], two(json!({"name": "a", "port": 81, "protocol": "tcp"})), "spec.ports[1].protocol"),
+            (&["spec", "ports"], two(json!({"name": "a", "port": 81, "nodePort": 70_000})), "spec.ports[1].nodePort"),
+            (&["spec", "ports"], two(json!({"port": 81})), "spec.ports[1].name"),
+            (&["spec", "ports"], two(json!({"name": "good", "port": 81})), "spec.ports[1]"),
+            (&["spec", "ports"], two(json!({"name": "a", "port": 80})), "spec.ports[1]"),
+            (&["spec", "ports"], two(json!("80")), "spec.ports[1].name"),
+            (&["spec", "clusterIPs"], json!(["192.168.0.10", "fd00:::1"]), "spec.clusterIPs[1]"),
+            (&["spec", "externalIPs"], json!(["10.4.7.300"]), "spec.externalIPs[0]"),
+            (&["spec", "externalIPs"], json!([7]), "spec.externalIPs[0]"),
+            (&["spec", "loadBalancerSourceRanges"], json!(["all"]), "spec.loadBalancerSourceRanges[0]"),
+            (
+                &["status"],
+                json!({"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}),
+                "status.loadBalancer.ingress[0].ip",
+            ),
+        ] {
+            let service = Service::from_json(&with(path, value.clone())).unwrap();
+            assert_eq!((service.cluster_ip().is_some(), service.ports.len()), (true, 1), "{value}");
+            assert_eq!(service.skipped.len(), 1, "{value}");
+            assert!(service.skipped[0].starts_with(&format!("{field}: ")), "{:?}", service.skipped);
+        }
     }
 
     #[test]
     fn malformed_services_are_refused_with_the_field() {
-        let two = json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]);
         for (path, value, field) in [
             (&["kind"][..], json!("Pod"), "kind"),
             (&["spec"], json!(null), "spec"),
@@ -364,11 +382,6 @@ mod tests {
             (&["spec", "clusterIP"], json!("127.0.0.1"), "spec.clusterIP"),
             (&["spec", "clusterIP"], json!(7), "spec.clusterIP"),
             (&["spec", "ports"], json!({}), "spec.ports"),
-            (&["spec", "ports"], json!([{"port": "80"}]), "spec.ports[0].port"),
-            (&["spec", "ports"], json!([{}]), "spec.ports[0].port"),
-            (&["spec", "ports"], json!([{"port": 80, "protocol": "tcp"}]), "spec.ports[0].protocol"),
-            (&["spec", "ports"], json!([{"port": 80}, {"port": 81}]), "spec.ports[0].name"),
-            (&["spec", "ports"], two, "spec.ports"),
             (&["metadata", "name"], json!("a/b"), "metadata.name"),
         ] {
             let problem = Service::from_json(&with(path, value.clone())).unwrap_err();

@@ -9,7 +9,7 @@ use cluster::Problem;
 use netstate::Protocol;
 use serde_json::Value;
 
-use super::field::{Field, is_unusable};
+use super::field::{Field, is_unusable, keep};
 use super::{ObjectName, object_name};
 
 /// Label that names the Service of a slice.
@@ -28,6 +28,8 @@ pub(crate) struct EndpointSlice {
     pub(crate) endpoints: Vec<Endpoint>,
     /// What it carries that is not served, as `field: value`.
     pub(crate) unserved: Vec<String>,
+    /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
+    pub(crate) skipped: Vec<String>,
 }
 
 /// A port of every endpoint of a slice.
@@ -69,47 +71,51 @@ impl EndpointSlice {
         let service = label.text()?.filter(|text| !text.is_empty());
         let service = service.ok_or_else(|| label.problem("the name of the slice's Service"))?;
         let service = ObjectName::new(&name.namespace, service);
-        let ports = ports(&root)?;
-        let mut slice = Self { name, service, ports, endpoints: Vec::new(), unserved: Vec::new() };
+        let (ports, endpoints) = (Vec::new(), Vec::new());
+        let mut slice = Self { name, service, ports, endpoints, unserved: Vec::new(), skipped: Vec::new() };
         let family = root.get("addressType");
         match family.text()? {
-            Some("IPv4") => slice.endpoints = endpoints(&root)?,
+            Some("IPv4") => slice.read_lists(&root)?,
             Some(other @ ("IPv6" | "FQDN")) => slice.unserved.push(format!("addressType: {other}")),
             _ => return Err(family.problem("IPv4, IPv6 or FQDN")),
         }
         Ok(slice)
     }
-}
 
-fn ports(root: &Field<'_>) -> Result<Vec<EndpointPort>, Problem> {
-    let mut ports = Vec::new();
-    for item in root.get("ports").items()? {
-        // A slice port without a number means every port, which no virtual server can express.
-        let Some(port) = item.get("port").port()? else { continue };
-        let name = item.get("name").text()?.unwrap_or_default().to_owned();
-        ports.push(EndpointPort { name, protocol: item.get("protocol").protocol()?, port });
+    fn read_lists(&mut self, root: &Field<'_>) -> Result<(), Problem> {
+        for item in root.get("ports").items()? {
+            // A slice port without a number means every port, which no virtual server can express.
+            if !item.is_object() || !item.get("port").is_absent() {
+                keep(&mut self.ports, &mut self.skipped, port(&item));
+            }
+        }
+        for item in root.get("endpoints").items()? {
+            keep(&mut self.endpoints, &mut self.skipped, endpoint(&item));
+        }
+        Ok(())
     }
-    Ok(ports)
 }
 
-fn endpoints(root: &Field<'_>) -> Result<Vec<Endpoint>, Problem> {
+fn port(item: &Field<'_>) -> Result<EndpointPort, Problem> {
+    let port = item.get("port").port()?.ok_or_else(|| item.problem("an object with name, protocol and port"))?;
+    let name = item.get("name").text()?.unwrap_or_default().to_owned();
+    Ok(EndpointPort { name, protocol: item.get("protocol").protocol()?, port })
+}
+
+fn endpoint(item: &Field<'_>) -> Result<Endpoint, Problem> {
     let accepted = "a unicast IPv4 address that is no loopback or link-local one";
-    let mut endpoints = Vec::new();
-    for item in root.get("endpoints").items()? {
-        // Consumers use the first address only (discovery/v1: "addresses").
-        let addresses = item.get("addresses");
-        let first = addresses.items()?.into_iter().next().ok_or_else(|| addresses.problem("a list of addresses"))?;
-        let addr = first.address()?.filter(|addr| addr.is_ipv4() && !is_unusable(*addr));
-        let conditions = item.get("conditions");
-        endpoints.push(Endpoint {
-            addr: addr.ok_or_else(|| first.problem(accepted))?,
-            ready: conditions.get("ready").flag()?.unwrap_or(true),
-            serving: conditions.get("serving").flag()?.unwrap_or(true),
-            terminating: conditions.get("terminating").flag()?.unwrap_or(false),
-            node: item.get("nodeName").text()?.filter(|node| !node.is_empty()).map(str::to_owned),
-        });
-    }
-    Ok(endpoints)
+    // Consumers use the first address only (discovery/v1: "addresses").
+    let addresses = item.get("addresses");
+    let first = addresses.items()?.into_iter().next().ok_or_else(|| addresses.problem("a list of addresses"))?;
+    let addr = first.address()?.filter(|addr| addr.is_ipv4() && !is_unusable(*addr));
+    let conditions = item.get("conditions");
+    Ok(Endpoint {
+        addr: addr.ok_or_else(|| first.problem(accepted))?,
+        ready: conditions.get("ready").flag()?.unwrap_or(true),
+        serving: conditions.get("serving").flag()?.unwrap_or(true),
+        terminating: conditions.get("terminating").flag()?.unwrap_or(false),
+        node: item.get("nodeName").text()?.filter(|node| !node.is_empty()).map(str::to_owned),
+    })
 }
 
 #[cfg(test)]
@@ -160,21 +166,41 @@ mod tests {
     }
 
     #[test]
+    fn an_element_that_cannot_be_read_is_left_out_and_named_and_the_others_are_served() {
+        let beside = |bad: Value| json!([{"addresses": ["172.7.21.2"]}, bad]);
+        for (key, value, field) in [
+            ("ports", json!([{"name": "http", "port": 8080}, {"port": 0}]), "ports[1].port"),
+            ("ports", json!([{"name": "http", "port": 8080}, "80"]), "ports[1]"),
+            ("ports", json!([{"name": "http", "port": 8080}, {"port": 1, "protocol": "X"}]), "ports[1].protocol"),
+            ("endpoints", beside(json!({})), "endpoints[1].addresses"),
+            ("endpoints", beside(json!("172.7.21.3")), "endpoints[1].addresses"),
+            ("endpoints", beside(json!({"addresses": []})), "endpoints[1].addresses"),
+            ("endpoints", beside(json!({"addresses": ["fd00::1"]})), "endpoints[1].addresses[0]"),
+            ("endpoints", beside(json!({"addresses": ["127.0.0.1"]})), "endpoints[1].addresses[0]"),
+            (
+                "endpoints",
+                beside(json!({"addresses": ["172.7.21.3"], "conditions": {"ready": "yes"}})),
+                "endpoints[1].conditions.ready",
+            ),
+            ("endpoints", beside(json!({"addresses": ["172.7.21.3"], "nodeName": 7})), "endpoints[1].nodeName"),
+        ] {
+            let mut object = slice();
+            object[key] = value.clone();
+            let slice = EndpointSlice::from_json(&object).unwrap();
+            let kept = if key == "ports" { slice.ports.len() } else { slice.endpoints.len() };
+            assert_eq!((kept, slice.skipped.len()), (1, 1), "{value}");
+            assert!(slice.skipped[0].starts_with(&format!("{field}: ")), "{:?}", slice.skipped);
+        }
+    }
+
+    #[test]
     fn malformed_slices_are_refused_with_the_field() {
         for (key, value, field) in [
             ("kind", json!("Endpoints"), "kind"),
             ("metadata", json!({"name": "web-1"}), "metadata.labels.kubernetes.io/service-name"),
             ("addressType", json!("IPv5"), "addressType"),
-            ("ports", json!([{"port": 0}]), "ports[0].port"),
-            ("endpoints", json!([{}]), "endpoints[0].addresses"),
-            ("endpoints", json!([{"addresses": []}]), "endpoints[0].addresses"),
-            ("endpoints", json!([{"addresses": ["fd00::1"]}]), "endpoints[0].addresses[0]"),
-            ("endpoints", json!([{"addresses": ["127.0.0.1"]}]), "endpoints[0].addresses[0]"),
-            (
-                "endpoints",
-                json!([{"addresses": ["172.7.21.2"], "conditions": {"ready": "yes"}}]),
-                "endpoints[0].conditions.ready",
-            ),
+            ("ports", json!({}), "ports"),
+            ("endpoints", json!("none"), "endpoints"),
         ] {
             let mut object = slice();
             object[key] = value.clone();

@@ -139,6 +139,7 @@ mod tests {
             ports: vec![port("http", 8080), port("metrics", 9090)],
             endpoints,
             unserved: Vec::new(),
+            skipped: Vec::new(),
         }
     }
 

@@ -228,7 +228,15 @@ impl Proxy {
 fn log(event: &Event<Reading>, view: &View) {
     match event {
         Event::Put { key, value: Err(reason), .. } => tracing::warn!(object = key, reason, "object is malformed"),
-        Event::Put { value: Ok(Object::Service(new)), .. } => log_not_served(new, view.service(&new.name)),
+        Event::Put { key, value: Ok(Object::Service(new)), .. } => {
+            let old = view.service(&new.name);
+            log_not_served(new, old);
+            log_skipped(key, &new.skipped, old.map(|old| old.skipped.as_slice()));
+        }
+        Event::Put { key, value: Ok(Object::Slice(new)), .. } => {
+            let old = view.slices(&new.service).find(|old| old.name == new.name);
+            log_skipped(key, &new.skipped, old.map(|old| old.skipped.as_slice()));
+        }
         Event::Invalid { source, reason } => tracing::warn!(source, reason, "file cannot be read"),
         Event::Lost(error) => tracing::warn!(%error, "source is out of reach; what is known stays in force"),
         Event::Resumed => tracing::info!("source is in reach again"),
@@ -240,5 +248,11 @@ fn log_not_served(new: &Service, old: Option<&Service>) {
     let fields = dataplane::not_served(new);
     if !fields.is_empty() && old.is_none_or(|old| dataplane::not_served(old) != fields) {
         tracing::warn!(service = %new.name, ?fields, "Service asks for what is not served yet");
+    }
+}
+
+fn log_skipped(object: &str, new: &[String], old: Option<&[String]>) {
+    if !new.is_empty() && old != Some(new) {
+        tracing::warn!(object, elements = ?new, "elements cannot be read and are left out");
     }
 }

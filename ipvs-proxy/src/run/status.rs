@@ -158,7 +158,17 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
         ),
         earlier_version_served: false,
     });
-    malformed.chain(unreadable).chain(misplaced).chain(conflicts).take(LISTED).collect()
+    let services = proxy.view().services().map(|service| (format!("services/{}", service.name), &service.skipped));
+    let slices = proxy.view().all_slices().map(|slice| (format!("endpointslices/{}", slice.name), &slice.skipped));
+    let skipped = services.chain(slices).flat_map(|(object, reasons)| {
+        let refused = move |reason: &String| Refused {
+            object: object.clone(),
+            reason: format!("{reason}; left out, the rest is served"),
+            earlier_version_served: false,
+        };
+        reasons.iter().map(refused)
+    });
+    malformed.chain(unreadable).chain(misplaced).chain(conflicts).chain(skipped).take(LISTED).collect()
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {

@@ -23,7 +23,7 @@ pub(crate) enum Object {
     /// A Service.
     Service(Box<Service>),
     /// An EndpointSlice.
-    Slice(EndpointSlice),
+    Slice(Box<EndpointSlice>),
 }
 
 /// An object, or why it cannot be read.
@@ -105,7 +105,7 @@ pub(crate) fn read(key: &ObjectKey, value: &[u8]) -> Reading {
     let json: Value = serde_json::from_slice(value).map_err(|error| format!("not valid JSON: {error}"))?;
     let object = match key.kind {
         Kind::Service => Service::from_json(&json).map(|service| Object::Service(Box::new(service))),
-        Kind::EndpointSlice => EndpointSlice::from_json(&json).map(Object::Slice),
+        Kind::EndpointSlice => EndpointSlice::from_json(&json).map(|slice| Object::Slice(Box::new(slice))),
     };
     let object = object.map_err(|problem| problem.to_string())?;
     let name: &ObjectName = match &object {

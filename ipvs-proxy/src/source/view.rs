@@ -107,7 +107,7 @@ impl View {
     /// The EndpointSlices of a Service.
     pub(crate) fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
         let slice = |key: &String| match self.objects.get(key) {
-            Some(Object::Slice(slice)) => Some(slice),
+            Some(Object::Slice(slice)) => Some(slice.as_ref()),
             _ => None,
         };
         self.slices.get(name).into_iter().flatten().filter_map(slice)
@@ -124,7 +124,7 @@ impl View {
     /// All EndpointSlices.
     pub(crate) fn all_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.objects.entries().values().filter_map(|object| match object {
-            Object::Slice(slice) => Some(slice),
+            Object::Slice(slice) => Some(slice.as_ref()),
             Object::Service(_) => None,
         })
     }
