@@ -49,10 +49,10 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     }
     start_log(settings)?;
     match &invocation.verb {
-        None => {
-            let rows = run::cleanup()?;
-            println!("removed {rows} rows of IPVS, the link of virtual addresses and the nft table");
-        }
+        None => match run::cleanup()? {
+            Some(rows) => println!("removed {rows} rows of IPVS, their virtual addresses and the nft table"),
+            None => println!("this program has put nothing into the kernel; nothing is removed"),
+        },
         Some(Verb::Status { json }) => return commands::status(&config::run_dir(flags), *json),
         Some(Verb::Tables { json }) => commands::tables(&config::run_dir(flags), *json)?,
         Some(verb) => commands::on_store(config::read_store(flags, seed)?, verb)?,

@@ -5,6 +5,7 @@
 //! | module | rows |
 //! |---|---|
 //! | [`ipvs`] | virtual servers and real servers |
+//! | [`record`] | elements that say which virtual servers are ours |
 //! | [`table`] | the nft table: what is masqueraded and what is refused |
 //! | [`vip`] | the dummy link and its addresses |
 //! | [`drain`] | real servers that take no new connections until their old ones have ended |
@@ -14,6 +15,7 @@
 
 pub(crate) mod drain;
 pub(crate) mod ipvs;
+pub(crate) mod record;
 mod serves;
 pub(crate) mod table;
 #[cfg(test)]
@@ -122,12 +124,16 @@ impl DataPlane {
     }
 }
 
+/// Its element in the record and its place in the set that is masqueraded.
 fn change_record(server: VirtualServerKey, old: Option<&Frontend>, new: Option<&Frontend>, changes: &mut Changes) {
-    let owner = |frontend: Option<&Frontend>| frontend.map(|frontend| frontend.owner.to_string());
-    if owner(old) != owner(new) {
-        let text = owner(new);
-        let (row, value) = table::service(&server, text.as_deref().unwrap_or_default());
-        changes.nft.insert(row, text.map(|_| value));
+    let (old, new) = (old.map(|old| &old.owner), new.map(|new| &new.owner));
+    if let Some(owner) = new.or(old).filter(|_| old != new) {
+        let (row, value) = record::element(&server, owner);
+        changes.nft.insert(row, new.map(|_| value));
+    }
+    if old.is_some() != new.is_some() {
+        let (row, value) = table::service(&server);
+        changes.nft.insert(row, new.map(|_| value));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The nftables table `ip ipvs-proxy`: which connections are masqueraded, and what a virtual address refuses.
 //!
-//! The chains are static; a Service changes elements of three sets. IPVS rewrites destinations only, so:
+//! The chains are static; a Service changes elements of the sets. IPVS rewrites destinations only, so:
 //!
 //! * A client outside the Pod network, this host included, is masqueraded; or the answer would go to it past the IPVS
 //!   that must rewrite it. Such packets are marked before IPVS sees them, because behind it they no longer carry the
@@ -12,8 +12,7 @@
 //! * A port of a virtual address that no Service has is refused, before a process of this host that listens on all
 //!   addresses can answer.
 //!
-//! The set `services` is also the record of which virtual servers are ours: an element is there before its virtual server
-//! is made and goes after it, in the same namespace, and nothing else has to be kept on disk.
+//! The table also holds the [`record`] of which virtual servers are ours.
 
 use std::net::IpAddr;
 
@@ -23,6 +22,8 @@ use netstate::nft::{
     Reject, Row, RowKey, Rule, Set, Statement, Table, TableKey, Type, Verdict, priority,
 };
 use netstate::{IpFamily, Prefix, Protocol};
+
+use super::record;
 
 const TABLE: &str = "ipvs-proxy";
 const SERVICES: &str = "services";
@@ -48,6 +49,7 @@ pub(crate) fn table(pods: Prefix) -> (RowKey, Row) {
         (VIPS, vec![Type::Ipv4Addr]),
     ];
     table.sets.extend(sets.map(|(name, key)| (Name::literal(name), Set::of(key))));
+    table.sets.insert(Name::literal(record::SET), record::set());
     let chains = [
         ("prerouting", mark(Hook::Prerouting, pods)),
         ("output", mark(Hook::Output, pods)),
@@ -113,11 +115,11 @@ fn element(set: &'static str, key: Vec<Datum>) -> RowKey {
     RowKey::Element(ElementKey { table: table_key(), set: Name::literal(set), key })
 }
 
-/// The element of a virtual server: its traffic is marked, and it is ours.
+/// The element of an address and port that is served: clients outside the Pod network are masqueraded.
 #[must_use]
-pub(crate) fn service(key: &VirtualServerKey, comment: &str) -> (RowKey, Row) {
+pub(crate) fn service(key: &VirtualServerKey) -> (RowKey, Row) {
     let parts = vec![key.addr.into(), Datum::Protocol(key.protocol), Datum::Port(key.port)];
-    (element(SERVICES, parts), Row::Element(Element::member().comment(comment)))
+    (element(SERVICES, parts), Row::Element(Element::member()))
 }
 
 /// The element of an address that may reach itself.
@@ -132,26 +134,12 @@ pub(crate) fn vip(addr: IpAddr) -> (RowKey, Row) {
     (element(VIPS, vec![addr.into()]), Row::Element(Element::member()))
 }
 
-/// The virtual server that an observed row records as ours, if it does.
-#[must_use]
-pub(crate) fn recorded(row: &RowKey) -> Option<VirtualServerKey> {
-    let RowKey::Element(element) = row else { return None };
-    if element.table != table_key() || element.set != Name::literal(SERVICES) {
-        return None;
-    }
-    match element.key.as_slice() {
-        [Datum::Ipv4(addr), Datum::Protocol(protocol), Datum::Port(port)] => {
-            Some(VirtualServerKey { protocol: *protocol, addr: IpAddr::V4(*addr), port: *port })
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use netstate::nft::Ruleset;
 
     use super::*;
+    use crate::object::ObjectName;
 
     fn web() -> VirtualServerKey {
         VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 }
@@ -163,7 +151,10 @@ mod tests {
         if let (_, Row::Table(table)) = table("172.7.0.0/16".parse().unwrap()) {
             ruleset.table = table;
         }
-        for (key, row) in [service(&web(), "default/web"), hairpin([172, 7, 21, 2].into()), vip(web().addr)] {
+        let name = ObjectName::new("default", "web");
+        for (key, row) in
+            [service(&web()), hairpin([172, 7, 21, 2].into()), vip(web().addr), record::element(&web(), &name)]
+        {
             if let (RowKey::Element(key), Row::Element(element)) = (key, row) {
                 ruleset.elements.insert(key, element);
             }
@@ -177,9 +168,14 @@ table ip ipvs-proxy {
 \t\telements = { 172.7.21.2 . 172.7.21.2 }
 \t}
 
-\tset services {
+\tset record {
 \t\ttype ipv4_addr . inet_proto . inet_service
 \t\telements = { 192.168.0.10 . tcp . 80 comment \"default/web\" }
+\t}
+
+\tset services {
+\t\ttype ipv4_addr . inet_proto . inet_service
+\t\telements = { 192.168.0.10 . tcp . 80 }
 \t}
 
 \tset vips {
@@ -216,12 +212,5 @@ table ip ipvs-proxy {
 }
 "
         );
-    }
-
-    #[test]
-    fn the_record_is_read_back_from_the_rows_that_wrote_it() {
-        assert_eq!(recorded(&service(&web(), "x").0), Some(web()));
-        assert_eq!(recorded(&hairpin(web().addr).0), None);
-        assert_eq!(recorded(&table("172.7.0.0/16".parse().unwrap()).0), None);
     }
 }

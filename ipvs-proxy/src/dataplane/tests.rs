@@ -9,7 +9,7 @@ use super::*;
 use crate::object::ObjectName;
 use crate::object::service::Policy;
 use crate::plan::claims::Conflict;
-use crate::plan::frontend::{Kind, Masquerade, Owner, Place};
+use crate::plan::frontend::{Kind, Masquerade, Place};
 use crate::plan::select::Backend;
 use crate::plan::{Claims, FrontendKey, ServicePlan};
 
@@ -44,7 +44,7 @@ fn frontend(owner: &str, pods: &[u8]) -> Frontend {
     let backends: BTreeSet<_> = pods.iter().map(backend).collect();
     Frontend {
         kind: Kind::ClusterIp,
-        owner: Owner { service: name(owner), port: String::new() },
+        owner: name(owner),
         affinity: None,
         policy: Policy::Cluster,
         masquerade: Masquerade::FromOutside,
@@ -79,6 +79,7 @@ fn a_new_service_brings_elements_servers_and_its_address() {
         [
             "+ element ip ipvs-proxy @hairpin { 172.7.21.2 . 172.7.21.2 }",
             "+ element ip ipvs-proxy @hairpin { 172.7.21.3 . 172.7.21.3 }",
+            "+ element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }",
             "+ element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
             "+ element ip ipvs-proxy @vips { 192.168.0.10 }",
             "+ tcp 192.168.0.10:80",
@@ -113,7 +114,11 @@ fn an_address_stays_as_long_as_one_port_needs_it() {
     let changes = desired.set(&name("web"), service("", &[(key(10, 443), &[])], "x"));
     assert_eq!(
         text(&changes),
-        ["- element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }", "- tcp 192.168.0.10:80"]
+        [
+            "- element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }",
+            "- element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
+            "- tcp 192.168.0.10:80"
+        ]
     );
     let changes = desired.set(&name("web"), None);
     assert!(text(&changes).contains(&"- 192.168.0.10/32 dev kube-ipvs0".to_owned()));

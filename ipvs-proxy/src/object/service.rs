@@ -20,6 +20,9 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Seconds of session affinity when the Service leaves them open (v1.ClientIPConfig).
 const AFFINITY: u32 = 10_800;
 
+/// Namespaces and Services are labels (RFC 1123); the kernel's record of a virtual server has room for two of them.
+const LONGEST_NAME: usize = 63;
+
 /// A Service; one that nobody serves (headless, ExternalName, another proxy's) has neither addresses nor ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
@@ -102,7 +105,11 @@ impl Service {
         let root = Field::root(object);
         root.expect_kind("Service")?;
         let created = root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().to_owned();
-        let mut service = Self::nobodys(object_name(&root)?, created);
+        let name = object_name(&root)?;
+        if name.namespace.len().max(name.name.len()) > LONGEST_NAME {
+            return Err(root.get("metadata").problem("a namespace and a name of at most 63 letters"));
+        }
+        let mut service = Self::nobodys(name, created);
         let cluster_ips = if is_elsewhere(&root)? { Vec::new() } else { cluster_ips(&root, &mut service.skipped)? };
         let ports = ports(&root, &mut service.skipped)?;
         if cluster_ips.is_empty() {
@@ -383,6 +390,7 @@ mod tests {
             (&["spec", "clusterIP"], json!(7), "spec.clusterIP"),
             (&["spec", "ports"], json!({}), "spec.ports"),
             (&["metadata", "name"], json!("a/b"), "metadata.name"),
+            (&["metadata", "name"], json!("a".repeat(64)), "metadata"),
         ] {
             let problem = Service::from_json(&with(path, value.clone())).unwrap_err();
             assert_eq!(problem.field, field, "{value}");

@@ -67,29 +67,13 @@ pub(crate) enum Masquerade {
     Never,
 }
 
-/// Service and port that a frontend belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Owner {
-    /// The Service.
-    pub(crate) service: ObjectName,
-    /// The name of its port.
-    pub(crate) port: String,
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let colon = if self.port.is_empty() { "" } else { ":" };
-        write!(f, "{}{colon}{}", self.service, self.port)
-    }
-}
-
 /// What stands behind an address and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Frontend {
     /// What the address is to the Service.
     pub(crate) kind: Kind,
-    /// Whose it is.
-    pub(crate) owner: Owner,
+    /// The Service whose it is.
+    pub(crate) owner: ObjectName,
     /// Seconds a client stays with its backend; `None` without session affinity.
     pub(crate) affinity: Option<u32>,
     /// Which endpoints may be chosen.
@@ -110,7 +94,7 @@ pub(crate) fn frontends(service: &Service) -> impl Iterator<Item = (FrontendKey,
 fn of_port(service: &Service, port: &ServicePort) -> Vec<(FrontendKey, Frontend)> {
     let frontend = |kind| Frontend {
         kind,
-        owner: Owner { service: service.name.clone(), port: port.name.clone() },
+        owner: service.name.clone(),
         affinity: service.affinity,
         policy: if kind == Kind::ClusterIp { service.internal_policy } else { service.external_policy },
         masquerade: match (kind, service.external_policy) {

@@ -16,7 +16,7 @@ use netstate::{IfName, LinkKind, Prefix, SysctlKey};
 use reconcile::Target;
 
 use super::targets::Targets;
-use crate::dataplane::{table as nft, vip};
+use crate::dataplane::{record, table, vip};
 use crate::plan::networks::NodeNetwork;
 
 /// The networks that this node is in, read from the kernel.
@@ -116,20 +116,15 @@ pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), Kern
     Ok(())
 }
 
-/// The virtual servers that are ours from before: those that our nft table records. When there is no such table, this is
-/// the place of kube-proxy, or somebody flushed the ruleset while we were away: then those whose address is on our link.
+/// The virtual servers that are ours from before; see [`record::owned`].
 ///
 /// # Errors
 /// When the kernel cannot be read.
 pub(crate) fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
-    let record = NftTables::new(Nft::open()?, [nft::table_key()]).observe()?;
-    if !record.is_empty() {
-        return Ok(record.keys().filter_map(nft::recorded).collect());
-    }
+    let rows = NftTables::new(Nft::open()?, [table::table_key()]).observe()?;
     let addresses = Addresses::new(Rtnl::open()?, [link.clone()]).observe()?;
-    let addresses: BTreeSet<IpAddr> = addresses.into_keys().map(|key| key.addr).collect();
-    let servers = ipvs.virtual_servers()?;
-    Ok(servers.into_keys().filter(|key| addresses.contains(&key.addr)).collect())
+    let on_link = addresses.into_keys().map(|key| key.addr).collect();
+    Ok(record::owned(&rows, &on_link, ipvs.virtual_servers()?.into_keys()))
 }
 
 /// Opens every table of the calling thread's network namespace.
@@ -148,7 +143,7 @@ pub(crate) fn targets(
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
         links: Box::new(Links::new(links, Box::new(move |found, _| *found == name))),
-        nft: Box::new(NftTables::new(nft, [nft::table_key()])),
+        nft: Box::new(NftTables::new(nft, [table::table_key()])),
         servers: Box::new(IpvsTable::new(ipvs, owned)),
         addresses: Box::new(Addresses::new(addresses, [link.clone()])),
         flows: Box::new(Conntrack::open()?),

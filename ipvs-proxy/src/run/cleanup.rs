@@ -1,40 +1,67 @@
 //! Taking everything of ours out of the kernel: for a node that is leaving, never at an ordinary end.
 //!
-//! Invariant: only what is ours goes: our link with its addresses, the virtual servers that our record names, our nft
-//! table; in this order, and the record last, so that a clean-up that was interrupted can be done again.
+//! Invariants. Only what our record names goes: where this program never ran nothing does, whatever stands on the link of
+//! that name. The record goes last, so that a clean-up that was interrupted can be done again.
 
-use kernel::Rtnl;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use kernel::address::Addresses;
 use kernel::ipvs::{Ipvs, IpvsTable};
 use kernel::nft::{Nft, Tables};
-use kernel::{Cause, KernelError};
-use reconcile::{Owner, Step, Target};
+use kernel::{Cause, KernelError, Rtnl};
+use netstate::ipvs::VirtualServerKey;
+use netstate::nft;
+use netstate::{Address, AddressKey, IfName};
+use reconcile::{Owner, Rows, Step, Target};
 
-use super::{addresses, link};
-use crate::dataplane::table as nft;
+use super::link;
+use crate::dataplane::{record, table};
 
-/// Removes everything; returns how many virtual servers went.
+/// Removes everything; returns how many virtual servers went, `None` when there is no record of ours.
 ///
 /// # Errors
 /// The first thing that the kernel refused to give up.
-pub(crate) fn cleanup() -> anyhow::Result<usize> {
-    let link = link()?;
+pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
+    let mut tables = Tables::new(Nft::open()?, [table::table_key()]);
+    let rows = tables.observe()?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    remove_addresses(&rows, &link()?)?;
+    let recorded: BTreeSet<_> = rows.keys().filter_map(record::server).collect();
     let removed = match Ipvs::open() {
-        Ok(mut ipvs) => {
-            let owned = addresses::owned(&mut ipvs, &link)?;
-            Rtnl::open()?.delete_link(&link)?;
-            remove_ours(&mut IpvsTable::new(ipvs, owned))?
-        }
-        Err(KernelError { cause: Cause::Missing(_), .. }) => {
-            Rtnl::open()?.delete_link(&link)?;
-            0
-        }
+        Ok(ipvs) => remove_ours(&mut IpvsTable::new(ipvs, recorded))?,
+        Err(KernelError { cause: Cause::Missing(_), .. }) => 0,
         Err(error) => return Err(error.into()),
     };
-    remove_ours(&mut Tables::new(Nft::open()?, [nft::table_key()]))?;
-    Ok(removed)
+    remove_ours(&mut tables)?;
+    Ok(Some(removed))
 }
 
-/// Removes every row of `table` that is ours.
+/// Removes the addresses of what the record names; the link with them when the record is whole, for then it is ours, or
+/// when nothing is left on it.
+fn remove_addresses(rows: &Rows<nft::RowKey, nft::Row>, link: &IfName) -> Result<(), KernelError> {
+    let mut addresses = Addresses::new(Rtnl::open()?, [link.clone()]);
+    let (ours, others) = ours(rows, addresses.observe()?.into_keys());
+    if others.is_empty() || rows.contains_key(&record::marker_key()) {
+        return Rtnl::open()?.delete_link(link);
+    }
+    let steps: Vec<_> = ours.into_iter().map(|key| Step::Remove(key, Address)).collect();
+    addresses.apply(&steps).into_iter().collect()
+}
+
+/// The addresses of recorded virtual servers, and the others.
+fn ours(
+    rows: &Rows<nft::RowKey, nft::Row>,
+    addresses: impl Iterator<Item = AddressKey>,
+) -> (Vec<AddressKey>, Vec<AddressKey>) {
+    let recorded = rows.keys().filter_map(record::server).map(|server: VirtualServerKey| server.addr);
+    let recorded: BTreeSet<IpAddr> = recorded.collect();
+    addresses.partition(|key| recorded.contains(&key.addr))
+}
+
+/// Removes every row of `table` that is ours; returns how many virtual servers or tables they were.
 fn remove_ours<T: Target<Error = KernelError>>(table: &mut T) -> Result<usize, KernelError> {
     let rows = table.observe()?.into_iter().filter(|(_, row)| row.owner == Owner::Ours);
     let steps: Vec<_> = rows.map(|(key, row)| Step::Remove(key, row.value)).collect();

@@ -12,12 +12,12 @@ use reconcile::Rows;
 
 use super::rotation::reals_of;
 use super::tables::Tables;
-use crate::dataplane::ipvs;
 use crate::dataplane::table as nft;
+use crate::dataplane::{ipvs, record};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Policy;
-use crate::plan::frontend::{self, Masquerade, Owner};
+use crate::plan::frontend::{self, Masquerade};
 use crate::plan::select::{Backend, Locality};
 use crate::plan::{Frontend, ServicePlan};
 use crate::source::view::View;
@@ -40,14 +40,14 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
 /// The plans of Services in doubt as the kernel holds them, by the names that the record carries.
 pub(super) fn remember(view: &View, tables: &Tables) -> BTreeMap<ObjectName, ServicePlan> {
     let mut plans: BTreeMap<ObjectName, ServicePlan> = BTreeMap::new();
-    let (Some(record), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else { return plans };
-    for (row, observed) in record {
-        if let Some((server, owner)) = recorded(row, &observed.value)
-            && is_in_doubt(view, &owner.service)
+    let (Some(rows), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else { return plans };
+    for (row, observed) in rows {
+        if let Some((server, owner)) = record::server(row).zip(record::service(&observed.value))
+            && is_in_doubt(view, &owner)
             && servers.contains_key(&RowKey::Virtual(server))
         {
-            let frontends = &mut plans.entry(owner.service.clone()).or_default().frontends;
-            frontends.insert(ipvs::frontend(&server), frontend(server, owner, record, servers));
+            let frontends = &mut plans.entry(owner.clone()).or_default().frontends;
+            frontends.insert(ipvs::frontend(&server), frontend(server, owner, rows, servers));
         }
     }
     plans
@@ -56,12 +56,12 @@ pub(super) fn remember(view: &View, tables: &Tables) -> BTreeMap<ObjectName, Ser
 /// What the kernel holds behind a virtual server.
 fn frontend(
     server: VirtualServerKey,
-    owner: Owner,
-    record: &Rows<nft_rows::RowKey, nft_rows::Row>,
+    owner: ObjectName,
+    rows: &Rows<nft_rows::RowKey, nft_rows::Row>,
     servers: &Rows<RowKey, Row>,
 ) -> Frontend {
     let backend = |real: RealServerKey| {
-        let here = record.contains_key(&nft::hairpin(real.addr).0);
+        let here = rows.contains_key(&nft::hairpin(real.addr).0);
         let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
         Backend { addr: real.addr, port: real.port, weight: 1, locality }
     };
@@ -74,13 +74,4 @@ fn frontend(
         sources: Vec::new(),
         backends: reals_of(servers, server).map(backend).collect(),
     }
-}
-
-/// The virtual server of a recorded element, and whose it is.
-fn recorded(row: &nft_rows::RowKey, value: &nft_rows::Row) -> Option<(VirtualServerKey, Owner)> {
-    let server = nft::recorded(row)?;
-    let nft_rows::Row::Element(nft_rows::Element { comment: Some(comment), .. }) = value else { return None };
-    let (namespace, rest) = comment.split_once('/')?;
-    let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
-    Some((server, Owner { service: ObjectName::new(namespace, name), port: port.to_owned() }))
 }

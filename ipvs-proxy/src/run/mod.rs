@@ -18,6 +18,8 @@ pub(crate) mod targets;
 mod tests;
 mod worker;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::{Context, bail};
 use daemon::log::Log;
 use daemon::monitors::{Meaning, Monitors, NFTABLES, Ports, RTNETLINK};
@@ -109,8 +111,9 @@ fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
     let here = Here { node: config.node.clone(), addresses };
     tracing::info!(node = config.node, kernel = release, ipvs = ?info.version, adopted = owned.len(), "starting");
     let (targets, ports) = addresses::targets(ipvs, owned, &link, &sysctls)?;
+    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tables = Tables::new(targets, config.grace, &sysctls, config.pods, &link);
-    let proxy = Proxy::new(here, networks, DataPlane::new(link, config.scheduler.clone()), tables);
+    let proxy = Proxy::new(here, networks, DataPlane::new(link, config.scheduler.clone()), tables, epoch);
     Ok((proxy, ports))
 }
 

@@ -38,6 +38,10 @@ pub(crate) struct Proxy {
     misplaced: BTreeMap<ObjectName, String>,
     /// Services that are served as the kernel remembers them; `None` before the kernel was asked.
     remembered: Option<BTreeSet<ObjectName>>,
+    /// Unix time of the clock's zero, in seconds.
+    epoch: u64,
+    /// The record is marked as whole.
+    whole: bool,
     next_audit: Duration,
     totals: Totals,
 }
@@ -58,9 +62,9 @@ pub(crate) struct Totals {
 }
 
 impl Proxy {
-    /// A proxy that knows nothing yet.
+    /// A proxy that knows nothing yet; `epoch` is the Unix time at which its clock shows zero.
     #[must_use]
-    pub(crate) fn new(here: Here, networks: Networks, plane: DataPlane, tables: Tables) -> Self {
+    pub(crate) fn new(here: Here, networks: Networks, plane: DataPlane, tables: Tables, epoch: u64) -> Self {
         Self {
             here,
             networks,
@@ -72,6 +76,8 @@ impl Proxy {
             dirty: BTreeSet::new(),
             misplaced: BTreeMap::new(),
             remembered: None,
+            epoch,
+            whole: false,
             next_audit: Duration::ZERO,
             totals: Totals::default(),
         }
@@ -109,6 +115,7 @@ impl Proxy {
         if self.gate.is_open() {
             self.remember();
             pass += self.tables.leave(now);
+            self.whole = self.whole || self.tables.mark_whole(self.epoch.saturating_add(now.as_secs()));
         }
         self.tables.settle_flows();
         self.count(&pass);
@@ -126,6 +133,7 @@ impl Proxy {
         if self.remembered.is_some() || !self.tables.is_read() {
             return;
         }
+        self.whole = self.tables.keep_marker();
         let plans = remember(&self.view, &self.tables);
         self.remembered = Some(plans.keys().cloned().collect());
         for (name, plan) in plans {

@@ -16,13 +16,13 @@ use kernel::nft::Change;
 use kernel::watch::Event;
 use netstate::ipvs::{RealServerKey, Row, RowKey};
 use netstate::{IfName, Protocol, SysctlKey, nft as nft_rows};
-use reconcile::{Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
+use reconcile::{Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
 use super::flows::Pending;
 use super::rotation::Audit;
 use super::targets::{AnyTarget, Flows, Servers, Targets};
 use crate::dataplane::drain::{Drains, Ended};
-use crate::dataplane::{Changes, ipvs, table as nft, vip};
+use crate::dataplane::{Changes, ipvs, record, table as nft, vip};
 
 /// The reconcilers; see the module's text.
 pub(crate) struct Tables {
@@ -164,6 +164,29 @@ impl Tables {
         if let Some(mirror) = self.stack.mirror(self.servers) {
             self.pending.settle(mirror, self.flows.as_mut());
         }
+    }
+
+    /// Keeps the marker of a record that was found whole; returns whether it was.
+    pub(crate) fn keep_marker(&mut self) -> bool {
+        let found = self.observed_nft().and_then(|rows| rows.get(&record::marker_key())).map(|row| row.value.clone());
+        let is_whole = found.is_some();
+        self.stack.want(self.nft, record::marker_key(), found);
+        is_whole
+    }
+
+    /// Marks the record as whole, once whatever was adopted is in order: desired, or gone. Returns whether it is.
+    pub(crate) fn mark_whole(&mut self, since: u64) -> bool {
+        let Some(servers) = self.stack.get(self.servers) else { return false };
+        let in_order = |(key, row): (&RowKey, &Observed<Row>)| {
+            row.owner == Owner::Foreign || matches!(key, RowKey::Real(_)) || servers.desired().contains_key(key)
+        };
+        let recorded = self.stack.get(self.nft).is_some_and(|nft| nft.status().is_done());
+        let is_whole = recorded && servers.mirror().is_some_and(|rows| rows.iter().all(in_order));
+        if is_whole {
+            let (key, row) = record::marker(since);
+            self.stack.want(self.nft, key, Some(row));
+        }
+        is_whole
     }
 
     /// True when the kernel's record and servers have been read.

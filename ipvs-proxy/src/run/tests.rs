@@ -9,17 +9,16 @@ use std::time::Duration;
 use cluster::Event;
 use kernel::KernelError;
 use kernel::fake::FakeTable;
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, Link, Protocol, SysctlKey, nft as nft_rows};
 use proptest::prelude::*;
-use reconcile::{Rows, Step, Target};
+use reconcile::{Observed, Owner, Rows, Step, Target};
 use serde_json::json;
 
 use super::proxy::Proxy;
 use super::tables::{Tables, Touched};
 use super::targets::{Flows, Servers, Stale, Targets};
-use crate::dataplane::DataPlane;
-use crate::dataplane::vip;
+use crate::dataplane::{DataPlane, record, vip};
 use crate::object::key::ObjectKey;
 use crate::plan::networks::Networks;
 use crate::plan::select::Here;
@@ -148,7 +147,7 @@ impl Rig {
         let tables = Tables::new(targets, Duration::from_secs(900), &BTreeMap::new(), pods, &link);
         let here = Here { node: "hdss7-21.host.com".into(), addresses: BTreeSet::new() };
         let networks = Networks { pods, services: None, node: Vec::new() };
-        let proxy = Proxy::new(here, networks, DataPlane::new(link, "rr".into()), tables);
+        let proxy = Proxy::new(here, networks, DataPlane::new(link, "rr".into()), tables, 1_790_000_000);
         Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
 
@@ -227,11 +226,13 @@ fn the_address_comes_last_and_goes_first() {
         [
             "link + kube-ipvs0",
             "nft + table ip ipvs-proxy",
+            "nft + element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }",
             "nft + element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
             "nft + element ip ipvs-proxy @vips { 192.168.0.10 }",
             "ipvs + tcp 192.168.0.10:80",
             "ipvs + tcp 192.168.0.10:80 -> 172.7.22.2:80",
             "address + 192.168.0.10/32 dev kube-ipvs0",
+            "nft + element ip ipvs-proxy @record { 0.0.0.0 . tcp . 0 }",
         ]
     );
     rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
@@ -241,6 +242,7 @@ fn the_address_comes_last_and_goes_first() {
             "address - 192.168.0.10/32 dev kube-ipvs0",
             "ipvs - tcp 192.168.0.10:80",
             "ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80",
+            "nft - element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }",
             "nft - element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
             "nft - element ip ipvs-proxy @vips { 192.168.0.10 }",
         ]
@@ -344,6 +346,33 @@ fn what_others_change_is_found_by_notification_or_audit() {
 }
 
 #[test]
+fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_order() {
+    let marker = record::marker_key();
+    let mut rig = Rig::new();
+    let left = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 99].into(), port: 80 });
+    let value = Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: None });
+    rig.servers.contents().rows.insert(left, Observed { value, owner: Owner::Ours });
+    rig.work();
+    let has_marker = |rig: &Rig| rig.nft.contents().rows.contains_key(&record::marker_key());
+    assert!(!has_marker(&rig), "a first start that finds no source adopts nothing for good");
+    rig.receive(Event::Reset);
+    rig.servers.contents().errors.extend([Some(16)]);
+    rig.complete();
+    rig.work();
+    assert!(!has_marker(&rig), "the kernel refused to give up what was adopted");
+    rig.later(1);
+    assert!(rig.servers.contents().rows.is_empty());
+    let since = |rig: &Rig| rig.nft.contents().rows.get(&marker).map(|row| row.value.clone());
+    let first = since(&rig);
+    assert_eq!(first, Some(record::marker(1_790_000_001).1));
+    let mut again = Rig::on(rig.nft.clone(), rig.servers.clone(), rig.addresses.clone());
+    again.receive(Event::Reset);
+    again.complete();
+    again.later(100);
+    assert_eq!(since(&again), first, "a marker that is there stays as it is");
+}
+
+#[test]
 fn a_malformed_service_goes_on_as_the_kernel_remembers_it_until_it_is_gone() {
     let before = Rig::web();
     let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
@@ -367,7 +396,7 @@ fn a_service_whose_only_slice_is_malformed_keeps_the_endpoints_that_the_kernel_r
     rig.complete();
     assert_eq!(rig.work(), ["link + kube-ipvs0"]);
     rig.service("other", 11, "TCP");
-    assert_eq!(rig.work().len(), 4, "others go on");
+    assert_eq!(rig.work().len(), 5, "others go on");
     rig.endpoints("web", "TCP", &[3]);
     assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"], "a good slice counts at once");
 }

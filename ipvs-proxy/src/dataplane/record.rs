@@ -1,0 +1,131 @@
+//! The record of which virtual servers are ours: the set `record` of our nft table.
+//!
+//! IPVS rows carry no mark of their maker. An element is there before its virtual server is made and goes after it, in the
+//! same namespace; nothing has to be kept on disk. Its comment is the Service's name, whole: with at most 63 bytes each,
+//! namespace and name always fit.
+//!
+//! That the table exists does not say that the record is whole: a first start that found no source has recorded nothing of
+//! what its predecessor left. Invariant: the record has its marker, which says since when, only behind a pass that has put
+//! in order whatever was adopted; before that every start adopts anew what stands at addresses of our link.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use netstate::Protocol;
+use netstate::ipvs::VirtualServerKey;
+use netstate::nft::{Datum, Element, ElementKey, Name, Row, RowKey, Set, Type};
+use reconcile::Rows;
+
+use super::table::table_key;
+use crate::object::ObjectName;
+
+/// Name of the set.
+pub(super) const SET: &str = "record";
+
+/// The set.
+pub(super) fn set() -> Set {
+    Set::of(vec![Type::Ipv4Addr, Type::InetProto, Type::InetService])
+}
+
+/// The element of a virtual server that is made for `service`.
+#[must_use]
+pub(crate) fn element(server: &VirtualServerKey, service: &ObjectName) -> (RowKey, Row) {
+    let parts = vec![server.addr.into(), Datum::Protocol(server.protocol), Datum::Port(server.port)];
+    (key(parts), Row::Element(Element::member().comment(service.to_string())))
+}
+
+/// The marker of a record that is whole since `since`, in seconds of Unix time.
+#[must_use]
+pub(crate) fn marker(since: u64) -> (RowKey, Row) {
+    (marker_key(), Row::Element(Element::member().comment(format!("whole since {since}"))))
+}
+
+/// No virtual server has this address and port.
+#[must_use]
+pub(crate) fn marker_key() -> RowKey {
+    key(vec![Datum::Ipv4(Ipv4Addr::UNSPECIFIED), Datum::Protocol(Protocol::Tcp), Datum::Port(0)])
+}
+
+fn key(parts: Vec<Datum>) -> RowKey {
+    RowKey::Element(ElementKey { table: table_key(), set: Name::literal(SET), key: parts })
+}
+
+/// The virtual server that an observed row records as ours, if it does.
+#[must_use]
+pub(crate) fn server(row: &RowKey) -> Option<VirtualServerKey> {
+    let RowKey::Element(element) = row else { return None };
+    if element.table != table_key() || element.set != Name::literal(SET) {
+        return None;
+    }
+    match element.key.as_slice() {
+        [Datum::Ipv4(addr), Datum::Protocol(protocol), Datum::Port(port)] if *port != 0 => {
+            Some(VirtualServerKey { protocol: *protocol, addr: IpAddr::V4(*addr), port: *port })
+        }
+        _ => None,
+    }
+}
+
+/// The Service that a recorded virtual server was made for.
+#[must_use]
+pub(crate) fn service(value: &Row) -> Option<ObjectName> {
+    let Row::Element(Element { comment: Some(comment), .. }) = value else { return None };
+    let (namespace, name) = comment.split_once('/')?;
+    Some(ObjectName::new(namespace, name))
+}
+
+/// The virtual servers of `servers` that are ours from before: those in the record; while it is not whole, also those whose
+/// address is on our link, for that is where a predecessor of either name keeps the addresses of its own.
+#[must_use]
+pub(crate) fn owned(
+    record: &Rows<RowKey, Row>,
+    on_link: &BTreeSet<IpAddr>,
+    servers: impl IntoIterator<Item = VirtualServerKey>,
+) -> BTreeSet<VirtualServerKey> {
+    let mut owned: BTreeSet<_> = record.keys().filter_map(server).collect();
+    if !record.contains_key(&marker_key()) {
+        owned.extend(servers.into_iter().filter(|server| on_link.contains(&server.addr)));
+    }
+    owned
+}
+
+#[cfg(test)]
+mod tests {
+    use reconcile::{Observed, Owner};
+
+    use super::*;
+
+    fn web() -> VirtualServerKey {
+        VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 }
+    }
+
+    fn rows(rows: impl IntoIterator<Item = (RowKey, Row)>) -> Rows<RowKey, Row> {
+        rows.into_iter().map(|(key, value)| (key, Observed { value, owner: Owner::Ours })).collect()
+    }
+
+    #[test]
+    fn the_longest_names_are_read_back_whole() {
+        let longest = ObjectName::new("n".repeat(63), "s".repeat(63));
+        let (key, value) = element(&web(), &longest);
+        assert_eq!((server(&key), service(&value)), (Some(web()), Some(longest)));
+        let Row::Element(element) = value else { panic!("no element") };
+        assert!(element.comment.unwrap().len() <= 128, "nft takes no longer comment");
+    }
+
+    #[test]
+    fn the_marker_is_no_virtual_server() {
+        assert_eq!(server(&marker(7).0), None);
+    }
+
+    #[test]
+    fn a_record_without_marker_is_not_whole_and_what_stands_on_our_link_is_adopted() {
+        let (elsewhere, left) = ([10, 4, 7, 99].into(), [192, 168, 0, 11].into());
+        let servers = [web(), VirtualServerKey { addr: left, ..web() }, VirtualServerKey { addr: elsewhere, ..web() }];
+        let on_link = BTreeSet::from([web().addr, left]);
+        let begun = rows([element(&web(), &ObjectName::new("default", "web"))]);
+        assert_eq!(owned(&begun, &on_link, servers), BTreeSet::from([servers[0], servers[1]]));
+        let mut whole = begun.clone();
+        whole.extend(rows([marker(7)]));
+        assert_eq!(owned(&whole, &on_link, servers), BTreeSet::from([web()]));
+        assert_eq!(owned(&Rows::new(), &BTreeSet::new(), servers), BTreeSet::new());
+    }
+}

@@ -1,0 +1,83 @@
+//! Whose a virtual server is: what the proxy takes over, what it gives up, and what it never touches.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod proxy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use lab::{Host, Need, eventually};
+use proxy::{Nodes, SOON, WEB_YAML, servers};
+
+/// What a kube-proxy leaves of a Service at 192.168.0.77.
+const LEFT: &str = "-A -t 192.168.0.77:80 -s rr\n-a -t 192.168.0.77:80 -r 172.7.21.2:80 -m -w 1\n";
+
+fn leave(node: &Host, rules: &str) -> Result<()> {
+    node.run(&["ip", "link", "add", "kube-ipvs0", "type", "dummy"])?;
+    node.run(&["ip", "address", "add", "192.168.0.77/32", "dev", "kube-ipvs0"])?;
+    node.command("ipvsadm").arg("-R").input(rules).run()?;
+    Ok(())
+}
+
+fn cleanup_without_a_record_removes_nothing() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    leave(node, LEFT)?;
+    let state = || -> Result<String> {
+        Ok(servers(node)?.join("\n") + &node.run(&["ip", "-o", "address", "show", "dev", "kube-ipvs0"])?.stdout)
+    };
+    let before = state()?;
+    let said = node.command(lab::bin("ipvs-proxy")?).arg("--cleanup").run()?.stdout;
+    ensure!(said.contains("nothing is removed"), "{said}");
+    ensure!(state()? == before, "before:\n{before}\nafter:\n{}", state()?);
+    Ok(())
+}
+
+fn cleanup_removes_what_is_recorded_and_nothing_else() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        ensure!(nodes.status()?["ok"] == true);
+        Ok(())
+    })?;
+    ensure!(proxy.terminate(SOON)?.success());
+    let foreign = "-A -t 10.4.7.21:8080 -s rr";
+    node.command("ipvsadm").arg("-R").input(format!("{foreign}\n")).run()?;
+    let said = node.command(lab::bin("ipvs-proxy")?).arg("--cleanup").run()?.stdout;
+    ensure!(said.contains("removed 5 rows of IPVS"), "{said}");
+    ensure!(servers(node)? == [foreign], "{:?}", servers(node)?);
+    let left = node.run(&["ip", "-o", "link"])?.stdout + &node.run(&["nft", "list", "tables"])?.stdout;
+    ensure!(!left.contains("kube-ipvs0") && !left.contains("ipvs-proxy"), "{left}");
+    Ok(())
+}
+
+fn a_start_that_found_no_source_leaves_the_take_over_to_the_next() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    leave(node, LEFT)?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let flags = ["--etcd-endpoints=http://10.4.7.250:2379", "--cluster-cidr=172.7.0.0/16"];
+    let first = node.command(lab::bin("ipvs-proxy")?).args(flags).start("ipvs-proxy")?;
+    eventually(SOON, || node.run(&["nft", "list", "chain", "ip", "ipvs-proxy", "postrouting"]).map(drop))?;
+    ensure!(first.terminate(SOON)?.success());
+    ensure!(servers(node)?.len() == 2, "nothing is removed without a source: {:?}", servers(node)?);
+    let _second = nodes.proxy()?;
+    eventually(SOON, || {
+        let left = servers(node)?.join("\n") + &node.run(&["ip", "-o", "-4", "address"])?.stdout;
+        ensure!(!left.contains("192.168.0.77"), "{left}");
+        Ok(())
+    })
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::IpVs, Need::Nftables, Need::Dummy],
+        lab::tests![
+            cleanup_without_a_record_removes_nothing,
+            cleanup_removes_what_is_recorded_and_nothing_else,
+            a_start_that_found_no_source_leaves_the_take_over_to_the_next,
+        ],
+    )
+}
