@@ -223,6 +223,10 @@ fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<ServicePort>
             true => Err(item.problem("each name, and each pair of protocol and port, once")),
             false => Ok(port),
         });
+        if let (Err(problem), true) = (&port, items.len() == 1) {
+            // Nothing would be left of the Service: it is malformed.
+            return Err(problem.clone());
+        }
         keep(&mut ports, skipped, port);
     }
     Ok(ports)
@@ -389,6 +393,7 @@ mod tests {
             (&["spec", "clusterIP"], json!("127.0.0.1"), "spec.clusterIP"),
             (&["spec", "clusterIP"], json!(7), "spec.clusterIP"),
             (&["spec", "ports"], json!({}), "spec.ports"),
+            (&["spec", "ports"], json!([{"port": 0}]), "spec.ports[0].port"),
             (&["metadata", "name"], json!("a/b"), "metadata.name"),
             (&["metadata", "name"], json!("a".repeat(64)), "metadata"),
         ] {
