@@ -69,6 +69,10 @@ test: setup lab-kernel ## Pass every test
 	cargo build --locked --workspace --all-targets
 	NETD_LAB=require cargo test --locked --workspace --no-fail-fast
 
+.PHONY: bare
+bare: ## Pass every test on a minimal Debian 12 that debootstrap makes in /var/tmp (as root)
+	@tests/bare make test
+
 .PHONY: lint
 lint: setup ## Format, clippy and rustdoc, with warnings as errors
 	cargo fmt --all --check

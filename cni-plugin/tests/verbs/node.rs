@@ -75,7 +75,9 @@ impl Outcome {
 pub(crate) fn on_node(test: impl FnOnce(&Node) + Send + 'static) {
     let outcome = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect(
+            "make mounts private, before anything is written; a chroot that is no mount point has none of its own",
+        );
         for dir in ["/run", "/var/lib"] {
             mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         }
