@@ -4,18 +4,16 @@
 //! network and container from which its name is made, and only by the attachment whose record tells of it, or without
 //! any record when no other interface of the container has one.
 
-use std::path::Path;
-
 use kernel::link::LinkState;
 use kernel::qdisc::Qdisc;
 use kernel::{KernelError, Rtnl};
 use netstate::{LinkKind, TokenBucket};
 
 use crate::plan::bandwidth::{Bandwidth, Facts, ifb_name};
-use crate::plan::gc::Subject;
 use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::error::CniError;
-use crate::state::record::{self, Record};
+use crate::state::record::Record;
+use crate::state::records::Records;
 
 /// Removes the device of `owner` in `network`. `record` is what the owner's record in `records` says.
 ///
@@ -23,7 +21,7 @@ use crate::state::record::{self, Record};
 /// Code 100 when the kernel refuses; no device is a success.
 pub fn remove(
     host: &mut Rtnl,
-    records: &Path,
+    records: &Records,
     network: &str,
     owner: &Attachment,
     record: Option<&Record>,
@@ -32,7 +30,7 @@ pub fn remove(
         return Ok(());
     }
     match find(host, network, &owner.container)? {
-        Some(link) if record.is_some() || !has_sibling(records, network, owner) => {
+        Some(link) if record.is_some() || !has_sibling(records, owner) => {
             host.delete_link_aside(link.index).map_err(CniError::from)
         }
         _ => Ok(()),
@@ -43,8 +41,8 @@ pub fn remove(
 ///
 /// # Errors
 /// Code 100 when the kernel cannot be asked.
-pub fn is_there(host: &mut Rtnl, records: &Path, network: &str, owner: &Attachment) -> Result<bool, CniError> {
-    Ok(find(host, network, &owner.container)?.is_some() && !has_sibling(records, network, owner))
+pub fn is_there(host: &mut Rtnl, records: &Records, network: &str, owner: &Attachment) -> Result<bool, CniError> {
+    Ok(find(host, network, &owner.container)?.is_some() && !has_sibling(records, owner))
 }
 
 /// Removes the device of `container`, all of whose interfaces are gone.
@@ -66,11 +64,8 @@ fn find(host: &mut Rtnl, network: &str, container: &ContainerId) -> Result<Optio
 }
 
 /// True when another interface of the container has a record.
-fn has_sibling(records: &Path, network: &str, owner: &Attachment) -> bool {
-    record::owners(records, network).any(|other| match other {
-        Subject::Attachment(other) => other.container == owner.container && other != *owner,
-        Subject::Container(_) => false,
-    })
+fn has_sibling(records: &Records, owner: &Attachment) -> bool {
+    records.attachments().any(|other| other.container == owner.container && other != *owner)
 }
 
 /// What is there of `bandwidth` on the host end with `index`.

@@ -19,8 +19,9 @@ use crate::plan::gc::Subject;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::CniError;
 use crate::reclaim::ifb;
-use crate::state::record::{self, Found, Record};
-use crate::state::reservations::{Locked, locked, owners};
+use crate::state::record;
+use crate::state::records::{Class, Found, Records};
+use crate::state::reservations::{Locked, locked};
 
 /// The host's links, as far as leftovers are concerned.
 #[derive(Debug, Default)]
@@ -30,100 +31,107 @@ struct HostLinks {
     foreign_pods: bool,
 }
 
-/// Releases what is left over in `reservations` and answers how many addresses that gave. The network's records are in
-/// `records`; its bridge is `bridge`.
-///
-/// # Errors
-/// When the reservations cannot be read or removed, or the kernel cannot be asked.
-pub fn release(
-    reservations: &Locked,
-    records: &Path,
-    network: &str,
-    bridge: &IfName,
-    host: &mut Rtnl,
-) -> Result<usize, CniError> {
-    let links = host_links(bridge, host)?;
-    let boot = record::boot_id();
-    // Judged once: the record goes with the first address, and there may be one of each family.
-    let mut judged: BTreeMap<Attachment, bool> = BTreeMap::new();
-    let mut released = 0;
-    for (addr, text) in reservations.list()? {
-        let is_left = match Subject::of_reservation(&text) {
-            Some(Subject::Attachment(owner)) => match judged.get(&owner) {
-                Some(is_left) => *is_left,
-                None => {
-                    let is_left = is_left_over(&owner, reservations, records, network, &boot, &links, host)?;
-                    judged.insert(owner, is_left);
-                    is_left
-                }
-            },
-            Some(Subject::Container(_)) => !links.foreign_pods,
-            // No owner can ever ask for it back.
-            None => true,
-        };
-        if is_left {
-            reservations.discard(addr)?;
-            released += 1;
-        }
-    }
-    Ok(released)
+/// How leftovers of one network are told from what lives.
+#[derive(Debug)]
+pub struct Leftovers<'a> {
+    network: &'a str,
+    /// The network's bridge.
+    bridge: &'a IfName,
+    records: &'a Records,
+    /// Of what `host-local` gave to other plugins.
+    grants: Records,
+    boot: String,
 }
 
-/// True when something in the directory of reservations `dir` is a leftover. Takes no lock and changes nothing: what is at
-/// work at this moment may be taken for one. Links are looked up one by one; they are listed only when a reservation of
-/// the chain that ran here before us is all that could be one.
-///
-/// # Errors
-/// When the kernel cannot be asked.
-pub fn any(dir: &Path, records: &Path, network: &str, bridge: &IfName, host: &mut Rtnl) -> Result<bool, CniError> {
-    let boot = record::boot_id();
-    let mut may_be_former = false;
-    for text in locked::peek(dir) {
-        match Subject::of_reservation(&text) {
-            None => return Ok(true),
-            Some(Subject::Container(_)) => may_be_former = true,
-            Some(Subject::Attachment(owner)) => {
-                let is_elsewhen = |record: &Record| record.boot != boot;
-                match record::peek(records, network, &owner) {
-                    Some(Some(record)) if is_elsewhen(&record) => return Ok(true),
+impl<'a> Leftovers<'a> {
+    /// Of `network` with its `bridge`, its `records` and its reservations below `data_dir`.
+    #[must_use]
+    pub fn new(network: &'a str, bridge: &'a IfName, records: &'a Records, data_dir: &Path) -> Self {
+        let grants = Records::new(Class::Grant, data_dir, network);
+        Self { network, bridge, records, grants, boot: record::boot_id() }
+    }
+
+    /// Releases what is left over in `reservations` and returns how many addresses that gave.
+    ///
+    /// # Errors
+    /// When the reservations cannot be read or removed, or the kernel cannot be asked.
+    pub fn release(&self, reservations: &Locked, host: &mut Rtnl) -> Result<usize, CniError> {
+        let links = host_links(self.bridge, host)?;
+        // Judged once: the record goes with the first address, and there may be one of each family.
+        let mut judged: BTreeMap<Attachment, bool> = BTreeMap::new();
+        let mut released = 0;
+        for (addr, text) in reservations.list()? {
+            let is_left = match Subject::of_reservation(&text) {
+                Some(Subject::Attachment(owner)) => match judged.get(&owner) {
+                    Some(is_left) => *is_left,
+                    None => {
+                        let is_left = self.is_left_over(&owner, &links, host)?;
+                        judged.insert(owner, is_left);
+                        is_left
+                    }
+                },
+                Some(Subject::Container(_)) => !links.foreign_pods,
+                // No owner can ever ask for it back.
+                None => true,
+            };
+            if is_left {
+                reservations.discard(addr)?;
+                released += 1;
+            }
+        }
+        Ok(released)
+    }
+
+    /// True when something in the directory of reservations `dir` is a leftover. Takes no lock and changes nothing: what is
+    /// at work at this moment may be taken for one. Links are asked for one by one; they are listed only when a
+    /// reservation of the chain that ran here before us is all that could be one.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn any(&self, dir: &Path, host: &mut Rtnl) -> Result<bool, CniError> {
+        let mut may_be_predecessors = false;
+        for text in locked::peek(dir) {
+            match Subject::of_reservation(&text) {
+                None => return Ok(true),
+                Some(Subject::Container(_)) => may_be_predecessors = true,
+                Some(Subject::Attachment(owner)) => match self.records.peek(&owner) {
+                    Some(Some(record)) if record.boot != self.boot => return Ok(true),
                     _ if host.link(owner.host_link())?.is_some() => {}
                     Some(_) => return Ok(true),
-                    None => may_be_former |= !owners::has_living(dir, network, &owner),
-                }
+                    None => may_be_predecessors |= !self.is_granted(&owner),
+                },
             }
         }
+        Ok(may_be_predecessors && !host_links(self.bridge, host)?.foreign_pods)
     }
-    Ok(may_be_former && !host_links(bridge, host)?.foreign_pods)
-}
 
-fn is_left_over(
-    owner: &Attachment,
-    reservations: &Locked,
-    records: &Path,
-    network: &str,
-    boot: &str,
-    links: &HostLinks,
-    host: &mut Rtnl,
-) -> Result<bool, CniError> {
-    let has_link = links.names.contains(owner.host_link());
-    match record::find(records, network, owner) {
-        // Something that is no record stands in its place: whose, nobody knows. One such must not keep all others.
-        Err(_) | Ok(Found::Busy) => Ok(false),
-        Ok(Found::None) => {
-            let is_left = !has_link && !links.foreign_pods && !owners::has_living(reservations.dir(), network, owner);
-            if is_left {
-                owners::forget(reservations.dir(), network, owner)?;
+    /// True when `host-local` gave `owner` addresses for another plugin, and no reboot was since. So does a record that
+    /// cannot be read.
+    fn is_granted(&self, owner: &Attachment) -> bool {
+        self.grants.peek(owner).is_some_and(|record| record.is_none_or(|record| !record.is_of_earlier_boot()))
+    }
+
+    fn is_left_over(&self, owner: &Attachment, links: &HostLinks, host: &mut Rtnl) -> Result<bool, CniError> {
+        let has_link = links.names.contains(owner.host_link());
+        match self.records.find(owner) {
+            // Something that is no record stands in its place: whose, nobody knows. One such must not keep all others.
+            Err(_) | Ok(Found::Busy) => Ok(false),
+            Ok(Found::None) => {
+                let is_left = !has_link && !links.foreign_pods && !self.is_granted(owner);
+                if is_left && let Found::Held(grant) = self.grants.find(owner)? {
+                    grant.remove()?;
+                }
+                Ok(is_left)
             }
-            Ok(is_left)
-        }
-        Ok(Found::Held(mut held)) => {
-            let record = held.read();
-            let of_this_boot = record.as_ref().is_none_or(|record| record.boot == boot);
-            if of_this_boot && has_link {
-                return Ok(false);
+            Ok(Found::Held(mut held)) => {
+                let record = held.read();
+                let of_this_boot = record.as_ref().is_none_or(|record| record.boot == self.boot);
+                if of_this_boot && has_link {
+                    return Ok(false);
+                }
+                ifb::remove(host, self.records, self.network, owner, record.as_ref())?;
+                held.remove().map(|()| true)
             }
-            ifb::remove(host, records, network, owner, record.as_ref())?;
-            held.remove().map(|()| true)
         }
     }
 }

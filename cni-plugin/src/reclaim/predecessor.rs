@@ -73,13 +73,12 @@ pub fn remove_ports(network: &str, container: &ContainerId) -> Result<(), CniErr
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn sweep(network: &str, valid: &[Attachment], part: Part) -> Result<(), CniError> {
+pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
     let is_stale = |rule: &ForeignRule| {
         let (of, container) = predecessor::read_comment(rule.comment.as_deref()?)?;
-        let is_ports = rule.target.as_ref()?.as_str().starts_with("CNI-DN-");
         let is_valid = valid.iter().any(|attachment| attachment.container == container);
-        Some(of == network && !is_valid && (is_ports || part == Part::Chain))
+        Some(of == network && !is_valid)
     };
     let fate = |rule: &ForeignRule| {
         let is_ours = rule.target.as_ref().is_some_and(predecessor::is_chain);
@@ -89,9 +88,6 @@ pub fn sweep(network: &str, valid: &[Attachment], part: Part) -> Result<(), CniE
         if nft.has_table(&table)? {
             nft.remove_foreign(&table, &BTreeSet::new(), fate)?;
         }
-    }
-    if part == Part::Ports {
-        return Ok(());
     }
     let of_network = predecessor::masquerade_of_network(network);
     let stay: Vec<String> = valid.iter().map(|attachment| predecessor::masquerade_of(network, attachment)).collect();

@@ -4,31 +4,28 @@
 //! Invariant: a record stands from before the device is made until after it is gone, so that GC knows the devices of
 //! vanished Pods of this network from everybody else's. What is on the veth pair goes with it and needs no record.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use kernel::link::LinkState;
 use kernel::{KernelError, Rtnl};
 use netstate::LinkKind;
 use serde_json::{Value, json};
 
 use super::Role;
-use super::bridge::Bridge;
-use super::bridge::network::Places;
-use super::{ATTACHMENT_WAIT, open_namespace};
+use super::open_namespace;
 use crate::apply;
 use crate::apply::executor::KernelExecutor;
 use crate::plan::Step;
 use crate::plan::bandwidth;
-use crate::plan::gc::{Subject, stale};
 use crate::protocol::args::Call;
-use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{BandwidthConf, NetConf};
 use crate::protocol::result::{self, AddResult};
 use crate::protocol::version::SpecVersion;
 use crate::reclaim::ifb;
+use crate::reclaim::release::{self, Part};
+use crate::state::ATTACHMENT_WAIT;
+use crate::state::places::Places;
 use crate::state::record::{self, Record};
+use crate::state::records::{Class, Records};
 
 /// The name `bandwidth`.
 #[derive(Debug, Clone, Copy)]
@@ -48,11 +45,7 @@ impl Role for Bandwidth {
     }
 
     fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
-        del(conf, call)
-    }
-
-    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
-        gc(conf)
+        release::chained(conf, call, Part::Bandwidth)
     }
 }
 
@@ -61,8 +54,7 @@ pub const SINCE: SpecVersion = SpecVersion::V0_3_0;
 
 /// What a call of this name says.
 struct Wanted {
-    network: String,
-    records: PathBuf,
+    records: Records,
     bandwidth: Option<bandwidth::Bandwidth>,
     previous: Value,
     result: AddResult,
@@ -70,7 +62,7 @@ struct Wanted {
 
 impl Wanted {
     fn parse(mut conf: NetConf, call: &Call) -> Result<Self, CniError> {
-        let records = records(&conf);
+        let records = Places::of(&conf, None).records(Class::Bandwidth);
         conf.fields.take("stateDir")?;
         let configured = BandwidthConf::take(&mut conf.fields)?;
         conf.fields.finish()?;
@@ -82,12 +74,8 @@ impl Wanted {
         let (previous, result) = result::chained(conf.prev_result, conf.version)?;
         let wanted = configured.or(asked).unwrap_or_default();
         let bandwidth = bandwidth::Bandwidth::new(wanted, &conf.name, &call.attachment);
-        Ok(Self { network: conf.name, records, bandwidth, previous, result })
+        Ok(Self { records, bandwidth, previous, result })
     }
-}
-
-fn records(conf: &NetConf) -> PathBuf {
-    Places::of(&conf.fields, Bridge::Reference, None).records.join(record::BANDWIDTH_DIR)
 }
 
 /// ADD: sets the limits and answers the previous result with what was made.
@@ -105,16 +93,14 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     if bandwidth.conf.send.is_none() {
         return apply_all(&steps, executor).map(|()| wanted.previous);
     }
-    let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let mut held = wanted.records.hold(&call.attachment, ATTACHMENT_WAIT)?;
     let existed = held.existed;
     let record = Record { boot: record::boot_id(), ifb: true, ..Record::default() };
     match held.write(&record).and_then(|()| apply_all(&steps, executor)) {
         Ok(()) => Ok(with_device(wanted.previous, bandwidth)),
         // An earlier ADD's record: its device may still be there.
         Err(error) if existed => Err(error),
-        Err(error) => {
-            Err(held.remove().err().map_or(error.clone(), |e| error.details(format!("and could not undo: {e}"))))
-        }
+        Err(error) => Err(held.remove_after(error)),
     }
 }
 
@@ -172,47 +158,4 @@ fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     }
     let msg = format!("limits of {} are not as ADD left them: {}", call.attachment, found.join("; "));
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
-}
-
-/// DEL: removes the `ifb` device, whoever made it. Limits on the veth pair go with it.
-///
-/// # Errors
-/// Code 100 when the kernel refuses.
-fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
-    remove(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)
-}
-
-fn remove(records: &Path, network: &str, owner: &Attachment, wait: Duration) -> Result<(), CniError> {
-    let mut held = record::hold_existing(records, network, owner, wait)?;
-    let record = held.as_mut().and_then(record::Held::read);
-    let mut host = Rtnl::open()?;
-    ifb::remove(&mut host, records, network, owner, record.as_ref())?;
-    held.map_or(Ok(()), record::Held::remove)
-}
-
-/// How long GC waits for a record: a DEL that was killed leaves a process that holds it until the device is gone, some
-/// 20 ms.
-const OUTLIVED_WAIT: Duration = Duration::from_secs(1);
-
-/// GC: removes the devices of everybody who is not listed as valid. What another call works on is left to that call.
-///
-/// # Errors
-/// The first failure, with the others in its details.
-fn gc(conf: &NetConf) -> Result<(), CniError> {
-    let records = records(conf);
-    let valid = conf.valid_attachments.clone().unwrap_or_default();
-    let mut failures: Vec<CniError> = Vec::new();
-    for owner in stale(record::owners(&records, &conf.name), &valid) {
-        if let Subject::Attachment(owner) = owner
-            && let Err(error) = remove(&records, &conf.name, &owner, OUTLIVED_WAIT)
-            && error.code != Code::TryAgainLater
-        {
-            failures.push(error);
-        }
-    }
-    let mut failures = failures.into_iter();
-    match failures.next() {
-        None => Ok(()),
-        Some(first) => Err(failures.fold(first, |error, other| error.details(format!("and: {other}")))),
-    }
 }

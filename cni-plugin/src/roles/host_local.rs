@@ -1,23 +1,19 @@
 //! The `host-local` name: addresses for other plugins (macvlan, ipvlan, ptp, the stock bridge), which execute it and
 //! attach the container themselves.
 //!
-//! Each owner has a record beside the reservations, see [`owners`]: DEL finds addresses without reading the directory, and
+//! Each owner has a record beside the reservations, see [`Class::Grant`]: DEL finds addresses without reading the directory, and
 //! a full range gets back what was reserved before the node was started anew. Invariant: everything else counts as alive
 //! until DEL or GC. Reservations without a record (of the stock plugin) are honoured, found by reading, and never
 //! reclaimed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::Role;
-use super::bridge::Bridge;
 use super::bridge::add::read_resolver;
-use super::bridge::network::Places;
 use super::bridge::status::{not_available, reservations};
-use super::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 use crate::plan::gc::Subject;
 use crate::plan::status::{Facts, judge};
 use crate::protocol::args::{Call, CniArgs};
@@ -25,9 +21,13 @@ use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf, host_local};
 use crate::protocol::result::{AddResult, IpConfig};
-use crate::state::record::{self, Found, Held, Record};
+use crate::reclaim::release;
+use crate::state::places::Places;
+use crate::state::record::{self, Record};
+use crate::state::records::{Class, Found, Held, Records};
 use crate::state::reservations::locked::peek;
-use crate::state::reservations::{Locked, Reservation, Store, StoreError, owners};
+use crate::state::reservations::{Locked, Reservation, Store, StoreError};
+use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
 /// The name `host-local`.
 #[derive(Debug, Clone, Copy)]
@@ -46,10 +46,6 @@ impl Role for HostLocal {
         del(conf, call)
     }
 
-    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
-        gc(conf)
-    }
-
     fn status(&self, conf: NetConf) -> Result<(), CniError> {
         status(conf)
     }
@@ -59,14 +55,15 @@ impl Role for HostLocal {
 struct Place {
     network: String,
     store: Store,
-    owners: PathBuf,
+    grants: Records,
 }
 
 impl Place {
     fn of(conf: &NetConf) -> Self {
-        let dirs = Places::of(&conf.fields, Bridge::Reference, None).reservations;
-        let dir = dirs.first().cloned().unwrap_or_default();
-        Self { network: conf.name.clone(), store: Store::new(&dir, &conf.name), owners: owners::dir(&dir) }
+        let places = Places::of(conf, None);
+        let dir = places.data_dirs.first().cloned().unwrap_or_default();
+        let grants = Records::new(Class::Grant, &dir, &conf.name);
+        Self { network: places.network, store: Store::new(&dir, &conf.name), grants }
     }
 
     fn lock(&self) -> Result<Locked, CniError> {
@@ -87,7 +84,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let (place, version) = (Place::of(&conf), conf.version);
     let ipam = host_local::parse(conf, &CniArgs::parse(&call.args)?)?;
     let dns = read_resolver(Some(&ipam))?;
-    let mut held = record::hold(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let mut held = place.grants.hold(&call.attachment, ATTACHMENT_WAIT)?;
     let locked = place.lock()?;
     let former = former(&mut held, &locked, &place, &call.attachment)?;
     let outcome = reserve(&place, &locked, &ipam, &call.attachment, &former).and_then(|reserved| {
@@ -105,9 +102,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
             let ips = reserved.into_iter().map(ip).collect();
             AddResult { interfaces: Vec::new(), ips, routes: ipam.routes, dns }.render(version)
         }
-        Err(error) => {
-            Err(held.remove().err().map_or(error.clone(), |e| error.details(format!("and could not undo: {e}"))))
-        }
+        Err(error) => Err(held.remove_after(error)),
     }
 }
 
@@ -184,7 +179,7 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
 /// The record of `owner`, if it is of an earlier boot and no other call works on it. Something that is no record in its
 /// place tells nothing.
 fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Option<Held> {
-    match record::find(&place.owners, &place.network, owner) {
+    match place.grants.find(owner) {
         Ok(Found::Held(mut held)) => held.read().as_ref().is_some_and(Record::is_of_earlier_boot).then_some(held),
         Ok(Found::None | Found::Busy) | Err(_) => None,
     }
@@ -196,8 +191,7 @@ fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Option<Held> {
 /// Code 102 when it has none.
 fn check(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let place = Place::of(conf);
-    let record = record::hold_existing(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?
-        .and_then(|mut held| held.read());
+    let record = place.grants.hold_existing(&call.attachment, ATTACHMENT_WAIT)?.and_then(|mut held| held.read());
     let addresses = match place.lock_existing()? {
         Some(locked) => addresses_of(&call.attachment, record.as_ref(), &locked)?,
         None => Vec::new(),
@@ -209,13 +203,14 @@ fn check(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     Err(CniError::new(Code::Differs, msg).details("delete the container and let it be attached anew"))
 }
 
-/// DEL: releases the container's addresses.
+/// DEL: releases the container's addresses, and whatever else another name made for it.
 ///
 /// # Errors
 /// When a reservation that exists cannot be removed.
 fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    release::of_other_names(conf, call)?;
     let place = Place::of(conf);
-    let mut held = record::hold_existing(&place.owners, &place.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let mut held = place.grants.hold_existing(&call.attachment, ATTACHMENT_WAIT)?;
     if let Some(locked) = place.lock_existing()? {
         let record = held.as_mut().and_then(Held::read);
         let addresses = addresses_of(&call.attachment, record.as_ref(), &locked)?;
@@ -226,33 +221,6 @@ fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
         }
     }
     held.map_or(Ok(()), Held::remove)
-}
-
-/// GC: releases the addresses of everybody who is not listed as valid. What another call works on at this moment is left
-/// to that call.
-///
-/// # Errors
-/// When a reservation cannot be removed.
-fn gc(conf: &NetConf) -> Result<(), CniError> {
-    let place = Place::of(conf);
-    let valid = conf.valid_attachments.clone().unwrap_or_default();
-    if let Some(locked) = place.lock_existing()? {
-        for (addr, text) in locked.list()? {
-            let owner = Subject::of_reservation(&text);
-            if owner.as_ref().is_some_and(|owner| owner.is_valid(&valid)) {
-                continue;
-            }
-            // Held until its address is released.
-            let record = match &owner {
-                Some(Subject::Attachment(owner)) => record::find(&place.owners, &place.network, owner)?,
-                _ => Found::None,
-            };
-            if !matches!(record, Found::Busy) {
-                locked.discard(addr)?;
-            }
-        }
-    }
-    record::remove_stale(&place.owners, &place.network, &valid)
 }
 
 /// STATUS: every range set has an address to give, or will have when ADD asks for one. Takes no lock.
@@ -267,7 +235,7 @@ fn status(conf: NetConf) -> Result<(), CniError> {
     judge(&place.network, "", &ipam.sets, &facts).or_else(|full| {
         let is_left = |text: String| match Subject::of_reservation(&text) {
             Some(Subject::Attachment(owner)) => {
-                let record = record::peek(&place.owners, &place.network, &owner).flatten();
+                let record = place.grants.peek(&owner).flatten();
                 record.is_some_and(|record| record.is_of_earlier_boot())
             }
             Some(Subject::Container(_)) => false,

@@ -29,11 +29,6 @@ impl Role for Loopback {
     fn del(&self, _conf: &NetConf, call: &Call) -> Result<(), CniError> {
         del(call)
     }
-
-    fn gc(&self, _conf: &NetConf) -> Result<(), CniError> {
-        // Nothing of it outlives a namespace.
-        Ok(())
-    }
 }
 
 fn lo() -> Result<IfName, CniError> {

@@ -18,8 +18,6 @@ pub mod name;
 pub mod portmap;
 pub mod version;
 
-use std::time::Duration;
-
 use kernel::Netns;
 use serde_json::Value;
 
@@ -27,6 +25,7 @@ use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
 use crate::protocol::version::SpecVersion;
+use crate::reclaim::sweep;
 
 pub use name::PluginName;
 
@@ -49,17 +48,19 @@ pub trait Role {
     /// Code 102 with every difference.
     fn check(&self, conf: NetConf, call: &Call) -> Result<(), CniError>;
 
-    /// DEL: removes what is there.
+    /// DEL: releases what is there, whichever name made it.
     ///
     /// # Errors
     /// When something that exists could not be removed.
     fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError>;
 
-    /// GC: removes what is not listed as valid.
+    /// GC: removes what is not listed as valid, whichever name made it.
     ///
     /// # Errors
     /// The first failure, with the others in its details.
-    fn gc(&self, conf: &NetConf) -> Result<(), CniError>;
+    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
+        sweep::sweep(conf)
+    }
 
     /// STATUS: whether ADD can be served. A chained plugin can when the one before it can.
     ///
@@ -69,12 +70,6 @@ pub trait Role {
         Ok(())
     }
 }
-
-/// How long a call waits for another call on the same attachment.
-pub(crate) const ATTACHMENT_WAIT: Duration = Duration::from_secs(10);
-
-/// How long a call waits for the network's reservations; each holder needs well under a millisecond.
-pub(crate) const RESERVATION_WAIT: Duration = Duration::from_secs(5);
 
 /// Opens the Pod's namespace and makes sure that it is not the host's.
 ///

@@ -4,22 +4,15 @@
 //! which libcni calls for every Pod, looks at nftables only for Pods that have ports.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use kernel::Rtnl;
-use kernel::orphan::close_aside;
 use netstate::IfName;
 use serde_json::Value;
 
-use super::ATTACHMENT_WAIT;
 use super::Role;
-use super::bridge::Bridge;
 use super::bridge::check::present_ports;
-use super::bridge::del::close_ports;
-use super::bridge::network::Places;
 use crate::apply;
 use crate::apply::executor::KernelExecutor;
-use crate::apply::hostports;
 use crate::plan::Cidr;
 use crate::plan::check::missing_elements;
 use crate::plan::hostports::HostPorts;
@@ -29,8 +22,11 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
 use crate::protocol::result::{self, AddResult};
-use crate::reclaim::predecessor::{self, Part};
+use crate::reclaim::release::{self, Part};
+use crate::state::ATTACHMENT_WAIT;
+use crate::state::places::Places;
 use crate::state::record::{self, Ports, Record};
+use crate::state::records::{Class, Records};
 
 /// The name `portmap`.
 #[derive(Debug, Clone, Copy)]
@@ -46,18 +42,14 @@ impl Role for Portmap {
     }
 
     fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
-        del(conf, call)
-    }
-
-    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
-        gc(conf)
+        release::chained(conf, call, Part::HostPorts)
     }
 }
 
 /// What a call of this name says.
 struct Wanted {
     network: String,
-    records: PathBuf,
+    records: Records,
     conf: PortmapConf,
     mappings: Vec<PortMapping>,
     addresses: Vec<Cidr>,
@@ -68,7 +60,7 @@ struct Wanted {
 
 impl Wanted {
     fn parse(mut conf: NetConf, call: &Call) -> Result<Self, CniError> {
-        let records = records(&conf);
+        let records = Places::of(&conf, None).records(Class::HostPorts);
         conf.fields.take("stateDir")?;
         let portmap = PortmapConf::take(&mut conf.fields)?;
         conf.fields.finish()?;
@@ -86,10 +78,6 @@ impl Wanted {
         let (attachment, network) = (call.attachment.clone(), network.clone());
         HostPorts { tag: Tag { attachment, network, has_own_link: *has_own_link }, mappings, addresses, conf }
     }
-}
-
-fn records(conf: &NetConf) -> PathBuf {
-    Places::of(&conf.fields, Bridge::Reference, None).records.join(record::PORTS_DIR)
 }
 
 /// Addresses of the container's interface: those that name it, and those that name none.
@@ -114,7 +102,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     }
     let mut host = Rtnl::open()?;
     let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
-    let mut held = record::hold(&wanted.records, &wanted.network, &call.attachment, ATTACHMENT_WAIT)?;
+    let mut held = wanted.records.hold(&call.attachment, ATTACHMENT_WAIT)?;
     let record = Record { boot: record::boot_id(), ports: Ports::Keys(ports.keys()), ..Record::default() };
     let outcome = held.write(&record).and_then(|()| {
         let mut executor = KernelExecutor::new(host, None);
@@ -123,9 +111,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     });
     match outcome {
         Ok(()) => Ok(wanted.previous),
-        Err(error) => {
-            Err(held.remove().err().map_or(error.clone(), |e| error.details(format!("and could not undo: {e}"))))
-        }
+        Err(error) => Err(held.remove_after(error)),
     }
 }
 
@@ -155,35 +141,4 @@ fn check(conf: NetConf, call: &Call) -> Result<(), CniError> {
     }
     let msg = format!("host ports of {} are not as ADD left them: {}", call.attachment, found.join("; "));
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
-}
-
-/// DEL: closes the ports, if the Pod has any.
-///
-/// # Errors
-/// Code 100 when the kernel refuses.
-fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
-    let Some(mut held) = record::hold_existing(&records(conf), &conf.name, &call.attachment, ATTACHMENT_WAIT)? else {
-        let places = Places::of(&conf.fields, Bridge::Reference, None);
-        return match record::is_there(&places.records, &conf.name, &call.attachment) {
-            true => Ok(()),
-            // Neither the ports are ours nor is the interface.
-            false => predecessor::remove_ports(&conf.name, &call.attachment.container),
-        };
-    };
-    let ports = held.read().map_or(Ports::Unlisted, |record| record.ports);
-    let closed = close_ports(&conf.name, &call.attachment, &ports)?;
-    // Before there is a second process: that one would hold the record's lock when this one is killed.
-    held.remove()?;
-    closed.map_or(Ok(()), |nft| close_aside(nft).map_err(CniError::from))
-}
-
-/// GC: closes the ports of everybody who is not listed as valid.
-///
-/// # Errors
-/// Code 100 when the kernel refuses.
-fn gc(conf: &NetConf) -> Result<(), CniError> {
-    let valid = conf.valid_attachments.clone().unwrap_or_default();
-    hostports::sweep(&conf.name, &valid)?;
-    predecessor::sweep(&conf.name, &valid, Part::Ports)?;
-    record::remove_stale(&records(conf), &conf.name, &valid)
 }

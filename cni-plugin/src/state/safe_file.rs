@@ -45,6 +45,12 @@ pub fn refuse_link(path: &Path) -> io::Result<()> {
     }
 }
 
+/// True for a directory that is there and no symbolic link.
+#[must_use]
+pub fn is_own_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,13 +11,13 @@ use cni_plugin::plan::gc::Subject;
 use cni_plugin::protocol::args::{CniArgs, Request};
 use cni_plugin::protocol::attachment::{Attachment, ContainerId};
 use cni_plugin::protocol::error::CniError;
-use cni_plugin::protocol::fields::Fields;
+use cni_plugin::protocol::netconf::NetConf;
 use cni_plugin::protocol::range::{Range, RangeSet};
 use cni_plugin::protocol::result;
 use cni_plugin::protocol::version::SpecVersion;
-use cni_plugin::roles::bridge::Bridge;
-use cni_plugin::roles::bridge::network::Places;
-use cni_plugin::state::record;
+
+use cni_plugin::state::places::Places;
+use cni_plugin::state::records::{Class, Records};
 use cni_plugin::state::reservations::Store;
 use netstate::subnet_file::SubnetFile;
 use serde_json::Value;
@@ -119,7 +119,7 @@ fn record_file(input: &[u8]) {
     let dir = Path::new("/var/lib/cni/netd");
     fs::create_dir_all(dir.join("cbr0")).unwrap();
     fs::write(dir.join("cbr0/web-1@eth0"), input).unwrap();
-    let mut held = record::hold(dir, "cbr0", &attachment(), WAIT).unwrap();
+    let mut held = Records::new(Class::Attachment, dir, "cbr0").hold(&attachment(), WAIT).unwrap();
     if let Some(record) = held.read() {
         held.write(&record).unwrap();
         assert_eq!(held.read(), Some(record), "what is written is read back");
@@ -152,8 +152,8 @@ fn flannel_state(input: &[u8]) {
     fs::create_dir_all(dir).unwrap();
     fs::write(dir.join("web-1"), input).unwrap();
     let container = ContainerId::new("web-1").unwrap();
-    let fields = Fields::root(serde_json::Map::new());
-    assert!(!Places::of(&fields, Bridge::Flannel, Some(&container)).reservations.is_empty());
+    let conf = NetConf::parse(br#"{"name":"cbr0"}"#).unwrap();
+    assert!(!Places::of(&conf, Some(&container)).data_dirs.is_empty());
     for (command, conf) in [
         ("GC", r#"{"cniVersion":"1.1.0","name":"cbr0","type":"flannel"}"#),
         ("DEL", r#"{"cniVersion":"1.0.0","name":"cbr0","type":"flannel"}"#),

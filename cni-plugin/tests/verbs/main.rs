@@ -10,6 +10,7 @@ mod attach;
 mod bandwidth;
 mod bridge;
 mod chain;
+mod changed_list;
 mod crash;
 mod environment;
 mod faults;
@@ -49,6 +50,7 @@ fn main() {
         bridge::vlan::TESTS,
         bridge::TESTS,
         chain::TESTS,
+        changed_list::TESTS,
         crash::TESTS,
         environment::TESTS,
         stdin::TESTS,
@@ -76,7 +78,8 @@ fn main() {
     if root && !shaped {
         eprintln!("SKIPPED: this kernel lacks tbf, ifb, ingress, u32 or mirred; the tests of limits count as ignored");
     }
-    let trials = trials.chain(bandwidth::TESTS.iter().map(|test| trial(test, !shaped)));
+    let trials =
+        trials.chain(bandwidth::TESTS.iter().chain(changed_list::LIMITED_TESTS).map(|test| trial(test, !shaped)));
     let sctp = port_addresses::has_sctp();
     if !sctp {
         eprintln!("SKIPPED: this kernel has no SCTP; its host ports are checked in the table only");

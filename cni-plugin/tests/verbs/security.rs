@@ -125,6 +125,12 @@ fn symbolic_links(node: &Node) {
         ("/var/lib/cni/netd/.ports", ""),
         ("/var/lib/cni/netd/.ports/cbr0", "cbr0"),
         ("/var/lib/cni/netd/.ports/cbr0/web-1@eth0", "file"),
+        ("/var/lib/cni/netd/.shape", ""),
+        ("/var/lib/cni/netd/.shape/cbr0", "cbr0"),
+        ("/var/lib/cni/netd/.shape/cbr0/web-1@eth0", "file"),
+        ("/var/lib/cni/networks/.owners", ""),
+        ("/var/lib/cni/networks/.owners/cbr0", "cbr0"),
+        ("/var/lib/cni/networks/.owners/cbr0/web-1@eth0", "file"),
         ("/var/lib/cni/networks/cbr0", "cbr0"),
         ("/var/lib/cni/networks/cbr0/lock", "file"),
         ("/var/lib/cni/networks/cbr0/172.7.21.2", "file"),
@@ -135,7 +141,9 @@ fn symbolic_links(node: &Node) {
         ("/run/flannel/subnet.env", "file"),
     ];
     for (place, target) in places {
-        for conf in [modern(&native()), modern(&flannel()), modern(&json!({"name": "cbr0", "type": "portmap"}))] {
+        let chained = ["portmap", "bandwidth"].map(|name| modern(&json!({"name": "cbr0", "type": name})));
+        let host_local = json!({"name": "cbr0", "type": "host-local", "ipam": {"subnet": "172.7.21.0/24"}});
+        for conf in [modern(&native()), modern(&flannel()), modern(&host_local)].into_iter().chain(chained) {
             let _ = fs::remove_dir_all("/var/lib/cni");
             let subnet = fs::read("/run/flannel/subnet.env").unwrap();
             fs::create_dir_all(Path::new(place).parent().unwrap()).unwrap();

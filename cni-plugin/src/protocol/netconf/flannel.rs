@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use netstate::subnet_file::{DEFAULT_PATH, SubnetFile};
 use serde_json::{Map, Value, json};
 
+use super::DEFAULT_STATE_DIR;
 use crate::protocol::error::CniError;
 use crate::protocol::fields::{Fields, unsupported};
-use crate::state::record;
 
 /// Where flannel's plugin keeps one file per container.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/flannel";
@@ -42,7 +42,7 @@ impl FlannelConf {
         let conf = Self {
             subnet_file: path(&mut fields, "subnetFile", DEFAULT_PATH)?,
             data_dir: path(&mut fields, "dataDir", DEFAULT_DATA_DIR)?,
-            state_dir: path(&mut fields, "stateDir", record::DEFAULT_DIR)?,
+            state_dir: path(&mut fields, "stateDir", DEFAULT_STATE_DIR)?,
             delegate: fields.take_object("delegate")?.map(Fields::rest).unwrap_or_default(),
             ipam: fields.take_object("ipam")?.map(Fields::rest).unwrap_or_default(),
             args: fields.take("args")?,
@@ -75,7 +75,7 @@ impl FlannelConf {
     pub fn parse_native(mut fields: Fields) -> Result<Self, CniError> {
         let subnet_file = path(&mut fields, "subnetFile", DEFAULT_PATH)?;
         let data_dir = path(&mut fields, "dataDir", DEFAULT_DATA_DIR)?;
-        let state_dir = path(&mut fields, "stateDir", record::DEFAULT_DIR)?;
+        let state_dir = path(&mut fields, "stateDir", DEFAULT_STATE_DIR)?;
         let ipam = fields.take_object("ipam")?.map(Fields::rest).unwrap_or_default();
         let mut delegate = fields.rest();
         set_default(&mut delegate, "isDefaultGateway", || json!(true));

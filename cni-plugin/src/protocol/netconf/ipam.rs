@@ -17,7 +17,9 @@ use crate::protocol::fields::{Fields, unsupported};
 use crate::protocol::range::{Range, RangeSet};
 use crate::protocol::result::{ResultRoute, parse_route};
 use crate::protocol::version::SpecVersion;
-use crate::state::reservations::store;
+
+/// host-local's default for `dataDir`.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// Where addresses come from and which routes a Pod gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +86,7 @@ impl IpamConf {
 /// Code 7 when it is no text.
 pub fn data_dir(fields: &mut Fields) -> Result<PathBuf, CniError> {
     let dir = fields.take_text("dataDir")?.filter(|dir| !dir.is_empty());
-    Ok(PathBuf::from(dir.as_deref().unwrap_or(store::DEFAULT_DIR)))
+    Ok(PathBuf::from(dir.as_deref().unwrap_or(DEFAULT_DATA_DIR)))
 }
 
 /// Largest route MTU and TCP segment in bytes: the kernel cuts down what is larger (net/ipv4/metrics.c).

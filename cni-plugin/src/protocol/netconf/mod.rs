@@ -29,6 +29,9 @@ pub use portmap::{PortmapConf, Snat};
 pub use runtime::{PortMapping, RuntimeConfig};
 pub use vlan::VlanConf;
 
+/// Where records are kept unless configured otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/cni/netd";
+
 /// The part of a configuration that does not depend on the plugin.
 #[derive(Debug, Clone)]
 pub struct NetConf {

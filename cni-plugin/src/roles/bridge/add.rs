@@ -14,7 +14,7 @@ use netstate::IfName;
 use serde_json::Value;
 
 use super::Bridge;
-use super::network::{Network, draft_of};
+use super::network::Network;
 use super::survey::survey;
 use crate::apply;
 use crate::apply::executor::KernelExecutor;
@@ -31,12 +31,14 @@ use crate::protocol::netconf::{IpamConf, NetConf};
 use crate::protocol::resolver;
 use crate::protocol::result::Dns;
 use crate::reclaim::ifb;
-use crate::reclaim::leftovers;
 use crate::roles::bridge::mtu;
-use crate::roles::{ATTACHMENT_WAIT, RESERVATION_WAIT, open_namespace};
-use crate::state::record::{self, Held, Ports, Record};
+use crate::roles::open_namespace;
+use crate::state::places::flannel_draft;
+use crate::state::record::{self, Ports, Record};
+use crate::state::records::Held;
 use crate::state::reservations::{Reservation, Store, StoreError};
 use crate::state::safe_file::{self, Links};
+use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
 /// Attaches the container and answers the result object.
 ///
@@ -52,7 +54,7 @@ pub fn add(conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniError> 
     let netns = open_namespace(call)?;
     let mut host = Rtnl::open()?;
     let bridge = network.find_bridge(&mut host)?;
-    let mut held = record::hold(&network.state_dir, &network.name, &call.attachment, ATTACHMENT_WAIT)?;
+    let mut held = network.records.hold(&call.attachment, ATTACHMENT_WAIT)?;
     let former = if held.existed { clear_away(&network, call, &netns, &mut held, &mut host)? } else { Vec::new() };
     let reservations = match reserve(&network, &call.attachment, &former, &mut host) {
         Ok(reservations) => reservations,
@@ -173,15 +175,12 @@ fn reserve(
         [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
         requested => requested.to_vec(),
     };
-    let outcome = match locked.reserve(owner, &ipam.sets, &wanted) {
-        Err(StoreError::Exhausted { .. })
-            if leftovers::release(&locked, &network.state_dir, &network.name, &network.bridge.bridge, host)? > 0 =>
-        {
-            locked.reserve(owner, &ipam.sets, &wanted)
+    match locked.reserve(owner, &ipam.sets, &wanted) {
+        Err(StoreError::Exhausted { .. }) if network.leftovers(ipam).release(&locked, host)? > 0 => {
+            Ok(locked.reserve(owner, &ipam.sets, &wanted)?)
         }
-        outcome => outcome,
-    };
-    outcome.map_err(CniError::from)
+        outcome => Ok(outcome?),
+    }
 }
 
 /// Removes what an earlier ADD of the same attachment left, but for its addresses, which it answers.
@@ -194,7 +193,7 @@ fn clear_away(
 ) -> Result<Vec<IpAddr>, CniError> {
     let addresses = former(network, &call.attachment, netns, host)?;
     let record = held.read();
-    ifb::remove(host, &network.state_dir, &network.name, &call.attachment, record.as_ref())?;
+    ifb::remove(host, &network.records, &network.name, &call.attachment, record.as_ref())?;
     if record.is_none_or(|record| record.guarded.is_some()) {
         // For another hardware address, maybe, and the port has the same name again.
         drop(spoof::unguard(&Tag::own(&network.name, &call.attachment), None)?);
@@ -247,7 +246,7 @@ pub(crate) fn read_resolver(ipam: Option<&IpamConf>) -> Result<Dns, CniError> {
 /// Writes what flannel's plugin would have written, so that it could take over this Pod.
 fn write_flannel_state(dir: &Path, attachment: &Attachment, content: &str) -> Result<PathBuf, CniError> {
     let path = dir.join(attachment.container.as_str());
-    let draft = draft_of(dir, &attachment.container);
+    let draft = flannel_draft(dir, &attachment.container);
     let write = || -> std::io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let mut options = fs::OpenOptions::new();

@@ -23,7 +23,8 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
 use crate::protocol::result::{self, AddResult};
 use crate::reclaim::ifb;
-use crate::roles::{RESERVATION_WAIT, open_namespace};
+use crate::roles::open_namespace;
+use crate::state::RESERVATION_WAIT;
 use crate::state::reservations::Store;
 
 /// Compares the attachment with the previous result.

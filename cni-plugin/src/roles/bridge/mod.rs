@@ -2,8 +2,6 @@
 
 pub mod add;
 pub mod check;
-pub mod del;
-pub mod gc;
 pub mod mtu;
 pub mod network;
 pub mod status;
@@ -14,6 +12,7 @@ use serde_json::Value;
 use crate::protocol::args::Call;
 use crate::protocol::error::CniError;
 use crate::protocol::netconf::NetConf;
+use crate::reclaim::release;
 use crate::roles::Role;
 
 /// Where the network's configuration comes from.
@@ -37,11 +36,7 @@ impl Role for Bridge {
     }
 
     fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
-        del::del(conf, *self, call)
-    }
-
-    fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
-        gc::gc(conf, *self)
+        release::attachment(conf, call)
     }
 
     fn status(&self, conf: NetConf) -> Result<(), CniError> {

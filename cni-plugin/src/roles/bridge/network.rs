@@ -1,8 +1,7 @@
 //! The network a call is for: the configuration, completed from the subnet file; the `bridge` name's is complete itself.
 //!
-//! ADD, CHECK and STATUS need all of it and fail when something is wrong. DEL and GC need to know where state is kept
-//! and nothing else: [`Places`] is found in whatever can be read, because a node must be able to clean up after a
-//! configuration that was broken meanwhile.
+//! ADD, CHECK and STATUS need all of it and fail when something is wrong; DEL and GC need
+//! [`crate::state::places::Places`] only.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,17 +14,17 @@ use serde_json::{Map, Value};
 
 use super::Bridge;
 use crate::protocol::args::CniArgs;
-use crate::protocol::attachment::ContainerId;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::fields::Fields;
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{
-    BandwidthConf, BridgeConf, FlannelConf, NetConf, PortMapping, PortmapConf, RuntimeConfig, flannel,
+    BandwidthConf, BridgeConf, DEFAULT_STATE_DIR, FlannelConf, IpamConf, NetConf, PortMapping, PortmapConf,
+    RuntimeConfig,
 };
 use crate::protocol::range::{Range, RangeSet};
 use crate::protocol::version::SpecVersion;
-use crate::state::record;
-use crate::state::reservations::store;
+use crate::reclaim::leftovers::Leftovers;
+use crate::state::records::{Class, Records};
 use crate::state::safe_file::{self, Links};
 
 /// A network, ready to attach to.
@@ -37,8 +36,8 @@ pub struct Network {
     pub version: SpecVersion,
     /// How Pods are wired.
     pub bridge: BridgeConf,
-    /// Where records are.
-    pub state_dir: PathBuf,
+    /// Its records.
+    pub records: Records,
     /// Ports of the host that lead to the Pod; `None` for a name that leaves them to `portmap`.
     pub ports: Option<(PortmapConf, Vec<PortMapping>)>,
     /// How fast a Pod may receive and send.
@@ -70,14 +69,19 @@ impl Network {
         let state_dir = conf.fields.take_text("stateDir")?.filter(|dir| !dir.is_empty());
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: true })?;
         let bridge = BridgeConf::parse(conf.fields, "cni0", &[], args, &runtime)?;
+        let name = conf.name;
         Ok(Self {
-            name: conf.name,
             version: conf.version,
             bridge: BridgeConf { may_adopt: false, is_leased: false, ..bridge },
-            state_dir: PathBuf::from(state_dir.as_deref().unwrap_or(record::DEFAULT_DIR)),
+            records: Records::new(
+                Class::Attachment,
+                Path::new(state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)),
+                &name,
+            ),
             ports: None,
             bandwidth: runtime.bandwidth.unwrap_or_default(),
             flannel_state: None,
+            name,
         })
     }
 
@@ -104,14 +108,20 @@ impl Network {
             &runtime,
         )?;
         Ok(Self {
-            name: conf.name,
             version: conf.version,
             bridge,
-            state_dir: flannel.state_dir,
+            records: Records::new(Class::Attachment, &flannel.state_dir, &conf.name),
             ports: portmap.map(|portmap| (portmap, runtime.port_mappings)),
             bandwidth: bandwidth.or(runtime.bandwidth).unwrap_or_default(),
             flannel_state: (role == Bridge::Flannel).then_some((flannel.data_dir, content)),
+            name: conf.name,
         })
+    }
+
+    /// How leftovers among its reservations are told from what lives.
+    #[must_use]
+    pub fn leftovers(&self, ipam: &IpamConf) -> Leftovers<'_> {
+        Leftovers::new(&self.name, &self.bridge.bridge, &self.records, &ipam.data_dir)
     }
 
     /// Looks for the network's bridge. Where nobody named it and the usual one is not there, another bridge that already
@@ -161,9 +171,6 @@ fn bridge_fields(mut delegate: Map<String, Value>, role: Bridge) -> Result<Field
 /// The longest subnet file that is read, in bytes.
 const SUBNET_FILE_MAX: u64 = 64 * 1024;
 
-/// The most that is read of a state file of flannel's, in bytes.
-pub(super) const STATE_FILE_MAX: u64 = 64 * 1024;
-
 fn read_subnet_file(path: &Path) -> Result<SubnetFile, CniError> {
     let failed = |code, why: String| {
         CniError::new(code, format!("failed to load flannel 'subnet.env' file: {}", path.display())).details(why)
@@ -176,54 +183,4 @@ fn read_subnet_file(path: &Path) -> Result<SubnetFile, CniError> {
         )),
         Err(e) => Err(failed(Code::Io, e.to_string())),
     }
-}
-
-/// Where the state of a network is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// Directories with a directory of reservations for the network.
-    pub reservations: Vec<PathBuf>,
-    /// Where records are.
-    pub records: PathBuf,
-    /// Directory of flannel's state files, for the `flannel` name.
-    pub flannel_dir: Option<PathBuf>,
-    /// flannel's state file of the container.
-    pub flannel_state: Option<PathBuf>,
-    /// What that file is before it is whole: left by an ADD that was killed.
-    pub flannel_draft: Option<PathBuf>,
-}
-
-impl Places {
-    /// Finds them in `fields`, whatever else is wrong there, and in flannel's state file of `container`.
-    #[must_use]
-    pub fn of(fields: &Fields, role: Bridge, container: Option<&ContainerId>) -> Self {
-        let mut fields = fields.clone();
-        let text = |fields: &mut Fields, key: &str| fields.take_text(key).ok().flatten().filter(|t| !t.is_empty());
-        let dir = |text: Option<String>, default: &str| PathBuf::from(text.as_deref().unwrap_or(default));
-        let records = dir(text(&mut fields, "stateDir"), record::DEFAULT_DIR);
-        let flannel = dir(text(&mut fields, "dataDir"), flannel::DEFAULT_DATA_DIR);
-        let ipam = fields.take_object("ipam").ok().flatten().and_then(|mut ipam| text(&mut ipam, "dataDir"));
-        let mut reservations = vec![dir(ipam, store::DEFAULT_DIR)];
-        // Behind a symbolic link ADD keeps nothing, so there is nothing to remove.
-        let flannel_dir = Some(flannel).filter(|dir| role == Bridge::Flannel && safe_file::refuse_link(dir).is_ok());
-        let flannel_state = flannel_dir.as_ref().zip(container).map(|(dir, id)| dir.join(id.as_str()));
-        let stored = flannel_state.as_deref().and_then(stored_data_dir).filter(|dir| !reservations.contains(dir));
-        reservations.extend(stored);
-        let flannel_draft = flannel_dir.as_ref().zip(container).map(|(dir, id)| draft_of(dir, id));
-        Self { reservations, records, flannel_dir, flannel_state, flannel_draft }
-    }
-}
-
-/// Where the state file of `container` is written before it gets its name.
-#[must_use]
-pub fn draft_of(dir: &Path, container: &ContainerId) -> PathBuf {
-    dir.join(format!(".{container}"))
-}
-
-/// `ipam.dataDir` of a delegate that flannel's plugin stored: the configuration may have changed since.
-fn stored_data_dir(path: &Path) -> Option<PathBuf> {
-    let text = safe_file::read(path, STATE_FILE_MAX, Links::Refused).ok()?;
-    let value: Value = serde_json::from_str(&text).ok()?;
-    let mut ipam = Fields::of(value, "").ok()?.take_object("ipam").ok()??;
-    ipam.take_text("dataDir").ok()?.filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }

@@ -20,8 +20,6 @@ use crate::plan::status::{Facts, judge};
 use crate::protocol::args::CniArgs;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf};
-use crate::reclaim::leftovers;
-use crate::state::record;
 
 /// Tells whether ADD can be served.
 ///
@@ -36,8 +34,7 @@ pub fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
     match &network.bridge.ipam {
         Some(ipam) if judged.as_ref().is_err_and(|error| error.code == Code::NotAvailable) => {
             let dir = ipam.data_dir.join(&network.name);
-            let (records, bridge) = (&network.state_dir, &network.bridge.bridge);
-            let can_reclaim = leftovers::any(&dir, records, &network.name, bridge, &mut host).map_err(not_available)?;
+            let can_reclaim = network.leftovers(ipam).any(&dir, &mut host).map_err(not_available)?;
             if can_reclaim { Ok(()) } else { judged }
         }
         _ => judged,
@@ -68,7 +65,7 @@ fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, KernelError> {
 /// The index of the bridge that the first attached Pod's link is a port of, if it still is one; `None` without such a Pod. It
 /// may be another bridge than the configuration names: one that was there before.
 fn bridge_of_attached(network: &Network, host: &mut Rtnl) -> Result<Option<Option<u32>>, KernelError> {
-    for attachment in record::of_this_boot(&network.state_dir, &network.name) {
+    for attachment in network.records.of_this_boot() {
         if let Some(link) = host.link(attachment.host_link())? {
             return Ok(Some(link.master_index));
         }

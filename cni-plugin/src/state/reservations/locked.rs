@@ -27,11 +27,6 @@ impl Locked {
         Self { dir, _lock: lock }
     }
 
-    /// The directory.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Reserves one address per set for `owner`, in the order of `sets`. A set that contains a requested address
     /// gives exactly that one. On failure nothing stays reserved that was not before.
     ///

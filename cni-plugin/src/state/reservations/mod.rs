@@ -2,7 +2,6 @@
 //! back, with Pods running.
 
 pub mod locked;
-pub mod owners;
 #[cfg(test)]
 mod reference;
 pub mod store;

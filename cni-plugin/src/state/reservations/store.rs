@@ -22,9 +22,6 @@ use std::time::Duration;
 use super::locked::Locked;
 use crate::protocol::error::{CniError, Code};
 
-/// host-local's default for `ipam.dataDir`.
-pub const DEFAULT_DIR: &str = "/var/lib/cni/networks";
-
 /// An address that belongs to an attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
