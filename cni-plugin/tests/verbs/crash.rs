@@ -327,21 +327,12 @@ fn gc_walk(node: &Node, conf: &Value, finish: impl Fn(&Path)) {
 
 fn gc_then_gc(node: &Node) {
     let conf = with_port(&with(&native(), "cniVersion", json!("1.1.0")));
-    // flannel's state files are its own network's affair.
-    let finish = |_: &Path| {
-        gc(node, &conf, &["alive"]);
-        fs::remove_file("/var/lib/cni/flannel/dead-former").unwrap();
-    };
-    gc_walk(node, &conf, finish);
+    gc_walk(node, &conf, |_| gc(node, &conf, &["alive"]));
 }
 
 fn gc_then_del(node: &Node) {
     let conf = with_port(&with(&native(), "cniVersion", json!("1.1.0")));
-    let finish = |_: &Path| {
-        DEAD.iter().for_each(|id| node.verb("DEL", &conf, id, "").silent());
-        fs::remove_file("/var/lib/cni/flannel/dead-former").unwrap();
-    };
-    gc_walk(node, &conf, finish);
+    gc_walk(node, &conf, |_| DEAD.iter().for_each(|id| node.verb("DEL", &conf, id, "").silent()));
 }
 
 fn flannel_gc_then_gc(node: &Node) {
