@@ -9,6 +9,7 @@ use cni_plugin::protocol::args::{CniArgs, Request};
 use cni_plugin::protocol::attachment::{Attachment, ContainerId};
 use cni_plugin::protocol::error::{CniError, Code};
 use cni_plugin::protocol::fields::Fields;
+use cni_plugin::protocol::netconf::bridge::Defaults;
 use cni_plugin::protocol::netconf::runtime::Honoured;
 use cni_plugin::protocol::netconf::{
     BandwidthConf, BridgeConf, FlannelConf, NetConf, PortmapConf, RuntimeConfig, host_local,
@@ -16,6 +17,7 @@ use cni_plugin::protocol::netconf::{
 use cni_plugin::protocol::range::{Range, RangeSet};
 use cni_plugin::protocol::result::{self, AddResult, Dns, Interface, IpConfig, ResultRoute};
 use cni_plugin::protocol::version::SpecVersion;
+use netstate::IfName;
 use netstate::{MacAddr, Prefix};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -155,7 +157,15 @@ fn read_as_everything(text: &[u8]) -> Vec<CniError> {
     errors.extend(BandwidthConf::take(&mut conf.fields.clone()).err());
     errors.extend(conf.runtime.clone().and_then(|mut runtime| BandwidthConf::of_runtime(&mut runtime).err()));
     errors.extend(host_local::parse(conf.clone(), &CniArgs::default()).err());
-    errors.extend(BridgeConf::parse(conf.fields, "cbr0", &[], &CniArgs::default(), &runtime).err());
+    errors.extend(
+        BridgeConf::parse(
+            conf.fields,
+            Defaults { bridge: IfName::literal("cbr0"), lease: None },
+            &CniArgs::default(),
+            &runtime,
+        )
+        .err(),
+    );
     errors.extend(conf.prev_result.and_then(|previous| result::parse(previous).err()));
     errors
 }

@@ -36,6 +36,12 @@ impl Fields {
         }
     }
 
+    /// The fields of the object `map`, which stands at `path`.
+    #[must_use]
+    pub fn at(path: &str, map: Map<String, Value>) -> Self {
+        Self { path: path.to_owned(), map }
+    }
+
     /// The path of field `key`, from the outermost object.
     #[must_use]
     pub fn path_of(&self, key: &str) -> String {

@@ -111,6 +111,11 @@ impl SubnetFile {
         if missing.is_empty() { Ok(self) } else { Err(InvalidSubnetFile::Missing(missing)) }
     }
 
+    /// All Pod networks of the cluster.
+    pub fn networks(&self) -> impl Iterator<Item = &Prefix> {
+        self.networks_v4.iter().chain(&self.networks_v6)
+    }
+
     /// The file's text, to the byte as flannel writes it.
     #[must_use]
     pub fn render(&self) -> String {

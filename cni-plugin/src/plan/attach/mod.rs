@@ -267,12 +267,15 @@ mod tests {
     use crate::protocol::error::Code;
     use crate::protocol::fields::Fields;
     use crate::protocol::netconf::RuntimeConfig;
+    use crate::protocol::netconf::bridge::Defaults;
     use serde_json::{Value, json};
 
     pub(super) fn conf(value: Value) -> BridgeConf {
-        let networks = ["172.7.0.0/16".parse().unwrap()];
         let fields = Fields::of(value, "").unwrap();
-        BridgeConf::parse(fields, "cbr0", &networks, &CniArgs::default(), &RuntimeConfig::default()).unwrap()
+        let defaults = Defaults { bridge: IfName::literal("cbr0"), lease: None };
+        let conf = BridgeConf::parse(fields, defaults, &CniArgs::default(), &RuntimeConfig::default()).unwrap();
+        let masquerade = conf.masquerade.map(|_| vec!["172.7.0.0/16".parse().unwrap()]);
+        BridgeConf { is_leased: true, masquerade, ..conf }
     }
 
     fn stock() -> Value {

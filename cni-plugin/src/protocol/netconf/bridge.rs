@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use netstate::subnet_file::SubnetFile;
 use netstate::{IfName, MacAddr, Prefix};
 
 use super::{IpamConf, RuntimeConfig, VlanConf};
@@ -54,48 +55,59 @@ pub struct BridgeConf {
     pub ipam: Option<IpamConf>,
 }
 
+/// What stands for the options that a configuration leaves out.
+#[derive(Debug)]
+pub struct Defaults<'a> {
+    /// The bridge's name.
+    pub bridge: IfName,
+    /// The node's lease, with the `ipam` section that it completes.
+    pub lease: Option<(&'a SubnetFile, Fields)>,
+}
+
 impl BridgeConf {
-    /// Reads `fields`, with `default_bridge` for a configuration that does not name its bridge. `networks` are those of
-    /// all Pods.
+    /// Reads `fields`, completed by `defaults`.
     ///
     /// # Errors
     /// Code 7 for an invalid value or combination, 2 for an option that is not honoured.
     pub fn parse(
         mut fields: Fields,
-        default_bridge: &str,
-        networks: &[Prefix],
+        defaults: Defaults<'_>,
         args: &CniArgs,
         runtime: &RuntimeConfig,
     ) -> Result<Self, CniError> {
         let named = bridge_name(&mut fields)?;
         let is_unnamed = named.is_none();
-        let bridge = named.map_or_else(|| name(&fields, default_bridge), Ok)?;
+        let bridge = named.unwrap_or(defaults.bridge);
+        let lease = defaults.lease.as_ref().map(|(subnet, _)| *subnet);
         let from_args = ArgsCni::take(&mut fields)?;
         let vlan = VlanConf::take(&mut fields)?;
-        let mut flag = |key: &str| fields.take_bool(key).map(|value| value.unwrap_or(false));
+        let mut flag = |key: &str| fields.take_bool(key);
         let default_gateway = flag("isDefaultGateway")?;
         let mut conf = Self {
             bridge,
             // A VLAN's gateways are not on the bridge itself.
-            may_adopt: is_unnamed && vlan.native.is_none(),
-            is_leased: true,
-            gateway: flag("isGateway")? || default_gateway,
-            default_gateway,
-            force_address: flag("forceAddress")?,
-            hairpin: flag("hairpinMode")?,
-            promiscuous: flag("promiscMode")?,
-            isolated: flag("portIsolation")?,
-            spoof_guard: flag("macspoofchk")?,
-            detect_duplicates: flag("enabledad")?,
-            interface_disabled: flag("disableContainerInterface")?,
-            masquerade: masquerade(&mut fields, networks)?,
-            mtu: mtu(&mut fields)?,
+            may_adopt: is_unnamed && lease.is_some() && vlan.native.is_none(),
+            is_leased: lease.is_some(),
+            gateway: flag("isGateway")?.unwrap_or(lease.is_some()) || default_gateway.unwrap_or(false),
+            default_gateway: default_gateway.unwrap_or(false),
+            force_address: flag("forceAddress")?.unwrap_or(false),
+            hairpin: flag("hairpinMode")?.unwrap_or(false),
+            promiscuous: flag("promiscMode")?.unwrap_or(false),
+            isolated: flag("portIsolation")?.unwrap_or(false),
+            spoof_guard: flag("macspoofchk")?.unwrap_or(false),
+            detect_duplicates: flag("enabledad")?.unwrap_or(false),
+            interface_disabled: flag("disableContainerInterface")?.unwrap_or(false),
+            masquerade: masquerade(&mut fields, lease)?,
+            mtu: mtu(&mut fields, lease)?,
             dns: dns(&mut fields, runtime)?,
             mac: runtime.mac.or(from_args.mac).or(args.mac),
             vlan,
             ipam: None,
         };
-        conf.ipam = ipam(&mut fields, &from_args, args, runtime)?;
+        conf.ipam = match defaults.lease {
+            Some((subnet, section)) => Some(IpamConf::parse(section, Some(subnet), &from_args.ips, args, runtime)?),
+            None => ipam(&mut fields, &from_args, args, runtime)?,
+        };
         conf.check(&fields)?;
         fields.finish()?;
         Ok(conf)
@@ -160,19 +172,24 @@ fn name(fields: &Fields, text: &str) -> Result<IfName, CniError> {
     IfName::new(text).map_err(|e| CniError::invalid_field(&fields.path_of("bridge"), text, &e.to_string()))
 }
 
-fn masquerade(fields: &mut Fields, networks: &[Prefix]) -> Result<Option<Vec<Prefix>>, CniError> {
-    let wanted = fields.take_bool("ipMasq")?.unwrap_or(false);
+fn masquerade(fields: &mut Fields, lease: Option<&SubnetFile>) -> Result<Option<Vec<Prefix>>, CniError> {
+    let wanted = fields.take_bool("ipMasq")?.unwrap_or_else(|| lease.is_some_and(|subnet| !subnet.ip_masq));
     let path = fields.path_of("ipMasqBackend");
     let backend = fields.take_text("ipMasqBackend")?.filter(|backend| wanted && !backend.is_empty());
+    let networks = || lease.map(|subnet| subnet.networks().copied().collect()).unwrap_or_default();
     match backend.as_deref() {
-        None | Some("nftables") => Ok(wanted.then(|| networks.to_vec())),
+        None | Some("nftables") => Ok(wanted.then(networks)),
         Some(other) => Err(unsupported(&path, other).details("accepted is nftables")),
     }
 }
 
-fn mtu(fields: &mut Fields) -> Result<Option<u32>, CniError> {
+/// Zero leaves the kernel's MTU, whatever the lease says.
+fn mtu(fields: &mut Fields, lease: Option<&SubnetFile>) -> Result<Option<u32>, CniError> {
     let path = fields.path_of("mtu");
-    let Some(bytes) = fields.take_number("mtu", 65535)?.filter(|bytes| *bytes != 0) else { return Ok(None) };
+    let Some(bytes) = fields.take_number("mtu", 65535)? else { return Ok(lease.map(|subnet| subnet.mtu)) };
+    if bytes == 0 {
+        return Ok(None);
+    }
     if bytes < u64::from(netstate::mtu::MIN_IPV4) {
         return Err(CniError::invalid_field(&path, &bytes.to_string(), "a number of bytes from 68 to 65535, or 0"));
     }
@@ -200,7 +217,7 @@ fn ipam(
     let Some(mut section) = fields.take_object("ipam")? else { return Ok(None) };
     let path = section.path_of("type");
     match section.take_text("type")?.as_deref() {
-        Some("host-local") => IpamConf::parse(section, &from_args.ips, args, runtime).map(Some),
+        Some("host-local") => IpamConf::parse(section, None, &from_args.ips, args, runtime).map(Some),
         None | Some("") if section.is_empty() => Ok(None),
         // Without a type the bridge plugin stays in layer 2 and ignores the rest of the section.
         None | Some("") => Err(CniError::invalid_field(&path, "is missing", "host-local, or no other key in ipam")),
@@ -214,9 +231,13 @@ mod tests {
     use crate::protocol::error::Code;
     use serde_json::{Value, json};
 
+    fn cni0() -> Defaults<'static> {
+        Defaults { bridge: IfName::literal("cni0"), lease: None }
+    }
+
     fn parse(value: Value) -> Result<BridgeConf, CniError> {
         let fields = Fields::of(value, "delegate").unwrap();
-        BridgeConf::parse(fields, "cni0", &[], &CniArgs::default(), &RuntimeConfig::default())
+        BridgeConf::parse(fields, cni0(), &CniArgs::default(), &RuntimeConfig::default())
     }
 
     #[test]
@@ -245,7 +266,7 @@ mod tests {
         let value = json!({"args": {"cni": {"mac": macs[1].to_string()}, "other": {"x": 1}}});
         let get = |value: &Value, runtime: Option<MacAddr>| {
             let runtime = RuntimeConfig { mac: runtime, ..RuntimeConfig::default() };
-            BridgeConf::parse(Fields::of(value.clone(), "").unwrap(), "cni0", &[], &args, &runtime).unwrap().mac
+            BridgeConf::parse(Fields::of(value.clone(), "").unwrap(), cni0(), &args, &runtime).unwrap().mac
         };
         assert_eq!(get(&json!({}), None), Some(macs[0]));
         assert_eq!(get(&value, None), Some(macs[1]));

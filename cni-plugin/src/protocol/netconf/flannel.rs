@@ -2,7 +2,8 @@
 //!
 //! The stock configuration names almost nothing: the subnet, the MTU and whether to masquerade come from the subnet
 //! file that `netd` (or flanneld) writes. [`FlannelConf::delegate`] yields, to the byte, what flannel's own plugin
-//! would hand to the bridge plugin; it is what the state file of a Pod holds, so that either plugin can take over.
+//! would hand to the bridge plugin; it is what the state file of a Pod holds, so that either plugin can take over. ADD
+//! itself reads the user's options and the subnet file, not this text.
 
 use std::path::PathBuf;
 
@@ -83,6 +84,25 @@ impl FlannelConf {
             set_default(&mut delegate, "hairpinMode", || json!(true));
         }
         Ok(Self { subnet_file, data_dir, state_dir, delegate, ipam, args: None })
+    }
+
+    /// What the bridge plugin's options are read from, at `path`.
+    #[must_use]
+    pub fn options(&self, path: &str) -> Fields {
+        let mut options = self.delegate.clone();
+        for key in ["type", "cniVersion", "runtimeConfig"] {
+            options.remove(key);
+        }
+        if let Some(args) = &self.args {
+            options.insert("args".to_owned(), args.clone());
+        }
+        Fields::at(path, options)
+    }
+
+    /// The user's own `ipam` section, without a type that goes without saying.
+    #[must_use]
+    pub fn ipam_section(&self) -> Fields {
+        Fields::at("ipam", self.ipam.clone())
     }
 
     /// What flannel's plugin would hand to the bridge plugin: the user's options, completed from `subnet`.

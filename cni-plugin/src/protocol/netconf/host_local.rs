@@ -19,7 +19,7 @@ pub fn parse(mut conf: NetConf, args: &CniArgs) -> Result<IpamConf, CniError> {
     let missing = || CniError::new(Code::InvalidConfig, "IPAM config missing 'ipam' key");
     let section = conf.fields.take_object("ipam")?.ok_or_else(missing)?;
     let requested = requested(&mut conf.fields)?;
-    let ipam = IpamConf::parse(section, &requested, args, &runtime(conf.runtime)?)?;
+    let ipam = IpamConf::parse(section, None, &requested, args, &runtime(conf.runtime)?)?;
     ipam.check_version(conf.version)?;
     Ok(ipam)
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 use netstate::Prefix;
+use netstate::subnet_file::SubnetFile;
 use serde_json::Value;
 
 use super::RuntimeConfig;
@@ -37,12 +38,14 @@ pub struct IpamConf {
 }
 
 impl IpamConf {
-    /// Reads `fields` and adds what the runtime asked for.
+    /// Reads `fields` and adds what the runtime asked for. A `lease` takes the place of the configured ranges, and its
+    /// networks are routes besides the configured ones.
     ///
     /// # Errors
     /// Code 7 for an invalid value, 2 for one that is not honoured.
     pub fn parse(
         mut fields: Fields,
+        lease: Option<&SubnetFile>,
         args_cni: &[IpAddr],
         args: &CniArgs,
         runtime: &RuntimeConfig,
@@ -52,13 +55,19 @@ impl IpamConf {
         }
         let mut sets = runtime.ip_ranges.clone();
         sets.extend(legacy_range(&mut fields)?);
-        sets.extend(range_sets(&mut fields, "ranges")?);
         let path = fields.path_of("ranges");
+        match lease {
+            None => sets.extend(range_sets(&mut fields, "ranges")?),
+            Some(subnet) => {
+                fields.take("ranges")?;
+                sets.extend(leased_sets(subnet, &path)?);
+            }
+        }
         check_sets(&path, &sets)?;
         let conf = Self {
             data_dir: data_dir(&mut fields)?,
             sets,
-            routes: fields.take_objects("routes")?.into_iter().map(route).collect::<Result<_, _>>()?,
+            routes: routes(&mut fields, lease)?,
             resolv_conf: fields.take_text("resolvConf")?.filter(|p| !p.is_empty()).map(PathBuf::from),
             requested: args.ip.iter().chain(args_cni).chain(&runtime.ips).copied().collect(),
         };
@@ -118,6 +127,20 @@ fn route(mut fields: Fields) -> Result<ResultRoute, CniError> {
     }
     fields.finish()?;
     Ok(route)
+}
+
+fn routes(fields: &mut Fields, lease: Option<&SubnetFile>) -> Result<Vec<ResultRoute>, CniError> {
+    let mut routes = fields.take_objects("routes")?.into_iter().map(route).collect::<Result<Vec<_>, _>>()?;
+    let networks = lease.into_iter().flat_map(SubnetFile::networks);
+    routes.extend(networks.map(|network| ResultRoute::to(*network, None)));
+    Ok(routes)
+}
+
+/// A set for each of the node's subnets.
+fn leased_sets(subnet: &SubnetFile, path: &str) -> Result<Vec<RangeSet>, CniError> {
+    let set = |subnet: &Prefix| Range::new(*subnet, None, None, None).and_then(|range| RangeSet::new(vec![range]));
+    let subnets = subnet.subnet_v4.iter().chain(&subnet.subnet_v6);
+    subnets.map(|subnet| set(subnet).map_err(|e| CniError::invalid_field(path, &e.to_string(), SUBNET))).collect()
 }
 
 fn check_sets(path: &str, sets: &[RangeSet]) -> Result<(), CniError> {
@@ -221,7 +244,7 @@ mod tests {
 
     fn parse(value: Value) -> Result<IpamConf, CniError> {
         let fields = Fields::of(value, "ipam").unwrap();
-        IpamConf::parse(fields, &[], &CniArgs::default(), &RuntimeConfig::default())
+        IpamConf::parse(fields, None, &[], &CniArgs::default(), &RuntimeConfig::default())
     }
 
     fn sets(conf: &IpamConf) -> Vec<String> {
@@ -242,7 +265,8 @@ mod tests {
             ip_ranges: parse(json!({"subnet": "10.9.0.0/24"})).unwrap().sets,
             ..RuntimeConfig::default()
         };
-        let conf = IpamConf::parse(Fields::of(value, "ipam").unwrap(), &[], &CniArgs::default(), &runtime).unwrap();
+        let conf =
+            IpamConf::parse(Fields::of(value, "ipam").unwrap(), None, &[], &CniArgs::default(), &runtime).unwrap();
         assert_eq!(sets(&conf)[0], "10.9.0.1-10.9.0.254");
     }
 
@@ -251,7 +275,7 @@ mod tests {
         let args = CniArgs::parse("IP=10.1.2.7").unwrap();
         let runtime = RuntimeConfig { ips: vec!["fd00::9".parse().unwrap()], ..RuntimeConfig::default() };
         let fields = Fields::of(json!({"subnet": "10.1.2.0/24"}), "ipam").unwrap();
-        let conf = IpamConf::parse(fields, &["10.1.2.8".parse().unwrap()], &args, &runtime).unwrap();
+        let conf = IpamConf::parse(fields, None, &["10.1.2.8".parse().unwrap()], &args, &runtime).unwrap();
         assert_eq!(
             conf.requested.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
             ["10.1.2.7", "10.1.2.8", "fd00::9"]

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use kernel::Rtnl;
 use kernel::link::LinkState;
-use netstate::LinkKind;
 use netstate::subnet_file::SubnetFile;
-use serde_json::{Map, Value};
+use netstate::{IfName, LinkKind};
+use serde_json::Value;
 
 use super::Bridge;
 use crate::protocol::args::CniArgs;
 use crate::protocol::error::{CniError, Code};
-use crate::protocol::fields::Fields;
+use crate::protocol::netconf::bridge::Defaults;
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{
     BandwidthConf, BridgeConf, DEFAULT_STATE_DIR, FlannelConf, IpamConf, NetConf, PortMapping, PortmapConf,
@@ -26,6 +26,11 @@ use crate::protocol::version::SpecVersion;
 use crate::reclaim::leftovers::Leftovers;
 use crate::state::records::{Class, Records};
 use crate::state::safe_file::{self, Links};
+
+/// The bridge of a configuration that names none.
+const CBR0: IfName = IfName::literal("cbr0");
+/// The same under the names of others.
+const CNI0: IfName = IfName::literal("cni0");
 
 /// A network, ready to attach to.
 #[derive(Debug, Clone)]
@@ -68,11 +73,11 @@ impl Network {
     fn configured(mut conf: NetConf, args: &CniArgs) -> Result<Self, CniError> {
         let state_dir = conf.fields.take_text("stateDir")?.filter(|dir| !dir.is_empty());
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: true })?;
-        let bridge = BridgeConf::parse(conf.fields, "cni0", &[], args, &runtime)?;
+        let bridge = BridgeConf::parse(conf.fields, Defaults { bridge: CNI0, lease: None }, args, &runtime)?;
         let name = conf.name;
         Ok(Self {
             version: conf.version,
-            bridge: BridgeConf { may_adopt: false, is_leased: false, ..bridge },
+            bridge,
             records: Records::new(
                 Class::Attachment,
                 Path::new(state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)),
@@ -95,25 +100,23 @@ impl Network {
             _ => FlannelConf::parse(conf.fields)?,
         };
         let subnet = read_subnet_file(&flannel.subnet_file)?;
-        let version = conf.is_versioned.then_some(conf.version.as_str());
-        let delegate = flannel.delegate(&conf.name, version, conf.runtime.as_ref(), &subnet);
+        let flannel_state = (role == Bridge::Flannel).then(|| {
+            let version = conf.is_versioned.then_some(conf.version.as_str());
+            let delegate = flannel.delegate(&conf.name, version, conf.runtime.as_ref(), &subnet);
+            (flannel.data_dir.clone(), Value::Object(delegate).to_string())
+        });
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: native, attachment: true })?;
-        let content = Value::Object(delegate.clone()).to_string();
-        let networks = [subnet.networks_v4.as_slice(), &subnet.networks_v6].concat();
-        let bridge = BridgeConf::parse(
-            bridge_fields(delegate, role)?,
-            if native { "cbr0" } else { "cni0" },
-            &networks,
-            args,
-            &runtime,
-        )?;
+        let options = flannel.options(if native { "" } else { "delegate" });
+        let defaults =
+            Defaults { bridge: if native { CBR0 } else { CNI0 }, lease: Some((&subnet, flannel.ipam_section())) };
+        let bridge = BridgeConf::parse(options, defaults, args, &runtime)?;
         Ok(Self {
             version: conf.version,
             bridge,
             records: Records::new(Class::Attachment, &flannel.state_dir, &conf.name),
             ports: portmap.map(|portmap| (portmap, runtime.port_mappings)),
             bandwidth: bandwidth.or(runtime.bandwidth).unwrap_or_default(),
-            flannel_state: (role == Bridge::Flannel).then_some((flannel.data_dir, content)),
+            flannel_state,
             name: conf.name,
         })
     }
@@ -158,14 +161,6 @@ impl Network {
             }
         }
     }
-}
-
-/// What belongs to the bridge: the delegate without the keys that every configuration has.
-fn bridge_fields(mut delegate: Map<String, Value>, role: Bridge) -> Result<Fields, CniError> {
-    for key in ["name", "cniVersion", "type", "runtimeConfig"] {
-        delegate.remove(key);
-    }
-    Fields::of(Value::Object(delegate), if role == Bridge::Native { "" } else { "delegate" })
 }
 
 /// The longest subnet file that is read, in bytes.
