@@ -5,12 +5,10 @@
 //! bridge plugin's rules, which exempt the Pod's own subnet alone, these let traffic to the Pods of other nodes keep
 //! its source.
 
-use std::net::IpAddr;
-
-use netstate::Prefix;
 use netstate::nft::{
     Chain, ChainKind, Family, Hook, Match, Name, Op, Policy, Rule, Ruleset, Statement, TableKey, priority,
 };
+use netstate::{IpFamily, Prefix};
 
 /// The table of `network`: `subnets` are masqueraded except towards `networks`, themselves and multicast groups.
 /// `None` for a name that nftables cannot hold.
@@ -19,10 +17,10 @@ pub fn ruleset(network: &str, subnets: &[Prefix], networks: &[Prefix]) -> Option
     let name = Name::new(format!("netd-masq-{network}")).ok()?;
     let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
     for subnet in subnets {
-        let same_family = |net: &&Prefix| net.is_ipv4() == subnet.is_ipv4();
+        let same_family = |net: &&Prefix| net.family() == subnet.family();
         let own = (!networks.iter().any(|net| net.covers(subnet))).then_some(subnet);
         let mut rule = Rule::new().when(Match::Saddr(Op::Is, *subnet));
-        for exempt in own.into_iter().chain(networks.iter().filter(same_family)).chain(&multicast(subnet.is_ipv4())) {
+        for exempt in own.into_iter().chain(networks.iter().filter(same_family)).chain([&multicast(subnet.family())]) {
             rule = rule.when(Match::Daddr(Op::IsNot, *exempt));
         }
         chain.rules.push(rule.then(Statement::Masquerade { fully_random: true }));
@@ -32,11 +30,12 @@ pub fn ruleset(network: &str, subnets: &[Prefix], networks: &[Prefix]) -> Option
     Some(ruleset)
 }
 
-/// 224.0.0.0/4 or ff00::/8.
-fn multicast(v4: bool) -> Option<Prefix> {
-    let (first, len) =
-        if v4 { (IpAddr::from([224, 0, 0, 0]), 4) } else { (IpAddr::from([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8) };
-    Prefix::new(first, len).ok()
+/// Groups, which have no one address.
+const fn multicast(family: IpFamily) -> Prefix {
+    match family {
+        IpFamily::V4 => Prefix::v4_literal([224, 0, 0, 0], 4),
+        IpFamily::V6 => Prefix::v6_literal([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+    }
 }
 
 #[cfg(test)]

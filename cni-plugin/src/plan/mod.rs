@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 use hostports::StaleFlows;
 use netstate::nft::{ElementKey, Ruleset, TableKey};
-use netstate::{IfName, MacAddr, PortOptions, PortVlans, Route, RouteKey, SysctlKey, TokenBucket};
+use netstate::{IfName, IpFamily, MacAddr, PortOptions, PortVlans, Prefix, Route, RouteKey, SysctlKey, TokenBucket};
 use tag::Tag;
 
 /// One end of the Pod's veth pair.
@@ -35,6 +35,14 @@ pub struct End {
 
 /// An address with its prefix length.
 pub type Cidr = (IpAddr, u8);
+
+/// Every address of a family.
+const fn everywhere(family: IpFamily) -> Prefix {
+    match family {
+        IpFamily::V4 => Prefix::v4_literal([0; 4], 0),
+        IpFamily::V6 => Prefix::v6_literal([0; 8], 0),
+    }
+}
 
 /// One step of ADD.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,9 +207,16 @@ pub struct Parameter {
     pub required: bool,
 }
 
-/// The parameter `key`, a path below /proc/sys.
-fn parameter(key: &str, value: &'static str, required: bool) -> Option<Parameter> {
-    key.parse().ok().map(|key| Parameter { key, value, required })
+impl Parameter {
+    /// Without it the Pod would not work.
+    const fn required(key: SysctlKey, value: &'static str) -> Self {
+        Self { key, value, required: true }
+    }
+
+    /// Not every kernel has it.
+    const fn optional(key: SysctlKey, value: &'static str) -> Self {
+        Self { key, value, required: false }
+    }
 }
 
 /// How something that was done is undone.

@@ -31,9 +31,7 @@ impl Role for Loopback {
     }
 }
 
-fn lo() -> Result<IfName, CniError> {
-    IfName::new("lo").map_err(|e| CniError::new(Code::Kernel, e.to_string()))
-}
+const LO: IfName = IfName::literal("lo");
 
 fn missing(netns: &Netns) -> CniError {
     CniError::new(Code::Kernel, format!("interface lo is missing in {}", netns.path().display()))
@@ -47,10 +45,9 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: false, attachment: false })?;
     conf.fields.finish()?;
     let netns = open_namespace(call)?;
-    let name = lo()?;
     let set_up = |pod: &mut Rtnl| -> Result<Option<Vec<(IpAddr, u8)>>, KernelError> {
-        let Some(found) = pod.link(&name)? else { return Ok(None) };
-        pod.set_link(&name, &Link { mtu: None, mac: None, up: true, ..found.link })?;
+        let Some(found) = pod.link(&LO)? else { return Ok(None) };
+        pod.set_link(&LO, &Link { mtu: None, mac: None, up: true, ..found.link })?;
         pod.addresses_of(found.index).map(Some)
     };
     let addresses = Rtnl::open_in(&netns).and_then(|mut pod| set_up(&mut pod))?;
@@ -66,7 +63,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let mac = Some(netstate::MacAddr([0; 6]));
     let ip = |(addr, len)| IpConfig { interface: Some(0), addr, len, gateway: None };
     let result = AddResult {
-        interfaces: vec![Interface { name: name.to_string(), mac, mtu: None, sandbox }],
+        interfaces: vec![Interface { name: LO.to_string(), mac, mtu: None, sandbox }],
         ips: addresses.into_iter().map(ip).collect(),
         ..AddResult::default()
     };
@@ -79,8 +76,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
 /// Code 102 when it is not.
 fn check(call: &Call) -> Result<(), CniError> {
     let netns = open_namespace(call)?;
-    let name = lo()?;
-    let found = Rtnl::open_in(&netns).and_then(|mut pod| pod.link(&name))?;
+    let found = Rtnl::open_in(&netns).and_then(|mut pod| pod.link(&LO))?;
     if found.ok_or_else(|| missing(&netns))?.link.up {
         return Ok(());
     }
@@ -93,9 +89,8 @@ fn check(call: &Call) -> Result<(), CniError> {
 /// Code 100 when the kernel refuses.
 fn del(call: &Call) -> Result<(), CniError> {
     let Ok(netns) = open_namespace(call) else { return Ok(()) };
-    let name = lo()?;
-    let set_down = |pod: &mut Rtnl| match pod.link(&name)? {
-        Some(found) => pod.set_link(&name, &Link { mtu: None, mac: None, up: false, ..found.link }),
+    let set_down = |pod: &mut Rtnl| match pod.link(&LO)? {
+        Some(found) => pod.set_link(&LO, &Link { mtu: None, mac: None, up: false, ..found.link }),
         None => Ok(()),
     };
     Rtnl::open_in(&netns).and_then(|mut pod| set_down(&mut pod)).map_err(CniError::from)

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::{IfName, IpFamily};
+
 /// Path of a parameter below /proc/sys, with `/` as separator: `net/ipv4/ip_forward`. Slashes, because interface
 /// names such as `flannel.1` contain dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +59,13 @@ impl SysctlKey {
         Self(Cow::Borrowed(path))
     }
 
+    /// The parameter `name` that `link` has for `family`: `net/ipv4/conf/<link>/<name>`. A link's name is always one segment.
+    #[must_use]
+    pub fn of_link(family: IpFamily, link: &IfName, name: &'static str) -> Self {
+        let family = if family.is_v4() { "ipv4" } else { "ipv6" };
+        Self(Cow::Owned(format!("net/{family}/conf/{link}/{name}")))
+    }
+
     /// The path below /proc/sys.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -106,6 +115,12 @@ mod tests {
         }
         const FORWARD: SysctlKey = SysctlKey::literal("net/ipv4/ip_forward");
         assert_eq!(Ok(FORWARD), "net/ipv4/ip_forward".parse());
+    }
+
+    #[test]
+    fn parameter_of_a_link_is_what_its_text_says() {
+        let key = SysctlKey::of_link(IpFamily::V6, &IfName::literal("flannel.1"), "accept_ra");
+        assert_eq!(Ok(key), "net/ipv6/conf/flannel.1/accept_ra".parse());
     }
 
     proptest! {

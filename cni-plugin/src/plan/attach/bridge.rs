@@ -3,12 +3,17 @@
 //! Invariants: an address of the bridge gives way only when no Pod can be using it, or when the user forces it; two
 //! bridges of one host never get one subnet.
 
-use netstate::{IfName, Prefix};
+use netstate::{IfName, IpFamily, Prefix, SysctlKey};
 
 use super::{Attach, Facts, Surroundings};
-use crate::plan::{Cidr, Step, parameter};
+use crate::plan::{Cidr, Parameter, Step};
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::range::RangeSet;
+
+/// The node forwards IPv4.
+pub const FORWARD_V4: SysctlKey = SysctlKey::literal("net/ipv4/ip_forward");
+/// The node forwards IPv6.
+pub const FORWARD_V6: SysctlKey = SysctlKey::literal("net/ipv6/conf/all/forwarding");
 
 impl Attach<'_> {
     pub(super) fn bridge_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
@@ -19,8 +24,8 @@ impl Attach<'_> {
                 let (mac, mtu, filters_vlans) = (self.bridge_mac(), self.conf.mtu, self.conf.vlan.is_used());
                 steps.push(Step::CreateBridge { name: name.clone(), mac, mtu, filters_vlans });
                 // Ports must not teach the host routes.
-                steps
-                    .extend(parameter(&format!("net/ipv6/conf/{name}/accept_ra"), "0", false).map(Step::HostParameter));
+                let accept_ra = SysctlKey::of_link(IpFamily::V6, &name, "accept_ra");
+                steps.push(Step::HostParameter(Parameter::optional(accept_ra, "0")));
             }
             Some(bridge) if !bridge.is_bridge => {
                 let msg = format!("link {name} already exists but is not a bridge");
@@ -59,10 +64,10 @@ impl Attach<'_> {
         }
         let has = |v4: bool| gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4);
         if has(true) && !facts.forwards_v4 {
-            steps.extend(parameter("net/ipv4/ip_forward", "1", true).map(Step::HostParameter));
+            steps.push(Step::HostParameter(Parameter::required(FORWARD_V4, "1")));
         }
         if has(false) && !facts.forwards_v6 {
-            steps.extend(parameter("net/ipv6/conf/all/forwarding", "1", true).map(Step::HostParameter));
+            steps.push(Step::HostParameter(Parameter::required(FORWARD_V6, "1")));
         }
         Ok(steps)
     }

@@ -4,7 +4,7 @@
 //! bridge and what Pods share, then the veth pair in one message, then the ports, then the Pod's side, and last the
 //! neighbour entry, which only makes the first packet faster.
 
-mod bridge;
+pub mod bridge;
 mod pod;
 pub mod vlan;
 

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use netstate::route::TABLE_MAIN;
-use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
+use netstate::{IfName, IpFamily, Route, RouteKey, RouteKind, RouteMetrics, RouteScope, SysctlKey};
 
 use super::Attach;
-use crate::plan::{Step, parameter};
+use crate::plan::{Parameter, Step, everywhere};
 use crate::protocol::error::CniError;
 use crate::protocol::result::ResultRoute;
 use crate::state::reservations::Reservation;
@@ -21,23 +21,22 @@ impl Attach<'_> {
             return Ok(Vec::new());
         }
         let mut steps = Vec::new();
-        let mut set = |key: &str, value, required| {
-            steps.extend(parameter(&format!("net/{key}"), value, required).map(Step::PodParameter));
-        };
+        let mut set = |parameter| steps.push(Step::PodParameter(parameter));
+        let own = |family, name| SysctlKey::of_link(family, ifname, name);
         if self.reservations.iter().any(|r| r.addr.is_ipv6()) {
             // An interface without IPv6 would refuse the address; containers often start that way.
-            set("ipv6/conf/lo/disable_ipv6", "0", true);
-            set(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0", true);
-            set(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1", false);
+            set(Parameter::required(SysctlKey::literal("net/ipv6/conf/lo/disable_ipv6"), "0"));
+            set(Parameter::required(own(IpFamily::V6, "disable_ipv6"), "0"));
+            set(Parameter::optional(own(IpFamily::V6, "keep_addr_on_down"), "1"));
             if self.conf.detect_duplicates {
                 // Its own probes, come back over a hairpin port, must not count (RFC 7527).
-                set(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1", false);
-                set(&format!("ipv6/conf/{ifname}/accept_dad"), "1", true);
+                set(Parameter::optional(own(IpFamily::V6, "enhanced_dad"), "1"));
+                set(Parameter::required(own(IpFamily::V6, "accept_dad"), "1"));
             }
         }
         if self.reservations.iter().any(|r| r.addr.is_ipv4()) {
             // Announces the address when the link comes up: other Pods may remember its former owner.
-            set(&format!("ipv4/conf/{ifname}/arp_notify"), "1", false);
+            set(Parameter::optional(own(IpFamily::V4, "arp_notify"), "1"));
         }
         steps.push(Step::ConfigurePod {
             ifname: ifname.clone(),
@@ -70,22 +69,17 @@ impl Attach<'_> {
             }
         }
         if self.conf.default_gateway {
-            for v4 in [true, false] {
-                let gateway = self.reservations.iter().find(|r| r.addr.is_ipv4() == v4).map(|r| r.gateway);
+            for family in IpFamily::ALL {
+                let gateway = self.reservations.iter().find(|r| IpFamily::of(r.addr) == family).map(|r| r.gateway);
                 let in_main = |r: &ResultRoute| r.table.is_none_or(|table| table == TABLE_MAIN);
-                let has_default = routes.iter().any(|r| r.dst.is_default() && r.dst.is_ipv4() == v4 && in_main(r));
-                if let Some(gateway) = gateway.filter(|_| !has_default) {
-                    routes.extend(default_route(gateway));
+                let has_default = routes.iter().any(|r| r.dst.is_default() && r.dst.family() == family && in_main(r));
+                if gateway.is_some() && !has_default {
+                    routes.push(ResultRoute::to(everywhere(family), gateway));
                 }
             }
         }
         Ok(routes)
     }
-}
-
-fn default_route(gateway: IpAddr) -> Option<ResultRoute> {
-    let any = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    Prefix::new(any, 0).ok().map(|dst| ResultRoute::to(dst, Some(gateway)))
 }
 
 fn kernel_route(route: &ResultRoute, via: Option<IpAddr>, ifname: &IfName) -> (RouteKey, Route) {

@@ -4,11 +4,11 @@
 //! VLAN alone, so the host is in the VLAN just as a Pod is. All Pods of the VLAN share it. Invariant: it goes up only
 //! when its port is set; a link that is up is whole, and one that an ADD left behind when it was killed is down.
 
-use netstate::{IfName, MacAddr, PortVlans, VlanMode};
+use netstate::{IfName, IpFamily, MacAddr, PortVlans, SysctlKey, VlanMode};
 use sha2::{Digest, Sha256};
 
 use super::{Attach, BridgeState, Facts};
-use crate::plan::{Cidr, End, Step, parameter};
+use crate::plan::{Cidr, End, Parameter, Step};
 use crate::protocol::attachment::link_name;
 use crate::protocol::error::{CniError, Code};
 
@@ -73,9 +73,9 @@ impl Attach<'_> {
             Some(_) => {}
             None => {
                 let (bridge, port, gateway) = (self.conf.bridge.clone(), port.clone(), gateway.clone());
-                let accept_ra = parameter(&format!("net/ipv6/conf/{}/accept_ra", gateway.name), "0", false);
+                let accept_ra = SysctlKey::of_link(IpFamily::V6, &gateway.name, "accept_ra");
                 steps.push(Step::CreateVlanLink { bridge, port, gateway, mtu: self.mtu() });
-                steps.extend(accept_ra.map(Step::HostParameter));
+                steps.push(Step::HostParameter(Parameter::optional(accept_ra, "0")));
             }
         }
         let vlans = PortVlans([(vlan, VlanMode::Native)].into());

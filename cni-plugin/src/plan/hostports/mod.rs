@@ -18,9 +18,9 @@ pub mod table;
 use std::net::IpAddr;
 
 use netstate::nft::{Data, Datum, Element, ElementKey, Ruleset};
-use netstate::{IfName, Prefix};
+use netstate::{IfName, IpFamily, Prefix, SysctlKey};
 
-use super::{Cidr, Step, parameter};
+use super::{Cidr, Parameter, Step};
 use crate::protocol::error::CniError;
 use crate::protocol::netconf::{PortMapping, PortmapConf, Snat};
 
@@ -124,9 +124,8 @@ impl HostPorts<'_> {
         self.check_unique()?;
         let mut steps = Vec::new();
         if self.needs_localnet() {
-            steps.extend(
-                parameter(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1", true).map(Step::HostParameter),
-            );
+            let key = SysctlKey::of_link(IpFamily::V4, bridge, "route_localnet");
+            steps.push(Step::HostParameter(Parameter::required(key, "1")));
         }
         steps.push(Step::OpenPorts { ruleset: Box::new(self.ruleset()), tag: self.tag.clone() });
         let flows = self.stale_flows();

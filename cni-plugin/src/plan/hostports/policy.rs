@@ -8,6 +8,7 @@ use netstate::nft::{Chain, Field, MarkChange, Match, Name, Op, Rule, Set, Statem
 use netstate::{IpFamily, Prefix};
 use sha2::{Digest, Sha256};
 
+use super::super::everywhere;
 use super::table::{self, Scope, address_type, network_family};
 use crate::protocol::netconf::conditions::Conditions;
 use crate::protocol::netconf::{PortmapConf, Snat};
@@ -40,7 +41,7 @@ impl Policy {
         }
         let subnets = match conf.snat {
             // Whoever it comes from: the families are all that matters.
-            Snat::Always => subnets.iter().filter_map(|subnet| table::any(subnet.is_ipv4())).collect(),
+            Snat::Always => subnets.iter().map(|subnet| everywhere(subnet.family())).collect(),
             _ => subnets.to_vec(),
         };
         // Value by value in words that tell them apart: the same in every release that says the same.
@@ -113,7 +114,7 @@ impl Policy {
             Snat::Never => Vec::new(),
             Snat::Always => vec![None],
             Snat::WhereNeeded => {
-                [Some(subnet), table::loopback().filter(|_| v4)].into_iter().flatten().map(Some).collect()
+                [Some(subnet), v4.then_some(table::LOOPBACK_V4)].into_iter().flatten().map(Some).collect()
             }
         };
         let mut rules = Vec::new();

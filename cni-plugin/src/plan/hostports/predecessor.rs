@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use netstate::Prefix;
 use netstate::nft::{Element, Family, Match, Name, Op, Rule, Ruleset, Statement, TableKey};
+use netstate::{IpFamily, Prefix};
 
+use super::super::everywhere;
 use super::policy::Policy;
 use super::table::{self, Scope};
 use crate::protocol::attachment::Attachment;
@@ -92,13 +93,9 @@ fn policy(former: &Ruleset) -> Option<Policy> {
     let conditions = Conditions::default();
     let mark_bit = u8::try_from(mark.trailing_zeros()).ok()?;
     if is_always {
-        let subnets = [table::any(true), table::any(false)];
-        return Policy::of(
-            &PortmapConf { snat: Snat::Always, mark_bit, conditions },
-            &subnets.into_iter().flatten().collect::<Vec<_>>(),
-        );
+        return Policy::of(&PortmapConf { snat: Snat::Always, mark_bit, conditions }, &IpFamily::ALL.map(everywhere));
     }
-    let subnets: Vec<Prefix> = sources.into_iter().filter(|source| Some(*source) != table::loopback()).collect();
+    let subnets: Vec<Prefix> = sources.into_iter().filter(|source| *source != table::LOOPBACK_V4).collect();
     Policy::of(&PortmapConf { snat: Snat::WhereNeeded, mark_bit, conditions }, &subnets)
 }
 

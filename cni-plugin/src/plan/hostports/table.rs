@@ -14,7 +14,6 @@
 //! changes no other.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use netstate::nft::{
     Chain, ChainKind, Datum, Destination, Family, Hook, Match, Name, Op, Policy, Rule, Ruleset, Set, Statement, Table,
@@ -175,23 +174,13 @@ fn with_policies(have: &Table, ids: BTreeSet<&str>, mut table: Table) -> Table {
     table
 }
 
-/// Every address of a family.
-pub(super) fn any(v4: bool) -> Option<Prefix> {
-    let first = if v4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    Prefix::new(first, 0).ok()
-}
-
-pub(super) fn loopback() -> Option<Prefix> {
-    Prefix::new(IpAddr::from([127, 0, 0, 0]), 8).ok()
-}
+/// Where this node speaks with itself.
+pub(super) const LOOPBACK_V4: Prefix = Prefix::v4_literal([127, 0, 0, 0], 8);
 
 /// `route_localnet` would let neighbours on the bridge reach what listens on 127.0.0.1 only (CVE-2020-8558).
 fn localnet() -> Chain {
     let mut chain = Chain::base(ChainKind::Filter, Hook::Prerouting, priority::RAW, Policy::Accept);
-    let lo = IfName::new("lo").ok().map(|lo| Match::Iifname(Op::IsNot, lo));
-    let daddr = loopback().map(|net| Match::Daddr(Op::Is, net));
-    if let (Some(lo), Some(daddr)) = (lo, daddr) {
-        chain.rules = vec![Rule::new().when(lo).when(daddr).then(Verdict::Drop)];
-    }
+    let from_outside = Rule::new().when(Match::Iifname(Op::IsNot, IfName::literal("lo")));
+    chain.rules = vec![from_outside.when(Match::Daddr(Op::Is, LOOPBACK_V4)).then(Verdict::Drop)];
     chain
 }

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 
 use kernel::link::LinkState;
 use kernel::{KernelError, Rtnl, sysctl};
-use netstate::{IfName, LinkKind};
+use netstate::{IfName, IpFamily, LinkKind};
 
 use crate::plan::Cidr;
+use crate::plan::attach::bridge::{FORWARD_V4, FORWARD_V6};
 use crate::plan::attach::vlan::VlanLink;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
 use crate::protocol::error::CniError;
@@ -29,12 +30,12 @@ pub(super) fn survey(attach: &Attach<'_>, bridge: Option<&LinkState>, host: &mut
         facts.surroundings = surroundings(attach, host)?;
     }
     let gateways = attach.gateways();
-    let forwards = |v4: bool, key: &str| {
-        gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4)
-            && key.parse().is_ok_and(|key| sysctl::read(&key).is_ok_and(|value| value == "1"))
+    let forwards = |family: IpFamily, key| {
+        gateways.iter().any(|(addr, _)| IpFamily::of(*addr) == family)
+            && sysctl::read(&key).is_ok_and(|value| value == "1")
     };
-    facts.forwards_v4 = forwards(true, "net/ipv4/ip_forward");
-    facts.forwards_v6 = forwards(false, "net/ipv6/conf/all/forwarding");
+    facts.forwards_v4 = forwards(IpFamily::V4, FORWARD_V4);
+    facts.forwards_v6 = forwards(IpFamily::V6, FORWARD_V6);
     Ok(facts)
 }
 
