@@ -49,18 +49,19 @@ impl Rtnl {
     /// When the kernel cannot be read.
     pub fn addresses_of(&mut self, index: u32) -> Result<Vec<(IpAddr, u8)>, KernelError> {
         let all = self.list_addresses(index)?;
-        Ok(all.into_iter().filter(|(of, ..)| *of == index).map(|(_, addr, len)| (addr, len)).collect())
+        Ok(all.into_iter().map(|(_, addr, len)| (addr, len)).collect())
     }
 
+    /// Of the link with `index`, or with 0 of all.
     fn list_addresses(&mut self, index: u32) -> Result<Vec<(u32, IpAddr, u8)>, KernelError> {
         let mut message = AddressMessage::default();
         message.header.index = index;
-        let frames = match self.dump("list addresses", &RouteNetlinkMessage::GetAddress(message)) {
+        let wanted = |frame: &Frame| row(frame).filter(|(of, ..)| index == 0 || *of == index);
+        match self.list("list addresses", &RouteNetlinkMessage::GetAddress(message), wanted) {
             // With a filter the kernel says so when the link is gone.
-            Err(error) if error.errno() == Some(libc::ENODEV) => Vec::new(),
-            other => other?,
-        };
-        Ok(frames.iter().filter_map(row).collect())
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
+            other => other,
+        }
     }
 
     /// Addresses of the link with `index` that cannot be used, or not yet, because of the search for a second owner.
@@ -191,15 +192,15 @@ impl Target for Addresses {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<AddressKey, Address>, KernelError> {
-        let indexes = Indexes::all(&mut self.rtnl)?;
+        let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
         let mut rows = Rows::new();
-        for (index, addr, len) in self.rtnl.addresses()? {
-            let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            if let Some(link) = indexes.name(index).filter(|link| self.links.contains(link))
-                && !link_local
-            {
-                let key = AddressKey { link: link.clone(), addr, len };
-                rows.insert(key, Observed { value: Address, owner: Owner::Ours });
+        for (index, link) in indexes.links() {
+            for (addr, len) in self.rtnl.addresses_of(index)? {
+                let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                if !link_local {
+                    let key = AddressKey { link: link.clone(), addr, len };
+                    rows.insert(key, Observed { value: Address, owner: Owner::Ours });
+                }
             }
         }
         Ok(rows)

@@ -15,7 +15,7 @@ use netstate::{Fdb, FdbKey, IfName};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::KernelError;
-use crate::neighbour::{Entry, entry};
+use crate::neighbour::Entry;
 use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
 
 /// PF_BRIDGE, the family of forwarding entries.
@@ -77,17 +77,19 @@ impl Target for Fdbs {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<FdbKey, Fdb>, KernelError> {
-        let indexes = Indexes::all(&mut self.rtnl)?;
-        let mut all = NeighbourMessage::default();
-        all.header.family = AddressFamily::Bridge;
-        let frames = self.rtnl.dump("list forwarding entries", &RouteNetlinkMessage::GetNeighbour(all))?;
-        let ours = |entry: &Entry| entry.family == AF_BRIDGE && entry.permanent && entry.flags & NTF_SELF != 0;
-        let row = |entry: Entry| {
-            let link = indexes.name(entry.index).filter(|link| self.links.contains(link))?;
-            let key = FdbKey { link: link.clone(), mac: entry.mac? };
-            Some((key, Observed { value: Fdb { dst: entry.dst? }, owner: Owner::Ours }))
-        };
-        Ok(frames.iter().filter_map(entry).filter(ours).filter_map(row).collect())
+        let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
+        let mut rows = Rows::new();
+        for (index, link) in indexes.links() {
+            let ours = |entry: &Entry| {
+                entry.family == AF_BRIDGE && entry.index == index && entry.permanent && entry.flags & NTF_SELF != 0
+            };
+            let entries = self.rtnl.entries(AddressFamily::Bridge, index, ours)?;
+            rows.extend(entries.into_iter().filter_map(|entry| {
+                let key = FdbKey { link: link.clone(), mac: entry.mac? };
+                Some((key, Observed { value: Fdb { dst: entry.dst? }, owner: Owner::Ours }))
+            }));
+        }
+        Ok(rows)
     }
 
     fn apply(&mut self, steps: &[Step<FdbKey, Fdb>]) -> Vec<Result<(), KernelError>> {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netstate::{IfName, MacAddr, Neighbour, NeighbourKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
@@ -88,6 +88,26 @@ impl Rtnl {
         self.request(&set(index, addr, mac, NeighbourState::Stale)).map(drop)
     }
 
+    /// Entries of the link with `index` that `wanted` keeps. The kernel leaves others out since Linux 4.20 (NDA_IFINDEX);
+    /// `wanted` has to do so as well.
+    pub(crate) fn entries(
+        &mut self,
+        family: AddressFamily,
+        index: u32,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>, KernelError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family;
+        message.attributes.push(NeighbourAttribute::IfIndex(index));
+        let op = if family == AddressFamily::Bridge { "list forwarding entries" } else { "list neighbours" };
+        let message = RouteNetlinkMessage::GetNeighbour(message);
+        match self.list(op, &message, |frame| entry(frame).filter(&wanted)) {
+            // The link is gone, and its entries with it.
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
     /// Removes what the kernel knows of `addresses` on the link with `index`: nobody has them any more.
     ///
     /// # Errors
@@ -134,15 +154,17 @@ impl Target for Neighbours {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<NeighbourKey, Neighbour>, KernelError> {
-        let indexes = Indexes::all(&mut self.rtnl)?;
-        let frames =
-            self.rtnl.dump("list neighbours", &RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
-        let row = |entry: Entry| {
-            let link = indexes.name(entry.index).filter(|link| self.links.contains(link))?;
-            let key = NeighbourKey { link: link.clone(), addr: entry.dst? };
-            Some((key, Observed { value: Neighbour { mac: entry.mac? }, owner: Owner::Ours }))
-        };
-        Ok(frames.iter().filter_map(entry).filter(|entry| entry.permanent).filter_map(row).collect())
+        let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
+        let mut rows = Rows::new();
+        for (index, link) in indexes.links() {
+            let ours = |entry: &Entry| entry.index == index && entry.permanent;
+            let entries = self.rtnl.entries(AddressFamily::Unspec, index, ours)?;
+            rows.extend(entries.into_iter().filter_map(|entry| {
+                let key = NeighbourKey { link: link.clone(), addr: entry.dst? };
+                Some((key, Observed { value: Neighbour { mac: entry.mac? }, owner: Owner::Ours }))
+            }));
+        }
+        Ok(rows)
     }
 
     fn apply(&mut self, steps: &[Step<NeighbourKey, Neighbour>]) -> Vec<Result<(), KernelError>> {

@@ -4,6 +4,7 @@
 //! destination that differ in metric are different rows; a removal names the metric. Ownership is a question of the
 //! caller: our protocol number, and what a predecessor left behind.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -31,8 +32,8 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
-const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+const RTA_NH_ID: u16 = 30;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
 const RTM_F_CLONED: u32 = 0x200;
@@ -40,14 +41,30 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 impl Rtnl {
-    /// All routes of both families with a single next hop, cached clones left out. A route's link is told by name.
+    /// All routes of both families, cached clones left out. A route's link is told by name; one with several next hops,
+    /// or with a next hop object, has neither link nor next hop of its own.
     ///
     /// # Errors
     /// When the kernel cannot be read.
     pub fn routes(&mut self) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        let indexes = Indexes::all(self)?;
-        let frames = self.dump("list routes", &RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
-        Ok(frames.iter().filter_map(|frame| row(frame, &indexes)).collect())
+        self.routes_of(None, |_, _| true)
+    }
+
+    /// The routes of one table, or of all, that `wanted` keeps before the name of their link is known.
+    fn routes_of(
+        &mut self,
+        table: Option<u32>,
+        wanted: impl Fn(&RouteKey, &Route) -> bool,
+    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        let mut message = RouteMessage::default();
+        message.attributes.extend(table.map(RouteAttribute::Table));
+        let keep = |row: &Parsed| {
+            !row.cloned && table.is_none_or(|table| row.key.table == table) && wanted(&row.key, &row.route)
+        };
+        let read = |frame: &Frame| parse(frame).filter(keep);
+        let rows = self.list("list routes", &RouteNetlinkMessage::GetRoute(message), read)?;
+        let indexes = Indexes::numbered(self, &rows.iter().filter_map(|row| row.link).collect())?;
+        Ok(rows.into_iter().map(|row| row.named(&indexes)).collect())
     }
 
     /// The route the kernel would take to `addr` now.
@@ -62,10 +79,10 @@ impl Rtnl {
         let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);
         let operation = Operation { op: "look up route to", object: addr.to_string(), message };
         let frames = self.request(&operation)?;
-        let indexes = Indexes::all(self)?;
-        let found = frames.iter().find_map(|frame| parse(frame, &indexes));
         let none = || KernelError::new("look up route to", addr, crate::error::Cause::Missing("a route".to_owned()));
-        found.map(|(_, route, _)| route).ok_or_else(none)
+        let found = frames.iter().find_map(parse).ok_or_else(none)?;
+        let indexes = Indexes::numbered(self, &found.link.into_iter().collect())?;
+        Ok(found.named(&indexes).1)
     }
 
     /// Adds the routes of a new interface, all in one batch; a route that exists already is left as it is.
@@ -136,18 +153,32 @@ fn remove(key: &RouteKey, value: &Route) -> Operation {
     Operation { op: "delete", object: format!("{key} {value}"), message }
 }
 
-fn row(frame: &Frame, indexes: &Indexes) -> Option<(RouteKey, Route)> {
-    parse(frame, indexes).filter(|(.., cloned)| !cloned).map(|(key, route, _)| (key, route))
+/// A route as it is listed, its link by index.
+#[derive(Debug, PartialEq, Eq)]
+struct Parsed {
+    key: RouteKey,
+    route: Route,
+    link: Option<u32>,
+    /// A cached clone.
+    cloned: bool,
 }
 
-/// The row and whether it is a cached clone.
-fn parse(frame: &Frame, indexes: &Indexes) -> Option<(RouteKey, Route, bool)> {
+impl Parsed {
+    fn named(self, indexes: &Indexes) -> (RouteKey, Route) {
+        let link = self.link.and_then(|index| indexes.name(index).cloned());
+        (self.key, Route { link, ..self.route })
+    }
+}
+
+fn parse(frame: &Frame) -> Option<Parsed> {
     let [family, len, _, _, table, protocol, scope, kind, f0, f1, f2, f3] = *frame.body.first_chunk::<RTMSG>()?;
     let attributes = frame.body.get(RTMSG..)?;
     let find = |kind| attribute::find(attributes, kind);
-    if frame.kind != RTM_NEWROUTE || find(RTA_MULTIPATH).is_some() {
+    if frame.kind != RTM_NEWROUTE {
         return None;
     }
+    // The kernel tells the first hop of an object's route as well; it is not the route's own.
+    let own_hop = find(RTA_NH_ID).is_none();
     let any = match family {
         AF_INET => IpAddr::from([0; 4]),
         AF_INET6 => IpAddr::from([0; 16]),
@@ -163,15 +194,16 @@ fn parse(frame: &Frame, indexes: &Indexes) -> Option<(RouteKey, Route, bool)> {
     };
     let route = Route {
         kind: route_kind(kind),
-        via: find(RTA_GATEWAY).and_then(attribute::ip),
-        link: number(RTA_OIF).and_then(|index| indexes.name(index).cloned()),
+        via: find(RTA_GATEWAY).and_then(attribute::ip).filter(|_| own_hop),
+        link: None,
         onlink: RouteFlags::from_bits_retain(flags).contains(RouteFlags::Onlink),
         src: find(RTA_PREFSRC).and_then(attribute::ip),
         scope: route_scope(scope),
         protocol,
         metrics: find(RTA_METRICS).map(metrics).unwrap_or_default(),
     };
-    Some((key, route, flags & RTM_F_CLONED != 0))
+    let link = number(RTA_OIF).filter(|_| own_hop);
+    Some(Parsed { key, route, link, cloned: flags & RTM_F_CLONED != 0 })
 }
 
 fn metrics(list: &[u8]) -> RouteMetrics {
@@ -224,12 +256,22 @@ pub type OwnsRoute = Box<dyn Fn(&RouteKey, &Route) -> bool + Send>;
 pub struct Routes {
     rtnl: Rtnl,
     owns: OwnsRoute,
+    table: Option<u32>,
+    protocols: Option<BTreeSet<u8>>,
 }
 
 impl Routes {
-    /// The routes of `rtnl`'s namespace in every table, of which those that `owns` answers true for are ours.
+    /// The routes of `rtnl`'s namespace in every table, of which those that `owns` answers true for are ours. The others
+    /// are no rows: where one has a desired key, it is replaced.
     pub fn new(rtnl: Rtnl, owns: OwnsRoute) -> Self {
-        Self { rtnl, owns }
+        Self { rtnl, owns, table: None, protocols: None }
+    }
+
+    /// Looks into one routing table only, and there at what these protocols made: `owns` is asked of nothing else. A node
+    /// with a hundred thousand foreign routes keeps none of them in memory.
+    #[must_use]
+    pub fn only(self, table: u32, protocols: impl IntoIterator<Item = u8>) -> Self {
+        Self { table: Some(table), protocols: Some(protocols.into_iter().collect()), ..self }
     }
 }
 
@@ -239,16 +281,13 @@ impl Target for Routes {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<RouteKey, Route>, KernelError> {
-        let owner = |key: &RouteKey, route: &Route| match (self.owns)(key, route) {
-            true => Owner::Ours,
-            false => Owner::Foreign,
+        let protocols = &self.protocols;
+        let wanted = |_: &RouteKey, route: &Route| {
+            protocols.as_ref().is_none_or(|protocols| protocols.contains(&route.protocol))
         };
-        let mut rows = Rows::new();
-        for (key, value) in self.rtnl.routes()? {
-            let owner = owner(&key, &value);
-            rows.insert(key, Observed { value, owner });
-        }
-        Ok(rows)
+        let mut rows = self.rtnl.routes_of(self.table, wanted)?;
+        rows.retain(|(key, route)| (self.owns)(key, route));
+        Ok(rows.into_iter().map(|(key, value)| (key, Observed { value, owner: Owner::Ours })).collect())
     }
 
     fn apply(&mut self, steps: &[Step<RouteKey, Route>]) -> Vec<Result<(), KernelError>> {
@@ -284,5 +323,101 @@ pub const fn via(link: IfName, via: Option<IpAddr>, protocol: u8) -> Route {
         scope: if via.is_some() { RouteScope::Universe } else { RouteScope::Link },
         protocol,
         metrics: RouteMetrics { mtu: None, advmss: None },
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::attribute::Writer;
+
+    fn frame(header: [u8; RTMSG], fill: impl FnOnce(&mut Writer)) -> Frame {
+        let mut body = Writer::behind(header.to_vec());
+        fill(&mut body);
+        Frame { kind: RTM_NEWROUTE, flags: 0, sequence: 1, body: body.finish() }
+    }
+
+    /// IPv4, /24, table main, protocol, scope universe, type.
+    const fn header(protocol: u8, kind: u8) -> [u8; RTMSG] {
+        [AF_INET, 24, 0, 0, 254, protocol, 0, kind, 0, 0, 0, 0]
+    }
+
+    #[test]
+    fn route_is_read_with_every_part_that_is_compared() {
+        let mut onlink = header(121, 1);
+        onlink[8] = 4;
+        let parsed = parse(&frame(onlink, |body| {
+            body.put(RTA_DST, &[172, 7, 22, 0]).put(RTA_OIF, &[7, 0, 0, 0]).put(RTA_GATEWAY, &[172, 7, 22, 0]);
+            body.put(RTA_PRIORITY, &[0xe9, 3, 0, 0]).put(RTA_PREFSRC, &[172, 7, 21, 0]).put(99, b"what nobody knows");
+            body.nest(RTA_METRICS, |list| {
+                list.put(RTAX_MTU, &[0xaa, 5, 0, 0]);
+            });
+        }));
+        let parsed = parsed.unwrap();
+        assert_eq!(parsed.key, RouteKey { table: 254, dst: "172.7.22.0/24".parse().unwrap(), metric: 1001 });
+        assert_eq!((parsed.link, parsed.cloned), (Some(7), false));
+        assert_eq!(
+            parsed.route,
+            Route {
+                kind: RouteKind::Unicast,
+                via: Some([172, 7, 22, 0].into()),
+                link: None,
+                onlink: true,
+                src: Some([172, 7, 21, 0].into()),
+                scope: RouteScope::Universe,
+                protocol: 121,
+                metrics: RouteMetrics { mtu: Some(1450), advmss: None },
+            }
+        );
+    }
+
+    #[test]
+    fn routes_of_other_kinds_are_rows_as_well() {
+        let several = parse(&frame(header(121, 1), |body| {
+            body.put(RTA_DST, &[172, 7, 22, 0]).put(9, &[16, 0, 0, 0, 7, 0, 0, 0]);
+        }));
+        let several = several.unwrap();
+        assert_eq!((several.route.via, several.link), (None, None), "several next hops are none of its own");
+        let object = parse(&frame(header(121, 1), |body| {
+            body.put(RTA_DST, &[172, 7, 22, 0]).put(RTA_OIF, &[7, 0, 0, 0]).put(RTA_GATEWAY, &[10, 4, 7, 22]);
+            body.put(RTA_NH_ID, &[1, 0, 0, 0]);
+        }));
+        let object = object.unwrap();
+        assert_eq!((object.route.via, object.link), (None, None));
+        for (number, kind) in
+            [(6, RouteKind::Blackhole), (7, RouteKind::Unreachable), (2, RouteKind::Local), (9, RouteKind::Other(9))]
+        {
+            let parsed = parse(&frame(header(3, number), |body| {
+                body.put(RTA_TABLE, &[0x39, 5, 0, 0]);
+            }));
+            let parsed = parsed.unwrap();
+            assert_eq!((parsed.route.kind, parsed.key.table, parsed.route.protocol), (kind, 1337, 3));
+            assert_eq!(route_kind(u8::from(route_type(kind))), kind);
+        }
+    }
+
+    #[test]
+    fn clones_are_told_and_torn_messages_are_no_routes() {
+        let mut cloned = header(0, 1);
+        cloned[9] = 2;
+        assert!(parse(&frame(cloned, |_| {})).unwrap().cloned);
+        let whole = frame(header(121, 1), |_| {});
+        for length in 0..RTMSG {
+            let body = whole.body[..length].to_vec();
+            assert_eq!(parse(&Frame { body, ..whole.clone() }), None, "{length} bytes");
+        }
+        assert_eq!(parse(&Frame { kind: 25, ..whole.clone() }), None, "a deletion");
+        let mut other = header(121, 1);
+        other[0] = 28;
+        assert_eq!(parse(&frame(other, |_| {})), None, "a family nobody here knows");
+    }
+
+    #[test]
+    fn default_route_has_the_empty_prefix_of_its_family() {
+        for (family, prefix) in [(AF_INET, "0.0.0.0/0"), (AF_INET6, "::/0")] {
+            let parsed = parse(&frame([family, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0], |_| {})).unwrap();
+            assert_eq!(parsed.key, RouteKey { table: 254, dst: prefix.parse().unwrap(), metric: 0 });
+        }
     }
 }

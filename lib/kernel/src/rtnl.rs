@@ -7,7 +7,7 @@
 //! Invariant: names stand outside, interface indexes inside. An index is looked up when it is needed and kept for one
 //! batch only, because a link that was deleted and made again has another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -17,6 +17,9 @@ use netstate::IfName;
 use crate::error::{Cause, KernelError, SocketError};
 use crate::netns::Netns;
 use crate::socket::{Frame, Message, Socket};
+
+/// So many links are asked for one by one rather than listed all.
+const FEW: usize = 16;
 
 /// A blocking rtnetlink conversation in one network namespace.
 #[derive(Debug)]
@@ -71,6 +74,17 @@ impl Rtnl {
         self.socket.dump(&encode(message, 0)).map_err(|fault| KernelError::new(op, "all", fault))
     }
 
+    /// Lists what `message` asks for, and keeps of each answer only what `read` makes of it.
+    pub(crate) fn list<T>(
+        &mut self,
+        op: &'static str,
+        message: &RouteNetlinkMessage,
+        mut read: impl FnMut(&Frame) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        let listed = self.socket.list(&encode(message, 0), |frame| read(&frame));
+        listed.map_err(|fault| KernelError::new(op, "all", fault))
+    }
+
     /// Sends `operations` in as few datagrams as possible. `None` stands for an operation that could not be built and
     /// has its error already.
     pub(crate) fn batch(&mut self, operations: Vec<Result<Operation, KernelError>>) -> Vec<Result<(), KernelError>> {
@@ -121,6 +135,37 @@ impl Indexes {
             indexes.by_name.insert(link.name, Some(link.index));
         }
         Ok(indexes)
+    }
+
+    /// The links with these names that there are; the others are known to be missing.
+    pub(crate) fn named<'a>(rtnl: &mut Rtnl, names: impl IntoIterator<Item = &'a IfName>) -> Result<Self, KernelError> {
+        let mut indexes = Self::default();
+        for name in names {
+            let index = rtnl.link(name)?.map(|link| link.index);
+            indexes.by_name.insert(name.clone(), index);
+            indexes.by_index.extend(index.map(|index| (index, name.clone())));
+        }
+        Ok(indexes)
+    }
+
+    /// The links with these indexes that there are: asked for one by one when they are few.
+    pub(crate) fn numbered(rtnl: &mut Rtnl, numbers: &BTreeSet<u32>) -> Result<Self, KernelError> {
+        if numbers.len() > FEW {
+            return Self::all(rtnl);
+        }
+        let mut indexes = Self::default();
+        for index in numbers {
+            if let Some(link) = rtnl.link_by_index(*index)? {
+                indexes.by_index.insert(*index, link.name.clone());
+                indexes.by_name.insert(link.name, Some(*index));
+            }
+        }
+        Ok(indexes)
+    }
+
+    /// The links that there are, by index.
+    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &IfName)> {
+        self.by_index.iter().map(|(index, name)| (*index, name))
     }
 
     /// One link that the caller knows.

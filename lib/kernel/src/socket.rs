@@ -210,21 +210,34 @@ impl Socket {
 
     /// Lists a table, again when it changed meanwhile.
     pub(crate) fn dump(&mut self, message: &Message) -> Result<Vec<Frame>, Fault> {
+        self.list(message, Some)
+    }
+
+    /// Lists a table, again when it changed meanwhile, and keeps of each message only what `read` makes of it.
+    pub(crate) fn list<T>(
+        &mut self,
+        message: &Message,
+        mut read: impl FnMut(Frame) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
         for _ in 0..DUMP_TRIES {
-            if let Some(frames) = self.dump_once(message)? {
-                return Ok(frames);
+            if let Some(rows) = self.list_once(message, &mut read)? {
+                return Ok(rows);
             }
         }
         Err(SocketError::Interrupted(DUMP_TRIES).into())
     }
 
     /// One listing; `None` when the kernel says that it is torn.
-    fn dump_once(&mut self, message: &Message) -> Result<Option<Vec<Frame>>, Fault> {
+    fn list_once<T>(
+        &mut self,
+        message: &Message,
+        read: &mut impl FnMut(Frame) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, Fault> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
         write_message(&mut bytes, message, message.flags | NLM_F_REQUEST | NLM_F_DUMP, sequence);
         self.send(&bytes)?;
-        let (mut frames, mut torn) = (Vec::new(), false);
+        let (mut rows, mut torn) = (Vec::new(), false);
         loop {
             for frame in self.receive()? {
                 if frame.sequence != sequence {
@@ -239,11 +252,11 @@ impl Socket {
                     }
                     NLMSG_DONE => {
                         return match done_errno(&frame) {
-                            0 => Ok((!torn).then_some(frames)),
+                            0 => Ok((!torn).then_some(rows)),
                             errno => Err(Fault::Nack(Nack { errno, text: None })),
                         };
                     }
-                    _ => frames.push(frame),
+                    _ => rows.extend(read(frame)),
                 }
             }
         }

@@ -227,6 +227,73 @@ fn peer(subnet: &str, node: &str, last: u8) -> Peer {
     }
 }
 
+fn route_that_somebody_gave_other_next_hops_is_put_right() {
+    uplink();
+    ip("addr add 10.4.8.21/24 dev switch");
+    let ours = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
+    let mut routes =
+        Reconciler::new("route", Routes::new(Rtnl::open().unwrap(), Box::new(ours)).only(254, [ROUTE_PROTOCOL]));
+    let key = main_key("172.7.22.0/24".parse().unwrap(), 1022);
+    routes.want(key, Some(via(name("eth0"), Some("10.4.7.22".parse().unwrap()), ROUTE_PROTOCOL)));
+    converge(&mut routes);
+    let shown = || ip("route show 172.7.22.0/24").trim_end().to_owned();
+    let wanted = shown();
+    let hops = "nexthop via 10.4.7.22 dev eth0 nexthop via 10.4.8.1 dev switch";
+    ip("nexthop add id 7 via 10.4.7.99 dev eth0");
+    for change in [
+        format!("route replace 172.7.22.0/24 metric 1022 proto 121 {hops}"),
+        "route replace 172.7.22.0/24 metric 1022 proto 121 nhid 7".to_owned(),
+        "route replace blackhole 172.7.22.0/24 metric 1022 proto 121".to_owned(),
+        // Another program's at our key: no row of ours, and in its place.
+        "route replace 172.7.22.0/24 metric 1022 proto static via 10.4.7.99".to_owned(),
+    ] {
+        ip(&change);
+        assert_ne!(shown(), wanted);
+        routes.invalidate();
+        assert_eq!(converge(&mut routes).upserted, 1, "{change}");
+        assert_eq!(shown(), wanted, "{change}");
+    }
+}
+
+fn tables_look_at_what_they_were_told_of_and_at_nothing_else() {
+    uplink();
+    ip("link add docker0 type bridge");
+    ip("link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 dev eth0");
+    ip("link add flannel.2 type vxlan id 2 dstport 8473 local 10.4.7.21 dev eth0");
+    ip("link set flannel.1 up");
+    ip("link set flannel.2 up");
+    for device in ["flannel.1", "flannel.2"] {
+        ip(&format!("neigh add 172.7.22.0 lladdr 02:00:00:00:00:22 nud permanent dev {device}"));
+        common::sh("bridge", &["fdb", "add", "02:00:00:00:00:22", "dst", "10.4.7.22", "dev", device, "self"]);
+    }
+    ip("neigh add 172.7.23.0 lladdr 02:00:00:00:00:23 nud stale dev flannel.1");
+    ip("addr add 172.7.21.0/32 dev flannel.1");
+    for (table, proto) in [("main", "static"), ("main", "121"), ("77", "121"), ("main", "bird")] {
+        let subnet = if proto == "bird" { 98 } else { 99 };
+        ip(&format!("route add 10.{subnet}.0.0/16 via 10.4.7.1 proto {proto} table {table} metric {}", proto.len()));
+    }
+    let device = [name("flannel.1")];
+    let rtnl = || Rtnl::open().unwrap();
+    let all = Box::new(|_: &IfName, _: &Link| true);
+    let links = Links::new(rtnl(), all).only([name("flannel.1"), name("flannel.9")]).observe().unwrap();
+    assert_eq!(links.keys().map(IfName::as_str).collect::<Vec<_>>(), ["flannel.1"]);
+    match &links[&device[0]].value.kind {
+        LinkKind::Vxlan(options) => assert_eq!(options.lower, Some(name("eth0"))),
+        other => panic!("{other:?}"),
+    }
+    let neighbours = Neighbours::new(rtnl(), device.clone()).observe().unwrap();
+    assert_eq!(neighbours.keys().map(ToString::to_string).collect::<Vec<_>>().len(), 1, "{neighbours:?}");
+    let fdbs = Fdbs::new(rtnl(), device.clone()).observe().unwrap();
+    assert_eq!(fdbs.len(), 1, "{fdbs:?}");
+    let addresses = Addresses::new(rtnl(), device).observe().unwrap();
+    assert_eq!(addresses.len(), 1, "{addresses:?}");
+    let every = Box::new(|_: &RouteKey, _: &Route| true);
+    let routes = Routes::new(rtnl(), every).only(254, [ROUTE_PROTOCOL, 4]).observe().unwrap();
+    assert_eq!(routes.keys().map(|key| (key.table, key.metric)).collect::<Vec<_>>(), [(254, 3), (254, 6)]);
+    // A device that is not there has no rows.
+    assert!(Fdbs::new(rtnl(), [name("flannel.9")]).observe().unwrap().is_empty());
+}
+
 fn lease_rows_read_back_as_desired_and_go_without_touching_others() {
     uplink();
     let mut devices = links();
@@ -393,6 +460,8 @@ fn main() -> ExitCode {
         bridge_keeps_its_mtu_when_a_smaller_port_joins,
         veth_is_born_with_its_peer_in_the_pods_namespace,
         address_table_touches_its_own_links_only,
+        route_that_somebody_gave_other_next_hops_is_put_right,
+        tables_look_at_what_they_were_told_of_and_at_nothing_else,
         lease_rows_read_back_as_desired_and_go_without_touching_others,
         moved_peer_changes_rows_in_place,
         route_on_a_missing_link_waits_and_names_the_link,

@@ -10,6 +10,7 @@ mod read;
 mod table;
 mod veth;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -55,8 +56,9 @@ impl Rtnl {
     /// When the kernel cannot be read.
     pub fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
         let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let mut links: Vec<LinkState> = self.dump("list links", &message)?.iter().filter_map(state).collect();
-        name_references(&mut links);
+        let mut links: Vec<LinkState> = self.list("list links", &message, state)?;
+        let names: BTreeMap<u32, IfName> = links.iter().map(|link| (link.index, link.name.clone())).collect();
+        name_references(&mut links, |index| names.get(&index).cloned());
         Ok(links)
     }
 

@@ -2,8 +2,6 @@
 //!
 //! Invariant: a link with attributes nobody knows is still a link; only what has no usable name is left out.
 
-use std::collections::BTreeMap;
-
 use netlink_packet_route::link::LinkFlags;
 use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, VxlanOptions};
 
@@ -97,13 +95,12 @@ fn kind(info: &[u8]) -> LinkKind {
     }
 }
 
-/// Fills in the names of masters and lower devices from the whole list.
-pub(super) fn name_references(links: &mut [LinkState]) {
-    let names: BTreeMap<u32, IfName> = links.iter().map(|link| (link.index, link.name.clone())).collect();
+/// Fills in the names of masters and lower devices.
+pub(super) fn name_references(links: &mut [LinkState], name: impl Fn(u32) -> Option<IfName>) {
     for state in links {
-        state.link.master = state.master_index.and_then(|index| names.get(&index).cloned());
+        state.link.master = state.master_index.and_then(&name);
         if let LinkKind::Vxlan(options) = &mut state.link.kind {
-            options.lower = state.lower_index.and_then(|index| names.get(&index).cloned());
+            options.lower = state.lower_index.and_then(&name);
         }
     }
 }

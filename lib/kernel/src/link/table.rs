@@ -3,12 +3,15 @@
 //! Invariant: what a desired link leaves open is not compared; what it says and only creation can set is compared first,
 //! because it decides between a change in place and a new link.
 
+use std::collections::BTreeSet;
+
 use netstate::{IfName, Link, LinkKind};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use super::LinkState;
+use super::read::name_references;
 use crate::error::KernelError;
-use crate::rtnl::Rtnl;
+use crate::rtnl::{Indexes, Rtnl};
 
 /// Which links are ours, by name and settings.
 pub type OwnsLink = Box<dyn Fn(&IfName, &Link) -> bool + Send>;
@@ -17,12 +20,32 @@ pub type OwnsLink = Box<dyn Fn(&IfName, &Link) -> bool + Send>;
 pub struct Links {
     rtnl: Rtnl,
     owns: OwnsLink,
+    names: Option<BTreeSet<IfName>>,
 }
 
 impl Links {
     /// The links of `rtnl`'s namespace, of which those that `owns` answers true for are ours to remove.
     pub fn new(rtnl: Rtnl, owns: OwnsLink) -> Self {
-        Self { rtnl, owns }
+        Self { rtnl, owns, names: None }
+    }
+
+    /// Looks at these links only: what others there are costs nothing. Every desired link has to be among them.
+    #[must_use]
+    pub fn only(self, names: impl IntoIterator<Item = IfName>) -> Self {
+        Self { names: Some(names.into_iter().collect()), ..self }
+    }
+
+    fn read(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        let Some(names) = &self.names else { return self.rtnl.links() };
+        let mut found = Vec::new();
+        for name in names {
+            found.extend(self.rtnl.link(name)?);
+        }
+        let indexes: BTreeSet<u32> =
+            found.iter().flat_map(|link| [link.master_index, link.lower_index]).flatten().collect();
+        let others = Indexes::numbered(&mut self.rtnl, &indexes)?;
+        name_references(&mut found, |index| others.name(index).cloned());
+        Ok(found)
     }
 
     fn change(&mut self, name: &IfName, have: &Link, want: &Link) -> Result<(), KernelError> {
@@ -40,11 +63,11 @@ impl Target for Links {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<IfName, Link>, KernelError> {
+        let links = self.read()?;
         let owner = |state: &LinkState| match (self.owns)(&state.name, &state.link) {
             true => Owner::Ours,
             false => Owner::Foreign,
         };
-        let links = self.rtnl.links()?;
         Ok(links.into_iter().map(|s| (s.name.clone(), Observed { owner: owner(&s), value: s.link })).collect())
     }
 
