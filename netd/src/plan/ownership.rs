@@ -28,6 +28,9 @@ pub struct Ownership {
 }
 
 impl Ownership {
+    /// The table where a route of ours can stand, and the protocols that it can have.
+    pub const CANDIDATES: (u32, [u8; 2]) = (TABLE_MAIN, [ROUTE_PROTOCOL, BOOT]);
+
     /// True for routes that this daemon made, or that flannel made before its first start.
     #[must_use]
     pub fn owns(&self, key: &RouteKey, route: &Route) -> bool {

@@ -80,18 +80,21 @@ impl Stages {
         ports.nft.extend([tables.port()?, foreign.port()?]);
         let device = ownership.network.backend.device();
         let recorded: BTreeSet<IfName> = devices.iter().chain(&device).cloned().collect();
+        let names = recorded.clone();
         let own_link = move |name: &IfName, link: &netstate::Link| recorded.contains(name) && Backend::makes_link(link);
         let ownership = ownership.clone();
+        let (table, protocols) = Ownership::CANDIDATES;
         let own_route = move |key: &netstate::RouteKey, route: &netstate::Route| ownership.owns(key, route);
         let mut stack = Stack::new();
         Ok(Self {
-            links: stack.push_base(Reconciler::new("links", Links::new(rtnl()?, Box::new(own_link)))),
+            links: stack.push_base(Reconciler::new("links", Links::new(rtnl()?, Box::new(own_link)).only(names))),
             sysctls: stack.push(Reconciler::new("sysctls", Sysctls::default())),
             addresses: stack.push(Reconciler::new("addresses", Addresses::new(rtnl()?, device.clone()))),
             nft: stack.push(Reconciler::new("nft", nft::Tables::new(tables, [plan::TABLE]))),
             neighbours: stack.push(Reconciler::new("neighbours", Neighbours::new(rtnl()?, device.clone()))),
             fdb: stack.push(Reconciler::new("fdb", Fdbs::new(rtnl()?, device))),
-            routes: stack.push(Reconciler::new("routes", Routes::new(rtnl()?, Box::new(own_route)))),
+            routes: stack
+                .push(Reconciler::new("routes", Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols))),
             forward: stack.push(Forward::new(foreign, BTreeSet::from([plan::TABLE]), forward::MARKER)),
             stack,
             reported: Vec::new(),
