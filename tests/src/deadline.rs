@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_wait_tells_what_was_last_seen() {
+    fn failed_wait_reports_what_was_last_seen() {
         let error = eventually::<(), _>(Duration::from_millis(20), || Err("2 of 3 routes")).unwrap_err();
         assert!(error.to_string().contains("last seen: 2 of 3 routes"), "{error}");
     }

@@ -79,7 +79,7 @@ fn pods_of_one_name_live_on_two_machines() -> Result<()> {
     Ok(())
 }
 
-fn failed_command_tells_place_status_and_streams() -> Result<()> {
+fn failed_command_reports_place_status_and_streams() -> Result<()> {
     let host = Host::start("a")?;
     let error = host.run(&["sh", "-c", "echo out; echo err >&2; exit 7"]).unwrap_err().to_string();
     for part in ["[a] sh -c", "exit status: 7", "stdout: out", "stderr: err"] {
@@ -92,7 +92,7 @@ fn failed_command_tells_place_status_and_streams() -> Result<()> {
     Ok(())
 }
 
-fn process_log_is_followed_and_exit_is_told() -> Result<()> {
+fn process_log_is_followed_and_exit_is_reported() -> Result<()> {
     let host = Host::start("a")?;
     let script = "trap 'echo bye; exit 3' TERM; echo ready >&2; while :; do sleep 0.05; done";
     let process = host.command("bash").args(["-c", script]).start("shell")?;
@@ -143,7 +143,7 @@ fn three_etcd_members_survive_the_loss_of_one() -> Result<()> {
     Ok(())
 }
 
-fn echo_server_tells_its_name_and_whom_it_saw() -> Result<()> {
+fn echo_server_sends_its_name_and_whom_it_saw() -> Result<()> {
     let cluster = Cluster::start(&Topology::parse("network 10.0.0.0/24\na 10.0.0.1\nb 10.0.0.2")?)?;
     let (client, server) = (cluster.host("a")?, cluster.host("b")?);
     let process = echo::serve(server, "web-1", 80)?;
@@ -312,15 +312,15 @@ fn main() -> ExitCode {
             unplugged_machine_is_unreachable_until_plugged_in_again,
             machine_has_its_own_files_hostname_and_processes,
             pods_of_one_name_live_on_two_machines,
-            failed_command_tells_place_status_and_streams,
-            process_log_is_followed_and_exit_is_told,
+            failed_command_reports_place_status_and_streams,
+            process_log_is_followed_and_exit_is_reported,
             dropped_process_ends_at_once_with_its_children,
             killed_test_leaves_nothing_behind,
             machine_that_would_not_be_apart_is_refused_before_it_writes,
             written_file_replaces_a_link_that_leads_out_of_the_machine,
             test_that_cannot_run_is_never_counted_as_passed,
             three_etcd_members_survive_the_loss_of_one,
-            echo_server_tells_its_name_and_whom_it_saw,
+            echo_server_sends_its_name_and_whom_it_saw,
         ],
     )
 }

@@ -1,4 +1,4 @@
-//! The runner of the lab kernel (`tests/kernel/run`): what goes in arrives, what comes out is told, nothing stays.
+//! The runner of the lab kernel (`tests/kernel/run`): what goes in arrives, what comes out is passed on, nothing stays.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 use std::fs;
@@ -37,7 +37,7 @@ fn exit_status_and_streams_come_back_unchanged() -> Result<()> {
     Ok(())
 }
 
-fn death_by_signal_and_panic_of_the_kernel_are_told_apart() -> Result<()> {
+fn death_by_signal_and_panic_of_the_kernel_differ() -> Result<()> {
     ensure!(run(&["bash", "-c", "kill -SEGV $$"])?.status.code() == Some(128 + 11));
     let output = run(&["sh", "-c", "echo c >/proc/sysrq-trigger; sleep 9"])?;
     ensure!(output.status.code() == Some(125), "{}", output.status);
@@ -155,7 +155,7 @@ fn main() -> ExitCode {
         &[Need::LabKernel],
         lab::tests![
             exit_status_and_streams_come_back_unchanged,
-            death_by_signal_and_panic_of_the_kernel_are_told_apart,
+            death_by_signal_and_panic_of_the_kernel_differ,
             output_streams_while_the_command_runs,
             command_that_ignores_its_time_limit_is_ended,
             standard_input_environment_and_folder_go_in,

@@ -107,8 +107,8 @@ impl Workshop {
 fn kernel_is_built_once_and_announced() -> Result<()> {
     let workshop = Workshop::open()?;
     let before = workshop.call(&["--path"])?;
-    let told = String::from_utf8(before.stderr)?;
-    ensure!(!before.status.success() && told.contains("not built; run `make lab-kernel`"), "{told}");
+    let said = String::from_utf8(before.stderr)?;
+    ensure!(!before.status.success() && said.contains("not built; run `make lab-kernel`"), "{said}");
     let first = workshop.call(&[])?;
     ensure!(String::from_utf8(first.stderr)?.contains(BUILD_TIME));
     let path = workshop.build()?;
@@ -118,7 +118,7 @@ fn kernel_is_built_once_and_announced() -> Result<()> {
     Ok(())
 }
 
-fn time_of_the_build_is_told_wherever_it_is_told() -> Result<()> {
+fn time_of_the_build_is_the_same_wherever_it_is_named() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (file, about) in [
         ("README.md", "linux-source-6.1"),
@@ -159,11 +159,11 @@ fn calls_at_the_same_time_build_once() -> Result<()> {
     Ok(())
 }
 
-fn failed_build_tells_why_and_leaves_no_kernel() -> Result<()> {
+fn failed_build_says_why_and_leaves_no_kernel() -> Result<()> {
     let workshop = Workshop::open()?;
     let output = workshop.start(&[], "yes")?.wait_with_output()?;
-    let told = String::from_utf8(output.stderr)?;
-    ensure!(!output.status.success() && told.contains("the build failed"), "{told}");
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(!output.status.success() && said.contains("the build failed"), "{said}");
     ensure!(workshop.cached("building")? == 0 && workshop.cached("failed.log")? == 1);
     ensure!(!workshop.call(&["--path"])?.status.success());
     workshop.build()?;
@@ -201,14 +201,14 @@ fn kernel_that_does_not_boot_is_not_taken() -> Result<()> {
 fn missing_source_and_unknown_option_name_the_cure() -> Result<()> {
     let workshop = Workshop::open()?;
     fs::remove_file(workshop.path("source.tar.xz"))?;
-    let told = String::from_utf8(workshop.call(&[])?.stderr)?;
-    ensure!(told.contains("apt-get install") && told.contains("linux-source-6.1"), "{told}");
+    let said = String::from_utf8(workshop.call(&[])?.stderr)?;
+    ensure!(said.contains("apt-get install") && said.contains("linux-source-6.1"), "{said}");
     let packages = String::from_utf8(workshop.call(&["--needs"])?.stdout)?;
     ensure!(packages.split_whitespace().any(|package| package == "linux-source-6.1"), "{packages}");
     workshop.program("linux/scripts/kconfig/merge_config.sh", "#!/bin/sh\n")?;
     let tar = Command::new("tar").args(["cJf", "source.tar.xz", "linux"]).current_dir(&workshop.folder).status()?;
-    let told = String::from_utf8(workshop.call(&[])?.stderr)?;
-    ensure!(tar.success() && told.contains("does not know these options of config.fragment: CONFIG_IP_VS"), "{told}");
+    let said = String::from_utf8(workshop.call(&[])?.stderr)?;
+    ensure!(tar.success() && said.contains("does not know these options of config.fragment: CONFIG_IP_VS"), "{said}");
     Ok(())
 }
 
@@ -217,10 +217,10 @@ fn main() -> ExitCode {
         &[],
         lab::tests![
             kernel_is_built_once_and_announced,
-            time_of_the_build_is_told_wherever_it_is_told,
+            time_of_the_build_is_the_same_wherever_it_is_named,
             only_a_changed_option_or_source_builds_again,
             calls_at_the_same_time_build_once,
-            failed_build_tells_why_and_leaves_no_kernel,
+            failed_build_says_why_and_leaves_no_kernel,
             ended_build_ends_its_compiler_and_leaves_nothing,
             kernel_that_does_not_boot_is_not_taken,
             missing_source_and_unknown_option_name_the_cure,

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_is_told_in_libcnis_words() {
+    fn absence_is_reported_in_libcnis_words() {
         assert!(loaded(&folder(&[]), "x").contains("no net configurations found in"));
         assert!(
             loaded(&folder(&[("10-good.conflist", GOOD)]), "x").contains("no net configuration with name \"x\" in")
