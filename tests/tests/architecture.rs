@@ -96,6 +96,10 @@ fn licences_bans_and_sources_are_what_deny_toml_allows() -> Result<()> {
     none_of("deny", &wrong)
 }
 
+fn nouns_exist_once_and_variants_stay_in_their_room() -> Result<()> {
+    none_of("nouns", &house::nouns::misplaced())
+}
+
 fn words_are_the_fields() -> Result<()> {
     house::words::check_reader();
     none_of("words", &house::words::spoken())
@@ -179,6 +183,7 @@ fn main() -> ExitCode {
             programs_have_no_public_modules,
             every_dependency_is_used,
             licences_bans_and_sources_are_what_deny_toml_allows,
+            nouns_exist_once_and_variants_stay_in_their_room,
             words_are_the_fields,
             programs_execute_no_program,
             unsafe_code_is_in_the_kernel_crate_only,

@@ -4,6 +4,7 @@
 
 pub(crate) mod deny;
 pub(crate) mod dependencies;
+pub(crate) mod nouns;
 pub(crate) mod rooms;
 pub(crate) mod size;
 mod source;
@@ -32,7 +33,7 @@ pub(crate) fn product() -> Vec<String> {
 }
 
 /// What is not yet as the gate wants it, by gate and beginning of the path: reported at each run, and taken out when it is mended.
-const OPEN: [(&str, &str); 13] = [
+const OPEN: [(&str, &str); 14] = [
     ("purity", "ipvs-proxy/src/plan/claims.rs"),
     ("purity", "cni-plugin/src/"),
     ("size", "netd/"),
@@ -41,6 +42,7 @@ const OPEN: [(&str, &str); 13] = [
     ("size", "lib/"),
     ("public", ""),
     ("dependencies", ""),
+    ("nouns", ""),
     ("words", "netd/"),
     ("words", "cni-plugin/"),
     ("words", "ipvs-proxy/"),
