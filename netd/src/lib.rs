@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`command`] | what was typed, what is meant |
-//! | [`format`] | flannel's formats |
+//! | [`mod@format`] | flannel's formats |
 //! | [`choose`] | choices: the interface, the subnet |
 //! | [`plan`] | leases in, kernel tables out |
 //! | [`source`] | where leases come from: acquire, keep and watch them |

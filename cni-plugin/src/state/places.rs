@@ -48,7 +48,7 @@ impl Places {
         Self { network: conf.name.clone(), data_dirs, state_dir, flannel_dir }
     }
 
-    /// The records of `class`; of [`Class::Grant`] see [`Places::grants`].
+    /// The records of `class`; of [`Class::Grant`] see [`Places::leases`].
     #[must_use]
     pub fn records(&self, class: Class) -> Records {
         Records::new(class, &self.state_dir, &self.network)
