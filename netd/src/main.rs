@@ -2,49 +2,60 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use daemon::http::ask;
+use daemon::lifecycle::Exit;
+use daemon::log::Log;
 use netd::command::args::{Invocation, Verb};
-use netd::command::config::{Config, Log};
-use tracing_subscriber::EnvFilter;
+use netd::command::config::Config;
+use netd::run;
+
+/// Longest wait for the daemon.
+const LIMIT: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let invocation = match Invocation::read(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
-    match act(invocation) {
-        Ok(()) => ExitCode::SUCCESS,
+    match act(&invocation) {
+        Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("netd: {error:#}");
-            ExitCode::FAILURE
+            Exit::Failure.into()
         }
     }
 }
 
-fn act(invocation: Invocation) -> Result<()> {
-    if let Some(Verb::Status { json, run_dir }) = invocation.verb {
-        let (text, status) = netd::run::read_status(Path::new(&run_dir))?;
-        print!("{}", if json { text } else { status.render() });
-        return Ok(());
+fn act(invocation: &Invocation) -> Result<Exit> {
+    let flags = &invocation.flags;
+    let run_dir = Path::new(flags.run.run_dir.as_deref().unwrap_or_default());
+    match invocation.verb {
+        Some(Verb::Status { json }) => return show_status(run_dir, json),
+        Some(Verb::Tables { json }) => {
+            print!("{}", ask(run_dir, if json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
+        }
+        None => {
+            let config = Config::read(flags)?;
+            let log = Log::start(run::NAME, run::VERSION, config.log).context("start the log")?;
+            run::run(config, log)?;
+        }
     }
-    let (config, log) = Config::read(&invocation.flags)?;
-    set_up(log);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "netd starts");
-    netd::run::run(config, seed())
+    Ok(Exit::Success)
 }
 
-/// Logs to standard error. RUST_LOG, when set, says what instead of `--v`.
-fn set_up(log: Log) {
-    let level =
-        if log.debug { "debug,netlink_proto=info,h2=info,hyper=info,tower=info" } else { "info,netlink_proto=warn" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if log.json { builder.json().init() } else { builder.with_ansi(false).init() }
-}
-
-/// A seed that differs from node to node and from start to start; for spreading load, never for secrets.
-fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    now.as_secs().wrapping_mul(1_000_000_007) ^ u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32)
+fn show_status(run_dir: &Path, json: bool) -> Result<Exit> {
+    let stored = run::read_status(run_dir)?;
+    let warning = stored.warning(run::NAME);
+    if let Some(warning) = &warning {
+        eprintln!("{warning}");
+    }
+    if json {
+        println!("{:#}", stored.status);
+    } else {
+        print!("{}", run::status::text(&stored.status));
+    }
+    Ok(if warning.is_none() { Exit::Success } else { Exit::Failure })
 }

@@ -1,4 +1,5 @@
 //! `ipvs-proxy` as a daemon: what it says of itself while it runs, when it is dead, and to whom.
+#![allow(clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod proxy;
 

@@ -80,7 +80,7 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
     let opened = move |monitor: &'static str| {
         gates.open_gate(monitor);
     };
-    let _following = monitors.follow(&mailbox, Meaning { rtnl: Touched::by_rtnl, nft: Touched::by_nft }, opened);
+    let _following = monitors.follow(&mailbox, Meaning::new(Touched::by_rtnl, Touched::by_nft), opened);
     let work = ProxyWork::new(proxy, config.node, shell.clone());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let mut source = Source::listen(&config.place, seed);

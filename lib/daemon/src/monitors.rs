@@ -33,12 +33,26 @@ pub struct Ports {
     pub nft: BTreeSet<u32>,
 }
 
+/// What a notification of rtnetlink means to a program.
+type OfRtnl<C> = Box<dyn Fn(Event) -> Vec<C> + Send>;
+
+/// What a notification of nftables means to a program.
+type OfNft<C> = Box<dyn Fn(&Change) -> Vec<C> + Send>;
+
 /// What notifications mean to a program. [`Event::Resync`] and [`Change::Lost`] stand for everything.
 pub struct Meaning<C> {
-    /// Of rtnetlink.
-    pub rtnl: fn(Event) -> Vec<C>,
-    /// Of nftables.
-    pub nft: fn(&Change) -> Vec<C>,
+    rtnl: OfRtnl<C>,
+    nft: OfNft<C>,
+}
+
+impl<C> Meaning<C> {
+    /// What notifications of rtnetlink and of nftables mean.
+    pub fn new(
+        rtnl: impl Fn(Event) -> Vec<C> + Send + 'static,
+        nft: impl Fn(&Change) -> Vec<C> + Send + 'static,
+    ) -> Self {
+        Self { rtnl: Box::new(rtnl), nft: Box::new(nft) }
+    }
 }
 
 /// The monitors, open and not followed yet.
@@ -148,7 +162,7 @@ fn pass_on<W: Work>(mailbox: &Mailbox<W>, changes: Vec<W::Change>) -> bool {
 struct Rtnl<C> {
     watch: Option<Watch>,
     ports: BTreeSet<u32>,
-    meaning: fn(Event) -> Vec<C>,
+    meaning: OfRtnl<C>,
 }
 
 impl<C> Monitor<C> for Rtnl<C> {
@@ -169,14 +183,15 @@ impl<C> Monitor<C> for Rtnl<C> {
     }
 
     async fn next(&mut self) -> Option<Vec<C>> {
-        Some((self.meaning)(self.watch.as_mut()?.next().await?))
+        let event = self.watch.as_mut()?.next().await?;
+        Some((self.meaning)(event))
     }
 }
 
 struct Nft<C> {
     stream: Option<Stream>,
     ports: BTreeSet<u32>,
-    meaning: fn(&Change) -> Vec<C>,
+    meaning: OfNft<C>,
 }
 
 impl<C> Monitor<C> for Nft<C> {
@@ -198,7 +213,7 @@ impl<C> Monitor<C> for Nft<C> {
 
     async fn next(&mut self) -> Option<Vec<C>> {
         match self.stream.as_mut()?.next().await {
-            Ok(changes) => Some(changes.iter().flat_map(self.meaning).collect()),
+            Ok(changes) => Some(changes.iter().flat_map(|change| (self.meaning)(change)).collect()),
             Err(error) => {
                 tracing::warn!(%error, "the {NFTABLES} monitor failed");
                 None

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
 
 /// The node's network daemon: leases a Pod subnet and keeps routes, tunnels and rules equal to the leases.
 #[derive(Parser)]
@@ -29,9 +30,12 @@ pub enum Verb {
         /// Print the file as it is.
         #[arg(long)]
         json: bool,
-        /// Folder of the daemon's run-time files.
-        #[arg(long, default_value = "/run/netd")]
-        run_dir: String,
+    },
+    /// Show the rows of every kernel table, as they are desired and as the kernel holds them.
+    Tables {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -41,32 +45,9 @@ pub struct Flags {
     /// Where leases are kept: `etcd`, or `local` for a single machine that needs no store.
     #[arg(long, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
     pub store: String,
-    /// etcd members, separated by commas.
-    #[arg(
-        long,
-        env = "FLANNELD_ETCD_ENDPOINTS",
-        value_name = "URL,...",
-        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
-    )]
-    pub etcd_endpoints: String,
-    /// Folder of the network's keys in etcd.
-    #[arg(long, env = "FLANNELD_ETCD_PREFIX", value_name = "PATH", default_value = "/coreos.com/network")]
-    pub etcd_prefix: String,
-    /// Private key of the client certificate.
-    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE")]
-    pub etcd_keyfile: Option<String>,
-    /// Client certificate for etcd.
-    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE")]
-    pub etcd_certfile: Option<String>,
-    /// CA that signed etcd's certificates.
-    #[arg(long, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE")]
-    pub etcd_cafile: Option<String>,
-    /// User for etcd's own authentication.
-    #[arg(long, env = "FLANNELD_ETCD_USERNAME", value_name = "NAME")]
-    pub etcd_username: Option<String>,
-    /// Its password; better given by the environment.
-    #[arg(long, env = "FLANNELD_ETCD_PASSWORD", value_name = "TEXT", hide_env_values = true)]
-    pub etcd_password: Option<String>,
+    /// Where etcd is.
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
     /// Interface towards the other nodes, by name or address; repeat it for alternatives.
     #[arg(long, env = "FLANNELD_IFACE", value_name = "NAME|IP")]
     pub iface: Vec<String>,
@@ -108,15 +89,21 @@ pub struct Flags {
     /// Service networks of the cluster, only to refuse a plan in which networks overlap.
     #[arg(long, env = "NETD_SERVICE_CIDR", value_name = "NETWORK,...")]
     pub service_cidr: Vec<String>,
-    /// Folder of run-time files (status, names of own devices).
-    #[arg(long, env = "NETD_RUN_DIR", value_name = "DIR", default_value = "/run/netd")]
-    pub run_dir: String,
-    /// Form of the log: `text` or `json`.
-    #[arg(long, env = "NETD_LOG_FORMAT", value_name = "NAME", default_value = "text")]
-    pub log_format: String,
-    /// Detail of the log: 0 is normal, 1 adds debugging.
-    #[arg(long = "v", env = "FLANNELD_V", value_name = "LEVEL", default_value = "0")]
-    pub verbosity: String,
+    /// Address for health checks, if a port is given.
+    #[arg(long, env = "FLANNELD_HEALTHZ_IP", value_name = "IP", default_value = "0.0.0.0")]
+    pub healthz_ip: String,
+    /// Port for health checks, `/healthz` and `/readyz`; 0 serves none.
+    #[arg(long, env = "FLANNELD_HEALTHZ_PORT", value_name = "PORT", default_value = "0")]
+    pub healthz_port: String,
+    /// Address for metrics, status and tables, `ADDRESS:PORT`; an empty one serves none.
+    #[arg(long, env = "NETD_METRICS_BIND_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:10247")]
+    pub metrics_bind_address: String,
+    /// Folder of run-time files.
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Form and detail of the log.
+    #[command(flatten)]
+    pub log: LogFlags,
     /// Flags of flannel that this program does not have.
     #[command(flatten)]
     pub unbuilt: Unbuilt,
@@ -142,10 +129,6 @@ pub struct Unbuilt {
     pub(crate) kube_annotation_prefix: Option<String>,
     #[arg(long, env = "FLANNELD_PUBLIC_IPV6", hide = true)]
     pub(crate) public_ipv6: Option<String>,
-    #[arg(long, env = "FLANNELD_HEALTHZ_IP", hide = true)]
-    pub(crate) healthz_ip: Option<String>,
-    #[arg(long, env = "FLANNELD_HEALTHZ_PORT", hide = true)]
-    pub(crate) healthz_port: Option<String>,
 }
 
 impl Invocation {
@@ -154,7 +137,7 @@ impl Invocation {
     /// # Errors
     /// When a flag is unknown or lacks its value; also for `--help` and `--version`, whose text it carries.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
+        let mut command = command();
         let flags: Vec<String> = command
             .get_arguments()
             .filter_map(|arg| arg.get_long())
@@ -167,10 +150,19 @@ impl Invocation {
     }
 }
 
+fn command() -> Command {
+    let command = flags::environment(Invocation::command(), "FLANNELD", &EtcdFlags::NAMES);
+    let command = flags::environment(command, "FLANNELD", &["verbosity"]);
+    let command = flags::environment(command, "NETD", &["run_dir", "log_format"]);
+    let command = flags::default(command, "etcd_endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379");
+    let command = flags::default(command, "etcd_prefix", "/coreos.com/network");
+    flags::default(command, "run_dir", "/run/netd")
+}
+
 /// Every environment variable that is read as a flag.
 #[must_use]
 pub fn variables() -> BTreeSet<String> {
-    let command = Invocation::command();
+    let command = command();
     let names = command.get_arguments().filter_map(|arg| arg.get_env()).filter_map(|name| name.to_str());
     names.map(str::to_owned).collect()
 }
@@ -194,7 +186,7 @@ mod tests {
 
     #[test]
     fn command_line_is_consistent() {
-        Invocation::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -215,7 +207,7 @@ mod tests {
             let flags = read(args).flags;
             assert_eq!(flags.iface, ["eth1"], "{args:?}");
             assert_eq!(flags.ip_masq, "true", "{args:?}");
-            assert_eq!(flags.etcd_prefix, "/atomic.io/network", "{args:?}");
+            assert_eq!(flags.etcd.etcd_prefix.as_deref().unwrap(), "/atomic.io/network", "{args:?}");
         }
     }
 

@@ -3,11 +3,14 @@
 //! Invariant: a `Config` is complete and consistent; every problem of the flags is reported at once, with the flag's name
 //! and the accepted form. The password is in no message and no `Debug`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use cluster::etcd;
+use daemon::flags::bind_address;
+use daemon::http::{Address, Routes};
+use daemon::log;
 use netstate::Prefix;
 use regex::Regex;
 
@@ -19,6 +22,9 @@ use cluster::{Problem, Problems};
 
 /// Time to live of a lease in minutes: flannel's 24 hours.
 const LEASE_MINUTES: u32 = 24 * 60;
+
+/// Port of the address for metrics when it has none.
+const METRICS_PORT: u16 = 10247;
 
 /// Everything the command line says.
 #[derive(Debug)]
@@ -37,6 +43,10 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// Folder of run-time files.
     pub run_dir: PathBuf,
+    /// Where HTTP is served, beside the socket in that folder.
+    pub listeners: Vec<(Address, Routes)>,
+    /// Form and detail of the log.
+    pub log: log::Settings,
 }
 
 /// Where the network's configuration and the leases are.
@@ -58,21 +68,12 @@ pub enum Store {
     },
 }
 
-/// Form and detail of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Log {
-    /// One JSON object per line instead of text.
-    pub json: bool,
-    /// Debugging as well.
-    pub debug: bool,
-}
-
 impl Config {
     /// Reads the flags.
     ///
     /// # Errors
     /// Every problem of every flag.
-    pub fn read(flags: &Flags) -> Result<(Self, Log), Problems> {
+    pub fn read(flags: &Flags) -> Result<Self, Problems> {
         let mut problems = refuse_unbuilt(&flags.unbuilt);
         let store = store(flags, &mut problems);
         let interface = interface(flags, &mut problems);
@@ -88,11 +89,12 @@ impl Config {
         };
         let services = services(&flags.service_cidr, &mut problems);
         let subnet_file = path("--subnet-file", &flags.subnet_file, &mut problems);
-        let run_dir = path("--run-dir", &flags.run_dir, &mut problems);
+        let run_dir = path("--run-dir", flags.run.run_dir.as_deref().unwrap_or_default(), &mut problems);
+        let listeners = listeners(flags, &mut problems);
         let log = log(flags, &mut problems);
         match store {
             Some(store) if problems.is_empty() => {
-                Ok((Self { store, interface, policies, masquerade, services, subnet_file, run_dir }, log))
+                Ok(Self { store, interface, policies, masquerade, services, subnet_file, run_dir, listeners, log })
             }
             _ => Err(Problems { source: "command line and environment".to_owned(), list: problems }),
         }
@@ -115,20 +117,11 @@ fn store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
 }
 
 fn etcd_store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
-    let file = |text: &Option<String>| given(text).map(PathBuf::from);
-    let config = etcd::Config {
-        endpoints: flags.etcd_endpoints.clone(),
-        ca_file: file(&flags.etcd_cafile),
-        cert_file: file(&flags.etcd_certfile),
-        key_file: file(&flags.etcd_keyfile),
-        username: given(&flags.etcd_username),
-        password: given(&flags.etcd_password),
-        limits: etcd::Limits::default(),
-    };
+    let config = flags.etcd.client_config();
     if let Err(errors) = etcd::Client::new(&config, 0) {
         problems.extend(errors.into_iter().map(|problem| problem.under("--")));
     }
-    let prefix = etcd::Prefix::parse("etcd-prefix", &flags.etcd_prefix);
+    let prefix = etcd::Prefix::parse("etcd-prefix", flags.etcd.etcd_prefix.as_deref().unwrap_or_default());
     let renew_margin = renew_margin(&flags.subnet_lease_renew_margin, problems);
     match prefix {
         Ok(prefix) => Some(Store::Etcd { etcd: Box::new(config), prefix, renew_margin: renew_margin? }),
@@ -209,12 +202,25 @@ fn path(flag: &str, text: &str, problems: &mut Vec<Problem>) -> PathBuf {
     PathBuf::from(text)
 }
 
-fn log(flags: &Flags, problems: &mut Vec<Problem>) -> Log {
-    if !matches!(flags.log_format.as_str(), "text" | "json") {
-        problems.push(Problem::new("--log-format", format!("{:?}", flags.log_format), "text or json"));
+fn log(flags: &Flags, problems: &mut Vec<Problem>) -> log::Settings {
+    let mut found = Vec::new();
+    let settings = flags.log.read(&mut found);
+    problems.extend(found.into_iter().map(|problem| problem.under("--")));
+    settings
+}
+
+fn listeners(flags: &Flags, problems: &mut Vec<Problem>) -> Vec<(Address, Routes)> {
+    let mut listeners = Vec::new();
+    let ip = parsed::<IpAddr>("--healthz-ip", &flags.healthz_ip, "an address such as 127.0.0.1", problems);
+    let port = parsed::<u16>("--healthz-port", &flags.healthz_port, "a port from 1 to 65535, or 0 for none", problems);
+    if let (Some(ip), Some(port @ 1..)) = (ip, port) {
+        listeners.push((Address::Tcp(SocketAddr::new(ip, port)), Routes::Health));
     }
-    let level = parsed::<u8>("--v", &flags.verbosity, "a number from 0 to 255", problems).unwrap_or(0);
-    Log { json: flags.log_format == "json", debug: level > 0 }
+    match bind_address("--metrics-bind-address", &flags.metrics_bind_address, METRICS_PORT) {
+        Ok(address) => listeners.extend(address.map(|address| (Address::Tcp(address), Routes::All))),
+        Err(problem) => problems.push(problem),
+    }
+    listeners
 }
 
 fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
@@ -233,9 +239,7 @@ fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
     refuse("--kube-annotation-prefix", given(&unbuilt.kube_annotation_prefix).is_none(), "--etcd-prefix");
     refuse("--public-ipv6", given(&unbuilt.public_ipv6).is_none(), "--public-ip: IPv4 only");
     refuse("--ip-blackhole-route", off(&unbuilt.ip_blackhole_route), "false");
-    let no_port = given(&unbuilt.healthz_port).is_none_or(|port| port == "0");
-    refuse("--healthz-port", no_port, "0; see `netd status`");
-    // --iptables-resync, --healthz-ip and --set-node-network-unavailable change nothing here: rules are put back on
+    // --iptables-resync and --set-node-network-unavailable change nothing here: rules are put back on
     // notification, and without Kubernetes there is no Node to set a condition of.
     problems
 }
@@ -246,14 +250,14 @@ mod tests {
     use crate::command::args::Invocation;
     use std::ffi::OsString;
 
-    fn read(args: &[&str]) -> Result<(Config, Log), Problems> {
+    fn read(args: &[&str]) -> Result<Config, Problems> {
         let args = std::iter::once("netd").chain(args.iter().copied()).map(OsString::from);
         Config::read(&Invocation::read(args).unwrap().flags)
     }
 
     #[test]
     fn defaults_are_flannels() {
-        let (config, log) = read(&[]).unwrap();
+        let config = read(&[]).unwrap();
         match config.store {
             Store::Etcd { prefix, renew_margin, .. } => {
                 assert_eq!((prefix.key("config").as_str(), renew_margin), ("/coreos.com/network/config", 3600));
@@ -263,7 +267,9 @@ mod tests {
         assert_eq!(config.policies, [Policy::Previous, Policy::NodeIp, Policy::FirstFree]);
         assert_eq!(config.masquerade, Masquerade { masquerade: false, fully_random: true, forward: true });
         assert_eq!(config.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
-        assert_eq!(log, Log { json: false, debug: false });
+        assert_eq!(config.log, log::Settings::default());
+        let loopback = Address::Tcp("127.0.0.1:10247".parse().unwrap());
+        assert_eq!(config.listeners, [(loopback, Routes::All)], "health checks are off");
     }
 
     #[test]
@@ -281,7 +287,8 @@ mod tests {
             "--log-format=xml",
             "--v=loud",
             "--kube-subnet-mgr",
-            "--healthz-port=8081",
+            "--healthz-port=http",
+            "--metrics-bind-address=here",
         ])
         .unwrap_err()
         .to_string();
@@ -299,7 +306,8 @@ mod tests {
             "--log-format: ",
             "--v: ",
             "--kube-subnet-mgr: a flag of flannel that this netd does not have yet",
-            "--healthz-port: ",
+            "--healthz-port: \"http\"",
+            "--metrics-bind-address: \"here\"",
         ] {
             assert!(error.contains(&format!("\n  {flag}")), "{error}\nlacks {flag}");
         }
@@ -307,8 +315,16 @@ mod tests {
     }
 
     #[test]
+    fn health_checks_are_served_where_flannels_flags_say() {
+        let config = read(&["--healthz-port=8081", "--metrics-bind-address="]).unwrap();
+        assert_eq!(config.listeners, [(Address::Tcp("0.0.0.0:8081".parse().unwrap()), Routes::Health)]);
+        let config = read(&["--healthz-ip=::1", "--healthz-port=8081", "--metrics-bind-address="]).unwrap();
+        assert_eq!(config.listeners, [(Address::Tcp("[::1]:8081".parse().unwrap()), Routes::Health)]);
+    }
+
+    #[test]
     fn password_is_not_in_the_debug_text() {
-        let (config, _) = read(&["--etcd-username=root", "--etcd-password=s3cret"]).unwrap();
+        let config = read(&["--etcd-username=root", "--etcd-password=s3cret"]).unwrap();
         assert!(!format!("{config:?}").contains("s3cret"));
     }
 
@@ -325,8 +341,7 @@ mod tests {
 
     #[test]
     fn single_machine_needs_no_etcd() {
-        let (config, _) =
-            read(&["--store=local", "--net-config-path=/etc/net-conf.json", "--etcd-endpoints="]).unwrap();
+        let config = read(&["--store=local", "--net-config-path=/etc/net-conf.json", "--etcd-endpoints="]).unwrap();
         assert!(matches!(config.store, Store::Local { net_conf } if net_conf.to_str() == Some("/etc/net-conf.json")));
         let error = read(&["--store=disk"]).unwrap_err().to_string();
         assert!(error.contains("--store: \"disk\" is no store; accepted: etcd or local"), "{error}");

@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
+use daemon::monitors::Following;
+use daemon::shell::Shell;
+use daemon::worker::Worker;
 use netstate::IfName;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -14,7 +17,7 @@ use super::external::External;
 use super::planning::Planning;
 use super::report::Reporter;
 use super::witness::{Listing, Witness};
-use super::worker::{Report, Worker};
+use super::worker::{Report, TableWork};
 use crate::command::config::Config;
 use crate::format::lease::Lease;
 use crate::format::net_conf::Network;
@@ -57,14 +60,17 @@ pub(super) struct Daemon<S> {
     pub(super) external: External,
     pub(super) witness: Witness,
     pub(super) planning: Planning,
-    pub(super) worker: Option<Worker>,
+    pub(super) worker: Option<Worker<TableWork>>,
+    /// The monitors, while the worker that they notify runs.
+    pub(super) following: Option<Following>,
     pub(super) reporter: Reporter,
+    pub(super) shell: Shell,
     /// Rung when a link or an address changed.
     pub(super) links: Arc<Notify>,
 }
 
 impl<S: LeaseSource> Daemon<S> {
-    pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, view: View) -> Self {
+    pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, view: View, shell: Shell) -> Self {
         let local = node.ownership.local.clone();
         let planner = Planner::new(node.network.clone(), node.config.masquerade, local);
         Self {
@@ -77,7 +83,9 @@ impl<S: LeaseSource> Daemon<S> {
             witness: Witness::new(view),
             planning: Planning::new(planner),
             worker: None,
+            following: None,
             reporter: Reporter::default(),
+            shell,
             links: Arc::new(Notify::new()),
         }
     }
@@ -88,14 +96,14 @@ impl<S: LeaseSource> Daemon<S> {
         loop {
             match self.next().await {
                 Happening::Lease(event) => self.on_lease(event),
-                Happening::Keeper(event) => self.on_keeper(event)?,
+                Happening::Keeper(event) => self.on_keeper(event).await?,
                 Happening::Report(report) => self.receive(report),
                 Happening::Plan => self.plan(),
                 Happening::Verify => self.witness.verify(&self.source),
                 Happening::Verified(listing) => self.confirm(listing),
                 Happening::Links => self.external.note(),
-                Happening::Interface => self.follow_interface()?,
-                Happening::Status => self.write_status(),
+                Happening::Interface => self.follow_interface().await?,
+                Happening::Status => self.put_status(),
             }
         }
     }
@@ -106,7 +114,7 @@ impl<S: LeaseSource> Daemon<S> {
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
         let Self { keeper, events, worker, witness, links, .. } = self;
         tokio::select! {
-            Some(report) = async { worker.as_mut()?.next().await } => Happening::Report(report),
+            Some(report) = async { Some(worker.as_ref()?.next().await) } => Happening::Report(report),
             Some(event) = keeper.next() => Happening::Keeper(event),
             Some(event) = async { events.as_mut()?.next().await } => Happening::Lease(event),
             listing = witness.listed() => Happening::Verified(listing),
@@ -127,7 +135,8 @@ impl<S: LeaseSource> Daemon<S> {
             });
         }
         if let Some(planned) = planned {
-            worker.want(planned);
+            // Plans that wait are merged, so there is always room.
+            let _ = worker.mailbox().try_send(planned);
         }
         self.reporter.note();
     }

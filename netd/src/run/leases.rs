@@ -3,17 +3,26 @@
 //! Invariants: a loss of the own lease is reported to the keeper and changes nothing else; another subnet is used only
 //! when the keeper holds it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::{Context, Result};
+use daemon::monitors::{Meaning, Monitors};
+use daemon::worker::{Mailbox, Worker};
+use kernel::watch::Event;
 
 use super::daemon::Daemon;
 use super::files;
-use super::monitors;
 use super::start::LEASE_RECORD;
+use super::tables::{Notification, Stages};
 use super::witness::Listing;
-use super::worker::Worker;
+use super::worker::TableWork;
 use crate::plan::LocalNode;
 use crate::source::view::{Change, OwnKey};
 use crate::source::{Held, KeeperEvent, LeaseEvent, LeaseSource, Readdress};
+
+/// Longest wait for the end of a pass before the tables are opened afresh.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn on_lease(&mut self, event: LeaseEvent) {
@@ -63,14 +72,14 @@ impl<S: LeaseSource> Daemon<S> {
         }
     }
 
-    pub(super) fn on_keeper(&mut self, event: KeeperEvent) -> Result<()> {
+    pub(super) async fn on_keeper(&mut self, event: KeeperEvent) -> Result<()> {
         self.reporter.note();
         match event {
             KeeperEvent::Kept => self.reporter.lease_trouble = None,
             KeeperEvent::Failing(reason) => self.reporter.lease_trouble = Some(reason),
             KeeperEvent::Held(held) => {
                 self.reporter.lease_trouble = None;
-                self.hold(*held)?;
+                self.hold(*held).await?;
                 if self.events.is_none() {
                     self.events = Some(self.source.events());
                 }
@@ -82,7 +91,7 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     /// This node holds a lease: from now on its tables can be planned.
-    fn hold(&mut self, held: Held) -> Result<()> {
+    async fn hold(&mut self, held: Held) -> Result<()> {
         tracing::info!(subnet = %held.lease.key.v4, how = held.how, "lease acquired");
         if self.source.kind() == "etcd" && held.token.is_none() {
             tracing::info!(subnet = %held.lease.key.v4, "the lease is a reservation: it has no end");
@@ -112,7 +121,7 @@ impl<S: LeaseSource> Daemon<S> {
             return Ok(());
         }
         self.planning.set_local(local);
-        self.start_worker()
+        self.start_worker().await
     }
 
     /// This node as the interface is now; with another hardware address of the device, if one is given.
@@ -138,18 +147,38 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     /// Starts the kernel's side afresh for the subnet that is held now.
-    fn start_worker(&mut self) -> Result<()> {
-        self.worker = None;
+    async fn start_worker(&mut self) -> Result<()> {
+        self.following = None;
+        if let Some(worker) = self.worker.take()
+            && !worker.stop(END_LIMIT).await
+        {
+            tracing::warn!("the kernel thread is in a long pass; another one begins beside it");
+        }
         self.node.ownership.local = self.planning.planner.local().clone();
-        let worker = Worker::start(&self.node.ownership, &self.node.devices).context("open the kernel's tables")?;
-        monitors::listen(worker.ports(), &worker.notifier(), &self.links).context("listen to the kernel")?;
-        self.worker = Some(worker);
+        let stages = Stages::open(&self.node.ownership, &self.node.devices).context("open the kernel's tables")?;
+        // Open before the first listing, which comes with the first plan.
+        let monitors = Monitors::open(stages.ports());
+        let mailbox = Mailbox::new(self.shell.liveness.clone());
+        self.shell.attach(&mailbox);
+        let (links, shell) = (Arc::clone(&self.links), self.shell.clone());
+        let by_rtnl = move |event| {
+            if matches!(event, Event::Link | Event::Address | Event::Resync) {
+                links.notify_one();
+            }
+            vec![Notification::Rtnl(event)]
+        };
+        let opened = move |monitor: &'static str| {
+            shell.open_gate(monitor);
+        };
+        self.following = Some(monitors.follow(&mailbox, Meaning::new(by_rtnl, Notification::by_nft), opened));
+        let work = TableWork::new(stages, Arc::clone(&self.shell.metrics));
+        self.worker = Some(Worker::start("worker", work, mailbox).context("start the thread for the kernel")?);
         self.planning.start_over();
         Ok(())
     }
 
     /// Reads the interface and follows it: a new MTU is planned, a new address goes into the lease first.
-    pub(super) fn follow_interface(&mut self) -> Result<()> {
+    pub(super) async fn follow_interface(&mut self) -> Result<()> {
         let now = match self.external.read() {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(()),
@@ -172,6 +201,6 @@ impl<S: LeaseSource> Daemon<S> {
         let local = self.local(None);
         let same_place = LocalNode { mtu: known.mtu, ..local.clone() } == known;
         self.planning.set_local(local);
-        if same_place { Ok(()) } else { self.start_worker() }
+        if same_place { Ok(()) } else { self.start_worker().await }
     }
 }

@@ -9,8 +9,8 @@ mod external;
 mod facts;
 mod files;
 mod forward;
+mod health;
 mod leases;
-mod monitors;
 mod planning;
 mod report;
 mod start;
@@ -22,43 +22,47 @@ mod worker;
 
 use std::path::Path;
 
+use ::daemon::log::Log;
+use ::daemon::monitors::{NFTABLES, RTNETLINK};
+use ::daemon::shell::{self, Places, Program, seed};
+use ::daemon::status::{FILE, Stored};
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::command::config::Config;
+
+/// This program's name.
+pub const NAME: &str = "netd";
+
+/// Its version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Gates of readiness beside those of the monitors: every lease is known, rows are in.
+const LEASES: &str = "leases";
+const TABLES: &str = "tables";
+
+const PROGRAM: Program = Program {
+    name: NAME,
+    version: VERSION,
+    gates: &[LEASES, RTNETLINK, NFTABLES, TABLES],
+    render: status::text,
+    health: health::page,
+    others: &[],
+};
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When it cannot start: the configuration of the network, the interface or the kernel is not as needed.
-pub fn run(config: Config, seed: u64) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        let end = async {
-            tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
-        };
-        let daemon = start::run(config, seed);
-        tokio::select! {
-            ended = daemon => ended,
-            signal = end => {
-                tracing::info!(signal, "ending; the data path stays as it is");
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-                Ok(())
-            }
-        }
-    })
+pub fn run(config: Config, log: Log) -> Result<()> {
+    let places = Places { run_dir: config.run_dir.clone(), listeners: config.listeners.clone() };
+    shell::run(&PROGRAM, &places, log, |shell| start::run(config, seed(), shell))
 }
 
-/// Reads the status file of a running daemon.
+/// Reads the status file of a daemon.
 ///
 /// # Errors
 /// When there is none, or it is not this program's.
-pub fn read_status(run_dir: &Path) -> Result<(String, status::Status)> {
-    let path = run_dir.join(status::FILE);
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("read {}: is netd running, with this --run-dir?", path.display()))?;
-    let status = serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
-    Ok((text, status))
+pub fn read_status(run_dir: &Path) -> Result<Stored> {
+    let path = run_dir.join(FILE);
+    Stored::read(run_dir).with_context(|| format!("read {}: is netd running, with this --run-dir?", path.display()))
 }

@@ -27,6 +27,15 @@ pub(super) struct Planned {
     pub(super) complete: bool,
 }
 
+impl Planned {
+    /// Adds what was planned later.
+    pub(super) fn extend(&mut self, later: Self) {
+        self.changes.extend(later.changes);
+        self.revision = later.revision;
+        self.complete |= later.complete;
+    }
+}
+
 /// The plan and what is still to be planned.
 pub(super) struct Planning {
     pub(super) planner: Planner,

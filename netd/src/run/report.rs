@@ -7,17 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use reconcile::{State, Status as TableStatus};
+use daemon::status::is_tried;
+use reconcile::Status as TableStatus;
 use tokio::time::Instant;
 
 use super::daemon::Daemon;
-use super::status::{self, Status};
+use super::status::{self, Status, listed};
 use super::worker::Report;
-use super::{files, start, subnet_file, tables};
+use super::{LEASES, TABLES, start, subnet_file, tables};
 use crate::format::lease::Lease;
 use crate::source::LeaseSource;
 
-/// Shortest time between two writes of the status file.
+/// Shortest time between two statuses.
 const STATUS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Different complaints that are remembered, so that each is logged once.
@@ -34,20 +35,20 @@ pub(super) struct Reporter {
     ready: bool,
     in_sync: bool,
     complaints: BTreeSet<String>,
-    /// When the status file is written.
+    /// When the next status is put up.
     status_at: Option<Instant>,
-    /// The last write of the status file.
-    status_written: Option<Instant>,
+    /// When the last one was.
+    status_put: Option<Instant>,
 }
 
 impl Reporter {
     /// Something that the status shows has changed.
     pub(super) fn note(&mut self) {
-        let earliest = self.status_written.map_or_else(Instant::now, |last| last + STATUS_PAUSE);
+        let earliest = self.status_put.map_or_else(Instant::now, |last| last + STATUS_PAUSE);
         self.status_at.get_or_insert(earliest);
     }
 
-    /// When the status file is due.
+    /// When the next status is due.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.status_at
     }
@@ -83,10 +84,16 @@ impl<S: LeaseSource> Daemon<S> {
         if self.reporter.in_sync && self.witness.view.is_complete() {
             start::end_adoption(&self.node.config.run_dir);
         }
-        let tried = self.reporter.tables.values().all(is_tried);
-        if !self.reporter.ready && local && tried && self.planning.is_whole(report.revision) {
-            self.reporter.ready = true;
-            self.report_ready();
+        if !self.reporter.ready && self.planning.is_whole(report.revision) {
+            self.shell.open_gate(LEASES);
+            let waiting = report.counts.iter().find(|(_, counts)| !is_tried(counts));
+            if local && waiting.is_none() {
+                self.reporter.ready = true;
+                self.report_ready();
+            } else if let Some((name, counts)) = waiting {
+                let reason = format!("{name}: {} of {} rows in place", counts.done, counts.desired);
+                self.shell.readiness.await_for(TABLES, &reason);
+            }
         }
     }
 
@@ -98,9 +105,7 @@ impl<S: LeaseSource> Daemon<S> {
         } else {
             tracing::warn!(leases, missing, "ready: rows that the kernel refused are missing; see `netd status`");
         }
-        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-            tracing::warn!(%error, "the service manager cannot be notified");
-        }
+        self.shell.open_gate(TABLES);
     }
 
     fn write_subnet_file(&mut self) {
@@ -116,16 +121,13 @@ impl<S: LeaseSource> Daemon<S> {
         }
     }
 
-    pub(super) fn write_status(&mut self) {
+    /// Puts the status up, for the file and whoever asks.
+    pub(super) fn put_status(&mut self) {
         self.reporter.status_at = None;
-        self.reporter.status_written = Some(Instant::now());
-        let path = self.node.config.run_dir.join(status::FILE);
-        let written = serde_json::to_vec_pretty(&self.status()).map_err(std::io::Error::other);
-        if let Err(error) = written.and_then(|text| files::replace(&path, &text)) {
-            self.reporter.complain(format!("write {}: {error}", path.display()), |text| {
-                tracing::error!("{text}; `netd status` will be old");
-            });
-        }
+        self.reporter.status_put = Some(Instant::now());
+        let view = &self.witness.view;
+        self.shell.metrics.source("leases", view.lost().is_none(), view.is_complete());
+        self.shell.board.set(&self.status());
     }
 
     fn status(&self) -> Status {
@@ -162,17 +164,12 @@ impl<S: LeaseSource> Daemon<S> {
                 lease_trouble: reporter.lease_trouble.clone(),
             },
             leases: planner.used().map(peer).collect(),
-            invalid: view.invalid().map(|(key, why)| (key.to_owned(), why.to_owned())).collect(),
-            skipped: refused.collect(),
+            invalid: listed(view.invalid().map(|(key, why)| (key.to_owned(), why.to_owned()))),
+            invalid_count: view.invalid().count(),
+            skipped: listed(refused),
+            skipped_count: planner.refused().len(),
             tables: reporter.tables.iter().map(|(name, table)| ((*name).to_owned(), table.into())).collect(),
             warnings: warnings.chain(reporter.warnings.iter().cloned()).collect(),
         }
     }
-}
-
-/// True when the table was listed and each of its desired rows is in place or was tried.
-fn is_tried(table: &TableStatus) -> bool {
-    let missing = table.desired.saturating_sub(table.done);
-    // Desired rows come first among the open ones; rows to be removed may wait for the gate.
-    table.observe_error.is_none() && table.open.iter().take(missing).all(|row| !matches!(row.state, State::Pending))
 }

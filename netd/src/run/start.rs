@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cluster::Backoff;
+use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
 use netstate::{IfName, MacAddr, Prefix};
 
@@ -37,23 +38,23 @@ pub(super) const LEASE_RECORD: &str = "leases";
 const ADOPTING: &str = "adopting";
 
 /// Runs with the source of leases that the configuration names.
-pub(super) async fn run(config: Config, seed: u64) -> Result<()> {
+pub(super) async fn run(config: Config, seed: u64, shell: Shell) -> Result<()> {
     match &config.store {
         Store::Local { net_conf } => {
             let source = LocalLeases::new(net_conf.clone());
-            start(config, source, seed).await?.run().await
+            start(config, source, seed, shell).await?.run().await
         }
         Store::Etcd { etcd, prefix, renew_margin } => {
             let problems = |list: Vec<Problem>| Problems { source: "etcd".to_owned(), list };
             let client = cluster::etcd::Client::new(etcd, seed).map_err(problems)?;
             let source = EtcdLeases::new(client, prefix.clone(), *renew_margin, seed);
-            start(config, source, seed).await?.run().await
+            start(config, source, seed, shell).await?.run().await
         }
     }
 }
 
 /// Gets everything ready. Ends only when the network's configuration is there.
-async fn start<S: LeaseSource>(config: Config, source: S, seed: u64) -> Result<Daemon<S>> {
+async fn start<S: LeaseSource>(config: Config, source: S, seed: u64, shell: Shell) -> Result<Daemon<S>> {
     let facts = facts::gather(config.interface.can_reach).context("read the interfaces of this host")?;
     let external =
         interface::choose(&config.interface, &facts).map_err(|problem| one("choice of interface", problem))?;
@@ -95,7 +96,7 @@ async fn start<S: LeaseSource>(config: Config, source: S, seed: u64) -> Result<D
     let view = View::new(if source.kind() == "local" { BTreeSet::new() } else { leftovers });
     let external = External::new(config.interface.clone(), external);
     let node = Node { config, network, devices: records.devices, ownership, record: records.leases };
-    Ok(Daemon::new(node, source, keeper, external, view))
+    Ok(Daemon::new(node, source, keeper, external, view, shell))
 }
 
 fn one(source: &str, problem: Problem) -> Problems {

@@ -1,19 +1,13 @@
 //! What the daemon knows, for operators: /run/netd/status.json and `netd status`.
 //!
-//! Invariants: the file holds no secret, and it is replaced as a whole; a file of another version is read as far as it is
-//! understood.
+//! Invariants: it holds no secret; its lists of what is wrong are bounded; a file of another version is read as far as it
+//! is understood.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use reconcile::{RetryClass, State};
+use daemon::status::{LISTED, Lines, Table};
 use serde::{Deserialize, Serialize};
-
-/// Name of the file in the run-time folder.
-pub const FILE: &str = "status.json";
-
-/// Rows that are not in place which the file lists per table; beyond that only their number is told.
-const LISTED_ROWS: usize = 100;
+use serde_json::Value;
 
 /// What the daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +21,14 @@ pub struct Status {
     pub store: Store,
     /// The leases that are in use, by subnet.
     pub leases: BTreeMap<String, Peer>,
-    /// Keys of the store that cannot be read, with the reason.
+    /// Keys of the store that cannot be read, with the reason; not all when there are many.
     pub invalid: BTreeMap<String, String>,
-    /// Leases that are not used, by subnet, with the reason.
+    /// How many there are in all.
+    pub invalid_count: usize,
+    /// Leases that are not used, by subnet, with the reason; not all when there are many.
     pub skipped: BTreeMap<String, String>,
+    /// How many there are in all.
+    pub skipped_count: usize,
     /// The kernel tables in order of their names.
     pub tables: BTreeMap<String, Table>,
     /// What an operator should look into.
@@ -83,118 +81,82 @@ pub struct Peer {
     pub backend: String,
 }
 
-/// One kernel table.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Table {
-    /// Rows that are desired.
-    pub desired: usize,
-    /// Of these, rows in place.
-    pub done: usize,
-    /// Why the table could not be listed.
-    pub error: Option<String>,
-    /// Rows that are not as they should be, at most 100.
-    pub open: Vec<Row>,
-    /// How many there are in all.
-    pub open_count: usize,
+/// A status for a terminal.
+#[must_use]
+pub fn text(status: &Value) -> String {
+    // Before the first status there is nothing to say.
+    Status::deserialize(status).map(|status| status.render()).unwrap_or_default()
 }
 
-/// One row that is not as it should be.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Row {
-    /// The row.
-    pub key: String,
-    /// `pending`, `waiting` (for something it needs), `retrying` or `refused`.
-    pub state: String,
-    /// Why the last try failed.
-    pub reason: String,
-    /// Failures in a row.
-    pub times: u32,
-}
-
-impl From<&reconcile::Status> for Table {
-    fn from(status: &reconcile::Status) -> Self {
-        Self {
-            desired: status.desired,
-            done: status.done,
-            error: status.observe_error.clone(),
-            open: status.open.iter().take(LISTED_ROWS).map(Row::from).collect(),
-            open_count: status.open.len(),
-        }
-    }
-}
-
-impl From<&reconcile::Row> for Row {
-    fn from(row: &reconcile::Row) -> Self {
-        let (state, reason, times) = match &row.state {
-            State::Pending => ("pending", String::new(), 0),
-            State::Done => ("done", String::new(), 0),
-            State::Failed { class, reason, times, .. } => {
-                let state = match class {
-                    RetryClass::Retry => "retrying",
-                    RetryClass::Wait => "waiting",
-                    RetryClass::Refuse => "refused",
-                };
-                (state, reason.clone(), *times)
-            }
-        };
-        Self { key: row.key.clone(), state: state.to_owned(), reason, times }
-    }
+/// The first items of a list of what is wrong.
+pub(super) fn listed(items: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    items.into_iter().take(LISTED).collect()
 }
 
 impl Status {
     /// The text for a terminal.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut text = String::new();
+        let mut lines = Lines::new();
         let node = &self.node;
         let subnet = node.subnet.as_deref().unwrap_or("none yet");
         let sync = if node.in_sync { "in sync" } else { "not in sync" };
-        let _ = writeln!(text, "node     {} on {}: {sync}", node.public_ip, node.interface);
-        let _ = writeln!(text, "subnet   {subnet} of {}, {}, Pod MTU {}", node.network, node.backend, node.mtu);
+        lines.push(format_args!("node     {} on {}: {sync}", node.public_ip, node.interface));
+        lines.push(format_args!("subnet   {subnet} of {}, {}, Pod MTU {}", node.network, node.backend, node.mtu));
         let state = if self.store.complete { "listed" } else { "not yet listed" };
-        let _ = writeln!(text, "store    {}: {state}", self.store.kind);
+        lines.push(format_args!("store    {}: {state}", self.store.kind));
         let troubles = [("store", &self.store.lost), ("lease", &self.store.lease_trouble)];
         for (what, trouble) in troubles.into_iter().filter_map(|(what, trouble)| Some((what, trouble.as_ref()?))) {
-            let _ = writeln!(text, "!        {what}: {trouble}");
+            lines.push(format_args!("!        {what}: {trouble}"));
         }
         if self.store.doubted {
-            let _ = writeln!(
-                text,
-                "!        store: shows no other node; waiting for a second look before anything is removed"
-            );
+            let text = "shows no other node; waiting for a second look before anything is removed";
+            lines.push(format_args!("!        store: {text}"));
         }
-        let _ = writeln!(text, "leases   {} other nodes", self.leases.len());
+        lines.push(format_args!("leases   {} other nodes", self.leases.len()));
         for (subnet, peer) in &self.leases {
-            let _ = writeln!(text, "         {subnet:<20} {:<16} {}", peer.public_ip, peer.backend);
+            lines.push(format_args!("         {subnet:<20} {:<16} {}", peer.public_ip, peer.backend));
         }
-        for (what, list) in [("invalid", &self.invalid), ("skipped", &self.skipped)] {
-            for (key, reason) in list {
-                let _ = writeln!(text, "!        {what} {key}: {reason}");
-            }
-        }
+        self.render_wrong(&mut lines);
         for (name, table) in &self.tables {
-            let _ = writeln!(text, "table    {name:<12} {} of {} rows in place", table.done, table.desired);
-            table.render(&mut text);
+            lines.push(format_args!("table    {name:<12} {} of {} rows in place", table.done, table.desired));
+            table.write_open(&mut lines, "!        ");
         }
         for warning in &self.warnings {
-            let _ = writeln!(text, "!        {warning}");
+            lines.push(format_args!("!        {warning}"));
         }
-        text
+        lines.into_text()
+    }
+
+    fn render_wrong(&self, lines: &mut Lines) {
+        for (what, list, count) in
+            [("invalid", &self.invalid, self.invalid_count), ("skipped", &self.skipped, self.skipped_count)]
+        {
+            for (key, reason) in list {
+                lines.push(format_args!("!        {what} {key}: {reason}"));
+            }
+            if let Some(more) = count.checked_sub(list.len()).filter(|more| *more > 0) {
+                lines.push(format_args!("!        {what}: and {more} more"));
+            }
+        }
     }
 }
 
-impl Table {
-    fn render(&self, text: &mut String) {
-        if let Some(error) = &self.error {
-            let _ = writeln!(text, "!        {error}");
-        }
-        for row in &self.open {
-            let _ = writeln!(text, "!        {} {}: {}", row.state, row.key, row.reason);
-        }
-        if self.open_count > self.open.len() {
-            let _ = writeln!(text, "!        and {} more", self.open_count - self.open.len());
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_the_store_cannot_forge_a_line_and_lists_are_bounded() {
+        let mut invalid = vec![("x\nnode     10.4.7.21 on eth0: in sync".to_owned(), "no\u{1b}[2J lease".to_owned())];
+        invalid.extend((0..1000).map(|number| (format!("y{number:04}"), "no lease".to_owned())));
+        let status = Status { invalid_count: invalid.len(), invalid: listed(invalid), ..Status::default() };
+        let text = text(&serde_json::to_value(&status).unwrap());
+        assert_eq!(text.lines().filter(|line| line.starts_with("node")).count(), 1, "{text}");
+        assert!(
+            text.contains("!        invalid x\\nnode     10.4.7.21 on eth0: in sync: no\\u{1b}[2J lease\n"),
+            "{text}"
+        );
+        assert!(text.contains("!        invalid: and 901 more\n") && !text.contains("y0999"), "{text}");
     }
 }

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use daemon::monitors::Ports;
+use daemon::status::TableRows;
 use kernel::address::Addresses;
 use kernel::fdb::Fdbs;
 use kernel::link::Links;
@@ -18,7 +20,7 @@ use kernel::sysctl::Sysctls;
 use kernel::watch::Event;
 use kernel::{KernelError, Rtnl};
 use netstate::IfName;
-use reconcile::{Gate, Handle, Pass, Reconciler, Stack, Status, Table, Target};
+use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Status, Table, Target};
 
 use super::forward;
 use crate::plan::backend::Backend;
@@ -40,15 +42,6 @@ pub(super) struct Stages {
     ports: Ports,
 }
 
-/// Port ids of our conversations, which mark the notifications of our own changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ports {
-    /// Of rtnetlink.
-    pub rtnl: BTreeSet<u32>,
-    /// Of nftables.
-    pub nft: BTreeSet<u32>,
-}
-
 /// What somebody else changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Notification {
@@ -58,6 +51,17 @@ pub(super) enum Notification {
     OwnNft,
     /// Another program's nft table.
     ForeignNft,
+}
+
+impl Notification {
+    /// What a notification of nftables is about.
+    pub(super) fn by_nft(change: &nft::Change) -> Vec<Self> {
+        match change {
+            nft::Change::Table { table, .. } if *table == plan::TABLE => vec![Self::OwnNft],
+            nft::Change::Table { .. } => vec![Self::ForeignNft],
+            nft::Change::Lost => vec![Self::OwnNft, Self::ForeignNft],
+        }
+    }
 }
 
 /// Names of the tables that this node's own Pods need, whatever the other nodes do.
@@ -188,6 +192,16 @@ impl Stages {
     /// Where each table stands.
     pub(super) fn status(&self) -> BTreeMap<&'static str, Status> {
         self.stack.status().into_iter().collect()
+    }
+
+    /// The same in numbers.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, Counts> {
+        self.stack.counts().into_iter().collect()
+    }
+
+    /// Desired and actual rows of each table.
+    pub(super) fn rows(&self) -> Vec<TableRows> {
+        self.stack.stages().map(|stage| TableRows::of(stage)).collect()
     }
 
     /// What an operator should look into.
