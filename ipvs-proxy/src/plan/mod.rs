@@ -6,7 +6,7 @@
 //! | module | what it says |
 //! |---|---|
 //! | [`frontend`] | where clients connect on behalf of a Service |
-//! | [`select`] | which endpoints take its connections |
+//! | [`mod@select`] | which endpoints take its connections |
 //! | [`claims`] | whose an address and port is, and what each change changes |
 //! | [`networks`] | which networks can stand side by side |
 
