@@ -49,7 +49,7 @@ const INSTALLED: [(&str, &str); 23] = [
     ("flex", "flex"),
     ("gcc", "gcc"),
     ("iproute2", "bridge ip tc"),
-    ("iptables", "iptables iptables-legacy iptables-nft iptables-save ip6tables-save"),
+    ("iptables", "iptables iptables-legacy iptables-nft iptables-nft-save iptables-save ip6tables-save"),
     ("iputils-ping", "ping"),
     ("ipvsadm", "ipvsadm"),
     ("kmod", "modprobe"),
@@ -84,7 +84,7 @@ const RUST: [&str; 3] = ["cargo", "cargo-deny", "rustup"];
 /// Words that stand where a program would and are none: our own programs, subcommands behind a function that names the program,
 /// names of containers, and a program that no machine has.
 const NO_PROGRAMS: &str = "apply c0 c1 delete early exec holder inspect ipvs-proxy late list load netd netd-cni network no-such-program \
-    old-1 old-2 run switch type web web-1";
+    old-1 old-2 private run switch type web web-1";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -64,7 +64,7 @@ fn is_first_of(before: &str, name: &str) -> bool {
         let whole = !ahead.ends_with(|letter: char| letter.is_alphanumeric() || letter == '_');
         // Arguments before it are plain: names and references, no call of another function but `OsStr::new`.
         let plain = arguments.replace("OsStr::new(", "");
-        whole && !plain.contains(['(', ')', '|']) && plain.matches('[').count() < 2
+        whole && !plain.contains(['(', ')', '|']) && plain.matches('[').count() < if name == "command" { 1 } else { 2 }
     })
 }
 
