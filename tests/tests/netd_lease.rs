@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Need, Topology, eventually, throughout};
-use netd_node::{HOST_GW, Net, SOON, VXLAN, kernel_state, lease};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, kernel_state, lease, status};
 use serde_json::Value;
 
 /// A key with what etcd knows of it.
@@ -35,12 +35,6 @@ fn time_to_live(net: &Net, key: &str) -> Result<(i64, i64)> {
     let answer: Value = serde_json::from_str(&text)?;
     let number = |name: &str| answer[name].as_i64().with_context(|| format!("no {name} in {text}"));
     Ok((number("ttl")?, number("granted-ttl")?))
-}
-
-fn status(net: &Net, node: &str) -> Result<Value> {
-    let host = net.host(node)?;
-    let text = host.command(lab::bin("netd")?).args(["status", "--json"]).run()?.stdout;
-    Ok(serde_json::from_str(&text)?)
 }
 
 fn nodes_lease_the_subnets_of_their_addresses_in_flannels_format() -> Result<()> {

@@ -4,6 +4,8 @@
 //! metric that this program gives to that destination, and a destination inside a Pod network that this daemon is known
 //! to have served.
 
+use std::collections::BTreeSet;
+
 use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN, spread_metric};
 use netstate::{Prefix, Route, RouteKey, RouteKind};
 
@@ -23,21 +25,28 @@ pub struct Ownership {
     pub local: LocalNode,
     /// Pod networks that earlier runs of it served.
     pub earlier: Vec<Prefix>,
-    /// Nothing has run here since flannel.
-    pub adopts: bool,
+    /// Routes that flannel left, found at the first start after it.
+    pub adopted: BTreeSet<(RouteKey, Route)>,
 }
 
 impl Ownership {
     /// The table where a route of ours can stand, and the protocols that it can have.
     pub const CANDIDATES: (u32, [u8; 2]) = (TABLE_MAIN, [ROUTE_PROTOCOL, BOOT]);
 
-    /// True for routes that this daemon made, or that flannel made before its first start.
+    /// Calls what flannel left among `routes` our own.
+    #[must_use]
+    pub fn adopting(mut self, routes: impl IntoIterator<Item = (RouteKey, Route)>) -> Self {
+        self.adopted = routes.into_iter().filter(|(key, route)| self.flannel_made(key, route)).collect();
+        self
+    }
+
+    /// True for routes that this daemon made, or that flannel left before its first start.
     #[must_use]
     pub fn owns(&self, key: &RouteKey, route: &Route) -> bool {
         key.table == TABLE_MAIN
             && route.kind == RouteKind::Unicast
             && route.via.is_some()
-            && (self.made(key, route) || (self.adopts && self.flannel_made(key, route)))
+            && (self.made(key, route) || self.adopted.contains(&(*key, route.clone())))
     }
 
     fn made(&self, key: &RouteKey, route: &Route) -> bool {
@@ -50,7 +59,9 @@ impl Ownership {
     /// flannel's shapes: to a subnet of a lease's length without metric or source address, by way of that subnet's
     /// first address on the tunnel device, or of a node on the external interface where the backend routes directly.
     fn flannel_made(&self, key: &RouteKey, route: &Route) -> bool {
-        route.protocol == BOOT
+        key.table == TABLE_MAIN
+            && route.kind == RouteKind::Unicast
+            && route.protocol == BOOT
             && key.metric == 0
             && route.src.is_none()
             && self.network.has_subnet(&key.dst)

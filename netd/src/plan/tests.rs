@@ -6,6 +6,7 @@ use super::*;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::NetConf;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 /// A whole plan and what it refuses.
 struct Plan {
@@ -32,8 +33,9 @@ fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<StoredLease>) {
     (lease.key, Some(StoredLease { lease: lease.clone(), created: revision, revision }))
 }
 
-fn ownership(network: &Network, local: &LocalNode, adopts: bool) -> Ownership {
-    Ownership { network: network.clone(), local: local.clone(), earlier: vec!["10.99.0.0/16".parse().unwrap()], adopts }
+fn ownership(network: &Network, local: &LocalNode) -> Ownership {
+    let earlier = vec!["10.99.0.0/16".parse().unwrap()];
+    Ownership { network: network.clone(), local: local.clone(), earlier, adopted: BTreeSet::new() }
 }
 
 const ALL: Masquerade = Masquerade { masquerade: true, fully_random: true, forward: true };
@@ -166,7 +168,7 @@ fn own_routes_are_told_from_foreign_ones_by_more_than_their_protocol() {
         route.via = via.map(|via| via.parse().unwrap());
         route.protocol = protocol;
         key.metric = metric.unwrap_or(key.metric);
-        ownership(&network, &local, true).owns(&key, &route)
+        ownership(&network, &local).adopting([(key, route.clone())]).owns(&key, &route)
     };
     assert!(owns("172.7.22.0/24", Some("172.7.22.0"), "flannel.1", 121, None));
     assert!(owns("10.99.0.0/24", Some("10.4.7.22"), "eth0", 121, None), "of a Pod network of an earlier run");
@@ -180,12 +182,13 @@ fn own_routes_are_told_from_foreign_ones_by_more_than_their_protocol() {
 
 #[test]
 fn only_flannels_shapes_are_adopted_and_only_at_the_first_start() {
-    let owns = |backend: &str, adopts, dst: &str, via: &str, link: &str, onlink: bool, metric: u32| {
+    let owns = |backend: &str, adopts: bool, dst: &str, via: &str, link: &str, onlink: bool, metric: u32| {
         let (network, local) = (network(backend), local());
         let dst: Prefix = dst.parse().unwrap();
         let (mut key, mut route) = route(dst, via.parse().unwrap(), &link.parse().unwrap(), onlink);
         (key.metric, route.protocol) = (metric, 3);
-        ownership(&network, &local, adopts).owns(&key, &route)
+        let found = adopts.then(|| (key, route.clone()));
+        ownership(&network, &local).adopting(found).owns(&key, &route)
     };
     let (vxlan, direct, host_gw) =
         (r#"{"Type":"vxlan"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#, r#"{"Type":"host-gw"}"#);
@@ -196,8 +199,8 @@ fn only_flannels_shapes_are_adopted_and_only_at_the_first_start() {
     assert!(owns(direct, true, node.0, node.1, node.2, false, 0));
     assert!(owns(host_gw, true, node.0, node.1, node.2, false, 0));
     assert!(owns(vxlan, true, "172.7.21.0/24", "172.7.21.0", "flannel.1", true, 0), "to what is the own subnet now");
-    assert!(!owns(vxlan, false, tunnel.0, tunnel.1, tunnel.2, true, 0), "not at a later start");
-    assert!(!owns(host_gw, false, node.0, node.1, node.2, false, 0), "not at a later start");
+    assert!(!owns(vxlan, false, tunnel.0, tunnel.1, tunnel.2, true, 0), "not one that comes later");
+    assert!(!owns(host_gw, false, node.0, node.1, node.2, false, 0), "not one that comes later");
     assert!(!owns(vxlan, true, node.0, node.1, node.2, false, 0), "vxlan makes none on the interface");
     assert!(!owns(vxlan, true, tunnel.0, tunnel.1, tunnel.2, false, 0), "flannel's are onlink");
     assert!(!owns(vxlan, true, tunnel.0, "172.7.22.1", tunnel.2, true, 0), "another next hop");
@@ -275,7 +278,7 @@ fn hardware_address_is_stable_and_differs_between_nodes_and_devices() {
     assert_eq!(mac("10.4.7.21", 1), mac("10.4.7.21", 1));
     // A golden value: a change of it would make every node's peers learn a new address after an upgrade.
     assert_eq!(mac("10.4.7.21", 1), "56:6e:ef:30:b2:d0");
-    let all: std::collections::BTreeSet<MacAddr> =
+    let all: BTreeSet<MacAddr> =
         (0..=u16::MAX).map(|n| generated_mac(Ipv4Addr::from(0x0a04_0000 + u32::from(n)), 1)).collect();
     assert_eq!(all.len(), 65536);
     assert_ne!(mac("10.4.7.21", 1), mac("10.4.7.21", 2));
@@ -301,7 +304,7 @@ proptest! {
         stored.iter().for_each(|lease| { forward.update([lease.clone()]); });
         let tables = forward.tables();
         prop_assert!(tables.routes.keys().all(|key| network.network.covers(&key.dst) && !key.dst.overlaps(&local().subnet)));
-        prop_assert!(tables.routes.iter().all(|(key, route)| ownership(&network, &local(), false).owns(key, route)));
+        prop_assert!(tables.routes.iter().all(|(key, route)| ownership(&network, &local()).owns(key, route)));
         prop_assert_eq!(tables.routes.len() + forward.refused().len(), leases.len());
         let mut backward = Planner::new(network, ALL, local());
         stored.iter().rev().for_each(|lease| { backward.update([lease.clone()]); });

@@ -2,13 +2,13 @@
 //!
 //! Invariant: reads only. Everything that decides on these facts is pure and lies elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use kernel::{KernelError, Rtnl};
 use netstate::route::TABLE_MAIN;
-use netstate::{IfName, MacAddr, Prefix, Route, RouteKey};
+use netstate::{IfName, MacAddr, Route, RouteKey};
 
 use crate::choose::interface::{Facts, Interface};
 use crate::plan::backend::Backend;
@@ -62,13 +62,12 @@ pub(super) fn interface(name: &IfName) -> Result<Option<Interface>, KernelError>
     Ok(Some(Interface { name: state.name, mtu: state.link.mtu.unwrap_or(0), addresses }))
 }
 
-/// Destinations of the kernel's routes that are `ours`.
+/// The kernel's routes.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) fn destinations(ours: impl Fn(&RouteKey, &Route) -> bool) -> Result<BTreeSet<Prefix>, KernelError> {
-    let routes = Rtnl::open()?.routes()?;
-    Ok(routes.iter().filter(|(key, route)| ours(key, route)).map(|(key, _)| key.dst).collect())
+pub(super) fn routes() -> Result<Vec<(RouteKey, Route)>, KernelError> {
+    Ok(Rtnl::open()?.routes()?.into_iter().collect())
 }
 
 /// The hardware address of the tunnel device `name`, if it is there.

@@ -88,9 +88,11 @@ async fn start<S: LeaseSource>(config: Config, source: S, seed: u64, shell: Shel
         adopts_mac: device_mac.is_none(),
         record: records.leases.clone(),
     };
-    let ownership = Ownership { network: network.clone(), local, earlier: records.networks, adopts: records.adopts };
-    let leftovers = facts::destinations(|key, route| ownership.owns(key, route));
-    let leftovers = leftovers.context("look for routes of an earlier run")?;
+    let ownership = Ownership { network: network.clone(), local, earlier: records.networks, adopted: BTreeSet::new() };
+    let routes = facts::routes().context("look for routes of an earlier run")?;
+    let ownership = if records.adopts { ownership.adopting(routes.iter().cloned()) } else { ownership };
+    let own = routes.iter().filter(|(key, route)| ownership.owns(key, route));
+    let leftovers = own.map(|(key, _)| key.dst).collect();
     let keeper = Keeper::start(source.clone(), request, seed);
     // Without other nodes there is nobody whose absence could be doubted.
     let view = View::new(if source.kind() == "local" { BTreeSet::new() } else { leftovers });

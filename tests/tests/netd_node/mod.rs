@@ -124,3 +124,10 @@ pub(crate) fn kernel_state(host: &Host) -> Result<String> {
     let text = host.run(&["sh", "-c", script])?.stdout;
     Ok(text)
 }
+
+/// What `netd status` on a node knows.
+pub(crate) fn status(net: &Net, node: &str) -> Result<serde_json::Value> {
+    let host = net.host(node)?;
+    let text = host.command(lab::bin("netd")?).args(["status", "--json"]).run()?.stdout;
+    Ok(serde_json::from_str(&text)?)
+}

@@ -1,0 +1,70 @@
+//! A store that shows too little: nothing is removed on one word.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lab::{Need, eventually, throughout};
+use netd_node::{Net, SOON, VXLAN, kernel_state};
+
+fn burst_of_deletions_costs_no_route_of_nodes_that_live() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    net.put_lease("172.7.99.0-24", "10.4.7.99", "02:00:00:00:00:99")?;
+    net.put_lease("172.7.98.0-24", "10.4.7.98", "02:00:00:00:00:98")?;
+    let [first, _second] = net.both()?;
+    let host = net.host("hdss7-21")?;
+    net.eventually_routes("hdss7-21", "172.7.99.0/24")?;
+    let before = kernel_state(host)?;
+    net.etcd.etcdctl(&["del", "--prefix", "/coreos.com/network/subnets/"])?;
+    first.wait_for_line("nothing is removed before a second look", SOON)?;
+    throughout(Duration::from_secs(3), || {
+        let now = kernel_state(host)?;
+        ensure!(now == before, "{now}\n--- instead of\n{before}");
+        Ok(())
+    })?;
+    eventually(SOON, || {
+        ensure!(net.subnets()? == ["172.7.21.0-24", "172.7.22.0-24"], "{:?}", net.subnets()?);
+        Ok(())
+    })?;
+    // The two that nobody claims again go after the second look, and they alone.
+    eventually(Duration::from_secs(60), || {
+        let now = kernel_state(host)?;
+        ensure!(!now.contains("172.7.99.0") && !now.contains("172.7.98.0") && now.contains("172.7.22.0/24"), "{now}");
+        Ok(())
+    })
+}
+
+fn junk_in_an_emptied_store_makes_nobody_believe_it() -> Result<()> {
+    let mut net = Net::start(VXLAN)?;
+    let [first, second] = net.both()?;
+    first.terminate(SOON)?;
+    second.terminate(SOON)?;
+    net.etcd.kill("hdss7-12")?;
+    net.host("hdss7-12")?.run(&["rm", "-r", "/run/etcd"])?;
+    net.etcd.restart("hdss7-12")?;
+    net.etcd.put("/coreos.com/network/config", VXLAN)?;
+    net.etcd.put("/coreos.com/network/subnets/junk", "{}")?;
+    net.etcd.put("/coreos.com/network/subnets/172.7.30.0-24", "not json")?;
+    let host = net.host("hdss7-21")?;
+    let before = kernel_state(host)?;
+    let again = net.launch("hdss7-21", &[])?;
+    again.wait_for_line("nothing is removed before a second look", SOON)?;
+    throughout(Duration::from_secs(3), || {
+        let now = kernel_state(host)?;
+        ensure!(now == before, "{now}\n--- instead of\n{before}");
+        Ok(())
+    })
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Vxlan, Need::Nftables],
+        lab::tests![
+            burst_of_deletions_costs_no_route_of_nodes_that_live,
+            junk_in_an_emptied_store_makes_nobody_believe_it,
+        ],
+    )
+}

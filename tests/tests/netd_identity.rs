@@ -1,0 +1,153 @@
+//! Which lease is a node's own: what it knows again, what it keeps, and what it never deletes.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, eventually};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, lease, status};
+
+/// Moves a host to another address.
+fn readdress(host: &Host, from: &str, to: &str) -> Result<()> {
+    host.run(&["ip", "address", "del", from, "dev", "eth0"])?;
+    host.run(&["ip", "address", "add", to, "dev", "eth0"])?;
+    Ok(())
+}
+
+fn mac(host: &Host) -> Result<String> {
+    Ok(host.read("/sys/class/net/flannel.1/address")?.trim().to_owned())
+}
+
+/// The node's subnet is what it was, under its new address, and the other node sends there.
+fn moved_with_its_subnet(net: &Net, mac: &str) -> Result<()> {
+    eventually(3 * SOON, || {
+        let value = net.etcd.get("/coreos.com/network/subnets/172.7.21.0-24")?;
+        ensure!(value == Some(lease("10.4.7.121", mac)), "{value:?}");
+        let fdb = net.host("hdss7-22")?.run(&["bridge", "fdb", "show", "dev", "flannel.1"])?.stdout;
+        ensure!(fdb.contains(&format!("{mac} dst 10.4.7.121")) && !fdb.contains("10.4.7.21 "), "{fdb}");
+        let link = net.host("hdss7-21")?.run(&["ip", "-d", "link", "show", "flannel.1"])?.stdout;
+        ensure!(link.contains("local 10.4.7.121"), "{link}");
+        net.host("hdss7-21")?.run(&["ping", "-c1", "-W1", "172.7.22.0"])?;
+        Ok(())
+    })?;
+    ensure!(net.subnets()? == ["172.7.21.0-24", "172.7.22.0-24"], "{:?}", net.subnets()?);
+    let file = net.host("hdss7-21")?.read("/run/flannel/subnet.env")?;
+    ensure!(file.contains("FLANNEL_SUBNET=172.7.21.1/24"), "{file}");
+    Ok(())
+}
+
+fn node_that_comes_back_with_another_address_keeps_its_subnet() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let [first, _second] = net.both()?;
+    let host = net.host("hdss7-21")?;
+    let mac = mac(host)?;
+    first.terminate(SOON)?;
+    readdress(host, "10.4.7.21/24", "10.4.7.121/24")?;
+    let again = net.netd("hdss7-21")?;
+    again.wait_for_line("from before its address changed", SOON)?;
+    moved_with_its_subnet(&net, &mac)
+}
+
+fn node_that_changes_its_address_while_it_runs_keeps_its_subnet() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let [first, _second] = net.both()?;
+    let host = net.host("hdss7-21")?;
+    let mac = mac(host)?;
+    readdress(host, "10.4.7.21/24", "10.4.7.121/24")?;
+    moved_with_its_subnet(&net, &mac)?;
+    ensure!(first.is_running());
+    Ok(())
+}
+
+fn older_lease_with_a_copied_hardware_address_takes_nothing_from_a_node() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    // The hardware address that 10.4.7.21 gets, under a smaller subnet, before that node comes.
+    net.put_lease("172.7.5.0-24", "10.4.7.99", "56:6e:ef:30:b2:d0")?;
+    let _netd = net.both()?;
+    let other = net.host("hdss7-22")?;
+    let fdb = other.run(&["bridge", "fdb", "show", "dev", "flannel.1"])?.stdout;
+    ensure!(fdb.contains("56:6e:ef:30:b2:d0 dst 10.4.7.21 "), "{fdb}");
+    eventually(SOON, || {
+        let status = status(&net, "hdss7-22")?;
+        let why = status["skipped"]["172.7.5.0/24"].as_str().context("the stale lease is not named")?;
+        ensure!(why.contains("10.4.7.21") && why.contains("newer"), "{why}");
+        Ok(())
+    })
+}
+
+fn second_key_that_names_a_node_moves_it_nowhere_and_is_never_deleted() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    let netd = net.netd("hdss7-21")?;
+    // One before and one behind in order, one of them an operator's reservation.
+    net.put_lease("172.7.5.0-24", "10.4.7.21", "host-gw")?;
+    net.put_lease("172.7.99.0-24", "10.4.7.21", "host-gw")?;
+    let all = ["172.7.21.0-24", "172.7.5.0-24", "172.7.99.0-24"];
+    for run in [Some(netd), None] {
+        let netd = match run {
+            Some(netd) => netd,
+            None => net.netd("hdss7-21")?,
+        };
+        let file = net.host("hdss7-21")?.read("/run/flannel/subnet.env")?;
+        ensure!(file.contains("FLANNEL_SUBNET=172.7.21.1/24"), "{file}");
+        ensure!(net.subnets()? == all, "{:?}", net.subnets()?);
+        netd.terminate(SOON)?;
+    }
+    let _netd = net.netd("hdss7-21")?;
+    eventually(SOON, || {
+        let status = status(&net, "hdss7-21")?;
+        for key in ["172.7.5.0-24", "172.7.99.0-24"] {
+            let named =
+                status["warnings"].as_array().is_some_and(|all| all.iter().any(|w| w.to_string().contains(key)));
+            ensure!(named, "{key} is not named: {status}");
+        }
+        Ok(())
+    })
+}
+
+fn own_key_deleted_right_after_each_claim_is_claimed_again() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    let _netd = net.netd("hdss7-21")?;
+    for _ in 0..10 {
+        eventually(SOON, || {
+            ensure!(net.subnets()? == ["172.7.21.0-24"], "{:?}", net.subnets()?);
+            Ok(())
+        })?;
+        net.etcd.delete("/coreos.com/network/subnets/172.7.21.0-24")?;
+    }
+    eventually(SOON, || {
+        ensure!(net.subnets()? == ["172.7.21.0-24"], "the last deletion was not noticed: {:?}", net.subnets()?);
+        Ok(())
+    })
+}
+
+fn revoked_lease_keeps_its_subnet_under_any_policy() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    // Another node's lease on the subnet that node-ip names makes the node take the first free one.
+    net.put_lease("172.7.21.0-24", "10.4.7.99", "host-gw")?;
+    let netd = net.launch("hdss7-21", &["--lease-policy=node-ip,first-free"])?;
+    netd.wait_for_line("wrote the subnet file", SOON)?;
+    ensure!(net.subnets()? == ["172.7.1.0-24", "172.7.21.0-24"], "{:?}", net.subnets()?);
+    // Now node-ip would name a free subnet, but Pods live in the held one.
+    net.etcd.delete("/coreos.com/network/subnets/172.7.21.0-24")?;
+    net.etcd.delete("/coreos.com/network/subnets/172.7.1.0-24")?;
+    let line = netd.wait_for_line("held before", SOON)?;
+    ensure!(line.contains("172.7.1.0/24"), "{line}");
+    ensure!(net.subnets()? == ["172.7.1.0-24"], "{:?}", net.subnets()?);
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Vxlan, Need::Nftables],
+        lab::tests![
+            node_that_comes_back_with_another_address_keeps_its_subnet,
+            node_that_changes_its_address_while_it_runs_keeps_its_subnet,
+            older_lease_with_a_copied_hardware_address_takes_nothing_from_a_node,
+            second_key_that_names_a_node_moves_it_nowhere_and_is_never_deleted,
+            own_key_deleted_right_after_each_claim_is_claimed_again,
+            revoked_lease_keeps_its_subnet_under_any_policy,
+        ],
+    )
+}
