@@ -148,7 +148,7 @@ impl<'a> KernelExecutor<'a> {
             Ok(Some(_)) => format!("host interface {} already exists", host.name),
             _ => format!("container veth name ({:?}) already exists in {}", pod.name.as_str(), netns.path().display()),
         };
-        CniError::new(Code::AlreadyAttached, msg).details(error.to_string()).details("DEL it first")
+        CniError::new(Code::AlreadyAttached, msg).details(kernel::Chain(error).to_string()).details("DEL it first")
     }
 
     fn enter(&mut self) -> Result<(), CniError> {

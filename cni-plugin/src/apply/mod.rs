@@ -11,13 +11,13 @@ pub mod hostports;
 pub mod spoof;
 
 use crate::plan::{Step, Undo};
-use kernel::KernelError;
+use kernel::{Chain, KernelError};
 
 use crate::protocol::error::{CniError, Code};
 
 impl From<KernelError> for CniError {
     fn from(error: KernelError) -> Self {
-        Self::new(Code::Kernel, error.to_string())
+        Self::new(Code::Kernel, Chain(&error).to_string())
     }
 }
 

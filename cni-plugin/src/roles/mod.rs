@@ -18,7 +18,7 @@ pub mod name;
 pub mod portmap;
 pub mod version;
 
-use kernel::Netns;
+use kernel::{Chain, Netns};
 use serde_json::Value;
 
 use crate::protocol::args::Call;
@@ -79,11 +79,11 @@ pub(crate) fn open_namespace(call: &Call) -> Result<Netns, CniError> {
     let path = call.netns()?;
     let bad = |msg: String| CniError::new(Code::InvalidNamespace, msg);
     let netns = Netns::open(path)
-        .map_err(|e| bad(format!("failed to open netns {}", path.display())).details(e.to_string()))?;
+        .map_err(|e| bad(format!("failed to open netns {}", path.display())).details(Chain(&e).to_string()))?;
     match netns.is_current() {
         Ok(false) => Ok(netns),
         Ok(true) if call.own_netns => Ok(netns),
         Ok(true) => Err(bad("plugin's netns and netns from CNI_NETNS should not be the same".to_owned())),
-        Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(e.to_string())),
+        Err(e) => Err(bad(format!("cannot examine netns {}", path.display())).details(Chain(&e).to_string())),
     }
 }

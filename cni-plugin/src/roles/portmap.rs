@@ -122,7 +122,7 @@ fn leads_to(wanted: &Wanted, host: &mut Rtnl) -> Result<IfName, CniError> {
         CniError::new(Code::InvalidConfig, msg)
     };
     let (addr, _) = wanted.addresses.first().ok_or_else(|| unusable("no address of the container's interface"))?;
-    let route = host.route_to(*addr).map_err(|e| unusable(&e.to_string()))?;
+    let route = host.route_to(*addr).map_err(|e| unusable(&kernel::Chain(&e).to_string()))?;
     route.link.ok_or_else(|| unusable(&format!("the route to {addr} names no link")))
 }
 

@@ -43,7 +43,9 @@ impl Pending {
             match flows.forget(protocol, &stale) {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(%protocol, count, "stale connections deleted"),
-                Err(error) => tracing::warn!(%error, "stale connections stay until they time out"),
+                Err(error) => {
+                    tracing::warn!(error = %kernel::Chain(&error), "stale connections stay until they time out")
+                }
             }
         }
     }

@@ -230,7 +230,7 @@ impl Tables {
             let idle = match servers.target_mut().idle(&service) {
                 Ok(idle) => idle,
                 Err(error) => {
-                    tracing::warn!(%error, "connections of a draining endpoint cannot be counted");
+                    tracing::warn!(error = %kernel::Chain(&error), "connections of a draining endpoint cannot be counted");
                     self.drains.postpone(service, now);
                     continue;
                 }
@@ -265,7 +265,7 @@ impl Tables {
                 tracing::warn!("virtual servers were changed by somebody else, they are listed again");
                 servers.invalidate();
             }
-            Err(error) => tracing::warn!(%error, "virtual servers cannot be read"),
+            Err(error) => tracing::warn!(error = %kernel::Chain(&error), "virtual servers cannot be read"),
         }
     }
 

@@ -5,12 +5,11 @@
 //! the audit does its work meanwhile.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
-use kernel::KernelError;
 use kernel::nft::{Change, Stream};
 use kernel::watch::{Event, Watch};
+use kernel::{Chain, KernelError};
 use tokio::task::JoinSet;
 
 use crate::worker::{Mailbox, Work};
@@ -99,20 +98,18 @@ impl Monitors {
 }
 
 fn logged<T>(opened: Result<T, KernelError>, name: &str) -> Option<T> {
-    opened.map_err(|error| tracing::warn!(%error, "no {name} monitor yet; the audit has to do")).ok()
+    opened.map_err(|error| tracing::warn!(error = %Chain(&error), "no {name} monitor yet; the audit has to do")).ok()
 }
 
 /// A monitor that can be opened again.
 trait Monitor<C>: Send {
     /// Its name in the log.
     const NAME: &'static str;
-    /// Why it cannot be opened.
-    type Error: fmt::Display;
 
     /// True when it is open.
     fn is_open(&self) -> bool;
-    /// Opens it anew.
-    fn open(&mut self) -> Result<(), Self::Error>;
+    /// Opens it anew, or says why it cannot be opened.
+    fn open(&mut self) -> Result<(), String>;
     /// Everything that it is about.
     fn everything(&self) -> Vec<C>;
     /// What has changed; `None` when it has ended.
@@ -141,7 +138,6 @@ async fn follow<W: Work, M: Monitor<W::Change>>(
         loop {
             tokio::time::sleep(pause).await;
             let Err(error) = monitor.open() else { break };
-            let error = error.to_string();
             if error != reason {
                 tracing::warn!(error, "no {name} monitor; the audit has to do");
                 reason = error;
@@ -167,14 +163,13 @@ struct Rtnl<C> {
 
 impl<C> Monitor<C> for Rtnl<C> {
     const NAME: &'static str = RTNETLINK;
-    type Error = KernelError;
 
     fn is_open(&self) -> bool {
         self.watch.is_some()
     }
 
-    fn open(&mut self) -> Result<(), KernelError> {
-        self.watch = Some(Watch::open(self.ports.clone())?);
+    fn open(&mut self) -> Result<(), String> {
+        self.watch = Some(Watch::open(self.ports.clone()).map_err(|error| Chain(&error).to_string())?);
         Ok(())
     }
 
@@ -196,14 +191,13 @@ struct Nft<C> {
 
 impl<C> Monitor<C> for Nft<C> {
     const NAME: &'static str = NFTABLES;
-    type Error = KernelError;
 
     fn is_open(&self) -> bool {
         self.stream.is_some()
     }
 
-    fn open(&mut self) -> Result<(), KernelError> {
-        self.stream = Some(Stream::open(self.ports.clone())?);
+    fn open(&mut self) -> Result<(), String> {
+        self.stream = Some(Stream::open(self.ports.clone()).map_err(|error| Chain(&error).to_string())?);
         Ok(())
     }
 
@@ -215,7 +209,7 @@ impl<C> Monitor<C> for Nft<C> {
         match self.stream.as_mut()?.next().await {
             Ok(changes) => Some(changes.iter().flat_map(|change| (self.meaning)(change)).collect()),
             Err(error) => {
-                tracing::warn!(%error, "the {NFTABLES} monitor failed");
+                tracing::warn!(error = %Chain(&error), "the {NFTABLES} monitor failed");
                 None
             }
         }
@@ -275,15 +269,14 @@ mod tests {
 
     impl Monitor<u8> for Script {
         const NAME: &'static str = "scripted";
-        type Error = &'static str;
 
         fn is_open(&self) -> bool {
             self.words.is_some()
         }
-        fn open(&mut self) -> Result<(), &'static str> {
+        fn open(&mut self) -> Result<(), String> {
             self.attempts = self.attempts.checked_sub(1).ok_or("no more")?;
             if self.attempts > 1 {
-                return Err("no socket");
+                return Err("no socket".to_owned());
             }
             self.words = Some(vec![3]);
             Ok(())

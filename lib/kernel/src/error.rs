@@ -31,12 +31,12 @@ impl fmt::Display for Nack {
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A socket operation failed.
-    #[error("netlink socket: {call}: {source}")]
+    #[error("netlink socket: {call}: {error}")]
     Io {
         /// The system call.
         call: &'static str,
         /// What it answered.
-        source: io::Error,
+        error: io::Error,
     },
     /// The kernel did not answer in time.
     #[error("netlink socket: no answer within {0:?}; the kernel is very busy or lacks the subsystem")]
@@ -59,7 +59,7 @@ pub enum SocketError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The kernel refused.
-    #[error("{0}")]
+    #[error("{0}{advice}", advice = advice(Some(.0.errno)))]
     Nack(Nack),
     /// The conversation broke off: the outcome is unknown.
     #[error(transparent)]
@@ -71,12 +71,12 @@ pub enum Cause {
     #[error("{0} is gone")]
     Vanished(String),
     /// A system call other than netlink failed.
-    #[error("{call}: {source}")]
+    #[error("{call}: {error}{advice}", advice = advice(.error.raw_os_error()))]
     Io {
         /// The system call or the file.
         call: String,
         /// What it answered.
-        source: io::Error,
+        error: io::Error,
     },
     /// Something that only a person can change stands in the way.
     #[error("{0}")]
@@ -92,15 +92,17 @@ impl From<Nack> for Cause {
     }
 }
 
-/// An operation on a kernel object that failed.
+/// An operation on a kernel object that failed. Its text says what failed; why is its source, so programs print the chain
+/// ([`crate::Chain`]).
 #[derive(Debug, thiserror::Error)]
-#[error("{op} {object}: {cause}{}", advice(.cause))]
+#[error("{op} {object}")]
 pub struct KernelError {
     /// What was tried: "create link", "replace route".
     pub op: &'static str,
     /// The object's text, as an operator would write it.
     pub object: String,
     /// What went wrong.
+    #[source]
     pub cause: Cause,
 }
 
@@ -111,8 +113,8 @@ impl KernelError {
     }
 
     /// An error of a system call or file operation.
-    pub fn io(op: &'static str, object: impl fmt::Display, call: impl Into<String>, source: io::Error) -> Self {
-        Self::new(op, object, Cause::Io { call: call.into(), source })
+    pub fn io(op: &'static str, object: impl fmt::Display, call: impl Into<String>, error: io::Error) -> Self {
+        Self::new(op, object, Cause::Io { call: call.into(), error })
     }
 
     /// True when the kernel found a value in the message that it does not take.
@@ -125,19 +127,14 @@ impl KernelError {
     pub fn errno(&self) -> Option<i32> {
         match &self.cause {
             Cause::Nack(nack) => Some(nack.errno),
-            Cause::Io { source, .. } | Cause::Socket(SocketError::Io { source, .. }) => source.raw_os_error(),
+            Cause::Io { error, .. } | Cause::Socket(SocketError::Io { error, .. }) => error.raw_os_error(),
             _ => None,
         }
     }
 }
 
-fn advice(cause: &Cause) -> &'static str {
-    let errno = match cause {
-        Cause::Nack(nack) => nack.errno,
-        Cause::Io { source, .. } => source.raw_os_error().unwrap_or(0),
-        _ => 0,
-    };
-    match errno {
+fn advice(errno: Option<i32>) -> &'static str {
+    match errno.unwrap_or(0) {
         libc::EPERM | libc::EACCES => "; CAP_NET_ADMIN in this network namespace is needed",
         libc::EOPNOTSUPP | libc::EPROTONOSUPPORT => "; this kernel lacks the feature or its module is not loaded",
         libc::EROFS => "; the file system is mounted read-only here: set the value from outside",

@@ -44,5 +44,6 @@ pub mod watch;
 
 pub use error::{Cause, KernelError, Nack, SocketError};
 pub use netns::Netns;
+pub use reconcile::Chain;
 pub use rtnl::Rtnl;
 pub use socket::Socket;

@@ -97,7 +97,7 @@ impl Socket {
     /// # Errors
     /// When the kernel refuses the socket or an option that the invariants need.
     pub fn open(protocol: isize) -> Result<Self, SocketError> {
-        let io = |call| move |source| SocketError::Io { call, source };
+        let io = |call| move |error| SocketError::Io { call, error };
         let socket = netlink_sys::Socket::new(protocol).map_err(io("socket"))?;
         // Gives it a port, too (netlink_connect).
         socket.connect(&SocketAddr::new(0, 0)).map_err(io("connect"))?;
@@ -120,7 +120,7 @@ impl Socket {
     /// When `getsockname` fails.
     pub fn port(&self) -> Result<u32, SocketError> {
         let mut addr = SocketAddr::new(0, 0);
-        self.socket.get_address(&mut addr).map_err(|source| SocketError::Io { call: "getsockname", source })?;
+        self.socket.get_address(&mut addr).map_err(|error| SocketError::Io { call: "getsockname", error })?;
         Ok(addr.port_number())
     }
 
@@ -128,7 +128,7 @@ impl Socket {
         let fd = self.socket.as_fd();
         let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
         let value = TimeVal::new(seconds, 0);
-        let io = |call| move |errno: nix::Error| SocketError::Io { call, source: errno.into() };
+        let io = |call| move |errno: nix::Error| SocketError::Io { call, error: errno.into() };
         setsockopt(&fd, sockopt::ReceiveTimeout, &value).map_err(io("SO_RCVTIMEO"))?;
         setsockopt(&fd, sockopt::SendTimeout, &value).map_err(io("SO_SNDTIMEO"))
     }
@@ -267,7 +267,7 @@ impl Socket {
         match self.socket.send(bytes, 0) {
             Ok(_) => Ok(()),
             Err(source) if would_block(&source) => Err(SocketError::Timeout(TIMEOUT)),
-            Err(source) => Err(SocketError::Io { call: "send", source }),
+            Err(error) => Err(SocketError::Io { call: "send", error }),
         }
     }
 
@@ -280,7 +280,7 @@ impl Socket {
                 Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) if would_block(&source) => return Err(SocketError::Timeout(TIMEOUT)),
                 Err(source) if source.raw_os_error() == Some(libc::ENOBUFS) => return Err(SocketError::Overrun),
-                Err(source) => return Err(SocketError::Io { call: "recv", source }),
+                Err(error) => return Err(SocketError::Io { call: "recv", error }),
             }
         };
         let datagram = self.buffer.get(..size).ok_or(SocketError::Truncated(size))?;

@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use common::{ip, sh};
+use kernel::Chain;
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
@@ -277,7 +278,7 @@ fn virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it() {
     {
         sh("ipvsadm", &["-C"]);
         assert_eq!(table.take_vanished(), [].into());
-        let error = table.apply(&[step])[0].as_ref().unwrap_err().to_string();
+        let error = Chain(table.apply(&[step])[0].as_ref().unwrap_err()).to_string();
         assert!(error.ends_with("virtual server tcp 192.168.0.10:80 is gone"), "{error}");
         assert_eq!(table.take_vanished(), [virtual_key(80)].into());
     }

@@ -208,7 +208,7 @@ fn main() -> ExitCode {
     let probe = std::thread::spawn(move || {
         // Without the right to make a namespace, every case says so itself.
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .map_or(Ok(()), |()| limited().map_err(|e| e.to_string()))
+            .map_or(Ok(()), |()| limited().map_err(|e| kernel::Chain(&e).to_string()))
     });
     match probe.join() {
         Ok(Ok(())) => common::main(CASES),

@@ -16,7 +16,7 @@ use kernel::link::{Links, VethEnd};
 use kernel::neighbour::Neighbours;
 use kernel::route::{Routes, main_key, via};
 use kernel::sysctl::Sysctls;
-use kernel::{Netns, Rtnl};
+use kernel::{Chain, Netns, Rtnl};
 use netstate::route::{ROUTE_PROTOCOL, spread_metric};
 use netstate::{
     Address, AddressKey, BridgeOptions, Fdb, FdbKey, IfName, Link, LinkKind, MacAddr, Neighbour, NeighbourKey,
@@ -358,7 +358,7 @@ fn route_on_a_missing_link_waits_and_names_the_link() {
 fn kernels_own_words_are_in_the_error() {
     let options = VxlanOptions { vni: 1 << 24, port: 8472, local: None, lower: None, learning: false, gbp: false };
     let error = Rtnl::open().unwrap().create_link(&name("vx"), &link(LinkKind::Vxlan(options))).unwrap_err();
-    let text = error.to_string();
+    let text = Chain(&error).to_string();
     assert!(text.starts_with("create link vx: VXLAN ID must be lower than 16777216"), "{text}");
 }
 
@@ -444,7 +444,7 @@ fn parameters_are_written_when_they_differ_and_wait_for_their_link() {
 
 fn ordinary_file_is_no_namespace() {
     let file = std::env::current_exe().unwrap();
-    let error = Netns::open(&file).unwrap_err().to_string();
+    let error = Chain(&Netns::open(&file).unwrap_err()).to_string();
     assert!(error.contains("an ordinary file, no namespace is mounted there"), "{error}");
 }
 

@@ -16,6 +16,7 @@
 //! Nothing here performs IO: the clock is an argument, the kernel is a trait. What a pass did is a value ([`Pass`]), and so
 //! is where a table stands ([`Status`], [`Counts`], [`Line`]).
 
+mod chain;
 mod diff;
 mod gate;
 mod pass;
@@ -26,6 +27,7 @@ mod stage;
 mod status;
 mod target;
 
+pub use chain::Chain;
 pub use diff::{Plan, diff, diff_by};
 pub use gate::Gate;
 pub use pass::{Failure, Pass};

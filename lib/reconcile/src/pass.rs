@@ -1,8 +1,10 @@
 //! `Pass`: what one run over one or several tables did, in numbers, with what failed.
 
+use std::error::Error;
 use std::fmt;
 use std::ops::AddAssign;
 
+use crate::chain::Chain;
 use crate::target::{Classify, RetryClass};
 
 /// What a pass did.
@@ -37,8 +39,8 @@ pub struct Failure {
 
 impl Failure {
     /// The failure of an operation on `table`.
-    pub fn new(table: &'static str, error: &(impl Classify + fmt::Display)) -> Self {
-        Self { table, class: error.class(), errno: error.errno(), reason: error.to_string() }
+    pub fn new(table: &'static str, error: &(impl Classify + Error + 'static)) -> Self {
+        Self { table, class: error.class(), errno: error.errno(), reason: Chain(error).to_string() }
     }
 }
 

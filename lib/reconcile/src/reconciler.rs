@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::chain::Chain;
 use crate::diff::{diff_by, step};
 use crate::pass::{Failure, Pass};
 use crate::retry;
@@ -168,7 +169,7 @@ impl<T: Target> Reconciler<T> {
             Err(error) => {
                 let times = self.observe_failure.as_ref().map_or(0, |failure| failure.times) + 1;
                 let next = now + retry::delay(times, error.class());
-                self.observe_failure = Some(ObserveFailure { reason: error.to_string(), times, next });
+                self.observe_failure = Some(ObserveFailure { reason: Chain(&error).to_string(), times, next });
                 self.totals.failures += 1;
                 pass.fail(Failure::new(self.name, &error));
                 false

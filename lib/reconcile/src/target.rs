@@ -1,6 +1,7 @@
 //! `Target`: what a kernel table must be able to do.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 
 /// Whose a row is.
@@ -78,7 +79,7 @@ pub trait Target: 'static {
     /// The rest of the row.
     type Value: Clone + PartialEq + fmt::Debug;
     /// Why an operation failed.
-    type Error: Classify + fmt::Display;
+    type Error: Classify + Error + 'static;
 
     /// Lists the table.
     ///

@@ -19,6 +19,8 @@ impl fmt::Display for Errno {
     }
 }
 
+impl std::error::Error for Errno {}
+
 impl Classify for Errno {
     fn class(&self) -> RetryClass {
         match self.0 % 3 {

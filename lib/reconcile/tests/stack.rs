@@ -19,6 +19,8 @@ impl fmt::Display for Never {
     }
 }
 
+impl std::error::Error for Never {}
+
 impl Classify for Never {
     fn class(&self) -> RetryClass {
         RetryClass::Retry

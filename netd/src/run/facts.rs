@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use kernel::{KernelError, Rtnl};
+use kernel::{Chain, KernelError, Rtnl};
 use netstate::route::TABLE_MAIN;
 use netstate::{IfName, MacAddr, Route, RouteKey};
 
@@ -38,7 +38,7 @@ pub(super) fn gather(can_reach: Option<Ipv4Addr>) -> Result<Facts, KernelError> 
             };
             route.link.map(|link| (link, source)).ok_or_else(|| "its route leads to no interface".to_owned())
         }
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Chain(&error).to_string()),
     });
     Ok(Facts { interfaces, default_route, reach })
 }

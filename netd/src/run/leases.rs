@@ -183,7 +183,7 @@ impl<S: LeaseSource> Daemon<S> {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "the interface towards the others cannot be read");
+                tracing::warn!(error = %kernel::Chain(&error), "the interface towards the others cannot be read");
                 self.external.note();
                 return Ok(());
             }

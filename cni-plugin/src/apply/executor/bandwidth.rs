@@ -46,7 +46,9 @@ impl KernelExecutor<'_> {
 
 fn not_twice(error: KernelError) -> CniError {
     match error.errno() {
-        Some(libc::EEXIST) => CniError::new(Code::AlreadyAttached, error.to_string()).details("DEL it first"),
+        Some(libc::EEXIST) => {
+            CniError::new(Code::AlreadyAttached, kernel::Chain(&error).to_string()).details("DEL it first")
+        }
         _ => error.into(),
     }
 }

@@ -84,7 +84,7 @@ pub fn listed() -> Result<Vec<Listed>, KernelError> {
     let error = |cause: Cause| KernelError::new("list", "IPVS virtual servers", cause);
     let text = fs::read_to_string(PATH).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => error(Cause::Missing("kernel subsystem IPVS".to_owned())),
-        _ => error(Cause::Io { call: PATH.to_owned(), source }),
+        _ => error(Cause::Io { call: PATH.to_owned(), error: source }),
     })?;
     parse(&text).map_err(|line| error(Cause::Unexpected(format!("{PATH}: {line:?}"))))
 }

@@ -299,7 +299,7 @@ fn error(step: &IpvsStep, cause: Cause) -> KernelError {
 mod tests {
     use netstate::Protocol;
     use netstate::ipvs::{RealServer, RealServerKey, VirtualServer};
-    use reconcile::{Classify, RetryClass};
+    use reconcile::{Chain, Classify, RetryClass};
 
     use super::*;
 
@@ -359,7 +359,7 @@ mod tests {
         let step = Step::Create(RowKey::Virtual(web()), Row::Virtual(value));
         let error = error(&step, explain(&step, nack(libc::ENOENT).into(), &BTreeSet::new()));
         assert_eq!(
-            error.to_string(),
+            Chain(&error).to_string(),
             "create virtual server tcp 192.168.0.10:80: scheduler \"wlc\" (kernel module ip_vs_wlc, load it or choose \
              another) does not exist"
         );
@@ -374,13 +374,13 @@ mod tests {
         };
         let waits = failed(&[web()]);
         assert_eq!(
-            waits.to_string(),
+            Chain(&waits).to_string(),
             "create real server tcp 192.168.0.10:80 -> 172.7.21.2:80: virtual server tcp 192.168.0.10:80 does not exist"
         );
         assert_eq!(waits.class(), RetryClass::Wait);
         let lost = failed(&[]);
         assert!(matches!(lost.cause, Cause::Vanished(_)));
-        assert!(lost.to_string().ends_with("virtual server tcp 192.168.0.10:80 is gone"), "{lost}");
+        assert!(Chain(&lost).to_string().ends_with("virtual server tcp 192.168.0.10:80 is gone"));
         assert_eq!(lost.class(), RetryClass::Retry);
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn commit(socket: &mut Socket, messages: &[Message], generation: Opti
     write_message(&mut bytes, &boundary(BATCH_END, None), NLM_F_REQUEST, end);
     make_room(socket, bytes.len());
     match socket.send(&bytes) {
-        Err(SocketError::Io { source, .. }) if source.raw_os_error() == Some(libc::EMSGSIZE) => {
+        Err(SocketError::Io { error, .. }) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
             return Err(Refusal::TooLarge);
         }
         other => other?,
