@@ -23,6 +23,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("udp_flows_of_exactly_that_address_are_ended_by_add", ended_by_add),
     ("udp_flows_of_exactly_that_address_are_ended_by_del", ended_by_del),
     ("flows_are_ended_by_gc_as_well", ended_by_gc),
+    ("what_cannot_be_forwarded_reaches_what_listens_on_the_node", not_captured),
+    ("host_address_that_cannot_be_forwarded_is_refused_by_name", refused_addresses),
 ];
 
 /// Needs a kernel with SCTP.
@@ -231,4 +233,58 @@ fn over_sctp(node: &Node) {
     let port: nix::sys::socket::SockaddrIn = "127.0.0.1:8080".parse().unwrap();
     nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&client), &port).unwrap();
     drop(server);
+}
+
+/// Connects to `to` while something of the node's own listens there; true when that is what was reached.
+fn reaches_the_node(to: &str) -> bool {
+    let listener = bound(|| std::net::TcpListener::bind(addr(to)));
+    listener.set_nonblocking(true).unwrap();
+    let connected = TcpStream::connect_timeout(&addr(to), Duration::from_secs(3));
+    connected.is_ok() && listener.accept().is_ok()
+}
+
+fn not_captured(node: &Node) {
+    std::fs::write("/run/flannel/subnet.env", DUAL_ENV).unwrap();
+    outside_v6(node);
+    let link_local = {
+        let mut rtnl = Rtnl::open().unwrap();
+        let index = rtnl.link(&IfName::new("underlay").unwrap()).unwrap().unwrap().index;
+        rtnl.add_address(index, "fe80::21".parse().unwrap(), 64).unwrap();
+        format!("[fe80::21%{index}]:8080")
+    };
+    let local4 = "127.0.0.1:8080";
+    for (at, (snat, captured)) in
+        [(json!(null), true), (json!(false), false), (json!(true), true)].into_iter().enumerate()
+    {
+        let id = format!("web-{at}");
+        let pod = node.pod();
+        let conf = with(&mapped(&native(), "tcp", 8080, 80, ""), "snat", snat);
+        node.add(&conf, &id, &pod).result();
+        for to in ["[::1]:8080", &link_local] {
+            assert!(reaches_the_node(to), "{to} with snat {}", conf["snat"]);
+        }
+        if captured {
+            assert!(listening(&pod, || is_open(addr(local4))));
+        } else {
+            assert!(reaches_the_node(local4), "answers would have no way back");
+        }
+        node.del(&native(), &id, &pod).silent();
+    }
+}
+
+fn refused_addresses(node: &Node) {
+    let pod = node.pod();
+    for (host_ip, snat, word) in [
+        ("::1", true, "::1"),
+        ("fe80::21", true, "fe80::21"),
+        ("ff02::1", true, "ff02::1"),
+        ("224.0.0.1", true, "224.0.0.1"),
+        ("255.255.255.255", true, "255.255.255.255"),
+        ("127.0.0.1", false, "127.0.0.1"),
+    ] {
+        let conf = with(&mapped(&native(), "udp", 8080, 80, host_ip), "snat", json!(snat));
+        let (code, text) = node.add(&conf, "web-1", &pod).error();
+        assert!(code == 7 && text.contains("portMappings") && text.contains(word), "{host_ip}: {code} {text}");
+        assert_eq!(node.files(), []);
+    }
 }

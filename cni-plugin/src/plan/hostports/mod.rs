@@ -94,7 +94,7 @@ impl HostPorts<'_> {
             let key: Vec<Datum> = address.into_iter().chain(port).collect();
             let scope = Scope::of(&key);
             let target = vec![Datum::from(pod), Datum::Port(mapping.container_port)];
-            if let Some(policy) = policy {
+            if let Some(policy) = policy.filter(|policy| policy.covers(v4)) {
                 ruleset.insert(policy.set(scope, v4), key.clone(), Element::member().comment(comment.clone()));
             }
             ruleset.insert(scope.map(v4), key, Element::value(target).comment(comment.clone()));
@@ -122,6 +122,7 @@ impl HostPorts<'_> {
             return Ok(Vec::new());
         }
         self.check_unique()?;
+        self.check_loopback()?;
         let mut steps = Vec::new();
         if self.needs_localnet() {
             let key = SysctlKey::of_link(IpFamily::V4, bridge, "route_localnet");
@@ -150,6 +151,20 @@ impl HostPorts<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A port of 127.0.0.1 alone, whose answers would have no way back.
+    fn check_loopback(&self) -> Result<(), CniError> {
+        let is_local = |ip: IpAddr| ip.is_ipv4() && ip.is_loopback();
+        let of_loopback = |mapping: &&PortMapping| mapping.host_ip.is_some_and(is_local);
+        match self.mappings.iter().find(of_loopback).filter(|_| self.conf.snat == Snat::Never) {
+            None => Ok(()),
+            Some(mapping) => {
+                let found = format!("{mapping}: with snat false no answer finds the way back to a loopback address");
+                let accepted = "another hostIP, or snat true";
+                Err(CniError::invalid_field("runtimeConfig.portMappings", &found, accepted))
+            }
+        }
     }
 
     /// UDP flows that know another way than these ports now lead.
@@ -228,15 +243,18 @@ mod tests {
         let sets = |host_ip: &str, snat: Snat| {
             let mapping = [mapping(Protocol::Tcp, 8080, host_ip, 80)];
             let keys = ports(&mapping, &conf(snat, 13), &POD, |p| p.keys());
-            keys.iter().map(|key| key.set.as_str().split("-d").next().unwrap().to_owned()).collect::<Vec<_>>()
+            // A policy's sets end in its identifier.
+            let kind = |name: &str| {
+                name.rsplit_once('-').filter(|(_, id)| id.len() == 8).map_or(name, |(kind, _)| kind).to_owned()
+            };
+            keys.iter().map(|key| kind(key.set.as_str())).collect::<Vec<_>>()
         };
-        assert_eq!(sets("", Snat::Never), ["ports4", "ports6"]);
-        assert_eq!(sets("0.0.0.0", Snat::Never), ["ports4"]);
+        assert_eq!(sets("", Snat::Never), ["open4", "ports4", "ports6"], "loopback addresses are let be");
+        assert_eq!(sets("0.0.0.0", Snat::Never), ["open4", "ports4"]);
         assert_eq!(sets("::", Snat::Never), ["ports6"]);
-        assert_eq!(sets("10.4.7.21", Snat::Never), ["host-ports4"]);
+        assert_eq!(sets("10.4.7.21", Snat::Never), ["host-open4", "host-ports4"]);
         assert_eq!(sets("fd00::21", Snat::Never), ["host-ports6"]);
-        let with_policy = sets("10.4.7.21", Snat::WhereNeeded);
-        assert!(with_policy.len() == 2 && with_policy[0].starts_with("host-open4-"), "{with_policy:?}");
+        assert_eq!(sets("10.4.7.21", Snat::WhereNeeded), ["host-open4", "host-ports4"]);
     }
 
     #[test]
@@ -264,7 +282,7 @@ mod tests {
             ruleset.table = all.clone();
             ruleset.render()
         };
-        assert_eq!(text.matches("jump policy-").count(), 2, "{text}");
+        assert_eq!(text.matches("jump policy-").count(), 3, "{text}");
         assert_eq!(text.matches(" masquerade").count(), 2, "{text}");
         assert_eq!(table::merged(Some(&all), &one), all, "nothing new changes nothing");
     }
@@ -284,7 +302,8 @@ mod tests {
         ];
         let different: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(different.len(), ids.len(), "{ids:?}");
-        assert_eq!(ids[4], None, "nothing to say, no policy");
+        let of_ipv6_alone = id(conf(Snat::Never, 13), &["fd00:7:0:21::2/64"]);
+        assert_eq!(of_ipv6_alone, None, "nothing to say, no policy");
         assert_eq!(ids[0], id(conf(Snat::WhereNeeded, 13), &["172.7.21.9/24", "fd00:7:0:21::9/64"]));
     }
 

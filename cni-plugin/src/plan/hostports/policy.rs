@@ -16,7 +16,7 @@ use crate::protocol::netconf::{PortmapConf, Snat};
 /// Stands for all that is the same in every policy and in the table around them: a hash of samples, which a test
 /// compares. A table that another layout was written into lacks the policies of this one, and is made anew when
 /// somebody looks for them.
-const LAYOUT: &str = "fb210e25";
+const LAYOUT: &str = "93be889e";
 
 /// What the names of policies' chains begin with.
 const CHAIN: &str = "policy-";
@@ -33,22 +33,32 @@ pub struct Policy {
 
 impl Policy {
     /// The policy of Pods with an address in each of `subnets`, at most one for a family; `None` when nothing but the
-    /// destination changes.
+    /// destination changes, whatever that was.
     #[must_use]
     pub fn of(conf: &PortmapConf, subnets: &[Prefix]) -> Option<Self> {
-        if conf.snat == Snat::Never && conf.conditions == Conditions::default() {
-            return None;
-        }
+        let has_v4 = subnets.iter().any(Prefix::is_ipv4);
+        let is_plain = conf.snat == Snat::Never && conf.conditions == Conditions::default();
         let subnets = match conf.snat {
+            // Loopback addresses are all that there is something to say about.
+            Snat::Never if is_plain => has_v4.then(|| everywhere(IpFamily::V4)).into_iter().collect(),
             // Whoever it comes from: the families are all that matters.
             Snat::Always => subnets.iter().map(|subnet| everywhere(subnet.family())).collect(),
             _ => subnets.to_vec(),
         };
+        if is_plain && !has_v4 {
+            return None;
+        }
         // Value by value in words that tell them apart: the same in every release that says the same.
         let text = format!("{LAYOUT} {:?} {} {subnets:?} {:?}", conf.snat, conf.mark_bit, conf.conditions);
         let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         let id = format!("{:08x}", u32::from_be_bytes([a, b, c, d]));
         Some(Self { id, conf: conf.clone(), subnets })
+    }
+
+    /// True when the policy has something to say about ports of the family.
+    #[must_use]
+    pub fn covers(&self, v4: bool) -> bool {
+        self.subnets.iter().any(|subnet| subnet.is_ipv4() == v4)
     }
 
     /// The set of the ports that the policy holds for.
@@ -59,23 +69,25 @@ impl Policy {
 
     /// Adds the policy to `table`.
     pub fn declare(&self, table: &mut Table) {
-        let (mut conditions, mut marks) = (Vec::new(), Vec::new());
+        let (mut let_be, mut conditions, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for subnet in &self.subnets {
             let v4 = subnet.is_ipv4();
             for scope in Scope::ALL {
                 table.sets.insert(self.set(scope, v4), Set::of(scope.key_types(address_type(v4))));
             }
+            let_be.extend(self.loopback_rule().filter(|_| v4));
             conditions.extend(self.condition_rules(v4));
             marks.extend(self.mark_rules(*subnet));
         }
         let chain = Name::observed(format!("{CHAIN}{}", self.id));
         if conditions.is_empty() {
-            table.chains.insert(chain, Chain::regular(marks));
+            let_be.extend(marks);
         } else {
             conditions.push(Rule::new().then(Verdict::Goto(self.met())));
-            table.chains.insert(chain, Chain::regular(conditions));
+            let_be.extend(conditions);
             table.chains.insert(self.met(), Chain::regular(marks));
         }
+        table.chains.insert(chain, Chain::regular(let_be));
         if self.conf.snat != Snat::Never {
             table::add_masquerade(table, self.conf.mark());
         }
@@ -85,6 +97,14 @@ impl Policy {
     /// The chain for packets whose conditions are met.
     fn met(&self) -> Name {
         Name::observed(format!("{MET}{}", self.id))
+    }
+
+    /// Without a rewritten source the answer to 127.0.0.1 has no way back: such packets keep their destination.
+    fn loopback_rule(&self) -> Option<Rule> {
+        let scope = Scope::AnyAddress;
+        let held = Match::Lookup(Op::Is, scope.fields(true), self.set(scope, true));
+        let local = Rule::new().when(Match::Daddr(Op::Is, table::LOOPBACK_V4)).when(held).then(Verdict::Accept);
+        (self.conf.snat == Snat::Never).then_some(local)
     }
 
     /// Lets packets to the policy's ports go on that meet one alternative of the conditions, and no other: these keep

@@ -8,7 +8,8 @@
 //!    new destination;
 //! 3. leaving, what is marked is masqueraded.
 //!
-//! Invariants: only destinations that are this host's are looked at (portmap's nft rules once took everybody's traffic,
+//! Invariants: what cannot be forwarded is not captured: it reaches what listens on this host. Only destinations that are
+//! this host's are looked at (portmap's nft rules once took everybody's traffic,
 //! GHSA-jv3w-x3r3-g6rm). A key has one owner, of whichever network, because the maps of destinations are everybody's.
 //! The static part is the same for everybody but for the policies that somebody needed, and adding one ([`merged`])
 //! changes no other.
@@ -116,7 +117,9 @@ fn families_and_scopes() -> impl Iterator<Item = (bool, Scope)> {
 
 /// Fills the chain that all packets to ports go through: every policy of `table`, then the new destinations.
 pub(super) fn dispatch(table: &mut Table) {
-    let mut rules: Vec<Rule> = table.chains.keys().filter(|name| policy::is_chain(name)).map(policy::entry).collect();
+    let exempt = |net: Prefix| Rule::new().when(Match::Daddr(Op::Is, net)).then(Verdict::Return);
+    let mut rules: Vec<Rule> = UNFORWARDABLE_V6.map(exempt).into();
+    rules.extend(table.chains.keys().filter(|name| policy::is_chain(name)).map(policy::entry));
     for (v4, scope) in families_and_scopes() {
         let (family, fields, map) = (network_family(v4), scope.fields(v4), scope.map(v4));
         // Without this match a packet of the other family would be looked up by bytes that it does not have.
@@ -174,8 +177,13 @@ fn with_policies(have: &Table, ids: BTreeSet<&str>, mut table: Table) -> Table {
     table
 }
 
+/// Destinations whose packets never reach a Pod, whatever rewrites them: the kernel forwards none that come from ::1 or from
+/// an address of one link (net/ipv6/ip6_output.c `ip6_forward`), and those are the ones that go there.
+pub const UNFORWARDABLE_V6: [Prefix; 2] =
+    [Prefix::v6_literal([0, 0, 0, 0, 0, 0, 0, 1], 128), Prefix::v6_literal([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10)];
+
 /// Where this node speaks with itself.
-pub(super) const LOOPBACK_V4: Prefix = Prefix::v4_literal([127, 0, 0, 0], 8);
+pub const LOOPBACK_V4: Prefix = Prefix::v4_literal([127, 0, 0, 0], 8);
 
 /// `route_localnet` would let neighbours on the bridge reach what listens on 127.0.0.1 only (CVE-2020-8558).
 fn localnet() -> Chain {

@@ -103,6 +103,19 @@ fn runtime_dns(mut fields: Fields) -> Result<Dns, CniError> {
     Ok(dns)
 }
 
+/// Why packets to `ip` never reach a Pod; see [`crate::plan::hostports::table::UNFORWARDABLE_V6`].
+fn unforwardable(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        _ if ip.is_multicast() => Some("is a group, not an address of this host"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("is everybody's, not an address of this host"),
+        IpAddr::V6(v6) if v6.is_loopback() => Some("cannot be used: the kernel forwards nothing that comes from ::1"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            Some("cannot be used: the kernel forwards nothing between link-local addresses and others")
+        }
+        _ => None,
+    }
+}
+
 /// `None` for a mapping without a host port: Kubernetes lists container ports that way, too.
 fn port_mapping(fields: &mut Fields) -> Result<Option<PortMapping>, CniError> {
     let protocol_path = fields.path_of("protocol");
@@ -116,9 +129,14 @@ fn port_mapping(fields: &mut Fields) -> Result<Option<PortMapping>, CniError> {
     let container_path = fields.path_of("containerPort");
     let container_port = fields.take_number("containerPort", 65535)?.and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
     // `::ffff:10.4.7.21` is the IPv4 address: packets to it are IPv4 packets.
+    let host_path = fields.path_of("hostIP");
     let host_ip = fields.take_address("hostIP")?.map(|ip| ip.to_canonical());
     if host_port == 0 {
         return Ok(None);
+    }
+    if let Some((ip, why)) = host_ip.and_then(|ip| Some((ip, unforwardable(ip)?))) {
+        let accepted = "an address of this host that others can send to, or none for all of them";
+        return Err(CniError::invalid_field(&host_path, &format!("{ip} {why}"), accepted));
     }
     if container_port == 0 {
         return Err(CniError::invalid_field(&container_path, "is missing", "a port from 1 to 65535"));
