@@ -11,7 +11,7 @@ use netstate::{IfName, MacAddr, PortVlans, Prefix, Route, RouteKey};
 
 use super::Cidr;
 use crate::protocol::attachment::Attachment;
-use crate::protocol::result::{AddResult, ResultRoute};
+use crate::protocol::result::{AddResult, Interface, ResultRoute};
 
 /// A link as CHECK found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub fn missing_elements(
 fn links(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
     let ifname = expected.attachment.ifname.as_str();
     let listed = |name: &str, sandbox: Option<&str>| {
-        let same = |i: &&crate::protocol::result::Interface| i.name == name && i.sandbox.as_deref() == sandbox;
+        let same = |i: &&Interface| i.name == name && i.sandbox.as_deref() == sandbox;
         expected.result.interfaces.iter().find(same)
     };
     let pod = listed(ifname, Some(expected.netns));
@@ -178,8 +178,7 @@ fn vlans(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
 }
 
 fn addresses(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
-    let index = expected.result.interfaces.iter().position(|i| i.name == expected.attachment.ifname.as_str());
-    for ip in expected.result.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == index) {
+    for ip in expected.result.ips_of(&expected.attachment.ifname) {
         if !facts.addresses.contains(&(ip.addr, ip.len)) {
             found.push(format!("address {}/{} is missing on {}", ip.addr, ip.len, expected.attachment.ifname));
         }
@@ -190,7 +189,8 @@ fn addresses(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
 }
 
 fn routes(expected: &Expected<'_>, facts: &Facts, found: &mut Vec<String>) {
-    let subnets = expected.result.ips.iter().filter_map(|ip| Prefix::new(ip.addr, ip.len).ok());
+    let subnets =
+        expected.result.ips_of(&expected.attachment.ifname).filter_map(|ip| Prefix::new(ip.addr, ip.len).ok());
     let connected = subnets.map(|subnet| ResultRoute::to(subnet, None));
     for wanted in connected.chain(expected.result.routes.iter().cloned()) {
         if !facts.routes.iter().any(|row| is_route(row, &wanted)) {

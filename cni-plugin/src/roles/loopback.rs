@@ -11,7 +11,7 @@ use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{NetConf, RuntimeConfig};
-use crate::protocol::result::{AddResult, Interface, IpConfig};
+use crate::protocol::result::{self, AddResult, Interface, IpConfig};
 
 /// The name `loopback`.
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +56,8 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
         let msg = format!("loopback interface of {} has the address {addr}/{len}", netns.path().display());
         return Err(CniError::new(Code::InvalidConfig, msg).details("take it off: lo is for 127.0.0.0/8 and ::1"));
     }
-    if let Some(previous) = conf.prev_result {
-        return Ok(previous);
+    if conf.prev_result.is_some() {
+        return result::chained(conf.prev_result, conf.version).map(|(previous, _)| previous);
     }
     let sandbox = Some(call.netns()?.to_string_lossy().into_owned());
     let mac = Some(netstate::MacAddr([0; 6]));

@@ -21,7 +21,7 @@ use crate::protocol::args::Call;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
-use crate::protocol::result::{self, AddResult};
+use crate::protocol::result;
 use crate::reclaim::release::{self, Part};
 use crate::state::ATTACHMENT_WAIT;
 use crate::state::places::Places;
@@ -66,7 +66,7 @@ impl Wanted {
         conf.fields.finish()?;
         let runtime = RuntimeConfig::parse(conf.runtime, Honoured { port_mappings: true, attachment: false })?;
         let (previous, result) = result::chained(conf.prev_result, conf.version)?;
-        let addresses = addresses(&result, call.attachment.ifname.as_str());
+        let addresses = result.ips_of(&call.attachment.ifname).map(|ip| (ip.addr, ip.len)).collect();
         let link = call.attachment.host_link();
         let has_own_link = result.interfaces.iter().any(|i| i.sandbox.is_none() && i.name == link.as_str());
         let mappings = runtime.port_mappings;
@@ -78,16 +78,6 @@ impl Wanted {
         let (attachment, network) = (call.attachment.clone(), network.clone());
         HostPorts { tag: Tag { attachment, network, has_own_link: *has_own_link }, mappings, addresses, conf }
     }
-}
-
-/// Addresses of the container's interface: those that name it, and those that name none.
-fn addresses(result: &AddResult, ifname: &str) -> Vec<Cidr> {
-    let is_inside =
-        |index: usize| result.interfaces.get(index).is_some_and(|i| i.name == ifname && i.sandbox.is_some());
-    let of_interface = |ip: &&result::IpConfig| {
-        ip.interface.is_none_or(|index| is_inside(index) || result.interfaces.get(index).is_none())
-    };
-    result.ips.iter().filter(of_interface).map(|ip| (ip.addr, ip.len)).collect()
 }
 
 /// ADD: opens the ports and answers the previous result as it came, with keys that nobody here knows.

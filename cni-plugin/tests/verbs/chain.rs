@@ -7,7 +7,7 @@ use kernel::Rtnl;
 use netstate::IfName;
 use serde_json::{Value, json};
 
-use crate::node::{Node, first_address, flannel, host_link, inside, with};
+use crate::node::{Node, first_address, flannel, host_link, inside, native, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("flannel_state_file_is_what_flannels_plugin_writes", state_file),
     ("flannel_state_file_that_is_empty_or_junk_does_not_stop_del", junk_state),
     ("loopback_is_set_up_and_down", loopback),
+    ("plugin_that_makes_an_interface_comes_anywhere_in_its_chain", anywhere),
     ("pod_of_the_former_chain_is_removed_by_its_own_names", former_chain),
 ];
 
@@ -94,6 +95,56 @@ fn former_chain(node: &Node) {
     node.del(&flannel(), "web-1", &pod).silent();
     assert_eq!(node.files(), []);
     assert!(!node.links().iter().any(|name| name == theirs), "{:?}", node.links());
+}
+
+/// nomad's order: loopback comes first.
+fn anywhere(node: &Node) {
+    let reference = json!({"name": "cbr0", "type": "bridge", "bridge": "br0", "isDefaultGateway": true,
+        "ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}});
+    for version in ["0.2.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        for conf in [native(), flannel(), reference.clone()] {
+            let when = format!("{} {version}", conf["type"]);
+            let versioned = |conf: &Value| with(conf, "cniVersion", json!(version));
+            let conf = versioned(&conf);
+            let pod = node.pod();
+            let first = node.add(&versioned(&json!({"name": "cbr0", "type": "loopback"})), "web-1", &pod).result();
+            let alone = node.add(&conf, "web-1", &pod).result();
+            node.del(&conf, "web-1", &pod).silent();
+            let mut previous = first.clone();
+            previous["x-of-another"] = json!({"kept": true});
+            let result = node.add(&with(&conf, "prevResult", previous), "web-1", &pod).result();
+            assert_eq!((&result["cniVersion"], &result["x-of-another"]), (&json!(version), &json!({"kept": true})));
+            if version == "0.2.0" {
+                assert_ne!(result["ip4"], first["ip4"], "one place per family: the Pod's own address");
+            } else {
+                let (found, there) =
+                    (result["interfaces"].as_array().unwrap(), first["interfaces"].as_array().unwrap());
+                let own = alone["interfaces"].as_array().unwrap();
+                assert!(found.starts_with(there) && found.len() == there.len() + own.len(), "{when}: {result}");
+                let own_ip = result["ips"].as_array().unwrap().last().unwrap();
+                let index = usize::try_from(own_ip["interface"].as_u64().unwrap()).unwrap();
+                assert_eq!(found[index]["name"], json!("eth0"), "{when}: {result}");
+                assert!(result["ips"].as_array().unwrap().len() > alone["ips"].as_array().unwrap().len(), "{when}");
+            }
+            let mapping = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
+            if version != "0.2.0" {
+                let mut portmap = versioned(&json!({"name": "cbr0", "type": "portmap", "runtimeConfig": mapping}));
+                portmap["prevResult"] = result.clone();
+                assert_eq!(node.add(&portmap, "web-1", &pod).result(), result, "{when}");
+                assert!(crate::ports::elements() > 0);
+                node.del(&portmap, "web-1", &pod).silent();
+            }
+            if version >= "0.4.0" {
+                node.check(&conf, "web-1", &pod, &result).silent();
+            }
+            node.del(&conf, "web-1", &pod).silent();
+            assert_eq!(node.files(), [], "{when}");
+        }
+    }
+    let pod = node.pod();
+    let junk = with(&native(), "prevResult", json!({"ips": [{"address": "x"}]}));
+    assert_eq!(node.add(&junk, "web-1", &pod).error().0, 7);
+    assert_eq!(node.files(), []);
 }
 
 fn loopback(node: &Node) {

@@ -3,13 +3,15 @@
 //! Invariant: one value holds what was done; the versions are renderings of it. Rendering then parsing in 0.3.0 or
 //! newer gives the value back (without what that version cannot say).
 
+mod merge;
 mod parse;
 mod render;
 
 use std::net::IpAddr;
 
-use netstate::{MacAddr, Prefix};
+use netstate::{IfName, MacAddr, Prefix};
 
+pub use merge::behind;
 pub use parse::{chained, dns as parse_dns, parse, route as parse_route};
 
 /// What ADD did.
@@ -23,6 +25,15 @@ pub struct AddResult {
     pub routes: Vec<ResultRoute>,
     /// Name servers the container shall use.
     pub dns: Dns,
+}
+
+impl AddResult {
+    /// Addresses of the container's interface `ifname`: those that name it, and those that name none. Other plugins of the
+    /// chain may have made interfaces as well.
+    pub fn ips_of(&self, ifname: &IfName) -> impl Iterator<Item = &IpConfig> {
+        let is_own = |i: &Interface| i.name == ifname.as_str() && i.sandbox.is_some();
+        self.ips.iter().filter(move |ip| ip.interface.and_then(|index| self.interfaces.get(index)).is_none_or(is_own))
+    }
 }
 
 /// One interface of a result.

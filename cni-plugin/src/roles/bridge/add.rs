@@ -29,7 +29,7 @@ use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf};
 use crate::protocol::resolver;
-use crate::protocol::result::Dns;
+use crate::protocol::result::{self, Dns};
 use crate::reclaim::ifb;
 use crate::roles::bridge::mtu;
 use crate::roles::open_namespace;
@@ -40,15 +40,13 @@ use crate::state::reservations::{Reservation, Store, StoreError};
 use crate::state::safe_file::{self, Links};
 use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
-/// Attaches the container and answers the result object.
+/// Attaches the container and returns the result object: behind the previous one where others of the chain came before.
 ///
 /// # Errors
 /// The first cause; everything that was done is taken back then.
-pub fn add(conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniError> {
-    if conf.prev_result.is_some() {
-        let msg = "prevResult is set: a plugin that makes the interface must be the first of its chain";
-        return Err(CniError::new(Code::InvalidConfig, msg));
-    }
+pub fn add(mut conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniError> {
+    let previous = conf.prev_result.take();
+    previous.clone().map(result::parse).transpose()?;
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
     let resolver = read_resolver(network.bridge.ipam.as_ref())?;
     let netns = open_namespace(call)?;
@@ -77,7 +75,7 @@ pub fn add(conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniError> 
         bandwidth: Bandwidth::new(network.bandwidth, &network.name, &call.attachment),
     };
     match attach_now(&network, &attach, bridge.as_ref(), &mut held, host, &netns) {
-        Ok(result) => Ok(result),
+        Ok(own) => Ok(result::behind(previous, own)),
         Err(error) => Err(give_up(error, &network, call, &reservations, held)),
     }
 }

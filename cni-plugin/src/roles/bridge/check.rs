@@ -78,7 +78,7 @@ fn wanted_ports(network: &Network, call: &Call, result: &AddResult) -> BTreeMap<
     let Some((conf, mappings)) = network.ports.as_ref().filter(|(_, mappings)| !mappings.is_empty()) else {
         return BTreeMap::new();
     };
-    let addresses: Vec<Cidr> = result.ips.iter().map(|ip| (ip.addr, ip.len)).collect();
+    let addresses: Vec<Cidr> = result.ips_of(&call.attachment.ifname).map(|ip| (ip.addr, ip.len)).collect();
     let tag = Tag::own(&network.name, &call.attachment);
     HostPorts { tag, mappings, addresses: &addresses, conf }.ruleset().elements
 }
