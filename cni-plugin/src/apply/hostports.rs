@@ -49,6 +49,10 @@ pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag) -> Re
 
 fn held(key: &ElementKey, by: &str) -> CniError {
     let port = key.key.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    if by.is_empty() {
+        let msg = format!("host port {port} is held by an element of set {} that names no holder", key.set);
+        return CniError::new(Code::TryAgainLater, msg).details("see nft list table inet netd-ports");
+    }
     CniError::new(Code::TryAgainLater, format!("host port {port} is held by {by}"))
         .details("try again when that container is gone")
 }

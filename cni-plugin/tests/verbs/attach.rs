@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("host_end_and_bridge_are_operational_when_add_returns", operational),
     ("the_first_packet_of_a_pod_is_not_lost", first_packet),
     ("dual_stack_pod_has_both_families_at_once", dual_stack),
+    ("check_knows_the_namespace_by_every_path", check_of_other_paths),
     ("check_passes_after_add_and_tells_each_damage", check_tells_damage),
     ("requested_address_and_hardware_address_are_honoured", requested_address),
     ("mtu_of_the_subnet_file_reaches_bridge_and_new_pods", mtu_change),
@@ -227,6 +228,24 @@ fn dual_stack(node: &Node) {
 fn first_address_of_old(result: &Value) -> String {
     assert!(result["ip6"]["ip"].is_string());
     result["ip4"]["ip"].as_str().unwrap().to_owned()
+}
+
+fn check_of_other_paths(node: &Node) {
+    let conf = with(&native(), "cniVersion", json!("1.0.0"));
+    let pod = node.pod();
+    let result = node.add(&conf, "web-1", &pod).result();
+    let alias = std::path::PathBuf::from("/run/netns/alias");
+    std::os::unix::fs::symlink(&pod, &alias).unwrap();
+    let bound = std::path::PathBuf::from("/run/netns/bound");
+    std::fs::File::create(&bound).unwrap();
+    let none = None::<&str>;
+    nix::mount::mount(Some(&pod), &bound, none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+    let roundabout = std::path::PathBuf::from(format!("/run/./netns/../netns/{}", pod.file_name().unwrap().display()));
+    for path in [&pod, &alias, &bound, &roundabout] {
+        node.check(&conf, "web-1", path, &result).silent();
+    }
+    let (code, text) = node.check(&conf, "web-1", &node.pod(), &result).error();
+    assert!(code == 102 && text.contains("lists no interface eth0"), "another namespace is another: {text}");
 }
 
 fn check_tells_damage(node: &Node) {

@@ -17,6 +17,7 @@ type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
     ("host_port_in_use_is_refused_with_its_holder_and_nothing_is_left", port_in_use),
+    ("host_port_in_use_is_refused_with_its_holder_over_every_protocol_and_address", every_protocol),
     ("host_port_of_another_network_is_refused_with_its_holder_and_network", other_network),
     ("two_adds_for_one_host_port_open_it_for_one", two_at_once),
     ("port_of_a_dead_attachment_is_taken_over", dead_holder),
@@ -54,6 +55,25 @@ fn port_in_use(node: &Node) {
     let (code, text) = node.add(&conf, "web-2", &pod).error();
     assert!(code == 11 && text.contains("tcp 8080") && text.contains("web-1@eth0"), "{text}");
     assert_eq!((node.links(), node.files(), elements()), before, "all ports or none, and nothing else is left");
+}
+
+fn every_protocol(node: &Node) {
+    for protocol in ["tcp", "udp", "sctp"] {
+        for (held, asked) in [("", ""), ("", "0.0.0.0"), (NODE, NODE)] {
+            let pod = node.pod();
+            node.add(&mapped(&native(), protocol, 5353, 53, held), "web-1", &pod).result();
+            let (code, text) = node.add(&mapped(&native(), protocol, 5353, 53, asked), "web-2", &node.pod()).error();
+            let port = format!("{protocol} 5353");
+            assert!(code == 11 && text.contains(&port) && text.contains("web-1@eth0 of network cbr0"), "{text}");
+            node.del(&native(), "web-1", &pod).silent();
+        }
+    }
+    // Somebody's own element names nobody.
+    served(node, "web-1");
+    let element = "add element inet netd-ports ports4 { udp . 5353 : 172.7.21.9 . 53 }";
+    assert!(Command::new("nft").args(element.split(' ')).status().unwrap().success());
+    let (code, text) = node.add(&mapped(&native(), "udp", 5353, 53, ""), "web-2", &node.pod()).error();
+    assert!(code == 11 && text.contains("udp 5353") && text.contains("ports4"), "{text}");
 }
 
 fn other_network(node: &Node) {

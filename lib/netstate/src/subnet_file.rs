@@ -86,6 +86,9 @@ impl SubnetFile {
                 IPV6_SUBNET => file.subnet_v6 = Some(prefix(value, false).ok_or_else(|| bad(ONE_V6))?),
                 MTU => mtu = Some(mtu_bytes(value).ok_or_else(|| bad("a number of bytes from 68 to 65535"))?),
                 IPMASQ => ip_masq = Some(value.parse().map_err(|_| bad("true or false"))?),
+                key if is_shell_of_known(key) => {
+                    return Err(bad("KEY=VALUE, without export and without quotes around both"));
+                }
                 _ => {}
             }
         }
@@ -133,6 +136,13 @@ impl SubnetFile {
     }
 }
 
+/// True for a known key as a shell would read it, which no reader of this file does: `export KEY`, `"KEY`.
+fn is_shell_of_known(key: &str) -> bool {
+    let bare = key.trim_matches(|c: char| !c.is_ascii_uppercase());
+    let bare = bare.rsplit(|c: char| c.is_whitespace() || c == '"' || c == '\'').next().unwrap_or_default();
+    [NETWORK, SUBNET, IPV6_NETWORK, IPV6_SUBNET, MTU, IPMASQ].contains(&bare)
+}
+
 const LIST_V4: &str = "a comma-separated list of networks such as 172.7.0.0/16";
 const LIST_V6: &str = "a comma-separated list of networks such as fd00::/48";
 const ONE_V4: &str = "a subnet such as 172.7.21.1/24";
@@ -167,6 +177,27 @@ mod tests {
     #[test]
     fn flannels_text_survives_a_round_trip_to_the_byte() {
         assert_eq!(SubnetFile::parse(DUAL).unwrap().render(), DUAL);
+    }
+
+    #[test]
+    fn line_that_only_a_shell_would_read_is_named() {
+        for line in [
+            "export FLANNEL_SUBNET=172.7.21.1/24",
+            "\"FLANNEL_SUBNET=172.7.21.1/24\"",
+            "'FLANNEL_SUBNET'=172.7.21.1/24",
+            "declare -x FLANNEL_SUBNET=172.7.21.1/24",
+            "set FLANNEL_SUBNET = 172.7.21.1/24",
+            "FLANNEL_SUBNET+=172.7.21.1/24",
+        ] {
+            let text = format!("# netd\nFLANNEL_NETWORK=172.7.0.0/16\n{line}\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n");
+            let error = SubnetFile::parse(&text).unwrap_err();
+            assert!(matches!(error, InvalidSubnetFile::Line { number: 3, .. }), "{line}: {error}");
+            assert!(error.to_string().contains("FLANNEL_SUBNET") && error.to_string().contains("export"), "{error}");
+        }
+        let quoted = DUAL.replace("=10.244.0.0/16", "=\"10.244.0.0/16\"").replace("=1450", "='1450'");
+        assert_eq!(SubnetFile::parse(&quoted), SubnetFile::parse(DUAL), "quotes around a value are dropped");
+        let others = format!("{DUAL}export OTHER=1\nMY_FLANNEL_MTU_2=x\n");
+        assert_eq!(SubnetFile::parse(&others), SubnetFile::parse(DUAL));
     }
 
     #[test]

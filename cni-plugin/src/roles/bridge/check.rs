@@ -1,7 +1,9 @@
 //! CHECK.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 
 use kernel::link::LinkState;
 use kernel::nft::Nft;
@@ -36,8 +38,9 @@ pub fn check(mut conf: NetConf, role: Bridge, call: &Call) -> Result<(), CniErro
     let previous = previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;
     let bridge = network.find_bridge(&mut Rtnl::open()?)?;
-    let result = result::parse(previous)?;
+    let mut result = result::parse(previous)?;
     let netns_path = call.netns()?.to_string_lossy();
+    call_alike(&mut result, &netns_path);
     let mut elements = wanted_ports(&network, call, &result);
     let guard = wanted_guard(&network, call, &result);
     elements.extend(guard.iter().flat_map(|ruleset| ruleset.elements.clone()));
@@ -66,7 +69,17 @@ pub fn check(mut conf: NetConf, role: Bridge, call: &Call) -> Result<(), CniErro
     Err(CniError::new(Code::Differs, msg).details("delete the Pod's sandbox to have it attached anew"))
 }
 
-/// BandwidthConf that are not as they shall be.
+/// Gives the sandboxes of `result` that are the namespace at `path` this path: a namespace has many.
+fn call_alike(result: &mut AddResult, path: &str) {
+    let identity = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    for sandbox in result.interfaces.iter_mut().filter_map(|i| i.sandbox.as_mut()).filter(|s| s.as_str() != path) {
+        if identity(sandbox).is_some_and(|reported| identity(path) == Some(reported)) {
+            path.clone_into(sandbox);
+        }
+    }
+}
+
+/// Limits that are not as they shall be.
 fn bandwidth_differences(network: &Network, expected: &Expected<'_>, facts: &Facts) -> Result<Vec<String>, CniError> {
     let bandwidth = Bandwidth::new(network.bandwidth, &network.name, expected.attachment);
     let (Some(bandwidth), Some(host)) = (bandwidth, &facts.host) else { return Ok(Vec::new()) };
