@@ -42,13 +42,22 @@ fn dispatch(
     if request == Request::Version {
         return Ok(roles::version::version(PluginName::of(program, "").ok().map(PluginName::role)));
     }
-    let conf = read(input)?;
+    let mut conf = read(input)?;
     *version = conf.version;
     gate(&request, conf.version)?;
-    let role = PluginName::of(program, &conf.plugin)?.role();
+    let name = PluginName::of(program, &conf.plugin)?;
+    let role = name.role();
     roles::version::spoken_by(role, conf.version)?;
+    if name.stands_in() {
+        conf = conf.lenient();
+    }
     let result = match &request {
-        Request::Add(call) => Some(role.add(conf, call)?),
+        Request::Add(call) => {
+            let (network, unknown) = (conf.name.clone(), conf.unknown.clone());
+            let result = role.add(conf, call)?;
+            warn_of_ignored(&network, name, &unknown.paths());
+            Some(result)
+        }
         Request::Check(call) => role.check(conf, call).map(|()| None)?,
         Request::Del(call) => role.del(&conf, call).map(|()| None)?,
         Request::Gc => role.gc(&conf).map(|()| None)?,
@@ -56,6 +65,14 @@ fn dispatch(
         Request::Version => None,
     };
     Ok(result.map(|object| format!("{object:#}\n")).unwrap_or_default())
+}
+
+/// Tells the runtime's log which keys had no effect: they have none on the plugin that this one stands in for, either.
+fn warn_of_ignored(network: &str, name: PluginName, paths: &[String]) {
+    if !paths.is_empty() {
+        let paths = paths.join(", ");
+        eprintln!("netd-cni: network {network}: keys that plugin {name} does not know are ignored: {paths}");
+    }
 }
 
 fn read(input: &mut dyn Read) -> Result<NetConf, CniError> {

@@ -1,28 +1,54 @@
 //! `Fields`: reads a JSON object of the configuration field by field.
 //!
 //! Invariants: keys match in any case, as Go's decoder matches them (containerd sends `HostPort`, CRI-O `hostPort`);
-//! every error names the field by its path; a field that nobody took is an error with its key and value (code 2),
-//! because an option that is silently ignored is a promise silently broken.
+//! every error names the field by its path. A field that nobody took is an error with its key and value (code 2),
+//! because an option that is silently ignored is a promise silently broken; for a name whose own plugin ignores such fields,
+//! and for whose files that plugin was the judge, it is collected for one warning.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
 use crate::protocol::error::{CniError, Code};
 
+/// What becomes of fields that nobody takes: of one object and all within.
+#[derive(Debug, Clone, Default)]
+pub enum Unknown {
+    /// An error.
+    #[default]
+    Refused,
+    /// Their paths are collected.
+    Ignored(Rc<RefCell<BTreeSet<String>>>),
+}
+
+impl Unknown {
+    /// The paths that were collected.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        match self {
+            Self::Refused => Vec::new(),
+            Self::Ignored(paths) => paths.borrow().iter().cloned().collect(),
+        }
+    }
+}
+
 /// The fields of one object that have not been taken yet.
 #[derive(Debug, Clone)]
 pub struct Fields {
     path: String,
     map: Map<String, Value>,
+    unknown: Unknown,
 }
 
 impl Fields {
     /// The fields of the outermost object.
     #[must_use]
     pub fn root(map: Map<String, Value>) -> Self {
-        Self { path: String::new(), map }
+        Self { path: String::new(), map, unknown: Unknown::Refused }
     }
 
     /// The fields of the object `value`, which stands at `path`.
@@ -31,7 +57,7 @@ impl Fields {
     /// Code 7 when `value` is no object.
     pub fn of(value: Value, path: &str) -> Result<Self, CniError> {
         match value {
-            Value::Object(map) => Ok(Self { path: path.to_owned(), map }),
+            Value::Object(map) => Ok(Self::at(path, map)),
             other => Err(CniError::invalid_field(path, &other.to_string(), "an object")),
         }
     }
@@ -39,7 +65,21 @@ impl Fields {
     /// The fields of the object `map`, which stands at `path`.
     #[must_use]
     pub fn at(path: &str, map: Map<String, Value>) -> Self {
-        Self { path: path.to_owned(), map }
+        Self { path: path.to_owned(), map, unknown: Unknown::Refused }
+    }
+
+    /// The same with `unknown` for what nobody takes.
+    #[must_use]
+    pub fn leaving(self, unknown: &Unknown) -> Self {
+        Self { unknown: unknown.clone(), ..self }
+    }
+
+    /// The fields of the object `value`, which stands at `path` within this one.
+    ///
+    /// # Errors
+    /// Code 7 when `value` is no object.
+    pub fn within(&self, value: Value, path: &str) -> Result<Self, CniError> {
+        Self::of(value, path).map(|fields| fields.leaving(&self.unknown))
     }
 
     /// The path of field `key`, from the outermost object.
@@ -153,7 +193,7 @@ impl Fields {
     pub fn take_objects(&mut self, key: &str) -> Result<Vec<Self>, CniError> {
         let path = self.path_of(key);
         let items = self.take_list(key)?.into_iter().enumerate();
-        items.map(|(index, value)| Self::of(value, &format!("{path}[{index}]"))).collect()
+        items.map(|(index, value)| self.within(value, &format!("{path}[{index}]"))).collect()
     }
 
     /// Takes an object.
@@ -162,7 +202,7 @@ impl Fields {
     /// Code 7 when the value is no object.
     pub fn take_object(&mut self, key: &str) -> Result<Option<Self>, CniError> {
         let path = self.path_of(key);
-        self.take(key)?.map(|value| Self::of(value, &path)).transpose()
+        self.take(key)?.map(|value| self.within(value, &path)).transpose()
     }
 
     /// True when nothing is left to take.
@@ -180,12 +220,30 @@ impl Fields {
     /// Ends the reading. Keys that start with `_` are comments.
     ///
     /// # Errors
-    /// Code 2 when a field is left that nobody took: this plugin does not know it.
+    /// Code 2 when a field is left that nobody took and that is not ignored.
     pub fn finish(self) -> Result<(), CniError> {
-        match self.map.iter().find(|(key, value)| !key.starts_with('_') && !value.is_null()) {
-            None => Ok(()),
-            Some((key, value)) => Err(unsupported(&self.path_of(key), &value.to_string())),
+        let mut left = self.map.iter().filter(|(key, value)| !key.starts_with('_') && !value.is_null());
+        left.try_for_each(|(key, value)| self.leave(key, value))
+    }
+
+    /// Leaves `key` with its `value` to nobody.
+    ///
+    /// # Errors
+    /// Code 2 unless it is ignored.
+    pub fn leave(&self, key: &str, value: &Value) -> Result<(), CniError> {
+        match &self.unknown {
+            Unknown::Refused => Err(unsupported(&self.path_of(key), &value.to_string())),
+            Unknown::Ignored(paths) => {
+                paths.borrow_mut().insert(self.path_of(key));
+                Ok(())
+            }
         }
+    }
+
+    /// What becomes of fields that nobody takes.
+    #[must_use]
+    pub fn unknown(&self) -> &Unknown {
+        &self.unknown
     }
 }
 
@@ -219,6 +277,18 @@ mod tests {
         assert_eq!(f.take_number("hostPort", 65535).unwrap(), Some(8080));
         assert_eq!(f.take_number("mtu", 65535).unwrap(), None);
         f.finish().unwrap();
+    }
+
+    #[test]
+    fn fields_that_nobody_takes_are_collected_where_they_are_ignored() {
+        let unknown = Unknown::Ignored(Rc::default());
+        let value = json!({"a": 1, "_note": 1, "none": null, "in": {"b": [{"c": 2}]}});
+        let mut fields = Fields::of(value, "").unwrap().leaving(&unknown);
+        let mut inner = fields.take_object("in").unwrap().unwrap();
+        inner.take_objects("b").unwrap().into_iter().try_for_each(Fields::finish).unwrap();
+        inner.finish().unwrap();
+        fields.finish().unwrap();
+        assert_eq!(unknown.paths(), ["a", "in.b[0].c"]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A runtime executes the file that a configuration names in `type`; installed under several names, the binary learns
 //! from the name it was called by what it shall be. Called by another name it goes by `type`.
 
+use std::fmt;
+
 use super::Role;
 use super::bandwidth::Bandwidth;
 use super::bridge::Bridge;
@@ -42,6 +44,12 @@ impl PluginName {
         (Self::HostLocal, "host-local"),
     ];
 
+    /// True for a name that has a plugin of its own elsewhere: files that were written for it must work here.
+    #[must_use]
+    pub const fn stands_in(self) -> bool {
+        !matches!(self, Self::Native)
+    }
+
     fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(_, n)| *n == name).map(|(role, _)| role)
     }
@@ -71,6 +79,12 @@ impl PluginName {
             let names = Self::ALL.map(|(_, name)| name).join(", ");
             CniError::invalid_field("type", &format!("{kind:?}"), &format!("one of {names}"))
         })
+    }
+}
+
+impl fmt::Display for PluginName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.into_iter().find(|(name, _)| name == self).map_or("", |(_, text)| text))
     }
 }
 

@@ -34,6 +34,7 @@ mod security;
 mod state;
 mod stdin;
 mod sweep;
+mod unknown_keys;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -72,6 +73,7 @@ fn main() {
         routes::TESTS,
         security::TESTS,
         sweep::TESTS,
+        unknown_keys::TESTS,
     ];
     let trials = groups.iter().flat_map(|group| group.iter()).map(|test| trial(test, !root));
     let shaped = root && bandwidth::is_possible();

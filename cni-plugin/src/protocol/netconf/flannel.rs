@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use super::DEFAULT_STATE_DIR;
 use crate::protocol::error::CniError;
-use crate::protocol::fields::{Fields, unsupported};
+use crate::protocol::fields::{Fields, Unknown, unsupported};
 
 /// Where flannel's plugin keeps one file per container.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/flannel";
 
 /// The configuration of a plugin that takes its subnet from the subnet file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct FlannelConf {
     /// Path of the subnet file.
     pub subnet_file: PathBuf,
@@ -32,6 +32,8 @@ pub struct FlannelConf {
     ipam: Map<String, Value>,
     /// `args` of the runtime: addresses and hardware addresses it asks for.
     args: Option<Value>,
+    /// What becomes of fields that nobody takes.
+    unknown: Unknown,
 }
 
 impl FlannelConf {
@@ -47,6 +49,7 @@ impl FlannelConf {
             delegate: fields.take_object("delegate")?.map(Fields::rest).unwrap_or_default(),
             ipam: fields.take_object("ipam")?.map(Fields::rest).unwrap_or_default(),
             args: fields.take("args")?,
+            unknown: fields.unknown().clone(),
         };
         match conf.delegate.get("type") {
             None => {}
@@ -78,12 +81,13 @@ impl FlannelConf {
         let data_dir = path(&mut fields, "dataDir", DEFAULT_DATA_DIR)?;
         let state_dir = path(&mut fields, "stateDir", DEFAULT_STATE_DIR)?;
         let ipam = fields.take_object("ipam")?.map(Fields::rest).unwrap_or_default();
+        let unknown = fields.unknown().clone();
         let mut delegate = fields.rest();
         set_default(&mut delegate, "isDefaultGateway", || json!(true));
         if !delegate.iter().any(|(key, value)| key.eq_ignore_ascii_case("promiscMode") && *value == json!(true)) {
             set_default(&mut delegate, "hairpinMode", || json!(true));
         }
-        Ok(Self { subnet_file, data_dir, state_dir, delegate, ipam, args: None })
+        Ok(Self { subnet_file, data_dir, state_dir, delegate, ipam, args: None, unknown })
     }
 
     /// What the bridge plugin's options are read from, at `path`.
@@ -96,13 +100,13 @@ impl FlannelConf {
         if let Some(args) = &self.args {
             options.insert("args".to_owned(), args.clone());
         }
-        Fields::at(path, options)
+        Fields::at(path, options).leaving(&self.unknown)
     }
 
     /// The user's own `ipam` section, without a type that goes without saying.
     #[must_use]
     pub fn ipam_section(&self) -> Fields {
-        Fields::at("ipam", self.ipam.clone())
+        Fields::at("ipam", self.ipam.clone()).leaving(&self.unknown)
     }
 
     /// What flannel's plugin would hand to the bridge plugin: the user's options, completed from `subnet`.

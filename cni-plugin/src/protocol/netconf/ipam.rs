@@ -184,15 +184,15 @@ pub(super) fn range_sets(fields: &mut Fields, key: &str) -> Result<Vec<RangeSet>
         return Err(CniError::invalid_field(&path, &format!("{count} ranges"), &format!("at most {RANGES_MAX}")));
     }
     let sets = sets.into_iter().enumerate();
-    sets.map(|(index, value)| range_set(value, &format!("{path}[{index}]"))).collect()
+    sets.map(|(index, value)| range_set(fields, value, &format!("{path}[{index}]"))).collect()
 }
 
-fn range_set(value: Value, path: &str) -> Result<RangeSet, CniError> {
+fn range_set(parent: &Fields, value: Value, path: &str) -> Result<RangeSet, CniError> {
     const ACCEPTED: &str = "an array of ranges of one family, such as [{\"subnet\": \"172.7.21.0/24\"}]";
     let Value::Array(items) = value else { return Err(CniError::invalid_field(path, &value.to_string(), ACCEPTED)) };
     let mut ranges = Vec::new();
     for (index, item) in items.into_iter().enumerate() {
-        let mut fields = Fields::of(item, &format!("{path}[{index}]"))?;
+        let mut fields = parent.within(item, &format!("{path}[{index}]"))?;
         let subnet = fields.path_of("subnet");
         ranges.push(range(&mut fields)?.ok_or_else(|| CniError::invalid_field(&subnet, "is missing", SUBNET))?);
         fields.finish()?;

@@ -13,12 +13,14 @@ pub mod portmap;
 pub mod runtime;
 pub mod vlan;
 
+use std::rc::Rc;
+
 use netstate::IfName;
 use serde_json::Value;
 
 use crate::protocol::attachment::{Attachment, ContainerId, is_identifier};
 use crate::protocol::error::{CniError, Code};
-use crate::protocol::fields::Fields;
+use crate::protocol::fields::{Fields, Unknown};
 use crate::protocol::version::SpecVersion;
 
 pub use bandwidth::BandwidthConf;
@@ -51,6 +53,8 @@ pub struct NetConf {
     pub valid_attachments: Option<Vec<Attachment>>,
     /// What belongs to the plugin.
     pub fields: Fields,
+    /// What becomes of fields that nobody takes.
+    pub unknown: Unknown,
 }
 
 impl NetConf {
@@ -80,7 +84,27 @@ impl NetConf {
         for key in ["capabilities", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"] {
             fields.take(key)?;
         }
-        Ok(Self { version, is_versioned, name, plugin, prev_result, runtime, valid_attachments, fields })
+        Ok(Self {
+            version,
+            is_versioned,
+            name,
+            plugin,
+            prev_result,
+            runtime,
+            valid_attachments,
+            fields,
+            unknown: Unknown::Refused,
+        })
+    }
+}
+
+impl NetConf {
+    /// The same, with the fields that nobody takes ignored instead of refused.
+    #[must_use]
+    pub fn lenient(self) -> Self {
+        let unknown = Unknown::Ignored(Rc::default());
+        let runtime = self.runtime.map(|fields| fields.leaving(&unknown));
+        Self { runtime, fields: self.fields.leaving(&unknown), unknown, ..self }
     }
 }
 

@@ -41,6 +41,10 @@ impl PortmapConf {
         if let Some(backend) = fields.take_text("backend")?.filter(|b| !matches!(b.as_str(), "" | "nftables")) {
             return Err(unsupported(&fields.path_of("backend"), &backend).details("accepted is nftables"));
         }
+        if let Some(chain) = fields.take_text("externalSetMarkChain")?.filter(|chain| !chain.is_empty()) {
+            let why = "host ports are in nftables, which has no chains of iptables to go through: use markMasqBit";
+            return Err(unsupported(&fields.path_of("externalSetMarkChain"), &chain).details(why));
+        }
         let conditions = Conditions::take(fields)?;
         let mark_bit = fields.take_number("markMasqBit", 31)?.and_then(|bit| u8::try_from(bit).ok()).unwrap_or(13);
         let snat = match (fields.take_bool("snat")?.unwrap_or(true), fields.take_bool("masqAll")?.unwrap_or(false)) {

@@ -1,16 +1,18 @@
 //! `runtimeConfig`: what the runtime injects for declared capabilities (CONVENTIONS "Dynamic Plugin specific fields").
 //!
 //! Invariant: a plugin is given only what it honours: a capability that was declared for a plugin that does not honour
-//! it is an error. Keys come as `hostPort` (CRI-O, libcni) and as `HostPort` (containerd); [`Fields`] matches both.
+//! it is a field that nobody takes. Keys come as `hostPort` (CRI-O, libcni) and as `HostPort` (containerd); [`Fields`] matches both.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use netstate::{MacAddr, Protocol};
 
+use serde_json::Value;
+
 use super::BandwidthConf;
 use crate::protocol::error::CniError;
-use crate::protocol::fields::{Fields, unsupported};
+use crate::protocol::fields::Fields;
 use crate::protocol::range::RangeSet;
 use crate::protocol::result::Dns;
 
@@ -72,11 +74,12 @@ impl RuntimeConfig {
     pub fn parse(fields: Option<Fields>, honoured: Honoured) -> Result<Self, CniError> {
         let Some(mut fields) = fields else { return Ok(Self::default()) };
         let mut config = Self::default();
-        for mut item in fields.take_objects("portMappings")? {
-            if !honoured.port_mappings {
-                return Err(unsupported("runtimeConfig.portMappings", "set for this plugin"));
+        if honoured.port_mappings {
+            for mut item in fields.take_objects("portMappings")? {
+                config.port_mappings.extend(port_mapping(&mut item)?);
             }
-            config.port_mappings.extend(port_mapping(&mut item)?);
+        } else if let list @ [_, ..] = fields.take_list("portMappings")?.as_slice() {
+            fields.leave("portMappings", &Value::Array(list.to_vec()))?;
         }
         if honoured.attachment {
             config.mac = fields.take_parsed("mac", "an address such as 0a:58:ac:07:15:09")?;
