@@ -66,6 +66,13 @@ fn files_and_functions_are_short() -> Result<()> {
     none_of("size", &files.chain(functions).collect::<Vec<_>>())
 }
 
+fn kernel_half_has_its_share_of_tests() -> Result<()> {
+    let share = house::size::test_share("lib/kernel");
+    let too_little =
+        (share < house::size::KERNEL_TESTS).then(|| format!("lib/kernel: {share} % of its lines are tests"));
+    none_of("tests", too_little.as_slice())
+}
+
 fn public_functions_say_when_they_fail() -> Result<()> {
     let silent: Vec<String> = everything().iter().flat_map(house::size::silent_failures).collect();
     none_of("errors", &silent)
@@ -179,6 +186,7 @@ fn main() -> ExitCode {
             crates_point_downwards_only,
             pure_rooms_do_no_io_and_import_pure_rooms_only,
             files_and_functions_are_short,
+            kernel_half_has_its_share_of_tests,
             public_functions_say_when_they_fail,
             programs_have_no_public_modules,
             every_dependency_is_used,

@@ -1,6 +1,6 @@
 //! How long files and functions may be, and what a public function that can fail must say.
 
-use super::Source;
+use super::{Source, every_file, sources};
 
 /// Lines of a file without its tests.
 pub(crate) const FILE: usize = 400;
@@ -8,6 +8,9 @@ pub(crate) const FILE: usize = 400;
 pub(crate) const FUNCTION: usize = 60;
 /// Parameters of a function beside `self`.
 pub(crate) const PARAMETERS: usize = 5;
+
+/// Percent of `lib/kernel` that are tests.
+pub(crate) const KERNEL_TESTS: usize = 40;
 
 /// A file that is too long.
 pub(crate) fn long_file(source: &Source) -> Option<String> {
@@ -89,6 +92,13 @@ fn parameters(head: &str) -> usize {
         }
     }
     count
+}
+
+/// Share of a crate's lines that are tests, in percent: its unit tests and its `tests` folder.
+pub(crate) fn test_share(package: &str) -> usize {
+    let all: usize = every_file(package).iter().map(|(_, text)| text.lines().count()).sum();
+    let product: usize = sources(&format!("{package}/src")).iter().map(|source| source.lines.len()).sum();
+    all.saturating_sub(product) * 100 / all.max(1)
 }
 
 /// Public functions that return a `Result` and do not say when they fail.

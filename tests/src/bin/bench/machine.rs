@@ -41,8 +41,12 @@ pub(crate) fn mebibytes(kibibytes: u64) -> f64 {
     kibibytes / 1024.0
 }
 
-/// Waits until the machine has been idle for a quarter of a second, 10 s at most; whether it was.
+/// Waits until the machine has been idle for a quarter of a second, 10 s at most; whether it was. With `NETD_BENCH_BUSY` set every moment
+/// will do: a test only wants to know that the benchmark runs.
 pub(crate) fn await_calm() -> bool {
+    if std::env::var_os("NETD_BENCH_BUSY").is_some() {
+        return false;
+    }
     let deadline = Instant::now() + PATIENCE;
     loop {
         let before = ticks();

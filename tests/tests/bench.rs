@@ -1,0 +1,51 @@
+//! The benchmark runs: with small numbers, on a busy machine, and with nothing judged but its end.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Need, bin};
+
+/// Runs one part; its report must have a row for `count` in each of these sections.
+fn run(part: &str, flag: &str, count: &str, sections: &[&str]) -> Result<()> {
+    let mut bench = Command::new(bin("bench")?);
+    bench.args(["--only", part, flag, count, "--rounds", "1", "--markdown"]).env("NETD_BENCH_BUSY", "1");
+    let output = bench.output().context("start the benchmark")?;
+    let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{}\n{report}{errors}", output.status);
+    for section in sections {
+        let (_, rest) = report.split_once(section).with_context(|| format!("no section {section:?} in\n{report}"))?;
+        let table = rest.split("\n#").next().unwrap_or_default();
+        ensure!(table.contains(&format!("| {count} |")), "{section}: no row for {count} in\n{table}");
+    }
+    Ok(())
+}
+
+fn part_of_netd_measures_start_restart_and_one_changed_lease() -> Result<()> {
+    run(
+        "netd",
+        "--leases",
+        "20",
+        &["until all kernel entries are in place", "a restart with nothing to change", "one lease changed"],
+    )
+}
+
+fn part_of_the_proxy_measures_start_restart_and_one_changed_endpoint() -> Result<()> {
+    run(
+        "proxy",
+        "--services",
+        "20",
+        &["until IPVS holds all", "One endpoint of one Service", "a restart with nothing to change"],
+    )
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Vxlan, Need::Nftables],
+        lab::tests![
+            part_of_netd_measures_start_restart_and_one_changed_lease,
+            part_of_the_proxy_measures_start_restart_and_one_changed_endpoint,
+        ],
+    )
+}
