@@ -10,7 +10,7 @@ mod tables;
 
 use std::io::Read;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use cluster::etcd::{Client, Prefix, Store};
 use cluster::manifest::{self, Form};
 
@@ -18,7 +18,7 @@ pub(crate) use status::{status, text};
 pub(crate) use tables::tables;
 
 use crate::command::args::Verb;
-use crate::object::key::ObjectKey;
+use crate::object::key::{Kind, ObjectKey};
 
 /// Objects of a manifest: each with its key and its JSON.
 type Objects = Vec<(ObjectKey, Vec<u8>)>;
@@ -48,12 +48,15 @@ fn read_manifests(files: &[String]) -> anyhow::Result<Objects> {
     for file in files {
         let text = read_file(file).with_context(|| format!("cannot read {file}"))?;
         let form = Form::of(file).unwrap_or(Form::Yaml);
-        for object in manifest::parse(form, &text).with_context(|| file.clone())? {
-            let key = ObjectKey::from_manifest(&object.key);
-            let key =
-                key.with_context(|| format!("{file}: {}: accepted kinds are Service and EndpointSlice", object.key))?;
-            objects.push((key, object.json));
+        let found = manifest::parse(form, &text, &Kind::IN_MANIFESTS).with_context(|| file.clone())?;
+        let problems = found.problems.iter().map(ToString::to_string).chain(found.duplicates);
+        let unused = found.unused.iter().map(|title| format!("{title}: accepted kinds are Service and EndpointSlice"));
+        let refused: Vec<String> = problems.chain(unused).map(|reason| format!("{file}: {reason}")).collect();
+        if !refused.is_empty() {
+            bail!("{}", refused.join("\n"));
         }
+        let keyed = |object: manifest::Object| Some((ObjectKey::from_manifest(&object.key)?, object.json));
+        objects.extend(found.objects.into_iter().filter_map(keyed));
     }
     Ok(objects)
 }

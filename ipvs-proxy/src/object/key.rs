@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use cluster::manifest;
+
 use crate::object::ObjectName;
 
 /// Kind of an object.
@@ -18,6 +20,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// What manifests call both kinds.
+    pub(crate) const IN_MANIFESTS: [manifest::Kind; 2] = [
+        manifest::Kind { group: "", versions: &["v1"], name: Self::Service.name() },
+        manifest::Kind { group: "discovery.k8s.io", versions: &["v1", "v1beta1"], name: Self::EndpointSlice.name() },
+    ];
+
     /// Both kinds.
     pub(crate) const ALL: [Self; 2] = [Self::Service, Self::EndpointSlice];
 

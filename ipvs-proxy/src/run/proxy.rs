@@ -35,6 +35,8 @@ pub(crate) struct Proxy {
     tables: Tables,
     gate: Gate<&'static str>,
     dirty: BTreeSet<ObjectName>,
+    /// Services that belong to a change whose end was not received yet.
+    changed: BTreeSet<ObjectName>,
     misplaced: BTreeMap<ObjectName, String>,
     /// Services that are served as the kernel remembers them; `None` before the kernel was asked.
     remembered: Option<BTreeSet<ObjectName>>,
@@ -74,6 +76,7 @@ impl Proxy {
             tables,
             gate: Gate::new([Kind::Service.folder(), Kind::EndpointSlice.folder()]),
             dirty: BTreeSet::new(),
+            changed: BTreeSet::new(),
             misplaced: BTreeMap::new(),
             remembered: None,
             epoch,
@@ -84,10 +87,13 @@ impl Proxy {
     }
 
     /// Takes in what the source of Services and EndpointSlices says. Costs no more than the object it is about.
-    pub(crate) fn take(&mut self, event: Event<Reading>) {
+    pub(crate) fn take(&mut self, event: Event<String, Reading>) {
         log(&event, &self.view);
-        let complete = event == Event::Complete;
-        self.dirty.extend(self.view.take(event));
+        let (end, complete) = (event.is_end(), event == Event::Complete);
+        self.changed.extend(self.view.take(event));
+        if end {
+            self.dirty.append(&mut self.changed);
+        }
         if complete {
             for kind in Kind::ALL {
                 self.gate.complete(&kind.folder());
@@ -103,7 +109,10 @@ impl Proxy {
 
     /// Plans what is dirty and brings the kernel's tables there. Returns what was done.
     pub(crate) fn work(&mut self, now: Duration) -> Pass {
-        for name in std::mem::take(&mut self.dirty) {
+        // A Service of which only a part of a change is known is planned with the rest of it.
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.retain(|name| !self.changed.contains(name));
+        for name in dirty {
             self.plan_service(&name);
         }
         if now >= self.next_audit {
@@ -233,7 +242,7 @@ impl Proxy {
 }
 
 /// Writes into the log what a source says that is wrong or not served.
-fn log(event: &Event<Reading>, view: &View) {
+fn log(event: &Event<String, Reading>, view: &View) {
     match event {
         Event::Put { key, value: Err(reason), .. } => tracing::warn!(object = key, reason, "object is malformed"),
         Event::Put { key, value: Ok(Object::Service(new)), .. } => {
@@ -247,7 +256,8 @@ fn log(event: &Event<Reading>, view: &View) {
         }
         Event::Invalid { source, reason } => tracing::warn!(source, reason, "file cannot be read"),
         Event::Lost(error) => tracing::warn!(%error, "source is out of reach; what is known stays in force"),
-        Event::Resumed => tracing::info!("source is in reach again"),
+        Event::Complete if view.lost().is_some() => tracing::info!("source is in reach again"),
+        Event::Notes { source, notes } if !notes.is_empty() => tracing::info!(source, ?notes, "file holds more"),
         _ => {}
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
 use crate::dataplane::not_served as not_served_of;
+use crate::source::view::View;
 
 /// What the daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +118,7 @@ impl Status {
                 .map(|(server, _)| server.to_string())
                 .take(LISTED)
                 .collect(),
-            advice: advice.to_vec(),
+            advice: advice.iter().cloned().chain(notes(proxy.view())).collect(),
             totals: Totals {
                 observed: totals.observed,
                 upserted: totals.upserted,
@@ -130,6 +131,12 @@ impl Status {
 
 fn table(stage: &dyn Stage) -> Table {
     Table { name: stage.name().to_owned(), rows: Rows::from(&stage.status()) }
+}
+
+/// What is found beside the objects that are used.
+fn notes(view: &View) -> impl Iterator<Item = String> {
+    let lines = |(file, lines): (&String, &Vec<String>)| lines.iter().map(|line| format!("{file}: {line}")).collect();
+    view.notes().iter().flat_map(lines as fn(_) -> Vec<String>).take(LISTED)
 }
 
 fn refused(proxy: &Proxy) -> Vec<Refused> {

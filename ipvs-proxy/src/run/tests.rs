@@ -151,7 +151,7 @@ impl Rig {
         Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
 
-    fn receive(&mut self, event: Event<crate::source::Reading>) {
+    fn receive(&mut self, event: Event<String, crate::source::Reading>) {
         self.proxy.take(event);
     }
 
@@ -185,6 +185,12 @@ impl Rig {
 
     /// Works until nothing is left to do now; returns what was done to the kernel.
     fn work(&mut self) -> Vec<String> {
+        self.receive(Event::Commit);
+        self.work_midway()
+    }
+
+    /// As [`Self::work`], in the middle of a change.
+    fn work_midway(&mut self) -> Vec<String> {
         self.log.lock().unwrap().clear();
         for _ in 0..3 {
             self.proxy.work(self.now);
@@ -212,6 +218,47 @@ impl Rig {
 fn real(protocol: Protocol, last: u8) -> RealServerKey {
     let service = VirtualServerKey { protocol, addr: [192, 168, 0, 10].into(), port: 80 };
     RealServerKey { service, addr: [172, 7, 22, last].into(), port: 80 }
+}
+
+/// The Service's object with its port under another name.
+fn renamed_port(rig: &mut Rig, name: &str) {
+    let ports = json!([{"name": name, "port": 80, "protocol": "TCP"}]);
+    let spec = json!({"clusterIP": "192.168.0.10", "ports": ports});
+    rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+}
+
+#[test]
+fn a_port_renamed_in_service_and_slice_together_takes_nothing_down() {
+    let mut rig = Rig::web();
+    renamed_port(&mut rig, "www");
+    assert_eq!(rig.work_midway(), Vec::<String>::new(), "half of a change is no change");
+    let endpoint = |last: u8| json!({"addresses": [format!("172.7.22.{last}")], "nodeName": "hdss7-22.host.com"});
+    let endpoints = [2, 3].map(endpoint);
+    rig.put(
+        "endpointslices/default/web-1",
+        &json!({
+            "kind": "EndpointSlice", "addressType": "IPv4",
+            "endpoints": endpoints,
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "www", "port": 80, "protocol": "TCP"}],
+        }),
+    );
+    assert_eq!(rig.work_midway(), Vec::<String>::new());
+    assert_eq!(rig.work(), Vec::<String>::new(), "the same servers behind another name");
+    // Alone, each of them is a change of its own.
+    renamed_port(&mut rig, "main");
+    assert!(!rig.work().is_empty());
+}
+
+#[test]
+fn a_change_that_begins_while_another_is_planned_is_left_for_its_end() {
+    let mut rig = Rig::web();
+    rig.endpoints("web", "TCP", &[2, 3, 4]);
+    rig.receive(Event::Commit);
+    renamed_port(&mut rig, "www");
+    assert_eq!(rig.work_midway(), Vec::<String>::new());
+    renamed_port(&mut rig, "main");
+    assert!(rig.work().iter().any(|step| step.contains("+") && step.contains("172.7.22.4")));
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl ProxyWork {
 }
 
 impl Work for ProxyWork {
-    type Order = Event<Reading>;
+    type Order = Event<String, Reading>;
     type Change = Touched;
     type Report = Status;
 
@@ -82,7 +82,7 @@ impl Work for ProxyWork {
         AUDIT
     }
 
-    fn take(&mut self, event: Event<Reading>, _: Duration) {
+    fn take(&mut self, event: Event<String, Reading>, _: Duration) {
         self.changed = true;
         self.proxy.take(event);
     }

@@ -57,14 +57,14 @@ impl Source {
                 Self { events, read_key: ObjectKey::from_etcd, junk: true }
             }
             Place::Directory(path) => {
-                let events = directory::watch(path, seed);
+                let events = directory::watch(path, &Kind::IN_MANIFESTS, seed);
                 Self { events, read_key: ObjectKey::from_manifest, junk: false }
             }
         }
     }
 
     /// The next event; its keys are those of [`ObjectKey`]'s text. Cancel-safe. `None` when the runtime ends.
-    pub(crate) async fn next(&mut self) -> Option<Event<Reading>> {
+    pub(crate) async fn next(&mut self) -> Option<Event<String, Reading>> {
         loop {
             let event = self.events.next().await?;
             if let Some(event) = translate(event, self.read_key, self.junk) {
@@ -74,25 +74,16 @@ impl Source {
     }
 }
 
-fn translate(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk: bool) -> Option<Event<Reading>> {
-    Some(match event {
-        Event::Put { key, value, revision } => match read_key(&key) {
-            Some(object) => Event::Put { value: read(&object, &value), key: object.to_string(), revision },
-            None if junk => Event::Put { key, value: Err(JUNK.to_owned()), revision },
-            None => return None,
-        },
-        Event::Delete { key, revision } => match read_key(&key) {
-            Some(object) => Event::Delete { key: object.to_string(), revision },
-            None if junk => Event::Delete { key, revision },
-            None => return None,
-        },
-        Event::Reset => Event::Reset,
-        Event::Complete => Event::Complete,
-        Event::Lost(error) => Event::Lost(error),
-        Event::Resumed => Event::Resumed,
-        Event::Invalid { source, reason } => Event::Invalid { source, reason },
-        Event::Valid { source } => Event::Valid { source },
-    })
+fn translate(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk: bool) -> Option<Event<String, Reading>> {
+    let key = |key: String| match read_key(&key) {
+        Some(object) => Some((object.to_string(), Some(object))),
+        None => junk.then_some((key, None)),
+    };
+    let value = |(_, object): &(String, Option<ObjectKey>), value: Vec<u8>| match object {
+        Some(object) => read(object, &value),
+        None => Err(JUNK.to_owned()),
+    };
+    Some(event.filter_map(key, value)?.map(|(key, _)| key, |_, reading| reading))
 }
 
 const JUNK: &str = "is no key of ours; accepted: services/NAMESPACE/NAME and endpointslices/NAMESPACE/NAME";

@@ -16,7 +16,7 @@ use crate::source::{Object, Reading};
 /// What is known of the cluster; see the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    objects: Snapshot<Object>,
+    objects: Snapshot<String, Object>,
     /// Which slices each Service has.
     slices: BTreeMap<ObjectName, BTreeSet<String>>,
     /// Which Service each slice was counted for.
@@ -29,7 +29,7 @@ pub(crate) struct View {
 
 impl View {
     /// Takes in an event; returns the Services whose plan it may change.
-    pub(crate) fn take(&mut self, event: Event<Reading>) -> BTreeSet<ObjectName> {
+    pub(crate) fn take(&mut self, event: Event<String, Reading>) -> BTreeSet<ObjectName> {
         let changed = match event {
             Event::Put { key, value: Ok(object), revision } => {
                 self.malformed.remove(&key);
@@ -50,10 +50,12 @@ impl View {
                 }
                 self.objects.apply(Event::Complete)
             }
+            Event::Origin(origin) => self.objects.apply(Event::Origin(origin)),
+            Event::Commit => self.objects.apply(Event::Commit),
             Event::Lost(error) => self.objects.apply(Event::Lost(error)),
-            Event::Resumed => self.objects.apply(Event::Resumed),
             Event::Invalid { source, reason } => self.objects.apply(Event::Invalid { source, reason }),
             Event::Valid { source } => self.objects.apply(Event::Valid { source }),
+            Event::Notes { source, notes } => self.objects.apply(Event::Notes { source, notes }),
         };
         changed.iter().flat_map(|key| self.concerned(key)).collect()
     }
@@ -140,6 +142,12 @@ impl View {
         self.objects.invalid()
     }
 
+    /// What files of the source hold beside what is used.
+    #[must_use]
+    pub(crate) fn notes(&self) -> &BTreeMap<String, Vec<String>> {
+        self.objects.notes()
+    }
+
     /// Why the source is out of reach at the moment, if so.
     #[must_use]
     pub(crate) fn lost(&self) -> Option<&ClusterError> {
@@ -154,17 +162,17 @@ mod tests {
     use super::*;
     use crate::source::read;
 
-    fn put(key: &str, json: &serde_json::Value) -> Event<Reading> {
+    fn put(key: &str, json: &serde_json::Value) -> Event<String, Reading> {
         let object = ObjectKey::from_etcd(key).unwrap();
         Event::Put { key: key.to_owned(), value: read(&object, json.to_string().as_bytes()), revision: 1 }
     }
 
-    fn web(ip: &str) -> Event<Reading> {
+    fn web(ip: &str) -> Event<String, Reading> {
         let json = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": ip}});
         put("services/default/web", &json)
     }
 
-    fn slice(service: &str, annotation: &str) -> Event<Reading> {
+    fn slice(service: &str, annotation: &str) -> Event<String, Reading> {
         let labels = json!({"kubernetes.io/service-name": service});
         let metadata = json!({"name": "web-1", "labels": labels, "annotations": {"a": annotation}});
         put(
@@ -173,7 +181,7 @@ mod tests {
         )
     }
 
-    fn delete(key: &str) -> Event<Reading> {
+    fn delete(key: &str) -> Event<String, Reading> {
         Event::Delete { key: key.to_owned(), revision: 2 }
     }
 

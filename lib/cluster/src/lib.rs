@@ -36,7 +36,7 @@ pub mod source;
 
 pub use backoff::Backoff;
 pub use error::{Class, ClusterError};
-pub use event::Event;
+pub use event::{Break, Event, Origin};
 pub use problem::{Problem, Problems};
 pub use snapshot::Snapshot;
 pub use source::Source;

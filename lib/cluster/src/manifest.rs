@@ -1,13 +1,36 @@
 //! Kubernetes manifests as text: one or many objects in YAML or JSON.
 //!
-//! Pure. Invariant: a text is taken whole or refused whole, with the place of the first fault; equal objects
-//! give equal bytes whatever the order of their fields, so that comparing bytes compares objects. Objects are
-//! not interpreted beyond kind, namespace and name: what a Service means is the program's business.
+//! Pure. Invariants: group and kind of an object are looked at first, then its name, so that an object of another kind may
+//! be called whatever it likes; one bad element takes none of its neighbours along; equal objects give equal bytes
+//! whatever the order of their fields, so that comparing bytes compares objects. Objects are not interpreted beyond
+//! kind, namespace and name: what a Service means is the program's business.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Map, Value};
+
+use crate::Problem;
+
+/// A kind of object that a program uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// API group; empty for the core.
+    pub group: &'static str,
+    /// Versions of the group that the program reads.
+    pub versions: &'static [&'static str],
+    /// `Service`, `EndpointSlice`.
+    pub name: &'static str,
+}
+
+impl Kind {
+    /// Whether an object that says `api_version` is of this kind. One that says none is taken for ours.
+    fn has(&self, api_version: Option<&str>) -> bool {
+        let Some(text) = api_version else { return true };
+        let (group, version) = text.split_once('/').unwrap_or(("", text));
+        group == self.group && self.versions.contains(&version)
+    }
+}
 
 /// One object of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +39,19 @@ pub struct Object {
     pub key: String,
     /// The object in Kubernetes' own shape as JSON with sorted fields; `metadata.namespace` is always present.
     pub json: Vec<u8>,
+}
+
+/// What a text holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// The objects of the wanted kinds, in the order of the text.
+    pub objects: Vec<Object>,
+    /// Elements that cannot be read; their field begins with the place: `document 2: items[0].metadata.name`.
+    pub problems: Vec<Problem>,
+    /// Objects that stand there twice, of which the first one counts, and where the second one is.
+    pub duplicates: Vec<String>,
+    /// Objects of other kinds, as `ClusterRole system:coredns (rbac.authorization.k8s.io/v1)`.
+    pub unused: Vec<String>,
 }
 
 /// How a text is written.
@@ -52,69 +88,76 @@ impl fmt::Display for Form {
     }
 }
 
-/// Why a manifest is refused.
+/// The text is not YAML or JSON at all; the parser's words, with line and column.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ManifestError {
-    /// Not YAML or JSON at all; the parser's words, with line and column.
-    #[error("not valid {form}: {message}")]
-    Syntax {
-        /// What it was read as.
-        form: Form,
-        /// What the parser says.
-        message: String,
-    },
-    /// A field is missing or of the wrong form.
-    #[error("{place}: {message}; accepted: {accepted}")]
-    Field {
-        /// Where: `document 2: items[0].metadata.name`.
-        place: String,
-        /// What is wrong.
-        message: String,
-        /// The accepted form.
-        accepted: &'static str,
-    },
-    /// The same object stands there twice.
-    #[error("{place}: {key} stands in this text twice")]
-    Twice {
-        /// Where the second one is.
-        place: String,
-        /// Which object.
-        key: String,
-    },
+#[error("not valid {form}: {message}")]
+pub struct InvalidText {
+    form: Form,
+    message: String,
 }
 
 /// The namespace of an object that names none, as for `kubectl`.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// Nesting that is read on any thread's stack.
+const DEPTH: usize = 40;
+
+/// Nesting that is read at all. Schemas of custom resources are the deepest objects in practice, with some 70 levels.
+const MAX_DEPTH: usize = 128;
+
+/// Stack for [`MAX_DEPTH`]: a development build takes 20 KiB for each level.
+const STACK: usize = 16 << 20;
+
 /// Reads a manifest. Empty documents are skipped; a `List` (or `ServiceList` ...) stands for its items.
 ///
 /// # Errors
-/// At the first fault; see [`ManifestError`].
-pub fn parse(form: Form, text: &[u8]) -> Result<Vec<Object>, ManifestError> {
-    let mut objects = Objects::default();
+/// When the text is no YAML or JSON. What is wrong with single elements is in [`Manifest::problems`].
+pub fn parse(form: Form, text: &[u8], kinds: &[Kind]) -> Result<Manifest, InvalidText> {
+    let mut reader = Reader { kinds, manifest: Manifest::default(), keys: BTreeSet::new() };
     for (index, document) in documents(form, text)?.into_iter().enumerate() {
         let place = format!("document {}", index.saturating_add(1));
-        collect(document, &Place { document: place, path: String::new() }, &mut objects)?;
+        reader.read(document, &Place { document: place, path: String::new() });
     }
-    Ok(objects.list)
+    Ok(reader.manifest)
 }
 
-fn documents(form: Form, text: &[u8]) -> Result<Vec<Value>, ManifestError> {
-    let syntax = |message: String| ManifestError::Syntax { form, message };
+fn documents(form: Form, text: &[u8]) -> Result<Vec<Value>, InvalidText> {
+    let invalid = |message: String| InvalidText { form, message };
     match form {
         Form::Json if text.trim_ascii().is_empty() => Ok(Vec::new()),
-        Form::Json => serde_json::from_slice(text).map(|value| vec![value]).map_err(|error| syntax(error.to_string())),
-        Form::Yaml => {
-            serde_saphyr::from_slice_multiple(text).map_err(|error| syntax(error.without_snippet().to_string()))
-        }
+        Form::Json => serde_json::from_slice(text).map(|value| vec![value]).map_err(|error| invalid(error.to_string())),
+        Form::Yaml => yaml(text, DEPTH).or_else(|_| deep_yaml(text)).map_err(invalid),
     }
 }
 
-/// The objects read so far, in the order of the text.
-#[derive(Default)]
-struct Objects {
-    list: Vec<Object>,
-    keys: BTreeSet<String>,
+fn yaml(text: &[u8], depth: usize) -> Result<Vec<Value>, String> {
+    let found = serde_saphyr::from_slice_multiple_with_options(text, yaml_options(text.len(), depth));
+    found.map_err(|error| error.without_snippet().to_string())
+}
+
+/// Reads a text on a stack of its own, since the parser calls itself for each level.
+fn deep_yaml(text: &[u8]) -> Result<Vec<Value>, String> {
+    std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || yaml(text, MAX_DEPTH));
+        let reader = reader.map_err(|error| format!("no thread to read it: {error}"))?;
+        reader.join().unwrap_or_else(|_| Err("the parser gave up".to_owned()))
+    })
+}
+
+/// Budgets that grow with the text: whatever is written out is read, and only what aliases make of it is bounded.
+fn yaml_options(size: usize, depth: usize) -> serde_saphyr::Options {
+    // A node is at least a character and what separates it; begin and end of a collection are two events.
+    let events = size.saturating_mul(2).saturating_add(1024);
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: events,
+            max_nodes: events,
+            max_events: events,
+            max_total_scalar_bytes: events,
+            max_total_comment_bytes: events,
+            max_depth: depth,
+        },
+    }
 }
 
 /// Where in the text we are, for messages.
@@ -138,59 +181,90 @@ impl Place {
         }
     }
 
-    fn refuse(&self, field: &str, message: impl Into<String>, accepted: &'static str) -> ManifestError {
-        ManifestError::Field { place: self.field(field), message: message.into(), accepted }
+    fn refuse(&self, field: &str, found: impl Into<String>, accepted: &'static str) -> Problem {
+        Problem::new(self.field(field), found, accepted)
     }
 }
 
-fn collect(value: Value, place: &Place, objects: &mut Objects) -> Result<(), ManifestError> {
-    let mut fields = match value {
-        Value::Null => return Ok(()),
-        Value::Object(fields) => fields,
-        other => return Err(place.refuse("", format!("{} is not an object", shape(&other)), "an object")),
-    };
-    let kind = text(&fields, "kind", place, "kind")?.to_owned();
-    if let Some(item_kind) = kind.strip_suffix("List")
-        && fields.contains_key("items")
-    {
-        return expand(&fields, item_kind, place, objects);
-    }
-    let object = object(&mut fields, &kind, place)?;
-    if !objects.keys.insert(object.key.clone()) {
-        return Err(ManifestError::Twice { place: place.field(""), key: object.key });
-    }
-    objects.list.push(object);
-    Ok(())
+/// Collects what a text holds.
+struct Reader<'a> {
+    kinds: &'a [Kind],
+    manifest: Manifest,
+    keys: BTreeSet<String>,
 }
 
-/// The API server leaves `kind` and `apiVersion` out of the items of a typed list.
-fn expand(
-    list: &Map<String, Value>,
-    item_kind: &str,
-    place: &Place,
-    objects: &mut Objects,
-) -> Result<(), ManifestError> {
-    let items = match list.get("items") {
-        Some(Value::Array(items)) => items.as_slice(),
-        Some(Value::Null) | None => &[],
-        Some(other) => {
-            return Err(place.refuse("items", format!("{} is not a list", shape(other)), "a list of objects"));
+impl Reader<'_> {
+    fn read(&mut self, value: Value, place: &Place) {
+        let found = match value {
+            Value::Null => return,
+            Value::Object(fields) => self.element(fields, place),
+            other => Err(place.refuse("", format!("{} is not an object", shape(&other)), "an object")),
+        };
+        if let Err(problem) = found {
+            self.manifest.problems.push(problem);
         }
-    };
-    for (index, item) in items.iter().enumerate() {
-        let mut item = item.clone();
-        if let (Value::Object(fields), false) = (&mut item, item_kind.is_empty()) {
-            fields.entry("kind").or_insert_with(|| item_kind.into());
-            if let Some(version) = list.get("apiVersion") {
-                fields.entry("apiVersion").or_insert_with(|| version.clone());
+    }
+
+    fn element(&mut self, mut fields: Map<String, Value>, place: &Place) -> Result<(), Problem> {
+        let kind = match fields.get("kind") {
+            Some(Value::String(kind)) => kind.clone(),
+            Some(other) => return Err(place.refuse("kind", format!("{} is not text", shape(other)), "a kind")),
+            None => return Err(place.refuse("kind", "missing", "a kind such as Service")),
+        };
+        if let Some(item_kind) = kind.strip_suffix("List")
+            && fields.contains_key("items")
+        {
+            return self.expand(fields, item_kind, place);
+        }
+        let version = fields.get("apiVersion").and_then(Value::as_str);
+        if !self.kinds.iter().any(|wanted| wanted.name == kind && wanted.has(version)) {
+            self.manifest.unused.push(title(&fields, &kind));
+            return Ok(());
+        }
+        let object = object(&mut fields, &kind, place)?;
+        if self.keys.insert(object.key.clone()) {
+            self.manifest.objects.push(object);
+        } else {
+            self.manifest.duplicates.push(format!("{}: {} stands in this text twice", place.field(""), object.key));
+        }
+        Ok(())
+    }
+
+    /// The API server leaves `kind` and `apiVersion` out of the items of a typed list.
+    fn expand(&mut self, mut list: Map<String, Value>, item_kind: &str, place: &Place) -> Result<(), Problem> {
+        let items = match list.remove("items") {
+            Some(Value::Array(items)) => items,
+            Some(Value::Null) | None => return Ok(()),
+            Some(other) => {
+                return Err(place.refuse("items", format!("{} is not a list", shape(&other)), "a list of objects"));
             }
+        };
+        for (index, mut item) in items.into_iter().enumerate() {
+            if let (Value::Object(fields), false) = (&mut item, item_kind.is_empty()) {
+                fields.entry("kind").or_insert_with(|| item_kind.into());
+                if let Some(version) = list.get("apiVersion") {
+                    fields.entry("apiVersion").or_insert_with(|| version.clone());
+                }
+            }
+            self.read(item, &place.item(index));
         }
-        collect(item, &place.item(index), objects)?;
+        Ok(())
     }
-    Ok(())
 }
 
-fn object(fields: &mut Map<String, Value>, kind: &str, place: &Place) -> Result<Object, ManifestError> {
+/// An object that is not used, as far as it can be named.
+fn title(fields: &Map<String, Value>, kind: &str) -> String {
+    const ENOUGH: usize = 80;
+    let short = |text: &str| text.escape_debug().take(ENOUGH).collect::<String>();
+    let name = fields.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
+    let version = fields.get("apiVersion").and_then(Value::as_str);
+    let mut text = short(kind);
+    text.extend(name.map(|name| format!(" {}", short(name))));
+    text.extend(version.map(|version| format!(" ({})", short(version))));
+    text
+}
+
+fn object(fields: &mut Map<String, Value>, kind: &str, place: &Place) -> Result<Object, Problem> {
     let metadata = match fields.get_mut("metadata") {
         Some(Value::Object(metadata)) => metadata,
         Some(other) => {
@@ -199,7 +273,7 @@ fn object(fields: &mut Map<String, Value>, kind: &str, place: &Place) -> Result<
         None => return Err(place.refuse("metadata", "missing", "an object with name and namespace")),
     };
     let name = text(metadata, "name", place, "metadata.name")?.to_owned();
-    if matches!(metadata.get("namespace"), None | Some(Value::Null)) {
+    if metadata.get("namespace").is_none_or(|value| value.is_null() || value.as_str() == Some("")) {
         metadata.insert("namespace".into(), DEFAULT_NAMESPACE.into());
     }
     let namespace = text(metadata, "namespace", place, "metadata.namespace")?;
@@ -210,7 +284,7 @@ fn object(fields: &mut Map<String, Value>, kind: &str, place: &Place) -> Result<
 }
 
 /// A field that becomes part of a key.
-fn text<'a>(fields: &'a Map<String, Value>, name: &str, place: &Place, path: &str) -> Result<&'a str, ManifestError> {
+fn text<'a>(fields: &'a Map<String, Value>, name: &str, place: &Place, path: &str) -> Result<&'a str, Problem> {
     const ACCEPTED: &str = "letters, digits, `-` and `.`, 1..=253 of them";
     let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
     match fields.get(name) {
@@ -221,7 +295,7 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str, place: &Place, path: &st
     }
 }
 
-fn shape(value: &Value) -> &'static str {
+const fn shape(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -238,6 +312,11 @@ mod tests {
 
     use super::*;
 
+    const KINDS: [Kind; 2] = [
+        Kind { group: "", versions: &["v1"], name: "Service" },
+        Kind { group: "discovery.k8s.io", versions: &["v1", "v1beta1"], name: "EndpointSlice" },
+    ];
+
     const WEB: &str = "apiVersion: v1
 kind: Service
 metadata: {name: web, labels: {app: web}}
@@ -246,20 +325,21 @@ spec:
   ports: [{port: 80, targetPort: http, protocol: TCP}]
 ";
 
-    fn keys(text: &str) -> Vec<String> {
-        parse(Form::Yaml, text.as_bytes()).unwrap().into_iter().map(|object| object.key).collect()
+    fn read(text: &str) -> Manifest {
+        parse(Form::Yaml, text.as_bytes(), &KINDS).unwrap()
     }
 
-    fn refusal(text: &str) -> String {
-        parse(Form::Yaml, text.as_bytes()).unwrap_err().to_string()
+    fn keys(text: &str) -> Vec<String> {
+        read(text).objects.into_iter().map(|object| object.key).collect()
     }
 
     #[test]
     fn an_object_keeps_its_shape_and_gets_its_namespace() {
-        let object = parse(Form::Yaml, WEB.as_bytes()).unwrap().remove(0);
+        let object = read(WEB).objects.remove(0);
         assert_eq!(object.key, "Service/default/web");
         let expected = r#"{"apiVersion":"v1","kind":"Service","metadata":{"labels":{"app":"web"},"name":"web","namespace":"default"},"spec":{"clusterIP":"192.168.0.10","ports":[{"port":80,"protocol":"TCP","targetPort":"http"}]}}"#;
         assert_eq!(String::from_utf8(object.json).unwrap(), expected);
+        assert_eq!(keys("kind: Service\nmetadata: {name: web, namespace: ''}"), ["Service/default/web"]);
     }
 
     #[test]
@@ -268,8 +348,7 @@ spec:
                     - {kind: EndpointSlice, metadata: {name: a-x1, namespace: shop}}\n---\n\
                     kind: ServiceList\napiVersion: v1\nitems:\n- metadata: {name: b}\n...\n";
         assert_eq!(keys(text), ["Service/default/a", "EndpointSlice/shop/a-x1", "Service/default/b"]);
-        let list = parse(Form::Yaml, text.as_bytes()).unwrap();
-        assert!(String::from_utf8_lossy(&list[2].json).contains(r#""apiVersion":"v1""#));
+        assert!(String::from_utf8_lossy(&read(text).objects[2].json).contains(r#""apiVersion":"v1""#));
         assert!(keys("kind: List\nitems: []").is_empty());
         assert!(keys("").is_empty());
         assert!(keys("# only a comment\n").is_empty());
@@ -277,38 +356,138 @@ spec:
 
     #[test]
     fn json_and_yaml_of_one_object_give_the_same_bytes() {
-        let object = parse(Form::Yaml, WEB.as_bytes()).unwrap().remove(0);
-        assert_eq!(parse(Form::Json, &object.json).unwrap(), std::slice::from_ref(&object));
-        assert_eq!(parse(Form::Yaml, &object.json).unwrap(), [object]);
+        let web = read(WEB);
+        let json = &web.objects[0].json;
+        assert_eq!(parse(Form::Json, json, &KINDS).unwrap(), web);
+        assert_eq!(parse(Form::Yaml, json, &KINDS).unwrap(), web);
     }
 
     #[test]
-    fn a_fault_is_told_with_place_and_accepted_form() {
-        let cases = [
-            ("kind: Service\n", "document 1: metadata: missing"),
-            ("kind: Service\nmetadata: {}\n", "document 1: metadata.name: missing"),
-            ("a: 1\n", "document 1: kind: missing"),
-            ("- 1\n", "document 1: a list is not an object"),
-            ("kind: Service\nmetadata: {name: a/b}\n", "document 1: metadata.name: `a/b`"),
-            ("kind: Service\nmetadata: {name: 7}\n", "document 1: metadata.name: a number is not text"),
-            ("kind: List\nitems: [{kind: Service, metadata: {name: a}}, {kind: 1}]\n", "document 1: items[1].kind"),
-            ("kind: List\nitems: 3\n", "document 1: items: a number is not a list"),
-            ("kind: X\nmetadata: {name: a}\n---\nkind: X\nmetadata: {name: a}\n", "document 2: X/default/a"),
-            ("kind: [unclosed\n", "not valid YAML"),
-            ("kind: x\n  bad: y\n", "not valid YAML"),
-            ("kind: X\nkind: Y\n", "not valid YAML"),
+    fn objects_of_other_kinds_are_named_whatever_they_look_like() {
+        let others = [
+            (
+                "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: 'system:coredns'}}",
+                "ClusterRole system:coredns (rbac.authorization.k8s.io/v1)",
+            ),
+            (
+                "{apiVersion: apps/v1, kind: Deployment, metadata: {name: coredns, labels: 3}}",
+                "Deployment coredns (apps/v1)",
+            ),
+            ("{apiVersion: v1, kind: Endpoints, metadata: {name: web}}", "Endpoints web (v1)"),
+            ("{apiVersion: 7, kind: Kustomization, resources: [a.yaml]}", "Kustomization"),
+            ("{apiVersion: v1, kind: ConfigMap, metadata: null}", "ConfigMap (v1)"),
+            ("{apiVersion: example.com/v1, kind: AllowList, metadata: {name: a/b}}", "AllowList a/b (example.com/v1)"),
+            ("{apiVersion: rbac/v1, kind: RoleList, items: [{metadata: {name: 'a:b'}}]}", "Role a:b (rbac/v1)"),
         ];
-        for (text, expected) in cases {
-            let refusal = refusal(text);
-            assert!(refusal.contains(expected), "{text:?}: {refusal}");
-            assert!(!refusal.contains('\n'), "{refusal:?}");
+        for (other, title) in others {
+            for text in [format!("{other}\n---\n{WEB}"), format!("{WEB}---\n{other}\n")] {
+                let manifest = read(&text);
+                assert_eq!(manifest.unused, [title]);
+                assert_eq!((manifest.objects.len(), manifest.problems.len()), (1, 0), "{text}: {manifest:?}");
+            }
         }
     }
 
     #[test]
-    fn a_text_is_refused_whole() {
-        let text = format!("{WEB}---\nkind: Service\n");
-        assert!(parse(Form::Yaml, text.as_bytes()).is_err());
+    fn a_kind_is_told_by_its_group_and_version_too() {
+        let service = |version: &str| format!("{{apiVersion: {version}, kind: Service, metadata: {{name: web}}}}");
+        assert_eq!(keys(&service("v1")).len(), 1);
+        for version in ["serving.knative.dev/v1", "v2", "example.com/v1", "''"] {
+            let text = format!("{}\n---\n{}", service(version), service("v1"));
+            assert_eq!((keys(&text).len(), read(&text).unused.len()), (1, 1), "{version}");
+            assert!(read(&text).duplicates.is_empty(), "it is another object");
+        }
+        let knative = "{apiVersion: serving.knative.dev/v1, kind: ServiceList, items: [{metadata: {name: web}}]}";
+        assert!(keys(knative).is_empty(), "the items of a typed list are of its group");
+        let slice = |version: &str| format!("{{apiVersion: {version}, kind: EndpointSlice, metadata: {{name: web}}}}");
+        assert_eq!(keys(&slice("discovery.k8s.io/v1")).len() + keys(&slice("discovery.k8s.io/v1beta1")).len(), 2);
+        assert!(keys(&slice("v1")).is_empty());
+    }
+
+    #[test]
+    fn a_bad_element_is_told_with_its_place_and_takes_no_neighbour() {
+        let cases = [
+            ("kind: Service\n", "metadata: missing"),
+            ("kind: Service\nmetadata: {}\n", "metadata.name: missing"),
+            ("a: 1\n", "kind: missing"),
+            ("kind: 1\n", "kind: a number is not text"),
+            ("- 1\n", "a list is not an object"),
+            ("kind: Service\nmetadata: {name: a/b}\n", "metadata.name: `a/b`"),
+            ("kind: Service\nmetadata: {name: 7}\n", "metadata.name: a number is not text"),
+            ("kind: Service\nmetadata: {name: a, namespace: 7}\n", "metadata.namespace: a number is not text"),
+            ("kind: List\nitems: [{kind: Service, metadata: {name: a}}, {kind: 1}]\n", "items[1].kind"),
+            (
+                "kind: List\nitems: [{kind: Service, metadata: {name: a}}, {kind: List, items: [7]}]\n",
+                "items[1].items[0]: ",
+            ),
+            ("kind: List\nitems: 3\n", "items: a number is not a list"),
+        ];
+        for (text, expected) in cases {
+            let manifest = read(&format!("{text}---\n{WEB}---\n{text}"));
+            let problems: Vec<_> = manifest.problems.iter().map(ToString::to_string).collect();
+            assert_eq!(problems.len(), 2, "{text:?}: {problems:?}");
+            assert!(
+                problems[0].starts_with("document 1: ") && problems[0].contains(expected),
+                "{text:?}: {problems:?}"
+            );
+            assert!(problems[1].starts_with("document 3: ") && !problems[1].contains('\n'), "{text:?}: {problems:?}");
+            assert!(manifest.objects.iter().any(|object| object.key == "Service/default/web"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn of_an_object_that_stands_there_twice_the_first_one_counts() {
+        let manifest = read(&format!("{WEB}---\nkind: Service\nmetadata: {{name: web}}\n"));
+        assert_eq!(manifest.duplicates, ["document 2: Service/default/web stands in this text twice"]);
+        assert!(String::from_utf8_lossy(&manifest.objects[0].json).contains("192.168.0.10"));
+        assert_eq!((manifest.objects.len(), manifest.problems.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_is_no_text_of_its_form_is_refused_whole() {
+        for text in ["kind: [unclosed\n", "kind: x\n  bad: y\n", "kind: X\nkind: Y\n"] {
+            let refusal = parse(Form::Yaml, format!("{WEB}---\n{text}").as_bytes(), &KINDS).unwrap_err().to_string();
+            assert!(refusal.starts_with("not valid YAML") && !refusal.contains('\n'), "{text:?}: {refusal:?}");
+        }
+        assert!(parse(Form::Json, b"{", &KINDS).unwrap_err().to_string().starts_with("not valid JSON"));
+    }
+
+    #[test]
+    fn a_text_of_the_largest_size_is_read_however_small_its_parts_are() {
+        const LARGEST: usize = 16 << 20;
+        let slice = "- {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: NAME, managedFields: [FIELDS]}}\n";
+        let fields = format!("{{a: [0, {{b: }}], c: {}}}, ", "x".repeat(280)).repeat(500);
+        let item = |n: usize| slice.replace("NAME", &format!("s-{n}")).replace("FIELDS", &fields);
+        let mut list = "kind: List\napiVersion: v1\nitems:\n".to_owned();
+        let mut count = 0;
+        while list.len() + 2 * fields.len() < LARGEST {
+            list += &item(count);
+            count += 1;
+        }
+        // Some 360,000 nodes; more of them take a development build too long.
+        assert_eq!(keys(&list).len(), count);
+        let many = "---\n{kind: Service, metadata: {name: a}}\n".repeat(20_000);
+        assert_eq!(read(&many).duplicates.len(), 19_999);
+    }
+
+    #[test]
+    fn long_lines_long_texts_and_deep_schemas_are_read() {
+        let long = "x".repeat(300_000);
+        let deep = "{a: ".repeat(100) + "1" + &"}".repeat(100);
+        let crd = format!("kind: CustomResourceDefinition\nmetadata: {{name: a.b}}\nspec: {deep}\n");
+        let web = WEB.replace("labels: {app: web}", &format!("annotations: {{last-applied: '{long}', plain: {long}}}"));
+        let manifest = read(&format!("{crd}---\n{web}"));
+        assert_eq!((manifest.objects.len(), manifest.unused.len()), (1, 1));
+    }
+
+    #[test]
+    fn aliases_cannot_make_a_text_grow_without_bound() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..10 {
+            let alias = format!("*a{}", level - 1);
+            bomb += &format!("a{level}: &a{level} [{}]\n", vec![alias; 10].join(", "));
+        }
+        assert!(parse(Form::Yaml, bomb.as_bytes(), &KINDS).is_err());
     }
 
     #[test]
@@ -326,9 +505,32 @@ spec:
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in any::<Vec<u8>>(), yaml in "[-a-z:{}\\[\\]&*!|> \n\"']{0,60}") {
-            let _ = parse(Form::Yaml, &text);
-            let _ = parse(Form::Json, &text);
-            let _ = parse(Form::Yaml, yaml.as_bytes());
+            let _ = parse(Form::Yaml, &text, &KINDS);
+            let _ = parse(Form::Json, &text, &KINDS);
+            let _ = parse(Form::Yaml, yaml.as_bytes(), &KINDS);
+        }
+
+        /// Whatever stands around them, good objects are read.
+        #[test]
+        fn good_objects_are_read_among_any_others(
+            elements in prop::collection::vec((0_u8..4, "[a-z:/A-Z]{1,8}"), 0..12),
+        ) {
+            let mut expected = BTreeSet::new();
+            let mut text = String::new();
+            for (index, (kind, name)) in elements.iter().enumerate() {
+                text += &match kind {
+                    0 => {
+                        expected.insert(format!("Service/default/s{index}"));
+                        format!("---\nkind: Service\nmetadata: {{name: s{index}}}\n")
+                    }
+                    1 => format!("---\nkind: ClusterRole\nmetadata: {{name: '{name}'}}\n"),
+                    2 => format!("---\nkind: Service\napiVersion: example.com/v1\nmetadata: {{name: '{name}'}}\n"),
+                    _ => format!("---\nkind: Service\nmetadata: ['{name}']\n"),
+                };
+            }
+            let manifest = read(&text);
+            let found: BTreeSet<String> = manifest.objects.into_iter().map(|object| object.key).collect();
+            prop_assert_eq!(found, expected);
         }
     }
 }

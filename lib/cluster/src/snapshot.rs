@@ -1,31 +1,47 @@
-//! What a consumer knows after listening to a source.
+//! What a consumer knows of one kind of object, folded from a source's events.
 //!
 //! Invariant: between `Reset` and `Complete` no key disappears unless the source deletes it by name; at
 //! `Complete` exactly the keys not put since the last `Reset` disappear. An event that changes nothing reports
-//! no changed key, so a duplicate listing costs the consumer no work.
+//! no changed key, so a duplicate listing costs the consumer no work. Objects of several kinds are several snapshots:
+//! each is complete by its own `Complete`, and no kind's listing removes another kind's objects.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::event::{Break, Origin};
 use crate::{ClusterError, Event};
 
 /// The fold of a source's events.
 #[derive(Debug, Clone)]
-pub struct Snapshot<T = Vec<u8>> {
-    entries: BTreeMap<String, T>,
+pub struct Snapshot<K = String, V = Vec<u8>> {
+    entries: BTreeMap<K, V>,
     /// Keys put since the last `Reset`; `None` outside a listing.
-    listed: Option<BTreeSet<String>>,
+    listed: Option<BTreeSet<K>>,
     complete: bool,
+    /// Of the last finished listing, and of the one that runs.
+    origin: Option<Origin>,
+    next_origin: Option<Origin>,
     lost: Option<ClusterError>,
     invalid: BTreeMap<String, String>,
+    notes: BTreeMap<String, Vec<String>>,
 }
 
-impl<T> Default for Snapshot<T> {
+impl<K, V> Default for Snapshot<K, V> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), listed: None, complete: false, lost: None, invalid: BTreeMap::new() }
+        Self {
+            entries: BTreeMap::new(),
+            listed: None,
+            complete: false,
+            origin: None,
+            next_origin: None,
+            lost: None,
+            invalid: BTreeMap::new(),
+            notes: BTreeMap::new(),
+        }
     }
 }
 
-impl<T: PartialEq> Snapshot<T> {
+impl<K: Ord + Clone, V: PartialEq> Snapshot<K, V> {
     /// A snapshot of a source that has not spoken yet.
     #[must_use]
     pub fn new() -> Self {
@@ -33,35 +49,35 @@ impl<T: PartialEq> Snapshot<T> {
     }
 
     /// Takes in one event and returns the keys whose value differs from before, in order.
-    pub fn apply(&mut self, event: Event<T>) -> Vec<String> {
+    pub fn apply(&mut self, event: Event<K, V>) -> Vec<K> {
         match event {
+            Event::Put { key, value, .. } => return self.put(key, value),
+            Event::Delete { key, .. } => return self.delete(key),
+            Event::Complete => return self.finish_listing(),
+            Event::Commit => {}
             Event::Reset => {
                 self.listed = Some(BTreeSet::new());
-                Vec::new()
+                self.next_origin = None;
             }
-            Event::Put { key, value, .. } => self.put(key, value),
-            Event::Delete { key, .. } => self.delete(key),
-            Event::Complete => self.finish_listing(),
-            Event::Lost(error) => {
-                self.lost = Some(error);
-                Vec::new()
-            }
-            Event::Resumed => {
-                self.lost = None;
-                Vec::new()
-            }
+            Event::Origin(origin) => self.next_origin = Some(origin),
+            Event::Lost(error) => self.lost = Some(error),
             Event::Invalid { source, reason } => {
                 self.invalid.insert(source, reason);
-                Vec::new()
             }
             Event::Valid { source } => {
                 self.invalid.remove(&source);
-                Vec::new()
+            }
+            Event::Notes { source, notes } if notes.is_empty() => {
+                self.notes.remove(&source);
+            }
+            Event::Notes { source, notes } => {
+                self.notes.insert(source, notes);
             }
         }
+        Vec::new()
     }
 
-    fn put(&mut self, key: String, value: T) -> Vec<String> {
+    fn put(&mut self, key: K, value: V) -> Vec<K> {
         if let Some(listed) = &mut self.listed {
             listed.insert(key.clone());
         }
@@ -72,7 +88,7 @@ impl<T: PartialEq> Snapshot<T> {
         vec![key]
     }
 
-    fn delete(&mut self, key: String) -> Vec<String> {
+    fn delete(&mut self, key: K) -> Vec<K> {
         if let Some(listed) = &mut self.listed {
             listed.remove(&key);
         }
@@ -82,11 +98,12 @@ impl<T: PartialEq> Snapshot<T> {
         }
     }
 
-    fn finish_listing(&mut self) -> Vec<String> {
+    fn finish_listing(&mut self) -> Vec<K> {
         let Some(listed) = self.listed.take() else { return Vec::new() };
         self.complete = true;
         self.lost = None;
-        let gone: Vec<String> = self.entries.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        self.origin = self.next_origin.take().or(self.origin);
+        let gone: Vec<K> = self.entries.keys().filter(|key| !listed.contains(*key)).cloned().collect();
         for key in &gone {
             self.entries.remove(key);
         }
@@ -95,13 +112,16 @@ impl<T: PartialEq> Snapshot<T> {
 
     /// What is known, by key.
     #[must_use]
-    pub fn entries(&self) -> &BTreeMap<String, T> {
+    pub fn entries(&self) -> &BTreeMap<K, V> {
         &self.entries
     }
 
     /// The value of one key.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&T> {
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
         self.entries.get(key)
     }
 
@@ -127,7 +147,20 @@ impl<T: PartialEq> Snapshot<T> {
         self.entries.keys().filter(|key| !listed.contains(*key)).count()
     }
 
-    /// Why the source cannot be heard at the moment, if so.
+    /// Which state of which store the running listing shows; outside a listing, the last finished one.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.next_origin.as_ref().or(self.origin.as_ref())
+    }
+
+    /// Why the running listing cannot be a later state of the store that was listed before, if so: it was wiped, restored
+    /// or exchanged.
+    #[must_use]
+    pub fn broken_history(&self) -> Option<Break> {
+        self.next_origin?.follows(self.origin.as_ref()?).err()
+    }
+
+    /// Why the source is out of reach at the moment, if so.
     #[must_use]
     pub fn lost(&self) -> Option<&ClusterError> {
         self.lost.as_ref()
@@ -138,6 +171,12 @@ impl<T: PartialEq> Snapshot<T> {
     pub fn invalid(&self) -> &BTreeMap<String, String> {
         &self.invalid
     }
+
+    /// What items hold beside what is used.
+    #[must_use]
+    pub fn notes(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.notes
+    }
 }
 
 #[cfg(test)]
@@ -147,15 +186,15 @@ mod tests {
     use super::*;
     use crate::Class;
 
-    fn put(key: &str, value: u8) -> Event<u8> {
+    fn put(key: &str, value: u8) -> Event<String, u8> {
         Event::Put { key: key.into(), value, revision: 1 }
     }
 
-    fn delete(key: &str) -> Event<u8> {
+    fn delete(key: &str) -> Event<String, u8> {
         Event::Delete { key: key.into(), revision: 2 }
     }
 
-    fn folded(events: Vec<Event<u8>>) -> Snapshot<u8> {
+    fn folded(events: Vec<Event<String, u8>>) -> Snapshot<String, u8> {
         let mut snapshot = Snapshot::new();
         for event in events {
             snapshot.apply(event);
@@ -163,7 +202,7 @@ mod tests {
         snapshot
     }
 
-    fn listing(entries: &BTreeMap<String, u8>) -> Vec<Event<u8>> {
+    fn listing(entries: &BTreeMap<String, u8>) -> Vec<Event<String, u8>> {
         let puts = entries.iter().map(|(key, value)| put(key, *value));
         std::iter::once(Event::Reset).chain(puts).chain([Event::Complete]).collect()
     }
@@ -182,10 +221,10 @@ mod tests {
 
     #[test]
     fn is_complete_only_after_the_first_whole_listing() {
-        let mut snapshot = Snapshot::new();
+        let mut snapshot = Snapshot::<String, u8>::new();
         assert!(!snapshot.is_complete());
         // A Complete without Reset is no listing.
-        snapshot.apply(Event::<u8>::Complete);
+        snapshot.apply(Event::Complete);
         assert!(!snapshot.is_complete());
         snapshot.apply(Event::Reset);
         snapshot.apply(put("a", 1));
@@ -223,11 +262,8 @@ mod tests {
         let mut snapshot = folded(vec![Event::Reset, put("a", 1), Event::Complete]);
         assert!(snapshot.apply(Event::Lost(lost.clone())).is_empty());
         assert_eq!(snapshot.lost(), Some(&lost));
-        snapshot.apply(Event::Resumed);
-        assert_eq!(snapshot.lost(), None);
-        snapshot.apply(Event::Lost(lost));
         snapshot.apply(Event::Reset);
-        assert!(snapshot.lost().is_some(), "a listing under way is not yet heard to the end");
+        assert!(snapshot.lost().is_some(), "a listing under way has not shown everything");
         snapshot.apply(put("a", 1));
         snapshot.apply(Event::Complete);
         assert_eq!(snapshot.lost(), None);
@@ -235,14 +271,51 @@ mod tests {
         assert_eq!(snapshot.invalid().get("web.yaml").map(String::as_str), Some("not YAML"));
         snapshot.apply(Event::Valid { source: "web.yaml".into() });
         assert!(snapshot.invalid().is_empty());
+        let notes = |notes: &[&str]| Event::Notes {
+            source: "web.yaml".into(),
+            notes: notes.iter().map(|note| (*note).to_owned()).collect(),
+        };
+        snapshot.apply(notes(&["ClusterRole system:coredns is not used"]));
+        assert_eq!(snapshot.notes()["web.yaml"].len(), 1);
+        snapshot.apply(notes(&[]));
+        assert!(snapshot.notes().is_empty());
         assert_eq!(snapshot.get("a"), Some(&1));
+    }
+
+    #[test]
+    fn a_store_that_went_back_is_known_before_its_listing_is_applied() {
+        let origin = |revision| Event::Origin(Origin { store: 1, member: 1, term: 2, revision });
+        let mut snapshot = folded(vec![Event::Reset, origin(10), put("a", 1)]);
+        assert_eq!(snapshot.broken_history(), None, "nothing was seen before");
+        snapshot.apply(Event::Complete);
+        for (revision, broken) in [(12, false), (11, true)] {
+            snapshot.apply(Event::Reset);
+            assert_eq!(snapshot.broken_history(), None);
+            snapshot.apply(origin(revision));
+            assert_eq!(snapshot.broken_history().is_some(), broken);
+            snapshot.apply(Event::Complete);
+            assert_eq!(snapshot.broken_history(), None);
+            assert_eq!(snapshot.origin().unwrap().revision, revision);
+        }
+    }
+
+    #[test]
+    fn two_kinds_are_complete_each_by_its_own_listing() {
+        let (mut services, mut slices) = (Snapshot::<u8, u8>::new(), Snapshot::<u8, u8>::new());
+        for event in [Event::Reset, Event::Put { key: 1, value: 1, revision: 1 }, Event::Complete] {
+            services.apply(event);
+        }
+        assert!(services.is_complete() && !slices.is_complete());
+        slices.apply(Event::Reset);
+        slices.apply(Event::Complete);
+        assert_eq!(services.get(&1), Some(&1));
     }
 
     fn entries() -> impl Strategy<Value = BTreeMap<String, u8>> {
         proptest::collection::btree_map("[a-e]", 0..3_u8, 0..5)
     }
 
-    fn changes() -> impl Strategy<Value = Vec<Event<u8>>> {
+    fn changes() -> impl Strategy<Value = Vec<Event<String, u8>>> {
         let one = prop_oneof![
             ("[a-e]", 0..3_u8).prop_map(|(key, value)| put(&key, value)),
             "[a-e]".prop_map(|key| delete(&key)),
@@ -283,7 +356,7 @@ mod tests {
                 let changed = snapshot.apply(event);
                 let differ: Vec<String> = ["a", "b", "c", "d", "e"]
                     .into_iter()
-                    .filter(|key| old.get(*key) != snapshot.get(key))
+                    .filter(|key| old.get(*key) != snapshot.get(*key))
                     .map(String::from)
                     .collect();
                 prop_assert_eq!(changed, differ);

@@ -14,14 +14,14 @@ const QUEUE: usize = 1024;
 
 /// The receiving end of a source.
 #[derive(Debug)]
-pub struct Source<T = Vec<u8>> {
-    events: mpsc::Receiver<Event<T>>,
+pub struct Source<K = String, V = Vec<u8>> {
+    events: mpsc::Receiver<Event<K, V>>,
     task: JoinHandle<()>,
 }
 
-impl<T: Send + 'static> Source<T> {
+impl<K: Send + 'static, V: Send + 'static> Source<K, V> {
     /// Starts `run` on the current tokio runtime with the sending end of the queue.
-    pub(crate) fn spawn<F>(run: impl FnOnce(mpsc::Sender<Event<T>>) -> F) -> Self
+    pub(crate) fn spawn<F>(run: impl FnOnce(mpsc::Sender<Event<K, V>>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -32,17 +32,17 @@ impl<T: Send + 'static> Source<T> {
     /// The next event. Cancel-safe: may be used in `select!`.
     ///
     /// A source retries for ever, so `None` means only that its runtime is shutting down.
-    pub async fn next(&mut self) -> Option<Event<T>> {
+    pub async fn next(&mut self) -> Option<Event<K, V>> {
         self.events.recv().await
     }
 
     /// An event that is already waiting, without waiting for one.
-    pub fn try_next(&mut self) -> Option<Event<T>> {
+    pub fn try_next(&mut self) -> Option<Event<K, V>> {
         self.events.try_recv().ok()
     }
 }
 
-impl<T> Drop for Source<T> {
+impl<K, V> Drop for Source<K, V> {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -11,11 +11,17 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use cluster::manifest::Kind;
 use cluster::{Event, Snapshot, Source, directory};
 use tokio::time::timeout;
 
 /// Far above what any case needs; reached only when something is broken.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+const KINDS: [Kind; 2] = [
+    Kind { group: "", versions: &["v1"], name: "Service" },
+    Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice" },
+];
 
 struct Consumer {
     source: Source,
@@ -25,7 +31,7 @@ struct Consumer {
 
 impl Consumer {
     fn of(dir: &Path) -> Self {
-        Self { source: directory::watch(dir, 1), snapshot: Snapshot::new(), log: Vec::new() }
+        Self { source: directory::watch(dir, &KINDS, 1), snapshot: Snapshot::new(), log: Vec::new() }
     }
 
     async fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) {
@@ -142,6 +148,64 @@ async fn a_malformed_file_is_reported_and_the_others_go_on() {
     fs::write(dir.path().join("broken.yaml"), service("b", 1)).unwrap();
     consumer.until("the file is mended", |c| c.snapshot.invalid().is_empty()).await;
     consumer.until("and counts", |c| c.snapshot.get("Service/default/b").is_some()).await;
+}
+
+#[tokio::test]
+async fn objects_of_other_kinds_are_noted_and_make_no_file_unreadable() {
+    // As coredns.yaml of the Kubernetes add-ons: what another program reads stands beside the Service.
+    const COREDNS: &str = "apiVersion: v1
+kind: ServiceAccount
+metadata: {name: coredns, namespace: kube-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: 'system:coredns'}
+rules: [{apiGroups: [''], resources: [endpoints], verbs: [list, watch]}]
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: coredns, namespace: kube-system}}
+- {apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: kube-dns, namespace: kube-system}}
+- {apiVersion: v1, kind: Service, metadata: {name: kube-dns, namespace: kube-system}, spec: {ports: [{port: 53}]}}
+";
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("coredns.yaml"), COREDNS).unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    assert_eq!(consumer.keys(), ["Service/kube-system/kube-dns"]);
+    assert_eq!(consumer.port("Service/kube-system/kube-dns"), Some(53));
+    assert!(consumer.snapshot.invalid().is_empty(), "{:?}", consumer.snapshot.invalid());
+    let notes = consumer.snapshot.notes()["coredns.yaml"].join("; ");
+    for title in
+        ["ServiceAccount coredns", "ClusterRole system:coredns", "Deployment coredns", "Service kube-dns (serving"]
+    {
+        assert!(notes.contains(title), "{notes}");
+    }
+    fs::write(dir.path().join("coredns.yaml"), COREDNS.replace("port: 53", "port: 54")).unwrap();
+    consumer.until("the change", |c| c.port("Service/kube-system/kube-dns") == Some(54)).await;
+    let said = consumer.log.iter().filter(|event| matches!(event, Event::Notes { .. })).count();
+    assert_eq!(said, 1, "the same notes are said once");
+}
+
+#[tokio::test]
+async fn what_one_file_changes_ends_with_one_commit() {
+    let slice = |port: &str| {
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: web-1}}, ports: [{{name: {port}}}]}}"
+        )
+    };
+    let both = |port: &str| format!("{}    name: {port}\n---\n{}\n", service("web", 80), slice(port));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("web.yaml"), both("http")).unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    let listed = consumer.log.len();
+    fs::write(dir.path().join("web.yaml"), both("www")).unwrap();
+    consumer.until("the end of the change", |c| c.log.last() == Some(&Event::Commit)).await;
+    let keys: Vec<_> = consumer.log[listed..].iter().filter_map(Event::key).collect();
+    assert_eq!(keys, ["EndpointSlice/default/web-1", "Service/default/web"]);
+    assert_eq!(consumer.log.iter().filter(|event| **event == Event::Commit).count(), 1);
 }
 
 #[tokio::test]

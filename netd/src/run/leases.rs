@@ -28,7 +28,9 @@ impl<S: LeaseSource> Daemon<S> {
     pub(super) fn on_lease(&mut self, event: LeaseEvent) {
         match &event {
             LeaseEvent::Lost(error) => tracing::warn!(%error, "the store cannot be heard; the data path stays"),
-            LeaseEvent::Resumed => tracing::info!("the store is heard again"),
+            LeaseEvent::Complete if self.witness.view.lost().is_some() => {
+                tracing::info!("the store is in reach again")
+            }
             _ => {}
         }
         let change = self.witness.apply(event);

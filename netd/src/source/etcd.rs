@@ -45,7 +45,8 @@ impl EtcdLeases {
     }
 
     async fn read(&self, request: &LeaseRequest) -> Result<Leases, ClusterError> {
-        let Listing { entries, revision } = self.store.list(&self.prefix.folder("subnets")).await?;
+        let Listing { entries, origin } = self.store.list(&self.prefix.folder("subnets")).await?;
+        let revision = origin.revision;
         let mut read = Leases { claims: Claims::default(), entries: BTreeMap::new(), revision };
         for entry in entries {
             let Ok(key) = entry.key.parse::<SubnetKey>() else { continue };
@@ -202,15 +203,17 @@ impl EtcdLeases {
     async fn follow(self, events: mpsc::Sender<LeaseEvent>) {
         let mut source = watch(self.store.client(), &self.prefix.folder("subnets"), self.seed);
         while let Some(event) = source.next().await {
-            if events.send(lease_event(event)).await.is_err() {
+            if let Some(event) = lease_event(event)
+                && events.send(event).await.is_err()
+            {
                 return;
             }
         }
     }
 }
 
-fn lease_event(event: Event) -> LeaseEvent {
-    match event {
+fn lease_event(event: Event) -> Option<LeaseEvent> {
+    Some(match event {
         Event::Reset => LeaseEvent::Reset,
         Event::Put { key, value, revision } => put(key, &value, revision),
         Event::Delete { key, revision } => match key.parse::<SubnetKey>() {
@@ -219,10 +222,11 @@ fn lease_event(event: Event) -> LeaseEvent {
         },
         Event::Complete => LeaseEvent::Complete,
         Event::Lost(error) => LeaseEvent::Lost(error),
-        Event::Resumed => LeaseEvent::Resumed,
         Event::Invalid { source, reason } => LeaseEvent::Invalid { key: source, reason, revision: 0 },
         Event::Valid { source } => LeaseEvent::Removed(source),
-    }
+        // Each lease stands for itself.
+        Event::Origin(_) | Event::Commit | Event::Notes { .. } => return None,
+    })
 }
 
 fn put(key: String, value: &[u8], revision: i64) -> LeaseEvent {

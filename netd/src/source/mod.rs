@@ -48,10 +48,8 @@ pub enum LeaseEvent {
     Removed(String),
     /// The listing has ended.
     Complete,
-    /// The store is out of reach: what is known may be old.
+    /// The store is out of reach: what is known may be old. The listing that follows ends it.
     Lost(ClusterError),
-    /// It is in reach again, and nothing was missed.
-    Resumed,
 }
 
 /// A running stream of [`LeaseEvent`]s; it ends when this is dropped.

@@ -112,10 +112,6 @@ impl View {
                 self.lost = Some(error.to_string());
                 Change { status: true, ..Change::default() }
             }
-            LeaseEvent::Resumed => {
-                self.lost = None;
-                Change { status: true, ..Change::default() }
-            }
         }
     }
 

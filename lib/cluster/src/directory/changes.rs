@@ -1,4 +1,4 @@
-//! What inotify says about a directory, gathered until it is quiet.
+//! What inotify reports about a directory, gathered until it is quiet.
 //!
 //! Invariants: an overrun of the kernel's queue is a change, never a lost one; a file somebody is writing is
 //! known as such from its first modification to its close.
@@ -15,9 +15,9 @@ use super::scanner::Hints;
 
 /// A burst has ended when nothing happened for so long: an editor's write, chmod and rename are one change.
 const QUIET: Duration = Duration::from_millis(50);
-/// A burst that does not end is looked at after so long; files still open for writing are left out.
+/// A burst that does not end is acted on after so long; files still open for writing are left out.
 const BURST: Duration = Duration::from_secs(1);
-/// How often the directory is looked at although nothing was heard.
+/// How often the directory is read although nothing was reported.
 const AUDIT: Duration = Duration::from_secs(10);
 
 /// Room for a good many events of the longest name (inotify(7): 16 bytes and up to 256 of name).
@@ -25,21 +25,21 @@ const BUFFER: usize = 16 * 1024;
 
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Something changed, or it is time to look anyway.
+pub(super) enum Wake {
+    /// Something changed, or it is time to read the directory anyway.
     Change,
     /// The directory was removed, renamed or unmounted.
     Gone,
 }
 
-/// The ear on one directory.
+/// The notifications of one directory.
 pub(super) struct Changes {
     stream: EventStream<Vec<u8>>,
     hints: Hints,
 }
 
 impl Changes {
-    /// Starts listening; must be called inside a tokio runtime.
+    /// Asks for notifications; must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When the path is no directory, or the user's inotify watches or instances are used up.
@@ -59,21 +59,21 @@ impl Changes {
     }
 
     /// Waits for a change and then until it is quiet.
-    pub(super) async fn settled(&mut self) -> io::Result<Heard> {
-        let Ok(first) = timeout(AUDIT, self.stream.next()).await else { return Ok(Heard::Change) };
-        let mut heard = self.note(first)?;
+    pub(super) async fn settled(&mut self) -> io::Result<Wake> {
+        let Ok(first) = timeout(AUDIT, self.stream.next()).await else { return Ok(Wake::Change) };
+        let mut wake = self.note(first)?;
         let end = Instant::now() + BURST;
-        while heard == Heard::Change {
+        while wake == Wake::Change {
             let quiet = end.min(Instant::now() + QUIET);
             match timeout_at(quiet, self.stream.next()).await {
-                Ok(event) => heard = self.note(event)?,
-                Err(_) => return Ok(Heard::Change),
+                Ok(event) => wake = self.note(event)?,
+                Err(_) => return Ok(Wake::Change),
             }
             if Instant::now() >= end {
                 break;
             }
         }
-        Ok(heard)
+        Ok(wake)
     }
 
     /// Which files changed since the last call, and which are being written now.
@@ -81,14 +81,14 @@ impl Changes {
         Hints { changed: std::mem::take(&mut self.hints.changed), writing: self.hints.writing.clone() }
     }
 
-    fn note(&mut self, event: Option<io::Result<EventOwned>>) -> io::Result<Heard> {
+    fn note(&mut self, event: Option<io::Result<EventOwned>>) -> io::Result<Wake> {
         let event = event.ok_or_else(|| io::Error::other("inotify ended"))??;
         let gone = EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::UNMOUNT | EventMask::IGNORED;
         if event.mask.intersects(gone) {
-            return Ok(Heard::Gone);
+            return Ok(Wake::Gone);
         }
         if event.mask.contains(EventMask::Q_OVERFLOW) {
-            // Which files were closed is no longer known; the stamps tell which have changed.
+            // Which files were closed is not known any more; the stamps show which have changed.
             self.hints.writing.clear();
         }
         if let Some(name) = event.name {
@@ -100,6 +100,6 @@ impl Changes {
                 self.hints.changed.insert(name);
             }
         }
-        Ok(Heard::Change)
+        Ok(Wake::Change)
     }
 }

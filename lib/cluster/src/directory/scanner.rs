@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::shelf::{Reading, Readings};
-use crate::manifest::{self, Form};
+use super::files::{Reading, Readings};
+use crate::manifest::{self, Form, Kind};
 
 /// Largest manifest, in bytes. etcd and the Kubernetes API refuse objects above 1.5 MiB; a file may hold many.
 pub(super) const MAX_FILE: u64 = 16 << 20;
@@ -22,6 +22,7 @@ type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 #[derive(Debug)]
 pub(super) struct Scanner {
     dir: PathBuf,
+    kinds: &'static [Kind],
     stamps: BTreeMap<String, Stamp>,
 }
 
@@ -35,8 +36,8 @@ pub(super) struct Hints {
 }
 
 impl Scanner {
-    pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_path_buf(), stamps: BTreeMap::new() }
+    pub(super) fn new(dir: &Path, kinds: &'static [Kind]) -> Self {
+        Self { dir: dir.to_path_buf(), kinds, stamps: BTreeMap::new() }
     }
 
     /// Reads the directory.
@@ -81,8 +82,8 @@ impl Scanner {
             return Some(self.bad(name, format!("has {} bytes; accepted: up to {MAX_FILE}", metadata.len())));
         }
         let reading = match fs::read(path) {
-            Ok(text) => match manifest::parse(form, &text) {
-                Ok(objects) => Reading::Good(objects),
+            Ok(text) => match manifest::parse(form, &text, self.kinds) {
+                Ok(manifest) => Reading::Good(manifest),
                 Err(error) => Reading::Bad(error.to_string()),
             },
             Err(error) => return Some(self.bad(name, format!("cannot be read: {error}"))),
@@ -91,7 +92,7 @@ impl Scanner {
         Some(reading)
     }
 
-    /// A file whose text was not seen is looked at again in the next scan.
+    /// A file whose text was not seen is read again in the next scan.
     fn bad(&mut self, name: &str, reason: String) -> Reading {
         self.stamps.remove(name);
         Reading::Bad(reason)

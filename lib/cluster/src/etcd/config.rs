@@ -48,6 +48,8 @@ pub struct Limits {
     pub keep_alive_answer: Duration,
     /// Keys per page of a listing, 1 or more. Default 1000.
     pub page: u32,
+    /// How often a watch lists anew although nothing happened, on the average. Default 10 min.
+    pub audit: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +60,7 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(6),
             keep_alive_answer: Duration::from_secs(3),
             page: 1000,
+            audit: Duration::from_secs(600),
         }
     }
 }

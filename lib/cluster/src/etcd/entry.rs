@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use etcd_client::KeyValue;
 
+use crate::Origin;
+
 /// A lease as etcd knows it; never 0. Shown in hexadecimal, as `etcdctl` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(i64);
@@ -61,8 +63,8 @@ impl Entry {
 pub struct Listing {
     /// In key order.
     pub entries: Vec<Entry>,
-    /// The store's revision the listing was cut from.
-    pub revision: i64,
+    /// Which state of which cluster they are.
+    pub origin: Origin,
 }
 
 /// How long a written key stays.

@@ -8,6 +8,7 @@ use etcd_client::{GetOptions, KeyValue};
 
 use super::client::Client;
 use super::prefix::Prefix;
+use crate::Origin;
 use crate::error::{ClusterError, Reason};
 
 /// Largest answer accepted, in bytes. One key can hold 1.5 MiB (etcd's `--max-request-bytes`).
@@ -20,9 +21,8 @@ pub(super) struct Pages {
     prefix: Prefix,
     /// First key of the next page; `None` when the last page has been read.
     next: Option<Vec<u8>>,
-    /// 0 until the first page fixes it.
-    revision: i64,
-    cluster: u64,
+    /// All 0 until the first page fixes it.
+    origin: Origin,
     limit: i64,
 }
 
@@ -32,20 +32,14 @@ impl Pages {
             client: client.clone(),
             prefix: prefix.clone(),
             next: Some(prefix.range_start().into_bytes()),
-            revision: 0,
-            cluster: 0,
+            origin: Origin::default(),
             limit: i64::from(client.limits().page.max(1)),
         }
     }
 
-    /// The revision of the listing; valid after the first page.
-    pub(super) fn revision(&self) -> i64 {
-        self.revision
-    }
-
-    /// Which cluster answered; valid after the first page.
-    pub(super) fn cluster(&self) -> u64 {
-        self.cluster
+    /// Which state of which cluster the listing shows; valid after the first page.
+    pub(super) const fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The next page, `None` after the last. A folder without keys has one empty page.
@@ -64,8 +58,10 @@ impl Pages {
     }
 
     async fn page(&mut self, start: &[u8]) -> Result<Vec<KeyValue>, ClusterError> {
-        let options =
-            GetOptions::new().with_range(self.prefix.range_end()).with_limit(self.limit).with_revision(self.revision);
+        let options = GetOptions::new()
+            .with_range(self.prefix.range_end())
+            .with_limit(self.limit)
+            .with_revision(self.origin.revision);
         let mut answer = self
             .client
             .call("list", &self.prefix.to_string(), |client| {
@@ -73,11 +69,11 @@ impl Pages {
                 async move { client.kv_client().max_decoding_message_size(MAX_MESSAGE).get(start, Some(options)).await }
             })
             .await?;
-        if self.revision == 0
+        if self.origin.revision == 0
             && let Some(header) = answer.header()
         {
-            self.revision = header.revision();
-            self.cluster = header.cluster_id();
+            let (store, member) = (header.cluster_id(), header.member_id());
+            self.origin = Origin { store, member, term: header.raft_term(), revision: header.revision() };
         }
         let more = answer.more();
         let page = answer.take_kvs();

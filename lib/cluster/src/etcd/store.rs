@@ -16,6 +16,12 @@ use super::pages::{MAX_MESSAGE, Pages};
 use super::prefix::Prefix;
 use crate::{Class, ClusterError};
 
+/// Operations in a transaction (etcd's `--max-txn-ops`).
+const MAX_OPS: usize = 128;
+
+/// Keys and values in a transaction, in bytes; below etcd's `--max-request-bytes` of 1.5 MiB, with room for its frame.
+const MAX_BYTES: usize = 1 << 20;
+
 /// What a transaction found.
 enum Found {
     Done { mod_revision: i64 },
@@ -65,7 +71,7 @@ impl Store {
         while let Some(page) = pages.next().await? {
             entries.extend(page.into_iter().map(|entry| Entry::new(prefix.below(entry.key()), entry)));
         }
-        Ok(Listing { entries, revision: pages.revision() })
+        Ok(Listing { entries, origin: pages.origin() })
     }
 
     /// Writes a key whatever it held before and returns the revision of the change.
@@ -82,6 +88,29 @@ impl Store {
             )
             .await?;
         Ok(answer.header().map_or(0, ResponseHeader::revision))
+    }
+
+    /// Writes several keys whatever they held before, in one transaction as far as etcd allows (128 keys and
+    /// 1 MiB of values), so that whoever watches sees them change together.
+    ///
+    /// # Errors
+    /// When nobody answers or the cluster refuses; what was written before that stays.
+    pub async fn put_all(&self, entries: &[(String, Vec<u8>)]) -> Result<(), ClusterError> {
+        let mut rest = entries;
+        while let [(first, _), ..] = rest {
+            let (now, later) = rest.split_at(one_transaction(rest));
+            let puts: Vec<TxnOp> =
+                now.iter().map(|(key, value)| TxnOp::put(key.as_str(), value.as_slice(), None)).collect();
+            let object = if now.len() == 1 { first.clone() } else { format!("{first} and {} more", now.len() - 1) };
+            self.client
+                .call("put", &object, |client| {
+                    let transaction = Txn::new().and_then(puts.clone());
+                    async move { client.kv_client().txn(transaction).await }
+                })
+                .await?;
+            rest = later;
+        }
+        Ok(())
     }
 
     /// Deletes a key; one that does not exist is fine.
@@ -218,6 +247,30 @@ impl Store {
     }
 }
 
+/// How many of `entries` go into one transaction; at least one.
+fn one_transaction(entries: &[(String, Vec<u8>)]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |(key, value): &&(String, Vec<u8>)| {
+        bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
+        bytes <= MAX_BYTES
+    };
+    entries.iter().take(MAX_OPS).take_while(fits).count().max(1)
+}
+
 fn put_options(lease: Option<LeaseId>) -> PutOptions {
     PutOptions::new().with_lease(lease.map_or(0, LeaseId::get))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_holds_what_etcd_takes_at_once() {
+        let entries = |count: usize, size: usize| vec![("k".to_owned(), vec![0; size]); count];
+        assert_eq!(one_transaction(&entries(3, 10)), 3);
+        assert_eq!(one_transaction(&entries(500, 10)), MAX_OPS);
+        assert_eq!(one_transaction(&entries(10, 400_000)), 2);
+        assert_eq!(one_transaction(&entries(2, 2_000_000)), 1, "etcd says itself that this is too much");
+    }
 }

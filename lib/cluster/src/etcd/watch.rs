@@ -1,24 +1,25 @@
-//! List, then watch from the revision after it; go on after a failure; list again when that is not possible.
+//! List, then watch from the revision after it; list again after every interruption.
 //!
-//! Invariants: between two `Reset`s no change below the prefix is missed and none is told twice out of order;
-//! a broken stream is continued from the last revision seen, without `Reset`; a listing happens only at the
-//! start, after compaction, after a refusal, or when the store went back in time (restored from a backup).
+//! Invariants: between two `Reset`s no change below the prefix is missed and none is reported twice or out of order;
+//! what one transaction changed ends with one `Commit`. A stream that broke off is never just continued: a store that was
+//! restored from a backup keeps its id, and once it has passed our revision nothing but a listing shows what is gone. A
+//! slow, jittered audit lists although nothing happened.
 
 use std::time::Duration;
 
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::client::Client;
 use super::fault::fault;
 use super::pages::{MAX_MESSAGE, Pages};
 use super::prefix::Prefix;
 use crate::error::{Class, Reason};
-use crate::{Backoff, ClusterError, Event, Source};
+use crate::{Backoff, ClusterError, Event, Origin, Source};
 
 /// Watches every key below `prefix/`. Keys of the events are relative to it, values are the stored bytes,
-/// revisions are etcd's. `seed` spreads the retries of many nodes.
+/// revisions are etcd's. `seed` spreads the retries and audits of many nodes.
 ///
 /// Must be called inside a tokio runtime.
 #[must_use]
@@ -30,7 +31,9 @@ pub fn watch(client: &Client, prefix: &Prefix, seed: u64) -> Source {
 /// Why a pass over list and stream ended.
 enum Ended {
     /// The consumer is gone.
-    Unheard,
+    Closed,
+    /// It is time to list although nothing happened.
+    Audit,
     /// Trouble; try again after a pause.
     Broken(ClusterError),
 }
@@ -41,33 +44,29 @@ impl From<ClusterError> for Ended {
     }
 }
 
-/// Where the next stream begins.
-#[derive(Debug, Clone, Copy)]
-struct Position {
-    /// First revision not yet told to the consumer.
-    next: i64,
-    /// Cluster the revision belongs to.
-    cluster: u64,
-}
-
 struct Watch {
     client: Client,
     prefix: Prefix,
     events: mpsc::Sender<Event>,
     backoff: Backoff,
-    /// `None`: a listing is needed.
-    position: Option<Position>,
+    random: fastrand::Rng,
     /// The trouble the consumer knows of.
     lost: Option<ClusterError>,
 }
 
 impl Watch {
     fn new(client: Client, prefix: Prefix, events: mpsc::Sender<Event>, seed: u64) -> Self {
-        Self { client, prefix, events, backoff: Backoff::new(seed), position: None, lost: None }
+        let random = fastrand::Rng::with_seed(seed);
+        Self { client, prefix, events, backoff: Backoff::new(seed), random, lost: None }
     }
 
     async fn run(mut self) {
-        while let Err(Ended::Broken(error)) = self.pass().await {
+        loop {
+            let error = match self.pass().await {
+                Ended::Closed => return,
+                Ended::Audit => continue,
+                Ended::Broken(error) => error,
+            };
             if self.report(error).await.is_err() {
                 return;
             }
@@ -76,59 +75,51 @@ impl Watch {
         }
     }
 
-    /// Lists if needed, then follows the stream until it breaks.
-    async fn pass(&mut self) -> Result<(), Ended> {
-        let listed = match self.position {
-            Some(_) => false,
-            None => {
-                self.list().await?;
-                true
-            }
-        };
-        let Some(position) = self.position else { return Ok(()) };
-        let (member, mut stream) = self.open(position).await.inspect_err(|error| self.forget_position_on(error))?;
-        let followed = self.follow(&mut stream, position, listed).await;
-        if let Err(Ended::Broken(error)) = &followed {
-            self.forget_position_on(error);
-            if error.reason == Reason::Unreachable {
-                self.client.leave(member);
-            }
+    /// Lists, then follows the stream until it breaks or an audit is due.
+    async fn pass(&mut self) -> Ended {
+        match self.list_and_follow().await {
+            Err(ended) => ended,
+            Ok(never) => match never {},
+        }
+    }
+
+    async fn list_and_follow(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let listed = self.list().await?;
+        let (member, mut stream) = self.open(listed).await?;
+        let followed = self.follow(&mut stream, listed).await;
+        if let Err(Ended::Broken(error)) = &followed
+            && error.reason == Reason::Unreachable
+        {
+            self.client.leave(member);
         }
         followed
     }
 
-    /// Only a member out of reach lets us go on where we were: anything else means the position is no good.
-    fn forget_position_on(&mut self, error: &ClusterError) {
-        if error.reason != Reason::Unreachable {
-            self.position = None;
-        }
-    }
-
-    async fn list(&mut self) -> Result<(), Ended> {
+    async fn list(&mut self) -> Result<Origin, Ended> {
         let mut pages = Pages::new(&self.client, &self.prefix);
         // The first page is awaited before `Reset`: while nobody answers there is nothing to announce.
         let mut page = pages.next().await?;
-        self.tell(Event::Reset).await?;
+        self.send(Event::Reset).await?;
+        self.send(Event::Origin(pages.origin())).await?;
         while let Some(entries) = page {
             for entry in entries {
                 let key = self.prefix.below(entry.key());
                 let revision = entry.mod_revision();
                 let (_, value) = entry.into_key_value();
-                self.tell(Event::Put { key, value, revision }).await?;
+                self.send(Event::Put { key, value, revision }).await?;
             }
             page = pages.next().await?;
         }
-        self.tell(Event::Complete).await?;
+        self.send(Event::Complete).await?;
         self.lost = None;
-        self.position = Some(Position { next: pages.revision().saturating_add(1), cluster: pages.cluster() });
-        Ok(())
+        Ok(pages.origin())
     }
 
-    async fn open(&self, position: Position) -> Result<(usize, WatchStream), ClusterError> {
+    async fn open(&self, listed: Origin) -> Result<(usize, WatchStream), ClusterError> {
         let options = WatchOptions::new()
             .with_range(self.prefix.range_end())
-            .with_start_revision(position.next)
-            // Without it the position of a quiet folder ages until it is compacted away.
+            .with_start_revision(listed.revision.saturating_add(1))
+            // A member that has fallen silent behind a living connection shows by their absence.
             .with_progress_notify();
         self.client
             .call_member("watch", &self.prefix.to_string(), |client| {
@@ -140,30 +131,44 @@ impl Watch {
             .await
     }
 
-    async fn follow(&mut self, stream: &mut WatchStream, position: Position, listed: bool) -> Result<(), Ended> {
+    async fn follow(&mut self, stream: &mut WatchStream, listed: Origin) -> Result<std::convert::Infallible, Ended> {
         let limit = self.client.limits().operation;
         let first = timeout(limit, self.message(stream)).await;
         let first = first.map_err(|_| self.broken(format!("no answer within {limit:?}"), Reason::Unreachable))??;
         if !first.created() {
             return Err(self.broken("the stream did not begin with its creation".into(), Reason::Other).into());
         }
-        self.check_same_history(&first, position)?;
-        if !listed && self.lost.take().is_some() {
-            self.tell(Event::Resumed).await?;
-        }
-        self.backoff.reset();
+        self.check_same_store(&first, listed)?;
+        let opened = Instant::now();
+        let audit = opened + self.next_audit();
         loop {
-            let message = self.message(stream).await?;
+            let message = match timeout_at(audit, self.message(stream)).await {
+                Err(_) => return Err(Ended::Audit),
+                Ok(message) => message.inspect_err(|_| self.calm_down(opened))?,
+            };
             self.take(&message).await?;
         }
     }
 
-    /// A store that was wiped or restored begins with older revisions: a watch from ours would stay silent until
-    /// it has caught up, and miss everything until then.
-    fn check_same_history(&self, created: &WatchResponse, position: Position) -> Result<(), ClusterError> {
+    /// Streams that end as soon as they begin are opened ever more slowly, since each costs a listing.
+    fn calm_down(&mut self, opened: Instant) {
+        if opened.elapsed() >= Backoff::MAX {
+            self.backoff.reset();
+        }
+    }
+
+    /// Half to one and a half of the configured time, so that the nodes of a cluster do not list in step.
+    fn next_audit(&mut self) -> Duration {
+        self.client.limits().audit.mul_f64(0.5 + self.random.f64())
+    }
+
+    /// The stream may come from another member than the listing: one that is behind, or of another cluster, would stay
+    /// silent until it has caught up.
+    fn check_same_store(&self, created: &WatchResponse, listed: Origin) -> Result<(), ClusterError> {
         let Some(header) = created.header() else { return Ok(()) };
-        if header.cluster_id() != position.cluster || header.revision().saturating_add(1) < position.next {
-            let message = format!("the store went back to revision {} (ours is {})", header.revision(), position.next);
+        if header.cluster_id() != listed.store || header.revision() < listed.revision {
+            let message =
+                format!("the store went back to revision {} (listed was {})", header.revision(), listed.revision);
             return Err(self.broken(message, Reason::Compacted));
         }
         Ok(())
@@ -185,38 +190,33 @@ impl Watch {
         Ok(message)
     }
 
+    /// Passes on a response. It holds whole revisions, since no fragments are asked for; one without events is a progress
+    /// notice.
     async fn take(&mut self, message: &WatchResponse) -> Result<(), Ended> {
         for event in message.events() {
             let Some(entry) = event.kv() else { continue };
             let (key, revision) = (self.prefix.below(entry.key()), entry.mod_revision());
-            let told = match event.event_type() {
+            let change = match event.event_type() {
                 EventType::Put => Event::Put { key, value: entry.value().to_vec(), revision },
                 EventType::Delete => Event::Delete { key, revision },
             };
-            self.tell(told).await?;
+            self.send(change).await?;
         }
-        // Responses hold whole revisions (no fragments are asked for), and a progress notice is sent only to a
-        // watcher that has everything up to its revision.
-        if let (Some(header), Some(position)) = (message.header(), self.position.as_mut()) {
-            let told = message.events().iter().filter_map(|event| event.kv()).map(etcd_client::KeyValue::mod_revision);
-            let seen = told.max().unwrap_or_else(|| header.revision());
-            position.next = position.next.max(seen.saturating_add(1));
-        }
-        Ok(())
+        if message.events().is_empty() { Ok(()) } else { self.send(Event::Commit).await }
     }
 
-    async fn tell(&self, event: Event) -> Result<(), Ended> {
-        self.events.send(event).await.map_err(|_| Ended::Unheard)
+    async fn send(&self, event: Event) -> Result<(), Ended> {
+        self.events.send(event).await.map_err(|_| Ended::Closed)
     }
 
-    /// Tells the consumer of trouble it does not know of yet.
+    /// Reports trouble that the consumer does not know of yet.
     async fn report(&mut self, error: ClusterError) -> Result<(), Ended> {
         if self.lost.as_ref() == Some(&error) {
             return Ok(());
         }
         tracing::debug!(%error, "etcd watch broke off");
         self.lost = Some(error.clone());
-        self.tell(Event::Lost(error)).await
+        self.send(Event::Lost(error)).await
     }
 
     fn broken(&self, message: String, reason: Reason) -> ClusterError {

@@ -49,8 +49,10 @@ impl Consumer {
         self.log.iter().filter(|event| matches!(event, Event::Reset)).count()
     }
 
-    pub(crate) fn resumed(&self) -> bool {
-        self.log.iter().any(|event| matches!(event, Event::Resumed))
+    /// What was reported since the last listing began.
+    pub(crate) fn since_reset(&self) -> &[Event] {
+        let begin = self.log.iter().rposition(|event| matches!(event, Event::Reset)).unwrap_or(0);
+        &self.log[begin..]
     }
 }
 

@@ -213,7 +213,9 @@ fn store_out_of_reach_forgets_nothing() {
     let error = cluster_error();
     apply(&mut view, LeaseEvent::Lost(error));
     assert!(view.lost().is_some());
-    apply(&mut view, LeaseEvent::Resumed);
+    apply(&mut view, LeaseEvent::Reset);
+    assert!(view.lost().is_some(), "a listing that runs has not shown everything");
+    apply(&mut view, LeaseEvent::Complete);
     assert_eq!(view.lost(), None);
 }
 
