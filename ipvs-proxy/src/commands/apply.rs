@@ -7,7 +7,7 @@ use super::read_manifests;
 use crate::dataplane::not_served;
 use crate::source::{Object, read};
 
-/// Checks every object, then writes those that differ and prints each.
+/// Checks every object, then writes those that differ in one transaction and prints each.
 pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> anyhow::Result<()> {
     let objects = read_manifests(files)?;
     let mut problems = Vec::new();
@@ -27,20 +27,22 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     if objects.is_empty() {
         bail!("no objects in {}", files.join(", "));
     }
-    for (key, json) in &objects {
+    let (mut verbs, mut changed) = (Vec::new(), Vec::new());
+    for (key, json) in objects {
         let path = prefix.key(&key.to_string());
-        let before = store.get(&path).await.context("nothing more was applied")?;
+        let before = store.get(&path).await.context("nothing was applied")?;
         let verb = match before {
-            Some(entry) if entry.value == *json => "unchanged",
+            Some(entry) if entry.value == json => "unchanged",
             Some(_) => "configured",
             None => "created",
         };
+        verbs.push((key, verb));
         if verb != "unchanged" {
-            store
-                .put(&path, json, None)
-                .await
-                .with_context(|| format!("{key} and what follows it may not be applied"))?;
+            changed.push((path, json));
         }
+    }
+    store.put_all(&changed).await.context("some objects may not be applied")?;
+    for (key, verb) in verbs {
         println!("{key} {verb}");
     }
     for note in notes {
