@@ -35,6 +35,8 @@ pub mod netns;
 pub mod nft;
 pub mod orphan;
 pub mod qdisc;
+#[cfg(feature = "watch")]
+pub mod query;
 pub mod route;
 mod rtnl;
 mod socket;

@@ -1,0 +1,271 @@
+//! `Query`: what the daemons ask the kernel outside their tables, over rtnetlink's handle.
+//!
+//! For facts that a person or a plan chooses from: interfaces with their addresses, default routes, the way to an
+//! address. Tables that are compared and written have a reader of their own ([`crate::Rtnl`]), because the one behind
+//! this leaves a message out when it does not know one attribute in it.
+//!
+//! Invariants. No question waits for ever. A route with several next hops is a route: each of them is told.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::{Stream, TryStreamExt};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteVia};
+use netstate::family::IpFamily;
+use netstate::{IfName, Prefix};
+use rtnetlink::{Handle, new_connection_with_strict_check};
+use tokio::task::JoinHandle;
+
+use crate::error::{Cause, KernelError, Nack, SocketError};
+
+/// How long a question may take: a listing of a hundred thousand routes takes a tenth of it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Index, 1 and up.
+    pub index: u32,
+    /// Name.
+    pub name: IfName,
+    /// The kernel's name for its kind; empty for a physical device.
+    pub kind: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Addresses with their prefix lengths, in the kernel's order.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// Where packets of a route go next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// The interface that they leave by.
+    pub link: Option<IfName>,
+    /// The router, if there is one.
+    pub via: Option<IpAddr>,
+}
+
+/// A default route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Its metric; the lowest is taken.
+    pub metric: u32,
+    /// Its next hops, at least one.
+    pub hops: Vec<Hop>,
+}
+
+/// The way that the kernel takes to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Where packets go next.
+    pub hop: Hop,
+    /// The source address that they get.
+    pub source: Option<IpAddr>,
+}
+
+/// A conversation in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Query {
+    handle: Handle,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Query {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Query {
+    /// Opens the conversation. Must be called on a tokio runtime, which drives it from then on.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket.
+    pub fn open() -> Result<Self, KernelError> {
+        let (connection, handle, _) = new_connection_with_strict_check()
+            .map_err(|error| KernelError::io("open", "rtnetlink", "socket", error))?;
+        Ok(Self { handle, connection: tokio::spawn(connection) })
+    }
+
+    /// All interfaces with their addresses, by index.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
+        let links = self.links().await?;
+        let listing = self.handle.address().get().execute();
+        let mut addresses: BTreeMap<u32, Vec<(IpAddr, u8)>> = BTreeMap::new();
+        for message in collect("list addresses", listing).await? {
+            if let Some(addr) = address(&message) {
+                addresses.entry(message.header.index).or_default().push((addr, message.header.prefix_len));
+            }
+        }
+        let with_addresses = |(index, link): (u32, Interface)| Interface {
+            addresses: addresses.remove(&index).unwrap_or_default(),
+            ..link
+        };
+        Ok(links.into_iter().map(with_addresses).collect())
+    }
+
+    /// The default routes of the main table, the one that is taken first.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn default_routes(&self, family: IpFamily) -> Result<Vec<DefaultRoute>, KernelError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = address_family(family);
+        message.attributes.push(RouteAttribute::Table(netstate::route::TABLE_MAIN));
+        let listed = collect("list routes", self.handle.route().get(message).execute()).await?;
+        let links = self.links().await?;
+        let mut routes: Vec<DefaultRoute> = listed.iter().filter_map(|route| default_route(route, &links)).collect();
+        routes.sort_by_key(|route| route.metric);
+        Ok(routes)
+    }
+
+    /// The way to `addr`.
+    ///
+    /// # Errors
+    /// ENETUNREACH and its like when there is none.
+    pub async fn way_to(&self, addr: IpAddr) -> Result<Way, KernelError> {
+        let op = "look up route to";
+        let mut message = RouteMessage::default();
+        message.header.address_family = address_family(IpFamily::of(addr));
+        message.header.destination_prefix_length = Prefix::host(addr).len();
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(addr)));
+        let found = collect_about(op, &addr, self.handle.route().get(message).execute()).await?;
+        let none = || KernelError::new(op, addr, Cause::Missing("a route".to_owned()));
+        let route = found.first().ok_or_else(none)?;
+        let links = self.links().await?;
+        let source = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(source) => ip(source),
+            _ => None,
+        });
+        Ok(Way { hop: hop(&route.attributes, None, &links), source })
+    }
+
+    async fn links(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
+        let listed = collect("list links", self.handle.link().get().execute()).await?;
+        Ok(listed.iter().filter_map(interface).map(|link| (link.index, link)).collect())
+    }
+}
+
+async fn collect<T>(
+    op: &'static str,
+    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, KernelError> {
+    collect_about(op, &"all", answers).await
+}
+
+async fn collect_about<T>(
+    op: &'static str,
+    object: &impl std::fmt::Display,
+    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, KernelError> {
+    match tokio::time::timeout(TIMEOUT, answers.try_collect()).await {
+        Ok(collected) => collected.map_err(|error| KernelError::new(op, object, cause(error))),
+        Err(_) => Err(KernelError::new(op, object, SocketError::Timeout(TIMEOUT))),
+    }
+}
+
+fn cause(error: rtnetlink::Error) -> Cause {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => {
+            Cause::Nack(Nack { errno: message.raw_code().saturating_neg(), text: None })
+        }
+        other => Cause::Unexpected(other.to_string()),
+    }
+}
+
+const fn address_family(family: IpFamily) -> AddressFamily {
+    match family {
+        IpFamily::V4 => AddressFamily::Inet,
+        IpFamily::V6 => AddressFamily::Inet6,
+    }
+}
+
+fn interface(message: &LinkMessage) -> Option<Interface> {
+    let (mut name, mut kind, mut mtu) = (None, String::new(), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = IfName::new(text.as_str()).ok(),
+            LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            LinkAttribute::LinkInfo(infos) => {
+                let told = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+                kind = told.unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    let (index, up) = (message.header.index, message.header.flags.contains(LinkFlags::Up));
+    Some(Interface { index, name: name?, kind, mtu, up, addresses: Vec::new() })
+}
+
+/// On a point-to-point link the local address, not the other end's.
+fn address(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(addr) => Some(*addr),
+        _ => None,
+    });
+    local.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(addr) => Some(*addr),
+            _ => None,
+        })
+    })
+}
+
+/// The route, if it is a default route of the main table.
+fn default_route(message: &RouteMessage, links: &BTreeMap<u32, Interface>) -> Option<DefaultRoute> {
+    let (mut table, mut metric, mut several) = (u32::from(message.header.table), 0, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::MultiPath(hops) => several = Some(hops),
+            _ => {}
+        }
+    }
+    let is_default = message.header.destination_prefix_length == 0 && table == netstate::route::TABLE_MAIN;
+    let each = |next: &RouteNextHop| hop(&next.attributes, Some(next.interface_index), links);
+    let hops = match several {
+        Some(hops) => hops.iter().map(each).collect(),
+        None => vec![hop(&message.attributes, None, links)],
+    };
+    // A route that leads nowhere (unreachable, blackhole) is no way out.
+    let leads = |hops: &Vec<Hop>| hops.iter().any(|hop| hop.link.is_some());
+    Some(hops).filter(|hops| is_default && leads(hops)).map(|hops| DefaultRoute { metric, hops })
+}
+
+fn hop(attributes: &[RouteAttribute], index: Option<u32>, links: &BTreeMap<u32, Interface>) -> Hop {
+    let (mut index, mut via) = (index, None);
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Oif(number) => index = Some(*number),
+            RouteAttribute::Gateway(addr) => via = ip(addr),
+            // An IPv4 route by way of an IPv6 router.
+            RouteAttribute::Via(RouteVia::Inet6(addr)) => via = Some(IpAddr::V6(*addr)),
+            RouteAttribute::Via(RouteVia::Inet(addr)) => via = Some(IpAddr::V4(*addr)),
+            _ => {}
+        }
+    }
+    let link = index.and_then(|index| links.get(&index)).map(|link| link.name.clone());
+    Hop { link, via }
+}
+
+const fn ip(addr: &RouteAddress) -> Option<IpAddr> {
+    match addr {
+        RouteAddress::Inet(addr) => Some(IpAddr::V4(*addr)),
+        RouteAddress::Inet6(addr) => Some(IpAddr::V6(*addr)),
+        _ => None,
+    }
+}

@@ -1,0 +1,110 @@
+//! What the daemons ask outside their tables, against the running kernel.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod common;
+
+use std::process::ExitCode;
+
+use common::ip;
+use kernel::Chain;
+use kernel::query::{DefaultRoute, Hop, Query};
+use netstate::IfName;
+use netstate::family::IpFamily;
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+fn hop(link: &str, via: &str) -> Hop {
+    Hop { link: Some(name(link)), via: Some(via.parse().unwrap()) }
+}
+
+fn uplinks() {
+    for (index, link) in ["eth0", "eth1"].iter().enumerate() {
+        ip(&format!("link add {link} mtu {} type veth peer name switch{index}", 1500 - index));
+        ip(&format!("link set switch{index} up"));
+        ip(&format!("addr add 10.4.{index}.21/24 dev {link}"));
+        ip(&format!("addr add fd00:{index}::21/64 dev {link} nodad"));
+        ip(&format!("link set {link} up"));
+    }
+}
+
+/// Runs `test` on a runtime of its own in the calling thread's namespace.
+fn ask(test: impl AsyncFnOnce(Query)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { test(Query::open().unwrap()).await });
+}
+
+fn interfaces_are_told_with_kind_mtu_and_addresses() {
+    uplinks();
+    ip("link add br0 type bridge");
+    ip("addr add 10.9.0.1 peer 10.9.0.2/32 dev eth1");
+    ask(async |query| {
+        let found = query.interfaces().await.unwrap();
+        let named = |wanted: &str| found.iter().find(|interface| interface.name.as_str() == wanted).unwrap();
+        let eth1 = named("eth1");
+        assert_eq!((eth1.kind.as_str(), eth1.mtu, eth1.up), ("veth", 1499, true));
+        assert_eq!(eth1.addresses[0], ("10.4.1.21".parse().unwrap(), 24));
+        assert_eq!(eth1.addresses[1], ("10.9.0.1".parse().unwrap(), 32), "our end, not the other");
+        assert!(eth1.addresses.contains(&("fd00:1::21".parse().unwrap(), 64)), "{eth1:?}");
+        assert_eq!((named("br0").kind.as_str(), named("br0").up), ("bridge", false));
+        assert_eq!(named("lo").kind, "");
+    });
+}
+
+fn default_route_with_several_next_hops_is_a_default_route() {
+    uplinks();
+    ip("route add default metric 50 nexthop via 10.4.0.1 dev eth0 nexthop via 10.4.1.1 dev eth1");
+    ip("route add default via 10.4.1.9 metric 100");
+    ip("route add default via 10.4.1.8 table 77");
+    ip("route add unreachable default metric 4000");
+    ip("route add 0.0.0.0/1 via 10.4.1.7");
+    ip("-6 route add default via fd00:1::1");
+    ask(async |query| {
+        let several = DefaultRoute { metric: 50, hops: vec![hop("eth0", "10.4.0.1"), hop("eth1", "10.4.1.1")] };
+        let one = DefaultRoute { metric: 100, hops: vec![hop("eth1", "10.4.1.9")] };
+        assert_eq!(query.default_routes(IpFamily::V4).await.unwrap(), [several, one]);
+        let six = query.default_routes(IpFamily::V6).await.unwrap();
+        assert_eq!(six.len(), 1, "{six:?}");
+        assert_eq!(six[0].hops, [hop("eth1", "fd00:1::1")]);
+    });
+}
+
+fn default_route_of_a_next_hop_object_and_of_the_other_family_is_one() {
+    uplinks();
+    ip("nexthop add id 7 via 10.4.1.1 dev eth1");
+    ip("route add default nhid 7 metric 10");
+    ip("-4 route add default via inet6 fd00:0::1 dev eth0 metric 20");
+    ask(async |query| {
+        let found = query.default_routes(IpFamily::V4).await.unwrap();
+        let hops: Vec<_> = found.into_iter().flat_map(|route| route.hops).collect();
+        assert_eq!(hops, [hop("eth1", "10.4.1.1"), hop("eth0", "fd00:0::1")]);
+    });
+}
+
+fn way_to_an_address_is_the_one_that_the_kernel_takes() {
+    uplinks();
+    ip("route add 10.99.0.0/16 via 10.4.1.1 src 10.4.1.21");
+    ask(async |query| {
+        let way = query.way_to("10.99.1.1".parse().unwrap()).await.unwrap();
+        assert_eq!((way.hop, way.source), (hop("eth1", "10.4.1.1"), Some("10.4.1.21".parse().unwrap())));
+        let way = query.way_to("fd00:0::99".parse().unwrap()).await.unwrap();
+        assert_eq!((way.hop.link, way.hop.via), (Some(name("eth0")), None));
+        let none = query.way_to("203.0.113.1".parse().unwrap()).await.unwrap_err();
+        assert_eq!(none.errno(), Some(101), "ENETUNREACH: {}", Chain(&none));
+        assert!(none.to_string().contains("203.0.113.1"), "{none}");
+    });
+}
+
+fn main() -> ExitCode {
+    macro_rules! cases {
+        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
+    }
+    common::main(cases![
+        interfaces_are_told_with_kind_mtu_and_addresses,
+        default_route_with_several_next_hops_is_a_default_route,
+        default_route_of_a_next_hop_object_and_of_the_other_family_is_one,
+        way_to_an_address_is_the_one_that_the_kernel_takes,
+    ])
+}
