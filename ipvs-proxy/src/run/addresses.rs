@@ -7,12 +7,13 @@ use daemon::monitors::Ports;
 use kernel::address::Addresses;
 use kernel::conntrack::Conntrack;
 use kernel::ipvs::{Ipvs, IpvsTable, Timeouts};
-use kernel::link::{LinkState, Links};
+use kernel::link::Links;
 use kernel::nft::{Nft, Tables as NftTables};
+use kernel::query::{Interface, Query};
 use kernel::sysctl::Sysctls;
 use kernel::{KernelError, Rtnl};
 use netstate::ipvs::VirtualServerKey;
-use netstate::{IfName, LinkKind, Prefix, SysctlKey};
+use netstate::{IfName, Prefix, SysctlKey};
 use reconcile::Target;
 
 use super::targets::Targets;
@@ -23,38 +24,29 @@ use crate::plan::networks::NodeNetwork;
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(crate) fn networks(pods: Prefix) -> Result<Vec<NodeNetwork>, KernelError> {
-    let mut rtnl = Rtnl::open()?;
-    let links = rtnl.links()?;
-    Ok(own_networks(&links, &rtnl.addresses()?, pods))
+pub(crate) async fn networks(pods: Prefix) -> Result<Vec<NodeNetwork>, KernelError> {
+    Ok(own_networks(&Query::open()?.interfaces().await?, pods))
 }
 
 /// The IPv4 networks that this node is in: those of its addresses, without loopback, without single addresses, and without
 /// the Pod network's own bridges and tunnels, whose addresses are Pod addresses.
-fn own_networks(links: &[LinkState], addresses: &[(u32, IpAddr, u8)], pods: Prefix) -> Vec<NodeNetwork> {
-    let of_pods = |link: &LinkState, network: &Prefix| {
-        let plain = matches!(&link.link.kind, LinkKind::Veth)
-            || matches!(&link.link.kind, LinkKind::Other(kind) if !is_tunnel(kind));
-        !plain && pods.covers(network)
+fn own_networks(interfaces: &[Interface], pods: Prefix) -> Vec<NodeNetwork> {
+    let of = |link: &Interface| {
+        let (name, of_pods) = (link.name.clone(), IN_POD_NETWORKS.contains(&link.kind.as_str()));
+        let network = move |(addr, len): &(IpAddr, u8)| {
+            let network = Prefix::new(*addr, *len).ok()?;
+            let single = *len == 32 || !addr.is_ipv4() || addr.is_loopback();
+            let ours = name.as_str() == vip::LINK_NAME || of_pods && pods.covers(&network);
+            (!single && !ours).then(|| NodeNetwork { link: name.to_string(), addr: *addr, network })
+        };
+        link.addresses.iter().filter_map(network).collect::<Vec<_>>()
     };
-    let network = |(index, addr, len): &(u32, IpAddr, u8)| {
-        let link = links.iter().find(|link| link.index == *index)?;
-        let network = Prefix::new(*addr, *len).ok()?;
-        let single = *len == 32 || !addr.is_ipv4() || addr.is_loopback();
-        let ours = link.name.as_str() == vip::LINK_NAME;
-        (!single && !ours && !of_pods(link, &network)).then(|| NodeNetwork {
-            link: link.name.to_string(),
-            addr: *addr,
-            network,
-        })
-    };
-    let found: BTreeSet<_> = addresses.iter().filter_map(network).collect();
+    let found: BTreeSet<_> = interfaces.iter().flat_map(of).collect();
     found.into_iter().collect()
 }
 
-fn is_tunnel(kind: &str) -> bool {
-    ["wireguard", "ipip", "gre", "geneve", "sit"].contains(&kind)
-}
+/// Kinds of links that a Pod network is made of: with an address inside it they are no uplink.
+const IN_POD_NETWORKS: [&str; 8] = ["bridge", "vxlan", "dummy", "wireguard", "ipip", "gre", "geneve", "sit"];
 
 /// The parameters that IPVS behind conntrack needs on a kernel of this release (`uname -r`).
 #[must_use]
@@ -142,7 +134,7 @@ pub(crate) fn targets(
     let name = link.clone();
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
-        links: Box::new(Links::new(links, Box::new(move |found, _| *found == name))),
+        links: Box::new(Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()])),
         nft: Box::new(NftTables::new(nft, [table::table_key()])),
         servers: Box::new(IpvsTable::new(ipvs, owned)),
         addresses: Box::new(Addresses::new(addresses, [link.clone()])),
@@ -153,44 +145,27 @@ pub(crate) fn targets(
 
 #[cfg(test)]
 mod tests {
-    use netstate::{BridgeOptions, Link};
-
     use super::*;
 
-    fn link(index: u32, name: &str, kind: LinkKind) -> LinkState {
-        LinkState {
-            index,
-            name: IfName::new(name).unwrap(),
-            link: Link { kind, mtu: None, mac: None, up: true, master: None },
-            master_index: None,
-            lower_index: None,
-            peer_netns_id: None,
-            running: true,
-            operational: true,
-            promiscuous: false,
-        }
+    fn link(name: &str, kind: &str, addresses: &[&str]) -> Interface {
+        let address = |text: &&str| {
+            let (addr, len) = text.split_once('/').unwrap();
+            (addr.parse().unwrap(), len.parse().unwrap())
+        };
+        let addresses = addresses.iter().map(address).collect();
+        Interface { index: 1, name: IfName::new(name).unwrap(), kind: kind.to_owned(), mtu: 1500, up: true, addresses }
     }
 
     #[test]
     fn the_nodes_networks_are_those_of_its_own_links() {
         let links = [
-            link(1, "lo", LinkKind::Other(String::new())),
-            link(2, "eth0", LinkKind::Other(String::new())),
-            link(3, "cbr0", LinkKind::Bridge(BridgeOptions::default())),
-            link(4, "kube-ipvs0", LinkKind::Dummy),
-            link(5, "br0", LinkKind::Bridge(BridgeOptions::default())),
+            link("lo", "", &["127.0.0.1/8"]),
+            link("eth0", "", &["10.4.7.21/24", "10.4.7.99/32", "fd00::21/64"]),
+            link("cbr0", "bridge", &["172.7.21.1/24"]),
+            link("kube-ipvs0", "dummy", &["192.168.0.10/32"]),
+            link("br0", "bridge", &["10.5.0.1/16"]),
         ];
-        let addr = |index, text: &str, len| (index, text.parse().unwrap(), len);
-        let addresses = [
-            addr(1, "127.0.0.1", 8),
-            addr(2, "10.4.7.21", 24),
-            addr(2, "10.4.7.99", 32),
-            addr(3, "172.7.21.1", 24),
-            addr(4, "192.168.0.10", 32),
-            addr(5, "10.5.0.1", 16),
-            addr(2, "fd00::21", 64),
-        ];
-        let networks = own_networks(&links, &addresses, "172.7.0.0/16".parse().unwrap());
+        let networks = own_networks(&links, "172.7.0.0/16".parse().unwrap());
         let text: Vec<_> = networks.iter().map(|n| format!("{} {}", n.link, n.network)).collect();
         assert_eq!(text, ["br0 10.5.0.0/16", "eth0 10.4.7.0/24"]);
     }

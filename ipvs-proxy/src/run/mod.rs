@@ -71,7 +71,7 @@ pub(crate) fn run(config: Config, log: Log, seed: u64) -> anyhow::Result<()> {
 
 /// Receives from the source and passes on, for ever.
 async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> {
-    let (proxy, ports) = start(&config)?;
+    let (proxy, ports) = start(&config).await?;
     // Open before the first listing, which the thread begins with.
     let monitors = Monitors::open(ports);
     let mailbox = Mailbox::new(shell.liveness.clone());
@@ -98,8 +98,8 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
 }
 
 /// Opens the kernel's tables and finds what is ours in them.
-fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
-    let networks = networks(config)?;
+async fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
+    let networks = networks(config).await?;
     let mut ipvs = open_ipvs()?;
     let info = ipvs.info()?;
     addresses::set_timeouts(&mut ipvs, config.timeouts)?;
@@ -122,8 +122,9 @@ fn link() -> anyhow::Result<IfName> {
 }
 
 /// Refuses networks that overlap, all at once.
-fn networks(config: &Config) -> anyhow::Result<Networks> {
-    let networks = Networks { pods: config.pods, services: config.services, node: addresses::networks(config.pods)? };
+async fn networks(config: &Config) -> anyhow::Result<Networks> {
+    let networks =
+        Networks { pods: config.pods, services: config.services, node: addresses::networks(config.pods).await? };
     let overlaps = networks.overlaps();
     if overlaps.is_empty() {
         return Ok(networks);

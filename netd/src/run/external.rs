@@ -39,12 +39,12 @@ impl External {
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub(super) fn read(&mut self) -> Result<Option<interface::External>, KernelError> {
+    pub(super) async fn read(&mut self) -> Result<Option<interface::External>, KernelError> {
         self.at = None;
-        let found = facts::interface(&self.current.interface)?;
+        let found = facts::interface(&self.current.interface).await?;
         let now = match found.and_then(|found| self.current.on(&found)) {
             Some(same) => same,
-            None => match interface::choose(&self.wanted, &facts::gather(self.wanted.can_reach)?) {
+            None => match interface::choose(&self.wanted, &facts::gather(self.wanted.can_reach).await?) {
                 Ok(chosen) => chosen,
                 Err(problem) => {
                     tracing::warn!(%problem, "this node's address is gone and there is no other; it stays as it was");

@@ -2,12 +2,12 @@
 //!
 //! Invariant: reads only. Everything that decides on these facts is pure and lies elsewhere.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use kernel::query::Query;
 use kernel::{Chain, KernelError, Rtnl};
-use netstate::route::TABLE_MAIN;
+use netstate::family::IpFamily;
 use netstate::{IfName, MacAddr, Route, RouteKey};
 
 use crate::choose::interface::{Facts, Interface};
@@ -17,49 +17,40 @@ use crate::plan::backend::Backend;
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) fn gather(can_reach: Option<Ipv4Addr>) -> Result<Facts, KernelError> {
-    let mut rtnl = Rtnl::open()?;
-    let mut addresses: BTreeMap<u32, Vec<(IpAddr, u8)>> = BTreeMap::new();
-    for (index, addr, len) in rtnl.addresses()? {
-        addresses.entry(index).or_default().push((addr, len));
-    }
-    let interface = |state: kernel::link::LinkState| Interface {
-        name: state.name,
-        mtu: state.link.mtu.unwrap_or(0),
-        addresses: addresses.remove(&state.index).unwrap_or_default(),
+pub(super) async fn gather(can_reach: Option<Ipv4Addr>) -> Result<Facts, KernelError> {
+    let query = Query::open()?;
+    let interfaces = query.interfaces().await?.into_iter().map(known).collect();
+    // The kernel takes the lowest metric, and of several next hops whichever it likes.
+    let mut hops = query.default_routes(IpFamily::V4).await?.into_iter().flat_map(|route| route.hops);
+    let default_route = hops.find_map(|hop| hop.link);
+    let reach = match can_reach {
+        Some(addr) => Some(reach(&query, addr).await),
+        None => None,
     };
-    let interfaces = rtnl.links()?.into_iter().map(interface).collect();
-    let default_route = default_route(&mut rtnl)?;
-    let reach = can_reach.map(|addr| match rtnl.route_to(IpAddr::V4(addr)) {
-        Ok(route) => {
-            let source = match route.src {
-                Some(IpAddr::V4(source)) => Some(source),
-                _ => None,
-            };
-            route.link.map(|link| (link, source)).ok_or_else(|| "its route leads to no interface".to_owned())
-        }
-        Err(error) => Err(Chain(&error).to_string()),
-    });
     Ok(Facts { interfaces, default_route, reach })
 }
 
-/// The interface of the default route that the kernel would take: the one with the lowest metric.
-fn default_route(rtnl: &mut Rtnl) -> Result<Option<IfName>, KernelError> {
-    let defaults = rtnl.routes()?.into_iter();
-    let defaults = defaults.filter(|(key, _)| key.table == TABLE_MAIN && key.dst.is_default() && key.dst.is_ipv4());
-    Ok(defaults.min_by_key(|(key, _)| key.metric).and_then(|(_, route)| route.link))
+/// The interface and the source address of the route to `addr`, or why there is none.
+async fn reach(query: &Query, addr: Ipv4Addr) -> Result<(IfName, Option<Ipv4Addr>), String> {
+    let way = query.way_to(IpAddr::V4(addr)).await.map_err(|error| Chain(&error).to_string())?;
+    let source = match way.source {
+        Some(IpAddr::V4(source)) => Some(source),
+        _ => None,
+    };
+    way.hop.link.map(|link| (link, source)).ok_or_else(|| "its route leads to no interface".to_owned())
 }
 
 /// The interface `name` with its addresses, if it is there.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) fn interface(name: &IfName) -> Result<Option<Interface>, KernelError> {
-    let mut rtnl = Rtnl::open()?;
-    let Some(state) = rtnl.link(name)? else { return Ok(None) };
-    let addresses = rtnl.addresses()?.into_iter().filter(|(index, ..)| *index == state.index);
-    let addresses = addresses.map(|(_, addr, len)| (addr, len)).collect();
-    Ok(Some(Interface { name: state.name, mtu: state.link.mtu.unwrap_or(0), addresses }))
+pub(super) async fn interface(name: &IfName) -> Result<Option<Interface>, KernelError> {
+    let all = Query::open()?.interfaces().await?;
+    Ok(all.into_iter().find(|found| found.name == *name).map(known))
+}
+
+fn known(found: kernel::query::Interface) -> Interface {
+    Interface { name: found.name, mtu: found.mtu, addresses: found.addresses }
 }
 
 /// The kernel's routes.
@@ -67,7 +58,7 @@ pub(super) fn interface(name: &IfName) -> Result<Option<Interface>, KernelError>
 /// # Errors
 /// When the kernel cannot be read.
 pub(super) fn routes() -> Result<Vec<(RouteKey, Route)>, KernelError> {
-    Ok(Rtnl::open()?.routes()?.into_iter().collect())
+    Rtnl::open()?.routes()
 }
 
 /// The hardware address of the tunnel device `name`, if it is there.

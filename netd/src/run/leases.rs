@@ -181,7 +181,7 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// Reads the interface and follows it: a new MTU is planned, a new address goes into the lease first.
     pub(super) async fn follow_interface(&mut self) -> Result<()> {
-        let now = match self.external.read() {
+        let now = match self.external.read().await {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(()),
             Err(error) => {

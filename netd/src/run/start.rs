@@ -55,7 +55,7 @@ pub(super) async fn run(config: Config, seed: u64, shell: Shell) -> Result<()> {
 
 /// Gets everything ready. Ends only when the network's configuration is there.
 async fn start<S: LeaseSource>(config: Config, source: S, seed: u64, shell: Shell) -> Result<Daemon<S>> {
-    let facts = facts::gather(config.interface.can_reach).context("read the interfaces of this host")?;
+    let facts = facts::gather(config.interface.can_reach).await.context("read the interfaces of this host")?;
     let external =
         interface::choose(&config.interface, &facts).map_err(|problem| one("choice of interface", problem))?;
     tracing::info!(
