@@ -38,7 +38,7 @@ pub(crate) enum Reason {
     LeaseGone,
     /// The server knows a lease with the chosen id already.
     LeaseExists,
-    /// The peer said no for a reason told in the message.
+    /// The peer said no; the message has its reason.
     Other,
 }
 

@@ -128,7 +128,7 @@ impl fmt::Display for Break {
 
 impl Origin {
     /// Whether this can be a later state of the store that `earlier` was a state of. A restored store that has passed the
-    /// revision and the term of the old one cannot be told from it here; its listing tells.
+    /// revision and the term of the old one cannot be recognised here; only its listing shows the difference.
     ///
     /// # Errors
     /// Why it cannot.

@@ -1,17 +1,17 @@
-//! The ears: sources that tell a program what the cluster should look like.
+//! Sources of desired state: what the cluster should be, as streams of events.
 //!
-//! Every source speaks the same four words, [`Event::Reset`], [`Event::Put`], [`Event::Delete`] and
-//! [`Event::Complete`], and says beside them when it is out of reach or holds an item nobody can read. A
-//! consumer folds them into a [`Snapshot`], which keeps the one rule that matters: *nothing is removed
-//! before the source has said "that is all"*.
+//! Every source lists ([`Event::Reset`], [`Event::Put`], [`Event::Complete`]) and then reports changes, each of which ends
+//! with [`Event::Commit`]; beside them it reports when it is out of reach or holds an item that cannot be read. A consumer
+//! folds them into one [`Snapshot`] per kind of object, which keeps the one rule that matters: *nothing is removed before
+//! the listing is whole*.
 //!
 //! Keys and values are text and bytes here. What a lease or a Service means is the program's business; this
 //! crate depends on none of the others.
 //!
 //! | module | noun |
 //! |---|---|
-//! | [`event`] | what a source says |
-//! | [`snapshot`] | what a consumer knows after listening |
+//! | [`event`] | what a source reports |
+//! | [`snapshot`] | what a consumer knows of one kind of object |
 //! | [`source`] | a running source: a queue of events and the task that fills it |
 //! | [`etcd`] | client with sticky failover, list and watch, key-value store, leases |
 //! | [`directory`] | a watched directory of Kubernetes manifests |

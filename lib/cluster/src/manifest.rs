@@ -1,6 +1,6 @@
 //! Kubernetes manifests as text: one or many objects in YAML or JSON.
 //!
-//! Pure. Invariants: group and kind of an object are looked at first, then its name, so that an object of another kind may
+//! Pure. Invariants: group and kind of an object are read first, then its name, so that an object of another kind may
 //! be called whatever it likes; one bad element takes none of its neighbours along; equal objects give equal bytes
 //! whatever the order of their fields, so that comparing bytes compares objects. Objects are not interpreted beyond
 //! kind, namespace and name: what a Service means is the program's business.

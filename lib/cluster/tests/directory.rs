@@ -117,10 +117,10 @@ async fn a_file_is_not_read_while_it_is_being_written() {
     let mut file = fs::File::create(&path).unwrap();
     file.write_all(b"kind: Service\nmetadata: [torn").unwrap();
     file.sync_all().unwrap();
-    // Another file makes the source look at the directory meanwhile.
+    // Another file makes the source read the directory meanwhile.
     fs::write(dir.path().join("other.yaml"), service("other", 1)).unwrap();
     consumer.until("the other file", |c| c.snapshot.get("Service/default/other").is_some()).await;
-    // Whatever that look found is told before what the next one finds.
+    // Whatever that scan found is reported before what the next one finds.
     fs::write(dir.path().join("third.yaml"), service("third", 1)).unwrap();
     consumer.until("a third file", |c| c.snapshot.get("Service/default/third").is_some()).await;
     assert_eq!(consumer.port("Service/default/web"), Some(80));

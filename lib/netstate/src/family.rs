@@ -273,12 +273,12 @@ mod tests {
 
     #[test]
     fn what_differs_between_families_is_known_of_both() {
-        let told = |family: IpFamily| {
+        let facts = |family: IpFamily| {
             let (any, own, groups) = (family.any(), family.loopback(), family.multicast());
             format!("{family} {any} {own} {groups} {} {}", family.unspecified(), family.min_mtu())
         };
-        assert_eq!(told(IpFamily::V4), "IPv4 0.0.0.0/0 127.0.0.0/8 224.0.0.0/4 0.0.0.0 68");
-        assert_eq!(told(IpFamily::V6), "IPv6 ::/0 ::1/128 ff00::/8 :: 1280");
+        assert_eq!(facts(IpFamily::V4), "IPv4 0.0.0.0/0 127.0.0.0/8 224.0.0.0/4 0.0.0.0 68");
+        assert_eq!(facts(IpFamily::V6), "IPv6 ::/0 ::1/128 ff00::/8 :: 1280");
         for family in IpFamily::ALL {
             assert_eq!(IpFamily::of(family.unspecified()), family);
             assert_eq!(family.any().family(), family);

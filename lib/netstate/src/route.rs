@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use crate::{IfName, Prefix};
 
 /// Protocol number of routes made by this product (rtm_protocol, include/uapi/linux/rtnetlink.h leaves numbers
-/// above RTPROT_STATIC to user space; 121 is not in iproute2's `rt_protos`). It tells ours from foreign routes.
+/// above RTPROT_STATIC to user space; 121 is not in iproute2's `rt_protos`). It marks our routes among foreign ones.
 pub const ROUTE_PROTOCOL: u8 = 121;
 
 /// The main routing table (RT_TABLE_MAIN).
@@ -54,7 +54,7 @@ pub struct Route {
     pub scope: RouteScope,
     /// Who made the route (rtm_protocol).
     pub protocol: u8,
-    /// What connections over the route are told.
+    /// Sizes that connections over the route keep to.
     pub metrics: RouteMetrics,
 }
 

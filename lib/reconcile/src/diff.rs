@@ -105,8 +105,8 @@ mod tests {
                     prop_assert_eq!(after.get(key), Some(row));
                 }
             }
-            let strays = after.iter().filter(|(k, r)| r.owner == Owner::Ours && !desired.contains_key(k));
-            prop_assert_eq!(strays.count(), 0);
+            let orphans = after.iter().filter(|(k, r)| r.owner == Owner::Ours && !desired.contains_key(k));
+            prop_assert_eq!(orphans.count(), 0);
             prop_assert!(diff(&desired, &after).is_empty());
         }
     }

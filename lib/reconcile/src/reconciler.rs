@@ -125,7 +125,7 @@ impl<T: Target> Reconciler<T> {
         &mut self.target
     }
 
-    /// Takes in that the kernel holds `have` for the row `key`, or nothing: what a look at single rows found, or an error
+    /// Takes in that the kernel holds `have` for the row `key`, or nothing: what a query of single rows found, or an error
     /// that says that a row is not what it was believed to be. A row that differs is due at once; nothing else is listed.
     pub fn correct(&mut self, key: T::Key, have: Option<Observed<T::Value>>) {
         let Some(mirror) = &mut self.mirror else { return };

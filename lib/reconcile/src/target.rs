@@ -88,7 +88,7 @@ pub trait Target: 'static {
     fn observe(&mut self) -> Result<Rows<Self::Key, Self::Value>, Self::Error>;
 
     /// True when a row that is `have` needs no change to be `want`. Override it where a desired value leaves something
-    /// open that an observed one always tells.
+    /// open that an observed one always has.
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
         have == want
     }

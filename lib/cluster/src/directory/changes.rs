@@ -59,6 +59,9 @@ impl Changes {
     }
 
     /// Waits for a change and then until it is quiet.
+    ///
+    /// # Errors
+    /// When inotify ends or cannot be read.
     pub(super) async fn settled(&mut self) -> io::Result<Wake> {
         let Ok(first) = timeout(AUDIT, self.stream.next()).await else { return Ok(Wake::Change) };
         let mut wake = self.note(first)?;

@@ -1,4 +1,4 @@
-//! What the files of a directory say together, and which events tell the difference.
+//! What the files of a directory say together, and which events make up the difference.
 //!
 //! Pure. Invariants: a file that cannot be read, or not all of it, keeps the objects that it last had and does not say
 //! otherwise now; an object in two files is taken from the first by name, whatever the order of arrival; events are
@@ -45,7 +45,7 @@ pub(super) struct Files {
     revision: i64,
 }
 
-/// What the consumer was told.
+/// What was reported to the consumer.
 #[derive(Debug, Default)]
 struct Reported {
     objects: Objects,

@@ -15,7 +15,7 @@ use crate::manifest::{self, Form, Kind};
 /// Largest manifest, in bytes. etcd and the Kubernetes API refuse objects above 1.5 MiB; a file may hold many.
 pub(super) const MAX_FILE: u64 = 16 << 20;
 
-/// What tells one version of a file from the next: device, inode, size, modification and change time.
+/// What distinguishes one version of a file from the next: device, inode, size, modification and change time.
 type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 /// The reader of one directory.

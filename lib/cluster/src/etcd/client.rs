@@ -93,6 +93,9 @@ impl Client {
     }
 
     /// Carries out a request that may be repeated, at whichever member answers.
+    ///
+    /// # Errors
+    /// When no member answers in time, or one refuses.
     pub(super) async fn call<T, F, Fut>(&self, op: &'static str, object: &str, request: F) -> Result<T, ClusterError>
     where
         F: Fn(etcd_client::Client) -> Fut,
@@ -101,7 +104,10 @@ impl Client {
         self.call_member(op, object, request).await.map(|(_, answer)| answer)
     }
 
-    /// As [`Self::call`], telling which member answered.
+    /// As [`Self::call`], with the number of the member that answered.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
     pub(super) async fn call_member<T, F, Fut>(
         &self,
         op: &'static str,

@@ -143,7 +143,7 @@ impl Store {
             }
             Found::Otherwise(Some(entry)) => Ok(Creation::Exists(entry)),
             Found::Otherwise(None) => {
-                let message = "the key is said to exist, but its value was not told";
+                let message = "the key is said to exist, but its value is missing from the answer";
                 Err(ClusterError::new("create", key, self.client.endpoints(), message, Class::Retry))
             }
         });

@@ -41,6 +41,9 @@ impl Files {
     }
 
     /// Reads and checks the files for members spoken to over TLS.
+    ///
+    /// # Errors
+    /// Every file that is missing or malformed, each by its field.
     pub(super) fn load(&self) -> Result<TlsOptions, Vec<Problem>> {
         install_provider();
         let mut errors = Vec::new();
@@ -104,7 +107,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> 
     CertificateDer::pem_slice_iter(pem).collect()
 }
 
-/// Else every handshake would fail later, and look like a fault of the member.
+/// Else every handshake would fail later, and pass for a fault of the member.
 fn belong_together(cert: &[u8], key: &[u8]) -> Result<(), String> {
     let chain = certificates(cert).map_err(|error| error.to_string())?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "holds no private key".to_owned())?;

@@ -1,7 +1,7 @@
 //! The etcd client, watch and store against real etcd servers with real faults: killed, frozen, cut off,
 //! compacted, wiped, over TLS and with users.
 //!
-//! Without an `etcd` binary this is told on stderr and every case counts as ignored; with `NETD_LAB=require` the
+//! Without an `etcd` binary this is said on stderr and every case counts as ignored; with `NETD_LAB=require` the
 //! cases fail instead.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::expect_used, reason = "a test with its own main: clippy sees no test functions here")]

@@ -152,7 +152,7 @@ impl Server {
         self.wait_ready();
     }
 
-    /// As [`Self::restart`], without waiting until it serves: with users only they can tell.
+    /// As [`Self::restart`], without waiting until it serves: with users only they can know.
     pub(crate) fn respawn(&mut self, index: usize) {
         self.spawn(index);
     }
@@ -251,7 +251,7 @@ pub(crate) fn short_limits() -> Limits {
     Limits { operation: Duration::from_secs(1), ..Limits::default() }
 }
 
-/// Certificate files are looked up here.
+/// Certificate files are searched here.
 pub(crate) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }

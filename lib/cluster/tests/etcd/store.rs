@@ -1,4 +1,4 @@
-//! Keys and leases: races have one winner, a lost answer does no harm, a lost lease is told.
+//! Keys and leases: races have one winner, a lost answer does no harm, a lost lease is reported.
 
 use std::time::Duration;
 
@@ -95,16 +95,16 @@ fn creation_race() {
             })
             .collect();
         let mut winners = Vec::new();
-        let mut told = Vec::new();
+        let mut losers = Vec::new();
         for racer in racers {
             match racer.await.unwrap() {
                 (racer, Creation::Created { lease, .. }) => winners.push((vec![racer], lease)),
-                (_, Creation::Exists(entry)) => told.push((entry.value, entry.lease)),
+                (_, Creation::Exists(entry)) => losers.push((entry.value, entry.lease)),
             }
         }
         assert_eq!(winners.len(), 1);
         assert!(winners[0].1.is_some());
-        assert!(told.len() == 9 && told.iter().all(|told| *told == winners[0]), "{told:?} {winners:?}");
+        assert!(losers.len() == 9 && losers.iter().all(|losers| *losers == winners[0]), "{losers:?} {winners:?}");
         assert_eq!(server.raw().await.leases().await.unwrap().leases().len(), 1, "the losers' leases are revoked");
     });
 }

@@ -61,9 +61,9 @@ fn survives_kill() {
             for index in 0..50_u32 {
                 store.put(&subnets().key(&format!("{round}-{index}")), b"x", None).await.unwrap();
             }
-            // Killed right after the last answer: the watch may not have heard of the last puts yet.
+            // Killed right after the last answer: the watch may not have received the last puts yet.
             server.kill(0);
-            consumer.until("the loss is told", |c| c.snapshot.lost().is_some()).await;
+            consumer.until("the loss is reported", |c| c.snapshot.lost().is_some()).await;
             tokio::task::block_in_place(|| server.restart(0));
         }
         store.put(&subnets().key("last"), b"x", None).await.unwrap();
@@ -101,19 +101,24 @@ fn restored_store() {
         for name in ["stays", "goes"] {
             store.put(&subnets().key(name), b"1", None).await.unwrap();
         }
-        let mut consumer = Consumer::of(&server.client(), &subnets());
+        let wire = Wire::to(server.address(0)).await;
+        let client = Client::new(&Config { endpoints: wire.endpoint(), ..Config::default() }, 1).unwrap();
+        let mut consumer = Consumer::of(&client, &subnets());
         consumer.listed().await;
         let seen = *consumer.snapshot.origin().unwrap();
+        wire.cut();
+        consumer.until("the loss is reported", |c| c.snapshot.lost().is_some()).await;
         server.kill(0);
         server.wipe(0);
         tokio::task::block_in_place(|| server.restart(0));
-        // The old consumer may come back at any of these revisions, also behind the one that it has seen.
         while store.put(&subnets().key("stays"), b"1", None).await.unwrap_or(0) <= seen.revision + 5 {}
+        wire.mend();
         consumer.until("what is not there is gone", |c| !c.knows("goes") && c.snapshot.lost().is_none()).await;
         store.put(&subnets().key("after"), b"1", None).await.unwrap();
         consumer.until("and it is followed", |c| c.knows("after")).await;
         assert_eq!(consumer.snapshot.entries().keys().collect::<Vec<_>>(), ["after", "stays"]);
         let origin = consumer.snapshot.origin().unwrap();
+        assert_eq!(origin.store, seen.store, "the id of the cluster does not show it");
         assert!(origin.store != 0 && origin.member != 0 && origin.term != 0 && origin.revision != 0, "{origin:?}");
     });
 }
@@ -181,7 +186,7 @@ fn quorum_lost() {
         let watched = server.index_of(client.current_endpoint());
         let others: Vec<usize> = (0..3).filter(|index| *index != watched).collect();
         others.iter().for_each(|index| server.kill(*index));
-        consumer.until("the loss is told", |c| c.snapshot.lost().is_some()).await;
+        consumer.until("the loss is reported", |c| c.snapshot.lost().is_some()).await;
         assert!(consumer.knows("open"));
         tokio::task::block_in_place(|| server.restart_all(&others));
         server.store().put(&subnets().key("after"), b"x", None).await.unwrap();
@@ -204,7 +209,7 @@ async fn cut_off(server: &Server, compact: bool) -> Consumer {
     consumer.until("a change", |c| c.snapshot.get("stays").is_some_and(|value| value == b"2")).await;
 
     wire.cut();
-    consumer.until("the loss is told", |c| c.snapshot.lost().is_some()).await;
+    consumer.until("the loss is reported", |c| c.snapshot.lost().is_some()).await;
     store.delete(&subnets().key("goes")).await.unwrap();
     let revision = store.put(&subnets().key("comes"), b"1", None).await.unwrap();
     if compact {
@@ -233,7 +238,7 @@ fn cut_with_compaction() {
         let consumer = cut_off(&server, true).await;
         assert_eq!(consumer.resets(), 2);
         let deleted = |event: &Event| matches!(event, Event::Delete { .. });
-        assert!(!consumer.log.iter().any(deleted), "found by the listing, not told by the stream");
+        assert!(!consumer.log.iter().any(deleted), "found by the listing, not by the stream");
     });
 }
 

@@ -1,4 +1,4 @@
-//! `Match`: what must hold of a packet for a rule to go on, and `Field`: what of a packet is looked up in a set.
+//! `Match`: what must hold of a packet for a rule to go on, and `Field`: what of a packet is a key into a set.
 //!
 //! Invariant: a match carries a value of its field's own type, and an address says by itself which network header it is
 //! read from. A port says of which protocol: without it the bytes would mean something else.
@@ -94,7 +94,7 @@ pub enum Match {
     Lookup(Op, Vec<Field>, Name),
 }
 
-/// A field of a packet, as part of a key that is looked up.
+/// A field of a packet, as part of a key into a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
     /// The mark.
@@ -120,7 +120,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// The type that the set looked in must have for this field.
+    /// The type that the set must have for this field.
     #[must_use]
     pub const fn ty(self) -> Type {
         match self {

@@ -62,7 +62,7 @@ impl Name {
         if valid(text.as_bytes()) { Ok(Self(Cow::Owned(text))) } else { Err(InvalidName(text)) }
     }
 
-    /// A name as the kernel tells it, which may be one that the nft language cannot write.
+    /// A name as the kernel reports it, which may be one that the nft language cannot write.
     #[must_use]
     pub fn observed(text: impl Into<String>) -> Self {
         Self(Cow::Owned(text.into()))

@@ -63,7 +63,7 @@ pub enum Statement {
     Vmap(Vec<Field>, Name),
     /// Ends the rule.
     Verdict(Verdict),
-    /// Drops and tells the sender.
+    /// Drops and sends an error back.
     Reject(Reject),
     /// Something in an observed rule that is none of the above, as text. It makes the rule unequal to every desired
     /// one and cannot be written.
@@ -115,7 +115,7 @@ pub enum Verdict {
     Goto(Name),
 }
 
-/// How a refused sender is told.
+/// What a refused sender receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reject {
     /// ICMP port unreachable, of the packet's own family.
