@@ -33,7 +33,7 @@ pub(crate) fn product() -> Vec<String> {
 }
 
 /// What is not yet as the gate wants it, by gate and beginning of the path: reported at each run, and taken out when it is mended.
-const OPEN: [(&str, &str); 15] = [
+const OPEN: [(&str, &str); 14] = [
     ("purity", "ipvs-proxy/src/plan/claims.rs"),
     ("purity", "cni-plugin/src/"),
     ("size", "netd/"),
@@ -41,7 +41,6 @@ const OPEN: [(&str, &str); 15] = [
     ("size", "cni-plugin/"),
     ("size", "lib/"),
     ("public", ""),
-    ("dependencies", ""),
     ("tests", "lib/kernel"),
     ("nouns", ""),
     ("words", "netd/"),
