@@ -125,6 +125,11 @@ impl<T: Target> Reconciler<T> {
         &mut self.target
     }
 
+    /// Compares the table itself with the rows it holds as far as we know; `None` before the first listing.
+    pub fn compare<R>(&mut self, compare: impl FnOnce(&mut T, &Rows<T::Key, T::Value>) -> R) -> Option<R> {
+        self.mirror.as_ref().map(|mirror| compare(&mut self.target, mirror))
+    }
+
     /// Takes in that the kernel holds `have` for the row `key`, or nothing: what a query of single rows found, or an error
     /// that says that a row is not what it was believed to be. A row that differs is due at once; nothing else is listed.
     pub fn correct(&mut self, key: T::Key, have: Option<Observed<T::Value>>) {

@@ -10,25 +10,25 @@ use crate::error::KernelError;
 use reconcile::{Observed, Owner, Rows};
 
 impl IpvsTable {
-    /// The virtual servers among `expected` of which the kernel holds something else: missing, different, a real server
-    /// more or less. One reading of `/proc/net/ip_vs` for all of them, which is much cheaper than a question for each.
+    /// The virtual servers of ours in `believed` of which the kernel holds something else: missing, different, a real
+    /// server more or less. One reading of `/proc/net/ip_vs` for all of them, which is much cheaper than a question for each.
     ///
     /// A server that another program adds or removes meanwhile may hide or double one: what is named here is to be read
     /// again ([`Self::rows_of`]) before it is believed.
     ///
     /// # Errors
     /// When the kernel cannot be read or its text is not understood.
-    pub fn differing(&mut self, expected: &BTreeMap<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+    pub fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         let listed = listed()?;
         if self.ticks.is_none() {
-            self.ticks = self.learn_ticks(&listed, expected)?;
+            self.ticks = self.learn_ticks(&listed, believed)?;
         }
-        Ok(differing(&listed, expected, self.ticks))
+        Ok(differing(&listed, believed, self.ticks))
     }
 
     /// The kernel's ticks per second, from a server whose persistence both listings show.
-    fn learn_ticks(&mut self, listed: &[Listed], expected: &BTreeMap<RowKey, Row>) -> Result<Option<u32>, KernelError> {
-        for server in listed.iter().filter(|server| expected.contains_key(&RowKey::Virtual(server.key))) {
+    fn learn_ticks(&mut self, listed: &[Listed], believed: &Rows<RowKey, Row>) -> Result<Option<u32>, KernelError> {
+        for server in listed.iter().filter(|server| believed.contains_key(&RowKey::Virtual(server.key))) {
             let Some(persistence) = server.persistence else { continue };
             let Some(seconds) = self.ipvs().virtual_server(&server.key)?.and_then(|value| value.persistence) else {
                 continue;
@@ -59,11 +59,11 @@ impl IpvsTable {
     }
 }
 
-/// The virtual servers of `expected` that `listed` does not show as they are expected.
-fn differing(listed: &[Listed], expected: &BTreeMap<RowKey, Row>, ticks: Option<u32>) -> BTreeSet<VirtualServerKey> {
+/// The virtual servers of ours in `believed` that `listed` does not show as they are believed to be.
+fn differing(listed: &[Listed], believed: &Rows<RowKey, Row>, ticks: Option<u32>) -> BTreeSet<VirtualServerKey> {
     let mut servers: BTreeMap<&VirtualServerKey, usize> = BTreeMap::new();
     let mut differing: BTreeSet<VirtualServerKey> = BTreeSet::new();
-    for key in expected.keys() {
+    for (key, _) in believed.iter().filter(|(_, row)| row.owner == Owner::Ours) {
         match key {
             // Until it is seen.
             RowKey::Virtual(key) => {
@@ -74,9 +74,10 @@ fn differing(listed: &[Listed], expected: &BTreeMap<RowKey, Row>, ticks: Option<
     }
     let mut seen = BTreeSet::new();
     for server in listed {
-        let Some(Row::Virtual(value)) = expected.get(&RowKey::Virtual(server.key)) else { continue };
+        let row = believed.get(&RowKey::Virtual(server.key)).filter(|row| row.owner == Owner::Ours);
+        let Some(Row::Virtual(value)) = row.map(|row| &row.value) else { continue };
         let real = servers.get(&server.key).copied().unwrap_or(0);
-        let same = is_same(server, value, ticks) && real == server.servers.len() && has_servers(server, expected);
+        let same = is_same(server, value, ticks) && real == server.servers.len() && has_servers(server, believed);
         // Twice in one text: the table changed while it was read.
         if same && seen.insert(server.key) {
             differing.remove(&server.key);
@@ -99,10 +100,10 @@ fn is_same(listed: &Listed, value: &VirtualServer, ticks: Option<u32>) -> bool {
     persistence && !listed.one_packet && listed.scheduler == value.scheduler
 }
 
-fn has_servers(listed: &Listed, expected: &BTreeMap<RowKey, Row>) -> bool {
+fn has_servers(listed: &Listed, believed: &Rows<RowKey, Row>) -> bool {
     listed.servers.iter().all(|server| {
         let key = RealServerKey { service: listed.key, addr: server.addr, port: server.port };
-        match expected.get(&RowKey::Real(key)) {
+        match believed.get(&RowKey::Real(key)).map(|row| &row.value) {
             Some(Row::Real(value)) => value.weight == server.weight,
             _ => false,
         }
@@ -138,22 +139,24 @@ mod tests {
         vec![server(80, None, &[2, 3]), server(443, Some(sticky), &[]), server(9, None, &[9])]
     }
 
-    fn expected() -> BTreeMap<RowKey, Row> {
+    fn believed() -> Rows<RowKey, Row> {
         let value = |persistence| Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence });
-        let mut rows = BTreeMap::new();
-        rows.insert(RowKey::Virtual(key(80)), value(None));
-        rows.insert(RowKey::Virtual(key(443)), value(Some(10_800)));
+        let ours = |value| Observed { value, owner: Owner::Ours };
+        let mut rows = Rows::new();
+        rows.insert(RowKey::Virtual(key(80)), ours(value(None)));
+        rows.insert(RowKey::Virtual(key(443)), ours(value(Some(10_800))));
+        rows.insert(RowKey::Virtual(key(9)), Observed { owner: Owner::Foreign, ..ours(value(None)) });
         for last in [2, 3] {
             let real = RealServerKey { service: key(80), addr: [172, 7, 21, last].into(), port: 8080 };
-            rows.insert(RowKey::Real(real), Row::Real(RealServer { weight: 1 }));
+            rows.insert(RowKey::Real(real), ours(Row::Real(RealServer { weight: 1 })));
         }
         rows
     }
 
     #[test]
-    fn rows_as_expected_differ_nowhere_and_foreign_servers_do_not_count() {
-        assert_eq!(differing(&listed(), &expected(), Some(250)), BTreeSet::new());
-        assert_eq!(differing(&[], &BTreeMap::new(), None), BTreeSet::new());
+    fn rows_as_believed_differ_nowhere_and_foreign_servers_do_not_count() {
+        assert_eq!(differing(&listed(), &believed(), Some(250)), BTreeSet::new());
+        assert_eq!(differing(&[], &Rows::new(), None), BTreeSet::new());
     }
 
     #[test]
@@ -173,7 +176,7 @@ mod tests {
         for (index, damage) in web.into_iter().enumerate() {
             let mut listed = listed();
             damage(&mut listed);
-            assert_eq!(differing(&listed, &expected(), Some(250)), BTreeSet::from([key(80)]), "case {index}");
+            assert_eq!(differing(&listed, &believed(), Some(250)), BTreeSet::from([key(80)]), "case {index}");
         }
         let sticky: [Damage; 3] = [
             |listed| listed[1].persistence = None,
@@ -183,8 +186,8 @@ mod tests {
         for (index, damage) in sticky.into_iter().enumerate() {
             let mut listed = listed();
             damage(&mut listed);
-            assert_eq!(differing(&listed, &expected(), Some(250)), BTreeSet::from([key(443)]), "case {index}");
+            assert_eq!(differing(&listed, &believed(), Some(250)), BTreeSet::from([key(443)]), "case {index}");
         }
-        assert_eq!(differing(&[], &expected(), Some(250)), BTreeSet::from([key(80), key(443)]));
+        assert_eq!(differing(&[], &believed(), Some(250)), BTreeSet::from([key(80), key(443)]));
     }
 }

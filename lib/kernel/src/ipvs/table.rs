@@ -53,6 +53,11 @@ impl IpvsTable {
         std::mem::take(&mut self.vanished)
     }
 
+    /// Takes a virtual server over, whoever made it: from now on it is ours, with all its real servers.
+    pub fn claim(&mut self, key: VirtualServerKey) {
+        self.owned.insert(key);
+    }
+
     /// The real servers of the virtual server `key`.
     pub(super) fn real_rows(&mut self, key: &VirtualServerKey) -> Result<Rows<RowKey, Row>, KernelError> {
         let row = |(key, (value, _))| (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours });
@@ -62,24 +67,6 @@ impl IpvsTable {
     /// Whose a virtual server is.
     pub(super) fn owner(&self, key: &VirtualServerKey) -> Owner {
         if self.owned.contains(key) { Owner::Ours } else { Owner::Foreign }
-    }
-
-    /// True when the kernel holds exactly `expected` for the virtual servers in it: nothing missing, nothing different,
-    /// no real server more. Costs two short requests per virtual server. IPVS announces no changes, so this is how a
-    /// change by another program is found without listing everything.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read.
-    pub fn holds(&mut self, expected: &BTreeMap<RowKey, Row>) -> Result<bool, KernelError> {
-        let services: BTreeSet<_> = expected.keys().map(|key| *key.service()).collect();
-        let mut found = BTreeMap::new();
-        for key in services {
-            let Some(value) = self.ipvs.virtual_server(&key)? else { return Ok(false) };
-            found.insert(RowKey::Virtual(key), Row::Virtual(value));
-            let servers = self.ipvs.real_servers(&key)?;
-            found.extend(servers.into_iter().map(|(key, (value, _))| (RowKey::Real(key), Row::Real(value))));
-        }
-        Ok(found == *expected)
     }
 
     /// Sends the messages and answers why which of them failed.
