@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Host, Need, eventually};
-use proxy::{Nodes, SOON, WEB_YAML, servers};
+use proxy::{Nodes, SOON, WEB_SERVICE, WEB_YAML, await_reals, servers};
 
 /// What a kube-proxy leaves of a Service at 192.168.0.77.
 const LEFT: &str = "-A -t 192.168.0.77:80 -s rr\n-a -t 192.168.0.77:80 -r 172.7.21.2:80 -m -w 1\n";
@@ -17,6 +17,26 @@ fn leave(node: &Host, rules: &str) -> Result<()> {
     node.run(&["ip", "address", "add", "192.168.0.77/32", "dev", "kube-ipvs0"])?;
     node.command("ipvsadm").arg("-R").input(rules).run()?;
     Ok(())
+}
+
+fn a_virtual_server_at_a_services_key_is_taken_over_with_its_real_servers() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    let old = "-A -t 192.168.0.10:80 -s rr\n-a -t 192.168.0.10:80 -r 10.4.7.200:80 -m -w 1\n";
+    node.command("ipvsadm").arg("-R").input(old).run()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = nodes.proxy()?;
+    let wanted = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"].map(|pod| (pod, 1));
+    await_reals(node, &wanted)?;
+    // Made by somebody else while the proxy runs, before the Service is there.
+    node.command("ipvsadm").arg("-R").input(old.replace("0.10:80 ", "0.11:80 ")).run()?;
+    nodes.publish("api.yaml", &WEB_SERVICE.replace("web", "api").replace("0.10", "0.11"))?;
+    eventually(SOON, || {
+        let found = servers(node)?;
+        let of_api: Vec<_> = found.iter().filter(|line| line.contains("192.168.0.11")).collect();
+        ensure!(of_api == ["-A -t 192.168.0.11:80 -s rr"], "{of_api:?}");
+        Ok(())
+    })
 }
 
 fn cleanup_without_a_record_removes_nothing() -> Result<()> {
@@ -75,6 +95,7 @@ fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
+            a_virtual_server_at_a_services_key_is_taken_over_with_its_real_servers,
             cleanup_without_a_record_removes_nothing,
             cleanup_removes_what_is_recorded_and_nothing_else,
             a_start_that_found_no_source_leaves_the_take_over_to_the_next,

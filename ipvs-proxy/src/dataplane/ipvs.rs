@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use netstate::IpFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 
 use crate::plan::frontend::Place;
@@ -34,4 +35,14 @@ pub(crate) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &st
         (RowKey::Real(key), Row::Real(RealServer { weight: backend.weight }))
     });
     std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
+}
+
+/// The real servers of `server` among `rows`.
+pub(crate) fn reals_of<V>(rows: &BTreeMap<RowKey, V>, server: VirtualServerKey) -> impl Iterator<Item = RealServerKey> {
+    // The lowest key that a real server of this virtual server can have.
+    let first = RealServerKey { service: server, addr: IpFamily::of(server.addr).unspecified(), port: 0 };
+    rows.range(RowKey::Real(first)..).map_while(move |(key, _)| match key {
+        RowKey::Real(real) if real.service == server => Some(*real),
+        _ => None,
+    })
 }

@@ -9,8 +9,8 @@
 //!   masqueraded.
 //! * A Pod that reaches itself is masqueraded (set `hairpin`, its address twice): no host returns its own address.
 //! * Any other Pod keeps its source address.
-//! * A port of a virtual address that no Service has is refused, before a process of this host that listens on all
-//!   addresses can answer.
+//! * What comes to a virtual address and finds no virtual server is refused behind IPVS, before a process of this host that
+//!   listens on all addresses can answer: a port that no Service has, or a server that somebody deleted.
 //!
 //! The table also holds the [`record`] of which virtual servers are ours.
 
@@ -78,19 +78,22 @@ fn mark(hook: Hook, pods: Prefix) -> Chain {
     chain
 }
 
+/// IPVS takes the packets of its virtual servers at priorities 98 and 99 of the hook (net/netfilter/ipvs/ip_vs_core.c);
+/// what still comes to a virtual address behind them has no virtual server.
+const BEHIND_IPVS: i32 = 110;
+
 fn refuse() -> Chain {
-    let mut chain = Chain::base(ChainKind::Filter, Hook::Input, priority::FILTER, Policy::Accept);
+    let mut chain = Chain::base(ChainKind::Filter, Hook::Input, BEHIND_IPVS, Policy::Accept);
     let virtual_address = || Match::Lookup(Op::Is, vec![Field::Daddr(IpFamily::V4)], Name::literal(VIPS));
     let refuse = |protocol| {
         Rule::new()
             .when(Match::L4Proto(Op::Is, protocol))
-            // Returns to this host's own connections come to a virtual address too: the host used it as its source.
+            // Answers to this host's own connections come to a virtual address too: the host used it as its source.
             .when(Match::CtState(CtState::NEW))
             .when(virtual_address())
-            .when(to_service(Op::IsNot))
             .then(Reject::PortUnreachable)
     };
-    chain.rules = vec![refuse(Protocol::Tcp), refuse(Protocol::Udp)];
+    chain.rules = Protocol::ALL.map(refuse).into();
     chain
 }
 
@@ -184,9 +187,10 @@ table ip ipvs-proxy {
 \t}
 
 \tchain input {
-\t\ttype filter hook input priority filter; policy accept;
-\t\tmeta l4proto tcp ct state new ip daddr @vips ip daddr . meta l4proto . th dport != @services reject
-\t\tmeta l4proto udp ct state new ip daddr @vips ip daddr . meta l4proto . th dport != @services reject
+\t\ttype filter hook input priority 110; policy accept;
+\t\tmeta l4proto tcp ct state new ip daddr @vips reject
+\t\tmeta l4proto udp ct state new ip daddr @vips reject
+\t\tmeta l4proto sctp ct state new ip daddr @vips reject
 \t}
 
 \tchain output {

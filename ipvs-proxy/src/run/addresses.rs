@@ -16,6 +16,7 @@ use netstate::ipvs::VirtualServerKey;
 use netstate::{IfName, Prefix, SysctlKey};
 use reconcile::Target;
 
+use super::forward;
 use super::targets::Targets;
 use crate::dataplane::{record, table, vip};
 use crate::plan::networks::NodeNetwork;
@@ -129,13 +130,17 @@ pub(crate) fn targets(
     link: &IfName,
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Ports), KernelError> {
-    let (links, addresses, nft) = (Rtnl::open()?, Rtnl::open()?, Nft::open()?);
-    let ports = Ports { rtnl: BTreeSet::from([links.port()?, addresses.port()?]), nft: BTreeSet::from([nft.port()?]) };
+    let (links, addresses, nft, foreign) = (Rtnl::open()?, Rtnl::open()?, Nft::open()?, Nft::open()?);
+    let ports = Ports {
+        rtnl: BTreeSet::from([links.port()?, addresses.port()?]),
+        nft: BTreeSet::from([nft.port()?, foreign.port()?]),
+    };
     let name = link.clone();
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
         links: Box::new(Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()])),
         nft: Box::new(NftTables::new(nft, [table::table_key()])),
+        forward: Some(forward::stage(foreign)),
         servers: Box::new(IpvsTable::new(ipvs, owned)),
         addresses: Box::new(Addresses::new(addresses, [link.clone()])),
         flows: Box::new(Conntrack::open()?),

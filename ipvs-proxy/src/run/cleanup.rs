@@ -15,7 +15,7 @@ use netstate::nft;
 use netstate::{Address, AddressKey, IfName};
 use reconcile::{Owner, Rows, Step, Target};
 
-use super::link;
+use super::{forward, link};
 use crate::dataplane::{record, table};
 
 /// Removes everything; returns how many virtual servers went, `None` when there is no record of ours.
@@ -35,6 +35,7 @@ pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
         Err(KernelError { cause: Cause::Missing(_), .. }) => 0,
         Err(error) => return Err(error.into()),
     };
+    remove_ours(&mut forward::rules(Nft::open()?))?;
     remove_ours(&mut tables)?;
     Ok(Some(removed))
 }

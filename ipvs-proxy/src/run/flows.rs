@@ -14,8 +14,8 @@ use netstate::Protocol;
 use netstate::ipvs::{Row, RowKey, VirtualServerKey};
 use reconcile::Rows;
 
-use super::rotation::reals_of;
 use super::targets::Flows;
+use crate::dataplane::ipvs::reals_of;
 
 /// See the module's text.
 #[derive(Debug, Clone, Default)]

@@ -10,10 +10,10 @@ use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 use netstate::nft as nft_rows;
 use reconcile::Rows;
 
-use super::rotation::reals_of;
 use super::tables::Tables;
+use crate::dataplane::ipvs::{self, reals_of};
+use crate::dataplane::record;
 use crate::dataplane::table as nft;
-use crate::dataplane::{ipvs, record};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Policy;

@@ -7,10 +7,10 @@
 pub(crate) mod addresses;
 mod cleanup;
 mod flows;
+mod forward;
 mod health;
 mod memory;
 pub(crate) mod proxy;
-mod rotation;
 pub(crate) mod status;
 pub(crate) mod tables;
 pub(crate) mod targets;
@@ -102,6 +102,7 @@ async fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
     let networks = networks(config).await?;
     let mut ipvs = open_ipvs()?;
     let info = ipvs.info()?;
+    check_scheduler(&mut ipvs, &config.scheduler)?;
     addresses::set_timeouts(&mut ipvs, config.timeouts)?;
     let link = link()?;
     let owned = addresses::owned(&mut ipvs, &link)?;
@@ -134,6 +135,22 @@ async fn networks(config: &Config) -> anyhow::Result<Networks> {
         cluster::Problem::new("cluster-cidr, --service-cidr", overlap.to_string(), accepted)
     };
     Err(Problems(overlaps.iter().map(problem).collect()).into())
+}
+
+/// Refuses a scheduler that no virtual server could be made with.
+fn check_scheduler(ipvs: &mut Ipvs, name: &str) -> anyhow::Result<()> {
+    match ipvs.has_scheduler(name) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let accepted = format!("a scheduler of this kernel; load the module ip_vs_{name} if there is one");
+            let problem = cluster::Problem::new("ipvs-scheduler", format!("{name:?} is unknown to IPVS"), accepted);
+            Err(Problems(vec![problem]).into())
+        }
+        Err(error) => {
+            tracing::warn!(error = %kernel::Chain(&error), "whether the kernel has the scheduler cannot be asked");
+            Ok(())
+        }
+    }
 }
 
 fn open_ipvs() -> anyhow::Result<Ipvs> {

@@ -1,25 +1,28 @@
 //! `Tables`: the reconcilers of all kernel tables, the order of a pass, and the drains.
 //!
 //! Invariants. On the way in a row comes after those that it needs: parameters, link, nft, servers, address. The address
-//! comes last, so that it turns local only when the servers behind it are in place: before that a packet to it goes where
+//! comes last, so that it turns local only when a virtual server behind it stands: before that a packet to it goes where
 //! it went without us, and is tried again by its sender; with a local address and no virtual server it would be refused.
 //! And it comes only when the nft table stands, so that no connection is balanced without its masquerade. On the way out
 //! the order is the reverse.
 //!
 //! A TCP real server that is not desired any more is drained and not removed; one that the kernel still holds from before a
-//! restart likewise. Nothing is removed, and nothing begins to drain, before the gate is open.
+//! restart likewise. Nothing is removed, and nothing begins to drain, before the gate is open. A virtual server that is
+//! desired is ours, whoever made it, with all its real servers.
+
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kernel::nft::Change;
+use kernel::nft::forward::{Denying, Forward};
 use kernel::watch::Event;
-use netstate::ipvs::{RealServerKey, Row, RowKey};
-use netstate::{IfName, Protocol, SysctlKey, nft as nft_rows};
-use reconcile::{Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
+use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::{Address, AddressKey, IfName, Protocol, SysctlKey, nft as nft_rows};
+use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
 use super::flows::Pending;
-use super::rotation::Audit;
 use super::targets::{AnyTarget, Flows, Servers, Targets};
 use crate::dataplane::drain::{Drains, Ended};
 use crate::dataplane::{Changes, ipvs, record, table as nft, vip};
@@ -30,8 +33,9 @@ pub(crate) struct Tables {
     sysctls: Table<AnyTarget<SysctlKey, String>>,
     links: Table<AnyTarget<IfName, netstate::Link>>,
     nft: Table<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
+    forward: Option<Handle<Forward>>,
     servers: Table<Box<dyn Servers + Send>>,
-    addresses: Table<AnyTarget<netstate::AddressKey, netstate::Address>>,
+    addresses: Table<AnyTarget<AddressKey, Address>>,
     flows: Box<dyn Flows + Send>,
     drains: Drains,
     /// Real servers that stopped being desired since the gate was last open.
@@ -39,7 +43,12 @@ pub(crate) struct Tables {
     /// Listings of the servers after which orphans, rows of ours that nobody desires, were looked for.
     searched: u64,
     pending: Pending,
-    audit: Audit,
+    /// Virtual servers that are to be read again before the next pass.
+    unread: BTreeSet<VirtualServerKey>,
+    /// Why the last comparison with the kernel failed, if it did.
+    audit_failure: Option<String>,
+    /// Addresses that wait for a virtual server to stand.
+    waiting: BTreeSet<AddressKey>,
 }
 
 /// A table that somebody else may have changed.
@@ -49,6 +58,8 @@ pub(crate) enum Touched {
     Links,
     /// The nft table.
     Nft,
+    /// Tables of others.
+    ForeignNft,
 }
 
 impl Touched {
@@ -63,8 +74,9 @@ impl Touched {
     /// What a notification of nftables is about.
     pub(crate) fn by_nft(change: &Change) -> Vec<Self> {
         match change {
-            Change::Table { table, .. } if *table != nft::table_key() => Vec::new(),
-            Change::Table { .. } | Change::Lost => vec![Self::Nft],
+            Change::Table { table, .. } if *table != nft::table_key() => vec![Self::ForeignNft],
+            Change::Table { .. } => vec![Self::Nft],
+            Change::Lost => vec![Self::Nft, Self::ForeignNft],
         }
     }
 }
@@ -84,6 +96,7 @@ impl Tables {
         let parameters = stack.push(Reconciler::new("sysctl", targets.sysctls));
         let links = stack.push(Reconciler::new("link", targets.links));
         let nft = stack.push(Reconciler::new("nft", targets.nft));
+        let forward = targets.forward.map(|forward| stack.push(forward));
         let servers = stack.push(Reconciler::new("ipvs", targets.servers));
         let addresses = Reconciler::new("address", targets.addresses);
         let addresses = stack.push_when(addresses, move |stack| stack.holds(nft, &masquerade));
@@ -95,6 +108,7 @@ impl Tables {
             sysctls: parameters,
             links,
             nft,
+            forward,
             servers,
             addresses,
             flows: targets.flows,
@@ -102,7 +116,9 @@ impl Tables {
             leaving: BTreeSet::new(),
             searched: 0,
             pending: Pending::default(),
-            audit: Audit::default(),
+            unread: BTreeSet::new(),
+            audit_failure: None,
+            waiting: BTreeSet::new(),
         }
     }
 
@@ -116,6 +132,9 @@ impl Tables {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
                     self.pending.note(service);
+                    if row.is_some() {
+                        self.claim(service);
+                    }
                     self.stack.want(self.servers, key, row);
                 }
                 (RowKey::Real(real), Some(row)) => {
@@ -135,7 +154,25 @@ impl Tables {
             }
         }
         for (key, row) in changes.addresses {
-            self.stack.want(self.addresses, key, row);
+            match row {
+                Some(_) => {
+                    self.waiting.insert(key);
+                }
+                None => {
+                    self.waiting.remove(&key);
+                    self.stack.want(self.addresses, key, None);
+                }
+            }
+        }
+    }
+
+    /// Takes over a virtual server that is desired, whoever made it.
+    fn claim(&mut self, service: VirtualServerKey) {
+        let Some(servers) = self.stack.get_mut(self.servers) else { return };
+        servers.target_mut().claim(service);
+        let row = servers.mirror().and_then(|mirror| mirror.get(&RowKey::Virtual(service)));
+        if row.is_some_and(|row| row.owner == Owner::Foreign) {
+            self.unread.insert(service);
         }
     }
 
@@ -148,13 +185,38 @@ impl Tables {
 
     /// The way in: creates and changes, in order of dependency.
     pub(crate) fn arrive(&mut self, now: Duration) -> Pass {
-        self.stack.upsert(now)
+        self.read_unread();
+        let mut pass = self.stack.upsert(now);
+        pass += self.repair_vanished(now);
+        pass += self.admit_addresses(now);
+        pass
+    }
+
+    /// Lets addresses turn local behind which a virtual server stands now.
+    fn admit_addresses(&mut self, now: Duration) -> Pass {
+        let Some(servers) = self.stack.get(self.servers) else { return Pass::default() };
+        let Some(mirror) = servers.mirror().filter(|_| !self.waiting.is_empty()) else { return Pass::default() };
+        let stands = |key: &AddressKey| {
+            let of = |protocol, port| RowKey::Virtual(VirtualServerKey { protocol, addr: key.addr, port });
+            let at = |protocol| mirror.range(of(protocol, 0)..=of(protocol, u16::MAX));
+            Protocol::ALL.into_iter().flat_map(at).any(|(row, _)| servers.desired().contains_key(row))
+        };
+        let ready: Vec<_> = self.waiting.iter().filter(|key| stands(key)).cloned().collect();
+        for key in ready {
+            self.waiting.remove(&key);
+            self.stack.want(self.addresses, key, Some(Address));
+        }
+        let masquerades = self.stack.holds(self.nft, &nft_rows::RowKey::Table(nft::table_key()));
+        let addresses = self.stack.get_mut(self.addresses).filter(|_| masquerades);
+        addresses.map(|addresses| addresses.upsert(now)).unwrap_or_default()
     }
 
     /// The way out: drains begin, and what is not desired goes in the opposite order.
     pub(crate) fn leave(&mut self, now: Duration) -> Pass {
         self.begin_drains(now);
         let mut pass = self.stack.get_mut(self.servers).map(|servers| servers.upsert(now)).unwrap_or_default();
+        pass += self.repair_vanished(now);
+        pass += self.admit_addresses(now);
         pass += self.stack.remove(now);
         pass
     }
@@ -249,26 +311,6 @@ impl Tables {
         any
     }
 
-    /// Reads parameters again and compares some virtual servers with the kernel; everything is listed again when one of
-    /// them is not as it should be.
-    pub(crate) fn audit(&mut self) {
-        self.stack.invalidate(self.sysctls);
-        let Some(servers) = self.stack.get_mut(self.servers) else { return };
-        let Some(mirror) = servers.mirror() else { return };
-        let expected = self.audit.next(mirror);
-        if expected.is_empty() {
-            return;
-        }
-        match servers.target_mut().holds(&expected) {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!("virtual servers were changed by somebody else, they are listed again");
-                servers.invalidate();
-            }
-            Err(error) => tracing::warn!(error = %kernel::Chain(&error), "virtual servers cannot be read"),
-        }
-    }
-
     /// Forgets what the kernel held in a table that somebody else changed.
     pub(crate) fn touched(&mut self, touched: Touched) {
         match touched {
@@ -277,6 +319,11 @@ impl Tables {
                 self.stack.invalidate(self.addresses);
             }
             Touched::Nft => self.stack.invalidate(self.nft),
+            Touched::ForeignNft => {
+                if let Some(forward) = self.forward {
+                    self.stack.invalidate(forward);
+                }
+            }
         }
     }
 
@@ -290,6 +337,11 @@ impl Tables {
     #[must_use]
     pub(crate) const fn stack(&self) -> &Stack {
         &self.stack
+    }
+
+    /// Foreign chains that drop what is forwarded.
+    pub(crate) fn denying(&self) -> &[Denying] {
+        self.forward.and_then(|forward| self.stack.get(forward)).map_or(&[], Forward::denying)
     }
 
     /// The drains.

@@ -2,15 +2,16 @@
 //!
 //! Invariant: the order of the fields is the order of dependency; [`super::tables`] keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use kernel::KernelError;
 use kernel::conntrack::Conntrack;
 use kernel::ipvs::IpvsTable;
+use kernel::nft::forward::Forward;
 use netstate::ipvs::{RealServerKey, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, IpFamily, Link, Protocol, SysctlKey, ipvs, nft};
-use reconcile::Target;
+use reconcile::{Rows, Target};
 
 /// A kernel table whatever stands behind it.
 pub(crate) type AnyTarget<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
@@ -23,11 +24,26 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     /// When the kernel cannot be read.
     fn idle(&mut self, service: &VirtualServerKey) -> Result<BTreeMap<RealServerKey, bool>, KernelError>;
 
-    /// True when the kernel holds exactly `expected` for the virtual servers in it.
+    /// Takes a virtual server over, whoever made it.
+    fn claim(&mut self, service: VirtualServerKey);
+
+    /// The virtual servers of ours in `believed` of which the kernel holds something else.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    fn holds(&mut self, expected: &BTreeMap<ipvs::RowKey, ipvs::Row>) -> Result<bool, KernelError>;
+    fn differing(
+        &mut self,
+        believed: &Rows<ipvs::RowKey, ipvs::Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError>;
+
+    /// The rows of these virtual servers as the kernel holds them now.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<ipvs::RowKey, ipvs::Row>, KernelError>;
+
+    /// Virtual servers that steps since the last call relied on and that were gone.
+    fn take_vanished(&mut self) -> BTreeSet<VirtualServerKey>;
 }
 
 impl Servers for IpvsTable {
@@ -36,8 +52,23 @@ impl Servers for IpvsTable {
         Ok(servers.into_iter().map(|(key, (_, connections))| (key, connections.is_empty())).collect())
     }
 
-    fn holds(&mut self, expected: &BTreeMap<ipvs::RowKey, ipvs::Row>) -> Result<bool, KernelError> {
-        Self::holds(self, expected)
+    fn claim(&mut self, service: VirtualServerKey) {
+        Self::claim(self, service);
+    }
+
+    fn differing(
+        &mut self,
+        believed: &Rows<ipvs::RowKey, ipvs::Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        Self::differing(self, believed)
+    }
+
+    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<ipvs::RowKey, ipvs::Row>, KernelError> {
+        Self::rows_of(self, services)
+    }
+
+    fn take_vanished(&mut self) -> BTreeSet<VirtualServerKey> {
+        Self::take_vanished(self)
     }
 }
 
@@ -67,6 +98,8 @@ pub(crate) struct Targets {
     pub(crate) links: AnyTarget<IfName, Link>,
     /// The nft table.
     pub(crate) nft: AnyTarget<nft::RowKey, nft::Row>,
+    /// Our rules in foreign chains; none without a kernel.
+    pub(crate) forward: Option<Forward>,
     /// Virtual and real servers.
     pub(crate) servers: Box<dyn Servers + Send>,
     /// Virtual addresses.

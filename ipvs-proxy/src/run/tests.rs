@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::Event;
-use kernel::KernelError;
 use kernel::fake::FakeTable;
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use kernel::{Cause, KernelError};
+use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, Link, Protocol, SysctlKey, nft as nft_rows};
 use proptest::prelude::*;
 use reconcile::{Observed, Owner, Rows, Step, Target};
@@ -60,6 +60,16 @@ impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Debug 
 struct FakeServers {
     rows: Logged<RowKey, Row>,
     busy: Arc<Mutex<BTreeSet<RealServerKey>>>,
+    vanished: BTreeSet<VirtualServerKey>,
+}
+
+impl FakeServers {
+    /// The rows of a virtual server as they are.
+    fn of(&self, service: VirtualServerKey) -> Rows<RowKey, Row> {
+        let contents = self.rows.table.contents();
+        let rows = contents.rows.iter().filter(|(key, _)| *key.service() == service);
+        rows.map(|(key, row)| (*key, row.clone())).collect()
+    }
 }
 
 impl Target for FakeServers {
@@ -67,12 +77,29 @@ impl Target for FakeServers {
     type Value = Row;
     type Error = KernelError;
 
+    /// As the kernel's table: real servers of foreign virtual servers are not listed.
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
-        self.rows.observe()
+        let rows = self.rows.observe()?;
+        let owner = |key: &RowKey| rows.get(&RowKey::Virtual(*key.service())).map(|row| row.owner);
+        let listed = |key: &RowKey| matches!(key, RowKey::Virtual(_)) || owner(key) == Some(Owner::Ours);
+        Ok(rows.iter().filter(|(key, _)| listed(key)).map(|(key, row)| (*key, row.clone())).collect())
     }
 
+    /// As the kernel's table: a real server needs its virtual server and goes with it.
     fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {
-        self.rows.apply(steps)
+        let mut results = Vec::new();
+        for step in steps {
+            let service = RowKey::Virtual(*step.key().service());
+            let missing = !self.rows.table.contents().rows.contains_key(&service);
+            results.push(match step {
+                Step::Create(RowKey::Real(real), _) | Step::Change(RowKey::Real(real), ..) if missing => {
+                    self.vanished.insert(real.service);
+                    Err(KernelError::new("write", real, Cause::Vanished(service.to_string())))
+                }
+                _ => self.rows.apply(std::slice::from_ref(step)).remove(0),
+            });
+        }
+        results
     }
 }
 
@@ -86,11 +113,27 @@ impl Servers for FakeServers {
         Ok(reals.collect())
     }
 
-    fn holds(&mut self, expected: &BTreeMap<RowKey, Row>) -> Result<bool, KernelError> {
-        let contents = self.rows.table.contents();
-        let services: BTreeSet<_> = expected.keys().map(|key| *key.service()).collect();
-        let of_them = contents.rows.iter().filter(|(key, _)| services.contains(key.service()));
-        Ok(of_them.map(|(key, row)| (*key, row.value.clone())).collect::<BTreeMap<_, _>>() == *expected)
+    fn claim(&mut self, service: VirtualServerKey) {
+        for (_, row) in self.rows.table.contents().rows.iter_mut().filter(|(key, _)| *key.service() == service) {
+            row.owner = Owner::Ours;
+        }
+    }
+
+    fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        let ours = believed.iter().filter(|(_, row)| row.owner == Owner::Ours).map(|(key, _)| *key.service());
+        let same = |service: &VirtualServerKey| {
+            let rows = believed.iter().filter(|(key, _)| key.service() == service);
+            rows.map(|(key, row)| (*key, row.clone())).collect::<Rows<_, _>>() == self.of(*service)
+        };
+        Ok(ours.filter(|service| !same(service)).collect())
+    }
+
+    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
+        Ok(services.iter().flat_map(|service| self.of(*service)).collect())
+    }
+
+    fn take_vanished(&mut self) -> BTreeSet<VirtualServerKey> {
+        std::mem::take(&mut self.vanished)
     }
 }
 
@@ -135,9 +178,11 @@ impl Rig {
             sysctls: Box::new(Logged { name: "sysctl", table: FakeTable::<SysctlKey, _>::default(), log: log.clone() }),
             links: Box::new(Logged { name: "link", table: FakeTable::<IfName, Link>::default(), log: log.clone() }),
             nft: Box::new(Logged { name: "nft", table: nft.clone(), log: log.clone() }),
+            forward: None,
             servers: Box::new(FakeServers {
                 rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone() },
                 busy: Arc::clone(&busy),
+                vanished: BTreeSet::new(),
             }),
             addresses: Box::new(Logged { name: "address", table: addresses.clone(), log: log.clone() }),
             flows: Box::new(flows.clone()),
@@ -417,6 +462,97 @@ fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_or
     again.complete();
     again.later(100);
     assert_eq!(since(&again), first, "a marker that is there stays as it is");
+}
+
+/// Puts a virtual server with these endpoints into the kernel as somebody else.
+fn foreign(rig: &Rig, pods: &[u8]) {
+    let mut contents = rig.servers.contents();
+    let value = Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: None });
+    let service = real(Protocol::Tcp, 2).service;
+    contents.rows.insert(RowKey::Virtual(service), Observed { value, owner: Owner::Foreign });
+    for last in pods {
+        let value = Row::Real(RealServer { weight: 1 });
+        contents.rows.insert(RowKey::Real(real(Protocol::Tcp, *last)), Observed { value, owner: Owner::Foreign });
+    }
+}
+
+fn endpoints_in_service(rig: &Rig) -> Vec<RealServerKey> {
+    let contents = rig.servers.contents();
+    let serving = contents.rows.iter().filter_map(|(key, row)| match (key, &row.value) {
+        (RowKey::Real(real), Row::Real(RealServer { weight: 1.. })) => Some(*real),
+        _ => None,
+    });
+    serving.collect()
+}
+
+#[test]
+fn a_virtual_server_of_somebody_else_at_a_desired_key_is_taken_over_whole() {
+    let wanted = [real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)];
+    // There before the first listing.
+    let mut rig = Rig::new();
+    foreign(&rig, &[3, 9]);
+    rig.receive(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[2, 3]);
+    rig.complete();
+    rig.work();
+    assert_eq!(endpoints_in_service(&rig), wanted, "the old endpoint takes no connection");
+    rig.later(20);
+    assert_eq!(rig.servers.contents().rows.len(), 3, "and is gone when it has none");
+    // There while the proxy runs, before the Service is.
+    let mut rig = Rig::new();
+    foreign(&rig, &[3, 9]);
+    rig.receive(Event::Reset);
+    rig.complete();
+    rig.work();
+    assert_eq!(rig.servers.contents().rows.len(), 3, "nobody desires it");
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[2, 3]);
+    rig.work();
+    assert_eq!(endpoints_in_service(&rig), wanted);
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    rig.later(20);
+    assert!(rig.servers.contents().rows.is_empty(), "what was taken over goes as ours does");
+}
+
+#[test]
+fn a_virtual_server_that_is_gone_when_its_endpoint_changes_is_made_again_at_once() {
+    let mut rig = Rig::web();
+    rig.servers.contents().rows.clear();
+    rig.endpoints("web", "TCP", &[3, 4]);
+    rig.work();
+    assert_eq!(endpoints_in_service(&rig), [real(Protocol::Tcp, 3), real(Protocol::Tcp, 4)]);
+    assert_eq!(rig.servers.contents().rows.len(), 3, "the endpoint that left is not made again");
+}
+
+#[test]
+fn one_changed_server_is_repaired_in_place_and_nothing_is_listed_again() {
+    let mut rig = Rig::new();
+    rig.receive(Event::Reset);
+    for last in 10..200 {
+        let name = format!("s{last}");
+        rig.service(&name, last, "TCP");
+        rig.endpoints(&name, "TCP", &[2]);
+    }
+    rig.complete();
+    rig.work();
+    let listings = rig.servers.contents().observed;
+    rig.servers.contents().rows.remove(&RowKey::Real(real(Protocol::Tcp, 2)));
+    assert_eq!(rig.later(1), ["ipvs + tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    rig.servers.contents().rows.clear();
+    assert_eq!(rig.later(1).len(), 2 * 190, "all of them as soon as one");
+    assert_eq!(rig.servers.contents().observed, listings);
+}
+
+#[test]
+fn an_address_turns_local_only_when_a_virtual_server_stands_behind_it() {
+    let mut rig = Rig::new();
+    rig.servers.contents().errors.extend([None, Some(2)]);
+    rig.receive(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.complete();
+    assert!(!rig.work().iter().any(|line| line.starts_with("address")), "the kernel knows no such scheduler");
+    assert!(rig.later(60).contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()));
 }
 
 #[test]

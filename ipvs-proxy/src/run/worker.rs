@@ -11,12 +11,15 @@ use reconcile::Pass;
 use super::proxy::Proxy;
 use super::status::Status;
 use super::tables::Touched;
-use super::{SOURCES, TABLES, addresses};
+use super::{SOURCES, TABLES, addresses, forward};
 use crate::source::Reading;
 
 /// Shortest time between two listings of one table that notifications ask for: a node that starts a hundred Pods announces
 /// a thousand changes of links.
 const MIN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The same for tables of others, which a kubelet or Docker may write again and again.
+const FOREIGN_INTERVAL: Duration = Duration::from_millis(800);
 
 /// Time between audits of the tables that announce changes, whether somebody has said something or not.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -74,8 +77,11 @@ impl Work for ProxyWork {
     type Change = Touched;
     type Report = Status;
 
-    fn min_interval(_: Touched) -> Duration {
-        MIN_INTERVAL
+    fn min_interval(touched: Touched) -> Duration {
+        match touched {
+            Touched::Links | Touched::Nft => MIN_INTERVAL,
+            Touched::ForeignNft => FOREIGN_INTERVAL,
+        }
     }
 
     fn audit_period(&self) -> Duration {
@@ -92,9 +98,10 @@ impl Work for ProxyWork {
     }
 
     fn invalidate_all(&mut self) {
-        // Virtual servers are compared in rotation.
+        // Virtual servers are compared every second.
         self.proxy.touched(Touched::Links);
         self.proxy.touched(Touched::Nft);
+        self.proxy.touched(Touched::ForeignNft);
     }
 
     fn pass(&mut self, _: Cause, now: Duration) -> Pass {
@@ -117,7 +124,8 @@ impl Work for ProxyWork {
         }
         self.changed = false;
         self.next_report = took.now + PAUSE;
-        let advice: Vec<_> = addresses::bridge_advice().into_iter().collect();
+        let denying = self.proxy.tables().denying().iter().map(forward::advice);
+        let advice: Vec<_> = addresses::bridge_advice().into_iter().chain(denying).collect();
         let status = Status::of(&self.proxy, &self.node, &advice, took.now);
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);

@@ -18,7 +18,7 @@ use kernel::Chain;
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
-use reconcile::{Pass, Reconciler, RetryClass, Stage, State, Step, Target};
+use reconcile::{Observed, Owner, Pass, Reconciler, RetryClass, Rows, Stage, State, Step, Target};
 
 const VIP: [u8; 4] = [192, 168, 0, 10];
 

@@ -1,0 +1,34 @@
+//! Foreign chains that drop what is forwarded, as Docker leaves `ip filter FORWARD`.
+//!
+//! IPVS sends requests past the forward hook, and answers of endpoints through it: they are accepted, as kube-proxy's
+//! KUBE-FORWARD does, behind every denial of the chain's owner.
+
+use std::collections::BTreeSet;
+
+use kernel::nft::Nft;
+use kernel::nft::forward::{Accept, Accepts, Denying, Forward};
+
+use crate::dataplane::table;
+
+/// Comment of this program's rules in foreign chains, and of no other's.
+const MARKER: &str = "ipvs-proxy: answers of endpoints";
+
+/// The stage that keeps our accept rules.
+pub(super) fn stage(nft: Nft) -> Forward {
+    let mut forward = Forward::new(nft, BTreeSet::from([table::table_key()]), MARKER);
+    forward.want(BTreeSet::from([Accept::Established]));
+    forward
+}
+
+/// Our rules, to take them back.
+pub(super) fn rules(nft: Nft) -> Accepts {
+    Accepts::new(nft, BTreeSet::from([table::table_key()]), MARKER)
+}
+
+/// What an operator should know of a chain.
+pub(super) fn advice(chain: &Denying) -> String {
+    match chain.within {
+        None => format!("{chain}; ipvs-proxy accepts answers of endpoints in it"),
+        Some(_) => format!("{chain}; ipvs-proxy cannot accept answers of endpoints in it"),
+    }
+}

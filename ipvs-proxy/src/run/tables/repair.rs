@@ -1,0 +1,91 @@
+//! What somebody else did to the servers: finding it and repairing it in place.
+//!
+//! IPVS announces no changes, so all virtual servers of ours are compared with one reading of the kernel's text. Invariant:
+//! what differs is read again before it is believed, and only that; everything else goes on meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kernel::Chain;
+use netstate::ipvs::{RowKey, VirtualServerKey};
+use reconcile::{Pass, Stage};
+
+use super::Tables;
+use crate::dataplane::ipvs::reals_of;
+
+impl Tables {
+    /// Reads parameters again and compares all virtual servers of ours with the kernel.
+    pub(crate) fn audit(&mut self) {
+        self.stack.invalidate(self.sysctls);
+        let Some(servers) = self.stack.get_mut(self.servers) else { return };
+        let differing = match servers.compare(|target, mirror| target.differing(mirror)) {
+            None => return,
+            Some(Ok(differing)) => differing,
+            Some(Err(error)) => {
+                // Said once, not every second.
+                let reason = Chain(&error).to_string();
+                if self.audit_failure.as_ref() != Some(&reason) {
+                    tracing::warn!(error = reason, "virtual servers cannot be compared");
+                }
+                self.audit_failure = Some(reason);
+                return;
+            }
+        };
+        self.audit_failure = None;
+        if let Some(first) = differing.first() {
+            tracing::warn!(count = differing.len(), %first, "virtual servers were changed by somebody else");
+            self.read_again(&differing);
+        }
+    }
+
+    /// Reads virtual servers that were taken over, or that could not be read before.
+    pub(super) fn read_unread(&mut self) {
+        let unread = std::mem::take(&mut self.unread);
+        if !unread.is_empty() {
+            self.read_again(&unread);
+        }
+    }
+
+    /// Makes virtual servers again, with their real servers, that turned out to be gone.
+    pub(super) fn repair_vanished(&mut self, now: Duration) -> Pass {
+        let Some(servers) = self.stack.get_mut(self.servers) else { return Pass::default() };
+        let vanished = servers.target_mut().take_vanished();
+        if vanished.is_empty() {
+            return Pass::default();
+        }
+        self.read_again(&vanished);
+        self.stack.get_mut(self.servers).map(|servers| servers.upsert(now)).unwrap_or_default()
+    }
+
+    /// Believes of these virtual servers what the kernel says now. Their real servers that nobody desires leave as others do.
+    fn read_again(&mut self, services: &BTreeSet<VirtualServerKey>) {
+        let Some(servers) = self.stack.get_mut(self.servers) else { return };
+        let found = match servers.target_mut().rows_of(services) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "virtual servers cannot be read");
+                self.unread.extend(services);
+                return;
+            }
+        };
+        let Some(mirror) = servers.mirror() else { return };
+        let rows = |service: &VirtualServerKey| rows_of(mirror, *service).chain(rows_of(servers.desired(), *service));
+        let gone: BTreeSet<RowKey> = services.iter().flat_map(rows).filter(|key| !found.contains_key(key)).collect();
+        for key in gone {
+            servers.correct(key, None);
+        }
+        for (key, row) in found {
+            if let RowKey::Real(real) = key
+                && !servers.desired().contains_key(&key)
+            {
+                self.leaving.insert(real);
+            }
+            servers.correct(key, Some(row));
+        }
+    }
+}
+
+/// The keys of a virtual server and of its real servers among `rows`.
+fn rows_of<V>(rows: &BTreeMap<RowKey, V>, service: VirtualServerKey) -> impl Iterator<Item = RowKey> {
+    std::iter::once(RowKey::Virtual(service)).chain(reals_of(rows, service).map(RowKey::Real))
+}
