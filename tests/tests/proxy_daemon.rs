@@ -10,15 +10,15 @@ use lab::{Host, Need, Output, eventually};
 use proxy::{Nodes, SOON, WEB_YAML, servers};
 use serde_json::Value;
 
-/// Runs `ipvs-proxy` with these words, whatever its exit status is.
-fn command(host: &Host, words: &[&str]) -> Result<Output> {
-    host.command(lab::bin("ipvs-proxy")?).args(words).output()
+/// What the program answers to these words, whatever its exit status is.
+fn ask(host: &Host, words: &str) -> Result<Output> {
+    host.command(lab::bin("ipvs-proxy")?).args(words.split(' ')).output()
 }
 
 /// What curl gets, with the status code as its last line.
 fn curl(host: &Host, url: &str) -> Result<String> {
-    let words = ["curl", "-s", "--max-time", "5", "-w", "\n%{http_code}", url];
-    host.command("curl").args(&words[1..]).output().map(|output| output.stdout)
+    let words = ["-s", "--max-time", "5", "-w", "\n%{http_code}", url];
+    host.command("curl").args(words).output().map(|output| output.stdout)
 }
 
 fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
@@ -27,19 +27,19 @@ fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
     let proxy = nodes.proxy()?;
     let node = nodes.node()?;
     let alive = eventually(SOON, || {
-        let output = command(node, &["status"])?;
+        let output = ask(node, "status")?;
         ensure!(output.status.success(), "{output:?}");
         Ok::<_, anyhow::Error>(output)
     })?;
     ensure!(alive.stdout.starts_with("in place on ") && alive.stderr.is_empty(), "{alive:?}");
     proxy.kill()?;
-    let dead = command(node, &["status"])?;
+    let dead = ask(node, "status")?;
     ensure!(dead.status.code() == Some(1), "{dead:?}");
     ensure!(dead.stderr.contains("ipvs-proxy is not running: process "), "{dead:?}");
-    let dead = command(node, &["status", "--json"])?;
+    let dead = ask(node, "status --json")?;
     let status: Value = serde_json::from_str(&dead.stdout)?;
     ensure!(dead.status.code() == Some(1) && status["process"]["state"] == "dead", "{dead:?}");
-    let rows = command(node, &["tables"])?;
+    let rows = ask(node, "tables")?;
     ensure!(rows.status.code() == Some(1) && rows.stderr.contains("no daemon answers at "), "{rows:?}");
     Ok(())
 }
