@@ -191,7 +191,7 @@ where
                 Ok(())
             }
         };
-        // The daemon is dropped by now, and with it the thread was told to end.
+        // The daemon is dropped by now, and with it the thread was asked to end.
         if let Some(end) = shell.ask(|attached| (attached.ended)(END_LIMIT))
             && !end.await
         {

@@ -2,7 +2,7 @@
 //!
 //! It only reads. Invariants: a listener that cannot be opened is logged and tried again, and hinders nothing else; the
 //! number of connections, their length and the size of what they send are bounded, so that nobody can keep the daemon
-//! busy from here; what tells more than whether the daemon is well is served on its unix socket, which is root's, and on
+//! busy from here; what says more than whether the daemon is well is served on its unix socket, which is root's, and on
 //! the address for metrics.
 
 mod ask;

@@ -102,7 +102,7 @@ impl<W: Work> Mailbox<W> {
         }
     }
 
-    /// Sends an order; waits while too many wait already. Returns false when the thread was told to end.
+    /// Sends an order; waits while too many wait already. Returns false when the thread was asked to end.
     pub async fn send(&self, order: W::Order) -> bool {
         let mut order = order;
         loop {
@@ -141,7 +141,7 @@ impl<W: Work> Mailbox<W> {
         Ok(true)
     }
 
-    /// Somebody else may have changed `change`. Returns false when the thread was told to end.
+    /// Somebody else may have changed `change`. Returns false when the thread was asked to end.
     pub fn changed(&self, change: W::Change) -> bool {
         let now = self.now();
         let mut inside = self.lock();
@@ -163,7 +163,7 @@ impl<W: Work> Mailbox<W> {
         matches!(tokio::time::timeout(limit, done).await, Ok(Ok(())))
     }
 
-    /// Waits for the end of the thread, which was told to end. Returns false when that takes longer than `limit`.
+    /// Waits for the end of the thread, which was asked to end. Returns false when that takes longer than `limit`.
     pub async fn ended(&self, limit: Duration) -> bool {
         let mut ended = self.shared.ended.subscribe();
         let end = ended.wait_for(|ended| *ended);
@@ -204,7 +204,7 @@ impl<W: Work> Mailbox<W> {
     pub(super) fn end(&self) {
         self.shared.ended.send_replace(true);
         self.stop();
-        // Whoever waits for an answer is told that none comes.
+        // Whoever waits for an answer learns that none comes.
         let taken = std::mem::replace(&mut *self.lock(), Inside::new());
         self.lock().stop = taken.stop;
     }
