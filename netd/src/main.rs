@@ -52,10 +52,11 @@ fn show_status(run_dir: &Path, json: bool) -> Result<Exit> {
     if let Some(warning) = &warning {
         eprintln!("{warning}");
     }
+    let status = if warning.is_some() { run::status::outdated(stored.status) } else { stored.status };
     if json {
-        println!("{:#}", stored.status);
+        println!("{status:#}");
     } else {
-        print!("{}", run::status::text(&stored.status));
+        print!("{}", run::status::text(&status));
     }
     Ok(if warning.is_none() { Exit::Success } else { Exit::Failure })
 }

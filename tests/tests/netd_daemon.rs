@@ -37,6 +37,7 @@ fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
     netd.kill()?;
     let dead = ask(host, "status")?;
     ensure!(dead.status.code() == Some(1) && dead.stderr.contains("netd is not running: process "), "{dead:?}");
+    ensure!(dead.stdout.contains(": not in sync\n") && !dead.stdout.contains(": in sync\n"), "{dead:?}");
     let dead = ask(host, "status --json")?;
     let status: Value = serde_json::from_str(&dead.stdout)?;
     ensure!(dead.status.code() == Some(1) && status["process"]["state"] == "dead", "{dead:?}");

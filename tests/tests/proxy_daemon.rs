@@ -36,6 +36,7 @@ fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
     let dead = ask(node, "status")?;
     ensure!(dead.status.code() == Some(1), "{dead:?}");
     ensure!(dead.stderr.contains("ipvs-proxy is not running: process "), "{dead:?}");
+    ensure!(dead.stdout.starts_with("NOT in place on "), "{dead:?}");
     let dead = ask(node, "status --json")?;
     let status: Value = serde_json::from_str(&dead.stdout)?;
     ensure!(dead.status.code() == Some(1) && status["process"]["state"] == "dead", "{dead:?}");

@@ -9,6 +9,7 @@ mod cleanup;
 mod flows;
 mod forward;
 mod health;
+mod kube_names;
 mod memory;
 pub(crate) mod proxy;
 pub(crate) mod status;
@@ -51,7 +52,7 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SOURCES: &str = "sources";
 const TABLES: &str = "tables";
 
-const PROGRAM: Program = Program {
+pub(crate) const PROGRAM: Program = Program {
     name: NAME,
     version: VERSION,
     gates: &[SOURCES, RTNETLINK, NFTABLES, TABLES],

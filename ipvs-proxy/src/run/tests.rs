@@ -627,3 +627,24 @@ proptest! {
         prop_assert!(rig.later(61).is_empty());
     }
 }
+
+#[test]
+fn what_nobody_announced_is_found_by_the_audit() {
+    use daemon::worker::{Cause, Work};
+
+    let mut rig = Rig::web();
+    rig.later(1);
+    rig.log.lock().unwrap().clear();
+    let (addresses, nft, log, now) = (rig.addresses.clone(), rig.nft.clone(), rig.log.clone(), rig.now);
+    let shell = daemon::shell::Shell::new(&super::PROGRAM);
+    let mut work = super::worker::ProxyWork::new(rig.proxy, "n".to_owned(), shell);
+    addresses.contents().rows.clear();
+    nft.contents().rows.retain(|key, _| matches!(key, nft_rows::RowKey::Table(_)));
+    work.pass(Cause::Timer, now);
+    assert!(log.lock().unwrap().is_empty(), "nobody has said anything");
+    work.invalidate_all();
+    work.pass(Cause::Timer, now);
+    let done = log.lock().unwrap().clone();
+    assert!(done.contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()), "{done:?}");
+    assert!(done.iter().any(|line| line.starts_with("nft + element ip ipvs-proxy @services")), "{done:?}");
+}

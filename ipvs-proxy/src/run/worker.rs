@@ -8,6 +8,7 @@ use daemon::status::{TableRows, is_tried};
 use daemon::worker::{self, Cause, Took, Work};
 use reconcile::Pass;
 
+use super::kube_names::KubeProxyNames;
 use super::proxy::Proxy;
 use super::status::Status;
 use super::tables::Touched;
@@ -32,6 +33,7 @@ pub(super) struct ProxyWork {
     proxy: Proxy,
     node: String,
     shell: Shell,
+    names: KubeProxyNames,
     ready: bool,
     /// Something may have changed since the last report.
     changed: bool,
@@ -42,8 +44,10 @@ pub(super) struct ProxyWork {
 }
 
 impl ProxyWork {
-    pub(super) const fn new(proxy: Proxy, node: String, shell: Shell) -> Self {
-        Self { proxy, node, shell, ready: false, changed: true, well: false, next_report: Duration::ZERO }
+    pub(super) fn new(proxy: Proxy, node: String, shell: Shell) -> Self {
+        let names = KubeProxyNames::default();
+        shell.metrics.extend(|registry| names.register(registry));
+        Self { proxy, node, shell, names, ready: false, changed: true, well: false, next_report: Duration::ZERO }
     }
 
     /// Opens gates of readiness as they are passed.
@@ -68,6 +72,7 @@ impl ProxyWork {
     fn count(&self, cause: Cause, pass: &Pass, took: Took) {
         let metrics = &self.shell.metrics;
         metrics.pass(cause, pass, took);
+        self.names.pass(cause, took);
         metrics.source("services", self.proxy.view().lost().is_none(), self.proxy.gate().is_open());
     }
 }
@@ -90,6 +95,7 @@ impl Work for ProxyWork {
 
     fn take(&mut self, event: Event<String, Reading>, _: Duration) {
         self.changed = true;
+        self.names.take(&event);
         self.proxy.take(event);
     }
 

@@ -78,7 +78,9 @@ pub struct Shell {
 }
 
 impl Shell {
-    fn new(program: &Program) -> Self {
+    /// A frame that serves nothing yet.
+    #[must_use]
+    pub fn new(program: &Program) -> Self {
         let readiness = Readiness::new(program.gates.iter().copied());
         Self {
             metrics: Arc::new(Metrics::new(program.name, program.version, readiness.clone())),

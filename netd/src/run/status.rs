@@ -88,6 +88,15 @@ pub fn text(status: &Value) -> String {
     Status::deserialize(status).map(|status| status.render()).unwrap_or_default()
 }
 
+/// A status of a daemon that does not run any more: nobody knows whether the kernel is as desired.
+#[must_use]
+pub fn outdated(mut status: Value) -> Value {
+    if let Some(Value::Object(node)) = status.get_mut("node") {
+        node.insert("in_sync".to_owned(), false.into());
+    }
+    status
+}
+
 /// The first items of a list of what is wrong.
 pub(super) fn listed(items: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
     items.into_iter().take(LISTED).collect()

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -157,10 +158,10 @@ impl File {
         if held.is_some() && held == there {
             return Ok(());
         }
-        let file = fs::File::options().create(true).truncate(false).write(true).open(&path)?;
+        let file = fs::File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
         file.set_permissions(Permissions::from_mode(0o644))?;
-        // Whoever reads the status holds it for a moment at most.
-        file.lock_shared()?;
+        // Shared: a second daemon of this folder is somebody else's business.
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_RDLCK)))?;
         self.lock = Some(file);
         Ok(())
     }
@@ -216,17 +217,26 @@ impl Stored {
     }
 }
 
-/// True when a process holds a lock on the file.
+/// True when a process holds a lock on the file. Takes none itself, so that those who ask do not mislead each other.
 fn is_locked(path: &Path) -> io::Result<bool> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    match file.try_lock() {
-        Ok(()) => Ok(false),
-        Err(fs::TryLockError::WouldBlock) => Ok(true),
-        Err(fs::TryLockError::Error(error)) => Err(error),
+    let mut lock = whole_file(libc::F_WRLCK);
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// A lock of `kind` on a whole file; it belongs to the open file and ends with it.
+fn whole_file(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: libc::c_short::try_from(kind).unwrap_or_default(),
+        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }
 
@@ -304,6 +314,18 @@ mod tests {
         assert_ne!(second, first);
         file.write(PAUSE + HEARTBEAT);
         assert_ne!(inode(), second, "the heartbeat");
+    }
+
+    #[test]
+    fn many_who_ask_at_once_do_not_mislead_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(written(folder.path()));
+        let ask = || (0..100).map(|_| Stored::read(folder.path()).unwrap().state).collect::<Vec<_>>();
+        let states = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert!(states.iter().all(|state| *state == State::Dead));
     }
 
     #[test]

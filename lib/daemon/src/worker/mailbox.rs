@@ -209,7 +209,7 @@ impl<W: Work> Mailbox<W> {
         self.lock().stop = taken.stop;
     }
 
-    /// Tells the thread to end after the pass that it is in.
+    /// Asks the thread to end after the pass that it is in.
     pub(super) fn stop(&self) {
         self.lock().stop = true;
         self.shared.wake.notify_one();

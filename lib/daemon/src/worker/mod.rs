@@ -53,7 +53,7 @@ pub trait Work: Send + 'static {
     type Order: Send + 'static;
     /// What somebody else may have changed.
     type Change: Copy + Ord + Send + 'static;
-    /// What the program is told after a pass; the newest replaces one that was not read.
+    /// What is reported after a pass; the newest replaces one that was not read.
     type Report: Send + 'static;
 
     /// Merges `next` into the order that waits before it. Returns `next` when both are needed.
@@ -88,7 +88,7 @@ pub trait Work: Send + 'static {
     /// When there is something to do of its own accord: a failed row, a drain.
     fn next(&self) -> Option<Duration>;
 
-    /// What `pass` has to be told of; also where it is logged and counted.
+    /// What to report of `pass`; also where it is logged and counted.
     fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Self::Report>;
 
     /// Desired and actual rows of every table.

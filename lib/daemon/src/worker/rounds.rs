@@ -49,7 +49,7 @@ impl<W: Work> Rounds<W> {
         }
     }
 
-    /// Works until it is told to end.
+    /// Works until it is asked to end.
     pub(super) fn run(mut self) {
         let liveness = self.mailbox.liveness();
         // The first pass of work that needs no order is due at once.
