@@ -15,7 +15,7 @@ fn shipped(path: &str) -> PathBuf {
 fn network_of_the_reference_cluster_is_read_without_a_remark() {
     let conf = NetConf::parse(&std::fs::read_to_string(shipped("net-conf.json")).unwrap()).unwrap();
     assert_eq!(conf.notes, Vec::<String>::new());
-    assert_eq!(conf.network.network.to_string(), "172.7.0.0/16");
+    assert_eq!(conf.network.to_string(), "172.7.0.0/16");
     assert!(matches!(conf.network.backend, Backend::Vxlan(options) if options.port == 8472 && options.vni == 1));
 }
 

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use netstate::{MacAddr, Prefix};
 
 use crate::format::lease::{Lease, SubnetKey};
-use crate::format::net_conf::Network;
+use crate::format::net_conf::{Network, Pool};
 
 /// One rule for choosing a subnet; they are asked in the configured order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +127,9 @@ pub fn choose(
     policies: &[Policy],
     lost_races: u32,
 ) -> Result<Choice, NoSubnet> {
+    let Some(network) = &network.pools.v4 else {
+        return Err(NoSubnet(vec!["the network has no IPv4 addresses".to_owned()]));
+    };
     if let Some(own) = own_lease(network, node, &claims.leases) {
         return Ok(Choice::Keep(own.clone()));
     }
@@ -182,7 +185,7 @@ impl Candidate {
 }
 
 /// This node's lease that fits the network; of several the one with the best claim, then the first in key order.
-fn own_lease<'a>(network: &Network, node: &Candidate, claims: &'a [Claim]) -> Option<&'a Lease> {
+fn own_lease<'a>(network: &Pool, node: &Candidate, claims: &'a [Claim]) -> Option<&'a Lease> {
     let fits = |claim: &&Claim| claim.lease.key.v6.is_none() && network.may_lease(&claim.lease.key.v4);
     let own = claims.iter().filter(|claim| node.owns(claim)).filter(fits);
     own.min_by_key(|claim| (node.rank(claim), claim.lease.key)).map(|claim| &claim.lease)
@@ -193,12 +196,12 @@ pub fn further<'a>(node: &Candidate, claims: &'a [Claim], holds: &SubnetKey) -> 
     claims.iter().filter(|claim| node.owns(claim) && claim.lease.key != *holds).collect()
 }
 
-fn previous(network: &Network, node: &Candidate) -> Result<Prefix, String> {
+fn previous(network: &Pool, node: &Candidate) -> Result<Prefix, String> {
     let subnet = node.previous.ok_or("no earlier subnet is known")?;
     if network.may_lease(&subnet) { Ok(subnet) } else { Err(format!("{subnet} does not fit the network any more")) }
 }
 
-fn by_node_ip(network: &Network, node: &Candidate) -> Result<Prefix, String> {
+fn by_node_ip(network: &Pool, node: &Candidate) -> Result<Prefix, String> {
     let number = host_number(node)
         .ok_or_else(|| format!("{} is not in the node's network {}", node.public_ip, node.node_network))?;
     network.subnet(number).ok_or_else(|| {
@@ -215,7 +218,7 @@ fn host_number(node: &Candidate) -> Option<u32> {
     inside.then(|| u32::from(node.public_ip) - u32::from(first))
 }
 
-fn first_free(network: &Network, node: &Candidate, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
+fn first_free(network: &Pool, node: &Candidate, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
     let free: Vec<Prefix> = network.subnets().filter(|subnet| occupied.check(*subnet).is_ok()).take(window).collect();
     let spread = usize::try_from(u32::from(node.public_ip)).unwrap_or(0);
     let chosen = spread.checked_rem(free.len()).and_then(|index| free.get(index));
@@ -230,7 +233,7 @@ fn first_free(network: &Network, node: &Candidate, occupied: &Occupied, window: 
 struct Occupied(BTreeMap<Prefix, Option<Ipv4Addr>>);
 
 impl Occupied {
-    fn by_others(network: &Network, node: &Candidate, claims: &Claims) -> Self {
+    fn by_others(network: &Pool, node: &Candidate, claims: &Claims) -> Self {
         let others = claims.leases.iter().filter(|claim| !node.owns(claim));
         let read = others.map(|claim| (claim.lease.key.v4, Some(claim.lease.attrs.public_ip)));
         let others = read.chain(claims.unreadable.iter().map(|subnet| (*subnet, None)));
@@ -268,6 +271,10 @@ mod tests {
 
     fn network(text: &str) -> Network {
         NetConf::parse(text).unwrap().network
+    }
+
+    fn pool(text: &str) -> Pool {
+        network(text).pools.v4.unwrap()
     }
 
     fn pods() -> Network {
@@ -332,7 +339,7 @@ mod tests {
             ("10.4.7.3", 24, r#"{"Network":"172.7.0.0/16","SubnetLen":28}"#, Some("172.7.0.48/28")),
             ("10.4.7.21", 24, r#"{"Network":"172.7.0.0/16","SubnetMin":"172.7.30.0"}"#, None),
         ] {
-            let named = by_node_ip(&network(conf), &node(addr, len));
+            let named = by_node_ip(&pool(conf), &node(addr, len));
             assert_eq!(named.ok().map(|subnet| subnet.to_string()).as_deref(), expected, "{addr}/{len} {conf}");
         }
     }
@@ -434,7 +441,8 @@ mod tests {
     #[test]
     fn full_network_is_an_error_with_every_reason() {
         let small = network(r#"{"Network":"10.0.0.0/28"}"#);
-        let full: Vec<Lease> = small.subnets().map(|subnet| lease(&subnet.to_string(), "10.4.7.9")).collect();
+        let full: Vec<Lease> =
+            small.pools.v4.as_ref().unwrap().subnets().map(|subnet| lease(&subnet.to_string(), "10.4.7.9")).collect();
         let error = choose(&small, &node("10.4.7.21", 24), &claims(&full), &ALL, 3).unwrap_err().to_string();
         assert!(error.contains("previous: ") && error.contains("node-ip: ") && error.contains("is leased"), "{error}");
     }
@@ -459,7 +467,7 @@ mod tests {
             };
             let leases: Vec<Lease> = held.into_iter().map(|at| lease(&prefix(at).to_string(), "10.4.9.9")).collect();
             let subnet = prefix((at, len));
-            let occupied = Occupied::by_others(&pods(), &node("10.4.7.21", 24), &claims(&leases));
+            let occupied = Occupied::by_others(&pods().pools.v4.unwrap(), &node("10.4.7.21", 24), &claims(&leases));
             let expected = leases.iter().any(|lease| lease.key.v4.overlaps(&subnet));
             prop_assert_eq!(occupied.check(subnet).is_err(), expected);
         }
@@ -475,7 +483,7 @@ mod tests {
                 })
                 .collect();
             if let Ok(Choice::Take { subnet, .. }) = choose(&network, &node(&format!("10.4.7.{own}"), 24), &claims(&leases), &ALL, races) {
-                prop_assert!(network.may_lease(&subnet));
+                prop_assert!(network.pools.v4.unwrap().may_lease(&subnet));
                 prop_assert!(leases.iter().all(|lease| !lease.key.v4.overlaps(&subnet)));
             }
         }

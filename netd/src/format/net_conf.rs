@@ -5,19 +5,21 @@
 //! own documentation says `vxlan`; here it is `vxlan`, with a note. And every problem is reported at once.
 //! IPv6 has its place in the format but not yet in this program: `EnableIPv6` is refused, never half-done.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use netstate::Prefix;
+use netstate::family::{IpFamily, PerFamily};
 
 use super::backend;
 use super::go_json::{BOOL, Object};
 use crate::plan::backend::Backend;
 use cluster::Problem;
 
-/// The Pod network of the cluster.
+/// The Pod addresses of one family, and how they are cut into subnets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
-    /// All Pod addresses, IPv4, /28 or larger.
+pub struct Pool {
+    /// All Pod addresses, /28 or larger.
     pub network: Prefix,
     /// Length of one node's subnet, from the network's length + 2 to 30.
     pub subnet_len: u8,
@@ -25,25 +27,32 @@ pub struct Network {
     pub subnet_min: Prefix,
     /// The last subnet a node may get.
     pub subnet_max: Prefix,
+}
+
+/// The Pod network of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Pod addresses of each family that the cluster has.
+    pub pools: PerFamily<Option<Pool>>,
     /// How nodes reach each other's subnets.
     pub backend: Backend,
 }
 
-/// A network with what the operator should hear about its text.
+/// A network with remarks about its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConf {
     /// What the text says.
     pub network: Network,
-    /// Remarks for the log: ignored keys, defaults that differ from flannel's.
+    /// For the log: ignored keys, defaults that differ from flannel's.
     pub notes: Vec<String>,
 }
 
-impl Network {
+impl Pool {
     /// The subnet with number `n`, counted from the network's first; `None` when it is not between the first and the
     /// last that a node may get.
     #[must_use]
     pub fn subnet(&self, n: u32) -> Option<Prefix> {
-        let step = 1u128.checked_shl(u32::from(32 - self.subnet_len))?;
+        let step = 1u128.checked_shl(u32::from(self.network.width().checked_sub(self.subnet_len)?))?;
         let addr = self.network.nth(u128::from(n).checked_mul(step)?)?;
         Prefix::new(addr, self.subnet_len).ok().filter(|subnet| self.may_lease(subnet))
     }
@@ -57,13 +66,42 @@ impl Network {
     /// True when a node may get `subnet`: it has the right length and lies between the first and the last.
     #[must_use]
     pub fn may_lease(&self, subnet: &Prefix) -> bool {
-        subnet.is_ipv4() && subnet.len() == self.subnet_len && (self.subnet_min..=self.subnet_max).contains(subnet)
+        subnet.family() == self.network.family()
+            && subnet.len() == self.subnet_len
+            && (self.subnet_min..=self.subnet_max).contains(subnet)
     }
 
     /// Every subnet a node may get, in order.
     pub fn subnets(&self) -> impl Iterator<Item = Prefix> {
         let last = self.subnet_max;
         std::iter::successors(Some(self.subnet_min), Prefix::next).take_while(move |subnet| *subnet <= last)
+    }
+}
+
+impl Network {
+    /// The Pod addresses of the family of `prefix`, if the cluster has any.
+    #[must_use]
+    pub const fn pool(&self, prefix: &Prefix) -> Option<&Pool> {
+        self.pools.get(prefix.family()).as_ref()
+    }
+
+    /// True when `prefix` is a part of the Pod network, of whatever length, and not all of it.
+    #[must_use]
+    pub fn has_subnet(&self, prefix: &Prefix) -> bool {
+        self.pool(prefix).is_some_and(|pool| pool.has_subnet(prefix))
+    }
+
+    /// All Pod addresses, by family.
+    pub fn networks(&self) -> impl Iterator<Item = Prefix> {
+        self.pools.present().map(|(_, pool)| pool.network)
+    }
+}
+
+impl fmt::Display for Network {
+    /// `172.7.0.0/16`, the families apart by a comma.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = self.networks().map(|network| network.to_string()).collect();
+        f.write_str(&texts.join(","))
     }
 }
 
@@ -78,14 +116,17 @@ impl NetConf {
             Object::parse(text).map_err(|error| vec![Problem::new("net-conf", error.to_string(), accepted)])?;
         let (mut problems, mut notes) = (Vec::new(), Vec::new());
         refuse_unbuilt_families(&mut object, &mut problems);
-        let subnets = Subnets::take(&mut object, &mut problems);
+        let pool = take_pool(&mut object, &mut problems);
         let backend = backend::take(&mut object, &mut problems, &mut notes);
         if object.take("EnableNFTables", BOOL, &mut problems) == Some(false) {
             notes.push("EnableNFTables: false is ignored: netd writes nftables rules only".to_owned());
         }
         notes.extend(object.rest().iter().map(|key| format!("{key}: unknown key, ignored")));
-        match (subnets, backend) {
-            (Some(subnets), Some(backend)) if problems.is_empty() => Ok(Self { network: subnets.with(backend), notes }),
+        match (pool, backend) {
+            (Some(pool), Some(backend)) if problems.is_empty() => {
+                let pools = PerFamily::only(IpFamily::V4, pool);
+                Ok(Self { network: Network { pools, backend }, notes })
+            }
             _ => Err(problems),
         }
     }
@@ -104,43 +145,29 @@ fn refuse_unbuilt_families(object: &mut Object, problems: &mut Vec<Problem>) {
     }
 }
 
-/// The address part of a network.
-struct Subnets {
-    network: Prefix,
-    len: u8,
-    min: Prefix,
-    max: Prefix,
-}
-
-impl Subnets {
-    fn take(object: &mut Object, problems: &mut Vec<Problem>) -> Option<Self> {
-        let known = problems.len();
-        let network = take_network(object, problems);
-        let len: Option<u64> = object.take("SubnetLen", "a number from 2 to 30", problems);
-        let min = object.take::<Ipv4Addr>("SubnetMin", SUBNET, problems);
-        let max = object.take::<Ipv4Addr>("SubnetMax", SUBNET, problems);
-        let network = network?;
-        if network.len() > 28 {
-            let message = format!("{network}: network is too small. Minimum useful network prefix is /28");
-            problems.push(Problem::new("Network", message, "a network from /1 to /28"));
-            return None;
-        }
-        let len = subnet_len(network, len, problems)?;
-        let default_min = network.nth(1u128 << (32 - u32::from(len))).and_then(|addr| Prefix::new(addr, len).ok());
-        let default_max = Prefix::new(network.last(), len).ok();
-        let min = bound("SubnetMin", min, network, len, problems).or(default_min)?;
-        let max = bound("SubnetMax", max, network, len, problems).or(default_max)?;
-        if min > max {
-            let message = format!("{} is after SubnetMax {}", min.addr(), max.addr());
-            problems.push(Problem::new("SubnetMin", message, "an address up to SubnetMax"));
-        }
-        (problems.len() == known).then_some(Self { network, len, min, max })
+/// Takes the address part of a network.
+fn take_pool(object: &mut Object, problems: &mut Vec<Problem>) -> Option<Pool> {
+    let known = problems.len();
+    let network = take_network(object, problems);
+    let len: Option<u64> = object.take("SubnetLen", "a number from 2 to 30", problems);
+    let min = object.take::<Ipv4Addr>("SubnetMin", SUBNET, problems);
+    let max = object.take::<Ipv4Addr>("SubnetMax", SUBNET, problems);
+    let network = network?;
+    if network.len() > 28 {
+        let message = format!("{network}: network is too small. Minimum useful network prefix is /28");
+        problems.push(Problem::new("Network", message, "a network from /1 to /28"));
+        return None;
     }
-
-    fn with(self, backend: Backend) -> Network {
-        let Self { network, len, min, max } = self;
-        Network { network, subnet_len: len, subnet_min: min, subnet_max: max, backend }
+    let len = subnet_len(network, len, problems)?;
+    let default_min = network.nth(1u128 << (32 - u32::from(len))).and_then(|addr| Prefix::new(addr, len).ok());
+    let default_max = Prefix::new(network.last(), len).ok();
+    let min = bound("SubnetMin", min, network, len, problems).or(default_min)?;
+    let max = bound("SubnetMax", max, network, len, problems).or(default_max)?;
+    if min > max {
+        let message = format!("{} is after SubnetMax {}", min.addr(), max.addr());
+        problems.push(Problem::new("SubnetMin", message, "an address up to SubnetMax"));
     }
+    (problems.len() == known).then_some(Pool { network, subnet_len: len, subnet_min: min, subnet_max: max })
 }
 
 const NETWORK: &str = "an IPv4 network such as 172.7.0.0/16";
@@ -201,8 +228,8 @@ mod tests {
     use super::*;
     use crate::plan::backend::Vxlan;
 
-    fn parse(text: &str) -> Network {
-        NetConf::parse(text).unwrap().network
+    fn parse(text: &str) -> Pool {
+        NetConf::parse(text).unwrap().network.pools.v4.unwrap()
     }
 
     fn refused(text: &str) -> Vec<String> {
@@ -231,8 +258,8 @@ mod tests {
         let text = r#"{"Network":"10.3.5.9/16","SubnetLen":28,"SubnetMin":"10.3.1.0","SubnetMax":"10.3.9.16",
             "Backend":{"type":"VXLAN","vni":7,"PORT":4789,"Mtu":9000,"GBP":true,"Learning":true,"DirectRouting":true,"MacPrefix":"0E-2A"}}"#;
         let conf = NetConf::parse(text).unwrap();
-        assert_eq!(conf.network.network.to_string(), "10.3.0.0/16");
-        assert_eq!(conf.network.subnet_max.to_string(), "10.3.9.16/28");
+        assert_eq!(conf.network.to_string(), "10.3.0.0/16");
+        assert_eq!(conf.network.pools.v4.unwrap().subnet_max.to_string(), "10.3.9.16/28");
         let vxlan = Vxlan { vni: 7, port: 4789, mtu: Some(9000), gbp: true, learning: true, direct_routing: true };
         assert_eq!(conf.network.backend, Backend::Vxlan(vxlan));
         assert_eq!(conf.notes, Vec::<String>::new());

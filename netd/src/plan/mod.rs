@@ -13,6 +13,7 @@ mod tables;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use netstate::family::IpFamily;
 use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
 
 pub use masquerade::{Masquerade, TABLE};
@@ -172,13 +173,25 @@ impl Planner {
     /// Rows that this node needs whatever the other nodes are.
     fn local_rows(&self) -> Tables {
         let mut tables = self.network.backend.local_rows(&self.local);
-        if self.masquerade.forward {
-            tables.forward.insert(self.network.network);
+        for (family, pool) in self.network.pools.present() {
+            if self.masquerade.forward {
+                tables.forward.insert(pool.network);
+            }
+            if self.local.subnet.family() == family {
+                tables.nft.extend(masquerade::rows(self.masquerade, pool.network, self.local.subnet));
+            }
+            // Pods reach the other nodes through this host: without forwarding every packet ends here.
+            tables.sysctls.insert(forwarding(family), "1".to_owned());
         }
-        tables.nft = masquerade::rows(self.masquerade, self.network.network, self.local.subnet);
-        // Pods reach the other nodes through this host: without forwarding every packet ends here.
-        tables.sysctls.extend("net/ipv4/ip_forward".parse().ok().map(|key: SysctlKey| (key, "1".to_owned())));
         tables
+    }
+}
+
+/// The kernel parameter that makes this host forward packets.
+const fn forwarding(family: IpFamily) -> SysctlKey {
+    match family {
+        IpFamily::V4 => SysctlKey::literal("net/ipv4/ip_forward"),
+        IpFamily::V6 => SysctlKey::literal("net/ipv6/conf/all/forwarding"),
     }
 }
 

@@ -65,7 +65,7 @@ impl Ownership {
             && key.metric == 0
             && route.src.is_none()
             && self.network.has_subnet(&key.dst)
-            && key.dst.len() == self.network.subnet_len
+            && self.network.pool(&key.dst).is_some_and(|pool| key.dst.len() == pool.subnet_len)
             && self.network.backend.flannel_made(&self.local, key, route)
     }
 }

@@ -206,7 +206,7 @@ impl Peers {
 pub(super) fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Option<String> {
     let (subnet, public_ip) = (lease.key.v4, lease.attrs.public_ip);
     if !network.has_subnet(&subnet) {
-        return Some(format!("{subnet} is no subnet of the Pod network {}", network.network));
+        return Some(format!("{subnet} is no subnet of the Pod network {network}"));
     }
     if subnet.overlaps(&local.subnet) {
         return Some(format!("{subnet} of {public_ip} overlaps this node's own subnet {}", local.subnet));

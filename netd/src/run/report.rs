@@ -150,7 +150,7 @@ impl<S: LeaseSource> Daemon<S> {
             node: status::Node {
                 public_ip: local.public_ip.to_string(),
                 interface: local.interface.to_string(),
-                network: self.node.network.network.to_string(),
+                network: self.node.network.to_string(),
                 subnet: self.held.as_ref().map(|held| held.key.v4.to_string()),
                 backend: self.node.network.backend.name().to_owned(),
                 mtu: planner.pod_mtu(),

@@ -130,7 +130,7 @@ async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<Network> {
         tracing::warn!(source = place, "{note}");
     }
     let network = conf.network;
-    tracing::info!(source = place, network = %network.network, backend = network.backend.name(), "the network");
+    tracing::info!(source = place, %network, backend = network.backend.name(), "the network");
     Ok(network)
 }
 
@@ -153,7 +153,8 @@ async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> 
 }
 
 fn check_plan(config: &Config, network: &Network, local: &LocalNode) -> Result<()> {
-    let plan = AddressPlan::default().node(None, local.node_network).pods(network.network);
+    let plan = AddressPlan::default().node(None, local.node_network);
+    let plan = network.networks().fold(plan, AddressPlan::pods);
     let plan = config.services.iter().copied().fold(plan, AddressPlan::services);
     let list: Vec<Problem> =
         plan.overlaps().iter().map(|overlap| Problem::new("networks", overlap.to_string(), "")).collect();
@@ -197,7 +198,7 @@ impl Records {
         if adopts {
             replace(&folder.join(ADOPTING), "")?;
         }
-        networks.insert(network.network);
+        networks.extend(network.networks());
         replace(&folder.join(NETWORKS), &networks.iter().map(|network| format!("{network}\n")).collect::<String>())?;
         devices.extend(network.backend.device());
         replace(&folder.join(DEVICES), &devices.iter().map(|device| format!("{device}\n")).collect::<String>())?;

@@ -23,7 +23,7 @@ pub(super) fn previous(path: &Path, network: &Network) -> Option<Prefix> {
         }
     };
     match SubnetFile::parse(&text) {
-        Ok(file) if file.networks_v4.contains(&network.network) => file.subnet_v4,
+        Ok(file) if network.networks().any(|network| file.networks_v4.contains(&network)) => file.subnet_v4,
         Ok(_) => None,
         Err(reason) => {
             tracing::warn!(file = %path.display(), %reason, "the subnet file of an earlier run is not used");
@@ -38,7 +38,7 @@ pub(super) fn previous(path: &Path, network: &Network) -> Option<Prefix> {
 /// When it cannot be written.
 pub(super) fn write(path: &Path, network: &Network, subnet: Prefix, mtu: u32, ip_masq: bool) -> io::Result<bool> {
     let file = SubnetFile {
-        networks_v4: vec![network.network],
+        networks_v4: network.networks().filter(Prefix::is_ipv4).collect(),
         subnet_v4: Some(subnet),
         mtu,
         ip_masq,
