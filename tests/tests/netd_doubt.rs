@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Need, eventually, throughout};
-use netd_node::{Net, SOON, VXLAN, kernel_state};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, kernel_state};
+use nix::sys::signal::Signal;
 
 fn burst_of_deletions_costs_no_route_of_nodes_that_live() -> Result<()> {
     let net = Net::start(VXLAN)?;
@@ -59,12 +60,43 @@ fn junk_in_an_emptied_store_makes_nobody_believe_it() -> Result<()> {
     })
 }
 
+fn store_restored_from_a_backup_is_noticed_though_it_has_passed_our_revision() -> Result<()> {
+    let mut net = Net::start(HOST_GW)?;
+    for n in [22, 23, 24, 25] {
+        net.put_lease(&format!("172.7.{n}.0-24"), &format!("10.4.7.{n}"), "host-gw")?;
+    }
+    let netd = net.netd("hdss7-21")?;
+    net.etcd.kill("hdss7-12")?;
+    net.host("hdss7-12")?.run(&["cp", "-r", "/run/etcd", "/run/backup"])?;
+    net.etcd.restart("hdss7-12")?;
+    net.put_lease("172.7.99.0-24", "10.4.7.99", "host-gw")?;
+    net.eventually_routes("hdss7-21", "172.7.99.0/24")?;
+    // Nothing is noticed while the store goes back and passes the revision that this node has seen.
+    netd.signal(Signal::SIGSTOP)?;
+    net.etcd.kill("hdss7-12")?;
+    net.host("hdss7-12")?.run(&["sh", "-c", "rm -r /run/etcd && mv /run/backup /run/etcd"])?;
+    net.etcd.restart("hdss7-12")?;
+    net.put_lease("172.7.98.0-24", "10.4.7.98", "host-gw")?;
+    for _ in 0..20 {
+        net.etcd.put("/elsewhere", "x")?;
+    }
+    netd.signal(Signal::SIGCONT)?;
+    net.eventually_routes("hdss7-21", "172.7.98.0/24")?;
+    let host = net.host("hdss7-21")?;
+    eventually(SOON, || {
+        let routes = host.run(&["ip", "route"])?.stdout;
+        ensure!(!routes.contains("172.7.99.0/24") && routes.contains("172.7.22.0/24"), "{routes}");
+        Ok(())
+    })
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
         lab::tests![
             burst_of_deletions_costs_no_route_of_nodes_that_live,
             junk_in_an_emptied_store_makes_nobody_believe_it,
+            store_restored_from_a_backup_is_noticed_though_it_has_passed_our_revision,
         ],
     )
 }
