@@ -59,19 +59,19 @@ pub enum SocketError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The kernel refused.
-    #[error("{0}{advice}", advice = advice(Some(.0.errno)))]
+    #[error("{0}{advice}", advice = advice(Some(.0.errno), .0.text.as_deref()))]
     Nack(Nack),
     /// The conversation broke off: the outcome is unknown.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// Something that the operation needs is not there.
-    #[error("{0} does not exist")]
+    #[error("{0} does not exist{advice}", advice = advice_on_parameter(.0))]
     Missing(String),
     /// Something that was believed to be there is not: to be made again at once.
     #[error("{0} is gone")]
     Vanished(String),
     /// A system call other than netlink failed.
-    #[error("{call}: {error}{advice}", advice = advice(.error.raw_os_error()))]
+    #[error("{call}: {error}{advice}", advice = advice(.error.raw_os_error(), None))]
     Io {
         /// The system call or the file.
         call: String,
@@ -133,13 +133,29 @@ impl KernelError {
     }
 }
 
-fn advice(errno: Option<i32>) -> &'static str {
+const IPV6_IS_OFF: &str = "; IPv6 is switched off here: set net.ipv6.conf.all.disable_ipv6 and default.disable_ipv6 to 0 \
+     (ipv6.disable=0 at boot), or leave IPv6 out of the configuration";
+
+/// What to do about `errno`, where the kernel's own `text` does not say it: advice never contradicts it.
+fn advice(errno: Option<i32>, text: Option<&str>) -> &'static str {
     match errno.unwrap_or(0) {
-        libc::EPERM | libc::EACCES => "; CAP_NET_ADMIN in this network namespace is needed",
-        libc::EOPNOTSUPP | libc::EPROTONOSUPPORT => "; this kernel lacks the feature or its module is not loaded",
+        _ if text.is_some_and(|text| text.contains("IPv6 is disabled") || text.contains("IPv6 not enabled")) => {
+            IPV6_IS_OFF
+        }
+        libc::EPERM | libc::EACCES if text.is_none() => "; CAP_NET_ADMIN in this network namespace is needed",
+        libc::EOPNOTSUPP | libc::EPROTONOSUPPORT if text.is_none() => {
+            "; this kernel lacks the feature or its module is not loaded"
+        }
+        libc::EAFNOSUPPORT => "; this kernel lacks the address family or it is switched off",
         libc::EROFS => "; the file system is mounted read-only here: set the value from outside",
         _ => "",
     }
+}
+
+/// The parameters that every node with IPv6 has are missing where it is off.
+fn advice_on_parameter(path: &str) -> &'static str {
+    let of_all = ["all", "default", "lo"].map(|name| format!("/proc/sys/net/ipv6/conf/{name}/"));
+    if of_all.iter().any(|all| path.starts_with(all)) { IPV6_IS_OFF } else { "" }
 }
 
 impl Classify for KernelError {
@@ -158,5 +174,25 @@ impl Classify for KernelError {
 
     fn errno(&self) -> Option<i32> {
         Self::errno(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_follows_the_kernels_text_and_never_contradicts_it() {
+        let text = |errno, text: Option<&str>| Cause::Nack(Nack { errno, text: text.map(str::to_owned) }).to_string();
+        let off = text(libc::EACCES, Some("ipv6: IPv6 is disabled on this device"));
+        assert!(off.contains("disable_ipv6") && !off.contains("CAP_NET_ADMIN"), "{off}");
+        assert!(text(libc::EPERM, None).contains("CAP_NET_ADMIN"));
+        let said = text(libc::EPERM, Some("Can't change the MTU of this device"));
+        assert!(!said.contains("CAP_NET_ADMIN"), "{said}");
+        assert!(text(libc::EOPNOTSUPP, None).contains("module"));
+        assert!(!text(libc::EOPNOTSUPP, Some("Device does not support VLAN filtering")).contains("module"));
+        let missing = |path: &str| Cause::Missing(path.to_owned()).to_string();
+        assert!(missing("/proc/sys/net/ipv6/conf/all/forwarding").contains("ipv6.disable"));
+        assert!(!missing("/proc/sys/net/ipv6/conf/veth1/accept_ra").contains("ipv6.disable"));
     }
 }
