@@ -149,7 +149,6 @@ fn invalid(node: &Node) {
         (with(&with_mapping(good.clone()), "snat", json!("yes")), 7, "snat"),
         (with(&with_mapping(good.clone()), "backend", json!("iptables")), 2, "backend"),
         (with(&with_mapping(good.clone()), "externalSetMarkChain", json!("KUBE-MARK-MASQ")), 2, "externalSetMarkChain"),
-        (with(&with_mapping(good.clone()), "hairpin", json!(true)), 2, "hairpin"),
         (with(&with_mapping(good.clone()), "conditionsV4", json!(["-s", "10.0.0.0/8"])), 2, "iptables' language"),
         (with(&with_mapping(good.clone()), "conditionsV4", json!(["!", "-s", "10.0.0.1"])), 2, "iptables' language"),
         (with(&with_mapping(good.clone()), "conditionsV6", json!(["ip6", "hoplimit", "3"])), 2, "hoplimit"),
