@@ -5,10 +5,10 @@
 //! therefore come before Pod steps, which the plan's order guarantees.
 
 mod bandwidth;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 
 use kernel::conntrack::Conntrack;
 use kernel::link::VethEnd;
@@ -18,11 +18,11 @@ use netstate::nft::Ruleset;
 use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, Route, RouteKey};
 use nix::libc;
 
-use crate::apply::Executor;
 use crate::apply::carrier;
 use crate::apply::duplicates;
 use crate::apply::hostports;
 use crate::apply::spoof;
+use crate::apply::{Executor, Made};
 use crate::plan::hostports::StaleFlows;
 use crate::plan::{Cidr, End, Parameter, Step, Undo};
 use crate::protocol::error::{CniError, Code};
@@ -105,34 +105,10 @@ impl<'a> KernelExecutor<'a> {
         Ok(index)
     }
 
-    fn create_bridge(&mut self, name: &IfName, link: &Link) -> Result<(), CniError> {
-        let filters = |kind: &LinkKind| matches!(kind, LinkKind::Bridge(options) if options.vlan_filtering);
-        let wanted = filters(&link.kind);
-        match self.host.create_link(name, link) {
-            // Another ADD was faster: its bridge is as good as ours, if it looks at VLANs where ours must.
-            Err(e) if e.errno() == Some(libc::EEXIST) => match self.host.link(name)? {
-                Some(found) if !wanted && matches!(found.link.kind, LinkKind::Bridge(_)) => Ok(()),
-                Some(found) if filters(&found.link.kind) => Ok(()),
-                _ => Err(CniError::from(e)),
-            },
-            Err(e) if wanted => Err(vlans_refused(e)),
-            other => other.map_err(CniError::from),
-        }
-    }
-
-    fn create_vlan_link(&mut self, bridge: &IfName, port: &End, gateway: &End, mtu: u32) -> Result<(), CniError> {
-        let master = self.index(bridge)?;
-        let here = Netns::open(Path::new("/proc/thread-self/ns/net"))?;
-        let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
-        // Another ADD was faster: its link is as good as ours, and is made whole by both.
-        exists_is_fine(self.host.create_veth(&end(port), master, &end(gateway), &here, mtu).map(drop))
-    }
-
     fn create_veth(&mut self, host: &End, pod: &End, bridge: &IfName, mtu: u32) -> Result<(), CniError> {
         let master = self.index(bridge)?;
         let netns = self.netns()?;
-        let end = |end: &End| VethEnd { name: end.name.clone(), mac: end.mac };
-        match self.host.create_veth(&end(host), master, &end(pod), netns, mtu) {
+        match self.host.create_veth(&veth_end(host), master, &veth_end(pod), netns, mtu) {
             Ok(pair) => {
                 self.indexes.insert(host.name.clone(), pair.host);
                 self.pod_index = Some(pair.peer);
@@ -199,11 +175,8 @@ fn set_new(parameter: &Parameter) -> Result<(), CniError> {
     }
 }
 
-fn exists_is_fine(result: Result<(), KernelError>) -> Result<(), CniError> {
-    match result {
-        Err(e) if e.errno() == Some(libc::EEXIST) => Ok(()),
-        other => other.map_err(CniError::from),
-    }
+fn veth_end(end: &End) -> VethEnd {
+    VethEnd { name: end.name.clone(), mac: end.mac }
 }
 
 fn bridge_link(mtu: Option<u32>, mac: Option<MacAddr>, vlan_filtering: bool) -> Link {
@@ -224,35 +197,23 @@ fn vlans_refused(error: KernelError) -> CniError {
     error.details("vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; or leave them out")
 }
 
-impl Executor for KernelExecutor<'_> {
-    fn apply(&mut self, step: &Step) -> Result<(), CniError> {
+impl KernelExecutor<'_> {
+    /// Executes a step on what belongs to one attachment.
+    fn apply_own(&mut self, step: &Step) -> Result<(), CniError> {
         match step {
-            Step::CreateBridge { name, mac, mtu, filters_vlans } => {
-                self.create_bridge(name, &bridge_link(*mtu, Some(*mac), *filters_vlans))
-            }
-            Step::FilterVlans(name) => self.host.filter_vlans(name).map_err(vlans_refused),
-            Step::CreateVlanLink { bridge, port, gateway, mtu } => self.create_vlan_link(bridge, port, gateway, *mtu),
-            Step::SetUp { name, mtu } => self.host.set_link(name, &up(*mtu)).map_err(CniError::from),
+            Step::CreateBridge { .. }
+            | Step::FilterVlans(_)
+            | Step::CreateVlanLink { .. }
+            | Step::SetUp { .. }
+            | Step::SetBridge { .. }
+            | Step::SetPromiscuous(_)
+            | Step::RemoveBridgeAddress(..)
+            | Step::AddGateway { .. }
+            | Step::HostParameter(_) => Ok(()),
             Step::SetPortVlans { link, vlans, keeps_default } => {
                 let index = self.index(link)?;
                 self.host.set_port_vlans(index, vlans, *keeps_default).map_err(vlans_refused)
             }
-            Step::SetBridge { name, mtu } => {
-                self.host.set_link(name, &bridge_link(*mtu, None, false)).map_err(CniError::from)
-            }
-            Step::SetPromiscuous(name) => {
-                let index = self.index(name)?;
-                self.host.set_promiscuous(index).map_err(CniError::from)
-            }
-            Step::RemoveBridgeAddress(name, (addr, len)) => {
-                let index = self.index(name)?;
-                self.host.delete_address(index, *addr, *len).map_err(CniError::from)
-            }
-            Step::AddBridgeAddress(name, (addr, len)) => {
-                let index = self.index(name)?;
-                exists_is_fine(self.host.add_address(index, *addr, *len))
-            }
-            Step::HostParameter(parameter) => set(parameter),
             Step::CreateVeth { host, pod, bridge, mtu } => self.create_veth(host, pod, bridge, *mtu),
             Step::SetPort { link, options } => {
                 let index = self.index(link)?;
@@ -284,10 +245,22 @@ impl Executor for KernelExecutor<'_> {
             }
         }
     }
+}
+
+impl Executor for KernelExecutor<'_> {
+    fn apply(&mut self, step: &Step) -> Result<Made, CniError> {
+        match self.apply_shared(step)? {
+            Some(made) => Ok(made),
+            None => self.apply_own(step).map(|()| Made::Here),
+        }
+    }
 
     fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
         match undo {
             Undo::DeleteLink(name) => self.host.delete_link(name).map_err(CniError::from),
+            Undo::RemoveShared { bridge, link } => self.remove_shared(bridge, link),
+            Undo::RemoveGateway { bridge, link, gateway } => self.remove_gateway(bridge, link, *gateway),
+            Undo::RestoreAddress(link, address) => self.restore_address(link, *address),
             Undo::Unlimit(link) => self.take_off(link, Rtnl::remove_bucket),
             Undo::UnhookIngress(link) => self.take_off(link, Rtnl::remove_ingress),
             Undo::ClosePorts(keys, tag) => hostports::close_known(&mut self.netfilter()?.0.nft, keys, tag),

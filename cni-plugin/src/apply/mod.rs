@@ -1,6 +1,6 @@
 //! Executes steps and, when one fails, takes back what was done.
 //!
-//! Invariant: the journal holds an undo for everything that belongs to the attachment and exists; after a failure it
+//! Invariant: the journal holds an undo for everything that this call made and that exists; after a failure it
 //! is unwound in reverse order to its end, whatever fails on the way, and the caller gets the first cause with every
 //! failure of the unwinding behind it.
 
@@ -12,6 +12,7 @@ pub mod spoof;
 
 use crate::plan::{Step, Undo};
 use kernel::{Chain, KernelError};
+use netstate::IfName;
 
 use crate::protocol::error::{CniError, Code};
 
@@ -21,13 +22,22 @@ impl From<KernelError> for CniError {
     }
 }
 
+/// Whether a step made what it shall make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// It did.
+    Here,
+    /// It was there before: somebody else's, who relies on it.
+    Before,
+}
+
 /// What executes steps: the kernel, or a test.
 pub trait Executor {
     /// Executes `step`.
     ///
     /// # Errors
     /// What the kernel said.
-    fn apply(&mut self, step: &Step) -> Result<(), CniError>;
+    fn apply(&mut self, step: &Step) -> Result<Made, CniError>;
 
     /// Executes `undo`. What is gone already is a success.
     ///
@@ -45,9 +55,12 @@ pub fn apply(steps: &[Step], executor: &mut dyn Executor) -> Result<(), CniError
     let mut journal: Vec<Undo> = Vec::new();
     for step in steps {
         let outcome = executor.apply(step);
-        // A name that was taken belongs to somebody else: what the step did not make, it must not remove.
-        let foreign = matches!(&outcome, Err(error) if error.code == Code::AlreadyAttached);
-        journal.extend(step.undo().filter(|_| !foreign));
+        let is_ours = match &outcome {
+            Ok(made) => *made == Made::Here,
+            // A name that was taken belongs to somebody else: what the step did not make, it must not remove.
+            Err(error) => error.code != Code::AlreadyAttached && !step.is_shared(),
+        };
+        journal.extend(step.undo().filter(|_| is_ours));
         if let Err(error) = outcome {
             return Err(unwind(&journal, executor, error.details(format!("while trying to {step}"))));
         }
@@ -55,9 +68,13 @@ pub fn apply(steps: &[Step], executor: &mut dyn Executor) -> Result<(), CniError
     Ok(())
 }
 
-/// Undoes everything in `journal`, last first, and adds what failed to `error`.
+/// Undoes everything in `journal`, last first, and adds what failed to `error`. A link that goes takes its addresses along,
+/// all at once: whoever relies on it meanwhile fails, and never goes on without a gateway.
 fn unwind(journal: &[Undo], executor: &mut dyn Executor, mut error: CniError) -> CniError {
-    for undo in journal.iter().rev() {
+    let goes =
+        |link: &IfName| journal.iter().any(|undo| matches!(undo, Undo::RemoveShared { link: l, .. } if l == link));
+    let is_needed = |undo: &&Undo| !matches!(undo, Undo::RemoveGateway { link, .. } if goes(link));
+    for undo in journal.iter().rev().filter(is_needed) {
         if let Err(failure) = executor.undo(undo) {
             error = error.details(format!("and could not undo: {failure}"));
         }
@@ -69,20 +86,22 @@ fn unwind(journal: &[Undo], executor: &mut dyn Executor, mut error: CniError) ->
 mod tests {
     use super::*;
     use crate::plan::End;
-    use netstate::{IfName, MacAddr};
+    use netstate::MacAddr;
 
     #[derive(Default)]
     struct Script {
         log: Vec<String>,
         fail_at: Option<(usize, Code)>,
         undo_fails: bool,
+        finds_shared: bool,
     }
 
     impl Executor for Script {
-        fn apply(&mut self, step: &Step) -> Result<(), CniError> {
+        fn apply(&mut self, step: &Step) -> Result<Made, CniError> {
             let failure = self.fail_at.filter(|(at, _)| *at == self.log.len());
             self.log.push(step.to_string());
-            failure.map_or(Ok(()), |(_, code)| Err(CniError::new(code, "first cause")))
+            let made = if self.finds_shared && step.is_shared() { Made::Before } else { Made::Here };
+            failure.map_or(Ok(made), |(_, code)| Err(CniError::new(code, "first cause")))
         }
 
         fn undo(&mut self, undo: &Undo) -> Result<(), CniError> {
@@ -133,6 +152,33 @@ mod tests {
         let mut executor = Script { fail_at: Some((1, Code::AlreadyAttached)), ..Script::default() };
         apply(&steps(), &mut executor).unwrap_err();
         assert!(!executor.log.iter().any(|line| line.starts_with("undo")), "{:?}", executor.log);
+    }
+
+    fn shared() -> Vec<Step> {
+        let gateway = ("172.7.21.1".parse().unwrap(), 24);
+        let other = ("fd00::1".parse().unwrap(), 64);
+        let bridge = || name("cbr0");
+        vec![
+            Step::CreateBridge { name: bridge(), mac: MacAddr([2; 6]), mtu: None, filters_vlans: false },
+            Step::RemoveBridgeAddress(bridge(), other),
+            Step::AddGateway { bridge: bridge(), link: bridge(), gateway },
+            veth("veth1"),
+        ]
+    }
+
+    #[test]
+    fn what_pods_share_is_undone_when_this_call_made_it_and_only_then() {
+        let undone = |steps: &[Step], finds_shared| {
+            let fail_at = Some((steps.len() - 1, Code::Kernel));
+            let mut executor = Script { fail_at, finds_shared, ..Script::default() };
+            apply(steps, &mut executor).unwrap_err();
+            let undos = executor.log.into_iter().filter_map(|line| line.strip_prefix("undo ").map(str::to_owned));
+            undos.map(|line| line.split([' ', '(']).next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(undone(&shared(), false), ["DeleteLink", "RestoreAddress", "RemoveShared"], "with its addresses");
+        assert_eq!(undone(&shared()[1..], false), ["DeleteLink", "RemoveGateway", "RestoreAddress"]);
+        assert_eq!(undone(&shared(), true), ["DeleteLink"], "somebody else's");
+        assert_eq!(undone(&shared()[..3], false), ["RestoreAddress", "RemoveShared"], "what failed was not made");
     }
 
     #[test]

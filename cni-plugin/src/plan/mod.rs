@@ -1,8 +1,8 @@
 //! What a verb will do, decided before anything is done: facts in, ordered steps out.
 //!
-//! Everything below is pure: no IO, no clock, no randomness. Invariant: every step that brings something into being
-//! that belongs to one attachment names its undo; objects that Pods share (the bridge, its addresses, the node's
-//! forwarding switch) have none, because another ADD may rely on them already.
+//! Everything below is pure: no IO, no clock, no randomness. Invariant: every step that brings something into being that
+//! could be in somebody's way names its undo. What Pods share (the bridge, its addresses) is undone only by the call that
+//! made it, and only while no Pod uses it; the node's forwarding switch stays.
 
 pub mod attach;
 pub mod bandwidth;
@@ -98,8 +98,15 @@ pub enum Step {
     },
     /// Take an address off the bridge.
     RemoveBridgeAddress(IfName, Cidr),
-    /// Give the bridge a gateway's address.
-    AddBridgeAddress(IfName, Cidr),
+    /// Give the bridge, or the link of a VLAN on it, a gateway's address.
+    AddGateway {
+        /// The bridge.
+        bridge: IfName,
+        /// The link that gets the address.
+        link: IfName,
+        /// The address.
+        gateway: Cidr,
+    },
     /// Set a parameter of the host.
     HostParameter(Parameter),
     /// Let only the Pod's own hardware address send by its port, which is not there yet.
@@ -230,6 +237,24 @@ pub enum Undo {
     UnguardPort(TableKey, Tag),
     /// Forget which hardware address the Pod's address had on this bridge.
     ForgetNeighbour(IfName, IpAddr),
+    /// Delete a bridge, or the link of a VLAN on it, unless a Pod uses the bridge.
+    RemoveShared {
+        /// The bridge.
+        bridge: IfName,
+        /// What to delete.
+        link: IfName,
+    },
+    /// Take a gateway's address off again, unless a Pod uses the bridge.
+    RemoveGateway {
+        /// The bridge.
+        bridge: IfName,
+        /// The link with the address.
+        link: IfName,
+        /// The address.
+        gateway: Cidr,
+    },
+    /// Give a link an address back.
+    RestoreAddress(IfName, Cidr),
     /// Take the limit off a link.
     Unlimit(IfName),
     /// Let nothing look at what a link receives.
@@ -237,8 +262,20 @@ pub enum Undo {
 }
 
 impl Step {
-    /// How the step is undone; `None` when it made nothing that belongs to the attachment alone, or when the undo of
-    /// an earlier step takes it along.
+    /// True for a step on what Pods share: it is undone only when it is known to have made something.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateBridge { .. }
+                | Self::CreateVlanLink { .. }
+                | Self::RemoveBridgeAddress(..)
+                | Self::AddGateway { .. }
+        )
+    }
+
+    /// How the step is undone; `None` when it made nothing that could be in somebody's way, or when the undo of an earlier
+    /// step takes it along.
     #[must_use]
     pub fn undo(&self) -> Option<Undo> {
         match self {
@@ -247,6 +284,14 @@ impl Step {
             Self::OpenPorts { ruleset, tag } => {
                 Some(Undo::ClosePorts(ruleset.elements.keys().cloned().collect(), tag.clone()))
             }
+            Self::CreateBridge { name, .. } => Some(Undo::RemoveShared { bridge: name.clone(), link: name.clone() }),
+            Self::CreateVlanLink { bridge, gateway, .. } => {
+                Some(Undo::RemoveShared { bridge: bridge.clone(), link: gateway.name.clone() })
+            }
+            Self::AddGateway { bridge, link, gateway } => {
+                Some(Undo::RemoveGateway { bridge: bridge.clone(), link: link.clone(), gateway: *gateway })
+            }
+            Self::RemoveBridgeAddress(link, address) => Some(Undo::RestoreAddress(link.clone(), *address)),
             Self::LimitLink { link, .. } => Some(Undo::Unlimit(link.clone())),
             Self::CreateIfb { name, .. } => Some(Undo::DeleteLink(name.clone())),
             Self::HookIngress(link) => Some(Undo::UnhookIngress(link.clone())),

@@ -25,7 +25,7 @@ impl fmt::Display for Step {
             Self::SetBridge { name, mtu } => write!(f, "set bridge {name} up{}", Mtu(*mtu)),
             Self::SetPromiscuous(name) => write!(f, "set bridge {name} promisc on"),
             Self::RemoveBridgeAddress(name, (addr, len)) => write!(f, "delete address {addr}/{len} dev {name}"),
-            Self::AddBridgeAddress(name, (addr, len)) => write!(f, "add address {addr}/{len} dev {name}"),
+            Self::AddGateway { link, gateway: (addr, len), .. } => write!(f, "add address {addr}/{len} dev {link}"),
             Self::HostParameter(p) => write!(f, "set {}={}", p.key, p.value),
             Self::SetPort { link, options } => {
                 write!(f, "set port {link} hairpin {} isolated {}", on(options.hairpin), on(options.isolated))
@@ -78,7 +78,7 @@ impl Step {
             | Self::SetBridge { .. }
             | Self::SetPromiscuous(..)
             | Self::RemoveBridgeAddress(..)
-            | Self::AddBridgeAddress(..)
+            | Self::AddGateway { .. }
             | Self::HostParameter(..)
             | Self::SetPort { .. }
             | Self::AwaitCarrier(..)

@@ -60,7 +60,7 @@ impl Attach<'_> {
                     steps.push(step);
                 }
             }
-            steps.push(Step::AddBridgeAddress(link.clone(), *gateway));
+            steps.push(self.gateway_step(*gateway));
         }
         let has = |v4: bool| gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4);
         if has(true) && !facts.forwards_v4 {
@@ -70,6 +70,11 @@ impl Attach<'_> {
             steps.push(Step::HostParameter(Parameter::required(FORWARD_V6, "1")));
         }
         Ok(steps)
+    }
+
+    /// Gives the link that holds gateways one of them.
+    pub(super) fn gateway_step(&self, gateway: Cidr) -> Step {
+        Step::AddGateway { bridge: self.conf.bridge.clone(), link: self.gateway_link(), gateway }
     }
 
     /// The gateways of all ranges: a pool of several subnets has several, and each Pod needs one of them.

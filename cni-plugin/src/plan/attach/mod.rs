@@ -174,6 +174,10 @@ impl Attach<'_> {
             let asleep = facts.bridge.as_ref().is_none_or(|bridge| !bridge.operational);
             let links = [Some(self.attachment.host_link()), asleep.then_some(&self.conf.bridge)];
             steps.extend(links.into_iter().flatten().cloned().map(Step::AwaitCarrier));
+            if asleep && facts.bridge.is_some() {
+                // Another ADD that gave them to it may have failed, and taken them back while this Pod had no port yet.
+                steps.extend(self.gateways().into_iter().map(|gateway| self.gateway_step(gateway)));
+            }
         }
         if self.conf.gateway {
             let learn = |addr| Step::LearnNeighbour { bridge: self.gateway_link(), addr, mac: self.pod_end().mac };
@@ -361,7 +365,8 @@ mod tests {
         rest.insert(5, "await carrier of cbr0");
         assert_eq!(all[4..], rest);
         let asleep = Facts { bridge: Some(BridgeState { operational: false, ..bridge() }), ..settled() };
-        assert_eq!(steps(&conf(stock()), &asleep).unwrap(), rest);
+        rest.insert(6, "add address 172.7.21.1/24 dev cbr0");
+        assert_eq!(steps(&conf(stock()), &asleep).unwrap(), rest, "taken back meanwhile, maybe");
     }
 
     #[test]

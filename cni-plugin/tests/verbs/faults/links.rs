@@ -1,15 +1,16 @@
 //! Links that are in the way, half made or changed by others; and what was always wrong with those of the former chain.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use kernel::link::VethEnd;
 use kernel::{Netns, Rtnl};
 use netstate::{IfName, Link, LinkKind, MacAddr};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::vars;
-use crate::node::{Node, flannel, host_link, inside, native, with};
+use crate::node::{DUAL_ENV, Node, SUBNET_ENV, flannel, host_link, inside, native, with};
 use crate::state::HostState;
 
 type Test = (&'static str, fn(&Node));
@@ -23,6 +24,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("hairpin_is_on_and_queues_and_addresses_are_set", link_settings),
     ("reused_address_is_known_by_its_new_hardware_address_at_once", reused_address),
     ("one_masquerade_table_serves_all_pods", one_masquerade),
+    ("failed_add_leaves_no_bridge_and_no_address_in_the_corrected_lists_way", nothing_in_the_way),
+    ("failed_add_leaves_a_bridge_that_pods_use_as_it_was", used_bridge_stays),
+    ("ipv6_switched_off_on_the_node_is_told_as_such", ipv6_off),
     ("no_verb_executes_another_program", one_execution),
 ];
 
@@ -234,5 +238,78 @@ fn one_execution(node: &Node) {
         let trace = traced(node, &conf, command, "web-1", path);
         let executions = trace.lines().filter(|line| line.contains("execve(") || line.contains("execveat(")).count();
         assert_eq!(executions, 1, "{command}");
+    }
+}
+
+fn reference(subnets: &[&str]) -> Value {
+    let ranges: Vec<Value> = subnets.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
+    json!({"cniVersion": "1.0.0", "name": "wired", "type": "bridge", "bridge": "br0", "isDefaultGateway": true,
+        "ipam": {"type": "host-local", "ranges": ranges}})
+}
+
+/// A route that the kernel refuses, long after the bridge and its address were made.
+fn broken(conf: &Value) -> Value {
+    let mut conf = conf.clone();
+    conf["ipam"]["routes"] = json!([{"dst": "10.99.0.0/16", "gw": "10.98.0.1"}]);
+    conf
+}
+
+fn switch_ipv6(off: &str) {
+    for name in ["all", "default"] {
+        kernel::sysctl::write(&format!("net/ipv6/conf/{name}/disable_ipv6").parse().unwrap(), off).unwrap();
+    }
+}
+
+fn nothing_in_the_way(node: &Node) {
+    let before = (node.links(), node.files());
+    for (wrong, right) in
+        [(broken(&reference(&["10.1.0.0/24"])), reference(&["10.2.0.0/24"])), (broken(&native()), native())]
+    {
+        let pod = node.pod();
+        assert_eq!(node.add(&wrong, "web-1", &pod).error().0, 100);
+        assert_eq!((node.links(), node.files()), before, "after {wrong}");
+        node.add(&right, "web-1", &pod).result();
+        node.del(&right, "web-1", &pod).silent();
+        // The bridge stays, as ever; an address that another wrong list gave to it does not.
+        let bridge = if right["type"] == json!("bridge") { "br0" } else { "cbr0" };
+        let addresses = crate::bridge::addresses(bridge);
+        crate::bridge::ip(&format!("addr flush dev {bridge}"));
+        assert_eq!(node.add(&wrong, "web-1", &pod).error().0, 100);
+        assert_eq!(crate::bridge::addresses(bridge), Vec::<String>::new(), "after {wrong}");
+        node.add(&right, "web-1", &pod).result();
+        assert_eq!(crate::bridge::addresses(bridge), addresses);
+        node.del(&right, "web-1", &pod).silent();
+        crate::bridge::ip(&format!("link del {bridge}"));
+    }
+}
+
+fn used_bridge_stays(node: &Node) {
+    let conf = reference(&["10.1.0.0/24"]);
+    let (pod, _) = node.attached(&conf, "web-1");
+    let forced = with(&broken(&reference(&["10.2.0.0/24"])), "forceAddress", json!(true));
+    assert_eq!(node.add(&forced, "web-2", &node.pod()).error().0, 100);
+    assert!(crate::bridge::addresses("br0").contains(&"10.1.0.1/24".to_owned()), "the address that gave way is back");
+    assert_eq!(node.add(&broken(&conf), "web-3", &node.pod()).error().0, 100);
+    assert!(node.links().contains(&"br0".to_owned()) && node.links().contains(&host_link("web-1")));
+    let gateway = "10.1.0.1".parse().unwrap();
+    let reached = inside(&pod, || Rtnl::open().unwrap().route_to(gateway).is_ok());
+    assert!(reached);
+}
+
+fn ipv6_off(node: &Node) {
+    fs::write("/run/flannel/subnet.env", DUAL_ENV).unwrap();
+    switch_ipv6("1");
+    let before = (node.links(), node.files());
+    for conf in [native(), flannel(), reference(&["10.1.0.0/24", "fd00:9::/64"])] {
+        let pod = node.pod();
+        let (code, text) = node.add(&conf, "web-1", &pod).error();
+        assert!(code == 100 && text.contains("IPv6") && text.contains("disable_ipv6"), "{text}");
+        assert!(!text.contains("CAP_NET_ADMIN") && !text.contains("could not undo"), "{text}");
+        assert_eq!((node.links(), node.files()), before);
+    }
+    fs::write("/run/flannel/subnet.env", SUBNET_ENV).unwrap();
+    for conf in [native(), reference(&["10.2.0.0/24"])] {
+        node.add(&conf, "web-1", &node.pod()).result();
+        node.verb("DEL", &conf, "web-1", "").silent();
     }
 }
