@@ -5,7 +5,8 @@ use cluster::etcd::{Prefix, Store};
 
 use super::read_manifests;
 use crate::dataplane::not_served;
-use crate::source::{Object, read};
+use crate::object::key::Kind;
+use crate::source::{read_service, read_slice};
 
 /// Checks every object, then writes those that differ in one transaction and prints each.
 pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> anyhow::Result<()> {
@@ -13,11 +14,13 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     let mut problems = Vec::new();
     let mut notes = Vec::new();
     for (key, json) in &objects {
-        let (skipped, not_served) = match read(key, json) {
-            Ok(Object::Service(service)) => (service.skipped.clone(), not_served(&service)),
-            Ok(Object::Slice(slice)) => (slice.skipped, slice.unserved),
-            Err(reason) => (vec![reason], Vec::new()),
+        let checked = match key.kind {
+            Kind::Service => {
+                read_service(&key.name, json).map(|service| (service.skipped.clone(), not_served(&service)))
+            }
+            Kind::EndpointSlice => read_slice(&key.name, json).map(|slice| (slice.skipped, slice.unserved)),
         };
+        let (skipped, not_served) = checked.unwrap_or_else(|reason| (vec![reason], Vec::new()));
         problems.extend(skipped.iter().map(|reason| format!("{key}: {reason}")));
         notes.extend(not_served.iter().map(|field| format!("{key}: {field}")));
     }

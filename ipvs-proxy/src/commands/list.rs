@@ -8,19 +8,18 @@ use cluster::etcd::{Prefix, Store};
 use crate::object::key::ObjectKey;
 use crate::object::service::{Policy, Service};
 use crate::plan::select::{Here, select};
-use crate::source::read;
 use crate::source::view::View;
+use crate::source::{Update, update};
 
 /// Prints the table; malformed objects are reported on standard error.
 pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {
     let mut view = View::default();
     for entry in store.list(prefix).await?.entries {
-        match ObjectKey::from_etcd(&entry.key) {
-            Some(key) => {
-                let value = read(&key, &entry.value);
-                view.take(Event::Put { key: key.to_string(), value, revision: entry.mod_revision });
-            }
-            None => eprintln!("{}: no key of ours", entry.key),
+        let put = Event::Put { key: entry.key, value: entry.value, revision: entry.mod_revision };
+        match update(put, ObjectKey::from_etcd, true) {
+            Some(Update::Junk(Event::Put { key, .. })) => eprintln!("{key}: no key of ours"),
+            Some(update) => drop(view.take(update)),
+            None => {}
         }
     }
     print!("{}", table(&view));
@@ -93,8 +92,8 @@ mod tests {
             ),
         ];
         for (key, json) in objects {
-            let value = read(&ObjectKey::from_etcd(key).unwrap(), json.as_bytes());
-            view.take(Event::Put { key: key.to_owned(), value, revision: 1 });
+            let put = Event::Put { key: key.to_owned(), value: json.as_bytes().to_vec(), revision: 1 };
+            view.take(update(put, ObjectKey::from_etcd, true).unwrap());
         }
         assert_eq!(
             table(&view),

@@ -10,8 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::object::key::Kind;
-use crate::source::Reading;
+use crate::source::Update;
 
 /// Seconds since 1970.
 type Timestamp = Gauge<f64, AtomicU64>;
@@ -48,14 +47,13 @@ impl KubeProxyNames {
     }
 
     /// An object has come or gone.
-    pub(super) fn take(&self, event: &Event<String, Reading>) {
-        let Some(key) = event.key() else { return };
+    pub(super) fn take(&self, update: &Update) {
+        match update {
+            Update::Service(Event::Put { .. } | Event::Delete { .. }) => self.services.inc(),
+            Update::Slice(Event::Put { .. } | Event::Delete { .. }) => self.endpoints.inc(),
+            _ => return,
+        };
         self.queued.set(now());
-        if key.starts_with(Kind::Service.folder()) {
-            self.services.inc();
-        } else {
-            self.endpoints.inc();
-        }
     }
 
     /// A pass has ended.

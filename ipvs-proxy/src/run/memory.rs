@@ -33,8 +33,8 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
         Kind::EndpointSlice => key.name.namespace == name.namespace && view.service(name).is_some(),
     };
     let unknown = view.malformed().filter(|(_, _, kept)| !kept);
-    let mut unknown = unknown.filter_map(|(key, _, _)| ObjectKey::from_etcd(key));
-    !view.unreadable().is_empty() || unknown.any(|key| may_be_it(&key))
+    let mut unknown = unknown.filter_map(|(key, _, _)| ObjectKey::from_etcd(&key));
+    view.unreadable().next().is_some() || unknown.any(|key| may_be_it(&key))
 }
 
 /// The plans of Services in doubt as the kernel holds them, by the names that the record carries.

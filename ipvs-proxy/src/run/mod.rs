@@ -88,9 +88,9 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
     loop {
         tokio::select! {
             status = worker.next() => shell.board.set(&status),
-            event = source.next() => match event {
-                Some(event) => {
-                    mailbox.send(event).await;
+            update = source.next() => match update {
+                Some(update) => {
+                    mailbox.send(update).await;
                 }
                 None => bail!("the source of Services and EndpointSlices has ended"),
             },

@@ -5,6 +5,7 @@
 //! before this program started goes on as the kernel remembers it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use cluster::Event;
@@ -20,7 +21,7 @@ use crate::plan::networks::Networks;
 use crate::plan::select::Here;
 use crate::plan::{Claims, ServicePlan, plan};
 use crate::source::view::View;
-use crate::source::{Object, Reading};
+use crate::source::{JUNK, Update};
 
 /// Time between two audits of tables that announce no changes: with the audit itself, what somebody deletes is back
 /// within a second.
@@ -37,7 +38,7 @@ pub(crate) struct Proxy {
     claims: Claims,
     plane: DataPlane,
     tables: Tables,
-    gate: Gate<&'static str>,
+    gate: Gate<Kind>,
     dirty: BTreeSet<ObjectName>,
     /// Services that belong to a change whose end was not received yet.
     changed: BTreeSet<ObjectName>,
@@ -78,7 +79,7 @@ impl Proxy {
             claims: Claims::default(),
             plane,
             tables,
-            gate: Gate::new([Kind::Service.folder(), Kind::EndpointSlice.folder()]),
+            gate: Gate::new(Kind::ALL),
             dirty: BTreeSet::new(),
             changed: BTreeSet::new(),
             misplaced: BTreeMap::new(),
@@ -91,17 +92,15 @@ impl Proxy {
     }
 
     /// Takes in what the source of Services and EndpointSlices says. Costs no more than the object it is about.
-    pub(crate) fn take(&mut self, event: Event<String, Reading>) {
-        log(&event, &self.view);
-        let (end, complete) = (event.is_end(), event == Event::Complete);
-        self.changed.extend(self.view.take(event));
+    pub(crate) fn take(&mut self, update: Update) {
+        log(&update, &self.view);
+        let (end, complete) = (update.is_end(), update.completes());
+        self.changed.extend(self.view.take(update));
         if end {
             self.dirty.append(&mut self.changed);
         }
-        if complete {
-            for kind in Kind::ALL {
-                self.gate.complete(&kind.folder());
-            }
+        for kind in complete {
+            self.gate.complete(kind);
         }
         self.release_remembered();
     }
@@ -227,7 +226,7 @@ impl Proxy {
 
     /// The sources that have not been listed once.
     #[must_use]
-    pub(crate) const fn gate(&self) -> &Gate<&'static str> {
+    pub(crate) const fn gate(&self) -> &Gate<Kind> {
         &self.gate
     }
 
@@ -250,18 +249,34 @@ impl Proxy {
 }
 
 /// Writes into the log what a source says that is wrong or not served.
-fn log(event: &Event<String, Reading>, view: &View) {
-    match event {
-        Event::Put { key, value: Err(reason), .. } => tracing::warn!(object = key, reason, "object is malformed"),
-        Event::Put { key, value: Ok(Object::Service(new)), .. } => {
-            let old = view.service(&new.name);
+fn log(update: &Update, view: &View) {
+    match update {
+        Update::Service(Event::Put { key, value: Ok(new), .. }) => {
+            let old = view.service(key);
             log_not_served(new, old);
-            log_skipped(key, &new.skipped, old.map(|old| old.skipped.as_slice()));
+            log_skipped(&format!("services/{key}"), &new.skipped, old.map(|old| old.skipped.as_slice()));
         }
-        Event::Put { key, value: Ok(Object::Slice(new)), .. } => {
-            let old = view.slices(&new.service).find(|old| old.name == new.name);
-            log_skipped(key, &new.skipped, old.map(|old| old.skipped.as_slice()));
+        Update::Slice(Event::Put { key, value: Ok(new), .. }) => {
+            let old = view.slice(key).map(|old| old.skipped.as_slice());
+            log_skipped(&format!("endpointslices/{key}"), &new.skipped, old);
         }
+        Update::Service(Event::Put { key, value: Err(reason), .. }) => {
+            tracing::warn!(object = %format_args!("services/{key}"), reason, "object is malformed");
+        }
+        Update::Slice(Event::Put { key, value: Err(reason), .. }) => {
+            tracing::warn!(object = %format_args!("endpointslices/{key}"), reason, "object is malformed");
+        }
+        Update::Junk(Event::Put { key, .. }) => tracing::warn!(object = key, reason = JUNK, "object is malformed"),
+        Update::Every(event) => log_source(event, view),
+        Update::Service(event) => event.clone().keyless().iter().for_each(|event| log_source(event, view)),
+        Update::Slice(event) => event.clone().keyless().iter().for_each(|event| log_source(event, view)),
+        Update::Junk(_) => {}
+    }
+}
+
+/// Writes into the log how the source itself is.
+fn log_source(event: &Event<Infallible, Infallible>, view: &View) {
+    match event {
         Event::Invalid { source, reason } => tracing::warn!(source, reason, "file cannot be read"),
         Event::Lost(error) => tracing::warn!(%error, "source is out of reach; what is known stays in force"),
         Event::Complete if view.lost().is_some() => tracing::info!("source is in reach again"),

@@ -96,7 +96,7 @@ impl Status {
     pub(crate) fn of(proxy: &Proxy, node: &str, advice: &[String], now: Duration) -> Self {
         let tables: Vec<_> = proxy.tables().stack().stages().map(|stage| table(stage)).collect();
         let lost = proxy.view().lost().map(ToString::to_string);
-        let waiting_for: Vec<_> = proxy.gate().waiting().map(ToString::to_string).collect();
+        let waiting_for: Vec<_> = proxy.gate().waiting().map(|kind| kind.folder().to_owned()).collect();
         let done = tables.iter().all(|table| table.rows.is_done());
         let totals = proxy.totals();
         Self {
@@ -135,20 +135,19 @@ fn table(stage: &dyn Stage) -> Table {
 
 /// What is found beside the objects that are used.
 fn notes(view: &View) -> impl Iterator<Item = String> {
-    let lines = |(file, lines): (&String, &Vec<String>)| lines.iter().map(|line| format!("{file}: {line}")).collect();
-    view.notes().iter().flat_map(lines as fn(_) -> Vec<String>).take(LISTED)
+    view.notes().map(|(file, line)| format!("{file}: {line}")).take(LISTED)
 }
 
 fn refused(proxy: &Proxy) -> Vec<Refused> {
     let remembered: Vec<String> = proxy.remembered().map(|name| format!("services/{name}")).collect();
     let malformed = proxy.view().malformed().map(|(key, reason, kept)| Refused {
-        object: key.to_owned(),
+        earlier_version_served: kept || remembered.contains(&key),
+        object: key,
         reason: reason.to_owned(),
-        earlier_version_served: kept || remembered.iter().any(|object| object == key),
     });
-    let unreadable = proxy.view().unreadable().iter().map(|(source, reason)| Refused {
-        object: source.clone(),
-        reason: reason.clone(),
+    let unreadable = proxy.view().unreadable().map(|(source, reason)| Refused {
+        object: source.to_owned(),
+        reason: reason.to_owned(),
         earlier_version_served: false,
     });
     let misplaced = proxy.misplaced().iter().map(|(name, reason)| Refused {

@@ -22,7 +22,7 @@ use crate::dataplane::{DataPlane, record, vip};
 use crate::object::key::ObjectKey;
 use crate::plan::networks::Networks;
 use crate::plan::select::Here;
-use crate::source::read;
+use crate::source::update;
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -196,13 +196,12 @@ impl Rig {
         Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
 
-    fn receive(&mut self, event: Event<String, crate::source::Reading>) {
-        self.proxy.take(event);
+    fn receive(&mut self, event: Event) {
+        self.proxy.take(update(event, ObjectKey::from_etcd, true).unwrap());
     }
 
     fn put(&mut self, key: &str, json: &serde_json::Value) {
-        let value = read(&ObjectKey::from_etcd(key).unwrap(), json.to_string().as_bytes());
-        self.receive(Event::Put { key: key.to_owned(), value, revision: 1 });
+        self.receive(Event::Put { key: key.to_owned(), value: json.to_string().into_bytes(), revision: 1 });
     }
 
     fn service(&mut self, name: &str, last: u8, protocol: &str) {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use cluster::Event;
 use daemon::shell::Shell;
 use daemon::status::{TableRows, is_tried};
 use daemon::worker::{self, Cause, Took, Work};
@@ -13,7 +12,7 @@ use super::proxy::Proxy;
 use super::status::Status;
 use super::tables::Touched;
 use super::{SOURCES, TABLES, addresses, forward};
-use crate::source::Reading;
+use crate::source::Update;
 
 /// Shortest time between two listings of one table that notifications ask for: a node that starts a hundred Pods announces
 /// a thousand changes of links.
@@ -78,7 +77,7 @@ impl ProxyWork {
 }
 
 impl Work for ProxyWork {
-    type Order = Event<String, Reading>;
+    type Order = Update;
     type Change = Touched;
     type Report = Status;
 
@@ -93,10 +92,10 @@ impl Work for ProxyWork {
         AUDIT
     }
 
-    fn take(&mut self, event: Event<String, Reading>, _: Duration) {
+    fn take(&mut self, update: Update, _: Duration) {
         self.changed = true;
-        self.names.take(&event);
-        self.proxy.take(event);
+        self.names.take(&update);
+        self.proxy.take(update);
     }
 
     fn invalidate(&mut self, change: Touched) {

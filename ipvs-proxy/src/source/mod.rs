@@ -6,6 +6,7 @@
 
 pub(crate) mod view;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 use cluster::etcd::{Client, Prefix};
@@ -17,17 +18,45 @@ use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 
-/// An object that was read.
+/// An object, or why it cannot be read.
+pub(crate) type Reading<T> = Result<Box<T>, String>;
+
+/// What a source reports. Each kind of object has listings of its own; a source of both kinds lists them together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Object {
-    /// A Service.
-    Service(Box<Service>),
-    /// An EndpointSlice.
-    Slice(Box<EndpointSlice>),
+pub(crate) enum Update {
+    /// Of Services.
+    Service(Event<ObjectName, Reading<Service>>),
+    /// Of EndpointSlices.
+    Slice(Event<ObjectName, Reading<EndpointSlice>>),
+    /// Of keys that are no objects.
+    Junk(Event<String, ()>),
+    /// Of both kinds together: what is about no single object.
+    Every(Event<Infallible, Infallible>),
 }
 
-/// An object, or why it cannot be read.
-pub(crate) type Reading = Result<Object, String>;
+impl Update {
+    /// True at the end of what belongs together.
+    #[must_use]
+    pub(crate) const fn is_end(&self) -> bool {
+        match self {
+            Self::Service(event) => event.is_end(),
+            Self::Slice(event) => event.is_end(),
+            Self::Junk(event) => event.is_end(),
+            Self::Every(event) => event.is_end(),
+        }
+    }
+
+    /// The kinds of which a listing is whole with this.
+    #[must_use]
+    pub(crate) const fn completes(&self) -> &'static [Kind] {
+        match self {
+            Self::Service(Event::Complete) => &[Kind::Service],
+            Self::Slice(Event::Complete) => &[Kind::EndpointSlice],
+            Self::Every(Event::Complete) => &Kind::ALL,
+            _ => &[],
+        }
+    }
+}
 
 /// Where to listen.
 #[derive(Debug, Clone)]
@@ -63,51 +92,64 @@ impl Source {
         }
     }
 
-    /// The next event; its keys are those of [`ObjectKey`]'s text. Cancel-safe. `None` when the runtime ends.
-    pub(crate) async fn next(&mut self) -> Option<Event<String, Reading>> {
+    /// The next update. Cancel-safe. `None` when the runtime ends.
+    pub(crate) async fn next(&mut self) -> Option<Update> {
         loop {
             let event = self.events.next().await?;
-            if let Some(event) = translate(event, self.read_key, self.junk) {
-                return Some(event);
+            if let Some(update) = update(event, self.read_key, self.junk) {
+                return Some(update);
             }
         }
     }
 }
 
-fn translate(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk: bool) -> Option<Event<String, Reading>> {
-    let key = |key: String| match read_key(&key) {
-        Some(object) => Some((object.to_string(), Some(object))),
-        None => junk.then_some((key, None)),
-    };
-    let value = |(_, object): &(String, Option<ObjectKey>), value: Vec<u8>| match object {
-        Some(object) => read(object, &value),
-        None => Err(JUNK.to_owned()),
-    };
-    Some(event.filter_map(key, value)?.map(|(key, _)| key, |_, reading| reading))
+/// What an event of a source with keys below a prefix means; nothing when its key is junk and `junk` is not asked for.
+pub(crate) fn update(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk: bool) -> Option<Update> {
+    let Some(key) = event.key() else { return event.keyless().map(Update::Every) };
+    Some(match read_key(key) {
+        Some(ObjectKey { kind: Kind::Service, name }) => {
+            Update::Service(event.map(|_| name, |name, json| read_service(name, &json)))
+        }
+        Some(ObjectKey { kind: Kind::EndpointSlice, name }) => {
+            Update::Slice(event.map(|_| name, |name, json| read_slice(name, &json)))
+        }
+        None if junk => Update::Junk(event.map(|key| key, |_, _| ())),
+        None => return None,
+    })
 }
 
-const JUNK: &str = "is no key of ours; accepted: services/NAMESPACE/NAME and endpointslices/NAMESPACE/NAME";
+/// Why a key below etcd's prefix is junk.
+pub(crate) const JUNK: &str = "is no key of ours; accepted: services/NAMESPACE/NAME and endpointslices/NAMESPACE/NAME";
 
-/// Reads the object stored under `key`.
+/// Reads the Service stored under `name`.
 ///
 /// # Errors
 /// What is wrong with it, as text: not JSON, a malformed field, or another name than its key's.
-pub(crate) fn read(key: &ObjectKey, value: &[u8]) -> Reading {
-    let json: Value = serde_json::from_slice(value).map_err(|error| format!("not valid JSON: {error}"))?;
-    let object = match key.kind {
-        Kind::Service => Service::from_json(&json).map(|service| Object::Service(Box::new(service))),
-        Kind::EndpointSlice => EndpointSlice::from_json(&json).map(|slice| Object::Slice(Box::new(slice))),
-    };
-    let object = object.map_err(|problem| problem.to_string())?;
-    let name: &ObjectName = match &object {
-        Object::Service(service) => &service.name,
-        Object::Slice(slice) => &slice.name,
-    };
-    if *name != key.name {
+pub(crate) fn read_service(name: &ObjectName, json: &[u8]) -> Reading<Service> {
+    read(name, json, Service::from_json, |service| &service.name)
+}
+
+/// Reads the EndpointSlice stored under `name`.
+///
+/// # Errors
+/// As [`read_service`].
+pub(crate) fn read_slice(name: &ObjectName, json: &[u8]) -> Reading<EndpointSlice> {
+    read(name, json, EndpointSlice::from_json, |slice| &slice.name)
+}
+
+fn read<T>(
+    name: &ObjectName,
+    json: &[u8],
+    parse: fn(&Value) -> Result<T, Problem>,
+    name_of: fn(&T) -> &ObjectName,
+) -> Reading<T> {
+    let json: Value = serde_json::from_slice(json).map_err(|error| format!("not valid JSON: {error}"))?;
+    let object = parse(&json).map_err(|problem| problem.to_string())?;
+    if name_of(&object) != name {
         let accepted = "the namespace and name of its key";
-        return Err(Problem::new("metadata", name.to_string(), accepted).to_string());
+        return Err(Problem::new("metadata", name_of(&object).to_string(), accepted).to_string());
     }
-    Ok(object)
+    Ok(Box::new(object))
 }
 
 #[cfg(test)]
@@ -122,12 +164,11 @@ mod tests {
 
     #[test]
     fn an_object_is_read_under_its_key_whatever_the_source_calls_it() {
-        let etcd = translate(put("services/default/web", WEB), ObjectKey::from_etcd, true);
-        let directory = translate(put("Service/default/web", WEB), ObjectKey::from_manifest, false);
+        let etcd = update(put("services/default/web", WEB), ObjectKey::from_etcd, true);
+        let directory = update(put("Service/default/web", WEB), ObjectKey::from_manifest, false);
         assert_eq!(etcd, directory);
-        assert!(
-            matches!(etcd, Some(Event::Put { key, value: Ok(Object::Service(_)), .. }) if key == "services/default/web")
-        );
+        let web = ObjectName::new("default", "web");
+        assert!(matches!(etcd, Some(Update::Service(Event::Put { key, value: Ok(_), .. })) if key == web));
     }
 
     #[test]
@@ -140,8 +181,8 @@ mod tests {
                 "metadata: default/other; accepted: the namespace and name of its key",
             ),
         ] {
-            match translate(put("services/default/web", value), ObjectKey::from_etcd, true) {
-                Some(Event::Put { value: Err(text), .. }) => assert!(text.contains(reason), "{text}"),
+            match update(put("services/default/web", value), ObjectKey::from_etcd, true) {
+                Some(Update::Service(Event::Put { value: Err(text), .. })) => assert!(text.contains(reason), "{text}"),
                 other => panic!("{other:?}"),
             }
         }
@@ -149,12 +190,20 @@ mod tests {
 
     #[test]
     fn junk_keys_are_told_in_etcd_and_read_over_in_a_directory() {
-        let reported = translate(put("junk", "x"), ObjectKey::from_etcd, true);
-        assert!(matches!(reported, Some(Event::Put { key, value: Err(_), .. }) if key == "junk"));
+        let reported = update(put("junk", "x"), ObjectKey::from_etcd, true);
+        assert!(matches!(reported, Some(Update::Junk(Event::Put { key, .. })) if key == "junk"));
         let gone = Event::Delete { key: "junk".to_owned(), revision: 8 };
-        assert!(
-            matches!(translate(gone, ObjectKey::from_etcd, true), Some(Event::Delete { key, .. }) if key == "junk")
-        );
-        assert_eq!(translate(put("Deployment/default/web", "{}"), ObjectKey::from_manifest, false), None);
+        let gone = update(gone, ObjectKey::from_etcd, true);
+        assert!(matches!(gone, Some(Update::Junk(Event::Delete { key, .. })) if key == "junk"));
+        assert_eq!(update(put("Deployment/default/web", "{}"), ObjectKey::from_manifest, false), None);
+    }
+
+    #[test]
+    fn a_listing_of_both_kinds_is_whole_for_both_and_one_of_a_kind_for_that() {
+        let every = update(Event::Complete, ObjectKey::from_etcd, true).unwrap();
+        assert_eq!((every.completes(), every.is_end()), (&Kind::ALL[..], true));
+        assert_eq!(Update::Slice(Event::Complete).completes(), [Kind::EndpointSlice]);
+        assert!(Update::Service(Event::Commit).is_end() && Update::Service(Event::Commit).completes().is_empty());
+        assert!(!update(Event::Reset, ObjectKey::from_etcd, true).unwrap().is_end());
     }
 }

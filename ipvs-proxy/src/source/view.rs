@@ -1,67 +1,80 @@
 //! `View`: the Services and EndpointSlices that are known, and which Services a new event concerns.
 //!
 //! Invariants. An event that changes nothing concerns nobody. A malformed object keeps its last good value, also through a
-//! new listing, and is reported until it is good again or gone. Junk in the source is reported and changes nothing.
+//! new listing, and is reported until it is good again or gone. Junk in the source is reported and changes nothing. The
+//! listing of one kind removes no object of the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 
 use cluster::{ClusterError, Event, Snapshot};
 
 use crate::object::ObjectName;
-use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
-use crate::source::{Object, Reading};
+use crate::source::{JUNK, Reading, Update};
 
 /// What is known of the cluster; see the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    objects: Snapshot<String, Object>,
+    services: Kept<Service>,
+    slices: Kept<EndpointSlice>,
+    /// Keys that are no objects.
+    junk: Snapshot<String, ()>,
     /// Which slices each Service has.
-    slices: BTreeMap<ObjectName, BTreeSet<String>>,
+    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     /// Which Service each slice was counted for.
-    service_of: BTreeMap<String, ObjectName>,
-    /// Malformed objects by key, with the reason.
-    malformed: BTreeMap<String, String>,
-    /// Malformed objects of the listing that is under way.
-    listed: Option<BTreeSet<String>>,
+    service_of: BTreeMap<ObjectName, ObjectName>,
 }
 
-impl View {
-    /// Takes in an event; returns the Services whose plan it may change.
-    pub(crate) fn take(&mut self, event: Event<String, Reading>) -> BTreeSet<ObjectName> {
-        let changed = match event {
-            Event::Put { key, value: Ok(object), revision } => {
+/// The objects of one kind, malformed ones with the value that they had before.
+#[derive(Debug)]
+struct Kept<T> {
+    objects: Snapshot<ObjectName, Box<T>>,
+    /// Malformed objects with the reason.
+    malformed: BTreeMap<ObjectName, String>,
+    /// Malformed objects of the listing that is under way.
+    listed: Option<BTreeSet<ObjectName>>,
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self { objects: Snapshot::default(), malformed: BTreeMap::new(), listed: None }
+    }
+}
+
+impl<T: PartialEq + Clone> Kept<T> {
+    /// Takes in an event; returns the objects that differ from before.
+    fn apply(&mut self, event: Event<ObjectName, Reading<T>>) -> Vec<ObjectName> {
+        match event {
+            Event::Put { key, value: Ok(value), revision } => {
                 self.malformed.remove(&key);
-                self.objects.apply(Event::Put { key, value: object, revision })
+                self.objects.apply(Event::Put { key, value, revision })
             }
             Event::Put { key, value: Err(reason), revision } => self.keep(key, reason, revision),
             Event::Delete { key, revision } => {
                 self.malformed.remove(&key);
                 self.objects.apply(Event::Delete { key, revision })
             }
-            Event::Reset => {
-                self.listed = Some(BTreeSet::new());
-                self.objects.apply(Event::Reset)
-            }
+            keyless => keyless.keyless().map_or_else(Vec::new, |event| self.apply_keyless(event)),
+        }
+    }
+
+    fn apply_keyless(&mut self, event: Event<Infallible, Infallible>) -> Vec<ObjectName> {
+        match event {
+            Event::Reset => self.listed = Some(BTreeSet::new()),
             Event::Complete => {
                 if let Some(listed) = self.listed.take() {
                     self.malformed.retain(|key, _| listed.contains(key));
                 }
-                self.objects.apply(Event::Complete)
             }
-            Event::Origin(origin) => self.objects.apply(Event::Origin(origin)),
-            Event::Commit => self.objects.apply(Event::Commit),
-            Event::Lost(error) => self.objects.apply(Event::Lost(error)),
-            Event::Invalid { source, reason } => self.objects.apply(Event::Invalid { source, reason }),
-            Event::Valid { source } => self.objects.apply(Event::Valid { source }),
-            Event::Notes { source, notes } => self.objects.apply(Event::Notes { source, notes }),
-        };
-        changed.iter().flat_map(|key| self.concerned(key)).collect()
+            _ => {}
+        }
+        event.keyless().map_or_else(Vec::new, |event| self.objects.apply(event))
     }
 
     /// Notes a malformed object and keeps its last good value.
-    fn keep(&mut self, key: String, reason: String, revision: i64) -> Vec<String> {
+    fn keep(&mut self, key: ObjectName, reason: String, revision: i64) -> Vec<ObjectName> {
         if let Some(listed) = &mut self.listed {
             listed.insert(key.clone());
         }
@@ -72,26 +85,64 @@ impl View {
         }
     }
 
-    /// The Services that a changed object belongs to, before and after the change.
-    fn concerned(&mut self, key: &str) -> Vec<ObjectName> {
-        let Some(ObjectKey { kind, name }) = ObjectKey::from_etcd(key) else { return Vec::new() };
-        if kind == Kind::Service {
-            return vec![name];
-        }
-        let mut concerned = Vec::new();
-        if let Some(before) = self.service_of.remove(key) {
-            if let Some(slices) = self.slices.get_mut(&before) {
-                slices.remove(key);
-                if slices.is_empty() {
-                    self.slices.remove(&before);
-                }
+    fn get(&self, name: &ObjectName) -> Option<&T> {
+        self.objects.get(name).map(Box::as_ref)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &T> {
+        self.objects.entries().values().map(Box::as_ref)
+    }
+
+    /// Malformed objects below `folder`, as [`View::malformed`].
+    fn malformed(&self, folder: &str) -> impl Iterator<Item = (String, &str, bool)> {
+        self.malformed
+            .iter()
+            .map(move |(name, reason)| (format!("{folder}/{name}"), reason.as_str(), self.objects.get(name).is_some()))
+    }
+}
+
+impl View {
+    /// Takes in an update; returns the Services whose plan it may change.
+    pub(crate) fn take(&mut self, update: Update) -> BTreeSet<ObjectName> {
+        match update {
+            Update::Service(event) => self.services.apply(event).into_iter().collect(),
+            Update::Slice(event) => {
+                let changed = self.slices.apply(event);
+                self.concerned(changed)
             }
-            concerned.push(before);
+            Update::Junk(event) => {
+                self.junk.apply(event);
+                BTreeSet::new()
+            }
+            Update::Every(event) => {
+                self.junk.apply(event.clone().map(|never| match never {}, |_, never| match never {}));
+                let mut concerned: BTreeSet<ObjectName> =
+                    self.services.apply_keyless(event.clone()).into_iter().collect();
+                let slices = self.slices.apply_keyless(event);
+                concerned.append(&mut self.concerned(slices));
+                concerned
+            }
         }
-        if let Some(Object::Slice(slice)) = self.objects.get(key) {
-            self.slices.entry(slice.service.clone()).or_default().insert(key.to_owned());
-            self.service_of.insert(key.to_owned(), slice.service.clone());
-            concerned.push(slice.service.clone());
+    }
+
+    /// The Services that changed slices belong to, before and after the change.
+    fn concerned(&mut self, slices: Vec<ObjectName>) -> BTreeSet<ObjectName> {
+        let mut concerned = BTreeSet::new();
+        for slice in slices {
+            if let Some(before) = self.service_of.remove(&slice) {
+                if let Some(others) = self.slices_of.get_mut(&before) {
+                    others.remove(&slice);
+                    if others.is_empty() {
+                        self.slices_of.remove(&before);
+                    }
+                }
+                concerned.insert(before);
+            }
+            if let Some(service) = self.slices.get(&slice).map(|slice| slice.service.clone()) {
+                self.slices_of.entry(service.clone()).or_default().insert(slice.clone());
+                self.service_of.insert(slice, service.clone());
+                concerned.insert(service);
+            }
         }
         concerned
     }
@@ -99,59 +150,54 @@ impl View {
     /// A Service.
     #[must_use]
     pub(crate) fn service(&self, name: &ObjectName) -> Option<&Service> {
-        let key = ObjectKey { kind: Kind::Service, name: name.clone() };
-        match self.objects.get(&key.to_string()) {
-            Some(Object::Service(service)) => Some(service),
-            _ => None,
-        }
+        self.services.get(name)
+    }
+
+    /// An EndpointSlice.
+    #[must_use]
+    pub(crate) fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
+        self.slices.get(name)
     }
 
     /// The EndpointSlices of a Service.
     pub(crate) fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
-        let slice = |key: &String| match self.objects.get(key) {
-            Some(Object::Slice(slice)) => Some(slice.as_ref()),
-            _ => None,
-        };
-        self.slices.get(name).into_iter().flatten().filter_map(slice)
+        self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
     }
 
     /// All Services.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Service> {
-        self.objects.entries().values().filter_map(|object| match object {
-            Object::Service(service) => Some(service.as_ref()),
-            Object::Slice(_) => None,
-        })
+        self.services.all()
     }
 
     /// All EndpointSlices.
     pub(crate) fn all_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.objects.entries().values().filter_map(|object| match object {
-            Object::Slice(slice) => Some(slice.as_ref()),
-            Object::Service(_) => None,
-        })
+        self.slices.all()
     }
 
     /// Malformed objects by key with the reason, and whether an earlier value of it is still in use.
-    pub(crate) fn malformed(&self) -> impl Iterator<Item = (&str, &str, bool)> {
-        self.malformed.iter().map(|(key, reason)| (key.as_str(), reason.as_str(), self.objects.get(key).is_some()))
+    pub(crate) fn malformed(&self) -> impl Iterator<Item = (String, &str, bool)> {
+        let junk = self.junk.entries().keys().map(|key| (key.clone(), JUNK, false));
+        self.slices.malformed("endpointslices").chain(self.services.malformed("services")).chain(junk)
     }
 
     /// Files of the source that cannot be read, with the reason.
-    #[must_use]
-    pub(crate) fn unreadable(&self) -> &BTreeMap<String, String> {
-        self.objects.invalid()
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (services, slices) = (self.services.objects.invalid(), self.slices.objects.invalid());
+        let others = slices.iter().filter(|(file, _)| !services.contains_key(*file));
+        services.iter().chain(others).map(|(file, reason)| (file.as_str(), reason.as_str()))
     }
 
     /// What files of the source hold beside what is used.
-    #[must_use]
-    pub(crate) fn notes(&self) -> &BTreeMap<String, Vec<String>> {
-        self.objects.notes()
+    pub(crate) fn notes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (services, slices) = (self.services.objects.notes(), self.slices.objects.notes());
+        let others = slices.iter().filter(|(file, _)| !services.contains_key(*file));
+        services.iter().chain(others).flat_map(|(file, lines)| lines.iter().map(|line| (file.as_str(), line.as_str())))
     }
 
-    /// Why the source is out of reach at the moment, if so.
+    /// Why a source is out of reach at the moment, if so.
     #[must_use]
     pub(crate) fn lost(&self) -> Option<&ClusterError> {
-        self.objects.lost()
+        self.services.objects.lost().or_else(|| self.slices.objects.lost())
     }
 }
 
@@ -160,19 +206,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::source::read;
+    use crate::object::key::ObjectKey;
+    use crate::source::update;
 
-    fn put(key: &str, json: &serde_json::Value) -> Event<String, Reading> {
-        let object = ObjectKey::from_etcd(key).unwrap();
-        Event::Put { key: key.to_owned(), value: read(&object, json.to_string().as_bytes()), revision: 1 }
+    fn of_etcd(event: Event) -> Update {
+        update(event, ObjectKey::from_etcd, true).unwrap()
     }
 
-    fn web(ip: &str) -> Event<String, Reading> {
+    fn put(key: &str, json: &serde_json::Value) -> Update {
+        of_etcd(Event::Put { key: key.to_owned(), value: json.to_string().into_bytes(), revision: 1 })
+    }
+
+    fn web(ip: &str) -> Update {
         let json = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": ip}});
         put("services/default/web", &json)
     }
 
-    fn slice(service: &str, annotation: &str) -> Event<String, Reading> {
+    fn slice(service: &str, annotation: &str) -> Update {
         let labels = json!({"kubernetes.io/service-name": service});
         let metadata = json!({"name": "web-1", "labels": labels, "annotations": {"a": annotation}});
         put(
@@ -181,8 +231,8 @@ mod tests {
         )
     }
 
-    fn delete(key: &str) -> Event<String, Reading> {
-        Event::Delete { key: key.to_owned(), revision: 2 }
+    fn delete(key: &str) -> Update {
+        of_etcd(Event::Delete { key: key.to_owned(), revision: 2 })
     }
 
     fn names(names: &[&str]) -> BTreeSet<ObjectName> {
@@ -217,11 +267,11 @@ mod tests {
         assert!(view.service(&ObjectName::new("default", "web")).is_some());
         assert_eq!(
             view.malformed().map(|(key, _, kept)| (key, kept)).collect::<Vec<_>>(),
-            [("services/default/web", true)]
+            [("services/default/web".to_owned(), true)]
         );
-        view.take(Event::Reset);
+        view.take(Update::Every(Event::Reset));
         view.take(web("192.168.0"));
-        assert_eq!(view.take(Event::Complete), names(&[]));
+        assert_eq!(view.take(Update::Every(Event::Complete)), names(&[]));
         assert_eq!(view.malformed().count(), 1);
         view.take(web("192.168.0.11"));
         assert_eq!(view.malformed().count(), 0);
@@ -234,8 +284,8 @@ mod tests {
         view.take(delete("services/default/web"));
         assert_eq!(view.malformed().count(), 0);
         view.take(web("192.168.0"));
-        view.take(Event::Reset);
-        view.take(Event::Complete);
+        view.take(Update::Every(Event::Reset));
+        view.take(Update::Every(Event::Complete));
         assert_eq!(view.malformed().count(), 0);
     }
 
@@ -244,8 +294,33 @@ mod tests {
         let mut view = View::default();
         view.take(web("192.168.0.10"));
         view.take(slice("web", "a"));
-        view.take(Event::Reset);
-        assert_eq!(view.take(Event::Complete), names(&["web"]));
+        view.take(Update::Every(Event::Reset));
+        assert_eq!(view.take(Update::Every(Event::Complete)), names(&["web"]));
         assert_eq!(view.services().count() + view.all_slices().count(), 0);
+    }
+
+    #[test]
+    fn the_listing_of_one_kind_removes_no_object_of_the_other() {
+        let mut view = View::default();
+        view.take(web("192.168.0.10"));
+        view.take(slice("web", "a"));
+        view.take(Update::Slice(Event::Reset));
+        assert_eq!(view.take(Update::Slice(Event::Complete)), names(&["web"]));
+        assert_eq!((view.services().count(), view.all_slices().count()), (1, 0));
+        view.take(Update::Service(Event::Reset));
+        assert_eq!(view.take(Update::Service(Event::Complete)), names(&["web"]));
+        assert_eq!(view.services().count(), 0);
+    }
+
+    #[test]
+    fn junk_is_reported_until_it_is_deleted_or_not_listed_any_more() {
+        let mut view = View::default();
+        for (number, gone) in [delete("junk"), Update::Every(Event::Complete)].into_iter().enumerate() {
+            view.take(put("junk", &json!(number)));
+            assert_eq!(view.malformed().map(|(key, ..)| key).collect::<Vec<_>>(), ["junk"]);
+            view.take(Update::Every(Event::Reset));
+            view.take(gone);
+            assert_eq!(view.malformed().count(), 0);
+        }
     }
 }

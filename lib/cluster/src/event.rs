@@ -162,6 +162,13 @@ impl<K, V> Event<K, V> {
         matches!(self, Self::Commit | Self::Complete)
     }
 
+    /// The event when it is about no key: begin and end of a listing or a change, and the state of the source. A source of
+    /// several kinds says it for each of them.
+    pub fn keyless<L, W>(self) -> Option<Event<L, W>> {
+        let event = self.try_map(|_| Err::<Infallible, ()>(()), |never, _| -> W { match *never {} }).ok()?;
+        Some(event.map(|never| match never {}, |_, value| value))
+    }
+
     /// The same event with another form of key and value.
     pub fn map<L, W>(self, key: impl FnOnce(K) -> L, value: impl FnOnce(&L, V) -> W) -> Event<L, W> {
         match self.try_map(|old| Ok::<_, Infallible>(key(old)), value) {
@@ -220,13 +227,15 @@ mod tests {
         let doubled = |key: &u8, value: Vec<u8>| value.len() + usize::from(*key);
         assert_eq!(put("2").filter_map(number, doubled), Some(Event::Put { key: 2, value: 3, revision: 7 }));
         assert_eq!(put("two").filter_map(number, doubled), None);
+        assert_eq!(put("2").keyless::<u8, u8>(), None);
         let delete = Event::<String, Vec<u8>>::Delete { key: "3".to_owned(), revision: 8 };
         assert_eq!(delete.filter_map(number, doubled), Some(Event::Delete { key: 3, revision: 8 }));
         let keyless = [Event::Reset, Event::Commit, Event::Complete, Event::Origin(Origin::default())];
         for event in keyless as [Event; 4] {
             let text = format!("{event:?}");
+            let keyless: Event<u8, u8> = event.clone().keyless().unwrap();
             let mapped: Event<u8, usize> = event.map(|_| 0, doubled);
-            assert_eq!(format!("{mapped:?}"), text);
+            assert_eq!([format!("{mapped:?}"), format!("{keyless:?}")], [text.clone(), text]);
         }
     }
 
