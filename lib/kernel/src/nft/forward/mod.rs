@@ -16,6 +16,7 @@ mod judge;
 mod line;
 mod stage;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -95,7 +96,7 @@ impl fmt::Display for Denying {
 pub struct Accepts {
     nft: Nft,
     own: BTreeSet<TableKey>,
-    marker: &'static str,
+    marker: Cow<'static, str>,
     /// Read, and not yet listed from.
     surveyed: Option<Vec<Chain>>,
 }
@@ -114,8 +115,8 @@ struct Chain {
 impl Accepts {
     /// Rules that say `marker`, in every table but `own`.
     #[must_use]
-    pub const fn new(nft: Nft, own: BTreeSet<TableKey>, marker: &'static str) -> Self {
-        Self { nft, own, marker, surveyed: None }
+    pub fn new(nft: Nft, own: BTreeSet<TableKey>, marker: impl Into<Cow<'static, str>>) -> Self {
+        Self { nft, own, marker: marker.into(), surveyed: None }
     }
 
     /// Every foreign base chain of the hook, all of one generation of the ruleset.
@@ -165,7 +166,7 @@ impl Accepts {
         let frames = self.nft.list("list rules of", format!("nft table {table}"), &request)?;
         let read = |(family, attributes): (u8, &[u8])| {
             let same = family == table.family.number() && name(attributes, table::NAME)? == table.name;
-            let line = Line::read(table.family, attributes, self.marker)?;
+            let line = Line::read(table.family, attributes, &self.marker)?;
             (same && chain.is_none_or(|chain| line.chain == *chain)).then_some(line)
         };
         Ok(frames.iter().filter_map(|frame| payload(frame, kind::NEWRULE)).filter_map(read).collect())
@@ -184,7 +185,7 @@ impl Accepts {
             let generation = self.nft.generation().map_err(|error| error.cause)?;
             let chain = self.read().map_err(|error| error.cause)?.into_iter().find(|chain| chain.key == *key);
             let messages = match &chain {
-                Some(chain) => plan(chain, wanted, self.marker)?,
+                Some(chain) => plan(chain, wanted, &self.marker)?,
                 None if wanted.is_empty() => return Ok(()),
                 None => return Err(Cause::Missing(format!("chain {key}"))),
             };

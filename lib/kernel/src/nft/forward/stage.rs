@@ -1,5 +1,6 @@
 //! `Forward`: the rows of foreign chains under the loop; which there are shows only when they are read.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub struct Forward {
 impl Forward {
     /// Lets nothing pass yet. `own` are this program's tables, `marker` the comment of its rules and of no other's.
     #[must_use]
-    pub const fn new(nft: Nft, own: BTreeSet<TableKey>, marker: &'static str) -> Self {
+    pub fn new(nft: Nft, own: BTreeSet<TableKey>, marker: impl Into<Cow<'static, str>>) -> Self {
         let table = Reconciler::new("forward", Accepts::new(nft, own, marker));
         Self { table, accepts: BTreeSet::new(), denying: Vec::new() }
     }
