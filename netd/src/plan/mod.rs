@@ -75,6 +75,12 @@ impl Planner {
         self.network.backend.pod_mtu(self.local.mtu)
     }
 
+    /// What of the network's configuration cannot be had on this node, for an operator.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        self.network.backend.remark(&self.local)
+    }
+
     /// Leases that are not used, with the reason.
     #[must_use]
     pub const fn refused(&self) -> &BTreeMap<SubnetKey, Refusal> {

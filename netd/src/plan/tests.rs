@@ -273,6 +273,22 @@ fn change_of_one_lease_costs_that_lease() {
 }
 
 #[test]
+fn configured_mtu_is_the_largest_one_and_what_cannot_be_had_is_named() {
+    let plan = |backend: &str, mtu: u32| {
+        let planner = Planner::new(network(backend), ALL, LocalNode { mtu, ..local() });
+        (planner.pod_mtu(), planner.remark())
+    };
+    let jumbo = r#"{"Type":"vxlan","MTU":9000}"#;
+    assert_eq!(plan(jumbo, 9000), (8950, None));
+    let (mtu, remark) = plan(jumbo, 1500);
+    assert_eq!(mtu, 1450);
+    assert_eq!(remark.unwrap(), "Backend.MTU 9000 is more than interface eth0 carries, 1500: Pods get an MTU of 1450");
+    assert_eq!(plan(r#"{"Type":"vxlan","MTU":1400}"#, 1500), (1350, None));
+    assert_eq!(plan(r#"{"Type":"vxlan"}"#, 1400), (1350, None));
+    assert_eq!(plan(r#"{"Type":"host-gw"}"#, 1400), (1400, None));
+}
+
+#[test]
 fn hardware_address_is_stable_and_differs_between_nodes_and_devices() {
     let mac = |ip: &str, vni| generated_mac(ip.parse().unwrap(), vni).to_string();
     assert_eq!(mac("10.4.7.21", 1), mac("10.4.7.21", 1));

@@ -134,9 +134,17 @@ impl<S: LeaseSource> Daemon<S> {
                 tracing::warn!(subnet = %key.v4, reason = %refusal, "a lease is not used");
             });
         }
-        if let Some(planned) = planned {
-            // Plans that wait are merged, so there is always room.
-            let _ = worker.mailbox().try_send(planned);
+        if let Some(remark) = self.planning.planner.remark() {
+            self.reporter.complain(remark, |text| tracing::warn!("{text}"));
+        }
+        match planned {
+            Some(planned) => {
+                // Plans that wait are merged, so there is always room.
+                let _ = worker.mailbox().try_send(planned);
+                self.reporter.expect_report();
+            }
+            // What the plugin is told may differ all the same: an MTU without a tunnel is in no row.
+            None => self.tell_plugin(),
         }
         self.reporter.note();
     }

@@ -34,6 +34,8 @@ pub(super) struct Reporter {
     pub(super) lease_trouble: Option<String>,
     ready: bool,
     in_sync: bool,
+    /// The tables that this node's own Pods need stand as they were planned last.
+    local_stands: bool,
     complaints: BTreeSet<String>,
     /// When the next status is put up.
     status_at: Option<Instant>,
@@ -46,6 +48,11 @@ impl Reporter {
     pub(super) fn note(&mut self) {
         let earliest = self.status_put.map_or_else(Instant::now, |last| last + STATUS_PAUSE);
         self.status_at.get_or_insert(earliest);
+    }
+
+    /// The worker has been given another plan.
+    pub(super) const fn expect_report(&mut self) {
+        self.local_stands = false;
     }
 
     /// When the next status is due.
@@ -78,9 +85,8 @@ impl<S: LeaseSource> Daemon<S> {
         let carried = |(name, _): &(&&str, &TableStatus)| **name != "sysctls";
         reporter.in_sync = latest && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
         let local = tables::is_local_done(&reporter.tables);
-        if latest && local {
-            self.write_subnet_file();
-        }
+        reporter.local_stands = latest && local;
+        self.tell_plugin();
         if self.reporter.in_sync && self.witness.view.is_complete() {
             start::end_adoption(&self.node.config.run_dir);
         }
@@ -108,7 +114,11 @@ impl<S: LeaseSource> Daemon<S> {
         self.shell.open_gate(TABLES);
     }
 
-    fn write_subnet_file(&mut self) {
+    /// Writes the subnet file if what it promises stands.
+    pub(super) fn tell_plugin(&mut self) {
+        if !self.reporter.local_stands {
+            return;
+        }
         let (path, mtu) = (&self.node.config.subnet_file, self.planning.planner.pod_mtu());
         let ip_masq = self.node.config.masquerade.masquerade;
         let subnet = self.planning.planner.local().subnet;
@@ -139,7 +149,7 @@ impl<S: LeaseSource> Daemon<S> {
         };
         let contested =
             view.contested().map(|other| format!("another program writes this node's lease: {}", other.render()));
-        let warnings = contested.into_iter().chain(reporter.other_keys.iter().cloned());
+        let warnings = contested.into_iter().chain(planner.remark()).chain(reporter.other_keys.iter().cloned());
         let refused = planner.refused().iter().map(|(key, refusal)| {
             let name = key.v6.map_or_else(|| key.v4.to_string(), |_| key.to_string());
             (name, refusal.to_string())

@@ -116,6 +116,15 @@ impl Backend {
         }
     }
 
+    /// What of its options cannot be had on this node, for an operator.
+    #[must_use]
+    pub fn remark(&self, local: &LocalNode) -> Option<String> {
+        match self {
+            Self::Vxlan(options) => options.remark(local),
+            Self::HostGw => None,
+        }
+    }
+
     /// Why this backend cannot run on a node with these addresses, if it cannot.
     #[must_use]
     pub fn refuses(&self, local: &LocalNode) -> Option<String> {

@@ -38,7 +38,7 @@ pub struct Vxlan {
     pub vni: u32,
     /// UDP port.
     pub port: u16,
-    /// MTU in bytes of the network *below* the tunnel; the external interface's when absent.
+    /// Largest MTU in bytes of the network *below* the tunnel; the external interface's when absent or smaller.
     pub mtu: Option<u32>,
     /// Group policy extension.
     pub gbp: bool,
@@ -159,7 +159,17 @@ impl Vxlan {
     }
 
     pub(super) fn pod_mtu(&self, interface_mtu: u32) -> u32 {
-        self.mtu.unwrap_or(interface_mtu).saturating_sub(netstate::mtu::VXLAN_OVER_IPV4)
+        let below = self.mtu.map_or(interface_mtu, |mtu| mtu.min(interface_mtu));
+        below.saturating_sub(netstate::mtu::VXLAN_OVER_IPV4)
+    }
+
+    /// What of the options cannot be had on this node, for an operator.
+    pub(super) fn remark(&self, local: &LocalNode) -> Option<String> {
+        let mtu = self.mtu.filter(|mtu| *mtu > local.mtu)?;
+        let (interface, carried, left) = (&local.interface, local.mtu, self.pod_mtu(local.mtu));
+        Some(format!(
+            "Backend.MTU {mtu} is more than interface {interface} carries, {carried}: Pods get an MTU of {left}"
+        ))
     }
 
     /// The device with its address; there even before the first lease is known.
