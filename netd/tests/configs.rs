@@ -56,5 +56,9 @@ fn unit_leaves_the_data_path_alone_and_is_hardened() {
     }
     let after = unit.lines().find_map(|line| line.strip_prefix("After=")).unwrap();
     assert!(after.split(' ').any(|unit| unit == "etcd.service"));
+    let before: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("Before=")).collect();
+    assert_eq!(before, ["shutdown.target"], "nothing waits for a store that is away");
+    assert!(unit.lines().any(|line| line == "DefaultDependencies=no"), "multi-user.target would wait");
+    assert!(!unit.contains("RequiredBy") && !unit.contains("TimeoutStartSec=infinity"));
     assert!(!unit.contains("ExecStop") && !unit.contains("PartOf"), "nothing may tear the data path down");
 }

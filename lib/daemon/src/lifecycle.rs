@@ -116,7 +116,12 @@ pub enum Notice {
     Stopping,
     /// Still making progress.
     Watchdog,
+    /// Still starting: the next [`EXTENSION`] may pass before this is said again.
+    Starting,
 }
+
+/// What a start asks for at a time.
+pub const EXTENSION: Duration = Duration::from_secs(60);
 
 /// Sends `notice`; a service manager that cannot be reached is logged and hinders nothing.
 pub fn notify(notice: Notice) {
@@ -127,6 +132,10 @@ pub fn notify(notice: Notice) {
         }
         Notice::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
         Notice::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
+        Notice::Starting => {
+            let microseconds = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
+            sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(microseconds)])
+        }
     };
     if let Err(error) = sent {
         tracing::warn!(%error, ?notice, "the service manager cannot be notified");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site};
-use crate::lifecycle::{self, Notice, Signal, Signals};
+use crate::lifecycle::{self, EXTENSION, Notice, Signal, Signals};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -155,9 +155,20 @@ impl Shell {
         }
         let (board, folder, liveness) = (self.board.clone(), places.run_dir.clone(), self.liveness.clone());
         tokio::spawn(async move { board.write_to(&folder, liveness).await });
+        tokio::spawn(ask_for_time(self.readiness.clone(), self.liveness.clone()));
         if let Some(period) = lifecycle::watchdog_period() {
             tokio::spawn(feed_watchdog(period, self.liveness.clone()));
         }
+    }
+}
+
+/// A start takes as long as the sources take; only one that makes no progress runs into the service manager's limit.
+async fn ask_for_time(readiness: Readiness, liveness: Liveness) {
+    while !readiness.is_ready() {
+        if !liveness.is_stuck() {
+            lifecycle::notify(Notice::Starting);
+        }
+        tokio::time::sleep(EXTENSION / 3).await;
     }
 }
 

@@ -29,9 +29,8 @@ fn child() {
             unreachable!("the process goes on without its thread");
         }
         Ok("notify") => {
-            for notice in [Notice::Ready, Notice::Reloading, Notice::Ready, Notice::Watchdog, Notice::Stopping] {
-                notify(notice);
-            }
+            let ready = [Notice::Starting, Notice::Ready, Notice::Reloading, Notice::Ready];
+            ready.into_iter().chain([Notice::Watchdog, Notice::Stopping]).for_each(notify);
         }
         _ => {}
     }
@@ -53,12 +52,12 @@ fn service_manager_receives_every_notice() {
     let output = play("notify", &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
     assert!(output.status.success());
     let mut received = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..6 {
         let mut buffer = [0; 256];
         let size = manager.recv(&mut buffer).unwrap();
         received.push(String::from_utf8_lossy(&buffer[..size]).into_owned());
     }
-    let reloading = received.remove(1);
+    let reloading = received.remove(2);
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(received.concat(), "READY=1\nREADY=1\nWATCHDOG=1\nSTOPPING=1\n");
+    assert_eq!(received.concat(), "EXTEND_TIMEOUT_USEC=60000000\nREADY=1\nREADY=1\nWATCHDOG=1\nSTOPPING=1\n");
 }
