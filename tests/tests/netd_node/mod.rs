@@ -57,6 +57,13 @@ impl Net {
         Ok(netd)
     }
 
+    /// What netd on a node says of itself, as JSON.
+    pub(crate) fn status(&self, node: &str) -> Result<serde_json::Value> {
+        let netd = lab::bin("netd")?;
+        let text = self.host(node)?.command(netd).args(["status", "--json"]).run()?.stdout;
+        serde_json::from_str(&text).with_context(|| format!("status of {node}: {text}"))
+    }
+
     /// netd on both nodes, each knowing the other.
     pub(crate) fn both(&self) -> Result<[Process; 2]> {
         let both = [self.launch("hdss7-21", &[])?, self.launch("hdss7-22", &[])?];

@@ -1,0 +1,44 @@
+//! Readiness beside rows that the kernel refuses.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Need, eventually};
+use netd_node::{HOST_GW, Net, SOON};
+
+fn refused_leases_keep_no_node_from_being_ready_and_are_named() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    // Off the link, the network's broadcast address, and a node that is fine.
+    net.put_lease("172.7.31.0-24", "10.9.9.9", "host-gw")?;
+    net.put_lease("172.7.32.0-24", "10.4.7.255", "host-gw")?;
+    net.put_lease("172.7.22.0-24", "10.4.7.22", "host-gw")?;
+    let netd = net.launch("hdss7-21", &[])?;
+    let line = netd.wait_for_line("ready: rows that the kernel refused are missing", SOON)?;
+    ensure!(line.contains("missing=2"), "{line}");
+    net.eventually_routes("hdss7-21", "172.7.22.0/24")?;
+    ensure!(net.host("hdss7-21")?.read("/run/flannel/subnet.env")?.contains("FLANNEL_SUBNET=172.7.21.1/24"));
+    eventually(SOON, || {
+        let status = net.status("hdss7-21")?;
+        let rows = status["tables"]["routes"]["open"].as_array().context("no status yet")?;
+        for subnet in ["172.7.31.0/24", "172.7.32.0/24"] {
+            let named = |row: &&serde_json::Value| row["key"].as_str().is_some_and(|key| key.contains(subnet));
+            let row = rows.iter().find(named);
+            let reason = row.and_then(|row| row["reason"].as_str()).unwrap_or_default();
+            ensure!(!reason.is_empty(), "no reason for {subnet}: {status}");
+        }
+        ensure!(status["node"]["in_sync"] == false && status["tables"]["routes"]["done"] == 1, "{status}");
+        Ok(())
+    })?;
+    let text = net.host("hdss7-21")?.run(&[lab::bin("netd")?.to_str().unwrap(), "status"])?.stdout;
+    ensure!(text.contains("not in sync") && text.contains("172.7.31.0/24"), "{text}");
+    // The lease comes right: nothing has to be started again.
+    net.put_lease("172.7.31.0-24", "10.4.7.31", "host-gw")?;
+    net.eventually_routes("hdss7-21", "172.7.31.0/24")
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(&[Need::Nftables], lab::tests![refused_leases_keep_no_node_from_being_ready_and_are_named])
+}
