@@ -1,6 +1,6 @@
 //! Addresses of links.
 //!
-//! Invariant: the table reads and writes only the links it was told of; every other address of the host is unseen.
+//! Invariant: the table reads and writes only the links it was given; every other address of the host is unseen.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};

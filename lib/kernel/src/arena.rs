@@ -2,7 +2,7 @@
 //!
 //! The CNI plugin lives for two milliseconds. A general allocator spends a tenth of that on getting pages, one fault after
 //! the other, and on giving them back. This one takes its memory in one piece that is populated at once (mmap(2),
-//! MAP_POPULATE) and hands it out from one end; what does not fit any more, or is large, goes to the system's allocator.
+//! MAP_POPULATE) and gives it out from one end; what does not fit any more, or is large, goes to the system's allocator.
 //!
 //! Invariants: no byte belongs to two allocations at a time, for memory that was given back is given out again only when
 //! nothing was given out behind it; the process never has more than [`SIZE`] bytes for allocations that it no longer uses.
@@ -108,8 +108,8 @@ impl Arena {
 }
 
 // SAFETY: `take` gives out ranges of the piece that do not overlap, because each moves `used` past its own end in one step;
-// `used` goes back only over the last range, by its owner. Everything else is the system allocator's, which is told by
-// the address, for the piece is never given back.
+// `used` goes back only over the last range, by its owner. Everything else is the system allocator's, which the address
+// shows, for the piece is never given back.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

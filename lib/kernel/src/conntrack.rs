@@ -101,7 +101,7 @@ impl Conntrack {
         Ok(found)
     }
 
-    /// Deletes `flows` and answers how many of them were still there.
+    /// Deletes `flows` and returns how many of them were still there.
     ///
     /// # Errors
     /// When the kernel refuses one of them for another reason than that it is gone; the others are deleted all the same.
@@ -125,7 +125,7 @@ impl Conntrack {
         failure.map_or(Ok(deleted), Err)
     }
 
-    /// Deletes connections of `protocol` over `family` that `stale` says yes to, and answers how many.
+    /// Deletes connections of `protocol` over `family` that `stale` says yes to, and returns how many.
     ///
     /// # Errors
     /// As [`Conntrack::flows`] and [`Conntrack::delete`].

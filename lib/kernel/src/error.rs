@@ -1,7 +1,7 @@
 //! `KernelError`: what failed, on which object, and what the kernel said.
 //!
 //! Invariant: the text names operation and object, carries the kernel's own extended error text when there is one
-//! (NLMSGERR_ATTR_MSG), and ends with what to do when that is not obvious. [`Classify`] tells the loop the same.
+//! (NLMSGERR_ATTR_MSG), and ends with what to do when that is not obvious. [`Classify`] says the same to the loop.
 
 use std::fmt;
 use std::io;

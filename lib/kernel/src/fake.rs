@@ -11,7 +11,7 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::{Cause, KernelError, Nack};
 
-/// What the table holds and what it was told.
+/// What the table holds and which steps it accepted.
 #[derive(Debug)]
 pub struct Contents<K, V> {
     /// The rows.

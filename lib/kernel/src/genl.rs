@@ -72,7 +72,7 @@ impl Genl {
         Ok(payloads(&self.socket.request(&message)?))
     }
 
-    /// Sends many messages and answers what became of each.
+    /// Sends many messages and returns what became of each.
     pub(crate) fn batch(&mut self, messages: &[Message]) -> Result<Results, SocketError> {
         self.socket.batch(messages)
     }

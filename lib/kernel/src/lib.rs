@@ -1,4 +1,4 @@
-//! The hands: the only crate that opens sockets to the Linux kernel, and the only one with `unsafe`.
+//! The kernel's tables: the only crate that opens sockets to the Linux kernel, and the only one with `unsafe`.
 //!
 //! Every table of the kernel that the product writes has a module that observes it and applies steps to it, as a
 //! [`reconcile::Target`]. Everything blocks; daemons call it from one dedicated thread, the CNI plugin directly.

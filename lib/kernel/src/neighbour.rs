@@ -25,7 +25,7 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 
-/// One entry of a neighbour or forwarding table as the kernel tells it.
+/// One entry of a neighbour or forwarding table as the kernel lists it.
 pub(crate) struct Entry {
     pub(crate) family: u8,
     pub(crate) index: u32,
@@ -79,7 +79,7 @@ fn remove(index: u32, addr: IpAddr) -> Operation {
 }
 
 impl Rtnl {
-    /// Tells the kernel which hardware address `addr` now has on the link with `index`, as a fresh answer would: an
+    /// Enters which hardware address `addr` now has on the link with `index`, as a fresh ARP reply would: an
     /// address that was used before by another interface is reachable at once.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! RTM_DELLINK unlists the link at once, gives up the lock that all link changes share, and then keeps its caller for
 //! some 20 ms until no CPU can hold a reference any more (net/core/dev.c `netdev_run_todo`). Whoever only needs the
-//! link to be gone, and ends soon, leaves that wait to a process of its own: the CNI plugin's DEL answers in 1 ms
+//! link to be gone, and ends soon, leaves that wait to a process of its own: the CNI plugin's DEL returns in 1 ms
 //! instead of 20.
 //!
 //! The same goes for a conversation with nftables that removed something: closing its last descriptor waits some 10 ms
@@ -31,7 +31,7 @@ use crate::socket::write_message;
 /// How long the link may stay visible: deletion starts when the lock of all link changes is free.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Pause between two looks at the link. The look itself waits for the same lock as the deletion.
+/// Pause between two queries of the link. The query itself waits for the same lock as the deletion.
 const PAUSE: Duration = Duration::from_micros(100);
 
 impl Rtnl {
@@ -135,7 +135,7 @@ fn exit(errno: i32) -> ! {
     }
 }
 
-/// The child's work; answers 0 or an error number.
+/// The child's work; returns 0 or an error number.
 fn delete(socket: &netlink_sys::Socket, bytes: &[u8]) -> i32 {
     let errno = |error: &std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
     if let Err(error) = socket.send(bytes, 0) {

@@ -4,7 +4,7 @@
 //! address. Tables that are compared and written have a reader of their own ([`crate::Rtnl`]), because the one behind
 //! this leaves a message out when it does not know one attribute in it.
 //!
-//! Invariants. No question waits for ever. A route with several next hops is a route: each of them is told.
+//! Invariants. No question waits for ever. A route with several next hops is a route: each of them is returned.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -157,17 +157,17 @@ impl Query {
 
 async fn collect<T>(
     op: &'static str,
-    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    replies: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, KernelError> {
-    collect_about(op, &"all", answers).await
+    collect_about(op, &"all", replies).await
 }
 
 async fn collect_about<T>(
     op: &'static str,
     object: &impl std::fmt::Display,
-    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    replies: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, KernelError> {
-    match tokio::time::timeout(TIMEOUT, answers.try_collect()).await {
+    match tokio::time::timeout(TIMEOUT, replies.try_collect()).await {
         Ok(collected) => collected.map_err(|error| KernelError::new(op, object, cause(error))),
         Err(_) => Err(KernelError::new(op, object, SocketError::Timeout(TIMEOUT))),
     }
@@ -196,11 +196,11 @@ fn interface(message: &LinkMessage) -> Option<Interface> {
             LinkAttribute::IfName(text) => name = IfName::new(text.as_str()).ok(),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::LinkInfo(infos) => {
-                let told = infos.iter().find_map(|info| match info {
+                let named = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
                     _ => None,
                 });
-                kind = told.unwrap_or_default();
+                kind = named.unwrap_or_default();
             }
             _ => {}
         }

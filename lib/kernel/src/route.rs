@@ -41,7 +41,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 impl Rtnl {
-    /// All routes of both families, cached clones left out. A route's link is told by name; one with several next hops,
+    /// All routes of both families, cached clones left out. A route's link is given by name; one with several next hops,
     /// or with a next hop object, has neither link nor next hop of its own.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ fn parse(frame: &Frame) -> Option<Parsed> {
     if frame.kind != RTM_NEWROUTE {
         return None;
     }
-    // The kernel tells the first hop of an object's route as well; it is not the route's own.
+    // The kernel lists the first hop of an object's route as well; it is not the route's own.
     let own_hop = find(RTA_NH_ID).is_none();
     let any = match family {
         AF_INET => IpAddr::from([0; 4]),
@@ -261,13 +261,13 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The routes of `rtnl`'s namespace in every table, of which those that `owns` answers true for are ours. The others
+    /// The routes of `rtnl`'s namespace in every table, of which those that `owns` returns true for are ours. The others
     /// are no rows: where one has a desired key, it is replaced.
     pub fn new(rtnl: Rtnl, owns: OwnsRoute) -> Self {
         Self { rtnl, owns, table: None, protocols: None }
     }
 
-    /// Looks into one routing table only, and there at what these protocols made: `owns` is asked of nothing else. A node
+    /// Lists one routing table only, and there at what these protocols made: `owns` is asked of nothing else. A node
     /// with a hundred thousand foreign routes keeps none of them in memory.
     #[must_use]
     pub fn only(self, table: u32, protocols: impl IntoIterator<Item = u8>) -> Self {

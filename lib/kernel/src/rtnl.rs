@@ -1,6 +1,6 @@
 //! `Rtnl`: the rtnetlink conversation that the tables of links, addresses, routes and neighbours share.
 //!
-//! Messages to the kernel are netlink-packet-route's types. Answers are read by our own attribute reader: those types
+//! Messages to the kernel are netlink-packet-route's types. Replies are read by our own attribute reader: those types
 //! refuse a whole message for one attribute they do not know, and a row that is dropped from a listing would be created
 //! again and again.
 //!
@@ -62,7 +62,7 @@ impl Rtnl {
         self.socket.port().map_err(|error| KernelError::new("examine", "rtnetlink socket", error))
     }
 
-    /// Sends one message; answers what came back before the ACK.
+    /// Sends one message; returns what came back before the ACK.
     pub(crate) fn request(&mut self, operation: &Operation) -> Result<Vec<Frame>, KernelError> {
         self.socket
             .request(&operation.message)
@@ -91,7 +91,7 @@ impl Rtnl {
         let messages: Vec<Message> =
             operations.iter().filter_map(|op| op.as_ref().ok()).map(|op| op.message.clone()).collect();
         let sent = self.socket.batch(&messages);
-        let mut answers = match &sent {
+        let mut results = match &sent {
             Ok(results) => results.iter(),
             Err(_) => [].iter(),
         };
@@ -101,7 +101,7 @@ impl Rtnl {
             .map(|operation| {
                 let operation = operation?;
                 let error = |cause| Err(KernelError { op: operation.op, object: operation.object.clone(), cause });
-                match (&broken, answers.next()) {
+                match (&broken, results.next()) {
                     (Some(text), _) => error(Cause::Socket(SocketError::Malformed(text.clone()))),
                     (None, Some(Err(nack))) => error(Cause::Nack(nack.clone())),
                     (None, Some(Ok(()))) => Ok(()),

@@ -138,7 +138,7 @@ impl Socket {
         self.sequence
     }
 
-    /// Sends all of `messages`, as many to a datagram as fit, and answers what became of each. Messages are handled
+    /// Sends all of `messages`, as many to a datagram as fit, and returns what became of each. Messages are handled
     /// one by one: a refused one does not stop those behind it.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl Socket {
         }
     }
 
-    /// Sends one message and answers the frames that came before its ACK (the object asked for, or the echo of the
+    /// Sends one message and returns the frames that came before its ACK (the object asked for, or the echo of the
     /// one made).
     pub(crate) fn request(&mut self, message: &Message) -> Result<Vec<Frame>, Fault> {
         let sequence = self.next_sequence();

@@ -39,8 +39,8 @@ pub fn write(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
     fs::write(path(key), value).map_err(|source| error("write parameter", key, source))
 }
 
-/// Makes `key` have `value` without looking first: for a parameter of a link that was just made, which nobody has set. Where it
-/// cannot be written it is looked at after all.
+/// Makes `key` have `value` without reading it first: for a parameter of a link that was just made, which nobody has set. Where it
+/// cannot be written it is read after all.
 ///
 /// # Errors
 /// As [`write()`].

@@ -75,8 +75,8 @@ fn converge(table: &mut Reconciler<Tables>) -> Pass {
     first
 }
 
-/// Waits until `monitor` tells of `table`.
-fn told_of(monitor: &mut Monitor, table: &TableKey) -> bool {
+/// Waits until `monitor` reports `table`.
+fn reports_change_of(monitor: &mut Monitor, table: &TableKey) -> bool {
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
         let changes = monitor.wait(100).unwrap();
@@ -753,14 +753,14 @@ fn flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told() {
     converge(&mut table);
     assert_eq!(monitor.read().unwrap(), BTreeSet::new(), "our own changes");
     nft("flush ruleset");
-    assert!(told_of(&mut monitor, &ruleset.key));
+    assert!(reports_change_of(&mut monitor, &ruleset.key));
     table.invalidate();
     converge(&mut table);
     assert_same(&listed(&ruleset.key), &ruleset.render());
 
     // One element, as somebody tidying up would take it.
     nft("delete element ip netd-cni ports { tcp . 8080 }");
-    assert!(told_of(&mut monitor, &ruleset.key));
+    assert!(reports_change_of(&mut monitor, &ruleset.key));
     table.invalidate();
     assert_eq!(converge(&mut table).upserted, 1);
 }

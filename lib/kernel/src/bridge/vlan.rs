@@ -1,4 +1,4 @@
-//! VLANs of bridge ports, and whether a bridge looks at them at all.
+//! VLANs of bridge ports, and whether a bridge filters by them at all.
 //!
 //! Invariant: a port is set as a whole, in one batch: what it had goes first, unless the caller keeps it.
 

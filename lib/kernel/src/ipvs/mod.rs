@@ -114,7 +114,7 @@ impl Ipvs {
     }
 
     /// True when the kernel has the scheduler or can load its module. Makes nothing: the question is a virtual server
-    /// whose prefix length is out of range, which the kernel looks at after the scheduler (`ip_vs_add_service`).
+    /// whose prefix length is out of range, which the kernel checks after the scheduler (`ip_vs_add_service`).
     ///
     /// # Errors
     /// When the kernel refuses otherwise, or knows no IPv6, where a server of that form does not exist.

@@ -69,7 +69,7 @@ impl IpvsTable {
         if self.owned.contains(key) { Owner::Ours } else { Owner::Foreign }
     }
 
-    /// Sends the messages and answers why which of them failed.
+    /// Sends the messages and returns why which of them failed.
     fn send(&mut self, requests: &[(usize, Message)]) -> BTreeMap<usize, Cause> {
         let mut failed = BTreeMap::new();
         for chunk in requests.chunks(BATCH) {
@@ -124,7 +124,7 @@ impl Target for IpvsTable {
         let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
         let requests: Vec<_> = needed.map(|(index, step)| (index, self.ipvs.encode(step))).collect();
         let mut failed: BTreeMap<usize, Cause> = self.send(&requests);
-        let again = self.second_thoughts(steps, &mut failed);
+        let again = self.corrections(steps, &mut failed);
         failed.extend(self.send(&again));
         let created = created_services(steps);
         let mut results = Vec::with_capacity(steps.len());
@@ -149,10 +149,10 @@ impl Target for IpvsTable {
 
 impl IpvsTable {
     /// Takes refusals out of `failed` that mean that a row is as it should be already, or that another message brings it
-    /// there; answers those messages.
-    fn second_thoughts(&mut self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, Message)> {
+    /// there; returns those messages.
+    fn corrections(&mut self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, Message)> {
         let (mut again, mut remade) = (Vec::new(), BTreeSet::new());
-        // In the order of the keys, so a virtual server that is made again is known before its real servers are looked at.
+        // In the order of the keys, so a virtual server that is made again is known before its real servers are judged.
         for (index, step) in steps.iter().enumerate() {
             let Some(Cause::Nack(nack)) = failed.get(&index) else { continue };
             match after(step, nack, &remade) {

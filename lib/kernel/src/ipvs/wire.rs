@@ -1,7 +1,7 @@
 //! Form of IPVS messages (include/uapi/linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c).
 //!
 //! Invariant: what is written here and read back from the kernel gives the same value. Counters are read over, the
-//! HASHED flag, which the kernel sets by itself, is masked, and an IPv4 address is told by the address family, never by
+//! HASHED flag, which the kernel sets by itself, is masked, and an IPv4 address is known by the address family, never by
 //! the length: listings give 16 bytes for both families.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

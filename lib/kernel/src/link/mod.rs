@@ -62,7 +62,7 @@ impl Rtnl {
         Ok(links)
     }
 
-    /// The link called `name`. Its `master` and VXLAN lower device are told by index only.
+    /// The link called `name`. Its `master` and VXLAN lower device are given by index only.
     ///
     /// # Errors
     /// When the kernel cannot be asked; a link that does not exist is `None`.

@@ -1,4 +1,4 @@
-//! Links as the kernel tells them.
+//! Links as the kernel lists them.
 //!
 //! Invariant: a link with attributes nobody knows is still a link; only what has no usable name is left out.
 
@@ -66,7 +66,7 @@ pub(super) fn state(frame: &Frame) -> Option<LinkState> {
     })
 }
 
-/// The lower device of a VXLAN device, which does not tell it as IFLA_LINK.
+/// The lower device of a VXLAN device, which is not in IFLA_LINK.
 fn vxlan_lower(info: &[u8]) -> Option<u32> {
     let data = attribute::find(info, IFLA_INFO_DATA)?;
     let vxlan = attribute::find(info, IFLA_INFO_KIND).map(attribute::text)? == "vxlan";

@@ -24,12 +24,12 @@ pub struct Links {
 }
 
 impl Links {
-    /// The links of `rtnl`'s namespace, of which those that `owns` answers true for are ours to remove.
+    /// The links of `rtnl`'s namespace, of which those that `owns` returns true for are ours to remove.
     pub fn new(rtnl: Rtnl, owns: OwnsLink) -> Self {
         Self { rtnl, owns, names: None }
     }
 
-    /// Looks at these links only: what others there are costs nothing. Every desired link has to be among them.
+    /// Lists these links only: what others there are costs nothing. Every desired link has to be among them.
     #[must_use]
     pub fn only(self, names: impl IntoIterator<Item = IfName>) -> Self {
         Self { names: Some(names.into_iter().collect()), ..self }

@@ -1,7 +1,7 @@
 //! Elements of sets and maps, to and from attributes.
 //!
 //! In the kernel a key or a value is a string of bytes; a concatenation has each part padded to four. Which parts are in
-//! it only the declared types tell, so they are needed to read it.
+//! it only the declared types show, so they are needed to read it.
 
 use netlink_packet_core::NLM_F_CREATE;
 use netstate::nft::{Data, Datum, Element, ElementKey, Set, SetKind, TableKey, Type};
@@ -57,7 +57,7 @@ pub(super) fn size(types: &[Type]) -> usize {
     }
 }
 
-/// The parts of a key or value; raw when the types do not tell.
+/// The parts of a key or value; raw when the types do not show them.
 fn parts(types: &[Type], bytes: &[u8]) -> Vec<Datum> {
     let read = || {
         let (mut rest, mut parts) = (bytes, Vec::new());

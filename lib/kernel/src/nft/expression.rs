@@ -2,7 +2,7 @@
 //!
 //! Registers are counted in slots of four bytes, 0 to 15, whatever the number by which the kernel calls them.
 //! Invariant: an instruction is read as one of ours only when every part of it is understood; anything else is
-//! [`Expression::Unknown`], so that a rule somebody edited never looks unchanged.
+//! [`Expression::Unknown`], so that a rule somebody edited never seems unchanged.
 
 use netstate::nft::{Name, Op, Verdict};
 
@@ -77,7 +77,7 @@ pub(super) enum Expression {
     Unknown(String),
 }
 
-/// NFT_REG_1 is 1 and four slots wide, NFT_REG32_00 is 8 (enum nft_registers). The kernel tells a register that starts
+/// NFT_REG_1 is 1 and four slots wide, NFT_REG32_00 is 8 (enum nft_registers). The kernel gives a register that starts
 /// a wide one by the wide one's number.
 fn register(slot: u8) -> u32 {
     let slot = u32::from(slot);

@@ -24,7 +24,7 @@ const MATCH_NAME: u16 = 1;
 const MATCH_INFO: u16 = 3;
 const COMMENT: &str = "comment";
 
-/// A rule of somebody else's, as far as it can be told.
+/// A rule of somebody else's, as far as it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRule {
     /// The chain that it stands in.

@@ -58,7 +58,7 @@ enum Attempt {
 
 impl Nft {
     /// Makes the static part of a table be `want`, creating the table if need be; elements of sets that are declared the
-    /// same stay. Answers whether anything had to be changed.
+    /// same stay. Returns whether anything had to be changed.
     ///
     /// # Errors
     /// When the kernel cannot be read or refuses.
@@ -146,7 +146,7 @@ impl Nft {
         Ok(change.messages.into_iter().chain(messages).collect())
     }
 
-    /// Removes every element of the table that `owns` says is the caller's own, and answers what was removed. A table
+    /// Removes every element of the table that `owns` says is the caller's own, and returns what was removed. A table
     /// that does not exist holds nothing.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl Nft {
     }
 
     /// Makes the static part of a table be what `shape` says, given the table with its elements; a table that does not
-    /// exist is left so. Answers whether anything had to be changed.
+    /// exist is left so. Returns whether anything had to be changed.
     ///
     /// # Errors
     /// When the kernel cannot be read or refuses.
@@ -237,7 +237,7 @@ impl Nft {
     }
 }
 
-/// Adds an element only if its key is free, even with the same data: the comment tells whose it is.
+/// Adds an element only if its key is free, even with the same data: the comment says whose it is.
 fn exclusive(key: &ElementKey, element: &Element) -> Message {
     let mut message = element::add_message(key, &element::item(key, Some(element)));
     message.flags |= NLM_F_EXCL;

@@ -6,7 +6,7 @@
 //! twelve kinds of expression that we write; the other seven would be raw attributes anyway.
 //!
 //! Invariants. Another program's table is never touched, except for the accept rules that [`forward`] marks as ours and
-//! for leftovers that [`Nft::remove_foreign`] is told to take away. A rule that somebody made and that we cannot read
+//! for leftovers that [`Nft::remove_foreign`] is asked to take away. A rule that somebody made and that we cannot read
 //! makes our table unequal and is never an error.
 //!
 //! Constants are those of include/uapi/linux/netfilter/nf_tables.h.
@@ -58,7 +58,7 @@ impl Nft {
     /// The port id that the kernel writes into the notifications of what this conversation changed.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the socket cannot be examined.
     pub fn port(&self) -> Result<u32, KernelError> {
         self.socket.port().map_err(|error| KernelError::new("ask for port of", "nftables", error))
     }

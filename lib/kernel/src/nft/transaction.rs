@@ -1,7 +1,7 @@
 //! One transaction: many messages, all of them or none.
 //!
 //! Everything stands in one `sendmsg` between NFNL_MSG_BATCH_BEGIN and NFNL_MSG_BATCH_END (nfnetlink_rcv_batch in
-//! net/netfilter/nfnetlink.c). Only the last message asks for an ACK. The kernel looks at every message even after one
+//! net/netfilter/nfnetlink.c). Only the last message asks for an ACK. The kernel checks every message even after one
 //! has failed, commits only when none has, and then delivers errors and ACK in order: when the last message has been
 //! answered, all has been said. What concerns the batch as a whole is answered under the number of its begin.
 
@@ -81,10 +81,15 @@ pub(super) fn commit(socket: &mut Socket, messages: &[Message], generation: Opti
         }
         other => other?,
     }
-    answers(socket, begin, &sequences, behind)
+    receive_results(socket, begin, &sequences, behind)
 }
 
-fn answers(socket: &mut Socket, begin: u32, sequences: &BTreeMap<u32, usize>, last: usize) -> Result<(), Refusal> {
+fn receive_results(
+    socket: &mut Socket,
+    begin: u32,
+    sequences: &BTreeMap<u32, usize>,
+    last: usize,
+) -> Result<(), Refusal> {
     let mut refused = BTreeMap::new();
     loop {
         for frame in socket.receive()? {

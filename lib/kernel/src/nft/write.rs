@@ -68,7 +68,7 @@ impl Work {
         self.failed.insert(row, cause);
     }
 
-    /// Carries everything out and answers the rows that failed.
+    /// Carries everything out and returns the rows that failed.
     pub(super) fn run(mut self, socket: &mut Socket) -> BTreeMap<usize, Cause> {
         let mut later = Vec::new();
         // Each round takes out at least one row, or makes at least one message or the whole work smaller.

@@ -73,7 +73,7 @@ impl Tc {
 }
 
 impl Rtnl {
-    /// Makes an `ifb` device, up, with `mtu` bytes and without a transmit queue of its own; answers its index. Its
+    /// Makes an `ifb` device, up, with `mtu` bytes and without a transmit queue of its own; returns its index. Its
     /// hardware address is fixed, so that nothing rewrites it later (udev's MACAddressPolicy).
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The detour of everything a link receives over another link.
 //!
 //! A `u32` filter that matches every packet, with the action `mirred` (include/uapi/linux/pkt_cls.h,
-//! tc_act/tc_mirred.h). Invariant: nothing passes by the detour: the filter looks at all protocols, comes first, and has
+//! tc_act/tc_mirred.h). Invariant: nothing passes by the detour: the filter takes all protocols, comes first, and has
 //! no condition.
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
