@@ -214,3 +214,94 @@ impl Target for Addresses {
         steps.iter().zip(results).map(settle).collect()
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::attribute::Writer;
+    use crate::golden;
+
+    fn listed(header: [u8; IFADDRMSG], fill: impl FnOnce(&mut Writer)) -> Frame {
+        let mut body = Writer::behind(header.to_vec());
+        fill(&mut body);
+        golden::frame(RTM_NEWADDR, body.finish())
+    }
+
+    /// IPv6, /64, scope universe, interface 7.
+    const fn six(flags: u8) -> [u8; IFADDRMSG] {
+        [10, 64, flags, 0, 7, 0, 0, 0]
+    }
+
+    #[test]
+    fn address_is_added_with_its_broadcast() {
+        let added = |addr: &str, len, detect| {
+            golden::message(&add(7, addr.parse().unwrap(), len, detect, NLM_F_CREATE).message, IFADDRMSG)
+        };
+        assert_eq!(
+            added("172.7.21.1", 24, false),
+            "type 20 flags 0x400\n0218000007000000\n2: ac071501\n1: ac071501\n4: ac0715ff\n"
+        );
+        for len in [31, 32] {
+            assert!(!added("172.7.21.1", len, false).contains("\n4: "), "/{len} has no room for a broadcast address");
+        }
+        // IPv6 has none; without detection it is usable at once.
+        let quick = added("fd00::1", 64, false);
+        assert_eq!(
+            quick,
+            "type 20 flags 0x400\n0a40020007000000\n2: fd000000000000000000000000000001\n\
+             1: fd000000000000000000000000000001\n8: 02000000\n"
+        );
+        let detected = added("fd00::1", 64, true);
+        assert!(detected.contains("\n0a40000007000000\n") && !detected.contains("\n8: "), "{detected}");
+    }
+
+    #[test]
+    fn removal_names_the_address_twice_and_nothing_more() {
+        let removal = remove(7, "172.7.21.1".parse().unwrap(), 24);
+        assert_eq!(
+            golden::message(&removal.message, IFADDRMSG),
+            "type 21 flags 0x0\n0218000007000000\n2: ac071501\n1: ac071501\n"
+        );
+    }
+
+    #[test]
+    fn own_end_of_a_point_to_point_link_is_the_address() {
+        let frame = listed([2, 32, 0, 0, 7, 0, 0, 0], |body| {
+            body.put(IFA_ADDRESS, &[10, 9, 0, 2]).put(IFA_LOCAL, &[10, 9, 0, 1]).put(77, b"unknown");
+        });
+        assert_eq!(row(&frame), Some((7, "10.9.0.1".parse().unwrap(), 32)));
+        let six = listed(six(0), |body| {
+            body.put(IFA_ADDRESS, &[0xfd; 16]);
+        });
+        assert_eq!(row(&six).map(|(index, _, len)| (index, len)), Some((7, 64)));
+    }
+
+    #[test]
+    fn torn_and_other_messages_are_no_addresses() {
+        let whole = listed(six(0), |body| {
+            body.put(IFA_ADDRESS, &[0xfd; 16]);
+        });
+        assert!(golden::torn(RTM_NEWADDR, &whole.body).all(|frame| row(&frame).is_none()));
+        assert_eq!(row(&golden::frame(21, whole.body)), None, "a removal");
+        assert_eq!(row(&listed(six(0), |_| {})), None, "no address in it");
+    }
+
+    #[test]
+    fn detection_shows_in_the_long_flags_or_the_short_ones() {
+        let read = |short: u8, long: Option<u32>| {
+            let frame = listed(six(short), |body| {
+                body.put(IFA_ADDRESS, &[0xfd; 16]);
+                if let Some(long) = long {
+                    body.put(IFA_FLAGS, &long.to_ne_bytes());
+                }
+            });
+            detection(&frame).map(|(_, state)| state)
+        };
+        assert_eq!(read(0, None), None);
+        assert_eq!(read(0x40, None), Some(DuplicateDetection::Running));
+        assert_eq!(read(0x08, None), Some(DuplicateDetection::Failed));
+        assert_eq!(read(0x40, Some(0x80)), None, "the long ones count");
+        assert_eq!(read(0, Some(0x48)), Some(DuplicateDetection::Failed));
+    }
+}

@@ -225,3 +225,92 @@ fn tuple(attributes: &[u8]) -> Option<(Protocol, Tuple)> {
     let dst = SocketAddr::new(addr(2, 4)?, port(PROTO_DST_PORT)?);
     Some((protocol, Tuple { src, dst }))
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::golden;
+
+    fn direction(writer: &mut Writer, kind: u16, protocol: u8, [src, dst]: [(&str, u16); 2]) {
+        let octets = |text: &str| match text.parse().unwrap() {
+            IpAddr::V4(addr) => addr.octets().to_vec(),
+            IpAddr::V6(addr) => addr.octets().to_vec(),
+        };
+        let shift = if src.0.contains(':') { 2 } else { 0 };
+        writer.nest(kind, |tuple| {
+            tuple.nest(TUPLE_IP, |ip| {
+                ip.put(1 + shift, &octets(src.0)).put(2 + shift, &octets(dst.0));
+            });
+            tuple.nest(TUPLE_PROTO, |proto| {
+                proto.put(PROTO_NUM, &[protocol]).put(PROTO_SRC_PORT, &src.1.to_be_bytes());
+                proto.put(PROTO_DST_PORT, &dst.1.to_be_bytes());
+            });
+        });
+    }
+
+    /// A client's flow to a Service, answered by its endpoint.
+    fn listed(fill: impl FnOnce(&mut Writer)) -> Frame {
+        let mut body = Writer::behind(vec![AF_INET, 0, 0, 0]);
+        direction(&mut body, TUPLE_ORIG, 17, [("10.4.7.200", 40000), ("192.168.0.2", 53)]);
+        direction(&mut body, TUPLE_REPLY, 17, [("172.7.21.2", 5353), ("10.4.7.200", 40000)]);
+        fill(&mut body);
+        golden::frame(CT_NEW, body.finish())
+    }
+
+    #[test]
+    fn flow_is_read_in_both_directions() {
+        let flow = read(&listed(|_| {})).unwrap();
+        assert_eq!(flow.protocol, Protocol::Udp);
+        assert_eq!(flow.original.src, "10.4.7.200:40000".parse().unwrap());
+        assert_eq!(flow.original.dst, "192.168.0.2:53".parse().unwrap());
+        assert_eq!(flow.reply.src, "172.7.21.2:5353".parse().unwrap());
+        assert!(flow.is_redirected());
+        assert!(flow.was_opened_to("192.168.0.2".parse().unwrap(), 53));
+        assert!(!flow.was_opened_to("192.168.0.2".parse().unwrap(), 54));
+        assert_eq!(describe(&flow), "udp connection 10.4.7.200:40000 -> 192.168.0.2:53");
+    }
+
+    #[test]
+    fn flow_of_ipv6_is_one_as_well() {
+        let mut body = Writer::behind(vec![AF_INET6, 0, 0, 0]);
+        direction(&mut body, TUPLE_ORIG, 6, [("fd00::1", 1), ("fd00::a", 80)]);
+        direction(&mut body, TUPLE_REPLY, 6, [("fd00::a", 80), ("fd00::1", 1)]);
+        let flow = read(&golden::frame(CT_NEW, body.finish())).unwrap();
+        assert_eq!((flow.protocol, flow.family), (Protocol::Tcp, AF_INET6));
+        assert!(!flow.is_redirected());
+    }
+
+    #[test]
+    fn entry_is_named_by_its_reply_its_id_and_its_zone() {
+        let flow = read(&listed(|body| {
+            body.put(ID, &[1, 2, 3, 4]).put(ZONE, &[0, 7]).put(3, &[0, 0, 1, 0x8a]);
+        }));
+        let name = golden::tree(&flow.unwrap().name);
+        assert_eq!(
+            name,
+            "2:\n  1:\n    1: ac071502\n    2: 0a0407c8\n  2:\n    1: 11\n    2: 14e9\n    3: 9c40\n12: 01020304\n18: 0007\n"
+        );
+    }
+
+    #[test]
+    fn listing_asks_for_one_protocol_of_one_family() {
+        assert_eq!(
+            golden::message(&listing(IpFamily::V4, Protocol::Udp), HEADER),
+            "type 257 flags 0x0\n02000000\n1:\n  2:\n    1: 11\n25:\n  1: 08000000\n"
+        );
+        assert!(golden::message(&listing(IpFamily::V6, Protocol::Tcp), HEADER).contains("\n0a000000\n"));
+    }
+
+    #[test]
+    fn what_has_no_ports_or_is_torn_is_no_flow() {
+        let whole = listed(|_| {});
+        assert!(golden::torn(CT_NEW, &whole.body).all(|frame| read(&frame).is_none()));
+        assert_eq!(read(&golden::frame(CT_DELETE, whole.body)), None);
+        // ICMP (1) has no ports and nobody here serves it.
+        let mut body = Writer::behind(vec![AF_INET, 0, 0, 0]);
+        direction(&mut body, TUPLE_ORIG, 1, [("10.0.0.1", 0), ("10.0.0.2", 0)]);
+        direction(&mut body, TUPLE_REPLY, 1, [("10.0.0.2", 0), ("10.0.0.1", 0)]);
+        assert_eq!(read(&golden::frame(CT_NEW, body.finish())), None);
+    }
+}

@@ -180,6 +180,91 @@ impl Classify for KernelError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Chain;
+
+    fn refused(errno: i32) -> KernelError {
+        KernelError::new("set", "route 172.7.22.0/24", Nack { errno, text: None })
+    }
+
+    #[test]
+    fn chain_says_what_failed_why_and_what_to_do_each_once() {
+        let error = KernelError::new(
+            "set link",
+            "flannel.1 mtu 9000",
+            Nack { errno: libc::EINVAL, text: Some("mtu greater than device maximum".to_owned()) },
+        );
+        assert_eq!(error.to_string(), "set link flannel.1 mtu 9000");
+        assert_eq!(
+            Chain(&error).to_string(),
+            "set link flannel.1 mtu 9000: mtu greater than device maximum (Invalid argument (os error 22))"
+        );
+        let error = KernelError::io("write parameter", "net/ipv4/ip_forward", "open", io::Error::from_raw_os_error(30));
+        assert_eq!(
+            Chain(&error).to_string(),
+            "write parameter net/ipv4/ip_forward: open: Read-only file system (os error 30); the file system is mounted \
+             read-only here: set the value from outside"
+        );
+        let lost: Cause = SocketError::Io { call: "recv", error: io::Error::from_raw_os_error(libc::EBADF) }.into();
+        assert_eq!(
+            Chain(&KernelError::new("list links", "all", lost)).to_string(),
+            "list links all: netlink socket: recv: Bad file descriptor (os error 9)"
+        );
+    }
+
+    #[test]
+    fn advice_is_given_where_the_number_does_not_say_it() {
+        for (errno, words) in [
+            (libc::EPERM, "CAP_NET_ADMIN"),
+            (libc::EACCES, "CAP_NET_ADMIN"),
+            (libc::EOPNOTSUPP, "lacks the feature"),
+            (libc::EPROTONOSUPPORT, "lacks the feature"),
+            (libc::EROFS, "set the value from outside"),
+        ] {
+            let text = Chain(&refused(errno)).to_string();
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(!Chain(&refused(libc::EEXIST)).to_string().contains(';'));
+    }
+
+    #[test]
+    fn class_says_whether_time_an_event_or_a_person_mends_it() {
+        let of = |cause: Cause| KernelError::new("set", "row", cause).class();
+        for (errno, class) in [
+            (libc::EPERM, RetryClass::Refuse),
+            (libc::EACCES, RetryClass::Refuse),
+            (libc::EOPNOTSUPP, RetryClass::Refuse),
+            (libc::EPROTONOSUPPORT, RetryClass::Refuse),
+            (libc::EROFS, RetryClass::Refuse),
+            (libc::ENODEV, RetryClass::Wait),
+            (libc::ENETUNREACH, RetryClass::Wait),
+            (libc::EHOSTUNREACH, RetryClass::Wait),
+            (libc::ENETDOWN, RetryClass::Wait),
+            (libc::EEXIST, RetryClass::Retry),
+            (libc::EINVAL, RetryClass::Retry),
+            (libc::ENOBUFS, RetryClass::Retry),
+        ] {
+            assert_eq!(of(Nack { errno, text: None }.into()), class, "errno {errno}");
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(of(Cause::Io { call: "open".to_owned(), error }), class, "errno {errno} of a call");
+        }
+        assert_eq!(of(Cause::Missing("link eth0".to_owned())), RetryClass::Wait);
+        assert_eq!(of(Cause::Vanished("virtual server".to_owned())), RetryClass::Retry);
+        assert_eq!(of(Cause::Obstacle("a zone".to_owned())), RetryClass::Refuse);
+        assert_eq!(of(Cause::Unexpected("nothing".to_owned())), RetryClass::Retry);
+        assert_eq!(of(SocketError::Timeout(Duration::from_secs(10)).into()), RetryClass::Retry);
+    }
+
+    #[test]
+    fn error_number_is_known_wherever_it_came_from() {
+        assert_eq!(refused(17).errno(), Some(17));
+        assert_eq!(Classify::errno(&refused(17)), Some(17));
+        let error = || io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(KernelError::io("write", "file", "write", error()).errno(), Some(libc::ENOSPC));
+        let socket = SocketError::Io { call: "send", error: error() };
+        assert_eq!(KernelError::new("list", "all", socket).errno(), Some(libc::ENOSPC));
+        assert_eq!(KernelError::new("list", "all", SocketError::Overrun).errno(), None);
+        assert_eq!(KernelError::new("list", "all", Cause::Missing("a route".to_owned())).errno(), None);
+    }
 
     #[test]
     fn advice_follows_the_kernels_text_and_never_contradicts_it() {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use reconcile::{Observed, Owner, Rows, Step, Target};
@@ -18,6 +19,10 @@ pub struct Contents<K, V> {
     pub rows: BTreeMap<K, Observed<V>>,
     /// Error numbers for the operations to come, in order; `None` lets one succeed.
     pub errors: VecDeque<Option<i32>>,
+    /// Error numbers of rows that no step may touch.
+    refused: BTreeMap<K, i32>,
+    /// Who is notified of what others change.
+    listeners: Vec<Sender<()>>,
     /// The accepted steps, as `create KEY`, `change KEY`, `remove KEY`.
     pub log: Vec<String>,
     /// Number of listings.
@@ -38,7 +43,14 @@ impl<K, V> Clone for FakeTable<K, V> {
 
 impl<K, V> Default for FakeTable<K, V> {
     fn default() -> Self {
-        let contents = Contents { rows: BTreeMap::new(), errors: VecDeque::new(), log: Vec::new(), observed: 0 };
+        let contents = Contents {
+            rows: BTreeMap::new(),
+            errors: VecDeque::new(),
+            refused: BTreeMap::new(),
+            listeners: Vec::new(),
+            log: Vec::new(),
+            observed: 0,
+        };
         Self { contents: Arc::new(Mutex::new(contents)) }
     }
 }
@@ -47,6 +59,31 @@ impl<K: Ord + Clone + fmt::Display, V: Clone + PartialEq> FakeTable<K, V> {
     /// The contents, to look at or to change as somebody else would.
     pub fn contents(&self) -> MutexGuard<'_, Contents<K, V>> {
         self.contents.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Refuses every step on the row `key` with `errno`, as the kernel does with a bad one.
+    pub fn refuse(&self, key: K, errno: i32) {
+        self.contents().refused.insert(key, errno);
+    }
+
+    /// Takes steps on the row `key` again.
+    pub fn allow(&self, key: &K) {
+        self.contents().refused.remove(key);
+    }
+
+    /// Notifications of what others change; our own steps make none, as in the kernel's monitors.
+    #[must_use]
+    pub fn notifications(&self) -> Receiver<()> {
+        let (sender, receiver) = channel();
+        self.contents().listeners.push(sender);
+        receiver
+    }
+
+    /// Changes rows as another program would, and notifies.
+    pub fn by_another(&self, change: impl FnOnce(&mut BTreeMap<K, Observed<V>>)) {
+        let mut contents = self.contents();
+        change(&mut contents.rows);
+        contents.listeners.retain(|listener| listener.send(()).is_ok());
     }
 }
 
@@ -81,6 +118,9 @@ impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Debug 
                 Step::Remove(..) => "remove",
             };
             contents.fail(verb, key)?;
+            if let Some(errno) = contents.refused.get(key) {
+                return Err(KernelError::new(verb, key, Nack { errno: *errno, text: None }));
+            }
             contents.log.push(format!("{verb} {key}"));
             match step {
                 Step::Create(_, value) | Step::Change(_, _, value) => {
@@ -93,5 +133,67 @@ impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Debug 
             Ok(())
         };
         steps.iter().map(&mut step).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reconcile::{Reconciler, Stage};
+
+    use super::*;
+    use std::time::Duration;
+
+    fn table(rows: &[(u8, u8)]) -> (FakeTable<u8, u8>, Reconciler<FakeTable<u8, u8>>) {
+        let fake = FakeTable::default();
+        let mut table = Reconciler::new("fake", fake.clone());
+        for (key, value) in rows {
+            table.want(*key, Some(*value));
+        }
+        (fake, table)
+    }
+
+    #[test]
+    fn accepted_steps_are_rows_and_lines_of_the_log() {
+        let (fake, mut table) = table(&[(1, 10), (2, 20)]);
+        assert_eq!(table.upsert(Duration::ZERO).upserted, 2);
+        assert_eq!(fake.contents().log, ["create 1", "create 2"]);
+        table.want(2, Some(21));
+        table.want(1, None);
+        table.upsert(Duration::ZERO);
+        table.remove(Duration::ZERO);
+        let contents = fake.contents();
+        assert_eq!(contents.log[2..], ["change 2", "remove 1"]);
+        assert_eq!(contents.rows.keys().collect::<Vec<_>>(), [&2]);
+    }
+
+    #[test]
+    fn errors_come_in_order_and_by_row() {
+        let (fake, mut table) = table(&[(1, 10), (2, 20), (3, 30)]);
+        fake.contents().errors.extend([None, Some(libc::ENOBUFS)]);
+        fake.refuse(3, libc::EINVAL);
+        let pass = table.upsert(Duration::ZERO);
+        assert_eq!((pass.upserted, pass.failed), (1, 2), "{pass:?}");
+        let errnos: Vec<_> = pass.errors.iter().map(|failure| failure.errno).collect();
+        assert_eq!(errnos, [Some(libc::ENOBUFS), Some(libc::EINVAL)]);
+        // Until it is allowed again.
+        let later = Duration::from_secs(600);
+        assert_eq!(table.upsert(later).failed, 1);
+        fake.allow(&3);
+        assert_eq!(table.upsert(later * 2).upserted, 1);
+    }
+
+    #[test]
+    fn change_by_another_is_notified_and_an_own_one_is_not() {
+        let (fake, mut table) = table(&[(1, 10)]);
+        let notified = fake.notifications();
+        table.upsert(Duration::ZERO);
+        assert_eq!(notified.try_iter().count(), 0);
+        fake.by_another(|rows| {
+            rows.clear();
+        });
+        assert_eq!(notified.try_iter().count(), 1);
+        table.invalidate();
+        assert_eq!(table.upsert(Duration::ZERO).upserted, 1);
+        assert_eq!(fake.contents().observed, 2);
     }
 }

@@ -100,3 +100,36 @@ impl Target for Fdbs {
         steps.iter().zip(results).map(settle).collect()
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use netstate::MacAddr;
+
+    use crate::golden;
+
+    fn key() -> FdbKey {
+        FdbKey { link: IfName::new("flannel.1").unwrap(), mac: MacAddr([2, 0, 0, 0, 0, 0x22]) }
+    }
+
+    #[test]
+    fn entry_is_the_devices_own_and_permanent() {
+        for (dst, hex) in [("10.4.7.22", "0a040716"), ("fd00::22", "fd000000000000000000000000000022")] {
+            let message = message(7, &key(), dst.parse().unwrap());
+            let message = encode(&RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE);
+            // PF_BRIDGE; interface; NUD_PERMANENT; NTF_SELF.
+            assert_eq!(
+                golden::message(&message, 12),
+                format!("type 28 flags 0x500\n070000000700000080000200\n2: 020000000022\n1: {hex}\n")
+            );
+        }
+    }
+
+    #[test]
+    fn flooded_frames_have_the_empty_address() {
+        let flood = FdbKey { mac: MacAddr([0; 6]), ..key() };
+        let message = encode(&RouteNetlinkMessage::DelNeighbour(message(7, &flood, [10, 4, 7, 22].into())), 0);
+        assert!(golden::message(&message, 12).contains("2: 000000000000\n"));
+    }
+}

@@ -28,6 +28,9 @@ pub mod error;
 pub mod fake;
 pub mod fdb;
 mod genl;
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod golden;
 pub mod ipvs;
 pub mod link;
 pub mod neighbour;

@@ -175,3 +175,74 @@ impl Target for Neighbours {
         steps.iter().zip(results).map(settle).collect()
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::attribute::Writer;
+    use crate::golden;
+
+    fn listed(family: u8, state: u16, fill: impl FnOnce(&mut Writer)) -> Frame {
+        let [s0, s1] = state.to_ne_bytes();
+        let mut body = Writer::behind(vec![family, 0, 0, 0, 7, 0, 0, 0, s0, s1, 0x02, 0]);
+        fill(&mut body);
+        golden::frame(RTM_NEWNEIGH, body.finish())
+    }
+
+    #[test]
+    fn permanent_entry_is_written_in_one_message() {
+        let operation =
+            set(7, "172.7.22.0".parse().unwrap(), MacAddr([2, 0, 0, 0, 0, 0x22]), NeighbourState::Permanent);
+        assert_eq!(
+            golden::message(&operation.message, NDMSG),
+            "type 28 flags 0x500\n02000000070000008000000\n".replace("8000000\n", "80000000\n")
+                + "1: ac071600\n2: 020000000022\n"
+        );
+        assert_eq!(operation.object, "172.7.22.0 lladdr 02:00:00:00:00:22 on interface 7");
+        let six = set(7, "fd00::1".parse().unwrap(), MacAddr([2; 6]), NeighbourState::Stale);
+        let text = golden::message(&six.message, NDMSG);
+        assert!(text.contains("\n0a0000000700000004000000\n1: fd000000000000000000000000000001\n"), "{text}");
+    }
+
+    #[test]
+    fn removal_names_the_address_only() {
+        let operation = remove(7, "172.7.22.0".parse().unwrap());
+        assert_eq!(
+            golden::message(&operation.message, NDMSG),
+            "type 29 flags 0x0\n020000000700000000000000\n1: ac071600\n"
+        );
+    }
+
+    #[test]
+    fn entry_is_read_with_state_flags_and_both_addresses() {
+        let frame = listed(2, NUD_PERMANENT, |body| {
+            body.put(NDA_DST, &[172, 7, 22, 0]).put(NDA_LLADDR, &[2, 0, 0, 0, 0, 0x22]).put(99, b"unknown");
+        });
+        let read = entry(&frame).unwrap();
+        assert_eq!((read.family, read.index, read.permanent, read.flags), (2, 7, true, 2));
+        assert_eq!(read.dst, Some("172.7.22.0".parse().unwrap()));
+        assert_eq!(read.mac, Some(MacAddr([2, 0, 0, 0, 0, 0x22])));
+        // Reachable, with other bits.
+        assert!(!entry(&listed(2, 0x02, |_| {})).unwrap().permanent);
+    }
+
+    #[test]
+    fn entry_without_or_with_other_addresses_is_still_one() {
+        let bare = entry(&listed(7, NUD_PERMANENT, |_| {})).unwrap();
+        assert_eq!((bare.dst, bare.mac), (None, None));
+        let long = entry(&listed(7, NUD_PERMANENT, |body| {
+            // An InfiniBand address, and one of no family.
+            body.put(NDA_LLADDR, &[0; 20]).put(NDA_DST, &[0; 5]);
+        }));
+        let long = long.unwrap();
+        assert_eq!((long.dst, long.mac), (None, None));
+    }
+
+    #[test]
+    fn torn_and_other_messages_are_no_entries() {
+        let whole = listed(2, NUD_PERMANENT, |_| {});
+        assert!(golden::torn(RTM_NEWNEIGH, &whole.body).all(|frame| entry(&frame).is_none()));
+        assert!(entry(&golden::frame(29, whole.body)).is_none(), "a removal");
+    }
+}

@@ -378,3 +378,7 @@ fn extended_text(frame: &Frame) -> Option<String> {
     let text = text.split(|byte| *byte == 0).next()?;
     Some(String::from_utf8_lossy(text).into_owned())
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests;

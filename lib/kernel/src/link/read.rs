@@ -104,3 +104,125 @@ pub(super) fn name_references(links: &mut [LinkState], name: impl Fn(u32) -> Opt
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::attribute::Writer;
+    use crate::golden;
+
+    fn listed(flags: u32, fill: impl FnOnce(&mut Writer)) -> Frame {
+        let mut body = Writer::behind([&[0, 0, 1, 0, 7, 0, 0, 0][..], &flags.to_ne_bytes(), &[0; 4]].concat());
+        fill(&mut body);
+        golden::frame(RTM_NEWLINK, body.finish())
+    }
+
+    fn of_kind(name: &str, data: impl FnOnce(&mut Writer)) -> LinkState {
+        let frame = listed(0, |body| {
+            body.put_str(IFLA_IFNAME, "x0").nest(IFLA_LINKINFO, |info| {
+                info.put_str(IFLA_INFO_KIND, name).nest(IFLA_INFO_DATA, data);
+            });
+        });
+        state(&frame).unwrap()
+    }
+
+    #[test]
+    fn link_is_read_with_every_setting() {
+        let frame = listed(0x1 | 0x40 | 0x100, |body| {
+            body.put_str(IFLA_IFNAME, "eth0")
+                .put(IFLA_MTU, &1500u32.to_ne_bytes())
+                .put(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1]);
+            body.put(IFLA_MASTER, &3u32.to_ne_bytes()).put(IFLA_OPERSTATE, &[IF_OPER_UP]);
+            body.put(IFLA_LINK, &9u32.to_ne_bytes())
+                .put(IFLA_LINK_NETNSID, &(-1i32).to_ne_bytes())
+                .put(999, b"unknown");
+        });
+        let read = state(&frame).unwrap();
+        assert_eq!((read.index, read.name.as_str()), (7, "eth0"));
+        assert_eq!((read.link.mtu, read.link.mac, read.link.up), (Some(1500), Some(MacAddr([2, 0, 0, 0, 0, 1])), true));
+        assert_eq!((read.master_index, read.lower_index, read.peer_netns_id), (Some(3), Some(9), Some(-1)));
+        assert_eq!((read.running, read.operational, read.promiscuous), (true, true, true));
+        assert_eq!(read.link.kind, LinkKind::Other(String::new()), "a physical device says no kind");
+    }
+
+    #[test]
+    fn link_with_nothing_but_a_name_is_one() {
+        let read = state(&listed(0, |body| {
+            body.put_str(IFLA_IFNAME, "x0");
+        }));
+        let read = read.unwrap();
+        assert_eq!((read.link.mtu, read.link.mac, read.link.up), (None, None, false));
+        assert_eq!((read.master_index, read.lower_index, read.operational), (None, None, false));
+        let odd = state(&listed(0, |body| {
+            // A hardware address of another length, and no master (index 0).
+            body.put_str(IFLA_IFNAME, "ib0").put(IFLA_ADDRESS, &[0; 20]).put(IFLA_MASTER, &[0; 4]);
+        }));
+        let odd = odd.unwrap();
+        assert_eq!((odd.link.mac, odd.master_index), (None, None));
+    }
+
+    #[test]
+    fn kinds_are_read_with_the_options_that_only_birth_sets() {
+        let vxlan = of_kind("vxlan", |data| {
+            data.put(IFLA_VXLAN_ID, &1u32.to_ne_bytes()).put(IFLA_VXLAN_PORT, &8472u16.to_be_bytes());
+            data.put(IFLA_VXLAN_LOCAL, &[10, 4, 7, 21]).put(IFLA_VXLAN_LINK, &2u32.to_ne_bytes());
+            data.put(IFLA_VXLAN_LEARNING, &[0]).put(IFLA_VXLAN_GBP, &[]);
+        });
+        assert_eq!(vxlan.lower_index, Some(2), "IFLA_VXLAN_LINK, for there is no IFLA_LINK");
+        let local = Some("10.4.7.21".parse().unwrap());
+        let options = VxlanOptions { vni: 1, port: 8472, local, lower: None, learning: false, gbp: true };
+        assert_eq!(vxlan.link.kind, LinkKind::Vxlan(options));
+        let six = of_kind("vxlan", |data| {
+            data.put(IFLA_VXLAN_LOCAL6, &[0xfd; 16]).put(IFLA_VXLAN_LEARNING, &[1]);
+        });
+        match six.link.kind {
+            LinkKind::Vxlan(options) => {
+                assert!(options.local.unwrap().is_ipv6() && options.learning && !options.gbp);
+            }
+            other => panic!("{other:?}"),
+        }
+        let bridge = |value: &[u8]| {
+            of_kind("bridge", |data| {
+                data.put(IFLA_BR_VLAN_FILTERING, value);
+            })
+        };
+        assert_eq!(bridge(&[1]).link.kind, LinkKind::Bridge(BridgeOptions { vlan_filtering: true }));
+        assert_eq!(bridge(&[0]).link.kind, LinkKind::Bridge(BridgeOptions { vlan_filtering: false }));
+        assert_eq!(of_kind("dummy", |_| {}).link.kind, LinkKind::Dummy);
+        assert_eq!(of_kind("veth", |_| {}).link.kind, LinkKind::Veth);
+        assert_eq!(of_kind("wireguard", |_| {}).link.kind, LinkKind::Other("wireguard".to_owned()));
+        let other = of_kind("geneve", |data| {
+            data.put(IFLA_VXLAN_LINK, &2u32.to_ne_bytes());
+        });
+        assert_eq!(other.lower_index, None, "the number means something else there");
+    }
+
+    #[test]
+    fn references_are_named_where_the_link_is_known() {
+        let mut links = [of_kind("vxlan", |data| {
+            data.put(IFLA_VXLAN_LINK, &2u32.to_ne_bytes());
+        })];
+        links[0].master_index = Some(3);
+        name_references(&mut links, |index| (index == 2).then(|| IfName::new("eth0").unwrap()));
+        assert_eq!(links[0].link.master, None, "index 3 is nobody's");
+        match &links[0].link.kind {
+            LinkKind::Vxlan(options) => assert_eq!(options.lower, Some(IfName::new("eth0").unwrap())),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn torn_and_nameless_messages_are_no_links() {
+        let whole = listed(0, |body| {
+            body.put_str(IFLA_IFNAME, "eth0");
+        });
+        assert!(golden::torn(RTM_NEWLINK, &whole.body[..IFINFOMSG]).all(|frame| state(&frame).is_none()));
+        assert!(state(&listed(0, |_| {})).is_none());
+        assert!(state(&golden::frame(17, whole.body)).is_none(), "a removal");
+        let unusable = listed(0, |body| {
+            body.put_str(IFLA_IFNAME, "a/b");
+        });
+        assert!(state(&unusable).is_none());
+    }
+}

@@ -217,3 +217,7 @@ fn with_op(expression: Expression, op: Op) -> Expression {
         other => other,
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests;

@@ -241,3 +241,7 @@ fn refers(rule: &Rule, sets: &BTreeSet<Name>, chains: &BTreeSet<Name>) -> bool {
         _ => false,
     })
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests;

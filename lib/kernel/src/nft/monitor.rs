@@ -172,3 +172,7 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests;

@@ -323,3 +323,7 @@ impl Target for Accepts {
 fn rows(chains: &[Chain], accepts: &BTreeSet<Accept>) -> BTreeMap<ChainKey, Accepted> {
     chains.iter().filter_map(|chain| Some((chain.key.clone(), chain.desired(accepts)?))).collect()
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests;
