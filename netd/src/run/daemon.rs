@@ -9,13 +9,14 @@ use anyhow::Result;
 use daemon::monitors::Following;
 use daemon::shell::Shell;
 use daemon::worker::Worker;
-use netstate::IfName;
+use netstate::{IfName, Prefix};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::external::External;
 use super::planning::Planning;
 use super::report::Reporter;
+use super::tables::Targets;
 use super::witness::{Listing, Witness};
 use super::worker::{Report, TableWork};
 use crate::command::config::Config;
@@ -48,7 +49,14 @@ pub(super) struct Node {
     pub(super) ownership: Ownership,
     /// Leases that this node has held.
     pub(super) record: LeaseRecord,
+    /// Subnets that the kernel has routes to from an earlier run.
+    pub(super) leftovers: BTreeSet<Prefix>,
+    /// Opens the kernel's tables.
+    pub(super) open: OpenTables,
 }
+
+/// Opens the tables for what is ours and the recorded devices.
+pub(super) type OpenTables = Box<dyn Fn(&Ownership, &BTreeSet<IfName>) -> Result<Targets, kernel::KernelError> + Send>;
 
 /// A daemon that is ready to run.
 pub(super) struct Daemon<S> {
@@ -70,9 +78,10 @@ pub(super) struct Daemon<S> {
 }
 
 impl<S: LeaseSource> Daemon<S> {
-    pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, view: View, shell: Shell) -> Self {
+    pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, shell: Shell) -> Self {
         let local = node.ownership.local.clone();
         let planner = Planner::new(node.network.clone(), node.config.masquerade, local);
+        let view = View::new(node.leftovers.clone());
         Self {
             node,
             source,

@@ -157,7 +157,8 @@ impl<S: LeaseSource> Daemon<S> {
             tracing::warn!("the kernel thread is in a long pass; another one begins beside it");
         }
         self.node.ownership.local = self.planning.planner.local().clone();
-        let stages = Stages::open(&self.node.ownership, &self.node.devices).context("open the kernel's tables")?;
+        let targets = (self.node.open)(&self.node.ownership, &self.node.devices).context("open the kernel's tables")?;
+        let stages = Stages::on(targets);
         // Open before the first listing, which comes with the first plan.
         let monitors = Monitors::open(stages.ports());
         let mailbox = Mailbox::new(self.shell.liveness.clone());

@@ -66,3 +66,6 @@ pub fn read_status(run_dir: &Path) -> Result<Stored> {
     let path = run_dir.join(FILE);
     Stored::read(run_dir).with_context(|| format!("read {}: is netd running, with this --run-dir?", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use netstate::{IfName, MacAddr, Prefix};
 
 use super::daemon::{Daemon, Node};
 use super::external::External;
+use super::tables::Targets;
 use super::{facts, files, subnet_file};
 use crate::choose::interface;
 use crate::choose::subnet::Candidate;
@@ -21,7 +22,6 @@ use crate::command::config::{Config, Store};
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};
 use crate::plan::{LocalNode, Ownership};
-use crate::source::view::View;
 use crate::source::{ConfigError, EtcdLeases, Keeper, LeaseRecord, LeaseRequest, LeaseSource, LocalLeases};
 use cluster::{Problem, Problems};
 
@@ -95,10 +95,18 @@ async fn start<S: LeaseSource>(config: Config, source: S, seed: u64, shell: Shel
     let leftovers = own.map(|(key, _)| key.dst).collect();
     let keeper = Keeper::start(source.clone(), request, seed);
     // Without other nodes there is nobody whose absence could be doubted.
-    let view = View::new(if source.kind() == "local" { BTreeSet::new() } else { leftovers });
+    let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
     let external = External::new(config.interface.clone(), external);
-    let node = Node { config, network, devices: records.devices, ownership, record: records.leases };
-    Ok(Daemon::new(node, source, keeper, external, view, shell))
+    let node = Node {
+        config,
+        network,
+        devices: records.devices,
+        ownership,
+        record: records.leases,
+        leftovers,
+        open: Box::new(Targets::of_kernel),
+    };
+    Ok(Daemon::new(node, source, keeper, external, shell))
 }
 
 fn one(source: &str, problem: Problem) -> Problems {

@@ -19,24 +19,43 @@ use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::Event;
 use kernel::{KernelError, Rtnl};
-use netstate::IfName;
+use netstate::nft::{Row, RowKey};
+use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Status, Table, Target};
 
 use super::forward;
 use crate::plan::backend::Backend;
 use crate::plan::{self, Changes, Ownership, RowChanges};
 
+/// One kernel table, or a fake of it.
+type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
+
+/// The tables as something that rows can be written into.
+pub(super) struct Targets {
+    pub(super) links: Rows<IfName, Link>,
+    /// Lists the parameters that it is asked for.
+    pub(super) sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
+    pub(super) addresses: Rows<AddressKey, Address>,
+    pub(super) nft: Rows<RowKey, Row>,
+    pub(super) neighbours: Rows<NeighbourKey, Neighbour>,
+    pub(super) fdb: Rows<FdbKey, Fdb>,
+    pub(super) routes: Rows<RouteKey, Route>,
+    pub(super) forward: Option<Forward>,
+    pub(super) ports: Ports,
+}
+
 /// Every kernel table that netd writes.
 pub(super) struct Stages {
     stack: Stack,
-    links: Table<Links>,
-    sysctls: Table<Sysctls>,
-    addresses: Table<Addresses>,
-    nft: Table<nft::Tables>,
-    neighbours: Table<Neighbours>,
-    fdb: Table<Fdbs>,
-    routes: Table<Routes>,
-    forward: Handle<Forward>,
+    links: Table<Rows<IfName, Link>>,
+    sysctls: Table<Rows<SysctlKey, String>>,
+    new_sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
+    addresses: Table<Rows<AddressKey, Address>>,
+    nft: Table<Rows<RowKey, Row>>,
+    neighbours: Table<Rows<NeighbourKey, Neighbour>>,
+    fdb: Table<Rows<FdbKey, Fdb>>,
+    routes: Table<Rows<RouteKey, Route>>,
+    forward: Option<Handle<Forward>>,
     /// Warnings that the log has.
     reported: Vec<String>,
     ports: Ports,
@@ -67,13 +86,13 @@ impl Notification {
 /// Names of the tables that this node's own Pods need, whatever the other nodes do.
 const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
 
-impl Stages {
-    /// The tables with the rows that `ownership` calls ours. `devices` are names of tunnel devices that an earlier run of this program
-    /// recorded as its own.
+impl Targets {
+    /// The kernel's tables with the rows that `ownership` calls ours. `devices` are names of tunnel devices that an
+    /// earlier run of this program recorded as its own.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub(super) fn open(ownership: &Ownership, devices: &BTreeSet<IfName>) -> Result<Self, KernelError> {
+    pub(super) fn of_kernel(ownership: &Ownership, devices: &BTreeSet<IfName>) -> Result<Self, KernelError> {
         let mut ports = Ports::default();
         let mut rtnl = || {
             let rtnl = Rtnl::open()?;
@@ -85,25 +104,43 @@ impl Stages {
         let device = ownership.network.backend.device();
         let recorded: BTreeSet<IfName> = devices.iter().chain(&device).cloned().collect();
         let names = recorded.clone();
-        let own_link = move |name: &IfName, link: &netstate::Link| recorded.contains(name) && Backend::makes_link(link);
+        let own_link = move |name: &IfName, link: &Link| recorded.contains(name) && Backend::makes_link(link);
         let ownership = ownership.clone();
         let (table, protocols) = Ownership::CANDIDATES;
-        let own_route = move |key: &netstate::RouteKey, route: &netstate::Route| ownership.owns(key, route);
-        let mut stack = Stack::new();
+        let own_route = move |key: &RouteKey, route: &Route| ownership.owns(key, route);
         Ok(Self {
-            links: stack.push_base(Reconciler::new("links", Links::new(rtnl()?, Box::new(own_link)).only(names))),
-            sysctls: stack.push(Reconciler::new("sysctls", Sysctls::default())),
-            addresses: stack.push(Reconciler::new("addresses", Addresses::new(rtnl()?, device.clone()))),
-            nft: stack.push(Reconciler::new("nft", nft::Tables::new(tables, [plan::TABLE]))),
-            neighbours: stack.push(Reconciler::new("neighbours", Neighbours::new(rtnl()?, device.clone()))),
-            fdb: stack.push(Reconciler::new("fdb", Fdbs::new(rtnl()?, device))),
-            routes: stack
-                .push(Reconciler::new("routes", Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols))),
-            forward: stack.push(Forward::new(foreign, BTreeSet::from([plan::TABLE]), forward::MARKER)),
-            stack,
-            reported: Vec::new(),
+            links: Box::new(Links::new(rtnl()?, Box::new(own_link)).only(names)),
+            sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
+            addresses: Box::new(Addresses::new(rtnl()?, device.clone())),
+            nft: Box::new(nft::Tables::new(tables, [plan::TABLE])),
+            neighbours: Box::new(Neighbours::new(rtnl()?, device.clone())),
+            fdb: Box::new(Fdbs::new(rtnl()?, device)),
+            routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
+            forward: Some(Forward::new(foreign, BTreeSet::from([plan::TABLE]), forward::MARKER)),
             ports,
         })
+    }
+}
+
+impl Stages {
+    /// The tables in their order, with nothing desired.
+    #[must_use]
+    pub(super) fn on(targets: Targets) -> Self {
+        let mut stack = Stack::new();
+        Self {
+            links: stack.push_base(Reconciler::new("links", targets.links)),
+            sysctls: stack.push(Reconciler::new("sysctls", (targets.sysctls)(BTreeSet::new()))),
+            new_sysctls: targets.sysctls,
+            addresses: stack.push(Reconciler::new("addresses", targets.addresses)),
+            nft: stack.push(Reconciler::new("nft", targets.nft)),
+            neighbours: stack.push(Reconciler::new("neighbours", targets.neighbours)),
+            fdb: stack.push(Reconciler::new("fdb", targets.fdb)),
+            routes: stack.push(Reconciler::new("routes", targets.routes)),
+            forward: targets.forward.map(|forward| stack.push(forward)),
+            stack,
+            reported: Vec::new(),
+            ports: targets.ports,
+        }
     }
 
     /// Port ids of the conversations.
@@ -115,7 +152,7 @@ impl Stages {
     /// Desires what has changed; every other row stays as it was.
     pub(super) fn want(&mut self, changes: Changes) {
         if let Some(networks) = changes.forward
-            && let Some(forward) = self.stack.get_mut(self.forward)
+            && let Some(forward) = self.forward.and_then(|forward| self.stack.get_mut(forward))
         {
             forward.want(forward::accepts(&networks));
         }
@@ -124,7 +161,7 @@ impl Stages {
             if keys.len() != table.desired().len() {
                 // The table of parameters lists what it is asked for.
                 let desired = table.desired().clone();
-                *table = Reconciler::new("sysctls", Sysctls::new(keys));
+                *table = Reconciler::new("sysctls", (self.new_sysctls)(keys));
                 table.want_all(desired);
             }
         }
@@ -175,7 +212,7 @@ impl Stages {
             }
             Notification::Rtnl(Event::Resync) => self.invalidate_all(),
             Notification::OwnNft => self.stack.invalidate(self.nft),
-            Notification::ForeignNft => self.stack.invalidate(self.forward),
+            Notification::ForeignNft => self.forward.into_iter().for_each(|forward| self.stack.invalidate(forward)),
         }
     }
 
@@ -207,7 +244,12 @@ impl Stages {
     /// What an operator should look into.
     #[must_use]
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.stack.get(self.forward).into_iter().flat_map(Forward::denying).map(forward::warning).collect()
+        self.forward
+            .and_then(|forward| self.stack.get(forward))
+            .into_iter()
+            .flat_map(Forward::denying)
+            .map(forward::warning)
+            .collect()
     }
 }
 

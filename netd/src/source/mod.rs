@@ -63,7 +63,7 @@ pub struct LeaseEvents {
 const QUEUE: usize = 1024;
 
 impl LeaseEvents {
-    fn spawn<F>(run: impl FnOnce(mpsc::Sender<LeaseEvent>) -> F) -> Self
+    pub(crate) fn spawn<F>(run: impl FnOnce(mpsc::Sender<LeaseEvent>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {

@@ -1,0 +1,364 @@
+//! The whole loop on fake tables and a fake store: what happens to rows when the kernel or the store misbehaves.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::daemon::shell::Shell;
+use cluster::ClusterError;
+use kernel::fake::FakeTable;
+use netstate::nft::{Row, RowKey};
+use netstate::{
+    Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
+};
+use reconcile::{Observed, Owner};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::daemon::{Daemon, Node};
+use super::external::External;
+use super::tables::Targets;
+use super::{PROGRAM, TABLES};
+use crate::choose::interface;
+use crate::choose::subnet::Candidate;
+use crate::command::args::Invocation;
+use crate::command::config::Config;
+use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
+use crate::format::net_conf::{NetConf, Network};
+use crate::plan::{LocalNode, Ownership};
+use crate::source::{
+    AcquireError, ConfigError, Held, Keeper, Keeping, LeaseEvent, LeaseEvents, LeaseRecord, LeaseRequest, LeaseSource,
+};
+
+const ENETUNREACH: i32 = 101;
+const ENOBUFS: i32 = 105;
+const EINVAL: i32 = 22;
+
+/// What must happen "at once", generous for a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Tables in memory.
+#[derive(Default, Clone)]
+struct Fakes {
+    links: FakeTable<IfName, Link>,
+    sysctls: FakeTable<SysctlKey, String>,
+    addresses: FakeTable<AddressKey, Address>,
+    nft: FakeTable<RowKey, Row>,
+    neighbours: FakeTable<NeighbourKey, Neighbour>,
+    fdb: FakeTable<FdbKey, Fdb>,
+    routes: FakeTable<RouteKey, Route>,
+}
+
+impl Fakes {
+    fn targets(&self) -> Targets {
+        let sysctls = self.sysctls.clone();
+        Targets {
+            links: Box::new(self.links.clone()),
+            sysctls: Box::new(move |_| Box::new(sysctls.clone())),
+            addresses: Box::new(self.addresses.clone()),
+            nft: Box::new(self.nft.clone()),
+            neighbours: Box::new(self.neighbours.clone()),
+            fdb: Box::new(self.fdb.clone()),
+            routes: Box::new(self.routes.clone()),
+            forward: None,
+            ports: ::daemon::monitors::Ports::default(),
+        }
+    }
+
+    /// Destinations of the routes.
+    fn subnets(&self) -> Vec<String> {
+        self.routes.contents().rows.keys().map(|key| key.dst.to_string()).collect()
+    }
+
+    /// Steps that were carried out for other nodes.
+    fn peer_steps(&self) -> usize {
+        self.routes.contents().log.len() + self.fdb.contents().log.len() + self.neighbours.contents().log.len()
+    }
+}
+
+/// A store in memory; clones are the same store.
+#[derive(Clone, Default)]
+struct FakeLeases {
+    /// What a stream that begins says first.
+    listing: Arc<Mutex<Vec<LeaseEvent>>>,
+    streams: Arc<Mutex<Vec<mpsc::Sender<LeaseEvent>>>>,
+    claims: Arc<Mutex<i64>>,
+}
+
+impl FakeLeases {
+    fn listing(leases: &[LeaseEvent]) -> Self {
+        let source = Self::default();
+        let all = [LeaseEvent::Reset].into_iter().chain(leases.iter().cloned()).chain([LeaseEvent::Complete]);
+        *source.listing.lock().unwrap() = all.collect();
+        source
+    }
+
+    async fn say(&self, event: LeaseEvent) {
+        let streams = self.streams.lock().unwrap().clone();
+        for stream in streams {
+            stream.send(event.clone()).await.unwrap();
+        }
+    }
+
+    fn claims(&self) -> i64 {
+        *self.claims.lock().unwrap()
+    }
+}
+
+impl LeaseSource for FakeLeases {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn config_place(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn config(&self) -> Result<Option<Vec<u8>>, ConfigError> {
+        Ok(None)
+    }
+
+    fn events(&self) -> LeaseEvents {
+        let (listing, streams) = (self.listing.lock().unwrap().clone(), Arc::clone(&self.streams));
+        LeaseEvents::spawn(|events| async move {
+            for event in listing {
+                events.send(event).await.unwrap();
+            }
+            streams.lock().unwrap().push(events.clone());
+            events.closed().await;
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
+        Ok(self.listing.lock().unwrap().clone())
+    }
+
+    async fn acquire(&self, request: &LeaseRequest) -> Result<Held, AcquireError> {
+        let mut claims = self.claims.lock().unwrap();
+        *claims += 1;
+        let lease = Lease { key: key(21), attrs: request.attrs.clone() };
+        Ok(Held { lease, token: Some(*claims), revision: *claims * 100, how: "fake".to_owned(), others: Vec::new() })
+    }
+
+    async fn keep(&self, _: &Held, _: impl FnMut(Keeping) + Send) -> Result<String, ClusterError> {
+        std::future::pending().await
+    }
+}
+
+fn key(n: u8) -> SubnetKey {
+    format!("172.7.{n}.0-24").parse().unwrap()
+}
+
+/// The lease of node `n`.
+fn put(n: u8) -> LeaseEvent {
+    let value = format!(
+        r#"{{"PublicIP":"10.4.7.{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:01:{n:02x}"}}}}"#
+    );
+    let lease = Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes()).unwrap() };
+    LeaseEvent::Put(StoredLease { lease, created: 1, revision: 1 })
+}
+
+fn network() -> Network {
+    NetConf::parse(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap().network
+}
+
+/// This machine's loopback as the interface towards the others: it is there wherever the tests run.
+fn loopback() -> interface::External {
+    interface::External {
+        interface: IfName::literal("lo"),
+        address: [127, 0, 0, 1].into(),
+        network: "127.0.0.0/8".parse().unwrap(),
+        mtu: 65536,
+        public_ip: [127, 0, 0, 1].into(),
+    }
+}
+
+fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daemon<FakeLeases>, Shell) {
+    let (run_dir, subnet_file) = (folder.join("run"), folder.join("subnet.env"));
+    let args = ["netd".into(), "--run-dir".into(), run_dir.into_os_string(), "--subnet-file".into()];
+    let args = args.into_iter().chain([subnet_file.into_os_string()]).collect::<Vec<OsString>>();
+    let config = Config::read(&Invocation::read(args).unwrap().flags).unwrap();
+    let external = loopback();
+    let local = LocalNode {
+        subnet: Prefix::host(external.address.into()),
+        public_ip: external.public_ip,
+        interface: external.interface.clone(),
+        address: external.address,
+        node_network: external.network,
+        mtu: external.mtu,
+        vtep_mac: "02:00:00:00:00:21".parse().unwrap(),
+        has_ipv6: false,
+    };
+    let request = LeaseRequest {
+        network: network(),
+        node: Candidate {
+            public_ip: external.public_ip,
+            node_network: external.network,
+            held: None,
+            previous: None,
+            device_mac: None,
+        },
+        policies: config.policies.clone(),
+        attrs: LeaseAttrs {
+            public_ip: external.public_ip,
+            public_ipv6: None,
+            backend: network().backend.attrs(local.vtep_mac),
+        },
+        adopts_mac: false,
+        record: LeaseRecord::default(),
+    };
+    let external = External::new(config.interface.clone(), external);
+    let fakes = fakes.clone();
+    let node = Node {
+        config,
+        network: network(),
+        devices: BTreeSet::new(),
+        ownership: Ownership { network: network(), local, earlier: Vec::new(), adopted: BTreeSet::new() },
+        record: LeaseRecord::default(),
+        leftovers: BTreeSet::new(),
+        open: Box::new(move |_, _| Ok(fakes.targets())),
+    };
+    let shell = Shell::new(&PROGRAM);
+    let keeper = Keeper::start(source.clone(), request, 1);
+    (Daemon::new(node, source.clone(), keeper, external, shell.clone()), shell)
+}
+
+/// Runs the daemon beside `scenario`, which ends it.
+fn run<F: Future<Output = ()>>(fakes: &Fakes, source: &FakeLeases, scenario: impl FnOnce(Shell) -> F) {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (daemon, shell) = daemon(fakes, source, folder.path());
+        tokio::select! {
+            ended = daemon.run() => panic!("the daemon ended: {ended:?}"),
+            () = scenario(shell) => {}
+        }
+    });
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < end, "{what} within {SOON:?}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn is_ready(shell: &Shell) -> bool {
+    shell.readiness.gates().contains(&(TABLES, true))
+}
+
+#[test]
+fn leases_become_rows_and_cost_what_changed() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&(100..=200).map(put).collect::<Vec<_>>());
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        assert_eq!((fakes.subnets().len(), fakes.peer_steps()), (101, 303));
+        assert!(fakes.links.contents().rows.contains_key(&IfName::literal("flannel.1")));
+        source.say(put(99)).await;
+        eventually("a route to the new node", || fakes.subnets().len() == 102).await;
+        assert_eq!(fakes.peer_steps(), 306, "one lease, three rows");
+        source.say(LeaseEvent::Delete(key(150), 2)).await;
+        eventually("no route to the node that went", || fakes.subnets().len() == 101).await;
+        assert_eq!(fakes.peer_steps(), 309);
+    });
+}
+
+#[test]
+fn row_that_the_kernel_refuses_holds_up_neither_the_others_nor_readiness() {
+    for errno in [ENETUNREACH, EINVAL] {
+        let fakes = Fakes::default();
+        // The listing succeeds, the first route is refused.
+        fakes.routes.contents().errors = [None, Some(errno)].into();
+        let source = FakeLeases::listing(&[put(22), put(23), put(24)]);
+        run(&fakes, &source, async |shell| {
+            eventually("ready", || is_ready(&shell)).await;
+            assert_eq!(fakes.subnets(), ["172.7.23.0/24", "172.7.24.0/24"], "errno {errno}");
+            assert_eq!(fakes.neighbours.contents().rows.len(), 3);
+        });
+    }
+}
+
+#[test]
+fn row_that_failed_for_a_moment_is_made_later() {
+    let fakes = Fakes::default();
+    fakes.fdb.contents().errors = [None, Some(ENOBUFS)].into();
+    let source = FakeLeases::listing(&[put(22), put(23)]);
+    run(&fakes, &source, async |_| {
+        eventually("both entries", || fakes.fdb.contents().rows.len() == 2).await;
+    });
+}
+
+#[test]
+fn table_that_cannot_be_listed_is_not_touched_until_it_can() {
+    let fakes = Fakes::default();
+    fakes.routes.contents().errors = [Some(ENOBUFS), Some(ENOBUFS)].into();
+    let source = FakeLeases::listing(&[put(22)]);
+    run(&fakes, &source, async |shell| {
+        eventually("neighbours, which do not wait", || fakes.neighbours.contents().rows.len() == 1).await;
+        eventually("the route after the third listing", || fakes.subnets() == ["172.7.22.0/24"]).await;
+        assert!(fakes.routes.contents().observed >= 3);
+        eventually("ready", || is_ready(&shell)).await;
+    });
+}
+
+#[test]
+fn nothing_is_removed_before_the_listing_is_complete() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::default();
+    *source.listing.lock().unwrap() = vec![LeaseEvent::Reset, put(22), put(23), put(24)];
+    // A route of an earlier run to a node that is gone.
+    let old = FakeTable::<RouteKey, Route>::default();
+    run(&Fakes { routes: old.clone(), ..Fakes::default() }, &FakeLeases::listing(&[put(99)]), async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+    });
+    let rows: Vec<_> = old.contents().rows.iter().map(|(key, row)| (*key, row.value.clone())).collect();
+    for (key, value) in rows {
+        fakes.routes.contents().rows.insert(key, Observed { value, owner: Owner::Ours });
+    }
+    run(&fakes, &source, async |shell| {
+        eventually("the stream", || source.streams.lock().unwrap().len() == 1).await;
+        source.say(LeaseEvent::Lost(lost().await)).await;
+        eventually("a status that names the loss", || shell.board.value()["store"]["lost"].is_string()).await;
+        assert_eq!(fakes.subnets(), ["172.7.99.0/24"], "half a listing is no plan");
+        assert!(!is_ready(&shell));
+        source.say(LeaseEvent::Complete).await;
+        eventually("ready", || is_ready(&shell)).await;
+        eventually("the plan of the whole listing", || {
+            fakes.subnets() == ["172.7.22.0/24", "172.7.23.0/24", "172.7.24.0/24"]
+        })
+        .await;
+    });
+}
+
+/// An error of a store that nobody serves.
+async fn lost() -> ClusterError {
+    let config = cluster::etcd::Config {
+        endpoints: "http://127.0.0.1:1".to_owned(),
+        ca_file: None,
+        cert_file: None,
+        key_file: None,
+        username: None,
+        password: None,
+        limits: cluster::etcd::Limits { operation: Duration::from_millis(50), ..Default::default() },
+    };
+    let client = cluster::etcd::Client::new(&config, 0).unwrap();
+    cluster::etcd::Store::new(client).get("key").await.unwrap_err()
+}
+
+#[test]
+fn lost_key_is_claimed_again_and_costs_no_row() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&[put(22), put(23), put(24)]);
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        let steps = (fakes.peer_steps(), fakes.links.contents().log.len());
+        source.say(LeaseEvent::Delete(key(21), 500)).await;
+        eventually("another claim", || source.claims() == 2).await;
+        source.say(put(25)).await;
+        eventually("the next change", || fakes.subnets().len() == 4).await;
+        assert_eq!((fakes.peer_steps(), fakes.links.contents().log.len()), (steps.0 + 3, steps.1));
+    });
+}
