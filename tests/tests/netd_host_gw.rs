@@ -67,10 +67,13 @@ fn routes_of_flannel_are_replaced_without_a_gap_and_leftovers_go() -> Result<()>
         ensure!(!routes.contains("172.7.44.0/24") && routes.contains("172.7.55.0/24"), "{routes}");
         Ok(())
     })?;
-    let log = monitor.log();
-    let at = |part: &str| log.lines().position(|line| line.contains("172.7.22.0/24") && line.contains(part));
-    ensure!(at("proto 121").is_some() && at("proto 121") < at("Deleted"), "{log}");
-    Ok(())
+    // The monitor may be behind.
+    eventually(SOON, || {
+        let log = monitor.log();
+        let at = |part: &str| log.lines().position(|line| line.contains("172.7.22.0/24") && line.contains(part));
+        ensure!(at("proto 121").is_some() && at("proto 121") < at("Deleted"), "{log}");
+        Ok(())
+    })
 }
 
 fn public_address_behind_nat_is_refused_with_the_reason() -> Result<()> {

@@ -81,7 +81,7 @@ fn tables_show_what_the_kernel_holds_and_what_it_lacks() -> Result<()> {
     ensure!(servers(node)?.len() == 5);
     let rows = eventually(SOON, || {
         let rows = node.command(lab::bin("ipvs-proxy")?).arg("tables").run()?.stdout;
-        ensure!(rows.contains("\ntable ipvs (5 desired)\n  tcp 192.168.0.10:80 "), "{rows}");
+        ensure!(rows.contains("\ntable ipvs (5 desired)\n  tcp 192.168.0.10:80 scheduler rr\n"), "{rows}");
         Ok::<_, anyhow::Error>(rows)
     })?;
     ensure!(!rows.lines().any(|line| line.starts_with(['+', '-', '?'])), "{rows}");

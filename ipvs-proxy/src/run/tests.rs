@@ -33,7 +33,7 @@ struct Logged<K, V> {
     log: Log,
 }
 
-impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Debug + 'static> Target for Logged<K, V> {
+impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Display + 'static> Target for Logged<K, V> {
     type Key = K;
     type Value = V;
     type Error = KernelError;

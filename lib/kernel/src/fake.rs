@@ -96,7 +96,9 @@ impl<K: Ord, V> Contents<K, V> {
     }
 }
 
-impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Debug + 'static> Target for FakeTable<K, V> {
+impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Display + 'static> Target
+    for FakeTable<K, V>
+{
     type Key = K;
     type Value = V;
     type Error = KernelError;

@@ -33,6 +33,13 @@ pub struct VirtualServer {
     pub persistence: Option<u32>,
 }
 
+impl fmt::Display for VirtualServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "scheduler {}", self.scheduler)?;
+        self.persistence.map_or(Ok(()), |seconds| write!(f, " persistent {seconds}"))
+    }
+}
+
 /// One real server of a virtual server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerKey {
@@ -55,6 +62,12 @@ impl fmt::Display for RealServerKey {
 pub struct RealServer {
     /// Share of new connections; 0 keeps running connections and takes no new ones.
     pub weight: u32,
+}
+
+impl fmt::Display for RealServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "weight {}", self.weight)
+    }
 }
 
 /// Identifies a row of the IPVS tables. Virtual servers sort first, so that they are there before their real servers.
@@ -93,6 +106,15 @@ pub enum Row {
     Virtual(VirtualServer),
     /// Of a real server.
     Real(RealServer),
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Virtual(server) => server.fmt(f),
+            Self::Real(server) => server.fmt(f),
+        }
+    }
 }
 
 impl From<VirtualServer> for Row {

@@ -23,6 +23,12 @@ pub mod subnet_file;
 pub mod sysctl;
 pub mod vlan;
 
+/// One row as text: what it is, then how it is. Status pages, `tables` and golden tests print rows so.
+#[must_use]
+pub fn row_text(key: &impl std::fmt::Display, value: &impl std::fmt::Display) -> String {
+    format!("{key} {value}").trim_end().to_owned()
+}
+
 pub use address::{Address, AddressKey};
 pub use address_plan::AddressPlan;
 pub use family::{IpFamily, PerFamily};

@@ -3,6 +3,7 @@
 //! The name is the key. `None` in a value means "whatever the kernel chose": it is neither written nor compared, so
 //! that adopting an existing link does not disturb what nobody asked for.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::{IfName, MacAddr};
@@ -22,6 +23,22 @@ pub struct Link {
     pub master: Option<IfName>,
 }
 
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)?;
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if let Some(mac) = self.mac {
+            write!(f, " lladdr {mac}")?;
+        }
+        if let Some(master) = &self.master {
+            write!(f, " master {master}")?;
+        }
+        f.write_str(if self.up { " up" } else { " down" })
+    }
+}
+
 /// What a link is, with the options that cannot be changed once it exists.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkKind {
@@ -35,6 +52,20 @@ pub enum LinkKind {
     Veth,
     /// Anything else, with the kernel's own name for it (empty for a physical device).
     Other(String),
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge(options) if options.vlan_filtering => f.write_str("bridge vlan_filtering 1"),
+            Self::Bridge(_) => f.write_str("bridge"),
+            Self::Vxlan(options) => write!(f, "vxlan {options}"),
+            Self::Dummy => f.write_str("dummy"),
+            Self::Veth => f.write_str("veth"),
+            Self::Other(kind) if kind.is_empty() => f.write_str("device"),
+            Self::Other(kind) => f.write_str(kind),
+        }
+    }
 }
 
 /// Options of a bridge.
@@ -59,6 +90,20 @@ pub struct VxlanOptions {
     pub learning: bool,
     /// Group policy extension (IFLA_VXLAN_GBP).
     pub gbp: bool,
+}
+
+impl fmt::Display for VxlanOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "id {} dstport {}", self.vni, self.port)?;
+        if let Some(local) = self.local {
+            write!(f, " local {local}")?;
+        }
+        if let Some(lower) = &self.lower {
+            write!(f, " dev {lower}")?;
+        }
+        f.write_str(if self.learning { " learning" } else { " nolearning" })?;
+        f.write_str(if self.gbp { " gbp" } else { "" })
+    }
 }
 
 /// How a bridge port must be set (net/bridge/br_netlink.c, IFLA_BRPORT_*).

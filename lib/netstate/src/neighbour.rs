@@ -29,6 +29,12 @@ pub struct Neighbour {
     pub mac: MacAddr,
 }
 
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lladdr {}", self.mac)
+    }
+}
+
 /// One permanent forwarding entry of a tunnel device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FdbKey {
@@ -49,4 +55,10 @@ impl fmt::Display for FdbKey {
 pub struct Fdb {
     /// Outer destination: the remote tunnel end point.
     pub dst: IpAddr,
+}
+
+impl fmt::Display for Fdb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dst {}", self.dst)
+    }
 }

@@ -334,11 +334,10 @@ impl<T: Target> Stage for Reconciler<T> {
     fn lines(&self) -> Vec<Line> {
         let mirror = self.mirror.as_ref();
         let keys: BTreeSet<&T::Key> = self.desired.keys().chain(mirror.into_iter().flat_map(BTreeMap::keys)).collect();
-        let describe = |value| self.target.describe(value);
         let line = |key: &T::Key| Line {
             key: key.to_string(),
-            desired: self.desired.get(key).map(describe),
-            actual: mirror.and_then(|rows| rows.get(key)).map(|row| (describe(&row.value), row.owner)),
+            desired: self.desired.get(key).map(ToString::to_string),
+            actual: mirror.and_then(|rows| rows.get(key)).map(|row| (row.value.to_string(), row.owner)),
             state: if self.is_open(key) { self.state(key) } else { State::Done },
         };
         keys.into_iter().map(line).collect()

@@ -76,8 +76,8 @@ pub trait Classify {
 pub trait Target: 'static {
     /// Identifies a row; its text names the object in logs and errors.
     type Key: Ord + Clone + fmt::Display;
-    /// The rest of the row.
-    type Value: Clone + PartialEq + fmt::Debug;
+    /// The rest of the row; its text, on one line, is what an operator reads behind the key's.
+    type Value: Clone + PartialEq + fmt::Display;
     /// Why an operation failed.
     type Error: Classify + Error + 'static;
 
@@ -91,11 +91,6 @@ pub trait Target: 'static {
     /// open that an observed one always has.
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
         have == want
-    }
-
-    /// The value as an operator reads it, on one line.
-    fn describe(&self, value: &Self::Value) -> String {
-        format!("{value:?}")
     }
 
     /// Carries out `steps` in order and returns one result for each.
@@ -113,10 +108,6 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
         (**self).satisfies(have, want)
-    }
-
-    fn describe(&self, value: &Self::Value) -> String {
-        (**self).describe(value)
     }
 
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>> {

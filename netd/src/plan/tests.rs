@@ -5,6 +5,7 @@ use super::backend::vxlan::generated_mac;
 use super::*;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::NetConf;
+use netstate::row_text;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -66,15 +67,15 @@ fn vxlan(mac: &str) -> BackendAttrs {
     BackendAttrs::Vxlan { vni: 1, mac: mac.parse().unwrap() }
 }
 
-/// Every row but the nft table's as a line of text.
+/// Every row but the nft table's as a line of text, as `netd tables` prints it.
 fn text(tables: &Tables) -> String {
     let mut lines = Vec::new();
-    lines.extend(tables.links.iter().map(|(name, link)| format!("link {name} mtu {:?} mac {:?}", link.mtu, link.mac)));
-    lines.extend(tables.addresses.keys().map(|key| format!("address {key}")));
-    lines.extend(tables.sysctls.iter().map(|(key, value)| format!("sysctl {key} = {value}")));
-    lines.extend(tables.neighbours.iter().map(|(key, value)| format!("{key} lladdr {}", value.mac)));
-    lines.extend(tables.fdb.iter().map(|(key, value)| format!("{key} dst {}", value.dst)));
-    lines.extend(tables.routes.iter().map(|(key, value)| format!("{key} {value}")));
+    lines.extend(tables.links.iter().map(|(key, value)| format!("link {}", row_text(key, value))));
+    lines.extend(tables.addresses.iter().map(|(key, value)| format!("address {}", row_text(key, value))));
+    lines.extend(tables.sysctls.iter().map(|(key, value)| format!("sysctl {}", row_text(key, value))));
+    lines.extend(tables.neighbours.iter().map(|(key, value)| row_text(key, value)));
+    lines.extend(tables.fdb.iter().map(|(key, value)| row_text(key, value)));
+    lines.extend(tables.routes.iter().map(|(key, value)| row_text(key, value)));
     lines.join("\n")
 }
 
@@ -88,10 +89,10 @@ fn vxlan_takes_three_rows_per_node() {
     assert_eq!(
         text(&plan.tables),
         "\
-link flannel.1 mtu Some(1450) mac Some(MacAddr([2, 0, 0, 0, 0, 33]))
+link flannel.1 vxlan id 1 dstport 8472 local 10.4.7.21 dev eth0 nolearning mtu 1450 lladdr 02:00:00:00:00:21 up
 address 172.7.21.0/32 dev flannel.1
-sysctl net/ipv4/ip_forward = 1
-sysctl net/ipv6/conf/flannel.1/accept_ra = 0
+sysctl net/ipv4/ip_forward 1
+sysctl net/ipv6/conf/flannel.1/accept_ra 0
 neighbour 172.7.22.0 dev flannel.1 lladdr 02:00:00:00:00:22
 fdb 02:00:00:00:00:22 dev flannel.1 dst 10.4.7.22
 route 172.7.22.0/24 metric 1790 via 172.7.22.0 dev flannel.1 onlink proto 121"
@@ -105,7 +106,7 @@ fn host_gw_takes_one_route_per_node() {
     let plan = plan(&network(r#"{"Type":"host-gw"}"#), &local(), ALL, &leases);
     assert_eq!(
         text(&plan.tables),
-        "sysctl net/ipv4/ip_forward = 1\nroute 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121"
+        "sysctl net/ipv4/ip_forward 1\nroute 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121"
     );
 }
 

@@ -120,7 +120,7 @@ pub struct RowText {
 impl From<Line> for RowText {
     fn from(line: Line) -> Self {
         let Line { key, desired, actual, state } = line;
-        let row = |value: String| if value.is_empty() { key.clone() } else { format!("{key} {value}") };
+        let row = |value: String| netstate::row_text(&key, &value);
         let (actual, own) = match actual {
             Some((value, owner)) => (Some(row(value)), owner == Owner::Ours),
             None => (None, true),

@@ -212,6 +212,15 @@ pub enum Row {
     Element(Element),
 }
 
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(table) => f.write_str(&render::table_line(table)),
+            Self::Element(element) => f.write_str(&render::element_line(element)),
+        }
+    }
+}
+
 impl From<Table> for Row {
     fn from(table: Table) -> Self {
         Self::Table(table)

@@ -8,7 +8,7 @@ use super::chain::priority;
 use super::set::joined;
 use super::{
     BaseChain, Chain, CtState, CtStatus, Data, Destination, Element, ElementKey, Family, Field, Hook, MarkChange,
-    Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Type, Verdict,
+    Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Table, TableKey, Type, Verdict,
 };
 use crate::prefix::Prefix;
 use crate::{IpFamily, Protocol};
@@ -20,6 +20,28 @@ pub(super) fn ruleset(ruleset: &Ruleset) -> String {
     let blocks: Vec<String> = sets.chain(chains).collect();
     let flags = if ruleset.table.dormant { "\tflags dormant\n\n" } else { "" };
     format!("table {} {{\n{flags}{}}}\n", ruleset.key, blocks.join("\n"))
+}
+
+/// The static part of a table on one line, without the table's name. Rules say which family they are about.
+pub(super) fn table_line(table: &Table) -> String {
+    let key = TableKey { family: Family::Inet, name: Name::observed(String::new()) };
+    let whole = Ruleset { table: table.clone(), ..Ruleset::new(key) };
+    let text = ruleset(&whole);
+    let inside = text.split_once('{').map_or(text.as_str(), |(_, inside)| inside);
+    let words: Vec<&str> = inside.split_whitespace().collect();
+    format!("{{ {}", words.join(" "))
+}
+
+/// An element without its key, on one line.
+pub(super) fn element_line(value: &Element) -> String {
+    let mut words = Vec::new();
+    words.extend(value.comment.as_ref().map(|comment| format!("comment \"{comment}\"")));
+    match &value.data {
+        Data::Nothing => {}
+        Data::Value(parts) => words.push(format!(": {}", joined(parts))),
+        Data::Verdict(data) => words.push(format!(": {}", verdict(data))),
+    }
+    words.join(" ")
 }
 
 fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {
@@ -52,17 +74,9 @@ fn elements_per_line(key: &[Type]) -> usize {
     }
 }
 
-fn element(key: &ElementKey, element: &Element) -> String {
-    let mut text = joined(&key.key);
-    if let Some(comment) = &element.comment {
-        text += &format!(" comment \"{comment}\"");
-    }
-    match &element.data {
-        Data::Nothing => {}
-        Data::Value(parts) => text += &format!(" : {}", joined(parts)),
-        Data::Verdict(data) => text += &format!(" : {}", verdict(data)),
-    }
-    text
+fn element(key: &ElementKey, value: &Element) -> String {
+    let (key, rest) = (joined(&key.key), element_line(value));
+    if rest.is_empty() { key } else { format!("{key} {rest}") }
 }
 
 fn chain(family: Family, name: &Name, chain: &Chain) -> String {

@@ -3,6 +3,8 @@
 //! A chain of iptables-nft has to stay one that iptables reads: it knows conditions on addresses and marks as the nft
 //! tool writes them, but connection states only as its own match.
 
+use std::fmt;
+
 use netstate::nft::{CtState, Family, Match, Op, Rule, TableKey, Verdict};
 use netstate::{Prefix, nft};
 
@@ -23,6 +25,17 @@ pub enum Accept {
     Marked(u32),
     /// Of connections that are established, or related to one.
     Established,
+}
+
+impl fmt::Display for Accept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::From(network) => write!(f, "from {network}"),
+            Self::To(network) => write!(f, "to {network}"),
+            Self::Marked(bits) => write!(f, "mark {bits:#x}"),
+            Self::Established => f.write_str("established"),
+        }
+    }
 }
 
 impl Accept {

@@ -69,6 +69,18 @@ pub struct Accepted {
     pub obstacle: Option<String>,
 }
 
+impl fmt::Display for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let accepts: Vec<_> = self.accepts.iter().map(ToString::to_string).collect();
+        write!(f, "accepts {}", accepts.join(", "))?;
+        match &self.obstacle {
+            Some(obstacle) => write!(f, ", but {obstacle}"),
+            None if self.in_place => Ok(()),
+            None => f.write_str(", not behind all denials"),
+        }
+    }
+}
+
 /// A chain that denies what none of its rules accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denying {

@@ -1,0 +1,53 @@
+//! Rows as an operator reads them: one line each, what it is and how it is.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::nft::{self, Element, Table};
+use netstate::{BridgeOptions, IfName, Link, LinkKind, Protocol, VxlanOptions, row_text};
+
+fn link(kind: LinkKind) -> Link {
+    Link { kind, mtu: None, mac: None, up: true, master: None }
+}
+
+#[test]
+fn links_say_their_kind_and_what_is_set() {
+    let name: IfName = "flannel.1".parse().unwrap();
+    let options = VxlanOptions {
+        vni: 1,
+        port: 8472,
+        local: Some([10, 4, 7, 21].into()),
+        lower: Some("eth0".parse().unwrap()),
+        learning: false,
+        gbp: false,
+    };
+    let mac = "02:00:00:00:00:21".parse().ok();
+    let vxlan = Link { mtu: Some(1450), mac, ..link(LinkKind::Vxlan(options)) };
+    assert_eq!(
+        row_text(&name, &vxlan),
+        "flannel.1 vxlan id 1 dstport 8472 local 10.4.7.21 dev eth0 nolearning mtu 1450 lladdr 02:00:00:00:00:21 up"
+    );
+    let bridge = link(LinkKind::Bridge(BridgeOptions { vlan_filtering: true }));
+    assert_eq!(bridge.to_string(), "bridge vlan_filtering 1 up");
+    let down = Link { up: false, master: Some("cbr0".parse().unwrap()), ..link(LinkKind::Other(String::new())) };
+    assert_eq!(down.to_string(), "device master cbr0 down");
+}
+
+#[test]
+fn servers_say_scheduler_and_weight() {
+    let service = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
+    let server = VirtualServer { scheduler: "rr".to_owned(), persistence: Some(10800) };
+    let text = row_text(&RowKey::Virtual(service), &Row::Virtual(server));
+    assert_eq!(text, "tcp 192.168.0.10:80 scheduler rr persistent 10800");
+    let real = RealServerKey { service, addr: [172, 7, 21, 2].into(), port: 80 };
+    let text = row_text(&RowKey::Real(real), &Row::Real(RealServer { weight: 1 }));
+    assert_eq!(text, "tcp 192.168.0.10:80 -> 172.7.21.2:80 weight 1");
+}
+
+#[test]
+fn nft_rows_fit_on_a_line() {
+    assert_eq!(nft::Row::Table(Table { dormant: true, ..Table::default() }).to_string(), "{ flags dormant }");
+    assert_eq!(nft::Row::Element(Element::member()).to_string(), "");
+    let named = Element { comment: Some("default/web".to_owned()), ..Element::member() };
+    assert_eq!(nft::Row::Element(named).to_string(), "comment \"default/web\"");
+}
