@@ -41,6 +41,8 @@ pub struct Leftovers<'a> {
     /// Of what `host-local` gave to other plugins.
     grants: Records,
     boot: String,
+    /// Reservations without a record are judged, too: by the links of the host's bridges.
+    judges_unrecorded: bool,
 }
 
 impl<'a> Leftovers<'a> {
@@ -48,7 +50,13 @@ impl<'a> Leftovers<'a> {
     #[must_use]
     pub fn new(network: &'a str, bridge: &'a IfName, records: &'a Records, data_dir: &Path) -> Self {
         let grants = Records::new(Class::Grant, data_dir, network);
-        Self { network, bridge, records, grants, boot: record::boot_id() }
+        Self { network, bridge, records, grants, boot: record::boot_id(), judges_unrecorded: true }
+    }
+
+    /// The same for a network on whatever bridge: what has no record counts as alive.
+    #[must_use]
+    pub fn recorded_only(self) -> Self {
+        Self { judges_unrecorded: false, ..self }
     }
 
     /// Releases what is left over in `reservations` and returns how many addresses that gave.
@@ -70,7 +78,7 @@ impl<'a> Leftovers<'a> {
                         is_left
                     }
                 },
-                Some(Subject::Container(_)) => !links.foreign_pods,
+                Some(Subject::Container(_)) => self.judges_unrecorded && !links.foreign_pods,
                 // No owner can ever ask for it back.
                 None => true,
             };
@@ -102,7 +110,7 @@ impl<'a> Leftovers<'a> {
                 },
             }
         }
-        Ok(may_be_predecessors && !host_links(self.bridge, host)?.foreign_pods)
+        Ok(self.judges_unrecorded && may_be_predecessors && !host_links(self.bridge, host)?.foreign_pods)
     }
 
     /// True when `host-local` gave `owner` addresses for another plugin, and no reboot was since. So does a record that
@@ -117,7 +125,7 @@ impl<'a> Leftovers<'a> {
             // Something that is no record stands in its place: whose, nobody knows. One such must not keep all others.
             Err(_) | Ok(Found::Busy) => Ok(false),
             Ok(Found::None) => {
-                let is_left = !has_link && !links.foreign_pods && !self.is_granted(owner);
+                let is_left = self.judges_unrecorded && !has_link && !links.foreign_pods && !self.is_granted(owner);
                 if is_left && let Found::Held(grant) = self.grants.find(owner)? {
                     grant.remove()?;
                 }

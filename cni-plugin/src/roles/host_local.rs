@@ -26,7 +26,7 @@ use crate::state::places::Places;
 use crate::state::record::{self, Record};
 use crate::state::records::{Class, Found, Held, Records};
 use crate::state::reservations::locked::peek;
-use crate::state::reservations::{Locked, Reservation, Store, StoreError};
+use crate::state::reservations::{Locked, Reservation, Sharing, Store, StoreError};
 use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
 /// The name `host-local`.
@@ -136,8 +136,10 @@ fn reserve(
         [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
         requested => requested.to_vec(),
     };
-    let outcome = match locked.reserve(owner, &ipam.sets, &wanted) {
-        Err(StoreError::Exhausted { .. }) if reclaim(place, locked)? => locked.reserve(owner, &ipam.sets, &wanted),
+    let outcome = match locked.reserve(owner, &ipam.sets, &wanted, Sharing::Avoided) {
+        Err(StoreError::Exhausted { .. }) if reclaim(place, locked)? => {
+            locked.reserve(owner, &ipam.sets, &wanted, Sharing::Avoided)
+        }
         outcome => outcome,
     };
     outcome.map_err(CniError::from)
@@ -230,7 +232,7 @@ fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 fn status(conf: NetConf) -> Result<(), CniError> {
     let place = Place::of(&conf);
     let ipam = host_local::parse(conf, &CniArgs::default()).map_err(not_available)?;
-    let (taken, last_reserved) = reservations(&ipam, place.store.dir());
+    let (taken, last_reserved) = reservations(&ipam, &[place.store.dir().to_owned()]);
     let facts = Facts { bridge_up: None, has_attachments: false, taken, last_reserved };
     judge(&place.network, "", &ipam.sets, &facts).or_else(|full| {
         let is_left = |text: String| match Subject::of_reservation(&text) {

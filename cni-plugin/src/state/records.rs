@@ -11,6 +11,7 @@
 //! link: [`Class`] is the table of all records, and every level of each is examined. No network's name begins with `.`. A
 //! container identifier has no `@`, so the name splits at the first one.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -98,6 +99,16 @@ impl Records {
         }
         let network = folder.join(network);
         levels.extend([folder, network]);
+        Self { levels }
+    }
+
+    /// The records of the same class of another network.
+    #[must_use]
+    pub fn of_network(&self, network: &OsStr) -> Self {
+        let mut levels = self.levels.clone();
+        if let Some(dir) = levels.last_mut() {
+            dir.set_file_name(network);
+        }
         Self { levels }
     }
 

@@ -18,7 +18,7 @@ use cni_plugin::protocol::version::SpecVersion;
 
 use cni_plugin::state::places::Places;
 use cni_plugin::state::records::{Class, Records};
-use cni_plugin::state::reservations::Store;
+use cni_plugin::state::reservations::{Sharing, Store};
 use netstate::subnet_file::SubnetFile;
 use serde_json::Value;
 
@@ -139,7 +139,7 @@ fn reservation(input: &[u8]) {
     }
     let range = Range::new("172.7.21.0/29".parse().unwrap(), None, None, None).unwrap();
     let sets = [RangeSet::new(vec![range]).unwrap()];
-    let reserved = locked.reserve(&attachment(), &sets, &[]).unwrap();
+    let reserved = locked.reserve(&attachment(), &sets, &[], Sharing::Exclusive).unwrap();
     assert!(locked.is_owned(&attachment(), reserved[0].addr));
     assert!(locked.find(&attachment()).unwrap().contains(&reserved[0].addr));
     for (addr, _) in locked.list().unwrap() {

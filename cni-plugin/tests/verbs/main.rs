@@ -23,6 +23,7 @@ mod host_local;
 mod ipam;
 mod leases;
 mod node;
+mod pool;
 mod port_addresses;
 mod port_options;
 mod port_owners;
@@ -64,6 +65,7 @@ fn main() {
         faults::links::TESTS,
         flannel::TESTS,
         leases::TESTS,
+        pool::TESTS,
         port_addresses::TESTS,
         port_options::TESTS,
         port_owners::TESTS,

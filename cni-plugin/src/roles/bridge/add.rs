@@ -173,9 +173,9 @@ fn reserve(
         [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
         requested => requested.to_vec(),
     };
-    match locked.reserve(owner, &ipam.sets, &wanted) {
-        Err(StoreError::Exhausted { .. }) if network.leftovers(ipam).release(&locked, host)? > 0 => {
-            Ok(locked.reserve(owner, &ipam.sets, &wanted)?)
+    match locked.reserve(owner, &ipam.sets, &wanted, network.sharing()) {
+        Err(StoreError::Exhausted { .. }) if network.reclaim(ipam, &locked, host)? > 0 => {
+            Ok(locked.reserve(owner, &ipam.sets, &wanted, network.sharing())?)
         }
         outcome => Ok(outcome?),
     }

@@ -3,8 +3,10 @@
 //! ADD, CHECK and STATUS need all of it and fail when something is wrong; DEL and GC need
 //! [`crate::state::places::Places`] only.
 
+use std::iter;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kernel::Rtnl;
 use kernel::link::LinkState;
@@ -25,6 +27,7 @@ use crate::protocol::range::{Range, RangeSet};
 use crate::protocol::version::SpecVersion;
 use crate::reclaim::leftovers::Leftovers;
 use crate::state::records::{Class, Records};
+use crate::state::reservations::{Locked, Sharing, Store, pool};
 use crate::state::safe_file::{self, Links};
 
 /// The bridge of a configuration that names none.
@@ -121,9 +124,58 @@ impl Network {
         })
     }
 
+    /// What reservations of other networks mean. A gateway makes the host part of the subnet, and a host has one of each.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        if self.bridge.is_leased || self.bridge.gateway { Sharing::Exclusive } else { Sharing::Avoided }
+    }
+
+    /// Directories of reservations that its addresses are drawn from, its own first.
+    pub fn pool(&self, ipam: &IpamConf) -> impl Iterator<Item = PathBuf> {
+        let own = ipam.data_dir.join(&self.name);
+        let others = (self.sharing() == Sharing::Exclusive).then(|| pool::others(&own));
+        let others: Vec<PathBuf> = others.into_iter().flatten().collect();
+        iter::once(own).chain(others)
+    }
+
+    /// Releases what is left over in the whole pool and returns how many addresses that gave; `own` is held already. A
+    /// network that another call is busy with is passed over.
+    ///
+    /// # Errors
+    /// When reservations cannot be read or removed, or the kernel cannot be asked.
+    pub fn reclaim(&self, ipam: &IpamConf, own: &Locked, host: &mut Rtnl) -> Result<usize, CniError> {
+        let mut released = self.leftovers(ipam).release(own, host)?;
+        for dir in self.pool(ipam).skip(1) {
+            let Some(name) = dir.file_name() else { continue };
+            let (records, network) = (self.records.of_network(name), name.to_string_lossy());
+            let leftovers = Leftovers::new(&network, &self.bridge.bridge, &records, &ipam.data_dir).recorded_only();
+            if let Ok(Some(locked)) = Store::new(&ipam.data_dir, &network).lock_existing(Duration::ZERO) {
+                released += leftovers.release(&locked, host)?;
+            }
+        }
+        Ok(released)
+    }
+
+    /// True when [`Network::reclaim`] would find something, as far as can be seen without a lock.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn can_reclaim(&self, ipam: &IpamConf, host: &mut Rtnl) -> Result<bool, CniError> {
+        for (at, dir) in self.pool(ipam).enumerate() {
+            let name = dir.file_name().unwrap_or_default();
+            let (records, network) = (self.records.of_network(name), name.to_string_lossy());
+            let leftovers = Leftovers::new(&network, &self.bridge.bridge, &records, &ipam.data_dir);
+            let leftovers = if at == 0 { leftovers } else { leftovers.recorded_only() };
+            if leftovers.any(&dir, host)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// How leftovers among its reservations are told from what lives.
     #[must_use]
-    pub fn leftovers(&self, ipam: &IpamConf) -> Leftovers<'_> {
+    fn leftovers(&self, ipam: &IpamConf) -> Leftovers<'_> {
         Leftovers::new(&self.name, &self.bridge.bridge, &self.records, &ipam.data_dir)
     }
 

@@ -7,9 +7,10 @@
 //! A full range counts only when nothing in it can be reclaimed: a runtime that is told 50 sends no ADD, and without an ADD
 //! nobody would ever release what a reboot left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use kernel::{KernelError, Rtnl};
@@ -33,9 +34,7 @@ pub fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
     let judged = judge(&network.name, network.bridge.bridge.as_str(), sets, &facts);
     match &network.bridge.ipam {
         Some(ipam) if judged.as_ref().is_err_and(|error| error.code == Code::NotAvailable) => {
-            let dir = ipam.data_dir.join(&network.name);
-            let can_reclaim = network.leftovers(ipam).any(&dir, &mut host).map_err(not_available)?;
-            if can_reclaim { Ok(()) } else { judged }
+            if network.can_reclaim(ipam, &mut host).map_err(not_available)? { Ok(()) } else { judged }
         }
         _ => judged,
     }
@@ -56,7 +55,7 @@ fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, KernelError> {
         bridge_up = master.map(|index| host.link_by_index(index)).transpose()?.flatten().map(|link| link.link.up);
     }
     let (taken, last_reserved) = match &network.bridge.ipam {
-        Some(ipam) => reservations(ipam, &ipam.data_dir.join(&network.name)),
+        Some(ipam) => reservations(ipam, &network.pool(ipam).collect::<Vec<_>>()),
         None => (Vec::new(), None),
     };
     Ok(Facts { bridge_up, has_attachments, taken, last_reserved })
@@ -73,16 +72,18 @@ fn bridge_of_attached(network: &Network, host: &mut Rtnl) -> Result<Option<Optio
     Ok(None)
 }
 
-/// How many addresses of each set are taken, and how long ago one was given out.
-pub(crate) fn reservations(ipam: &IpamConf, dir: &Path) -> (Vec<u128>, Option<Duration>) {
-    let names =
-        fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let addresses: Vec<IpAddr> = names.filter_map(|name| name.parse().ok()).collect();
+/// How many addresses of each set are taken in the directories `dirs`, the network's own first, and how long ago one was
+/// given out.
+pub(crate) fn reservations(ipam: &IpamConf, dirs: &[PathBuf]) -> (Vec<u128>, Option<Duration>) {
+    let entries = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let addresses: BTreeSet<IpAddr> = names.filter_map(|name| name.parse().ok()).collect();
     let count = |set: &crate::protocol::range::RangeSet| {
         addresses.iter().filter(|addr| set.range_of(**addr).is_some() && !set.is_gateway(**addr)).map(|_| 1_u128).sum()
     };
     let written = (0..ipam.sets.len())
-        .filter_map(|index| fs::metadata(dir.join(format!("last_reserved_ip.{index}"))).ok()?.modified().ok())
+        .flat_map(|index| dirs.iter().map(move |dir| dir.join(format!("last_reserved_ip.{index}"))))
+        .filter_map(|path| fs::metadata(path).ok()?.modified().ok())
         .max();
     // A time in the future is a clock that was set back: how long ago it was is unknown.
     let ago = written.and_then(|at| SystemTime::now().duration_since(at).ok());

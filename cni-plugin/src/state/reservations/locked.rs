@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::pool::{self, Sharing};
 use super::store::{Reservation, StoreError, failed, open_options};
 use crate::protocol::attachment::Attachment;
 use crate::protocol::range::RangeSet;
@@ -27,8 +28,15 @@ impl Locked {
         Self { dir, _lock: lock }
     }
 
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Reserves one address per set for `owner`, in the order of `sets`. A set that contains a requested address
-    /// gives exactly that one. On failure nothing stays reserved that was not before.
+    /// gives exactly that one. `sharing` says what reservations of other networks mean. On failure nothing stays reserved
+    /// that was not before.
     ///
     /// # Errors
     /// [`StoreError::Exhausted`], [`StoreError::Requested`], [`StoreError::Io`].
@@ -37,9 +45,10 @@ impl Locked {
         owner: &Attachment,
         sets: &[RangeSet],
         requested: &[IpAddr],
+        sharing: Sharing,
     ) -> Result<Vec<Reservation>, StoreError> {
         let mut reserved = Vec::new();
-        match self.reserve_each(owner, sets, requested, &mut reserved) {
+        match self.reserve_each(owner, (sets, sharing), requested, &mut reserved) {
             Ok(()) => Ok(reserved),
             Err(error) => {
                 for reservation in &reserved {
@@ -54,7 +63,7 @@ impl Locked {
     fn reserve_each(
         &self,
         owner: &Attachment,
-        sets: &[RangeSet],
+        (sets, sharing): (&[RangeSet], Sharing),
         requested: &[IpAddr],
         reserved: &mut Vec<Reservation>,
     ) -> Result<(), StoreError> {
@@ -69,8 +78,8 @@ impl Locked {
             let wanted = wanted_of(set);
             let mut last = LastReserved::open(self.dir.join(format!("last_reserved_ip.{index}")))?;
             let (addr, len) = match wanted {
-                Some(addr) => self.take_requested(*addr, set, &text)?,
-                None => self.take_next(index, set, last.addr, &text)?,
+                Some(addr) => self.take_requested(*addr, set, &text, sharing)?,
+                None => self.take_next(set, last.addr, &text, sharing)?.ok_or_else(|| exhausted(index, set))?,
             };
             let gateway = set.range_of(addr).map_or(addr, |range| range.gateway());
             reserved.push(Reservation { addr, len, gateway });
@@ -79,31 +88,57 @@ impl Locked {
         Ok(())
     }
 
-    fn take_requested(&self, addr: IpAddr, set: &RangeSet, text: &str) -> Result<(IpAddr, u8), StoreError> {
-        let refused = |why: &str| StoreError::Requested { addr, why: format!("{why} {set}") };
+    fn take_requested(
+        &self,
+        addr: IpAddr,
+        set: &RangeSet,
+        text: &str,
+        sharing: Sharing,
+    ) -> Result<(IpAddr, u8), StoreError> {
+        let refused = |why: String| StoreError::Requested { addr, why };
         if set.is_gateway(addr) {
-            return Err(refused("is a gateway of range set"));
+            return Err(refused(format!("is a gateway of range set {set}")));
         }
-        let range = set.range_of(addr).ok_or_else(|| refused("is outside range set"))?;
-        match self.claim(addr, text)? {
-            true => Ok((addr, range.subnet().len())),
-            false => Err(refused("is not available in range set")),
+        let range = set.range_of(addr).ok_or_else(|| refused(format!("is outside range set {set}")))?;
+        if !self.claim(addr, text)? {
+            return Err(refused(format!("is not available in range set {set}")));
+        }
+        match pool::holder(&self.dir, addr).filter(|_| sharing == Sharing::Exclusive) {
+            None => Ok((addr, range.subnet().len())),
+            Some(network) => {
+                self.discard(addr)?;
+                Err(refused(format!("is not available in range set {set}: network {network} has it")))
+            }
         }
     }
 
+    /// The next free address of `set`; `None` when there is none.
     fn take_next(
         &self,
-        index: usize,
         set: &RangeSet,
         last: Option<IpAddr>,
         text: &str,
-    ) -> Result<(IpAddr, u8), StoreError> {
+        sharing: Sharing,
+    ) -> Result<Option<(IpAddr, u8)>, StoreError> {
+        let mut passed_over = Vec::new();
         for (addr, len) in set.candidates(last) {
-            if self.claim(addr, text)? {
-                return Ok((addr, len));
+            if !self.claim(addr, text)? {
+                continue;
+            }
+            if pool::holder(&self.dir, addr).is_none() {
+                return Ok(Some((addr, len)));
+            }
+            self.discard(addr)?;
+            passed_over.push((addr, len));
+        }
+        if sharing == Sharing::Avoided {
+            for (addr, len) in passed_over {
+                if self.claim(addr, text)? {
+                    return Ok(Some((addr, len)));
+                }
             }
         }
-        Err(StoreError::Exhausted { index, set: set.to_string() })
+        Ok(None)
     }
 
     /// Makes the reservation of `addr`; `false` when the address is taken.
@@ -193,6 +228,10 @@ impl Locked {
     pub fn remove_empty(&self) -> Result<(), StoreError> {
         self.list()?.into_iter().filter(|(_, text)| text.is_empty()).try_for_each(|(addr, _)| self.discard(addr))
     }
+}
+
+fn exhausted(index: usize, set: &RangeSet) -> StoreError {
+    StoreError::Exhausted { index, set: set.to_string() }
 }
 
 /// The file that remembers the address last given out of a set. It only tells where the search begins: junk means from the
@@ -292,7 +331,9 @@ mod tests {
     #[test]
     fn one_address_per_set_in_host_locals_layout() {
         let dir = tempfile::tempdir().unwrap();
-        let reserved = locked(&dir).reserve(&owner("c1"), &[set("10.1.2.0/24"), set("fd00::/64")], &[]).unwrap();
+        let reserved = locked(&dir)
+            .reserve(&owner("c1"), &[set("10.1.2.0/24"), set("fd00::/64")], &[], Sharing::Exclusive)
+            .unwrap();
         assert_eq!(addresses(&reserved), ["10.1.2.2/24 via 10.1.2.1", "fd00::2/64 via fd00::1"]);
         let read = |name: &str| fs::read_to_string(dir.path().join("cbr0").join(name)).unwrap();
         assert_eq!(read("10.1.2.2"), "c1\r\neth0");
@@ -314,8 +355,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (wide, tiny) = (set("10.1.2.0/24"), set("10.9.9.0/30"));
         let locked = locked(&dir);
-        locked.reserve(&owner("c1"), std::slice::from_ref(&tiny), &[]).unwrap();
-        let error = locked.reserve(&owner("c2"), &[wide, tiny], &[]).unwrap_err();
+        locked.reserve(&owner("c1"), std::slice::from_ref(&tiny), &[], Sharing::Exclusive).unwrap();
+        let error = locked.reserve(&owner("c2"), &[wide, tiny], &[], Sharing::Exclusive).unwrap_err();
         assert_eq!(
             error.to_string(),
             "failed to allocate for range 1: no IP addresses available in range set: 10.9.9.1-10.9.9.2"
@@ -328,7 +369,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (sets, locked) = ([set("10.1.2.0/24"), set("10.1.3.0/24")], locked(&dir));
         let ask = |container: &str, wanted: &str| {
-            locked.reserve(&owner(container), &sets, &[wanted.parse().unwrap()]).map_err(|e| e.to_string())
+            locked
+                .reserve(&owner(container), &sets, &[wanted.parse().unwrap()], Sharing::Exclusive)
+                .map_err(|e| e.to_string())
         };
         assert_eq!(ask("c1", "10.1.3.9").unwrap()[1].addr.to_string(), "10.1.3.9");
         assert!(ask("c2", "10.1.3.9").unwrap_err().contains("is not available"));
@@ -361,7 +404,7 @@ mod tests {
         for name in ["10.1.2.2", "10.1.2.3", "10.1.2.4"] {
             fs::write(dir.path().join("cbr0").join(name), "").unwrap();
         }
-        let reserved = locked.reserve(&owner("c1"), &[set("10.1.2.0/24")], &[]).unwrap();
+        let reserved = locked.reserve(&owner("c1"), &[set("10.1.2.0/24")], &[], Sharing::Exclusive).unwrap();
         assert_eq!(addresses(&reserved), ["10.1.2.2/24 via 10.1.2.1"]);
         locked.free(&owner("c2"), &["10.1.2.2".parse().unwrap(), "10.1.2.3".parse().unwrap()]).unwrap();
         locked.remove_empty().unwrap();
@@ -376,7 +419,7 @@ mod tests {
             ["10.1.2.254", "junk that is longer than any address can be, and longer than what is read of it", ""]
         {
             fs::write(&last, junk).unwrap();
-            let reserved = locked.reserve(&owner("c1"), &[set("10.1.2.0/24")], &[]).unwrap();
+            let reserved = locked.reserve(&owner("c1"), &[set("10.1.2.0/24")], &[], Sharing::Exclusive).unwrap();
             assert_eq!(addresses(&reserved), ["10.1.2.2/24 via 10.1.2.1"], "{junk}");
             assert_eq!(fs::read_to_string(&last).unwrap(), "10.1.2.2");
             locked.discard("10.1.2.2".parse().unwrap()).unwrap();
@@ -393,7 +436,7 @@ mod tests {
             std::os::unix::fs::symlink(&outside, dir.path().join("cbr0").join(name)).unwrap();
         }
         assert!(locked.find(&owner("c1")).unwrap().is_empty());
-        let reserved = locked.reserve(&owner("c3"), &[set("10.1.2.0/24")], &[]).unwrap();
+        let reserved = locked.reserve(&owner("c3"), &[set("10.1.2.0/24")], &[], Sharing::Exclusive).unwrap();
         assert_eq!(addresses(&reserved), ["10.1.2.3/24 via 10.1.2.1"]);
         assert_eq!(fs::read_to_string(&outside).unwrap(), "c1\r\neth0");
         fs::remove_dir_all(dir.path().join("cbr0")).unwrap();

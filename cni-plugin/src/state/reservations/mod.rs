@@ -2,9 +2,11 @@
 //! back, with Pods running.
 
 pub mod locked;
+pub mod pool;
 #[cfg(test)]
 mod reference;
 pub mod store;
 
 pub use locked::Locked;
+pub use pool::Sharing;
 pub use store::{Reservation, Store, StoreError};

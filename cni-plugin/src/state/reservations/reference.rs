@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netstate::IfName;
 
-use super::{Locked, Store};
+use super::{Locked, Sharing, Store};
 use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::range::{InvalidRange, Range, RangeSet};
 
@@ -50,7 +50,9 @@ fn store(taken: &[&str], last: &str) -> (tempfile::TempDir, Locked) {
 
 fn get(locked: &Locked, set: &RangeSet, requested: &str) -> Result<String, String> {
     let requested: Vec<IpAddr> = some(requested).into_iter().collect();
-    let reserved = locked.reserve(&owner("ID"), std::slice::from_ref(set), &requested).map_err(|e| e.to_string())?;
+    let reserved = locked
+        .reserve(&owner("ID"), std::slice::from_ref(set), &requested, Sharing::Exclusive)
+        .map_err(|e| e.to_string())?;
     Ok(reserved.iter().map(|r| r.addr.to_string()).collect())
 }
 

@@ -167,7 +167,7 @@ pub(super) fn open_options() -> OpenOptions {
 /// at the moment of release and not at the next poll.
 pub(crate) fn lock_within(file: File, wait: Duration) -> Result<File, TryLockError> {
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::WouldBlock) if !wait.is_zero() => {}
         other => return other.map(|()| file),
     }
     let (sender, receiver) = mpsc::channel();
