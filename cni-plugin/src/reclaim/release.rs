@@ -79,7 +79,7 @@ pub fn attachment(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 /// # Errors
 /// As [`attachment`].
 pub fn of_other_names(conf: &NetConf, call: &Call) -> Result<(), CniError> {
-    let places = Places::of(conf, Some(&call.attachment.container));
+    let places = Places::of(conf, None);
     let has = |class| places.records(class).has(&call.attachment);
     if has(Class::Attachment) {
         return attachment(conf, call);
@@ -105,7 +105,7 @@ pub enum Part {
 /// # Errors
 /// As [`attachment`].
 pub fn chained(conf: &NetConf, call: &Call, part: Part) -> Result<(), CniError> {
-    let places = Places::of(conf, Some(&call.attachment.container));
+    let places = Places::of(conf, None);
     let chained = Chained::hold(&places, &call.attachment)?;
     let records = places.records(Class::Attachment);
     let whole = records.peek(&call.attachment);
