@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Need, bin};
 
 /// Runs one part; its report must have a row for `count` in each of these sections.
-fn run(part: &str, flag: &str, count: &str, sections: &[&str]) -> Result<()> {
+fn measure(part: &str, flag: &str, count: &str, sections: &[&str]) -> Result<()> {
     let mut bench = Command::new(bin("bench")?);
     bench.args(["--only", part, flag, count, "--rounds", "1", "--markdown"]).env("NETD_BENCH_BUSY", "1");
     let output = bench.output().context("start the benchmark")?;
@@ -23,7 +23,7 @@ fn run(part: &str, flag: &str, count: &str, sections: &[&str]) -> Result<()> {
 }
 
 fn part_of_netd_measures_start_restart_and_one_changed_lease() -> Result<()> {
-    run(
+    measure(
         "netd",
         "--leases",
         "20",
@@ -32,7 +32,7 @@ fn part_of_netd_measures_start_restart_and_one_changed_lease() -> Result<()> {
 }
 
 fn part_of_the_proxy_measures_start_restart_and_one_changed_endpoint() -> Result<()> {
-    run(
+    measure(
         "proxy",
         "--services",
         "20",
