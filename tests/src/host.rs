@@ -56,6 +56,7 @@ impl Host {
         let host = Self { inner: Arc::new(Inner { name: name.to_owned(), address, namespaces, keeper }) };
         host.within(furnish)?.with_context(|| format!("furnish machine {name}"))?;
         isolation::prove_own_files(host.pid(), &[&COPY_ON_WRITE[..], &["/run"]].concat())?;
+        host.within(forget_networks)?.with_context(|| format!("clear the copies of machine {name}"))?;
         host.run(&["ip", "link", "set", "lo", "up"])?;
         Ok(host)
     }
@@ -182,6 +183,17 @@ fn furnish() -> Result<()> {
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount /sys")?;
     // A new network namespace copies this from the first one; a machine of the lab starts as a fresh kernel would.
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").context("write net.ipv4.ip_forward")
+}
+
+/// Clears from the copies what the real machine has of container networks: a test begins with none, also on a node.
+fn forget_networks() -> Result<()> {
+    for folder in ["/etc/cni/net.d", "/opt/cni", "/var/lib/cni"] {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(folder),
+            _ => {}
+        }
+    }
+    fs::create_dir_all("/etc/cni/net.d").context("/etc/cni/net.d")
 }
 
 fn tmpfs(path: &str) -> Result<()> {

@@ -224,7 +224,42 @@ fn machine_that_would_not_be_apart_is_refused_before_it_writes() -> Result<()> {
     Ok(())
 }
 
-/// Not a test of its own: what the test above starts in a chroot.
+/// A node's own networks and plugins, in a mount namespace that stands for it.
+const ON_A_NODE: &str = r#"
+set -eu
+for folder in /etc /opt /var; do mount -t overlay -o "lowerdir=$folder,upperdir=$DIR$folder,workdir=$DIR/work$folder" overlay "$folder"; done
+mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/cni/networks
+touch /etc/cni/net.d/10-own.conflist /opt/cni/bin/own /var/lib/cni/networks/own
+exec "$PROGRAM"
+"#;
+
+fn machine_begins_without_the_networks_of_the_real_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let script = format!(
+        "mount -t tmpfs tmpfs \"$DIR\"; mkdir -p \"$DIR\"/{{etc,opt,var}} \"$DIR\"/work/{{etc,opt,var}}{ON_A_NODE}"
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-c", &script])
+        .env("DIR", folder.path())
+        .env("PROGRAM", std::env::current_exe()?)
+        .env(ON_NODE, "1")
+        .output()
+        .context("start a node")?;
+    let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    ensure!(output.status.success() && stdout.is_empty(), "the machine has {stdout}{stderr}");
+    Ok(())
+}
+
+/// Not a test of its own: what the test above starts on a node.
+fn on_node() -> Result<()> {
+    ensure!(fs::exists("/opt/cni/bin/own")?, "the node has no plugin, so this shows nothing");
+    let host = Host::start("a")?;
+    print!("{}", host.run(&["sh", "-c", "find /etc/cni /opt/cni /var/lib/cni -type f 2>/dev/null || true"])?.stdout);
+    ensure!(fs::exists("/opt/cni/bin/own")?, "the machine cleared the real folder");
+    Ok(())
+}
+
+/// Not a test of its own: what the test about chroots starts in one.
 fn chrooted() -> Result<()> {
     match Host::start("a") {
         Err(refusal) => println!("refused: {refusal:#}"),
@@ -290,6 +325,8 @@ const HOPELESS: &str = "LAB_TEST_HOPELESS";
 const CHROOTED: &str = "LAB_TEST_CHROOTED";
 /// What it would write; a machine has an /opt of its own.
 const CHROOT_PROBE: &str = "/opt/lab-probe-of-a-chroot";
+/// Makes this program list what a machine has of the node's networks.
+const ON_NODE: &str = "LAB_TEST_ON_NODE";
 /// Makes this program the victim of `killed_test_leaves_nothing_behind`.
 const VICTIM: &str = "LAB_TEST_VICTIM";
 
@@ -300,6 +337,9 @@ fn main() -> ExitCode {
     }
     if std::env::var_os(CHROOTED).is_some() {
         return if chrooted().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if std::env::var_os(ON_NODE).is_some() {
+        return on_node().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     if std::env::var_os(HOPELESS).is_some() {
         return lab::harness::main(&[Need::VirtualTime], lab::tests![never_reached]);
@@ -317,6 +357,7 @@ fn main() -> ExitCode {
             dropped_process_ends_at_once_with_its_children,
             killed_test_leaves_nothing_behind,
             machine_that_would_not_be_apart_is_refused_before_it_writes,
+            machine_begins_without_the_networks_of_the_real_one,
             written_file_replaces_a_link_that_leads_out_of_the_machine,
             test_that_cannot_run_is_never_counted_as_passed,
             three_etcd_members_survive_the_loss_of_one,
