@@ -88,7 +88,9 @@ fn tables_show_what_the_kernel_holds_and_what_it_lacks() -> Result<()> {
     let text = node.command(lab::bin("ipvs-proxy")?).args(["tables", "--json"]).run()?.stdout;
     let tables: Value = serde_json::from_str(&text)?;
     let names: Vec<_> = tables.as_array().into_iter().flatten().map(|table| table["name"].clone()).collect();
-    ensure!(names == ["sysctl", "link", "nft", "ipvs", "address"], "{text}");
+    for name in ["sysctl", "link", "nft", "ipvs", "address"] {
+        ensure!(names.contains(&Value::from(name)), "no {name} in {text}");
+    }
     Ok(())
 }
 
