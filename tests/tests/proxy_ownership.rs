@@ -6,8 +6,8 @@ mod proxy;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use lab::{Host, Need, eventually};
-use proxy::{Nodes, SOON, WEB_SERVICE, WEB_YAML, await_reals, servers};
+use lab::{Host, Need, echo, eventually};
+use proxy::{Nodes, SERVICES, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, servers};
 
 /// What a kube-proxy leaves of a Service at 192.168.0.77.
 const LEFT: &str = "-A -t 192.168.0.77:80 -s rr\n-a -t 192.168.0.77:80 -r 172.7.21.2:80 -m -w 1\n";
@@ -35,6 +35,41 @@ fn a_virtual_server_at_a_services_key_is_taken_over_with_its_real_servers() -> R
         let found = servers(node)?;
         let of_api: Vec<_> = found.iter().filter(|line| line.contains("192.168.0.11")).collect();
         ensure!(of_api == ["-A -t 192.168.0.11:80 -s rr"], "{of_api:?}");
+        Ok(())
+    })
+}
+
+fn a_source_that_is_suddenly_empty_takes_no_service_away() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    nodes.publish("api.yaml", &WEB_SERVICE.replace("web", "api").replace("0.10", "0.11"))?;
+    let proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        ensure!(servers(node)?.len() == 6, "{:?}", servers(node)?);
+        Ok(())
+    })?;
+    let before = servers(node)?;
+    let alarmed = || -> Result<()> {
+        eventually(SOON, || {
+            let status = nodes.status()?;
+            ensure!(status["alarm"].is_string() && status["ok"] == false, "{status}");
+            Ok(())
+        })?;
+        ensure!(servers(node)? == before, "{:?}", servers(node)?);
+        ensure!(echo::ask_tcp(nodes.outside()?, WEB.parse()?, SOON)?.name.starts_with("172.7."));
+        Ok(())
+    };
+    node.run(&["sh", "-c", &format!("rm {SERVICES}/*")])?;
+    alarmed()?;
+    // A new start on a directory that is not mounted yet.
+    ensure!(proxy.terminate(SOON)?.success());
+    let _proxy = nodes.proxy()?;
+    alarmed()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    nodes.publish("api.yaml", &WEB_SERVICE.replace("web", "api").replace("0.10", "0.11"))?;
+    eventually(SOON, || {
+        ensure!(nodes.status()?["ok"] == true, "{}", nodes.status()?);
         Ok(())
     })
 }
@@ -96,6 +131,7 @@ fn main() -> ExitCode {
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
             a_virtual_server_at_a_services_key_is_taken_over_with_its_real_servers,
+            a_source_that_is_suddenly_empty_takes_no_service_away,
             cleanup_without_a_record_removes_nothing,
             cleanup_removes_what_is_recorded_and_nothing_else,
             a_start_that_found_no_source_leaves_the_take_over_to_the_next,

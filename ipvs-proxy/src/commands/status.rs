@@ -53,6 +53,9 @@ fn render(status: &Status) -> String {
     for source in &status.waiting_for {
         lines.push(format_args!("waiting for the first list of {source}; nothing is removed"));
     }
+    if let Some(alarm) = &status.alarm {
+        lines.push(format_args!("ALARM: {alarm}"));
+    }
     if let Some(reason) = &status.lost {
         lines.push(format_args!("source: {reason}"));
     }

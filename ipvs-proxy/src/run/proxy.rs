@@ -20,6 +20,7 @@ use crate::object::service::Service;
 use crate::plan::networks::Networks;
 use crate::plan::select::Here;
 use crate::plan::{Claims, ServicePlan, plan};
+use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
 use crate::source::{JUNK, Update};
 
@@ -49,6 +50,10 @@ pub(crate) struct Proxy {
     epoch: u64,
     /// The record is marked as whole.
     whole: bool,
+    /// What the first listing leaves out may go.
+    believed: bool,
+    doubted_since: Option<Duration>,
+    first_alarm: Option<String>,
     next_audit: Duration,
     totals: Totals,
 }
@@ -86,6 +91,9 @@ impl Proxy {
             remembered: None,
             epoch,
             whole: false,
+            believed: false,
+            doubted_since: None,
+            first_alarm: None,
             next_audit: Duration::ZERO,
             totals: Totals::default(),
         }
@@ -95,7 +103,11 @@ impl Proxy {
     pub(crate) fn take(&mut self, update: Update) {
         log(&update, &self.view);
         let (end, complete) = (update.is_end(), update.completes());
+        let before = self.view.doubt().alarm();
         self.changed.extend(self.view.take(update));
+        if let Some(alarm) = self.view.doubt().alarm().filter(|alarm| end && before.as_ref() != Some(alarm)) {
+            tracing::error!("{alarm}");
+        }
         if end {
             self.dirty.append(&mut self.changed);
         }
@@ -112,6 +124,7 @@ impl Proxy {
 
     /// Plans what is dirty and brings the kernel's tables there. Returns what was done.
     pub(crate) fn work(&mut self, now: Duration) -> Pass {
+        self.dirty.extend(self.view.believe(now));
         // A Service of which only a part of a change is known is planned with the rest of it.
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|name| !self.changed.contains(name));
@@ -127,6 +140,8 @@ impl Proxy {
         let mut pass = self.tables.arrive(now);
         if self.gate.is_open() {
             self.remember();
+        }
+        if self.gate.is_open() && self.believes(now) {
             pass += self.tables.leave(now);
             if !self.whole && self.tables.mark_whole(self.epoch.saturating_add(now.as_secs())) {
                 self.whole = true;
@@ -142,6 +157,36 @@ impl Proxy {
     #[must_use]
     pub(crate) fn next(&self) -> Duration {
         self.tables.next().map_or(self.next_audit, |next| next.min(self.next_audit))
+    }
+
+    /// True when the first listing may take away what the kernel holds from before: when it shows enough of it, or has gone
+    /// on showing little for [`GRACE`].
+    fn believes(&mut self, now: Duration) -> bool {
+        if self.believed {
+            return true;
+        }
+        let (ours, desired) = self.tables.virtual_servers();
+        let doubtful = is_doubtful(ours, ours.saturating_sub(desired), How::Listing);
+        let since = *self.doubted_since.get_or_insert(now);
+        if doubtful && (self.view.lost().is_some() || now.saturating_sub(since) < GRACE) {
+            let reason = format!(
+                "the source shows {desired} of {ours} virtual servers that are in the kernel from before; they stay until \
+                 it has said so for {} s",
+                GRACE.as_secs()
+            );
+            if self.first_alarm.replace(reason.clone()).is_none() {
+                tracing::error!("{reason}");
+            }
+            return false;
+        }
+        self.first_alarm = None;
+        self.believed = true;
+        true
+    }
+
+    /// What an operator must know of a source that shows next to nothing.
+    pub(crate) fn alarm(&self) -> Option<String> {
+        self.first_alarm.clone().or_else(|| self.view.doubt().alarm())
     }
 
     /// Once, when the kernel has been read: lets Services in doubt go on as it holds them.

@@ -24,6 +24,9 @@ pub(crate) struct Status {
     pub(crate) ok: bool,
     /// What has not been listed yet; nothing is removed before it has.
     pub(crate) waiting_for: Vec<String>,
+    /// Why the source is not believed, if so: an operator must look.
+    #[serde(default)]
+    pub(crate) alarm: Option<String>,
     /// Why the source is out of reach, if so.
     pub(crate) lost: Option<String>,
     /// Services that are known.
@@ -98,11 +101,12 @@ impl Status {
         let lost = proxy.view().lost().map(ToString::to_string);
         let waiting_for: Vec<_> = proxy.gate().waiting().map(|kind| kind.folder().to_owned()).collect();
         let done = tables.iter().all(|table| table.rows.is_done());
-        let totals = proxy.totals();
+        let (totals, alarm) = (proxy.totals(), proxy.alarm());
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: node.to_owned(),
-            ok: done && lost.is_none() && waiting_for.is_empty(),
+            ok: done && lost.is_none() && waiting_for.is_empty() && alarm.is_none(),
+            alarm,
             waiting_for,
             lost,
             services: proxy.view().services().count(),

@@ -356,6 +356,16 @@ impl Tables {
         self.stack.mirror(self.servers)
     }
 
+    /// How many virtual servers of ours the kernel held when they were last listed, and how many are desired.
+    #[must_use]
+    pub(crate) fn virtual_servers(&self) -> (usize, usize) {
+        let Some(servers) = self.stack.get(self.servers) else { return (0, 0) };
+        let is_virtual = |key: &RowKey| matches!(key, RowKey::Virtual(_));
+        let ours = |(key, row): (&RowKey, &Observed<Row>)| is_virtual(key) && row.owner == Owner::Ours;
+        let held = servers.mirror().map_or(0, |mirror| mirror.iter().filter(|row| ours(*row)).count());
+        (held, servers.desired().keys().filter(|key| is_virtual(key)).count())
+    }
+
     /// The nft rows likewise.
     #[must_use]
     pub(crate) fn observed_nft(&self) -> Option<&Rows<nft_rows::RowKey, nft_rows::Row>> {

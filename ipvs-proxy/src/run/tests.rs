@@ -447,17 +447,19 @@ fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_or
     let has_marker = |rig: &Rig| rig.nft.contents().rows.contains_key(&record::marker_key());
     assert!(!has_marker(&rig), "a first start that finds no source adopts nothing for good");
     rig.receive(Event::Reset);
-    rig.servers.contents().errors.extend([Some(16)]);
+    rig.service("api", 11, "TCP");
+    rig.servers.contents().errors.extend([None, Some(16)]);
     rig.complete();
     rig.work();
     assert!(!has_marker(&rig), "the kernel refused to give up what was adopted");
     rig.later(1);
-    assert!(rig.servers.contents().rows.is_empty());
+    assert_eq!(rig.servers.contents().rows.len(), 1, "only what is desired");
     let since = |rig: &Rig| rig.nft.contents().rows.get(&marker).map(|row| row.value.clone());
     let first = since(&rig);
     assert_eq!(first, Some(record::marker(1_790_000_001).1));
     let mut again = Rig::on(rig.nft.clone(), rig.servers.clone(), rig.addresses.clone());
     again.receive(Event::Reset);
+    again.service("api", 11, "TCP");
     again.complete();
     again.later(100);
     assert_eq!(since(&again), first, "a marker that is there stays as it is");
@@ -552,6 +554,37 @@ fn an_address_turns_local_only_when_a_virtual_server_stands_behind_it() {
     rig.complete();
     assert!(!rig.work().iter().any(|line| line.starts_with("address")), "the kernel knows no such scheduler");
     assert!(rig.later(60).contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()));
+}
+
+#[test]
+fn a_source_that_shows_nothing_is_believed_after_a_while_and_not_at_once() {
+    let mut rig = Rig::web();
+    rig.receive(Event::Reset);
+    rig.complete();
+    assert!(rig.work().is_empty());
+    assert!(rig.proxy.alarm().unwrap().contains("shows nothing of 2 objects"));
+    assert!(rig.later(59).is_empty());
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[2, 3]);
+    assert!(rig.later(60).is_empty(), "it is back");
+    assert_eq!(rig.proxy.alarm(), None);
+    rig.receive(Event::Reset);
+    rig.complete();
+    rig.work();
+    assert!(rig.later(60).contains(&"address - 192.168.0.10/32 dev kube-ipvs0".to_owned()));
+}
+
+#[test]
+fn a_first_listing_that_shows_nothing_takes_nothing_of_an_earlier_run_before_its_time() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.receive(Event::Reset);
+    rig.complete();
+    assert_eq!(rig.work(), ["link + kube-ipvs0"], "the link's table is new in this rig");
+    assert!(rig.proxy.alarm().unwrap().contains("shows 0 of 1 virtual servers"));
+    assert!(rig.later(59).is_empty());
+    assert!(rig.later(1).contains(&"address - 192.168.0.10/32 dev kube-ipvs0".to_owned()));
+    assert_eq!(rig.proxy.alarm(), None);
 }
 
 #[test]

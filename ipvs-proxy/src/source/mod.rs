@@ -4,6 +4,7 @@
 //! source it came from. Objects of other kinds in a directory are none of ours; any other key below etcd's prefix
 //! is junk and reported as such.
 
+pub(crate) mod doubt;
 pub(crate) mod view;
 
 use std::convert::Infallible;
@@ -43,6 +44,28 @@ impl Update {
             Self::Slice(event) => event.is_end(),
             Self::Junk(event) => event.is_end(),
             Self::Every(event) => event.is_end(),
+        }
+    }
+
+    /// The object that it is about, if it is about one.
+    #[must_use]
+    pub(crate) fn object(&self) -> Option<ObjectKey> {
+        let (kind, name) = match self {
+            Self::Service(event) => (Kind::Service, event.key()),
+            Self::Slice(event) => (Kind::EndpointSlice, event.key()),
+            Self::Junk(_) | Self::Every(_) => return None,
+        };
+        name.map(|name| ObjectKey { kind, name: name.clone() })
+    }
+
+    /// The kinds of which a change is all there with this.
+    #[must_use]
+    pub(crate) const fn ends(&self) -> &'static [Kind] {
+        match self {
+            Self::Service(Event::Commit | Event::Complete) => &[Kind::Service],
+            Self::Slice(Event::Commit | Event::Complete) => &[Kind::EndpointSlice],
+            Self::Every(Event::Commit | Event::Complete) => &Kind::ALL,
+            _ => &[],
         }
     }
 

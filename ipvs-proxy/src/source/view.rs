@@ -2,14 +2,18 @@
 //!
 //! Invariants. An event that changes nothing concerns nobody. A malformed object keeps its last good value, also through a
 //! new listing, and is reported until it is good again or gone. Junk in the source is reported and changes nothing. The
-//! listing of one kind removes no object of the other.
+//! listing of one kind removes no object of the other. What would go together with nearly everything else is
+//! [withheld](Doubt) first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::time::Duration;
 
 use cluster::{ClusterError, Event, Snapshot};
 
+use super::doubt::{Doubt, How, is_doubtful};
 use crate::object::ObjectName;
+use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 use crate::source::{JUNK, Reading, Update};
@@ -25,6 +29,7 @@ pub(crate) struct View {
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     /// Which Service each slice was counted for.
     service_of: BTreeMap<ObjectName, ObjectName>,
+    doubt: Doubt,
 }
 
 /// The objects of one kind, malformed ones with the value that they had before.
@@ -33,13 +38,15 @@ struct Kept<T> {
     objects: Snapshot<ObjectName, Box<T>>,
     /// Malformed objects with the reason.
     malformed: BTreeMap<ObjectName, String>,
-    /// Malformed objects of the listing that is under way.
+    /// Objects of the listing that is under way, malformed or not.
     listed: Option<BTreeSet<ObjectName>>,
+    /// Objects that were deleted since the last end of a change.
+    deleted: BTreeSet<ObjectName>,
 }
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
-        Self { objects: Snapshot::default(), malformed: BTreeMap::new(), listed: None }
+        Self { objects: Snapshot::default(), malformed: BTreeMap::new(), listed: None, deleted: BTreeSet::new() }
     }
 }
 
@@ -49,12 +56,14 @@ impl<T: PartialEq + Clone> Kept<T> {
         match event {
             Event::Put { key, value: Ok(value), revision } => {
                 self.malformed.remove(&key);
+                self.see(&key);
                 self.objects.apply(Event::Put { key, value, revision })
             }
             Event::Put { key, value: Err(reason), revision } => self.keep(key, reason, revision),
-            Event::Delete { key, revision } => {
+            Event::Delete { key, .. } => {
                 self.malformed.remove(&key);
-                self.objects.apply(Event::Delete { key, revision })
+                self.deleted.insert(key);
+                Vec::new()
             }
             keyless => keyless.keyless().map_or_else(Vec::new, |event| self.apply_keyless(event)),
         }
@@ -73,11 +82,40 @@ impl<T: PartialEq + Clone> Kept<T> {
         event.keyless().map_or_else(Vec::new, |event| self.objects.apply(event))
     }
 
-    /// Notes a malformed object and keeps its last good value.
-    fn keep(&mut self, key: ObjectName, reason: String, revision: i64) -> Vec<ObjectName> {
+    /// The object is there.
+    fn see(&mut self, key: &ObjectName) {
         if let Some(listed) = &mut self.listed {
             listed.insert(key.clone());
         }
+        self.deleted.remove(key);
+    }
+
+    /// Objects that the listing under way has not shown.
+    fn missing(&self) -> Vec<ObjectName> {
+        let Some(listed) = &self.listed else { return Vec::new() };
+        self.objects.entries().keys().filter(|key| !listed.contains(*key)).cloned().collect()
+    }
+
+    /// Objects that are known and were deleted since the last end of a change.
+    fn take_deleted(&mut self) -> Vec<ObjectName> {
+        let deleted = std::mem::take(&mut self.deleted);
+        deleted.into_iter().filter(|key| self.objects.get(key).is_some()).collect()
+    }
+
+    /// Lets an object stand that the source does not show.
+    fn stand(&mut self, key: &ObjectName) {
+        if let Some(value) = self.objects.get(key).cloned() {
+            self.objects.apply(Event::Put { key: key.clone(), value, revision: 0 });
+        }
+    }
+
+    fn delete(&mut self, key: ObjectName) -> Vec<ObjectName> {
+        self.objects.apply(Event::Delete { key, revision: 0 })
+    }
+
+    /// Notes a malformed object and keeps its last good value.
+    fn keep(&mut self, key: ObjectName, reason: String, revision: i64) -> Vec<ObjectName> {
+        self.see(&key);
         self.malformed.insert(key.clone(), reason);
         match self.objects.get(&key).cloned() {
             Some(value) => self.objects.apply(Event::Put { key, value, revision }),
@@ -104,6 +142,16 @@ impl<T: PartialEq + Clone> Kept<T> {
 impl View {
     /// Takes in an update; returns the Services whose plan it may change.
     pub(crate) fn take(&mut self, update: Update) -> BTreeSet<ObjectName> {
+        if let Some(key) = update.object() {
+            self.doubt.forget(&key);
+        }
+        let mut concerned = self.end(update.ends());
+        self.finish_listings(update.completes());
+        concerned.append(&mut self.apply(update));
+        concerned
+    }
+
+    fn apply(&mut self, update: Update) -> BTreeSet<ObjectName> {
         match update {
             Update::Service(event) => self.services.apply(event).into_iter().collect(),
             Update::Slice(event) => {
@@ -123,6 +171,85 @@ impl View {
                 concerned
             }
         }
+    }
+
+    /// Takes deletions that came together for what they say, or withholds them all.
+    fn end(&mut self, kinds: &[Kind]) -> BTreeSet<ObjectName> {
+        let mut deleted = Vec::new();
+        for kind in kinds {
+            let names = match kind {
+                Kind::Service => self.services.take_deleted(),
+                Kind::EndpointSlice => self.slices.take_deleted(),
+            };
+            deleted.extend(names.into_iter().map(|name| ObjectKey { kind: *kind, name }));
+        }
+        if is_doubtful(self.known(kinds).saturating_sub(self.doubt.count()), deleted.len(), How::Deletions) {
+            self.doubt.withhold(deleted, None);
+            return BTreeSet::new();
+        }
+        self.delete(deleted)
+    }
+
+    /// Withholds what a listing does not show, when that is too much.
+    fn finish_listings(&mut self, kinds: &[Kind]) {
+        let mut missing = Vec::new();
+        for kind in kinds {
+            let names = match kind {
+                Kind::Service => self.services.missing(),
+                Kind::EndpointSlice => self.slices.missing(),
+            };
+            missing.extend(names.into_iter().map(|name| ObjectKey { kind: *kind, name }));
+        }
+        let went_back = self.services.objects.broken_history().or_else(|| self.slices.objects.broken_history());
+        let went_back = went_back.filter(|_| !missing.is_empty()).map(|reason| reason.to_string());
+        if went_back.is_none() && !is_doubtful(self.known(kinds), missing.len(), How::Listing) {
+            missing.iter().for_each(|key| {
+                self.doubt.forget(key);
+            });
+            return;
+        }
+        for key in &missing {
+            match key.kind {
+                Kind::Service => self.services.stand(&key.name),
+                Kind::EndpointSlice => self.slices.stand(&key.name),
+            }
+        }
+        self.doubt.withhold(missing, went_back);
+    }
+
+    /// Objects of these kinds, withheld ones too.
+    fn known(&self, kinds: &[Kind]) -> usize {
+        let of = |kind: &Kind| match kind {
+            Kind::Service => self.services.objects.entries().len(),
+            Kind::EndpointSlice => self.slices.objects.entries().len(),
+        };
+        kinds.iter().map(of).sum()
+    }
+
+    fn delete(&mut self, keys: impl IntoIterator<Item = ObjectKey>) -> BTreeSet<ObjectName> {
+        let mut concerned = BTreeSet::new();
+        for ObjectKey { kind, name } in keys {
+            match kind {
+                Kind::Service => concerned.extend(self.services.delete(name)),
+                Kind::EndpointSlice => {
+                    let changed = self.slices.delete(name);
+                    concerned.append(&mut self.concerned(changed));
+                }
+            }
+        }
+        concerned
+    }
+
+    /// Lets go of what was withheld and is to be believed gone by now; returns the Services that it concerns.
+    pub(crate) fn believe(&mut self, now: Duration) -> BTreeSet<ObjectName> {
+        let gone = self.doubt.believed(self.lost().is_none(), now);
+        self.delete(gone)
+    }
+
+    /// What is withheld.
+    #[must_use]
+    pub(crate) const fn doubt(&self) -> &Doubt {
+        &self.doubt
     }
 
     /// The Services that changed slices belong to, before and after the change.
@@ -255,7 +382,8 @@ mod tests {
         assert_eq!(view.take(slice("api", "a")), names(&["api", "web"]));
         assert_eq!(view.slices(&ObjectName::new("default", "web")).count(), 0);
         assert_eq!(view.slices(&ObjectName::new("default", "api")).count(), 1);
-        assert_eq!(view.take(delete("endpointslices/default/web-1")), names(&["api"]));
+        assert_eq!(view.take(delete("endpointslices/default/web-1")), names(&[]), "the change is not all there");
+        assert_eq!(view.take(Update::Every(Event::Commit)), names(&["api"]));
         assert_eq!(view.slices(&ObjectName::new("default", "api")).count(), 0);
     }
 
@@ -295,8 +423,44 @@ mod tests {
         view.take(web("192.168.0.10"));
         view.take(slice("web", "a"));
         view.take(Update::Every(Event::Reset));
+        view.take(slice("web", "a"));
         assert_eq!(view.take(Update::Every(Event::Complete)), names(&["web"]));
-        assert_eq!(view.services().count() + view.all_slices().count(), 0);
+        assert_eq!((view.services().count(), view.all_slices().count()), (0, 1));
+    }
+
+    #[test]
+    fn a_listing_that_shows_nothing_takes_nothing_before_its_time() {
+        let at = Duration::from_secs;
+        let mut view = View::default();
+        view.take(web("192.168.0.10"));
+        view.take(slice("web", "a"));
+        for _ in 0..2 {
+            view.take(Update::Every(Event::Reset));
+            assert_eq!(view.take(Update::Every(Event::Complete)), names(&[]));
+            assert!(view.doubt().alarm().is_some());
+        }
+        assert_eq!(view.believe(at(0)), names(&[]));
+        view.take(slice("web", "a"));
+        assert_eq!(view.believe(at(60)), names(&["web"]), "what was shown again stays");
+        assert_eq!((view.services().count(), view.all_slices().count()), (0, 1));
+        assert_eq!(view.doubt().alarm(), None);
+    }
+
+    #[test]
+    fn deletions_of_everything_together_are_withheld_and_one_by_name_is_not() {
+        let mut view = View::default();
+        for last in 10..13 {
+            let json = json!({"kind": "Service", "metadata": {"name": format!("s{last}")},
+                "spec": {"clusterIP": format!("192.168.0.{last}")}});
+            view.take(put(&format!("services/default/s{last}"), &json));
+        }
+        for last in 10..13 {
+            view.take(delete(&format!("services/default/s{last}")));
+        }
+        assert_eq!(view.take(Update::Every(Event::Commit)), names(&[]));
+        assert_eq!(view.services().count(), 3);
+        view.take(delete("services/default/s11"));
+        assert_eq!(view.take(Update::Every(Event::Commit)), names(&["s11"]));
     }
 
     #[test]
@@ -304,11 +468,17 @@ mod tests {
         let mut view = View::default();
         view.take(web("192.168.0.10"));
         view.take(slice("web", "a"));
+        let believed = |view: &mut View, after: u64| {
+            view.believe(Duration::from_secs(after));
+            view.believe(Duration::from_secs(after + 60))
+        };
         view.take(Update::Slice(Event::Reset));
-        assert_eq!(view.take(Update::Slice(Event::Complete)), names(&["web"]));
+        view.take(Update::Slice(Event::Complete));
+        assert_eq!(believed(&mut view, 0), names(&["web"]));
         assert_eq!((view.services().count(), view.all_slices().count()), (1, 0));
         view.take(Update::Service(Event::Reset));
-        assert_eq!(view.take(Update::Service(Event::Complete)), names(&["web"]));
+        view.take(Update::Service(Event::Complete));
+        assert_eq!(believed(&mut view, 100), names(&["web"]));
         assert_eq!(view.services().count(), 0);
     }
 
