@@ -17,9 +17,10 @@
 use std::net::IpAddr;
 
 use netstate::ipvs::VirtualServerKey;
+use netstate::mark::MASQUERADE;
 use netstate::nft::{
-    Chain, ChainKind, CtState, Datum, Element, ElementKey, Family, Field, Hook, MarkChange, Match, Name, Op, Policy,
-    Reject, Row, RowKey, Rule, Set, Statement, Table, TableKey, Type, Verdict, priority,
+    Chain, ChainKind, CtState, Datum, Element, ElementKey, Family, Field, Hook, Match, Name, Op, Policy, Reject, Row,
+    RowKey, Rule, Set, Statement, Table, TableKey, Type, Verdict, priority,
 };
 use netstate::{IpFamily, Prefix, Protocol};
 
@@ -29,9 +30,6 @@ const TABLE: &str = "ipvs-proxy";
 const SERVICES: &str = "services";
 const HAIRPIN: &str = "hairpin";
 const VIPS: &str = "vips";
-
-/// kube-proxy's masquerade mark (`iptables.masqueradeBit` 14).
-pub(crate) const MASQUERADE_MARK: u32 = 1 << 14;
 
 /// The table.
 #[must_use]
@@ -66,15 +64,9 @@ fn to_service(op: Op) -> Match {
     Match::Lookup(op, fields, Name::literal(SERVICES))
 }
 
-fn is_marked() -> Match {
-    Match::Mark(Op::Is, MASQUERADE_MARK, MASQUERADE_MARK)
-}
-
 fn mark(hook: Hook, pods: Prefix) -> Chain {
     let mut chain = Chain::base(ChainKind::Filter, hook, priority::MANGLE, Policy::Accept);
-    chain.rules = vec![
-        Rule::new().when(Match::Saddr(Op::IsNot, pods)).when(to_service(Op::Is)).then(MarkChange::set(MASQUERADE_MARK)),
-    ];
+    chain.rules = vec![Rule::new().when(Match::Saddr(Op::IsNot, pods)).when(to_service(Op::Is)).then(MASQUERADE.set())];
     chain
 }
 
@@ -103,14 +95,14 @@ fn masquerade() -> Chain {
     let masquerade = Statement::Masquerade { fully_random: true };
     chain.rules = vec![
         Rule::new().when(Match::Lookup(Op::Is, fields, Name::literal(HAIRPIN))).then(masquerade.clone()),
-        Rule::new().when(is_marked()).then(masquerade),
+        Rule::new().when(MASQUERADE.is_set()).then(masquerade),
     ];
     chain
 }
 
 fn unmark() -> Chain {
     let mut chain = Chain::base(ChainKind::Filter, Hook::Postrouting, priority::SRCNAT + 10, Policy::Accept);
-    chain.rules = vec![Rule::new().when(is_marked()).then(MarkChange::clear(MASQUERADE_MARK)).then(Verdict::Accept)];
+    chain.rules = vec![Rule::new().when(MASQUERADE.is_set()).then(MASQUERADE.clear()).then(Verdict::Accept)];
     chain
 }
 

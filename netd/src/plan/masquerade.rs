@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use netstate::Prefix;
+use netstate::mark::MASQUERADE;
 use netstate::nft::{
     Chain, ChainKind, Family, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Ruleset, Statement, TableKey, Verdict,
     priority,
@@ -22,9 +23,6 @@ use netstate::nft::{
 
 /// The table that holds the rules.
 pub const TABLE: TableKey = TableKey { family: Family::Ip, name: Name::literal("netd") };
-
-/// The mark of packets that the service proxy masquerades (kube-proxy's KUBE-MARK-MASQ).
-const PROXY_MARK: u32 = 0x4000;
 
 /// Which rules are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +51,7 @@ fn postrouting(fully_random: bool, pods: Prefix, own: Prefix) -> Chain {
     let masquerade = || Statement::Masquerade { fully_random };
     let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
     chain.rules = vec![
-        Rule::new().when(Match::Mark(Op::Is, PROXY_MARK, PROXY_MARK)).then(Verdict::Return),
+        Rule::new().when(MASQUERADE.is_set()).then(Verdict::Return),
         Rule::new().when(Match::Saddr(Op::Is, pods)).when(Match::Daddr(Op::Is, pods)).then(Verdict::Return),
         Rule::new().when(Match::Daddr(Op::Is, own)).then(Verdict::Return),
     ];
