@@ -6,7 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::Prefix;
+use crate::{IpFamily, Prefix};
 
 /// Where the file stands unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/run/flannel/subnet.env";
@@ -80,10 +80,10 @@ impl SubnetFile {
             let value = value.trim().trim_matches(['"', '\'']);
             let bad = |accepted| InvalidSubnetFile::Line { number: index + 1, key: key.to_owned(), accepted };
             match key.trim() {
-                NETWORK => file.networks_v4 = prefixes(value, true).ok_or_else(|| bad(LIST_V4))?,
-                IPV6_NETWORK => file.networks_v6 = prefixes(value, false).ok_or_else(|| bad(LIST_V6))?,
-                SUBNET => file.subnet_v4 = Some(prefix(value, true).ok_or_else(|| bad(ONE_V4))?),
-                IPV6_SUBNET => file.subnet_v6 = Some(prefix(value, false).ok_or_else(|| bad(ONE_V6))?),
+                NETWORK => file.networks_v4 = prefixes(value, IpFamily::V4).ok_or_else(|| bad(LIST_V4))?,
+                IPV6_NETWORK => file.networks_v6 = prefixes(value, IpFamily::V6).ok_or_else(|| bad(LIST_V6))?,
+                SUBNET => file.subnet_v4 = Some(prefix(value, IpFamily::V4).ok_or_else(|| bad(ONE_V4))?),
+                IPV6_SUBNET => file.subnet_v6 = Some(prefix(value, IpFamily::V6).ok_or_else(|| bad(ONE_V6))?),
                 MTU => mtu = Some(mtu_bytes(value).ok_or_else(|| bad("a number of bytes from 68 to 65535"))?),
                 IPMASQ => ip_masq = Some(value.parse().map_err(|_| bad("true or false"))?),
                 key if is_shell_of_known(key) => {
@@ -148,14 +148,14 @@ const LIST_V6: &str = "a comma-separated list of networks such as fd00::/48";
 const ONE_V4: &str = "a subnet such as 172.7.21.1/24";
 const ONE_V6: &str = "a subnet such as fd00:0:0:1::1/64";
 
-fn prefix(text: &str, v4: bool) -> Option<Prefix> {
-    text.trim().parse::<Prefix>().ok().filter(|p| p.is_ipv4() == v4)
+fn prefix(text: &str, family: IpFamily) -> Option<Prefix> {
+    text.trim().parse::<Prefix>().ok().filter(|prefix| prefix.family() == family)
 }
 
-fn prefixes(text: &str, v4: bool) -> Option<Vec<Prefix>> {
+fn prefixes(text: &str, family: IpFamily) -> Option<Vec<Prefix>> {
     let mut list = Vec::new();
     for item in text.split(',') {
-        let network = prefix(item, v4)?;
+        let network = prefix(item, family)?;
         if !list.contains(&network) {
             list.push(network);
         }

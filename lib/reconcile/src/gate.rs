@@ -1,7 +1,7 @@
 //! `Gate`: no removal before every kind of desired state is known whole.
 //!
-//! Invariant: once open it stays open. A source that is listed again later (a compaction, a reconnect) hands its
-//! consumers a complete snapshot, so nothing is missing meanwhile.
+//! Invariant: once open it stays open. While a source is listed again (a compaction, a reconnect) its
+//! consumers keep what they know, so nothing is missing meanwhile.
 
 use std::collections::BTreeSet;
 

@@ -8,13 +8,13 @@
 //!    that differs is changed; a row of ours that nobody desires is removed. A foreign row that nobody desires does
 //!    not exist for us. Rows that are equal cost nothing, so adopting a running system is not a special case.
 //! 3. **Apply.** Creates and changes of all tables run in order of dependency, removals in the opposite order
-//!    ([`Stack`]). Every step's result is recorded as true state, in the mirror and in the row's [`Status`].
+//!    ([`Stack`]). Every step's result is recorded as true state, in the mirror and in the row's [`TableStatus`].
 //! 4. **Retry.** A row that failed is tried again after its own back-off ([`retry`]); it blocks no other row.
 //! 5. **Gate.** Nothing is removed before every kind of desired state has been listed whole ([`Gate`]).
 //! 6. **Wake.** A kernel notification or the slow audit invalidates the mirror, and the next pass observes again.
 //!
 //! Nothing here performs IO: the clock is an argument, the kernel is a trait. What a pass did is a value ([`Pass`]), and so
-//! is where a table stands ([`Status`], [`Counts`], [`Line`]).
+//! is where a table stands ([`TableStatus`], [`Counts`], [`Line`]).
 
 mod chain;
 mod diff;
@@ -34,5 +34,5 @@ pub use pass::{Failure, Pass};
 pub use reconciler::Reconciler;
 pub use stack::{Handle, Stack, Table};
 pub use stage::Stage;
-pub use status::{Counts, Line, Row, State, Status};
+pub use status::{Counts, Line, Row, State, TableStatus};
 pub use target::{Classify, Observed, Owner, RetryClass, Rows, Step, Target};

@@ -13,7 +13,7 @@ use crate::diff::{diff_by, step};
 use crate::pass::{Failure, Pass};
 use crate::retry;
 use crate::stage::Stage;
-use crate::status::{Counts, Line, Row, State, Status};
+use crate::status::{Counts, Line, Row, State, TableStatus};
 use crate::target::{Classify, Observed, Owner, RetryClass, Rows, Step, Target};
 
 /// Failures of one row, with the time of the next try.
@@ -306,13 +306,13 @@ impl<T: Target> Stage for Reconciler<T> {
         rows.chain(self.observe_failure.as_ref().map(|failure| failure.next)).min()
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> TableStatus {
         let wanted = self.desired.keys().filter(|key| self.is_open(key));
         let unwanted = self.dirty.iter().filter(|key| !self.desired.contains_key(*key));
         let row = |key: &T::Key| Row { key: key.to_string(), state: self.state(key) };
         let observe_error = self.observe_failure.as_ref().map(|failure| failure.reason.clone());
         let open = wanted.chain(unwanted).map(row).collect();
-        Status { desired: self.desired.len(), done: self.done(), open, observe_error }
+        TableStatus { desired: self.desired.len(), done: self.done(), open, observe_error }
     }
 
     fn counts(&self) -> Counts {

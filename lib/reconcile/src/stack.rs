@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::pass::Pass;
 use crate::reconciler::Reconciler;
 use crate::stage::Stage;
-use crate::status::{Counts, Status};
+use crate::status::{Counts, TableStatus};
 use crate::target::{Rows, Target};
 
 /// Says whether a table may create its rows, by where the tables before it stand.
@@ -197,7 +197,7 @@ impl Stack {
 
     /// Where each table stands, in order.
     #[must_use]
-    pub fn status(&self) -> Vec<(&'static str, Status)> {
+    pub fn status(&self) -> Vec<(&'static str, TableStatus)> {
         self.stages().map(|stage| (stage.name(), stage.status())).collect()
     }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use crate::pass::Pass;
-use crate::status::{Counts, Line, Status};
+use crate::status::{Counts, Line, TableStatus};
 
 /// A table whatever its row types.
 pub trait Stage: Any {
@@ -19,7 +19,7 @@ pub trait Stage: Any {
     /// When the next failed row is due again, on the caller's clock.
     fn next_try(&self) -> Option<Duration>;
     /// Where the table stands, with the rows that are not in place.
-    fn status(&self) -> Status;
+    fn status(&self) -> TableStatus;
     /// Where the table stands, in numbers only.
     fn counts(&self) -> Counts;
     /// Every row that is desired or observed, in key order.

@@ -50,7 +50,7 @@ pub struct Line {
 
 /// A table's state in numbers, with the rows that are not in place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct TableStatus {
     /// Rows that are desired.
     pub desired: usize,
     /// Of these, rows in place.
@@ -61,7 +61,7 @@ pub struct Status {
     pub observe_error: Option<String>,
 }
 
-impl Status {
+impl TableStatus {
     /// True when every desired row is in place and the table could be read.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use daemon::status::is_tried;
-use reconcile::Status as TableStatus;
+use reconcile::TableStatus;
 use tokio::time::Instant;
 
 use super::daemon::Daemon;

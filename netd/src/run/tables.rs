@@ -21,7 +21,7 @@ use kernel::watch::Event;
 use kernel::{KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
 use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
-use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Status, Table, Target};
+use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatus, Target};
 
 use super::forward;
 use crate::plan::backend::Backend;
@@ -227,7 +227,7 @@ impl Stages {
     }
 
     /// Where each table stands.
-    pub(super) fn status(&self) -> BTreeMap<&'static str, Status> {
+    pub(super) fn status(&self) -> BTreeMap<&'static str, TableStatus> {
         self.stack.status().into_iter().collect()
     }
 
@@ -255,6 +255,6 @@ impl Stages {
 
 /// True when the rows that this node's own Pods need are in place.
 #[must_use]
-pub(super) fn is_local_done(status: &BTreeMap<&'static str, Status>) -> bool {
-    LOCAL.iter().all(|name| status.get(name).is_some_and(Status::is_done))
+pub(super) fn is_local_done(status: &BTreeMap<&'static str, TableStatus>) -> bool {
+    LOCAL.iter().all(|name| status.get(name).is_some_and(TableStatus::is_done))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use daemon::metrics::Metrics;
 use daemon::status::TableRows;
 use daemon::worker::{self, Cause, Took, Work};
-use reconcile::{Counts, Gate, Pass, Status};
+use reconcile::{Counts, Gate, Pass, TableStatus};
 
 use super::LEASES;
 use super::planning::Planned;
@@ -28,7 +28,7 @@ pub(super) struct Report {
     /// The last plan that it has worked on.
     pub revision: u64,
     /// Where each table stands.
-    pub tables: BTreeMap<&'static str, Status>,
+    pub tables: BTreeMap<&'static str, TableStatus>,
     /// The same in numbers.
     pub counts: BTreeMap<&'static str, Counts>,
     /// What an operator should look into.

@@ -54,8 +54,8 @@ pub struct Row {
     pub times: u32,
 }
 
-impl From<&reconcile::Status> for Table {
-    fn from(status: &reconcile::Status) -> Self {
+impl From<&reconcile::TableStatus> for Table {
+    fn from(status: &reconcile::TableStatus) -> Self {
         let (open, open_count) = bounded(status.open.iter().map(Row::from));
         Self { desired: status.desired, done: status.done, error: status.observe_error.clone(), open, open_count }
     }
@@ -225,7 +225,7 @@ table routes (1 desired, kernel not listed)
     #[test]
     fn lists_are_bounded_and_their_number_is_said() {
         let open = |number: usize| reconcile::Row { key: format!("row {number}"), state: State::Pending };
-        let status = reconcile::Status { desired: 250, open: (0..250).map(open).collect(), ..Default::default() };
+        let status = reconcile::TableStatus { desired: 250, open: (0..250).map(open).collect(), ..Default::default() };
         let table = Table::from(&status);
         assert_eq!((table.open.len(), table.open_count, table.is_done()), (LISTED, 250, false));
         let mut lines = Lines::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use netstate::nft::TableKey;
-use reconcile::{Counts, Line, Pass, Reconciler, Stage, Status};
+use reconcile::{Counts, Line, Pass, Reconciler, Stage, TableStatus};
 
 use super::{Accept, Accepts, Denying, rows};
 use crate::nft::Nft;
@@ -73,7 +73,7 @@ impl Stage for Forward {
         self.table.next_try()
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> TableStatus {
         self.table.status()
     }
 
