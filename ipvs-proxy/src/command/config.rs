@@ -3,12 +3,11 @@
 //! Invariant: everything wrong is reported at once, each with its flag and the accepted form, and nothing is touched before
 //! everything is right.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cluster::Problem;
 use cluster::etcd::{Client, Prefix};
+use cluster::{Problem, Problems};
 use daemon::flags::bind_address;
 use daemon::http::{Address, Routes};
 use daemon::log;
@@ -47,18 +46,11 @@ pub(crate) struct Config {
     pub(crate) log: log::Settings,
 }
 
-/// Everything wrong with the command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problems(pub(crate) Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<_> = self.0.iter().map(|problem| format!("--{problem}")).collect();
-        f.write_str(&lines.join("\n"))
-    }
+/// Everything wrong with the command line, each under its flag.
+pub(crate) fn of_the_command_line(problems: impl IntoIterator<Item = Problem>) -> Problems {
+    let list = problems.into_iter().map(|problem| problem.under("--")).collect();
+    Problems { source: "command line and environment".to_owned(), list }
 }
-
-impl std::error::Error for Problems {}
 
 /// Collects problems while everything is read.
 #[derive(Default)]
@@ -165,7 +157,7 @@ impl Reader {
     fn done<T>(self, value: Option<T>) -> Result<T, Problems> {
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),
-            _ => Err(Problems(self.problems)),
+            _ => Err(of_the_command_line(self.problems)),
         }
     }
 }
@@ -231,7 +223,10 @@ mod tests {
     }
 
     fn fields(words: &[&str]) -> Vec<String> {
-        read(words).map_or_else(|problems| problems.0.into_iter().map(|p| p.field).collect(), |_| Vec::new())
+        read(words).map_or_else(
+            |problems| problems.list.into_iter().map(|p| p.field.trim_start_matches("--").to_owned()).collect(),
+            |_| Vec::new(),
+        )
     }
 
     const GOOD: [&str; 2] = ["--etcd-endpoints=http://10.4.7.12:2379", "--cluster-cidr=172.7.0.0/16"];
@@ -279,6 +274,9 @@ mod tests {
     #[test]
     fn problems_read_as_lines_with_the_flag_in_front() {
         let text = read(&["--services-dir=/x", "--cluster-cidr=all"]).unwrap_err().to_string();
-        assert_eq!(text, "--cluster-cidr: \"all\"; accepted: one IPv4 network such as 172.7.0.0/16");
+        assert_eq!(
+            text,
+            "command line and environment: 1 problem\n  --cluster-cidr: \"all\"; accepted: one IPv4 network such as 172.7.0.0/16"
+        );
     }
 }

@@ -12,7 +12,7 @@ use daemon::log::Log;
 use daemon::shell::seed;
 
 use self::args::{Invocation, Verb};
-use self::config::{Config, Problems};
+use self::config::{Config, of_the_command_line};
 use crate::{commands, run};
 
 /// Does what the command line asks for; the exit status is 0 when it is done.
@@ -45,7 +45,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     let mut problems = Vec::new();
     let settings = flags.log.read(&mut problems);
     if !problems.is_empty() {
-        return Err(Problems(problems).into());
+        return Err(of_the_command_line(problems).into());
     }
     start_log(settings)?;
     match &invocation.verb {

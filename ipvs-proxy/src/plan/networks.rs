@@ -6,7 +6,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use netstate::Prefix;
+use netstate::address_plan::{AddressPlan, Network, Overlap, Role};
+use netstate::{IfName, Prefix};
 
 /// A network of the node that this runs on, with the link it is on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,39 +31,17 @@ pub(crate) struct Networks {
     pub(crate) node: Vec<NodeNetwork>,
 }
 
-/// Two networks that overlap.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{first} overlaps {second}; give one of them another network")]
-pub(crate) struct Overlap {
-    first: String,
-    second: String,
-}
-
 impl Networks {
-    /// Every pair that overlaps.
+    /// Every pair that overlaps, by its flags.
     #[must_use]
-    pub(crate) fn overlaps(&self) -> Vec<Overlap> {
-        let pods = ("Pod network (cluster-cidr)", self.pods);
-        let services = self.services.map(|net| ("Service network (service-cidr)", net));
-        let mut found = Vec::new();
-        let mut check = |first: (&str, Prefix), second: (&str, Prefix)| {
-            if first.1.overlaps(&second.1) {
-                let text = |(name, net): (&str, Prefix)| format!("{name} {net}");
-                found.push(Overlap { first: text(first), second: text(second) });
-            }
+    pub(crate) fn overlaps(&self) -> Vec<String> {
+        let plan = self.services.into_iter().fold(AddressPlan::default().pods(self.pods), AddressPlan::services);
+        let add = |plan: AddressPlan, node: &NodeNetwork| plan.node(IfName::new(node.link.as_str()).ok(), node.network);
+        let plan = self.node.iter().fold(plan, add);
+        let text = |pair: &Overlap<'_>| {
+            format!("{} overlaps {}; give one of them another network", named(pair.first), named(pair.second))
         };
-        if let Some(services) = services {
-            check(pods, services);
-        }
-        for node in &self.node {
-            let name = format!("node network on {}", node.link);
-            let network = (name.as_str(), node.network);
-            check(network, pods);
-            if let Some(services) = services {
-                check(network, services);
-            }
-        }
-        found
+        plan.overlaps().iter().map(text).collect()
     }
 
     /// Whether `addr` can be a virtual address here.
@@ -81,6 +60,17 @@ impl Networks {
             Some(node) => misplaced(format!("is in the node network {} on {}", node.network, node.link)),
             None => Ok(()),
         }
+    }
+}
+
+/// A network under the name of the flag that sets it.
+fn named(network: &Network) -> String {
+    let prefix = network.prefix;
+    match (network.role, &network.link) {
+        (Role::Node, Some(link)) => format!("node network on {link} {prefix}"),
+        (Role::Node, None) => format!("node network {prefix}"),
+        (Role::Pod, _) => format!("Pod network (cluster-cidr) {prefix}"),
+        (Role::Service, _) => format!("Service network (service-cidr) {prefix}"),
     }
 }
 
@@ -111,7 +101,7 @@ mod tests {
     }
 
     fn texts(networks: &Networks) -> Vec<String> {
-        networks.overlaps().iter().map(ToString::to_string).collect()
+        networks.overlaps()
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) use cleanup::cleanup;
 use self::proxy::Proxy;
 use self::tables::{Tables, Touched};
 use self::worker::ProxyWork;
-use crate::command::config::{Config, Problems};
+use crate::command::config::{Config, of_the_command_line};
 use crate::commands;
 use crate::dataplane::{DataPlane, vip};
 use crate::plan::networks::Networks;
@@ -131,11 +131,11 @@ async fn networks(config: &Config) -> anyhow::Result<Networks> {
     if overlaps.is_empty() {
         return Ok(networks);
     }
-    let problem = |overlap: &crate::plan::networks::Overlap| {
+    let problem = |overlap: String| {
         let accepted = "networks of Pods, Services and nodes without a common address";
-        cluster::Problem::new("cluster-cidr, --service-cidr", overlap.to_string(), accepted)
+        cluster::Problem::new("cluster-cidr, --service-cidr", overlap, accepted)
     };
-    Err(Problems(overlaps.iter().map(problem).collect()).into())
+    Err(of_the_command_line(overlaps.into_iter().map(problem)).into())
 }
 
 /// Refuses a scheduler that no virtual server could be made with.
@@ -145,7 +145,7 @@ fn check_scheduler(ipvs: &mut Ipvs, name: &str) -> anyhow::Result<()> {
         Ok(false) => {
             let accepted = format!("a scheduler of this kernel; load the module ip_vs_{name} if there is one");
             let problem = cluster::Problem::new("ipvs-scheduler", format!("{name:?} is unknown to IPVS"), accepted);
-            Err(Problems(vec![problem]).into())
+            Err(of_the_command_line([problem]).into())
         }
         Err(error) => {
             tracing::warn!(error = %kernel::Chain(&error), "whether the kernel has the scheduler cannot be asked");
