@@ -105,6 +105,33 @@ async fn an_editors_rename_replaces_a_file_without_a_gap() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_put_aside_counts_until_its_successor_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, aside) = (dir.path().join("web.yaml"), dir.path().join("web.yaml~"));
+    fs::write(&target, service("web", 80)).unwrap();
+    let mut consumer = Consumer::of(dir.path());
+    consumer.until("the listing", |c| c.snapshot.is_complete()).await;
+    for round in 0..3_u16 {
+        fs::rename(&target, &aside).unwrap();
+        // Whatever the scan meanwhile found is reported before this.
+        let other = format!("Service/default/other-{round}");
+        fs::write(dir.path().join("other.yaml"), service(&format!("other-{round}"), 1)).unwrap();
+        consumer.until("another file", |c| c.snapshot.get(other.as_str()).is_some()).await;
+        assert!(!consumer.ever_deleted("Service/default/web"));
+        fs::write(&target, service("web", 81 + round)).unwrap();
+        consumer.until("the new text", |c| c.port("Service/default/web") == Some(81 + u64::from(round))).await;
+    }
+    assert!(!consumer.ever_deleted("Service/default/web"));
+    // Without a successor it is missed after all, and one that leaves the directory at once.
+    fs::rename(&target, dir.path().join("web.yaml.off")).unwrap();
+    consumer.until("the end of its time", |c| c.snapshot.get("Service/default/web").is_none()).await;
+    fs::write(&target, service("web", 90)).unwrap();
+    consumer.until("the file is back", |c| c.snapshot.get("Service/default/web").is_some()).await;
+    fs::remove_file(&target).unwrap();
+    consumer.until("the removal", |c| c.snapshot.get("Service/default/web").is_none()).await;
+}
+
+#[tokio::test]
 async fn a_file_is_not_read_while_it_is_being_written() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();

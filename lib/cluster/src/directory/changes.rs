@@ -1,22 +1,27 @@
 //! What inotify reports about a directory, gathered until it is quiet.
 //!
 //! Invariants: an overrun of the kernel's queue is a change, never a lost one; a file somebody is writing is
-//! known as such from its first modification to its close.
+//! known as such from its first modification to its close; a file that was put aside in its own directory, as editors do
+//! before they write the new text, is missed only when none has come for a while.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::scanner::Hints;
+use crate::manifest::Form;
 
 /// A burst has ended when nothing happened for so long: an editor's write, chmod and rename are one change.
 const QUIET: Duration = Duration::from_millis(50);
 /// A burst that does not end is acted on after so long; files still open for writing are left out.
 const BURST: Duration = Duration::from_secs(1);
+/// How long a file that was put aside still counts.
+const ASIDE: Duration = Duration::from_secs(1);
 /// How often the directory is read although nothing was reported.
 const AUDIT: Duration = Duration::from_secs(10);
 
@@ -36,6 +41,10 @@ pub(super) enum Wake {
 pub(super) struct Changes {
     stream: EventStream<Vec<u8>>,
     hints: Hints,
+    /// A rename whose second half is awaited, by its number.
+    renamed: Option<(u32, String)>,
+    /// Files under another name that is no manifest's, with the end of their time.
+    aside: BTreeMap<String, Instant>,
 }
 
 impl Changes {
@@ -55,7 +64,8 @@ impl Changes {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
         inotify.watches().add(dir, mask)?;
-        Ok(Self { stream: inotify.into_event_stream(vec![0; BUFFER])?, hints: Hints::default() })
+        let stream = inotify.into_event_stream(vec![0; BUFFER])?;
+        Ok(Self { stream, hints: Hints::default(), renamed: None, aside: BTreeMap::new() })
     }
 
     /// Waits for a change and then until it is quiet.
@@ -63,7 +73,9 @@ impl Changes {
     /// # Errors
     /// When inotify ends or cannot be read.
     pub(super) async fn settled(&mut self) -> io::Result<Wake> {
-        let Ok(first) = timeout(AUDIT, self.stream.next()).await else { return Ok(Wake::Change) };
+        let audit = Instant::now() + AUDIT;
+        let due = self.aside.values().copied().min().unwrap_or(audit).min(audit);
+        let Ok(first) = timeout_at(due, self.stream.next()).await else { return Ok(Wake::Change) };
         let mut wake = self.note(first)?;
         let end = Instant::now() + BURST;
         while wake == Wake::Change {
@@ -81,7 +93,13 @@ impl Changes {
 
     /// Which files changed since the last call, and which are being written now.
     pub(super) fn take_hints(&mut self) -> Hints {
-        Hints { changed: std::mem::take(&mut self.hints.changed), writing: self.hints.writing.clone() }
+        let now = Instant::now();
+        self.aside.retain(|_, end| *end > now);
+        Hints {
+            changed: std::mem::take(&mut self.hints.changed),
+            writing: self.hints.writing.clone(),
+            aside: self.aside.keys().cloned().collect(),
+        }
     }
 
     fn note(&mut self, event: Option<io::Result<EventOwned>>) -> io::Result<Wake> {
@@ -96,6 +114,7 @@ impl Changes {
         }
         if let Some(name) = event.name {
             let name = name.to_string_lossy().into_owned();
+            self.note_rename(event.mask, event.cookie, &name);
             if event.mask.contains(EventMask::MODIFY) {
                 self.hints.writing.insert(name);
             } else if !event.mask.intersects(EventMask::ATTRIB | EventMask::CREATE) {
@@ -104,5 +123,22 @@ impl Changes {
             }
         }
         Ok(Wake::Change)
+    }
+
+    /// A rename within the directory is two events with one number, the old name first.
+    fn note_rename(&mut self, mask: EventMask, number: u32, name: &str) {
+        if mask.contains(EventMask::MOVED_FROM) {
+            self.renamed = Some((number, name.to_owned()));
+            return;
+        }
+        if mask.intersects(EventMask::MOVED_TO | EventMask::CLOSE_WRITE) {
+            self.aside.remove(name);
+        }
+        if mask.contains(EventMask::MOVED_TO)
+            && Form::of(name).is_none()
+            && let Some((_, old)) = self.renamed.take_if(|(of, _)| *of == number)
+        {
+            self.aside.insert(old, Instant::now() + ASIDE);
+        }
     }
 }

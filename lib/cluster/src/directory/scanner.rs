@@ -33,6 +33,8 @@ pub(super) struct Hints {
     pub(super) changed: BTreeSet<String>,
     /// Being written just now: left alone until closed.
     pub(super) writing: BTreeSet<String>,
+    /// Put aside just now: as they were.
+    pub(super) aside: BTreeSet<String>,
 }
 
 impl Scanner {
@@ -54,6 +56,9 @@ impl Scanner {
                 readings.insert(name, reading);
             }
         }
+        for name in hints.aside.iter().filter(|name| Form::of(name).is_some()) {
+            readings.entry(name.clone()).or_insert(Reading::Same);
+        }
         self.stamps.retain(|name, _| readings.contains_key(name));
         Ok(readings)
     }
@@ -68,7 +73,7 @@ impl Scanner {
             }
             Err(error) => return Some(self.bad(name, format!("cannot be read: {error}"))),
         };
-        if hints.writing.contains(name) {
+        if hints.writing.contains(name) || hints.aside.contains(name) {
             return Some(Reading::Same);
         }
         let stamp = stamp(&metadata);
