@@ -62,6 +62,19 @@ fn restart_beside_overlapping_leases_keeps_the_older_one() -> Result<()> {
     })
 }
 
+fn renewal_by_writing_the_key_anew_makes_a_lease_no_younger() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    for (key, holder) in
+        [("172.7.30.0-24", "10.4.7.30"), ("172.7.30.0-25", "10.4.7.66"), ("172.7.30.0-24", "10.4.7.30")]
+    {
+        // The third is flannel's daily renewal of the first.
+        net.put_lease(key, holder, "host-gw")?;
+    }
+    let _netd = net.netd("hdss7-21")?;
+    net.eventually_routes("hdss7-21", "172.7.30.0/24")?;
+    eventually_skips(&net, "172.7.30.0/25", &["172.7.30.0/24 of 10.4.7.30"])
+}
+
 fn overlapping_lease_is_used_once_the_other_is_gone() -> Result<()> {
     let net = Net::start(HOST_GW)?;
     let _netd = net.netd("hdss7-21")?;
@@ -112,6 +125,7 @@ fn main() -> ExitCode {
         lab::tests![
             part_or_whole_of_a_peers_subnet_takes_nothing_from_it_and_both_are_named,
             restart_beside_overlapping_leases_keeps_the_older_one,
+            renewal_by_writing_the_key_anew_makes_a_lease_no_younger,
             overlapping_lease_is_used_once_the_other_is_gone,
             key_that_is_not_its_own_spelling_is_no_lease_and_stops_nobody,
         ],

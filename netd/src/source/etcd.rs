@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cluster::etcd::{Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Store, watch};
+use cluster::etcd::{
+    Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Store, watch_entries,
+};
 use cluster::{Backoff, ClusterError, Event};
 use tokio::sync::mpsc;
 
@@ -152,7 +154,6 @@ impl LeaseSource for EtcdLeases {
 
     async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
         let listing = self.store.list(&self.prefix.folder("subnets")).await?;
-        let put = |entry: Entry| put(entry.key, &entry.value, entry.mod_revision);
         let entries = listing.entries.into_iter().map(put);
         Ok([LeaseEvent::Reset].into_iter().chain(entries).chain([LeaseEvent::Complete]).collect())
     }
@@ -201,7 +202,7 @@ impl LeaseSource for EtcdLeases {
 impl EtcdLeases {
     /// Turns the store's events into events of leases, for as long as somebody listens.
     async fn follow(self, events: mpsc::Sender<LeaseEvent>) {
-        let mut source = watch(self.store.client(), &self.prefix.folder("subnets"), self.seed);
+        let mut source = watch_entries(self.store.client(), &self.prefix.folder("subnets"), self.seed);
         while let Some(event) = source.next().await {
             if let Some(event) = lease_event(event)
                 && events.send(event).await.is_err()
@@ -212,10 +213,10 @@ impl EtcdLeases {
     }
 }
 
-fn lease_event(event: Event) -> Option<LeaseEvent> {
+fn lease_event(event: Event<String, Entry>) -> Option<LeaseEvent> {
     Some(match event {
         Event::Reset => LeaseEvent::Reset,
-        Event::Put { key, value, revision } => put(key, &value, revision),
+        Event::Put { value, .. } => put(value),
         Event::Delete { key, revision } => match key.parse::<SubnetKey>() {
             Ok(lease) => LeaseEvent::Delete(lease, revision),
             Err(_) => LeaseEvent::Removed(key),
@@ -229,10 +230,11 @@ fn lease_event(event: Event) -> Option<LeaseEvent> {
     })
 }
 
-fn put(key: String, value: &[u8], revision: i64) -> LeaseEvent {
-    match read_lease(&key, value) {
-        Ok(lease) => LeaseEvent::Put(StoredLease { lease, created: revision, revision }),
-        Err(reason) => LeaseEvent::Invalid { key, reason, revision },
+fn put(entry: Entry) -> LeaseEvent {
+    let (created, revision) = (entry.create_revision, entry.mod_revision);
+    match read_lease(&entry.key, &entry.value) {
+        Ok(lease) => LeaseEvent::Put(StoredLease { lease, created, revision }),
+        Err(reason) => LeaseEvent::Invalid { key: entry.key, reason, revision },
     }
 }
 

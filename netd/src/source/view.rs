@@ -124,9 +124,6 @@ impl View {
         self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
         let status = self.invalid.remove(&key.to_string()).is_some();
         let own = self.own.as_mut().filter(|own| own.lease.key == key).map(|own| own.gone = None).is_some();
-        // A key that is written again keeps its age: flannel writes its own each day.
-        let created = self.leases.get(&key).map_or(stored.created, |known| known.created.min(stored.created));
-        let stored = StoredLease { created, ..stored };
         let differs = self.leases.get(&key) != Some(&stored);
         self.leases.insert(key, stored);
         let leases = if differs { BTreeSet::from([key]) } else { BTreeSet::new() };

@@ -46,15 +46,18 @@ pub struct Entry {
     pub value: Vec<u8>,
     /// The lease that ends the key; `None` for a key that stays (flannel's reservation).
     pub lease: Option<LeaseId>,
+    /// Revision in which the key was made; it stays while the key is only written again.
+    pub create_revision: i64,
     /// Revision of the key's last change: the handle for `Store::replace_if` and `Store::delete_if`.
     pub mod_revision: i64,
 }
 
 impl Entry {
     pub(super) fn new(key: String, entry: KeyValue) -> Self {
-        let (lease, mod_revision) = (LeaseId::new(entry.lease()), entry.mod_revision());
+        let (lease, create_revision) = (LeaseId::new(entry.lease()), entry.create_revision());
+        let mod_revision = entry.mod_revision();
         let (_, value) = entry.into_key_value();
-        Self { key, value, lease, mod_revision }
+        Self { key, value, lease, create_revision, mod_revision }
     }
 }
 

@@ -24,4 +24,4 @@ pub use entry::{Creation, Deletion, Entry, Hold, LeaseId, Listing, Replacement, 
 pub use keep_alive::{KeepAlive, LeaseState};
 pub use prefix::Prefix;
 pub use store::Store;
-pub use watch::watch;
+pub use watch::{watch, watch_entries};

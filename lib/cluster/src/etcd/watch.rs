@@ -7,11 +7,12 @@
 
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{EventType, KeyValue, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::client::Client;
+use super::entry::Entry;
 use super::fault::fault;
 use super::pages::{MAX_MESSAGE, Pages};
 use super::prefix::Prefix;
@@ -24,8 +25,20 @@ use crate::{Backoff, ClusterError, Event, Origin, Source};
 /// Must be called inside a tokio runtime.
 #[must_use]
 pub fn watch(client: &Client, prefix: &Prefix, seed: u64) -> Source {
+    start(client, prefix, seed, |entry| entry.value)
+}
+
+/// As [`watch`], with all that the store knows of a key as the value.
+///
+/// Must be called inside a tokio runtime.
+#[must_use]
+pub fn watch_entries(client: &Client, prefix: &Prefix, seed: u64) -> Source<String, Entry> {
+    start(client, prefix, seed, |entry| entry)
+}
+
+fn start<V: Send + 'static>(client: &Client, prefix: &Prefix, seed: u64, value: fn(Entry) -> V) -> Source<String, V> {
     let (client, prefix) = (client.clone(), prefix.clone());
-    Source::spawn(move |events| Watch::new(client, prefix, events, seed).run())
+    Source::spawn(move |events| Watch::new(client, prefix, events, seed, value).run())
 }
 
 /// Why a pass over list and stream ended.
@@ -44,20 +57,28 @@ impl From<ClusterError> for Ended {
     }
 }
 
-struct Watch {
+struct Watch<V> {
     client: Client,
     prefix: Prefix,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event<String, V>>,
+    /// What is passed on of an entry.
+    value: fn(Entry) -> V,
     backoff: Backoff,
     random: fastrand::Rng,
     /// The trouble the consumer knows of.
     lost: Option<ClusterError>,
 }
 
-impl Watch {
-    fn new(client: Client, prefix: Prefix, events: mpsc::Sender<Event>, seed: u64) -> Self {
+impl<V: Send + 'static> Watch<V> {
+    fn new(
+        client: Client,
+        prefix: Prefix,
+        events: mpsc::Sender<Event<String, V>>,
+        seed: u64,
+        value: fn(Entry) -> V,
+    ) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self { client, prefix, events, backoff: Backoff::new(seed), random, lost: None }
+        Self { client, prefix, events, value, backoff: Backoff::new(seed), random, lost: None }
     }
 
     async fn run(mut self) {
@@ -103,10 +124,7 @@ impl Watch {
         self.send(Event::Origin(pages.origin())).await?;
         while let Some(entries) = page {
             for entry in entries {
-                let key = self.prefix.below(entry.key());
-                let revision = entry.mod_revision();
-                let (_, value) = entry.into_key_value();
-                self.send(Event::Put { key, value, revision }).await?;
+                self.send(self.put(entry)).await?;
             }
             page = pages.next().await?;
         }
@@ -197,7 +215,7 @@ impl Watch {
             let Some(entry) = event.kv() else { continue };
             let (key, revision) = (self.prefix.below(entry.key()), entry.mod_revision());
             let change = match event.event_type() {
-                EventType::Put => Event::Put { key, value: entry.value().to_vec(), revision },
+                EventType::Put => self.put(entry.clone()),
                 EventType::Delete => Event::Delete { key, revision },
             };
             self.send(change).await?;
@@ -205,7 +223,12 @@ impl Watch {
         if message.events().is_empty() { Ok(()) } else { self.send(Event::Commit).await }
     }
 
-    async fn send(&self, event: Event) -> Result<(), Ended> {
+    fn put(&self, entry: KeyValue) -> Event<String, V> {
+        let (key, revision) = (self.prefix.below(entry.key()), entry.mod_revision());
+        Event::Put { key: key.clone(), value: (self.value)(Entry::new(key, entry)), revision }
+    }
+
+    async fn send(&self, event: Event<String, V>) -> Result<(), Ended> {
         self.events.send(event).await.map_err(|_| Ended::Closed)
     }
 

@@ -237,11 +237,3 @@ fn cluster_error() -> cluster::ClusterError {
     assert_eq!(error.class, Class::Retry);
     error
 }
-
-#[test]
-fn key_that_is_written_again_keeps_its_age() {
-    let mut view = view(listing(&[21, 22]));
-    assert_eq!(apply(&mut view, LeaseEvent::Put(stored(22, "10.4.7.22", 50))).leases, [key(22)].into());
-    let known = view.get(&key(22)).unwrap();
-    assert_eq!((known.created, known.revision), (1, 50));
-}
