@@ -94,3 +94,26 @@ fn payloads(frames: &[Frame]) -> Vec<Vec<u8>> {
 pub(crate) fn read_u16(value: &[u8]) -> Option<u16> {
     value.first_chunk::<2>().map(|bytes| u16::from_ne_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_begins_with_command_and_version() {
+        assert_eq!(header(3, 2), [3, 2, 0, 0]);
+        let frame = |body: &[u8]| Frame { kind: 0x1c, flags: 0, sequence: 1, body: body.to_vec() };
+        assert_eq!(payload(&frame(&[1, 1, 0, 0, 7, 8])), [7, 8]);
+        for short in 0..=HEADER {
+            assert_eq!(payload(&frame(&[1, 1, 0, 0][..short])), [0; 0], "{short} bytes");
+        }
+        assert_eq!(payloads(&[frame(&[1, 1, 0, 0, 7]), frame(&[])]), [vec![7], vec![]]);
+    }
+
+    #[test]
+    fn family_that_no_kernel_has_is_missing_by_name() {
+        let error = Genl::open("netd-none", 1).unwrap_err();
+        assert!(matches!(&error.cause, Cause::Missing(what) if what == "kernel subsystem netd-none"), "{error:?}");
+        assert_eq!(read_u16(&[1]), None);
+    }
+}

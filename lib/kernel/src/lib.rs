@@ -28,8 +28,8 @@ pub mod error;
 pub mod fake;
 pub mod fdb;
 mod genl;
-#[cfg(test)]
 #[cfg(target_endian = "little")]
+#[cfg(test)]
 mod golden;
 pub mod ipvs;
 pub mod link;

@@ -269,3 +269,7 @@ const fn ip(addr: &RouteAddress) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(target_endian = "little")]
+#[cfg(test)]
+mod tests;

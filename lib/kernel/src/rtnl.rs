@@ -210,3 +210,45 @@ pub(crate) fn gone_is_fine(result: Result<(), KernelError>) -> Result<(), Kernel
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_that_is_gone_is_no_failed_removal() {
+        let refused = |errno| KernelError::new("delete", "row", Cause::Nack(crate::error::Nack { errno, text: None }));
+        for errno in [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV] {
+            assert!(gone_is_fine(Err(refused(errno))).is_ok(), "errno {errno}");
+        }
+        for errno in [libc::EPERM, libc::EBUSY, libc::EINVAL] {
+            assert!(gone_is_fine(Err(refused(errno))).is_err(), "errno {errno}");
+        }
+        let link = KernelError::new("delete", "row", Cause::Missing("link eth0".to_owned()));
+        assert!(gone_is_fine(Err(link)).is_ok());
+        assert!(gone_is_fine(Ok(())).is_ok());
+    }
+
+    #[test]
+    fn known_link_is_not_asked_for() {
+        let name = IfName::new("eth0").unwrap();
+        let mut indexes = Indexes::knowing(&name, 7);
+        let mut rtnl = Rtnl::open().unwrap();
+        assert_eq!(indexes.index(&mut rtnl, &name, "set", "row").unwrap(), 7);
+        assert_eq!(rtnl.socket.next_sequence(), 1, "no request was sent");
+        assert_eq!(indexes.name(7), None, "listed links only");
+        let missing = IfName::new("none0").unwrap();
+        let error = indexes.index(&mut rtnl, &missing, "set", "row").unwrap_err();
+        assert!(matches!(error.cause, Cause::Missing(_)), "{error}");
+    }
+
+    #[test]
+    fn operation_that_could_not_be_built_keeps_its_error_and_its_place() {
+        let mut rtnl = Rtnl::open().unwrap();
+        let unbuilt = || Err(KernelError::new("set", "row", Cause::Missing("link eth0".to_owned())));
+        let results = rtnl.batch(vec![unbuilt(), unbuilt()]);
+        assert_eq!(results.len(), 2);
+        assert!(results.iter().all(|result| matches!(result, Err(KernelError { cause: Cause::Missing(_), .. }))));
+        assert!(rtnl.batch(Vec::new()).is_empty());
+    }
+}

@@ -379,6 +379,6 @@ fn extended_text(frame: &Frame) -> Option<String> {
     Some(String::from_utf8_lossy(text).into_owned())
 }
 
-#[cfg(test)]
 #[cfg(target_endian = "little")]
+#[cfg(test)]
 mod tests;

@@ -99,3 +99,29 @@ impl Target for Sysctls {
         steps.iter().map(step).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Chain;
+
+    #[test]
+    fn parameter_that_is_not_there_is_missing_and_anything_else_is_a_failed_call() {
+        let key: SysctlKey = "net/ipv4/conf/veth1/rp_filter".parse().unwrap();
+        assert_eq!(path(&key), Path::new("/proc/sys/net/ipv4/conf/veth1/rp_filter"));
+        let missing = error("read parameter", &key, io::Error::from_raw_os_error(libc::ENOENT));
+        assert!(matches!(missing.cause, Cause::Missing(_)), "{}", Chain(&missing));
+        let refused = error("write parameter", &key, io::Error::from_raw_os_error(libc::EROFS));
+        assert_eq!(refused.errno(), Some(libc::EROFS));
+    }
+
+    #[test]
+    fn value_is_read_without_its_end_of_line_and_an_equal_one_is_not_written() {
+        let key: SysctlKey = "net/ipv4/ip_local_port_range".parse().unwrap();
+        let Ok(value) = read(&key) else { return };
+        assert_eq!(value, value.trim_end());
+        // Writable or not: it has the value already.
+        write(&key, &value).unwrap();
+        set_new(&key, &value).unwrap();
+    }
+}

@@ -110,3 +110,49 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>, own: &BTreeSet<u32>) 
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_core::NetlinkHeader;
+    use rtnetlink::packet_route::address::AddressMessage;
+    use rtnetlink::packet_route::link::LinkMessage;
+    use rtnetlink::packet_route::neighbour::NeighbourMessage;
+    use rtnetlink::packet_route::route::RouteMessage;
+    use rtnetlink::packet_route::rule::RuleMessage;
+
+    fn from(port: u32, message: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut header = NetlinkHeader::default();
+        header.port_number = port;
+        NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message))
+    }
+
+    #[test]
+    fn each_table_has_its_event_for_what_comes_and_what_goes() {
+        use RouteNetlinkMessage as M;
+        let own = BTreeSet::from([7]);
+        for (message, event) in [
+            (M::NewLink(LinkMessage::default()), Some(Event::Link)),
+            (M::DelLink(LinkMessage::default()), Some(Event::Link)),
+            (M::NewAddress(AddressMessage::default()), Some(Event::Address)),
+            (M::DelAddress(AddressMessage::default()), Some(Event::Address)),
+            (M::NewRoute(RouteMessage::default()), Some(Event::Route)),
+            (M::DelRoute(RouteMessage::default()), Some(Event::Route)),
+            (M::NewNeighbour(NeighbourMessage::default()), Some(Event::Neighbour)),
+            (M::DelNeighbour(NeighbourMessage::default()), Some(Event::Neighbour)),
+            (M::NewRule(RuleMessage::default()), None),
+        ] {
+            assert_eq!(classify(&from(8, message.clone()), &own), event, "{message:?}");
+            assert_eq!(classify(&from(7, message), &own), None, "an own change");
+        }
+    }
+
+    #[test]
+    fn overrun_may_have_lost_anything() {
+        let overrun = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
+        assert_eq!(classify(&overrun, &BTreeSet::new()), Some(Event::Resync));
+        let done = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Noop);
+        assert_eq!(classify(&done, &BTreeSet::new()), None);
+    }
+}

@@ -226,3 +226,46 @@ fn vxlan_data(options: &VxlanOptions, lower: Option<u32>) -> Vec<InfoVxlan> {
     data.extend(options.gbp.then_some(InfoVxlan::Gbp));
     data
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::golden;
+
+    fn options() -> VxlanOptions {
+        let local = Some("10.4.7.21".parse().unwrap());
+        VxlanOptions { vni: 1, port: 8472, local, lower: None, learning: false, gbp: false }
+    }
+
+    /// The message that makes the device, read as the kernel's listing would be.
+    fn read_back(options: &VxlanOptions, lower: Option<u32>) -> LinkState {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName("flannel.1".to_owned()));
+        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan_data(options, lower)))];
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        let message = encode(&RouteNetlinkMessage::NewLink(message), 0);
+        state(&golden::frame(message.kind, message.body)).unwrap()
+    }
+
+    #[test]
+    fn tunnel_is_written_with_every_option_that_only_birth_sets() {
+        let six = VxlanOptions { local: Some("fd00::21".parse().unwrap()), learning: true, gbp: true, ..options() };
+        let bare = VxlanOptions { local: None, vni: 0x00ff_ffff, port: 4789, ..options() };
+        for (options, lower) in [(options(), Some(2)), (six, Some(300)), (bare, None)] {
+            let read = read_back(&options, lower);
+            assert_eq!(read.link.kind, LinkKind::Vxlan(options));
+            assert_eq!(read.lower_index, lower);
+        }
+    }
+
+    #[test]
+    fn state_of_a_link_is_one_flag_under_its_mask() {
+        for (up, flags) in [(true, "01000000"), (false, "00000000")] {
+            let mut message = LinkMessage::default();
+            set_up(&mut message, up);
+            let text = golden::message(&encode(&RouteNetlinkMessage::SetLink(message), 0), 16);
+            assert_eq!(text, format!("type 19 flags 0x0\n{}{flags}01000000\n", "00".repeat(8)));
+        }
+    }
+}

@@ -85,3 +85,24 @@ fn end_message(end: &VethEnd, mtu: u32) -> LinkMessage {
     ];
     message
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::golden;
+
+    #[test]
+    fn end_is_born_with_name_size_queue_and_address() {
+        let end = VethEnd { name: IfName::new("veth1").unwrap(), mac: netstate::MacAddr([2, 0, 0, 0, 0, 1]) };
+        let message = encode(&RouteNetlinkMessage::NewLink(end_message(&end, 1450)), NLM_F_CREATE | NLM_F_EXCL);
+        let queue = golden::hex(&VETH_TXQLEN.to_ne_bytes());
+        assert_eq!(
+            golden::message(&message, 16),
+            format!(
+                "type 16 flags 0x600\n{}\n3: 766574683100\n4: aa050000\n13: {queue}\n1: 020000000001\n",
+                "00".repeat(16)
+            )
+        );
+    }
+}

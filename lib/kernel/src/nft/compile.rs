@@ -218,6 +218,6 @@ fn with_op(expression: Expression, op: Op) -> Expression {
     }
 }
 
-#[cfg(test)]
 #[cfg(target_endian = "little")]
+#[cfg(test)]
 mod tests;

@@ -283,3 +283,7 @@ fn read_dnat(data: &[u8]) -> Option<Expression> {
     let plain = number(data, 1)? == 1 && number(data, 7).unwrap_or(0) & !IMPLIED_FLAGS == 0;
     (plain && same(3, 4) && same(5, 6)).then_some(Expression::Dnat { family: number(data, 2)?, addr, port })
 }
+
+#[cfg(target_endian = "little")]
+#[cfg(test)]
+mod tests;

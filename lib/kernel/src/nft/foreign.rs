@@ -177,3 +177,7 @@ pub(super) fn match_comment(list: &[u8]) -> Option<String> {
         (text(data, MATCH_NAME)? == COMMENT).then(|| text(data, MATCH_INFO)).flatten()
     })
 }
+
+#[cfg(target_endian = "little")]
+#[cfg(test)]
+mod tests;

@@ -242,6 +242,6 @@ fn refers(rule: &Rule, sets: &BTreeSet<Name>, chains: &BTreeSet<Name>) -> bool {
     })
 }
 
-#[cfg(test)]
 #[cfg(target_endian = "little")]
+#[cfg(test)]
 mod tests;

@@ -250,3 +250,7 @@ fn unfold(folded: u32, length: u32) -> Vec<Type> {
 pub(super) fn fold(types: &[Type]) -> u32 {
     types.iter().fold(0, |folded, ty| folded << 6 | ty.number())
 }
+
+#[cfg(target_endian = "little")]
+#[cfg(test)]
+mod tests;

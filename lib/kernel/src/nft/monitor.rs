@@ -173,6 +173,6 @@ impl Stream {
     }
 }
 
-#[cfg(test)]
 #[cfg(target_endian = "little")]
+#[cfg(test)]
 mod tests;

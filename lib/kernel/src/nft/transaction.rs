@@ -134,3 +134,39 @@ fn make_room(socket: &Socket, bytes: usize) {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::golden;
+
+    #[test]
+    fn batch_stands_between_its_beginning_and_its_end() {
+        assert_eq!(golden::message(&boundary(BATCH_BEGIN, None), 4), "type 16 flags 0x0\n0000000a\n");
+        assert_eq!(golden::message(&boundary(BATCH_END, None), 4), "type 17 flags 0x0\n0000000a\n");
+        // Only if the ruleset still is of this generation, in network order.
+        assert_eq!(golden::message(&boundary(BATCH_BEGIN, Some(7)), 4), "type 16 flags 0x0\n0000000a\n1: 00000007\n");
+    }
+
+    #[test]
+    fn refusal_of_many_is_the_first_ones() {
+        let nack = |errno| Nack { errno, text: None };
+        let refused = Refusal::Messages(BTreeMap::from([(4, nack(libc::EEXIST)), (2, nack(libc::ENOENT))]));
+        match Cause::from(refused) {
+            Cause::Nack(found) => assert_eq!(found.errno, libc::ENOENT),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(Cause::from(Refusal::Whole(nack(libc::ERESTART))), Cause::Nack(_)));
+        assert!(matches!(Cause::from(Refusal::Messages(BTreeMap::new())), Cause::Unexpected(_)));
+        assert!(Cause::from(Refusal::TooLarge).to_string().contains("wmem_max"));
+        assert!(matches!(Cause::from(Refusal::from(SocketError::Overrun)), Cause::Socket(SocketError::Overrun)));
+    }
+
+    #[test]
+    fn empty_transaction_sends_nothing() {
+        let mut socket = Socket::open(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
+        assert!(commit(&mut socket, &[], Some(7)).is_ok());
+        assert_eq!(socket.next_sequence(), 1, "no message was numbered");
+    }
+}

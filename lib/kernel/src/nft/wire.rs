@@ -167,3 +167,61 @@ pub(super) fn comment(mut bytes: &[u8]) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comment_is_a_typed_piece_of_user_data() {
+        assert_eq!(comment_bytes("ab"), [0, 3, b'a', b'b', 0]);
+        assert_eq!(comment(&comment_bytes("netd: Pods")).as_deref(), Some("netd: Pods"));
+        // Behind another piece, and none at all.
+        assert_eq!(comment(&[&[5, 2, 1, 1][..], &comment_bytes("x")].concat()).as_deref(), Some("x"));
+        for none in [&[][..], &[0], &[5, 0], &[0, 9, b'x']] {
+            assert_eq!(comment(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn comment_that_the_tool_could_not_show_is_refused() {
+        for bad in ["a \"quote\"", "a\nline", "\u{7f}", &"ä".repeat(65)] {
+            assert!(check_comment(Some(bad)).is_err(), "{bad:?}");
+        }
+        for good in ["", "it's", &"ä".repeat(64)] {
+            assert!(check_comment(Some(good)).is_ok(), "{good:?}");
+        }
+        assert!(check_comment(None).is_ok());
+    }
+
+    #[test]
+    fn verdicts_are_read_as_they_are_written() {
+        let aside = || Name::new("aside").unwrap();
+        for wanted in [Verdict::Accept, Verdict::Drop, Verdict::Return, Verdict::Jump(aside()), Verdict::Goto(aside())]
+        {
+            let mut writer = Writer::default();
+            put_verdict(&mut writer, 2, &wanted);
+            let bytes = writer.finish();
+            assert_eq!(verdict(attribute::find(&bytes, 2).unwrap()), Some(wanted));
+        }
+        // To a queue (3): a verdict, and none of ours.
+        let mut queue = Writer::default();
+        queue.nest(DATA_VERDICT, |verdict| {
+            verdict.put(VERDICT_CODE, &3i32.to_be_bytes());
+        });
+        assert_eq!(verdict(&queue.finish()), None);
+        assert_eq!(verdict(&[]), None);
+    }
+
+    #[test]
+    fn payload_is_of_its_kind_and_has_its_header() {
+        let frame = |kind: u16, body: &[u8]| Frame { kind, flags: 0, sequence: 1, body: body.to_vec() };
+        let rule = SUBSYSTEM | kind::NEWRULE;
+        assert_eq!(payload(&frame(rule, &[2, 0, 0, 0, 9]), kind::NEWRULE), Some((2, &[9][..])));
+        assert_eq!(payload(&frame(rule, &[2, 0, 0]), kind::NEWRULE), None);
+        assert_eq!(payload(&frame(rule, &[]), kind::NEWRULE), None);
+        assert_eq!(payload(&frame(kind::NEWRULE, &[2, 0, 0, 0]), kind::NEWRULE), None, "another subsystem");
+        assert_eq!(be32(&[0, 0, 1, 2]), Some(258));
+        assert_eq!(be32(&[0, 0, 1]), None);
+    }
+}

@@ -237,3 +237,6 @@ impl Verdicts {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

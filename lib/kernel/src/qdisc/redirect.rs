@@ -102,3 +102,55 @@ pub(super) fn target(frame: &Frame, index: u32) -> Option<u32> {
     let is_mirred = attribute::find(first, TCA_ACT_KIND).map(attribute::text).as_deref() == Some("mirred");
     number(24).filter(|_| is_mirred && number(20) == Some(EGRESS_REDIRECT))
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::golden;
+
+    /// A filter as the kernel lists it.
+    fn filter(info: u32, kind: &str, selector: &[u8], action: &str, parameters: &[u8]) -> Frame {
+        let mut body = Writer::behind(Tc { index: 7, handle: 1, parent: INGRESS_HANDLE, info }.bytes());
+        body.put_str(TCA_KIND, kind).nest(TCA_OPTIONS, |options| {
+            options.put(TCA_U32_SEL, selector).nest(TCA_U32_ACT, |actions| {
+                actions.nest(1, |one| {
+                    one.put_str(TCA_ACT_KIND, action).nest(TCA_ACT_OPTIONS, |of_action| {
+                        of_action.put(TCA_MIRRED_PARMS, parameters);
+                    });
+                });
+            });
+        });
+        golden::frame(RTM_NEWTFILTER, body.finish())
+    }
+
+    const ALL: u32 = FIRST | 0x0300;
+
+    #[test]
+    fn detour_is_read_as_it_is_made() {
+        assert_eq!(target(&filter(ALL, "u32", &match_all(), "mirred", &mirred(9)), 7), Some(9));
+        assert_eq!(golden::hex(&match_all()), format!("010001{}", "00".repeat(29)));
+        assert_eq!(golden::hex(&mirred(9)), "00000000000000000400000000000000000000000100000009000000");
+    }
+
+    #[test]
+    fn filter_that_lets_something_pass_is_no_detour() {
+        assert_eq!(target(&filter(ALL, "u32", &match_all(), "mirred", &mirred(9)), 8), None, "another link");
+        assert_eq!(target(&filter(FIRST | 0x0008, "u32", &match_all(), "mirred", &mirred(9)), 7), None, "IPv4 only");
+        assert_eq!(target(&filter(ALL, "flower", &match_all(), "mirred", &mirred(9)), 7), None);
+        assert_eq!(target(&filter(ALL, "u32", &match_all(), "gact", &mirred(9)), 7), None);
+        let mut some = match_all();
+        some[16] = 0xff;
+        assert_eq!(target(&filter(ALL, "u32", &some, "mirred", &mirred(9)), 7), None, "a condition");
+        let mut copy = mirred(9);
+        copy[20] = 2;
+        assert_eq!(target(&filter(ALL, "u32", &match_all(), "mirred", &copy), 7), None, "a copy");
+    }
+
+    #[test]
+    fn torn_filter_is_no_detour() {
+        let whole = filter(ALL, "u32", &match_all(), "mirred", &mirred(9));
+        assert!(golden::torn(RTM_NEWTFILTER, &whole.body).all(|frame| target(&frame, 7).is_none()));
+        assert_eq!(target(&golden::frame(45, whole.body), 7), None, "a removal");
+    }
+}

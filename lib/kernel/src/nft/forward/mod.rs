@@ -336,6 +336,6 @@ fn rows(chains: &[Chain], accepts: &BTreeSet<Accept>) -> BTreeMap<ChainKey, Acce
     chains.iter().filter_map(|chain| Some((chain.key.clone(), chain.desired(accepts)?))).collect()
 }
 
-#[cfg(test)]
 #[cfg(target_endian = "little")]
+#[cfg(test)]
 mod tests;
