@@ -33,7 +33,7 @@ pub(crate) fn product() -> Vec<String> {
 }
 
 /// What is not yet as the gate wants it, by gate and beginning of the path: reported at each run, and taken out when it is mended.
-const OPEN: [(&str, &str); 14] = [
+const OPEN: [(&str, &str); 13] = [
     ("purity", "ipvs-proxy/src/plan/claims.rs"),
     ("purity", "cni-plugin/src/"),
     ("size", "netd/"),
@@ -41,7 +41,6 @@ const OPEN: [(&str, &str); 14] = [
     ("size", "cni-plugin/"),
     ("size", "lib/"),
     ("public", ""),
-    ("tests", "lib/kernel"),
     ("nouns", ""),
     ("words", "netd/"),
     ("words", "cni-plugin/"),
