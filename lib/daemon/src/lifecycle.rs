@@ -45,12 +45,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Makes a panic of any thread or task end the process with [`Exit::Panic`], after its message.
+/// Makes a panic of any thread or task end the process with [`Exit::Panic`], after its message, which goes
+/// to the log where there is one: a log in JSON holds nothing else.
 pub fn exit_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        tracing::error!("{panic}; the program ends, the kernel stays as it is");
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!("{panic}; the program ends, the kernel stays as it is");
+        } else {
+            report(panic);
+        }
         std::process::exit(i32::from(Exit::Panic.code()));
     }));
 }

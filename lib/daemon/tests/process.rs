@@ -1,12 +1,14 @@
 //! What a whole process does: the test executes itself, and the child ends or notifies.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use daemon::lifecycle::{Exit, Notice, exit_on_panic, notify};
+use daemon::log::{Form, Log, Settings};
+use serde_json::Value;
 
 /// Tells the child which part it plays.
 const PART: &str = "DAEMON_TEST_PART";
@@ -28,6 +30,11 @@ fn child() {
             let _ = thread.join();
             unreachable!("the process goes on without its thread");
         }
+        Ok("panic in JSON") => {
+            Log::start("netd", "0.1.0", Settings { form: Form::Json, verbosity: 0 }).unwrap();
+            exit_on_panic();
+            let _ = std::thread::spawn(|| panic!("the kernel thread is broken")).join();
+        }
         Ok("notify") => {
             let ready = [Notice::Starting, Notice::Ready, Notice::Reloading, Notice::Ready];
             ready.into_iter().chain([Notice::Watchdog, Notice::Stopping]).for_each(notify);
@@ -41,6 +48,16 @@ fn panic_of_a_thread_ends_the_process_with_its_own_exit_code() {
     let output = play("panic", &[]);
     assert_eq!(output.status.code(), Some(i32::from(Exit::Panic.code())));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the kernel thread is broken"));
+}
+
+#[test]
+fn panic_goes_to_the_log_and_a_log_in_json_holds_nothing_else() {
+    let output = play("panic in JSON", &[]);
+    assert_eq!(output.status.code(), Some(i32::from(Exit::Panic.code())));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let message = lines.last().unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("the kernel thread is broken"), "{text}");
 }
 
 #[test]
