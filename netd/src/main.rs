@@ -9,7 +9,7 @@ use daemon::http::ask;
 use daemon::lifecycle::Exit;
 use daemon::log::Log;
 use netd::command::args::{Invocation, Verb};
-use netd::command::config::Config;
+use netd::command::config::{Config, run_dir};
 use netd::run;
 
 /// Longest wait for the daemon.
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 fn act(invocation: &Invocation) -> Result<Exit> {
     let flags = &invocation.flags;
-    let run_dir = Path::new(flags.run.run_dir.as_deref().unwrap_or_default());
+    let run_dir = &run_dir(flags);
     match invocation.verb {
         Some(Verb::Status { json }) => return show_status(run_dir, json),
         Some(Verb::Tables { json }) => {

@@ -156,7 +156,7 @@ fn command() -> Command {
     let command = flags::environment(command, "NETD", &["run_dir", "log_format"]);
     let command = flags::default(command, "etcd_endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379");
     let command = flags::default(command, "etcd_prefix", "/coreos.com/network");
-    flags::default(command, "run_dir", "/run/netd")
+    flags::default(command, "run_dir", super::config::RUN_DIR)
 }
 
 /// Every environment variable that is read as a flag.

@@ -4,7 +4,7 @@
 //! and the accepted form. The password is in no message and no `Debug`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use cluster::etcd;
@@ -17,6 +17,7 @@ use regex::Regex;
 use crate::choose::interface::Wanted;
 use crate::choose::subnet::Policy;
 use crate::command::args::{Flags, Unbuilt};
+use crate::command::instance::Instance;
 use crate::plan::Masquerade;
 use cluster::{Problem, Problems};
 
@@ -25,6 +26,9 @@ const LEASE_MINUTES: u32 = 24 * 60;
 
 /// Port of the address for metrics when it has none.
 const METRICS_PORT: u16 = 10247;
+
+/// The default folder of run-time files.
+pub const RUN_DIR: &str = "/run/netd";
 
 /// Everything the command line says.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub struct Config {
     pub masquerade: Masquerade,
     /// Service networks, for the check of the plan only.
     pub services: Vec<Prefix>,
+    /// Which of this host's networks is served.
+    pub instance: Instance,
     /// The subnet file.
     pub subnet_file: PathBuf,
     /// Folder of run-time files.
@@ -78,7 +84,10 @@ impl Config {
         let store = store(flags, &mut problems);
         let interface = interface(flags, &mut problems);
         let policies = policies(&flags.lease_policy, &mut problems);
+        let subnet_file = path("--subnet-file", &flags.subnet_file, &mut problems);
+        let instance = Instance::of(&subnet_file);
         let masquerade = Masquerade {
+            table: instance.table(),
             masquerade: boolean("--ip-masq", &flags.ip_masq, &mut problems),
             fully_random: !boolean(
                 "--ip-masq-fully-random-disable",
@@ -88,17 +97,33 @@ impl Config {
             forward: boolean("--iptables-forward-rules", &flags.iptables_forward_rules, &mut problems),
         };
         let services = services(&flags.service_cidr, &mut problems);
-        let subnet_file = path("--subnet-file", &flags.subnet_file, &mut problems);
-        let run_dir = path("--run-dir", flags.run.run_dir.as_deref().unwrap_or_default(), &mut problems);
+        path("--run-dir", flags.run.run_dir.as_deref().unwrap_or_default(), &mut problems);
+        let run_dir = run_dir(flags);
         let listeners = listeners(flags, &mut problems);
         let log = log(flags, &mut problems);
         match store {
-            Some(store) if problems.is_empty() => {
-                Ok(Self { store, interface, policies, masquerade, services, subnet_file, run_dir, listeners, log })
-            }
+            Some(store) if problems.is_empty() => Ok(Self {
+                store,
+                interface,
+                policies,
+                masquerade,
+                services,
+                instance,
+                subnet_file,
+                run_dir,
+                listeners,
+                log,
+            }),
             _ => Err(Problems { source: "command line and environment".to_owned(), list: problems }),
         }
     }
+}
+
+/// The folder of run-time files: with the default one, each further network of this host has its own below it.
+#[must_use]
+pub fn run_dir(flags: &Flags) -> PathBuf {
+    let folder = PathBuf::from(flags.run.run_dir.as_deref().unwrap_or_default());
+    if folder == Path::new(RUN_DIR) { Instance::of(Path::new(&flags.subnet_file)).folder(&folder) } else { folder }
 }
 
 fn given(text: &Option<String>) -> Option<String> {
@@ -265,7 +290,10 @@ mod tests {
             Store::Local { .. } => panic!("etcd is the default"),
         }
         assert_eq!(config.policies, [Policy::Previous, Policy::NodeIp, Policy::FirstFree]);
-        assert_eq!(config.masquerade, Masquerade { masquerade: false, fully_random: true, forward: true });
+        assert_eq!(
+            config.masquerade,
+            Masquerade { table: crate::plan::TABLE, masquerade: false, fully_random: true, forward: true }
+        );
         assert_eq!(config.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
         assert_eq!(config.log, log::Settings::default());
         let loopback = Address::Tcp("127.0.0.1:10247".parse().unwrap());

@@ -1,6 +1,8 @@
-//! The command line: what was typed ([`args`]) and what it means ([`config`]).
+//! The command line: what was typed ([`args`]), what it means ([`config`]) and which network of the host is meant
+//! ([`instance`]).
 //!
 //! Invariant: neither reads the clock, a file or the network; wrong input is refused whole, every problem at once.
 
 pub mod args;
 pub mod config;
+pub mod instance;

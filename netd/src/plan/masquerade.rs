@@ -21,12 +21,14 @@ use netstate::nft::{
     priority,
 };
 
-/// The table that holds the rules.
+/// The table that holds the rules of a host's only network.
 pub const TABLE: TableKey = TableKey { family: Family::Ip, name: Name::literal("netd") };
 
 /// Which rules are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masquerade {
+    /// The table that holds them.
+    pub table: TableKey,
     /// Masquerade what leaves the Pod network (`--ip-masq`).
     pub masquerade: bool,
     /// Choose source ports at random (not `--ip-masq-fully-random-disable`).
@@ -35,8 +37,8 @@ pub struct Masquerade {
     pub forward: bool,
 }
 
-pub(super) fn rows(wanted: Masquerade, pods: Prefix, own: Prefix) -> BTreeMap<RowKey, Row> {
-    let mut ruleset = Ruleset::new(TABLE);
+pub(super) fn rows(wanted: &Masquerade, pods: Prefix, own: Prefix) -> BTreeMap<RowKey, Row> {
+    let mut ruleset = Ruleset::new(wanted.table.clone());
     let chains = &mut ruleset.table.chains;
     if wanted.masquerade {
         chains.insert(Name::literal("postrouting"), postrouting(wanted.fully_random, pods, own));
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     fn text(wanted: Masquerade) -> Option<String> {
-        let rows = rows(wanted, "172.7.0.0/16".parse().unwrap(), "172.7.21.0/24".parse().unwrap());
+        let rows = rows(&wanted, "172.7.0.0/16".parse().unwrap(), "172.7.21.0/24".parse().unwrap());
         let mut ruleset = Ruleset::new(TABLE);
         match rows.into_values().next()? {
             Row::Table(table) => ruleset.table = table,
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn rules_read_as_an_operator_expects_them() {
-        let all = Masquerade { masquerade: true, fully_random: true, forward: true };
+        let all = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
         let expected = "\
 table ip netd {
 \tchain forward {
@@ -114,10 +116,14 @@ table ip netd {
 
     #[test]
     fn what_is_switched_off_is_not_there() {
-        let none = Masquerade { masquerade: false, fully_random: true, forward: false };
+        let none = Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: false };
         assert_eq!(text(none), None);
-        let plain = text(Masquerade { masquerade: true, fully_random: false, forward: false }).unwrap();
+        let plain = text(Masquerade { table: TABLE, masquerade: true, fully_random: false, forward: false }).unwrap();
         assert!(!plain.contains("fully-random") && !plain.contains("forward"), "{plain}");
-        assert!(!text(Masquerade { masquerade: false, fully_random: true, forward: true }).unwrap().contains("nat"));
+        assert!(
+            !text(Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: true })
+                .unwrap()
+                .contains("nat")
+        );
     }
 }

@@ -184,7 +184,7 @@ impl Planner {
                 tables.forward.insert(pool.network);
             }
             if self.local.subnet.family() == family {
-                tables.nft.extend(masquerade::rows(self.masquerade, pool.network, self.local.subnet));
+                tables.nft.extend(masquerade::rows(&self.masquerade, pool.network, self.local.subnet));
             }
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
             tables.sysctls.insert(forwarding(family), "1".to_owned());

@@ -39,7 +39,7 @@ fn ownership(network: &Network, local: &LocalNode) -> Ownership {
     Ownership { network: network.clone(), local: local.clone(), earlier, adopted: BTreeSet::new() }
 }
 
-const ALL: Masquerade = Masquerade { masquerade: true, fully_random: true, forward: true };
+const ALL: Masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
 
 fn network(backend: &str) -> Network {
     NetConf::parse(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{backend}}}"#)).unwrap().network

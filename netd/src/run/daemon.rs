@@ -13,6 +13,7 @@ use netstate::{IfName, Prefix};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::claim::Claimed;
 use super::external::External;
 use super::planning::Planning;
 use super::report::Reporter;
@@ -47,6 +48,9 @@ pub(super) struct Node {
     pub(super) devices: BTreeSet<IfName>,
     /// Which routes are ours.
     pub(super) ownership: Ownership,
+    /// What no other daemon of this host may have.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) claimed: Option<Claimed>,
     /// Leases that this node has held.
     pub(super) record: LeaseRecord,
     /// Subnets that the kernel has routes to from an earlier run.
@@ -80,7 +84,7 @@ pub(super) struct Daemon<S> {
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, shell: Shell) -> Self {
         let local = node.ownership.local.clone();
-        let planner = Planner::new(node.network.clone(), node.config.masquerade, local);
+        let planner = Planner::new(node.network.clone(), node.config.masquerade.clone(), local);
         let view = View::new(node.leftovers.clone());
         Self {
             node,

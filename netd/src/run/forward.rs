@@ -7,9 +7,6 @@ use std::collections::BTreeSet;
 use kernel::nft::forward::{Accept, Denying};
 use netstate::Prefix;
 
-/// Comment of this program's rules in foreign chains, and of no other's.
-pub(super) const MARKER: &str = "netd: Pod network";
-
 /// Packets from and to `networks`.
 pub(super) fn accepts(networks: &BTreeSet<Prefix>) -> BTreeSet<Accept> {
     networks.iter().flat_map(|network| [Accept::From(*network), Accept::To(*network)]).collect()

@@ -4,6 +4,7 @@
 //! the kernel (`worker`). Invariants: nothing on the way from a lease to the kernel waits for the store, so a store that
 //! is out of reach costs no repair; ending, in whatever way, leaves the kernel as it is.
 
+mod claim;
 mod daemon;
 mod external;
 mod facts;
@@ -28,6 +29,7 @@ use ::daemon::shell::{self, Places, Program, seed};
 use ::daemon::status::{FILE, Stored};
 use anyhow::{Context, Result};
 
+use self::claim::Claimed;
 use crate::command::config::Config;
 
 /// This program's name.
@@ -55,7 +57,9 @@ const PROGRAM: Program = Program {
 /// When it cannot start: the configuration of the network, the interface or the kernel is not as needed.
 pub fn run(config: Config, log: Log) -> Result<()> {
     let places = Places { run_dir: config.run_dir.clone(), listeners: config.listeners.clone() };
-    shell::run(&PROGRAM, &places, log, |shell| start::run(config, seed(), shell))
+    // Before anything of another daemon's is replaced, its socket in the folder included.
+    let claimed = Claimed::take(&config.subnet_file, &config.run_dir)?;
+    shell::run(&PROGRAM, &places, log, |shell| start::run(config, seed(), shell, claimed))
 }
 
 /// Reads the status file of a daemon.

@@ -12,6 +12,7 @@ use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
 use netstate::{IfName, MacAddr, Prefix};
 
+use super::claim::Claimed;
 use super::daemon::{Daemon, Node};
 use super::external::External;
 use super::tables::Targets;
@@ -38,23 +39,29 @@ pub(super) const LEASE_RECORD: &str = "leases";
 const ADOPTING: &str = "adopting";
 
 /// Runs with the source of leases that the configuration names.
-pub(super) async fn run(config: Config, seed: u64, shell: Shell) -> Result<()> {
+pub(super) async fn run(config: Config, seed: u64, shell: Shell, claimed: Claimed) -> Result<()> {
     match &config.store {
         Store::Local { net_conf } => {
             let source = LocalLeases::new(net_conf.clone());
-            start(config, source, seed, shell).await?.run().await
+            start(config, source, seed, shell, claimed).await?.run().await
         }
         Store::Etcd { etcd, prefix, renew_margin } => {
             let problems = |list: Vec<Problem>| Problems { source: "etcd".to_owned(), list };
             let client = cluster::etcd::Client::new(etcd, seed).map_err(problems)?;
             let source = EtcdLeases::new(client, prefix.clone(), *renew_margin, seed);
-            start(config, source, seed, shell).await?.run().await
+            start(config, source, seed, shell, claimed).await?.run().await
         }
     }
 }
 
 /// Gets everything ready. Ends only when the network's configuration is there.
-async fn start<S: LeaseSource>(config: Config, source: S, seed: u64, shell: Shell) -> Result<Daemon<S>> {
+async fn start<S: LeaseSource>(
+    config: Config,
+    source: S,
+    seed: u64,
+    shell: Shell,
+    claimed: Claimed,
+) -> Result<Daemon<S>> {
     let facts = facts::gather(config.interface.can_reach).await.context("read the interfaces of this host")?;
     let external =
         interface::choose(&config.interface, &facts).map_err(|problem| one("choice of interface", problem))?;
@@ -69,7 +76,9 @@ async fn start<S: LeaseSource>(config: Config, source: S, seed: u64, shell: Shel
     };
     let local = local(&external, &network, device_mac);
     check_plan(&config, &network, &local)?;
-    let records = Records::open(&config, &network)?;
+    let device = network.backend.device();
+    let claimed = claimed.extend(network.networks(), device.as_ref())?;
+    let records = Records::open(&config, &network, &claimed)?;
     let request = LeaseRequest {
         network: network.clone(),
         node: Candidate {
@@ -97,14 +106,16 @@ async fn start<S: LeaseSource>(config: Config, source: S, seed: u64, shell: Shel
     // Without other nodes there is nobody whose absence could be doubted.
     let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
     let external = External::new(config.interface.clone(), external);
+    let instance = config.instance.clone();
     let node = Node {
         config,
+        claimed: Some(claimed),
         network,
         devices: records.devices,
         ownership,
         record: records.leases,
         leftovers,
-        open: Box::new(Targets::of_kernel),
+        open: Box::new(move |ownership, devices| Targets::of_kernel(&instance, ownership, devices)),
     };
     Ok(Daemon::new(node, source, keeper, external, shell))
 }
@@ -196,7 +207,7 @@ struct Records {
 impl Records {
     /// Reads them and adds this network and its device, before these are made: what is recorded is ours to remove when a
     /// later configuration does not want it.
-    fn open(config: &Config, network: &Network) -> Result<Self> {
+    fn open(config: &Config, network: &Network, claimed: &Claimed) -> Result<Self> {
         let folder = &config.run_dir;
         let read = |name: &str| std::fs::read_to_string(folder.join(name));
         let adopts = read(DEVICES).is_err() || folder.join(ADOPTING).exists();
@@ -206,6 +217,9 @@ impl Records {
         if adopts {
             replace(&folder.join(ADOPTING), "")?;
         }
+        // What another network's daemon has taken since is its own.
+        devices.retain(|device| !claimed.is_others_device(device));
+        networks.retain(|network| !claimed.is_others_network(network));
         networks.extend(network.networks());
         replace(&folder.join(NETWORKS), &networks.iter().map(|network| format!("{network}\n")).collect::<String>())?;
         devices.extend(network.backend.device());

@@ -24,8 +24,9 @@ use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, Neighb
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatus, Target};
 
 use super::forward;
+use crate::command::instance::Instance;
 use crate::plan::backend::Backend;
-use crate::plan::{self, Changes, Ownership, RowChanges};
+use crate::plan::{Changes, Ownership, RowChanges};
 
 /// One kernel table, or a fake of it.
 type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
@@ -76,7 +77,7 @@ impl Notification {
     /// What a notification of nftables is about.
     pub(super) fn by_nft(change: &nft::Change) -> Vec<Self> {
         match change {
-            nft::Change::Table { table, .. } if *table == plan::TABLE => vec![Self::OwnNft],
+            nft::Change::Table { table, .. } if Instance::is_table(table) => vec![Self::OwnNft],
             nft::Change::Table { .. } => vec![Self::ForeignNft],
             nft::Change::Lost => vec![Self::OwnNft, Self::ForeignNft],
         }
@@ -87,12 +88,16 @@ impl Notification {
 const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
 
 impl Targets {
-    /// The kernel's tables with the rows that `ownership` calls ours. `devices` are names of tunnel devices that an
+    /// The kernel's tables of one network with the rows that `ownership` calls ours. `devices` are names of tunnel devices that an
     /// earlier run of this program recorded as its own.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub(super) fn of_kernel(ownership: &Ownership, devices: &BTreeSet<IfName>) -> Result<Self, KernelError> {
+    pub(super) fn of_kernel(
+        instance: &Instance,
+        ownership: &Ownership,
+        devices: &BTreeSet<IfName>,
+    ) -> Result<Self, KernelError> {
         let mut ports = Ports::default();
         let mut rtnl = || {
             let rtnl = Rtnl::open()?;
@@ -112,11 +117,11 @@ impl Targets {
             links: Box::new(Links::new(rtnl()?, Box::new(own_link)).only(names)),
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
             addresses: Box::new(Addresses::new(rtnl()?, device.clone())),
-            nft: Box::new(nft::Tables::new(tables, [plan::TABLE])),
+            nft: Box::new(nft::Tables::new(tables, [instance.table()])),
             neighbours: Box::new(Neighbours::new(rtnl()?, device.clone())),
             fdb: Box::new(Fdbs::new(rtnl()?, device)),
             routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
-            forward: Some(Forward::new(foreign, BTreeSet::from([plan::TABLE]), forward::MARKER)),
+            forward: Some(Forward::new(foreign, BTreeSet::from([instance.table()]), instance.marker())),
             ports,
         })
     }

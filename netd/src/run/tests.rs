@@ -212,6 +212,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
     let fakes = fakes.clone();
     let node = Node {
         config,
+        claimed: None,
         network: network(),
         devices: BTreeSet::new(),
         ownership: Ownership { network: network(), local, earlier: Vec::new(), adopted: BTreeSet::new() },
