@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::field::{Field, is_unusable, keep};
 use super::{ObjectName, object_name};
 
-/// Label that hands a Service to another proxy.
+/// Label that leaves a Service to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of headless Services.
 const HEADLESS: &str = "service.kubernetes.io/headless";

@@ -1,6 +1,6 @@
 //! From Services and EndpointSlices to what is to be served where. Pure, and neutral of the data path.
 //!
-//! [`plan`] looks at one Service and returns a [`ServicePlan`]; [`Claims`] keeps the plans of all Services and says, for
+//! [`plan`] takes one Service and returns a [`ServicePlan`]; [`Claims`] keeps the plans of all Services and says, for
 //! each new one, which frontends change. Nothing here costs more than the Service that changed.
 //!
 //! | module | what it says |

@@ -40,7 +40,7 @@ pub(crate) struct Tables {
     drains: Drains,
     /// Real servers that stopped being desired since the gate was last open.
     leaving: BTreeSet<RealServerKey>,
-    /// Listings of the servers after which orphans, rows of ours that nobody desires, were looked for.
+    /// Listings of the servers after which orphans, rows of ours that nobody desires, were listed.
     searched: u64,
     pending: Pending,
     /// Virtual servers that are to be read again before the next pass.
@@ -284,7 +284,7 @@ impl Tables {
         }
     }
 
-    /// Looks at the connections of drains that are due and lets go of those that have ended. Returns whether one has.
+    /// Counts the connections of drains that are due and lets go of those that have ended. Returns whether one has.
     pub(crate) fn look_at_drains(&mut self, now: Duration) -> bool {
         let mut any = false;
         let Some(servers) = self.stack.get_mut(self.servers) else { return any };

@@ -65,8 +65,9 @@ fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
     let parent = path.parent().unwrap_or(path);
     let folder = if ["mod", "lib", "main"].contains(&stem.as_str()) { parent.to_owned() } else { parent.join(stem) };
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").filter_map(|pair| {
-        let name = pair[1].trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").strip_prefix("mod ")?;
+    let declared = lines.iter().enumerate().filter(|(_, line)| **line == "#[cfg(test)]").filter_map(|(place, _)| {
+        let item = lines[place..].iter().find(|line| !line.starts_with("#["))?;
+        let name = item.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").strip_prefix("mod ")?;
         name.strip_suffix(';').map(|name| folder.join(name))
     });
     declared.collect()
