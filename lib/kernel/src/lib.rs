@@ -1,7 +1,7 @@
 //! The kernel's tables: the only crate that opens sockets to the Linux kernel, and the only one with `unsafe`.
 //!
 //! Every table of the kernel that the product writes has a module that observes it and applies steps to it, as a
-//! [`reconcile::Target`]. Everything blocks; daemons call it from one dedicated thread, the CNI plugin directly.
+//! [`reconcile::Target`]. All of them block; daemons call them from one dedicated thread, the CNI plugin directly.
 //!
 //! | module | table | oldest kernel |
 //! |---|---|---|
@@ -9,7 +9,8 @@
 //! | [`address`], [`route`], [`neighbour`], [`fdb`] | addresses, routes, neighbours, tunnel forwarding | 4.20 |
 //! | [`qdisc`] | rate limits of links, the detour over `ifb` devices | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
-//! | `watch` (feature) | change notifications of the tables above | 4.20 |
+//! | `watch` (feature) | change notifications of the tables above, on tokio | 4.20 |
+//! | `query` (feature `watch`) | none: what the daemons ask outside their tables, on tokio | 4.20 |
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
 //! | [`nft`] | nftables tables, elements, foreign drop policies; its own monitor | 5.10 |
 //! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
