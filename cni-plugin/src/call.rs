@@ -67,7 +67,7 @@ fn dispatch(
     Ok(result.map(|object| format!("{object:#}\n")).unwrap_or_default())
 }
 
-/// Tells the runtime's log which keys had no effect: they have none on the plugin that this one stands in for, either.
+/// Writes into the runtime's log which keys had no effect: they have none on the plugin that this one stands in for, either.
 fn warn_of_ignored(network: &str, name: PluginName, paths: &[String]) {
     if !paths.is_empty() {
         let paths = paths.join(", ");

@@ -35,7 +35,7 @@ fn serve(program: &str) -> ExitCode {
     let answer = call::serve(program, variable, &mut io::stdin().lock());
     match io::stdout().lock().write_all(answer.stdout.as_bytes()) {
         Ok(()) => ExitCode::from(answer.code),
-        // The runtime closed its end: nobody is left to be told more than this.
+        // The runtime closed its end: nobody is left to report more to.
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::error::{CniError, Code};
 /// How long the kernel may take; the reference bridge plugin waits half as long.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Time between two looks.
+/// Time between two readings.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Waits until the link `name`, which has `index`, is operational.

@@ -16,13 +16,13 @@ use crate::protocol::error::{CniError, Code};
 /// How long an address may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Time between two looks.
+/// Time between two readings.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits for `addresses` of the link `ifname`, which has `index` in the namespace of `pod`.
 ///
 /// # Errors
-/// Code 100 when another machine has one of them, 11 when one is still being looked for after five seconds.
+/// Code 100 when another machine has one of them, 11 when one is still being probed after five seconds.
 pub fn await_usable(pod: &mut Rtnl, ifname: &IfName, index: u32, addresses: &[IpAddr]) -> Result<(), CniError> {
     let deadline = Instant::now() + LIMIT;
     loop {

@@ -80,10 +80,10 @@ impl<'a> KernelExecutor<'a> {
         let local: Vec<IpAddr> = local.into_iter().map(|(_, addr, _)| addr).collect();
         let closed = || CniError::new(Code::Kernel, "no conversation with connection tracking was opened");
         let conntrack = executor.conntrack.as_mut().ok_or_else(closed)?;
-        hostports::forget_former(conntrack, flows, &local).map_err(CniError::from)
+        hostports::forget_earlier(conntrack, flows, &local).map_err(CniError::from)
     }
 
-    /// Tells the index of a link of the host that the caller has just looked at.
+    /// Takes over the index of a link of the host that the caller has just read.
     #[must_use]
     pub fn knowing(mut self, name: &IfName, index: Option<u32>) -> Self {
         self.indexes.extend(index.map(|index| (name.clone(), index)));

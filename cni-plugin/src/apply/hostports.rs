@@ -28,7 +28,7 @@ pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag) -> Re
     if nft.claim_free(ruleset)? {
         return Ok(());
     }
-    take_over_former(nft, host)?;
+    take_over_earlier(nft, host)?;
     let mut buried: Vec<ObservedTag> = Vec::new();
     loop {
         let shape = |have: Option<&_>| table::merged(have, &ruleset.table);
@@ -57,15 +57,15 @@ fn held(key: &ElementKey, by: &str) -> CniError {
         .details("try again when that container is gone")
 }
 
-/// False when the holder's own link is gone. Where no link tells, the holder counts as alive.
+/// False when the holder's own link is gone. Where no link says, the holder counts as alive.
 fn is_alive(host: &mut Rtnl, holder: &ObservedTag) -> Result<bool, CniError> {
     let Some(link) = holder.link() else { return Ok(true) };
     host.link(&link).map(|link| link.is_some()).map_err(CniError::from)
 }
 
-/// Moves the ports of tables of the former form into the shared one, where that does not exist yet. A table with a
+/// Moves the ports of tables of the earlier form into the shared one, where that does not exist yet. A table with a
 /// port that is taken meanwhile stays as it is.
-fn take_over_former(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
+fn take_over_earlier(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
     let tables = nft.tables(Family::Inet)?;
     if tables.contains(&table::key()) {
         return Ok(());
@@ -78,7 +78,7 @@ fn take_over_former(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
         let moved = predecessor::moved(&found, network, &alive);
         let shape = |have: Option<&_>| table::merged(have, &moved.table);
         match nft.claim(&moved, shape, |at: &ElementKey, element: &Element| moved.elements.get(at) == Some(element)) {
-            // Somebody of the former form may have come meanwhile.
+            // Somebody of the earlier form may have come meanwhile.
             Ok(()) => nft.remove_table(&key, |now| *now == found)?,
             Err(ClaimError::Held { .. }) => {}
             Err(ClaimError::Kernel(e)) => return Err(CniError::from(e)),
@@ -87,7 +87,7 @@ fn take_over_former(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
     Ok(())
 }
 
-/// True when `tag` has a port, in the shared table or in that of the former form.
+/// True when `tag` has a port, in the shared table or in that of the earlier form.
 ///
 /// # Errors
 /// Code 100 when the kernel cannot be asked.
@@ -99,8 +99,8 @@ pub fn is_any_open(nft: &mut Nft, tag: &Tag) -> Result<bool, CniError> {
     if any(&table::key(), &|element| tag.owns(element))? {
         return Ok(true);
     }
-    let former = predecessor::key(&tag.network);
-    former.map_or(Ok(false), |key| any(&key, &|element| predecessor::owns(&tag.attachment, element)))
+    let earlier = predecessor::key(&tag.network);
+    earlier.map_or(Ok(false), |key| any(&key, &|element| predecessor::owns(&tag.attachment, element)))
 }
 
 /// Releases those of the ports with these keys that are `tag`'s, and forgets the flows that used them. Nothing is
@@ -123,20 +123,20 @@ pub fn close_known(nft: &mut Nft, keys: &[ElementKey], tag: &Tag) -> Result<(), 
             return forget_released(released.iter().filter_map(|(key, element)| flow_of(key, element)).collect());
         }
     }
-    // The table changes all the time, or is not as it was made: what is there is looked at.
+    // The table changes all the time, or is not as it was made: what is there is examined.
     close(nft, tag)
 }
 
-/// Releases every port of `tag`, in the shared table and in that of the former form, and forgets the flows that used
+/// Releases every port of `tag`, in the shared table and in that of the earlier form, and forgets the flows that used
 /// them.
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
 pub fn close(nft: &mut Nft, tag: &Tag) -> Result<(), CniError> {
     release(nft, &table::key(), |element| tag.owns(element))?;
-    let Some(former) = predecessor::key(&tag.network) else { return Ok(()) };
-    release(nft, &former, |element| predecessor::owns(&tag.attachment, element))?;
-    remove_empty(nft, &former)
+    let Some(earlier) = predecessor::key(&tag.network) else { return Ok(()) };
+    release(nft, &earlier, |element| predecessor::owns(&tag.attachment, element))?;
+    remove_empty(nft, &earlier)
 }
 
 /// Releases every port of `network` whose holder is not among `valid`, and what the table holds for no port.
@@ -148,15 +148,15 @@ pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let is_stale = |holder: &ObservedTag| holder.is_of(network) && !holder.is_among(valid);
     release(&mut nft, &table::key(), |element| ObservedTag::of(element).is_some_and(|holder| is_stale(&holder)))?;
     nft.reshape(&table::key(), table::pruned)?;
-    let Some(former) = predecessor::key(network) else { return Ok(()) };
+    let Some(earlier) = predecessor::key(network) else { return Ok(()) };
     let is_valid = |link: &str| valid.iter().any(|valid| valid.host_link().as_str() == link);
-    release(&mut nft, &former, |element| predecessor::holder_link(element).is_none_or(|link| !is_valid(link)))?;
-    remove_empty(&mut nft, &former)
+    release(&mut nft, &earlier, |element| predecessor::holder_link(element).is_none_or(|link| !is_valid(link)))?;
+    remove_empty(&mut nft, &earlier)
 }
 
-/// Removes a table of the former form that leads nowhere any more.
-fn remove_empty(nft: &mut Nft, former: &TableKey) -> Result<(), CniError> {
-    nft.remove_table(former, |found| found.elements.is_empty()).map_err(CniError::from)
+/// Removes a table of the earlier form that leads nowhere any more.
+fn remove_empty(nft: &mut Nft, earlier: &TableKey) -> Result<(), CniError> {
+    nft.remove_table(earlier, |found| found.elements.is_empty()).map_err(CniError::from)
 }
 
 fn release(nft: &mut Nft, table: &TableKey, wanted: impl Fn(&Element) -> bool) -> Result<(), CniError> {
@@ -180,7 +180,7 @@ fn forget_released(flows: Vec<StaleFlows>) -> Result<(), CniError> {
 ///
 /// # Errors
 /// What the kernel said.
-pub fn forget_former(ct: &mut Conntrack, flows: &[StaleFlows], local: &[IpAddr]) -> Result<(), KernelError> {
+pub fn forget_earlier(ct: &mut Conntrack, flows: &[StaleFlows], local: &[IpAddr]) -> Result<(), KernelError> {
     forget(ct, flows, |flow, port| {
         let dst = flow.original.dst.ip();
         let to_us = port.host_ip.map_or_else(|| dst.is_loopback() || local.contains(&dst), |ip| ip == dst);

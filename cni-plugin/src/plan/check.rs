@@ -1,7 +1,7 @@
 //! CHECK: compares an attachment as ADD reported it with what is there.
 //!
 //! Pure: a list of differences, empty when all is well. What later plugins of the chain may have added is tolerated
-//! (SPEC "CHECK"): only what the previous result promises is looked at.
+//! (SPEC "CHECK"): only what the previous result promises is examined.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -84,7 +84,7 @@ pub struct Expected<'a> {
 
 impl Expected<'_> {
     /// The name of the host's end: the one this plugin gives, or for a Pod of the chain that ran here before us the
-    /// one that the previous result tells.
+    /// one that the previous result says.
     #[must_use]
     pub fn host_link(&self) -> IfName {
         let ours = self.attachment.host_link();

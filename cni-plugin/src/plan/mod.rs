@@ -55,7 +55,7 @@ pub enum Step {
         mac: MacAddr,
         /// MTU in bytes.
         mtu: Option<u32>,
-        /// It looks at VLANs.
+        /// It filters VLANs.
         filters_vlans: bool,
     },
     /// Make an existing bridge look at VLANs.
@@ -167,7 +167,7 @@ pub enum Step {
     },
     /// Forget UDP flows to these ports that lead past the Pod.
     ForgetFlows(Vec<StaleFlows>),
-    /// Tell the bridge which hardware address the Pod's address has now: it may have had another one a moment ago.
+    /// Give the bridge the hardware address that the Pod's address has now: it may have had another one a moment ago.
     LearnNeighbour {
         /// The bridge.
         bridge: IfName,

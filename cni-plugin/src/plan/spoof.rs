@@ -15,7 +15,7 @@ use netstate::nft::{
 
 use super::tag::Tag;
 
-/// Names of the ports whose senders are looked at.
+/// Names of the ports whose senders are examined.
 const GUARDED: Name = Name::literal("guarded");
 /// Each of them with the hardware address that may be its sender.
 const ALLOWED: Name = Name::literal("allowed");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! vethgn5ac9sfczt cbr0 web-1@eth0     the Pod's link here is ours and has this name
-//! portgn5ac9sfczt cbr0 web-1@eth0     another plugin made the Pod's link; its life cannot be told from here
+//! portgn5ac9sfczt cbr0 web-1@eth0     another plugin made the Pod's link; its life cannot be seen from here
 //! ```
 //! Invariant: the digits of the first word and the network name one attachment, and DEL makes them again from the
 //! container, the interface and the network alone. The rest is for who reads the ruleset.

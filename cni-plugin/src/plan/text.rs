@@ -38,7 +38,7 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// What belongs to one attachment; the rest is told by [`fmt::Display`] itself.
+    /// What belongs to one attachment; the rest is written by [`fmt::Display`] itself.
     fn fmt_own(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateVeth { host, pod, bridge, mtu } => write!(

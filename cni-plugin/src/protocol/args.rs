@@ -16,15 +16,15 @@ use crate::protocol::error::{CniError, Code};
 pub enum Request {
     /// Attach a container to the network.
     Add(Call),
-    /// Tell whether an attachment is as ADD left it.
+    /// Say whether an attachment is as ADD left it.
     Check(Call),
     /// Remove an attachment.
     Del(Call),
     /// Remove every attachment that the configuration does not list.
     Gc,
-    /// Tell whether ADD can be served.
+    /// Say whether ADD can be served.
     Status,
-    /// Tell the spoken versions.
+    /// Say the spoken versions.
     Version,
 }
 

@@ -4,7 +4,7 @@
 //! family (plugins/ipam/host-local/backend/allocator). Invariants: a range lies in its subnet and leaves out the
 //! network and (IPv4) the broadcast address; ranges of a network do not overlap; the order is round robin from the
 //! address given out last, so that an address is reused only after the whole set has gone by. That hides stale
-//! neighbour and conntrack entries of the former owner.
+//! neighbour and conntrack entries of the earlier owner.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -238,6 +238,17 @@ fn after(ranges: &[Range], index: usize, addr: IpAddr) -> Option<(usize, IpAddr)
             ranges.get(index).map(|range| (index, range.first))
         }
     }
+}
+
+/// An address that belongs to an attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// The address.
+    pub addr: IpAddr,
+    /// Prefix length of its subnet.
+    pub len: u8,
+    /// The subnet's gateway.
+    pub gateway: IpAddr,
 }
 
 /// Iterator over the addresses of a set, see [`RangeSet::candidates`].

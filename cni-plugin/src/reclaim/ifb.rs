@@ -1,7 +1,7 @@
 //! The `ifb` device over which what a Pod sends goes, where that is limited: found again and removed.
 //!
 //! Its name carries no owner, and the reference's devices are named alike. Invariant: a device is removed only for the
-//! network and container from which its name is made, and only by the attachment whose record tells of it, or without
+//! network and container from which its name is made, and only by the attachment whose record names it, or without
 //! any record when no other interface of the container has one.
 
 use kernel::link::LinkState;

@@ -1,6 +1,6 @@
 //! Reservations whose containers are gone although nobody ever said DEL.
 //!
-//! Looked for when a range has run out. A reservation is a leftover when nothing of its attachment can exist any more:
+//! Searched for when a range has run out. A reservation is a leftover when nothing of its attachment can exist any more:
 //! * its record is of an earlier boot, or of this one but the host end of its link is gone;
 //! * it has no record (the chain that ran here before us made it), and no Pod of that chain can be alive: every veth
 //!   of the host is a port of another bridge; nor was it given to another plugin since the node was started.
@@ -31,7 +31,7 @@ struct HostLinks {
     foreign_pods: bool,
 }
 
-/// How leftovers of one network are told from what lives.
+/// How leftovers of one network are distinguished from what lives.
 #[derive(Debug)]
 pub struct Leftovers<'a> {
     network: &'a str,
@@ -151,7 +151,7 @@ fn host_links(bridge: &IfName, host: &mut Rtnl) -> Result<HostLinks, KernelError
     };
     let records_know = |name: &IfName| name.as_str().len() == 15;
     let bridges = bridge_names(&all);
-    // Our own Pods' links have names of 15 bytes; the former chain's are shorter.
+    // Our own Pods' links have names of 15 bytes; the predecessor's are shorter.
     let may_be_theirs = |name: &IfName| !records_know(name) && !is_vlan_link(name, &bridges);
     let foreign_pods = all.iter().filter(|link| may_be_theirs(&link.name)).any(foreign);
     Ok(HostLinks { names: all.into_iter().map(|link| link.name).collect(), foreign_pods })

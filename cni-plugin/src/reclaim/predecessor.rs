@@ -1,6 +1,6 @@
 //! What the chain that ran here before us left of a container in the firewall.
 //!
-//! Looked for only where no record of ours says that we made the attachment. Invariant: nothing is listed unless a
+//! Searched for only where no record of ours says that we made the attachment. Invariant: nothing is listed unless a
 //! chain or table of that chain is there; chains that all containers share (CNI-HOSTPORT-DNAT, -SETMARK, -MASQ) stay,
 //! as its own DEL leaves them. iptables-legacy keeps its rules where netlink does not reach; they are not touched, and
 //! DEL says so on standard error.
@@ -15,7 +15,7 @@ use crate::plan::predecessor;
 use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::error::CniError;
 
-/// Which plugins of the former chain a call stands in for.
+/// Which plugins of the predecessor's chain a call stands in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// All of them.
@@ -35,9 +35,9 @@ pub fn remove(network: &str, attachment: &Attachment) -> Result<(), CniError> {
     remove_of_container(&mut nft, network, &attachment.container, Part::Chain)
 }
 
-/// Tells on standard error that rules of iptables-legacy for `container`, which the former chain attached to `network`,
+/// Says on standard error that rules of iptables-legacy for `container`, which the predecessor's chain attached to `network`,
 /// may be left; nothing where that table is not in use.
-pub fn tell_of_legacy(network: &str, container: &ContainerId) {
+pub fn report_legacy(network: &str, container: &ContainerId) {
     let is_used = |file: &str| std::fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|t| t == "nat"));
     if ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"].into_iter().any(is_used) {
         let [masquerade, ports, _] = predecessor::chains(network, container);

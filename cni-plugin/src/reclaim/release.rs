@@ -1,6 +1,6 @@
 //! DEL: releases what an attachment holds, whichever name made it.
 //!
-//! A node's list of plugins changes while Pods run, so DEL of each name looks at every class of record. Nothing is needed but
+//! A node's list of plugins changes while Pods run, so DEL of each name examines every class of record. Nothing is needed but
 //! the attachment's name; whatever is missing counts as removed. Fails only when something that exists cannot be removed,
 //! and then the record stays, so that the next DEL finds its work.
 
@@ -63,7 +63,7 @@ pub fn attachment(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let unguarded = unguard(&conf.name, &call.attachment, record.as_ref())?;
     if record.is_none() {
         if !facts.host_link && !detach.addresses.is_empty() {
-            predecessor::tell_of_legacy(&conf.name, &call.attachment.container);
+            predecessor::report_legacy(&conf.name, &call.attachment.container);
         }
         predecessor::remove(&conf.name, &call.attachment)?;
     }
@@ -203,7 +203,7 @@ fn has_interface(path: &Path, attachment: &Attachment) -> bool {
     link().is_ok_and(|link| link.is_some())
 }
 
-/// Takes the attachment's port off the guard against spoofing. Without a record it is looked for there.
+/// Takes the attachment's port off the guard against spoofing. Without a record it is searched for there.
 fn unguard(network: &str, attachment: &Attachment, record: Option<&Record>) -> Result<Option<Nft>, CniError> {
     let mac = record.and_then(|record| record.guarded);
     if record.is_some() && mac.is_none() { Ok(None) } else { spoof::unguard(&Tag::own(network, attachment), mac) }

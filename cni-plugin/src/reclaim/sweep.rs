@@ -1,7 +1,7 @@
 //! GC, of every name: removes what attachments left that the runtime does not list.
 //!
 //! Goes on after a failure and reports all of them. Only this network's records, reservations and state files are
-//! looked at, those of every class: a list of plugins changes while Pods run. An attachment that another call is working on
+//! examined, those of every class: a list of plugins changes while Pods run. An attachment that another call is working on
 //! at this moment is left to that call.
 
 use std::collections::BTreeSet;

@@ -20,13 +20,14 @@ use crate::protocol::args::{Call, CniArgs};
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf, host_local};
+use crate::protocol::range::Reservation;
 use crate::protocol::result::{AddResult, IpConfig};
 use crate::reclaim::release;
 use crate::state::places::Places;
 use crate::state::record::{self, Record};
 use crate::state::records::{Class, Found, Held, Records};
 use crate::state::reservations::locked::peek;
-use crate::state::reservations::{Locked, Reservation, Sharing, Store, StoreError};
+use crate::state::reservations::{Locked, Sharing, Store, StoreError};
 use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
 /// The name `host-local`.
@@ -86,8 +87,8 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let dns = read_resolver(Some(&ipam))?;
     let mut held = place.grants.hold(&call.attachment, ATTACHMENT_WAIT)?;
     let locked = place.lock()?;
-    let former = former(&mut held, &locked, &place, &call.attachment)?;
-    let outcome = reserve(&place, &locked, &ipam, &call.attachment, &former).and_then(|reserved| {
+    let earlier = earlier(&mut held, &locked, &place, &call.attachment)?;
+    let outcome = reserve(&place, &locked, &ipam, &call.attachment, &earlier).and_then(|reserved| {
         let addresses: Vec<IpAddr> = reserved.iter().map(|r| r.addr).collect();
         let written =
             held.write(&Record { boot: record::boot_id(), addresses: addresses.clone(), ..Record::default() });
@@ -108,7 +109,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
 
 /// The addresses of an earlier ADD of the same attachment that nobody can be using: it was killed before it could
 /// answer, or the node has been started anew since.
-fn former(held: &mut Held, locked: &Locked, place: &Place, owner: &Attachment) -> Result<Vec<IpAddr>, CniError> {
+fn earlier(held: &mut Held, locked: &Locked, place: &Place, owner: &Attachment) -> Result<Vec<IpAddr>, CniError> {
     if !held.existed {
         return Ok(Vec::new());
     }
@@ -129,11 +130,13 @@ fn reserve(
     locked: &Locked,
     ipam: &IpamConf,
     owner: &Attachment,
-    former: &[IpAddr],
+    earlier: &[IpAddr],
 ) -> Result<Vec<Reservation>, CniError> {
-    locked.free(owner, former)?;
+    locked.free(owner, earlier)?;
     let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
-        [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
+        [] => {
+            earlier.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect()
+        }
         requested => requested.to_vec(),
     };
     let outcome = match locked.reserve(owner, &ipam.sets, &wanted, Sharing::Avoided) {
@@ -145,10 +148,10 @@ fn reserve(
     outcome.map_err(CniError::from)
 }
 
-/// What the record tells where that is still true, what the directory tells otherwise.
+/// What the record says where that is still true, what the directory says otherwise.
 fn addresses_of(owner: &Attachment, record: Option<&Record>, locked: &Locked) -> Result<Vec<IpAddr>, CniError> {
-    let told = record.iter().flat_map(|record| &record.addresses);
-    let owned: Vec<IpAddr> = told.copied().filter(|addr| locked.is_owned(owner, *addr)).collect();
+    let recorded = record.iter().flat_map(|record| &record.addresses);
+    let owned: Vec<IpAddr> = recorded.copied().filter(|addr| locked.is_owned(owner, *addr)).collect();
     if owned.is_empty() { locked.find(owner).map_err(CniError::from) } else { Ok(owned) }
 }
 
@@ -179,7 +182,7 @@ fn reclaim(place: &Place, locked: &Locked) -> Result<bool, CniError> {
 }
 
 /// The record of `owner`, if it is of an earlier boot and no other call works on it. Something that is no record in its
-/// place tells nothing.
+/// place says nothing.
 fn record_of_earlier_boot(place: &Place, owner: &Attachment) -> Option<Held> {
     match place.grants.find(owner) {
         Ok(Found::Held(mut held)) => held.read().as_ref().is_some_and(Record::is_of_earlier_boot).then_some(held),
@@ -243,7 +246,7 @@ fn status(conf: NetConf) -> Result<(), CniError> {
             Some(Subject::Container(_)) => false,
             None => is_blank(&text),
         };
-        // A runtime that is told 50 sends no ADD: nobody would release what a reboot left.
+        // A runtime that gets 50 sends no ADD: nobody would release what a reboot left.
         if peek(place.store.dir()).any(is_left) { Ok(()) } else { Err(full) }
     })
 }

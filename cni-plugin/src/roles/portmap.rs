@@ -1,7 +1,7 @@
 //! The `portmap` name: chained behind the plugin that made the interface. Its result is the previous one, unchanged.
 //!
 //! Invariant: a record stands from before the first port is claimed until after the last is released, so that DEL,
-//! which libcni calls for every Pod, looks at nftables only for Pods that have ports.
+//! which libcni calls for every Pod, examines nftables only for Pods that have ports.
 
 use std::collections::BTreeMap;
 

@@ -49,7 +49,7 @@ pub enum Ports {
     /// It has none.
     #[default]
     None,
-    /// It has some: the record is of the form that did not tell which, `"ports": true`.
+    /// It has some: the record is of the form that did not say which, `"ports": true`.
     Unlisted,
     /// It has these, by their keys in the table.
     Keys(Vec<ElementKey>),
@@ -110,7 +110,7 @@ fn ports(ports: &Ports) -> Value {
     }
 }
 
-/// The identifier of this boot; empty where the kernel does not tell.
+/// The identifier of this boot; empty where the kernel does not say.
 #[must_use]
 pub fn boot_id() -> String {
     let mut text = String::with_capacity(64);

@@ -161,7 +161,7 @@ impl Records {
         Ok(is_linked(&file, &path)?.then_some(Held { file, path, existed: true, is_blank: false }))
     }
 
-    /// Looks for the record of `attachment` without waiting.
+    /// Searches for the record of `attachment` without waiting.
     ///
     /// # Errors
     /// Code 5 when the file system refuses.

@@ -19,7 +19,7 @@ pub enum Links {
     Refused,
 }
 
-/// The first `max` bytes of the file at `path`, as text; the rest of a longer one is not looked at.
+/// The first `max` bytes of the file at `path`, as text; the rest of a longer one is not examined.
 ///
 /// # Errors
 /// What the system said; `InvalidData` for what is no UTF-8.

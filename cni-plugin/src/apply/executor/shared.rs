@@ -48,7 +48,7 @@ impl KernelExecutor<'_> {
         let wanted = filters(&link.kind);
         match self.host.create_link(name, link) {
             Ok(()) => Ok(Made::Here),
-            // Another ADD was faster: its bridge is as good as ours, if it looks at VLANs where ours must.
+            // Another ADD was faster: its bridge is as good as ours, if it filters VLANs where ours must.
             Err(e) if e.errno() == Some(libc::EEXIST) => match self.host.link(name)? {
                 Some(found) if !wanted && matches!(found.link.kind, LinkKind::Bridge(_)) => Ok(Made::Before),
                 Some(found) if filters(&found.link.kind) => Ok(Made::Before),

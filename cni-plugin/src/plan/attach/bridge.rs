@@ -102,7 +102,7 @@ impl Attach<'_> {
         let (link, wanted, bits) = (self.gateway_link(), gateway.0, gateway.1);
         let msg = format!("{:?} already has an IP address different from {wanted}/{bits}: {addr}/{len}", link.as_str());
         Err(CniError::new(Code::InvalidConfig, msg).details(match self.conf.is_leased {
-            true => "Pods of the former subnet are still on it: remove them, or set forceAddress",
+            true => "Pods of the earlier subnet are still on it: remove them, or set forceAddress",
             false => "take that address off, choose another name with the option bridge, or set forceAddress",
         }))
     }

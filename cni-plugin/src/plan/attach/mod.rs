@@ -20,9 +20,8 @@ use super::{Cidr, End, Step, masquerade, spoof};
 use crate::protocol::attachment::{Attachment, mac_of_address};
 use crate::protocol::error::CniError;
 use crate::protocol::netconf::BridgeConf;
-use crate::protocol::range::{Range, RangeSet};
+use crate::protocol::range::{Range, RangeSet, Reservation};
 use crate::protocol::result::{AddResult, Dns, Interface, IpConfig};
-use crate::state::reservations::Reservation;
 use vlan::VlanLink;
 
 /// MTU of a veth in bytes when nobody says otherwise (ETH_DATA_LEN).
@@ -43,13 +42,13 @@ pub struct BridgeState {
     pub up: bool,
     /// It has a port that is up, and sends what it shall send.
     pub operational: bool,
-    /// It looks at VLANs.
+    /// It filters VLANs.
     pub filters_vlans: bool,
     /// Its addresses, those of link scope left out.
     pub addresses: Vec<Cidr>,
 }
 
-/// What is looked at only when the bridge lacks something: a gateway's address, an eye for VLANs.
+/// What is examined only when the bridge lacks something: a gateway's address, VLAN filtering.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
     /// Some link is a port of the bridge.

@@ -8,8 +8,8 @@ use netstate::{IfName, IpFamily, Route, RouteKey, RouteKind, RouteMetrics, Route
 use super::Attach;
 use crate::plan::{Parameter, Step, everywhere};
 use crate::protocol::error::CniError;
+use crate::protocol::range::Reservation;
 use crate::protocol::result::ResultRoute;
-use crate::state::reservations::Reservation;
 
 /// Protocol number of a Pod's routes: RTPROT_BOOT, as every CNI plugin leaves it.
 const PROTOCOL_BOOT: u8 = 3;
@@ -35,7 +35,7 @@ impl Attach<'_> {
             }
         }
         if self.reservations.iter().any(|r| r.addr.is_ipv4()) {
-            // Announces the address when the link comes up: other Pods may remember its former owner.
+            // Announces the address when the link comes up: other Pods may remember its earlier owner.
             set(Parameter::optional(own(IpFamily::V4, "arp_notify"), "1"));
         }
         steps.push(Step::ConfigurePod {

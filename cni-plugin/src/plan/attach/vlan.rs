@@ -1,4 +1,4 @@
-//! ADD, VLANs: a bridge that looks at them, the Pod's port, and the link that holds the gateways of a VLAN.
+//! ADD, VLANs: a bridge that filters them, the Pod's port, and the link that holds the gateways of a VLAN.
 //!
 //! That link is one end of a veth pair called `<bridge>.<vlan>`; the other end is a port of the bridge that carries this
 //! VLAN alone, so the host is in the VLAN just as a Pod is. All Pods of the VLAN share it. Invariant: it goes up only

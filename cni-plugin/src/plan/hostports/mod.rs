@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`table`] | the static part, shared by all networks |
 //! | [`policy`] | what of it depends on a network's options |
-//! | [`keys`] | elements' keys as the record tells them |
+//! | [`keys`] | elements' keys as the record lists them |
 //! | [`predecessor`] | tables of the form before this one |
 //!
 //! A port is an element in a map, which leads it to its Pod, and where its source may have to be rewritten one in a set

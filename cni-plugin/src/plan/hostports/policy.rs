@@ -15,7 +15,7 @@ use crate::protocol::netconf::{PortmapConf, Snat};
 
 /// Stands for all that is the same in every policy and in the table around them: a hash of samples, which a test
 /// compares. A table that another layout was written into lacks the policies of this one, and is made anew when
-/// somebody looks for them.
+/// somebody searches for them.
 const LAYOUT: &str = "93be889e";
 
 /// What the names of policies' chains begin with.
@@ -48,7 +48,7 @@ impl Policy {
         if is_plain && !has_v4 {
             return None;
         }
-        // Value by value in words that tell them apart: the same in every release that says the same.
+        // Value by value in words that keep them apart: the same in every release that says the same.
         let text = format!("{LAYOUT} {:?} {} {subnets:?} {:?}", conf.snat, conf.mark_bit, conf.conditions);
         let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         let id = format!("{:08x}", u32::from_be_bytes([a, b, c, d]));

@@ -18,7 +18,7 @@ use crate::protocol::netconf::{PortmapConf, Snat};
 
 const PREFIX: &str = "netd-ports-";
 
-/// The former table of `network`; `None` for a name that nftables cannot hold.
+/// The earlier table of `network`; `None` for a name that nftables cannot hold.
 #[must_use]
 pub fn key(network: &str) -> Option<TableKey> {
     let name = Name::new(format!("{PREFIX}{network}")).ok()?;
@@ -31,28 +31,28 @@ pub fn network_of(table: &TableKey) -> Option<&str> {
     table.name.as_str().strip_prefix(PREFIX).filter(|_| table.family == Family::Inet)
 }
 
-/// The name of the host end of the attachment that `element` of a former table belongs to: the comment's first word.
+/// The name of the host end of the attachment that `element` of an earlier table belongs to: the comment's first word.
 #[must_use]
 pub fn holder_link(element: &Element) -> Option<&str> {
     element.comment.as_deref()?.split(' ').next()
 }
 
-/// True when `element` of a former table belongs to `attachment`.
+/// True when `element` of an earlier table belongs to `attachment`.
 #[must_use]
 pub fn owns(attachment: &Attachment, element: &Element) -> bool {
     holder_link(element).is_some_and(|link| link == attachment.host_link().as_str())
 }
 
-/// What stands for the table `former` of `network` in the shared one. Whose link is among `alive` is known to live.
+/// What stands for the table `earlier` of `network` in the shared one. Whose link is among `alive` is known to live.
 #[must_use]
-pub fn moved(former: &Ruleset, network: &str, alive: &BTreeSet<String>) -> Ruleset {
+pub fn moved(earlier: &Ruleset, network: &str, alive: &BTreeSet<String>) -> Ruleset {
     let mut ruleset = Ruleset::new(table::key());
     ruleset.table = table::empty();
-    let policy = policy(former);
+    let policy = policy(earlier);
     if let Some(policy) = &policy {
         policy.declare(&mut ruleset.table);
     }
-    for (at, element) in &former.elements {
+    for (at, element) in &earlier.elements {
         let scope = Scope::of(&at.key);
         let v4 = at.set.as_str().ends_with('4');
         let comment = element.comment.as_deref().map(|text| comment(text, network, alive));
@@ -79,9 +79,9 @@ fn comment(text: &str, network: &str, alive: &BTreeSet<String>) -> String {
     comment
 }
 
-/// The policy that the rules of a former table carry out.
-fn policy(former: &Ruleset) -> Option<Policy> {
-    let chain = |name: &str| former.table.chains.get(&Name::observed(name));
+/// The policy that the rules of an earlier table carry out.
+fn policy(earlier: &Ruleset) -> Option<Policy> {
+    let chain = |name: &str| earlier.table.chains.get(&Name::observed(name));
     let rules = |name: &str| chain(name).map(|chain| chain.rules.as_slice()).unwrap_or_default();
     let mark = rules("postrouting").iter().flat_map(|rule| &rule.statements).find_map(|statement| match statement {
         Statement::Match(Match::Mark(Op::Is, bits, _)) => Some(*bits),

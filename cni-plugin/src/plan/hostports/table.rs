@@ -9,7 +9,7 @@
 //! 3. leaving, what is marked is masqueraded.
 //!
 //! Invariants: what cannot be forwarded is not captured: it reaches what listens on this host. Only destinations that are
-//! this host's are looked at (portmap's nft rules once took everybody's traffic,
+//! this host's are examined (portmap's nft rules once took everybody's traffic,
 //! GHSA-jv3w-x3r3-g6rm). A key has one owner, of whichever network, because the maps of destinations are everybody's.
 //! The static part is the same for everybody but for the policies that somebody needed, and adding one ([`merged`])
 //! changes no other.

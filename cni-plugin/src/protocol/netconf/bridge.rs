@@ -21,7 +21,7 @@ pub struct BridgeConf {
     pub bridge: IfName,
     /// Nobody named the bridge: another one that has the gateway's address already is as good.
     pub may_adopt: bool,
-    /// The subnet is this node's lease: an empty bridge with another address has it from a former lease.
+    /// The subnet is this node's lease: an empty bridge with another address has it from an earlier lease.
     pub is_leased: bool,
     /// The bridge holds the gateway's addresses, and the node forwards.
     pub gateway: bool,

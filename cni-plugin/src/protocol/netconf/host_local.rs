@@ -1,7 +1,7 @@
 //! The configuration of a plugin that leaves address management to `host-local` (plugins/ipam/host-local).
 //!
 //! The whole configuration of that plugin comes in; `ipam`, `args.cni.ips` and, of `runtimeConfig`, `ips` and
-//! `ipRanges` are host-local's. Invariant: the rest is the other plugin's business and never looked at.
+//! `ipRanges` are host-local's. Invariant: the rest is the other plugin's business and never examined.
 
 use std::net::IpAddr;
 

@@ -209,8 +209,8 @@ fn range(fields: &mut Fields) -> Result<Option<Range>, CniError> {
     let last = fields.take_address("rangeEnd")?;
     let gateway = fields.take_address("gateway")?;
     let Some(text) = subnet else {
-        let stray = first.or(last).or(gateway);
-        return stray.map_or(Ok(None), |_| Err(CniError::invalid_field(&path, "is missing", SUBNET)));
+        let lone = first.or(last).or(gateway);
+        return lone.map_or(Ok(None), |_| Err(CniError::invalid_field(&path, "is missing", SUBNET)));
     };
     let network: Prefix = text.parse().map_err(|_| CniError::invalid_field(&path, &format!("{text:?}"), SUBNET))?;
     if text.parse::<IpNetwork>().is_ok_and(|written| written.ip() != network.addr()) {

@@ -32,7 +32,7 @@ fn merged(mut result: Map<String, Value>, own: Map<String, Value>) -> Map<String
     result
 }
 
-/// The key as it is spelled there: in any case, as Go reads it.
+/// The key as it is written there: in any case, as Go reads it.
 fn key_of(map: &Map<String, Value>, name: &str) -> Option<String> {
     map.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned()
 }

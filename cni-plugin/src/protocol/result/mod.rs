@@ -43,7 +43,7 @@ pub struct Interface {
     pub name: String,
     /// Its hardware address, if it has one.
     pub mac: Option<MacAddr>,
-    /// MTU in bytes; told from 1.1.0 on.
+    /// MTU in bytes; reported from 1.1.0 on.
     pub mtu: Option<u32>,
     /// Path of the container's namespace; `None` for an interface of the host.
     pub sandbox: Option<String>,

@@ -28,6 +28,7 @@ use crate::protocol::args::{Call, CniArgs};
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf};
+use crate::protocol::range::Reservation;
 use crate::protocol::resolver;
 use crate::protocol::result::{self, Dns};
 use crate::reclaim::ifb;
@@ -36,7 +37,7 @@ use crate::roles::open_namespace;
 use crate::state::places::flannel_draft;
 use crate::state::record::{self, Ports, Record};
 use crate::state::records::Held;
-use crate::state::reservations::{Reservation, Store, StoreError};
+use crate::state::reservations::{Store, StoreError};
 use crate::state::safe_file::{self, Links};
 use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
@@ -53,8 +54,8 @@ pub fn add(mut conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniErr
     let mut host = Rtnl::open()?;
     let bridge = network.find_bridge(&mut host)?;
     let mut held = network.records.hold(&call.attachment, ATTACHMENT_WAIT)?;
-    let former = if held.existed { clear_away(&network, call, &netns, &mut held, &mut host)? } else { Vec::new() };
-    let reservations = match reserve(&network, &call.attachment, &former, &mut host) {
+    let earlier = if held.existed { clear_away(&network, call, &netns, &mut held, &mut host)? } else { Vec::new() };
+    let reservations = match reserve(&network, &call.attachment, &earlier, &mut host) {
         Ok(reservations) => reservations,
         Err(error) => return Err(give_up(error, &network, call, &[], held)),
     };
@@ -74,7 +75,7 @@ pub fn add(mut conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniErr
         }),
         bandwidth: Bandwidth::new(network.bandwidth, &network.name, &call.attachment),
     };
-    match attach_now(&network, &attach, bridge.as_ref(), &mut held, host, &netns) {
+    match attach_now(&network, &attach, bridge.as_ref(), &mut held, (host, &netns)) {
         Ok(own) => Ok(result::behind(previous, own)),
         Err(error) => Err(give_up(error, &network, call, &reservations, held)),
     }
@@ -85,8 +86,7 @@ fn attach_now(
     attach: &Attach<'_>,
     bridge: Option<&LinkState>,
     held: &mut Held,
-    mut host: Rtnl,
-    netns: &Netns,
+    (mut host, netns): (Rtnl, &Netns),
 ) -> Result<Value, CniError> {
     let addresses = attach.reservations.iter().map(|r| r.addr).collect();
     let open = attach.ports.as_ref().filter(|ports| !ports.mappings.is_empty());
@@ -130,7 +130,7 @@ fn mtu_notice(attach: &Attach<'_>, facts: &Facts, steps: &[Step], host: &mut Rtn
     let Some((mtu, bridge)) = changed.zip(facts.bridge.as_ref()) else { return Ok(None) };
     let links = host.links()?;
     let own = attach.attachment.host_link();
-    Ok(mtu::former(attach.network, (&attach.conf.bridge, bridge.index), mtu, &links, own))
+    Ok(mtu::earlier(attach.network, (&attach.conf.bridge, bridge.index), mtu, &links, own))
 }
 
 /// Takes back what is not undone by the steps themselves: addresses, flannel's state file, the record.
@@ -161,16 +161,18 @@ fn give_up(mut error: CniError, network: &Network, call: &Call, reservations: &[
 fn reserve(
     network: &Network,
     owner: &Attachment,
-    former: &[IpAddr],
+    earlier: &[IpAddr],
     host: &mut Rtnl,
 ) -> Result<Vec<Reservation>, CniError> {
     let Some(ipam) = &network.bridge.ipam else { return Ok(Vec::new()) };
     let store = Store::new(&ipam.data_dir, &network.name);
     let locked = store.lock(RESERVATION_WAIT)?;
     // An ADD that was killed keeps its address for the ADD that follows it.
-    locked.free(owner, former)?;
+    locked.free(owner, earlier)?;
     let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
-        [] => former.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect(),
+        [] => {
+            earlier.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect()
+        }
         requested => requested.to_vec(),
     };
     match locked.reserve(owner, &ipam.sets, &wanted, network.sharing()) {
@@ -189,7 +191,7 @@ fn clear_away(
     held: &mut Held,
     host: &mut Rtnl,
 ) -> Result<Vec<IpAddr>, CniError> {
-    let addresses = former(network, &call.attachment, netns, host)?;
+    let addresses = earlier(network, &call.attachment, netns, host)?;
     let record = held.read();
     ifb::remove(host, &network.records, &network.name, &call.attachment, record.as_ref())?;
     if record.is_none_or(|record| record.guarded.is_some()) {
@@ -203,7 +205,12 @@ fn clear_away(
 
 /// What an earlier ADD of the same attachment left: an error when it is complete, otherwise its addresses, with its
 /// links removed.
-fn former(network: &Network, attachment: &Attachment, netns: &Netns, host: &mut Rtnl) -> Result<Vec<IpAddr>, CniError> {
+fn earlier(
+    network: &Network,
+    attachment: &Attachment,
+    netns: &Netns,
+    host: &mut Rtnl,
+) -> Result<Vec<IpAddr>, CniError> {
     let addresses = match &network.bridge.ipam {
         None => Vec::new(),
         Some(ipam) => match Store::new(&ipam.data_dir, &network.name).lock_existing(RESERVATION_WAIT) {

@@ -1,7 +1,7 @@
-//! Who keeps a former MTU.
+//! Who keeps an earlier MTU.
 //!
 //! The bridge and new Pods follow the configuration. The links of running Pods are left alone: a route inside may have
-//! been told the size. Invariant: whoever sees the log of the runtime is told of them once, by the ADD that changes the
+//! been given the size. Invariant: whoever sees the log of the runtime reads of them once, by the ADD that changes the
 //! bridge.
 
 use std::fmt::Write;
@@ -15,25 +15,25 @@ const NAMES_MAX: usize = 20;
 /// One line about those of `links` that are ports of the bridge with index `bridge` and have another MTU than `mtu`
 /// bytes; `None` when there are none. `own` is the port of the Pod that is being attached.
 #[must_use]
-pub fn former(network: &str, bridge: (&IfName, u32), mtu: u32, links: &[LinkState], own: &IfName) -> Option<String> {
+pub fn earlier(network: &str, bridge: (&IfName, u32), mtu: u32, links: &[LinkState], own: &IfName) -> Option<String> {
     let (name, index) = bridge;
-    let is_former = |link: &&LinkState| {
+    let is_earlier = |link: &&LinkState| {
         link.master_index == Some(index) && link.name != *own && link.link.mtu.is_some_and(|found| found != mtu)
     };
-    let former: Vec<&LinkState> = links.iter().filter(is_former).collect();
-    if former.is_empty() {
+    let earlier: Vec<&LinkState> = links.iter().filter(is_earlier).collect();
+    if earlier.is_empty() {
         return None;
     }
     let mut text = format!(
         "netd-cni: network {network}: bridge {name} has an MTU of {mtu} bytes now; {} Pods keep another until their \
          sandboxes are made anew:",
-        former.len()
+        earlier.len()
     );
-    for link in former.iter().take(NAMES_MAX) {
+    for link in earlier.iter().take(NAMES_MAX) {
         // Writing to a String does not fail.
         let _ = write!(text, " {} ({})", link.name, link.link.mtu.unwrap_or_default());
     }
-    text.push_str(if former.len() > NAMES_MAX { " ..." } else { "" });
+    text.push_str(if earlier.len() > NAMES_MAX { " ..." } else { "" });
     Some(text)
 }
 
@@ -60,13 +60,13 @@ mod tests {
     fn ports_with_another_mtu_are_told_and_no_others() {
         let name = |text: &str| IfName::new(text).unwrap();
         let links = [link("veth1", 1450, Some(3)), link("veth2", 1400, Some(3)), link("veth3", 1450, Some(4))];
-        let tell = |mtu, own: &str| former("cbr0", (&name("cbr0"), 3), mtu, &links, &name(own));
+        let tell = |mtu, own: &str| earlier("cbr0", (&name("cbr0"), 3), mtu, &links, &name(own));
         let text = tell(1400, "veth9").unwrap();
         assert!(text.contains("1 Pods") && text.ends_with("veth1 (1450)"), "{text}");
         assert_eq!(tell(1400, "veth1"), None);
         assert!(tell(1500, "veth9").unwrap().ends_with("veth1 (1450) veth2 (1400)"));
         let many: Vec<LinkState> = (0..30).map(|n| link(&format!("veth{n}"), 1450, Some(3))).collect();
-        let text = former("cbr0", (&name("cbr0"), 3), 1400, &many, &name("own")).unwrap();
+        let text = earlier("cbr0", (&name("cbr0"), 3), 1400, &many, &name("own")).unwrap();
         assert!(text.contains("30 Pods") && text.ends_with(" ..."), "{text}");
     }
 }

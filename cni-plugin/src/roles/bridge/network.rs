@@ -173,13 +173,13 @@ impl Network {
         Ok(false)
     }
 
-    /// How leftovers among its reservations are told from what lives.
+    /// How leftovers among its reservations are distinguished from what lives.
     #[must_use]
     fn leftovers(&self, ipam: &IpamConf) -> Leftovers<'_> {
         Leftovers::new(&self.name, &self.bridge.bridge, &self.records, &ipam.data_dir)
     }
 
-    /// Looks for the network's bridge. Where nobody named it and the usual one is not there, another bridge that already
+    /// Searches for the network's bridge. Where nobody named it and the usual one is not there, another bridge that already
     /// has one of the gateways' addresses becomes the network's: the chain that ran here before us left it, with Pods on
     /// it.
     ///

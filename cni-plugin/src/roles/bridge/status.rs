@@ -1,10 +1,10 @@
 //! STATUS. Takes no lock and, short of a full range, lists no kernel table: links are looked up one by one, one directory
 //! is read.
 //!
-//! Whether `netd` is ready, the subnet file tells: `netd` writes it when this node has its lease and the data path of its Pods
+//! Whether `netd` is ready, the subnet file says: `netd` writes it when this node has its lease and the data path of its Pods
 //! stands, it is gone after a reboot, and it stays when `netd` stops or is upgraded, because Pods then go on working.
 //!
-//! A full range counts only when nothing in it can be reclaimed: a runtime that is told 50 sends no ADD, and without an ADD
+//! A full range counts only when nothing in it can be reclaimed: a runtime that gets 50 sends no ADD, and without an ADD
 //! nobody would ever release what a reboot left.
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use crate::protocol::args::CniArgs;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::{IpamConf, NetConf};
 
-/// Tells whether ADD can be served.
+/// Says whether ADD can be served.
 ///
 /// # Errors
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.

@@ -16,7 +16,7 @@ use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
 use crate::protocol::error::CniError;
 use crate::reclaim::leftovers::{bridge_names, is_vlan_link};
 
-/// Looks at the host for `attach`; `bridge` has been looked at already.
+/// Examines the host for `attach`; `bridge` has been examined already.
 ///
 /// # Errors
 /// Code 100 when the kernel cannot be asked.

@@ -11,9 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::pool::{self, Sharing};
-use super::store::{Reservation, StoreError, failed, open_options};
+use super::store::{StoreError, failed, open_options};
 use crate::protocol::attachment::Attachment;
-use crate::protocol::range::RangeSet;
+use crate::protocol::range::{RangeSet, Reservation};
 use crate::state::safe_file::{self, Links};
 
 /// The directory of one network, under its lock until dropped.
@@ -234,7 +234,7 @@ fn exhausted(index: usize, set: &RangeSet) -> StoreError {
     StoreError::Exhausted { index, set: set.to_string() }
 }
 
-/// The file that remembers the address last given out of a set. It only tells where the search begins: junk means from the
+/// The file that remembers the address last given out of a set. It only says where the search begins: junk means from the
 /// range's start. Written in place: a new file by rename(2), as well as truncation, would make ext4 write the data out at once
 /// (auto_da_alloc), a tenth of a millisecond.
 struct LastReserved {

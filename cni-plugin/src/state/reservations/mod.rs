@@ -9,4 +9,4 @@ pub mod store;
 
 pub use locked::Locked;
 pub use pool::Sharing;
-pub use store::{Reservation, Store, StoreError};
+pub use store::{Store, StoreError};

@@ -2,7 +2,7 @@
 //!
 //! host-local counts addresses by the network's name, and so do its files and its lock. On a node several networks may share
 //! one subnet: the node's lease is one, and multus attaches to as many networks of it as it likes. Invariant: who claims an
-//! address makes its own file first and looks at those of the other networks afterwards. Of two that claim one address at
+//! address makes its own file first and examines those of the other networks afterwards. Of two that claim one address at
 //! once at least one sees the other's file, and goes on to the next address; no lock of a second network is ever waited for.
 
 use std::ffi::OsStr;

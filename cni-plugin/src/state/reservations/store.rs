@@ -22,17 +22,6 @@ use std::time::Duration;
 use super::locked::Locked;
 use crate::protocol::error::{CniError, Code};
 
-/// An address that belongs to an attachment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reservation {
-    /// The address.
-    pub addr: IpAddr,
-    /// Prefix length of its subnet.
-    pub len: u8,
-    /// The subnet's gateway.
-    pub gateway: IpAddr,
-}
-
 /// Why a reservation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
