@@ -12,10 +12,32 @@
 //! | [`roles`] | one plugin name per module: its verbs gather facts, plan, apply, return a result | all of them |
 //! | [`call`] | one execution: version gates, the role's verb, the answer | `roles` |
 
-pub mod apply;
-pub mod call;
-pub mod plan;
-pub mod protocol;
-pub mod reclaim;
-pub mod roles;
-pub mod state;
+pub(crate) mod apply;
+pub(crate) mod call;
+pub(crate) mod plan;
+pub(crate) mod protocol;
+pub(crate) mod reclaim;
+pub(crate) mod roles;
+pub(crate) mod state;
+
+// What `main` executes.
+pub use call::{Answer, serve};
+pub use roles::install::{Install, InstallError, USAGE};
+
+// What the tests that feed it anything (`tests/properties.rs`, `tests/fuzz`) read with.
+pub use plan::bandwidth::ifb_name;
+pub use plan::gc::Subject;
+pub use protocol::args::{CniArgs, Request};
+pub use protocol::attachment::{Attachment, ContainerId};
+pub use protocol::error::{CniError, Code};
+pub use protocol::fields::Fields;
+pub use protocol::netconf::bridge::Defaults;
+pub use protocol::netconf::host_local::parse as parse_host_local;
+pub use protocol::netconf::runtime::Honoured;
+pub use protocol::netconf::{BandwidthConf, BridgeConf, FlannelConf, NetConf, PortmapConf, RuntimeConfig};
+pub use protocol::range::{Range, RangeSet};
+pub use protocol::result::{AddResult, Dns, Interface, IpConfig, ResultRoute, parse as parse_result};
+pub use protocol::version::SpecVersion;
+pub use state::places::Places;
+pub use state::records::{Class, Records};
+pub use state::reservations::{Sharing, Store};

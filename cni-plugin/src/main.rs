@@ -5,9 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use cni_plugin::call;
-use cni_plugin::protocol::version::SpecVersion;
-use cni_plugin::roles::install::{Install, InstallError, USAGE};
+use cni_plugin::{Install, InstallError, SpecVersion, USAGE};
 use kernel::arena::Arena;
 
 /// A call is over before memory that was given back could be needed again.
@@ -32,7 +30,7 @@ fn main() -> ExitCode {
 fn serve(program: &str) -> ExitCode {
     // A value that is no UTF-8 is refused by what reads it, not taken for missing.
     let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let answer = call::serve(program, variable, &mut io::stdin().lock());
+    let answer = cni_plugin::serve(program, variable, &mut io::stdin().lock());
     match io::stdout().lock().write_all(answer.stdout.as_bytes()) {
         Ok(()) => ExitCode::from(answer.code),
         // The runtime closed its end: nobody is left to report more to.

@@ -4,19 +4,11 @@
 
 use std::net::IpAddr;
 
-use cni_plugin::plan::gc::Subject;
-use cni_plugin::protocol::args::{CniArgs, Request};
-use cni_plugin::protocol::attachment::{Attachment, ContainerId};
-use cni_plugin::protocol::error::{CniError, Code};
-use cni_plugin::protocol::fields::Fields;
-use cni_plugin::protocol::netconf::bridge::Defaults;
-use cni_plugin::protocol::netconf::runtime::Honoured;
-use cni_plugin::protocol::netconf::{
-    BandwidthConf, BridgeConf, FlannelConf, NetConf, PortmapConf, RuntimeConfig, host_local,
+use cni_plugin::{
+    AddResult, Attachment, BandwidthConf, BridgeConf, CniArgs, CniError, Code, ContainerId, Defaults, Dns, Fields,
+    FlannelConf, Honoured, Interface, IpConfig, NetConf, PortmapConf, Range, RangeSet, Request, ResultRoute,
+    RuntimeConfig, SpecVersion, Subject, parse_host_local, parse_result,
 };
-use cni_plugin::protocol::range::{Range, RangeSet};
-use cni_plugin::protocol::result::{self, AddResult, Dns, Interface, IpConfig, ResultRoute};
-use cni_plugin::protocol::version::SpecVersion;
 use netstate::IfName;
 use netstate::{MacAddr, Prefix};
 use proptest::collection::vec;
@@ -156,7 +148,7 @@ fn read_as_everything(text: &[u8]) -> Vec<CniError> {
     errors.extend(PortmapConf::take(&mut conf.fields.clone()).err());
     errors.extend(BandwidthConf::take(&mut conf.fields.clone()).err());
     errors.extend(conf.runtime.clone().and_then(|mut runtime| BandwidthConf::of_runtime(&mut runtime).err()));
-    errors.extend(host_local::parse(conf.clone(), &CniArgs::default()).err());
+    errors.extend(parse_host_local(conf.clone(), &CniArgs::default()).err());
     errors.extend(
         BridgeConf::parse(
             conf.fields,
@@ -166,7 +158,7 @@ fn read_as_everything(text: &[u8]) -> Vec<CniError> {
         )
         .err(),
     );
-    errors.extend(conf.prev_result.and_then(|previous| result::parse(previous).err()));
+    errors.extend(conf.prev_result.and_then(|previous| parse_result(previous).err()));
     errors
 }
 
@@ -203,7 +195,7 @@ proptest! {
     #[test]
     fn a_result_of_the_newest_version_is_read_back_whole(result in add_result()) {
         let rendered = result.render(SpecVersion::NEWEST).unwrap();
-        prop_assert_eq!(result::parse(rendered).unwrap(), result);
+        prop_assert_eq!(parse_result(rendered).unwrap(), result);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// Code 11 when it is not within five seconds, 100 when it was removed or the kernel cannot be asked.
-pub fn await_operational(host: &mut Rtnl, name: &IfName, index: u32) -> Result<(), CniError> {
+pub(crate) fn await_operational(host: &mut Rtnl, name: &IfName, index: u32) -> Result<(), CniError> {
     let deadline = Instant::now() + LIMIT;
     loop {
         match host.link_by_index(index)? {

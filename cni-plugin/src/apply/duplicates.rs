@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// Code 100 when another machine has one of them, 11 when one is still being probed after five seconds.
-pub fn await_usable(pod: &mut Rtnl, ifname: &IfName, index: u32, addresses: &[IpAddr]) -> Result<(), CniError> {
+pub(crate) fn await_usable(pod: &mut Rtnl, ifname: &IfName, index: u32, addresses: &[IpAddr]) -> Result<(), CniError> {
     let deadline = Instant::now() + LIMIT;
     loop {
         let mut unusable = pod.unusable_addresses(index)?;

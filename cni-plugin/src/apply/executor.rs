@@ -29,7 +29,7 @@ use crate::protocol::error::{CniError, Code};
 
 /// The kernel of this host, and one Pod's namespace.
 #[derive(Debug)]
-pub struct KernelExecutor<'a> {
+pub(crate) struct KernelExecutor<'a> {
     host: Rtnl,
     netns: Option<&'a Netns>,
     inside: bool,
@@ -48,7 +48,7 @@ struct Netfilter {
 impl<'a> KernelExecutor<'a> {
     /// Works over `host`, a conversation in the host's namespace, and in `netns`.
     #[must_use]
-    pub fn new(host: Rtnl, netns: Option<&'a Netns>) -> Self {
+    pub(crate) fn new(host: Rtnl, netns: Option<&'a Netns>) -> Self {
         Self { host, netns, inside: false, indexes: BTreeMap::new(), pod_index: None, netfilter: None }
     }
 
@@ -57,7 +57,7 @@ impl<'a> KernelExecutor<'a> {
     ///
     /// # Errors
     /// Code 100 when the kernel refuses.
-    pub fn open_netfilter(&mut self, flows: bool) -> Result<(), CniError> {
+    pub(crate) fn open_netfilter(&mut self, flows: bool) -> Result<(), CniError> {
         let conntrack = flows.then(Conntrack::open).transpose()?;
         self.netfilter = Some(Netfilter { nft: Nft::open()?, conntrack });
         Ok(())
@@ -85,7 +85,7 @@ impl<'a> KernelExecutor<'a> {
 
     /// Takes over the index of a link of the host that the caller has just read.
     #[must_use]
-    pub fn knowing(mut self, name: &IfName, index: Option<u32>) -> Self {
+    pub(crate) fn knowing(mut self, name: &IfName, index: Option<u32>) -> Self {
         self.indexes.extend(index.map(|index| (name.clone(), index)));
         self
     }

@@ -24,7 +24,7 @@ const TRIES: u32 = 30;
 ///
 /// # Errors
 /// Code 11 when a living attachment holds one of the ports; 100 when the kernel refuses. Then no port is open.
-pub fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError> {
+pub(crate) fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError> {
     if nft.claim_free(ruleset)? {
         return Ok(());
     }
@@ -91,7 +91,7 @@ fn take_over_earlier(nft: &mut Nft, host: &mut Rtnl) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 100 when the kernel cannot be asked.
-pub fn is_any_open(nft: &mut Nft, tag: &Tag) -> Result<bool, CniError> {
+pub(crate) fn is_any_open(nft: &mut Nft, tag: &Tag) -> Result<bool, CniError> {
     let mut any = |key: &TableKey, owns: &dyn Fn(&Element) -> bool| -> Result<bool, CniError> {
         let found = nft.ruleset(key)?;
         Ok(found.is_some_and(|ruleset| ruleset.elements.values().any(owns)))
@@ -108,7 +108,7 @@ pub fn is_any_open(nft: &mut Nft, tag: &Tag) -> Result<bool, CniError> {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn close_known(nft: &mut Nft, keys: &[ElementKey], tag: &Tag) -> Result<(), CniError> {
+pub(crate) fn close_known(nft: &mut Nft, keys: &[ElementKey], tag: &Tag) -> Result<(), CniError> {
     for _ in 0..TRIES {
         let generation = nft.generation()?;
         let mut released = Vec::new();
@@ -132,7 +132,7 @@ pub fn close_known(nft: &mut Nft, keys: &[ElementKey], tag: &Tag) -> Result<(), 
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn close(nft: &mut Nft, tag: &Tag) -> Result<(), CniError> {
+pub(crate) fn close(nft: &mut Nft, tag: &Tag) -> Result<(), CniError> {
     release(nft, &table::key(), |element| tag.owns(element))?;
     let Some(earlier) = predecessor::key(&tag.network) else { return Ok(()) };
     release(nft, &earlier, |element| predecessor::owns(&tag.attachment, element))?;
@@ -143,7 +143,7 @@ pub fn close(nft: &mut Nft, tag: &Tag) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
+pub(crate) fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
     let is_stale = |holder: &ObservedTag| holder.is_of(network) && !holder.is_among(valid);
     release(&mut nft, &table::key(), |element| ObservedTag::of(element).is_some_and(|holder| is_stale(&holder)))?;
@@ -180,7 +180,7 @@ fn forget_released(flows: Vec<StaleFlows>) -> Result<(), CniError> {
 ///
 /// # Errors
 /// What the kernel said.
-pub fn forget_earlier(ct: &mut Conntrack, flows: &[StaleFlows], local: &[IpAddr]) -> Result<(), KernelError> {
+pub(crate) fn forget_earlier(ct: &mut Conntrack, flows: &[StaleFlows], local: &[IpAddr]) -> Result<(), KernelError> {
     forget(ct, flows, |flow, port| {
         let dst = flow.original.dst.ip();
         let to_us = port.host_ip.map_or_else(|| dst.is_loopback() || local.contains(&dst), |ip| ip == dst);

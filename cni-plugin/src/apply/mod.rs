@@ -4,11 +4,11 @@
 //! is unwound in reverse order to its end, whatever fails on the way, and the caller gets the first cause with every
 //! failure of the unwinding behind it.
 
-pub mod carrier;
-pub mod duplicates;
-pub mod executor;
-pub mod hostports;
-pub mod spoof;
+pub(crate) mod carrier;
+pub(crate) mod duplicates;
+pub(crate) mod executor;
+pub(crate) mod hostports;
+pub(crate) mod spoof;
 
 use crate::plan::{Step, Undo};
 use kernel::{Chain, KernelError};
@@ -24,7 +24,7 @@ impl From<KernelError> for CniError {
 
 /// Whether a step made what it shall make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Made {
+pub(crate) enum Made {
     /// It did.
     Here,
     /// It was there before: somebody else's, who relies on it.
@@ -32,7 +32,7 @@ pub enum Made {
 }
 
 /// What executes steps: the kernel, or a test.
-pub trait Executor {
+pub(crate) trait Executor {
     /// Executes `step`.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ pub trait Executor {
 ///
 /// # Errors
 /// The first cause, with what could not be undone in its details.
-pub fn apply(steps: &[Step], executor: &mut dyn Executor) -> Result<(), CniError> {
+pub(crate) fn apply(steps: &[Step], executor: &mut dyn Executor) -> Result<(), CniError> {
     let mut journal: Vec<Undo> = Vec::new();
     for step in steps {
         let outcome = executor.apply(step);

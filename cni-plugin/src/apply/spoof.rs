@@ -20,7 +20,7 @@ use crate::protocol::error::{CniError, Code};
 ///
 /// # Errors
 /// Code 100 when the kernel refuses, or somebody else put an element for the port there. Then it is not guarded.
-pub fn guard(nft: &mut Nft, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError> {
+pub(crate) fn guard(nft: &mut Nft, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError> {
     let advice = "macspoofchk needs nftables of family bridge (CONFIG_NF_TABLES_BRIDGE)";
     nft.ensure(&ruleset.key, &ruleset.table).map_err(|e| CniError::from(e).details(advice))?;
     let shape = |_: Option<&_>| ruleset.table.clone();
@@ -34,7 +34,7 @@ pub fn guard(nft: &mut Nft, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError
 ///
 /// # Errors
 /// What the kernel said.
-pub fn present(ruleset: &Ruleset) -> Result<BTreeMap<ElementKey, Element>, KernelError> {
+pub(crate) fn present(ruleset: &Ruleset) -> Result<BTreeMap<ElementKey, Element>, KernelError> {
     let mut nft = Nft::open()?;
     if nft.table(&ruleset.key)?.as_ref() != Some(&ruleset.table) {
         return Ok(BTreeMap::new());
@@ -58,7 +58,7 @@ fn elements(nft: &mut Nft, ruleset: &Ruleset) -> Result<BTreeMap<ElementKey, Ele
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn release(nft: &mut Nft, table: &TableKey, tag: &Tag) -> Result<(), CniError> {
+pub(crate) fn release(nft: &mut Nft, table: &TableKey, tag: &Tag) -> Result<(), CniError> {
     settled(nft.release(table, |_: &ElementKey, element: &Element| tag.owns(element)).map(drop))
 }
 
@@ -68,7 +68,7 @@ pub fn release(nft: &mut Nft, table: &TableKey, tag: &Tag) -> Result<(), CniErro
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn unguard(tag: &Tag, mac: Option<MacAddr>) -> Result<Option<Nft>, CniError> {
+pub(crate) fn unguard(tag: &Tag, mac: Option<MacAddr>) -> Result<Option<Nft>, CniError> {
     let Some(table) = spoof::table_key(&tag.network) else { return Ok(None) };
     let Some(mut nft) = open()? else { return Ok(None) };
     let known = mac.and_then(|mac| spoof::ruleset(tag, mac));
@@ -92,7 +92,7 @@ fn remove_known(nft: &mut Nft, ruleset: &Ruleset, tag: &Tag) -> Result<bool, Ker
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
+pub(crate) fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let Some(table) = spoof::table_key(network) else { return Ok(()) };
     let Some(mut nft) = open()? else { return Ok(()) };
     let is_stale =

@@ -14,7 +14,7 @@ use crate::protocol::netconf::BandwidthConf;
 
 /// BandwidthConf on the traffic of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bandwidth {
+pub(crate) struct Bandwidth {
     /// What is limited, at least one direction.
     pub conf: BandwidthConf,
     /// The `ifb` device.
@@ -25,7 +25,7 @@ pub struct Bandwidth {
 
 /// What CHECK found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The token bucket on the host end.
     pub receive: Option<TokenBucket>,
     /// The `ifb` device exists.
@@ -47,7 +47,7 @@ pub fn ifb_name(network: &str, container: &ContainerId) -> Option<IfName> {
 impl Bandwidth {
     /// What `conf` means for `attachment` of `network`; `None` when nothing is limited.
     #[must_use]
-    pub fn new(conf: BandwidthConf, network: &str, attachment: &Attachment) -> Option<Self> {
+    pub(crate) fn new(conf: BandwidthConf, network: &str, attachment: &Attachment) -> Option<Self> {
         if conf.is_none() {
             return None;
         }
@@ -58,7 +58,7 @@ impl Bandwidth {
     /// Steps that limit the traffic through the host end `link` of `mtu` bytes. The redirection comes last: a packet
     /// finds its token bucket in place.
     #[must_use]
-    pub fn steps(&self, link: &IfName, mtu: u32) -> Vec<Step> {
+    pub(crate) fn steps(&self, link: &IfName, mtu: u32) -> Vec<Step> {
         let mut steps = Vec::new();
         steps.extend(self.conf.receive.map(|bucket| Step::LimitLink { link: link.clone(), bucket }));
         if let Some(bucket) = self.conf.send {
@@ -73,7 +73,7 @@ impl Bandwidth {
 
     /// The differences between what is wanted on the host end `link` and what is there, each as one sentence.
     #[must_use]
-    pub fn differences(&self, link: &IfName, facts: &Facts) -> Vec<String> {
+    pub(crate) fn differences(&self, link: &IfName, facts: &Facts) -> Vec<String> {
         let mut found = Vec::new();
         let mut compare = |name: &IfName, wanted: Option<TokenBucket>, present: Option<TokenBucket>| {
             if let Some(wanted) = wanted.filter(|wanted| present != Some(*wanted)) {

@@ -15,7 +15,7 @@ use crate::protocol::result::{AddResult, Interface, ResultRoute};
 
 /// A link as CHECK found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkFact {
+pub(crate) struct LinkFact {
     /// Interface index in its namespace.
     pub index: u32,
     /// Hardware address.
@@ -36,7 +36,7 @@ pub struct LinkFact {
 
 /// What CHECK found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The bridge.
     pub bridge: Option<LinkFact>,
     /// The host's end.
@@ -59,7 +59,7 @@ pub struct Facts {
 
 /// What CHECK compares with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected<'a> {
+pub(crate) struct Expected<'a> {
     /// Which attachment.
     pub attachment: &'a Attachment,
     /// The bridge's name.
@@ -86,7 +86,7 @@ impl Expected<'_> {
     /// The name of the host's end: the one this plugin gives, or for a Pod of the chain that ran here before us the
     /// one that the previous result says.
     #[must_use]
-    pub fn host_link(&self) -> IfName {
+    pub(crate) fn host_link(&self) -> IfName {
         let ours = self.attachment.host_link();
         let mut on_host = self.result.interfaces.iter().filter(|i| i.sandbox.is_none());
         if on_host.clone().any(|i| i.name == ours.as_str()) {
@@ -99,7 +99,7 @@ impl Expected<'_> {
 
 /// The differences, each as one sentence.
 #[must_use]
-pub fn differences(expected: &Expected<'_>, facts: &Facts) -> Vec<String> {
+pub(crate) fn differences(expected: &Expected<'_>, facts: &Facts) -> Vec<String> {
     let mut found = Vec::new();
     links(expected, facts, &mut found);
     vlans(expected, facts, &mut found);
@@ -111,7 +111,7 @@ pub fn differences(expected: &Expected<'_>, facts: &Facts) -> Vec<String> {
 
 /// Host ports that are not open, or lead elsewhere.
 #[must_use]
-pub fn missing_elements(
+pub(crate) fn missing_elements(
     expected: &BTreeMap<ElementKey, Element>,
     present: &BTreeMap<ElementKey, Element>,
 ) -> Vec<String> {

@@ -11,7 +11,7 @@ use crate::protocol::attachment::Attachment;
 
 /// What DEL found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// A link has the name of the attachment's host end.
     pub host_link: bool,
     /// Addresses reserved for the attachment.
@@ -22,7 +22,7 @@ pub struct Facts {
 
 /// What DEL removes, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Detach {
+pub(crate) struct Detach {
     /// Links, by the name of their host end.
     pub links: Vec<IfName>,
     /// Addresses to release.
@@ -32,7 +32,7 @@ pub struct Detach {
 /// Plans DEL. A pair whose host end has another name than ours was made by the chain that ran here before us; it is
 /// removed when a reservation shows that the attachment was that chain's.
 #[must_use]
-pub fn plan(attachment: &Attachment, facts: &Facts) -> Detach {
+pub(crate) fn plan(attachment: &Attachment, facts: &Facts) -> Detach {
     let mut links = Vec::new();
     if facts.host_link {
         links.push(attachment.host_link().clone());

@@ -48,7 +48,7 @@ impl Subject {
 
 /// Those of `owners` that `valid` does not name, each once.
 #[must_use]
-pub fn stale(owners: impl IntoIterator<Item = Subject>, valid: &[Attachment]) -> BTreeSet<Subject> {
+pub(crate) fn stale(owners: impl IntoIterator<Item = Subject>, valid: &[Attachment]) -> BTreeSet<Subject> {
     owners.into_iter().filter(|owner| !owner.is_valid(valid)).collect()
 }
 

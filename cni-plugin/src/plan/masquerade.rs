@@ -13,7 +13,7 @@ use netstate::{IpFamily, Prefix};
 /// The table of `network`: `subnets` are masqueraded except towards `networks`, themselves and multicast groups.
 /// `None` for a name that nftables cannot hold.
 #[must_use]
-pub fn ruleset(network: &str, subnets: &[Prefix], networks: &[Prefix]) -> Option<Ruleset> {
+pub(crate) fn ruleset(network: &str, subnets: &[Prefix], networks: &[Prefix]) -> Option<Ruleset> {
     let name = Name::new(format!("netd-masq-{network}")).ok()?;
     let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
     for subnet in subnets {

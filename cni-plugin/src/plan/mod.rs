@@ -4,17 +4,17 @@
 //! could be in somebody's way names its undo. What Pods share (the bridge, its addresses) is undone only by the call that
 //! made it, and only while no Pod uses it; the node's forwarding switch stays.
 
-pub mod attach;
-pub mod bandwidth;
-pub mod check;
-pub mod detach;
-pub mod gc;
-pub mod hostports;
-pub mod masquerade;
-pub mod predecessor;
-pub mod spoof;
-pub mod status;
-pub mod tag;
+pub(crate) mod attach;
+pub(crate) mod bandwidth;
+pub(crate) mod check;
+pub(crate) mod detach;
+pub(crate) mod gc;
+pub(crate) mod hostports;
+pub(crate) mod masquerade;
+pub(crate) mod predecessor;
+pub(crate) mod spoof;
+pub(crate) mod status;
+pub(crate) mod tag;
 mod text;
 
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use tag::Tag;
 
 /// One end of the Pod's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
+pub(crate) struct End {
     /// Name in its namespace.
     pub name: IfName,
     /// Hardware address.
@@ -34,7 +34,7 @@ pub struct End {
 }
 
 /// An address with its prefix length.
-pub type Cidr = (IpAddr, u8);
+pub(crate) type Cidr = (IpAddr, u8);
 
 /// Every address of a family.
 const fn everywhere(family: IpFamily) -> Prefix {
@@ -46,7 +46,7 @@ const fn everywhere(family: IpFamily) -> Prefix {
 
 /// One step of ADD.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Make the bridge, up.
     CreateBridge {
         /// Its name.
@@ -205,7 +205,7 @@ pub enum Step {
 
 /// A kernel parameter to set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parameter {
+pub(crate) struct Parameter {
     /// Which one.
     pub key: SysctlKey,
     /// Its value.
@@ -228,7 +228,7 @@ impl Parameter {
 
 /// How something that was done is undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undo {
+pub(crate) enum Undo {
     /// Delete the veth pair with this host end; the Pod's end, its addresses and routes go with it.
     DeleteLink(IfName),
     /// Release these host ports of this tag.
@@ -264,7 +264,7 @@ pub enum Undo {
 impl Step {
     /// True for a step on what Pods share: it is undone only when it is known to have made something.
     #[must_use]
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         matches!(
             self,
             Self::CreateBridge { .. }
@@ -277,7 +277,7 @@ impl Step {
     /// How the step is undone; `None` when it made nothing that could be in somebody's way, or when the undo of an earlier
     /// step takes it along.
     #[must_use]
-    pub fn undo(&self) -> Option<Undo> {
+    pub(crate) fn undo(&self) -> Option<Undo> {
         match self {
             Self::CreateVeth { host, .. } => Some(Undo::DeleteLink(host.name.clone())),
             Self::GuardPort { ruleset, tag } => Some(Undo::UnguardPort(ruleset.key.clone(), tag.clone())),

@@ -30,20 +30,20 @@ fn hashed(prefix: &str, text: &str, max: usize) -> String {
 
 /// The chains of `container` in iptables' table nat: masquerade, host ports, and host ports before 0.7.
 #[must_use]
-pub fn chains(network: &str, container: &ContainerId) -> [Name; 3] {
+pub(crate) fn chains(network: &str, container: &ContainerId) -> [Name; 3] {
     let of = |prefix| Name::observed(hashed(prefix, &format!("{network}{container}"), CHAIN_MAX));
     [of("CNI-"), of("CNI-DN-"), of("CNI-SN-")]
 }
 
 /// What the comment of a rule in `inet cni_plugins_masquerade` begins with when it is about `network`.
 #[must_use]
-pub fn masquerade_of_network(network: &str) -> String {
+pub(crate) fn masquerade_of_network(network: &str) -> String {
     format!("{}-", hashed("", network, COMMENT_HASH))
 }
 
 /// What the comment of a rule in `inet cni_plugins_masquerade` begins with when it is about `attachment`.
 #[must_use]
-pub fn masquerade_of(network: &str, attachment: &Attachment) -> String {
+pub(crate) fn masquerade_of(network: &str, attachment: &Attachment) -> String {
     let Attachment { container, ifname, .. } = attachment;
     let own = hashed("", &format!("{ifname}:{container}"), COMMENT_HASH);
     format!("{}{own}", masquerade_of_network(network))
@@ -51,27 +51,27 @@ pub fn masquerade_of(network: &str, attachment: &Attachment) -> String {
 
 /// The tables of iptables-nft in which the chains are.
 #[must_use]
-pub fn nat_tables() -> [TableKey; 2] {
+pub(crate) fn nat_tables() -> [TableKey; 2] {
     let name = Name::literal("nat");
     [TableKey { family: Family::Ip, name: name.clone() }, TableKey { family: Family::Ip6, name }]
 }
 
 /// portmap's own tables.
 #[must_use]
-pub fn hostport_tables() -> [TableKey; 2] {
+pub(crate) fn hostport_tables() -> [TableKey; 2] {
     let name = Name::literal("cni_hostport");
     [TableKey { family: Family::Ip, name: name.clone() }, TableKey { family: Family::Ip6, name }]
 }
 
 /// bridge's own table.
 #[must_use]
-pub fn masquerade_table() -> TableKey {
+pub(crate) fn masquerade_table() -> TableKey {
     TableKey { family: Family::Inet, name: Name::literal("cni_plugins_masquerade") }
 }
 
 /// True for a chain that was made for one container.
 #[must_use]
-pub fn is_chain(name: &Name) -> bool {
+pub(crate) fn is_chain(name: &Name) -> bool {
     let hash = name
         .as_str()
         .strip_prefix("CNI-")
@@ -83,7 +83,7 @@ pub fn is_chain(name: &Name) -> bool {
 /// Network and container in the comment of a rule that leads to such a chain: `name: "<network>" id: "<container>"`,
 /// of portmap with `dnat` before it. `None` for anything else, and for a comment that was cut.
 #[must_use]
-pub fn read_comment(comment: &str) -> Option<(&str, ContainerId)> {
+pub(crate) fn read_comment(comment: &str) -> Option<(&str, ContainerId)> {
     let (_, rest) = comment.split_once("name: \"")?;
     let (network, rest) = rest.split_once('"')?;
     let (container, _) = rest.strip_prefix(" id: \"")?.split_once('"')?;

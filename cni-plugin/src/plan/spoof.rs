@@ -26,7 +26,7 @@ const PRIORITY: i32 = -300;
 
 /// The table of `network`; `None` for a name that nftables cannot hold.
 #[must_use]
-pub fn table_key(network: &str) -> Option<TableKey> {
+pub(crate) fn table_key(network: &str) -> Option<TableKey> {
     let name = Name::new(format!("netd-spoof-{network}")).ok()?;
     Some(TableKey { family: Family::Bridge, name })
 }
@@ -34,7 +34,7 @@ pub fn table_key(network: &str) -> Option<TableKey> {
 /// The table of the attachment's network with the attachment's elements; its Pod has the hardware address `mac`. `None` for a name
 /// that nftables cannot hold.
 #[must_use]
-pub fn ruleset(tag: &Tag, mac: MacAddr) -> Option<Ruleset> {
+pub(crate) fn ruleset(tag: &Tag, mac: MacAddr) -> Option<Ruleset> {
     let mut ruleset = Ruleset::new(table_key(&tag.network)?);
     ruleset.table.sets.insert(GUARDED, Set::of(vec![Type::IfName]));
     ruleset.table.sets.insert(ALLOWED, Set::of(vec![Type::IfName, Type::EtherAddr]));

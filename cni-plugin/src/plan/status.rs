@@ -9,11 +9,11 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::range::RangeSet;
 
 /// How long a range must have been full.
-pub const FULL_FOR: Duration = Duration::from_secs(30);
+pub(crate) const FULL_FOR: Duration = Duration::from_secs(30);
 
 /// What STATUS found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The bridge exists and is up; `None`: there is no such link.
     pub bridge_up: Option<bool>,
     /// Some attachment has a record of this network.
@@ -28,7 +28,7 @@ pub struct Facts {
 ///
 /// # Errors
 /// Code 50 when ADD cannot be served, 51 when attached Pods have lost their bridge as well.
-pub fn judge(name: &str, bridge: &str, sets: &[RangeSet], facts: &Facts) -> Result<(), CniError> {
+pub(crate) fn judge(name: &str, bridge: &str, sets: &[RangeSet], facts: &Facts) -> Result<(), CniError> {
     if facts.has_attachments && facts.bridge_up != Some(true) {
         let state = if facts.bridge_up.is_none() { "is gone" } else { "is down" };
         return Err(CniError::new(Code::LimitedConnectivity, format!("bridge {bridge} of network {name} {state}"))

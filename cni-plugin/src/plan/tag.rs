@@ -21,7 +21,7 @@ const NETWORK_MAX: usize = 40;
 
 /// An attachment to a network, as the holder of nft elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tag {
+pub(crate) struct Tag {
     /// Which interface of which container.
     pub attachment: Attachment,
     /// The network's name.
@@ -33,13 +33,13 @@ pub struct Tag {
 impl Tag {
     /// The tag of what `attachment` to `network` has, whose link here is the one that we make.
     #[must_use]
-    pub fn own(network: &str, attachment: &Attachment) -> Self {
+    pub(crate) fn own(network: &str, attachment: &Attachment) -> Self {
         Self { attachment: attachment.clone(), network: network.to_owned(), has_own_link: true }
     }
 
     /// The comment of the attachment's elements.
     #[must_use]
-    pub fn comment(&self) -> String {
+    pub(crate) fn comment(&self) -> String {
         let word = if self.has_own_link { OWN } else { CHAINED };
         let Attachment { container, ifname, .. } = &self.attachment;
         let (digits, network) = (self.digits(), network_word(&self.network));
@@ -50,7 +50,7 @@ impl Tag {
 
     /// True when `element` belongs to the attachment.
     #[must_use]
-    pub fn owns(&self, element: &Element) -> bool {
+    pub(crate) fn owns(&self, element: &Element) -> bool {
         ObservedTag::of(element)
             .is_some_and(|holder| holder.digits == self.digits() && holder.network == network_word(&self.network))
     }
@@ -70,7 +70,7 @@ fn digits(link: &IfName) -> &str {
 
 /// A network's name as one word that no other network has: long names end in a hash.
 #[must_use]
-pub fn network_word(network: &str) -> String {
+pub(crate) fn network_word(network: &str) -> String {
     if network.len() <= NETWORK_MAX {
         return network.to_owned();
     }
@@ -82,7 +82,7 @@ pub fn network_word(network: &str) -> String {
 
 /// What an element's comment says of its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObservedTag {
+pub(crate) struct ObservedTag {
     word: &'static str,
     digits: String,
     /// See [`network_word`].
@@ -93,13 +93,13 @@ pub struct ObservedTag {
 impl ObservedTag {
     /// Reads `element`'s comment; `None` when it is none of ours.
     #[must_use]
-    pub fn of(element: &Element) -> Option<Self> {
+    pub(crate) fn of(element: &Element) -> Option<Self> {
         Self::read(element.comment.as_deref()?)
     }
 
     /// Reads a comment.
     #[must_use]
-    pub fn read(comment: &str) -> Option<Self> {
+    pub(crate) fn read(comment: &str) -> Option<Self> {
         let mut words = comment.splitn(3, ' ');
         let (link, network, name) = (words.next()?, words.next()?, words.next().unwrap_or_default());
         let word = [OWN, CHAINED].into_iter().find(|word| link.starts_with(word))?;
@@ -109,25 +109,25 @@ impl ObservedTag {
 
     /// True when the holder is of `network`.
     #[must_use]
-    pub fn is_of(&self, network: &str) -> bool {
+    pub(crate) fn is_of(&self, network: &str) -> bool {
         self.network == network_word(network)
     }
 
     /// True when the holder is one of `attachments`.
     #[must_use]
-    pub fn is_among(&self, attachments: &[Attachment]) -> bool {
+    pub(crate) fn is_among(&self, attachments: &[Attachment]) -> bool {
         attachments.iter().any(|attachment| digits(attachment.host_link()) == self.digits)
     }
 
     /// True when both are the same attachment.
     #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         (&self.digits, &self.network) == (&other.digits, &other.network)
     }
 
     /// The link whose absence says that the holder is gone; `None` when no link says that.
     #[must_use]
-    pub fn link(&self) -> Option<IfName> {
+    pub(crate) fn link(&self) -> Option<IfName> {
         (self.word == OWN).then(|| IfName::new(format!("{OWN}{}", self.digits)).ok()).flatten()
     }
 }

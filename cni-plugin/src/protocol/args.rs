@@ -154,7 +154,7 @@ impl CniArgs {
 
 /// An address, with or without a prefix length; an IPv4 address in IPv6 form is an IPv4 address.
 #[must_use]
-pub fn address(text: &str) -> Option<IpAddr> {
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
     let (addr, len) = text.split_once('/').unwrap_or((text, "0"));
     len.parse::<u8>().ok()?;
     addr.parse().ok().map(|addr: IpAddr| addr.to_canonical())

@@ -16,7 +16,7 @@ pub struct ContainerId(String);
 /// True for a text that begins with a letter or digit and goes on with letters, digits, `_`, `.` and `-`: the form
 /// of container identifiers and of network names. Such a text is a safe file name, too.
 #[must_use]
-pub fn is_identifier(text: &str) -> bool {
+pub(crate) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
@@ -63,7 +63,7 @@ const DIGITS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
 /// `veth` and 11 digits that carry 55 bits of `hash`; fifteen letters and digits are always a name.
 #[must_use]
-pub fn link_name(hash: &[u8; 32]) -> Option<IfName> {
+pub(crate) fn link_name(hash: &[u8; 32]) -> Option<IfName> {
     let mut name = String::from("veth");
     for byte in hash.iter().take(11) {
         name.extend(DIGITS.get(usize::from(byte % 32)).map(|d| char::from(*d)));
@@ -124,7 +124,7 @@ fn hash(purpose: &str, container: &ContainerId, ifname: &IfName) -> [u8; 32] {
 /// The hardware address that belongs to `addr`: `0a:58` and the four bytes of an IPv4 address (the convention of
 /// kubenet and ocicni), `0a:` and a hash for IPv6.
 #[must_use]
-pub fn mac_of_address(addr: IpAddr) -> MacAddr {
+pub(crate) fn mac_of_address(addr: IpAddr) -> MacAddr {
     match addr {
         IpAddr::V4(v4) => {
             let [a, b, c, d] = v4.octets();

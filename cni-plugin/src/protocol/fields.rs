@@ -249,7 +249,7 @@ impl Fields {
 
 /// Code 2: the configuration asks at `path` for something that this plugin does not do.
 #[must_use]
-pub fn unsupported(path: &str, value: &str) -> CniError {
+pub(crate) fn unsupported(path: &str, value: &str) -> CniError {
     CniError::new(Code::UnsupportedField, format!("unsupported field in network configuration: {path}={value}"))
         .details("remove it, or correct its spelling; an option that cannot be honoured is refused, never ignored")
 }

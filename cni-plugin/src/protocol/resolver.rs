@@ -5,7 +5,7 @@ use crate::protocol::result::Dns;
 /// The settings in `text`: `nameserver`, `domain` (the last one counts), `search` and `options` lines; everything else
 /// is passed over, as the C library does.
 #[must_use]
-pub fn parse(text: &str) -> Dns {
+pub(crate) fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
         let mut words = line.split_whitespace();

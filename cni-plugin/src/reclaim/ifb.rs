@@ -19,7 +19,7 @@ use crate::state::records::Records;
 ///
 /// # Errors
 /// Code 100 when the kernel refuses; no device is a success.
-pub fn remove(
+pub(crate) fn remove(
     host: &mut Rtnl,
     records: &Records,
     network: &str,
@@ -41,7 +41,12 @@ pub fn remove(
 ///
 /// # Errors
 /// Code 100 when the kernel cannot be asked.
-pub fn is_there(host: &mut Rtnl, records: &Records, network: &str, owner: &Attachment) -> Result<bool, CniError> {
+pub(crate) fn is_there(
+    host: &mut Rtnl,
+    records: &Records,
+    network: &str,
+    owner: &Attachment,
+) -> Result<bool, CniError> {
     Ok(find(host, network, &owner.container)?.is_some() && !has_sibling(records, owner))
 }
 
@@ -49,7 +54,7 @@ pub fn is_there(host: &mut Rtnl, records: &Records, network: &str, owner: &Attac
 ///
 /// # Errors
 /// As [`remove`].
-pub fn remove_of_container(host: &mut Rtnl, network: &str, container: &ContainerId) -> Result<(), CniError> {
+pub(crate) fn remove_of_container(host: &mut Rtnl, network: &str, container: &ContainerId) -> Result<(), CniError> {
     match find(host, network, container)? {
         Some(link) => host.delete_link_aside(link.index).map_err(CniError::from),
         None => Ok(()),
@@ -72,7 +77,7 @@ fn has_sibling(records: &Records, owner: &Attachment) -> bool {
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub fn observe(host: &mut Rtnl, bandwidth: &Bandwidth, index: u32) -> Result<Facts, KernelError> {
+pub(crate) fn observe(host: &mut Rtnl, bandwidth: &Bandwidth, index: u32) -> Result<Facts, KernelError> {
     let mut facts = Facts { receive: bucket(host, index)?, ..Facts::default() };
     if bandwidth.conf.send.is_some()
         && let Some(ifb) = host.link(&bandwidth.ifb)?

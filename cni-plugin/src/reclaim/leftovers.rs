@@ -33,7 +33,7 @@ struct HostLinks {
 
 /// How leftovers of one network are distinguished from what lives.
 #[derive(Debug)]
-pub struct Leftovers<'a> {
+pub(crate) struct Leftovers<'a> {
     network: &'a str,
     /// The network's bridge.
     bridge: &'a IfName,
@@ -48,14 +48,14 @@ pub struct Leftovers<'a> {
 impl<'a> Leftovers<'a> {
     /// Of `network` with its `bridge`, its `records` and its reservations below `data_dir`.
     #[must_use]
-    pub fn new(network: &'a str, bridge: &'a IfName, records: &'a Records, data_dir: &Path) -> Self {
+    pub(crate) fn new(network: &'a str, bridge: &'a IfName, records: &'a Records, data_dir: &Path) -> Self {
         let grants = Records::new(Class::Grant, data_dir, network);
         Self { network, bridge, records, grants, boot: record::boot_id(), judges_unrecorded: true }
     }
 
     /// The same for a network on whatever bridge: what has no record counts as alive.
     #[must_use]
-    pub fn recorded_only(self) -> Self {
+    pub(crate) fn recorded_only(self) -> Self {
         Self { judges_unrecorded: false, ..self }
     }
 
@@ -63,7 +63,7 @@ impl<'a> Leftovers<'a> {
     ///
     /// # Errors
     /// When the reservations cannot be read or removed, or the kernel cannot be asked.
-    pub fn release(&self, reservations: &Locked, host: &mut Rtnl) -> Result<usize, CniError> {
+    pub(crate) fn release(&self, reservations: &Locked, host: &mut Rtnl) -> Result<usize, CniError> {
         let links = host_links(self.bridge, host)?;
         // Judged once: the record goes with the first address, and there may be one of each family.
         let mut judged: BTreeMap<Attachment, bool> = BTreeMap::new();
@@ -96,7 +96,7 @@ impl<'a> Leftovers<'a> {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn any(&self, dir: &Path, host: &mut Rtnl) -> Result<bool, CniError> {
+    pub(crate) fn any(&self, dir: &Path, host: &mut Rtnl) -> Result<bool, CniError> {
         let mut may_be_predecessors = false;
         for text in locked::peek(dir) {
             match Subject::of_reservation(&text) {

@@ -17,7 +17,7 @@ use crate::protocol::error::CniError;
 
 /// Which plugins of the predecessor's chain a call stands in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// All of them.
     Chain,
     /// portmap alone.
@@ -28,7 +28,7 @@ pub enum Part {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn remove(network: &str, attachment: &Attachment) -> Result<(), CniError> {
+pub(crate) fn remove(network: &str, attachment: &Attachment) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
     let own = predecessor::masquerade_of(network, attachment);
     remove_rules(&mut nft, &[predecessor::masquerade_table()], |comment| comment.starts_with(&own))?;
@@ -37,7 +37,7 @@ pub fn remove(network: &str, attachment: &Attachment) -> Result<(), CniError> {
 
 /// Says on standard error that rules of iptables-legacy for `container`, which the predecessor's chain attached to `network`,
 /// may be left; nothing where that table is not in use.
-pub fn report_legacy(network: &str, container: &ContainerId) {
+pub(crate) fn report_legacy(network: &str, container: &ContainerId) {
     let is_used = |file: &str| std::fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|t| t == "nat"));
     if ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"].into_iter().any(is_used) {
         let [masquerade, ports, _] = predecessor::chains(network, container);
@@ -55,7 +55,7 @@ pub fn report_legacy(network: &str, container: &ContainerId) {
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn remove_container(network: &str, container: &ContainerId) -> Result<(), CniError> {
+pub(crate) fn remove_container(network: &str, container: &ContainerId) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
     remove_of_container(&mut nft, network, container, Part::Chain)
 }
@@ -64,7 +64,7 @@ pub fn remove_container(network: &str, container: &ContainerId) -> Result<(), Cn
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn remove_ports(network: &str, container: &ContainerId) -> Result<(), CniError> {
+pub(crate) fn remove_ports(network: &str, container: &ContainerId) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
     remove_of_container(&mut nft, network, container, Part::Ports)
 }
@@ -73,7 +73,7 @@ pub fn remove_ports(network: &str, container: &ContainerId) -> Result<(), CniErr
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
+pub(crate) fn sweep(network: &str, valid: &[Attachment]) -> Result<(), CniError> {
     let mut nft = Nft::open()?;
     let is_stale = |rule: &ForeignRule| {
         let (of, container) = predecessor::read_comment(rule.comment.as_deref()?)?;

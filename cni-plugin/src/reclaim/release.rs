@@ -33,7 +33,7 @@ use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 ///
 /// # Errors
 /// When something that exists could not be removed.
-pub fn attachment(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+pub(crate) fn attachment(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let places = Places::of(conf, Some(&call.attachment.container));
     let mut host = Rtnl::open()?;
     let chained = Chained::hold(&places, &call.attachment)?;
@@ -78,7 +78,7 @@ pub fn attachment(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 ///
 /// # Errors
 /// As [`attachment`].
-pub fn of_other_names(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+pub(crate) fn of_other_names(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let places = Places::of(conf, None);
     let has = |class| places.records(class).has(&call.attachment);
     if has(Class::Attachment) {
@@ -90,7 +90,7 @@ pub fn of_other_names(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 
 /// Which of the chained names a call is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// `portmap`.
     HostPorts,
     /// `bandwidth`.
@@ -104,7 +104,7 @@ pub enum Part {
 ///
 /// # Errors
 /// As [`attachment`].
-pub fn chained(conf: &NetConf, call: &Call, part: Part) -> Result<(), CniError> {
+pub(crate) fn chained(conf: &NetConf, call: &Call, part: Part) -> Result<(), CniError> {
     let places = Places::of(conf, None);
     let chained = Chained::hold(&places, &call.attachment)?;
     let records = places.records(Class::Attachment);

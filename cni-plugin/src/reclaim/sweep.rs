@@ -28,7 +28,7 @@ use crate::state::safe_file::{self, Links};
 ///
 /// # Errors
 /// The first failure, with the others in its details.
-pub fn sweep(conf: &NetConf) -> Result<(), CniError> {
+pub(crate) fn sweep(conf: &NetConf) -> Result<(), CniError> {
     let places = Places::of(conf, None);
     let valid = conf.valid_attachments.clone().unwrap_or_default();
     let subjects = subjects(&places)?;

@@ -29,7 +29,7 @@ use crate::state::records::{Class, Records};
 
 /// The name `bandwidth`.
 #[derive(Debug, Clone, Copy)]
-pub struct Bandwidth;
+pub(crate) struct Bandwidth;
 
 impl Role for Bandwidth {
     fn since(&self) -> SpecVersion {
@@ -50,7 +50,7 @@ impl Role for Bandwidth {
 }
 
 /// The first version that the reference speaks: results before it have no interfaces.
-pub const SINCE: SpecVersion = SpecVersion::V0_3_0;
+pub(crate) const SINCE: SpecVersion = SpecVersion::V0_3_0;
 
 /// What a call of this name says.
 struct Wanted {

@@ -32,7 +32,7 @@ use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
 /// The name `host-local`.
 #[derive(Debug, Clone, Copy)]
-pub struct HostLocal;
+pub(crate) struct HostLocal;
 
 impl Role for HostLocal {
     fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError> {

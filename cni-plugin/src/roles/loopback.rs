@@ -15,7 +15,7 @@ use crate::protocol::result::{self, AddResult, Interface, IpConfig};
 
 /// The name `loopback`.
 #[derive(Debug, Clone, Copy)]
-pub struct Loopback;
+pub(crate) struct Loopback;
 
 impl Role for Loopback {
     fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError> {

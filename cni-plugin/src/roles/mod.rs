@@ -9,14 +9,14 @@
 //! | STATUS | "STATUS: Check plugin status" | nothing |
 //! | VERSION | "VERSION: probe plugin version support" | nothing |
 
-pub mod bandwidth;
-pub mod bridge;
-pub mod host_local;
-pub mod install;
-pub mod loopback;
-pub mod name;
-pub mod portmap;
-pub mod version;
+pub(crate) mod bandwidth;
+pub(crate) mod bridge;
+pub(crate) mod host_local;
+pub(crate) mod install;
+pub(crate) mod loopback;
+pub(crate) mod name;
+pub(crate) mod portmap;
+pub(crate) mod version;
 
 use kernel::{Chain, Netns};
 use serde_json::Value;
@@ -27,10 +27,10 @@ use crate::protocol::netconf::NetConf;
 use crate::protocol::version::SpecVersion;
 use crate::reclaim::sweep;
 
-pub use name::PluginName;
+pub(crate) use name::PluginName;
 
 /// The verbs of one plugin name.
-pub trait Role {
+pub(crate) trait Role {
     /// The first version of the specification that the name speaks.
     fn since(&self) -> SpecVersion {
         SpecVersion::V0_1_0

@@ -15,7 +15,7 @@ use crate::protocol::error::CniError;
 
 /// A plugin that this binary can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PluginName {
+pub(crate) enum PluginName {
     /// `netd-cni`: bridge, address management and host ports in one step.
     Native,
     /// `flannel`: what flannel's plugin and its delegates do, from flannel's configuration.
@@ -34,7 +34,7 @@ pub enum PluginName {
 
 impl PluginName {
     /// Every role with its name.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub(crate) const ALL: [(Self, &'static str); 7] = [
         (Self::Native, "netd-cni"),
         (Self::Flannel, "flannel"),
         (Self::Bridge, "bridge"),
@@ -46,7 +46,7 @@ impl PluginName {
 
     /// True for a name that has a plugin of its own elsewhere: files that were written for it must work here.
     #[must_use]
-    pub const fn stands_in(self) -> bool {
+    pub(crate) const fn stands_in(self) -> bool {
         !matches!(self, Self::Native)
     }
 
@@ -56,7 +56,7 @@ impl PluginName {
 
     /// What carries out the verbs of this name.
     #[must_use]
-    pub fn role(self) -> &'static dyn Role {
+    pub(crate) fn role(self) -> &'static dyn Role {
         match self {
             Self::Native => &Bridge::Native,
             Self::Flannel => &Bridge::Flannel,
@@ -72,7 +72,7 @@ impl PluginName {
     ///
     /// # Errors
     /// Code 7 when neither names a role.
-    pub fn of(program: &str, kind: &str) -> Result<Self, CniError> {
+    pub(crate) fn of(program: &str, kind: &str) -> Result<Self, CniError> {
         let base = program.rsplit('/').next().unwrap_or_default();
         let by_name = Self::named(base).filter(|role| *role != Self::Native);
         by_name.or_else(|| Self::named(kind)).ok_or_else(|| {

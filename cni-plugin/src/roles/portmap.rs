@@ -30,7 +30,7 @@ use crate::state::records::{Class, Records};
 
 /// The name `portmap`.
 #[derive(Debug, Clone, Copy)]
-pub struct Portmap;
+pub(crate) struct Portmap;
 
 impl Role for Portmap {
     fn add(&self, conf: NetConf, call: &Call) -> Result<Value, CniError> {

@@ -14,7 +14,7 @@ fn spoken(role: Option<&dyn Role>) -> Vec<&'static str> {
 
 /// The answer, as skel prints it.
 #[must_use]
-pub fn version(role: Option<&dyn Role>) -> String {
+pub(crate) fn version(role: Option<&dyn Role>) -> String {
     format!("{}\n", json!({"cniVersion": SpecVersion::NEWEST.as_str(), "supportedVersions": spoken(role)}))
 }
 
@@ -22,7 +22,7 @@ pub fn version(role: Option<&dyn Role>) -> String {
 ///
 /// # Errors
 /// Code 1.
-pub fn spoken_by(role: &dyn Role, version: SpecVersion) -> Result<(), CniError> {
+pub(crate) fn spoken_by(role: &dyn Role, version: SpecVersion) -> Result<(), CniError> {
     let spoken = spoken(Some(role));
     if spoken.contains(&version.as_str()) {
         return Ok(());

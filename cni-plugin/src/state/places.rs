@@ -16,7 +16,7 @@ use crate::protocol::fields::Fields;
 use crate::protocol::netconf::{DEFAULT_STATE_DIR, NetConf, flannel, ipam};
 
 /// The most that is read of a state file of flannel's, in bytes.
-pub const FLANNEL_STATE_MAX: u64 = 64 * 1024;
+pub(crate) const FLANNEL_STATE_MAX: u64 = 64 * 1024;
 
 /// The directories of one network's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Places {
 
 /// Where the state file of `container` is written before it gets its name.
 #[must_use]
-pub fn flannel_draft(dir: &Path, container: &ContainerId) -> PathBuf {
+pub(crate) fn flannel_draft(dir: &Path, container: &ContainerId) -> PathBuf {
     dir.join(format!(".{container}"))
 }
 

@@ -112,7 +112,7 @@ fn ports(ports: &Ports) -> Value {
 
 /// The identifier of this boot; empty where the kernel does not say.
 #[must_use]
-pub fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     let mut text = String::with_capacity(64);
     let read = File::open("/proc/sys/kernel/random/boot_id").and_then(|mut file| file.read_to_string(&mut text));
     read.map(|_| text.trim().to_owned()).unwrap_or_default()

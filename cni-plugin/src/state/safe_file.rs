@@ -12,7 +12,7 @@ use nix::libc;
 
 /// Whether a symbolic link in the place of the file is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Links {
+pub(crate) enum Links {
     /// A file of the operator's, wherever he keeps it.
     Followed,
     /// A file of ours: a link there was planted.
@@ -23,7 +23,7 @@ pub enum Links {
 ///
 /// # Errors
 /// What the system said; `InvalidData` for what is no UTF-8.
-pub fn read(path: &Path, max: u64, links: Links) -> io::Result<String> {
+pub(crate) fn read(path: &Path, max: u64, links: Links) -> io::Result<String> {
     let no_follow = if links == Links::Refused { libc::O_NOFOLLOW } else { 0 };
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | no_follow).open(path)?;
     // Files of this kind are a few short lines: room for them saves system calls.
@@ -36,7 +36,7 @@ pub fn read(path: &Path, max: u64, links: Links) -> io::Result<String> {
 ///
 /// # Errors
 /// When it is a link, with what to do.
-pub fn refuse_link(path: &Path) -> io::Result<()> {
+pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => {
             Err(io::Error::other("it is a symbolic link, behind which nothing is kept: configure where it leads to"))
@@ -47,7 +47,7 @@ pub fn refuse_link(path: &Path) -> io::Result<()> {
 
 /// True for a directory that is there and no symbolic link.
 #[must_use]
-pub fn is_own_directory(path: &Path) -> bool {
+pub(crate) fn is_own_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 

@@ -6,19 +6,11 @@ use std::io::Cursor;
 use std::path::Path;
 use std::time::Duration;
 
-use cni_plugin::call;
-use cni_plugin::plan::gc::Subject;
-use cni_plugin::protocol::args::{CniArgs, Request};
-use cni_plugin::protocol::attachment::{Attachment, ContainerId};
-use cni_plugin::protocol::error::CniError;
-use cni_plugin::protocol::netconf::NetConf;
-use cni_plugin::protocol::range::{Range, RangeSet};
-use cni_plugin::protocol::result;
-use cni_plugin::protocol::version::SpecVersion;
+use cni_plugin::{
+    Attachment, Class, CniArgs, CniError, ContainerId, NetConf, Places, Range, RangeSet, Records, Request, Sharing,
+    SpecVersion, Store, Subject, parse_result,
+};
 
-use cni_plugin::state::places::Places;
-use cni_plugin::state::records::{Class, Records};
-use cni_plugin::state::reservations::{Sharing, Store};
 use netstate::subnet_file::SubnetFile;
 use serde_json::Value;
 
@@ -107,10 +99,10 @@ fn subnet_env(input: &[u8]) {
 
 fn prev_result(input: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(input) else { return };
-    let Some(result) = fails_well(result::parse(value)) else { return };
+    let Some(result) = fails_well(parse_result(value)) else { return };
     for version in SpecVersion::ALL {
         if let Some(rendered) = fails_well(result.render(version)) {
-            fails_well(result::parse(rendered)).unwrap();
+            fails_well(parse_result(rendered)).unwrap();
         }
     }
 }
@@ -188,7 +180,7 @@ fn serve(program: &str, command: &str, input: &[u8]) {
         };
         Some(value.to_owned())
     };
-    let answer = call::serve(program, var, &mut Cursor::new(input));
+    let answer = cni_plugin::serve(program, var, &mut Cursor::new(input));
     match answer.code {
         0 => assert!(answer.stdout.is_empty() || serde_json::from_str::<Value>(&answer.stdout).unwrap().is_object()),
         1 => is_error(&answer.stdout),

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cni_plugin::plan::bandwidth::ifb_name;
-use cni_plugin::protocol::attachment::ContainerId;
+use cni_plugin::{ContainerId, ifb_name};
 use kernel::Rtnl;
 use netstate::{MacAddr, TokenBucket};
 use serde_json::{Value, json};

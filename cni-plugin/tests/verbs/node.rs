@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cni_plugin::protocol::attachment::{Attachment, ContainerId};
+use cni_plugin::{Attachment, ContainerId};
 use kernel::{Netns, Rtnl};
 use netstate::IfName;
 use nix::mount::{MsFlags, mount};

@@ -11,9 +11,9 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::range::RangeSet;
 
 /// The node forwards IPv4.
-pub const FORWARD_V4: SysctlKey = SysctlKey::literal("net/ipv4/ip_forward");
+pub(crate) const FORWARD_V4: SysctlKey = SysctlKey::literal("net/ipv4/ip_forward");
 /// The node forwards IPv6.
-pub const FORWARD_V6: SysctlKey = SysctlKey::literal("net/ipv6/conf/all/forwarding");
+pub(crate) const FORWARD_V6: SysctlKey = SysctlKey::literal("net/ipv6/conf/all/forwarding");
 
 impl Attach<'_> {
     pub(super) fn bridge_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {

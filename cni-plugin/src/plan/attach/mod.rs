@@ -4,9 +4,9 @@
 //! bridge and what Pods share, then the veth pair in one message, then the ports, then the Pod's side, and last the
 //! neighbour entry, which only makes the first packet faster.
 
-pub mod bridge;
+pub(crate) mod bridge;
 mod pod;
-pub mod vlan;
+pub(crate) mod vlan;
 
 use std::net::IpAddr;
 
@@ -29,7 +29,7 @@ const ETHERNET_MTU: u32 = 1500;
 
 /// The bridge as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BridgeState {
+pub(crate) struct BridgeState {
     /// Interface index.
     pub index: u32,
     /// A link of that name exists, and it is a bridge.
@@ -50,7 +50,7 @@ pub struct BridgeState {
 
 /// What is examined only when the bridge lacks something: a gateway's address, VLAN filtering.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Some link is a port of the bridge.
     pub has_ports: bool,
     /// Addresses of the host's other bridges.
@@ -59,7 +59,7 @@ pub struct Surroundings {
 
 /// What ADD found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The bridge, if a link has its name.
     pub bridge: Option<BridgeState>,
     /// The link that holds the gateways of the Pod's VLAN, see [`Attach::gateway_vlan`].
@@ -74,7 +74,7 @@ pub struct Facts {
 
 /// What shall be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attach<'a> {
+pub(crate) struct Attach<'a> {
     /// Which interface of which container.
     pub attachment: &'a Attachment,
     /// How.
@@ -96,14 +96,14 @@ pub struct Attach<'a> {
 impl Attach<'_> {
     /// The gateways that the bridge must hold.
     #[must_use]
-    pub fn gateways(&self) -> Vec<Cidr> {
+    pub(crate) fn gateways(&self) -> Vec<Cidr> {
         let all = self.reservations.iter().map(|r| (r.gateway, r.len));
         if self.conf.gateway { all.collect() } else { Vec::new() }
     }
 
     /// True when the bridge lacks a gateway's address, or must learn to look at VLANs: then the host's other links matter.
     #[must_use]
-    pub fn needs_surroundings(&self, facts: &Facts) -> bool {
+    pub(crate) fn needs_surroundings(&self, facts: &Facts) -> bool {
         let is_blind = |bridge: &BridgeState| self.conf.vlan.is_used() && !bridge.filters_vlans;
         let present = self.present(facts);
         facts.bridge.as_ref().is_some_and(is_blind) || self.gateways().iter().any(|cidr| !present.contains(cidr))
@@ -144,7 +144,7 @@ impl Attach<'_> {
     ///
     /// # Errors
     /// Code 7 when what was found cannot be reconciled with the configuration.
-    pub fn plan(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
+    pub(crate) fn plan(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
         let mut steps = self.bridge_steps(facts)?;
         steps.extend(self.vlan_link_steps(facts));
         steps.extend(self.gateway_steps(facts)?);
@@ -193,7 +193,7 @@ impl Attach<'_> {
 
     /// The one hardware address that may send by the Pod's port, where it is guarded.
     #[must_use]
-    pub fn guarded(&self) -> Option<MacAddr> {
+    pub(crate) fn guarded(&self) -> Option<MacAddr> {
         self.conf.spoof_guard.then(|| self.pod_end().mac)
     }
 
@@ -209,7 +209,7 @@ impl Attach<'_> {
     ///
     /// # Errors
     /// Code 7 for a network whose name nftables cannot hold.
-    pub fn masquerade(&self) -> Result<Option<Ruleset>, CniError> {
+    pub(crate) fn masquerade(&self) -> Result<Option<Ruleset>, CniError> {
         let Some(networks) = self.conf.masquerade.as_ref().filter(|_| !self.reservations.is_empty()) else {
             return Ok(None);
         };
@@ -225,7 +225,7 @@ impl Attach<'_> {
     ///
     /// # Errors
     /// As [`Attach::plan`].
-    pub fn result(&self, facts: &Facts) -> Result<AddResult, CniError> {
+    pub(crate) fn result(&self, facts: &Facts) -> Result<AddResult, CniError> {
         let bridge_mac = facts.bridge.as_ref().and_then(|bridge| bridge.mac);
         let mtu = Some(self.mtu());
         let host = |name: &IfName, mac| Interface { name: name.to_string(), mac, mtu, sandbox: None };

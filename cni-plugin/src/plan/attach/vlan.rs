@@ -14,7 +14,7 @@ use crate::protocol::error::{CniError, Code};
 
 /// The link that holds a VLAN's gateways, as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VlanLink {
+pub(crate) struct VlanLink {
     /// Interface index.
     pub index: u32,
     /// Administratively up.
@@ -32,13 +32,13 @@ pub struct VlanLink {
 impl Attach<'_> {
     /// The VLAN whose gateways a link of its own holds, instead of the bridge.
     #[must_use]
-    pub fn gateway_vlan(&self) -> Option<u16> {
+    pub(crate) fn gateway_vlan(&self) -> Option<u16> {
         self.conf.vlan.native.filter(|_| self.conf.gateway && !self.reservations.is_empty())
     }
 
     /// The link of this host through which the Pod is reached: it holds the gateways.
     #[must_use]
-    pub fn gateway_link(&self) -> IfName {
+    pub(crate) fn gateway_link(&self) -> IfName {
         let vlan = self.gateway_vlan().and_then(|vlan| self.conf.vlan_link(vlan));
         vlan.unwrap_or_else(|| self.conf.bridge.clone())
     }

@@ -17,13 +17,13 @@ use super::table::{self, Scope, address_type};
 
 /// The text of a key.
 #[must_use]
-pub fn text(key: &ElementKey) -> String {
+pub(crate) fn text(key: &ElementKey) -> String {
     key.key.iter().fold(key.set.to_string(), |text, part| format!("{text} {part}"))
 }
 
 /// Reads a text; `None` when it is no key of ours.
 #[must_use]
-pub fn parse(text: &str) -> Option<ElementKey> {
+pub(crate) fn parse(text: &str) -> Option<ElementKey> {
     let mut words = text.split(' ');
     let set = Name::new(words.next()?).ok()?;
     let types = declared(&set)?.key;
@@ -46,7 +46,7 @@ fn datum(ty: Type, word: &str) -> Option<Datum> {
 
 /// How a set of the table is declared, by its name; `None` when it is none of ours.
 #[must_use]
-pub fn declared(set: &Name) -> Option<Set> {
+pub(crate) fn declared(set: &Name) -> Option<Set> {
     for v4 in [true, false] {
         let address = address_type(v4);
         for scope in Scope::ALL {
@@ -64,13 +64,13 @@ pub fn declared(set: &Name) -> Option<Set> {
 
 /// True for a key of a map from ports to Pods: who holds it holds the port.
 #[must_use]
-pub fn is_target(key: &ElementKey) -> bool {
+pub(crate) fn is_target(key: &ElementKey) -> bool {
     policy::of_set(&key.set).is_none()
 }
 
 /// True when both keys are of the same port: one in a map, the other in a policy's set.
 #[must_use]
-pub fn is_same_port(one: &ElementKey, other: &ElementKey) -> bool {
+pub(crate) fn is_same_port(one: &ElementKey, other: &ElementKey) -> bool {
     let family = |key: &ElementKey| declared(&key.set).map(|set| is_v4(&key.set, &set));
     one.key == other.key && family(one) == family(other)
 }
@@ -82,7 +82,7 @@ fn is_v4(name: &Name, set: &Set) -> bool {
 
 /// The address and port on the host that a key is about, with its protocol.
 #[must_use]
-pub fn port_of(key: &[Datum]) -> Option<(Option<IpAddr>, Protocol, u16)> {
+pub(crate) fn port_of(key: &[Datum]) -> Option<(Option<IpAddr>, Protocol, u16)> {
     let (host_ip, rest) = match key {
         [Datum::Ipv4(ip), rest @ ..] => (Some(IpAddr::V4(*ip)), rest),
         [Datum::Ipv6(ip), rest @ ..] => (Some(IpAddr::V6(*ip)), rest),

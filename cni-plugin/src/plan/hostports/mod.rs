@@ -10,10 +10,10 @@
 //! A port is an element in a map, which leads it to its Pod, and where its source may have to be rewritten one in a set
 //! of its policy. Invariant: all elements of an attachment come and go in one transaction.
 
-pub mod keys;
-pub mod policy;
-pub mod predecessor;
-pub mod table;
+pub(crate) mod keys;
+pub(crate) mod policy;
+pub(crate) mod predecessor;
+pub(crate) mod table;
 
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ use table::Scope;
 
 /// The ports of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPorts<'a> {
+pub(crate) struct HostPorts<'a> {
     /// Whose ports.
     pub tag: Tag,
     /// Which ports; may be empty.
@@ -43,7 +43,7 @@ pub struct HostPorts<'a> {
 
 /// A UDP flow that must be forgotten: its packets would go on to where they went before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StaleFlows {
+pub(crate) struct StaleFlows {
     /// Port of the flow's first packet.
     pub host_port: u16,
     /// Destination of the flow's first packet; `None` is any address of this host.
@@ -55,7 +55,7 @@ pub struct StaleFlows {
 impl HostPorts<'_> {
     /// The table with the policy and the elements that this attachment needs.
     #[must_use]
-    pub fn ruleset(&self) -> Ruleset {
+    pub(crate) fn ruleset(&self) -> Ruleset {
         let mut ruleset = Ruleset::new(table::key());
         ruleset.table = table::empty();
         let subnets: Vec<Prefix> = [true, false].into_iter().filter_map(|v4| self.subnet(v4)).collect();
@@ -103,13 +103,13 @@ impl HostPorts<'_> {
 
     /// Keys of the attachment's elements.
     #[must_use]
-    pub fn keys(&self) -> Vec<ElementKey> {
+    pub(crate) fn keys(&self) -> Vec<ElementKey> {
         if self.mappings.is_empty() { Vec::new() } else { self.ruleset().elements.into_keys().collect() }
     }
 
     /// True when 127.0.0.1 must reach a Pod: the bridge must take packets from there (`route_localnet`).
     #[must_use]
-    pub fn needs_localnet(&self) -> bool {
+    pub(crate) fn needs_localnet(&self) -> bool {
         self.conf.snat != Snat::Never && self.pairs().any(|(_, pod)| pod.is_ipv4())
     }
 
@@ -117,7 +117,7 @@ impl HostPorts<'_> {
     ///
     /// # Errors
     /// Code 7 for a port that two mappings lead to different places.
-    pub fn plan(&self, bridge: &IfName) -> Result<Vec<Step>, CniError> {
+    pub(crate) fn plan(&self, bridge: &IfName) -> Result<Vec<Step>, CniError> {
         if self.mappings.is_empty() {
             return Ok(Vec::new());
         }
@@ -169,7 +169,7 @@ impl HostPorts<'_> {
 
     /// UDP flows that know another way than these ports now lead.
     #[must_use]
-    pub fn stale_flows(&self) -> Vec<StaleFlows> {
+    pub(crate) fn stale_flows(&self) -> Vec<StaleFlows> {
         let udp = self.pairs().filter(|(mapping, _)| mapping.protocol == netstate::Protocol::Udp);
         let host_ip = |mapping: &PortMapping| mapping.host_ip.filter(|ip| !ip.is_unspecified());
         udp.map(|(mapping, pod)| StaleFlows { host_port: mapping.host_port, host_ip: host_ip(mapping), pod }).collect()
@@ -178,7 +178,7 @@ impl HostPorts<'_> {
 
 /// What an element leads to, as a flow of a UDP port; `None` for other protocols and for elements without a target.
 #[must_use]
-pub fn flow_of(key: &ElementKey, element: &Element) -> Option<StaleFlows> {
+pub(crate) fn flow_of(key: &ElementKey, element: &Element) -> Option<StaleFlows> {
     let Data::Value(target) = &element.data else { return None };
     let pod = match target.first()? {
         Datum::Ipv4(addr) => IpAddr::V4(*addr),

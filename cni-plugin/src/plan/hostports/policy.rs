@@ -25,7 +25,7 @@ const MET: &str = "met-";
 
 /// How the ports of Pods of these subnets are treated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub(crate) struct Policy {
     id: String,
     conf: PortmapConf,
     subnets: Vec<Prefix>,
@@ -35,7 +35,7 @@ impl Policy {
     /// The policy of Pods with an address in each of `subnets`, at most one for a family; `None` when nothing but the
     /// destination changes, whatever that was.
     #[must_use]
-    pub fn of(conf: &PortmapConf, subnets: &[Prefix]) -> Option<Self> {
+    pub(crate) fn of(conf: &PortmapConf, subnets: &[Prefix]) -> Option<Self> {
         let has_v4 = subnets.iter().any(Prefix::is_ipv4);
         let is_plain = conf.snat == Snat::Never && conf.conditions == Conditions::default();
         let subnets = match conf.snat {
@@ -57,18 +57,18 @@ impl Policy {
 
     /// True when the policy has something to say about ports of the family.
     #[must_use]
-    pub fn covers(&self, v4: bool) -> bool {
+    pub(crate) fn covers(&self, v4: bool) -> bool {
         self.subnets.iter().any(|subnet| subnet.is_ipv4() == v4)
     }
 
     /// The set of the ports that the policy holds for.
     #[must_use]
-    pub fn set(&self, scope: Scope, v4: bool) -> Name {
+    pub(crate) fn set(&self, scope: Scope, v4: bool) -> Name {
         set_name(scope, v4, &self.id)
     }
 
     /// Adds the policy to `table`.
-    pub fn declare(&self, table: &mut Table) {
+    pub(crate) fn declare(&self, table: &mut Table) {
         let (mut let_be, mut conditions, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for subnet in &self.subnets {
             let v4 = subnet.is_ipv4();
@@ -159,13 +159,13 @@ fn set_name(scope: Scope, v4: bool, id: &str) -> Name {
 
 /// True for the chain by which packets enter some policy.
 #[must_use]
-pub fn is_chain(name: &Name) -> bool {
+pub(crate) fn is_chain(name: &Name) -> bool {
     name.as_str().starts_with(CHAIN)
 }
 
 /// The identifier in the name of a policy's set.
 #[must_use]
-pub fn of_set(name: &Name) -> Option<&str> {
+pub(crate) fn of_set(name: &Name) -> Option<&str> {
     let name = name.as_str();
     let name = name.strip_prefix(Scope::OneAddress.prefix()).unwrap_or(name);
     name.strip_prefix("open4-").or_else(|| name.strip_prefix("open6-"))
@@ -173,13 +173,13 @@ pub fn of_set(name: &Name) -> Option<&str> {
 
 /// The identifier in the name of a chain of a policy's.
 #[must_use]
-pub fn of_chain(name: &Name) -> Option<&str> {
+pub(crate) fn of_chain(name: &Name) -> Option<&str> {
     let name = name.as_str();
     name.strip_prefix(CHAIN).or_else(|| name.strip_prefix(MET))
 }
 
 /// Bits that the rules of a policy's chain set in marks.
-pub fn marks(chain: &Chain) -> impl Iterator<Item = u32> + '_ {
+pub(crate) fn marks(chain: &Chain) -> impl Iterator<Item = u32> + '_ {
     let statements = chain.rules.iter().flat_map(|rule| &rule.statements);
     statements.filter_map(|statement| match statement {
         Statement::SetMark(change) => Some(change.xor),
@@ -189,14 +189,14 @@ pub fn marks(chain: &Chain) -> impl Iterator<Item = u32> + '_ {
 
 /// The rule that sends packets through a policy's chain.
 #[must_use]
-pub fn entry(chain: &Name) -> Rule {
+pub(crate) fn entry(chain: &Name) -> Rule {
     Rule::new().then(Verdict::Jump(chain.clone()))
 }
 
 impl Scope {
     /// The fields of a packet that make up a key.
     #[must_use]
-    pub fn fields(self, v4: bool) -> Vec<Field> {
+    pub(crate) fn fields(self, v4: bool) -> Vec<Field> {
         let address = match self {
             Self::OneAddress => Some(Field::Daddr(if v4 { IpFamily::V4 } else { IpFamily::V6 })),
             Self::AnyAddress => None,

@@ -20,32 +20,32 @@ const PREFIX: &str = "netd-ports-";
 
 /// The earlier table of `network`; `None` for a name that nftables cannot hold.
 #[must_use]
-pub fn key(network: &str) -> Option<TableKey> {
+pub(crate) fn key(network: &str) -> Option<TableKey> {
     let name = Name::new(format!("{PREFIX}{network}")).ok()?;
     Some(TableKey { family: Family::Inet, name })
 }
 
 /// The network that `table` was made for, if it is of that form.
 #[must_use]
-pub fn network_of(table: &TableKey) -> Option<&str> {
+pub(crate) fn network_of(table: &TableKey) -> Option<&str> {
     table.name.as_str().strip_prefix(PREFIX).filter(|_| table.family == Family::Inet)
 }
 
 /// The name of the host end of the attachment that `element` of an earlier table belongs to: the comment's first word.
 #[must_use]
-pub fn holder_link(element: &Element) -> Option<&str> {
+pub(crate) fn holder_link(element: &Element) -> Option<&str> {
     element.comment.as_deref()?.split(' ').next()
 }
 
 /// True when `element` of an earlier table belongs to `attachment`.
 #[must_use]
-pub fn owns(attachment: &Attachment, element: &Element) -> bool {
+pub(crate) fn owns(attachment: &Attachment, element: &Element) -> bool {
     holder_link(element).is_some_and(|link| link == attachment.host_link().as_str())
 }
 
 /// What stands for the table `earlier` of `network` in the shared one. Whose link is among `alive` is known to live.
 #[must_use]
-pub fn moved(earlier: &Ruleset, network: &str, alive: &BTreeSet<String>) -> Ruleset {
+pub(crate) fn moved(earlier: &Ruleset, network: &str, alive: &BTreeSet<String>) -> Ruleset {
     let mut ruleset = Ruleset::new(table::key());
     ruleset.table = table::empty();
     let policy = policy(earlier);

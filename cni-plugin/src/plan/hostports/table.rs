@@ -29,13 +29,13 @@ const POSTROUTING: Name = Name::literal("postrouting");
 
 /// The table's key.
 #[must_use]
-pub const fn key() -> TableKey {
+pub(crate) const fn key() -> TableKey {
     TableKey { family: Family::Inet, name: Name::literal("netd-ports") }
 }
 
 /// On which of the host's addresses a port is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// On one.
     OneAddress,
     /// On every one of a family.
@@ -44,11 +44,11 @@ pub enum Scope {
 
 impl Scope {
     /// The more exact one first.
-    pub const ALL: [Self; 2] = [Self::OneAddress, Self::AnyAddress];
+    pub(crate) const ALL: [Self; 2] = [Self::OneAddress, Self::AnyAddress];
 
     /// What names of sets and maps begin with.
     #[must_use]
-    pub const fn prefix(self) -> &'static str {
+    pub(crate) const fn prefix(self) -> &'static str {
         match self {
             Self::OneAddress => "host-",
             Self::AnyAddress => "",
@@ -57,7 +57,7 @@ impl Scope {
 
     /// The map from ports to Pods.
     #[must_use]
-    pub const fn map(self, v4: bool) -> Name {
+    pub(crate) const fn map(self, v4: bool) -> Name {
         match (self, v4) {
             (Self::OneAddress, true) => Name::literal("host-ports4"),
             (Self::OneAddress, false) => Name::literal("host-ports6"),
@@ -68,21 +68,21 @@ impl Scope {
 
     /// Types of a key's parts; `address` is that of the family's addresses.
     #[must_use]
-    pub fn key_types(self, address: Type) -> Vec<Type> {
+    pub(crate) fn key_types(self, address: Type) -> Vec<Type> {
         let first = (self == Self::OneAddress).then_some(address);
         first.into_iter().chain([Type::InetProto, Type::InetService]).collect()
     }
 
     /// The scope of a key.
     #[must_use]
-    pub fn of(key: &[Datum]) -> Self {
+    pub(crate) fn of(key: &[Datum]) -> Self {
         if matches!(key, [Datum::Ipv4(_) | Datum::Ipv6(_), ..]) { Self::OneAddress } else { Self::AnyAddress }
     }
 }
 
 /// The type of a family's addresses.
 #[must_use]
-pub const fn address_type(v4: bool) -> Type {
+pub(crate) const fn address_type(v4: bool) -> Type {
     if v4 { Type::Ipv4Addr } else { Type::Ipv6Addr }
 }
 
@@ -92,7 +92,7 @@ pub(super) const fn network_family(v4: bool) -> IpFamily {
 
 /// The table without any policy.
 #[must_use]
-pub fn empty() -> Table {
+pub(crate) fn empty() -> Table {
     let mut table = Table::default();
     for (v4, scope) in families_and_scopes() {
         let target = vec![address_type(v4), Type::InetService];
@@ -143,17 +143,17 @@ pub(super) fn add_masquerade(table: &mut Table, bits: u32) {
 
 /// `want` and every policy that `have` holds besides.
 #[must_use]
-pub fn merged(have: Option<&Table>, want: &Table) -> Table {
+pub(crate) fn merged(have: Option<&Table>, want: &Table) -> Table {
     let ids = have.into_iter().flat_map(|have| have.chains.keys()).filter_map(policy::of_chain);
     have.map_or_else(|| want.clone(), |have| with_policies(have, ids.collect(), want.clone()))
 }
 
 /// Policies that no port needs and that are kept for the next Pod all the same.
-pub const SPARE_POLICIES: usize = 8;
+pub(crate) const SPARE_POLICIES: usize = 8;
 
 /// The table as it shall be, in which policies that no port needs do not pile up: options and leases change.
 #[must_use]
-pub fn pruned(have: &Ruleset) -> Table {
+pub(crate) fn pruned(have: &Ruleset) -> Table {
     let used: BTreeSet<&str> = have.elements.keys().filter_map(|key| policy::of_set(&key.set)).collect();
     let all: BTreeSet<&str> = have.table.chains.keys().filter_map(policy::of_chain).collect();
     let kept = if all.difference(&used).count() > SPARE_POLICIES { used } else { all };
@@ -179,11 +179,11 @@ fn with_policies(have: &Table, ids: BTreeSet<&str>, mut table: Table) -> Table {
 
 /// Destinations whose packets never reach a Pod, whatever rewrites them: the kernel forwards none that come from ::1 or from
 /// an address of one link (net/ipv6/ip6_output.c `ip6_forward`), and those are the ones that go there.
-pub const UNFORWARDABLE_V6: [Prefix; 2] =
+pub(crate) const UNFORWARDABLE_V6: [Prefix; 2] =
     [Prefix::v6_literal([0, 0, 0, 0, 0, 0, 0, 1], 128), Prefix::v6_literal([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10)];
 
 /// Where this node speaks with itself.
-pub const LOOPBACK_V4: Prefix = Prefix::v4_literal([127, 0, 0, 0], 8);
+pub(crate) const LOOPBACK_V4: Prefix = Prefix::v4_literal([127, 0, 0, 0], 8);
 
 /// `route_localnet` would let neighbours on the bridge reach what listens on 127.0.0.1 only (CVE-2020-8558).
 fn localnet() -> Chain {

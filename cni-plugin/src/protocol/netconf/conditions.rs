@@ -32,7 +32,7 @@ const ACCEPTED: &str = "accepted are nft's \"ip saddr\", \"ip daddr\" (ip6 in co
                         a list { a, b }";
 
 /// The conditions of one family: one of the alternatives must hold, and of it all.
-pub type Alternatives = Vec<Vec<Match>>;
+pub(crate) type Alternatives = Vec<Vec<Match>>;
 
 /// Conditions of both families; none where there is no alternative.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::protocol::error::CniError;
 use crate::protocol::fields::{Fields, Unknown, unsupported};
 
 /// Where flannel's plugin keeps one file per container.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/flannel";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/flannel";
 
 /// The configuration of a plugin that takes its subnet from the subnet file.
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ use crate::protocol::result::{ResultRoute, parse_route};
 use crate::protocol::version::SpecVersion;
 
 /// host-local's default for `dataDir`.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// Where addresses come from and which routes a Pod gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl IpamConf {
 ///
 /// # Errors
 /// Code 7 when it is no text.
-pub fn data_dir(fields: &mut Fields) -> Result<PathBuf, CniError> {
+pub(crate) fn data_dir(fields: &mut Fields) -> Result<PathBuf, CniError> {
     let dir = fields.take_text("dataDir")?.filter(|dir| !dir.is_empty());
     Ok(PathBuf::from(dir.as_deref().unwrap_or(DEFAULT_DATA_DIR)))
 }

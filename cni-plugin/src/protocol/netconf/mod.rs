@@ -3,15 +3,15 @@
 //! Checks come in the order of the reference implementation (skel): JSON (code 6), name (7), version (1). What is
 //! left in [`NetConf::fields`] belongs to the plugin that the call is for: [`bridge`], [`flannel`] or [`portmap`].
 
-pub mod bandwidth;
-pub mod bridge;
-pub mod conditions;
-pub mod flannel;
-pub mod host_local;
-pub mod ipam;
-pub mod portmap;
-pub mod runtime;
-pub mod vlan;
+pub(crate) mod bandwidth;
+pub(crate) mod bridge;
+pub(crate) mod conditions;
+pub(crate) mod flannel;
+pub(crate) mod host_local;
+pub(crate) mod ipam;
+pub(crate) mod portmap;
+pub(crate) mod runtime;
+pub(crate) mod vlan;
 
 use std::rc::Rc;
 
@@ -26,13 +26,15 @@ use crate::protocol::version::SpecVersion;
 pub use bandwidth::BandwidthConf;
 pub use bridge::BridgeConf;
 pub use flannel::FlannelConf;
-pub use ipam::IpamConf;
-pub use portmap::{PortmapConf, Snat};
-pub use runtime::{PortMapping, RuntimeConfig};
-pub use vlan::VlanConf;
+pub(crate) use ipam::IpamConf;
+pub use portmap::PortmapConf;
+pub(crate) use portmap::Snat;
+pub(crate) use runtime::PortMapping;
+pub use runtime::RuntimeConfig;
+pub(crate) use vlan::VlanConf;
 
 /// Where records are kept unless configured otherwise.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/cni/netd";
+pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/cni/netd";
 
 /// The part of a configuration that does not depend on the plugin.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 /// `own` behind `previous`, both in the shape of one version. 0.1.0 and 0.2.0 have one place per family: there the own part
 /// takes that of the previous one.
 #[must_use]
-pub fn behind(previous: Option<Value>, own: Value) -> Value {
+pub(crate) fn behind(previous: Option<Value>, own: Value) -> Value {
     match (previous, own) {
         (Some(Value::Object(previous)), Value::Object(own)) => Value::Object(merged(previous, own)),
         (_, own) => own,

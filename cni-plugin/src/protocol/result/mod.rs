@@ -11,8 +11,9 @@ use std::net::IpAddr;
 
 use netstate::{IfName, MacAddr, Prefix};
 
-pub use merge::behind;
-pub use parse::{chained, dns as parse_dns, parse, route as parse_route};
+pub(crate) use merge::behind;
+pub use parse::parse;
+pub(crate) use parse::{chained, dns as parse_dns, route as parse_route};
 
 /// What ADD did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -47,7 +47,7 @@ pub fn parse(value: Value) -> Result<AddResult, CniError> {
 ///
 /// # Errors
 /// Code 7 without a previous result, and as [`parse`].
-pub fn chained(previous: Option<Value>, version: SpecVersion) -> Result<(Value, AddResult), CniError> {
+pub(crate) fn chained(previous: Option<Value>, version: SpecVersion) -> Result<(Value, AddResult), CniError> {
     let missing = || CniError::new(Code::InvalidConfig, "must be called as chained plugin: prevResult is missing");
     let mut previous = previous.ok_or_else(missing)?;
     let result = parse(previous.clone())?;
@@ -95,7 +95,7 @@ fn cidr(item: &mut Fields, key: &str) -> Result<(IpAddr, u8), CniError> {
 ///
 /// # Errors
 /// Code 7, naming the field.
-pub fn route(item: &mut Fields) -> Result<ResultRoute, CniError> {
+pub(crate) fn route(item: &mut Fields) -> Result<ResultRoute, CniError> {
     const DST: &str = "a network such as 172.7.0.0/16";
     let path = item.path_of("dst");
     let dst = item.take_parsed("dst", DST)?.ok_or_else(|| CniError::invalid_field(&path, "is missing", DST))?;
@@ -121,7 +121,7 @@ fn number(item: &mut Fields, key: &str) -> Result<Option<u32>, CniError> {
 ///
 /// # Errors
 /// Code 7, naming the field.
-pub fn dns(item: &mut Fields) -> Result<Dns, CniError> {
+pub(crate) fn dns(item: &mut Fields) -> Result<Dns, CniError> {
     Ok(Dns {
         nameservers: item.take_texts("nameservers")?,
         domain: item.take_text("domain")?.unwrap_or_default(),

@@ -45,7 +45,7 @@ use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 ///
 /// # Errors
 /// The first cause; everything that was done is taken back then.
-pub fn add(mut conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniError> {
+pub(crate) fn add(mut conf: NetConf, role: Bridge, call: &Call) -> Result<Value, CniError> {
     let previous = conf.prev_result.take();
     previous.clone().map(result::parse).transpose()?;
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;

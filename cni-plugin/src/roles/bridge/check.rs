@@ -33,7 +33,7 @@ use crate::state::reservations::Store;
 ///
 /// # Errors
 /// Code 102 with every difference; 7 without a previous result.
-pub fn check(mut conf: NetConf, role: Bridge, call: &Call) -> Result<(), CniError> {
+pub(crate) fn check(mut conf: NetConf, role: Bridge, call: &Call) -> Result<(), CniError> {
     let previous = conf.prev_result.take();
     let previous = previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
     let mut network = Network::load(conf, role, &CniArgs::parse(&call.args)?)?;

@@ -1,10 +1,10 @@
 //! The names that make an interface: `netd-cni`, `flannel` and `bridge`.
 
-pub mod add;
-pub mod check;
-pub mod mtu;
-pub mod network;
-pub mod status;
+pub(crate) mod add;
+pub(crate) mod check;
+pub(crate) mod mtu;
+pub(crate) mod network;
+pub(crate) mod status;
 mod survey;
 
 use serde_json::Value;
@@ -17,7 +17,7 @@ use crate::roles::Role;
 
 /// Where the network's configuration comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bridge {
+pub(crate) enum Bridge {
     /// `netd-cni`: bridge options at the top, the subnet from the node's lease; host ports and limits inside.
     Native,
     /// `flannel`: bridge options in `delegate`, the subnet from the node's lease.

@@ -15,7 +15,13 @@ const NAMES_MAX: usize = 20;
 /// One line about those of `links` that are ports of the bridge with index `bridge` and have another MTU than `mtu`
 /// bytes; `None` when there are none. `own` is the port of the Pod that is being attached.
 #[must_use]
-pub fn earlier(network: &str, bridge: (&IfName, u32), mtu: u32, links: &[LinkState], own: &IfName) -> Option<String> {
+pub(crate) fn earlier(
+    network: &str,
+    bridge: (&IfName, u32),
+    mtu: u32,
+    links: &[LinkState],
+    own: &IfName,
+) -> Option<String> {
     let (name, index) = bridge;
     let is_earlier = |link: &&LinkState| {
         link.master_index == Some(index) && link.name != *own && link.link.mtu.is_some_and(|found| found != mtu)

@@ -37,7 +37,7 @@ const CNI0: IfName = IfName::literal("cni0");
 
 /// A network, ready to attach to.
 #[derive(Debug, Clone)]
-pub struct Network {
+pub(crate) struct Network {
     /// Its name.
     pub name: String,
     /// Version of the result.
@@ -60,7 +60,7 @@ impl Network {
     /// # Errors
     /// Code 11 when the subnet file is not there yet, 7 when it or the configuration is invalid, 2 for an option that
     /// is not honoured.
-    pub fn load(conf: NetConf, role: Bridge, args: &CniArgs) -> Result<Self, CniError> {
+    pub(crate) fn load(conf: NetConf, role: Bridge, args: &CniArgs) -> Result<Self, CniError> {
         let network = match role {
             Bridge::Reference => Self::configured(conf, args)?,
             _ => Self::leased(conf, role, args)?,
@@ -126,12 +126,12 @@ impl Network {
 
     /// What reservations of other networks mean. A gateway makes the host part of the subnet, and a host has one of each.
     #[must_use]
-    pub fn sharing(&self) -> Sharing {
+    pub(crate) fn sharing(&self) -> Sharing {
         if self.bridge.is_leased || self.bridge.gateway { Sharing::Exclusive } else { Sharing::Avoided }
     }
 
     /// Directories of reservations that its addresses are drawn from, its own first.
-    pub fn pool(&self, ipam: &IpamConf) -> impl Iterator<Item = PathBuf> {
+    pub(crate) fn pool(&self, ipam: &IpamConf) -> impl Iterator<Item = PathBuf> {
         let own = ipam.data_dir.join(&self.name);
         let others = (self.sharing() == Sharing::Exclusive).then(|| pool::others(&own));
         let others: Vec<PathBuf> = others.into_iter().flatten().collect();
@@ -143,7 +143,7 @@ impl Network {
     ///
     /// # Errors
     /// When reservations cannot be read or removed, or the kernel cannot be asked.
-    pub fn reclaim(&self, ipam: &IpamConf, own: &Locked, host: &mut Rtnl) -> Result<usize, CniError> {
+    pub(crate) fn reclaim(&self, ipam: &IpamConf, own: &Locked, host: &mut Rtnl) -> Result<usize, CniError> {
         let mut released = self.leftovers(ipam).release(own, host)?;
         for dir in self.pool(ipam).skip(1) {
             let Some(name) = dir.file_name() else { continue };
@@ -160,7 +160,7 @@ impl Network {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn can_reclaim(&self, ipam: &IpamConf, host: &mut Rtnl) -> Result<bool, CniError> {
+    pub(crate) fn can_reclaim(&self, ipam: &IpamConf, host: &mut Rtnl) -> Result<bool, CniError> {
         for (at, dir) in self.pool(ipam).enumerate() {
             let name = dir.file_name().unwrap_or_default();
             let (records, network) = (self.records.of_network(name), name.to_string_lossy());
@@ -185,7 +185,7 @@ impl Network {
     ///
     /// # Errors
     /// Code 100 when the kernel cannot be asked.
-    pub fn find_bridge(&mut self, host: &mut Rtnl) -> Result<Option<LinkState>, CniError> {
+    pub(crate) fn find_bridge(&mut self, host: &mut Rtnl) -> Result<Option<LinkState>, CniError> {
         let found = host.link(&self.bridge.bridge)?;
         if !self.bridge.may_adopt || found.is_some() {
             return Ok(found);

@@ -26,7 +26,7 @@ use crate::protocol::netconf::{IpamConf, NetConf};
 ///
 /// # Errors
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
-pub fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
+pub(crate) fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
     let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
     let mut host = Rtnl::open().map_err(|e| not_available(CniError::from(e)))?;
     let facts = observe(&network, &mut host).map_err(|e| not_available(CniError::from(e)))?;

@@ -287,7 +287,7 @@ fn content(owner: &Attachment) -> String {
 }
 
 /// The texts of the reservations in the directory `dir`, read one by one without its lock.
-pub fn peek(dir: &Path) -> impl Iterator<Item = String> {
+pub(crate) fn peek(dir: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let is_address =
         |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<IpAddr>().is_ok());

@@ -1,12 +1,13 @@
 //! Which addresses of a network are taken, in host-local's file layout under host-local's lock: a node changes over, and
 //! back, with Pods running.
 
-pub mod locked;
-pub mod pool;
+pub(crate) mod locked;
+pub(crate) mod pool;
 #[cfg(test)]
 mod reference;
-pub mod store;
+pub(crate) mod store;
 
-pub use locked::Locked;
+pub(crate) use locked::Locked;
 pub use pool::Sharing;
-pub use store::{Store, StoreError};
+pub use store::Store;
+pub(crate) use store::StoreError;

@@ -25,7 +25,7 @@ pub enum Sharing {
 const LINKS_WITH_ONE_BELOW: u64 = 3;
 
 /// Directories of the other networks' reservations beside `own`.
-pub fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
     let is_alone = |top: &Path| fs::metadata(top).is_ok_and(|meta| meta.nlink() == LINKS_WITH_ONE_BELOW);
     let entries = own.parent().filter(|top| !is_alone(top)).and_then(|top| fs::read_dir(top).ok());
     let own = own.file_name().map(OsStr::to_owned);
@@ -37,7 +37,7 @@ pub fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The name of another network that has `addr`. A reservation that is just being made, or that a crash emptied, counts.
-pub fn holder(own: &Path, addr: IpAddr) -> Option<String> {
+pub(crate) fn holder(own: &Path, addr: IpAddr) -> Option<String> {
     let name = addr.to_string();
     let dir = others(own).find(|dir| fs::symlink_metadata(dir.join(&name)).is_ok())?;
     dir.file_name().map(|network| network.to_string_lossy().into_owned())
