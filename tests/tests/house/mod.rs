@@ -33,17 +33,14 @@ pub(crate) fn product() -> Vec<String> {
 }
 
 /// What is not yet as the gate wants it, by gate and beginning of the path: reported at each run, and taken out when it is mended.
-const OPEN: [(&str, &str); 13] = [
+const OPEN: [(&str, &str); 10] = [
     ("purity", "ipvs-proxy/src/plan/claims.rs"),
-    ("purity", "cni-plugin/src/"),
     ("size", "netd/"),
     ("size", "ipvs-proxy/"),
-    ("size", "cni-plugin/"),
     ("size", "lib/"),
     ("public", ""),
     ("nouns", ""),
     ("words", "netd/"),
-    ("words", "cni-plugin/"),
     ("words", "ipvs-proxy/"),
     ("words", "lib/"),
     ("words", "ARCHITECTURE.md"),
