@@ -34,6 +34,12 @@ struct ObserveFailure {
     next: Duration,
 }
 
+/// A row is put back this often at once; then whoever undoes it makes it wait as a row that fails does.
+const PATIENCE: u32 = 3;
+
+/// A row that was left alone for so long, beyond its pause, is not contested any more.
+const PEACE: Duration = Duration::from_secs(10);
+
 /// One kernel table under control.
 pub struct Reconciler<T: Target> {
     name: &'static str,
@@ -44,8 +50,29 @@ pub struct Reconciler<T: Target> {
     /// Dirty rows that were in place and that somebody else changed.
     taken: BTreeSet<T::Key>,
     failures: BTreeMap<T::Key, RowFailure>,
+    contests: BTreeMap<T::Key, Contest>,
     observe_failure: Option<ObserveFailure>,
     totals: Totals,
+}
+
+/// How often a row was put back that somebody else had changed.
+#[derive(Debug, Clone, Copy)]
+struct Contest {
+    times: u32,
+    last: Duration,
+}
+
+impl Contest {
+    /// The time until the row is put back once more.
+    fn pause(self) -> Duration {
+        let beyond = self.times.saturating_sub(PATIENCE);
+        if beyond == 0 { Duration::ZERO } else { retry::delay(beyond, RetryClass::Retry) }
+    }
+
+    /// When the row is put back once more.
+    fn next(self) -> Duration {
+        self.last.saturating_add(self.pause())
+    }
 }
 
 /// What was done since the start.
@@ -69,6 +96,7 @@ impl<T: Target> Reconciler<T> {
             dirty: BTreeSet::new(),
             taken: BTreeSet::new(),
             failures: BTreeMap::new(),
+            contests: BTreeMap::new(),
             observe_failure: None,
             totals: Totals { listings: 0, upserted: 0, repaired: 0, removed: 0, failures: 0 },
         }
@@ -183,7 +211,27 @@ impl<T: Target> Reconciler<T> {
     }
 
     fn due(&self, key: &T::Key, now: Duration) -> bool {
-        self.failures.get(key).is_none_or(|failure| failure.next <= now)
+        let failed = self.failures.get(key).map(|failure| failure.next);
+        let contested = self.contest(key).map(Contest::next);
+        failed.max(contested).is_none_or(|next| next <= now)
+    }
+
+    /// The contest about a row that somebody else has changed.
+    fn contest(&self, key: &T::Key) -> Option<Contest> {
+        self.taken.get(key).and_then(|key| self.contests.get(key)).copied()
+    }
+
+    /// Notes that a row was put back; a contested one is reported each time, and each time it waits longer.
+    fn repaired(&mut self, key: &T::Key, now: Duration, pass: &mut Pass) {
+        pass.repaired += 1;
+        self.totals.repaired += 1;
+        self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
+        let contest = self.contests.entry(key.clone()).or_insert(Contest { times: 0, last: now });
+        *contest = Contest { times: contest.times.saturating_add(1), last: now };
+        if contest.pause() > Duration::ZERO {
+            let reason = format!("{key}: {}", contested(*contest));
+            pass.fail(Failure { table: self.name, class: RetryClass::Retry, errno: None, reason });
+        }
     }
 
     /// The steps that are due, for rows that are desired (`upserts`) or for rows that are not.
@@ -213,13 +261,13 @@ impl<T: Target> Reconciler<T> {
         debug_assert_eq!(results.len(), steps.len(), "{}: a target returns a result for every step", self.name);
         for (step, result) in steps.iter().zip(results) {
             match result {
-                Ok(()) => self.record_success(step, pass),
+                Ok(()) => self.record_success(step, now, pass),
                 Err(error) => self.record_failure(step.key(), &error, now, pass),
             }
         }
     }
 
-    fn record_success(&mut self, step: &Step<T::Key, T::Value>, pass: &mut Pass) {
+    fn record_success(&mut self, step: &Step<T::Key, T::Value>, now: Duration, pass: &mut Pass) {
         let Some(mirror) = &mut self.mirror else { return };
         match step {
             Step::Create(key, value) | Step::Change(key, _, value) => {
@@ -227,8 +275,7 @@ impl<T: Target> Reconciler<T> {
                 pass.upserted += 1;
                 self.totals.upserted += 1;
                 if self.taken.remove(key) {
-                    pass.repaired += 1;
-                    self.totals.repaired += 1;
+                    self.repaired(key, now, pass);
                 }
             }
             Step::Remove(key, _) => {
@@ -266,9 +313,23 @@ impl<T: Target> Reconciler<T> {
             Some(f) => {
                 State::Failed { class: f.class, reason: f.reason.clone(), times: f.times, since: f.since, next: f.next }
             }
-            None => State::Pending,
+            None => match self.contest(key).filter(|contest| contest.pause() > Duration::ZERO) {
+                Some(contest) => State::Failed {
+                    class: RetryClass::Retry,
+                    reason: contested(contest),
+                    times: contest.times,
+                    since: contest.last,
+                    next: contest.next(),
+                },
+                None => State::Pending,
+            },
         }
     }
+}
+
+fn contested(contest: Contest) -> String {
+    let (times, pause) = (contest.times, contest.pause().as_secs_f32());
+    format!("somebody else has undone it {times} times in a row; it is put back after {pause:.1} s")
 }
 
 impl<T: Target> Stage for Reconciler<T> {
@@ -303,7 +364,8 @@ impl<T: Target> Stage for Reconciler<T> {
 
     fn next_try(&self) -> Option<Duration> {
         let rows = self.failures.values().map(|failure| failure.next);
-        rows.chain(self.observe_failure.as_ref().map(|failure| failure.next)).min()
+        let contested = self.taken.iter().filter_map(|key| self.contests.get(key)).map(|contest| contest.next());
+        rows.chain(contested).chain(self.observe_failure.as_ref().map(|failure| failure.next)).min()
     }
 
     fn status(&self) -> TableStatus {
