@@ -74,6 +74,37 @@ fn a_source_that_is_suddenly_empty_takes_no_service_away() -> Result<()> {
     })
 }
 
+fn a_second_daemon_and_a_clean_up_beside_one_are_refused() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let proxy = nodes.proxy()?;
+    let words = ["--services-dir=/run/services", "--cluster-cidr=172.7.0.0/16"];
+    for words in [&words[..], &["--cleanup"]] {
+        let error = nodes.node()?.command(lab::bin("ipvs-proxy")?).args(words).run().unwrap_err();
+        let text = format!("{error:#}");
+        ensure!(text.contains("another ipvs-proxy (process "), "{text}");
+    }
+    await_reals(nodes.node()?, &["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"].map(|pod| (pod, 1)))?;
+    // The lock ends with its holder, in whatever way that ends.
+    proxy.kill()?;
+    nodes.proxy().map(drop)
+}
+
+fn a_kube_proxy_that_runs_is_named() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    node.run(&["cp", "/bin/sleep", "/run/kube-proxy"])?;
+    let _rival = node.command("/run/kube-proxy").arg("1000").start("kube-proxy")?;
+    let proxy = nodes.proxy()?;
+    proxy.wait_for_line("runs in this network namespace", SOON)?;
+    eventually(SOON, || {
+        let advice = nodes.status()?["advice"].to_string();
+        ensure!(advice.contains("kube-proxy (process "), "{advice}");
+        Ok(())
+    })
+}
+
 fn cleanup_without_a_record_removes_nothing() -> Result<()> {
     let nodes = Nodes::start()?;
     let node = nodes.node()?;
@@ -132,6 +163,8 @@ fn main() -> ExitCode {
         lab::tests![
             a_virtual_server_at_a_services_key_is_taken_over_with_its_real_servers,
             a_source_that_is_suddenly_empty_takes_no_service_away,
+            a_second_daemon_and_a_clean_up_beside_one_are_refused,
+            a_kube_proxy_that_runs_is_named,
             cleanup_without_a_record_removes_nothing,
             cleanup_removes_what_is_recorded_and_nothing_else,
             a_start_that_found_no_source_leaves_the_take_over_to_the_next,

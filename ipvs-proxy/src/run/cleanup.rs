@@ -15,14 +15,16 @@ use netstate::nft;
 use netstate::{Address, AddressKey, IfName};
 use reconcile::{Owner, Rows, Step, Target};
 
+use super::lock::Lock;
 use super::{forward, link};
 use crate::dataplane::{record, table};
 
 /// Removes everything; returns how many virtual servers went, `None` when there is no record of ours.
 ///
 /// # Errors
-/// The first thing that the kernel refused to give up.
+/// When a daemon of ours works here; the first thing that the kernel refused to give up.
 pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
+    let _lock = Lock::take()?;
     let mut tables = Tables::new(Nft::open()?, [table::table_key()]);
     let rows = tables.observe()?;
     if rows.is_empty() {

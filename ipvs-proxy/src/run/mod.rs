@@ -10,6 +10,7 @@ mod flows;
 mod forward;
 mod health;
 mod kube_names;
+mod lock;
 mod memory;
 pub(crate) mod proxy;
 pub(crate) mod status;
@@ -32,6 +33,7 @@ use netstate::IfName;
 
 pub(crate) use cleanup::cleanup;
 
+use self::lock::Lock;
 use self::proxy::Proxy;
 use self::tables::{Tables, Touched};
 use self::worker::ProxyWork;
@@ -64,8 +66,9 @@ pub(crate) const PROGRAM: Program = Program {
 /// Runs the daemon until it is asked to end.
 ///
 /// # Errors
-/// When networks overlap, the kernel has no IPVS or refuses a conversation, or the source ends.
+/// When another of us works here, networks overlap, the kernel has no IPVS or refuses a conversation, or the source ends.
 pub(crate) fn run(config: Config, log: Log, seed: u64) -> anyhow::Result<()> {
+    let _lock = Lock::take()?;
     let places = config.places.clone();
     shell::run(&PROGRAM, &places, log, |shell| receive(config, seed, shell))
 }

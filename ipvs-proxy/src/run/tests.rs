@@ -557,6 +557,27 @@ fn an_address_turns_local_only_when_a_virtual_server_stands_behind_it() {
 }
 
 #[test]
+fn a_row_that_somebody_keeps_undoing_is_put_back_ever_more_slowly_and_named() {
+    let mut rig = Rig::web();
+    let mut undone = 0;
+    for _ in 0..300 {
+        rig.now += Duration::from_millis(200);
+        undone += usize::from(!std::mem::take(&mut rig.addresses.contents().rows).is_empty());
+        rig.proxy.touched(Touched::Links);
+        rig.work();
+    }
+    assert!((4..15).contains(&undone), "put back {undone} times in a minute");
+    let rows = rig.proxy.tables().stack().stage("address").unwrap().status();
+    assert!(format!("{rows:?}").contains("somebody else has undone it"), "{rows:?}");
+    // Left alone, it is back for good, and a single deletion later is mended at once.
+    rig.later(60);
+    rig.later(120);
+    rig.addresses.contents().rows.clear();
+    rig.proxy.touched(Touched::Links);
+    assert_eq!(rig.work(), ["address + 192.168.0.10/32 dev kube-ipvs0"]);
+}
+
+#[test]
 fn a_source_that_shows_nothing_is_believed_after_a_while_and_not_at_once() {
     let mut rig = Rig::web();
     rig.receive(Event::Reset);

@@ -11,7 +11,7 @@ use super::kube_names::KubeProxyNames;
 use super::proxy::Proxy;
 use super::status::Status;
 use super::tables::Touched;
-use super::{SOURCES, TABLES, addresses, forward};
+use super::{SOURCES, TABLES, addresses, forward, lock};
 use crate::source::Update;
 
 /// Shortest time between two listings of one table that notifications ask for: a node that starts a hundred Pods announces
@@ -40,13 +40,37 @@ pub(super) struct ProxyWork {
     well: bool,
     /// When the next report may be made.
     next_report: Duration,
+    /// What to say of a kube-proxy beside us, if there is one.
+    rival: Option<String>,
 }
 
 impl ProxyWork {
     pub(super) fn new(proxy: Proxy, node: String, shell: Shell) -> Self {
         let names = KubeProxyNames::default();
         shell.metrics.extend(|registry| names.register(registry));
-        Self { proxy, node, shell, names, ready: false, changed: true, well: false, next_report: Duration::ZERO }
+        let mut work = Self {
+            proxy,
+            node,
+            shell,
+            names,
+            ready: false,
+            changed: true,
+            well: false,
+            next_report: Duration::ZERO,
+            rival: None,
+        };
+        work.notice_rival();
+        work
+    }
+
+    /// Notices a kube-proxy beside us, and says so once.
+    fn notice_rival(&mut self) {
+        let rival = lock::rival();
+        if let Some(text) = rival.as_ref().filter(|text| self.rival.as_ref() != Some(text)) {
+            tracing::warn!("{text}");
+        }
+        self.changed |= rival != self.rival;
+        self.rival = rival;
     }
 
     /// Opens gates of readiness as they are passed.
@@ -103,6 +127,7 @@ impl Work for ProxyWork {
     }
 
     fn invalidate_all(&mut self) {
+        self.notice_rival();
         // Virtual servers are compared every second.
         self.proxy.touched(Touched::Links);
         self.proxy.touched(Touched::Nft);
@@ -130,7 +155,7 @@ impl Work for ProxyWork {
         self.changed = false;
         self.next_report = took.now + PAUSE;
         let denying = self.proxy.tables().denying().iter().map(forward::advice);
-        let advice: Vec<_> = addresses::bridge_advice().into_iter().chain(denying).collect();
+        let advice: Vec<_> = addresses::bridge_advice().into_iter().chain(denying).chain(self.rival.clone()).collect();
         let status = Status::of(&self.proxy, &self.node, &advice, took.now);
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);

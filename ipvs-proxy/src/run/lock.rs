@@ -1,0 +1,97 @@
+//! One of us per network namespace, and who else balances there.
+//!
+//! Two daemons that want different rows undo each other's work for ever. Invariant: a daemon, and a clean-up, of this
+//! program works only while it holds a name in the network namespace that the kernel gives to one process at a time and
+//! takes back when that ends, in whatever way.
+
+use std::fs;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+/// Name of the lock in the namespace's abstract sockets (unix(7)).
+const NAME: &str = "ipvs-proxy";
+
+/// The lock; it is held as long as this exists.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _socket: UnixDatagram,
+}
+
+impl Lock {
+    /// Takes the lock of this network namespace.
+    ///
+    /// # Errors
+    /// When another process holds it, with the processes that may be it; when the kernel refuses.
+    pub(crate) fn take() -> anyhow::Result<Self> {
+        match Self::named(NAME).context("lock this network namespace")? {
+            Some(lock) => Ok(lock),
+            None => bail!(
+                "another ipvs-proxy{} works in this network namespace: two of them would undo each other's rows",
+                text(&processes(NAME))
+            ),
+        }
+    }
+
+    /// The lock of that name, `None` when somebody holds it.
+    fn named(name: &str) -> io::Result<Option<Self>> {
+        match UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?) {
+            Ok(socket) => Ok(Some(Self { _socket: socket })),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What to say of a kube-proxy that runs in this network namespace, if one does.
+pub(crate) fn rival() -> Option<String> {
+    let found = processes("kube-proxy");
+    (!found.is_empty()).then(|| {
+        format!("kube-proxy{} runs in this network namespace: it removes what it does not know; stop it", text(&found))
+    })
+}
+
+/// Processes of that name in this network namespace, as far as they can be seen: a container sees its own only.
+fn processes(name: &str) -> Vec<u32> {
+    let own = namespace(Path::new("/proc/self"));
+    let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let numbered = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())));
+    let is_it = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+    let others = numbered.filter(|(id, path)| *id != std::process::id() && is_it(path) && namespace(path) == own);
+    let mut found: Vec<u32> = others.map(|(id, _)| id).collect();
+    found.sort_unstable();
+    found
+}
+
+fn namespace(process: &Path) -> Option<std::path::PathBuf> {
+    fs::read_link(process.join("ns/net")).ok()
+}
+
+fn text(processes: &[u32]) -> String {
+    let ids: Vec<_> = processes.iter().map(ToString::to_string).collect();
+    if ids.is_empty() { String::new() } else { format!(" (process {})", ids.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_is_one_processs_at_a_time_and_free_when_that_is_gone() {
+        let name = format!("ipvs-proxy-test-{}", std::process::id());
+        let first = Lock::named(&name).unwrap();
+        assert!(first.is_some());
+        assert!(Lock::named(&name).unwrap().is_none());
+        drop(first);
+        assert!(Lock::named(&name).unwrap().is_some());
+    }
+
+    #[test]
+    fn processes_are_named_and_none_is_no_word() {
+        assert_eq!(text(&[]), "");
+        assert_eq!(text(&[7, 12]), " (process 7, 12)");
+    }
+}
