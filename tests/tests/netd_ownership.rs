@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lab::{Host, Need, eventually, throughout};
 use netd_node::{HOST_GW, Net, SOON, VXLAN, pod};
+use nix::sys::signal::Signal;
 
 /// Routes of every kind that an administrator or another program may have inside the Pod network.
 const FOREIGN: [&str; 11] = [
@@ -138,6 +139,42 @@ fn own_metric(net: &Net) -> Result<String> {
     Ok(words[at + 1].to_owned())
 }
 
+fn foreign_route_in_front_of_pods_is_reported_and_stays() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let [netd, _second] = net.both()?;
+    let host = net.host("hdss7-21")?;
+    let quiet = net.status("hdss7-21")?;
+    ensure!(quiet["warnings"].as_array().unwrap().is_empty(), "{quiet}");
+    for (route, what) in [
+        ("172.7.21.0/24 via 10.4.7.200 proto static metric 5", "172.7.21.0/24"),
+        ("172.7.22.0/24 via 10.4.7.200 proto static metric 5", "172.7.22.0/24"),
+        ("172.7.22.0/25 via 10.4.7.200", "172.7.22.0/25"),
+        ("blackhole 172.7.22.7", "172.7.22.7/32"),
+        ("172.7.22.0/24 nexthop via 10.4.7.200 dev eth0 nexthop via 10.4.7.11 dev eth0", "172.7.22.0/24"),
+    ] {
+        host.run(&["sh", "-c", &format!("ip route add {route}")])?;
+        // Compares everything now, as it does each minute by itself.
+        netd.signal(Signal::SIGHUP)?;
+        eventually(SOON, || {
+            let status = net.status("hdss7-21")?;
+            let warnings = status["warnings"].as_array().unwrap();
+            let named =
+                |warning: &serde_json::Value| warning.as_str().is_some_and(|text| text.contains(&format!("{what} ")));
+            ensure!(warnings.iter().any(named), "{route} is not reported: {warnings:?}");
+            Ok(())
+        })?;
+        host.run(&["sh", "-c", &format!("ip route del {route}")])?;
+        // Compares everything now, as it does each minute by itself.
+        netd.signal(Signal::SIGHUP)?;
+        eventually(SOON, || {
+            let status = net.status("hdss7-21")?;
+            ensure!(status["warnings"].as_array().unwrap().is_empty(), "after `ip route del {route}`: {status}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 fn default_route_with_several_next_hops_names_the_interface() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let host = net.host("hdss7-21")?;
@@ -173,6 +210,7 @@ fn main() -> ExitCode {
             foreign_routes_stay_beside_direct_ones,
             first_start_takes_over_only_what_flannel_makes,
             route_of_a_predecessor_to_what_is_now_the_own_subnet_goes,
+            foreign_route_in_front_of_pods_is_reported_and_stays,
             default_route_with_several_next_hops_names_the_interface,
         ],
     )

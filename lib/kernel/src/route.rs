@@ -51,7 +51,10 @@ impl Rtnl {
     }
 
     /// The routes of one table, or of all, that `wanted` keeps before the name of their link is known.
-    fn routes_of(
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn routes_of(
         &mut self,
         table: Option<u32>,
         wanted: impl Fn(&RouteKey, &Route) -> bool,

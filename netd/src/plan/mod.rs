@@ -8,6 +8,7 @@ pub mod backend;
 mod masquerade;
 mod ownership;
 mod peers;
+mod rivals;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
 pub use masquerade::{Masquerade, TABLE};
 pub use ownership::Ownership;
 pub use peers::Refusal;
+pub use rivals::in_front;
 pub use tables::{Changes, RowChanges, Tables};
 
 use crate::format::lease::{Lease, StoredLease, SubnetKey};

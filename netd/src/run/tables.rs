@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use daemon::monitors::Ports;
-use daemon::status::TableRows;
+use daemon::status::{LISTED, TableRows};
 use kernel::address::Addresses;
 use kernel::fdb::Fdbs;
 use kernel::link::Links;
@@ -18,15 +18,17 @@ use kernel::nft::forward::Forward;
 use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::Event;
-use kernel::{KernelError, Rtnl};
+use kernel::{Chain, KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
-use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
+use netstate::{
+    Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
+};
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatus, Target};
 
 use super::forward;
 use crate::command::instance::Instance;
 use crate::plan::backend::Backend;
-use crate::plan::{Changes, Ownership, RowChanges};
+use crate::plan::{Changes, Ownership, RowChanges, in_front};
 
 /// One kernel table, or a fake of it.
 type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
@@ -42,8 +44,14 @@ pub(super) struct Targets {
     pub(super) fdb: Rows<FdbKey, Fdb>,
     pub(super) routes: Rows<RouteKey, Route>,
     pub(super) forward: Option<Forward>,
+    /// Lists the routes of others inside the Pod networks.
+    pub(super) rivals: Option<ListRoutes>,
+    pub(super) own: Prefix,
     pub(super) ports: Ports,
 }
+
+/// Lists some routes.
+pub(super) type ListRoutes = Box<dyn FnMut() -> Result<Vec<(RouteKey, Route)>, KernelError> + Send>;
 
 /// Every kernel table that netd writes.
 pub(super) struct Stages {
@@ -59,6 +67,10 @@ pub(super) struct Stages {
     forward: Option<Handle<Forward>>,
     /// Warnings that the log has.
     reported: Vec<String>,
+    rivals: Option<ListRoutes>,
+    own: Prefix,
+    /// What others' routes take from ours; `None` until they are listed.
+    in_front: Option<Vec<String>>,
     ports: Ports,
 }
 
@@ -112,6 +124,13 @@ impl Targets {
         let own_link = move |name: &IfName, link: &Link| recorded.contains(name) && Backend::makes_link(link);
         let ownership = ownership.clone();
         let (table, protocols) = Ownership::CANDIDATES;
+        let (own, theirs, mut beside) = (ownership.local.subnet, ownership.clone(), rtnl()?);
+        let rivals = move || {
+            let inside = |key: &RouteKey, _: &Route| theirs.network.networks().any(|pods| pods.covers(&key.dst));
+            let mut routes = beside.routes_of(Some(table), inside)?;
+            routes.retain(|(key, route)| !theirs.owns(key, route));
+            Ok(routes)
+        };
         let own_route = move |key: &RouteKey, route: &Route| ownership.owns(key, route);
         Ok(Self {
             links: Box::new(Links::new(rtnl()?, Box::new(own_link)).only(names)),
@@ -122,6 +141,8 @@ impl Targets {
             fdb: Box::new(Fdbs::new(rtnl()?, device)),
             routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
             forward: Some(Forward::new(foreign, BTreeSet::from([instance.table()]), instance.marker())),
+            rivals: Some(Box::new(rivals)),
+            own,
             ports,
         })
     }
@@ -143,6 +164,9 @@ impl Stages {
             routes: stack.push(Reconciler::new("routes", targets.routes)),
             forward: targets.forward.map(|forward| stack.push(forward)),
             stack,
+            rivals: targets.rivals,
+            own: targets.own,
+            in_front: None,
             reported: Vec::new(),
             ports: targets.ports,
         }
@@ -189,6 +213,9 @@ impl Stages {
     /// One pass over all tables.
     pub(super) fn pass(&mut self, gate: &Gate<&str>, now: Duration) -> Pass {
         let done = self.stack.pass(gate.is_open(), now);
+        if self.in_front.is_none() {
+            self.list_rivals();
+        }
         let warnings = self.warnings();
         for warning in warnings.iter().filter(|warning| !self.reported.contains(warning)) {
             tracing::warn!("{warning}");
@@ -221,8 +248,18 @@ impl Stages {
         }
     }
 
+    /// Lists the routes of others, at audits only: a node can have a hundred thousand of them.
+    fn list_rivals(&mut self) {
+        let (Some(list), Some(table)) = (&mut self.rivals, self.stack.get(self.routes)) else { return };
+        match list() {
+            Ok(foreign) => self.in_front = Some(in_front(&self.own, table.desired(), &foreign)),
+            Err(error) => tracing::warn!(error = %Chain(&error), "the routes of others cannot be listed"),
+        }
+    }
+
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
+        self.in_front = None;
         self.stack.invalidate_all();
     }
 
@@ -254,6 +291,7 @@ impl Stages {
             .into_iter()
             .flat_map(Forward::denying)
             .map(forward::warning)
+            .chain(self.in_front.iter().flatten().take(LISTED).cloned())
             .collect()
     }
 }

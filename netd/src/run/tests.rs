@@ -62,6 +62,8 @@ impl Fakes {
             fdb: Box::new(self.fdb.clone()),
             routes: Box::new(self.routes.clone()),
             forward: None,
+            rivals: None,
+            own: "172.7.21.0/24".parse().unwrap(),
             ports: ::daemon::monitors::Ports::default(),
         }
     }
