@@ -70,13 +70,11 @@ async fn start<S: LeaseSource>(
         mtu = external.mtu, "this node's interface towards the others"
     );
     let network = network(&source, seed).await?;
-    let device_mac = match network.backend.device() {
-        Some(device) => facts::tunnel_mac(&device).context("look for the tunnel device")?,
-        None => None,
-    };
+    let device = network.backend.device();
+    let device_mac =
+        device.as_ref().map(facts::tunnel_mac).transpose().context("look for the tunnel device")?.flatten();
     let local = local(&external, &network, device_mac);
     check_plan(&config, &network, &local)?;
-    let device = network.backend.device();
     let claimed = claimed.extend(network.networks(), device.as_ref())?;
     let records = Records::open(&config, &network, &claimed)?;
     let request = LeaseRequest {
@@ -98,10 +96,7 @@ async fn start<S: LeaseSource>(
         record: records.leases.clone(),
     };
     let ownership = Ownership { network: network.clone(), local, earlier: records.networks, adopted: BTreeSet::new() };
-    let routes = facts::routes().context("look for routes of an earlier run")?;
-    let ownership = if records.adopts { ownership.adopting(routes.iter().cloned()) } else { ownership };
-    let own = routes.iter().filter(|(key, route)| ownership.owns(key, route));
-    let leftovers = own.map(|(key, _)| key.dst).collect();
+    let (ownership, leftovers) = earlier_routes(ownership, records.adopts)?;
     let keeper = Keeper::start(source.clone(), request, seed);
     // Without other nodes there is nobody whose absence could be doubted.
     let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
@@ -118,6 +113,15 @@ async fn start<S: LeaseSource>(
         open: Box::new(move |ownership, devices| Targets::of_kernel(&instance, ownership, devices)),
     };
     Ok(Daemon::new(node, source, keeper, external, shell))
+}
+
+/// The subnets that routes of an earlier run lead to; at a first start the routes are adopted.
+fn earlier_routes(ownership: Ownership, adopts: bool) -> Result<(Ownership, BTreeSet<Prefix>)> {
+    let routes = facts::routes().context("look for routes of an earlier run")?;
+    let ownership = if adopts { ownership.adopting(routes.iter().cloned()) } else { ownership };
+    let own = routes.iter().filter(|(key, route)| ownership.owns(key, route));
+    let leftovers = own.map(|(key, _)| key.dst).collect();
+    Ok((ownership, leftovers))
 }
 
 fn one(source: &str, problem: Problem) -> Problems {

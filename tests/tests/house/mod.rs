@@ -33,17 +33,12 @@ pub(crate) fn product() -> Vec<String> {
 }
 
 /// What is not yet as the gate wants it, by gate and beginning of the path: reported at each run, and taken out when it is mended.
-const OPEN: [(&str, &str); 10] = [
-    ("purity", "ipvs-proxy/src/plan/claims.rs"),
-    ("size", "netd/"),
-    ("size", "ipvs-proxy/"),
-    ("size", "lib/"),
-    ("public", ""),
-    ("nouns", ""),
+const OPEN: [(&str, &str); 5] = [
+    ("public", "netd/"),
+    ("nouns", "cni-plugin/"),
+    ("nouns", "netd/src/run/status.rs"),
+    ("nouns", "ipvs-proxy/src/run/status.rs"),
     ("words", "netd/"),
-    ("words", "ipvs-proxy/"),
-    ("words", "lib/"),
-    ("words", "ARCHITECTURE.md"),
 ];
 
 /// Fails with all of `wrong` that is not open, one a line.
