@@ -301,10 +301,13 @@ impl View {
         self.slices.all()
     }
 
-    /// Malformed objects by key with the reason, and whether an earlier value of it is still in use.
+    /// Malformed objects in the order of their keys with the reason, and whether an earlier value of it is still in use.
     pub(crate) fn malformed(&self) -> impl Iterator<Item = (String, &str, bool)> {
         let junk = self.junk.entries().keys().map(|key| (key.clone(), JUNK, false));
-        self.slices.malformed("endpointslices").chain(self.services.malformed("services")).chain(junk)
+        let objects = self.slices.malformed("endpointslices").chain(self.services.malformed("services"));
+        let mut all: Vec<_> = objects.chain(junk).collect();
+        all.sort_unstable();
+        all.into_iter()
     }
 
     /// Files of the source that cannot be read, with the reason.
