@@ -12,9 +12,11 @@
 //! Invariants of the crate: all but `source` and `run` are pure; a plan never imports `run`. The kernel is written by
 //! one thread only. No program is executed. Ending leaves the data path as it is.
 
-pub mod choose;
-pub mod command;
-pub mod format;
-pub mod plan;
-pub mod run;
-pub mod source;
+mod choose;
+mod command;
+mod format;
+mod plan;
+mod run;
+mod source;
+
+pub use run::main;

@@ -241,7 +241,7 @@ fn store_that_goes_away_costs_nothing_and_comes_back() -> Result<()> {
     let [first, _second] = net.both()?;
     let before = kernel_state(net.host("hdss7-21")?)?;
     net.etcd.kill("hdss7-12")?;
-    first.wait_for_line("the store cannot be heard", SOON)?;
+    first.wait_for_line("the store is out of reach", SOON)?;
     let host = net.host("hdss7-21")?;
     // Repairs go on without it.
     host.run(&["ip", "route", "del", "172.7.22.0/24"])?;

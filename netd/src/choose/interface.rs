@@ -14,7 +14,7 @@ use cluster::Problem;
 
 /// One interface of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// Its name.
     pub name: IfName,
     /// Its MTU in bytes.
@@ -26,14 +26,14 @@ pub struct Interface {
 impl Interface {
     /// True when `address` is one of its addresses.
     #[must_use]
-    pub fn has(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
         ipv4(self).any(|own| own == address)
     }
 }
 
 /// The host as the choice sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// All interfaces.
     pub interfaces: Vec<Interface>,
     /// The interface of the IPv4 default route.
@@ -44,7 +44,7 @@ pub struct Facts {
 
 /// What the operator asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// `--iface`: names or addresses.
     pub ifaces: Vec<String>,
     /// `--iface-regex`.
@@ -57,7 +57,7 @@ pub struct Wanted {
 
 /// The chosen interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct External {
+pub(crate) struct External {
     /// Its name.
     pub interface: IfName,
     /// Its address.
@@ -73,7 +73,7 @@ pub struct External {
 impl External {
     /// The same address on `interface` as it is now; `None` when the address is gone.
     #[must_use]
-    pub fn on(&self, interface: &Interface) -> Option<Self> {
+    pub(crate) fn on(&self, interface: &Interface) -> Option<Self> {
         (interface.has(self.address) && interface.mtu != 0).then(|| Self { mtu: interface.mtu, ..self.clone() })
     }
 }
@@ -82,7 +82,7 @@ impl External {
 ///
 /// # Errors
 /// A problem of the flag that names nothing, or of the host that has no such interface.
-pub fn choose(wanted: &Wanted, facts: &Facts) -> Result<External, Problem> {
+pub(crate) fn choose(wanted: &Wanted, facts: &Facts) -> Result<External, Problem> {
     let (interface, address) = find(wanted, facts)?;
     let picked = address.or_else(|| pick(interface)).and_then(|address| with_network(interface, address));
     let (address, network) = picked.ok_or_else(|| {
@@ -131,7 +131,7 @@ fn find<'a>(wanted: &Wanted, facts: &'a Facts) -> Found<'a> {
 fn by_default_route(facts: &Facts) -> Found<'_> {
     let found = facts.default_route.as_ref().and_then(|name| named(name, facts));
     found.map(|interface| (interface, None)).ok_or_else(|| {
-        let message = "not given, and there is no IPv4 default route to tell the interface by";
+        let message = "not given, and there is no IPv4 default route that names the interface";
         Problem::new("--iface", message, format!("one of {}", names(facts)))
     })
 }

@@ -2,5 +2,5 @@
 //!
 //! Invariant: facts in, a choice or its refusal out; the same facts give the same choice.
 
-pub mod interface;
-pub mod subnet;
+pub(crate) mod interface;
+pub(crate) mod subnet;

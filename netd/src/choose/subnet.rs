@@ -16,8 +16,8 @@ use crate::format::net_conf::{Network, Pool};
 
 /// One rule for choosing a subnet; they are asked in the configured order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// The subnet this node had before, as its subnet file tells: Pods may still live in it.
+pub(crate) enum Policy {
+    /// The subnet this node had before, as its subnet file says: Pods may still live in it.
     Previous,
     /// The node's host number inside its own network is the number of the subnet inside the Pod network:
     /// 10.4.7.21/24 is host 21, and subnet 21 of 172.7.0.0/16 is 172.7.21.0/24. It applies when that subnet lies
@@ -30,7 +30,7 @@ pub enum Policy {
 impl Policy {
     /// The name on the command line.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Previous => "previous",
             Self::NodeIp => "node-ip",
@@ -55,7 +55,7 @@ impl FromStr for Policy {
 
 /// The node that wants a subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Its address, as other nodes see it.
     pub public_ip: Ipv4Addr,
     /// Its own network, which gives it its host number.
@@ -70,7 +70,7 @@ pub struct Candidate {
 
 /// One lease in the store, as this node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub(crate) struct Claim {
     /// The lease.
     pub lease: Lease,
     /// It has an end; one without is an operator's reservation.
@@ -81,7 +81,7 @@ pub struct Claim {
 
 /// Every claim on a subnet that the store holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Claims {
+pub(crate) struct Claims {
     /// The leases that can be read, this node's included.
     pub leases: Vec<Claim>,
     /// Subnets of keys whose value cannot be read: somebody's, nobody knows whose.
@@ -90,7 +90,7 @@ pub struct Claims {
 
 /// What to do about a subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
+pub(crate) enum Choice {
     /// Keep this lease: it is this node's.
     Keep(Lease),
     /// Take a free subnet.
@@ -107,7 +107,7 @@ pub enum Choice {
 /// There is nothing to take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no subnet to take: {}", .0.join("; "))]
-pub struct NoSubnet(pub Vec<String>);
+pub(crate) struct NoSubnet(pub Vec<String>);
 
 /// How many free subnets `first-free` chooses among: 1 at first, doubled with every lost race up to 128, so that
 /// many nodes that start at once do not all want the same one again and again.
@@ -120,7 +120,7 @@ fn window(lost_races: u32) -> usize {
 ///
 /// # Errors
 /// When no policy names a free subnet, with the reason of each.
-pub fn choose(
+pub(crate) fn choose(
     network: &Network,
     node: &Candidate,
     claims: &Claims,
@@ -160,7 +160,7 @@ impl Candidate {
     /// True for a lease of this node: it names its address, or the record names the lease, or both the subnet and the
     /// hardware address are the ones that stand on this node, from before its address changed.
     #[must_use]
-    pub fn owns(&self, claim: &Claim) -> bool {
+    pub(crate) fn owns(&self, claim: &Claim) -> bool {
         let subnet = Some(claim.lease.key.v4);
         let lived_in = subnet == self.held || subnet == self.previous;
         let device = self.device_mac.is_some() && claim.lease.attrs.backend.mac() == self.device_mac;
@@ -192,7 +192,7 @@ fn own_lease<'a>(network: &Pool, node: &Candidate, claims: &'a [Claim]) -> Optio
 }
 
 /// Leases of this node besides the one it `holds`: of another plan, of an earlier choice, or an operator's.
-pub fn further<'a>(node: &Candidate, claims: &'a [Claim], holds: &SubnetKey) -> Vec<&'a Claim> {
+pub(crate) fn further<'a>(node: &Candidate, claims: &'a [Claim], holds: &SubnetKey) -> Vec<&'a Claim> {
     claims.iter().filter(|claim| node.owns(claim) && claim.lease.key != *holds).collect()
 }
 

@@ -4,7 +4,6 @@
 //! dash or two, `--flag=value` or `--flag value`, switches with or without `=true`, the last one wins. Each flag of
 //! flannel can come from `FLANNELD_<NAME>` when it is not on the command line, the others from `NETD_<NAME>`.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -13,7 +12,7 @@ use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
 /// The node's network daemon: leases a Pod subnet and keeps routes, tunnels and rules equal to the leases.
 #[derive(Parser)]
 #[command(name = "netd", version, args_override_self = true, max_term_width = 110)]
-pub struct Invocation {
+pub(crate) struct Invocation {
     /// What to do; without a word: run the daemon.
     #[command(subcommand)]
     pub verb: Option<Verb>,
@@ -24,7 +23,7 @@ pub struct Invocation {
 
 /// What to do instead of running the daemon.
 #[derive(Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Show what the running daemon knows and what it has put into the kernel.
     Status {
         /// Print the file as it is.
@@ -41,7 +40,7 @@ pub enum Verb {
 
 /// Flags of the daemon.
 #[derive(Args, Default)]
-pub struct Flags {
+pub(crate) struct Flags {
     /// Where leases are kept: `etcd`, or `local` for a single machine that needs no store.
     #[arg(long, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
     pub store: String,
@@ -60,7 +59,7 @@ pub struct Flags {
     /// Address under which the other nodes reach this one.
     #[arg(long, env = "FLANNELD_PUBLIC_IP", value_name = "IP")]
     pub public_ip: Option<String>,
-    /// File that tells the CNI plugin this node's subnet.
+    /// File that names this node's subnet to the CNI plugin.
     #[arg(long, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
     pub subnet_file: String,
     /// Minutes before its end at which the lease is renewed at the latest, 1 to 1439.
@@ -112,7 +111,7 @@ pub struct Flags {
 /// Flags of flannel that have no meaning here yet: known, so that they are refused by name, and accepted where they say
 /// what happens anyway.
 #[derive(Args, Default)]
-pub struct Unbuilt {
+pub(crate) struct Unbuilt {
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) kube_subnet_mgr: Option<String>,
     #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -136,7 +135,7 @@ impl Invocation {
     ///
     /// # Errors
     /// When a flag is unknown or lacks its value; also for `--help` and `--version`, whose text it carries.
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = command();
         let flags: Vec<String> = command
             .get_arguments()
@@ -160,8 +159,8 @@ fn command() -> Command {
 }
 
 /// Every environment variable that is read as a flag.
-#[must_use]
-pub fn variables() -> BTreeSet<String> {
+#[cfg(test)]
+pub(crate) fn variables() -> std::collections::BTreeSet<String> {
     let command = command();
     let names = command.get_arguments().filter_map(|arg| arg.get_env()).filter_map(|name| name.to_str());
     names.map(str::to_owned).collect()

@@ -28,11 +28,11 @@ const LEASE_MINUTES: u32 = 24 * 60;
 const METRICS_PORT: u16 = 10247;
 
 /// The default folder of run-time files.
-pub const RUN_DIR: &str = "/run/netd";
+pub(crate) const RUN_DIR: &str = "/run/netd";
 
 /// Everything the command line says.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Where the network's configuration and the leases are.
     pub store: Store,
     /// Which interface leads to the other nodes.
@@ -57,7 +57,7 @@ pub struct Config {
 
 /// Where the network's configuration and the leases are.
 #[derive(Debug)]
-pub enum Store {
+pub(crate) enum Store {
     /// etcd.
     Etcd {
         /// How to reach it; checked already.
@@ -79,7 +79,7 @@ impl Config {
     ///
     /// # Errors
     /// Every problem of every flag.
-    pub fn read(flags: &Flags) -> Result<Self, Problems> {
+    pub(crate) fn read(flags: &Flags) -> Result<Self, Problems> {
         let mut problems = refuse_unbuilt(&flags.unbuilt);
         let store = store(flags, &mut problems);
         let interface = interface(flags, &mut problems);
@@ -121,7 +121,7 @@ impl Config {
 
 /// The folder of run-time files: with the default one, each further network of this host has its own below it.
 #[must_use]
-pub fn run_dir(flags: &Flags) -> PathBuf {
+pub(crate) fn run_dir(flags: &Flags) -> PathBuf {
     let folder = PathBuf::from(flags.run.run_dir.as_deref().unwrap_or_default());
     if folder == Path::new(RUN_DIR) { Instance::of(Path::new(&flags.subnet_file)).folder(&folder) } else { folder }
 }

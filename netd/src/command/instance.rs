@@ -16,12 +16,12 @@ const LONGEST: usize = 32;
 
 /// One of the Pod networks of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instance(Option<String>);
+pub(crate) struct Instance(Option<String>);
 
 impl Instance {
     /// The network whose subnet file is at `path`.
     #[must_use]
-    pub fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         let path = normal(path);
         if path == Path::new(DEFAULT_PATH) {
             return Self(None);
@@ -31,7 +31,7 @@ impl Instance {
         let name: String = stem.chars().filter(|character| usable(*character)).take(LONGEST).collect();
         let beside_default = path.parent() == Path::new(DEFAULT_PATH).parent();
         let env = path.extension().is_some_and(|extension| extension == "env");
-        // What the name does not tell of the path, a number does.
+        // What the name leaves out of the path, a number holds.
         if beside_default && env && name == stem && !name.is_empty() {
             return Self(Some(name));
         }
@@ -40,32 +40,32 @@ impl Instance {
 
     /// Its name; none for the default network.
     #[must_use]
-    pub fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }
 
     /// The nft table of its rules. The dot keeps it apart from the tables of the CNI plugin.
     #[must_use]
-    pub fn table(&self) -> TableKey {
+    pub(crate) fn table(&self) -> TableKey {
         let name = self.name().and_then(|name| Name::new(format!("{}.{name}", TABLE.name)).ok());
         name.map_or(TABLE, |name| TableKey { family: TABLE.family, name })
     }
 
     /// The comment of its rules in foreign chains, and of nobody else's.
     #[must_use]
-    pub fn marker(&self) -> String {
+    pub(crate) fn marker(&self) -> String {
         self.name().map_or_else(|| "netd: Pod network".to_owned(), |name| format!("netd: Pod network {name}"))
     }
 
     /// Its folder of run-time files below `folder`.
     #[must_use]
-    pub fn folder(&self, folder: &Path) -> PathBuf {
+    pub(crate) fn folder(&self, folder: &Path) -> PathBuf {
         self.name().map_or_else(|| folder.to_owned(), |name| folder.join("networks.d").join(name))
     }
 
     /// True for the nft table of any network of this program.
     #[must_use]
-    pub fn is_table(table: &TableKey) -> bool {
+    pub(crate) fn is_table(table: &TableKey) -> bool {
         let rest = table.name.as_str().strip_prefix(TABLE.name.as_str());
         table.family == Family::Ip && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }

@@ -3,6 +3,9 @@
 //!
 //! Invariant: neither reads the clock, a file or the network; wrong input is refused whole, every problem at once.
 
-pub mod args;
-pub mod config;
-pub mod instance;
+pub(crate) mod args;
+pub(crate) mod config;
+pub(crate) mod instance;
+
+#[cfg(test)]
+mod shipped;

@@ -17,7 +17,7 @@ pub(crate) const BOOL: &str = "true or false";
 
 /// The members that have not been taken yet, in the order of the text.
 #[derive(Debug)]
-pub struct Object {
+pub(crate) struct Object {
     path: String,
     members: Vec<(String, Box<RawValue>)>,
 }
@@ -27,26 +27,31 @@ impl Object {
     ///
     /// # Errors
     /// What is wrong with the text, with line and column.
-    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
 
     /// Takes the member `name`; a value of the wrong type is added to `problems` and counts as absent.
-    pub fn take<T: DeserializeOwned>(&mut self, name: &str, accepted: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    pub(crate) fn take<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        accepted: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<T> {
         let raw = self.take_raw(name).filter(|raw| raw.get() != "null")?;
         let value = serde_json::from_str(raw.get());
         value.map_err(|_| problems.push(Problem::new(self.path_of(name), raw.get(), accepted))).ok()
     }
 
     /// Takes the member `name` as an object of its own.
-    pub fn take_object(&mut self, name: &str, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub(crate) fn take_object(&mut self, name: &str, problems: &mut Vec<Problem>) -> Option<Self> {
         let mut object: Self = self.take(name, "an object {...}", problems)?;
         object.path = self.path_of(name);
         Some(object)
     }
 
     /// Takes the member `name` as it was written, `null` included; the last spelling wins.
-    pub fn take_raw(&mut self, name: &str) -> Option<Box<RawValue>> {
+    pub(crate) fn take_raw(&mut self, name: &str) -> Option<Box<RawValue>> {
         let (found, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.members).into_iter().partition(|(key, _)| key.eq_ignore_ascii_case(name));
         self.members = rest;
@@ -55,13 +60,13 @@ impl Object {
 
     /// The full name of member `name`: `Backend.VNI`.
     #[must_use]
-    pub fn path_of(&self, name: &str) -> String {
+    pub(crate) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
     /// The full names of the members that nobody took.
     #[must_use]
-    pub fn rest(&self) -> Vec<String> {
+    pub(crate) fn rest(&self) -> Vec<String> {
         self.members.iter().map(|(key, _)| self.path_of(key)).collect()
     }
 }

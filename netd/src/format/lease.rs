@@ -18,7 +18,7 @@ use cluster::Problem;
 
 /// The name of a lease below `subnets/`: `172.7.21.0-24`, or `10.5.1.0-24&fc00:0:0:1::-64` on dual-stack nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubnetKey {
+pub(crate) struct SubnetKey {
     /// The node's IPv4 subnet, /0 to /31.
     pub v4: Prefix,
     /// The node's IPv6 subnet, /0 to /127.
@@ -27,7 +27,7 @@ pub struct SubnetKey {
 
 /// The text is no name of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidSubnetKey(String);
+pub(crate) struct InvalidSubnetKey(String);
 
 impl fmt::Display for InvalidSubnetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,7 +40,7 @@ impl std::error::Error for InvalidSubnetKey {}
 impl SubnetKey {
     /// The key of an IPv4 subnet.
     #[must_use]
-    pub const fn v4(subnet: Prefix) -> Self {
+    pub(crate) const fn v4(subnet: Prefix) -> Self {
         Self { v4: subnet, v6: None }
     }
 }
@@ -78,7 +78,7 @@ fn subnet<A: FromStr + Into<IpAddr>>(text: &str, longest: u8) -> Option<Prefix> 
 
 /// What the other nodes must know of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseAttrs {
+pub(crate) struct LeaseAttrs {
     /// The node's address, reachable from the other nodes.
     pub public_ip: Ipv4Addr,
     /// Its IPv6 address, on dual-stack nodes.
@@ -89,7 +89,7 @@ pub struct LeaseAttrs {
 
 /// A lease as read from the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
+pub(crate) struct Lease {
     /// The leased subnet.
     pub key: SubnetKey,
     /// Its holder.
@@ -98,7 +98,7 @@ pub struct Lease {
 
 /// A lease with the age of its key in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredLease {
+pub(crate) struct StoredLease {
     /// The lease.
     pub lease: Lease,
     /// Revision of the store in which the key was made.
@@ -123,7 +123,7 @@ struct Wire {
 impl LeaseAttrs {
     /// The value of the key, to the byte as flannel writes it.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let wire = Wire {
             public_ip: self.public_ip,
             public_ipv6: self.public_ipv6,
@@ -138,7 +138,7 @@ impl LeaseAttrs {
     ///
     /// # Errors
     /// Every problem of the value, each with its field.
-    pub fn parse(value: &[u8]) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn parse(value: &[u8]) -> Result<Self, Vec<Problem>> {
         let accepted = r#"a JSON object such as {"PublicIP":"10.4.7.21","PublicIPv6":null,"BackendType":"host-gw"}"#;
         let whole = |message: String| vec![Problem::new("value", message, accepted)];
         let text = str::from_utf8(value).map_err(|error| whole(error.to_string()))?;
@@ -160,7 +160,7 @@ impl LeaseAttrs {
 ///
 /// # Errors
 /// What is wrong with the key or the value, with the accepted form.
-pub fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
+pub(crate) fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
     let key: SubnetKey = key.parse().map_err(|error: InvalidSubnetKey| error.to_string())?;
     let texts = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Ok(Lease { key, attrs: LeaseAttrs::parse(value).map_err(texts)? })

@@ -2,7 +2,7 @@
 //!
 //! Invariant: text in, values out; a value that cannot be read is a problem with its field, never a panic.
 
-pub mod backend;
-pub mod go_json;
-pub mod lease;
-pub mod net_conf;
+pub(crate) mod backend;
+pub(crate) mod go_json;
+pub(crate) mod lease;
+pub(crate) mod net_conf;

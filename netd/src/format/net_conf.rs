@@ -18,7 +18,7 @@ use cluster::Problem;
 
 /// The Pod addresses of one family, and how they are cut into subnets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pool {
+pub(crate) struct Pool {
     /// All Pod addresses, /28 or larger.
     pub network: Prefix,
     /// Length of one node's subnet, from the network's length + 2 to 30.
@@ -31,7 +31,7 @@ pub struct Pool {
 
 /// The Pod network of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
+pub(crate) struct Network {
     /// Pod addresses of each family that the cluster has.
     pub pools: PerFamily<Option<Pool>>,
     /// How nodes reach each other's subnets.
@@ -40,7 +40,7 @@ pub struct Network {
 
 /// A network with remarks about its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetConf {
+pub(crate) struct NetConf {
     /// What the text says.
     pub network: Network,
     /// For the log: ignored keys, defaults that differ from flannel's.
@@ -51,7 +51,7 @@ impl Pool {
     /// The subnet with number `n`, counted from the network's first; `None` when it is not between the first and the
     /// last that a node may get.
     #[must_use]
-    pub fn subnet(&self, n: u32) -> Option<Prefix> {
+    pub(crate) fn subnet(&self, n: u32) -> Option<Prefix> {
         let step = 1u128.checked_shl(u32::from(self.network.width().checked_sub(self.subnet_len)?))?;
         let addr = self.network.nth(u128::from(n).checked_mul(step)?)?;
         Prefix::new(addr, self.subnet_len).ok().filter(|subnet| self.may_lease(subnet))
@@ -59,20 +59,20 @@ impl Pool {
 
     /// True when `prefix` is a part of the Pod network, of whatever length, and not all of it.
     #[must_use]
-    pub fn has_subnet(&self, prefix: &Prefix) -> bool {
+    pub(crate) fn has_subnet(&self, prefix: &Prefix) -> bool {
         self.network.covers(prefix) && *prefix != self.network
     }
 
     /// True when a node may get `subnet`: it has the right length and lies between the first and the last.
     #[must_use]
-    pub fn may_lease(&self, subnet: &Prefix) -> bool {
+    pub(crate) fn may_lease(&self, subnet: &Prefix) -> bool {
         subnet.family() == self.network.family()
             && subnet.len() == self.subnet_len
             && (self.subnet_min..=self.subnet_max).contains(subnet)
     }
 
     /// Every subnet a node may get, in order.
-    pub fn subnets(&self) -> impl Iterator<Item = Prefix> {
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> {
         let last = self.subnet_max;
         std::iter::successors(Some(self.subnet_min), Prefix::next).take_while(move |subnet| *subnet <= last)
     }
@@ -81,18 +81,18 @@ impl Pool {
 impl Network {
     /// The Pod addresses of the family of `prefix`, if the cluster has any.
     #[must_use]
-    pub const fn pool(&self, prefix: &Prefix) -> Option<&Pool> {
+    pub(crate) const fn pool(&self, prefix: &Prefix) -> Option<&Pool> {
         self.pools.get(prefix.family()).as_ref()
     }
 
     /// True when `prefix` is a part of the Pod network, of whatever length, and not all of it.
     #[must_use]
-    pub fn has_subnet(&self, prefix: &Prefix) -> bool {
+    pub(crate) fn has_subnet(&self, prefix: &Prefix) -> bool {
         self.pool(prefix).is_some_and(|pool| pool.has_subnet(prefix))
     }
 
     /// All Pod addresses, by family.
-    pub fn networks(&self) -> impl Iterator<Item = Prefix> {
+    pub(crate) fn networks(&self) -> impl Iterator<Item = Prefix> {
         self.pools.present().map(|(_, pool)| pool.network)
     }
 }
@@ -110,7 +110,7 @@ impl NetConf {
     ///
     /// # Errors
     /// Every problem of the text, each with its field.
-    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let accepted = r#"a JSON object such as {"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let mut object =
             Object::parse(text).map_err(|error| vec![Problem::new("net-conf", error.to_string(), accepted)])?;

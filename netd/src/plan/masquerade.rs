@@ -22,11 +22,11 @@ use netstate::nft::{
 };
 
 /// The table that holds the rules of a host's only network.
-pub const TABLE: TableKey = TableKey { family: Family::Ip, name: Name::literal("netd") };
+pub(crate) const TABLE: TableKey = TableKey { family: Family::Ip, name: Name::literal("netd") };
 
 /// Which rules are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Masquerade {
+pub(crate) struct Masquerade {
     /// The table that holds them.
     pub table: TableKey,
     /// Masquerade what leaves the Pod network (`--ip-masq`).

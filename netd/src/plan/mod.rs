@@ -4,7 +4,7 @@
 //! device; a lease that cannot be used is left out alone and named with its reason; the order in which leases come does
 //! not matter. A changed lease costs its own rows and those of leases in conflict with it, however many there are.
 
-pub mod backend;
+pub(crate) mod backend;
 mod masquerade;
 mod ownership;
 mod peers;
@@ -17,11 +17,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use netstate::family::IpFamily;
 use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
 
-pub use masquerade::{Masquerade, TABLE};
-pub use ownership::Ownership;
-pub use peers::Refusal;
-pub use rivals::in_front;
-pub use tables::{Changes, RowChanges, Tables};
+pub(crate) use masquerade::{Masquerade, TABLE};
+pub(crate) use ownership::Ownership;
+pub(crate) use peers::Refusal;
+pub(crate) use rivals::in_front;
+pub(crate) use tables::{Changes, RowChanges, Tables};
 
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
@@ -29,7 +29,7 @@ use peers::{Peers, Standing};
 
 /// What is particular to this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalNode {
+pub(crate) struct LocalNode {
     /// The subnet it leases.
     pub subnet: Prefix,
     /// Its address as other nodes see it.
@@ -50,7 +50,7 @@ pub struct LocalNode {
 
 /// The desired tables of one node, kept up to date lease by lease.
 #[derive(Debug, Clone)]
-pub struct Planner {
+pub(crate) struct Planner {
     network: Network,
     masquerade: Masquerade,
     local: LocalNode,
@@ -61,43 +61,43 @@ pub struct Planner {
 impl Planner {
     /// A plan without any other node.
     #[must_use]
-    pub fn new(network: Network, masquerade: Masquerade, local: LocalNode) -> Self {
+    pub(crate) fn new(network: Network, masquerade: Masquerade, local: LocalNode) -> Self {
         Self { network, masquerade, local, peers: Peers::default(), refused: BTreeMap::new() }
     }
 
     /// This node as the plan sees it.
     #[must_use]
-    pub const fn local(&self) -> &LocalNode {
+    pub(crate) const fn local(&self) -> &LocalNode {
         &self.local
     }
 
     /// MTU of Pod interfaces in bytes.
     #[must_use]
-    pub fn pod_mtu(&self) -> u32 {
+    pub(crate) fn pod_mtu(&self) -> u32 {
         self.network.backend.pod_mtu(self.local.mtu)
     }
 
     /// What of the network's configuration cannot be had on this node, for an operator.
     #[must_use]
-    pub fn remark(&self) -> Option<String> {
+    pub(crate) fn remark(&self) -> Option<String> {
         self.network.backend.remark(&self.local)
     }
 
     /// Leases that are not used, with the reason.
     #[must_use]
-    pub const fn refused(&self) -> &BTreeMap<SubnetKey, Refusal> {
+    pub(crate) const fn refused(&self) -> &BTreeMap<SubnetKey, Refusal> {
         &self.refused
     }
 
     /// Leases of other nodes that are used.
-    pub fn used(&self) -> impl Iterator<Item = &Lease> {
+    pub(crate) fn used(&self) -> impl Iterator<Item = &Lease> {
         let others = self.peers.leases().filter(|(key, _)| !self.refused.contains_key(key));
         others.map(|(_, stored)| &stored.lease).filter(|lease| !self.is_own(lease))
     }
 
     /// Everything that is desired.
     #[must_use]
-    pub fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> Tables {
         let mut tables = self.local_rows();
         for (key, _) in self.peers.leases() {
             tables.extend(self.peer_rows(key));
@@ -106,7 +106,7 @@ impl Planner {
     }
 
     /// Plans anew for another place of this node.
-    pub fn set_local(&mut self, local: LocalNode) -> Changes {
+    pub(crate) fn set_local(&mut self, local: LocalNode) -> Changes {
         let before = self.tables();
         self.local = local;
         let leases: Vec<StoredLease> = self.peers.leases().map(|(_, stored)| stored.clone()).collect();
@@ -121,7 +121,7 @@ impl Planner {
     }
 
     /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
-    pub fn update(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
+    pub(crate) fn update(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
         let judged: Vec<_> = leases
             .into_iter()
             .map(|(key, stored)| (key, stored.map(|stored| (self.standing(&stored.lease), stored))))

@@ -18,7 +18,7 @@ const BOOT: u8 = 3;
 
 /// What this daemon may call its own.
 #[derive(Debug, Clone)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     /// The network that it serves.
     pub network: Network,
     /// This node.
@@ -31,18 +31,18 @@ pub struct Ownership {
 
 impl Ownership {
     /// The table where a route of ours can stand, and the protocols that it can have.
-    pub const CANDIDATES: (u32, [u8; 2]) = (TABLE_MAIN, [ROUTE_PROTOCOL, BOOT]);
+    pub(crate) const CANDIDATES: (u32, [u8; 2]) = (TABLE_MAIN, [ROUTE_PROTOCOL, BOOT]);
 
     /// Calls what flannel left among `routes` our own.
     #[must_use]
-    pub fn adopting(mut self, routes: impl IntoIterator<Item = (RouteKey, Route)>) -> Self {
+    pub(crate) fn adopting(mut self, routes: impl IntoIterator<Item = (RouteKey, Route)>) -> Self {
         self.adopted = routes.into_iter().filter(|(key, route)| self.flannel_made(key, route)).collect();
         self
     }
 
     /// True for routes that this daemon made, or that flannel left before its first start.
     #[must_use]
-    pub fn owns(&self, key: &RouteKey, route: &Route) -> bool {
+    pub(crate) fn owns(&self, key: &RouteKey, route: &Route) -> bool {
         key.table == TABLE_MAIN
             && route.kind == RouteKind::Unicast
             && route.via.is_some()

@@ -29,7 +29,7 @@ pub(super) enum Standing {
 
 /// Why a lease is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// It cannot be used by itself.
     Unusable(String),
     /// A newer lease has the same hardware address.

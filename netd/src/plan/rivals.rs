@@ -12,7 +12,11 @@ const KERNEL: u8 = 2;
 
 /// What `foreign` routes of the main table take from `desired` ones and from the Pods in `own`.
 #[must_use]
-pub fn in_front(own: &Prefix, desired: &BTreeMap<RouteKey, Route>, foreign: &[(RouteKey, Route)]) -> Vec<String> {
+pub(crate) fn in_front(
+    own: &Prefix,
+    desired: &BTreeMap<RouteKey, Route>,
+    foreign: &[(RouteKey, Route)],
+) -> Vec<String> {
     let leads_away = |route: &Route| route.kind != RouteKind::Unicast || route.via.is_some() || route.link.is_none();
     let text = |(key, route): &(RouteKey, Route)| {
         if route.protocol != KERNEL && own.covers(&key.dst) && leads_away(route) {

@@ -11,7 +11,7 @@ use netstate::{
 
 /// The desired rows of every kernel table that netd writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tables {
+pub(crate) struct Tables {
     /// Links.
     pub links: BTreeMap<IfName, Link>,
     /// Addresses of those links.
@@ -32,7 +32,7 @@ pub struct Tables {
 
 impl Tables {
     /// Adds the rows of `other`; where both have a row, `other`'s stays.
-    pub fn extend(&mut self, other: Self) {
+    pub(crate) fn extend(&mut self, other: Self) {
         self.links.extend(other.links);
         self.addresses.extend(other.addresses);
         self.sysctls.extend(other.sysctls);
@@ -45,11 +45,11 @@ impl Tables {
 }
 
 /// Rows by key: the new value, or `None` for a row that shall be gone.
-pub type RowChanges<K, V> = BTreeMap<K, Option<V>>;
+pub(crate) type RowChanges<K, V> = BTreeMap<K, Option<V>>;
 
 /// Rows that are desired anew, differently or no more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// Links.
     pub links: RowChanges<IfName, Link>,
     /// Addresses of those links.
@@ -71,7 +71,7 @@ pub struct Changes {
 impl Changes {
     /// What makes `after` of `before`.
     #[must_use]
-    pub fn between(before: &Tables, after: &Tables) -> Self {
+    pub(crate) fn between(before: &Tables, after: &Tables) -> Self {
         Self {
             links: rows(&before.links, &after.links),
             addresses: rows(&before.addresses, &after.addresses),
@@ -86,7 +86,7 @@ impl Changes {
 
     /// Rows that change.
     #[must_use]
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.links.len()
             + self.addresses.len()
             + self.sysctls.len()
@@ -98,7 +98,7 @@ impl Changes {
     }
 
     /// Adds later changes.
-    pub fn extend(&mut self, later: Self) {
+    pub(crate) fn extend(&mut self, later: Self) {
         self.links.extend(later.links);
         self.addresses.extend(later.addresses);
         self.sysctls.extend(later.sysctls);

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Claim {
     /// Its process.
     pub(super) process: u32,
-    /// File that it tells the plugin with.
+    /// File by which it informs the plugin.
     pub(super) subnet_file: PathBuf,
     /// Folder of its run-time files.
     pub(super) run_dir: PathBuf,

@@ -28,7 +28,7 @@ use crate::source::view::View;
 use crate::source::{Keeper, KeeperEvent, LeaseEvent, LeaseEvents, LeaseRecord, LeaseSource};
 
 /// One thing that happened.
-enum Happening {
+enum Event {
     Lease(LeaseEvent),
     Keeper(KeeperEvent),
     Report(Report),
@@ -108,34 +108,34 @@ impl<S: LeaseSource> Daemon<S> {
         self.reporter.note();
         loop {
             match self.next().await {
-                Happening::Lease(event) => self.on_lease(event),
-                Happening::Keeper(event) => self.on_keeper(event).await?,
-                Happening::Report(report) => self.receive(report),
-                Happening::Plan => self.plan(),
-                Happening::Verify => self.witness.verify(&self.source),
-                Happening::Verified(listing) => self.confirm(listing),
-                Happening::Links => self.external.note(),
-                Happening::Interface => self.follow_interface().await?,
-                Happening::Status => self.put_status(),
+                Event::Lease(event) => self.on_lease(event),
+                Event::Keeper(event) => self.on_keeper(event).await?,
+                Event::Report(report) => self.receive(report),
+                Event::Plan => self.plan(),
+                Event::Verify => self.witness.verify(&self.source),
+                Event::Verified(listing) => self.confirm(listing),
+                Event::Links => self.external.note(),
+                Event::Interface => self.follow_interface().await?,
+                Event::Status => self.put_status(),
             }
         }
     }
 
     /// Waits for the next thing to happen.
-    async fn next(&mut self) -> Happening {
+    async fn next(&mut self) -> Event {
         let plan_at = self.planning.due().filter(|_| self.held.is_some() && !self.witness.view.is_listing());
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
         let Self { keeper, events, worker, witness, links, .. } = self;
         tokio::select! {
-            Some(report) = async { Some(worker.as_ref()?.next().await) } => Happening::Report(report),
-            Some(event) = keeper.next() => Happening::Keeper(event),
-            Some(event) = async { events.as_mut()?.next().await } => Happening::Lease(event),
-            listing = witness.listed() => Happening::Verified(listing),
-            () = links.notified(), if interface_at.is_none() => Happening::Links,
-            () = at(interface_at) => Happening::Interface,
-            () = at(plan_at) => Happening::Plan,
-            () = at(verify_at) => Happening::Verify,
-            () = at(status_at) => Happening::Status,
+            Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
+            Some(event) = keeper.next() => Event::Keeper(event),
+            Some(event) = async { events.as_mut()?.next().await } => Event::Lease(event),
+            listing = witness.listed() => Event::Verified(listing),
+            () = links.notified(), if interface_at.is_none() => Event::Links,
+            () = at(interface_at) => Event::Interface,
+            () = at(plan_at) => Event::Plan,
+            () = at(verify_at) => Event::Verify,
+            () = at(status_at) => Event::Status,
         }
     }
 
@@ -156,8 +156,8 @@ impl<S: LeaseSource> Daemon<S> {
                 let _ = worker.mailbox().try_send(planned);
                 self.reporter.expect_report();
             }
-            // What the plugin is told may differ all the same: an MTU without a tunnel is in no row.
-            None => self.tell_plugin(),
+            // What the plugin reads may differ all the same: an MTU without a tunnel is in no row.
+            None => self.inform_plugin(),
         }
         self.reporter.note();
     }

@@ -27,7 +27,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn on_lease(&mut self, event: LeaseEvent) {
         match &event {
-            LeaseEvent::Lost(error) => tracing::warn!(%error, "the store cannot be heard; the data path stays"),
+            LeaseEvent::Lost(error) => tracing::warn!(%error, "the store is out of reach; the data path stays"),
             LeaseEvent::Complete if self.witness.view.lost().is_some() => {
                 tracing::info!("the store is in reach again")
             }

@@ -15,14 +15,18 @@ mod leases;
 mod planning;
 mod report;
 mod start;
-pub mod status;
+mod status;
 mod subnet_file;
 mod tables;
 mod witness;
 mod worker;
 
 use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
 
+use ::daemon::http::ask;
+use ::daemon::lifecycle::Exit;
 use ::daemon::log::Log;
 use ::daemon::monitors::{NFTABLES, RTNETLINK};
 use ::daemon::shell::{self, Places, Program, seed};
@@ -30,13 +34,14 @@ use ::daemon::status::{FILE, Stored};
 use anyhow::{Context, Result};
 
 use self::claim::Claimed;
-use crate::command::config::Config;
+use crate::command::args::{Invocation, Verb};
+use crate::command::config::{Config, run_dir};
 
 /// This program's name.
-pub const NAME: &str = "netd";
+const NAME: &str = "netd";
 
 /// Its version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Gates of readiness beside those of the monitors: every lease is known, rows are in.
 const LEASES: &str = "leases";
@@ -51,11 +56,62 @@ const PROGRAM: Program = Program {
     others: &[],
 };
 
+/// Longest wait for the daemon.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let invocation = match Invocation::read(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(error) => error.exit(),
+    };
+    match act(&invocation) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("netd: {error:#}");
+            Exit::Failure.into()
+        }
+    }
+}
+
+fn act(invocation: &Invocation) -> Result<Exit> {
+    let flags = &invocation.flags;
+    let run_dir = &run_dir(flags);
+    match invocation.verb {
+        Some(Verb::Status { json }) => return show_status(run_dir, json),
+        Some(Verb::Tables { json }) => {
+            print!("{}", ask(run_dir, if json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
+        }
+        None => {
+            let config = Config::read(flags)?;
+            let log = Log::start(NAME, VERSION, config.log).context("start the log")?;
+            run(config, log)?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+fn show_status(run_dir: &Path, json: bool) -> Result<Exit> {
+    let stored = read_status(run_dir)?;
+    let warning = stored.warning(NAME);
+    if let Some(warning) = &warning {
+        eprintln!("{warning}");
+    }
+    let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
+    if json {
+        println!("{status:#}");
+    } else {
+        print!("{}", status::text(&status));
+    }
+    Ok(if warning.is_none() { Exit::Success } else { Exit::Failure })
+}
+
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When it cannot start: the configuration of the network, the interface or the kernel is not as needed.
-pub fn run(config: Config, log: Log) -> Result<()> {
+fn run(config: Config, log: Log) -> Result<()> {
     let places = Places { run_dir: config.run_dir.clone(), listeners: config.listeners.clone() };
     // Before anything of another daemon's is replaced, its socket in the folder included.
     let claimed = Claimed::take(&config.subnet_file, &config.run_dir)?;
@@ -66,7 +122,7 @@ pub fn run(config: Config, log: Log) -> Result<()> {
 ///
 /// # Errors
 /// When there is none, or it is not this program's.
-pub fn read_status(run_dir: &Path) -> Result<Stored> {
+fn read_status(run_dir: &Path) -> Result<Stored> {
     let path = run_dir.join(FILE);
     Stored::read(run_dir).with_context(|| format!("read {}: is netd running, with this --run-dir?", path.display()))
 }

@@ -86,7 +86,7 @@ impl<S: LeaseSource> Daemon<S> {
         reporter.in_sync = latest && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
         let local = tables::is_local_done(&reporter.tables);
         reporter.local_stands = latest && local;
-        self.tell_plugin();
+        self.inform_plugin();
         if self.reporter.in_sync && self.witness.view.is_complete() {
             start::end_adoption(&self.node.config.run_dir);
         }
@@ -115,7 +115,7 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     /// Writes the subnet file if what it promises stands.
-    pub(super) fn tell_plugin(&mut self) {
+    pub(super) fn inform_plugin(&mut self) {
         if !self.reporter.local_stands {
             return;
         }

@@ -77,24 +77,7 @@ async fn start<S: LeaseSource>(
     check_plan(&config, &network, &local)?;
     let claimed = claimed.extend(network.networks(), device.as_ref())?;
     let records = Records::open(&config, &network, &claimed)?;
-    let request = LeaseRequest {
-        network: network.clone(),
-        node: Candidate {
-            public_ip: external.public_ip,
-            node_network: external.network,
-            held: None,
-            previous: subnet_file::previous(&config.subnet_file, &network),
-            device_mac,
-        },
-        policies: config.policies.clone(),
-        attrs: LeaseAttrs {
-            public_ip: external.public_ip,
-            public_ipv6: None,
-            backend: network.backend.attrs(local.vtep_mac),
-        },
-        adopts_mac: device_mac.is_none(),
-        record: records.leases.clone(),
-    };
+    let request = request(&config, &network, &local, device_mac, &records.leases);
     let ownership = Ownership { network: network.clone(), local, earlier: records.networks, adopted: BTreeSet::new() };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts)?;
     let keeper = Keeper::start(source.clone(), request, seed);
@@ -122,6 +105,33 @@ fn earlier_routes(ownership: Ownership, adopts: bool) -> Result<(Ownership, BTre
     let own = routes.iter().filter(|(key, route)| ownership.owns(key, route));
     let leftovers = own.map(|(key, _)| key.dst).collect();
     Ok((ownership, leftovers))
+}
+
+fn request(
+    config: &Config,
+    network: &Network,
+    local: &LocalNode,
+    device_mac: Option<MacAddr>,
+    record: &LeaseRecord,
+) -> LeaseRequest {
+    LeaseRequest {
+        network: network.clone(),
+        node: Candidate {
+            public_ip: local.public_ip,
+            node_network: local.node_network,
+            held: None,
+            previous: subnet_file::previous(&config.subnet_file, network),
+            device_mac,
+        },
+        policies: config.policies.clone(),
+        attrs: LeaseAttrs {
+            public_ip: local.public_ip,
+            public_ipv6: None,
+            backend: network.backend.attrs(local.vtep_mac),
+        },
+        adopts_mac: device_mac.is_none(),
+        record: record.clone(),
+    }
 }
 
 fn one(source: &str, problem: Problem) -> Problems {

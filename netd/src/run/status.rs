@@ -12,7 +12,7 @@ use serde_json::Value;
 /// What the daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Status {
+pub(crate) struct Status {
     /// Version of the program.
     pub version: String,
     /// This node and the network it is in.
@@ -38,7 +38,7 @@ pub struct Status {
 /// This node and the network it is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its address as the other nodes see it.
     pub public_ip: String,
     /// Its interface towards them.
@@ -58,14 +58,14 @@ pub struct Node {
 /// Where leases come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Store {
+pub(crate) struct Store {
     /// `etcd` or `local`.
     pub kind: String,
     /// Everything has been listed once, so removals may run.
     pub complete: bool,
     /// A listing without any other node waits to be confirmed.
     pub doubted: bool,
-    /// Why the store cannot be heard.
+    /// Why the store is out of reach.
     pub lost: Option<String>,
     /// Why the lease could not be had or renewed.
     pub lease_trouble: Option<String>,
@@ -74,7 +74,7 @@ pub struct Store {
 /// Another node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Its address.
     pub public_ip: String,
     /// Its backend.
@@ -83,14 +83,14 @@ pub struct Peer {
 
 /// A status for a terminal.
 #[must_use]
-pub fn text(status: &Value) -> String {
+pub(crate) fn text(status: &Value) -> String {
     // Before the first status there is nothing to say.
     Status::deserialize(status).map(|status| status.render()).unwrap_or_default()
 }
 
 /// A status of a daemon that does not run any more: nobody knows whether the kernel is as desired.
 #[must_use]
-pub fn outdated(mut status: Value) -> Value {
+pub(crate) fn outdated(mut status: Value) -> Value {
     if let Some(Value::Object(node)) = status.get_mut("node") {
         node.insert("in_sync".to_owned(), false.into());
     }
@@ -105,7 +105,7 @@ pub(super) fn listed(items: impl IntoIterator<Item = (String, String)>) -> BTree
 impl Status {
     /// The text for a terminal.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut lines = Lines::new();
         let node = &self.node;
         let subnet = node.subnet.as_deref().unwrap_or("none yet");

@@ -25,7 +25,7 @@ const MAX_RACES: u32 = 1000;
 
 /// The keys of one network in etcd; clones share connections.
 #[derive(Debug, Clone)]
-pub struct EtcdLeases {
+pub(crate) struct EtcdLeases {
     store: Store,
     prefix: Prefix,
     renew_margin: u32,
@@ -42,7 +42,7 @@ struct Leases {
 impl EtcdLeases {
     /// The network below `prefix`. `renew_margin` is in seconds; `seed` spreads the retries of many nodes.
     #[must_use]
-    pub fn new(client: Client, prefix: Prefix, renew_margin: u32, seed: u64) -> Self {
+    pub(crate) fn new(client: Client, prefix: Prefix, renew_margin: u32, seed: u64) -> Self {
         Self { store: Store::new(client), prefix, renew_margin, seed }
     }
 

@@ -13,7 +13,7 @@ use super::{AcquireError, Held, Keeping, LeaseRequest, LeaseSource, Readdress};
 
 /// How the own lease stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeeperEvent {
+pub(crate) enum KeeperEvent {
     /// This node holds this lease.
     Held(Box<Held>),
     /// It was renewed.
@@ -31,7 +31,7 @@ enum Order {
 }
 
 /// The running keeper; it ends when this is dropped, and the lease stays.
-pub struct Keeper {
+pub(crate) struct Keeper {
     orders: mpsc::UnboundedSender<Order>,
     events: mpsc::UnboundedReceiver<KeeperEvent>,
     task: JoinHandle<()>,
@@ -40,7 +40,7 @@ pub struct Keeper {
 impl Keeper {
     /// Starts acquiring. `seed` spreads the retries of many nodes.
     #[must_use]
-    pub fn start(source: impl LeaseSource, request: LeaseRequest, seed: u64) -> Self {
+    pub(crate) fn start(source: impl LeaseSource, request: LeaseRequest, seed: u64) -> Self {
         let (orders, received) = mpsc::unbounded_channel();
         let (reports, events) = mpsc::unbounded_channel();
         let task = Task {
@@ -56,17 +56,17 @@ impl Keeper {
     }
 
     /// The next event. Cancel-safe. `None` only when the runtime shuts down.
-    pub async fn next(&mut self) -> Option<KeeperEvent> {
+    pub(crate) async fn next(&mut self) -> Option<KeeperEvent> {
         self.events.recv().await
     }
 
     /// Reports that the own key is gone or not ours any more: acquire again, unless the claim is newer than `revision`.
-    pub fn report_loss(&self, reason: String, revision: Option<i64>) {
+    pub(crate) fn report_loss(&self, reason: String, revision: Option<i64>) {
         let _ = self.orders.send(Order::Lost { reason, revision });
     }
 
     /// Writes another address of this node into its lease.
-    pub fn readdress(&self, to: Readdress) {
+    pub(crate) fn readdress(&self, to: Readdress) {
         let _ = self.orders.send(Order::Move(to));
     }
 }

@@ -12,14 +12,14 @@ use crate::format::lease::{Lease, SubnetKey};
 
 /// Leases of a machine that is alone.
 #[derive(Debug, Clone)]
-pub struct LocalLeases {
+pub(crate) struct LocalLeases {
     net_conf: PathBuf,
 }
 
 impl LocalLeases {
     /// The network of the file `net_conf`.
     #[must_use]
-    pub const fn new(net_conf: PathBuf) -> Self {
+    pub(crate) const fn new(net_conf: PathBuf) -> Self {
         Self { net_conf }
     }
 }

@@ -8,7 +8,7 @@ mod etcd;
 mod keeper;
 mod local;
 mod record;
-pub mod view;
+pub(crate) mod view;
 
 use std::path::PathBuf;
 
@@ -21,14 +21,14 @@ use crate::choose::subnet::{Candidate, NoSubnet, Policy};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
-pub use etcd::EtcdLeases;
-pub use keeper::{Keeper, KeeperEvent};
-pub use local::LocalLeases;
-pub use record::{LeaseRecord, Recorded};
+pub(crate) use etcd::EtcdLeases;
+pub(crate) use keeper::{Keeper, KeeperEvent};
+pub(crate) use local::LocalLeases;
+pub(crate) use record::LeaseRecord;
 
 /// What a source says about leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeaseEvent {
+pub(crate) enum LeaseEvent {
     /// A listing begins: what follows up to `Complete` is everything.
     Reset,
     /// A lease is there.
@@ -54,7 +54,7 @@ pub enum LeaseEvent {
 
 /// A running stream of [`LeaseEvent`]s; it ends when this is dropped.
 #[derive(Debug)]
-pub struct LeaseEvents {
+pub(crate) struct LeaseEvents {
     events: mpsc::Receiver<LeaseEvent>,
     task: JoinHandle<()>,
 }
@@ -72,7 +72,7 @@ impl LeaseEvents {
     }
 
     /// The next event. Cancel-safe. `None` only when the runtime shuts down.
-    pub async fn next(&mut self) -> Option<LeaseEvent> {
+    pub(crate) async fn next(&mut self) -> Option<LeaseEvent> {
         self.events.recv().await
     }
 }
@@ -84,7 +84,7 @@ impl Drop for LeaseEvents {
 }
 
 /// A place where leases are kept.
-pub trait LeaseSource: Clone + Send + Sync + 'static {
+pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
     /// Its name in status: `etcd` or `local`.
     fn kind(&self) -> &'static str;
 
@@ -103,7 +103,7 @@ pub trait LeaseSource: Clone + Send + Sync + 'static {
     /// Gets this node a subnet: keeps its own, or claims a free one.
     fn acquire(&self, request: &LeaseRequest) -> impl Future<Output = Result<Held, AcquireError>> + Send;
 
-    /// Keeps a held lease until it is lost, and returns why it was; `report` hears of each change.
+    /// Keeps a held lease until it is lost, and returns why it was; `report` gets each change.
     fn keep(
         &self,
         held: &Held,
@@ -113,7 +113,7 @@ pub trait LeaseSource: Clone + Send + Sync + 'static {
 
 /// Why the network's configuration could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The store cannot be asked; it may come back.
     #[error(transparent)]
     Store(#[from] ClusterError),
@@ -124,7 +124,7 @@ pub enum ConfigError {
 
 /// How the keeping of a lease goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keeping {
+pub(crate) enum Keeping {
     /// It was renewed.
     Kept,
     /// It cannot be renewed at the moment.
@@ -133,7 +133,7 @@ pub enum Keeping {
 
 /// What this node asks a source for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseRequest {
+pub(crate) struct LeaseRequest {
     /// The network that is cut into subnets.
     pub network: Network,
     /// This node.
@@ -143,7 +143,7 @@ pub struct LeaseRequest {
     /// What the lease shall say to the other nodes.
     pub attrs: LeaseAttrs,
     /// This node's tunnel device does not exist yet: it may be made with the hardware address that an earlier lease of
-    /// this node tells, and the other nodes notice nothing.
+    /// this node names, and the other nodes notice nothing.
     pub adopts_mac: bool,
     /// Leases that this node has held before.
     pub record: LeaseRecord,
@@ -151,7 +151,7 @@ pub struct LeaseRequest {
 
 /// What changes about a node that moves to another address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Readdress {
+pub(crate) struct Readdress {
     /// Its new address, as other nodes see it.
     pub public_ip: std::net::Ipv4Addr,
     /// Its new network.
@@ -184,7 +184,7 @@ impl LeaseRequest {
 
 /// A lease that this node holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     /// The lease.
     pub lease: Lease,
     /// What ends it, by the store's number; `None` for a reservation, which stays.
@@ -199,7 +199,7 @@ pub struct Held {
 
 /// Why no subnet could be had.
 #[derive(Debug, thiserror::Error)]
-pub enum AcquireError {
+pub(crate) enum AcquireError {
     /// The store cannot be asked, or said no.
     #[error(transparent)]
     Store(#[from] ClusterError),

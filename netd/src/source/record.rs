@@ -11,7 +11,7 @@ use crate::format::lease::SubnetKey;
 
 /// One lease that was held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// Its key.
     pub key: SubnetKey,
     /// What ended it, by the store's number.
@@ -20,7 +20,7 @@ pub struct Recorded {
 
 /// The leases that were held, the latest last. As text: a key and a number in hexadecimal on each line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeaseRecord(Vec<Recorded>);
+pub(crate) struct LeaseRecord(Vec<Recorded>);
 
 /// Leases that are remembered: one is in use, the others wait to be deleted.
 const REMEMBERED: usize = 16;
@@ -38,14 +38,14 @@ impl LeaseRecord {
 
     /// The same with the lease that is held now.
     #[must_use]
-    pub fn with(mut self, held: &Held) -> Self {
+    pub(crate) fn with(mut self, held: &Held) -> Self {
         self.add(held);
         self
     }
 
     /// True when the lease under `key` that `token` ends is one of ours.
     #[must_use]
-    pub fn has(&self, key: &SubnetKey, token: Option<i64>) -> bool {
+    pub(crate) fn has(&self, key: &SubnetKey, token: Option<i64>) -> bool {
         token.is_some_and(|token| self.0.contains(&Recorded { key: *key, token }))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing is forgotten before the store has finished a listing; an entry that cannot be read is kept by
 //! name with its reason and never touches the others. When most of the leases would go at once, in a listing or in a
-//! burst of deletions, none of them goes before a second listing confirms it: a store that was wiped or restored looks
+//! burst of deletions, none of them goes before a second listing confirms it: a store that was wiped or restored shows
 //! the same as a cluster that shrank. Keys that are no leases count for nothing in that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +18,7 @@ const BURST: Duration = Duration::from_secs(10);
 
 /// How this node's own key stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OwnKey {
+pub(crate) enum OwnKey {
     /// There, and it names this node.
     Held,
     /// It is not there, since this revision of the store if that is known.
@@ -31,7 +31,7 @@ pub enum OwnKey {
 
 /// The leases as far as they are known.
 #[derive(Debug, Default)]
-pub struct View {
+pub(crate) struct View {
     leases: BTreeMap<SubnetKey, StoredLease>,
     /// Keys that are no leases, with the reason and the revision.
     invalid: BTreeMap<String, (String, i64)>,
@@ -67,7 +67,7 @@ struct Own {
 
 /// What an event changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// Leases that are there, differ or are gone.
     pub leases: BTreeSet<SubnetKey>,
     /// The store's reachability or the readability of a key differs.
@@ -81,12 +81,12 @@ pub struct Change {
 impl View {
     /// A view for a kernel that holds routes of an earlier run to `leftovers`: only these can a first listing take away.
     #[must_use]
-    pub fn new(leftovers: BTreeSet<Prefix>) -> Self {
+    pub(crate) fn new(leftovers: BTreeSet<Prefix>) -> Self {
         Self { leftovers, ..Self::default() }
     }
 
     /// Sets the lease that this node holds, as of `revision`.
-    pub fn hold(&mut self, lease: Lease, revision: i64) {
+    pub(crate) fn hold(&mut self, lease: Lease, revision: i64) {
         let same = self.own.take().filter(|own| own.lease.key == lease.key);
         // A deletion that came after the claim is still a loss.
         let gone = same.and_then(|own| own.gone).filter(|gone| gone.is_some_and(|gone| gone > revision));
@@ -94,7 +94,7 @@ impl View {
     }
 
     /// Takes in one event; `now` is any clock that does not go back.
-    pub fn apply(&mut self, event: LeaseEvent, now: Duration) -> Change {
+    pub(crate) fn apply(&mut self, event: LeaseEvent, now: Duration) -> Change {
         match event {
             LeaseEvent::Reset => {
                 self.listed = Some(Listed::default());
@@ -219,13 +219,13 @@ impl View {
 
     /// True while most of the leases are gone from the store and [`View::confirm`] is waited for.
     #[must_use]
-    pub const fn is_doubted(&self) -> bool {
+    pub(crate) const fn is_doubted(&self) -> bool {
         self.doubted
     }
 
     /// Takes a second, later listing as the truth, whatever it shows. Events of the source that are older than it repeat
     /// what it has seen, so nothing is lost by taking them in afterwards.
-    pub fn confirm(&mut self, second: Vec<LeaseEvent>) -> Change {
+    pub(crate) fn confirm(&mut self, second: Vec<LeaseEvent>) -> Change {
         if !self.doubted {
             return Change::default();
         }
@@ -257,42 +257,42 @@ impl View {
 
     /// True when the store has listed everything once and none of it is in doubt: the gate for removals.
     #[must_use]
-    pub const fn is_complete(&self) -> bool {
+    pub(crate) const fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// True while a listing runs; what is known may be half of it.
     #[must_use]
-    pub const fn is_listing(&self) -> bool {
+    pub(crate) const fn is_listing(&self) -> bool {
         self.listed.is_some()
     }
 
     /// The lease under `key`, if there is one that can be read.
     #[must_use]
-    pub fn get(&self, key: &SubnetKey) -> Option<&StoredLease> {
+    pub(crate) fn get(&self, key: &SubnetKey) -> Option<&StoredLease> {
         self.leases.get(key)
     }
 
     /// Leases that can be read.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.leases.len()
     }
 
     /// Keys that cannot be read, with the reason.
-    pub fn invalid(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn invalid(&self) -> impl Iterator<Item = (&str, &str)> {
         self.invalid.iter().map(|(key, (reason, _))| (key.as_str(), reason.as_str()))
     }
 
     /// Why the store is out of reach at the moment, if so.
     #[must_use]
-    pub fn lost(&self) -> Option<&str> {
+    pub(crate) fn lost(&self) -> Option<&str> {
         self.lost.as_deref()
     }
 
     /// How this node's own key stands.
     #[must_use]
-    pub fn own_key(&self) -> OwnKey {
+    pub(crate) fn own_key(&self) -> OwnKey {
         let Some(own) = &self.own else { return OwnKey::Unknown };
         if let Some(revision) = own.gone {
             return OwnKey::Gone(revision);
@@ -313,7 +313,7 @@ impl View {
     /// The value under the own key when it names this node's address but is not what this node wrote: a second node
     /// with the same address.
     #[must_use]
-    pub fn contested(&self) -> Option<&LeaseAttrs> {
+    pub(crate) fn contested(&self) -> Option<&LeaseAttrs> {
         let own = self.own.as_ref()?;
         let stored = self.leases.get(&own.lease.key).filter(|stored| stored.revision > own.revision)?;
         let (attrs, ours) = (&stored.lease.attrs, &own.lease.attrs);

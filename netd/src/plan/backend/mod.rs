@@ -5,8 +5,8 @@
 //! peer, and which links and routes are its own. Invariants: a backend writes rows for leases of its own kind only; a
 //! backend of flannel that this program does not have is refused by name.
 
-pub mod host_gw;
-pub mod vxlan;
+pub(crate) mod host_gw;
+pub(crate) mod vxlan;
 
 use netstate::{IfName, Link, MacAddr, Prefix, Route, RouteKey};
 use serde_json::value::RawValue;
@@ -15,14 +15,14 @@ use super::{LocalNode, Tables};
 use crate::format::go_json::Object;
 use crate::format::lease::LeaseAttrs;
 use cluster::Problem;
-pub use vxlan::Vxlan;
+pub(crate) use vxlan::Vxlan;
 
 /// What `Backend.Type` may say.
 const ACCEPTED: &str = "vxlan or host-gw";
 
 /// How packets get from node to node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// A VXLAN tunnel to each node.
     Vxlan(Vxlan),
     /// A plain route through each node's address; nodes share one layer 2 network.
@@ -31,7 +31,7 @@ pub enum Backend {
 
 /// How a node wants to be reached, as its lease says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackendAttrs {
+pub(crate) enum BackendAttrs {
     /// Through its VXLAN device.
     Vxlan {
         /// VXLAN network identifier of its device.
@@ -48,7 +48,7 @@ pub enum BackendAttrs {
 impl Backend {
     /// The backend that is meant when net-conf names none.
     #[must_use]
-    pub fn absent() -> Self {
+    pub(crate) fn absent() -> Self {
         Self::Vxlan(Vxlan::default())
     }
 
@@ -73,7 +73,7 @@ impl Backend {
 
     /// The backend's name in net-conf and in leases.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Vxlan(_) => vxlan::NAME,
             Self::HostGw => host_gw::NAME,
@@ -82,7 +82,7 @@ impl Backend {
 
     /// The device that carries the tunnel, if there is one.
     #[must_use]
-    pub fn device(&self) -> Option<IfName> {
+    pub(crate) fn device(&self) -> Option<IfName> {
         match self {
             Self::Vxlan(options) => options.device(),
             Self::HostGw => None,
@@ -91,7 +91,7 @@ impl Backend {
 
     /// Hardware address of a tunnel device that is still to be made, the same after every restart.
     #[must_use]
-    pub fn generated_mac(&self, public_ip: std::net::Ipv4Addr) -> MacAddr {
+    pub(crate) fn generated_mac(&self, public_ip: std::net::Ipv4Addr) -> MacAddr {
         match self {
             Self::Vxlan(options) => vxlan::generated_mac(public_ip, options.vni),
             Self::HostGw => vxlan::generated_mac(public_ip, 0),
@@ -100,7 +100,7 @@ impl Backend {
 
     /// How this node wants to be reached, for its lease.
     #[must_use]
-    pub fn attrs(&self, mac: MacAddr) -> BackendAttrs {
+    pub(crate) fn attrs(&self, mac: MacAddr) -> BackendAttrs {
         match self {
             Self::Vxlan(options) => BackendAttrs::Vxlan { vni: options.vni, mac },
             Self::HostGw => BackendAttrs::HostGw,
@@ -109,7 +109,7 @@ impl Backend {
 
     /// MTU of Pod interfaces in bytes: what is left of the network below after encapsulation.
     #[must_use]
-    pub fn pod_mtu(&self, interface_mtu: u32) -> u32 {
+    pub(crate) fn pod_mtu(&self, interface_mtu: u32) -> u32 {
         match self {
             Self::Vxlan(options) => options.pod_mtu(interface_mtu),
             Self::HostGw => interface_mtu,
@@ -118,7 +118,7 @@ impl Backend {
 
     /// What of its options cannot be had on this node, for an operator.
     #[must_use]
-    pub fn remark(&self, local: &LocalNode) -> Option<String> {
+    pub(crate) fn remark(&self, local: &LocalNode) -> Option<String> {
         match self {
             Self::Vxlan(options) => options.remark(local),
             Self::HostGw => None,
@@ -127,7 +127,7 @@ impl Backend {
 
     /// Why this backend cannot run on a node with these addresses, if it cannot.
     #[must_use]
-    pub fn refuses(&self, local: &LocalNode) -> Option<String> {
+    pub(crate) fn refuses(&self, local: &LocalNode) -> Option<String> {
         match self {
             Self::Vxlan(_) => None,
             Self::HostGw => host_gw::refuses(local),
@@ -136,7 +136,7 @@ impl Backend {
 
     /// Rows that this node needs whatever the other nodes are.
     #[must_use]
-    pub fn local_rows(&self, local: &LocalNode) -> Tables {
+    pub(crate) fn local_rows(&self, local: &LocalNode) -> Tables {
         match self {
             Self::Vxlan(options) => options.local_rows(local),
             Self::HostGw => Tables::default(),
@@ -147,7 +147,7 @@ impl Backend {
     ///
     /// # Errors
     /// Why that node cannot be reached through this backend.
-    pub fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+    pub(crate) fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
         match self {
             Self::Vxlan(options) => options.peer_rows(local, subnet, attrs),
             Self::HostGw => host_gw::peer_rows(local, subnet, attrs),
@@ -156,19 +156,19 @@ impl Backend {
 
     /// True for a link of the kind that this backend makes.
     #[must_use]
-    pub fn makes_link(link: &Link) -> bool {
+    pub(crate) fn makes_link(link: &Link) -> bool {
         vxlan::makes_link(link)
     }
 
     /// True when a route leads to a node: by way of a tunnel device or of the external interface.
     #[must_use]
-    pub fn leads_to_nodes(local: &LocalNode, route: &Route) -> bool {
+    pub(crate) fn leads_to_nodes(local: &LocalNode, route: &Route) -> bool {
         route.link.as_ref().is_some_and(|link| *link == local.interface || vxlan::is_device(link))
     }
 
     /// True for a route to a node as flannel makes it for this backend.
     #[must_use]
-    pub fn flannel_made(&self, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
+    pub(crate) fn flannel_made(&self, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
         match self {
             Self::Vxlan(options) => options.flannel_made(local, key, route),
             Self::HostGw => host_gw::flannel_made(local, route),
@@ -188,7 +188,7 @@ impl BackendAttrs {
 
     /// The member `BackendType`; empty for leases without one.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Vxlan { .. } => vxlan::NAME,
             Self::HostGw => host_gw::NAME,
@@ -206,16 +206,16 @@ impl BackendAttrs {
 
     /// Hardware address of the node's tunnel device, if it has one.
     #[must_use]
-    pub const fn mac(&self) -> Option<MacAddr> {
+    pub(crate) const fn mac(&self) -> Option<MacAddr> {
         match self {
             Self::Vxlan { mac, .. } => Some(*mac),
             Self::HostGw | Self::Other(_) => None,
         }
     }
 
-    /// True when a device can be made such that a lease with `self` tells the truth about it as `other` does.
+    /// True when a device can be made such that a lease with `self` is true of it as `other` is.
     #[must_use]
-    pub fn can_be(&self, other: &Self) -> bool {
+    pub(crate) fn can_be(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Vxlan { vni, .. }, Self::Vxlan { vni: before, .. }) => vni == before,
             _ => false,
@@ -224,7 +224,7 @@ impl BackendAttrs {
 
     /// The text for an operator.
     #[must_use]
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         self.mac().map_or_else(|| self.name().to_owned(), |mac| format!("{} {mac}", self.name()))
     }
 }

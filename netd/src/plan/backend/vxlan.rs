@@ -33,7 +33,7 @@ const MTU: &str = "the MTU of the network below in bytes, from 118 to 65535";
 
 /// Options of the `vxlan` backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vxlan {
+pub(crate) struct Vxlan {
     /// VXLAN network identifier, 1..=16777215; the device is `flannel.<VNI>`.
     pub vni: u32,
     /// UDP port.
@@ -115,7 +115,7 @@ pub(super) const fn makes_link(link: &Link) -> bool {
 /// A hardware address that is the same after every restart and reboot, and differs from node to node: 64-bit
 /// FNV-1a of the node's address and the VNI.
 #[must_use]
-pub fn generated_mac(public_ip: Ipv4Addr, vni: u32) -> MacAddr {
+pub(crate) fn generated_mac(public_ip: Ipv4Addr, vni: u32) -> MacAddr {
     let bytes = public_ip.octets().into_iter().chain(vni.to_be_bytes());
     let hash =
         bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));

@@ -1,11 +1,10 @@
 //! The shipped configuration files say what the program understands.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use netd::format::net_conf::NetConf;
-use netd::plan::backend::Backend;
+use crate::format::net_conf::NetConf;
+use crate::plan::backend::Backend;
 
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(path)
@@ -22,7 +21,7 @@ fn network_of_the_reference_cluster_is_read_without_a_remark() {
 #[test]
 fn variables_of_the_unit_are_ones_that_netd_reads() {
     let unit = std::fs::read_to_string(shipped("systemd/netd.service")).unwrap();
-    let known = netd::command::args::variables();
+    let known = super::args::variables();
     let settings = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
     let set: BTreeMap<&str, &str> =
         settings.flat_map(str::split_whitespace).map(|pair| pair.split_once('=').unwrap()).collect();
