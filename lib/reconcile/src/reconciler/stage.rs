@@ -1,0 +1,84 @@
+//! The table as a stack of tables, a status page and a metric see it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Reconciler, Totals};
+use crate::pass::Pass;
+use crate::stage::Stage;
+use crate::status::{Counts, Line, Row, State, TableStatus};
+use crate::target::{Owner, RetryClass, Rows, Target};
+
+impl<T: Target> Stage for Reconciler<T> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn upsert(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        if self.observe(now, &mut pass) {
+            let steps = self.due_steps(now, true);
+            self.run(&steps, now, &mut pass);
+        }
+        pass
+    }
+
+    fn remove(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        if self.mirror.is_some() {
+            let steps = self.due_steps(now, false);
+            self.run(&steps, now, &mut pass);
+        }
+        pass
+    }
+
+    fn invalidate(&mut self) {
+        self.mirror = None;
+        for failure in self.failures.values_mut().filter(|failure| failure.class == RetryClass::Wait) {
+            failure.next = Duration::ZERO;
+        }
+    }
+
+    fn next_try(&self) -> Option<Duration> {
+        let rows = self.failures.values().map(|failure| failure.next);
+        let contested = self.taken.iter().filter_map(|key| self.contests.get(key)).map(|contest| contest.next());
+        rows.chain(contested).chain(self.observe_failure.as_ref().map(|failure| failure.next)).min()
+    }
+
+    fn status(&self) -> TableStatus {
+        let wanted = self.desired.keys().filter(|key| self.is_open(key));
+        let unwanted = self.dirty.iter().filter(|key| !self.desired.contains_key(*key));
+        let row = |key: &T::Key| Row { key: key.to_string(), state: self.state(key) };
+        let observe_error = self.observe_failure.as_ref().map(|failure| failure.reason.clone());
+        let open = wanted.chain(unwanted).map(row).collect();
+        TableStatus { desired: self.desired.len(), done: self.done(), open, observe_error }
+    }
+
+    fn counts(&self) -> Counts {
+        let ours = |mirror: &Rows<T::Key, T::Value>| mirror.values().filter(|row| row.owner == Owner::Ours).count();
+        let Totals { listings, upserted, repaired, removed, failures } = self.totals;
+        Counts {
+            desired: self.desired.len(),
+            done: self.done(),
+            actual: self.mirror.as_ref().map(ours),
+            failed: self.failures.len(),
+            listings,
+            upserted,
+            repaired,
+            removed,
+            failures,
+        }
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        let mirror = self.mirror.as_ref();
+        let keys: BTreeSet<&T::Key> = self.desired.keys().chain(mirror.into_iter().flat_map(BTreeMap::keys)).collect();
+        let line = |key: &T::Key| Line {
+            key: key.to_string(),
+            desired: self.desired.get(key).map(ToString::to_string),
+            actual: mirror.and_then(|rows| rows.get(key)).map(|row| (row.value.to_string(), row.owner)),
+            state: if self.is_open(key) { self.state(key) } else { State::Done },
+        };
+        keys.into_iter().map(line).collect()
+    }
+}
