@@ -59,7 +59,7 @@ fn bad_input(node: &Node) {
         (with(&native(), "bridge", json!("a/b")).to_string(), 7, "bridge"),
         (with(&native(), "hairpin", json!(true)).to_string(), 2, "hairpin=true"),
         (with(&flannel(), "type", json!("macvlan")).to_string(), 7, "macvlan"),
-        (with(&native(), "prevResult", json!({})).to_string(), 7, "prevResult"),
+        (with(&native(), "prevResult", json!("x")).to_string(), 7, "prevResult"),
     ];
     for (stdin, code, text) in cases {
         let (found, said) = node.exec("netd-cni", &vars, &stdin).error();

@@ -26,7 +26,11 @@ const LINKS_WITH_ONE_BELOW: u64 = 3;
 
 /// Directories of the other networks' reservations beside `own`.
 pub(crate) fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
-    let is_alone = |top: &Path| fs::metadata(top).is_ok_and(|meta| meta.nlink() == LINKS_WITH_ONE_BELOW);
+    let is_alone = |top: &Path| {
+        let links = fs::metadata(top).map_or(0, |meta| meta.nlink());
+        let has_grants = || fs::symlink_metadata(top.join(".owners")).is_ok_and(|meta| meta.is_dir());
+        links == LINKS_WITH_ONE_BELOW || (links == LINKS_WITH_ONE_BELOW + 1 && has_grants())
+    };
     let entries = own.parent().filter(|top| !is_alone(top)).and_then(|top| fs::read_dir(top).ok());
     let own = own.file_name().map(OsStr::to_owned);
     entries.into_iter().flatten().flatten().filter_map(move |entry| {
