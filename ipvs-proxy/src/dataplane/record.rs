@@ -30,8 +30,13 @@ pub(super) fn set() -> Set {
 /// The element of a virtual server that is made for `service`.
 #[must_use]
 pub(crate) fn element(server: &VirtualServerKey, service: &ObjectName) -> (RowKey, Row) {
-    let parts = vec![server.addr.into(), Datum::Protocol(server.protocol), Datum::Port(server.port)];
-    (key(parts), Row::Element(Element::member().comment(service.to_string())))
+    (key(server), Row::Element(Element::member().comment(service.to_string())))
+}
+
+/// The key of a virtual server's element.
+#[must_use]
+pub(crate) fn key(server: &VirtualServerKey) -> RowKey {
+    element_key(vec![server.addr.into(), Datum::Protocol(server.protocol), Datum::Port(server.port)])
 }
 
 /// The marker of a record that is whole since `since`, in seconds of Unix time.
@@ -43,10 +48,10 @@ pub(crate) fn marker(since: u64) -> (RowKey, Row) {
 /// No virtual server has this address and port.
 #[must_use]
 pub(crate) fn marker_key() -> RowKey {
-    key(vec![Datum::Ipv4(Ipv4Addr::UNSPECIFIED), Datum::Protocol(Protocol::Tcp), Datum::Port(0)])
+    element_key(vec![Datum::Ipv4(Ipv4Addr::UNSPECIFIED), Datum::Protocol(Protocol::Tcp), Datum::Port(0)])
 }
 
-fn key(parts: Vec<Datum>) -> RowKey {
+fn element_key(parts: Vec<Datum>) -> RowKey {
     RowKey::Element(ElementKey { table: table_key(), set: Name::literal(SET), key: parts })
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Tables {
     unread: BTreeSet<VirtualServerKey>,
     /// Why the last comparison with the kernel failed, if it did.
     audit_failure: Option<String>,
+    /// Virtual servers that are not desired any more and stay in the record until they are gone.
+    recorded: BTreeSet<VirtualServerKey>,
     /// Addresses that wait for a virtual server to stand.
     waiting: BTreeSet<AddressKey>,
 }
@@ -118,6 +120,7 @@ impl Tables {
             pending: Pending::default(),
             unread: BTreeSet::new(),
             audit_failure: None,
+            recorded: BTreeSet::new(),
             waiting: BTreeSet::new(),
         }
     }
@@ -125,7 +128,15 @@ impl Tables {
     /// Takes in what a plan changed.
     pub(crate) fn want(&mut self, changes: Changes) {
         for (key, row) in changes.nft {
-            self.stack.want(self.nft, key, row);
+            match record::server(&key) {
+                Some(server) if row.is_none() => {
+                    self.recorded.insert(server);
+                }
+                server => {
+                    server.map(|server| self.recorded.remove(&server));
+                    self.stack.want(self.nft, key, row);
+                }
+            }
         }
         // In key order: virtual servers before their real servers.
         for (key, row) in changes.ipvs {
@@ -217,6 +228,9 @@ impl Tables {
         let mut pass = self.stack.get_mut(self.servers).map(|servers| servers.upsert(now)).unwrap_or_default();
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
+        pass += self.stack.get_mut(self.addresses).map(|addresses| addresses.remove(now)).unwrap_or_default();
+        pass += self.stack.get_mut(self.servers).map(|servers| servers.remove(now)).unwrap_or_default();
+        self.release_records();
         pass += self.stack.remove(now);
         pass
     }

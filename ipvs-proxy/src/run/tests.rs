@@ -578,6 +578,20 @@ fn a_row_that_somebody_keeps_undoing_is_put_back_ever_more_slowly_and_named() {
 }
 
 #[test]
+fn a_virtual_server_that_the_kernel_does_not_give_up_stays_in_the_record() {
+    let mut rig = Rig::web();
+    rig.service("api", 11, "TCP");
+    rig.work();
+    let recorded = |rig: &Rig| rig.nft.contents().rows.contains_key(&record::key(&real(Protocol::Tcp, 2).service));
+    rig.servers.contents().errors.push_back(Some(16));
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    rig.work();
+    assert!(recorded(&rig), "it is still ours");
+    rig.later(1);
+    assert!(!recorded(&rig) && rig.servers.contents().rows.len() == 1, "gone, and the record with it");
+}
+
+#[test]
 fn a_source_that_shows_nothing_is_believed_after_a_while_and_not_at_once() {
     let mut rig = Rig::web();
     rig.receive(Event::Reset);

@@ -12,6 +12,7 @@ use reconcile::{Pass, Stage};
 
 use super::Tables;
 use crate::dataplane::ipvs::reals_of;
+use crate::dataplane::record;
 
 impl Tables {
     /// Reads parameters again and compares all virtual servers of ours with the kernel.
@@ -35,6 +36,17 @@ impl Tables {
         if let Some(first) = differing.first() {
             tracing::warn!(count = differing.len(), %first, "virtual servers were changed by somebody else");
             self.read_again(&differing);
+        }
+    }
+
+    /// Lets the record go of virtual servers that are gone. One that the kernel did not give up is still ours.
+    pub(super) fn release_records(&mut self) {
+        let Some(mirror) = self.stack.mirror(self.servers) else { return };
+        let gone = |server: &VirtualServerKey| !mirror.contains_key(&RowKey::Virtual(*server));
+        let gone: Vec<VirtualServerKey> = self.recorded.iter().copied().filter(gone).collect();
+        for server in gone {
+            self.recorded.remove(&server);
+            self.stack.want(self.nft, record::key(&server), None);
         }
     }
 
