@@ -67,7 +67,12 @@ impl Nodes {
             let server = echo::serve(pod, address, 80)?;
             self.servers.push(server);
         }
-        Ok(())
+        // A test that compares the kernel's state must not see the bridge come up.
+        eventually(SOON, || {
+            let link = host.run(&["ip", "-o", "link", "show", "cbr0"])?.stdout;
+            ensure!(link.contains("state UP"), "{link}");
+            Ok(())
+        })
     }
 
     /// The node that the tests look at.
