@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::run::NAME;
-use crate::run::status::Status;
+use crate::run::status::ProxyStatus;
 
 /// Prints the status; the exit status is 0 when the daemon runs and all is well, 1 when not.
 ///
@@ -23,8 +23,8 @@ pub(crate) fn status(run_dir: &Path, json: bool) -> anyhow::Result<Exit> {
         // Nobody knows whether the kernel is as desired.
         fields.insert("ok".to_owned(), false.into());
     }
-    let status =
-        Status::deserialize(&stored.status).with_context(|| format!("understand {}", run_dir.join(FILE).display()))?;
+    let status = ProxyStatus::deserialize(&stored.status)
+        .with_context(|| format!("understand {}", run_dir.join(FILE).display()))?;
     if let Some(warning) = &warning {
         eprintln!("{warning}");
     }
@@ -40,13 +40,13 @@ pub(crate) fn status(run_dir: &Path, json: bool) -> anyhow::Result<Exit> {
 #[must_use]
 pub(crate) fn text(status: &Value) -> String {
     // Before the first status there is nothing to say.
-    Status::deserialize(status).map(|status| render(&status)).unwrap_or_default()
+    ProxyStatus::deserialize(status).map(|status| render(&status)).unwrap_or_default()
 }
 
-fn render(status: &Status) -> String {
+fn render(status: &ProxyStatus) -> String {
     let mut lines = Lines::new();
     let place = if status.ok { "in place" } else { "NOT in place" };
-    let Status { node, version, services, endpoint_slices, .. } = status;
+    let ProxyStatus { node, version, services, endpoint_slices, .. } = status;
     lines.push(format_args!(
         "{place} on {node} (version {version}): {services} Services, {endpoint_slices} EndpointSlices"
     ));
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_not_in_place_is_a_line_and_no_name_can_forge_one() {
-        let status = Status {
+        let status = ProxyStatus {
             version: "0.1.0".into(),
             node: "n".into(),
             services: 2,
@@ -116,7 +116,7 @@ mod tests {
                 object: "services/default/web".into(),
                 fields: vec!["spec.ports.nodePort: 30080".into()],
             }],
-            ..Status::default()
+            ..ProxyStatus::default()
         };
         assert_eq!(
             render(&status),

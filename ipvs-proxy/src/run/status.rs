@@ -15,7 +15,7 @@ use crate::source::view::View;
 /// What the daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Status {
+pub(crate) struct ProxyStatus {
     /// Version of this program.
     pub(crate) version: String,
     /// This node's name.
@@ -93,7 +93,7 @@ pub(crate) struct Totals {
     pub(crate) failed: u64,
 }
 
-impl Status {
+impl ProxyStatus {
     /// The status of `proxy` on `node`.
     #[must_use]
     pub(crate) fn of(proxy: &Proxy, node: &str, advice: &[String], now: Duration) -> Self {

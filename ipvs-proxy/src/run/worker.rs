@@ -9,7 +9,7 @@ use reconcile::Pass;
 
 use super::kube_names::KubeProxyNames;
 use super::proxy::Proxy;
-use super::status::Status;
+use super::status::ProxyStatus;
 use super::tables::Touched;
 use super::{SOURCES, TABLES, addresses, forward, lock};
 use crate::source::Update;
@@ -103,7 +103,7 @@ impl ProxyWork {
 impl Work for ProxyWork {
     type Order = Update;
     type Change = Touched;
-    type Report = Status;
+    type Report = ProxyStatus;
 
     fn min_interval(touched: Touched) -> Duration {
         match touched {
@@ -143,7 +143,7 @@ impl Work for ProxyWork {
         Some(self.proxy.next().min(report))
     }
 
-    fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Status> {
+    fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<ProxyStatus> {
         worker::log(cause, pass, took);
         self.count(cause, pass, took);
         self.open_gates();
@@ -156,7 +156,7 @@ impl Work for ProxyWork {
         self.next_report = took.now + PAUSE;
         let denying = self.proxy.tables().denying().iter().map(forward::advice);
         let advice: Vec<_> = addresses::bridge_advice().into_iter().chain(denying).chain(self.rival.clone()).collect();
-        let status = Status::of(&self.proxy, &self.node, &advice, took.now);
+        let status = ProxyStatus::of(&self.proxy, &self.node, &advice, took.now);
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);
         }
