@@ -46,6 +46,20 @@ fn units_are_what_systemd_accepts() -> Result<()> {
     Ok(())
 }
 
+fn no_unit_holds_up_the_boot() -> Result<()> {
+    for (name, path) in files("systemd") {
+        let unit = fs::read_to_string(&path)?;
+        let values = |key: &str| -> Vec<&str> { unit.lines().filter_map(|line| line.strip_prefix(key)).collect() };
+        ensure!(values("DefaultDependencies=") == ["no"], "{name}: multi-user.target would wait for it");
+        ensure!(values("Before=") == ["shutdown.target"], "{name}: something waits for a source that is away");
+        ensure!(values("RequiredBy=").is_empty(), "{name}: something cannot start without it");
+        let limits = values("TimeoutStartSec=");
+        ensure!(!limits.is_empty() && !limits.contains(&"infinity"), "{name}: its start has no limit");
+        ensure!(values("StartLimitIntervalSec=") == ["0"], "{name}: systemd would give up starting it");
+    }
+    Ok(())
+}
+
 fn conflists_attach_a_pod() -> Result<()> {
     for (name, path) in files("cni") {
         let host = Host::start("node")?;
@@ -101,6 +115,7 @@ fn main() -> ExitCode {
         &[lab::Need::Nftables, lab::Need::Vxlan],
         lab::tests![
             units_are_what_systemd_accepts,
+            no_unit_holds_up_the_boot,
             conflists_attach_a_pod,
             net_conf_gives_the_reference_node_its_subnet,
             service_manifests_are_applied_and_listed,
