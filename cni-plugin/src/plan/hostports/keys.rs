@@ -9,8 +9,8 @@
 
 use std::net::IpAddr;
 
-use netstate::Protocol;
 use netstate::nft::{Datum, ElementKey, Name, Set, Type};
+use netstate::{IpFamily, Protocol};
 
 use super::policy;
 use super::table::{self, Scope, address_type};
@@ -47,14 +47,13 @@ fn datum(ty: Type, word: &str) -> Option<Datum> {
 /// How a set of the table is declared, by its name; `None` when it is none of ours.
 #[must_use]
 pub(crate) fn declared(set: &Name) -> Option<Set> {
-    for v4 in [true, false] {
-        let address = address_type(v4);
+    for family in IpFamily::ALL {
+        let address = address_type(family);
         for scope in Scope::ALL {
-            if *set == scope.map(v4) {
+            if *set == scope.map(family) {
                 return Some(Set::map(scope.key_types(address), vec![address, Type::InetService]));
             }
-            let members = format!("{}open{}-", scope.prefix(), if v4 { 4 } else { 6 });
-            if policy::of_set(set).is_some() && set.as_str().starts_with(&members) {
+            if set.as_str().starts_with(&policy::set_name(scope, family, "")) {
                 return Some(Set::of(scope.key_types(address)));
             }
         }
@@ -71,13 +70,13 @@ pub(crate) fn is_target(key: &ElementKey) -> bool {
 /// True when both keys are of the same port: one in a map, the other in a policy's set.
 #[must_use]
 pub(crate) fn is_same_port(one: &ElementKey, other: &ElementKey) -> bool {
-    let family = |key: &ElementKey| declared(&key.set).map(|set| is_v4(&key.set, &set));
+    let family = |key: &ElementKey| declared(&key.set).map(|set| family_of(&key.set, &set));
     one.key == other.key && family(one) == family(other)
 }
 
-fn is_v4(name: &Name, set: &Set) -> bool {
+fn family_of(name: &Name, set: &Set) -> IpFamily {
     let in_name = name.as_str().split('-').any(|word| matches!(word, "ports4" | "open4"));
-    in_name || set.key.first() == Some(&Type::Ipv4Addr)
+    if in_name || set.key.first() == Some(&Type::Ipv4Addr) { IpFamily::V4 } else { IpFamily::V6 }
 }
 
 /// The address and port on the host that a key is about, with its protocol.

@@ -58,7 +58,7 @@ impl HostPorts<'_> {
     pub(crate) fn ruleset(&self) -> Ruleset {
         let mut ruleset = Ruleset::new(table::key());
         ruleset.table = table::empty();
-        let subnets: Vec<Prefix> = [true, false].into_iter().filter_map(|v4| self.subnet(v4)).collect();
+        let subnets: Vec<Prefix> = IpFamily::ALL.into_iter().filter_map(|family| self.subnet(family)).collect();
         let policy = Policy::of(self.conf, &subnets);
         if let Some(policy) = &policy {
             policy.declare(&mut ruleset.table);
@@ -67,20 +67,20 @@ impl HostPorts<'_> {
         ruleset
     }
 
-    fn address(&self, v4: bool) -> Option<Cidr> {
-        self.addresses.iter().copied().find(|(addr, _)| addr.is_ipv4() == v4)
+    fn address(&self, family: IpFamily) -> Option<Cidr> {
+        self.addresses.iter().copied().find(|(addr, _)| IpFamily::of(*addr) == family)
     }
 
-    fn subnet(&self, v4: bool) -> Option<Prefix> {
-        self.address(v4).and_then(|(addr, len)| Prefix::new(addr, len).ok())
+    fn subnet(&self, family: IpFamily) -> Option<Prefix> {
+        self.address(family).and_then(|(addr, len)| Prefix::new(addr, len).ok())
     }
 
     /// Every mapping with every address of the Pod that it leads to.
     fn pairs(&self) -> impl Iterator<Item = (&PortMapping, IpAddr)> {
         self.mappings.iter().flat_map(move |mapping| {
-            [true, false].into_iter().filter_map(move |v4| {
-                let (pod, _) = self.address(v4)?;
-                mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == v4).then_some((mapping, pod))
+            IpFamily::ALL.into_iter().filter_map(move |family| {
+                let (pod, _) = self.address(family)?;
+                mapping.host_ip.is_none_or(|ip| IpFamily::of(ip) == family).then_some((mapping, pod))
             })
         })
     }
@@ -88,16 +88,16 @@ impl HostPorts<'_> {
     fn insert_elements(&self, ruleset: &mut Ruleset, policy: Option<&Policy>) {
         let comment = self.tag.comment();
         for (mapping, pod) in self.pairs() {
-            let v4 = pod.is_ipv4();
+            let family = IpFamily::of(pod);
             let address = mapping.host_ip.filter(|ip| !ip.is_unspecified()).map(Datum::from);
             let port = [Datum::Protocol(mapping.protocol), Datum::Port(mapping.host_port)];
             let key: Vec<Datum> = address.into_iter().chain(port).collect();
             let scope = Scope::of(&key);
             let target = vec![Datum::from(pod), Datum::Port(mapping.container_port)];
-            if let Some(policy) = policy.filter(|policy| policy.covers(v4)) {
-                ruleset.insert(policy.set(scope, v4), key.clone(), Element::member().comment(comment.clone()));
+            if let Some(policy) = policy.filter(|policy| policy.covers(family)) {
+                ruleset.insert(policy.set(scope, family), key.clone(), Element::member().comment(comment.clone()));
             }
-            ruleset.insert(scope.map(v4), key, Element::value(target).comment(comment.clone()));
+            ruleset.insert(scope.map(family), key, Element::value(target).comment(comment.clone()));
         }
     }
 

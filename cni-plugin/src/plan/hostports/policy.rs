@@ -9,7 +9,7 @@ use netstate::{IpFamily, Prefix};
 use sha2::{Digest, Sha256};
 
 use super::super::everywhere;
-use super::table::{self, Scope, address_type, network_family};
+use super::table::{self, Scope, address_type};
 use crate::protocol::netconf::conditions::Conditions;
 use crate::protocol::netconf::{PortmapConf, Snat};
 
@@ -57,26 +57,26 @@ impl Policy {
 
     /// True when the policy has something to say about ports of the family.
     #[must_use]
-    pub(crate) fn covers(&self, v4: bool) -> bool {
-        self.subnets.iter().any(|subnet| subnet.is_ipv4() == v4)
+    pub(crate) fn covers(&self, family: IpFamily) -> bool {
+        self.subnets.iter().any(|subnet| subnet.family() == family)
     }
 
     /// The set of the ports that the policy holds for.
     #[must_use]
-    pub(crate) fn set(&self, scope: Scope, v4: bool) -> Name {
-        set_name(scope, v4, &self.id)
+    pub(crate) fn set(&self, scope: Scope, family: IpFamily) -> Name {
+        Name::observed(set_name(scope, family, &self.id))
     }
 
     /// Adds the policy to `table`.
     pub(crate) fn declare(&self, table: &mut Table) {
         let (mut let_be, mut conditions, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for subnet in &self.subnets {
-            let v4 = subnet.is_ipv4();
+            let family = subnet.family();
             for scope in Scope::ALL {
-                table.sets.insert(self.set(scope, v4), Set::of(scope.key_types(address_type(v4))));
+                table.sets.insert(self.set(scope, family), Set::of(scope.key_types(address_type(family))));
             }
-            let_be.extend(self.loopback_rule().filter(|_| v4));
-            conditions.extend(self.condition_rules(v4));
+            let_be.extend(self.loopback_rule().filter(|_| family.is_v4()));
+            conditions.extend(self.condition_rules(family));
             marks.extend(self.mark_rules(*subnet));
         }
         let chain = Name::observed(format!("{CHAIN}{}", self.id));
@@ -101,21 +101,21 @@ impl Policy {
 
     /// Without a rewritten source the answer to 127.0.0.1 has no way back: such packets keep their destination.
     fn loopback_rule(&self) -> Option<Rule> {
-        let scope = Scope::AnyAddress;
-        let held = Match::Lookup(Op::Is, scope.fields(true), self.set(scope, true));
+        let (scope, family) = (Scope::AnyAddress, IpFamily::V4);
+        let held = Match::Lookup(Op::Is, scope.fields(family), self.set(scope, family));
         let local = Rule::new().when(Match::Daddr(Op::Is, table::LOOPBACK_V4)).when(held).then(Verdict::Accept);
         (self.conf.snat == Snat::Never).then_some(local)
     }
 
     /// Lets packets to the policy's ports go on that meet one alternative of the conditions, and no other: these keep
     /// their destination, as if nobody had the port.
-    fn condition_rules(&self, v4: bool) -> Vec<Rule> {
-        let alternatives = self.conf.conditions.of(v4);
+    fn condition_rules(&self, family: IpFamily) -> Vec<Rule> {
+        let alternatives = self.conf.conditions.of(family);
         if alternatives.is_empty() {
             return Vec::new();
         }
-        let held = |scope: Scope| Match::Lookup(Op::Is, scope.fields(v4), self.set(scope, v4));
-        let of_family = || Rule::new().when(Match::Nfproto(Op::Is, network_family(v4)));
+        let held = |scope: Scope| Match::Lookup(Op::Is, scope.fields(family), self.set(scope, family));
+        let of_family = || Rule::new().when(Match::Nfproto(Op::Is, family));
         let mut rules = Vec::new();
         for scope in Scope::ALL {
             for all in alternatives {
@@ -129,23 +129,23 @@ impl Policy {
 
     /// Marks packets whose source must be rewritten.
     fn mark_rules(&self, subnet: Prefix) -> Vec<Rule> {
-        let v4 = subnet.is_ipv4();
+        let family = subnet.family();
         let sources: Vec<Option<Prefix>> = match self.conf.snat {
             Snat::Never => Vec::new(),
             Snat::Always => vec![None],
             Snat::WhereNeeded => {
-                [Some(subnet), v4.then_some(table::LOOPBACK_V4)].into_iter().flatten().map(Some).collect()
+                [Some(subnet), family.is_v4().then_some(table::LOOPBACK_V4)].into_iter().flatten().map(Some).collect()
             }
         };
         let mut rules = Vec::new();
         for source in sources {
             for scope in Scope::ALL {
-                let rule = Rule::new().when(Match::Nfproto(Op::Is, network_family(v4)));
+                let rule = Rule::new().when(Match::Nfproto(Op::Is, family));
                 let rule = match source {
                     Some(source) => rule.when(Match::Saddr(Op::Is, source)),
                     None => rule,
                 };
-                let held = Match::Lookup(Op::Is, scope.fields(v4), self.set(scope, v4));
+                let held = Match::Lookup(Op::Is, scope.fields(family), self.set(scope, family));
                 rules.push(rule.when(held).then(MarkChange::set(self.conf.mark())));
             }
         }
@@ -153,8 +153,10 @@ impl Policy {
     }
 }
 
-fn set_name(scope: Scope, v4: bool, id: &str) -> Name {
-    Name::observed(format!("{}open{}-{id}", scope.prefix(), if v4 { 4 } else { 6 }))
+/// The name of the set of a policy with this identifier; without one, what the names of all such sets begin with.
+#[must_use]
+pub(super) fn set_name(scope: Scope, family: IpFamily, id: &str) -> String {
+    format!("{}open{}-{id}", scope.prefix(), if family.is_v4() { 4 } else { 6 })
 }
 
 /// True for the chain by which packets enter some policy.
@@ -196,9 +198,9 @@ pub(crate) fn entry(chain: &Name) -> Rule {
 impl Scope {
     /// The fields of a packet that make up a key.
     #[must_use]
-    pub(crate) fn fields(self, v4: bool) -> Vec<Field> {
+    pub(crate) fn fields(self, family: IpFamily) -> Vec<Field> {
         let address = match self {
-            Self::OneAddress => Some(Field::Daddr(if v4 { IpFamily::V4 } else { IpFamily::V6 })),
+            Self::OneAddress => Some(Field::Daddr(family)),
             Self::AnyAddress => None,
         };
         address.into_iter().chain([Field::L4Proto, Field::Dport]).collect()

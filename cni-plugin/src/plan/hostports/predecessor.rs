@@ -54,13 +54,13 @@ pub(crate) fn moved(earlier: &Ruleset, network: &str, alive: &BTreeSet<String>) 
     }
     for (at, element) in &earlier.elements {
         let scope = Scope::of(&at.key);
-        let v4 = at.set.as_str().ends_with('4');
+        let family = if at.set.as_str().ends_with('4') { IpFamily::V4 } else { IpFamily::V6 };
         let comment = element.comment.as_deref().map(|text| comment(text, network, alive));
         let element = Element { comment, ..element.clone() };
-        if at.set == scope.map(v4) {
+        if at.set == scope.map(family) {
             ruleset.insert(at.set.clone(), at.key.clone(), element);
         } else if let Some(policy) = &policy {
-            ruleset.insert(policy.set(scope, v4), at.key.clone(), element);
+            ruleset.insert(policy.set(scope, family), at.key.clone(), element);
         }
     }
     ruleset

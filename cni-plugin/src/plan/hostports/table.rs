@@ -57,12 +57,12 @@ impl Scope {
 
     /// The map from ports to Pods.
     #[must_use]
-    pub(crate) const fn map(self, v4: bool) -> Name {
-        match (self, v4) {
-            (Self::OneAddress, true) => Name::literal("host-ports4"),
-            (Self::OneAddress, false) => Name::literal("host-ports6"),
-            (Self::AnyAddress, true) => Name::literal("ports4"),
-            (Self::AnyAddress, false) => Name::literal("ports6"),
+    pub(crate) const fn map(self, family: IpFamily) -> Name {
+        match (self, family) {
+            (Self::OneAddress, IpFamily::V4) => Name::literal("host-ports4"),
+            (Self::OneAddress, IpFamily::V6) => Name::literal("host-ports6"),
+            (Self::AnyAddress, IpFamily::V4) => Name::literal("ports4"),
+            (Self::AnyAddress, IpFamily::V6) => Name::literal("ports6"),
         }
     }
 
@@ -82,21 +82,20 @@ impl Scope {
 
 /// The type of a family's addresses.
 #[must_use]
-pub(crate) const fn address_type(v4: bool) -> Type {
-    if v4 { Type::Ipv4Addr } else { Type::Ipv6Addr }
-}
-
-pub(super) const fn network_family(v4: bool) -> IpFamily {
-    if v4 { IpFamily::V4 } else { IpFamily::V6 }
+pub(crate) const fn address_type(family: IpFamily) -> Type {
+    match family {
+        IpFamily::V4 => Type::Ipv4Addr,
+        IpFamily::V6 => Type::Ipv6Addr,
+    }
 }
 
 /// The table without any policy.
 #[must_use]
 pub(crate) fn empty() -> Table {
     let mut table = Table::default();
-    for (v4, scope) in families_and_scopes() {
-        let target = vec![address_type(v4), Type::InetService];
-        table.sets.insert(scope.map(v4), Set::map(scope.key_types(address_type(v4)), target));
+    for (family, scope) in families_and_scopes() {
+        let address = address_type(family);
+        table.sets.insert(scope.map(family), Set::map(scope.key_types(address), vec![address, Type::InetService]));
     }
     let chains = [("prerouting", Hook::Prerouting, priority::DSTNAT), ("output", Hook::Output, priority::DSTNAT)];
     for (name, hook, priority) in chains {
@@ -111,8 +110,8 @@ pub(crate) fn empty() -> Table {
     table
 }
 
-fn families_and_scopes() -> impl Iterator<Item = (bool, Scope)> {
-    [true, false].into_iter().flat_map(|v4| Scope::ALL.map(|scope| (v4, scope)))
+fn families_and_scopes() -> impl Iterator<Item = (IpFamily, Scope)> {
+    IpFamily::ALL.into_iter().flat_map(|family| Scope::ALL.map(|scope| (family, scope)))
 }
 
 /// Fills the chain that all packets to ports go through: every policy of `table`, then the new destinations.
@@ -120,8 +119,8 @@ pub(super) fn dispatch(table: &mut Table) {
     let exempt = |net: Prefix| Rule::new().when(Match::Daddr(Op::Is, net)).then(Verdict::Return);
     let mut rules: Vec<Rule> = UNFORWARDABLE_V6.map(exempt).into();
     rules.extend(table.chains.keys().filter(|name| policy::is_chain(name)).map(policy::entry));
-    for (v4, scope) in families_and_scopes() {
-        let (family, fields, map) = (network_family(v4), scope.fields(v4), scope.map(v4));
+    for (family, scope) in families_and_scopes() {
+        let (fields, map) = (scope.fields(family), scope.map(family));
         // Without this match a packet of the other family would be looked up by bytes that it does not have.
         let only = Match::Nfproto(Op::Is, family);
         rules.push(Rule::new().when(only).then(Destination::Map { family, fields, map, port: true }));

@@ -18,7 +18,7 @@ use std::str::FromStr;
 use std::vec::IntoIter;
 
 use netstate::nft::{Match, Op};
-use netstate::{IfName, Prefix, Protocol};
+use netstate::{IfName, IpFamily, Prefix, Protocol};
 
 use crate::protocol::error::CniError;
 use crate::protocol::fields::{Fields, unsupported};
@@ -49,21 +49,24 @@ impl Conditions {
     /// # Errors
     /// Code 2 naming the token that is not honoured, 7 for a field that is no array of texts.
     pub fn take(fields: &mut Fields) -> Result<Self, CniError> {
-        let mut of = |key: &str, v4| {
+        let mut of = |key: &str, family| {
             let path = fields.path_of(key);
-            parse(&fields.take_texts(key)?, v4, &path)
+            parse(&fields.take_texts(key)?, family, &path)
         };
-        Ok(Self { v4: of("conditionsV4", true)?, v6: of("conditionsV6", false)? })
+        Ok(Self { v4: of("conditionsV4", IpFamily::V4)?, v6: of("conditionsV6", IpFamily::V6)? })
     }
 
     /// Those of a family.
     #[must_use]
-    pub fn of(&self, v4: bool) -> &Alternatives {
-        if v4 { &self.v4 } else { &self.v6 }
+    pub fn of(&self, family: IpFamily) -> &Alternatives {
+        match family {
+            IpFamily::V4 => &self.v4,
+            IpFamily::V6 => &self.v6,
+        }
     }
 }
 
-fn parse(tokens: &[String], v4: bool, path: &str) -> Result<Alternatives, CniError> {
+fn parse(tokens: &[String], family: IpFamily, path: &str) -> Result<Alternatives, CniError> {
     let refuse = |token: &str| unsupported(path, &format!("{token:?}")).details(ACCEPTED);
     if let Some(first) = tokens.first().filter(|first| first.starts_with(['-', '!'])) {
         return Err(refuse(first).details("this is iptables' language; host ports are nftables only"));
@@ -71,7 +74,7 @@ fn parse(tokens: &[String], v4: bool, path: &str) -> Result<Alternatives, CniErr
     // Lists may be given as one token or as many.
     let text = tokens.join(" ").replace('{', " { ").replace('}', " } ").replace(',', " , ");
     let words: Vec<String> = text.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect();
-    let mut words = Words { rest: words.into_iter().peekable(), v4 };
+    let mut words = Words { rest: words.into_iter().peekable(), family };
     let mut alternatives: Alternatives = Vec::new();
     while words.rest.peek().is_some() {
         let one = words.condition().map_err(|token| refuse(&token))?;
@@ -93,7 +96,7 @@ fn multiply(before: &Alternatives, one: &Alternatives) -> Alternatives {
 
 struct Words {
     rest: Peekable<IntoIter<String>>,
-    v4: bool,
+    family: IpFamily,
 }
 
 /// The token that is not understood.
@@ -107,10 +110,10 @@ impl Words {
     /// One condition, as alternatives: a list makes several, an inverted one a conjunction.
     fn condition(&mut self) -> Result<Alternatives, Refused> {
         let first = self.next()?;
-        let family = if self.v4 { "ip" } else { "ip6" };
+        let header = if self.family.is_v4() { "ip" } else { "ip6" };
         let subject = if first == "meta" { self.next()? } else { first.clone() };
         match subject.as_str() {
-            word if word == family && first != "meta" => self.address(),
+            word if word == header && first != "meta" => self.address(),
             "iifname" | "iif" => self.values(|op, value| link(value).map(|name| Match::Iifname(op, name))),
             "oifname" | "oif" => self.values(|op, value| link(value).map(|name| Match::Oifname(op, name))),
             "mark" if first == "meta" => {
@@ -127,10 +130,10 @@ impl Words {
     }
 
     fn address(&mut self) -> Result<Alternatives, Refused> {
-        let (side, v4) = (self.next()?, self.v4);
+        let (side, family) = (self.next()?, self.family);
         let prefix = |value: &str| {
             let prefix = value.parse().ok().map(Prefix::host).or_else(|| Prefix::from_str(value).ok());
-            prefix.filter(|prefix| prefix.is_ipv4() == v4)
+            prefix.filter(|prefix| prefix.family() == family)
         };
         match side.as_str() {
             "saddr" => self.values(|op, value| prefix(value).map(|prefix| Match::Saddr(op, prefix))),
