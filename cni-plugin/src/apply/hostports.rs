@@ -193,8 +193,8 @@ fn forget(
     flows: &[StaleFlows],
     is_stale: impl Fn(&Flow, &StaleFlows) -> bool,
 ) -> Result<(), KernelError> {
-    for family in [IpFamily::V4, IpFamily::V6] {
-        let of_family = |port: &&StaleFlows| port.pod.is_ipv4() == (family == IpFamily::V4);
+    for family in IpFamily::ALL {
+        let of_family = |port: &&StaleFlows| IpFamily::of(port.pod) == family;
         let ports: Vec<&StaleFlows> = flows.iter().filter(of_family).collect();
         if ports.is_empty() {
             continue;

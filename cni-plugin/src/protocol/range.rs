@@ -9,7 +9,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netstate::Prefix;
+use netstate::{IpFamily, Prefix};
 
 /// A run of addresses of one subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,8 +152,8 @@ impl RangeSet {
     /// When they are, or when there are none.
     pub fn new(ranges: Vec<Range>) -> Result<Self, InvalidRange> {
         let set = Self(ranges);
-        let family = set.0.first().ok_or(InvalidRange::Empty)?.subnet.is_ipv4();
-        if set.0.iter().any(|range| range.subnet.is_ipv4() != family) {
+        let family = set.0.first().ok_or(InvalidRange::Empty)?.subnet.family();
+        if set.0.iter().any(|range| range.subnet.family() != family) {
             return Err(InvalidRange::MixedFamilies);
         }
         let mut rest = set.0.as_slice();
@@ -172,10 +172,10 @@ impl RangeSet {
         self.0.iter().any(|one| other.0.iter().any(|two| one.overlaps(two)))
     }
 
-    /// True for a set of IPv4 ranges.
+    /// The family of its ranges.
     #[must_use]
-    pub fn is_ipv4(&self) -> bool {
-        self.0.first().is_some_and(|range| range.subnet.is_ipv4())
+    pub fn family(&self) -> Option<IpFamily> {
+        self.0.first().map(|range| range.subnet.family())
     }
 
     /// The ranges, at least one.

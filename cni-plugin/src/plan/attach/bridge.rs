@@ -3,17 +3,16 @@
 //! Invariants: an address of the bridge gives way only when no Pod can be using it, or when the user forces it; two
 //! bridges of one host never get one subnet.
 
-use netstate::{IfName, IpFamily, Prefix, SysctlKey};
+use netstate::{IfName, IpFamily, PerFamily, Prefix, SysctlKey};
 
 use super::{Attach, Facts, Surroundings};
 use crate::plan::{Cidr, Parameter, Step};
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::range::RangeSet;
 
-/// The node forwards IPv4.
-pub(crate) const FORWARD_V4: SysctlKey = SysctlKey::literal("net/ipv4/ip_forward");
-/// The node forwards IPv6.
-pub(crate) const FORWARD_V6: SysctlKey = SysctlKey::literal("net/ipv6/conf/all/forwarding");
+/// The node forwards packets of the family.
+pub(crate) const FORWARD: PerFamily<SysctlKey> =
+    PerFamily::new(SysctlKey::literal("net/ipv4/ip_forward"), SysctlKey::literal("net/ipv6/conf/all/forwarding"));
 
 impl Attach<'_> {
     pub(super) fn bridge_steps(&self, facts: &Facts) -> Result<Vec<Step>, CniError> {
@@ -62,12 +61,11 @@ impl Attach<'_> {
             }
             steps.push(self.gateway_step(*gateway));
         }
-        let has = |v4: bool| gateways.iter().any(|(addr, _)| addr.is_ipv4() == v4);
-        if has(true) && !facts.forwards_v4 {
-            steps.push(Step::HostParameter(Parameter::required(FORWARD_V4, "1")));
-        }
-        if has(false) && !facts.forwards_v6 {
-            steps.push(Step::HostParameter(Parameter::required(FORWARD_V6, "1")));
+        for (family, key) in FORWARD {
+            let has_gateway = gateways.iter().any(|(addr, _)| IpFamily::of(*addr) == family);
+            if has_gateway && !facts.forwards.get(family) {
+                steps.push(Step::HostParameter(Parameter::required(key, "1")));
+            }
         }
         Ok(steps)
     }

@@ -11,7 +11,7 @@ pub(crate) mod vlan;
 use std::net::IpAddr;
 
 use netstate::nft::Ruleset;
-use netstate::{IfName, MacAddr, PortOptions, Prefix};
+use netstate::{IfName, MacAddr, PerFamily, PortOptions, Prefix};
 
 use super::bandwidth::Bandwidth;
 use super::hostports::HostPorts;
@@ -66,10 +66,8 @@ pub(crate) struct Facts {
     pub vlan_link: Option<VlanLink>,
     /// See [`Attach::needs_surroundings`].
     pub surroundings: Surroundings,
-    /// The host forwards IPv4.
-    pub forwards_v4: bool,
-    /// The host forwards IPv6.
-    pub forwards_v6: bool,
+    /// The host forwards packets of the family.
+    pub forwards: PerFamily<bool>,
 }
 
 /// What shall be attached.
@@ -330,7 +328,7 @@ mod tests {
     }
 
     fn settled() -> Facts {
-        Facts { bridge: Some(bridge()), forwards_v4: true, ..Facts::default() }
+        Facts { bridge: Some(bridge()), forwards: PerFamily::new(true, false), ..Facts::default() }
     }
 
     const POD: [&str; 6] = [

@@ -112,6 +112,7 @@ fn vlan_port(bridge: &IfName, vlan: u16) -> End {
 mod tests {
     use super::super::tests::{bridge, conf, reservation, with_attach};
     use super::*;
+    use netstate::PerFamily;
     use serde_json::{Value, json};
 
     fn gateway_in_vlan() -> Value {
@@ -158,8 +159,12 @@ mod tests {
 
     #[test]
     fn later_pods_find_the_link_whole_and_a_half_made_one_is_made_whole() {
-        let mut facts =
-            Facts { bridge: Some(seeing()), vlan_link: Some(link()), forwards_v4: true, ..Facts::default() };
+        let mut facts = Facts {
+            bridge: Some(seeing()),
+            vlan_link: Some(link()),
+            forwards: PerFamily::new(true, false),
+            ..Facts::default()
+        };
         assert!(steps(gateway_in_vlan(), &facts).unwrap()[0].starts_with("create veth vethgn5ac9sfczt"));
         facts.vlan_link = Some(VlanLink { up: false, addresses: Vec::new(), ..link() });
         let again = [

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
-use netstate::Prefix;
 use netstate::subnet_file::SubnetFile;
+use netstate::{IpFamily, Prefix};
 use serde_json::Value;
 
 use super::RuntimeConfig;
@@ -80,8 +80,8 @@ impl IpamConf {
     /// # Errors
     /// Code 1.
     pub fn check_version(&self, version: SpecVersion) -> Result<(), CniError> {
-        let of_family = |v4| self.sets.iter().filter(|set| set.is_ipv4() == v4).count();
-        if version > SpecVersion::V0_2_0 || (of_family(true) <= 1 && of_family(false) <= 1) {
+        let of_family = |family| self.sets.iter().filter(|set| set.family() == Some(family)).count();
+        if version > SpecVersion::V0_2_0 || IpFamily::ALL.into_iter().all(|family| of_family(family) <= 1) {
             return Ok(());
         }
         let msg = format!("CNI version {version} does not support more than 1 address per family");

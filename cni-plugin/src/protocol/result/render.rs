@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use netstate::{IpFamily, PerFamily};
 use serde_json::{Map, Value, json};
 
 use super::{AddResult, Dns, Interface, IpConfig, ResultRoute};
@@ -46,17 +47,17 @@ impl AddResult {
             let msg = format!("cannot convert: no valid IP addresses for a result of version {version}");
             return Err(CniError::new(Code::IncompatibleVersion, msg).details("set cniVersion to 0.3.1 or newer"));
         }
-        for (key, v4) in [("ip4", true), ("ip6", false)] {
-            if let Some(ip) = self.ips.iter().find(|ip| ip.addr.is_ipv4() == v4) {
-                let routes = self.routes.iter().filter(|r| r.dst.is_ipv4() == v4);
-                let mut family = Map::new();
-                family.insert("ip".to_owned(), json!(format!("{}/{}", ip.addr, ip.len)));
-                optional(&mut family, "gateway", ip.gateway.map(|gw| gw.to_string()));
+        for (family, key) in PerFamily::new("ip4", "ip6") {
+            if let Some(ip) = self.ips.iter().find(|ip| IpFamily::of(ip.addr) == family) {
+                let routes = self.routes.iter().filter(|r| r.dst.family() == family);
+                let mut part = Map::new();
+                part.insert("ip".to_owned(), json!(format!("{}/{}", ip.addr, ip.len)));
+                optional(&mut part, "gateway", ip.gateway.map(|gw| gw.to_string()));
                 let routes: Vec<Value> = routes.map(|r| route(r, version)).collect();
                 if !routes.is_empty() {
-                    family.insert("routes".to_owned(), Value::Array(routes));
+                    part.insert("routes".to_owned(), Value::Array(routes));
                 }
-                object.insert(key.to_owned(), Value::Object(family));
+                object.insert(key.to_owned(), Value::Object(part));
             }
         }
         Ok(())

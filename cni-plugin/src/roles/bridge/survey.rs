@@ -10,7 +10,7 @@ use kernel::{KernelError, Rtnl, sysctl};
 use netstate::{IfName, IpFamily, LinkKind};
 
 use crate::plan::Cidr;
-use crate::plan::attach::bridge::{FORWARD_V4, FORWARD_V6};
+use crate::plan::attach::bridge::FORWARD;
 use crate::plan::attach::vlan::VlanLink;
 use crate::plan::attach::{Attach, BridgeState, Facts, Surroundings};
 use crate::protocol::error::CniError;
@@ -30,12 +30,10 @@ pub(super) fn survey(attach: &Attach<'_>, bridge: Option<&LinkState>, host: &mut
         facts.surroundings = surroundings(attach, host)?;
     }
     let gateways = attach.gateways();
-    let forwards = |family: IpFamily, key| {
+    facts.forwards = FORWARD.map(|family, key| {
         gateways.iter().any(|(addr, _)| IpFamily::of(*addr) == family)
             && sysctl::read(&key).is_ok_and(|value| value == "1")
-    };
-    facts.forwards_v4 = forwards(IpFamily::V4, FORWARD_V4);
-    facts.forwards_v6 = forwards(IpFamily::V6, FORWARD_V6);
+    });
     Ok(facts)
 }
 
