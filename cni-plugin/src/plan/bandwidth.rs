@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn each_damage_is_told_in_its_own_words() {
+    fn each_damage_is_reported_in_its_own_words() {
         let conf = BandwidthConf { receive: Some(bucket(1000)), send: Some(bucket(2000)) };
         let bandwidth = Bandwidth::new(conf, "mynet", &attachment()).unwrap();
         let whole = Facts { receive: conf.receive, ifb: true, send: conf.send, redirected: true };

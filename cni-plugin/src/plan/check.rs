@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn each_damage_is_told_in_its_own_words() {
+    fn each_damage_is_reported_in_its_own_words() {
         type Damage = fn(&mut Facts);
         let cases: [(Damage, &str); 15] = [
             (|f| f.bridge = None, "bridge cbr0 is missing"),

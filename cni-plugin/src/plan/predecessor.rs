@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_tell_network_and_container() {
+    fn comments_name_network_and_container() {
         let read = |text: &str| read_comment(text).map(|(network, id)| format!("{network} {id}"));
         assert_eq!(read(r#"name: "cbr0" id: "web-1""#).as_deref(), Some("cbr0 web-1"));
         assert_eq!(read(r#"dnat name: "cbr0" id: "web-1""#).as_deref(), Some("cbr0 web-1"));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn masquerade_comments_tell_networks_apart() {
+    fn masquerade_comments_distinguish_networks() {
         let attachment = Attachment::new(container("web-1"), IfName::new("eth0").unwrap());
         let comment = masquerade_of("cbr0", &attachment);
         assert_eq!(comment.len(), 33);

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn life_of_a_chained_owner_is_told_by_no_link() {
+    fn life_of_a_chained_owner_is_shown_by_no_link() {
         let chained = Tag { has_own_link: false, ..owner("web-1", "cbr0") };
         assert_eq!(ObservedTag::of(&element(&chained)).unwrap().link(), None);
         assert!(owner("web-1", "cbr0").owns(&element(&chained)), "DEL does not know how ADD came by the link");

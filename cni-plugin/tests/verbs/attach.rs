@@ -23,11 +23,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_first_packet_of_a_pod_is_not_lost", first_packet),
     ("dual_stack_pod_has_both_families_at_once", dual_stack),
     ("check_knows_the_namespace_by_every_path", check_of_other_paths),
-    ("check_passes_after_add_and_tells_each_damage", check_tells_damage),
+    ("check_passes_after_add_and_reports_each_damage", check_reports_damage),
     ("requested_address_and_hardware_address_are_honoured", requested_address),
     ("mtu_of_the_subnet_file_reaches_bridge_and_new_pods", mtu_change),
     ("bridge_keeps_its_hardware_address_when_ports_come_and_go", stable_bridge_mac),
-    ("bridge_of_a_former_lease_is_readdressed_when_empty_and_refused_when_not", former_lease),
+    ("bridge_of_an_earlier_lease_is_readdressed_when_empty_and_refused_when_not", earlier_lease),
     ("two_bridges_never_hold_one_subnet", second_bridge_refused),
     ("default_route_is_not_added_twice", default_route_once),
     ("without_the_daemons_masquerade_pods_take_the_nodes_address_outside", masqueraded),
@@ -248,7 +248,7 @@ fn check_of_other_paths(node: &Node) {
     assert!(code == 102 && text.contains("lists no interface eth0"), "another namespace is another: {text}");
 }
 
-fn check_tells_damage(node: &Node) {
+fn check_reports_damage(node: &Node) {
     let conf = with(&native(), "cniVersion", json!("0.4.0"));
     let pod = node.pod();
     let result = node.add(&conf, "web-1", &pod).result();
@@ -292,8 +292,8 @@ fn mtu_change(node: &Node) {
         let pod = node.pod();
         let outcome = node.add(&native(), &format!("web-{mtu}"), &pod);
         outcome.result();
-        let told = format!("bridge cbr0 has an MTU of {mtu} bytes now");
-        assert!(outcome.notice.contains(&told), "{outcome:?}");
+        let notice = format!("bridge cbr0 has an MTU of {mtu} bytes now");
+        assert!(outcome.notice.contains(&notice), "{outcome:?}");
         assert!(outcome.notice.contains(&format!("{} (1450)", host_link("web-1"))), "{outcome:?}");
         // Once: the next Pod changes nothing.
         let next = node.add(&native(), &format!("db-{mtu}"), &node.pod());
@@ -318,7 +318,7 @@ fn stable_bridge_mac(node: &Node) {
     }
 }
 
-fn former_lease(node: &Node) {
+fn earlier_lease(node: &Node) {
     let (pod, _) = node.attached(&native(), "web-1");
     let moved = crate::node::SUBNET_ENV.replace("172.7.21.1", "172.7.33.1");
     std::fs::write("/run/flannel/subnet.env", &moved).unwrap();

@@ -27,7 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("bandwidth_speaks_from_0_3_0_on", versions),
     ("bandwidth_add_twice_is_an_error_and_keeps_the_first", twice),
     ("bandwidth_add_that_fails_undoes_everything", failed_add),
-    ("bandwidth_check_tells_every_damage", check),
+    ("bandwidth_check_reports_every_damage", check),
     ("bandwidth_del_needs_neither_namespace_nor_previous_result", del),
     ("bandwidth_gc_removes_the_ifbs_of_this_network_only", gc),
     ("static_limits_win_over_those_of_the_runtime", static_wins),

@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("flannel_state_file_that_is_empty_or_junk_does_not_stop_del", junk_state),
     ("loopback_is_set_up_and_down", loopback),
     ("plugin_that_makes_an_interface_comes_anywhere_in_its_chain", anywhere),
-    ("pod_of_the_former_chain_is_removed_by_its_own_names", former_chain),
+    ("pod_of_the_predecessor_is_removed_by_its_own_names", predecessor),
 ];
 
 /// The file as kube-flannel.yml installs it.
@@ -84,7 +84,7 @@ fn junk_state(node: &Node) {
     }
 }
 
-fn former_chain(node: &Node) {
+fn predecessor(node: &Node) {
     // A Pod as flannel, bridge and host-local leave it: random veth name, files of theirs, none of ours.
     let (pod, _) = node.attached(&flannel(), "web-1");
     let (ours, theirs) = (host_link("web-1"), "veth0badcafe");

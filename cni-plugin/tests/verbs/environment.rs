@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("missing_variables_are_named_together_for_every_verb", missing_together),
     ("empty_variable_is_a_missing_one", empty_is_missing),
     ("args_and_path_are_optional_for_every_verb", optional),
-    ("gc_and_status_and_version_need_no_variable_and_look_at_none", none_needed),
+    ("gc_and_status_and_version_need_no_variable_and_read_none", none_needed),
     ("container_ids_are_identifiers", container_ids),
     ("interface_names_are_the_kernels", interface_names),
     ("command_is_one_of_six_in_upper_case", commands),

@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("flannel_conf_takes_its_paths_or_flannels_defaults", paths),
     ("flannel_conf_with_a_bad_delegate_is_refused_by_field", bad_delegates),
     ("flannel_subnet_file_of_every_valid_form_is_read", valid_subnet_files),
-    ("flannel_subnet_file_that_lacks_something_is_told_what", invalid_subnet_files),
+    ("flannel_subnet_file_that_lacks_something_is_refused_with_what_it_lacks", invalid_subnet_files),
     ("flannel_del_needs_neither_subnet_file_nor_state_file", del_without_files),
 ];
 

@@ -12,10 +12,10 @@ use crate::node::{Node, first_address, flannel, host_link, inside, native, with}
 type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
-    ("pod_attached_by_the_former_chain_is_detached_by_us", theirs_then_ours),
-    ("pod_attached_by_us_is_detached_by_the_former_chain", ours_then_theirs),
+    ("pod_attached_by_the_predecessor_is_detached_by_us", theirs_then_ours),
+    ("pod_attached_by_us_is_detached_by_the_predecessor", ours_then_theirs),
     ("both_chains_share_one_bridge_and_never_an_address", side_by_side),
-    ("pod_of_the_former_chain_passes_our_check", check_of_theirs),
+    ("pod_of_the_predecessor_passes_our_check", check_of_theirs),
 ];
 
 /// Where Debian puts them.

@@ -17,14 +17,17 @@ use crate::ports::{addr, elements, mapped};
 type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
-    ("firewall_is_as_before_when_we_delete_a_former_pod", del_of_theirs),
-    ("firewall_is_as_before_when_the_namespace_of_a_former_pod_is_empty_gone_or_no_namespace", del_without_namespace),
-    ("gc_removes_the_firewall_rules_of_former_pods_that_are_not_valid", gc_of_theirs),
-    ("nft_rules_of_the_former_chain_are_removed_by_their_comments", nft_rules),
+    ("firewall_is_as_before_when_we_delete_a_predecessors_pod", del_of_theirs),
+    (
+        "firewall_is_as_before_when_the_namespace_of_a_predecessors_pod_is_empty_gone_or_no_namespace",
+        del_without_namespace,
+    ),
+    ("gc_removes_the_firewall_rules_of_a_predecessors_pods_that_are_not_valid", gc_of_theirs),
+    ("nft_rules_of_the_predecessor_are_removed_by_their_comments", nft_rules),
     ("chains_of_other_containers_and_networks_stay", others_stay),
-    ("shaping_link_of_a_former_pod_goes_with_it", shaping_link),
-    ("link_that_only_the_previous_result_tells_is_removed", told_link),
-    ("our_pods_have_no_former_chain_looked_for", nothing_looked_for),
+    ("shaping_link_of_a_predecessors_pod_goes_with_it", shaping_link),
+    ("link_that_only_the_previous_result_names_is_removed", named_link),
+    ("for_our_pods_no_rule_of_a_predecessor_is_searched_for", nothing_searched_for),
     ("ports_of_our_pod_outlive_debians_del_until_gc", ours_then_theirs),
 ];
 
@@ -36,7 +39,7 @@ pub(crate) fn is_installed() -> bool {
 }
 
 /// Need a kernel with iptables-legacy.
-pub(crate) const LEGACY_TESTS: &[Test] = &[("rules_of_iptables_legacy_are_told_of_and_left_alone", legacy)];
+pub(crate) const LEGACY_TESTS: &[Test] = &[("rules_of_iptables_legacy_are_reported_and_left_alone", legacy)];
 
 /// True when iptables-legacy works, as seen in a namespace of its own: looking makes the table.
 pub(crate) fn has_legacy() -> bool {
@@ -269,7 +272,7 @@ fn shaping_link(node: &Node) {
     assert!(!node.links().contains(&name));
 }
 
-fn told_link(node: &Node) {
+fn named_link(node: &Node) {
     let pod = node.pod();
     let result = debian("ADD", &bridge(), "old-1", pod.to_str().unwrap());
     let links = node.links();
@@ -288,7 +291,7 @@ fn told_link(node: &Node) {
 
 fn legacy(node: &Node) {
     let listing = || Command::new("iptables-legacy").args(["-t", "nat", "-S"]).output().unwrap();
-    let told = |id: &str| {
+    let notice = |id: &str| {
         let pod = node.pod();
         debian("ADD", &with(&bridge(), "ipMasq", json!(false)), id, pod.to_str().unwrap());
         fs::write("/run/stdin", native().to_string()).unwrap();
@@ -301,17 +304,17 @@ fn legacy(node: &Node) {
         assert!(output.status.success() && output.stdout.is_empty());
         String::from_utf8(output.stderr).unwrap()
     };
-    assert_eq!(told("old-1"), "", "nothing to tell where that table is not in use");
+    assert_eq!(notice("old-1"), "", "nothing to report where that table is not in use");
     let before = listing().stdout;
-    let text = told("old-2");
+    let text = notice("old-2");
     assert!(text.contains("old-2") && text.contains("CNI-DN-") && text.lines().count() == 1, "{text}");
     assert_eq!(listing().stdout, before);
-    // Of our own Pods nothing is told.
+    // Of our own Pods nothing is reported.
     let (pod, _) = node.attached(&native(), "web-1");
     node.del(&native(), "web-1", &pod).silent();
 }
 
-fn nothing_looked_for(node: &Node) {
+fn nothing_searched_for(node: &Node) {
     let (pod, _) = node.attached(&flannel(), "web-1");
     for conf in [portmap(), flannel()] {
         let program = conf["type"].as_str().unwrap();

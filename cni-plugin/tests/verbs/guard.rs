@@ -18,7 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("spoof_guard_is_two_elements_and_gone_after_del", guard_elements),
     ("spoof_guard_is_undone_when_add_fails", guard_undone),
     ("spoof_guard_of_the_dead_is_swept_by_gc", guard_swept),
-    ("check_tells_a_missing_spoof_guard", guard_checked),
+    ("check_reports_a_missing_spoof_guard", guard_checked),
     ("spoof_guard_works_under_every_name", every_name),
     ("duplicate_ipv6_address_fails_add_and_leaves_nothing", duplicate_address),
     ("duplicate_address_detection_is_waited_for_only_when_asked", detection_awaited),

@@ -14,7 +14,7 @@ use crate::node::{Node, first_address, host_link, native, with};
 type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
-    ("a_slash_24_holds_253_pods_and_the_254th_is_told_so", exhaustion),
+    ("a_slash_24_holds_253_pods_and_the_254th_is_refused", exhaustion),
     ("addresses_go_round_before_one_is_reused", round_robin),
     ("fifty_adds_at_once_get_fifty_addresses", fifty_at_once),
     ("two_adds_at_once_for_one_container_leave_one_attachment", same_container_at_once),

@@ -28,8 +28,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("del_leaves_a_port_that_another_pod_has_meanwhile", taken_meanwhile),
     ("port_is_opened_by_one_request_and_closed_without_a_listing_however_many_there_are", requests),
     ("options_of_each_network_hold_for_its_own_pods", options_apart),
-    ("ports_of_the_former_table_go_on_and_are_moved_into_the_shared_one", former_table_moves),
-    ("ports_of_the_former_table_are_closed_by_del_and_by_gc", former_table_closed),
+    ("ports_of_the_predecessors_table_go_on_and_are_moved_into_the_shared_one", predecessors_table_moves),
+    ("ports_of_the_predecessors_table_are_closed_by_del_and_by_gc", predecessors_table_closed),
 ];
 
 /// A second native network on this node: another bridge with another subnet.
@@ -287,7 +287,7 @@ fn options_apart(node: &Node) {
 }
 
 /// Loads the table that the release before this one made for network cbr0, with the ports of `web-1`.
-fn former_table(node: &Node) -> std::path::PathBuf {
+fn predecessors_table(node: &Node) -> std::path::PathBuf {
     let conf = with(&native(), "args", json!({"cni": {"ips": ["172.7.21.2"]}}));
     let (pod, address) = node.attached(&conf, "web-1");
     assert_eq!(address.to_string(), "172.7.21.2");
@@ -300,16 +300,16 @@ fn former_table(node: &Node) -> std::path::PathBuf {
     pod
 }
 
-fn former_key() -> TableKey {
+fn predecessors_key() -> TableKey {
     TableKey { family: Family::Inet, name: netstate::nft::Name::literal("netd-ports-cbr0") }
 }
 
-fn is_former_there() -> bool {
-    Nft::open().unwrap().tables(Family::Inet).unwrap().contains(&former_key())
+fn is_predecessors_table_there() -> bool {
+    Nft::open().unwrap().tables(Family::Inet).unwrap().contains(&predecessors_key())
 }
 
-fn former_table_moves(node: &Node) {
-    let pod = former_table(node);
+fn predecessors_table_moves(node: &Node) {
+    let pod = predecessors_table(node);
     let works = || {
         let called = who_called(&pod, addr("0.0.0.0:80"), || say(addr("127.0.0.1:8080")));
         assert_eq!(called.to_string(), "172.7.21.1");
@@ -319,7 +319,7 @@ fn former_table_moves(node: &Node) {
     works();
     let (code, text) = node.add(&mapped(&second(), "tcp", 8080, 80, ""), "web-2", &node.pod()).error();
     assert!(code == 11 && text.contains("web-1@eth0 of network cbr0"), "{text}");
-    assert!(!is_former_there(), "one table holds all");
+    assert!(!is_predecessors_table_there(), "one table holds all");
     works();
     assert_eq!(elements(), 6, "{}", listing());
     let pod2 = node.pod();
@@ -330,11 +330,11 @@ fn former_table_moves(node: &Node) {
     assert_eq!(Nft::open().unwrap().ruleset(&table()).unwrap().unwrap().elements.len(), 0);
 }
 
-fn former_table_closed(node: &Node) {
-    let pod = former_table(node);
+fn predecessors_table_closed(node: &Node) {
+    let pod = predecessors_table(node);
     node.del(&native(), "web-1", &pod).silent();
-    assert!(!is_former_there(), "nobody needs it any more");
-    let pod = former_table(node);
+    assert!(!is_predecessors_table_there(), "nobody needs it any more");
+    let pod = predecessors_table(node);
     let conf = with(&native(), "cniVersion", json!("1.1.0"));
     let gc = |valid: Value| {
         let conf = with(&conf, "cni.dev/valid-attachments", valid).to_string();
@@ -344,6 +344,6 @@ fn former_table_closed(node: &Node) {
     let called = who_called(&pod, addr("0.0.0.0:80"), || say(addr("127.0.0.1:8080")));
     assert_eq!(called.to_string(), "172.7.21.1", "who is valid keeps the port");
     gc(json!([]));
-    assert!(!is_former_there());
+    assert!(!is_predecessors_table_there());
     assert_eq!(node.files(), []);
 }

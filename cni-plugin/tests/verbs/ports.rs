@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("host_port_of_the_stock_chain_is_opened_and_closed_by_portmap", stock_chain),
     ("host_port_on_one_address_is_open_there_only", one_address),
     ("udp_flow_follows_the_port_to_its_new_pod", udp_flow),
-    ("check_tells_a_closed_port", check_tells),
+    ("check_reports_a_closed_port", check_reports),
 ];
 
 pub(crate) const NODE: &str = "10.4.7.21";
@@ -224,7 +224,7 @@ fn udp_flow(node: &Node) {
     assert!(answer(&third, || ask(&socket, patience)), "and the third");
 }
 
-fn check_tells(node: &Node) {
+fn check_reports(node: &Node) {
     let conf = mapped(&native(), "tcp", 8080, 80, "");
     let pod = node.pod();
     let result = node.add(&conf, "web-1", &pod).result();

@@ -18,7 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("del_needs_no_namespace", del_without_namespace),
     ("del_of_what_never_was_succeeds", del_of_nothing),
     ("del_works_when_the_configuration_and_the_subnet_file_are_broken", del_with_broken_configuration),
-    ("del_answers_before_the_kernel_has_cleaned_up", del_is_fast),
+    ("del_returns_before_the_kernel_has_cleaned_up", del_is_fast),
     ("add_that_finds_eth0_taken_leaves_nothing_behind", eth0_taken),
     ("add_twice_is_an_error_and_keeps_the_first", add_twice),
     ("add_after_a_killed_add_reuses_its_address", add_after_killed_add),

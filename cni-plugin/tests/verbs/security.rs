@@ -18,7 +18,7 @@ type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
     ("state_is_for_root_only_after_every_verb_whatever_the_umask", modes),
-    ("planted_symbolic_links_are_not_followed_and_tell_nothing", symbolic_links),
+    ("planted_symbolic_links_are_not_followed_and_reveal_nothing", symbolic_links),
     ("names_from_outside_never_become_paths", names),
     ("two_capabilities_are_enough_for_every_verb_and_name", capabilities),
     ("status_takes_no_lock_and_lists_no_kernel_table", status_calls),

@@ -13,9 +13,9 @@ type Test = (&'static str, fn(&Node));
 pub(crate) const TESTS: &[Test] = &[
     ("gc_removes_what_is_not_listed_and_keeps_what_is", gc_keeps_valid),
     ("gc_without_a_list_removes_everything_of_this_network_only", gc_without_list),
-    ("gc_cleans_up_after_the_former_chain", gc_former_chain),
+    ("gc_cleans_up_after_the_predecessor", gc_predecessor),
     ("status_is_ready_with_a_lease_and_not_without", status_needs_lease),
-    ("status_tells_a_full_range_and_a_lost_bridge", status_tells),
+    ("status_reports_a_full_range_and_a_lost_bridge", status_reports),
     ("status_is_ready_after_a_reboot_whatever_it_left", status_after_reboot),
     ("gc_and_status_need_a_configuration_of_1_1_0", gates),
 ];
@@ -69,7 +69,7 @@ fn gc_without_list(node: &Node) {
     assert_eq!(node.files(), []);
 }
 
-fn gc_former_chain(node: &Node) {
+fn gc_predecessor(node: &Node) {
     fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
     fs::create_dir_all("/var/lib/cni/flannel").unwrap();
     for (name, text) in
@@ -104,7 +104,7 @@ fn status_needs_lease(node: &Node) {
     assert_eq!(node.files(), [], "STATUS writes nothing");
 }
 
-fn status_tells(node: &Node) {
+fn status_reports(node: &Node) {
     let conf = modern(&native());
     node.attached(&conf, "web-1");
     for host in 3..=254 {

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_learns_to_look_at_vlans_while_nobody_is_on_it() {
+    fn a_bridge_begins_to_filter_vlans_while_nobody_is_on_it() {
         let mut facts = Facts { bridge: Some(bridge()), ..Facts::default() };
         let trunk = json!({"vlanTrunk": [{"minID": 7, "maxID": 9}], "preserveDefaultVlan": true, "mtu": 1450});
         let all = steps(trunk.clone(), &facts).unwrap();

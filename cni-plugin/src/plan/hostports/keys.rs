@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_one_port_are_told_from_those_of_others() {
+    fn keys_of_one_port_differ_from_those_of_others() {
         let same = |one: &str, other: &str| is_same_port(&parse(one).unwrap(), &parse(other).unwrap());
         assert!(same("ports4 tcp 80", "open4-1 tcp 80"));
         assert!(same("host-ports6 ::1 tcp 80", "host-open6-1 ::1 tcp 80"));

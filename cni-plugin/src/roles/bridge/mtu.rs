@@ -63,14 +63,14 @@ mod tests {
     }
 
     #[test]
-    fn ports_with_another_mtu_are_told_and_no_others() {
+    fn ports_with_another_mtu_are_reported_and_no_others() {
         let name = |text: &str| IfName::new(text).unwrap();
         let links = [link("veth1", 1450, Some(3)), link("veth2", 1400, Some(3)), link("veth3", 1450, Some(4))];
-        let tell = |mtu, own: &str| earlier("cbr0", (&name("cbr0"), 3), mtu, &links, &name(own));
-        let text = tell(1400, "veth9").unwrap();
+        let report = |mtu, own: &str| earlier("cbr0", (&name("cbr0"), 3), mtu, &links, &name(own));
+        let text = report(1400, "veth9").unwrap();
         assert!(text.contains("1 Pods") && text.ends_with("veth1 (1450)"), "{text}");
-        assert_eq!(tell(1400, "veth1"), None);
-        assert!(tell(1500, "veth9").unwrap().ends_with("veth1 (1450) veth2 (1400)"));
+        assert_eq!(report(1400, "veth1"), None);
+        assert!(report(1500, "veth9").unwrap().ends_with("veth1 (1450) veth2 (1400)"));
         let many: Vec<LinkState> = (0..30).map(|n| link(&format!("veth{n}"), 1450, Some(3))).collect();
         let text = earlier("cbr0", (&name("cbr0"), 3), 1400, &many, &name("own")).unwrap();
         assert!(text.contains("30 Pods") && text.ends_with(" ..."), "{text}");

@@ -135,7 +135,7 @@ fn requested_addresses_are_had_when_free_and_inside() {
 }
 
 #[test]
-fn running_out_of_addresses_is_told_with_the_range_set() {
+fn running_out_of_addresses_is_reported_with_the_range_set() {
     let full = ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"];
     for (subnet, taken) in [("10.0.0.0/30", &full[..1]), ("10.0.0.0/29", &full[..])] {
         let (_dir, locked) = store(taken, "");

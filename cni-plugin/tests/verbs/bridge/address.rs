@@ -91,8 +91,8 @@ fn reused_address(node: &Node) {
     for mac in ["02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"] {
         let wanted = json!({"cni": {"mac": mac, "ips": ["10.1.2.9", "2001:db8::9"]}});
         let conf = with(&conf, "args", wanted);
-        if let Some((pod, former)) = held.take() {
-            node.del(&former, "web", &pod).silent();
+        if let Some((pod, earlier)) = held.take() {
+            node.del(&earlier, "web", &pod).silent();
         }
         let pod = node.pod();
         node.add(&conf, "web", &pod).result();

@@ -13,7 +13,7 @@ use crate::node::{Node, host_link, inside, with};
 type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
-    ("bridge_answers_and_wires_as_the_stock_plugin_does", same_answers),
+    ("bridge_returns_and_wires_as_the_stock_plugin_does", same_results),
     ("pod_of_the_stock_bridge_plugin_is_removed_by_ours", theirs_then_ours),
     ("pod_of_our_bridge_is_removed_by_the_stock_plugin", ours_then_theirs),
     ("stock_bridge_and_ours_share_a_bridge_and_never_an_address", side_by_side),
@@ -35,7 +35,7 @@ fn stock(command: &str, conf: &Value, id: &str, netns: &Path) -> Value {
 }
 
 /// The result without what every Pod has another of.
-fn told(mut result: Value) -> Value {
+fn comparable(mut result: Value) -> Value {
     for (index, interface) in result["interfaces"].as_array_mut().into_iter().flatten().enumerate() {
         let interface = interface.as_object_mut().unwrap();
         assert_eq!(interface.remove("mac").unwrap().as_str().unwrap().len(), 17);
@@ -78,7 +78,7 @@ fn wired(pod: &Path) -> Vec<String> {
     lines
 }
 
-fn same_answers(node: &Node) {
+fn same_results(node: &Node) {
     for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"] {
         for subnets in [&["10.1.2.0/24"][..], &["2001:db8::/64"], &["10.1.2.0/24", "2001:db8::/64"]] {
             for (gateway, default_gateway) in [(false, false), (true, false), (true, true)] {
@@ -89,11 +89,11 @@ fn same_answers(node: &Node) {
                     json!([{"dst": if subnets[0].contains('.') { "10.0.0.0/8" } else { "fd00::/8" }}]);
                 let pod = node.pod();
                 conf["ipam"]["dataDir"] = json!("/var/lib/cni/stock");
-                let theirs = (told(stock("ADD", &conf, "web", &pod)), wired(&pod));
+                let theirs = (comparable(stock("ADD", &conf, "web", &pod)), wired(&pod));
                 stock("DEL", &conf, "web", &pod);
                 ip("link del bridge0");
                 conf["ipam"]["dataDir"] = json!("/var/lib/cni/ours");
-                let ours = (told(node.add(&conf, "web", &pod).result()), wired(&pod));
+                let ours = (comparable(node.add(&conf, "web", &pod).result()), wired(&pod));
                 node.del(&conf, "web", &pod).silent();
                 ip("link del bridge0");
                 std::fs::remove_dir_all("/var/lib/cni").unwrap();

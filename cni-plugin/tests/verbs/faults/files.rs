@@ -23,7 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("one_broken_record_does_not_keep_a_full_range_from_being_reclaimed", broken_record),
     ("no_inode_free_fails_add_and_leaves_nothing", no_inode),
     ("files_in_the_place_of_directories_fail_add_and_not_del", files_for_directories),
-    ("unreadable_subnet_file_is_told_and_nothing_is_touched", unreadable_subnet_file),
+    ("unreadable_subnet_file_is_reported_and_nothing_is_touched", unreadable_subnet_file),
     ("nothing_that_blocks_is_waited_for", nothing_blocks),
     ("clock_set_back_or_forward_decides_nothing", clock),
     ("del_without_version_and_previous_result_frees_everything", bare_del),

@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("one_masquerade_table_serves_all_pods", one_masquerade),
     ("failed_add_leaves_no_bridge_and_no_address_in_the_corrected_lists_way", nothing_in_the_way),
     ("failed_add_leaves_a_bridge_that_pods_use_as_it_was", used_bridge_stays),
-    ("ipv6_switched_off_on_the_node_is_told_as_such", ipv6_off),
+    ("ipv6_switched_off_on_the_node_is_reported_as_such", ipv6_off),
     ("no_verb_executes_another_program", one_execution),
 ];
 

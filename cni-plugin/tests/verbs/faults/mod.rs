@@ -6,7 +6,7 @@
 //! | reported in | what broke | shown by |
 //! |---|---|---|
 //! | cni#204, plugins#252, plugins#332 | a reboot leaves every address reserved | `leftovers_are_reclaimed_when_the_range_is_full_and_living_pods_are_not`, `status_is_ready_after_a_reboot_whatever_it_left` |
-//! | flannel#1416, rancher#14504 | leaked files fill the range | the same, `a_slash_24_holds_253_pods_and_the_254th_is_told_so` |
+//! | flannel#1416, rancher#14504 | leaked files fill the range | the same, `a_slash_24_holds_253_pods_and_the_254th_is_refused` |
 //! | plugins#498 | a power cut leaves empty address files | `empty_reservation_of_a_crash_is_taken_over`, `after_a_power_cut_empty_files_are_in_nobodys_way` |
 //! | plugins#1047, PR#1289, antrea PR#5660 | host-local has no GC | `gc_removes_what_is_not_listed_and_keeps_what_is` |
 //! | containerd/cri#948 | the namespace was gone, the address stayed | `del_needs_no_namespace` |
@@ -18,9 +18,9 @@
 //! | cni-plugin#43, flannel#1662, PR#33 | an empty state file keeps the Pod for ever | `flannel_state_file_that_is_empty_or_junk_does_not_stop_del` |
 //! | plugins#426 | state files leak when ADD fails | `add_that_fails_in_the_pod_unwinds_the_link_and_the_address` |
 //! | flannel#2253, #2232, #2063, k8s#70202, k3s#11619 | no subnet file | `missing_subnet_file_asks_to_try_again`, `status_is_ready_with_a_lease_and_not_without` |
-//! | coredns/deployment#87, k8s#39557, cni#306 | the bridge has a former lease's address | `bridge_of_a_former_lease_is_readdressed_when_empty_and_refused_when_not` |
+//! | coredns/deployment#87, k8s#39557, cni#306 | the bridge has a former lease's address | `bridge_of_an_earlier_lease_is_readdressed_when_empty_and_refused_when_not` |
 //! | k8s#67183, flannel#974 | the bridge lost its address | `bridge_that_lost_its_address_gets_it_back_with_the_next_add` |
-//! | plugins#282 | a bridge outlives its subnet | `bridge_of_a_former_lease_is_readdressed_when_empty_and_refused_when_not` |
+//! | plugins#282 | a bridge outlives its subnet | `bridge_of_an_earlier_lease_is_readdressed_when_empty_and_refused_when_not` |
 //! | plugins#510, #464, #662, cni#605, antrea#1499, k8s#48107, kind PR#1720 | seconds in iptables, the lock of xtables | `no_verb_executes_another_program` |
 //! | cni#215, plugins PR#279 | a masquerade chain for each Pod | `one_masquerade_table_serves_all_pods` |
 //! | plugins#1121, containerd PR#11614, moby#48400, cilium#48718 | interrupted listings fail ADD | `adds_and_dels_mixed_with_status_never_fail`; lib/kernel/src/socket.rs lists again |
@@ -46,7 +46,7 @@
 //! |---|---|
 //! | full disk, read-only state directory | `full_or_read_only_disk_fails_add_and_leaves_nothing`, `no_inode_free_fails_add_and_leaves_nothing` |
 //! | empty and junk state files | `junk_in_state_files_stops_no_verb_and_gc_clears_it`, `one_broken_record_does_not_keep_a_full_range_from_being_reclaimed` |
-//! | unreadable subnet file | `unreadable_subnet_file_is_told_and_nothing_is_touched` |
+//! | unreadable subnet file | `unreadable_subnet_file_is_reported_and_nothing_is_touched` |
 //! | missing namespace, ordinary file for one | `the_hosts_own_namespace_is_refused_before_anything_is_touched`, `del_needs_no_namespace` |
 //! | bridge with a foreign address | `bridge_with_a_foreign_address_is_refused_before_a_pod_is_made` |
 //! | names that are taken | `foreign_link_with_a_pods_name_is_refused_and_kept`, `bridge_name_taken_by_another_link_is_refused_and_kept` |
@@ -89,10 +89,10 @@ fn table_is_true(_: &Node) {
     let listed = String::from_utf8(listed.stdout).unwrap();
     let names: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     let rows = include_str!("mod.rs").lines().filter(|line| line.starts_with("//! |"));
-    let told: BTreeSet<&str> =
+    let reported_names: BTreeSet<&str> =
         rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|word| word.len() > 20).collect();
-    assert!(told.len() > 30, "{told:?}");
-    let missing: Vec<_> = told.difference(&names).collect();
+    assert!(reported_names.len() > 30, "{reported_names:?}");
+    let missing: Vec<_> = reported_names.difference(&names).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 
