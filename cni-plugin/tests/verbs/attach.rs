@@ -167,7 +167,7 @@ fn pods_talk(node: &Node) {
     assert_eq!(who_called(&pod2, target, || inside(&pod1, || say(target))), addr1, "Pod to Pod");
     let gateway: IpAddr = "172.7.21.1".parse().unwrap();
     assert_eq!(who_called(&pod2, target, || say(target)), gateway, "host to Pod");
-    // The address goes to another Pod at once: no neighbour entry of the former owner is in the way.
+    // The address goes to another Pod at once: no neighbour entry of the earlier owner is in the way.
     node.del(&native(), "web-2", &pod2).silent();
     let conf = with(&native(), "args", json!({"cni": {"ips": [addr2.to_string()]}}));
     let (pod3, addr3) = node.attached(&conf, "web-3");
@@ -369,7 +369,7 @@ fn lease_decides(node: &Node) {
 
 fn masqueraded(node: &Node) {
     let client = crate::ports::outside(node);
-    // The outside machine knows its way back to Pods, so that only the source address tells what happened.
+    // The outside machine knows its way back to Pods, so that only the source address shows what happened.
     inside(&client, || {
         let link = Some(IfName::new("eth0").unwrap());
         let key = netstate::RouteKey { table: 254, dst: "172.7.0.0/16".parse().unwrap(), metric: 0 };

@@ -14,8 +14,8 @@ use netstate::{MacAddr, TokenBucket};
 use serde_json::{Value, json};
 
 use crate::crash::{Walk, used};
-use crate::former::debians;
 use crate::node::{Node, Outcome, flannel, host_link, inside, native, with};
+use crate::predecessor::debians;
 use crate::security::{ENOUGH, with_capabilities};
 
 type Test = (&'static str, fn(&Node));
@@ -48,7 +48,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Tests with Debian's plugins.
-pub(crate) const FORMER_TESTS: &[Test] = &[
+pub(crate) const PREDECESSOR_TESTS: &[Test] = &[
     ("tc_shows_what_debians_bandwidth_plugin_makes", golden),
     ("ifb_of_debians_bandwidth_plugin_is_removed_by_our_del", theirs_then_ours),
     ("debians_ptp_with_our_host_local_and_our_bandwidth", ptp),
@@ -244,7 +244,7 @@ fn failed_add(node: &Node) {
     let (pod, result) = pod(node, "web-1");
     let host = host_link("web-1");
     let before = (node.links(), node.files(), tc("qdisc show"));
-    // Somebody looks at what the host end receives already: the last step but one fails.
+    // Somebody filters what the host end receives already: the last step but one fails.
     tc(&format!("qdisc add dev {host} ingress"));
     let hooked = tc("qdisc show");
     let (code, text) = node.add(&chained(&result), "web-1", &pod).error();
@@ -599,7 +599,7 @@ fn debians_pod(node: &Node, id: &str) -> (PathBuf, Value, String) {
     let conf = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "bridge": "br7", "isGateway": true, "mtu": 1450,
                       "ipam": {"type": "host-local", "subnet": "10.7.7.0/24"}});
     let pod = node.pod();
-    let result = debians("bridge", "ADD", &conf, id, pod.to_str().unwrap(), crate::former::DIR);
+    let result = debians("bridge", "ADD", &conf, id, pod.to_str().unwrap(), crate::predecessor::DIR);
     let host = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
     (pod, result, host)
 }
@@ -617,9 +617,9 @@ fn golden(node: &Node) {
         let mut conf = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "bandwidth", "prevResult": previous});
         conf.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
         let netns = pod.to_str().unwrap();
-        let theirs = debians("bandwidth", "ADD", &conf, &id, netns, crate::former::DIR);
+        let theirs = debians("bandwidth", "ADD", &conf, &id, netns, crate::predecessor::DIR);
         let their_view = comparable(&shown(node, &host));
-        debians("bandwidth", "DEL", &conf, &id, netns, crate::former::DIR);
+        debians("bandwidth", "DEL", &conf, &id, netns, crate::predecessor::DIR);
         let _ = Command::new("tc").args(["qdisc", "del", "dev", &host, "root"]).output().unwrap();
         let _ = Command::new("tc").args(["qdisc", "del", "dev", &host, "ingress"]).output().unwrap();
         let ours = node.add(&conf, &id, &pod).result();
@@ -631,7 +631,7 @@ fn golden(node: &Node) {
         // Either finds the other's work in order.
         node.check(&conf, &id, &pod, &ours).silent();
         let checked = with(&conf, "prevResult", ours);
-        debians("bandwidth", "CHECK", &checked, &id, netns, crate::former::DIR);
+        debians("bandwidth", "CHECK", &checked, &id, netns, crate::predecessor::DIR);
         node.del(&conf, &id, &pod).silent();
         // The next round counts from one.
         run("ip", &format!("link del {host}"));
@@ -661,7 +661,7 @@ fn comparable(text: &str) -> String {
 fn theirs_then_ours(node: &Node) {
     let (pod, previous, _) = debians_pod(node, "web-1");
     let conf = chained(&previous);
-    debians("bandwidth", "ADD", &conf, "web-1", pod.to_str().unwrap(), crate::former::DIR);
+    debians("bandwidth", "ADD", &conf, "web-1", pod.to_str().unwrap(), crate::predecessor::DIR);
     assert_eq!(ifbs(node), [ifb("cbr0", "web-1")]);
     let check: Outcome = node.verb("CHECK", &conf, "web-1", pod.to_str().unwrap());
     check.silent();
@@ -669,7 +669,7 @@ fn theirs_then_ours(node: &Node) {
     assert_eq!(ifbs(node), Vec::<String>::new());
     // And by the native plugin, which took over the whole chain.
     let (pod, previous, _) = debians_pod(node, "web-2");
-    debians("bandwidth", "ADD", &chained(&previous), "web-2", pod.to_str().unwrap(), crate::former::DIR);
+    debians("bandwidth", "ADD", &chained(&previous), "web-2", pod.to_str().unwrap(), crate::predecessor::DIR);
     node.del(&native(), "web-2", &pod).silent();
     assert_eq!(ifbs(node), Vec::<String>::new());
     // Even when nothing else is left of it.
@@ -707,8 +707,8 @@ fn ours_then_theirs(node: &Node) {
     let conf = chained(&previous);
     let answer = node.add(&conf, "web-1", &pod).result();
     let conf = with(&conf, "prevResult", answer);
-    debians("bandwidth", "CHECK", &conf, "web-1", pod.to_str().unwrap(), crate::former::DIR);
-    debians("bandwidth", "DEL", &conf, "web-1", pod.to_str().unwrap(), crate::former::DIR);
+    debians("bandwidth", "CHECK", &conf, "web-1", pod.to_str().unwrap(), crate::predecessor::DIR);
+    debians("bandwidth", "DEL", &conf, "web-1", pod.to_str().unwrap(), crate::predecessor::DIR);
     assert_eq!(ifbs(node), Vec::<String>::new());
     node.del(&conf, "web-1", &pod).silent();
     assert!(node.files().iter().all(|(name, _)| !name.contains(".shape")), "{:?}", node.files());

@@ -30,7 +30,7 @@ const STOCK: &str = r#"{
   ]
 }"#;
 
-/// What libcni hands to each plugin of the list: name and version of the list, the previous result.
+/// What libcni passes to each plugin of the list: name and version of the list, the previous result.
 fn entries(previous: Option<&Value>) -> Vec<Value> {
     let list: Value = serde_json::from_str(STOCK).unwrap();
     let entry = |plugin: &Value| {
@@ -52,7 +52,7 @@ fn stock_conflist(node: &Node) {
     assert_eq!(first["interfaces"][0]["name"], json!("cni0"), "flannel's bridge, not the network's name");
     assert_eq!(first_address(&first).to_string(), "172.7.21.2");
     let second = node.add(&entries(Some(&first))[1], "web-1", &pod).result();
-    assert_eq!(second, first, "portmap answers the previous result");
+    assert_eq!(second, first, "portmap returns the previous result");
     // libcni runs DEL backwards, for version 0.3.1 without the previous result.
     for conf in entries(None).iter().rev() {
         node.del(conf, "web-1", &pod).silent();

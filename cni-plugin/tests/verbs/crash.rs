@@ -82,7 +82,7 @@ impl Walk<'_> {
     }
 }
 
-/// An address that is free while its former Pod still answers for it would be given to a second one.
+/// An address that is free while its earlier Pod still answers for it would be given to a second one.
 fn no_link_without_reservation(node: &Node, command: &str, calls: usize) {
     for id in ["victim", "dead-port"].iter().filter(|id| node.links().contains(&host_link(id))) {
         let reserved = node.files().iter().any(|(_, text)| *text == format!("{id}\r\neth0"));
@@ -276,15 +276,15 @@ fn portmap_gc_then_gc(node: &Node) {
 
 /// Everything that can be left over beside the Pod `alive`: with a port, with a namespace that is gone, of an earlier
 /// boot, and of the chain that ran here before us.
-const DEAD: [&str; 4] = ["dead-port", "dead-netns", "dead-boot", "dead-former"];
+const DEAD: [&str; 4] = ["dead-port", "dead-netns", "dead-boot", "dead-predecessor"];
 
 fn leave_dead(node: &Node, conf: &Value, pod: &Path) {
     let record = json!({"boot": "another", "addresses": ["172.7.21.200"], "ports": true});
     fs::write("/var/lib/cni/netd/cbr0/dead-boot@eth0", record.to_string()).unwrap();
     fs::write("/var/lib/cni/networks/cbr0/172.7.21.200", "dead-boot\r\neth0").unwrap();
-    fs::write("/var/lib/cni/networks/cbr0/172.7.21.201", "dead-former").unwrap();
+    fs::write("/var/lib/cni/networks/cbr0/172.7.21.201", "dead-predecessor").unwrap();
     fs::create_dir_all("/var/lib/cni/flannel").unwrap();
-    fs::write("/var/lib/cni/flannel/dead-former", json!({"name": "cbr0"}).to_string()).unwrap();
+    fs::write("/var/lib/cni/flannel/dead-predecessor", json!({"name": "cbr0"}).to_string()).unwrap();
     node.add(conf, "dead-port", pod).result();
     let plain = without_ports(conf);
     let (gone, _) = node.attached(&plain, "dead-netns");

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::crash::{Walk, used};
-use crate::former::debians;
 use crate::node::{Node, Outcome, first_address, inside, with};
+use crate::predecessor::debians;
 
 type Test = (&'static str, fn(&Node));
 
@@ -45,7 +45,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Tests with Debian's plugins.
-pub(crate) const FORMER_TESTS: &[Test] = &[
+pub(crate) const PREDECESSOR_TESTS: &[Test] = &[
     ("debians_bridge_delegates_to_our_host_local", debians_bridge),
     ("debians_macvlan_delegates_to_our_host_local", debians_macvlan),
     ("our_host_local_and_debians_never_give_one_address_twice", side_by_side),
@@ -327,7 +327,7 @@ fn check(node: &Node) {
 fn del_without_range(node: &Node) {
     for version in VERSIONS {
         let good = conf(version, "mynet", &json!({"subnet": "10.1.2.0/24"}));
-        let broken = [json!({"subnet": "junk"}), json!({"ranges": 7}), json!({"ranges": []}), json!({"unheard": 1})];
+        let broken = [json!({"subnet": "junk"}), json!({"ranges": 7}), json!({"ranges": []}), json!({"unknown": 1})];
         for (number, ipam) in broken.iter().enumerate() {
             let id = format!("dummy{number}");
             add(node, &good, &id);
@@ -550,7 +550,7 @@ fn debians_macvlan(node: &Node) {
     assert_eq!(first_address(&result).to_string(), "10.6.6.9");
     assert_eq!(reserved("1.0.0", "mynet"), ["10.6.6.9"]);
     debians("macvlan", "CHECK", &with(&conf, "prevResult", result.clone()), "web-1", netns, "/run/bin");
-    // A full range tells the plugin that asked, in its own words, and its ADD leaves nothing reserved.
+    // A full range is reported to the plugin that asked, in its own words, and its ADD leaves nothing reserved.
     let dir = format!("{}/mynet", data_dir("1.0.0"));
     (2..=254).for_each(|host| drop(fs::write(format!("{dir}/10.6.6.{host}"), "theirs\r\neth0")));
     let mut full = conf.clone();

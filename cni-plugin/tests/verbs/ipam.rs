@@ -85,7 +85,7 @@ fn constant_cost(node: &Node) {
                 assert!(!trace.contains("getdents"), "{kind} {command} read a directory: {trace}");
                 let calls = trace.lines().filter(|line| !waits(line)).count();
                 let fewer = *few.entry((kind.clone(), command)).or_insert(calls);
-                // What the process does that DEL leaves behind, and how often DEL looks whether the link is gone, varies.
+                // What the process does that DEL leaves behind, and how often DEL verifies that the link is gone, varies.
                 assert!(calls <= fewer + 20, "{kind} {command}: {fewer} calls alone, {calls} among {count}");
             }
             let _ = fs::remove_dir_all("/var/lib/cni");

@@ -58,7 +58,7 @@ fn exhaustion(node: &Node) {
 }
 
 fn leftovers(node: &Node) {
-    // Our own Pod is alive, another one of ours died with its namespace, the rest is the former chain's.
+    // Our own Pod is alive, another one of ours died with its namespace, the rest is the predecessor's.
     let (alive, kept) = node.attached(&native(), "alive");
     let (dead, freed) = node.attached(&native(), "dead");
     Rtnl::open().unwrap().delete_link(&IfName::new(host_link("dead")).unwrap()).unwrap();
@@ -68,7 +68,7 @@ fn leftovers(node: &Node) {
     let foreign = living_foreign_pod();
     assert_eq!(node.attached(&native(), "web-1").1, freed, "the dead one's address is the only one to give");
     let (code, _) = node.add(&native(), "web-2", &node.pod()).error();
-    assert_eq!(code, 11, "the former chain's Pods may be alive");
+    assert_eq!(code, 11, "the predecessor's Pods may be alive");
     Rtnl::open().unwrap().delete_link(&foreign).unwrap();
     node.attached(&native(), "web-3");
     assert_eq!(fs::read_to_string(reservation(2)).unwrap(), "alive\r\neth0");
@@ -79,7 +79,7 @@ fn leftovers(node: &Node) {
     );
     node.del(&native(), "alive", &alive).silent();
     node.del(&native(), "dead", &dead).silent();
-    // After a reboot the records are of another boot: nothing they tell can exist.
+    // After a reboot the records are of another boot: nothing they name can exist.
     for host in 2..=254 {
         if !Path::new(&reservation(host)).exists() {
             fs::write(reservation(host), format!("old{host}\r\neth0")).unwrap();

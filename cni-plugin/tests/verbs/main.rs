@@ -15,8 +15,6 @@ mod crash;
 mod environment;
 mod faults;
 mod flannel;
-mod former;
-mod former_ports;
 mod guard;
 mod held;
 mod host_local;
@@ -28,6 +26,8 @@ mod port_addresses;
 mod port_options;
 mod port_owners;
 mod ports;
+mod predecessor;
+mod predecessor_ports;
 mod protocol;
 mod remove;
 mod routes;
@@ -88,35 +88,35 @@ fn main() {
     if !sctp {
         eprintln!("SKIPPED: this kernel has no SCTP; its host ports are checked in the table only");
     }
-    let iptables = former_ports::is_installed();
-    let legacy = root && iptables && former_ports::has_legacy();
+    let iptables = predecessor_ports::is_installed();
+    let legacy = root && iptables && predecessor_ports::has_legacy();
     if root && !legacy {
-        eprintln!("SKIPPED: no iptables-legacy here; that its rules are told of counts as ignored");
+        eprintln!("SKIPPED: no iptables-legacy here; that its rules are reported counts as ignored");
     }
     if !iptables {
         eprintln!(
-            "SKIPPED: no iptables-nft or no portmap; the tests of the former chain's firewall rules count as ignored"
+            "SKIPPED: no iptables-nft or no portmap; the tests of the predecessor's firewall rules count as ignored"
         );
     }
-    let former = former::is_installed();
-    if !former {
+    let predecessor = predecessor::is_installed();
+    if !predecessor {
         eprintln!(
             "SKIPPED: no containernetworking-plugins in {}; the tests of changing over count as ignored",
-            former::DIR
+            predecessor::DIR
         );
     }
     let trials = trials
         .chain(
-            former::TESTS
+            predecessor::TESTS
                 .iter()
-                .chain(host_local::FORMER_TESTS)
+                .chain(host_local::PREDECESSOR_TESTS)
                 .chain(bridge::stock::TESTS)
-                .map(|test| trial(test, !root || !former)),
+                .map(|test| trial(test, !root || !predecessor)),
         )
-        .chain(bandwidth::FORMER_TESTS.iter().map(|test| trial(test, !shaped || !former)))
+        .chain(bandwidth::PREDECESSOR_TESTS.iter().map(|test| trial(test, !shaped || !predecessor)))
         .chain(port_addresses::SCTP_TESTS.iter().map(|test| trial(test, !root || !sctp)))
-        .chain(former_ports::LEGACY_TESTS.iter().map(|test| trial(test, !legacy)))
-        .chain(former_ports::TESTS.iter().map(|test| trial(test, !root || !iptables)))
+        .chain(predecessor_ports::LEGACY_TESTS.iter().map(|test| trial(test, !legacy)))
+        .chain(predecessor_ports::TESTS.iter().map(|test| trial(test, !root || !iptables)))
         .collect();
     libtest_mimic::run(&args, trials).exit();
 }

@@ -291,8 +291,8 @@ fn predecessors_table(node: &Node) -> std::path::PathBuf {
     let conf = with(&native(), "args", json!({"cni": {"ips": ["172.7.21.2"]}}));
     let (pod, address) = node.attached(&conf, "web-1");
     assert_eq!(address.to_string(), "172.7.21.2");
-    fs::write("/run/former.nft", include_str!("former_ports.nft")).unwrap();
-    let status = Command::new("nft").args(["-f", "/run/former.nft"]).stdout(Stdio::null()).status().unwrap();
+    fs::write("/run/predecessor.nft", include_str!("predecessor_ports.nft")).unwrap();
+    let status = Command::new("nft").args(["-f", "/run/predecessor.nft"]).stdout(Stdio::null()).status().unwrap();
     assert!(status.success());
     kernel::sysctl::write(&"net/ipv4/conf/cbr0/route_localnet".parse().unwrap(), "1").unwrap();
     let record = fs::read_to_string("/var/lib/cni/netd/cbr0/web-1@eth0").unwrap();

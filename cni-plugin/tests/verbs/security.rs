@@ -271,9 +271,9 @@ fn light(trace: &str, when: &str) {
         // O_RDWR|O_CREAT would show as well; the runtime library opens /dev/null only where a stream is missing.
         assert!(found.is_empty(), "{when}: {found:#?}");
     }
-    // Otherwise a listing could not be told from anything else.
+    // Otherwise a listing could not be distinguished from anything else.
     assert!(trace.contains("nlmsg_flags=NLM_F_REQUEST"), "{when}: strace does not read netlink");
-    assert!(trace.contains("subnet.env"), "{when}: STATUS looked at nothing:\n{trace}");
+    assert!(trace.contains("subnet.env"), "{when}: STATUS read nothing:\n{trace}");
 }
 
 fn status_calls(node: &Node) {

@@ -126,7 +126,7 @@ fn status_reports(node: &Node) {
 }
 
 fn status_after_reboot(node: &Node) {
-    // The bridge and all links are gone, every address is still reserved, every record is of the former boot.
+    // The bridge and all links are gone, every address is still reserved, every record is of the previous boot.
     fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
     fs::create_dir_all("/var/lib/cni/netd/cbr0").unwrap();
     for host in 2..=254 {

@@ -1,6 +1,6 @@
 //! The name `bridge`: the reference bridge plugin's configuration, with the expectations of its own tests.
 //!
-//! What those tests look at from inside the plugin (an address given to a bridge, a flag of it) is looked at here in
+//! What those tests verify from inside the plugin (an address given to a bridge, a flag of it) is verified here in
 //! the kernel after an ADD.
 
 pub(crate) mod address;
@@ -63,7 +63,7 @@ pub(crate) fn ip(args: &str) {
     assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What `ip -d -j link show` tells of a link.
+/// What `ip -d -j link show` says of a link.
 pub(crate) fn details(name: &str) -> Value {
     let output = Command::new("ip").args(["-d", "-j", "link", "show", "dev", name]).output().unwrap();
     serde_json::from_slice::<Value>(&output.stdout).unwrap()[0].clone()
@@ -115,7 +115,7 @@ fn explicit_mac(node: &Node) {
     for version in VERSIONS {
         let base = routed(version, &["10.1.2.0/24"]);
         let in_args = with(&base, "args", json!({"cni": {"mac": mac(2)}}));
-        // The reference's own test spells it so.
+        // The reference's own test writes it so.
         let in_runtime = with(&in_args, "RuntimeConfig", json!({"mac": mac(3)}));
         for (conf, expected) in [(&base, mac(1)), (&in_args, mac(2)), (&in_runtime, mac(3))] {
             let pod = node.pod();

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::{find, ip, link, routed};
-use crate::former::DIR;
 use crate::node::{Node, host_link, inside, with};
+use crate::predecessor::DIR;
 
 type Test = (&'static str, fn(&Node));
 
@@ -59,7 +59,7 @@ fn wired(pod: &Path) -> Vec<String> {
     let address = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let start = words.iter().position(|word| word.starts_with("inet")).unwrap();
-        // `nodad` and `tentative` tell how an address came, not what it is.
+        // `nodad` and `tentative` say how an address came, not what it is.
         let words = words[start..].iter().take_while(|word| !["\\", "valid_lft"].contains(word));
         words.filter(|word| !["nodad", "tentative"].contains(word)).copied().collect::<Vec<_>>().join(" ")
     };

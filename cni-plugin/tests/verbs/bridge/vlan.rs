@@ -1,4 +1,4 @@
-//! `vlan` and `vlanTrunk` as far as any kernel shows them: what is refused, and what a kernel without VLANs is told to be
+//! `vlan` and `vlanTrunk` as far as any kernel shows them: what is refused, and what a kernel without VLANs is said to be
 //! without. What they do is shown in the lab's kernel (tests/tests/cni_vlan.rs).
 
 use std::process::Command;

@@ -96,7 +96,7 @@ fn power_cut(node: &Node) {
         node.del(&conf, "web-4", &pod).silent();
         node.exec(conf["type"].as_str().unwrap(), &[("CNI_COMMAND", "GC")], &modern(&conf).to_string()).silent();
         let left: Vec<_> = node.files().into_iter().filter(|(name, _)| !name.starts_with(STATES)).collect();
-        assert_eq!(left, [], "an empty state file tells no network and stays until its Pod's DEL");
+        assert_eq!(left, [], "an empty state file names no network and stays until its Pod's DEL");
         for id in ["web-2", "web-3"] {
             node.verb("DEL", &conf, id, "").silent();
         }
@@ -125,7 +125,7 @@ fn broken_record(node: &Node) {
             fs::write(path, format!("{owner}\r\neth0")).unwrap();
         }
     }
-    // What cannot be a record stands where records are looked for, before the one that is a leftover in every order.
+    // What cannot be a record stands where records are searched for, before the one that is a leftover in every order.
     for host in [3, 99, 254] {
         fs::create_dir(format!("{RECORDS}/other{host}@eth0")).unwrap();
     }
@@ -311,7 +311,7 @@ fn ports_without_namespace(node: &Node) {
     for (number, netns) in ["", "/run/netns/never-there", "/proc/4194304/ns/net"].into_iter().enumerate() {
         let id = format!("web-{number}");
         node.attached(&conf, &id);
-        // Not even the mapping is told.
+        // Not even the mapping is reported.
         node.verb("DEL", &native(), &id, netns).silent();
         HostState::now().must_be(&before, "DEL without a namespace");
     }

@@ -1,4 +1,4 @@
-//! Links that are in the way, half made or changed by others; and what was always wrong with those of the former chain.
+//! Links that are in the way, half made or changed by others; and what was always wrong with those of the predecessor.
 
 use std::fs;
 use std::path::Path;
@@ -76,7 +76,7 @@ fn half_created(node: &Node) {
             node.del(&conf, "web-1", &pod).silent();
             HostState::now().must_be(&before, "half a veth pair");
         }
-        // Without the record it cannot be told from somebody's work: DEL, which every runtime sends then, makes way.
+        // Without the record it cannot be distinguished from somebody's work: DEL, which every runtime sends then, makes way.
         let pod = node.pod();
         let before = HostState::now();
         half("web-1", &pod);

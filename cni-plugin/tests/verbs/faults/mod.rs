@@ -1,4 +1,4 @@
-//! Bad input, broken disks, collisions and crowds: every fault that users of the former chain reported, by name.
+//! Bad input, broken disks, collisions and crowds: every fault that users of the predecessor reported, by name.
 //!
 //! Each issue that concerns a plugin, and the test that shows what happens here. Tests are trials of this binary unless a
 //! path is given.
@@ -18,7 +18,7 @@
 //! | cni-plugin#43, flannel#1662, PR#33 | an empty state file keeps the Pod for ever | `flannel_state_file_that_is_empty_or_junk_does_not_stop_del` |
 //! | plugins#426 | state files leak when ADD fails | `add_that_fails_in_the_pod_unwinds_the_link_and_the_address` |
 //! | flannel#2253, #2232, #2063, k8s#70202, k3s#11619 | no subnet file | `missing_subnet_file_asks_to_try_again`, `status_is_ready_with_a_lease_and_not_without` |
-//! | coredns/deployment#87, k8s#39557, cni#306 | the bridge has a former lease's address | `bridge_of_an_earlier_lease_is_readdressed_when_empty_and_refused_when_not` |
+//! | coredns/deployment#87, k8s#39557, cni#306 | the bridge has an earlier lease's address | `bridge_of_an_earlier_lease_is_readdressed_when_empty_and_refused_when_not` |
 //! | k8s#67183, flannel#974 | the bridge lost its address | `bridge_that_lost_its_address_gets_it_back_with_the_next_add` |
 //! | plugins#282 | a bridge outlives its subnet | `bridge_of_an_earlier_lease_is_readdressed_when_empty_and_refused_when_not` |
 //! | plugins#510, #464, #662, cni#605, antrea#1499, k8s#48107, kind PR#1720 | seconds in iptables, the lock of xtables | `no_verb_executes_another_program` |

@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::attach::{say, who_called};
-use crate::former::{DIR, debians};
 use crate::node::{Node, flannel, inside, native, with};
 use crate::ports::{addr, elements, mapped};
+use crate::predecessor::{DIR, debians};
 
 type Test = (&'static str, fn(&Node));
 
@@ -35,7 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
 pub(crate) fn is_installed() -> bool {
     let answers = Command::new("iptables").arg("--version").output();
     let is_nft = answers.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("nf_tables"));
-    is_nft && crate::former::is_installed() && Path::new(DIR).join("portmap").exists()
+    is_nft && crate::predecessor::is_installed() && Path::new(DIR).join("portmap").exists()
 }
 
 /// Need a kernel with iptables-legacy.
@@ -117,7 +117,7 @@ fn ways() -> [Vec<Value>; 3] {
     [vec![portmap(), flannel()], vec![native()], vec![portmap(), bridge()]]
 }
 
-/// True when both hold the same lines, in whatever order chains are told.
+/// True when both hold the same lines, in whatever order chains are listed.
 fn same(one: &[String], other: &[String]) -> bool {
     let sorted = |lines: &[String]| {
         let mut lines = lines.to_vec();
@@ -177,7 +177,7 @@ fn gc_of_theirs(node: &Node) {
     node.remove_pod(&pod);
     gc(json!([]));
     assert!(same(&firewall(), &before));
-    // Nothing else tells of this container any more (plugins#810): its rules do, by their comments.
+    // Nothing else names this container any more (plugins#810): its rules do, by their comments.
     their_pod(node, "old-2", &bridge());
     fs::remove_dir_all("/var/lib/cni/networks/cbr0").unwrap();
     fs::remove_dir_all("/var/lib/cni/flannel").unwrap();

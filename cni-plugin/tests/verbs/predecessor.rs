@@ -28,7 +28,7 @@ pub(crate) fn is_installed() -> bool {
         .all(|name| std::path::Path::new(DIR).join(name).exists())
 }
 
-/// Runs a verb of Debian's plugin `program`, which finds what it delegates to in `path`; what it answers, null for nothing.
+/// Runs a verb of Debian's plugin `program`, which finds what it delegates to in `path`; what it returns, null for nothing.
 pub(crate) fn debians(program: &str, command: &str, conf: &Value, id: &str, netns: &str, path: &str) -> Value {
     fs::write("/run/stdin", conf.to_string()).unwrap();
     let output = Command::new(format!("{DIR}/{program}"))
@@ -43,14 +43,14 @@ pub(crate) fn debians(program: &str, command: &str, conf: &Value, id: &str, netn
     serde_json::from_slice(text).unwrap()
 }
 
-/// What flannel's plugin hands to the bridge plugin on this node.
+/// What flannel's plugin passes to the bridge plugin on this node.
 fn delegate() -> Value {
     json!({"cniVersion": "0.3.1", "hairpinMode": true, "ipMasq": false, "isDefaultGateway": true, "isGateway": true,
            "ipam": {"ranges": [[{"subnet": "172.7.21.0/24"}]], "routes": [{"dst": "172.7.0.0/16"}], "type": "host-local"},
            "mtu": 1450, "name": "cbr0", "type": "bridge"})
 }
 
-/// Runs a verb of the former chain, with flannel's state file.
+/// Runs a verb of the predecessor, with flannel's state file.
 fn theirs(command: &str, id: &str, netns: &str) -> Value {
     let state = format!("/var/lib/cni/flannel/{id}");
     fs::create_dir_all("/var/lib/cni/flannel").unwrap();
