@@ -47,6 +47,8 @@ pub struct Reconciler<T: Target> {
     target: T,
     desired: BTreeMap<T::Key, T::Value>,
     mirror: Option<Rows<T::Key, T::Value>>,
+    /// How many rows of the mirror are ours: counted as they change, because whoever asks asks after every pass.
+    ours: usize,
     dirty: BTreeSet<T::Key>,
     /// Dirty rows that were in place and that somebody else changed.
     taken: BTreeSet<T::Key>,
@@ -94,6 +96,7 @@ impl<T: Target> Reconciler<T> {
             target,
             desired: BTreeMap::new(),
             mirror: None,
+            ours: 0,
             dirty: BTreeSet::new(),
             taken: BTreeSet::new(),
             failures: BTreeMap::new(),
@@ -162,19 +165,30 @@ impl<T: Target> Reconciler<T> {
     /// Takes in that the kernel holds `have` for the row `key`, or nothing: what a query of single rows found, or an error
     /// that says that a row is not what it was believed to be. A row that differs is due at once; nothing else is listed.
     pub fn correct(&mut self, key: T::Key, have: Option<Observed<T::Value>>) {
-        let Some(mirror) = &mut self.mirror else { return };
-        match have {
-            Some(have) => mirror.insert(key.clone(), have),
-            None => mirror.remove(&key),
-        };
-        let differs =
-            step(&key, self.desired.get(&key), mirror.get(&key), |have, want| self.target.satisfies(have, want));
+        if self.mirror.is_none() {
+            return;
+        }
+        self.mirror_row(&key, have);
+        let actual = self.mirror.as_ref().and_then(|mirror| mirror.get(&key));
+        let differs = step(&key, self.desired.get(&key), actual, |have, want| self.target.satisfies(have, want));
         if differs.is_some() {
             if self.dirty.insert(key.clone()) && self.desired.contains_key(&key) {
                 self.taken.insert(key.clone());
             }
             self.failures.remove(&key);
         }
+    }
+
+    /// Notes in a valid mirror what the kernel holds for the row `key`.
+    fn mirror_row(&mut self, key: &T::Key, have: Option<Observed<T::Value>>) {
+        let Some(mirror) = &mut self.mirror else { return };
+        let ours_now = have.as_ref().is_some_and(is_ours);
+        let before = match have {
+            Some(have) => mirror.insert(key.clone(), have),
+            None => mirror.remove(key),
+        };
+        let ours_before = before.as_ref().is_some_and(is_ours);
+        self.ours = (self.ours + usize::from(ours_now)).saturating_sub(usize::from(ours_before));
     }
 
     /// Lists the table when the mirror is not valid, and marks what differs. Returns whether the mirror is valid.
@@ -197,6 +211,7 @@ impl<T: Target> Reconciler<T> {
                 self.dirty = plan.upserts.iter().chain(&plan.removals).map(|step| step.key().clone()).collect();
                 self.taken.retain(|key| self.dirty.contains(key));
                 self.failures.retain(|key, _| self.dirty.contains(key));
+                self.ours = mirror.values().filter(|row| is_ours(row)).count();
                 self.mirror = Some(mirror);
                 true
             }
@@ -226,7 +241,6 @@ impl<T: Target> Reconciler<T> {
     fn repaired(&mut self, key: &T::Key, now: Duration, pass: &mut Pass) {
         pass.repaired += 1;
         self.totals.repaired += 1;
-        self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
         let contest = self.contests.entry(key.clone()).or_insert(Contest { times: 0, last: now });
         *contest = Contest { times: contest.times.saturating_add(1), last: now };
         if contest.pause() > Duration::ZERO {
@@ -258,6 +272,7 @@ impl<T: Target> Reconciler<T> {
         if steps.is_empty() {
             return;
         }
+        self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
         let results = self.target.apply(steps);
         debug_assert_eq!(results.len(), steps.len(), "{}: a target returns a result for every step", self.name);
         for (step, result) in steps.iter().zip(results) {
@@ -269,10 +284,9 @@ impl<T: Target> Reconciler<T> {
     }
 
     fn record_success(&mut self, step: &Step<T::Key, T::Value>, now: Duration, pass: &mut Pass) {
-        let Some(mirror) = &mut self.mirror else { return };
         match step {
             Step::Create(key, value) | Step::Change(key, _, value) => {
-                mirror.insert(key.clone(), Observed { value: value.clone(), owner: Owner::Ours });
+                self.mirror_row(key, Some(Observed { value: value.clone(), owner: Owner::Ours }));
                 pass.upserted += 1;
                 self.totals.upserted += 1;
                 if self.taken.remove(key) {
@@ -280,7 +294,7 @@ impl<T: Target> Reconciler<T> {
                 }
             }
             Step::Remove(key, _) => {
-                mirror.remove(key);
+                self.mirror_row(key, None);
                 pass.removed += 1;
                 self.totals.removed += 1;
             }
@@ -299,14 +313,21 @@ impl<T: Target> Reconciler<T> {
         self.failures.insert(key.clone(), RowFailure { class, reason, times, since, next });
     }
 
+    /// The desired rows that are not in place, as far as known, in key order. Costs what is open, not what is desired.
+    fn open(&self) -> Box<dyn Iterator<Item = &T::Key> + '_> {
+        if self.mirror.is_none() {
+            return Box::new(self.desired.keys());
+        }
+        Box::new(self.dirty.iter().filter(|key| self.desired.contains_key(*key)))
+    }
+
     /// True for a row that is not in place, as far as known.
     fn is_open(&self, key: &T::Key) -> bool {
         self.mirror.is_none() || self.dirty.contains(key)
     }
 
     fn done(&self) -> usize {
-        let open = self.dirty.iter().filter(|key| self.desired.contains_key(*key)).count();
-        if self.mirror.is_some() { self.desired.len().saturating_sub(open) } else { 0 }
+        if self.mirror.is_some() { self.desired.len().saturating_sub(self.open().count()) } else { 0 }
     }
 
     fn state(&self, key: &T::Key) -> State {
@@ -326,6 +347,10 @@ impl<T: Target> Reconciler<T> {
             },
         }
     }
+}
+
+fn is_ours<V>(row: &Observed<V>) -> bool {
+    row.owner == Owner::Ours
 }
 
 fn contested(contest: Contest) -> String {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -131,6 +133,8 @@ proptest! {
         }
         prop_assert!(table.status().is_done());
         let after = memory.contents().rows.clone();
+        let own = after.values().filter(|row| row.owner == Owner::Ours).count();
+        prop_assert_eq!(table.counts().actual, Some(own));
         for (key, want) in &desired {
             prop_assert_eq!(&after[key].value, want);
         }
@@ -192,6 +196,80 @@ fn one_changed_row_costs_one_step_and_no_listing() {
     table.want(100, Some(2));
     let change = table.pass(true, Duration::ZERO);
     assert_eq!((change.observed, change.upserted, memory.contents().steps), (0, 1, 1));
+}
+
+/// A key that counts how often keys are compared.
+#[derive(Debug, Clone, Copy)]
+struct Counted(u32);
+
+thread_local! {
+    static COMPARED: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Ord for Counted {
+    fn cmp(&self, other: &Self) -> Ordering {
+        COMPARED.set(COMPARED.get() + 1);
+        self.0.cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Counted {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Counted {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Counted {}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A table that does everything and refuses the row 0.
+struct Many;
+
+impl Target for Many {
+    type Key = Counted;
+    type Value = u8;
+    type Error = Errno;
+
+    fn observe(&mut self) -> Result<BTreeMap<Counted, Observed<u8>>, Errno> {
+        Ok(BTreeMap::new())
+    }
+
+    fn apply(&mut self, steps: &[Step<Counted, u8>]) -> Vec<Result<(), Errno>> {
+        steps.iter().map(|step| if step.key().0 == 0 { Err(Errno(22)) } else { Ok(()) }).collect()
+    }
+}
+
+#[test]
+fn one_changed_row_and_its_report_cost_the_same_among_many_as_among_few() {
+    let compared = |rows: u32| {
+        let mut table = Reconciler::new("routes", Many);
+        table.want_all((0..rows).map(|key| (Counted(key), 1)).collect());
+        table.pass(true, Duration::ZERO);
+        COMPARED.set(0);
+        table.want(Counted(rows / 2), Some(2));
+        let pass = table.pass(true, Duration::ZERO);
+        let (status, counts) = (table.status(), table.counts());
+        let expected = rows as usize;
+        assert_eq!((pass.upserted, status.open.len(), status.done), (1, 1, expected - 1));
+        assert_eq!(
+            (counts.desired, counts.done, counts.actual, counts.failed),
+            (expected, expected - 1, Some(expected - 1), 1)
+        );
+        COMPARED.get()
+    };
+    let (few, many) = (compared(100), compared(20_000));
+    assert!(many < 4 * few, "{few} comparisons of keys among 100 rows, {many} among 20,000");
 }
 
 #[test]

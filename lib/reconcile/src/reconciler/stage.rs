@@ -7,7 +7,7 @@ use super::{Reconciler, Totals};
 use crate::pass::Pass;
 use crate::stage::Stage;
 use crate::status::{Counts, Line, Row, State, TableStatus};
-use crate::target::{Owner, RetryClass, Rows, Target};
+use crate::target::{RetryClass, Target};
 
 impl<T: Target> Stage for Reconciler<T> {
     fn name(&self) -> &'static str {
@@ -46,21 +46,19 @@ impl<T: Target> Stage for Reconciler<T> {
     }
 
     fn status(&self) -> TableStatus {
-        let wanted = self.desired.keys().filter(|key| self.is_open(key));
         let unwanted = self.dirty.iter().filter(|key| !self.desired.contains_key(*key));
         let row = |key: &T::Key| Row { key: key.to_string(), state: self.state(key) };
         let observe_error = self.observe_failure.as_ref().map(|failure| failure.reason.clone());
-        let open = wanted.chain(unwanted).map(row).collect();
+        let open = self.open().chain(unwanted).map(row).collect();
         TableStatus { desired: self.desired.len(), done: self.done(), open, observe_error }
     }
 
     fn counts(&self) -> Counts {
-        let ours = |mirror: &Rows<T::Key, T::Value>| mirror.values().filter(|row| row.owner == Owner::Ours).count();
         let Totals { listings, upserted, repaired, removed, failures } = self.totals;
         Counts {
             desired: self.desired.len(),
             done: self.done(),
-            actual: self.mirror.as_ref().map(ours),
+            actual: self.mirror.as_ref().map(|_| self.ours),
             failed: self.failures.len(),
             listings,
             upserted,
