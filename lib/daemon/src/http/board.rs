@@ -1,4 +1,7 @@
 //! `Board`: the newest status, for the file and for whoever asks.
+//!
+//! Invariant: what is put up is small, because it is put up after every change and written into the file; what grows with
+//! the cluster is rendered only for those who ask for it ([`Board::details`]).
 
 use std::fmt;
 use std::path::Path;
@@ -6,11 +9,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serde_json::Value;
-use tokio::sync::Notify;
+use serde_json::{Map, Value};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::status::File;
 use crate::worker::Liveness;
+
+/// How long the daemon may take for its details; then the status is shown without.
+const DETAILS_LIMIT: Duration = Duration::from_secs(5);
+
+/// Questions for details that wait.
+const QUESTIONS: usize = 16;
+
+/// Somebody waits for the details of the status: fields to be added to it.
+pub type Question = oneshot::Sender<Map<String, Value>>;
 
 /// The newest status; clones are the same board.
 #[derive(Clone)]
@@ -22,6 +34,7 @@ struct Shared {
     status: Mutex<Value>,
     changed: Notify,
     render: fn(&Value) -> String,
+    details: Mutex<Option<mpsc::Sender<Question>>>,
 }
 
 impl fmt::Debug for Board {
@@ -34,7 +47,8 @@ impl Board {
     /// An empty board; `render` makes the text for a terminal of a status.
     #[must_use]
     pub fn new(render: fn(&Value) -> String) -> Self {
-        Self { shared: Arc::new(Shared { status: Mutex::new(Value::Null), changed: Notify::new(), render }) }
+        let (status, changed, details) = (Mutex::new(Value::Null), Notify::new(), Mutex::new(None));
+        Self { shared: Arc::new(Shared { status, changed, render, details }) }
     }
 
     /// Puts `status` up.
@@ -48,16 +62,41 @@ impl Board {
         }
     }
 
-    /// The newest status; null before the first.
+    /// The questions for details from now on, each to be answered by the one who calls this.
+    #[must_use]
+    pub fn details(&self) -> mpsc::Receiver<Question> {
+        let (ask, questions) = mpsc::channel(QUESTIONS);
+        *self.shared.details.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
+        questions
+    }
+
+    /// The newest status without details; null before the first.
     #[must_use]
     pub fn value(&self) -> Value {
         self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The newest status for a terminal.
-    #[must_use]
-    pub fn text(&self) -> String {
-        (self.shared.render)(&self.value())
+    /// The newest status with the details that the daemon adds now; null before the first.
+    pub async fn whole(&self) -> Value {
+        let mut status = self.value();
+        if let Value::Object(fields) = &mut status
+            && let Ok(Some(details)) = tokio::time::timeout(DETAILS_LIMIT, self.ask()).await
+        {
+            fields.extend(details);
+        }
+        status
+    }
+
+    async fn ask(&self) -> Option<Map<String, Value>> {
+        let details = self.shared.details.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let (question, answer) = oneshot::channel();
+        details.send(question).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The whole status for a terminal.
+    pub async fn text(&self) -> String {
+        (self.shared.render)(&self.whole().await)
     }
 
     /// Writes what is put up into the status file of `folder`, for as long as the future is polled. The heartbeat stops
@@ -100,7 +139,24 @@ mod tests {
         };
         assert_eq!(stored.state, State::Running);
         assert_eq!(stored.status["node"], "a");
-        assert_eq!(board.text(), "node \"a\"\n");
+        assert_eq!(board.text().await, "node \"a\"\n");
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn details_are_rendered_for_those_who_ask_and_for_nobody_else() {
+        let board = Board::new(|status| format!("{status}\n"));
+        let mut questions = board.details();
+        board.set(&json!({"count": 2}));
+        assert_eq!((board.value(), questions.is_empty()), (json!({"count": 2}), true));
+        let answer = async {
+            let Some(question) = questions.recv().await else { return };
+            let details = json!({"peers": ["a", "b"]}).as_object().cloned().unwrap();
+            question.send(details).unwrap();
+        };
+        let (whole, ()) = tokio::join!(board.whole(), answer);
+        assert_eq!(whole, json!({"count": 2, "peers": ["a", "b"]}));
+        drop(questions);
+        assert_eq!(board.text().await, "{\"count\":2}\n", "nobody answers any more");
     }
 }

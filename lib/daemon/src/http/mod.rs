@@ -11,7 +11,7 @@ mod pages;
 mod server;
 
 pub use ask::{AskError, ask};
-pub use board::Board;
+pub use board::{Board, Question};
 pub use pages::{Health, Page, Probe, Site, Tables};
 pub use server::{Address, Routes, serve};
 

@@ -114,8 +114,8 @@ impl Site {
         let json = query.split('&').any(|pair| pair == "format=json");
         match path {
             "/metrics" => Some(Page { code: 200, content_type: metrics::CONTENT_TYPE, body: self.metrics.encode() }),
-            "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.value()))),
-            "/status" => Some(Page::text(200, self.board.text())),
+            "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.whole().await))),
+            "/status" => Some(Page::text(200, self.board.text().await)),
             "/tables" => Some(self.rows(json).await),
             _ => self.others.iter().find(|(other, _)| *other == path).map(|(_, text)| Page::text(200, *text)),
         }

@@ -201,6 +201,15 @@ impl Stored {
         Ok(Self { status, process, state, age })
     }
 
+    /// Says what the daemon says `now` instead of what the file said; the process stays. A daemon that has not said anything
+    /// yet leaves the file's word.
+    pub fn refresh(&mut self, now: Value) {
+        if let (Value::Object(mut fields), Value::Object(file)) = (now, &self.status) {
+            fields.extend(file.get(PROCESS).map(|process| (PROCESS.to_owned(), process.clone())));
+            self.status = Value::Object(fields);
+        }
+    }
+
     /// What to say in front of a status that is not of a running `program`.
     #[must_use]
     pub fn warning(&self, program: &str) -> Option<String> {
@@ -272,6 +281,18 @@ mod tests {
         assert_eq!((&stored.status["node"], &stored.status["process"]["state"]), (&json!("n"), &json!("running")));
         assert_eq!(fs::metadata(run.join(FILE)).unwrap().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(&run).unwrap().count(), 2, "the status and the lock");
+    }
+
+    #[test]
+    fn what_the_daemon_says_now_replaces_the_file_and_keeps_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let _file = written(folder.path());
+        let mut stored = Stored::read(folder.path()).unwrap();
+        stored.refresh(Value::Null);
+        assert_eq!(stored.status["node"], "n", "it has said nothing yet");
+        stored.refresh(json!({"node": "m", "peers": 1}));
+        let fields = ["node", "peers"].map(|field| stored.status[field].clone());
+        assert_eq!((fields, &stored.status["process"]["state"]), ([json!("m"), json!(1)], &json!("running")));
     }
 
     #[test]
