@@ -25,19 +25,26 @@ fn curl(host: &Host, url: &str) -> Result<String> {
 fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let host = net.host("hdss7-21")?;
+    net.put_lease("172.7.99.0-24", "10.4.7.99", "02:00:00:00:00:99")?;
     let netd = net.netd("hdss7-21")?;
     let alive = eventually(SOON, || {
         let output = ask(host, "status")?;
         ensure!(output.status.success() && output.stdout.contains(": in sync\n"), "{output:?}");
+        ensure!(output.stdout.contains("leases   1 other nodes\n         172.7.99.0/24 "), "{output:?}");
         Ok::<_, anyhow::Error>(output)
     })?;
     ensure!(alive.stderr.is_empty(), "{alive:?}");
     let status: Value = serde_json::from_str(&host.read("/run/netd/status.json")?)?;
     ensure!(status["process"]["heartbeat"].as_u64() >= status["process"]["started"].as_u64(), "{status}");
+    ensure!(status["lease_count"] == 1 && status["leases"].is_null(), "{status}");
+    let whole: Value = serde_json::from_str(&ask(host, "status --json")?.stdout)?;
+    ensure!(whole["leases"]["172.7.99.0/24"]["public_ip"] == "10.4.7.99", "{whole}");
+    ensure!(whole["process"]["state"] == "running", "{whole}");
     netd.kill()?;
     let dead = ask(host, "status")?;
     ensure!(dead.status.code() == Some(1) && dead.stderr.contains("netd is not running: process "), "{dead:?}");
     ensure!(dead.stdout.contains(": not in sync\n") && !dead.stdout.contains(": in sync\n"), "{dead:?}");
+    ensure!(dead.stdout.contains("leases   1 other nodes; which, only the running daemon says\n"), "{dead:?}");
     let dead = ask(host, "status --json")?;
     let status: Value = serde_json::from_str(&dead.stdout)?;
     ensure!(dead.status.code() == Some(1) && status["process"]["state"] == "dead", "{dead:?}");

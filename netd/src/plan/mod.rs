@@ -95,6 +95,12 @@ impl Planner {
         others.map(|(_, stored)| &stored.lease).filter(|lease| !self.is_own(lease))
     }
 
+    /// How many these are, without walking them.
+    #[must_use]
+    pub(crate) fn used_count(&self) -> usize {
+        self.peers.count_of_others().saturating_sub(self.refused.len())
+    }
+
     /// Everything that is desired.
     #[must_use]
     pub(crate) fn tables(&self) -> Tables {

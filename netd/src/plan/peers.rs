@@ -89,24 +89,38 @@ struct Peer {
 pub(super) struct Peers {
     by_key: BTreeMap<SubnetKey, Peer>,
     by_mac: BTreeMap<MacAddr, BTreeSet<SubnetKey>>,
+    /// Leases of this node among them.
+    own: usize,
 }
 
 impl Peers {
     /// Puts a lease in, replaces it, or with `None` takes it out.
     pub(super) fn set(&mut self, key: SubnetKey, lease: Option<(StoredLease, Standing)>) {
-        if let Some(Peer { standing: Standing::Usable(Some(mac)), .. }) = self.by_key.remove(&key)
-            && let Some(keys) = self.by_mac.get_mut(&mac)
-        {
-            keys.remove(&key);
-            if keys.is_empty() {
-                self.by_mac.remove(&mac);
-            }
+        match self.by_key.remove(&key).map(|before| before.standing) {
+            Some(Standing::Usable(Some(mac))) => self.forget_mac(mac, key),
+            Some(Standing::Own) => self.own = self.own.saturating_sub(1),
+            _ => {}
         }
         let Some((stored, standing)) = lease else { return };
-        if let Standing::Usable(Some(mac)) = standing {
-            self.by_mac.entry(mac).or_default().insert(key);
+        match standing {
+            Standing::Usable(Some(mac)) => drop(self.by_mac.entry(mac).or_default().insert(key)),
+            Standing::Own => self.own += 1,
+            Standing::Usable(None) | Standing::Unusable(_) => {}
         }
         self.by_key.insert(key, Peer { stored, standing });
+    }
+
+    fn forget_mac(&mut self, mac: MacAddr, key: SubnetKey) {
+        let Some(keys) = self.by_mac.get_mut(&mac) else { return };
+        keys.remove(&key);
+        if keys.is_empty() {
+            self.by_mac.remove(&mac);
+        }
+    }
+
+    /// How many leases are of other nodes, used or not.
+    pub(super) fn count_of_others(&self) -> usize {
+        self.by_key.len().saturating_sub(self.own)
     }
 
     /// The leases, in the order of their subnets.

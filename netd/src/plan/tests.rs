@@ -352,6 +352,7 @@ proptest! {
             whole.update(known.values().map(|stored| (stored.lease.key, Some(stored.clone()))));
             prop_assert_eq!(&desired, &whole.tables());
             prop_assert_eq!(planner.refused(), whole.refused());
+            prop_assert_eq!(planner.used_count(), planner.used().count());
             let dsts: Vec<Prefix> = desired.routes.keys().map(|key| key.dst).collect();
             prop_assert!(dsts.iter().enumerate().all(|(n, a)| dsts.iter().skip(n + 1).all(|b| !a.overlaps(b))), "{:?}", dsts);
         }

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
+use daemon::http::Question;
 use daemon::monitors::Following;
 use daemon::shell::Shell;
 use daemon::worker::Worker;
 use netstate::{IfName, Prefix};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::claim::Claimed;
@@ -38,6 +39,7 @@ enum Event {
     Links,
     Interface,
     Status,
+    Details(Question),
 }
 
 /// What the daemon was started with, and what it found then.
@@ -77,6 +79,8 @@ pub(super) struct Daemon<S> {
     pub(super) following: Option<Following>,
     pub(super) reporter: Reporter,
     pub(super) shell: Shell,
+    /// Those who ask for what only the whole status has.
+    questions: mpsc::Receiver<Question>,
     /// Rung when a link or an address changed.
     pub(super) links: Arc<Notify>,
 }
@@ -98,6 +102,7 @@ impl<S: LeaseSource> Daemon<S> {
             worker: None,
             following: None,
             reporter: Reporter::default(),
+            questions: shell.board.details(),
             shell,
             links: Arc::new(Notify::new()),
         }
@@ -117,6 +122,8 @@ impl<S: LeaseSource> Daemon<S> {
                 Event::Links => self.external.note(),
                 Event::Interface => self.follow_interface().await?,
                 Event::Status => self.put_status(),
+                // Whoever asked may have gone away meanwhile.
+                Event::Details(question) => drop(question.send(self.details())),
             }
         }
     }
@@ -125,7 +132,7 @@ impl<S: LeaseSource> Daemon<S> {
     async fn next(&mut self) -> Event {
         let plan_at = self.planning.due().filter(|_| self.held.is_some() && !self.witness.view.is_listing());
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
-        let Self { keeper, events, worker, witness, links, .. } = self;
+        let Self { keeper, events, worker, witness, links, questions, .. } = self;
         tokio::select! {
             Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
             Some(event) = keeper.next() => Event::Keeper(event),
@@ -136,6 +143,7 @@ impl<S: LeaseSource> Daemon<S> {
             () = at(plan_at) => Event::Plan,
             () = at(verify_at) => Event::Verify,
             () = at(status_at) => Event::Status,
+            Some(question) = questions.recv() => Event::Details(question),
         }
     }
 

@@ -93,10 +93,16 @@ fn act(invocation: &Invocation) -> Result<Exit> {
 }
 
 fn show_status(run_dir: &Path, json: bool) -> Result<Exit> {
-    let stored = read_status(run_dir)?;
+    let mut stored = read_status(run_dir)?;
     let warning = stored.warning(NAME);
     if let Some(warning) = &warning {
         eprintln!("{warning}");
+    } else {
+        // The file has the leases' number only.
+        match ask(run_dir, "/status?format=json", LIMIT) {
+            Ok(text) => stored.refresh(serde_json::from_str(&text).context("read the daemon's status")?),
+            Err(error) => eprintln!("netd: the leases are not shown: {error}"),
+        }
     }
     let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
     if json {

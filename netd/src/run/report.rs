@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use daemon::status::is_tried;
 use reconcile::TableStatus;
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::daemon::Daemon;
@@ -140,13 +141,21 @@ impl<S: LeaseSource> Daemon<S> {
         self.shell.board.set(&self.status());
     }
 
-    fn status(&self) -> Status {
-        let (planner, view, reporter) = (&self.planning.planner, &self.witness.view, &self.reporter);
+    /// What the status has besides for those who ask: every lease. It grows with the cluster, so it is in no file.
+    pub(super) fn details(&self) -> Map<String, Value> {
         let peer = |lease: &Lease| {
-            let peer =
-                status::Peer { public_ip: lease.attrs.public_ip.to_string(), backend: lease.attrs.backend.describe() };
+            let peer = json!({
+                "public_ip": lease.attrs.public_ip.to_string(),
+                "backend": lease.attrs.backend.describe(),
+            });
             (lease.key.v4.to_string(), peer)
         };
+        let leases: Map<String, Value> = self.planning.planner.used().map(peer).collect();
+        Map::from_iter([(status::DETAILS.to_owned(), leases.into())])
+    }
+
+    fn status(&self) -> Status {
+        let (planner, view, reporter) = (&self.planning.planner, &self.witness.view, &self.reporter);
         let contested =
             view.contested().map(|other| format!("another program writes this node's lease: {}", other.render()));
         let warnings = contested.into_iter().chain(planner.remark()).chain(reporter.other_keys.iter().cloned());
@@ -173,9 +182,10 @@ impl<S: LeaseSource> Daemon<S> {
                 lost: view.lost().map(str::to_owned),
                 lease_trouble: reporter.lease_trouble.clone(),
             },
-            leases: planner.used().map(peer).collect(),
+            leases: None,
+            lease_count: planner.used_count(),
             invalid: listed(view.invalid().map(|(key, why)| (key.to_owned(), why.to_owned()))),
-            invalid_count: view.invalid().count(),
+            invalid_count: view.invalid_count(),
             skipped: listed(refused),
             skipped_count: planner.refused().len(),
             tables: reporter.tables.iter().map(|(name, table)| ((*name).to_owned(), table.into())).collect(),

@@ -1,5 +1,6 @@
 //! What the daemon knows, for operators: /run/netd/status.json and `netd status`.
 //!
+//! The file has how many leases are in use, and only the running daemon which: it is written whole after every change.
 //! Invariants: it holds no secret; its lists of what is wrong are bounded; a file of another version is read as far as it
 //! is understood.
 
@@ -8,6 +9,9 @@ use std::collections::BTreeMap;
 use daemon::status::{LISTED, Lines, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// The field that is only in the whole status.
+pub(super) const DETAILS: &str = "leases";
 
 /// What the daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +23,11 @@ pub(crate) struct Status {
     pub node: Node,
     /// Where leases come from and how that stands.
     pub store: Store,
-    /// The leases that are in use, by subnet.
-    pub leases: BTreeMap<String, Peer>,
+    /// The leases that are in use, by subnet, when the daemon was asked for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leases: Option<BTreeMap<String, Peer>>,
+    /// How many there are.
+    pub lease_count: usize,
     /// Keys of the store that cannot be read, with the reason; not all when there are many.
     pub invalid: BTreeMap<String, String>,
     /// How many there are in all.
@@ -122,8 +129,11 @@ impl Status {
             let text = "shows no other node; waiting for a second look before anything is removed";
             lines.push(format_args!("!        store: {text}"));
         }
-        lines.push(format_args!("leases   {} other nodes", self.leases.len()));
-        for (subnet, peer) in &self.leases {
+        // A file of an earlier version has the leases and not their number.
+        let count = self.leases.as_ref().map_or(self.lease_count, BTreeMap::len);
+        let note = if self.leases.is_none() { "; which, only the running daemon says" } else { "" };
+        lines.push(format_args!("leases   {count} other nodes{note}"));
+        for (subnet, peer) in self.leases.iter().flatten() {
             lines.push(format_args!("         {subnet:<20} {:<16} {}", peer.public_ip, peer.backend));
         }
         self.render_wrong(&mut lines);
@@ -154,6 +164,21 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leases_are_named_when_they_are_known_and_counted_when_not() {
+        let mut status = Status { lease_count: 1, ..Status::default() };
+        let value = serde_json::to_value(&status).unwrap();
+        assert!(value.get(DETAILS).is_none(), "{value}");
+        assert!(text(&value).contains("leases   1 other nodes; which, only the running daemon says\n"));
+        let peer = Peer { public_ip: "10.4.7.22".to_owned(), backend: "host-gw".to_owned() };
+        status.leases = Some(BTreeMap::from([("172.7.22.0/24".to_owned(), peer)]));
+        let text = text(&serde_json::to_value(&status).unwrap());
+        assert!(
+            text.contains("leases   1 other nodes\n         172.7.22.0/24        10.4.7.22        host-gw\n"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_key_of_the_store_cannot_forge_a_line_and_lists_are_bounded() {

@@ -1,5 +1,6 @@
 //! The whole loop on fake tables and a fake store: what happens to rows when the kernel or the store misbehaves.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
 };
 use reconcile::{Observed, Owner};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -267,6 +269,26 @@ fn leases_become_rows_and_cost_what_changed() {
         eventually("no route to the node that went", || fakes.subnets().len() == 101).await;
         assert_eq!(fakes.peer_steps(), 309);
     });
+}
+
+#[test]
+fn status_that_is_written_does_not_grow_with_the_leases_and_who_asks_gets_all_of_them() {
+    let written = |leases: &[u8]| {
+        let fakes = Fakes::default();
+        let source = FakeLeases::listing(&leases.iter().map(|&n| put(n)).collect::<Vec<_>>());
+        let length = Cell::new(0);
+        run(&fakes, &source, async |shell| {
+            eventually("in sync", || shell.board.value()["node"]["in_sync"] == true).await;
+            let (short, whole) = (shell.board.value(), shell.board.whole().await);
+            assert_eq!((&short["lease_count"], &short["leases"]), (&json!(leases.len()), &Value::Null));
+            assert_eq!(whole["leases"].as_object().unwrap().len(), leases.len());
+            assert_eq!(whole["leases"]["172.7.99.0/24"]["public_ip"], "10.4.7.99");
+            length.set(short.to_string().len());
+        });
+        length.get()
+    };
+    let (few, many) = (written(&[99]), written(&(50..=250).collect::<Vec<_>>()));
+    assert!(many < few + 20, "{few} bytes for one lease, {many} for 201");
 }
 
 #[test]

@@ -284,6 +284,12 @@ impl View {
         self.invalid.iter().map(|(key, (reason, _))| (key.as_str(), reason.as_str()))
     }
 
+    /// How many keys cannot be read.
+    #[must_use]
+    pub(crate) fn invalid_count(&self) -> usize {
+        self.invalid.len()
+    }
+
     /// Why the store is out of reach at the moment, if so.
     #[must_use]
     pub(crate) fn lost(&self) -> Option<&str> {
