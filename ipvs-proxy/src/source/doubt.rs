@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::object::key::ObjectKey;
+use crate::object::key::{Kind, ObjectKey};
 
 /// How long a source must go on showing little before that is believed.
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
@@ -73,6 +73,11 @@ impl Doubt {
         self.withheld.len()
     }
 
+    /// Objects of one kind that are withheld.
+    pub(super) fn count_of(&self, kind: Kind) -> usize {
+        self.withheld.iter().filter(|key| key.kind == kind).count()
+    }
+
     /// The objects that are to be believed gone now; `in_reach` says whether the source is in reach.
     pub(super) fn believed(&mut self, in_reach: bool, now: Duration) -> BTreeSet<ObjectKey> {
         if self.withheld.is_empty() || !in_reach || self.went_back.is_some() {
@@ -104,7 +109,6 @@ impl Doubt {
 mod tests {
     use super::*;
     use crate::object::ObjectName;
-    use crate::object::key::Kind;
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey { kind: Kind::Service, name: ObjectName::new("default", name) }

@@ -183,7 +183,8 @@ impl View {
             };
             deleted.extend(names.into_iter().map(|name| ObjectKey { kind: *kind, name }));
         }
-        if is_doubtful(self.known(kinds).saturating_sub(self.doubt.count()), deleted.len(), How::Deletions) {
+        let known = self.known(kinds).saturating_sub(self.doubt.count());
+        if is_doubtful(known, deleted.len(), How::Deletions) || self.takes_a_kind(kinds, &deleted, How::Deletions) {
             self.doubt.withhold(deleted, None);
             return BTreeSet::new();
         }
@@ -202,7 +203,9 @@ impl View {
         }
         let went_back = self.services.objects.broken_history().or_else(|| self.slices.objects.broken_history());
         let went_back = went_back.filter(|_| !missing.is_empty()).map(|reason| reason.to_string());
-        if went_back.is_none() && !is_doubtful(self.known(kinds), missing.len(), How::Listing) {
+        let is_doubted = is_doubtful(self.known(kinds), missing.len(), How::Listing)
+            || self.takes_a_kind(kinds, &missing, How::Listing);
+        if went_back.is_none() && !is_doubted {
             missing.iter().for_each(|key| {
                 self.doubt.forget(key);
             });
@@ -215,6 +218,17 @@ impl View {
             }
         }
         self.doubt.withhold(missing, went_back);
+    }
+
+    /// True when one of these kinds would go with nearly everything of it, whatever stays of the others: Services without
+    /// slices serve nobody, nor slices without Services.
+    fn takes_a_kind(&self, kinds: &[Kind], going: &[ObjectKey], how: How) -> bool {
+        kinds.iter().any(|kind| {
+            // A listing leaves out what is withheld once more; deletions are of what is not.
+            let withheld = if how == How::Deletions { self.doubt.count_of(*kind) } else { 0 };
+            let going = going.iter().filter(|key| key.kind == *kind).count();
+            is_doubtful(self.known(&[*kind]).saturating_sub(withheld), going, How::Deletions)
+        })
     }
 
     /// Objects of these kinds, withheld ones too.
@@ -464,6 +478,45 @@ mod tests {
         assert_eq!(view.services().count(), 3);
         view.take(delete("services/default/s11"));
         assert_eq!(view.take(Update::Every(Event::Commit)), names(&["s11"]));
+    }
+
+    #[test]
+    fn a_kind_that_goes_as_a_whole_is_withheld_whatever_stays_of_the_other() {
+        for (kind, how) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+            let mut view = View::default();
+            let show = |view: &mut View, kind: usize| {
+                for n in 10..15 {
+                    view.take(if kind == 0 {
+                        let json = json!({"kind": "Service", "metadata": {"name": format!("s{n}")},
+                            "spec": {"clusterIP": format!("192.168.0.{n}")}});
+                        put(&format!("services/default/s{n}"), &json)
+                    } else {
+                        let labels = json!({"kubernetes.io/service-name": format!("s{n}")});
+                        let json = json!({"kind": "EndpointSlice", "addressType": "IPv4",
+                            "metadata": {"name": format!("s{n}"), "labels": labels}});
+                        put(&format!("endpointslices/default/s{n}"), &json)
+                    });
+                }
+            };
+            show(&mut view, 0);
+            show(&mut view, 1);
+            if how == 0 {
+                let folder = ["services", "endpointslices"][kind];
+                (10..15).for_each(|n| drop(view.take(delete(&format!("{folder}/default/s{n}")))));
+                assert_eq!(view.take(Update::Every(Event::Commit)), names(&[]));
+            } else {
+                // A second listing that shows as little does not confirm the first.
+                for _ in 0..2 {
+                    view.take(Update::Every(Event::Reset));
+                    show(&mut view, 1 - kind);
+                    assert_eq!(view.take(Update::Every(Event::Complete)), names(&[]));
+                }
+            }
+            assert_eq!((view.services().count(), view.all_slices().count()), (5, 5), "{kind} {how}");
+            assert!(view.doubt().alarm().is_some());
+            view.believe(Duration::ZERO);
+            assert_eq!(view.believe(Duration::from_secs(60)).len(), 5, "{kind} {how}");
+        }
     }
 
     #[test]
