@@ -111,23 +111,58 @@ const STACK: usize = 16 << 20;
 /// Reads a manifest. Empty documents are skipped; a `List` (or `ServiceList` ...) stands for its items.
 ///
 /// # Errors
-/// When the text is no YAML or JSON. What is wrong with single elements is in [`Manifest::problems`].
+/// When the text is no YAML or JSON. What is wrong with single elements, and with single documents of several, is in
+/// [`Manifest::problems`].
 pub fn parse(form: Form, text: &[u8], kinds: &[Kind]) -> Result<Manifest, InvalidText> {
     let mut reader = Reader { kinds, manifest: Manifest::default(), keys: BTreeSet::new() };
     for (index, document) in documents(form, text)?.into_iter().enumerate() {
-        let place = format!("document {}", index.saturating_add(1));
-        reader.read(document, &Place { document: place, path: String::new() });
+        let place = Place { document: format!("document {}", index.saturating_add(1)), path: String::new() };
+        match document {
+            Ok(document) => reader.read(document, &place),
+            Err(refusal) => reader.manifest.problems.push(place.refuse("", refusal.to_string(), "a document of YAML")),
+        }
     }
     Ok(reader.manifest)
 }
 
-fn documents(form: Form, text: &[u8]) -> Result<Vec<Value>, InvalidText> {
+type Documents = Vec<Result<Value, InvalidText>>;
+
+fn documents(form: Form, text: &[u8]) -> Result<Documents, InvalidText> {
     let invalid = |message: String| InvalidText { form, message };
     match form {
         Form::Json if text.trim_ascii().is_empty() => Ok(Vec::new()),
-        Form::Json => serde_json::from_slice(text).map(|value| vec![value]).map_err(|error| invalid(error.to_string())),
-        Form::Yaml => yaml(text, DEPTH).or_else(|_| deep_yaml(text)).map_err(invalid),
+        Form::Json => {
+            serde_json::from_slice(text).map(|value| vec![Ok(value)]).map_err(|error| invalid(error.to_string()))
+        }
+        Form::Yaml => match any_yaml(text) {
+            Ok(found) => Ok(found.into_iter().map(Ok).collect()),
+            Err(message) => one_by_one(text).ok_or_else(|| invalid(message)),
+        },
     }
+}
+
+/// Reads the documents of a text that cannot be read as a whole each for itself; `None` when none of them can be read.
+fn one_by_one(text: &[u8]) -> Option<Documents> {
+    let mut parts: Vec<Vec<u8>> = vec![Vec::new()];
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        // No scalar can hold such a line (YAML 1.2, 9.1.2: c-forbidden).
+        let begins = line.strip_prefix(b"---").is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace));
+        match parts.last_mut() {
+            Some(part) if !begins => part.extend_from_slice(line),
+            _ => parts.push(line.to_vec()),
+        }
+    }
+    let read = |part: Vec<u8>| match any_yaml(&part) {
+        Ok(found) => found.into_iter().map(Ok).collect(),
+        Err(message) => vec![Err(InvalidText { form: Form::Yaml, message })],
+    };
+    let documents: Documents = parts.into_iter().flat_map(read).collect();
+    documents.iter().any(|document| document.as_ref().is_ok_and(Value::is_object)).then_some(documents)
+}
+
+/// YAML of whatever depth is accepted.
+fn any_yaml(text: &[u8]) -> Result<Vec<Value>, String> {
+    yaml(text, DEPTH).or_else(|_| deep_yaml(text))
 }
 
 fn yaml(text: &[u8], depth: usize) -> Result<Vec<Value>, String> {
@@ -446,10 +481,35 @@ spec:
     #[test]
     fn what_is_no_text_of_its_form_is_refused_whole() {
         for text in ["kind: [unclosed\n", "kind: x\n  bad: y\n", "kind: X\nkind: Y\n"] {
-            let refusal = parse(Form::Yaml, format!("{WEB}---\n{text}").as_bytes(), &KINDS).unwrap_err().to_string();
+            let refusal = parse(Form::Yaml, text.as_bytes(), &KINDS).unwrap_err().to_string();
             assert!(refusal.starts_with("not valid YAML") && !refusal.contains('\n'), "{text:?}: {refusal:?}");
         }
         assert!(parse(Form::Json, b"{", &KINDS).unwrap_err().to_string().starts_with("not valid JSON"));
+    }
+
+    #[test]
+    fn a_document_that_is_no_yaml_is_told_and_takes_no_neighbour() {
+        let api = WEB.replace("web", "api");
+        for text in [
+            "kind: [unclosed\n",
+            "kind: ConfigMap\n  bad: y\n",
+            "kind: Secret\nkind: Secret\n",
+            "{{ if .Values.web }}\n",
+            "a: *nowhere\n",
+        ] {
+            for (whole, place) in [
+                (format!("{WEB}---\n{text}---\n{api}"), "document 2: "),
+                (format!("{text}--- # next\n{WEB}---\r\n{api}"), "document 1: "),
+                (format!("---\n{WEB}---\n{api}...\n---\n{text}"), "document 3: "),
+            ] {
+                let manifest = read(&whole);
+                assert_eq!(manifest.objects.len(), 2, "{whole}");
+                let problems: Vec<_> = manifest.problems.iter().map(ToString::to_string).collect();
+                assert_eq!(problems.len(), 1, "{whole}: {problems:?}");
+                assert!(problems[0].starts_with(place) && problems[0].contains("not valid YAML"), "{problems:?}");
+                assert!(!problems[0].contains('\n'), "{problems:?}");
+            }
+        }
     }
 
     #[test]
