@@ -39,6 +39,60 @@ fn a_virtual_server_at_a_services_key_is_taken_over_with_its_real_servers() -> R
     })
 }
 
+/// Servers at a Service's keys with options that this product never asks for, and servers that are nobody's business.
+const OPTIONS: &str = "-A -t 192.168.0.10:80 -s sh -p 300 -b sh-port
+-a -t 192.168.0.10:80 -r 172.7.21.2:80 -g -w 7
+-a -t 192.168.0.10:80 -r 172.7.22.2:80 -i -w 1
+-a -t 192.168.0.10:80 -r 10.4.7.200:80 -i -w 0
+-A -u 192.168.0.10:53 -s wlc -o
+-a -u 192.168.0.10:53 -r 10.4.7.200:53 -g -w 3
+-A -f 7 -s rr
+-A -t 10.4.7.21:8080 -s rr -p 60
+-a -t 10.4.7.21:8080 -r 10.4.7.200:8080 -g -w 2
+";
+
+fn options_of_others_are_put_right_at_the_take_over_and_later() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    node.command("ipvsadm").arg("-R").input(OPTIONS).run()?;
+    let dns = |text: &str| text.replace("port: 80}", "port: 80}, {name: dns, port: 53, protocol: UDP}");
+    let slice = proxy::slice(&["172.7.21.2", "172.7.22.2"]);
+    nodes.publish("web.yaml", &format!("{}---\n{}", dns(WEB_SERVICE), dns(&slice)))?;
+    let _proxy = nodes.proxy()?;
+    let mut wanted = vec![
+        "-A -f 7 -s rr",
+        "-A -t 10.4.7.21:8080 -s rr -p 60",
+        "-a -t 10.4.7.21:8080 -r 10.4.7.200:8080 -g -w 2",
+        "-A -t 192.168.0.10:80 -s rr",
+        "-a -t 192.168.0.10:80 -r 172.7.21.2:80 -m -w 1",
+        "-a -t 192.168.0.10:80 -r 172.7.22.2:80 -m -w 1",
+        "-A -u 192.168.0.10:53 -s rr",
+        "-a -u 192.168.0.10:53 -r 172.7.21.2:53 -m -w 1",
+        "-a -u 192.168.0.10:53 -r 172.7.22.2:53 -m -w 1",
+    ];
+    wanted.sort_unstable();
+    let in_order = |after: &str| {
+        eventually(SOON, || {
+            ensure!(servers(node)? == wanted, "after {after}: {:?}", servers(node)?);
+            Ok(())
+        })
+    };
+    in_order("the start")?;
+    for words in [
+        "-e -t 192.168.0.10:80 -r 172.7.21.2:80 -g -w 1",
+        "-e -t 192.168.0.10:80 -r 172.7.21.2:80 -i -w 1",
+        "-e -t 192.168.0.10:80 -r 172.7.21.2:80 -m -w 9",
+        "-E -t 192.168.0.10:80 -s rr -p 77",
+        "-E -t 192.168.0.10:80 -s sh -b sh-port",
+        "-E -u 192.168.0.10:53 -s rr -o",
+        "-a -u 192.168.0.10:53 -r 10.4.7.200:53 -g -w 5",
+    ] {
+        node.command("ipvsadm").args(words.split(' ').collect::<Vec<_>>()).run()?;
+        in_order(words)?;
+    }
+    Ok(())
+}
+
 fn a_source_that_is_suddenly_empty_takes_no_service_away() -> Result<()> {
     let nodes = Nodes::start()?;
     let node = nodes.node()?;
@@ -162,6 +216,7 @@ fn main() -> ExitCode {
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
             a_virtual_server_at_a_services_key_is_taken_over_with_its_real_servers,
+            options_of_others_are_put_right_at_the_take_over_and_later,
             a_source_that_is_suddenly_empty_takes_no_service_away,
             a_second_daemon_and_a_clean_up_beside_one_are_refused,
             a_kube_proxy_that_runs_is_named,

@@ -9,7 +9,7 @@ use crate::plan::frontend::Place;
 use crate::plan::{Frontend, FrontendKey};
 
 /// A real server that takes no new connections and keeps its old ones.
-pub(crate) const DRAINING: RealServer = RealServer { weight: 0 };
+pub(crate) const DRAINING: RealServer = RealServer::new(0);
 
 /// The virtual server of a frontend; `None` for one without an address of its own.
 #[must_use]
@@ -29,10 +29,10 @@ pub(crate) const fn frontend(server: &VirtualServerKey) -> FrontendKey {
 /// The virtual server with its real servers.
 #[must_use]
 pub(crate) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &str) -> BTreeMap<RowKey, Row> {
-    let virtual_server = VirtualServer { scheduler: scheduler.to_owned(), persistence: None };
+    let virtual_server = VirtualServer::new(scheduler.to_owned(), None);
     let reals = frontend.backends.iter().map(|backend| {
         let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
-        (RowKey::Real(key), Row::Real(RealServer { weight: backend.weight }))
+        (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
     });
     std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
 }

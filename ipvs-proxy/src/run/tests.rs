@@ -441,7 +441,7 @@ fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_or
     let marker = record::marker_key();
     let mut rig = Rig::new();
     let left = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 99].into(), port: 80 });
-    let value = Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: None });
+    let value = Row::Virtual(VirtualServer::new("rr".to_owned(), None));
     rig.servers.contents().rows.insert(left, Observed { value, owner: Owner::Ours });
     rig.work();
     let has_marker = |rig: &Rig| rig.nft.contents().rows.contains_key(&record::marker_key());
@@ -468,11 +468,11 @@ fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_or
 /// Puts a virtual server with these endpoints into the kernel as somebody else.
 fn foreign(rig: &Rig, pods: &[u8]) {
     let mut contents = rig.servers.contents();
-    let value = Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: None });
+    let value = Row::Virtual(VirtualServer::new("rr".to_owned(), None));
     let service = real(Protocol::Tcp, 2).service;
     contents.rows.insert(RowKey::Virtual(service), Observed { value, owner: Owner::Foreign });
     for last in pods {
-        let value = Row::Real(RealServer { weight: 1 });
+        let value = Row::Real(RealServer::new(1));
         contents.rows.insert(RowKey::Real(real(Protocol::Tcp, *last)), Observed { value, owner: Owner::Foreign });
     }
 }
@@ -480,7 +480,7 @@ fn foreign(rig: &Rig, pods: &[u8]) {
 fn endpoints_in_service(rig: &Rig) -> Vec<RealServerKey> {
     let contents = rig.servers.contents();
     let serving = contents.rows.iter().filter_map(|(key, row)| match (key, &row.value) {
-        (RowKey::Real(real), Row::Real(RealServer { weight: 1.. })) => Some(*real),
+        (RowKey::Real(real), Row::Real(RealServer { weight: 1.., .. })) => Some(*real),
         _ => None,
     });
     serving.collect()

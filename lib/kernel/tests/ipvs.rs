@@ -36,11 +36,11 @@ fn real_key(service: VirtualServerKey, last: u8) -> RealServerKey {
 }
 
 fn scheduler(name: &str) -> Row {
-    Row::Virtual(VirtualServer { scheduler: name.to_owned(), persistence: None })
+    Row::Virtual(VirtualServer::new(name.to_owned(), None))
 }
 
 const fn weight(weight: u32) -> Row {
-    Row::Real(RealServer { weight })
+    Row::Real(RealServer::new(weight))
 }
 
 /// A network with addresses that real servers can have.
@@ -82,7 +82,7 @@ fn servers_read_back_as_desired_and_go_without_a_trace() {
     let mut table = table(&[]);
     let udp6 = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
     table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
-    let sticky = VirtualServer { scheduler: "rr".to_owned(), persistence: Some(10_800) };
+    let sticky = VirtualServer::new("rr".to_owned(), Some(10_800));
     table.want(RowKey::Virtual(virtual_key(443)), Some(Row::Virtual(sticky)));
     table.want(RowKey::Virtual(udp6), Some(scheduler("rr")));
     for last in [2, 3] {
@@ -203,17 +203,14 @@ fn one_reading_finds_what_another_program_changed_among_many() {
     let mut rows = std::collections::BTreeMap::new();
     for port in 1..=200 {
         let persistence = (port % 2 == 0).then_some(10_800);
-        let value = VirtualServer { scheduler: "rr".to_owned(), persistence };
+        let value = VirtualServer::new("rr".to_owned(), persistence);
         rows.insert(RowKey::Virtual(virtual_key(port)), Row::Virtual(value));
         for last in 2..5 {
             rows.insert(RowKey::Real(real_key(virtual_key(port), last)), weight(1));
         }
     }
     let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
-    rows.insert(
-        RowKey::Virtual(six),
-        Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: Some(60) }),
-    );
+    rows.insert(RowKey::Virtual(six), Row::Virtual(VirtualServer::new("rr".to_owned(), Some(60))));
     rows.insert(RowKey::Real(real_key(six, 2)), weight(3));
     let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
     assert!(table.apply(&steps).iter().all(Result::is_ok));

@@ -7,6 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::Protocol;
 
+/// How a row that somebody else made or changed shows.
+const FOREIGN: &str = " with options of others";
+
 /// What clients connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VirtualServerKey {
@@ -31,12 +34,23 @@ pub struct VirtualServer {
     pub scheduler: String,
     /// Seconds a client stays with its real server; `None` without session affinity (IP_VS_SVC_F_PERSISTENT).
     pub persistence: Option<u32>,
+    /// It has options that nobody here asks for: flags of its scheduler, one packet a connection, another mask of clients.
+    pub foreign_options: bool,
+}
+
+impl VirtualServer {
+    /// One as this product makes it.
+    #[must_use]
+    pub const fn new(scheduler: String, persistence: Option<u32>) -> Self {
+        Self { scheduler, persistence, foreign_options: false }
+    }
 }
 
 impl fmt::Display for VirtualServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "scheduler {}", self.scheduler)?;
-        self.persistence.map_or(Ok(()), |seconds| write!(f, " persistent {seconds}"))
+        self.persistence.map_or(Ok(()), |seconds| write!(f, " persistent {seconds}"))?;
+        f.write_str(if self.foreign_options { FOREIGN } else { "" })
     }
 }
 
@@ -62,11 +76,21 @@ impl fmt::Display for RealServerKey {
 pub struct RealServer {
     /// Share of new connections; 0 keeps running connections and takes no new ones.
     pub weight: u32,
+    /// It has options that nobody here asks for: another forwarding method, thresholds.
+    pub foreign_options: bool,
+}
+
+impl RealServer {
+    /// One as this product makes it.
+    #[must_use]
+    pub const fn new(weight: u32) -> Self {
+        Self { weight, foreign_options: false }
+    }
 }
 
 impl fmt::Display for RealServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "weight {}", self.weight)
+        write!(f, "weight {}{}", self.weight, if self.foreign_options { FOREIGN } else { "" })
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 
 use super::IpvsTable;
-use super::listing::{Listed, listed};
+use super::listing::{Forwarding, Listed, listed};
 use crate::error::KernelError;
 use reconcile::{Observed, Owner, Rows};
 
@@ -97,14 +97,18 @@ fn is_same(listed: &Listed, value: &VirtualServer, ticks: Option<u32>) -> bool {
         }
         _ => false,
     };
-    persistence && !listed.one_packet && listed.scheduler == value.scheduler
+    persistence && (!listed.one_packet || value.foreign_options) && listed.scheduler == value.scheduler
 }
 
 fn has_servers(listed: &Listed, believed: &Rows<RowKey, Row>) -> bool {
     listed.servers.iter().all(|server| {
         let key = RealServerKey { service: listed.key, addr: server.addr, port: server.port };
         match believed.get(&RowKey::Real(key)).map(|row| &row.value) {
-            Some(Row::Real(value)) => value.weight == server.weight,
+            Some(Row::Real(value)) => {
+                // The kernel makes the one of the other for an address of this host.
+                let is_ours = matches!(server.forwarding, Forwarding::Masquerade | Forwarding::Local);
+                value.weight == server.weight && (is_ours || value.foreign_options)
+            }
             _ => false,
         }
     })
@@ -116,7 +120,7 @@ mod tests {
     use netstate::ipvs::RealServer;
 
     use super::*;
-    use crate::ipvs::listing::{Forwarding, ListedServer, Persistence};
+    use crate::ipvs::listing::{ListedServer, Persistence};
 
     fn key(port: u16) -> VirtualServerKey {
         VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port }
@@ -140,7 +144,7 @@ mod tests {
     }
 
     fn believed() -> Rows<RowKey, Row> {
-        let value = |persistence| Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence });
+        let value = |persistence| Row::Virtual(VirtualServer::new("rr".to_owned(), persistence));
         let ours = |value| Observed { value, owner: Owner::Ours };
         let mut rows = Rows::new();
         rows.insert(RowKey::Virtual(key(80)), ours(value(None)));
@@ -148,7 +152,7 @@ mod tests {
         rows.insert(RowKey::Virtual(key(9)), Observed { owner: Owner::Foreign, ..ours(value(None)) });
         for last in [2, 3] {
             let real = RealServerKey { service: key(80), addr: [172, 7, 21, last].into(), port: 8080 };
-            rows.insert(RowKey::Real(real), ours(Row::Real(RealServer { weight: 1 })));
+            rows.insert(RowKey::Real(real), ours(Row::Real(RealServer::new(1))));
         }
         rows
     }
@@ -160,15 +164,31 @@ mod tests {
     }
 
     #[test]
+    fn a_server_of_this_host_and_one_that_is_known_to_have_options_of_others_differ_not() {
+        let (mut listed, mut believed) = (listed(), believed());
+        listed[0].servers[1].forwarding = Forwarding::Local;
+        assert_eq!(differing(&listed, &believed, Some(250)), BTreeSet::new());
+        listed[0].servers[1].forwarding = Forwarding::Tunnel;
+        for row in believed.values_mut() {
+            if let Row::Real(real) = &mut row.value {
+                real.foreign_options = true;
+            }
+        }
+        assert_eq!(differing(&listed, &believed, Some(250)), BTreeSet::new(), "it is to be put right already");
+    }
+
+    #[test]
     fn each_kind_of_difference_names_its_virtual_server() {
         type Damage = fn(&mut Vec<Listed>);
-        let web: [Damage; 9] = [
+        let web: [Damage; 11] = [
             |listed| listed.retain(|server| server.key != key(80)),
             |listed| listed[0].servers.truncate(1),
             |listed| listed[0].servers.push(server(4)),
             |listed| listed[0].servers[1] = server(4),
             |listed| listed[0].servers[1].weight = 0,
             |listed| listed[0].servers[1].port = 81,
+            |listed| listed[0].servers[1].forwarding = Forwarding::Tunnel,
+            |listed| listed[0].servers[1].forwarding = Forwarding::Route,
             |listed| listed[0].scheduler = "wlc".to_owned(),
             |listed| listed[0].one_packet = true,
             |listed| listed.push(listed[0].clone()),

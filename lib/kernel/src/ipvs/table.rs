@@ -299,11 +299,11 @@ mod tests {
     }
 
     fn rr() -> Row {
-        Row::Virtual(VirtualServer { scheduler: "rr".to_owned(), persistence: None })
+        Row::Virtual(VirtualServer::new("rr".to_owned(), None))
     }
 
     fn one() -> Row {
-        Row::Real(RealServer { weight: 1 })
+        Row::Real(RealServer::new(1))
     }
 
     fn nack(errno: i32) -> Nack {
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_missing_scheduler_is_named_with_its_module() {
-        let value = VirtualServer { scheduler: "wlc".to_owned(), persistence: None };
+        let value = VirtualServer::new("wlc".to_owned(), None);
         let step = Step::Create(RowKey::Virtual(web()), Row::Virtual(value));
         let error = error(&step, explain(&step, nack(libc::ENOENT).into(), &BTreeSet::new()));
         assert_eq!(

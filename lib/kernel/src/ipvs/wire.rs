@@ -64,8 +64,14 @@ const INFO_TABLE_SIZE: u16 = 2;
 
 /// IP_VS_SVC_F_PERSISTENT.
 const PERSISTENT: u32 = 1;
+/// IP_VS_SVC_F_HASHED, which every listing shows.
+const HASHED: u32 = 2;
 /// IP_VS_CONN_F_MASQ: answers come back through this host, which rewrites both ways.
 const MASQUERADE: u32 = 0;
+/// IP_VS_CONN_F_LOCALNODE.
+const LOCAL_NODE: u32 = 1;
+/// IP_VS_CONN_F_FWD_MASK.
+const FORWARDING: u32 = 7;
 /// AF_INET and AF_INET6 (include/linux/socket.h).
 const INET: u16 = 2;
 const INET6: u16 = 10;
@@ -85,15 +91,18 @@ pub(super) fn service(key: &VirtualServerKey, value: &VirtualServer) -> Writer {
         let flags = if value.persistence.is_some() { PERSISTENT } else { 0 };
         // {flags, mask}: with a full mask exactly these flags are set.
         let flags = [flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
-        // IPv4: an address mask; IPv6: a prefix length. Clients are told apart by their whole address.
-        let netmask = if key.addr.is_ipv4() { u32::MAX } else { 128 };
         inner
             .put_str(SVC_SCHED_NAME, &value.scheduler)
             .put(SVC_FLAGS, &flags)
             .put(SVC_TIMEOUT, &value.persistence.unwrap_or(0).to_ne_bytes())
-            .put(SVC_NETMASK, &netmask.to_ne_bytes());
+            .put(SVC_NETMASK, &whole_address(key.addr).to_ne_bytes());
     });
     writer
+}
+
+/// Clients are told apart by their whole address. IPv4: an address mask; IPv6: a prefix length.
+const fn whole_address(addr: IpAddr) -> u32 {
+    if addr.is_ipv4() { u32::MAX } else { 128 }
 }
 
 /// A message body of a service that no kernel makes; see [`super::Ipvs::has_scheduler`].
@@ -185,9 +194,12 @@ pub(super) fn read_service(body: &[u8]) -> Option<(VirtualServerKey, VirtualServ
     let addr = read_address(family, find(SVC_ADDR)?)?;
     let key = VirtualServerKey { protocol, addr, port: attribute::be16(find(SVC_PORT)?)? };
     let scheduler = attribute::text(find(SVC_SCHED_NAME)?);
-    let persistent = attribute::u32(find(SVC_FLAGS)?)? & PERSISTENT != 0;
+    let flags = attribute::u32(find(SVC_FLAGS)?)?;
     let timeout = attribute::u32(find(SVC_TIMEOUT)?)?;
-    Some((key, VirtualServer { scheduler, persistence: persistent.then_some(timeout) }))
+    let persistence = (flags & PERSISTENT != 0).then_some(timeout);
+    let is_whole = attribute::u32(find(SVC_NETMASK)?)? == whole_address(addr);
+    let foreign_options = flags & !(PERSISTENT | HASHED) != 0 || (persistence.is_some() && !is_whole);
+    Some((key, VirtualServer { scheduler, persistence, foreign_options }))
 }
 
 /// The destination of an answer.
@@ -201,7 +213,11 @@ pub(super) fn read_dest(body: &[u8], service: VirtualServerKey) -> Option<(RealS
     let number = |kind| find(kind).and_then(attribute::u32);
     let connections =
         Connections { active: number(DEST_ACTIVE).unwrap_or(0), inactive: number(DEST_INACTIVE).unwrap_or(0) };
-    Some((key, (RealServer { weight: number(DEST_WEIGHT)? }, connections)))
+    let method = number(DEST_FWD_METHOD)? & FORWARDING;
+    // The kernel makes the one of the other for an address of this host.
+    let foreign_options = !matches!(method, MASQUERADE | LOCAL_NODE)
+        || [DEST_U_THRESH, DEST_L_THRESH].into_iter().any(|kind| number(kind).unwrap_or(0) != 0);
+    Some((key, (RealServer { weight: number(DEST_WEIGHT)?, foreign_options }, connections)))
 }
 
 /// The answer to GET_INFO.
@@ -232,14 +248,14 @@ mod tests {
 
     #[test]
     fn a_virtual_server_is_written_with_every_option_the_kernel_wants() {
-        let value = VirtualServer { scheduler: "rr".to_owned(), persistence: Some(10_800) };
+        let value = VirtualServer::new("rr".to_owned(), Some(10_800));
         assert_eq!(
             text(&service(&web(), &value).finish(), true),
             "1:\n  1: 0200\n  2: 0600\n  3: c0a8000a000000000000000000000000\n  4: 0050\n  \
              6: 727200\n  7: 01000000ffffffff\n  8: 302a0000\n  9: ffffffff\n"
         );
         let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
-        let value = VirtualServer { scheduler: "wlc".to_owned(), persistence: None };
+        let value = VirtualServer::new("wlc".to_owned(), None);
         assert_eq!(
             text(&service(&six, &value).finish(), true),
             "1:\n  1: 0a00\n  2: 1100\n  3: fd00000000000000000000000000000a\n  4: 0035\n  \
@@ -251,7 +267,7 @@ mod tests {
     fn a_real_server_is_written_with_thresholds_and_family() {
         let key = RealServerKey { service: web(), addr: "172.7.21.2".parse().unwrap(), port: 8080 };
         assert_eq!(
-            text(&dest(&key, RealServer { weight: 1 }).finish(), true),
+            text(&dest(&key, RealServer::new(1)).finish(), true),
             "1:\n  1: 0200\n  2: 0600\n  3: c0a8000a000000000000000000000000\n  4: 0050\n\
              2:\n  1: ac071502000000000000000000000000\n  2: 1f90\n  11: 0200\n  \
              3: 00000000\n  4: 01000000\n  5: 00000000\n  6: 00000000\n"
@@ -265,10 +281,10 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_back_equal() {
-        let value = VirtualServer { scheduler: "rr".to_owned(), persistence: None };
+        let value = VirtualServer::new("rr".to_owned(), None);
         assert_eq!(read_service(&service(&web(), &value).finish()), Some((web(), value)));
         let key = RealServerKey { service: web(), addr: "172.7.21.2".parse().unwrap(), port: 8080 };
-        let (read, (value, connections)) = read_dest(&dest(&key, RealServer { weight: 7 }).finish(), web()).unwrap();
+        let (read, (value, connections)) = read_dest(&dest(&key, RealServer::new(7)).finish(), web()).unwrap();
         assert_eq!((read, value.weight, connections), (key, 7, Connections::default()));
     }
 
@@ -283,8 +299,54 @@ mod tests {
                 stats.put(1, &[9; 4]);
             });
         });
-        let wanted = VirtualServer { scheduler: "rr".to_owned(), persistence: None };
+        let wanted = VirtualServer::new("rr".to_owned(), None);
         assert_eq!(read_service(&answer.finish()), Some((web(), wanted)));
+    }
+
+    #[test]
+    fn options_that_nobody_here_asks_for_make_a_difference() {
+        let with = |flags: u8, mask: [u8; 4]| {
+            let mut answer = Writer::default();
+            answer.nest(SERVICE, |inner| {
+                put_identity(inner, &web());
+                inner.put_str(SVC_SCHED_NAME, "sh").put(SVC_FLAGS, &[flags, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+                inner.put(SVC_TIMEOUT, &[60, 0, 0, 0]).put(SVC_NETMASK, &mask);
+            });
+            read_service(&answer.finish()).unwrap().1.foreign_options
+        };
+        // One packet (4), flags of the scheduler (8, 16, 32), a mask of persistent clients (1).
+        for (flags, mask, foreign) in [
+            (2, [0xff; 4], false),
+            (3, [0xff; 4], false),
+            (2, [0; 4], false),
+            (6, [0xff; 4], true),
+            (10, [0xff; 4], true),
+            (18, [0xff; 4], true),
+            (35, [0xff; 4], true),
+            (3, [0xff, 0xff, 0xff, 0], true),
+        ] {
+            assert_eq!(with(flags, mask), foreign, "{flags} {mask:?}");
+        }
+        let real = |method: u32, upper: u32, lower: u32| {
+            let mut answer = Writer::default();
+            answer.nest(DEST, |inner| {
+                inner.put(DEST_ADDR, &address_bytes([172, 7, 21, 2].into())).put(DEST_PORT, &80u16.to_be_bytes());
+                inner.put(DEST_FWD_METHOD, &method.to_ne_bytes()).put(DEST_WEIGHT, &1u32.to_ne_bytes());
+                inner.put(DEST_U_THRESH, &upper.to_ne_bytes()).put(DEST_L_THRESH, &lower.to_ne_bytes());
+            });
+            read_dest(&answer.finish(), web()).unwrap().1.0.foreign_options
+        };
+        for (method, upper, lower, foreign) in [
+            (0, 0, 0, false),
+            (1, 0, 0, false),
+            (2, 0, 0, true),
+            (3, 0, 0, true),
+            (4, 0, 0, true),
+            (0, 5, 0, true),
+            (0, 0, 2, true),
+        ] {
+            assert_eq!(real(method, upper, lower), foreign, "{method} {upper} {lower}");
+        }
     }
 
     #[test]
@@ -294,7 +356,7 @@ mod tests {
             inner.put(SVC_AF, &[2, 0]).put(SVC_FWMARK, &[7, 0, 0, 0]).put_str(SVC_SCHED_NAME, "rr");
         });
         assert_eq!(read_service(&answer.finish()), None);
-        let whole = service(&web(), &VirtualServer { scheduler: "rr".to_owned(), persistence: None }).finish();
+        let whole = service(&web(), &VirtualServer::new("rr".to_owned(), None)).finish();
         for length in 0..whole.len() {
             assert_eq!(read_service(&whole[..length]), None, "{length} bytes");
         }
