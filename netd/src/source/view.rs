@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing is forgotten before the store has finished a listing; an entry that cannot be read is kept by
 //! name with its reason and never touches the others. When most of the leases would go at once, in a listing or in a
-//! burst of deletions, none of them goes before a second listing confirms it: a store that was wiped or restored shows
+//! burst of deletions or of unreadable values, none of them goes before a second listing confirms it: a store that was wiped or restored shows
 //! the same as a cluster that shrank. Keys that are no leases count for nothing in that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -52,6 +52,8 @@ pub(crate) struct View {
 #[derive(Debug, Default)]
 struct Listed {
     leases: BTreeSet<SubnetKey>,
+    /// Those of them that were not known before.
+    new: BTreeSet<SubnetKey>,
     invalid: BTreeSet<String>,
 }
 
@@ -102,7 +104,7 @@ impl View {
             }
             LeaseEvent::Put(stored) => self.put(stored),
             LeaseEvent::Delete(key, revision) => self.delete(key, revision, now),
-            LeaseEvent::Invalid { key, reason, revision } => self.put_invalid(key, reason, revision),
+            LeaseEvent::Invalid { key, reason, revision } => self.put_invalid(key, reason, revision, now),
             LeaseEvent::Removed(key) => {
                 let status = self.invalid.remove(&key).is_some();
                 Change { status, ..Change::default() }
@@ -119,6 +121,9 @@ impl View {
         let key = stored.lease.key;
         if let Some(listed) = &mut self.listed {
             listed.leases.insert(key);
+            if !self.leases.contains_key(&key) {
+                listed.new.insert(key);
+            }
         }
         self.withheld.remove(&key);
         self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
@@ -130,15 +135,18 @@ impl View {
         Change { leases, status, own, invalid: false }
     }
 
-    fn put_invalid(&mut self, key: String, reason: String, revision: i64) -> Change {
-        if let Some(listed) = &mut self.listed {
-            listed.invalid.insert(key.clone());
-        }
+    fn put_invalid(&mut self, key: String, reason: String, revision: i64, now: Duration) -> Change {
         let mut change = Change { status: true, invalid: true, ..Change::default() };
         if let Ok(lease) = key.parse::<SubnetKey>() {
             change.own = self.is_own(&lease);
-            change.leases = self.leases.remove(&lease).map(|_| lease).into_iter().collect();
-            self.withheld.remove(&lease);
+            // The end of a listing decides about what it does not show.
+            match &mut self.listed {
+                Some(listed) => _ = listed.leases.remove(&lease),
+                None => self.lose(lease, now, &mut change),
+            }
+        }
+        if let Some(listed) = &mut self.listed {
+            listed.invalid.insert(key.clone());
         }
         self.invalid.insert(key, (reason, revision));
         change
@@ -154,17 +162,26 @@ impl View {
         }
         let status = self.invalid.remove(&key.to_string()).is_some();
         let mut change = Change { own, status, ..Change::default() };
+        self.lose(key, now, &mut change);
+        change
+    }
+
+    /// Forgets a lease that the store does not show any more, unless most of the others' go in this burst.
+    fn lose(&mut self, key: SubnetKey, now: Duration, change: &mut Change) {
         if self.doubted && self.leases.contains_key(&key) {
             self.withheld.insert(key);
-            return change;
+            return;
         }
-        let Some(stored) = self.leases.remove(&key) else { return change };
+        let Some(stored) = self.leases.remove(&key) else { return };
         change.leases.insert(key);
         while self.deleted.front().is_some_and(|(then, _)| now.saturating_sub(*then) > BURST) {
             self.deleted.pop_front();
         }
         self.deleted.push_back((now, stored));
-        if self.deleted.len() > 1 && is_most(self.deleted.len(), self.deleted.len() + self.leases.len()) {
+        let others = |key: &SubnetKey| !self.is_own(key);
+        let lost = self.deleted.iter().filter(|(_, stored)| others(&stored.lease.key)).count();
+        let left = self.leases.keys().filter(|key| others(key)).count();
+        if lost > 1 && is_most(lost, lost + left) {
             for (_, stored) in std::mem::take(&mut self.deleted) {
                 let key = stored.lease.key;
                 self.withheld.insert(key);
@@ -174,7 +191,6 @@ impl View {
             self.doubted = true;
             change.status = true;
         }
-        change
     }
 
     fn finish_listing(&mut self) -> Change {
@@ -188,7 +204,8 @@ impl View {
         let others = |key: &&SubnetKey| !self.is_own(key);
         let gone: Vec<SubnetKey> = self.leases.keys().filter(|key| !listed.leases.contains(key)).copied().collect();
         let lost = gone.iter().filter(others).count();
-        let known = self.leases.keys().filter(others).count();
+        // What came instead makes the loss no smaller.
+        let known = self.leases.keys().filter(others).filter(|key| !listed.new.contains(key)).count();
         let leftovers = if self.complete { 0 } else { self.lost_leftovers() };
         if is_most(lost, known) || is_most(leftovers, self.leftovers.len()) {
             self.withheld.extend(gone);
@@ -240,7 +257,8 @@ impl View {
                 }
                 LeaseEvent::Invalid { key, reason, revision } => {
                     change.invalid = true;
-                    change.leases.extend(self.put_invalid(key, reason, revision).leases);
+                    // Most are in doubt, so nothing goes before the end.
+                    change.leases.extend(self.put_invalid(key, reason, revision, Duration::ZERO).leases);
                 }
                 _ => {}
             }

@@ -103,6 +103,57 @@ fn keys_that_are_no_leases_do_not_make_an_emptied_store_believed() {
 }
 
 #[test]
+fn leases_that_nobody_knew_do_not_make_a_replaced_store_believed() {
+    let mut view = view(listing(&[21, 22, 23]));
+    let changes: BTreeSet<_> =
+        listing(&[31, 32, 33, 34, 35, 36]).into_iter().flat_map(|event| apply(&mut view, event).leases).collect();
+    assert_eq!(changes, (31..=36).map(key).collect(), "new ones are taken in, none goes");
+    assert!(view.is_doubted());
+    assert_eq!(view.count(), 9);
+    view.confirm(listing(&[31, 32]));
+    assert_eq!(subnets(&view), ["172.7.31.0-24", "172.7.32.0-24"]);
+}
+
+#[test]
+fn values_that_turn_unreadable_are_losses_like_deletions() {
+    let broken = |n: u8| invalid(&key(n).to_string(), 9);
+    // One is believed, most in a burst are not.
+    let mut live = view(listing(&[21, 22, 23, 24]));
+    assert_eq!(apply(&mut live, broken(22)).leases, [key(22)].into());
+    assert!(!live.is_doubted());
+    assert_eq!(apply(&mut live, broken(23)).leases, [key(22), key(23)].into(), "both come back");
+    assert!(apply(&mut live, broken(24)).leases.is_empty());
+    assert_eq!((live.is_doubted(), live.count(), live.invalid().count()), (true, 4, 3));
+    let second = [LeaseEvent::Reset, put(21), broken(22), put(23), put(24), LeaseEvent::Complete];
+    live.confirm(second.into());
+    assert_eq!(subnets(&live), ["172.7.21.0-24", "172.7.23.0-24", "172.7.24.0-24"]);
+    // The same in a listing.
+    let mut listed = view(listing(&[21, 22, 23, 24]));
+    for event in [LeaseEvent::Reset, put(21), broken(22), broken(23), put(24), LeaseEvent::Complete] {
+        assert_eq!(apply(&mut listed, event).leases, BTreeSet::new());
+    }
+    assert_eq!((listed.is_doubted(), listed.count()), (true, 4));
+    let mut one = view(listing(&[21, 22, 23, 24]));
+    let events = [LeaseEvent::Reset, put(21), broken(22), put(23), put(24), LeaseEvent::Complete];
+    let gone: BTreeSet<_> = events.into_iter().flat_map(|event| apply(&mut one, event).leases).collect();
+    assert_eq!((gone, one.is_doubted()), ([key(22)].into(), false), "one of three");
+}
+
+#[test]
+fn own_key_counts_for_nothing_in_a_burst() {
+    for own_too in [false, true] {
+        let mut view = view(listing(&[21, 22, 23, 24]));
+        if own_too {
+            apply(&mut view, delete(21));
+        }
+        apply(&mut view, delete(22));
+        assert!(!view.is_doubted(), "one of three");
+        apply(&mut view, delete(23));
+        assert!(view.is_doubted(), "two of three, as in a listing");
+    }
+}
+
+#[test]
 fn burst_of_deletions_is_doubted_as_a_listing_is() {
     let mut view = view(listing(&[21, 22, 23, 24, 25]));
     for n in [22, 23] {
