@@ -20,7 +20,7 @@ use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
 pub(crate) use masquerade::{Masquerade, TABLE};
 pub(crate) use ownership::Ownership;
 pub(crate) use peers::Refusal;
-pub(crate) use rivals::in_front;
+pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};
 
 use crate::format::lease::{Lease, StoredLease, SubnetKey};

@@ -28,7 +28,7 @@ use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatu
 use super::forward;
 use crate::command::instance::Instance;
 use crate::plan::backend::Backend;
-use crate::plan::{Changes, Ownership, RowChanges, in_front};
+use crate::plan::{self, Changes, Ownership, RowChanges, in_front};
 
 /// One kernel table, or a fake of it.
 type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
@@ -127,9 +127,7 @@ impl Targets {
         let (own, theirs, mut beside) = (ownership.local.subnet, ownership.clone(), rtnl()?);
         let rivals = move || {
             let inside = |key: &RouteKey, _: &Route| theirs.network.networks().any(|pods| pods.covers(&key.dst));
-            let mut routes = beside.routes_of(Some(table), inside)?;
-            routes.retain(|(key, route)| !theirs.owns(key, route));
-            Ok(routes)
+            Ok(plan::foreign(beside.routes_of(Some(table), inside)?, |key, route| theirs.owns(key, route)))
         };
         let own_route = move |key: &RouteKey, route: &Route| ownership.owns(key, route);
         Ok(Self {
