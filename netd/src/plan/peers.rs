@@ -235,5 +235,20 @@ pub(super) fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Op
     if no_host || public_ip.is_loopback() {
         return Some(format!("PublicIP {public_ip} is not the address of a host"));
     }
+    let inside = |network: Prefix| network.contains(public_ip.into());
+    // A tunnel would lead through itself.
+    if network.networks().any(inside) && !inside(local.node_network) {
+        return Some(format!("PublicIP {public_ip} is an address of the Pod network {network}"));
+    }
+    // The kernel refuses it as a gateway, but a tunnel would send every packet to the whole link.
+    if network.backend.device().is_some() && is_last(&local.node_network, public_ip) {
+        return Some(format!("PublicIP {public_ip} is the broadcast address of {}", local.node_network));
+    }
     None
+}
+
+/// True for the last address of a network that has more than two.
+fn is_last(network: &Prefix, addr: Ipv4Addr) -> bool {
+    let host_bits = u32::MAX.checked_shr(u32::from(network.len())).unwrap_or(0);
+    network.contains(addr.into()) && host_bits > 1 && u32::from(addr) & host_bits == host_bits
 }

@@ -140,6 +140,8 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
         (lease("172.7.66.0/24", "10.4.7.21", vxlan("02:00:00:00:00:66")), "this node's own address"),
         (lease("172.7.66.0/24", "0.0.0.0", vxlan("02:00:00:00:00:66")), "not the address of a host"),
         (lease("172.7.66.0/24", "224.0.0.1", vxlan("02:00:00:00:00:66")), "not the address of a host"),
+        (lease("172.7.66.0/24", "10.4.7.255", vxlan("02:00:00:00:00:66")), "the broadcast address of 10.4.7.0/24"),
+        (lease("172.7.66.0/24", "172.7.66.5", vxlan("02:00:00:00:00:66")), "an address of the Pod network"),
         (lease("172.7.66.0/24", "10.4.7.66", BackendAttrs::HostGw), "another backend"),
         (lease("172.7.66.0/24", "10.4.7.66", vxlan("02:00:00:00:00:21")), "this node's own device"),
         (lease("172.7.66.0/24", "10.4.7.66", vxlan("02:00:00:00:00:22")), "hardware address of 10.4.7.22"),
