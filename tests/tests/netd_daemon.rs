@@ -53,6 +53,69 @@ fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
     Ok(())
 }
 
+fn status_of_a_stopped_daemon_or_of_another_version_is_no_good_news() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let host = net.host("hdss7-21")?;
+    let netd = net.netd("hdss7-21")?;
+    eventually(SOON, || {
+        let output = ask(host, "status")?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(())
+    })?;
+    netd.signal(nix::sys::signal::Signal::SIGSTOP)?;
+    eventually(4 * SOON, || {
+        let stopped = ask(host, "status")?;
+        ensure!(stopped.status.code() == Some(1) && !stopped.stdout.contains(": in sync\n"), "{stopped:?}");
+        Ok(())
+    })?;
+    netd.kill()?;
+    // Files of other versions, cut off, and of somebody else.
+    for text in [
+        r#"{"node":{"in_sync":true}}"#,
+        r#"{"node":{"in_sync":"yes","subnet":7},"process":[]}"#,
+        "{}",
+        "[]",
+        "",
+        "null",
+    ] {
+        host.command("tee").args(["/run/netd/status.json"]).input(text.to_owned()).run()?;
+        for words in ["status", "status --json"] {
+            let old = ask(host, words)?;
+            ensure!(old.status.code() == Some(1) && !old.stdout.contains(": in sync\n"), "{text}: {old:?}");
+            ensure!(!old.stderr.contains("panicked"), "{text}: {old:?}");
+        }
+    }
+    Ok(())
+}
+
+fn values_of_the_store_cannot_forge_a_line_of_the_status() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let host = net.host("hdss7-21")?;
+    let _netd = net.netd("hdss7-21")?;
+    let forged = "\\nnode     10.4.7.21 on eth0: in sync\\u001b[2J";
+    for (n, value) in [
+        format!(r#"{{"PublicIP":"10.4.7.41","BackendType":"{forged}"}}"#),
+        format!(r#"{{"PublicIP":"10.4.7.42","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{forged}"}}}}"#),
+        format!(r#"{{"PublicIP":"{forged}","BackendType":"vxlan"}}"#),
+        format!(r#"{{"PublicIP":"10.4.7.44","PublicIPv6":"{forged}","BackendType":"host-gw"}}"#),
+        format!(r#"{{"PublicIP":"10.4.7.45","{forged}":1,"BackendType":7}}"#),
+    ]
+    .iter()
+    .enumerate()
+    {
+        net.etcd.put(&format!("/coreos.com/network/subnets/172.7.{}.0-24", 41 + n), value)?;
+    }
+    eventually(SOON, || {
+        let text = ask(host, "status")?.stdout;
+        for n in 41..46 {
+            ensure!(text.contains(&format!("172.7.{n}.0")), "172.7.{n}.0 is not named: {text}");
+        }
+        ensure!(text.lines().filter(|line| line.starts_with("node")).count() == 1, "{text}");
+        ensure!(!text.contains('\u{1b}'), "{text:?}");
+        Ok(())
+    })
+}
+
 fn key_of_the_store_cannot_forge_a_line_of_the_status() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let host = net.host("hdss7-21")?;
@@ -159,6 +222,8 @@ fn main() -> ExitCode {
         lab::tests![
             status_of_a_dead_daemon_says_so_and_exits_1,
             key_of_the_store_cannot_forge_a_line_of_the_status,
+            values_of_the_store_cannot_forge_a_line_of_the_status,
+            status_of_a_stopped_daemon_or_of_another_version_is_no_good_news,
             health_is_served_where_flannels_flags_say_and_metrics_on_loopback,
             netd_without_a_store_is_well_but_not_ready_and_says_what_it_awaits,
             address_that_is_taken_hinders_no_lease,

@@ -90,6 +90,28 @@ fn store_restored_from_a_backup_is_noticed_though_it_has_passed_our_revision() -
     })
 }
 
+fn values_overwritten_with_junk_cost_no_route() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    net.put_lease("172.7.99.0-24", "10.4.7.99", "02:00:00:00:00:99")?;
+    net.put_lease("172.7.98.0-24", "10.4.7.98", "02:00:00:00:00:98")?;
+    let first = net.netd("hdss7-21")?;
+    net.put_lease("172.7.22.0-24", "10.4.7.22", "02:00:00:00:00:22")?;
+    net.eventually_routes("hdss7-21", "172.7.22.0/24")?;
+    let host = net.host("hdss7-21")?;
+    let before = kernel_state(host)?;
+    let put = |n: u8| net.etcd.put(&format!("/coreos.com/network/subnets/172.7.{n}.0-24"), "junk");
+    [22, 98, 99].into_iter().try_for_each(put)?;
+    first.wait_for_line("nothing is removed before a second look", SOON)?;
+    eventually(SOON, || {
+        ensure!(kernel_state(host)? == before, "{}\n--- instead of\n{before}", kernel_state(host)?);
+        Ok(())
+    })?;
+    throughout(Duration::from_secs(2), || {
+        ensure!(kernel_state(host)? == before, "{}\n--- instead of\n{before}", kernel_state(host)?);
+        Ok(())
+    })
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -97,6 +119,7 @@ fn main() -> ExitCode {
             burst_of_deletions_costs_no_route_of_nodes_that_live,
             junk_in_an_emptied_store_makes_nobody_believe_it,
             store_restored_from_a_backup_is_noticed_though_it_has_passed_our_revision,
+            values_overwritten_with_junk_cost_no_route,
         ],
     )
 }

@@ -138,6 +138,67 @@ fn revoked_lease_keeps_its_subnet_under_any_policy() -> Result<()> {
     Ok(())
 }
 
+fn node_that_moves_again_and_again_keeps_its_subnet() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let [first, _second] = net.both()?;
+    let host = net.host("hdss7-21")?;
+    let mac = mac(host)?;
+    for (from, to) in [("21", "31"), ("31", "41"), ("41", "21"), ("21", "121")] {
+        readdress(host, &format!("10.4.7.{from}/24"), &format!("10.4.7.{to}/24"))?;
+        // The last moves come in quick succession.
+        if from != "41" {
+            eventually(3 * SOON, || {
+                let value = net.etcd.get("/coreos.com/network/subnets/172.7.21.0-24")?;
+                ensure!(value == Some(lease(&format!("10.4.7.{to}"), &mac)), "{to}: {value:?}");
+                Ok(())
+            })?;
+        }
+    }
+    moved_with_its_subnet(&net, &mac)?;
+    ensure!(first.is_running());
+    Ok(())
+}
+
+fn node_without_its_subnet_file_or_device_knows_its_lease_again() -> Result<()> {
+    for blow in
+        ["rm /run/flannel/subnet.env", "ip link del flannel.1", "rm /run/flannel/subnet.env; ip link del flannel.1"]
+    {
+        let net = Net::start(VXLAN)?;
+        let [first, _second] = net.both()?;
+        let host = net.host("hdss7-21")?;
+        let mac = mac(host)?;
+        first.terminate(SOON)?;
+        host.run(&["sh", "-c", blow])?;
+        readdress(host, "10.4.7.21/24", "10.4.7.121/24")?;
+        let _again = net.netd("hdss7-21")?;
+        moved_with_its_subnet(&net, &mac).with_context(|| blow)?;
+    }
+    Ok(())
+}
+
+fn nodes_that_swap_their_addresses_keep_their_subnets() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let [first, second] = net.both()?;
+    first.terminate(SOON)?;
+    second.terminate(SOON)?;
+    let (one, other) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let macs = [mac(one)?, mac(other)?];
+    readdress(one, "10.4.7.21/24", "10.4.7.222/24")?;
+    readdress(other, "10.4.7.22/24", "10.4.7.21/24")?;
+    readdress(one, "10.4.7.222/24", "10.4.7.22/24")?;
+    let _netd = [net.launch("hdss7-21", &[])?, net.launch("hdss7-22", &[])?];
+    eventually(3 * SOON, || {
+        for (subnet, address, mac) in [("21", "22", &macs[0]), ("22", "21", &macs[1])] {
+            let value = net.etcd.get(&format!("/coreos.com/network/subnets/172.7.{subnet}.0-24"))?;
+            ensure!(value == Some(lease(&format!("10.4.7.{address}"), mac)), "{subnet}: {value:?}");
+        }
+        one.run(&["ping", "-c1", "-W1", "172.7.22.0"])?;
+        Ok(())
+    })?;
+    ensure!(net.subnets()? == ["172.7.21.0-24", "172.7.22.0-24"], "{:?}", net.subnets()?);
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -148,6 +209,9 @@ fn main() -> ExitCode {
             second_key_that_names_a_node_moves_it_nowhere_and_is_never_deleted,
             own_key_deleted_right_after_each_claim_is_claimed_again,
             revoked_lease_keeps_its_subnet_under_any_policy,
+            node_that_moves_again_and_again_keeps_its_subnet,
+            node_without_its_subnet_file_or_device_knows_its_lease_again,
+            nodes_that_swap_their_addresses_keep_their_subnets,
         ],
     )
 }

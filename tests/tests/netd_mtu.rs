@@ -5,7 +5,7 @@ mod netd_node;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lab::{Need, eventually};
 use netd_node::{HOST_GW, Net, SOON, kernel_state, pod};
 
@@ -102,6 +102,31 @@ fn plugin_is_told_the_interfaces_mtu_without_a_tunnel() -> Result<()> {
     Ok(())
 }
 
+fn interface_that_carries_nothing_for_a_while_leaves_no_trace() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let netd = net.netd("hdss7-21")?;
+    net.put_lease("172.7.22.0-24", "10.4.7.22", "02:00:00:00:00:22")?;
+    eventually_carries(&net, 1450)?;
+    let host = net.host("hdss7-21")?;
+    for blow in ["mtu 68", "mtu 100; ip link del flannel.1", "mtu 1279"] {
+        host.run(&["sh", "-c", &format!("ip link set eth0 {blow}")])?;
+        eventually(SOON, || {
+            let status = net.status("hdss7-21")?;
+            ensure!(status["node"]["mtu"] != 1450, "{status}");
+            Ok(())
+        })
+        .with_context(|| blow)?;
+        host.run(&["ip", "link", "set", "eth0", "mtu", "1500"])?;
+        eventually_carries(&net, 1450).with_context(|| blow)?;
+    }
+    host.run(&["sh", "-c", "ip link set eth0 down; ip link set eth0 name wan; ip link set wan up"])?;
+    netd.wait_for_line("this node's address is gone and there is no other", SOON)?;
+    host.run(&["sh", "-c", "ip link set wan down; ip link set wan name eth0; ip link set eth0 up"])?;
+    eventually_carries(&net, 1450)?;
+    ensure!(netd.is_running());
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -111,6 +136,7 @@ fn main() -> ExitCode {
             larger_mtu_than_the_interface_has_is_capped_and_reported,
             smaller_mtu_than_the_interface_has_is_used_while_it_fits,
             plugin_is_told_the_interfaces_mtu_without_a_tunnel,
+            interface_that_carries_nothing_for_a_while_leaves_no_trace,
         ],
     )
 }

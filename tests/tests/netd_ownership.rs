@@ -130,7 +130,9 @@ fn route_of_a_predecessor_to_what_is_now_the_own_subnet_goes() -> Result<()> {
 /// The metric that netd gives to a route to 172.7.21.0/24.
 fn own_metric(net: &Net) -> Result<String> {
     let _other = net.netd("hdss7-22")?;
-    net.put_lease("172.7.21.0-24", "10.4.7.99", "02:00:00:00:00:99")?;
+    let config = net.etcd.get("/coreos.com/network/config")?.unwrap_or_default();
+    let backend = if config.contains("host-gw") { "host-gw" } else { "02:00:00:00:00:99" };
+    net.put_lease("172.7.21.0-24", "10.4.7.99", backend)?;
     net.eventually_routes("hdss7-22", "172.7.21.0/24")?;
     let route = net.host("hdss7-22")?.run(&["ip", "route", "show", "172.7.21.0/24"])?.stdout;
     net.etcd.delete("/coreos.com/network/subnets/172.7.21.0-24")?;
@@ -202,6 +204,60 @@ fn default_route_with_several_next_hops_names_the_interface() -> Result<()> {
     Ok(())
 }
 
+fn route_with_our_metric_stays_beside_ours_and_gives_way_in_its_place() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let [netd, _second] = net.both()?;
+    let host = net.host("hdss7-21")?;
+    let listed = || host.run(&["ip", "route", "show", "172.7.22.0/24"]).map(|run| run.stdout);
+    let (route, words) = (listed()?, |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let metric = &words(&route)[words(&route).iter().position(|word| word == "metric").unwrap() + 1];
+    let other = format!("172.7.22.0/24 via 10.4.7.200 dev eth0 metric {metric}");
+    for (verb, in_front) in [("append", false), ("prepend", true)] {
+        host.run(&["sh", "-c", &format!("ip route {verb} {other}")])?;
+        // Compares everything now, as it does each minute by itself.
+        netd.signal(Signal::SIGHUP)?;
+        let stays = || {
+            let routes = listed()?;
+            ensure!(routes.contains("dev flannel.1") && routes.contains("10.4.7.200"), "{verb}: {routes}");
+            Ok(())
+        };
+        throughout(Duration::from_secs(1), stays)?;
+        eventually(SOON, || {
+            let warnings = net.status("hdss7-21")?["warnings"].to_string();
+            ensure!(warnings.contains("172.7.22.0/24") == in_front, "{verb}: {warnings}");
+            Ok(())
+        })?;
+        host.run(&["sh", "-c", &format!("ip route del {other}")])?;
+    }
+    for other in [other.clone(), format!("{other} proto 121"), format!("blackhole 172.7.22.0/24 metric {metric}")] {
+        host.run(&["sh", "-c", &format!("ip route replace {other}")])?;
+        eventually(SOON, || {
+            ensure!(listed()?.contains("dev flannel.1"), "{other}: {}", listed()?);
+            Ok(())
+        })?;
+        host.run(&["sh", "-c", &format!("ip route del {other} 2>/dev/null; true")])?;
+    }
+    Ok(())
+}
+
+fn direct_route_of_a_predecessor_to_what_is_now_the_own_subnet_goes() -> Result<()> {
+    for left in ["172.7.21.0/24 via 10.4.7.99 dev eth0", "172.7.21.0/24 via 10.4.7.99 dev eth0 proto 121 metric 1789"] {
+        let net = Net::start(HOST_GW)?;
+        let host = net.host("hdss7-21")?;
+        let metric = own_metric(&net)?;
+        add(host, &[&left.replace("1789", &metric)])?;
+        let _netd = net.netd("hdss7-21")?;
+        let web = pod(host, "172.7.21")?;
+        eventually(SOON, || {
+            let routes = host.run(&["ip", "route", "show", "172.7.21.0/24"])?.stdout;
+            ensure!(!routes.contains("10.4.7.99"), "{left} stays: {routes}");
+            web.run(&["ping", "-c1", "-W1", "172.7.21.1"])?;
+            host.run(&["ping", "-c1", "-W1", "172.7.21.2"]).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -212,6 +268,8 @@ fn main() -> ExitCode {
             route_of_a_predecessor_to_what_is_now_the_own_subnet_goes,
             foreign_route_in_front_of_pods_is_reported_and_stays,
             default_route_with_several_next_hops_names_the_interface,
+            route_with_our_metric_stays_beside_ours_and_gives_way_in_its_place,
+            direct_route_of_a_predecessor_to_what_is_now_the_own_subnet_goes,
         ],
     )
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Need, eventually};
-use netd_node::{HOST_GW, Net, SOON};
+use netd_node::{HOST_GW, Net, SOON, VXLAN};
 
 fn refused_leases_keep_no_node_from_being_ready_and_are_named() -> Result<()> {
     let net = Net::start(HOST_GW)?;
@@ -39,6 +39,37 @@ fn refused_leases_keep_no_node_from_being_ready_and_are_named() -> Result<()> {
     net.eventually_routes("hdss7-21", "172.7.31.0/24")
 }
 
+fn addresses_of_no_host_keep_no_node_from_being_ready_and_are_named() -> Result<()> {
+    let odd = ["0.0.0.0", "255.255.255.255", "224.0.0.1", "127.0.0.1", "10.4.7.255", "172.7.21.5", "172.7.55.1"];
+    for (config, mac) in [(HOST_GW, false), (VXLAN, true)] {
+        let net = Net::start(config)?;
+        let backend = |n: usize| if mac { format!("02:00:00:00:01:{n:02}") } else { "host-gw".to_owned() };
+        for (n, address) in odd.iter().enumerate() {
+            net.put_lease(&format!("172.7.{}.0-24", 50 + n), address, &backend(n))?;
+        }
+        net.put_lease("172.7.22.0-24", "10.4.7.22", &backend(22))?;
+        let netd = net.launch("hdss7-21", &[])?;
+        netd.wait_for_line("ready: ", SOON)?;
+        net.eventually_routes("hdss7-21", "172.7.22.0/24")?;
+        eventually(SOON, || {
+            let status = net.status("hdss7-21")?;
+            for (n, address) in odd.iter().enumerate() {
+                let subnet = format!("172.7.{}.0/24", 50 + n);
+                let named = status["skipped"][&subnet].is_string() || status["tables"].to_string().contains(&subnet);
+                ensure!(named, "{config}: {address} is not named: {status}");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
-    lab::harness::main(&[Need::Nftables], lab::tests![refused_leases_keep_no_node_from_being_ready_and_are_named])
+    lab::harness::main(
+        &[Need::Nftables],
+        lab::tests![
+            refused_leases_keep_no_node_from_being_ready_and_are_named,
+            addresses_of_no_host_keep_no_node_from_being_ready_and_are_named
+        ],
+    )
 }

@@ -191,6 +191,41 @@ const NATIVE: &str = "table inet strict {
 }
 ";
 
+/// Denials in a target of a jump, with a log, and beside a map of verdicts.
+const NESTED: &str = "table ip strict {
+    chain forbidden {
+        ip daddr 10.9.0.3 log prefix \"denied \" counter drop
+    }
+    chain by_host {
+        ip saddr 172.7.21.2 goto forbidden
+    }
+    chain f {
+        type filter hook forward priority -5; policy drop;
+        ct state vmap { established : accept, related : accept, invalid : drop }
+        jump by_host
+        limit rate 1/minute log prefix \"end \"
+    }
+}
+";
+
+/// The same, with a denial of everything behind the jump and a policy that accepts.
+const NESTED_END: &str = "table inet strict {
+    chain forbidden {
+        meta nfproto ipv4 ip daddr 10.9.0.3 reject
+    }
+    chain f {
+        type filter hook forward priority 5; policy accept;
+        ct state established,related accept
+        jump forbidden
+        goto end
+    }
+    chain end {
+        log
+        drop
+    }
+}
+";
+
 fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
     let (pod, _server) = pod_and_server();
     for (what, program, args, rules) in [
@@ -199,6 +234,8 @@ fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
         ("ufw", "iptables-nft-restore", &[], UFW),
         ("last rule", "iptables-nft-restore", &[], LAST_RULE),
         ("native", "nft", &["-f", "-"], NATIVE),
+        ("nested", "nft", &["-f", "-"], NESTED),
+        ("nested end", "nft", &["-f", "-"], NESTED_END),
     ] {
         nft("flush ruleset");
         load(program, args, rules);
@@ -212,6 +249,27 @@ fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
         assert!(!pod.reaches("10.9.0.2"), "{what}: taken back\n{}", nft("list ruleset"));
         assert!(!nft("list ruleset").contains("172.7.0.0"), "{what}");
     }
+}
+
+fn denials_of_several_foreign_chains_at_once_still_deny() {
+    let (pod, _server) = pod_and_server();
+    load("iptables-nft-restore", &[], DOCKER);
+    load("nft", &["-f", "-"], NATIVE);
+    load("nft", &["-f", "-"], &NESTED.replace("strict", "nested"));
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    for blow in ["", "flush chain inet strict f", "delete table ip nested", "delete table inet strict"] {
+        if !blow.is_empty() {
+            nft(blow);
+        }
+        settle(&mut forward);
+        assert!(pod.reaches("10.9.0.2"), "{blow}: {}", nft("list ruleset"));
+        assert!(!pod.reaches("10.9.0.3"), "{blow}: {}", nft("list ruleset"));
+    }
+    // Made again by its owner, without ours.
+    load("nft", &["-f", "-"], NATIVE);
+    assert!(!pod.reaches("10.9.0.2"));
+    settle(&mut forward);
+    assert!(pod.reaches("10.9.0.2") && !pod.reaches("10.9.0.3"), "{}", nft("list ruleset"));
 }
 
 fn denial_that_comes_later_denies() {
@@ -360,6 +418,7 @@ fn main() -> ExitCode {
     }
     common::main(cases![
         denial_of_a_foreign_chain_still_denies_what_it_denied,
+        denials_of_several_foreign_chains_at_once_still_deny,
         denial_that_comes_later_denies,
         rules_that_went_through_iptables_save_and_restore_stay_ours,
         rules_are_taken_back_from_every_chain_when_nothing_shall_pass,
