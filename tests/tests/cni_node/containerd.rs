@@ -118,13 +118,20 @@ impl Containerd {
 
     /// The address of a container's `eth0`.
     pub(crate) fn address(&self, name: &str) -> Result<Ipv4Addr> {
-        let printed = self.exec(name, &["ip", "-o", "-4", "address", "show", "dev", "eth0"])?;
-        let address = printed.split_whitespace().nth(3).and_then(|address| address.split('/').next());
-        address.and_then(|address| address.parse().ok()).with_context(|| format!("address of {name}: {printed:?}"))
+        printed(|| {
+            let printed = self.exec(name, &["ip", "-o", "-4", "address", "show", "dev", "eth0"])?;
+            let address = printed.split_whitespace().nth(3).and_then(|address| address.split('/').next());
+            address.and_then(|address| address.parse().ok()).with_context(|| format!("address of {name}: {printed:?}"))
+        })
     }
 
     /// What the server at `url` answers to a container, as [`super::ask`].
     pub(crate) fn ask(&self, name: &str, url: &str) -> Result<String> {
-        image::answer(&self.exec(name, &image::question(url))?)
+        printed(|| image::answer(&self.exec(name, &image::question(url))?))
     }
+}
+
+/// What a program in a container printed. `ctr` loses the output of one that ends before its streams are attached.
+pub(crate) fn printed<T>(exec: impl FnMut() -> Result<T>) -> Result<T> {
+    eventually(LIMIT, exec)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::Host;
 use prost::Message;
 
-use super::containerd::{Containerd, RUNTIME};
+use super::containerd::{Containerd, RUNTIME, printed};
 use super::image;
 
 /// CRI keeps its images and containers in this namespace of containerd's.
@@ -195,7 +195,7 @@ conf_dir = "/etc/cni/net.d"
     /// What the server at `url` answers to a sandbox.
     pub(crate) fn ask(&self, id: &str, url: &str) -> Result<String> {
         let exec = ["-n", NAMESPACE, "tasks", "exec", "--exec-id", "question", id];
-        image::answer(&self.containerd.ctr(&[&exec[..], &image::question(url)].concat())?)
+        printed(|| image::answer(&self.containerd.ctr(&[&exec[..], &image::question(url)].concat())?))
     }
 
     /// One call: a message behind five bytes, flag and length (gRPC over HTTP2, "Length-Prefixed-Message").
