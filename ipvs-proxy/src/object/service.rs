@@ -104,12 +104,11 @@ impl Service {
     pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
         root.expect_kind("Service")?;
-        let created = root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().to_owned();
         let name = object_name(&root)?;
         if name.namespace.len().max(name.name.len()) > LONGEST_NAME {
             return Err(root.get("metadata").problem("a namespace and a name of at most 63 letters"));
         }
-        let mut service = Self::nobodys(name, created);
+        let mut service = Self::nobodys(name);
         let cluster_ips = if is_elsewhere(&root)? { Vec::new() } else { cluster_ips(&root, &mut service.skipped)? };
         let ports = ports(&root, &mut service.skipped)?;
         if cluster_ips.is_empty() {
@@ -117,15 +116,16 @@ impl Service {
             return Ok(service);
         }
         (service.cluster_ips, service.ports) = (cluster_ips, ports);
-        service.read_options(&root)?;
+        service.created = or_open(&mut service.skipped, created(&root));
+        service.read_options(&root);
         Ok(service)
     }
 
     /// A Service that asks for nothing.
-    const fn nobodys(name: ObjectName, created: String) -> Self {
+    const fn nobodys(name: ObjectName) -> Self {
         Self {
             name,
-            created,
+            created: String::new(),
             cluster_ips: Vec::new(),
             ports: Vec::new(),
             external_ips: Vec::new(),
@@ -140,26 +140,27 @@ impl Service {
         }
     }
 
-    /// Everything that a Service can ask for beside its virtual addresses and ports.
-    fn read_options(&mut self, root: &Field<'_>) -> Result<(), Problem> {
-        let spec = root.get("spec");
-        for item in spec.get("externalIPs").items()? {
-            keep(&mut self.external_ips, &mut self.skipped, usable_address(&item));
+    /// Everything that a Service can ask for beside its virtual addresses and ports. An option that cannot be read counts as
+    /// left open.
+    fn read_options(&mut self, root: &Field<'_>) {
+        let (spec, skipped) = (root.get("spec"), &mut self.skipped);
+        for item in or_open(skipped, spec.get("externalIPs").items()) {
+            keep(&mut self.external_ips, skipped, usable_address(&item));
         }
-        for item in root.get("status").get("loadBalancer").get("ingress").items()? {
+        for item in or_open(skipped, root.get("status").get("loadBalancer").get("ingress").items()) {
             if !item.get("ip").is_absent() {
-                keep(&mut self.load_balancer, &mut self.skipped, ingress(&item));
+                keep(&mut self.load_balancer, skipped, ingress(&item));
             }
         }
-        for item in spec.get("loadBalancerSourceRanges").items()? {
-            keep(&mut self.source_ranges, &mut self.skipped, source_range(&item));
+        for item in or_open(skipped, spec.get("loadBalancerSourceRanges").items()) {
+            keep(&mut self.source_ranges, skipped, source_range(&item));
         }
-        self.internal_policy = policy(&spec.get("internalTrafficPolicy"))?;
-        self.external_policy = policy(&spec.get("externalTrafficPolicy"))?;
-        self.affinity = affinity(&spec)?;
-        self.health_check_node_port = node_port(&spec.get("healthCheckNodePort"))?;
-        self.traffic_distribution = spec.get("trafficDistribution").text()?.map(str::to_owned);
-        Ok(())
+        self.internal_policy = or_open(skipped, policy(&spec.get("internalTrafficPolicy")));
+        self.external_policy = or_open(skipped, policy(&spec.get("externalTrafficPolicy")));
+        self.affinity = or_open(skipped, affinity(&spec));
+        self.health_check_node_port = or_open(skipped, node_port(&spec.get("healthCheckNodePort")));
+        self.traffic_distribution =
+            or_open(skipped, spec.get("trafficDistribution").text().map(|text| text.map(str::to_owned)));
     }
 
     /// The IPv4 address at which it is served.
@@ -173,6 +174,18 @@ impl Service {
     pub(crate) fn families(&self) -> BTreeSet<IpFamily> {
         self.cluster_ips.iter().map(|addr| IpFamily::of(*addr)).collect()
     }
+}
+
+/// The value, or what counts when it is left open; why it cannot be read is noted.
+fn or_open<T: Default>(skipped: &mut Vec<String>, value: Result<T, Problem>) -> T {
+    value.unwrap_or_else(|problem| {
+        skipped.push(problem.to_string());
+        T::default()
+    })
+}
+
+fn created(root: &Field<'_>) -> Result<String, Problem> {
+    Ok(root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().to_owned())
 }
 
 /// True for a Service that no proxy, or another one, serves.
@@ -192,7 +205,7 @@ fn cluster_ips(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<IpAddr
         return Ok(Vec::new());
     }
     let mut addresses = vec![usable_address(&field)?];
-    for item in spec.get("clusterIPs").items()? {
+    for item in or_open(skipped, spec.get("clusterIPs").items()) {
         keep(&mut addresses, skipped, usable_address(&item));
     }
     let mut seen = BTreeSet::new();
@@ -217,19 +230,20 @@ fn usable_address(field: &Field<'_>) -> Result<IpAddr, Problem> {
 
 fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<ServicePort>, Problem> {
     let items = root.get("spec").get("ports").items()?;
-    let mut ports: Vec<ServicePort> = Vec::new();
+    let (mut ports, mut refused): (Vec<ServicePort>, Option<Problem>) = (Vec::new(), None);
     for item in &items {
         let port = port(item, items.len() > 1).and_then(|port| match ports.iter().any(|other| collide(other, &port)) {
             true => Err(item.problem("each name, and each pair of protocol and port, once")),
             false => Ok(port),
         });
-        if let (Err(problem), true) = (&port, items.len() == 1) {
-            // Nothing would be left of the Service: it is malformed.
-            return Err(problem.clone());
-        }
+        refused = refused.or_else(|| port.as_ref().err().cloned());
         keep(&mut ports, skipped, port);
     }
-    Ok(ports)
+    match refused {
+        // Nothing would be left of the Service: it is malformed.
+        Some(problem) if ports.is_empty() => Err(problem),
+        _ => Ok(ports),
+    }
 }
 
 fn port(item: &Field<'_>, one_of_several: bool) -> Result<ServicePort, Problem> {
@@ -376,6 +390,18 @@ mod tests {
                 json!({"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}),
                 "status.loadBalancer.ingress[0].ip",
             ),
+            (&["spec", "externalIPs"], json!([null]), "spec.externalIPs[0]"),
+            (&["spec", "externalIPs"], json!(["10.4.7.10/24"]), "spec.externalIPs[0]"),
+            (&["spec", "externalIPs"], json!(["fe80::1%eth0"]), "spec.externalIPs[0]"),
+            (&["spec", "externalIPs"], json!("10.4.7.10"), "spec.externalIPs"),
+            (&["spec", "loadBalancerSourceRanges"], json!({}), "spec.loadBalancerSourceRanges"),
+            (&["spec", "clusterIPs"], json!("192.168.0.10"), "spec.clusterIPs"),
+            (&["status"], json!({"loadBalancer": {"ingress": {"ip": "10.4.7.9"}}}), "status.loadBalancer.ingress"),
+            (&["spec", "internalTrafficPolicy"], json!("local"), "spec.internalTrafficPolicy"),
+            (&["spec", "externalTrafficPolicy"], json!(7), "spec.externalTrafficPolicy"),
+            (&["spec", "healthCheckNodePort"], json!("31000"), "spec.healthCheckNodePort"),
+            (&["spec", "trafficDistribution"], json!([]), "spec.trafficDistribution"),
+            (&["metadata", "creationTimestamp"], json!(1_700_000_000), "metadata.creationTimestamp"),
         ] {
             let service = Service::from_json(&with(path, value.clone())).unwrap();
             assert_eq!((service.cluster_ip().is_some(), service.ports.len()), (true, 1), "{value}");
@@ -394,6 +420,7 @@ mod tests {
             (&["spec", "clusterIP"], json!(7), "spec.clusterIP"),
             (&["spec", "ports"], json!({}), "spec.ports"),
             (&["spec", "ports"], json!([{"port": 0}]), "spec.ports[0].port"),
+            (&["spec", "ports"], json!([{"name": "a", "port": 0}, null]), "spec.ports[0].port"),
             (&["metadata", "name"], json!("a/b"), "metadata.name"),
             (&["metadata", "name"], json!("a".repeat(64)), "metadata"),
         ] {

@@ -177,6 +177,16 @@ mod tests {
             ("endpoints", beside(json!({"addresses": []})), "endpoints[1].addresses"),
             ("endpoints", beside(json!({"addresses": ["fd00::1"]})), "endpoints[1].addresses[0]"),
             ("endpoints", beside(json!({"addresses": ["127.0.0.1"]})), "endpoints[1].addresses[0]"),
+            ("endpoints", beside(json!(null)), "endpoints[1].addresses"),
+            ("endpoints", beside(json!({"addresses": [null, "172.7.21.3"]})), "endpoints[1].addresses[0]"),
+            ("endpoints", beside(json!({"addresses": "172.7.21.3"})), "endpoints[1].addresses"),
+            ("endpoints", beside(json!({"addresses": ["172.7.21.3/24"]})), "endpoints[1].addresses[0]"),
+            ("endpoints", beside(json!({"addresses": ["fe80::1%eth0"]})), "endpoints[1].addresses[0]"),
+            ("endpoints", beside(json!({"addresses": ["::ffff:172.7.21.3"]})), "endpoints[1].addresses[0]"),
+            ("ports", json!([{"name": "http", "port": 8080}, {"port": "8081"}]), "ports[1].port"),
+            ("ports", json!([{"name": "http", "port": 8080}, {"port": 65_536}]), "ports[1].port"),
+            ("ports", json!([{"name": "http", "port": 8080}, {"port": -1}]), "ports[1].port"),
+            ("ports", json!([{"name": "http", "port": 8080}, null]), "ports[1]"),
             (
                 "endpoints",
                 beside(json!({"addresses": ["172.7.21.3"], "conditions": {"ready": "yes"}})),
@@ -190,6 +200,16 @@ mod tests {
             let kept = if key == "ports" { slice.ports.len() } else { slice.endpoints.len() };
             assert_eq!((kept, slice.skipped.len()), (1, 1), "{value}");
             assert!(slice.skipped[0].starts_with(&format!("{field}: ")), "{:?}", slice.skipped);
+        }
+    }
+
+    #[test]
+    fn lists_that_are_null_or_missing_are_empty() {
+        for key in ["ports", "endpoints"] {
+            let mut object = slice();
+            object[key] = Value::Null;
+            let slice = EndpointSlice::from_json(&object).unwrap();
+            assert_eq!((slice.ports.len() * slice.endpoints.len(), slice.skipped.len()), (0, 0), "{key}");
         }
     }
 

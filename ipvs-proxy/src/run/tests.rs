@@ -295,6 +295,30 @@ fn a_port_renamed_in_service_and_slice_together_takes_nothing_down() {
 }
 
 #[test]
+fn services_that_change_their_addresses_or_names_together_take_nothing_down() {
+    let mut rig = Rig::web();
+    rig.service("api", 11, "TCP");
+    rig.endpoints("api", "TCP", &[2, 3]);
+    rig.receive(Event::Commit);
+    assert!(!rig.work().is_empty());
+    // Two Services of one file swap their addresses.
+    rig.service("web", 11, "TCP");
+    rig.service("api", 10, "TCP");
+    assert_eq!(rig.work_midway(), Vec::<String>::new());
+    let steps = rig.work();
+    assert!(steps.iter().all(|step| step.starts_with("nft ~")), "only owners in the record change: {steps:?}");
+    // A Service of one file is renamed, with its slice.
+    for key in ["services/default/web", "endpointslices/default/web-1"] {
+        rig.receive(Event::Delete { key: key.to_owned(), revision: 2 });
+    }
+    rig.service("www", 11, "TCP");
+    rig.endpoints("www", "TCP", &[2, 3]);
+    assert_eq!(rig.work_midway(), Vec::<String>::new());
+    let steps = rig.work();
+    assert!(steps.iter().all(|step| step.starts_with("nft ~")), "{steps:?}");
+}
+
+#[test]
 fn a_change_that_begins_while_another_is_planned_is_left_for_its_end() {
     let mut rig = Rig::web();
     rig.endpoints("web", "TCP", &[2, 3, 4]);
