@@ -57,7 +57,7 @@ pub struct Manifest {
 /// How a text is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// One JSON value.
+    /// JSON values, any number of them.
     Json,
     /// YAML, any number of documents. JSON is a subset of it.
     Yaml,
@@ -119,7 +119,9 @@ pub fn parse(form: Form, text: &[u8], kinds: &[Kind]) -> Result<Manifest, Invali
         let place = Place { document: format!("document {}", index.saturating_add(1)), path: String::new() };
         match document {
             Ok(document) => reader.read(document, &place),
-            Err(refusal) => reader.manifest.problems.push(place.refuse("", refusal.to_string(), "a document of YAML")),
+            Err(refusal) => {
+                reader.manifest.problems.push(place.refuse("", refusal.to_string(), "a document of its own"))
+            }
         }
     }
     Ok(reader.manifest)
@@ -130,14 +132,25 @@ type Documents = Vec<Result<Value, InvalidText>>;
 fn documents(form: Form, text: &[u8]) -> Result<Documents, InvalidText> {
     let invalid = |message: String| InvalidText { form, message };
     match form {
-        Form::Json if text.trim_ascii().is_empty() => Ok(Vec::new()),
-        Form::Json => {
-            serde_json::from_slice(text).map(|value| vec![Ok(value)]).map_err(|error| invalid(error.to_string()))
-        }
+        Form::Json => json(text).map_err(invalid),
         Form::Yaml => match any_yaml(text) {
             Ok(found) => Ok(found.into_iter().map(Ok).collect()),
             Err(message) => one_by_one(text).ok_or_else(|| invalid(message)),
         },
+    }
+}
+
+/// JSON values one after the other, as `kubectl` reads them. What follows a fault cannot be read.
+fn json(text: &[u8]) -> Result<Documents, String> {
+    let values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let invalid = |error: serde_json::Error| InvalidText { form: Form::Json, message: error.to_string() };
+    let mut documents: Documents = values.map(|value| value.map_err(invalid)).collect();
+    match documents.pop() {
+        Some(Err(refusal)) if documents.is_empty() => Err(refusal.message),
+        last => {
+            documents.extend(last);
+            Ok(documents)
+        }
     }
 }
 
@@ -485,6 +498,21 @@ spec:
             assert!(refusal.starts_with("not valid YAML") && !refusal.contains('\n'), "{text:?}: {refusal:?}");
         }
         assert!(parse(Form::Json, b"{", &KINDS).unwrap_err().to_string().starts_with("not valid JSON"));
+    }
+
+    #[test]
+    fn json_objects_may_follow_each_other_and_a_torn_one_takes_none_of_those_before_it() {
+        let read = |text: &str| parse(Form::Json, text.as_bytes(), &KINDS);
+        let (web, api) =
+            (String::from_utf8(super::tests::read(WEB).objects.remove(0).json).unwrap(), "{\"kind\": \"X\"}");
+        let manifest = read(&format!("{web}\n{api}{}\n", web.replace("web", "www"))).unwrap();
+        assert_eq!((manifest.objects.len(), manifest.unused.len(), manifest.problems.len()), (2, 1, 0));
+        let torn = read(&format!("{web}\n{{\"kind\": ")).unwrap();
+        assert_eq!((torn.objects.len(), torn.problems.len()), (1, 1));
+        let problem = torn.problems[0].to_string();
+        assert!(problem.starts_with("document 2: not valid JSON"), "{problem}");
+        assert_eq!(read(" \n").unwrap(), Manifest::default());
+        assert!(read("{").is_err());
     }
 
     #[test]
