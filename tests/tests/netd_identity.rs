@@ -199,6 +199,53 @@ fn nodes_that_swap_their_addresses_keep_their_subnets() -> Result<()> {
     Ok(())
 }
 
+fn fresh_node_takes_its_reservation_beside_a_lease_and_a_key_of_another_length() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    let ends = net.etcd.etcdctl(&["lease", "grant", "3600"])?;
+    let ends = ends.stdout.split_whitespace().nth(1).context("number of the lease")?.to_owned();
+    for (key, flags) in [("172.7.5.0-24", Some(&ends)), ("172.7.21.0-25", None), ("172.7.50.0-24", None)] {
+        let key = format!("/coreos.com/network/subnets/{key}");
+        let value = lease("10.4.7.21", "host-gw");
+        match flags {
+            Some(id) => net.etcd.etcdctl(&["put", &format!("--lease={id}"), &key, &value]).map(drop)?,
+            None => net.etcd.put(&key, &value)?,
+        }
+    }
+    let all = ["172.7.21.0-25", "172.7.5.0-24", "172.7.50.0-24"];
+    for _ in 0..2 {
+        let netd = net.netd("hdss7-21")?;
+        let file = net.host("hdss7-21")?.read("/run/flannel/subnet.env")?;
+        ensure!(file.contains("FLANNEL_SUBNET=172.7.50.1/24"), "{file}");
+        ensure!(net.subnets()? == all, "{:?}", net.subnets()?);
+        eventually(SOON, || {
+            let warnings = status(&net, "hdss7-21")?["warnings"].to_string();
+            ensure!(warnings.contains("172.7.21.0-25") && warnings.contains("172.7.5.0-24"), "{warnings}");
+            Ok(())
+        })?;
+        netd.terminate(SOON)?;
+    }
+    Ok(())
+}
+
+fn own_key_deleted_in_one_transaction_with_others_is_claimed_again() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    for n in [30, 31, 32, 33] {
+        net.put_lease(&format!("172.7.{n}.0-24"), &format!("10.4.7.{n}"), "host-gw")?;
+    }
+    let _netd = net.netd("hdss7-21")?;
+    for _ in 0..3 {
+        // Ends before the bound: one key more than the own one.
+        net.put_lease("172.7.20.0-24", "10.4.7.20", "host-gw")?;
+        net.etcd.etcdctl(&["del", "/coreos.com/network/subnets/172.7.20", "/coreos.com/network/subnets/172.7.22"])?;
+        eventually(SOON, || {
+            let left = ["172.7.21.0-24", "172.7.30.0-24", "172.7.31.0-24", "172.7.32.0-24", "172.7.33.0-24"];
+            ensure!(net.subnets()? == left, "{:?}", net.subnets()?);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -212,6 +259,8 @@ fn main() -> ExitCode {
             node_that_moves_again_and_again_keeps_its_subnet,
             node_without_its_subnet_file_or_device_knows_its_lease_again,
             nodes_that_swap_their_addresses_keep_their_subnets,
+            fresh_node_takes_its_reservation_beside_a_lease_and_a_key_of_another_length,
+            own_key_deleted_in_one_transaction_with_others_is_claimed_again,
         ],
     )
 }

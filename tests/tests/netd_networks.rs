@@ -135,6 +135,30 @@ fn network_alone_under_another_prefix_has_the_usual_names() -> Result<()> {
     Ok(())
 }
 
+fn accepts_in_foreign_chains_survive_a_save_and_go_with_their_flag() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    let host = net.host("hdss7-21")?;
+    host.run(&["sh", "-c", "iptables-nft -P FORWARD DROP"])?;
+    let count =
+        || Ok::<_, anyhow::Error>(host.run(&["iptables-nft", "-S", "FORWARD"])?.stdout.matches("172.7.0.0").count());
+    let first = ready(&net, &[])?;
+    ensure!(count()? == 2);
+    for _ in 0..2 {
+        host.run(&["sh", "-c", "iptables-nft-save | iptables-nft-restore"])?;
+    }
+    throughout(Duration::from_secs(1), || {
+        ensure!(count()? == 2, "{}", count()?);
+        Ok(())
+    })?;
+    first.terminate(SOON)?;
+    host.run(&["sh", "-c", "iptables-nft-save | iptables-nft-restore"])?;
+    let _second = ready(&net, &["--iptables-forward-rules=false"])?;
+    eventually(SOON, || {
+        ensure!(count()? == 0, "{}", count()?);
+        Ok(())
+    })
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -142,6 +166,7 @@ fn main() -> ExitCode {
             two_networks_on_one_host_leave_each_other_alone,
             second_daemon_of_one_network_is_refused_by_the_first_ones_process,
             network_alone_under_another_prefix_has_the_usual_names,
+            accepts_in_foreign_chains_survive_a_save_and_go_with_their_flag,
         ],
     )
 }

@@ -45,6 +45,8 @@ pub(crate) struct View {
     doubted: bool,
     /// Leases deleted of late, each with its time.
     deleted: VecDeque<(Duration, StoredLease)>,
+    /// Leases that came of late, each with its time.
+    arrived: BTreeMap<SubnetKey, Duration>,
     /// Subnets that the kernel has routes to from an earlier run.
     leftovers: BTreeSet<Prefix>,
 }
@@ -102,7 +104,7 @@ impl View {
                 self.listed = Some(Listed::default());
                 Change { status: true, ..Change::default() }
             }
-            LeaseEvent::Put(stored) => self.put(stored),
+            LeaseEvent::Put(stored) => self.put(stored, now),
             LeaseEvent::Delete(key, revision) => self.delete(key, revision, now),
             LeaseEvent::Invalid { key, reason, revision } => self.put_invalid(key, reason, revision, now),
             LeaseEvent::Removed(key) => {
@@ -117,13 +119,15 @@ impl View {
         }
     }
 
-    fn put(&mut self, stored: StoredLease) -> Change {
+    fn put(&mut self, stored: StoredLease, now: Duration) -> Change {
         let key = stored.lease.key;
         if let Some(listed) = &mut self.listed {
             listed.leases.insert(key);
             if !self.leases.contains_key(&key) {
                 listed.new.insert(key);
             }
+        } else if !self.leases.contains_key(&key) {
+            self.arrived.insert(key, now);
         }
         self.withheld.remove(&key);
         self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
@@ -177,10 +181,12 @@ impl View {
         while self.deleted.front().is_some_and(|(then, _)| now.saturating_sub(*then) > BURST) {
             self.deleted.pop_front();
         }
+        self.arrived.retain(|_, then| now.saturating_sub(*then) <= BURST);
         self.deleted.push_back((now, stored));
         let others = |key: &SubnetKey| !self.is_own(key);
         let lost = self.deleted.iter().filter(|(_, stored)| others(&stored.lease.key)).count();
-        let left = self.leases.keys().filter(|key| others(key)).count();
+        // What came instead makes the loss no smaller.
+        let left = self.leases.keys().filter(|key| others(key) && !self.arrived.contains_key(key)).count();
         if lost > 1 && is_most(lost, lost + left) {
             for (_, stored) in std::mem::take(&mut self.deleted) {
                 let key = stored.lease.key;
@@ -253,7 +259,7 @@ impl View {
             match event {
                 LeaseEvent::Put(stored) => {
                     shown.insert(stored.lease.key);
-                    change.leases.extend(self.put(stored).leases);
+                    change.leases.extend(self.put(stored, Duration::ZERO).leases);
                 }
                 LeaseEvent::Invalid { key, reason, revision } => {
                     change.invalid = true;

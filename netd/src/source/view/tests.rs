@@ -140,6 +140,20 @@ fn values_that_turn_unreadable_are_losses_like_deletions() {
 }
 
 #[test]
+fn leases_that_come_with_a_burst_do_not_make_it_believed() {
+    let late = Duration::from_secs(100);
+    for (seconds, doubted) in [(100, true), (10, false)] {
+        let mut view = view(listing(&[21, 22, 23, 24]));
+        for n in 31..40 {
+            view.apply(put(n), Duration::from_secs(seconds));
+        }
+        view.apply(delete(22), late);
+        view.apply(delete(23), late);
+        assert_eq!(view.is_doubted(), doubted, "two of three, or of twelve that are long known");
+    }
+}
+
+#[test]
 fn own_key_counts_for_nothing_in_a_burst() {
     for own_too in [false, true] {
         let mut view = view(listing(&[21, 22, 23, 24]));
