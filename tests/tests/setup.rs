@@ -49,7 +49,10 @@ const INSTALLED: [(&str, &str); 23] = [
     ("flex", "flex"),
     ("gcc", "gcc"),
     ("iproute2", "bridge ip tc"),
-    ("iptables", "iptables iptables-legacy iptables-nft iptables-nft-save iptables-save ip6tables-save"),
+    (
+        "iptables",
+        "iptables iptables-legacy iptables-nft iptables-nft-restore iptables-nft-save iptables-save ip6tables-save",
+    ),
     ("iputils-ping", "ping"),
     ("ipvsadm", "ipvsadm"),
     ("kmod", "modprobe"),
