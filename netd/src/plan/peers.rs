@@ -89,6 +89,8 @@ struct Peer {
 pub(super) struct Peers {
     by_key: BTreeMap<SubnetKey, Peer>,
     by_mac: BTreeMap<MacAddr, BTreeSet<SubnetKey>>,
+    /// How many leases have subnets of each length: a network around another one is looked for at these lengths only.
+    lengths: BTreeMap<u8, usize>,
     /// Leases of this node among them.
     own: usize,
 }
@@ -96,18 +98,30 @@ pub(super) struct Peers {
 impl Peers {
     /// Puts a lease in, replaces it, or with `None` takes it out.
     pub(super) fn set(&mut self, key: SubnetKey, lease: Option<(StoredLease, Standing)>) {
-        match self.by_key.remove(&key).map(|before| before.standing) {
-            Some(Standing::Usable(Some(mac))) => self.forget_mac(mac, key),
-            Some(Standing::Own) => self.own = self.own.saturating_sub(1),
-            _ => {}
+        if let Some(before) = self.by_key.remove(&key) {
+            self.forget_length(key.v4.len());
+            match before.standing {
+                Standing::Usable(Some(mac)) => self.forget_mac(mac, key),
+                Standing::Own => self.own = self.own.saturating_sub(1),
+                Standing::Usable(None) | Standing::Unusable(_) => {}
+            }
         }
         let Some((stored, standing)) = lease else { return };
+        *self.lengths.entry(key.v4.len()).or_default() += 1;
         match standing {
             Standing::Usable(Some(mac)) => drop(self.by_mac.entry(mac).or_default().insert(key)),
             Standing::Own => self.own += 1,
             Standing::Usable(None) | Standing::Unusable(_) => {}
         }
         self.by_key.insert(key, Peer { stored, standing });
+    }
+
+    fn forget_length(&mut self, len: u8) {
+        let Some(count) = self.lengths.get_mut(&len) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.lengths.remove(&len);
+        }
     }
 
     fn forget_mac(&mut self, mac: MacAddr, key: SubnetKey) {
@@ -182,7 +196,8 @@ impl Peers {
     /// Other usable leases that share addresses with `key`: networks around it, and networks that begin inside it.
     fn overlapping(&self, key: &SubnetKey) -> impl Iterator<Item = (&SubnetKey, &Peer)> {
         let subnet = key.v4;
-        let around = (0..subnet.len()).filter_map(move |len| Prefix::new(subnet.addr(), len).ok());
+        let shorter = self.lengths.keys().take_while(move |len| **len < subnet.len());
+        let around = shorter.filter_map(move |len| Prefix::new(subnet.addr(), *len).ok());
         let around = around.flat_map(|around| {
             self.by_key.range(SubnetKey::v4(around)..).take_while(move |(other, _)| other.v4 == around)
         });
