@@ -89,7 +89,7 @@ struct Peer {
 pub(super) struct Peers {
     by_key: BTreeMap<SubnetKey, Peer>,
     by_mac: BTreeMap<MacAddr, BTreeSet<SubnetKey>>,
-    /// How many leases have subnets of each length: a network around another one is looked for at these lengths only.
+    /// How many leases have subnets of each length: a network around another one has one of these.
     lengths: BTreeMap<u8, usize>,
     /// Leases of this node among them.
     own: usize,
