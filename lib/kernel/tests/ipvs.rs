@@ -8,9 +8,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use common::{ip, sh};
@@ -302,46 +300,25 @@ fn time_outs_are_set_one_by_one() {
     assert_eq!(ipvs.info().unwrap().version, (1, 2, 1));
 }
 
-/// Enters the lab kernel when this one has no IPVS; answers false when there is neither.
-fn find_kernel() -> bool {
-    if Ipvs::open().is_ok() {
-        return true;
-    }
-    if std::env::var_os("NETD_LAB_GUEST").is_some() {
-        return false;
-    }
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/kernel");
-    let built = Command::new(scripts.join("build")).arg("--path").output();
-    if !built.is_ok_and(|output| output.status.success()) {
-        return false;
-    }
-    let program = std::env::current_exe().unwrap();
-    let error = Command::new(scripts.join("run")).arg("--").arg(program).args(std::env::args_os().skip(1)).exec();
-    eprintln!("the lab kernel cannot be started: {error}");
-    false
-}
-
 fn main() -> ExitCode {
     macro_rules! cases {
         ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
     }
-    let cases: &[common::Case] = cases![
-        servers_read_back_as_desired_and_go_without_a_trace,
-        changes_are_made_in_place,
-        foreign_servers_stay_and_recorded_ones_are_adopted,
-        rows_that_are_there_or_gone_already_are_no_errors,
-        a_refused_row_stops_none_and_says_what_to_do,
-        two_thousand_rows_go_in_and_out,
-        one_reading_finds_what_another_program_changed_among_many,
-        virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it,
-        scheduler_is_asked_for_without_making_anything,
-        connections_are_counted,
-        time_outs_are_set_one_by_one,
-    ];
-    if find_kernel() {
-        return common::main(cases);
-    }
-    eprintln!("SKIPPED: this kernel has no IPVS and the lab kernel is not built; run tests/kernel/build");
-    let ignored = cases.iter().map(|(name, _)| libtest_mimic::Trial::test(*name, || Ok(())).with_ignored_flag(true));
-    libtest_mimic::run(&libtest_mimic::Arguments::from_args(), ignored.collect()).exit_code()
+    common::main_in_lab(
+        "IPVS",
+        || Ipvs::open().is_ok(),
+        cases![
+            servers_read_back_as_desired_and_go_without_a_trace,
+            changes_are_made_in_place,
+            foreign_servers_stay_and_recorded_ones_are_adopted,
+            rows_that_are_there_or_gone_already_are_no_errors,
+            a_refused_row_stops_none_and_says_what_to_do,
+            two_thousand_rows_go_in_and_out,
+            one_reading_finds_what_another_program_changed_among_many,
+            virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it,
+            scheduler_is_asked_for_without_making_anything,
+            connections_are_counted,
+            time_outs_are_set_one_by_one,
+        ],
+    )
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -21,6 +23,32 @@ pub(crate) fn main(cases: &[Case]) -> ExitCode {
         Trial::test(*name, move || run(test)).with_ignored_flag(!able)
     };
     libtest_mimic::run(&Arguments::from_args(), cases.iter().map(trial).collect()).exit_code()
+}
+
+/// The same on a kernel that has `what`: this one, or the lab kernel. Where there is neither, cases count as ignored.
+pub(crate) fn main_in_lab(what: &str, has: impl Fn() -> bool, cases: &[Case]) -> ExitCode {
+    if has() || enter_lab() {
+        return main(cases);
+    }
+    eprintln!("SKIPPED: this kernel has no {what} and the lab kernel is not built; run tests/kernel/build");
+    let ignored = cases.iter().map(|(name, _)| Trial::test(*name, || Ok(())).with_ignored_flag(true));
+    libtest_mimic::run(&Arguments::from_args(), ignored.collect()).exit_code()
+}
+
+/// Goes on as the same program inside the lab kernel; returns false when that cannot be.
+fn enter_lab() -> bool {
+    if std::env::var_os("NETD_LAB_GUEST").is_some() {
+        return false;
+    }
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/kernel");
+    let built = Command::new(scripts.join("build")).arg("--path").output();
+    if !built.is_ok_and(|output| output.status.success()) {
+        return false;
+    }
+    let Ok(program) = std::env::current_exe() else { return false };
+    let error = Command::new(scripts.join("run")).arg("--").arg(program).args(std::env::args_os().skip(1)).exec();
+    eprintln!("the lab kernel cannot be started: {error}");
+    false
 }
 
 fn run(test: fn()) -> Result<(), Failed> {
