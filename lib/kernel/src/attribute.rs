@@ -3,7 +3,7 @@
 //! Reading is tolerant: a torn tail ends the list, an unknown attribute is skipped. One attribute that we do not
 //! understand must never hide the row that carries it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// NLA_F_NESTED and NLA_F_NET_BYTEORDER, which share the type field.
 const FLAGS: u16 = 0xc000;
@@ -36,6 +36,11 @@ pub(crate) fn u32(value: &[u8]) -> Option<u32> {
 /// A 16-bit number in network order.
 pub(crate) fn be16(value: &[u8]) -> Option<u16> {
     value.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+/// An IPv4 address.
+pub(crate) fn ipv4(value: &[u8]) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(value).map(Ipv4Addr::from).ok()
 }
 
 /// An address of 4 or 16 bytes.

@@ -22,6 +22,7 @@ pub mod route;
 pub mod subnet_file;
 pub mod sysctl;
 pub mod vlan;
+pub mod wireguard;
 
 /// One row as text: what it is, then how it is. Status pages, `tables` and golden tests print rows so.
 #[must_use]
@@ -33,7 +34,7 @@ pub use address::{Address, AddressKey};
 pub use address_plan::AddressPlan;
 pub use family::{IpFamily, PerFamily};
 pub use ifname::IfName;
-pub use link::{BridgeOptions, Link, LinkKind, PortOptions, VxlanOptions};
+pub use link::{BridgeOptions, IpipOptions, Link, LinkKind, PortOptions, VxlanOptions};
 pub use mac::MacAddr;
 pub use neighbour::{Fdb, FdbKey, Neighbour, NeighbourKey};
 pub use prefix::Prefix;

@@ -4,7 +4,7 @@
 //! that adopting an existing link does not disturb what nobody asked for.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{IfName, MacAddr};
 
@@ -46,6 +46,10 @@ pub enum LinkKind {
     Bridge(BridgeOptions),
     /// A VXLAN tunnel end point (RFC 7348, drivers/net/vxlan).
     Vxlan(VxlanOptions),
+    /// An IPv4-in-IPv4 tunnel (RFC 2003, net/ipv4/ipip.c).
+    Ipip(IpipOptions),
+    /// A WireGuard device (drivers/net/wireguard); its key and peers are in [`crate::wireguard`].
+    Wireguard,
     /// A device that swallows packets and holds addresses (drivers/net/dummy.c).
     Dummy,
     /// One end of a virtual Ethernet pair.
@@ -60,6 +64,8 @@ impl fmt::Display for LinkKind {
             Self::Bridge(options) if options.vlan_filtering => f.write_str("bridge vlan_filtering 1"),
             Self::Bridge(_) => f.write_str("bridge"),
             Self::Vxlan(options) => write!(f, "vxlan {options}"),
+            Self::Ipip(options) => write!(f, "ipip {options}"),
+            Self::Wireguard => f.write_str("wireguard"),
             Self::Dummy => f.write_str("dummy"),
             Self::Veth => f.write_str("veth"),
             Self::Other(kind) if kind.is_empty() => f.write_str("device"),
@@ -103,6 +109,22 @@ impl fmt::Display for VxlanOptions {
         }
         f.write_str(if self.learning { " learning" } else { " nolearning" })?;
         f.write_str(if self.gbp { " gbp" } else { "" })
+    }
+}
+
+/// Options of an IPv4-in-IPv4 tunnel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IpipOptions {
+    /// Source address of outer packets, and the one that the tunnel receives at; `None` for any.
+    pub local: Option<Ipv4Addr>,
+    /// The only other end; `None` when routes say where packets go.
+    pub remote: Option<Ipv4Addr>,
+}
+
+impl fmt::Display for IpipOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |addr: Option<Ipv4Addr>| addr.map_or_else(|| "any".to_owned(), |addr| addr.to_string());
+        write!(f, "local {} remote {}", text(self.local), text(self.remote))
     }
 }
 

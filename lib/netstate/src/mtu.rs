@@ -7,6 +7,12 @@ pub const VXLAN_OVER_IPV4: u32 = 50;
 /// the device to 70 below while subnet.env keeps promising 20 bytes too many.
 pub const VXLAN_OVER_IPV6: u32 = 70;
 
+/// WireGuard over IPv4 or IPv6: header 16, tag 16, UDP 8, IPv6 40. flannel takes as much for IPv4, where 60 would do.
+pub const WIREGUARD: u32 = 80;
+
+/// IPv4 in IPv4: another header of 20 bytes (RFC 2003).
+pub const IPIP: u32 = 20;
+
 /// The smallest MTU an IPv4 link may have, in bytes (ETH_MIN_MTU, RFC 791).
 pub const MIN_IPV4: u32 = 68;
 

@@ -4,7 +4,7 @@
 
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 use netstate::nft::{self, Element, Table};
-use netstate::{BridgeOptions, IfName, Link, LinkKind, Protocol, VxlanOptions, row_text};
+use netstate::{BridgeOptions, IfName, IpipOptions, Link, LinkKind, Protocol, VxlanOptions, row_text};
 
 fn link(kind: LinkKind) -> Link {
     Link { kind, mtu: None, mac: None, up: true, master: None }
@@ -31,6 +31,9 @@ fn links_say_their_kind_and_what_is_set() {
     assert_eq!(bridge.to_string(), "bridge vlan_filtering 1 up");
     let down = Link { up: false, master: Some("cbr0".parse().unwrap()), ..link(LinkKind::Other(String::new())) };
     assert_eq!(down.to_string(), "device master cbr0 down");
+    let ipip = link(LinkKind::Ipip(IpipOptions { local: Some([10, 4, 7, 21].into()), remote: None }));
+    assert_eq!(ipip.to_string(), "ipip local 10.4.7.21 remote any up");
+    assert_eq!(link(LinkKind::Wireguard).to_string(), "wireguard up");
 }
 
 #[test]

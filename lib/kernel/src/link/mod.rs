@@ -1,4 +1,4 @@
-//! Links: veth pairs, bridges, VXLAN devices, dummies; ports of bridges.
+//! Links: veth pairs, bridges, VXLAN, ipip and WireGuard devices, dummies; ports of bridges.
 //!
 //! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again;
 //! everything else is changed in place, so that routes and neighbours of an adopted link survive, and each setting by a
@@ -16,9 +16,9 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netstate::{IfName, Link, LinkKind, VxlanOptions};
+use netstate::{IfName, IpipOptions, Link, LinkKind, VxlanOptions};
 
 use self::read::{name_references, state};
 pub use self::table::{Links, OwnsLink};
@@ -203,6 +203,11 @@ impl Rtnl {
                 let data = vxlan_data(options, lower);
                 vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]
             }
+            LinkKind::Ipip(options) => {
+                let data = ipip_data(*options);
+                vec![LinkInfo::Kind(InfoKind::IpIp), LinkInfo::Data(InfoData::IpTunnel(data))]
+            }
+            LinkKind::Wireguard => vec![LinkInfo::Kind(InfoKind::Wireguard)],
             LinkKind::Dummy => vec![LinkInfo::Kind(InfoKind::Dummy)],
             LinkKind::Veth => vec![LinkInfo::Kind(InfoKind::Veth)],
             LinkKind::Other(other) => vec![LinkInfo::Kind(InfoKind::Other(other.clone()))],
@@ -213,6 +218,14 @@ impl Rtnl {
 fn set_up(message: &mut LinkMessage, up: bool) {
     message.header.change_mask |= LinkFlags::Up;
     message.header.flags.set(LinkFlags::Up, up);
+}
+
+/// As flannel makes one: routers may cut outer packets into fragments.
+fn ipip_data(options: IpipOptions) -> Vec<InfoIpTunnel> {
+    let mut data = vec![InfoIpTunnel::Ttl(0), InfoIpTunnel::PMtuDisc(false)];
+    data.extend(options.local.map(|local| InfoIpTunnel::Local(local.into())));
+    data.extend(options.remote.map(|remote| InfoIpTunnel::Remote(remote.into())));
+    data
 }
 
 fn vxlan_data(options: &VxlanOptions, lower: Option<u32>) -> Vec<InfoVxlan> {

@@ -3,7 +3,7 @@
 //! Invariant: a link with attributes nobody knows is still a link; only what has no usable name is left out.
 
 use netlink_packet_route::link::LinkFlags;
-use netstate::{BridgeOptions, IfName, Link, LinkKind, MacAddr, VxlanOptions};
+use netstate::{BridgeOptions, IfName, IpipOptions, Link, LinkKind, MacAddr, VxlanOptions};
 
 use super::LinkState;
 use crate::attribute;
@@ -31,6 +31,8 @@ const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
 const IFLA_VXLAN_GBP: u16 = 23;
+const IFLA_IPTUN_LOCAL: u16 = 2;
+const IFLA_IPTUN_REMOTE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
 
 /// include/uapi/linux/if.h
@@ -89,6 +91,12 @@ fn kind(info: &[u8]) -> LinkKind {
             learning: flag(IFLA_VXLAN_LEARNING),
             gbp: attribute::find(data, IFLA_VXLAN_GBP).is_some(),
         }),
+        "ipip" => {
+            let addr =
+                |kind| attribute::find(data, kind).and_then(attribute::ipv4).filter(|addr| !addr.is_unspecified());
+            LinkKind::Ipip(IpipOptions { local: addr(IFLA_IPTUN_LOCAL), remote: addr(IFLA_IPTUN_REMOTE) })
+        }
+        "wireguard" => LinkKind::Wireguard,
         "dummy" => LinkKind::Dummy,
         "veth" => LinkKind::Veth,
         other => LinkKind::Other(other.to_owned()),
@@ -191,7 +199,13 @@ mod tests {
         assert_eq!(bridge(&[0]).link.kind, LinkKind::Bridge(BridgeOptions { vlan_filtering: false }));
         assert_eq!(of_kind("dummy", |_| {}).link.kind, LinkKind::Dummy);
         assert_eq!(of_kind("veth", |_| {}).link.kind, LinkKind::Veth);
-        assert_eq!(of_kind("wireguard", |_| {}).link.kind, LinkKind::Other("wireguard".to_owned()));
+        assert_eq!(of_kind("wireguard", |_| {}).link.kind, LinkKind::Wireguard);
+        assert_eq!(of_kind("gtp", |_| {}).link.kind, LinkKind::Other("gtp".to_owned()));
+        let ipip = of_kind("ipip", |data| {
+            data.put(IFLA_IPTUN_LOCAL, &[10, 4, 7, 21]).put(IFLA_IPTUN_REMOTE, &[0; 4]);
+        });
+        let options = IpipOptions { local: Some([10, 4, 7, 21].into()), remote: None };
+        assert_eq!(ipip.link.kind, LinkKind::Ipip(options), "0.0.0.0 is any");
         let other = of_kind("geneve", |data| {
             data.put(IFLA_VXLAN_LINK, &2u32.to_ne_bytes());
         });
