@@ -36,7 +36,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 23] = [
+const INSTALLED: [(&str, &str); 24] = [
     ("bc", "bc"),
     ("binutils", "strip"),
     ("bison", "bison"),
@@ -62,6 +62,7 @@ const INSTALLED: [(&str, &str); 23] = [
     ("procps", "pgrep pkill ps sysctl"),
     ("strace", "strace"),
     ("systemd", "systemd-analyze"),
+    ("wireguard-tools", "wg"),
     ("xz-utils", "xz"),
 ];
 

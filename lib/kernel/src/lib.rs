@@ -5,13 +5,14 @@
 //!
 //! | module | table | oldest kernel |
 //! |---|---|---|
-//! | [`link`] | links: veth, bridge, vxlan, dummy | 4.20 |
+//! | [`link`] | links: veth, bridge, vxlan, ipip, wireguard, dummy | 4.20 |
 //! | [`address`], [`route`], [`neighbour`], [`fdb`] | addresses, routes, neighbours, tunnel forwarding | 4.20 |
 //! | [`qdisc`] | rate limits of links, the detour over `ifb` devices | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
 //! | `watch` (feature) | change notifications of the tables above, on tokio | 4.20 |
 //! | `query` (feature `watch`) | none: what the daemons ask outside their tables, on tokio | 4.20 |
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
+//! | [`wireguard`] | identity, port and peers of WireGuard devices | 5.6 |
 //! | [`nft`] | nftables tables, elements, foreign drop policies; its own monitor | 5.10 |
 //! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
@@ -47,6 +48,7 @@ mod socket;
 pub mod sysctl;
 #[cfg(feature = "watch")]
 pub mod watch;
+pub mod wireguard;
 
 pub use error::{Cause, KernelError, Nack, SocketError};
 pub use netns::Netns;

@@ -1,0 +1,189 @@
+//! WireGuard devices and their peers over generic netlink.
+//!
+//! The devices themselves are links; here is what `wg` sets: identity, port, peers. Every peer on the table's devices is
+//! ours. Invariants: peers are written one by one, and of each only what differs, so no session of an untouched peer is
+//! ever reset; identity is compared by its public key and written only when that differs; a peer that roamed is called
+//! back to its configured end point only when its session is over, or when another end point is desired.
+
+mod wire;
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use netstate::IfName;
+use netstate::wireguard::{Endpoint, Peer, PrivateKey, Row, RowKey};
+use reconcile::{Observed, Owner, Rows, Step, Target};
+
+use crate::attribute::Writer;
+use crate::error::{Cause, KernelError};
+use crate::genl::Genl;
+use crate::socket::{Fault, Message};
+
+/// Messages per datagram. Each may be refused, and a refusal occupies about 1 KiB of the receive buffer, whose default
+/// is 208 KiB (net.core.rmem_default).
+const BATCH: usize = 128;
+
+/// A session is used for this many seconds after its handshake (REJECT_AFTER_TIME, drivers/net/wireguard/messages.h).
+const SESSION: u64 = 180;
+
+type WireguardStep = Step<RowKey, Row>;
+
+/// The table of some WireGuard devices and their peers.
+#[derive(Debug)]
+pub struct Wireguards {
+    genl: Genl,
+    /// The devices, each with the identity that it gets.
+    devices: BTreeMap<IfName, PrivateKey>,
+    /// Where peers were sent to by us.
+    endpoints: BTreeMap<RowKey, Endpoint>,
+}
+
+impl Wireguards {
+    /// The table of `devices`; the kernel loads `wireguard` when it can.
+    ///
+    /// # Errors
+    /// [`Cause::Missing`] when this kernel has no WireGuard.
+    pub fn open(devices: impl IntoIterator<Item = (IfName, PrivateKey)>) -> Result<Self, KernelError> {
+        let genl = Genl::open(wire::FAMILY, wire::VERSION)?;
+        Ok(Self { genl, devices: devices.into_iter().collect(), endpoints: BTreeMap::new() })
+    }
+
+    fn rows_of(&mut self, link: &IfName, now: u64) -> Result<Rows<RowKey, Row>, KernelError> {
+        let mut rows = Rows::new();
+        let messages = match self.genl.dump(wire::GET_DEVICE, wire::device(link)) {
+            Ok(messages) => messages,
+            // Not made yet, or something else of that name, which the table of links is about to replace.
+            Err(Fault::Nack(nack)) if matches!(nack.errno, libc::ENODEV | libc::EOPNOTSUPP) => return Ok(rows),
+            Err(fault) => return Err(KernelError::new("list peers of", link, fault)),
+        };
+        let malformed = || KernelError::new("list peers of", link, Cause::Unexpected("no device".to_owned()));
+        let (device, peers) = wire::read(&messages).ok_or_else(malformed)?;
+        // The device goes with its link, never by this table.
+        let observed = Observed { value: Row::Device(device), owner: Owner::Foreign };
+        rows.insert(RowKey::Device(link.clone()), observed);
+        for (public, seen) in peers {
+            let key = RowKey::Peer(link.clone(), public);
+            let endpoint = self.endpoint(&key, &seen, now);
+            let wire::Seen { allowed, preshared, keepalive, .. } = seen;
+            let peer = Peer { endpoint, allowed, preshared, keepalive };
+            rows.insert(key, Observed { value: Row::Peer(peer), owner: Owner::Ours });
+        }
+        Ok(rows)
+    }
+
+    /// Where the kernel sends what is for a peer, and whether that is the peer's own doing.
+    fn endpoint(&self, key: &RowKey, seen: &wire::Seen, now: u64) -> Endpoint {
+        let Some(to) = seen.endpoint else { return Endpoint::Open };
+        let set = self.endpoints.get(key);
+        let alive = seen.handshake.is_some_and(|then| now.abs_diff(then) < SESSION);
+        match set {
+            Some(Endpoint::At(from)) if alive && *from != to => Endpoint::Roamed { to, from: Some(*from) },
+            None if alive => Endpoint::Roamed { to, from: None },
+            _ => Endpoint::At(to),
+        }
+    }
+
+    /// The message of a step; `None` when nothing is to be done.
+    fn body(&self, step: &WireguardStep) -> Result<Option<Writer>, KernelError> {
+        let (have, want) = match step {
+            Step::Create(_, want) => (None, want),
+            Step::Change(_, have, want) => (Some(have), want),
+            Step::Remove(RowKey::Peer(link, key), _) => return Ok(Some(wire::remove_peer(link, key))),
+            Step::Remove(RowKey::Device(_), _) => return Ok(None),
+        };
+        match (step.key(), have, want) {
+            (RowKey::Device(link), have, Row::Device(want)) => {
+                let known = matches!(have, Some(Row::Device(have)) if have.public_key == want.public_key);
+                let missing = || error(step, Cause::Missing(format!("private key of {link}")));
+                let private = if known { None } else { Some(self.devices.get(link).ok_or_else(missing)?) };
+                Ok(Some(wire::set_device(link, private, want.listen_port)))
+            }
+            (RowKey::Peer(link, key), Some(Row::Peer(have)), Row::Peer(want)) => {
+                Ok(Some(wire::set_peer(link, key, Some(have), want)))
+            }
+            (RowKey::Peer(link, key), _, Row::Peer(want)) => Ok(Some(wire::set_peer(link, key, None, want))),
+            (key, ..) => Err(error(step, Cause::Unexpected(format!("a row of another kind for {key}")))),
+        }
+    }
+
+    /// Sends the messages and returns what became of each.
+    fn send(&mut self, messages: &[Message]) -> Vec<Result<(), Cause>> {
+        let mut answers = Vec::with_capacity(messages.len());
+        for chunk in messages.chunks(BATCH) {
+            match self.genl.batch(chunk) {
+                Ok(chunk) => answers.extend(chunk.into_iter().map(|answer| answer.map_err(Cause::from))),
+                Err(error) => {
+                    let text = error.to_string();
+                    answers.extend(chunk.iter().map(|_| Err(Cause::Unexpected(text.clone()))));
+                }
+            }
+        }
+        answers
+    }
+
+    fn record(&mut self, step: &WireguardStep) {
+        match step {
+            Step::Create(key, Row::Peer(want)) => drop(self.endpoints.insert(key.clone(), want.endpoint)),
+            Step::Change(key, Row::Peer(have), Row::Peer(want)) if !have.endpoint.satisfies(&want.endpoint) => {
+                self.endpoints.insert(key.clone(), want.endpoint);
+            }
+            Step::Remove(key, _) => drop(self.endpoints.remove(key)),
+            _ => {}
+        }
+    }
+}
+
+impl Target for Wireguards {
+    type Key = RowKey;
+    type Value = Row;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let links: Vec<IfName> = self.devices.keys().cloned().collect();
+        let mut rows = Rows::new();
+        for link in links {
+            rows.extend(self.rows_of(&link, now)?);
+        }
+        self.endpoints.retain(|key, _| rows.contains_key(key));
+        Ok(rows)
+    }
+
+    fn satisfies(&self, have: &Row, want: &Row) -> bool {
+        match (have, want) {
+            (Row::Peer(have), Row::Peer(want)) => have.satisfies(want),
+            (have, want) => have == want,
+        }
+    }
+
+    fn apply(&mut self, steps: &[WireguardStep]) -> Vec<Result<(), KernelError>> {
+        let (mut results, mut messages) = (Vec::with_capacity(steps.len()), Vec::new());
+        for step in steps {
+            let body = self.body(step);
+            if let Ok(Some(body)) = body {
+                messages.push(self.genl.message(wire::SET_DEVICE, body));
+                results.push(Ok(true));
+            } else {
+                results.push(body.map(|_| false));
+            }
+        }
+        let mut answers = self.send(&messages).into_iter();
+        let settle = |(step, result): (&WireguardStep, Result<bool, KernelError>)| {
+            if result? {
+                answers.next().unwrap_or(Ok(())).map_err(|cause| error(step, cause))?;
+            }
+            self.record(step);
+            Ok(())
+        };
+        steps.iter().zip(results).map(settle).collect()
+    }
+}
+
+fn error(step: &WireguardStep, cause: Cause) -> KernelError {
+    let (op, value) = match step {
+        Step::Create(_, value) | Step::Change(_, _, value) => ("set", Some(value)),
+        Step::Remove(..) => ("delete", None),
+    };
+    let object = value.map_or_else(|| step.key().to_string(), |value| netstate::row_text(step.key(), value));
+    KernelError::new(op, object, cause)
+}
