@@ -101,7 +101,19 @@ fn changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device() {
     converge(&mut table);
     assert_eq!(index(&mut rtnl), before);
     assert!(ip("link show flannel.1").contains("mtu 1400"));
-    let mut other = vxlan("eth0", 1400);
+    // Another address and lower device: the routes through it stay.
+    ip("link add eth1 type veth peer name switch1");
+    ip("link set eth1 up");
+    ip("route add 172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink");
+    let mut other = vxlan("eth1", 1400);
+    if let LinkKind::Vxlan(options) = &mut other.kind {
+        options.local = Some("10.4.7.121".parse().unwrap());
+    }
+    table.want(name("flannel.1"), Some(other.clone()));
+    converge(&mut table);
+    assert_eq!(index(&mut rtnl), before);
+    assert!(ip("-d link show flannel.1").contains("local 10.4.7.121 dev eth1"));
+    assert!(ip("route show dev flannel.1").contains("172.7.22.0/24"));
     if let LinkKind::Vxlan(options) = &mut other.kind {
         options.port = 4789;
     }

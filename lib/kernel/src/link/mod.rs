@@ -1,6 +1,7 @@
 //! Links: veth pairs, bridges, VXLAN, ipip and WireGuard devices, dummies; ports of bridges.
 //!
-//! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again;
+//! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again; address
+//! and lower device of a VXLAN device are none of these;
 //! everything else is changed in place, so that routes and neighbours of an adopted link survive, and each setting by a
 //! message of its own: a refused MTU keeps no link down. A bridge's MTU sticks only when a message changes it after
 //! creation (br_change_mtu); otherwise it follows the smallest port's, so a new bridge is born with another MTU than it
@@ -167,6 +168,26 @@ impl Rtnl {
             parts.push(part(what.to_owned(), &|message| set_up(message, want.up)));
         }
         self.batch(parts).into_iter().collect()
+    }
+
+    /// Gives a VXLAN device another address and lower device, under what stands on it.
+    ///
+    /// # Errors
+    /// When the lower device does not exist; when the kernel refuses, as it does for every other option.
+    fn move_vxlan(&mut self, name: &IfName, options: &VxlanOptions) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        let lower = options.lower.as_ref().map(|lower| self.required_index(lower, name)).transpose()?;
+        // Nothing else may be in it: the kernel refuses a message that says a number that only birth sets, even the same.
+        let address = options.local.map(|local| match local {
+            IpAddr::V4(local) => InfoVxlan::Local(local),
+            IpAddr::V6(local) => InfoVxlan::Local6(local),
+        });
+        let data = address.into_iter().chain(lower.map(InfoVxlan::Link)).collect();
+        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        let message = encode(&RouteNetlinkMessage::NewLink(message), 0);
+        self.request(&Operation { op: "move link", object: name.to_string(), message }).map(drop)
     }
 
     /// Deletes a link, and with a veth its other end. Blocks for about 20 ms while the kernel waits for readers.

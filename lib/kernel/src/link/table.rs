@@ -4,8 +4,9 @@
 //! because it decides between a change in place and a new link.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use netstate::{IfName, Link, LinkKind};
+use netstate::{IfName, Link, LinkKind, VxlanOptions};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use super::LinkState;
@@ -52,6 +53,13 @@ impl Links {
         if kind_satisfies(&have.kind, &want.kind) {
             return self.rtnl.change_link(name, have, want);
         }
+        // Moved under what stands on it: routes, neighbours and forwarding entries stay.
+        if let (LinkKind::Vxlan(old), LinkKind::Vxlan(new)) = (&have.kind, &want.kind)
+            && only_the_underlay_differs(old, new)
+            && self.rtnl.move_vxlan(name, new).is_ok()
+        {
+            return self.rtnl.change_link(name, have, want);
+        }
         self.rtnl.delete_link(name)?;
         self.rtnl.create_link(name, want)
     }
@@ -87,6 +95,13 @@ impl Target for Links {
         };
         steps.iter().map(step).collect()
     }
+}
+
+/// True when the devices differ in address and lower device only, which the kernel changes in place (vxlan_changelink).
+fn only_the_underlay_differs(have: &VxlanOptions, want: &VxlanOptions) -> bool {
+    let of_one_family = |have: IpAddr, want: IpAddr| have.is_ipv4() == want.is_ipv4();
+    have.local.zip(want.local).is_some_and(|(have, want)| of_one_family(have, want))
+        && VxlanOptions { local: have.local, lower: have.lower.clone(), ..want.clone() } == *have
 }
 
 fn kind_satisfies(have: &LinkKind, want: &LinkKind) -> bool {
