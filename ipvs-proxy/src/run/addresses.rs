@@ -1,7 +1,6 @@
 //! This node as it is: its networks, its kernel's parameters, what of IPVS is ours from before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use daemon::monitors::Ports;
 use kernel::address::Addresses;
@@ -13,7 +12,7 @@ use kernel::query::{Interface, Query};
 use kernel::sysctl::Sysctls;
 use kernel::{KernelError, Rtnl};
 use netstate::ipvs::VirtualServerKey;
-use netstate::{IfName, Prefix, SysctlKey};
+use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
 use reconcile::Target;
 
 use super::forward;
@@ -34,7 +33,7 @@ pub(crate) async fn networks(pods: Prefix) -> Result<Vec<NodeNetwork>, KernelErr
 fn own_networks(interfaces: &[Interface], pods: Prefix) -> Vec<NodeNetwork> {
     let of = |link: &Interface| {
         let (name, of_pods) = (link.name.clone(), IN_POD_NETWORKS.contains(&link.kind.as_str()));
-        let network = move |(addr, len): &(IpAddr, u8)| {
+        let network = move |InterfaceAddress { addr, len, .. }: &InterfaceAddress| {
             let network = Prefix::new(*addr, *len).ok()?;
             let single = *len == 32 || !addr.is_ipv4() || addr.is_loopback();
             let ours = name.as_str() == vip::LINK_NAME || of_pods && pods.covers(&network);
@@ -155,7 +154,7 @@ mod tests {
     fn link(name: &str, kind: &str, addresses: &[&str]) -> Interface {
         let address = |text: &&str| {
             let (addr, len) = text.split_once('/').unwrap();
-            (addr.parse().unwrap(), len.parse().unwrap())
+            InterfaceAddress::lasting(addr.parse().unwrap(), len.parse().unwrap())
         };
         let addresses = addresses.iter().map(address).collect();
         Interface { index: 1, name: IfName::new(name).unwrap(), kind: kind.to_owned(), mtu: 1500, up: true, addresses }

@@ -69,7 +69,7 @@ impl Touched {
     pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
         match event {
             Event::Link | Event::Address | Event::Resync => vec![Self::Links],
-            Event::Route | Event::Neighbour => Vec::new(),
+            Event::Route | Event::DefaultRoute | Event::Neighbour => Vec::new(),
         }
     }
 

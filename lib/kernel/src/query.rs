@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteVia};
 use netstate::family::IpFamily;
-use netstate::{IfName, Prefix};
+use netstate::{IfName, InterfaceAddress, Prefix};
 use rtnetlink::{Handle, new_connection_with_strict_check};
 use tokio::task::JoinHandle;
 
@@ -38,8 +38,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Addresses with their prefix lengths, in the kernel's order.
-    pub addresses: Vec<(IpAddr, u8)>,
+    /// Addresses, in the kernel's order.
+    pub addresses: Vec<InterfaceAddress>,
 }
 
 /// Where packets of a route go next.
@@ -100,11 +100,9 @@ impl Query {
     pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
         let links = self.links().await?;
         let listing = self.handle.address().get().execute();
-        let mut addresses: BTreeMap<u32, Vec<(IpAddr, u8)>> = BTreeMap::new();
+        let mut addresses: BTreeMap<u32, Vec<InterfaceAddress>> = BTreeMap::new();
         for message in collect("list addresses", listing).await? {
-            if let Some(addr) = address(&message) {
-                addresses.entry(message.header.index).or_default().push((addr, message.header.prefix_len));
-            }
+            addresses.entry(message.header.index).or_default().extend(interface_address(&message));
         }
         let with_addresses = |(index, link): (u32, Interface)| Interface {
             addresses: addresses.remove(&index).unwrap_or_default(),
@@ -126,6 +124,21 @@ impl Query {
         let mut routes: Vec<DefaultRoute> = listed.iter().filter_map(|route| default_route(route, &links)).collect();
         routes.sort_by_key(|route| route.metric);
         Ok(routes)
+    }
+
+    /// Default routes of other tables than the main one, with their table: of a VRF, or for some sources only. Lists all
+    /// tables.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn default_routes_elsewhere(&self, family: IpFamily) -> Result<Vec<(u32, DefaultRoute)>, KernelError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = address_family(family);
+        let listed = collect("list routes", self.handle.route().get(message).execute()).await?;
+        let links = self.links().await?;
+        let main = netstate::route::TABLE_MAIN;
+        let found = listed.iter().filter_map(|route| default_route_of(route, &links));
+        Ok(found.filter(|(table, _)| *table != main).collect())
     }
 
     /// The way to `addr`.
@@ -209,6 +222,24 @@ fn interface(message: &LinkMessage) -> Option<Interface> {
     Some(Interface { index, name: name?, kind, mtu, up, addresses: Vec::new() })
 }
 
+fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
+    let addr = address(message)?;
+    // The long flags hold all of them, those of the header the first eight.
+    let long = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = long.unwrap_or_else(|| AddressFlags::from_bits_retain(u32::from(message.header.flags.bits())));
+    let unfit = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    Some(InterfaceAddress {
+        addr,
+        len: message.header.prefix_len,
+        unfit: flags.intersects(unfit),
+        dynamic: !flags.contains(AddressFlags::Permanent),
+        temporary: addr.is_ipv6() && flags.contains(AddressFlags::Secondary),
+    })
+}
+
 /// On a point-to-point link the local address, not the other end's.
 fn address(message: &AddressMessage) -> Option<IpAddr> {
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
@@ -226,6 +257,12 @@ fn address(message: &AddressMessage) -> Option<IpAddr> {
 
 /// The route, if it is a default route of the main table.
 fn default_route(message: &RouteMessage, links: &BTreeMap<u32, Interface>) -> Option<DefaultRoute> {
+    let found = default_route_of(message, links);
+    found.filter(|(table, _)| *table == netstate::route::TABLE_MAIN).map(|(_, route)| route)
+}
+
+/// The route with its table, if it is a default route.
+fn default_route_of(message: &RouteMessage, links: &BTreeMap<u32, Interface>) -> Option<(u32, DefaultRoute)> {
     let (mut table, mut metric, mut several) = (u32::from(message.header.table), 0, None);
     for attribute in &message.attributes {
         match attribute {
@@ -235,7 +272,7 @@ fn default_route(message: &RouteMessage, links: &BTreeMap<u32, Interface>) -> Op
             _ => {}
         }
     }
-    let is_default = message.header.destination_prefix_length == 0 && table == netstate::route::TABLE_MAIN;
+    let is_default = message.header.destination_prefix_length == 0;
     let each = |next: &RouteNextHop| hop(&next.attributes, Some(next.interface_index), links);
     let hops = match several {
         Some(hops) => hops.iter().map(each).collect(),
@@ -243,7 +280,7 @@ fn default_route(message: &RouteMessage, links: &BTreeMap<u32, Interface>) -> Op
     };
     // A route that leads nowhere (unreachable, blackhole) is no way out.
     let leads = |hops: &Vec<Hop>| hops.iter().any(|hop| hop.link.is_some());
-    Some(hops).filter(|hops| is_default && leads(hops)).map(|hops| DefaultRoute { metric, hops })
+    Some(hops).filter(|hops| is_default && leads(hops)).map(|hops| (table, DefaultRoute { metric, hops }))
 }
 
 fn hop(attributes: &[RouteAttribute], index: Option<u32>, links: &BTreeMap<u32, Interface>) -> Hop {

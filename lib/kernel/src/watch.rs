@@ -12,6 +12,7 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinSet;
 
 use crate::error::KernelError;
 
@@ -27,6 +28,8 @@ pub enum Event {
     Address,
     /// A route was added, replaced or removed.
     Route,
+    /// A default route was, of whichever table.
+    DefaultRoute,
     /// A neighbour or a forwarding entry was set or removed.
     Neighbour,
     /// Notifications were lost: every table may have changed.
@@ -37,6 +40,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Watch {
     events: UnboundedReceiver<Event>,
+    /// The conversation, which ends with this.
+    _tasks: JoinSet<()>,
 }
 
 const GROUPS: [MulticastGroup; 6] = [
@@ -58,9 +63,10 @@ impl Watch {
         let (mut connection, _, mut messages) = new_multicast_connection(&GROUPS)
             .map_err(|source| KernelError::io("open", "rtnetlink monitor", "socket", source))?;
         enlarge(connection.socket_mut());
-        tokio::spawn(connection);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
         let (sender, events) = unbounded_channel();
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             while let Some((message, _)) = messages.next().await {
                 if let Some(event) = classify(&message, &own)
                     && sender.send(event).is_err()
@@ -69,7 +75,7 @@ impl Watch {
                 }
             }
         });
-        Ok(Self { events })
+        Ok(Self { events, _tasks: tasks })
     }
 
     /// The next change; `None` when the monitor has ended.
@@ -105,7 +111,9 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>, own: &BTreeSet<u32>) 
     match inner {
         RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => Some(Event::Link),
         RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => Some(Event::Address),
-        RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Some(Event::Route),
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            Some(if route.header.destination_prefix_length == 0 { Event::DefaultRoute } else { Event::Route })
+        }
         RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_) => Some(Event::Neighbour),
         _ => None,
     }
@@ -128,6 +136,12 @@ mod tests {
         NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message))
     }
 
+    fn to_a_network() -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.destination_prefix_length = 24;
+        message
+    }
+
     #[test]
     fn each_table_has_its_event_for_what_comes_and_what_goes() {
         use RouteNetlinkMessage as M;
@@ -137,8 +151,9 @@ mod tests {
             (M::DelLink(LinkMessage::default()), Some(Event::Link)),
             (M::NewAddress(AddressMessage::default()), Some(Event::Address)),
             (M::DelAddress(AddressMessage::default()), Some(Event::Address)),
-            (M::NewRoute(RouteMessage::default()), Some(Event::Route)),
-            (M::DelRoute(RouteMessage::default()), Some(Event::Route)),
+            (M::NewRoute(RouteMessage::default()), Some(Event::DefaultRoute)),
+            (M::NewRoute(to_a_network()), Some(Event::Route)),
+            (M::DelRoute(to_a_network()), Some(Event::Route)),
             (M::NewNeighbour(NeighbourMessage::default()), Some(Event::Neighbour)),
             (M::DelNeighbour(NeighbourMessage::default()), Some(Event::Neighbour)),
             (M::NewRule(RuleMessage::default()), None),

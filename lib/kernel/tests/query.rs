@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use common::ip;
 use kernel::Chain;
 use kernel::query::{DefaultRoute, Hop, Query};
-use netstate::IfName;
 use netstate::family::IpFamily;
+use netstate::{IfName, InterfaceAddress};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -45,11 +45,39 @@ fn interfaces_are_told_with_kind_mtu_and_addresses() {
         let named = |wanted: &str| found.iter().find(|interface| interface.name.as_str() == wanted).unwrap();
         let eth1 = named("eth1");
         assert_eq!((eth1.kind.as_str(), eth1.mtu, eth1.up), ("veth", 1499, true));
-        assert_eq!(eth1.addresses[0], ("10.4.1.21".parse().unwrap(), 24));
-        assert_eq!(eth1.addresses[1], ("10.9.0.1".parse().unwrap(), 32), "our end, not the other");
-        assert!(eth1.addresses.contains(&("fd00:1::21".parse().unwrap(), 64)), "{eth1:?}");
+        let lasting = |addr: &str, len| InterfaceAddress::lasting(addr.parse().unwrap(), len);
+        assert_eq!(eth1.addresses[0], lasting("10.4.1.21", 24));
+        assert_eq!(eth1.addresses[1], lasting("10.9.0.1", 32), "our end, not the other");
+        assert!(eth1.addresses.contains(&lasting("fd00:1::21", 64)), "{eth1:?}");
         assert_eq!((named("br0").kind.as_str(), named("br0").up), ("bridge", false));
         assert_eq!(named("lo").kind, "");
+    });
+}
+
+fn addresses_that_end_or_are_on_their_way_out_are_told_apart() {
+    uplinks();
+    ip("addr add 10.4.0.22/24 dev eth0 valid_lft 600 preferred_lft 300");
+    ip("addr add 10.4.0.23/24 dev eth0 valid_lft 600 preferred_lft 0");
+    ip("addr add fd00:0::22/64 dev eth0 nodad valid_lft forever preferred_lft 0");
+    ask(async |query| {
+        let found = query.interfaces().await.unwrap();
+        let eth0 = found.iter().find(|interface| interface.name.as_str() == "eth0").unwrap();
+        let named = |addr: &str| *eth0.addresses.iter().find(|own| own.addr.to_string() == addr).unwrap();
+        let of = |addr: &str| (named(addr).unfit, named(addr).dynamic, named(addr).temporary);
+        assert_eq!(of("10.4.0.21"), (false, false, false));
+        assert_eq!(of("10.4.0.22"), (false, true, false), "secondary, which is not temporary");
+        assert_eq!(of("10.4.0.23"), (true, true, false));
+        assert_eq!(of("fd00::22"), (true, false, false));
+    });
+}
+
+fn default_routes_of_other_tables_are_found_with_their_table() {
+    uplinks();
+    ip("route add default via 10.4.1.1 dev eth1 table 10");
+    ask(async |query| {
+        assert_eq!(query.default_routes(IpFamily::V4).await.unwrap(), []);
+        let found = query.default_routes_elsewhere(IpFamily::V4).await.unwrap();
+        assert_eq!(found, [(10, DefaultRoute { metric: 0, hops: vec![hop("eth1", "10.4.1.1")] })]);
     });
 }
 
@@ -103,6 +131,8 @@ fn main() -> ExitCode {
     }
     common::main(cases![
         interfaces_are_told_with_kind_mtu_and_addresses,
+        addresses_that_end_or_are_on_their_way_out_are_told_apart,
+        default_routes_of_other_tables_are_found_with_their_table,
         default_route_with_several_next_hops_is_a_default_route,
         default_route_of_a_next_hop_object_and_of_the_other_family_is_one,
         way_to_an_address_is_the_one_that_the_kernel_takes,

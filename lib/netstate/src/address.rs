@@ -34,3 +34,26 @@ impl fmt::Display for Address {
         Ok(())
     }
 }
+
+/// An address of an interface, with what its owner says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub addr: IpAddr,
+    /// Prefix length of its network.
+    pub len: u8,
+    /// It is on its way out (IFA_F_DEPRECATED), or not to be used yet or at all (IFA_F_TENTATIVE, IFA_F_DADFAILED).
+    pub unfit: bool,
+    /// It ends unless somebody prolongs it, as DHCP and router advertisements do (not IFA_F_PERMANENT).
+    pub dynamic: bool,
+    /// Changed every few hours for privacy (IFA_F_TEMPORARY of IPv6).
+    pub temporary: bool,
+}
+
+impl InterfaceAddress {
+    /// An address that somebody has set for good.
+    #[must_use]
+    pub const fn lasting(addr: IpAddr, len: u8) -> Self {
+        Self { addr, len, unfit: false, dynamic: false, temporary: false }
+    }
+}

@@ -30,7 +30,7 @@ pub fn row_text(key: &impl std::fmt::Display, value: &impl std::fmt::Display) ->
     format!("{key} {value}").trim_end().to_owned()
 }
 
-pub use address::{Address, AddressKey};
+pub use address::{Address, AddressKey, InterfaceAddress};
 pub use address_plan::AddressPlan;
 pub use family::{IpFamily, PerFamily};
 pub use ifname::IfName;

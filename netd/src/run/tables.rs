@@ -225,7 +225,7 @@ impl Stages {
     /// Forgets what the kernel held in every table that `event` may have changed.
     pub(super) fn invalidate(&mut self, notification: Notification) {
         match notification {
-            Notification::Rtnl(Event::Route) => self.stack.invalidate(self.routes),
+            Notification::Rtnl(Event::Route | Event::DefaultRoute) => self.stack.invalidate(self.routes),
             Notification::Rtnl(Event::Neighbour) => {
                 self.stack.invalidate(self.neighbours);
                 self.stack.invalidate(self.fdb);
