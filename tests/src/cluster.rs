@@ -93,6 +93,22 @@ impl Cluster {
         self.set_port(name, "up", "1")
     }
 
+    /// Plugs another interface of a machine into the switch, down and without an address.
+    ///
+    /// # Errors
+    /// When there is no machine of that name, or it has such an interface.
+    pub fn attach(&self, name: &str, interface: &str) -> Result<()> {
+        let host = self.host(name)?;
+        let port = host.name().split('.').next().unwrap_or(name);
+        let batch = format!(
+            "link add name {port}-{interface} type veth peer name {interface} netns {}\n\
+             link set dev {port}-{interface} master underlay up\n",
+            host.pid()
+        );
+        Command::new("switch", Arc::clone(&self.wiring), "ip").args(["-batch", "-"]).input(batch).run()?;
+        Ok(())
+    }
+
     fn set_port(&self, name: &str, state: &str, carrier: &str) -> Result<()> {
         let host = self.host(name)?;
         let port = host.name().split('.').next().unwrap_or(name);

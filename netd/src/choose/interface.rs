@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netstate::{IfName, Prefix};
+use netstate::{IfName, InterfaceAddress, Prefix};
 use regex::Regex;
 
 use cluster::Problem;
@@ -19,8 +19,8 @@ pub(crate) struct Interface {
     pub name: IfName,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// Its addresses with their prefix lengths, in the kernel's order.
-    pub addresses: Vec<(IpAddr, u8)>,
+    /// Its addresses, in the kernel's order.
+    pub addresses: Vec<InterfaceAddress>,
 }
 
 impl Interface {
@@ -38,6 +38,8 @@ pub(crate) struct Facts {
     pub interfaces: Vec<Interface>,
     /// The interface of the IPv4 default route.
     pub default_route: Option<IfName>,
+    /// Without one: default routes that only some packets take, each named with its table.
+    pub elsewhere: Vec<String>,
     /// For `--iface-can-reach`: the interface and source address of the route to it, or why there is none.
     pub reach: Option<Result<(IfName, Option<Ipv4Addr>), String>>,
 }
@@ -68,6 +70,20 @@ pub(crate) struct External {
     pub mtu: u32,
     /// The address that other nodes use: `--public-ip`, else its own.
     pub public_ip: Ipv4Addr,
+}
+
+impl Wanted {
+    /// True when the default route names the interface, because nothing else does.
+    #[must_use]
+    pub(crate) const fn is_open(&self) -> bool {
+        self.ifaces.is_empty() && self.regexes.is_empty() && self.can_reach.is_none() && self.public_ip.is_none()
+    }
+
+    /// True when routes decide, which change.
+    #[must_use]
+    pub(crate) const fn follows_routes(&self) -> bool {
+        self.is_open() || self.can_reach.is_some()
+    }
 }
 
 impl External {
@@ -131,7 +147,8 @@ fn find<'a>(wanted: &Wanted, facts: &'a Facts) -> Found<'a> {
 fn by_default_route(facts: &Facts) -> Found<'_> {
     let found = facts.default_route.as_ref().and_then(|name| named(name, facts));
     found.map(|interface| (interface, None)).ok_or_else(|| {
-        let message = "not given, and there is no IPv4 default route that names the interface";
+        let elsewhere: String = facts.elsewhere.iter().map(|route| format!("; there is {route}")).collect();
+        let message = format!("not given, and there is no IPv4 default route that names the interface{elsewhere}");
         Problem::new("--iface", message, format!("one of {}", names(facts)))
     })
 }
@@ -160,20 +177,31 @@ fn owner(addr: Ipv4Addr, facts: &Facts) -> Option<&Interface> {
 }
 
 fn ipv4(interface: &Interface) -> impl Iterator<Item = Ipv4Addr> {
-    interface.addresses.iter().filter_map(|(addr, _)| match addr {
-        IpAddr::V4(addr) => Some(*addr),
+    settings(interface).map(|(addr, _)| addr)
+}
+
+fn settings(interface: &Interface) -> impl Iterator<Item = (Ipv4Addr, &InterfaceAddress)> {
+    interface.addresses.iter().filter_map(|own| match own.addr {
+        IpAddr::V4(addr) => Some((addr, own)),
         IpAddr::V6(_) => None,
     })
 }
 
-/// The first address that is not link-local, else the first.
+/// The first of the addresses that suit best: a lasting member of a network, before those that come and go.
 fn pick(interface: &Interface) -> Option<Ipv4Addr> {
-    ipv4(interface).find(|addr| !addr.is_link_local()).or_else(|| ipv4(interface).next())
+    let in_network =
+        settings(interface).any(|(addr, own)| own.len < Prefix::host(own.addr).len() && !addr.is_link_local());
+    let rank = |(addr, own): &(Ipv4Addr, &InterfaceAddress)| {
+        // One alone beside members of a network is a virtual address, which may be at another host tomorrow (keepalived).
+        let is_virtual = in_network && own.len == Prefix::host(own.addr).len();
+        (addr.is_link_local(), own.unfit, is_virtual, own.dynamic)
+    };
+    settings(interface).min_by_key(rank).map(|(addr, _)| addr)
 }
 
 fn with_network(interface: &Interface, address: Ipv4Addr) -> Option<(Ipv4Addr, Prefix)> {
-    let (addr, len) = interface.addresses.iter().find(|(addr, _)| *addr == IpAddr::V4(address))?;
-    Prefix::new(*addr, *len).ok().map(|network| (address, network))
+    let (_, own) = settings(interface).find(|(addr, _)| *addr == address)?;
+    Prefix::new(own.addr, own.len).ok().map(|network| (address, network))
 }
 
 fn missing(flag: &str, wanted: &str, facts: &Facts) -> Problem {
@@ -193,7 +221,8 @@ mod tests {
     use super::*;
 
     fn interface(name: &str, mtu: u32, addresses: &[(&str, u8)]) -> Interface {
-        let addresses = addresses.iter().map(|(addr, len)| (addr.parse().unwrap(), *len)).collect();
+        let addresses = addresses.iter().map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len));
+        let addresses = addresses.collect();
         Interface { name: name.parse().unwrap(), mtu, addresses }
     }
 
@@ -206,6 +235,7 @@ mod tests {
                 interface("bare", 1500, &[]),
             ],
             default_route: Some("eth0".parse().unwrap()),
+            elsewhere: Vec::new(),
             reach: Some(Ok(("eth1".parse().unwrap(), Some("192.168.44.100".parse().unwrap())))),
         }
     }
@@ -241,6 +271,38 @@ mod tests {
     fn network_and_mtu_are_those_of_the_interface() {
         let chosen = choose(&wanted(&["eth1"], &[], None, None), &host()).unwrap();
         assert_eq!((chosen.network.to_string().as_str(), chosen.mtu), ("192.168.44.0/24", 9000));
+    }
+
+    #[test]
+    fn lasting_member_of_a_network_comes_before_addresses_that_come_and_go() {
+        let own = |text: &str, len| InterfaceAddress::lasting(text.parse().unwrap(), len);
+        let (subnet, other) = (own("10.4.7.21", 24), own("10.4.7.22", 24));
+        let deprecated = InterfaceAddress { unfit: true, ..own("10.4.7.9", 24) };
+        let dynamic = InterfaceAddress { dynamic: true, ..own("10.4.7.8", 24) };
+        let (vip, local) = (own("10.4.7.100", 32), own("169.254.1.1", 16));
+        for (addresses, picked) in [
+            (vec![deprecated, dynamic, vip, local, subnet, other], "10.4.7.21"),
+            (vec![deprecated, vip, dynamic, local], "10.4.7.8"),
+            (vec![local, deprecated, vip], "10.4.7.100"),
+            (vec![local, deprecated], "10.4.7.9"),
+            (vec![local], "169.254.1.1"),
+            (vec![vip], "10.4.7.100"),
+            (vec![local, vip], "10.4.7.100"),
+        ] {
+            let eth0 = Interface { addresses: addresses.clone(), ..interface("eth0", 1500, &[]) };
+            assert_eq!(pick(&eth0).unwrap().to_string(), picked, "{addresses:?}");
+        }
+    }
+
+    #[test]
+    fn default_route_that_only_some_packets_take_is_named() {
+        let elsewhere = vec!["one in table 10 by eth1".to_owned()];
+        let facts = Facts { default_route: None, elsewhere, ..host() };
+        let problem = choose(&wanted(&[], &[], None, None), &facts).unwrap_err().to_string();
+        assert!(
+            problem.contains("no IPv4 default route that names the interface; there is one in table 10 by eth1"),
+            "{problem}"
+        );
     }
 
     #[test]

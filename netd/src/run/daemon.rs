@@ -37,6 +37,7 @@ enum Event {
     Verify,
     Verified(Option<Listing>),
     Links,
+    Routes,
     Interface,
     Status,
     Details(Question),
@@ -83,6 +84,8 @@ pub(super) struct Daemon<S> {
     questions: mpsc::Receiver<Question>,
     /// Rung when a link or an address changed.
     pub(super) links: Arc<Notify>,
+    /// Rung when a route changed that may name the interface.
+    pub(super) routes: Arc<Notify>,
 }
 
 impl<S: LeaseSource> Daemon<S> {
@@ -105,6 +108,7 @@ impl<S: LeaseSource> Daemon<S> {
             questions: shell.board.details(),
             shell,
             links: Arc::new(Notify::new()),
+            routes: Arc::new(Notify::new()),
         }
     }
 
@@ -120,6 +124,7 @@ impl<S: LeaseSource> Daemon<S> {
                 Event::Verify => self.witness.verify(&self.source),
                 Event::Verified(listing) => self.confirm(listing),
                 Event::Links => self.external.note(),
+                Event::Routes => self.external.note_routes(),
                 Event::Interface => self.follow_interface().await?,
                 Event::Status => self.put_status(),
                 // Whoever asked may have gone away meanwhile.
@@ -132,13 +137,14 @@ impl<S: LeaseSource> Daemon<S> {
     async fn next(&mut self) -> Event {
         let plan_at = self.planning.due().filter(|_| self.held.is_some() && !self.witness.view.is_listing());
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
-        let Self { keeper, events, worker, witness, links, questions, .. } = self;
+        let Self { keeper, events, worker, witness, links, routes, questions, .. } = self;
         tokio::select! {
             Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
             Some(event) = keeper.next() => Event::Keeper(event),
             Some(event) = async { events.as_mut()?.next().await } => Event::Lease(event),
             listing = witness.listed() => Event::Verified(listing),
-            () = links.notified(), if interface_at.is_none() => Event::Links,
+            () = links.notified() => Event::Links,
+            () = routes.notified() => Event::Routes,
             () = at(interface_at) => Event::Interface,
             () = at(plan_at) => Event::Plan,
             () = at(verify_at) => Event::Verify,

@@ -1,12 +1,15 @@
 //! The interface towards the other nodes, followed while the daemon runs.
 //!
-//! Invariant: as long as the interface has the address that this node uses, that address stays, whatever else changes;
-//! only when it is gone the choice is made anew. A host without any interface to choose keeps what it had.
+//! Invariants: what names the interface decides where this node is. As long as that is the interface in use, the address
+//! in use stays, whatever else changes. Where the default route names it, another one that has taken over for longer than
+//! a moment does. A host without any interface to choose keeps what it had; at the start it is waited for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kernel::KernelError;
-use tokio::time::Instant;
+use kernel::watch::{Event, Watch};
+use kernel::{Chain, KernelError};
+use tokio::time::{Instant, timeout};
 
 use super::facts;
 use crate::choose::interface::{self, Wanted};
@@ -14,21 +17,38 @@ use crate::choose::interface::{self, Wanted};
 /// How long links and addresses must have been quiet before they are read: they rarely change alone.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// The same for routes: a default route is often made anew when an address is.
+const SETTLE_ROUTES: Duration = Duration::from_secs(1);
+
+/// Time after which a host that has no interface is read again although nothing was reported.
+const AUDIT: Duration = Duration::from_secs(10);
+
 /// The interface that is used, and when it is read again.
 pub(super) struct External {
     wanted: Wanted,
     pub(super) current: interface::External,
     at: Option<Instant>,
+    /// Routes have changed since it was chosen.
+    routes: bool,
 }
 
 impl External {
     pub(super) const fn new(wanted: Wanted, current: interface::External) -> Self {
-        Self { wanted, current, at: None }
+        Self { wanted, current, at: None, routes: false }
     }
 
     /// A link or an address has changed.
     pub(super) fn note(&mut self) {
-        self.at.get_or_insert(Instant::now() + SETTLE);
+        let at = Instant::now() + SETTLE;
+        self.at = Some(self.at.map_or(at, |before| before.min(at)));
+    }
+
+    /// A route has changed that may name another interface.
+    pub(super) fn note_routes(&mut self) {
+        if self.wanted.follows_routes() {
+            self.routes = true;
+            self.at.get_or_insert(Instant::now() + SETTLE_ROUTES);
+        }
     }
 
     pub(super) const fn due(&self) -> Option<Instant> {
@@ -41,12 +61,17 @@ impl External {
     /// When the kernel cannot be read.
     pub(super) async fn read(&mut self) -> Result<Option<interface::External>, KernelError> {
         self.at = None;
+        let routes = std::mem::take(&mut self.routes);
         let found = facts::interface(&self.current.interface).await?;
-        let now = match found.and_then(|found| self.current.on(&found)) {
-            Some(same) => same,
-            None => match interface::choose(&self.wanted, &facts::gather(self.wanted.can_reach).await?) {
-                Ok(chosen) => chosen,
-                Err(problem) => {
+        let same = found.and_then(|found| self.current.on(&found));
+        let now = match same {
+            Some(same) if !routes => same,
+            same => match (interface::choose(&self.wanted, &facts::gather(self.wanted.can_reach).await?), same) {
+                (Ok(chosen), Some(same)) if chosen.interface == same.interface => same,
+                (Ok(chosen), _) => chosen,
+                // Without a default route the address still is this node's.
+                (Err(_), Some(same)) => same,
+                (Err(problem), None) => {
                     tracing::warn!(%problem, "this node's address is gone and there is no other; it stays as it was");
                     return Ok(None);
                 }
@@ -56,5 +81,48 @@ impl External {
             self.current = now.clone();
             now
         }))
+    }
+}
+
+/// The interface, waited for: an address, a link or a default route may still come. `report` is given what is missing,
+/// whenever that changes.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) async fn wait(wanted: &Wanted, report: impl Fn(&str)) -> Result<interface::External, KernelError> {
+    let mut reported = String::new();
+    // Open before the first look, so that nothing comes unnoticed.
+    let mut watch = Watch::open(BTreeSet::new());
+    loop {
+        let problem = match interface::choose(wanted, &facts::gather(wanted.can_reach).await?) {
+            Ok(chosen) => return Ok(chosen),
+            Err(problem) => problem.to_string(),
+        };
+        if problem != reported {
+            tracing::warn!("waiting: {problem}");
+            report(&problem);
+            reported = problem;
+        }
+        match &mut watch {
+            Ok(open) => {
+                let _ = timeout(AUDIT, changed(open)).await;
+                tokio::time::sleep(SETTLE).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = %Chain(error), "no monitor; the host is read again in a while");
+                tokio::time::sleep(AUDIT).await;
+            }
+        }
+    }
+}
+
+/// Waits for a change of links, addresses or routes; for ever when the monitor has ended.
+async fn changed(watch: &mut Watch) {
+    loop {
+        match watch.next().await {
+            Some(Event::Neighbour) => {}
+            Some(_) => return,
+            None => std::future::pending().await,
+        }
     }
 }

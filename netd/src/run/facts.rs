@@ -23,11 +23,21 @@ pub(super) async fn gather(can_reach: Option<Ipv4Addr>) -> Result<Facts, KernelE
     // The kernel takes the lowest metric, and of several next hops whichever it likes.
     let mut hops = query.default_routes(IpFamily::V4).await?.into_iter().flat_map(|route| route.hops);
     let default_route = hops.find_map(|hop| hop.link);
+    let elsewhere = if default_route.is_none() { elsewhere(&query).await? } else { Vec::new() };
     let reach = match can_reach {
         Some(addr) => Some(reach(&query, addr).await),
         None => None,
     };
-    Ok(Facts { interfaces, default_route, reach })
+    Ok(Facts { interfaces, default_route, elsewhere, reach })
+}
+
+/// Default routes of other tables, in words.
+async fn elsewhere(query: &Query) -> Result<Vec<String>, KernelError> {
+    let text = |(table, route): (u32, kernel::query::DefaultRoute)| {
+        let links: Vec<String> = route.hops.iter().filter_map(|hop| Some(hop.link.as_ref()?.to_string())).collect();
+        format!("one in table {table} by {}", links.join(" and "))
+    };
+    Ok(query.default_routes_elsewhere(IpFamily::V4).await?.into_iter().map(text).collect())
 }
 
 /// The interface and the source address of the route to `addr`, or why there is none.

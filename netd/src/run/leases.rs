@@ -163,10 +163,14 @@ impl<S: LeaseSource> Daemon<S> {
         let monitors = Monitors::open(stages.ports());
         let mailbox = Mailbox::new(self.shell.liveness.clone());
         self.shell.attach(&mailbox);
-        let (links, shell) = (Arc::clone(&self.links), self.shell.clone());
+        let (links, routes, shell) = (Arc::clone(&self.links), Arc::clone(&self.routes), self.shell.clone());
+        let any_route = self.node.config.interface.can_reach.is_some();
         let by_rtnl = move |event| {
             if matches!(event, Event::Link | Event::Address | Event::Resync) {
                 links.notify_one();
+            }
+            if matches!(event, Event::DefaultRoute | Event::Resync) || (any_route && event == Event::Route) {
+                routes.notify_one();
             }
             vec![Notification::Rtnl(event)]
         };

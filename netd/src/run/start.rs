@@ -1,7 +1,7 @@
 //! From the configuration to a daemon that can run: interface, network, plan of addresses, lease keeper.
 //!
 //! Invariant: everything that is wrong is reported before anything is changed. What may still come (the store, the
-//! network's configuration) is waited for; what only a person can correct ends the program.
+//! network's configuration, an interface with an address) is waited for; what only a person can correct ends the program.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,9 +12,10 @@ use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
 use netstate::{IfName, MacAddr, Prefix};
 
+use super::LEASES;
 use super::claim::Claimed;
 use super::daemon::{Daemon, Node};
-use super::external::External;
+use super::external::{self, External};
 use super::tables::Targets;
 use super::{facts, files, subnet_file};
 use crate::choose::interface;
@@ -62,9 +63,9 @@ async fn start<S: LeaseSource>(
     shell: Shell,
     claimed: Claimed,
 ) -> Result<Daemon<S>> {
-    let facts = facts::gather(config.interface.can_reach).await.context("read the interfaces of this host")?;
-    let external =
-        interface::choose(&config.interface, &facts).map_err(|problem| one("choice of interface", problem))?;
+    let report = |missing: &str| shell.readiness.await_for(LEASES, &format!("an interface: {missing}"));
+    let external = external::wait(&config.interface, report).await.context("read the interfaces of this host")?;
+    shell.readiness.await_for(LEASES, "");
     tracing::info!(
         interface = %external.interface, address = %external.address, public_ip = %external.public_ip,
         mtu = external.mtu, "this node's interface towards the others"
@@ -132,10 +133,6 @@ fn request(
         adopts_mac: device_mac.is_none(),
         record: record.clone(),
     }
-}
-
-fn one(source: &str, problem: Problem) -> Problems {
-    Problems { source: source.to_owned(), list: vec![problem] }
 }
 
 fn local(external: &interface::External, network: &Network, device_mac: Option<MacAddr>) -> LocalNode {
