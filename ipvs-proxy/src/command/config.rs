@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cluster::etcd::{Client, Prefix};
+use cluster::etcd::{Client, Prefix, TlsMaterial};
 use cluster::{Problem, Problems};
 use daemon::flags::bind_address;
 use daemon::http::{Address, Routes};
@@ -97,11 +97,11 @@ impl Reader {
         }
     }
 
-    fn place(&mut self, flags: &Flags, seed: u64) -> Option<Place> {
+    fn place(&mut self, flags: &Flags, tls: TlsMaterial, seed: u64) -> Option<Place> {
         let accepted = "either etcd-endpoints or services-dir";
         match (&flags.services_dir, &flags.etcd.etcd_endpoints) {
             (Some(dir), None) if !dir.is_empty() => Some(Place::Directory(dir.into())),
-            (None, Some(_)) => self.store(flags, seed).map(|(client, prefix)| Place::Etcd(client, prefix)),
+            (None, Some(_)) => self.store(flags, tls, seed).map(|(client, prefix)| Place::Etcd(client, prefix)),
             (Some(_), Some(_)) => {
                 self.problem("services-dir", "given together with etcd-endpoints".to_owned(), accepted);
                 None
@@ -113,8 +113,9 @@ impl Reader {
         }
     }
 
-    fn store(&mut self, flags: &Flags, seed: u64) -> Option<(Client, Prefix)> {
-        let client = Client::new(&flags.etcd.client_config(), seed).map_err(|found| self.problems.extend(found)).ok();
+    fn store(&mut self, flags: &Flags, tls: TlsMaterial, seed: u64) -> Option<(Client, Prefix)> {
+        let client =
+            Client::new(&flags.etcd.client_config(tls), seed).map_err(|found| self.problems.extend(found)).ok();
         let prefix = Prefix::parse("etcd-prefix", flags.etcd.etcd_prefix.as_deref().unwrap_or_default())
             .map_err(|found| self.problems.push(found))
             .ok();
@@ -163,13 +164,14 @@ impl Reader {
 }
 
 impl Config {
-    /// Reads the flags; `hostname` is this host's name, `seed` spreads the nodes over etcd's members.
+    /// Reads the flags; `hostname` is this host's name, `tls` what the TLS files hold, `seed` spreads the nodes over etcd's
+    /// members.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub(crate) fn read(flags: &Flags, hostname: &str, seed: u64) -> Result<Self, Problems> {
+    pub(crate) fn read(flags: &Flags, hostname: &str, tls: TlsMaterial, seed: u64) -> Result<Self, Problems> {
         let mut reader = Reader::default();
-        let place = reader.place(flags, seed);
+        let place = reader.place(flags, tls, seed);
         if flags.cluster_cidr.is_none() {
             let message = "missing: without it nobody knows which clients must be masqueraded".to_owned();
             reader.problem("cluster-cidr", message, "the Pod network, such as 172.7.0.0/16");
@@ -202,13 +204,13 @@ pub(crate) fn run_dir(flags: &Flags) -> PathBuf {
 ///
 /// # Errors
 /// Everything that is wrong.
-pub(crate) fn read_store(flags: &Flags, seed: u64) -> Result<(Client, Prefix), Problems> {
+pub(crate) fn read_store(flags: &Flags, tls: TlsMaterial, seed: u64) -> Result<(Client, Prefix), Problems> {
     let mut reader = Reader::default();
     if flags.etcd.etcd_endpoints.is_none() {
         reader.problem("etcd-endpoints", "missing".to_owned(), "http://HOST:PORT,... or https://HOST:PORT,...");
         return reader.done(None);
     }
-    let store = reader.store(flags, seed);
+    let store = reader.store(flags, tls, seed);
     reader.done(store)
 }
 
@@ -219,7 +221,12 @@ mod tests {
 
     fn read(words: &[&str]) -> Result<Config, Problems> {
         let words = std::iter::once("ipvs-proxy").chain(words.iter().copied());
-        Config::read(&Invocation::read(words.map(Into::into)).unwrap().flags, "HDSS7-21.host.com", 1)
+        Config::read(
+            &Invocation::read(words.map(Into::into)).unwrap().flags,
+            "HDSS7-21.host.com",
+            TlsMaterial::default(),
+            1,
+        )
     }
 
     fn fields(words: &[&str]) -> Vec<String> {

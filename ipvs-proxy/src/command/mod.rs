@@ -37,7 +37,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     let start_log = |settings| Log::start(run::NAME, run::VERSION, settings).context("start the log");
     if invocation.verb.is_none() && !flags.cleanup {
         let hostname = nix::unistd::gethostname().context("read the host name")?;
-        let config = Config::read(flags, &hostname.to_string_lossy(), seed)?;
+        let config = Config::read(flags, &hostname.to_string_lossy(), flags.etcd.tls_files().read(), seed)?;
         let log = start_log(config.log)?;
         run::run(config, log, seed)?;
         return Ok(Exit::Success);
@@ -55,7 +55,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
         },
         Some(Verb::Status { json }) => return commands::status(&config::run_dir(flags), *json),
         Some(Verb::Tables { json }) => commands::tables(&config::run_dir(flags), *json)?,
-        Some(verb) => commands::on_store(config::read_store(flags, seed)?, verb)?,
+        Some(verb) => commands::on_store(config::read_store(flags, flags.etcd.tls_files().read(), seed)?, verb)?,
     }
     Ok(Exit::Success)
 }

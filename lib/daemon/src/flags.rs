@@ -50,15 +50,24 @@ impl EtcdFlags {
         "etcd_password",
     ];
 
-    /// What was typed, for the client to check; an empty text is the same as none.
+    /// The TLS files that were typed; an empty text is the same as none.
     #[must_use]
-    pub fn client_config(&self) -> etcd::Config {
+    pub fn tls_files(&self) -> etcd::TlsFiles {
+        let given = |text: &Option<String>| text.as_ref().filter(|text| !text.is_empty()).map(Into::into);
+        etcd::TlsFiles {
+            ca: given(&self.etcd_cafile),
+            cert: given(&self.etcd_certfile),
+            key: given(&self.etcd_keyfile),
+        }
+    }
+
+    /// What was typed, with what the TLS files hold, for the client to check; an empty text is the same as none.
+    #[must_use]
+    pub fn client_config(&self, tls: etcd::TlsMaterial) -> etcd::Config {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         etcd::Config {
             endpoints: self.etcd_endpoints.clone().unwrap_or_default(),
-            ca_file: given(&self.etcd_cafile).map(Into::into),
-            cert_file: given(&self.etcd_certfile).map(Into::into),
-            key_file: given(&self.etcd_keyfile).map(Into::into),
+            tls,
             username: given(&self.etcd_username),
             password: given(&self.etcd_password),
             limits: etcd::Limits::default(),
@@ -68,7 +77,8 @@ impl EtcdFlags {
 
 impl fmt::Debug for EtcdFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.client_config().fmt(f)
+        let config = self.client_config(etcd::TlsMaterial::default());
+        f.debug_tuple("EtcdFlags").field(&config).field(&self.tls_files()).finish()
     }
 }
 
@@ -207,7 +217,7 @@ mod tests {
         assert!(matches!(read.verb, Some(Verb::Status)));
         assert_eq!(read.run.run_dir.as_deref(), Some("/tmp/x"));
         assert_eq!(read.etcd.etcd_prefix.as_deref(), Some("/coreos.com/network"));
-        assert_eq!(read.etcd.client_config().key_file, None, "an empty text is none");
+        assert_eq!(read.etcd.tls_files().key, None, "an empty text is none");
     }
 
     #[test]

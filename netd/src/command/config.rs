@@ -1,13 +1,13 @@
 //! What the command line means.
 //!
-//! Invariant: a `Config` is complete and consistent; every problem of the flags is reported at once, with the flag's name
+//! Pure: what files hold and what is random come as arguments. Invariant: a `Config` is complete and consistent; every problem of the flags is reported at once, with the flag's name
 //! and the accepted form. The password is in no message and no `Debug`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use cluster::etcd;
+use cluster::etcd::{self, TlsMaterial};
 use daemon::flags::bind_address;
 use daemon::http::{Address, Routes};
 use daemon::log;
@@ -60,8 +60,8 @@ pub(crate) struct Config {
 pub(crate) enum Store {
     /// etcd.
     Etcd {
-        /// How to reach it; checked already.
-        etcd: Box<etcd::Config>,
+        /// Reaches it.
+        client: etcd::Client,
         /// Folder of the network's keys.
         prefix: etcd::Prefix,
         /// Seconds before its end at which the lease is renewed at the latest.
@@ -75,13 +75,13 @@ pub(crate) enum Store {
 }
 
 impl Config {
-    /// Reads the flags.
+    /// Reads the flags. `tls` is what the TLS files hold; `seed` spreads the nodes of a cluster over etcd's members.
     ///
     /// # Errors
     /// Every problem of every flag.
-    pub(crate) fn read(flags: &Flags) -> Result<Self, Problems> {
+    pub(crate) fn read(flags: &Flags, tls: TlsMaterial, seed: u64) -> Result<Self, Problems> {
         let mut problems = refuse_unbuilt(&flags.unbuilt);
-        let store = store(flags, &mut problems);
+        let store = store(flags, tls, seed, &mut problems);
         let interface = interface(flags, &mut problems);
         let policies = policies(&flags.lease_policy, &mut problems);
         let subnet_file = path("--subnet-file", &flags.subnet_file, &mut problems);
@@ -130,9 +130,9 @@ fn given(text: &Option<String>) -> Option<String> {
     text.clone().filter(|text| !text.is_empty())
 }
 
-fn store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
+fn store(flags: &Flags, tls: TlsMaterial, seed: u64, problems: &mut Vec<Problem>) -> Option<Store> {
     match flags.store.as_str() {
-        "etcd" => etcd_store(flags, problems),
+        "etcd" => etcd_store(flags, tls, seed, problems),
         "local" => Some(Store::Local { net_conf: path("--net-config-path", &flags.net_config_path, problems) }),
         other => {
             problems.push(Problem::new("--store", format!("{other:?} is no store"), "etcd or local"));
@@ -141,20 +141,13 @@ fn store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
     }
 }
 
-fn etcd_store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
-    let config = flags.etcd.client_config();
-    if let Err(errors) = etcd::Client::new(&config, 0) {
-        problems.extend(errors.into_iter().map(|problem| problem.under("--")));
-    }
+fn etcd_store(flags: &Flags, tls: TlsMaterial, seed: u64, problems: &mut Vec<Problem>) -> Option<Store> {
+    let mut refuse = |found: Vec<Problem>| problems.extend(found.into_iter().map(|problem| problem.under("--")));
+    let client = etcd::Client::new(&flags.etcd.client_config(tls), seed).map_err(&mut refuse).ok();
     let prefix = etcd::Prefix::parse("etcd-prefix", flags.etcd.etcd_prefix.as_deref().unwrap_or_default());
+    let prefix = prefix.map_err(|problem| refuse(vec![problem])).ok();
     let renew_margin = renew_margin(&flags.subnet_lease_renew_margin, problems);
-    match prefix {
-        Ok(prefix) => Some(Store::Etcd { etcd: Box::new(config), prefix, renew_margin: renew_margin? }),
-        Err(error) => {
-            problems.push(error.under("--"));
-            None
-        }
-    }
+    Some(Store::Etcd { client: client?, prefix: prefix?, renew_margin: renew_margin? })
 }
 
 fn renew_margin(text: &str, problems: &mut Vec<Problem>) -> Option<u32> {
@@ -277,7 +270,7 @@ mod tests {
 
     fn read(args: &[&str]) -> Result<Config, Problems> {
         let args = std::iter::once("netd").chain(args.iter().copied()).map(OsString::from);
-        Config::read(&Invocation::read(args).unwrap().flags)
+        Config::read(&Invocation::read(args).unwrap().flags, TlsMaterial::default(), 1)
     }
 
     #[test]

@@ -84,9 +84,10 @@ fn act(invocation: &Invocation) -> Result<Exit> {
             print!("{}", ask(run_dir, if json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
         }
         None => {
-            let config = Config::read(flags)?;
+            let seed = seed();
+            let config = Config::read(flags, flags.etcd.tls_files().read(), seed)?;
             let log = Log::start(NAME, VERSION, config.log).context("start the log")?;
-            run(config, log)?;
+            run(config, seed, log)?;
         }
     }
     Ok(Exit::Success)
@@ -117,11 +118,11 @@ fn show_status(run_dir: &Path, json: bool) -> Result<Exit> {
 ///
 /// # Errors
 /// When it cannot start: the configuration of the network, the interface or the kernel is not as needed.
-fn run(config: Config, log: Log) -> Result<()> {
+fn run(config: Config, seed: u64, log: Log) -> Result<()> {
     let places = Places { run_dir: config.run_dir.clone(), listeners: config.listeners.clone() };
     // Before anything of another daemon's is replaced, its socket in the folder included.
     let claimed = Claimed::take(&config.subnet_file, &config.run_dir)?;
-    shell::run(&PROGRAM, &places, log, |shell| start::run(config, seed(), shell, claimed))
+    shell::run(&PROGRAM, &places, log, |shell| start::run(config, seed, shell, claimed))
 }
 
 /// Reads the status file of a daemon.

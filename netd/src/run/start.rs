@@ -46,10 +46,8 @@ pub(super) async fn run(config: Config, seed: u64, shell: Shell, claimed: Claime
             let source = LocalLeases::new(net_conf.clone());
             start(config, source, seed, shell, claimed).await?.run().await
         }
-        Store::Etcd { etcd, prefix, renew_margin } => {
-            let problems = |list: Vec<Problem>| Problems { source: "etcd".to_owned(), list };
-            let client = cluster::etcd::Client::new(etcd, seed).map_err(problems)?;
-            let source = EtcdLeases::new(client, prefix.clone(), *renew_margin, seed);
+        Store::Etcd { client, prefix, renew_margin } => {
+            let source = EtcdLeases::new(client.clone(), prefix.clone(), *renew_margin, seed);
             start(config, source, seed, shell, claimed).await?.run().await
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ::daemon::shell::Shell;
 use cluster::ClusterError;
+use cluster::etcd::TlsMaterial;
 use kernel::fake::FakeTable;
 use netstate::nft::{Row, RowKey};
 use netstate::{
@@ -182,7 +183,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
     let (run_dir, subnet_file) = (folder.join("run"), folder.join("subnet.env"));
     let args = ["netd".into(), "--run-dir".into(), run_dir.into_os_string(), "--subnet-file".into()];
     let args = args.into_iter().chain([subnet_file.into_os_string()]).collect::<Vec<OsString>>();
-    let config = Config::read(&Invocation::read(args).unwrap().flags).unwrap();
+    let config = Config::read(&Invocation::read(args).unwrap().flags, TlsMaterial::default(), 1).unwrap();
     let external = loopback();
     let local = LocalNode {
         subnet: Prefix::host(external.address.into()),
@@ -362,12 +363,8 @@ fn nothing_is_removed_before_the_listing_is_complete() {
 async fn lost() -> ClusterError {
     let config = cluster::etcd::Config {
         endpoints: "http://127.0.0.1:1".to_owned(),
-        ca_file: None,
-        cert_file: None,
-        key_file: None,
-        username: None,
-        password: None,
         limits: cluster::etcd::Limits { operation: Duration::from_millis(50), ..Default::default() },
+        ..Default::default()
     };
     let client = cluster::etcd::Client::new(&config, 0).unwrap();
     cluster::etcd::Store::new(client).get("key").await.unwrap_err()

@@ -12,13 +12,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use etcd_client::ConnectOptions;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
-
+use super::access::Access;
 use super::config::{Config, Limits};
 use super::endpoints::Endpoint;
-use super::fault::fault;
+use super::member::Member;
 use crate::Problem;
 use crate::error::{Class, ClusterError, Reason};
 
@@ -26,6 +23,7 @@ use crate::error::{Class, ClusterError, Reason};
 #[derive(Clone)]
 pub struct Client {
     members: Arc<[Member]>,
+    access: Arc<Access>,
     current: Arc<AtomicUsize>,
     limits: Limits,
 }
@@ -45,17 +43,19 @@ impl Client {
     /// Everything that is wrong with the configuration, each with its field.
     pub fn new(config: &Config, seed: u64) -> Result<Self, Vec<Problem>> {
         let mut errors = Vec::new();
-        let endpoints = Endpoint::parse_list(&config.endpoints, config.files().any()).unwrap_or_else(|found| {
+        let endpoints = Endpoint::parse_list(&config.endpoints, config.tls.any()).unwrap_or_else(|found| {
             errors.extend(found);
             Vec::new()
         });
-        let options = config.options(&endpoints, &mut errors);
+        let options = config.options(&mut errors);
+        let tls = config.tls_options(&endpoints, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
         let begin = fastrand::Rng::with_seed(seed).usize(..endpoints.len().max(1));
-        let members = endpoints.into_iter().map(|endpoint| Member::new(endpoint, options.clone())).collect();
-        Ok(Self { members, current: Arc::new(AtomicUsize::new(begin)), limits: config.limits.clone() })
+        let access = Arc::new(Access::new(options, config.tls.clone(), tls));
+        let members = endpoints.into_iter().map(|endpoint| Member::new(endpoint, Arc::clone(&access))).collect();
+        Ok(Self { members, access, current: Arc::new(AtomicUsize::new(begin)), limits: config.limits.clone() })
     }
 
     /// The members, comma separated, for messages.
@@ -68,6 +68,11 @@ impl Client {
     #[must_use]
     pub fn current_endpoint(&self) -> &str {
         self.current().map_or("", |(_, member)| member.endpoint.as_str())
+    }
+
+    /// Reads TLS files again, for connections that are made from now on.
+    pub(super) async fn reload(&self) {
+        self.access.reload().await;
     }
 
     /// The limits this client works with.
@@ -149,75 +154,6 @@ fn unanswered(op: &'static str, object: &str, failures: Vec<ClusterError>) -> Cl
         }
     }
     ClusterError::new(op, object, endpoints.join(","), said.join("; "), Class::Retry)
-}
-
-/// One member and its connection, made at the first request.
-struct Member {
-    endpoint: Endpoint,
-    options: ConnectOptions,
-    session: Mutex<Session>,
-}
-
-/// The connection, numbered so that a late failure of an old one does not end its successor.
-#[derive(Default)]
-struct Session {
-    number: u64,
-    client: Option<etcd_client::Client>,
-}
-
-impl Member {
-    fn new(endpoint: Endpoint, options: ConnectOptions) -> Self {
-        Self { endpoint, options, session: Mutex::default() }
-    }
-
-    async fn attempt<T, F, Fut>(
-        &self,
-        op: &'static str,
-        object: &str,
-        limits: &Limits,
-        request: &F,
-    ) -> Result<T, ClusterError>
-    where
-        F: Fn(etcd_client::Client) -> Fut,
-        Fut: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        let mut used = None;
-        let answer = timeout(limits.operation, async {
-            let (number, client) = self.connected().await?;
-            used = Some(number);
-            request(client).await
-        })
-        .await;
-        match answer {
-            Ok(answer) => answer.map_err(|error| fault(op, object, self.endpoint.as_str(), &error)),
-            Err(_) => {
-                self.hang_up(used).await;
-                let message = format!("no answer within {:?}", limits.operation);
-                Err(ClusterError::new(op, object, self.endpoint.as_str(), message, Class::Retry))
-            }
-        }
-    }
-
-    /// With a user this asks etcd for a token, else it sends nothing.
-    async fn connected(&self) -> Result<(u64, etcd_client::Client), etcd_client::Error> {
-        let mut session = self.session.lock().await;
-        if let Some(client) = &session.client {
-            return Ok((session.number, client.clone()));
-        }
-        let client = etcd_client::Client::connect([self.endpoint.as_str()], Some(self.options.clone())).await?;
-        session.number = session.number.wrapping_add(1);
-        session.client = Some(client.clone());
-        Ok((session.number, client))
-    }
-
-    /// Gives up a connection on which an answer stayed out: a host that vanished without a FIN would keep it
-    /// open for a quarter of an hour (tcp_retries2). Open watches keep their own hold on it.
-    async fn hang_up(&self, used: Option<u64>) {
-        let mut session = self.session.lock().await;
-        if used == Some(session.number) {
-            session.client = None;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 //! is in no `Debug` output.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use etcd_client::ConnectOptions;
+use etcd_client::{ConnectOptions, TlsOptions};
 
 use super::endpoints::Endpoint;
-use super::tls;
+use super::tls::TlsMaterial;
 use crate::Problem;
 
 /// How to reach etcd, as the operator typed it. Field names in errors are flannel's flags.
@@ -18,12 +17,8 @@ use crate::Problem;
 pub struct Config {
     /// Comma-separated members, `http://HOST:PORT` or `https://HOST:PORT`.
     pub endpoints: String,
-    /// CA that signed the members' certificates; needed for https.
-    pub ca_file: Option<PathBuf>,
-    /// Client certificate; needs `key_file`.
-    pub cert_file: Option<PathBuf>,
-    /// Private key of `cert_file`.
-    pub key_file: Option<PathBuf>,
+    /// What TLS members are trusted and asked with; the system's roots without a CA.
+    pub tls: TlsMaterial,
     /// User for etcd's own authentication; needs `password`.
     pub username: Option<String>,
     /// Password of `username`.
@@ -69,9 +64,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("endpoints", &self.endpoints)
-            .field("ca_file", &self.ca_file)
-            .field("cert_file", &self.cert_file)
-            .field("key_file", &self.key_file)
+            .field("tls", &self.tls)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "(hidden)"))
             .field("limits", &self.limits)
@@ -80,10 +73,6 @@ impl fmt::Debug for Config {
 }
 
 impl Config {
-    pub(super) fn files(&self) -> tls::Files {
-        tls::Files::new(self.ca_file.as_deref(), self.cert_file.as_deref(), self.key_file.as_deref())
-    }
-
     fn user(&self, errors: &mut Vec<Problem>) -> Option<(String, String)> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         match (given(&self.username), given(&self.password)) {
@@ -100,8 +89,8 @@ impl Config {
         }
     }
 
-    /// What every connection is made with; problems are added to `errors`.
-    pub(super) fn options(&self, endpoints: &[Endpoint], errors: &mut Vec<Problem>) -> ConnectOptions {
+    /// What every connection is made with beside TLS; problems are added to `errors`.
+    pub(super) fn options(&self, errors: &mut Vec<Problem>) -> ConnectOptions {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(self.limits.connect)
             .with_keep_alive(self.limits.keep_alive, self.limits.keep_alive_answer)
@@ -113,19 +102,22 @@ impl Config {
         if let Some((name, password)) = self.user(errors) {
             options = options.with_user(name, password);
         }
+        options
+    }
+
+    /// What TLS members are spoken to with, `None` when they are not; problems are added to `errors`.
+    pub(super) fn tls_options(&self, endpoints: &[Endpoint], errors: &mut Vec<Problem>) -> Option<TlsOptions> {
         if endpoints.iter().any(Endpoint::is_tls) {
-            match self.files().load() {
-                Ok(tls) => options = options.with_tls(tls),
-                Err(found) => errors.extend(found),
-            }
-        } else if self.files().any() && !endpoints.is_empty() {
+            return self.tls.options().map_err(|found| errors.extend(found)).ok();
+        }
+        if self.tls.any() && !endpoints.is_empty() {
             errors.push(Problem::new(
                 "etcd-endpoints",
                 "TLS files are given, but the members are http",
                 "https://HOST:PORT with etcd-cafile",
             ));
         }
-        options
+        None
     }
 }
 
@@ -136,6 +128,7 @@ fn missing(field: &'static str, message: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::super::client::Client;
+    use super::super::tls::TlsFiles;
     use super::*;
 
     fn fields(config: &Config) -> Vec<String> {
@@ -155,17 +148,21 @@ mod tests {
         let config = Config {
             endpoints: "https://a:1,https://b".into(),
             username: Some("root".into()),
-            cert_file: Some("/nowhere/cert".into()),
+            tls: TlsFiles { cert: Some("/nowhere/cert".into()), ..TlsFiles::default() }.read(),
             ..Config::default()
         };
         assert_eq!(fields(&config), ["etcd-endpoints", "etcd-password"]);
         let config = Config { endpoints: "https://a:1".into(), ..config };
-        assert_eq!(fields(&config), ["etcd-password", "etcd-cafile"]);
+        assert_eq!(fields(&config), ["etcd-password", "etcd-keyfile"]);
     }
 
     #[test]
     fn tls_files_with_plain_members_are_refused_instead_of_ignored() {
-        let config = Config { endpoints: "http://a:1".into(), ca_file: Some("/x".into()), ..Config::default() };
+        let config = Config {
+            endpoints: "http://a:1".into(),
+            tls: TlsFiles { ca: Some("/x".into()), ..TlsFiles::default() }.read(),
+            ..Config::default()
+        };
         assert_eq!(fields(&config), ["etcd-endpoints"]);
     }
 

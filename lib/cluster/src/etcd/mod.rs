@@ -4,6 +4,7 @@
 //! operation while another one lives; a watch misses nothing, because it goes on from the last revision it saw
 //! or lists anew; no operation is made per key of a listing.
 
+mod access;
 mod client;
 mod config;
 mod endpoints;
@@ -11,6 +12,7 @@ mod entry;
 mod fault;
 mod keep_alive;
 mod lease;
+mod member;
 mod pages;
 mod prefix;
 mod store;
@@ -24,4 +26,5 @@ pub use entry::{Creation, Deletion, Entry, Hold, LeaseId, Listing, Replacement, 
 pub use keep_alive::{KeepAlive, LeaseState};
 pub use prefix::Prefix;
 pub use store::Store;
+pub use tls::{TlsFiles, TlsMaterial};
 pub use watch::{watch, watch_entries};

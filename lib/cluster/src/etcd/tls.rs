@@ -1,10 +1,12 @@
-//! TLS towards etcd: a CA alone, or a CA with a client certificate and its key.
+//! TLS towards etcd: a CA or the system's roots, with or without a client certificate and its key.
 //!
-//! Invariants: material is read and checked when the client is built, not at the first request; a private key
-//! is never formatted. `rustls` runs on `ring` in the whole process, installed here once, so that a second
-//! provider brought in by another dependency cannot make the choice ambiguous at run time.
+//! Invariants: what is read is checked when the client is built, not at the first request; a private key is never
+//! formatted. Files are read in [`TlsFiles::read`] and nowhere else. `rustls` runs on `ring` in the whole process,
+//! installed here once, so that a second provider brought in by another dependency cannot make the choice ambiguous
+//! at run time.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use rustls::RootCertStore;
@@ -21,46 +23,90 @@ const KEY: &str = "etcd-keyfile";
 const ACCEPTED_CERT: &str = "a readable PEM file with at least one CERTIFICATE";
 const ACCEPTED_KEY: &str = "a readable PEM file with one PRIVATE KEY";
 
-/// The three files as the operator names them.
+/// The files as the operator names them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Files {
-    pub(super) ca: Option<PathBuf>,
-    pub(super) cert: Option<PathBuf>,
-    pub(super) key: Option<PathBuf>,
+pub struct TlsFiles {
+    /// CA that signed the members' certificates; without one the system's roots are trusted.
+    pub ca: Option<PathBuf>,
+    /// Client certificate; needs `key`.
+    pub cert: Option<PathBuf>,
+    /// Private key of `cert`.
+    pub key: Option<PathBuf>,
 }
 
-impl Files {
-    /// An empty path counts as absent, as with flannel's flags.
-    pub(super) fn new(ca: Option<&Path>, cert: Option<&Path>, key: Option<&Path>) -> Self {
-        let given = |path: Option<&Path>| path.filter(|path| !path.as_os_str().is_empty()).map(Path::to_path_buf);
-        Self { ca: given(ca), cert: given(cert), key: given(key) }
+/// What the files held when they were read. `Debug` shows their names only.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TlsMaterial {
+    ca: Option<Pem>,
+    cert: Option<Pem>,
+    key: Option<Pem>,
+}
+
+/// One file and its content, or why it cannot be read.
+#[derive(Clone, PartialEq, Eq)]
+struct Pem {
+    path: PathBuf,
+    content: Result<Vec<u8>, String>,
+}
+
+impl TlsFiles {
+    /// Reads the files; what is wrong with them is the client's to say.
+    #[must_use]
+    pub fn read(&self) -> TlsMaterial {
+        let pem = |path: &Option<PathBuf>| path.as_ref().filter(|path| !path.as_os_str().is_empty()).map(Pem::read);
+        TlsMaterial { ca: pem(&self.ca), cert: pem(&self.cert), key: pem(&self.key) }
+    }
+}
+
+impl Pem {
+    fn read(path: &PathBuf) -> Self {
+        Self { path: path.clone(), content: std::fs::read(path).map_err(|error| error.to_string()) }
     }
 
-    pub(super) fn any(&self) -> bool {
+    fn text(&self, field: &'static str, accepted: &'static str, errors: &mut Vec<Problem>) -> Option<&[u8]> {
+        let content = self.content.as_ref();
+        content
+            .map_err(|error| errors.push(refuse(field, format!("{}: {error}", self.path.display()), accepted)))
+            .ok()
+            .map(Vec::as_slice)
+    }
+}
+
+impl fmt::Debug for TlsMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.files().fmt(f)
+    }
+}
+
+impl TlsMaterial {
+    /// Where it was read from.
+    pub(super) fn files(&self) -> TlsFiles {
+        let path = |pem: &Option<Pem>| pem.as_ref().map(|pem| pem.path.clone());
+        TlsFiles { ca: path(&self.ca), cert: path(&self.cert), key: path(&self.key) }
+    }
+
+    pub(super) const fn any(&self) -> bool {
         self.ca.is_some() || self.cert.is_some() || self.key.is_some()
     }
 
-    /// Reads and checks the files for members spoken to over TLS.
+    /// Checks it for members spoken to over TLS.
     ///
     /// # Errors
     /// Every file that is missing or malformed, each by its field.
-    pub(super) fn load(&self) -> Result<TlsOptions, Vec<Problem>> {
+    pub(super) fn options(&self) -> Result<TlsOptions, Vec<Problem>> {
         install_provider();
         let mut errors = Vec::new();
-        let Some(ca) = &self.ca else {
-            errors.push(refuse(CA, "missing, but the members are https".into(), ACCEPTED_CERT));
-            return Err(errors);
+        let options = match &self.ca {
+            Some(ca) => certificates_of(CA, ca, &mut errors)
+                .map(|ca| TlsOptions::new().ca_certificate(Certificate::from_pem(ca))),
+            None => Some(TlsOptions::new().with_native_roots()),
         };
-        let ca = read_certificates(CA, ca, &mut errors);
         let identity = self.identity(&mut errors);
-        match (ca, errors.is_empty()) {
-            (Some(ca), true) => {
-                let options = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
-                Ok(match identity {
-                    Some(identity) => options.identity(identity),
-                    None => options,
-                })
-            }
+        match options {
+            Some(options) if errors.is_empty() => Ok(match identity {
+                Some(identity) => options.identity(identity),
+                None => options,
+            }),
             _ => Err(errors),
         }
     }
@@ -77,10 +123,10 @@ impl Files {
                 None
             }
             (Some(cert), Some(key)) => {
-                let cert = read_certificates(CERT, cert, errors);
-                let key = read_key(key, errors);
+                let cert = certificates_of(CERT, cert, errors);
+                let key = key_of(key, errors);
                 let (cert, key) = (cert?, key?);
-                if let Err(message) = belong_together(&cert, &key) {
+                if let Err(message) = belong_together(cert, key) {
                     errors.push(refuse(KEY, message, "the private key of etcd-certfile"));
                 }
                 Some(Identity::from_pem(cert, key))
@@ -89,9 +135,9 @@ impl Files {
     }
 }
 
-fn read_certificates(field: &'static str, path: &Path, errors: &mut Vec<Problem>) -> Option<Vec<u8>> {
-    let pem = read(field, path, ACCEPTED_CERT, errors)?;
-    let problem = match certificates(&pem) {
+fn certificates_of<'a>(field: &'static str, file: &'a Pem, errors: &mut Vec<Problem>) -> Option<&'a [u8]> {
+    let pem = file.text(field, ACCEPTED_CERT, errors)?;
+    let problem = match certificates(pem) {
         Ok(found) if found.is_empty() => "holds no certificate".to_owned(),
         Ok(found) => match found.into_iter().try_for_each(|found| RootCertStore::empty().add(found)) {
             Ok(()) => return Some(pem),
@@ -99,7 +145,7 @@ fn read_certificates(field: &'static str, path: &Path, errors: &mut Vec<Problem>
         },
         Err(error) => error.to_string(),
     };
-    errors.push(refuse(field, format!("{}: {problem}", path.display()), ACCEPTED_CERT));
+    errors.push(refuse(field, format!("{}: {problem}", file.path.display()), ACCEPTED_CERT));
     None
 }
 
@@ -116,20 +162,14 @@ fn belong_together(cert: &[u8], key: &[u8]) -> Result<(), String> {
         .map_err(|error| format!("does not belong to {CERT}: {error}"))
 }
 
-fn read_key(path: &Path, errors: &mut Vec<Problem>) -> Option<Vec<u8>> {
-    let pem = read(KEY, path, ACCEPTED_KEY, errors)?;
-    if PrivateKeyDer::from_pem_slice(&pem).is_ok() {
+fn key_of<'a>(file: &'a Pem, errors: &mut Vec<Problem>) -> Option<&'a [u8]> {
+    let pem = file.text(KEY, ACCEPTED_KEY, errors)?;
+    if PrivateKeyDer::from_pem_slice(pem).is_ok() {
         return Some(pem);
     }
     // The parser's own words are not repeated: they may quote the file.
-    errors.push(refuse(KEY, format!("{} holds no private key", path.display()), ACCEPTED_KEY));
+    errors.push(refuse(KEY, format!("{} holds no private key", file.path.display()), ACCEPTED_KEY));
     None
-}
-
-fn read(field: &'static str, path: &Path, accepted: &'static str, errors: &mut Vec<Problem>) -> Option<Vec<u8>> {
-    std::fs::read(path)
-        .map_err(|error| errors.push(refuse(field, format!("{}: {error}", path.display()), accepted)))
-        .ok()
 }
 
 fn refuse(field: &'static str, message: String, accepted: &'static str) -> Problem {
@@ -145,11 +185,11 @@ fn install_provider() {
 mod tests {
     use super::*;
 
-    struct Pem {
+    struct Folder {
         dir: tempfile::TempDir,
     }
 
-    impl Pem {
+    impl Folder {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let certified = rcgen::generate_simple_self_signed(vec!["etcd".to_owned()]).unwrap();
@@ -165,11 +205,11 @@ mod tests {
 
         fn fields(&self, ca: Option<&str>, cert: Option<&str>, key: Option<&str>) -> Vec<String> {
             let path = |name: &str| self.dir.path().join(name);
-            let files = Files { ca: ca.map(path), cert: cert.map(path), key: key.map(path) };
-            match files.load() {
+            let files = TlsFiles { ca: ca.map(path), cert: cert.map(path), key: key.map(path) };
+            match files.read().options() {
                 Ok(_) => Vec::new(),
                 Err(errors) => {
-                    assert!(!format!("{errors:?}").contains("SECRET-WORD"));
+                    assert!(!format!("{errors:?} {:?}", files.read()).contains("SECRET-WORD"));
                     errors.iter().map(|error| error.field.to_string()).collect()
                 }
             }
@@ -177,16 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_alone_or_with_certificate_and_key_is_accepted() {
-        let pem = Pem::new();
+    fn a_ca_the_systems_roots_and_a_client_certificate_are_accepted() {
+        let pem = Folder::new();
+        assert!(pem.fields(None, None, None).is_empty());
+        assert!(pem.fields(None, Some("cert"), Some("key")).is_empty());
         assert!(pem.fields(Some("cert"), None, None).is_empty());
         assert!(pem.fields(Some("cert"), Some("cert"), Some("key")).is_empty());
     }
 
     #[test]
     fn every_missing_or_malformed_file_is_named_by_its_field() {
-        let pem = Pem::new();
-        assert_eq!(pem.fields(None, None, None), ["etcd-cafile"]);
+        let pem = Folder::new();
         assert_eq!(pem.fields(Some("cert"), Some("cert"), None), ["etcd-keyfile"]);
         assert_eq!(pem.fields(Some("cert"), None, Some("key")), ["etcd-certfile"]);
         assert_eq!(
@@ -197,13 +238,23 @@ mod tests {
 
     #[test]
     fn a_key_of_another_certificate_is_refused_before_the_first_handshake() {
-        let pem = Pem::new();
+        let pem = Folder::new();
         assert_eq!(pem.fields(Some("cert"), Some("cert"), Some("other-key")), ["etcd-keyfile"]);
         assert_eq!(pem.fields(Some("bent"), None, None), ["etcd-cafile"]);
     }
 
     #[test]
     fn an_empty_path_is_an_absent_one() {
-        assert!(!Files::new(Some(Path::new("")), Some(Path::new("")), None).any());
+        assert!(!TlsFiles { ca: Some(PathBuf::new()), cert: Some(PathBuf::new()), key: None }.read().any());
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_differs_from_what_was_read() {
+        let pem = Folder::new();
+        let files = TlsFiles { ca: Some(pem.dir.path().join("cert")), ..TlsFiles::default() };
+        let before = files.read();
+        assert_eq!(before, before.files().read());
+        std::fs::copy(pem.dir.path().join("other-key"), pem.dir.path().join("cert")).unwrap();
+        assert_ne!(before, before.files().read());
     }
 }

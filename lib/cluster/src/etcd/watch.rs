@@ -85,7 +85,10 @@ impl<V: Send + 'static> Watch<V> {
         loop {
             let error = match self.pass().await {
                 Ended::Closed => return,
-                Ended::Audit => continue,
+                Ended::Audit => {
+                    self.client.reload().await;
+                    continue;
+                }
                 Ended::Broken(error) => error,
             };
             if self.report(error).await.is_err() {

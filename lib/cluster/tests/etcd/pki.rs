@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use cluster::etcd::TlsFiles;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -16,13 +17,24 @@ pub(crate) struct Pki {
 impl Pki {
     pub(crate) fn new() -> Self {
         let pki = Self { dir: tempfile::tempdir().unwrap() };
-        let ca = authority("cluster test CA");
-        pki.write("ca.pem", &ca.pem());
         pki.write("stranger.pem", &authority("somebody else's CA").pem());
-        // etcd asks its own server certificate for both uses (its gRPC gateway is a client of itself).
-        pki.issue(&ca, "server", &["127.0.0.1", "localhost"]);
-        pki.issue(&ca, "client", &["netd"]);
+        pki.renew();
         pki
+    }
+
+    /// Replaces everything: another CA, and what it signs.
+    pub(crate) fn renew(&self) {
+        let ca = authority("cluster test CA");
+        // etcd asks its own server certificate for both uses (its gRPC gateway is a client of itself).
+        self.issue(&ca, "server", &["127.0.0.1", "localhost"]);
+        self.issue(&ca, "client", &["netd"]);
+        self.write("ca.pem", &ca.pem());
+    }
+
+    /// CA, certificate and key of the client.
+    pub(crate) fn client(&self) -> TlsFiles {
+        let path = |name| Some(self.path(name));
+        TlsFiles { ca: path("ca.pem"), cert: path("client.pem"), key: path("client.key") }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

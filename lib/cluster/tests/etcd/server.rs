@@ -27,6 +27,8 @@ pub(crate) fn installed() -> bool {
 pub(crate) struct Server {
     members: Vec<Member>,
     pki: Option<Pki>,
+    /// How long a JWT token is good for, when there are such.
+    token_life: Option<&'static str>,
     // Last: removed after the processes have ended.
     dir: TempDir,
 }
@@ -40,19 +42,24 @@ struct Member {
 
 impl Server {
     pub(crate) fn single() -> Self {
-        Self::start(1, None)
+        Self::start(1, None, None)
     }
 
     pub(crate) fn three() -> Self {
-        Self::start(3, None)
+        Self::start(3, None, None)
+    }
+
+    /// A single member that signs its tokens, each good for `life`.
+    pub(crate) fn with_signed_tokens(life: &'static str) -> Self {
+        Self::start(1, None, Some(life))
     }
 
     /// A single member that accepts only clients with a certificate of the test's CA.
     pub(crate) fn with_client_certificates() -> Self {
-        Self::start(1, Some(Pki::new()))
+        Self::start(1, Some(Pki::new()), None)
     }
 
-    fn start(size: usize, pki: Option<Pki>) -> Self {
+    fn start(size: usize, pki: Option<Pki>, token_life: Option<&'static str>) -> Self {
         let scheme = if pki.is_some() { "https" } else { "http" };
         let addresses = free_addresses(size * 2);
         let members = addresses
@@ -65,7 +72,7 @@ impl Server {
                 peer_url: format!("http://{}", pair[1]),
             })
             .collect();
-        let mut server = Self { members, pki, dir: tempfile::tempdir().unwrap() };
+        let mut server = Self { members, pki, token_life, dir: tempfile::tempdir().unwrap() };
         (0..size).for_each(|index| server.spawn(index));
         server.wait_ready();
         server
@@ -89,9 +96,7 @@ impl Server {
     pub(crate) fn config(&self) -> Config {
         let mut config = Config { endpoints: self.endpoints(), ..Config::default() };
         if let Some(pki) = &self.pki {
-            config.ca_file = Some(pki.path("ca.pem"));
-            config.cert_file = Some(pki.path("client.pem"));
-            config.key_file = Some(pki.path("client.key"));
+            config.tls = pki.client().read();
         }
         config
     }
@@ -184,6 +189,12 @@ impl Server {
             .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"])
             .stdout(log.try_clone().unwrap())
             .stderr(log);
+        if let Some(life) = self.token_life {
+            let key = self.dir.path().join("token.key");
+            fs::write(&key, "a secret that signs tokens").unwrap();
+            let key = key.display();
+            command.args(["--auth-token", &format!("jwt,priv-key={key},sign-method=HS256,ttl={life}")]);
+        }
         if let Some(pki) = &self.pki {
             command.arg("--client-cert-auth");
             for (flag, file) in [("cert-file", "server.pem"), ("key-file", "server.key"), ("trusted-ca-file", "ca.pem")]

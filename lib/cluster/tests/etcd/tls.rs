@@ -1,7 +1,9 @@
 //! TLS with and without a client certificate, and etcd's own users.
 
+use std::time::{Duration, Instant};
+
 use cluster::Class;
-use cluster::etcd::{Client, Config, Store};
+use cluster::etcd::{Client, Config, Store, TlsFiles};
 use etcd_client::{Permission, PermissionType};
 
 use crate::consumer::{Consumer, eventually};
@@ -11,7 +13,10 @@ use crate::{Case, block_on, subnets};
 pub(crate) const CASES: &[Case] = &[
     ("client_certificate_opens_a_server_that_asks_for_one", mutual_tls),
     ("wrong_ca_is_told_and_nothing_is_sent", wrong_ca),
+    ("renewed_certificates_are_read_again_when_the_old_ones_are_refused", renewed),
+    ("without_a_ca_the_systems_roots_are_asked", system_roots),
     ("user_and_password_open_a_store_with_users", users),
+    ("tokens_that_expire_within_seconds_cost_nothing", signed_tokens),
 ];
 
 fn mutual_tls() {
@@ -24,7 +29,8 @@ fn mutual_tls() {
         store.put(&subnets().key("b"), b"x", None).await.unwrap();
         consumer.until("a change over TLS", |c| c.knows("b")).await;
 
-        let without = Config { cert_file: None, key_file: None, ..server.config() };
+        let without =
+            Config { tls: TlsFiles { cert: None, key: None, ..server.pki().client() }.read(), ..server.config() };
         let refused = Store::new(Client::new(&without, 1).unwrap()).get("a").await.unwrap_err();
         // In TLS 1.3 the server refuses after the client believes to be connected: whether its alert or the end
         // of the connection is seen first is a race, so the words are not compared.
@@ -37,27 +43,86 @@ fn mutual_tls() {
 fn wrong_ca() {
     let server = Server::with_client_certificates();
     block_on(async {
-        let config = Config { ca_file: Some(server.pki().path("stranger.pem")), ..server.config() };
+        let config = Config {
+            tls: TlsFiles { ca: Some(server.pki().path("stranger.pem")), ..server.pki().client() }.read(),
+            ..server.config()
+        };
         let refused = Store::new(Client::new(&config, 1).unwrap()).put("a", b"x", None).await.unwrap_err();
         assert!(refused.message.contains("invalid peer certificate"), "{refused}");
         assert_eq!(server.store().get("a").await.unwrap(), None);
     });
 }
 
+/// CA, server and client certificates are replaced on the disk, and the member restarts with the new ones.
+fn renewed() {
+    let mut server = Server::with_client_certificates();
+    block_on(async {
+        let store = server.store();
+        store.put(&subnets().key("a"), b"x", None).await.unwrap();
+        let mut consumer = Consumer::of(store.client(), &subnets());
+        consumer.listed().await;
+        server.pki().renew();
+        store.put(&subnets().key("b"), b"x", None).await.expect("the connection that is open goes on");
+        server.kill(0);
+        tokio::task::block_in_place(|| server.restart(0));
+        store.put(&subnets().key("c"), b"x", None).await.expect("the first request reads the files again");
+        consumer.until("the watch as well", |c| c.knows("c") && c.snapshot.lost().is_none()).await;
+    });
+}
+
+fn system_roots() {
+    let server = Server::with_client_certificates();
+    block_on(async {
+        let config = Config { tls: TlsFiles { ca: None, ..server.pki().client() }.read(), ..server.config() };
+        // The test's CA is in nobody's system: the member is asked, and not believed.
+        let refused = Store::new(Client::new(&config, 1).unwrap()).get("a").await.unwrap_err();
+        assert_eq!(refused.class, Class::Retry);
+        assert!(refused.message.contains("invalid peer certificate"), "{refused}");
+    });
+}
+
+async fn with_users(server: &Server) {
+    let mut raw = server.raw().await;
+    for user in ["root", "netd"] {
+        raw.user_add(user, "hunter2", None).await.unwrap();
+    }
+    raw.role_add("network").await.unwrap();
+    let below = Permission::new(PermissionType::Readwrite, "/coreos.com/network/").with_prefix();
+    raw.role_grant_permission("network", below).await.unwrap();
+    raw.user_grant_role("netd", "network").await.unwrap();
+    raw.user_grant_role("root", "root").await.unwrap();
+    raw.auth_enable().await.unwrap();
+}
+
+/// JWT tokens that are good for a second, used for several.
+fn signed_tokens() {
+    let server = Server::with_signed_tokens("1s");
+    block_on(async {
+        with_users(&server).await;
+        let config = Config { username: Some("netd".into()), password: Some("hunter2".into()), ..server.config() };
+        let store = Store::new(Client::new(&config, 1).unwrap());
+        let mut consumer = Consumer::of(store.client(), &subnets());
+        consumer.listed().await;
+        let begin = Instant::now();
+        let mut written = 0;
+        while begin.elapsed() < Duration::from_secs(4) {
+            store.put(&subnets().key(&written.to_string()), b"x", None).await.expect("a token is asked for anew");
+            written += 1;
+        }
+        consumer.until("everything", |c| c.snapshot.entries().len() == written).await;
+        // What breaks the watch while its token is over.
+        drop(consumer);
+        let mut consumer = Consumer::of(store.client(), &subnets());
+        consumer.until("everything again", |c| c.snapshot.entries().len() == written).await;
+        store.put(&subnets().key("last"), b"x", None).await.unwrap();
+        consumer.until("a change", |c| c.knows("last")).await;
+    });
+}
+
 fn users() {
     let mut server = Server::single();
     block_on(async {
-        let mut raw = server.raw().await;
-        for user in ["root", "netd"] {
-            raw.user_add(user, "hunter2", None).await.unwrap();
-        }
-        raw.role_add("network").await.unwrap();
-        let below = Permission::new(PermissionType::Readwrite, "/coreos.com/network/").with_prefix();
-        raw.role_grant_permission("network", below).await.unwrap();
-        raw.user_grant_role("netd", "network").await.unwrap();
-        raw.user_grant_role("root", "root").await.unwrap();
-        raw.auth_enable().await.unwrap();
-
+        with_users(&server).await;
         let config = |name: &str, password: &str| Config {
             username: Some(name.into()),
             password: Some(password.into()),

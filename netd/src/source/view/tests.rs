@@ -287,12 +287,8 @@ fn store_out_of_reach_forgets_nothing() {
 fn cluster_error() -> cluster::ClusterError {
     let config = cluster::etcd::Config {
         endpoints: "http://127.0.0.1:1".to_owned(),
-        ca_file: None,
-        cert_file: None,
-        key_file: None,
-        username: None,
-        password: None,
         limits: cluster::etcd::Limits { operation: Duration::from_millis(50), ..Default::default() },
+        ..Default::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = runtime.block_on(async {

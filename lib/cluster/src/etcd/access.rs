@@ -1,0 +1,133 @@
+//! How members let this client in: user, time limits, and TLS material that is read again when it was renewed.
+//!
+//! Invariants: material that cannot be used (half of a renewal, a file that is gone) never replaces what is used; a
+//! connection made with older material than there is now is not used for another request.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use etcd_client::{ConnectOptions, TlsOptions};
+
+use super::tls::TlsMaterial;
+
+/// What connections are made with.
+pub(super) struct Access {
+    /// Everything but TLS.
+    options: ConnectOptions,
+    tls: Mutex<Tls>,
+}
+
+struct Tls {
+    material: TlsMaterial,
+    options: Option<TlsOptions>,
+    /// Grows with each renewal.
+    generation: u64,
+    /// What was read last and cannot be used.
+    refused: Option<TlsMaterial>,
+}
+
+impl Access {
+    pub(super) fn new(options: ConnectOptions, material: TlsMaterial, tls: Option<TlsOptions>) -> Self {
+        Self { options, tls: Mutex::new(Tls { material, options: tls, generation: 0, refused: None }) }
+    }
+
+    /// The options for a connection, and which generation of TLS material they hold.
+    pub(super) fn options(&self) -> (u64, ConnectOptions) {
+        let tls = self.tls();
+        let options = match &tls.options {
+            Some(options) => self.options.clone().with_tls(options.clone()),
+            None => self.options.clone(),
+        };
+        (tls.generation, options)
+    }
+
+    /// The generation of the material that is used now.
+    pub(super) fn generation(&self) -> u64 {
+        self.tls().generation
+    }
+
+    /// Reads the files again and uses what they hold, if that differs and is in order.
+    pub(super) async fn reload(&self) {
+        let files = {
+            let tls = self.tls();
+            if !tls.material.any() {
+                return;
+            }
+            tls.material.files()
+        };
+        // A file can lie on a file system that hangs; the caller's time limit ends this.
+        if let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await {
+            self.tls().take(read);
+        }
+    }
+
+    fn tls(&self) -> MutexGuard<'_, Tls> {
+        // Nothing in here panics half-way through a change.
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tls {
+    fn take(&mut self, read: TlsMaterial) {
+        if read == self.material {
+            self.refused = None;
+            return;
+        }
+        if self.refused.as_ref() == Some(&read) {
+            return;
+        }
+        match read.options() {
+            Ok(options) => {
+                tracing::info!(files = ?read, "TLS files towards etcd were renewed and are used from now on");
+                self.options = Some(options);
+                self.generation = self.generation.wrapping_add(1);
+                self.material = read;
+                self.refused = None;
+            }
+            Err(problems) => {
+                let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                tracing::warn!(
+                    problems,
+                    "TLS files towards etcd were changed and cannot be used; the earlier ones stay"
+                );
+                self.refused = Some(read);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::tls::TlsFiles;
+    use super::*;
+
+    fn write(folder: &Path, name: &str) {
+        let certified = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        std::fs::write(folder.join("cert"), certified.cert.pem()).unwrap();
+        std::fs::write(folder.join("key"), certified.signing_key.serialize_pem()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn renewed_files_are_used_and_half_of_a_renewal_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| Some(folder.path().join(name));
+        write(folder.path(), "first");
+        let material = TlsFiles { ca: path("cert"), cert: path("cert"), key: path("key") }.read();
+        let access = Access::new(ConnectOptions::new(), material.clone(), material.options().ok());
+        access.reload().await;
+        assert_eq!(access.generation(), 0, "nothing changed");
+        let old_key = std::fs::read(folder.path().join("key")).unwrap();
+        write(folder.path(), "second");
+        let new_key = std::fs::read(folder.path().join("key")).unwrap();
+        std::fs::write(folder.path().join("key"), old_key).unwrap();
+        access.reload().await;
+        assert_eq!(access.generation(), 0, "the key is still the old one");
+        std::fs::write(folder.path().join("key"), new_key).unwrap();
+        access.reload().await;
+        assert_eq!(access.generation(), 1);
+        std::fs::remove_file(folder.path().join("cert")).unwrap();
+        access.reload().await;
+        assert_eq!(access.generation(), 1);
+    }
+}

@@ -1,0 +1,99 @@
+//! One member and its connection.
+//!
+//! Invariants: an attempt ends within [`Limits::operation`]; a connection on which an answer stayed out, or that was
+//! made with TLS material that was renewed since, is used for no further request.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::access::Access;
+use super::config::Limits;
+use super::endpoints::Endpoint;
+use super::fault::fault;
+use crate::error::{Class, ClusterError, Reason};
+
+/// One member and its connection, made at the first request.
+pub(super) struct Member {
+    pub(super) endpoint: Endpoint,
+    access: Arc<Access>,
+    session: Mutex<Session>,
+}
+
+/// The connection, numbered so that a late failure of an old one does not end its successor.
+#[derive(Default)]
+struct Session {
+    number: u64,
+    /// Of the TLS material that it was made with.
+    generation: u64,
+    client: Option<etcd_client::Client>,
+}
+
+impl Member {
+    pub(super) fn new(endpoint: Endpoint, access: Arc<Access>) -> Self {
+        Self { endpoint, access, session: Mutex::default() }
+    }
+
+    /// Carries out a request at this member.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or refuses.
+    pub(super) async fn attempt<T, F, Fut>(
+        &self,
+        op: &'static str,
+        object: &str,
+        limits: &Limits,
+        request: &F,
+    ) -> Result<T, ClusterError>
+    where
+        F: Fn(etcd_client::Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut used = None;
+        let answer = timeout(limits.operation, async {
+            let (number, client) = self.connected().await?;
+            used = Some(number);
+            request(client).await
+        })
+        .await;
+        let failure = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => fault(op, object, self.endpoint.as_str(), &error),
+            Err(_) => {
+                self.hang_up(used).await;
+                let message = format!("no answer within {:?}", limits.operation);
+                ClusterError::new(op, object, self.endpoint.as_str(), message, Class::Retry)
+            }
+        };
+        if failure.reason == Reason::Unreachable && self.endpoint.is_tls() {
+            // What the handshake is made with may have been renewed: the files, or the system's roots.
+            self.hang_up(used).await;
+            let _gave_up = timeout(limits.operation, self.access.reload()).await;
+        }
+        Err(failure)
+    }
+
+    /// With a user this asks etcd for a token, else it sends nothing.
+    async fn connected(&self) -> Result<(u64, etcd_client::Client), etcd_client::Error> {
+        let mut session = self.session.lock().await;
+        if let Some(client) = session.client.as_ref().filter(|_| session.generation == self.access.generation()) {
+            return Ok((session.number, client.clone()));
+        }
+        let (generation, options) = self.access.options();
+        let client = etcd_client::Client::connect([self.endpoint.as_str()], Some(options)).await?;
+        session.number = session.number.wrapping_add(1);
+        session.generation = generation;
+        session.client = Some(client.clone());
+        Ok((session.number, client))
+    }
+
+    /// Gives up a connection on which an answer stayed out: a host that vanished without a FIN would keep it
+    /// open for a quarter of an hour (tcp_retries2). Open watches keep their own hold on it.
+    async fn hang_up(&self, used: Option<u64>) {
+        let mut session = self.session.lock().await;
+        if used == Some(session.number) {
+            session.client = None;
+        }
+    }
+}
