@@ -38,7 +38,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     if invocation.verb.is_none() && !flags.cleanup {
         let hostname = nix::unistd::gethostname().context("read the host name")?;
         let config = Config::read(flags, &hostname.to_string_lossy(), flags.etcd.tls_files().read(), seed)?;
-        let log = start_log(config.log)?;
+        let log = start_log(config.log.clone())?;
         run::run(config, log, seed)?;
         return Ok(Exit::Success);
     }

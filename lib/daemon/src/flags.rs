@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use clap::builder::Resettable;
 use clap::{Args, Command};
 use cluster::etcd;
 
@@ -104,11 +105,66 @@ impl LogFlags {
                 Form::Text
             }
         };
-        let verbosity = self.verbosity.parse().unwrap_or_else(|_| {
-            problems.push(Problem::new("v", format!("{:?}", self.verbosity), "a number from 0 to 255"));
+        // klog reads a number of 32 bits with a sign.
+        let verbosity = self.verbosity.parse::<i32>().unwrap_or_else(|_| {
+            problems.push(Problem::new("v", format!("{:?}", self.verbosity), "a number such as 2"));
             0
         });
-        Settings { form, verbosity }
+        let verbosity = u8::try_from(verbosity.clamp(0, 255)).unwrap_or_default();
+        Settings { form, verbosity, ..Settings::default() }
+    }
+}
+
+/// Flags of glog and klog besides `-v`, in their spelling.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GlogFlags {
+    /// Detail of single modules, by patterns of their names.
+    #[arg(long, value_name = "PATTERN=N,...")]
+    pub vmodule: Option<String>,
+    /// Write the stack whenever this line of the source logs.
+    #[arg(long = "log_backtrace_at", value_name = "FILE:LINE")]
+    pub log_backtrace_at: Option<String>,
+    /// The log goes to standard error.
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub logtostderr: Option<String>,
+    /// The log goes to standard error as well.
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub alsologtostderr: Option<String>,
+    /// Level from which on the log goes to standard error; all of it does.
+    #[arg(long, hide = true, value_name = "LEVEL")]
+    pub stderrthreshold: Option<String>,
+    /// Folder for log files; none are written.
+    #[arg(long = "log_dir", hide = true, value_name = "DIR")]
+    pub log_dir: Option<String>,
+}
+
+impl GlogFlags {
+    /// Names of the flags, as [`environment`] takes them.
+    pub const NAMES: [&str; 2] = ["vmodule", "log_backtrace_at"];
+
+    /// Adds what the flags say to `settings`; what is wrong goes to `problems`.
+    pub fn read(&self, settings: &mut Settings, problems: &mut Vec<Problem>) {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let mut refuse = |flag: &str, found: &str, accepted: &str| {
+            problems.push(Problem::new(flag, format!("{found:?}"), accepted));
+        };
+        if let Some(text) = given(&self.vmodule) {
+            match text.parse() {
+                Ok(modules) => settings.modules = modules,
+                Err(accepted) => refuse("vmodule", &text, accepted),
+            }
+        }
+        if let Some(text) = given(&self.log_backtrace_at) {
+            match text.parse() {
+                Ok(line) => settings.backtrace_at = Some(line),
+                Err(accepted) => refuse("log_backtrace_at", &text, accepted),
+            }
+        }
+        // What sends the log to files is refused, so that nobody waits for one.
+        let kept = given(&self.alsologtostderr).is_some_and(|text| text != "false");
+        if let Some(text) = given(&self.logtostderr).filter(|text| text == "false" && !kept) {
+            refuse("logtostderr", &text, "true: the log goes to standard error, and the service manager keeps it");
+        }
     }
 }
 
@@ -146,6 +202,13 @@ pub fn environment(command: Command, prefix: &str, names: &[&str]) -> Command {
         let flag = arg.get_long().unwrap_or(arg.get_id().as_str()).replace('-', "_").to_uppercase();
         arg.env(format!("{prefix}_{flag}"))
     })
+}
+
+/// Has variables that are set to nothing count as unset, as Go's programs do: flags keep their defaults.
+#[must_use]
+pub fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command.mut_args(|arg| if arg.get_env().is_some_and(is_empty) { arg.env(Resettable::Reset) } else { arg })
 }
 
 /// Gives the argument `name` of `command` its default.
@@ -235,11 +298,32 @@ mod tests {
     fn log_flags_that_are_wrong_are_all_reported() {
         let mut problems = Vec::new();
         let settings = read(&["--log-format=xml", "-v", "loud"]).log.read(&mut problems);
-        assert_eq!(settings, Settings { form: Form::Text, verbosity: 0 });
+        assert_eq!(settings, Settings::default());
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            text,
-            ["log-format: \"xml\"; accepted: text or json", "v: \"loud\"; accepted: a number from 0 to 255"]
-        );
+        assert_eq!(text, ["log-format: \"xml\"; accepted: text or json", "v: \"loud\"; accepted: a number such as 2"]);
+    }
+
+    #[test]
+    fn flags_of_glog_are_read_or_named() {
+        let (mut settings, mut problems) = (Settings::default(), Vec::new());
+        let text = |text: &str| Some(text.to_owned());
+        let flags = GlogFlags {
+            vmodule: text("worker=2"),
+            log_backtrace_at: text("worker.rs:97"),
+            logtostderr: text("true"),
+            ..GlogFlags::default()
+        };
+        flags.read(&mut settings, &mut problems);
+        assert!(problems.is_empty() && !settings.modules.is_empty() && settings.backtrace_at.is_some());
+        let flags = GlogFlags {
+            vmodule: text("worker"),
+            log_backtrace_at: text("worker"),
+            logtostderr: text("false"),
+            ..GlogFlags::default()
+        };
+        flags.read(&mut settings, &mut problems);
+        let fields: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(fields.len(), 3, "{fields:?}");
+        assert!(fields[1].starts_with("log_backtrace_at: \"worker\"; accepted: FILE:LINE"), "{fields:?}");
     }
 }

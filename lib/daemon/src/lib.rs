@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`flags`] | flags that both command lines have, with their environment |
 //! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
+//! | [`glog`] | what of glog is more than a number: detail of modules, stacks |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
 //! | [`worker`] | the thread that owns the kernel tables |
@@ -16,6 +17,7 @@
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
 pub mod flags;
+pub mod glog;
 pub mod http;
 pub mod lifecycle;
 pub mod log;

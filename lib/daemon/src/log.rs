@@ -6,19 +6,23 @@
 //!
 //! Invariant: RUST_LOG, when set, says what instead of `--v`, until a signal asks for more.
 
+use std::backtrace::Backtrace;
 use std::fmt;
 use std::io::IsTerminal;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, layer};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+use crate::glog::{Modules, SourceLine};
 
 /// Version of the Elastic Common Schema whose names are used.
 const ECS_VERSION: &str = "8.11.0";
@@ -37,19 +41,23 @@ pub enum Form {
 }
 
 /// Form and detail of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// Text or JSON.
     pub form: Form,
     /// 0 is normal, 1 adds debugging, 2 and more every step.
     pub verbosity: u8,
+    /// Detail of single modules beside that.
+    pub modules: Modules,
+    /// Where a stack is written with what is logged.
+    pub backtrace_at: Option<SourceLine>,
 }
 
 /// The running log.
 #[derive(Debug, Clone)]
 pub struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
-    settings: Settings,
+    verbosity: u8,
     now: u8,
 }
 
@@ -66,8 +74,10 @@ impl Log {
             Form::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
             Form::Json => lines.event_format(Ecs { program, version }).boxed(),
         };
-        tracing_subscriber::registry().with(initial).with(lines).try_init()?;
-        Ok(Self { filter: handle, settings, now: settings.verbosity })
+        let stacks = settings.backtrace_at.map(Stacks::layer);
+        let lines = lines.with_filter(with_modules(initial, settings.modules));
+        tracing_subscriber::registry().with(lines).with(stacks).try_init()?;
+        Ok(Self { filter: handle, verbosity: settings.verbosity, now: settings.verbosity })
     }
 
     /// Adds detail: debugging first, then every step.
@@ -77,7 +87,7 @@ impl Log {
 
     /// Takes the detail back to what the flags say.
     pub fn restore(&mut self) {
-        self.set(self.settings.verbosity);
+        self.set(self.verbosity);
     }
 
     fn set(&mut self, verbosity: u8) {
@@ -95,6 +105,35 @@ fn filter(verbosity: u8) -> EnvFilter {
         1 => format!("debug,{QUIET}"),
         _ => format!("trace,{QUIET}"),
     })
+}
+
+/// Lets through what `filter` does, and what is part of the detail of single modules.
+fn with_modules<S: Subscriber>(
+    filter: impl Filter<S> + Send + Sync + 'static,
+    modules: Modules,
+) -> Box<dyn Filter<S> + Send + Sync> {
+    if modules.is_empty() {
+        return Box::new(filter);
+    }
+    let of_modules = filter_fn(move |meta| modules.enables(meta)).with_max_level_hint(LevelFilter::TRACE);
+    Box::new(filter.or(of_modules))
+}
+
+/// Writes the stack of the thread that logs, where [`SourceLine`] says.
+struct Stacks;
+
+impl Stacks {
+    fn layer<S: Subscriber + for<'span> LookupSpan<'span>>(at: SourceLine) -> impl Layer<S> {
+        Self.with_filter(filter_fn(move |meta| at.is_of(meta)))
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Stacks {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let meta = event.metadata();
+        let place = format_args!("{}:{}", meta.file().unwrap_or_default(), meta.line().unwrap_or_default());
+        eprintln!("stack at {place}\n{}", Backtrace::force_capture());
+    }
 }
 
 /// Formats an event as one JSON object.
@@ -246,7 +285,7 @@ mod tests {
         let (layer_, handle) = reload::Layer::new(filter(0));
         let subscriber = Registry::default().with(layer_).with(layer().with_writer(lines.clone()).with_ansi(false));
         tracing::subscriber::with_default(subscriber, || {
-            let mut log = Log { filter: handle, settings: Settings::default(), now: 0 };
+            let mut log = Log { filter: handle, verbosity: 0, now: 0 };
             tracing::debug!("first");
             log.raise();
             tracing::debug!("second");
@@ -259,6 +298,26 @@ mod tests {
         let text = lines.read().join("\n");
         for (word, shown) in [("first", false), ("second", true), ("third", false), ("fourth", true), ("fifth", false)]
         {
+            assert_eq!(text.contains(word), shown, "{word}: {text}");
+        }
+    }
+
+    #[test]
+    fn one_module_is_shown_in_more_detail_than_the_others() {
+        let lines = Lines::default();
+        let modules = |text: &str| with_modules::<Registry>(filter(0), text.parse().unwrap());
+        let text = layer().with_writer(lines.clone()).with_ansi(false);
+        let subscriber = Registry::default().with(text.with_filter(modules("tests=1")));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("first");
+            tracing::trace!("second");
+            tracing::debug!(target: "elsewhere", "third");
+        });
+        let text = layer().with_writer(lines.clone()).with_ansi(false);
+        let subscriber = Registry::default().with(text.with_filter(modules("worker=2")));
+        tracing::subscriber::with_default(subscriber, || tracing::debug!("fourth"));
+        let text = lines.read().join("\n");
+        for (word, shown) in [("first", true), ("second", false), ("third", true), ("fourth", false)] {
             assert_eq!(text.contains(word), shown, "{word}: {text}");
         }
     }

@@ -31,7 +31,7 @@ fn child() {
             unreachable!("the process goes on without its thread");
         }
         Ok("panic in JSON") => {
-            Log::start("netd", "0.1.0", Settings { form: Form::Json, verbosity: 0 }).unwrap();
+            Log::start("netd", "0.1.0", Settings { form: Form::Json, ..Settings::default() }).unwrap();
             exit_on_panic();
             let _ = std::thread::spawn(|| panic!("the kernel thread is broken")).join();
         }
