@@ -8,8 +8,9 @@
 //! | [`plan`] | leases in, kernel tables out |
 //! | [`source`] | where leases come from: acquire, keep and watch them |
 //! | [`run`] | the shell: starts, listens, plans, reports |
+//! | [`tools`] | the verbs beside the daemon |
 //!
-//! Invariants of the crate: all but `source` and `run` are pure; a plan never imports `run`. The kernel is written by
+//! Invariants of the crate: `format`, `choose` and `plan` are pure; a plan never imports `run`. The kernel is written by
 //! one thread only. No program is executed. Ending leaves the data path as it is.
 
 mod choose;
@@ -18,5 +19,45 @@ mod format;
 mod plan;
 mod run;
 mod source;
+mod tools;
 
-pub use run::main;
+use std::process::ExitCode;
+
+use ::daemon::lifecycle::Exit;
+use clap::error::ErrorKind;
+
+use command::args::Invocation;
+use command::go::Role;
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let role = Role::of(&std::env::args_os().next().unwrap_or_default().to_string_lossy());
+    let invocation = match Invocation::read(std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(invocation) => invocation,
+        Err(error) => return explain(&error, role),
+    };
+    let done = match &invocation.verb {
+        Some(verb) => tools::act(verb, &invocation.flags),
+        None => run::serve(&invocation).map(|()| Exit::Success),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("netd: {error:#}");
+            Exit::Failure.into()
+        }
+    }
+}
+
+/// Prints what there is to say of a command line: on standard error under names of flannel, as its programs do.
+fn explain(error: &clap::Error, role: Role) -> ExitCode {
+    if role == Role::Netd {
+        error.exit();
+    }
+    match error.kind() {
+        ErrorKind::DisplayVersion => eprintln!("v{}", run::VERSION),
+        _ => eprint!("{error}"),
+    }
+    if error.use_stderr() { Exit::Failure.into() } else { Exit::Success.into() }
+}

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -91,6 +92,47 @@ fn net_conf_gives_the_reference_node_its_subnet() -> Result<()> {
         Ok(())
     })?;
     ensure!(netd.terminate(Duration::from_secs(10))?.success(), "netd: {}", netd.log());
+    let log = netd.log();
+    let remark = log.lines().find(|line| line.contains("WARN") && line.contains("net-conf.json"));
+    ensure!(remark.is_none() && log.contains("network=172.7.0.0/16 backend=\"vxlan\""), "{log}");
+    Ok(())
+}
+
+fn variables_of_the_unit_are_ones_that_netd_reads() -> Result<()> {
+    let unit = fs::read_to_string(configs().join("systemd/netd.service"))?;
+    let help = Host::start("help")?.command(bin("netd")?).arg("--help").run()?.stdout;
+    let known: BTreeSet<&str> = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next()).collect();
+    let settings = unit.lines().filter_map(|line| line.strip_prefix("Environment=")).flat_map(str::split_whitespace);
+    let set: Vec<&str> = settings.filter_map(|pair| pair.split('=').next()).collect();
+    let comments = unit.lines().filter(|line| line.starts_with('#')).flat_map(|line| line.split([' ', ',', ':']));
+    let named: Vec<&str> = comments
+        .filter(|word| word.starts_with("FLANNELD_") || word.starts_with("NETD_") && *word != "NETD_")
+        .collect();
+    ensure!(!set.is_empty() && !named.is_empty(), "{unit}");
+    for name in set.iter().chain(&named) {
+        ensure!(known.contains(name), "{name} is read by nobody: {known:?}");
+    }
+    Ok(())
+}
+
+fn unit_of_netd_leaves_the_data_path_alone_and_is_hardened() -> Result<()> {
+    let unit = fs::read_to_string(configs().join("systemd/netd.service"))?;
+    for line in [
+        "Type=notify",
+        "KillMode=process",
+        "Restart=always",
+        "RuntimeDirectory=netd flannel",
+        "RuntimeDirectoryPreserve=yes",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+    ] {
+        ensure!(unit.lines().any(|found| found == line), "{line}");
+    }
+    let bounded = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    ensure!(bounded.is_some_and(|set| set.split(' ').any(|name| name == "CAP_NET_ADMIN")), "{bounded:?}");
+    let after = unit.lines().find_map(|line| line.strip_prefix("After=")).context("After=")?;
+    ensure!(after.split(' ').any(|unit| unit == "etcd.service"), "{after}");
+    ensure!(!unit.contains("ExecStop") && !unit.contains("PartOf"), "nothing may tear the data path down");
     Ok(())
 }
 
@@ -118,6 +160,8 @@ fn main() -> ExitCode {
             no_unit_holds_up_the_boot,
             conflists_attach_a_pod,
             net_conf_gives_the_reference_node_its_subnet,
+            variables_of_the_unit_are_ones_that_netd_reads,
+            unit_of_netd_leaves_the_data_path_alone_and_is_hardened,
             service_manifests_are_applied_and_listed,
         ],
     )

@@ -2,12 +2,16 @@
 //!
 //! Invariant: every value is text here; `config` reads all of it and reports every problem at once. Flags are Go's: one
 //! dash or two, `--flag=value` or `--flag value`, switches with or without `=true`, the last one wins. Each flag of
-//! flannel can come from `FLANNELD_<NAME>` when it is not on the command line, the others from `NETD_<NAME>`.
+//! flannel can come from `FLANNELD_<NAME>` when it is not on the command line, the others from `NETD_<NAME>`; an empty
+//! variable is none. Variables of older service files stand in front of the command line, as their wrapper put them.
 
 use std::ffi::OsString;
 
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
+use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser};
+use daemon::flags::{self, EtcdFlags, GlogFlags, LogFlags, RunFlags};
+
+use super::go::{self, Known, Role};
+use super::verbs::Verb;
 
 /// The node's network daemon: leases a Pod subnet and keeps routes, tunnels and rules equal to the leases.
 #[derive(Parser)]
@@ -19,23 +23,9 @@ pub(crate) struct Invocation {
     /// Flags of the daemon.
     #[command(flatten)]
     pub flags: Flags,
-}
-
-/// What to do instead of running the daemon.
-#[derive(Subcommand)]
-pub(crate) enum Verb {
-    /// Show what the running daemon knows and what it has put into the kernel.
-    Status {
-        /// Print the file as it is.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the rows of every kernel table, as they are desired and as the kernel holds them.
-    Tables {
-        /// Print them as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Words behind the flags of flanneld, which ignores them.
+    #[arg(skip)]
+    pub ignored: Vec<OsString>,
 }
 
 /// Flags of the daemon.
@@ -103,6 +93,9 @@ pub(crate) struct Flags {
     /// Form and detail of the log.
     #[command(flatten)]
     pub log: LogFlags,
+    /// More of it, as glog's users know it.
+    #[command(flatten)]
+    pub glog: GlogFlags,
     /// Flags of flannel that this program does not have.
     #[command(flatten)]
     pub unbuilt: Unbuilt,
@@ -135,44 +128,47 @@ impl Invocation {
     ///
     /// # Errors
     /// When a flag is unknown or lacks its value; also for `--help` and `--version`, whose text it carries.
-    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+    pub(crate) fn read(
+        args: impl IntoIterator<Item = OsString>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, clap::Error> {
         let mut command = command();
-        let flags: Vec<String> = command
-            .get_arguments()
-            .filter_map(|arg| arg.get_long())
-            .map(str::to_owned)
-            .chain(["help".to_owned(), "version".to_owned()])
-            .collect();
-        let args = args.into_iter().map(|arg| two_dashes(arg, &flags));
+        let known = known(&command);
+        let mut args = args.into_iter();
+        let program = args.next().unwrap_or_default();
+        let role = Role::of(program.to_str().unwrap_or_default());
+        let older = if role == Role::DockerOpts { Vec::new() } else { go::older_arguments(variable) };
+        let typed: Vec<OsString> = older.into_iter().map(OsString::from).chain(args).collect();
+        let (typed, ignored) = match role {
+            Role::Flanneld => go::split_at_word(typed, &known),
+            Role::Netd | Role::DockerOpts => (typed, Vec::new()),
+        };
+        let verb = (role == Role::DockerOpts).then(|| OsString::from("docker-opts"));
+        let typed = typed.into_iter().map(|arg| go::two_dashes(arg, &known));
+        let args = [program].into_iter().chain(verb).chain(typed);
         let matches = command.try_get_matches_from_mut(args)?;
-        Self::from_arg_matches(&matches)
+        let ignored = ignored.into_iter().filter(|word| !word.is_empty()).collect();
+        Ok(Self { ignored, ..Self::from_arg_matches(&matches)? })
     }
+}
+
+/// The flags of the daemon, for Go's way of writing them.
+fn known(command: &Command) -> Vec<Known> {
+    let known = |arg: &clap::Arg| {
+        let takes_word = arg.get_action().takes_values() && !arg.is_require_equals_set();
+        Some(Known { name: arg.get_long()?.to_owned(), takes_word })
+    };
+    command.get_arguments().filter(|arg| !matches!(arg.get_action(), ArgAction::Help)).filter_map(known).collect()
 }
 
 fn command() -> Command {
     let command = flags::environment(Invocation::command(), "FLANNELD", &EtcdFlags::NAMES);
     let command = flags::environment(command, "FLANNELD", &["verbosity"]);
+    let command = flags::environment(command, "FLANNELD", &GlogFlags::NAMES);
     let command = flags::environment(command, "NETD", &["run_dir", "log_format"]);
     let command = flags::default(command, "etcd_endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379");
     let command = flags::default(command, "etcd_prefix", "/coreos.com/network");
-    flags::default(command, "run_dir", super::config::RUN_DIR)
-}
-
-/// Every environment variable that is read as a flag.
-#[cfg(test)]
-pub(crate) fn variables() -> std::collections::BTreeSet<String> {
-    let command = command();
-    let names = command.get_arguments().filter_map(|arg| arg.get_env()).filter_map(|name| name.to_str());
-    names.map(str::to_owned).collect()
-}
-
-/// Go's flag package takes `-iface` for `--iface`.
-fn two_dashes(arg: OsString, flags: &[String]) -> OsString {
-    let known = |text: &str| {
-        let name = text.strip_prefix('-')?.split('=').next()?;
-        flags.iter().any(|flag| flag == name).then(|| format!("-{text}"))
-    };
-    arg.to_str().and_then(known).map_or(arg, OsString::from)
+    flags::without_empty_variables(flags::default(command, "run_dir", super::config::RUN_DIR))
 }
 
 #[cfg(test)]
@@ -180,7 +176,14 @@ mod tests {
     use super::*;
 
     fn read(args: &[&str]) -> Invocation {
-        Invocation::read(std::iter::once("netd").chain(args.iter().copied()).map(OsString::from)).unwrap()
+        run_as("netd", args, &[]).unwrap()
+    }
+
+    fn run_as(program: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, clap::Error> {
+        let args = std::iter::once(program).chain(args.iter().copied()).map(OsString::from);
+        let variable =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        Invocation::read(args, variable)
     }
 
     #[test]
@@ -218,7 +221,46 @@ mod tests {
 
     #[test]
     fn unknown_flag_is_refused_by_name() {
-        let error = Invocation::read(["netd", "--ifcae=eth0"].map(OsString::from)).err().unwrap();
-        assert!(error.to_string().contains("--ifcae"), "{error}");
+        for program in ["netd", "flanneld"] {
+            let error = run_as(program, &["--ifcae=eth0"], &[]).err().unwrap();
+            assert!(error.to_string().contains("--ifcae"), "{error}");
+        }
+    }
+
+    #[test]
+    fn as_flanneld_there_are_no_verbs_and_words_are_ignored() {
+        let read = |args: &[&str]| run_as("/usr/bin/flanneld", args, &[]).unwrap();
+        for args in [&["-iface", "eth0", "status"][..], &["-iface=eth0", "true", "-iface=eth1"]] {
+            let invocation = read(args);
+            assert!(invocation.verb.is_none() && invocation.flags.iface == ["eth0"], "{args:?}");
+            assert!(!invocation.ignored.is_empty(), "{args:?}");
+        }
+        assert!(read(&["-ip-masq", ""]).ignored.is_empty(), "an empty variable is an empty word");
+    }
+
+    #[test]
+    fn older_service_files_come_before_the_command_line() {
+        let variables = [
+            ("FLANNEL_ETCD_ENDPOINTS", "http://10.4.7.12:2379"),
+            ("FLANNEL_ETCD_PREFIX", "/atomic.io/network"),
+            ("FLANNEL_OPTIONS", "-ip-masq -iface=eth0"),
+        ];
+        for program in ["netd", "flanneld"] {
+            let flags = run_as(program, &["-etcd-prefix=/own", "-ip-masq=false"], &variables).unwrap().flags;
+            assert_eq!(flags.etcd.etcd_endpoints.as_deref(), Some("http://10.4.7.12:2379"));
+            assert_eq!(flags.etcd.etcd_prefix.as_deref(), Some("/own"));
+            assert_eq!((flags.iface.as_slice(), flags.ip_masq.as_str()), (&["eth0".to_owned()][..], "false"));
+        }
+        let invocation = run_as("netd", &["status", "--json"], &variables).unwrap();
+        assert!(matches!(invocation.verb, Some(Verb::Status { json: true })));
+    }
+
+    #[test]
+    fn glogs_flags_are_known_in_their_spelling() {
+        let glog =
+            read(&["-v", "2", "-vmodule=worker=2", "-log_backtrace_at", "worker.rs:9", "-logtostderr"]).flags.glog;
+        assert_eq!(glog.vmodule.as_deref(), Some("worker=2"));
+        assert_eq!(glog.log_backtrace_at.as_deref(), Some("worker.rs:9"));
+        assert_eq!(glog.logtostderr.as_deref(), Some("true"));
     }
 }

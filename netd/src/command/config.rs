@@ -17,6 +17,7 @@ use regex::Regex;
 use crate::choose::interface::Wanted;
 use crate::choose::subnet::Policy;
 use crate::command::args::{Flags, Unbuilt};
+use crate::command::go;
 use crate::command::instance::Instance;
 use crate::plan::Masquerade;
 use cluster::{Problem, Problems};
@@ -151,7 +152,8 @@ fn etcd_store(flags: &Flags, tls: TlsMaterial, seed: u64, problems: &mut Vec<Pro
 }
 
 fn renew_margin(text: &str, problems: &mut Vec<Problem>) -> Option<u32> {
-    let minutes = text.parse::<u32>().ok().filter(|minutes| (1..LEASE_MINUTES).contains(minutes));
+    let minutes = go::integer(text).and_then(|minutes| u32::try_from(minutes).ok());
+    let minutes = minutes.filter(|minutes| (1..LEASE_MINUTES).contains(minutes));
     if minutes.is_none() {
         problems.push(Problem::new("--subnet-lease-renew-margin", format!("{text:?}"), "minutes from 1 to 1439"));
     }
@@ -203,14 +205,12 @@ fn parsed<T: FromStr>(flag: &str, text: &str, accepted: &str, problems: &mut Vec
     value
 }
 
-/// Go's strconv.ParseBool; an empty text is the default of the environment, false.
 fn boolean(flag: &str, text: &str, problems: &mut Vec<Problem>) -> bool {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => return true,
-        "0" | "f" | "F" | "false" | "FALSE" | "False" | "" => {}
-        _ => problems.push(Problem::new(flag, format!("{text:?}"), "true or false")),
+    let value = go::boolean(text);
+    if value.is_none() {
+        problems.push(Problem::new(flag, format!("{text:?}"), "true or false"));
     }
-    false
+    value.unwrap_or_default()
 }
 
 fn path(flag: &str, text: &str, problems: &mut Vec<Problem>) -> PathBuf {
@@ -222,7 +222,8 @@ fn path(flag: &str, text: &str, problems: &mut Vec<Problem>) -> PathBuf {
 
 fn log(flags: &Flags, problems: &mut Vec<Problem>) -> log::Settings {
     let mut found = Vec::new();
-    let settings = flags.log.read(&mut found);
+    let mut settings = flags.log.read(&mut found);
+    flags.glog.read(&mut settings, &mut found);
     problems.extend(found.into_iter().map(|problem| problem.under("--")));
     settings
 }
@@ -230,7 +231,11 @@ fn log(flags: &Flags, problems: &mut Vec<Problem>) -> log::Settings {
 fn listeners(flags: &Flags, problems: &mut Vec<Problem>) -> Vec<(Address, Routes)> {
     let mut listeners = Vec::new();
     let ip = parsed::<IpAddr>("--healthz-ip", &flags.healthz_ip, "an address such as 127.0.0.1", problems);
-    let port = parsed::<u16>("--healthz-port", &flags.healthz_port, "a port from 1 to 65535, or 0 for none", problems);
+    let port = go::integer(&flags.healthz_port).and_then(|port| u16::try_from(port).ok());
+    if port.is_none() {
+        let found = format!("{:?}", flags.healthz_port);
+        problems.push(Problem::new("--healthz-port", found, "a port from 1 to 65535, or 0 for none"));
+    }
     if let (Some(ip), Some(port @ 1..)) = (ip, port) {
         listeners.push((Address::Tcp(SocketAddr::new(ip, port)), Routes::Health));
     }
@@ -241,24 +246,31 @@ fn listeners(flags: &Flags, problems: &mut Vec<Problem>) -> Vec<(Address, Routes
     listeners
 }
 
+/// What flags of flannel that are known and not carried out say.
 fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let off = |text: &Option<String>| {
-        given(text).is_none_or(|text| matches!(text.as_str(), "false" | "0" | "f" | "F" | "FALSE" | "False"))
-    };
+    let off = |text: &Option<String>| given(text).is_none_or(|text| go::boolean(&text) == Some(false));
     let mut refuse = |flag: &str, absent: bool, instead: &str| {
         if !absent {
             problems.push(Problem::new(flag, "a flag of flannel that this netd does not have yet", instead));
         }
     };
-    refuse("--kube-subnet-mgr", off(&unbuilt.kube_subnet_mgr), "--store=etcd or --store=local");
-    refuse("--kube-api-url", given(&unbuilt.kube_api_url).is_none(), "--store=etcd");
-    refuse("--kubeconfig-file", given(&unbuilt.kubeconfig_file).is_none(), "--store=etcd");
+    let store = "--store=etcd or --store=local until leases can be kept in Kubernetes";
+    refuse("--kube-subnet-mgr", off(&unbuilt.kube_subnet_mgr), store);
+    refuse("--kube-api-url", given(&unbuilt.kube_api_url).is_none(), store);
+    refuse("--kubeconfig-file", given(&unbuilt.kubeconfig_file).is_none(), store);
     refuse("--kube-annotation-prefix", given(&unbuilt.kube_annotation_prefix).is_none(), "--etcd-prefix");
     refuse("--public-ipv6", given(&unbuilt.public_ipv6).is_none(), "--public-ip: IPv4 only");
     refuse("--ip-blackhole-route", off(&unbuilt.ip_blackhole_route), "false");
-    // --iptables-resync and --set-node-network-unavailable change nothing here: rules are put back on
-    // notification, and without Kubernetes there is no Node to set a condition of.
+    // These two change nothing here: rules are put back on notification, and without Kubernetes there is no Node to set a
+    // condition of. Their values are flanneld's all the same.
+    if given(&unbuilt.iptables_resync).is_some_and(|text| go::integer(&text).is_none()) {
+        let found = format!("{:?}", unbuilt.iptables_resync.as_deref().unwrap_or_default());
+        problems.push(Problem::new("--iptables-resync", found, "a number of seconds"));
+    }
+    if let Some(text) = given(&unbuilt.set_node_network_unavailable) {
+        boolean("--set-node-network-unavailable", &text, &mut problems);
+    }
     problems
 }
 
@@ -270,7 +282,7 @@ mod tests {
 
     fn read(args: &[&str]) -> Result<Config, Problems> {
         let args = std::iter::once("netd").chain(args.iter().copied()).map(OsString::from);
-        Config::read(&Invocation::read(args).unwrap().flags, TlsMaterial::default(), 1)
+        Config::read(&Invocation::read(args, |_| None).unwrap().flags, TlsMaterial::default(), 1)
     }
 
     #[test]
@@ -309,6 +321,8 @@ mod tests {
             "--v=loud",
             "--kube-subnet-mgr",
             "--healthz-port=http",
+            "--iptables-resync=often",
+            "--vmodule=worker",
             "--metrics-bind-address=here",
         ])
         .unwrap_err()
@@ -328,6 +342,8 @@ mod tests {
             "--v: ",
             "--kube-subnet-mgr: a flag of flannel that this netd does not have yet",
             "--healthz-port: \"http\"",
+            "--iptables-resync: \"often\"",
+            "--vmodule: \"worker\"",
             "--metrics-bind-address: \"here\"",
         ] {
             assert!(error.contains(&format!("\n  {flag}")), "{error}\nlacks {flag}");
@@ -351,13 +367,17 @@ mod tests {
 
     #[test]
     fn flags_of_flannel_that_say_what_happens_anyway_are_accepted() {
-        read(&[
-            "--kube-subnet-mgr=false",
+        let config = read(&[
+            "--kube-subnet-mgr=f",
+            "--subnet-lease-renew-margin=0x1e",
+            "-stderrthreshold=INFO",
+            "-alsologtostderr",
             "-iptables-resync=5",
             "--healthz-port=0",
             "--set-node-network-unavailable=true",
         ])
         .unwrap();
+        assert!(matches!(config.store, Store::Etcd { renew_margin: 1800, .. }));
     }
 
     #[test]

@@ -15,33 +15,26 @@ mod leases;
 mod planning;
 mod report;
 mod start;
-mod status;
+pub(crate) mod status;
 mod subnet_file;
 mod tables;
 mod witness;
 mod worker;
 
-use std::path::Path;
-use std::process::ExitCode;
-use std::time::Duration;
-
-use ::daemon::http::ask;
-use ::daemon::lifecycle::Exit;
 use ::daemon::log::Log;
 use ::daemon::monitors::{NFTABLES, RTNETLINK};
 use ::daemon::shell::{self, Places, Program, seed};
-use ::daemon::status::{FILE, Stored};
 use anyhow::{Context, Result};
 
 use self::claim::Claimed;
-use crate::command::args::{Invocation, Verb};
-use crate::command::config::{Config, run_dir};
+use crate::command::args::Invocation;
+use crate::command::config::Config;
 
 /// This program's name.
-const NAME: &str = "netd";
+pub(crate) const NAME: &str = "netd";
 
 /// Its version.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Gates of readiness beside those of the monitors: every lease is known, rows are in.
 const LEASES: &str = "leases";
@@ -56,62 +49,18 @@ const PROGRAM: Program = Program {
     others: &[],
 };
 
-/// Longest wait for the daemon.
-const LIMIT: Duration = Duration::from_secs(15);
-
-/// Does what the command line says.
-#[must_use]
-pub fn main() -> ExitCode {
-    let invocation = match Invocation::read(std::env::args_os()) {
-        Ok(invocation) => invocation,
-        Err(error) => error.exit(),
-    };
-    match act(&invocation) {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            eprintln!("netd: {error:#}");
-            Exit::Failure.into()
-        }
+/// Runs the daemon that the flags describe.
+///
+/// # Errors
+/// Every problem of the flags, and what keeps it from starting.
+pub(crate) fn serve(invocation: &Invocation) -> Result<()> {
+    let (flags, seed) = (&invocation.flags, seed());
+    let config = Config::read(flags, flags.etcd.tls_files().read(), seed)?;
+    let log = Log::start(NAME, VERSION, config.log.clone()).context("start the log")?;
+    if !invocation.ignored.is_empty() {
+        tracing::warn!(words = ?invocation.ignored, "ignored, as flanneld does: a value of a switch stands behind `=`");
     }
-}
-
-fn act(invocation: &Invocation) -> Result<Exit> {
-    let flags = &invocation.flags;
-    let run_dir = &run_dir(flags);
-    match invocation.verb {
-        Some(Verb::Status { json }) => return show_status(run_dir, json),
-        Some(Verb::Tables { json }) => {
-            print!("{}", ask(run_dir, if json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
-        }
-        None => {
-            let seed = seed();
-            let config = Config::read(flags, flags.etcd.tls_files().read(), seed)?;
-            let log = Log::start(NAME, VERSION, config.log).context("start the log")?;
-            run(config, seed, log)?;
-        }
-    }
-    Ok(Exit::Success)
-}
-
-fn show_status(run_dir: &Path, json: bool) -> Result<Exit> {
-    let mut stored = read_status(run_dir)?;
-    let warning = stored.warning(NAME);
-    if let Some(warning) = &warning {
-        eprintln!("{warning}");
-    } else {
-        // The file has the leases' number only.
-        match ask(run_dir, "/status?format=json", LIMIT) {
-            Ok(text) => stored.refresh(serde_json::from_str(&text).context("read the daemon's status")?),
-            Err(error) => eprintln!("netd: the leases are not shown: {error}"),
-        }
-    }
-    let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
-    if json {
-        println!("{status:#}");
-    } else {
-        print!("{}", status::text(&status));
-    }
-    Ok(if warning.is_none() { Exit::Success } else { Exit::Failure })
+    run(config, seed, log)
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -123,15 +72,6 @@ fn run(config: Config, seed: u64, log: Log) -> Result<()> {
     // Before anything of another daemon's is replaced, its socket in the folder included.
     let claimed = Claimed::take(&config.subnet_file, &config.run_dir)?;
     shell::run(&PROGRAM, &places, log, |shell| start::run(config, seed, shell, claimed))
-}
-
-/// Reads the status file of a daemon.
-///
-/// # Errors
-/// When there is none, or it is not this program's.
-fn read_status(run_dir: &Path) -> Result<Stored> {
-    let path = run_dir.join(FILE);
-    Stored::read(run_dir).with_context(|| format!("read {}: is netd running, with this --run-dir?", path.display()))
 }
 
 #[cfg(test)]

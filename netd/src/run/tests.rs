@@ -183,7 +183,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
     let (run_dir, subnet_file) = (folder.join("run"), folder.join("subnet.env"));
     let args = ["netd".into(), "--run-dir".into(), run_dir.into_os_string(), "--subnet-file".into()];
     let args = args.into_iter().chain([subnet_file.into_os_string()]).collect::<Vec<OsString>>();
-    let config = Config::read(&Invocation::read(args).unwrap().flags, TlsMaterial::default(), 1).unwrap();
+    let config = Config::read(&Invocation::read(args, |_| None).unwrap().flags, TlsMaterial::default(), 1).unwrap();
     let external = loopback();
     let local = LocalNode {
         subnet: Prefix::host(external.address.into()),

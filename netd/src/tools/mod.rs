@@ -1,0 +1,36 @@
+//! The verbs: what an operator asks for besides running the daemon.
+//!
+//! One room per verb. Invariants: what a verb finds out is apart from what it prints; one that changes something says
+//! first what it will change, and refuses while a running daemon would change it back.
+
+mod docker_opts;
+mod status;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use daemon::http::ask;
+use daemon::lifecycle::Exit;
+
+use crate::command::args::Flags;
+use crate::command::config::run_dir;
+use crate::command::verbs::Verb;
+
+/// Longest wait for the daemon.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Does what `verb` says.
+///
+/// # Errors
+/// What keeps it from being done.
+pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
+    let run_dir = &run_dir(flags);
+    match verb {
+        Verb::Status { json } => status::show(run_dir, *json),
+        Verb::Tables { json } => {
+            print!("{}", ask(run_dir, if *json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
+            Ok(Exit::Success)
+        }
+        Verb::DockerOpts(options) => docker_opts::write(options).map(|()| Exit::Success),
+    }
+}

@@ -1,0 +1,43 @@
+//! `netd status`: the daemon's own words, or the file that it left.
+//!
+//! Invariant: a status that may be old never says that all is well; its exit status says so as well.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use daemon::http::ask;
+use daemon::lifecycle::Exit;
+use daemon::status::{FILE, Stored};
+
+use super::LIMIT;
+use crate::run::{NAME, status};
+
+/// Prints the status of the daemon whose run-time files are in `run_dir`.
+///
+/// # Errors
+/// When there is none, or it is not this program's.
+pub(super) fn show(run_dir: &Path, json: bool) -> Result<Exit> {
+    let mut stored = read(run_dir)?;
+    let warning = stored.warning(NAME);
+    if let Some(warning) = &warning {
+        eprintln!("{warning}");
+    } else {
+        // The file has the leases' number only.
+        match ask(run_dir, "/status?format=json", LIMIT) {
+            Ok(text) => stored.refresh(serde_json::from_str(&text).context("read the daemon's status")?),
+            Err(error) => eprintln!("netd: the leases are not shown: {error}"),
+        }
+    }
+    let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
+    if json {
+        println!("{status:#}");
+    } else {
+        print!("{}", status::text(&status));
+    }
+    Ok(if warning.is_none() { Exit::Success } else { Exit::Failure })
+}
+
+fn read(run_dir: &Path) -> Result<Stored> {
+    let path = run_dir.join(FILE);
+    Stored::read(run_dir).with_context(|| format!("read {}: is netd running, with this --run-dir?", path.display()))
+}
