@@ -2,14 +2,17 @@
 //!
 //! Invariant: 1 to 15 bytes, no `/`, no `:`, no white space, not `.` or `..`
 //! (`dev_valid_name` in net/core/dev.c; IFNAMSIZ in linux/if.h; `:` is refused as CNI refuses it).
+//! It is stored in place: every row of a table of routes or neighbours has one.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a network interface, 1 to 15 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IfName(Cow<'static, str>);
+/// The most bytes a name has.
+const LONGEST: usize = 15;
+
+/// The name of a network interface, 1 to 15 bytes, filled up with zeros, which are in no name: so bytes compare as texts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfName([u8; LONGEST]);
 
 /// Why a text is no interface name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,7 @@ impl std::error::Error for InvalidIfName {}
 
 /// What can be said of the bytes alone; white space beyond ASCII is left to [`IfName::new`].
 const fn valid(mut bytes: &[u8]) -> bool {
-    if matches!(bytes, [] | b"." | b"..") || bytes.len() > 15 {
+    if matches!(bytes, [] | b"." | b"..") || bytes.len() > LONGEST {
         return false;
     }
     while let [first, rest @ ..] = bytes {
@@ -41,6 +44,17 @@ const fn valid(mut bytes: &[u8]) -> bool {
     true
 }
 
+/// `name` filled up with zeros; what is beyond [`LONGEST`] is left out.
+const fn padded(name: &[u8]) -> [u8; LONGEST] {
+    let mut bytes = [0; LONGEST];
+    let (mut from, mut to) = (name, bytes.as_mut_slice());
+    while let ([byte, rest @ ..], [place, places @ ..]) = (from, to) {
+        *place = *byte;
+        (from, to) = (rest, places);
+    }
+    bytes
+}
+
 impl IfName {
     /// A name known when the program is written; costs no allocation. An invalid one in a `const` does not compile.
     ///
@@ -49,32 +63,40 @@ impl IfName {
     #[must_use]
     pub const fn literal(name: &'static str) -> Self {
         assert!(name.is_ascii() && valid(name.as_bytes()), "not an interface name");
-        Self(Cow::Borrowed(name))
+        Self(padded(name.as_bytes()))
     }
 
     /// Checks `name`.
     ///
     /// # Errors
     /// When the kernel would refuse the name (see the module's invariant).
-    pub fn new(name: impl Into<String>) -> Result<Self, InvalidIfName> {
-        let name = name.into();
+    pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidIfName> {
+        let name = name.as_ref();
         if valid(name.as_bytes()) && !name.contains(char::is_whitespace) {
-            Ok(Self(Cow::Owned(name)))
+            Ok(Self(padded(name.as_bytes())))
         } else {
-            Err(InvalidIfName(name))
+            Err(InvalidIfName(name.to_owned()))
         }
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(LONGEST);
+        // Made of a whole text, so it is one.
+        self.0.get(..end).and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
     }
 }
 
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IfName").field(&self.as_str()).finish()
     }
 }
 
@@ -101,5 +123,14 @@ mod tests {
         for good in ["eth0", "cbr0", "flannel.1", "fifteen-bytes-x"] {
             assert_eq!(IfName::new(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn names_are_in_the_order_of_their_texts() {
+        let texts = ["a", "a0", "ab", "eth", "eth0", "eth0.1", "eth1", "fifteen-bytes-x", "ä"];
+        let names = texts.map(|text| IfName::new(text).unwrap());
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(names.map(|name| name.to_string()), texts);
+        assert_eq!(format!("{:?}", IfName::literal("lo")), r#"IfName("lo")"#);
     }
 }
