@@ -106,7 +106,9 @@ impl Planner {
     pub(crate) fn tables(&self) -> Tables {
         let mut tables = self.local_rows();
         for (key, _) in self.peers.leases() {
-            tables.extend(self.peer_rows(key));
+            if let Some(Ok(lease)) = self.peers.verdict(key) {
+                tables.extend(self.rows_of(lease));
+            }
         }
         tables
     }
@@ -116,48 +118,73 @@ impl Planner {
         let before = self.tables();
         self.local = local;
         let leases: Vec<StoredLease> = self.peers.leases().map(|(_, stored)| stored.clone()).collect();
-        for stored in leases {
-            let (key, standing) = (stored.lease.key, self.standing(&stored.lease));
-            self.peers.set(key, Some((stored, standing)));
-        }
-        self.refused.clear();
-        let keys: Vec<SubnetKey> = self.peers.leases().map(|(key, _)| *key).collect();
-        self.note_refusals(keys);
-        Changes::between(&before, &self.tables())
+        self.set(leases.into_iter().map(|stored| (stored.lease.key, Some(stored))));
+        Changes::between(before, self.settle_all())
+    }
+
+    /// As [`Planner::update`] for somebody who knows nothing of what was planned before: returns all rows.
+    pub(crate) fn update_all(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
+        self.set(leases);
+        Changes::between(Tables::default(), self.settle_all())
     }
 
     /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
     pub(crate) fn update(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
-        let judged: Vec<_> = leases
-            .into_iter()
-            .map(|(key, stored)| (key, stored.map(|stored| (self.standing(&stored.lease), stored))))
-            .collect();
+        let judged: Vec<_> = leases.into_iter().map(|(key, stored)| (key, self.judged(stored))).collect();
         let seeds = judged.iter().map(|(key, new)| match new {
-            Some((Standing::Usable(mac), _)) => (*key, *mac),
+            Some((_, Standing::Usable(mac))) => (*key, *mac),
             _ => (*key, None),
         });
         let related = self.peers.related(seeds);
-        let rows = |planner: &Self| {
-            let mut rows = Tables::default();
-            related.iter().for_each(|key| rows.extend(planner.peer_rows(key)));
-            rows
-        };
-        let before = rows(self);
-        for (key, new) in judged {
-            self.peers.set(key, new.map(|(standing, stored)| (stored, standing)));
+        let mut before = Tables::default();
+        for key in &related {
+            if let Some(Ok(lease)) = self.peers.verdict(key) {
+                before.extend(self.rows_of(lease));
+            }
         }
-        let after = rows(self);
-        self.note_refusals(related);
-        Changes::between(&before, &after)
+        for (key, new) in judged {
+            self.peers.set(key, new);
+        }
+        let mut after = Tables::default();
+        self.settle(related, &mut after);
+        Changes::between(before, after)
     }
 
-    fn note_refusals(&mut self, keys: impl IntoIterator<Item = SubnetKey>) {
+    fn set(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) {
+        for (key, stored) in leases {
+            let new = self.judged(stored);
+            self.peers.set(key, new);
+        }
+    }
+
+    fn judged(&self, stored: Option<StoredLease>) -> Option<(StoredLease, Standing)> {
+        stored.map(|stored| {
+            let standing = self.standing(&stored.lease);
+            (stored, standing)
+        })
+    }
+
+    /// Decides about the leases under `keys`: notes those that are refused, and adds the rows of the others to `rows`.
+    fn settle(&mut self, keys: impl IntoIterator<Item = SubnetKey>, rows: &mut Tables) {
         for key in keys {
             match self.peers.verdict(&key) {
-                Some(Err(refusal)) => self.refused.insert(key, refusal),
-                Some(Ok(_)) | None => self.refused.remove(&key),
-            };
+                Some(Err(refusal)) => drop(self.refused.insert(key, refusal)),
+                Some(Ok(lease)) => {
+                    rows.extend(self.rows_of(lease));
+                    self.refused.remove(&key);
+                }
+                None => drop(self.refused.remove(&key)),
+            }
         }
+    }
+
+    /// Decides about all leases, and returns all rows.
+    fn settle_all(&mut self) -> Tables {
+        self.refused.clear();
+        let keys: Vec<SubnetKey> = self.peers.leases().map(|(key, _)| *key).collect();
+        let mut rows = self.local_rows();
+        self.settle(keys, &mut rows);
+        rows
     }
 
     fn is_own(&self, lease: &Lease) -> bool {
@@ -177,11 +204,9 @@ impl Planner {
         }
     }
 
-    /// Rows of the lease under `key`, when it is used.
-    fn peer_rows(&self, key: &SubnetKey) -> Tables {
-        let used = self.peers.verdict(key).and_then(Result::ok);
-        let rows = used.and_then(|lease| self.network.backend.peer_rows(&self.local, lease.key.v4, &lease.attrs).ok());
-        rows.unwrap_or_default()
+    /// Rows of a lease that is used.
+    fn rows_of(&self, lease: &Lease) -> Tables {
+        self.network.backend.peer_rows(&self.local, lease.key.v4, &lease.attrs).unwrap_or_default()
     }
 
     /// Rows that this node needs whatever the other nodes are.

@@ -16,6 +16,9 @@ use super::LocalNode;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
+/// The first of all keys in their order.
+const FIRST: SubnetKey = SubnetKey::v4(Prefix::v4_literal([0; 4], 0));
+
 /// How a lease stands by itself, whatever the others say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -88,7 +91,7 @@ struct Peer {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peers {
     by_key: BTreeMap<SubnetKey, Peer>,
-    by_mac: BTreeMap<MacAddr, BTreeSet<SubnetKey>>,
+    by_mac: BTreeSet<(MacAddr, SubnetKey)>,
     /// How many leases have subnets of each length: a network around another one has one of these.
     lengths: BTreeMap<u8, usize>,
     /// Leases of this node among them.
@@ -101,7 +104,7 @@ impl Peers {
         if let Some(before) = self.by_key.remove(&key) {
             self.forget_length(key.v4.len());
             match before.standing {
-                Standing::Usable(Some(mac)) => self.forget_mac(mac, key),
+                Standing::Usable(Some(mac)) => drop(self.by_mac.remove(&(mac, key))),
                 Standing::Own => self.own = self.own.saturating_sub(1),
                 Standing::Usable(None) | Standing::Unusable(_) => {}
             }
@@ -109,7 +112,7 @@ impl Peers {
         let Some((stored, standing)) = lease else { return };
         *self.lengths.entry(key.v4.len()).or_default() += 1;
         match standing {
-            Standing::Usable(Some(mac)) => drop(self.by_mac.entry(mac).or_default().insert(key)),
+            Standing::Usable(Some(mac)) => drop(self.by_mac.insert((mac, key))),
             Standing::Own => self.own += 1,
             Standing::Usable(None) | Standing::Unusable(_) => {}
         }
@@ -124,12 +127,9 @@ impl Peers {
         }
     }
 
-    fn forget_mac(&mut self, mac: MacAddr, key: SubnetKey) {
-        let Some(keys) = self.by_mac.get_mut(&mac) else { return };
-        keys.remove(&key);
-        if keys.is_empty() {
-            self.by_mac.remove(&mac);
-        }
+    /// Leases with this hardware address.
+    fn with_mac(&self, mac: MacAddr) -> impl Iterator<Item = &SubnetKey> {
+        self.by_mac.range((mac, FIRST)..).take_while(move |(other, _)| *other == mac).map(|(_, key)| key)
     }
 
     /// How many leases are of other nodes, used or not.
@@ -160,9 +160,8 @@ impl Peers {
         let age = |key: &SubnetKey, peer: &Peer| (peer.stored.revision, *key);
         let (lease, own_age) = (&peer.stored.lease, age(key, peer));
         let holder = lease.attrs.public_ip;
-        let twins = mac.and_then(|mac| Some((mac, self.by_mac.get(&mac)?)));
-        let twin = twins.and_then(|(mac, keys)| {
-            let others = keys.iter().filter_map(|other| Some((other, self.by_key.get(other)?)));
+        let twin = mac.and_then(|mac| {
+            let others = self.with_mac(mac).filter_map(|other| Some((other, self.by_key.get(other)?)));
             let mut newer = others
                 .filter(|(other, twin)| twin.stored.lease.attrs.public_ip != holder && age(other, twin) > own_age);
             newer.next().map(|(_, twin)| Refusal::SameMac { holder, mac, other: twin.stored.lease.clone() })
@@ -222,7 +221,7 @@ impl Peers {
                 _ if seed => None,
                 _ => continue,
             };
-            let by_mac = mac.into_iter().chain(known).filter_map(|mac| self.by_mac.get(&mac)).flatten();
+            let by_mac = mac.into_iter().chain(known).flat_map(|mac| self.with_mac(mac));
             let related = by_mac.chain(self.overlapping(&key).map(|(other, _)| other));
             let new: Vec<SubnetKey> = related.filter(|other| found.insert(**other)).copied().collect();
             open.extend(new.into_iter().map(|key| (key, None, false)));

@@ -71,16 +71,16 @@ pub(crate) struct Changes {
 impl Changes {
     /// What makes `after` of `before`.
     #[must_use]
-    pub(crate) fn between(before: &Tables, after: &Tables) -> Self {
+    pub(crate) fn between(before: Tables, after: Tables) -> Self {
         Self {
-            links: rows(&before.links, &after.links),
-            addresses: rows(&before.addresses, &after.addresses),
-            sysctls: rows(&before.sysctls, &after.sysctls),
-            nft: rows(&before.nft, &after.nft),
-            forward: (before.forward != after.forward).then(|| after.forward.clone()),
-            neighbours: rows(&before.neighbours, &after.neighbours),
-            fdb: rows(&before.fdb, &after.fdb),
-            routes: rows(&before.routes, &after.routes),
+            links: rows(before.links, after.links),
+            addresses: rows(before.addresses, after.addresses),
+            sysctls: rows(before.sysctls, after.sysctls),
+            nft: rows(before.nft, after.nft),
+            forward: (before.forward != after.forward).then_some(after.forward),
+            neighbours: rows(before.neighbours, after.neighbours),
+            fdb: rows(before.fdb, after.fdb),
+            routes: rows(before.routes, after.routes),
         }
     }
 
@@ -110,8 +110,13 @@ impl Changes {
     }
 }
 
-fn rows<K: Ord + Clone, V: PartialEq + Clone>(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> RowChanges<K, V> {
-    let gone = before.keys().filter(|key| !after.contains_key(key)).map(|key| (key.clone(), None));
-    let new = after.iter().filter(|(key, value)| before.get(key) != Some(value));
-    gone.chain(new.map(|(key, value)| (key.clone(), Some(value.clone())))).collect()
+fn rows<K: Ord, V: PartialEq>(mut before: BTreeMap<K, V>, after: BTreeMap<K, V>) -> RowChanges<K, V> {
+    let differing = after.into_iter().filter_map(|(key, value)| match before.remove(&key) {
+        Some(same) if same == value => None,
+        _ => Some((key, Some(value))),
+    });
+    // Collected, a large table has full nodes.
+    let mut changes: RowChanges<K, V> = differing.collect();
+    changes.extend(before.into_keys().map(|key| (key, None)));
+    changes
 }

@@ -351,8 +351,9 @@ proptest! {
             };
             desired.apply(planner.update([change]));
             let mut whole = Planner::new(network.clone(), ALL, local());
-            whole.update(known.values().map(|stored| (stored.lease.key, Some(stored.clone()))));
+            let all = whole.update_all(known.values().map(|stored| (stored.lease.key, Some(stored.clone()))));
             prop_assert_eq!(&desired, &whole.tables());
+            prop_assert_eq!(all, Changes::between(Tables::default(), whole.tables()));
             prop_assert_eq!(planner.refused(), whole.refused());
             prop_assert_eq!(planner.used_count(), planner.used().count());
             let dsts: Vec<Prefix> = desired.routes.keys().map(|key| key.dst).collect();

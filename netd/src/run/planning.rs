@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::format::lease::SubnetKey;
-use crate::plan::{Changes, LocalNode, Planner, Tables};
+use crate::plan::{Changes, LocalNode, Planner};
 use crate::source::view::View;
 
 /// A plan is made when no further lease has arrived for this long.
@@ -97,15 +97,14 @@ impl Planning {
     pub(super) fn plan(&mut self, view: &View) -> Option<Planned> {
         self.since = None;
         let leases = std::mem::take(&mut self.leases);
-        let changes = self.planner.update(leases.into_iter().map(|key| (key, view.get(&key).cloned())));
-        self.changes.extend(changes);
-        let complete = view.is_complete();
-        let changes = if self.fresh {
-            self.changes = Changes::default();
-            Changes::between(&Tables::default(), &self.planner.tables())
+        let leases = leases.into_iter().map(|key| (key, view.get(&key).cloned()));
+        let mut changes = std::mem::take(&mut self.changes);
+        if self.fresh {
+            changes = self.planner.update_all(leases);
         } else {
-            std::mem::take(&mut self.changes)
-        };
+            changes.extend(self.planner.update(leases));
+        }
+        let complete = view.is_complete();
         if !self.fresh && complete == self.complete && changes.rows() == 0 && self.whole_since.is_some() {
             return None;
         }
