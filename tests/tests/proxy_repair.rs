@@ -10,10 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::{Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, servers, slice};
-
-/// How long something deleted may be away. A second, and what the lab kernel needs for the looking.
-const BACK: Duration = Duration::from_secs(4);
+use proxy::{Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, away, servers, slice};
 
 fn a_virtual_address_without_its_server_refuses_although_the_node_listens() -> Result<()> {
     let nodes = Nodes::start()?;
@@ -108,9 +105,10 @@ fn one_deleted_server_among_many_is_back_as_soon_as_among_few() -> Result<()> {
         &["ipvsadm", "-d", "-t", "192.168.2.7:80", "-r", "172.7.22.2:80"],
         &["ipvsadm", "-C"],
     ] {
+        let limit = away(node)?;
         node.run(words)?;
         let deleted = Instant::now();
-        eventually(BACK, || {
+        eventually(limit, || {
             ensure!(servers(node)? == whole, "after {words:?}");
             Ok(())
         })?;
@@ -125,9 +123,10 @@ fn a_deleted_server_whose_endpoint_changes_is_back_at_once() -> Result<()> {
     nodes.publish("slice.yaml", &slice(&["172.7.21.2", "172.7.22.2"]))?;
     let _proxy = nodes.proxy()?;
     await_reals(nodes.node()?, &[("172.7.21.2", 1), ("172.7.22.2", 1)])?;
+    let limit = away(nodes.node()?)?;
     nodes.node()?.run(&["ipvsadm", "-D", "-t", WEB])?;
     nodes.publish("slice.yaml", &slice(&["172.7.21.2", "172.7.22.3"]))?;
-    eventually(BACK, || {
+    eventually(limit, || {
         let found = servers(nodes.node()?)?;
         ensure!(found.len() == 3 && found.iter().any(|line| line.contains("172.7.22.3:80 -m -w 1")), "{found:?}");
         Ok(())

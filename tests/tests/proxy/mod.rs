@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Host, Place, Pod, Process, Topology, echo, eventually};
@@ -137,6 +137,13 @@ pub(crate) fn servers(host: &Host) -> Result<Vec<String>> {
     let mut lines: Vec<_> = text.lines().map(|line| line.trim_end().to_owned()).collect();
     lines.sort();
     Ok(lines)
+}
+
+/// How long something deleted may be away: a second, and what looking at it costs on this machine, which may have other work.
+pub(crate) fn away(host: &Host) -> Result<Duration> {
+    let begun = Instant::now();
+    servers(host)?;
+    Ok(Duration::from_secs(3) + begun.elapsed() * 30)
 }
 
 /// Waits until the real servers of `web` with their weights are these.
