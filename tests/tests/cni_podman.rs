@@ -252,7 +252,7 @@ fn labs_runtime_calls_plugins_and_caches_results_as_podman_does() -> Result<()> 
     Ok(())
 }
 
-fn failed_attachment_tells_why_and_leaves_nothing() -> Result<()> {
+fn failed_attachment_says_why_and_leaves_nothing() -> Result<()> {
     let node = lone_node(NATIVE)?;
     let podman = Podman::set_up(&node)?;
     let (file, aside) = (node.path("/run/flannel/subnet.env"), node.path("/run/flannel/aside"));
@@ -283,6 +283,6 @@ fn main() -> ExitCode {
         dual_stack_container_is_reached_in_both_families,
         asked_address_and_hardware_address_are_given,
         labs_runtime_calls_plugins_and_caches_results_as_podman_does,
-        failed_attachment_tells_why_and_leaves_nothing,
+        failed_attachment_says_why_and_leaves_nothing,
     ])
 }

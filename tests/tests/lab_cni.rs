@@ -77,7 +77,7 @@ fn chain_runs_forwards_and_back_with_the_previous_result() -> Result<()> {
     Ok(())
 }
 
-fn failed_add_is_undone_and_its_first_error_told() -> Result<()> {
+fn failed_add_is_undone_and_its_first_error_reported() -> Result<()> {
     let runtime = recorded("ADD")?;
     let error = runtime.run_pod("web").unwrap_err();
     let told = error.downcast_ref::<PluginError>().context("not the plugin's error")?;
@@ -162,7 +162,7 @@ fn gc_names_nothing_without_a_list_and_does_nothing_without_a_cache() -> Result<
     Ok(())
 }
 
-fn gc_goes_on_after_errors_and_tells_all_of_them() -> Result<()> {
+fn gc_goes_on_after_errors_and_reports_all_of_them() -> Result<()> {
     let runtime = recorded("GC")?;
     let failing = json!({"plugins": [{"type": "first", "fail": "GC"}, {"type": "second", "fail": "GC"}]});
     runtime.run_pod("web")?;
@@ -232,7 +232,7 @@ fn junk_in_the_cache_fails_delete_in_the_old_libcni_and_is_thrown_away_by_the_ne
     Ok(())
 }
 
-fn failures_are_told_in_libcnis_words() -> Result<()> {
+fn failures_are_reported_in_libcnis_words() -> Result<()> {
     let runtime = recorded("nothing")?;
     let pod = runtime.host().pod("web")?;
     for (script, words) in [
@@ -338,18 +338,18 @@ fn main() -> ExitCode {
         &[],
         lab::tests![
             chain_runs_forwards_and_back_with_the_previous_result,
-            failed_add_is_undone_and_its_first_error_told,
+            failed_add_is_undone_and_its_first_error_reported,
             failed_del_keeps_the_cached_result_for_the_next_one,
             gc_deletes_what_is_not_valid_and_names_what_is,
             check_is_gated_by_version_and_flag_and_goes_without_a_cached_result,
             early_versions_delete_without_the_previous_result,
             gc_names_nothing_without_a_list_and_does_nothing_without_a_cache,
-            gc_goes_on_after_errors_and_tells_all_of_them,
+            gc_goes_on_after_errors_and_reports_all_of_them,
             status_stops_at_the_first_failing_plugin_with_its_code,
             version_is_asked_with_placeholders_and_the_callers_newest_version,
             cache_file_is_libcnis,
             junk_in_the_cache_fails_delete_in_the_old_libcni_and_is_thrown_away_by_the_new,
-            failures_are_told_in_libcnis_words,
+            failures_are_reported_in_libcnis_words,
             plugin_is_the_first_regular_file_of_its_name,
             crio_checks_after_every_add_and_deletes_with_the_list_of_the_add,
             containerd_attaches_loopback_beside_the_network_and_deletes_with_the_list_it_has_now,

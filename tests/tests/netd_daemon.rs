@@ -53,7 +53,7 @@ fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
     Ok(())
 }
 
-fn status_of_a_stopped_daemon_or_of_another_version_is_no_good_news() -> Result<()> {
+fn status_of_a_stopped_daemon_or_of_another_version_is_not_well() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let host = net.host("hdss7-21")?;
     let netd = net.netd("hdss7-21")?;
@@ -223,7 +223,7 @@ fn main() -> ExitCode {
             status_of_a_dead_daemon_says_so_and_exits_1,
             key_of_the_store_cannot_forge_a_line_of_the_status,
             values_of_the_store_cannot_forge_a_line_of_the_status,
-            status_of_a_stopped_daemon_or_of_another_version_is_no_good_news,
+            status_of_a_stopped_daemon_or_of_another_version_is_not_well,
             health_is_served_where_flannels_flags_say_and_metrics_on_loopback,
             netd_without_a_store_is_well_but_not_ready_and_says_what_it_awaits,
             address_that_is_taken_hinders_no_lease,

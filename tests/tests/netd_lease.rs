@@ -282,7 +282,7 @@ fn wiped_store_costs_no_route() -> Result<()> {
     })
 }
 
-fn emptied_store_is_looked_at_twice_before_a_restarted_node_removes_anything() -> Result<()> {
+fn emptied_store_is_listed_twice_before_a_restarted_node_removes_anything() -> Result<()> {
     let mut net = Net::start(VXLAN)?;
     let both = net.both()?;
     for netd in &both {
@@ -387,7 +387,7 @@ fn main() -> ExitCode {
             junk_under_subnets_is_reported_and_the_others_go_on,
             store_that_goes_away_costs_nothing_and_comes_back,
             wiped_store_costs_no_route,
-            emptied_store_is_looked_at_twice_before_a_restarted_node_removes_anything,
+            emptied_store_is_listed_twice_before_a_restarted_node_removes_anything,
             bad_network_configuration_is_refused_with_every_field,
             overlapping_networks_are_refused_by_name,
             network_is_waited_for_until_it_is_configured,

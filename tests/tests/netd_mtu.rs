@@ -87,7 +87,7 @@ fn smaller_mtu_than_the_interface_has_is_used_while_it_fits() -> Result<()> {
     eventually_carries(&net, 1350)
 }
 
-fn plugin_is_told_the_interfaces_mtu_without_a_tunnel() -> Result<()> {
+fn plugin_gets_the_interfaces_mtu_without_a_tunnel() -> Result<()> {
     let net = Net::start(HOST_GW)?;
     let _netd = net.netd("hdss7-21")?;
     let host = net.host("hdss7-21")?;
@@ -135,7 +135,7 @@ fn main() -> ExitCode {
             device_that_is_deleted_or_down_after_the_mtu_fell_comes_up_again,
             larger_mtu_than_the_interface_has_is_capped_and_reported,
             smaller_mtu_than_the_interface_has_is_used_while_it_fits,
-            plugin_is_told_the_interfaces_mtu_without_a_tunnel,
+            plugin_gets_the_interfaces_mtu_without_a_tunnel,
             interface_that_carries_nothing_for_a_while_leaves_no_trace,
         ],
     )

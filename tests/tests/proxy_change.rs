@@ -202,7 +202,7 @@ fn one_changed_endpoint_is_one_step() -> Result<()> {
     Ok(())
 }
 
-fn a_malformed_service_is_told_and_the_others_go_on() -> Result<()> {
+fn a_malformed_service_is_reported_and_the_others_go_on() -> Result<()> {
     let nodes = start_web(&["172.7.21.2", "172.7.22.2"])?;
     let api = WEB_SERVICE.replace("web", "api").replace("192.168.0.10", "192.168.0.11");
     nodes.publish("api.yaml", &api)?;
@@ -238,7 +238,7 @@ fn a_malformed_service_is_told_and_the_others_go_on() -> Result<()> {
     })
 }
 
-fn what_is_not_served_yet_is_told() -> Result<()> {
+fn what_is_not_served_yet_is_reported() -> Result<()> {
     let nodes = Nodes::start()?;
     nodes.publish("web.yaml", &WEB_YAML.replace("type: ClusterIP", "type: NodePort\n  sessionAffinity: ClientIP"))?;
     let _proxy = nodes.proxy()?;
@@ -333,8 +333,8 @@ fn main() -> ExitCode {
             a_restart_changes_nothing,
             what_was_deleted_while_the_proxy_was_away_goes_when_it_is_back,
             one_changed_endpoint_is_one_step,
-            a_malformed_service_is_told_and_the_others_go_on,
-            what_is_not_served_yet_is_told,
+            a_malformed_service_is_reported_and_the_others_go_on,
+            what_is_not_served_yet_is_reported,
             what_somebody_deletes_is_back,
             what_is_foreign_is_never_touched,
         ],

@@ -27,7 +27,7 @@ fn networks_that_overlap_are_refused_by_both_their_names() -> Result<()> {
     Ok(())
 }
 
-fn every_wrong_flag_is_told_at_once() -> Result<()> {
+fn every_wrong_flag_is_reported_at_once() -> Result<()> {
     let host = Host::start("node")?;
     let said = refusal(&host, &["--cluster-cidr=pods", "--ipvs-scheduler=", "--ipvs-graceful-period=soon"])?;
     for flag in
@@ -45,7 +45,7 @@ fn a_status_that_nobody_wrote_is_an_error_that_says_where() -> Result<()> {
     Ok(())
 }
 
-fn a_kernel_without_ipvs_is_told_with_what_to_do() -> Result<()> {
+fn a_kernel_without_ipvs_is_reported_with_what_to_do() -> Result<()> {
     let host = Host::start("node")?;
     let said = refusal(&host, &["--services-dir=/run/services", "--cluster-cidr=172.7.0.0/16"])?;
     ensure!(said.contains("this kernel has no IPVS: load the modules ip_vs and ip_vs_rr"), "{said}");
@@ -55,13 +55,13 @@ fn a_kernel_without_ipvs_is_told_with_what_to_do() -> Result<()> {
 fn main() -> ExitCode {
     let mut tests = lab::tests![
         networks_that_overlap_are_refused_by_both_their_names,
-        every_wrong_flag_is_told_at_once,
+        every_wrong_flag_is_reported_at_once,
         a_status_that_nobody_wrote_is_an_error_that_says_where,
     ];
     if Path::new("/proc/net/ip_vs").exists() {
-        eprintln!("SKIPPED, not passed: a_kernel_without_ipvs_is_told_with_what_to_do: this kernel has IPVS");
+        eprintln!("SKIPPED, not passed: a_kernel_without_ipvs_is_reported_with_what_to_do: this kernel has IPVS");
     } else {
-        tests.extend(lab::tests![a_kernel_without_ipvs_is_told_with_what_to_do]);
+        tests.extend(lab::tests![a_kernel_without_ipvs_is_reported_with_what_to_do]);
     }
     lab::harness::main(&[], tests)
 }

@@ -94,7 +94,7 @@ fn tables_show_what_the_kernel_holds_and_what_it_lacks() -> Result<()> {
     Ok(())
 }
 
-fn proxy_that_has_not_heard_its_source_is_not_ready_and_says_what_it_awaits() -> Result<()> {
+fn proxy_whose_source_is_not_listed_is_not_ready_and_says_what_it_awaits() -> Result<()> {
     let nodes = Nodes::start()?;
     let node = nodes.node()?;
     let flags = ["--etcd-endpoints=http://10.4.7.200:2379", "--cluster-cidr=172.7.0.0/16"];
@@ -115,7 +115,7 @@ fn main() -> ExitCode {
             status_of_a_dead_daemon_says_so_and_exits_1,
             daemon_answers_curl_on_loopback_and_nobody_else,
             tables_show_what_the_kernel_holds_and_what_it_lacks,
-            proxy_that_has_not_heard_its_source_is_not_ready_and_says_what_it_awaits,
+            proxy_whose_source_is_not_listed_is_not_ready_and_says_what_it_awaits,
         ],
     )
 }

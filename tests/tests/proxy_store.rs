@@ -65,7 +65,7 @@ fn a_malformed_manifest_is_refused_whole_with_every_fault() -> Result<()> {
     Ok(())
 }
 
-fn junk_in_etcd_is_told_and_the_rest_is_served() -> Result<()> {
+fn junk_in_etcd_is_reported_and_the_rest_is_served() -> Result<()> {
     let nodes = Nodes::start()?;
     let etcd = Etcd::start([nodes.outside()?])?;
     etcd.put("/ipvs-proxy/junk", "x")?;
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
         lab::tests![
             applied_services_are_served_and_deleted_ones_are_not,
             a_malformed_manifest_is_refused_whole_with_every_fault,
-            junk_in_etcd_is_told_and_the_rest_is_served,
+            junk_in_etcd_is_reported_and_the_rest_is_served,
             a_member_that_dies_stops_nobody,
         ],
     )

@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("portmap_forwards_udp_after_the_container_was_replaced_in_every_version", udp_in_every_version),
     ("portmap_needs_a_previous_result_and_bears_a_missing_interface_index", previous_result),
     ("portmap_refuses_invalid_mappings_and_options_by_field", invalid),
-    ("portmap_without_mappings_hands_the_result_on_and_asks_for_nothing", no_mappings),
+    ("portmap_without_mappings_passes_the_result_on_and_asks_for_nothing", no_mappings),
     ("without_snat_only_the_destination_changes", without_snat),
     ("masq_all_rewrites_every_source_of_both_families", masq_all),
     ("mark_bit_is_the_one_configured", mark_bit),

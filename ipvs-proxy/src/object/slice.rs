@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_of_other_address_types_are_told_and_hold_no_endpoints() {
+    fn slices_of_other_address_types_are_reported_and_hold_no_endpoints() {
         let mut object = slice();
         object["addressType"] = json!("FQDN");
         object["endpoints"] = json!([{"addresses": ["web.host.com"]}]);

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn junk_keys_are_told_in_etcd_and_read_over_in_a_directory() {
+    fn junk_keys_are_reported_in_etcd_and_read_over_in_a_directory() {
         let reported = update(put("junk", "x"), ObjectKey::from_etcd, true);
         assert!(matches!(reported, Some(Update::Junk(Event::Put { key, .. })) if key == "junk"));
         let gone = Event::Delete { key: "junk".to_owned(), revision: 8 };

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_went_back_is_told_by_id_revision_or_term() {
+    fn a_store_that_went_back_is_known_by_id_revision_or_term() {
         let seen = Origin { store: 1, member: 1, term: 5, revision: 100 };
         let reason = |now: Origin| now.follows(&seen).map_err(|reason| reason.to_string());
         assert_eq!(reason(seen), Ok(()));

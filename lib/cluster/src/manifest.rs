@@ -437,7 +437,7 @@ spec:
     }
 
     #[test]
-    fn a_kind_is_told_by_its_group_and_version_too() {
+    fn a_kind_is_known_by_its_group_and_version_too() {
         let service = |version: &str| format!("{{apiVersion: {version}, kind: Service, metadata: {{name: web}}}}");
         assert_eq!(keys(&service("v1")).len(), 1);
         for version in ["serving.knative.dev/v1", "v2", "example.com/v1", "''"] {
@@ -453,7 +453,7 @@ spec:
     }
 
     #[test]
-    fn a_bad_element_is_told_with_its_place_and_takes_no_neighbour() {
+    fn a_bad_element_is_reported_with_its_place_and_takes_no_neighbour() {
         let cases = [
             ("kind: Service\n", "metadata: missing"),
             ("kind: Service\nmetadata: {}\n", "metadata.name: missing"),
@@ -516,7 +516,7 @@ spec:
     }
 
     #[test]
-    fn a_document_that_is_no_yaml_is_told_and_takes_no_neighbour() {
+    fn a_document_that_is_no_yaml_is_reported_and_takes_no_neighbour() {
         let api = WEB.replace("web", "api");
         for text in [
             "kind: [unclosed\n",
@@ -579,7 +579,7 @@ spec:
     }
 
     #[test]
-    fn names_of_manifests_are_told_from_editors_leavings() {
+    fn names_of_manifests_are_known_from_editors_leavings() {
         for (name, form) in [("a.json", Form::Json), ("a.yaml", Form::Yaml), ("a.b.yml", Form::Yaml)] {
             assert_eq!(Form::of(name), Some(form), "{name}");
         }

@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn clones_are_told_and_torn_messages_are_no_routes() {
+    fn clones_are_known_and_torn_messages_are_no_routes() {
         let mut cloned = header(0, 1);
         cloned[9] = 2;
         assert!(parse(&frame(cloned, |_| {})).unwrap().cloned);

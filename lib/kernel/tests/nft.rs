@@ -744,7 +744,7 @@ fn elements_are_removed_by_key_only_while_the_ruleset_is_the_same() {
     conversation.remove_table(&ruleset.key, |_| true).unwrap();
 }
 
-fn flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told() {
+fn flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_reported() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80));
     let mut table = reconciler(&ruleset);
@@ -767,7 +767,7 @@ fn flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told() {
 
 /// On tokio, as the daemons listen.
 #[cfg(feature = "watch")]
-fn stream_tells_of_every_change_by_others() {
+fn stream_reports_every_change_by_others() {
     let key = table_key(Family::Ip, "other");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -814,10 +814,10 @@ fn main() -> ExitCode {
         static_part_is_put_right_without_losing_elements,
         foreign_rules_and_chains_go_as_they_are_picked_and_nothing_else_does,
         elements_are_removed_by_key_only_while_the_ruleset_is_the_same,
-        flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_told,
+        flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_reported,
     ]
     .to_vec();
     #[cfg(feature = "watch")]
-    cases.push(("stream_tells_of_every_change_by_others", stream_tells_of_every_change_by_others as fn()));
+    cases.push(("stream_reports_every_change_by_others", stream_reports_every_change_by_others as fn()));
     common::main(&cases)
 }

@@ -36,7 +36,7 @@ fn ask(test: impl AsyncFnOnce(Query)) {
     runtime.block_on(async { test(Query::open().unwrap()).await });
 }
 
-fn interfaces_are_told_with_kind_mtu_and_addresses() {
+fn interfaces_are_listed_with_kind_mtu_and_addresses() {
     uplinks();
     ip("link add br0 type bridge");
     ip("addr add 10.9.0.1 peer 10.9.0.2/32 dev eth1");
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
         ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
     }
     common::main(cases![
-        interfaces_are_told_with_kind_mtu_and_addresses,
+        interfaces_are_listed_with_kind_mtu_and_addresses,
         addresses_that_end_or_are_on_their_way_out_are_told_apart,
         default_routes_of_other_tables_are_found_with_their_table,
         default_route_with_several_next_hops_is_a_default_route,

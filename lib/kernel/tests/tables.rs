@@ -273,7 +273,7 @@ fn route_that_somebody_gave_other_next_hops_is_put_right() {
     }
 }
 
-fn tables_look_at_what_they_were_told_of_and_at_nothing_else() {
+fn tables_list_what_they_are_about_and_nothing_else() {
     uplink();
     ip("link add docker0 type bridge");
     ip("link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 dev eth0");
@@ -479,7 +479,7 @@ fn main() -> ExitCode {
         veth_is_born_with_its_peer_in_the_pods_namespace,
         address_table_touches_its_own_links_only,
         route_that_somebody_gave_other_next_hops_is_put_right,
-        tables_look_at_what_they_were_told_of_and_at_nothing_else,
+        tables_list_what_they_are_about_and_nothing_else,
         lease_rows_read_back_as_desired_and_go_without_touching_others,
         moved_peer_changes_rows_in_place,
         route_on_a_missing_link_waits_and_names_the_link,

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn overlap_is_told_with_both_networks() {
+    fn overlap_is_reported_with_both_networks() {
         assert_eq!(
             texts(&plan(&["192.168.44.0/24"], &["172.7.0.0/16"], &["192.168.0.0/16"])),
             ["node network 192.168.44.0/24 on eth0 lies inside Service network 192.168.0.0/16: \

@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn stray_claim_on_more_than_a_subnet_keeps_nobody_out() {
+    fn junk_claim_on_more_than_a_subnet_keeps_nobody_out() {
         let stray = claims(&[lease("0.0.0.0/0", "10.4.7.66"), lease("172.7.0.0/16", "10.4.7.67")]);
         assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &stray, &ALL, 0)).0, "172.7.21.0/24");
     }

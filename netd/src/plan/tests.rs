@@ -163,7 +163,7 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
 }
 
 #[test]
-fn own_routes_are_told_from_foreign_ones_by_more_than_their_protocol() {
+fn own_routes_are_known_from_foreign_ones_by_more_than_their_protocol() {
     let (network, local) = (network(r#"{"Type":"vxlan"}"#), local());
     let owns = |dst: &str, via: Option<&str>, link: &str, protocol: u8, metric: Option<u32>| {
         let dst: Prefix = dst.parse().unwrap();

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn containerd_spells_members_as_go_fields_and_leaves_none_out() {
+    fn containerd_writes_members_as_go_fields_and_leaves_none_out() {
         let given = attachment().given_by(Client::Containerd1);
         assert_eq!(
             given.capabilities["portMappings"],

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{product, root, sources};
+use super::{every_file, product, root, sources};
 
 /// Words with the one to use instead.
 const DIALECT: [(&str, &str); 33] = [
@@ -66,6 +66,13 @@ pub(crate) fn spoken() -> Vec<String> {
             }
         }
     }
+    for folder in ["lib", "netd", "cni-plugin", "ipvs-proxy", "tests"] {
+        for (path, text) in every_file(folder) {
+            for (number, name) in test_names(&text) {
+                note(&mut found, &path, number, &name.replace('_', " "));
+            }
+        }
+    }
     for document in DOCUMENTS {
         let text = fs::read_to_string(root().join(document)).unwrap_or_default();
         for (number, line) in text.lines().enumerate() {
@@ -75,6 +82,15 @@ pub(crate) fn spoken() -> Vec<String> {
         }
     }
     found
+}
+
+/// The names that are sentences, which are those of tests, with their lines.
+fn test_names(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().flat_map(|(number, line)| {
+        let code = line.split("//").next().unwrap_or_default();
+        let names = code.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        names.filter(|name| name.split('_').count() > 4).map(move |name| (number + 1, name))
+    })
 }
 
 fn note(found: &mut Vec<String>, path: &str, number: usize, line: &str) {
@@ -119,4 +135,7 @@ pub(crate) fn check_reader() {
     assert!(found.is_empty(), "{found:?}");
     note(&mut found, "a.rs", 2, "let wish = 1;");
     assert_eq!(found.len(), 1);
+    let text = "    fn a_lease_that_was_lost() {\n// what_is_in_a_comment\n(\"one_in_a_table_too\", short_name)";
+    let names: Vec<_> = test_names(text).collect();
+    assert_eq!(names, [(1, "a_lease_that_was_lost"), (3, "one_in_a_table_too")]);
 }

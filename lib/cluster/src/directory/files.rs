@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_listing_tells_everything_again() {
+    fn a_second_listing_reports_everything_again() {
         let mut files = Files::default();
         listing(&mut files, readings([("a", good(&[("x", 1)])), ("b", good(&[("y", 1)]))]));
         let again = listing(&mut files, readings([("a", bad("torn"))]));

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_told_below_the_folder_and_junk_stays_distinct() {
+    fn keys_are_reported_below_the_folder_and_junk_stays_distinct() {
         let subnets = Prefix::parse("etcd-prefix", "/net/subnets").unwrap();
         assert_eq!(subnets.below(b"/net/subnets/172.7.21.0-24"), "172.7.21.0-24");
         assert_eq!(subnets.below(b"/net/subnets/\xff\x01"), "\\xff\\x01");

@@ -14,7 +14,7 @@ use crate::{Case, block_on, subnets};
 pub(crate) const CASES: &[Case] = &[
     ("dead_member_of_three_costs_no_failed_request", dead_member),
     ("follower_killed_in_mid_traffic_costs_no_failed_request", follower_killed),
-    ("creation_race_has_one_winner_and_tells_it", creation_race),
+    ("creation_race_has_one_winner_and_says_which", creation_race),
     ("creation_whose_answer_is_lost_is_recognised", lost_answer_to_creation),
     ("replacement_whose_answer_is_lost_is_recognised", lost_answer_to_replacement),
     ("replacement_and_deletion_need_the_revision_that_was_read", compare_and_swap),

@@ -12,7 +12,7 @@ use crate::{Case, block_on, subnets};
 
 pub(crate) const CASES: &[Case] = &[
     ("client_certificate_opens_a_server_that_asks_for_one", mutual_tls),
-    ("wrong_ca_is_told_and_nothing_is_sent", wrong_ca),
+    ("wrong_ca_is_reported_and_nothing_is_sent", wrong_ca),
     ("renewed_certificates_are_read_again_when_the_old_ones_are_refused", renewed),
     ("without_a_ca_the_systems_roots_are_asked", system_roots),
     ("user_and_password_open_a_store_with_users", users),

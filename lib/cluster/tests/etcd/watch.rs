@@ -22,7 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     ("member_without_quorum_is_no_source", quorum_lost),
     ("change_during_a_cut_is_found_by_a_new_listing", cut_without_compaction),
     ("change_during_a_cut_with_compaction_is_found_by_a_new_listing", cut_with_compaction),
-    ("wiped_store_is_listed_anew_and_told_truthfully", wiped_store),
+    ("wiped_store_is_listed_anew_and_reported_as_such", wiped_store),
     ("twenty_thousand_keys_are_listed", twenty_thousand),
     ("page_too_large_for_a_message_is_cut_smaller", large_values),
 ];

@@ -202,7 +202,7 @@ async fn rows_are_shown_between_passes_and_a_busy_thread_is_named() {
 }
 
 #[tokio::test]
-async fn newest_report_is_read_and_the_thread_ends_when_told() {
+async fn newest_report_is_read_and_the_thread_ends_when_asked() {
     let (fake, done) = fake(true);
     let worker = start(fake);
     worker.mailbox().try_send(1).unwrap();
