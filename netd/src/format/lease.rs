@@ -105,6 +105,8 @@ pub(crate) struct StoredLease {
     pub created: i64,
     /// Revision in which it was last written.
     pub revision: i64,
+    /// What ends the key, by the store's number; `None` for one that stays.
+    pub token: Option<i64>,
 }
 
 /// flannel's JSON, field by field in flannel's order.

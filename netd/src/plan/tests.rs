@@ -31,7 +31,7 @@ fn plan<'a>(
 }
 
 fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<StoredLease>) {
-    (lease.key, Some(StoredLease { lease: lease.clone(), created: revision, revision }))
+    (lease.key, Some(StoredLease { lease: lease.clone(), created: revision, revision, token: Some(1) }))
 }
 
 fn ownership(network: &Network, local: &LocalNode) -> Ownership {

@@ -14,6 +14,7 @@ use kernel::watch::Event;
 use super::daemon::Daemon;
 use super::files;
 use super::start::LEASE_RECORD;
+use super::status;
 use super::tables::{Notification, Stages};
 use super::witness::Listing;
 use super::worker::TableWork;
@@ -26,6 +27,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn on_lease(&mut self, event: LeaseEvent) {
+        let broken = self.witness.view.broken();
         match &event {
             LeaseEvent::Lost(error) => tracing::warn!(%error, "the store is out of reach; the data path stays"),
             LeaseEvent::Complete if self.witness.view.lost().is_some() => {
@@ -34,6 +36,9 @@ impl<S: LeaseSource> Daemon<S> {
             _ => {}
         }
         let change = self.witness.apply(event);
+        if let Some(reason) = self.witness.view.broken().filter(|reason| broken.as_ref() != Some(reason)) {
+            tracing::warn!(%reason, "the store is not the one that was listed before; what it lacks stays for now");
+        }
         self.after(change);
     }
 
@@ -63,6 +68,10 @@ impl<S: LeaseSource> Daemon<S> {
             OwnKey::Gone(revision) => self.keeper.report_loss("its key was deleted".to_owned(), revision),
             OwnKey::Taken(reason, revision) => {
                 self.keeper.report_loss(format!("its key was overwritten: {reason}"), Some(revision));
+            }
+            OwnKey::Rebound(token, revision) => {
+                let reason = format!("its key was bound to {} by another program", status::end_of(token));
+                self.keeper.report_loss(reason, Some(revision));
             }
             OwnKey::Held | OwnKey::Unknown => {}
         }
@@ -107,7 +116,7 @@ impl<S: LeaseSource> Daemon<S> {
             tracing::warn!("{text}");
         }
         let lease = held.lease;
-        self.witness.view.hold(lease.clone(), held.revision);
+        self.witness.view.hold(lease.clone(), held.token, held.revision);
         let same = self.held.as_ref().is_some_and(|before| before.key == lease.key && before.attrs == lease.attrs);
         if let Some(before) = self.held.as_ref().filter(|before| before.key != lease.key) {
             tracing::error!(

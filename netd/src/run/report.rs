@@ -158,7 +158,12 @@ impl<S: LeaseSource> Daemon<S> {
         let (planner, view, reporter) = (&self.planning.planner, &self.witness.view, &self.reporter);
         let contested =
             view.contested().map(|other| format!("another program writes this node's lease: {}", other.render()));
-        let warnings = contested.into_iter().chain(planner.remark()).chain(reporter.other_keys.iter().cloned());
+        let rebound = view.rebound().map(|token| {
+            let end = status::end_of(token);
+            format!("another program bound this node's lease to {end}: does flanneld run beside netd, here or on a node with this address?")
+        });
+        let warnings =
+            contested.into_iter().chain(rebound).chain(planner.remark()).chain(reporter.other_keys.iter().cloned());
         let refused = planner.refused().iter().map(|(key, refusal)| {
             let name = key.v6.map_or_else(|| key.v4.to_string(), |_| key.to_string());
             (name, refusal.to_string())
@@ -180,6 +185,7 @@ impl<S: LeaseSource> Daemon<S> {
                 complete: view.is_complete(),
                 doubted: view.is_doubted(),
                 lost: view.lost().map(str::to_owned),
+                broken: view.broken().map(|reason| reason.to_string()),
                 lease_trouble: reporter.lease_trouble.clone(),
             },
             leases: None,

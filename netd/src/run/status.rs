@@ -74,6 +74,8 @@ pub(crate) struct Store {
     pub doubted: bool,
     /// Why the store is out of reach.
     pub lost: Option<String>,
+    /// How the last listing shows that the store is not the one that was listed before, if it does.
+    pub broken: Option<String>,
     /// Why the lease could not be had or renewed.
     pub lease_trouble: Option<String>,
 }
@@ -109,6 +111,11 @@ pub(super) fn listed(items: impl IntoIterator<Item = (String, String)>) -> BTree
     items.into_iter().take(LISTED).collect()
 }
 
+/// What ends a lease, for an operator: an etcd lease as `etcdctl` writes it.
+pub(super) fn end_of(token: Option<i64>) -> String {
+    token.map_or_else(|| "no etcd lease".to_owned(), |token| format!("etcd lease {token:x}"))
+}
+
 impl Status {
     /// The text for a terminal.
     #[must_use]
@@ -121,12 +128,13 @@ impl Status {
         lines.push(format_args!("subnet   {subnet} of {}, {}, Pod MTU {}", node.network, node.backend, node.mtu));
         let state = if self.store.complete { "listed" } else { "not yet listed" };
         lines.push(format_args!("store    {}: {state}", self.store.kind));
-        let troubles = [("store", &self.store.lost), ("lease", &self.store.lease_trouble)];
+        let store = &self.store;
+        let troubles = [("store", &store.lost), ("store", &store.broken), ("lease", &store.lease_trouble)];
         for (what, trouble) in troubles.into_iter().filter_map(|(what, trouble)| Some((what, trouble.as_ref()?))) {
             lines.push(format_args!("!        {what}: {trouble}"));
         }
         if self.store.doubted {
-            let text = "shows no other node; waiting for a second look before anything is removed";
+            let text = "lacks leases that were there; waiting for a second look before anything is removed";
             lines.push(format_args!("!        store: {text}"));
         }
         // A file of an earlier version has the leases and not their number.

@@ -161,7 +161,7 @@ fn put(n: u8) -> LeaseEvent {
         r#"{{"PublicIP":"10.4.7.{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:01:{n:02x}"}}}}"#
     );
     let lease = Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes()).unwrap() };
-    LeaseEvent::Put(StoredLease { lease, created: 1, revision: 1 })
+    LeaseEvent::Put(StoredLease { lease, created: 1, revision: 1, token: Some(1) })
 }
 
 fn network() -> Network {

@@ -37,7 +37,7 @@ impl Witness {
         if self.view.is_doubted() && self.verify_at.is_none() && self.verifying.is_none() {
             tracing::warn!(
                 seconds = CONFIRMATION.as_secs(),
-                "most of the leases are gone from the store; nothing is removed before a second look"
+                "leases are missing from the store that should be there; nothing is removed before a second look"
             );
             self.verify_at = Some(Instant::now() + CONFIRMATION);
         }

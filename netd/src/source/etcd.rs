@@ -153,6 +153,8 @@ impl LeaseSource for EtcdLeases {
     }
 
     async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
+        // A second opinion is another member's, where there is one.
+        self.store.client().move_on();
         let listing = self.store.list(&self.prefix.folder("subnets")).await?;
         let entries = listing.entries.into_iter().map(put);
         Ok([LeaseEvent::Reset].into_iter().chain(entries).chain([LeaseEvent::Complete]).collect())
@@ -225,15 +227,17 @@ fn lease_event(event: Event<String, Entry>) -> Option<LeaseEvent> {
         Event::Lost(error) => LeaseEvent::Lost(error),
         Event::Invalid { source, reason } => LeaseEvent::Invalid { key: source, reason, revision: 0 },
         Event::Valid { source } => LeaseEvent::Removed(source),
+        Event::Origin(origin) => LeaseEvent::Origin(origin),
         // Each lease stands for itself.
-        Event::Origin(_) | Event::Commit | Event::Notes { .. } => return None,
+        Event::Commit | Event::Notes { .. } => return None,
     })
 }
 
 fn put(entry: Entry) -> LeaseEvent {
     let (created, revision) = (entry.create_revision, entry.mod_revision);
+    let token = entry.lease.map(LeaseId::get);
     match read_lease(&entry.key, &entry.value) {
-        Ok(lease) => LeaseEvent::Put(StoredLease { lease, created, revision }),
+        Ok(lease) => LeaseEvent::Put(StoredLease { lease, created, revision, token }),
         Err(reason) => LeaseEvent::Invalid { key: entry.key, reason, revision },
     }
 }

@@ -12,7 +12,7 @@ pub(crate) mod view;
 
 use std::path::PathBuf;
 
-use cluster::ClusterError;
+use cluster::{ClusterError, Origin};
 use netstate::Prefix;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -31,6 +31,8 @@ pub(crate) use record::LeaseRecord;
 pub(crate) enum LeaseEvent {
     /// A listing begins: what follows up to `Complete` is everything.
     Reset,
+    /// The listing that began shows this state of this store.
+    Origin(Origin),
     /// A lease is there.
     Put(StoredLease),
     /// A lease is gone, since this revision of the store.
@@ -97,7 +99,7 @@ pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
     /// Follows everybody's leases, beginning with all of them.
     fn events(&self) -> LeaseEvents;
 
-    /// Every lease as it stands now, as one listing.
+    /// Every lease as it stands now, as one listing; from another member of the store than before, where there are several.
     fn list(&self) -> impl Future<Output = Result<Vec<LeaseEvent>, ClusterError>> + Send;
 
     /// Gets this node a subnet: keeps its own, or claims a free one.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use cluster::{Break, Origin};
 use netstate::Prefix;
 
 use super::LeaseEvent;
@@ -25,6 +26,9 @@ pub(crate) enum OwnKey {
     Gone(Option<i64>),
     /// It names somebody else, or cannot be read, since this revision.
     Taken(String, i64),
+    /// It names this node and is bound to another end than the one that this node keeps away (`None`: it has none), since
+    /// this revision.
+    Rebound(Option<i64>, i64),
     /// Nothing is known that is newer than the claim.
     Unknown,
 }
@@ -39,6 +43,10 @@ pub(crate) struct View {
     listed: Option<Listed>,
     complete: bool,
     lost: Option<String>,
+    /// The state of the store that the last listing showed.
+    origin: Option<Origin>,
+    /// How the store showed at the last listing that it is not the one that was listed before.
+    broken: Option<Break>,
     own: Option<Own>,
     /// Leases that the store does not show any more, and that stay until that is confirmed.
     withheld: BTreeSet<SubnetKey>,
@@ -63,6 +71,10 @@ struct Listed {
 #[derive(Debug)]
 struct Own {
     lease: Lease,
+    /// What ends it, by the store's number.
+    token: Option<i64>,
+    /// Somebody else bound it to that.
+    rebound: bool,
     /// Revision in which it was seen to be ours.
     revision: i64,
     /// The key is not there, since this revision; unknown for a listing.
@@ -89,12 +101,16 @@ impl View {
         Self { leftovers, ..Self::default() }
     }
 
-    /// Sets the lease that this node holds, as of `revision`.
-    pub(crate) fn hold(&mut self, lease: Lease, revision: i64) {
+    /// Sets the lease that this node holds and what ends it, as of `revision`.
+    pub(crate) fn hold(&mut self, lease: Lease, token: Option<i64>, revision: i64) {
+        let rebound = match self.own_key() {
+            OwnKey::Rebound(other, _) => other == token,
+            _ => self.own.as_ref().is_some_and(|own| own.rebound && own.token == token),
+        };
         let same = self.own.take().filter(|own| own.lease.key == lease.key);
         // A deletion that came after the claim is still a loss.
         let gone = same.and_then(|own| own.gone).filter(|gone| gone.is_some_and(|gone| gone > revision));
-        self.own = Some(Own { lease, revision, gone });
+        self.own = Some(Own { lease, token, rebound, revision, gone });
     }
 
     /// Takes in one event; `now` is any clock that does not go back.
@@ -102,6 +118,11 @@ impl View {
         match event {
             LeaseEvent::Reset => {
                 self.listed = Some(Listed::default());
+                Change { status: true, ..Change::default() }
+            }
+            LeaseEvent::Origin(origin) => {
+                self.broken = self.origin.as_ref().and_then(|before| origin.follows(before).err());
+                self.origin = Some(origin);
                 Change { status: true, ..Change::default() }
             }
             LeaseEvent::Put(stored) => self.put(stored, now),
@@ -213,7 +234,9 @@ impl View {
         // What came instead makes the loss no smaller.
         let known = self.leases.keys().filter(others).filter(|key| !listed.new.contains(key)).count();
         let leftovers = if self.complete { 0 } else { self.lost_leftovers() };
-        if is_most(lost, known) || is_most(leftovers, self.leftovers.len()) {
+        // A store that went back lacks what came since, and nodes that live write that again.
+        let went_back = self.broken.is_some() && lost > 0;
+        if went_back || is_most(lost, known) || is_most(leftovers, self.leftovers.len()) {
             self.withheld.extend(gone);
             self.doubted = true;
             return change;
@@ -320,6 +343,21 @@ impl View {
         self.lost.as_deref()
     }
 
+    /// Why the last listing cannot be a later state of the store that was listed before, if so.
+    #[must_use]
+    pub(crate) const fn broken(&self) -> Option<Break> {
+        self.broken
+    }
+
+    /// What another program bound the own key to, if it did: a lease of the store, or nothing that ends it.
+    #[must_use]
+    pub(crate) fn rebound(&self) -> Option<Option<i64>> {
+        match self.own_key() {
+            OwnKey::Rebound(token, _) => Some(token),
+            _ => self.own.as_ref().filter(|own| own.rebound).map(|own| own.token),
+        }
+    }
+
     /// How this node's own key stands.
     #[must_use]
     pub(crate) fn own_key(&self) -> OwnKey {
@@ -332,7 +370,10 @@ impl View {
             return if *revision > own.revision { OwnKey::Taken(reason.clone(), *revision) } else { OwnKey::Unknown };
         }
         match self.leases.get(&key) {
-            Some(stored) if stored.lease.attrs.public_ip == own.lease.attrs.public_ip => OwnKey::Held,
+            Some(stored) if stored.lease.attrs.public_ip == own.lease.attrs.public_ip => {
+                let rebound = stored.token != own.token && stored.revision > own.revision;
+                if rebound { OwnKey::Rebound(stored.token, stored.revision) } else { OwnKey::Held }
+            }
             Some(stored) if stored.revision > own.revision => {
                 OwnKey::Taken(format!("leased to {}", stored.lease.attrs.public_ip), stored.revision)
             }

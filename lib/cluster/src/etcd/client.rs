@@ -70,6 +70,11 @@ impl Client {
         self.current().map_or("", |(_, member)| member.endpoint.as_str())
     }
 
+    /// Moves everybody to the next member, as when the current one had failed: for a second opinion.
+    pub fn move_on(&self) {
+        self.leave(self.current.load(Ordering::Relaxed));
+    }
+
     /// Reads TLS files again, for connections that are made from now on.
     pub(super) async fn reload(&self) {
         self.access.reload().await;

@@ -11,7 +11,7 @@ fn value(ip: &str) -> Vec<u8> {
 
 fn stored(n: u8, ip: &str, revision: i64) -> StoredLease {
     let lease = read_lease(&format!("172.7.{n}.0-24"), &value(ip)).unwrap();
-    StoredLease { lease, created: revision, revision }
+    StoredLease { lease, created: revision, revision, token: Some(1) }
 }
 
 fn put(n: u8) -> LeaseEvent {
@@ -38,7 +38,7 @@ fn listing(nodes: &[u8]) -> Vec<LeaseEvent> {
 /// A view of node 21, which has routes to `leftovers` from an earlier run.
 fn view_with(leftovers: &[u8], events: impl IntoIterator<Item = LeaseEvent>) -> View {
     let mut view = View::new(leftovers.iter().map(|n| key(*n).v4).collect());
-    view.hold(stored(21, "10.4.7.21", 1).lease, 1);
+    view.hold(stored(21, "10.4.7.21", 1).lease, Some(1), 1);
     for event in events {
         view.apply(event, Duration::ZERO);
     }
@@ -249,7 +249,7 @@ fn own_key_is_watched() {
     let twin =
         br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
     let lease = read_lease("172.7.21.0-24", twin).unwrap();
-    apply(&mut view, LeaseEvent::Put(StoredLease { lease, created: 3, revision: 4 }));
+    apply(&mut view, LeaseEvent::Put(StoredLease { lease, created: 3, revision: 4, token: Some(1) }));
     assert_eq!(view.own_key(), OwnKey::Held);
     assert!(view.contested().is_some());
     apply(&mut view, invalid("172.7.21.0-24", 5));
@@ -260,10 +260,10 @@ fn own_key_is_watched() {
 fn own_key_deleted_again_right_after_the_claim_is_a_loss() {
     let mut view = view(listing(&[21, 22]));
     apply(&mut view, delete(21));
-    view.hold(stored(21, "10.4.7.21", 9).lease, 9);
+    view.hold(stored(21, "10.4.7.21", 9).lease, Some(1), 9);
     assert_eq!(view.own_key(), OwnKey::Unknown, "the deletion is older than the claim");
     apply(&mut view, LeaseEvent::Delete(key(21), 12));
-    view.hold(stored(21, "10.4.7.21", 9).lease, 11);
+    view.hold(stored(21, "10.4.7.21", 9).lease, Some(1), 11);
     assert_eq!(view.own_key(), OwnKey::Gone(Some(12)), "the deletion is newer than the claim");
 }
 
@@ -282,6 +282,44 @@ fn store_out_of_reach_forgets_nothing() {
     assert!(view.lost().is_some(), "a listing that runs has not shown everything");
     apply(&mut view, LeaseEvent::Complete);
     assert_eq!(view.lost(), None);
+}
+
+#[test]
+fn key_that_another_program_binds_to_its_own_end_is_noticed() {
+    let mut view = view(listing(&[21, 22]));
+    let bound = |token, revision| LeaseEvent::Put(StoredLease { token, ..stored(21, "10.4.7.21", revision) });
+    assert_eq!(view.own_key(), OwnKey::Held);
+    assert_eq!(view.rebound(), None);
+    assert!(apply(&mut view, bound(Some(7), 5)).own);
+    assert_eq!(view.own_key(), OwnKey::Rebound(Some(7), 5));
+    // The node keeps the lease that is there, and goes on saying so.
+    view.hold(stored(21, "10.4.7.21", 5).lease, Some(7), 5);
+    assert_eq!((view.own_key(), view.rebound()), (OwnKey::Held, Some(Some(7))));
+    view.hold(stored(21, "10.4.7.21", 6).lease, Some(7), 6);
+    assert_eq!(view.rebound(), Some(Some(7)));
+    apply(&mut view, bound(None, 8));
+    assert_eq!(view.own_key(), OwnKey::Rebound(None, 8));
+    view.hold(stored(21, "10.4.7.21", 9).lease, Some(9), 9);
+    assert_eq!(view.rebound(), None, "this node made a lease of its own again");
+}
+
+#[test]
+fn what_a_store_that_went_back_lacks_stays_until_confirmed() {
+    let origin = |revision| LeaseEvent::Origin(Origin { store: 1, member: 1, term: 3, revision });
+    let mut view = view([LeaseEvent::Reset, origin(50)]);
+    for event in listing(&[21, 22, 23, 24, 25, 26]).into_iter().skip(1) {
+        apply(&mut view, event);
+    }
+    apply(&mut view, LeaseEvent::Reset);
+    assert_eq!(view.broken(), None);
+    apply(&mut view, origin(40));
+    assert_eq!(view.broken(), Some(Break::Revision { before: 50, now: 40 }));
+    for event in listing(&[21, 22, 23, 24, 25]).into_iter().skip(1) {
+        apply(&mut view, event);
+    }
+    assert!(view.is_doubted() && view.get(&key(26)).is_some(), "one of five is not most");
+    view.confirm(listing(&[21, 22, 23, 24, 25]));
+    assert!(view.get(&key(26)).is_none());
 }
 
 fn cluster_error() -> cluster::ClusterError {
