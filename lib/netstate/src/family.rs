@@ -239,6 +239,15 @@ impl<T> PerFamily<Option<T>> {
         self.v4.is_none() && self.v6.is_none()
     }
 
+    /// The values that are there as one text, the families apart by a comma.
+    #[must_use]
+    pub fn list(&self) -> String
+    where
+        T: fmt::Display,
+    {
+        self.present().map(|(_, value)| value.to_string()).collect::<Vec<_>>().join(",")
+    }
+
     /// True when both families have a value.
     pub const fn is_dual(&self) -> bool {
         self.v4.is_some() && self.v6.is_some()
@@ -295,6 +304,7 @@ mod tests {
         assert_eq!(one.present().collect::<Vec<_>>(), [(IpFamily::V6, &"fd00::/48")]);
         assert!(!one.is_empty() && !one.is_dual());
         assert!(PerFamily::<Option<u8>>::default().is_empty());
+        assert_eq!((one.list(), PerFamily::new(Some(4), Some(6)).list()), ("fd00::/48".to_owned(), "4,6".to_owned()));
         let failed = PerFamily::new(1, 2).try_map(|family, n| if family.is_v4() { Ok(n) } else { Err(n) });
         assert_eq!(failed, Err(2));
     }

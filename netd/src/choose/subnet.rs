@@ -1,16 +1,19 @@
-//! Which subnet this node takes: one of its own leases, or one that nobody holds.
+//! Which subnets this node takes, one of each family that it and the network have: those of its own leases, or ones
+//! that nobody holds.
 //!
 //! Pure. Invariants: a node knows its own leases by more than its address, which can change; of several it keeps the one
-//! that its Pods live in; a subnet that overlaps anybody else's lease, or a reservation, is never chosen; the same
-//! inputs give the same choice.
+//! that its Pods live in, and when the families change, the subnet of each family that stays; a subnet that overlaps
+//! anybody else's lease, or a reservation, is never chosen; the same inputs give the same choice.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
+use netstate::family::{IpFamily, PerFamily};
 use netstate::{MacAddr, Prefix};
 
+use super::interface::NodeAddress;
 use crate::format::lease::{Lease, SubnetKey};
 use crate::format::net_conf::{Network, Pool};
 
@@ -20,8 +23,9 @@ pub(crate) enum Policy {
     /// The subnet this node had before, as its subnet file says: Pods may still live in it.
     Previous,
     /// The node's host number inside its own network is the number of the subnet inside the Pod network:
-    /// 10.4.7.21/24 is host 21, and subnet 21 of 172.7.0.0/16 is 172.7.21.0/24. It applies when that subnet lies
-    /// between SubnetMin and SubnetMax.
+    /// 10.4.7.21/24 is host 21, and subnet 21 of 172.7.0.0/16 is 172.7.21.0/24. IPv6 counts alike, in its own digits:
+    /// fd00:10:4:7::21/64 is host 0x21, and subnet 0x21 of fd00:7::/48 is fd00:7:0:21::/64. It applies when that subnet
+    /// lies between SubnetMin and SubnetMax.
     NodeIp,
     /// The first subnet that is free.
     FirstFree,
@@ -53,19 +57,17 @@ impl FromStr for Policy {
     }
 }
 
-/// The node that wants a subnet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The node that wants subnets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// Its address, as other nodes see it.
-    pub public_ip: Ipv4Addr,
-    /// Its own network, which gives it its host number.
-    pub node_network: Prefix,
-    /// The subnet that this run of the daemon has held, if it has: Pods live in it.
-    pub held: Option<Prefix>,
-    /// The subnet that its subnet file names, if there is one.
-    pub previous: Option<Prefix>,
-    /// Hardware address of the tunnel device that stands on it, if there is one.
-    pub device_mac: Option<MacAddr>,
+    /// Its addresses, which give it its host numbers; it wants a subnet of each of their families.
+    pub addresses: PerFamily<Option<NodeAddress>>,
+    /// The subnets that this run of the daemon has held, if it has: Pods live in them.
+    pub held: PerFamily<Option<Prefix>>,
+    /// The subnets that its subnet file names, if there is one.
+    pub previous: PerFamily<Option<Prefix>>,
+    /// Hardware addresses of the tunnel devices that stand on it, if there are any.
+    pub device_macs: PerFamily<Option<MacAddr>>,
 }
 
 /// One lease in the store, as this node sees it.
@@ -84,8 +86,8 @@ pub(crate) struct Claim {
 pub(crate) struct Claims {
     /// The leases that can be read, this node's included.
     pub leases: Vec<Claim>,
-    /// Subnets of keys whose value cannot be read: somebody's, nobody knows whose.
-    pub unreadable: Vec<Prefix>,
+    /// Keys whose value cannot be read: somebody's, nobody knows whose.
+    pub unreadable: Vec<SubnetKey>,
 }
 
 /// What to do about a subnet.
@@ -93,11 +95,11 @@ pub(crate) struct Claims {
 pub(crate) enum Choice {
     /// Keep this lease: it is this node's.
     Keep(Lease),
-    /// Take a free subnet.
+    /// Make a lease of these subnets.
     Take {
-        /// The subnet.
-        subnet: Prefix,
-        /// What named it, for the log.
+        /// The subnets.
+        key: SubnetKey,
+        /// What named them, for the log.
         how: String,
         /// Why what was asked before did not apply, for the log.
         passed_over: Vec<String>,
@@ -115,11 +117,11 @@ fn window(lost_races: u32) -> usize {
     1usize << lost_races.min(7)
 }
 
-/// Chooses the subnet for `node` beside the `claims` of all nodes; `lost_races` counts how often somebody else was
+/// Chooses the subnets for `node` beside the `claims` of all nodes; `lost_races` counts how often somebody else was
 /// faster since the choosing began.
 ///
 /// # Errors
-/// When no policy names a free subnet, with the reason of each.
+/// When no policy names a free subnet of a family, with the reason of each.
 pub(crate) fn choose(
     network: &Network,
     node: &Candidate,
@@ -127,52 +129,61 @@ pub(crate) fn choose(
     policies: &[Policy],
     lost_races: u32,
 ) -> Result<Choice, NoSubnet> {
-    let Some(network) = &network.pools.v4 else {
-        return Err(NoSubnet(vec!["the network has no IPv4 addresses".to_owned()]));
-    };
-    if let Some(own) = own_lease(network, node, &claims.leases) {
-        return Ok(Choice::Keep(own.clone()));
-    }
-    let occupied = Occupied::by_others(network, node, claims);
-    let mut passed_over = Vec::new();
-    // Pods live in the subnet that was held a moment ago, whatever the policies say.
-    if let Some(held) = node.held.filter(|held| network.may_lease(held)) {
-        match occupied.check(held) {
-            Ok(subnet) => return Ok(Choice::Take { subnet, how: "held before".to_owned(), passed_over }),
-            Err(reason) => passed_over.push(format!("held before: {reason}")),
-        }
-    }
-    for policy in policies {
-        let named = match policy {
-            Policy::Previous => previous(network, node),
-            Policy::NodeIp => by_node_ip(network, node),
-            Policy::FirstFree => first_free(network, node, &occupied, window(lost_races)),
+    let own = own_leases(node, &claims.leases);
+    let asked: Vec<Asked> = network
+        .pools
+        .present()
+        .filter_map(|(family, pool)| Some(Asked { family, pool, at: node.addresses.get(family).as_ref()?, node }))
+        .collect();
+    let (mut subnets, mut how, mut passed_over) = (PerFamily::default(), Vec::new(), Vec::new());
+    for asked in &asked {
+        let of = if asked.is_alone(network) { String::new() } else { format!("{} ", asked.family) };
+        let mut passed = Vec::new();
+        let found = match asked.own(&own) {
+            Some((subnet, lease)) => Some((subnet, format!("subnet of its lease {}", lease.key))),
+            None => asked.find(claims, policies, window(lost_races), &mut passed),
         };
-        match named.and_then(|subnet| occupied.check(subnet)) {
-            Ok(subnet) => return Ok(Choice::Take { subnet, how: format!("policy {policy}"), passed_over }),
-            Err(reason) => passed_over.push(format!("{policy}: {reason}")),
-        }
+        passed_over.extend(passed.into_iter().map(|reason| format!("{of}{reason}")));
+        let Some((subnet, named)) = found else { return Err(NoSubnet(passed_over)) };
+        *subnets.get_mut(asked.family) = Some(subnet);
+        how.push(format!("{of}{named}"));
     }
-    Err(NoSubnet(passed_over))
+    let Some(key) = SubnetKey::new(subnets) else {
+        return Err(NoSubnet(vec![format!("this node has no address of a family of {network}")]));
+    };
+    match own.iter().find(|lease| lease.key == key) {
+        Some(lease) => Ok(Choice::Keep((*lease).clone())),
+        None => Ok(Choice::Take { key, how: how.join(", "), passed_over }),
+    }
 }
 
 impl Candidate {
-    /// True for a lease of this node: it names its address, or the record names the lease, or both the subnet and the
+    /// True for a lease of this node: it names an address of it, or the record names the lease, or both a subnet and the
     /// hardware address are the ones that stand on this node, from before its address changed.
     #[must_use]
     pub(crate) fn owns(&self, claim: &Claim) -> bool {
-        let subnet = Some(claim.lease.key.v4);
-        let lived_in = subnet == self.held || subnet == self.previous;
-        let device = self.device_mac.is_some() && claim.lease.attrs.backend.mac() == self.device_mac;
-        claim.lease.attrs.public_ip == self.public_ip || claim.recorded || (lived_in && device)
+        let macs = claim.lease.attrs.backend.macs();
+        let stands = |family| {
+            let device = self.device_macs.get(family).is_some() && macs.get(family) == self.device_macs.get(family);
+            device && claim.lease.key.get(family).is_some_and(|subnet| self.lived_in(subnet))
+        };
+        let public_ips = self.addresses.map(|_, own| own.map(|own| own.public_ip));
+        claim.recorded || claim.lease.attrs.is_node_of(&public_ips) || IpFamily::ALL.into_iter().any(stands)
     }
 
-    /// Which of several own leases is kept: the lowest, the subnet that Pods live in before all others.
+    fn lived_in(&self, subnet: Prefix) -> bool {
+        let family = subnet.family();
+        [self.held, self.previous].iter().any(|subnets| *subnets.get(family) == Some(subnet))
+    }
+
+    /// Which of several own leases is kept: the lowest, the subnets that Pods live in before all others.
     fn rank(&self, claim: &Claim) -> u8 {
-        let subnet = Some(claim.lease.key.v4);
-        if subnet == self.held {
+        let shares = |subnets: &PerFamily<Option<Prefix>>| {
+            claim.lease.key.subnets().present().any(|(family, subnet)| subnets.get(family).as_ref() == Some(subnet))
+        };
+        if shares(&self.held) {
             0
-        } else if subnet == self.previous {
+        } else if shares(&self.previous) {
             1
         } else if claim.recorded {
             2
@@ -184,11 +195,106 @@ impl Candidate {
     }
 }
 
-/// This node's lease that fits the network; of several the one with the best claim, then the first in key order.
-fn own_lease<'a>(network: &Pool, node: &Candidate, claims: &'a [Claim]) -> Option<&'a Lease> {
-    let fits = |claim: &&Claim| claim.lease.key.v6.is_none() && network.may_lease(&claim.lease.key.v4);
-    let own = claims.iter().filter(|claim| node.owns(claim)).filter(fits);
-    own.min_by_key(|claim| (node.rank(claim), claim.lease.key)).map(|claim| &claim.lease)
+/// This node's leases: the one with the best claim first, then in key order.
+fn own_leases<'a>(node: &Candidate, claims: &'a [Claim]) -> Vec<&'a Lease> {
+    let mut own: Vec<&Claim> = claims.iter().filter(|claim| node.owns(claim)).collect();
+    own.sort_by_key(|claim| (node.rank(claim), claim.lease.key));
+    own.into_iter().map(|claim| &claim.lease).collect()
+}
+
+/// The question for a subnet of one family.
+struct Asked<'a> {
+    family: IpFamily,
+    pool: &'a Pool,
+    at: &'a NodeAddress,
+    node: &'a Candidate,
+}
+
+impl Asked<'_> {
+    /// True when the network has no other family.
+    const fn is_alone(&self, network: &Network) -> bool {
+        network.pools.get(self.family.other()).is_none()
+    }
+
+    /// The first subnet of this node's leases that fits the network, with its lease.
+    fn own<'l>(&self, own: &[&'l Lease]) -> Option<(Prefix, &'l Lease)> {
+        let fitting = |lease: &&'l Lease| {
+            let subnet = lease.key.get(self.family).filter(|subnet| self.pool.may_lease(subnet))?;
+            Some((subnet, *lease))
+        };
+        own.iter().find_map(fitting)
+    }
+
+    /// The first free subnet that something names, and what did; `passed` gets the reasons of what came before it.
+    fn find(
+        &self,
+        claims: &Claims,
+        policies: &[Policy],
+        window: usize,
+        passed: &mut Vec<String>,
+    ) -> Option<(Prefix, String)> {
+        let occupied = Occupied::by_others(self, claims);
+        // Pods live in the subnet that was held a moment ago, whatever the policies say.
+        if let Some(held) = self.node.held.get(self.family).filter(|held| self.pool.may_lease(held)) {
+            match occupied.check(held) {
+                Ok(subnet) => return Some((subnet, "held before".to_owned())),
+                Err(reason) => passed.push(format!("held before: {reason}")),
+            }
+        }
+        for policy in policies {
+            let named = match policy {
+                Policy::Previous => self.previous(),
+                Policy::NodeIp => self.by_node_ip(),
+                Policy::FirstFree => self.first_free(&occupied, window),
+            };
+            match named.and_then(|subnet| occupied.check(subnet)) {
+                Ok(subnet) => return Some((subnet, format!("policy {policy}"))),
+                Err(reason) => passed.push(format!("{policy}: {reason}")),
+            }
+        }
+        None
+    }
+
+    fn previous(&self) -> Result<Prefix, String> {
+        let subnet = self.node.previous.get(self.family).ok_or("no earlier subnet is known")?;
+        if self.pool.may_lease(&subnet) {
+            Ok(subnet)
+        } else {
+            Err(format!("{subnet} does not fit the network any more"))
+        }
+    }
+
+    fn by_node_ip(&self) -> Result<Prefix, String> {
+        let NodeAddress { public_ip, network, .. } = *self.at;
+        let number =
+            host_number(self.at).ok_or_else(|| format!("{public_ip} is not in the node's network {network}"))?;
+        self.pool.subnet(number).ok_or_else(|| {
+            format!(
+                "host number {number} of {public_ip} in {network} is not the number of a subnet from {} to {}",
+                self.pool.subnet_min, self.pool.subnet_max
+            )
+        })
+    }
+
+    fn first_free(&self, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
+        let subnets = self.pool.subnets();
+        let free: Vec<Prefix> = subnets.filter(|subnet| occupied.check(*subnet).is_ok()).take(window).collect();
+        let spread = usize::try_from(number(self.at.public_ip) & u128::from(u32::MAX)).unwrap_or(0);
+        let chosen = spread.checked_rem(free.len()).and_then(|index| free.get(index));
+        let (min, max) = (self.pool.subnet_min, self.pool.subnet_max);
+        chosen.copied().ok_or_else(|| format!("every subnet from {min} to {max} is leased"))
+    }
+}
+
+fn host_number(at: &NodeAddress) -> Option<u128> {
+    at.network.contains(at.public_ip).then(|| number(at.public_ip).saturating_sub(number(at.network.addr())))
+}
+
+fn number(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(addr) => u128::from(u32::from(addr)),
+        IpAddr::V6(addr) => u128::from(addr),
+    }
 }
 
 /// Leases of this node besides the one it `holds`: of another plan, of an earlier choice, or an operator's.
@@ -196,49 +302,19 @@ pub(crate) fn further<'a>(node: &Candidate, claims: &'a [Claim], holds: &SubnetK
     claims.iter().filter(|claim| node.owns(claim) && claim.lease.key != *holds).collect()
 }
 
-fn previous(network: &Pool, node: &Candidate) -> Result<Prefix, String> {
-    let subnet = node.previous.ok_or("no earlier subnet is known")?;
-    if network.may_lease(&subnet) { Ok(subnet) } else { Err(format!("{subnet} does not fit the network any more")) }
-}
-
-fn by_node_ip(network: &Pool, node: &Candidate) -> Result<Prefix, String> {
-    let number = host_number(node)
-        .ok_or_else(|| format!("{} is not in the node's network {}", node.public_ip, node.node_network))?;
-    network.subnet(number).ok_or_else(|| {
-        format!(
-            "host number {number} of {} in {} is not the number of a subnet from {} to {}",
-            node.public_ip, node.node_network, network.subnet_min, network.subnet_max
-        )
-    })
-}
-
-fn host_number(node: &Candidate) -> Option<u32> {
-    let IpAddr::V4(first) = node.node_network.addr() else { return None };
-    let inside = node.node_network.contains(IpAddr::V4(node.public_ip));
-    inside.then(|| u32::from(node.public_ip) - u32::from(first))
-}
-
-fn first_free(network: &Pool, node: &Candidate, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
-    let free: Vec<Prefix> = network.subnets().filter(|subnet| occupied.check(*subnet).is_ok()).take(window).collect();
-    let spread = usize::try_from(u32::from(node.public_ip)).unwrap_or(0);
-    let chosen = spread.checked_rem(free.len()).and_then(|index| free.get(index));
-    chosen
-        .copied()
-        .ok_or_else(|| format!("every subnet from {} to {} is leased", network.subnet_min, network.subnet_max))
-}
-
 /// The parts of the Pod network that other nodes claim, each with its holder if that can be read.
 ///
 /// Ordered, so that the check of one subnet costs the same beside ten claims and beside ten thousand.
-struct Occupied(BTreeMap<Prefix, Option<Ipv4Addr>>);
+struct Occupied(BTreeMap<Prefix, Option<String>>);
 
 impl Occupied {
-    fn by_others(network: &Pool, node: &Candidate, claims: &Claims) -> Self {
-        let others = claims.leases.iter().filter(|claim| !node.owns(claim));
-        let read = others.map(|claim| (claim.lease.key.v4, Some(claim.lease.attrs.public_ip)));
-        let others = read.chain(claims.unreadable.iter().map(|subnet| (*subnet, None)));
+    fn by_others(asked: &Asked, claims: &Claims) -> Self {
+        let others = claims.leases.iter().filter(|claim| !asked.node.owns(claim));
+        let read = others.map(|claim| (claim.lease.key, Some(claim.lease.attrs.public_ips.list())));
+        let others = read.chain(claims.unreadable.iter().map(|key| (*key, None)));
+        let subnets = others.filter_map(|(key, holder)| Some((key.get(asked.family)?, holder)));
         // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
-        Self(others.filter(|(subnet, _)| network.has_subnet(subnet)).collect())
+        Self(subnets.filter(|(subnet, _)| asked.pool.has_subnet(subnet)).collect())
     }
 
     fn check(&self, subnet: Prefix) -> Result<Prefix, String> {
@@ -252,7 +328,7 @@ impl Occupied {
 
     /// Networks overlap only when one is inside the other: a claim is one of the networks around `subnet`, or begins
     /// inside it and so is the next one in order.
-    fn overlapping(&self, subnet: Prefix) -> Option<(&Prefix, &Option<Ipv4Addr>)> {
+    fn overlapping(&self, subnet: Prefix) -> Option<(&Prefix, &Option<String>)> {
         let around = (0..=subnet.len()).filter_map(|len| Prefix::new(subnet.addr(), len).ok());
         let around = around.filter_map(|network| self.0.get_key_value(&network)).next();
         around.or_else(|| self.0.range(subnet..).next().filter(|(claim, _)| subnet.covers(claim)))
@@ -264,8 +340,9 @@ mod tests {
     use super::*;
     use crate::format::lease::LeaseAttrs;
     use crate::format::net_conf::NetConf;
-    use crate::plan::backend::BackendAttrs;
+    use crate::plan::backend::{BackendAttrs, Vtep};
     use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     const ALL: [Policy; 3] = [Policy::Previous, Policy::NodeIp, Policy::FirstFree];
 
@@ -281,20 +358,25 @@ mod tests {
         network(r#"{"Network":"172.7.0.0/16"}"#)
     }
 
+    fn at(address: IpAddr, len: u8) -> NodeAddress {
+        NodeAddress { address, network: Prefix::new(address, len).unwrap(), public_ip: address }
+    }
+
+    fn v4(text: &str) -> PerFamily<Option<Prefix>> {
+        PerFamily::new(Some(text.parse().unwrap()), None)
+    }
+
     fn node(addr: &str, len: u8) -> Candidate {
-        let public_ip: Ipv4Addr = addr.parse().unwrap();
-        Candidate {
-            public_ip,
-            node_network: Prefix::new(public_ip.into(), len).unwrap(),
-            held: None,
-            previous: None,
-            device_mac: None,
-        }
+        let public_ip: IpAddr = addr.parse().unwrap();
+        Candidate { addresses: PerFamily::only(IpFamily::of(public_ip), at(public_ip, len)), ..Candidate::default() }
     }
 
     fn lease(subnet: &str, holder: &str) -> Lease {
-        let attrs = LeaseAttrs { public_ip: holder.parse().unwrap(), public_ipv6: None, backend: BackendAttrs::HostGw };
-        Lease { key: SubnetKey::v4(subnet.parse().unwrap()), attrs }
+        let attrs = LeaseAttrs {
+            public_ips: PerFamily::new(Some(holder.parse().unwrap()), None),
+            backend: BackendAttrs::HostGw,
+        };
+        Lease { key: SubnetKey::of(subnet.parse().unwrap()), attrs }
     }
 
     fn claim(lease: Lease) -> Claim {
@@ -307,8 +389,13 @@ mod tests {
 
     fn vxlan(subnet: &str, holder: &str, mac: &str) -> Claim {
         let mut lease = lease(subnet, holder);
-        lease.attrs.backend = BackendAttrs::Vxlan { vni: 1, mac: mac.parse().unwrap() };
+        lease.attrs.backend =
+            BackendAttrs::Vxlan(PerFamily::new(Some(Vtep { vni: 1, mac: mac.parse().unwrap() }), None));
         claim(lease)
+    }
+
+    fn asked<'a>(node: &'a Candidate, pool: &'a Pool) -> Asked<'a> {
+        Asked { family: IpFamily::V4, pool, at: node.addresses.v4.as_ref().unwrap(), node }
     }
 
     fn kept(node: &Candidate, leases: &[Claim]) -> Option<String> {
@@ -321,7 +408,7 @@ mod tests {
 
     fn taken(choice: Result<Choice, NoSubnet>) -> (String, String) {
         match choice.unwrap() {
-            Choice::Take { subnet, how, .. } => (subnet.to_string(), how),
+            Choice::Take { key, how, .. } => (key.list(), how),
             Choice::Keep(lease) => panic!("kept {lease:?}"),
         }
     }
@@ -339,7 +426,8 @@ mod tests {
             ("10.4.7.3", 24, r#"{"Network":"172.7.0.0/16","SubnetLen":28}"#, Some("172.7.0.48/28")),
             ("10.4.7.21", 24, r#"{"Network":"172.7.0.0/16","SubnetMin":"172.7.30.0"}"#, None),
         ] {
-            let named = by_node_ip(&pool(conf), &node(addr, len));
+            let (node, pool) = (node(addr, len), pool(conf));
+            let named = asked(&node, &pool).by_node_ip();
             assert_eq!(named.ok().map(|subnet| subnet.to_string()).as_deref(), expected, "{addr}/{len} {conf}");
         }
     }
@@ -347,15 +435,15 @@ mod tests {
     #[test]
     fn policies_are_asked_in_order_and_say_why_they_pass() {
         let mut candidate = node("10.4.7.21", 24);
-        candidate.previous = Some("172.7.9.0/24".parse().unwrap());
+        candidate.previous = v4("172.7.9.0/24");
         assert_eq!(
             taken(choose(&pods(), &candidate, &claims(&[]), &ALL, 0)),
             ("172.7.9.0/24".to_owned(), "policy previous".to_owned())
         );
         let others = [lease("172.7.9.0/24", "10.4.7.9"), lease("172.7.21.0/25", "10.4.7.99")];
         match choose(&pods(), &candidate, &claims(&others), &ALL, 0).unwrap() {
-            Choice::Take { subnet, how, passed_over } => {
-                assert_eq!((subnet.to_string().as_str(), how.as_str()), ("172.7.1.0/24", "policy first-free"));
+            Choice::Take { key, how, passed_over } => {
+                assert_eq!((key.list().as_str(), how.as_str()), ("172.7.1.0/24", "policy first-free"));
                 assert_eq!(
                     passed_over,
                     [
@@ -385,11 +473,11 @@ mod tests {
         assert_eq!(kept(&moved, std::slice::from_ref(&own)), None, "nothing says that it is ours");
         let recorded = Claim { recorded: true, ..own.clone() };
         assert_eq!(kept(&moved, &[recorded]).as_deref(), Some("172.7.21.0-24"), "the record names it");
-        moved.previous = Some("172.7.21.0/24".parse().unwrap());
+        moved.previous = v4("172.7.21.0/24");
         assert_eq!(kept(&moved, std::slice::from_ref(&own)), None, "a subnet file alone may be old");
-        moved.device_mac = Some("02:00:00:00:00:21".parse().unwrap());
+        moved.device_macs.v4 = Some("02:00:00:00:00:21".parse().unwrap());
         assert_eq!(kept(&moved, std::slice::from_ref(&own)).as_deref(), Some("172.7.21.0-24"), "as flannel left it");
-        moved.previous = None;
+        moved.previous = PerFamily::default();
         assert_eq!(kept(&moved, &[own]), None, "a hardware address alone may be copied");
     }
 
@@ -403,23 +491,88 @@ mod tests {
         assert_eq!(kept(&candidate, &[first.clone(), second.clone()]).as_deref(), Some("172.7.5.0-24"));
         assert_eq!(kept(&candidate, &[first, second, reserved]).as_deref(), Some("172.7.9.0-24"), "the reservation");
         assert_eq!(kept(&candidate, &all).as_deref(), Some("172.7.11.0-24"), "the record before a reservation");
-        candidate.previous = Some("172.7.21.0/24".parse().unwrap());
+        candidate.previous = v4("172.7.21.0/24");
         assert_eq!(kept(&candidate, &all).as_deref(), Some("172.7.21.0-24"), "the subnet file before all others");
-        candidate.held = Some("172.7.5.0/24".parse().unwrap());
+        candidate.held = v4("172.7.5.0/24");
         assert_eq!(kept(&candidate, &all).as_deref(), Some("172.7.5.0-24"), "what this run holds before all others");
         assert_eq!(further(&candidate, &all, &"172.7.5.0-24".parse().unwrap()).len(), 3);
+    }
+
+    fn dual() -> Network {
+        network(
+            r#"{"Network":"172.7.0.0/16","IPv6Network":"fd00:7::/48","EnableIPv6":true,"Backend":{"Type":"host-gw"}}"#,
+        )
+    }
+
+    fn dual_node() -> Candidate {
+        let addresses = PerFamily::new(node("10.4.7.21", 24).addresses.v4, node("fd00:10:4:7::21", 64).addresses.v6);
+        Candidate { addresses, ..Candidate::default() }
+    }
+
+    /// A lease of the key `key`, of a node with these addresses.
+    fn dual_lease(key: &str, v4: &str, v6: &str) -> Lease {
+        let public_ips = PerFamily::new(v4.parse().ok(), v6.parse().ok());
+        Lease { key: key.parse().unwrap(), attrs: LeaseAttrs { public_ips, backend: BackendAttrs::HostGw } }
+    }
+
+    #[test]
+    fn one_lease_holds_a_subnet_of_each_family() {
+        let (key, how) = taken(choose(&dual(), &dual_node(), &claims(&[]), &ALL, 0));
+        assert_eq!(key, "172.7.21.0/24,fd00:7:0:21::/64");
+        assert_eq!(how, "IPv4 policy node-ip, IPv6 policy node-ip");
+        // What one family finds taken moves only that family.
+        let other = dual_lease("172.7.9.0-24&fd00:7:0:21::-64", "10.4.7.9", "fd00:10:4:7::9");
+        let (key, how) = taken(choose(&dual(), &dual_node(), &claims(&[other]), &ALL, 0));
+        assert_eq!(key, "172.7.21.0/24,fd00:7:0:1::/64");
+        assert!(how.starts_with("IPv4 policy node-ip, IPv6 policy first-free"), "{how}");
+        // A node with one family of two takes a lease of that one.
+        let v6_only = Candidate { addresses: node("fd00:10:4:7::21", 64).addresses, ..Candidate::default() };
+        assert_eq!(taken(choose(&dual(), &v6_only, &claims(&[]), &ALL, 0)).0, "fd00:7:0:21::/64");
+        let nobody = choose(&pods(), &v6_only, &claims(&[]), &ALL, 0).unwrap_err();
+        assert!(nobody.to_string().contains("no address of a family of 172.7.0.0/16"), "{nobody}");
+    }
+
+    #[test]
+    fn nodes_without_ipv4_differ_by_their_ipv6_addresses() {
+        let v6 = network(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48"}"#);
+        let first = dual_lease("0.0.0.0-0&fd00:7:0:1::-64", "", "fd00:10:4:7::9");
+        let second = Candidate { addresses: node("fd00:10:4:7::a:21", 64).addresses, ..Candidate::default() };
+        assert_eq!(taken(choose(&v6, &second, &claims(std::slice::from_ref(&first)), &ALL, 0)).0, "fd00:7:0:2::/64");
+        let same = Candidate { addresses: node("fd00:10:4:7::9", 64).addresses, ..Candidate::default() };
+        assert_eq!(choose(&v6, &same, &claims(std::slice::from_ref(&first)), &ALL, 0), Ok(Choice::Keep(first)));
+    }
+
+    #[test]
+    fn subnet_of_a_family_that_stays_is_kept_when_the_other_comes_or_goes() {
+        let both = dual_lease("172.7.50.0-24&fd00:7:0:50::-64", "10.4.7.21", "fd00:10:4:7::21");
+        let v4 = dual_lease("172.7.50.0-24", "10.4.7.21", "");
+        let keys = |network: &Network, lease: &Lease| match choose(
+            network,
+            &dual_node(),
+            &claims(std::slice::from_ref(lease)),
+            &ALL,
+            0,
+        ) {
+            Ok(Choice::Take { key, .. }) => format!("take {key}"),
+            Ok(Choice::Keep(lease)) => format!("keep {}", lease.key),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(keys(&dual(), &both), "keep 172.7.50.0-24&fd00:7:0:50::-64");
+        assert_eq!(keys(&pods(), &both), "take 172.7.50.0-24");
+        assert_eq!(keys(&dual(), &v4), "take 172.7.50.0-24&fd00:7:0:21::-64");
+        assert_eq!(further(&dual_node(), &[claim(both)], &v4.key).len(), 1, "the earlier key is given up");
     }
 
     #[test]
     fn held_subnet_comes_first_after_a_loss_whatever_the_policy() {
         let mut candidate = node("10.4.7.21", 24);
-        candidate.held = Some("172.7.77.0/24".parse().unwrap());
+        candidate.held = v4("172.7.77.0/24");
         let policies = [Policy::NodeIp, Policy::FirstFree];
         assert_eq!(taken(choose(&pods(), &candidate, &claims(&[]), &policies, 0)).0, "172.7.77.0/24");
         let others = claims(&[lease("172.7.77.0/24", "10.4.7.99")]);
         match choose(&pods(), &candidate, &others, &policies, 0).unwrap() {
-            Choice::Take { subnet, passed_over, .. } => {
-                assert_eq!(subnet.to_string(), "172.7.21.0/24");
+            Choice::Take { key, passed_over, .. } => {
+                assert_eq!(key.list(), "172.7.21.0/24");
                 assert_eq!(passed_over, ["held before: 172.7.77.0/24 is leased to 10.4.7.99"]);
             }
             Choice::Keep(lease) => panic!("kept {lease:?}"),
@@ -428,7 +581,7 @@ mod tests {
 
     #[test]
     fn subnet_of_an_unreadable_lease_is_left_alone() {
-        let claims = Claims { leases: Vec::new(), unreadable: vec!["172.7.21.0/24".parse().unwrap()] };
+        let claims = Claims { leases: Vec::new(), unreadable: vec!["172.7.21.0-24".parse().unwrap()] };
         assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &claims, &ALL, 0)).0, "172.7.1.0/24");
     }
 
@@ -467,8 +620,8 @@ mod tests {
             };
             let leases: Vec<Lease> = held.into_iter().map(|at| lease(&prefix(at).to_string(), "10.4.9.9")).collect();
             let subnet = prefix((at, len));
-            let occupied = Occupied::by_others(&pods().pools.v4.unwrap(), &node("10.4.7.21", 24), &claims(&leases));
-            let expected = leases.iter().any(|lease| lease.key.v4.overlaps(&subnet));
+            let occupied = Occupied::by_others(&asked(&node("10.4.7.21", 24), &pods().pools.v4.unwrap()), &claims(&leases));
+            let expected = leases.iter().any(|lease| lease.key.get(IpFamily::V4).unwrap().overlaps(&subnet));
             prop_assert_eq!(occupied.check(subnet).is_err(), expected);
         }
 
@@ -482,9 +635,10 @@ mod tests {
                     lease(&subnet.to_string(), "10.4.9.9")
                 })
                 .collect();
-            if let Ok(Choice::Take { subnet, .. }) = choose(&network, &node(&format!("10.4.7.{own}"), 24), &claims(&leases), &ALL, races) {
+            if let Ok(Choice::Take { key, .. }) = choose(&network, &node(&format!("10.4.7.{own}"), 24), &claims(&leases), &ALL, races) {
+                let subnet = key.get(IpFamily::V4).unwrap();
                 prop_assert!(network.pools.v4.unwrap().may_lease(&subnet));
-                prop_assert!(leases.iter().all(|lease| !lease.key.v4.overlaps(&subnet)));
+                prop_assert!(leases.iter().all(|lease| !lease.key.get(IpFamily::V4).unwrap().overlaps(&subnet)));
             }
         }
     }

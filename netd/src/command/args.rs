@@ -49,6 +49,9 @@ pub(crate) struct Flags {
     /// Address under which the other nodes reach this one.
     #[arg(long, env = "FLANNELD_PUBLIC_IP", value_name = "IP")]
     pub public_ip: Option<String>,
+    /// The same of IPv6.
+    #[arg(long, env = "FLANNELD_PUBLIC_IPV6", value_name = "IP")]
+    pub public_ipv6: Option<String>,
     /// File that names this node's subnet to the CNI plugin.
     #[arg(long, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
     pub subnet_file: String,
@@ -119,8 +122,6 @@ pub(crate) struct Unbuilt {
     pub(crate) kubeconfig_file: Option<String>,
     #[arg(long, env = "FLANNELD_KUBE_ANNOTATION_PREFIX", hide = true)]
     pub(crate) kube_annotation_prefix: Option<String>,
-    #[arg(long, env = "FLANNELD_PUBLIC_IPV6", hide = true)]
-    pub(crate) public_ipv6: Option<String>,
 }
 
 impl Invocation {

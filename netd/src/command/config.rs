@@ -3,7 +3,7 @@
 //! Pure: what files hold and what is random come as arguments. Invariant: a `Config` is complete and consistent; every problem of the flags is reported at once, with the flag's name
 //! and the accepted form. The password is in no message and no `Debug`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,6 +12,7 @@ use daemon::flags::bind_address;
 use daemon::http::{Address, Routes};
 use daemon::log;
 use netstate::Prefix;
+use netstate::family::PerFamily;
 use regex::Regex;
 
 use crate::choose::interface::Wanted;
@@ -169,12 +170,21 @@ fn interface(flags: &Flags, problems: &mut Vec<Problem>) -> Wanted {
             Err(error) => problems.push(Problem::new("--iface-regex", error.to_string(), "a regular expression")),
         }
     }
-    let mut address = |flag: &str, text: &Option<String>| -> Option<Ipv4Addr> {
-        parsed(flag, &given(text)?, "an IPv4 address such as 10.4.7.21", problems)
+    let mut address = |flag: &str, text: &Option<String>| -> Option<IpAddr> {
+        parsed(flag, &given(text)?, "an address such as 10.4.7.21", problems)
     };
     let can_reach = address("--iface-can-reach", &flags.iface_can_reach);
-    let public_ip = address("--public-ip", &flags.public_ip);
-    Wanted { ifaces: typed(&flags.iface), regexes, can_reach, public_ip }
+    let public_ips = public_ips(flags, problems);
+    Wanted { ifaces: typed(&flags.iface), regexes, can_reach, public_ips }
+}
+
+fn public_ips(flags: &Flags, problems: &mut Vec<Problem>) -> PerFamily<Option<IpAddr>> {
+    let v4 = given(&flags.public_ip)
+        .and_then(|text| parsed::<Ipv4Addr>("--public-ip", &text, "an IPv4 address such as 10.4.7.21", problems));
+    let v6 = given(&flags.public_ipv6).and_then(|text| {
+        parsed::<Ipv6Addr>("--public-ipv6", &text, "an IPv6 address such as fd00:10:4:7::21", problems)
+    });
+    PerFamily::new(v4.map(IpAddr::V4), v6.map(IpAddr::V6))
 }
 
 fn policies(text: &str, problems: &mut Vec<Problem>) -> Vec<Policy> {
@@ -260,7 +270,6 @@ fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
     refuse("--kube-api-url", given(&unbuilt.kube_api_url).is_none(), store);
     refuse("--kubeconfig-file", given(&unbuilt.kubeconfig_file).is_none(), store);
     refuse("--kube-annotation-prefix", given(&unbuilt.kube_annotation_prefix).is_none(), "--etcd-prefix");
-    refuse("--public-ipv6", given(&unbuilt.public_ipv6).is_none(), "--public-ip: IPv4 only");
     refuse("--ip-blackhole-route", off(&unbuilt.ip_blackhole_route), "false");
     // These two change nothing here: rules are put back on notification, and without Kubernetes there is no Node to set a
     // condition of. Their values are flanneld's all the same.

@@ -5,11 +5,12 @@
 //! own documentation says `vxlan`; here it is `vxlan`, with a note. And every problem is reported at once.
 //! IPv6 has its place in the format but not yet in this program: `EnableIPv6` is refused, never half-done.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netstate::Prefix;
 use netstate::family::{IpFamily, PerFamily};
+use netstate::{IfName, Prefix};
 
 use super::backend;
 use super::go_json::{BOOL, Object};
@@ -19,9 +20,9 @@ use cluster::Problem;
 /// The Pod addresses of one family, and how they are cut into subnets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pool {
-    /// All Pod addresses, /28 or larger.
+    /// All Pod addresses, /28 or larger, of IPv6 /124.
     pub network: Prefix,
-    /// Length of one node's subnet, from the network's length + 2 to 30.
+    /// Length of one node's subnet, from the network's length + 2 to 30, of IPv6 to 126.
     pub subnet_len: u8,
     /// The first subnet a node may get.
     pub subnet_min: Prefix,
@@ -51,9 +52,9 @@ impl Pool {
     /// The subnet with number `n`, counted from the network's first; `None` when it is not between the first and the
     /// last that a node may get.
     #[must_use]
-    pub(crate) fn subnet(&self, n: u32) -> Option<Prefix> {
+    pub(crate) fn subnet(&self, n: u128) -> Option<Prefix> {
         let step = 1u128.checked_shl(u32::from(self.network.width().checked_sub(self.subnet_len)?))?;
-        let addr = self.network.nth(u128::from(n).checked_mul(step)?)?;
+        let addr = self.network.nth(n.checked_mul(step)?)?;
         Prefix::new(addr, self.subnet_len).ok().filter(|subnet| self.may_lease(subnet))
     }
 
@@ -91,6 +92,12 @@ impl Network {
         self.pool(prefix).is_some_and(|pool| pool.has_subnet(prefix))
     }
 
+    /// The devices that carry its tunnels.
+    #[must_use]
+    pub(crate) fn devices(&self) -> BTreeSet<IfName> {
+        self.pools.families().filter_map(|family| self.backend.device(family)).collect()
+    }
+
     /// All Pod addresses, by family.
     pub(crate) fn networks(&self) -> impl Iterator<Item = Prefix> {
         self.pools.present().map(|(_, pool)| pool.network)
@@ -115,72 +122,132 @@ impl NetConf {
         let mut object =
             Object::parse(text).map_err(|error| vec![Problem::new("net-conf", error.to_string(), accepted)])?;
         let (mut problems, mut notes) = (Vec::new(), Vec::new());
-        refuse_unbuilt_families(&mut object, &mut problems);
-        let pool = take_pool(&mut object, &mut problems);
+        let enabled = enabled(&mut object, &mut problems);
+        let pools = PerFamily::from_fn(|family| {
+            let fields = Fields::of(family);
+            if *enabled.get(family) {
+                return take_pool(&fields, &mut object, &mut problems);
+            }
+            // flannel reads and ignores what belongs to a family that is off.
+            fields.all().into_iter().for_each(|field| drop(object.take_raw(field)));
+            None
+        });
         let backend = backend::take(&mut object, &mut problems, &mut notes);
         if object.take("EnableNFTables", BOOL, &mut problems) == Some(false) {
             notes.push("EnableNFTables: false is ignored: netd writes nftables rules only".to_owned());
         }
         notes.extend(object.rest().iter().map(|key| format!("{key}: unknown key, ignored")));
-        match (pool, backend) {
-            (Some(pool), Some(backend)) if problems.is_empty() => {
-                let pools = PerFamily::only(IpFamily::V4, pool);
-                Ok(Self { network: Network { pools, backend }, notes })
-            }
+        problems.extend(backend.as_ref().and_then(|backend| backend.refuses_families(pools.families())));
+        match backend {
+            Some(backend) if problems.is_empty() => Ok(Self { network: Network { pools, backend }, notes }),
             _ => Err(problems),
         }
     }
 }
 
-fn refuse_unbuilt_families(object: &mut Object, problems: &mut Vec<Problem>) {
-    if object.take("EnableIPv4", BOOL, problems) == Some(false) {
-        problems.push(Problem::new("EnableIPv4", "false: this netd carries IPv4 Pod networks only", "true"));
+fn enabled(object: &mut Object, problems: &mut Vec<Problem>) -> PerFamily<bool> {
+    let v4 = object.take("EnableIPv4", BOOL, problems).unwrap_or(true);
+    let v6 = object.take("EnableIPv6", BOOL, problems).unwrap_or(false);
+    if !v4 && !v6 {
+        problems.push(Problem::new("EnableIPv4", "false, and IPv6 is off: there would be no Pod network", "true"));
     }
-    if object.take("EnableIPv6", BOOL, problems) == Some(true) {
-        problems.push(Problem::new("EnableIPv6", "true: this netd carries IPv4 Pod networks only", "false"));
+    PerFamily::new(v4, v6)
+}
+
+/// The members of one family's pool, and flannel's bounds for them.
+struct Fields {
+    family: IpFamily,
+    network: &'static str,
+    len: &'static str,
+    min: &'static str,
+    max: &'static str,
+    /// An accepted network.
+    example: &'static str,
+    /// An accepted first or last subnet.
+    subnet: &'static str,
+    /// Length of a node's subnet where the network has room for four of them.
+    usual_len: u8,
+    /// The longest length.
+    longest: u8,
+}
+
+impl Fields {
+    const fn of(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self {
+                family,
+                network: "Network",
+                len: "SubnetLen",
+                min: "SubnetMin",
+                max: "SubnetMax",
+                example: "an IPv4 network such as 172.7.0.0/16",
+                subnet: "the first address of a subnet such as 172.7.21.0",
+                usual_len: 24,
+                longest: 30,
+            },
+            IpFamily::V6 => Self {
+                family,
+                network: "IPv6Network",
+                len: "IPv6SubnetLen",
+                min: "IPv6SubnetMin",
+                max: "IPv6SubnetMax",
+                example: "an IPv6 network such as fd00:7::/48",
+                subnet: "the first address of a subnet such as fd00:7:0:21::",
+                usual_len: 64,
+                longest: 126,
+            },
+        }
     }
-    for key in ["IPv6Network", "IPv6SubnetMin", "IPv6SubnetMax", "IPv6SubnetLen"] {
-        // Without EnableIPv6 flannel reads and ignores them.
-        object.take_raw(key);
+
+    const fn all(&self) -> [&'static str; 4] {
+        [self.network, self.len, self.min, self.max]
+    }
+
+    fn take_addr(&self, field: &str, object: &mut Object, problems: &mut Vec<Problem>) -> Option<IpAddr> {
+        match self.family {
+            IpFamily::V4 => object.take::<Ipv4Addr>(field, self.subnet, problems).map(IpAddr::V4),
+            IpFamily::V6 => object.take::<Ipv6Addr>(field, self.subnet, problems).map(IpAddr::V6),
+        }
     }
 }
 
-/// Takes the address part of a network.
-fn take_pool(object: &mut Object, problems: &mut Vec<Problem>) -> Option<Pool> {
+/// Takes the addresses of one family.
+fn take_pool(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Option<Pool> {
     let known = problems.len();
-    let network = take_network(object, problems);
-    let len: Option<u64> = object.take("SubnetLen", "a number from 2 to 30", problems);
-    let min = object.take::<Ipv4Addr>("SubnetMin", SUBNET, problems);
-    let max = object.take::<Ipv4Addr>("SubnetMax", SUBNET, problems);
+    let network = take_network(fields, object, problems);
+    let accepted = format!("a number from 2 to {}", fields.longest);
+    let len: Option<u64> = object.take(fields.len, &accepted, problems);
+    let min = fields.take_addr(fields.min, object, problems);
+    let max = fields.take_addr(fields.max, object, problems);
     let network = network?;
-    if network.len() > 28 {
-        let message = format!("{network}: network is too small. Minimum useful network prefix is /28");
-        problems.push(Problem::new("Network", message, "a network from /1 to /28"));
+    let longest = fields.longest - 2;
+    if network.len() > longest {
+        let message = format!("{network}: network is too small. Minimum useful network prefix is /{longest}");
+        problems.push(Problem::new(fields.network, message, format!("a network from /1 to /{longest}")));
         return None;
     }
-    let len = subnet_len(network, len, problems)?;
-    let default_min = network.nth(1u128 << (32 - u32::from(len))).and_then(|addr| Prefix::new(addr, len).ok());
+    let len = subnet_len(fields, network, len, problems)?;
+    let step = 1u128.checked_shl(u32::from(network.width().saturating_sub(len)));
+    let default_min = step.and_then(|step| network.nth(step)).and_then(|addr| Prefix::new(addr, len).ok());
     let default_max = Prefix::new(network.last(), len).ok();
-    let min = bound("SubnetMin", min, network, len, problems).or(default_min)?;
-    let max = bound("SubnetMax", max, network, len, problems).or(default_max)?;
+    let mut bound = |field, typed| bound(fields, (field, typed), network, len, problems);
+    let min = bound(fields.min, min).or(default_min)?;
+    let max = bound(fields.max, max).or(default_max)?;
     if min > max {
-        let message = format!("{} is after SubnetMax {}", min.addr(), max.addr());
-        problems.push(Problem::new("SubnetMin", message, "an address up to SubnetMax"));
+        let message = format!("{} is after {} {}", min.addr(), fields.max, max.addr());
+        problems.push(Problem::new(fields.min, message, format!("an address up to {}", fields.max)));
     }
     (problems.len() == known).then_some(Pool { network, subnet_len: len, subnet_min: min, subnet_max: max })
 }
 
-const NETWORK: &str = "an IPv4 network such as 172.7.0.0/16";
-const SUBNET: &str = "the first address of a subnet such as 172.7.21.0";
-
-fn take_network(object: &mut Object, problems: &mut Vec<Problem>) -> Option<Prefix> {
+fn take_network(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Option<Prefix> {
     let mut refuse = |message: String| {
-        problems.push(Problem::new("Network", message, NETWORK));
+        problems.push(Problem::new(fields.network, message, fields.example));
         None
     };
-    let Some(raw) = object.take_raw("Network") else { return refuse("missing".to_owned()) };
+    let Some(raw) = object.take_raw(fields.network) else { return refuse("missing".to_owned()) };
     let text: Option<String> = serde_json::from_str(raw.get()).ok();
-    let parsed = text.and_then(|text| text.parse::<Prefix>().ok()).filter(Prefix::is_ipv4);
+    let parsed = text.and_then(|text| text.parse::<Prefix>().ok()).filter(|found| found.family() == fields.family);
     match parsed {
         Some(network) if network.is_default() => refuse(format!("{network} is every address")),
         Some(network) => Some(network),
@@ -188,38 +255,38 @@ fn take_network(object: &mut Object, problems: &mut Vec<Problem>) -> Option<Pref
     }
 }
 
-/// flannel: /24 in networks up to /22, else a quarter of the network.
-fn subnet_len(network: Prefix, typed: Option<u64>, problems: &mut Vec<Problem>) -> Option<u8> {
-    let smallest = network.len() + 2;
+/// flannel: /24 in networks up to /22 (IPv6: /64, /62), else a quarter of the network.
+fn subnet_len(fields: &Fields, network: Prefix, typed: Option<u64>, problems: &mut Vec<Problem>) -> Option<u8> {
+    let (smallest, longest) = (network.len() + 2, fields.longest);
     let Some(len) = typed.filter(|len| *len != 0) else {
-        return Some(if network.len() <= 22 { 24 } else { smallest });
+        return Some(smallest.max(fields.usual_len));
     };
     let message = match u8::try_from(len) {
-        Ok(len) if (smallest..=30).contains(&len) => return Some(len),
+        Ok(len) if (smallest..=longest).contains(&len) => return Some(len),
         Ok(len) if len < smallest => format!("{len}: network must be able to accommodate at least four subnets"),
-        _ => format!("{len}: SubnetLen must be less than /31"),
+        _ => format!("{len}: {} must be less than /{}", fields.len, longest + 1),
     };
-    problems.push(Problem::new("SubnetLen", message, format!("a number from {smallest} to 30")));
+    problems.push(Problem::new(fields.len, message, format!("a number from {smallest} to {longest}")));
     None
 }
 
 fn bound(
-    field: &str,
-    typed: Option<Ipv4Addr>,
+    fields: &Fields,
+    (field, typed): (&str, Option<IpAddr>),
     network: Prefix,
     len: u8,
     problems: &mut Vec<Problem>,
 ) -> Option<Prefix> {
-    let addr = IpAddr::V4(typed.filter(|addr| !addr.is_unspecified())?);
+    let addr = typed.filter(|addr| !addr.is_unspecified())?;
     let subnet = Prefix::new(addr, len).ok()?;
     let message = if !network.contains(addr) {
-        format!("{addr} is not in the range of Network {network}")
+        format!("{addr} is not in the range of {} {network}", fields.network)
     } else if subnet.addr() != addr {
-        format!("{addr} is not on a SubnetLen boundary (/{len})")
+        format!("{addr} is not on a {} boundary (/{len})", fields.len)
     } else {
         return Some(subnet);
     };
-    problems.push(Problem::new(field, message, SUBNET));
+    problems.push(Problem::new(field, message, fields.subnet));
     None
 }
 
@@ -253,6 +320,52 @@ mod tests {
         }
     }
 
+    fn parse_v6(text: &str) -> Pool {
+        let network = NetConf::parse(text).unwrap().network;
+        assert_eq!(network.pools.v4, None);
+        network.pools.v6.unwrap()
+    }
+
+    #[test]
+    fn flannels_defaults_hold_for_every_size_of_ipv6_network() {
+        for (network, len, min, max) in [
+            ("fc00::/48", 64, "fc00:0:0:1::", "fc00:0:0:ffff::"),
+            ("fd00:7::/62", 64, "fd00:7:0:1::", "fd00:7:0:3::"),
+            ("fd00:7::/63", 65, "fd00:7:0:0:8000::", "fd00:7:0:1:8000::"),
+            ("fd00:7::/124", 126, "fd00:7::4", "fd00:7::c"),
+            ("fd00::/8", 64, "fd00:0:0:1::", "fdff:ffff:ffff:ffff::"),
+        ] {
+            let parsed = parse_v6(&format!(r#"{{"enableipv4":false,"enableipv6":true,"ipv6network":"{network}"}}"#));
+            assert_eq!(parsed.subnet_len, len, "{network}");
+            assert_eq!(parsed.subnet_min.addr().to_string(), min, "{network}");
+            assert_eq!(parsed.subnet_max.addr().to_string(), max, "{network}");
+        }
+        let set = parse_v6(
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00:0:0:3::","IPv6SubnetMax":"fc00:0:0:9::","IPv6SubnetLen":65}"#,
+        );
+        assert_eq!(
+            (set.subnet_min.to_string(), set.subnet_max.to_string()),
+            ("fc00:0:0:3::/65".to_owned(), "fc00:0:0:9::/65".to_owned())
+        );
+    }
+
+    #[test]
+    fn families_are_those_that_are_enabled() {
+        let both = r#"{"Network":"10.244.0.0/16","IPv6Network":"fd00:244::/48","EnableIPv6":true}"#;
+        assert_eq!(NetConf::parse(both).unwrap().network.to_string(), "10.244.0.0/16,fd00:244::/48");
+        for (text, families) in [
+            (both.replace("true", "false"), "10.244.0.0/16"),
+            (both.replace("true", "null"), "10.244.0.0/16"),
+            (both.replace(r#""EnableIPv6""#, r#""EnableIPv4":false,"EnableIPv6""#), "fd00:244::/48"),
+            // What belongs to a family that is off is not even read.
+            (both.replace("fd00:244::/48", "junk").replace("true", "false"), "10.244.0.0/16"),
+        ] {
+            let conf = NetConf::parse(&text).unwrap();
+            assert_eq!(conf.network.to_string(), families, "{text}");
+            assert_eq!(conf.notes.len(), 1, "{:?}", conf.notes);
+        }
+    }
+
     #[test]
     fn every_option_of_flannel_is_read() {
         let text = r#"{"Network":"10.3.5.9/16","SubnetLen":28,"SubnetMin":"10.3.1.0","SubnetMax":"10.3.9.16",
@@ -280,7 +393,7 @@ mod tests {
             r#"{"Network":"172.7.0.0","SubnetLen":"24","EnableIPv6":true,"Backend":{"Type":"vxlan","VNI":16777216,"MTU":10,"Port":70000}}"#,
         );
         let fields: Vec<&str> = problems.iter().filter_map(|text| text.split(':').next()).collect();
-        assert_eq!(fields, ["EnableIPv6", "Network", "SubnetLen", "Backend.Port", "Backend.VNI", "Backend.MTU"]);
+        assert_eq!(fields, ["Network", "SubnetLen", "IPv6Network", "Backend.Port", "Backend.VNI", "Backend.MTU"]);
     }
 
     #[test]
@@ -295,6 +408,29 @@ mod tests {
             (r#"{"Network":"10.0.0.0/16","SubnetMin":"10.0.9.0","SubnetMax":"10.0.8.0"}"#, "is after SubnetMax"),
             (r#"{"Network":null}"#, "null"),
             (r#"{"Network":"fc00::/48"}"#, "fc00::/48"),
+            (r#"{"EnableIPv4":false}"#, "there would be no Pod network"),
+            (r#"{"EnableIPv4":false,"EnableIPv6":true}"#, "IPv6Network: missing"),
+            (r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"10.0.0.0/8"}"#, "IPv6Network: \"10.0.0.0/8\""),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/125"}"#,
+                "Minimum useful network prefix is /124",
+            ),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetLen":127}"#,
+                "IPv6SubnetLen must be less than /127",
+            ),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetLen":49}"#,
+                "at least four subnets",
+            ),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":"fd00::"}"#,
+                "not in the range",
+            ),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"vxlan","VNI":10000}}"#,
+                "Backend.VNI: 10000",
+            ),
             (r#"{"Network":"0.0.0.0/0"}"#, "every address"),
             (r#"{}"#, "missing"),
             (r#"{"Network":"10.0.0.0/16","Backend":{}}"#, "unknown backend type"),
@@ -315,7 +451,7 @@ mod tests {
         assert_eq!(all, ["172.7.20.0/24", "172.7.21.0/24", "172.7.22.0/24", "172.7.23.0/24"]);
         assert_eq!(network.subnet(21).unwrap().to_string(), "172.7.21.0/24");
         assert_eq!(network.subnet(24), None);
-        assert_eq!(network.subnet(u32::MAX), None);
+        assert_eq!(network.subnet(u128::MAX), None);
         assert!(!network.may_lease(&"172.7.21.0/25".parse().unwrap()));
     }
 

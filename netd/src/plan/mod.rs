@@ -12,9 +12,9 @@ mod rivals;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use netstate::family::IpFamily;
+use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
 
 pub(crate) use masquerade::{Masquerade, TABLE};
@@ -23,6 +23,7 @@ pub(crate) use peers::Refusal;
 pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};
 
+use crate::choose::interface::NodeAddress;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 use peers::{Peers, Standing};
@@ -30,22 +31,57 @@ use peers::{Peers, Standing};
 /// What is particular to this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LocalNode {
+    /// Its place in each family that both it and the network have; at least one.
+    pub places: PerFamily<Option<Place>>,
+    /// The interface towards the other nodes.
+    pub interface: IfName,
+    /// That interface's MTU in bytes.
+    pub mtu: u32,
+    /// The kernel has IPv6, and with it IPv6 parameters of every link.
+    pub has_ipv6: bool,
+}
+
+/// This node as one family of addresses has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
     /// The subnet it leases.
     pub subnet: Prefix,
     /// Its address as other nodes see it.
-    pub public_ip: Ipv4Addr,
-    /// The interface towards the other nodes.
-    pub interface: IfName,
-    /// That interface's own address; differs from `public_ip` behind NAT.
-    pub address: Ipv4Addr,
+    pub public_ip: IpAddr,
+    /// The interface's own address; differs from `public_ip` behind NAT.
+    pub address: IpAddr,
     /// The network of that address.
     pub node_network: Prefix,
-    /// That interface's MTU in bytes.
-    pub mtu: u32,
     /// Hardware address of the tunnel device.
-    pub vtep_mac: MacAddr,
-    /// The kernel has IPv6, and with it IPv6 parameters of every link.
-    pub has_ipv6: bool,
+    pub mac: MacAddr,
+}
+
+impl Place {
+    /// The node at `own` before it has a lease: no subnet is its own yet.
+    #[must_use]
+    pub(crate) fn new(own: &NodeAddress, mac: MacAddr) -> Self {
+        let NodeAddress { address, network, public_ip } = *own;
+        Self { subnet: Prefix::host(address), public_ip, address, node_network: network, mac }
+    }
+}
+
+impl LocalNode {
+    /// The subnets that it leases.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> {
+        self.places.present().map(|(_, place)| place.subnet)
+    }
+
+    /// Its addresses as other nodes see them.
+    #[must_use]
+    pub(crate) fn public_ips(&self) -> PerFamily<Option<IpAddr>> {
+        self.places.map(|_, place| place.map(|place| place.public_ip))
+    }
+
+    /// True when `addresses` are of one of its subnets.
+    #[must_use]
+    pub(crate) fn has_pods_in(&self, addresses: &Prefix) -> bool {
+        self.subnets().any(|subnet| subnet.covers(addresses))
+    }
 }
 
 /// The desired tables of one node, kept up to date lease by lease.
@@ -74,7 +110,7 @@ impl Planner {
     /// MTU of Pod interfaces in bytes.
     #[must_use]
     pub(crate) fn pod_mtu(&self) -> u32 {
-        self.network.backend.pod_mtu(self.local.mtu)
+        self.network.backend.pod_mtu(&self.local)
     }
 
     /// What of the network's configuration cannot be had on this node, for an operator.
@@ -188,7 +224,8 @@ impl Planner {
     }
 
     fn is_own(&self, lease: &Lease) -> bool {
-        lease.key.v4 == self.local.subnet && lease.attrs.public_ip == self.local.public_ip
+        let own = self.local.places.map(|_, place| place.map(|place| place.subnet));
+        lease.key.subnets() == own && lease.attrs.public_ips == self.local.public_ips()
     }
 
     fn standing(&self, lease: &Lease) -> Standing {
@@ -198,7 +235,7 @@ impl Planner {
         if let Some(reason) = peers::refusal(&self.network, &self.local, lease) {
             return Standing::Unusable(reason);
         }
-        match self.network.backend.peer_rows(&self.local, lease.key.v4, &lease.attrs) {
+        match self.backend_rows(lease) {
             Ok(rows) => Standing::Usable(rows.fdb.keys().next().map(|entry| entry.mac)),
             Err(reason) => Standing::Unusable(reason),
         }
@@ -206,7 +243,15 @@ impl Planner {
 
     /// Rows of a lease that is used.
     fn rows_of(&self, lease: &Lease) -> Tables {
-        self.network.backend.peer_rows(&self.local, lease.key.v4, &lease.attrs).unwrap_or_default()
+        self.backend_rows(lease).unwrap_or_default()
+    }
+
+    fn backend_rows(&self, lease: &Lease) -> Result<Tables, String> {
+        let mut tables = Tables::default();
+        for (_, subnet) in lease.key.subnets().present() {
+            tables.extend(self.network.backend.peer_rows(&self.local, *subnet, &lease.attrs)?);
+        }
+        Ok(tables)
     }
 
     /// Rows that this node needs whatever the other nodes are.
@@ -216,8 +261,8 @@ impl Planner {
             if self.masquerade.forward {
                 tables.forward.insert(pool.network);
             }
-            if self.local.subnet.family() == family {
-                tables.nft.extend(masquerade::rows(&self.masquerade, pool.network, self.local.subnet));
+            if let Some(place) = self.local.places.get(family) {
+                tables.nft.extend(masquerade::rows(&self.masquerade, pool.network, place.subnet));
             }
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
             tables.sysctls.insert(forwarding(family), "1".to_owned());

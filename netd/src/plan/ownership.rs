@@ -52,7 +52,7 @@ impl Ownership {
     fn made(&self, key: &RouteKey, route: &Route) -> bool {
         let served = self.network.has_subnet(&key.dst) || self.earlier.iter().any(|pods| pods.covers(&key.dst));
         // Inside the own subnet only what leads away from this node: Pods have routes of their own.
-        let of_pods = self.local.subnet.covers(&key.dst) && !Backend::leads_to_nodes(&self.local, route);
+        let of_pods = self.local.has_pods_in(&key.dst) && !Backend::leads_to_nodes(&self.local, route);
         route.protocol == ROUTE_PROTOCOL && key.metric == spread_metric(&key.dst) && served && !of_pods
     }
 

@@ -8,16 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use netstate::family::IpFamily;
 use netstate::{MacAddr, Prefix};
 
 use super::LocalNode;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
-
-/// The first of all keys in their order.
-const FIRST: SubnetKey = SubnetKey::v4(Prefix::v4_literal([0; 4], 0));
 
 /// How a lease stands by itself, whatever the others say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub(crate) enum Refusal {
     /// A newer lease has the same hardware address.
     SameMac {
         /// Holder of this lease.
-        holder: Ipv4Addr,
+        holder: IpAddr,
         /// The hardware address.
         mac: MacAddr,
         /// The newer lease.
@@ -56,7 +54,7 @@ pub(crate) enum Refusal {
         /// This lease.
         subnet: Prefix,
         /// Its holder.
-        holder: Ipv4Addr,
+        holder: IpAddr,
         /// The older one.
         other: Lease,
     },
@@ -67,14 +65,19 @@ impl fmt::Display for Refusal {
         match self {
             Self::Unusable(reason) => f.write_str(reason),
             Self::SameMac { holder, mac, other } => {
-                let (theirs, subnet) = (other.attrs.public_ip, other.key);
+                let (theirs, subnet) = (other.attrs.public_ips.list(), other.key);
                 write!(f, "{holder} has the hardware address of {theirs}, {mac}, whose lease {subnet} is newer")
             }
             Self::Superseded { subnet, other } => {
-                write!(f, "{subnet} is superseded by the newer lease {} of {}", other.key, other.attrs.public_ip)
+                write!(
+                    f,
+                    "{subnet} is superseded by the newer lease {} of {}",
+                    other.key,
+                    other.attrs.public_ips.list()
+                )
             }
             Self::Overlaps { subnet, holder, other } => {
-                let (older, theirs) = (other.key.v4, other.attrs.public_ip);
+                let (older, theirs) = (subnet_of(&other.key), other.attrs.public_ips.list());
                 write!(f, "{subnet} of {holder} overlaps {older} of {theirs}, whose lease is older")
             }
         }
@@ -102,7 +105,7 @@ impl Peers {
     /// Puts a lease in, replaces it, or with `None` takes it out.
     pub(super) fn set(&mut self, key: SubnetKey, lease: Option<(StoredLease, Standing)>) {
         if let Some(before) = self.by_key.remove(&key) {
-            self.forget_length(key.v4.len());
+            self.forget_length(subnet_of(&key).len());
             match before.standing {
                 Standing::Usable(Some(mac)) => drop(self.by_mac.remove(&(mac, key))),
                 Standing::Own => self.own = self.own.saturating_sub(1),
@@ -110,7 +113,7 @@ impl Peers {
             }
         }
         let Some((stored, standing)) = lease else { return };
-        *self.lengths.entry(key.v4.len()).or_default() += 1;
+        *self.lengths.entry(subnet_of(&key).len()).or_default() += 1;
         match standing {
             Standing::Usable(Some(mac)) => drop(self.by_mac.insert((mac, key))),
             Standing::Own => self.own += 1,
@@ -129,7 +132,7 @@ impl Peers {
 
     /// Leases with this hardware address.
     fn with_mac(&self, mac: MacAddr) -> impl Iterator<Item = &SubnetKey> {
-        self.by_mac.range((mac, FIRST)..).take_while(move |(other, _)| *other == mac).map(|(_, key)| key)
+        self.by_mac.range((mac, SubnetKey::FIRST)..).take_while(move |(other, _)| *other == mac).map(|(_, key)| key)
     }
 
     /// How many leases are of other nodes, used or not.
@@ -159,48 +162,50 @@ impl Peers {
     fn newer(&self, key: &SubnetKey, peer: &Peer, mac: Option<MacAddr>) -> Option<Refusal> {
         let age = |key: &SubnetKey, peer: &Peer| (peer.stored.revision, *key);
         let (lease, own_age) = (&peer.stored.lease, age(key, peer));
-        let holder = lease.attrs.public_ip;
+        let holder = holder_of(lease);
         let twin = mac.and_then(|mac| {
             let others = self.with_mac(mac).filter_map(|other| Some((other, self.by_key.get(other)?)));
-            let mut newer = others
-                .filter(|(other, twin)| twin.stored.lease.attrs.public_ip != holder && age(other, twin) > own_age);
+            let mut newer =
+                others.filter(|(other, twin)| holder_of(&twin.stored.lease) != holder && age(other, twin) > own_age);
             newer.next().map(|(_, twin)| Refusal::SameMac { holder, mac, other: twin.stored.lease.clone() })
         });
         twin.or_else(|| {
             let same = |(other, twin): &(&SubnetKey, &Peer)| {
-                (other.v4 == key.v4 || twin.stored.lease.attrs.public_ip == holder) && age(other, twin) > own_age
+                (subnet_of(other) == subnet_of(key) || holder_of(&twin.stored.lease) == holder)
+                    && age(other, twin) > own_age
             };
             let newer = self.overlapping(key).find(same);
-            newer.map(|(_, twin)| Refusal::Superseded { subnet: key.v4, other: twin.stored.lease.clone() })
+            newer.map(|(_, twin)| Refusal::Superseded { subnet: subnet_of(key), other: twin.stored.lease.clone() })
         })
     }
 
     /// An older lease of another node that this one may not take addresses from.
     fn older(&self, key: &SubnetKey, peer: &Peer) -> Option<Refusal> {
         let age = |key: &SubnetKey, peer: &Peer| (peer.stored.created, *key);
-        let (holder, own_age) = (peer.stored.lease.attrs.public_ip, age(key, peer));
+        let (holder, own_age) = (holder_of(&peer.stored.lease), age(key, peer));
         let stays = |(other, older): &(&SubnetKey, &Peer)| {
             let mac = match older.standing {
                 Standing::Usable(mac) => mac,
                 Standing::Own | Standing::Unusable(_) => return false,
             };
-            older.stored.lease.attrs.public_ip != holder
+            holder_of(&older.stored.lease) != holder
                 && age(other, older) < own_age
                 && self.newer(other, older, mac).is_none()
         };
         let older = self.overlapping(key).find(stays);
-        older.map(|(_, older)| Refusal::Overlaps { subnet: key.v4, holder, other: older.stored.lease.clone() })
+        older.map(|(_, older)| Refusal::Overlaps { subnet: subnet_of(key), holder, other: older.stored.lease.clone() })
     }
 
     /// Other usable leases that share addresses with `key`: networks around it, and networks that begin inside it.
     fn overlapping(&self, key: &SubnetKey) -> impl Iterator<Item = (&SubnetKey, &Peer)> {
-        let subnet = key.v4;
+        let subnet = subnet_of(key);
         let shorter = self.lengths.keys().take_while(move |len| **len < subnet.len());
         let around = shorter.filter_map(move |len| Prefix::new(subnet.addr(), *len).ok());
         let around = around.flat_map(|around| {
-            self.by_key.range(SubnetKey::v4(around)..).take_while(move |(other, _)| other.v4 == around)
+            self.by_key.range(SubnetKey::of(around)..).take_while(move |(other, _)| subnet_of(other) == around)
         });
-        let inside = self.by_key.range(SubnetKey::v4(subnet)..).take_while(move |(other, _)| subnet.covers(&other.v4));
+        let inside =
+            self.by_key.range(SubnetKey::of(subnet)..).take_while(move |(other, _)| subnet.covers(&subnet_of(other)));
         let own = *key;
         around.chain(inside).filter(move |(other, peer)| **other != own && matches!(peer.standing, Standing::Usable(_)))
     }
@@ -230,39 +235,48 @@ impl Peers {
     }
 }
 
+/// The subnet that a lease is judged by.
+fn subnet_of(key: &SubnetKey) -> Prefix {
+    key.get(IpFamily::V4).unwrap_or(IpFamily::V4.any())
+}
+
+fn holder_of(lease: &Lease) -> IpAddr {
+    lease.attrs.public_ips.v4.unwrap_or(IpFamily::V4.unspecified())
+}
+
 /// Why packets must not be sent to the holder of `lease`, if so.
 pub(super) fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Option<String> {
-    let (subnet, public_ip) = (lease.key.v4, lease.attrs.public_ip);
+    let (subnet, public_ip) = (subnet_of(&lease.key), holder_of(lease));
     if !network.has_subnet(&subnet) {
         return Some(format!("{subnet} is no subnet of the Pod network {network}"));
     }
-    if subnet.overlaps(&local.subnet) {
-        return Some(format!("{subnet} of {public_ip} overlaps this node's own subnet {}", local.subnet));
+    let Some(place) = local.places.get(subnet.family()) else {
+        return Some(format!("this node has no address of {}", subnet.family()));
+    };
+    if subnet.overlaps(&place.subnet) {
+        return Some(format!("{subnet} of {public_ip} overlaps this node's own subnet {}", place.subnet));
     }
-    if public_ip == local.public_ip || public_ip == local.address {
-        return Some(format!(
-            "{subnet} names this node's own address {public_ip}, but this node leases {}",
-            local.subnet
-        ));
+    if public_ip == place.public_ip || public_ip == place.address {
+        let own = place.subnet;
+        return Some(format!("{subnet} names this node's own address {public_ip}, but this node leases {own}"));
     }
-    let no_host = public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast();
-    if no_host || public_ip.is_loopback() {
+    let broadcast = public_ip == IpFamily::V4.any().last();
+    if public_ip.is_unspecified() || public_ip.is_multicast() || broadcast || public_ip.is_loopback() {
         return Some(format!("PublicIP {public_ip} is not the address of a host"));
     }
-    let inside = |network: Prefix| network.contains(public_ip.into());
+    let inside = |network: Prefix| network.contains(public_ip);
     // A tunnel would lead through itself.
-    if network.networks().any(inside) && !inside(local.node_network) {
+    if network.networks().any(inside) && !inside(place.node_network) {
         return Some(format!("PublicIP {public_ip} is an address of the Pod network {network}"));
     }
     // The kernel refuses it as a gateway, but a tunnel would send every packet to the whole link.
-    if network.backend.device().is_some() && is_last(&local.node_network, public_ip) {
-        return Some(format!("PublicIP {public_ip} is the broadcast address of {}", local.node_network));
+    if network.backend.device(subnet.family()).is_some() && is_broadcast(&place.node_network, public_ip) {
+        return Some(format!("PublicIP {public_ip} is the broadcast address of {}", place.node_network));
     }
     None
 }
 
-/// True for the last address of a network that has more than two.
-fn is_last(network: &Prefix, addr: Ipv4Addr) -> bool {
-    let host_bits = u32::MAX.checked_shr(u32::from(network.len())).unwrap_or(0);
-    network.contains(addr.into()) && host_bits > 1 && u32::from(addr) & host_bits == host_bits
+/// True for the last address of an IPv4 network that has more than two.
+fn is_broadcast(network: &Prefix, addr: IpAddr) -> bool {
+    network.is_ipv4() && network.len() <= 30 && addr == network.last()
 }

@@ -28,16 +28,16 @@ pub(crate) fn foreign(
     routes
 }
 
-/// What `foreign` routes of the main table take from `desired` ones and from the Pods in `own`.
+/// What `foreign` routes of the main table take from `desired` ones and from the Pods in the subnets `own`.
 #[must_use]
 pub(crate) fn in_front(
-    own: &Prefix,
+    own: &[Prefix],
     desired: &BTreeMap<RouteKey, Route>,
     foreign: &[(RouteKey, Route)],
 ) -> Vec<String> {
     let leads_away = |route: &Route| route.kind != RouteKind::Unicast || route.via.is_some() || route.link.is_none();
     let text = |(key, route): &(RouteKey, Route)| {
-        if route.protocol != KERNEL && own.covers(&key.dst) && leads_away(route) {
+        if route.protocol != KERNEL && own.iter().any(|own| own.covers(&key.dst)) && leads_away(route) {
             return Some(format!("{key} {route}, of somebody else, takes this node's own Pods away"));
         }
         let taken = desired.keys().find(|ours| {
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn only_what_takes_packets_away_is_in_front() {
-        let own = "172.7.21.0/24".parse().unwrap();
+        let own = ["172.7.21.0/24".parse().unwrap()];
         let desired = [row("172.7.22.0/24", 1790, Some("172.7.22.0"), Some("flannel.1"), 121)].into();
         let reported = |foreign| in_front(&own, &desired, &[foreign]).len();
         let (hop, eth0) = (Some("10.4.7.200"), Some("eth0"));

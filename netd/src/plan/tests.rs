@@ -1,13 +1,14 @@
 //! Golden tables and properties of plans.
 
-use super::backend::BackendAttrs;
 use super::backend::vxlan::generated_mac;
+use super::backend::{BackendAttrs, Vtep};
 use super::*;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::NetConf;
 use netstate::row_text;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 /// A whole plan and what it refuses.
 struct Plan {
@@ -26,7 +27,7 @@ fn plan<'a>(
     for (revision, lease) in (1..).zip(leases) {
         planner.update([put(lease, revision)]);
     }
-    let skipped = planner.refused().iter().map(|(key, refusal)| (key.v4, refusal.to_string()));
+    let skipped = planner.refused().iter().map(|(key, refusal)| (key.subnets().v4.unwrap(), refusal.to_string()));
     Plan { skipped: skipped.collect(), tables: planner.tables() }
 }
 
@@ -47,24 +48,34 @@ fn network(backend: &str) -> Network {
 
 fn local() -> LocalNode {
     LocalNode {
-        subnet: "172.7.21.0/24".parse().unwrap(),
-        public_ip: "10.4.7.21".parse().unwrap(),
+        places: PerFamily::new(Some(place()), None),
         interface: "eth0".parse().unwrap(),
-        address: "10.4.7.21".parse().unwrap(),
-        node_network: "10.4.7.0/24".parse().unwrap(),
         mtu: 1500,
-        vtep_mac: "02:00:00:00:00:21".parse().unwrap(),
         has_ipv6: true,
     }
 }
 
+fn place() -> Place {
+    Place {
+        subnet: "172.7.21.0/24".parse().unwrap(),
+        public_ip: "10.4.7.21".parse().unwrap(),
+        address: "10.4.7.21".parse().unwrap(),
+        node_network: "10.4.7.0/24".parse().unwrap(),
+        mac: "02:00:00:00:00:21".parse().unwrap(),
+    }
+}
+
 fn lease(subnet: &str, holder: &str, backend: BackendAttrs) -> Lease {
-    let attrs = LeaseAttrs { public_ip: holder.parse().unwrap(), public_ipv6: None, backend };
-    Lease { key: SubnetKey::v4(subnet.parse().unwrap()), attrs }
+    let attrs = LeaseAttrs { public_ips: PerFamily::new(Some(holder.parse().unwrap()), None), backend };
+    Lease { key: SubnetKey::of(subnet.parse().unwrap()), attrs }
 }
 
 fn vxlan(mac: &str) -> BackendAttrs {
-    BackendAttrs::Vxlan { vni: 1, mac: mac.parse().unwrap() }
+    vtep(1, mac.parse().unwrap())
+}
+
+fn vtep(vni: u32, mac: MacAddr) -> BackendAttrs {
+    BackendAttrs::Vxlan(PerFamily::new(Some(Vtep { vni, mac }), None))
 }
 
 /// Every row but the nft table's as a line of text, as `netd tables` prints it.
@@ -145,20 +156,13 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
         (lease("172.7.66.0/24", "10.4.7.66", BackendAttrs::HostGw), "another backend"),
         (lease("172.7.66.0/24", "10.4.7.66", vxlan("02:00:00:00:00:21")), "this node's own device"),
         (lease("172.7.66.0/24", "10.4.7.66", vxlan("02:00:00:00:00:22")), "hardware address of 10.4.7.22"),
-        (
-            lease(
-                "172.7.66.0/24",
-                "10.4.7.66",
-                BackendAttrs::Vxlan { vni: 2, mac: "02:00:00:00:00:66".parse().unwrap() },
-            ),
-            "uses VNI 2",
-        ),
+        (lease("172.7.66.0/24", "10.4.7.66", vtep(2, "02:00:00:00:00:66".parse().unwrap())), "uses VNI 2"),
     ] {
         let network = network(r#"{"Type":"vxlan"}"#);
         let with = plan(&network, &local(), ALL, [&bad, &good]);
         let without = plan(&network, &local(), ALL, [&good]);
         assert_eq!(with.tables, without.tables, "{bad:?}");
-        assert!(with.skipped[&bad.key.v4].contains(reason), "{:?} lacks {reason:?}", with.skipped);
+        assert!(with.skipped[&bad.key.subnets().v4.unwrap()].contains(reason), "{:?} lacks {reason:?}", with.skipped);
     }
 }
 
@@ -222,7 +226,7 @@ fn of_leases_with_one_hardware_address_the_newest_is_used() {
         let plan = plan(&network, &local(), ALL, leases);
         let routes: Vec<String> = plan.tables.routes.keys().map(|key| key.dst.to_string()).collect();
         assert_eq!(routes, [used]);
-        assert!(plan.skipped[&refused.key.v4].contains("newer"), "{:?}", plan.skipped);
+        assert!(plan.skipped[&refused.key.subnets().v4.unwrap()].contains("newer"), "{:?}", plan.skipped);
     }
     // When the newer one goes, the older one is used again.
     let mut planner = Planner::new(network, ALL, local());
@@ -242,15 +246,19 @@ fn of_overlapping_leases_of_different_nodes_the_oldest_is_used_and_both_are_name
         let alone = plan(&network, &local(), ALL, [&peer]);
         let both = plan(&network, &local(), ALL, [&peer, &stray]);
         assert_eq!(both.tables, alone.tables, "{stray:?}");
-        let reason = &both.skipped[&stray.key.v4];
+        let reason = &both.skipped[&stray.key.subnets().v4.unwrap()];
         assert!(reason.contains("10.4.7.66") && reason.contains("172.7.22.0/24 of 10.4.7.22"), "{reason}");
         let reversed = plan(&network, &local(), ALL, [&stray, &peer]);
-        assert_eq!(reversed.skipped.keys().collect::<Vec<_>>(), [&peer.key.v4], "the older one stays");
+        assert_eq!(
+            reversed.skipped.keys().collect::<Vec<_>>(),
+            [&peer.key.subnets().v4.unwrap()],
+            "the older one stays"
+        );
     }
     // A node whose subnets became smaller leaves its older lease behind.
     let moved = lease("172.7.22.0/25", "10.4.7.22", vxlan("02:00:00:00:00:22"));
     let both = plan(&network, &local(), ALL, [&peer, &moved]);
-    assert_eq!(both.skipped.keys().collect::<Vec<_>>(), [&peer.key.v4]);
+    assert_eq!(both.skipped.keys().collect::<Vec<_>>(), [&peer.key.subnets().v4.unwrap()]);
 }
 
 #[test]
@@ -260,7 +268,7 @@ fn change_of_one_lease_costs_that_lease() {
         let [_, _, high, low] = n.to_be_bytes();
         let mac = MacAddr::local([4, 0, 0, 0, high, low]);
         let holder = Ipv4Addr::from(0x0b00_0000 + n).to_string();
-        self::lease(&subnet.to_string(), &holder, BackendAttrs::Vxlan { vni: 1, mac })
+        self::lease(&subnet.to_string(), &holder, vtep(1, mac))
     };
     let network = NetConf::parse(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#).unwrap().network;
     let mut planner = Planner::new(network, ALL, local());
@@ -298,7 +306,7 @@ fn hardware_address_is_stable_and_differs_between_nodes_and_devices() {
     // A golden value: a change of it would make every node's peers learn a new address after an upgrade.
     assert_eq!(mac("10.4.7.21", 1), "56:6e:ef:30:b2:d0");
     let all: BTreeSet<MacAddr> =
-        (0..=u16::MAX).map(|n| generated_mac(Ipv4Addr::from(0x0a04_0000 + u32::from(n)), 1)).collect();
+        (0..=u16::MAX).map(|n| generated_mac(Ipv4Addr::from(0x0a04_0000 + u32::from(n)).into(), 1)).collect();
     assert_eq!(all.len(), 65536);
     assert_ne!(mac("10.4.7.21", 1), mac("10.4.7.21", 2));
 }
@@ -314,7 +322,7 @@ proptest! {
             .map(|(addr, len, ip, mac, inside)| {
                 let addr = if inside { 0xac07_0000 | (addr & 0xffff) } else { addr };
                 let subnet = Prefix::new(Ipv4Addr::from(addr).into(), len).unwrap();
-                let backend = BackendAttrs::Vxlan { vni: 1, mac: MacAddr::local(mac) };
+                let backend = vtep(1, MacAddr::local(mac));
                 (subnet, lease(&subnet.to_string(), &Ipv4Addr::from(ip).to_string(), backend))
             })
             .collect();
@@ -322,7 +330,7 @@ proptest! {
         let mut forward = Planner::new(network.clone(), ALL, local());
         stored.iter().for_each(|lease| { forward.update([lease.clone()]); });
         let tables = forward.tables();
-        prop_assert!(tables.routes.keys().all(|key| network.has_subnet(&key.dst) && !key.dst.overlaps(&local().subnet)));
+        prop_assert!(tables.routes.keys().all(|key| network.has_subnet(&key.dst) && !key.dst.overlaps(&place().subnet)));
         prop_assert!(tables.routes.iter().all(|(key, route)| ownership(&network, &local()).owns(key, route)));
         prop_assert_eq!(tables.routes.len() + forward.refused().len(), leases.len());
         let mut backward = Planner::new(network, ALL, local());
@@ -342,7 +350,7 @@ proptest! {
         let mut known: BTreeMap<SubnetKey, StoredLease> = BTreeMap::new();
         for (third, len, holder, mac, revision, there) in steps {
             let subnet = Prefix::new(Ipv4Addr::new(172, 7, 40 + third, 0).into(), len).unwrap();
-            let backend = BackendAttrs::Vxlan { vni: 1, mac: MacAddr::local([mac; 6]) };
+            let backend = vtep(1, MacAddr::local([mac; 6]));
             let lease = lease(&subnet.to_string(), &format!("10.4.7.{holder}"), backend);
             let change = if there { put(&lease, revision) } else { (lease.key, None) };
             match &change.1 {

@@ -40,9 +40,9 @@ pub(super) struct Claim {
     /// Its Pod networks, once they are known.
     #[serde(default)]
     pub(super) networks: Vec<String>,
-    /// Its tunnel device, once that is known.
+    /// Its tunnel devices, once they are known.
     #[serde(default)]
-    pub(super) device: Option<String>,
+    pub(super) devices: Vec<String>,
 }
 
 impl Claim {
@@ -65,10 +65,7 @@ impl Claim {
                 false => format!("Pod network {their}, which overlaps {own}"),
             });
         }
-        self.device
-            .as_ref()
-            .filter(|device| other.device.as_ref() == Some(device))
-            .map(|device| format!("device {device}"))
+        self.devices.iter().find(|device| other.devices.contains(device)).map(|device| format!("device {device}"))
     }
 }
 
@@ -97,23 +94,23 @@ impl Claimed {
         Self { claim, folder: PathBuf::from(FOLDER), held: None, others: Vec::new() }.renew(TRIES)
     }
 
-    /// Claims the Pod networks and the device as well, before anything of them is touched.
+    /// Claims the Pod networks and the devices as well, before anything of them is touched.
     ///
     /// # Errors
     /// When another daemon has one of them.
     pub(super) fn extend(
         mut self,
         networks: impl IntoIterator<Item = Prefix>,
-        device: Option<&IfName>,
+        devices: impl IntoIterator<Item = IfName>,
     ) -> Result<Self> {
         self.claim.networks = networks.into_iter().map(|network| network.to_string()).collect();
-        self.claim.device = device.map(ToString::to_string);
+        self.claim.devices = devices.into_iter().map(|device| device.to_string()).collect();
         self.renew(1)
     }
 
     /// True for a device of another daemon that runs.
     pub(super) fn is_others_device(&self, device: &IfName) -> bool {
-        self.others.iter().any(|other| other.device.as_deref() == Some(device.as_str()))
+        self.others.iter().any(|other| other.devices.iter().any(|theirs| theirs == device.as_str()))
     }
 
     /// True for a Pod network of which another daemon that runs has some.
@@ -223,7 +220,7 @@ mod tests {
             subnet_file: file.into(),
             run_dir: format!("/run/netd/{file}").into(),
             networks: vec![network.to_owned()],
-            device: device.map(str::to_owned),
+            devices: device.map(str::to_owned).into_iter().collect(),
         }
     }
 

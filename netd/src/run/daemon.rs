@@ -158,7 +158,7 @@ impl<S: LeaseSource> Daemon<S> {
         let planned = self.planning.plan(&self.witness.view);
         for (key, refusal) in self.planning.planner.refused() {
             self.reporter.complain(format!("{key}: {refusal}"), |_| {
-                tracing::warn!(subnet = %key.v4, reason = %refusal, "a lease is not used");
+                tracing::warn!(subnet = key.list(), reason = %refusal, "a lease is not used");
             });
         }
         if let Some(remark) = self.planning.planner.remark() {

@@ -7,8 +7,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use cluster::Problem;
 use kernel::watch::{Event, Watch};
 use kernel::{Chain, KernelError};
+use netstate::IpFamily;
 use tokio::time::{Instant, timeout};
 
 use super::facts;
@@ -26,6 +28,8 @@ const AUDIT: Duration = Duration::from_secs(10);
 /// The interface that is used, and when it is read again.
 pub(super) struct External {
     wanted: Wanted,
+    /// The families of the network.
+    families: Vec<IpFamily>,
     pub(super) current: interface::External,
     at: Option<Instant>,
     /// Routes have changed since it was chosen.
@@ -33,8 +37,8 @@ pub(super) struct External {
 }
 
 impl External {
-    pub(super) const fn new(wanted: Wanted, current: interface::External) -> Self {
-        Self { wanted, current, at: None, routes: false }
+    pub(super) const fn new(wanted: Wanted, families: Vec<IpFamily>, current: interface::External) -> Self {
+        Self { wanted, families, current, at: None, routes: false }
     }
 
     /// A link or an address has changed.
@@ -66,7 +70,7 @@ impl External {
         let same = found.and_then(|found| self.current.on(&found));
         let now = match same {
             Some(same) if !routes => same,
-            same => match (interface::choose(&self.wanted, &facts::gather(self.wanted.can_reach).await?), same) {
+            same => match (choose(&self.wanted, &self.families).await?, same) {
                 (Ok(chosen), Some(same)) if chosen.interface == same.interface => same,
                 (Ok(chosen), _) => chosen,
                 // Without a default route the address still is this node's.
@@ -84,17 +88,26 @@ impl External {
     }
 }
 
+/// The choice for the host as it is now.
+async fn choose(wanted: &Wanted, families: &[IpFamily]) -> Result<Result<interface::External, Problem>, KernelError> {
+    Ok(interface::choose(wanted, &facts::gather(wanted.can_reach).await?, families))
+}
+
 /// The interface, waited for: an address, a link or a default route may still come. `report` is given what is missing,
 /// whenever that changes.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) async fn wait(wanted: &Wanted, report: impl Fn(&str)) -> Result<interface::External, KernelError> {
+pub(super) async fn wait(
+    wanted: &Wanted,
+    families: &[IpFamily],
+    report: impl Fn(&str),
+) -> Result<interface::External, KernelError> {
     let mut reported = String::new();
     // Open before the first look, so that nothing comes unnoticed.
     let mut watch = Watch::open(BTreeSet::new());
     loop {
-        let problem = match interface::choose(wanted, &facts::gather(wanted.can_reach).await?) {
+        let problem = match choose(wanted, families).await? {
             Ok(chosen) => return Ok(chosen),
             Err(problem) => problem.to_string(),
         };

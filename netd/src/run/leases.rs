@@ -18,7 +18,9 @@ use super::status;
 use super::tables::{Notification, Stages};
 use super::witness::Listing;
 use super::worker::TableWork;
-use crate::plan::LocalNode;
+use crate::choose::interface::NodeAddress;
+use crate::format::lease::{Lease, LeaseAttrs};
+use crate::plan::{LocalNode, Place};
 use crate::source::view::{Change, OwnKey};
 use crate::source::{Held, KeeperEvent, LeaseEvent, LeaseSource, Readdress};
 
@@ -77,7 +79,8 @@ impl<S: LeaseSource> Daemon<S> {
         }
         if let Some(other) = self.witness.view.contested() {
             tracing::error!(
-                public_ip = %other.public_ip, lease = other.render(),
+                public_ip = other.public_ips.list(),
+                lease = other.render(),
                 "another program writes this node's lease: does a second node have this address?"
             );
         }
@@ -103,14 +106,12 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// This node holds a lease: from now on its tables can be planned.
     async fn hold(&mut self, held: Held) -> Result<()> {
-        tracing::info!(subnet = %held.lease.key.v4, how = held.how, "lease acquired");
+        tracing::info!(subnet = held.lease.key.list(), how = held.how, "lease acquired");
         if self.source.kind() == "etcd" && held.token.is_none() {
-            tracing::info!(subnet = %held.lease.key.v4, "the lease is a reservation: it has no end");
+            tracing::info!(subnet = held.lease.key.list(), "the lease is a reservation: it has no end");
         }
         self.record(&held);
-        let other = |lease: &crate::format::lease::Lease| {
-            format!("key {} names this node as well, and is not ours to delete", lease.key)
-        };
+        let other = |lease: &Lease| format!("key {} names this node as well, and is not ours to delete", lease.key);
         self.reporter.other_keys = held.others.iter().map(other).collect();
         for text in &self.reporter.other_keys {
             tracing::warn!("{text}");
@@ -120,12 +121,12 @@ impl<S: LeaseSource> Daemon<S> {
         let same = self.held.as_ref().is_some_and(|before| before.key == lease.key && before.attrs == lease.attrs);
         if let Some(before) = self.held.as_ref().filter(|before| before.key != lease.key) {
             tracing::error!(
-                before = %before.key.v4, now = %lease.key.v4,
+                before = before.key.list(),
+                now = lease.key.list(),
                 "this node has another subnet now; Pods with addresses of the earlier one are cut off"
             );
         }
-        let mac = lease.attrs.backend.mac();
-        let local = LocalNode { subnet: lease.key.v4, ..self.local(mac) };
+        let local = self.local(Some(&lease));
         self.held = Some(lease);
         if same && self.worker.is_some() && local == *self.planning.planner.local() {
             self.planning.note([].into());
@@ -135,17 +136,24 @@ impl<S: LeaseSource> Daemon<S> {
         self.start_worker().await
     }
 
-    /// This node as the interface is now; with another hardware address of the device, if one is given.
-    fn local(&self, mac: Option<netstate::MacAddr>) -> LocalNode {
+    /// This node as the interface is now, with the subnets and hardware addresses of a lease if one is given.
+    fn local(&self, lease: Option<&Lease>) -> LocalNode {
         let (known, external) = (self.planning.planner.local(), &self.external.current);
+        let macs = lease.map(|lease| lease.attrs.backend.macs()).unwrap_or_default();
+        let held = lease.or(self.held.as_ref());
+        let place = |family, own: Option<NodeAddress>| {
+            let own = own?;
+            let before = known.places.get(family);
+            let mac = macs.get(family).or(before.map(|place| place.mac));
+            let mac = mac.unwrap_or_else(|| self.node.network.backend.generated_mac(own.public_ip));
+            let place = Place::new(&own, mac);
+            Some(held.and_then(|held| held.key.get(family)).map_or(place, |subnet| Place { subnet, ..place }))
+        };
         LocalNode {
-            public_ip: external.public_ip,
+            places: external.addresses.map(place),
             interface: external.interface.clone(),
-            address: external.address,
-            node_network: external.network,
             mtu: external.mtu,
-            vtep_mac: mac.unwrap_or(known.vtep_mac),
-            ..known.clone()
+            has_ipv6: known.has_ipv6,
         }
     }
 
@@ -205,16 +213,17 @@ impl<S: LeaseSource> Daemon<S> {
             }
         };
         tracing::info!(
-            interface = %now.interface, address = %now.address, public_ip = %now.public_ip, mtu = now.mtu,
+            interface = %now.interface, public_ip = now.public_ips().list(), mtu = now.mtu,
             "this node's interface towards the others changed"
         );
         let known = self.planning.planner.local().clone();
         self.reporter.note();
-        if now.public_ip != known.public_ip {
-            self.keeper.readdress(Readdress { public_ip: now.public_ip, node_network: now.network });
+        let local = self.local(None);
+        if now.public_ips() != known.public_ips() {
+            let attrs = LeaseAttrs { public_ips: now.public_ips(), backend: self.node.network.backend.attrs(&local) };
+            self.keeper.readdress(Readdress { addresses: now.addresses, attrs });
             return Ok(());
         }
-        let local = self.local(None);
         let same_place = LocalNode { mtu: known.mtu, ..local.clone() } == known;
         self.planning.set_local(local);
         if same_place { Ok(()) } else { self.start_worker().await }

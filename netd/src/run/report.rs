@@ -120,10 +120,8 @@ impl<S: LeaseSource> Daemon<S> {
         if !self.reporter.local_stands {
             return;
         }
-        let (path, mtu) = (&self.node.config.subnet_file, self.planning.planner.pod_mtu());
-        let ip_masq = self.node.config.masquerade.masquerade;
-        let subnet = self.planning.planner.local().subnet;
-        match subnet_file::write(path, &self.node.network, subnet, mtu, ip_masq) {
+        let (path, ip_masq) = (&self.node.config.subnet_file, self.node.config.masquerade.masquerade);
+        match subnet_file::write(path, &self.node.network, &self.planning.planner, ip_masq) {
             Ok(true) => tracing::info!(file = %path.display(), "wrote the subnet file"),
             Ok(false) => {}
             Err(error) => self.reporter.complain(format!("write {}: {error}", path.display()), |text| {
@@ -145,10 +143,10 @@ impl<S: LeaseSource> Daemon<S> {
     pub(super) fn details(&self) -> Map<String, Value> {
         let peer = |lease: &Lease| {
             let peer = json!({
-                "public_ip": lease.attrs.public_ip.to_string(),
+                "public_ip": lease.attrs.public_ips.list(),
                 "backend": lease.attrs.backend.describe(),
             });
-            (lease.key.v4.to_string(), peer)
+            (lease.key.list(), peer)
         };
         let leases: Map<String, Value> = self.planning.planner.used().map(peer).collect();
         Map::from_iter([(status::DETAILS.to_owned(), leases.into())])
@@ -164,18 +162,15 @@ impl<S: LeaseSource> Daemon<S> {
         });
         let warnings =
             contested.into_iter().chain(rebound).chain(planner.remark()).chain(reporter.other_keys.iter().cloned());
-        let refused = planner.refused().iter().map(|(key, refusal)| {
-            let name = key.v6.map_or_else(|| key.v4.to_string(), |_| key.to_string());
-            (name, refusal.to_string())
-        });
+        let refused = planner.refused().iter().map(|(key, refusal)| (key.list(), refusal.to_string()));
         let local = planner.local();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: status::Node {
-                public_ip: local.public_ip.to_string(),
+                public_ip: local.public_ips().list(),
                 interface: local.interface.to_string(),
                 network: self.node.network.to_string(),
-                subnet: self.held.as_ref().map(|held| held.key.v4.to_string()),
+                subnet: self.held.as_ref().map(|held| held.key.list()),
                 backend: self.node.network.backend.name().to_owned(),
                 mtu: planner.pod_mtu(),
                 in_sync: reporter.in_sync,

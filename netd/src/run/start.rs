@@ -10,20 +10,21 @@ use anyhow::{Context, Result, bail};
 use cluster::Backoff;
 use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
+use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, MacAddr, Prefix};
 
 use super::LEASES;
 use super::claim::Claimed;
 use super::daemon::{Daemon, Node};
-use super::external::{self, External};
+use super::external::{self, External as Following};
 use super::tables::Targets;
 use super::{facts, files, subnet_file};
-use crate::choose::interface;
+use crate::choose::interface::{External, NodeAddress};
 use crate::choose::subnet::Candidate;
 use crate::command::config::{Config, Store};
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Ownership};
+use crate::plan::{LocalNode, Ownership, Place};
 use crate::source::{ConfigError, EtcdLeases, Keeper, LeaseRecord, LeaseRequest, LeaseSource, LocalLeases};
 use cluster::{Problem, Problems};
 
@@ -62,27 +63,33 @@ async fn start<S: LeaseSource>(
     claimed: Claimed,
 ) -> Result<Daemon<S>> {
     let report = |missing: &str| shell.readiness.await_for(LEASES, &format!("an interface: {missing}"));
-    let external = external::wait(&config.interface, report).await.context("read the interfaces of this host")?;
+    // What names no interface in any network is reported before the store has one.
+    external::wait(&config.interface, &IpFamily::ALL, &report).await.context("read the interfaces of this host")?;
     shell.readiness.await_for(LEASES, "");
-    tracing::info!(
-        interface = %external.interface, address = %external.address, public_ip = %external.public_ip,
-        mtu = external.mtu, "this node's interface towards the others"
-    );
     let network = network(&source, seed).await?;
-    let device = network.backend.device();
-    let device_mac =
-        device.as_ref().map(facts::tunnel_mac).transpose().context("look for the tunnel device")?.flatten();
-    let local = local(&external, &network, device_mac);
+    let families: Vec<IpFamily> = network.pools.families().collect();
+    let external = external::wait(&config.interface, &families, &report).await;
+    let external = external.context("read the interfaces of this host")?;
+    shell.readiness.await_for(LEASES, "");
+    report_interface(&external, &families);
+    let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
+    let local = local(&external, &network, &macs);
     check_plan(&config, &network, &local)?;
-    let claimed = claimed.extend(network.networks(), device.as_ref())?;
+    let claimed = claimed.extend(network.networks(), network.devices())?;
     let records = Records::open(&config, &network, &claimed)?;
-    let request = request(&config, &network, &local, device_mac, &records.leases);
+    let node = Candidate {
+        addresses: external.addresses,
+        held: PerFamily::default(),
+        previous: subnet_file::previous(&config.subnet_file, &network),
+        device_macs: macs,
+    };
+    let request = request(&config, &network, &local, node, &records.leases);
     let ownership = Ownership { network: network.clone(), local, earlier: records.networks, adopted: BTreeSet::new() };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts)?;
     let keeper = Keeper::start(source.clone(), request, seed);
     // Without other nodes there is nobody whose absence could be doubted.
     let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
-    let external = External::new(config.interface.clone(), external);
+    let external = Following::new(config.interface.clone(), families, external);
     let instance = config.instance.clone();
     let node = Node {
         config,
@@ -110,40 +117,44 @@ fn request(
     config: &Config,
     network: &Network,
     local: &LocalNode,
-    device_mac: Option<MacAddr>,
+    node: Candidate,
     record: &LeaseRecord,
 ) -> LeaseRequest {
     LeaseRequest {
         network: network.clone(),
-        node: Candidate {
-            public_ip: local.public_ip,
-            node_network: local.node_network,
-            held: None,
-            previous: subnet_file::previous(&config.subnet_file, network),
-            device_mac,
-        },
         policies: config.policies.clone(),
-        attrs: LeaseAttrs {
-            public_ip: local.public_ip,
-            public_ipv6: None,
-            backend: network.backend.attrs(local.vtep_mac),
-        },
-        adopts_mac: device_mac.is_none(),
+        attrs: LeaseAttrs { public_ips: local.public_ips(), backend: network.backend.attrs(local) },
+        adopts_mac: node.device_macs.is_empty(),
+        node,
         record: record.clone(),
     }
 }
 
-fn local(external: &interface::External, network: &Network, device_mac: Option<MacAddr>) -> LocalNode {
-    LocalNode {
-        // Not known before the lease is; until then no subnet is this node's.
-        subnet: Prefix::host(external.address.into()),
-        public_ip: external.public_ip,
-        interface: external.interface.clone(),
-        address: external.address,
-        node_network: external.network,
-        mtu: external.mtu,
+/// Reports the interface, and a family of the network that this node does not have.
+fn report_interface(external: &External, families: &[IpFamily]) {
+    tracing::info!(
+        interface = %external.interface, public_ip = external.public_ips().list(), mtu = external.mtu,
+        "this node's interface towards the others"
+    );
+    for family in families.iter().filter(|family| external.addresses.get(**family).is_none()) {
+        tracing::warn!(
+            interface = %external.interface, %family,
+            "the interface has no address of a family of the network: this node has no Pods of it"
+        );
+    }
+}
+
+fn local(external: &External, network: &Network, macs: &PerFamily<Option<MacAddr>>) -> LocalNode {
+    let place = |family, own: Option<NodeAddress>| {
+        let own = own?;
         // The device's own, so that the other nodes need not learn a new one.
-        vtep_mac: device_mac.unwrap_or_else(|| network.backend.generated_mac(external.public_ip)),
+        let mac = macs.get(family).unwrap_or_else(|| network.backend.generated_mac(own.public_ip));
+        Some(Place::new(&own, mac))
+    };
+    LocalNode {
+        places: external.addresses.map(place),
+        interface: external.interface.clone(),
+        mtu: external.mtu,
         has_ipv6: facts::has_ipv6(),
     }
 }
@@ -181,7 +192,8 @@ async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> 
 }
 
 fn check_plan(config: &Config, network: &Network, local: &LocalNode) -> Result<()> {
-    let plan = AddressPlan::default().node(None, local.node_network);
+    let nodes = local.places.present().map(|(_, place)| place.node_network);
+    let plan = nodes.fold(AddressPlan::default(), |plan, network| plan.node(None, network));
     let plan = network.networks().fold(plan, AddressPlan::pods);
     let plan = config.services.iter().copied().fold(plan, AddressPlan::services);
     let list: Vec<Problem> =
@@ -192,14 +204,11 @@ fn check_plan(config: &Config, network: &Network, local: &LocalNode) -> Result<(
     if let Some(reason) = network.backend.refuses(local) {
         bail!(reason);
     }
-    let mtu = network.backend.pod_mtu(local.mtu);
-    if mtu < netstate::mtu::MIN_IPV4 {
-        bail!(
-            "interface {} with MTU {} leaves {mtu} bytes to Pods; {} are needed",
-            local.interface,
-            local.mtu,
-            netstate::mtu::MIN_IPV4
-        );
+    let mtu = network.backend.pod_mtu(local);
+    let smallest = local.places.families().map(IpFamily::min_mtu).max().unwrap_or_default();
+    if mtu < smallest {
+        let (interface, below) = (&local.interface, local.mtu);
+        bail!("interface {interface} with MTU {below} leaves {mtu} bytes to Pods; {smallest} are needed");
     }
     Ok(())
 }
@@ -214,7 +223,7 @@ struct Records {
 }
 
 impl Records {
-    /// Reads them and adds this network and its device, before these are made: what is recorded is ours to remove when a
+    /// Reads them and adds this network and its devices, before these are made: what is recorded is ours to remove when a
     /// later configuration does not want it.
     fn open(config: &Config, network: &Network, claimed: &Claimed) -> Result<Self> {
         let folder = &config.run_dir;
@@ -231,7 +240,7 @@ impl Records {
         networks.retain(|network| !claimed.is_others_network(network));
         networks.extend(network.networks());
         replace(&folder.join(NETWORKS), &networks.iter().map(|network| format!("{network}\n")).collect::<String>())?;
-        devices.extend(network.backend.device());
+        devices.extend(network.devices());
         replace(&folder.join(DEVICES), &devices.iter().map(|device| format!("{device}\n")).collect::<String>())?;
         Ok(Self { devices, networks: networks.into_iter().collect(), leases, adopts })
     }

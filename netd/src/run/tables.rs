@@ -46,7 +46,7 @@ pub(super) struct Targets {
     pub(super) forward: Option<Forward>,
     /// Lists the routes of others inside the Pod networks.
     pub(super) rivals: Option<ListRoutes>,
-    pub(super) own: Prefix,
+    pub(super) own: Vec<Prefix>,
     pub(super) ports: Ports,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Stages {
     /// Warnings that the log has.
     reported: Vec<String>,
     rivals: Option<ListRoutes>,
-    own: Prefix,
+    own: Vec<Prefix>,
     /// What others' routes take from ours; `None` until they are listed.
     in_front: Option<Vec<String>>,
     ports: Ports,
@@ -118,13 +118,13 @@ impl Targets {
         };
         let (tables, foreign) = (nft::Nft::open()?, nft::Nft::open()?);
         ports.nft.extend([tables.port()?, foreign.port()?]);
-        let device = ownership.network.backend.device();
-        let recorded: BTreeSet<IfName> = devices.iter().chain(&device).cloned().collect();
+        let devices_now = ownership.network.devices();
+        let recorded: BTreeSet<IfName> = devices.iter().chain(&devices_now).cloned().collect();
         let names = recorded.clone();
         let own_link = move |name: &IfName, link: &Link| recorded.contains(name) && Backend::makes_link(link);
         let ownership = ownership.clone();
         let (table, protocols) = Ownership::CANDIDATES;
-        let (own, theirs, mut beside) = (ownership.local.subnet, ownership.clone(), rtnl()?);
+        let (own, theirs, mut beside) = (ownership.local.subnets().collect(), ownership.clone(), rtnl()?);
         let rivals = move || {
             let inside = |key: &RouteKey, _: &Route| theirs.network.networks().any(|pods| pods.covers(&key.dst));
             Ok(plan::foreign(beside.routes_of(Some(table), inside)?, |key, route| theirs.owns(key, route)))
@@ -133,10 +133,10 @@ impl Targets {
         Ok(Self {
             links: Box::new(Links::new(rtnl()?, Box::new(own_link)).only(names)),
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
-            addresses: Box::new(Addresses::new(rtnl()?, device.clone())),
+            addresses: Box::new(Addresses::new(rtnl()?, devices_now.clone())),
             nft: Box::new(nft::Tables::new(tables, [instance.table()])),
-            neighbours: Box::new(Neighbours::new(rtnl()?, device.clone())),
-            fdb: Box::new(Fdbs::new(rtnl()?, device)),
+            neighbours: Box::new(Neighbours::new(rtnl()?, devices_now.clone())),
+            fdb: Box::new(Fdbs::new(rtnl()?, devices_now)),
             routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
             forward: Some(Forward::new(foreign, BTreeSet::from([instance.table()]), instance.marker())),
             rivals: Some(Box::new(rivals)),

@@ -10,10 +10,9 @@ use ::daemon::shell::Shell;
 use cluster::ClusterError;
 use cluster::etcd::TlsMaterial;
 use kernel::fake::FakeTable;
+use netstate::family::{IpFamily, PerFamily};
 use netstate::nft::{Row, RowKey};
-use netstate::{
-    Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
-};
+use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
 use reconcile::{Observed, Owner};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -23,13 +22,13 @@ use super::daemon::{Daemon, Node};
 use super::external::External;
 use super::tables::Targets;
 use super::{PROGRAM, TABLES};
-use crate::choose::interface;
+use crate::choose::interface::{self, NodeAddress};
 use crate::choose::subnet::Candidate;
 use crate::command::args::Invocation;
 use crate::command::config::Config;
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Ownership};
+use crate::plan::{LocalNode, Ownership, Place};
 use crate::source::{
     AcquireError, ConfigError, Held, Keeper, Keeping, LeaseEvent, LeaseEvents, LeaseRecord, LeaseRequest, LeaseSource,
 };
@@ -66,7 +65,7 @@ impl Fakes {
             routes: Box::new(self.routes.clone()),
             forward: None,
             rivals: None,
-            own: "172.7.21.0/24".parse().unwrap(),
+            own: vec!["172.7.21.0/24".parse().unwrap()],
             ports: ::daemon::monitors::Ports::default(),
         }
     }
@@ -160,7 +159,7 @@ fn put(n: u8) -> LeaseEvent {
     let value = format!(
         r#"{{"PublicIP":"10.4.7.{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:01:{n:02x}"}}}}"#
     );
-    let lease = Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes()).unwrap() };
+    let lease = Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes(), [IpFamily::V4].into_iter()).unwrap() };
     LeaseEvent::Put(StoredLease { lease, created: 1, revision: 1, token: Some(1) })
 }
 
@@ -170,13 +169,9 @@ fn network() -> Network {
 
 /// This machine's loopback as the interface towards the others: it is there wherever the tests run.
 fn loopback() -> interface::External {
-    interface::External {
-        interface: IfName::literal("lo"),
-        address: [127, 0, 0, 1].into(),
-        network: "127.0.0.0/8".parse().unwrap(),
-        mtu: 65536,
-        public_ip: [127, 0, 0, 1].into(),
-    }
+    let address = [127, 0, 0, 1].into();
+    let own = NodeAddress { address, network: IpFamily::V4.loopback(), public_ip: address };
+    interface::External { interface: IfName::literal("lo"), mtu: 65536, addresses: PerFamily::new(Some(own), None) }
 }
 
 fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daemon<FakeLeases>, Shell) {
@@ -185,35 +180,22 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
     let args = args.into_iter().chain([subnet_file.into_os_string()]).collect::<Vec<OsString>>();
     let config = Config::read(&Invocation::read(args, |_| None).unwrap().flags, TlsMaterial::default(), 1).unwrap();
     let external = loopback();
+    let place = |_, own: Option<NodeAddress>| Some(Place::new(&own?, "02:00:00:00:00:21".parse().unwrap()));
     let local = LocalNode {
-        subnet: Prefix::host(external.address.into()),
-        public_ip: external.public_ip,
+        places: external.addresses.map(place),
         interface: external.interface.clone(),
-        address: external.address,
-        node_network: external.network,
         mtu: external.mtu,
-        vtep_mac: "02:00:00:00:00:21".parse().unwrap(),
         has_ipv6: false,
     };
     let request = LeaseRequest {
         network: network(),
-        node: Candidate {
-            public_ip: external.public_ip,
-            node_network: external.network,
-            held: None,
-            previous: None,
-            device_mac: None,
-        },
+        node: Candidate { addresses: external.addresses, ..Candidate::default() },
         policies: config.policies.clone(),
-        attrs: LeaseAttrs {
-            public_ip: external.public_ip,
-            public_ipv6: None,
-            backend: network().backend.attrs(local.vtep_mac),
-        },
+        attrs: LeaseAttrs { public_ips: local.public_ips(), backend: network().backend.attrs(&local) },
         adopts_mac: false,
         record: LeaseRecord::default(),
     };
-    let external = External::new(config.interface.clone(), external);
+    let external = External::new(config.interface.clone(), vec![IpFamily::V4], external);
     let fakes = fakes.clone();
     let node = Node {
         config,

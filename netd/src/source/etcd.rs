@@ -58,7 +58,7 @@ impl EtcdLeases {
                     let recorded = request.record.has(&key, token);
                     read.claims.leases.push(Claim { lease, ends: token.is_some(), recorded });
                 }
-                Err(_) => read.claims.unreadable.push(key.v4),
+                Err(_) => read.claims.unreadable.push(key),
             }
             read.entries.insert(key, entry);
         }
@@ -81,7 +81,7 @@ impl EtcdLeases {
         if lease.attrs == kept.attrs {
             return Ok(Some(held("it names this node already", read.revision)));
         }
-        let how = if lease.attrs.public_ip == kept.attrs.public_ip {
+        let how = if lease.attrs.public_ips == kept.attrs.public_ips {
             "it named this node already, with other details"
         } else {
             "it is this node's, from before its address changed"
@@ -104,8 +104,9 @@ impl EtcdLeases {
                 Ok(Some(Held { lease, token, revision: mod_revision, how, others: Vec::new() }))
             }
             Creation::Exists(winner) => {
-                let winner = LeaseAttrs::parse(&winner.value).map(|attrs| attrs.public_ip.to_string());
-                tracing::info!(subnet = %key.v4, winner = winner.unwrap_or_default(), "another node was faster");
+                let winner = LeaseAttrs::parse(&winner.value, key.subnets().families());
+                let winner = winner.map(|attrs| attrs.public_ips.list());
+                tracing::info!(subnet = key.list(), winner = winner.unwrap_or_default(), "another node was faster");
                 Ok(None)
             }
         }
@@ -122,8 +123,8 @@ impl EtcdLeases {
                 continue;
             }
             match self.store.delete_if(&self.key(key), entry.mod_revision).await {
-                Ok(_) => tracing::info!(subnet = %key.v4, "gave up an earlier lease of this node"),
-                Err(error) => tracing::warn!(subnet = %key.v4, %error, "an earlier lease of this node stays"),
+                Ok(_) => tracing::info!(subnet = key.list(), "gave up an earlier lease of this node"),
+                Err(error) => tracing::warn!(subnet = key.list(), %error, "an earlier lease of this node stays"),
             }
         }
         others
@@ -170,9 +171,9 @@ impl LeaseSource for EtcdLeases {
             let read = self.read(request).await?;
             let held = match choose(&request.network, &request.node, &read.claims, &request.policies, lost_races)? {
                 Choice::Keep(lease) => self.keep_own(request, &lease, &read).await?,
-                Choice::Take { subnet, how, passed_over } => {
+                Choice::Take { key, how, passed_over } => {
                     let reasons: String = passed_over.iter().map(|reason| format!("; {reason}")).collect();
-                    self.claim(request, SubnetKey::v4(subnet), format!("{how}{reasons}")).await?
+                    self.claim(request, key, format!("{how}{reasons}")).await?
                 }
             };
             if let Some(held) = held {

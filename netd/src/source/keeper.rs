@@ -98,7 +98,7 @@ impl<S: LeaseSource> Task<S> {
                 return;
             }
             let Some(reason) = self.hold(&held).await else { return };
-            tracing::warn!(subnet = %held.lease.key.v4, reason, "the lease is lost: claiming the subnet again");
+            tracing::warn!(subnet = held.lease.key.list(), reason, "the lease is lost: claiming the subnet again");
         }
     }
 
@@ -166,7 +166,7 @@ impl<S: LeaseSource> Task<S> {
                         Order::Lost { .. } => {}
                         Order::Move(to) => {
                             self.request.moves(&to);
-                            return Some(format!("this node's address is {} now", to.public_ip));
+                            return Some(format!("this node's address is {} now", to.attrs.public_ips.list()));
                         }
                     },
                     ended = &mut kept => match ended {

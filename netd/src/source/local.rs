@@ -8,7 +8,7 @@ use cluster::ClusterError;
 
 use super::{AcquireError, ConfigError, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
 use crate::choose::subnet::{Choice, Claims, choose};
-use crate::format::lease::{Lease, SubnetKey};
+use crate::format::lease::Lease;
 
 /// Leases of a machine that is alone.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl LeaseSource for LocalLeases {
         let choice = choose(&request.network, &request.node, &Claims::default(), &request.policies, 0)?;
         let lease = match choice {
             Choice::Keep(lease) => lease,
-            Choice::Take { subnet, .. } => Lease { key: SubnetKey::v4(subnet), attrs: request.attrs.clone() },
+            Choice::Take { key, .. } => Lease { key, attrs: request.attrs.clone() },
         };
         let how = "this machine is alone".to_owned();
         Ok(Held { lease, token: None, revision: 0, how, others: Vec::new() })

@@ -13,10 +13,11 @@ pub(crate) mod view;
 use std::path::PathBuf;
 
 use cluster::{ClusterError, Origin};
-use netstate::Prefix;
+use netstate::family::PerFamily;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::choose::interface::NodeAddress;
 use crate::choose::subnet::{Candidate, NoSubnet, Policy};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
@@ -151,13 +152,13 @@ pub(crate) struct LeaseRequest {
     pub record: LeaseRecord,
 }
 
-/// What changes about a node that moves to another address.
+/// What changes about a node that moves to other addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Readdress {
-    /// Its new address, as other nodes see it.
-    pub public_ip: std::net::Ipv4Addr,
-    /// Its new network.
-    pub node_network: Prefix,
+    /// Its new addresses.
+    pub addresses: PerFamily<Option<NodeAddress>>,
+    /// What its lease shall say to the other nodes.
+    pub attrs: LeaseAttrs,
 }
 
 impl LeaseRequest {
@@ -171,16 +172,15 @@ impl LeaseRequest {
 
     /// After a loss the other nodes shall find everything as it was.
     fn holds(&mut self, held: &Held) {
-        self.node.held = Some(held.lease.key.v4);
+        self.node.held = held.lease.key.subnets();
         self.attrs = held.lease.attrs.clone();
         self.adopts_mac = false;
         self.record.add(held);
     }
 
     fn moves(&mut self, to: &Readdress) {
-        self.node.public_ip = to.public_ip;
-        self.node.node_network = to.node_network;
-        self.attrs.public_ip = to.public_ip;
+        self.node.addresses = to.addresses;
+        self.attrs = to.attrs.clone();
     }
 }
 

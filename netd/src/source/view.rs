@@ -259,7 +259,7 @@ impl View {
 
     /// Subnets that the kernel has routes to and no lease names.
     fn lost_leftovers(&self) -> usize {
-        let named: BTreeSet<Prefix> = self.leases.keys().map(|key| key.v4).collect();
+        let named: BTreeSet<Prefix> = self.leases.keys().flat_map(subnets).collect();
         self.leftovers.difference(&named).count()
     }
 
@@ -370,12 +370,12 @@ impl View {
             return if *revision > own.revision { OwnKey::Taken(reason.clone(), *revision) } else { OwnKey::Unknown };
         }
         match self.leases.get(&key) {
-            Some(stored) if stored.lease.attrs.public_ip == own.lease.attrs.public_ip => {
+            Some(stored) if stored.lease.attrs.public_ips == own.lease.attrs.public_ips => {
                 let rebound = stored.token != own.token && stored.revision > own.revision;
                 if rebound { OwnKey::Rebound(stored.token, stored.revision) } else { OwnKey::Held }
             }
             Some(stored) if stored.revision > own.revision => {
-                OwnKey::Taken(format!("leased to {}", stored.lease.attrs.public_ip), stored.revision)
+                OwnKey::Taken(format!("leased to {}", stored.lease.attrs.public_ips.list()), stored.revision)
             }
             Some(_) | None => OwnKey::Unknown,
         }
@@ -388,8 +388,12 @@ impl View {
         let own = self.own.as_ref()?;
         let stored = self.leases.get(&own.lease.key).filter(|stored| stored.revision > own.revision)?;
         let (attrs, ours) = (&stored.lease.attrs, &own.lease.attrs);
-        (attrs.public_ip == ours.public_ip && attrs != ours).then_some(attrs)
+        (attrs.public_ips == ours.public_ips && attrs != ours).then_some(attrs)
     }
+}
+
+fn subnets(key: &SubnetKey) -> impl Iterator<Item = Prefix> {
+    key.subnets().into_iter().filter_map(|(_, subnet)| subnet)
 }
 
 /// More than half, and of a single one all of it.

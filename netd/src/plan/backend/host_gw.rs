@@ -3,9 +3,7 @@
 //! Invariant: no device, no encapsulation. The nodes must share a layer 2 network; whether one does is the kernel's to
 //! say when it is given the route.
 
-use std::net::IpAddr;
-
-use netstate::{Prefix, Route};
+use netstate::{Prefix, Route, RouteKey};
 
 use super::BackendAttrs;
 use crate::format::lease::LeaseAttrs;
@@ -14,26 +12,29 @@ use crate::plan::{LocalNode, Tables, route};
 pub(super) const NAME: &str = "host-gw";
 
 pub(super) fn refuses(local: &LocalNode) -> Option<String> {
-    (local.public_ip != local.address).then(|| {
+    let mut behind_nat = local.places.present().filter(|(_, place)| place.public_ip != place.address);
+    behind_nat.next().map(|(_, place)| {
         format!(
             "backend host-gw: public IP {} differs from {} of interface {}: other nodes cannot route through an \
              address behind NAT; use backend vxlan or drop --public-ip",
-            local.public_ip, local.address, local.interface
+            place.public_ip, place.address, local.interface
         )
     })
 }
 
 pub(super) fn peer_rows(local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+    let public_ip = attrs.public_ip(subnet.family())?;
     if attrs.backend != BackendAttrs::HostGw {
-        return Err(format!("{} uses another backend than this network's host-gw", attrs.public_ip));
+        return Err(format!("{public_ip} uses another backend than this network's host-gw"));
     }
-    let (key, value) = route(subnet, IpAddr::V4(attrs.public_ip), &local.interface, false);
+    let (key, value) = route(subnet, public_ip, &local.interface, false);
     Ok(Tables { routes: [(key, value)].into(), ..Tables::default() })
 }
 
 /// flannel's route (pkg/backend/route_network.go): by way of a node on the external interface's own network.
-pub(super) fn flannel_made(local: &LocalNode, route: &Route) -> bool {
+pub(super) fn flannel_made(local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
+    let Some(place) = local.places.get(key.dst.family()) else { return false };
     route.link.as_ref() == Some(&local.interface)
         && !route.onlink
-        && route.via.is_some_and(|via| local.node_network.contains(via) && via != IpAddr::V4(local.address))
+        && route.via.is_some_and(|via| place.node_network.contains(via) && via != place.address)
 }

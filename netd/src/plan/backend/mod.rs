@@ -8,14 +8,17 @@
 pub(crate) mod host_gw;
 pub(crate) mod vxlan;
 
+use std::net::IpAddr;
+
+use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, Link, MacAddr, Prefix, Route, RouteKey};
 use serde_json::value::RawValue;
 
 use super::{LocalNode, Tables};
 use crate::format::go_json::Object;
-use crate::format::lease::LeaseAttrs;
+use crate::format::lease::{DATA, LeaseAttrs};
 use cluster::Problem;
-pub(crate) use vxlan::Vxlan;
+pub(crate) use vxlan::{Vtep, Vxlan};
 
 /// What `Backend.Type` may say.
 const ACCEPTED: &str = "vxlan or host-gw";
@@ -32,13 +35,8 @@ pub(crate) enum Backend {
 /// How a node wants to be reached, as its lease says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BackendAttrs {
-    /// Through its VXLAN device.
-    Vxlan {
-        /// VXLAN network identifier of its device.
-        vni: u32,
-        /// Hardware address of its device.
-        mac: MacAddr,
-    },
+    /// Through its VXLAN device of each family.
+    Vxlan(PerFamily<Option<Vtep>>),
     /// By a route through its address.
     HostGw,
     /// A backend that this program does not have, by name (may be empty).
@@ -66,6 +64,14 @@ impl Backend {
         None
     }
 
+    /// What of its options it cannot do for all of `families`, if there is something.
+    pub(crate) fn refuses_families(&self, families: impl Iterator<Item = IpFamily>) -> Option<Problem> {
+        match self {
+            Self::Vxlan(options) => options.refuses_families(families),
+            Self::HostGw => None,
+        }
+    }
+
     /// The accepted form of `Backend.Type`.
     pub(crate) const fn accepted() -> &'static str {
         ACCEPTED
@@ -80,18 +86,18 @@ impl Backend {
         }
     }
 
-    /// The device that carries the tunnel, if there is one.
+    /// The device that carries the tunnel of one family, if there is one.
     #[must_use]
-    pub(crate) fn device(&self) -> Option<IfName> {
+    pub(crate) fn device(&self, family: IpFamily) -> Option<IfName> {
         match self {
-            Self::Vxlan(options) => options.device(),
+            Self::Vxlan(options) => options.device(family),
             Self::HostGw => None,
         }
     }
 
     /// Hardware address of a tunnel device that is still to be made, the same after every restart.
     #[must_use]
-    pub(crate) fn generated_mac(&self, public_ip: std::net::Ipv4Addr) -> MacAddr {
+    pub(crate) fn generated_mac(&self, public_ip: IpAddr) -> MacAddr {
         match self {
             Self::Vxlan(options) => vxlan::generated_mac(public_ip, options.vni),
             Self::HostGw => vxlan::generated_mac(public_ip, 0),
@@ -100,20 +106,22 @@ impl Backend {
 
     /// How this node wants to be reached, for its lease.
     #[must_use]
-    pub(crate) fn attrs(&self, mac: MacAddr) -> BackendAttrs {
+    pub(crate) fn attrs(&self, local: &LocalNode) -> BackendAttrs {
         match self {
-            Self::Vxlan(options) => BackendAttrs::Vxlan { vni: options.vni, mac },
+            Self::Vxlan(options) => BackendAttrs::Vxlan(options.vteps(local)),
             Self::HostGw => BackendAttrs::HostGw,
         }
     }
 
-    /// MTU of Pod interfaces in bytes: what is left of the network below after encapsulation.
+    /// MTU of Pod interfaces in bytes: what is left of the network below after the encapsulation of every family that
+    /// this node has.
     #[must_use]
-    pub(crate) fn pod_mtu(&self, interface_mtu: u32) -> u32 {
-        match self {
-            Self::Vxlan(options) => options.pod_mtu(interface_mtu),
-            Self::HostGw => interface_mtu,
-        }
+    pub(crate) fn pod_mtu(&self, local: &LocalNode) -> u32 {
+        let left = |family| match self {
+            Self::Vxlan(options) => options.mtu(family, local.mtu),
+            Self::HostGw => local.mtu,
+        };
+        local.places.families().map(left).min().unwrap_or(local.mtu)
     }
 
     /// What of its options cannot be had on this node, for an operator.
@@ -171,18 +179,20 @@ impl Backend {
     pub(crate) fn flannel_made(&self, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
         match self {
             Self::Vxlan(options) => options.flannel_made(local, key, route),
-            Self::HostGw => host_gw::flannel_made(local, route),
+            Self::HostGw => host_gw::flannel_made(local, key, route),
         }
     }
 }
 
 impl BackendAttrs {
-    /// Reads a lease's members `BackendType` and `BackendData`; `None` when they have problems.
-    pub(crate) fn take(kind: String, lease: &mut Object, problems: &mut Vec<Problem>) -> Option<Self> {
+    /// Reads a lease's members with the data of backend `kind`; what has problems is left out.
+    pub(crate) fn take(kind: String, lease: &mut Object, problems: &mut PerFamily<Vec<Problem>>) -> Self {
         match kind.as_str() {
-            vxlan::NAME => vxlan::take_attrs(lease, problems).map(|(vni, mac)| Self::Vxlan { vni, mac }),
-            host_gw::NAME => Some(Self::HostGw),
-            _ => Some(Self::Other(kind)),
+            vxlan::NAME => Self::Vxlan(PerFamily::from_fn(|family| {
+                vxlan::take_attrs(DATA.get(family), lease, problems.get_mut(family))
+            })),
+            host_gw::NAME => Self::HostGw,
+            _ => Self::Other(kind),
         }
     }
 
@@ -190,34 +200,37 @@ impl BackendAttrs {
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         match self {
-            Self::Vxlan { .. } => vxlan::NAME,
+            Self::Vxlan(_) => vxlan::NAME,
             Self::HostGw => host_gw::NAME,
             Self::Other(name) => name,
         }
     }
 
-    /// The member `BackendData`, to the byte as flannel writes it.
-    pub(crate) fn data(&self) -> Option<Box<RawValue>> {
+    /// The data of one family, to the byte as flannel writes it.
+    pub(crate) fn data(&self, family: IpFamily) -> Option<Box<RawValue>> {
         match self {
-            Self::Vxlan { vni, mac } => vxlan::render_attrs(*vni, *mac),
+            Self::Vxlan(vteps) => vteps.get(family).as_ref().and_then(vxlan::render_attrs),
             Self::HostGw | Self::Other(_) => None,
         }
     }
 
-    /// Hardware address of the node's tunnel device, if it has one.
+    /// Hardware address of the node's tunnel device of each family, if it has one.
     #[must_use]
-    pub(crate) const fn mac(&self) -> Option<MacAddr> {
+    pub(crate) fn macs(&self) -> PerFamily<Option<MacAddr>> {
         match self {
-            Self::Vxlan { mac, .. } => Some(*mac),
-            Self::HostGw | Self::Other(_) => None,
+            Self::Vxlan(vteps) => vteps.map(|_, vtep| vtep.map(|vtep| vtep.mac)),
+            Self::HostGw | Self::Other(_) => PerFamily::default(),
         }
     }
 
-    /// True when a device can be made such that a lease with `self` is true of it as `other` is.
+    /// True when devices can be made such that a lease with `self` is true of them as `other` is.
     #[must_use]
     pub(crate) fn can_be(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Vxlan { vni, .. }, Self::Vxlan { vni: before, .. }) => vni == before,
+            (Self::Vxlan(vteps), Self::Vxlan(before)) => {
+                let vni = |_, vtep: Option<Vtep>| vtep.map(|vtep| vtep.vni);
+                vteps.map(vni) == before.map(vni)
+            }
             _ => false,
         }
     }
@@ -225,6 +238,7 @@ impl BackendAttrs {
     /// The text for an operator.
     #[must_use]
     pub(crate) fn describe(&self) -> String {
-        self.mac().map_or_else(|| self.name().to_owned(), |mac| format!("{} {mac}", self.name()))
+        let macs = self.macs();
+        if macs.is_empty() { self.name().to_owned() } else { format!("{} {}", self.name(), macs.list()) }
     }
 }

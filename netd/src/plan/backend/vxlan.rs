@@ -4,8 +4,9 @@
 //! hardware address of the node's device (neighbour), and frames for that address go to the node (forwarding entry).
 //! These are flannel's rows (pkg/backend/vxlan/vxlan_network.go), so a flannel node sees no difference.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
+use netstate::family::{IpFamily, PerFamily};
 use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, LinkKind, MacAddr, Neighbour, NeighbourKey, Prefix, Route,
     RouteKey, SysctlKey, VxlanOptions,
@@ -16,7 +17,7 @@ use serde_json::value::RawValue;
 use super::{BackendAttrs, host_gw};
 use crate::format::go_json::{BOOL, Object};
 use crate::format::lease::LeaseAttrs;
-use crate::plan::{LocalNode, Tables, route};
+use crate::plan::{LocalNode, Place, Tables, route};
 use cluster::Problem;
 
 pub(super) const NAME: &str = "vxlan";
@@ -27,14 +28,27 @@ const DEFAULT_VNI: u32 = 1;
 /// The UDP port of Linux' VXLAN before IANA gave it 4789; flannel uses it when `Port` is 0 (drivers/net/vxlan).
 const DEFAULT_PORT: u16 = 8472;
 
-const DEVICE_PREFIX: &str = "flannel.";
+/// What comes before the VNI in the name of the device of each family.
+const DEVICE_PREFIX: PerFamily<&str> = PerFamily::new("flannel.", "flannel-v6.");
+
+/// What encapsulation over each family takes from the MTU of the network below, in bytes.
+const OVERHEAD: PerFamily<u32> = PerFamily::new(netstate::mtu::VXLAN_OVER_IPV4, netstate::mtu::VXLAN_OVER_IPV6);
 
 const MTU: &str = "the MTU of the network below in bytes, from 118 to 65535";
+
+/// A node's tunnel device of one family, as its lease describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Vtep {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Hardware address.
+    pub mac: MacAddr,
+}
 
 /// Options of the `vxlan` backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Vxlan {
-    /// VXLAN network identifier, 1..=16777215; the device is `flannel.<VNI>`.
+    /// VXLAN network identifier, 1..=16777215; the devices are `flannel.<VNI>` and `flannel-v6.<VNI>`.
     pub vni: u32,
     /// UDP port.
     pub port: u16,
@@ -63,37 +77,37 @@ struct Data {
     mac: String,
 }
 
-pub(super) fn render_attrs(vni: u32, mac: MacAddr) -> Option<Box<RawValue>> {
+pub(super) fn render_attrs(vtep: &Vtep) -> Option<Box<RawValue>> {
     // Serializing a number and a text has no way to fail.
-    serde_json::value::to_raw_value(&Data { vni, mac: mac.to_string() }).ok()
+    serde_json::value::to_raw_value(&Data { vni: vtep.vni, mac: vtep.mac.to_string() }).ok()
 }
 
-/// Reads `BackendData` of a lease.
-pub(super) fn take_attrs(lease: &mut Object, problems: &mut Vec<Problem>) -> Option<(u32, MacAddr)> {
+/// Reads the member `field` of a lease.
+pub(super) fn take_attrs(field: &str, lease: &mut Object, problems: &mut Vec<Problem>) -> Option<Vtep> {
     let accepted = r#"{"VNI":1,"VtepMAC":"02:00:5e:10:00:01"}"#;
     let known = problems.len();
-    let Some(mut data) = lease.take_object("BackendData", problems) else {
+    let Some(mut data) = lease.take_object(field, problems) else {
         if problems.len() == known {
-            problems.push(Problem::new("BackendData", "missing", accepted));
+            problems.push(Problem::new(field, "missing", accepted));
         }
         return None;
     };
     let vni = data.take("VNI", "a number from 1 to 16777215", problems);
     let mac = data.take::<String>("VtepMAC", "a hardware address", problems);
+    let mac_field = data.path_of("VtepMAC");
     let mac = mac.and_then(|text| {
         let parsed = text.parse::<MacAddr>().ok().filter(is_unicast);
         if parsed.is_none() {
             let message = format!("{text:?} is not the hardware address of one device");
-            let accepted = "six pairs of digits such as 02:00:5e:10:00:01";
-            problems.push(Problem::new("BackendData.VtepMAC", message, accepted));
+            problems.push(Problem::new(&mac_field, message, "six pairs of digits such as 02:00:5e:10:00:01"));
         }
         parsed
     });
     if problems.len() == known && mac.is_none() {
-        problems.push(Problem::new("BackendData.VtepMAC", "missing", accepted));
+        problems.push(Problem::new(&mac_field, "missing", accepted));
     }
     // flannel leaves a zero VNI out of nothing but very old values; 1 was the only one they could have.
-    mac.map(|mac| (vni.unwrap_or(DEFAULT_VNI), mac))
+    mac.map(|mac| Vtep { vni: vni.unwrap_or(DEFAULT_VNI), mac })
 }
 
 /// A multicast or zero address as the next hop's would send frames to nobody or to everybody.
@@ -104,8 +118,9 @@ fn is_unicast(mac: &MacAddr) -> bool {
 
 /// True for the name of a tunnel device of flannel or netd.
 pub(super) fn is_device(link: &IfName) -> bool {
-    let number = link.as_str().strip_prefix(DEVICE_PREFIX);
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    let numbers = DEVICE_PREFIX.map(|_, prefix| link.as_str().strip_prefix(prefix));
+    let mut numbers = numbers.present().map(|(_, number)| *number);
+    numbers.any(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 pub(super) const fn makes_link(link: &Link) -> bool {
@@ -115,8 +130,12 @@ pub(super) const fn makes_link(link: &Link) -> bool {
 /// A hardware address that is the same after every restart and reboot, and differs from node to node: 64-bit
 /// FNV-1a of the node's address and the VNI.
 #[must_use]
-pub(crate) fn generated_mac(public_ip: Ipv4Addr, vni: u32) -> MacAddr {
-    let bytes = public_ip.octets().into_iter().chain(vni.to_be_bytes());
+pub(crate) fn generated_mac(public_ip: IpAddr, vni: u32) -> MacAddr {
+    let octets = match public_ip {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    };
+    let bytes = octets.into_iter().chain(vni.to_be_bytes());
     let hash =
         bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let [_, _, a, b, c, d, e, f] = hash.to_be_bytes();
@@ -152,44 +171,72 @@ impl Vxlan {
         })
     }
 
-    /// The name of the tunnel device: flannel's.
-    pub(super) fn device(&self) -> Option<IfName> {
-        // A VNI has at most eight digits, so the name is one.
-        IfName::new(format!("{DEVICE_PREFIX}{}", self.vni)).ok()
+    /// The kernel's names of links are short.
+    pub(super) fn refuses_families(&self, mut families: impl Iterator<Item = IpFamily>) -> Option<Problem> {
+        let nameless = families.find(|family| self.device(*family).is_none())?;
+        let message = format!(
+            "{}: no link can have the name {}{} of the device of {nameless}",
+            self.vni,
+            DEVICE_PREFIX.get(nameless),
+            self.vni
+        );
+        Some(Problem::new("Backend.VNI", message, "a number from 1 to 9999 in a network with IPv6"))
     }
 
-    pub(super) fn pod_mtu(&self, interface_mtu: u32) -> u32 {
+    /// The name of the tunnel device of one family: flannel's; `None` when it is too long for a link.
+    pub(super) fn device(&self, family: IpFamily) -> Option<IfName> {
+        IfName::new(format!("{}{}", DEVICE_PREFIX.get(family), self.vni)).ok()
+    }
+
+    /// This node's devices.
+    pub(super) fn vteps(&self, local: &LocalNode) -> PerFamily<Option<Vtep>> {
+        let vtep = |place: &Place| Vtep { vni: self.vni, mac: place.mac };
+        PerFamily::from_fn(|family| local.places.get(family).as_ref().map(vtep))
+    }
+
+    /// MTU of the device of one family.
+    pub(super) fn mtu(&self, family: IpFamily, interface_mtu: u32) -> u32 {
         let below = self.mtu.map_or(interface_mtu, |mtu| mtu.min(interface_mtu));
-        below.saturating_sub(netstate::mtu::VXLAN_OVER_IPV4)
+        below.saturating_sub(*OVERHEAD.get(family))
     }
 
     /// What of the options cannot be had on this node, for an operator.
     pub(super) fn remark(&self, local: &LocalNode) -> Option<String> {
         let mtu = self.mtu.filter(|mtu| *mtu > local.mtu)?;
-        let (interface, carried, left) = (&local.interface, local.mtu, self.pod_mtu(local.mtu));
+        let left = local.places.families().map(|family| self.mtu(family, local.mtu)).min()?;
+        let (interface, carried) = (&local.interface, local.mtu);
         Some(format!(
             "Backend.MTU {mtu} is more than interface {interface} carries, {carried}: Pods get an MTU of {left}"
         ))
     }
 
-    /// The device with its address; there even before the first lease is known.
+    /// The devices with their addresses; there even before the first lease is known.
     pub(super) fn local_rows(&self, local: &LocalNode) -> Tables {
         let mut tables = Tables::default();
-        let Some(name) = self.device() else { return tables };
+        for (family, place) in local.places.present() {
+            if let Some(name) = self.device(family) {
+                tables.extend(self.device_rows(&name, family, place, local));
+            }
+        }
+        tables
+    }
+
+    fn device_rows(&self, name: &IfName, family: IpFamily, place: &Place, local: &LocalNode) -> Tables {
+        let mut tables = Tables::default();
         let kind = LinkKind::Vxlan(VxlanOptions {
             vni: self.vni,
             port: self.port,
             // The interface's own address: behind NAT the kernel cannot send from the public one.
-            local: Some(IpAddr::V4(local.address)),
+            local: Some(place.address),
             lower: Some(local.interface.clone()),
             learning: self.learning,
             gbp: self.gbp,
         });
-        let mtu = self.pod_mtu(local.mtu);
-        let link = Link { kind, mtu: Some(mtu), mac: Some(local.vtep_mac), up: true, master: None };
+        let mtu = self.mtu(family, local.mtu);
+        let link = Link { kind, mtu: Some(mtu), mac: Some(place.mac), up: true, master: None };
         tables.links.insert(name.clone(), link);
-        // /32: an address of the subnet's length would claim the Pods of this node for the device.
-        let address = AddressKey { link: name.clone(), addr: local.subnet.addr(), len: 32 };
+        // /32 or /128: an address of the subnet's length would claim the Pods of this node for the device.
+        let address = AddressKey { link: name.clone(), addr: place.subnet.addr(), len: family.width() };
         tables.addresses.insert(address, Address);
         if local.has_ipv6 {
             // A router advertisement that reached the tunnel would change this node's default route.
@@ -200,21 +247,24 @@ impl Vxlan {
     }
 
     pub(super) fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
-        let mut tables = Tables::default();
-        let Some(name) = self.device() else { return Ok(tables) };
-        let BackendAttrs::Vxlan { vni, mac } = attrs.backend else {
-            return Err(format!("{} uses another backend than this network's vxlan", attrs.public_ip));
+        let (family, mut tables) = (subnet.family(), Tables::default());
+        let public_ip = attrs.public_ip(family)?;
+        let (Some(name), Some(place)) = (self.device(family), local.places.get(family)) else { return Ok(tables) };
+        let BackendAttrs::Vxlan(vteps) = &attrs.backend else {
+            return Err(format!("{public_ip} uses another backend than this network's vxlan"));
         };
-        let public_ip = IpAddr::V4(attrs.public_ip);
-        if self.direct_routing && local.node_network.contains(public_ip) {
+        if self.direct_routing && place.node_network.contains(public_ip) {
             let (key, value) = route(subnet, public_ip, &local.interface, false);
             tables.routes.insert(key, value);
             return Ok(tables);
         }
+        let Some(Vtep { vni, mac }) = *vteps.get(family) else {
+            return Err(format!("{public_ip} has no usable VXLAN device of {family}"));
+        };
         if vni != self.vni {
             return Err(format!("{public_ip} uses VNI {vni}, this network has {}", self.vni));
         }
-        if mac == local.vtep_mac {
+        if mac == place.mac {
             return Err(format!("{public_ip} has the hardware address of this node's own device, {mac}"));
         }
         tables.fdb.insert(FdbKey { link: name.clone(), mac }, Fdb { dst: public_ip });
@@ -229,6 +279,6 @@ impl Vxlan {
     pub(super) fn flannel_made(&self, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
         let through_device = route.link.as_ref().is_some_and(is_device);
         (through_device && route.onlink && route.via == Some(key.dst.addr()))
-            || (self.direct_routing && host_gw::flannel_made(local, route))
+            || (self.direct_routing && host_gw::flannel_made(local, key, route))
     }
 }

@@ -37,7 +37,7 @@ fn listing(nodes: &[u8]) -> Vec<LeaseEvent> {
 
 /// A view of node 21, which has routes to `leftovers` from an earlier run.
 fn view_with(leftovers: &[u8], events: impl IntoIterator<Item = LeaseEvent>) -> View {
-    let mut view = View::new(leftovers.iter().map(|n| key(*n).v4).collect());
+    let mut view = View::new(leftovers.iter().map(|n| key(*n).subnets().v4.unwrap()).collect());
     view.hold(stored(21, "10.4.7.21", 1).lease, Some(1), 1);
     for event in events {
         view.apply(event, Duration::ZERO);
