@@ -8,7 +8,7 @@ mod claim;
 mod daemon;
 mod external;
 mod facts;
-mod files;
+pub(crate) mod files;
 mod forward;
 mod health;
 mod leases;
