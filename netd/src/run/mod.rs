@@ -14,6 +14,7 @@ mod health;
 mod leases;
 mod planning;
 mod report;
+mod silent;
 mod start;
 pub(crate) mod status;
 mod subnet_file;
