@@ -30,14 +30,16 @@ impl Access {
         Self { options, tls: Mutex::new(Tls { material, options: tls, generation: 0, refused: None }) }
     }
 
-    /// The options for a connection, and which generation of TLS material they hold.
-    pub(super) fn options(&self) -> (u64, ConnectOptions) {
+    /// The options for a connection, and which generation of TLS material they hold. The member's certificate must bear
+    /// `name`, if that is given, instead of its host.
+    pub(super) fn options(&self, name: Option<&str>) -> (u64, ConnectOptions) {
         let tls = self.tls();
-        let options = match &tls.options {
-            Some(options) => self.options.clone().with_tls(options.clone()),
-            None => self.options.clone(),
-        };
-        (tls.generation, options)
+        let options = tls.options.clone().map(|options| match name {
+            Some(name) => options.domain_name(name),
+            None => options,
+        });
+        let all = self.options.clone();
+        (tls.generation, options.map_or(all.clone(), |options| all.with_tls(options)))
     }
 
     /// The generation of the material that is used now.

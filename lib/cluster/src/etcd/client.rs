@@ -10,21 +10,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::access::Access;
 use super::config::{Config, Limits};
 use super::endpoints::Endpoint;
 use super::member::Member;
+use super::members::Members;
 use crate::Problem;
 use crate::error::{Class, ClusterError, Reason};
 
 /// A handle on the cluster; clones share connections and the choice of member.
 #[derive(Clone)]
 pub struct Client {
-    members: Arc<[Member]>,
+    members: Arc<Members>,
     access: Arc<Access>,
-    current: Arc<AtomicUsize>,
     limits: Limits,
 }
 
@@ -54,25 +53,51 @@ impl Client {
         }
         let begin = fastrand::Rng::with_seed(seed).usize(..endpoints.len().max(1));
         let access = Arc::new(Access::new(options, config.tls.clone(), tls));
-        let members = endpoints.into_iter().map(|endpoint| Member::new(endpoint, Arc::clone(&access))).collect();
-        Ok(Self { members, access, current: Arc::new(AtomicUsize::new(begin)), limits: config.limits.clone() })
+        let members = Members::new(endpoints, Arc::clone(&access), begin);
+        Ok(Self { members: Arc::new(members), access, limits: config.limits.clone() })
     }
 
     /// The members, comma separated, for messages.
     #[must_use]
     pub fn endpoints(&self) -> String {
-        self.members.iter().map(|member| member.endpoint.as_str()).collect::<Vec<_>>().join(",")
+        self.members.endpoints().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// The member that is asked at the moment.
     #[must_use]
-    pub fn current_endpoint(&self) -> &str {
-        self.current().map_or("", |(_, member)| member.endpoint.as_str())
+    pub fn current_endpoint(&self) -> String {
+        self.members.current().map_or_else(String::new, |member| member.endpoint.to_string())
     }
 
     /// Moves everybody to the next member, as when the current one had failed: for a second opinion.
     pub fn move_on(&self) {
-        self.leave(self.current.load(Ordering::Relaxed));
+        if let Some(current) = self.members.current() {
+            self.leave(&current);
+        }
+    }
+
+    /// Moves everybody away from a member that failed.
+    pub(super) fn leave(&self, failed: &Arc<Member>) {
+        self.members.leave(failed);
+    }
+
+    /// How many members are known.
+    pub(super) fn member_count(&self) -> usize {
+        self.members.count()
+    }
+
+    /// Asks the current member who the members are, and remembers those that lead somewhere.
+    pub(super) async fn learn_members(&self) {
+        let Some(current) = self.members.current() else { return };
+        let request = |client: etcd_client::Client| async move { client.cluster_client().member_list().await };
+        match current.attempt("list", "the members", &self.limits, &request).await {
+            // One that has not started has no URL; a learner answers no reads.
+            Ok(answer) => {
+                let voters = answer.members().iter().filter(|member| !member.is_learner());
+                self.members.learn(voters.flat_map(|member| member.client_urls()));
+            }
+            Err(error) => tracing::debug!(%error, "etcd's members stay as they were known"),
+        }
     }
 
     /// Reads TLS files again, for connections that are made from now on.
@@ -84,22 +109,6 @@ impl Client {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
-    }
-
-    fn current(&self) -> Option<(usize, &Member)> {
-        let index = self.current.load(Ordering::Relaxed);
-        self.members.get(index).map(|member| (index, member))
-    }
-
-    /// Moves everybody away from a member that failed; when somebody else has done so already, nothing happens.
-    pub(super) fn leave(&self, index: usize) {
-        let next = index.saturating_add(1).checked_rem(self.members.len()).unwrap_or(0);
-        let moved = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
-        if let (Ok(_), Some(from), Some(to)) = (moved, self.members.get(index), self.members.get(next))
-            && index != next
-        {
-            tracing::debug!(from = from.endpoint.as_str(), to = to.endpoint.as_str(), "etcd member left");
-        }
     }
 
     /// Carries out a request that may be repeated, at whichever member answers.
@@ -114,7 +123,7 @@ impl Client {
         self.call_member(op, object, request).await.map(|(_, answer)| answer)
     }
 
-    /// As [`Self::call`], with the number of the member that answered.
+    /// As [`Self::call`], with the member that answered.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -123,19 +132,24 @@ impl Client {
         op: &'static str,
         object: &str,
         request: F,
-    ) -> Result<(usize, T), ClusterError>
+    ) -> Result<(Arc<Member>, T), ClusterError>
     where
         F: Fn(etcd_client::Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut failures: Vec<ClusterError> = Vec::new();
         // A single member gets a second attempt: the first may have found a connection that died unnoticed.
-        for _ in 0..self.members.len().max(2) {
-            let Some((index, member)) = self.current() else { break };
+        let mut attempts = self.members.count().max(2);
+        while attempts > 0 {
+            let Some(member) = self.members.current() else { break };
             match member.attempt(op, object, &self.limits, &request).await {
-                Ok(answer) => return Ok((index, answer)),
+                Ok(answer) => return Ok((member, answer)),
                 Err(failure) if failure.reason == Reason::Unreachable => {
-                    self.leave(index);
+                    if member.takes_another_name(&failure) {
+                        continue;
+                    }
+                    attempts -= 1;
+                    self.leave(&member);
                     failures.push(failure);
                 }
                 Err(refusal) => return Err(refusal),
@@ -166,23 +180,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_is_left_once_however_many_fail_on_it() {
-        let config = Config { endpoints: "http://a:1,http://b:1,http://c:1".into(), ..Config::default() };
-        let client = Client::new(&config, 1).unwrap();
-        let (first, _) = client.current().unwrap();
-        client.leave(first);
-        client.leave(first);
-        assert_eq!(client.current().unwrap().0, (first + 1) % 3);
-    }
-
-    #[test]
     fn seeds_spread_nodes_over_the_members() {
         let config = Config { endpoints: "http://a:1,http://b:1,http://c:1".into(), ..Config::default() };
-        let mut begun: Vec<usize> =
-            (0..30).map(|seed| Client::new(&config, seed).unwrap().current().unwrap().0).collect();
+        let mut begun: Vec<String> =
+            (0..30).map(|seed| Client::new(&config, seed).unwrap().current_endpoint()).collect();
         begun.sort_unstable();
         begun.dedup();
-        assert_eq!(begun, [0, 1, 2]);
+        assert_eq!(begun, ["http://a:1", "http://b:1", "http://c:1"]);
     }
 
     #[test]

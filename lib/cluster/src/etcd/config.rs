@@ -43,8 +43,10 @@ pub struct Limits {
     pub keep_alive_answer: Duration,
     /// Keys per page of a listing, 1 or more. Default 1000.
     pub page: u32,
-    /// How often a watch lists anew although nothing happened, on the average. Default 10 min.
+    /// How often a watch that has nothing to report is checked, on the average: one number is asked for. Default 10 min.
     pub audit: Duration,
+    /// How many such checks pass until everything is listed anew all the same, 1 or more. Default 36, six hours.
+    pub audits_per_listing: u32,
 }
 
 impl Default for Limits {
@@ -56,6 +58,7 @@ impl Default for Limits {
             keep_alive_answer: Duration::from_secs(3),
             page: 1000,
             audit: Duration::from_secs(600),
+            audits_per_listing: 36,
         }
     }
 }

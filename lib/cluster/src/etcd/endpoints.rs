@@ -28,6 +28,14 @@ impl Endpoint {
         self.0.starts_with("https://")
     }
 
+    /// Its host, an IPv6 address without its brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let authority = self.0.split_once("://").map_or(self.0.as_str(), |(_, rest)| rest);
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// Reads a comma-separated list. A member without scheme takes `https` when TLS files are given, as Go's
     /// etcd client does; a member named twice counts once.
     ///
@@ -113,6 +121,12 @@ mod tests {
             parsed("etcd-1:2379,[2001:db8::1]:2379", true),
             ["https://etcd-1:2379", "https://[2001:db8::1]:2379"]
         );
+    }
+
+    #[test]
+    fn a_host_is_shown_without_port_and_brackets() {
+        let hosts = Endpoint::parse_list("https://etcd-1:2379,https://[2001:db8::1]:2379", true).unwrap();
+        assert_eq!(hosts.iter().map(Endpoint::host).collect::<Vec<_>>(), ["etcd-1", "2001:db8::1"]);
     }
 
     #[test]

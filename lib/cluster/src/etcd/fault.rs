@@ -60,6 +60,8 @@ fn status_reason(grpc: i32, message: &str) -> Reason {
         // The transport's own refusal to decode a long message has the same code.
         code::OUT_OF_RANGE => Reason::TooLarge,
         code::NOT_FOUND if message.contains("lease") => Reason::LeaseGone,
+        // A member that does not vote yet serves no reads; the others do.
+        code::FAILED_PRECONDITION if message.contains("not supported for learner") => Reason::Unreachable,
         code::FAILED_PRECONDITION if message.contains("lease already exists") => Reason::LeaseExists,
         _ => Reason::Other,
     }
@@ -100,6 +102,7 @@ mod tests {
             (11, "Error, decoded message length too large: found 9 bytes", Reason::TooLarge),
             (5, "etcdserver: requested lease not found", Reason::LeaseGone),
             (5, "etcdserver: member not found", Reason::Other),
+            (9, "etcdserver: rpc not supported for learner", Reason::Unreachable),
             (9, "etcdserver: lease already exists", Reason::LeaseExists),
             (7, "etcdserver: permission denied", Reason::Other),
             (8, "etcdserver: mvcc: database space exceeded", Reason::Other),

@@ -4,6 +4,7 @@
 //! made with TLS material that was renewed since, is used for no further request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -14,9 +15,15 @@ use super::endpoints::Endpoint;
 use super::fault::fault;
 use crate::error::{Class, ClusterError, Reason};
 
+/// rustls' words for a certificate that is in order and of another name.
+const OTHER_NAME: &str = "certificate not valid for name";
+
 /// One member and its connection, made at the first request.
 pub(super) struct Member {
     pub(super) endpoint: Endpoint,
+    /// What its certificate may bear instead of its host, and which of them was taken to: 0 is the host.
+    names: Vec<String>,
+    name: AtomicUsize,
     access: Arc<Access>,
     session: Mutex<Session>,
 }
@@ -31,8 +38,19 @@ struct Session {
 }
 
 impl Member {
-    pub(super) fn new(endpoint: Endpoint, access: Arc<Access>) -> Self {
-        Self { endpoint, access, session: Mutex::default() }
+    /// The member at `endpoint`, whose certificate bears that host or one of `names`.
+    pub(super) fn new(endpoint: Endpoint, names: Vec<String>, access: Arc<Access>) -> Self {
+        Self { endpoint, names, name: AtomicUsize::new(0), access, session: Mutex::default() }
+    }
+
+    /// True when the failure was the name in the certificate, and it is worth trying with the next one.
+    pub(super) fn takes_another_name(&self, failure: &ClusterError) -> bool {
+        let tried = self.name.load(Ordering::Relaxed);
+        if !failure.message.contains(OTHER_NAME) || tried >= self.names.len() {
+            return false;
+        }
+        self.name.store(tried.saturating_add(1), Ordering::Relaxed);
+        true
     }
 
     /// Carries out a request at this member.
@@ -80,7 +98,8 @@ impl Member {
         if let Some(client) = session.client.as_ref().filter(|_| session.generation == self.access.generation()) {
             return Ok((session.number, client.clone()));
         }
-        let (generation, options) = self.access.options();
+        let name = self.name.load(Ordering::Relaxed).checked_sub(1).and_then(|index| self.names.get(index));
+        let (generation, options) = self.access.options(name.map(String::as_str));
         let client = etcd_client::Client::connect([self.endpoint.as_str()], Some(options)).await?;
         session.number = session.number.wrapping_add(1);
         session.generation = generation;

@@ -5,6 +5,7 @@
 //! or lists anew; no operation is made per key of a listing.
 
 mod access;
+mod audit;
 mod client;
 mod config;
 mod endpoints;
@@ -13,6 +14,7 @@ mod fault;
 mod keep_alive;
 mod lease;
 mod member;
+mod members;
 mod pages;
 mod prefix;
 mod store;
@@ -27,4 +29,4 @@ pub use keep_alive::{KeepAlive, LeaseState};
 pub use prefix::Prefix;
 pub use store::Store;
 pub use tls::{TlsFiles, TlsMaterial};
-pub use watch::{watch, watch_entries};
+pub use watch::{watch, watch_entries, watch_key};

@@ -7,9 +7,9 @@
 use etcd_client::{GetOptions, KeyValue};
 
 use super::client::Client;
-use super::prefix::Prefix;
+use super::prefix::Range;
 use crate::Origin;
-use crate::error::{ClusterError, Reason};
+use crate::error::{Class, ClusterError, Reason};
 
 /// Largest answer accepted, in bytes. One key can hold 1.5 MiB (etcd's `--max-request-bytes`).
 pub(super) const MAX_MESSAGE: usize = 64 << 20;
@@ -18,7 +18,7 @@ pub(super) const MAX_MESSAGE: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Pages {
     client: Client,
-    prefix: Prefix,
+    range: Range,
     /// First key of the next page; `None` when the last page has been read.
     next: Option<Vec<u8>>,
     /// All 0 until the first page fixes it.
@@ -27,11 +27,11 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn new(client: &Client, prefix: &Prefix) -> Self {
+    pub(super) fn new(client: &Client, range: &Range) -> Self {
         Self {
             client: client.clone(),
-            prefix: prefix.clone(),
-            next: Some(prefix.range_start().into_bytes()),
+            range: range.clone(),
+            next: Some(range.start().into_bytes()),
             origin: Origin::default(),
             limit: i64::from(client.limits().page.max(1)),
         }
@@ -58,22 +58,24 @@ impl Pages {
     }
 
     async fn page(&mut self, start: &[u8]) -> Result<Vec<KeyValue>, ClusterError> {
-        let options = GetOptions::new()
-            .with_range(self.prefix.range_end())
-            .with_limit(self.limit)
-            .with_revision(self.origin.revision);
+        let options =
+            GetOptions::new().with_range(self.range.end()).with_limit(self.limit).with_revision(self.origin.revision);
         let mut answer = self
             .client
-            .call("list", &self.prefix.to_string(), |client| {
+            .call("list", &self.range.to_string(), |client| {
                 let (start, options) = (start.to_vec(), options.clone());
                 async move { client.kv_client().max_decoding_message_size(MAX_MESSAGE).get(start, Some(options)).await }
             })
             .await?;
-        if self.origin.revision == 0
-            && let Some(header) = answer.header()
-        {
+        if let Some(header) = answer.header() {
             let (store, member) = (header.cluster_id(), header.member_id());
-            self.origin = Origin { store, member, term: header.raft_term(), revision: header.revision() };
+            if self.origin.revision == 0 {
+                self.origin = Origin { store, member, term: header.raft_term(), revision: header.revision() };
+            } else if store != self.origin.store {
+                // A page of another cluster says nothing about the keys of this one.
+                let (endpoint, message) = (self.client.current_endpoint(), "a page came from another cluster");
+                return Err(ClusterError::new("list", self.range.to_string(), endpoint, message, Class::Retry));
+            }
         }
         let more = answer.more();
         let page = answer.take_kvs();

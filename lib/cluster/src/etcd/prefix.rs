@@ -1,8 +1,8 @@
-//! A folder of keys.
+//! A folder of keys, and the ranges of keys that are asked for.
 //!
 //! etcd's key space is flat; a prefix without its trailing slash also matches its neighbours (`/net/subnets`
-//! matches `/net/subnets-old/x`, which is how flannel lists). Invariant: every range this crate asks for ends
-//! in `/`.
+//! matches `/net/subnets-old/x`, which is how flannel lists). Invariant: every range this crate asks for is a
+//! folder with its `/`, or one key.
 
 use std::fmt;
 
@@ -62,6 +62,50 @@ impl Prefix {
         match str::from_utf8(rest) {
             Ok(text) => text.to_owned(),
             Err(_) => rest.escape_ascii().to_string(),
+        }
+    }
+}
+
+/// The keys that a listing or a watch is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Range {
+    /// All keys of a folder.
+    Below(Prefix),
+    /// One key.
+    Key(String),
+}
+
+impl Range {
+    /// The first key.
+    pub(super) fn start(&self) -> String {
+        match self {
+            Self::Below(prefix) => prefix.range_start(),
+            Self::Key(key) => key.clone(),
+        }
+    }
+
+    /// The first key after the last; empty for one key, as etcd has it.
+    pub(super) fn end(&self) -> String {
+        match self {
+            Self::Below(prefix) => prefix.range_end(),
+            Self::Key(_) => String::new(),
+        }
+    }
+
+    /// What a key of the range is called: below its folder, or whole.
+    pub(super) fn name(&self, key: &[u8]) -> String {
+        match self {
+            Self::Below(prefix) => prefix.below(key),
+            Self::Key(key) => key.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Below(prefix) => prefix.fmt(f),
+            Self::Key(key) => f.write_str(key),
         }
     }
 }

@@ -13,7 +13,7 @@ use etcd_client::{
 use super::client::Client;
 use super::entry::{Creation, Deletion, Entry, Hold, LeaseId, Listing, Replacement};
 use super::pages::{MAX_MESSAGE, Pages};
-use super::prefix::Prefix;
+use super::prefix::{Prefix, Range};
 use crate::{Class, ClusterError};
 
 /// Operations in a transaction (etcd's `--max-txn-ops`).
@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     /// When nobody answers, the cluster refuses, or the revision was compacted while paging (class `Retry`).
     pub async fn list(&self, prefix: &Prefix) -> Result<Listing, ClusterError> {
-        let mut pages = Pages::new(&self.client, prefix);
+        let mut pages = Pages::new(&self.client, &Range::Below(prefix.clone()));
         let mut entries = Vec::new();
         while let Some(page) = pages.next().await? {
             entries.extend(page.into_iter().map(|entry| Entry::new(prefix.below(entry.key()), entry)));

@@ -3,19 +3,23 @@
 //! Invariants: between two `Reset`s no change below the prefix is missed and none is reported twice or out of order;
 //! what one transaction changed ends with one `Commit`. A stream that broke off is never just continued: a store that was
 //! restored from a backup keeps its id, and once it has passed our revision nothing but a listing shows what is gone. A
-//! slow, jittered audit lists although nothing happened.
+//! slow, jittered audit asks whether the stream is behind, and every so many of them list although nothing happened. A
+//! member of another cluster is believed only when every member is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{EventType, KeyValue, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{EventType, KeyValue, ResponseHeader, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::audit::{Count, Seen};
 use super::client::Client;
 use super::entry::Entry;
 use super::fault::fault;
+use super::member::Member;
 use super::pages::{MAX_MESSAGE, Pages};
-use super::prefix::Prefix;
+use super::prefix::{Prefix, Range};
 use crate::error::{Class, Reason};
 use crate::{Backoff, ClusterError, Event, Origin, Source};
 
@@ -25,7 +29,7 @@ use crate::{Backoff, ClusterError, Event, Origin, Source};
 /// Must be called inside a tokio runtime.
 #[must_use]
 pub fn watch(client: &Client, prefix: &Prefix, seed: u64) -> Source {
-    start(client, prefix, seed, |entry| entry.value)
+    start(client, Range::Below(prefix.clone()), seed, |entry| entry.value)
 }
 
 /// As [`watch`], with all that the store knows of a key as the value.
@@ -33,12 +37,20 @@ pub fn watch(client: &Client, prefix: &Prefix, seed: u64) -> Source {
 /// Must be called inside a tokio runtime.
 #[must_use]
 pub fn watch_entries(client: &Client, prefix: &Prefix, seed: u64) -> Source<String, Entry> {
-    start(client, prefix, seed, |entry| entry)
+    start(client, Range::Below(prefix.clone()), seed, |entry| entry)
 }
 
-fn start<V: Send + 'static>(client: &Client, prefix: &Prefix, seed: u64, value: fn(Entry) -> V) -> Source<String, V> {
-    let (client, prefix) = (client.clone(), prefix.clone());
-    Source::spawn(move |events| Watch::new(client, prefix, events, seed, value).run())
+/// As [`watch`], of one key, which the events name whole.
+///
+/// Must be called inside a tokio runtime.
+#[must_use]
+pub fn watch_key(client: &Client, key: &str, seed: u64) -> Source {
+    start(client, Range::Key(key.to_owned()), seed, |entry| entry.value)
+}
+
+fn start<V: Send + 'static>(client: &Client, range: Range, seed: u64, value: fn(Entry) -> V) -> Source<String, V> {
+    let client = client.clone();
+    Source::spawn(move |events| Watch::new(client, range, events, seed, value).run())
 }
 
 /// Why a pass over list and stream ended.
@@ -59,7 +71,7 @@ impl From<ClusterError> for Ended {
 
 struct Watch<V> {
     client: Client,
-    prefix: Prefix,
+    range: Range,
     events: mpsc::Sender<Event<String, V>>,
     /// What is passed on of an entry.
     value: fn(Entry) -> V,
@@ -67,28 +79,41 @@ struct Watch<V> {
     random: fastrand::Rng,
     /// The trouble the consumer knows of.
     lost: Option<ClusterError>,
+    /// What was shown since the listing began.
+    seen: Seen,
+    /// The cluster that was listed last, and how many members of another one have answered since.
+    store: Option<u64>,
+    strangers: usize,
 }
 
 impl<V: Send + 'static> Watch<V> {
     fn new(
         client: Client,
-        prefix: Prefix,
+        range: Range,
         events: mpsc::Sender<Event<String, V>>,
         seed: u64,
         value: fn(Entry) -> V,
     ) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self { client, prefix, events, value, backoff: Backoff::new(seed), random, lost: None }
+        Self {
+            client,
+            range,
+            events,
+            value,
+            backoff: Backoff::new(seed),
+            random,
+            lost: None,
+            seen: Seen::default(),
+            store: None,
+            strangers: 0,
+        }
     }
 
     async fn run(mut self) {
         loop {
             let error = match self.pass().await {
                 Ended::Closed => return,
-                Ended::Audit => {
-                    self.client.reload().await;
-                    continue;
-                }
+                Ended::Audit => continue,
                 Ended::Broken(error) => error,
             };
             if self.report(error).await.is_err() {
@@ -114,37 +139,55 @@ impl<V: Send + 'static> Watch<V> {
         if let Err(Ended::Broken(error)) = &followed
             && error.reason == Reason::Unreachable
         {
-            self.client.leave(member);
+            self.client.leave(&member);
         }
         followed
     }
 
     async fn list(&mut self) -> Result<Origin, Ended> {
-        let mut pages = Pages::new(&self.client, &self.prefix);
+        let mut pages = Pages::new(&self.client, &self.range);
         // The first page is awaited before `Reset`: while nobody answers there is nothing to announce.
         let mut page = pages.next().await?;
+        self.check_same_cluster(pages.origin())?;
+        self.seen = Seen { revision: pages.origin().revision, ..Seen::default() };
         self.send(Event::Reset).await?;
         self.send(Event::Origin(pages.origin())).await?;
         while let Some(entries) = page {
             for entry in entries {
+                self.seen.list();
                 self.send(self.put(entry)).await?;
             }
             page = pages.next().await?;
         }
         self.send(Event::Complete).await?;
         self.lost = None;
+        self.client.learn_members().await;
         Ok(pages.origin())
     }
 
-    async fn open(&self, listed: Origin) -> Result<(usize, WatchStream), ClusterError> {
+    /// A member that belongs to another cluster is left for the next one; when all do, that is the cluster now.
+    fn check_same_cluster(&mut self, listed: Origin) -> Result<(), ClusterError> {
+        let other = self.store.is_some_and(|known| known != listed.store);
+        self.strangers = self.strangers.saturating_add(1);
+        if other && self.strangers < self.client.member_count() {
+            let message = format!("member {:x} belongs to another cluster, {:x}", listed.member, listed.store);
+            self.client.move_on();
+            return Err(self.broken(message, Reason::Other));
+        }
+        self.store = Some(listed.store);
+        self.strangers = 0;
+        Ok(())
+    }
+
+    async fn open(&self, listed: Origin) -> Result<(Arc<Member>, WatchStream), ClusterError> {
         let options = WatchOptions::new()
-            .with_range(self.prefix.range_end())
+            .with_range(self.range.end())
             .with_start_revision(listed.revision.saturating_add(1))
             // A member that has fallen silent behind a living connection shows by their absence.
             .with_progress_notify();
         self.client
-            .call_member("watch", &self.prefix.to_string(), |client| {
-                let (start, options) = (self.prefix.range_start(), options.clone());
+            .call_member("watch", &self.range.to_string(), |client| {
+                let (start, options) = (self.range.start(), options.clone());
                 async move {
                     client.watch_client().max_decoding_message_size(MAX_MESSAGE).watch(start, Some(options)).await
                 }
@@ -161,14 +204,37 @@ impl<V: Send + 'static> Watch<V> {
         }
         self.check_same_store(&first, listed)?;
         let opened = Instant::now();
-        let audit = opened + self.next_audit();
-        loop {
-            let message = match timeout_at(audit, self.message(stream)).await {
-                Err(_) => return Err(Ended::Audit),
-                Ok(message) => message.inspect_err(|_| self.calm_down(opened))?,
+        for _ in 0..self.client.limits().audits_per_listing.max(1) {
+            let audit = Instant::now() + self.next_audit();
+            while let Ok(message) = timeout_at(audit, self.message(stream)).await {
+                let message = message.inspect_err(|_| self.calm_down(opened))?;
+                self.take(&message).await?;
+            }
+            self.client.reload().await;
+            self.audit(stream, listed).await?;
+        }
+        Err(Ended::Audit)
+    }
+
+    /// Asks whether the stream has shown everything.
+    async fn audit(&mut self, stream: &mut WatchStream, listed: Origin) -> Result<(), Ended> {
+        let count = Count::take(&self.client, &self.range).await?;
+        let limit = self.client.limits().operation;
+        let end = Instant::now() + limit;
+        while self.seen.revision < count.origin.revision {
+            stream.request_progress().await.map_err(|error| self.failed(&error))?;
+            let message = timeout_at(end, self.message(stream)).await;
+            let behind = || {
+                let (here, there) = (self.seen.revision, count.origin.revision);
+                self.broken(
+                    format!("the stream is behind: at revision {here} of {there} for {limit:?}"),
+                    Reason::Unreachable,
+                )
             };
+            let message = message.map_err(|_| behind())??;
             self.take(&message).await?;
         }
+        if count.agrees(&listed, &self.seen) { Ok(()) } else { Err(Ended::Audit) }
     }
 
     /// Streams that end as soon as they begin are opened ever more slowly, since each costs a listing.
@@ -190,16 +256,13 @@ impl<V: Send + 'static> Watch<V> {
         if header.cluster_id() != listed.store || header.revision() < listed.revision {
             let message =
                 format!("the store went back to revision {} (listed was {})", header.revision(), listed.revision);
-            return Err(self.broken(message, Reason::Compacted));
+            return Err(self.broken(message, Reason::Unreachable));
         }
         Ok(())
     }
 
     async fn message(&self, stream: &mut WatchStream) -> Result<WatchResponse, ClusterError> {
-        let message = stream
-            .message()
-            .await
-            .map_err(|error| fault("watch", &self.prefix.to_string(), self.client.current_endpoint(), &error))?;
+        let message = stream.message().await.map_err(|error| self.failed(&error))?;
         let message = message.ok_or_else(|| self.broken("the member closed the stream".into(), Reason::Unreachable))?;
         if message.compact_revision() != 0 {
             let text = format!("compacted up to revision {}", message.compact_revision());
@@ -214,12 +277,20 @@ impl<V: Send + 'static> Watch<V> {
     /// Passes on a response. It holds whole revisions, since no fragments are asked for; one without events is a progress
     /// notice.
     async fn take(&mut self, message: &WatchResponse) -> Result<(), Ended> {
+        let shown = message.header().map_or(0, ResponseHeader::revision);
+        self.seen.revision = self.seen.revision.max(shown);
         for event in message.events() {
             let Some(entry) = event.kv() else { continue };
-            let (key, revision) = (self.prefix.below(entry.key()), entry.mod_revision());
+            let (key, revision) = (self.range.name(entry.key()), entry.mod_revision());
             let change = match event.event_type() {
-                EventType::Put => self.put(entry.clone()),
-                EventType::Delete => Event::Delete { key, revision },
+                EventType::Put => {
+                    self.seen.put(entry);
+                    self.put(entry.clone())
+                }
+                EventType::Delete => {
+                    self.seen.delete(revision);
+                    Event::Delete { key, revision }
+                }
             };
             self.send(change).await?;
         }
@@ -227,7 +298,7 @@ impl<V: Send + 'static> Watch<V> {
     }
 
     fn put(&self, entry: KeyValue) -> Event<String, V> {
-        let (key, revision) = (self.prefix.below(entry.key()), entry.mod_revision());
+        let (key, revision) = (self.range.name(entry.key()), entry.mod_revision());
         Event::Put { key: key.clone(), value: (self.value)(Entry::new(key, entry)), revision }
     }
 
@@ -245,9 +316,13 @@ impl<V: Send + 'static> Watch<V> {
         self.send(Event::Lost(error)).await
     }
 
+    fn failed(&self, error: &etcd_client::Error) -> ClusterError {
+        fault("watch", &self.range.to_string(), &self.client.current_endpoint(), error)
+    }
+
     fn broken(&self, message: String, reason: Reason) -> ClusterError {
         let endpoint = self.client.current_endpoint();
-        let mut error = ClusterError::new("watch", self.prefix.to_string(), endpoint, message, Class::Retry);
+        let mut error = ClusterError::new("watch", self.range.to_string(), endpoint, message, Class::Retry);
         error.reason = reason;
         error
     }

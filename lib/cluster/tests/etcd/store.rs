@@ -37,7 +37,7 @@ fn dead_member() {
         let clients = (0..64).map(|seed| Client::new(&config, seed).unwrap());
         let mut begun = std::collections::BTreeMap::new();
         for client in clients {
-            begun.entry(client.current_endpoint().to_owned()).or_insert(client);
+            begun.entry(client.current_endpoint()).or_insert(client);
         }
         assert_eq!(begun.len(), 3);
         // The dead member may have led: until there is a new leader no store can answer.
@@ -50,7 +50,7 @@ fn dead_member() {
                 store.get(&key).await.unwrap_or_else(|error| panic!("{begin}: {error}"));
                 store.put(&key, b"x", None).await.unwrap_or_else(|error| panic!("{begin}: {error}"));
             }
-            assert_ne!(server.index_of(store.client().current_endpoint()), 1);
+            assert_ne!(server.index_of(&store.client().current_endpoint()), 1);
         }
     });
 }
@@ -60,7 +60,7 @@ fn follower_killed() {
     block_on(async {
         let follower = server.a_follower().await;
         let config = server.config();
-        let on_follower = |client: &Client| server.index_of(client.current_endpoint()) == follower;
+        let on_follower = |client: &Client| server.index_of(&client.current_endpoint()) == follower;
         let client = (0..64).map(|seed| Client::new(&config, seed).unwrap()).find(on_follower).unwrap();
         let writers: Vec<_> = (0..4_u32)
             .map(|writer| {
@@ -239,13 +239,13 @@ fn frozen_member() {
         let client = Client::new(&Config { limits: short_limits(), ..server.config() }, 1).unwrap();
         let store = Store::new(client);
         store.get("x").await.unwrap();
-        let frozen = server.index_of(store.client().current_endpoint());
+        let frozen = server.index_of(&store.client().current_endpoint());
         server.freeze(frozen);
         // The frozen member may lead: then the others elect a new leader first. Meanwhile each call ends within
         // the time limit of an attempt, times the members.
         let bounded = || async { timeout(Duration::from_secs(4), store.get("x")).await.expect("a bound").is_ok() };
         eventually("an answer", bounded).await;
-        assert_ne!(server.index_of(store.client().current_endpoint()), frozen);
+        assert_ne!(server.index_of(&store.client().current_endpoint()), frozen);
         for _ in 0..50 {
             timeout(Duration::from_secs(1), store.get("x")).await.expect("sticky").unwrap();
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use cluster::Event;
-use cluster::etcd::{Client, Config, Limits, Store};
+use cluster::etcd::{Client, Config, Limits, Store, watch_key};
 use etcd_client::{CompactionOptions, Txn, TxnOp};
 
 use crate::consumer::Consumer;
@@ -18,6 +18,9 @@ pub(crate) const CASES: &[Case] = &[
     ("one_transaction_ends_with_one_commit", transaction),
     ("store_restored_past_our_revision_is_noticed", restored_store),
     ("audit_lists_although_nothing_happened", audit),
+    ("audits_of_a_watch_that_misses_nothing_list_nothing", quiet_audits),
+    ("one_key_is_watched_without_its_neighbours", one_key),
+    ("members_that_nobody_configured_are_learned_and_used", learned_members),
     ("frozen_member_is_left_within_seconds", frozen_member),
     ("member_without_quorum_is_no_source", quorum_lost),
     ("change_during_a_cut_is_found_by_a_new_listing", cut_without_compaction),
@@ -127,7 +130,7 @@ fn audit() {
     let server = Server::single();
     block_on(async {
         server.store().put(&subnets().key("a"), b"1", None).await.unwrap();
-        let limits = Limits { audit: Duration::from_millis(200), ..Limits::default() };
+        let limits = Limits { audit: Duration::from_millis(200), audits_per_listing: 2, ..Limits::default() };
         let endpoints = format!("http://{}", server.address(0));
         let client = Client::new(&Config { endpoints, limits, ..Config::default() }, 1).unwrap();
         let mut consumer = Consumer::of(&client, &subnets());
@@ -135,6 +138,74 @@ fn audit() {
         assert!(consumer.knows("a"));
         let lost = |event: &Event| matches!(event, Event::Lost(_));
         assert!(!consumer.log.iter().any(lost), "nothing went wrong");
+    });
+}
+
+/// The store is written to beside the watched keys, so that audits have to ask the stream how far it is.
+fn quiet_audits() {
+    let server = Server::single();
+    block_on(async {
+        let limits = Limits { audit: Duration::from_millis(50), audits_per_listing: 1_000_000, ..Limits::default() };
+        let client = Client::new(&Config { limits, ..server.config() }, 1).unwrap();
+        let store = server.store();
+        store.put(&subnets().key("a"), b"1", None).await.unwrap();
+        let mut consumer = Consumer::of(&client, &subnets());
+        consumer.listed().await;
+        let begin = Instant::now();
+        for round in 0.. {
+            store.put("/elsewhere", b"1", None).await.unwrap();
+            match round % 3 {
+                0 => store.put(&subnets().key("b"), b"1", None).await.map(drop).unwrap(),
+                1 => store.put(&subnets().key("b"), b"2", None).await.map(drop).unwrap(),
+                _ => store.delete(&subnets().key("b")).await.unwrap(),
+            }
+            if begin.elapsed() > Duration::from_secs(3) {
+                break;
+            }
+        }
+        store.put(&subnets().key("last"), b"1", None).await.unwrap();
+        consumer.until("the last put", |c| c.knows("last")).await;
+        assert_eq!(consumer.resets(), 1, "some 50 audits");
+        assert!(!consumer.log.iter().any(|event| matches!(event, Event::Lost(_))));
+    });
+}
+
+fn one_key() {
+    let server = Server::single();
+    block_on(async {
+        let store = server.store();
+        let mut source = watch_key(store.client(), "/net/config", 1);
+        let mut next = async || source.next().await.unwrap();
+        assert_eq!(next().await, Event::Reset);
+        assert!(matches!(next().await, Event::Origin(_)));
+        assert_eq!(next().await, Event::Complete);
+        for neighbour in ["/net/confi", "/net/config/x", "/net/config0", "/net/configs"] {
+            store.put(neighbour, b"99", None).await.unwrap();
+        }
+        let revision = store.put("/net/config", b"1", None).await.unwrap();
+        assert_eq!(next().await, Event::Put { key: "/net/config".into(), value: b"1".to_vec(), revision });
+        assert_eq!(next().await, Event::Commit);
+        store.delete("/net/config").await.unwrap();
+        assert!(matches!(next().await, Event::Delete { .. }));
+    });
+}
+
+/// Only one of three is configured, and it dies.
+fn learned_members() {
+    let mut server = Server::three();
+    block_on(async {
+        let configured = format!("http://{}", server.address(0));
+        let client = Client::new(&Config { endpoints: configured.clone(), ..Config::default() }, 1).unwrap();
+        let mut consumer = Consumer::of(&client, &subnets());
+        consumer.listed().await;
+        let store = Store::new(client.clone());
+        crate::consumer::eventually("all three are known", || async { client.endpoints().split(',').count() == 3 })
+            .await;
+        assert!(client.endpoints().starts_with(&configured));
+        server.kill(0);
+        crate::consumer::eventually("a put", || async { store.put(&subnets().key("after"), b"1", None).await.is_ok() })
+            .await;
+        consumer.until("the put", |c| c.knows("after") && c.snapshot.lost().is_none()).await;
     });
 }
 
@@ -154,7 +225,7 @@ fn frozen_member() {
         // The stream is open when a change comes through it; before that only the time limit of opening it is met.
         server.store().put(&subnets().key("open"), b"x", None).await.unwrap();
         consumer.until("the stream is open", |c| c.knows("open")).await;
-        let frozen = server.index_of(client.current_endpoint());
+        let frozen = server.index_of(&client.current_endpoint());
         server.freeze(frozen);
         let begin = Instant::now();
         // A second client writes through the living members meanwhile.
@@ -170,7 +241,7 @@ fn frozen_member() {
         let bound = keep_alive + keep_alive_answer + operation + Duration::from_secs(5);
         assert!(begin.elapsed() < bound, "{:?}", begin.elapsed());
         assert_eq!(consumer.resets(), 2);
-        assert_ne!(server.index_of(client.current_endpoint()), frozen);
+        assert_ne!(server.index_of(&client.current_endpoint()), frozen);
     });
 }
 
@@ -183,7 +254,7 @@ fn quorum_lost() {
         server.store().put(&subnets().key("open"), b"x", None).await.unwrap();
         consumer.until("the stream is open", |c| c.knows("open")).await;
         // The member that is watched stays alive and answers pings, but cannot know what is true any more.
-        let watched = server.index_of(client.current_endpoint());
+        let watched = server.index_of(&client.current_endpoint());
         let others: Vec<usize> = (0..3).filter(|index| *index != watched).collect();
         others.iter().for_each(|index| server.kill(*index));
         consumer.until("the loss is reported", |c| c.snapshot.lost().is_some()).await;
