@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
 use super::entry::LeaseId;
+use super::pause::pause as pause_for;
 use super::store::Store;
 use crate::error::Reason;
 use crate::{Backoff, ClusterError};
@@ -97,7 +97,7 @@ async fn keep(store: Store, lease: LeaseId, pause: Duration, seed: u64, state: w
             *known = now;
             changed
         });
-        sleep(delay).await;
+        pause_for(delay).await;
     }
 }
 

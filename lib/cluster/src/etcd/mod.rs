@@ -16,6 +16,7 @@ mod lease;
 mod member;
 mod members;
 mod pages;
+mod pause;
 mod prefix;
 mod store;
 mod tls;
