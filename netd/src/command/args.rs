@@ -32,7 +32,7 @@ pub(crate) struct Invocation {
 #[derive(Args, Default)]
 pub(crate) struct Flags {
     /// Where leases are kept: `etcd`, or `local` for a single machine that needs no store.
-    #[arg(long, global = true, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
+    #[arg(long, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
     pub store: String,
     /// Where etcd is.
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub(crate) struct Flags {
     #[arg(long, env = "FLANNELD_PUBLIC_IPV6", value_name = "IP")]
     pub public_ipv6: Option<String>,
     /// File that names this node's subnet to the CNI plugin.
-    #[arg(long, global = true, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
+    #[arg(long, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
     pub subnet_file: String,
     /// Minutes before its end at which the lease is renewed at the latest, 1 to 1439.
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES", default_value = "60")]
@@ -70,7 +70,6 @@ pub(crate) struct Flags {
     /// File with the network's configuration, for `--store=local`.
     #[arg(
         long,
-        global = true,
         env = "FLANNELD_NET_CONFIG_PATH",
         value_name = "FILE",
         default_value = "/etc/kube-flannel/net-conf.json"
@@ -91,6 +90,9 @@ pub(crate) struct Flags {
     /// Address for metrics, status and tables, `ADDRESS:PORT`; an empty one serves none.
     #[arg(long, env = "NETD_METRICS_BIND_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:10247")]
     pub metrics_bind_address: String,
+    /// File of this node's key for the backend `wireguard`, made when it is missing; on a disk, so that it outlives a reboot.
+    #[arg(long, env = "WIREGUARD_KEY_FILE", value_name = "FILE", default_value = super::config::WIREGUARD_KEY_FILE)]
+    pub wireguard_key_file: String,
     /// Folder of run-time files.
     #[command(flatten)]
     pub run: RunFlags,

@@ -32,6 +32,9 @@ const METRICS_PORT: u16 = 10247;
 /// The default folder of run-time files.
 pub(crate) const RUN_DIR: &str = "/run/netd";
 
+/// The default file of this node's WireGuard key.
+pub(crate) const WIREGUARD_KEY_FILE: &str = "/var/lib/netd/wgkey";
+
 /// Everything the command line says.
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -51,6 +54,8 @@ pub(crate) struct Config {
     pub subnet_file: PathBuf,
     /// Folder of run-time files.
     pub run_dir: PathBuf,
+    /// File of this node's WireGuard key.
+    pub wireguard_key_file: PathBuf,
     /// Where HTTP is served, beside the socket in that folder.
     pub listeners: Vec<(Address, Routes)>,
     /// Form and detail of the log.
@@ -101,6 +106,7 @@ impl Config {
         let services = services(&flags.service_cidr, &mut problems);
         path("--run-dir", flags.run.run_dir.as_deref().unwrap_or_default(), &mut problems);
         let run_dir = run_dir(flags);
+        let wireguard_key_file = path("--wireguard-key-file", &flags.wireguard_key_file, &mut problems);
         let listeners = listeners(flags, &mut problems);
         let log = log(flags, &mut problems);
         match store {
@@ -113,6 +119,7 @@ impl Config {
                 instance,
                 subnet_file,
                 run_dir,
+                wireguard_key_file,
                 listeners,
                 log,
             }),

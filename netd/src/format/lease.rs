@@ -365,9 +365,10 @@ mod tests {
         let old =
             br#"{"publicip":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"02:11:22:33:44:55"},"X":1}"#;
         assert_eq!(parse(old).unwrap().render(), VXLAN);
-        let dual = br#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}"#;
+        let dual =
+            br#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"ipsec","BackendData":{"X":"x"}}"#;
         let attrs = parse(dual).unwrap();
-        assert_eq!(attrs.backend, BackendAttrs::Other("wireguard".to_owned()));
+        assert_eq!(attrs.backend, BackendAttrs::Other("ipsec".to_owned()));
         assert!(attrs.public_ips.is_dual());
     }
 

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netstate::family::{IpFamily, PerFamily};
+use netstate::wireguard::PublicKey;
 use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
 
 pub(crate) use masquerade::{Masquerade, TABLE};
@@ -39,6 +40,10 @@ pub(crate) struct LocalNode {
     pub mtu: u32,
     /// The kernel has IPv6, and with it IPv6 parameters of every link.
     pub has_ipv6: bool,
+    /// Identity of its WireGuard devices, where there are any.
+    pub public_key: Option<PublicKey>,
+    /// What the operator's program says of it, where that carries the packets.
+    pub data: Option<String>,
 }
 
 /// This node as one family of addresses has it.
@@ -117,12 +122,6 @@ impl Planner {
     #[must_use]
     pub(crate) fn remark(&self) -> Option<String> {
         self.network.backend.remark(&self.local)
-    }
-
-    /// Kernel parameters that are desired.
-    #[must_use]
-    pub(crate) fn parameters(&self) -> Vec<SysctlKey> {
-        self.local_rows().sysctls.into_keys().collect()
     }
 
     /// Leases that are not used, with the reason.
@@ -253,16 +252,12 @@ impl Planner {
     }
 
     fn backend_rows(&self, lease: &Lease) -> Result<Tables, String> {
-        let mut tables = Tables::default();
-        for (_, subnet) in lease.key.subnets().present() {
-            tables.extend(self.network.backend.peer_rows(&self.local, *subnet, &lease.attrs)?);
-        }
-        Ok(tables)
+        self.network.backend.lease_rows(&self.local, lease)
     }
 
     /// Rows that this node needs whatever the other nodes are.
     fn local_rows(&self) -> Tables {
-        let mut tables = self.network.backend.local_rows(&self.local);
+        let mut tables = self.network.backend.local_rows(&self.network, &self.local);
         for (family, pool) in self.network.pools.present() {
             if self.masquerade.forward {
                 tables.forward.insert(pool.network);

@@ -45,7 +45,7 @@ impl Ownership {
     pub(crate) fn owns(&self, key: &RouteKey, route: &Route) -> bool {
         key.table == TABLE_MAIN
             && route.kind == RouteKind::Unicast
-            && route.via.is_some()
+            && (route.via.is_some() || Backend::needs_no_hop(route))
             && (self.made(key, route) || self.adopted.contains(&(*key, route.clone())))
     }
 
@@ -64,8 +64,13 @@ impl Ownership {
             && route.protocol == BOOT
             && key.metric == 0
             && route.src.is_none()
-            && self.network.has_subnet(&key.dst)
-            && self.network.pool(&key.dst).is_some_and(|pool| key.dst.len() == pool.subnet_len)
-            && self.network.backend.flannel_made(&self.local, key, route)
+            && self.network.pool(&key.dst).is_some_and(|pool| match pool.network == key.dst {
+                true => self.network.backend.flannel_made_whole(key, route),
+                false => {
+                    pool.has_subnet(&key.dst)
+                        && key.dst.len() == pool.subnet_len
+                        && self.network.backend.flannel_made(&self.local, key, route)
+                }
+            })
     }
 }

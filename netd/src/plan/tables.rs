@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::nft;
 use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
 };
+use netstate::{nft, wireguard};
+
+use super::backend::FileText;
 
 /// The desired rows of every kernel table that netd writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,8 +28,12 @@ pub(crate) struct Tables {
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// Remote ends of the tunnel.
     pub fdb: BTreeMap<FdbKey, Fdb>,
+    /// WireGuard devices and the nodes behind them.
+    pub wireguard: BTreeMap<wireguard::RowKey, wireguard::Row>,
     /// Routes to the other nodes' subnets.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Files for the operator's own program, by their name in its folder.
+    pub files: BTreeMap<String, FileText>,
 }
 
 impl Tables {
@@ -40,7 +46,9 @@ impl Tables {
         self.forward.extend(other.forward);
         self.neighbours.extend(other.neighbours);
         self.fdb.extend(other.fdb);
+        self.wireguard.extend(other.wireguard);
         self.routes.extend(other.routes);
+        self.files.extend(other.files);
     }
 }
 
@@ -64,8 +72,12 @@ pub(crate) struct Changes {
     pub neighbours: RowChanges<NeighbourKey, Neighbour>,
     /// Remote ends of the tunnel.
     pub fdb: RowChanges<FdbKey, Fdb>,
+    /// WireGuard devices and the nodes behind them.
+    pub wireguard: RowChanges<wireguard::RowKey, wireguard::Row>,
     /// Routes to the other nodes' subnets.
     pub routes: RowChanges<RouteKey, Route>,
+    /// Files for the operator's own program.
+    pub files: RowChanges<String, FileText>,
 }
 
 impl Changes {
@@ -80,7 +92,9 @@ impl Changes {
             forward: (before.forward != after.forward).then_some(after.forward),
             neighbours: rows(before.neighbours, after.neighbours),
             fdb: rows(before.fdb, after.fdb),
+            wireguard: rows(before.wireguard, after.wireguard),
             routes: rows(before.routes, after.routes),
+            files: rows(before.files, after.files),
         }
     }
 
@@ -93,7 +107,9 @@ impl Changes {
             + self.nft.len()
             + self.neighbours.len()
             + self.fdb.len()
+            + self.wireguard.len()
             + self.routes.len()
+            + self.files.len()
             + usize::from(self.forward.is_some())
     }
 
@@ -106,7 +122,9 @@ impl Changes {
         self.forward = later.forward.or(self.forward.take());
         self.neighbours.extend(later.neighbours);
         self.fdb.extend(later.fdb);
+        self.wireguard.extend(later.wireguard);
         self.routes.extend(later.routes);
+        self.files.extend(later.files);
     }
 }
 

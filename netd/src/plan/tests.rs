@@ -52,6 +52,8 @@ fn local() -> LocalNode {
         interface: "eth0".parse().unwrap(),
         mtu: 1500,
         has_ipv6: true,
+        public_key: None,
+        data: None,
     }
 }
 

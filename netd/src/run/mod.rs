@@ -6,15 +6,16 @@
 
 mod claim;
 mod daemon;
+mod extension;
 mod external;
 mod facts;
-pub(crate) mod files;
+mod files;
 mod forward;
 mod health;
+mod identity;
 mod leases;
 mod planning;
 mod report;
-mod silent;
 mod start;
 pub(crate) mod status;
 mod subnet_file;

@@ -17,7 +17,8 @@ use super::LEASES;
 use super::claim::Claimed;
 use super::daemon::{Daemon, Node};
 use super::external::{self, External as Following};
-use super::tables::Targets;
+use super::identity::Identity;
+use super::tables::{Folders, Targets};
 use super::{facts, files, subnet_file};
 use crate::choose::interface::{External, NodeAddress};
 use crate::choose::subnet::Candidate;
@@ -73,7 +74,8 @@ async fn start<S: LeaseSource>(
     shell.readiness.await_for(LEASES, "");
     report_interface(&external, &families);
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
-    let local = local(&external, &network, &macs);
+    let identity = Identity::of(&network.backend, &config)?;
+    let local = local(&external, &network, &macs, &identity);
     check_plan(&config, &network, &local)?;
     let claimed = claimed.extend(network.networks(), network.devices())?;
     let records = Records::open(&config, &network, &claimed)?;
@@ -90,7 +92,7 @@ async fn start<S: LeaseSource>(
     // Without other nodes there is nobody whose absence could be doubted.
     let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
     let external = Following::new(config.interface.clone(), families, external);
-    let instance = config.instance.clone();
+    let folders = Folders { instance: config.instance.clone(), run_dir: config.run_dir.clone() };
     let node = Node {
         config,
         claimed: Some(claimed),
@@ -99,7 +101,7 @@ async fn start<S: LeaseSource>(
         ownership,
         record: records.leases,
         leftovers,
-        open: Box::new(move |ownership, devices| Targets::of_kernel(&instance, ownership, devices)),
+        open: Box::new(move |ownership, devices| Targets::of_kernel(&folders, ownership, devices, &identity)),
     };
     Ok(Daemon::new(node, source, keeper, external, shell))
 }
@@ -108,7 +110,9 @@ async fn start<S: LeaseSource>(
 fn earlier_routes(ownership: Ownership, adopts: bool) -> Result<(Ownership, BTreeSet<Prefix>)> {
     let routes = facts::routes().context("look for routes of an earlier run")?;
     let ownership = if adopts { ownership.adopting(routes.iter().cloned()) } else { ownership };
-    let own = routes.iter().filter(|(key, route)| ownership.owns(key, route));
+    // A route of flannel's to the whole network is no node's.
+    let whole = |dst: &Prefix| ownership.network.networks().any(|network| network == *dst);
+    let own = routes.iter().filter(|(key, route)| ownership.owns(key, route) && !whole(&key.dst));
     let leftovers = own.map(|(key, _)| key.dst).collect();
     Ok((ownership, leftovers))
 }
@@ -144,7 +148,7 @@ fn report_interface(external: &External, families: &[IpFamily]) {
     }
 }
 
-fn local(external: &External, network: &Network, macs: &PerFamily<Option<MacAddr>>) -> LocalNode {
+fn local(external: &External, network: &Network, macs: &PerFamily<Option<MacAddr>>, identity: &Identity) -> LocalNode {
     let place = |family, own: Option<NodeAddress>| {
         let own = own?;
         // The device's own, so that the other nodes need not learn a new one.
@@ -156,6 +160,8 @@ fn local(external: &External, network: &Network, macs: &PerFamily<Option<MacAddr
         interface: external.interface.clone(),
         mtu: external.mtu,
         has_ipv6: facts::has_ipv6(),
+        public_key: identity.public_key(),
+        data: identity.data.clone(),
     }
 }
 

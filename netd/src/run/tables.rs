@@ -5,6 +5,7 @@
 //! after any change of a link the other tables are read again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::monitors::Ports;
@@ -18,16 +19,20 @@ use kernel::nft::forward::Forward;
 use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::Event;
+use kernel::wireguard::Wireguards;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
+use netstate::wireguard;
 use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
 };
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatus, Target};
 
+use super::extension::EventFiles;
 use super::forward;
+use super::identity::Identity;
 use crate::command::instance::Instance;
-use crate::plan::backend::Backend;
+use crate::plan::backend::{Backend, FileText};
 use crate::plan::{self, Changes, Ownership, RowChanges, in_front};
 
 /// One kernel table, or a fake of it.
@@ -36,6 +41,8 @@ type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send
 /// The tables as something that rows can be written into.
 pub(super) struct Targets {
     pub(super) links: Rows<IfName, Link>,
+    /// Identity, port and peers of WireGuard devices, where there are any.
+    pub(super) wireguard: Option<Rows<wireguard::RowKey, wireguard::Row>>,
     /// Lists the parameters that it is asked for.
     pub(super) sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     pub(super) addresses: Rows<AddressKey, Address>,
@@ -43,11 +50,37 @@ pub(super) struct Targets {
     pub(super) neighbours: Rows<NeighbourKey, Neighbour>,
     pub(super) fdb: Rows<FdbKey, Fdb>,
     pub(super) routes: Rows<RouteKey, Route>,
+    /// Files of the operator's own program, where that carries the packets.
+    pub(super) files: Option<Rows<String, FileText>>,
     pub(super) forward: Option<Forward>,
     /// Lists the routes of others inside the Pod networks.
     pub(super) rivals: Option<ListRoutes>,
     pub(super) own: Vec<Prefix>,
     pub(super) ports: Ports,
+}
+
+/// What names the parts of one network on this host.
+pub(super) struct Folders {
+    pub(super) instance: Instance,
+    pub(super) run_dir: PathBuf,
+}
+
+/// The table of WireGuard peers, and when it is listed next.
+struct Peers {
+    table: Table<Rows<wireguard::RowKey, wireguard::Row>>,
+    next: Duration,
+}
+
+impl Peers {
+    /// Shortest time between two listings.
+    const SHORTEST: Duration = Duration::from_secs(1);
+
+    /// A peer takes some 3 µs to list: with this pause for each, listings take a thousandth of a processor.
+    const FOR_EACH: Duration = Duration::from_millis(3);
+
+    fn pause(count: usize) -> Duration {
+        Self::SHORTEST.max(Self::FOR_EACH * u32::try_from(count).unwrap_or(u32::MAX))
+    }
 }
 
 /// Lists some routes.
@@ -57,6 +90,7 @@ pub(super) type ListRoutes = Box<dyn FnMut() -> Result<Vec<(RouteKey, Route)>, K
 pub(super) struct Stages {
     stack: Stack,
     links: Table<Rows<IfName, Link>>,
+    peers: Option<Peers>,
     sysctls: Table<Rows<SysctlKey, String>>,
     new_sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     addresses: Table<Rows<AddressKey, Address>>,
@@ -64,6 +98,7 @@ pub(super) struct Stages {
     neighbours: Table<Rows<NeighbourKey, Neighbour>>,
     fdb: Table<Rows<FdbKey, Fdb>>,
     routes: Table<Rows<RouteKey, Route>>,
+    files: Option<Table<Rows<String, FileText>>>,
     forward: Option<Handle<Forward>>,
     /// Warnings that the log has.
     reported: Vec<String>,
@@ -79,8 +114,6 @@ pub(super) struct Stages {
 pub(super) enum Notification {
     /// A table of rtnetlink.
     Rtnl(Event),
-    /// A kernel parameter.
-    Parameter,
     /// Our nft table, or any when notifications were lost.
     OwnNft,
     /// Another program's nft table.
@@ -108,9 +141,10 @@ impl Targets {
     /// # Errors
     /// When the kernel refuses a socket.
     pub(super) fn of_kernel(
-        instance: &Instance,
+        folders: &Folders,
         ownership: &Ownership,
         devices: &BTreeSet<IfName>,
+        identity: &Identity,
     ) -> Result<Self, KernelError> {
         let mut ports = Ports::default();
         let mut rtnl = || {
@@ -121,6 +155,15 @@ impl Targets {
         let (tables, foreign) = (nft::Nft::open()?, nft::Nft::open()?);
         ports.nft.extend([tables.port()?, foreign.port()?]);
         let devices_now = ownership.network.devices();
+        let wireguard = match &identity.key {
+            Some(key) => {
+                let keys = devices_now.iter().map(|device| (device.clone(), key.clone()));
+                Some(Box::new(Wireguards::open(keys)?) as Rows<wireguard::RowKey, wireguard::Row>)
+            }
+            None => None,
+        };
+        let files = ownership.network.backend.needs_files().then(|| EventFiles::below(&folders.run_dir));
+        let instance = &folders.instance;
         let recorded: BTreeSet<IfName> = devices.iter().chain(&devices_now).cloned().collect();
         let names = recorded.clone();
         let own_link = move |name: &IfName, link: &Link| recorded.contains(name) && Backend::makes_link(link);
@@ -134,12 +177,14 @@ impl Targets {
         let own_route = move |key: &RouteKey, route: &Route| ownership.owns(key, route);
         Ok(Self {
             links: Box::new(Links::new(rtnl()?, Box::new(own_link)).only(names)),
+            wireguard,
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
             addresses: Box::new(Addresses::new(rtnl()?, devices_now.clone())),
             nft: Box::new(nft::Tables::new(tables, [instance.table()])),
             neighbours: Box::new(Neighbours::new(rtnl()?, devices_now.clone())),
             fdb: Box::new(Fdbs::new(rtnl()?, devices_now)),
             routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
+            files: files.map(|files| Box::new(files) as Rows<String, FileText>),
             forward: Some(Forward::new(foreign, BTreeSet::from([instance.table()]), instance.marker())),
             rivals: Some(Box::new(rivals)),
             own,
@@ -155,6 +200,9 @@ impl Stages {
         let mut stack = Stack::new();
         Self {
             links: stack.push_base(Reconciler::new("links", targets.links)),
+            peers: targets
+                .wireguard
+                .map(|target| Peers { table: stack.push(Reconciler::new("wireguard", target)), next: Duration::ZERO }),
             sysctls: stack.push(Reconciler::new("sysctls", (targets.sysctls)(BTreeSet::new()))),
             new_sysctls: targets.sysctls,
             addresses: stack.push(Reconciler::new("addresses", targets.addresses)),
@@ -162,6 +210,7 @@ impl Stages {
             neighbours: stack.push(Reconciler::new("neighbours", targets.neighbours)),
             fdb: stack.push(Reconciler::new("fdb", targets.fdb)),
             routes: stack.push(Reconciler::new("routes", targets.routes)),
+            files: targets.files.map(|files| stack.push(Reconciler::new("files", files))),
             forward: targets.forward.map(|forward| stack.push(forward)),
             stack,
             rivals: targets.rivals,
@@ -170,12 +219,6 @@ impl Stages {
             reported: Vec::new(),
             ports: targets.ports,
         }
-    }
-
-    /// The tables.
-    #[must_use]
-    pub(super) const fn stack(&self) -> &Stack {
-        &self.stack
     }
 
     /// Port ids of the conversations.
@@ -207,6 +250,12 @@ impl Stages {
         self.want_rows(self.neighbours, changes.neighbours);
         self.want_rows(self.fdb, changes.fdb);
         self.want_rows(self.routes, changes.routes);
+        if let Some(peers) = &self.peers {
+            self.want_rows(peers.table, changes.wireguard);
+        }
+        if let Some(files) = self.files {
+            self.want_rows(files, changes.files);
+        }
     }
 
     fn want_rows<T: Target>(&mut self, table: Table<T>, changes: RowChanges<T::Key, T::Value>) {
@@ -218,6 +267,7 @@ impl Stages {
 
     /// One pass over all tables.
     pub(super) fn pass(&mut self, gate: &Gate<&str>, now: Duration) -> Pass {
+        self.look_at_peers(now);
         let done = self.stack.pass(gate.is_open(), now);
         if self.in_front.is_none() {
             self.list_rivals();
@@ -242,6 +292,7 @@ impl Stages {
             // the last address of a link its routes.
             Notification::Rtnl(Event::Link | Event::Address) => {
                 self.stack.invalidate(self.links);
+                self.peers.iter().for_each(|peers| self.stack.invalidate(peers.table));
                 self.stack.invalidate(self.sysctls);
                 self.stack.invalidate(self.addresses);
                 self.stack.invalidate(self.neighbours);
@@ -249,7 +300,6 @@ impl Stages {
                 self.stack.invalidate(self.routes);
             }
             Notification::Rtnl(Event::Resync) => self.invalidate_all(),
-            Notification::Parameter => self.stack.invalidate(self.sysctls),
             Notification::OwnNft => self.stack.invalidate(self.nft),
             Notification::ForeignNft => self.forward.into_iter().for_each(|forward| self.stack.invalidate(forward)),
         }
@@ -264,6 +314,14 @@ impl Stages {
         }
     }
 
+    /// Lists peers anew when it is time: nothing announces what somebody does to them.
+    fn look_at_peers(&mut self, now: Duration) {
+        let Some(peers) = self.peers.as_mut().filter(|peers| peers.next <= now) else { return };
+        let count = self.stack.get(peers.table).map_or(0, |table| table.desired().len());
+        peers.next = now + Peers::pause(count);
+        self.stack.invalidate(peers.table);
+    }
+
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
         self.in_front = None;
@@ -272,7 +330,7 @@ impl Stages {
 
     /// When the next failed row is due again.
     pub(super) fn next_try(&self) -> Option<Duration> {
-        self.stack.next_try()
+        self.stack.next_try().into_iter().chain(self.peers.as_ref().map(|peers| peers.next)).min()
     }
 
     /// Where each table stands.
@@ -307,4 +365,17 @@ impl Stages {
 #[must_use]
 pub(super) fn is_local_done(status: &BTreeMap<&'static str, TableStatus>) -> bool {
     LOCAL.iter().all(|name| status.get(name).is_some_and(TableStatus::is_done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_looked_at_each_second_or_for_a_thousandth_of_a_processor() {
+        assert_eq!(Peers::pause(0), Duration::from_secs(1));
+        assert_eq!(Peers::pause(300), Duration::from_secs(1));
+        assert_eq!(Peers::pause(10_000), Duration::from_secs(30));
+        assert!(Peers::pause(usize::MAX) > Duration::from_secs(3600));
+    }
 }

@@ -57,12 +57,14 @@ impl Fakes {
         let sysctls = self.sysctls.clone();
         Targets {
             links: Box::new(self.links.clone()),
+            wireguard: None,
             sysctls: Box::new(move |_| Box::new(sysctls.clone())),
             addresses: Box::new(self.addresses.clone()),
             nft: Box::new(self.nft.clone()),
             neighbours: Box::new(self.neighbours.clone()),
             fdb: Box::new(self.fdb.clone()),
             routes: Box::new(self.routes.clone()),
+            files: None,
             forward: None,
             rivals: None,
             own: vec!["172.7.21.0/24".parse().unwrap()],
@@ -186,6 +188,8 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         interface: external.interface.clone(),
         mtu: external.mtu,
         has_ipv6: false,
+        public_key: None,
+        data: None,
     };
     let request = LeaseRequest {
         network: network(),

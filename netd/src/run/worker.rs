@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use daemon::metrics::Metrics;
 use daemon::status::TableRows;
-use daemon::worker::{Cause, PassLog, Took, Work};
+use daemon::worker::{self, Cause, Took, Work};
 use reconcile::{Counts, Gate, Pass, TableStatus};
 
 use super::LEASES;
@@ -42,12 +42,11 @@ pub(super) struct TableWork {
     /// The last plan; 0 before the first.
     revision: u64,
     metrics: Arc<Metrics>,
-    log: PassLog,
 }
 
 impl TableWork {
     pub(super) fn new(stages: Stages, metrics: Arc<Metrics>) -> Self {
-        Self { stages, gate: Gate::new([LEASES]), revision: 0, metrics, log: PassLog::default() }
+        Self { stages, gate: Gate::new([LEASES]), revision: 0, metrics }
     }
 }
 
@@ -99,9 +98,11 @@ impl Work for TableWork {
     }
 
     fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Report> {
-        self.log.write(cause, pass, took, self.stages.stack());
+        worker::log(cause, pass, took);
         self.metrics.pass(cause, pass, took);
-        if pass.is_idle() && pass.observed == 0 && cause != Cause::Order {
+        // One table that was listed by the clock is the look at peers, which nobody needs to know of.
+        let looked = usize::from(cause == Cause::Timer);
+        if pass.is_idle() && pass.observed <= looked && cause != Cause::Order {
             return None;
         }
         let counts = self.stages.counts();

@@ -3,6 +3,8 @@
 //! Invariant: no device, no encapsulation. The nodes must share a layer 2 network; whether one does is the kernel's to
 //! say when it is given the route.
 
+use std::net::IpAddr;
+
 use netstate::{Prefix, Route, RouteKey};
 
 use super::BackendAttrs;
@@ -27,8 +29,13 @@ pub(super) fn peer_rows(local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -
     if attrs.backend != BackendAttrs::HostGw {
         return Err(format!("{public_ip} uses another backend than this network's host-gw"));
     }
+    Ok(rows(local, subnet, public_ip))
+}
+
+/// The route to `subnet` by way of its node itself.
+pub(super) fn rows(local: &LocalNode, subnet: Prefix, public_ip: IpAddr) -> Tables {
     let (key, value) = route(subnet, public_ip, &local.interface, false);
-    Ok(Tables { routes: [(key, value)].into(), ..Tables::default() })
+    Tables { routes: [(key, value)].into(), ..Tables::default() }
 }
 
 /// flannel's route (pkg/backend/route_network.go): by way of a node on the external interface's own network.

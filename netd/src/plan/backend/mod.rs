@@ -2,11 +2,17 @@
 //!
 //! This is the only file that tells backends apart. Each room answers the same questions: its options in net-conf, its
 //! lease attributes both ways, its device, what it takes off the MTU, what it refuses, the rows of this node and of a
-//! peer, and which links and routes are its own. Invariants: a backend writes rows for leases of its own kind only; a
-//! backend of flannel that this program does not have is refused by name.
+//! peer, and which links and routes are its own. Invariants: a backend writes rows for leases of its own kind only, and
+//! of host-gw nodes where it routes directly; a backend of flannel that this program does not have is refused by name,
+//! with what to use instead.
 
-pub(crate) mod host_gw;
+mod alloc;
+mod auto;
+mod extension;
+mod host_gw;
+mod ipip;
 pub(crate) mod vxlan;
+mod wireguard;
 
 use std::net::IpAddr;
 
@@ -16,12 +22,24 @@ use serde_json::value::RawValue;
 
 use super::{LocalNode, Tables};
 use crate::format::go_json::Object;
-use crate::format::lease::{DATA, LeaseAttrs};
+use crate::format::lease::{DATA, Lease, LeaseAttrs};
+use crate::format::net_conf::Network;
 use cluster::Problem;
+pub(crate) use extension::FileText;
+pub(crate) use ipip::Ipip;
 pub(crate) use vxlan::{Vtep, Vxlan};
+pub(crate) use wireguard::{End, Wireguard};
 
 /// What `Backend.Type` may say.
-const ACCEPTED: &str = "vxlan or host-gw";
+const ACCEPTED: &str = "vxlan, host-gw, wireguard, ipip, auto, alloc or extension";
+
+/// Backends of flannel that this program does not have, each with what to use instead.
+const REFUSED: [(&str, &str); 4] = [
+    ("udp", "it copies every packet through a process, and vxlan runs everywhere where it does: use vxlan"),
+    ("ipsec", "it needs a key daemon of its own: use wireguard, which encrypts in the kernel"),
+    ("tencent-vpc", "the cloud's routes are its own: use host-gw inside one network, vxlan beyond, or extension"),
+    ("aws-vpc", "flannel has dropped it, too: use host-gw inside one subnet, vxlan beyond, or extension"),
+];
 
 /// How packets get from node to node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +48,14 @@ pub(crate) enum Backend {
     Vxlan(Vxlan),
     /// A plain route through each node's address; nodes share one layer 2 network.
     HostGw,
+    /// IPv4 in IPv4.
+    Ipip(Ipip),
+    /// An encrypted tunnel to each node.
+    Wireguard(Wireguard),
+    /// Leases only.
+    Alloc,
+    /// Files for the operator's own program.
+    Extension,
 }
 
 /// How a node wants to be reached, as its lease says it.
@@ -39,6 +65,14 @@ pub(crate) enum BackendAttrs {
     Vxlan(PerFamily<Option<Vtep>>),
     /// By a route through its address.
     HostGw,
+    /// Through its ipip device.
+    Ipip,
+    /// Through its WireGuard device of each family.
+    Wireguard(PerFamily<Option<End>>),
+    /// However its operator's program says; what that says.
+    Extension(PerFamily<Option<String>>),
+    /// Not at all, as far as flannel goes.
+    Alloc,
     /// A backend that this program does not have, by name (may be empty).
     Other(String),
 }
@@ -53,12 +87,17 @@ impl Backend {
     /// Reads the options of backend `kind`; `None` when they have problems or there is no such backend.
     pub(crate) fn take(kind: &str, options: &mut Object, problems: &mut Vec<Problem>) -> Option<Self> {
         let message = match kind.to_ascii_lowercase().as_str() {
-            "vxlan" => return Vxlan::take(options, problems).map(Self::Vxlan),
-            "host-gw" => return Some(Self::HostGw),
-            "udp" | "ipip" | "wireguard" | "ipsec" | "extension" | "alloc" | "tencent-vpc" => {
-                format!("{kind:?} is a backend of flannel that this netd does not have")
-            }
-            _ => format!("{kind:?} is an unknown backend type"),
+            vxlan::NAME => return Vxlan::take(options, problems).map(Self::Vxlan),
+            host_gw::NAME => return Some(Self::HostGw),
+            ipip::NAME => return Ipip::take(options, problems).map(Self::Ipip),
+            wireguard::NAME => return Wireguard::take(options, problems).map(Self::Wireguard),
+            alloc::NAME => return Some(Self::Alloc),
+            extension::NAME => return extension::take(options, problems).map(|()| Self::Extension),
+            auto::NAME => return auto::take(options, problems),
+            other => match REFUSED.iter().find(|(name, _)| *name == other) {
+                Some((_, instead)) => format!("{kind:?} is a backend of flannel that netd does not have: {instead}"),
+                None => format!("{kind:?} is an unknown backend type"),
+            },
         };
         problems.push(Problem::new("Backend.Type", message, ACCEPTED));
         None
@@ -68,7 +107,19 @@ impl Backend {
     pub(crate) fn refuses_families(&self, families: impl Iterator<Item = IpFamily>) -> Option<Problem> {
         match self {
             Self::Vxlan(options) => options.refuses_families(families),
-            Self::HostGw => None,
+            Self::Ipip(_) => Ipip::refuses_families(families),
+            Self::Wireguard(options) => options.refuses_families(families),
+            Self::HostGw | Self::Alloc | Self::Extension => None,
+        }
+    }
+
+    /// The same with plain routes to nodes that are reached without a router.
+    fn routing_directly(self) -> Self {
+        match self {
+            Self::Vxlan(options) => Self::Vxlan(Vxlan { direct_routing: true, ..options }),
+            Self::Ipip(_) => Self::Ipip(Ipip { direct_routing: true }),
+            Self::Wireguard(options) => Self::Wireguard(Wireguard { direct_routing: true, ..options }),
+            other => other,
         }
     }
 
@@ -83,7 +134,23 @@ impl Backend {
         match self {
             Self::Vxlan(_) => vxlan::NAME,
             Self::HostGw => host_gw::NAME,
+            Self::Ipip(_) => ipip::NAME,
+            Self::Wireguard(_) => wireguard::NAME,
+            Self::Alloc => alloc::NAME,
+            Self::Extension => extension::NAME,
         }
+    }
+
+    /// True when this node needs an identity of WireGuard.
+    #[must_use]
+    pub(crate) const fn needs_key(&self) -> bool {
+        matches!(self, Self::Wireguard(_))
+    }
+
+    /// True when the operator's own program carries the packets.
+    #[must_use]
+    pub(crate) const fn needs_files(&self) -> bool {
+        matches!(self, Self::Extension)
     }
 
     /// The device that carries the tunnel of one family, if there is one.
@@ -91,7 +158,9 @@ impl Backend {
     pub(crate) fn device(&self, family: IpFamily) -> Option<IfName> {
         match self {
             Self::Vxlan(options) => options.device(family),
-            Self::HostGw => None,
+            Self::Ipip(_) => Ipip::device(family),
+            Self::Wireguard(options) => Some(options.device(family)),
+            Self::HostGw | Self::Alloc | Self::Extension => None,
         }
     }
 
@@ -100,7 +169,7 @@ impl Backend {
     pub(crate) fn generated_mac(&self, public_ip: IpAddr) -> MacAddr {
         match self {
             Self::Vxlan(options) => vxlan::generated_mac(public_ip, options.vni),
-            Self::HostGw => vxlan::generated_mac(public_ip, 0),
+            _ => vxlan::generated_mac(public_ip, 0),
         }
     }
 
@@ -110,6 +179,10 @@ impl Backend {
         match self {
             Self::Vxlan(options) => BackendAttrs::Vxlan(options.vteps(local)),
             Self::HostGw => BackendAttrs::HostGw,
+            Self::Ipip(_) => BackendAttrs::Ipip,
+            Self::Wireguard(options) => BackendAttrs::Wireguard(options.ends(local)),
+            Self::Alloc => BackendAttrs::Alloc,
+            Self::Extension => BackendAttrs::Extension(extension::data(local)),
         }
     }
 
@@ -119,7 +192,9 @@ impl Backend {
     pub(crate) fn pod_mtu(&self, local: &LocalNode) -> u32 {
         let left = |family| match self {
             Self::Vxlan(options) => options.mtu(family, local.mtu),
-            Self::HostGw => local.mtu,
+            Self::Ipip(_) => Ipip::mtu(local.mtu),
+            Self::Wireguard(options) => options.mtu(local.mtu),
+            Self::HostGw | Self::Alloc | Self::Extension => local.mtu,
         };
         local.places.families().map(left).min().unwrap_or(local.mtu)
     }
@@ -129,7 +204,8 @@ impl Backend {
     pub(crate) fn remark(&self, local: &LocalNode) -> Option<String> {
         match self {
             Self::Vxlan(options) => options.remark(local),
-            Self::HostGw => None,
+            Self::Wireguard(options) => options.remark(local),
+            Self::HostGw | Self::Ipip(_) | Self::Alloc | Self::Extension => None,
         }
     }
 
@@ -137,41 +213,76 @@ impl Backend {
     #[must_use]
     pub(crate) fn refuses(&self, local: &LocalNode) -> Option<String> {
         match self {
-            Self::Vxlan(_) => None,
             Self::HostGw => host_gw::refuses(local),
+            _ => None,
         }
     }
 
     /// Rows that this node needs whatever the other nodes are.
     #[must_use]
-    pub(crate) fn local_rows(&self, local: &LocalNode) -> Tables {
+    pub(crate) fn local_rows(&self, network: &Network, local: &LocalNode) -> Tables {
         match self {
             Self::Vxlan(options) => options.local_rows(local),
-            Self::HostGw => Tables::default(),
+            Self::Ipip(_) => Ipip::local_rows(local),
+            Self::Wireguard(options) => options.local_rows(local),
+            Self::Extension => extension::local_rows(network, local),
+            Self::HostGw | Self::Alloc => Tables::default(),
         }
     }
 
-    /// Rows that make `subnet` of another node reachable.
+    /// Rows that make the subnets of another node reachable.
     ///
     /// # Errors
     /// Why that node cannot be reached through this backend.
-    pub(crate) fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+    pub(crate) fn lease_rows(&self, local: &LocalNode, lease: &Lease) -> Result<Tables, String> {
+        match (self, &lease.attrs.backend) {
+            (Self::Wireguard(options), _) => return options.lease_rows(local, lease),
+            (Self::Extension, BackendAttrs::Extension(data)) => return Ok(extension::lease_rows(lease, data)),
+            (Self::Extension, _) => return Err("uses another backend than this network's extension".to_owned()),
+            (Self::Alloc, _) => return Ok(Tables::default()),
+            _ => {}
+        }
+        let mut tables = Tables::default();
+        for (_, subnet) in lease.key.subnets().present() {
+            tables.extend(self.peer_rows(local, *subnet, &lease.attrs)?);
+        }
+        Ok(tables)
+    }
+
+    fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
         match self {
             Self::Vxlan(options) => options.peer_rows(local, subnet, attrs),
             Self::HostGw => host_gw::peer_rows(local, subnet, attrs),
+            Self::Ipip(options) => options.peer_rows(local, subnet, attrs),
+            Self::Wireguard(_) | Self::Alloc | Self::Extension => Ok(Tables::default()),
         }
     }
 
     /// True for a link of the kind that this backend makes.
     #[must_use]
-    pub(crate) fn makes_link(link: &Link) -> bool {
-        vxlan::makes_link(link)
+    pub(crate) const fn makes_link(link: &Link) -> bool {
+        vxlan::makes_link(link) || ipip::makes_link(link) || wireguard::makes_link(link)
     }
 
     /// True when a route leads to a node: by way of a tunnel device or of the external interface.
     #[must_use]
     pub(crate) fn leads_to_nodes(local: &LocalNode, route: &Route) -> bool {
-        route.link.as_ref().is_some_and(|link| *link == local.interface || vxlan::is_device(link))
+        route.link.as_ref().is_some_and(|link| *link == local.interface || is_tunnel(link))
+    }
+
+    /// True when a route can lead to a node although it has no next hop: WireGuard chooses the node by itself.
+    #[must_use]
+    pub(crate) fn needs_no_hop(route: &Route) -> bool {
+        route.link.as_ref().is_some_and(wireguard::is_device)
+    }
+
+    /// True for a route to a whole Pod network as flannel makes it for this backend.
+    #[must_use]
+    pub(crate) fn flannel_made_whole(&self, key: &RouteKey, route: &Route) -> bool {
+        match self {
+            Self::Wireguard(options) => options.flannel_made_whole(key, route),
+            _ => false,
+        }
     }
 
     /// True for a route to a node as flannel makes it for this backend.
@@ -180,8 +291,21 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.flannel_made(local, key, route),
             Self::HostGw => host_gw::flannel_made(local, key, route),
+            Self::Ipip(options) => options.flannel_made(local, key, route),
+            Self::Wireguard(_) | Self::Alloc | Self::Extension => false,
         }
     }
+}
+
+fn is_tunnel(link: &IfName) -> bool {
+    vxlan::is_device(link) || ipip::is_device(link) || wireguard::is_device(link)
+}
+
+/// True when packets for the node at `public_ip`, which has `attrs` in a network of the backend `own`, need no tunnel.
+fn is_direct(local: &LocalNode, public_ip: IpAddr, attrs: &LeaseAttrs, own: &str) -> bool {
+    let place = local.places.get(IpFamily::of(public_ip)).as_ref();
+    let same_link = place.is_some_and(|place| place.node_network.contains(public_ip));
+    same_link && [own, host_gw::NAME].contains(&attrs.backend.name())
 }
 
 impl BackendAttrs {
@@ -192,6 +316,14 @@ impl BackendAttrs {
                 vxlan::take_attrs(DATA.get(family), lease, problems.get_mut(family))
             })),
             host_gw::NAME => Self::HostGw,
+            ipip::NAME => Self::Ipip,
+            wireguard::NAME => Self::Wireguard(PerFamily::from_fn(|family| {
+                wireguard::take_attrs(DATA.get(family), lease, problems.get_mut(family))
+            })),
+            extension::NAME => Self::Extension(PerFamily::from_fn(|family| {
+                extension::take_attrs(DATA.get(family), lease, problems.get_mut(family))
+            })),
+            alloc::LEASE_TYPE => Self::Alloc,
             _ => Self::Other(kind),
         }
     }
@@ -202,6 +334,10 @@ impl BackendAttrs {
         match self {
             Self::Vxlan(_) => vxlan::NAME,
             Self::HostGw => host_gw::NAME,
+            Self::Ipip => ipip::NAME,
+            Self::Wireguard(_) => wireguard::NAME,
+            Self::Extension(_) => extension::NAME,
+            Self::Alloc => alloc::LEASE_TYPE,
             Self::Other(name) => name,
         }
     }
@@ -210,7 +346,9 @@ impl BackendAttrs {
     pub(crate) fn data(&self, family: IpFamily) -> Option<Box<RawValue>> {
         match self {
             Self::Vxlan(vteps) => vteps.get(family).as_ref().and_then(vxlan::render_attrs),
-            Self::HostGw | Self::Other(_) => None,
+            Self::Wireguard(ends) => ends.get(family).as_ref().and_then(wireguard::render_attrs),
+            Self::Extension(data) => data.get(family).as_ref().and_then(extension::render_attrs),
+            Self::HostGw | Self::Ipip | Self::Alloc | Self::Other(_) => None,
         }
     }
 
@@ -219,7 +357,7 @@ impl BackendAttrs {
     pub(crate) fn macs(&self) -> PerFamily<Option<MacAddr>> {
         match self {
             Self::Vxlan(vteps) => vteps.map(|_, vtep| vtep.map(|vtep| vtep.mac)),
-            Self::HostGw | Self::Other(_) => PerFamily::default(),
+            _ => PerFamily::default(),
         }
     }
 
@@ -238,7 +376,19 @@ impl BackendAttrs {
     /// The text for an operator.
     #[must_use]
     pub(crate) fn describe(&self) -> String {
-        let macs = self.macs();
-        if macs.is_empty() { self.name().to_owned() } else { format!("{} {}", self.name(), macs.list()) }
+        let ends = match self {
+            Self::Vxlan(_) => self.macs().list(),
+            Self::Wireguard(ends) => {
+                let mut keys: Vec<_> = ends.present().map(|(_, end)| end.key.to_string()).collect();
+                keys.dedup();
+                keys.join(",")
+            }
+            _ => String::new(),
+        };
+        let name = if *self == Self::Alloc { alloc::NAME } else { self.name() };
+        if ends.is_empty() { name.to_owned() } else { format!("{name} {ends}") }
     }
 }
+
+#[cfg(test)]
+mod tests;

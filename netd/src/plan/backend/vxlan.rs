@@ -250,14 +250,12 @@ impl Vxlan {
         let (family, mut tables) = (subnet.family(), Tables::default());
         let public_ip = attrs.public_ip(family)?;
         let (Some(name), Some(place)) = (self.device(family), local.places.get(family)) else { return Ok(tables) };
+        if self.direct_routing && super::is_direct(local, public_ip, attrs, NAME) {
+            return Ok(host_gw::rows(local, subnet, public_ip));
+        }
         let BackendAttrs::Vxlan(vteps) = &attrs.backend else {
             return Err(format!("{public_ip} uses another backend than this network's vxlan"));
         };
-        if self.direct_routing && place.node_network.contains(public_ip) {
-            let (key, value) = route(subnet, public_ip, &local.interface, false);
-            tables.routes.insert(key, value);
-            return Ok(tables);
-        }
         let Some(Vtep { vni, mac }) = *vteps.get(family) else {
             return Err(format!("{public_ip} has no usable VXLAN device of {family}"));
         };
