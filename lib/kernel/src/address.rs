@@ -13,8 +13,8 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::attribute;
 use crate::error::KernelError;
-use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
-use crate::socket::Frame;
+use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine, verb};
+use crate::socket::{Frame, Message};
 
 /// Bytes of `ifaddrmsg` (include/uapi/linux/if_addr.h).
 const IFADDRMSG: usize = 8;
@@ -173,17 +173,15 @@ impl Addresses {
     pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
         Self { rtnl, links: links.into_iter().collect() }
     }
+}
 
-    fn operation(&mut self, step: &Step<AddressKey, Address>, indexes: &mut Indexes) -> Result<Operation, KernelError> {
-        let key = step.key();
-        let op = if matches!(step, Step::Remove(..)) { "delete address" } else { "add address" };
-        let index = indexes.index(&mut self.rtnl, &key.link, op, &key.to_string())?;
-        let operation = match step {
-            Step::Remove(..) => remove(index, key.addr, key.len),
-            _ => add(index, key.addr, key.len, false, NLM_F_CREATE | NLM_F_REPLACE),
-        };
-        Ok(Operation { object: key.to_string(), ..operation })
-    }
+fn encoded(rtnl: &mut Rtnl, step: &Step<AddressKey, Address>, indexes: &mut Indexes) -> Result<Message, KernelError> {
+    let key = step.key();
+    let index = indexes.index(rtnl, &key.link, verb(step), key)?;
+    Ok(match step {
+        Step::Remove(..) => remove(index, key.addr, key.len).message,
+        _ => add(index, key.addr, key.len, false, NLM_F_CREATE | NLM_F_REPLACE).message,
+    })
 }
 
 impl Target for Addresses {
@@ -207,11 +205,7 @@ impl Target for Addresses {
     }
 
     fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {
-        let mut indexes = Indexes::default();
-        let operations = steps.iter().map(|step| self.operation(step, &mut indexes)).collect();
-        let results = self.rtnl.batch(operations);
-        let settle = |(step, result)| if matches!(step, &Step::Remove(..)) { gone_is_fine(result) } else { result };
-        steps.iter().zip(results).map(settle).collect()
+        self.rtnl.carry_out(steps, encoded)
     }
 }
 

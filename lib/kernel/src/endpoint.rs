@@ -36,7 +36,7 @@ impl Rtnl {
         operations.push(Ok(set_up(name, index)));
         let first_route = operations.len();
         for (key, route) in routes {
-            operations.push(self.upsert(key, route, NLM_F_CREATE, &mut indexes));
+            operations.push(self.operation(key, route, NLM_F_CREATE, &mut indexes));
         }
         let fine = |(position, result): (usize, Result<(), KernelError>)| match result {
             Err(error) if position >= first_route && error.errno() == Some(libc::EEXIST) => Ok(()),

@@ -16,7 +16,8 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::KernelError;
 use crate::neighbour::Entry;
-use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
+use crate::rtnl::{Indexes, Rtnl, encode, verb};
+use crate::socket::Message;
 
 /// PF_BRIDGE, the family of forwarding entries.
 const AF_BRIDGE: u8 = 7;
@@ -35,24 +36,18 @@ impl Fdbs {
     pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
         Self { rtnl, links: links.into_iter().collect() }
     }
+}
 
-    fn operation(&mut self, step: &Step<FdbKey, Fdb>, indexes: &mut Indexes) -> Result<Operation, KernelError> {
-        let key = step.key();
-        let op = if matches!(step, Step::Remove(..)) { "delete" } else { "set" };
-        let index = indexes.index(&mut self.rtnl, &key.link, op, &key.to_string())?;
-        let (Step::Create(_, value) | Step::Change(_, _, value) | Step::Remove(_, value)) = step;
-        let message = message(index, key, value.dst);
-        let object = format!("{key} dst {}", value.dst);
-        Ok(match step {
-            Step::Remove(..) => {
-                Operation { op, object, message: encode(&RouteNetlinkMessage::DelNeighbour(message), 0) }
-            }
-            _ => {
-                let flags = NLM_F_CREATE | NLM_F_REPLACE;
-                Operation { op, object, message: encode(&RouteNetlinkMessage::NewNeighbour(message), flags) }
-            }
-        })
-    }
+fn encoded(rtnl: &mut Rtnl, step: &Step<FdbKey, Fdb>, indexes: &mut Indexes) -> Result<Message, KernelError> {
+    let key = step.key();
+    let index = indexes.index(rtnl, &key.link, verb(step), key)?;
+    Ok(match step {
+        Step::Create(_, value) | Step::Change(_, _, value) => {
+            let message = RouteNetlinkMessage::NewNeighbour(message(index, key, value.dst));
+            encode(&message, NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        Step::Remove(_, value) => encode(&RouteNetlinkMessage::DelNeighbour(message(index, key, value.dst)), 0),
+    })
 }
 
 fn message(index: u32, key: &FdbKey, dst: IpAddr) -> NeighbourMessage {
@@ -93,11 +88,7 @@ impl Target for Fdbs {
     }
 
     fn apply(&mut self, steps: &[Step<FdbKey, Fdb>]) -> Vec<Result<(), KernelError>> {
-        let mut indexes = Indexes::default();
-        let operations = steps.iter().map(|step| self.operation(step, &mut indexes)).collect();
-        let results = self.rtnl.batch(operations);
-        let settle = |(step, result)| if matches!(step, &Step::Remove(..)) { gone_is_fine(result) } else { result };
-        steps.iter().zip(results).map(settle).collect()
+        self.rtnl.carry_out(steps, encoded)
     }
 }
 

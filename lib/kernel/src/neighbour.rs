@@ -15,8 +15,8 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 use crate::address::family;
 use crate::attribute;
 use crate::error::KernelError;
-use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
-use crate::socket::Frame;
+use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine, verb};
+use crate::socket::{Frame, Message};
 
 /// Bytes of `ndmsg` (include/uapi/linux/neighbour.h).
 const NDMSG: usize = 12;
@@ -63,19 +63,15 @@ fn message(index: u32, addr: IpAddr) -> NeighbourMessage {
     message
 }
 
-fn set(index: u32, addr: IpAddr, mac: MacAddr, state: NeighbourState) -> Operation {
+fn set(index: u32, addr: IpAddr, mac: MacAddr, state: NeighbourState) -> Message {
     let mut message = message(index, addr);
     message.header.state = state;
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-    let object = format!("{addr} lladdr {mac} on interface {index}");
-    let message = encode(&RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE);
-    Operation { op: "set neighbour", object, message }
+    encode(&RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-fn remove(index: u32, addr: IpAddr) -> Operation {
-    let object = format!("{addr} on interface {index}");
-    let message = encode(&RouteNetlinkMessage::DelNeighbour(message(index, addr)), 0);
-    Operation { op: "delete neighbour", object, message }
+fn removal(index: u32, addr: IpAddr) -> Message {
+    encode(&RouteNetlinkMessage::DelNeighbour(message(index, addr)), 0)
 }
 
 impl Rtnl {
@@ -85,7 +81,9 @@ impl Rtnl {
     /// # Errors
     /// When the kernel refuses.
     pub fn learn_neighbour(&mut self, index: u32, addr: IpAddr, mac: MacAddr) -> Result<(), KernelError> {
-        self.request(&set(index, addr, mac, NeighbourState::Stale)).map(drop)
+        let object = format!("{addr} lladdr {mac} on interface {index}");
+        let message = set(index, addr, mac, NeighbourState::Stale);
+        self.request(&Operation { op: "set neighbour", object, message }).map(drop)
     }
 
     /// Entries of the link with `index` that `wanted` keeps. The kernel leaves others out since Linux 4.20 (NDA_IFINDEX);
@@ -113,7 +111,11 @@ impl Rtnl {
     /// # Errors
     /// The first entry that the kernel refuses to remove; one that does not exist is a success.
     pub fn forget_neighbours(&mut self, index: u32, addresses: &[IpAddr]) -> Result<(), KernelError> {
-        let operations = addresses.iter().map(|addr| Ok(remove(index, *addr))).collect();
+        let operation = |addr: &IpAddr| {
+            let object = format!("{addr} on interface {index}");
+            Ok(Operation { op: "delete neighbour", object, message: removal(index, *addr) })
+        };
+        let operations = addresses.iter().map(operation).collect();
         self.batch(operations).into_iter().try_for_each(gone_is_fine)
     }
 }
@@ -130,22 +132,19 @@ impl Neighbours {
     pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
         Self { rtnl, links: links.into_iter().collect() }
     }
+}
 
-    fn operation(
-        &mut self,
-        step: &Step<NeighbourKey, Neighbour>,
-        indexes: &mut Indexes,
-    ) -> Result<Operation, KernelError> {
-        let key = step.key();
-        let op = if matches!(step, Step::Remove(..)) { "delete" } else { "set" };
-        let index = indexes.index(&mut self.rtnl, &key.link, op, &key.to_string())?;
-        Ok(match step {
-            Step::Create(_, want) | Step::Change(_, _, want) => {
-                set(index, key.addr, want.mac, NeighbourState::Permanent)
-            }
-            Step::Remove(..) => remove(index, key.addr),
-        })
-    }
+fn encoded(
+    rtnl: &mut Rtnl,
+    step: &Step<NeighbourKey, Neighbour>,
+    indexes: &mut Indexes,
+) -> Result<Message, KernelError> {
+    let key = step.key();
+    let index = indexes.index(rtnl, &key.link, verb(step), key)?;
+    Ok(match step {
+        Step::Create(_, want) | Step::Change(_, _, want) => set(index, key.addr, want.mac, NeighbourState::Permanent),
+        Step::Remove(..) => removal(index, key.addr),
+    })
 }
 
 impl Target for Neighbours {
@@ -168,11 +167,7 @@ impl Target for Neighbours {
     }
 
     fn apply(&mut self, steps: &[Step<NeighbourKey, Neighbour>]) -> Vec<Result<(), KernelError>> {
-        let mut indexes = Indexes::default();
-        let operations = steps.iter().map(|step| self.operation(step, &mut indexes)).collect();
-        let results = self.rtnl.batch(operations);
-        let settle = |(step, result)| if matches!(step, &Step::Remove(..)) { gone_is_fine(result) } else { result };
-        steps.iter().zip(results).map(settle).collect()
+        self.rtnl.carry_out(steps, encoded)
     }
 }
 
@@ -192,24 +187,21 @@ mod tests {
 
     #[test]
     fn permanent_entry_is_written_in_one_message() {
-        let operation =
-            set(7, "172.7.22.0".parse().unwrap(), MacAddr([2, 0, 0, 0, 0, 0x22]), NeighbourState::Permanent);
+        let message = set(7, "172.7.22.0".parse().unwrap(), MacAddr([2, 0, 0, 0, 0, 0x22]), NeighbourState::Permanent);
         assert_eq!(
-            golden::message(&operation.message, NDMSG),
+            golden::message(&message, NDMSG),
             "type 28 flags 0x500\n02000000070000008000000\n".replace("8000000\n", "80000000\n")
                 + "1: ac071600\n2: 020000000022\n"
         );
-        assert_eq!(operation.object, "172.7.22.0 lladdr 02:00:00:00:00:22 on interface 7");
         let six = set(7, "fd00::1".parse().unwrap(), MacAddr([2; 6]), NeighbourState::Stale);
-        let text = golden::message(&six.message, NDMSG);
+        let text = golden::message(&six, NDMSG);
         assert!(text.contains("\n0a0000000700000004000000\n1: fd000000000000000000000000000001\n"), "{text}");
     }
 
     #[test]
     fn removal_names_the_address_only() {
-        let operation = remove(7, "172.7.22.0".parse().unwrap());
         assert_eq!(
-            golden::message(&operation.message, NDMSG),
+            golden::message(&removal(7, "172.7.22.0".parse().unwrap()), NDMSG),
             "type 29 flags 0x0\n020000000700000000000000\n1: ac071600\n"
         );
     }

@@ -20,8 +20,8 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 use crate::address::family;
 use crate::attribute;
 use crate::error::KernelError;
-use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine};
-use crate::socket::Frame;
+use crate::rtnl::{Indexes, Operation, Rtnl, encode};
+use crate::socket::{Frame, Message};
 
 /// Bytes of `rtmsg` (include/uapi/linux/rtnetlink.h).
 const RTMSG: usize = 12;
@@ -95,7 +95,7 @@ impl Rtnl {
     pub fn add_routes(&mut self, routes: &[(RouteKey, Route)]) -> Result<(), KernelError> {
         let mut indexes = Indexes::default();
         let operations =
-            routes.iter().map(|(key, route)| self.upsert(key, route, NLM_F_CREATE, &mut indexes)).collect();
+            routes.iter().map(|(key, route)| self.operation(key, route, NLM_F_CREATE, &mut indexes)).collect();
         let exists_is_fine = |result: Result<(), KernelError>| match result {
             Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
             other => other,
@@ -103,31 +103,39 @@ impl Rtnl {
         self.batch(operations).into_iter().try_for_each(exists_is_fine)
     }
 
-    pub(crate) fn upsert(
+    pub(crate) fn operation(
         &mut self,
         key: &RouteKey,
         route: &Route,
         flags: u16,
         indexes: &mut Indexes,
     ) -> Result<Operation, KernelError> {
-        let op = "set";
-        let mut message = message(key);
-        message.header.kind = route_type(route.kind);
-        message.header.protocol = RouteProtocol::from(route.protocol);
-        message.header.scope = scope(route.scope);
-        message.header.flags.set(RouteFlags::Onlink, route.onlink);
-        message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(RouteAddress::from(via))));
-        message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(RouteAddress::from(src))));
-        if !route.metrics.is_empty() {
-            message.attributes.push(RouteAttribute::Metrics(metric_list(route.metrics)));
-        }
-        if let Some(link) = &route.link {
-            let index = indexes.index(self, link, op, &format!("{key} {route}"))?;
-            message.attributes.push(RouteAttribute::Oif(index));
-        }
-        let message = encode(&RouteNetlinkMessage::NewRoute(message), flags);
-        Ok(Operation { op, object: format!("{key} {route}"), message })
+        let message = upsert(self, (key, route), flags, indexes)?;
+        Ok(Operation { op: "set", object: format!("{key} {route}"), message })
     }
+}
+
+fn upsert(
+    rtnl: &mut Rtnl,
+    (key, route): (&RouteKey, &Route),
+    flags: u16,
+    indexes: &mut Indexes,
+) -> Result<Message, KernelError> {
+    let mut message = message(key);
+    message.header.kind = route_type(route.kind);
+    message.header.protocol = RouteProtocol::from(route.protocol);
+    message.header.scope = scope(route.scope);
+    message.header.flags.set(RouteFlags::Onlink, route.onlink);
+    message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(RouteAddress::from(via))));
+    message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(RouteAddress::from(src))));
+    if !route.metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metric_list(route.metrics)));
+    }
+    if let Some(link) = &route.link {
+        let index = indexes.index(rtnl, link, "set", &format_args!("{key} {route}"))?;
+        message.attributes.push(RouteAttribute::Oif(index));
+    }
+    Ok(encode(&RouteNetlinkMessage::NewRoute(message), flags))
 }
 
 fn metric_list(metrics: RouteMetrics) -> Vec<RouteMetric> {
@@ -147,13 +155,12 @@ fn message(key: &RouteKey) -> RouteMessage {
     message
 }
 
-fn remove(key: &RouteKey, value: &Route) -> Operation {
+fn removal(key: &RouteKey, value: &Route) -> Message {
     let mut message = message(key);
     message.header.scope = Scope::NoWhere;
     message.header.kind = route_type(value.kind);
     message.header.protocol = RouteProtocol::from(value.protocol);
-    let message = encode(&RouteNetlinkMessage::DelRoute(message), 0);
-    Operation { op: "delete", object: format!("{key} {value}"), message }
+    encode(&RouteNetlinkMessage::DelRoute(message), 0)
 }
 
 /// A route as it is listed, its link by index.
@@ -294,17 +301,12 @@ impl Target for Routes {
     }
 
     fn apply(&mut self, steps: &[Step<RouteKey, Route>]) -> Vec<Result<(), KernelError>> {
-        let mut indexes = Indexes::default();
-        let operation = |step: &Step<RouteKey, Route>| match step {
+        self.rtnl.carry_out(steps, |rtnl, step, indexes| match step {
             Step::Create(key, want) | Step::Change(key, _, want) => {
-                self.rtnl.upsert(key, want, NLM_F_CREATE | NLM_F_REPLACE, &mut indexes)
+                upsert(rtnl, (key, want), NLM_F_CREATE | NLM_F_REPLACE, indexes)
             }
-            Step::Remove(key, have) => Ok(remove(key, have)),
-        };
-        let operations = steps.iter().map(operation).collect();
-        let results = self.rtnl.batch(operations);
-        let settle = |(step, result)| if matches!(step, &Step::Remove(..)) { gone_is_fine(result) } else { result };
-        steps.iter().zip(results).map(settle).collect()
+            Step::Remove(key, have) => Ok(removal(key, have)),
+        })
     }
 }
 

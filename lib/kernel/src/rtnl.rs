@@ -8,11 +8,13 @@
 //! batch only, because a link that was deleted and made again has another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netstate::IfName;
+use reconcile::Step;
 
 use crate::error::{Cause, KernelError, SocketError};
 use crate::netns::Netns;
@@ -20,6 +22,9 @@ use crate::socket::{Frame, Message, Socket};
 
 /// So many links are asked for one by one rather than listed all.
 const FEW: usize = 16;
+
+/// Steps that are encoded at a time: some datagrams full, so that a large change needs little memory.
+const CHUNK: usize = 2048;
 
 /// A blocking rtnetlink conversation in one network namespace.
 #[derive(Debug)]
@@ -88,28 +93,77 @@ impl Rtnl {
     /// Sends `operations` in as few datagrams as possible. `None` stands for an operation that could not be built and
     /// has its error already.
     pub(crate) fn batch(&mut self, operations: Vec<Result<Operation, KernelError>>) -> Vec<Result<(), KernelError>> {
-        let messages: Vec<Message> =
-            operations.iter().filter_map(|op| op.as_ref().ok()).map(|op| op.message.clone()).collect();
-        let sent = self.socket.batch(&messages);
-        let mut results = match &sent {
-            Ok(results) => results.iter(),
-            Err(_) => [].iter(),
+        let (mut messages, mut names) = (Vec::new(), Vec::new());
+        for operation in operations {
+            names.push(operation.map(|operation| {
+                messages.push(operation.message);
+                (operation.op, operation.object)
+            }));
+        }
+        let mut results = self.send(&messages);
+        let mut result = move |(op, object): (&'static str, String)| {
+            results.next().unwrap_or_else(|| Err(unanswered())).map_err(|cause| KernelError { op, object, cause })
         };
-        let broken = sent.as_ref().err().map(ToString::to_string);
-        operations
-            .into_iter()
-            .map(|operation| {
-                let operation = operation?;
-                let error = |cause| Err(KernelError { op: operation.op, object: operation.object.clone(), cause });
-                match (&broken, results.next()) {
-                    (Some(text), _) => error(Cause::Socket(SocketError::Malformed(text.clone()))),
-                    (None, Some(Err(nack))) => error(Cause::Nack(nack.clone())),
-                    (None, Some(Ok(()))) => Ok(()),
-                    (None, None) => error(Cause::Unexpected("no answer for this message".to_owned())),
-                }
-            })
-            .collect()
+        names.into_iter().map(|name| name.and_then(&mut result)).collect()
     }
+
+    /// Carries out the steps of a table in their order, each by the message that `build` makes of it. Removing what is gone
+    /// already is a success.
+    pub(crate) fn carry_out<K: fmt::Display, V: fmt::Display>(
+        &mut self,
+        steps: &[Step<K, V>],
+        mut build: impl FnMut(&mut Self, &Step<K, V>, &mut Indexes) -> Result<Message, KernelError>,
+    ) -> Vec<Result<(), KernelError>> {
+        let mut indexes = Indexes::default();
+        let mut done = Vec::with_capacity(steps.len());
+        for chunk in steps.chunks(CHUNK) {
+            let mut messages = Vec::with_capacity(chunk.len());
+            let unbuilt: Vec<Option<KernelError>> = chunk
+                .iter()
+                .map(|step| match build(self, step, &mut indexes) {
+                    Ok(message) => {
+                        messages.push(message);
+                        None
+                    }
+                    Err(error) => Some(error),
+                })
+                .collect();
+            let mut results = self.send(&messages);
+            done.extend(chunk.iter().zip(unbuilt).map(|(step, unbuilt)| {
+                let result = match unbuilt {
+                    Some(error) => Err(error),
+                    None => results.next().unwrap_or_else(|| Err(unanswered())).map_err(|cause| refused(step, cause)),
+                };
+                if matches!(step, Step::Remove(..)) { gone_is_fine(result) } else { result }
+            }));
+        }
+        done
+    }
+
+    /// Sends `messages` and returns what became of each, in their order.
+    fn send(&mut self, messages: &[Message]) -> impl Iterator<Item = Result<(), Cause>> + use<> {
+        let broken = |text: String| Err(Cause::Socket(SocketError::Malformed(text)));
+        let results: Vec<Result<(), Cause>> = match self.socket.batch(messages) {
+            Ok(results) => results.into_iter().map(|result| result.map_err(Cause::Nack)).collect(),
+            Err(error) => messages.iter().map(|_| broken(error.to_string())).collect(),
+        };
+        results.into_iter()
+    }
+}
+
+fn unanswered() -> Cause {
+    Cause::Unexpected("no answer for this message".to_owned())
+}
+
+/// The kernel's refusal of a step.
+fn refused<K: fmt::Display, V: fmt::Display>(step: &Step<K, V>, cause: Cause) -> KernelError {
+    let (Step::Create(key, value) | Step::Change(key, _, value) | Step::Remove(key, value)) = step;
+    KernelError { op: verb(step), object: netstate::row_text(key, value), cause }
+}
+
+/// What a step does, for errors.
+pub(crate) const fn verb<K, V>(step: &Step<K, V>) -> &'static str {
+    if matches!(step, Step::Remove(..)) { "delete" } else { "set" }
 }
 
 /// A message with its flags, ready to send.
@@ -181,7 +235,7 @@ impl Indexes {
         rtnl: &mut Rtnl,
         name: &IfName,
         op: &'static str,
-        object: &str,
+        object: &(impl fmt::Display + ?Sized),
     ) -> Result<u32, KernelError> {
         if !self.by_name.contains_key(name) {
             let index = rtnl.link(name)?.map(|link| link.index);
