@@ -1,45 +1,23 @@
-//! `diff`: the steps from what is to what shall be.
+//! The difference between what is and what shall be, row by row.
 //!
-//! Invariant: applying the plan to `observed` gives `desired` plus the foreign rows, and the plan of that is empty.
+//! Invariant: carrying out the steps of all differing rows gives the desired rows plus the foreign ones, and nothing differs
+//! then.
 
 use std::collections::BTreeMap;
 
 use crate::target::{Observed, Owner, Rows, Step};
 
-/// The difference of two tables. Both lists are in key order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan<K, V> {
-    /// Creates and changes.
-    pub upserts: Vec<Step<K, V>>,
-    /// Removals.
-    pub removals: Vec<Step<K, V>>,
-}
-
-impl<K, V> Plan<K, V> {
-    /// True when nothing is to be done.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.upserts.is_empty() && self.removals.is_empty()
-    }
-}
-
-/// The steps that make `observed` equal to `desired`, leaving foreign rows alone.
-pub fn diff<K: Ord + Clone, V: Clone + PartialEq>(desired: &BTreeMap<K, V>, observed: &Rows<K, V>) -> Plan<K, V> {
-    diff_by(desired, observed, PartialEq::eq)
-}
-
-/// As [`diff`], where `satisfies(have, want)` says whether a row that is `have` needs no change to be `want`.
-pub fn diff_by<K: Ord + Clone, V: Clone>(
-    desired: &BTreeMap<K, V>,
-    observed: &Rows<K, V>,
+/// The keys of the rows that need a [`step`], each list in key order: those that are desired, and those of ours that nobody
+/// desires. `satisfies(have, want)` says whether a row that is `have` needs no change to be `want`.
+pub(crate) fn differing<'a, K: Ord, V>(
+    desired: &'a BTreeMap<K, V>,
+    observed: &'a Rows<K, V>,
     satisfies: impl Fn(&V, &V) -> bool,
-) -> Plan<K, V> {
-    let upserts = desired.iter().filter_map(|(key, want)| step(key, Some(want), observed.get(key), &satisfies));
-    let removals = observed
-        .iter()
-        .filter(|(key, _)| !desired.contains_key(key))
-        .filter_map(|(key, have)| step(key, None, Some(have), &satisfies));
-    Plan { upserts: upserts.collect(), removals: removals.collect() }
+) -> (Vec<&'a K>, Vec<&'a K>) {
+    let stands = |key, want| observed.get(key).is_some_and(|have| satisfies(&have.value, want));
+    let upserts = desired.iter().filter(|(key, want)| !stands(*key, *want)).map(|(key, _)| key);
+    let unwanted = observed.iter().filter(|(key, have)| have.owner == Owner::Ours && !desired.contains_key(key));
+    (upserts.collect(), unwanted.map(|(key, _)| key).collect())
 }
 
 /// The step for one row, if one is needed.
@@ -74,15 +52,24 @@ mod tests {
         prop::collection::btree_map(any::<u8>(), row, 0..40)
     }
 
-    fn apply(plan: &Plan<u8, u8>, table: &Table) -> Table {
+    fn plan(desired: &BTreeMap<u8, u8>, observed: &Table) -> Vec<Step<u8, u8>> {
+        let (upserts, removals) = differing(desired, observed, PartialEq::eq);
+        let keys: Vec<&u8> = upserts.into_iter().chain(removals).collect();
+        let steps = keys.iter().filter_map(|key| step(*key, desired.get(key), observed.get(key), PartialEq::eq));
+        let steps: Vec<_> = steps.collect();
+        assert_eq!(steps.len(), keys.len(), "each of them needs a step");
+        steps
+    }
+
+    fn apply(steps: &[Step<u8, u8>], table: &Table) -> Table {
         let mut table = table.clone();
-        for step in plan.upserts.iter().chain(&plan.removals) {
+        for step in steps {
             match step {
-                Step::Create(k, v) | Step::Change(k, _, v) => {
-                    table.insert(*k, Observed { value: *v, owner: Owner::Ours });
+                Step::Create(key, value) | Step::Change(key, _, value) => {
+                    table.insert(*key, Observed { value: *value, owner: Owner::Ours });
                 }
-                Step::Remove(k, _) => {
-                    table.remove(k);
+                Step::Remove(key, _) => {
+                    table.remove(key);
                 }
             }
         }
@@ -95,7 +82,7 @@ mod tests {
             desired in prop::collection::btree_map(any::<u8>(), 0u8..4, 0..40),
             before in observed(),
         ) {
-            let plan = diff(&desired, &before);
+            let plan = plan(&desired, &before);
             let after = apply(&plan, &before);
             for (key, want) in &desired {
                 prop_assert_eq!(&after[key].value, want);
@@ -107,14 +94,14 @@ mod tests {
             }
             let orphans = after.iter().filter(|(k, r)| r.owner == Owner::Ours && !desired.contains_key(k));
             prop_assert_eq!(orphans.count(), 0);
-            prop_assert!(diff(&desired, &after).is_empty());
+            prop_assert!(self::plan(&desired, &after).is_empty());
         }
     }
 
     #[test]
     fn equal_rows_cost_nothing_even_when_foreign() {
-        let desired = BTreeMap::from([(1, 'a')]);
-        let observed = BTreeMap::from([(1, Observed { value: 'a', owner: Owner::Foreign })]);
-        assert!(diff(&desired, &observed).is_empty());
+        let desired = BTreeMap::from([(1, 2)]);
+        let observed = BTreeMap::from([(1, Observed { value: 2, owner: Owner::Foreign })]);
+        assert!(plan(&desired, &observed).is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. **Observe.** A [`Target`] lists the rows of its table, each marked ours or foreign. The list becomes the
 //!    *mirror*: what we believe the kernel holds.
-//! 2. **Diff.** [`diff()`] compares the desired rows with the mirror. A desired row that is missing is created; one
+//! 2. **Diff.** The desired rows are compared with the mirror. A desired row that is missing is created; one
 //!    that differs is changed; a row of ours that nobody desires is removed. A foreign row that nobody desires does
 //!    not exist for us. Rows that are equal cost nothing, so adopting a running system is not a special case.
 //! 3. **Apply.** Creates and changes of all tables run in order of dependency, removals in the opposite order
@@ -28,7 +28,6 @@ mod status;
 mod target;
 
 pub use chain::Chain;
-pub use diff::{Plan, diff, diff_by};
 pub use gate::Gate;
 pub use pass::{Failure, Pass};
 pub use reconciler::Reconciler;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::chain::Chain;
-use crate::diff::{diff_by, step};
+use crate::diff::{differing, step};
 use crate::pass::{Failure, Pass};
 use crate::retry;
 use crate::status::State;
@@ -120,6 +120,28 @@ impl<T: Target> Reconciler<T> {
         self.dirty.insert(key);
     }
 
+    /// As [`Reconciler::want`] for many rows at once.
+    pub fn want_each(&mut self, changes: BTreeMap<T::Key, Option<T::Value>>) {
+        if changes.len() <= self.desired.len() {
+            for (key, value) in changes {
+                self.want(key, value);
+            }
+            return;
+        }
+        // Most rows are new, as at a start: built from sorted lists, the tables have full nodes.
+        let (new, rest): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|(key, value)| value.is_some() && !self.desired.contains_key(key));
+        for (key, _) in &new {
+            self.failures.remove(key);
+            self.taken.remove(key);
+        }
+        self.dirty.append(&mut new.iter().map(|(key, _)| key.clone()).collect());
+        self.desired.append(&mut new.into_iter().filter_map(|(key, value)| Some((key, value?))).collect());
+        for (key, value) in rest {
+            self.want(key, value);
+        }
+    }
+
     /// Replaces all desired rows; only rows that differ become dirty.
     pub fn want_all(&mut self, desired: BTreeMap<T::Key, T::Value>) {
         let gone: Vec<_> = self.desired.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
@@ -204,11 +226,12 @@ impl<T: Target> Reconciler<T> {
         match self.target.observe() {
             Ok(mirror) => {
                 self.observe_failure = None;
-                let plan = diff_by(&self.desired, &mirror, |have, want| self.target.satisfies(have, want));
+                let (upserts, removals) =
+                    differing(&self.desired, &mirror, |have, want| self.target.satisfies(have, want));
                 // What was not dirty was in place: before the first listing every desired row is dirty.
-                let changed = plan.upserts.iter().map(Step::key).filter(|key| !self.dirty.contains(*key));
-                self.taken.extend(changed.cloned());
-                self.dirty = plan.upserts.iter().chain(&plan.removals).map(|step| step.key().clone()).collect();
+                let changed = upserts.iter().filter(|key| !self.dirty.contains(*key));
+                self.taken.extend(changed.map(|key| (*key).clone()));
+                self.dirty = upserts.into_iter().chain(removals).cloned().collect();
                 self.taken.retain(|key| self.dirty.contains(key));
                 self.failures.retain(|key, _| self.dirty.contains(key));
                 self.ours = mirror.values().filter(|row| is_ours(row)).count();
@@ -268,39 +291,57 @@ impl<T: Target> Reconciler<T> {
         steps
     }
 
-    fn run(&mut self, steps: &[Step<T::Key, T::Value>], now: Duration, pass: &mut Pass) {
+    fn run(&mut self, steps: Vec<Step<T::Key, T::Value>>, now: Duration, pass: &mut Pass) {
         if steps.is_empty() {
             return;
         }
         self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
-        let results = self.target.apply(steps);
+        let results = self.target.apply(&steps);
         debug_assert_eq!(results.len(), steps.len(), "{}: a target returns a result for every step", self.name);
-        for (step, result) in steps.iter().zip(results) {
+        let mut made = Vec::new();
+        for (step, result) in steps.into_iter().zip(results) {
             match result {
-                Ok(()) => self.record_success(step, now, pass),
+                Ok(()) => self.record_success(step, now, pass, &mut made),
                 Err(error) => self.record_failure(step.key(), &error, now, pass),
             }
         }
+        let Some(mirror) = &mut self.mirror else { return };
+        self.ours += made.len();
+        if made.len() > mirror.len() {
+            // Built from a sorted list, the mirror has full nodes.
+            mirror.append(&mut made.into_iter().collect());
+        } else {
+            mirror.extend(made);
+        }
     }
 
-    fn record_success(&mut self, step: &Step<T::Key, T::Value>, now: Duration, pass: &mut Pass) {
-        match step {
-            Step::Create(key, value) | Step::Change(key, _, value) => {
-                self.mirror_row(key, Some(Observed { value: value.clone(), owner: Owner::Ours }));
-                pass.upserted += 1;
-                self.totals.upserted += 1;
-                if self.taken.remove(key) {
-                    self.repaired(key, now, pass);
-                }
+    /// Notes what a step did; a row that it created goes to `made`, on its way into the mirror.
+    fn record_success(
+        &mut self,
+        step: Step<T::Key, T::Value>,
+        now: Duration,
+        pass: &mut Pass,
+        made: &mut Vec<(T::Key, Observed<T::Value>)>,
+    ) {
+        let key = step.key();
+        self.dirty.remove(key);
+        self.failures.remove(key);
+        if !matches!(step, Step::Remove(..)) {
+            pass.upserted += 1;
+            self.totals.upserted += 1;
+            if self.taken.remove(key) {
+                self.repaired(key, now, pass);
             }
+        }
+        match step {
+            Step::Create(key, value) => made.push((key, Observed { value, owner: Owner::Ours })),
+            Step::Change(key, _, value) => self.mirror_row(&key, Some(Observed { value, owner: Owner::Ours })),
             Step::Remove(key, _) => {
-                self.mirror_row(key, None);
+                self.mirror_row(&key, None);
                 pass.removed += 1;
                 self.totals.removed += 1;
             }
         }
-        self.dirty.remove(step.key());
-        self.failures.remove(step.key());
     }
 
     fn record_failure(&mut self, key: &T::Key, error: &T::Error, now: Duration, pass: &mut Pass) {

@@ -169,6 +169,29 @@ proptest! {
         table.pass(true, Duration::ZERO);
         prop_assert_eq!(&one.contents().rows, &other.contents().rows);
     }
+
+    #[test]
+    fn rows_desired_at_once_are_as_those_desired_one_by_one(
+        before in prop::collection::btree_map(any::<u8>(), 0u8..4, 0..20),
+        changes in prop::collection::btree_map(any::<u8>(), prop::option::of(0u8..4), 0..40),
+    ) {
+        let tables = ["one by one", "at once"].map(|name| {
+            let memory = Memory { name, ..Memory::default() };
+            let mut table = Reconciler::new(name, memory.clone());
+            table.want_all(before.clone());
+            table.pass(true, Duration::ZERO);
+            (table, memory)
+        });
+        let [(mut one, of_one), (mut all, of_all)] = tables;
+        changes.iter().for_each(|(key, value)| one.want(*key, *value));
+        all.want_each(changes);
+        prop_assert_eq!(one.desired(), all.desired());
+        prop_assert_eq!(one.status(), all.status());
+        prop_assert_eq!(one.pass(true, Duration::ZERO), all.pass(true, Duration::ZERO));
+        prop_assert_eq!(one.lines(), all.lines());
+        prop_assert_eq!(one.counts(), all.counts());
+        prop_assert_eq!(&of_one.contents().rows, &of_all.contents().rows);
+    }
 }
 
 #[test]

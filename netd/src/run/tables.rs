@@ -259,9 +259,8 @@ impl Stages {
     }
 
     fn want_rows<T: Target>(&mut self, table: Table<T>, changes: RowChanges<T::Key, T::Value>) {
-        let Some(table) = self.stack.get_mut(table) else { return };
-        for (key, value) in changes {
-            table.want(key, value);
+        if let Some(table) = self.stack.get_mut(table) {
+            table.want_each(changes);
         }
     }
 

@@ -18,7 +18,7 @@ impl<T: Target> Stage for Reconciler<T> {
         let mut pass = Pass::default();
         if self.observe(now, &mut pass) {
             let steps = self.due_steps(now, true);
-            self.run(&steps, now, &mut pass);
+            self.run(steps, now, &mut pass);
         }
         pass
     }
@@ -27,7 +27,7 @@ impl<T: Target> Stage for Reconciler<T> {
         let mut pass = Pass::default();
         if self.mirror.is_some() {
             let steps = self.due_steps(now, false);
-            self.run(&steps, now, &mut pass);
+            self.run(steps, now, &mut pass);
         }
         pass
     }
