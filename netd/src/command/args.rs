@@ -32,7 +32,7 @@ pub(crate) struct Invocation {
 #[derive(Args, Default)]
 pub(crate) struct Flags {
     /// Where leases are kept: `etcd`, or `local` for a single machine that needs no store.
-    #[arg(long, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
+    #[arg(long, global = true, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
     pub store: String,
     /// Where etcd is.
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub(crate) struct Flags {
     #[arg(long, env = "FLANNELD_PUBLIC_IPV6", value_name = "IP")]
     pub public_ipv6: Option<String>,
     /// File that names this node's subnet to the CNI plugin.
-    #[arg(long, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
+    #[arg(long, global = true, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
     pub subnet_file: String,
     /// Minutes before its end at which the lease is renewed at the latest, 1 to 1439.
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES", default_value = "60")]
@@ -70,6 +70,7 @@ pub(crate) struct Flags {
     /// File with the network's configuration, for `--store=local`.
     #[arg(
         long,
+        global = true,
         env = "FLANNELD_NET_CONFIG_PATH",
         value_name = "FILE",
         default_value = "/etc/kube-flannel/net-conf.json"

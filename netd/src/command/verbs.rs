@@ -21,8 +21,84 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Check, show and change the network's configuration, in etcd or with --store=local in its file.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Show and change the leases in etcd.
+    #[command(subcommand)]
+    Lease(LeaseVerb),
     /// Write the options that dockerd needs for this node's subnet, as flannel's mk-docker-opts.sh does.
     DockerOpts(DockerOpts),
+}
+
+/// What to do with the network's configuration.
+#[derive(Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Name every problem of the configuration with its field; exit status 1 if there is one.
+    Check {
+        /// A text that is not in the store; `-` is standard input.
+        #[arg(short, long = "file", value_name = "FILE")]
+        file: Option<String>,
+    },
+    /// Print the configuration as it was written.
+    Show,
+    /// Check another configuration, say what nodes will do about it, and write it in the place of the one that is there.
+    Set {
+        /// Where it comes from.
+        #[command(flatten)]
+        source: Source,
+        /// Write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Change single fields of the configuration, and set the result.
+    Edit {
+        /// Fields with their new values, such as Backend.MTU=1400; nothing behind the equals sign removes the field.
+        #[arg(value_name = "FIELD=VALUE", required = true)]
+        changes: Vec<String>,
+        /// Write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Where a new configuration comes from.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Source {
+    /// The file that holds it; `-` is standard input.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub file: Option<String>,
+    /// Its text.
+    #[arg(value_name = "TEXT")]
+    pub text: Option<String>,
+}
+
+/// What to do with leases.
+#[derive(Subcommand)]
+pub(crate) enum LeaseVerb {
+    /// List every key below `subnets/`: node, backend, when it was renewed and when it ends.
+    List {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Reserve a subnet for a node: a key without an end, as flannel's reservations are.
+    Reserve {
+        /// The subnet, such as 172.7.21.0/24, one of each family apart by a comma; a lease of it becomes the reservation.
+        subnet: String,
+        /// The node's address as the others see it, one of each family; not needed for a subnet that the node leases.
+        #[arg(long, value_name = "IP")]
+        node: Vec<std::net::IpAddr>,
+    },
+    /// Delete a reservation, or with --force a lease.
+    Release {
+        /// The subnet, such as 172.7.21.0/24.
+        subnet: String,
+        /// Delete a lease although it has not ended; a node that runs claims it again.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// The letters of mk-docker-opts.sh.

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use cluster::Problem;
@@ -56,6 +57,32 @@ impl Object {
             std::mem::take(&mut self.members).into_iter().partition(|(key, _)| key.eq_ignore_ascii_case(name));
         self.members = rest;
         found.into_iter().next_back().map(|(_, raw)| raw)
+    }
+
+    /// The member `name` as it was written; it stays.
+    #[must_use]
+    pub(crate) fn get(&self, name: &str) -> Option<Box<RawValue>> {
+        let found = self.members.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.clone())
+    }
+
+    /// Makes `value` the only member of this name, where the first of that name stood, or removes the name.
+    pub(crate) fn set(&mut self, name: &str, value: Option<Box<RawValue>>) {
+        let first = self.members.iter().position(|(key, _)| key.eq_ignore_ascii_case(name));
+        let name = first.and_then(|at| self.members.get(at)).map_or(name, |(key, _)| key).to_owned();
+        self.members.retain(|(key, _)| !key.eq_ignore_ascii_case(&name));
+        if let Some(value) = value {
+            let at = first.unwrap_or(self.members.len()).min(self.members.len());
+            self.members.insert(at, (name, value));
+        }
+    }
+
+    /// The text of one object with the members that nobody took.
+    #[must_use]
+    pub(crate) fn render(&self) -> String {
+        let member = |(key, value): &(String, Box<RawValue>)| format!("{}:{}", Value::from(key.as_str()), value.get());
+        let members: Vec<String> = self.members.iter().map(member).collect();
+        format!("{{{}}}", members.join(","))
     }
 
     /// The full name of member `name`: `Backend.VNI`.

@@ -3,6 +3,7 @@
 //! Invariant: text in, values out; a value that cannot be read is a problem with its field, never a panic.
 
 pub(crate) mod backend;
+pub(crate) mod edit;
 pub(crate) mod go_json;
 pub(crate) mod lease;
 pub(crate) mod net_conf;

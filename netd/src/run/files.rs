@@ -11,7 +11,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the folder or the file cannot be written.
-pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
     if fs::read(path).is_ok_and(|current| current == content) {
         return Ok(false);
     }

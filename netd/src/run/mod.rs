@@ -9,7 +9,7 @@ mod daemon;
 mod extension;
 mod external;
 mod facts;
-mod files;
+pub(crate) mod files;
 mod forward;
 mod health;
 mod identity;

@@ -3,17 +3,20 @@
 //! One room per verb. Invariants: what a verb finds out is apart from what it prints; one that changes something says
 //! first what it will change, and refuses while a running daemon would change it back.
 
+mod config;
 mod docker_opts;
+mod etcd;
+mod lease;
 mod status;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use daemon::http::ask;
 use daemon::lifecycle::Exit;
 
 use crate::command::args::Flags;
-use crate::command::config::run_dir;
+use crate::command::config::{Config, Store, run_dir};
 use crate::command::verbs::Verb;
 
 /// Longest wait for the daemon.
@@ -31,6 +34,19 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
             print!("{}", ask(run_dir, if *json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
             Ok(Exit::Success)
         }
+        Verb::Config(verb) => config::act(verb, flags),
+        Verb::Lease(verb) => lease::act(verb, flags),
         Verb::DockerOpts(options) => docker_opts::write(options).map(|()| Exit::Success),
     }
+}
+
+/// Where the flags say that the network's configuration and the leases are.
+fn store(flags: &Flags) -> Result<Store> {
+    Ok(Config::read(flags, flags.etcd.tls_files().read(), daemon::shell::seed())?.store)
+}
+
+/// Waits for `work`, which asks the store.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(work)
 }

@@ -45,7 +45,7 @@ const DIALECT: [(&str, &str); 33] = [
 const ALLOWED: [&str; 7] = ["stray key", "looks up", "looked up", "hands over", "hands out", "hands on", "looks like"];
 
 /// Documents for readers.
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -53,6 +53,7 @@ const DOCUMENTS: [&str; 7] = [
     "docs/benchmarks.md",
     "docs/cni.md",
     "docs/compatibility.md",
+    "docs/tools.md",
 ];
 
 /// Where the dialect is still spoken.
