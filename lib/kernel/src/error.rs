@@ -81,6 +81,9 @@ pub enum Cause {
     /// Something that only a person can change stands in the way.
     #[error("{0}")]
     Obstacle(String),
+    /// Somebody else has what is needed.
+    #[error("{0}")]
+    Taken(String),
     /// The kernel answered something else than what was asked for.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
@@ -161,7 +164,7 @@ fn advice_on_parameter(path: &str) -> &'static str {
 impl Classify for KernelError {
     fn class(&self) -> RetryClass {
         match (&self.cause, self.errno()) {
-            (Cause::Missing(_), _) => RetryClass::Wait,
+            (Cause::Missing(_) | Cause::Taken(_), _) => RetryClass::Wait,
             (Cause::Obstacle(_), _) => RetryClass::Refuse,
             // Unreachable next hops and absent or downed links change with the next link or address event.
             (_, Some(libc::ENODEV | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN)) => RetryClass::Wait,
@@ -248,6 +251,7 @@ mod tests {
             assert_eq!(of(Cause::Io { call: "open".to_owned(), error }), class, "errno {errno} of a call");
         }
         assert_eq!(of(Cause::Missing("link eth0".to_owned())), RetryClass::Wait);
+        assert_eq!(of(Cause::Taken("VNI 1".to_owned())), RetryClass::Wait);
         assert_eq!(of(Cause::Vanished("virtual server".to_owned())), RetryClass::Retry);
         assert_eq!(of(Cause::Obstacle("a zone".to_owned())), RetryClass::Refuse);
         assert_eq!(of(Cause::Unexpected("nothing".to_owned())), RetryClass::Retry);

@@ -10,6 +10,7 @@
 //! | [`qdisc`] | rate limits of links, the detour over `ifb` devices | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
 //! | `watch` (feature) | change notifications of the tables above, on tokio | 4.20 |
+//! | `netconf` (feature `watch`) | none: notifications of parameters, on tokio | 4.20 |
 //! | `query` (feature `watch`) | none: what the daemons ask outside their tables, on tokio | 4.20 |
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
 //! | [`wireguard`] | identity, port and peers of WireGuard devices | 5.6 |
@@ -36,6 +37,8 @@ mod golden;
 pub mod ipvs;
 pub mod link;
 pub mod neighbour;
+#[cfg(feature = "watch")]
+pub mod netconf;
 pub mod netns;
 pub mod nft;
 pub mod orphan;

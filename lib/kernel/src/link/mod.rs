@@ -190,6 +190,27 @@ impl Rtnl {
         self.request(&Operation { op: "move link", object: name.to_string(), message }).map(drop)
     }
 
+    /// Gives the link with `index` another name. Kernels before 6.2 rename no link that is up.
+    fn rename_link(&mut self, index: u32, up: bool, name: &IfName) -> Result<(), KernelError> {
+        let mut rename = LinkMessage::default();
+        rename.header.index = index;
+        rename.attributes.push(LinkAttribute::IfName(name.to_string()));
+        let mut down = LinkMessage::default();
+        down.header.index = index;
+        set_up(&mut down, false);
+        let mut request = |message: LinkMessage| {
+            let message = encode(&RouteNetlinkMessage::SetLink(message), 0);
+            self.request(&Operation { op: "rename link to", object: name.to_string(), message }).map(drop)
+        };
+        match request(rename.clone()) {
+            Err(error) if up && error.errno() == Some(libc::EBUSY) => {
+                request(down)?;
+                request(rename)
+            }
+            other => other,
+        }
+    }
+
     /// Deletes a link, and with a veth its other end. Blocks for about 20 ms while the kernel waits for readers.
     ///
     /// # Errors

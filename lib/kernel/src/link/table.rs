@@ -11,7 +11,7 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use super::LinkState;
 use super::read::name_references;
-use crate::error::KernelError;
+use crate::error::{Cause, KernelError};
 use crate::rtnl::{Indexes, Rtnl};
 
 /// Which links are ours, by name and settings.
@@ -47,6 +47,22 @@ impl Links {
         let others = Indexes::numbered(&mut self.rtnl, &indexes)?;
         name_references(&mut found, |index| others.name(index).cloned());
         Ok(found)
+    }
+
+    fn create(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        let refused = match self.rtnl.create_link(name, link) {
+            Err(error) if error.errno() == Some(libc::EEXIST) => error,
+            other => return other,
+        };
+        let same = |state: &LinkState| is_same_tunnel(&state.link.kind, &link.kind);
+        let Some(holder) = self.rtnl.links()?.into_iter().find(same) else { return Err(refused) };
+        if link.mac.is_none() || holder.link.mac != link.mac {
+            let what = format!("device {} has its VNI and UDP port: delete that or give it others", holder.name);
+            return Err(KernelError::new("create link", name, Cause::Taken(what)));
+        }
+        // Renamed by somebody: what stands on it stays.
+        self.rtnl.rename_link(holder.index, holder.link.up, name)?;
+        self.change(name, &Link { up: false, ..holder.link }, link)
     }
 
     fn change(&mut self, name: &IfName, have: &Link, want: &Link) -> Result<(), KernelError> {
@@ -89,7 +105,7 @@ impl Target for Links {
 
     fn apply(&mut self, steps: &[Step<IfName, Link>]) -> Vec<Result<(), KernelError>> {
         let step = |step: &Step<IfName, Link>| match step {
-            Step::Create(name, link) => self.rtnl.create_link(name, link),
+            Step::Create(name, link) => self.create(name, link),
             Step::Change(name, have, want) => self.change(name, have, want),
             Step::Remove(name, _) => self.rtnl.delete_link(name),
         };
@@ -102,6 +118,14 @@ fn only_the_underlay_differs(have: &VxlanOptions, want: &VxlanOptions) -> bool {
     let of_one_family = |have: IpAddr, want: IpAddr| have.is_ipv4() == want.is_ipv4();
     have.local.zip(want.local).is_some_and(|(have, want)| of_one_family(have, want))
         && VxlanOptions { local: have.local, lower: have.lower.clone(), ..want.clone() } == *have
+}
+
+/// True for two devices that cannot be beside each other: one tunnel network on one port.
+fn is_same_tunnel(have: &LinkKind, want: &LinkKind) -> bool {
+    match (have, want) {
+        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => have.vni == want.vni && have.port == want.port,
+        _ => false,
+    }
 }
 
 fn kind_satisfies(have: &LinkKind, want: &LinkKind) -> bool {
