@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use daemon::shell::Shell;
 use daemon::status::{TableRows, is_tried};
-use daemon::worker::{self, Cause, Took, Work};
+use daemon::worker::{Cause, PassLog, Took, Work};
 use reconcile::Pass;
 
 use super::kube_names::KubeProxyNames;
@@ -33,6 +33,7 @@ pub(super) struct ProxyWork {
     node: String,
     shell: Shell,
     names: KubeProxyNames,
+    log: PassLog,
     ready: bool,
     /// Something may have changed since the last report.
     changed: bool,
@@ -53,6 +54,7 @@ impl ProxyWork {
             node,
             shell,
             names,
+            log: PassLog::default(),
             ready: false,
             changed: true,
             well: false,
@@ -144,7 +146,7 @@ impl Work for ProxyWork {
     }
 
     fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<ProxyStatus> {
-        worker::log(cause, pass, took);
+        self.log.write(cause, pass, took, self.proxy.tables().stack());
         self.count(cause, pass, took);
         self.open_gates();
         // A listing that found everything in place is nothing new, unless something was wrong before.

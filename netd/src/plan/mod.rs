@@ -124,6 +124,12 @@ impl Planner {
         self.network.backend.remark(&self.local)
     }
 
+    /// Kernel parameters that are desired.
+    #[must_use]
+    pub(crate) fn parameters(&self) -> Vec<SysctlKey> {
+        self.local_rows().sysctls.into_keys().collect()
+    }
+
     /// Leases that are not used, with the reason.
     #[must_use]
     pub(crate) const fn refused(&self) -> &BTreeMap<SubnetKey, Refusal> {

@@ -18,6 +18,7 @@ use super::claim::Claimed;
 use super::external::External;
 use super::planning::Planning;
 use super::report::Reporter;
+use super::silent::{Changed, Silent};
 use super::tables::Targets;
 use super::witness::{Listing, Witness};
 use super::worker::{Report, TableWork};
@@ -39,6 +40,8 @@ enum Event {
     Links,
     Routes,
     Interface,
+    Silent(Changed),
+    File,
     Status,
     Details(Question),
 }
@@ -79,6 +82,7 @@ pub(super) struct Daemon<S> {
     /// The monitors, while the worker that they notify runs.
     pub(super) following: Option<Following>,
     pub(super) reporter: Reporter,
+    pub(super) silent: Silent,
     pub(super) shell: Shell,
     /// Those who ask for what only the whole status has.
     questions: mpsc::Receiver<Question>,
@@ -93,6 +97,7 @@ impl<S: LeaseSource> Daemon<S> {
         let local = node.ownership.local.clone();
         let planner = Planner::new(node.network.clone(), node.config.masquerade.clone(), local);
         let view = View::new(node.leftovers.clone());
+        let silent = Silent::open(&node.config.subnet_file);
         Self {
             node,
             source,
@@ -105,6 +110,7 @@ impl<S: LeaseSource> Daemon<S> {
             worker: None,
             following: None,
             reporter: Reporter::default(),
+            silent,
             questions: shell.board.details(),
             shell,
             links: Arc::new(Notify::new()),
@@ -126,6 +132,8 @@ impl<S: LeaseSource> Daemon<S> {
                 Event::Links => self.external.note(),
                 Event::Routes => self.external.note_routes(),
                 Event::Interface => self.follow_interface().await?,
+                Event::Silent(changed) => self.on_silent(changed),
+                Event::File => self.restore_file(),
                 Event::Status => self.put_status(),
                 // Whoever asked may have gone away meanwhile.
                 Event::Details(question) => drop(question.send(self.details())),
@@ -137,7 +145,8 @@ impl<S: LeaseSource> Daemon<S> {
     async fn next(&mut self) -> Event {
         let plan_at = self.planning.due().filter(|_| self.held.is_some() && !self.witness.view.is_listing());
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
-        let Self { keeper, events, worker, witness, links, routes, questions, .. } = self;
+        let file_at = self.reporter.file_due();
+        let Self { keeper, events, worker, witness, links, routes, questions, silent, .. } = self;
         tokio::select! {
             Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
             Some(event) = keeper.next() => Event::Keeper(event),
@@ -148,6 +157,8 @@ impl<S: LeaseSource> Daemon<S> {
             () = at(interface_at) => Event::Interface,
             () = at(plan_at) => Event::Plan,
             () = at(verify_at) => Event::Verify,
+            changed = silent.next() => Event::Silent(changed),
+            () = at(file_at) => Event::File,
             () = at(status_at) => Event::Status,
             Some(question) = questions.recv() => Event::Details(question),
         }
@@ -171,7 +182,7 @@ impl<S: LeaseSource> Daemon<S> {
                 self.reporter.expect_report();
             }
             // What the plugin reads may differ all the same: an MTU without a tunnel is in no row.
-            None => self.inform_plugin(),
+            None => drop(self.inform_plugin()),
         }
         self.reporter.note();
     }

@@ -34,11 +34,13 @@ pub(super) struct External {
     at: Option<Instant>,
     /// Routes have changed since it was chosen.
     routes: bool,
+    /// The log has that the address is gone.
+    gone: bool,
 }
 
 impl External {
     pub(super) const fn new(wanted: Wanted, families: Vec<IpFamily>, current: interface::External) -> Self {
-        Self { wanted, families, current, at: None, routes: false }
+        Self { wanted, families, current, at: None, routes: false, gone: false }
     }
 
     /// A link or an address has changed.
@@ -76,11 +78,15 @@ impl External {
                 // Without a default route the address still is this node's.
                 (Err(_), Some(same)) => same,
                 (Err(problem), None) => {
-                    tracing::warn!(%problem, "this node's address is gone and there is no other; it stays as it was");
+                    if !std::mem::replace(&mut self.gone, true) {
+                        let text = "this node's address is gone and there is no other; it stays as it was";
+                        tracing::warn!(%problem, "{text}");
+                    }
                     return Ok(None);
                 }
             },
         };
+        self.gone = false;
         Ok((now != self.current).then(|| {
             self.current = now.clone();
             now

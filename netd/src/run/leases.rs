@@ -205,6 +205,8 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// Reads the interface and follows it: a new MTU is planned, a new address goes into the lease first.
     pub(super) async fn follow_interface(&mut self) -> Result<()> {
+        // A link that was made anew has other parameters.
+        self.watch_silent();
         let now = match self.external.read().await {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(()),

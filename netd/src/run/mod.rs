@@ -16,6 +16,7 @@ mod identity;
 mod leases;
 mod planning;
 mod report;
+mod silent;
 mod start;
 pub(crate) mod status;
 mod subnet_file;

@@ -13,7 +13,9 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::daemon::Daemon;
+use super::silent::Changed;
 use super::status::{self, Status, listed};
+use super::tables::Notification;
 use super::worker::Report;
 use super::{LEASES, TABLES, start, subnet_file, tables};
 use crate::format::lease::Lease;
@@ -38,13 +40,60 @@ pub(super) struct Reporter {
     /// The tables that this node's own Pods need stand as they were planned last.
     local_stands: bool,
     complaints: BTreeSet<String>,
+    /// Somebody else's changes of the subnet file.
+    file: FileContest,
     /// When the next status is put up.
     status_at: Option<Instant>,
     /// When the last one was.
     status_put: Option<Instant>,
 }
 
+/// How often somebody else has changed the subnet file lately, and when it is put right once more.
+#[derive(Debug, Default)]
+struct FileContest {
+    times: u32,
+    last: Option<Instant>,
+    at: Option<Instant>,
+}
+
+/// The subnet file is put right this often at once; then whoever changes it makes it wait.
+const PATIENCE: u32 = 3;
+
+/// A file that was left alone for so long, beyond its pause, is not contested any more.
+const PEACE: Duration = Duration::from_secs(10);
+
+/// Longest pause before a contested file is put right.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl FileContest {
+    /// The time until it is put right once more.
+    fn pause(&self) -> Duration {
+        let beyond = self.times.saturating_sub(PATIENCE).min(7);
+        if beyond == 0 { Duration::ZERO } else { LONGEST_PAUSE.min(Duration::from_millis(500) * 2_u32.pow(beyond)) }
+    }
+
+    /// It differs at `now`.
+    fn note(&mut self, now: Instant) {
+        if self.last.is_some_and(|last| now.duration_since(last) > self.pause() + PEACE) {
+            self.times = 0;
+        }
+        let pause = self.pause();
+        self.at.get_or_insert(now + pause);
+    }
+
+    /// It was put right at `now`.
+    const fn repaired(&mut self, now: Instant) {
+        self.times = self.times.saturating_add(1);
+        self.last = Some(now);
+    }
+}
+
 impl Reporter {
+    /// When the subnet file is put right.
+    pub(super) const fn file_due(&self) -> Option<Instant> {
+        self.file.at
+    }
+
     /// Something that the status shows has changed.
     pub(super) fn note(&mut self) {
         let earliest = self.status_put.map_or_else(Instant::now, |last| last + STATUS_PAUSE);
@@ -87,7 +136,7 @@ impl<S: LeaseSource> Daemon<S> {
         reporter.in_sync = latest && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
         let local = tables::is_local_done(&reporter.tables);
         reporter.local_stands = latest && local;
-        self.inform_plugin();
+        let _ = self.inform_plugin();
         if self.reporter.in_sync && self.witness.view.is_complete() {
             start::end_adoption(&self.node.config.run_dir);
         }
@@ -115,19 +164,61 @@ impl<S: LeaseSource> Daemon<S> {
         self.shell.open_gate(TABLES);
     }
 
-    /// Writes the subnet file if what it promises stands.
-    pub(super) fn inform_plugin(&mut self) {
+    /// Something that no table shows may have changed.
+    pub(super) fn on_silent(&mut self, changed: Changed) {
+        match changed {
+            Changed::File => self.reporter.file.note(Instant::now()),
+            Changed::Parameter => {
+                if let Some(worker) = &self.worker {
+                    worker.mailbox().changed(Notification::Parameter);
+                }
+            }
+        }
+    }
+
+    /// Puts the subnet file right after a change of somebody else's.
+    pub(super) fn restore_file(&mut self) {
+        self.reporter.file.at = None;
+        if self.inform_plugin() {
+            self.reporter.file.repaired(Instant::now());
+            let (path, times) = (self.node.config.subnet_file.display(), self.reporter.file.times);
+            if times > PATIENCE {
+                let text = format!(
+                    "somebody else keeps changing {path}: it is put right ever more slowly. Does a flanneld run here, or \
+                     another netd with this --subnet-file?"
+                );
+                self.reporter.complain(text, |text| tracing::warn!("{text}"));
+            } else {
+                tracing::warn!("somebody else has changed {path}; it is put right");
+            }
+        }
+    }
+
+    /// Watches what no table shows.
+    pub(super) fn watch_silent(&mut self) {
+        let parameters = self.planning.planner.parameters();
+        self.silent.watch(parameters.iter());
+    }
+
+    /// Writes the subnet file if what it promises stands. Returns whether it had to be written.
+    pub(super) fn inform_plugin(&mut self) -> bool {
         if !self.reporter.local_stands {
-            return;
+            return false;
         }
         let (path, ip_masq) = (&self.node.config.subnet_file, self.node.config.masquerade.masquerade);
         match subnet_file::write(path, &self.node.network, &self.planning.planner, ip_masq) {
-            Ok(true) => tracing::info!(file = %path.display(), "wrote the subnet file"),
+            Ok(true) => {
+                tracing::info!(file = %path.display(), "wrote the subnet file");
+                // Its folder may be a new one.
+                self.watch_silent();
+                return true;
+            }
             Ok(false) => {}
             Err(error) => self.reporter.complain(format!("write {}: {error}", path.display()), |text| {
                 tracing::error!("{text}; Pods cannot be started");
             }),
         }
+        false
     }
 
     /// Puts the status up, for the file and whoever asks.

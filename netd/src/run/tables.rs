@@ -114,6 +114,8 @@ pub(super) struct Stages {
 pub(super) enum Notification {
     /// A table of rtnetlink.
     Rtnl(Event),
+    /// A kernel parameter.
+    Parameter,
     /// Our nft table, or any when notifications were lost.
     OwnNft,
     /// Another program's nft table.
@@ -221,6 +223,12 @@ impl Stages {
         }
     }
 
+    /// The tables.
+    #[must_use]
+    pub(super) const fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
     /// Port ids of the conversations.
     #[must_use]
     pub(super) fn ports(&self) -> Ports {
@@ -299,6 +307,7 @@ impl Stages {
                 self.stack.invalidate(self.routes);
             }
             Notification::Rtnl(Event::Resync) => self.invalidate_all(),
+            Notification::Parameter => self.stack.invalidate(self.sysctls),
             Notification::OwnNft => self.stack.invalidate(self.nft),
             Notification::ForeignNft => self.forward.into_iter().for_each(|forward| self.stack.invalidate(forward)),
         }

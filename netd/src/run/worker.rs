@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use daemon::metrics::Metrics;
 use daemon::status::TableRows;
-use daemon::worker::{self, Cause, Took, Work};
+use daemon::worker::{Cause, PassLog, Took, Work};
 use reconcile::{Counts, Gate, Pass, TableStatus};
 
 use super::LEASES;
@@ -42,11 +42,12 @@ pub(super) struct TableWork {
     /// The last plan; 0 before the first.
     revision: u64,
     metrics: Arc<Metrics>,
+    log: PassLog,
 }
 
 impl TableWork {
     pub(super) fn new(stages: Stages, metrics: Arc<Metrics>) -> Self {
-        Self { stages, gate: Gate::new([LEASES]), revision: 0, metrics }
+        Self { stages, gate: Gate::new([LEASES]), revision: 0, metrics, log: PassLog::default() }
     }
 }
 
@@ -98,7 +99,7 @@ impl Work for TableWork {
     }
 
     fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Report> {
-        worker::log(cause, pass, took);
+        self.log.write(cause, pass, took, self.stages.stack());
         self.metrics.pass(cause, pass, took);
         // One table that was listed by the clock is the look at peers, which nobody needs to know of.
         let looked = usize::from(cause == Cause::Timer);

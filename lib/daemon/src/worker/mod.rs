@@ -9,6 +9,7 @@
 
 mod liveness;
 mod mailbox;
+mod pass_log;
 mod rounds;
 
 use std::io;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 
 pub use liveness::Liveness;
 pub use mailbox::{Busy, Mailbox};
+pub use pass_log::PassLog;
 
 use crate::status::TableRows;
 use rounds::Rounds;
@@ -104,26 +106,6 @@ pub struct Took {
     pub event_to_kernel: Option<Duration>,
     /// The end, on the thread's clock.
     pub now: Duration,
-}
-
-/// Errors that one pass writes into the log; the status says all of them.
-const LOGGED_ERRORS: usize = 10;
-
-/// Writes into the log what a pass did.
-pub fn log(cause: Cause, pass: &Pass, took: Took) {
-    for error in pass.errors.iter().take(LOGGED_ERRORS) {
-        tracing::warn!("{error}");
-    }
-    if let Some(more) = pass.errors.len().checked_sub(LOGGED_ERRORS).filter(|more| *more > 0) {
-        tracing::warn!(more, "further kernel errors; see the status");
-    }
-    let milliseconds = u64::try_from(took.pass.as_millis()).unwrap_or(u64::MAX);
-    let (set, removed, failed) = (pass.upserted, pass.removed, pass.failed);
-    if set > 0 || removed > 0 {
-        tracing::info!(cause = cause.name(), set, removed, failed, milliseconds, "kernel tables changed");
-    } else if cause == Cause::Order && pass.is_idle() && pass.observed > 0 {
-        tracing::info!(milliseconds, "kernel tables in sync, 0 changes");
-    }
 }
 
 /// Reports on their way out: one slot.
