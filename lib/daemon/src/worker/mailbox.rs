@@ -120,11 +120,11 @@ impl<W: Work> Mailbox<W> {
     /// # Errors
     /// The order, when too many wait already.
     pub fn try_send(&self, order: W::Order) -> Result<bool, W::Order> {
-        let now = self.now();
         let mut inside = self.lock();
         if inside.stop {
             return Ok(false);
         }
+        let wakes = !inside.is_full();
         let order = match inside.orders.back_mut() {
             Some(waiting) => match W::merge(waiting, order) {
                 Some(order) => order,
@@ -135,9 +135,12 @@ impl<W: Work> Mailbox<W> {
         if inside.orders.len() >= CAPACITY {
             return Err(order);
         }
-        inside.first_order.get_or_insert(now);
+        inside.first_order.get_or_insert_with(|| self.now());
         inside.orders.push_back(order);
-        self.shared.wake.notify_one();
+        // The thread waits for something, not for more of it: thousands of orders wake it once.
+        if wakes {
+            self.shared.wake.notify_one();
+        }
         Ok(true)
     }
 
