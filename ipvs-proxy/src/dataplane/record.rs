@@ -78,19 +78,16 @@ pub(crate) fn service(value: &Row) -> Option<ObjectName> {
     Some(ObjectName::new(namespace, name))
 }
 
-/// The virtual servers of `servers` that are ours from before: those in the record; while it is not whole, also those whose
-/// address is on our link, for that is where a predecessor of either name keeps the addresses of its own.
+/// The virtual servers that the rows of our nft table record as ours.
 #[must_use]
-pub(crate) fn owned(
-    record: &Rows<RowKey, Row>,
-    on_link: &BTreeSet<IpAddr>,
-    servers: impl IntoIterator<Item = VirtualServerKey>,
-) -> BTreeSet<VirtualServerKey> {
-    let mut owned: BTreeSet<_> = record.keys().filter_map(server).collect();
-    if !record.contains_key(&marker_key()) {
-        owned.extend(servers.into_iter().filter(|server| on_link.contains(&server.addr)));
-    }
-    owned
+pub(crate) fn servers(rows: &Rows<RowKey, Row>) -> BTreeSet<VirtualServerKey> {
+    rows.keys().filter_map(server).collect()
+}
+
+/// True when the record has its marker: whatever is not in it is not ours.
+#[must_use]
+pub(crate) fn is_whole(rows: &Rows<RowKey, Row>) -> bool {
+    rows.contains_key(&marker_key())
 }
 
 #[cfg(test)]
@@ -122,15 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_marker_is_not_whole_and_what_stands_on_our_link_is_adopted() {
-        let (elsewhere, left) = ([10, 4, 7, 99].into(), [192, 168, 0, 11].into());
-        let servers = [web(), VirtualServerKey { addr: left, ..web() }, VirtualServerKey { addr: elsewhere, ..web() }];
-        let on_link = BTreeSet::from([web().addr, left]);
+    fn a_record_is_whole_with_its_marker_only() {
         let begun = rows([element(&web(), &ObjectName::new("default", "web"))]);
-        assert_eq!(owned(&begun, &on_link, servers), BTreeSet::from([servers[0], servers[1]]));
+        assert_eq!((servers(&begun), is_whole(&begun)), (BTreeSet::from([web()]), false));
         let mut whole = begun.clone();
         whole.extend(rows([marker(7)]));
-        assert_eq!(owned(&whole, &on_link, servers), BTreeSet::from([web()]));
-        assert_eq!(owned(&Rows::new(), &BTreeSet::new(), servers), BTreeSet::new());
+        assert_eq!((servers(&whole), is_whole(&whole)), (BTreeSet::from([web()]), true));
     }
 }

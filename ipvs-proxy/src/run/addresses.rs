@@ -1,4 +1,4 @@
-//! This node as it is: its networks, its kernel's parameters, what of IPVS is ours from before.
+//! This node as it is: its networks, its kernel's parameters and tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +11,11 @@ use kernel::nft::{Nft, Tables as NftTables};
 use kernel::query::{Interface, Query};
 use kernel::sysctl::Sysctls;
 use kernel::{KernelError, Rtnl};
-use netstate::ipvs::VirtualServerKey;
 use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
-use reconcile::Target;
 
 use super::forward;
 use super::targets::Targets;
-use crate::dataplane::{record, table, vip};
+use crate::dataplane::{table, vip};
 use crate::plan::networks::NodeNetwork;
 
 /// The networks that this node is in, read from the kernel.
@@ -108,24 +106,12 @@ pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), Kern
     Ok(())
 }
 
-/// The virtual servers that are ours from before; see [`record::owned`].
-///
-/// # Errors
-/// When the kernel cannot be read.
-pub(crate) fn owned(ipvs: &mut Ipvs, link: &IfName) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
-    let rows = NftTables::new(Nft::open()?, [table::table_key()]).observe()?;
-    let addresses = Addresses::new(Rtnl::open()?, [link.clone()]).observe()?;
-    let on_link = addresses.into_keys().map(|key| key.addr).collect();
-    Ok(record::owned(&rows, &on_link, ipvs.virtual_servers()?.into_keys()))
-}
-
 /// Opens every table of the calling thread's network namespace.
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
 pub(crate) fn targets(
     ipvs: Ipvs,
-    owned: BTreeSet<VirtualServerKey>,
     link: &IfName,
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Ports), KernelError> {
@@ -140,7 +126,7 @@ pub(crate) fn targets(
         links: Box::new(Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()])),
         nft: Box::new(NftTables::new(nft, [table::table_key()])),
         forward: Some(forward::stage(foreign)),
-        servers: Box::new(IpvsTable::new(ipvs, owned)),
+        servers: Box::new(IpvsTable::new(ipvs, [])),
         addresses: Box::new(Addresses::new(addresses, [link.clone()])),
         flows: Box::new(Conntrack::open()?),
     };

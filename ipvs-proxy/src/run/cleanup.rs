@@ -10,7 +10,6 @@ use kernel::address::Addresses;
 use kernel::ipvs::{Ipvs, IpvsTable};
 use kernel::nft::{Nft, Tables};
 use kernel::{Cause, KernelError, Rtnl};
-use netstate::ipvs::VirtualServerKey;
 use netstate::nft;
 use netstate::{Address, AddressKey, IfName};
 use reconcile::{Owner, Rows, Step, Target};
@@ -31,7 +30,7 @@ pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
         return Ok(None);
     }
     remove_addresses(&rows, &link()?)?;
-    let recorded: BTreeSet<_> = rows.keys().filter_map(record::server).collect();
+    let recorded = record::servers(&rows);
     let removed = match Ipvs::open() {
         Ok(ipvs) => remove_ours(&mut IpvsTable::new(ipvs, recorded))?,
         Err(KernelError { cause: Cause::Missing(_), .. }) => 0,
@@ -47,7 +46,7 @@ pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
 fn remove_addresses(rows: &Rows<nft::RowKey, nft::Row>, link: &IfName) -> Result<(), KernelError> {
     let mut addresses = Addresses::new(Rtnl::open()?, [link.clone()]);
     let (ours, others) = ours(rows, addresses.observe()?.into_keys());
-    if others.is_empty() || rows.contains_key(&record::marker_key()) {
+    if others.is_empty() || record::is_whole(rows) {
         return Rtnl::open()?.delete_link(link);
     }
     let steps: Vec<_> = ours.into_iter().map(|key| Step::Remove(key, Address)).collect();
@@ -59,8 +58,7 @@ fn ours(
     rows: &Rows<nft::RowKey, nft::Row>,
     addresses: impl Iterator<Item = AddressKey>,
 ) -> (Vec<AddressKey>, Vec<AddressKey>) {
-    let recorded = rows.keys().filter_map(record::server).map(|server: VirtualServerKey| server.addr);
-    let recorded: BTreeSet<IpAddr> = recorded.collect();
+    let recorded: BTreeSet<IpAddr> = record::servers(rows).into_iter().map(|server| server.addr).collect();
     addresses.partition(|key| recorded.contains(&key.addr))
 }
 

@@ -101,7 +101,7 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
     }
 }
 
-/// Opens the kernel's tables and finds what is ours in them.
+/// Opens the kernel's tables.
 async fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
     let networks = networks(config).await?;
     let mut ipvs = open_ipvs()?;
@@ -109,13 +109,12 @@ async fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
     check_scheduler(&mut ipvs, &config.scheduler)?;
     addresses::set_timeouts(&mut ipvs, config.timeouts)?;
     let link = link()?;
-    let owned = addresses::owned(&mut ipvs, &link)?;
     let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
     let sysctls = addresses::sysctls(&release);
     let addresses = networks.node.iter().map(|network| network.addr).collect();
     let here = Here { node: config.node.clone(), addresses };
-    tracing::info!(node = config.node, kernel = release, ipvs = ?info.version, adopted = owned.len(), "starting");
-    let (targets, ports) = addresses::targets(ipvs, owned, &link, &sysctls)?;
+    tracing::info!(node = config.node, kernel = release, ipvs = ?info.version, "starting");
+    let (targets, ports) = addresses::targets(ipvs, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tables = Tables::new(targets, config.grace, &sysctls, config.pods, &link);
     let proxy = Proxy::new(here, networks, DataPlane::new(link, config.scheduler.clone()), tables, epoch);

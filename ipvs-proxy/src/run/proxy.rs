@@ -28,8 +28,12 @@ use crate::source::{JUNK, Update};
 /// within a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// How much longer than an audit takes is the time to the next: with very many Services this thread has other things to do.
-const SHARE: u32 = 2;
+/// How many times longer than an audit takes is the time to the next: with very many Services the kernel needs some tenths of
+/// a second for its text, and this thread has other things to do.
+const SHARE: u32 = 16;
+
+/// The longest time between two audits, however long they take.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// The proxy; see the module's text.
 pub(crate) struct Proxy {
@@ -134,7 +138,7 @@ impl Proxy {
         if now >= self.next_audit {
             let begun = Instant::now();
             self.tables.audit();
-            self.next_audit = now + PERIOD.max(begun.elapsed() * SHARE);
+            self.next_audit = now + pause(begun.elapsed());
         }
         self.tables.look_at_drains(now);
         let mut pass = self.tables.arrive(now);
@@ -164,6 +168,9 @@ impl Proxy {
     fn believes(&mut self, now: Duration) -> bool {
         if self.believed {
             return true;
+        }
+        if !self.tables.is_read() {
+            return false;
         }
         let (ours, desired) = self.tables.virtual_servers();
         let doubtful = is_doubtful(ours, ours.saturating_sub(desired), How::Listing);
@@ -291,6 +298,11 @@ impl Proxy {
     pub(crate) const fn totals(&self) -> Totals {
         self.totals
     }
+}
+
+/// The time to the next audit behind one that took so long.
+pub(super) fn pause(took: Duration) -> Duration {
+    took.saturating_mul(SHARE).clamp(PERIOD, LONGEST)
 }
 
 /// Writes into the log what a source says that is wrong or not served.

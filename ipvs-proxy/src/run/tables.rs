@@ -10,6 +10,7 @@
 //! restart likewise. Nothing is removed, and nothing begins to drain, before the gate is open. A virtual server that is
 //! desired is ours, whoever made it, with all its real servers.
 
+mod adopt;
 mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub(crate) struct Tables {
     addresses: Table<AnyTarget<AddressKey, Address>>,
     flows: Box<dyn Flows + Send>,
     drains: Drains,
+    /// It is known which virtual servers are ours from before.
+    adopted: bool,
     /// Real servers that stopped being desired since the gate was last open.
     leaving: BTreeSet<RealServerKey>,
     /// Listings of the servers after which orphans, rows of ours that nobody desires, were listed.
@@ -115,6 +118,7 @@ impl Tables {
             addresses,
             flows: targets.flows,
             drains: Drains::new(grace),
+            adopted: false,
             leaving: BTreeSet::new(),
             searched: 0,
             pending: Pending::default(),
@@ -196,8 +200,12 @@ impl Tables {
 
     /// The way in: creates and changes, in order of dependency.
     pub(crate) fn arrive(&mut self, now: Duration) -> Pass {
+        let mut pass = self.adopt(now);
+        if !self.adopted {
+            return pass;
+        }
         self.read_unread();
-        let mut pass = self.stack.upsert(now);
+        pass += self.stack.upsert(now);
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
         pass

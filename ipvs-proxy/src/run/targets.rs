@@ -3,7 +3,7 @@
 //! Invariant: the order of the fields is the order of dependency; [`super::tables`] keeps it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use kernel::KernelError;
 use kernel::conntrack::Conntrack;
@@ -23,6 +23,9 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     /// # Errors
     /// When the kernel cannot be read.
     fn idle(&mut self, service: &VirtualServerKey) -> Result<BTreeMap<RealServerKey, bool>, KernelError>;
+
+    /// Before the first listing: `owned` are ours, and so is whatever stands at the addresses `at` then.
+    fn adopt(&mut self, owned: BTreeSet<VirtualServerKey>, at: BTreeSet<IpAddr>);
 
     /// Takes a virtual server over, whoever made it.
     fn claim(&mut self, service: VirtualServerKey);
@@ -50,6 +53,10 @@ impl Servers for IpvsTable {
     fn idle(&mut self, service: &VirtualServerKey) -> Result<BTreeMap<RealServerKey, bool>, KernelError> {
         let servers = self.ipvs().real_servers(service)?;
         Ok(servers.into_iter().map(|(key, (_, connections))| (key, connections.is_empty())).collect())
+    }
+
+    fn adopt(&mut self, owned: BTreeSet<VirtualServerKey>, at: BTreeSet<IpAddr>) {
+        Self::adopt(self, owned, at);
     }
 
     fn claim(&mut self, service: VirtualServerKey) {

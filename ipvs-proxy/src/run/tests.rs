@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 use serde_json::json;
 
-use super::proxy::Proxy;
+use super::proxy::{Proxy, pause};
 use super::tables::{Tables, Touched};
 use super::targets::{Flows, Servers, Stale, Targets};
 use crate::dataplane::{DataPlane, record, vip};
@@ -111,6 +111,14 @@ impl Servers for FakeServers {
             _ => None,
         });
         Ok(reals.collect())
+    }
+
+    /// As the kernel's table: what is made later is not ours for that.
+    fn adopt(&mut self, owned: BTreeSet<VirtualServerKey>, at: BTreeSet<IpAddr>) {
+        let is_ours = |service: &VirtualServerKey| owned.contains(service) || at.contains(&service.addr);
+        for (_, row) in self.rows.table.contents().rows.iter_mut().filter(|(key, _)| is_ours(key.service())) {
+            row.owner = Owner::Ours;
+        }
     }
 
     fn claim(&mut self, service: VirtualServerKey) {
@@ -489,6 +497,48 @@ fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_or
     assert_eq!(since(&again), first, "a marker that is there stays as it is");
 }
 
+#[test]
+fn what_stands_on_our_link_is_adopted_while_the_record_is_not_whole_and_never_again() {
+    let server = |last: u8| {
+        RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, last].into(), port: 80 })
+    };
+    let link = IfName::new(vip::LINK_NAME).unwrap();
+    let leave = |rig: &Rig, last: u8, on_link: bool| {
+        let value = Row::Virtual(VirtualServer::new("rr".to_owned(), None));
+        rig.servers.contents().rows.insert(server(last), Observed { value, owner: Owner::Foreign });
+        let address = AddressKey { link: link.clone(), addr: [192, 168, 0, last].into(), len: 32 };
+        if on_link {
+            rig.addresses.contents().rows.insert(address, Observed { value: Address, owner: Owner::Foreign });
+        }
+    };
+    let stands = |rig: &Rig, last: u8| rig.servers.contents().rows.contains_key(&server(last));
+    let mut rig = Rig::new();
+    leave(&rig, 77, true);
+    leave(&rig, 78, false);
+    // Without the record nothing of IPVS is listed, for it would be taken for somebody else's.
+    rig.nft.contents().errors.push_back(Some(16));
+    rig.receive(Event::Reset);
+    rig.service("api", 11, "TCP");
+    rig.complete();
+    rig.work();
+    assert!(stands(&rig, 77) && !stands(&rig, 11));
+    rig.later(1);
+    assert!(!stands(&rig, 77), "left by a predecessor");
+    assert!(stands(&rig, 78) && stands(&rig, 11));
+    leave(&rig, 79, true);
+    let mut again = Rig::on(rig.nft.clone(), rig.servers.clone(), rig.addresses.clone());
+    again.receive(Event::Reset);
+    again.service("api", 11, "TCP");
+    again.complete();
+    again.work();
+    assert!(stands(&again, 79), "the record is whole and does not name it");
+    assert_eq!(
+        (again.nft.contents().observed, again.servers.contents().observed),
+        (3, 2),
+        "each listed once by a start"
+    );
+}
+
 /// Puts a virtual server with these endpoints into the kernel as somebody else.
 fn foreign(rig: &Rig, pods: &[u8]) {
     let mut contents = rig.servers.contents();
@@ -548,6 +598,24 @@ fn a_virtual_server_that_is_gone_when_its_endpoint_changes_is_made_again_at_once
     rig.work();
     assert_eq!(endpoints_in_service(&rig), [real(Protocol::Tcp, 3), real(Protocol::Tcp, 4)]);
     assert_eq!(rig.servers.contents().rows.len(), 3, "the endpoint that left is not made again");
+}
+
+#[test]
+fn servers_are_compared_every_second_however_long_that_takes() {
+    let millis = Duration::from_millis;
+    assert_eq!([0, 10, 50, 300, 60_000].map(|took| pause(millis(took))), [500, 500, 800, 1000, 1000].map(millis));
+    let mut rig = Rig::web();
+    for _ in 0..3 {
+        let next = rig.proxy.next();
+        assert!(next > rig.now && next <= rig.now + millis(1000), "next {next:?} after {:?}", rig.now);
+        rig.now = next;
+        rig.work();
+    }
+    let server = RowKey::Virtual(real(Protocol::Tcp, 2).service);
+    rig.servers.contents().rows.remove(&server);
+    rig.now = rig.proxy.next();
+    rig.work();
+    assert!(rig.servers.contents().rows.contains_key(&server));
 }
 
 #[test]

@@ -6,10 +6,11 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{ip, sh};
 use kernel::Chain;
@@ -238,6 +239,70 @@ fn one_reading_finds_what_another_program_changed_among_many() {
     assert_eq!(keys, [RowKey::Virtual(virtual_key(80)), real(3), real(4)]);
 }
 
+fn one_reading_finds_one_server_among_ten_thousand() {
+    uplink();
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let rows = (1..=10_000)
+        .map(virtual_key)
+        .flat_map(|key| [(RowKey::Virtual(key), scheduler("rr")), (RowKey::Real(real_key(key, 2)), weight(1))]);
+    let rows: BTreeMap<RowKey, Row> = rows.collect();
+    let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
+    assert!(table.apply(&steps).iter().all(Result::is_ok));
+    let ours = |(key, value)| (key, Observed { value, owner: Owner::Ours });
+    let rows: Rows<RowKey, Row> = rows.into_iter().map(ours).collect();
+    let timed = |what: &str, table: &mut IpvsTable| {
+        let begun = Instant::now();
+        let found = table.differing(&rows).unwrap();
+        eprintln!("{what}: {:?}", begun.elapsed());
+        found
+    };
+    assert_eq!(timed("compared", &mut table), [].into());
+    assert_eq!(timed("not changed since", &mut table), [].into());
+    for change in [
+        &["-D", "-t", "192.168.0.10:7777"][..],
+        &["-e", "-t", "192.168.0.10:5", "-r", "10.4.7.2:8080", "-m", "-w", "5"],
+    ] {
+        sh("ipvsadm", change);
+        let found = timed("changed by another program", &mut table);
+        let port = if change[0] == "-D" { 7777 } else { 5 };
+        assert_eq!(found, [virtual_key(port)].into());
+        let rows: Vec<_> = [RowKey::Virtual(virtual_key(port)), RowKey::Real(real_key(virtual_key(port), 2))]
+            .into_iter()
+            .map(|key| Step::Create(key, rows[&key].value.clone()))
+            .collect();
+        assert!(table.apply(&rows).iter().all(Result::is_ok));
+        assert_eq!(timed("repaired", &mut table), [].into());
+    }
+}
+
+fn what_we_made_is_listed_by_one_text_and_what_was_taken_over_with_the_options_of_others() {
+    uplink();
+    let made = [80, 81].map(virtual_key);
+    for port in ["80", "81", "443", "444"] {
+        let server = format!("192.168.0.10:{port}");
+        sh("ipvsadm", &["-A", "-t", &server, "-s", "rr"]);
+        sh("ipvsadm", &["-a", "-t", &server, "-r", "10.4.7.2:8080", "-m", "-w", "2"]);
+    }
+    sh("ipvsadm", &["-a", "-t", "192.168.0.10:81", "-r", "10.4.7.3:81", "-g", "-w", "2"]);
+    // Which the text does not show.
+    sh("ipvsadm", &["-e", "-t", "192.168.0.10:443", "-r", "10.4.7.2:8080", "-m", "-w", "2", "-x", "9", "-y", "3"]);
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    table.claim(virtual_key(443));
+    table.adopt(made.into(), [].into());
+    let rows = table.observe().unwrap();
+    let real = |port| rows.get(&RowKey::Real(real_key(virtual_key(port), 2))).map(|row| row.value.clone());
+    let with = |foreign_options| Some(Row::Real(RealServer { weight: 2, foreign_options }));
+    assert_eq!([80, 81, 443, 444].map(real), [with(false), with(false), with(true), None]);
+    let routed = RealServerKey { port: 81, ..real_key(virtual_key(81), 3) };
+    assert_eq!(Some(rows[&RowKey::Real(routed)].value.clone()), with(true));
+    assert_eq!(rows[&RowKey::Virtual(virtual_key(444))].owner, Owner::Foreign);
+    // A predecessor's, by the address.
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    table.adopt([].into(), [VIP.into()].into());
+    let rows = table.observe().unwrap();
+    assert_eq!((rows.len(), rows.values().filter(|row| row.owner == Owner::Ours).count()), (9, 9));
+}
+
 fn virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it() {
     uplink();
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
@@ -315,6 +380,8 @@ fn main() -> ExitCode {
             a_refused_row_stops_none_and_says_what_to_do,
             two_thousand_rows_go_in_and_out,
             one_reading_finds_what_another_program_changed_among_many,
+            one_reading_finds_one_server_among_ten_thousand,
+            what_we_made_is_listed_by_one_text_and_what_was_taken_over_with_the_options_of_others,
             virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it,
             scheduler_is_asked_for_without_making_anything,
             connections_are_counted,

@@ -213,6 +213,13 @@ impl<T: Target> Reconciler<T> {
         self.ours = (self.ours + usize::from(ours_now)).saturating_sub(usize::from(ours_before));
     }
 
+    /// Lists the table if it is not known what the kernel holds; nothing is written.
+    pub fn list(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        self.observe(now, &mut pass);
+        pass
+    }
+
     /// Lists the table when the mirror is not valid, and marks what differs. Returns whether the mirror is valid.
     fn observe(&mut self, now: Duration, pass: &mut Pass) -> bool {
         if self.mirror.is_some() {

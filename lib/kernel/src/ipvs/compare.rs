@@ -1,11 +1,12 @@
 //! Comparing believed rows with `/proc/net/ip_vs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher as _;
 
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 
 use super::IpvsTable;
-use super::listing::{Forwarding, Listed, listed};
+use super::listing::{Listed, fingerprint, listed_with_fingerprint};
 use crate::error::KernelError;
 use reconcile::{Observed, Owner, Rows};
 
@@ -16,14 +17,22 @@ impl IpvsTable {
     /// A server that another program adds or removes meanwhile may hide or double one: what is named here is to be read
     /// again ([`Self::rows_of`]) before it is believed.
     ///
+    /// `believed` are the rows that this table has listed, with what its steps and readings since then made of them: while
+    /// it has done nothing, and the kernel's text says the same as when it last differed in nothing, the text is not taken apart.
+    ///
     /// # Errors
     /// When the kernel cannot be read or its text is not understood.
     pub fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
-        let listed = listed()?;
+        if self.agreed.is_some() && self.agreed == Some(fingerprint(self.hashes.build_hasher())?) {
+            return Ok(BTreeSet::new());
+        }
+        let (listed, fingerprint) = listed_with_fingerprint(self.hashes.build_hasher())?;
         if self.ticks.is_none() {
             self.ticks = self.learn_ticks(&listed, believed)?;
         }
-        Ok(differing(&listed, believed, self.ticks))
+        let differing = differing(&listed, believed, self.ticks);
+        self.agreed = differing.is_empty().then_some(fingerprint);
+        Ok(differing)
     }
 
     /// The kernel's ticks per second, from a server whose persistence both listings show.
@@ -47,6 +56,7 @@ impl IpvsTable {
     /// When the kernel cannot be read.
     pub fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
         let mut rows = Rows::new();
+        self.agreed = None;
         for key in services {
             let Some(value) = self.ipvs().virtual_server(key)? else { continue };
             let owner = self.owner(key);
@@ -105,9 +115,7 @@ fn has_servers(listed: &Listed, believed: &Rows<RowKey, Row>) -> bool {
         let key = RealServerKey { service: listed.key, addr: server.addr, port: server.port };
         match believed.get(&RowKey::Real(key)).map(|row| &row.value) {
             Some(Row::Real(value)) => {
-                // The kernel makes the one of the other for an address of this host.
-                let is_ours = matches!(server.forwarding, Forwarding::Masquerade | Forwarding::Local);
-                value.weight == server.weight && (is_ours || value.foreign_options)
+                value.weight == server.weight && (server.is_masqueraded() || value.foreign_options)
             }
             _ => false,
         }
@@ -120,7 +128,7 @@ mod tests {
     use netstate::ipvs::RealServer;
 
     use super::*;
-    use crate::ipvs::listing::{ListedServer, Persistence};
+    use crate::ipvs::listing::{Forwarding, ListedServer, Persistence};
 
     fn key(port: u16) -> VirtualServerKey {
         VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port }

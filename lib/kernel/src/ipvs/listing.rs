@@ -7,8 +7,9 @@
 //! Invariant: a line that is not understood makes the whole text unreadable; a server is never read over and so taken
 //! for missing. Servers of a firewall mark and of protocols that nobody here serves are not listed.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::hash::Hasher;
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netstate::Protocol;
@@ -61,6 +62,15 @@ pub struct ListedServer {
     pub connections: Connections,
 }
 
+impl ListedServer {
+    /// True when packets get there in the only way that this product asks for: the kernel makes the one of the other for an
+    /// address of this host.
+    #[must_use]
+    pub const fn is_masqueraded(&self) -> bool {
+        matches!(self.forwarding, Forwarding::Masquerade | Forwarding::Local)
+    }
+}
+
 /// How packets get to a real server (`ip_vs_fwd_name`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
@@ -81,12 +91,67 @@ pub enum Forwarding {
 /// # Errors
 /// [`Cause::Missing`] when this kernel has no IPVS or the module is not loaded; when a line is not understood.
 pub fn listed() -> Result<Vec<Listed>, KernelError> {
-    let error = |cause: Cause| KernelError::new("list", "IPVS virtual servers", cause);
-    let text = fs::read_to_string(PATH).map_err(|source| match source.kind() {
+    let text = fs::read_to_string(PATH).map_err(unreadable)?;
+    read(&text)
+}
+
+fn read(text: &str) -> Result<Vec<Listed>, KernelError> {
+    parse(text).map_err(|line| error(Cause::Unexpected(format!("{PATH}: {line:?}"))))
+}
+
+/// The listing with the [`fingerprint`] of its very text.
+///
+/// # Errors
+/// As [`listed`].
+pub(super) fn listed_with_fingerprint(hasher: impl Hasher) -> Result<(Vec<Listed>, u64), KernelError> {
+    let text = fs::read_to_string(PATH).map_err(unreadable)?;
+    Ok((read(&text)?, hash_lines(text.as_bytes(), hasher).map_err(unreadable)?))
+}
+
+/// Puts into `hasher` what the text says, connections apart: they come and go all the time. A tenth of the work of [`listed`],
+/// and no memory.
+///
+/// # Errors
+/// As [`listed`] when the text cannot be read.
+pub(super) fn fingerprint(hasher: impl Hasher) -> Result<u64, KernelError> {
+    let file = File::open(PATH).map_err(unreadable)?;
+    hash_lines(BufReader::with_capacity(PIECE, file), hasher).map_err(unreadable)
+}
+
+/// More than the kernel gives at once, which is a page.
+const PIECE: usize = 16 * 1024;
+
+fn hash_lines(mut text: impl BufRead, mut hasher: impl Hasher) -> io::Result<u64> {
+    let mut line = Vec::new();
+    while text.read_until(b'\n', &mut line)? > 0 {
+        hasher.write(without_connections(&line));
+        line.clear();
+    }
+    Ok(hasher.finish())
+}
+
+/// The line of a real server without its last two numbers; any other line whole.
+fn without_connections(line: &[u8]) -> &[u8] {
+    if !line.starts_with(b"  ->") {
+        return line;
+    }
+    let mut rest = line.trim_ascii_end();
+    for _ in 0..2 {
+        let number = rest.iter().rev().take_while(|letter| !letter.is_ascii_whitespace()).count();
+        rest = rest.get(..rest.len().saturating_sub(number)).unwrap_or_default().trim_ascii_end();
+    }
+    rest
+}
+
+fn error(cause: Cause) -> KernelError {
+    KernelError::new("list", "IPVS virtual servers", cause)
+}
+
+fn unreadable(source: io::Error) -> KernelError {
+    match source.kind() {
         io::ErrorKind::NotFound => error(Cause::Missing("kernel subsystem IPVS".to_owned())),
         _ => error(Cause::Io { call: PATH.to_owned(), error: source }),
-    })?;
-    parse(&text).map_err(|line| error(Cause::Unexpected(format!("{PATH}: {line:?}"))))
+    }
 }
 
 /// The servers in the text; the line that is not understood otherwise.
@@ -232,6 +297,30 @@ SCTP  00000000:0001 none
         assert_eq!((listed[2].one_packet, listed[2].persistence.unwrap().whole_address), (true, false));
         assert_eq!(listed[3].servers[0].connections.inactive, u32::MAX);
         assert_eq!(listed[4].persistence.unwrap().whole_address, cfg!(target_endian = "little"));
+    }
+
+    #[test]
+    fn fingerprint_changes_with_everything_but_connections() {
+        use std::hash::DefaultHasher;
+
+        let number = |text: &str| hash_lines(text.as_bytes(), DefaultHasher::new()).unwrap();
+        let before = number(TEXT);
+        assert_eq!(number(&TEXT.replace("1      3          12 ", "1      4          0  ")), before);
+        assert_eq!(hash_lines(BufReader::with_capacity(7, TEXT.as_bytes()), DefaultHasher::new()).unwrap(), before);
+        for (old, new) in [
+            ("Masq    1 ", "Masq    2 "),
+            ("Masq    1 ", "Route   1 "),
+            ("AC071502:1F90", "AC071502:1F91"),
+            ("rr  \n  -> AC071502", "sh  \n  -> AC071502"),
+            ("TCP  C0A8000A:01BB", "TCP  C0A8000A:01BC"),
+            ("persistent 2700000", "persistent 2700001"),
+            ("  -> AC071603:1F90      Tunnel  0      0          0         \n", ""),
+            ("SCTP  00000000:0001 none  \n", ""),
+        ] {
+            let changed = TEXT.replacen(old, new, 1);
+            assert_ne!(changed, TEXT, "{old:?}");
+            assert_ne!(number(&changed), before, "{old:?} to {new:?}");
+        }
     }
 
     #[test]

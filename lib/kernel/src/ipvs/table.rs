@@ -8,12 +8,18 @@
 //! and writes it before the first of them is made; at start it hands over what the record says. From then on the
 //! table knows by itself: what it makes is ours, what it removes is no longer. Real servers are their virtual
 //! server's. Real servers of foreign virtual servers are not even listed.
+//!
+//! What stands behind virtual servers that we made is listed by one text; what stands behind those that were taken over
+//! is asked for one by one, because the text leaves options out that only others set.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::RandomState;
+use std::net::IpAddr;
 
-use netstate::ipvs::{Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServerKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
+use super::listing::{Listed, listed};
 use super::{Ipvs, wire};
 use crate::error::{Cause, KernelError, Nack};
 use crate::socket::Message;
@@ -29,17 +35,33 @@ type IpvsStep = Step<RowKey, Row>;
 pub struct IpvsTable {
     ipvs: Ipvs,
     owned: BTreeSet<VirtualServerKey>,
+    /// Addresses at which the next listing takes every virtual server for ours.
+    adopted: BTreeSet<IpAddr>,
+    /// Virtual servers of ours that somebody else may have made, until they are read.
+    claimed: BTreeSet<VirtualServerKey>,
     /// Virtual servers that steps relied on and that were not there.
     vanished: BTreeSet<VirtualServerKey>,
     /// The kernel's ticks per second, once known.
     pub(super) ticks: Option<u32>,
+    /// What the kernel's text came to when it last agreed with what is believed; none once this table has done something.
+    pub(super) agreed: Option<u64>,
+    pub(super) hashes: RandomState,
 }
 
 impl IpvsTable {
     /// The table behind `ipvs`, of which `owned` are ours.
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
-        Self { ipvs, owned: owned.into_iter().collect(), vanished: BTreeSet::new(), ticks: None }
+        let owned = owned.into_iter().collect();
+        let (adopted, claimed, vanished) = Default::default();
+        Self { ipvs, owned, adopted, claimed, vanished, ticks: None, agreed: None, hashes: RandomState::new() }
+    }
+
+    /// Before the first listing: `owned` are ours, and so is whatever stands at the addresses `at` then.
+    pub fn adopt(&mut self, owned: BTreeSet<VirtualServerKey>, at: BTreeSet<IpAddr>) {
+        self.claimed.retain(|key| !owned.contains(key));
+        self.owned.extend(owned);
+        self.adopted.extend(at);
     }
 
     /// The conversation, for what is no row.
@@ -55,7 +77,26 @@ impl IpvsTable {
 
     /// Takes a virtual server over, whoever made it: from now on it is ours, with all its real servers.
     pub fn claim(&mut self, key: VirtualServerKey) {
-        self.owned.insert(key);
+        if self.owned.insert(key) {
+            self.agreed = None;
+            self.claimed.insert(key);
+        }
+    }
+
+    /// The virtual servers that we made with what stands behind them; those that the text does not show once are left out.
+    fn made(&self) -> Result<BTreeMap<VirtualServerKey, Listed>, KernelError> {
+        let (mut made, mut torn) = (BTreeMap::new(), BTreeSet::new());
+        if self.owned.is_empty() {
+            return Ok(made);
+        }
+        for server in listed()? {
+            let key = server.key;
+            if self.owned.contains(&key) && !self.claimed.contains(&key) && made.insert(key, server).is_some() {
+                torn.insert(key);
+            }
+        }
+        made.retain(|key, _| !torn.contains(key));
+        Ok(made)
     }
 
     /// The real servers of the virtual server `key`.
@@ -108,18 +149,28 @@ impl Target for IpvsTable {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
+        self.agreed = None;
+        let virtuals = self.ipvs.virtual_servers()?;
+        // A text that is not understood is no reason to know nothing.
+        let made = self.made().unwrap_or_default();
+        let adopted = std::mem::take(&mut self.adopted);
+        self.owned.extend(virtuals.keys().filter(|key| adopted.contains(&key.addr)));
+        self.claimed.clear();
         let mut rows = Rows::new();
-        for (key, value) in self.ipvs.virtual_servers()? {
+        for (key, value) in virtuals {
             let owner = self.owner(&key);
             rows.insert(RowKey::Virtual(key), Observed { value: Row::Virtual(value), owner });
-            if owner == Owner::Ours {
-                rows.extend(self.real_rows(&key)?);
+            match made.get(&key) {
+                Some(listed) => rows.extend(real_rows(listed)),
+                None if owner == Owner::Ours => rows.extend(self.real_rows(&key)?),
+                None => {}
             }
         }
         Ok(rows)
     }
 
     fn apply(&mut self, steps: &[IpvsStep]) -> Vec<Result<(), KernelError>> {
+        self.agreed = None;
         let going = removed_services(steps);
         let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
         let requests: Vec<_> = needed.map(|(index, step)| (index, self.ipvs.encode(step))).collect();
@@ -145,6 +196,15 @@ impl Target for IpvsTable {
         }
         results
     }
+}
+
+/// The real servers of a virtual server as the text shows them.
+fn real_rows(listed: &Listed) -> impl Iterator<Item = (RowKey, Observed<Row>)> {
+    listed.servers.iter().map(|server| {
+        let key = RealServerKey { service: listed.key, addr: server.addr, port: server.port };
+        let value = RealServer { weight: server.weight, foreign_options: !server.is_masqueraded() };
+        (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours })
+    })
 }
 
 impl IpvsTable {

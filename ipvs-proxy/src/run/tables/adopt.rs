@@ -1,0 +1,38 @@
+//! What of IPVS is ours from before: found once, before the servers are first listed.
+//!
+//! Invariant: every table is listed once for it, and behind the opening of its notifications: what it says then is what the
+//! first pass works on. Until it is known nothing of IPVS is listed or written.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use reconcile::Pass;
+
+use super::Tables;
+use crate::dataplane::record;
+
+impl Tables {
+    /// Says which virtual servers are ours: those in the record; while it is not whole, also those whose address is on our
+    /// link, for that is where a predecessor of either name keeps the addresses of its own.
+    pub(super) fn adopt(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        if self.adopted {
+            return pass;
+        }
+        pass += self.stack.get_mut(self.nft).map(|nft| nft.list(now)).unwrap_or_default();
+        let Some(rows) = self.stack.mirror(self.nft) else { return pass };
+        let (recorded, is_whole) = (record::servers(rows), record::is_whole(rows));
+        let mut at = BTreeSet::new();
+        if !is_whole {
+            pass += self.stack.get_mut(self.addresses).map(|addresses| addresses.list(now)).unwrap_or_default();
+            let Some(addresses) = self.stack.mirror(self.addresses) else { return pass };
+            at.extend(addresses.keys().map(|key| key.addr));
+        }
+        tracing::info!(recorded = recorded.len(), whole = is_whole, "record of virtual servers read");
+        if let Some(servers) = self.stack.get_mut(self.servers) {
+            servers.target_mut().adopt(recorded, at);
+        }
+        self.adopted = true;
+        pass
+    }
+}
