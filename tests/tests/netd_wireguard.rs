@@ -175,6 +175,13 @@ fn session_of_a_peer_goes_on_while_others_come_change_and_go() -> Result<()> {
         ensure!(of_peer(here, "endpoints", STRANGER)? == "10.4.7.98:51820");
         Ok(())
     })?;
+    // With another key, as after a new installation: its addresses go over, and the old peer goes.
+    let new = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+    net.etcd.put("/coreos.com/network/subnets/172.7.99.0-24", &moved.replace(STRANGER, new))?;
+    eventually(SOON, || {
+        ensure!(of_peer(here, "allowed-ips", new)? == "172.7.99.0/24" && wg(here, "peers")?.len() == 2);
+        Ok(())
+    })?;
     net.etcd.delete("/coreos.com/network/subnets/172.7.99.0-24")?;
     eventually(SOON, || {
         ensure!(wg(here, "peers")?.len() == 1, "{:?}", wg(here, "peers")?);

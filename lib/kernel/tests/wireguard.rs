@@ -311,9 +311,14 @@ fn ipip_tunnel_reads_back_as_desired_and_tunl0_is_left_alone() {
     links.want(name.clone(), Some(Link { mtu: Some(1400), ..link(21) }));
     converge(&mut links);
     assert!(ip("link show flannel.ipip").contains("mtu 1400"));
-    links.want(name.clone(), Some(link(22)));
+    // Another address is set under what stands on the device.
+    ip("route add 172.7.22.0/24 via 10.4.7.22 dev flannel.ipip onlink");
+    let index = ip("-o link show flannel.ipip");
+    links.want(name.clone(), Some(Link { mtu: Some(1400), ..link(22) }));
     converge(&mut links);
     assert!(ip("-d link show flannel.ipip").contains("local 10.4.7.22"));
+    assert_eq!(ip("-o link show flannel.ipip").split(':').next(), index.split(':').next());
+    assert!(ip("route show 172.7.22.0/24").contains("flannel.ipip"));
     links.want(name, None);
     converge(&mut links);
     assert_eq!(others(), before);

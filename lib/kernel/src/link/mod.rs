@@ -211,6 +211,20 @@ impl Rtnl {
         }
     }
 
+    /// Gives an ipip device other ends, under what stands on it.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does while another device has these ends.
+    fn move_ipip(&mut self, name: &IfName, options: IpipOptions) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        // All of it: what is left out would be set to zero.
+        let info = vec![LinkInfo::Kind(InfoKind::IpIp), LinkInfo::Data(InfoData::IpTunnel(ipip_data(options)))];
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        let message = encode(&RouteNetlinkMessage::NewLink(message), 0);
+        self.request(&Operation { op: "move link", object: name.to_string(), message }).map(drop)
+    }
+
     /// Deletes a link, and with a veth its other end. Blocks for about 20 ms while the kernel waits for readers.
     ///
     /// # Errors

@@ -70,10 +70,14 @@ impl Links {
             return self.rtnl.change_link(name, have, want);
         }
         // Moved under what stands on it: routes, neighbours and forwarding entries stay.
-        if let (LinkKind::Vxlan(old), LinkKind::Vxlan(new)) = (&have.kind, &want.kind)
-            && only_the_underlay_differs(old, new)
-            && self.rtnl.move_vxlan(name, new).is_ok()
-        {
+        let moved = match (&have.kind, &want.kind) {
+            (LinkKind::Vxlan(old), LinkKind::Vxlan(new)) => {
+                only_the_underlay_differs(old, new) && self.rtnl.move_vxlan(name, new).is_ok()
+            }
+            (LinkKind::Ipip(_), LinkKind::Ipip(new)) => self.rtnl.move_ipip(name, *new).is_ok(),
+            _ => false,
+        };
+        if moved {
             return self.rtnl.change_link(name, have, want);
         }
         self.rtnl.delete_link(name)?;

@@ -63,24 +63,12 @@ impl Wireguards {
         rows.insert(RowKey::Device(link.clone()), observed);
         for (public, seen) in peers {
             let key = RowKey::Peer(link.clone(), public);
-            let endpoint = self.endpoint(&key, &seen, now);
+            let endpoint = endpoint(self.endpoints.get(&key), &seen, now);
             let wire::Seen { allowed, preshared, keepalive, .. } = seen;
             let peer = Peer { endpoint, allowed, preshared, keepalive };
             rows.insert(key, Observed { value: Row::Peer(peer), owner: Owner::Ours });
         }
         Ok(rows)
-    }
-
-    /// Where the kernel sends what is for a peer, and whether that is the peer's own doing.
-    fn endpoint(&self, key: &RowKey, seen: &wire::Seen, now: u64) -> Endpoint {
-        let Some(to) = seen.endpoint else { return Endpoint::Open };
-        let set = self.endpoints.get(key);
-        let alive = seen.handshake.is_some_and(|then| now.abs_diff(then) < SESSION);
-        match set {
-            Some(Endpoint::At(from)) if alive && *from != to => Endpoint::Roamed { to, from: Some(*from) },
-            None if alive => Endpoint::Roamed { to, from: None },
-            _ => Endpoint::At(to),
-        }
     }
 
     /// The message of a step; `None` when nothing is to be done.
@@ -186,4 +174,44 @@ fn error(step: &WireguardStep, cause: Cause) -> KernelError {
     };
     let object = value.map_or_else(|| step.key().to_string(), |value| netstate::row_text(step.key(), value));
     KernelError::new(op, object, cause)
+}
+
+/// Where the kernel sends what is for a peer that was `set` to somewhere, and whether that is the peer's own doing.
+/// Without a session nobody answers there: then it counts as set.
+fn endpoint(set: Option<&Endpoint>, seen: &wire::Seen, now: u64) -> Endpoint {
+    let Some(to) = seen.endpoint else { return Endpoint::Open };
+    let alive = seen.handshake.is_some_and(|then| now.abs_diff(then) < SESSION);
+    match set {
+        Some(Endpoint::At(from)) if alive && *from != to => Endpoint::Roamed { to, from: Some(*from) },
+        None if alive => Endpoint::Roamed { to, from: None },
+        _ => Endpoint::At(to),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_is_followed_for_as_long_as_its_session_lasts() {
+        let (here, there) = ("10.4.7.22:51820".parse().unwrap(), "203.0.113.9:40000".parse().unwrap());
+        let set = Endpoint::At(here);
+        let seen = |handshake| wire::Seen { endpoint: Some(there), handshake, ..wire::Seen::default() };
+        for (handshake, now, found) in [
+            (Some(1000), 1179, Endpoint::Roamed { to: there, from: Some(here) }),
+            (Some(1000), 1180, Endpoint::At(there)),
+            // The clock was set back meanwhile.
+            (Some(1000), 900, Endpoint::Roamed { to: there, from: Some(here) }),
+            (Some(1000), 0, Endpoint::At(there)),
+            (None, 1000, Endpoint::At(there)),
+        ] {
+            let observed = endpoint(Some(&set), &seen(handshake), now);
+            assert_eq!(observed, found, "{handshake:?} at {now}");
+            assert_eq!(observed.satisfies(&set), matches!(found, Endpoint::Roamed { .. }), "it is called back");
+        }
+        // After a start of this program nobody knows what was set.
+        assert!(endpoint(None, &seen(Some(1000)), 1100).satisfies(&set));
+        assert!(!endpoint(None, &seen(Some(1000)), 1200).satisfies(&set));
+        assert_eq!(endpoint(Some(&set), &wire::Seen::default(), 0), Endpoint::Open);
+    }
 }
