@@ -52,7 +52,7 @@ impl Interface {
 }
 
 /// An address of fe80::/10 means nothing to a node on another link, and nothing to this one without the link's name.
-const fn is_link_local_v6(addr: &IpAddr) -> bool {
+pub(crate) const fn is_link_local_v6(addr: &IpAddr) -> bool {
     matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
 }
 

@@ -4,8 +4,10 @@
 //! network by that file; so the file names the network here as well. Invariants: the network with flannel's default file
 //! has the names that it has alone; different files have different names, the same file always the same one.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use netstate::IpFamily;
 use netstate::nft::{Family, Name, TableKey};
 use netstate::subnet_file::DEFAULT_PATH;
 
@@ -44,11 +46,17 @@ impl Instance {
         self.0.as_deref()
     }
 
-    /// The nft table of its rules. The dot keeps it apart from the tables of the CNI plugin.
+    /// The name of the nft tables of its rules. The dot keeps it apart from the tables of the CNI plugin.
     #[must_use]
-    pub(crate) fn table(&self) -> TableKey {
-        let name = self.name().and_then(|name| Name::new(format!("{}.{name}", TABLE.name)).ok());
-        name.map_or(TABLE, |name| TableKey { family: TABLE.family, name })
+    pub(crate) fn table(&self) -> Name {
+        self.name().and_then(|name| Name::new(format!("{TABLE}.{name}")).ok()).unwrap_or(TABLE)
+    }
+
+    /// The nft tables of its rules, one of each family.
+    #[must_use]
+    pub(crate) fn tables(&self) -> BTreeSet<TableKey> {
+        let table = |family: IpFamily| TableKey { family: family.into(), name: self.table() };
+        IpFamily::ALL.into_iter().map(table).collect()
     }
 
     /// The comment of its rules in foreign chains, and of nobody else's.
@@ -66,8 +74,9 @@ impl Instance {
     /// True for the nft table of any network of this program.
     #[must_use]
     pub(crate) fn is_table(table: &TableKey) -> bool {
-        let rest = table.name.as_str().strip_prefix(TABLE.name.as_str());
-        table.family == Family::Ip && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        let rest = table.name.as_str().strip_prefix(TABLE.as_str());
+        matches!(table.family, Family::Ip | Family::Ip6)
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 }
 
@@ -105,7 +114,7 @@ mod tests {
         let blue = of("/run/flannel/blue.env");
         assert_eq!(
             (blue.table().to_string(), blue.marker()),
-            ("ip netd.blue".to_owned(), "netd: Pod network blue".to_owned())
+            ("netd.blue".to_owned(), "netd: Pod network blue".to_owned())
         );
         assert_eq!(blue.folder(Path::new("/run/netd")), Path::new("/run/netd/networks.d/blue"));
         assert_eq!(blue, of("/var/run/flannel/blue.env"));
@@ -124,7 +133,9 @@ mod tests {
         ];
         let names: std::collections::BTreeSet<_> = paths.iter().map(|path| of(path).table()).collect();
         assert_eq!(names.len(), paths.len(), "{names:?}");
-        assert!(names.iter().all(|table| Instance::is_table(table) && *table != TABLE), "{names:?}");
+        assert!(!names.contains(&TABLE), "{names:?}");
+        let tables = paths.iter().flat_map(|path| of(path).tables()).chain(Instance(None).tables());
+        assert!(tables.map(|table| assert!(Instance::is_table(&table), "{table}")).count() == 2 * paths.len() + 2);
         assert!(!Instance::is_table(&TableKey { family: Family::Ip, name: Name::literal("netd-ports") }));
     }
 }

@@ -44,7 +44,7 @@ impl SubnetKey {
     pub(crate) const FIRST: Self = Self(PerFamily::new(None, Some(IpFamily::V6.any())));
 
     /// The key of one subnet.
-    #[must_use]
+    #[cfg(test)]
     pub(crate) fn of(subnet: Prefix) -> Self {
         Self(PerFamily::only(subnet.family(), subnet))
     }

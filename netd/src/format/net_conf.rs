@@ -37,6 +37,17 @@ pub(crate) struct Network {
     pub pools: PerFamily<Option<Pool>>,
     /// How nodes reach each other's subnets.
     pub backend: Backend,
+    /// How Pods are seen outside.
+    pub egress: Egress,
+}
+
+/// How Pods are seen outside, where `--ip-masq` is on: this program's own additions to the format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Egress {
+    /// Pods are seen as their node (`MasqueradeIPv4`, `MasqueradeIPv6`).
+    pub masquerade: PerFamily<bool>,
+    /// Networks in which they keep their own address (`NonMasqueradeCIDRs`).
+    pub exempt: PerFamily<Vec<Prefix>>,
 }
 
 /// A network with remarks about its text.
@@ -132,6 +143,7 @@ impl NetConf {
             fields.all().into_iter().for_each(|field| drop(object.take_raw(field)));
             None
         });
+        let egress = take_egress(&mut object, &mut problems);
         let backend = backend::take(&mut object, &mut problems, &mut notes);
         if object.take("EnableNFTables", BOOL, &mut problems) == Some(false) {
             notes.push("EnableNFTables: false is ignored: netd writes nftables rules only".to_owned());
@@ -139,10 +151,25 @@ impl NetConf {
         notes.extend(object.rest().iter().map(|key| format!("{key}: unknown key, ignored")));
         problems.extend(backend.as_ref().and_then(|backend| backend.refuses_families(pools.families())));
         match backend {
-            Some(backend) if problems.is_empty() => Ok(Self { network: Network { pools, backend }, notes }),
+            Some(backend) if problems.is_empty() => Ok(Self { network: Network { pools, backend, egress }, notes }),
             _ => Err(problems),
         }
     }
+}
+
+fn take_egress(object: &mut Object, problems: &mut Vec<Problem>) -> Egress {
+    let fields = PerFamily::new("MasqueradeIPv4", "MasqueradeIPv6");
+    let masquerade = fields.map(|_, field| object.take(field, BOOL, problems).unwrap_or(true));
+    let accepted = r#"a list of networks such as ["10.0.0.0/8","fd00:10::/32"]"#;
+    let texts: Vec<String> = object.take("NonMasqueradeCIDRs", accepted, problems).unwrap_or_default();
+    let mut networks = Vec::new();
+    for text in texts {
+        match text.parse::<Prefix>() {
+            Ok(network) => networks.push(network),
+            Err(_) => problems.push(Problem::new("NonMasqueradeCIDRs", format!("{text:?}"), accepted)),
+        }
+    }
+    Egress { masquerade, exempt: PerFamily::partition(networks, Prefix::family) }
 }
 
 fn enabled(object: &mut Object, problems: &mut Vec<Problem>) -> PerFamily<bool> {
@@ -437,6 +464,9 @@ mod tests {
             (r#"{"Network":"10.0.0.0/16","Backend":[]}"#, "an object"),
             (r#"{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}"#, "does not have"),
             (r#"{"Network":"10.0.0.0/16"} x"#, "trailing characters"),
+            (r#"{"Network":"10.0.0.0/16","NonMasqueradeCIDRs":"10.0.0.0/8"}"#, "NonMasqueradeCIDRs"),
+            (r#"{"Network":"10.0.0.0/16","NonMasqueradeCIDRs":["10.0.0.0"]}"#, "NonMasqueradeCIDRs: \"10.0.0.0\""),
+            (r#"{"Network":"10.0.0.0/16","MasqueradeIPv4":"no"}"#, "MasqueradeIPv4"),
             ("", "EOF"),
         ] {
             let problems = refused(text).join("\n");

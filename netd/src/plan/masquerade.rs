@@ -1,34 +1,35 @@
-//! Masquerade and forward rules: the nft table `netd`.
+//! Masquerade and forward rules: the nft tables `ip netd` and `ip6 netd`.
 //!
-//! The meaning is that of flannel's iptables rules; its nft rules differ from them by mistake (the mark is compared
+//! Each family has a table of its own with the same rules. The meaning is that of flannel's iptables rules; its nft rules differ from them by mistake (the mark is compared
 //! without a mask, and one rule makes the last unreachable). In the order of the rules:
 //!
 //! 1. What the service proxy marked is masqueraded by the service proxy; two translations would race for ports.
 //! 2. Pod to Pod keeps its source, on every node it passes.
 //! 3. What comes in to a Pod of this node keeps its source: the answer comes back through here anyway.
-//! 4. A Pod that talks to the outside is seen as this node, except in multicast groups.
+//! 4. A Pod that talks to the outside is seen as this node, except in multicast groups and in the networks of
+//!    `NonMasqueradeCIDRs`.
 //! 5. What is not a Pod and talks to a Pod of another node is seen as this node, so that the answer comes back here.
 //!
 //! Invariant: the rules depend on the Pod network and this node's subnet only, never on the leases.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 
-use netstate::Prefix;
 use netstate::mark::MASQUERADE;
 use netstate::nft::{
-    Chain, ChainKind, Family, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Ruleset, Statement, TableKey, Verdict,
-    priority,
+    Chain, ChainKind, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Ruleset, Statement, TableKey, Verdict, priority,
 };
+use netstate::{IpFamily, Prefix};
 
-/// The table that holds the rules of a host's only network.
-pub(crate) const TABLE: TableKey = TableKey { family: Family::Ip, name: Name::literal("netd") };
+use crate::format::net_conf::{Egress, Network};
+
+/// Name of the tables that hold the rules of a host's only network, one of each family.
+pub(crate) const TABLE: Name = Name::literal("netd");
 
 /// Which rules are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Masquerade {
-    /// The table that holds them.
-    pub table: TableKey,
+    /// Name of the tables that hold them.
+    pub table: Name,
     /// Masquerade what leaves the Pod network (`--ip-masq`).
     pub masquerade: bool,
     /// Choose source ports at random (not `--ip-masq-fully-random-disable`).
@@ -37,11 +38,14 @@ pub(crate) struct Masquerade {
     pub forward: bool,
 }
 
-pub(super) fn rows(wanted: &Masquerade, pods: Prefix, own: Prefix) -> BTreeMap<RowKey, Row> {
-    let mut ruleset = Ruleset::new(wanted.table.clone());
+/// The rules for the family of this node's subnet `own`.
+pub(super) fn rows(wanted: &Masquerade, network: &Network, own: Prefix) -> BTreeMap<RowKey, Row> {
+    let family = own.family();
+    let Some(pods) = network.pool(&own).map(|pool| pool.network) else { return BTreeMap::new() };
+    let mut ruleset = Ruleset::new(TableKey { family: family.into(), name: wanted.table.clone() });
     let chains = &mut ruleset.table.chains;
-    if wanted.masquerade {
-        chains.insert(Name::literal("postrouting"), postrouting(wanted.fully_random, pods, own));
+    if wanted.masquerade && *network.egress.masquerade.get(family) {
+        chains.insert(Name::literal("postrouting"), postrouting(wanted.fully_random, &network.egress, pods, own));
     }
     if wanted.forward {
         chains.insert(Name::literal("forward"), forward(pods));
@@ -49,19 +53,19 @@ pub(super) fn rows(wanted: &Masquerade, pods: Prefix, own: Prefix) -> BTreeMap<R
     if chains.is_empty() { BTreeMap::new() } else { ruleset.into_rows().collect() }
 }
 
-fn postrouting(fully_random: bool, pods: Prefix, own: Prefix) -> Chain {
+fn postrouting(fully_random: bool, egress: &Egress, pods: Prefix, own: Prefix) -> Chain {
     let masquerade = || Statement::Masquerade { fully_random };
+    let from_pods = || Rule::new().when(Match::Saddr(Op::Is, pods));
+    let family: IpFamily = pods.family();
     let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
     chain.rules = vec![
         Rule::new().when(MASQUERADE.is_set()).then(Verdict::Return),
-        Rule::new().when(Match::Saddr(Op::Is, pods)).when(Match::Daddr(Op::Is, pods)).then(Verdict::Return),
+        from_pods().when(Match::Daddr(Op::Is, pods)).then(Verdict::Return),
         Rule::new().when(Match::Daddr(Op::Is, own)).then(Verdict::Return),
     ];
-    let mut to_outside = Rule::new().when(Match::Saddr(Op::Is, pods));
-    if let Ok(multicast) = Prefix::new(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4) {
-        to_outside = to_outside.when(Match::Daddr(Op::IsNot, multicast));
-    }
-    chain.rules.push(to_outside.then(masquerade()));
+    let exempt = egress.exempt.get(family);
+    chain.rules.extend(exempt.iter().map(|to| from_pods().when(Match::Daddr(Op::Is, *to)).then(Verdict::Return)));
+    chain.rules.push(from_pods().when(Match::Daddr(Op::IsNot, family.multicast())).then(masquerade()));
     let to_remote_pods = Rule::new().when(Match::Saddr(Op::IsNot, pods)).when(Match::Daddr(Op::Is, pods));
     chain.rules.push(to_remote_pods.then(masquerade()));
     chain
@@ -79,10 +83,19 @@ fn forward(pods: Prefix) -> Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::net_conf::NetConf;
+
+    const ALL: Masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
 
     fn text(wanted: Masquerade) -> Option<String> {
-        let rows = rows(&wanted, "172.7.0.0/16".parse().unwrap(), "172.7.21.0/24".parse().unwrap());
-        let mut ruleset = Ruleset::new(TABLE);
+        text_in(&wanted, r#"{"Network":"172.7.0.0/16"}"#, "172.7.21.0/24")
+    }
+
+    fn text_in(wanted: &Masquerade, conf: &str, own: &str) -> Option<String> {
+        let network = NetConf::parse(conf).unwrap().network;
+        let own: Prefix = own.parse().unwrap();
+        let rows = rows(wanted, &network, own);
+        let mut ruleset = Ruleset::new(TableKey { family: own.family().into(), name: TABLE });
         match rows.into_values().next()? {
             Row::Table(table) => ruleset.table = table,
             Row::Element(element) => panic!("{element:?}"),
@@ -125,5 +138,48 @@ table ip netd {
                 .unwrap()
                 .contains("nat")
         );
+    }
+
+    #[test]
+    fn ipv6_has_the_same_rules_in_a_table_of_its_own() {
+        let conf = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48"}"#;
+        let expected = "\
+table ip6 netd {
+\tchain forward {
+\t\ttype filter hook forward priority filter; policy accept;
+\t\tip6 saddr fd00:7::/48 accept
+\t\tip6 daddr fd00:7::/48 accept
+\t}
+
+\tchain postrouting {
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\tmeta mark & 0x00004000 == 0x00004000 return
+\t\tip6 saddr fd00:7::/48 ip6 daddr fd00:7::/48 return
+\t\tip6 daddr fd00:7:0:21::/64 return
+\t\tip6 saddr fd00:7::/48 ip6 daddr != ff00::/8 masquerade fully-random
+\t\tip6 saddr != fd00:7::/48 ip6 daddr fd00:7::/48 masquerade fully-random
+\t}
+}
+";
+        assert_eq!(text_in(&ALL, conf, "fd00:7:0:21::/64").unwrap(), expected);
+    }
+
+    #[test]
+    fn pods_keep_their_address_towards_exempt_networks_and_in_families_that_are_off() {
+        let conf = r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48",
+            "NonMasqueradeCIDRs":["10.0.0.0/8","fd00:10::/32"],"MasqueradeIPv6":false}"#;
+        let v4 = text_in(&ALL, conf, "172.7.21.0/24").unwrap();
+        let rules: Vec<&str> =
+            v4.lines().map(str::trim).filter(|line| line.starts_with("ip saddr 172.7.0.0/16 ip daddr")).collect();
+        assert_eq!(
+            rules,
+            [
+                "ip saddr 172.7.0.0/16 ip daddr 172.7.0.0/16 return",
+                "ip saddr 172.7.0.0/16 ip daddr 10.0.0.0/8 return",
+                "ip saddr 172.7.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
+            ]
+        );
+        let v6 = text_in(&ALL, conf, "fd00:7:0:21::/64").unwrap();
+        assert!(v6.contains("chain forward") && !v6.contains("postrouting"), "{v6}");
     }
 }

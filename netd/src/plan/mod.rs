@@ -5,89 +5,31 @@
 //! not matter. A changed lease costs its own rows and those of leases in conflict with it, however many there are.
 
 pub(crate) mod backend;
+mod local;
 mod masquerade;
 mod ownership;
 mod peers;
 mod rivals;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use netstate::family::{IpFamily, PerFamily};
-use netstate::wireguard::PublicKey;
-use netstate::{IfName, MacAddr, Prefix, Route, RouteKey, SysctlKey};
+use netstate::{IfName, Prefix, Route, RouteKey, SysctlKey};
 
+pub(crate) use local::{LocalNode, Place};
 pub(crate) use masquerade::{Masquerade, TABLE};
 pub(crate) use ownership::Ownership;
 pub(crate) use peers::Refusal;
 pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};
 
-use crate::choose::interface::NodeAddress;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
-use peers::{Peers, Standing};
-
-/// What is particular to this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LocalNode {
-    /// Its place in each family that both it and the network have; at least one.
-    pub places: PerFamily<Option<Place>>,
-    /// The interface towards the other nodes.
-    pub interface: IfName,
-    /// That interface's MTU in bytes.
-    pub mtu: u32,
-    /// The kernel has IPv6, and with it IPv6 parameters of every link.
-    pub has_ipv6: bool,
-    /// Identity of its WireGuard devices, where there are any.
-    pub public_key: Option<PublicKey>,
-    /// What the operator's program says of it, where that carries the packets.
-    pub data: Option<String>,
-}
-
-/// This node as one family of addresses has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The subnet it leases.
-    pub subnet: Prefix,
-    /// Its address as other nodes see it.
-    pub public_ip: IpAddr,
-    /// The interface's own address; differs from `public_ip` behind NAT.
-    pub address: IpAddr,
-    /// The network of that address.
-    pub node_network: Prefix,
-    /// Hardware address of the tunnel device.
-    pub mac: MacAddr,
-}
-
-impl Place {
-    /// The node at `own` before it has a lease: no subnet is its own yet.
-    #[must_use]
-    pub(crate) fn new(own: &NodeAddress, mac: MacAddr) -> Self {
-        let NodeAddress { address, network, public_ip } = *own;
-        Self { subnet: Prefix::host(address), public_ip, address, node_network: network, mac }
-    }
-}
-
-impl LocalNode {
-    /// The subnets that it leases.
-    pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> {
-        self.places.present().map(|(_, place)| place.subnet)
-    }
-
-    /// Its addresses as other nodes see them.
-    #[must_use]
-    pub(crate) fn public_ips(&self) -> PerFamily<Option<IpAddr>> {
-        self.places.map(|_, place| place.map(|place| place.public_ip))
-    }
-
-    /// True when `addresses` are of one of its subnets.
-    #[must_use]
-    pub(crate) fn has_pods_in(&self, addresses: &Prefix) -> bool {
-        self.subnets().any(|subnet| subnet.covers(addresses))
-    }
-}
+use peers::{Half, Peers, Slot, Standing};
 
 /// The desired tables of one node, kept up to date lease by lease.
 #[derive(Debug, Clone)]
@@ -95,15 +37,52 @@ pub(crate) struct Planner {
     network: Network,
     masquerade: Masquerade,
     local: LocalNode,
-    peers: Peers,
-    refused: BTreeMap<SubnetKey, Refusal>,
+    leases: BTreeMap<SubnetKey, StoredLease>,
+    peers: PerFamily<Peers>,
+    refused: BTreeMap<SubnetKey, Refused>,
+    /// How many of these are refused as a whole.
+    unused: usize,
+}
+
+/// Why a lease is not used, in each family that is refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Refused(PerFamily<Option<Refusal>>);
+
+impl Refused {
+    /// True when nothing of the lease under `key` is used.
+    fn is_all_of(&self, key: &SubnetKey) -> bool {
+        key.subnets().families().all(|family| self.0.get(family).is_some())
+    }
+}
+
+/// A change of one lease with what is to be thought of each of its families.
+struct Judged {
+    key: SubnetKey,
+    stored: Option<StoredLease>,
+    halves: PerFamily<Option<Half>>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut reasons: Vec<String> = self.0.present().map(|(_, refusal)| refusal.to_string()).collect();
+        reasons.dedup();
+        f.write_str(&reasons.join("; "))
+    }
 }
 
 impl Planner {
     /// A plan without any other node.
     #[must_use]
     pub(crate) fn new(network: Network, masquerade: Masquerade, local: LocalNode) -> Self {
-        Self { network, masquerade, local, peers: Peers::default(), refused: BTreeMap::new() }
+        Self {
+            network,
+            masquerade,
+            local,
+            leases: BTreeMap::new(),
+            peers: PerFamily::default(),
+            refused: BTreeMap::new(),
+            unused: 0,
+        }
     }
 
     /// This node as the plan sees it.
@@ -130,32 +109,32 @@ impl Planner {
         self.local_rows().sysctls.into_keys().collect()
     }
 
-    /// Leases that are not used, with the reason.
+    /// Leases that are not used, or not in each of their families, with the reasons.
     #[must_use]
-    pub(crate) const fn refused(&self) -> &BTreeMap<SubnetKey, Refusal> {
+    pub(crate) const fn refused(&self) -> &BTreeMap<SubnetKey, Refused> {
         &self.refused
     }
 
     /// Leases of other nodes that are used.
     pub(crate) fn used(&self) -> impl Iterator<Item = &Lease> {
-        let others = self.peers.leases().filter(|(key, _)| !self.refused.contains_key(key));
-        others.map(|(_, stored)| &stored.lease).filter(|lease| !self.is_own(lease))
+        let used =
+            self.leases.iter().filter(|(key, _)| !self.refused.get(key).is_some_and(|refused| refused.is_all_of(key)));
+        used.map(|(_, stored)| &stored.lease).filter(|lease| !self.is_own(lease))
     }
 
     /// How many these are, without walking them.
     #[must_use]
     pub(crate) fn used_count(&self) -> usize {
-        self.peers.count_of_others().saturating_sub(self.refused.len())
+        let own = self.own_key().and_then(|key| self.leases.get(&key)).filter(|stored| self.is_own(&stored.lease));
+        self.leases.len().saturating_sub(self.unused).saturating_sub(usize::from(own.is_some()))
     }
 
     /// Everything that is desired.
     #[must_use]
     pub(crate) fn tables(&self) -> Tables {
         let mut tables = self.local_rows();
-        for (key, _) in self.peers.leases() {
-            if let Some(Ok(lease)) = self.peers.verdict(key) {
-                tables.extend(self.rows_of(lease));
-            }
+        for key in self.leases.keys() {
+            tables.extend(self.rows_of(key, &self.verdicts(key)));
         }
         tables
     }
@@ -164,7 +143,7 @@ impl Planner {
     pub(crate) fn set_local(&mut self, local: LocalNode) -> Changes {
         let before = self.tables();
         self.local = local;
-        let leases: Vec<StoredLease> = self.peers.leases().map(|(_, stored)| stored.clone()).collect();
+        let leases: Vec<StoredLease> = self.leases.values().cloned().collect();
         self.set(leases.into_iter().map(|stored| (stored.lease.key, Some(stored))));
         Changes::between(before, self.settle_all())
     }
@@ -177,105 +156,153 @@ impl Planner {
 
     /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
     pub(crate) fn update(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
-        let judged: Vec<_> = leases.into_iter().map(|(key, stored)| (key, self.judged(stored))).collect();
-        let seeds = judged.iter().map(|(key, new)| match new {
-            Some((_, Standing::Usable(mac))) => (*key, *mac),
-            _ => (*key, None),
-        });
-        let related = self.peers.related(seeds);
+        let judged: Vec<Judged> = leases.into_iter().map(|(key, stored)| self.judged(key, stored)).collect();
+        let related = self.related(&judged);
         let mut before = Tables::default();
         for key in &related {
-            if let Some(Ok(lease)) = self.peers.verdict(key) {
-                before.extend(self.rows_of(lease));
-            }
+            before.extend(self.rows_of(key, &self.verdicts(key)));
         }
-        for (key, new) in judged {
-            self.peers.set(key, new);
-        }
+        judged.into_iter().for_each(|judged| self.put(judged));
         let mut after = Tables::default();
         self.settle(related, &mut after);
         Changes::between(before, after)
     }
 
+    /// The keys of every lease whose use may depend on `judged`, in either family.
+    fn related(&self, judged: &[Judged]) -> BTreeSet<SubnetKey> {
+        let mut related: BTreeSet<SubnetKey> = judged.iter().map(|judged| judged.key).collect();
+        for (family, peers) in self.peers.iter() {
+            let seeds = judged.iter().filter_map(|judged| {
+                let slot = Slot::new(judged.key.get(family)?, judged.key);
+                Some((slot, judged.halves.get(family).as_ref().and_then(Half::mac)))
+            });
+            related.extend(peers.related(seeds).into_iter().map(|slot| slot.key));
+        }
+        related
+    }
+
     fn set(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) {
         for (key, stored) in leases {
-            let new = self.judged(stored);
-            self.peers.set(key, new);
+            let judged = self.judged(key, stored);
+            self.put(judged);
         }
     }
 
-    fn judged(&self, stored: Option<StoredLease>) -> Option<(StoredLease, Standing)> {
-        stored.map(|stored| {
-            let standing = self.standing(&stored.lease);
-            (stored, standing)
-        })
+    fn put(&mut self, judged: Judged) {
+        let Judged { key, stored, halves } = judged;
+        for (family, half) in halves {
+            if let Some(subnet) = key.get(family) {
+                self.peers.get_mut(family).set(Slot::new(subnet, key), half);
+            }
+        }
+        match stored {
+            Some(stored) => drop(self.leases.insert(key, stored)),
+            None => drop(self.leases.remove(&key)),
+        }
+    }
+
+    fn judged(&self, key: SubnetKey, stored: Option<StoredLease>) -> Judged {
+        let other = stored.as_ref().filter(|stored| !self.is_own(&stored.lease));
+        let halves = PerFamily::from_fn(|family| self.half(other?, key.get(family)?));
+        Judged { key, stored, halves }
+    }
+
+    /// One family of a lease of another node.
+    fn half(&self, stored: &StoredLease, subnet: Prefix) -> Option<Half> {
+        let (family, attrs) = (subnet.family(), &stored.lease.attrs);
+        let mut half = Half {
+            key: stored.lease.key,
+            subnet,
+            holder: attrs.public_ips.get(family).unwrap_or(family.unspecified()),
+            created: stored.created,
+            revision: stored.revision,
+            standing: Standing::Usable(None),
+        };
+        let refusal = attrs.public_ip(family).err();
+        let refusal = refusal.or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
+        let rows = || match part(&stored.lease, PerFamily::only(family, subnet)) {
+            Some(part) => self.network.backend.lease_rows(&self.local, &part),
+            None => Ok(Tables::default()),
+        };
+        half.standing = match refusal.map_or_else(rows, Err) {
+            Ok(rows) => Standing::Usable(rows.fdb.keys().next().map(|entry| entry.mac)),
+            Err(reason) => Standing::Unusable(reason),
+        };
+        Some(half)
+    }
+
+    /// What is to be said of each family of the lease under `key`; nothing of this node's own.
+    fn verdicts(&self, key: &SubnetKey) -> PerFamily<Option<Result<(), Refusal>>> {
+        PerFamily::from_fn(|family| self.peers.get(family).verdict(&Slot::new(key.get(family)?, *key)))
     }
 
     /// Decides about the leases under `keys`: notes those that are refused, and adds the rows of the others to `rows`.
     fn settle(&mut self, keys: impl IntoIterator<Item = SubnetKey>, rows: &mut Tables) {
         for key in keys {
-            match self.peers.verdict(&key) {
-                Some(Err(refusal)) => drop(self.refused.insert(key, refusal)),
-                Some(Ok(lease)) => {
-                    rows.extend(self.rows_of(lease));
-                    self.refused.remove(&key);
-                }
-                None => drop(self.refused.remove(&key)),
-            }
+            let verdicts = self.verdicts(&key);
+            rows.extend(self.rows_of(&key, &verdicts));
+            let refused = Refused(verdicts.map(|_, verdict| verdict.and_then(Result::err)));
+            self.note(key, refused);
         }
+    }
+
+    fn note(&mut self, key: SubnetKey, refused: Refused) {
+        let now = refused.is_all_of(&key);
+        let before = if refused.0.is_empty() { self.refused.remove(&key) } else { self.refused.insert(key, refused) };
+        if before.is_some_and(|before| before.is_all_of(&key)) {
+            self.unused = self.unused.saturating_sub(1);
+        }
+        self.unused += usize::from(now);
     }
 
     /// Decides about all leases, and returns all rows.
     fn settle_all(&mut self) -> Tables {
         self.refused.clear();
-        let keys: Vec<SubnetKey> = self.peers.leases().map(|(key, _)| *key).collect();
+        self.unused = 0;
+        let keys: Vec<SubnetKey> = self.leases.keys().copied().collect();
         let mut rows = self.local_rows();
         self.settle(keys, &mut rows);
         rows
     }
 
+    fn own_key(&self) -> Option<SubnetKey> {
+        SubnetKey::new(self.local.places.map(|_, place| place.map(|place| place.subnet)))
+    }
+
     fn is_own(&self, lease: &Lease) -> bool {
-        let own = self.local.places.map(|_, place| place.map(|place| place.subnet));
-        lease.key.subnets() == own && lease.attrs.public_ips == self.local.public_ips()
+        self.own_key() == Some(lease.key) && lease.attrs.public_ips == self.local.public_ips()
     }
 
-    fn standing(&self, lease: &Lease) -> Standing {
-        if self.is_own(lease) {
-            return Standing::Own;
-        }
-        if let Some(reason) = peers::refusal(&self.network, &self.local, lease) {
-            return Standing::Unusable(reason);
-        }
-        match self.backend_rows(lease) {
-            Ok(rows) => Standing::Usable(rows.fdb.keys().next().map(|entry| entry.mac)),
-            Err(reason) => Standing::Unusable(reason),
-        }
-    }
-
-    /// Rows of a lease that is used.
-    fn rows_of(&self, lease: &Lease) -> Tables {
-        self.backend_rows(lease).unwrap_or_default()
-    }
-
-    fn backend_rows(&self, lease: &Lease) -> Result<Tables, String> {
-        self.network.backend.lease_rows(&self.local, lease)
+    /// Rows of the families of a lease that are used.
+    fn rows_of(&self, key: &SubnetKey, verdicts: &PerFamily<Option<Result<(), Refusal>>>) -> Tables {
+        let Some(stored) = self.leases.get(key) else { return Tables::default() };
+        let used =
+            PerFamily::from_fn(|family| key.get(family).filter(|_| matches!(verdicts.get(family), Some(Ok(())))));
+        let rows = |lease: Cow<Lease>| self.network.backend.lease_rows(&self.local, &lease).unwrap_or_default();
+        part(&stored.lease, used).map(rows).unwrap_or_default()
     }
 
     /// Rows that this node needs whatever the other nodes are.
     fn local_rows(&self) -> Tables {
         let mut tables = self.network.backend.local_rows(&self.network, &self.local);
-        for (family, pool) in self.network.pools.present() {
-            if self.masquerade.forward {
-                tables.forward.insert(pool.network);
-            }
-            if let Some(place) = self.local.places.get(family) {
-                tables.nft.extend(masquerade::rows(&self.masquerade, pool.network, place.subnet));
-            }
+        for (family, place) in self.local.places.present() {
+            tables.forward.extend(
+                self.network.pools.get(family).as_ref().filter(|_| self.masquerade.forward).map(|pool| pool.network),
+            );
+            tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet));
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
             tables.sysctls.insert(forwarding(family), "1".to_owned());
         }
         tables
     }
+}
+
+/// The same lease of some of its subnets; `None` of none.
+fn part(lease: &Lease, subnets: PerFamily<Option<Prefix>>) -> Option<Cow<'_, Lease>> {
+    if subnets == lease.key.subnets() {
+        return Some(Cow::Borrowed(lease));
+    }
+    SubnetKey::new(subnets).map(|key| Cow::Owned(Lease { key, attrs: lease.attrs.clone() }))
 }
 
 /// The kernel parameter that makes this host forward packets.

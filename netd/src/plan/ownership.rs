@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN, spread_metric};
-use netstate::{Prefix, Route, RouteKey, RouteKind};
+use netstate::{IpFamily, Prefix, Route, RouteKey, RouteKind};
 
 use super::LocalNode;
 use super::backend::Backend;
@@ -15,6 +15,14 @@ use crate::format::net_conf::Network;
 
 /// RTPROT_BOOT (include/uapi/linux/rtnetlink.h): flannel's netlink library sets nothing else, and neither does iproute2.
 const BOOT: u8 = 3;
+
+/// The metric of a route that was made without one: IP6_RT_PRIO_USER in IPv6 (include/uapi/linux/ipv6_route.h).
+const fn unset_metric(family: IpFamily) -> u32 {
+    match family {
+        IpFamily::V4 => 0,
+        IpFamily::V6 => 1024,
+    }
+}
 
 /// What this daemon may call its own.
 #[derive(Debug, Clone)]
@@ -62,7 +70,7 @@ impl Ownership {
         key.table == TABLE_MAIN
             && route.kind == RouteKind::Unicast
             && route.protocol == BOOT
-            && key.metric == 0
+            && key.metric == unset_metric(key.dst.family())
             && route.src.is_none()
             && self.network.pool(&key.dst).is_some_and(|pool| match pool.network == key.dst {
                 true => self.network.backend.flannel_made_whole(key, route),

@@ -1,6 +1,6 @@
-//! `Peers`: the leases of all nodes, and which of them packets may be sent to.
+//! `Peers`: one family of the leases of other nodes, and which of them packets may be sent to.
 //!
-//! Invariants: a lease never redirects addresses that are not Pod addresses, nor this node's own Pods: a stray key such
+//! Each family of a lease is judged for itself: what is wrong with one takes nothing from the other. Invariants: a lease never redirects addresses that are not Pod addresses, nor this node's own Pods: a stray key such
 //! as `0.0.0.0-0` must not become a default route. Of several leases with one hardware address, one subnet or one node
 //! and overlapping subnets the newest is used: a node that moved leaves older ones behind. Of overlapping leases of
 //! different nodes the oldest is used: a stray key takes nothing from a node. What is not used is named with the lease
@@ -10,22 +10,44 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use netstate::family::IpFamily;
-use netstate::{MacAddr, Prefix};
+use netstate::{IpFamily, MacAddr, Prefix};
 
-use super::LocalNode;
-use crate::format::lease::{Lease, StoredLease, SubnetKey};
+use super::Place;
+use crate::choose::interface::is_link_local_v6;
+use crate::format::lease::SubnetKey;
 use crate::format::net_conf::Network;
+
+/// One family of a lease: a subnet and who holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Half {
+    /// The key of the whole lease.
+    pub key: SubnetKey,
+    /// Its subnet of the family.
+    pub subnet: Prefix,
+    /// The node's address of the family; unspecified when the lease names none.
+    pub holder: IpAddr,
+    /// Revision of the store in which the key was made.
+    pub created: i64,
+    /// Revision in which it was last written.
+    pub revision: i64,
+    /// How it stands by itself.
+    pub standing: Standing,
+}
 
 /// How a lease stands by itself, whatever the others say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// This node's own.
-    Own,
     /// Packets must not or cannot be sent there.
     Unusable(String),
     /// Another node; with the hardware address of its tunnel, if it is reached through one.
     Usable(Option<MacAddr>),
+}
+
+/// Another lease that one gives way to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Other {
+    subnet: Prefix,
+    holder: IpAddr,
 }
 
 /// Why a lease is not used.
@@ -40,14 +62,16 @@ pub(crate) enum Refusal {
         /// The hardware address.
         mac: MacAddr,
         /// The newer lease.
-        other: Lease,
+        other: Other,
     },
     /// A newer lease of the same subnet or node covers the same addresses.
     Superseded {
         /// This lease.
         subnet: Prefix,
+        /// The key of the newer one.
+        key: SubnetKey,
         /// The newer one.
-        other: Lease,
+        other: Other,
     },
     /// An older lease of another node overlaps.
     Overlaps {
@@ -56,7 +80,7 @@ pub(crate) enum Refusal {
         /// Its holder.
         holder: IpAddr,
         /// The older one.
-        other: Lease,
+        other: Other,
     },
 }
 
@@ -64,62 +88,95 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unusable(reason) => f.write_str(reason),
-            Self::SameMac { holder, mac, other } => {
-                let (theirs, subnet) = (other.attrs.public_ips.list(), other.key);
+            Self::SameMac { holder, mac, other: Other { subnet, holder: theirs } } => {
                 write!(f, "{holder} has the hardware address of {theirs}, {mac}, whose lease {subnet} is newer")
             }
-            Self::Superseded { subnet, other } => {
-                write!(
-                    f,
-                    "{subnet} is superseded by the newer lease {} of {}",
-                    other.key,
-                    other.attrs.public_ips.list()
-                )
+            Self::Superseded { subnet, key, other } => {
+                write!(f, "{subnet} is superseded by the newer lease {key} of {}", other.holder)
             }
-            Self::Overlaps { subnet, holder, other } => {
-                let (older, theirs) = (subnet_of(&other.key), other.attrs.public_ips.list());
+            Self::Overlaps { subnet, holder, other: Other { subnet: older, holder: theirs } } => {
                 write!(f, "{subnet} of {holder} overlaps {older} of {theirs}, whose lease is older")
             }
         }
     }
 }
 
-#[derive(Debug, Clone)]
-struct Peer {
-    stored: StoredLease,
-    standing: Standing,
+/// Where a lease stands in the order of subnets: several keys can have one subnet of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot {
+    subnet: Prefix,
+    /// The key of the whole lease.
+    pub key: SubnetKey,
 }
 
-/// The leases of all nodes, in the order of their subnets.
+impl Slot {
+    /// The place of the lease under `key` with `subnet`.
+    pub(super) const fn new(subnet: Prefix, key: SubnetKey) -> Self {
+        Self { subnet, key }
+    }
+
+    /// The first of all places of `subnet`.
+    const fn first(subnet: Prefix) -> Self {
+        Self { subnet, key: SubnetKey::FIRST }
+    }
+}
+
+impl Half {
+    const fn slot(&self) -> Slot {
+        Slot::new(self.subnet, self.key)
+    }
+
+    /// Hardware address of the tunnel of a usable one, if it is reached through one.
+    pub(super) const fn mac(&self) -> Option<MacAddr> {
+        match self.standing {
+            Standing::Usable(mac) => mac,
+            Standing::Unusable(_) => None,
+        }
+    }
+
+    const fn is_usable(&self) -> bool {
+        matches!(self.standing, Standing::Usable(_))
+    }
+
+    const fn other(&self) -> Other {
+        Other { subnet: self.subnet, holder: self.holder }
+    }
+
+    /// True when this was written after `other`.
+    fn is_newer(&self, other: &Self) -> bool {
+        (self.revision, self.key) > (other.revision, other.key)
+    }
+
+    /// True when this was made before `other`.
+    fn is_older(&self, other: &Self) -> bool {
+        (self.created, self.key) < (other.created, other.key)
+    }
+}
+
+/// One family of the leases of other nodes, in the order of their subnets.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peers {
-    by_key: BTreeMap<SubnetKey, Peer>,
-    by_mac: BTreeSet<(MacAddr, SubnetKey)>,
+    by_slot: BTreeMap<Slot, Half>,
+    by_mac: BTreeSet<(MacAddr, Slot)>,
     /// How many leases have subnets of each length: a network around another one has one of these.
     lengths: BTreeMap<u8, usize>,
-    /// Leases of this node among them.
-    own: usize,
 }
 
 impl Peers {
     /// Puts a lease in, replaces it, or with `None` takes it out.
-    pub(super) fn set(&mut self, key: SubnetKey, lease: Option<(StoredLease, Standing)>) {
-        if let Some(before) = self.by_key.remove(&key) {
-            self.forget_length(subnet_of(&key).len());
-            match before.standing {
-                Standing::Usable(Some(mac)) => drop(self.by_mac.remove(&(mac, key))),
-                Standing::Own => self.own = self.own.saturating_sub(1),
-                Standing::Usable(None) | Standing::Unusable(_) => {}
+    pub(super) fn set(&mut self, slot: Slot, half: Option<Half>) {
+        if let Some(before) = self.by_slot.remove(&slot) {
+            self.forget_length(slot.subnet.len());
+            if let Some(mac) = before.mac() {
+                self.by_mac.remove(&(mac, slot));
             }
         }
-        let Some((stored, standing)) = lease else { return };
-        *self.lengths.entry(subnet_of(&key).len()).or_default() += 1;
-        match standing {
-            Standing::Usable(Some(mac)) => drop(self.by_mac.insert((mac, key))),
-            Standing::Own => self.own += 1,
-            Standing::Usable(None) | Standing::Unusable(_) => {}
+        let Some(half) = half else { return };
+        *self.lengths.entry(slot.subnet.len()).or_default() += 1;
+        if let Some(mac) = half.mac() {
+            self.by_mac.insert((mac, slot));
         }
-        self.by_key.insert(key, Peer { stored, standing });
+        self.by_slot.insert(slot, half);
     }
 
     fn forget_length(&mut self, len: u8) {
@@ -131,127 +188,87 @@ impl Peers {
     }
 
     /// Leases with this hardware address.
-    fn with_mac(&self, mac: MacAddr) -> impl Iterator<Item = &SubnetKey> {
-        self.by_mac.range((mac, SubnetKey::FIRST)..).take_while(move |(other, _)| *other == mac).map(|(_, key)| key)
+    fn with_mac(&self, mac: MacAddr, family: IpFamily) -> impl Iterator<Item = &Slot> {
+        let first = (mac, Slot::first(family.any()));
+        self.by_mac.range(first..).take_while(move |(other, _)| *other == mac).map(|(_, slot)| slot)
     }
 
-    /// How many leases are of other nodes, used or not.
-    pub(super) fn count_of_others(&self) -> usize {
-        self.by_key.len().saturating_sub(self.own)
-    }
-
-    /// The leases, in the order of their subnets.
-    pub(super) fn leases(&self) -> impl Iterator<Item = (&SubnetKey, &StoredLease)> {
-        self.by_key.iter().map(|(key, peer)| (key, &peer.stored))
-    }
-
-    /// The lease under `key` when it is used, or why it is not; `None` when there is none, and for this node's own.
-    pub(super) fn verdict(&self, key: &SubnetKey) -> Option<Result<&Lease, Refusal>> {
-        let peer = self.by_key.get(key)?;
-        match &peer.standing {
-            Standing::Own => None,
-            Standing::Unusable(reason) => Some(Err(Refusal::Unusable(reason.clone()))),
-            Standing::Usable(mac) => {
-                let refusal = self.newer(key, peer, *mac).or_else(|| self.older(key, peer));
-                Some(refusal.map_or(Ok(&peer.stored.lease), Err))
-            }
+    /// Whether the lease at `slot` is used, or why it is not; `None` when there is none.
+    pub(super) fn verdict(&self, slot: &Slot) -> Option<Result<(), Refusal>> {
+        let half = self.by_slot.get(slot)?;
+        if let Standing::Unusable(reason) = &half.standing {
+            return Some(Err(Refusal::Unusable(reason.clone())));
         }
+        Some(self.newer(half).or_else(|| self.older(half)).map_or(Ok(()), Err))
     }
 
     /// A newer lease that this one gives way to.
-    fn newer(&self, key: &SubnetKey, peer: &Peer, mac: Option<MacAddr>) -> Option<Refusal> {
-        let age = |key: &SubnetKey, peer: &Peer| (peer.stored.revision, *key);
-        let (lease, own_age) = (&peer.stored.lease, age(key, peer));
-        let holder = holder_of(lease);
-        let twin = mac.and_then(|mac| {
-            let others = self.with_mac(mac).filter_map(|other| Some((other, self.by_key.get(other)?)));
-            let mut newer =
-                others.filter(|(other, twin)| holder_of(&twin.stored.lease) != holder && age(other, twin) > own_age);
-            newer.next().map(|(_, twin)| Refusal::SameMac { holder, mac, other: twin.stored.lease.clone() })
+    fn newer(&self, half: &Half) -> Option<Refusal> {
+        let twin = half.mac().and_then(|mac| {
+            let mut twins = self.with_mac(mac, half.subnet.family()).filter_map(|slot| self.by_slot.get(slot));
+            let newer = twins.find(|twin| twin.holder != half.holder && twin.is_newer(half))?;
+            Some(Refusal::SameMac { holder: half.holder, mac, other: newer.other() })
         });
         twin.or_else(|| {
-            let same = |(other, twin): &(&SubnetKey, &Peer)| {
-                (subnet_of(other) == subnet_of(key) || holder_of(&twin.stored.lease) == holder)
-                    && age(other, twin) > own_age
-            };
-            let newer = self.overlapping(key).find(same);
-            newer.map(|(_, twin)| Refusal::Superseded { subnet: subnet_of(key), other: twin.stored.lease.clone() })
+            let same =
+                |other: &&Half| (other.subnet == half.subnet || other.holder == half.holder) && other.is_newer(half);
+            let newer = self.overlapping(half.slot()).find(same)?;
+            Some(Refusal::Superseded { subnet: half.subnet, key: newer.key, other: newer.other() })
         })
     }
 
     /// An older lease of another node that this one may not take addresses from.
-    fn older(&self, key: &SubnetKey, peer: &Peer) -> Option<Refusal> {
-        let age = |key: &SubnetKey, peer: &Peer| (peer.stored.created, *key);
-        let (holder, own_age) = (holder_of(&peer.stored.lease), age(key, peer));
-        let stays = |(other, older): &(&SubnetKey, &Peer)| {
-            let mac = match older.standing {
-                Standing::Usable(mac) => mac,
-                Standing::Own | Standing::Unusable(_) => return false,
-            };
-            holder_of(&older.stored.lease) != holder
-                && age(other, older) < own_age
-                && self.newer(other, older, mac).is_none()
-        };
-        let older = self.overlapping(key).find(stays);
-        older.map(|(_, older)| Refusal::Overlaps { subnet: subnet_of(key), holder, other: older.stored.lease.clone() })
+    fn older(&self, half: &Half) -> Option<Refusal> {
+        let stays = |other: &&Half| other.holder != half.holder && other.is_older(half) && self.newer(other).is_none();
+        let older = self.overlapping(half.slot()).find(stays)?;
+        Some(Refusal::Overlaps { subnet: half.subnet, holder: half.holder, other: older.other() })
     }
 
-    /// Other usable leases that share addresses with `key`: networks around it, and networks that begin inside it.
-    fn overlapping(&self, key: &SubnetKey) -> impl Iterator<Item = (&SubnetKey, &Peer)> {
-        let subnet = subnet_of(key);
+    /// Other usable leases that share addresses with `slot`: networks around it, and networks that begin inside it.
+    fn overlapping(&self, slot: Slot) -> impl Iterator<Item = &Half> {
+        let subnet = slot.subnet;
         let shorter = self.lengths.keys().take_while(move |len| **len < subnet.len());
         let around = shorter.filter_map(move |len| Prefix::new(subnet.addr(), *len).ok());
         let around = around.flat_map(|around| {
-            self.by_key.range(SubnetKey::of(around)..).take_while(move |(other, _)| subnet_of(other) == around)
+            self.by_slot.range(Slot::first(around)..).take_while(move |(other, _)| other.subnet == around)
         });
         let inside =
-            self.by_key.range(SubnetKey::of(subnet)..).take_while(move |(other, _)| subnet.covers(&subnet_of(other)));
-        let own = *key;
-        around.chain(inside).filter(move |(other, peer)| **other != own && matches!(peer.standing, Standing::Usable(_)))
+            self.by_slot.range(Slot::first(subnet)..).take_while(move |(other, _)| subnet.covers(&other.subnet));
+        around.chain(inside).filter(move |(other, half)| **other != slot && half.is_usable()).map(|(_, half)| half)
     }
 
     /// Every lease whose use may depend on `seeds`: those with their hardware addresses or overlapping subnets, and so
     /// on. Each seed comes with the hardware addresses that it has and will have.
-    pub(super) fn related(&self, seeds: impl IntoIterator<Item = (SubnetKey, Option<MacAddr>)>) -> BTreeSet<SubnetKey> {
+    pub(super) fn related(&self, seeds: impl IntoIterator<Item = (Slot, Option<MacAddr>)>) -> BTreeSet<Slot> {
         let mut found = BTreeSet::new();
-        let mut open: Vec<(SubnetKey, Option<MacAddr>, bool)> = Vec::new();
-        for (key, mac) in seeds {
-            found.insert(key);
-            open.push((key, mac, true));
+        let mut open: Vec<(Slot, Option<MacAddr>, bool)> = Vec::new();
+        for (slot, mac) in seeds {
+            found.insert(slot);
+            open.push((slot, mac, true));
         }
-        while let Some((key, mac, seed)) = open.pop() {
-            let own = self.by_key.get(&key);
-            let known = match own.map(|peer| &peer.standing) {
-                Some(Standing::Usable(mac)) => *mac,
-                _ if seed => None,
-                _ => continue,
-            };
-            let by_mac = mac.into_iter().chain(known).flat_map(|mac| self.with_mac(mac));
-            let related = by_mac.chain(self.overlapping(&key).map(|(other, _)| other));
-            let new: Vec<SubnetKey> = related.filter(|other| found.insert(**other)).copied().collect();
-            open.extend(new.into_iter().map(|key| (key, None, false)));
+        while let Some((slot, mac, seed)) = open.pop() {
+            let known = self.by_slot.get(&slot).filter(|half| half.is_usable());
+            if known.is_none() && !seed {
+                continue;
+            }
+            let macs = mac.into_iter().chain(known.and_then(Half::mac));
+            let by_mac = macs.flat_map(|mac| self.with_mac(mac, slot.subnet.family())).copied();
+            let related = by_mac.chain(self.overlapping(slot).map(Half::slot));
+            let new: Vec<Slot> = related.filter(|other| found.insert(*other)).collect();
+            open.extend(new.into_iter().map(|slot| (slot, None, false)));
         }
         found
     }
 }
 
-/// The subnet that a lease is judged by.
-fn subnet_of(key: &SubnetKey) -> Prefix {
-    key.get(IpFamily::V4).unwrap_or(IpFamily::V4.any())
-}
-
-fn holder_of(lease: &Lease) -> IpAddr {
-    lease.attrs.public_ips.v4.unwrap_or(IpFamily::V4.unspecified())
-}
-
-/// Why packets must not be sent to the holder of `lease`, if so.
-pub(super) fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Option<String> {
-    let (subnet, public_ip) = (subnet_of(&lease.key), holder_of(lease));
+/// Why packets must not be sent to the holder of `half`, which this node sees from `place`, if so.
+pub(super) fn refusal(network: &Network, place: Option<&Place>, half: &Half) -> Option<String> {
+    let (subnet, public_ip, family) = (half.subnet, half.holder, half.subnet.family());
     if !network.has_subnet(&subnet) {
         return Some(format!("{subnet} is no subnet of the Pod network {network}"));
     }
-    let Some(place) = local.places.get(subnet.family()) else {
-        return Some(format!("this node has no address of {}", subnet.family()));
+    let Some(place) = place else {
+        return Some(format!("{subnet}: this node has no address of {family}"));
     };
     if subnet.overlaps(&place.subnet) {
         return Some(format!("{subnet} of {public_ip} overlaps this node's own subnet {}", place.subnet));
@@ -264,13 +281,16 @@ pub(super) fn refusal(network: &Network, local: &LocalNode, lease: &Lease) -> Op
     if public_ip.is_unspecified() || public_ip.is_multicast() || broadcast || public_ip.is_loopback() {
         return Some(format!("PublicIP {public_ip} is not the address of a host"));
     }
+    if is_link_local_v6(&public_ip) {
+        return Some(format!("PublicIPv6 {public_ip} is an address of one link only"));
+    }
     let inside = |network: Prefix| network.contains(public_ip);
     // A tunnel would lead through itself.
     if network.networks().any(inside) && !inside(place.node_network) {
         return Some(format!("PublicIP {public_ip} is an address of the Pod network {network}"));
     }
     // The kernel refuses it as a gateway, but a tunnel would send every packet to the whole link.
-    if network.backend.device(subnet.family()).is_some() && is_broadcast(&place.node_network, public_ip) {
+    if network.backend.device(family).is_some() && is_broadcast(&place.node_network, public_ip) {
         return Some(format!("PublicIP {public_ip} is the broadcast address of {}", place.node_network));
     }
     None

@@ -5,10 +5,12 @@ use super::backend::{BackendAttrs, Vtep};
 use super::*;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::NetConf;
-use netstate::row_text;
+use netstate::{MacAddr, row_text};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+
+mod families;
 
 /// A whole plan and what it refuses.
 struct Plan {
@@ -27,7 +29,10 @@ fn plan<'a>(
     for (revision, lease) in (1..).zip(leases) {
         planner.update([put(lease, revision)]);
     }
-    let skipped = planner.refused().iter().map(|(key, refusal)| (key.subnets().v4.unwrap(), refusal.to_string()));
+    let skipped = planner
+        .refused()
+        .iter()
+        .map(|(key, refusal)| (key.subnets().v4.or(key.subnets().v6).unwrap(), refusal.to_string()));
     Plan { skipped: skipped.collect(), tables: planner.tables() }
 }
 

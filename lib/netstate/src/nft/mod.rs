@@ -60,6 +60,8 @@ mod set;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::IpFamily;
+
 pub use chain::{BaseChain, Chain, ChainKind, Hook, Policy, priority};
 pub use matching::{CtState, CtStatus, Field, Match, Op};
 pub use name::{InvalidName, Name};
@@ -100,6 +102,15 @@ impl Family {
             7 => Some(Self::Bridge),
             10 => Some(Self::Ip6),
             _ => None,
+        }
+    }
+}
+
+impl From<IpFamily> for Family {
+    fn from(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::Ip,
+            IpFamily::V6 => Self::Ip6,
         }
     }
 }

@@ -1,0 +1,71 @@
+//! `LocalNode`: what is particular to this node.
+//!
+//! Invariant: there is a place for each family that both the node and the network have, and for no other.
+
+use std::net::IpAddr;
+
+use netstate::family::PerFamily;
+use netstate::wireguard::PublicKey;
+use netstate::{IfName, MacAddr, Prefix};
+
+use crate::choose::interface::NodeAddress;
+
+/// What is particular to this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalNode {
+    /// Its place in each family that both it and the network have; at least one.
+    pub places: PerFamily<Option<Place>>,
+    /// The interface towards the other nodes.
+    pub interface: IfName,
+    /// That interface's MTU in bytes.
+    pub mtu: u32,
+    /// The kernel has IPv6, and with it IPv6 parameters of every link.
+    pub has_ipv6: bool,
+    /// Identity of its WireGuard devices, where there are any.
+    pub public_key: Option<PublicKey>,
+    /// What the operator's program says of it, where that carries the packets.
+    pub data: Option<String>,
+}
+
+/// This node as one family of addresses has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The subnet it leases.
+    pub subnet: Prefix,
+    /// Its address as other nodes see it.
+    pub public_ip: IpAddr,
+    /// The interface's own address; differs from `public_ip` behind NAT.
+    pub address: IpAddr,
+    /// The network of that address.
+    pub node_network: Prefix,
+    /// Hardware address of the tunnel device.
+    pub mac: MacAddr,
+}
+
+impl Place {
+    /// The node at `own` before it has a lease: no subnet is its own yet.
+    #[must_use]
+    pub(crate) fn new(own: &NodeAddress, mac: MacAddr) -> Self {
+        let NodeAddress { address, network, public_ip } = *own;
+        Self { subnet: Prefix::host(address), public_ip, address, node_network: network, mac }
+    }
+}
+
+impl LocalNode {
+    /// The subnets that it leases.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> {
+        self.places.present().map(|(_, place)| place.subnet)
+    }
+
+    /// Its addresses as other nodes see them.
+    #[must_use]
+    pub(crate) fn public_ips(&self) -> PerFamily<Option<IpAddr>> {
+        self.places.map(|_, place| place.map(|place| place.public_ip))
+    }
+
+    /// True when `addresses` are of one of its subnets.
+    #[must_use]
+    pub(crate) fn has_pods_in(&self, addresses: &Prefix) -> bool {
+        self.subnets().any(|subnet| subnet.covers(addresses))
+    }
+}
