@@ -238,6 +238,18 @@ fn peer_that_roamed_is_followed_until_its_lease_says_otherwise() {
     assert_eq!(endpoint(&roaming), "127.0.0.1:53000", "its lease names another address");
 }
 
+fn port_that_somebody_has_is_named() {
+    let (mut table, public) = made();
+    ip("link add other type wireguard");
+    sh("wg", &["set", "other", "listen-port", "51820"]);
+    ip("link set other up");
+    let pass = table.pass(true, Duration::ZERO);
+    assert!(pass.errors[0].reason.contains("has UDP port 51820"), "{pass:?}");
+    ip("link del other");
+    assert_eq!(table.pass(true, Duration::from_secs(60)).upserted, 1);
+    assert_eq!(sh("wg", &["show", "flannel-wg", "public-key"]).trim(), public.to_string());
+}
+
 fn listing_over_many_messages_is_read_whole() {
     let (mut table, _) = made();
     let many: BTreeSet<Prefix> = (0..1500u16)
@@ -319,9 +331,14 @@ fn ipip_tunnel_reads_back_as_desired_and_tunl0_is_left_alone() {
     assert!(ip("-d link show flannel.ipip").contains("local 10.4.7.22"));
     assert_eq!(ip("-o link show flannel.ipip").split(':').next(), index.split(':').next());
     assert!(ip("route show 172.7.22.0/24").contains("flannel.ipip"));
-    links.want(name, None);
+    links.want(name.clone(), None);
     converge(&mut links);
     assert_eq!(others(), before);
+    // The kernel has one device of two ends.
+    ip("link add other type ipip local 10.4.7.21");
+    links.want(name, Some(link(21)));
+    let pass = links.pass(true, Duration::ZERO);
+    assert!(pass.errors[0].reason.contains("device other has its two ends"), "{pass:?}");
 }
 
 fn main() -> ExitCode {
@@ -337,6 +354,7 @@ fn main() -> ExitCode {
             what_somebody_else_changed_is_put_right,
             session_of_an_untouched_peer_goes_on_whatever_happens_to_others,
             peer_that_roamed_is_followed_until_its_lease_says_otherwise,
+            port_that_somebody_has_is_named,
             listing_over_many_messages_is_read_whole,
             peers_wait_for_their_device,
             ipip_tunnel_reads_back_as_desired_and_tunl0_is_left_alone,

@@ -57,7 +57,8 @@ impl Links {
         let same = |state: &LinkState| is_same_tunnel(&state.link.kind, &link.kind);
         let Some(holder) = self.rtnl.links()?.into_iter().find(same) else { return Err(refused) };
         if link.mac.is_none() || holder.link.mac != link.mac {
-            let what = format!("device {} has its VNI and UDP port: delete that or give it others", holder.name);
+            let its = if matches!(link.kind, LinkKind::Ipip(_)) { "two ends" } else { "VNI and UDP port" };
+            let what = format!("device {} has its {its}: delete that or give it others", holder.name);
             return Err(KernelError::new("create link", name, Cause::Taken(what)));
         }
         // Renamed by somebody: what stands on it stays.
@@ -128,6 +129,7 @@ fn only_the_underlay_differs(have: &VxlanOptions, want: &VxlanOptions) -> bool {
 fn is_same_tunnel(have: &LinkKind, want: &LinkKind) -> bool {
     match (have, want) {
         (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => have.vni == want.vni && have.port == want.port,
+        (LinkKind::Ipip(have), LinkKind::Ipip(want)) => have == want,
         _ => false,
     }
 }

@@ -172,6 +172,13 @@ fn error(step: &WireguardStep, cause: Cause) -> KernelError {
         Step::Create(_, value) | Step::Change(_, _, value) => ("set", Some(value)),
         Step::Remove(..) => ("delete", None),
     };
+    let cause = match (cause, value) {
+        (Cause::Nack(nack), Some(Row::Device(device))) if nack.errno == libc::EADDRINUSE => {
+            let port = device.listen_port;
+            Cause::Taken(format!("another program or device has UDP port {port}: end it, or choose another ListenPort"))
+        }
+        (cause, _) => cause,
+    };
     let object = value.map_or_else(|| step.key().to_string(), |value| netstate::row_text(step.key(), value));
     KernelError::new(op, object, cause)
 }
