@@ -27,6 +27,8 @@ pub(crate) enum Verb {
     /// Show and change the leases in etcd.
     #[command(subcommand)]
     Lease(LeaseVerb),
+    /// List what this program has put into the kernel, and remove it; not while a daemon runs.
+    Cleanup(Cleanup),
     /// Write the options that dockerd needs for this node's subnet, as flannel's mk-docker-opts.sh does.
     DockerOpts(DockerOpts),
 }
@@ -99,6 +101,20 @@ pub(crate) enum LeaseVerb {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// How much to remove.
+#[derive(Args)]
+pub(crate) struct Cleanup {
+    /// Remove what is listed.
+    #[arg(long)]
+    pub yes: bool,
+    /// Its files as well: the subnet file, WireGuard's key, and what is in the folder of run-time files.
+    #[arg(long)]
+    pub files: bool,
+    /// What flannel left as well: devices of its names, its routes, nft tables and chains of iptables-nft.
+    #[arg(long)]
+    pub flannel: bool,
 }
 
 /// The letters of mk-docker-opts.sh.

@@ -22,7 +22,7 @@ use netstate::{IfName, Prefix, Route, RouteKey, SysctlKey};
 
 pub(crate) use local::{LocalNode, Place};
 pub(crate) use masquerade::{Masquerade, TABLE};
-pub(crate) use ownership::Ownership;
+pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
 pub(crate) use peers::Refusal;
 pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};

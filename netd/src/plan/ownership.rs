@@ -82,3 +82,25 @@ impl Ownership {
             })
     }
 }
+
+/// True for a route that a daemon left which served `networks`: of our protocol, with the metric that its destination has.
+#[must_use]
+pub(crate) fn is_left(networks: &BTreeSet<Prefix>, key: &RouteKey, route: &Route) -> bool {
+    let is_ours = route.protocol == ROUTE_PROTOCOL && key.metric == spread_metric(&key.dst);
+    key.table == TABLE_MAIN
+        && route.kind == RouteKind::Unicast
+        && (route.via.is_some() || Backend::needs_no_hop(route))
+        && is_ours
+        && networks.iter().any(|pods| pods.covers(&key.dst))
+}
+
+/// True for a route that flannel left to a subnet of one of these lengths in one of `networks`, whatever its backend.
+#[must_use]
+pub(crate) fn is_left_by_flannel(networks: &BTreeSet<Prefix>, lens: &[u8], key: &RouteKey, route: &Route) -> bool {
+    key.table == TABLE_MAIN
+        && route.kind == RouteKind::Unicast
+        && route.protocol == BOOT
+        && (key.metric, route.src.is_none(), route.via.is_some()) == (0, true, true)
+        && lens.contains(&key.dst.len())
+        && networks.iter().any(|pods| pods.covers(&key.dst))
+}

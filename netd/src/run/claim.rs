@@ -4,6 +4,7 @@
 //! that says what is its own. Invariants: two daemons never hold one subnet file, folder, tunnel device or overlapping
 //! Pod networks; the one that comes second changes nothing and names the first. Nobody but root can read or lock the files.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -71,7 +72,7 @@ impl Claim {
 
 /// The claim of this daemon; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Claimed {
+pub(crate) struct Claimed {
     claim: Claim,
     folder: PathBuf,
     held: Option<(PathBuf, File)>,
@@ -84,7 +85,7 @@ impl Claimed {
     ///
     /// # Errors
     /// When another daemon has it.
-    pub(super) fn take(subnet_file: &Path, run_dir: &Path) -> Result<Self> {
+    pub(crate) fn take(subnet_file: &Path, run_dir: &Path) -> Result<Self> {
         let claim = Claim {
             process: std::process::id(),
             subnet_file: absolute(subnet_file),
@@ -109,12 +110,17 @@ impl Claimed {
     }
 
     /// True for a device of another daemon that runs.
-    pub(super) fn is_others_device(&self, device: &IfName) -> bool {
+    pub(crate) fn is_others_device(&self, device: &IfName) -> bool {
         self.others.iter().any(|other| other.devices.iter().any(|theirs| theirs == device.as_str()))
     }
 
+    /// The devices of other daemons that run.
+    pub(crate) fn others_devices(&self) -> BTreeSet<IfName> {
+        self.others.iter().flat_map(|other| &other.devices).filter_map(|name| name.parse().ok()).collect()
+    }
+
     /// True for a Pod network of which another daemon that runs has some.
-    pub(super) fn is_others_network(&self, network: &Prefix) -> bool {
+    pub(crate) fn is_others_network(&self, network: &Prefix) -> bool {
         self.others.iter().flat_map(Claim::prefixes).any(|theirs| theirs.overlaps(network))
     }
 

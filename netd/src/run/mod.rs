@@ -4,7 +4,7 @@
 //! the kernel (`worker`). Invariants: nothing on the way from a lease to the kernel waits for the store, so a store that
 //! is out of reach costs no repair; ending, in whatever way, leaves the kernel as it is.
 
-mod claim;
+pub(crate) mod claim;
 mod daemon;
 mod extension;
 mod external;
@@ -17,7 +17,7 @@ mod leases;
 mod planning;
 mod report;
 mod silent;
-mod start;
+pub(crate) mod start;
 pub(crate) mod status;
 mod subnet_file;
 mod tables;

@@ -41,6 +41,9 @@ pub(super) const LEASE_RECORD: &str = "leases";
 /// File that is there until what flannel left has been taken over.
 const ADOPTING: &str = "adopting";
 
+/// Every file that this daemon keeps in its run-time folder besides the frame's.
+pub(crate) const FILES: [&str; 4] = [DEVICES, NETWORKS, LEASE_RECORD, ADOPTING];
+
 /// Runs with the source of leases that the configuration names.
 pub(super) async fn run(config: Config, seed: u64, shell: Shell, claimed: Claimed) -> Result<()> {
     match &config.store {
@@ -235,8 +238,7 @@ impl Records {
         let folder = &config.run_dir;
         let read = |name: &str| std::fs::read_to_string(folder.join(name));
         let adopts = read(DEVICES).is_err() || folder.join(ADOPTING).exists();
-        let mut devices: BTreeSet<IfName> = lines(&read(DEVICES).unwrap_or_default()).collect();
-        let mut networks: BTreeSet<Prefix> = lines(&read(NETWORKS).unwrap_or_default()).collect();
+        let Recorded { mut devices, mut networks } = Recorded::read(folder);
         let leases = read(LEASE_RECORD).unwrap_or_default().parse().unwrap_or_default();
         if adopts {
             replace(&folder.join(ADOPTING), "")?;
@@ -249,6 +251,24 @@ impl Records {
         devices.extend(network.devices());
         replace(&folder.join(DEVICES), &devices.iter().map(|device| format!("{device}\n")).collect::<String>())?;
         Ok(Self { devices, networks: networks.into_iter().collect(), leases, adopts })
+    }
+}
+
+/// What daemons that ran here wrote down: it is theirs, whatever the configuration says now.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    /// Tunnel devices.
+    pub(crate) devices: BTreeSet<IfName>,
+    /// Pod networks.
+    pub(crate) networks: BTreeSet<Prefix>,
+}
+
+impl Recorded {
+    /// Reads it from the folder of run-time files; what cannot be read was not written down.
+    #[must_use]
+    pub(crate) fn read(folder: &Path) -> Self {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        Self { devices: lines(&read(DEVICES)).collect(), networks: lines(&read(NETWORKS)).collect() }
     }
 }
 

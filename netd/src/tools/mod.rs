@@ -3,6 +3,7 @@
 //! One room per verb. Invariants: what a verb finds out is apart from what it prints; one that changes something says
 //! first what it will change, and refuses while a running daemon would change it back.
 
+mod cleanup;
 mod config;
 mod docker_opts;
 mod etcd;
@@ -36,6 +37,7 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
         }
         Verb::Config(verb) => config::act(verb, flags),
         Verb::Lease(verb) => lease::act(verb, flags),
+        Verb::Cleanup(options) => cleanup::act(options, flags),
         Verb::DockerOpts(options) => docker_opts::write(options).map(|()| Exit::Success),
     }
 }

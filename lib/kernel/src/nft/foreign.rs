@@ -106,8 +106,11 @@ impl Nft {
         Err(KernelError::new("remove leftovers from", object(), cause))
     }
 
-    /// Every rule of the table.
-    fn foreign_rules(&mut self, key: &TableKey) -> Result<Vec<ForeignRule>, KernelError> {
+    /// Every rule of the table, as far as it can be read. A table that does not exist has none.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn foreign_rules(&mut self, key: &TableKey) -> Result<Vec<ForeignRule>, KernelError> {
         let frames = self.list("list rules of", format!("nft table {key}"), &about(key, kind::GETRULE, 0, |_| {}))?;
         let read = |(family, attributes): (u8, &[u8])| {
             let same = family == key.family.number() && text(attributes, table::NAME)? == key.name.as_str();

@@ -1,0 +1,68 @@
+//! `netd cleanup`: takes away what this program put into the kernel, and on request what flannel left.
+//!
+//! Invariants: without `--yes` nothing is changed; while a daemon of this network runs nothing is either; whose a row is
+//! follows the records and the names by which the daemon knows its own, so what is somebody else's stays.
+
+mod files;
+mod flannel;
+mod tables;
+
+use anyhow::{Context, Result, bail};
+use daemon::lifecycle::Exit;
+use daemon::status::Lines;
+
+use self::tables::Leftovers;
+use crate::command::args::Flags;
+use crate::command::config::run_dir;
+use crate::command::instance::Instance;
+use crate::command::verbs::Cleanup;
+use crate::run::claim::Claimed;
+
+/// Lists what there is, and removes it if that is asked for.
+///
+/// # Errors
+/// When a daemon runs, or the kernel cannot be read.
+pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
+    let (subnet_file, folder) = (std::path::Path::new(&flags.subnet_file), run_dir(flags));
+    let claimed = Claimed::take(subnet_file, &folder).context("a daemon would put everything back: stop it first")?;
+    if options.flannel
+        && let Some(process) = flannel::process()
+    {
+        bail!("flanneld runs with process {process} and would put everything back: stop it first");
+    }
+    let mut leftovers = Leftovers::find(&Instance::of(subnet_file), &folder, &claimed, options.flannel, subnet_file)?;
+    let others = [flags.subnet_file.as_str(), &flags.wireguard_key_file];
+    let files = if options.files { files::present(&folder, &others) } else { Vec::new() };
+    let mut lines = Lines::new();
+    for row in leftovers.rows() {
+        lines.push(format_args!("{row}"));
+    }
+    for file in &files {
+        lines.push(format_args!("file {}", file.display()));
+    }
+    let text = lines.into_text();
+    print!("{text}");
+    let legacy = if options.flannel { flannel::legacy() } else { None };
+    if let Some(commands) = &legacy {
+        println!("not within reach, in a table of iptables-legacy; these commands remove it:\n{commands}");
+    }
+    if text.is_empty() {
+        println!("nothing of this program's is here");
+        return Ok(Exit::Success);
+    }
+    if !options.yes {
+        println!("nothing is removed yet: --yes does");
+        return Ok(Exit::Success);
+    }
+    let failed = leftovers.remove()?;
+    for failure in &failed {
+        eprintln!("netd: {failure}");
+    }
+    // What is recorded is known as ours only as long as it is recorded.
+    if failed.is_empty() {
+        files::remove(&files, &folder)?;
+        println!("removed");
+        return Ok(Exit::Success);
+    }
+    Ok(Exit::Failure)
+}

@@ -1,0 +1,160 @@
+//! `netd cleanup` on a node: what goes, and what stays because it is somebody else's.
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use lab::{Host, Need, Output};
+use netd_node::{HOST_GW, Net, SOON, VXLAN};
+
+/// What the verb answers, whatever its exit status is.
+fn cleanup(host: &Host, words: &[&str]) -> Result<Output> {
+    host.command(lab::bin("netd")?).arg("cleanup").args(words).output()
+}
+
+/// Links, routes and rules of a node, without handles, counters and what is always there.
+fn state(host: &Host) -> Result<String> {
+    let script =
+        "ip -br link | sed 's/@.*//' | cut -d' ' -f1; ip route; ip -6 route | grep -v fe80; nft -s list ruleset";
+    Ok(host.run(&["sh", "-c", script])?.stdout)
+}
+
+/// What an administrator and Docker have on the node.
+fn of_others(host: &Host) -> Result<()> {
+    let script = "ip link add dummy9 type dummy; ip link set dummy9 up; ip route add 172.7.200.0/24 dev dummy9 proto 121; \
+                  ip route add 172.7.201.0/24 dev dummy9; iptables -P FORWARD DROP; iptables -A FORWARD -d 203.0.113.1 -j DROP; \
+                  nft add table inet theirs";
+    host.run(&["sh", "-c", script]).map(drop)
+}
+
+fn everything_of_netd_goes_and_what_others_have_stays() -> Result<()> {
+    for config in [VXLAN, HOST_GW] {
+        let net = Net::start(config)?;
+        let host = net.host("hdss7-21")?;
+        of_others(host)?;
+        let before = state(host)?;
+        let [netd, _other] = net.both()?;
+        let running = state(host)?;
+        let refused = cleanup(host, &["--yes"])?;
+        ensure!(refused.status.code() == Some(1) && refused.stderr.contains("stop it first"), "{refused:?}");
+        ensure!(state(host)? == running, "a refused cleanup changes nothing");
+        netd.terminate(SOON)?;
+        let list = cleanup(host, &[])?;
+        ensure!(list.status.success() && list.stdout.contains("nothing is removed yet"), "{list:?}");
+        for row in ["route 172.7.22.0/24", "nft ", "rule "] {
+            ensure!(list.stdout.lines().any(|line| line.starts_with(row)), "{row}: {}", list.stdout);
+        }
+        ensure!(list.stdout.contains("link flannel.1") == (config == VXLAN), "{list:?}");
+        ensure!(!list.stdout.contains("172.7.20") && !list.stdout.contains("theirs"), "{list:?}");
+        ensure!(state(host)? == running, "a list changes nothing");
+        let done = cleanup(host, &["--yes", "--files"])?;
+        ensure!(done.status.success() && done.stdout.ends_with("removed\n"), "{done:?}");
+        let after = state(host)?;
+        ensure!(after == before, "{done:?}\nbefore:\n{before}\nafter:\n{after}");
+        let left = host.run(&["sh", "-c", "ls /run/netd; ls /run/flannel/subnet.env || true"])?.stdout;
+        ensure!(left.trim() == "claims", "{left}");
+        let again = cleanup(host, &["--yes"])?;
+        ensure!(again.status.success() && again.stdout == "nothing of this program's is here\n", "{again:?}");
+    }
+    Ok(())
+}
+
+fn other_network_of_the_host_stays() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    net.etcd.put("/blue/config", r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2}}"#)?;
+    let host = net.host("hdss7-21")?;
+    let first = net.netd("hdss7-21")?;
+    let blue = ["--etcd-prefix=/blue", "--subnet-file=/run/flannel/blue.env", "--metrics-bind-address="];
+    let second = net.launch("hdss7-21", &blue)?;
+    second.wait_for_line("ready: every lease is in the kernel", SOON)?;
+    first.terminate(SOON)?;
+    let done = cleanup(host, &["--yes", "--files", "--flannel"])?;
+    ensure!(done.status.success() && done.stdout.contains("link flannel.1 "), "{done:?}");
+    ensure!(!done.stdout.contains("flannel.2") && !done.stdout.contains("blue"), "{done:?}");
+    let rules = host.run(&["nft", "list", "tables"])?.stdout;
+    ensure!(rules.contains("table ip netd.blue") && !rules.lines().any(|line| line == "table ip netd"), "{rules}");
+    host.run(&["ip", "link", "show", "flannel.2"])?;
+    ensure!(host.read("/run/flannel/blue.env")?.contains("10.5."));
+    let status = host.command(lab::bin("netd")?).args(["status", "--subnet-file=/run/flannel/blue.env"]).run()?;
+    ensure!(status.stdout.contains(": in sync\n"), "{status:?}");
+    Ok(())
+}
+
+/// A node as flannel's vxlan backend leaves it, with iptables-nft and with nftables.
+const FLANNEL: &str = "
+ip link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 nolearning
+ip address add 172.7.21.0/32 dev flannel.1
+ip link set flannel.1 up
+ip route add 172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink
+ip route add 172.7.23.0/24 via 10.4.7.22
+iptables -t nat -N FLANNEL-POSTRTG
+iptables -t nat -A FLANNEL-POSTRTG -s 172.7.0.0/16 ! -d 224.0.0.0/4 -m comment --comment 'flanneld masq' -j MASQUERADE
+iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+iptables -N FLANNEL-FWD
+iptables -A FLANNEL-FWD -s 172.7.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
+iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD
+iptables -A FORWARD -s 172.7.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
+nft add table ip flannel-ipv4 '{ comment \"rules for flannel-ipv4\" ; }'
+nft add chain ip flannel-ipv4 postrtg '{ type nat hook postrouting priority srcnat ; policy accept ; }'
+nft add rule ip flannel-ipv4 postrtg meta mark 0x4000 return
+nft add rule ip flannel-ipv4 postrtg ip saddr 172.7.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+nft add table ip6 flannel-ipv6
+mkdir -p /run/flannel
+printf 'FLANNEL_NETWORK=172.7.0.0/16\\nFLANNEL_SUBNET=172.7.21.1/24\\nFLANNEL_MTU=1450\\nFLANNEL_IPMASQ=true\\n' > /run/flannel/subnet.env
+";
+
+fn leftovers_of_flannel_go_on_request_only() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let host = net.host("hdss7-21")?;
+    host.run(&["iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.0/24", "-j", "RETURN"])?;
+    of_others(host)?;
+    host.run(&["sh", "-c", "ip route del 172.7.201.0/24"])?;
+    let before = state(host)?;
+    host.run(&["sh", "-ec", FLANNEL])?;
+    let with_flannel = state(host)?;
+    let none = cleanup(host, &["--yes"])?;
+    ensure!(none.stdout == "nothing of this program's is here\n" && state(host)? == with_flannel, "{none:?}");
+    let list = cleanup(host, &["--flannel"])?;
+    for row in [
+        "link flannel.1 ",
+        "route 172.7.22.0/24",
+        "route 172.7.23.0/24",
+        "nft chain ip nat FLANNEL-POSTRTG, with",
+        "nft chain ip filter FLANNEL-FWD, with",
+        "nft rule in ip filter FORWARD \"flanneld forward\"",
+    ] {
+        let found = list.stdout.lines().filter(|line| line.starts_with(row)).count();
+        ensure!(found == 1, "{row}: {}", list.stdout);
+    }
+    ensure!(list.stdout.contains("flannel-ipv4") && list.stdout.contains("flannel-ipv6"), "{list:?}");
+    ensure!(state(host)? == with_flannel, "a list changes nothing");
+    let done = cleanup(host, &["--flannel", "--yes", "--files"])?;
+    ensure!(done.status.success(), "{done:?}");
+    let after = state(host)?;
+    ensure!(after == before, "{done:?}\nbefore:\n{before}\nafter:\n{after}");
+    Ok(())
+}
+
+fn running_flanneld_is_named() -> Result<()> {
+    let host = Host::start("node")?;
+    host.run(&["sh", "-ec", "cp /bin/sleep /tmp/flanneld"])?;
+    let flanneld = host.command("/tmp/flanneld").arg("600").start("flanneld")?;
+    let refused = cleanup(&host, &["--flannel", "--yes"])?;
+    ensure!(refused.status.code() == Some(1) && refused.stderr.contains("flanneld runs with process "), "{refused:?}");
+    flanneld.kill()?;
+    ensure!(cleanup(&host, &["--flannel", "--yes"])?.status.success());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Nftables, Need::Vxlan, Need::Dummy],
+        lab::tests![
+            everything_of_netd_goes_and_what_others_have_stays,
+            other_network_of_the_host_stays,
+            leftovers_of_flannel_go_on_request_only,
+            running_flanneld_is_named,
+        ],
+    )
+}
