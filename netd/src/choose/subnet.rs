@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use netstate::family::{IpFamily, PerFamily};
+use netstate::wireguard::PublicKey;
 use netstate::{MacAddr, Prefix};
 
 use super::interface::NodeAddress;
@@ -68,6 +69,8 @@ pub(crate) struct Candidate {
     pub previous: PerFamily<Option<Prefix>>,
     /// Hardware addresses of the tunnel devices that stand on it, if there are any.
     pub device_macs: PerFamily<Option<MacAddr>>,
+    /// Identity of its WireGuard devices, if it has one.
+    pub public_key: Option<PublicKey>,
 }
 
 /// One lease in the store, as this node sees it.
@@ -159,13 +162,14 @@ pub(crate) fn choose(
 
 impl Candidate {
     /// True for a lease of this node: it names an address of it, or the record names the lease, or both a subnet and the
-    /// hardware address are the ones that stand on this node, from before its address changed.
+    /// hardware address or public key are the ones that stand on this node, from before its address changed.
     #[must_use]
     pub(crate) fn owns(&self, claim: &Claim) -> bool {
-        let macs = claim.lease.attrs.backend.macs();
+        let (macs, keys) = (claim.lease.attrs.backend.macs(), claim.lease.attrs.backend.keys());
         let stands = |family| {
             let device = self.device_macs.get(family).is_some() && macs.get(family) == self.device_macs.get(family);
-            device && claim.lease.key.get(family).is_some_and(|subnet| self.lived_in(subnet))
+            let key = self.public_key.is_some() && *keys.get(family) == self.public_key;
+            (device || key) && claim.lease.key.get(family).is_some_and(|subnet| self.lived_in(subnet))
         };
         let public_ips = self.addresses.map(|_, own| own.map(|own| own.public_ip));
         claim.recorded || claim.lease.attrs.is_node_of(&public_ips) || IpFamily::ALL.into_iter().any(stands)
@@ -340,7 +344,7 @@ mod tests {
     use super::*;
     use crate::format::lease::LeaseAttrs;
     use crate::format::net_conf::NetConf;
-    use crate::plan::backend::{BackendAttrs, Vtep};
+    use crate::plan::backend::{BackendAttrs, End, Vtep};
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
@@ -479,6 +483,15 @@ mod tests {
         assert_eq!(kept(&moved, std::slice::from_ref(&own)).as_deref(), Some("172.7.21.0-24"), "as flannel left it");
         moved.previous = PerFamily::default();
         assert_eq!(kept(&moved, &[own]), None, "a hardware address alone may be copied");
+        let end = End { key: PublicKey([7; 32]), port: Some(51820) };
+        let mut own = claim(lease("172.7.21.0/24", "10.4.7.21"));
+        own.lease.attrs.backend = BackendAttrs::Wireguard(PerFamily::new(Some(end), None));
+        moved.public_key = Some(PublicKey([7; 32]));
+        assert_eq!(kept(&moved, std::slice::from_ref(&own)), None, "so may a file with a key");
+        moved.previous = v4("172.7.21.0/24");
+        assert_eq!(kept(&moved, std::slice::from_ref(&own)).as_deref(), Some("172.7.21.0-24"));
+        moved.public_key = Some(PublicKey([8; 32]));
+        assert_eq!(kept(&moved, &[own]), None, "another node's key");
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Planner {
         for (family, peers) in self.peers.iter() {
             let seeds = judged.iter().filter_map(|judged| {
                 let slot = Slot::new(judged.key.get(family)?, judged.key);
-                Some((slot, judged.halves.get(family).as_ref().and_then(Half::mac)))
+                Some((slot, judged.halves.get(family).as_ref().and_then(Half::end)))
             });
             related.extend(peers.related(seeds).into_iter().map(|slot| slot.key));
         }
@@ -225,7 +225,7 @@ impl Planner {
             None => Ok(Tables::default()),
         };
         half.standing = match refusal.map_or_else(rows, Err) {
-            Ok(rows) => Standing::Usable(rows.fdb.keys().next().map(|entry| entry.mac)),
+            Ok(rows) => Standing::Usable(rows.tunnel_end()),
             Err(reason) => Standing::Unusable(reason),
         };
         Some(half)

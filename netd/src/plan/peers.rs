@@ -1,18 +1,20 @@
 //! `Peers`: one family of the leases of other nodes, and which of them packets may be sent to.
 //!
-//! Each family of a lease is judged for itself: what is wrong with one takes nothing from the other. Invariants: a lease never redirects addresses that are not Pod addresses, nor this node's own Pods: a stray key such
-//! as `0.0.0.0-0` must not become a default route. Of several leases with one hardware address, one subnet or one node
-//! and overlapping subnets the newest is used: a node that moved leaves older ones behind. Of overlapping leases of
-//! different nodes the oldest is used: a stray key takes nothing from a node. What is not used is named with the lease
+//! Each family of a lease is judged for itself: what is wrong with one takes nothing from the other. Invariants: a lease
+//! never redirects addresses that are not Pod addresses, nor this node's own Pods: a stray key such as `0.0.0.0-0` must
+//! not become a default route. Of several leases with one end of the tunnel (hardware address, public key), one subnet or
+//! one node and overlapping subnets the newest is used: a node that moved leaves older ones behind. Of overlapping leases
+//! of different nodes the oldest is used: a stray key takes nothing from a node. What is not used is named with the lease
 //! that it gave way to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use netstate::{IpFamily, MacAddr, Prefix};
+use netstate::{IpFamily, Prefix};
 
 use super::Place;
+use super::backend::TunnelEnd;
 use crate::choose::interface::is_link_local_v6;
 use crate::format::lease::SubnetKey;
 use crate::format::net_conf::Network;
@@ -39,8 +41,8 @@ pub(super) struct Half {
 pub(super) enum Standing {
     /// Packets must not or cannot be sent there.
     Unusable(String),
-    /// Another node; with the hardware address of its tunnel, if it is reached through one.
-    Usable(Option<MacAddr>),
+    /// Another node; with its end of the tunnel, if it is reached through one.
+    Usable(Option<TunnelEnd>),
 }
 
 /// Another lease that one gives way to.
@@ -55,12 +57,12 @@ pub(crate) struct Other {
 pub(crate) enum Refusal {
     /// It cannot be used by itself.
     Unusable(String),
-    /// A newer lease has the same hardware address.
-    SameMac {
+    /// A newer lease has the same end of the tunnel.
+    SameEnd {
         /// Holder of this lease.
         holder: IpAddr,
-        /// The hardware address.
-        mac: MacAddr,
+        /// What both have.
+        end: TunnelEnd,
         /// The newer lease.
         other: Other,
     },
@@ -88,8 +90,8 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unusable(reason) => f.write_str(reason),
-            Self::SameMac { holder, mac, other: Other { subnet, holder: theirs } } => {
-                write!(f, "{holder} has the hardware address of {theirs}, {mac}, whose lease {subnet} is newer")
+            Self::SameEnd { holder, end, other: Other { subnet, holder: theirs } } => {
+                write!(f, "{holder} has the {} of {theirs}, {end}, whose lease {subnet} is newer", end.kind())
             }
             Self::Superseded { subnet, key, other } => {
                 write!(f, "{subnet} is superseded by the newer lease {key} of {}", other.holder)
@@ -127,9 +129,9 @@ impl Half {
     }
 
     /// Hardware address of the tunnel of a usable one, if it is reached through one.
-    pub(super) const fn mac(&self) -> Option<MacAddr> {
+    pub(super) const fn end(&self) -> Option<TunnelEnd> {
         match self.standing {
-            Standing::Usable(mac) => mac,
+            Standing::Usable(end) => end,
             Standing::Unusable(_) => None,
         }
     }
@@ -157,7 +159,7 @@ impl Half {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peers {
     by_slot: BTreeMap<Slot, Half>,
-    by_mac: BTreeSet<(MacAddr, Slot)>,
+    by_end: BTreeSet<(TunnelEnd, Slot)>,
     /// How many leases have subnets of each length: a network around another one has one of these.
     lengths: BTreeMap<u8, usize>,
 }
@@ -167,14 +169,14 @@ impl Peers {
     pub(super) fn set(&mut self, slot: Slot, half: Option<Half>) {
         if let Some(before) = self.by_slot.remove(&slot) {
             self.forget_length(slot.subnet.len());
-            if let Some(mac) = before.mac() {
-                self.by_mac.remove(&(mac, slot));
+            if let Some(end) = before.end() {
+                self.by_end.remove(&(end, slot));
             }
         }
         let Some(half) = half else { return };
         *self.lengths.entry(slot.subnet.len()).or_default() += 1;
-        if let Some(mac) = half.mac() {
-            self.by_mac.insert((mac, slot));
+        if let Some(end) = half.end() {
+            self.by_end.insert((end, slot));
         }
         self.by_slot.insert(slot, half);
     }
@@ -187,10 +189,10 @@ impl Peers {
         }
     }
 
-    /// Leases with this hardware address.
-    fn with_mac(&self, mac: MacAddr, family: IpFamily) -> impl Iterator<Item = &Slot> {
-        let first = (mac, Slot::first(family.any()));
-        self.by_mac.range(first..).take_while(move |(other, _)| *other == mac).map(|(_, slot)| slot)
+    /// Leases with this end of the tunnel.
+    fn with_end(&self, end: TunnelEnd, family: IpFamily) -> impl Iterator<Item = &Slot> {
+        let first = (end, Slot::first(family.any()));
+        self.by_end.range(first..).take_while(move |(other, _)| *other == end).map(|(_, slot)| slot)
     }
 
     /// Whether the lease at `slot` is used, or why it is not; `None` when there is none.
@@ -204,10 +206,10 @@ impl Peers {
 
     /// A newer lease that this one gives way to.
     fn newer(&self, half: &Half) -> Option<Refusal> {
-        let twin = half.mac().and_then(|mac| {
-            let mut twins = self.with_mac(mac, half.subnet.family()).filter_map(|slot| self.by_slot.get(slot));
+        let twin = half.end().and_then(|end| {
+            let mut twins = self.with_end(end, half.subnet.family()).filter_map(|slot| self.by_slot.get(slot));
             let newer = twins.find(|twin| twin.holder != half.holder && twin.is_newer(half))?;
-            Some(Refusal::SameMac { holder: half.holder, mac, other: newer.other() })
+            Some(Refusal::SameEnd { holder: half.holder, end, other: newer.other() })
         });
         twin.or_else(|| {
             let same =
@@ -237,23 +239,23 @@ impl Peers {
         around.chain(inside).filter(move |(other, half)| **other != slot && half.is_usable()).map(|(_, half)| half)
     }
 
-    /// Every lease whose use may depend on `seeds`: those with their hardware addresses or overlapping subnets, and so
-    /// on. Each seed comes with the hardware addresses that it has and will have.
-    pub(super) fn related(&self, seeds: impl IntoIterator<Item = (Slot, Option<MacAddr>)>) -> BTreeSet<Slot> {
+    /// Every lease whose use may depend on `seeds`: those with their ends of the tunnel or overlapping subnets, and so
+    /// on. Each seed comes with the ends that it has and will have.
+    pub(super) fn related(&self, seeds: impl IntoIterator<Item = (Slot, Option<TunnelEnd>)>) -> BTreeSet<Slot> {
         let mut found = BTreeSet::new();
-        let mut open: Vec<(Slot, Option<MacAddr>, bool)> = Vec::new();
-        for (slot, mac) in seeds {
+        let mut open: Vec<(Slot, Option<TunnelEnd>, bool)> = Vec::new();
+        for (slot, end) in seeds {
             found.insert(slot);
-            open.push((slot, mac, true));
+            open.push((slot, end, true));
         }
-        while let Some((slot, mac, seed)) = open.pop() {
+        while let Some((slot, end, seed)) = open.pop() {
             let known = self.by_slot.get(&slot).filter(|half| half.is_usable());
             if known.is_none() && !seed {
                 continue;
             }
-            let macs = mac.into_iter().chain(known.and_then(Half::mac));
-            let by_mac = macs.flat_map(|mac| self.with_mac(mac, slot.subnet.family())).copied();
-            let related = by_mac.chain(self.overlapping(slot).map(Half::slot));
+            let ends = end.into_iter().chain(known.and_then(Half::end));
+            let by_end = ends.flat_map(|end| self.with_end(end, slot.subnet.family())).copied();
+            let related = by_end.chain(self.overlapping(slot).map(Half::slot));
             let new: Vec<Slot> = related.filter(|other| found.insert(*other)).collect();
             open.extend(new.into_iter().map(|slot| (slot, None, false)));
         }

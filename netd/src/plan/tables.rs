@@ -9,7 +9,7 @@ use netstate::{
 };
 use netstate::{nft, wireguard};
 
-use super::backend::FileText;
+use super::backend::{FileText, TunnelEnd};
 
 /// The desired rows of every kernel table that netd writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +37,16 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
+    /// Where rows of one other node lead, when they lead through a tunnel.
+    pub(crate) fn tunnel_end(&self) -> Option<TunnelEnd> {
+        let mac = self.fdb.keys().next().map(|entry| TunnelEnd::Mac(entry.mac));
+        let peer = |row: &wireguard::RowKey| match row {
+            wireguard::RowKey::Peer(_, key) => Some(TunnelEnd::Key(*key)),
+            wireguard::RowKey::Device(_) => None,
+        };
+        mac.or_else(|| self.wireguard.keys().find_map(peer))
+    }
+
     /// Adds the rows of `other`; where both have a row, `other`'s stays.
     pub(crate) fn extend(&mut self, other: Self) {
         self.links.extend(other.links);

@@ -87,6 +87,7 @@ async fn start<S: LeaseSource>(
         held: PerFamily::default(),
         previous: subnet_file::previous(&config.subnet_file, &network),
         device_macs: macs,
+        public_key: identity.public_key(),
     };
     let request = request(&config, &network, &local, node, &records.leases);
     let ownership = Ownership { network: network.clone(), local, earlier: records.networks, adopted: BTreeSet::new() };

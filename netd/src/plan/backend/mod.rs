@@ -14,9 +14,11 @@ mod ipip;
 pub(crate) mod vxlan;
 mod wireguard;
 
+use std::fmt;
 use std::net::IpAddr;
 
 use netstate::family::{IpFamily, PerFamily};
+use netstate::wireguard::PublicKey;
 use netstate::{IfName, Link, MacAddr, Prefix, Route, RouteKey};
 use serde_json::value::RawValue;
 
@@ -56,6 +58,34 @@ pub(crate) enum Backend {
     Alloc,
     /// Files for the operator's own program.
     Extension,
+}
+
+/// What makes a node's end of the tunnel that one and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TunnelEnd {
+    /// Hardware address of its device.
+    Mac(MacAddr),
+    /// Identity of its device.
+    Key(PublicKey),
+}
+
+impl TunnelEnd {
+    /// What it is, for an operator.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Mac(_) => "hardware address",
+            Self::Key(_) => "public key",
+        }
+    }
+}
+
+impl fmt::Display for TunnelEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => mac.fmt(f),
+            Self::Key(key) => key.fmt(f),
+        }
+    }
 }
 
 /// How a node wants to be reached, as its lease says it.
@@ -361,6 +391,15 @@ impl BackendAttrs {
         }
     }
 
+    /// Identity of the node's tunnel device of each family, if it has one.
+    #[must_use]
+    pub(crate) fn keys(&self) -> PerFamily<Option<PublicKey>> {
+        match self {
+            Self::Wireguard(ends) => ends.map(|_, end| end.map(|end| end.key)),
+            _ => PerFamily::default(),
+        }
+    }
+
     /// True when devices can be made such that a lease with `self` is true of them as `other` is.
     #[must_use]
     pub(crate) fn can_be(&self, other: &Self) -> bool {
@@ -376,15 +415,9 @@ impl BackendAttrs {
     /// The text for an operator.
     #[must_use]
     pub(crate) fn describe(&self) -> String {
-        let ends = match self {
-            Self::Vxlan(_) => self.macs().list(),
-            Self::Wireguard(ends) => {
-                let mut keys: Vec<_> = ends.present().map(|(_, end)| end.key.to_string()).collect();
-                keys.dedup();
-                keys.join(",")
-            }
-            _ => String::new(),
-        };
+        let mut ends: Vec<String> = self.keys().present().map(|(_, key)| key.to_string()).collect();
+        ends.dedup();
+        let ends = if ends.is_empty() { self.macs().list() } else { ends.join(",") };
         let name = if *self == Self::Alloc { alloc::NAME } else { self.name() };
         if ends.is_empty() { name.to_owned() } else { format!("{name} {ends}") }
     }

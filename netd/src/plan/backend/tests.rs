@@ -187,6 +187,32 @@ fn wireguard_leases_that_cannot_be_used_say_why() {
 }
 
 #[test]
+fn of_two_nodes_with_one_public_key_the_newer_is_used_and_no_peer_has_both_subnets() {
+    let leases = [
+        ("172.7.22.0-24", wireguard("10.4.7.22", PEER)),
+        ("172.7.23.0-24", wireguard("10.4.7.23", PEER)),
+        ("172.7.24.0-24", wireguard("10.4.7.24", PSK)),
+    ];
+    let leases = leases.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let mut planner = planner(&network(r#"{"Type":"wireguard"}"#), &leases);
+    let refused: Vec<String> = planner.refused().values().map(ToString::to_string).collect();
+    assert_eq!(
+        refused,
+        [format!("10.4.7.22 has the public key of 10.4.7.23, {PEER}, whose lease 172.7.23.0/24 is newer")]
+    );
+    let rows = text(&planner.tables());
+    assert!(rows.contains("allowed 172.7.23.0/24") && !rows.contains("172.7.22.0/24"), "{rows}");
+    // The other one has made itself a key.
+    let lease =
+        read_lease("172.7.23.0-24", wireguard("10.4.7.23", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").as_bytes());
+    let stored = StoredLease { lease: lease.unwrap(), created: 2, revision: 9, token: None };
+    planner.update([(stored.lease.key, Some(stored))]);
+    assert_eq!(planner.refused().len(), 0);
+    let rows = text(&planner.tables());
+    assert!(rows.contains(&format!("{PEER} endpoint 10.4.7.22:51820 allowed 172.7.22.0/24")), "{rows}");
+}
+
+#[test]
 fn wireguard_options_are_checked_and_secrets_not_repeated() {
     for (backend, part) in [
         (r#"{"Type":"wireguard","Mode":"Separate"}"#, "Backend.Mode: \"Separate\" is no mode"),
