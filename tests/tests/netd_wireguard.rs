@@ -279,6 +279,58 @@ fn auto_takes_the_link_where_it_can_and_the_tunnel_elsewhere() -> Result<()> {
     Ok(())
 }
 
+/// The cluster with IPv6 addresses beside, and Pods of both families on both nodes.
+fn both_families(mode: &str) -> Result<()> {
+    let backend = format!(r#"{{"Type":"wireguard","Mode":"{mode}"}}"#);
+    let families = r#""EnableIPv6":true,"Network":"172.7.0.0/16","IPv6Network":"fd00:7::/48""#;
+    let net = Net::start(&format!(r#"{{{families},"Backend":{backend}}}"#))?;
+    let mut pods = Vec::new();
+    for n in ["21", "22"] {
+        let host = net.host(&format!("hdss7-{n}"))?;
+        host.run(&["ip", "address", "add", &format!("fd00:10:4:7::{n}/64"), "dev", "eth0", "nodad"])?;
+    }
+    let _netd = net.both()?;
+    for n in ["21", "22"] {
+        let host = net.host(&format!("hdss7-{n}"))?;
+        let pod = pod(host, &format!("172.7.{n}"))?;
+        host.run(&["ip", "address", "add", &format!("fd00:7:0:{n}::1/64"), "dev", "cbr0", "nodad"])?;
+        pod.run(&["ip", "address", "add", &format!("fd00:7:0:{n}::2/64"), "dev", "eth0", "nodad"])?;
+        pod.run(&["ip", "route", "add", "default", "via", &format!("fd00:7:0:{n}::1")])?;
+        pods.push(pod);
+    }
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    eventually(SOON, || {
+        let routes = here.run(&["ip", "-6", "route"])?.stdout;
+        ensure!(routes.contains("fd00:7:0:22::/64 dev flannel-wg"), "{routes}");
+        Ok(())
+    })?;
+    pods[0].run(&["ping", "-c1", "-W5", "172.7.22.2"])?;
+    pods[0].run(&["ping", "-6", "-c1", "-W5", "-M", "do", "-s", "1372", "fd00:7:0:22::2"])?;
+    let _server = echo::serve(&pods[1], "web", 80)?;
+    let answer = echo::ask_tcp(&pods[0], "172.7.22.2:80".parse()?, SOON)?;
+    ensure!(answer.client.ip().to_string() == "172.7.21.2", "the server saw {}", answer.client);
+    let key = public_key(there)?;
+    let allowed = of_peer(here, "allowed-ips", &key)?;
+    if mode == "separate" {
+        ensure!(allowed == "172.7.22.0/24", "{allowed}");
+        let text = here.run(&["wg", "show", "flannel-wg-v6"])?.stdout;
+        ensure!(text.contains("endpoint: [fd00:10:4:7::22]:51821") && text.contains("latest handshake"), "{text}");
+    } else {
+        ensure!(allowed == "172.7.22.0/24 fd00:7:0:22::/64", "{allowed}");
+        ensure!(of_peer(here, "endpoints", &key)? == "[fd00:10:4:7::22]:51820");
+        ensure!(here.run(&["ip", "link", "show", "flannel-wg-v6"]).is_err(), "one device is enough");
+    }
+    Ok(())
+}
+
+fn each_family_has_a_device_of_its_own() -> Result<()> {
+    both_families("separate")
+}
+
+fn one_device_carries_both_families_over_ipv6() -> Result<()> {
+    both_families("ipv6")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::WireGuard, Need::Nftables],
@@ -291,6 +343,8 @@ fn main() -> ExitCode {
             peer_that_roams_is_followed,
             device_key_and_route_of_flannel_are_taken_over_in_place,
             auto_takes_the_link_where_it_can_and_the_tunnel_elsewhere,
+            each_family_has_a_device_of_its_own,
+            one_device_carries_both_families_over_ipv6,
         ],
     )
 }
