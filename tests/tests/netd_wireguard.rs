@@ -97,14 +97,8 @@ fn key_outlives_restart_and_reboot_and_is_shown_to_nobody() -> Result<()> {
     ensure!(of_peer(here, "preshared-keys", &other)? == psk && of_peer(here, "persistent-keepalive", &other)? == "25");
     let mode = std::fs::metadata(here.path(KEY_FILE))?.permissions().mode();
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
-    let netd = lab::bin("netd")?;
-    let netd = netd.to_str().context("a path of UTF-8")?;
-    let shown = [
-        first.log(),
-        here.run(&[netd, "tables"])?.stdout,
-        here.run(&[netd, "status", "--json"])?.stdout,
-        here.read("/run/netd/status.json")?,
-    ];
+    let said = |args: &[&str]| anyhow::Ok(here.command(lab::bin("netd")?).args(args).run()?.stdout);
+    let shown = [first.log(), said(&["tables"])?, said(&["status", "--json"])?, here.read("/run/netd/status.json")?];
     for text in &shown {
         ensure!(text.contains("172.7.21") && !text.contains(private.trim()) && !text.contains(psk), "{text}");
     }
@@ -119,7 +113,7 @@ fn key_outlives_restart_and_reboot_and_is_shown_to_nobody() -> Result<()> {
     Ok(())
 }
 
-fn what_is_changed_by_hand_is_back_after_the_next_look() -> Result<()> {
+fn what_is_changed_by_hand_is_back_after_the_next_listing() -> Result<()> {
     let net = Net::start(WIREGUARD)?;
     let _netd = net.both()?;
     let host = net.host("hdss7-21")?;
@@ -147,7 +141,7 @@ fn what_is_changed_by_hand_is_back_after_the_next_look() -> Result<()> {
             ensure!(now == before, "after `{change}`:\n{now}\n--- instead of\n{before}");
             Ok(())
         })?;
-        // Peers are looked at each second; reading them back takes most of one here.
+        // Peers are listed each second; reading them back takes most of one here.
         ensure!(started.elapsed() < 5 * A_SECOND, "`{change}` took {:?} to repair", started.elapsed());
     }
     Ok(())
@@ -337,7 +331,7 @@ fn main() -> ExitCode {
         lab::tests![
             pods_on_two_nodes_talk_through_the_tunnel_with_their_own_addresses,
             key_outlives_restart_and_reboot_and_is_shown_to_nobody,
-            what_is_changed_by_hand_is_back_after_the_next_look,
+            what_is_changed_by_hand_is_back_after_the_next_listing,
             session_of_a_peer_goes_on_while_others_come_change_and_go,
             data_path_outlives_the_daemon_and_a_restart_changes_nothing,
             peer_that_roams_is_followed,

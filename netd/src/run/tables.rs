@@ -274,7 +274,7 @@ impl Stages {
 
     /// One pass over all tables.
     pub(super) fn pass(&mut self, gate: &Gate<&str>, now: Duration) -> Pass {
-        self.look_at_peers(now);
+        self.list_peers(now);
         let done = self.stack.pass(gate.is_open(), now);
         if self.in_front.is_none() {
             self.list_rivals();
@@ -323,7 +323,7 @@ impl Stages {
     }
 
     /// Lists peers anew when it is time: nothing announces what somebody does to them.
-    fn look_at_peers(&mut self, now: Duration) {
+    fn list_peers(&mut self, now: Duration) {
         let Some(peers) = self.peers.as_mut().filter(|peers| peers.next <= now) else { return };
         let count = self.stack.get(peers.table).map_or(0, |table| table.desired().len());
         peers.next = now + Peers::pause(count);
@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_are_looked_at_each_second_or_for_a_thousandth_of_a_processor() {
+    fn peers_are_listed_each_second_or_for_a_thousandth_of_a_processor() {
         assert_eq!(Peers::pause(0), Duration::from_secs(1));
         assert_eq!(Peers::pause(300), Duration::from_secs(1));
         assert_eq!(Peers::pause(10_000), Duration::from_secs(30));

@@ -101,9 +101,9 @@ impl Work for TableWork {
     fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Report> {
         self.log.write(cause, pass, took, self.stages.stack());
         self.metrics.pass(cause, pass, took);
-        // One table that was listed by the clock is the look at peers, which nobody needs to know of.
-        let looked = usize::from(cause == Cause::Timer);
-        if pass.is_idle() && pass.observed <= looked && cause != Cause::Order {
+        // One table that was listed by the clock is that of peers, which nobody needs to know of.
+        let routine = usize::from(cause == Cause::Timer);
+        if pass.is_idle() && pass.observed <= routine && cause != Cause::Order {
             return None;
         }
         let counts = self.stages.counts();
