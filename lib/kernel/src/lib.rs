@@ -16,6 +16,7 @@
 //! | [`wireguard`] | identity, port and peers of WireGuard devices | 5.6 |
 //! | [`nft`] | nftables tables, elements, foreign drop policies; its own monitor | 5.10 |
 //! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
+//! | [`way`] | none: the routes that packets to many addresses take | 4.20 |
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
 //! | [`netns`] | network namespaces | 3.8 |
 //! | [`arena`] | none: memory for a process that ends soon | any |
@@ -51,6 +52,7 @@ mod socket;
 pub mod sysctl;
 #[cfg(feature = "watch")]
 pub mod watch;
+pub mod way;
 pub mod wireguard;
 
 pub use error::{Cause, KernelError, Nack, SocketError};

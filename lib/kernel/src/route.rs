@@ -165,22 +165,22 @@ fn removal(key: &RouteKey, value: &Route) -> Message {
 
 /// A route as it is listed, its link by index.
 #[derive(Debug, PartialEq, Eq)]
-struct Parsed {
+pub(crate) struct Parsed {
     key: RouteKey,
     route: Route,
-    link: Option<u32>,
+    pub(crate) link: Option<u32>,
     /// A cached clone.
     cloned: bool,
 }
 
 impl Parsed {
-    fn named(self, indexes: &Indexes) -> (RouteKey, Route) {
+    pub(crate) fn named(self, indexes: &Indexes) -> (RouteKey, Route) {
         let link = self.link.and_then(|index| indexes.name(index).cloned());
         (self.key, Route { link, ..self.route })
     }
 }
 
-fn parse(frame: &Frame) -> Option<Parsed> {
+pub(crate) fn parse(frame: &Frame) -> Option<Parsed> {
     let [family, len, _, _, table, protocol, scope, kind, f0, f1, f2, f3] = *frame.body.first_chunk::<RTMSG>()?;
     let attributes = frame.body.get(RTMSG..)?;
     let find = |kind| attribute::find(attributes, kind);

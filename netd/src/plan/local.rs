@@ -8,6 +8,7 @@ use netstate::family::PerFamily;
 use netstate::wireguard::PublicKey;
 use netstate::{IfName, MacAddr, Prefix};
 
+use super::Ways;
 use crate::choose::interface::NodeAddress;
 
 /// What is particular to this node.
@@ -25,6 +26,8 @@ pub(crate) struct LocalNode {
     pub public_key: Option<PublicKey>,
     /// What the operator's program says of it, where that carries the packets.
     pub data: Option<String>,
+    /// What its kernel says of the other nodes' addresses.
+    pub ways: Ways,
 }
 
 /// This node as one family of addresses has it.

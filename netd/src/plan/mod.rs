@@ -11,6 +11,7 @@ mod ownership;
 mod peers;
 mod rivals;
 mod tables;
+mod ways;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
 pub(crate) use peers::Refusal;
 pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};
+pub(crate) use ways::{Ways, direct};
 
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
@@ -168,6 +170,39 @@ impl Planner {
         Changes::between(before, after)
     }
 
+    /// Plans anew for what the kernel says of addresses now.
+    pub(crate) fn set_ways(&mut self, ways: Ways) -> Changes {
+        let differing = self.local.ways.differing(&ways);
+        let concerned =
+            |stored: &&StoredLease| stored.lease.attrs.public_ips.present().any(|(_, addr)| differing.contains(addr));
+        let leases: Vec<StoredLease> = self.leases.values().filter(concerned).cloned().collect();
+        let old = std::mem::replace(&mut self.local.ways, ways);
+        let judged: Vec<Judged> =
+            leases.into_iter().map(|stored| self.judged(stored.lease.key, Some(stored))).collect();
+        let new = std::mem::replace(&mut self.local.ways, old);
+        let related = self.related(&judged);
+        let mut before = Tables::default();
+        for key in &related {
+            before.extend(self.rows_of(key, &self.verdicts(key)));
+        }
+        self.local.ways = new;
+        judged.into_iter().for_each(|judged| self.put(judged));
+        let mut after = Tables::default();
+        self.settle(related, &mut after);
+        Changes::between(before, after)
+    }
+
+    /// The addresses of all nodes, by which the kernel is asked for the ways.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.leases.values().flat_map(|stored| stored.lease.attrs.public_ips.present().map(|(_, addr)| *addr))
+    }
+
+    /// True when it matters how the other nodes are reached.
+    #[must_use]
+    pub(crate) const fn asks_for_ways(&self) -> bool {
+        self.network.backend.routes_directly()
+    }
+
     /// The keys of every lease whose use may depend on `judged`, in either family.
     fn related(&self, judged: &[Judged]) -> BTreeSet<SubnetKey> {
         let mut related: BTreeSet<SubnetKey> = judged.iter().map(|judged| judged.key).collect();
@@ -219,7 +254,10 @@ impl Planner {
             standing: Standing::Usable(None),
         };
         let refusal = attrs.public_ip(family).err();
-        let refusal = refusal.or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
+        let own = self.local.ways.own.get(&half.holder);
+        let own = own.map(|link| format!("{subnet} names {}, an address of this node's own {link}", half.holder));
+        let refusal =
+            refusal.or(own).or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
         let rows = || match part(&stored.lease, PerFamily::only(family, subnet)) {
             Some(part) => self.network.backend.lease_rows(&self.local, &part),
             None => Ok(Tables::default()),

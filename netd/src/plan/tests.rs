@@ -59,6 +59,7 @@ fn local() -> LocalNode {
         has_ipv6: true,
         public_key: None,
         data: None,
+        ways: Ways::default(),
     }
 }
 
@@ -129,21 +130,35 @@ fn host_gw_takes_one_route_per_node() {
 }
 
 #[test]
-fn direct_routing_uses_the_tunnel_only_beyond_the_own_network() {
+fn direct_routing_uses_the_tunnel_only_beyond_a_router() {
     let leases = [
         lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22")),
         lease("172.7.23.0/24", "10.9.9.23", vxlan("02:00:00:00:00:23")),
     ];
-    let plan = plan(&network(r#"{"Type":"vxlan","DirectRouting":true}"#), &local(), ALL, &leases);
+    let ways = Ways { direct: [("10.4.7.22".parse().unwrap(), "eth1".parse().unwrap())].into(), ..Ways::default() };
+    let network = network(r#"{"Type":"vxlan","DirectRouting":true}"#);
+    let plan = plan(&network, &LocalNode { ways: ways.clone(), ..local() }, ALL, &leases);
     let routes: Vec<String> = plan.tables.routes.iter().map(|(key, route)| format!("{} {route}", key.dst)).collect();
     assert_eq!(
         routes,
         [
-            "172.7.22.0/24 via 10.4.7.22 dev eth0 proto 121",
+            "172.7.22.0/24 via 10.4.7.22 dev eth1 proto 121",
             "172.7.23.0/24 via 172.7.23.0 dev flannel.1 onlink proto 121"
         ]
     );
     assert_eq!((plan.tables.neighbours.len(), plan.tables.fdb.len()), (1, 1));
+    // What the kernel says now: the other way round.
+    let mut planner = Planner::new(network, ALL, LocalNode { ways, ..local() });
+    planner.update_all(leases.iter().map(|lease| put(lease, 1)));
+    let ways = Ways { direct: [("10.9.9.23".parse().unwrap(), "eth0".parse().unwrap())].into(), ..Ways::default() };
+    let changes = planner.set_ways(ways.clone());
+    assert_eq!((changes.routes.len(), changes.neighbours.len(), changes.fdb.len()), (2, 2, 2));
+    assert_eq!(planner.set_ways(ways).rows(), 0);
+    // An address that is this node's own now.
+    let own = [("10.9.9.23".parse().unwrap(), "eth1".parse().unwrap())].into();
+    let changes = planner.set_ways(Ways { own, ..Ways::default() });
+    assert_eq!((changes.routes.len(), changes.neighbours.len(), planner.used_count()), (1, 0, 1));
+    assert!(planner.refused().values().next().unwrap().to_string().contains("this node's own eth1"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::claim::Claimed;
 use super::external::External;
 use super::planning::Planning;
+use super::reach::Reach;
 use super::report::Reporter;
 use super::silent::{Changed, Silent};
 use super::tables::Targets;
@@ -39,6 +40,9 @@ enum Event {
     Verified(Option<Listing>),
     Links,
     Routes,
+    Ways,
+    AskWays,
+    Answered,
     Interface,
     Silent(Changed),
     File,
@@ -90,11 +94,16 @@ pub(super) struct Daemon<S> {
     pub(super) links: Arc<Notify>,
     /// Rung when a route changed that may name the interface.
     pub(super) routes: Arc<Notify>,
+    /// How the other nodes are reached.
+    pub(super) reach: Reach,
+    /// Rung when that may have changed.
+    pub(super) ways: Arc<Notify>,
 }
 
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, shell: Shell) -> Self {
         let local = node.ownership.local.clone();
+        let reach = Reach::new(node.devices.clone(), local.ways.own.clone());
         let planner = Planner::new(node.network.clone(), node.config.masquerade.clone(), local);
         let view = View::new(node.leftovers.clone());
         let silent = Silent::open(&node.config.subnet_file);
@@ -115,6 +124,8 @@ impl<S: LeaseSource> Daemon<S> {
             shell,
             links: Arc::new(Notify::new()),
             routes: Arc::new(Notify::new()),
+            reach,
+            ways: Arc::new(Notify::new()),
         }
     }
 
@@ -131,6 +142,9 @@ impl<S: LeaseSource> Daemon<S> {
                 Event::Verified(listing) => self.confirm(listing),
                 Event::Links => self.external.note(),
                 Event::Routes => self.external.note_routes(),
+                Event::Ways => self.reach.note(),
+                Event::AskWays => self.ask_ways(),
+                Event::Answered => self.planning.set_ways(self.reach.ways()),
                 Event::Interface => self.follow_interface().await?,
                 Event::Silent(changed) => self.on_silent(changed),
                 Event::File => self.restore_file(),
@@ -143,10 +157,11 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// Waits for the next thing to happen.
     async fn next(&mut self) -> Event {
-        let plan_at = self.planning.due().filter(|_| self.held.is_some() && !self.witness.view.is_listing());
+        let can_plan = self.held.is_some() && !self.witness.view.is_listing() && !self.reach.is_asking();
+        let plan_at = self.planning.due().filter(|_| can_plan);
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
-        let file_at = self.reporter.file_due();
-        let Self { keeper, events, worker, witness, links, routes, questions, silent, .. } = self;
+        let (file_at, ways_at) = (self.reporter.file_due(), self.reach.due());
+        let Self { keeper, events, worker, witness, links, routes, ways, reach, questions, silent, .. } = self;
         tokio::select! {
             Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
             Some(event) = keeper.next() => Event::Keeper(event),
@@ -154,6 +169,9 @@ impl<S: LeaseSource> Daemon<S> {
             listing = witness.listed() => Event::Verified(listing),
             () = links.notified() => Event::Links,
             () = routes.notified() => Event::Routes,
+            () = ways.notified() => Event::Ways,
+            () = at(ways_at) => Event::AskWays,
+            () = reach.answered() => Event::Answered,
             () = at(interface_at) => Event::Interface,
             () = at(plan_at) => Event::Plan,
             () = at(verify_at) => Event::Verify,
@@ -166,6 +184,10 @@ impl<S: LeaseSource> Daemon<S> {
 
     fn plan(&mut self) {
         let Some(worker) = &self.worker else { return };
+        if self.planning.planner.asks_for_ways() && self.reach.ask(self.planning.new_addresses(&self.witness.view)) {
+            // Planned when the answers are there.
+            return;
+        }
         let planned = self.planning.plan(&self.witness.view);
         for (key, refusal) in self.planning.planner.refused() {
             self.reporter.complain(format!("{key}: {refusal}"), |_| {
@@ -185,6 +207,14 @@ impl<S: LeaseSource> Daemon<S> {
             None => drop(self.inform_plugin()),
         }
         self.reporter.note();
+    }
+}
+
+impl<S> Daemon<S> {
+    /// Asks again how the nodes are reached.
+    fn ask_ways(&mut self) {
+        self.reach.retain(&self.planning.planner.addresses().collect());
+        self.reach.ask_again();
     }
 }
 

@@ -13,7 +13,7 @@ use kernel::{Chain, KernelError};
 use netstate::IpFamily;
 use tokio::time::{Instant, timeout};
 
-use super::facts;
+use super::facts::{self, OwnAddresses};
 use crate::choose::interface::{self, Wanted};
 
 /// How long links and addresses must have been quiet before they are read: they rarely change alone.
@@ -31,6 +31,8 @@ pub(super) struct External {
     /// The families of the network.
     families: Vec<IpFamily>,
     pub(super) current: interface::External,
+    /// This host's addresses, as they were read last.
+    pub(super) own: OwnAddresses,
     at: Option<Instant>,
     /// Routes have changed since it was chosen.
     routes: bool,
@@ -39,8 +41,13 @@ pub(super) struct External {
 }
 
 impl External {
-    pub(super) const fn new(wanted: Wanted, families: Vec<IpFamily>, current: interface::External) -> Self {
-        Self { wanted, families, current, at: None, routes: false, gone: false }
+    pub(super) const fn new(
+        wanted: Wanted,
+        families: Vec<IpFamily>,
+        current: interface::External,
+        own: OwnAddresses,
+    ) -> Self {
+        Self { wanted, families, current, own, at: None, routes: false, gone: false }
     }
 
     /// A link or an address has changed.
@@ -68,7 +75,8 @@ impl External {
     pub(super) async fn read(&mut self) -> Result<Option<interface::External>, KernelError> {
         self.at = None;
         let routes = std::mem::take(&mut self.routes);
-        let found = facts::interface(&self.current.interface).await?;
+        let (found, own) = facts::interface(&self.current.interface).await?;
+        self.own = own;
         let same = found.and_then(|found| self.current.on(&found));
         let now = match same {
             Some(same) if !routes => same,

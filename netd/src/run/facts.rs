@@ -2,6 +2,7 @@
 //!
 //! Invariant: reads only. Everything that decides on these facts is pure and lies elsewhere.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -54,14 +55,18 @@ async fn reach(query: &Query, addr: IpAddr) -> Result<(IfName, Option<IpAddr>), 
     way.hop.link.map(|link| (link, way.source)).ok_or_else(|| "its route leads to no interface".to_owned())
 }
 
-/// The interface `name` with its addresses, if it is there.
+/// The interface `name` with its addresses, if it is there, and the addresses of all interfaces.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) async fn interface(name: &IfName) -> Result<Option<Interface>, KernelError> {
+pub(super) async fn interface(name: &IfName) -> Result<(Option<Interface>, OwnAddresses), KernelError> {
     let all = Query::open()?.interfaces().await?;
-    Ok(all.into_iter().find(|found| found.name == *name).map(known))
+    let own = all.iter().flat_map(|found| found.addresses.iter().map(|own| (own.addr, found.name.clone()))).collect();
+    Ok((all.into_iter().find(|found| found.name == *name).map(known), own))
 }
+
+/// This host's addresses, each with its link.
+pub(super) type OwnAddresses = BTreeMap<IpAddr, IfName>;
 
 fn known(found: kernel::query::Interface) -> Interface {
     Interface { name: found.name, mtu: found.mtu, addresses: found.addresses }

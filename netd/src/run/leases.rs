@@ -156,6 +156,7 @@ impl<S: LeaseSource> Daemon<S> {
             has_ipv6: known.has_ipv6,
             public_key: known.public_key,
             data: known.data.clone(),
+            ways: self.reach.ways(),
         }
     }
 
@@ -183,6 +184,7 @@ impl<S: LeaseSource> Daemon<S> {
         let mailbox = Mailbox::new(self.shell.liveness.clone());
         self.shell.attach(&mailbox);
         let (links, routes, shell) = (Arc::clone(&self.links), Arc::clone(&self.routes), self.shell.clone());
+        let ways = self.planning.planner.asks_for_ways().then(|| Arc::clone(&self.ways));
         let any_route = self.node.config.interface.can_reach.is_some();
         let by_rtnl = move |event| {
             if matches!(event, Event::Link | Event::Address | Event::Resync) {
@@ -190,6 +192,9 @@ impl<S: LeaseSource> Daemon<S> {
             }
             if matches!(event, Event::DefaultRoute | Event::Resync) || (any_route && event == Event::Route) {
                 routes.notify_one();
+            }
+            if let Some(ways) = ways.as_ref().filter(|_| event != Event::Neighbour) {
+                ways.notify_one();
             }
             vec![Notification::Rtnl(event)]
         };
@@ -207,7 +212,10 @@ impl<S: LeaseSource> Daemon<S> {
     pub(super) async fn follow_interface(&mut self) -> Result<()> {
         // A link that was made anew has other parameters.
         self.watch_silent();
-        let now = match self.external.read().await {
+        let read = self.external.read().await;
+        self.reach.set_own(self.external.own.clone());
+        self.planning.set_ways(self.reach.ways());
+        let now = match read {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(()),
             Err(error) => {

@@ -15,6 +15,7 @@ mod health;
 mod identity;
 mod leases;
 mod planning;
+mod reach;
 mod report;
 mod silent;
 pub(crate) mod start;

@@ -4,12 +4,13 @@
 //! worker is given what changed, everything only once.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::format::lease::SubnetKey;
-use crate::plan::{Changes, LocalNode, Planner};
+use crate::plan::{Changes, LocalNode, Planner, Ways};
 use crate::source::view::View;
 
 /// A plan is made when no further lease has arrived for this long.
@@ -80,6 +81,21 @@ impl Planning {
         let changes = self.planner.set_local(local);
         self.changes.extend(changes);
         self.note(BTreeSet::new());
+    }
+
+    /// The kernel says something else of the ways to the nodes.
+    pub(super) fn set_ways(&mut self, ways: Ways) {
+        if self.planner.local().ways != ways {
+            let changes = self.planner.set_ways(ways);
+            self.changes.extend(changes);
+            self.note(BTreeSet::new());
+        }
+    }
+
+    /// The addresses of leases that the next plan adds.
+    pub(super) fn new_addresses(&self, view: &View) -> Vec<IpAddr> {
+        let leases = self.leases.iter().filter_map(|key| view.get(key));
+        leases.flat_map(|stored| stored.lease.attrs.public_ips.present().map(|(_, addr)| *addr)).collect()
     }
 
     /// A new worker knows nothing of what was given before.

@@ -25,7 +25,7 @@ use crate::choose::subnet::Candidate;
 use crate::command::config::{Config, Store};
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Ownership, Place};
+use crate::plan::{LocalNode, Ownership, Place, Ways};
 use crate::source::{ConfigError, EtcdLeases, Keeper, LeaseRecord, LeaseRequest, LeaseSource, LocalLeases};
 use cluster::{Problem, Problems};
 
@@ -76,9 +76,11 @@ async fn start<S: LeaseSource>(
     let external = external.context("read the interfaces of this host")?;
     shell.readiness.await_for(LEASES, "");
     report_interface(&external, &families);
+    let (_, own) = facts::interface(&external.interface).await.context("read the addresses of this host")?;
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
     let identity = Identity::of(&network.backend, &config)?;
-    let local = local(&external, &network, &macs, &identity);
+    let ways = Ways { own: own.clone(), ..Ways::default() };
+    let local = LocalNode { ways, ..local(&external, &network, &macs, &identity) };
     check_plan(&config, &network, &local)?;
     let claimed = claimed.extend(network.networks(), network.devices())?;
     let records = Records::open(&config, &network, &claimed)?;
@@ -95,7 +97,7 @@ async fn start<S: LeaseSource>(
     let keeper = Keeper::start(source.clone(), request, seed);
     // Without other nodes there is nobody whose absence could be doubted.
     let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
-    let external = Following::new(config.interface.clone(), families, external);
+    let external = Following::new(config.interface.clone(), families, external, own);
     let folders = Folders { instance: config.instance.clone(), run_dir: config.run_dir.clone() };
     let node = Node {
         config,
@@ -166,6 +168,7 @@ fn local(external: &External, network: &Network, macs: &PerFamily<Option<MacAddr
         has_ipv6: facts::has_ipv6(),
         public_key: identity.public_key(),
         data: identity.data.clone(),
+        ways: Ways::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The whole loop on fake tables and a fake store: what happens to rows when the kernel or the store misbehaves.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::command::args::Invocation;
 use crate::command::config::Config;
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Ownership, Place};
+use crate::plan::{LocalNode, Ownership, Place, Ways};
 use crate::source::{
     AcquireError, ConfigError, Held, Keeper, Keeping, LeaseEvent, LeaseEvents, LeaseRecord, LeaseRequest, LeaseSource,
 };
@@ -190,6 +190,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         has_ipv6: false,
         public_key: None,
         data: None,
+        ways: Ways::default(),
     };
     let request = LeaseRequest {
         network: network(),
@@ -199,7 +200,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         adopts_mac: false,
         record: LeaseRecord::default(),
     };
-    let external = External::new(config.interface.clone(), vec![IpFamily::V4], external);
+    let external = External::new(config.interface.clone(), vec![IpFamily::V4], external, BTreeMap::new());
     let fakes = fakes.clone();
     let node = Node {
         config,

@@ -34,7 +34,8 @@ pub(super) fn peer_rows(local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -
 
 /// The route to `subnet` by way of its node itself.
 pub(super) fn rows(local: &LocalNode, subnet: Prefix, public_ip: IpAddr) -> Tables {
-    let (key, value) = route(subnet, public_ip, &local.interface, false);
+    let link = local.ways.direct.get(&public_ip).unwrap_or(&local.interface);
+    let (key, value) = route(subnet, public_ip, link, false);
     Tables { routes: [(key, value)].into(), ..Tables::default() }
 }
 

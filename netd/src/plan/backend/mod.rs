@@ -240,6 +240,17 @@ impl Backend {
         }
     }
 
+    /// True when nodes that are reached without a router get a plain route instead of the tunnel.
+    #[must_use]
+    pub(crate) const fn routes_directly(&self) -> bool {
+        match self {
+            Self::Vxlan(options) => options.direct_routing,
+            Self::Ipip(options) => options.direct_routing,
+            Self::Wireguard(options) => options.direct_routing,
+            Self::HostGw | Self::Alloc | Self::Extension => false,
+        }
+    }
+
     /// True for a link of the kind that this backend makes.
     #[must_use]
     pub(crate) const fn makes_link(link: &Link) -> bool {
@@ -285,9 +296,7 @@ fn is_tunnel(link: &IfName) -> bool {
 
 /// True when packets for the node at `public_ip`, which has `attrs` in a network of the backend `own`, need no tunnel.
 fn is_direct(local: &LocalNode, public_ip: IpAddr, attrs: &LeaseAttrs, own: &str) -> bool {
-    let place = local.places.get(IpFamily::of(public_ip)).as_ref();
-    let same_link = place.is_some_and(|place| place.node_network.contains(public_ip));
-    same_link && [own, host_gw::NAME].contains(&attrs.backend.name())
+    local.ways.direct.contains_key(&public_ip) && [own, host_gw::NAME].contains(&attrs.backend.name())
 }
 
 #[cfg(test)]

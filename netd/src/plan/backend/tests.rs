@@ -1,14 +1,15 @@
 //! Plans of the backends from flannel's texts: net-conf and leases in, rows out.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use netstate::family::PerFamily;
 use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN};
-use netstate::{Route, RouteKey, RouteKind, RouteMetrics, RouteScope, row_text};
+use netstate::{IfName, Route, RouteKey, RouteKind, RouteMetrics, RouteScope, row_text};
 
 use crate::format::lease::{LeaseAttrs, StoredLease, read_lease};
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Masquerade, Ownership, Place, Planner, TABLE, Tables};
+use crate::plan::{LocalNode, Masquerade, Ownership, Place, Planner, TABLE, Tables, Ways};
 
 const OWN: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 const PEER: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
@@ -55,7 +56,14 @@ fn local(network: &Network) -> LocalNode {
         has_ipv6: true,
         public_key: OWN.parse().ok(),
         data: None,
+        ways: Ways { direct: (22..=29).flat_map(on_the_link).collect(), ..Ways::default() },
     }
+}
+
+/// The addresses of node `n`, reached without a router.
+fn on_the_link(n: u8) -> [(IpAddr, IfName); 2] {
+    let v6 = format!("fd00:10:4:7::{n}").parse().unwrap();
+    [IpAddr::from([10, 4, 7, n]), v6].map(|addr| (addr, IfName::literal("eth0")))
 }
 
 /// The plan of node 21 with these leases, keys and values as in the store.

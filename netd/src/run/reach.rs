@@ -1,0 +1,137 @@
+//! How the other nodes' addresses are reached, asked of the kernel and asked again when its routes change.
+//!
+//! Invariants: a lease is planned only when its addresses have been asked; asking blocks no loop, and takes at most a
+//! twentieth of the time, however often routes change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use kernel::way::Asked;
+use kernel::{Chain, KernelError, Rtnl};
+use netstate::IfName;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::plan::{Ways, direct};
+
+/// How long routes must have been quiet before they are asked again: they rarely change alone.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Times the duration of one asking, that pass before the next.
+const SHARE: u32 = 20;
+
+/// Time until a kernel that could not be asked is asked again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+type Answers = BTreeMap<IpAddr, Option<IfName>>;
+
+/// What is known of the ways, and what is being asked.
+#[derive(Default)]
+pub(super) struct Reach {
+    /// This program's devices, which are no way to a node.
+    tunnels: BTreeSet<IfName>,
+    /// Answers by address: the link of those that are reached directly.
+    known: Answers,
+    own: BTreeMap<IpAddr, IfName>,
+    asking: Option<JoinHandle<Result<(Answers, Duration), KernelError>>>,
+    /// What is being asked for.
+    asked: BTreeSet<IpAddr>,
+    /// When everything is asked again.
+    at: Option<Instant>,
+    /// Not before this.
+    not_before: Option<Instant>,
+    /// The log has that the kernel could not be asked.
+    failed: bool,
+}
+
+impl Reach {
+    pub(super) fn new(tunnels: BTreeSet<IfName>, own: BTreeMap<IpAddr, IfName>) -> Self {
+        Self { tunnels, own, ..Self::default() }
+    }
+
+    /// Routes have changed.
+    pub(super) fn note(&mut self) {
+        if !self.known.is_empty() {
+            let earliest = self.not_before.unwrap_or_else(Instant::now);
+            self.at.get_or_insert(earliest.max(Instant::now() + SETTLE));
+        }
+    }
+
+    /// When everything is asked again; not while something is being asked.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.at.filter(|_| !self.is_asking())
+    }
+
+    pub(super) const fn is_asking(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// This host's own addresses.
+    pub(super) fn set_own(&mut self, own: BTreeMap<IpAddr, IfName>) {
+        self.own = own;
+    }
+
+    /// Begins to ask for those of `addresses` that are not known. Returns whether there are any.
+    pub(super) fn ask(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> bool {
+        let new: BTreeSet<IpAddr> = addresses.into_iter().filter(|addr| !self.known.contains_key(addr)).collect();
+        if !new.is_empty() && !self.is_asking() {
+            self.begin(new);
+        }
+        self.is_asking()
+    }
+
+    /// Begins to ask for everything again.
+    pub(super) fn ask_again(&mut self) {
+        self.at = None;
+        self.begin(self.known.keys().copied().collect());
+    }
+
+    fn begin(&mut self, addresses: BTreeSet<IpAddr>) {
+        let tunnels = self.tunnels.clone();
+        self.asked.clone_from(&addresses);
+        self.asking = Some(tokio::task::spawn_blocking(move || {
+            let begun = std::time::Instant::now();
+            let routes = Rtnl::open()?.routes_to(addresses, Asked::Way)?;
+            let answer =
+                |(addr, route): (IpAddr, Option<_>)| (addr, route.and_then(|(_, route)| direct(&route, &tunnels)));
+            Ok((routes.into_iter().map(answer).collect(), begun.elapsed()))
+        }));
+    }
+
+    /// Waits for the answers to what is being asked. Cancel-safe.
+    pub(super) async fn answered(&mut self) {
+        let Some(asking) = &mut self.asking else { return std::future::pending().await };
+        let answers = asking.await;
+        self.asking = None;
+        match answers {
+            Ok(Ok((answers, took))) => {
+                self.failed = false;
+                self.not_before = Some(Instant::now() + took * SHARE);
+                self.known.extend(answers);
+            }
+            Ok(Err(error)) => {
+                if !std::mem::replace(&mut self.failed, true) {
+                    tracing::warn!(error = %Chain(&error), "the routes to the other nodes cannot be read; tunnels are used");
+                }
+                for addr in std::mem::take(&mut self.asked) {
+                    self.known.entry(addr).or_default();
+                }
+                self.at = Some(Instant::now() + AGAIN);
+            }
+            // Only when the runtime shuts down.
+            Err(_) => {}
+        }
+    }
+
+    /// Forgets addresses that no lease names any more.
+    pub(super) fn retain(&mut self, used: &BTreeSet<IpAddr>) {
+        self.known.retain(|addr, _| used.contains(addr));
+    }
+
+    /// What is known, for the plan.
+    pub(super) fn ways(&self) -> Ways {
+        let direct = self.known.iter().filter_map(|(addr, link)| Some((*addr, link.clone()?))).collect();
+        Ways { direct, own: self.own.clone() }
+    }
+}

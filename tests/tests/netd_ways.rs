@@ -1,0 +1,142 @@
+//! Which way packets take to another node: decided by the kernel's own answer for each, again when its routes change,
+//! and with reverse path filters on.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, Pod, eventually};
+use netd_node::traffic::Traffic;
+use netd_node::{HOST_GW, Net, SOON, pod};
+
+const DIRECT: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
+
+/// Both nodes with addresses of a single host and a route on the link to each other, as cloud networks and keepalived make
+/// them, and with strict reverse path filters.
+fn single_addresses(net: &Net) -> Result<()> {
+    for (node, own, other) in [("hdss7-21", "10.4.7.21", "10.4.7.22"), ("hdss7-22", "10.4.7.22", "10.4.7.21")] {
+        let script = format!(
+            "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1
+             ip address flush dev eth0; ip address add {own}/32 dev eth0
+             ip route add {other} dev eth0; ip route add 10.4.7.12 dev eth0; ip route add default via {other} dev eth0"
+        );
+        net.host(node)?.run(&["sh", "-ec", &script])?;
+    }
+    Ok(())
+}
+
+/// The way of the node to `subnet` goes by `by`.
+fn eventually_by(host: &Host, subnet: &str, by: &str) -> Result<()> {
+    eventually(SOON, || {
+        let route = host.run(&["ip", "route", "show", "proto", "121", subnet])?.stdout;
+        ensure!(route.contains(by) && route.lines().count() == 1, "{route}");
+        Ok(())
+    })
+}
+
+fn pods_of(net: &Net) -> Result<(Pod, Pod)> {
+    Ok((pod(net.host("hdss7-21")?, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?))
+}
+
+fn node_with_a_single_address_and_a_route_on_the_link_is_reached_directly() -> Result<()> {
+    let net = Net::start(DIRECT)?;
+    single_addresses(&net)?;
+    let _netd = [net.launch("hdss7-21", &[])?, net.launch("hdss7-22", &["--lease-policy=first-free"])?];
+    let (one, other) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    eventually(SOON, || {
+        ensure!(net.subnets()?.len() == 2, "{:?}", net.subnets()?);
+        Ok(())
+    })?;
+    let subnet = |host: &Host| -> Result<String> {
+        let file = host.read("/run/flannel/subnet.env")?;
+        let line = file.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")).context("no subnet")?;
+        Ok(line.trim_end_matches(".1/24").to_owned())
+    };
+    let (first, second) = eventually(SOON, || Ok::<_, anyhow::Error>((subnet(one)?, subnet(other)?)))?;
+    eventually_by(one, &format!("{second}.0/24"), "via 10.4.7.22 dev eth0")?;
+    eventually_by(other, &format!("{first}.0/24"), "via 10.4.7.21 dev eth0")?;
+    let (web, server) = (pod(one, &first)?, pod(other, &second)?);
+    let counts = Traffic::start(web, &server, &format!("{second}.2"))?.stop()?;
+    ensure!(counts.answers >= 20, "{counts:?}");
+    Ok(())
+}
+
+fn ways_are_decided_again_when_routes_change() -> Result<()> {
+    let net = Net::start(DIRECT)?;
+    let _netd = net.both()?;
+    let (one, other) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let (web, server) = pods_of(&net)?;
+    eventually_by(one, "172.7.22.0/24", "via 10.4.7.22 dev eth0")?;
+    let traffic = Traffic::start(web, &server, "172.7.22.2")?;
+    // A router between the two: only the tunnel gets there. Both ways round.
+    for (host, address, subnet) in [(one, "10.4.7.22", "172.7.22"), (other, "10.4.7.21", "172.7.21")] {
+        host.run(&["ip", "route", "add", &format!("{address}/32"), "via", "10.4.7.200"])?;
+        eventually_by(host, &format!("{subnet}.0/24"), &format!("via {subnet}.0 dev flannel.1"))?;
+    }
+    // The outside host is that router.
+    net.host("hdss7-200")?.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+    traffic.flows()?;
+    for (host, address, subnet) in [(one, "10.4.7.22", "172.7.22"), (other, "10.4.7.21", "172.7.21")] {
+        host.run(&["ip", "route", "del", &format!("{address}/32"), "via", "10.4.7.200"])?;
+        eventually_by(host, &format!("{subnet}.0/24"), &format!("via {address} dev eth0"))?;
+        let fdb = host.run(&["bridge", "fdb", "show", "dev", "flannel.1"])?.stdout;
+        ensure!(!fdb.contains(address), "{fdb}");
+    }
+    traffic.stop()?;
+    Ok(())
+}
+
+fn node_on_another_interface_is_reached_by_that() -> Result<()> {
+    let net = Net::start(DIRECT)?;
+    let one = net.host("hdss7-21")?;
+    net.cluster.attach("hdss7-21", "eth1")?;
+    one.run(&["sh", "-ec", "ip link set eth1 up; ip address add 10.9.9.21/24 dev eth1"])?;
+    net.host("hdss7-22")?.run(&["ip", "address", "add", "10.9.9.22/24", "dev", "eth0"])?;
+    let _netd = net.netd("hdss7-21")?;
+    net.put_lease("172.7.22.0-24", "10.9.9.22", "02:00:00:00:00:22")?;
+    eventually_by(one, "172.7.22.0/24", "via 10.9.9.22 dev eth1")
+}
+
+fn lease_that_names_any_own_address_is_refused_by_name() -> Result<()> {
+    for config in [DIRECT, HOST_GW, netd_node::VXLAN] {
+        let net = Net::start(config)?;
+        let one = net.host("hdss7-21")?;
+        net.cluster.attach("hdss7-21", "eth1")?;
+        one.run(&["sh", "-ec", "ip link set eth1 up; ip address add 10.9.9.21/24 dev eth1"])?;
+        let _netd = net.netd("hdss7-21")?;
+        let backend = if config == HOST_GW { "host-gw" } else { "02:00:00:00:00:33" };
+        net.put_lease("172.7.33.0-24", "10.9.9.21", backend)?;
+        net.put_lease("172.7.34.0-24", "10.4.7.34", &backend.replace("33", "34"))?;
+        net.eventually_routes("hdss7-21", "172.7.34.0/24")?;
+        eventually(SOON, || {
+            let why = net.status("hdss7-21")?["skipped"]["172.7.33.0/24"].to_string();
+            ensure!(why.contains("this node's own eth1"), "{why}");
+            let routes = one.run(&["ip", "route", "show", "172.7.33.0/24"])?.stdout;
+            ensure!(routes.is_empty(), "{routes}");
+            Ok(())
+        })?;
+        // An address that comes later as well, and one that goes.
+        one.run(&["sh", "-ec", "ip address del 10.9.9.21/24 dev eth1; ip address add 10.4.7.34/32 dev eth1"])?;
+        eventually(SOON, || {
+            let skipped = net.status("hdss7-21")?["skipped"].clone();
+            ensure!(skipped["172.7.34.0/24"].to_string().contains("this node's own eth1"), "{skipped}");
+            ensure!(skipped["172.7.33.0/24"].is_null(), "{skipped}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Vxlan, Need::Nftables],
+        lab::tests![
+            node_with_a_single_address_and_a_route_on_the_link_is_reached_directly,
+            ways_are_decided_again_when_routes_change,
+            node_on_another_interface_is_reached_by_that,
+            lease_that_names_any_own_address_is_refused_by_name,
+        ],
+    )
+}
