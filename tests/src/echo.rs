@@ -59,7 +59,8 @@ pub fn ask_tcp(from: &impl Place, server: SocketAddr, limit: Duration) -> Result
 pub fn ask_udp(from: &impl Place, server: SocketAddr, limit: Duration) -> Result<Answer> {
     let asked = from.within(|| {
         let started = Instant::now();
-        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        let any = if server.is_ipv4() { "0.0.0.0" } else { "::" };
+        let socket = UdpSocket::bind((any, 0))?;
         socket.set_read_timeout(Some(limit))?;
         socket.connect(server)?;
         socket.send(b"who are you?\n")?;

@@ -119,11 +119,19 @@ impl Wanted {
 }
 
 impl External {
-    /// The same addresses on `interface` as it is now; `None` when one of them is gone.
+    /// The same addresses on `interface` as it is now, as far as it still has them; `None` when it has none.
     #[must_use]
     pub(crate) fn on(&self, interface: &Interface) -> Option<Self> {
-        let has_all = self.addresses.present().all(|(_, own)| interface.has(own.address));
-        (has_all && interface.mtu != 0).then(|| Self { mtu: interface.mtu, ..self.clone() })
+        let addresses = self.addresses.map(|_, own| own.filter(|own| interface.has(own.address)));
+        let stands = !addresses.is_empty() && interface.mtu != 0;
+        stands.then(|| Self { mtu: interface.mtu, addresses, interface: self.interface.clone() })
+    }
+
+    /// The same with the addresses of `other` in the families that it has none of.
+    #[must_use]
+    pub(crate) fn or(self, other: &Self) -> Self {
+        let addresses = self.addresses.zip(other.addresses).map(|_, (own, other)| own.or(other));
+        Self { addresses, ..self }
     }
 
     /// The addresses that other nodes use.
@@ -416,6 +424,11 @@ mod tests {
         let jumbo = interface("eth0", 9000, &[("192.0.2.1", 24), ("10.4.7.21", 24)]);
         assert_eq!(used.on(&jumbo), Some(External { mtu: 9000, ..used.clone() }));
         assert_eq!(used.on(&interface("eth0", 1500, &[("10.4.7.121", 32)])), None);
+        // One family of two that is gone leaves the other.
+        let both = choose(&wanted(&["eth0"], &[], None, None), &host(), &IpFamily::ALL).unwrap();
+        let left = both.on(&jumbo).unwrap();
+        assert_eq!((left.addresses.v6, left.addresses.v4), (None, both.addresses.v4));
+        assert_eq!(left.or(&both), External { mtu: 9000, ..both });
     }
 
     #[test]

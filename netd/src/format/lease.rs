@@ -61,6 +61,11 @@ impl SubnetKey {
         self.0
     }
 
+    /// The same as a sequence.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = Prefix> + use<> {
+        self.0.into_iter().filter_map(|(_, subnet)| subnet)
+    }
+
     /// The node's subnet of one family.
     #[must_use]
     pub(crate) const fn get(&self, family: IpFamily) -> Option<Prefix> {

@@ -2,7 +2,8 @@
 //!
 //! Invariants: what names the interface decides where this node is. As long as that is the interface in use, the address
 //! in use stays, whatever else changes. Where the default route names it, another one that has taken over for longer than
-//! a moment does. A host without any interface to choose keeps what it had; at the start it is waited for.
+//! a moment does. A family that comes is taken in, one that goes is waited for. A host without any interface to choose
+//! keeps what it had; at the start it is waited for.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -78,10 +79,11 @@ impl External {
         let (found, own) = facts::interface(&self.current.interface).await?;
         self.own = own;
         let same = found.and_then(|found| self.current.on(&found));
+        let has_all = |same: &interface::External| self.families.iter().all(|of| same.addresses.get(*of).is_some());
         let now = match same {
-            Some(same) if !routes => same,
+            Some(same) if !routes && has_all(&same) => same,
             same => match (choose(&self.wanted, &self.families).await?, same) {
-                (Ok(chosen), Some(same)) if chosen.interface == same.interface => same,
+                (Ok(chosen), Some(same)) if chosen.interface == same.interface => same.or(&chosen),
                 (Ok(chosen), _) => chosen,
                 // Without a default route the address still is this node's.
                 (Err(_), Some(same)) => same,
@@ -94,7 +96,14 @@ impl External {
                 }
             },
         };
-        self.gone = false;
+        let lost = self.current.addresses.families().any(|family| now.addresses.get(family).is_none());
+        if lost && !self.gone {
+            let interface = &now.interface;
+            tracing::warn!(%interface, "this node's address of one family is gone; its lease stays as it was");
+        }
+        self.gone = lost;
+        // A family that goes for a moment (a link that is down has no IPv6 address) takes no subnet along.
+        let now = now.or(&self.current);
         Ok((now != self.current).then(|| {
             self.current = now.clone();
             now

@@ -19,7 +19,7 @@ use super::tables::{Notification, Stages};
 use super::witness::Listing;
 use super::worker::TableWork;
 use crate::choose::interface::NodeAddress;
-use crate::format::lease::{Lease, LeaseAttrs};
+use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
 use crate::plan::{LocalNode, Place};
 use crate::source::view::{Change, OwnKey};
 use crate::source::{Held, KeeperEvent, LeaseEvent, LeaseSource, Readdress};
@@ -119,7 +119,7 @@ impl<S: LeaseSource> Daemon<S> {
         let lease = held.lease;
         self.witness.view.hold(lease.clone(), held.token, held.revision);
         let same = self.held.as_ref().is_some_and(|before| before.key == lease.key && before.attrs == lease.attrs);
-        if let Some(before) = self.held.as_ref().filter(|before| before.key != lease.key) {
+        if let Some(before) = self.held.as_ref().filter(|before| has_moved(&before.key, &lease.key)) {
             tracing::error!(
                 before = before.key.list(),
                 now = lease.key.list(),
@@ -240,4 +240,9 @@ impl<S: LeaseSource> Daemon<S> {
         self.planning.set_local(local);
         if same_place { Ok(()) } else { self.start_worker().await }
     }
+}
+
+/// True when a subnet of the earlier lease is not in the later one; a family that came moves nobody.
+fn has_moved(before: &SubnetKey, now: &SubnetKey) -> bool {
+    before.subnets().present().any(|(family, subnet)| now.get(family).as_ref() != Some(subnet))
 }

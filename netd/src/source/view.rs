@@ -259,7 +259,7 @@ impl View {
 
     /// Subnets that the kernel has routes to and no lease names.
     fn lost_leftovers(&self) -> usize {
-        let named: BTreeSet<Prefix> = self.leases.keys().flat_map(subnets).collect();
+        let named: BTreeSet<Prefix> = self.leases.keys().flat_map(SubnetKey::prefixes).collect();
         self.leftovers.difference(&named).count()
     }
 
@@ -390,10 +390,6 @@ impl View {
         let (attrs, ours) = (&stored.lease.attrs, &own.lease.attrs);
         (attrs.public_ips == ours.public_ips && attrs != ours).then_some(attrs)
     }
-}
-
-fn subnets(key: &SubnetKey) -> impl Iterator<Item = Prefix> {
-    key.subnets().into_iter().filter_map(|(_, subnet)| subnet)
 }
 
 /// More than half, and of a single one all of it.

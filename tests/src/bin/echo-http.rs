@@ -28,8 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(name: &str, port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
-    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+    // Both families; a kernel without IPv6 has one.
+    let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
+    let socket = UdpSocket::bind(("::", port)).or_else(|_| UdpSocket::bind(("0.0.0.0", port)))?;
     println!("listening on port {port}");
     thread::scope(|scope| {
         scope.spawn(|| answer_datagrams(name, &socket));
@@ -42,6 +43,8 @@ fn serve(name: &str, port: u16) -> io::Result<()> {
 }
 
 fn answer(name: &str, client: SocketAddr) -> String {
+    // An IPv4 client of an IPv6 socket is ::ffff:a.b.c.d.
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     format!("{{\"name\":{name:?},\"client\":\"{client}\"}}\n")
 }
 

@@ -1,0 +1,316 @@
+//! IPv6 alone and beside IPv4 on a real kernel, with real etcd: Pods that talk, rows that come back, one family of two.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, Pod, Process, echo, eventually};
+use netd_node::{A_SECOND, Net, SOON};
+
+const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#;
+const DUAL: &str =
+    r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#;
+const DUAL_HOST_GW: &str =
+    r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"host-gw"}}"#;
+const READY: &str = "ready: every lease is in the kernel";
+const NODES: [&str; 2] = ["21", "22"];
+
+/// The reference cluster with an IPv6 address on each node.
+fn net(config: &str) -> Result<Net> {
+    let net = Net::start(config)?;
+    for n in ["21", "22", "200"] {
+        give_ipv6(&net, n)?;
+    }
+    Ok(net)
+}
+
+fn name(n: &str) -> String {
+    format!("hdss7-{n}")
+}
+
+fn give_ipv6(net: &Net, n: &str) -> Result<()> {
+    let address = format!("fd00:10:4:7::{n}/64");
+    net.host(&name(n))?.run(&["ip", "-6", "address", "add", &address, "dev", "eth0", "nodad"])?;
+    Ok(())
+}
+
+/// netd on both nodes, each with routes to these subnets of the other.
+fn both(net: &Net, subnets: [&[&str]; 2]) -> Result<Vec<Process>> {
+    let all = NODES.iter().map(|n| net.launch(&name(n), &[])).collect::<Result<Vec<_>>>()?;
+    for (n, subnets) in NODES.iter().zip(subnets) {
+        subnets.iter().try_for_each(|subnet| routes(net, n, subnet))?;
+    }
+    all.iter().try_for_each(|netd| netd.wait_for_line(READY, SOON).map(drop))?;
+    Ok(all)
+}
+
+/// Waits until node `n` has a route of netd to `subnet`.
+fn routes(net: &Net, n: &str, subnet: &str) -> Result<()> {
+    let host = net.host(&name(n))?;
+    let family = if subnet.contains(':') { "-6" } else { "-4" };
+    eventually(SOON, || {
+        let route = host.run(&["ip", family, "route", "show", "proto", "121", subnet])?.stdout;
+        ensure!(!route.trim().is_empty(), "{n} has no route to {subnet}");
+        Ok(())
+    })
+}
+
+/// A Pod on a bridge with the node's subnets, joined by hand: the second address of `172.7.N` and `fd00:7:0:N`.
+fn pod(host: &Host, n: &str) -> Result<Pod> {
+    let pod = host.pod("web")?;
+    let netns = pod.netns().file_name().and_then(|name| name.to_str()).context("name of the Pod's namespace")?;
+    let batch = format!(
+        "link add cbr0 type bridge\naddress add 172.7.{n}.1/24 dev cbr0\naddress add fd00:7:0:{n}::1/64 dev cbr0 nodad\n\
+         link set cbr0 up\nlink add pod0 type veth peer name eth0 netns {netns}\nlink set pod0 master cbr0 up\n"
+    );
+    host.command("ip").args(["-batch", "-"]).input(batch).run()?;
+    let batch = format!(
+        "link set lo up\naddress add 172.7.{n}.2/24 dev eth0\naddress add fd00:7:0:{n}::2/64 dev eth0 nodad\nlink set eth0 up\n\
+         route add default via 172.7.{n}.1\nroute add default via fd00:7:0:{n}::1\n"
+    );
+    pod.command("ip").args(["-batch", "-"]).input(batch).run()?;
+    Ok(pod)
+}
+
+/// The address that a server on `to` sees of a client on `from`, by TCP and by UDP.
+fn seen(from: &impl lab::Place, to: &str) -> Result<String> {
+    let server: SocketAddr = to.parse()?;
+    let tcp = echo::ask_tcp(from, server, SOON)?.client.ip();
+    let udp = echo::ask_udp(from, server, SOON)?.client.ip();
+    ensure!(tcp == udp, "{tcp} by TCP, {udp} by UDP");
+    Ok(tcp.to_string())
+}
+
+/// What a node's kernel has of IPv6 that netd is responsible for.
+fn kernel_state(host: &Host) -> Result<String> {
+    let script = "ip -d link show dev flannel-v6.1 | sed 's/^[0-9]*: //; s/qlen.*//'; \
+                  ip -6 -o address show dev flannel-v6.1 scope global | sed 's/.*inet6/inet6/'; ip -6 route | grep 'proto 121'; \
+                  ip -6 neigh show nud permanent; bridge fdb show dev flannel-v6.1; \
+                  sysctl -n net.ipv6.conf.all.forwarding; nft -s list ruleset";
+    Ok(host.run(&["sh", "-c", script])?.stdout)
+}
+
+fn lease(net: &Net, key: &str) -> Result<String> {
+    let text = net.etcd.etcdctl(&["get", "--print-value-only", &format!("/coreos.com/network/subnets/{key}")])?.stdout;
+    Ok(text.trim().to_owned())
+}
+
+fn mac(host: &Host, device: &str) -> Result<String> {
+    Ok(host.run(&["cat", &format!("/sys/class/net/{device}/address")])?.stdout.trim().to_owned())
+}
+
+fn pods_with_ipv6_only_talk_and_everything_is_written_as_flannel_writes_it() -> Result<()> {
+    let net = net(V6)?;
+    let _netd = both(&net, [&["fd00:7:0:22::/64"], &["fd00:7:0:21::/64"]])?;
+    let host = net.host("hdss7-21")?;
+    let (first, second) = (pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?);
+    let _server = echo::serve(&second, "web", 80)?;
+    ensure!(seen(&first, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::2");
+    // The node itself is seen as the first address of its subnet.
+    ensure!(seen(host, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::");
+    // 1430 - 40 (IPv6) - 8 (ICMP)
+    first.run(&["ping", "-6", "-c1", "-W5", "-M", "do", "-s", "1382", "fd00:7:0:22::2"])?;
+    ensure!(first.run(&["ping", "-6", "-c1", "-W2", "-M", "do", "-s", "1383", "fd00:7:0:22::2"]).is_err());
+    ensure!(net.subnets()? == ["0.0.0.0-0&fd00:7:0:21::-64", "0.0.0.0-0&fd00:7:0:22::-64"], "{:?}", net.subnets()?);
+    let expected = format!(
+        r#"{{"PublicIP":"0.0.0.0","PublicIPv6":"fd00:10:4:7::21","BackendType":"vxlan","BackendV6Data":{{"VNI":1,"VtepMAC":"{}"}}}}"#,
+        mac(host, "flannel-v6.1")?
+    );
+    let value = lease(&net, "0.0.0.0-0&fd00:7:0:21::-64")?;
+    ensure!(value == expected, "{value}");
+    let file = host.read("/run/flannel/subnet.env")?;
+    ensure!(
+        file == "FLANNEL_IPV6_NETWORK=fd00:7::/48\nFLANNEL_IPV6_SUBNET=fd00:7:0:21::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n",
+        "{file}"
+    );
+    Ok(())
+}
+
+fn dual_stack_pods_talk_in_both_families_and_are_seen_outside_as_their_node() -> Result<()> {
+    let net = net(DUAL)?;
+    let _netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let (host, outside) = (net.host("hdss7-21")?, net.host("hdss7-200")?);
+    let (first, second) = (pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?);
+    let _server = echo::serve(&second, "web", 80)?;
+    ensure!(seen(&first, "172.7.22.2:80")? == "172.7.21.2");
+    ensure!(seen(&first, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::2");
+    let _outside = echo::serve(outside, "outside", 80)?;
+    ensure!(seen(&first, "10.4.7.200:80")? == "10.4.7.21");
+    ensure!(seen(&first, "[fd00:10:4:7::200]:80")? == "fd00:10:4:7::21");
+    // A host that knows the Pod network by way of .22 reaches a Pod of .21; the answer must come back through .22.
+    outside.run(&["ip", "-6", "route", "add", "fd00:7::/48", "via", "fd00:10:4:7::22"])?;
+    let _server = echo::serve(&first, "web", 81)?;
+    ensure!(seen(outside, "[fd00:7:0:21::2]:81")? == "fd00:7:0:22::");
+    let keys = ["172.7.21.0-24&fd00:7:0:21::-64", "172.7.22.0-24&fd00:7:0:22::-64"];
+    ensure!(net.subnets()? == keys, "{:?}", net.subnets()?);
+    let expected = format!(
+        r#"{{"PublicIP":"10.4.7.21","PublicIPv6":"fd00:10:4:7::21","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"{}"}}}}"#,
+        mac(host, "flannel.1")?,
+        mac(host, "flannel-v6.1")?
+    );
+    let value = lease(&net, keys[0])?;
+    ensure!(value == expected, "{value}");
+    let file = host.read("/run/flannel/subnet.env")?;
+    let text = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_IPV6_NETWORK=fd00:7::/48\n\
+                FLANNEL_IPV6_SUBNET=fd00:7:0:21::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n";
+    ensure!(file == text, "{file}");
+    Ok(())
+}
+
+fn dual_stack_routes_lead_to_the_nodes_without_a_tunnel() -> Result<()> {
+    let net = net(DUAL_HOST_GW)?;
+    let _netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let host = net.host("hdss7-21")?;
+    let (first, second) = (pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?);
+    let _server = echo::serve(&second, "web", 80)?;
+    ensure!(seen(&first, "172.7.22.2:80")? == "172.7.21.2");
+    ensure!(seen(&first, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::2");
+    let value = lease(&net, "172.7.21.0-24&fd00:7:0:21::-64")?;
+    ensure!(value == r#"{"PublicIP":"10.4.7.21","PublicIPv6":"fd00:10:4:7::21","BackendType":"host-gw"}"#, "{value}");
+    // A link that was down has no IPv6 address: the subnet stays, and all is as before once the address is back.
+    host.run(&["ip", "link", "set", "eth0", "down"])?;
+    host.run(&["ip", "link", "set", "eth0", "up"])?;
+    give_ipv6(&net, "21")?;
+    eventually(SOON, || {
+        ensure!(seen(&first, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::2");
+        Ok(())
+    })?;
+    ensure!(net.subnets()?.contains(&"172.7.21.0-24&fd00:7:0:21::-64".to_owned()), "{:?}", net.subnets()?);
+    Ok(())
+}
+
+fn ipv6_rows_deleted_by_hand_are_back_within_a_second() -> Result<()> {
+    let net = net(DUAL)?;
+    let _netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let host = net.host("hdss7-21")?;
+    let delete_fdb = format!("bridge fdb del {} dev flannel-v6.1", mac(net.host("hdss7-22")?, "flannel-v6.1")?);
+    let before = kernel_state(host)?;
+    for deletion in [
+        "ip -6 route del fd00:7:0:22::/64",
+        "ip -6 neigh del fd00:7:0:22:: dev flannel-v6.1",
+        delete_fdb.as_str(),
+        "ip -6 address del fd00:7:0:21::/128 dev flannel-v6.1",
+        "ip -6 address add fd00:7:0:21::9/128 dev flannel-v6.1 nodad",
+        "ip link set flannel-v6.1 down",
+        "ip link set flannel-v6.1 mtu 1400",
+        "ip link set flannel-v6.1 address 02:00:00:00:00:99",
+        "ip link del flannel-v6.1",
+        "nft delete table ip6 netd",
+        "nft flush ruleset",
+        "sysctl -qw net.ipv6.conf.all.forwarding=0 && ip -6 route del fd00:7:0:22::/64",
+    ] {
+        host.run(&["sh", "-c", deletion])?;
+        let started = Instant::now();
+        eventually(SOON, || {
+            let now = kernel_state(host)?;
+            ensure!(now == before, "after `{deletion}`:\n{now}\n--- instead of\n{before}");
+            Ok(())
+        })?;
+        ensure!(started.elapsed() < A_SECOND, "`{deletion}` took {:?} to repair", started.elapsed());
+    }
+    Ok(())
+}
+
+fn restart_changes_nothing_of_either_family() -> Result<()> {
+    let net = net(DUAL)?;
+    let mut netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let host = net.host("hdss7-21")?;
+    let revision = |key: &str| net.etcd.etcdctl(&["get", "-w", "json", key]).map(|output| output.stdout);
+    let key = "/coreos.com/network/subnets/172.7.21.0-24&fd00:7:0:21::-64";
+    let (before, lease_before) = (kernel_state(host)?, revision(key)?);
+    let monitor =
+        host.command("ip").args(["-6", "-o", "monitor", "route", "neigh", "link", "address"]).start("monitor")?;
+    netd.remove(0).terminate(SOON)?;
+    ensure!(kernel_state(host)? == before, "the end of the daemon took something along");
+    let again = net.launch("hdss7-21", &[])?;
+    again.wait_for_line(READY, SOON)?;
+    ensure!(kernel_state(host)? == before);
+    ensure!(revision(key)? == lease_before, "the lease was written");
+    let changes = monitor.log();
+    ensure!(!changes.lines().any(|line| line.contains("flannel")), "{changes}");
+    Ok(())
+}
+
+fn device_and_routes_of_flannel_for_ipv6_are_adopted_in_place() -> Result<()> {
+    let net = net(V6)?;
+    let host = net.host("hdss7-21")?;
+    let batch = "link add flannel-v6.1 address 02:00:00:00:06:21 mtu 1450 type vxlan id 1 dev eth0 local fd00:10:4:7::21 dstport 8472 nolearning\n\
+                 address add fd00:7:0:5::/128 dev flannel-v6.1 nodad\nlink set flannel-v6.1 up\n\
+                 neigh add fd00:7:0:22:: lladdr 02:00:00:00:06:22 dev flannel-v6.1 nud permanent\n\
+                 route add fd00:7:0:22::/64 via fd00:7:0:22:: dev flannel-v6.1 onlink\n\
+                 route add fd00:7:0:99::/64 via fd00:7:0:99:: dev flannel-v6.1 onlink\n";
+    host.command("ip").args(["-batch", "-"]).input(batch).run()?;
+    host.run(&[
+        "bridge",
+        "fdb",
+        "add",
+        "02:00:00:00:06:22",
+        "dev",
+        "flannel-v6.1",
+        "dst",
+        "fd00:10:4:7::22",
+        "self",
+        "permanent",
+    ])?;
+    let index = host.run(&["cat", "/sys/class/net/flannel-v6.1/ifindex"])?.stdout;
+    let value = |n: &str| {
+        format!(
+            r#"{{"PublicIP":"0.0.0.0","PublicIPv6":"fd00:10:4:7::{n}","BackendType":"vxlan","BackendV6Data":{{"VNI":1,"VtepMAC":"02:00:00:00:06:{n}"}}}}"#
+        )
+    };
+    net.etcd.put("/coreos.com/network/subnets/0.0.0.0-0&fd00:7:0:5::-64", &value("21"))?;
+    net.etcd.put("/coreos.com/network/subnets/0.0.0.0-0&fd00:7:0:22::-64", &value("22"))?;
+    let _netd = net.netd("hdss7-21")?;
+    ensure!(host.run(&["cat", "/sys/class/net/flannel-v6.1/ifindex"])?.stdout == index, "the device was made anew");
+    ensure!(mac(host, "flannel-v6.1")? == "02:00:00:00:06:21");
+    let routes = host.run(&["ip", "-6", "route", "show", "dev", "flannel-v6.1"])?.stdout;
+    let ours = routes.lines().filter(|line| line.contains("proto 121")).count();
+    ensure!(ours == 1 && !routes.contains("fd00:7:0:99::") && !routes.contains("metric 1024 onlink"), "{routes}");
+    ensure!(net.subnets()?.contains(&"0.0.0.0-0&fd00:7:0:5::-64".to_owned()), "{:?}", net.subnets()?);
+    Ok(())
+}
+
+fn node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it_comes() -> Result<()> {
+    let net = Net::start(DUAL)?;
+    give_ipv6(&net, "21")?;
+    let _netd = both(&net, [&["172.7.22.0/24"], &["172.7.21.0/24"]])?;
+    let keys = ["172.7.21.0-24&fd00:7:0:21::-64".to_owned(), "172.7.22.0-24".to_owned()];
+    ensure!(net.subnets()? == keys, "{:?}", net.subnets()?);
+    let (first, second) = (pod(net.host("hdss7-21")?, "21")?, pod(net.host("hdss7-22")?, "22")?);
+    let _server = echo::serve(&second, "web", 80)?;
+    ensure!(seen(&first, "172.7.22.2:80")? == "172.7.21.2");
+    let mut connection = echo::Connection::open(&first, "172.7.22.2:80".parse()?, SOON)?;
+    // The address comes while netd runs: one lease holds both, with the subnet that Pods live in.
+    give_ipv6(&net, "22")?;
+    routes(&net, "21", "fd00:7:0:22::/64")?;
+    routes(&net, "22", "fd00:7:0:21::/64")?;
+    eventually(SOON, || {
+        ensure!(seen(&first, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::2");
+        Ok(())
+    })?;
+    connection.ask()?;
+    eventually(SOON, || {
+        let keys = ["172.7.21.0-24&fd00:7:0:21::-64".to_owned(), "172.7.22.0-24&fd00:7:0:22::-64".to_owned()];
+        ensure!(net.subnets()? == keys, "{:?}", net.subnets()?);
+        Ok(())
+    })
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Vxlan, Need::Nftables],
+        lab::tests![
+            pods_with_ipv6_only_talk_and_everything_is_written_as_flannel_writes_it,
+            dual_stack_pods_talk_in_both_families_and_are_seen_outside_as_their_node,
+            dual_stack_routes_lead_to_the_nodes_without_a_tunnel,
+            ipv6_rows_deleted_by_hand_are_back_within_a_second,
+            restart_changes_nothing_of_either_family,
+            device_and_routes_of_flannel_for_ipv6_are_adopted_in_place,
+            node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it_comes,
+        ],
+    )
+}
