@@ -1,6 +1,6 @@
 # The commands of this project. `make help` lists them.
 #
-#   make demo [BACKEND=vxlan|host-gw] [KEEP=1]   the main job on five machines in network namespaces
+#   make demo [BACKEND=vxlan|host-gw|wireguard|ipip] [KEEP=1]   the main job on five machines in network namespaces
 #   make test                                    every test
 #
 # Both install by package name what is missing (as root, on Debian), say what they do, and leave nothing behind.

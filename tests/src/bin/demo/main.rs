@@ -20,6 +20,18 @@ use lab::{Host, Need};
 use report::Report;
 use stage::Stage;
 
+/// The backends that can be shown, each with what it needs of the kernel and how an operator would look at it.
+const BACKENDS: [(&str, Option<Need>, &[&str]); 4] = [
+    (
+        "vxlan",
+        Some(Need::Vxlan),
+        &["ip -d link show flannel.1", "bridge fdb show dev flannel.1", "ip neigh show dev flannel.1"],
+    ),
+    ("host-gw", None, &[]),
+    ("wireguard", Some(Need::WireGuard), &["wg show flannel-wg"]),
+    ("ipip", Some(Need::IpIp), &["ip -d link show flannel.ipip"]),
+];
+
 struct Options {
     backend: String,
     keep: bool,
@@ -42,14 +54,16 @@ fn main() -> ExitCode {
 fn run() -> Result<bool> {
     let options = options(std::env::args().skip(1))?;
     let guest = Guest { terminal: options.keep, limit: Duration::from_secs(600), ..Guest::default() };
-    lab_kernel::ensure(&[Need::IpVs, Need::Dummy, Need::Vxlan, Need::Nftables], guest)?;
+    let (_, needed, views) = BACKENDS.iter().find(|(name, ..)| *name == options.backend).context("a known backend")?;
+    let needs: Vec<Need> = [Need::IpVs, Need::Dummy, Need::Nftables].into_iter().chain(*needed).collect();
+    lab_kernel::ensure(&needs, guest)?;
     let mut report = Report::new();
     println!("kernel: {}", lab_kernel::describe());
     println!("backend: {}", options.backend);
     let stage = Stage::raise(&options.backend, &mut report)?;
     proof::direct(&stage, &mut report)?;
     proof::service(&stage, &mut report)?;
-    state(&stage, &options.backend, &report)?;
+    state(&stage, views, &report)?;
     let passed = report.finish();
     if options.keep {
         keep(&stage)?;
@@ -63,26 +77,25 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
         match word.as_str() {
             "--keep" => options.keep = true,
             "--backend" => options.backend = words.next().unwrap_or_default(),
-            other => bail!("{other}: known are --backend vxlan|host-gw and --keep"),
+            other => bail!("{other}: known are --backend {} and --keep", accepted("|")),
         }
     }
-    if !["vxlan", "host-gw"].contains(&options.backend.as_str()) {
-        bail!("BACKEND={:?}: accepted are vxlan and host-gw", options.backend);
+    if BACKENDS.iter().all(|(name, ..)| *name != options.backend) {
+        bail!("BACKEND={:?}: accepted are {}", options.backend, accepted(", "));
     }
     Ok(options)
 }
 
+fn accepted(between: &str) -> String {
+    BACKENDS.map(|(name, ..)| name).join(between)
+}
+
 /// What the kernel of the first node holds, as an operator would look.
-fn state(stage: &Stage, backend: &str, report: &Report) -> Result<()> {
+fn state(stage: &Stage, views: &[&str], report: &Report) -> Result<()> {
     let Some(node) = stage.nodes.first() else { return Ok(()) };
     report.step(&format!("what the kernel of {} holds", node.host.name()));
-    let mut commands =
-        vec!["ip -brief address", "ip route", "nft list table ip netd", "nft list table ip ipvs-proxy", "ipvsadm -Ln"];
-    if backend == "vxlan" {
-        commands.insert(1, "ip -d link show flannel.1");
-        commands.insert(2, "bridge fdb show dev flannel.1");
-        commands.insert(3, "ip neigh show dev flannel.1");
-    }
+    let common = ["ip route", "nft list table ip netd", "nft list table ip ipvs-proxy", "ipvsadm -Ln"];
+    let commands = ["ip -brief address"].iter().chain(views).chain(&common);
     for command in commands {
         show(&node.host, command, report)?;
     }
