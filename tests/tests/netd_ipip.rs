@@ -96,7 +96,7 @@ fn data_path_outlives_the_daemon_and_flannels_is_taken_over_in_place() -> Result
 
 fn direct_routing_takes_the_link_to_nodes_on_it() -> Result<()> {
     let net = Net::start(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"auto","Tunnel":"ipip"}}"#)?;
-    let _netd = net.both()?;
+    let [netd, _other] = net.both()?;
     let host = net.host("hdss7-21")?;
     let far = r#"{"PublicIP":"10.9.9.99","PublicIPv6":null,"BackendType":"ipip"}"#;
     net.etcd.put("/coreos.com/network/subnets/172.7.99.0-24", far)?;
@@ -106,6 +106,11 @@ fn direct_routing_takes_the_link_to_nodes_on_it() -> Result<()> {
     ensure!(routes.contains("172.7.99.0/24 via 10.9.9.99 dev flannel.ipip"), "{routes}");
     let (first, _second) = (pod(host, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?);
     first.run(&["ping", "-c1", "-W5", "172.7.22.2"])?;
+    let before = state(host)?;
+    netd.kill()?;
+    let again = net.netd("hdss7-21")?;
+    again.wait_for_line("kernel tables in sync, 0 changes", SOON)?;
+    ensure!(state(host)? == before && !again.log().contains("kernel tables changed"), "{}", again.log());
     Ok(())
 }
 
