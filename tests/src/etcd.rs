@@ -133,6 +133,57 @@ impl Etcd {
         self.wait_ready()
     }
 
+    /// Starts killed members together: one alone has no quorum to serve with.
+    ///
+    /// # Errors
+    /// As [`Etcd::restart`].
+    pub fn restart_all(&mut self, names: &[&str]) -> Result<()> {
+        for name in names {
+            let member = self.member(name)?;
+            ensure!(member.process.is_none(), "the member of {name} is running");
+            member.launch(&format!("{}={}", member.host.name(), member.peer_url()))?;
+        }
+        self.wait_ready()
+    }
+
+    /// Starts a killed member as a cluster of its own, without the data it had.
+    ///
+    /// # Errors
+    /// As [`Etcd::restart`].
+    pub fn secede(&mut self, name: &str) -> Result<()> {
+        self.member(name)?.host.run(&["rm", "-rf", DATA])?;
+        self.restart_all(&[name])
+    }
+
+    /// Makes `host` a member of the running cluster.
+    ///
+    /// # Errors
+    /// When the cluster refuses, or the member does not come up.
+    pub fn add(&mut self, host: &Host) -> Result<()> {
+        let address = host.address().unwrap_or(Ipv4Addr::LOCALHOST);
+        let mut member = Member { host: host.clone(), address, process: None, paused: false };
+        let printed =
+            self.etcdctl(&["member", "add", host.name(), &format!("--peer-urls={}", member.peer_url())])?.stdout;
+        let cluster = printed.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="));
+        let cluster = cluster.with_context(|| format!("no cluster in {printed}"))?.trim_matches('"');
+        member.launch_in(cluster, "existing")?;
+        self.members.push(member);
+        self.wait_ready()
+    }
+
+    /// Takes the member of a machine out of the cluster for good.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub fn remove(&mut self, name: &str) -> Result<()> {
+        let (full, listed) = (self.member(name)?.host.name().to_owned(), self.etcdctl(&["member", "list"])?.stdout);
+        let line = listed.lines().find(|line| line.split(", ").nth(2) == Some(&full));
+        let id = line.and_then(|line| line.split(", ").next()).with_context(|| format!("no {full} in {listed}"))?;
+        self.etcdctl(&["member", "remove", id])?;
+        self.members.retain(|member| member.host.name() != full);
+        self.wait_ready()
+    }
+
     /// Stops the member (SIGSTOP): its connections stay open and nothing answers, as with a hanging disk.
     ///
     /// # Errors
@@ -182,6 +233,10 @@ impl Member {
     }
 
     fn launch(&mut self, cluster: &str) -> Result<()> {
+        self.launch_in(cluster, "new")
+    }
+
+    fn launch_in(&mut self, cluster: &str, state: &str) -> Result<()> {
         let (client, peer) = (self.client_url(), self.peer_url());
         let flags = [
             ("--name", self.host.name()),
@@ -191,6 +246,7 @@ impl Member {
             ("--listen-peer-urls", &peer),
             ("--initial-advertise-peer-urls", &peer),
             ("--initial-cluster", cluster),
+            ("--initial-cluster-state", state),
             ("--logger", "zap"),
             ("--log-level", "warn"),
         ];
