@@ -1,6 +1,8 @@
-//! Choices: the interface towards the other nodes ([`interface`]) and this node's subnet ([`subnet`]).
+//! Choices: the interface towards the other nodes ([`interface`]), this node's subnet ([`subnet`]), and which changes of the
+//! configuration it follows while it runs ([`change`]).
 //!
 //! Invariant: facts in, a choice or its refusal out; the same facts give the same choice.
 
+pub(crate) mod change;
 pub(crate) mod interface;
 pub(crate) mod subnet;

@@ -7,6 +7,7 @@
 pub(crate) mod backend;
 mod local;
 mod masquerade;
+mod moving;
 mod ownership;
 mod peers;
 mod rivals;
@@ -29,6 +30,7 @@ pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};
 pub(crate) use ways::{Ways, direct};
 
+use self::backend::Backend;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 use peers::{Half, Peers, Slot, Standing};
@@ -44,6 +46,10 @@ pub(crate) struct Planner {
     refused: BTreeMap<SubnetKey, Refused>,
     /// How many of these are refused as a whole.
     unused: usize,
+    /// The backend that was used before, for nodes that use it still.
+    retiring: Option<Backend>,
+    /// Leases that name a backend which this node does not use; the ones before them stay.
+    kept: BTreeSet<SubnetKey>,
 }
 
 /// Why a lease is not used, in each family that is refused.
@@ -84,6 +90,8 @@ impl Planner {
             peers: PerFamily::default(),
             refused: BTreeMap::new(),
             unused: 0,
+            retiring: None,
+            kept: BTreeSet::new(),
         }
     }
 
@@ -96,7 +104,7 @@ impl Planner {
     /// MTU of Pod interfaces in bytes.
     #[must_use]
     pub(crate) fn pod_mtu(&self) -> u32 {
-        self.network.backend.pod_mtu(&self.local)
+        self.backends().map(|backend| backend.pod_mtu(&self.local)).min().unwrap_or_default()
     }
 
     /// What of the network's configuration cannot be had on this node, for an operator.
@@ -145,6 +153,10 @@ impl Planner {
     pub(crate) fn set_local(&mut self, local: LocalNode) -> Changes {
         let before = self.tables();
         self.local = local;
+        self.plan_anew(before)
+    }
+
+    fn plan_anew(&mut self, before: Tables) -> Changes {
         let leases: Vec<StoredLease> = self.leases.values().cloned().collect();
         self.set(leases.into_iter().map(|stored| (stored.lease.key, Some(stored))));
         Changes::between(before, self.settle_all())
@@ -158,6 +170,7 @@ impl Planner {
 
     /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
     pub(crate) fn update(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
+        let leases: Vec<_> = leases.into_iter().filter(|(key, stored)| !self.keeps(key, stored.as_ref())).collect();
         let judged: Vec<Judged> = leases.into_iter().map(|(key, stored)| self.judged(key, stored)).collect();
         let related = self.related(&judged);
         let mut before = Tables::default();
@@ -218,8 +231,10 @@ impl Planner {
 
     fn set(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) {
         for (key, stored) in leases {
-            let judged = self.judged(key, stored);
-            self.put(judged);
+            if !self.keeps(&key, stored.as_ref()) {
+                let judged = self.judged(key, stored);
+                self.put(judged);
+            }
         }
     }
 
@@ -259,7 +274,7 @@ impl Planner {
         let refusal =
             refusal.or(own).or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
         let rows = || match part(&stored.lease, PerFamily::only(family, subnet)) {
-            Some(part) => self.network.backend.lease_rows(&self.local, &part),
+            Some(part) => self.lease_rows(&part),
             None => Ok(Tables::default()),
         };
         half.standing = match refusal.map_or_else(rows, Err) {
@@ -316,13 +331,16 @@ impl Planner {
         let Some(stored) = self.leases.get(key) else { return Tables::default() };
         let used =
             PerFamily::from_fn(|family| key.get(family).filter(|_| matches!(verdicts.get(family), Some(Ok(())))));
-        let rows = |lease: Cow<Lease>| self.network.backend.lease_rows(&self.local, &lease).unwrap_or_default();
+        let rows = |lease: Cow<Lease>| self.lease_rows(&lease).unwrap_or_default();
         part(&stored.lease, used).map(rows).unwrap_or_default()
     }
 
     /// Rows that this node needs whatever the other nodes are.
     fn local_rows(&self) -> Tables {
-        let mut tables = self.network.backend.local_rows(&self.network, &self.local);
+        let mut tables = Tables::default();
+        for backend in self.backends() {
+            tables.extend(backend.local_rows(&self.network, &self.local));
+        }
         for (family, place) in self.local.places.present() {
             tables.forward.extend(
                 self.network.pools.get(family).as_ref().filter(|_| self.masquerade.forward).map(|pool| pool.network),

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 
+use netstate::family::IpFamily;
 use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN, spread_metric};
-use netstate::{IpFamily, Prefix, Route, RouteKey, RouteKind};
+use netstate::{IfName, Prefix, Route, RouteKey, RouteKind};
 
 use super::LocalNode;
 use super::backend::Backend;
@@ -31,6 +32,8 @@ pub(crate) struct Ownership {
     pub network: Network,
     /// This node.
     pub local: LocalNode,
+    /// The backend that was used before and whose devices stand still.
+    pub retiring: Option<Backend>,
     /// Pod networks that earlier runs of it served.
     pub earlier: Vec<Prefix>,
     /// Routes that flannel left, found at the first start after it.
@@ -40,6 +43,24 @@ pub(crate) struct Ownership {
 impl Ownership {
     /// The table where a route of ours can stand, and the protocols that it can have.
     pub(crate) const CANDIDATES: (u32, [u8; 2]) = (TABLE_MAIN, [ROUTE_PROTOCOL, BOOT]);
+
+    /// The devices that carry tunnels.
+    #[must_use]
+    pub(crate) fn devices(&self) -> BTreeSet<IfName> {
+        self.devices_of(|_| true)
+    }
+
+    /// Those of them that have this node's key.
+    #[must_use]
+    pub(crate) fn key_devices(&self) -> BTreeSet<IfName> {
+        self.devices_of(Backend::needs_key)
+    }
+
+    fn devices_of(&self, wanted: impl Fn(&Backend) -> bool) -> BTreeSet<IfName> {
+        let backends = self.retiring.iter().chain([&self.network.backend]).filter(|backend| wanted(backend));
+        let families: Vec<IpFamily> = self.network.pools.families().collect();
+        backends.flat_map(|backend| families.iter().filter_map(|family| backend.device(*family))).collect()
+    }
 
     /// Calls what flannel left among `routes` our own.
     #[must_use]

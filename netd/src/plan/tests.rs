@@ -42,7 +42,7 @@ fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<StoredLease>) {
 
 fn ownership(network: &Network, local: &LocalNode) -> Ownership {
     let earlier = vec!["10.99.0.0/16".parse().unwrap()];
-    Ownership { network: network.clone(), local: local.clone(), earlier, adopted: BTreeSet::new() }
+    Ownership { network: network.clone(), local: local.clone(), retiring: None, earlier, adopted: BTreeSet::new() }
 }
 
 const ALL: Masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
@@ -408,4 +408,49 @@ impl Tables {
         rows(&mut self.routes, changes.routes);
         rows(&mut self.links, changes.links);
     }
+}
+
+#[test]
+fn both_data_paths_stand_until_every_node_has_moved() {
+    let (before, after) = (network(r#"{"Type":"vxlan"}"#), network(r#"{"Type":"host-gw"}"#));
+    let old = |n: u8| lease(&format!("172.7.{n}.0/24"), &format!("10.4.7.{n}"), vxlan(&format!("02:00:00:00:00:{n}")));
+    let new = |n: u8| lease(&format!("172.7.{n}.0/24"), &format!("10.4.7.{n}"), BackendAttrs::HostGw);
+    let mut planner = Planner::new(before.clone(), ALL, local());
+    planner.update([put(&old(22), 1), put(&old(23), 2)]);
+    let rows = text(&planner.tables());
+    // One node has read the configuration before this one.
+    assert_eq!(planner.update([put(&new(22), 3)]).rows(), 0, "it is reached as before");
+    assert_eq!((planner.kept_count(), text(&planner.tables())), (1, rows));
+    planner.set_network(after, Some(before.backend), local());
+    planner.update([put(&new(22), 3)]);
+    let rows = text(&planner.tables());
+    assert!(
+        rows.contains("link flannel.1 vxlan") && rows.contains("172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0"),
+        "{rows}"
+    );
+    assert!(rows.contains("172.7.23.0/24 metric 1791 via 172.7.23.0 dev flannel.1"), "{rows}");
+    assert_eq!((planner.kept_count(), planner.waiting(), planner.pod_mtu()), (0, 1, 1450));
+    planner.update([put(&new(23), 4)]);
+    assert_eq!((planner.waiting(), planner.pod_mtu()), (0, 1450));
+    planner.retire();
+    let rows = text(&planner.tables());
+    assert_eq!(
+        rows,
+        "sysctl net/ipv4/ip_forward 1\nroute 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121\n\
+         route 172.7.23.0/24 metric 1791 via 10.4.7.23 dev eth0 proto 121"
+    );
+    assert_eq!(planner.pod_mtu(), 1500);
+}
+
+#[test]
+fn lease_of_another_backend_without_one_before_it_is_refused() {
+    let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), ALL, local());
+    planner.update([put(&lease("172.7.22.0/24", "10.4.7.22", BackendAttrs::HostGw), 1)]);
+    assert_eq!((planner.refused().len(), planner.kept_count()), (1, 0));
+    // Another node has taken the subnet: the way to the earlier one is of no use.
+    planner.update([put(&lease("172.7.23.0/24", "10.4.7.23", vxlan("02:00:00:00:00:23")), 2)]);
+    planner.update([put(&lease("172.7.23.0/24", "10.4.7.99", BackendAttrs::HostGw), 3)]);
+    assert_eq!((planner.refused().len(), planner.kept_count()), (2, 0));
+    planner.update([("172.7.23.0-24".parse().unwrap(), None)]);
+    assert_eq!(planner.refused().len(), 1);
 }

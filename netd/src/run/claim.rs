@@ -109,6 +109,28 @@ impl Claimed {
         self.renew(1)
     }
 
+    /// Claims these devices as well, while the daemon runs.
+    ///
+    /// # Errors
+    /// When another daemon has one of them; then the claim stays as it was.
+    pub(super) fn take_devices(&mut self, devices: impl IntoIterator<Item = IfName>) -> Result<()> {
+        let before = self.claim.devices.clone();
+        self.claim.devices.extend(devices.into_iter().map(|device| device.to_string()));
+        self.claim.devices.sort_unstable();
+        self.claim.devices.dedup();
+        match self.write() {
+            Ok(None) => Ok(()),
+            Ok(Some((other, what))) => {
+                self.claim.devices = before;
+                bail!("{what} belongs to the netd with process {} already", other.process)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a second daemon on this host would not be noticed");
+                Ok(())
+            }
+        }
+    }
+
     /// True for a device of another daemon that runs.
     pub(crate) fn is_others_device(&self, device: &IfName) -> bool {
         self.others.iter().any(|other| other.devices.iter().any(|theirs| theirs == device.as_str()))

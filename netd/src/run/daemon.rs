@@ -16,8 +16,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::claim::Claimed;
 use super::external::External;
+use super::identity::Identity;
 use super::planning::Planning;
 use super::reach::Reach;
+use super::reconfigure::Change;
 use super::report::Reporter;
 use super::silent::{Changed, Silent};
 use super::tables::Targets;
@@ -28,12 +30,14 @@ use crate::format::lease::Lease;
 use crate::format::net_conf::Network;
 use crate::plan::{Ownership, Planner};
 use crate::source::view::View;
-use crate::source::{Keeper, KeeperEvent, LeaseEvent, LeaseEvents, LeaseRecord, LeaseSource};
+use crate::source::{Configs, Keeper, KeeperEvent, LeaseEvent, LeaseEvents, LeaseRecord, LeaseSource};
 
 /// One thing that happened.
 enum Event {
     Lease(LeaseEvent),
     Keeper(KeeperEvent),
+    Config(Option<Vec<u8>>),
+    Retire,
     Report(Report),
     Plan,
     Verify,
@@ -59,18 +63,22 @@ pub(super) struct Node {
     /// Which routes are ours.
     pub(super) ownership: Ownership,
     /// What no other daemon of this host may have.
-    #[expect(dead_code, reason = "held, not read")]
     pub(super) claimed: Option<Claimed>,
     /// Leases that this node has held.
     pub(super) record: LeaseRecord,
     /// Subnets that the kernel has routes to from an earlier run.
     pub(super) leftovers: BTreeSet<Prefix>,
+    /// The text of the network's configuration.
+    pub(super) text: String,
+    /// What this node brings along for its backends.
+    pub(super) identity: Identity,
     /// Opens the kernel's tables.
     pub(super) open: OpenTables,
 }
 
 /// Opens the tables for what is ours and the recorded devices.
-pub(super) type OpenTables = Box<dyn Fn(&Ownership, &BTreeSet<IfName>) -> Result<Targets, kernel::KernelError> + Send>;
+pub(super) type OpenTables =
+    Box<dyn Fn(&Ownership, &BTreeSet<IfName>, &Identity) -> Result<Targets, kernel::KernelError> + Send>;
 
 /// A daemon that is ready to run.
 pub(super) struct Daemon<S> {
@@ -86,6 +94,8 @@ pub(super) struct Daemon<S> {
     /// The monitors, while the worker that they notify runs.
     pub(super) following: Option<Following>,
     pub(super) reporter: Reporter,
+    pub(super) change: Change,
+    configs: Configs,
     pub(super) silent: Silent,
     pub(super) shell: Shell,
     /// Those who ask for what only the whole status has.
@@ -105,6 +115,8 @@ impl<S: LeaseSource> Daemon<S> {
         let local = node.ownership.local.clone();
         let reach = Reach::new(node.devices.clone(), local.ways.own.clone());
         let planner = Planner::new(node.network.clone(), node.config.masquerade.clone(), local);
+        let planner = planner.beside(node.ownership.retiring.clone());
+        let (change, configs) = (Change::new(node.text.clone()), source.configs());
         let view = View::new(node.leftovers.clone());
         let silent = Silent::open(&node.config.subnet_file);
         Self {
@@ -119,6 +131,8 @@ impl<S: LeaseSource> Daemon<S> {
             worker: None,
             following: None,
             reporter: Reporter::default(),
+            change,
+            configs,
             silent,
             questions: shell.board.details(),
             shell,
@@ -136,6 +150,8 @@ impl<S: LeaseSource> Daemon<S> {
             match self.next().await {
                 Event::Lease(event) => self.on_lease(event),
                 Event::Keeper(event) => self.on_keeper(event).await?,
+                Event::Config(text) => self.on_config(text).await?,
+                Event::Retire => self.retire(),
                 Event::Report(report) => self.receive(report),
                 Event::Plan => self.plan(),
                 Event::Verify => self.witness.verify(&self.source),
@@ -161,10 +177,13 @@ impl<S: LeaseSource> Daemon<S> {
         let plan_at = self.planning.due().filter(|_| can_plan);
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
         let (file_at, ways_at) = (self.reporter.file_due(), self.reach.due());
-        let Self { keeper, events, worker, witness, links, routes, ways, reach, questions, silent, .. } = self;
+        let (held, retire_at) = (self.held.is_some(), self.change.due());
+        let Self { keeper, configs, events, worker, witness, links, routes, ways, reach, questions, silent, .. } = self;
         tokio::select! {
             Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
             Some(event) = keeper.next() => Event::Keeper(event),
+            Some(text) = configs.next(), if held => Event::Config(text),
+            () = at(retire_at) => Event::Retire,
             Some(event) = async { events.as_mut()?.next().await } => Event::Lease(event),
             listing = witness.listed() => Event::Verified(listing),
             () = links.notified() => Event::Links,
@@ -183,12 +202,15 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     fn plan(&mut self) {
-        let Some(worker) = &self.worker else { return };
+        if self.worker.is_none() {
+            return;
+        }
         if self.planning.planner.asks_for_ways() && self.reach.ask(self.planning.new_addresses(&self.witness.view)) {
             // Planned when the answers are there.
             return;
         }
         let planned = self.planning.plan(&self.witness.view);
+        self.check_moved();
         for (key, refusal) in self.planning.planner.refused() {
             self.reporter.complain(format!("{key}: {refusal}"), |_| {
                 tracing::warn!(subnet = key.list(), reason = %refusal, "a lease is not used");
@@ -199,6 +221,7 @@ impl<S: LeaseSource> Daemon<S> {
         }
         match planned {
             Some(planned) => {
+                let Some(worker) = &self.worker else { return };
                 // Plans that wait are merged, so there is always room.
                 let _ = worker.mailbox().try_send(planned);
                 self.reporter.expect_report();

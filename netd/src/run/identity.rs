@@ -51,6 +51,12 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The same with what `other` has besides.
+    #[must_use]
+    pub(super) fn or(self, other: &Self) -> Self {
+        Self { key: self.key.or_else(|| other.key.clone()), data: self.data.or_else(|| other.data.clone()) }
+    }
+
     /// The key's public half.
     pub(super) fn public_key(&self) -> Option<PublicKey> {
         self.key.as_ref().map(public)

@@ -118,7 +118,7 @@ impl<S: LeaseSource> Daemon<S> {
         }
         let lease = held.lease;
         self.witness.view.hold(lease.clone(), held.token, held.revision);
-        let same = self.held.as_ref().is_some_and(|before| before.key == lease.key && before.attrs == lease.attrs);
+        let same = self.held.as_ref().is_some_and(|before| before.key == lease.key);
         if let Some(before) = self.held.as_ref().filter(|before| has_moved(&before.key, &lease.key)) {
             tracing::error!(
                 before = before.key.list(),
@@ -169,7 +169,7 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     /// Starts the kernel's side afresh for the subnet that is held now.
-    async fn start_worker(&mut self) -> Result<()> {
+    pub(super) async fn start_worker(&mut self) -> Result<()> {
         self.following = None;
         if let Some(worker) = self.worker.take()
             && !worker.stop(END_LIMIT).await
@@ -177,7 +177,8 @@ impl<S: LeaseSource> Daemon<S> {
             tracing::warn!("the kernel thread is in a long pass; another one begins beside it");
         }
         self.node.ownership.local = self.planning.planner.local().clone();
-        let targets = (self.node.open)(&self.node.ownership, &self.node.devices).context("open the kernel's tables")?;
+        let targets = (self.node.open)(&self.node.ownership, &self.node.devices, &self.node.identity)
+            .context("open the kernel's tables")?;
         let stages = Stages::on(targets);
         // Open before the first listing, which comes with the first plan.
         let monitors = Monitors::open(stages.ports());
@@ -233,7 +234,8 @@ impl<S: LeaseSource> Daemon<S> {
         let local = self.local(None);
         if now.public_ips() != known.public_ips() {
             let attrs = LeaseAttrs { public_ips: now.public_ips(), backend: self.node.network.backend.attrs(&local) };
-            self.keeper.readdress(Readdress { addresses: now.addresses, attrs });
+            let network = self.node.network.clone();
+            self.keeper.readdress(Readdress { addresses: now.addresses, attrs, network });
             return Ok(());
         }
         let same_place = LocalNode { mtu: known.mtu, ..local.clone() } == known;

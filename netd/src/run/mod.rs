@@ -16,6 +16,7 @@ mod identity;
 mod leases;
 mod planning;
 mod reach;
+mod reconfigure;
 mod report;
 mod silent;
 pub(crate) mod start;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::format::lease::SubnetKey;
+use crate::format::net_conf::Network;
+use crate::plan::backend::Backend;
 use crate::plan::{Changes, LocalNode, Planner, Ways};
 use crate::source::view::View;
 
@@ -96,6 +98,20 @@ impl Planning {
     pub(super) fn new_addresses(&self, view: &View) -> Vec<IpAddr> {
         let leases = self.leases.iter().filter_map(|key| view.get(key));
         leases.flat_map(|stored| stored.lease.attrs.public_ips.present().map(|(_, addr)| *addr)).collect()
+    }
+
+    /// The network has another configuration.
+    pub(super) fn set_network(&mut self, network: Network, retiring: Option<Backend>, local: LocalNode) {
+        let changes = self.planner.set_network(network, retiring, local);
+        self.changes.extend(changes);
+        self.note(BTreeSet::new());
+    }
+
+    /// Nobody uses the earlier backend any more.
+    pub(super) fn retire(&mut self) {
+        let changes = self.planner.retire();
+        self.changes.extend(changes);
+        self.note(BTreeSet::new());
     }
 
     /// A new worker knows nothing of what was given before.

@@ -67,6 +67,11 @@ impl Reach {
         self.asking.is_some()
     }
 
+    /// This program's devices.
+    pub(super) fn set_tunnels(&mut self, tunnels: BTreeSet<IfName>) {
+        self.tunnels = tunnels;
+    }
+
     /// This host's own addresses.
     pub(super) fn set_own(&mut self, own: BTreeMap<IpAddr, IfName>) {
         self.own = own;

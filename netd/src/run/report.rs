@@ -136,6 +136,9 @@ impl<S: LeaseSource> Daemon<S> {
         reporter.in_sync = latest && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
         let local = tables::is_local_done(&reporter.tables);
         reporter.local_stands = latest && local;
+        if latest && local {
+            self.announce();
+        }
         let _ = self.inform_plugin();
         if self.reporter.in_sync && self.witness.view.is_complete() {
             start::end_adoption(&self.node.config.run_dir);
@@ -251,8 +254,13 @@ impl<S: LeaseSource> Daemon<S> {
             let end = status::end_of(token);
             format!("another program bound this node's lease to {end}: does flanneld run beside netd, here or on a node with this address?")
         });
-        let warnings =
-            contested.into_iter().chain(rebound).chain(planner.remark()).chain(reporter.other_keys.iter().cloned());
+        let change = self.change_remarks();
+        let warnings = contested
+            .into_iter()
+            .chain(rebound)
+            .chain(planner.remark())
+            .chain(reporter.other_keys.iter().cloned())
+            .chain(change);
         let refused = planner.refused().iter().map(|(key, refusal)| (key.list(), refusal.to_string()));
         let local = planner.local();
         Status {

@@ -18,6 +18,7 @@ use super::claim::Claimed;
 use super::daemon::{Daemon, Node};
 use super::external::{self, External as Following};
 use super::identity::Identity;
+use super::reconfigure::earlier_backend;
 use super::tables::{Folders, Targets};
 use super::{facts, files, subnet_file};
 use crate::choose::interface::{External, NodeAddress};
@@ -70,7 +71,7 @@ async fn start<S: LeaseSource>(
     // What names no interface in any network is reported before the store has one.
     external::wait(&config.interface, &IpFamily::ALL, &report).await.context("read the interfaces of this host")?;
     shell.readiness.await_for(LEASES, "");
-    let network = network(&source, seed).await?;
+    let (text, network) = network(&source, seed).await?;
     let families: Vec<IpFamily> = network.pools.families().collect();
     let external = external::wait(&config.interface, &families, &report).await;
     let external = external.context("read the interfaces of this host")?;
@@ -92,7 +93,9 @@ async fn start<S: LeaseSource>(
         public_key: identity.public_key(),
     };
     let request = request(&config, &network, &local, node, &records.leases);
-    let ownership = Ownership { network: network.clone(), local, earlier: records.networks, adopted: BTreeSet::new() };
+    let retiring = earlier_backend(&config.run_dir, &network);
+    let (earlier, adopted) = (records.networks, BTreeSet::new());
+    let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts)?;
     let keeper = Keeper::start(source.clone(), request, seed);
     // Without other nodes there is nobody whose absence could be doubted.
@@ -107,7 +110,9 @@ async fn start<S: LeaseSource>(
         ownership,
         record: records.leases,
         leftovers,
-        open: Box::new(move |ownership, devices| Targets::of_kernel(&folders, ownership, devices, &identity)),
+        text,
+        identity,
+        open: Box::new(move |ownership, devices, identity| Targets::of_kernel(&folders, ownership, devices, identity)),
     };
     Ok(Daemon::new(node, source, keeper, external, shell))
 }
@@ -173,7 +178,7 @@ fn local(external: &External, network: &Network, macs: &PerFamily<Option<MacAddr
 }
 
 /// The network's configuration, waited for.
-async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<Network> {
+async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<(String, Network)> {
     let place = source.config_place();
     let text = wait_for_config(source, &place, seed).await?;
     let text = String::from_utf8(text).with_context(|| format!("{place} holds no text"))?;
@@ -183,7 +188,7 @@ async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<Network> {
     }
     let network = conf.network;
     tracing::info!(source = place, %network, backend = network.backend.name(), "the network");
-    Ok(network)
+    Ok((text, network))
 }
 
 async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> Result<Vec<u8>> {
@@ -204,7 +209,7 @@ async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> 
     }
 }
 
-fn check_plan(config: &Config, network: &Network, local: &LocalNode) -> Result<()> {
+pub(super) fn check_plan(config: &Config, network: &Network, local: &LocalNode) -> Result<()> {
     let nodes = local.places.present().map(|(_, place)| place.node_network);
     let plan = nodes.fold(AddressPlan::default(), |plan, network| plan.node(None, network));
     let plan = network.networks().fold(plan, AddressPlan::pods);
@@ -253,7 +258,7 @@ impl Records {
         networks.extend(network.networks());
         replace(&folder.join(NETWORKS), &networks.iter().map(|network| format!("{network}\n")).collect::<String>())?;
         devices.extend(network.devices());
-        replace(&folder.join(DEVICES), &devices.iter().map(|device| format!("{device}\n")).collect::<String>())?;
+        record_devices(folder, &devices)?;
         Ok(Self { devices, networks: networks.into_iter().collect(), leases, adopts })
     }
 }
@@ -274,6 +279,11 @@ impl Recorded {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
         Self { devices: lines(&read(DEVICES)).collect(), networks: lines(&read(NETWORKS)).collect() }
     }
+}
+
+/// Writes down which tunnel devices are ours, before they are made.
+pub(super) fn record_devices(folder: &Path, devices: &BTreeSet<IfName>) -> Result<()> {
+    replace(&folder.join(DEVICES), &devices.iter().map(|device| format!("{device}\n")).collect::<String>())
 }
 
 fn lines<T: std::str::FromStr>(text: &str) -> impl Iterator<Item = T> {

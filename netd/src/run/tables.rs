@@ -156,15 +156,16 @@ impl Targets {
         };
         let (tables, foreign) = (nft::Nft::open()?, nft::Nft::open()?);
         ports.nft.extend([tables.port()?, foreign.port()?]);
-        let devices_now = ownership.network.devices();
+        let devices_now = ownership.devices();
         let wireguard = match &identity.key {
             Some(key) => {
-                let keys = devices_now.iter().map(|device| (device.clone(), key.clone()));
+                let keys = ownership.key_devices().into_iter().map(|device| (device, key.clone()));
                 Some(Box::new(Wireguards::open(keys)?) as Rows<wireguard::RowKey, wireguard::Row>)
             }
             None => None,
         };
-        let files = ownership.network.backend.needs_files().then(|| EventFiles::below(&folders.run_dir));
+        let needs_files = ownership.retiring.iter().chain([&ownership.network.backend]).any(Backend::needs_files);
+        let files = needs_files.then(|| EventFiles::below(&folders.run_dir));
         let instance = &folders.instance;
         let recorded: BTreeSet<IfName> = devices.iter().chain(&devices_now).cloned().collect();
         let names = recorded.clone();

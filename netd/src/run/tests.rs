@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use super::daemon::{Daemon, Node};
 use super::external::External;
+use super::identity::Identity;
 use super::tables::Targets;
 use super::{PROGRAM, TABLES};
 use crate::choose::interface::{self, NodeAddress};
@@ -30,7 +31,8 @@ use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::{NetConf, Network};
 use crate::plan::{LocalNode, Ownership, Place, Ways};
 use crate::source::{
-    AcquireError, ConfigError, Held, Keeper, Keeping, LeaseEvent, LeaseEvents, LeaseRecord, LeaseRequest, LeaseSource,
+    AcquireError, ConfigError, Configs, Held, Keeper, Keeping, LeaseEvent, LeaseEvents, LeaseRecord, LeaseRequest,
+    LeaseSource,
 };
 
 const ENETUNREACH: i32 = 101;
@@ -83,6 +85,8 @@ impl Fakes {
     }
 }
 
+type ConfigSender = mpsc::Sender<Option<Vec<u8>>>;
+
 /// A store in memory; clones are the same store.
 #[derive(Clone, Default)]
 struct FakeLeases {
@@ -90,6 +94,8 @@ struct FakeLeases {
     listing: Arc<Mutex<Vec<LeaseEvent>>>,
     streams: Arc<Mutex<Vec<mpsc::Sender<LeaseEvent>>>>,
     claims: Arc<Mutex<i64>>,
+    configs: Arc<Mutex<Vec<ConfigSender>>>,
+    announced: Arc<Mutex<String>>,
 }
 
 impl FakeLeases {
@@ -105,6 +111,18 @@ impl FakeLeases {
         for stream in streams {
             stream.send(event.clone()).await.unwrap();
         }
+    }
+
+    async fn configure(&self, text: &str) {
+        let streams = self.configs.lock().unwrap().clone();
+        for stream in streams {
+            stream.send(Some(text.as_bytes().to_vec())).await.unwrap();
+        }
+    }
+
+    /// The backend that the lease names.
+    fn announced(&self) -> String {
+        self.announced.lock().unwrap().clone()
     }
 
     fn claims(&self) -> i64 {
@@ -125,6 +143,14 @@ impl LeaseSource for FakeLeases {
         Ok(None)
     }
 
+    fn configs(&self) -> Configs {
+        let streams = Arc::clone(&self.configs);
+        Configs::spawn(|texts| async move {
+            streams.lock().unwrap().push(texts.clone());
+            texts.closed().await;
+        })
+    }
+
     fn events(&self) -> LeaseEvents {
         let (listing, streams) = (self.listing.lock().unwrap().clone(), Arc::clone(&self.streams));
         LeaseEvents::spawn(|events| async move {
@@ -143,6 +169,7 @@ impl LeaseSource for FakeLeases {
     async fn acquire(&self, request: &LeaseRequest) -> Result<Held, AcquireError> {
         let mut claims = self.claims.lock().unwrap();
         *claims += 1;
+        *self.announced.lock().unwrap() = request.attrs.backend.name().to_owned();
         let lease = Lease { key: key(21), attrs: request.attrs.clone() };
         Ok(Held { lease, token: Some(*claims), revision: *claims * 100, how: "fake".to_owned(), others: Vec::new() })
     }
@@ -165,8 +192,10 @@ fn put(n: u8) -> LeaseEvent {
     LeaseEvent::Put(StoredLease { lease, created: 1, revision: 1, token: Some(1) })
 }
 
+const NETWORK: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
 fn network() -> Network {
-    NetConf::parse(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap().network
+    NetConf::parse(NETWORK).unwrap().network
 }
 
 /// This machine's loopback as the interface towards the others: it is there wherever the tests run.
@@ -207,10 +236,18 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         claimed: None,
         network: network(),
         devices: BTreeSet::new(),
-        ownership: Ownership { network: network(), local, earlier: Vec::new(), adopted: BTreeSet::new() },
+        ownership: Ownership {
+            network: network(),
+            local,
+            retiring: None,
+            earlier: Vec::new(),
+            adopted: BTreeSet::new(),
+        },
         record: LeaseRecord::default(),
         leftovers: BTreeSet::new(),
-        open: Box::new(move |_, _| Ok(fakes.targets())),
+        text: NETWORK.to_owned(),
+        identity: Identity::default(),
+        open: Box::new(move |_, _, _| Ok(fakes.targets())),
     };
     let shell = Shell::new(&PROGRAM);
     let keeper = Keeper::start(source.clone(), request, 1);
@@ -369,5 +406,62 @@ fn lost_key_is_claimed_again_and_costs_no_row() {
         source.say(put(25)).await;
         eventually("the next change", || fakes.subnets().len() == 4).await;
         assert_eq!((fakes.peer_steps(), fakes.links.contents().log.len()), (steps.0 + 3, steps.1));
+    });
+}
+
+#[test]
+fn options_that_change_are_followed_and_what_cannot_change_is_named() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&[put(22)]);
+    let mtu = |fakes: &Fakes| fakes.links.contents().rows[&IfName::literal("flannel.1")].value.mtu;
+    let warnings = |shell: &Shell| shell.board.value()["warnings"].to_string();
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#).await;
+        eventually("the smaller MTU", || mtu(&fakes) == Some(1350)).await;
+        eventually("in status", || shell.board.value()["node"]["mtu"] == 1350).await;
+        let claims = source.claims();
+        for wrong in [r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, r#"{"Network":"172.7.0.0/16""#] {
+            source.configure(wrong).await;
+            eventually("a reason", || warnings(&shell).contains("runs on with what it had")).await;
+            assert_eq!((mtu(&fakes), fakes.subnets()), (Some(1350), vec!["172.7.22.0/24".to_owned()]));
+            source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#).await;
+            eventually("no reason", || !warnings(&shell).contains("runs on")).await;
+        }
+        assert_eq!(source.claims(), claims, "the lease says the same");
+    });
+}
+
+#[test]
+fn another_backend_is_announced_when_its_devices_stand_and_the_old_one_stays_meanwhile() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&[put(22), put(23)]);
+    let direct = |n: u8| {
+        let value = format!(r#"{{"PublicIP":"10.4.7.{n}","BackendType":"host-gw"}}"#);
+        let lease =
+            Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes(), [IpFamily::V4].into_iter()).unwrap() };
+        LeaseEvent::Put(StoredLease { lease, created: 1, revision: 5, token: Some(1) })
+    };
+    let via = |fakes: &Fakes| -> Vec<String> {
+        let routes = fakes.routes.contents();
+        routes.rows.values().filter_map(|row| row.value.via).map(|via| via.to_string()).collect()
+    };
+    let remark = |shell: &Shell| shell.board.value()["warnings"].to_string();
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        assert_eq!(via(&fakes), ["172.7.22.0", "172.7.23.0"]);
+        source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#).await;
+        eventually("the lease is written anew", || source.announced() == "host-gw").await;
+        eventually("a remark", || remark(&shell).contains("backend vxlan stays beside host-gw until 2 nodes more"))
+            .await;
+        assert!(fakes.links.contents().rows.contains_key(&IfName::literal("flannel.1")));
+        assert_eq!(via(&fakes), ["172.7.22.0", "172.7.23.0"]);
+        source.say(direct(22)).await;
+        eventually("a plain route to the node that moved", || via(&fakes) == ["10.4.7.22", "172.7.23.0"]).await;
+        source.say(direct(23)).await;
+        eventually("and to the other", || via(&fakes) == ["10.4.7.22", "10.4.7.23"]).await;
+        eventually("the old device goes", || fakes.links.contents().rows.is_empty()).await;
+        eventually("nothing more to say", || !remark(&shell).contains("vxlan")).await;
+        assert_eq!(shell.board.value()["node"]["backend"], "host-gw");
     });
 }

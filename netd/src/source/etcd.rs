@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cluster::etcd::{
-    Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Store, watch_entries,
+    Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Store, watch_entries, watch_key,
 };
-use cluster::{Backoff, ClusterError, Event};
+use cluster::{Backoff, ClusterError, Event, Snapshot};
 use tokio::sync::mpsc;
 
-use super::{AcquireError, ConfigError, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
+use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
 use crate::choose::subnet::{Choice, Claim, Claims, choose, further};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey, read_lease};
 
@@ -148,6 +148,11 @@ impl LeaseSource for EtcdLeases {
         Ok(self.store.get(&self.prefix.key("config")).await?.map(|entry| entry.value))
     }
 
+    fn configs(&self) -> Configs {
+        let source = self.clone();
+        Configs::spawn(move |texts| source.follow_config(texts))
+    }
+
     fn events(&self) -> LeaseEvents {
         let source = self.clone();
         LeaseEvents::spawn(move |events| source.follow(events))
@@ -203,6 +208,20 @@ impl LeaseSource for EtcdLeases {
 }
 
 impl EtcdLeases {
+    /// Reports the configuration after each listing and each change.
+    async fn follow_config(self, texts: mpsc::Sender<Option<Vec<u8>>>) {
+        let key = self.prefix.key("config");
+        let mut source = watch_key(self.store.client(), &key, self.seed);
+        let mut known = Snapshot::<String, Vec<u8>>::new();
+        while let Some(event) = source.next().await {
+            let whole = event.is_end();
+            known.apply(event);
+            if whole && texts.send(known.get(&key).cloned()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Turns the store's events into events of leases, for as long as somebody listens.
     async fn follow(self, events: mpsc::Sender<LeaseEvent>) {
         let mut source = watch_entries(self.store.client(), &self.prefix.folder("subnets"), self.seed);

@@ -27,7 +27,7 @@ enum Order {
     /// The own key is gone or not ours any more, since this revision of the store if that is known.
     Lost { reason: String, revision: Option<i64> },
     /// This node has another address.
-    Move(Readdress),
+    Move(Box<Readdress>),
 }
 
 /// The running keeper; it ends when this is dropped, and the lease stays.
@@ -67,7 +67,7 @@ impl Keeper {
 
     /// Writes another address of this node into its lease.
     pub(crate) fn readdress(&self, to: Readdress) {
-        let _ = self.orders.send(Order::Move(to));
+        let _ = self.orders.send(Order::Move(Box::new(to)));
     }
 }
 
@@ -166,7 +166,8 @@ impl<S: LeaseSource> Task<S> {
                         Order::Lost { .. } => {}
                         Order::Move(to) => {
                             self.request.moves(&to);
-                            return Some(format!("this node's address is {} now", to.attrs.public_ips.list()));
+                            let (address, backend) = (to.attrs.public_ips.list(), to.attrs.backend.name());
+                            return Some(format!("this node is reached at {address} by {backend} now"));
                         }
                     },
                     ended = &mut kept => match ended {

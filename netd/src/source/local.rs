@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use cluster::ClusterError;
 
-use super::{AcquireError, ConfigError, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
+use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
 use crate::choose::subnet::{Choice, Claims, choose};
 use crate::format::lease::Lease;
 
@@ -35,6 +35,11 @@ impl LeaseSource for LocalLeases {
 
     async fn config(&self) -> Result<Option<Vec<u8>>, ConfigError> {
         std::fs::read(&self.net_conf).map(Some).map_err(|error| ConfigError::File(self.net_conf.clone(), error))
+    }
+
+    fn configs(&self) -> Configs {
+        // Whoever changes the file restarts the daemon.
+        Configs::spawn(|texts| async move { texts.closed().await })
     }
 
     fn events(&self) -> LeaseEvents {

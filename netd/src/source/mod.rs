@@ -55,18 +55,24 @@ pub(crate) enum LeaseEvent {
     Lost(ClusterError),
 }
 
-/// A running stream of [`LeaseEvent`]s; it ends when this is dropped.
+/// A running stream of events; it ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct LeaseEvents {
-    events: mpsc::Receiver<LeaseEvent>,
+pub(crate) struct Events<T> {
+    events: mpsc::Receiver<T>,
     task: JoinHandle<()>,
 }
+
+/// A stream of leases.
+pub(crate) type LeaseEvents = Events<LeaseEvent>;
+
+/// A stream of the texts of the network's configuration, beginning with the one that is there; `None` when there is none.
+pub(crate) type Configs = Events<Option<Vec<u8>>>;
 
 /// Events in flight between a source and the daemon.
 const QUEUE: usize = 1024;
 
-impl LeaseEvents {
-    pub(crate) fn spawn<F>(run: impl FnOnce(mpsc::Sender<LeaseEvent>) -> F) -> Self
+impl<T: Send + 'static> Events<T> {
+    pub(crate) fn spawn<F>(run: impl FnOnce(mpsc::Sender<T>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -75,12 +81,12 @@ impl LeaseEvents {
     }
 
     /// The next event. Cancel-safe. `None` only when the runtime shuts down.
-    pub(crate) async fn next(&mut self) -> Option<LeaseEvent> {
+    pub(crate) async fn next(&mut self) -> Option<T> {
         self.events.recv().await
     }
 }
 
-impl Drop for LeaseEvents {
+impl<T> Drop for Events<T> {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -96,6 +102,9 @@ pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
 
     /// The text of the network's configuration; `None` while nobody has written it.
     fn config(&self) -> impl Future<Output = Result<Option<Vec<u8>>, ConfigError>> + Send;
+
+    /// Follows the network's configuration.
+    fn configs(&self) -> Configs;
 
     /// Follows everybody's leases, beginning with all of them.
     fn events(&self) -> LeaseEvents;
@@ -152,13 +161,15 @@ pub(crate) struct LeaseRequest {
     pub record: LeaseRecord,
 }
 
-/// What changes about a node that moves to other addresses.
+/// What changes about a node that moves to other addresses, or to another backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Readdress {
     /// Its new addresses.
     pub addresses: PerFamily<Option<NodeAddress>>,
     /// What its lease shall say to the other nodes.
     pub attrs: LeaseAttrs,
+    /// The network as it is configured now.
+    pub network: Network,
 }
 
 impl LeaseRequest {
@@ -181,6 +192,7 @@ impl LeaseRequest {
     fn moves(&mut self, to: &Readdress) {
         self.node.addresses = to.addresses;
         self.attrs = to.attrs.clone();
+        self.network = to.network.clone();
     }
 }
 

@@ -5,6 +5,8 @@
 //! burst of deletions or of unreadable values, none of them goes before a second listing confirms it: a store that was wiped or restored shows
 //! the same as a cluster that shrank. Keys that are no leases count for nothing in that.
 
+mod own;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -12,26 +14,11 @@ use cluster::{Break, Origin};
 use netstate::Prefix;
 
 use super::LeaseEvent;
-use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
+use crate::format::lease::{StoredLease, SubnetKey};
+pub(crate) use own::OwnKey;
 
 /// Deletions within this time are one burst.
 const BURST: Duration = Duration::from_secs(10);
-
-/// How this node's own key stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum OwnKey {
-    /// There, and it names this node.
-    Held,
-    /// It is not there, since this revision of the store if that is known.
-    Gone(Option<i64>),
-    /// It names somebody else, or cannot be read, since this revision.
-    Taken(String, i64),
-    /// It names this node and is bound to another end than the one that this node keeps away (`None`: it has none), since
-    /// this revision.
-    Rebound(Option<i64>, i64),
-    /// Nothing is known that is newer than the claim.
-    Unknown,
-}
 
 /// The leases as far as they are known.
 #[derive(Debug, Default)]
@@ -47,7 +34,7 @@ pub(crate) struct View {
     origin: Option<Origin>,
     /// How the store showed at the last listing that it is not the one that was listed before.
     broken: Option<Break>,
-    own: Option<Own>,
+    own: Option<own::Own>,
     /// Leases that the store does not show any more, and that stay until that is confirmed.
     withheld: BTreeSet<SubnetKey>,
     doubted: bool,
@@ -65,20 +52,6 @@ struct Listed {
     /// Those of them that were not known before.
     new: BTreeSet<SubnetKey>,
     invalid: BTreeSet<String>,
-}
-
-/// The lease that this node holds.
-#[derive(Debug)]
-struct Own {
-    lease: Lease,
-    /// What ends it, by the store's number.
-    token: Option<i64>,
-    /// Somebody else bound it to that.
-    rebound: bool,
-    /// Revision in which it was seen to be ours.
-    revision: i64,
-    /// The key is not there, since this revision; unknown for a listing.
-    gone: Option<Option<i64>>,
 }
 
 /// What an event changed.
@@ -99,18 +72,6 @@ impl View {
     #[must_use]
     pub(crate) fn new(leftovers: BTreeSet<Prefix>) -> Self {
         Self { leftovers, ..Self::default() }
-    }
-
-    /// Sets the lease that this node holds and what ends it, as of `revision`.
-    pub(crate) fn hold(&mut self, lease: Lease, token: Option<i64>, revision: i64) {
-        let rebound = match self.own_key() {
-            OwnKey::Rebound(other, _) => other == token,
-            _ => self.own.as_ref().is_some_and(|own| own.rebound && own.token == token),
-        };
-        let same = self.own.take().filter(|own| own.lease.key == lease.key);
-        // A deletion that came after the claim is still a loss.
-        let gone = same.and_then(|own| own.gone).filter(|gone| gone.is_some_and(|gone| gone > revision));
-        self.own = Some(Own { lease, token, rebound, revision, gone });
     }
 
     /// Takes in one event; `now` is any clock that does not go back.
@@ -314,6 +275,11 @@ impl View {
         self.listed.is_some()
     }
 
+    /// The leases by key.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = SubnetKey> {
+        self.leases.keys().copied()
+    }
+
     /// The lease under `key`, if there is one that can be read.
     #[must_use]
     pub(crate) fn get(&self, key: &SubnetKey) -> Option<&StoredLease> {
@@ -347,48 +313,6 @@ impl View {
     #[must_use]
     pub(crate) const fn broken(&self) -> Option<Break> {
         self.broken
-    }
-
-    /// What another program bound the own key to, if it did: a lease of the store, or nothing that ends it.
-    #[must_use]
-    pub(crate) fn rebound(&self) -> Option<Option<i64>> {
-        match self.own_key() {
-            OwnKey::Rebound(token, _) => Some(token),
-            _ => self.own.as_ref().filter(|own| own.rebound).map(|own| own.token),
-        }
-    }
-
-    /// How this node's own key stands.
-    #[must_use]
-    pub(crate) fn own_key(&self) -> OwnKey {
-        let Some(own) = &self.own else { return OwnKey::Unknown };
-        if let Some(revision) = own.gone {
-            return OwnKey::Gone(revision);
-        }
-        let key = own.lease.key;
-        if let Some((reason, revision)) = self.invalid.get(&key.to_string()) {
-            return if *revision > own.revision { OwnKey::Taken(reason.clone(), *revision) } else { OwnKey::Unknown };
-        }
-        match self.leases.get(&key) {
-            Some(stored) if stored.lease.attrs.public_ips == own.lease.attrs.public_ips => {
-                let rebound = stored.token != own.token && stored.revision > own.revision;
-                if rebound { OwnKey::Rebound(stored.token, stored.revision) } else { OwnKey::Held }
-            }
-            Some(stored) if stored.revision > own.revision => {
-                OwnKey::Taken(format!("leased to {}", stored.lease.attrs.public_ips.list()), stored.revision)
-            }
-            Some(_) | None => OwnKey::Unknown,
-        }
-    }
-
-    /// The value under the own key when it names this node's address but is not what this node wrote: a second node
-    /// with the same address.
-    #[must_use]
-    pub(crate) fn contested(&self) -> Option<&LeaseAttrs> {
-        let own = self.own.as_ref()?;
-        let stored = self.leases.get(&own.lease.key).filter(|stored| stored.revision > own.revision)?;
-        let (attrs, ours) = (&stored.lease.attrs, &own.lease.attrs);
-        (attrs.public_ips == ours.public_ips && attrs != ours).then_some(attrs)
     }
 }
 

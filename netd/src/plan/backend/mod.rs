@@ -146,6 +146,14 @@ impl Backend {
         }
     }
 
+    /// True when its data path and that of `other` can stand side by side: they are of different kinds, or have devices
+    /// of different names.
+    #[must_use]
+    pub(crate) fn stands_beside(&self, other: &Self) -> bool {
+        let devices = |backend: &Self| IpFamily::ALL.map(|family| backend.device(family));
+        self.name() != other.name() || devices(self) != devices(other)
+    }
+
     /// Hardware address of a tunnel device that is still to be made, the same after every restart.
     #[must_use]
     pub(crate) fn generated_mac(&self, public_ip: IpAddr) -> MacAddr {

@@ -347,7 +347,7 @@ fn commands_and_backends_that_netd_has_not_are_refused_with_what_to_use_instead(
 fn route_of_flannels_wireguard_is_adopted_whole_and_nothing_like_it() {
     let owner = |network: Network, routes: &[(RouteKey, Route)]| {
         let local = local(&network);
-        let ownership = Ownership { network, local, earlier: Vec::new(), adopted: BTreeSet::new() };
+        let ownership = Ownership { network, local, retiring: None, earlier: Vec::new(), adopted: BTreeSet::new() };
         ownership.adopting(routes.iter().cloned())
     };
     let route = |dst: &str, link: &str, protocol: u8| {

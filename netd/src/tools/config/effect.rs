@@ -5,6 +5,7 @@
 use netstate::Prefix;
 use netstate::family::IpFamily;
 
+use crate::choose::change;
 use crate::format::lease::SubnetKey;
 use crate::format::net_conf::{Network, Pool};
 
@@ -27,12 +28,20 @@ pub(super) fn effects(before: Option<&Network>, after: &Network, leases: &[Subne
     if pools(before) != pools(after) {
         addresses(before, after, leases, &mut effects);
     }
+    let refusals = change::refusals(before, after);
+    if !refusals.is_empty() {
+        effects
+            .push(format!("nodes that run take nothing of it until netd is restarted there: {}", refusals.join("; ")));
+    }
     if before.backend != after.backend {
         let (from, to) = (before.backend.name(), after.backend.name());
         effects.push(if from == to {
             format!("options of {to} change: each node writes them into its device and its routes")
         } else {
-            format!("backend {from} becomes {to}: nodes that use one cannot reach nodes that use the other")
+            format!(
+                "backend {from} becomes {to}: nodes move by themselves, both data paths stand until all have; nodes of \
+                 flannel move when they are restarted"
+            )
         });
     }
     effects
@@ -85,7 +94,8 @@ mod tests {
         let after = network(r#"{"Network":"172.8.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#);
         let found = effects(Some(&before), &after, &leases);
         assert_eq!(found[0], "Pod network 172.7.0.0/16 becomes 172.8.0.0/16");
-        assert!(found[1].contains("and 4 more") && found[2].starts_with("options of vxlan"), "{found:?}");
+        assert!(found[1].contains("and 4 more") && found[2].starts_with("nodes that run take nothing"), "{found:?}");
+        assert!(found[3].starts_with("options of vxlan"), "{found:?}");
         let after = network(r#"{"Network":"172.7.0.0/16","SubnetMax":"172.7.99.0"}"#);
         assert!(effects(Some(&before), &after, &leases)[0].starts_with("every lease fits"));
     }

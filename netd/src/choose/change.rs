@@ -1,0 +1,75 @@
+//! Which changes of the network's configuration a running node follows.
+//!
+//! Pure. Invariant: a change that would take addresses from Pods that run is followed by nobody, not in part either; it is
+//! named field by field, and the node runs on with what it had.
+
+use netstate::family::IpFamily;
+
+use crate::format::net_conf::{Network, Pool};
+
+/// Why a running node does not follow `wanted`, one reason for each field; none when it does.
+#[must_use]
+pub(crate) fn refusals(current: &Network, wanted: &Network) -> Vec<String> {
+    IpFamily::ALL.into_iter().flat_map(|family| of_family(family, current, wanted)).collect()
+}
+
+fn of_family(family: IpFamily, current: &Network, wanted: &Network) -> Vec<String> {
+    let (enabled, network, len) = match family {
+        IpFamily::V4 => ("EnableIPv4", "Network", "SubnetLen"),
+        IpFamily::V6 => ("EnableIPv6", "IPv6Network", "IPv6SubnetLen"),
+    };
+    match (current.pools.get(family), wanted.pools.get(family)) {
+        (None, None) => Vec::new(),
+        (Some(_), None) => vec![format!("{enabled}: Pods that run have addresses of that family")],
+        (None, Some(_)) => vec![format!("{enabled}: Pods that run have no address of that family")],
+        (Some(current), Some(wanted)) => of_pool(network, len, current, wanted),
+    }
+}
+
+fn of_pool(network: &str, len: &str, current: &Pool, wanted: &Pool) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if current.network != wanted.network {
+        let (from, to) = (current.network, wanted.network);
+        reasons.push(format!("{network}: {to} instead of {from}: Pods that run have addresses of {from}"));
+    }
+    if current.subnet_len != wanted.subnet_len {
+        let (from, to) = (current.subnet_len, wanted.subnet_len);
+        reasons
+            .push(format!("{len}: {to} instead of {from}: nodes hold subnets of that length, and Pods live in them"));
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::net_conf::NetConf;
+
+    fn refused(wanted: &str) -> Vec<String> {
+        let network = |text: &str| NetConf::parse(text).unwrap().network;
+        refusals(&network(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#), &network(wanted))
+    }
+
+    #[test]
+    fn backend_its_options_and_the_bounds_of_further_subnets_may_change() {
+        for wanted in [
+            r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#,
+            r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","VNI":7,"MTU":1400,"DirectRouting":true}}"#,
+            r#"{"Network":"172.7.0.0/16","SubnetMin":"172.7.20.0","SubnetMax":"172.7.99.0"}"#,
+        ] {
+            assert_eq!(refused(wanted), Vec::<String>::new(), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn what_would_take_addresses_from_pods_is_refused_field_by_field() {
+        let reasons = refused(r#"{"Network":"10.5.0.0/16","SubnetLen":25,"Backend":{"Type":"host-gw"}}"#);
+        assert_eq!(reasons.len(), 2);
+        assert!(reasons[0].starts_with("Network: 10.5.0.0/16 instead of 172.7.0.0/16"), "{reasons:?}");
+        assert!(reasons[1].starts_with("SubnetLen: 25 instead of 24"), "{reasons:?}");
+        let dual = r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
+        assert!(refused(dual)[0].starts_with("EnableIPv6: Pods that run have no address"), "{:?}", refused(dual));
+        let six = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
+        assert!(refused(six)[0].starts_with("EnableIPv4: Pods that run have addresses"), "{:?}", refused(six));
+    }
+}

@@ -1,0 +1,246 @@
+//! The network's configuration, followed while the daemon runs.
+//!
+//! Invariants: what cannot change on a node with Pods changes nothing, and is named. Another backend is made before the
+//! old one is broken: its devices stand before this node's lease announces it, and the old one stays until every node has
+//! announced the new one and has had time to notice this node's.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use cluster::Problem;
+use netstate::IfName;
+use tokio::time::Instant;
+
+use super::daemon::Daemon;
+use super::identity::Identity;
+use super::{facts, files, start};
+use crate::choose::change;
+use crate::format::lease::LeaseAttrs;
+use crate::format::net_conf::{NetConf, Network};
+use crate::plan::backend::Backend;
+use crate::plan::{LocalNode, Place};
+use crate::source::{LeaseSource, Readdress};
+
+/// File in the run-time folder with the configuration that every node has moved to, as far as this one knows.
+const SETTLED: &str = "net-conf.json";
+
+/// How long the old data path stays after the last node has announced the new one: nodes take notice of each other's
+/// leases within a second, and a store that is slow may take longer.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How far a change of the configuration has come.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// The text that is served.
+    text: String,
+    /// What is wrong with the configuration that is in the store now.
+    pub(super) problem: Option<String>,
+    /// What the own lease shall say once the devices stand.
+    announce: Option<LeaseAttrs>,
+    /// When the old data path goes.
+    retire_at: Option<Instant>,
+    /// The file says what is served.
+    recorded: bool,
+}
+
+impl Change {
+    /// Nothing has changed since `text` was read.
+    pub(super) fn new(text: String) -> Self {
+        Self { text, ..Self::default() }
+    }
+
+    /// When the old data path goes.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.retire_at
+    }
+}
+
+/// The backend that earlier runs of this daemon have used and other nodes may use still, when that is another one.
+pub(super) fn earlier_backend(run_dir: &Path, network: &Network) -> Option<Backend> {
+    let text = std::fs::read_to_string(run_dir.join(SETTLED)).ok()?;
+    let before = NetConf::parse(&text).ok()?.network;
+    (change::refusals(&before, network).is_empty() && before.backend.stands_beside(&network.backend))
+        .then_some(before.backend)
+}
+
+/// What a change of the configuration needs.
+struct Prepared {
+    /// The old data path can stay beside the new one.
+    beside: bool,
+    identity: Identity,
+    local: LocalNode,
+}
+
+impl<S: LeaseSource> Daemon<S> {
+    /// The store has this configuration now.
+    pub(super) async fn on_config(&mut self, text: Option<Vec<u8>>) -> Result<()> {
+        let place = self.source.config_place();
+        let problem = match self.read_config(text) {
+            Ok(None) => None,
+            Ok(Some((text, conf))) => {
+                for note in &conf.notes {
+                    tracing::warn!(source = place, "{note}");
+                }
+                match self.prepared(&conf.network) {
+                    Ok(prepared) => {
+                        self.change.text = text;
+                        self.follow_config(conf.network, prepared).await?;
+                        None
+                    }
+                    Err(error) => Some(format!("{place}: {error:#}; this node runs on with what it had")),
+                }
+            }
+            Err(reasons) => Some(format!("{place}: {reasons}; this node runs on with what it had")),
+        };
+        if let Some(problem) = problem.as_ref().filter(|problem| self.change.problem.as_ref() != Some(problem)) {
+            tracing::error!("{problem}");
+        }
+        self.change.problem = problem;
+        self.reporter.note();
+        Ok(())
+    }
+
+    /// What the configuration says when it differs from what is served.
+    fn read_config(&self, text: Option<Vec<u8>>) -> Result<Option<(String, NetConf)>, String> {
+        let list = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let text = text.ok_or("it is gone")?;
+        let text = String::from_utf8(text).map_err(|_| "it holds no text")?;
+        let conf = NetConf::parse(&text).map_err(list)?;
+        if conf.network == self.node.network {
+            return Ok(None);
+        }
+        let refusals = change::refusals(&self.node.network, &conf.network);
+        if !refusals.is_empty() {
+            return Err(format!("{} (drain the nodes and restart netd on each to change that)", refusals.join("; ")));
+        }
+        let local = self.planning.planner.local();
+        start::check_plan(&self.node.config, &conf.network, local).map_err(|error| format!("{error:#}"))?;
+        Ok(Some((text, conf)))
+    }
+
+    /// Serves `network` from now on, beside what was served before where both can stand.
+    async fn follow_config(&mut self, network: Network, prepared: Prepared) -> Result<()> {
+        let Prepared { beside, identity, local } = prepared;
+        let before = std::mem::replace(&mut self.node.network, network.clone());
+        tracing::info!(
+            before = before.backend.name(),
+            now = network.backend.name(),
+            "the network's configuration changed"
+        );
+        self.node.ownership.network = network.clone();
+        self.node.identity = identity;
+        if beside {
+            self.node.ownership.retiring = Some(before.backend);
+            self.node.devices.extend(network.devices());
+            self.reach.set_tunnels(self.node.devices.clone());
+        }
+        let retiring = self.node.ownership.retiring.clone();
+        self.planning.set_network(network.clone(), retiring, local.clone());
+        // Leases that the plan could not use say something to it now.
+        self.planning.note(self.witness.view.keys().collect());
+        let attrs = LeaseAttrs { public_ips: local.public_ips(), backend: network.backend.attrs(&local) };
+        self.change.announce = self.held.as_ref().filter(|held| held.attrs != attrs).map(|_| attrs);
+        self.change.retire_at = None;
+        self.change.recorded = false;
+        self.reporter.expect_report();
+        if beside && self.worker.is_some() { self.start_worker().await } else { Ok(()) }
+    }
+
+    /// Gets what the backend of `network` needs, and says how this node looks with it.
+    fn prepared(&mut self, network: &Network) -> Result<Prepared> {
+        let old = &self.node.network.backend;
+        let beside = old.stands_beside(&network.backend);
+        let known = self.planning.planner.local();
+        if !beside {
+            return Ok(Prepared { beside, identity: self.node.identity.clone(), local: known.clone() });
+        }
+        let identity = Identity::of(&network.backend, &self.node.config)?.or(&self.node.identity);
+        let devices: BTreeSet<IfName> = self.node.network.devices().into_iter().chain(network.devices()).collect();
+        if let Some(claimed) = &mut self.node.claimed {
+            claimed.take_devices(devices.iter().cloned())?;
+        }
+        let recorded = devices.union(&self.node.devices).cloned().collect();
+        start::record_devices(&self.node.config.run_dir, &recorded)?;
+        let had_devices = !self.node.network.devices().is_empty();
+        let macs = facts::tunnel_macs(network).context("look for the tunnel devices")?;
+        let place = |family, place: Option<Place>| {
+            let place = place?;
+            // Two devices of one node may have one address: the other nodes need not learn another.
+            let kept = if had_devices { place.mac } else { network.backend.generated_mac(place.public_ip) };
+            Some(Place { mac: macs.get(family).unwrap_or(kept), ..place })
+        };
+        let places = known.places.map(place);
+        let (public_key, data) = (identity.public_key(), identity.data.clone());
+        let local = LocalNode { places, public_key, data, ..known.clone() };
+        Ok(Prepared { beside, identity, local })
+    }
+
+    /// The tables that this node's own Pods need stand: what was prepared can be announced.
+    pub(super) fn announce(&mut self) {
+        let Some(attrs) = self.change.announce.take() else { return };
+        tracing::info!(backend = attrs.backend.name(), "this node is reached by the new backend from now on");
+        self.witness.view.expect(attrs.clone());
+        let (addresses, network) = (self.external.current.addresses, self.node.network.clone());
+        self.keeper.readdress(Readdress { addresses, attrs, network });
+    }
+
+    /// Retires the old data path when nobody needs it any more.
+    pub(super) fn check_moved(&mut self) {
+        if !self.witness.view.is_complete() || self.witness.view.is_doubted() {
+            return;
+        }
+        let announced = self.change.announce.is_none()
+            && self.held.as_ref().is_some_and(|held| {
+                held.attrs.backend == self.node.network.backend.attrs(self.planning.planner.local())
+            });
+        let all = announced && self.planning.planner.waiting() == 0;
+        if self.node.ownership.retiring.is_none() {
+            if all && !self.change.recorded {
+                self.record_settled();
+            }
+        } else if all {
+            self.change.retire_at.get_or_insert_with(|| Instant::now() + GRACE);
+        } else {
+            self.change.retire_at = None;
+        }
+    }
+
+    /// Takes the old data path away.
+    pub(super) fn retire(&mut self) {
+        self.change.retire_at = None;
+        let Some(old) = self.node.ownership.retiring.take() else { return };
+        tracing::info!(backend = old.name(), "every node has moved to the new backend; the old one goes");
+        self.planning.retire();
+        self.reporter.note();
+        self.record_settled();
+    }
+
+    fn record_settled(&mut self) {
+        let path = self.node.config.run_dir.join(SETTLED);
+        match files::replace(&path, self.change.text.as_bytes()) {
+            Ok(_) => self.change.recorded = true,
+            Err(error) => {
+                self.reporter.complain(format!("write {}: {error}", path.display()), |text| tracing::warn!("{text}"))
+            }
+        }
+    }
+
+    /// How far a change of the configuration has come, for an operator.
+    pub(super) fn change_remarks(&self) -> Vec<String> {
+        let waiting = self.node.ownership.retiring.as_ref().map(|old| {
+            let (old, new) = (old.name(), self.node.network.backend.name());
+            match self.planning.planner.waiting() {
+                0 => format!("backend {old} goes as soon as every node has noticed that this one uses {new}"),
+                count => format!("backend {old} stays beside {new} until {count} nodes more use {new}"),
+            }
+        });
+        let kept = self.planning.planner.kept_count();
+        let kept = (kept > 0).then(|| {
+            let own = self.node.network.backend.name();
+            format!("{kept} nodes have announced another backend than {own}; they are reached the way they were before")
+        });
+        self.change.problem.iter().cloned().chain(waiting).chain(kept).collect()
+    }
+}
