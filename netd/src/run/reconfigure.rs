@@ -148,7 +148,7 @@ impl<S: LeaseSource> Daemon<S> {
         if beside && self.worker.is_some() { self.start_worker().await } else { Ok(()) }
     }
 
-    /// Gets what the backend of `network` needs, and says how this node looks with it.
+    /// Gets what the backend of `network` needs, and says what this node is with it.
     fn prepared(&mut self, network: &Network) -> Result<Prepared> {
         let old = &self.node.network.backend;
         let beside = old.stands_beside(&network.backend);
