@@ -3,10 +3,9 @@
 //! Invariant: nothing depends on it: a record that is empty or junk only means that DEL searches instead of knowing where
 //! things are.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 
+pub(crate) use kernel::sysctl::boot_id;
 use netstate::nft::ElementKey;
 use netstate::{IfName, MacAddr};
 use serde_json::{Value, json};
@@ -108,14 +107,6 @@ fn ports(ports: &Ports) -> Value {
         Ports::Unlisted => Value::Bool(true),
         Ports::Keys(keys) => keys.iter().map(keys::text).collect(),
     }
-}
-
-/// The identifier of this boot; empty where the kernel does not say.
-#[must_use]
-pub(crate) fn boot_id() -> String {
-    let mut text = String::with_capacity(64);
-    let read = File::open("/proc/sys/kernel/random/boot_id").and_then(|mut file| file.read_to_string(&mut text));
-    read.map(|_| text.trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

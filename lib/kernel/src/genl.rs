@@ -67,6 +67,12 @@ impl Genl {
     }
 
     /// Asks for one object's attributes.
+    pub(crate) fn ask(&mut self, command: u8, body: Writer) -> Result<Vec<Vec<u8>>, Fault> {
+        let message = self.message(command, body);
+        Ok(payloads(&self.socket.ask(&message)?))
+    }
+
+    /// Sends one message; returns the attributes of what came before its ACK.
     pub(crate) fn request(&mut self, command: u8, body: Writer) -> Result<Vec<Vec<u8>>, Fault> {
         let message = self.message(command, body);
         Ok(payloads(&self.socket.request(&message)?))

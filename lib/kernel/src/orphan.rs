@@ -31,8 +31,12 @@ use crate::socket::write_message;
 /// How long the link may stay visible: deletion starts when the lock of all link changes is free.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Pause between two queries of the link. The query itself waits for the same lock as the deletion.
+/// Pause between the first two queries of the link; each is a quarter longer. The query itself waits for the same lock as the
+/// deletion.
 const PAUSE: Duration = Duration::from_micros(100);
+
+/// The longest pause: on a busy processor the process has not begun yet.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 impl Rtnl {
     /// Deletes the link with `index` of the calling process's namespace, which must be this conversation's as well;
@@ -44,7 +48,7 @@ impl Rtnl {
     pub fn delete_link_aside(&mut self, index: u32) -> Result<(), KernelError> {
         let object = format!("with index {index}");
         let child = start(index).map_err(|source| KernelError::io("delete link", &object, "fork", source))?;
-        let deadline = Instant::now() + PATIENCE;
+        let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE);
         while self.link_by_index(index)?.is_some() {
             if let Some(errno) = refusal(child) {
                 return Err(KernelError::new("delete link", object, Nack { errno, text: None }));
@@ -53,7 +57,8 @@ impl Rtnl {
                 let text = format!("the link is still there after {PATIENCE:?}");
                 return Err(KernelError::new("delete link", object, Cause::Unexpected(text)));
             }
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
+            pause = (pause * 5 / 4).min(LONGEST_PAUSE);
         }
         Ok(())
     }

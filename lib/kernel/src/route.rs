@@ -81,7 +81,7 @@ impl Rtnl {
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(addr)));
         let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);
         let operation = Operation { op: "look up route to", object: addr.to_string(), message };
-        let frames = self.request(&operation)?;
+        let frames = self.ask(&operation)?;
         let none = || KernelError::new("look up route to", addr, crate::error::Cause::Missing("a route".to_owned()));
         let found = frames.iter().find_map(parse).ok_or_else(none)?;
         let indexes = Indexes::numbered(self, &found.link.into_iter().collect())?;

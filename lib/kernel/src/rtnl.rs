@@ -45,7 +45,7 @@ impl Rtnl {
     /// # Errors
     /// When the kernel refuses the socket.
     pub fn open() -> Result<Self, KernelError> {
-        let socket =
+        let mut socket =
             Socket::open(NETLINK_ROUTE).map_err(|error| KernelError::new("open", "rtnetlink socket", error))?;
         socket.set_strict_check();
         Ok(Self { socket })
@@ -72,6 +72,11 @@ impl Rtnl {
         self.socket
             .request(&operation.message)
             .map_err(|fault| KernelError::new(operation.op, &operation.object, fault))
+    }
+
+    /// Asks for one object.
+    pub(crate) fn ask(&mut self, operation: &Operation) -> Result<Vec<Frame>, KernelError> {
+        self.socket.ask(&operation.message).map_err(|fault| KernelError::new(operation.op, &operation.object, fault))
     }
 
     /// Lists what `message` asks for.

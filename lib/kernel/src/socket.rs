@@ -85,6 +85,8 @@ pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    /// The kernel is to be asked for filters before the next listing.
+    wants_filters: bool,
 }
 
 /// Results of a batch, one per message.
@@ -103,15 +105,15 @@ impl Socket {
         socket.connect(&SocketAddr::new(0, 0)).map_err(io("connect"))?;
         socket.set_cap_ack(true).map_err(io("NETLINK_CAP_ACK"))?;
         socket.set_ext_ack(true).map_err(io("NETLINK_EXT_ACK"))?;
-        let this = Self { socket, sequence: 0, buffer: vec![0; RECEIVE] };
+        let this = Self { socket, sequence: 0, buffer: vec![0; RECEIVE], wants_filters: false };
         this.set_timeout(TIMEOUT)?;
         Ok(this)
     }
 
-    /// Asks the kernel to check and honour filters in listings (NETLINK_GET_STRICT_CHK, Linux 4.20). Older kernels
-    /// list everything, so callers filter as well.
-    pub(crate) fn set_strict_check(&self) {
-        let _ = self.socket.set_netlink_get_strict_chk(true);
+    /// Has the kernel check and honour filters in listings (NETLINK_GET_STRICT_CHK, Linux 4.20), from the first one on. Older
+    /// kernels list everything, so callers filter as well.
+    pub(crate) const fn set_strict_check(&mut self) {
+        self.wants_filters = true;
     }
 
     /// The socket's netlink port id: what the kernel writes into notifications that this socket caused.
@@ -125,12 +127,10 @@ impl Socket {
     }
 
     fn set_timeout(&self, timeout: Duration) -> Result<(), SocketError> {
-        let fd = self.socket.as_fd();
-        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
-        let value = TimeVal::new(seconds, 0);
-        let io = |call| move |errno: nix::Error| SocketError::Io { call, error: errno.into() };
-        setsockopt(&fd, sockopt::ReceiveTimeout, &value).map_err(io("SO_RCVTIMEO"))?;
-        setsockopt(&fd, sockopt::SendTimeout, &value).map_err(io("SO_SNDTIMEO"))
+        let value = TimeVal::new(i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX), 0);
+        // Sending never waits for room: the kernel takes the request within the call.
+        let error = |errno: nix::Error| SocketError::Io { call: "SO_RCVTIMEO", error: errno.into() };
+        setsockopt(&self.socket.as_fd(), sockopt::ReceiveTimeout, &value).map_err(error)
     }
 
     pub(crate) fn next_sequence(&mut self) -> u32 {
@@ -186,9 +186,18 @@ impl Socket {
     /// Sends one message and returns the frames that came before its ACK (the object asked for, or the echo of the
     /// one made).
     pub(crate) fn request(&mut self, message: &Message) -> Result<Vec<Frame>, Fault> {
+        self.answers(message, NLM_F_ACK)
+    }
+
+    /// Asks for one object. It or a refusal is all that comes: an ACK would be a datagram more.
+    pub(crate) fn ask(&mut self, message: &Message) -> Result<Vec<Frame>, Fault> {
+        self.answers(message, 0)
+    }
+
+    fn answers(&mut self, message: &Message, ack: u16) -> Result<Vec<Frame>, Fault> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
-        write_message(&mut bytes, message, message.flags | NLM_F_REQUEST | NLM_F_ACK, sequence);
+        write_message(&mut bytes, message, message.flags | NLM_F_REQUEST | ack, sequence);
         self.send(&bytes)?;
         let mut frames = Vec::new();
         loop {
@@ -205,6 +214,9 @@ impl Socket {
                     Some(nack) => Err(Fault::Nack(nack)),
                 };
             }
+            if ack == 0 && !frames.is_empty() {
+                return Ok(frames);
+            }
         }
     }
 
@@ -219,6 +231,9 @@ impl Socket {
         message: &Message,
         mut read: impl FnMut(Frame) -> Option<T>,
     ) -> Result<Vec<T>, Fault> {
+        if std::mem::take(&mut self.wants_filters) {
+            let _ = self.socket.set_netlink_get_strict_chk(true);
+        }
         for _ in 0..DUMP_TRIES {
             if let Some(rows) = self.list_once(message, &mut read)? {
                 return Ok(rows);

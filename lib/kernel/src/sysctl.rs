@@ -20,12 +20,28 @@ use crate::error::{Cause, KernelError};
 /// # Errors
 /// When the parameter does not exist or cannot be read.
 pub fn read(key: &SysctlKey) -> Result<String, KernelError> {
-    // Room for every value there is, so that the kernel is asked once for it and once for its end.
-    let mut text = String::with_capacity(256);
-    let read = File::open(path(key)).and_then(|mut file| file.read_to_string(&mut text));
-    read.map_err(|source| error("read parameter", key, source))?;
-    text.truncate(text.trim_end().len());
-    Ok(text)
+    read_whole(&path(key)).map_err(|source| error("read parameter", key, source))
+}
+
+/// The identifier of this boot; empty where the kernel does not say.
+#[must_use]
+pub fn boot_id() -> String {
+    read_whole(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
+}
+
+/// A parameter's value without its trailing newline. A reading that leaves room was the last one (proc_sys_call_handler), so
+/// neither the size, which is unknown, nor the end is asked for.
+fn read_whole(path: &Path) -> io::Result<String> {
+    let (mut file, mut text, mut piece) = (File::open(path)?, Vec::new(), [0; 256]);
+    loop {
+        let length = file.read(&mut piece)?;
+        text.extend_from_slice(piece.get(..length).unwrap_or_default());
+        if length < piece.len() {
+            break;
+        }
+    }
+    text.truncate(text.trim_ascii_end().len());
+    String::from_utf8(text).map_err(|source| io::Error::new(io::ErrorKind::InvalidData, source))
 }
 
 /// Makes `key` have `value`; writes only when it differs.
@@ -123,5 +139,16 @@ mod tests {
         // Writable or not: it has the value already.
         write(&key, &value).unwrap();
         set_new(&key, &value).unwrap();
+    }
+
+    #[test]
+    fn value_of_any_length_is_read_whole() {
+        let path = std::env::temp_dir().join(format!("netd-sysctl-{}", std::process::id()));
+        for length in [0, 1, 255, 256, 257, 700] {
+            let value = "1".repeat(length);
+            fs::write(&path, format!("{value}\n")).unwrap();
+            assert_eq!(read_whole(&path).unwrap(), value);
+        }
+        fs::remove_file(&path).unwrap();
     }
 }

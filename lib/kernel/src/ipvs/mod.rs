@@ -81,7 +81,7 @@ impl Ipvs {
     /// When the kernel refuses (CAP_NET_ADMIN is needed even for reading).
     pub fn info(&mut self) -> Result<IpvsInfo, KernelError> {
         let error = |cause: Cause| KernelError::new("read version of", "IPVS", cause);
-        let answers = self.genl.request(wire::GET_INFO, Writer::default()).map_err(|fault| error(fault.into()))?;
+        let answers = self.genl.ask(wire::GET_INFO, Writer::default()).map_err(|fault| error(fault.into()))?;
         answers.first().and_then(|body| wire::read_info(body)).ok_or_else(|| error(unexpected("no version")))
     }
 
@@ -91,7 +91,7 @@ impl Ipvs {
     /// When the kernel refuses.
     pub fn timeouts(&mut self) -> Result<Timeouts, KernelError> {
         let error = |cause: Cause| KernelError::new("read time-outs of", "IPVS", cause);
-        let answers = self.genl.request(wire::GET_CONFIG, Writer::default()).map_err(|fault| error(fault.into()))?;
+        let answers = self.genl.ask(wire::GET_CONFIG, Writer::default()).map_err(|fault| error(fault.into()))?;
         let read = |body: &Vec<u8>| {
             let seconds = |kind| attribute::find(body, kind).and_then(attribute::u32);
             let (tcp, tcp_fin) = (seconds(wire::TIMEOUT_TCP)?, seconds(wire::TIMEOUT_TCP_FIN)?);
@@ -145,7 +145,7 @@ impl Ipvs {
     /// # Errors
     /// When the kernel refuses.
     pub fn virtual_server(&mut self, key: &VirtualServerKey) -> Result<Option<VirtualServer>, KernelError> {
-        match self.genl.request(wire::GET_SERVICE, wire::service_id(key)) {
+        match self.genl.ask(wire::GET_SERVICE, wire::service_id(key)) {
             Ok(answers) => Ok(answers.first().and_then(|body| wire::read_service(body)).map(|(_, value)| value)),
             Err(Fault::Nack(nack)) if nack.errno == libc::ESRCH => Ok(None),
             Err(fault) => Err(KernelError::new("read virtual server", key, fault)),

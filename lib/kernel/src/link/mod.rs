@@ -85,7 +85,7 @@ impl Rtnl {
 
     fn get_link(&mut self, message: LinkMessage, object: &str) -> Result<Option<LinkState>, KernelError> {
         let message = encode(&RouteNetlinkMessage::GetLink(message), 0);
-        match self.request(&Operation { op: "get link", object: object.to_owned(), message }) {
+        match self.ask(&Operation { op: "get link", object: object.to_owned(), message }) {
             Ok(answers) => Ok(answers.iter().find_map(state)),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),

@@ -165,7 +165,7 @@ impl Nft {
         object: impl std::fmt::Display,
         request: &Message,
     ) -> Result<Vec<Frame>, KernelError> {
-        self.socket.request(request).map_err(|fault: Fault| KernelError::new(op, object, fault))
+        self.socket.ask(request).map_err(|fault: Fault| KernelError::new(op, object, fault))
     }
 
     pub(super) fn list(
