@@ -9,12 +9,14 @@
 //! | [`source`] | where leases come from: acquire, keep and watch them |
 //! | [`run`] | the shell: starts, listens, plans, reports |
 //! | [`tools`] | the verbs beside the daemon |
+//! | [`doctor`] | what keeps Pods from reaching each other: facts, checks, probes |
 //!
 //! Invariants of the crate: `format`, `choose` and `plan` are pure; a plan never imports `run`. The kernel is written by
 //! one thread only. No program is executed. Ending leaves the data path as it is.
 
 mod choose;
 mod command;
+mod doctor;
 mod format;
 mod plan;
 mod run;

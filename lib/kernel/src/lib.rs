@@ -18,6 +18,7 @@
 //! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
 //! | [`way`] | none: the routes that packets to many addresses take | 4.20 |
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
+//! | [`probe`] | none: UDP sockets that test a path | any |
 //! | [`netns`] | network namespaces | 3.8 |
 //! | [`arena`] | none: memory for a process that ends soon | any |
 
@@ -43,6 +44,7 @@ pub mod netconf;
 pub mod netns;
 pub mod nft;
 pub mod orphan;
+pub mod probe;
 pub mod qdisc;
 #[cfg(feature = "watch")]
 pub mod query;

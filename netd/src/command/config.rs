@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub wireguard_key_file: PathBuf,
     /// Where HTTP is served, beside the socket in that folder.
     pub listeners: Vec<(Address, Routes)>,
+    /// UDP port at which probes are answered; 0 for none.
+    pub probe_port: u16,
     /// Form and detail of the log.
     pub log: log::Settings,
 }
@@ -108,6 +110,7 @@ impl Config {
         let run_dir = run_dir(flags);
         let wireguard_key_file = path("--wireguard-key-file", &flags.wireguard_key_file, &mut problems);
         let listeners = listeners(flags, &mut problems);
+        let probe_port = port("--probe-port", &flags.probe_port, &mut problems);
         let log = log(flags, &mut problems);
         match store {
             Some(store) if problems.is_empty() => Ok(Self {
@@ -121,6 +124,7 @@ impl Config {
                 run_dir,
                 wireguard_key_file,
                 listeners,
+                probe_port,
                 log,
             }),
             _ => Err(Problems { source: "command line and environment".to_owned(), list: problems }),
@@ -245,15 +249,19 @@ fn log(flags: &Flags, problems: &mut Vec<Problem>) -> log::Settings {
     settings
 }
 
+fn port(flag: &str, text: &str, problems: &mut Vec<Problem>) -> u16 {
+    let port = go::integer(text).and_then(|port| u16::try_from(port).ok());
+    if port.is_none() {
+        problems.push(Problem::new(flag, format!("{text:?}"), "a port from 1 to 65535, or 0 for none"));
+    }
+    port.unwrap_or_default()
+}
+
 fn listeners(flags: &Flags, problems: &mut Vec<Problem>) -> Vec<(Address, Routes)> {
     let mut listeners = Vec::new();
     let ip = parsed::<IpAddr>("--healthz-ip", &flags.healthz_ip, "an address such as 127.0.0.1", problems);
-    let port = go::integer(&flags.healthz_port).and_then(|port| u16::try_from(port).ok());
-    if port.is_none() {
-        let found = format!("{:?}", flags.healthz_port);
-        problems.push(Problem::new("--healthz-port", found, "a port from 1 to 65535, or 0 for none"));
-    }
-    if let (Some(ip), Some(port @ 1..)) = (ip, port) {
+    let port = port("--healthz-port", &flags.healthz_port, problems);
+    if let (Some(ip), port @ 1..) = (ip, port) {
         listeners.push((Address::Tcp(SocketAddr::new(ip, port)), Routes::Health));
     }
     match bind_address("--metrics-bind-address", &flags.metrics_bind_address, METRICS_PORT) {

@@ -27,6 +27,12 @@ pub(crate) enum Verb {
     /// Show and change the leases in etcd.
     #[command(subcommand)]
     Lease(LeaseVerb),
+    /// Find out what keeps Pods from reaching each other, with real packets to every node; exit status 1 for a problem.
+    Doctor {
+        /// Print the findings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// List what this program has put into the kernel, and remove it; not while a daemon runs.
     Cleanup(Cleanup),
     /// Write the options that dockerd needs for this node's subnet, as flannel's mk-docker-opts.sh does.

@@ -21,6 +21,7 @@ use super::planning::Planning;
 use super::reach::Reach;
 use super::reconfigure::Change;
 use super::report::Reporter;
+use super::responder::Responder;
 use super::silent::{Changed, Silent};
 use super::tables::Targets;
 use super::witness::{Listing, Witness};
@@ -97,6 +98,7 @@ pub(super) struct Daemon<S> {
     pub(super) change: Change,
     configs: Configs,
     pub(super) silent: Silent,
+    pub(super) responder: Responder,
     pub(super) shell: Shell,
     /// Those who ask for what only the whole status has.
     questions: mpsc::Receiver<Question>,
@@ -119,6 +121,7 @@ impl<S: LeaseSource> Daemon<S> {
         let (change, configs) = (Change::new(node.text.clone()), source.configs());
         let view = View::new(node.leftovers.clone());
         let silent = Silent::open(&node.config.subnet_file);
+        let responder = Responder::new(node.config.probe_port);
         Self {
             node,
             source,
@@ -134,6 +137,7 @@ impl<S: LeaseSource> Daemon<S> {
             change,
             configs,
             silent,
+            responder,
             questions: shell.board.details(),
             shell,
             links: Arc::new(Notify::new()),

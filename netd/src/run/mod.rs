@@ -18,6 +18,7 @@ mod planning;
 mod reach;
 mod reconfigure;
 mod report;
+mod responder;
 mod silent;
 pub(crate) mod start;
 pub(crate) mod status;

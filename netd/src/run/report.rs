@@ -230,6 +230,7 @@ impl<S: LeaseSource> Daemon<S> {
         self.reporter.status_put = Some(Instant::now());
         let view = &self.witness.view;
         self.shell.metrics.source("leases", view.lost().is_none(), view.is_complete());
+        self.responder.serve(self.planning.planner.local());
         self.shell.board.set(&self.status());
     }
 

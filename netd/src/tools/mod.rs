@@ -21,7 +21,7 @@ use crate::command::config::{Config, Store, run_dir};
 use crate::command::verbs::Verb;
 
 /// Longest wait for the daemon.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const LIMIT: Duration = Duration::from_secs(15);
 
 /// Does what `verb` says.
 ///
@@ -37,6 +37,7 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
         }
         Verb::Config(verb) => config::act(verb, flags),
         Verb::Lease(verb) => lease::act(verb, flags),
+        Verb::Doctor { json } => crate::doctor::act(flags, *json),
         Verb::Cleanup(options) => cleanup::act(options, flags),
         Verb::DockerOpts(options) => docker_opts::write(options).map(|()| Exit::Success),
     }
@@ -48,7 +49,7 @@ fn store(flags: &Flags) -> Result<Store> {
 }
 
 /// Waits for `work`, which asks the store.
-fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(work)
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use netstate::nft::{Name, TableKey, Verdict};
+use netstate::nft::{Family, Name, TableKey, Verdict};
 
 use super::expression::Expression;
 use super::transaction::{Refusal, commit};
@@ -23,6 +23,9 @@ const TRIES: u32 = 30;
 const MATCH_NAME: u16 = 1;
 const MATCH_INFO: u16 = 3;
 const COMMENT: &str = "comment";
+
+/// NFTA_COUNTER_PACKETS.
+const COUNTER_PACKETS: u16 = 2;
 
 /// A rule of somebody else's, as far as it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +50,34 @@ pub enum Fate {
     GoWithTarget,
 }
 
+/// A rule that denies, with the packets that it counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The rule, for an operator: where it stands, its handle and comment.
+    pub rule: String,
+    /// Packets so far.
+    pub packets: u64,
+}
+
 impl Nft {
+    /// Every rule of any table that drops or rejects and counts; those of iptables-nft do.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn denials(&mut self) -> Result<Vec<Denial>, KernelError> {
+        let mut found = Vec::new();
+        for family in [Family::Inet, Family::Ip, Family::Ip6] {
+            for key in self.tables(family)? {
+                let op = "list rules of";
+                let frames = self.list(op, format!("nft table {key}"), &about(&key, kind::GETRULE, 0, |_| {}))?;
+                let rules = frames.iter().filter_map(|frame| payload(frame, kind::NEWRULE));
+                let own = rules.filter(|(_, body)| text(body, table::NAME).as_deref() == Some(key.name.as_str()));
+                found.extend(own.filter_map(|(_, attributes)| denial(&key, attributes)));
+            }
+        }
+        Ok(found)
+    }
+
     /// True when the table has this chain: one request, nothing is listed.
     ///
     /// # Errors
@@ -155,6 +185,20 @@ fn removal(
     messages.extend(chains.iter().map(|chain| naming(kind::DELRULE, self::rule::CHAIN, chain)));
     messages.extend(chains.iter().map(|chain| naming(kind::DELCHAIN, self::chain::NAME, chain)));
     messages
+}
+
+fn denial(key: &TableKey, attributes: &[u8]) -> Option<Denial> {
+    let list = attribute::find(attributes, rule::EXPRESSIONS)?;
+    let named = |name: &str| attribute::iter(list).find(|(_, data)| text(data, 1).as_deref() == Some(name));
+    let target = named("target").and_then(|(_, data)| text(attribute::find(data, 2)?, MATCH_NAME));
+    let drops = Expression::list(list).contains(&Expression::Verdict(Verdict::Drop));
+    let denies = drops || named("reject").is_some() || target.is_some_and(|name| name == "REJECT");
+    let counted = attribute::find(named("counter")?.1, 2)?;
+    let packets = u64::from_be_bytes(attribute::find(counted, COUNTER_PACKETS)?.try_into().ok()?);
+    let read = foreign_rule(attributes).filter(|_| denies)?;
+    let handle = u64::from_be_bytes(read.handle.as_slice().try_into().ok()?);
+    let comment = read.comment.map(|comment| format!(" ({comment:?})")).unwrap_or_default();
+    Some(Denial { rule: format!("rule {handle} of {key} {}{comment}", read.chain), packets })
 }
 
 fn foreign_rule(attributes: &[u8]) -> Option<ForeignRule> {

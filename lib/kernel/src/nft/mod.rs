@@ -32,7 +32,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::error::{KernelError, SocketError};
 use crate::socket::Socket;
 
-pub use foreign::{Fate, ForeignRule};
+pub use foreign::{Denial, Fate, ForeignRule};
 pub use holding::{ClaimError, Owns, Shape};
 #[cfg(feature = "watch")]
 pub use monitor::Stream;

@@ -1,0 +1,166 @@
+//! What the checks judge: read once from the daemon, the kernel and the other nodes.
+//!
+//! Invariant: counters are read before and after the probes, so that what grew did so because of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use kernel::nft::{Denial, Nft};
+use kernel::query::{Interface, Query};
+use netstate::{IfName, Prefix, SysctlKey};
+use serde::Deserialize as _;
+
+use super::probing::{self, Paths, Peer};
+use crate::command::args::Flags;
+use crate::command::config::run_dir;
+use crate::run::status::Status;
+use crate::tools::{LIMIT, block_on};
+
+/// A node as it stands.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// What the daemon says; `None` when it does not run.
+    pub daemon: Option<Status>,
+    /// Why it says nothing.
+    pub silence: Option<String>,
+    /// Interfaces with their addresses.
+    pub interfaces: Vec<Interface>,
+    /// Parameters below /proc/sys/net by their names there; what is not there is not in here.
+    pub parameters: BTreeMap<String, String>,
+    /// Packets that rules and the source check dropped while probes were under way.
+    pub drops: Vec<(String, u64)>,
+    /// Packets that were dropped for their source address meanwhile.
+    pub reverse_path_drops: u64,
+    /// The other nodes, and what came of the probes.
+    pub paths: Vec<(Peer, Paths)>,
+}
+
+impl Facts {
+    /// A parameter as a number.
+    #[must_use]
+    pub(super) fn parameter(&self, name: &str) -> Option<u32> {
+        self.parameters.get(name)?.trim().parse().ok()
+    }
+
+    /// The Pod networks.
+    pub(super) fn networks(&self) -> Vec<Prefix> {
+        let text = self.daemon.as_ref().map(|daemon| daemon.node.network.as_str()).unwrap_or_default();
+        text.split(',').filter_map(|network| network.parse().ok()).collect()
+    }
+
+    /// This node's subnets.
+    pub(super) fn subnets(&self) -> Vec<Prefix> {
+        let text = self.daemon.as_ref().and_then(|daemon| daemon.node.subnet.as_deref()).unwrap_or_default();
+        text.split(',').filter_map(|subnet| subnet.parse().ok()).collect()
+    }
+
+    /// Interfaces that carry the Pods' packets: towards the nodes, tunnels, and those with an address of the own subnet.
+    pub(super) fn carriers(&self) -> impl Iterator<Item = &IfName> {
+        let external = self.daemon.as_ref().map(|daemon| daemon.node.interface.as_str()).unwrap_or_default();
+        let subnets = self.subnets();
+        let carries = move |interface: &&Interface| {
+            let pods = |addr: IpAddr| subnets.iter().any(|subnet| subnet.contains(addr));
+            interface.name.as_str() == external || interface.addresses.iter().any(|own| pods(own.addr))
+        };
+        self.interfaces.iter().filter(carries).map(|interface| &interface.name)
+    }
+}
+
+/// Asks the daemon.
+///
+/// # Errors
+/// When it does not answer.
+pub(crate) fn ask(flags: &Flags) -> Result<Status> {
+    let text = ::daemon::http::ask(&run_dir(flags), "/status?format=json", LIMIT)?;
+    let value: serde_json::Value = serde_json::from_str(&text).context("read the daemon's status")?;
+    Status::deserialize(&value).context("read the daemon's status")
+}
+
+/// Gathers them.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) fn gather(flags: &Flags) -> Result<Facts> {
+    let (daemon, silence) = match ask(flags) {
+        Ok(daemon) => (Some(daemon), None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    let port = flags.probe_port.parse().unwrap_or(super::packet::PORT);
+    let peers = daemon.as_ref().map(|daemon| probing::peers(daemon, port)).unwrap_or_default();
+    block_on(async {
+        let interfaces = Query::open()?.interfaces().await?;
+        let before = counters()?;
+        let size = daemon.as_ref().map_or(0, |daemon| daemon.node.mtu);
+        let paths = probing::probe(peers, size).await;
+        let after = counters()?;
+        let mut facts = Facts { daemon, silence, interfaces, paths, ..Facts::default() };
+        facts.reverse_path_drops = after.reverse_path.saturating_sub(before.reverse_path);
+        for (rule, packets) in after.rules {
+            let grown = packets.saturating_sub(before.rules.get(&rule).copied().unwrap_or_default());
+            if grown > 0 {
+                facts.drops.push((rule, grown));
+            }
+        }
+        let names: Vec<IfName> = facts.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        facts.parameters = parameters(&names);
+        Ok(facts)
+    })
+}
+
+struct Counters {
+    rules: BTreeMap<String, u64>,
+    reverse_path: u64,
+}
+
+fn counters() -> Result<Counters> {
+    let mut rules: BTreeMap<String, u64> = BTreeMap::new();
+    for Denial { rule, packets } in Nft::open()?.denials()? {
+        *rules.entry(rule).or_default() += packets;
+    }
+    let text = std::fs::read_to_string("/proc/net/netstat").context("read /proc/net/netstat")?;
+    Ok(Counters { rules, reverse_path: counter(&text, "TcpExt:", "IPReversePathFilter") })
+}
+
+/// A number of /proc/net/netstat: names and values stand on lines of their own.
+fn counter(text: &str, group: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter(|line| line.starts_with(group)).map(str::split_whitespace);
+    let (Some(mut names), Some(mut values)) = (lines.next(), lines.next()) else { return 0 };
+    names.position(|found| found == name).and_then(|at| values.nth(at)?.parse().ok()).unwrap_or_default()
+}
+
+fn parameters(interfaces: &[IfName]) -> BTreeMap<String, String> {
+    let mut names: Vec<String> = [
+        "ipv4/ip_forward",
+        "ipv6/conf/all/forwarding",
+        "ipv4/conf/all/rp_filter",
+        "bridge/bridge-nf-call-iptables",
+        "bridge/bridge-nf-call-ip6tables",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for interface in interfaces {
+        names.push(format!("ipv4/conf/{interface}/rp_filter"));
+        names.push(format!("ipv4/conf/{interface}/forwarding"));
+        names.push(format!("ipv6/conf/{interface}/forwarding"));
+    }
+    let read = |name: String| {
+        let key = format!("net/{name}").parse::<SysctlKey>().ok()?;
+        Some((name, kernel::sysctl::read(&key).ok()?))
+    };
+    names.into_iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_found_by_their_names() {
+        let text = "TcpExt: SyncookiesSent IPReversePathFilter Other\nTcpExt: 0 17 3\nIpExt: InNoRoutes\nIpExt: 9\n";
+        assert_eq!(counter(text, "TcpExt:", "IPReversePathFilter"), 17);
+        assert_eq!(counter(text, "IpExt:", "InNoRoutes"), 9);
+        assert_eq!(counter(text, "IpExt:", "Gone"), 0);
+        assert_eq!(counter("", "IpExt:", "Gone"), 0);
+    }
+}

@@ -1,0 +1,224 @@
+//! Probes to the other nodes: directly and through the tunnel, small and as large as Pods send, with and without checksum.
+//!
+//! Invariants: every wait has a limit; a node without this daemon is reached all the same when its kernel says that nobody
+//! is at the port.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use netstate::Prefix;
+use netstate::family::IpFamily;
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::packet::{self, Answer, LENGTH};
+use crate::run::status::Status;
+
+/// Tries of a probe; more than a second apart in all, because kernels limit how often they say that a port is closed.
+const TRIES: u32 = 4;
+
+/// Wait for an answer.
+const WAIT: Duration = Duration::from_millis(400);
+
+/// Nodes that are probed at the same time.
+const AT_ONCE: usize = 64;
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Its subnets, as the status has them.
+    pub name: String,
+    /// Its backend.
+    pub backend: String,
+    /// Where it answers without a tunnel.
+    pub direct: SocketAddr,
+    /// Where it answers in the tunnel; `None` without one.
+    pub tunnel: Option<SocketAddr>,
+    /// Its subnet of that family.
+    pub subnet: Prefix,
+}
+
+/// What came of one probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The node's daemon answered, so many milliseconds ahead of this one's clock.
+    Answered(Answer, i64),
+    /// The node's kernel said that nobody is at the port: the packet arrived.
+    Closed,
+    /// Nothing came back.
+    Silent,
+    /// This node refused to send so much.
+    TooLong,
+    /// This node could not send, by the kernel's number.
+    Refused(i32),
+}
+
+impl Outcome {
+    /// True when the packet arrived.
+    #[must_use]
+    pub(crate) const fn arrived(&self) -> bool {
+        matches!(self, Self::Answered(..) | Self::Closed)
+    }
+
+    /// How far the node's clock is ahead of this one's, in milliseconds.
+    #[must_use]
+    pub(crate) const fn ahead(&self) -> Option<i64> {
+        match self {
+            Self::Answered(_, ahead) => Some(*ahead),
+            _ => None,
+        }
+    }
+}
+
+/// What came of the probes to one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Paths {
+    /// Directly.
+    pub direct: Outcome,
+    /// Through the tunnel.
+    pub tunnel: Option<Outcome>,
+    /// Through the tunnel without a checksum, where it did not arrive with one.
+    pub unchecked: Option<Outcome>,
+    /// The largest packet that arrives on the Pods' way, in bytes, up to what Pods send; `None` when none does.
+    pub largest: Option<u32>,
+}
+
+impl Paths {
+    /// True when Pods' packets arrive.
+    #[must_use]
+    pub(crate) fn carries(&self) -> bool {
+        self.tunnel.unwrap_or(self.direct).arrived()
+    }
+}
+
+/// The other nodes of a status, one for each family that a node has.
+#[must_use]
+pub(crate) fn peers(status: &Status, port: u16) -> Vec<Peer> {
+    let mut peers = Vec::new();
+    for (name, peer) in status.leases.iter().flatten() {
+        let subnets: Vec<Prefix> = name.split(',').filter_map(|subnet| subnet.parse().ok()).collect();
+        for address in peer.public_ip.split(',').filter_map(|address| address.parse::<IpAddr>().ok()) {
+            let family = IpFamily::of(address);
+            let Some(subnet) = subnets.iter().find(|subnet| subnet.family() == family) else { continue };
+            let kind = peer.backend.split(' ').next().unwrap_or_default();
+            // The other backends' tunnels hold the subnet's first address.
+            let tunnel = matches!(kind, "vxlan" | "wireguard" | "ipip" | "auto");
+            peers.push(Peer {
+                name: name.clone(),
+                backend: kind.to_owned(),
+                direct: SocketAddr::new(address, port),
+                tunnel: tunnel.then(|| SocketAddr::new(subnet.addr(), port)),
+                subnet: *subnet,
+            });
+        }
+    }
+    peers
+}
+
+/// Probes all of `peers`; Pods send packets of up to `size` bytes.
+pub(crate) async fn probe(peers: Vec<Peer>, size: u32) -> Vec<(Peer, Paths)> {
+    let (mut peers, mut running, mut done) = (peers.into_iter(), JoinSet::new(), Vec::new());
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(peer) = peers.next()
+        {
+            running.spawn(async move {
+                let paths = paths(&peer, size).await;
+                (peer, paths)
+            });
+        }
+        match running.join_next().await {
+            Some(Ok(found)) => done.push(found),
+            Some(Err(_)) => {}
+            None => break,
+        }
+    }
+    done.sort_by_key(|(peer, _)| peer.subnet);
+    done
+}
+
+async fn paths(peer: &Peer, size: u32) -> Paths {
+    let small = length(peer.direct, 0);
+    let (direct, tunnel) = match peer.tunnel {
+        Some(tunnel) => {
+            let (direct, tunnel) = tokio::join!(send(peer.direct, small, true), send(tunnel, small, true));
+            (direct, Some(tunnel))
+        }
+        None => (send(peer.direct, small, true).await, None),
+    };
+    let unchecked = match peer.tunnel.filter(|at| at.is_ipv4() && !tunnel.is_some_and(|found| found.arrived())) {
+        Some(at) => Some(send(at, small, false).await),
+        None => None,
+    };
+    let mut paths = Paths { direct, tunnel, unchecked, largest: None };
+    if paths.carries() {
+        paths.largest = largest(peer.tunnel.unwrap_or(peer.direct), size).await;
+    }
+    paths
+}
+
+/// Bytes of payload in a packet of `size` bytes, with the headers of IP and UDP.
+fn length(target: SocketAddr, size: u32) -> usize {
+    let headers = if target.is_ipv4() { 28 } else { 48 };
+    usize::try_from(size.saturating_sub(headers)).unwrap_or_default().max(LENGTH)
+}
+
+/// The largest packet up to `size` that arrives; smaller ones do.
+async fn largest(target: SocketAddr, size: u32) -> Option<u32> {
+    if send(target, length(target, size), true).await.arrived() {
+        return Some(size);
+    }
+    let (mut arrives, mut lost) = (IpFamily::of(target.ip()).min_mtu().min(576), size);
+    if !send(target, length(target, arrives), true).await.arrived() {
+        return None;
+    }
+    while lost.saturating_sub(arrives) > 1 {
+        let middle = arrives.midpoint(lost);
+        if attempt(target, length(target, middle), true).await.arrived() { arrives = middle } else { lost = middle }
+    }
+    Some(arrives)
+}
+
+/// Sends `length` bytes until something comes back.
+pub(crate) async fn send(target: SocketAddr, length: usize, checksum: bool) -> Outcome {
+    let mut outcome = Outcome::Silent;
+    for _ in 0..TRIES {
+        outcome = attempt(target, length, checksum).await;
+        if outcome.arrived() || outcome == Outcome::TooLong {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn attempt(target: SocketAddr, length: usize, checksum: bool) -> Outcome {
+    match exchange(target, length, checksum).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.raw_os_error() {
+            _ if error.kind() == io::ErrorKind::ConnectionRefused => Outcome::Closed,
+            Some(libc::EMSGSIZE) => Outcome::TooLong,
+            Some(number) => Outcome::Refused(number),
+            None => Outcome::Silent,
+        },
+    }
+}
+
+async fn exchange(target: SocketAddr, length: usize, checksum: bool) -> io::Result<Outcome> {
+    let socket = UdpSocket::from_std(kernel::probe::prober(target, checksum)?)?;
+    let number = ::daemon::shell::seed();
+    socket.send(&packet::request(number, length)).await?;
+    let mut buffer = [0; LENGTH];
+    let received = async {
+        loop {
+            let length = socket.recv(&mut buffer).await?;
+            let answer = buffer.get(..length).and_then(packet::read);
+            if let Some(answer) = answer.filter(|answer| answer.number == number) {
+                let ahead = i128::from(answer.clock) - i128::from(packet::now());
+                return Ok(Outcome::Answered(answer, i64::try_from(ahead).unwrap_or(i64::MAX)));
+            }
+        }
+    };
+    timeout(WAIT, received).await.unwrap_or(Ok(Outcome::Silent))
+}

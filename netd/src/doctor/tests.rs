@@ -1,0 +1,159 @@
+//! The checks on facts made by hand: each finding appears by its fault, and a node that is well has none.
+
+use std::net::SocketAddr;
+
+use kernel::query::Interface;
+use netstate::InterfaceAddress;
+
+use super::packet::Answer;
+use super::probing::{Outcome, Paths, Peer};
+use super::*;
+use crate::run::status::{Node, Status};
+
+fn answer(subnet: &str) -> Outcome {
+    Outcome::Answered(Answer { number: 1, clock: 1, subnet: Some(subnet.parse().unwrap()) }, 12)
+}
+
+fn peer() -> Peer {
+    Peer {
+        name: "172.7.22.0/24".to_owned(),
+        backend: "vxlan".to_owned(),
+        direct: SocketAddr::from(([10, 4, 7, 22], packet::PORT)),
+        tunnel: Some(SocketAddr::from(([172, 7, 22, 0], packet::PORT))),
+        subnet: "172.7.22.0/24".parse().unwrap(),
+    }
+}
+
+fn interface(name: &str, address: [u8; 4], len: u8) -> Interface {
+    Interface {
+        index: 2,
+        name: name.parse().unwrap(),
+        kind: String::new(),
+        mtu: 1500,
+        up: true,
+        addresses: vec![InterfaceAddress::lasting(address.into(), len)],
+    }
+}
+
+/// A node that is well.
+fn well() -> Facts {
+    let node = Node {
+        public_ip: "10.4.7.21".to_owned(),
+        interface: "eth0".to_owned(),
+        network: "172.7.0.0/16".to_owned(),
+        subnet: Some("172.7.21.0/24".to_owned()),
+        backend: "vxlan".to_owned(),
+        mtu: 1450,
+        in_sync: true,
+    };
+    let mut facts = Facts { daemon: Some(Status { node, ..Status::default() }), ..Facts::default() };
+    facts.interfaces = vec![interface("eth0", [10, 4, 7, 21], 24), interface("flannel.1", [172, 7, 21, 0], 32)];
+    for (name, value) in [
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/eth0/forwarding", "1"),
+        ("ipv4/conf/flannel.1/forwarding", "1"),
+        ("bridge/bridge-nf-call-iptables", "1"),
+    ] {
+        facts.parameters.insert(name.to_owned(), value.to_owned());
+    }
+    let there = answer("172.7.22.0/24");
+    facts.paths = vec![(peer(), Paths { direct: there, tunnel: Some(there), unchecked: None, largest: Some(1450) })];
+    facts
+}
+
+/// What is found after `change`, as `SEVERITY check found | fix`.
+fn after(change: impl FnOnce(&mut Facts)) -> Vec<String> {
+    let mut facts = well();
+    change(&mut facts);
+    let bad = examine(&facts).into_iter().filter(|finding| finding.severity != Severity::Ok);
+    bad.map(|Finding { check, severity, found, fix }| format!("{severity:?} {check} {found} | {fix}")).collect()
+}
+
+fn path(change: impl FnOnce(&mut Paths)) -> Vec<String> {
+    after(|facts| change(&mut facts.paths[0].1))
+}
+
+#[test]
+fn a_node_that_is_well_has_no_finding_but_one_line_for_each_check() {
+    assert_eq!(after(|_| {}), Vec::<String>::new());
+    assert_eq!(text(&examine(&well())).lines().count(), CHECKS.len());
+}
+
+#[test]
+fn each_fault_is_found_once_by_its_check_with_what_to_do() {
+    let silent = Outcome::Silent;
+    let arrived = answer("172.7.22.0/24");
+    for (found, check, part) in [
+        (after(|facts| facts.daemon = None), "Problem daemon", "systemctl start netd"),
+        (after(|facts| facts.daemon.as_mut().unwrap().node.subnet = None), "Problem daemon", "no subnet"),
+        (
+            after(|facts| drop(facts.parameters.insert("ipv4/ip_forward".to_owned(), "0".to_owned()))),
+            "Problem forwarding",
+            "sysctl -w net.ipv4.ip_forward=1",
+        ),
+        (
+            after(|facts| drop(facts.parameters.insert("ipv4/conf/eth0/forwarding".to_owned(), "0".to_owned()))),
+            "Problem forwarding",
+            "by eth0",
+        ),
+        (after(|facts| facts.reverse_path_drops = 3), "Problem rp_filter", "rp_filter=2"),
+        (
+            after(|facts| drop(facts.parameters.remove("bridge/bridge-nf-call-iptables"))),
+            "Note br_netfilter",
+            "modprobe br_netfilter",
+        ),
+        (
+            after(|facts| facts.interfaces.push(interface("docker0", [172, 7, 99, 1], 24))),
+            "Problem networks",
+            "docker0 has 172.7.99.1/24",
+        ),
+        (
+            after(|facts| facts.paths[0].1.direct = answer("172.7.33.0/24")),
+            "Problem duplicates",
+            "a node with 172.7.33.0/24 answers",
+        ),
+        (path(|paths| paths.tunnel = Some(silent)), "Problem port", "open the tunnel's UDP port"),
+        (path(|paths| paths.direct = silent), "Note port", "its tunnel does"),
+        (
+            path(|paths| (paths.direct, paths.tunnel) = (silent, Some(silent))),
+            "Problem port",
+            "nothing comes back from 10.4.7.22",
+        ),
+        (
+            path(|paths| (paths.tunnel, paths.unchecked) = (Some(silent), Some(arrived))),
+            "Problem checksum",
+            "tx-checksum-ip-generic off",
+        ),
+        (path(|paths| paths.largest = Some(1372)), "Problem mtu", "netd config edit Backend.MTU=1372"),
+        (after(|facts| facts.drops.push(("rule 7 of ip filter INPUT".to_owned(), 4))), "Note firewall", "4 packets"),
+        (
+            path(|paths| {
+                let Outcome::Answered(answer, _) = paths.direct else { panic!() };
+                paths.direct = Outcome::Answered(answer, -20_000);
+            }),
+            "Problem clock",
+            "20 s behind",
+        ),
+    ] {
+        assert_eq!(found.len(), 1, "{check}: {found:?}");
+        assert!(found[0].starts_with(check) && found[0].contains(part), "{check}, {part}: {found:?}");
+    }
+}
+
+#[test]
+fn node_without_this_daemon_is_reached_when_its_kernel_says_so() {
+    let closed = Outcome::Closed;
+    assert_eq!(path(|paths| (paths.direct, paths.tunnel) = (closed, Some(closed))), Vec::<String>::new());
+}
+
+#[test]
+fn text_of_the_store_cannot_forge_a_line() {
+    let forged = after(|facts| {
+        let skipped = &mut facts.daemon.as_mut().unwrap().skipped;
+        skipped.insert("x\nok       port".to_owned(), "y".to_owned());
+    });
+    assert_eq!(forged.len(), 1);
+    let mut facts = well();
+    facts.daemon.as_mut().unwrap().skipped.insert("x\nok       port".to_owned(), "y".to_owned());
+    assert_eq!(text(&examine(&facts)).lines().filter(|line| line.starts_with("ok       port")).count(), 1);
+}

@@ -1,0 +1,195 @@
+//! `netd doctor` on two nodes: each finding appears by its fault and vanishes with its fix.
+
+#![allow(clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, eventually};
+use netd_node::{HOST_GW, Net, SOON, VXLAN};
+use serde_json::Value;
+
+/// The findings on a node that are no `ok`, with the exit status.
+fn findings(host: &Host) -> Result<(Vec<Value>, Option<i32>)> {
+    let output = host.command(lab::bin("netd")?).args(["doctor", "--json"]).limit(3 * SOON).output()?;
+    let all: Vec<Value> = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    let bad = all.into_iter().filter(|finding| finding["severity"] != "ok").collect();
+    Ok((bad, output.status.code()))
+}
+
+/// Waits until the only problems are of `checks`, in their order.
+fn only(host: &Host, checks: &[&str]) -> Result<Vec<Value>> {
+    eventually(4 * SOON, || {
+        let (bad, code) = findings(host)?;
+        let problems: Vec<Value> = bad.into_iter().filter(|finding| finding["severity"] == "problem").collect();
+        let mut names: Vec<&str> = problems.iter().filter_map(|finding| finding["check"].as_str()).collect();
+        names.dedup();
+        ensure!(names == checks, "{names:?} instead of {checks:?}: {problems:?}");
+        ensure!(code == Some(i32::from(!checks.is_empty())), "exit status {code:?}");
+        ensure!(problems.iter().all(|finding| finding["fix"].as_str().is_some_and(|fix| !fix.is_empty())));
+        Ok(problems)
+    })
+}
+
+/// One fault: what makes it, where, and what undoes it.
+struct Fault {
+    on: &'static str,
+    make: &'static str,
+    undo: &'static str,
+    check: &'static [&'static str],
+    says: &'static str,
+}
+
+fn each_fault_is_found_and_gone_with_its_fix(config: &str, faults: &[Fault]) -> Result<()> {
+    let net = Net::start(config)?;
+    let here = net.host("hdss7-21")?;
+    let _both = net.both()?;
+    only(here, &[])?;
+    for Fault { on, make, undo, check, says } in faults {
+        let there = net.host(on)?;
+        there.run(&["sh", "-ec", make])?;
+        let problems = only(here, check).with_context(|| (*make).to_owned())?;
+        let text = serde_json::to_string(&problems)?;
+        ensure!(text.contains(says), "{make}: {text}");
+        there.run(&["sh", "-ec", undo])?;
+        only(here, &[]).with_context(|| (*undo).to_owned())?;
+    }
+    Ok(())
+}
+
+fn faults_of_a_node_and_its_tunnels() -> Result<()> {
+    each_fault_is_found_and_gone_with_its_fix(
+        VXLAN,
+        &[
+            Fault {
+                on: "hdss7-21",
+                make: "sysctl -qw net.ipv4.conf.eth0.forwarding=0",
+                undo: "sysctl -qw net.ipv4.conf.eth0.forwarding=1",
+                check: &["forwarding"],
+                says: "comes in by eth0 is not forwarded",
+            },
+            Fault {
+                on: "hdss7-21",
+                make: "ip link add docker0 type dummy; ip address add 172.7.99.1/24 dev docker0",
+                undo: "ip link del docker0",
+                check: &["networks"],
+                says: "docker0 has 172.7.99.1/24, which overlaps the Pod network 172.7.0.0/16",
+            },
+            Fault {
+                on: "hdss7-22",
+                make: "iptables -A INPUT -p udp --dport 8472 -j DROP",
+                undo: "iptables -F INPUT",
+                check: &["port"],
+                says: "10.4.7.22 answers, its vxlan tunnel does not",
+            },
+            Fault {
+                on: "hdss7-21",
+                make: "iptables -A INPUT -p udp --dport 8472 -m comment --comment audit -j DROP",
+                undo: "iptables -F INPUT",
+                check: &["port", "firewall"],
+                says: r#"of ip filter INPUT (\"audit\") dropped "#,
+            },
+            Fault {
+                on: "hdss7-22",
+                make: "ip link set eth0 down; sleep 0",
+                undo: "ip link set eth0 up",
+                check: &["port"],
+                says: "nothing comes back from 10.4.7.22",
+            },
+            Fault {
+                on: "hdss7-22",
+                make: "nft add table inet broken; nft add chain inet broken in '{ type filter hook input priority 0; }'; \
+                       nft add rule inet broken in iifname flannel.1 udp checksum != 0 drop",
+                undo: "nft delete table inet broken",
+                check: &["checksum"],
+                says: "without a checksum only",
+            },
+            Fault {
+                on: "hdss7-22",
+                make: "nft add table inet broken; nft add chain inet broken in '{ type filter hook input priority 0; }'; \
+                       nft add rule inet broken in iifname eth0 meta length '>' 1400 drop",
+                undo: "nft delete table inet broken",
+                check: &["mtu"],
+                says: "packets of 1450 bytes do not arrive, of 1350 do",
+            },
+        ],
+    )
+}
+
+fn packets_dropped_for_their_source_are_counted() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _both = net.both()?;
+    here.run(&["sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=1"])?;
+    only(here, &[])?;
+    // Answers of the tunnel come by another way.
+    there.run(&["ip", "route", "add", "172.7.21.0/32", "via", "10.4.7.21"])?;
+    let text = serde_json::to_string(&only(here, &["rp_filter", "port"])?)?;
+    ensure!(text.contains("dropped for their source address; strict on eth0"), "{text}");
+    there.run(&["ip", "route", "del", "172.7.21.0/32", "via", "10.4.7.21"])?;
+    only(here, &[])?;
+    Ok(())
+}
+
+fn host_gw_is_probed_on_the_pods_own_way() -> Result<()> {
+    each_fault_is_found_and_gone_with_its_fix(
+        HOST_GW,
+        &[Fault {
+            on: "hdss7-22",
+            make: "nft add table inet broken; nft add chain inet broken in '{ type filter hook input priority 0; }'; \
+                   nft add rule inet broken in iifname eth0 meta length '>' 1400 drop",
+            undo: "nft delete table inet broken",
+            check: &["mtu"],
+            says: "packets of 1500 bytes do not arrive, of 1400 do",
+        }],
+    )
+}
+
+fn leases_that_nobody_can_use_and_a_dead_daemon_are_named() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let here = net.host("hdss7-21")?;
+    let [netd, _other] = net.both()?;
+    net.put_lease("172.7.99.0-24", "10.4.7.22", "02:00:00:00:00:99")?;
+    let text = serde_json::to_string(&only(here, &["duplicates", "port"])?)?;
+    ensure!(
+        text.contains("10.4.7.22 should have 172.7.99.0/24, and a node with 172.7.22.0/24 answers there"),
+        "{text}"
+    );
+    ensure!(text.contains("10.4.7.22 has several subnets: 172.7.22.0/24, 172.7.99.0/24"), "{text}");
+    net.etcd.delete("/coreos.com/network/subnets/172.7.99.0-24")?;
+    only(here, &[])?;
+    netd.terminate(SOON)?;
+    let problems = only(here, &["daemon"])?;
+    ensure!(serde_json::to_string(&problems)?.contains("systemctl start netd"), "{problems:?}");
+    Ok(())
+}
+
+fn node_of_flannel_is_reached_and_probes_can_be_turned_off() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let here = net.host("hdss7-21")?;
+    let _netd = net.netd("hdss7-21")?;
+    let other = net.launch("hdss7-22", &["--probe-port=0"])?;
+    other.wait_for_line("ready: every lease is in the kernel", SOON)?;
+    net.eventually_routes("hdss7-21", "172.7.22.0/24")?;
+    only(here, &[])?;
+    let sockets = net.host("hdss7-22")?.run(&["cat", "/proc/net/udp"])?.stdout;
+    ensure!(!sockets.contains(":2807 "), "port 10247 is open: {sockets}");
+    let text = here.command(lab::bin("netd")?).arg("doctor").limit(3 * SOON).run()?.stdout;
+    ensure!(text.lines().filter(|line| line.starts_with("ok ")).count() >= 10, "{text}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Nftables, Need::Vxlan, Need::Dummy],
+        lab::tests![
+            faults_of_a_node_and_its_tunnels,
+            packets_dropped_for_their_source_are_counted,
+            host_gw_is_probed_on_the_pods_own_way,
+            leases_that_nobody_can_use_and_a_dead_daemon_are_named,
+            node_of_flannel_is_reached_and_probes_can_be_turned_off,
+        ],
+    )
+}
