@@ -4,9 +4,10 @@
 mod netd_node;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, Need, eventually};
+use lab::{Host, Need, eventually, throughout};
 use netd_node::{HOST_GW, Net, SOON, VXLAN, lease, status};
 
 /// Moves a host to another address.
@@ -63,12 +64,15 @@ fn node_that_changes_its_address_while_it_runs_keeps_its_subnet() -> Result<()> 
 
 fn older_lease_with_a_copied_hardware_address_takes_nothing_from_a_node() -> Result<()> {
     let net = Net::start(VXLAN)?;
-    // The hardware address that 10.4.7.21 gets, under a smaller subnet, before that node comes.
-    net.put_lease("172.7.5.0-24", "10.4.7.99", "56:6e:ef:30:b2:d0")?;
+    // The hardware address of 10.4.7.21, under a smaller subnet, before that node's lease.
+    net.netd("hdss7-21")?.terminate(SOON)?;
+    let mac = mac(net.host("hdss7-21")?)?;
+    net.etcd.delete("/coreos.com/network/subnets/172.7.21.0-24")?;
+    net.put_lease("172.7.5.0-24", "10.4.7.99", &mac)?;
     let _netd = net.both()?;
     let other = net.host("hdss7-22")?;
     let fdb = other.run(&["bridge", "fdb", "show", "dev", "flannel.1"])?.stdout;
-    ensure!(fdb.contains("56:6e:ef:30:b2:d0 dst 10.4.7.21 "), "{fdb}");
+    ensure!(fdb.contains(&format!("{mac} dst 10.4.7.21 ")), "{fdb}");
     eventually(SOON, || {
         let status = status(&net, "hdss7-22")?;
         let why = status["skipped"]["172.7.5.0/24"].as_str().context("the stale lease is not named")?;
@@ -246,6 +250,51 @@ fn own_key_deleted_in_one_transaction_with_others_is_claimed_again() -> Result<(
     Ok(())
 }
 
+fn nodes_with_one_public_address_have_devices_of_their_own_and_the_second_is_refused() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (one, other) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let shared = ["--public-ip=10.4.7.99", "--lease-policy=first-free"];
+    let first = net.launch("hdss7-21", &shared)?;
+    first.wait_for_line("ready: every lease is in the kernel", SOON)?;
+    let subnets = net.subnets()?;
+    let key = format!("/coreos.com/network/subnets/{}", subnets[0]);
+    let value = || net.etcd.get(&key);
+    let second = net.launch("hdss7-22", &shared)?;
+    let line = second.wait_for_line("is leased to another node, which lives", SOON)?;
+    ensure!(line.contains("10.4.7.99") && line.contains(&mac(one)?), "{line}");
+    // It changes nothing, however often it tries, and says why.
+    throughout(Duration::from_secs(5), || {
+        ensure!(net.subnets()? == subnets && value()? == Some(lease("10.4.7.99", &mac(one)?)), "{:?}", value()?);
+        Ok::<_, anyhow::Error>(())
+    })?;
+    ensure!(!other.path("/run/flannel/subnet.env").exists(), "the second has a subnet");
+    let trouble = status(&net, "hdss7-22")?["store"]["lease_trouble"].to_string();
+    ensure!(trouble.contains("another node"), "{trouble}");
+    ensure!(first.is_running());
+    // Once the first is gone, the address is the second's, with a device of its own.
+    first.terminate(SOON)?;
+    net.etcd.delete(&key)?;
+    second.wait_for_line("ready: every lease is in the kernel", 3 * SOON)?;
+    ensure!(mac(one)? != mac(other)?, "one hardware address");
+    Ok(())
+}
+
+fn node_that_lost_all_but_its_address_takes_its_lease_over() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    // As flannel left it before the node was started again: a hardware address that nothing has any more.
+    let ends = net.etcd.etcdctl(&["lease", "grant", "3600"])?;
+    let ends = ends.stdout.split_whitespace().nth(1).context("number of the lease")?.to_owned();
+    let key = "/coreos.com/network/subnets/172.7.77.0-24";
+    let value = lease("10.4.7.21", "02:00:00:00:00:77");
+    net.etcd.etcdctl(&["put", &format!("--lease={ends}"), key, &value])?;
+    let netd = net.netd("hdss7-21")?;
+    let own = mac(net.host("hdss7-21")?)?;
+    ensure!(own != "02:00:00:00:00:77" && net.etcd.get(key)? == Some(lease("10.4.7.21", &own)), "{own}");
+    ensure!(net.subnets()? == ["172.7.77.0-24"], "{:?}", net.subnets()?);
+    ensure!(netd.is_running());
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -261,6 +310,8 @@ fn main() -> ExitCode {
             nodes_that_swap_their_addresses_keep_their_subnets,
             fresh_node_takes_its_reservation_beside_a_lease_and_a_key_of_another_length,
             own_key_deleted_in_one_transaction_with_others_is_claimed_again,
+            nodes_with_one_public_address_have_devices_of_their_own_and_the_second_is_refused,
+            node_that_lost_all_but_its_address_takes_its_lease_over,
         ],
     )
 }

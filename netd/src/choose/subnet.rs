@@ -175,6 +175,13 @@ impl Candidate {
         claim.recorded || claim.lease.attrs.is_node_of(&public_ips) || IpFamily::ALL.into_iter().any(stands)
     }
 
+    /// True when only its address says that a lease that this node `owns` is its own: two nodes may have one address.
+    #[must_use]
+    pub(crate) fn doubts(&self, claim: &Claim) -> bool {
+        let lived_in = || claim.lease.key.subnets().present().any(|(_, subnet)| self.lived_in(*subnet));
+        claim.ends && !claim.recorded && !lived_in()
+    }
+
     fn lived_in(&self, subnet: Prefix) -> bool {
         let family = subnet.family();
         [self.held, self.previous].iter().any(|subnets| *subnets.get(family) == Some(subnet))

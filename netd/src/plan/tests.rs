@@ -323,12 +323,13 @@ fn configured_mtu_is_the_largest_one_and_what_cannot_be_had_is_named() {
 
 #[test]
 fn hardware_address_is_stable_and_differs_between_nodes_and_devices() {
-    let mac = |ip: &str, vni| generated_mac(ip.parse().unwrap(), vni).to_string();
-    assert_eq!(mac("10.4.7.21", 1), mac("10.4.7.21", 1));
+    let mac = |ip: &str, vni| generated_mac(ip.parse().unwrap(), vni, b"machine").to_string();
     // A golden value: a change of it would make every node's peers learn a new address after an upgrade.
-    assert_eq!(mac("10.4.7.21", 1), "56:6e:ef:30:b2:d0");
-    let all: BTreeSet<MacAddr> =
-        (0..=u16::MAX).map(|n| generated_mac(Ipv4Addr::from(0x0a04_0000 + u32::from(n)).into(), 1)).collect();
+    assert_eq!(mac("10.4.7.21", 1), "86:e4:23:2c:d8:75");
+    assert_ne!(mac("10.4.7.21", 1), generated_mac("10.4.7.21".parse().unwrap(), 1, b"another").to_string());
+    let all: BTreeSet<MacAddr> = (0..=u16::MAX)
+        .map(|n| generated_mac(Ipv4Addr::from(0x0a04_0000 + u32::from(n)).into(), 1, b"machine"))
+        .collect();
     assert_eq!(all.len(), 65536);
     assert_ne!(mac("10.4.7.21", 1), mac("10.4.7.21", 2));
 }

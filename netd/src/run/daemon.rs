@@ -61,6 +61,8 @@ pub(super) struct Node {
     pub(super) network: Network,
     /// Tunnel devices that are ours.
     pub(super) devices: BTreeSet<IfName>,
+    /// What distinguishes this machine from others.
+    pub(super) machine: Vec<u8>,
     /// Which routes are ours.
     pub(super) ownership: Ownership,
     /// What no other daemon of this host may have.
@@ -88,6 +90,8 @@ pub(super) struct Daemon<S> {
     pub(super) keeper: Keeper,
     pub(super) events: Option<LeaseEvents>,
     pub(super) held: Option<Lease>,
+    /// When another program's details in the own lease were overwritten.
+    pub(super) objections: Vec<Instant>,
     pub(super) external: External,
     pub(super) witness: Witness,
     pub(super) planning: Planning,
@@ -128,6 +132,7 @@ impl<S: LeaseSource> Daemon<S> {
             keeper,
             events: None,
             held: None,
+            objections: Vec::new(),
             external,
             witness: Witness::new(view),
             planning: Planning::new(planner),

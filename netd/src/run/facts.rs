@@ -93,6 +93,22 @@ pub(super) fn tunnel_macs(network: &Network) -> Result<PerFamily<Option<MacAddr>
     })
 }
 
+/// Files that identify a machine, the first one that is there: of systemd, of D-Bus, of the firmware.
+const MACHINE: [&str; 3] = ["/etc/machine-id", "/var/lib/dbus/machine-id", "/sys/class/dmi/id/product_uuid"];
+
+/// What distinguishes this machine from others: its id, and the hardware address of `interface`, because copies of a virtual machine
+/// often have one id.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) fn machine(interface: &IfName) -> Result<Vec<u8>, KernelError> {
+    let id = MACHINE.iter().find_map(|file| std::fs::read(file).ok().filter(|id| !id.trim_ascii().is_empty()));
+    let mut machine = id.unwrap_or_default().trim_ascii().to_vec();
+    let found = Rtnl::open()?.link(interface)?;
+    machine.extend(found.and_then(|state| state.link.mac).into_iter().flat_map(|mac| mac.0));
+    Ok(machine)
+}
+
 /// True when the kernel has IPv6 in this namespace, and with it `net/ipv6/conf`.
 #[must_use]
 pub(super) fn has_ipv6() -> bool {

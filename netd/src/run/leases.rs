@@ -27,6 +27,10 @@ use crate::source::{Held, KeeperEvent, LeaseEvent, LeaseSource, Readdress};
 /// Longest wait for the end of a pass before the tables are opened afresh.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// So often another program's details in the own lease are overwritten within [`OBJECTIONS_FOR`].
+const OBJECTIONS: usize = 3;
+const OBJECTIONS_FOR: Duration = Duration::from_secs(600);
+
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn on_lease(&mut self, event: LeaseEvent) {
         let broken = self.witness.view.broken();
@@ -77,12 +81,21 @@ impl<S: LeaseSource> Daemon<S> {
             }
             OwnKey::Held | OwnKey::Unknown => {}
         }
-        if let Some(other) = self.witness.view.contested() {
-            tracing::error!(
-                public_ip = other.public_ips.list(),
-                lease = other.render(),
-                "another program writes this node's lease: does a second node have this address?"
-            );
+        self.object();
+    }
+
+    /// Writes the own lease again when another program has written other details into it: if that is a second node with
+    /// this address, it learns that this one lives. Not for ever: whoever goes on is only reported.
+    fn object(&mut self) {
+        let (Some(other), Some(held)) = (self.witness.view.contested(), &self.held) else { return };
+        let revision = self.witness.view.get(&held.key).map(|stored| stored.revision);
+        let text = format!("another program writes this node's lease: {}", other.render());
+        self.reporter.complain(text, |text| tracing::error!("{text}: does a second node have this address?"));
+        let now = tokio::time::Instant::now();
+        self.objections.retain(|at| now.duration_since(*at) < OBJECTIONS_FOR);
+        if self.objections.len() < OBJECTIONS {
+            self.objections.push(now);
+            self.keeper.report_loss("another program wrote other details into it".to_owned(), revision);
         }
     }
 
@@ -145,7 +158,7 @@ impl<S: LeaseSource> Daemon<S> {
             let own = own?;
             let before = known.places.get(family);
             let mac = macs.get(family).or(before.map(|place| place.mac));
-            let mac = mac.unwrap_or_else(|| self.node.network.backend.generated_mac(own.public_ip));
+            let mac = mac.unwrap_or_else(|| self.node.network.backend.generated_mac(own.public_ip, &self.node.machine));
             let place = Place::new(&own, mac);
             Some(held.and_then(|held| held.key.get(family)).map_or(place, |subnet| Place { subnet, ..place }))
         };
@@ -185,7 +198,8 @@ impl<S: LeaseSource> Daemon<S> {
         let mailbox = Mailbox::new(self.shell.liveness.clone());
         self.shell.attach(&mailbox);
         let (links, routes, shell) = (Arc::clone(&self.links), Arc::clone(&self.routes), self.shell.clone());
-        let ways = self.planning.planner.asks_for_ways().then(|| Arc::clone(&self.ways));
+        // Whether they matter can change with the network's configuration; where they do not, nothing was asked.
+        let ways = Arc::clone(&self.ways);
         let any_route = self.node.config.interface.can_reach.is_some();
         let by_rtnl = move |event| {
             if matches!(event, Event::Link | Event::Address | Event::Resync) {
@@ -194,7 +208,7 @@ impl<S: LeaseSource> Daemon<S> {
             if matches!(event, Event::DefaultRoute | Event::Resync) || (any_route && event == Event::Route) {
                 routes.notify_one();
             }
-            if let Some(ways) = ways.as_ref().filter(|_| event != Event::Neighbour) {
+            if event != Event::Neighbour {
                 ways.notify_one();
             }
             vec![Notification::Rtnl(event)]

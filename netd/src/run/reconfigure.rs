@@ -168,7 +168,11 @@ impl<S: LeaseSource> Daemon<S> {
         let place = |family, place: Option<Place>| {
             let place = place?;
             // Two devices of one node may have one address: the other nodes need not learn another.
-            let kept = if had_devices { place.mac } else { network.backend.generated_mac(place.public_ip) };
+            let kept = if had_devices {
+                place.mac
+            } else {
+                network.backend.generated_mac(place.public_ip, &self.node.machine)
+            };
             Some(Place { mac: macs.get(family).unwrap_or(kept), ..place })
         };
         let places = known.places.map(place);

@@ -81,7 +81,9 @@ async fn start<S: LeaseSource>(
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
     let identity = Identity::of(&network.backend, &config)?;
     let ways = Ways { own: own.clone(), ..Ways::default() };
-    let local = LocalNode { ways, ..local(&external, &network, &macs, &identity) };
+    let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
+    let known = Known { macs: &macs, identity: &identity, machine: &machine };
+    let local = LocalNode { ways, ..local(&external, &network, &known) };
     check_plan(&config, &network, &local)?;
     let claimed = claimed.extend(network.networks(), network.devices())?;
     let records = Records::open(&config, &network, &claimed)?;
@@ -107,6 +109,7 @@ async fn start<S: LeaseSource>(
         claimed: Some(claimed),
         network,
         devices: records.devices,
+        machine,
         ownership,
         record: records.leases,
         leftovers,
@@ -142,6 +145,7 @@ fn request(
         adopts_mac: node.device_macs.is_empty(),
         node,
         record: record.clone(),
+        rival: None,
     }
 }
 
@@ -159,11 +163,21 @@ fn report_interface(external: &External, families: &[IpFamily]) {
     }
 }
 
-fn local(external: &External, network: &Network, macs: &PerFamily<Option<MacAddr>>, identity: &Identity) -> LocalNode {
+/// What is found of this node besides its interface.
+struct Known<'a> {
+    /// Hardware addresses of its tunnel devices.
+    macs: &'a PerFamily<Option<MacAddr>>,
+    identity: &'a Identity,
+    /// What distinguishes its machine from others.
+    machine: &'a [u8],
+}
+
+fn local(external: &External, network: &Network, known: &Known) -> LocalNode {
+    let Known { macs, identity, machine } = known;
     let place = |family, own: Option<NodeAddress>| {
         let own = own?;
         // The device's own, so that the other nodes need not learn a new one.
-        let mac = macs.get(family).unwrap_or_else(|| network.backend.generated_mac(own.public_ip));
+        let mac = macs.get(family).unwrap_or_else(|| network.backend.generated_mac(own.public_ip, machine));
         Some(Place::new(&own, mac))
     };
     LocalNode {

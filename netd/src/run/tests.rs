@@ -228,6 +228,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         attrs: LeaseAttrs { public_ips: local.public_ips(), backend: network().backend.attrs(&local) },
         adopts_mac: false,
         record: LeaseRecord::default(),
+        rival: None,
     };
     let external = External::new(config.interface.clone(), vec![IpFamily::V4], external, BTreeMap::new());
     let fakes = fakes.clone();
@@ -236,6 +237,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         claimed: None,
         network: network(),
         devices: BTreeSet::new(),
+        machine: Vec::new(),
         ownership: Ownership {
             network: network(),
             local,

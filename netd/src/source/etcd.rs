@@ -20,6 +20,9 @@ use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey, read_lease
 /// Time to live of a new lease in seconds: flannel's (pkg/subnet/etcd, `subnetTTL`).
 const TTL: u32 = 24 * 60 * 60;
 
+/// How long a node that holds a lease may take to write it again after somebody has overwritten it.
+const OBJECTION: Duration = Duration::from_secs(3);
+
 /// Lost races after which the store is not believed any more: more nodes than any network has subnets.
 const MAX_RACES: u32 = 1000;
 
@@ -91,6 +94,26 @@ impl EtcdLeases {
         match self.store.replace_if(&self.key(kept.key), value.as_bytes(), hold, entry.mod_revision).await? {
             Replacement::Replaced { mod_revision, .. } => Ok(Some(held(how, mod_revision))),
             Replacement::Changed(_) => Ok(None),
+        }
+    }
+
+    /// Keeps a lease that only its address says to be this node's: if another node holds it, that one writes it again.
+    async fn take_over(
+        &self,
+        request: &LeaseRequest,
+        kept: &Lease,
+        read: &Leases,
+    ) -> Result<Option<Held>, AcquireError> {
+        if request.rival.as_ref() == Some(kept) {
+            return Err(AcquireError::Rival(Box::new(kept.clone())));
+        }
+        let request = LeaseRequest { adopts_mac: false, ..request.clone() };
+        let Some(held) = self.keep_own(&request, kept, read).await? else { return Ok(None) };
+        tokio::time::sleep(OBJECTION).await;
+        let Some(now) = self.store.get(&self.key(kept.key)).await? else { return Ok(None) };
+        match read_lease(&kept.key.to_string(), &now.value) {
+            Ok(lease) if lease.attrs.backend != held.lease.attrs.backend => Err(AcquireError::Rival(Box::new(lease))),
+            _ => Ok(Some(held)),
         }
     }
 
@@ -175,7 +198,10 @@ impl LeaseSource for EtcdLeases {
             }
             let read = self.read(request).await?;
             let held = match choose(&request.network, &request.node, &read.claims, &request.policies, lost_races)? {
-                Choice::Keep(lease) => self.keep_own(request, &lease, &read).await?,
+                Choice::Keep(lease) => match read.claims.leases.iter().find(|claim| claim.lease == lease) {
+                    Some(claim) if request.doubts(claim) => self.take_over(request, &lease, &read).await?,
+                    _ => self.keep_own(request, &lease, &read).await?,
+                },
                 Choice::Take { key, how, passed_over } => {
                     let reasons: String = passed_over.iter().map(|reason| format!("; {reason}")).collect();
                     self.claim(request, key, format!("{how}{reasons}")).await?

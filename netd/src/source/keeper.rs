@@ -111,7 +111,12 @@ impl<S: LeaseSource> Task<S> {
                     self.complaints.clear();
                     return Some(held);
                 }
-                Err(error) => self.complain(error).await?,
+                Err(error) => {
+                    if let AcquireError::Rival(lease) = &error {
+                        self.request.rival = Some((**lease).clone());
+                    }
+                    self.complain(error).await?;
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::choose::interface::NodeAddress;
-use crate::choose::subnet::{Candidate, NoSubnet, Policy};
+use crate::choose::subnet::{Candidate, Claim, NoSubnet, Policy};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
@@ -159,6 +159,8 @@ pub(crate) struct LeaseRequest {
     pub adopts_mac: bool,
     /// Leases that this node has held before.
     pub record: LeaseRecord,
+    /// The lease of another node that lives and has this node's address as well.
+    pub rival: Option<Lease>,
 }
 
 /// What changes about a node that moves to other addresses, or to another backend.
@@ -173,6 +175,12 @@ pub(crate) struct Readdress {
 }
 
 impl LeaseRequest {
+    /// True when nothing but its address says that `claim` is this node's: what reaches its node is somebody else's.
+    fn doubts(&self, claim: &Claim) -> bool {
+        let (theirs, own) = (&claim.lease.attrs.backend, &self.attrs.backend);
+        self.node.doubts(claim) && theirs.name() == own.name() && theirs != own
+    }
+
     /// What to write into the lease that is kept.
     fn attrs_for(&self, kept: &LeaseAttrs) -> LeaseAttrs {
         if self.adopts_mac && self.attrs.backend.can_be(&kept.backend) {
@@ -220,6 +228,12 @@ pub(crate) enum AcquireError {
     /// Nothing is free.
     #[error(transparent)]
     NoSubnet(#[from] NoSubnet),
+    /// Another node has this one's address, and holds the lease that names it.
+    #[error(
+        "{} is leased to another node, which lives and has this node's address {} as well ({}): give one of them another \
+         address or --public-ip", .0.key.list(), .0.attrs.public_ips.list(), .0.attrs.backend.describe()
+    )]
+    Rival(Box<Lease>),
     /// Others were always faster.
     #[error("lost the race for a subnet {0} times: is the store in order?")]
     Races(u32),

@@ -156,10 +156,10 @@ impl Backend {
 
     /// Hardware address of a tunnel device that is still to be made, the same after every restart.
     #[must_use]
-    pub(crate) fn generated_mac(&self, public_ip: IpAddr) -> MacAddr {
+    pub(crate) fn generated_mac(&self, public_ip: IpAddr, machine: &[u8]) -> MacAddr {
         match self {
-            Self::Vxlan(options) => vxlan::generated_mac(public_ip, options.vni),
-            _ => vxlan::generated_mac(public_ip, 0),
+            Self::Vxlan(options) => vxlan::generated_mac(public_ip, options.vni, machine),
+            _ => vxlan::generated_mac(public_ip, 0, machine),
         }
     }
 

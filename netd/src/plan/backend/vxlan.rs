@@ -127,15 +127,15 @@ pub(super) const fn makes_link(link: &Link) -> bool {
     matches!(link.kind, LinkKind::Vxlan(_))
 }
 
-/// A hardware address that is the same after every restart and reboot, and differs from node to node: 64-bit
-/// FNV-1a of the node's address and the VNI.
+/// A hardware address that is the same after every restart and reboot, and differs from node to node, also of those that
+/// share an address: 64-bit FNV-1a of the node's address, the VNI and what identifies the `machine`.
 #[must_use]
-pub(crate) fn generated_mac(public_ip: IpAddr, vni: u32) -> MacAddr {
+pub(crate) fn generated_mac(public_ip: IpAddr, vni: u32, machine: &[u8]) -> MacAddr {
     let octets = match public_ip {
         IpAddr::V4(addr) => addr.octets().to_vec(),
         IpAddr::V6(addr) => addr.octets().to_vec(),
     };
-    let bytes = octets.into_iter().chain(vni.to_be_bytes());
+    let bytes = octets.into_iter().chain(vni.to_be_bytes()).chain(machine.iter().copied());
     let hash =
         bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let [_, _, a, b, c, d, e, f] = hash.to_be_bytes();
