@@ -137,6 +137,11 @@ impl Stack {
         }
     }
 
+    /// Rows that wait for something, in whichever table, are due at once.
+    pub fn retry(&mut self) {
+        self.levels.iter_mut().for_each(|level| level.stage.retry());
+    }
+
     /// Forgets what the kernel held in every table.
     pub fn invalidate_all(&mut self) {
         self.levels.iter_mut().for_each(|level| level.stage.invalidate());

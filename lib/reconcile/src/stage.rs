@@ -16,6 +16,8 @@ pub trait Stage: Any {
     fn remove(&mut self, now: Duration) -> Pass;
     /// Forgets what the kernel held: the next pass lists the table again.
     fn invalidate(&mut self);
+    /// Something has changed that rows may wait for: they are due at once. Nothing is listed for it.
+    fn retry(&mut self) {}
     /// When the next failed row is due again, on the caller's clock.
     fn next_try(&self) -> Option<Duration>;
     /// Where the table stands, with the rows that are not in place.

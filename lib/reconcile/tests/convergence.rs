@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use reconcile::{Classify, Gate, Observed, Owner, Reconciler, RetryClass, Stage, State, Step, Target};
+use reconcile::{Classify, Gate, Observed, Owner, Reconciler, RetryClass, Stack, Stage, State, Step, Target};
 
 #[derive(Debug)]
 struct Errno(i32);
@@ -388,4 +388,19 @@ fn a_waiting_row_is_tried_at_once_when_the_kernel_reports_a_change() {
     assert_eq!(table.next_try(), Some(Duration::from_millis(100)));
     table.invalidate();
     assert_eq!(table.pass(true, Duration::from_millis(1)).upserted, 1);
+}
+
+#[test]
+fn a_waiting_row_is_tried_again_without_a_listing() {
+    let memory = Memory::default();
+    let mut table = Reconciler::new("routes", memory.clone());
+    table.want(1, Some(1));
+    memory.contents().errors = VecDeque::from([None, Some(4)]);
+    table.pass(true, Duration::ZERO);
+    let mut stack = Stack::new();
+    let routes = stack.push(table);
+    stack.retry();
+    let pass = stack.pass(true, Duration::from_millis(1));
+    assert_eq!((pass.upserted, pass.observed), (1, 0));
+    assert_eq!(stack.get(routes).unwrap().listings(), 1);
 }

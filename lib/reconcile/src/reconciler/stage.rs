@@ -34,6 +34,10 @@ impl<T: Target> Stage for Reconciler<T> {
 
     fn invalidate(&mut self) {
         self.mirror = None;
+        self.retry();
+    }
+
+    fn retry(&mut self) {
         for failure in self.failures.values_mut().filter(|failure| failure.class == RetryClass::Wait) {
             failure.next = Duration::ZERO;
         }
