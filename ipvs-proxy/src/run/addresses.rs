@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use daemon::monitors::Ports;
+use daemon::monitors::Interests;
 use kernel::address::Addresses;
 use kernel::conntrack::Conntrack;
 use kernel::ipvs::{Ipvs, IpvsTable, Timeouts};
@@ -10,6 +10,7 @@ use kernel::link::Links;
 use kernel::nft::{Nft, Tables as NftTables};
 use kernel::query::{Interface, Query};
 use kernel::sysctl::Sysctls;
+use kernel::watch::Interest;
 use kernel::{KernelError, Rtnl};
 use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
 
@@ -114,10 +115,10 @@ pub(crate) fn targets(
     ipvs: Ipvs,
     link: &IfName,
     sysctls: &BTreeMap<SysctlKey, String>,
-) -> Result<(Targets, Ports), KernelError> {
+) -> Result<(Targets, Interests), KernelError> {
     let (links, addresses, nft, foreign) = (Rtnl::open()?, Rtnl::open()?, Nft::open()?, Nft::open()?);
-    let ports = Ports {
-        rtnl: BTreeSet::from([links.port()?, addresses.port()?]),
+    let interests = Interests {
+        rtnl: Interest { own: BTreeSet::from([links.port()?, addresses.port()?]), ..Interest::default() },
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
     let name = link.clone();
@@ -130,7 +131,7 @@ pub(crate) fn targets(
         addresses: Box::new(Addresses::new(addresses, [link.clone()])),
         flows: Box::new(Conntrack::open()?),
     };
-    Ok((targets, ports))
+    Ok((targets, interests))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use daemon::log::Log;
-use daemon::monitors::{Meaning, Monitors, NFTABLES, Ports, RTNETLINK};
+use daemon::monitors::{Interests, Meaning, Monitors, NFTABLES, RTNETLINK};
 use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
 use kernel::Cause;
@@ -75,9 +75,9 @@ pub(crate) fn run(config: Config, log: Log, seed: u64) -> anyhow::Result<()> {
 
 /// Receives from the source and passes on, for ever.
 async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> {
-    let (proxy, ports) = start(&config).await?;
+    let (proxy, interests) = start(&config).await?;
     // Open before the first listing, which the thread begins with.
-    let monitors = Monitors::open(ports);
+    let monitors = Monitors::open(interests);
     let mailbox = Mailbox::new(shell.liveness.clone());
     shell.attach(&mailbox);
     let gates = shell.clone();
@@ -102,7 +102,7 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
 }
 
 /// Opens the kernel's tables.
-async fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
+async fn start(config: &Config) -> anyhow::Result<(Proxy, Interests)> {
     let networks = networks(config).await?;
     let mut ipvs = open_ipvs()?;
     let info = ipvs.info()?;
@@ -114,11 +114,11 @@ async fn start(config: &Config) -> anyhow::Result<(Proxy, Ports)> {
     let addresses = networks.node.iter().map(|network| network.addr).collect();
     let here = Here { node: config.node.clone(), addresses };
     tracing::info!(node = config.node, kernel = release, ipvs = ?info.version, "starting");
-    let (targets, ports) = addresses::targets(ipvs, &link, &sysctls)?;
+    let (targets, interests) = addresses::targets(ipvs, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tables = Tables::new(targets, config.grace, &sysctls, config.pods, &link);
     let proxy = Proxy::new(here, networks, DataPlane::new(link, config.scheduler.clone()), tables, epoch);
-    Ok((proxy, ports))
+    Ok((proxy, interests))
 }
 
 fn link() -> anyhow::Result<IfName> {

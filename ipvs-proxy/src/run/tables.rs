@@ -71,8 +71,8 @@ impl Touched {
     /// What a notification of rtnetlink is about.
     pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
         match event {
-            Event::Link | Event::Address | Event::Resync => vec![Self::Links],
-            Event::Route | Event::DefaultRoute | Event::Neighbour => Vec::new(),
+            Event::Link | Event::Address | Event::OtherLink | Event::Resync => vec![Self::Links],
+            Event::Route | Event::DefaultRoute | Event::OtherRoute | Event::Neighbour | Event::Forwarding => Vec::new(),
         }
     }
 

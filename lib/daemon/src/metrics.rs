@@ -35,6 +35,7 @@ pub struct Metrics {
     desired: Gauges,
     in_place: Gauges,
     actual: Gauges,
+    listings: Gauges,
     failed: Gauges,
     written: Family<Label, Counter>,
     repairs: Counter,
@@ -68,6 +69,7 @@ impl Metrics {
             in_place: Family::default(),
             failed: Family::default(),
             actual: Family::default(),
+            listings: Family::default(),
             written: Family::default(),
             repairs: Counter::default(),
             passes: Family::new_with_constructor(seconds),
@@ -94,6 +96,11 @@ impl Metrics {
         own.register("table_rows_in_place", "Desired rows that the kernel holds", self.in_place.clone());
         own.register("table_rows_actual", "Rows of this program that the kernel holds", self.actual.clone());
         own.register("table_rows_failed", "Rows whose last try failed", self.failed.clone());
+        own.register(
+            "table_listings",
+            "Listings of a kernel table since the start of its thread",
+            self.listings.clone(),
+        );
         own.register("rows_written", "Rows that were set or removed, or failed", self.written.clone());
         own.register("repairs", "Rows that were put right after somebody else changed them", self.repairs.clone());
         own.register_with_unit("pass_duration", "Time of a pass over all tables", Unit::Seconds, self.passes.clone());
@@ -141,6 +148,7 @@ impl Metrics {
         set(&self.desired, &label, counts.desired);
         set(&self.in_place, &label, counts.done);
         set(&self.failed, &label, counts.failed);
+        self.listings.get_or_create(&label).set(i64::try_from(counts.listings).unwrap_or(i64::MAX));
         if let Some(actual) = counts.actual {
             set(&self.actual, &label, actual);
         }
@@ -199,7 +207,10 @@ mod tests {
         metrics.pass(Cause::Order, &pass, took);
         metrics.pass(Cause::Change, &Pass { upserted: 9, repaired: 7, ..Pass::default() }, took);
         metrics.source("services", true, false);
-        metrics.table("ipvs", &Counts { desired: 5, done: 4, actual: Some(6), failed: 1, ..Counts::default() });
+        metrics.table(
+            "ipvs",
+            &Counts { desired: 5, done: 4, actual: Some(6), failed: 1, listings: 3, ..Counts::default() },
+        );
         let text = metrics.encode();
         for line in [
             "# TYPE ipvs_proxy_pass_duration_seconds histogram",
@@ -207,6 +218,7 @@ mod tests {
             "ipvs_proxy_table_rows_desired{table=\"ipvs\"} 5",
             "ipvs_proxy_table_rows_in_place{table=\"ipvs\"} 4",
             "ipvs_proxy_table_rows_actual{table=\"ipvs\"} 6",
+            "ipvs_proxy_table_listings{table=\"ipvs\"} 3",
             "ipvs_proxy_table_rows_failed{table=\"ipvs\"} 1",
             "ipvs_proxy_rows_written_total{result=\"set\"} 12",
             "ipvs_proxy_rows_written_total{result=\"failed\"} 2",

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kernel::nft::{Change, Stream};
-use kernel::watch::{Event, Watch};
+use kernel::watch::{Event, Interest, Watch};
 use kernel::{Chain, KernelError};
 use tokio::task::JoinSet;
 
@@ -23,12 +23,12 @@ pub const RTNETLINK: &str = "rtnetlink";
 /// Name of the monitor of nft tables.
 pub const NFTABLES: &str = "nftables";
 
-/// Port ids of our own conversations, which mark the notifications of our own changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ports {
-    /// Of rtnetlink.
-    pub rtnl: BTreeSet<u32>,
-    /// Of nftables.
+/// What is news to a program.
+#[derive(Debug, Clone, Default)]
+pub struct Interests {
+    /// Of what rtnetlink reports.
+    pub rtnl: Interest,
+    /// Port ids of our own conversations with nftables: everything but our own changes is news.
     pub nft: BTreeSet<u32>,
 }
 
@@ -57,7 +57,7 @@ impl<C> Meaning<C> {
 /// The monitors, open and not followed yet.
 #[derive(Debug)]
 pub struct Monitors {
-    ports: Ports,
+    interests: Interests,
     rtnl: Option<Watch>,
     nft: Option<Stream>,
 }
@@ -70,10 +70,10 @@ impl Monitors {
     /// Opens the monitors; one that the kernel refuses is logged and tried again when they are followed. Must be called
     /// on a tokio runtime, in the network namespace that is meant.
     #[must_use]
-    pub fn open(ports: Ports) -> Self {
-        let rtnl = logged(Watch::open(ports.rtnl.clone()), RTNETLINK);
-        let nft = logged(Stream::open(ports.nft.clone()), NFTABLES);
-        Self { ports, rtnl, nft }
+    pub fn open(interests: Interests) -> Self {
+        let rtnl = logged(Watch::open(interests.rtnl.clone()), RTNETLINK);
+        let nft = logged(Stream::open(interests.nft.clone()), NFTABLES);
+        Self { interests, rtnl, nft }
     }
 
     /// Passes on what the kernel says, as `meaning` has it. `opened` is called with the name of each monitor that is open,
@@ -85,12 +85,11 @@ impl Monitors {
         meaning: Meaning<W::Change>,
         opened: impl Fn(&'static str) + Clone + Send + 'static,
     ) -> Following {
-        let Self { ports, rtnl, nft } = self;
+        let Self { interests, rtnl, nft } = self;
         let Meaning { rtnl: of_rtnl, nft: of_nft } = meaning;
         let mut tasks = JoinSet::new();
-        let Ports { rtnl: rtnl_ports, nft: nft_ports } = ports;
-        let rtnl_monitor = Rtnl { watch: rtnl, ports: rtnl_ports, meaning: of_rtnl };
-        let nft_monitor = Nft { stream: nft, ports: nft_ports, meaning: of_nft };
+        let rtnl_monitor = Rtnl { watch: rtnl, interest: interests.rtnl, meaning: of_rtnl };
+        let nft_monitor = Nft { stream: nft, ports: interests.nft, meaning: of_nft };
         tasks.spawn(follow(rtnl_monitor, mailbox.clone(), opened.clone(), PAUSE));
         tasks.spawn(follow(nft_monitor, mailbox.clone(), opened, PAUSE));
         Following(tasks)
@@ -157,7 +156,7 @@ fn pass_on<W: Work>(mailbox: &Mailbox<W>, changes: Vec<W::Change>) -> bool {
 
 struct Rtnl<C> {
     watch: Option<Watch>,
-    ports: BTreeSet<u32>,
+    interest: Interest,
     meaning: OfRtnl<C>,
 }
 
@@ -169,7 +168,7 @@ impl<C> Monitor<C> for Rtnl<C> {
     }
 
     fn open(&mut self) -> Result<(), String> {
-        self.watch = Some(Watch::open(self.ports.clone()).map_err(|error| Chain(&error).to_string())?);
+        self.watch = Some(Watch::open(self.interest.clone()).map_err(|error| Chain(&error).to_string())?);
         Ok(())
     }
 
@@ -178,8 +177,13 @@ impl<C> Monitor<C> for Rtnl<C> {
     }
 
     async fn next(&mut self) -> Option<Vec<C>> {
-        let event = self.watch.as_mut()?.next().await?;
-        Some((self.meaning)(event))
+        match self.watch.as_mut()?.next().await {
+            Ok(event) => Some((self.meaning)(event)),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the {RTNETLINK} monitor failed");
+                None
+            }
+        }
     }
 }
 

@@ -3,15 +3,16 @@
 //! Invariant: only entries of the device itself (NTF_SELF) that name a remote end are rows. The all-zero hardware
 //! address, where flooded frames go, is one like any other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netstate::{Fdb, FdbKey, IfName};
+use netstate::{Fdb, FdbKey, IfName, MacAddr};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::KernelError;
@@ -29,25 +30,71 @@ const NTF_SELF: u8 = 0x02;
 pub struct Fdbs {
     rtnl: Rtnl,
     links: BTreeSet<IfName>,
+    written: Written,
 }
 
 impl Fdbs {
     /// The permanent forwarding entries on `links`, all of them ours.
     pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
-        Self { rtnl, links: links.into_iter().collect() }
+        Self { rtnl, links: links.into_iter().collect(), written: Written::default() }
+    }
+
+    /// What this table writes, for whoever reads the kernel's announcements of it.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        self.written.clone()
     }
 }
 
-fn encoded(rtnl: &mut Rtnl, step: &Step<FdbKey, Fdb>, indexes: &mut Indexes) -> Result<Message, KernelError> {
-    let key = step.key();
-    let index = indexes.index(rtnl, &key.link, verb(step), key)?;
-    Ok(match step {
-        Step::Create(_, value) | Step::Change(_, _, value) => {
+/// Forwarding entries that were written and whose announcements are still to come: the kernel does not say in them who
+/// wrote (`vxlan_fdb_notify`). Clones share the entries.
+#[derive(Debug, Clone, Default)]
+pub struct Written(Arc<Mutex<Entries>>);
+
+/// Where the entry of a hardware address on the link with that index leads to, or that it is removed.
+type Entries = BTreeMap<(u32, MacAddr), Option<IpAddr>>;
+
+impl Written {
+    /// The entry of `mac` on the link with `index` is being set to `dst`, or removed.
+    fn expect(&self, index: u32, mac: MacAddr, dst: Option<IpAddr>) {
+        self.entries().insert((index, mac), dst);
+    }
+
+    /// The kernel has refused entries of `mac`.
+    fn forget(&self, mac: MacAddr) {
+        self.entries().retain(|(_, other), _| *other != mac);
+    }
+
+    /// True when the announcement is that of our own writing, which is not expected any more then.
+    #[cfg(feature = "watch")]
+    pub(crate) fn is_own(&self, index: u32, mac: MacAddr, dst: Option<IpAddr>) -> bool {
+        let mut entries = self.entries();
+        let own = entries.get(&(index, mac)).is_some_and(|written| *written == dst);
+        if own {
+            entries.remove(&(index, mac));
+        }
+        own
+    }
+
+    /// Announcements were lost.
+    #[cfg(feature = "watch")]
+    pub(crate) fn clear(&self) {
+        self.entries().clear();
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn encoded(index: u32, step: &Step<FdbKey, Fdb>) -> Message {
+    match step {
+        Step::Create(key, value) | Step::Change(key, _, value) => {
             let message = RouteNetlinkMessage::NewNeighbour(message(index, key, value.dst));
             encode(&message, NLM_F_CREATE | NLM_F_REPLACE)
         }
-        Step::Remove(_, value) => encode(&RouteNetlinkMessage::DelNeighbour(message(index, key, value.dst)), 0),
-    })
+        Step::Remove(key, value) => encode(&RouteNetlinkMessage::DelNeighbour(message(index, key, value.dst)), 0),
+    }
 }
 
 fn message(index: u32, key: &FdbKey, dst: IpAddr) -> NeighbourMessage {
@@ -88,7 +135,19 @@ impl Target for Fdbs {
     }
 
     fn apply(&mut self, steps: &[Step<FdbKey, Fdb>]) -> Vec<Result<(), KernelError>> {
-        self.rtnl.carry_out(steps, encoded)
+        let written = &self.written;
+        let results = self.rtnl.carry_out(steps, |rtnl, step, indexes| {
+            let key = step.key();
+            let index = indexes.index(rtnl, &key.link, verb(step), key)?;
+            let (Step::Create(_, value) | Step::Change(_, _, value) | Step::Remove(_, value)) = step;
+            // Before the kernel can announce it.
+            written.expect(index, key.mac, (!matches!(step, Step::Remove(..))).then_some(value.dst));
+            Ok(encoded(index, step))
+        });
+        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_err()) {
+            written.forget(step.key().mac);
+        }
+        results
     }
 }
 
@@ -96,7 +155,6 @@ impl Target for Fdbs {
 #[cfg(target_endian = "little")]
 mod tests {
     use super::*;
-    use netstate::MacAddr;
 
     use crate::golden;
 
@@ -115,6 +173,23 @@ mod tests {
                 format!("type 28 flags 0x500\n070000000700000080000200\n2: 020000000022\n1: {hex}\n")
             );
         }
+    }
+
+    #[test]
+    #[cfg(feature = "watch")]
+    fn announcement_of_what_was_written_is_own_once() {
+        let (written, mac, dst) = (Written::default(), key().mac, |n: u8| Some(IpAddr::from([10, 4, 7, n])));
+        written.expect(7, mac, dst(22));
+        assert!(!written.is_own(8, mac, dst(22)), "another link");
+        assert!(!written.is_own(7, mac, dst(23)), "somebody else's value");
+        assert!(!written.is_own(7, mac, None), "a removal");
+        assert!(written.is_own(7, mac, dst(22)));
+        assert!(!written.is_own(7, mac, dst(22)), "once");
+        written.expect(7, mac, None);
+        assert!(written.is_own(7, mac, None));
+        written.expect(7, mac, dst(22));
+        written.forget(mac);
+        assert!(!written.is_own(7, mac, dst(22)), "refused");
     }
 
     #[test]

@@ -36,11 +36,13 @@ pub(crate) struct Entry {
 }
 
 pub(crate) fn entry(frame: &Frame) -> Option<Entry> {
-    if frame.kind != RTM_NEWNEIGH {
-        return None;
-    }
-    let [family, _, _, _, i0, i1, i2, i3, s0, s1, flags, _] = *frame.body.first_chunk::<NDMSG>()?;
-    let attributes = frame.body.get(NDMSG..)?;
+    if frame.kind == RTM_NEWNEIGH { entry_in(&frame.body) } else { None }
+}
+
+/// The entry that a message is about, whether it sets or removes it.
+pub(crate) fn entry_in(body: &[u8]) -> Option<Entry> {
+    let [family, _, _, _, i0, i1, i2, i3, s0, s1, flags, _] = *body.first_chunk::<NDMSG>()?;
+    let attributes = body.get(NDMSG..)?;
     let mac = attribute::find(attributes, NDA_LLADDR).and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
     Some(Entry {
         family,

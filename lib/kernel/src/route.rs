@@ -181,27 +181,16 @@ impl Parsed {
 }
 
 pub(crate) fn parse(frame: &Frame) -> Option<Parsed> {
-    let [family, len, _, _, table, protocol, scope, kind, f0, f1, f2, f3] = *frame.body.first_chunk::<RTMSG>()?;
-    let attributes = frame.body.get(RTMSG..)?;
-    let find = |kind| attribute::find(attributes, kind);
     if frame.kind != RTM_NEWROUTE {
         return None;
     }
+    let (key, protocol) = key_in(&frame.body)?;
+    let [_, _, _, _, _, _, scope, kind, f0, f1, f2, f3] = *frame.body.first_chunk::<RTMSG>()?;
+    let attributes = frame.body.get(RTMSG..)?;
+    let find = |kind| attribute::find(attributes, kind);
     // The kernel lists the first hop of an object's route as well; it is not the route's own.
     let own_hop = find(RTA_NH_ID).is_none();
-    let any = match family {
-        AF_INET => IpAddr::from([0; 4]),
-        AF_INET6 => IpAddr::from([0; 16]),
-        _ => return None,
-    };
-    let dst = find(RTA_DST).and_then(attribute::ip).unwrap_or(any);
-    let number = |kind| find(kind).and_then(attribute::u32);
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
-    let key = RouteKey {
-        table: number(RTA_TABLE).unwrap_or(u32::from(table)),
-        dst: Prefix::new(dst, len).ok()?,
-        metric: number(RTA_PRIORITY).unwrap_or(0),
-    };
     let route = Route {
         kind: route_kind(kind),
         via: find(RTA_GATEWAY).and_then(attribute::ip).filter(|_| own_hop),
@@ -212,8 +201,27 @@ pub(crate) fn parse(frame: &Frame) -> Option<Parsed> {
         protocol,
         metrics: find(RTA_METRICS).map(metrics).unwrap_or_default(),
     };
-    let link = number(RTA_OIF).filter(|_| own_hop);
+    let link = find(RTA_OIF).and_then(attribute::u32).filter(|_| own_hop);
     Some(Parsed { key, route, link, cloned: flags & RTM_F_CLONED != 0 })
+}
+
+/// Key and protocol of the route that a message is about, whether it sets or removes it.
+pub(crate) fn key_in(body: &[u8]) -> Option<(RouteKey, u8)> {
+    let [family, len, _, _, table, protocol, ..] = *body.first_chunk::<RTMSG>()?;
+    let attributes = body.get(RTMSG..)?;
+    let any = match family {
+        AF_INET => IpAddr::from([0; 4]),
+        AF_INET6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    let dst = attribute::find(attributes, RTA_DST).and_then(attribute::ip).unwrap_or(any);
+    let number = |kind| attribute::find(attributes, kind).and_then(attribute::u32);
+    let key = RouteKey {
+        table: number(RTA_TABLE).unwrap_or(u32::from(table)),
+        dst: Prefix::new(dst, len).ok()?,
+        metric: number(RTA_PRIORITY).unwrap_or(0),
+    };
+    Some((key, protocol))
 }
 
 fn metrics(list: &[u8]) -> RouteMetrics {

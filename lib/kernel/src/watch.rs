@@ -1,23 +1,33 @@
 //! `Watch`: the kernel's own word that a table has changed.
 //!
 //! Events carry no rows: a loop that is woken lists its table again, so a lost event costs a listing and never a
-//! change. An overrun of the receive buffer becomes [`Event::Resync`]. Changes that one of our own sockets made are
-//! left out, by the port id that the kernel writes into each notification.
+//! change. An overrun of the receive buffer becomes [`Event::Resync`]. What is no news to the program is left out while it is
+//! read ([`Interest`]), changes that our own sockets made among it, by the port id that the kernel writes into each
+//! notification.
 
-use std::collections::BTreeSet;
+mod interest;
 
-use futures_util::StreamExt;
-use netlink_sys::{AsyncSocket, TokioSocket};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::task::JoinSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
+use netlink_sys::SocketAddr;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::unix::AsyncFd;
+
+use self::interest::Filter;
+pub use self::interest::{Interest, WantsRoute};
 use crate::error::KernelError;
 
 /// Receive buffer of the monitor in bytes: our own bulk writes of 10,000 leases make 30,000 notifications.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
+
+/// Datagrams that are read before others have their turn.
+const TURN: usize = 256;
+
+/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
 
 /// Which table somebody else changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,12 +36,18 @@ pub enum Event {
     Link,
     /// An address was added or removed.
     Address,
+    /// A link beside those of interest, or an address of one.
+    OtherLink,
     /// A route was added, replaced or removed.
     Route,
-    /// A default route was, of whichever table.
+    /// A default route of the main table was.
     DefaultRoute,
-    /// A neighbour or a forwarding entry was set or removed.
+    /// A route beside those of interest was.
+    OtherRoute,
+    /// A neighbour was set or removed.
     Neighbour,
+    /// A forwarding entry was set or removed.
+    Forwarding,
     /// Notifications were lost: every table may have changed.
     Resync,
 }
@@ -39,135 +55,99 @@ pub enum Event {
 /// A stream of changes in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Watch {
-    events: UnboundedReceiver<Event>,
-    /// The conversation, which ends with this.
-    _tasks: JoinSet<()>,
+    monitor: AsyncFd<Monitor>,
+    events: VecDeque<Event>,
 }
 
-const GROUPS: [MulticastGroup; 6] = [
-    MulticastGroup::Link,
-    MulticastGroup::Neigh,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
-];
+#[derive(Debug)]
+struct Monitor {
+    socket: netlink_sys::Socket,
+    filter: Filter,
+    buffer: Vec<u8>,
+    /// The kernel has dropped notifications, and drops more until it has got rid of those that wait.
+    lost: bool,
+}
+
+impl AsRawFd for Monitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Monitor {
+    fn open(interest: Interest) -> Result<Self, KernelError> {
+        let error = |call: &'static str| move |source| KernelError::io("open", "rtnetlink monitor", call, source);
+        let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE).map_err(error("socket"))?;
+        socket.bind(&SocketAddr::new(0, 0)).map_err(error("bind"))?;
+        for group in GROUPS {
+            socket.add_membership(group).map_err(error("NETLINK_ADD_MEMBERSHIP"))?;
+        }
+        socket.set_non_blocking(true).map_err(error("O_NONBLOCK"))?;
+        // Beyond the system's limit if we may; an overrun is survived either way.
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        }
+        // After the groups, so that a link that comes meanwhile is reported.
+        Ok(Self { socket, filter: Filter::new(interest), buffer: vec![0; 64 * 1024], lost: false })
+    }
+
+    /// What has happened since the last call; the second value says whether there may be more. Never blocks.
+    fn read(&mut self) -> Result<(BTreeSet<Event>, bool), KernelError> {
+        let mut events = BTreeSet::new();
+        for _ in 0..TURN {
+            let mut window = self.buffer.as_mut_slice();
+            match self.socket.recv(&mut window, 0) {
+                Ok(size) => self.filter.read(self.buffer.get(..size).unwrap_or_default(), &mut events),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if std::mem::take(&mut self.lost) {
+                        self.filter.start_over();
+                        events.insert(Event::Resync);
+                    }
+                    return Ok((events, false));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.lost = true,
+                Err(source) => return Err(KernelError::io("read", "rtnetlink monitor", "recv", source)),
+            }
+        }
+        Ok((events, true))
+    }
+}
 
 impl Watch {
-    /// Starts watching; `own` are the port ids of our writing sockets. Must be called on a tokio runtime, which
-    /// drives the monitor from then on.
+    /// Starts watching for what is of interest. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// When the kernel refuses the socket.
-    pub fn open(own: BTreeSet<u32>) -> Result<Self, KernelError> {
-        let (mut connection, _, mut messages) = new_multicast_connection(&GROUPS)
-            .map_err(|source| KernelError::io("open", "rtnetlink monitor", "socket", source))?;
-        enlarge(connection.socket_mut());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(connection);
-        let (sender, events) = unbounded_channel();
-        tasks.spawn(async move {
-            while let Some((message, _)) = messages.next().await {
-                if let Some(event) = classify(&message, &own)
-                    && sender.send(event).is_err()
-                {
-                    break;
-                }
+    pub fn open(interest: Interest) -> Result<Self, KernelError> {
+        let monitor = Monitor::open(interest)?;
+        // SAFETY: the monitor owns its descriptor and neither replaces nor closes it while it lives.
+        #[allow(unsafe_code)]
+        let fd = unsafe { AsyncFd::register(monitor) };
+        let monitor = fd.map_err(|error| KernelError::io("open", "rtnetlink monitor", "epoll_ctl", error.into()))?;
+        Ok(Self { monitor, events: VecDeque::new() })
+    }
+
+    /// The next change; dropping the future loses none.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn next(&mut self) -> Result<Event, KernelError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
             }
-        });
-        Ok(Self { events, _tasks: tasks })
-    }
-
-    /// The next change; `None` when the monitor has ended.
-    pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
-    }
-
-    /// The next change if one is there already.
-    pub fn try_next(&mut self) -> Option<Event> {
-        self.events.try_recv().ok()
-    }
-}
-
-/// Asks for a large receive buffer, beyond the system's limit if we may; an overrun is survived either way.
-fn enlarge(socket: &mut TokioSocket) {
-    use nix::sys::socket::{setsockopt, sockopt};
-    use std::os::fd::{AsRawFd, BorrowedFd};
-    // SAFETY: the descriptor is owned by `socket`, which outlives the borrow.
-    #[allow(unsafe_code)]
-    let fd = unsafe { BorrowedFd::borrow_raw(socket.socket_ref().as_raw_fd()) };
-    if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
-    }
-}
-
-fn classify(message: &NetlinkMessage<RouteNetlinkMessage>, own: &BTreeSet<u32>) -> Option<Event> {
-    let NetlinkPayload::InnerMessage(inner) = &message.payload else {
-        return matches!(message.payload, NetlinkPayload::Overrun(_)).then_some(Event::Resync);
-    };
-    if own.contains(&message.header.port_number) {
-        return None;
-    }
-    match inner {
-        RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => Some(Event::Link),
-        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => Some(Event::Address),
-        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            Some(if route.header.destination_prefix_length == 0 { Event::DefaultRoute } else { Event::Route })
+            let ready = self.monitor.readable_mut().await;
+            let mut ready =
+                ready.map_err(|error| KernelError::io("wait for", "rtnetlink monitor", "epoll_wait", error))?;
+            let (events, more) = ready.get_inner_mut().read()?;
+            if !more {
+                ready.clear_ready();
+            }
+            self.events.extend(events);
+            if more && self.events.is_empty() {
+                tokio::task::yield_now().await;
+            }
         }
-        RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_) => Some(Event::Neighbour),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-#[cfg(target_endian = "little")]
-mod tests {
-    use super::*;
-    use rtnetlink::packet_core::NetlinkHeader;
-    use rtnetlink::packet_route::address::AddressMessage;
-    use rtnetlink::packet_route::link::LinkMessage;
-    use rtnetlink::packet_route::neighbour::NeighbourMessage;
-    use rtnetlink::packet_route::route::RouteMessage;
-    use rtnetlink::packet_route::rule::RuleMessage;
-
-    fn from(port: u32, message: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
-        let mut header = NetlinkHeader::default();
-        header.port_number = port;
-        NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message))
-    }
-
-    fn to_a_network() -> RouteMessage {
-        let mut message = RouteMessage::default();
-        message.header.destination_prefix_length = 24;
-        message
-    }
-
-    #[test]
-    fn each_table_has_its_event_for_what_comes_and_what_goes() {
-        use RouteNetlinkMessage as M;
-        let own = BTreeSet::from([7]);
-        for (message, event) in [
-            (M::NewLink(LinkMessage::default()), Some(Event::Link)),
-            (M::DelLink(LinkMessage::default()), Some(Event::Link)),
-            (M::NewAddress(AddressMessage::default()), Some(Event::Address)),
-            (M::DelAddress(AddressMessage::default()), Some(Event::Address)),
-            (M::NewRoute(RouteMessage::default()), Some(Event::DefaultRoute)),
-            (M::NewRoute(to_a_network()), Some(Event::Route)),
-            (M::DelRoute(to_a_network()), Some(Event::Route)),
-            (M::NewNeighbour(NeighbourMessage::default()), Some(Event::Neighbour)),
-            (M::DelNeighbour(NeighbourMessage::default()), Some(Event::Neighbour)),
-            (M::NewRule(RuleMessage::default()), None),
-        ] {
-            assert_eq!(classify(&from(8, message.clone()), &own), event, "{message:?}");
-            assert_eq!(classify(&from(7, message), &own), None, "an own change");
-        }
-    }
-
-    #[test]
-    fn overrun_may_have_lost_anything() {
-        let overrun = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
-        assert_eq!(classify(&overrun, &BTreeSet::new()), Some(Event::Resync));
-        let done = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Noop);
-        assert_eq!(classify(&done, &BTreeSet::new()), None);
     }
 }

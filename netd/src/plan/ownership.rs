@@ -78,6 +78,15 @@ impl Ownership {
             && (self.made(key, route) || self.adopted.contains(&(*key, route.clone())))
     }
 
+    /// True when a change of a route with this key by somebody of `protocol` can concern one of ours: those inside the Pod
+    /// networks, but not those of this node's own Pods.
+    #[must_use]
+    pub(crate) fn concerns(&self, key: &RouteKey, protocol: u8) -> bool {
+        let served = self.network.networks().chain(self.earlier.iter().copied()).any(|pods| pods.covers(&key.dst));
+        let of_pods = self.local.subnets().any(|own| own != key.dst && own.covers(&key.dst));
+        key.table == TABLE_MAIN && served && (protocol == ROUTE_PROTOCOL || !of_pods)
+    }
+
     fn made(&self, key: &RouteKey, route: &Route) -> bool {
         let served = self.network.has_subnet(&key.dst) || self.earlier.iter().any(|pods| pods.covers(&key.dst));
         // Inside the own subnet only what leads away from this node: Pods have routes of their own.

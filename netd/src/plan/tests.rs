@@ -189,6 +189,21 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
 }
 
 #[test]
+fn routes_outside_the_pod_networks_and_those_of_own_pods_concern_nobody() {
+    let ownership = ownership(&network(r#"{"Type":"vxlan"}"#), &local());
+    let concerns = |table: u32, dst: &str, protocol| {
+        ownership.concerns(&RouteKey { table, dst: dst.parse().unwrap(), metric: 0 }, protocol)
+    };
+    assert!(concerns(254, "172.7.22.0/24", 3), "somebody's, in the place of ours");
+    assert!(concerns(254, "172.7.21.0/24", 3), "the own subnet leads elsewhere");
+    assert!(concerns(254, "10.99.22.0/24", 121), "a network of earlier");
+    assert!(concerns(254, "172.7.21.9/32", 121), "ours inside the own subnet");
+    assert!(!concerns(254, "172.7.21.9/32", 3), "an own Pod");
+    assert!(!concerns(254, "10.4.8.0/24", 121), "another network");
+    assert!(!concerns(255, "172.7.22.0/24", 121), "another table");
+}
+
+#[test]
 fn own_routes_are_known_from_foreign_ones_by_more_than_their_protocol() {
     let (network, local) = (network(r#"{"Type":"vxlan"}"#), local());
     let owns = |dst: &str, via: Option<&str>, link: &str, protocol: u8, metric: Option<u32>| {

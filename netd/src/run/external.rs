@@ -5,11 +5,10 @@
 //! a moment does. A family that comes is taken in, one that goes is waited for. A host without any interface to choose
 //! keeps what it had; at the start it is waited for.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cluster::Problem;
-use kernel::watch::{Event, Watch};
+use kernel::watch::{Event, Interest, Watch};
 use kernel::{Chain, KernelError};
 use netstate::IpFamily;
 use tokio::time::{Instant, timeout};
@@ -128,7 +127,7 @@ pub(super) async fn wait(
 ) -> Result<interface::External, KernelError> {
     let mut reported = String::new();
     // Open before the first look, so that nothing comes unnoticed.
-    let mut watch = Watch::open(BTreeSet::new());
+    let mut watch = Watch::open(Interest::default());
     loop {
         let problem = match choose(wanted, families).await? {
             Ok(chosen) => return Ok(chosen),
@@ -156,9 +155,9 @@ pub(super) async fn wait(
 async fn changed(watch: &mut Watch) {
     loop {
         match watch.next().await {
-            Some(Event::Neighbour) => {}
-            Some(_) => return,
-            None => std::future::pending().await,
+            Ok(Event::Neighbour | Event::Forwarding) => {}
+            Ok(_) => return,
+            Err(_) => std::future::pending().await,
         }
     }
 }

@@ -13,9 +13,10 @@ use kernel::watch::Event;
 
 use super::daemon::Daemon;
 use super::files;
+use super::notification::Notification;
 use super::start::LEASE_RECORD;
 use super::status;
-use super::tables::{Notification, Stages};
+use super::tables::Stages;
 use super::witness::Listing;
 use super::worker::TableWork;
 use crate::choose::interface::NodeAddress;
@@ -194,7 +195,7 @@ impl<S: LeaseSource> Daemon<S> {
             .context("open the kernel's tables")?;
         let stages = Stages::on(targets);
         // Open before the first listing, which comes with the first plan.
-        let monitors = Monitors::open(stages.ports());
+        let monitors = Monitors::open(stages.interests());
         let mailbox = Mailbox::new(self.shell.liveness.clone());
         self.shell.attach(&mailbox);
         let (links, routes, shell) = (Arc::clone(&self.links), Arc::clone(&self.routes), self.shell.clone());
@@ -202,10 +203,11 @@ impl<S: LeaseSource> Daemon<S> {
         let ways = Arc::clone(&self.ways);
         let any_route = self.node.config.interface.can_reach.is_some();
         let by_rtnl = move |event| {
-            if matches!(event, Event::Link | Event::Address | Event::Resync) {
+            if matches!(event, Event::Link | Event::Address | Event::OtherLink | Event::Resync) {
                 links.notify_one();
             }
-            if matches!(event, Event::DefaultRoute | Event::Resync) || (any_route && event == Event::Route) {
+            let of_way = matches!(event, Event::Route | Event::OtherRoute) && any_route;
+            if matches!(event, Event::DefaultRoute | Event::Resync) || of_way {
                 routes.notify_one();
             }
             if event != Event::Neighbour {

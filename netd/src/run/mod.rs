@@ -14,6 +14,7 @@ mod forward;
 mod health;
 mod identity;
 mod leases;
+mod notification;
 mod planning;
 mod reach;
 mod reconfigure;

@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::daemon::Daemon;
+use super::notification::Notification;
 use super::silent::Changed;
 use super::status::{self, Status, listed};
-use super::tables::Notification;
 use super::worker::Report;
 use super::{LEASES, TABLES, start, subnet_file, tables};
 use crate::format::lease::Lease;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use daemon::monitors::Ports;
+use daemon::monitors::Interests;
 use daemon::status::{LISTED, TableRows};
 use kernel::address::Addresses;
 use kernel::fdb::Fdbs;
@@ -18,7 +18,7 @@ use kernel::nft;
 use kernel::nft::forward::Forward;
 use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
-use kernel::watch::Event;
+use kernel::watch::{Event, Interest};
 use kernel::wireguard::Wireguards;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
@@ -31,6 +31,7 @@ use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatu
 use super::extension::EventFiles;
 use super::forward;
 use super::identity::Identity;
+use super::notification::{Notification, interest};
 use crate::command::instance::Instance;
 use crate::plan::backend::{Backend, FileText};
 use crate::plan::{self, Changes, Ownership, RowChanges, in_front};
@@ -56,7 +57,7 @@ pub(super) struct Targets {
     /// Lists the routes of others inside the Pod networks.
     pub(super) rivals: Option<ListRoutes>,
     pub(super) own: Vec<Prefix>,
-    pub(super) ports: Ports,
+    pub(super) interests: Interests,
 }
 
 /// What names the parts of one network on this host.
@@ -106,31 +107,7 @@ pub(super) struct Stages {
     own: Vec<Prefix>,
     /// What others' routes take from ours; `None` until they are listed.
     in_front: Option<Vec<String>>,
-    ports: Ports,
-}
-
-/// What somebody else changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Notification {
-    /// A table of rtnetlink.
-    Rtnl(Event),
-    /// A kernel parameter.
-    Parameter,
-    /// Our nft table, or any when notifications were lost.
-    OwnNft,
-    /// Another program's nft table.
-    ForeignNft,
-}
-
-impl Notification {
-    /// What a notification of nftables is about.
-    pub(super) fn by_nft(change: &nft::Change) -> Vec<Self> {
-        match change {
-            nft::Change::Table { table, .. } if Instance::is_table(table) => vec![Self::OwnNft],
-            nft::Change::Table { .. } => vec![Self::ForeignNft],
-            nft::Change::Lost => vec![Self::OwnNft, Self::ForeignNft],
-        }
-    }
+    interests: Interests,
 }
 
 /// Names of the tables that this node's own Pods need, whatever the other nodes do.
@@ -148,14 +125,14 @@ impl Targets {
         devices: &BTreeSet<IfName>,
         identity: &Identity,
     ) -> Result<Self, KernelError> {
-        let mut ports = Ports::default();
+        let mut own_ports = BTreeSet::new();
         let mut rtnl = || {
             let rtnl = Rtnl::open()?;
-            ports.rtnl.insert(rtnl.port()?);
+            own_ports.insert(rtnl.port()?);
             Ok::<_, KernelError>(rtnl)
         };
         let (tables, foreign) = (nft::Nft::open()?, nft::Nft::open()?);
-        ports.nft.extend([tables.port()?, foreign.port()?]);
+        let nft_ports = BTreeSet::from([tables.port()?, foreign.port()?]);
         let devices_now = ownership.devices();
         let wireguard = match &identity.key {
             Some(key) => {
@@ -177,21 +154,24 @@ impl Targets {
             let inside = |key: &RouteKey, _: &Route| theirs.network.networks().any(|pods| pods.covers(&key.dst));
             Ok(plan::foreign(beside.routes_of(Some(table), inside)?, |key, route| theirs.owns(key, route)))
         };
+        let interest = interest(&ownership, names.clone());
         let own_route = move |key: &RouteKey, route: &Route| ownership.owns(key, route);
+        let fdb = Fdbs::new(rtnl()?, devices_now.clone());
+        let written = fdb.written();
         Ok(Self {
             links: Box::new(Links::new(rtnl()?, Box::new(own_link)).only(names)),
             wireguard,
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
             addresses: Box::new(Addresses::new(rtnl()?, devices_now.clone())),
             nft: Box::new(nft::Tables::new(tables, instance.tables())),
-            neighbours: Box::new(Neighbours::new(rtnl()?, devices_now.clone())),
-            fdb: Box::new(Fdbs::new(rtnl()?, devices_now)),
+            neighbours: Box::new(Neighbours::new(rtnl()?, devices_now)),
+            fdb: Box::new(fdb),
             routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
             files: files.map(|files| Box::new(files) as Rows<String, FileText>),
             forward: Some(Forward::new(foreign, instance.tables(), instance.marker())),
             rivals: Some(Box::new(rivals)),
             own,
-            ports,
+            interests: Interests { rtnl: Interest { own: own_ports, written, ..interest }, nft: nft_ports },
         })
     }
 }
@@ -220,7 +200,7 @@ impl Stages {
             own: targets.own,
             in_front: None,
             reported: Vec::new(),
-            ports: targets.ports,
+            interests: targets.interests,
         }
     }
 
@@ -230,10 +210,10 @@ impl Stages {
         &self.stack
     }
 
-    /// Port ids of the conversations.
+    /// What is news to these tables.
     #[must_use]
-    pub(super) fn ports(&self) -> Ports {
-        self.ports.clone()
+    pub(super) fn interests(&self) -> Interests {
+        self.interests.clone()
     }
 
     /// Desires what has changed; every other row stays as it was.
@@ -291,11 +271,11 @@ impl Stages {
     /// Forgets what the kernel held in every table that `event` may have changed.
     pub(super) fn invalidate(&mut self, notification: Notification) {
         match notification {
-            Notification::Rtnl(Event::Route | Event::DefaultRoute) => self.stack.invalidate(self.routes),
-            Notification::Rtnl(Event::Neighbour) => {
-                self.stack.invalidate(self.neighbours);
-                self.stack.invalidate(self.fdb);
-            }
+            // A refused route may lead through one of these.
+            Notification::Rtnl(Event::OtherLink | Event::OtherRoute | Event::DefaultRoute) => self.stack.retry(),
+            Notification::Rtnl(Event::Route) => self.stack.invalidate(self.routes),
+            Notification::Rtnl(Event::Neighbour) => self.stack.invalidate(self.neighbours),
+            Notification::Rtnl(Event::Forwarding) => self.stack.invalidate(self.fdb),
             // A link that goes down or away takes its addresses, neighbours and IPv4 routes along without a word, and
             // the last address of a link its routes.
             Notification::Rtnl(Event::Link | Event::Address) => {

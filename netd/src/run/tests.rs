@@ -70,7 +70,7 @@ impl Fakes {
             forward: None,
             rivals: None,
             own: vec!["172.7.21.0/24".parse().unwrap()],
-            ports: ::daemon::monitors::Ports::default(),
+            interests: ::daemon::monitors::Interests::default(),
         }
     }
 

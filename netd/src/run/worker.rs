@@ -10,8 +10,9 @@ use daemon::worker::{Cause, PassLog, Took, Work};
 use reconcile::{Counts, Gate, Pass, TableStatus};
 
 use super::LEASES;
+use super::notification::Notification;
 use super::planning::Planned;
-use super::tables::{Notification, Stages};
+use super::tables::Stages;
 
 /// The shortest time between two listings of one table that notifications ask for.
 const LISTING_PAUSE: Duration = Duration::from_millis(300);

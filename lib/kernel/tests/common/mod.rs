@@ -72,6 +72,14 @@ pub(crate) fn sh(program: &str, args: &[&str]) -> String {
     text
 }
 
+/// Runs a command in the calling thread's namespace with `input`.
+pub(crate) fn feed(program: &str, args: &[&str], input: &str) {
+    use std::io::Write;
+    let mut child = Command::new(program).args(args).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{program} {args:?}");
+}
+
 /// `ip` with words separated by spaces.
 pub(crate) fn ip(args: &str) -> String {
     sh("ip", &args.split_whitespace().collect::<Vec<_>>())

@@ -259,6 +259,9 @@ impl Backend {
         }
     }
 
+    /// The kernel's names of these kinds of links.
+    pub(crate) const LINK_KINDS: [&'static str; 3] = ["vxlan", "ipip", "wireguard"];
+
     /// True for a link of the kind that this backend makes.
     #[must_use]
     pub(crate) const fn makes_link(link: &Link) -> bool {

@@ -1,0 +1,162 @@
+//! The monitor of rtnetlink against the running kernel, with iproute2 as the one who changes something.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::ip;
+use kernel::Rtnl;
+use kernel::fdb::Fdbs;
+use kernel::watch::{Event, Interest, Watch};
+use netstate::{Fdb, FdbKey, IfName, MacAddr};
+use reconcile::{Step, Target};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+const CASES: &[common::Case] = &[
+    ("forwarding_entries_that_we_write_are_no_news_and_those_of_others_are", forwarding),
+    ("neighbours_links_and_routes_of_others_are_no_news", others),
+    ("device_that_is_made_anew_is_watched_again", anew),
+    ("lost_notifications_are_reported", overrun),
+];
+
+fn main() -> ExitCode {
+    common::main(CASES)
+}
+
+/// The tunnel device and the one that it is on.
+fn devices() {
+    ip("link add eth0 type veth peer name switch");
+    ip("link set switch up");
+    ip("link set eth0 up");
+    ip("addr add 10.4.7.21/24 dev eth0");
+    tunnel();
+}
+
+fn tunnel() {
+    ip("link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning");
+    ip("link set flannel.1 up");
+}
+
+fn interest() -> Interest {
+    Interest {
+        devices: Some(BTreeSet::from([IfName::literal("flannel.1")])),
+        links: BTreeSet::from([IfName::literal("eth0")]),
+        routes: Some(Arc::new(|key, _| {
+            key.table == 254 && "172.7.0.0/16".parse::<netstate::Prefix>().unwrap().covers(&key.dst)
+        })),
+        ..Interest::default()
+    }
+}
+
+fn on_tokio<T>(run: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run)
+}
+
+/// The next event that is not one of links and addresses of others, which the kernel makes by itself at any time.
+async fn next(watch: &mut Watch) -> Event {
+    loop {
+        match tokio::time::timeout(LIMIT, watch.next()).await.expect("an event").unwrap() {
+            Event::OtherLink => {}
+            event => return event,
+        }
+    }
+}
+
+/// What is reported up to a route that ends the test's changes.
+async fn until_the_end(watch: &mut Watch) -> Vec<Event> {
+    ip("route add blackhole 172.7.255.0/24");
+    let mut events = Vec::new();
+    loop {
+        match next(watch).await {
+            Event::Route => return events,
+            event => events.push(event),
+        }
+    }
+}
+
+fn forwarding() {
+    devices();
+    let rtnl = Rtnl::open().unwrap();
+    let port = rtnl.port().unwrap();
+    let mut fdbs = Fdbs::new(rtnl, [IfName::literal("flannel.1")]);
+    on_tokio(async {
+        let own = BTreeSet::from([port]);
+        let mut by_port = Watch::open(Interest { own: own.clone(), ..interest() }).unwrap();
+        let mut watch = Watch::open(Interest { own, written: fdbs.written(), ..interest() }).unwrap();
+        let key = FdbKey { link: IfName::literal("flannel.1"), mac: MacAddr([2, 0, 0, 0, 0, 0x22]) };
+        let to = |n: u8| Fdb { dst: [10, 4, 7, n].into() };
+        for step in [
+            Step::Create(key.clone(), to(22)),
+            Step::Change(key.clone(), to(22), to(23)),
+            Step::Remove(key.clone(), to(23)),
+            Step::Create(key.clone(), to(22)),
+        ] {
+            assert!(fdbs.apply(&[step])[0].is_ok());
+        }
+        assert_eq!(until_the_end(&mut watch).await, []);
+        // The kernel does not say who wrote.
+        while next(&mut by_port).await != Event::Forwarding {}
+        common::sh("bridge", &["fdb", "replace", "02:00:00:00:00:22", "dev", "flannel.1", "dst", "10.4.7.99"]);
+        assert_eq!(next(&mut watch).await, Event::Forwarding, "another value");
+        common::sh("bridge", &["fdb", "del", "02:00:00:00:00:22", "dev", "flannel.1"]);
+        assert_eq!(next(&mut watch).await, Event::Forwarding, "a removal");
+        common::sh("bridge", &["fdb", "add", "02:00:00:00:00:24", "dev", "flannel.1", "dst", "10.4.7.24"]);
+        assert_eq!(next(&mut watch).await, Event::Forwarding, "a row that is nobody's");
+    });
+}
+
+fn others() {
+    devices();
+    on_tokio(async {
+        let mut watch = Watch::open(interest()).unwrap();
+        ip("neigh add 10.4.7.22 lladdr 02:00:00:00:00:01 dev eth0");
+        ip("link add veth1 type veth peer name veth2");
+        ip("neigh add 10.4.7.23 lladdr 02:00:00:00:00:01 dev veth1");
+        ip("link del veth1");
+        let seen = until_the_end(&mut watch).await;
+        assert_eq!(seen, [], "of others");
+        ip("route add 10.99.0.0/16 via 10.4.7.1");
+        assert_eq!(next(&mut watch).await, Event::OtherRoute);
+        ip("route add default via 10.4.7.1");
+        assert_eq!(next(&mut watch).await, Event::DefaultRoute);
+        ip("route add 172.7.22.0/24 via 10.4.7.22");
+        assert_eq!(next(&mut watch).await, Event::Route);
+        ip("neigh add 172.7.22.0 lladdr 02:00:00:00:00:22 dev flannel.1");
+        assert_eq!(next(&mut watch).await, Event::Neighbour);
+        ip("addr add 10.4.7.99/24 dev eth0");
+        assert_eq!(next(&mut watch).await, Event::Address);
+    });
+}
+
+fn anew() {
+    devices();
+    on_tokio(async {
+        let mut watch = Watch::open(interest()).unwrap();
+        ip("link del flannel.1");
+        tunnel();
+        while next(&mut watch).await != Event::Link {}
+        ip("neigh add 172.7.22.0 lladdr 02:00:00:00:00:22 dev flannel.1");
+        while next(&mut watch).await != Event::Neighbour {}
+    });
+}
+
+fn overrun() {
+    devices();
+    on_tokio(async {
+        let mut watch = Watch::open(interest()).unwrap();
+        // Each route needs some 500 bytes of a buffer of at most 32 MiB.
+        let routes: String = (0..130_000u32)
+            .map(|n| format!("route add blackhole 10.{}.{}.0/24 table {}\n", n >> 8 & 0xff, n & 0xff, 100 + (n >> 16)))
+            .collect();
+        common::feed("ip", &["-batch", "-"], &routes);
+        while next(&mut watch).await != Event::Resync {}
+        ip("neigh add 172.7.22.0 lladdr 02:00:00:00:00:22 dev flannel.1");
+        while next(&mut watch).await != Event::Neighbour {}
+    });
+}
