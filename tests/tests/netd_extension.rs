@@ -67,6 +67,9 @@ fn program_of_the_operator_joins_pods_by_what_the_files_say() -> Result<()> {
         })
     };
     routed(true)?;
+    here.run(&["rm", &format!("{FOLDER}/subnets/172.7.99.0-24")])?;
+    eventually_reads(here, "subnets/172.7.99.0-24", "SUBNET=172.7.99.0/24\nPUBLIC_IP=10.4.7.200\n\n")?;
+    routed(true)?;
     netd[0].kill()?;
     net.etcd.delete("/coreos.com/network/subnets/172.7.99.0-24")?;
     let _again = net.netd("hdss7-21")?;

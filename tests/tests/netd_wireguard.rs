@@ -6,11 +6,11 @@ mod netd_node;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, echo, eventually, throughout};
-use netd_node::{A_SECOND, Net, SOON, pod};
+use netd_node::{Net, SOON, pod};
 
 const WIREGUARD: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"wireguard"}}"#;
 
@@ -135,14 +135,12 @@ fn what_is_changed_by_hand_is_back_after_the_next_listing() -> Result<()> {
         "wg genkey > /tmp/netd-test-key; wg set flannel-wg private-key /tmp/netd-test-key".to_owned(),
     ] {
         host.run(&["sh", "-c", &change])?;
-        let started = Instant::now();
+        // Far below the time of an audit.
         eventually(SOON, || {
             let now = state(host)?;
             ensure!(now == before, "after `{change}`:\n{now}\n--- instead of\n{before}");
             Ok(())
         })?;
-        // Peers are listed each second; reading them back takes most of one here.
-        ensure!(started.elapsed() < 5 * A_SECOND, "`{change}` took {:?} to repair", started.elapsed());
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ pub(crate) mod start;
 pub(crate) mod status;
 mod subnet_file;
 mod tables;
+mod unannounced;
 mod witness;
 mod worker;
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::monitors::Interests;
 use daemon::status::{LISTED, TableRows};
@@ -32,6 +32,7 @@ use super::extension::EventFiles;
 use super::forward;
 use super::identity::Identity;
 use super::notification::{Notification, interest};
+use super::unannounced::Unannounced;
 use crate::command::instance::Instance;
 use crate::plan::backend::{Backend, FileText};
 use crate::plan::{self, Changes, Ownership, RowChanges, in_front};
@@ -66,24 +67,6 @@ pub(super) struct Folders {
     pub(super) run_dir: PathBuf,
 }
 
-/// The table of WireGuard peers, and when it is listed next.
-struct Peers {
-    table: Table<Rows<wireguard::RowKey, wireguard::Row>>,
-    next: Duration,
-}
-
-impl Peers {
-    /// Shortest time between two listings.
-    const SHORTEST: Duration = Duration::from_secs(1);
-
-    /// A peer takes some 3 µs to list: with this pause for each, listings take a thousandth of a processor.
-    const FOR_EACH: Duration = Duration::from_millis(3);
-
-    fn pause(count: usize) -> Duration {
-        Self::SHORTEST.max(Self::FOR_EACH * u32::try_from(count).unwrap_or(u32::MAX))
-    }
-}
-
 /// Lists some routes.
 pub(super) type ListRoutes = Box<dyn FnMut() -> Result<Vec<(RouteKey, Route)>, KernelError> + Send>;
 
@@ -91,7 +74,9 @@ pub(super) type ListRoutes = Box<dyn FnMut() -> Result<Vec<(RouteKey, Route)>, K
 pub(super) struct Stages {
     stack: Stack,
     links: Table<Rows<IfName, Link>>,
-    peers: Option<Peers>,
+    peers: Option<Table<Rows<wireguard::RowKey, wireguard::Row>>>,
+    /// When the tables of peers and of files are listed, where there are any.
+    unannounced: Option<Unannounced>,
     sysctls: Table<Rows<SysctlKey, String>>,
     new_sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     addresses: Table<Rows<AddressKey, Address>>,
@@ -181,11 +166,11 @@ impl Stages {
     #[must_use]
     pub(super) fn on(targets: Targets) -> Self {
         let mut stack = Stack::new();
+        let unannounced = (targets.wireguard.is_some() || targets.files.is_some()).then(Unannounced::default);
         Self {
+            unannounced,
             links: stack.push_base(Reconciler::new("links", targets.links)),
-            peers: targets
-                .wireguard
-                .map(|target| Peers { table: stack.push(Reconciler::new("wireguard", target)), next: Duration::ZERO }),
+            peers: targets.wireguard.map(|peers| stack.push(Reconciler::new("wireguard", peers))),
             sysctls: stack.push(Reconciler::new("sysctls", (targets.sysctls)(BTreeSet::new()))),
             new_sysctls: targets.sysctls,
             addresses: stack.push(Reconciler::new("addresses", targets.addresses)),
@@ -239,8 +224,8 @@ impl Stages {
         self.want_rows(self.neighbours, changes.neighbours);
         self.want_rows(self.fdb, changes.fdb);
         self.want_rows(self.routes, changes.routes);
-        if let Some(peers) = &self.peers {
-            self.want_rows(peers.table, changes.wireguard);
+        if let Some(peers) = self.peers {
+            self.want_rows(peers, changes.wireguard);
         }
         if let Some(files) = self.files {
             self.want_rows(files, changes.files);
@@ -255,8 +240,16 @@ impl Stages {
 
     /// One pass over all tables.
     pub(super) fn pass(&mut self, gate: &Gate<&str>, now: Duration) -> Pass {
-        self.list_peers(now);
+        let due = self.unannounced.as_mut().is_some_and(|tables| tables.is_due(now));
+        if due {
+            self.peers.into_iter().for_each(|peers| self.stack.invalidate(peers));
+            self.files.into_iter().for_each(|files| self.stack.invalidate(files));
+        }
+        let begun = Instant::now();
         let done = self.stack.pass(gate.is_open(), now);
+        if let Some(tables) = self.unannounced.as_mut().filter(|_| due && done.is_idle() && done.observed == 1) {
+            tables.note(begun.elapsed());
+        }
         if self.in_front.is_none() {
             self.list_rivals();
         }
@@ -280,7 +273,7 @@ impl Stages {
             // the last address of a link its routes.
             Notification::Rtnl(Event::Link | Event::Address) => {
                 self.stack.invalidate(self.links);
-                self.peers.iter().for_each(|peers| self.stack.invalidate(peers.table));
+                self.peers.into_iter().for_each(|peers| self.stack.invalidate(peers));
                 self.stack.invalidate(self.sysctls);
                 self.stack.invalidate(self.addresses);
                 self.stack.invalidate(self.neighbours);
@@ -303,14 +296,6 @@ impl Stages {
         }
     }
 
-    /// Lists peers anew when it is time: nothing announces what somebody does to them.
-    fn list_peers(&mut self, now: Duration) {
-        let Some(peers) = self.peers.as_mut().filter(|peers| peers.next <= now) else { return };
-        let count = self.stack.get(peers.table).map_or(0, |table| table.desired().len());
-        peers.next = now + Peers::pause(count);
-        self.stack.invalidate(peers.table);
-    }
-
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
         self.in_front = None;
@@ -319,7 +304,7 @@ impl Stages {
 
     /// When the next failed row is due again.
     pub(super) fn next_try(&self) -> Option<Duration> {
-        self.stack.next_try().into_iter().chain(self.peers.as_ref().map(|peers| peers.next)).min()
+        self.stack.next_try().into_iter().chain(self.unannounced.as_ref().map(Unannounced::next)).min()
     }
 
     /// Where each table stands.
@@ -354,17 +339,4 @@ impl Stages {
 #[must_use]
 pub(super) fn is_local_done(status: &BTreeMap<&'static str, TableStatus>) -> bool {
     LOCAL.iter().all(|name| status.get(name).is_some_and(TableStatus::is_done))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn peers_are_listed_each_second_or_for_a_thousandth_of_a_processor() {
-        assert_eq!(Peers::pause(0), Duration::from_secs(1));
-        assert_eq!(Peers::pause(300), Duration::from_secs(1));
-        assert_eq!(Peers::pause(10_000), Duration::from_secs(30));
-        assert!(Peers::pause(usize::MAX) > Duration::from_secs(3600));
-    }
 }

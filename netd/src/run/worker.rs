@@ -102,7 +102,7 @@ impl Work for TableWork {
     fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<Report> {
         self.log.write(cause, pass, took, self.stages.stack());
         self.metrics.pass(cause, pass, took);
-        // One table that was listed by the clock is that of peers, which nobody needs to know of.
+        // One table that was listed by the clock is one whose changes nobody announces.
         let routine = usize::from(cause == Cause::Timer);
         if pass.is_idle() && pass.observed <= routine && cause != Cause::Order {
             return None;

@@ -215,6 +215,7 @@ fn key(value: &[u8]) -> Option<[u8; KEY_LEN]> {
 mod tests {
     use super::*;
     use crate::golden::tree;
+    use proptest::prelude::*;
 
     fn link() -> IfName {
         IfName::literal("wg0")
@@ -316,6 +317,15 @@ mod tests {
         let whole = &peers[&PublicKey([2; 32])];
         assert_eq!((whole.preshared, whole.handshake), (Some(PresharedKey::new([7; 32])), None));
         assert_eq!(whole.endpoint, "[fe80::1%3]:9".parse().ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_the_reader_panic(messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..4)) {
+            let _ = read(&messages);
+            let inside = messages.iter().map(|bytes| peers(|list| { list.put(0x8000, bytes); })).collect::<Vec<_>>();
+            let _ = read(&inside);
+        }
     }
 
     #[test]
