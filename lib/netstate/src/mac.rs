@@ -26,7 +26,7 @@ impl fmt::Display for MacAddr {
     }
 }
 
-/// The text is not six colon-separated pairs of hexadecimal digits.
+/// The text is not six bytes as pairs or fours of hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidMac(String);
 
@@ -41,18 +41,22 @@ impl std::error::Error for InvalidMac {}
 impl FromStr for MacAddr {
     type Err = InvalidMac;
 
+    /// Reads what Go's `net.ParseMAC` reads of six bytes: pairs of digits apart by colons or dashes, or fours by dots.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidMac(s.to_owned());
-        let mut bytes = [0u8; 6];
-        let mut parts = s.split(':');
-        for byte in &mut bytes {
-            let part = parts
-                .next()
-                .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
-                .ok_or_else(invalid)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
+        let (separator, digits) = match s {
+            _ if s.contains('.') => ('.', 4),
+            _ if s.contains('-') => ('-', 2),
+            _ => (':', 2),
+        };
+        let groups: Vec<&str> = s.split(separator).collect();
+        let whole = groups.len() * digits == 12 && groups.iter().all(|group| group.len() == digits);
+        let number: String = groups.concat();
+        if !whole || !number.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(invalid());
         }
-        if parts.next().is_some() { Err(invalid()) } else { Ok(Self(bytes)) }
+        let [_, _, bytes @ ..] = u64::from_str_radix(&number, 16).map_err(|_| invalid())?.to_be_bytes();
+        Ok(Self(bytes))
     }
 }
 
@@ -64,9 +68,21 @@ mod tests {
     fn text_form_round_trips_and_junk_is_refused() {
         let mac: MacAddr = "02:11:22:aa:Bb:ff".parse().unwrap();
         assert_eq!(mac.to_string(), "02:11:22:aa:bb:ff");
-        for bad in
-            ["", "02:11:22:33:44", "02:11:22:33:44:55:66", "2:11:22:33:44:55", "02:11:22:33:44:+5", "gg:11:22:33:44:55"]
-        {
+        for other in ["02-11-22-aa-Bb-ff", "0211.22aa.bbff"] {
+            assert_eq!(other.parse(), Ok(mac), "{other}");
+        }
+        for bad in [
+            "",
+            "02:11:22:33:44",
+            "02:11:22:33:44:55:66",
+            "2:11:22:33:44:55",
+            "02:11:22:33:44:+5",
+            "gg:11:22:33:44:55",
+            "02:11-22:33:44:55",
+            "0211.2233",
+            "02.11.22.33.44.55",
+            "021122334455",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad:?}");
         }
     }

@@ -401,7 +401,7 @@ mod tests {
     fn vxlan(subnet: &str, holder: &str, mac: &str) -> Claim {
         let mut lease = lease(subnet, holder);
         lease.attrs.backend =
-            BackendAttrs::Vxlan(PerFamily::new(Some(Vtep { vni: 1, mac: mac.parse().unwrap() }), None));
+            BackendAttrs::Vxlan(PerFamily::new(Some(Vtep { vni: Some(1), mac: mac.parse().unwrap() }), None));
         claim(lease)
     }
 

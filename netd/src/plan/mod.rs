@@ -44,7 +44,9 @@ pub(crate) struct Planner {
     leases: BTreeMap<SubnetKey, StoredLease>,
     peers: PerFamily<Peers>,
     refused: BTreeMap<SubnetKey, Refused>,
-    /// How many of these are refused as a whole.
+    /// What is odd about leases that are used.
+    remarks: BTreeMap<SubnetKey, String>,
+    /// How many leases are refused as a whole.
     unused: usize,
     /// The backend that was used before, for nodes that use it still.
     retiring: Option<Backend>,
@@ -89,6 +91,7 @@ impl Planner {
             leases: BTreeMap::new(),
             peers: PerFamily::default(),
             refused: BTreeMap::new(),
+            remarks: BTreeMap::new(),
             unused: 0,
             retiring: None,
             kept: BTreeSet::new(),
@@ -123,6 +126,11 @@ impl Planner {
     #[must_use]
     pub(crate) const fn refused(&self) -> &BTreeMap<SubnetKey, Refused> {
         &self.refused
+    }
+
+    /// What is odd about leases that are used, for an operator.
+    pub(crate) fn remarks(&self) -> impl Iterator<Item = String> {
+        self.remarks.iter().map(|(key, remark)| format!("{key}: {remark}"))
     }
 
     /// Leases of other nodes that are used.
@@ -294,7 +302,13 @@ impl Planner {
         for key in keys {
             let verdicts = self.verdicts(&key);
             rows.extend(self.rows_of(&key, &verdicts));
+            let is_used = verdicts.values().any(|verdict| matches!(verdict, Some(Ok(()))));
             let refused = Refused(verdicts.map(|_, verdict| verdict.and_then(Result::err)));
+            let used = is_used.then(|| self.leases.get(&key)).flatten();
+            match used.and_then(|stored| self.network.backend.remark_on(&stored.lease)) {
+                Some(remark) => drop(self.remarks.insert(key, remark)),
+                None => drop(self.remarks.remove(&key)),
+            }
             self.note(key, refused);
         }
     }
@@ -311,6 +325,7 @@ impl Planner {
     /// Decides about all leases, and returns all rows.
     fn settle_all(&mut self) -> Tables {
         self.refused.clear();
+        self.remarks.clear();
         self.unused = 0;
         let keys: Vec<SubnetKey> = self.leases.keys().copied().collect();
         let mut rows = self.local_rows();

@@ -83,7 +83,7 @@ fn vxlan(mac: &str) -> BackendAttrs {
 }
 
 fn vtep(vni: u32, mac: MacAddr) -> BackendAttrs {
-    BackendAttrs::Vxlan(PerFamily::new(Some(Vtep { vni, mac }), None))
+    BackendAttrs::Vxlan(PerFamily::new(Some(Vtep { vni: Some(vni), mac }), None))
 }
 
 /// Every row but the nft table's as a line of text, as `netd tables` prints it.
@@ -178,7 +178,6 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
         (lease("172.7.66.0/24", "10.4.7.66", BackendAttrs::HostGw), "another backend"),
         (lease("172.7.66.0/24", "10.4.7.66", vxlan("02:00:00:00:00:21")), "this node's own device"),
         (lease("172.7.66.0/24", "10.4.7.66", vxlan("02:00:00:00:00:22")), "hardware address of 10.4.7.22"),
-        (lease("172.7.66.0/24", "10.4.7.66", vtep(2, "02:00:00:00:00:66".parse().unwrap())), "uses VNI 2"),
     ] {
         let network = network(r#"{"Type":"vxlan"}"#);
         let with = plan(&network, &local(), ALL, [&bad, &good]);
@@ -222,6 +221,29 @@ fn own_routes_are_known_from_foreign_ones_by_more_than_their_protocol() {
     assert!(!owns("172.7.22.0/24", Some("10.4.7.22"), "eth0", 4, None), "a person's");
     assert!(!owns("172.7.21.0/24", None, "cbr0", 2, None), "this node's bridge");
     assert!(!owns("172.7.21.5/32", Some("172.7.21.1"), "cbr0", 121, None), "this node's Pods");
+}
+
+#[test]
+fn lease_with_another_identifier_is_used_and_named_unless_flannel_cut_it() {
+    let peer = |vni: Option<u32>| {
+        let mac = "02:00:00:00:00:22".parse().unwrap();
+        let backend = BackendAttrs::Vxlan(PerFamily::new(Some(Vtep { vni, mac }), None));
+        lease("172.7.22.0/24", "10.4.7.22", backend)
+    };
+    let network = network(r#"{"Type":"vxlan","VNI":70000}"#);
+    let mut planner = Planner::new(network, ALL, local());
+    for (vni, odd) in [(None, false), (Some(70000), false), (Some(70000 - 65536), false), (Some(1), true)] {
+        planner.update([put(&peer(vni), 1)]);
+        assert_eq!((planner.tables().routes.len(), planner.refused().len()), (1, 0), "{vni:?}");
+        assert_eq!(planner.remarks().next().is_some(), odd, "{vni:?}");
+    }
+    let remark = planner.remarks().next().unwrap();
+    assert!(
+        remark.contains("172.7.22.0-24: 10.4.7.22 says that its device has VNI 1, this network has 70000"),
+        "{remark}"
+    );
+    planner.update([(peer(None).key, None)]);
+    assert_eq!(planner.remarks().count(), 0);
 }
 
 #[test]

@@ -225,6 +225,9 @@ impl<S: LeaseSource> Daemon<S> {
                 tracing::warn!(subnet = key.list(), reason = %refusal, "a lease is not used");
             });
         }
+        for remark in self.planning.planner.remarks() {
+            self.reporter.complain(remark, |text| tracing::warn!("{text}"));
+        }
         if let Some(remark) = self.planning.planner.remark() {
             self.reporter.complain(remark, |text| tracing::warn!("{text}"));
         }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use daemon::status::is_tried;
+use daemon::status::{LISTED, is_tried};
 use reconcile::TableStatus;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -261,7 +261,8 @@ impl<S: LeaseSource> Daemon<S> {
             .chain(rebound)
             .chain(planner.remark())
             .chain(reporter.other_keys.iter().cloned())
-            .chain(change);
+            .chain(change)
+            .chain(planner.remarks().take(LISTED));
         let refused = planner.refused().iter().map(|(key, refusal)| (key.list(), refusal.to_string()));
         let local = planner.local();
         Status {

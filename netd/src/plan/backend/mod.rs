@@ -220,6 +220,15 @@ impl Backend {
         }
     }
 
+    /// What is odd about a lease that is used all the same, for an operator.
+    #[must_use]
+    pub(crate) fn remark_on(&self, lease: &Lease) -> Option<String> {
+        match self {
+            Self::Vxlan(options) => options.remark_on(&lease.attrs),
+            _ => None,
+        }
+    }
+
     /// Rows that make the subnets of another node reachable.
     ///
     /// # Errors

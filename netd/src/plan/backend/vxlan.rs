@@ -39,8 +39,8 @@ const MTU: &str = "the MTU of the network below in bytes, from 118 to 65535";
 /// A node's tunnel device of one family, as its lease describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Vtep {
-    /// VXLAN network identifier.
-    pub vni: u32,
+    /// VXLAN network identifier; flannel up to 0.13 does not write it, and up to 0.23 its lower 16 bits only.
+    pub vni: Option<u32>,
     /// Hardware address.
     pub mac: MacAddr,
 }
@@ -71,8 +71,8 @@ impl Default for Vxlan {
 /// `BackendData`. Old flannel nodes split this text at `:"`, so the order of the two is part of the format.
 #[derive(Serialize)]
 struct Data {
-    #[serde(rename = "VNI")]
-    vni: u32,
+    #[serde(rename = "VNI", skip_serializing_if = "Option::is_none")]
+    vni: Option<u32>,
     #[serde(rename = "VtepMAC")]
     mac: String,
 }
@@ -106,8 +106,7 @@ pub(super) fn take_attrs(field: &str, lease: &mut Object, problems: &mut Vec<Pro
     if problems.len() == known && mac.is_none() {
         problems.push(Problem::new(&mac_field, "missing", accepted));
     }
-    // flannel leaves a zero VNI out of nothing but very old values; 1 was the only one they could have.
-    mac.map(|mac| Vtep { vni: vni.unwrap_or(DEFAULT_VNI), mac })
+    mac.map(|mac| Vtep { vni, mac })
 }
 
 /// A multicast or zero address as the next hop's would send frames to nobody or to everybody.
@@ -190,7 +189,7 @@ impl Vxlan {
 
     /// This node's devices.
     pub(super) fn vteps(&self, local: &LocalNode) -> PerFamily<Option<Vtep>> {
-        let vtep = |place: &Place| Vtep { vni: self.vni, mac: place.mac };
+        let vtep = |place: &Place| Vtep { vni: Some(self.vni), mac: place.mac };
         PerFamily::from_fn(|family| local.places.get(family).as_ref().map(vtep))
     }
 
@@ -256,12 +255,9 @@ impl Vxlan {
         let BackendAttrs::Vxlan(vteps) = &attrs.backend else {
             return Err(format!("{public_ip} uses another backend than this network's vxlan"));
         };
-        let Some(Vtep { vni, mac }) = *vteps.get(family) else {
+        let Some(Vtep { mac, .. }) = *vteps.get(family) else {
             return Err(format!("{public_ip} has no usable VXLAN device of {family}"));
         };
-        if vni != self.vni {
-            return Err(format!("{public_ip} uses VNI {vni}, this network has {}", self.vni));
-        }
         if mac == place.mac {
             return Err(format!("{public_ip} has the hardware address of this node's own device, {mac}"));
         }
@@ -271,6 +267,17 @@ impl Vxlan {
         let (key, value) = route(subnet, next_hop, &name, true);
         tables.routes.insert(key, value);
         Ok(tables)
+    }
+
+    /// What is odd about a lease that is used all the same, as flannel uses it.
+    pub(super) fn remark_on(&self, attrs: &LeaseAttrs) -> Option<String> {
+        let BackendAttrs::Vxlan(vteps) = &attrs.backend else { return None };
+        let differs = |vni: u32| vni != self.vni && vni != self.vni & 0xffff;
+        let other = vteps.present().find_map(|(_, vtep)| vtep.vni.filter(|vni| differs(*vni)))?;
+        let (holder, own) = (attrs.public_ips.list(), self.vni);
+        Some(format!(
+            "{holder} says that its device has VNI {other}, this network has {own}: it drops what comes with another"
+        ))
     }
 
     /// flannel's route by way of the first address of the subnet, of any of its devices: the VNI may have changed.

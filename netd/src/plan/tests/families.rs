@@ -197,7 +197,7 @@ proptest! {
                 (v4, 0) => format!("172.7.4{v4}.0-24"),
                 (v4, v6) => format!("172.7.4{v4}.0-24&fd00:7:0:4{v6}::-64"),
             };
-            let vtep = |family| Some(Vtep { vni: 1, mac: MacAddr::local([family, 0, 0, 0, 0, mac]) });
+            let vtep = |family| Some(Vtep { vni: Some(1), mac: MacAddr::local([family, 0, 0, 0, 0, mac]) });
             let public_ips = PerFamily::new(
                 format!("10.4.7.{holder}").parse().ok(),
                 format!("fd00:10::{holder}").parse().ok(),
