@@ -128,17 +128,17 @@ fn own_key_deleted_right_after_each_claim_is_claimed_again() -> Result<()> {
 
 fn revoked_lease_keeps_its_subnet_under_any_policy() -> Result<()> {
     let net = Net::start(HOST_GW)?;
-    // Another node's lease on the subnet that node-ip names makes the node take the first free one.
+    // Another node's lease on the subnet that node-ip names makes the node take the first that is owed to nobody.
     net.put_lease("172.7.21.0-24", "10.4.7.99", "host-gw")?;
     let netd = net.launch("hdss7-21", &["--lease-policy=node-ip,first-free"])?;
     netd.wait_for_line("wrote the subnet file", SOON)?;
-    ensure!(net.subnets()? == ["172.7.1.0-24", "172.7.21.0-24"], "{:?}", net.subnets()?);
+    ensure!(net.subnets()? == ["172.7.21.0-24", "172.7.255.0-24"], "{:?}", net.subnets()?);
     // Now node-ip would name a free subnet, but Pods live in the held one.
     net.etcd.delete("/coreos.com/network/subnets/172.7.21.0-24")?;
-    net.etcd.delete("/coreos.com/network/subnets/172.7.1.0-24")?;
+    net.etcd.delete("/coreos.com/network/subnets/172.7.255.0-24")?;
     let line = netd.wait_for_line("held before", SOON)?;
-    ensure!(line.contains("172.7.1.0/24"), "{line}");
-    ensure!(net.subnets()? == ["172.7.1.0-24"], "{:?}", net.subnets()?);
+    ensure!(line.contains("172.7.255.0/24"), "{line}");
+    ensure!(net.subnets()? == ["172.7.255.0-24"], "{:?}", net.subnets()?);
     Ok(())
 }
 

@@ -4,5 +4,7 @@
 //! Invariant: facts in, a choice or its refusal out; the same facts give the same choice.
 
 pub(crate) mod change;
+pub(crate) mod clash;
 pub(crate) mod interface;
+pub(crate) mod policy;
 pub(crate) mod subnet;

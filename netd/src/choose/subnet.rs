@@ -6,57 +6,16 @@
 //! anybody else's lease, or a reservation, is never chosen; the same inputs give the same choice.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use netstate::family::{IpFamily, PerFamily};
 use netstate::wireguard::PublicKey;
 use netstate::{MacAddr, Prefix};
 
 use super::interface::NodeAddress;
+use super::policy::Policy;
 use crate::format::lease::{Lease, SubnetKey};
 use crate::format::net_conf::{Network, Pool};
-
-/// One rule for choosing a subnet; they are asked in the configured order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Policy {
-    /// The subnet this node had before, as its subnet file says: Pods may still live in it.
-    Previous,
-    /// The node's host number inside its own network is the number of the subnet inside the Pod network:
-    /// 10.4.7.21/24 is host 21, and subnet 21 of 172.7.0.0/16 is 172.7.21.0/24. IPv6 counts alike, in its own digits:
-    /// fd00:10:4:7::21/64 is host 0x21, and subnet 0x21 of fd00:7::/48 is fd00:7:0:21::/64. It applies when that subnet
-    /// lies between SubnetMin and SubnetMax.
-    NodeIp,
-    /// The first subnet that is free.
-    FirstFree,
-}
-
-impl Policy {
-    /// The name on the command line.
-    #[must_use]
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Previous => "previous",
-            Self::NodeIp => "node-ip",
-            Self::FirstFree => "first-free",
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Policy {
-    type Err = ();
-
-    fn from_str(s: &str) -> Result<Self, ()> {
-        [Self::Previous, Self::NodeIp, Self::FirstFree].into_iter().find(|policy| policy.name() == s).ok_or(())
-    }
-}
 
 /// The node that wants subnets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -114,14 +73,39 @@ pub(crate) enum Choice {
 #[error("no subnet to take: {}", .0.join("; "))]
 pub(crate) struct NoSubnet(pub Vec<String>);
 
-/// How many free subnets `first-free` chooses among: 1 at first, doubled with every lost race up to 128, so that
-/// many nodes that start at once do not all want the same one again and again.
-fn window(lost_races: u32) -> usize {
-    1usize << lost_races.min(7)
+/// One try to get a subnet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    /// How often somebody else was faster since the choosing began.
+    pub lost_races: u32,
+    /// What `random` goes by, and nothing else.
+    pub seed: u64,
 }
 
-/// Chooses the subnets for `node` beside the `claims` of all nodes; `lost_races` counts how often somebody else was
-/// faster since the choosing began.
+/// Free subnets that `random` takes one of when those that it tried were all taken.
+const RANDOM_WINDOW: usize = 100;
+
+/// Subnets that it tries.
+const RANDOM_TRIES: u64 = 100;
+
+impl Attempt {
+    /// How many free subnets `first-free` chooses among: 1 at first, doubled with every lost race up to 128, so that
+    /// many nodes that start at once do not all want the same one again and again.
+    fn window(self) -> usize {
+        1usize << self.lost_races.min(7)
+    }
+
+    /// The `n`th number of a sequence that differs with the seed and with every lost race (SplitMix64).
+    fn random(self, n: u64) -> u64 {
+        let race = u64::from(self.lost_races).wrapping_mul(RANDOM_TRIES);
+        let state = self.seed.wrapping_add(race.wrapping_add(n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Chooses the subnets for `node` beside the `claims` of all nodes.
 ///
 /// # Errors
 /// When no policy names a free subnet of a family, with the reason of each.
@@ -130,7 +114,7 @@ pub(crate) fn choose(
     node: &Candidate,
     claims: &Claims,
     policies: &[Policy],
-    lost_races: u32,
+    attempt: Attempt,
 ) -> Result<Choice, NoSubnet> {
     let own = own_leases(node, &claims.leases);
     let asked: Vec<Asked> = network
@@ -144,7 +128,7 @@ pub(crate) fn choose(
         let mut passed = Vec::new();
         let found = match asked.own(&own) {
             Some((subnet, lease)) => Some((subnet, format!("subnet of its lease {}", lease.key))),
-            None => asked.find(claims, policies, window(lost_races), &mut passed),
+            None => asked.find(claims, policies, attempt, &mut passed),
         };
         passed_over.extend(passed.into_iter().map(|reason| format!("{of}{reason}")));
         let Some((subnet, named)) = found else { return Err(NoSubnet(passed_over)) };
@@ -241,7 +225,7 @@ impl Asked<'_> {
         &self,
         claims: &Claims,
         policies: &[Policy],
-        window: usize,
+        attempt: Attempt,
         passed: &mut Vec<String>,
     ) -> Option<(Prefix, String)> {
         let occupied = Occupied::by_others(self, claims);
@@ -256,7 +240,11 @@ impl Asked<'_> {
             let named = match policy {
                 Policy::Previous => self.previous(),
                 Policy::NodeIp => self.by_node_ip(),
-                Policy::FirstFree => self.first_free(&occupied, window),
+                Policy::FirstFree if policies.contains(&Policy::NodeIp) => {
+                    self.first_spare(&occupied, attempt.window())
+                }
+                Policy::FirstFree => self.first_free(&occupied, self.pool.subnets(), attempt.window()),
+                Policy::Random => self.random(&occupied, attempt),
             };
             match named.and_then(|subnet| occupied.check(subnet)) {
                 Ok(subnet) => return Some((subnet, format!("policy {policy}"))),
@@ -287,13 +275,42 @@ impl Asked<'_> {
         })
     }
 
-    fn first_free(&self, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
-        let subnets = self.pool.subnets();
+    fn first_free(
+        &self,
+        occupied: &Occupied,
+        subnets: impl Iterator<Item = Prefix>,
+        window: usize,
+    ) -> Result<Prefix, String> {
         let free: Vec<Prefix> = subnets.filter(|subnet| occupied.check(*subnet).is_ok()).take(window).collect();
         let spread = usize::try_from(number(self.at.public_ip) & u128::from(u32::MAX)).unwrap_or(0);
         let chosen = spread.checked_rem(free.len()).and_then(|index| free.get(index));
         let (min, max) = (self.pool.subnet_min, self.pool.subnet_max);
         chosen.copied().ok_or_else(|| format!("every subnet from {min} to {max} is leased"))
+    }
+
+    /// The first free subnet that no host number names; else the last, which the fewest hosts have.
+    fn first_spare(&self, occupied: &Occupied, window: usize) -> Result<Prefix, String> {
+        let host_bits = u32::from(self.at.network.width().saturating_sub(self.at.network.len()));
+        let hosts = 1u128.checked_shl(host_bits);
+        // Of IPv4 the last number is the broadcast address.
+        let hosts = hosts.map(|hosts| hosts.saturating_sub(u128::from(self.family.is_v4() && host_bits > 1)));
+        let first = self.pool.number(&self.pool.subnet_min);
+        let spare = hosts.and_then(|hosts| self.pool.subnet(hosts.max(first)));
+        let spare = std::iter::successors(spare, Prefix::next).take_while(|subnet| *subnet <= self.pool.subnet_max);
+        let last = self.pool.number(&self.pool.subnet_max);
+        let others = (0..=last.saturating_sub(first)).map_while(|back| self.pool.subnet(last.saturating_sub(back)));
+        self.first_free(occupied, spare.chain(others), window)
+    }
+
+    fn random(&self, occupied: &Occupied, attempt: Attempt) -> Result<Prefix, String> {
+        let (first, last) = (self.pool.number(&self.pool.subnet_min), self.pool.number(&self.pool.subnet_max));
+        let count = last.saturating_sub(first).saturating_add(1);
+        let tried = (0..RANDOM_TRIES).filter_map(|n| {
+            let number = u128::from(attempt.random(n)).checked_rem(count)?;
+            self.pool.subnet(first.saturating_add(number))
+        });
+        let found = tried.filter_map(|subnet| occupied.check(subnet).ok()).next();
+        found.map_or_else(|| self.first_free(occupied, self.pool.subnets(), RANDOM_WINDOW), Ok)
     }
 }
 
@@ -353,9 +370,12 @@ mod tests {
     use crate::format::net_conf::NetConf;
     use crate::plan::backend::{BackendAttrs, End, Vtep};
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
     use std::net::Ipv4Addr;
 
-    const ALL: [Policy; 3] = [Policy::Previous, Policy::NodeIp, Policy::FirstFree];
+    const ALL: [Policy; 3] = Policy::DEFAULT;
+
+    const FIRST: Attempt = Attempt { lost_races: 0, seed: 1 };
 
     fn network(text: &str) -> Network {
         NetConf::parse(text).unwrap().network
@@ -411,7 +431,7 @@ mod tests {
 
     fn kept(node: &Candidate, leases: &[Claim]) -> Option<String> {
         let claims = Claims { leases: leases.to_vec(), unreadable: Vec::new() };
-        match choose(&pods(), node, &claims, &ALL, 0).unwrap() {
+        match choose(&pods(), node, &claims, &ALL, FIRST).unwrap() {
             Choice::Keep(lease) => Some(lease.key.to_string()),
             Choice::Take { .. } => None,
         }
@@ -448,13 +468,13 @@ mod tests {
         let mut candidate = node("10.4.7.21", 24);
         candidate.previous = v4("172.7.9.0/24");
         assert_eq!(
-            taken(choose(&pods(), &candidate, &claims(&[]), &ALL, 0)),
+            taken(choose(&pods(), &candidate, &claims(&[]), &ALL, FIRST)),
             ("172.7.9.0/24".to_owned(), "policy previous".to_owned())
         );
         let others = [lease("172.7.9.0/24", "10.4.7.9"), lease("172.7.21.0/25", "10.4.7.99")];
-        match choose(&pods(), &candidate, &claims(&others), &ALL, 0).unwrap() {
+        match choose(&pods(), &candidate, &claims(&others), &ALL, FIRST).unwrap() {
             Choice::Take { key, how, passed_over } => {
-                assert_eq!((key.list().as_str(), how.as_str()), ("172.7.1.0/24", "policy first-free"));
+                assert_eq!((key.list().as_str(), how.as_str()), ("172.7.255.0/24", "policy first-free"));
                 assert_eq!(
                     passed_over,
                     [
@@ -471,9 +491,12 @@ mod tests {
     fn lease_that_names_this_node_is_kept_when_it_fits() {
         let candidate = node("10.4.7.21", 24);
         let own = lease("172.7.50.0/24", "10.4.7.21");
-        assert_eq!(choose(&pods(), &candidate, &claims(std::slice::from_ref(&own)), &ALL, 0), Ok(Choice::Keep(own)));
+        assert_eq!(
+            choose(&pods(), &candidate, &claims(std::slice::from_ref(&own)), &ALL, FIRST),
+            Ok(Choice::Keep(own))
+        );
         let unfit = [lease("10.1.0.0/24", "10.4.7.21"), lease("172.7.40.0/25", "10.4.7.21")];
-        assert_eq!(taken(choose(&pods(), &candidate, &claims(&unfit), &ALL, 0)).0, "172.7.21.0/24");
+        assert_eq!(taken(choose(&pods(), &candidate, &claims(&unfit), &ALL, FIRST)).0, "172.7.21.0/24");
         assert_eq!(further(&candidate, &claims(&unfit).leases, &"172.7.21.0-24".parse().unwrap()).len(), 2);
     }
 
@@ -537,18 +560,18 @@ mod tests {
 
     #[test]
     fn one_lease_holds_a_subnet_of_each_family() {
-        let (key, how) = taken(choose(&dual(), &dual_node(), &claims(&[]), &ALL, 0));
+        let (key, how) = taken(choose(&dual(), &dual_node(), &claims(&[]), &ALL, FIRST));
         assert_eq!(key, "172.7.21.0/24,fd00:7:0:21::/64");
         assert_eq!(how, "IPv4 policy node-ip, IPv6 policy node-ip");
         // What one family finds taken moves only that family.
         let other = dual_lease("172.7.9.0-24&fd00:7:0:21::-64", "10.4.7.9", "fd00:10:4:7::9");
-        let (key, how) = taken(choose(&dual(), &dual_node(), &claims(&[other]), &ALL, 0));
-        assert_eq!(key, "172.7.21.0/24,fd00:7:0:1::/64");
+        let (key, how) = taken(choose(&dual(), &dual_node(), &claims(&[other]), &ALL, FIRST));
+        assert_eq!(key, "172.7.21.0/24,fd00:7:0:ffff::/64");
         assert!(how.starts_with("IPv4 policy node-ip, IPv6 policy first-free"), "{how}");
         // A node with one family of two takes a lease of that one.
         let v6_only = Candidate { addresses: node("fd00:10:4:7::21", 64).addresses, ..Candidate::default() };
-        assert_eq!(taken(choose(&dual(), &v6_only, &claims(&[]), &ALL, 0)).0, "fd00:7:0:21::/64");
-        let nobody = choose(&pods(), &v6_only, &claims(&[]), &ALL, 0).unwrap_err();
+        assert_eq!(taken(choose(&dual(), &v6_only, &claims(&[]), &ALL, FIRST)).0, "fd00:7:0:21::/64");
+        let nobody = choose(&pods(), &v6_only, &claims(&[]), &ALL, FIRST).unwrap_err();
         assert!(nobody.to_string().contains("no address of a family of 172.7.0.0/16"), "{nobody}");
     }
 
@@ -557,9 +580,12 @@ mod tests {
         let v6 = network(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48"}"#);
         let first = dual_lease("0.0.0.0-0&fd00:7:0:1::-64", "", "fd00:10:4:7::9");
         let second = Candidate { addresses: node("fd00:10:4:7::a:21", 64).addresses, ..Candidate::default() };
-        assert_eq!(taken(choose(&v6, &second, &claims(std::slice::from_ref(&first)), &ALL, 0)).0, "fd00:7:0:2::/64");
+        assert_eq!(
+            taken(choose(&v6, &second, &claims(std::slice::from_ref(&first)), &ALL, FIRST)).0,
+            "fd00:7:0:ffff::/64"
+        );
         let same = Candidate { addresses: node("fd00:10:4:7::9", 64).addresses, ..Candidate::default() };
-        assert_eq!(choose(&v6, &same, &claims(std::slice::from_ref(&first)), &ALL, 0), Ok(Choice::Keep(first)));
+        assert_eq!(choose(&v6, &same, &claims(std::slice::from_ref(&first)), &ALL, FIRST), Ok(Choice::Keep(first)));
     }
 
     #[test]
@@ -571,7 +597,7 @@ mod tests {
             &dual_node(),
             &claims(std::slice::from_ref(lease)),
             &ALL,
-            0,
+            FIRST,
         ) {
             Ok(Choice::Take { key, .. }) => format!("take {key}"),
             Ok(Choice::Keep(lease)) => format!("keep {}", lease.key),
@@ -588,9 +614,9 @@ mod tests {
         let mut candidate = node("10.4.7.21", 24);
         candidate.held = v4("172.7.77.0/24");
         let policies = [Policy::NodeIp, Policy::FirstFree];
-        assert_eq!(taken(choose(&pods(), &candidate, &claims(&[]), &policies, 0)).0, "172.7.77.0/24");
+        assert_eq!(taken(choose(&pods(), &candidate, &claims(&[]), &policies, FIRST)).0, "172.7.77.0/24");
         let others = claims(&[lease("172.7.77.0/24", "10.4.7.99")]);
-        match choose(&pods(), &candidate, &others, &policies, 0).unwrap() {
+        match choose(&pods(), &candidate, &others, &policies, FIRST).unwrap() {
             Choice::Take { key, passed_over, .. } => {
                 assert_eq!(key.list(), "172.7.21.0/24");
                 assert_eq!(passed_over, ["held before: 172.7.77.0/24 is leased to 10.4.7.99"]);
@@ -602,13 +628,52 @@ mod tests {
     #[test]
     fn subnet_of_an_unreadable_lease_is_left_alone() {
         let claims = Claims { leases: Vec::new(), unreadable: vec!["172.7.21.0-24".parse().unwrap()] };
-        assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &claims, &ALL, 0)).0, "172.7.1.0/24");
+        assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &claims, &ALL, FIRST)).0, "172.7.255.0/24");
+    }
+
+    #[test]
+    fn first_free_leaves_to_others_what_node_ip_owes_them() {
+        let policies = [Policy::NodeIp, Policy::FirstFree];
+        let first = |conf: &str, addr: &str, len: u8, held: &[&str]| {
+            let leases: Vec<Lease> = held.iter().map(|subnet| lease(subnet, "10.4.9.9")).collect();
+            taken(choose(&network(conf), &node(addr, len), &claims(&leases), &policies, FIRST)).0
+        };
+        let whole = r#"{"Network":"172.7.0.0/16"}"#;
+        // Host 1813 of a /16 names no subnet; each of 1 to 255 is owed to some host, and the last to the fewest.
+        assert_eq!(first(whole, "10.4.7.21", 16, &[]), "172.7.255.0/24");
+        assert_eq!(first(whole, "10.4.7.21", 16, &["172.7.255.0/24", "172.7.253.0/24"]), "172.7.254.0/24");
+        // Of a /28 the hosts are 1 to 14, of a /24 they are 1 to 254.
+        assert_eq!(first(whole, "10.4.7.18", 28, &["172.7.2.0/24"]), "172.7.15.0/24");
+        assert_eq!(first(whole, "10.4.7.21", 24, &["172.7.21.0/24", "172.7.255.0/24"]), "172.7.254.0/24");
+        let small = r#"{"Network":"172.7.0.0/16","SubnetMin":"172.7.30.0","SubnetMax":"172.7.31.0"}"#;
+        assert_eq!(first(small, "10.4.7.18", 28, &["172.7.2.0/24"]), "172.7.30.0/24");
+        assert_eq!(first(small, "10.4.7.18", 28, &["172.7.30.0/24"]), "172.7.31.0/24");
+        let alone = choose(&pods(), &node("10.4.7.21", 24), &claims(&[]), &[Policy::FirstFree], FIRST);
+        assert_eq!(taken(alone).0, "172.7.1.0/24", "without node-ip nothing is owed");
+    }
+
+    #[test]
+    fn random_takes_any_free_subnet_of_each_family() {
+        let any = |network: &Network, node: &Candidate, leases: &[Lease], attempt: Attempt| {
+            taken(choose(network, node, &claims(leases), &[Policy::Random], attempt)).0
+        };
+        let all = |network: &Network, node: &Candidate, leases: &[Lease]| -> BTreeSet<String> {
+            (0..64).map(|seed| any(network, node, leases, Attempt { seed, lost_races: 0 })).collect()
+        };
+        assert!(all(&dual(), &dual_node(), &[]).len() > 60);
+        // Nearly full: what is left is found.
+        let others = (1..=255).filter(|n| *n != 77).map(|n| lease(&format!("172.7.{n}.0/24"), "10.4.9.9"));
+        let full: Vec<Lease> = others.collect();
+        assert_eq!(all(&pods(), &node("10.4.7.21", 24), &full), ["172.7.77.0/24".to_owned()].into());
+        let races =
+            (0..16).map(|lost_races| any(&pods(), &node("10.4.7.21", 24), &[], Attempt { seed: 1, lost_races }));
+        assert!(races.collect::<BTreeSet<String>>().len() > 10);
     }
 
     #[test]
     fn junk_claim_on_more_than_a_subnet_keeps_nobody_out() {
         let stray = claims(&[lease("0.0.0.0/0", "10.4.7.66"), lease("172.7.0.0/16", "10.4.7.67")]);
-        assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &stray, &ALL, 0)).0, "172.7.21.0/24");
+        assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &stray, &ALL, FIRST)).0, "172.7.21.0/24");
     }
 
     #[test]
@@ -616,7 +681,9 @@ mod tests {
         let small = network(r#"{"Network":"10.0.0.0/28"}"#);
         let full: Vec<Lease> =
             small.pools.v4.as_ref().unwrap().subnets().map(|subnet| lease(&subnet.to_string(), "10.4.7.9")).collect();
-        let error = choose(&small, &node("10.4.7.21", 24), &claims(&full), &ALL, 3).unwrap_err().to_string();
+        let error = choose(&small, &node("10.4.7.21", 24), &claims(&full), &ALL, Attempt { lost_races: 3, ..FIRST })
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("previous: ") && error.contains("node-ip: ") && error.contains("is leased"), "{error}");
     }
 
@@ -624,9 +691,18 @@ mod tests {
     fn nodes_that_lost_a_race_spread() {
         let policies = [Policy::FirstFree];
         let choices: Vec<String> = (1..=8)
-            .map(|n| taken(choose(&pods(), &node(&format!("10.4.7.{n}"), 24), &claims(&[]), &policies, 3)).0)
+            .map(|n| {
+                taken(choose(
+                    &pods(),
+                    &node(&format!("10.4.7.{n}"), 24),
+                    &claims(&[]),
+                    &policies,
+                    Attempt { lost_races: 3, ..FIRST },
+                ))
+                .0
+            })
             .collect();
-        let distinct: std::collections::BTreeSet<&String> = choices.iter().collect();
+        let distinct: BTreeSet<&String> = choices.iter().collect();
         assert_eq!(distinct.len(), 8, "{choices:?}");
     }
 
@@ -655,7 +731,7 @@ mod tests {
                     lease(&subnet.to_string(), "10.4.9.9")
                 })
                 .collect();
-            if let Ok(Choice::Take { key, .. }) = choose(&network, &node(&format!("10.4.7.{own}"), 24), &claims(&leases), &ALL, races) {
+            if let Ok(Choice::Take { key, .. }) = choose(&network, &node(&format!("10.4.7.{own}"), 24), &claims(&leases), &ALL, Attempt { lost_races: races, ..FIRST }) {
                 let subnet = key.get(IpFamily::V4).unwrap();
                 prop_assert!(network.pools.v4.unwrap().may_lease(&subnet));
                 prop_assert!(leases.iter().all(|lease| !lease.key.get(IpFamily::V4).unwrap().overlaps(&subnet)));

@@ -76,9 +76,10 @@ pub(crate) struct Flags {
         default_value = "/etc/kube-flannel/net-conf.json"
     )]
     pub net_config_path: String,
-    /// How a subnet is chosen, in order: `previous`, `node-ip`, `first-free`.
-    #[arg(long, env = "NETD_LEASE_POLICY", value_name = "NAME,...", default_value = "previous,node-ip,first-free")]
-    pub lease_policy: String,
+    /// How a subnet is chosen, in order: `previous`, `node-ip`, `first-free`, `random`; without it as `SubnetAssignment`
+    /// of the network's configuration says, else `previous,node-ip,first-free`.
+    #[arg(long, env = "NETD_LEASE_POLICY", value_name = "NAME,...")]
+    pub lease_policy: Option<String>,
     /// Service networks of the cluster, only to refuse a plan in which networks overlap.
     #[arg(long, env = "NETD_SERVICE_CIDR", value_name = "NETWORK,...")]
     pub service_cidr: Vec<String>,

@@ -16,7 +16,7 @@ use netstate::family::PerFamily;
 use regex::Regex;
 
 use crate::choose::interface::Wanted;
-use crate::choose::subnet::Policy;
+use crate::choose::policy::Policy;
 use crate::command::args::{Flags, Unbuilt};
 use crate::command::go;
 use crate::command::instance::Instance;
@@ -42,8 +42,8 @@ pub(crate) struct Config {
     pub store: Store,
     /// Which interface leads to the other nodes.
     pub interface: Wanted,
-    /// How a subnet is chosen.
-    pub policies: Vec<Policy>,
+    /// How a subnet is chosen, whatever the network's configuration says.
+    pub policies: Option<Vec<Policy>>,
     /// Which rules are wanted.
     pub masquerade: Masquerade,
     /// Service networks, for the check of the plan only.
@@ -92,7 +92,7 @@ impl Config {
         let mut problems = refuse_unbuilt(&flags.unbuilt);
         let store = store(flags, tls, seed, &mut problems);
         let interface = interface(flags, &mut problems);
-        let policies = policies(&flags.lease_policy, &mut problems);
+        let policies = given(&flags.lease_policy).map(|text| policies(&text, &mut problems));
         let subnet_file = path("--subnet-file", &flags.subnet_file, &mut problems);
         let instance = Instance::of(&subnet_file);
         let masquerade = Masquerade {
@@ -199,18 +199,8 @@ fn public_ips(flags: &Flags, problems: &mut Vec<Problem>) -> PerFamily<Option<Ip
 }
 
 fn policies(text: &str, problems: &mut Vec<Problem>) -> Vec<Policy> {
-    let accepted = "one or more of previous, node-ip, first-free, each once, separated by commas";
-    let mut policies = Vec::new();
-    for name in text.split(',').map(str::trim) {
-        match name.parse::<Policy>() {
-            Ok(policy) if policies.contains(&policy) => {
-                problems.push(Problem::new("--lease-policy", format!("{name:?} stands there twice"), accepted));
-            }
-            Ok(policy) => policies.push(policy),
-            Err(()) => problems.push(Problem::new("--lease-policy", format!("{name:?} is no policy"), accepted)),
-        }
-    }
-    policies
+    let refuse = |found: String| problems.push(Problem::new("--lease-policy", found, Policy::ACCEPTED));
+    Policy::parse_list(text).map_err(|found| found.into_iter().for_each(refuse)).unwrap_or_default()
 }
 
 fn services(texts: &[String], problems: &mut Vec<Problem>) -> Vec<Prefix> {
@@ -318,7 +308,7 @@ mod tests {
             }
             Store::Local { .. } => panic!("etcd is the default"),
         }
-        assert_eq!(config.policies, [Policy::Previous, Policy::NodeIp, Policy::FirstFree]);
+        assert_eq!(config.policies, None);
         assert_eq!(
             config.masquerade,
             Masquerade { table: crate::plan::TABLE, masquerade: false, fully_random: true, forward: true }

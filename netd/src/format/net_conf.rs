@@ -14,6 +14,7 @@ use netstate::{IfName, Prefix};
 
 use super::backend;
 use super::go_json::{BOOL, Object};
+use crate::choose::policy::Policy;
 use crate::plan::backend::Backend;
 use cluster::Problem;
 
@@ -39,6 +40,9 @@ pub(crate) struct Network {
     pub backend: Backend,
     /// How Pods are seen outside.
     pub egress: Egress,
+    /// How nodes choose their subnets (`SubnetAssignment`, this program's own addition), where their command lines do
+    /// not say so.
+    pub assignment: Option<Vec<Policy>>,
 }
 
 /// How Pods are seen outside, where `--ip-masq` is on: this program's own additions to the format.
@@ -67,6 +71,18 @@ impl Pool {
         let step = 1u128.checked_shl(u32::from(self.network.width().checked_sub(self.subnet_len)?))?;
         let addr = self.network.nth(n.checked_mul(step)?)?;
         Prefix::new(addr, self.subnet_len).ok().filter(|subnet| self.may_lease(subnet))
+    }
+
+    /// The number of `subnet`, counted from the network's first.
+    #[must_use]
+    pub(crate) fn number(&self, subnet: &Prefix) -> u128 {
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(addr) => u128::from(u32::from(addr)),
+            IpAddr::V6(addr) => u128::from(addr),
+        };
+        let host_bits = u32::from(self.network.width().saturating_sub(self.subnet_len));
+        let offset = bits(subnet.addr()).saturating_sub(bits(self.network.addr()));
+        offset.checked_shr(host_bits).unwrap_or(0)
     }
 
     /// True when `prefix` is a part of the Pod network, of whatever length, and not all of it.
@@ -143,6 +159,7 @@ impl NetConf {
             fields.all().into_iter().for_each(|field| drop(object.take_raw(field)));
             None
         });
+        let assignment = take_assignment(&mut object, &mut problems);
         let egress = take_egress(&mut object, &mut problems);
         let backend = backend::take(&mut object, &mut problems, &mut notes);
         if object.take("EnableNFTables", BOOL, &mut problems) == Some(false) {
@@ -151,10 +168,21 @@ impl NetConf {
         notes.extend(object.rest().iter().map(|key| format!("{key}: unknown key, ignored")));
         problems.extend(backend.as_ref().and_then(|backend| backend.refuses_families(pools.families())));
         match backend {
-            Some(backend) if problems.is_empty() => Ok(Self { network: Network { pools, backend, egress }, notes }),
+            Some(backend) if problems.is_empty() => {
+                Ok(Self { network: Network { pools, backend, egress, assignment }, notes })
+            }
             _ => Err(problems),
         }
     }
+}
+
+fn take_assignment(object: &mut Object, problems: &mut Vec<Problem>) -> Option<Vec<Policy>> {
+    let text: String = object.take("SubnetAssignment", Policy::ACCEPTED, problems)?;
+    let refuse = |found: Vec<String>| {
+        let refused = found.into_iter().map(|found| Problem::new("SubnetAssignment", found, Policy::ACCEPTED));
+        problems.extend(refused);
+    };
+    Policy::parse_list(&text).map_err(refuse).ok()
 }
 
 fn take_egress(object: &mut Object, problems: &mut Vec<Problem>) -> Egress {
@@ -467,6 +495,7 @@ mod tests {
             (r#"{"Network":"10.0.0.0/16","NonMasqueradeCIDRs":"10.0.0.0/8"}"#, "NonMasqueradeCIDRs"),
             (r#"{"Network":"10.0.0.0/16","NonMasqueradeCIDRs":["10.0.0.0"]}"#, "NonMasqueradeCIDRs: \"10.0.0.0\""),
             (r#"{"Network":"10.0.0.0/16","MasqueradeIPv4":"no"}"#, "MasqueradeIPv4"),
+            (r#"{"Network":"10.0.0.0/16","SubnetAssignment":"node"}"#, "SubnetAssignment: \"node\" is no policy"),
             ("", "EOF"),
         ] {
             let problems = refused(text).join("\n");

@@ -10,13 +10,13 @@ mod masquerade;
 mod moving;
 mod ownership;
 mod peers;
+mod refused;
 mod rivals;
 mod tables;
 mod ways;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 
 use netstate::family::{IpFamily, PerFamily};
@@ -26,6 +26,7 @@ pub(crate) use local::{LocalNode, Place};
 pub(crate) use masquerade::{Masquerade, TABLE};
 pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
 pub(crate) use peers::Refusal;
+pub(crate) use refused::Refused;
 pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};
 pub(crate) use ways::{Ways, direct};
@@ -54,30 +55,11 @@ pub(crate) struct Planner {
     kept: BTreeSet<SubnetKey>,
 }
 
-/// Why a lease is not used, in each family that is refused.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Refused(PerFamily<Option<Refusal>>);
-
-impl Refused {
-    /// True when nothing of the lease under `key` is used.
-    fn is_all_of(&self, key: &SubnetKey) -> bool {
-        key.subnets().families().all(|family| self.0.get(family).is_some())
-    }
-}
-
 /// A change of one lease with what is to be thought of each of its families.
 struct Judged {
     key: SubnetKey,
     stored: Option<StoredLease>,
     halves: PerFamily<Option<Half>>,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut reasons: Vec<String> = self.0.present().map(|(_, refusal)| refusal.to_string()).collect();
-        reasons.dedup();
-        f.write_str(&reasons.join("; "))
-    }
 }
 
 impl Planner {

@@ -13,8 +13,8 @@ use kernel::{Chain, KernelError};
 use netstate::IpFamily;
 use tokio::time::{Instant, timeout};
 
-use super::facts::{self, OwnAddresses};
-use crate::choose::interface::{self, Wanted};
+use super::facts;
+use crate::choose::interface::{self, Interface, Wanted};
 
 /// How long links and addresses must have been quiet before they are read: they rarely change alone.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -32,7 +32,7 @@ pub(super) struct External {
     families: Vec<IpFamily>,
     pub(super) current: interface::External,
     /// This host's addresses, as they were read last.
-    pub(super) own: OwnAddresses,
+    pub(super) host: Vec<Interface>,
     at: Option<Instant>,
     /// Routes have changed since it was chosen.
     routes: bool,
@@ -45,9 +45,9 @@ impl External {
         wanted: Wanted,
         families: Vec<IpFamily>,
         current: interface::External,
-        own: OwnAddresses,
+        host: Vec<Interface>,
     ) -> Self {
-        Self { wanted, families, current, own, at: None, routes: false, gone: false }
+        Self { wanted, families, current, host, at: None, routes: false, gone: false }
     }
 
     /// A link or an address has changed.
@@ -75,9 +75,9 @@ impl External {
     pub(super) async fn read(&mut self) -> Result<Option<interface::External>, KernelError> {
         self.at = None;
         let routes = std::mem::take(&mut self.routes);
-        let (found, own) = facts::interface(&self.current.interface).await?;
-        self.own = own;
-        let same = found.and_then(|found| self.current.on(&found));
+        self.host = facts::interfaces().await?;
+        let found = self.host.iter().find(|found| found.name == self.current.interface);
+        let same = found.and_then(|found| self.current.on(found));
         let has_all = |same: &interface::External| self.families.iter().all(|of| same.addresses.get(*of).is_some());
         let now = match same {
             Some(same) if !routes && has_all(&same) => same,

@@ -55,18 +55,18 @@ async fn reach(query: &Query, addr: IpAddr) -> Result<(IfName, Option<IpAddr>), 
     way.hop.link.map(|link| (link, way.source)).ok_or_else(|| "its route leads to no interface".to_owned())
 }
 
-/// The interface `name` with its addresses, if it is there, and the addresses of all interfaces.
+/// Every interface with its addresses.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) async fn interface(name: &IfName) -> Result<(Option<Interface>, OwnAddresses), KernelError> {
-    let all = Query::open()?.interfaces().await?;
-    let own = all.iter().flat_map(|found| found.addresses.iter().map(|own| (own.addr, found.name.clone()))).collect();
-    Ok((all.into_iter().find(|found| found.name == *name).map(known), own))
+pub(super) async fn interfaces() -> Result<Vec<Interface>, KernelError> {
+    Ok(Query::open()?.interfaces().await?.into_iter().map(known).collect())
 }
 
-/// This host's addresses, each with its link.
-pub(super) type OwnAddresses = BTreeMap<IpAddr, IfName>;
+/// The addresses of `interfaces`, each with its link.
+pub(super) fn addresses(interfaces: &[Interface]) -> BTreeMap<IpAddr, IfName> {
+    interfaces.iter().flat_map(|found| found.addresses.iter().map(|own| (own.addr, found.name.clone()))).collect()
+}
 
 fn known(found: kernel::query::Interface) -> Interface {
     Interface { name: found.name, mtu: found.mtu, addresses: found.addresses }

@@ -12,13 +12,13 @@ use daemon::worker::{Mailbox, Worker};
 use kernel::watch::Event;
 
 use super::daemon::Daemon;
-use super::files;
 use super::notification::Notification;
 use super::start::LEASE_RECORD;
 use super::status;
 use super::tables::Stages;
 use super::witness::Listing;
 use super::worker::TableWork;
+use super::{facts, files};
 use crate::choose::interface::NodeAddress;
 use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
 use crate::plan::{LocalNode, Place};
@@ -147,6 +147,7 @@ impl<S: LeaseSource> Daemon<S> {
             return Ok(());
         }
         self.planning.set_local(local);
+        self.report_clashes();
         self.start_worker().await
     }
 
@@ -230,7 +231,8 @@ impl<S: LeaseSource> Daemon<S> {
         // A link that was made anew has other parameters.
         self.watch_silent();
         let read = self.external.read().await;
-        self.reach.set_own(self.external.own.clone());
+        self.reach.set_own(facts::addresses(&self.external.host));
+        self.report_clashes();
         self.planning.set_ways(self.reach.ways());
         let now = match read {
             Ok(Some(now)) => now,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use daemon::status::{LISTED, is_tried};
+use netstate::Prefix;
 use reconcile::TableStatus;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use super::silent::Changed;
 use super::status::{self, Status, listed};
 use super::worker::Report;
 use super::{LEASES, TABLES, start, subnet_file, tables};
+use crate::choose::clash::clashes;
 use crate::format::lease::Lease;
 use crate::source::LeaseSource;
 
@@ -32,6 +34,8 @@ const COMPLAINTS: usize = 1000;
 pub(super) struct Reporter {
     tables: BTreeMap<&'static str, TableStatus>,
     warnings: Vec<String>,
+    /// Networks of this host that share addresses with the Pod network.
+    clashes: Vec<String>,
     /// Keys besides the own one that name this node.
     pub(super) other_keys: Vec<String>,
     pub(super) lease_trouble: Option<String>,
@@ -224,6 +228,24 @@ impl<S: LeaseSource> Daemon<S> {
         false
     }
 
+    /// Reports what came into conflict with the Pod network on this host.
+    pub(super) fn report_clashes(&mut self) {
+        // Before the lease is held, a bridge from before is in a subnet that is not known to be the own one.
+        if self.held.is_none() {
+            return;
+        }
+        let own: Vec<Prefix> = self.planning.planner.local().subnets().collect();
+        let clashes = clashes(&self.node.network, &own, &self.external.host);
+        if clashes == self.reporter.clashes {
+            return;
+        }
+        for clash in &clashes {
+            self.reporter.complain(clash.clone(), |text| tracing::warn!("{text}"));
+        }
+        self.reporter.clashes = clashes;
+        self.reporter.note();
+    }
+
     /// Puts the status up, for the file and whoever asks.
     pub(super) fn put_status(&mut self) {
         self.reporter.status_at = None;
@@ -262,6 +284,7 @@ impl<S: LeaseSource> Daemon<S> {
             .chain(planner.remark())
             .chain(reporter.other_keys.iter().cloned())
             .chain(change)
+            .chain(reporter.clashes.iter().take(LISTED).cloned())
             .chain(planner.remarks().take(LISTED));
         let refused = planner.refused().iter().map(|(key, refusal)| (key.list(), refusal.to_string()));
         let local = planner.local();

@@ -22,6 +22,7 @@ use super::reconfigure::earlier_backend;
 use super::tables::{Folders, Targets};
 use super::{facts, files, subnet_file};
 use crate::choose::interface::{External, NodeAddress};
+use crate::choose::policy::Policy;
 use crate::choose::subnet::Candidate;
 use crate::command::config::{Config, Store};
 use crate::format::lease::LeaseAttrs;
@@ -77,10 +78,10 @@ async fn start<S: LeaseSource>(
     let external = external.context("read the interfaces of this host")?;
     shell.readiness.await_for(LEASES, "");
     report_interface(&external, &families);
-    let (_, own) = facts::interface(&external.interface).await.context("read the addresses of this host")?;
+    let host = facts::interfaces().await.context("read the addresses of this host")?;
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
     let identity = Identity::of(&network.backend, &config)?;
-    let ways = Ways { own: own.clone(), ..Ways::default() };
+    let ways = Ways { own: facts::addresses(&host), ..Ways::default() };
     let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
     let known = Known { macs: &macs, identity: &identity, machine: &machine };
     let local = LocalNode { ways, ..local(&external, &network, &known) };
@@ -102,7 +103,7 @@ async fn start<S: LeaseSource>(
     let keeper = Keeper::start(source.clone(), request, seed);
     // Without other nodes there is nobody whose absence could be doubted.
     let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
-    let external = Following::new(config.interface.clone(), families, external, own);
+    let external = Following::new(config.interface.clone(), families, external, host);
     let folders = Folders { instance: config.instance.clone(), run_dir: config.run_dir.clone() };
     let node = Node {
         config,
@@ -140,7 +141,7 @@ fn request(
 ) -> LeaseRequest {
     LeaseRequest {
         network: network.clone(),
-        policies: config.policies.clone(),
+        policies: config.policies.clone().or_else(|| network.assignment.clone()).unwrap_or(Policy::DEFAULT.into()),
         attrs: LeaseAttrs { public_ips: local.public_ips(), backend: network.backend.attrs(local) },
         adopts_mac: node.device_macs.is_empty(),
         node,

@@ -1,7 +1,7 @@
 //! The whole loop on fake tables and a fake store: what happens to rows when the kernel or the store misbehaves.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::identity::Identity;
 use super::tables::Targets;
 use super::{PROGRAM, TABLES};
 use crate::choose::interface::{self, NodeAddress};
+use crate::choose::policy::Policy;
 use crate::choose::subnet::Candidate;
 use crate::command::args::Invocation;
 use crate::command::config::Config;
@@ -224,13 +225,13 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
     let request = LeaseRequest {
         network: network(),
         node: Candidate { addresses: external.addresses, ..Candidate::default() },
-        policies: config.policies.clone(),
+        policies: Policy::DEFAULT.into(),
         attrs: LeaseAttrs { public_ips: local.public_ips(), backend: network().backend.attrs(&local) },
         adopts_mac: false,
         record: LeaseRecord::default(),
         rival: None,
     };
-    let external = External::new(config.interface.clone(), vec![IpFamily::V4], external, BTreeMap::new());
+    let external = External::new(config.interface.clone(), vec![IpFamily::V4], external, Vec::new());
     let fakes = fakes.clone();
     let node = Node {
         config,

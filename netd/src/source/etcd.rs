@@ -14,7 +14,7 @@ use cluster::{Backoff, ClusterError, Event, Snapshot};
 use tokio::sync::mpsc;
 
 use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
-use crate::choose::subnet::{Choice, Claim, Claims, choose, further};
+use crate::choose::subnet::{Attempt, Choice, Claim, Claims, choose, further};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey, read_lease};
 
 /// Time to live of a new lease in seconds: flannel's (pkg/subnet/etcd, `subnetTTL`).
@@ -197,7 +197,8 @@ impl LeaseSource for EtcdLeases {
                 tokio::time::sleep(pause.next_delay()).await;
             }
             let read = self.read(request).await?;
-            let held = match choose(&request.network, &request.node, &read.claims, &request.policies, lost_races)? {
+            let attempt = Attempt { lost_races, seed: self.seed };
+            let held = match choose(&request.network, &request.node, &read.claims, &request.policies, attempt)? {
                 Choice::Keep(lease) => match read.claims.leases.iter().find(|claim| claim.lease == lease) {
                     Some(claim) if request.doubts(claim) => self.take_over(request, &lease, &read).await?,
                     _ => self.keep_own(request, &lease, &read).await?,

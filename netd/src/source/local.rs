@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use cluster::ClusterError;
 
 use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
-use crate::choose::subnet::{Choice, Claims, choose};
+use crate::choose::subnet::{Attempt, Choice, Claims, choose};
 use crate::format::lease::Lease;
 
 /// Leases of a machine that is alone.
@@ -58,7 +58,8 @@ impl LeaseSource for LocalLeases {
     }
 
     async fn acquire(&self, request: &LeaseRequest) -> Result<Held, AcquireError> {
-        let choice = choose(&request.network, &request.node, &Claims::default(), &request.policies, 0)?;
+        let choice =
+            choose(&request.network, &request.node, &Claims::default(), &request.policies, Attempt::default())?;
         let lease = match choice {
             Choice::Keep(lease) => lease,
             Choice::Take { key, .. } => Lease { key, attrs: request.attrs.clone() },

@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::choose::interface::NodeAddress;
-use crate::choose::subnet::{Candidate, Claim, NoSubnet, Policy};
+use crate::choose::policy::Policy;
+use crate::choose::subnet::{Candidate, Claim, NoSubnet};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
