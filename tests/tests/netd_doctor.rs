@@ -147,6 +147,29 @@ fn host_gw_is_probed_on_the_pods_own_way() -> Result<()> {
     )
 }
 
+fn status_shows_path_size_and_last_probe_of_each_node_and_what_was_repaired() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let here = net.host("hdss7-21")?;
+    let _both = net.both()?;
+    let status = || Ok::<_, anyhow::Error>(here.command(lab::bin("netd")?).arg("status").run()?.stdout);
+    eventually(SOON, || {
+        let text = status()?;
+        ensure!(text.contains("172.7.22.0/24      10.4.7.22       vxlan flannel.1  1450\n"), "{text}");
+        Ok(())
+    })?;
+    only(here, &[])?;
+    here.run(&["ip", "route", "del", "172.7.22.0/24"])?;
+    eventually(SOON, || {
+        let text = status()?;
+        ensure!(text.contains("172.7.22.0/24      10.4.7.22       vxlan flannel.1  1450 0m ago\n"), "{text}");
+        ensure!(text.lines().any(|line| line.starts_with("repaired ")), "{text}");
+        ensure!(text.lines().all(|line| line.len() <= 80), "{text}");
+        let peer = &net.status("hdss7-21")?["leases"]["172.7.22.0/24"];
+        ensure!(peer["path"] == "flannel.1" && peer["probe"]["reached"] == true, "{peer}");
+        Ok(())
+    })
+}
+
 fn leases_that_nobody_can_use_and_a_dead_daemon_are_named() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let here = net.host("hdss7-21")?;
@@ -188,6 +211,7 @@ fn main() -> ExitCode {
             faults_of_a_node_and_its_tunnels,
             packets_dropped_for_their_source_are_counted,
             host_gw_is_probed_on_the_pods_own_way,
+            status_shows_path_size_and_last_probe_of_each_node_and_what_was_repaired,
             leases_that_nobody_can_use_and_a_dead_daemon_are_named,
             node_of_flannel_is_reached_and_probes_can_be_turned_off,
         ],

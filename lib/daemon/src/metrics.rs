@@ -59,6 +59,12 @@ fn seconds() -> Histogram {
 }
 
 impl Metrics {
+    /// Rows that were put right after somebody else changed them, since the start.
+    #[must_use]
+    pub fn repaired(&self) -> u64 {
+        self.repairs.get()
+    }
+
     /// The numbers of `program`, which is at `version`; gates are those of `readiness`.
     #[must_use]
     pub fn new(program: &str, version: &str, readiness: Readiness) -> Self {

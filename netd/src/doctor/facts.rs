@@ -11,6 +11,7 @@ use kernel::query::{Interface, Query};
 use netstate::{IfName, Prefix, SysctlKey};
 use serde::Deserialize as _;
 
+use super::kept;
 use super::probing::{self, Paths, Peer};
 use crate::command::args::Flags;
 use crate::command::config::run_dir;
@@ -95,6 +96,7 @@ pub(super) fn gather(flags: &Flags) -> Result<Facts> {
         let paths = probing::probe(peers, size).await;
         let after = counters()?;
         let mut facts = Facts { daemon, silence, interfaces, paths, ..Facts::default() };
+        kept::write(&run_dir(flags), &facts.paths);
         facts.reverse_path_drops = after.reverse_path.saturating_sub(before.reverse_path);
         for (rule, packets) in after.rules {
             let grown = packets.saturating_sub(before.rules.get(&rule).copied().unwrap_or_default());

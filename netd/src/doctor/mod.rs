@@ -10,6 +10,7 @@ mod duplicates;
 mod facts;
 mod firewall;
 mod forwarding;
+pub(crate) mod kept;
 mod networks;
 pub(crate) mod packet;
 mod paths;

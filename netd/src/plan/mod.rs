@@ -122,6 +122,16 @@ impl Planner {
         used.map(|(_, stored)| &stored.lease).filter(|lease| !self.is_own(lease))
     }
 
+    /// The links by which packets leave for the subnets of `lease`.
+    #[must_use]
+    pub(crate) fn path(&self, lease: &Lease) -> String {
+        let routes = self.lease_rows(lease).map(|tables| tables.routes).unwrap_or_default();
+        let mut links: Vec<&str> =
+            routes.values().filter_map(|route| route.link.as_ref()).map(IfName::as_str).collect();
+        links.dedup();
+        links.join(",")
+    }
+
     /// How many these are, without walking them.
     #[must_use]
     pub(crate) fn used_count(&self) -> usize {

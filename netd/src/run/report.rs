@@ -262,6 +262,7 @@ impl<S: LeaseSource> Daemon<S> {
             let peer = json!({
                 "public_ip": lease.attrs.public_ips.list(),
                 "backend": lease.attrs.backend.describe(),
+                "path": self.planning.planner.path(lease),
             });
             (lease.key.list(), peer)
         };
@@ -314,6 +315,7 @@ impl<S: LeaseSource> Daemon<S> {
             skipped: listed(refused),
             skipped_count: planner.refused().len(),
             tables: reporter.tables.iter().map(|(name, table)| ((*name).to_owned(), table.into())).collect(),
+            repaired: self.shell.metrics.repaired(),
             warnings: warnings.chain(reporter.warnings.iter().cloned()).collect(),
         }
     }

@@ -5,6 +5,7 @@
 //! is understood.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use daemon::status::{LISTED, Lines, Table};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub(crate) struct Status {
     pub skipped: BTreeMap<String, String>,
     /// How many there are in all.
     pub skipped_count: usize,
+    /// Rows that were put right after somebody else changed them, since the start.
+    pub repaired: u64,
     /// The kernel tables in order of their names.
     pub tables: BTreeMap<String, Table>,
     /// What an operator should look into.
@@ -88,6 +91,28 @@ pub(crate) struct Peer {
     pub public_ip: String,
     /// Its backend.
     pub backend: String,
+    /// The link by which packets leave for it.
+    pub path: String,
+    /// What the last `netd doctor` found, once there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+}
+
+/// What came of the probes to one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Probe {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Packets of Pods arrive.
+    pub reached: bool,
+    /// The largest packet that arrives, in bytes, up to what Pods send.
+    pub largest: Option<u32>,
+}
+
+/// The clock, in seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A status for a terminal.
@@ -142,9 +167,16 @@ impl Status {
         let note = if self.leases.is_none() { "; which, only the running daemon says" } else { "" };
         lines.push(format_args!("leases   {count} other nodes{note}"));
         for (subnet, peer) in self.leases.iter().flatten() {
-            lines.push(format_args!("         {subnet:<20} {:<16} {}", peer.public_ip, peer.backend));
+            // The status as JSON has the hardware address or key as well.
+            let kind = peer.backend.split(' ').next().unwrap_or_default();
+            let path = format!("{kind} {}", peer.path);
+            let line = format!("{subnet:<18} {:<15} {path:<16} {}", peer.public_ip, self.probe(peer));
+            lines.push(format_args!("         {}", line.trim_end()));
         }
         self.render_wrong(&mut lines);
+        if self.repaired > 0 {
+            lines.push(format_args!("repaired {} rows that somebody else had changed", self.repaired));
+        }
         for (name, table) in &self.tables {
             lines.push(format_args!("table    {name:<12} {} of {} rows in place", table.done, table.desired));
             table.write_open(&mut lines, "!        ");
@@ -153,6 +185,15 @@ impl Status {
             lines.push(format_args!("!        {warning}"));
         }
         lines.into_text()
+    }
+
+    /// MTU on the way to a node, and what the last probe found.
+    fn probe(&self, peer: &Peer) -> String {
+        let Some(probe) = &peer.probe else { return self.node.mtu.to_string() };
+        let mtu = probe.largest.unwrap_or_default();
+        let minutes = now().saturating_sub(probe.at) / 60;
+        let age = if minutes < 600 { format!("{minutes}m ago") } else { format!("{}h ago", minutes / 60) };
+        if probe.reached { format!("{mtu} {age}") } else { format!("lost {age}") }
     }
 
     fn render_wrong(&self, lines: &mut Lines) {
@@ -179,13 +220,28 @@ mod tests {
         let value = serde_json::to_value(&status).unwrap();
         assert!(value.get(DETAILS).is_none(), "{value}");
         assert!(text(&value).contains("leases   1 other nodes; which, only the running daemon says\n"));
-        let peer = Peer { public_ip: "10.4.7.22".to_owned(), backend: "host-gw".to_owned() };
-        status.leases = Some(BTreeMap::from([("172.7.22.0/24".to_owned(), peer)]));
-        let text = text(&serde_json::to_value(&status).unwrap());
-        assert!(
-            text.contains("leases   1 other nodes\n         172.7.22.0/24        10.4.7.22        host-gw\n"),
-            "{text}"
-        );
+        let mut peer = Peer {
+            public_ip: "192.168.100.122".to_owned(),
+            backend: "vxlan 02:00:00:00:00:22".to_owned(),
+            path: "flannel.1".to_owned(),
+            probe: None,
+        };
+        status.node.mtu = 1450;
+        status.leases = Some(BTreeMap::from([("172.27.122.128/25".to_owned(), peer.clone())]));
+        let line = |status: &Status| {
+            let text = text(&serde_json::to_value(status).unwrap());
+            assert!(text.contains("leases   1 other nodes\n") && text.lines().all(|line| line.len() <= 80), "{text}");
+            text.lines().find_map(|line| line.strip_prefix("         172.27.122.128/25  ")).unwrap().to_owned()
+        };
+        assert_eq!(line(&status), "192.168.100.122 vxlan flannel.1  1450");
+        for (probe, shown) in [
+            (Probe { at: now() - 130, reached: true, largest: Some(1372) }, "1372 2m ago"),
+            (Probe { at: now() - 100 * 3600, reached: false, largest: None }, "lost 100h ago"),
+        ] {
+            peer.probe = Some(probe);
+            status.leases = Some(BTreeMap::from([("172.27.122.128/25".to_owned(), peer.clone())]));
+            assert_eq!(line(&status), format!("192.168.100.122 vxlan flannel.1  {shown}"));
+        }
     }
 
     #[test]

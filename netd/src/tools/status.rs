@@ -10,6 +10,7 @@ use daemon::lifecycle::Exit;
 use daemon::status::{FILE, Stored};
 
 use super::LIMIT;
+use crate::doctor::kept;
 use crate::run::{NAME, status};
 
 /// Prints the status of the daemon whose run-time files are in `run_dir`.
@@ -26,6 +27,11 @@ pub(super) fn show(run_dir: &Path, json: bool) -> Result<Exit> {
         match ask(run_dir, "/status?format=json", LIMIT) {
             Ok(text) => stored.refresh(serde_json::from_str(&text).context("read the daemon's status")?),
             Err(error) => eprintln!("netd: the leases are not shown: {error}"),
+        }
+    }
+    for (subnet, probe) in kept::read(run_dir) {
+        if let Some(peer) = stored.status.pointer_mut("/leases").and_then(|leases| leases.get_mut(&subnet)) {
+            peer["probe"] = serde_json::to_value(probe)?;
         }
     }
     let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
