@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, echo, eventually, throughout};
-use netd_node::{Net, SOON, pod};
+use netd_node::{Net, SOON, VXLAN, pod};
 
 const WIREGUARD: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"wireguard"}}"#;
 
@@ -209,6 +209,31 @@ fn data_path_outlives_the_daemon_and_a_restart_changes_nothing() -> Result<()> {
     Ok(())
 }
 
+fn backend_changes_to_another_and_back_under_a_connection_and_the_key_stays() -> Result<()> {
+    let net = Net::start(WIREGUARD)?;
+    let _netd = net.both()?;
+    let hosts = [net.host("hdss7-21")?, net.host("hdss7-22")?];
+    let (web, other) = (pod(hosts[0], "172.7.21")?, pod(hosts[1], "172.7.22")?);
+    let _server = echo::serve(&other, "web", 80)?;
+    let mut connection = echo::Connection::open(&web, "172.7.22.2:80".parse()?, SOON)?;
+    connection.ask()?;
+    let key = public_key(hosts[0])?;
+    for (config, here, gone) in [(VXLAN, "flannel.1", "flannel-wg"), (WIREGUARD, "flannel-wg", "flannel.1")] {
+        net.etcd.put("/coreos.com/network/config", config)?;
+        eventually(3 * SOON, || {
+            connection.ask()?;
+            for host in hosts {
+                let links = host.run(&["ip", "-br", "link"])?.stdout;
+                ensure!(links.contains(here) && !links.contains(gone), "{links}");
+            }
+            Ok(())
+        })?;
+        connection.ask()?;
+    }
+    ensure!(public_key(hosts[0])? == key, "another key");
+    Ok(())
+}
+
 fn peer_that_roams_is_followed() -> Result<()> {
     let net = Net::start(WIREGUARD)?;
     let [_first, second] = net.both()?;
@@ -332,6 +357,7 @@ fn main() -> ExitCode {
             what_is_changed_by_hand_is_back_after_the_next_listing,
             session_of_a_peer_goes_on_while_others_come_change_and_go,
             data_path_outlives_the_daemon_and_a_restart_changes_nothing,
+            backend_changes_to_another_and_back_under_a_connection_and_the_key_stays,
             peer_that_roams_is_followed,
             device_key_and_route_of_flannel_are_taken_over_in_place,
             auto_takes_the_link_where_it_can_and_the_tunnel_elsewhere,
