@@ -5,6 +5,7 @@
 
 mod changes;
 mod entries;
+mod floor;
 mod watch;
 
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ struct Figures {
     /// A node that was booted anew: it has its lease and an empty kernel.
     start: Samples,
     batch: Samples,
+    /// One process that sends the messages and does nothing else.
+    floor: Samples,
     /// `ip -batch` with the routes as flannel writes them: all of one metric.
     flannel_routes: Samples,
     restart: Samples,
@@ -70,6 +73,8 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
         "netd",
         "least–most",
         "netd, joining",
+        "floor",
+        "netd/floor",
         "ip, bridge -batch",
         "least–most",
         "netd/batch",
@@ -81,6 +86,8 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
             ms(figures.start.median()),
             spread(&figures.start),
             ms(figures.join.median()),
+            ms(figures.floor.median()),
+            times(figures.start.median(), figures.floor.median()),
             ms(figures.batch.median()),
             spread(&figures.batch),
             times(figures.start.median(), figures.batch.median()),
@@ -209,8 +216,13 @@ fn start(node: &Host, etcd: &Etcd, leases: usize) -> Result<(Process, Duration, 
     Ok((daemon, took, entries))
 }
 
-/// The same entries by iproute2's batch modes: the fastest way without a program of one's own.
+/// The same entries by one process that does nothing else, and by iproute2's batch modes: the fastest way without a program of one's
+/// own.
 fn floor(host: &Host, entries: &Entries, figures: &mut Figures) -> Result<()> {
+    figures.busy += usize::from(!machine::await_calm());
+    make_device(host)?;
+    figures.floor.push(floor::measure(host, entries.counts().into_iter().max().unwrap_or(0))?);
+    unmake_device(host, entries)?;
     figures.busy += usize::from(!machine::await_calm());
     figures.batch.push(batch(host, entries, &entries.routes())?);
     figures.flannel_routes.push(batch(host, entries, &entries.routes_of_one_metric())?);
@@ -218,6 +230,21 @@ fn floor(host: &Host, entries: &Entries, figures: &mut Figures) -> Result<()> {
 }
 
 fn batch(host: &Host, entries: &Entries, routes: &str) -> Result<Duration> {
+    make_device(host)?;
+    let mut took = Duration::ZERO;
+    for (program, batch) in [("ip", entries.neighbours()), ("bridge", entries.forwarding()), ("ip", routes.to_owned())]
+    {
+        let command = host.command(program).args(["-batch", "-"]).input(batch).limit(LIMIT);
+        let started = Instant::now();
+        command.run()?;
+        took += started.elapsed();
+    }
+    unmake_device(host, entries)?;
+    Ok(took)
+}
+
+/// The tunnel device of a machine without netd.
+fn make_device(host: &Host) -> Result<()> {
     let address = host.address()?.to_string();
     host.run(&[
         "ip",
@@ -236,19 +263,14 @@ fn batch(host: &Host, entries: &Entries, routes: &str) -> Result<Duration> {
         "8472",
         "nolearning",
     ])?;
-    host.run(&["ip", "link", "set", DEVICE, "up"])?;
-    let mut took = Duration::ZERO;
-    for (program, batch) in [("ip", entries.neighbours()), ("bridge", entries.forwarding()), ("ip", routes.to_owned())]
-    {
-        let command = host.command(program).args(["-batch", "-"]).input(batch).limit(LIMIT);
-        let started = Instant::now();
-        command.run()?;
-        took += started.elapsed();
-    }
+    host.run(&["ip", "link", "set", DEVICE, "up"]).map(drop)
+}
+
+/// Removes it, and fails when it did not have the entries.
+fn unmake_device(host: &Host, entries: &Entries) -> Result<()> {
     let found = Entries::read(host, DEVICE)?.counts();
-    ensure!(found == entries.counts(), "the batch left {found:?} of {:?} entries", entries.counts());
-    host.run(&["ip", "link", "del", DEVICE])?;
-    Ok(took)
+    ensure!(found == entries.counts(), "{found:?} of {:?} entries are there", entries.counts());
+    host.run(&["ip", "link", "del", DEVICE]).map(drop)
 }
 
 /// Makes the node as new.
@@ -271,6 +293,24 @@ impl Lease {
     fn mac(&self) -> String {
         let (high, low) = self.parts();
         format!("02:00:00:00:{high:02x}:{low:02x}")
+    }
+
+    /// The first address of its subnet.
+    fn subnet(&self) -> [u8; 4] {
+        let octet = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
+        let (high, low) = self.parts();
+        [100, octet(64 + high), octet(low), 0]
+    }
+
+    /// The address of its node.
+    fn node(&self) -> [u8; 4] {
+        let [_, high, low, _] = self.subnet();
+        [10, 128, high.saturating_sub(64), low]
+    }
+
+    fn mac_bytes(&self) -> [u8; 6] {
+        let [_, high, low, _] = self.subnet();
+        [2, 0, 0, 0, high.saturating_sub(64), low]
     }
 
     /// Where its node is, or is after a move.
