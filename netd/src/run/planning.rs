@@ -1,7 +1,8 @@
 //! When a plan is made, and what of it the worker does not know yet.
 //!
-//! Invariants: a plan is made only of whole listings, at most every [`LONGEST_WAIT`] while leases keep changing; the
-//! worker is given what changed, everything only once.
+//! Invariants: a plan is made only of whole listings; a lease that changes alone is planned at once, and while leases keep
+//! changing a plan is made at most every [`QUIET`] and at least every [`LONGEST_WAIT`]; the worker is given what changed,
+//! everything only once.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +16,11 @@ use crate::plan::backend::Backend;
 use crate::plan::{Changes, LocalNode, Planner, Ways};
 use crate::source::view::View;
 
-/// A plan is made when no further lease has arrived for this long.
+/// The first plan after a pause is made when no further lease has arrived for this long: what one write to the store changes
+/// arrives together.
+const TOGETHER: Duration = Duration::from_millis(1);
+
+/// A plan soon after another is made when no further lease has arrived for this long.
 const QUIET: Duration = Duration::from_millis(20);
 
 /// A plan is made at the latest this long after the first change.
@@ -39,6 +44,31 @@ impl Planned {
     }
 }
 
+/// When plans are made.
+#[derive(Debug, Default)]
+struct Pace {
+    /// First and last change that no plan knows of.
+    since: Option<(Instant, Instant)>,
+    /// When the last plan was made.
+    last: Option<Instant>,
+}
+
+impl Pace {
+    fn changed(&mut self, now: Instant) {
+        self.since = Some((self.since.map_or(now, |(first, _)| first), now));
+    }
+
+    fn planned(&mut self, now: Instant) {
+        *self = Self { since: None, last: Some(now) };
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let (first, last) = self.since?;
+        let in_a_row = self.last.is_some_and(|planned| first < planned + LONGEST_WAIT);
+        Some((last + if in_a_row { QUIET } else { TOGETHER }).min(first + LONGEST_WAIT))
+    }
+}
+
 /// The plan and what is still to be planned.
 pub(super) struct Planning {
     pub(super) planner: Planner,
@@ -46,8 +76,7 @@ pub(super) struct Planning {
     leases: BTreeSet<SubnetKey>,
     /// Planned, and not given to the worker.
     changes: Changes,
-    /// First and last change that no plan knows of.
-    since: Option<(Instant, Instant)>,
+    pace: Pace,
     /// The worker knows nothing.
     fresh: bool,
     /// The worker knows that the listing is complete.
@@ -63,7 +92,7 @@ impl Planning {
             planner,
             leases: BTreeSet::new(),
             changes: Changes::default(),
-            since: None,
+            pace: Pace::default(),
             fresh: true,
             complete: false,
             revision: 0,
@@ -73,9 +102,8 @@ impl Planning {
 
     /// `leases` differ, or something else that a plan depends on.
     pub(super) fn note(&mut self, leases: BTreeSet<SubnetKey>) {
-        let now = Instant::now();
         self.leases.extend(leases);
-        self.since = Some((self.since.map_or(now, |(first, _)| first), now));
+        self.pace.changed(Instant::now());
     }
 
     /// This node has another place.
@@ -122,12 +150,12 @@ impl Planning {
 
     /// When the next plan is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.since.map(|(first, last)| (last + QUIET).min(first + LONGEST_WAIT))
+        self.pace.due()
     }
 
     /// Makes the plan; `None` when the worker knows it already.
     pub(super) fn plan(&mut self, view: &View) -> Option<Planned> {
-        self.since = None;
+        self.pace.planned(Instant::now());
         let leases = std::mem::take(&mut self.leases);
         let leases = leases.into_iter().map(|key| (key, view.get(&key).cloned()));
         let mut changes = std::mem::take(&mut self.changes);
@@ -157,5 +185,31 @@ impl Planning {
     /// True for the revision of a plan that knew every lease.
     pub(super) fn is_whole(&self, revision: u64) -> bool {
         self.whole_since.is_some_and(|since| revision >= since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lease_that_changes_alone_is_planned_at_once_and_many_together() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut pace = Pace::default();
+        assert_eq!(pace.due(), None);
+        pace.changed(at(0));
+        assert_eq!(pace.due(), Some(at(1)), "the first one");
+        pace.planned(at(1));
+        assert_eq!(pace.due(), None);
+        pace.changed(at(50));
+        assert_eq!(pace.due(), Some(at(70)), "soon after");
+        for ms in 51..200 {
+            pace.changed(at(ms));
+        }
+        assert_eq!(pace.due(), Some(at(150)), "however many");
+        pace.planned(at(200));
+        pace.changed(at(301));
+        assert_eq!(pace.due(), Some(at(302)), "after a pause");
     }
 }
