@@ -274,6 +274,23 @@ fn device_and_routes_of_flannel_for_ipv6_are_adopted_in_place() -> Result<()> {
     Ok(())
 }
 
+fn node_that_forwards_goes_on_taking_what_routers_announce() -> Result<()> {
+    for (before, after) in [("1", "2"), ("0", "0"), ("2", "2")] {
+        let net = net(V6)?;
+        let host = net.host("hdss7-21")?;
+        host.run(&["sysctl", "-qw", &format!("net.ipv6.conf.eth0.accept_ra={before}")])?;
+        let netd = net.netd("hdss7-21")?;
+        let parameters = ["net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra"];
+        let read = || Ok::<_, anyhow::Error>(host.run(&["sysctl", "-n", parameters[0], parameters[1]])?.stdout);
+        ensure!(read()? == format!("1\n{after}\n"), "{before}: {}", read()?);
+        // The next start finds a host that forwards.
+        netd.terminate(SOON)?;
+        let _again = net.netd("hdss7-21")?;
+        ensure!(read()? == format!("1\n{after}\n"), "{before}: {}", read()?);
+    }
+    Ok(())
+}
+
 fn node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it_comes() -> Result<()> {
     let net = Net::start(DUAL)?;
     give_ipv6(&net, "21")?;
@@ -310,6 +327,7 @@ fn main() -> ExitCode {
             ipv6_rows_deleted_by_hand_are_back_within_a_second,
             restart_changes_nothing_of_either_family,
             device_and_routes_of_flannel_for_ipv6_are_adopted_in_place,
+            node_that_forwards_goes_on_taking_what_routers_announce,
             node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it_comes,
         ],
     )

@@ -3,6 +3,7 @@
 //! Invariant: a key never leaves /proc/sys/net: segments are not empty, not `.` or `..`, and the first is `net`.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,8 +11,25 @@ use crate::{IfName, IpFamily};
 
 /// Path of a parameter below /proc/sys, with `/` as separator: `net/ipv4/ip_forward`. Slashes, because interface
 /// names such as `flannel.1` contain dots.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+///
+/// In order of their names, and forwarding of IPv6 behind all others: when it is switched on, the kernel forgets the
+/// default routes that routers announced on links whose `accept_ra` is not 2 yet (net/ipv6/route.c,
+/// `rt6_purge_dflt_routers`).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SysctlKey(Cow<'static, str>);
+
+impl Ord for SysctlKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let last = |key: &Self| key.0.starts_with("net/ipv6/") && key.0.ends_with("/forwarding");
+        (last(self), &self.0).cmp(&(last(other), &other.0))
+    }
+}
+
+impl PartialOrd for SysctlKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// The text is no path of a network parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +110,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn forwarding_of_ipv6_comes_behind_what_it_has_an_effect_on() {
+        let mut keys = ["net/ipv6/conf/all/forwarding", "net/ipv6/conf/eth0/accept_ra", "net/ipv4/ip_forward"]
+            .map(|text| text.parse::<SysctlKey>().unwrap());
+        keys.sort();
+        let sorted = keys.map(|key| key.to_string());
+        assert_eq!(sorted, ["net/ipv4/ip_forward", "net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/all/forwarding"]);
+    }
 
     #[test]
     fn only_paths_inside_net_are_keys() {

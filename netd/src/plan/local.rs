@@ -22,6 +22,8 @@ pub(crate) struct LocalNode {
     pub mtu: u32,
     /// The kernel has IPv6, and with it IPv6 parameters of every link.
     pub has_ipv6: bool,
+    /// The interface takes the IPv6 routes that routers announce.
+    pub accepts_routers: bool,
     /// Identity of its WireGuard devices, where there are any.
     pub public_key: Option<PublicKey>,
     /// What the operator's program says of it, where that carries the packets.

@@ -356,6 +356,11 @@ impl Planner {
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
             tables.sysctls.insert(forwarding(family), "1".to_owned());
         }
+        // A host that forwards takes no announced routes unless it says so: its default route would run out.
+        if self.local.places.v6.is_some() && self.local.accepts_routers {
+            let key = SysctlKey::of_link(IpFamily::V6, &self.local.interface, "accept_ra");
+            tables.sysctls.insert(key, "2".to_owned());
+        }
         tables
     }
 }

@@ -57,6 +57,7 @@ fn local() -> LocalNode {
         interface: "eth0".parse().unwrap(),
         mtu: 1500,
         has_ipv6: true,
+        accepts_routers: false,
         public_key: None,
         data: None,
         ways: Ways::default(),

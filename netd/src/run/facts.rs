@@ -9,7 +9,7 @@ use std::path::Path;
 use kernel::query::Query;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
-use netstate::{IfName, MacAddr, Route, RouteKey};
+use netstate::{IfName, MacAddr, Route, RouteKey, SysctlKey};
 
 use crate::choose::interface::{Facts, Interface};
 use crate::format::net_conf::Network;
@@ -113,4 +113,19 @@ pub(super) fn machine(interface: &IfName) -> Result<Vec<u8>, KernelError> {
 #[must_use]
 pub(super) fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6/conf/all").is_dir()
+}
+
+/// True when `link` takes the routes that routers announce: `accept_ra` is 1 while it does not forward, or 2
+/// (Documentation/networking/ip-sysctl.rst).
+#[must_use]
+pub(super) fn accepts_routers(link: &IfName) -> bool {
+    let read = |name: &'static str| {
+        let key = SysctlKey::of_link(IpFamily::V6, link, name);
+        std::fs::read_to_string(Path::new("/proc/sys").join(key.as_str())).unwrap_or_default()
+    };
+    match read("accept_ra").trim() {
+        "2" => true,
+        "1" => read("forwarding").trim() == "0",
+        _ => false,
+    }
 }

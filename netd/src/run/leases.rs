@@ -169,6 +169,10 @@ impl<S: LeaseSource> Daemon<S> {
             interface: external.interface.clone(),
             mtu: external.mtu,
             has_ipv6: known.has_ipv6,
+            accepts_routers: match external.interface == known.interface {
+                true => known.accepts_routers,
+                false => facts::accepts_routers(&external.interface),
+            },
             public_key: known.public_key,
             data: known.data.clone(),
             ways: self.reach.ways(),

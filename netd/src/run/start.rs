@@ -186,6 +186,7 @@ fn local(external: &External, network: &Network, known: &Known) -> LocalNode {
         interface: external.interface.clone(),
         mtu: external.mtu,
         has_ipv6: facts::has_ipv6(),
+        accepts_routers: facts::accepts_routers(&external.interface),
         public_key: identity.public_key(),
         data: identity.data.clone(),
         ways: Ways::default(),

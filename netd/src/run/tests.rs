@@ -218,6 +218,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         interface: external.interface.clone(),
         mtu: external.mtu,
         has_ipv6: false,
+        accepts_routers: false,
         public_key: None,
         data: None,
         ways: Ways::default(),

@@ -54,6 +54,7 @@ fn local(network: &Network) -> LocalNode {
         interface: "eth0".parse().unwrap(),
         mtu: 1500,
         has_ipv6: true,
+        accepts_routers: false,
         public_key: OWN.parse().ok(),
         data: None,
         ways: Ways { direct: (22..=29).flat_map(on_the_link).collect(), ..Ways::default() },
