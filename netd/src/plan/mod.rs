@@ -31,7 +31,7 @@ pub(crate) use rivals::{foreign, in_front};
 pub(crate) use tables::{Changes, RowChanges, Tables};
 pub(crate) use ways::{Ways, direct};
 
-use self::backend::Backend;
+use self::moving::Moving;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 use peers::{Half, Peers, Slot, Standing};
@@ -49,10 +49,8 @@ pub(crate) struct Planner {
     remarks: BTreeMap<SubnetKey, String>,
     /// How many leases are refused as a whole.
     unused: usize,
-    /// The backend that was used before, for nodes that use it still.
-    retiring: Option<Backend>,
-    /// Leases that name a backend which this node does not use; the ones before them stay.
-    kept: BTreeSet<SubnetKey>,
+    /// On the way from one backend to another.
+    moving: Moving,
 }
 
 /// A change of one lease with what is to be thought of each of its families.
@@ -75,8 +73,7 @@ impl Planner {
             refused: BTreeMap::new(),
             remarks: BTreeMap::new(),
             unused: 0,
-            retiring: None,
-            kept: BTreeSet::new(),
+            moving: Moving::default(),
         }
     }
 
@@ -156,12 +153,6 @@ impl Planner {
         self.plan_anew(before)
     }
 
-    fn plan_anew(&mut self, before: Tables) -> Changes {
-        let leases: Vec<StoredLease> = self.leases.values().cloned().collect();
-        self.set(leases.into_iter().map(|stored| (stored.lease.key, Some(stored))));
-        Changes::between(before, self.settle_all())
-    }
-
     /// As [`Planner::update`] for somebody who knows nothing of what was planned before: returns all rows.
     pub(crate) fn update_all(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
         self.set(leases);
@@ -239,6 +230,7 @@ impl Planner {
     }
 
     fn put(&mut self, judged: Judged) {
+        self.remember_earlier(&judged.key, judged.stored.as_ref());
         let Judged { key, stored, halves } = judged;
         for (family, half) in halves {
             if let Some(subnet) = key.get(family) {
@@ -339,7 +331,9 @@ impl Planner {
         let used =
             PerFamily::from_fn(|family| key.get(family).filter(|_| matches!(verdicts.get(family), Some(Ok(())))));
         let rows = |lease: Cow<Lease>| self.lease_rows(&lease).unwrap_or_default();
-        part(&stored.lease, used).map(rows).unwrap_or_default()
+        let mut rows = part(&stored.lease, used).map(rows).unwrap_or_default();
+        rows.extend(self.earlier_rows(key));
+        rows
     }
 
     /// Rows that this node needs whatever the other nodes are.

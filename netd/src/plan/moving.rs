@@ -3,48 +3,79 @@
 //! Invariants: a node is reached by the new backend as soon as its lease names that, and by the old one until then; a lease
 //! that names a backend which this node does not use takes nothing away from the node that wrote it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::backend::Backend;
 use super::{Changes, LocalNode, Planner, Tables};
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
+/// How far a plan has come from one backend to another.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Moving {
+    /// The backend that was used before, for nodes that use it still.
+    retiring: Option<Backend>,
+    /// Nodes that have moved are reached the old way for now: they do not know this one by the new backend yet.
+    holding: bool,
+    /// What the leases of nodes that have moved said before, where such nodes must stay known to be received.
+    earlier: BTreeMap<SubnetKey, Lease>,
+    /// Leases that name a backend which this node does not use; the ones before them stay.
+    kept: BTreeSet<SubnetKey>,
+}
+
 impl Planner {
     /// The same for a node that has used the backend `retiring` before.
     #[must_use]
     pub(crate) fn beside(self, retiring: Option<Backend>) -> Self {
-        Self { retiring, ..self }
+        Self { moving: Moving { retiring, ..self.moving }, ..self }
     }
 
     /// Plans anew for another network, with the backend `retiring` beside that of the network.
     pub(crate) fn set_network(&mut self, network: Network, retiring: Option<Backend>, local: LocalNode) -> Changes {
         let before = self.tables();
-        (self.network, self.retiring, self.local) = (network, retiring, local);
+        (self.network, self.moving.retiring, self.local) = (network, retiring, local);
+        self.moving.earlier.clear();
+        // WireGuard takes packets only from nodes that it knows.
+        self.moving.holding = self.moving.retiring.is_some() && self.network.backend.needs_key();
         self.plan_anew(before)
+    }
+
+    pub(super) fn plan_anew(&mut self, before: Tables) -> Changes {
+        let leases: Vec<StoredLease> = self.leases.values().cloned().collect();
+        self.set(leases.into_iter().map(|stored| (stored.lease.key, Some(stored))));
+        Changes::between(before, self.settle_all())
+    }
+
+    /// The other nodes know this one by the new backend: leases that are put in from now on are used.
+    pub(crate) const fn release(&mut self) {
+        self.moving.holding = false;
     }
 
     /// Plans anew without the backend that was used before.
     pub(crate) fn retire(&mut self) -> Changes {
         let before = self.tables();
-        self.retiring = None;
+        self.moving.retiring = None;
+        self.moving.earlier.clear();
         self.plan_anew(before)
     }
 
     /// How many nodes are reached by the backend that was used before, and no other.
     #[must_use]
     pub(crate) fn waiting(&self) -> usize {
-        let Some(_) = &self.retiring else { return 0 };
-        self.used().filter(|lease| self.network.backend.lease_rows(&self.local, lease).is_err()).count()
+        let Some(_) = &self.moving.retiring else { return 0 };
+        let old = |lease: &&Lease| self.network.backend.lease_rows(&self.local, lease).is_err();
+        self.used().filter(old).count()
     }
 
     /// How many leases name a backend that this node does not use, while the ones before them stay.
     #[must_use]
     pub(crate) fn kept_count(&self) -> usize {
-        self.kept.len()
+        self.moving.kept.len()
     }
 
     /// The backends whose devices stand, the network's last.
     pub(super) fn backends(&self) -> impl Iterator<Item = &Backend> {
-        self.retiring.iter().chain([&self.network.backend])
+        self.moving.retiring.iter().chain([&self.network.backend])
     }
 
     /// Rows that make the subnets of another node reachable.
@@ -53,10 +84,32 @@ impl Planner {
     /// Why that node cannot be reached.
     pub(super) fn lease_rows(&self, lease: &Lease) -> Result<Tables, String> {
         let rows = self.network.backend.lease_rows(&self.local, lease);
-        match (&self.retiring, rows) {
+        match (&self.moving.retiring, rows) {
             (Some(retiring), Err(reason)) => retiring.lease_rows(&self.local, lease).map_err(|_| reason),
             (_, rows) => rows,
         }
+    }
+
+    /// Remembers what the lease of a node that moves away from the retiring backend said: it sends that way until it has
+    /// noticed this node's move, and WireGuard takes packets only from nodes that it knows.
+    pub(super) fn remember_earlier(&mut self, key: &SubnetKey, new: Option<&StoredLease>) {
+        let Some(new) = new else { return drop(self.moving.earlier.remove(key)) };
+        if !self.moving.retiring.as_ref().is_some_and(Backend::needs_key) {
+            return;
+        }
+        if let Some(known) = self.leases.get(key)
+            && known.lease.attrs.backend.name() != new.lease.attrs.backend.name()
+            && !self.is_own(&new.lease)
+        {
+            self.moving.earlier.insert(*key, known.lease.clone());
+        }
+    }
+
+    /// Rows that keep a node known which has moved; its routes are those of its new lease.
+    pub(super) fn earlier_rows(&self, key: &SubnetKey) -> Tables {
+        let earlier = self.moving.retiring.as_ref().zip(self.moving.earlier.get(key));
+        let rows = earlier.and_then(|(retiring, lease)| retiring.lease_rows(&self.local, lease).ok());
+        rows.map(|rows| Tables { routes: BTreeMap::new(), ..rows }).unwrap_or_default()
     }
 
     /// Notes whether the lease that was there stays although another one came. A node that has moved to another backend
@@ -70,12 +123,12 @@ impl Planner {
                 && !self.is_own(&new.lease)
                 && !self.refused.contains_key(key)
                 && self.lease_rows(&known.lease).is_ok()
-                && self.lease_rows(&new.lease).is_err()
+                && (self.moving.holding || self.lease_rows(&new.lease).is_err())
         });
         if keeps {
-            self.kept.insert(*key)
+            self.moving.kept.insert(*key)
         } else {
-            self.kept.remove(key)
+            self.moving.kept.remove(key)
         };
         keeps
     }

@@ -38,6 +38,7 @@ enum Event {
     Lease(LeaseEvent),
     Keeper(KeeperEvent),
     Config(Option<Vec<u8>>),
+    Release,
     Retire,
     Report(Report),
     Plan,
@@ -160,6 +161,7 @@ impl<S: LeaseSource> Daemon<S> {
                 Event::Lease(event) => self.on_lease(event),
                 Event::Keeper(event) => self.on_keeper(event).await?,
                 Event::Config(text) => self.on_config(text).await?,
+                Event::Release => self.release(),
                 Event::Retire => self.retire(),
                 Event::Report(report) => self.receive(report),
                 Event::Plan => self.plan(),
@@ -186,12 +188,13 @@ impl<S: LeaseSource> Daemon<S> {
         let plan_at = self.planning.due().filter(|_| can_plan);
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
         let (file_at, ways_at) = (self.reporter.file_due(), self.reach.due());
-        let (held, retire_at) = (self.held.is_some(), self.change.due());
+        let (held, retire_at, release_at) = (self.held.is_some(), self.change.due(), self.change.release_due());
         let Self { keeper, configs, events, worker, witness, links, routes, ways, reach, questions, silent, .. } = self;
         tokio::select! {
             Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
             Some(event) = keeper.next() => Event::Keeper(event),
             Some(text) = configs.next(), if held => Event::Config(text),
+            () = at(release_at) => Event::Release,
             () = at(retire_at) => Event::Retire,
             Some(event) = async { events.as_mut()?.next().await } => Event::Lease(event),
             listing = witness.listed() => Event::Verified(listing),

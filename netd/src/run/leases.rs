@@ -108,6 +108,7 @@ impl<S: LeaseSource> Daemon<S> {
             KeeperEvent::Held(held) => {
                 self.reporter.lease_trouble = None;
                 self.hold(*held).await?;
+                self.announced();
                 if self.events.is_none() {
                     self.events = Some(self.source.events());
                 }

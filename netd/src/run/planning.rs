@@ -135,6 +135,12 @@ impl Planning {
         self.note(BTreeSet::new());
     }
 
+    /// The other nodes know this one by the new backend; `leases` are judged anew.
+    pub(super) fn release(&mut self, leases: BTreeSet<SubnetKey>) {
+        self.planner.release();
+        self.note(leases);
+    }
+
     /// Nobody uses the earlier backend any more.
     pub(super) fn retire(&mut self) {
         let changes = self.planner.retire();

@@ -30,6 +30,9 @@ const SETTLED: &str = "net-conf.json";
 /// leases within a second, and a store that is slow may take longer.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long nodes take to notice a lease that was written, on a busy host.
+const NOTICE: Duration = Duration::from_secs(2);
+
 /// How far a change of the configuration has come.
 #[derive(Debug, Default)]
 pub(super) struct Change {
@@ -41,6 +44,8 @@ pub(super) struct Change {
     announce: Option<LeaseAttrs>,
     /// When the old data path goes.
     retire_at: Option<Instant>,
+    /// When the other nodes have noticed what this one announced.
+    release_at: Option<Instant>,
     /// The file says what is served.
     recorded: bool,
 }
@@ -54,6 +59,11 @@ impl Change {
     /// When the old data path goes.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.retire_at
+    }
+
+    /// When the other nodes have noticed what this one announced.
+    pub(super) const fn release_due(&self) -> Option<Instant> {
+        self.release_at
     }
 }
 
@@ -143,6 +153,8 @@ impl<S: LeaseSource> Daemon<S> {
         let attrs = LeaseAttrs { public_ips: local.public_ips(), backend: network.backend.attrs(&local) };
         self.change.announce = self.held.as_ref().filter(|held| held.attrs != attrs).map(|_| attrs);
         self.change.retire_at = None;
+        // What the lease says already is known.
+        self.change.release_at = self.change.announce.is_none().then(Instant::now);
         self.change.recorded = false;
         self.reporter.expect_report();
         if beside && self.worker.is_some() { self.start_worker().await } else { Ok(()) }
@@ -188,6 +200,19 @@ impl<S: LeaseSource> Daemon<S> {
         self.witness.view.expect(attrs.clone());
         let (addresses, network) = (self.external.current.addresses, self.node.network.clone());
         self.keeper.readdress(Readdress { addresses, attrs, network });
+    }
+
+    /// The lease is written: the other nodes will notice.
+    pub(super) fn announced(&mut self) {
+        if self.node.ownership.retiring.is_some() && self.change.announce.is_none() {
+            self.change.release_at.get_or_insert_with(|| Instant::now() + NOTICE);
+        }
+    }
+
+    /// The other nodes know this one by the new backend.
+    pub(super) fn release(&mut self) {
+        self.change.release_at = None;
+        self.planning.release(self.witness.view.keys().collect());
     }
 
     /// Retires the old data path when nobody needs it any more.

@@ -77,6 +77,14 @@ impl Drop for Keeper {
     }
 }
 
+/// Why a lease is acquired once more.
+enum End {
+    /// It is gone, or not ours any more.
+    Lost(String),
+    /// It shall say something else.
+    Moved(String),
+}
+
 struct Task<S> {
     source: S,
     request: LeaseRequest,
@@ -97,8 +105,14 @@ impl<S: LeaseSource> Task<S> {
             if self.reports.send(KeeperEvent::Held(Box::new(held.clone()))).is_err() {
                 return;
             }
-            let Some(reason) = self.hold(&held).await else { return };
-            tracing::warn!(subnet = held.lease.key.list(), reason, "the lease is lost: claiming the subnet again");
+            let subnet = held.lease.key.list();
+            match self.hold(&held).await {
+                Some(End::Lost(reason)) => {
+                    tracing::warn!(subnet, reason, "the lease is lost: claiming the subnet again")
+                }
+                Some(End::Moved(how)) => tracing::info!(subnet, how, "the lease is written anew"),
+                None => return,
+            }
         }
     }
 
@@ -142,11 +156,11 @@ impl<S: LeaseSource> Task<S> {
     }
 
     /// Holds the lease until it is lost and returns why; `None` when nobody listens any more.
-    async fn hold(&mut self, held: &Held) -> Option<String> {
+    async fn hold(&mut self, held: &Held) -> Option<End> {
         let concerns = |revision: Option<i64>| revision.is_none_or(|revision| revision > held.revision);
         let pending = std::mem::take(&mut self.pending);
         if let Some((reason, _)) = pending.into_iter().find(|(_, revision)| concerns(*revision)) {
-            return Some(reason);
+            return Some(End::Lost(reason));
         }
         loop {
             let reports = self.reports.clone();
@@ -167,16 +181,16 @@ impl<S: LeaseSource> Task<S> {
             let failed = loop {
                 tokio::select! {
                     order = self.orders.recv() => match order? {
-                        Order::Lost { reason, revision } if concerns(revision) => return Some(reason),
+                        Order::Lost { reason, revision } if concerns(revision) => return Some(End::Lost(reason)),
                         Order::Lost { .. } => {}
                         Order::Move(to) => {
                             self.request.moves(&to);
                             let (address, backend) = (to.attrs.public_ips.list(), to.attrs.backend.name());
-                            return Some(format!("this node is reached at {address} by {backend} now"));
+                            return Some(End::Moved(format!("this node is reached at {address} by {backend} now")));
                         }
                     },
                     ended = &mut kept => match ended {
-                        Ok(reason) => return Some(reason),
+                        Ok(reason) => return Some(End::Lost(reason)),
                         Err(error) => break error,
                     },
                 }
