@@ -274,6 +274,35 @@ fn device_and_routes_of_flannel_for_ipv6_are_adopted_in_place() -> Result<()> {
     Ok(())
 }
 
+fn subnet_stays_when_a_family_is_switched_off_and_on_and_the_earlier_key_goes() -> Result<()> {
+    let net = net(DUAL)?;
+    let mut netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let host = net.host("hdss7-21")?;
+    let (first, second) = (pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?);
+    let _server = echo::serve(&second, "web", 80)?;
+    let mut connection = echo::Connection::open(&first, "172.7.22.2:80".parse()?, SOON)?;
+    for (config, key) in [(netd_node::VXLAN, "172.7.21.0-24"), (DUAL, "172.7.21.0-24&fd00:7:0:21::-64")] {
+        net.etcd.put("/coreos.com/network/config", config)?;
+        netd.remove(0).terminate(SOON)?;
+        let again = net.launch("hdss7-21", &[])?;
+        again.wait_for_line(READY, SOON)?;
+        netd.insert(0, again);
+        eventually(SOON, || {
+            let own: Vec<String> = net.subnets()?.into_iter().filter(|key| key.contains("172.7.21.0")).collect();
+            ensure!(own == [key], "{own:?}");
+            let devices = host.run(&["ls", "/sys/class/net"])?.stdout;
+            ensure!(devices.contains("flannel-v6.1") == key.contains('&'), "{devices}");
+            Ok(())
+        })?;
+        connection.ask()?;
+    }
+    routes(&net, "22", "fd00:7:0:21::/64")?;
+    eventually(SOON, || {
+        ensure!(seen(&first, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::2");
+        Ok(())
+    })
+}
+
 fn node_that_forwards_goes_on_taking_what_routers_announce() -> Result<()> {
     for (before, after) in [("1", "2"), ("0", "0"), ("2", "2")] {
         let net = net(V6)?;
@@ -327,6 +356,7 @@ fn main() -> ExitCode {
             ipv6_rows_deleted_by_hand_are_back_within_a_second,
             restart_changes_nothing_of_either_family,
             device_and_routes_of_flannel_for_ipv6_are_adopted_in_place,
+            subnet_stays_when_a_family_is_switched_off_and_on_and_the_earlier_key_goes,
             node_that_forwards_goes_on_taking_what_routers_announce,
             node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it_comes,
         ],
