@@ -23,12 +23,12 @@ pub const RTNETLINK: &str = "rtnetlink";
 /// Name of the monitor of nft tables.
 pub const NFTABLES: &str = "nftables";
 
-/// What is news to a program.
+/// What concerns a program.
 #[derive(Debug, Clone, Default)]
 pub struct Interests {
     /// Of what rtnetlink reports.
     pub rtnl: Interest,
-    /// Port ids of our own conversations with nftables: everything but our own changes is news.
+    /// Port ids of our own conversations with nftables: everything but our own changes concerns us.
     pub nft: BTreeSet<u32>,
 }
 

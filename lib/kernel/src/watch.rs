@@ -1,7 +1,7 @@
 //! `Watch`: the kernel's own word that a table has changed.
 //!
 //! Events carry no rows: a loop that is woken lists its table again, so a lost event costs a listing and never a
-//! change. An overrun of the receive buffer becomes [`Event::Resync`]. What is no news to the program is left out while it is
+//! change. An overrun of the receive buffer becomes [`Event::Resync`]. What does not concern the program is left out while it is
 //! read ([`Interest`]), changes that our own sockets made among it, by the port id that the kernel writes into each
 //! notification.
 

@@ -19,8 +19,8 @@ use reconcile::{Step, Target};
 const LIMIT: Duration = Duration::from_secs(10);
 
 const CASES: &[common::Case] = &[
-    ("forwarding_entries_that_we_write_are_no_news_and_those_of_others_are", forwarding),
-    ("neighbours_links_and_routes_of_others_are_no_news", others),
+    ("forwarding_entries_that_we_write_do_not_count_and_those_of_others_do", forwarding),
+    ("neighbours_links_and_routes_of_others_do_not_count", others),
     ("device_that_is_made_anew_is_watched_again", anew),
     ("lost_notifications_are_reported", overrun),
 ];

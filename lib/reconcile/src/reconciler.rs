@@ -5,10 +5,13 @@
 //! A row that was in place and is found otherwise, though nobody desired anything new, was changed by somebody else:
 //! putting it back counts as a repair.
 
+mod contest;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use contest::{Contest, PEACE, contested};
 
 use crate::chain::Chain;
 use crate::diff::{differing, step};
@@ -35,12 +38,6 @@ struct ObserveFailure {
     next: Duration,
 }
 
-/// A row is put back this often at once; then whoever undoes it makes it wait as a row that fails does.
-const PATIENCE: u32 = 3;
-
-/// A row that was left alone for so long, beyond its pause, is not contested any more.
-const PEACE: Duration = Duration::from_secs(10);
-
 /// One kernel table under control.
 pub struct Reconciler<T: Target> {
     name: &'static str,
@@ -56,26 +53,6 @@ pub struct Reconciler<T: Target> {
     contests: BTreeMap<T::Key, Contest>,
     observe_failure: Option<ObserveFailure>,
     totals: Totals,
-}
-
-/// How often a row was put back that somebody else had changed.
-#[derive(Debug, Clone, Copy)]
-struct Contest {
-    times: u32,
-    last: Duration,
-}
-
-impl Contest {
-    /// The time until the row is put back once more.
-    fn pause(self) -> Duration {
-        let beyond = self.times.saturating_sub(PATIENCE);
-        if beyond == 0 { Duration::ZERO } else { retry::delay(beyond, RetryClass::Retry) }
-    }
-
-    /// When the row is put back once more.
-    fn next(self) -> Duration {
-        self.last.saturating_add(self.pause())
-    }
 }
 
 /// What was done since the start.
@@ -399,9 +376,4 @@ impl<T: Target> Reconciler<T> {
 
 fn is_ours<V>(row: &Observed<V>) -> bool {
     row.owner == Owner::Ours
-}
-
-fn contested(contest: Contest) -> String {
-    let (times, pause) = (contest.times, contest.pause().as_secs_f32());
-    format!("somebody else has undone it {times} times in a row; it is put back after {pause:.1} s")
 }

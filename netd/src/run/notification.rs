@@ -38,7 +38,7 @@ impl Notification {
     }
 }
 
-/// What is news to the tables of one network with these devices.
+/// What concerns the tables of one network with these devices.
 pub(super) fn interest(ownership: &Ownership, devices: BTreeSet<IfName>) -> Interest {
     let of_routes = ownership.clone();
     Interest {

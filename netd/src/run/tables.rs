@@ -195,7 +195,7 @@ impl Stages {
         &self.stack
     }
 
-    /// What is news to these tables.
+    /// What concerns these tables.
     #[must_use]
     pub(super) fn interests(&self) -> Interests {
         self.interests.clone()

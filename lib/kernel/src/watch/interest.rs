@@ -1,6 +1,6 @@
-//! `Interest`: which of the kernel's notifications are news to a program.
+//! `Interest`: which of the kernel's notifications concern a program.
 //!
-//! Invariants: what cannot be read is news, so nothing is missed for being unknown; what concerns a link of interest is found
+//! Invariants: what cannot be read concerns it, so nothing is missed for being unknown; what concerns a link of interest is found
 //! by the link's index, which is followed through renaming and through making it anew.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,7 +41,7 @@ pub type WantsRoute = Arc<dyn Fn(&RouteKey, u8) -> bool + Send + Sync>;
 /// What a program wants to know of. The default is everything.
 #[derive(Clone, Default)]
 pub struct Interest {
-    /// Port ids of our own conversations, [`crate::Rtnl::port`]: what they changed is no news.
+    /// Port ids of our own conversations, [`crate::Rtnl::port`]: what they changed concerns nobody.
     pub own: BTreeSet<u32>,
     /// Forwarding entries that we write.
     pub written: Written,
@@ -120,7 +120,7 @@ impl Filter {
         let info = attribute::find(attributes, IFLA_LINKINFO);
         let kind = info.and_then(|info| attribute::find(info, IFLA_INFO_KIND)).map(attribute::text);
         let of_kind = kind.is_some_and(|kind| self.interest.kinds.contains(kind.as_str()));
-        // One that was of interest under another name is news for the last time.
+        // One that was of interest under another name concerns us for the last time.
         let known = self.indexes.remove(&index);
         if named && !gone {
             self.indexes.insert(index, device);

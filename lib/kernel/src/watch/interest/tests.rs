@@ -1,3 +1,5 @@
+//! Notifications as the kernel forms them, against interests of every kind.
+
 use super::*;
 use crate::attribute::Writer;
 
@@ -63,7 +65,7 @@ fn events(filter: &mut Filter, kind: u16, body: &[u8]) -> Vec<Event> {
 }
 
 #[test]
-fn without_an_interest_everything_is_news_but_own_changes() {
+fn without_an_interest_everything_counts_but_own_changes() {
     let all = [
         (RTM_NEWLINK, link(9, "veth1", "veth"), Event::Link),
         (RTM_DELLINK, link(9, "veth1", "veth"), Event::Link),
@@ -105,7 +107,7 @@ fn link_is_followed_by_its_index_through_names_and_generations() {
 }
 
 #[test]
-fn links_and_what_is_on_them_are_news_as_far_as_they_are_of_interest() {
+fn links_and_what_is_on_them_count_as_far_as_they_are_of_interest() {
     let mut filter = narrow();
     assert_eq!(events(&mut filter, RTM_NEWLINK, &link(2, "eth0", "")), [Event::Link]);
     assert_eq!(events(&mut filter, RTM_NEWADDR, &address(2)), [Event::Address]);
@@ -119,7 +121,7 @@ fn links_and_what_is_on_them_are_news_as_far_as_they_are_of_interest() {
 }
 
 #[test]
-fn what_cannot_be_read_is_news() {
+fn what_cannot_be_read_counts() {
     let mut filter = narrow();
     assert_eq!(events(&mut filter, RTM_NEWLINK, &[0; 3]), [Event::Link]);
     assert_eq!(events(&mut filter, RTM_NEWADDR, &[0; 3]), [Event::Address]);
