@@ -19,7 +19,7 @@ pub struct Problem {
 impl Problem {
     /// A problem with `field`.
     pub fn new(field: impl Into<String>, found: impl Into<String>, accepted: impl Into<String>) -> Self {
-        Self { field: field.into(), found: found.into(), accepted: accepted.into() }
+        Self { field: elided(field.into()), found: elided(found.into()), accepted: accepted.into() }
     }
 
     /// The same problem one level further out: `prefix` stands before the field.
@@ -27,6 +27,21 @@ impl Problem {
     pub fn under(self, prefix: &str) -> Self {
         Self { field: format!("{prefix}{}", self.field), ..self }
     }
+}
+
+/// The longest text that is repeated whole, in characters.
+const WHOLE: usize = 400;
+
+/// What somebody wrote may have any length; of a long text the beginning and the end are shown.
+#[must_use]
+pub fn elided(text: String) -> String {
+    let count = text.chars().count();
+    if count <= WHOLE {
+        return text;
+    }
+    let head: String = text.chars().take(WHOLE / 2).collect();
+    let tail: String = text.chars().skip(count.saturating_sub(WHOLE / 2)).collect();
+    format!("{head}… ({count} characters) …{tail}")
 }
 
 impl fmt::Display for Problem {
@@ -61,6 +76,17 @@ impl std::error::Error for Problems {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_text_is_shown_by_its_beginning_and_its_end() {
+        let problem = Problem::new("Backend", format!("\"{}\" is no key", "ü".repeat(5000)), "a key");
+        let text = problem.to_string();
+        assert!(
+            text.chars().count() < 500 && text.contains("… (5012 characters) …") && text.contains("is no key"),
+            "{text}"
+        );
+        assert_eq!(Problem::new("", "x".repeat(400), "").found.len(), 400);
+    }
 
     #[test]
     fn every_problem_stands_on_a_line_of_its_own() {

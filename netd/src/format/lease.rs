@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use super::go_json::Object;
 use crate::plan::backend::BackendAttrs;
 use cluster::Problem;
+use cluster::problem::elided;
 
 /// The name of a lease below `subnets/`: `172.7.21.0-24`, `10.5.1.0-24&fc00:0:0:1::-64` of a node with both families,
 /// `0.0.0.0-0&fc00:0:0:1::-64` of one with IPv6 only. At least one family has a subnet.
@@ -246,7 +247,7 @@ fn public_ip<A: DeserializeOwned + Into<IpAddr>>(
 /// # Errors
 /// What is wrong with the key or the value, with the accepted form.
 pub(crate) fn read_lease(key: &str, value: &[u8]) -> Result<Lease, String> {
-    let key: SubnetKey = key.parse().map_err(|error: InvalidSubnetKey| error.to_string())?;
+    let key: SubnetKey = key.parse().map_err(|error: InvalidSubnetKey| elided(error.to_string()))?;
     let texts = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Ok(Lease { key, attrs: LeaseAttrs::parse(value, key.subnets().families()).map_err(texts)? })
 }
