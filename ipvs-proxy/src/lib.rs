@@ -11,9 +11,13 @@
 mod command;
 mod commands;
 mod dataplane;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 mod object;
 mod plan;
 mod run;
 mod source;
 
 pub use command::main;
+#[cfg(feature = "fuzz")]
+pub use fuzz::TARGETS;

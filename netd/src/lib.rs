@@ -18,10 +18,15 @@ mod choose;
 mod command;
 mod doctor;
 mod format;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 mod plan;
 mod run;
 mod source;
 mod tools;
+
+#[cfg(feature = "fuzz")]
+pub use fuzz::TARGETS;
 
 use std::process::ExitCode;
 

@@ -5,40 +5,28 @@
 //! made from it, the same in every run. With `FUZZ_SECONDS` set it goes on for that long, another way each time. An input that
 //! fails is kept, and named with what went wrong; into the corpus it goes with the fix.
 //!
-//! Inputs are mutated here and not by a fuzzing engine: all of them are small JSON objects or lines, whose structure random
-//! bytes never have, and the parsers are one crate's with few branches of their own. Targets that look at files and at the kernel
+//! Inputs are made by the crate `fuzz`. Targets that look at files and at the kernel
 //! do it with root's rights in namespaces of their own, where every file system of the host is read-only.
 
 // A failed expectation is how a test fails; clippy knows only the standard harness as test code.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod memory;
-mod mutate;
 mod targets;
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use targets::{TARGETS, Target};
 
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
-
-/// Made inputs per run.
-const CASES: usize = 1500;
-
-/// How long one input may take. Parsing one takes microseconds; a machine under load must not fail the test.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes that one input may make the plugin hold: a multiple of its length, and what a buffer or a table needs.
 const fn allowance(length: usize) -> usize {
@@ -61,11 +49,7 @@ fn main() {
 }
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
-    let mut paths: Vec<PathBuf> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty(), "{} is empty", dir.display());
-    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    fuzz::corpus(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name))
 }
 
 fn run(name: &'static str, target: Target, in_sandbox: bool) -> Result<(), Failed> {
@@ -74,7 +58,7 @@ fn run(name: &'static str, target: Target, in_sandbox: bool) -> Result<(), Faile
         if in_sandbox {
             enter_sandbox();
         }
-        fuzz(&corpus, target)
+        fuzz::first_failure(&corpus, |input| failure_of(input, target))
     };
     let failure = thread::Builder::new().name(name.to_owned()).spawn(work).unwrap().join().unwrap();
     failure.map_or(Ok(()), |(input, why)| {
@@ -87,43 +71,11 @@ fn run(name: &'static str, target: Target, in_sandbox: bool) -> Result<(), Faile
     })
 }
 
-/// The first input that fails, and why.
-fn fuzz(corpus: &[Vec<u8>], target: Target) -> Option<(Vec<u8>, String)> {
-    let limit: Option<u64> = std::env::var("FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
-    let mut rng = match limit {
-        None => TestRng::deterministic_rng(RngAlgorithm::ChaCha),
-        Some(_) => TestRng::from_seed(RngAlgorithm::ChaCha, &seed()),
-    };
-    if let Some(failure) = corpus.iter().find_map(|input| failure_of(input, target)) {
-        return Some(failure);
-    }
-    let start = Instant::now();
-    let goes_on = |case: usize| match limit {
-        None => case < CASES,
-        Some(seconds) => start.elapsed() < Duration::from_secs(seconds),
-    };
-    (0..).take_while(|case| goes_on(*case)).find_map(|_| failure_of(&mutate::mutated(&mut rng, corpus), target))
-}
-
-fn seed() -> [u8; 32] {
-    let mut seed = [0; 32];
-    fs::File::open("/dev/urandom").unwrap().read_exact(&mut seed).unwrap();
-    seed
-}
-
-fn failure_of(input: &[u8], target: Target) -> Option<(Vec<u8>, String)> {
-    let start = Instant::now();
-    let (outcome, peak) = memory::peak_of(|| catch_unwind(AssertUnwindSafe(|| target(input))));
-    let why = match outcome {
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-        }
-        Ok(()) if peak > allowance(input.len()) => format!("{peak} bytes held for an input of {}", input.len()),
-        Ok(()) if start.elapsed() > PATIENCE => format!("took {:?}", start.elapsed()),
-        Ok(()) => return None,
-    };
-    Some((input.to_vec(), why))
+fn failure_of(input: &[u8], target: Target) -> Option<String> {
+    let (failure, peak) = memory::peak_of(|| fuzz::failure_of(input, target));
+    failure.or_else(|| {
+        (peak > allowance(input.len())).then(|| format!("{peak} bytes held for an input of {}", input.len()))
+    })
 }
 
 /// Leaves the host's network and mounts: what is written goes to memory, or is refused.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Reads a duration; `None` when the text is none. Units: h, m, s, ms; `0` needs none.
 #[must_use]
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

@@ -2,7 +2,7 @@
 
 pub(crate) mod args;
 pub(crate) mod config;
-mod duration;
+pub(crate) mod duration;
 
 use std::process::ExitCode;
 

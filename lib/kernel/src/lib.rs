@@ -32,6 +32,8 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod fdb;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 mod genl;
 #[cfg(target_endian = "little")]
 #[cfg(test)]
@@ -58,6 +60,8 @@ pub mod way;
 pub mod wireguard;
 
 pub use error::{Cause, KernelError, Nack, SocketError};
+#[cfg(feature = "fuzz")]
+pub use fuzz::TARGETS as FUZZ_TARGETS;
 pub use netns::Netns;
 pub use reconcile::Chain;
 pub use rtnl::Rtnl;

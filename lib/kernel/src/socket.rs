@@ -335,7 +335,7 @@ pub(crate) fn write_message(bytes: &mut Vec<u8>, message: &Message, flags: u16, 
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-fn split(mut datagram: &[u8]) -> Result<Vec<Frame>, SocketError> {
+pub(crate) fn split(mut datagram: &[u8]) -> Result<Vec<Frame>, SocketError> {
     let malformed = || SocketError::Malformed("message length does not fit the datagram".to_owned());
     let mut frames = Vec::new();
     while datagram.len() >= HEADER {

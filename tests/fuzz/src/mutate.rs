@@ -52,7 +52,8 @@ fn pick<'a, T>(rng: &mut TestRng, items: &'a [T]) -> Option<&'a T> {
 }
 
 /// An input made from one or two of `corpus`.
-pub(crate) fn mutated(rng: &mut TestRng, corpus: &[Vec<u8>]) -> Vec<u8> {
+#[must_use]
+pub fn mutated(rng: &mut TestRng, corpus: &[Vec<u8>]) -> Vec<u8> {
     let mut input = pick(rng, corpus).cloned().unwrap_or_default();
     for _ in 0..=below(rng, 4) {
         match serde_json::from_slice::<Value>(&input) {

@@ -183,6 +183,21 @@ fn parse(text: &str) -> Result<Vec<Listed>, String> {
     Ok(listed)
 }
 
+/// A text that is understood names every server that a line of it names, and none that none does.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_listing(text: &str) {
+    let lines = text.lines().skip(HEADINGS).filter(|line| !line.trim().is_empty()).count();
+    match parse(text) {
+        Ok(listed) => {
+            let found: usize = listed.iter().map(|server| 1 + server.servers.len()).sum();
+            assert!(found <= lines, "{found} servers in {lines} lines");
+        }
+        Err(line) => assert!(text.contains(&line)),
+    }
+    let number = |text: &str| hash_lines(text.as_bytes(), std::hash::DefaultHasher::new());
+    assert_eq!(number(text).ok(), number(text).ok());
+}
+
 fn virtual_server<'a>(protocol: Protocol, mut words: impl Iterator<Item = &'a str>) -> Option<Listed> {
     let (addr, port) = place(words.next()?)?;
     let scheduler = words.next()?.to_owned();

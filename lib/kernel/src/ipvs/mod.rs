@@ -18,6 +18,9 @@ use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey}
 pub use listing::{Forwarding, Listed, ListedServer, Persistence, listed};
 pub use table::IpvsTable;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use listing::fuzz_listing;
+
 use crate::attribute::{self, Writer};
 use crate::error::{Cause, KernelError};
 use crate::genl::Genl;

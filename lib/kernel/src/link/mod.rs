@@ -21,7 +21,8 @@ use netlink_packet_route::link::{
 };
 use netstate::{IfName, IpipOptions, Link, LinkKind, VxlanOptions};
 
-use self::read::{name_references, state};
+use self::read::name_references;
+pub(crate) use self::read::state;
 pub use self::table::{Links, OwnsLink};
 pub use self::veth::{VETH_TXQLEN, VethEnd, VethPair};
 use crate::error::{Cause, KernelError};

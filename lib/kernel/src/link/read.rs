@@ -38,7 +38,7 @@ const RTM_NEWLINK: u16 = 16;
 /// include/uapi/linux/if.h
 const IF_OPER_UP: u8 = 6;
 
-pub(super) fn state(frame: &Frame) -> Option<LinkState> {
+pub(crate) fn state(frame: &Frame) -> Option<LinkState> {
     if frame.kind != RTM_NEWLINK {
         return None;
     }

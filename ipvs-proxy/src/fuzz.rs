@@ -1,0 +1,133 @@
+//! What anybody may write into etcd, a manifest or a flag: the parsers for fuzzing, each by the name of its corpus in `fuzz/`.
+//!
+//! Invariant: every input is answered, by a value or by a reason of bounded length; what was read is planned down to rows as well.
+
+use std::collections::BTreeSet;
+
+use cluster::manifest::{self, Form};
+use netstate::IfName;
+use netstate::nft::RowKey;
+use serde_json::{Value, json};
+
+use crate::command::duration;
+use crate::dataplane::{self, DataPlane, record, vip};
+use crate::object::key::{Kind, ObjectKey};
+use crate::object::service::Service;
+use crate::object::slice::EndpointSlice;
+use crate::plan::select::Here;
+use crate::plan::{Claims, plan};
+
+/// Every parser by the name of its corpus.
+#[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
+pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+    ("duration", period),
+    ("endpoint_slice", endpoint_slice),
+    ("manifest", objects),
+    ("object_key", object_key),
+    ("service", service),
+];
+
+/// The longest reason, in bytes: an operator reads it in a log and in the status.
+const LONGEST: usize = 1000;
+
+fn answers<T>(outcome: Result<T, impl ToString>) -> Option<T> {
+    outcome.inspect_err(|error| assert!(error.to_string().len() <= LONGEST, "{}", error.to_string())).ok()
+}
+
+fn period(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Some(duration) = duration::parse(&text) {
+        let written = format!("{}s{}ms", duration.as_secs(), duration.subsec_millis());
+        assert_eq!(duration::parse(&written), Some(duration), "{text:?} as {written}");
+    }
+}
+
+fn object_key(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Some(key) = ObjectKey::from_etcd(&text) {
+        assert_eq!(format!("{}/{}", key.kind.folder(), key.name), text, "what is read is written back");
+    }
+    if let Some(key) = ObjectKey::from_manifest(&text) {
+        assert_eq!(format!("{}/{}", key.kind.name(), key.name), text, "what is read is written back");
+    }
+}
+
+fn objects(input: &[u8]) {
+    for form in [Form::Yaml, Form::Json] {
+        let Some(read) = answers(manifest::parse(form, input, &Kind::IN_MANIFESTS)) else { continue };
+        for problem in read.problems {
+            answers(Err::<(), _>(problem));
+        }
+        for object in read.objects {
+            assert!(serde_json::from_slice::<Value>(&object.json).is_ok_and(|json| json.is_object()), "{}", object.key);
+            service(&object.json);
+            endpoint_slice(&object.json);
+        }
+    }
+}
+
+fn service(input: &[u8]) {
+    let Ok(json) = serde_json::from_slice::<Value>(input) else { return };
+    let Some(service) = answers(Service::from_json(&json)) else { return };
+    assert!(service.skipped.iter().all(|reason| reason.len() <= LONGEST));
+    let names: Vec<Value> =
+        json.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten().map(port).collect();
+    let slice = json!({
+        "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [{"addresses": ["172.7.21.2"]}], "ports": names,
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+    });
+    serve(&service, EndpointSlice::from_json(&slice).ok());
+}
+
+/// A slice's port for a Service's.
+fn port(of: &Value) -> Value {
+    json!({"name": of["name"], "protocol": of["protocol"], "port": 8080})
+}
+
+fn endpoint_slice(input: &[u8]) {
+    let Ok(json) = serde_json::from_slice::<Value>(input) else { return };
+    let Some(slice) = answers(EndpointSlice::from_json(&json)) else { return };
+    assert!(slice.skipped.iter().all(|reason| reason.len() <= LONGEST));
+    let ports: Vec<Value> =
+        json.get("ports").and_then(Value::as_array).into_iter().flatten().take(10).map(service_port).collect();
+    let service =
+        json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": "192.168.0.10", "ports": ports}});
+    if let Ok(service) = Service::from_json(&service) {
+        serve(&service, Some(slice));
+    }
+}
+
+fn service_port(of: &Value) -> Value {
+    json!({"name": of["name"], "protocol": of["protocol"], "port": 80})
+}
+
+/// Plans the Service down to rows, and takes it away again.
+fn serve(service: &Service, slice: Option<EndpointSlice>) {
+    let Ok(link) = IfName::new(vip::LINK_NAME) else { return };
+    let here = Here { node: "hdss7-21.host.com".to_owned(), addresses: BTreeSet::new() };
+    let (mut claims, mut plane) = (Claims::default(), DataPlane::new(link, "rr".to_owned()));
+    let slices: Vec<EndpointSlice> = slice.into_iter().collect();
+    let made = plane.rows(&claims.settle(&service.name, Some(plan(service, &slices, &here, dataplane::serves))));
+    let recorded = made.nft.iter().filter(|(key, _)| record::server(key).is_some());
+    for (_, row) in recorded {
+        let name = row.as_ref().and_then(record::service);
+        assert_eq!(name.as_ref(), Some(&service.name), "whose a virtual server is must be read back");
+    }
+    let gone = plane.rows(&claims.settle(&service.name, None));
+    let keys = |rows: &std::collections::BTreeMap<RowKey, _>| rows.keys().cloned().collect::<BTreeSet<_>>();
+    assert!(keys(&made.nft) == keys(&gone.nft) && made.ipvs.keys().eq(gone.ipvs.keys()), "all of it goes again");
+    assert!(gone.ipvs.values().all(Option::is_none) && gone.nft.values().all(Option::is_none));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn whatever_is_written_is_answered() {
+        for (name, target) in TARGETS {
+            ::fuzz::check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name), target);
+        }
+    }
+}
