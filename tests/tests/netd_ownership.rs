@@ -177,6 +177,46 @@ fn foreign_route_in_front_of_pods_is_reported_and_stays() -> Result<()> {
     Ok(())
 }
 
+fn route_that_a_rule_prefers_or_that_only_looks_like_ours_is_reported() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let [netd, _second] = net.both()?;
+    let host = net.host("hdss7-21")?;
+    for (add, del, what) in [
+        (
+            "ip route add default via 10.4.7.200 table 77; ip rule add to 172.7.22.0/24 lookup 77",
+            "ip route flush table 77; ip rule del to 172.7.22.0/24 lookup 77",
+            "of somebody else in table 77, is in front of netd's to 172.7.22.0/24",
+        ),
+        (
+            "ip rule add to 172.7.22.0/24 blackhole",
+            "ip rule del to 172.7.22.0/24 blackhole",
+            "172.7.22.0/24 cannot be reached",
+        ),
+        (
+            "ip route prepend 172.7.22.0/24 via 10.4.7.200 dev eth0 metric 1790 proto 121",
+            "ip route del 172.7.22.0/24 via 10.4.7.200 dev eth0 metric 1790 proto 121",
+            "only looks like netd's",
+        ),
+    ] {
+        host.run(&["sh", "-ec", add])?;
+        // Compares everything now, as it does each minute by itself.
+        netd.signal(Signal::SIGHUP)?;
+        eventually(SOON, || {
+            let warnings = net.status("hdss7-21")?["warnings"].to_string();
+            ensure!(warnings.contains(what), "{add}: {warnings}");
+            Ok(())
+        })?;
+        host.run(&["sh", "-c", del])?;
+        netd.signal(Signal::SIGHUP)?;
+        eventually(SOON, || {
+            let status = net.status("hdss7-21")?;
+            ensure!(status["warnings"].as_array().unwrap().is_empty(), "after `{del}`: {status}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 fn default_route_with_several_next_hops_names_the_interface() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let host = net.host("hdss7-21")?;
@@ -267,6 +307,7 @@ fn main() -> ExitCode {
             first_start_takes_over_only_what_flannel_makes,
             route_of_a_predecessor_to_what_is_now_the_own_subnet_goes,
             foreign_route_in_front_of_pods_is_reported_and_stays,
+            route_that_a_rule_prefers_or_that_only_looks_like_ours_is_reported,
             default_route_with_several_next_hops_names_the_interface,
             route_with_our_metric_stays_beside_ours_and_gives_way_in_its_place,
             direct_route_of_a_predecessor_to_what_is_now_the_own_subnet_goes,

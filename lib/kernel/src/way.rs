@@ -13,8 +13,8 @@ use crate::address::family;
 use crate::error::{Cause, KernelError};
 use crate::rtnl::{Indexes, Operation, Rtnl, encode};
 
-/// RTM_F_FIB_MATCH (include/uapi/linux/rtnetlink.h).
-const FIB_MATCH: u32 = 0x2000;
+/// RTM_F_FIB_MATCH and RTM_F_LOOKUP_TABLE (include/uapi/linux/rtnetlink.h): without the second every table is the main one.
+const FIB_MATCH: u32 = 0x2000 | 0x1000;
 
 /// What is asked of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

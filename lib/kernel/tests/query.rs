@@ -7,8 +7,9 @@ mod common;
 use std::process::ExitCode;
 
 use common::ip;
-use kernel::Chain;
 use kernel::query::{DefaultRoute, Hop, Query};
+use kernel::way::Asked;
+use kernel::{Chain, Rtnl};
 use netstate::family::IpFamily;
 use netstate::{IfName, InterfaceAddress};
 
@@ -125,6 +126,27 @@ fn way_to_an_address_is_the_one_that_the_kernel_takes() {
     });
 }
 
+fn ways_and_entries_are_what_tables_and_rules_make_of_them() {
+    uplinks();
+    ip("route add 172.7.22.0/24 via 10.4.0.22 metric 1790 proto 121");
+    ip("route add blackhole 172.7.23.0/24");
+    ip("route add default via 10.4.1.1 table 77");
+    ip("rule add to 172.7.24.0/24 lookup 77");
+    let mut rtnl = Rtnl::open().unwrap();
+    let mut ask = |addr: &str, asked| {
+        let (_, found) = rtnl.routes_to([addr.parse().unwrap()], asked).unwrap().remove(0);
+        found.map(|(key, route)| (key.table, key.dst.to_string(), key.metric, route.via.map(|via| via.to_string())))
+    };
+    let via = |text: &str| Some(text.to_owned());
+    let main = netstate::route::TABLE_MAIN;
+    assert_eq!(ask("172.7.22.2", Asked::Entry), Some((main, "172.7.22.0/24".to_owned(), 1790, via("10.4.0.22"))));
+    assert_eq!(ask("172.7.24.2", Asked::Entry), Some((77, "0.0.0.0/0".to_owned(), 0, via("10.4.1.1"))));
+    assert_eq!(ask("172.7.23.2", Asked::Entry), None);
+    assert_eq!(ask("172.7.24.2", Asked::Way).unwrap().3, via("10.4.1.1"));
+    assert_eq!(ask("10.4.0.22", Asked::Way).unwrap().3, None);
+    assert_eq!(ask("203.0.113.1", Asked::Way), None);
+}
+
 fn main() -> ExitCode {
     macro_rules! cases {
         ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
@@ -136,5 +158,6 @@ fn main() -> ExitCode {
         default_route_with_several_next_hops_is_a_default_route,
         default_route_of_a_next_hop_object_and_of_the_other_family_is_one,
         way_to_an_address_is_the_one_that_the_kernel_takes,
+        ways_and_entries_are_what_tables_and_rules_make_of_them,
     ])
 }

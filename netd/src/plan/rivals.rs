@@ -49,6 +49,27 @@ pub(crate) fn in_front(
     foreign.iter().filter_map(text).collect()
 }
 
+/// What is wrong when the kernel takes `entry` to the Pods behind `ours`, if something is: a route in another table that a
+/// rule prefers, one that only looks like ours.
+#[must_use]
+pub(crate) fn taken(ours: (&RouteKey, &Route), entry: Option<&(RouteKey, Route)>) -> Option<String> {
+    let (key, route) = ours;
+    let dst = key.dst;
+    match entry {
+        None => Some(format!("{dst} cannot be reached: a rule or a route of somebody else's is in front of netd's")),
+        // Not in place, which is the table's to say.
+        Some((found, _)) if !dst.covers(&found.dst) && found.table == key.table => None,
+        Some((found, other)) if found != key => {
+            let table = found.table;
+            Some(format!("{found} {other}, of somebody else in table {table}, is in front of netd's to {dst}"))
+        }
+        Some((_, found)) if (found.via, &found.link) != (route.via, &route.link) => {
+            Some(format!("{dst} {found}, which only looks like netd's, is in front of it"))
+        }
+        Some(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +97,21 @@ mod tests {
         assert_eq!(reported(row("172.7.21.0/24", 0, hop, eth0, 4)), 1, "the own Pods");
         assert_eq!(reported(row("172.7.21.0/24", 0, None, Some("cbr0"), 2)), 0, "the bridge's");
         assert_eq!(reported(row("172.7.21.7/32", 0, None, Some("veth1"), 3)), 0, "a Pod's");
+    }
+
+    #[test]
+    fn what_the_kernel_takes_instead_of_ours_is_named() {
+        let ours = row("172.7.22.0/24", 1790, Some("172.7.22.0"), Some("flannel.1"), 121);
+        let reported = |entry: Option<(RouteKey, Route)>| taken((&ours.0, &ours.1), entry.as_ref());
+        assert_eq!(reported(Some(ours.clone())), None);
+        let (forged_key, mut forged) = ours.clone();
+        forged.via = Some("10.4.7.200".parse().unwrap());
+        assert!(reported(Some((forged_key, forged))).unwrap().contains("only looks like netd's"));
+        let (mut key, route) = row("0.0.0.0/0", 0, Some("10.4.7.200"), Some("eth0"), 3);
+        assert_eq!(reported(Some((key, route.clone()))), None, "ours is missing");
+        key.table = 77;
+        assert!(reported(Some((key, route))).unwrap().contains("table 77"));
+        assert!(reported(None).unwrap().contains("cannot be reached"));
     }
 
     #[test]

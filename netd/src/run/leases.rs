@@ -216,7 +216,7 @@ impl<S: LeaseSource> Daemon<S> {
             if matches!(event, Event::DefaultRoute | Event::Resync) || of_way {
                 routes.notify_one();
             }
-            if event != Event::Neighbour {
+            if !matches!(event, Event::Neighbour | Event::Forwarding) {
                 ways.notify_one();
             }
             vec![Notification::Rtnl(event)]

@@ -20,6 +20,7 @@ mod reach;
 mod reconfigure;
 mod report;
 mod responder;
+mod rivals;
 mod silent;
 pub(crate) mod start;
 pub(crate) mod status;

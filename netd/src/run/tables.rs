@@ -20,22 +20,21 @@ use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::{Event, Interest};
 use kernel::wireguard::Wireguards;
-use kernel::{Chain, KernelError, Rtnl};
+use kernel::{KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
 use netstate::wireguard;
-use netstate::{
-    Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
-};
+use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatus, Target};
 
 use super::extension::EventFiles;
 use super::forward;
 use super::identity::Identity;
 use super::notification::{Notification, interest};
+use super::rivals::Rivals;
 use super::unannounced::Unannounced;
 use crate::command::instance::Instance;
 use crate::plan::backend::{Backend, FileText};
-use crate::plan::{self, Changes, Ownership, RowChanges, in_front};
+use crate::plan::{self, Changes, Ownership, RowChanges};
 
 /// One kernel table, or a fake of it.
 type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
@@ -55,9 +54,8 @@ pub(super) struct Targets {
     /// Files of the operator's own program, where that carries the packets.
     pub(super) files: Option<Rows<String, FileText>>,
     pub(super) forward: Option<Forward>,
-    /// Lists the routes of others inside the Pod networks.
-    pub(super) rivals: Option<ListRoutes>,
-    pub(super) own: Vec<Prefix>,
+    /// Finds the routes of others in front of ours.
+    pub(super) rivals: Option<Rivals>,
     pub(super) interests: Interests,
 }
 
@@ -66,9 +64,6 @@ pub(super) struct Folders {
     pub(super) instance: Instance,
     pub(super) run_dir: PathBuf,
 }
-
-/// Lists some routes.
-pub(super) type ListRoutes = Box<dyn FnMut() -> Result<Vec<(RouteKey, Route)>, KernelError> + Send>;
 
 /// Every kernel table that netd writes.
 pub(super) struct Stages {
@@ -88,10 +83,7 @@ pub(super) struct Stages {
     forward: Option<Handle<Forward>>,
     /// Warnings that the log has.
     reported: Vec<String>,
-    rivals: Option<ListRoutes>,
-    own: Vec<Prefix>,
-    /// What others' routes take from ours; `None` until they are listed.
-    in_front: Option<Vec<String>>,
+    rivals: Option<Rivals>,
     interests: Interests,
 }
 
@@ -154,8 +146,7 @@ impl Targets {
             routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
             files: files.map(|files| Box::new(files) as Rows<String, FileText>),
             forward: Some(Forward::new(foreign, instance.tables(), instance.marker())),
-            rivals: Some(Box::new(rivals)),
-            own,
+            rivals: Some(Rivals::new(Box::new(rivals), rtnl()?, own)),
             interests: Interests { rtnl: Interest { own: own_ports, written, ..interest }, nft: nft_ports },
         })
     }
@@ -182,8 +173,6 @@ impl Stages {
             forward: targets.forward.map(|forward| stack.push(forward)),
             stack,
             rivals: targets.rivals,
-            own: targets.own,
-            in_front: None,
             reported: Vec::new(),
             interests: targets.interests,
         }
@@ -250,8 +239,8 @@ impl Stages {
         if let Some(tables) = self.unannounced.as_mut().filter(|_| due && done.is_idle() && done.observed == 1) {
             tables.note(begun.elapsed());
         }
-        if self.in_front.is_none() {
-            self.list_rivals();
+        if let (Some(rivals), Some(table)) = (&mut self.rivals, self.stack.get(self.routes)) {
+            rivals.compare(table.desired());
         }
         let warnings = self.warnings();
         for warning in warnings.iter().filter(|warning| !self.reported.contains(warning)) {
@@ -287,18 +276,11 @@ impl Stages {
         }
     }
 
-    /// Lists the routes of others, at audits only: a node can have a hundred thousand of them.
-    fn list_rivals(&mut self) {
-        let (Some(list), Some(table)) = (&mut self.rivals, self.stack.get(self.routes)) else { return };
-        match list() {
-            Ok(foreign) => self.in_front = Some(in_front(&self.own, table.desired(), &foreign)),
-            Err(error) => tracing::warn!(error = %Chain(&error), "the routes of others cannot be listed"),
-        }
-    }
-
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
-        self.in_front = None;
+        if let Some(rivals) = &mut self.rivals {
+            rivals.invalidate();
+        }
         self.stack.invalidate_all();
     }
 
@@ -330,7 +312,7 @@ impl Stages {
             .into_iter()
             .flat_map(Forward::denying)
             .map(forward::warning)
-            .chain(self.in_front.iter().flatten().take(LISTED).cloned())
+            .chain(self.rivals.iter().flat_map(Rivals::warnings).take(LISTED).cloned())
             .collect()
     }
 }

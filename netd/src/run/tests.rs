@@ -70,7 +70,6 @@ impl Fakes {
             files: None,
             forward: None,
             rivals: None,
-            own: vec!["172.7.21.0/24".parse().unwrap()],
             interests: ::daemon::monitors::Interests::default(),
         }
     }
