@@ -23,7 +23,9 @@ use kernel::wireguard::Wireguards;
 use kernel::{KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
 use netstate::wireguard;
-use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
+use netstate::{
+    Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
+};
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatus, Target};
 
 use super::extension::EventFiles;
@@ -81,6 +83,10 @@ pub(super) struct Stages {
     routes: Table<Rows<RouteKey, Route>>,
     files: Option<Table<Rows<String, FileText>>>,
     forward: Option<Handle<Forward>>,
+    /// Networks that shall pass foreign chains.
+    passing: BTreeSet<Prefix>,
+    /// What is to be said of iptables-legacy; `None` until it is read.
+    legacy: Option<Vec<String>>,
     /// Warnings that the log has.
     reported: Vec<String>,
     rivals: Option<Rivals>,
@@ -172,6 +178,8 @@ impl Stages {
             files: targets.files.map(|files| stack.push(Reconciler::new("files", files))),
             forward: targets.forward.map(|forward| stack.push(forward)),
             stack,
+            passing: BTreeSet::new(),
+            legacy: None,
             rivals: targets.rivals,
             reported: Vec::new(),
             interests: targets.interests,
@@ -196,6 +204,8 @@ impl Stages {
             && let Some(forward) = self.forward.and_then(|forward| self.stack.get_mut(forward))
         {
             forward.want(forward::accepts(&networks));
+            self.passing = networks;
+            self.legacy = None;
         }
         if let Some(table) = self.stack.get_mut(self.sysctls) {
             let keys: BTreeSet<_> = changes.sysctls.keys().chain(table.desired().keys()).cloned().collect();
@@ -242,6 +252,7 @@ impl Stages {
         if let (Some(rivals), Some(table)) = (&mut self.rivals, self.stack.get(self.routes)) {
             rivals.compare(table.desired());
         }
+        self.legacy.get_or_insert_with(|| forward::legacy(&self.passing));
         let warnings = self.warnings();
         for warning in warnings.iter().filter(|warning| !self.reported.contains(warning)) {
             tracing::warn!("{warning}");
@@ -278,6 +289,7 @@ impl Stages {
 
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
+        self.legacy = None;
         if let Some(rivals) = &mut self.rivals {
             rivals.invalidate();
         }
@@ -312,6 +324,7 @@ impl Stages {
             .into_iter()
             .flat_map(Forward::denying)
             .map(forward::warning)
+            .chain(self.legacy.iter().flatten().cloned())
             .chain(self.rivals.iter().flat_map(Rivals::warnings).take(LISTED).cloned())
             .collect()
     }
