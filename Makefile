@@ -59,6 +59,17 @@ plugin:
 	fi
 
 # Built for development: a newcomer waits two minutes, not seven, and `make test` needs the same.
+.PHONY: manual
+manual: build ## Write manual pages and completions of the three programs into target/manual
+	@mkdir -p $(TARGET)/manual
+	$(PROGRAMS)/netd man $(TARGET)/manual
+	$(PROGRAMS)/ipvs-proxy man $(TARGET)/manual
+	@for shell in bash zsh fish; do \
+	  $(PROGRAMS)/netd completions $$shell >$(TARGET)/manual/netd.$$shell; \
+	  $(PROGRAMS)/ipvs-proxy completions $$shell >$(TARGET)/manual/ipvs-proxy.$$shell; \
+	done
+	@cp docs/man/netd-cni.8 configs/completions/netd-cni.* $(TARGET)/manual/
+
 .PHONY: demo
 demo: setup lab-kernel-if-needed ## Show the main job: two nodes, etcd, Pods that talk, a Service that balances
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins

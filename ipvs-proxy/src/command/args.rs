@@ -7,6 +7,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
+use daemon::manual::{Completions, Pages};
 
 /// Keeps IPVS virtual servers equal to Services and EndpointSlices.
 #[derive(Debug, Parser)]
@@ -43,6 +44,10 @@ pub(crate) enum Verb {
     },
     /// List the Services in etcd with their endpoints.
     List,
+    /// Print a script by which a shell completes this program's command line.
+    Completions(Completions),
+    /// Write the manual pages of this program into a folder.
+    Man(Pages),
     /// Show what the running daemon knows and what it has put into the kernel.
     Status {
         /// Print the file as it is.
@@ -118,7 +123,8 @@ impl Invocation {
     }
 }
 
-fn command() -> Command {
+/// The command line with all verbs and flags.
+pub(crate) fn command() -> Command {
     let command = flags::environment(Invocation::command(), "IPVS_PROXY", &EtcdFlags::NAMES);
     let command = flags::environment(command, "IPVS_PROXY", &["run_dir", "log_format", "verbosity"]);
     let command = flags::default(command, "etcd_prefix", "/ipvs-proxy");

@@ -4,6 +4,7 @@ pub(crate) mod args;
 pub(crate) mod config;
 pub(crate) mod duration;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -53,6 +54,8 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
             Some(rows) => println!("removed {rows} rows of IPVS, their virtual addresses and the nft table"),
             None => println!("this program has put nothing into the kernel; nothing is removed"),
         },
+        Some(Verb::Completions(wanted)) => std::io::stdout().write_all(&wanted.render(args::command()))?,
+        Some(Verb::Man(pages)) => pages.write(&args::command()).context("write the manual pages")?,
         Some(Verb::Status { json }) => return commands::status(&config::run_dir(flags), *json),
         Some(Verb::Tables { json }) => commands::tables(&config::run_dir(flags), *json)?,
         Some(verb) => commands::on_store(config::read_store(flags, flags.etcd.tls_files().read(), seed)?, verb)?,

@@ -5,6 +5,7 @@
 //! | [`flags`] | flags that both command lines have, with their environment |
 //! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
 //! | [`glog`] | what of glog is more than a number: detail of modules, stacks |
+//! | [`manual`] | manual pages and completions, made from the flags |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
 //! | [`worker`] | the thread that owns the kernel tables |
@@ -21,6 +22,7 @@ pub mod glog;
 pub mod http;
 pub mod lifecycle;
 pub mod log;
+pub mod manual;
 pub mod metrics;
 pub mod monitors;
 pub mod readiness;

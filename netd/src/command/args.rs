@@ -141,7 +141,7 @@ impl Invocation {
         args: impl IntoIterator<Item = OsString>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, clap::Error> {
-        let mut command = command();
+        let mut command = flags::without_empty_variables(command());
         let known = known(&command);
         let mut args = args.into_iter();
         let program = args.next().unwrap_or_default();
@@ -170,14 +170,15 @@ fn known(command: &Command) -> Vec<Known> {
     command.get_arguments().filter(|arg| !matches!(arg.get_action(), ArgAction::Help)).filter_map(known).collect()
 }
 
-fn command() -> Command {
+/// The command line with all verbs and flags.
+pub(crate) fn command() -> Command {
     let command = flags::environment(Invocation::command(), "FLANNELD", &EtcdFlags::NAMES);
     let command = flags::environment(command, "FLANNELD", &["verbosity"]);
     let command = flags::environment(command, "FLANNELD", &GlogFlags::NAMES);
     let command = flags::environment(command, "NETD", &["run_dir", "log_format"]);
     let command = flags::default(command, "etcd_endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379");
     let command = flags::default(command, "etcd_prefix", "/coreos.com/network");
-    flags::without_empty_variables(flags::default(command, "run_dir", super::config::RUN_DIR))
+    flags::default(command, "run_dir", super::config::RUN_DIR)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use daemon::manual::{Completions, Pages};
 
 /// What to do instead of running the daemon.
 #[derive(Subcommand)]
@@ -35,6 +36,10 @@ pub(crate) enum Verb {
     },
     /// List what this program has put into the kernel, and remove it; not while a daemon runs.
     Cleanup(Cleanup),
+    /// Print a script by which a shell completes this program's command line.
+    Completions(Completions),
+    /// Write the manual pages of this program into a folder.
+    Man(Pages),
     /// Write the options that dockerd needs for this node's subnet, as flannel's mk-docker-opts.sh does.
     DockerOpts(DockerOpts),
 }

@@ -10,13 +10,14 @@ mod etcd;
 mod lease;
 mod status;
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use daemon::http::ask;
 use daemon::lifecycle::Exit;
 
-use crate::command::args::Flags;
+use crate::command::args::{self, Flags};
 use crate::command::config::{Config, Store, run_dir};
 use crate::command::verbs::Verb;
 
@@ -39,6 +40,14 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
         Verb::Lease(verb) => lease::act(verb, flags),
         Verb::Doctor { json } => crate::doctor::act(flags, *json),
         Verb::Cleanup(options) => cleanup::act(options, flags),
+        Verb::Completions(wanted) => {
+            std::io::stdout().write_all(&wanted.render(args::command()))?;
+            Ok(Exit::Success)
+        }
+        Verb::Man(pages) => {
+            pages.write(&args::command()).with_context(|| format!("write to {}", pages.folder.display()))?;
+            Ok(Exit::Success)
+        }
         Verb::DockerOpts(options) => docker_opts::write(options).map(|()| Exit::Success),
     }
 }

@@ -1,0 +1,101 @@
+//! Manual pages and completions: made from the flags that the programs read, so that they name every verb and flag there is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, bin};
+
+/// The programs with the verbs that some of their pages are about.
+const PROGRAMS: [(&str, &[&str]); 2] =
+    [("netd", &["status", "config-set", "lease-reserve", "doctor", "cleanup"]), ("ipvs-proxy", &["apply", "status"])];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The long flags that a program's help names.
+fn flags(host: &Host, program: &str) -> Result<Vec<String>> {
+    let help = host.command(bin(program)?).arg("--help").run()?.stdout;
+    let words = help.lines().filter_map(|line| line.trim_start().split_once("--"));
+    let names = words.filter(|(before, _)| before.is_empty() || before.trim_end().ends_with(','));
+    let part = |letter: char| letter.is_alphanumeric() || "-_".contains(letter);
+    let flags: Vec<String> = names.map(|(_, rest)| rest.chars().take_while(|letter| part(*letter)).collect()).collect();
+    ensure!(flags.len() > 10, "{help}");
+    Ok(flags)
+}
+
+fn pages_name_every_flag_whatever_the_environment_says() -> Result<()> {
+    let host = Host::start("manual")?;
+    for (program, verbs) in PROGRAMS {
+        host.command(bin(program)?).args(["man", "/tmp/man"]).run()?;
+        let page = host.read(format!("/tmp/man/{program}.8"))?;
+        for flag in flags(&host, program)? {
+            ensure!(page.contains(&format!("\\-\\-{}", flag.replace('-', "\\-"))), "{program}(8) lacks --{flag}");
+        }
+        for verb in verbs {
+            let page = host.read(format!("/tmp/man/{program}-{verb}.8"))?;
+            ensure!(page.contains(".SH NAME") && page.contains(".SH OPTIONS"), "{program}-{verb}(8): {page}");
+        }
+        host.command(bin(program)?)
+            .args(["man", "/tmp/again"])
+            .env("FLANNELD_IFACE", "")
+            .env("FLANNELD_V", "7")
+            .run()?;
+        ensure!(host.read(format!("/tmp/again/{program}.8"))? == page, "the environment is in {program}(8)");
+    }
+    Ok(())
+}
+
+fn completions_name_every_flag_and_bash_completes_verbs() -> Result<()> {
+    let host = Host::start("completions")?;
+    for (program, _) in PROGRAMS {
+        for shell in ["bash", "zsh", "fish"] {
+            let script = host.command(bin(program)?).args(["completions", shell]).run()?.stdout;
+            for flag in flags(&host, program)? {
+                ensure!(script.contains(&flag), "{shell} does not complete --{flag} of {program}");
+            }
+            host.write(format!("/tmp/{program}.{shell}"), script)?;
+        }
+    }
+    let line = "source /tmp/netd.bash; COMP_WORDS=(netd lease re); COMP_CWORD=2; _netd netd re lease; echo \"${COMPREPLY[@]}\"";
+    let words = host.run(&["bash", "-c", line])?.stdout;
+    ensure!(words.trim() == "reserve release", "{words}");
+    Ok(())
+}
+
+fn page_and_completions_of_the_plugin_know_its_usage() -> Result<()> {
+    let host = Host::start("plugin")?;
+    let usage = host.command(bin("netd-cni")?).arg("--help").output()?.stderr;
+    ensure!(usage.contains("usage: netd-cni install [--as NAME[,NAME...]] DIR"), "{usage}");
+    let mut texts = vec![fs::read_to_string(root().join("docs/man/netd-cni.8"))?];
+    for shell in ["bash", "zsh", "fish"] {
+        texts.push(fs::read_to_string(root().join(format!("configs/completions/netd-cni.{shell}")))?);
+    }
+    host.run(&["mkdir", "-p", "/tmp/bin"])?;
+    for name in ["install", "netd-cni", "flannel", "bridge", "host-local", "portmap", "bandwidth", "loopback"] {
+        ensure!(texts.iter().all(|text| text.contains(name)), "{name} is missing");
+        if name != "install" {
+            host.command(bin("netd-cni")?).args(["install", "--as", name, "/tmp/bin"]).run().context(name)?;
+        }
+    }
+    let script = root().join("configs/completions/netd-cni.bash");
+    let line = format!(
+        "source {}; COMP_WORDS=(netd-cni install --as lo); COMP_CWORD=3; _netd_cni; echo \"${{COMPREPLY[@]}}\"",
+        script.display()
+    );
+    ensure!(host.run(&["bash", "-c", &line])?.stdout.trim() == "loopback");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[],
+        lab::tests![
+            pages_name_every_flag_whatever_the_environment_says,
+            completions_name_every_flag_and_bash_completes_verbs,
+            page_and_completions_of_the_plugin_know_its_usage,
+        ],
+    )
+}
