@@ -64,10 +64,12 @@ manual: build ## Write manual pages and completions of the three programs into t
 	@mkdir -p $(TARGET)/manual
 	$(PROGRAMS)/netd man $(TARGET)/manual
 	$(PROGRAMS)/ipvs-proxy man $(TARGET)/manual
-	@for shell in bash zsh fish; do \
-	  $(PROGRAMS)/netd completions $$shell >$(TARGET)/manual/netd.$$shell; \
-	  $(PROGRAMS)/ipvs-proxy completions $$shell >$(TARGET)/manual/ipvs-proxy.$$shell; \
-	done
+	$(PROGRAMS)/netd completions bash >$(TARGET)/manual/netd.bash
+	$(PROGRAMS)/netd completions zsh >$(TARGET)/manual/netd.zsh
+	$(PROGRAMS)/netd completions fish >$(TARGET)/manual/netd.fish
+	$(PROGRAMS)/ipvs-proxy completions bash >$(TARGET)/manual/ipvs-proxy.bash
+	$(PROGRAMS)/ipvs-proxy completions zsh >$(TARGET)/manual/ipvs-proxy.zsh
+	$(PROGRAMS)/ipvs-proxy completions fish >$(TARGET)/manual/ipvs-proxy.fish
 	@cp docs/man/netd-cni.8 configs/completions/netd-cni.* $(TARGET)/manual/
 
 .PHONY: demo
