@@ -36,6 +36,8 @@ use crate::source::{
     LeaseSource,
 };
 
+mod crowd;
+
 const ENETUNREACH: i32 = 101;
 const ENOBUFS: i32 = 105;
 const EINVAL: i32 = 22;

@@ -167,8 +167,10 @@ impl View {
         self.deleted.push_back((now, stored));
         let others = |key: &SubnetKey| !self.is_own(key);
         let lost = self.deleted.iter().filter(|(_, stored)| others(&stored.lease.key)).count();
-        // What came instead makes the loss no smaller.
-        let left = self.leases.keys().filter(|key| others(key) && !self.arrived.contains_key(key)).count();
+        // What came instead makes the loss no smaller. Counted by what is not, because the others are many.
+        let own = usize::from(self.own.as_ref().is_some_and(|own| self.leases.contains_key(&own.lease.key)));
+        let arrived = self.arrived.keys().filter(|key| others(key) && self.leases.contains_key(key)).count();
+        let left = self.leases.len().saturating_sub(own + arrived);
         if lost > 1 && is_most(lost, lost + left) {
             for (_, stored) in std::mem::take(&mut self.deleted) {
                 let key = stored.lease.key;

@@ -6,6 +6,7 @@
 mod changes;
 mod entries;
 mod floor;
+mod idle;
 mod watch;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::store::Store;
 use crate::usage::{self, Usage};
 use changes::Changes;
 use entries::Entries;
+use idle::Idle;
 use watch::Watch;
 
 const DRAWING: &str = "network 10.4.7.0/24\nstore 10.4.7.12 etcd\nnode 10.4.7.21\nfloor 10.4.7.31";
@@ -49,6 +51,7 @@ struct Figures {
     /// The kernel's announcements during a restart.
     restart_changes: usize,
     changes: Changes,
+    idle: Idle,
     processor: Vec<Duration>,
     most_resident: u64,
     busy: usize,
@@ -111,6 +114,7 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
     report.section("netd: what it used until then, and a restart with nothing to change");
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
     one_change(all, report);
+    no_change(all, report);
     let busy: usize = all.iter().map(|(_, figures)| figures.busy).sum();
     if busy > 0 {
         report.text(&format!("{busy} measurements began on a busy machine."));
@@ -133,6 +137,17 @@ fn one_change(all: &[(usize, Figures)], report: &Report) {
             announced.to_string(),
             took.len().to_string(),
         ]
+    };
+    report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
+}
+
+/// The table of what is needed while no lease changes.
+fn no_change(all: &[(usize, Figures)], report: &Report) {
+    report.section("netd: its part of one processor while no lease changes");
+    let head = ["leases", "quiet host", "20 ARP entries, 20 routes, 3 Pods a second, of others"];
+    let row = |(leases, figures): &(usize, Figures)| {
+        let [quiet, churn] = figures.idle.columns();
+        vec![leases.to_string(), quiet, churn]
     };
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
 }
@@ -191,6 +206,7 @@ fn one_round(cluster: &Cluster, stored: &Stored, figures: &mut Figures) -> Resul
     figures.restart_changes += watch.changes()?;
     figures.busy += usize::from(!machine::await_calm());
     changes::measure(node, again.pid(), store, (lease, leases), &mut figures.changes)?;
+    figures.idle.measure(node, again.pid())?;
     end(&again)?;
     let file = node.read("/run/flannel/subnet.env")?;
     let subnet = file.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")).context("no FLANNEL_SUBNET")?;

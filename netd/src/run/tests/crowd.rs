@@ -1,0 +1,82 @@
+//! A hundred thousand leases, from the store's events to the tables.
+
+use reconcile::Gate;
+
+use super::*;
+use crate::format::lease::read_lease;
+use crate::plan::{Masquerade, Planner, TABLE};
+use crate::run::tables::Stages;
+use crate::source::view::{Change, View};
+
+const LEASES: u32 = 100_000;
+/// A change, or a burst of them.
+const CHANGED: u32 = 1_000;
+
+fn put(n: u32, holder: u32, revision: i64) -> LeaseEvent {
+    let [_, a, b, c] = n.to_be_bytes();
+    let [_, d, e, f] = holder.to_be_bytes();
+    let subnet = std::net::Ipv4Addr::from(0x0a00_0000 + (n << 6));
+    let value = format!(
+        r#"{{"PublicIP":"172.{d}.{e}.{f}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:{a:02x}:{b:02x}:{c:02x}"}}}}"#
+    );
+    let lease = read_lease(&format!("{subnet}-26"), value.as_bytes()).unwrap();
+    LeaseEvent::Put(StoredLease { lease, created: revision, revision, token: Some(1) })
+}
+
+/// What a change of the view makes of the tables.
+fn plan(planner: &mut Planner, view: &View, change: Change) -> crate::plan::Changes {
+    planner.update(change.leases.into_iter().map(|key| (key, view.get(&key).cloned())))
+}
+
+#[test]
+fn of_a_hundred_thousand_leases_one_that_changes_costs_one_step_and_no_listing() {
+    let text = r#"{"Network":"10.0.0.0/8","SubnetLen":26,"Backend":{"Type":"vxlan"}}"#;
+    let network = NetConf::parse(text).unwrap().network;
+    let own = Place {
+        subnet: "10.255.255.0/26".parse().unwrap(),
+        public_ip: "192.0.2.21".parse().unwrap(),
+        address: "192.0.2.21".parse().unwrap(),
+        node_network: "192.0.2.0/24".parse().unwrap(),
+        mac: "02:00:00:ff:ff:ff".parse().unwrap(),
+    };
+    let local = LocalNode {
+        places: PerFamily::new(Some(own), None),
+        interface: IfName::literal("eth0"),
+        mtu: 1500,
+        has_ipv6: false,
+        public_key: None,
+        data: None,
+        ways: Ways::default(),
+    };
+    let masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
+    let mut view = View::new(BTreeSet::new());
+    let mut keys = BTreeSet::new();
+    for event in [LeaseEvent::Reset].into_iter().chain((0..LEASES).map(|n| put(n, n, 1))).chain([LeaseEvent::Complete])
+    {
+        keys.extend(view.apply(event, Duration::ZERO).leases);
+    }
+    let mut planner = Planner::new(network, masquerade, local);
+    let all = planner.update_all(keys.into_iter().map(|key| (key, view.get(&key).cloned())));
+    let fakes = Fakes::default();
+    let mut stages = Stages::on(fakes.targets());
+    let gate = Gate::new([]);
+    stages.want(all);
+    stages.pass(&gate, Duration::ZERO);
+    assert_eq!(planner.refused().len(), 0);
+    let rows = usize::try_from(LEASES).unwrap();
+    assert_eq!(fakes.routes.contents().rows.len(), rows);
+    assert_eq!(fakes.fdb.contents().rows.len(), rows);
+
+    let moved = view.apply(put(500, LEASES + 1, 2), Duration::ZERO);
+    stages.want(plan(&mut planner, &view, moved));
+    let pass = stages.pass(&gate, Duration::ZERO);
+    assert_eq!((pass.upserted, pass.removed, pass.observed), (1, 0, 0));
+
+    for n in 0..CHANGED {
+        let LeaseEvent::Put(stored) = put(n, n, 3) else { continue };
+        let change = view.apply(LeaseEvent::Delete(stored.lease.key, 3), Duration::ZERO);
+        stages.want(plan(&mut planner, &view, change));
+    }
+    let pass = stages.pass(&gate, Duration::ZERO);
+    assert_eq!((pass.removed, pass.observed), (3 * usize::try_from(CHANGED).unwrap(), 0));
+}
