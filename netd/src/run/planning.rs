@@ -64,7 +64,7 @@ impl Pace {
 
     fn due(&self) -> Option<Instant> {
         let (first, last) = self.since?;
-        let in_a_row = self.last.is_some_and(|planned| first < planned + LONGEST_WAIT);
+        let in_a_row = self.last.is_some_and(|planned| first < planned + QUIET);
         Some((last + if in_a_row { QUIET } else { TOGETHER }).min(first + LONGEST_WAIT))
     }
 }
@@ -208,14 +208,14 @@ mod tests {
         assert_eq!(pace.due(), Some(at(1)), "the first one");
         pace.planned(at(1));
         assert_eq!(pace.due(), None);
-        pace.changed(at(50));
-        assert_eq!(pace.due(), Some(at(70)), "soon after");
-        for ms in 51..200 {
+        pace.changed(at(15));
+        assert_eq!(pace.due(), Some(at(35)), "soon after");
+        for ms in 16..200 {
             pace.changed(at(ms));
         }
-        assert_eq!(pace.due(), Some(at(150)), "however many");
+        assert_eq!(pace.due(), Some(at(115)), "however many");
         pace.planned(at(200));
-        pace.changed(at(301));
-        assert_eq!(pace.due(), Some(at(302)), "after a pause");
+        pace.changed(at(221));
+        assert_eq!(pace.due(), Some(at(222)), "after a pause");
     }
 }

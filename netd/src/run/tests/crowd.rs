@@ -44,6 +44,7 @@ fn of_a_hundred_thousand_leases_one_that_changes_costs_one_step_and_no_listing()
         interface: IfName::literal("eth0"),
         mtu: 1500,
         has_ipv6: false,
+        accepts_routers: false,
         public_key: None,
         data: None,
         ways: Ways::default(),
