@@ -63,7 +63,7 @@ impl Batch {
         self.bytes.extend_from_slice(message);
     }
 
-    /// Sends them, the last with the wish for an answer, and waits for that.
+    /// Sends them, the last of which asks for an ACK, and waits for that.
     fn send(&mut self, socket: &Socket) -> Result<()> {
         let Some(flags) = self.bytes.get_mut(self.last + 6..self.last + 8) else { return Ok(()) };
         flags.copy_from_slice(&(REQUEST | ACK | SET).to_ne_bytes());
