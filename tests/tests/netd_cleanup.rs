@@ -5,7 +5,7 @@ mod netd_node;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use lab::{Host, Need, Output};
+use lab::{Host, Need, Output, eventually};
 use netd_node::{HOST_GW, Net, SOON, VXLAN};
 
 /// What the verb answers, whatever its exit status is.
@@ -76,9 +76,13 @@ fn other_network_of_the_host_stays() -> Result<()> {
     ensure!(rules.contains("table ip netd.blue") && !rules.lines().any(|line| line == "table ip netd"), "{rules}");
     host.run(&["ip", "link", "show", "flannel.2"])?;
     ensure!(host.read("/run/flannel/blue.env")?.contains("10.5."));
-    let status = host.command(lab::bin("netd")?).args(["status", "--subnet-file=/run/flannel/blue.env"]).run()?;
-    ensure!(status.stdout.contains(": in sync\n"), "{status:?}");
-    Ok(())
+    // The status follows the kernel by up to half a second.
+    eventually(SOON, || {
+        let status =
+            host.command(lab::bin("netd")?).args(["status", "--subnet-file=/run/flannel/blue.env"]).output()?;
+        ensure!(status.stdout.contains(": in sync\n"), "{status:?}");
+        Ok(())
+    })
 }
 
 /// A node as flannel's vxlan backend leaves it, with iptables-nft and with nftables.

@@ -24,7 +24,7 @@ use crate::plan::{LocalNode, Place};
 use crate::source::{LeaseSource, Readdress};
 
 /// File in the run-time folder with the configuration that every node has moved to, as far as this one knows.
-const SETTLED: &str = "net-conf.json";
+pub(super) const SETTLED: &str = "net-conf.json";
 
 /// How long the old data path stays after the last node has announced the new one: nodes take notice of each other's
 /// leases within a second, and a store that is slow may take longer.

@@ -15,13 +15,16 @@ use crate::run::start::FILES;
 /// The file that is locked while a daemon lives.
 const ALIVE: &str = "alive";
 
+/// Below the folder of run-time files: what the backend `extension` says of this node.
+const NODE: &str = "extension/node.env";
+
 /// Below the folder of run-time files: what the backend `extension` says of the other nodes.
 const EVENTS: &str = "extension/subnets";
 
 /// Those that are there: in the `folder` of run-time files, and `others` by path.
 #[must_use]
 pub(super) fn present(folder: &Path, others: &[&str]) -> Vec<PathBuf> {
-    let names = FILES.into_iter().chain([FILE, ALIVE, SOCKET, kept::FILE]).map(|name| folder.join(name));
+    let names = FILES.into_iter().chain([FILE, ALIVE, SOCKET, kept::FILE, NODE]).map(|name| folder.join(name));
     let events = fs::read_dir(folder.join(EVENTS)).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = names.chain(events).chain(others.iter().map(PathBuf::from));
     files.filter(|file| file.symlink_metadata().is_ok_and(|found| !found.is_dir())).collect()
