@@ -132,7 +132,7 @@ pub(crate) struct Cleanup {
 #[derive(Args)]
 pub(crate) struct DockerOpts {
     /// The subnet file; one that is not there says nothing.
-    #[arg(short = 'f', value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
+    #[arg(id = "variables", short = 'f', value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
     pub subnet_file: PathBuf,
     /// File to write.
     #[arg(short = 'd', value_name = "FILE", default_value = "/run/docker_opts.env")]
