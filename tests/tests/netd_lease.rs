@@ -109,10 +109,11 @@ fn ten_nodes_that_start_at_once_get_ten_subnets() -> Result<()> {
 fn taken_subnet_is_left_alone_and_the_first_free_one_is_used() -> Result<()> {
     let net = Net::start(HOST_GW)?;
     net.put_lease("172.7.21.0-24", "10.4.7.99", "host-gw")?;
-    net.put_lease("172.7.1.0-24", "10.4.7.98", "host-gw")?;
+    // No node of 10.4.7.0/24 is owed the last subnet, which so is taken before all others.
+    net.put_lease("172.7.255.0-24", "10.4.7.98", "host-gw")?;
     let netd = net.netd("hdss7-21")?;
     let line = netd.wait_for_line("lease acquired", SOON)?;
-    ensure!(line.contains("172.7.2.0/24") && line.contains("172.7.21.0/24 is leased to 10.4.7.99"), "{line}");
+    ensure!(line.contains("172.7.254.0/24") && line.contains("172.7.21.0/24 is leased to 10.4.7.99"), "{line}");
     ensure!(net.etcd.get("/coreos.com/network/subnets/172.7.21.0-24")? == Some(lease("10.4.7.99", "host-gw")));
     Ok(())
 }
@@ -166,9 +167,9 @@ fn key_taken_by_another_node_is_never_taken_back() -> Result<()> {
     net.put_lease("172.7.21.0-24", "10.4.7.99", "host-gw")?;
     netd.wait_for_line("this node has another subnet now", SOON)?;
     eventually(SOON, || {
-        ensure!(net.subnets()? == ["172.7.1.0-24", "172.7.21.0-24"], "{:?}", net.subnets()?);
+        ensure!(net.subnets()? == ["172.7.21.0-24", "172.7.255.0-24"], "{:?}", net.subnets()?);
         let file = net.host("hdss7-21")?.read("/run/flannel/subnet.env")?;
-        ensure!(file.contains("FLANNEL_SUBNET=172.7.1.1/24"), "{file}");
+        ensure!(file.contains("FLANNEL_SUBNET=172.7.255.1/24"), "{file}");
         Ok(())
     })?;
     net.eventually_routes("hdss7-21", "172.7.21.0/24")?;
