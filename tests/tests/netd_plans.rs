@@ -47,7 +47,9 @@ impl Plan {
         let ((first, from), (last, to)) = (nodes[0], nodes[nodes.len() - 1]);
         let (client, server) = (pod(self.host(first)?, from)?, pod(self.host(last)?, to)?);
         let _server = echo::serve(&server, "web", 80)?;
-        let seen = echo::ask_tcp(&client, format!("{to}.2:80").parse()?, SOON)?.client.ip();
+        // A node is ready with the leases that it knows; those of nodes that start beside it come after.
+        let web = format!("{to}.2:80").parse()?;
+        let seen = eventually(SOON, || echo::ask_tcp(&client, web, SOON))?.client.ip();
         ensure!(seen.to_string() == format!("{from}.2"), "the server saw {seen}");
         let status = self.host(first)?.command(lab::bin("netd")?).args(["status", "--json"]).run()?.stdout;
         let status: serde_json::Value = serde_json::from_str(&status)?;
