@@ -5,11 +5,10 @@ mod netd_node;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Pod, Process, echo, eventually};
-use netd_node::{A_SECOND, Net, SOON};
+use netd_node::{Net, SOON, each_is_repaired};
 
 const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#;
 const DUAL: &str =
@@ -188,8 +187,7 @@ fn ipv6_rows_deleted_by_hand_are_back_within_a_second() -> Result<()> {
     let _netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
     let host = net.host("hdss7-21")?;
     let delete_fdb = format!("bridge fdb del {} dev flannel-v6.1", mac(net.host("hdss7-22")?, "flannel-v6.1")?);
-    let before = kernel_state(host)?;
-    for deletion in [
+    let changes = [
         "ip -6 route del fd00:7:0:22::/64",
         "ip -6 neigh del fd00:7:0:22:: dev flannel-v6.1",
         delete_fdb.as_str(),
@@ -202,17 +200,8 @@ fn ipv6_rows_deleted_by_hand_are_back_within_a_second() -> Result<()> {
         "nft delete table ip6 netd",
         "nft flush ruleset",
         "sysctl -qw net.ipv6.conf.all.forwarding=0 && ip -6 route del fd00:7:0:22::/64",
-    ] {
-        host.run(&["sh", "-c", deletion])?;
-        let started = Instant::now();
-        eventually(SOON, || {
-            let now = kernel_state(host)?;
-            ensure!(now == before, "after `{deletion}`:\n{now}\n--- instead of\n{before}");
-            Ok(())
-        })?;
-        ensure!(started.elapsed() < A_SECOND, "`{deletion}` took {:?} to repair", started.elapsed());
-    }
-    Ok(())
+    ];
+    each_is_repaired(host, kernel_state, &changes)
 }
 
 fn restart_changes_nothing_of_either_family() -> Result<()> {

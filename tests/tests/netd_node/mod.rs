@@ -5,7 +5,7 @@
 
 pub(crate) mod traffic;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Etcd, Host, Pod, Process, Topology, eventually};
@@ -139,4 +139,20 @@ pub(crate) fn status(net: &Net, node: &str) -> Result<serde_json::Value> {
     let host = net.host(node)?;
     let text = host.command(lab::bin("netd")?).args(["status", "--json"]).run()?.stdout;
     Ok(serde_json::from_str(&text)?)
+}
+
+/// Runs each of `changes` by itself and expects `state` to be what it was within a second.
+pub(crate) fn each_is_repaired(host: &Host, state: fn(&Host) -> Result<String>, changes: &[&str]) -> Result<()> {
+    let before = state(host)?;
+    for change in changes {
+        host.run(&["sh", "-c", change])?;
+        let started = Instant::now();
+        eventually(SOON, || {
+            let now = state(host)?;
+            ensure!(now == before, "after `{change}`:\n{now}\n--- instead of\n{before}");
+            Ok(())
+        })?;
+        ensure!(started.elapsed() < A_SECOND, "`{change}` took {:?} to repair", started.elapsed());
+    }
+    Ok(())
 }
