@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kernel::Chain;
-use netstate::ipvs::{RowKey, VirtualServerKey};
-use reconcile::{Pass, Stage};
+use netstate::ipvs::{Row, RowKey, VirtualServerKey};
+use reconcile::{Observed, Pass, Stage};
 
 use super::Tables;
 use crate::dataplane::ipvs::reals_of;
@@ -33,9 +33,13 @@ impl Tables {
             }
         };
         self.audit_failure = None;
-        if let Some(first) = differing.first() {
-            tracing::warn!(count = differing.len(), %first, "virtual servers were changed by somebody else");
-            self.read_again(&differing);
+        if differing.is_empty() {
+            return;
+        }
+        // The text may leave out what stands behind virtual servers of other network namespaces; netlink decides.
+        let changed = self.read_again(&differing);
+        if let Some(first) = changed.first() {
+            tracing::warn!(count = changed.len(), %first, "rows of virtual servers were changed by somebody else");
         }
     }
 
@@ -70,19 +74,24 @@ impl Tables {
     }
 
     /// Believes of these virtual servers what the kernel says now. Their real servers that nobody desires leave as others do.
-    fn read_again(&mut self, services: &BTreeSet<VirtualServerKey>) {
-        let Some(servers) = self.stack.get_mut(self.servers) else { return };
+    /// Returns the rows that were other than known.
+    fn read_again(&mut self, services: &BTreeSet<VirtualServerKey>) -> BTreeSet<RowKey> {
+        let Some(servers) = self.stack.get_mut(self.servers) else { return BTreeSet::new() };
         let found = match servers.target_mut().rows_of(services) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "virtual servers cannot be read");
                 self.unread.extend(services);
-                return;
+                return BTreeSet::new();
             }
         };
-        let Some(mirror) = servers.mirror() else { return };
+        let Some(mirror) = servers.mirror() else { return BTreeSet::new() };
         let rows = |service: &VirtualServerKey| rows_of(mirror, *service).chain(rows_of(servers.desired(), *service));
         let gone: BTreeSet<RowKey> = services.iter().flat_map(rows).filter(|key| !found.contains_key(key)).collect();
+        let differs =
+            |(key, row): &(&RowKey, &Observed<Row>)| mirror.get(key).map(|known| &known.value) != Some(&row.value);
+        let mut changed: BTreeSet<RowKey> = found.iter().filter(differs).map(|(key, _)| *key).collect();
+        changed.extend(gone.iter().filter(|key| mirror.contains_key(key)));
         for key in gone {
             servers.correct(key, None);
         }
@@ -94,6 +103,7 @@ impl Tables {
             }
             servers.correct(key, Some(row));
         }
+        changed
     }
 }
 
