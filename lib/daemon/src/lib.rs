@@ -8,6 +8,7 @@
 //! | [`manual`] | manual pages and completions, made from the flags |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
+//! | [`slot`] | room for one value between two loops |
 //! | [`worker`] | the thread that owns the kernel tables |
 //! | [`monitors`] | what the kernel says of itself, on its way to that thread |
 //! | [`status`] | tables, rows and the file that `status` reads |
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod monitors;
 pub mod readiness;
 pub mod shell;
+pub mod slot;
 pub mod status;
 pub mod worker;
 

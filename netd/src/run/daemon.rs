@@ -192,7 +192,7 @@ impl<S: LeaseSource> Daemon<S> {
         let Self { keeper, configs, events, worker, witness, links, routes, ways, reach, questions, silent, .. } = self;
         tokio::select! {
             Some(report) = async { Some(worker.as_ref()?.next().await) } => Event::Report(report),
-            Some(event) = keeper.next() => Event::Keeper(event),
+            event = keeper.next() => Event::Keeper(event),
             Some(text) = configs.next(), if held => Event::Config(text),
             () = at(release_at) => Event::Release,
             () = at(retire_at) => Event::Retire,

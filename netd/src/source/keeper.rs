@@ -1,12 +1,14 @@
 //! `Keeper`: has a lease acquired, keeps it, and has it acquired again when it is lost.
 //!
 //! Invariants: a loss that is older than the claim is known to the claim and ignored; every other loss is acted on. A
-//! store that fails is tried for ever, with a jittered pause; each kind of failure is reported once.
+//! store that fails is tried for ever, with a jittered pause; each kind of failure is reported once. Neither orders nor
+//! reports queue: of each kind one waits, the last or the one that concerns most.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cluster::Backoff;
-use tokio::sync::mpsc;
+use daemon::slot::Slot;
 use tokio::task::JoinHandle;
 
 use super::{AcquireError, Held, Keeping, LeaseRequest, LeaseSource, Readdress};
@@ -22,18 +24,63 @@ pub(crate) enum KeeperEvent {
     Failing(String),
 }
 
-/// What the keeper is asked.
-enum Order {
-    /// The own key is gone or not ours any more, since this revision of the store if that is known.
-    Lost { reason: String, revision: Option<i64> },
+/// Failures that are remembered, so that each is reported once.
+const COMPLAINTS: usize = 100;
+
+/// The own key is gone or not ours any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Loss {
+    reason: String,
+    /// Since this revision of the store if that is known.
+    revision: Option<i64>,
+}
+
+impl Loss {
+    /// Whether a claim of `revision` does not know of it.
+    fn concerns(&self, revision: i64) -> bool {
+        self.revision.is_none_or(|since| since > revision)
+    }
+
+    /// The one of two that concerns more claims.
+    fn or(self, before: Option<Self>) -> Self {
+        match before {
+            Some(before) if self.revision.is_some_and(|own| before.concerns(own)) => before,
+            _ => self,
+        }
+    }
+}
+
+/// What the keeper is asked and has not read yet.
+#[derive(Debug, Default)]
+struct Orders {
+    lost: Option<Loss>,
     /// This node has another address.
-    Move(Box<Readdress>),
+    moved: Option<Box<Readdress>>,
+}
+
+/// What the keeper reports and nobody has read yet.
+#[derive(Debug, Default)]
+struct Reports {
+    held: Option<Box<Held>>,
+    /// How the keeping goes since.
+    state: Option<KeeperEvent>,
+}
+
+impl Reports {
+    fn with(self, event: KeeperEvent) -> Self {
+        match event {
+            KeeperEvent::Held(held) => Self { held: Some(held), state: None },
+            state => Self { state: Some(state), ..self },
+        }
+    }
 }
 
 /// The running keeper; it ends when this is dropped, and the lease stays.
 pub(crate) struct Keeper {
-    orders: mpsc::UnboundedSender<Order>,
-    events: mpsc::UnboundedReceiver<KeeperEvent>,
+    orders: Arc<Slot<Orders>>,
+    reports: Arc<Slot<Reports>>,
+    /// Taken out of the slot, and to be returned next.
+    state: Option<KeeperEvent>,
     task: JoinHandle<()>,
 }
 
@@ -41,33 +88,50 @@ impl Keeper {
     /// Starts acquiring. `seed` spreads the retries of many nodes.
     #[must_use]
     pub(crate) fn start(source: impl LeaseSource, request: LeaseRequest, seed: u64) -> Self {
-        let (orders, received) = mpsc::unbounded_channel();
-        let (reports, events) = mpsc::unbounded_channel();
+        let (orders, reports) = (Arc::<Slot<Orders>>::default(), Arc::<Slot<Reports>>::default());
         let task = Task {
             source,
             request,
-            reports,
-            orders: received,
+            reports: Arc::clone(&reports),
+            orders: Arc::clone(&orders),
             backoff: Backoff::new(seed),
             complaints: BTreeSet::new(),
-            pending: Vec::new(),
+            lost: None,
+            moved: None,
         };
-        Self { orders, events, task: tokio::spawn(task.run()) }
+        Self { orders, reports, state: None, task: tokio::spawn(task.run()) }
     }
 
-    /// The next event. Cancel-safe. `None` only when the runtime shuts down.
-    pub(crate) async fn next(&mut self) -> Option<KeeperEvent> {
-        self.events.recv().await
+    /// The next event. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> KeeperEvent {
+        if let Some(state) = self.state.take() {
+            return state;
+        }
+        loop {
+            let Reports { held, state } = self.reports.take().await;
+            match (held, state) {
+                (Some(held), state) => {
+                    self.state = state;
+                    return KeeperEvent::Held(held);
+                }
+                (None, Some(state)) => return state,
+                (None, None) => {}
+            }
+        }
     }
 
     /// Reports that the own key is gone or not ours any more: acquire again, unless the claim is newer than `revision`.
     pub(crate) fn report_loss(&self, reason: String, revision: Option<i64>) {
-        let _ = self.orders.send(Order::Lost { reason, revision });
+        let loss = Loss { reason, revision };
+        self.orders.merge(|waiting| {
+            let Orders { lost, moved } = waiting.unwrap_or_default();
+            Orders { lost: Some(loss.or(lost)), moved }
+        });
     }
 
     /// Writes another address of this node into its lease.
     pub(crate) fn readdress(&self, to: Readdress) {
-        let _ = self.orders.send(Order::Move(Box::new(to)));
+        self.orders.merge(|waiting| Orders { moved: Some(Box::new(to)), ..waiting.unwrap_or_default() });
     }
 }
 
@@ -88,83 +152,106 @@ enum End {
 struct Task<S> {
     source: S,
     request: LeaseRequest,
-    reports: mpsc::UnboundedSender<KeeperEvent>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    reports: Arc<Slot<Reports>>,
+    orders: Arc<Slot<Orders>>,
     backoff: Backoff,
     /// Failures that have been reported since the last success; each is reported once.
     complaints: BTreeSet<String>,
-    /// Losses that were reported while a lease was being acquired.
-    pending: Vec<(String, Option<i64>)>,
+    /// What was ordered and not acted on.
+    lost: Option<Loss>,
+    moved: Option<String>,
 }
 
 impl<S: LeaseSource> Task<S> {
     async fn run(mut self) {
         loop {
-            let Some(held) = self.acquire().await else { return };
+            let held = self.acquire().await;
             self.request.holds(&held);
-            if self.reports.send(KeeperEvent::Held(Box::new(held.clone()))).is_err() {
-                return;
-            }
+            self.report(KeeperEvent::Held(Box::new(held.clone())));
             let subnet = held.lease.key.list();
             match self.hold(&held).await {
-                Some(End::Lost(reason)) => {
+                End::Lost(reason) => {
                     tracing::warn!(subnet, reason, "the lease is lost: claiming the subnet again")
                 }
-                Some(End::Moved(how)) => tracing::info!(subnet, how, "the lease is written anew"),
-                None => return,
+                End::Moved(how) => tracing::info!(subnet, how, "the lease is written anew"),
             }
         }
     }
 
-    /// `None` when nobody listens any more.
-    async fn acquire(&mut self) -> Option<Held> {
+    fn report(&self, event: KeeperEvent) {
+        report(&self.reports, event);
+    }
+
+    async fn acquire(&mut self) -> Held {
         loop {
+            // What is acquired says where this node is by now.
+            self.moved = None;
             match self.source.acquire(&self.request).await {
                 Ok(held) => {
                     self.backoff.reset();
                     self.complaints.clear();
-                    return Some(held);
+                    return held;
                 }
                 Err(error) => {
                     if let AcquireError::Rival(lease) = &error {
                         self.request.rival = Some((**lease).clone());
                     }
-                    self.complain(error).await?;
+                    self.complain(error).await;
                 }
             }
         }
     }
 
-    /// Reports a failure and waits; `None` when nobody listens any more.
-    async fn complain(&mut self, error: AcquireError) -> Option<()> {
+    /// Reports a failure and waits.
+    async fn complain(&mut self, error: AcquireError) {
         let text = error.to_string();
+        if self.complaints.len() >= COMPLAINTS {
+            self.complaints.clear();
+        }
         if self.complaints.insert(text.clone()) {
             tracing::warn!(error = text, "no lease yet; trying again");
-            self.reports.send(KeeperEvent::Failing(text)).ok()?;
+            self.report(KeeperEvent::Failing(text));
         }
         let pause = tokio::time::sleep(self.backoff.next_delay());
         tokio::pin!(pause);
         loop {
-            tokio::select! {
-                () = &mut pause => return Some(()),
-                order = self.orders.recv() => match order? {
-                    Order::Lost { reason, revision } => self.pending.push((reason, revision)),
-                    Order::Move(to) => self.request.moves(&to),
-                },
-            }
+            let orders = tokio::select! {
+                () = &mut pause => return,
+                orders = self.orders.take() => orders,
+            };
+            self.take_in(orders);
         }
     }
 
-    /// Holds the lease until it is lost and returns why; `None` when nobody listens any more.
-    async fn hold(&mut self, held: &Held) -> Option<End> {
-        let concerns = |revision: Option<i64>| revision.is_none_or(|revision| revision > held.revision);
-        let pending = std::mem::take(&mut self.pending);
-        if let Some((reason, _)) = pending.into_iter().find(|(_, revision)| concerns(*revision)) {
-            return Some(End::Lost(reason));
+    /// Notes what was ordered.
+    fn take_in(&mut self, orders: Orders) {
+        if let Some(loss) = orders.lost {
+            self.lost = Some(loss.or(self.lost.take()));
         }
+        if let Some(to) = orders.moved {
+            self.request.moves(&to);
+            let (address, backend) = (to.attrs.public_ips.list(), to.attrs.backend.name());
+            self.moved = Some(format!("this node is reached at {address} by {backend} now"));
+        }
+    }
+
+    /// Why what is held since `revision` is acquired once more, if it is.
+    fn end(&mut self, revision: i64) -> Option<End> {
+        if let Some(loss) = self.lost.take().filter(|loss| loss.concerns(revision)) {
+            return Some(End::Lost(loss.reason));
+        }
+        self.moved.take().map(End::Moved)
+    }
+
+    /// Holds the lease until it is lost and returns why.
+    async fn hold(&mut self, held: &Held) -> End {
         loop {
-            let reports = self.reports.clone();
-            let report = move |state| {
+            // What was ordered before it was held, or while it could not be renewed.
+            if let Some(end) = self.end(held.revision) {
+                return end;
+            }
+            let reports = Arc::clone(&self.reports);
+            let kept = move |state| {
                 let event = match state {
                     Keeping::Kept => KeeperEvent::Kept,
                     Keeping::Failing(error) => {
@@ -172,30 +259,33 @@ impl<S: LeaseSource> Task<S> {
                         KeeperEvent::Failing(error)
                     }
                 };
-                // A daemon that has ended drops this task as well.
-                let _ = reports.send(event);
+                report(&reports, event);
             };
             let source = self.source.clone();
-            let kept = source.keep(held, report);
-            tokio::pin!(kept);
+            let keeping = source.keep(held, kept);
+            tokio::pin!(keeping);
             let failed = loop {
                 tokio::select! {
-                    order = self.orders.recv() => match order? {
-                        Order::Lost { reason, revision } if concerns(revision) => return Some(End::Lost(reason)),
-                        Order::Lost { .. } => {}
-                        Order::Move(to) => {
-                            self.request.moves(&to);
-                            let (address, backend) = (to.attrs.public_ips.list(), to.attrs.backend.name());
-                            return Some(End::Moved(format!("this node is reached at {address} by {backend} now")));
+                    orders = self.orders.take() => {
+                        self.take_in(orders);
+                        if let Some(end) = self.end(held.revision) {
+                            return end;
                         }
-                    },
-                    ended = &mut kept => match ended {
-                        Ok(reason) => return Some(End::Lost(reason)),
+                    }
+                    ended = &mut keeping => match ended {
+                        Ok(reason) => return End::Lost(reason),
                         Err(error) => break error,
                     },
                 }
             };
-            self.complain(failed.into()).await?;
+            self.complain(failed.into()).await;
         }
     }
 }
+
+fn report(reports: &Slot<Reports>, event: KeeperEvent) {
+    reports.merge(|waiting| waiting.unwrap_or_default().with(event));
+}
+
+#[cfg(test)]
+mod tests;

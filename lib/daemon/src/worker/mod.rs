@@ -13,16 +13,16 @@ mod pass_log;
 mod rounds;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reconcile::Pass;
-use tokio::sync::Notify;
 
 pub use liveness::Liveness;
 pub use mailbox::{Busy, Mailbox};
 pub use pass_log::PassLog;
 
+use crate::slot::Slot;
 use crate::status::TableRows;
 use rounds::Rounds;
 
@@ -108,16 +108,10 @@ pub struct Took {
     pub now: Duration,
 }
 
-/// Reports on their way out: one slot.
-struct Reports<R> {
-    slot: Mutex<Option<R>>,
-    filled: Notify,
-}
-
 /// The running thread.
 pub struct Worker<W: Work> {
     mailbox: Mailbox<W>,
-    reports: Arc<Reports<W::Report>>,
+    reports: Arc<Slot<W::Report>>,
 }
 
 impl<W: Work> Worker<W> {
@@ -126,7 +120,7 @@ impl<W: Work> Worker<W> {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(name: &str, work: W, mailbox: Mailbox<W>) -> io::Result<Self> {
-        let reports = Arc::new(Reports { slot: Mutex::new(None), filled: Notify::new() });
+        let reports = Arc::new(Slot::default());
         let rounds = Rounds::new(work, mailbox.clone(), Arc::clone(&reports));
         let ended = mailbox.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -144,13 +138,7 @@ impl<W: Work> Worker<W> {
 
     /// The next report. Cancel-safe.
     pub async fn next(&self) -> W::Report {
-        loop {
-            let filled = self.reports.filled.notified();
-            if let Some(report) = self.reports.slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                return report;
-            }
-            filled.await;
-        }
+        self.reports.take().await
     }
 
     /// Ends the thread after the pass that it is in. Returns false when that takes longer than `limit`; the thread is
@@ -164,13 +152,6 @@ impl<W: Work> Worker<W> {
 impl<W: Work> Drop for Worker<W> {
     fn drop(&mut self) {
         self.mailbox.stop();
-    }
-}
-
-impl<R> Reports<R> {
-    fn put(&self, report: R) {
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-        self.filled.notify_one();
     }
 }
 

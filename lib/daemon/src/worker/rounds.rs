@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::mailbox::{Inside, Mailbox};
-use super::{Cause, Reports, Took, Work};
+use super::{Cause, Took, Work};
+use crate::slot::Slot;
 
 /// How long to wait for more of the same before a table is listed.
 const QUIET: Duration = Duration::from_millis(20);
@@ -19,7 +20,7 @@ const SPACING: Duration = Duration::from_millis(10);
 pub(super) struct Rounds<W: Work> {
     work: W,
     mailbox: Mailbox<W>,
-    reports: Arc<Reports<W::Report>>,
+    reports: Arc<Slot<W::Report>>,
     next_audit: Duration,
     /// End of the last pass.
     passed: Duration,
@@ -34,7 +35,7 @@ pub(super) struct Rounds<W: Work> {
 }
 
 impl<W: Work> Rounds<W> {
-    pub(super) fn new(work: W, mailbox: Mailbox<W>, reports: Arc<Reports<W::Report>>) -> Self {
+    pub(super) fn new(work: W, mailbox: Mailbox<W>, reports: Arc<Slot<W::Report>>) -> Self {
         let next_audit = mailbox.now() + work.audit_period();
         Self {
             work,
