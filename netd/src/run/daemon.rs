@@ -184,8 +184,9 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// Waits for the next thing to happen.
     async fn next(&mut self) -> Event {
-        let can_plan = self.held.is_some() && !self.witness.view.is_listing() && !self.reach.is_asking();
+        let can_plan = self.held.is_some() && !self.reach.is_asking();
         let plan_at = self.planning.due().filter(|_| can_plan);
+        let plan_at = plan_at.map(|due| self.witness.plan_from().map_or(due, |from| due.max(from)));
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
         let (file_at, ways_at) = (self.reporter.file_due(), self.reach.due());
         let (held, retire_at, release_at) = (self.held.is_some(), self.change.due(), self.change.release_due());

@@ -1,6 +1,7 @@
 //! When a plan is made, and what of it the worker does not know yet.
 //!
-//! Invariants: a plan is made only of whole listings; a lease that changes alone is planned at once, and while leases keep
+//! Invariants: what another node's lease says is planned only once the leases were listed whole, because a newer lease may
+//! be in the other half of a first listing; a lease that changes alone is planned at once, and while leases keep
 //! changing a plan is made at most every [`QUIET`] and at least every [`LONGEST_WAIT`]; the worker is given what changed,
 //! everything only once.
 
@@ -124,7 +125,7 @@ impl Planning {
 
     /// The addresses of leases that the next plan adds.
     pub(super) fn new_addresses(&self, view: &View) -> Vec<IpAddr> {
-        let leases = self.leases.iter().filter_map(|key| view.get(key));
+        let leases = self.leases.iter().filter(|_| !view.is_partial()).filter_map(|key| view.get(key));
         leases.flat_map(|stored| stored.lease.attrs.public_ips.present().map(|(_, addr)| *addr)).collect()
     }
 
@@ -162,7 +163,7 @@ impl Planning {
     /// Makes the plan; `None` when the worker knows it already.
     pub(super) fn plan(&mut self, view: &View) -> Option<Planned> {
         self.pace.planned(Instant::now());
-        let leases = std::mem::take(&mut self.leases);
+        let leases = if view.is_partial() { BTreeSet::new() } else { std::mem::take(&mut self.leases) };
         let leases = leases.into_iter().map(|key| (key, view.get(&key).cloned()));
         let mut changes = std::mem::take(&mut self.changes);
         if self.fresh {

@@ -280,6 +280,11 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// MTU of the tunnel device.
+fn mtu(fakes: &Fakes) -> Option<u32> {
+    fakes.links.contents().rows[&IfName::literal("flannel.1")].value.mtu
+}
+
 fn is_ready(shell: &Shell) -> bool {
     shell.readiness.gates().contains(&(TABLES, true))
 }
@@ -388,6 +393,44 @@ fn nothing_is_removed_before_the_listing_is_complete() {
     });
 }
 
+#[test]
+fn listing_that_stalls_stops_no_plans_and_removes_nothing() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&[put(22), put(23)]);
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        // The store is listed anew and falls silent on the way.
+        source.say(LeaseEvent::Reset).await;
+        source.say(put(24)).await;
+        let planned = || fakes.subnets() == ["172.7.22.0/24", "172.7.23.0/24", "172.7.24.0/24"];
+        eventually("what is known by now", planned).await;
+        source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#).await;
+        eventually("another configuration", || mtu(&fakes) == Some(1350)).await;
+        source.say(LeaseEvent::Lost(lost().await)).await;
+        source.say(LeaseEvent::Reset).await;
+        source.say(put(23)).await;
+        source.say(put(24)).await;
+        source.say(LeaseEvent::Complete).await;
+        eventually("the end of the listing", || fakes.subnets() == ["172.7.23.0/24", "172.7.24.0/24"]).await;
+    });
+}
+
+#[test]
+fn first_listing_that_stalls_keeps_the_own_tables_from_nothing() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::default();
+    *source.listing.lock().unwrap() = vec![LeaseEvent::Reset, put(22)];
+    run(&fakes, &source, async |shell| {
+        eventually("the own device", || fakes.links.contents().rows.contains_key(&IfName::literal("flannel.1"))).await;
+        eventually("a status of it", || shell.board.value()["tables"]["links"]["done"] == 1).await;
+        assert_eq!(fakes.subnets(), Vec::<String>::new(), "a newer lease may be in the other half");
+        assert!(!is_ready(&shell), "{:?}", shell.readiness.gates());
+        source.say(LeaseEvent::Complete).await;
+        eventually("the other node", || fakes.subnets() == ["172.7.22.0/24"]).await;
+        eventually("ready", || is_ready(&shell)).await;
+    });
+}
+
 /// An error of a store that nobody serves.
 async fn lost() -> ClusterError {
     let config = cluster::etcd::Config {
@@ -418,7 +461,6 @@ fn lost_key_is_claimed_again_and_costs_no_row() {
 fn options_that_change_are_followed_and_what_cannot_change_is_named() {
     let fakes = Fakes::default();
     let source = FakeLeases::listing(&[put(22)]);
-    let mtu = |fakes: &Fakes| fakes.links.contents().rows[&IfName::literal("flannel.1")].value.mtu;
     let warnings = |shell: &Shell| shell.board.value()["warnings"].to_string();
     run(&fakes, &source, async |shell| {
         eventually("ready", || is_ready(&shell)).await;

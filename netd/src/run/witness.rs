@@ -1,6 +1,7 @@
 //! What the store says, and the second listing that a doubtful one needs.
 //!
-//! Invariant: most of the leases are never forgotten on one listing or one burst of deletions.
+//! Invariants: most of the leases are never forgotten on one listing or one burst of deletions; a listing that does not
+//! end keeps no plan waiting for longer than [`PATIENCE`].
 
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use crate::source::{LeaseEvent, LeaseSource};
 /// How long a listing without most of the nodes is kept in doubt: nodes that live claim their subnets again meanwhile.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 
+/// How long plans wait for the end of a listing: one plan of all of it costs less than many of its parts.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A second listing, or why there is none.
 pub(super) type Listing = Result<Vec<LeaseEvent>, ClusterError>;
 
@@ -21,6 +25,8 @@ pub(super) type Listing = Result<Vec<LeaseEvent>, ClusterError>;
 pub(super) struct Witness {
     pub(super) view: View,
     started: Instant,
+    /// Since when a listing runs that has not ended, the attempts before it included.
+    listing: Option<Instant>,
     /// When the listing in doubt is verified.
     verify_at: Option<Instant>,
     verifying: Option<JoinHandle<Listing>>,
@@ -28,12 +34,13 @@ pub(super) struct Witness {
 
 impl Witness {
     pub(super) fn new(view: View) -> Self {
-        Self { view, started: Instant::now(), verify_at: None, verifying: None }
+        Self { view, started: Instant::now(), listing: None, verify_at: None, verifying: None }
     }
 
     /// Takes in one event.
     pub(super) fn apply(&mut self, event: LeaseEvent) -> Change {
         let change = self.view.apply(event, self.started.elapsed());
+        self.listing = self.view.is_listing().then(|| self.listing.unwrap_or_else(Instant::now));
         if self.view.is_doubted() && self.verify_at.is_none() && self.verifying.is_none() {
             tracing::warn!(
                 seconds = CONFIRMATION.as_secs(),
@@ -42,6 +49,11 @@ impl Witness {
             self.verify_at = Some(Instant::now() + CONFIRMATION);
         }
         change
+    }
+
+    /// The earliest time of a plan, while a listing runs.
+    pub(super) fn plan_from(&self) -> Option<Instant> {
+        self.listing.map(|since| since + PATIENCE)
     }
 
     /// When the verification is due.

@@ -277,6 +277,12 @@ impl View {
         self.listed.is_some()
     }
 
+    /// True while the first listing runs: of what is known already, something may be out of date.
+    #[must_use]
+    pub(crate) const fn is_partial(&self) -> bool {
+        self.is_listing() && !self.complete && !self.doubted
+    }
+
     /// The leases by key.
     pub(crate) fn keys(&self) -> impl Iterator<Item = SubnetKey> {
         self.leases.keys().copied()
