@@ -35,6 +35,8 @@ pub enum Need {
     IpIp,
     /// Links of kind `wireguard`.
     WireGuard,
+    /// Flowtables of nftables (CONFIG_NF_FLOW_TABLE).
+    Flowtable,
     /// Delay and loss on a link (`tc qdisc ... netem`).
     Netem,
     /// The lab kernel itself, to be started by the test: built, and not the kernel this runs on.
@@ -60,6 +62,10 @@ impl Need {
             ]),
             Self::IpIp => try_each(&["ip link add probe type ipip local 127.0.0.1"]),
             Self::WireGuard => try_each(&["ip link add probe type wireguard"]),
+            Self::Flowtable => try_each(&[
+                "nft add table inet probe",
+                "nft add flowtable inet probe flows { hook ingress priority 0; devices = { lo }; }",
+            ]),
             Self::Netem => try_each(&["tc qdisc add dev lo root netem delay 1ms"]),
             Self::LabKernel => lab_kernel(),
             Self::VirtualTime => virtual_time(),
@@ -78,6 +84,7 @@ impl fmt::Display for Need {
             Self::VlanFiltering => "bridges that filter VLANs",
             Self::IpIp => "ipip links",
             Self::WireGuard => "wireguard links",
+            Self::Flowtable => "flowtables",
             Self::Netem => "netem",
             Self::LabKernel => "lab kernel to start",
             Self::VirtualTime => "virtual time",

@@ -9,17 +9,23 @@ use lab::{Need, bin};
 
 /// Runs one part; its report must have a row for `count` in each of these sections.
 fn measure(part: &str, flag: &str, count: &str, sections: &[&str]) -> Result<()> {
-    let mut bench = Command::new(bin("bench")?);
-    bench.args(["--only", part, flag, count, "--rounds", "1", "--markdown"]).env("NETD_BENCH_BUSY", "1");
-    let output = bench.output().context("start the benchmark")?;
-    let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{}\n{report}{errors}", output.status);
+    let report = report(part, &[flag, count])?;
     for section in sections {
         let (_, rest) = report.split_once(section).with_context(|| format!("no section {section:?} in\n{report}"))?;
         let table = rest.split("\n#").next().unwrap_or_default();
         ensure!(table.contains(&format!("| {count} |")), "{section}: no row for {count} in\n{table}");
     }
     Ok(())
+}
+
+/// What one part reports after one round.
+fn report(part: &str, words: &[&str]) -> Result<String> {
+    let mut bench = Command::new(bin("bench")?);
+    bench.args(["--only", part, "--rounds", "1", "--markdown"]).args(words).env("NETD_BENCH_BUSY", "1");
+    let output = bench.output().context("start the benchmark")?;
+    let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{}\n{report}{errors}", output.status);
+    Ok(report.into_owned())
 }
 
 fn part_of_netd_measures_start_restart_and_one_changed_lease() -> Result<()> {
@@ -40,12 +46,32 @@ fn part_of_the_proxy_measures_start_restart_and_one_changed_endpoint() -> Result
     )
 }
 
+fn part_of_the_data_path_measures_every_backend_and_each_step() -> Result<()> {
+    let report = report("path", &[])?;
+    for row in [
+        "raw link",
+        "vxlan, netd",
+        "host-gw, netd",
+        "ipip, netd",
+        "wireguard, netd",
+        "both chains, as netd",
+        "flowtable",
+    ] {
+        let line = report.lines().find(|line| line.starts_with("| ") && line.contains(row));
+        let line = line.with_context(|| format!("no row {row:?} in\n{report}"))?;
+        let throughput = line.split('|').nth(2).unwrap_or_default().trim();
+        ensure!(throughput.parse::<f64>()? > 0.0, "{line}");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
         lab::tests![
             part_of_netd_measures_start_restart_and_one_changed_lease,
             part_of_the_proxy_measures_start_restart_and_one_changed_endpoint,
+            part_of_the_data_path_measures_every_backend_and_each_step,
         ],
     )
 }

@@ -41,10 +41,14 @@ pub(crate) fn mebibytes(kibibytes: u64) -> f64 {
     kibibytes / 1024.0
 }
 
-/// Waits until the machine has been idle for a quarter of a second, 10 s at most; whether it was. With `NETD_BENCH_BUSY` set every moment
-/// will do: a test only wants to know that the benchmark runs.
+/// Whether a test only wants to know that the benchmark runs: with `NETD_BENCH_BUSY` set every moment and short measurements will do.
+pub(crate) fn is_rehearsal() -> bool {
+    std::env::var_os("NETD_BENCH_BUSY").is_some()
+}
+
+/// Waits until the machine has been idle for a quarter of a second, 10 s at most; whether it was.
 pub(crate) fn await_calm() -> bool {
-    if std::env::var_os("NETD_BENCH_BUSY").is_some() {
+    if is_rehearsal() {
         return false;
     }
     let deadline = Instant::now() + PATIENCE;

@@ -10,6 +10,7 @@ mod cni;
 mod machine;
 mod netd;
 mod options;
+mod path;
 mod proxy;
 mod report;
 mod samples;
@@ -40,8 +41,10 @@ fn run() -> Result<()> {
     }
     let options = Options::parse(&words)?;
     // First of all: this may go on as the same program inside the lab kernel.
-    if options.only == Some(Part::Proxy) {
-        proxy::ensure_kernel()?;
+    match options.only {
+        Some(Part::Proxy) => proxy::ensure_kernel()?,
+        Some(Part::PathLab) => path::ensure_lab_kernel()?,
+        _ => {}
     }
     let mut report = Report::new(options.markdown);
     if options.only.is_none() {
@@ -54,8 +57,12 @@ fn run() -> Result<()> {
     if options.measures(Part::Netd) {
         netd::measure(&options, &mut report)?;
     }
+    if options.measures(Part::Path) {
+        path::measure(&options, &mut report, &words)?;
+    }
     match options.only {
         Some(Part::Proxy) => proxy::measure(&options, &mut report),
+        Some(Part::PathLab) => path::on_this_kernel(&options, &mut report),
         None => in_a_process_of_its_own(&words),
         Some(_) => Ok(()),
     }

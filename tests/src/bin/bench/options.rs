@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// What the command line accepts, for error messages.
 const USAGE: &str =
-    "bench [--only cni|netd|proxy] [--pods N] [--leases N,...] [--services N,...] [--rounds N] [--markdown]";
+    "bench [--only cni|netd|path|proxy] [--pods N] [--leases N,...] [--services N,...] [--rounds N] [--markdown]";
 
 /// A part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub(crate) enum Part {
     Cni,
     /// The daemon that programs leases.
     Netd,
+    /// Throughput and round trips between Pods.
+    Path,
+    /// The same inside the lab kernel, which has every backend; a part of [`Part::Path`] in a process of its own.
+    PathLab,
     /// The Service proxy.
     Proxy,
 }
@@ -82,8 +86,10 @@ fn part(word: &str) -> Result<Part> {
     Ok(match word {
         "cni" => Part::Cni,
         "netd" => Part::Netd,
+        "path" => Part::Path,
+        "path-lab" => Part::PathLab,
         "proxy" => Part::Proxy,
-        other => bail!("--only {other:?}: accepted are cni, netd and proxy"),
+        other => bail!("--only {other:?}: accepted are cni, netd, path and proxy"),
     })
 }
 
@@ -117,7 +123,7 @@ mod tests {
         for (line, complaint) in [
             ("--pods 300", "--pods 300: expected a number from 1 to 250"),
             ("--leases 1,x", "--leases \"x\""),
-            ("--only etcd", "accepted are cni, netd and proxy"),
+            ("--only etcd", "accepted are cni, netd, path and proxy"),
             ("--rounds", "--rounds needs a value"),
             ("--fast", "unknown flag"),
         ] {
