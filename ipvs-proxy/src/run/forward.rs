@@ -27,8 +27,6 @@ pub(super) fn rules(nft: Nft) -> Accepts {
 
 /// What an operator should know of a chain.
 pub(super) fn advice(chain: &Denying) -> String {
-    match chain.within {
-        None => format!("{chain}; ipvs-proxy accepts answers of endpoints in it"),
-        Some(_) => format!("{chain}; ipvs-proxy cannot accept answers of endpoints in it"),
-    }
+    let then = if chain.obstructed { "ipvs-proxy cannot accept" } else { "ipvs-proxy accepts" };
+    format!("{chain}; {then} answers of endpoints in it")
 }

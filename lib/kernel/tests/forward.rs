@@ -382,9 +382,18 @@ const ZONES: &str = "table inet firewalld {
         reject with icmpx admin-prohibited
     }
     chain filter_FORWARD_ZONES {
+        iifname \"dmz\" goto filter_FWD_dmz
         goto filter_FWD_public
     }
     chain filter_FWD_public {
+        jump filter_FWD_public_deny
+        iifname \"lan\" accept
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FWD_public_deny {
+        ip daddr 10.9.0.3 reject
+    }
+    chain filter_FWD_dmz {
         iifname \"lan\" accept
         reject with icmpx admin-prohibited
     }
@@ -394,15 +403,54 @@ const ZONES: &str = "table inet firewalld {
 }
 ";
 
-fn chain_that_denies_before_its_end_is_a_row_that_fails_and_says_why() {
+/// Replaces the last rule of `chain` in the table of zones.
+fn replace_last_rule(chain: &str, rule: &str) {
+    let listed = nft(&format!("-a list chain inet firewalld {chain}"));
+    let last = listed.lines().rev().find_map(|line| line.rsplit_once("# handle ")).unwrap();
+    nft(&format!("delete rule inet firewalld {chain} handle {}", last.1));
+    nft(&format!("add rule inet firewalld {chain} {rule}"));
+}
+
+fn accept_stands_in_the_zone_that_denies_and_follows_the_default_zone() {
+    let (pod, _server) = pod_and_server();
     load("nft", &["-f", "-"], ZONES);
+    assert!(!pod.reaches("10.9.0.2"), "denied by default");
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    settle(&mut forward);
+    assert!(pod.reaches("10.9.0.2"), "{}", nft("list table inet firewalld"));
+    assert!(!pod.reaches("10.9.0.3"), "the zone's own denial denies: {}", nft("list table inet firewalld"));
+    let denying: Vec<String> = forward.denying().iter().map(ToString::to_string).collect();
+    let wanted = "foreign chain inet firewalld filter_FORWARD drops forwarded packets in its chain filter_FWD_public";
+    assert_eq!(denying, [wanted]);
+    assert_eq!(nft("list chain inet firewalld filter_FWD_public").matches(MARKER).count(), 2);
+    // Another zone becomes the default: nothing of ours stays where it is not needed.
+    replace_last_rule("filter_FORWARD_ZONES", "goto filter_FWD_dmz");
+    settle(&mut forward);
+    assert_eq!(nft("list table inet firewalld").matches(MARKER).count(), 2);
+    assert_eq!(nft("list chain inet firewalld filter_FWD_dmz").matches(MARKER).count(), 2);
+    assert!(pod.reaches("10.9.0.2"));
+    // One that accepts: none is needed. A later run, which wants nothing, finds what an earlier one left.
+    replace_last_rule("filter_FORWARD_ZONES", "goto filter_FWD_trusted");
+    settle(&mut forward);
+    assert!(!nft("list table inet firewalld").contains(MARKER));
+    replace_last_rule("filter_FORWARD_ZONES", "goto filter_FWD_dmz");
+    settle(&mut forward);
+    settle(&mut self::forward(MARKER, BTreeSet::new()));
+    assert!(!nft("list table inet firewalld").contains(MARKER));
+}
+
+fn chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why() {
+    let shared = "add chain inet firewalld filter_INPUT { type filter hook input priority 10; policy accept; }\n\
+                  add rule inet firewalld filter_INPUT iifname dmz goto filter_FWD_public\n";
+    load("nft", &["-f", "-"], ZONES);
+    load("nft", &["-f", "-"], shared);
     iptables("-P FORWARD DROP");
     let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
     let pass = run(&mut forward);
     assert_eq!((pass.upserted, pass.failed), (1, 1), "the other chain is accepted in: {pass:?}");
-    assert!(pass.errors[0].to_string().contains("chain filter_FORWARD_ZONES"), "{pass:?}");
+    assert!(pass.errors[0].to_string().contains("chain filter_FWD_public"), "{pass:?}");
     assert!(!forward.status().is_done());
-    assert!(!nft("list table inet firewalld").contains("172.7"), "nothing is accepted before a denial");
+    assert!(!nft("list table inet firewalld").contains("172.7"), "what another hook denies is not accepted");
     // The administrator puts the network into a zone that forwards.
     for direction in ["saddr", "daddr"] {
         nft(&format!(
@@ -410,6 +458,40 @@ fn chain_that_denies_before_its_end_is_a_row_that_fails_and_says_why() {
         ));
     }
     settle(&mut forward);
+}
+
+/// A program that keeps a table for itself as long as it lives, as newer firewalld does.
+struct OwnerOfTable(Child);
+
+impl OwnerOfTable {
+    fn start(rules: &str) -> Self {
+        let mut child = Command::new("nft").arg("-i").stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(rules.as_bytes()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !nft("list tables").contains("owned") {
+            assert!(Instant::now() < deadline, "no table");
+            std::thread::yield_now();
+        }
+        Self(child)
+    }
+}
+
+impl Drop for OwnerOfTable {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_helps() {
+    let _owner = OwnerOfTable::start(
+        "add table inet owned { flags owner; chain f { type filter hook forward priority 10; policy drop; }; }\n",
+    );
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    let pass = run(&mut forward);
+    assert_eq!((pass.upserted, pass.failed), (0, 1), "{pass:?}");
+    assert!(pass.errors[0].to_string().contains("--zone=trusted --add-source"), "{pass:?}");
+    assert!(forward.denying()[0].obstructed);
 }
 
 fn main() -> ExitCode {
@@ -424,6 +506,8 @@ fn main() -> ExitCode {
         rules_are_taken_back_from_every_chain_when_nothing_shall_pass,
         each_program_has_its_own_rules,
         flushed_chain_and_changed_rules_are_put_right,
-        chain_that_denies_before_its_end_is_a_row_that_fails_and_says_why,
+        accept_stands_in_the_zone_that_denies_and_follows_the_default_zone,
+        chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why,
+        table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_helps,
     ])
 }

@@ -36,6 +36,6 @@ pub(super) fn accepts(networks: &BTreeSet<Prefix>) -> BTreeSet<Accept> {
 
 /// What an operator should know of a chain.
 pub(super) fn warning(chain: &Denying) -> String {
-    let then = if chain.within.is_none() { "netd accepts" } else { "netd cannot accept" };
+    let then = if chain.obstructed { "netd cannot accept" } else { "netd accepts" };
     format!("{chain}; {then} the Pod network in it")
 }

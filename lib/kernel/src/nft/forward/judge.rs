@@ -20,19 +20,41 @@ pub(super) enum End {
     Passes,
     /// It is denied by the rule with this index, or behind the last rule by the policy.
     Denied(usize),
-    /// It is denied at the end of another chain, whose other rules may still accept or deny it: no place in the base
-    /// chain is behind all denials.
-    DeniedIn(Name),
+    /// It is denied in another chain, whose other rules may still accept or deny it, or behind it by the policy.
+    DeniedIn(Spot),
+}
+
+/// A place in a chain that the base chain leads to without a condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// The chains on the way, the last one being that of the place.
+    pub(super) path: Vec<Name>,
+    /// Index of the rule that denies, or behind the last one.
+    pub(super) at: usize,
+}
+
+impl Spot {
+    fn here(at: usize) -> Self {
+        Self { path: Vec::new(), at }
+    }
+
+    fn through(mut self, chain: &Name) -> Self {
+        self.path.insert(0, chain.clone());
+        self
+    }
 }
 
 /// How a chain that is jumped to ends.
 enum Fate {
-    Passes,
+    /// Packets go back to where they came from, at the rule with this index or behind the last one.
+    Passes(usize),
     Accepts,
     /// It does nothing but deny.
     Denies,
-    /// Some packets are decided otherwise before all others are denied.
-    DeniesRest,
+    /// Some packets are decided otherwise before all others are denied, there.
+    DeniesRest(Spot),
+    /// Packets leave the last chain on the way by its end, and come back to none.
+    Leaves(Spot),
 }
 
 /// How a base chain ends. `chain` reads another chain of its table.
@@ -41,53 +63,71 @@ pub(super) fn end<E>(
     lines: &[Line],
     chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
 ) -> Result<End, E> {
-    let by_policy = |at: usize| if policy == Policy::Drop { End::Denied(at) } else { End::Passes };
+    let by_policy = |end: End| if policy == Policy::Drop { end } else { End::Passes };
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.conditional) {
         let (name, jump) = match &line.effect {
-            Effect::Nothing | Effect::Unclear => continue,
+            Effect::Nothing | Effect::Unclear | Effect::Map => continue,
             Effect::Accept => return Ok(End::Passes),
             Effect::Deny => return Ok(End::Denied(at)),
-            Effect::Return => return Ok(by_policy(at)),
+            Effect::Return => return Ok(by_policy(End::Denied(at))),
             Effect::Jump(name) => (name, true),
             Effect::Goto(name) => (name, false),
         };
         match (fate(&chain(name)?, chain, DEPTH)?, jump) {
-            (Fate::Passes, true) => {}
-            (Fate::Passes, false) if policy == Policy::Accept => return Ok(End::Passes),
+            (Fate::Passes(_) | Fate::Leaves(_), true) => {}
+            (Fate::Passes(end), false) => return Ok(by_policy(End::DeniedIn(Spot::here(end).through(name)))),
+            (Fate::Leaves(spot), false) => return Ok(by_policy(End::DeniedIn(spot.through(name)))),
             (Fate::Accepts, _) => return Ok(End::Passes),
             (Fate::Denies, _) => return Ok(End::Denied(at)),
-            (Fate::DeniesRest, _) | (Fate::Passes, false) => return Ok(End::DeniedIn(name.clone())),
+            (Fate::DeniesRest(spot), _) => return Ok(End::DeniedIn(spot.through(name))),
         }
     }
-    Ok(by_policy(lines.len()))
+    Ok(by_policy(End::Denied(lines.len())))
 }
 
 fn fate<E>(lines: &[Line], chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>, depth: u32) -> Result<Fate, E> {
     let mut pure = true;
-    let denies = |pure: bool| if pure { Fate::Denies } else { Fate::DeniesRest };
-    for line in lines {
+    let denies = |pure: bool, at: usize| if pure { Fate::Denies } else { Fate::DeniesRest(Spot::here(at)) };
+    for (at, line) in lines.iter().enumerate() {
         let (name, jump) = match (&line.effect, line.conditional) {
             (Effect::Nothing, _) | (Effect::Deny, true) => continue,
-            (Effect::Deny, false) => return Ok(denies(pure)),
+            // Ours do not make a chain another one than it was.
+            (Effect::Accept, true) if line.ours => continue,
+            (Effect::Deny, false) => return Ok(denies(pure, at)),
             (Effect::Accept, false) => return Ok(Fate::Accepts),
-            (Effect::Return, false) => return Ok(Fate::Passes),
+            (Effect::Return, false) => return Ok(Fate::Passes(at)),
             (Effect::Jump(name), false) => (name, true),
             (Effect::Goto(name), false) => (name, false),
-            (_, true) | (Effect::Unclear, false) => {
+            (_, true) | (Effect::Unclear | Effect::Map, false) => {
                 pure = false;
                 continue;
             }
         };
-        let Some(depth) = depth.checked_sub(1) else { return Ok(Fate::Passes) };
+        let Some(depth) = depth.checked_sub(1) else { return Ok(Fate::Passes(at)) };
         match fate(&chain(name)?, chain, depth)? {
-            Fate::Passes if jump => pure = false,
-            Fate::Passes => return Ok(Fate::Passes),
+            Fate::Passes(_) | Fate::Leaves(_) if jump => pure = false,
+            Fate::Passes(end) => return Ok(Fate::Leaves(Spot::here(end).through(name))),
+            Fate::Leaves(spot) => return Ok(Fate::Leaves(spot.through(name))),
             Fate::Accepts => return Ok(Fate::Accepts),
-            Fate::Denies => return Ok(denies(pure)),
-            Fate::DeniesRest => return Ok(Fate::DeniesRest),
+            Fate::Denies => return Ok(denies(pure, at)),
+            Fate::DeniesRest(spot) => return Ok(Fate::DeniesRest(spot.through(name))),
         }
     }
-    Ok(Fate::Passes)
+    Ok(Fate::Passes(lines.len()))
+}
+
+/// True when packets reach `path` only by way of `base` and its chains, and by no other conditions than networks and
+/// interfaces, as a zone is chosen: then what is accepted at its end is denied by nothing else, at no other hook.
+/// `lines` are those of the whole table.
+pub(super) fn is_private(base: &Name, path: &[Name], lines: &[Line]) -> bool {
+    let leads_to = |line: &Line| match &line.effect {
+        Effect::Jump(target) | Effect::Goto(target) => path.contains(target),
+        // A map may lead anywhere.
+        Effect::Map => true,
+        _ => false,
+    };
+    let of_path = |chain: &Name| chain == base || path.contains(chain);
+    lines.iter().filter(|line| leads_to(line)).all(|line| of_path(&line.chain) && line.dispatches)
 }
 
 /// Before which rule an accept belongs when everything is denied at `denied`: what is accepted is not logged as denied.
@@ -127,14 +167,16 @@ mod tests {
             ("accept", _) => Effect::Accept,
             ("deny", _) => Effect::Deny,
             ("return", _) => Effect::Return,
-            ("jump", chain) => Effect::Jump(name(chain)),
+            ("jump", chain) => Effect::Jump(name(chain.trim_end_matches(" ?"))),
             ("goto", chain) => Effect::Goto(name(chain)),
+            ("map", _) => Effect::Map,
             _ => Effect::Unclear,
         };
         let network = "172.7.0.0/16".parse().unwrap();
         let conditions = if conditional { vec![Match::Saddr(Op::Is, network)] } else { Vec::new() };
         let accepts = (conditional && effect == Effect::Accept).then_some(Accept::From(network));
-        Line { chain: name("c"), handle: Vec::new(), ours, conditional, effect, conditions, accepts }
+        let dispatches = !rest.ends_with('?');
+        Line { chain: name("c"), handle: Vec::new(), ours, conditional, dispatches, effect, conditions, accepts }
     }
 
     fn lines(text: &str) -> Vec<Line> {
@@ -149,7 +191,10 @@ mod tests {
 
     #[test]
     fn end_of_a_chain_is_its_policy_or_its_first_denial_of_everything() {
-        let denied_in = |name: &str| End::DeniedIn(Name::new(name).unwrap());
+        let denied_in = |path: &str, at| {
+            let path = path.split(' ').map(|name| Name::new(name).unwrap()).collect();
+            End::DeniedIn(Spot { path, at })
+        };
         let ufw: &[(&str, &str)] = &[("before", "if accept; if deny"), ("reject", "log; deny"), ("track", "")];
         let zones: &[(&str, &str)] = &[("zones", "if goto dmz; goto public"), ("public", "if accept; deny")];
         for (policy, text, chains, wanted) in [
@@ -162,9 +207,13 @@ mod tests {
             (Policy::Accept, "return; deny", &[], End::Passes),
             (Policy::Drop, "jump before; jump reject; jump track", ufw, End::Denied(1)),
             (Policy::Drop, "jump before; jump track", ufw, End::Denied(2)),
-            (Policy::Drop, "if deny; goto track", ufw, denied_in("track")),
+            (Policy::Drop, "if deny; goto track", ufw, denied_in("track", 0)),
             (Policy::Accept, "goto track; deny", ufw, End::Passes),
-            (Policy::Accept, "if accept; jump zones; deny", zones, denied_in("zones")),
+            (Policy::Accept, "if accept; jump zones; deny", zones, denied_in("zones public", 1)),
+            (Policy::Drop, "goto left", &[("left", "if deny; return; if deny")], denied_in("left", 1)),
+            (Policy::Drop, "goto one", &[("one", "goto two"), ("two", "if deny")], denied_in("one two", 1)),
+            (Policy::Accept, "jump one; if deny", &[("one", "goto two"), ("two", "if deny")], End::Passes),
+            (Policy::Accept, "goto one", &[("one", "jump two; deny"), ("two", "return")], denied_in("one", 1)),
             (Policy::Drop, "jump all; deny", &[("all", "log; accept")], End::Passes),
             (
                 Policy::Drop,
@@ -182,6 +231,24 @@ mod tests {
     #[test]
     fn endless_jumps_end() {
         assert_eq!(ends(Policy::Accept, "jump a", &[("a", "jump b"), ("b", "jump a")]), End::Passes);
+    }
+
+    #[test]
+    fn chain_is_private_when_nothing_but_its_base_chain_leads_there() {
+        let path = ["zones", "public"].map(|name| Name::new(name).unwrap());
+        let base = Name::new("base").unwrap();
+        let private = |table: &[(&str, &str)]| {
+            let of = |(chain, text): &(&str, &str)| {
+                let chain = Name::new(*chain).unwrap();
+                lines(text).into_iter().map(|line| Line { chain: chain.clone(), ..line }).collect::<Vec<_>>()
+            };
+            is_private(&base, &path, &table.iter().flat_map(of).collect::<Vec<_>>())
+        };
+        let (own, zones) = (("base", "if accept; jump zones; deny"), ("zones", "if goto public; goto public"));
+        assert!(private(&[own, zones, ("input", "jump others; queue"), ("public", "if accept; deny")]));
+        assert!(!private(&[own, zones, ("input", "goto public")]), "a chain of another hook leads there");
+        assert!(!private(&[own, zones, ("public", "if jump zones ?")]), "under a condition that is no zone's");
+        assert!(!private(&[own, zones, ("input", "if map")]), "a map may lead there");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) enum Effect {
     Return,
     Jump(Name),
     Goto(Name),
+    /// A map of verdicts, which may lead to any chain.
+    Map,
     /// Something that is not understood.
     Unclear,
 }
@@ -35,6 +37,8 @@ pub(super) struct Line {
     pub(super) ours: bool,
     /// It does not concern every packet.
     pub(super) conditional: bool,
+    /// Its conditions are networks and interfaces only.
+    pub(super) dispatches: bool,
     pub(super) effect: Effect,
     /// The conditions that are understood.
     pub(super) conditions: Vec<Match>,
@@ -80,6 +84,7 @@ impl Line {
             handle: attribute::find(attributes, rule::HANDLE)?.to_vec(),
             ours: said.as_deref() == Some(marker),
             conditional,
+            dispatches: understood && conditions.iter().all(is_place),
             effect,
             conditions,
             accepts,
@@ -90,6 +95,14 @@ impl Line {
     pub(super) const fn is_harmless(&self) -> bool {
         matches!(self.effect, Effect::Accept | Effect::Nothing)
     }
+}
+
+/// True for conditions that say where a packet comes from or goes to, and nothing else about it.
+const fn is_place(condition: &Match) -> bool {
+    matches!(
+        condition,
+        Match::Nfproto(..) | Match::Iifname(..) | Match::Oifname(..) | Match::Saddr(..) | Match::Daddr(..)
+    )
 }
 
 /// What one instruction means for its rule.
@@ -118,7 +131,7 @@ impl Part {
             },
             "immediate" => Self::immediate(&Expression::read(element)),
             "lookup" => match Expression::read(element) {
-                Expression::Lookup { to: Found::Verdict, .. } | Expression::Unknown(_) => Self::Effect(Effect::Unclear),
+                Expression::Lookup { to: Found::Verdict, .. } | Expression::Unknown(_) => Self::Effect(Effect::Map),
                 _ => Self::Condition(None),
             },
             "meta" | "ct" | "payload" | "cmp" | "bitwise" | "byteorder" | "range" | "limit" | "quota" | "connlimit"

@@ -1,36 +1,37 @@
 //! Foreign chains of the forward hook that deny what none of their rules accepts, as Docker leaves `ip filter FORWARD`.
 //!
 //! An accept in our own chain does not help there: every base chain of a hook is passed, and one drop is the end. So
-//! accept rules are put at the end of the foreign chain, marked as ours by their comment.
+//! accept rules are put at the end of the foreign chain, marked as ours by their comment; where packets are denied in a
+//! chain behind it that nothing else leads to, as firewalld does in a zone's, they stand there.
 //!
 //! Invariants. An accept stands behind every rule that may deny, and before nothing but the denial of everything: a
 //! denial of the chain's owner still denies. Rules with our marker are ours in either form, the nft tool's comment or
 //! the match that `iptables-save | iptables-restore` makes of it, and are taken back from every chain of the hook that
 //! needs none. Nothing else in a foreign table is touched. Each program has a marker of its own.
 //!
-//! A chain that denies before its end, as firewalld's zones do, is a row that fails and says so. iptables-legacy is out
-//! of sight.
+//! A chain that denies in one that other hooks or other conditions lead to as well, and a table that one process keeps for
+//! itself, are rows that fail and say so. iptables-legacy is out of sight.
 
 mod accept;
 mod judge;
 mod line;
 mod stage;
+mod survey;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
-use netstate::nft::{ChainKind, Family, Hook, Match, Name, Policy, TableKey};
+use netstate::nft::{Match, Name, Policy, TableKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use self::judge::End;
-use self::line::{Effect, Line};
-use super::listing::base_chain;
+use self::line::Line;
 use super::tables::unwritable;
 use super::transaction::{Refusal, commit};
-use super::wire::{kind, message, name, payload};
-use super::{Nft, chain, rule, table};
+use super::wire::{kind, message};
+use super::{Nft, rule, table};
 use crate::error::{Cause, KernelError, SocketError};
 use crate::socket::Message;
 
@@ -88,8 +89,10 @@ pub struct Denying {
     pub key: ChainKey,
     /// Denied by the chain's policy, not by a rule.
     pub by_policy: bool,
-    /// Where it denies, when that is another chain and no place in this one is behind it.
+    /// Where it denies, when that is another chain.
     pub within: Option<Name>,
+    /// Nothing can be accepted there, so as not to be denied.
+    pub obstructed: bool,
 }
 
 impl fmt::Display for Denying {
@@ -111,16 +114,22 @@ pub struct Accepts {
     marker: Cow<'static, str>,
     /// Read, and not yet listed from.
     surveyed: Option<Vec<Chain>>,
+    /// Tables with rules of ours in other chains than those of the hook; `None` before the first survey.
+    inside: Option<BTreeSet<TableKey>>,
 }
 
-/// A foreign base chain with its rules.
+/// A foreign chain with its rules: one of the hook, one that denies for it, or one with rules of ours.
 #[derive(Debug)]
 struct Chain {
     key: ChainKey,
+    /// The chain of the hook.
+    base: ChainKey,
     policy: Policy,
     lines: Vec<Line>,
     end: End,
-    /// Every condition of the table that lets packets go on, when the chain denies within another one.
+    /// Why no rule of ours can stand in it.
+    obstacle: Option<String>,
+    /// Every condition of the table that lets packets go on, when there is an obstacle.
     mentioned: Vec<Match>,
 }
 
@@ -128,67 +137,7 @@ impl Accepts {
     /// Rules that say `marker`, in every table but `own`.
     #[must_use]
     pub fn new(nft: Nft, own: BTreeSet<TableKey>, marker: impl Into<Cow<'static, str>>) -> Self {
-        Self { nft, own, marker: marker.into(), surveyed: None }
-    }
-
-    /// Every foreign base chain of the hook, all of one generation of the ruleset.
-    fn survey(&mut self) -> Result<Vec<Chain>, KernelError> {
-        let mut before = self.nft.generation()?;
-        for _ in 0..TRIES {
-            let found = self.read();
-            let after = self.nft.generation()?;
-            if after == before {
-                return found;
-            }
-            before = after;
-        }
-        Err(KernelError::new("list", "foreign nft chains", SocketError::Interrupted(TRIES)))
-    }
-
-    fn read(&mut self) -> Result<Vec<Chain>, KernelError> {
-        let frames = self.nft.list("list chains of", "nftables", &message(kind::GETCHAIN, 0, 0, |_| {}))?;
-        let mut chains = Vec::new();
-        for (number, attributes) in frames.iter().filter_map(|frame| payload(frame, kind::NEWCHAIN)) {
-            let Some((key, policy)) = forward_chain(number, attributes) else { continue };
-            if !self.own.contains(&key.table) {
-                chains.push(self.chain(key, policy)?);
-            }
-        }
-        Ok(chains)
-    }
-
-    fn chain(&mut self, key: ChainKey, policy: Policy) -> Result<Chain, KernelError> {
-        let lines = self.lines(&key.table, Some(&key.chain))?;
-        let end = judge::end(policy, &lines, &mut |name| self.lines(&key.table, Some(name)))?;
-        let mentioned = match end {
-            End::DeniedIn(_) => self.mentioned(&key.table)?,
-            _ => Vec::new(),
-        };
-        Ok(Chain { key, policy, lines, end, mentioned })
-    }
-
-    /// Rules of a chain, or of all chains of a table.
-    fn lines(&mut self, table: &TableKey, chain: Option<&Name>) -> Result<Vec<Line>, KernelError> {
-        let request = message(kind::GETRULE, 0, table.family.number(), |body| {
-            body.put_str(table::NAME, table.name.as_str());
-            if let Some(chain) = chain {
-                body.put_str(rule::CHAIN, chain.as_str());
-            }
-        });
-        let frames = self.nft.list("list rules of", format!("nft table {table}"), &request)?;
-        let read = |(family, attributes): (u8, &[u8])| {
-            let same = family == table.family.number() && name(attributes, table::NAME)? == table.name;
-            let line = Line::read(table.family, attributes, &self.marker)?;
-            (same && chain.is_none_or(|chain| line.chain == *chain)).then_some(line)
-        };
-        Ok(frames.iter().filter_map(|frame| payload(frame, kind::NEWRULE)).filter_map(read).collect())
-    }
-
-    /// Conditions of rules that accept or lead elsewhere.
-    fn mentioned(&mut self, table: &TableKey) -> Result<Vec<Match>, KernelError> {
-        let lines = self.lines(table, None)?;
-        let leads_on = |line: &Line| matches!(line.effect, Effect::Accept | Effect::Jump(_) | Effect::Goto(_));
-        Ok(lines.into_iter().filter(leads_on).flat_map(|line| line.conditions).collect())
+        Self { nft, own, marker: marker.into(), surveyed: None, inside: None }
     }
 
     /// Makes a chain's rules of ours accept exactly `wanted`.
@@ -209,15 +158,6 @@ impl Accepts {
         }
         Err(SocketError::Interrupted(TRIES).into())
     }
-}
-
-/// A chain that packets enter at the forward hook, with its policy.
-fn forward_chain(family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
-    let base = base_chain(attributes)?;
-    let family = Family::from_number(family).filter(|family| *family != Family::Bridge)?;
-    let table = TableKey { family, name: name(attributes, table::NAME)? };
-    let key = ChainKey { table, chain: name(attributes, chain::NAME)? };
-    (base.kind == ChainKind::Filter && base.hook == Hook::Forward).then_some((key, base.policy))
 }
 
 /// What takes our rules out of a chain and puts those for `wanted` where they belong.
@@ -257,20 +197,15 @@ fn plan(chain: &Chain, wanted: &BTreeSet<Accept>, marker: &str) -> Result<Vec<Me
 impl Chain {
     /// The row that makes `accepts` pass, if the chain denies any of it by default.
     fn desired(&self, accepts: &BTreeSet<Accept>) -> Option<Accepted> {
-        let concerned = || accepts.iter().filter(|accept| accept.concerns(self.key.table.family));
-        let wanted: BTreeSet<Accept> = match &self.end {
-            End::Passes => return None,
-            End::Denied(_) => concerned().cloned().collect(),
-            End::DeniedIn(_) => concerned().filter(|accept| !self.is_seen_to(accept)).cloned().collect(),
+        if self.end == End::Passes {
+            return None;
+        }
+        let concerned = accepts.iter().filter(|accept| accept.concerns(self.key.table.family));
+        let wanted: BTreeSet<Accept> = match &self.obstacle {
+            None => concerned.cloned().collect(),
+            Some(_) => concerned.filter(|accept| !self.is_seen_to(accept)).cloned().collect(),
         };
-        let obstacle = match &self.end {
-            End::DeniedIn(name) => Some(format!(
-                "it is denied at the end of chain {name}, and no place in {} is behind all denials: accept it there, \
-                 in firewalld by adding the network to a zone that forwards (--zone=trusted --add-source)",
-                self.key.chain
-            )),
-            _ => None,
-        };
+        let obstacle = self.obstacle.clone();
         (!wanted.is_empty()).then_some(Accepted { accepts: wanted, in_place: true, obstacle })
     }
 
@@ -286,17 +221,17 @@ impl Chain {
     fn denying(&self) -> Option<Denying> {
         let (at, within) = match &self.end {
             End::Passes => return None,
-            End::Denied(at) => (Some(*at), None),
-            End::DeniedIn(name) => (None, Some(name.clone())),
+            End::Denied(at) => (*at, (self.key != self.base).then(|| self.key.chain.clone())),
+            End::DeniedIn(spot) => (spot.at, spot.path.last().cloned()),
         };
-        let by_policy = self.policy == Policy::Drop && at == Some(self.lines.len());
-        Some(Denying { key: self.key.clone(), by_policy, within })
+        let by_policy = self.policy == Policy::Drop && within.is_none() && at == self.lines.len();
+        Some(Denying { key: self.base.clone(), by_policy, within, obstructed: self.obstacle.is_some() })
     }
 
     fn observed(&self) -> Option<Observed<Accepted>> {
         let (accepts, in_place) = judge::accepted(&self.lines, &self.end);
-        let ours = self.lines.iter().any(|line| line.ours);
-        ours.then_some(Observed { value: Accepted { accepts, in_place, obstacle: None }, owner: Owner::Ours })
+        self.has_ours()
+            .then_some(Observed { value: Accepted { accepts, in_place, obstacle: None }, owner: Owner::Ours })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Rules of foreign chains as the kernel lists them, and the messages that put ours into place.
 
-use netstate::nft::{CtState, Op, Rule, Statement, Verdict};
+use netstate::nft::{CtState, Family, Op, Rule, Statement, Verdict};
 
+use super::line::Effect;
 use super::*;
 use crate::attribute::Writer;
 use crate::golden;
@@ -121,7 +122,7 @@ fn effect_of_a_rule_is_what_it_does_with_a_packet() {
         ("flow_offload", Effect::Unclear, false),
         ("limit", Effect::Nothing, true),
         ("dynset", Effect::Nothing, true),
-        ("lookup", Effect::Unclear, false),
+        ("lookup", Effect::Map, false),
     ] {
         let read = line(None, |list| bare(list, name));
         assert_eq!((read.effect, read.conditional), (effect, conditional), "{name}");
@@ -208,7 +209,11 @@ fn networks_concern_tables_of_their_family() {
 }
 
 fn chain(lines: Vec<Line>, policy: Policy, end: End) -> Chain {
-    Chain { key: ChainKey { table: filter(), chain: named("FORWARD") }, policy, lines, end, mentioned: Vec::new() }
+    Chain { end, ..Chain::new(&filter(), &named("FORWARD"), policy, lines) }
+}
+
+fn denied_in(chain: &str) -> End {
+    End::DeniedIn(judge::Spot { path: vec![named(chain)], at: 0 })
 }
 
 fn handled(mut line: Line, handle: u8) -> Line {
@@ -249,7 +254,7 @@ fn own_rules_are_replaced_whole_before_the_denial_of_everything() {
     // Nothing is denied, or not here: nothing is added.
     let passes = chain(vec![handled(ours(), 1)], Policy::Accept, End::Passes);
     assert_eq!(planned(&passes, &wanted), ["-1"]);
-    let within = chain(vec![handled(ours(), 1)], Policy::Accept, End::DeniedIn(named("zones")));
+    let within = chain(vec![handled(ours(), 1)], Policy::Accept, denied_in("zones"));
     assert_eq!(planned(&within, &wanted), ["-1"]);
 }
 
@@ -268,8 +273,9 @@ fn chain_is_desired_only_for_what_it_denies() {
         drops.denying().unwrap().to_string(),
         "foreign chain ip filter FORWARD drops forwarded packets by policy"
     );
-    let mut zones = chain(Vec::new(), Policy::Accept, End::DeniedIn(named("zones")));
-    assert!(zones.desired(&wanted).unwrap().obstacle.unwrap().contains("chain zones"));
+    let mut zones = chain(Vec::new(), Policy::Accept, denied_in("zones"));
+    zones.obstacle = Some("others lead there".to_owned());
+    assert_eq!(zones.desired(&wanted).unwrap().obstacle, zones.obstacle);
     assert!(zones.denying().unwrap().to_string().ends_with("in its chain zones"));
     // Its owner sees to a wider network, in one direction, then in both.
     zones.mentioned.push(Match::Saddr(Op::Is, "172.0.0.0/8".parse().unwrap()));

@@ -1,0 +1,176 @@
+//! Reading the chains of the forward hook, and those behind them where packets are denied.
+//!
+//! Invariant: a chain is read with those that it leads to, and a whole table only where packets are denied behind its chain
+//! of the hook or rules of ours stand there: a service proxy's table has thousands of rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netstate::nft::{ChainKind, Family, Hook, Match, Name, Policy, TableKey};
+
+use super::judge::{self, End, Spot};
+use super::line::{Effect, Line};
+use super::{Accepts, Chain, ChainKey, TRIES};
+use crate::error::{KernelError, SocketError};
+use crate::nft::listing::base_chain;
+use crate::nft::wire::{kind, message, name, number, payload};
+use crate::nft::{chain, rule, table};
+
+/// NFT_TABLE_F_OWNER.
+const OWNED: u32 = 0x2;
+
+impl Accepts {
+    /// Every foreign chain that concerns us, all of one generation of the ruleset.
+    pub(super) fn survey(&mut self) -> Result<Vec<Chain>, KernelError> {
+        let mut before = self.nft.generation()?;
+        for _ in 0..TRIES {
+            let found = self.read();
+            let after = self.nft.generation()?;
+            if after == before {
+                return found;
+            }
+            before = after;
+        }
+        Err(KernelError::new("list", "foreign nft chains", SocketError::Interrupted(TRIES)))
+    }
+
+    pub(super) fn read(&mut self) -> Result<Vec<Chain>, KernelError> {
+        let frames = self.nft.list("list chains of", "nftables", &message(kind::GETCHAIN, 0, 0, |_| {}))?;
+        let found = frames.iter().filter_map(|frame| payload(frame, kind::NEWCHAIN));
+        let mut tables: BTreeMap<TableKey, BTreeMap<Name, Policy>> = BTreeMap::new();
+        for (key, policy) in found.filter_map(|(number, attributes)| forward_chain(number, attributes)) {
+            if !self.own.contains(&key.table) {
+                tables.entry(key.table).or_default().insert(key.chain, policy);
+            }
+        }
+        let mut chains = Vec::new();
+        let mut inside = BTreeSet::new();
+        for (table, bases) in tables {
+            let found = self.table(&table, &bases)?;
+            if found.iter().any(|chain| !bases.contains_key(&chain.key.chain) && chain.has_ours()) {
+                inside.insert(table);
+            }
+            chains.extend(found);
+        }
+        self.inside = Some(inside);
+        Ok(chains)
+    }
+
+    /// Reads the chains of the hook that a table has, and what concerns us behind them.
+    fn table(&mut self, table: &TableKey, bases: &BTreeMap<Name, Policy>) -> Result<Vec<Chain>, KernelError> {
+        let mut read = Vec::new();
+        for (base, policy) in bases {
+            let lines = self.lines(table, Some(base))?;
+            let end = judge::end(*policy, &lines, &mut |name| self.lines(table, Some(name)))?;
+            read.push((base, *policy, lines, end));
+        }
+        let owned = read.iter().any(|(.., end)| *end != End::Passes) && self.is_owned(table)?;
+        let before = self.inside.as_ref().is_none_or(|inside| inside.contains(table));
+        let behind = read.iter().any(|(.., end)| matches!(end, End::DeniedIn(_)));
+        let all = if owned || before || behind { self.lines(table, None)? } else { Vec::new() };
+        let mut chains: BTreeMap<Name, Chain> = BTreeMap::new();
+        for (base, policy, lines, end) in read {
+            let chain = Chain::new(table, base, policy, lines);
+            let spot = match &end {
+                End::DeniedIn(spot) if !owned && judge::is_private(base, &spot.path, &all) => {
+                    spot.path.last().zip(Some(spot.at))
+                }
+                _ => None,
+            };
+            if let Some((last, at)) = spot {
+                let key = ChainKey { table: table.clone(), chain: last.clone() };
+                let lines = of_chain(&all, last);
+                chains.insert(
+                    last.clone(),
+                    Chain { key, lines, end: End::Denied(at), ..Chain::new(table, base, policy, Vec::new()) },
+                );
+                chains.insert(base.clone(), chain);
+                continue;
+            }
+            let obstacle = match &end {
+                End::Passes => None,
+                _ if owned => Some(OWNER.to_owned()),
+                End::Denied(_) => None,
+                End::DeniedIn(spot) => Some(shared(base, spot)),
+            };
+            let mentioned = if obstacle.is_some() { mentioned(&all) } else { Vec::new() };
+            chains.insert(base.clone(), Chain { end, obstacle, mentioned, ..chain });
+        }
+        for line in all.iter().filter(|line| line.ours) {
+            let left = || Chain::new(table, &line.chain, Policy::Accept, of_chain(&all, &line.chain));
+            chains.entry(line.chain.clone()).or_insert_with(left);
+        }
+        Ok(chains.into_values().collect())
+    }
+
+    /// True when only the process that made the table may change it.
+    fn is_owned(&mut self, table: &TableKey) -> Result<bool, KernelError> {
+        let request = message(kind::GETTABLE, 0, table.family.number(), |body| {
+            body.put_str(table::NAME, table.name.as_str());
+        });
+        let frames = self.nft.ask("find", format!("nft table {table}"), &request)?;
+        let flags = frames.iter().find_map(|frame| number(payload(frame, kind::NEWTABLE)?.1, table::FLAGS));
+        Ok(flags.unwrap_or(0) & OWNED != 0)
+    }
+
+    /// Rules of a chain, or of all chains of a table.
+    fn lines(&mut self, table: &TableKey, chain: Option<&Name>) -> Result<Vec<Line>, KernelError> {
+        let request = message(kind::GETRULE, 0, table.family.number(), |body| {
+            body.put_str(table::NAME, table.name.as_str());
+            if let Some(chain) = chain {
+                body.put_str(rule::CHAIN, chain.as_str());
+            }
+        });
+        let frames = self.nft.list("list rules of", format!("nft table {table}"), &request)?;
+        let read = |(family, attributes): (u8, &[u8])| {
+            let same = family == table.family.number() && name(attributes, table::NAME)? == table.name;
+            let line = Line::read(table.family, attributes, &self.marker)?;
+            (same && chain.is_none_or(|chain| line.chain == *chain)).then_some(line)
+        };
+        Ok(frames.iter().filter_map(|frame| payload(frame, kind::NEWRULE)).filter_map(read).collect())
+    }
+}
+
+/// What is to be done about a table that nobody else may change.
+const OWNER: &str = "its table belongs to one process alone: accept the Pod network there, in firewalld with \
+    firewall-cmd --permanent --zone=trusted --add-source=NETWORK, or set NftablesTableOwner=no in firewalld.conf";
+
+/// What is to be done about a chain that others lead to.
+fn shared(base: &Name, spot: &Spot) -> String {
+    let last = spot.path.last().unwrap_or(base);
+    format!(
+        "it is denied at the end of chain {last}, which other hooks or conditions lead to as well, so that no place in it is \
+         behind all denials: accept it in {base} in front of that chain"
+    )
+}
+
+/// A chain that packets enter at the forward hook, with its policy.
+fn forward_chain(family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
+    let base = base_chain(attributes)?;
+    let family = Family::from_number(family).filter(|family| *family != Family::Bridge)?;
+    let table = TableKey { family, name: name(attributes, table::NAME)? };
+    let key = ChainKey { table, chain: name(attributes, chain::NAME)? };
+    (base.kind == ChainKind::Filter && base.hook == Hook::Forward).then_some((key, base.policy))
+}
+
+fn of_chain(lines: &[Line], chain: &Name) -> Vec<Line> {
+    lines.iter().filter(|line| line.chain == *chain).cloned().collect()
+}
+
+/// Conditions of rules that accept or lead elsewhere.
+fn mentioned(lines: &[Line]) -> Vec<Match> {
+    let leads_on = |line: &&Line| matches!(line.effect, Effect::Accept | Effect::Jump(_) | Effect::Goto(_));
+    lines.iter().filter(leads_on).flat_map(|line| line.conditions.clone()).collect()
+}
+
+impl Chain {
+    /// A chain that denies nothing.
+    pub(super) fn new(table: &TableKey, chain: &Name, policy: Policy, lines: Vec<Line>) -> Self {
+        let key = ChainKey { table: table.clone(), chain: chain.clone() };
+        let (base, end, obstacle, mentioned) = (key.clone(), End::Passes, None, Vec::new());
+        Self { key, base, policy, lines, end, obstacle, mentioned }
+    }
+
+    pub(super) fn has_ours(&self) -> bool {
+        self.lines.iter().any(|line| line.ours)
+    }
+}
