@@ -36,7 +36,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 24] = [
+const INSTALLED: [(&str, &str); 28] = [
     ("bc", "bc"),
     ("binutils", "strip"),
     ("bison", "bison"),
@@ -44,8 +44,11 @@ const INSTALLED: [(&str, &str); 24] = [
     ("conntrack", "conntrack"),
     ("containerd", "containerd ctr"),
     ("curl", "curl"),
+    ("dbus-daemon", "dbus-daemon"),
+    ("docker.io", "dockerd"),
     ("etcd-client", "etcdctl"),
     ("etcd-server", "etcd"),
+    ("firewalld", "firewall-cmd firewalld"),
     ("flex", "flex"),
     ("gcc", "gcc"),
     ("iproute2", "bridge ip tc"),
@@ -62,6 +65,7 @@ const INSTALLED: [(&str, &str); 24] = [
     ("procps", "pgrep pkill ps sysctl"),
     ("strace", "strace"),
     ("systemd", "systemd-analyze"),
+    ("ufw", "ufw"),
     ("wireguard-tools", "wg"),
     ("xz-utils", "xz"),
 ];

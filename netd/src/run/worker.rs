@@ -17,9 +17,6 @@ use super::tables::Stages;
 /// The shortest time between two listings of one table that notifications ask for.
 const LISTING_PAUSE: Duration = Duration::from_millis(300);
 
-/// The same for the chains of other programs: a service proxy changes its own table all the time.
-const FOREIGN_PAUSE: Duration = Duration::from_millis(800);
-
 /// Time between audits, which list every table whether somebody has reported something or not.
 const AUDIT: Duration = Duration::from_secs(60);
 
@@ -62,8 +59,8 @@ impl Work for TableWork {
         None
     }
 
-    fn min_interval(change: Notification) -> Duration {
-        if change == Notification::ForeignNft { FOREIGN_PAUSE } else { LISTING_PAUSE }
+    fn min_interval(_: Notification) -> Duration {
+        LISTING_PAUSE
     }
 
     fn audit_period(&self) -> Duration {
