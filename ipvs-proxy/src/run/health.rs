@@ -8,14 +8,17 @@ use serde_json::json;
 /// The page of `probe`: JSON as kube-proxy writes it; what is awaited beside it.
 pub(super) fn page(probe: Probe, health: &Health) -> Page {
     let healthy = match probe {
-        Probe::Health | Probe::Live => health.live,
-        Probe::Ready => health.live && health.ready,
+        Probe::Health | Probe::Live => health.is_live(),
+        Probe::Ready => health.is_live() && health.ready,
     };
     let now = rfc3339(SystemTime::now());
     let mut body = json!({"lastUpdated": now, "currentTime": now, "healthy": healthy});
     if let Some(fields) = body.as_object_mut() {
         if probe == Probe::Health {
             fields.insert("nodeEligible".to_owned(), true.into());
+        }
+        if !health.stuck.is_empty() {
+            fields.insert("stuck".to_owned(), health.stuck.clone().into());
         }
         if probe == Probe::Ready {
             fields.insert("awaited".to_owned(), health.awaited.clone().into());
@@ -66,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_stuck_thread_is_unhealthy_and_a_new_daemon_is_not_ready() {
-        let health = |live, ready| Health { live, ready, awaited: vec!["tables".to_owned()] };
+        let stuck = |live: bool| if live { Vec::new() } else { vec!["worker: has ended".to_owned()] };
+        let health = |live, ready| Health { stuck: stuck(live), ready, awaited: vec!["tables".to_owned()] };
         let code = |probe, live, ready| page(probe, &health(live, ready)).code;
         assert_eq!((code(Probe::Health, true, false), code(Probe::Live, true, false)), (200, 200));
         assert_eq!((code(Probe::Health, false, true), code(Probe::Live, false, true)), (503, 503));
@@ -74,6 +78,7 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(&page(Probe::Health, &health(true, true)).body).unwrap();
         assert_eq!((&body["nodeEligible"], &body["healthy"]), (&json!(true), &json!(true)));
         assert!(body["lastUpdated"].as_str().unwrap().ends_with('Z'));
+        assert!(page(Probe::Live, &health(false, true)).body.contains("worker: has ended"));
         assert!(page(Probe::Ready, &health(true, false)).body.contains("tables"));
     }
 }

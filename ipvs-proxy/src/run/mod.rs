@@ -20,7 +20,7 @@ pub(crate) mod targets;
 mod tests;
 mod worker;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use daemon::log::Log;
@@ -63,6 +63,9 @@ pub(crate) const PROGRAM: Program = Program {
     others: &[("/proxyMode", "ipvs")],
 };
 
+/// Longest time that one update waits for room: as long as a pass may take, and some.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Runs the daemon until it is asked to end.
 ///
 /// # Errors
@@ -88,11 +91,18 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
     let work = ProxyWork::new(proxy, config.node, shell.clone());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let mut source = Source::listen(&config.place, seed);
+    shell.liveness.judge("source", source.progress());
+    let heartbeat = shell.liveness.heartbeat("updates", LIMIT);
     loop {
+        heartbeat.idle();
         tokio::select! {
-            status = worker.next() => shell.board.set(&status),
+            status = worker.next() => {
+                heartbeat.busy();
+                shell.board.set(&status);
+            }
             update = source.next() => match update {
                 Some(update) => {
+                    heartbeat.busy();
                     mailbox.send(update).await;
                 }
                 None => bail!("the source of Services and EndpointSlices has ended"),

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 
 use cluster::etcd::{Client, Prefix};
+use cluster::heartbeat::Progress;
 use cluster::{Event, Problem, directory, etcd};
 use serde_json::Value;
 
@@ -113,6 +114,11 @@ impl Source {
                 Self { events, read_key: ObjectKey::from_manifest, junk: false }
             }
         }
+    }
+
+    /// Whether the loop behind it makes progress.
+    pub(crate) fn progress(&self) -> Progress {
+        self.events.progress()
     }
 
     /// The next update. Cancel-safe. `None` when the runtime ends.

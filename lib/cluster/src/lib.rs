@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`event`] | what a source reports |
 //! | [`snapshot`] | what a consumer knows of one kind of object |
+//! | [`heartbeat`] | until when a loop has said that it will be back |
 //! | [`source`] | a running source: a queue of events and the task that fills it |
 //! | [`etcd`] | client with sticky failover, list and watch, key-value store, leases |
 //! | [`directory`] | a watched directory of Kubernetes manifests |
@@ -29,6 +30,7 @@ pub mod directory;
 pub mod error;
 pub mod etcd;
 pub mod event;
+pub mod heartbeat;
 pub mod manifest;
 pub mod problem;
 pub mod snapshot;

@@ -7,6 +7,7 @@
 //! | [`glog`] | what of glog is more than a number: detail of modules, stacks |
 //! | [`manual`] | manual pages and completions, made from the flags |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
+//! | [`liveness`] | heartbeats of every loop: which makes no progress |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
 //! | [`slot`] | room for one value between two loops |
 //! | [`worker`] | the thread that owns the kernel tables |
@@ -22,6 +23,7 @@ pub mod flags;
 pub mod glog;
 pub mod http;
 pub mod lifecycle;
+pub mod liveness;
 pub mod log;
 pub mod manual;
 pub mod metrics;

@@ -12,7 +12,11 @@ use kernel::watch::{Event, Interest, Watch};
 use kernel::{Chain, KernelError};
 use tokio::task::JoinSet;
 
+use crate::liveness::{Heartbeat, Liveness, Progress};
 use crate::worker::{Mailbox, Work};
+
+/// Longest time for passing on what a monitor has said.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Pause before a monitor is opened again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -64,7 +68,18 @@ pub struct Monitors {
 
 /// The monitors while they are followed; dropping this ends it.
 #[derive(Debug)]
-pub struct Following(#[allow(dead_code, reason = "kept for its drop")] JoinSet<()>);
+pub struct Following {
+    #[allow(dead_code, reason = "kept for its drop")]
+    tasks: JoinSet<()>,
+    liveness: Liveness,
+    loops: [(&'static str, Progress); 2],
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.loops.iter().for_each(|(name, progress)| self.liveness.forget(name, progress));
+    }
+}
 
 impl Monitors {
     /// Opens the monitors; one that the kernel refuses is logged and tried again when they are followed. Must be called
@@ -90,9 +105,14 @@ impl Monitors {
         let mut tasks = JoinSet::new();
         let rtnl_monitor = Rtnl { watch: rtnl, interest: interests.rtnl, meaning: of_rtnl };
         let nft_monitor = Nft { stream: nft, ports: interests.nft, meaning: of_nft };
-        tasks.spawn(follow(rtnl_monitor, mailbox.clone(), opened.clone(), PAUSE));
-        tasks.spawn(follow(nft_monitor, mailbox.clone(), opened, PAUSE));
-        Following(tasks)
+        let liveness = mailbox.liveness().clone();
+        let beats = [RTNETLINK, NFTABLES].map(|name| (name, liveness.heartbeat(name, LIMIT)));
+        let loops = beats.each_ref().map(|(name, heartbeat)| (*name, heartbeat.progress()));
+        let [(_, of_rtnl), (_, of_nft)] = beats;
+        let into = |heartbeat| Recipient { mailbox: mailbox.clone(), heartbeat };
+        tasks.spawn(follow(rtnl_monitor, into(of_rtnl), opened.clone(), PAUSE));
+        tasks.spawn(follow(nft_monitor, into(of_nft), opened, PAUSE));
+        Following { tasks, liveness, loops }
     }
 }
 
@@ -115,9 +135,25 @@ trait Monitor<C>: Send {
     fn next(&mut self) -> impl Future<Output = Option<Vec<C>>> + Send;
 }
 
+/// Where changes go.
+struct Recipient<W: Work> {
+    mailbox: Mailbox<W>,
+    heartbeat: Heartbeat,
+}
+
+impl<W: Work> Recipient<W> {
+    /// Returns false when the thread was asked to end.
+    fn pass_on(&self, changes: Vec<W::Change>) -> bool {
+        self.heartbeat.busy();
+        let goes_on = changes.into_iter().all(|change| self.mailbox.changed(change));
+        self.heartbeat.idle();
+        goes_on
+    }
+}
+
 async fn follow<W: Work, M: Monitor<W::Change>>(
     mut monitor: M,
-    mailbox: Mailbox<W>,
+    into: Recipient<W>,
     opened: impl Fn(&'static str),
     pause: Duration,
 ) {
@@ -127,7 +163,7 @@ async fn follow<W: Work, M: Monitor<W::Change>>(
         if open {
             opened(name);
             while let Some(changes) = monitor.next().await {
-                if !pass_on(&mailbox, changes) {
+                if !into.pass_on(changes) {
                     return;
                 }
             }
@@ -135,6 +171,7 @@ async fn follow<W: Work, M: Monitor<W::Change>>(
         }
         let mut reason = String::new();
         loop {
+            into.heartbeat.back_within(pause);
             tokio::time::sleep(pause).await;
             let Err(error) = monitor.open() else { break };
             if error != reason {
@@ -144,14 +181,10 @@ async fn follow<W: Work, M: Monitor<W::Change>>(
         }
         open = true;
         // Whatever happened while there was no monitor.
-        if !pass_on(&mailbox, monitor.everything()) {
+        if !into.pass_on(monitor.everything()) {
             return;
         }
     }
-}
-
-fn pass_on<W: Work>(mailbox: &Mailbox<W>, changes: Vec<W::Change>) -> bool {
-    changes.into_iter().all(|change| mailbox.changed(change))
 }
 
 struct Rtnl<C> {
@@ -228,9 +261,9 @@ mod tests {
 
     use super::*;
     use crate::status::TableRows;
-    use crate::worker::{Cause, Liveness, Took, Worker};
+    use crate::worker::{Cause, Took, Worker};
 
-    const LIMIT: Duration = Duration::from_secs(10);
+    const SOON: Duration = Duration::from_secs(10);
 
     /// Says which changes arrive.
     struct Listener(Sender<u8>);
@@ -294,15 +327,16 @@ mod tests {
     }
 
     fn next(arrived: &Receiver<u8>) -> u8 {
-        arrived.recv_timeout(LIMIT).unwrap()
+        arrived.recv_timeout(SOON).unwrap()
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn monitor_that_ends_is_opened_again_with_everything_compared_anew() {
         let (sender, arrived) = channel();
         let worker = Worker::start("worker", Listener(sender), Mailbox::new(Liveness::default())).unwrap();
+        let into = Recipient { mailbox: worker.mailbox(), heartbeat: Heartbeat::new(LIMIT) };
         let script = Script { words: Some(vec![1]), attempts: 4 };
-        let task = tokio::spawn(follow(script, worker.mailbox(), |_| (), Duration::from_millis(1)));
+        let task = tokio::spawn(follow(script, into, |_| (), Duration::from_millis(1)));
         let words = tokio::task::spawn_blocking(move || [next(&arrived), next(&arrived), next(&arrived)]);
         let mut words = words.await.unwrap();
         words.sort_unstable();

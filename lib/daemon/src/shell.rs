@@ -1,7 +1,9 @@
 //! The frame that both daemons run in: runtime, signals, service manager, status file, HTTP.
 //!
-//! Invariants: ending, in whatever way, leaves the kernel as it is; a pass that is running is finished before the process
-//! ends, within [`END_LIMIT`]; whatever the frame cannot do (write a file, bind an address) hinders no data path.
+//! The daemon's own loops run on the first thread, what serves others on one of its own: a page that takes long or a disk
+//! that hangs delays no lease, and a loop that blocks its thread is named by the pages all the same. Invariants: ending, in
+//! whatever way, leaves the kernel as it is; a pass that is running is finished before the process ends, within
+//! [`END_LIMIT`]; whatever the frame cannot do (write a file, bind an address) hinders no data path.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,17 +12,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site};
-use crate::lifecycle::{self, EXTENSION, Notice, Signal, Signals};
+use crate::lifecycle::{self, Notice, Signal, Signals};
+use crate::liveness::{Heartbeat, Liveness};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::status::TableRows;
-use crate::worker::{Busy, Liveness, Mailbox, Work};
+use crate::worker::{Busy, Mailbox, Work};
 
 /// Longest wait for the end of a pass when the process ends.
 const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often the loops are judged, and how often the thread that they share shows that it runs.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Longest time for which that thread may be blocked.
+const BLOCKED: Duration = Duration::from_secs(30);
 
 /// Longest wait for an audit that SIGHUP asked for.
 const AUDIT_LIMIT: Duration = Duration::from_secs(60);
@@ -72,7 +82,7 @@ pub struct Shell {
     pub metrics: Arc<Metrics>,
     /// Where the status is put up.
     pub board: Board,
-    /// Whether the kernel thread makes progress; mailboxes are made with it.
+    /// Whether every loop makes progress.
     pub liveness: Liveness,
     attached: Arc<Mutex<Option<Attached>>>,
 }
@@ -136,9 +146,9 @@ impl Shell {
         lifecycle::notify(Notice::Ready);
     }
 
-    fn serve(&self, program: &Program, places: &Places) {
+    fn site(&self, program: &Program) -> Site {
         let asked = self.clone();
-        let site = Arc::new(Site {
+        Site {
             readiness: self.readiness.clone(),
             liveness: self.liveness.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -148,36 +158,58 @@ impl Shell {
             }),
             health: program.health,
             others: program.others,
-        });
-        let socket = (Address::Unix(places.run_dir.join(http::SOCKET)), Routes::All);
-        for (address, routes) in places.listeners.iter().cloned().chain([socket]) {
-            tokio::spawn(http::serve(address, routes, Arc::clone(&site)));
         }
-        let (board, folder, liveness) = (self.board.clone(), places.run_dir.clone(), self.liveness.clone());
-        tokio::spawn(async move { board.write_to(&folder, liveness).await });
-        tokio::spawn(ask_for_time(self.readiness.clone(), self.liveness.clone()));
-        if let Some(period) = lifecycle::watchdog_period() {
-            tokio::spawn(feed_watchdog(period, self.liveness.clone()));
-        }
+    }
+
+    /// Serves whoever asks and judges the loops, on a thread of its own, until the process ends.
+    fn serve(&self, program: &Program, places: &Places) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (shell, site, places) = (self.clone(), Arc::new(self.site(program)), places.clone());
+        let serve = move || {
+            runtime.block_on(async move {
+                let socket = (Address::Unix(places.run_dir.join(http::SOCKET)), Routes::All);
+                for (address, routes) in places.listeners.iter().cloned().chain([socket]) {
+                    tokio::spawn(http::serve(address, routes, Arc::clone(&site)));
+                }
+                let (board, liveness) = (shell.board.clone(), shell.liveness.clone());
+                let writing = async move { board.write_to(&places.run_dir, liveness).await };
+                tokio::join!(writing, judge(shell.readiness.clone(), shell.liveness.clone()))
+            });
+        };
+        std::thread::Builder::new().name("frame".to_owned()).spawn(serve).map(drop)
     }
 }
 
-/// A start takes as long as the sources take; only one that makes no progress runs into the service manager's limit.
-async fn ask_for_time(readiness: Readiness, liveness: Liveness) {
-    while !readiness.is_ready() {
-        if !liveness.is_stuck() {
-            lifecycle::notify(Notice::Starting);
-        }
-        tokio::time::sleep(EXTENSION / 3).await;
-    }
-}
-
-async fn feed_watchdog(period: Duration, liveness: Liveness) {
+/// Judges the loops: one that makes no progress is logged, and neither feeds the watchdog nor gets more time for a start,
+/// which otherwise takes as long as the sources take.
+async fn judge(readiness: Readiness, liveness: Liveness) {
+    let watchdog = lifecycle::watchdog_period();
+    let period = watchdog.unwrap_or(PERIOD).min(PERIOD);
+    let mut reported = Vec::new();
     loop {
-        if !liveness.is_stuck() {
-            lifecycle::notify(Notice::Watchdog);
+        let stuck = liveness.stuck();
+        if stuck.is_empty() {
+            if watchdog.is_some() {
+                lifecycle::notify(Notice::Watchdog);
+            }
+            if !readiness.is_ready() {
+                lifecycle::notify(Notice::Starting);
+            }
         }
+        let names: Vec<String> = stuck.iter().map(|stuck| stuck.name.clone()).collect();
+        for stuck in stuck.iter().filter(|stuck| !reported.contains(&stuck.name)) {
+            tracing::error!("{stuck}; the data path stays as it is");
+        }
+        reported = names;
         tokio::time::sleep(period).await;
+    }
+}
+
+/// Shows that the thread of the daemon's loops runs.
+async fn beat(heartbeat: Heartbeat) {
+    loop {
+        heartbeat.back_within(PERIOD);
+        tokio::time::sleep(PERIOD).await;
     }
 }
 
@@ -194,7 +226,8 @@ where
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let signals = Signals::open()?;
         let shell = Shell::new(program);
-        shell.serve(program, places);
+        shell.serve(program, places)?;
+        tokio::spawn(beat(shell.liveness.heartbeat("main thread", BLOCKED)));
         tracing::info!(version = program.version, "{} starts", program.name);
         let ended = tokio::select! {
             ended = daemon(shell.clone()) => ended,
@@ -216,13 +249,19 @@ where
 
 /// Follows the signals until one asks to end; its name.
 async fn follow(mut signals: Signals, mut log: Log, shell: &Shell) -> &'static str {
+    let (reload, reloading) = (Arc::new(Notify::new()), shell.clone());
+    // However many are asked for while everything is compared, one comparison follows.
+    let asked = Arc::clone(&reload);
+    tokio::spawn(async move {
+        loop {
+            asked.notified().await;
+            reloading.reload().await;
+        }
+    });
     loop {
         match signals.next().await {
             Signal::End(name) => return name,
-            Signal::Reload => {
-                let shell = shell.clone();
-                tokio::spawn(async move { shell.reload().await });
-            }
+            Signal::Reload => reload.notify_one(),
             Signal::Raise => log.raise(),
             Signal::Restore => log.restore(),
         }

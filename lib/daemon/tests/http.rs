@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use daemon::http::{Address, AskError, Board, Page, Probe, Routes, SOCKET, Site, ask, serve};
+use daemon::liveness::Liveness;
 use daemon::metrics::Metrics;
 use daemon::readiness::Readiness;
 use daemon::status::{RowText, TableRows};
-use daemon::worker::Liveness;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 

@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use daemon::http::Question;
+use daemon::liveness::{Heartbeat, Liveness, Progress};
 use daemon::monitors::Following;
 use daemon::shell::Shell;
 use daemon::worker::Worker;
@@ -32,6 +34,9 @@ use crate::format::net_conf::Network;
 use crate::plan::{Ownership, Planner};
 use crate::source::view::View;
 use crate::source::{Configs, Keeper, KeeperEvent, LeaseEvent, LeaseEvents, LeaseRecord, LeaseSource};
+
+/// Longest time that one event may take: the end of a pass is waited for when the tables are opened afresh.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One thing that happened.
 enum Event {
@@ -115,6 +120,7 @@ pub(super) struct Daemon<S> {
     pub(super) reach: Reach,
     /// Rung when that may have changed.
     pub(super) ways: Arc<Notify>,
+    heartbeat: Heartbeat,
 }
 
 impl<S: LeaseSource> Daemon<S> {
@@ -126,7 +132,12 @@ impl<S: LeaseSource> Daemon<S> {
         let (change, configs) = (Change::new(node.text.clone()), source.configs());
         let view = View::new(node.leftovers.clone());
         let silent = Silent::open(&node.config.subnet_file);
-        let responder = Responder::new(node.config.probe_port);
+        let responder = Responder::new(node.config.probe_port, shell.liveness.clone());
+        let liveness = &shell.liveness;
+        liveness.judge("lease keeper", keeper.progress());
+        judge_source(liveness, "configuration", configs.loops());
+        let (heartbeat, witness) = (liveness.heartbeat("leases", LIMIT), Witness::new(view, liveness));
+        let reach = reach.judged_by(liveness);
         Self {
             node,
             source,
@@ -135,7 +146,7 @@ impl<S: LeaseSource> Daemon<S> {
             held: None,
             objections: Vec::new(),
             external,
-            witness: Witness::new(view),
+            witness,
             planning: Planning::new(planner),
             worker: None,
             following: None,
@@ -150,6 +161,7 @@ impl<S: LeaseSource> Daemon<S> {
             routes: Arc::new(Notify::new()),
             reach,
             ways: Arc::new(Notify::new()),
+            heartbeat,
         }
     }
 
@@ -157,7 +169,10 @@ impl<S: LeaseSource> Daemon<S> {
     pub(super) async fn run(mut self) -> Result<()> {
         self.reporter.note();
         loop {
-            match self.next().await {
+            self.heartbeat.idle();
+            let event = self.next().await;
+            self.heartbeat.busy();
+            match event {
                 Event::Lease(event) => self.on_lease(event),
                 Event::Keeper(event) => self.on_keeper(event).await?,
                 Event::Config(text) => self.on_config(text).await?,
@@ -254,6 +269,14 @@ impl<S> Daemon<S> {
     fn ask_ways(&mut self) {
         self.reach.retain(&self.planning.planner.addresses().collect());
         self.reach.ask_again();
+    }
+}
+
+/// Judges the loops of a stream from the store.
+pub(super) fn judge_source(liveness: &Liveness, what: &str, loops: &[Progress]) {
+    let names = ["source", "watch"].map(|kind| format!("{what} {kind}"));
+    for (name, progress) in names.into_iter().zip(loops) {
+        liveness.judge(name, progress.clone());
     }
 }
 

@@ -1,14 +1,17 @@
-//! flannel's words about its health.
+//! flannel's words about its health; behind flannel's line, each loop that makes no progress, or what is awaited.
 
 use daemon::http::{Health, Page, Probe};
 
-/// The page of `probe`; behind flannel's line, what is awaited.
+/// The page of `probe`.
 pub(super) fn page(probe: Probe, health: &Health) -> Page {
     match probe {
-        Probe::Health | Probe::Live if health.live => Page::text(200, "flanneld is running"),
-        Probe::Health | Probe::Live => Page::text(503, "flanneld is stuck"),
-        Probe::Ready if health.ready && health.live => Page::text(200, "flanneld is ready"),
-        Probe::Ready => {
+        Probe::Health | Probe::Live if health.is_live() => Page::text(200, "flanneld is running"),
+        Probe::Ready if health.ready && health.is_live() => Page::text(200, "flanneld is ready"),
+        _ if !health.is_live() => {
+            let stuck = health.stuck.iter().map(|stuck| format!("\n{stuck}")).collect::<String>();
+            Page::text(503, format!("flanneld is stuck{stuck}"))
+        }
+        _ => {
             let awaited = health.awaited.iter().map(|gate| format!("\nwaits for {gate}")).collect::<String>();
             Page::text(503, format!("flanneld is not ready yet{awaited}"))
         }
@@ -21,18 +24,18 @@ mod tests {
 
     #[test]
     fn bodies_and_codes_are_flannels() {
-        let health = |live, ready, awaited: &[&str]| Health {
-            live,
-            ready,
-            awaited: awaited.iter().map(|&gate| gate.to_owned()).collect(),
-        };
-        assert_eq!(page(Probe::Health, &health(true, false, &[])), Page::text(200, "flanneld is running"));
-        assert_eq!(page(Probe::Ready, &health(true, true, &[])), Page::text(200, "flanneld is ready"));
-        let waiting = page(Probe::Ready, &health(true, false, &["leases", "tables"]));
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        let health = |stuck, ready, awaited| Health { stuck: texts(stuck), ready, awaited: texts(awaited) };
+        assert_eq!(page(Probe::Health, &health(&[], false, &[])), Page::text(200, "flanneld is running"));
+        assert_eq!(page(Probe::Ready, &health(&[], true, &[])), Page::text(200, "flanneld is ready"));
+        let waiting = page(Probe::Ready, &health(&[], false, &["leases", "tables"]));
         assert_eq!(
             (waiting.code, waiting.body.as_str()),
             (503, "flanneld is not ready yet\nwaits for leases\nwaits for tables")
         );
-        assert_eq!(page(Probe::Live, &health(false, true, &[])).code, 503);
+        let stuck = Page::text(503, "flanneld is stuck\nkeeper: has ended");
+        for probe in [Probe::Health, Probe::Live, Probe::Ready] {
+            assert_eq!(page(probe, &health(&["keeper: has ended"], true, &[])), stuck);
+        }
     }
 }

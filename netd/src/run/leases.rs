@@ -11,7 +11,7 @@ use daemon::monitors::{Meaning, Monitors};
 use daemon::worker::{Mailbox, Worker};
 use kernel::watch::Event;
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, judge_source};
 use super::notification::Notification;
 use super::start::LEASE_RECORD;
 use super::status;
@@ -110,7 +110,9 @@ impl<S: LeaseSource> Daemon<S> {
                 self.hold(*held).await?;
                 self.announced();
                 if self.events.is_none() {
-                    self.events = Some(self.source.events());
+                    let events = self.source.events();
+                    judge_source(&self.shell.liveness, "lease", events.loops());
+                    self.events = Some(events);
                 }
                 // The key may have been deleted again before the claim was reported.
                 self.check_own_key();

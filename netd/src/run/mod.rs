@@ -1,7 +1,7 @@
 //! The shell around the pure parts: it starts, listens, plans and reports.
 //!
 //! One thread runs everything that waits for the network (this module and `source`), another everything that waits for
-//! the kernel (`worker`). Invariants: nothing on the way from a lease to the kernel waits for the store, so a store that
+//! the kernel (`worker`), a third serves pages and judges the heartbeats of all loops (`daemon::shell`). Invariants: nothing on the way from a lease to the kernel waits for the store, so a store that
 //! is out of reach costs no repair; ending, in whatever way, leaves the kernel as it is.
 
 pub(crate) mod claim;

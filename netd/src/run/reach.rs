@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use daemon::liveness::{Heartbeat, Liveness};
 use kernel::way::Asked;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::IfName;
@@ -23,6 +24,9 @@ const SHARE: u32 = 20;
 
 /// Time until a kernel that could not be asked is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Longest time of one asking: 20,000 addresses take a tenth of a second.
+const LIMIT: Duration = Duration::from_secs(60);
 
 type Answers = BTreeMap<IpAddr, Option<IfName>>;
 
@@ -43,11 +47,18 @@ pub(super) struct Reach {
     not_before: Option<Instant>,
     /// The log has that the kernel could not be asked.
     failed: bool,
+    heartbeat: Option<Heartbeat>,
 }
 
 impl Reach {
     pub(super) fn new(tunnels: BTreeSet<IfName>, own: BTreeMap<IpAddr, IfName>) -> Self {
         Self { tunnels, own, ..Self::default() }
+    }
+
+    /// The same, with an asking that takes too long noticed.
+    #[must_use]
+    pub(super) fn judged_by(self, liveness: &Liveness) -> Self {
+        Self { heartbeat: Some(liveness.heartbeat("ways", LIMIT)), ..self }
     }
 
     /// Routes have changed.
@@ -95,6 +106,7 @@ impl Reach {
     fn begin(&mut self, addresses: BTreeSet<IpAddr>) {
         let tunnels = self.tunnels.clone();
         self.asked.clone_from(&addresses);
+        self.heartbeat.iter().for_each(Heartbeat::busy);
         self.asking = Some(tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
             let routes = Rtnl::open()?.routes_to(addresses, Asked::Way)?;
@@ -109,6 +121,7 @@ impl Reach {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
         let answers = asking.await;
         self.asking = None;
+        self.heartbeat.iter().for_each(Heartbeat::idle);
         match answers {
             Ok(Ok((answers, took))) => {
                 self.failed = false;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use daemon::liveness::{Heartbeat, Liveness, Progress};
 use netstate::Prefix;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -20,17 +21,28 @@ const MOST: u32 = 200;
 /// Pause before an address that was refused is tried again.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// Longest delay of what it does by itself.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// The sockets at which probes are answered.
 pub(super) struct Responder {
     port: u16,
-    sockets: BTreeMap<IpAddr, (Option<Prefix>, JoinHandle<()>)>,
+    liveness: Liveness,
+    sockets: BTreeMap<IpAddr, Socket>,
+}
+
+/// One socket, and the loop behind it.
+struct Socket {
+    subnet: Option<Prefix>,
+    task: JoinHandle<()>,
+    progress: Progress,
 }
 
 impl Responder {
     /// Serves nowhere yet; with port 0 never.
     #[must_use]
-    pub(super) const fn new(port: u16) -> Self {
-        Self { port, sockets: BTreeMap::new() }
+    pub(super) const fn new(port: u16, liveness: Liveness) -> Self {
+        Self { port, liveness, sockets: BTreeMap::new() }
     }
 
     /// Serves at the addresses of `local`.
@@ -42,32 +54,45 @@ impl Responder {
             wanted.insert(place.address, subnet);
             wanted.extend(subnet.map(|subnet| (subnet.addr(), Some(subnet))));
         }
-        self.sockets.retain(|address, (subnet, task)| {
-            let stays = wanted.get(address) == Some(subnet);
+        let Self { port, liveness, sockets } = self;
+        sockets.retain(|address, socket| {
+            let stays = wanted.get(address) == Some(&socket.subnet);
             if !stays {
-                task.abort();
+                socket.task.abort();
+                liveness.forget(&name(*address), &socket.progress);
             }
             stays
         });
         for (address, subnet) in wanted {
-            let at = SocketAddr::new(address, self.port);
-            self.sockets.entry(address).or_insert_with(|| (subnet, tokio::spawn(answer(at, subnet))));
+            sockets.entry(address).or_insert_with(|| {
+                let heartbeat = liveness.heartbeat(name(address), LIMIT);
+                let progress = heartbeat.progress();
+                let task = tokio::spawn(answer(SocketAddr::new(address, *port), subnet, heartbeat));
+                Socket { subnet, task, progress }
+            });
         }
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.sockets.values().for_each(|(_, task)| task.abort());
+        self.sockets.values().for_each(|socket| socket.task.abort());
     }
 }
 
-async fn answer(at: SocketAddr, subnet: Option<Prefix>) {
+/// What the loop that answers at `address` is called.
+fn name(address: IpAddr) -> String {
+    format!("responder at {address}")
+}
+
+async fn answer(at: SocketAddr, subnet: Option<Prefix>, heartbeat: Heartbeat) {
     loop {
+        heartbeat.idle();
         match kernel::probe::listener(at).and_then(UdpSocket::from_std) {
             Ok(socket) => answer_at(&socket, subnet).await,
             Err(error) => tracing::debug!(%at, %error, "probes are not answered here"),
         }
+        heartbeat.back_within(PAUSE);
         tokio::time::sleep(PAUSE).await;
     }
 }

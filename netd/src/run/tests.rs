@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::daemon::http::{Health, Page, Probe};
 use ::daemon::shell::Shell;
 use cluster::ClusterError;
 use cluster::etcd::TlsMaterial;
@@ -148,8 +150,11 @@ impl LeaseSource for FakeLeases {
     fn configs(&self) -> Configs {
         let streams = Arc::clone(&self.configs);
         Configs::spawn(|texts| async move {
-            streams.lock().unwrap().push(texts.clone());
-            texts.closed().await;
+            let (sender, mut written) = mpsc::channel(16);
+            streams.lock().unwrap().push(sender);
+            while let Some(text) = written.recv().await {
+                texts.send(text).await;
+            }
         })
     }
 
@@ -157,10 +162,13 @@ impl LeaseSource for FakeLeases {
         let (listing, streams) = (self.listing.lock().unwrap().clone(), Arc::clone(&self.streams));
         LeaseEvents::spawn(|events| async move {
             for event in listing {
-                events.send(event).await.unwrap();
+                events.send(event).await;
             }
-            streams.lock().unwrap().push(events.clone());
-            events.closed().await;
+            let (sender, mut said) = mpsc::channel(16);
+            streams.lock().unwrap().push(sender);
+            while let Some(event) = said.recv().await {
+                events.send(event).await;
+            }
         })
     }
 
@@ -428,6 +436,58 @@ fn first_listing_that_stalls_keeps_the_own_tables_from_nothing() {
         source.say(LeaseEvent::Complete).await;
         eventually("the other node", || fakes.subnets() == ["172.7.22.0/24"]).await;
         eventually("ready", || is_ready(&shell)).await;
+    });
+}
+
+#[test]
+fn every_loop_has_a_heartbeat_and_one_that_is_blocked_or_has_ended_is_named_by_livez() {
+    let livez = |shell: &Shell, after: u64| {
+        let stuck = shell.liveness.stuck_at(std::time::Instant::now() + Duration::from_secs(after));
+        let stuck = stuck.iter().map(ToString::to_string).collect();
+        super::health::page(Probe::Live, &Health { stuck, ready: true, awaited: Vec::new() })
+    };
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&[put(22)]);
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        let loops = [
+            "configuration source",
+            "lease keeper",
+            "lease source",
+            "leases",
+            "nftables",
+            "responder at 127.0.0.1",
+            "rtnetlink",
+            "second listing",
+            "ways",
+            "worker",
+        ];
+        eventually("every loop", || loops.iter().all(|name| shell.liveness.names().contains(&(*name).to_owned())))
+            .await;
+        eventually("all alive", || livez(&shell, 59) == Page::text(200, "flanneld is running")).await;
+        // The kernel does not answer the thread that owns the tables.
+        let (table, (go, wait), (locked, is_locked)) = (fakes.routes.clone(), channel::<()>(), channel());
+        let kernel = std::thread::spawn(move || {
+            let _rows = table.contents();
+            locked.send(()).unwrap();
+            let _ = wait.recv();
+        });
+        is_locked.recv().unwrap();
+        source.say(put(23)).await;
+        eventually("the worker, a minute later", || {
+            let page = livez(&shell, 61);
+            page.code == 503 && page.body.contains("\nworker: no progress, ")
+        })
+        .await;
+        drop(go);
+        kernel.join().unwrap();
+        eventually("a worker that goes on", || livez(&shell, 59).code == 200).await;
+        // The loop that passes leases on ends.
+        source.streams.lock().unwrap().clear();
+        eventually("the loop that has ended", || {
+            livez(&shell, 0) == Page::text(503, "flanneld is stuck\nlease source: has ended")
+        })
+        .await;
     });
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use cluster::ClusterError;
+use daemon::liveness::{Heartbeat, Liveness};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -14,6 +15,9 @@ use crate::source::{LeaseEvent, LeaseSource};
 
 /// How long a listing without most of the nodes is kept in doubt: nodes that live claim their subnets again meanwhile.
 const CONFIRMATION: Duration = Duration::from_secs(30);
+
+/// Longest time that a listing takes, with every member but one out of reach.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// How long plans wait for the end of a listing: one plan of all of it costs less than many of its parts.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -30,11 +34,13 @@ pub(super) struct Witness {
     /// When the listing in doubt is verified.
     verify_at: Option<Instant>,
     verifying: Option<JoinHandle<Listing>>,
+    heartbeat: Heartbeat,
 }
 
 impl Witness {
-    pub(super) fn new(view: View) -> Self {
-        Self { view, started: Instant::now(), listing: None, verify_at: None, verifying: None }
+    pub(super) fn new(view: View, liveness: &Liveness) -> Self {
+        let heartbeat = liveness.heartbeat("second listing", LIMIT);
+        Self { view, started: Instant::now(), listing: None, verify_at: None, verifying: None, heartbeat }
     }
 
     /// Takes in one event.
@@ -66,6 +72,9 @@ impl Witness {
         self.verify_at = None;
         let source = source.clone();
         self.verifying = self.view.is_doubted().then(|| tokio::spawn(async move { source.list().await }));
+        if self.verifying.is_some() {
+            self.heartbeat.busy();
+        }
     }
 
     /// The second listing when it is there. Cancel-safe; waits for ever when none is under way.
@@ -79,6 +88,7 @@ impl Witness {
     /// Takes the second listing as the truth.
     pub(super) fn confirm(&mut self, listing: Option<Listing>) -> Change {
         self.verifying = None;
+        self.heartbeat.idle();
         match listing {
             Some(Ok(events)) => {
                 tracing::info!(keys = events.len().saturating_sub(2), "second look at the store");

@@ -10,10 +10,11 @@ use std::time::Duration;
 use cluster::etcd::{
     Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Store, watch_entries, watch_key,
 };
-use cluster::{Backoff, ClusterError, Event, Snapshot};
-use tokio::sync::mpsc;
+use cluster::{Backoff, ClusterError, Event, Snapshot, Source};
 
-use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
+use super::{
+    AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource, Sender,
+};
 use crate::choose::subnet::{Attempt, Choice, Claim, Claims, choose, further};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey, read_lease};
 
@@ -172,13 +173,16 @@ impl LeaseSource for EtcdLeases {
     }
 
     fn configs(&self) -> Configs {
-        let source = self.clone();
-        Configs::spawn(move |texts| source.follow_config(texts))
+        let key = self.prefix.key("config");
+        let source = watch_key(self.store.client(), &key, self.seed);
+        let progress = source.progress();
+        Configs::spawn(move |texts| follow_config(key, source, texts)).fed_by(progress)
     }
 
     fn events(&self) -> LeaseEvents {
-        let source = self.clone();
-        LeaseEvents::spawn(move |events| source.follow(events))
+        let source = watch_entries(self.store.client(), &self.prefix.folder("subnets"), self.seed);
+        let progress = source.progress();
+        LeaseEvents::spawn(move |events| follow(source, events)).fed_by(progress)
     }
 
     async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
@@ -234,30 +238,25 @@ impl LeaseSource for EtcdLeases {
     }
 }
 
-impl EtcdLeases {
-    /// Reports the configuration after each listing and each change.
-    async fn follow_config(self, texts: mpsc::Sender<Option<Vec<u8>>>) {
-        let key = self.prefix.key("config");
-        let mut source = watch_key(self.store.client(), &key, self.seed);
-        let mut known = Snapshot::<String, Vec<u8>>::new();
-        while let Some(event) = source.next().await {
-            let whole = event.is_end();
-            known.apply(event);
-            if whole && texts.send(known.get(&key).cloned()).await.is_err() {
-                return;
-            }
+/// Reports the configuration under `key` after each listing and each change.
+async fn follow_config(key: String, mut source: Source, texts: Sender<Option<Vec<u8>>>) {
+    let mut known = Snapshot::<String, Vec<u8>>::new();
+    while let Some(event) = source.next().await {
+        let whole = event.is_end();
+        known.apply(event);
+        if whole && !texts.send(known.get(&key).cloned()).await {
+            return;
         }
     }
+}
 
-    /// Turns the store's events into events of leases, for as long as somebody listens.
-    async fn follow(self, events: mpsc::Sender<LeaseEvent>) {
-        let mut source = watch_entries(self.store.client(), &self.prefix.folder("subnets"), self.seed);
-        while let Some(event) = source.next().await {
-            if let Some(event) = lease_event(event)
-                && events.send(event).await.is_err()
-            {
-                return;
-            }
+/// Turns the store's events into events of leases, for as long as somebody listens.
+async fn follow(mut source: Source<String, Entry>, events: Sender<LeaseEvent>) {
+    while let Some(event) = source.next().await {
+        if let Some(event) = lease_event(event)
+            && !events.send(event).await
+        {
+            return;
         }
     }
 }

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::Backoff;
+use cluster::heartbeat::{Heartbeat, Progress};
 use daemon::slot::Slot;
 use tokio::task::JoinHandle;
 
@@ -23,6 +25,9 @@ pub(crate) enum KeeperEvent {
     /// It cannot be had or renewed at the moment.
     Failing(String),
 }
+
+/// Longest time that acquiring a lease takes, with many nodes in a race for few subnets and members that time out.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Failures that are remembered, so that each is reported once.
 const COMPLAINTS: usize = 100;
@@ -82,6 +87,7 @@ pub(crate) struct Keeper {
     /// Taken out of the slot, and to be returned next.
     state: Option<KeeperEvent>,
     task: JoinHandle<()>,
+    progress: Progress,
 }
 
 impl Keeper {
@@ -89,7 +95,10 @@ impl Keeper {
     #[must_use]
     pub(crate) fn start(source: impl LeaseSource, request: LeaseRequest, seed: u64) -> Self {
         let (orders, reports) = (Arc::<Slot<Orders>>::default(), Arc::<Slot<Reports>>::default());
+        let heartbeat = Heartbeat::new(LIMIT);
+        let progress = heartbeat.progress();
         let task = Task {
+            heartbeat,
             source,
             request,
             reports: Arc::clone(&reports),
@@ -99,7 +108,13 @@ impl Keeper {
             lost: None,
             moved: None,
         };
-        Self { orders, reports, state: None, task: tokio::spawn(task.run()) }
+        Self { orders, reports, state: None, task: tokio::spawn(task.run()), progress }
+    }
+
+    /// Whether it makes progress.
+    #[must_use]
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// The next event. Cancel-safe.
@@ -150,6 +165,7 @@ enum End {
 }
 
 struct Task<S> {
+    heartbeat: Heartbeat,
     source: S,
     request: LeaseRequest,
     reports: Arc<Slot<Reports>>,
@@ -186,6 +202,7 @@ impl<S: LeaseSource> Task<S> {
         loop {
             // What is acquired says where this node is by now.
             self.moved = None;
+            self.heartbeat.busy();
             match self.source.acquire(&self.request).await {
                 Ok(held) => {
                     self.backoff.reset();
@@ -212,7 +229,9 @@ impl<S: LeaseSource> Task<S> {
             tracing::warn!(error = text, "no lease yet; trying again");
             self.report(KeeperEvent::Failing(text));
         }
-        let pause = tokio::time::sleep(self.backoff.next_delay());
+        let delay = self.backoff.next_delay();
+        self.heartbeat.back_within(delay);
+        let pause = tokio::time::sleep(delay);
         tokio::pin!(pause);
         loop {
             let orders = tokio::select! {
@@ -261,6 +280,7 @@ impl<S: LeaseSource> Task<S> {
                 };
                 report(&reports, event);
             };
+            self.heartbeat.idle();
             let source = self.source.clone();
             let keeping = source.keep(held, kept);
             tokio::pin!(keeping);

@@ -45,7 +45,7 @@ impl LeaseSource for LocalLeases {
     fn events(&self) -> LeaseEvents {
         LeaseEvents::spawn(|events| async move {
             for event in [LeaseEvent::Reset, LeaseEvent::Complete] {
-                if events.send(event).await.is_err() {
+                if !events.send(event).await {
                     return;
                 }
             }

@@ -11,7 +11,9 @@ mod record;
 pub(crate) mod view;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use cluster::heartbeat::{Heartbeat, Progress};
 use cluster::{ClusterError, Origin};
 use netstate::family::PerFamily;
 use tokio::sync::mpsc;
@@ -61,6 +63,7 @@ pub(crate) enum LeaseEvent {
 pub(crate) struct Events<T> {
     events: mpsc::Receiver<T>,
     task: JoinHandle<()>,
+    loops: Vec<Progress>,
 }
 
 /// A stream of leases.
@@ -69,21 +72,59 @@ pub(crate) type LeaseEvents = Events<LeaseEvent>;
 /// A stream of the texts of the network's configuration, beginning with the one that is there; `None` when there is none.
 pub(crate) type Configs = Events<Option<Vec<u8>>>;
 
+/// Longest time for passing on one event.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Events in flight between a source and the daemon.
 const QUEUE: usize = 1024;
 
 impl<T: Send + 'static> Events<T> {
-    pub(crate) fn spawn<F>(run: impl FnOnce(mpsc::Sender<T>) -> F) -> Self
+    pub(crate) fn spawn<F>(run: impl FnOnce(Sender<T>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (sender, events) = mpsc::channel(QUEUE);
-        Self { events, task: tokio::spawn(run(sender)) }
+        let ((sender, events), heartbeat) = (mpsc::channel(QUEUE), Heartbeat::new(LIMIT));
+        let loops = vec![heartbeat.progress()];
+        Self { events, task: tokio::spawn(run(Sender { sender, heartbeat })), loops }
+    }
+
+    /// The same, fed by another loop as well.
+    #[must_use]
+    fn fed_by(mut self, progress: Progress) -> Self {
+        self.loops.push(progress);
+        self
+    }
+
+    /// Whether the loops behind it make progress.
+    pub(crate) fn loops(&self) -> &[Progress] {
+        &self.loops
     }
 
     /// The next event. Cancel-safe. `None` only when the runtime shuts down.
     pub(crate) async fn next(&mut self) -> Option<T> {
         self.events.recv().await
+    }
+}
+
+/// The sending end of a stream; the loop that has it is judged by it.
+#[derive(Debug)]
+pub(crate) struct Sender<T> {
+    sender: mpsc::Sender<T>,
+    heartbeat: Heartbeat,
+}
+
+impl<T> Sender<T> {
+    /// Sends an event. Returns false when nobody listens any more.
+    pub(crate) async fn send(&self, event: T) -> bool {
+        self.heartbeat.busy();
+        let sent = self.sender.send(event).await.is_ok();
+        self.heartbeat.idle();
+        sent
+    }
+
+    /// Waits until nobody listens any more.
+    pub(crate) async fn closed(&self) {
+        self.sender.closed().await;
     }
 }
 

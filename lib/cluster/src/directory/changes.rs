@@ -23,7 +23,7 @@ const BURST: Duration = Duration::from_secs(1);
 /// How long a file that was put aside still counts.
 const ASIDE: Duration = Duration::from_secs(1);
 /// How often the directory is read although nothing was reported.
-const AUDIT: Duration = Duration::from_secs(10);
+pub(super) const AUDIT: Duration = Duration::from_secs(10);
 
 /// Room for a good many events of the longest name (inotify(7): 16 bytes and up to 256 of name).
 const BUFFER: usize = 16 * 1024;

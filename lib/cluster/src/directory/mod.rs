@@ -22,9 +22,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use self::changes::{Changes, Wake};
+use self::changes::{AUDIT, Changes, Wake};
 use self::files::{Files, Readings};
 use self::scanner::{Hints, Scanner};
+use crate::heartbeat::Heartbeat;
 use crate::manifest::Kind;
 use crate::{Backoff, Class, ClusterError, Event, Source};
 
@@ -36,9 +37,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn watch(dir: &Path, kinds: &'static [Kind], seed: u64) -> Source {
     let dir = dir.to_path_buf();
-    Source::spawn(move |events| {
-        let watch = Watch { dir, kinds, events, backoff: Backoff::new(seed), files: Files::default(), lost: None };
-        watch.run()
+    Source::spawn(move |events, heartbeat| {
+        let (backoff, files) = (Backoff::new(seed), Files::default());
+        Watch { dir, kinds, events, heartbeat, backoff, files, lost: None }.run()
     })
 }
 
@@ -56,6 +57,7 @@ struct Watch {
     dir: PathBuf,
     kinds: &'static [Kind],
     events: mpsc::Sender<Event>,
+    heartbeat: Heartbeat,
     backoff: Backoff,
     files: Files,
     /// The trouble the consumer knows of.
@@ -72,7 +74,9 @@ impl Watch {
                     if self.report(error).await.is_err() {
                         return;
                     }
-                    sleep(self.backoff.next_delay().min(LONGEST_PAUSE)).await;
+                    let pause = self.backoff.next_delay().min(LONGEST_PAUSE);
+                    self.heartbeat.back_within(pause);
+                    sleep(pause).await;
                 }
             }
         }
@@ -87,6 +91,7 @@ impl Watch {
 
     /// One directory from its first listing to its end.
     async fn follow(&mut self) -> Result<std::convert::Infallible, Ended> {
+        self.heartbeat.busy();
         // Watched before it is listed: what changes in between is reported.
         let mut changes = Changes::of(&self.dir).map_err(|error| self.broken(&error))?;
         let identity = self.identity()?;
@@ -97,10 +102,12 @@ impl Watch {
         self.lost = None;
         self.backoff.reset();
         loop {
+            self.heartbeat.back_within(AUDIT);
             let wake = changes.settled().await.map_err(|error| self.broken(&error))?;
             if wake == Wake::Gone || self.identity()? != identity {
                 return Err(Ended::Replaced);
             }
+            self.heartbeat.busy();
             let readings = self.scan(&mut scanner, changes.take_hints()).await?;
             let changed = self.files.changes(readings);
             self.send(changed).await?;

@@ -21,6 +21,7 @@ use super::member::Member;
 use super::pages::{MAX_MESSAGE, Pages};
 use super::prefix::{Prefix, Range};
 use crate::error::{Class, Reason};
+use crate::heartbeat::Heartbeat;
 use crate::{Backoff, ClusterError, Event, Origin, Source};
 
 /// Watches every key below `prefix/`. Keys of the events are relative to it, values are the stored bytes,
@@ -50,7 +51,7 @@ pub fn watch_key(client: &Client, key: &str, seed: u64) -> Source {
 
 fn start<V: Send + 'static>(client: &Client, range: Range, seed: u64, value: fn(Entry) -> V) -> Source<String, V> {
     let client = client.clone();
-    Source::spawn(move |events| Watch::new(client, range, events, seed, value).run())
+    Source::spawn(move |events, heartbeat| Watch::new(Ends { client, range, events, heartbeat }, seed, value).run())
 }
 
 /// Why a pass over list and stream ended.
@@ -69,10 +70,19 @@ impl From<ClusterError> for Ended {
     }
 }
 
+/// What a watch stands between.
+struct Ends<V> {
+    client: Client,
+    range: Range,
+    events: mpsc::Sender<Event<String, V>>,
+    heartbeat: Heartbeat,
+}
+
 struct Watch<V> {
     client: Client,
     range: Range,
     events: mpsc::Sender<Event<String, V>>,
+    heartbeat: Heartbeat,
     /// What is passed on of an entry.
     value: fn(Entry) -> V,
     backoff: Backoff,
@@ -87,18 +97,14 @@ struct Watch<V> {
 }
 
 impl<V: Send + 'static> Watch<V> {
-    fn new(
-        client: Client,
-        range: Range,
-        events: mpsc::Sender<Event<String, V>>,
-        seed: u64,
-        value: fn(Entry) -> V,
-    ) -> Self {
+    fn new(ends: Ends<V>, seed: u64, value: fn(Entry) -> V) -> Self {
+        let Ends { client, range, events, heartbeat } = ends;
         let random = fastrand::Rng::with_seed(seed);
         Self {
             client,
             range,
             events,
+            heartbeat,
             value,
             backoff: Backoff::new(seed),
             random,
@@ -120,6 +126,7 @@ impl<V: Send + 'static> Watch<V> {
                 return;
             }
             let delay: Duration = self.backoff.next_delay();
+            self.heartbeat.back_within(delay);
             sleep(delay).await;
         }
     }
@@ -145,6 +152,7 @@ impl<V: Send + 'static> Watch<V> {
     }
 
     async fn list(&mut self) -> Result<Origin, Ended> {
+        self.heartbeat.busy();
         let mut pages = Pages::new(&self.client, &self.range);
         // The first page is awaited before `Reset`: while nobody answers there is nothing to announce.
         let mut page = pages.next().await?;
@@ -157,6 +165,7 @@ impl<V: Send + 'static> Watch<V> {
                 self.seen.list();
                 self.send(self.put(entry)).await?;
             }
+            self.heartbeat.busy();
             page = pages.next().await?;
         }
         self.send(Event::Complete).await?;
@@ -206,10 +215,13 @@ impl<V: Send + 'static> Watch<V> {
         let opened = Instant::now();
         for _ in 0..self.client.limits().audits_per_listing.max(1) {
             let audit = Instant::now() + self.next_audit();
-            while let Ok(message) = timeout_at(audit, self.message(stream)).await {
+            loop {
+                self.heartbeat.back_within(audit.saturating_duration_since(Instant::now()));
+                let Ok(message) = timeout_at(audit, self.message(stream)).await else { break };
                 let message = message.inspect_err(|_| self.calm_down(opened))?;
                 self.take(&message).await?;
             }
+            self.heartbeat.busy();
             self.client.reload().await;
             self.audit(stream, listed).await?;
         }

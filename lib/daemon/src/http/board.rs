@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::liveness::Liveness;
 use crate::status::File;
-use crate::worker::Liveness;
 
 /// How long the daemon may take for its details; then the status is shown without.
 const DETAILS_LIMIT: Duration = Duration::from_secs(5);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Board;
+use crate::liveness::Liveness;
 use crate::metrics::{self, Metrics};
 use crate::readiness::Readiness;
 use crate::status::{Lines, TableRows};
-use crate::worker::{Busy, Liveness};
+use crate::worker::Busy;
 
 /// How long a question for rows may wait for a pass to end.
 const ROWS_LIMIT: Duration = Duration::from_secs(10);
@@ -34,12 +35,20 @@ pub enum Probe {
 /// How the daemon is, for the program's words about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// The kernel thread makes progress.
-    pub live: bool,
+    /// The loops that make no progress, as `name: how`.
+    pub stuck: Vec<String>,
     /// Every gate has opened.
     pub ready: bool,
     /// The gates that have not.
     pub awaited: Vec<String>,
+}
+
+impl Health {
+    /// True when every loop makes progress.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.stuck.is_empty()
+    }
 }
 
 /// An answer.
@@ -75,7 +84,7 @@ pub type Tables = Box<dyn Fn(Duration) -> Answer + Send + Sync>;
 pub struct Site {
     /// Whether the daemon has begun to do its work.
     pub readiness: Readiness,
-    /// Whether the kernel thread makes progress.
+    /// Whether every loop makes progress.
     pub liveness: Liveness,
     /// Numbers.
     pub metrics: Arc<Metrics>,
@@ -123,7 +132,8 @@ impl Site {
 
     fn state(&self) -> Health {
         let awaited = self.readiness.awaited();
-        Health { live: !self.liveness.is_stuck(), ready: awaited.is_empty(), awaited }
+        let stuck = self.liveness.stuck().iter().map(ToString::to_string).collect();
+        Health { stuck, ready: awaited.is_empty(), awaited }
     }
 
     async fn rows(&self, json: bool) -> Page {

@@ -2,7 +2,7 @@
 //!
 //! A running daemon holds a shared lock on the file [`LOCK`] beside it, which ends with the process in whatever way that
 //! ends and which other process namespaces see, too. Invariants: the file is replaced whole, readable for everybody; it
-//! is written when it says something new, and every [`HEARTBEAT`] while the kernel thread makes progress.
+//! is written when it says something new, and every [`HEARTBEAT`] while every loop makes progress.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::worker::Liveness;
+use crate::liveness::Liveness;
 
 /// Name of the file in the run-time folder.
 pub const FILE: &str = "status.json";

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{Liveness, Work};
+use super::Work;
+use crate::liveness::{Heartbeat, Liveness, Progress};
 use crate::status::TableRows;
 
 /// Orders that may wait: enough to make a listing of thousands one pass, few enough to keep memory small.
@@ -17,6 +18,12 @@ const CAPACITY: usize = 4096;
 
 /// Questions for rows that may wait.
 const QUESTIONS: usize = 4;
+
+/// Name of the thread among the loops that are judged.
+const WORKER: &str = "worker";
+
+/// A round that takes longer has got stuck: the longest known takes seconds, with 20,000 leases.
+const STUCK: Duration = Duration::from_secs(60);
 
 /// Why a question was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +49,7 @@ struct Shared<W: Work> {
     wake: Condvar,
     room: Notify,
     liveness: Liveness,
+    heartbeat: Heartbeat,
     clock: Instant,
     /// True once the thread has ended.
     ended: watch::Sender<bool>,
@@ -87,15 +95,17 @@ impl<W: Work> Clone for Mailbox<W> {
 }
 
 impl<W: Work> Mailbox<W> {
-    /// An empty mailbox; its thread shows in `liveness` whether it makes progress.
+    /// An empty mailbox; its thread is judged by `liveness`.
     #[must_use]
     pub fn new(liveness: Liveness) -> Self {
+        let heartbeat = liveness.heartbeat(WORKER, STUCK);
         Self {
             shared: Arc::new(Shared {
                 inside: Mutex::new(Inside::new()),
                 wake: Condvar::new(),
                 room: Notify::new(),
                 liveness,
+                heartbeat,
                 clock: Instant::now(),
                 ended: watch::Sender::new(false),
             }),
@@ -197,16 +207,28 @@ impl<W: Work> Mailbox<W> {
         }
     }
 
+    /// Judges the loops of this program.
+    #[must_use]
+    pub fn liveness(&self) -> &Liveness {
+        &self.shared.liveness
+    }
+
     /// Whether the thread makes progress.
     #[must_use]
-    pub fn liveness(&self) -> Liveness {
-        self.shared.liveness.clone()
+    pub fn progress(&self) -> Progress {
+        self.shared.heartbeat.progress()
+    }
+
+    /// What the thread shows its progress with.
+    pub(super) fn heartbeat(&self) -> &Heartbeat {
+        &self.shared.heartbeat
     }
 
     /// The thread has ended.
     pub(super) fn end(&self) {
+        self.shared.heartbeat.end();
         self.shared.ended.send_replace(true);
-        self.stop();
+        self.close();
         // Whoever waits for an answer learns that none comes.
         let taken = std::mem::replace(&mut *self.lock(), Inside::new());
         self.lock().stop = taken.stop;
@@ -214,6 +236,11 @@ impl<W: Work> Mailbox<W> {
 
     /// Asks the thread to end after the pass that it is in.
     pub(super) fn stop(&self) {
+        self.shared.liveness.forget(WORKER, &self.progress());
+        self.close();
+    }
+
+    fn close(&self) {
         self.lock().stop = true;
         self.shared.wake.notify_one();
         self.shared.room.notify_waiters();

@@ -7,7 +7,6 @@
 //! [`Work::min_interval`] allows, so that a busy host does not make this thread busy; every table is compared at the
 //! audit whether somebody has said something or not; nothing that waits here grows without bound.
 
-mod liveness;
 mod mailbox;
 mod pass_log;
 mod rounds;
@@ -18,7 +17,6 @@ use std::time::Duration;
 
 use reconcile::Pass;
 
-pub use liveness::Liveness;
 pub use mailbox::{Busy, Mailbox};
 pub use pass_log::PassLog;
 

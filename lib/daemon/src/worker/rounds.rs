@@ -52,22 +52,26 @@ impl<W: Work> Rounds<W> {
 
     /// Works until it is asked to end.
     pub(super) fn run(mut self) {
-        let liveness = self.mailbox.liveness();
+        let mailbox = self.mailbox.clone();
+        let heartbeat = mailbox.heartbeat();
         // The first pass of work that needs no order is due at once.
         let mut first = self.work.is_begun();
         loop {
             let until = if first { Some(Duration::ZERO) } else { self.due_at() };
-            let inside = self.mailbox.take(until);
+            match until {
+                Some(until) => heartbeat.back_within(until.saturating_sub(mailbox.now())),
+                None => heartbeat.idle(),
+            }
+            let inside = mailbox.take(until);
             if inside.stop {
                 return;
             }
-            liveness.begin();
+            heartbeat.busy();
             self.take_in(inside);
             if let Some(cause) = self.cause(first) {
                 first = false;
                 self.pass(cause);
             }
-            liveness.end();
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use super::*;
+use crate::liveness::Liveness;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -121,7 +122,7 @@ fn waiting_orders_are_merged_and_make_one_pass() {
     let worker = start(fake);
     let mailbox = worker.mailbox();
     mailbox.try_send(1).unwrap();
-    while mailbox.liveness().busy_for().is_none() {
+    while !mailbox.progress().is_timed() {
         std::thread::yield_now();
     }
     for order in [10, 11, 12, 20, 21] {
@@ -192,11 +193,16 @@ async fn rows_are_shown_between_passes_and_a_busy_thread_is_named() {
     let mailbox = worker.mailbox();
     assert_eq!(mailbox.tables(LIMIT).await.unwrap().len(), 1, "before the first order, too");
     mailbox.try_send(1).unwrap();
-    while mailbox.liveness().busy_for().is_none() {
+    while !mailbox.progress().is_timed() {
         tokio::task::yield_now().await;
     }
     assert_eq!(mailbox.tables(Duration::from_millis(1)).await, Err(Busy::Late));
     assert!(!mailbox.liveness().is_stuck());
+    let named = |after: u64| {
+        let stuck = mailbox.liveness().stuck_at(Instant::now() + Duration::from_secs(after));
+        stuck.into_iter().map(|stuck| stuck.name).collect::<Vec<_>>()
+    };
+    assert_eq!((named(59), named(62)), (Vec::new(), vec!["worker".to_owned()]));
     drop(go);
     assert_eq!(mailbox.tables(LIMIT).await.unwrap().len(), 1);
 }
