@@ -30,11 +30,26 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     /// Takes a virtual server over, whoever made it.
     fn claim(&mut self, service: VirtualServerKey);
 
-    /// The virtual servers of ours in `believed` of which the kernel holds something else.
+    /// True when the kernel holds another number of virtual servers than when they were last compared.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn differs_in_number(&self) -> Result<bool, KernelError>;
+
+    /// The virtual servers of ours in `believed` that are missing, are different, or have a real server more or less.
     ///
     /// # Errors
     /// When the kernel cannot be read.
     fn differing(
+        &mut self,
+        believed: &Rows<ipvs::RowKey, ipvs::Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError>;
+
+    /// Of the virtual servers of ours in `believed` whose turn it is, those whose real servers are others.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn differing_in_turn(
         &mut self,
         believed: &Rows<ipvs::RowKey, ipvs::Row>,
     ) -> Result<BTreeSet<VirtualServerKey>, KernelError>;
@@ -63,11 +78,22 @@ impl Servers for IpvsTable {
         Self::claim(self, service);
     }
 
+    fn differs_in_number(&self) -> Result<bool, KernelError> {
+        Self::differs_in_number(self)
+    }
+
     fn differing(
         &mut self,
         believed: &Rows<ipvs::RowKey, ipvs::Row>,
     ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         Self::differing(self, believed)
+    }
+
+    fn differing_in_turn(
+        &mut self,
+        believed: &Rows<ipvs::RowKey, ipvs::Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        Self::differing_in_turn(self, believed)
     }
 
     fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<ipvs::RowKey, ipvs::Row>, KernelError> {

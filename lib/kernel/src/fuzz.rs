@@ -35,7 +35,7 @@ fn attributes(input: &[u8]) {
 }
 
 fn ip_vs(input: &[u8]) {
-    ipvs::fuzz_listing(&String::from_utf8_lossy(input));
+    ipvs::fuzz_entries(input);
 }
 
 #[cfg(test)]

@@ -1,25 +1,45 @@
 //! What somebody else did to the servers: finding it and repairing it in place.
 //!
-//! IPVS announces no changes, so all virtual servers of ours are compared with one reading of the kernel's text. Invariant:
-//! what differs is read again before it is believed, and only that; everything else goes on meanwhile.
+//! IPVS announces no changes, so virtual servers are counted and compared from time to time. Invariant: what differs is read
+//! again before it is believed, and only that; everything else goes on meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kernel::Chain;
+use kernel::{Chain, KernelError};
 use netstate::ipvs::{Row, RowKey, VirtualServerKey};
-use reconcile::{Observed, Pass, Stage};
+use reconcile::{Observed, Pass, Rows, Stage};
 
+use super::super::targets::Servers;
 use super::Tables;
 use crate::dataplane::ipvs::reals_of;
 use crate::dataplane::record;
 
+/// Virtual servers that differ, or why that is not known.
+type Differing = Result<BTreeSet<VirtualServerKey>, KernelError>;
+
 impl Tables {
+    /// True when there are more or fewer virtual servers than when they were last compared.
+    pub(crate) fn servers_differ_in_number(&mut self) -> bool {
+        let differ = self.stack.get_mut(self.servers).map(|servers| servers.target_mut().differs_in_number());
+        // Why they cannot be counted shows when they are compared.
+        differ.is_some_and(|differ| differ.unwrap_or(false))
+    }
+
     /// Reads parameters again and compares all virtual servers of ours with the kernel.
     pub(crate) fn audit(&mut self) {
         self.stack.invalidate(self.sysctls);
+        self.compare(|servers, known| servers.differing(known));
+    }
+
+    /// Compares the real servers of the virtual servers whose turn it is.
+    pub(crate) fn audit_in_turn(&mut self) {
+        self.compare(|servers, known| servers.differing_in_turn(known));
+    }
+
+    fn compare(&mut self, compare: impl FnOnce(&mut (dyn Servers + Send), &Rows<RowKey, Row>) -> Differing) {
         let Some(servers) = self.stack.get_mut(self.servers) else { return };
-        let differing = match servers.compare(|target, mirror| target.differing(mirror)) {
+        let differing = match servers.compare(|target, mirror| compare(target.as_mut(), mirror)) {
             None => return,
             Some(Ok(differing)) => differing,
             Some(Err(error)) => {
@@ -36,7 +56,6 @@ impl Tables {
         if differing.is_empty() {
             return;
         }
-        // The text may leave out what stands behind virtual servers of other network namespaces; netlink decides.
         let changed = self.read_again(&differing);
         if let Some(first) = changed.first() {
             tracing::warn!(count = changed.len(), %first, "rows of virtual servers were changed by somebody else");

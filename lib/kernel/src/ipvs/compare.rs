@@ -1,53 +1,99 @@
-//! Comparing believed rows with `/proc/net/ip_vs`.
+//! Comparing believed rows with what the kernel holds.
+//!
+//! IPVS announces no changes, so this is how a change by another program is found. Three questions, by what they cost: how many
+//! virtual servers there are (one call, the same for any number); what they are and how many real servers each has (one call); what
+//! the real servers are (a call for each virtual server, so some in turn).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher as _;
+use std::ops::Bound;
+use std::time::{Duration, Instant};
 
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 
 use super::IpvsTable;
-use super::listing::{Listed, fingerprint, listed_with_fingerprint};
+use super::sockopt::Listed;
 use crate::error::KernelError;
 use reconcile::{Observed, Owner, Rows};
 
+/// Virtual servers whose real servers are read in one turn at least.
+const LEAST: usize = 16;
+
+/// How long a turn goes on beyond these.
+const TURN: Duration = Duration::from_micros(200);
+
 impl IpvsTable {
-    /// The virtual servers of ours in `believed` of which the kernel holds something else: missing, different, a real
-    /// server more or less. One reading of `/proc/net/ip_vs` for all of them, which is much cheaper than a question for each.
-    ///
-    /// A server that another program adds or removes meanwhile may hide or double one: what is named here is to be read
-    /// again ([`Self::rows_of`]) before it is believed.
-    ///
-    /// `believed` are the rows that this table has listed, with what its steps and readings since then made of them: while
-    /// it has done nothing, and the kernel's text says the same as when it last differed in nothing, the text is not taken apart.
+    /// True when the kernel holds another number of IPv4 virtual servers than when they were last compared. Costs one call.
     ///
     /// # Errors
-    /// When the kernel cannot be read or its text is not understood.
+    /// When the kernel cannot be read.
+    pub fn differs_in_number(&self) -> Result<bool, KernelError> {
+        let Some(known) = self.number else { return Ok(false) };
+        Ok(self.ipvs.sockopt.count()? != known)
+    }
+
+    /// The IPv4 virtual servers of ours in `believed` that are missing, are different, or have a real server more or less.
+    ///
+    /// `believed` are the rows that this table has listed, with what its steps and readings since then made of them: while
+    /// it has done nothing, and the kernel's listing says the same as when it last differed in nothing, it is not taken apart.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
     pub fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
-        if self.agreed.is_some() && self.agreed == Some(fingerprint(self.hashes.build_hasher())?) {
+        let listing = self.ipvs.sockopt.services()?;
+        let fingerprint = listing.fingerprint(self.hashes.build_hasher());
+        self.number = Some(listing.len());
+        if self.agreed == Some(fingerprint) {
             return Ok(BTreeSet::new());
         }
-        let (listed, fingerprint) = listed_with_fingerprint(self.hashes.build_hasher())?;
-        if self.ticks.is_none() {
-            self.ticks = self.learn_ticks(&listed, believed)?;
-        }
-        let differing = differing(&listed, believed, self.ticks);
+        let differing = differing(listing.iter(), believed);
         self.agreed = differing.is_empty().then_some(fingerprint);
         Ok(differing)
     }
 
-    /// The kernel's ticks per second, from a server whose persistence both listings show.
-    fn learn_ticks(&mut self, listed: &[Listed], believed: &Rows<RowKey, Row>) -> Result<Option<u32>, KernelError> {
-        for server in listed.iter().filter(|server| believed.contains_key(&RowKey::Virtual(server.key))) {
-            let Some(persistence) = server.persistence else { continue };
-            let Some(seconds) = self.ipvs().virtual_server(&server.key)?.and_then(|value| value.persistence) else {
-                continue;
-            };
-            let ticks = persistence.ticks.checked_div(seconds);
-            if ticks.is_some_and(|ticks| ticks.checked_mul(seconds) == Some(persistence.ticks)) {
-                return Ok(ticks);
+    /// Of the virtual servers of ours in `believed` whose turn it is, those that are missing, whose real servers differ in
+    /// anything, or, with an IPv6 address, that are different themselves. A turn begins behind the one before and lasts a fraction
+    /// of a millisecond.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn differing_in_turn(
+        &mut self,
+        believed: &Rows<RowKey, Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        let (begun, last, mut found) = (Instant::now(), self.compared, BTreeSet::new());
+        let behind = last.map_or(Bound::Unbounded, |last| Bound::Excluded(RowKey::Virtual(last)));
+        let before = last.map(|last| believed.range(..=RowKey::Virtual(last))).into_iter().flatten();
+        let turn = believed.range((behind, Bound::Unbounded)).map_while(of_virtual);
+        let turn = turn.chain(before.map_while(of_virtual)).filter(|(_, row)| row.owner == Owner::Ours);
+        for (place, (key, row)) in turn.enumerate() {
+            if place >= LEAST && begun.elapsed() >= TURN {
+                break;
+            }
+            self.compared = Some(key);
+            if !self.agrees(&key, &row.value, believed)? {
+                found.insert(key);
             }
         }
-        Ok(None)
+        Ok(found)
+    }
+
+    /// Whether the kernel holds a virtual server as it is believed. Of one with an IPv4 address only the real servers are asked for.
+    fn agrees(
+        &mut self,
+        key: &VirtualServerKey,
+        value: &Row,
+        believed: &Rows<RowKey, Row>,
+    ) -> Result<bool, KernelError> {
+        if key.addr.is_ipv6() {
+            let Some(found) = self.ipvs().virtual_server(key)? else { return Ok(false) };
+            if Row::Virtual(found) != *value {
+                return Ok(false);
+            }
+        }
+        let Some(found) = self.real_rows(key)? else { return Ok(false) };
+        let same = found.iter().all(|(key, row)| believed.get(key).map(|known| &known.value) == Some(&row.value));
+        Ok(same && found.len() == count(believed, *key))
     }
 
     /// The rows of these virtual servers as the kernel holds them now. One that is not there has none.
@@ -56,99 +102,76 @@ impl IpvsTable {
     /// When the kernel cannot be read.
     pub fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
         let mut rows = Rows::new();
-        self.agreed = None;
+        self.forget_agreement();
         for key in services {
             let Some(value) = self.ipvs().virtual_server(key)? else { continue };
             let owner = self.owner(key);
             rows.insert(RowKey::Virtual(*key), Observed { value: value.into(), owner });
             if owner == Owner::Ours {
-                rows.extend(self.real_rows(key)?);
+                rows.extend(self.real_rows(key)?.unwrap_or_default());
             }
         }
         Ok(rows)
     }
 }
 
-/// The virtual servers of ours in `believed` that `listed` does not show as they are believed to be.
-fn differing(listed: &[Listed], believed: &Rows<RowKey, Row>, ticks: Option<u32>) -> BTreeSet<VirtualServerKey> {
+/// Virtual servers sort before all real servers.
+fn of_virtual<'a>((key, row): (&'a RowKey, &'a Observed<Row>)) -> Option<(VirtualServerKey, &'a Observed<Row>)> {
+    match key {
+        RowKey::Virtual(key) => Some((*key, row)),
+        RowKey::Real(_) => None,
+    }
+}
+
+/// How many real servers of `service` are believed to be there.
+fn count(believed: &Rows<RowKey, Row>, service: VirtualServerKey) -> usize {
+    let first = RealServerKey { service, addr: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+    let behind = believed.range(RowKey::Real(first)..);
+    behind.take_while(|(key, _)| *key.service() == service).count()
+}
+
+/// The IPv4 virtual servers of ours in `believed` that `listed` does not show as they are believed to be, or with another number of
+/// real servers.
+fn differing(listed: impl Iterator<Item = Listed>, believed: &Rows<RowKey, Row>) -> BTreeSet<VirtualServerKey> {
     let mut servers: BTreeMap<&VirtualServerKey, usize> = BTreeMap::new();
     let mut differing: BTreeSet<VirtualServerKey> = BTreeSet::new();
     for (key, _) in believed.iter().filter(|(_, row)| row.owner == Owner::Ours) {
         match key {
             // Until it is seen.
-            RowKey::Virtual(key) => {
+            RowKey::Virtual(key) if key.addr.is_ipv4() => {
                 differing.insert(*key);
             }
+            RowKey::Virtual(_) => {}
             RowKey::Real(key) => *servers.entry(&key.service).or_default() += 1,
         }
     }
-    let mut seen = BTreeSet::new();
-    for server in listed {
-        let row = believed.get(&RowKey::Virtual(server.key)).filter(|row| row.owner == Owner::Ours);
-        let Some(Row::Virtual(value)) = row.map(|row| &row.value) else { continue };
-        let real = servers.get(&server.key).copied().unwrap_or(0);
-        let same = is_same(server, value, ticks) && real == server.servers.len() && has_servers(server, believed);
-        // Twice in one text: the table changed while it was read.
-        if same && seen.insert(server.key) {
-            differing.remove(&server.key);
-        } else {
-            differing.insert(server.key);
+    for Listed { key, value, servers: found } in listed {
+        let known = believed.get(&RowKey::Virtual(key)).is_some_and(|row| row.value == Row::Virtual(value));
+        if known && servers.get(&key).copied().unwrap_or(0) == found {
+            differing.remove(&key);
         }
     }
     differing
 }
 
-fn is_same(listed: &Listed, value: &VirtualServer, ticks: Option<u32>) -> bool {
-    let persistence = match (listed.persistence, value.persistence) {
-        (None, None) => true,
-        (Some(found), Some(seconds)) => {
-            let wanted = ticks.and_then(|ticks| ticks.checked_mul(seconds));
-            found.whole_address && wanted == Some(found.ticks)
-        }
-        _ => false,
-    };
-    persistence && (!listed.one_packet || value.foreign_options) && listed.scheduler == value.scheduler
-}
-
-fn has_servers(listed: &Listed, believed: &Rows<RowKey, Row>) -> bool {
-    listed.servers.iter().all(|server| {
-        let key = RealServerKey { service: listed.key, addr: server.addr, port: server.port };
-        match believed.get(&RowKey::Real(key)).map(|row| &row.value) {
-            Some(Row::Real(value)) => {
-                value.weight == server.weight && (server.is_masqueraded() || value.foreign_options)
-            }
-            _ => false,
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use netstate::Protocol;
-    use netstate::ipvs::RealServer;
+    use netstate::ipvs::{RealServer, VirtualServer};
 
     use super::*;
-    use crate::ipvs::listing::{Forwarding, ListedServer, Persistence};
 
     fn key(port: u16) -> VirtualServerKey {
         VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port }
     }
 
-    fn server(last: u8) -> ListedServer {
-        let (addr, forwarding) = ([172, 7, 21, last].into(), Forwarding::Masquerade);
-        ListedServer { addr, port: 8080, forwarding, weight: 1, connections: Default::default() }
-    }
-
     fn listed() -> Vec<Listed> {
-        let server = |port, persistence, servers: &[u8]| Listed {
+        let server = |port, persistence, servers| Listed {
             key: key(port),
-            scheduler: "rr".to_owned(),
-            one_packet: false,
-            persistence,
-            servers: servers.iter().map(|last| self::server(*last)).collect(),
+            value: VirtualServer::new("rr".to_owned(), persistence),
+            servers,
         };
-        let sticky = Persistence { ticks: 2_700_000, whole_address: true };
-        vec![server(80, None, &[2, 3]), server(443, Some(sticky), &[]), server(9, None, &[9])]
+        vec![server(80, None, 2), server(443, Some(10_800), 0), server(9, None, 1)]
     }
 
     fn believed() -> Rows<RowKey, Row> {
@@ -165,57 +188,36 @@ mod tests {
         rows
     }
 
-    #[test]
-    fn rows_as_believed_differ_nowhere_and_foreign_servers_do_not_count() {
-        assert_eq!(differing(&listed(), &believed(), Some(250)), BTreeSet::new());
-        assert_eq!(differing(&[], &Rows::new(), None), BTreeSet::new());
+    fn compare(listed: Vec<Listed>) -> BTreeSet<VirtualServerKey> {
+        differing(listed.into_iter(), &believed())
     }
 
     #[test]
-    fn a_server_of_this_host_and_one_that_is_known_to_have_options_of_others_differ_not() {
-        let (mut listed, mut believed) = (listed(), believed());
-        listed[0].servers[1].forwarding = Forwarding::Local;
-        assert_eq!(differing(&listed, &believed, Some(250)), BTreeSet::new());
-        listed[0].servers[1].forwarding = Forwarding::Tunnel;
-        for row in believed.values_mut() {
-            if let Row::Real(real) = &mut row.value {
-                real.foreign_options = true;
-            }
-        }
-        assert_eq!(differing(&listed, &believed, Some(250)), BTreeSet::new(), "it is to be put right already");
+    fn rows_as_believed_differ_nowhere_and_foreign_servers_do_not_count() {
+        assert_eq!(compare(listed()), BTreeSet::new());
+        assert_eq!(differing(std::iter::empty(), &Rows::new()), BTreeSet::new());
+        assert_eq!(count(&believed(), key(80)), 2);
+        assert_eq!(count(&believed(), key(443)), 0);
     }
 
     #[test]
     fn each_kind_of_difference_names_its_virtual_server() {
         type Damage = fn(&mut Vec<Listed>);
-        let web: [Damage; 11] = [
-            |listed| listed.retain(|server| server.key != key(80)),
-            |listed| listed[0].servers.truncate(1),
-            |listed| listed[0].servers.push(server(4)),
-            |listed| listed[0].servers[1] = server(4),
-            |listed| listed[0].servers[1].weight = 0,
-            |listed| listed[0].servers[1].port = 81,
-            |listed| listed[0].servers[1].forwarding = Forwarding::Tunnel,
-            |listed| listed[0].servers[1].forwarding = Forwarding::Route,
-            |listed| listed[0].scheduler = "wlc".to_owned(),
-            |listed| listed[0].one_packet = true,
-            |listed| listed.push(listed[0].clone()),
+        let damages: [(Damage, u16); 8] = [
+            (|listed| listed.retain(|server| server.key != key(80)), 80),
+            (|listed| listed[0].servers = 1, 80),
+            (|listed| listed[0].servers = 3, 80),
+            (|listed| listed[0].value.scheduler = "wlc".to_owned(), 80),
+            (|listed| listed[0].value.foreign_options = true, 80),
+            (|listed| listed[0].value.persistence = Some(1), 80),
+            (|listed| listed[1].value.persistence = None, 443),
+            (|listed| listed[1].value.persistence = Some(10_801), 443),
         ];
-        for (index, damage) in web.into_iter().enumerate() {
+        for (index, (damage, port)) in damages.into_iter().enumerate() {
             let mut listed = listed();
             damage(&mut listed);
-            assert_eq!(differing(&listed, &believed(), Some(250)), BTreeSet::from([key(80)]), "case {index}");
+            assert_eq!(compare(listed), BTreeSet::from([key(port)]), "case {index}");
         }
-        let sticky: [Damage; 3] = [
-            |listed| listed[1].persistence = None,
-            |listed| listed[1].persistence = Some(Persistence { ticks: 1, whole_address: true }),
-            |listed| listed[1].persistence = Some(Persistence { ticks: 2_700_000, whole_address: false }),
-        ];
-        for (index, damage) in sticky.into_iter().enumerate() {
-            let mut listed = listed();
-            damage(&mut listed);
-            assert_eq!(differing(&listed, &believed(), Some(250)), BTreeSet::from([key(443)]), "case {index}");
-        }
-        assert_eq!(differing(&[], &believed(), Some(250)), BTreeSet::from([key(80), key(443)]));
+        assert_eq!(compare(Vec::new()), BTreeSet::from([key(80), key(443)]));
     }
 }

@@ -9,17 +9,15 @@
 //! table knows by itself: what it makes is ours, what it removes is no longer. Real servers are their virtual
 //! server's. Real servers of foreign virtual servers are not even listed.
 //!
-//! What stands behind virtual servers that we made is listed by one text; what stands behind those that were taken over
-//! is asked for one by one, because the text leaves options out that only others set.
+//! A listing asks netlink for the virtual servers of both families, and getsockopt(2) for the real servers of each IPv4 one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::RandomState;
 use std::net::IpAddr;
 
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{Row, RowKey, VirtualServerKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
-use super::listing::{Listed, listed};
 use super::{Ipvs, wire};
 use crate::error::{Cause, KernelError, Nack};
 use crate::socket::Message;
@@ -30,21 +28,24 @@ const BATCH: usize = 128;
 
 type IpvsStep = Step<RowKey, Row>;
 
+/// Rows of real servers, in the kernel's order.
+pub(super) type RealRows = Vec<(RowKey, Observed<Row>)>;
+
 /// The table; see the module's text.
 #[derive(Debug)]
 pub struct IpvsTable {
-    ipvs: Ipvs,
+    pub(super) ipvs: Ipvs,
     owned: BTreeSet<VirtualServerKey>,
     /// Addresses at which the next listing takes every virtual server for ours.
     adopted: BTreeSet<IpAddr>,
-    /// Virtual servers of ours that somebody else may have made, until they are read.
-    claimed: BTreeSet<VirtualServerKey>,
     /// Virtual servers that steps relied on and that were not there.
     vanished: BTreeSet<VirtualServerKey>,
-    /// The kernel's ticks per second, once known.
-    pub(super) ticks: Option<u32>,
-    /// What the kernel's text came to when it last agreed with what is believed; none once this table has done something.
+    /// What the kernel's listing came to when it last agreed with what is believed; none once this table has done something.
     pub(super) agreed: Option<u64>,
+    /// How many IPv4 virtual servers the kernel held when they were last compared; none once this table has done something.
+    pub(super) number: Option<usize>,
+    /// The virtual server whose real servers were compared last.
+    pub(super) compared: Option<VirtualServerKey>,
     pub(super) hashes: RandomState,
 }
 
@@ -52,14 +53,13 @@ impl IpvsTable {
     /// The table behind `ipvs`, of which `owned` are ours.
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
-        let owned = owned.into_iter().collect();
-        let (adopted, claimed, vanished) = Default::default();
-        Self { ipvs, owned, adopted, claimed, vanished, ticks: None, agreed: None, hashes: RandomState::new() }
+        let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
+        let (agreed, number, compared) = (None, None, None);
+        Self { ipvs, owned, adopted, vanished, agreed, number, compared, hashes: RandomState::new() }
     }
 
     /// Before the first listing: `owned` are ours, and so is whatever stands at the addresses `at` then.
     pub fn adopt(&mut self, owned: BTreeSet<VirtualServerKey>, at: BTreeSet<IpAddr>) {
-        self.claimed.retain(|key| !owned.contains(key));
         self.owned.extend(owned);
         self.adopted.extend(at);
     }
@@ -79,30 +79,22 @@ impl IpvsTable {
     pub fn claim(&mut self, key: VirtualServerKey) {
         if self.owned.insert(key) {
             self.agreed = None;
-            self.claimed.insert(key);
         }
     }
 
-    /// The virtual servers that we made with what stands behind them; those that the text does not show once are left out.
-    fn made(&self) -> Result<BTreeMap<VirtualServerKey, Listed>, KernelError> {
-        let (mut made, mut torn) = (BTreeMap::new(), BTreeSet::new());
-        if self.owned.is_empty() {
-            return Ok(made);
-        }
-        for server in listed()? {
-            let key = server.key;
-            if self.owned.contains(&key) && !self.claimed.contains(&key) && made.insert(key, server).is_some() {
-                torn.insert(key);
-            }
-        }
-        made.retain(|key, _| !torn.contains(key));
-        Ok(made)
+    /// What the kernel holds is not what was compared last.
+    pub(super) const fn forget_agreement(&mut self) {
+        (self.agreed, self.number) = (None, None);
     }
 
-    /// The real servers of the virtual server `key`.
-    pub(super) fn real_rows(&mut self, key: &VirtualServerKey) -> Result<Rows<RowKey, Row>, KernelError> {
-        let row = |(key, (value, _))| (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours });
-        Ok(self.ipvs.real_servers(key)?.into_iter().map(row).collect())
+    /// The real servers of the virtual server `key`; `None` when it does not exist.
+    pub(super) fn real_rows(&mut self, key: &VirtualServerKey) -> Result<Option<RealRows>, KernelError> {
+        let row = |(key, value)| (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours });
+        if key.addr.is_ipv4() {
+            return Ok(self.ipvs.sockopt.servers(key)?.map(|found| found.into_iter().map(row).collect()));
+        }
+        let found = self.ipvs.real_servers(key)?;
+        Ok(Some(found.into_iter().map(|(key, (value, _))| row((key, value))).collect()))
     }
 
     /// Whose a virtual server is.
@@ -149,28 +141,23 @@ impl Target for IpvsTable {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
-        self.agreed = None;
+        self.forget_agreement();
         let virtuals = self.ipvs.virtual_servers()?;
-        // A text that is not understood is no reason to know nothing.
-        let made = self.made().unwrap_or_default();
         let adopted = std::mem::take(&mut self.adopted);
         self.owned.extend(virtuals.keys().filter(|key| adopted.contains(&key.addr)));
-        self.claimed.clear();
-        let mut rows = Rows::new();
+        let mut rows = Vec::with_capacity(virtuals.len());
         for (key, value) in virtuals {
             let owner = self.owner(&key);
-            rows.insert(RowKey::Virtual(key), Observed { value: Row::Virtual(value), owner });
-            match made.get(&key) {
-                Some(listed) => rows.extend(real_rows(listed)),
-                None if owner == Owner::Ours => rows.extend(self.real_rows(&key)?),
-                None => {}
+            rows.push((RowKey::Virtual(key), Observed { value: Row::Virtual(value), owner }));
+            if owner == Owner::Ours {
+                rows.extend(self.real_rows(&key)?.unwrap_or_default());
             }
         }
-        Ok(rows)
+        Ok(rows.into_iter().collect())
     }
 
     fn apply(&mut self, steps: &[IpvsStep]) -> Vec<Result<(), KernelError>> {
-        self.agreed = None;
+        self.forget_agreement();
         let going = removed_services(steps);
         let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
         let requests: Vec<_> = needed.map(|(index, step)| (index, self.ipvs.encode(step))).collect();
@@ -196,15 +183,6 @@ impl Target for IpvsTable {
         }
         results
     }
-}
-
-/// The real servers of a virtual server as the text shows them.
-fn real_rows(listed: &Listed) -> impl Iterator<Item = (RowKey, Observed<Row>)> {
-    listed.servers.iter().map(|server| {
-        let key = RealServerKey { service: listed.key, addr: server.addr, port: server.port };
-        let value = RealServer { weight: server.weight, foreign_options: !server.is_masqueraded() };
-        (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours })
-    })
 }
 
 impl IpvsTable {

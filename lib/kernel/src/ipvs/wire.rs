@@ -194,12 +194,33 @@ pub(super) fn read_service(body: &[u8]) -> Option<(VirtualServerKey, VirtualServ
     let addr = read_address(family, find(SVC_ADDR)?)?;
     let key = VirtualServerKey { protocol, addr, port: attribute::be16(find(SVC_PORT)?)? };
     let scheduler = attribute::text(find(SVC_SCHED_NAME)?);
-    let flags = attribute::u32(find(SVC_FLAGS)?)?;
-    let timeout = attribute::u32(find(SVC_TIMEOUT)?)?;
-    let persistence = (flags & PERSISTENT != 0).then_some(timeout);
-    let is_whole = attribute::u32(find(SVC_NETMASK)?)? == whole_address(addr);
-    let foreign_options = flags & !(PERSISTENT | HASHED) != 0 || (persistence.is_some() && !is_whole);
-    Some((key, VirtualServer { scheduler, persistence, foreign_options }))
+    let number = |kind| find(kind).and_then(attribute::u32);
+    let (flags, timeout, netmask) = (number(SVC_FLAGS)?, number(SVC_TIMEOUT)?, number(SVC_NETMASK)?);
+    Some((key, ServiceOptions { flags, timeout, netmask }.read(addr, scheduler)))
+}
+
+/// Options of a service as the kernel numbers them.
+pub(super) struct ServiceOptions {
+    pub(super) flags: u32,
+    pub(super) timeout: u32,
+    pub(super) netmask: u32,
+}
+
+impl ServiceOptions {
+    /// What they mean for a virtual server at `addr`.
+    pub(super) fn read(self, addr: IpAddr, scheduler: String) -> VirtualServer {
+        let persistence = (self.flags & PERSISTENT != 0).then_some(self.timeout);
+        let is_whole = self.netmask == whole_address(addr);
+        let foreign_options = self.flags & !(PERSISTENT | HASHED) != 0 || (persistence.is_some() && !is_whole);
+        VirtualServer { scheduler, persistence, foreign_options }
+    }
+}
+
+/// What the options of a destination mean: its flags, its weight, its upper and lower threshold.
+pub(super) fn real_server(flags: u32, weight: u32, thresholds: [u32; 2]) -> RealServer {
+    // The kernel makes the one of the other for an address of this host.
+    let is_masqueraded = matches!(flags & FORWARDING, MASQUERADE | LOCAL_NODE);
+    RealServer { weight, foreign_options: !is_masqueraded || thresholds != [0, 0] }
 }
 
 /// The destination of an answer.
@@ -213,11 +234,9 @@ pub(super) fn read_dest(body: &[u8], service: VirtualServerKey) -> Option<(RealS
     let number = |kind| find(kind).and_then(attribute::u32);
     let connections =
         Connections { active: number(DEST_ACTIVE).unwrap_or(0), inactive: number(DEST_INACTIVE).unwrap_or(0) };
-    let method = number(DEST_FWD_METHOD)? & FORWARDING;
-    // The kernel makes the one of the other for an address of this host.
-    let foreign_options = !matches!(method, MASQUERADE | LOCAL_NODE)
-        || [DEST_U_THRESH, DEST_L_THRESH].into_iter().any(|kind| number(kind).unwrap_or(0) != 0);
-    Some((key, (RealServer { weight: number(DEST_WEIGHT)?, foreign_options }, connections)))
+    let thresholds = [DEST_U_THRESH, DEST_L_THRESH].map(|kind| number(kind).unwrap_or(0));
+    let value = real_server(number(DEST_FWD_METHOD)?, number(DEST_WEIGHT)?, thresholds);
+    Some((key, (value, connections)))
 }
 
 /// The answer to GET_INFO.
