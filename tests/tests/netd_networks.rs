@@ -125,6 +125,44 @@ fn second_daemon_of_one_network_is_refused_by_the_first_ones_process() -> Result
     Ok(())
 }
 
+fn second_daemon_with_other_files_is_refused_and_so_is_one_without_a_place_for_its_claim() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let host = net.host("hdss7-21")?;
+    let endpoints = format!("--etcd-endpoints={}", net.etcd.endpoints());
+    let netd = lab::bin("netd")?;
+    let first = ready(&net, &[])?;
+    let before = settled(host, &["table ip netd {"])?;
+    // As in a container beside the host's daemon: the same network, other files.
+    let script = "mount -t tmpfs none /run && exec \"$0\" \"$@\"";
+    let contained = || {
+        let command = host.command("unshare").args(["-m", "sh", "-c", script]).arg(&netd);
+        command.args([endpoints.as_str(), "--iface=eth0", "--ip-masq"]).start("netd")
+    };
+    let second = contained()?;
+    ensure!(second.wait(SOON)?.code() == Some(1), "{}", second.log());
+    let what = "Pod network 172.7.0.0/16 belongs already to a netd in this network namespace";
+    ensure!(second.log().contains(what), "{}", second.log());
+    ensure!(kernel_state(host)? == before && first.is_running(), "it changed something");
+    first.kill()?;
+    // And the other way round; what was killed holds nothing.
+    let contained = contained()?;
+    contained.wait_for_line(READY, SOON)?;
+    let second = net.launch("hdss7-21", &[])?;
+    ensure!(second.wait(SOON)?.code() == Some(1) && second.log().contains(what), "{}", second.log());
+    contained.terminate(SOON)?;
+    host.run(&[
+        "sh",
+        "-c",
+        "rm -rf /run/netd/claims && mkdir -p /run/netd/claims && mount -t tmpfs -o ro none /run/netd/claims",
+    ])?;
+    let netd = net.launch("hdss7-21", &[])?;
+    ensure!(netd.wait(SOON)?.code() == Some(1), "{}", netd.log());
+    ensure!(netd.log().contains("no claim in /run/netd/claims") && netd.log().contains("make the folder writable"));
+    host.run(&["umount", "/run/netd/claims"])?;
+    ready(&net, &[])?;
+    Ok(())
+}
+
 fn network_alone_under_another_prefix_has_the_usual_names() -> Result<()> {
     let net = Net::start("junk, which nobody must read")?;
     net.etcd.put("/atomic.io/network/config", HOST_GW)?;
@@ -165,6 +203,7 @@ fn main() -> ExitCode {
         lab::tests![
             two_networks_on_one_host_leave_each_other_alone,
             second_daemon_of_one_network_is_refused_by_the_first_ones_process,
+            second_daemon_with_other_files_is_refused_and_so_is_one_without_a_place_for_its_claim,
             network_alone_under_another_prefix_has_the_usual_names,
             accepts_in_foreign_chains_survive_a_save_and_go_with_their_flag,
         ],

@@ -1,20 +1,25 @@
 //! What a daemon takes for itself on this host, so that no second one takes it as well.
 //!
 //! Each running daemon has a file that it holds a lock on, which ends with the process in whatever way that ends, and
-//! that says what is its own. Invariants: two daemons never hold one subnet file, folder, tunnel device or overlapping
-//! Pod networks; the one that comes second changes nothing and names the first. Nobody but root can read or lock the files.
+//! that says what is its own. Those that see other files are noticed by the network namespace ([`namespace`]). Invariants:
+//! two daemons never hold one subnet file, folder, tunnel device or overlapping Pod networks; the one that comes second
+//! changes nothing and names the first; without a lock there is no daemon. Nobody but root can read or lock the files.
+
+mod namespace;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use netstate::{IfName, Prefix};
 use serde::{Deserialize, Serialize};
 
+use self::namespace::Names;
 use crate::command::instance::normal;
 
 /// Where all daemons of this host look, whatever their flags say.
@@ -70,12 +75,43 @@ impl Claim {
     }
 }
 
+/// Why a claim is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Conflict {
+    /// What both claim.
+    what: String,
+    /// The claim of the other one, where it can be read.
+    other: Option<Claim>,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.other {
+            Some(other) => write!(
+                f,
+                "{} belongs to the netd with process {} already (subnet file {}, run-time folder {})",
+                self.what,
+                other.process,
+                other.subnet_file.display(),
+                other.run_dir.display()
+            ),
+            None => write!(
+                f,
+                "{} belongs already to a netd in this network namespace that does not see {FOLDER}, as one in a container \
+                 (`ss -xlp` on the host names its process)",
+                self.what
+            ),
+        }
+    }
+}
+
 /// The claim of this daemon; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     claim: Claim,
     folder: PathBuf,
     held: Option<(PathBuf, File)>,
+    names: Names,
     /// Claims of the other daemons that run.
     others: Vec<Claim>,
 }
@@ -84,7 +120,7 @@ impl Claimed {
     /// Claims what the flags name.
     ///
     /// # Errors
-    /// When another daemon has it.
+    /// When another daemon has it, or when it cannot be claimed.
     pub(crate) fn take(subnet_file: &Path, run_dir: &Path) -> Result<Self> {
         let claim = Claim {
             process: std::process::id(),
@@ -92,43 +128,50 @@ impl Claimed {
             run_dir: absolute(run_dir),
             ..Claim::default()
         };
-        Self { claim, folder: PathBuf::from(FOLDER), held: None, others: Vec::new() }.renew(TRIES)
+        let names = Names::default();
+        Self { claim, folder: PathBuf::from(FOLDER), held: None, names, others: Vec::new() }.renew(TRIES)
     }
 
     /// Claims the Pod networks and the devices as well, before anything of them is touched.
     ///
     /// # Errors
-    /// When another daemon has one of them.
-    pub(super) fn extend(
+    /// When another daemon has one of them, or when they cannot be claimed.
+    pub(super) async fn extend(
         mut self,
         networks: impl IntoIterator<Item = Prefix>,
         devices: impl IntoIterator<Item = IfName>,
     ) -> Result<Self> {
         self.claim.networks = networks.into_iter().map(|network| network.to_string()).collect();
         self.claim.devices = devices.into_iter().map(|device| device.to_string()).collect();
-        self.renew(1)
+        let mut tries = 1;
+        loop {
+            match self.write() {
+                Ok(None) => return Ok(self),
+                // The same, of one that sees other files.
+                Ok(Some(conflict)) if conflict.other.is_none() && tries < TRIES => tokio::time::sleep(PAUSE).await,
+                Ok(Some(conflict)) => return Err(refused(&conflict)),
+                Err(error) => return Err(self.unnoticed(error)),
+            }
+            tries += 1;
+        }
     }
 
     /// Claims these devices as well, while the daemon runs.
     ///
     /// # Errors
-    /// When another daemon has one of them; then the claim stays as it was.
+    /// When another daemon has one of them, or when they cannot be claimed; then the claim stays as it was.
     pub(super) fn take_devices(&mut self, devices: impl IntoIterator<Item = IfName>) -> Result<()> {
         let before = self.claim.devices.clone();
         self.claim.devices.extend(devices.into_iter().map(|device| device.to_string()));
         self.claim.devices.sort_unstable();
         self.claim.devices.dedup();
-        match self.write() {
-            Ok(None) => Ok(()),
-            Ok(Some((other, what))) => {
-                self.claim.devices = before;
-                bail!("{what} belongs to the netd with process {} already", other.process)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a second daemon on this host would not be noticed");
-                Ok(())
-            }
-        }
+        let refusal = match self.write() {
+            Ok(None) => return Ok(()),
+            Ok(Some(conflict)) => anyhow!("{conflict}"),
+            Err(error) => self.unnoticed(error),
+        };
+        self.claim.devices = before;
+        Err(refusal)
     }
 
     /// True for a device of another daemon that runs.
@@ -152,26 +195,23 @@ impl Claimed {
                 Ok(None) => break,
                 // A daemon that is being replaced may take a moment to end.
                 Ok(Some(_)) if tries < most => std::thread::sleep(PAUSE),
-                Ok(Some((other, what))) => bail!(
-                    "{what} belongs to the netd with process {} already (subnet file {}, run-time folder {}): one network \
-                     on a host has one daemon; a second network needs --etcd-prefix, --subnet-file, Network and VNI of \
-                     its own",
-                    other.process,
-                    other.subnet_file.display(),
-                    other.run_dir.display()
-                ),
-                Err(error) => {
-                    let folder = self.folder.display();
-                    tracing::warn!(%folder, %error, "a second daemon on this host would not be noticed");
-                    break;
-                }
+                Ok(Some(conflict)) => return Err(refused(&conflict)),
+                Err(error) => return Err(self.unnoticed(error)),
             }
         }
         Ok(self)
     }
 
-    /// Writes the claim down unless it conflicts; then returns the other one and what both claim.
-    fn write(&mut self) -> io::Result<Option<(Claim, String)>> {
+    fn unnoticed(&self, error: io::Error) -> anyhow::Error {
+        let folder = self.folder.display();
+        anyhow::Error::new(error).context(format!(
+            "no claim in {folder}, without which a second netd on this host would not be noticed: make the folder \
+             writable, in a container by mounting the host's /run/netd"
+        ))
+    }
+
+    /// Writes the claim down unless it conflicts with another one.
+    fn write(&mut self) -> io::Result<Option<Conflict>> {
         fs::create_dir_all(&self.folder)?;
         let all = open(&self.folder.join(LOCK))?;
         all.lock()?;
@@ -188,9 +228,13 @@ impl Claimed {
             }
             let Ok(other) = serde_json::from_slice::<Claim>(&fs::read(&path)?) else { continue };
             if let Some(what) = self.claim.conflict(&other) {
-                return Ok(Some((other, what)));
+                return Ok(Some(Conflict { what, other: Some(other) }));
             }
             self.others.push(other);
+        }
+        let networks: Vec<Prefix> = self.claim.prefixes().collect();
+        if let Some(what) = self.names.take(&networks, &self.claim.devices)? {
+            return Ok(Some(Conflict { what, other: None }));
         }
         if self.held.is_none() {
             // Two containers can have processes of one number.
@@ -219,6 +263,13 @@ impl Drop for Claimed {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+fn refused(conflict: &Conflict) -> anyhow::Error {
+    anyhow!(
+        "{conflict}: one network on a host has one daemon; a second network needs --etcd-prefix, --subnet-file, Network and \
+         VNI of its own"
+    )
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -274,21 +325,46 @@ mod tests {
             claim: claim(file, "172.7.0.0/16", None),
             folder: folder.path().to_owned(),
             held: None,
+            names: Names::of_test("claims"),
             others: Vec::new(),
         };
         let mut first = claimed("a");
         assert_eq!(first.write().unwrap(), None);
         assert_eq!(first.write().unwrap(), None, "again, with more");
-        let (other, what) = claimed("b").write().unwrap().unwrap();
-        assert_eq!((other.subnet_file.to_str().unwrap(), what.as_str()), ("a", "Pod network 172.7.0.0/16"));
+        let conflict = claimed("b").write().unwrap().unwrap();
+        assert_eq!(conflict.other.as_ref().map(|other| other.subnet_file.as_path()), Some(Path::new("a")));
+        assert!(
+            conflict.to_string().starts_with("Pod network 172.7.0.0/16 belongs to the netd with process 1 already")
+        );
         drop(first);
         let mut second = claimed("b");
         assert_eq!(second.write().unwrap(), None);
         // Killed: the file stays, the lock does not.
         let (path, file) = second.held.take().unwrap();
-        drop(file);
+        drop((file, std::mem::replace(&mut second.names, Names::of_test("nothing"))));
         assert!(path.exists());
         assert_eq!(claimed("a").write().unwrap(), None);
         assert!(!path.exists() || fs::read_dir(folder.path()).unwrap().count() <= 2);
+    }
+
+    #[test]
+    fn second_daemon_that_sees_other_files_is_refused_and_so_is_one_that_cannot_claim() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let claimed = |folder: &Path| Claimed {
+            claim: claim("a", "172.7.0.0/16", Some("flannel.1")),
+            folder: folder.to_owned(),
+            held: None,
+            names: Names::of_test("containers"),
+            others: Vec::new(),
+        };
+        let first = claimed(folders[0].path()).renew(1).unwrap();
+        let error = format!("{:#}", claimed(folders[1].path()).renew(1).unwrap_err());
+        assert!(error.starts_with("Pod network 172.7.0.0/16 belongs already to a netd in this network"), "{error}");
+        drop(first);
+        claimed(folders[1].path()).renew(1).unwrap();
+        let file = folders[0].path().join("no-folder");
+        fs::write(&file, "").unwrap();
+        let error = format!("{:#}", claimed(&file).renew(1).unwrap_err());
+        assert!(error.contains("no-folder, without which a second netd"), "{error}");
     }
 }

@@ -86,7 +86,7 @@ async fn start<S: LeaseSource>(
     let known = Known { macs: &macs, identity: &identity, machine: &machine };
     let local = LocalNode { ways, ..local(&external, &network, &known) };
     check_plan(&config, &network, &local)?;
-    let claimed = claimed.extend(network.networks(), network.devices())?;
+    let claimed = claimed.extend(network.networks(), network.devices()).await?;
     let records = Records::open(&config, &network, &claimed)?;
     let node = Candidate {
         addresses: external.addresses,
