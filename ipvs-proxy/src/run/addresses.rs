@@ -11,6 +11,7 @@ use kernel::nft::{Nft, Tables as NftTables};
 use kernel::query::{Interface, Query};
 use kernel::sysctl::Sysctls;
 use kernel::watch::Interest;
+use kernel::writer::{Subject, Writers};
 use kernel::{KernelError, Rtnl};
 use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
 
@@ -117,18 +118,21 @@ pub(crate) fn targets(
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Interests), KernelError> {
     let (links, addresses, nft, foreign) = (Rtnl::open()?, Rtnl::open()?, Nft::open()?, Nft::open()?);
+    let writers = Writers::default();
+    let own = BTreeSet::from([links.port()?, addresses.port()?]);
     let interests = Interests {
-        rtnl: Interest { own: BTreeSet::from([links.port()?, addresses.port()?]), ..Interest::default() },
+        rtnl: Interest { own, writers: writers.clone(), ..Interest::default() },
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
     let name = link.clone();
+    let links = Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()]);
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
-        links: Box::new(Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()])),
-        nft: Box::new(NftTables::new(nft, [table::table_key()])),
-        forward: Some(forward::stage(foreign)),
+        links: Box::new(writers.watch(links, Subject::Link)),
+        nft: Box::new(writers.watch_tables(NftTables::new(nft, [table::table_key()]))),
+        forward: Some(forward::stage(foreign).watched(writers.clone())),
         servers: Box::new(IpvsTable::new(ipvs, [])),
-        addresses: Box::new(Addresses::new(addresses, [link.clone()])),
+        addresses: Box::new(writers.watch(Addresses::new(addresses, [link.clone()]), Subject::Address)),
         flows: Box::new(Conntrack::open()?),
     };
     Ok((targets, interests))

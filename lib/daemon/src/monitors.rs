@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kernel::nft::{Change, Stream};
 use kernel::watch::{Event, Interest, Watch};
+use kernel::writer::Writers;
 use kernel::{Chain, KernelError};
 use tokio::task::JoinSet;
 
@@ -87,7 +88,7 @@ impl Monitors {
     #[must_use]
     pub fn open(interests: Interests) -> Self {
         let rtnl = logged(Watch::open(interests.rtnl.clone()), RTNETLINK);
-        let nft = logged(Stream::open(interests.nft.clone()), NFTABLES);
+        let nft = logged(Stream::open(interests.nft.clone(), interests.rtnl.writers.clone()), NFTABLES);
         Self { interests, rtnl, nft }
     }
 
@@ -103,8 +104,9 @@ impl Monitors {
         let Self { interests, rtnl, nft } = self;
         let Meaning { rtnl: of_rtnl, nft: of_nft } = meaning;
         let mut tasks = JoinSet::new();
+        let writers = interests.rtnl.writers.clone();
         let rtnl_monitor = Rtnl { watch: rtnl, interest: interests.rtnl, meaning: of_rtnl };
-        let nft_monitor = Nft { stream: nft, ports: interests.nft, meaning: of_nft };
+        let nft_monitor = Nft { stream: nft, ports: interests.nft, writers, meaning: of_nft };
         let liveness = mailbox.liveness().clone();
         let beats = [RTNETLINK, NFTABLES].map(|name| (name, liveness.heartbeat(name, LIMIT)));
         let loops = beats.each_ref().map(|(name, heartbeat)| (*name, heartbeat.progress()));
@@ -223,6 +225,7 @@ impl<C> Monitor<C> for Rtnl<C> {
 struct Nft<C> {
     stream: Option<Stream>,
     ports: BTreeSet<u32>,
+    writers: Writers,
     meaning: OfNft<C>,
 }
 
@@ -234,7 +237,8 @@ impl<C> Monitor<C> for Nft<C> {
     }
 
     fn open(&mut self) -> Result<(), String> {
-        self.stream = Some(Stream::open(self.ports.clone()).map_err(|error| Chain(&error).to_string())?);
+        self.stream =
+            Some(Stream::open(self.ports.clone(), self.writers.clone()).map_err(|error| Chain(&error).to_string())?);
         Ok(())
     }
 

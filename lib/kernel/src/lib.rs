@@ -20,6 +20,7 @@
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
 //! | [`probe`] | none: UDP sockets that test a path | any |
 //! | [`netns`] | network namespaces | 3.8 |
+//! | [`writer`] | none: names whoever else writes into a table | 4.15 |
 //! | [`arena`] | none: memory for a process that ends soon | any |
 
 pub mod address;
@@ -58,6 +59,7 @@ pub mod sysctl;
 pub mod watch;
 pub mod way;
 pub mod wireguard;
+pub mod writer;
 
 pub use error::{Cause, KernelError, Nack, SocketError};
 #[cfg(feature = "fuzz")]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use common::sh;
 use kernel::KernelError;
 use kernel::nft::{Change, ClaimError, Fate, ForeignRule, Monitor, Nft, Tables};
+use kernel::writer::Writers;
 use netstate::nft::*;
 use netstate::{IfName, IpFamily, Prefix, Protocol};
 use reconcile::{Pass, Reconciler, Stage, Step, Target};
@@ -749,7 +750,7 @@ fn flushed_ruleset_is_noticed_and_put_back_and_own_changes_are_not_reported() {
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80));
     let mut table = reconciler(&ruleset);
     let own = table.target_mut().nft_mut().port().unwrap();
-    let mut monitor = Monitor::open(BTreeSet::from([own])).unwrap();
+    let mut monitor = Monitor::open(BTreeSet::from([own]), Writers::default()).unwrap();
     converge(&mut table);
     assert_eq!(monitor.read().unwrap(), BTreeSet::new(), "our own changes");
     nft("flush ruleset");
@@ -771,7 +772,7 @@ fn stream_reports_every_change_by_others() {
     let key = table_key(Family::Ip, "other");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut stream = kernel::nft::Stream::open(BTreeSet::new()).unwrap();
+        let mut stream = kernel::nft::Stream::open(BTreeSet::new(), Writers::default()).unwrap();
         for command in ["add table ip other", "add chain ip other c", "flush ruleset"] {
             nft(command);
             let told = tokio::time::timeout(Duration::from_secs(5), stream.next()).await.unwrap().unwrap();

@@ -251,7 +251,7 @@ impl<T: Target> Reconciler<T> {
         let contest = self.contests.entry(key.clone()).or_insert(Contest { times: 0, last: now });
         *contest = Contest { times: contest.times.saturating_add(1), last: now };
         if contest.pause() > Duration::ZERO {
-            let reason = format!("{key}: {}", contested(*contest));
+            let reason = format!("{key}: {}", contested(*contest, self.target.rival(key)));
             pass.fail(Failure { table: self.name, class: RetryClass::Retry, errno: None, reason });
         }
     }
@@ -363,7 +363,7 @@ impl<T: Target> Reconciler<T> {
             None => match self.contest(key).filter(|contest| contest.pause() > Duration::ZERO) {
                 Some(contest) => State::Failed {
                     class: RetryClass::Retry,
-                    reason: contested(contest),
+                    reason: contested(contest, self.target.rival(key)),
                     times: contest.times,
                     since: contest.last,
                     next: contest.next(),

@@ -93,6 +93,12 @@ pub trait Target: 'static {
         have == want
     }
 
+    /// Who may have changed the row with this key, other than we, for an operator; `None` when that is unknown.
+    fn rival(&self, key: &Self::Key) -> Option<String> {
+        let _ = key;
+        None
+    }
+
     /// Carries out `steps` in order and returns one result for each.
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>>;
 }
@@ -108,6 +114,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
         (**self).satisfies(have, want)
+    }
+
+    fn rival(&self, key: &Self::Key) -> Option<String> {
+        (**self).rival(key)
     }
 
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>> {

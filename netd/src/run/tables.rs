@@ -20,6 +20,7 @@ use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::{Event, Interest};
 use kernel::wireguard::Wireguards;
+use kernel::writer::{Subject, Writers};
 use kernel::{KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
 use netstate::wireguard;
@@ -139,21 +140,22 @@ impl Targets {
         };
         let interest = interest(&ownership, names.clone());
         let own_route = move |key: &RouteKey, route: &Route| ownership.owns(key, route);
+        let routes = Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols);
         let fdb = Fdbs::new(rtnl()?, devices_now.clone());
-        let written = fdb.written();
+        let (written, writers) = (fdb.written(), Writers::default());
         Ok(Self {
-            links: Box::new(Links::new(rtnl()?, Box::new(own_link)).only(names)),
+            links: Box::new(writers.watch(Links::new(rtnl()?, Box::new(own_link)).only(names), Subject::Link)),
             wireguard,
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
-            addresses: Box::new(Addresses::new(rtnl()?, devices_now.clone())),
-            nft: Box::new(nft::Tables::new(tables, instance.tables())),
-            neighbours: Box::new(Neighbours::new(rtnl()?, devices_now)),
-            fdb: Box::new(fdb),
-            routes: Box::new(Routes::new(rtnl()?, Box::new(own_route)).only(table, protocols)),
+            addresses: Box::new(writers.watch(Addresses::new(rtnl()?, devices_now.clone()), Subject::Address)),
+            nft: Box::new(writers.watch_tables(nft::Tables::new(tables, instance.tables()))),
+            neighbours: Box::new(writers.watch(Neighbours::new(rtnl()?, devices_now), Subject::Neighbour)),
+            fdb: Box::new(writers.watch(fdb, Subject::Forwarding)),
+            routes: Box::new(writers.watch(routes, Subject::Route)),
             files: files.map(|files| Box::new(files) as Rows<String, FileText>),
-            forward: Some(Forward::new(foreign, instance.tables(), instance.marker())),
+            forward: Some(Forward::new(foreign, instance.tables(), instance.marker()).watched(writers.clone())),
             rivals: Some(Rivals::new(Box::new(rivals), rtnl()?, own)),
-            interests: Interests { rtnl: Interest { own: own_ports, written, ..interest }, nft: nft_ports },
+            interests: Interests { rtnl: Interest { own: own_ports, written, writers, ..interest }, nft: nft_ports },
         })
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Changes carry no rows: a loop that is woken lists its table again, so a lost notification costs a listing and never
 //! a change. An overrun of the receive buffer becomes [`Change::Lost`]. What our own sockets changed is left out, by the
-//! port id that the kernel writes into each notification.
+//! port id that the kernel writes into each notification. Behind the changes of a transaction the kernel says which process
+//! made it, which is noted in [`Writers`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(feature = "watch")]
@@ -16,8 +17,10 @@ use netstate::nft::{Family, Name, TableKey};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::wire::{SUBSYSTEM, kind, text};
+use super::wire::{SUBSYSTEM, kind, number, text};
+use crate::attribute;
 use crate::error::KernelError;
+use crate::writer::Writers;
 
 /// NFNLGRP_NFTABLES (include/uapi/linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;
@@ -25,6 +28,9 @@ const GROUP: u32 = 7;
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 /// Bytes of `nlmsghdr` and of `nfgenmsg` behind it.
 const HEADERS: usize = 20;
+/// NFTA_GEN_PROC_PID and NFTA_GEN_PROC_NAME.
+const GEN_PROC_PID: u16 = 2;
+const GEN_PROC_NAME: u16 = 3;
 /// NFT_MSG_TRACE, which is about packets.
 const TRACE: u16 = 17;
 
@@ -46,16 +52,26 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Monitor {
     socket: netlink_sys::Socket,
-    own: BTreeSet<u32>,
+    reader: Reader,
     buffer: Vec<u8>,
 }
 
+/// What notifications are read with.
+#[derive(Debug)]
+struct Reader {
+    own: BTreeSet<u32>,
+    writers: Writers,
+    /// Tables of the transactions whose end is still to come, by port id.
+    open: BTreeMap<u32, BTreeSet<TableKey>>,
+}
+
 impl Monitor {
-    /// Starts listening; `own` are the port ids of our writing conversations, [`super::Nft::port`].
+    /// Starts listening; `own` are the port ids of our writing conversations, [`super::Nft::port`]; in `writers` is noted
+    /// who else wrote.
     ///
     /// # Errors
     /// When the kernel refuses the socket; CAP_NET_ADMIN is needed.
-    pub fn open(own: BTreeSet<u32>) -> Result<Self, KernelError> {
+    pub fn open(own: BTreeSet<u32>, writers: Writers) -> Result<Self, KernelError> {
         let error = |call: &'static str| move |source| KernelError::io("open", "nftables monitor", call, source);
         let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER).map_err(error("socket"))?;
         socket.bind(&SocketAddr::new(0, 0)).map_err(error("bind"))?;
@@ -64,7 +80,8 @@ impl Monitor {
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         }
-        Ok(Self { socket, own, buffer: vec![0; 64 * 1024] })
+        let reader = Reader { own, writers, open: BTreeMap::new() };
+        Ok(Self { socket, reader, buffer: vec![0; 64 * 1024] })
     }
 
     /// What has happened since the last call, each change once; empty when nothing has. Never blocks.
@@ -76,10 +93,11 @@ impl Monitor {
         loop {
             let mut window = self.buffer.as_mut_slice();
             match self.socket.recv(&mut window, 0) {
-                Ok(size) => collect(self.buffer.get(..size).unwrap_or_default(), &self.own, &mut changes),
+                Ok(size) => self.reader.read(self.buffer.get(..size).unwrap_or_default(), &mut changes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changes),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.reader.open.clear();
                     changes.insert(Change::Lost);
                 }
                 Err(source) => return Err(KernelError::io("read", "nftables monitor", "recv", source)),
@@ -113,23 +131,45 @@ impl AsRawFd for Monitor {
     }
 }
 
-/// Reads the notifications of one datagram.
-fn collect(mut datagram: &[u8], own: &BTreeSet<u32>, changes: &mut BTreeSet<Change>) {
-    while let Some([l0, l1, l2, l3, k0, k1, _, _, _, _, _, _, p0, p1, p2, p3, family, ..]) =
-        datagram.first_chunk::<HEADERS>()
-    {
-        let length = usize::try_from(u32::from_ne_bytes([*l0, *l1, *l2, *l3])).unwrap_or(usize::MAX);
-        let port = u32::from_ne_bytes([*p0, *p1, *p2, *p3]);
-        let message = u16::from_ne_bytes([*k0, *k1]) ^ SUBSYSTEM;
+impl Reader {
+    /// Reads the notifications of one datagram.
+    fn read(&mut self, mut datagram: &[u8], changes: &mut BTreeSet<Change>) {
+        while let Some([l0, l1, l2, l3, k0, k1, _, _, _, _, _, _, p0, p1, p2, p3, family, ..]) =
+            datagram.first_chunk::<HEADERS>()
+        {
+            let length = usize::try_from(u32::from_ne_bytes([*l0, *l1, *l2, *l3])).unwrap_or(usize::MAX);
+            let port = u32::from_ne_bytes([*p0, *p1, *p2, *p3]);
+            let message = u16::from_ne_bytes([*k0, *k1]) ^ SUBSYSTEM;
+            if !self.own.contains(&port) {
+                let attributes = datagram.get(HEADERS..length).unwrap_or_default();
+                changes.extend(self.notification(message, *family, port, attributes));
+            }
+            datagram = datagram.get(length.max(HEADERS).next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+
+    fn notification(&mut self, message: u16, family: u8, port: u32, attributes: &[u8]) -> Option<Change> {
+        if message == kind::NEWGEN {
+            self.end(port, attributes);
+        }
         // Everything but these two names its table in attribute 1.
         let about_table = message <= u16::from(u8::MAX) && message != kind::NEWGEN && message != TRACE;
-        if about_table && !own.contains(&port) {
-            let table = datagram.get(HEADERS..length).and_then(|attributes| text(attributes, 1));
-            if let (Some(family), Some(name)) = (Family::from_number(*family), table) {
-                changes.insert(Change::Table { table: TableKey { family, name: Name::observed(name) }, port });
-            }
+        let name = about_table.then(|| text(attributes, 1)).flatten()?;
+        let table = TableKey { family: Family::from_number(family)?, name: Name::observed(name) };
+        let tables = self.open.entry(port).or_default();
+        if !tables.contains(&table) {
+            tables.insert(table.clone());
         }
-        datagram = datagram.get(length.max(HEADERS).next_multiple_of(4)..).unwrap_or_default();
+        Some(Change::Table { table, port })
+    }
+
+    /// The end of a transaction.
+    fn end(&mut self, port: u32, attributes: &[u8]) {
+        let tables = self.open.remove(&port).unwrap_or_default();
+        let name = attribute::find(attributes, GEN_PROC_NAME).map(attribute::text);
+        if let (Some(pid), Some(name)) = (number(attributes, GEN_PROC_PID), name) {
+            tables.iter().for_each(|table| self.writers.note_process(table, port, pid, &name));
+        }
     }
 }
 
@@ -144,8 +184,8 @@ impl Stream {
     ///
     /// # Errors
     /// When the kernel refuses the socket.
-    pub fn open(own: BTreeSet<u32>) -> Result<Self, KernelError> {
-        let monitor = Monitor::open(own)?;
+    pub fn open(own: BTreeSet<u32>, writers: Writers) -> Result<Self, KernelError> {
+        let monitor = Monitor::open(own, writers)?;
         // SAFETY: the monitor owns its descriptor and neither replaces nor closes it while it lives.
         #[allow(unsafe_code)]
         let fd = unsafe { tokio::io::unix::AsyncFd::register(monitor) };

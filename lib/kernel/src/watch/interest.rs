@@ -16,6 +16,7 @@ use crate::attribute;
 use crate::fdb::Written;
 use crate::neighbour::{Entry, entry_in};
 use crate::route::key_in;
+use crate::writer::{Subject, Writers};
 
 /// Message types (include/uapi/linux/rtnetlink.h); what is removed is one more than what is set.
 const RTM_NEWLINK: u16 = 16;
@@ -53,6 +54,8 @@ pub struct Interest {
     pub kinds: BTreeSet<&'static str>,
     /// Routes of interest; every route when absent.
     pub routes: Option<WantsRoute>,
+    /// Where it is noted who wrote what is of interest.
+    pub writers: Writers,
 }
 
 impl fmt::Debug for Interest {
@@ -91,8 +94,12 @@ impl Filter {
         while let Some([l0, l1, l2, l3, k0, k1, _, _, _, _, _, _, p0, p1, p2, p3]) = datagram.first_chunk::<HEADER>() {
             let length = usize::try_from(u32::from_ne_bytes([*l0, *l1, *l2, *l3])).unwrap_or(usize::MAX);
             let body = datagram.get(HEADER..length).unwrap_or_default();
-            let own = self.interest.own.contains(&u32::from_ne_bytes([*p0, *p1, *p2, *p3]));
-            events.extend(self.event(u16::from_ne_bytes([*k0, *k1]), body, own));
+            let port = u32::from_ne_bytes([*p0, *p1, *p2, *p3]);
+            let event = self.event(u16::from_ne_bytes([*k0, *k1]), body, self.interest.own.contains(&port));
+            if let Some(subject) = event.and_then(subject) {
+                self.interest.writers.note(subject, port);
+            }
+            events.extend(event);
             datagram = datagram.get(length.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
         }
     }
@@ -160,6 +167,18 @@ impl Filter {
     pub(super) fn start_over(&mut self) {
         self.interest.written.clear();
         *self = Self::new(self.interest.clone());
+    }
+}
+
+/// What an event of interest is about.
+const fn subject(event: Event) -> Option<Subject> {
+    match event {
+        Event::Link => Some(Subject::Link),
+        Event::Address => Some(Subject::Address),
+        Event::Route => Some(Subject::Route),
+        Event::Neighbour => Some(Subject::Neighbour),
+        Event::Forwarding => Some(Subject::Forwarding),
+        Event::OtherLink | Event::DefaultRoute | Event::OtherRoute | Event::Resync => None,
     }
 }
 

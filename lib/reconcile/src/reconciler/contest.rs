@@ -33,7 +33,9 @@ impl Contest {
     }
 }
 
-pub(super) fn contested(contest: Contest) -> String {
+/// What is said of it; `rival` is who may be behind it.
+pub(super) fn contested(contest: Contest, rival: Option<String>) -> String {
     let (times, pause) = (contest.times, contest.pause().as_secs_f32());
-    format!("somebody else has undone it {times} times in a row; it is put back after {pause:.1} s")
+    let who = rival.map(|rival| format!(", probably {rival},")).unwrap_or_default();
+    format!("somebody else{who} has undone it {times} times in a row; it is put back after {pause:.1} s")
 }

@@ -34,6 +34,7 @@ use super::wire::{kind, message};
 use super::{Nft, rule, table};
 use crate::error::{Cause, KernelError, SocketError};
 use crate::socket::Message;
+use crate::writer::{Subject, Writers};
 
 pub use self::accept::Accept;
 pub use self::stage::Forward;
@@ -116,6 +117,7 @@ pub struct Accepts {
     surveyed: Option<Vec<Chain>>,
     /// Tables with rules of ours in other chains than those of the hook; `None` before the first survey.
     inside: Option<BTreeSet<TableKey>>,
+    writers: Writers,
 }
 
 /// A foreign chain with its rules: one of the hook, one that denies for it, or one with rules of ours.
@@ -137,7 +139,7 @@ impl Accepts {
     /// Rules that say `marker`, in every table but `own`.
     #[must_use]
     pub fn new(nft: Nft, own: BTreeSet<TableKey>, marker: impl Into<Cow<'static, str>>) -> Self {
-        Self { nft, own, marker: marker.into(), surveyed: None, inside: None }
+        Self { nft, own, marker: marker.into(), surveyed: None, inside: None, writers: Writers::default() }
     }
 
     /// Makes a chain's rules of ours accept exactly `wanted`.
@@ -239,6 +241,10 @@ impl Target for Accepts {
     type Key = ChainKey;
     type Value = Accepted;
     type Error = KernelError;
+
+    fn rival(&self, key: &ChainKey) -> Option<String> {
+        self.writers.last(&Subject::Table(key.table.clone()))
+    }
 
     fn observe(&mut self) -> Result<Rows<ChainKey, Accepted>, KernelError> {
         let chains = match self.surveyed.take() {

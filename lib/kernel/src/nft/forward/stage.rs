@@ -9,6 +9,7 @@ use reconcile::{Counts, Line, Pass, Reconciler, Stage, TableStatus};
 
 use super::{Accept, Accepts, Denying, rows};
 use crate::nft::Nft;
+use crate::writer::Writers;
 
 /// Foreign chains of the forward hook, and what shall pass them.
 pub struct Forward {
@@ -23,6 +24,13 @@ impl Forward {
     pub fn new(nft: Nft, own: BTreeSet<TableKey>, marker: impl Into<Cow<'static, str>>) -> Self {
         let table = Reconciler::new("forward", Accepts::new(nft, own, marker));
         Self { table, accepts: BTreeSet::new(), denying: Vec::new() }
+    }
+
+    /// Names in its reports who else writes into a table.
+    #[must_use]
+    pub fn watched(mut self, writers: Writers) -> Self {
+        self.table.target_mut().writers = writers;
+        self
     }
 
     /// Sets what shall pass; with nothing, our rules are taken back.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::attribute::Writer;
+use crate::writer::Subject;
 
 fn notification(message: u16, family: u8, port: u32, table: Option<&str>) -> Vec<u8> {
     let mut body = Writer::behind(vec![family, 0, 0, 0]);
@@ -17,9 +18,13 @@ fn notification(message: u16, family: u8, port: u32, table: Option<&str>) -> Vec
     bytes
 }
 
+fn reader(own: &[u32], writers: &Writers) -> Reader {
+    Reader { own: own.iter().copied().collect(), writers: writers.clone(), open: BTreeMap::new() }
+}
+
 fn changes(datagram: &[u8], own: &[u32]) -> Vec<String> {
     let mut changes = BTreeSet::new();
-    collect(datagram, &own.iter().copied().collect(), &mut changes);
+    reader(own, &Writers::default()).read(datagram, &mut changes);
     let text = |change: &Change| match change {
         Change::Table { table, port } => format!("{table} by {port}"),
         Change::Lost => "lost".to_owned(),
@@ -89,4 +94,37 @@ fn torn_datagram_ends_and_never_loops() {
         lying[..4].copy_from_slice(&length.to_ne_bytes());
         changes(&lying, &[]);
     }
+}
+
+/// The end of a transaction, with who made it.
+fn generation(port: u32, pid: u32, name: &str) -> Vec<u8> {
+    let mut body = Writer::behind(vec![0; 4]);
+    body.put(1, &7_u32.to_be_bytes()).put(GEN_PROC_PID, &pid.to_be_bytes()).put_str(GEN_PROC_NAME, name);
+    let body = body.finish();
+    let mut bytes = notification(kind::NEWGEN, 0, port, None);
+    bytes.truncate(16);
+    bytes.splice(..4, u32::try_from(16 + body.len()).unwrap().to_ne_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+#[test]
+fn process_of_a_transaction_is_noted_for_its_tables_only() {
+    let writers = Writers::default();
+    let mut reader = reader(&[99], &writers);
+    let subject = |name: &str| Subject::Table(TableKey { family: Family::Ip, name: Name::new(name).unwrap() });
+    let datagrams = [
+        notification(kind::DELTABLE, 2, 77, Some("netd")),
+        notification(kind::NEWRULE, 2, 78, Some("filter")),
+        generation(77, u32::MAX, "nft"),
+        notification(kind::NEWRULE, 2, 99, Some("own")),
+        generation(99, u32::MAX, "netd"),
+        generation(78, u32::MAX, "firewalld"),
+    ];
+    datagrams.iter().for_each(|datagram| reader.read(datagram, &mut BTreeSet::new()));
+    let last = |name: &str| writers.last(&subject(name)).unwrap_or_default();
+    assert!(last("netd").starts_with("nft (process"), "{}", last("netd"));
+    assert!(last("filter").starts_with("firewalld (process"), "{}", last("filter"));
+    assert_eq!(last("own"), "");
+    assert!(reader.open.is_empty());
 }
