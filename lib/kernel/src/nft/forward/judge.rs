@@ -3,15 +3,12 @@
 //! Pure. Invariant: the place of an accept has every rule before it that may deny, and behind it nothing but the denial
 //! of everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netstate::nft::{Name, Policy};
 
 use super::accept::Accept;
 use super::line::{Effect, Line};
-
-/// Jumps that are followed; iptables and nftables forbid loops, the kernel stops at 16 (NFT_JUMP_STACK_SIZE).
-const DEPTH: u32 = 16;
 
 /// What becomes of a packet that no rule with a condition has decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +42,7 @@ impl Spot {
 }
 
 /// How a chain that is jumped to ends.
+#[derive(Clone)]
 enum Fate {
     /// Packets go back to where they came from, at the rule with this index or behind the last one.
     Passes(usize),
@@ -57,12 +55,13 @@ enum Fate {
     Leaves(Spot),
 }
 
-/// How a base chain ends. `chain` reads another chain of its table.
+/// How a base chain ends. `chain` reads another chain of its table, each once.
 pub(super) fn end<E>(
     policy: Policy,
     lines: &[Line],
     chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
 ) -> Result<End, E> {
+    let mut chains = Chains { read: chain, fates: BTreeMap::new() };
     let by_policy = |end: End| if policy == Policy::Drop { end } else { End::Passes };
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.conditional) {
         let (name, jump) = match &line.effect {
@@ -73,7 +72,7 @@ pub(super) fn end<E>(
             Effect::Jump(name) => (name, true),
             Effect::Goto(name) => (name, false),
         };
-        match (fate(&chain(name)?, chain, DEPTH)?, jump) {
+        match (chains.fate(name)?, jump) {
             (Fate::Passes(_) | Fate::Leaves(_), true) => {}
             (Fate::Passes(end), false) => return Ok(by_policy(End::DeniedIn(Spot::here(end).through(name)))),
             (Fate::Leaves(spot), false) => return Ok(by_policy(End::DeniedIn(spot.through(name)))),
@@ -85,35 +84,55 @@ pub(super) fn end<E>(
     Ok(by_policy(End::Denied(lines.len())))
 }
 
-fn fate<E>(lines: &[Line], chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>, depth: u32) -> Result<Fate, E> {
-    let mut pure = true;
-    let denies = |pure: bool, at: usize| if pure { Fate::Denies } else { Fate::DeniesRest(Spot::here(at)) };
-    for (at, line) in lines.iter().enumerate() {
-        let (name, jump) = match (&line.effect, line.conditional) {
-            (Effect::Nothing, _) | (Effect::Deny, true) => continue,
-            // Ours do not make a chain another one than it was.
-            (Effect::Accept, true) if line.ours => continue,
-            (Effect::Deny, false) => return Ok(denies(pure, at)),
-            (Effect::Accept, false) => return Ok(Fate::Accepts),
-            (Effect::Return, false) => return Ok(Fate::Passes(at)),
-            (Effect::Jump(name), false) => (name, true),
-            (Effect::Goto(name), false) => (name, false),
-            (_, true) | (Effect::Unclear | Effect::Map, false) => {
-                pure = false;
-                continue;
-            }
-        };
-        let Some(depth) = depth.checked_sub(1) else { return Ok(Fate::Passes(at)) };
-        match fate(&chain(name)?, chain, depth)? {
-            Fate::Passes(_) | Fate::Leaves(_) if jump => pure = false,
-            Fate::Passes(end) => return Ok(Fate::Leaves(Spot::here(end).through(name))),
-            Fate::Leaves(spot) => return Ok(Fate::Leaves(spot.through(name))),
-            Fate::Accepts => return Ok(Fate::Accepts),
-            Fate::Denies => return Ok(denies(pure, at)),
-            Fate::DeniesRest(spot) => return Ok(Fate::DeniesRest(spot.through(name))),
+/// The chains of a table, as far as they are known. The kernel allows as many jumps to one as there are rules, so following
+/// each anew would take 4^15 listings of a table with sixteen chains of four jumps.
+struct Chains<'a, E> {
+    read: &'a mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
+    fates: BTreeMap<Name, Fate>,
+}
+
+impl<E> Chains<'_, E> {
+    /// How the chain `name` ends. The kernel refuses loops; a chain that leads to itself passes.
+    fn fate(&mut self, name: &Name) -> Result<Fate, E> {
+        if let Some(fate) = self.fates.get(name) {
+            return Ok(fate.clone());
         }
+        self.fates.insert(name.clone(), Fate::Passes(0));
+        let lines = (self.read)(name)?;
+        let fate = self.fate_of(&lines)?;
+        self.fates.insert(name.clone(), fate.clone());
+        Ok(fate)
     }
-    Ok(Fate::Passes(lines.len()))
+
+    fn fate_of(&mut self, lines: &[Line]) -> Result<Fate, E> {
+        let mut pure = true;
+        let denies = |pure: bool, at: usize| if pure { Fate::Denies } else { Fate::DeniesRest(Spot::here(at)) };
+        for (at, line) in lines.iter().enumerate() {
+            let (name, jump) = match (&line.effect, line.conditional) {
+                (Effect::Nothing, _) | (Effect::Deny, true) => continue,
+                // Ours do not make a chain another one than it was.
+                (Effect::Accept, true) if line.ours => continue,
+                (Effect::Deny, false) => return Ok(denies(pure, at)),
+                (Effect::Accept, false) => return Ok(Fate::Accepts),
+                (Effect::Return, false) => return Ok(Fate::Passes(at)),
+                (Effect::Jump(name), false) => (name, true),
+                (Effect::Goto(name), false) => (name, false),
+                (_, true) | (Effect::Unclear | Effect::Map, false) => {
+                    pure = false;
+                    continue;
+                }
+            };
+            match self.fate(name)? {
+                Fate::Passes(_) | Fate::Leaves(_) if jump => pure = false,
+                Fate::Passes(end) => return Ok(Fate::Leaves(Spot::here(end).through(name))),
+                Fate::Leaves(spot) => return Ok(Fate::Leaves(spot.through(name))),
+                Fate::Accepts => return Ok(Fate::Accepts),
+                Fate::Denies => return Ok(denies(pure, at)),
+                Fate::DeniesRest(spot) => return Ok(Fate::DeniesRest(spot.through(name))),
+            }
+        }
+        Ok(Fate::Passes(lines.len()))
+    }
 }
 
 /// True when packets reach `path` only by way of `base` and its chains, and by no other conditions than networks and
@@ -151,7 +170,6 @@ pub(super) fn accepted(lines: &[Line], end: &End) -> (BTreeSet<Accept>, bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::convert::Infallible;
 
     use netstate::nft::{Match, Op};
@@ -231,6 +249,19 @@ mod tests {
     #[test]
     fn endless_jumps_end() {
         assert_eq!(ends(Policy::Accept, "jump a", &[("a", "jump b"), ("b", "jump a")]), End::Passes);
+    }
+
+    #[test]
+    fn chains_that_jump_to_each_other_again_and_again_are_read_once() {
+        let mut read = 0;
+        let outcome = end(Policy::Drop, &lines("jump c0"), &mut |name| {
+            read += 1;
+            assert!(read <= 16, "chains are read {read} times");
+            let next = name.as_str()[1..].parse::<u8>().unwrap() + 1;
+            let text = if next < 16 { vec![format!("jump c{next}"); 8].join("; ") } else { "if accept".to_owned() };
+            Ok::<_, Infallible>(lines(&text))
+        });
+        assert_eq!((outcome, read), (Ok(End::Denied(1)), 16));
     }
 
     #[test]
