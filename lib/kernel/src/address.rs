@@ -139,7 +139,7 @@ fn broadcast(addr: IpAddr, len: u8) -> Option<Ipv4Addr> {
     }
 }
 
-fn row(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
+pub(crate) fn row(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
     if frame.kind != RTM_NEWADDR {
         return None;
     }
@@ -150,7 +150,7 @@ fn row(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
     Some((u32::from_ne_bytes([i0, i1, i2, i3]), attribute::ip(addr)?, len))
 }
 
-fn detection(frame: &Frame) -> Option<(IpAddr, DuplicateDetection)> {
+pub(crate) fn detection(frame: &Frame) -> Option<(IpAddr, DuplicateDetection)> {
     let (_, addr, _) = row(frame)?;
     let attributes = frame.body.get(IFADDRMSG..)?;
     let short = u32::from(*frame.body.get(2)?);

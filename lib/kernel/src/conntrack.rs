@@ -195,7 +195,7 @@ fn listing(family: IpFamily, protocol: Protocol) -> Message {
     Message { kind: CT_GET, flags: 0, body: body.finish() }
 }
 
-fn read(frame: &Frame) -> Option<Flow> {
+pub(crate) fn read(frame: &Frame) -> Option<Flow> {
     if frame.kind != CT_NEW {
         return None;
     }

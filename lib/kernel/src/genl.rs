@@ -92,7 +92,7 @@ fn payload(frame: &Frame) -> &[u8] {
     frame.body.get(HEADER..).unwrap_or_default()
 }
 
-fn payloads(frames: &[Frame]) -> Vec<Vec<u8>> {
+pub(crate) fn payloads(frames: &[Frame]) -> Vec<Vec<u8>> {
     frames.iter().map(|frame| payload(frame).to_vec()).collect()
 }
 

@@ -307,6 +307,29 @@ const fn ip(addr: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
+/// Reads a datagram as answers to what the daemons ask.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(mut datagram: &[u8]) {
+    use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+    use netlink_packet_route::RouteNetlinkMessage;
+
+    let mut links = BTreeMap::new();
+    while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) {
+        let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
+        match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                links.extend(interface(&link).map(|interface| (interface.index, interface)));
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => drop(interface_address(&address)),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+                drop(default_route_of(&route, &links))
+            }
+            _ => {}
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
 #[cfg(target_endian = "little")]
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,8 @@
 //! read ([`Interest`]), changes that our own sockets made among it, by the port id that the kernel writes into each
 //! notification.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod interest;
 
 use std::collections::{BTreeSet, VecDeque};

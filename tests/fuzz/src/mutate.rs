@@ -51,6 +51,9 @@ fn pick<'a, T>(rng: &mut TestRng, items: &'a [T]) -> Option<&'a T> {
     items.get(below(rng, items.len()))
 }
 
+/// Numbers at which lengths and counts of binary messages go wrong.
+const NUMBERS: [u32; 10] = [0, 1, 3, 4, 5, 0x7f, 0xff, 0xffff, 0x7fff_ffff, u32::MAX];
+
 /// An input made from one or two of `corpus`.
 #[must_use]
 pub fn mutated(rng: &mut TestRng, corpus: &[Vec<u8>]) -> Vec<u8> {
@@ -70,7 +73,7 @@ pub fn mutated(rng: &mut TestRng, corpus: &[Vec<u8>]) -> Vec<u8> {
 fn change_bytes(rng: &mut TestRng, input: &mut Vec<u8>, corpus: &[Vec<u8>]) {
     let at = below(rng, input.len() + 1);
     let end = (at + 1 + below(rng, 16)).min(input.len());
-    match below(rng, 7) {
+    match below(rng, 9) {
         0 => input.truncate(at),
         1 if at < input.len() => input[at] ^= 1 << below(rng, 8),
         2 if at < end => drop(input.drain(at..end)),
@@ -82,6 +85,14 @@ fn change_bytes(rng: &mut TestRng, input: &mut Vec<u8>, corpus: &[Vec<u8>]) {
             let other = pick(rng, corpus).cloned().unwrap_or_default();
             input.truncate(at);
             input.extend_from_slice(&other[below(rng, other.len())..]);
+        }
+        5 | 6 => {
+            // Where messages have their lengths and types: at multiples of two bytes.
+            let number = pick(rng, &NUMBERS).copied().unwrap_or_default().to_ne_bytes();
+            let width = [1, 2, 4][below(rng, 3)];
+            for (byte, new) in input.iter_mut().skip(at & !1).zip(&number[..width]) {
+                *byte = *new;
+            }
         }
         _ => {
             let token = pick(rng, &TOKENS).copied().unwrap_or_default();

@@ -2,6 +2,9 @@
 
 mod vlan;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use vlan::port as port_vlans;
+
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,

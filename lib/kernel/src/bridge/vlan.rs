@@ -102,7 +102,7 @@ fn range((first, last, mode): (u16, u16, VlanMode)) -> Vec<AfSpecBridge> {
     }
 }
 
-fn port(frame: &Frame, index: u32) -> Option<PortVlans> {
+pub(crate) fn port(frame: &Frame, index: u32) -> Option<PortVlans> {
     let [_, _, _, _, i0, i1, i2, i3, ..] = *frame.body.first_chunk::<IFINFOMSG>()?;
     if u32::from_ne_bytes([i0, i1, i2, i3]) != index {
         return None;

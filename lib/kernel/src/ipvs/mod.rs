@@ -20,6 +20,8 @@ pub use table::IpvsTable;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use sockopt::fuzz_entries;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use wire::fuzz_answer;
 
 use crate::attribute::{self, Writer};
 use crate::error::{Cause, KernelError};

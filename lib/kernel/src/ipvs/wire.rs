@@ -246,6 +246,20 @@ pub(super) fn read_info(body: &[u8]) -> Option<IpvsInfo> {
     Some(IpvsInfo { version: (major, minor, patch), connection_table })
 }
 
+/// A server that is understood whole is written so that it is read again.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_answer(body: &[u8]) {
+    let _ = read_info(body);
+    if let Some((key, server)) = read_service(body).filter(|(_, server)| !server.foreign_options) {
+        assert_eq!(read_service(&service(&key, &server).finish()), Some((key, server)));
+    }
+    let of = VirtualServerKey { protocol: Protocol::Tcp, addr: Ipv6Addr::LOCALHOST.into(), port: 80 };
+    if let Some((key, (server, _))) = read_dest(body, of).filter(|(_, (server, _))| !server.foreign_options) {
+        let again = read_dest(&dest(&key, server).finish(), key.service);
+        assert_eq!(again.map(|(key, (server, _))| (key, server)), Some((key, server)));
+    }
+}
+
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {

@@ -187,7 +187,7 @@ fn removal(
     messages
 }
 
-fn denial(key: &TableKey, attributes: &[u8]) -> Option<Denial> {
+pub(super) fn denial(key: &TableKey, attributes: &[u8]) -> Option<Denial> {
     let list = attribute::find(attributes, rule::EXPRESSIONS)?;
     let named = |name: &str| attribute::iter(list).find(|(_, data)| text(data, 1).as_deref() == Some(name));
     let target = named("target").and_then(|(_, data)| text(attribute::find(data, 2)?, MATCH_NAME));
@@ -201,7 +201,7 @@ fn denial(key: &TableKey, attributes: &[u8]) -> Option<Denial> {
     Some(Denial { rule: format!("rule {handle} of {key} {}{comment}", read.chain), packets })
 }
 
-fn foreign_rule(attributes: &[u8]) -> Option<ForeignRule> {
+pub(super) fn foreign_rule(attributes: &[u8]) -> Option<ForeignRule> {
     let list = attribute::find(attributes, rule::EXPRESSIONS).unwrap_or_default();
     let target = Expression::list(list).into_iter().find_map(|expression| match expression {
         Expression::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),

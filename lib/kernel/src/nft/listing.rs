@@ -191,7 +191,7 @@ fn of_table<'a>(frame: &'a Frame, kind: u16, key: &TableKey) -> Option<&'a [u8]>
     same.then_some(attributes)
 }
 
-fn read_chain(attributes: &[u8]) -> Chain {
+pub(super) fn read_chain(attributes: &[u8]) -> Chain {
     if attribute::find(attributes, chain::HOOK).is_none() {
         return Chain::default();
     }
@@ -214,13 +214,13 @@ pub(super) fn base_chain(attributes: &[u8]) -> Option<BaseChain> {
     })
 }
 
-fn read_rule(family: Family, attributes: &[u8]) -> Rule {
+pub(super) fn read_rule(family: Family, attributes: &[u8]) -> Rule {
     let expressions = Expression::list(attribute::find(attributes, rule::EXPRESSIONS).unwrap_or_default());
     let comment = attribute::find(attributes, rule::USERDATA).and_then(comment);
     Rule { statements: recognise::rule(family, &expressions), comment }
 }
 
-fn read_set(attributes: &[u8]) -> Set {
+pub(super) fn read_set(attributes: &[u8]) -> Set {
     let flags = number(attributes, set::FLAGS).unwrap_or(0);
     let types = |kind, length| {
         let folded = number(attributes, kind).unwrap_or(0);

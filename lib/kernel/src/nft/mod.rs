@@ -17,6 +17,8 @@ mod expression;
 mod field;
 mod foreign;
 pub mod forward;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod holding;
 mod layout;
 mod listing;

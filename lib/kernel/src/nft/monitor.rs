@@ -57,8 +57,8 @@ pub struct Monitor {
 }
 
 /// What notifications are read with.
-#[derive(Debug)]
-struct Reader {
+#[derive(Debug, Default)]
+pub(super) struct Reader {
     own: BTreeSet<u32>,
     writers: Writers,
     /// Tables of the transactions whose end is still to come, by port id.
@@ -133,7 +133,7 @@ impl AsRawFd for Monitor {
 
 impl Reader {
     /// Reads the notifications of one datagram.
-    fn read(&mut self, mut datagram: &[u8], changes: &mut BTreeSet<Change>) {
+    pub(super) fn read(&mut self, mut datagram: &[u8], changes: &mut BTreeSet<Change>) {
         while let Some([l0, l1, l2, l3, k0, k1, _, _, _, _, _, _, p0, p1, p2, p3, family, ..]) =
             datagram.first_chunk::<HEADERS>()
         {

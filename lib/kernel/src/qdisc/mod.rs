@@ -10,6 +10,9 @@
 mod redirect;
 mod tbf;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use redirect::target as redirected_to;
+
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -161,7 +164,7 @@ impl Rtnl {
     }
 }
 
-fn qdisc(frame: &Frame, index: u32) -> Option<Qdisc> {
+pub(crate) fn qdisc(frame: &Frame, index: u32) -> Option<Qdisc> {
     let (tc, attributes) = Tc::read(&frame.body).filter(|_| frame.kind == RTM_NEWQDISC)?;
     if tc.index != index || tc.handle == 0 {
         return None;

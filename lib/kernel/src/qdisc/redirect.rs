@@ -84,7 +84,7 @@ impl Rtnl {
 }
 
 /// Where a filter that matches everything redirects to.
-pub(super) fn target(frame: &Frame, index: u32) -> Option<u32> {
+pub(crate) fn target(frame: &Frame, index: u32) -> Option<u32> {
     let (tc, attributes) = Tc::read(&frame.body).filter(|_| frame.kind == RTM_NEWTFILTER)?;
     let kind = attribute::find(attributes, TCA_KIND).map(attribute::text)?;
     let all_protocols = tc.info & 0xffff == u32::from(ALL_PROTOCOLS.to_be());

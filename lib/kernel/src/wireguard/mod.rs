@@ -7,6 +7,9 @@
 
 mod wire;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use wire::fuzz_peers;
+
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -210,6 +210,25 @@ fn key(value: &[u8]) -> Option<[u8; KEY_LEN]> {
     value.try_into().ok()
 }
 
+/// A peer that is read is written so that it is read again, but for its last handshake.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_peers(messages: &[Vec<u8>]) {
+    let Some((device, peers)) = read(messages) else { return };
+    let head = set_device(&IfName::literal("flannel-wg"), None, device.listen_port).finish();
+    // More addresses do not go into one message.
+    for (public, seen) in peers.into_iter().filter(|(_, seen)| seen.allowed.len() < 1000) {
+        let want = Peer {
+            endpoint: seen.endpoint.map_or(Endpoint::Open, Endpoint::At),
+            allowed: seen.allowed.clone(),
+            preshared: seen.preshared,
+            keepalive: seen.keepalive,
+        };
+        let written = set_peer(&IfName::literal("flannel-wg"), &public, None, &want).finish();
+        let again = read(&[head.clone(), written]).map(|(_, peers)| peers);
+        assert_eq!(again, Some(BTreeMap::from([(public, Seen { handshake: None, ..seen })])));
+    }
+}
+
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {

@@ -13,6 +13,8 @@
 //! itself, are rows that fail and say so. iptables-legacy is out of sight.
 
 mod accept;
+#[cfg(any(test, feature = "fuzz"))]
+pub(in crate::nft) mod fuzz;
 mod judge;
 mod line;
 mod stage;

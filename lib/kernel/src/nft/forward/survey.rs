@@ -144,7 +144,7 @@ fn shared(base: &Name, spot: &Spot) -> String {
 }
 
 /// A chain that packets enter at the forward hook, with its policy.
-fn forward_chain(family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
+pub(super) fn forward_chain(family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
     let base = base_chain(attributes)?;
     let family = Family::from_number(family).filter(|family| *family != Family::Bridge)?;
     let table = TableKey { family, name: name(attributes, table::NAME)? };
