@@ -121,13 +121,8 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::path::Path;
-
     #[test]
     fn whatever_is_written_is_answered() {
-        for (name, target) in TARGETS {
-            ::fuzz::check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name), target);
-        }
+        ::fuzz::check_all(env!("CARGO_MANIFEST_DIR"), &super::TARGETS);
     }
 }

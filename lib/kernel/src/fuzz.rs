@@ -105,13 +105,8 @@ fn ip_vs(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::path::Path;
-
     #[test]
     fn whatever_the_kernel_says_is_answered() {
-        for (name, target) in TARGETS {
-            ::fuzz::check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name), target);
-        }
+        ::fuzz::check_all(env!("CARGO_MANIFEST_DIR"), &super::TARGETS);
     }
 }

@@ -50,6 +50,21 @@ pub fn corpus(folder: &Path) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
+/// Checks every one of a crate's `targets`, whose corpora lie in the folder `fuzz` of the crate at `root`.
+///
+/// # Panics
+/// With the first input that fails; when a folder there is no target's.
+pub fn check_all(root: &str, targets: &[(&str, Target)]) {
+    let corpora = Path::new(root).join("fuzz");
+    for entry in fs::read_dir(&corpora).unwrap_or_else(|error| panic!("{corpora:?}: {error}")) {
+        let name = entry.unwrap().file_name();
+        assert!(targets.iter().any(|(target, _)| name == *target), "{name:?} in {corpora:?} is no target's corpus");
+    }
+    for (name, target) in targets {
+        check(&corpora.join(name), *target);
+    }
+}
+
 /// Gives `target` the inputs of the corpus in `folder` and those made from them.
 ///
 /// # Panics
