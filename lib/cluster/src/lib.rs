@@ -30,6 +30,8 @@ pub mod directory;
 pub mod error;
 pub mod etcd;
 pub mod event;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 pub mod heartbeat;
 pub mod manifest;
 pub mod problem;
@@ -39,6 +41,8 @@ pub mod source;
 pub use backoff::Backoff;
 pub use error::{Class, ClusterError};
 pub use event::{Break, Event, Origin};
+#[cfg(feature = "fuzz")]
+pub use fuzz::TARGETS as FUZZ_TARGETS;
 pub use problem::{Problem, Problems};
 pub use snapshot::Snapshot;
 pub use source::Source;

@@ -20,6 +20,8 @@
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
 pub mod flags;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 pub mod glog;
 pub mod http;
 pub mod lifecycle;
@@ -35,3 +37,5 @@ pub mod status;
 pub mod worker;
 
 pub use cluster::problem;
+#[cfg(feature = "fuzz")]
+pub use fuzz::TARGETS as FUZZ_TARGETS;

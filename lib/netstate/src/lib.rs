@@ -7,6 +7,8 @@
 pub mod address;
 pub mod address_plan;
 pub mod family;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 pub mod ifname;
 pub mod ipvs;
 pub mod link;
@@ -33,6 +35,8 @@ pub fn row_text(key: &impl std::fmt::Display, value: &impl std::fmt::Display) ->
 pub use address::{Address, AddressKey, InterfaceAddress};
 pub use address_plan::AddressPlan;
 pub use family::{IpFamily, PerFamily};
+#[cfg(feature = "fuzz")]
+pub use fuzz::TARGETS as FUZZ_TARGETS;
 pub use ifname::IfName;
 pub use link::{BridgeOptions, IpipOptions, Link, LinkKind, PortOptions, VxlanOptions};
 pub use mac::MacAddr;

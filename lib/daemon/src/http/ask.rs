@@ -54,12 +54,17 @@ pub fn ask(folder: &Path, page: &str, limit: Duration) -> Result<String, AskErro
         _ => AskError::Io { path: path.clone(), source },
     })?;
     let malformed = || AskError::Io { path: path.clone(), source: io::Error::other("malformed answer") };
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(malformed)?;
+    let (code, body) = parse(&answer).ok_or_else(malformed)?;
     match code {
         200 => Ok(body.to_owned()),
         code => Err(AskError::Refused { code, text: body.trim_end().to_owned() }),
     }
+}
+
+/// HTTP's status code, and what is behind the header.
+pub(crate) fn parse(answer: &str) -> Option<(u16, &str)> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
 fn talk(path: &Path, page: &str, limit: Duration) -> io::Result<String> {

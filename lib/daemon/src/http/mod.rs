@@ -10,9 +10,13 @@ mod board;
 mod pages;
 mod server;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use ask::parse;
 pub use ask::{AskError, ask};
 pub use board::{Board, Question};
 pub use pages::{Health, Page, Probe, Site, Tables};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use server::talk;
 pub use server::{Address, Routes, serve};
 
 /// Name of the unix socket in the run-time folder.

@@ -134,7 +134,7 @@ async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc
     }
 }
 
-async fn talk<S>(stream: S, routes: Routes, site: Arc<Site>, permit: OwnedSemaphorePermit)
+pub(crate) async fn talk<S>(stream: S, routes: Routes, site: Arc<Site>, permit: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
