@@ -45,6 +45,7 @@ impl Program {
                 self.load_all(fields)?;
                 self.list.push(Expression::Lookup { set: map.clone(), from: 0, to: Found::Verdict, inverted: false });
             }
+            Statement::Offload(flowtable) => self.list.push(Expression::Offload(flowtable.clone())),
             Statement::Verdict(verdict) => self.list.push(Expression::Verdict(verdict.clone())),
             Statement::Reject(reject) => self.reject(*reject),
             Statement::Unknown(text) => return Err(format!("statement {text:?} is known from listings only")),
@@ -70,6 +71,10 @@ impl Program {
             Match::DaddrLocal(op) => self.local(fib::DADDR, *op),
             Match::SaddrLocal(op) => self.local(fib::SADDR, *op),
             Match::CtState(state) => self.ct_bits(ct::STATE, state.0),
+            Match::CtDirection(direction) => {
+                let load = Expression::Ct { key: ct::DIRECTION, direction: None, to: 0 };
+                self.compare(load, Op::Is, vec![direction.number()]);
+            }
             Match::CtStatus(status) => self.ct_bits(ct::STATUS, status.0),
             Match::CtOriginalDaddr(op, prefix) => {
                 self.prefix(Field::CtOriginalDaddr(prefix.family()), *op, prefix)?;

@@ -25,6 +25,7 @@ pub(super) mod meta {
 /// Keys of `ct` (enum nft_ct_keys).
 pub(super) mod ct {
     pub(in crate::nft) const STATE: u32 = 0;
+    pub(in crate::nft) const DIRECTION: u32 = 1;
     pub(in crate::nft) const STATUS: u32 = 2;
     pub(in crate::nft) const DST_IP: u32 = 20;
     pub(in crate::nft) const DST_IP6: u32 = 22;
@@ -73,6 +74,7 @@ pub(super) enum Expression {
     Masquerade { flags: u32 },
     Dnat { family: u32, addr: u8, port: Option<u8> },
     Reject { kind: u32, code: u8 },
+    Offload(Name),
     Counter,
     Unknown(String),
 }
@@ -119,6 +121,7 @@ impl Expression {
             Self::Masquerade { .. } => "masq",
             Self::Dnat { .. } => "nat",
             Self::Reject { .. } => "reject",
+            Self::Offload(_) => "flow_offload",
             Self::Counter => "counter",
             Self::Unknown(name) => name,
         }
@@ -138,7 +141,11 @@ impl Expression {
             Self::Immediate { to, .. } => &[(1, register(*to))],
             // NFT_REG_VERDICT.
             Self::Verdict(_) => &[(1, 0)],
-            Self::Masquerade { flags: 0 } | Self::Lookup { .. } | Self::Counter | Self::Unknown(_) => &[],
+            Self::Masquerade { flags: 0 }
+            | Self::Lookup { .. }
+            | Self::Offload(_)
+            | Self::Counter
+            | Self::Unknown(_) => &[],
             Self::Masquerade { flags } => &[(1, *flags)],
             // NFT_NAT_DNAT; a range of one address and of one port.
             Self::Dnat { family, addr, .. } => &[(1, 1), (2, *family), (3, register(*addr)), (4, register(*addr))],
@@ -174,6 +181,10 @@ impl Expression {
                 if *inverted {
                     put_number(data, 5, 1);
                 }
+            }
+            // NFTA_FLOW_TABLE_NAME.
+            Self::Offload(flowtable) => {
+                data.put_str(1, flowtable.as_str());
             }
             Self::Dnat { port: Some(port), .. } => {
                 put_number(data, 5, register(*port));
@@ -230,10 +241,16 @@ impl Expression {
                 let code = attribute::find(data, 2).and_then(|value| value.first().copied());
                 Some(Self::Reject { kind: number(data, 1)?, code: code.unwrap_or(0) })
             }
+            "flow_offload" => name_in(data).map(Self::Offload),
             "counter" => Some(Self::Counter),
             _ => None,
         }
     }
+}
+
+/// The only attribute that is a name.
+fn name_in(data: &[u8]) -> Option<Name> {
+    name(data, 1)
 }
 
 fn read_bitwise(data: &[u8]) -> Option<Expression> {

@@ -4,7 +4,7 @@
 //! declared the same keeps its elements; a set that is declared otherwise is made anew, and with it the rules of the
 //! chains that look into it, because the kernel binds them to the set and not to its name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netstate::nft::{
@@ -14,7 +14,7 @@ use netstate::nft::{
 use super::compile::{self, Unwritable};
 use super::listing::fold;
 use super::wire::{comment_bytes, kind, message, put_number};
-use super::{chain, element, rule, set, table};
+use super::{chain, element, flowtable, rule, set, table};
 use crate::attribute::Writer;
 use crate::socket::Message;
 
@@ -37,16 +37,16 @@ pub(super) fn change(key: &TableKey, have: Option<&Table>, want: &Table) -> Resu
             put_number(body, table::FLAGS, if want.dormant { table::DORMANT } else { 0 });
         }));
     }
-    let (sets, chains) = (plan.stale_sets(), plan.stale_chains());
-    let refill = plan.refill(&sets, &chains);
-    plan.withdraw(&sets, &chains, &refill, &mut messages);
-    plan.declare(&sets, &chains, &mut messages)?;
+    let stale = plan.stale();
+    let refill = plan.refill(&stale);
+    plan.withdraw(&stale, &refill, &mut messages);
+    plan.declare(&stale, &mut messages)?;
     for (name, chain) in &want.chains {
-        if refill.contains(name) || chains.contains(name) || !plan.have.chains.contains_key(name) {
+        if refill.contains(name) || stale.chains.contains(name) || !plan.have.chains.contains_key(name) {
             plan.fill(name, chain, &mut messages)?;
         }
     }
-    let remade = sets.into_iter().filter(|name| want.sets.contains_key(name)).collect();
+    let remade = stale.sets.into_iter().filter(|name| want.sets.contains_key(name)).collect();
     Ok(Change { messages, remade })
 }
 
@@ -54,6 +54,27 @@ pub(super) fn change(key: &TableKey, have: Option<&Table>, want: &Table) -> Resu
 pub(super) fn removal(key: &TableKey) -> Message {
     let plan = Plan { key, have: &Table::default(), want: &Table::default() };
     plan.about(kind::DELTABLE, 0, |_| {})
+}
+
+/// What must go: not desired, or declared otherwise.
+struct Stale {
+    sets: BTreeSet<Name>,
+    chains: BTreeSet<Name>,
+    flowtables: BTreeSet<Name>,
+}
+
+impl Stale {
+    /// True when `rule` names something that goes.
+    fn is_named_by(&self, rule: &Rule) -> bool {
+        rule.statements.iter().any(|statement| match statement {
+            Statement::Match(Match::Lookup(_, _, set))
+            | Statement::Vmap(_, set)
+            | Statement::Dnat(Destination::Map { map: set, .. }) => self.sets.contains(set),
+            Statement::Offload(flowtable) => self.flowtables.contains(flowtable),
+            Statement::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => self.chains.contains(chain),
+            _ => false,
+        })
+    }
 }
 
 struct Plan<'a> {
@@ -70,49 +91,45 @@ impl Plan<'_> {
         })
     }
 
-    /// Sets that must go: not desired, or declared otherwise.
-    fn stale_sets(&self) -> BTreeSet<Name> {
-        let stale = |(name, set): &(&Name, &Set)| self.want.sets.get(*name) != Some(*set);
-        self.have.sets.iter().filter(stale).map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Chains that must go: not desired, or hung in elsewhere. The policy alone can be changed in place.
-    fn stale_chains(&self) -> BTreeSet<Name> {
+    fn stale(&self) -> Stale {
+        // The policy of a chain alone can be changed in place.
         let place = |chain: &Chain| chain.base.map(|base| (base.kind, base.hook, base.priority));
-        let stale = |(name, chain): &(&Name, &Chain)| self.want.chains.get(*name).map(place) != Some(place(chain));
-        self.have.chains.iter().filter(stale).map(|(name, _)| name.clone()).collect()
+        let other_place =
+            |(name, chain): &(&Name, &Chain)| self.want.chains.get(*name).map(place) != Some(place(chain));
+        Stale {
+            sets: differing(&self.have.sets, &self.want.sets),
+            chains: self.have.chains.iter().filter(other_place).map(|(name, _)| name.clone()).collect(),
+            flowtables: differing(&self.have.flowtables, &self.want.flowtables),
+        }
     }
 
     /// Chains that stay and whose rules are written anew.
-    fn refill(&self, sets: &BTreeSet<Name>, chains: &BTreeSet<Name>) -> BTreeSet<Name> {
-        let stay = self.have.chains.iter().filter(|(name, _)| !chains.contains(*name));
+    fn refill(&self, stale: &Stale) -> BTreeSet<Name> {
+        let stay = self.have.chains.iter().filter(|(name, _)| !stale.chains.contains(*name));
         stay.filter(|(name, have)| {
             let same = self.want.chains.get(*name).is_some_and(|want| want.rules == have.rules);
-            !same || have.rules.iter().any(|rule| refers(rule, sets, chains))
+            !same || have.rules.iter().any(|rule| stale.is_named_by(rule))
         })
         .map(|(name, _)| name.clone())
         .collect()
     }
 
-    fn withdraw(
-        &self,
-        sets: &BTreeSet<Name>,
-        chains: &BTreeSet<Name>,
-        refill: &BTreeSet<Name>,
-        messages: &mut Vec<Message>,
-    ) {
+    fn withdraw(&self, stale: &Stale, refill: &BTreeSet<Name>, messages: &mut Vec<Message>) {
         // Rules first, since they hold on to sets and chains; then sets, whose verdicts hold on to chains.
-        for name in chains.union(refill) {
+        for name in stale.chains.union(refill) {
             messages.push(self.about(kind::DELRULE, 0, |body| {
                 body.put_str(rule::CHAIN, name.as_str());
             }));
         }
-        for name in sets {
+        for name in &stale.flowtables {
+            messages.push(self.about(kind::DELFLOWTABLE, 0, |body| flowtable::put_name(body, name)));
+        }
+        for name in &stale.sets {
             messages.push(self.about(kind::DELSET, 0, |body| {
                 body.put_str(set::NAME, name.as_str());
             }));
         }
-        for name in chains {
+        for name in &stale.chains {
             messages.push(self.about(kind::DELCHAIN, 0, |body| {
                 body.put_str(chain::NAME, name.as_str());
             }));
@@ -120,22 +137,22 @@ impl Plan<'_> {
     }
 
     /// Declares new sets and chains, and sets policies; rules come when everything that they name is there.
-    fn declare(
-        &self,
-        sets: &BTreeSet<Name>,
-        chains: &BTreeSet<Name>,
-        messages: &mut Vec<Message>,
-    ) -> Result<(), Unwritable> {
+    fn declare(&self, stale: &Stale, messages: &mut Vec<Message>) -> Result<(), Unwritable> {
         let mut id = 0u32;
         for (name, set) in &self.want.sets {
-            if sets.contains(name) || !self.have.sets.contains_key(name) {
+            if stale.sets.contains(name) || !self.have.sets.contains_key(name) {
                 id = id.saturating_add(1);
                 messages.push(self.set(name, set, id)?);
             }
         }
+        for (name, value) in &self.want.flowtables {
+            if stale.flowtables.contains(name) || !self.have.flowtables.contains_key(name) {
+                messages.push(self.about(kind::NEWFLOWTABLE, NLM_F_CREATE, |body| flowtable::put(body, name, value)));
+            }
+        }
         for (name, chain) in &self.want.chains {
             let policy = |table: &Table| table.chains.get(name).and_then(|chain| chain.base).map(|base| base.policy);
-            let new = chains.contains(name) || !self.have.chains.contains_key(name);
+            let new = stale.chains.contains(name) || !self.have.chains.contains_key(name);
             if new || policy(self.have) != policy(self.want) {
                 messages.push(self.chain(name, chain));
             }
@@ -231,15 +248,9 @@ pub(super) fn put_rule(body: &mut Writer, program: &[super::expression::Expressi
     }
 }
 
-/// True when `rule` names one of `sets` or `chains`.
-fn refers(rule: &Rule, sets: &BTreeSet<Name>, chains: &BTreeSet<Name>) -> bool {
-    rule.statements.iter().any(|statement| match statement {
-        Statement::Match(Match::Lookup(_, _, set))
-        | Statement::Vmap(_, set)
-        | Statement::Dnat(Destination::Map { map: set, .. }) => sets.contains(set),
-        Statement::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => chains.contains(chain),
-        _ => false,
-    })
+/// What of `have` is not desired or desired otherwise.
+fn differing<V: PartialEq>(have: &BTreeMap<Name, V>, want: &BTreeMap<Name, V>) -> BTreeSet<Name> {
+    have.iter().filter(|(name, value)| want.get(*name) != Some(*value)).map(|(name, _)| name.clone()).collect()
 }
 
 #[cfg(target_endian = "little")]

@@ -12,7 +12,7 @@ use netstate::nft::{
 
 use super::expression::Expression;
 use super::wire::{comment, kind, message, name, number, payload, text};
-use super::{Nft, chain, element, recognise, rule, set, table};
+use super::{Nft, chain, element, flowtable, recognise, rule, set, table};
 use crate::attribute::{self, Writer};
 use crate::error::{Cause, KernelError, SocketError};
 use crate::socket::{Fault, Frame, Message};
@@ -121,6 +121,11 @@ impl Nft {
             if let Some(name) = name(attributes, set::NAME) {
                 found.sets.insert(name, read_set(attributes));
             }
+        }
+        let every = message(kind::GETFLOWTABLE, 0, family, |body| put_table(body, key));
+        for frame in self.list("list flowtables of", key, &every)? {
+            let attributes = of_table(&frame, kind::NEWFLOWTABLE, key);
+            found.flowtables.extend(attributes.and_then(flowtable::read));
         }
         Ok(Some(found))
     }

@@ -15,6 +15,7 @@ mod compile;
 mod element;
 mod expression;
 mod field;
+mod flowtable;
 mod foreign;
 pub mod forward;
 #[cfg(any(test, feature = "fuzz"))]

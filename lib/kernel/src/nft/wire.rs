@@ -32,6 +32,9 @@ pub(super) mod kind {
     pub(in crate::nft) const DELSETELEM: u16 = 14;
     pub(in crate::nft) const NEWGEN: u16 = 15;
     pub(in crate::nft) const GETGEN: u16 = 16;
+    pub(in crate::nft) const NEWFLOWTABLE: u16 = 22;
+    pub(in crate::nft) const GETFLOWTABLE: u16 = 23;
+    pub(in crate::nft) const DELFLOWTABLE: u16 = 24;
 }
 
 /// NFTA_LIST_ELEM.

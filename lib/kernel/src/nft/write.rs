@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use netstate::nft::{ElementKey, Name, TableKey};
 
 use super::element::{self, MESSAGE_BYTES};
+use super::flowtable;
 use super::transaction::{Refusal, commit};
 use super::wire::{SUBSYSTEM, kind};
 use crate::error::{Cause, Nack};
@@ -231,7 +232,11 @@ impl Verdicts {
             let messages: Vec<Message> = kept.map(|(_, message)| message).collect();
             return (!messages.is_empty()).then_some(Unit::Layout { row, messages });
         }
-        if let Some(nack) = nacks.values().next() {
+        // The kernel says neither which of them it has not nor that it knows no flowtables.
+        let absent = |errno| errno == libc::ENOENT || errno == libc::EOPNOTSUPP;
+        if nacks.iter().any(|(index, nack)| is(index, kind::NEWFLOWTABLE) && absent(nack.errno)) {
+            self.failed.insert(row, Cause::Missing(flowtable::MISSING.to_owned()));
+        } else if let Some(nack) = nacks.values().next() {
             self.failed.insert(row, nack.clone().into());
         }
         None

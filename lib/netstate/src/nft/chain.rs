@@ -54,6 +54,8 @@ pub mod priority {
     pub const SECURITY: i32 = 50;
     /// Source address translation.
     pub const SRCNAT: i32 = 100;
+    /// After everybody else.
+    pub const LAST: i32 = i32::MAX;
 }
 
 /// What the rules of a base chain may do.

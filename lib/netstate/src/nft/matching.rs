@@ -59,6 +59,26 @@ impl BitOr for CtStatus {
     }
 }
 
+/// Which way a packet goes in its connection (enum ip_conntrack_dir in include/uapi/linux/netfilter/nf_conntrack_tuple_common.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CtDirection {
+    /// As the connection's first packet.
+    Original,
+    /// Back.
+    Reply,
+}
+
+impl CtDirection {
+    /// The kernel's number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Original => 0,
+            Self::Reply => 1,
+        }
+    }
+}
+
 /// What must hold of a packet for its rule to go on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Match {
@@ -86,6 +106,8 @@ pub enum Match {
     SaddrLocal(Op),
     /// The connection is in one of the states.
     CtState(CtState),
+    /// The packet goes this way in its connection.
+    CtDirection(CtDirection),
     /// The connection has one of the properties.
     CtStatus(CtStatus),
     /// The destination of the connection's first packet, before any translation, is in the network.

@@ -51,6 +51,7 @@
 //! ```
 
 mod chain;
+mod flowtable;
 mod matching;
 mod name;
 mod render;
@@ -63,7 +64,8 @@ use std::fmt;
 use crate::IpFamily;
 
 pub use chain::{BaseChain, Chain, ChainKind, Hook, Policy, priority};
-pub use matching::{CtState, CtStatus, Field, Match, Op};
+pub use flowtable::Flowtable;
+pub use matching::{CtDirection, CtState, CtStatus, Field, Match, Op};
 pub use name::{InvalidName, Name};
 pub use rule::{Destination, MarkChange, Reject, Rule, Statement, Verdict};
 pub use set::{Data, Datum, Element, ElementKey, Set, SetFlags, SetKind, Type};
@@ -150,6 +152,8 @@ pub struct Table {
     pub chains: BTreeMap<Name, Chain>,
     /// Sets and maps by name.
     pub sets: BTreeMap<Name, Set>,
+    /// Flowtables by name.
+    pub flowtables: BTreeMap<Name, Flowtable>,
 }
 
 /// One whole table.
@@ -167,7 +171,10 @@ impl Ruleset {
     /// An empty table.
     #[must_use]
     pub const fn new(key: TableKey) -> Self {
-        let table = Table { dormant: false, chains: BTreeMap::new(), sets: BTreeMap::new() };
+        let chains = BTreeMap::new();
+        let sets = BTreeMap::new();
+        let flowtables = BTreeMap::new();
+        let table = Table { dormant: false, chains, sets, flowtables };
         Self { key, table, elements: BTreeMap::new() }
     }
 

@@ -7,8 +7,9 @@ use std::fmt::Write;
 use super::chain::priority;
 use super::set::joined;
 use super::{
-    BaseChain, Chain, CtState, CtStatus, Data, Destination, Element, ElementKey, Family, Field, Hook, MarkChange,
-    Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Table, TableKey, Type, Verdict,
+    BaseChain, Chain, ChainKind, CtDirection, CtState, CtStatus, Data, Destination, Element, ElementKey, Family, Field,
+    Flowtable, Hook, MarkChange, Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Table,
+    TableKey, Type, Verdict,
 };
 use crate::prefix::Prefix;
 use crate::{IpFamily, Protocol};
@@ -17,7 +18,8 @@ use crate::{IpFamily, Protocol};
 pub(super) fn ruleset(ruleset: &Ruleset) -> String {
     let sets = ruleset.table.sets.iter().map(|(name, value)| set(ruleset, name, value));
     let chains = ruleset.table.chains.iter().map(|(name, value)| chain(ruleset.key.family, name, value));
-    let blocks: Vec<String> = sets.chain(chains).collect();
+    let flowtables = ruleset.table.flowtables.iter().map(|(name, value)| flowtable(name, value));
+    let blocks: Vec<String> = sets.chain(flowtables).chain(chains).collect();
     let flags = if ruleset.table.dormant { "\tflags dormant\n\n" } else { "" };
     format!("table {} {{\n{flags}{}}}\n", ruleset.key, blocks.join("\n"))
 }
@@ -62,6 +64,17 @@ fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {
     if !elements.is_empty() {
         let lines: Vec<String> = elements.chunks(elements_per_line(&set.key)).map(|line| line.join(", ")).collect();
         text += &format!("\t\telements = {{ {} }}\n", lines.join(",\n\t\t\t     "));
+    }
+    text + "\t}\n"
+}
+
+fn flowtable(name: &Name, value: &Flowtable) -> String {
+    let base =
+        BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: value.priority, policy: Policy::Accept };
+    let mut text = format!("\tflowtable {name} {{\n\t\thook ingress priority {}\n", priority_text(Family::Inet, &base));
+    let devices: Vec<&str> = value.devices.iter().map(crate::IfName::as_str).collect();
+    if !devices.is_empty() {
+        text += &format!("\t\tdevices = {{ {} }}\n", devices.join(", "));
     }
     text + "\t}\n"
 }
@@ -154,6 +167,7 @@ fn statement(statement: &Statement) -> String {
         Statement::Masquerade { fully_random: true } => "masquerade fully-random".to_owned(),
         Statement::Dnat(destination) => dnat(destination),
         Statement::Vmap(fields, map) => format!("{} vmap @{map}", concatenation(fields)),
+        Statement::Offload(flowtable) => format!("flow add @{flowtable}"),
         Statement::Verdict(value) => verdict(value),
         Statement::Reject(Reject::PortUnreachable) => "reject".to_owned(),
         Statement::Reject(Reject::TcpReset) => "reject with tcp reset".to_owned(),
@@ -179,6 +193,8 @@ fn matching(condition: &Match) -> String {
         Match::DaddrLocal(op) => format!("fib daddr type {}local", not(*op)),
         Match::SaddrLocal(op) => format!("fib saddr type {}local", not(*op)),
         Match::CtState(state) => format!("ct state {}", ct_state(*state)),
+        Match::CtDirection(CtDirection::Original) => "ct direction original".to_owned(),
+        Match::CtDirection(CtDirection::Reply) => "ct direction reply".to_owned(),
         Match::CtStatus(status) => format!("ct status {}", ct_status(*status)),
         Match::CtOriginalDaddr(op, prefix) => {
             format!("ct original {} daddr {}{}", network(prefix), not(*op), address(prefix))
@@ -297,7 +313,7 @@ fn verdict(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::{ChainKind, Datum, TableKey};
+    use crate::nft::{Datum, TableKey};
     use std::net::Ipv4Addr;
 
     fn key(family: Family) -> TableKey {

@@ -61,6 +61,8 @@ pub enum Statement {
     Dnat(Destination),
     /// The verdict that a map holds for these fields; none when it holds none.
     Vmap(Vec<Field>, Name),
+    /// Puts the packet's connection, when it is established, into a flowtable.
+    Offload(Name),
     /// Ends the rule.
     Verdict(Verdict),
     /// Drops and sends an error back.

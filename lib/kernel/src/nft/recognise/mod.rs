@@ -6,7 +6,9 @@
 mod address;
 mod lookup;
 
-use netstate::nft::{CtState, CtStatus, Destination, Family, Field, MarkChange, Match, Op, Reject, Statement};
+use netstate::nft::{
+    CtDirection, CtState, CtStatus, Destination, Family, Field, MarkChange, Match, Op, Reject, Statement,
+};
 use netstate::{IfName, IpFamily, Protocol};
 
 use self::address::{address, ct_original};
@@ -68,6 +70,7 @@ impl Reader {
     fn single(&self, list: &[Expression]) -> Option<Statement> {
         Some(match list.first()? {
             Expression::Counter => Statement::Counter,
+            Expression::Offload(flowtable) => Statement::Offload(flowtable.clone()),
             Expression::Verdict(verdict) => Statement::Verdict(verdict.clone()),
             Expression::Masquerade { flags: 0 } => Statement::Masquerade { fully_random: false },
             Expression::Masquerade { flags: RANDOM_FULLY } => Statement::Masquerade { fully_random: true },
@@ -172,6 +175,10 @@ fn simple(list: &[Expression]) -> Recognised {
     let condition = match load {
         Expression::Meta { key: meta::MARK, to: 0 } => Match::Mark(*op, u32::MAX, word(data)?),
         Expression::Meta { key: meta::NFPROTO, to: 0 } => Match::Nfproto(*op, network_of(data)?),
+        Expression::Ct { key: ct::DIRECTION, direction: None, to: 0 } if *op == Op::Is => {
+            let known = [CtDirection::Original, CtDirection::Reply];
+            Match::CtDirection(known.into_iter().find(|known| data[..] == [known.number()])?)
+        }
         Expression::Meta { key: meta::L4PROTO, to: 0 } => Match::L4Proto(*op, protocol_of(data)?),
         Expression::Meta { key: meta::IIFNAME, to: 0 } => Match::Iifname(*op, ifname(data)?),
         Expression::Meta { key: meta::OIFNAME, to: 0 } => Match::Oifname(*op, ifname(data)?),

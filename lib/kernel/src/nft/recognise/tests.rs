@@ -55,10 +55,13 @@ fn rules(family: Family) -> Vec<Rule> {
         conditions.push(Match::Nfproto(Is, V4));
         conditions.push(Match::Nfproto(IsNot, V6));
     }
+    conditions.push(Match::CtDirection(CtDirection::Original));
+    conditions.push(Match::CtDirection(CtDirection::Reply));
     let mut rules: Vec<Rule> =
         conditions.into_iter().map(|condition| Rule::new().when(condition).then(Verdict::Accept)).collect();
     let fields = vec![Field::L4Proto, Field::Dport];
     let statements = [
+        Statement::Offload(name("f")),
         Statement::Counter,
         MarkChange::set(0x4000).into(),
         MarkChange::replace(1).into(),
