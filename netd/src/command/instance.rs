@@ -59,6 +59,18 @@ impl Instance {
         IpFamily::ALL.into_iter().map(table).collect()
     }
 
+    /// The nft table of its flowtable, which sees both families.
+    #[must_use]
+    pub(crate) fn flowtable(&self) -> TableKey {
+        TableKey { family: Family::Inet, name: self.table() }
+    }
+
+    /// All its nft tables.
+    #[must_use]
+    pub(crate) fn all_tables(&self) -> BTreeSet<TableKey> {
+        self.tables().into_iter().chain([self.flowtable()]).collect()
+    }
+
     /// The comment of its rules in foreign chains, and of nobody else's.
     #[must_use]
     pub(crate) fn marker(&self) -> String {
@@ -75,7 +87,7 @@ impl Instance {
     #[must_use]
     pub(crate) fn is_table(table: &TableKey) -> bool {
         let rest = table.name.as_str().strip_prefix(TABLE.as_str());
-        matches!(table.family, Family::Ip | Family::Ip6)
+        matches!(table.family, Family::Ip | Family::Ip6 | Family::Inet)
             && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 }
@@ -134,8 +146,8 @@ mod tests {
         let names: std::collections::BTreeSet<_> = paths.iter().map(|path| of(path).table()).collect();
         assert_eq!(names.len(), paths.len(), "{names:?}");
         assert!(!names.contains(&TABLE), "{names:?}");
-        let tables = paths.iter().flat_map(|path| of(path).tables()).chain(Instance(None).tables());
-        assert!(tables.map(|table| assert!(Instance::is_table(&table), "{table}")).count() == 2 * paths.len() + 2);
+        let tables = paths.iter().flat_map(|path| of(path).all_tables()).chain(Instance(None).all_tables());
+        assert!(tables.map(|table| assert!(Instance::is_table(&table), "{table}")).count() == 3 * paths.len() + 3);
         assert!(!Instance::is_table(&TableKey { family: Family::Ip, name: Name::literal("netd-ports") }));
     }
 }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, Prefix};
+use serde_json::Value;
 
 use super::backend;
 use super::go_json::{BOOL, Object};
@@ -43,6 +44,8 @@ pub(crate) struct Network {
     /// How nodes choose their subnets (`SubnetAssignment`, this program's own addition), where their command lines do
     /// not say so.
     pub assignment: Option<Vec<Policy>>,
+    /// Established flows take the short way of a flowtable (`Flowtable`, this program's own addition).
+    pub flowtable: bool,
 }
 
 /// How Pods are seen outside, where `--ip-masq` is on: this program's own additions to the format.
@@ -139,6 +142,20 @@ impl fmt::Display for Network {
     }
 }
 
+impl fmt::Display for Egress {
+    /// `with --ip-masq Pods are seen as their node by IPv4 and IPv6, but not in 10.0.0.0/8`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let families: Vec<String> =
+            self.masquerade.iter().filter(|(_, on)| **on).map(|(family, _)| family.to_string()).collect();
+        let exempt: Vec<String> = self.exempt.iter().flat_map(|(_, list)| list).map(ToString::to_string).collect();
+        match families.as_slice() {
+            [] => f.write_str("Pods are seen with their own addresses outside")?,
+            families => write!(f, "with --ip-masq Pods are seen outside as their node, by {}", families.join(" and "))?,
+        }
+        if exempt.is_empty() || families.is_empty() { Ok(()) } else { write!(f, ", but not in {}", exempt.join(", ")) }
+    }
+}
+
 impl NetConf {
     /// Reads the text of net-conf.json or of the key `<prefix>/config`.
     ///
@@ -160,7 +177,8 @@ impl NetConf {
             None
         });
         let assignment = take_assignment(&mut object, &mut problems);
-        let egress = take_egress(&mut object, &mut problems);
+        let egress = take_egress(&mut object, &mut problems, &mut notes);
+        let flowtable = object.take("Flowtable", BOOL, &mut problems).unwrap_or(false);
         let backend = backend::take(&mut object, &mut problems, &mut notes);
         if object.take("EnableNFTables", BOOL, &mut problems) == Some(false) {
             notes.push("EnableNFTables: false is ignored: netd writes nftables rules only".to_owned());
@@ -169,7 +187,7 @@ impl NetConf {
         problems.extend(backend.as_ref().and_then(|backend| backend.refuses_families(pools.families())));
         match backend {
             Some(backend) if problems.is_empty() => {
-                Ok(Self { network: Network { pools, backend, egress, assignment }, notes })
+                Ok(Self { network: Network { pools, backend, egress, assignment, flowtable }, notes })
             }
             _ => Err(problems),
         }
@@ -185,16 +203,17 @@ fn take_assignment(object: &mut Object, problems: &mut Vec<Problem>) -> Option<V
     Policy::parse_list(&text).map_err(refuse).ok()
 }
 
-fn take_egress(object: &mut Object, problems: &mut Vec<Problem>) -> Egress {
+fn take_egress(object: &mut Object, problems: &mut Vec<Problem>, notes: &mut Vec<String>) -> Egress {
     let fields = PerFamily::new("MasqueradeIPv4", "MasqueradeIPv6");
     let masquerade = fields.map(|_, field| object.take(field, BOOL, problems).unwrap_or(true));
     let accepted = r#"a list of networks such as ["10.0.0.0/8","fd00:10::/32"]"#;
-    let texts: Vec<String> = object.take("NonMasqueradeCIDRs", accepted, problems).unwrap_or_default();
+    let items: Vec<Value> = object.take("NonMasqueradeCIDRs", accepted, problems).unwrap_or_default();
     let mut networks = Vec::new();
-    for text in texts {
-        match text.parse::<Prefix>() {
-            Ok(network) => networks.push(network),
-            Err(_) => problems.push(Problem::new("NonMasqueradeCIDRs", format!("{text:?}"), accepted)),
+    for item in items {
+        match item.as_str().and_then(|text| text.parse::<Prefix>().ok()) {
+            Some(network) => networks.push(network),
+            // One that nobody can read takes none of the others down, and the network not at all.
+            None => notes.push(format!("NonMasqueradeCIDRs: {item} is left out; accepted: {accepted}")),
         }
     }
     Egress { masquerade, exempt: PerFamily::partition(networks, Prefix::family) }
@@ -359,6 +378,21 @@ mod tests {
     }
 
     #[test]
+    fn network_that_nobody_can_read_is_left_out_of_the_list_and_named() {
+        let text = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"},"NonMasqueradeCIDRs":["10.0.0.0/8","10.0.0.0",7,"fd00:10::/32"],"flowtable":true}"#;
+        let conf = NetConf::parse(text).unwrap();
+        assert_eq!(conf.network.egress.exempt.v4, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(conf.network.egress.exempt.v6, ["fd00:10::/32".parse().unwrap()]);
+        assert_eq!(conf.notes.len(), 2, "{:?}", conf.notes);
+        assert!(
+            conf.notes[0].starts_with("NonMasqueradeCIDRs: \"10.0.0.0\" is left out; accepted: "),
+            "{:?}",
+            conf.notes
+        );
+        assert!(conf.network.flowtable && !NetConf::parse(r#"{"Network":"172.7.0.0/16"}"#).unwrap().network.flowtable);
+    }
+
+    #[test]
     fn flannels_defaults_hold_for_every_size_of_network() {
         for (network, len, min, max) in [
             ("10.3.0.0/16", 24, "10.3.1.0", "10.3.255.0"),
@@ -493,7 +527,7 @@ mod tests {
             (r#"{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}"#, "does not have"),
             (r#"{"Network":"10.0.0.0/16"} x"#, "trailing characters"),
             (r#"{"Network":"10.0.0.0/16","NonMasqueradeCIDRs":"10.0.0.0/8"}"#, "NonMasqueradeCIDRs"),
-            (r#"{"Network":"10.0.0.0/16","NonMasqueradeCIDRs":["10.0.0.0"]}"#, "NonMasqueradeCIDRs: \"10.0.0.0\""),
+            (r#"{"Network":"10.0.0.0/16","Flowtable":"on"}"#, "Flowtable"),
             (r#"{"Network":"10.0.0.0/16","MasqueradeIPv4":"no"}"#, "MasqueradeIPv4"),
             (r#"{"Network":"10.0.0.0/16","SubnetAssignment":"node"}"#, "SubnetAssignment: \"node\" is no policy"),
             ("", "EOF"),

@@ -5,6 +5,7 @@
 //! not matter. A changed lease costs its own rows and those of leases in conflict with it, however many there are.
 
 pub(crate) mod backend;
+mod flowtable;
 mod local;
 mod masquerade;
 mod moving;
@@ -42,6 +43,8 @@ pub(crate) struct Planner {
     network: Network,
     masquerade: Masquerade,
     local: LocalNode,
+    /// Bridges of this node's own Pods.
+    bridges: BTreeSet<IfName>,
     leases: BTreeMap<SubnetKey, StoredLease>,
     peers: PerFamily<Peers>,
     refused: BTreeMap<SubnetKey, Refused>,
@@ -68,6 +71,7 @@ impl Planner {
             network,
             masquerade,
             local,
+            bridges: BTreeSet::new(),
             leases: BTreeMap::new(),
             peers: PerFamily::default(),
             refused: BTreeMap::new(),
@@ -338,7 +342,7 @@ impl Planner {
 
     /// Rows that this node needs whatever the other nodes are.
     fn local_rows(&self) -> Tables {
-        let mut tables = Tables::default();
+        let mut tables = Tables { flowtable: self.flowtable(), ..Tables::default() };
         for backend in self.backends() {
             tables.extend(backend.local_rows(&self.network, &self.local));
         }

@@ -22,6 +22,8 @@ pub(crate) struct Tables {
     pub sysctls: BTreeMap<SysctlKey, String>,
     /// Masquerade and forward rules.
     pub nft: BTreeMap<nft::RowKey, nft::Row>,
+    /// The short way of established flows, in an nft table of its own.
+    pub flowtable: BTreeMap<nft::RowKey, nft::Row>,
     /// Networks that foreign chains of the forward hook must not drop.
     pub forward: BTreeSet<Prefix>,
     /// Neighbours behind the tunnel.
@@ -53,6 +55,7 @@ impl Tables {
         self.addresses.extend(other.addresses);
         self.sysctls.extend(other.sysctls);
         self.nft.extend(other.nft);
+        self.flowtable.extend(other.flowtable);
         self.forward.extend(other.forward);
         self.neighbours.extend(other.neighbours);
         self.fdb.extend(other.fdb);
@@ -76,6 +79,8 @@ pub(crate) struct Changes {
     pub sysctls: RowChanges<SysctlKey, String>,
     /// Masquerade and forward rules.
     pub nft: RowChanges<nft::RowKey, nft::Row>,
+    /// The short way of established flows.
+    pub flowtable: RowChanges<nft::RowKey, nft::Row>,
     /// All networks that foreign chains must not drop, when they differ.
     pub forward: Option<BTreeSet<Prefix>>,
     /// Neighbours behind the tunnel.
@@ -99,6 +104,7 @@ impl Changes {
             addresses: rows(before.addresses, after.addresses),
             sysctls: rows(before.sysctls, after.sysctls),
             nft: rows(before.nft, after.nft),
+            flowtable: rows(before.flowtable, after.flowtable),
             forward: (before.forward != after.forward).then_some(after.forward),
             neighbours: rows(before.neighbours, after.neighbours),
             fdb: rows(before.fdb, after.fdb),
@@ -115,6 +121,7 @@ impl Changes {
             + self.addresses.len()
             + self.sysctls.len()
             + self.nft.len()
+            + self.flowtable.len()
             + self.neighbours.len()
             + self.fdb.len()
             + self.wireguard.len()
@@ -129,6 +136,7 @@ impl Changes {
         self.addresses.extend(later.addresses);
         self.sysctls.extend(later.sysctls);
         self.nft.extend(later.nft);
+        self.flowtable.extend(later.flowtable);
         self.forward = later.forward.or(self.forward.take());
         self.neighbours.extend(later.neighbours);
         self.fdb.extend(later.fdb);

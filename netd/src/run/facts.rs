@@ -2,14 +2,14 @@
 //!
 //! Invariant: reads only. Everything that decides on these facts is pure and lies elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
 use kernel::query::Query;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
-use netstate::{IfName, MacAddr, Route, RouteKey, SysctlKey};
+use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey, SysctlKey};
 
 use crate::choose::interface::{Facts, Interface};
 use crate::format::net_conf::Network;
@@ -70,6 +70,21 @@ pub(super) fn addresses(interfaces: &[Interface]) -> BTreeMap<IpAddr, IfName> {
 
 fn known(found: kernel::query::Interface) -> Interface {
     Interface { name: found.name, mtu: found.mtu, addresses: found.addresses }
+}
+
+/// The bridges among `links`.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) fn bridges(links: impl IntoIterator<Item = IfName>) -> Result<BTreeSet<IfName>, KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let mut found = BTreeSet::new();
+    for name in links {
+        if rtnl.link(&name)?.is_some_and(|state| matches!(state.link.kind, LinkKind::Bridge(_))) {
+            found.insert(name);
+        }
+    }
+    Ok(found)
 }
 
 /// The kernel's routes.

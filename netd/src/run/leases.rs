@@ -19,7 +19,7 @@ use super::tables::Stages;
 use super::witness::Listing;
 use super::worker::TableWork;
 use super::{facts, files};
-use crate::choose::interface::NodeAddress;
+use crate::choose::interface::{Interface, NodeAddress};
 use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
 use crate::plan::{LocalNode, Place};
 use crate::source::view::{Change, OwnKey};
@@ -150,6 +150,7 @@ impl<S: LeaseSource> Daemon<S> {
             return Ok(());
         }
         self.planning.set_local(local);
+        self.follow_bridges();
         self.report_clashes();
         self.start_worker().await
     }
@@ -179,6 +180,23 @@ impl<S: LeaseSource> Daemon<S> {
             public_key: known.public_key,
             data: known.data.clone(),
             ways: self.reach.ways(),
+        }
+    }
+
+    /// Plans for the bridges of this node's Pods: those that have an address in its subnets.
+    pub(super) fn follow_bridges(&mut self) {
+        let planner = &self.planning.planner;
+        if !planner.has_flowtable() {
+            return;
+        }
+        let (local, devices) = (planner.local(), &self.node.devices);
+        let of_pods = |link: &&Interface| {
+            let inside = |addr| local.subnets().any(|subnet| subnet.contains(addr));
+            !devices.contains(&link.name) && link.addresses.iter().any(|own| inside(own.addr))
+        };
+        match facts::bridges(self.external.host.iter().filter(of_pods).map(|link| link.name.clone())) {
+            Ok(bridges) => self.planning.set_bridges(bridges),
+            Err(error) => tracing::warn!(error = %kernel::Chain(&error), "the bridges of Pods cannot be read"),
         }
     }
 
@@ -241,6 +259,7 @@ impl<S: LeaseSource> Daemon<S> {
         self.reach.set_own(facts::addresses(&self.external.host));
         self.report_clashes();
         self.planning.set_ways(self.reach.ways());
+        self.follow_bridges();
         let now = match read {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(()),

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use netstate::IfName;
 use tokio::time::Instant;
 
 use crate::format::lease::SubnetKey;
@@ -118,6 +119,15 @@ impl Planning {
     pub(super) fn set_ways(&mut self, ways: Ways) {
         if self.planner.local().ways != ways {
             let changes = self.planner.set_ways(ways);
+            self.changes.extend(changes);
+            self.note(BTreeSet::new());
+        }
+    }
+
+    /// This node's Pods are on these bridges.
+    pub(super) fn set_bridges(&mut self, bridges: BTreeSet<IfName>) {
+        let changes = self.planner.set_bridges(bridges);
+        if changes.rows() > 0 {
             self.changes.extend(changes);
             self.note(BTreeSet::new());
         }

@@ -27,7 +27,7 @@ use netstate::wireguard;
 use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
 };
-use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Table, TableStatus, Target};
+use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Stage, State, Table, TableStatus, Target};
 
 use super::extension::EventFiles;
 use super::forward;
@@ -51,6 +51,8 @@ pub(super) struct Targets {
     pub(super) sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     pub(super) addresses: Rows<AddressKey, Address>,
     pub(super) nft: Rows<RowKey, Row>,
+    /// The nft table of the flowtable.
+    pub(super) flowtable: Rows<RowKey, Row>,
     pub(super) neighbours: Rows<NeighbourKey, Neighbour>,
     pub(super) fdb: Rows<FdbKey, Fdb>,
     pub(super) routes: Rows<RouteKey, Route>,
@@ -79,6 +81,7 @@ pub(super) struct Stages {
     new_sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     addresses: Table<Rows<AddressKey, Address>>,
     nft: Table<Rows<RowKey, Row>>,
+    flowtable: Table<Rows<RowKey, Row>>,
     neighbours: Table<Rows<NeighbourKey, Neighbour>>,
     fdb: Table<Rows<FdbKey, Fdb>>,
     routes: Table<Rows<RouteKey, Route>>,
@@ -93,6 +96,9 @@ pub(super) struct Stages {
     rivals: Option<Rivals>,
     interests: Interests,
 }
+
+/// Name of the table of flowtables.
+const FLOWTABLE: &str = "flowtable";
 
 /// Names of the tables that this node's own Pods need, whatever the other nodes do.
 const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
@@ -115,8 +121,8 @@ impl Targets {
             own_ports.insert(rtnl.port()?);
             Ok::<_, KernelError>(rtnl)
         };
-        let (tables, foreign) = (nft::Nft::open()?, nft::Nft::open()?);
-        let nft_ports = BTreeSet::from([tables.port()?, foreign.port()?]);
+        let (tables, flowtable, foreign) = (nft::Nft::open()?, nft::Nft::open()?, nft::Nft::open()?);
+        let nft_ports = BTreeSet::from([tables.port()?, flowtable.port()?, foreign.port()?]);
         let devices_now = ownership.devices();
         let wireguard = match &identity.key {
             Some(key) => {
@@ -149,11 +155,12 @@ impl Targets {
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
             addresses: Box::new(writers.watch(Addresses::new(rtnl()?, devices_now.clone()), Subject::Address)),
             nft: Box::new(writers.watch_tables(nft::Tables::new(tables, instance.tables()))),
+            flowtable: Box::new(writers.watch_tables(nft::Tables::new(flowtable, [instance.flowtable()]))),
             neighbours: Box::new(writers.watch(Neighbours::new(rtnl()?, devices_now), Subject::Neighbour)),
             fdb: Box::new(writers.watch(fdb, Subject::Forwarding)),
             routes: Box::new(writers.watch(routes, Subject::Route)),
             files: files.map(|files| Box::new(files) as Rows<String, FileText>),
-            forward: Some(Forward::new(foreign, instance.tables(), instance.marker()).watched(writers.clone())),
+            forward: Some(Forward::new(foreign, instance.all_tables(), instance.marker()).watched(writers.clone())),
             rivals: Some(Rivals::new(Box::new(rivals), rtnl()?, own)),
             interests: Interests { rtnl: Interest { own: own_ports, written, writers, ..interest }, nft: nft_ports },
         })
@@ -177,6 +184,8 @@ impl Stages {
             neighbours: stack.push(Reconciler::new("neighbours", targets.neighbours)),
             fdb: stack.push(Reconciler::new("fdb", targets.fdb)),
             routes: stack.push(Reconciler::new("routes", targets.routes)),
+            // Last, and nothing depends on it: packets pass without.
+            flowtable: stack.push(Reconciler::new(FLOWTABLE, targets.flowtable)),
             files: targets.files.map(|files| stack.push(Reconciler::new("files", files))),
             forward: targets.forward.map(|forward| stack.push(forward)),
             stack,
@@ -222,6 +231,7 @@ impl Stages {
         self.want_rows(self.sysctls, changes.sysctls);
         self.want_rows(self.addresses, changes.addresses);
         self.want_rows(self.nft, changes.nft);
+        self.want_rows(self.flowtable, changes.flowtable);
         self.want_rows(self.neighbours, changes.neighbours);
         self.want_rows(self.fdb, changes.fdb);
         self.want_rows(self.routes, changes.routes);
@@ -267,13 +277,18 @@ impl Stages {
     pub(super) fn invalidate(&mut self, notification: Notification) {
         match notification {
             // A refused route may lead through one of these.
-            Notification::Rtnl(Event::OtherLink | Event::OtherRoute | Event::DefaultRoute) => self.stack.retry(),
+            Notification::Rtnl(Event::OtherLink) => {
+                self.stack.retry();
+                self.check_flowtable();
+            }
+            Notification::Rtnl(Event::OtherRoute | Event::DefaultRoute) => self.stack.retry(),
             Notification::Rtnl(Event::Route) => self.stack.invalidate(self.routes),
             Notification::Rtnl(Event::Neighbour) => self.stack.invalidate(self.neighbours),
             Notification::Rtnl(Event::Forwarding) => self.stack.invalidate(self.fdb),
             // A link that goes down or away takes its addresses, neighbours and IPv4 routes along without a word, and
             // the last address of a link its routes.
             Notification::Rtnl(Event::Link | Event::Address) => {
+                self.check_flowtable();
                 self.stack.invalidate(self.links);
                 self.peers.into_iter().for_each(|peers| self.stack.invalidate(peers));
                 self.stack.invalidate(self.sysctls);
@@ -284,8 +299,18 @@ impl Stages {
             }
             Notification::Rtnl(Event::Resync) => self.invalidate_all(),
             Notification::Parameter => self.stack.invalidate(self.sysctls),
-            Notification::OwnNft => self.stack.invalidate(self.nft),
+            Notification::OwnNft => {
+                self.stack.invalidate(self.nft);
+                self.stack.invalidate(self.flowtable);
+            }
             Notification::ForeignNft => self.forward.into_iter().for_each(|forward| self.stack.invalidate(forward)),
+        }
+    }
+
+    /// A link that goes leaves the flowtable without a word, and is not in it when it comes again.
+    fn check_flowtable(&mut self) {
+        if self.stack.get(self.flowtable).is_some_and(|table| !table.desired().is_empty()) {
+            self.stack.invalidate(self.flowtable);
         }
     }
 
@@ -318,6 +343,16 @@ impl Stages {
         self.stack.stages().map(|stage| TableRows::of(stage)).collect()
     }
 
+    /// Why established flows do not take the short way that the configuration asks for.
+    fn refused_flowtable(&self) -> Option<String> {
+        let status = self.stack.get(self.flowtable)?.status();
+        let reason = status.open.iter().find_map(|row| match &row.state {
+            State::Failed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        })?;
+        Some(format!("Flowtable: packets take the ordinary way, because the kernel refuses the flowtable: {reason}"))
+    }
+
     /// What an operator should look into.
     #[must_use]
     pub(super) fn warnings(&self) -> Vec<String> {
@@ -327,6 +362,7 @@ impl Stages {
             .flat_map(Forward::denying)
             .map(forward::warning)
             .chain(self.legacy.iter().flatten().cloned())
+            .chain(self.refused_flowtable())
             .chain(self.rivals.iter().flat_map(Rivals::warnings).take(LISTED).cloned())
             .collect()
     }

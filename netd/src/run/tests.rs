@@ -15,7 +15,7 @@ use kernel::fake::FakeTable;
 use netstate::family::{IpFamily, PerFamily};
 use netstate::nft::{Row, RowKey};
 use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
-use reconcile::{Observed, Owner};
+use reconcile::{Gate, Observed, Owner};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -23,16 +23,17 @@ use tokio::time::{Instant, sleep};
 use super::daemon::{Daemon, Node};
 use super::external::External;
 use super::identity::Identity;
-use super::tables::Targets;
+use super::tables::{Stages, Targets, is_local_done};
 use super::{PROGRAM, TABLES};
 use crate::choose::interface::{self, NodeAddress};
 use crate::choose::policy::Policy;
 use crate::choose::subnet::Candidate;
 use crate::command::args::Invocation;
 use crate::command::config::Config;
+use crate::command::instance::Instance;
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Ownership, Place, Ways};
+use crate::plan::{Changes, LocalNode, Ownership, Place, Ways};
 use crate::source::{
     AcquireError, ConfigError, Configs, Held, Keeper, Keeping, LeaseEvent, LeaseEvents, LeaseRecord, LeaseRequest,
     LeaseSource,
@@ -68,6 +69,7 @@ impl Fakes {
             sysctls: Box::new(move |_| Box::new(sysctls.clone())),
             addresses: Box::new(self.addresses.clone()),
             nft: Box::new(self.nft.clone()),
+            flowtable: Box::new(FakeTable::default()),
             neighbours: Box::new(self.neighbours.clone()),
             fdb: Box::new(self.fdb.clone()),
             routes: Box::new(self.routes.clone()),
@@ -571,4 +573,28 @@ fn another_backend_is_announced_when_its_devices_stand_and_the_old_one_stays_mea
         eventually("nothing more to say", || !remark(&shell).contains("vxlan")).await;
         assert_eq!(shell.board.value()["node"]["backend"], "host-gw");
     });
+}
+
+/// EOPNOTSUPP: a kernel without flowtables.
+const NOT_SUPPORTED: i32 = 95;
+
+#[test]
+fn flowtable_that_the_kernel_refuses_is_reported_and_holds_nothing_up() {
+    let key = RowKey::Table(Instance::of(std::path::Path::new("/run/flannel/subnet.env")).flowtable());
+    let table = FakeTable::default();
+    table.refuse(key.clone(), NOT_SUPPORTED);
+    let mut stages = Stages::on(Targets { flowtable: Box::new(table.clone()), ..Fakes::default().targets() });
+    let wanted = Some(Row::Table(netstate::nft::Table::default()));
+    stages.want(Changes { flowtable: [(key.clone(), wanted)].into(), ..Changes::default() });
+    let gate = Gate::new([]);
+    stages.pass(&gate, Duration::ZERO);
+    let warnings = stages.warnings();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("Flowtable: packets take the ordinary way"), "{warnings:?}");
+    assert!(is_local_done(&stages.status()));
+    table.allow(&key);
+    stages.pass(&gate, Duration::from_secs(3600));
+    assert_eq!((stages.warnings(), table.contents().rows.len()), (Vec::new(), 1));
+    stages.want(Changes { flowtable: [(key, None)].into(), ..Changes::default() });
+    stages.pass(&gate, Duration::from_secs(3601));
+    assert!(table.contents().rows.is_empty());
 }

@@ -54,7 +54,7 @@ impl Leftovers {
             is_ours || flannel && flannel::is_device(name, &link.kind) && !others.contains(name)
         };
         stack.push(Reconciler::new("links", Links::new(Rtnl::open()?, Box::new(owns))));
-        let own = instance.tables();
+        let own = instance.all_tables();
         let theirs = flannel::nft_tables().into_iter().filter(|_| flannel);
         let mut nft = Nft::open()?;
         let mut keys = BTreeSet::new();

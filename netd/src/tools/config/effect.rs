@@ -44,6 +44,13 @@ pub(super) fn effects(before: Option<&Network>, after: &Network, leases: &[Subne
             )
         });
     }
+    if before.egress != after.egress {
+        effects.push(format!("{}; connections that are open keep the address they have", after.egress));
+    }
+    if before.flowtable != after.flowtable {
+        let way = if after.flowtable { "by the flowtable" } else { "by the rules of the forward hook again" };
+        effects.push(format!("established flows of Pods go {way} from their next packet on; none is cut"));
+    }
     effects
 }
 
@@ -98,5 +105,12 @@ mod tests {
         assert!(found[3].starts_with("options of vxlan"), "{found:?}");
         let after = network(r#"{"Network":"172.7.0.0/16","SubnetMax":"172.7.99.0"}"#);
         assert!(effects(Some(&before), &after, &leases)[0].starts_with("every lease fits"));
+        let after = network(
+            r#"{"Network":"172.7.0.0/16","MasqueradeIPv6":false,"NonMasqueradeCIDRs":["10.0.0.0/8"],"Flowtable":true}"#,
+        );
+        let egress = "with --ip-masq Pods are seen outside as their node, by IPv4, but not in 10.0.0.0/8";
+        let found = effects(Some(&before), &after, &leases);
+        assert_eq!(found[0], format!("{egress}; connections that are open keep the address they have"));
+        assert!(found[1].contains("by the flowtable") && found.len() == 2, "{found:?}");
     }
 }

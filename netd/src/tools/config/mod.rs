@@ -96,6 +96,10 @@ fn describe(conf: &NetConf, source: &str) {
         println!("  {}: {count} subnets, {} to {}", pool.network, pool.subnet_min, pool.subnet_max);
     }
     println!("  backend {}", conf.network.backend.name());
+    println!("  {}", conf.network.egress);
+    if conf.network.flowtable {
+        println!("  established flows of Pods take the short way of a flowtable, on nodes whose kernel has it");
+    }
     for note in &conf.notes {
         println!("  note: {note}");
     }

@@ -1,0 +1,117 @@
+//! The short way for established flows of Pods: the nft table `inet netd`, when the network's configuration says `Flowtable: true`.
+//!
+//! A flow that is in the flowtable goes from link to link without meeting the rules of the forward and postrouting hooks, connection tracking
+//! and the routing table. Which flows may go that way, and why:
+//!
+//! 1. Nothing between Pods of this node: their bridge carries it, and with br_netfilter its packets come by here all the same.
+//! 2. Only what comes by in the direction of the connection's first packet. What IPVS serves does not: it takes requests at the input hook
+//!    and translates answers at the forward hook, which they would no longer reach.
+//! 3. Only established connections of Pods, and behind every other chain of the hook: whoever denies a packet has done so before.
+//!
+//! Invariants: the table is there only on a node that has Pods, and names links that are there; it is a row apart from the masquerade rules,
+//! so a kernel without flowtables refuses nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netstate::nft::{
+    Chain, ChainKind, CtDirection, CtState, Family, Flowtable, Hook, Match, Name, Op, Policy, Row, RowKey, Rule,
+    Ruleset, Statement, TableKey, Verdict, priority,
+};
+use netstate::{IfName, IpFamily, Prefix};
+
+use super::{Changes, Planner, Tables};
+
+/// Name of the flowtable.
+const FLOWS: Name = Name::literal("pods");
+
+/// One family of this node.
+#[derive(Debug, Clone, Copy)]
+struct Pods {
+    /// The Pod network.
+    network: Prefix,
+    /// This node's part of it.
+    own: Prefix,
+}
+
+impl Planner {
+    /// Plans anew for the bridges that this node's Pods are on now.
+    pub(crate) fn set_bridges(&mut self, bridges: BTreeSet<IfName>) -> Changes {
+        let before = self.flowtable();
+        self.bridges = bridges;
+        let rows = |flowtable| Tables { flowtable, ..Tables::default() };
+        Changes::between(rows(before), rows(self.flowtable()))
+    }
+
+    /// True when it matters which bridges there are.
+    #[must_use]
+    pub(crate) const fn has_flowtable(&self) -> bool {
+        self.network.flowtable
+    }
+
+    /// The table, where the network has one and this node has Pods.
+    pub(super) fn flowtable(&self) -> BTreeMap<RowKey, Row> {
+        if !self.network.flowtable || self.bridges.is_empty() {
+            return BTreeMap::new();
+        }
+        let families: Vec<IpFamily> = self.local.places.families().collect();
+        let tunnels = self.backends().flat_map(|backend| families.iter().filter_map(|family| backend.device(*family)));
+        let devices = tunnels.chain(self.bridges.iter().cloned()).chain([self.local.interface.clone()]).collect();
+        let pods = |own: Prefix| Some(Pods { network: self.network.pool(&own)?.network, own });
+        rows(&self.masquerade.table, devices, &self.local.subnets().filter_map(pods).collect::<Vec<_>>())
+    }
+}
+
+/// The table `table` for flows that arrive on `devices`.
+fn rows(table: &Name, devices: BTreeSet<IfName>, families: &[Pods]) -> BTreeMap<RowKey, Row> {
+    let mut ruleset = Ruleset::new(TableKey { family: Family::Inet, name: table.clone() });
+    ruleset.table.flowtables.insert(FLOWS, Flowtable::on(devices));
+    let mut chain = Chain::base(ChainKind::Filter, Hook::Forward, priority::LAST, Policy::Accept);
+    let on_the_bridge = families.iter().map(|pods| {
+        let (from, to) = (Match::Saddr(Op::Is, pods.own), Match::Daddr(Op::Is, pods.own));
+        Rule::new().when(from).when(to).then(Verdict::Return)
+    });
+    let offloaded = |of_pods: Match| {
+        let established = Rule::new().when(Match::CtState(CtState::ESTABLISHED));
+        established.when(Match::CtDirection(CtDirection::Original)).when(of_pods).then(Statement::Offload(FLOWS))
+    };
+    let short_way = families
+        .iter()
+        .flat_map(|pods| [Match::Saddr(Op::Is, pods.network), Match::Daddr(Op::Is, pods.network)].map(offloaded));
+    chain.rules = on_the_bridge.chain(short_way).collect();
+    ruleset.table.chains.insert(Name::literal("forward"), chain);
+    ruleset.into_rows().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_read_as_an_operator_expects_them() {
+        let pods = |network: &str, own: &str| Pods { network: network.parse().unwrap(), own: own.parse().unwrap() };
+        let families = [pods("172.7.0.0/16", "172.7.21.0/24"), pods("fd00:7::/48", "fd00:7:0:21::/64")];
+        let devices = ["flannel.1", "cbr0", "eth0"].map(|name| name.parse().unwrap()).into();
+        let (key, row) = rows(&Name::literal("netd"), devices, &families).pop_first().unwrap();
+        let (RowKey::Table(key), Row::Table(table)) = (key, row) else { panic!("no table") };
+        let text = Ruleset { table, ..Ruleset::new(key) }.render();
+        let expected = "\
+table inet netd {
+\tflowtable pods {
+\t\thook ingress priority filter
+\t\tdevices = { cbr0, eth0, flannel.1 }
+\t}
+
+\tchain forward {
+\t\ttype filter hook forward priority 2147483647; policy accept;
+\t\tip saddr 172.7.21.0/24 ip daddr 172.7.21.0/24 return
+\t\tip6 saddr fd00:7:0:21::/64 ip6 daddr fd00:7:0:21::/64 return
+\t\tct state established ct direction original ip saddr 172.7.0.0/16 flow add @pods
+\t\tct state established ct direction original ip daddr 172.7.0.0/16 flow add @pods
+\t\tct state established ct direction original ip6 saddr fd00:7::/48 flow add @pods
+\t\tct state established ct direction original ip6 daddr fd00:7::/48 flow add @pods
+\t}
+}
+";
+        assert_eq!(text, expected);
+    }
+}
