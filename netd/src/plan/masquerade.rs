@@ -10,13 +10,18 @@
 //!    `NonMasqueradeCIDRs`.
 //! 5. What is not a Pod and talks to a Pod of another node is seen as this node, so that the answer comes back here.
 //!
+//! A family that the network's configuration does not masquerade keeps the chain with one rule that does nothing to a packet: the kernel goes on
+//! translating what is open only while there is such a chain and a rule that asks for connections. Without `--ip-masq` there is neither, and
+//! this program has no connection tracked.
+//!
 //! Invariant: the rules depend on the Pod network and this node's subnet only, never on the leases.
 
 use std::collections::BTreeMap;
 
 use netstate::mark::MASQUERADE;
 use netstate::nft::{
-    Chain, ChainKind, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Ruleset, Statement, TableKey, Verdict, priority,
+    Chain, ChainKind, CtStatus, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Ruleset, Statement, TableKey,
+    Verdict, priority,
 };
 use netstate::{IpFamily, Prefix};
 
@@ -44,8 +49,13 @@ pub(super) fn rows(wanted: &Masquerade, network: &Network, own: Prefix) -> BTree
     let Some(pods) = network.pool(&own).map(|pool| pool.network) else { return BTreeMap::new() };
     let mut ruleset = Ruleset::new(TableKey { family: family.into(), name: wanted.table.clone() });
     let chains = &mut ruleset.table.chains;
-    if wanted.masquerade && *network.egress.masquerade.get(family) {
-        chains.insert(Name::literal("postrouting"), postrouting(wanted.fully_random, &network.egress, pods, own));
+    if wanted.masquerade {
+        let rules = match *network.egress.masquerade.get(family) {
+            true => masquerading(wanted.fully_random, &network.egress, pods, own),
+            false => vec![Rule::new().when(Match::CtStatus(CtStatus::SNAT)).then(Verdict::Return)],
+        };
+        let chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
+        chains.insert(Name::literal("postrouting"), Chain { rules, ..chain });
     }
     if wanted.forward {
         chains.insert(Name::literal("forward"), forward(pods));
@@ -53,22 +63,21 @@ pub(super) fn rows(wanted: &Masquerade, network: &Network, own: Prefix) -> BTree
     if chains.is_empty() { BTreeMap::new() } else { ruleset.into_rows().collect() }
 }
 
-fn postrouting(fully_random: bool, egress: &Egress, pods: Prefix, own: Prefix) -> Chain {
+fn masquerading(fully_random: bool, egress: &Egress, pods: Prefix, own: Prefix) -> Vec<Rule> {
     let masquerade = || Statement::Masquerade { fully_random };
     let from_pods = || Rule::new().when(Match::Saddr(Op::Is, pods));
     let family: IpFamily = pods.family();
-    let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
-    chain.rules = vec![
+    let mut rules = vec![
         Rule::new().when(MASQUERADE.is_set()).then(Verdict::Return),
         from_pods().when(Match::Daddr(Op::Is, pods)).then(Verdict::Return),
         Rule::new().when(Match::Daddr(Op::Is, own)).then(Verdict::Return),
     ];
     let exempt = egress.exempt.get(family);
-    chain.rules.extend(exempt.iter().map(|to| from_pods().when(Match::Daddr(Op::Is, *to)).then(Verdict::Return)));
-    chain.rules.push(from_pods().when(Match::Daddr(Op::IsNot, family.multicast())).then(masquerade()));
+    rules.extend(exempt.iter().map(|to| from_pods().when(Match::Daddr(Op::Is, *to)).then(Verdict::Return)));
+    rules.push(from_pods().when(Match::Daddr(Op::IsNot, family.multicast())).then(masquerade()));
     let to_remote_pods = Rule::new().when(Match::Saddr(Op::IsNot, pods)).when(Match::Daddr(Op::Is, pods));
-    chain.rules.push(to_remote_pods.then(masquerade()));
-    chain
+    rules.push(to_remote_pods.then(masquerade()));
+    rules
 }
 
 fn forward(pods: Prefix) -> Chain {
@@ -180,6 +189,8 @@ table ip6 netd {
             ]
         );
         let v6 = text_in(&ALL, conf, "fd00:7:0:21::/64").unwrap();
-        assert!(v6.contains("chain forward") && !v6.contains("postrouting"), "{v6}");
+        let chain = v6.split_once("chain postrouting").unwrap().1;
+        assert!(v6.contains("chain forward") && !chain.contains("masquerade"), "{v6}");
+        assert!(chain.contains("\t\tct status snat return\n\t}"), "{v6}");
     }
 }

@@ -1,0 +1,147 @@
+//! Who is seen as whom: Pods, nodes and others, in both families, and what of that an operator changes while nodes run.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use lab::{Host, Need, Pod, Process, echo, eventually};
+use netd_node::dual::{DUAL, both, net, pod, seen};
+use netd_node::{Net, SOON};
+
+const CONFIG: &str = "/coreos.com/network/config";
+/// The server outside in both families, and a second address of it in networks of its own.
+const OUTSIDE: [&str; 2] = ["10.4.7.200:8080", "[fd00:10:4:7::200]:8080"];
+const ELSEWHERE: [&str; 2] = ["10.9.9.9:8080", "[fd00:10:9::9]:8080"];
+/// As which the first node and its Pod are seen.
+const NODE: [&str; 2] = ["10.4.7.21", "fd00:10:4:7::21"];
+const POD: [&str; 2] = ["172.7.21.2", "fd00:7:0:21::2"];
+
+/// net-conf for both families with further members, each with a comma in front.
+fn config(more: &str) -> String {
+    format!("{}{more}}}", DUAL.trim_end_matches('}').to_owned() + "}")
+}
+
+/// Two nodes with a Pod each, and a server outside that knows the way to the Pods of the first node.
+struct Outside {
+    pods: [Pod; 2],
+    _server: Process,
+    netd: Vec<Process>,
+    net: Net,
+}
+
+impl Outside {
+    fn start(more: &str) -> Result<Self> {
+        let net = net(&config(more))?;
+        let netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+        let (outside, host) = (net.host("hdss7-200")?, net.host("hdss7-21")?);
+        let lines = "address add 10.9.9.9/32 dev lo\naddress add fd00:10:9::9/128 dev lo\n\
+                     route add 172.7.0.0/16 via 10.4.7.21\nroute add fd00:7::/48 via fd00:10:4:7::21\n";
+        outside.command("ip").args(["-batch", "-"]).input(lines).run()?;
+        let lines = "route add 10.9.9.9/32 via 10.4.7.200\nroute add fd00:10:9::9/128 via fd00:10:4:7::200\n";
+        host.command("ip").args(["-batch", "-"]).input(lines).run()?;
+        let pods = [pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?];
+        let server = echo::serve(outside, "outside", 8080)?;
+        Ok(Self { pods, _server: server, netd, net })
+    }
+
+    fn outside(&self) -> Result<&Host> {
+        self.net.host("hdss7-200")
+    }
+
+    /// The configuration in the store becomes this one.
+    fn configure(&self, more: &str) -> Result<()> {
+        self.net.etcd.put(CONFIG, &config(more))
+    }
+
+    /// Waits until the Pod is seen as these by the server at each of `at`.
+    fn eventually_seen(&self, at: [&str; 2], expected: [&str; 2]) -> Result<()> {
+        eventually(SOON, || {
+            for (server, expected) in at.iter().zip(expected) {
+                // By TCP: a UDP server with two addresses may answer from the other one.
+                let found = echo::ask_tcp(&self.pods[0], server.parse()?, SOON)?.client.ip().to_string();
+                ensure!(found == expected, "{server} saw {found} instead of {expected}");
+            }
+            Ok(())
+        })
+    }
+}
+
+fn switches_of_each_family_are_followed_and_open_connections_keep_their_address() -> Result<()> {
+    let cluster = Outside::start("")?;
+    cluster.eventually_seen(OUTSIDE, NODE)?;
+    let mut open = echo::Connection::open(&cluster.pods[0], OUTSIDE[0].parse()?, SOON)?;
+    let [node_v4, node_v6] = NODE;
+    let [pod_v4, pod_v6] = POD;
+    for (more, expected) in [
+        (r#","MasqueradeIPv6":false"#, [node_v4, pod_v6]),
+        (r#","MasqueradeIPv4":false"#, [pod_v4, node_v6]),
+        (r#","MasqueradeIPv4":false,"MasqueradeIPv6":false"#, POD),
+        ("", NODE),
+    ] {
+        cluster.configure(more)?;
+        cluster.eventually_seen(OUTSIDE, expected).with_context(|| more.to_owned())?;
+        let still = open.ask().with_context(|| more.to_owned())?.client.ip().to_string();
+        ensure!(still == node_v4, "after {more:?} the open connection comes from {still}");
+    }
+    Ok(())
+}
+
+fn networks_without_masquerade_are_followed_and_a_bad_one_costs_the_others_nothing() -> Result<()> {
+    let cluster = Outside::start("")?;
+    cluster.eventually_seen(OUTSIDE, NODE)?;
+    cluster.configure(r#","NonMasqueradeCIDRs":["10.4.7.0/24","fd00:10:4:7::/64"]"#)?;
+    cluster.eventually_seen(OUTSIDE, POD)?;
+    cluster.eventually_seen(ELSEWHERE, NODE)?;
+    cluster.configure(r#","NonMasqueradeCIDRs":["10.9.9.9/32","fd00:10:9::/48"]"#)?;
+    cluster.eventually_seen(ELSEWHERE, POD)?;
+    cluster.eventually_seen(OUTSIDE, NODE)?;
+    let bad = r#","NonMasqueradeCIDRs":["10.4.7.0/24","10.4.7.0",7,"fd00:10:4:7::/64"]"#;
+    cluster.configure(bad)?;
+    cluster.eventually_seen(OUTSIDE, POD)?;
+    for named in [r#"NonMasqueradeCIDRs: "10.4.7.0" is left out"#, "NonMasqueradeCIDRs: 7 is left out"] {
+        cluster.netd[0].wait_for_line(named, SOON)?;
+    }
+    // The check names it as well.
+    let host = cluster.net.host("hdss7-21")?;
+    host.write("/run/net-conf.json", config(bad))?;
+    let checked = host.command(lab::bin("netd")?).args(["config", "check", "--file", "/run/net-conf.json"]).output()?;
+    let text = checked.stdout + &checked.stderr;
+    ensure!(text.contains(r#"NonMasqueradeCIDRs: "10.4.7.0" is left out"#), "{text}");
+    Ok(())
+}
+
+/// The rules as flannel has them, with packets: Pod to Pod and outside to a Pod of this node keep their source, the node and whoever it
+/// forwards to another node's Pod are seen as this node.
+fn everybody_else_is_seen_as_flannel_has_it() -> Result<()> {
+    let cluster = Outside::start("")?;
+    let (host, [first, second]) = (cluster.net.host("hdss7-21")?, &cluster.pods);
+    let _servers = [echo::serve(first, "here", 80)?, echo::serve(second, "there", 80)?];
+    for (here, there, own, gateway, outside) in [
+        ("172.7.21.2:80", "172.7.22.2:80", POD[0], "172.7.21.0", "10.4.7.200"),
+        ("[fd00:7:0:21::2]:80", "[fd00:7:0:22::2]:80", POD[1], "fd00:7:0:21::", "fd00:10:4:7::200"),
+    ] {
+        let cases: [(&str, String, &str); 4] = [
+            ("a Pod to another node's", seen(first, there)?, own),
+            ("the node to another node's Pod", seen(host, there)?, gateway),
+            ("the outside to a Pod of the node", seen(cluster.outside()?, here)?, outside),
+            ("the outside by way of the node to another node's Pod", seen(cluster.outside()?, there)?, gateway),
+        ];
+        for (who, found, expected) in cases {
+            ensure!(found == expected, "{who} is seen as {found} instead of {expected}");
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Vxlan, Need::Nftables],
+        lab::tests![
+            switches_of_each_family_are_followed_and_open_connections_keep_their_address,
+            networks_without_masquerade_are_followed_and_a_bad_one_costs_the_others_nothing,
+            everybody_else_is_seen_as_flannel_has_it,
+        ],
+    )
+}
