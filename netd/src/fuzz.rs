@@ -1,13 +1,39 @@
-//! What anybody may write into the store: the parsers for fuzzing, each by the name of its corpus in `fuzz/`.
+//! What anybody may write into the store, a file, a command line or a packet: the parsers for fuzzing, each by the name of its
+//! corpus in `fuzz/`.
 //!
-//! Invariant: every input is answered, by a value or by reasons of bounded length.
+//! Invariant: every input is answered, by a value or by reasons of bounded length; what is read is written as it was read.
 
+use std::ffi::OsString;
+
+use cluster::etcd::TlsMaterial;
+use serde_json::Value;
+
+use crate::choose::policy::Policy;
+use crate::command::args::Invocation;
+use crate::command::config::Config;
+use crate::command::go;
+use crate::doctor::{facts, packet};
+use crate::format::edit::Change;
 use crate::format::lease::read_lease;
 use crate::format::net_conf::NetConf;
+use crate::run::status;
+use crate::source::record::LeaseRecord;
+use crate::tools::docker_opts;
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 2] = [("lease", lease), ("net_conf", net_conf)];
+pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+    ("arguments", arguments),
+    ("docker_opts", variables),
+    ("edit", edit),
+    ("lease", lease),
+    ("lease_record", lease_record),
+    ("net_conf", net_conf),
+    ("netstat", netstat),
+    ("probe", probe),
+    ("status", status_file),
+    ("words", words),
+];
 
 /// The longest reason, in bytes: an operator reads it in a log and in the status.
 const LONGEST: usize = 2000;
@@ -25,6 +51,77 @@ fn net_conf(input: &[u8]) {
     if let Err(problems) = NetConf::parse(&String::from_utf8_lossy(input)) {
         assert!(problems.iter().all(|problem| problem.to_string().len() <= LONGEST), "{problems:?}");
         assert!(!problems.is_empty(), "refused without a reason");
+    }
+}
+
+/// An argument a line.
+fn arguments(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let args = std::iter::once("netd").chain(text.lines().take(40)).map(OsString::from);
+    match Invocation::read(args, |_| None) {
+        Ok(invocation) => {
+            if let Err(problems) = Config::read(&invocation.flags, TlsMaterial::default(), 1) {
+                assert!(!problems.list.is_empty(), "refused without a reason");
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A change on the first line, the text behind it.
+fn edit(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let (change, conf) = text.split_once('\n').unwrap_or((&text, ""));
+    let Ok(change) = Change::parse(change) else { return };
+    if let Ok(edited) = change.apply(conf) {
+        let value = serde_json::from_str::<Value>(&edited);
+        assert!(value.is_ok_and(|value| value.is_object()), "{conf:?} becomes {edited:?}");
+        assert_eq!(change.apply(&edited).ok(), Some(edited), "the second time nothing changes");
+    }
+}
+
+fn lease_record(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let Ok(record) = text.parse::<LeaseRecord>();
+    assert_eq!(record.to_string().parse(), Ok(record), "{text:?}");
+}
+
+fn netstat(input: &[u8]) {
+    let _ = facts::counter(&String::from_utf8_lossy(input), "TcpExt:", "IPReversePathFilter");
+}
+
+fn probe(input: &[u8]) {
+    if let Some(number) = packet::asked(input) {
+        assert_eq!(packet::asked(&packet::request(number, input.len())), Some(number));
+        assert!(input.len() >= packet::LENGTH, "an answer is no longer than its request");
+    }
+    if let Some(answer) = packet::read(input) {
+        assert_eq!(packet::read(&packet::render(&answer)), Some(answer));
+    }
+}
+
+fn status_file(input: &[u8]) {
+    if let Ok(value) = serde_json::from_slice::<Value>(input) {
+        let text = status::text(&value);
+        assert!(text.len() <= 40 * (input.len() + 100), "{} bytes of {}", text.len(), input.len());
+        let _ = status::outdated(value);
+    }
+}
+
+fn variables(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let found = docker_opts::variables(&text);
+    assert!(found.iter().all(|(name, value)| text.contains(name) && text.contains(value)), "{found:?}");
+}
+
+fn words(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    for word in text.lines() {
+        let _ = (go::boolean(word), go::integer(word));
+    }
+    if let Ok(policies) = Policy::parse_list(&text) {
+        let written: Vec<String> = policies.iter().map(ToString::to_string).collect();
+        assert_eq!(Policy::parse_list(&written.join(",")), Ok(policies));
     }
 }
 

@@ -125,7 +125,7 @@ fn counters() -> Result<Counters> {
 }
 
 /// A number of /proc/net/netstat: names and values stand on lines of their own.
-fn counter(text: &str, group: &str, name: &str) -> u64 {
+pub(crate) fn counter(text: &str, group: &str, name: &str) -> u64 {
     let mut lines = text.lines().filter(|line| line.starts_with(group)).map(str::split_whitespace);
     let (Some(mut names), Some(mut values)) = (lines.next(), lines.next()) else { return 0 };
     names.position(|found| found == name).and_then(|at| values.nth(at)?.parse().ok()).unwrap_or_default()

@@ -7,7 +7,7 @@ mod bridge;
 mod clock;
 mod daemon;
 mod duplicates;
-mod facts;
+pub(crate) mod facts;
 mod firewall;
 mod forwarding;
 pub(crate) mod kept;

@@ -73,7 +73,9 @@ pub(crate) fn read(packet: &[u8]) -> Option<Answer> {
     let (clock, rest) = rest.split_first_chunk()?;
     let (address, rest) = rest.split_first_chunk::<16>()?;
     let address = Ipv6Addr::from(*address);
-    let subnet = Prefix::new(address.to_canonical(), *rest.first()?).ok().filter(|_| !address.is_unspecified());
+    // Of a length of nothing no address is left either.
+    let subnet = Prefix::new(address.to_canonical(), *rest.first()?).ok();
+    let subnet = subnet.filter(|subnet| !subnet.addr().is_unspecified());
     Some(Answer { number: u64::from_be_bytes(*number), clock: u64::from_be_bytes(*clock), subnet })
 }
 

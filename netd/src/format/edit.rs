@@ -2,10 +2,14 @@
 //!
 //! Invariant: what is not named stays as it was written, in its place; a name is found in any case, as flannel finds it.
 
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::go_json::Object;
 use cluster::Problem;
+
+/// Names from a net-conf's top to what is changed; flannel has two.
+const DEPTH: usize = 8;
 
 /// One change, as it is typed: `Backend.MTU=1400`; nothing behind the equals sign removes the member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +28,11 @@ impl<'a> Change<'a> {
         let refuse = || Problem::new("change", format!("{text:?}"), accepted);
         let (path, value) = text.split_once('=').ok_or_else(refuse)?;
         let path: Vec<&str> = path.trim().split('.').collect();
-        if path.iter().any(|name| name.is_empty()) { Err(refuse()) } else { Ok(Self { path, value: value.trim() }) }
+        if path.len() > DEPTH || path.iter().any(|name| name.is_empty()) {
+            Err(refuse())
+        } else {
+            Ok(Self { path, value: value.trim() })
+        }
     }
 
     /// `text` with this change.
@@ -33,7 +41,12 @@ impl<'a> Change<'a> {
     /// When `text` is no object, or the path leads into something that is none.
     pub(crate) fn apply(&self, text: &str) -> Result<String, Problem> {
         let Some((last, above)) = self.path.split_last() else { return Ok(text.to_owned()) };
-        set(text, above, last, self.value)
+        let changed = set(text, above, last, self.value)?;
+        // A value that is read by itself may be nested too deeply where it stands now.
+        match serde_json::from_str::<Value>(&changed) {
+            Ok(_) => Ok(changed),
+            Err(error) => Err(Problem::new((*last).to_owned(), error.to_string(), "a value that is less nested")),
+        }
     }
 }
 
@@ -89,6 +102,15 @@ mod tests {
         assert_eq!(edited("{}", "Backend.Type=host-gw"), r#"{"Backend":{"Type":"host-gw"}}"#);
         assert_eq!(edited(r#"{"Backend":null}"#, "Backend.GBP=true"), r#"{"Backend":{"GBP":true}}"#);
         assert_eq!(edited(r#"{"A":1,"a":2,"B":3}"#, "A=9"), r#"{"A":9,"B":3}"#);
+    }
+
+    #[test]
+    fn what_nobody_could_read_again_is_refused() {
+        let deep = format!("Backend.{}A=1", "A.".repeat(DEPTH));
+        assert!(Change::parse(&deep).is_err());
+        let nested = format!("Backend.A={}{}", "[".repeat(127), "]".repeat(127));
+        let error = Change::parse(&nested).unwrap().apply("{}").unwrap_err();
+        assert!(error.to_string().contains("less nested"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 mod etcd;
 mod keeper;
 mod local;
-mod record;
+pub(crate) mod record;
 pub(crate) mod view;
 
 use std::path::PathBuf;

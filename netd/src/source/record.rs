@@ -63,7 +63,7 @@ impl FromStr for LeaseRecord {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let line = |line: &str| {
             let (key, token) = line.split_once(' ')?;
-            Some(Recorded { key: key.parse().ok()?, token: i64::from_str_radix(token, 16).ok()? })
+            Some(Recorded { key: key.parse().ok()?, token: u64::from_str_radix(token, 16).ok()?.cast_signed() })
         };
         Ok(Self(text.lines().filter_map(line).collect()))
     }
@@ -80,6 +80,9 @@ mod tests {
         assert_eq!(record.to_string(), text);
         let key = "172.7.21.0-24".parse().unwrap();
         assert!(record.has(&key, Some(0x694d_7c1b_2a3e_4f50)));
+        // etcd takes any number from a client, a negative one as well.
+        let negative = LeaseRecord(vec![Recorded { key, token: -2 }]);
+        assert_eq!(negative.to_string().parse(), Ok(negative));
         assert!(!record.has(&key, Some(1)) && !record.has(&key, None));
     }
 }

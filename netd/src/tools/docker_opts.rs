@@ -35,13 +35,18 @@ fn read(path: &Path) -> Result<Vec<(String, String)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
+    Ok(variables(&text))
+}
+
+/// The variables that a text sets.
+pub(crate) fn variables(text: &str) -> Vec<(String, String)> {
     let variable = |line: &str| {
         let line = line.trim();
         let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
         let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
         (!line.starts_with('#')).then(|| (name.to_owned(), quoted.unwrap_or(value).to_owned()))
     };
-    Ok(text.lines().filter_map(variable).collect())
+    text.lines().filter_map(variable).collect()
 }
 
 fn render(options: &DockerOpts, mut variables: BTreeMap<String, String>) -> Result<String> {

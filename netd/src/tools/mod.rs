@@ -5,7 +5,7 @@
 
 mod cleanup;
 mod config;
-mod docker_opts;
+pub(crate) mod docker_opts;
 mod etcd;
 mod lease;
 mod status;
