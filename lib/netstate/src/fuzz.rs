@@ -14,8 +14,8 @@ use crate::{IfName, MacAddr, Prefix, Protocol, SysctlKey};
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
 pub const TARGETS: [(&str, fn(&[u8])); 2] = [("subnet_file", subnet_file), ("words", words)];
 
-/// The longest reason, in bytes, for an input of some words.
-const LONGEST: usize = 400;
+/// The longest reason, in bytes, for a word of 200 that is shown with its control characters escaped.
+const LONGEST: usize = 1200;
 
 fn words(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
