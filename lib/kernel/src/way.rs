@@ -1,13 +1,14 @@
-//! Which route the kernel takes to each of many addresses, as all its tables and rules make it.
+//! Which route the kernel takes to an address or with a packet, as all its tables and rules make it.
 //!
 //! Invariant: an address without a route is an answer, not an error; one question each, and the links are named once.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
-use netstate::{Prefix, Route, RouteKey};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netstate::{MacAddr, Prefix, Protocol, Route, RouteKey};
 
 use crate::address::family;
 use crate::error::{Cause, KernelError};
@@ -15,6 +16,9 @@ use crate::rtnl::{Indexes, Operation, Rtnl, encode};
 
 /// RTM_F_FIB_MATCH and RTM_F_LOOKUP_TABLE (include/uapi/linux/rtnetlink.h): without the second every table is the main one.
 const FIB_MATCH: u32 = 0x2000 | 0x1000;
+/// RTA_IP_PROTO and RTA_DPORT (include/uapi/linux/rtnetlink.h).
+const RTA_IP_PROTO: u16 = 27;
+const RTA_DPORT: u16 = 29;
 
 /// What is asked of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +32,73 @@ pub enum Asked {
 /// An address with its route, if it has one.
 pub type Found = (IpAddr, Option<(RouteKey, Route)>);
 
+/// A packet whose route is looked up as if it were there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Its source; `None` for what the kernel chooses.
+    pub from: Option<IpAddr>,
+    /// Where it goes.
+    pub to: IpAddr,
+    /// Index of the interface that it comes in by; `None` for one of this host's own.
+    pub came_by: Option<u32>,
+    /// Its mark, 0 for none.
+    pub mark: u32,
+    /// Its protocol and destination port.
+    pub port: Option<(Protocol, u16)>,
+}
+
 impl Rtnl {
+    /// The entry of the routing tables that `packet` meets, by all rules, with the check of its source where it comes in.
+    ///
+    /// # Errors
+    /// ENETUNREACH when there is none, EXDEV when the source check drops it, EHOSTUNREACH when nothing is forwarded there,
+    /// and what a route that refuses says.
+    pub fn entry_for(&mut self, packet: &Packet) -> Result<(RouteKey, Route), KernelError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(packet.to);
+        message.header.destination_prefix_length = Prefix::host(packet.to).len();
+        message.header.flags = RouteFlags::from_bits_retain(FIB_MATCH);
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(packet.to)));
+        if let Some(from) = packet.from {
+            message.header.source_prefix_length = Prefix::host(from).len();
+            message.attributes.push(RouteAttribute::Source(RouteAddress::from(from)));
+        }
+        message.attributes.extend(packet.came_by.map(RouteAttribute::Iif));
+        if packet.mark != 0 {
+            message.attributes.push(RouteAttribute::Mark(packet.mark));
+        }
+        if let Some((protocol, port)) = packet.port {
+            message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_IP_PROTO, vec![protocol.number()])));
+            message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_DPORT, port.to_be_bytes().to_vec())));
+        }
+        let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);
+        let operation = Operation { op: "look up route to", object: packet.to.to_string(), message };
+        let frames = self.request(&operation)?;
+        let none = || KernelError::new("look up route to", packet.to, Cause::Missing("a route".to_owned()));
+        let found = frames.iter().find_map(crate::route::parse).ok_or_else(none)?;
+        let indexes = Indexes::numbered(self, &found.link.into_iter().collect())?;
+        Ok(found.named(&indexes))
+    }
+
+    /// The hardware address that the kernel knows of `addr` on the link with `index`, and whether it was set for good.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn neighbour_on(&mut self, index: u32, addr: IpAddr) -> Result<Option<(MacAddr, bool)>, KernelError> {
+        let found = self.entries(family(addr), index, |entry| entry.index == index && entry.dst == Some(addr))?;
+        Ok(found.into_iter().find_map(|entry| Some((entry.mac?, entry.permanent))))
+    }
+
+    /// Where the tunnel with `index` sends frames for `mac`: one address for each entry.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn tunnel_ends_of(&mut self, index: u32, mac: MacAddr) -> Result<Vec<IpAddr>, KernelError> {
+        let wanted = |entry: &crate::neighbour::Entry| entry.index == index && entry.mac == Some(mac);
+        let found = self.entries(AddressFamily::Bridge, index, wanted)?;
+        Ok(found.into_iter().filter_map(|entry| entry.dst).collect())
+    }
+
     /// The route to each of `addrs`; `None` for those that have none, or one that refuses (blackhole, prohibit).
     ///
     /// # Errors
