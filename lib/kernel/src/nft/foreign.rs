@@ -78,6 +78,19 @@ impl Nft {
         Ok(found)
     }
 
+    /// Names a rule for an operator, as [`Denial`] does: by where it stands, its handle and its comment; without a handle
+    /// the chain's policy.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn describe(&mut self, key: &TableKey, chain: &Name, rule: Option<u64>) -> Result<String, KernelError> {
+        let Some(handle) = rule else { return Ok(format!("the policy of {key} {chain}")) };
+        let rules = self.foreign_rules(key)?;
+        let found = rules.into_iter().find(|rule| rule.handle == handle.to_be_bytes());
+        let comment = found.and_then(|rule| rule.comment);
+        Ok(title(handle, key, chain, comment))
+    }
+
     /// True when the table has this chain: one request, nothing is listed.
     ///
     /// # Errors
@@ -197,8 +210,12 @@ pub(super) fn denial(key: &TableKey, attributes: &[u8]) -> Option<Denial> {
     let packets = u64::from_be_bytes(attribute::find(counted, COUNTER_PACKETS)?.try_into().ok()?);
     let read = foreign_rule(attributes).filter(|_| denies)?;
     let handle = u64::from_be_bytes(read.handle.as_slice().try_into().ok()?);
-    let comment = read.comment.map(|comment| format!(" ({comment:?})")).unwrap_or_default();
-    Some(Denial { rule: format!("rule {handle} of {key} {}{comment}", read.chain), packets })
+    Some(Denial { rule: title(handle, key, &read.chain, read.comment), packets })
+}
+
+fn title(handle: u64, key: &TableKey, chain: &Name, comment: Option<String>) -> String {
+    let comment = comment.map(|comment| format!(" ({comment:?})")).unwrap_or_default();
+    format!("rule {handle} of {key} {chain}{comment}")
 }
 
 pub(super) fn foreign_rule(attributes: &[u8]) -> Option<ForeignRule> {

@@ -26,6 +26,7 @@ mod listing;
 mod monitor;
 mod recognise;
 mod tables;
+pub mod trace;
 mod transaction;
 mod wire;
 mod write;
@@ -73,6 +74,8 @@ mod table {
     pub(super) const FLAGS: u16 = 2;
     /// NFT_TABLE_F_DORMANT.
     pub(super) const DORMANT: u32 = 0x1;
+    /// NFT_TABLE_F_OWNER: it goes with its socket.
+    pub(super) const OWNER: u32 = 0x2;
 }
 
 /// enum nft_chain_attributes, enum nft_hook_attributes.
