@@ -23,6 +23,8 @@ pub enum Exit {
     Success,
     /// Could not start, or what was asked for failed.
     Failure,
+    /// It is not clear what was asked: clap's status for a command line that it does not understand.
+    Usage,
     /// A fault of the program itself: EX_SOFTWARE of sysexits.h.
     Panic,
 }
@@ -34,6 +36,7 @@ impl Exit {
         match self {
             Self::Success => 0,
             Self::Failure => 1,
+            Self::Usage => 2,
             Self::Panic => 70,
         }
     }

@@ -14,8 +14,14 @@ use crate::address::family;
 use crate::error::{Cause, KernelError};
 use crate::rtnl::{Indexes, Operation, Rtnl, encode};
 
-/// RTM_F_FIB_MATCH and RTM_F_LOOKUP_TABLE (include/uapi/linux/rtnetlink.h): without the second every table is the main one.
-const FIB_MATCH: u32 = 0x2000 | 0x1000;
+/// RTM_F_FIB_MATCH and RTM_F_LOOKUP_TABLE (include/uapi/linux/rtnetlink.h): without the second every table is the main one
+/// of IPv4; IPv6 names the table anyway and refuses it.
+const FIB_MATCH: u32 = 0x2000;
+const LOOKUP_TABLE: u32 = 0x1000;
+
+const fn entry_flags(addr: IpAddr) -> RouteFlags {
+    RouteFlags::from_bits_retain(if addr.is_ipv4() { FIB_MATCH | LOOKUP_TABLE } else { FIB_MATCH })
+}
 /// RTA_IP_PROTO and RTA_DPORT (include/uapi/linux/rtnetlink.h).
 const RTA_IP_PROTO: u16 = 27;
 const RTA_DPORT: u16 = 29;
@@ -57,7 +63,7 @@ impl Rtnl {
         let mut message = RouteMessage::default();
         message.header.address_family = family(packet.to);
         message.header.destination_prefix_length = Prefix::host(packet.to).len();
-        message.header.flags = RouteFlags::from_bits_retain(FIB_MATCH);
+        message.header.flags = entry_flags(packet.to);
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(packet.to)));
         if let Some(from) = packet.from {
             message.header.source_prefix_length = Prefix::host(from).len();
@@ -114,7 +120,7 @@ impl Rtnl {
             message.header.address_family = family(addr);
             message.header.destination_prefix_length = Prefix::host(addr).len();
             if asked == Asked::Entry {
-                message.header.flags = RouteFlags::from_bits_retain(FIB_MATCH);
+                message.header.flags = entry_flags(addr);
             }
             message.attributes.push(RouteAttribute::Destination(RouteAddress::from(addr)));
             let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);

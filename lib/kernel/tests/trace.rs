@@ -40,6 +40,8 @@ fn each_hook_of_a_packet_is_seen_and_another_flow_is_not() {
     other.send_to(b"y", "127.0.0.1:9").unwrap();
     let events = follow(Vec::new(), |events| at(events, (Hook::Input, End::Last)));
     for hook in [Hook::Output, Hook::Postrouting, Hook::Prerouting, Hook::Input] {
+        let lo = |event: &Event| event.came_by.or(event.leaves_by) == Some(1);
+        assert!(events.iter().all(lo), "{events:?}");
         assert!(at(&events, (hook, End::First)) && at(&events, (hook, End::Last)), "{hook:?}: {events:?}");
     }
     let port = other.local_addr().unwrap().port();
@@ -104,6 +106,9 @@ fn route_is_looked_up_for_a_packet_that_comes_in() {
     assert_eq!(rtnl.entry_for(&packet(Some("10.0.0.9"), "172.7.22.2")).unwrap().0.table, 77);
     assert!(rtnl.entry_for(&packet(None, "172.7.23.1")).unwrap_err().errno().is_some());
     assert!(rtnl.entry_for(&packet(None, "172.7.24.1")).unwrap_err().errno().is_some());
+    ip("-6 route add fd00:7::/64 dev veth0 metric 1007");
+    let (key, _) = rtnl.entry_for(&packet(None, "fd00:7::2")).unwrap();
+    assert_eq!((key.table, key.dst.to_string()), (254, "fd00:7::/64".to_owned()));
     let neighbour = rtnl.neighbour_on(index, "10.0.0.2".parse().unwrap()).unwrap();
     assert_eq!(neighbour.unwrap().0.to_string(), "02:00:00:00:00:02");
     assert_eq!(rtnl.neighbour_on(index, "10.0.0.3".parse().unwrap()).unwrap(), None);

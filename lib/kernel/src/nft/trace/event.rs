@@ -80,18 +80,24 @@ impl Event {
         let (family, attributes) = payload(frame, TRACE)?;
         let packet = number(attributes, ID)?;
         let protocol = number(attributes, PROTOCOL).and_then(family_of)?;
-        if let Some(ends) = ends(protocol, attributes, flow) {
-            packets.insert(packet, ends);
+        if let Some(found) = ends(protocol, attributes, flow) {
+            packets.insert(packet, found);
         }
         let fate = fate(family, attributes, own)?;
-        let ([source, destination], is_tunnel) = *packets.0.get(&packet)?;
-        let (came_by, leaves_by) = (number(attributes, IIF), number(attributes, OIF));
+        let Ends { source, destination, came_by, leaves_by, is_tunnel } = *packets.0.get(&packet)?;
         Some(Self { fate, came_by, leaves_by, source, destination, is_tunnel })
     }
 }
 
-/// Source and destination of a packet, and whether it holds the flow's packet inside.
-type Ends = ([SocketAddr; 2], bool);
+/// What the headers of a packet say, and between which interfaces it is.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    source: SocketAddr,
+    destination: SocketAddr,
+    came_by: Option<u32>,
+    leaves_by: Option<u32>,
+    is_tunnel: bool,
+}
 
 /// Packets whose headers are known: the kernel sends them with the first message of each chain.
 #[derive(Debug, Default)]
@@ -150,9 +156,12 @@ fn ends(family: IpFamily, attributes: &[u8], flow: &Flow) -> Option<Ends> {
     let ported = matches!(protocol, 6 | UDP);
     let port = |at: usize| transport.get(at..).and_then(attribute::be16).filter(|_| ported).unwrap_or_default();
     let [source, destination] = addresses;
-    let ends = [SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2))];
-    let in_vxlan = protocol == UDP && flow.vxlan.contains(&port(2)) && !ends.contains(&flow.source);
-    Some((ends, in_vxlan || TUNNELS.contains(&protocol)))
+    let (source, destination) = (SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2)));
+    let bare = source == flow.source || destination == flow.source;
+    let in_vxlan = protocol == UDP && flow.vxlan.contains(&port(2)) && !bare;
+    let is_tunnel = in_vxlan || TUNNELS.contains(&protocol);
+    let (came_by, leaves_by) = (number(attributes, IIF), number(attributes, OIF));
+    Some(Ends { source, destination, came_by, leaves_by, is_tunnel })
 }
 
 #[cfg(test)]

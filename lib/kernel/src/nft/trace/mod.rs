@@ -1,7 +1,7 @@
 //! The way of one flow's packets through nftables, chain by chain and rule by rule, as `nft monitor trace` shows it.
 //!
 //! A table of our own marks the flow's packets where they enter the host, also inside VXLAN and ipip, and has a chain at
-//! the first and the last place of each hook, so that it is known how far a packet came although no rule looks at it.
+//! the first and the last place of each hook, so that it is known how far a packet came although no rule matches it.
 //! Invariants: the table belongs to its socket (NFT_TABLE_F_OWNER, Linux 5.12) and goes with it, however the process
 //! ends; its rules change nothing but the mark for tracing.
 

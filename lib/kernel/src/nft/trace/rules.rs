@@ -1,7 +1,7 @@
 //! The rules that mark a flow's packets: bare, inside ipip, and inside VXLAN.
 //!
 //! Invariant: a packet is marked only when address, protocol and port of the known end are its own; options of IP headers
-//! are not looked for, since nothing that is followed has any.
+//! are not expected, since nothing that is followed has any.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ const VXLAN: u32 = 8;
 const ETHERNET: u32 = 14;
 const ICMP_HEADER: u32 = 8;
 
-/// The kernel's name of a hook, as the nft tool spells it.
+/// The kernel's name of a hook, as the nft tool writes it.
 pub(super) const fn name_of(hook: Hook) -> &'static str {
     match hook {
         Hook::Prerouting => "prerouting",
