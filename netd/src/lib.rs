@@ -10,6 +10,7 @@
 //! | [`run`] | the shell: starts, listens, plans, reports |
 //! | [`tools`] | the verbs beside the daemon |
 //! | [`doctor`] | what keeps Pods from reaching each other: facts, checks, probes |
+//! | [`trace`] | what a packet meets on its way, and where a real one was last seen |
 //!
 //! Invariants of the crate: `format`, `choose` and `plan` are pure; a plan never imports `run`. The kernel is written by
 //! one thread only. No program is executed. Ending leaves the data path as it is.
@@ -24,6 +25,7 @@ mod plan;
 mod run;
 mod source;
 mod tools;
+mod trace;
 
 #[cfg(feature = "fuzz")]
 pub use fuzz::TARGETS;

@@ -95,7 +95,7 @@ pub(crate) struct Flags {
     /// File of this node's key for the backend `wireguard`, made when it is missing; on a disk, so that it outlives a reboot.
     #[arg(long, env = "WIREGUARD_KEY_FILE", value_name = "FILE", default_value = super::config::WIREGUARD_KEY_FILE)]
     pub wireguard_key_file: String,
-    /// UDP port at which probes of other nodes' `doctor` are answered, and which its own probes go to; 0 answers none.
+    /// UDP port at which probes of other nodes' `doctor` and `trace` are answered, and which its own probes go to; 0 answers none.
     #[arg(long, global = true, env = "NETD_PROBE_PORT", value_name = "PORT", default_value = "10247")]
     pub probe_port: String,
     /// Folder of run-time files.

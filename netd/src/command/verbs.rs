@@ -34,6 +34,9 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a packet meets on its way, from both ends where it can, and where a real one was last seen; exit status 1
+    /// when it does not arrive.
+    Trace(Trace),
     /// List what this program has put into the kernel, and remove it; not while a daemon runs.
     Cleanup(Cleanup),
     /// Print a script by which a shell completes this program's command line.
@@ -112,6 +115,21 @@ pub(crate) enum LeaseVerb {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// What to trace.
+#[derive(Args)]
+pub(crate) struct Trace {
+    /// Who sends: a Pod of this node by namespace/name, name or container id, or an address of it; without `to` who is
+    /// sent to, from this host.
+    #[arg(value_name = "POD|IP")]
+    pub subject: String,
+    /// Where to: `to IP`, `to IP:PORT` (TCP) or `to IP:PORT/udp`; a Pod, a Service, a host, or an address outside.
+    #[arg(value_name = "to IP:PORT", num_args = 0..=2)]
+    pub to: Vec<String>,
+    /// Print the steps as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How much to remove.

@@ -23,7 +23,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::command::args::Flags;
-pub(crate) use facts::Facts;
+pub(crate) use facts::{Facts, ask};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -34,6 +34,7 @@ use crate::format::net_conf::Network;
 use crate::plan::{Ownership, Planner};
 use crate::source::view::View;
 use crate::source::{Configs, Keeper, KeeperEvent, LeaseEvent, LeaseEvents, LeaseRecord, LeaseSource};
+use crate::trace::serve::Watching;
 
 /// Longest time that one event may take: the end of a pass is waited for when the tables are opened afresh.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -132,7 +133,9 @@ impl<S: LeaseSource> Daemon<S> {
         let (change, configs) = (Change::new(node.text.clone()), source.configs());
         let view = View::new(node.leftovers.clone());
         let silent = Silent::open(&node.config.subnet_file);
-        let responder = Responder::new(node.config.probe_port, shell.liveness.clone());
+        let subnet_file = node.config.subnet_file.display().to_string();
+        let watching = Watching::new(node.config.run_dir.clone(), subnet_file);
+        let responder = Responder::new(node.config.probe_port, shell.liveness.clone(), watching);
         let liveness = &shell.liveness;
         liveness.judge("lease keeper", keeper.progress());
         judge_source(liveness, "configuration", configs.loops());

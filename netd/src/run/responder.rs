@@ -1,10 +1,11 @@
 //! Answers to the probes of other nodes' `netd doctor` and `netd trace`.
 //!
 //! Invariants: it serves at the node's own addresses and in its tunnels, nowhere else; it answers requests of its own form,
-//! with a packet that is no longer, and a limited number of them a second, whoever asks.
+//! with a packet that is no longer, and a limited number of them a second, whoever asks. Only a node makes it watch.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::liveness::{Heartbeat, Liveness, Progress};
@@ -14,12 +15,14 @@ use tokio::task::JoinHandle;
 
 use crate::doctor::packet::{self, Answer};
 use crate::plan::LocalNode;
+use crate::trace::far::{self, Question};
+use crate::trace::serve::Watching;
 
 /// Most answers in a second at one address.
 const MOST: u32 = 200;
 
-/// Pause before an address that was refused is tried again.
-const PAUSE: Duration = Duration::from_secs(30);
+/// Pause before an address that was refused is tried again: it may be that of a socket that is just being closed.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest delay of what it does by itself.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -28,6 +31,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Responder {
     port: u16,
     liveness: Liveness,
+    watching: Watching,
     sockets: BTreeMap<IpAddr, Socket>,
 }
 
@@ -41,8 +45,8 @@ struct Socket {
 impl Responder {
     /// Serves nowhere yet; with port 0 never.
     #[must_use]
-    pub(super) const fn new(port: u16, liveness: Liveness) -> Self {
-        Self { port, liveness, sockets: BTreeMap::new() }
+    pub(super) const fn new(port: u16, liveness: Liveness, watching: Watching) -> Self {
+        Self { port, liveness, watching, sockets: BTreeMap::new() }
     }
 
     /// Serves at the addresses of `local`.
@@ -54,7 +58,7 @@ impl Responder {
             wanted.insert(place.address, subnet);
             wanted.extend(subnet.map(|subnet| (subnet.addr(), Some(subnet))));
         }
-        let Self { port, liveness, sockets } = self;
+        let Self { port, liveness, watching, sockets } = self;
         sockets.retain(|address, socket| {
             let stays = wanted.get(address) == Some(&socket.subnet);
             if !stays {
@@ -67,7 +71,7 @@ impl Responder {
             sockets.entry(address).or_insert_with(|| {
                 let heartbeat = liveness.heartbeat(name(address), LIMIT);
                 let progress = heartbeat.progress();
-                let task = tokio::spawn(answer(SocketAddr::new(address, *port), subnet, heartbeat));
+                let task = tokio::spawn(answer((SocketAddr::new(address, *port), subnet), heartbeat, watching.clone()));
                 Socket { subnet, task, progress }
             });
         }
@@ -85,11 +89,11 @@ fn name(address: IpAddr) -> String {
     format!("responder at {address}")
 }
 
-async fn answer(at: SocketAddr, subnet: Option<Prefix>, heartbeat: Heartbeat) {
+async fn answer((at, subnet): (SocketAddr, Option<Prefix>), heartbeat: Heartbeat, watching: Watching) {
     loop {
         heartbeat.idle();
         match kernel::probe::listener(at).and_then(UdpSocket::from_std) {
-            Ok(socket) => answer_at(&socket, subnet).await,
+            Ok(socket) => answer_at(&Arc::new(socket), subnet, &watching).await,
             Err(error) => tracing::debug!(%at, %error, "probes are not answered here"),
         }
         heartbeat.back_within(PAUSE);
@@ -98,9 +102,9 @@ async fn answer(at: SocketAddr, subnet: Option<Prefix>, heartbeat: Heartbeat) {
 }
 
 /// Answers until the socket fails.
-async fn answer_at(socket: &UdpSocket, subnet: Option<Prefix>) {
+async fn answer_at(socket: &Arc<UdpSocket>, subnet: Option<Prefix>, watching: &Watching) {
     let mut limit = Limit { since: Instant::now(), count: 0 };
-    let mut buffer = [0; packet::LENGTH];
+    let mut buffer = [0; far::LENGTH];
     loop {
         // What is longer is cut off in the buffer: only its beginning says anything.
         let (length, from) = match socket.recv_from(&mut buffer).await {
@@ -109,10 +113,31 @@ async fn answer_at(socket: &UdpSocket, subnet: Option<Prefix>) {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
             Err(_) => return,
         };
-        if let Some(number) = buffer.get(..length).and_then(packet::asked).filter(|_| limit.allows(Instant::now())) {
+        let received = buffer.get(..length).unwrap_or_default();
+        let (asked, question) = (packet::asked(received), far::question(received));
+        if (asked.is_none() && question.is_none()) || !limit.allows(Instant::now()) {
+            continue;
+        }
+        if let Some(number) = asked {
             let answer = Answer { number, clock: packet::now(), subnet };
             let _ = socket.try_send_to(&packet::render(&answer), from);
         }
+        if let Some(question) = question {
+            watch(socket, from, question, watching);
+        }
+    }
+}
+
+/// Does what another node's `netd trace` asks for, beside the answers to others.
+fn watch(socket: &Arc<UdpSocket>, from: SocketAddr, question: Question, watching: &Watching) {
+    let socket = Arc::clone(socket);
+    match question {
+        Question::See(watch) => watching.begin(from.ip().to_canonical(), watch, move || {
+            let _ = socket.try_send_to(&far::ready(watch.number), from);
+        }),
+        Question::End(number) => watching.end(number, move |report| {
+            let _ = socket.try_send_to(&far::saw(number, report), from);
+        }),
     }
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
         Verb::Config(verb) => config::act(verb, flags),
         Verb::Lease(verb) => lease::act(verb, flags),
         Verb::Doctor { json } => crate::doctor::act(flags, *json),
+        Verb::Trace(options) => crate::trace::act(options, flags),
         Verb::Cleanup(options) => cleanup::act(options, flags),
         Verb::Completions(wanted) => {
             std::io::stdout().write_all(&wanted.render(args::command()))?;

@@ -1,0 +1,209 @@
+//! What a real packet shows: whether it arrived, where it was last seen, and what dropped it.
+//!
+//! Invariant: pure; a refusal counts as arrival only when no rule on either node made it.
+
+use kernel::probe::Reply;
+use netstate::Protocol;
+
+use super::Probed;
+use super::far::Report;
+use super::seen::Seen;
+use super::step::Step;
+use super::target::Target;
+
+/// What to do about a rule that drops.
+const ACCEPT: &str =
+    "if this packet shall pass, put an accept in front of that rule; `nft -a list ruleset` shows its place";
+
+/// What the other node says.
+#[must_use]
+pub(super) fn far_steps(report: &Report, node: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = report.back.iter().map(|step| step.clone().at(node)).collect();
+    if let Some(trouble) = &report.trouble {
+        steps.push(Step::note("probe", format!("it could not watch: {trouble}"), "").at(node));
+    }
+    steps.extend(places(&report.seen).into_iter().map(|step| step.at(node)));
+    steps
+}
+
+/// What came of the probe.
+#[must_use]
+pub(super) fn steps(probed: &Probed, target: &Target) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(trouble) = &probed.trouble {
+        let fix = "see the steps above for what keeps this host from sending";
+        return vec![Step::wrong("probe", format!("no packet could be sent to {target}: {trouble}"), fix)];
+    }
+    if let Some(untraced) = &probed.untraced {
+        let fix = "run it as root on Linux 5.12 or newer with nftables";
+        steps.push(Step::note("probe", format!("its way through the rules cannot be followed: {untraced}"), fix));
+    }
+    if probed.asked && probed.report.is_none() {
+        let found = format!("{} does not say what it sees", probed.node);
+        let fix = "it runs flannel or an older netd, is down, or UDP port 10247 is closed: `netd doctor`";
+        steps.push(Step::note("other end", found, fix));
+    }
+    if let Some(seen) = &probed.seen {
+        steps.extend(places(seen));
+    }
+    steps.extend(outcome(probed, target));
+    steps
+}
+
+/// Where packets were last seen on a node, and what dropped them there.
+fn places(seen: &Seen) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(ends) = &seen.translated {
+        steps.push(Step::ok("translated", ends.clone()));
+    }
+    if let Some(there) = &seen.there {
+        steps.push(Step::ok("last seen", there.clone()));
+    }
+    if let Some(back) = &seen.back {
+        steps.push(Step::ok("answer", back.clone()));
+    }
+    for (rule, what) in [(&seen.dropped, "the probe"), (&seen.dropped_back, "its answer")] {
+        if let Some(rule) = rule {
+            steps.push(Step::wrong("rule", format!("{rule} dropped {what}"), ACCEPT));
+        }
+    }
+    steps
+}
+
+fn outcome(probed: &Probed, target: &Target) -> Option<Step> {
+    let far = probed.report.as_ref().map(|report| &report.seen);
+    let near = probed.seen.as_ref();
+    let dropped = [near, far].into_iter().flatten().any(|seen| seen.dropped.is_some() || seen.dropped_back.is_some());
+    Some(match probed.reply? {
+        Reply::Answered => Step::ok("probe", format!("{target} answered")),
+        Reply::Refused if !dropped => Step::ok("probe", format!("{target} is reached; nobody is at that port")),
+        Reply::Refused => Step::wrong("probe", format!("{target}: rejected on the way"), ACCEPT),
+        Reply::Failed(number) => {
+            let text = std::io::Error::from_raw_os_error(number);
+            Step::wrong("probe", format!("{target}: {text}"), "see the step that is missing or wrong")
+        }
+        Reply::Silent => silent(near, far, target),
+    })
+}
+
+/// Nothing came back: what is known of where it went.
+fn silent(near: Option<&Seen>, far: Option<&Seen>, target: &Target) -> Step {
+    let found = |text: String| format!("{target} does not answer: {text}");
+    let swallowed = |seen: &Seen| {
+        seen.lost_in
+            .as_ref()
+            .map(|hook| format!("lost in hook {hook} after it {}", seen.there.as_deref().unwrap_or("came")))
+    };
+    let legacy =
+        "no rule of nftables dropped it there: iptables-legacy (`iptables-legacy -vnL`), IPVS, or the source check";
+    if let Some(seen) = far.filter(|seen| seen.there.is_some()) {
+        let fix = if seen.passed {
+            if target.protocol == Protocol::Udp {
+                "the other end got it and said nothing: a UDP server that ignores it, or a firewall inside the Pod"
+            } else {
+                "the other end got it and said nothing: a firewall inside the Pod, or its route back (see its steps)"
+            }
+        } else {
+            legacy
+        };
+        let place = swallowed(seen).or_else(|| seen.there.clone()).unwrap_or_default();
+        return Step::wrong("probe", found(format!("on the other node it was last seen where it {place}")), fix);
+    }
+    let Some(seen) = near else {
+        return Step::wrong("probe", found("its way is not known".to_owned()), "see the notes above");
+    };
+    if seen.dropped.is_some() || seen.dropped_back.is_some() {
+        return Step::wrong("probe", found("a rule of this node dropped it".to_owned()), ACCEPT);
+    }
+    if let Some(lost) = swallowed(seen) {
+        return Step::wrong("probe", found(lost), legacy);
+    }
+    match &seen.there {
+        Some(there) if seen.passed => {
+            let fix = "look on what is between the nodes and on the other one: is it up, is its tunnel's port open (`netd doctor`)?";
+            Step::wrong("probe", found(format!("it {there} and nothing came back")), fix)
+        }
+        Some(there) => {
+            let fix =
+                "the kernel had no route for it, or its source check dropped it; see the step that is missing or wrong";
+            Step::wrong("probe", found(format!("it {there} and no further")), fix)
+        }
+        None => {
+            let fix = "it did not reach this host's rules: the Pod's own route or interface, or a bridge that passes by the rules";
+            Step::wrong("probe", found("it was not seen on this host".to_owned()), fix)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::step::Verdict;
+    use super::*;
+
+    fn target() -> Target {
+        Target::parse("172.7.22.2:80", 1).unwrap()
+    }
+
+    fn after(reply: Reply, near: Seen, far: Option<Seen>) -> String {
+        let report = far.map(|seen| Report { seen, ..Report::default() });
+        let probed = Probed { reply: Some(reply), seen: Some(near), report, ..Probed::default() };
+        let steps = steps(&probed, &target());
+        let last = steps.last().unwrap();
+        format!("{:?} {}", last.verdict, last.found)
+    }
+
+    fn seen(there: &str, passed: bool) -> Seen {
+        Seen { there: Some(there.to_owned()), passed, ..Seen::default() }
+    }
+
+    #[test]
+    fn refusal_is_arrival_unless_a_rule_made_it() {
+        let rule = Seen { dropped: Some("rule 7".to_owned()), ..seen("came in by eth0", false) };
+        assert!(after(Reply::Answered, seen("left by eth0", true), None).starts_with("Ok "));
+        assert!(after(Reply::Refused, seen("left by eth0", true), None).starts_with("Ok "));
+        assert!(after(Reply::Refused, rule.clone(), None).starts_with("Wrong "));
+        assert!(after(Reply::Refused, seen("left by eth0", true), Some(rule)).starts_with("Wrong "));
+        assert!(after(Reply::Failed(libc::EHOSTUNREACH), Seen::default(), None).contains("No route to host"));
+    }
+
+    #[test]
+    fn silence_says_where_the_probe_was_last_seen() {
+        for (near, far, part) in [
+            (Seen::default(), None, "not seen on this host"),
+            (seen("came in by cbr0", false), None, "it came in by cbr0 and no further"),
+            (seen("left by eth0", true), None, "it left by eth0 and nothing came back"),
+            (
+                Seen { lost_in: Some("forward".to_owned()), ..seen("was forwarded", false) },
+                None,
+                "lost in hook forward after it was forwarded",
+            ),
+            (
+                seen("left by eth0", true),
+                Some(seen("left by cbr0", true)),
+                "on the other node it was last seen where it left by cbr0",
+            ),
+        ] {
+            let found = after(Reply::Silent, near, far);
+            assert!(found.starts_with("Wrong ") && found.contains(part), "{part}: {found}");
+        }
+    }
+
+    #[test]
+    fn each_thing_that_could_not_be_found_out_is_said() {
+        let probed = Probed {
+            untraced: Some("old kernel".to_owned()),
+            asked: true,
+            node: "10.4.7.22".to_owned(),
+            reply: Some(Reply::Answered),
+            ..Probed::default()
+        };
+        let steps = steps(&probed, &target());
+        assert!(steps.iter().all(|step| !step.stops()));
+        assert_eq!(steps.iter().filter(|step| step.verdict == Verdict::Note).count(), 2, "{steps:?}");
+        let report =
+            Report { trouble: Some("busy".to_owned()), back: vec![Step::ok("route", "x")], ..Report::default() };
+        assert!(far_steps(&report, "10.4.7.22").iter().all(|step| step.node == "10.4.7.22"));
+        let unsent = Probed { trouble: Some("Network is unreachable".to_owned()), ..Probed::default() };
+        assert!(super::steps(&unsent, &target())[0].stops());
+    }
+}
