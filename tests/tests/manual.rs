@@ -8,8 +8,10 @@ use anyhow::{Context, Result, ensure};
 use lab::{Host, bin};
 
 /// The programs with the verbs that some of their pages are about.
-const PROGRAMS: [(&str, &[&str]); 2] =
-    [("netd", &["status", "config-set", "lease-reserve", "doctor", "cleanup"]), ("ipvs-proxy", &["apply", "status"])];
+const PROGRAMS: [(&str, &[&str]); 2] = [
+    ("netd", &["status", "config-set", "lease-reserve", "doctor", "trace", "cleanup"]),
+    ("ipvs-proxy", &["apply", "status"]),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

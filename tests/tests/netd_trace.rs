@@ -1,0 +1,307 @@
+//! `netd trace` on two nodes: what a packet meets, from both ends, and where a real one was last seen.
+#![allow(clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, Output, eventually};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, pod};
+use serde_json::Value;
+
+const DUAL: &str =
+    r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#;
+
+/// From the Pod of this node to that of the other, where nobody is at the port.
+const POD_TO_POD: [&str; 3] = ["172.7.21.2", "to", "172.7.22.2:80"];
+
+fn output(host: &Host, words: &[&str]) -> Result<Output> {
+    host.command(lab::bin("netd")?).arg("trace").args(words).limit(3 * SOON).output()
+}
+
+/// The steps of a trace, and whether it passes; the exit status says the same.
+fn trace(host: &Host, words: &[&str]) -> Result<(Vec<Value>, bool)> {
+    let output = output(host, &[words, &["--json"]].concat())?;
+    let all: Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    let passes = all["passes"] == true;
+    ensure!(output.status.code() == Some(i32::from(!passes)), "{output:?}");
+    let steps = all["steps"].as_array().context("steps")?.clone();
+    let stops = |step: &&Value| step["verdict"] == "missing" || step["verdict"] == "wrong";
+    ensure!(steps.iter().filter(stops).all(|step| !step["fix"].as_str().unwrap_or_default().is_empty()), "{steps:?}");
+    Ok((steps, passes))
+}
+
+/// Requires a step of this node (`here` or an address), part and verdict with these words in what was found.
+fn expect(steps: &[Value], [node, part, verdict, words]: [&str; 4]) -> Result<()> {
+    let is = |step: &&Value| step["node"] == node && step["part"] == part && step["verdict"] == verdict;
+    let found = |step: &Value| step["found"].as_str().is_some_and(|text| text.contains(words));
+    ensure!(steps.iter().filter(is).any(found), "no {verdict} {part} of {node} with {words:?} in {steps:#?}");
+    Ok(())
+}
+
+/// Waits until a packet passes, this node knows its own subnet and the other one says what it sees.
+fn passes_and_is_watched(here: &Host) -> Result<Vec<Value>> {
+    eventually(SOON, || {
+        let (steps, passes) = trace(here, &POD_TO_POD)?;
+        let watched = steps.iter().any(|step| step["node"] == "10.4.7.22" && step["part"] == "last seen");
+        ensure!(passes && watched, "{steps:#?}");
+        Ok(steps)
+    })
+}
+
+fn healthy_path_is_shown_from_both_ends() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _both = net.both()?;
+    let (_web, _other) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
+    let before = here.run(&["nft", "-s", "list", "ruleset"])?.stdout;
+    let steps = passes_and_is_watched(here)?;
+    for step in [
+        ["here", "pod", "ok", "eth0 in /run/netns/cni-web, MTU 1500"],
+        ["here", "pod route", "ok", "0.0.0.0/0 via 172.7.21.1 dev eth0"],
+        ["here", "veth", "ok", "pod0, port of cbr0"],
+        ["here", "bridge", "ok", "cbr0 has 172.7.21.1"],
+        ["here", "route", "ok", "172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink proto 121"],
+        ["here", "device", "note", "flannel.1 vxlan id 1 dstport 8472 local 10.4.7.21"],
+        ["here", "neighbour", "ok", "172.7.22.0 lladdr "],
+        ["here", "tunnel end", "ok", "dev flannel.1 dst 10.4.7.22"],
+        ["here", "outer route", "ok", "10.4.7.22 by 10.4.7.0/24 dev eth0"],
+        ["here", "last seen", "ok", "left by eth0, wrapped from 10.4.7.21 to 10.4.7.22"],
+        ["here", "answer", "ok", "left by cbr0"],
+        ["here", "probe", "ok", "172.7.22.2:80/tcp is reached; nobody is at that port"],
+        ["10.4.7.22", "route", "ok", "172.7.21.0/24 via 172.7.21.0 dev flannel.1"],
+        ["10.4.7.22", "tunnel end", "ok", "dst 10.4.7.21"],
+        ["10.4.7.22", "last seen", "ok", "left by cbr0"],
+        ["10.4.7.22", "answer", "ok", "left by eth0, wrapped from 10.4.7.22 to 10.4.7.21"],
+    ] {
+        expect(&steps, step)?;
+    }
+    for host in [here, there] {
+        ensure!(!host.run(&["nft", "list", "tables"])?.stdout.contains("netd-trace"), "the table stays");
+    }
+    ensure!(here.run(&["nft", "-s", "list", "ruleset"])?.stdout == before);
+    let text = output(here, &POD_TO_POD)?.stdout;
+    ensure!(
+        text.starts_with("172.7.21.2 to 172.7.22.2:80/tcp: passes\n") && text.contains("\n-- 10.4.7.22\n"),
+        "{text}"
+    );
+    // Without `to`: from this host to it, here and there; and to a host and outside.
+    for words in [&["172.7.22.2"][..], &["172.7.21.2"], &["10.4.7.22"], &["172.7.21.2", "to", "10.4.7.200:9"]] {
+        let (steps, passes) = trace(here, words)?;
+        ensure!(passes, "{words:?}: {steps:#?}");
+    }
+    Ok(())
+}
+
+fn rule_that_drops_is_named_on_either_node() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _both = net.both()?;
+    let (_web, _other) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
+    passes_and_is_watched(here)?;
+    let table = "nft add table inet theirs; nft add chain inet theirs pass '{ type filter hook forward priority 5; }'; nft add rule inet theirs pass";
+    for (on, node, rule, names, outcome) in [
+        (
+            here,
+            "here",
+            "tcp dport 80 counter drop comment '\"audit\"'",
+            "inet theirs pass (\"audit\") dropped the probe",
+            "a rule of this node",
+        ),
+        (
+            there,
+            "10.4.7.22",
+            "tcp dport 80 drop",
+            "of inet theirs pass dropped the probe",
+            "on the other node it was last seen where it",
+        ),
+        (there, "10.4.7.22", "tcp sport 80 drop", "of inet theirs pass dropped its answer", "does not answer"),
+        (here, "here", "tcp dport 80 reject", "of inet theirs pass dropped the probe", "rejected on the way"),
+    ] {
+        on.run(&["sh", "-ec", &format!("{table} {rule}")])?;
+        let (steps, passes) = trace(here, &POD_TO_POD)?;
+        ensure!(!passes, "{rule}: {steps:#?}");
+        expect(&steps, [node, "rule", "wrong", names]).with_context(|| rule.to_owned())?;
+        let listed = on.run(&["nft", "-a", "list", "chain", "inet", "theirs", "pass"])?.stdout;
+        let line = listed.lines().find(|line| line.contains("port 80")).context("the rule")?;
+        let handle = line.rsplit(' ').next().context("its handle")?;
+        expect(&steps, [node, "rule", "wrong", &format!("rule {handle} of inet theirs")])?;
+        expect(&steps, ["here", "probe", "wrong", outcome]).with_context(|| rule.to_owned())?;
+        on.run(&["nft", "delete", "table", "inet", "theirs"])?;
+    }
+    // Rules of iptables-nft are nftables' as well.
+    here.run(&[
+        "iptables",
+        "-A",
+        "FORWARD",
+        "-s",
+        "172.7.21.2",
+        "-m",
+        "comment",
+        "--comment",
+        "quarantine",
+        "-j",
+        "DROP",
+    ])?;
+    let (steps, passes) = trace(here, &POD_TO_POD)?;
+    ensure!(!passes);
+    expect(&steps, ["here", "rule", "wrong", "of ip filter FORWARD (\"quarantine\") dropped the probe"])
+}
+
+fn entry_that_is_gone_is_named() -> Result<()> {
+    for (config, faults) in [
+        (
+            VXLAN,
+            &[
+                (
+                    "bridge fdb del $(bridge fdb show dev flannel.1 | sed 's/ .*//' | head -1) dev flannel.1 dst 10.4.7.22",
+                    "tunnel end",
+                    "no forwarding entry",
+                ),
+                (
+                    "ip neigh del 172.7.22.0 dev flannel.1",
+                    "neighbour",
+                    "172.7.22.0 has no hardware address on flannel.1",
+                ),
+                ("ip route del 172.7.22.0/24", "route", "172.7.22.2 is in the Pod network, but "),
+            ][..],
+        ),
+        (HOST_GW, &[("ip route del 172.7.22.0/24", "route", "172.7.22.2 is in the Pod network, but ")][..]),
+    ] {
+        let net = Net::start(config)?;
+        let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+        let [netd, _other] = net.both()?;
+        let (_web, _other_pod) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
+        passes_and_is_watched(here)?;
+        // A daemon that runs puts it back within a second.
+        netd.kill()?;
+        let (steps, passes) = trace(here, &POD_TO_POD)?;
+        ensure!(passes, "without a daemon: {steps:#?}");
+        here.run(&["sh", "-c", "ip route add default via 10.4.7.200 || true"])?;
+        for (fault, part, words) in faults {
+            here.run(&["sh", "-ec", fault])?;
+            let (steps, passes) = trace(here, &POD_TO_POD)?;
+            ensure!(!passes, "{fault}: {steps:#?}");
+            expect(&steps, ["here", part, "missing", words]).with_context(|| (*fault).to_owned())?;
+        }
+    }
+    Ok(())
+}
+
+fn node_that_is_down_is_where_the_packet_was_last_sent() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _both = net.both()?;
+    let _web = pod(here, "172.7.21")?;
+    here.run(&["ip", "neigh", "replace", "10.4.7.22", "lladdr", "02:00:00:00:00:22", "dev", "eth0"])?;
+    there.run(&["ip", "link", "set", "eth0", "down"])?;
+    let (steps, passes) = trace(here, &POD_TO_POD)?;
+    ensure!(!passes);
+    expect(&steps, ["here", "other end", "note", "10.4.7.22 does not say what it sees"])?;
+    expect(
+        &steps,
+        ["here", "probe", "wrong", "left by eth0, wrapped from 10.4.7.21 to 10.4.7.22 and nothing came back"],
+    )
+}
+
+fn pods_are_found_by_name_and_what_is_no_pod_is_said() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let here = net.host("hdss7-21")?;
+    let _both = net.both()?;
+    let _web = pod(here, "172.7.21")?;
+    let cached = r#"{"kind":"cniCacheV1","containerId":"0123456789ab","ifName":"eth0","networkName":"cbr0",
+        "cniArgs":[["K8S_POD_NAMESPACE","shop"],["K8S_POD_NAME","web"]],"result":{"ips":[{"address":"172.7.21.2/24"}]}}"#;
+    here.run(&["mkdir", "-p", "/var/lib/cni/results"])?;
+    here.write("/var/lib/cni/results/cbr0-0123456789ab-eth0", cached)?;
+    for name in ["shop/web", "web", "0123456789ab"] {
+        let (steps, passes) = trace(here, &[name, "to", "10.4.7.22"])?;
+        ensure!(passes, "{name}: {steps:#?}");
+        expect(&steps, ["here", "veth", "ok", "pod0, port of cbr0"])?;
+    }
+    for (words, part) in [
+        (&["nobody"][..], "no Pod of this node is called \"nobody\""),
+        (&["web", "for", "10.4.7.22"], "accepted: netd trace POD|IP [to IP:PORT]"),
+        (&["web", "to", "10.4.7.22:"], "accepted: IP, IP:PORT"),
+        (&["172.7.22.9", "to", "10.4.7.22"], "is a Pod of the node 10.4.7.22: trace from there"),
+        (&["172.7.21.2", "to", "fd00::1"], "of different families"),
+    ] {
+        let refused = output(here, words)?;
+        ensure!(refused.status.code() == Some(2) && refused.stderr.contains(part), "{words:?}: {refused:?}");
+    }
+    // An address of this node's subnet that no Pod has.
+    let (steps, passes) = trace(here, &["172.7.21.77", "to", "10.4.7.22"])?;
+    ensure!(!passes);
+    expect(&steps, ["here", "pod", "missing", "no network namespace on this node has 172.7.21.77"])?;
+    // The status follows the lease by up to half a second.
+    eventually(SOON, || {
+        let (steps, passes) = trace(here, &["172.7.21.2", "to", "172.7.21.77:80"])?;
+        ensure!(!passes);
+        expect(&steps, ["here", "receiver", "missing", "no network namespace of this node has 172.7.21.77"])
+    })?;
+    // A Pod whose other end was taken off the bridge.
+    here.run(&["ip", "link", "set", "pod0", "down"])?;
+    let (steps, passes) = trace(here, &["web", "to", "10.4.7.22"])?;
+    ensure!(!passes);
+    expect(&steps, ["here", "veth", "wrong", "pod0, port of cbr0, down"])
+}
+
+fn ipv6_is_traced_and_a_tunnel_that_does_not_fit_is_named() -> Result<()> {
+    let net = Net::start(DUAL)?;
+    for n in ["21", "22"] {
+        let address = format!("fd00:10:4:7::{n}/64");
+        net.host(&format!("hdss7-{n}"))?.run(&["ip", "-6", "address", "add", &address, "dev", "eth0", "nodad"])?;
+    }
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _both = net.both()?;
+    let (_web, _other) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
+    let subnet = |host: &Host| -> Result<String> {
+        let file = host.read("/run/flannel/subnet.env")?;
+        let line = file.lines().find_map(|line| line.strip_prefix("FLANNEL_IPV6_SUBNET=")).context("IPv6 subnet")?;
+        Ok(line.trim_end_matches("::1/64").to_owned())
+    };
+    let (own, other) = (subnet(here)?, subnet(there)?);
+    for (host, net) in [(here, &own), (there, &other)] {
+        let script = format!(
+            "ip address add {net}::1/64 dev cbr0 nodad; ip -n cni-web address add {net}::2/64 dev eth0 nodad; \
+             ip -n cni-web -6 route add default via {net}::1"
+        );
+        host.run(&["sh", "-ec", &script])?;
+    }
+    let (source, target) = (format!("{own}::2"), format!("[{other}::2]:80"));
+    let words = [source.as_str(), "to", target.as_str()];
+    let steps = eventually(SOON, || {
+        let (steps, passes) = trace(here, &words)?;
+        let watched = steps.iter().any(|step| step["node"] == "fd00:10:4:7::22" && step["part"] == "last seen");
+        ensure!(passes && watched, "{steps:#?}");
+        Ok(steps)
+    })?;
+    expect(&steps, ["here", "device", "note", "flannel-v6.1 vxlan"])?;
+    expect(&steps, ["here", "last seen", "ok", "left by eth0, wrapped from fd00:10:4:7::21 to fd00:10:4:7::22"])?;
+    let rule = "nft add table ip6 theirs; nft add chain ip6 theirs pass '{ type filter hook forward priority 5; }'; nft add rule ip6 theirs pass tcp dport 80 drop";
+    there.run(&["sh", "-ec", rule])?;
+    let (steps, passes) = trace(here, &words)?;
+    ensure!(!passes);
+    ensure!(steps.iter().any(|step| step["part"] == "rule" && step["node"] != "here"), "{steps:#?}");
+    here.run(&["ip", "link", "set", "eth0", "mtu", "1400"])?;
+    let (steps, _) = trace(here, &POD_TO_POD)?;
+    let fits = |step: &Value| step["part"] == "outer route" && step["verdict"] == "wrong";
+    let device =
+        |step: &Value| step["part"] == "device" && step["found"].as_str().is_some_and(|text| text.contains("MTU 1350"));
+    ensure!(steps.iter().any(|step| fits(step) || device(step)), "{steps:#?}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Nftables, Need::Vxlan],
+        lab::tests![
+            healthy_path_is_shown_from_both_ends,
+            rule_that_drops_is_named_on_either_node,
+            entry_that_is_gone_is_named,
+            node_that_is_down_is_where_the_packet_was_last_sent,
+            pods_are_found_by_name_and_what_is_no_pod_is_said,
+            ipv6_is_traced_and_a_tunnel_that_does_not_fit_is_named,
+        ],
+    )
+}
