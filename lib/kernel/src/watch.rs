@@ -2,12 +2,13 @@
 //!
 //! Events carry no rows: a loop that is woken lists its table again, so a lost event costs a listing and never a
 //! change. An overrun of the receive buffer becomes [`Event::Resync`]. What does not concern the program is left out while it is
-//! read ([`Interest`]), changes that our own sockets made among it, by the port id that the kernel writes into each
+//! read ([`Interest`]); changes that our own sockets made are dropped in the kernel, by the port id that it writes into each
 //! notification.
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod interest;
+mod own;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -22,7 +23,8 @@ use self::interest::Filter;
 pub use self::interest::{Interest, WantsRoute};
 use crate::error::KernelError;
 
-/// Receive buffer of the monitor in bytes: our own bulk writes of 10,000 leases make 30,000 notifications.
+/// Receive buffer of the monitor in bytes: our own bulk writes of 10,000 leases make 10,000 notifications of forwarding
+/// entries, which do not say who wrote.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
 /// Datagrams that are read before others have their turn.
@@ -81,6 +83,8 @@ impl Monitor {
         let error = |call: &'static str| move |source| KernelError::io("open", "rtnetlink monitor", call, source);
         let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE).map_err(error("socket"))?;
         socket.bind(&SocketAddr::new(0, 0)).map_err(error("bind"))?;
+        // Where the kernel refuses, what is our own is left out when it is read.
+        let _ = own::drop_own(&socket, &interest.own);
         for group in GROUPS {
             socket.add_membership(group).map_err(error("NETLINK_ADD_MEMBERSHIP"))?;
         }

@@ -23,6 +23,7 @@ const CASES: &[common::Case] = &[
     ("neighbours_links_and_routes_of_others_do_not_count", others),
     ("device_that_is_made_anew_is_watched_again", anew),
     ("lost_notifications_are_reported", overrun),
+    ("what_our_own_sockets_change_does_not_wait_in_the_monitor", own_changes),
 ];
 
 fn main() -> ExitCode {
@@ -108,6 +109,31 @@ fn forwarding() {
         assert_eq!(next(&mut watch).await, Event::Forwarding, "a removal");
         common::sh("bridge", &["fdb", "add", "02:00:00:00:00:24", "dev", "flannel.1", "dst", "10.4.7.24"]);
         assert_eq!(next(&mut watch).await, Event::Forwarding, "a row that is nobody's");
+    });
+}
+
+/// Bytes that wait in the monitor's socket, the only one with groups in this namespace.
+fn waiting() -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let monitor = table.lines().skip(1).map(fields).find(|fields| fields[1] == "0" && fields[3] != "00000000");
+    monitor.expect("the monitor's socket")[4].parse().unwrap()
+}
+
+fn own_changes() {
+    devices();
+    let mut rtnl = Rtnl::open().unwrap();
+    let own = BTreeSet::from([rtnl.port().unwrap()]);
+    on_tokio(async {
+        let _watch = Watch::open(Interest { own, ..interest() }).unwrap();
+        let route = |n: u8| {
+            let key = kernel::route::main_key(format!("172.7.{n}.0/24").parse().unwrap(), 0);
+            (key, kernel::route::via(IfName::literal("eth0"), Some([10, 4, 7, n].into()), 121))
+        };
+        rtnl.add_routes(&[route(22), route(23)]).unwrap();
+        assert_eq!(waiting(), 0, "routes that we made");
+        ip("route add blackhole 172.7.24.0/24");
+        assert!(waiting() > 0, "a route of somebody else's");
     });
 }
 

@@ -19,8 +19,8 @@ use crate::route::key_in;
 use crate::writer::{Subject, Writers};
 
 /// Message types (include/uapi/linux/rtnetlink.h); what is removed is one more than what is set.
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
