@@ -1,9 +1,9 @@
 //! When a plan is made, and what of it the worker does not know yet.
 //!
 //! Invariants: what another node's lease says is planned only once the leases were listed whole, because a newer lease may
-//! be in the other half of a first listing; a lease that changes alone is planned at once, and while leases keep
-//! changing a plan is made at most every [`QUIET`] and at least every [`LONGEST_WAIT`]; the worker is given what changed,
-//! everything only once.
+//! be in the other half of a first listing; a lease that changes alone is planned at once, however soon after another, but
+//! for [`PAUSE`]; while leases keep changing a plan is made at least every [`LONGEST_WAIT`]; the worker is given what
+//! changed, everything only once.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,12 +18,12 @@ use crate::plan::backend::Backend;
 use crate::plan::{Changes, LocalNode, Planner, Ways};
 use crate::source::view::View;
 
-/// The first plan after a pause is made when no further lease has arrived for this long: what one write to the store changes
-/// arrives together.
+/// A plan is made when no further lease has arrived for this long: what one write to the store changes arrives together.
 const TOGETHER: Duration = Duration::from_millis(1);
 
-/// A plan soon after another is made when no further lease has arrived for this long.
-const QUIET: Duration = Duration::from_millis(20);
+/// The shortest time between two plans: a lease that changes right after another waits no longer, and leases that change
+/// all the time cost a part of a processor that does not depend on how fast they change.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// A plan is made at the latest this long after the first change.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -66,8 +66,8 @@ impl Pace {
 
     fn due(&self) -> Option<Instant> {
         let (first, last) = self.since?;
-        let in_a_row = self.last.is_some_and(|planned| first < planned + QUIET);
-        Some((last + if in_a_row { QUIET } else { TOGETHER }).min(first + LONGEST_WAIT))
+        let quiet = (last + TOGETHER).min(first + LONGEST_WAIT);
+        Some(self.last.map_or(quiet, |planned| quiet.max(planned + PAUSE)))
     }
 }
 
@@ -219,14 +219,16 @@ mod tests {
         assert_eq!(pace.due(), Some(at(1)), "the first one");
         pace.planned(at(1));
         assert_eq!(pace.due(), None);
-        pace.changed(at(15));
-        assert_eq!(pace.due(), Some(at(35)), "soon after");
-        for ms in 16..200 {
+        pace.changed(at(2));
+        assert_eq!(pace.due(), Some(at(4)), "right after a plan");
+        pace.changed(at(8));
+        assert_eq!(pace.due(), Some(at(9)), "another one of the same plan");
+        pace.planned(at(9));
+        pace.changed(at(20));
+        assert_eq!(pace.due(), Some(at(21)), "soon after a plan");
+        for ms in 21..200 {
             pace.changed(at(ms));
         }
-        assert_eq!(pace.due(), Some(at(115)), "however many");
-        pace.planned(at(200));
-        pace.changed(at(221));
-        assert_eq!(pace.due(), Some(at(222)), "after a pause");
+        assert_eq!(pace.due(), Some(at(120)), "however many");
     }
 }
