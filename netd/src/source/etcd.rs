@@ -4,11 +4,12 @@
 //! is kept without a write, so a restart is no event for the other nodes. Its etcd lease is kept alive, not replaced,
 //! so a renewal is none either (flannel writes the key anew each day, and every node is notified).
 
-use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cluster::etcd::{
-    Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Store, watch_entries, watch_key,
+    Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Shown, Store, watch_entries,
+    watch_key,
 };
 use cluster::{Backoff, ClusterError, Event, Snapshot, Source};
 
@@ -34,39 +35,79 @@ pub(crate) struct EtcdLeases {
     prefix: Prefix,
     renew_margin: u32,
     seed: u64,
+    listed: Arc<Mutex<Listed>>,
+}
+
+/// The listing by which this node's lease was found: the leases are followed from there, so a start lists them once.
+#[derive(Debug)]
+enum Listed {
+    /// Nobody follows the leases yet.
+    Wanted,
+    /// The own lease was found in it, and nothing was written for it.
+    Kept(Shown<LeaseEvent>),
+    /// Somebody does; further listings are of no use to him.
+    Followed,
 }
 
 /// All keys under `subnets/` at one revision.
 struct Leases {
     claims: Claims,
-    entries: BTreeMap<SubnetKey, Entry>,
-    revision: i64,
+    shown: Shown<LeaseEvent>,
+}
+
+impl Leases {
+    /// What was read under `key`, if it is a lease.
+    fn stored(&self, key: &SubnetKey) -> Option<&StoredLease> {
+        let (values, name) = (&self.shown.values, key.to_string());
+        let found = values.binary_search_by(|(other, ..)| other.as_str().cmp(&name)).ok()?;
+        match values.get(found) {
+            Some((_, _, LeaseEvent::Put(stored))) => Some(stored),
+            _ => None,
+        }
+    }
 }
 
 impl EtcdLeases {
     /// The network below `prefix`. `renew_margin` is in seconds; `seed` spreads the retries of many nodes.
     #[must_use]
     pub(crate) fn new(client: Client, prefix: Prefix, renew_margin: u32, seed: u64) -> Self {
-        Self { store: Store::new(client), prefix, renew_margin, seed }
+        let listed = Arc::new(Mutex::new(Listed::Wanted));
+        Self { store: Store::new(client), prefix, renew_margin, seed, listed }
+    }
+
+    /// Keeps the listing for whoever begins to follow the leases, if the own lease stands in it as it is held.
+    fn keep_listing(&self, held: &Held, read: Leases) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.revision == read.shown.origin.revision && !matches!(*listed, Listed::Followed) {
+            *listed = Listed::Kept(read.shown);
+        }
+    }
+
+    /// The listing that was kept. From now on none is.
+    fn kept_listing(&self) -> Option<Shown<LeaseEvent>> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *listed, Listed::Followed) {
+            Listed::Kept(shown) => Some(shown),
+            Listed::Wanted | Listed::Followed => None,
+        }
     }
 
     async fn read(&self, request: &LeaseRequest) -> Result<Leases, ClusterError> {
         let Listing { entries, origin } = self.store.list(&self.prefix.folder("subnets")).await?;
-        let revision = origin.revision;
-        let mut read = Leases { claims: Claims::default(), entries: BTreeMap::new(), revision };
+        let (mut claims, mut values) = (Claims::default(), Vec::with_capacity(entries.len()));
         for entry in entries {
-            let Ok(key) = entry.key.parse::<SubnetKey>() else { continue };
-            match read_lease(&entry.key, &entry.value) {
-                Ok(lease) => {
-                    let token = entry.lease.map(LeaseId::get);
-                    let recorded = request.record.has(&key, token);
-                    read.claims.leases.push(Claim { lease, ends: token.is_some(), recorded });
+            let (name, revision) = (entry.key.clone(), entry.mod_revision);
+            let event = put(entry);
+            match &event {
+                LeaseEvent::Put(StoredLease { lease, token, .. }) => {
+                    let recorded = request.record.has(&lease.key, *token);
+                    claims.leases.push(Claim { lease: lease.clone(), ends: token.is_some(), recorded });
                 }
-                Err(_) => read.claims.unreadable.push(key),
+                _ => claims.unreadable.extend(name.parse::<SubnetKey>().ok()),
             }
-            read.entries.insert(key, entry);
+            values.push((name, revision, event));
         }
-        Ok(read)
+        Ok(Leases { claims, shown: Shown { values, origin } })
     }
 
     /// `None` when the key changed meanwhile.
@@ -76,23 +117,26 @@ impl EtcdLeases {
         kept: &Lease,
         read: &Leases,
     ) -> Result<Option<Held>, AcquireError> {
-        let Some(entry) = read.entries.get(&kept.key) else { return Ok(None) };
+        let Some(stored) = read.stored(&kept.key) else { return Ok(None) };
         let lease = Lease { key: kept.key, attrs: request.attrs_for(&kept.attrs) };
-        let held = |how: &str, revision: i64| {
-            let token = entry.lease.map(LeaseId::get);
-            Held { lease: lease.clone(), token, revision, how: how.to_owned(), others: Vec::new() }
+        let held = |how: &str, revision: i64| Held {
+            lease: lease.clone(),
+            token: stored.token,
+            revision,
+            how: how.to_owned(),
+            others: Vec::new(),
         };
         if lease.attrs == kept.attrs {
-            return Ok(Some(held("it names this node already", read.revision)));
+            return Ok(Some(held("it names this node already", read.shown.origin.revision)));
         }
         let how = if lease.attrs.public_ips == kept.attrs.public_ips {
             "it named this node already, with other details"
         } else {
             "it is this node's, from before its address changed"
         };
-        let hold = entry.lease.map_or(Hold::Forever, Hold::Lease);
+        let hold = stored.token.and_then(LeaseId::new).map_or(Hold::Forever, Hold::Lease);
         let value = lease.attrs.render();
-        match self.store.replace_if(&self.key(kept.key), value.as_bytes(), hold, entry.mod_revision).await? {
+        match self.store.replace_if(&self.key(kept.key), value.as_bytes(), hold, stored.revision).await? {
             Replacement::Replaced { mod_revision, .. } => Ok(Some(held(how, mod_revision))),
             Replacement::Changed(_) => Ok(None),
         }
@@ -141,12 +185,12 @@ impl EtcdLeases {
     async fn give_up_earlier(&self, request: &LeaseRequest, read: &Leases, held: &Held) -> Vec<Lease> {
         let mut others = Vec::new();
         for claim in further(&request.node, &read.claims.leases, &held.lease.key) {
-            let (Some(entry), key) = (read.entries.get(&claim.lease.key), claim.lease.key) else { continue };
+            let (Some(stored), key) = (read.stored(&claim.lease.key), claim.lease.key) else { continue };
             if !claim.recorded {
                 others.push(claim.lease.clone());
                 continue;
             }
-            match self.store.delete_if(&self.key(key), entry.mod_revision).await {
+            match self.store.delete_if(&self.key(key), stored.revision).await {
                 Ok(_) => tracing::info!(subnet = key.list(), "gave up an earlier lease of this node"),
                 Err(error) => tracing::warn!(subnet = key.list(), %error, "an earlier lease of this node stays"),
             }
@@ -180,7 +224,8 @@ impl LeaseSource for EtcdLeases {
     }
 
     fn events(&self) -> LeaseEvents {
-        let source = watch_entries(self.store.client(), &self.prefix.folder("subnets"), self.seed);
+        let (folder, shown) = (self.prefix.folder("subnets"), self.kept_listing());
+        let source = watch_entries(self.store.client(), &folder, self.seed, put, shown);
         let progress = source.progress();
         LeaseEvents::spawn(move |events| follow(source, events)).fed_by(progress)
     }
@@ -214,6 +259,7 @@ impl LeaseSource for EtcdLeases {
             };
             if let Some(held) = held {
                 let others = self.give_up_earlier(request, &read, &held).await;
+                self.keep_listing(&held, read);
                 return Ok(Held { others, ..held });
             }
         }
@@ -251,7 +297,7 @@ async fn follow_config(key: String, mut source: Source, texts: Sender<Option<Vec
 }
 
 /// Turns the store's events into events of leases, for as long as somebody listens.
-async fn follow(mut source: Source<String, Entry>, events: Sender<LeaseEvent>) {
+async fn follow(mut source: Source<String, LeaseEvent>, events: Sender<LeaseEvent>) {
     while let Some(event) = source.next().await {
         if let Some(event) = lease_event(event)
             && !events.send(event).await
@@ -261,10 +307,10 @@ async fn follow(mut source: Source<String, Entry>, events: Sender<LeaseEvent>) {
     }
 }
 
-fn lease_event(event: Event<String, Entry>) -> Option<LeaseEvent> {
+fn lease_event(event: Event<String, LeaseEvent>) -> Option<LeaseEvent> {
     Some(match event {
         Event::Reset => LeaseEvent::Reset,
-        Event::Put { value, .. } => put(value),
+        Event::Put { value, .. } => value,
         Event::Delete { key, revision } => match key.parse::<SubnetKey>() {
             Ok(lease) => LeaseEvent::Delete(lease, revision),
             Err(_) => LeaseEvent::Removed(key),

@@ -30,4 +30,4 @@ pub use keep_alive::{KeepAlive, LeaseState};
 pub use prefix::Prefix;
 pub use store::Store;
 pub use tls::{TlsFiles, TlsMaterial};
-pub use watch::{watch, watch_entries, watch_key};
+pub use watch::{Shown, watch, watch_entries, watch_key};

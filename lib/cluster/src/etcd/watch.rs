@@ -30,15 +30,31 @@ use crate::{Backoff, ClusterError, Event, Origin, Source};
 /// Must be called inside a tokio runtime.
 #[must_use]
 pub fn watch(client: &Client, prefix: &Prefix, seed: u64) -> Source {
-    start(client, Range::Below(prefix.clone()), seed, |entry| entry.value)
+    start(client, Range::Below(prefix.clone()), seed, |entry| entry.value, None)
 }
 
-/// As [`watch`], with all that the store knows of a key as the value.
+/// What a listing of a prefix that was just made has shown, in the order of the keys, and of which state of the store.
+#[derive(Debug)]
+pub struct Shown<V> {
+    /// Key, revision of its last change, and what was read.
+    pub values: Vec<(String, i64, V)>,
+    /// The state that was listed.
+    pub origin: Origin,
+}
+
+/// As [`watch`], with what `read` makes of all that the store knows of a key as the value. What was `shown` just before is
+/// what the first events show, instead of one more listing; what has changed since follows.
 ///
 /// Must be called inside a tokio runtime.
 #[must_use]
-pub fn watch_entries(client: &Client, prefix: &Prefix, seed: u64) -> Source<String, Entry> {
-    start(client, Range::Below(prefix.clone()), seed, |entry| entry)
+pub fn watch_entries<V: Send + Sync + 'static>(
+    client: &Client,
+    prefix: &Prefix,
+    seed: u64,
+    read: fn(Entry) -> V,
+    shown: Option<Shown<V>>,
+) -> Source<String, V> {
+    start(client, Range::Below(prefix.clone()), seed, read, shown)
 }
 
 /// As [`watch`], of one key, which the events name whole.
@@ -46,12 +62,20 @@ pub fn watch_entries(client: &Client, prefix: &Prefix, seed: u64) -> Source<Stri
 /// Must be called inside a tokio runtime.
 #[must_use]
 pub fn watch_key(client: &Client, key: &str, seed: u64) -> Source {
-    start(client, Range::Key(key.to_owned()), seed, |entry| entry.value)
+    start(client, Range::Key(key.to_owned()), seed, |entry| entry.value, None)
 }
 
-fn start<V: Send + 'static>(client: &Client, range: Range, seed: u64, value: fn(Entry) -> V) -> Source<String, V> {
+fn start<V: Send + Sync + 'static>(
+    client: &Client,
+    range: Range,
+    seed: u64,
+    value: fn(Entry) -> V,
+    shown: Option<Shown<V>>,
+) -> Source<String, V> {
     let client = client.clone();
-    Source::spawn(move |events, heartbeat| Watch::new(Ends { client, range, events, heartbeat }, seed, value).run())
+    Source::spawn(move |events, heartbeat| {
+        Watch { shown, ..Watch::new(Ends { client, range, events, heartbeat }, seed, value) }.run()
+    })
 }
 
 /// Why a pass over list and stream ended.
@@ -94,9 +118,11 @@ struct Watch<V> {
     /// The cluster that was listed last, and how many members of another one have answered since.
     store: Option<u64>,
     strangers: usize,
+    /// What the first listing has shown already.
+    shown: Option<Shown<V>>,
 }
 
-impl<V: Send + 'static> Watch<V> {
+impl<V: Send + Sync + 'static> Watch<V> {
     fn new(ends: Ends<V>, seed: u64, value: fn(Entry) -> V) -> Self {
         let Ends { client, range, events, heartbeat } = ends;
         let random = fastrand::Rng::with_seed(seed);
@@ -112,6 +138,7 @@ impl<V: Send + 'static> Watch<V> {
             seen: Seen::default(),
             store: None,
             strangers: 0,
+            shown: None,
         }
     }
 
@@ -152,14 +179,45 @@ impl<V: Send + 'static> Watch<V> {
     }
 
     async fn list(&mut self) -> Result<Origin, Ended> {
+        match self.shown.take() {
+            Some(shown) => self.begin_with(shown).await,
+            None => self.list_anew().await,
+        }
+    }
+
+    /// Shows what was listed before the watch began.
+    async fn begin_with(&mut self, shown: Shown<V>) -> Result<Origin, Ended> {
+        let Shown { values, origin } = shown;
+        self.check_same_cluster(origin)?;
+        self.begin(origin).await?;
+        for (key, revision, value) in values {
+            self.seen.list();
+            self.send(Event::Put { key, value, revision }).await?;
+        }
+        self.complete().await?;
+        Ok(origin)
+    }
+
+    async fn begin(&mut self, origin: Origin) -> Result<(), Ended> {
+        self.seen = Seen { revision: origin.revision, ..Seen::default() };
+        self.send(Event::Reset).await?;
+        self.send(Event::Origin(origin)).await
+    }
+
+    async fn complete(&mut self) -> Result<(), Ended> {
+        self.send(Event::Complete).await?;
+        self.lost = None;
+        self.client.learn_members().await;
+        Ok(())
+    }
+
+    async fn list_anew(&mut self) -> Result<Origin, Ended> {
         self.heartbeat.busy();
         let mut pages = Pages::new(&self.client, &self.range);
         // The first page is awaited before `Reset`: while nobody answers there is nothing to announce.
         let mut page = pages.next().await?;
         self.check_same_cluster(pages.origin())?;
-        self.seen = Seen { revision: pages.origin().revision, ..Seen::default() };
-        self.send(Event::Reset).await?;
-        self.send(Event::Origin(pages.origin())).await?;
+        self.begin(pages.origin()).await?;
         while let Some(entries) = page {
             for entry in entries {
                 self.seen.list();
@@ -168,9 +226,7 @@ impl<V: Send + 'static> Watch<V> {
             self.heartbeat.busy();
             page = pages.next().await?;
         }
-        self.send(Event::Complete).await?;
-        self.lost = None;
-        self.client.learn_members().await;
+        self.complete().await?;
         Ok(pages.origin())
     }
 

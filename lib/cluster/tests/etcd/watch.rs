@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use cluster::Event;
-use cluster::etcd::{Client, Config, Limits, Store, watch_key};
+use cluster::etcd::{Client, Config, Limits, Shown, Store, watch_entries, watch_key};
 use etcd_client::{CompactionOptions, Txn, TxnOp};
 
 use crate::consumer::Consumer;
@@ -14,6 +14,7 @@ use crate::{Case, block_on, subnets};
 
 pub(crate) const CASES: &[Case] = &[
     ("watch_lists_then_follows_and_leaves_neighbours_out", lists_then_follows),
+    ("watch_begins_with_a_listing_that_was_made_before_it", begins_with_listing),
     ("watch_goes_on_after_kill_and_restart_without_loss", survives_kill),
     ("one_transaction_ends_with_one_commit", transaction),
     ("store_restored_past_our_revision_is_noticed", restored_store),
@@ -51,6 +52,41 @@ fn lists_then_follows() {
         assert_eq!(consumer.snapshot.entries().keys().collect::<Vec<_>>(), ["172.7.22.0-24"]);
         let put = Event::Put { key: "172.7.22.0-24".into(), value: b"22".to_vec(), revision };
         assert!(consumer.log.contains(&put), "{:?}", consumer.log);
+    });
+}
+
+fn begins_with_listing() {
+    let server = Server::single();
+    block_on(async {
+        let store = server.store();
+        for name in ["stays", "goes"] {
+            store.put(&subnets().key(name), b"1", None).await.unwrap();
+        }
+        let listing = store.list(&subnets()).await.unwrap();
+        let origin = listing.origin;
+        let value = |entry: &cluster::etcd::Entry| entry.value.escape_ascii().to_string();
+        let values = listing.entries.iter().map(|entry| (entry.key.clone(), entry.mod_revision, value(entry)));
+        let listed = Shown { values: values.collect(), origin };
+        store.delete(&subnets().key("goes")).await.unwrap();
+        store.put(&subnets().key("comes"), b"2", None).await.unwrap();
+        let mut source =
+            watch_entries(store.client(), &subnets(), 1, |entry| entry.value.escape_ascii().to_string(), Some(listed));
+        let mut shown = Vec::new();
+        while shown.last().is_none_or(|last| last != "put comes 2") {
+            let event = tokio::time::timeout(Duration::from_secs(20), source.next()).await;
+            shown.push(match event.expect("an event").expect("the source goes on") {
+                Event::Put { key, value, .. } => format!("put {key} {value}"),
+                Event::Delete { key, .. } => format!("delete {key}"),
+                Event::Reset => "reset".to_owned(),
+                Event::Origin(shown) if shown == origin => "origin".to_owned(),
+                Event::Complete => "complete".to_owned(),
+                Event::Commit => continue,
+                other => format!("{other:?}"),
+            });
+        }
+        // The key that went is in the listing, and only there: nothing was listed anew.
+        let wanted = ["reset", "origin", "put goes 1", "put stays 1", "complete", "delete goes", "put comes 2"];
+        assert_eq!(shown, wanted);
     });
 }
 
