@@ -17,7 +17,7 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::KernelError;
 use crate::neighbour::Entry;
-use crate::rtnl::{Indexes, Rtnl, encode, verb};
+use crate::rtnl::{CHUNK, Indexes, Rtnl, encode, verb};
 use crate::socket::Message;
 
 /// PF_BRIDGE, the family of forwarding entries.
@@ -132,6 +132,10 @@ impl Target for Fdbs {
             }));
         }
         Ok(rows)
+    }
+
+    fn batch(&self) -> usize {
+        CHUNK
     }
 
     fn apply(&mut self, steps: &[Step<FdbKey, Fdb>]) -> Vec<Result<(), KernelError>> {

@@ -15,7 +15,7 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 use crate::address::family;
 use crate::attribute;
 use crate::error::KernelError;
-use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine, verb};
+use crate::rtnl::{CHUNK, Indexes, Operation, Rtnl, encode, gone_is_fine, verb};
 use crate::socket::{Frame, Message};
 
 /// Bytes of `ndmsg` (include/uapi/linux/neighbour.h).
@@ -166,6 +166,10 @@ impl Target for Neighbours {
             }));
         }
         Ok(rows)
+    }
+
+    fn batch(&self) -> usize {
+        CHUNK
     }
 
     fn apply(&mut self, steps: &[Step<NeighbourKey, Neighbour>]) -> Vec<Result<(), KernelError>> {

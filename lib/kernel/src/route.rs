@@ -20,12 +20,12 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 use crate::address::family;
 use crate::attribute;
 use crate::error::KernelError;
-use crate::rtnl::{Indexes, Operation, Rtnl, encode};
+use crate::rtnl::{CHUNK, Indexes, Operation, Rtnl, encode};
 use crate::socket::{Frame, Message};
 
 /// Bytes of `rtmsg` (include/uapi/linux/rtnetlink.h).
 const RTMSG: usize = 12;
-const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_NEWROUTE: u16 = 24;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -306,6 +306,10 @@ impl Target for Routes {
         let mut rows = self.rtnl.routes_of(self.table, wanted)?;
         rows.retain(|(key, route)| (self.owns)(key, route));
         Ok(rows.into_iter().map(|(key, value)| (key, Observed { value, owner: Owner::Ours })).collect())
+    }
+
+    fn batch(&self) -> usize {
+        CHUNK
     }
 
     fn apply(&mut self, steps: &[Step<RouteKey, Route>]) -> Vec<Result<(), KernelError>> {

@@ -24,7 +24,7 @@ use crate::socket::{Frame, Message, Socket};
 const FEW: usize = 16;
 
 /// Steps that are encoded at a time: some datagrams full, so that a large change needs little memory.
-const CHUNK: usize = 2048;
+pub(crate) const CHUNK: usize = 2048;
 
 /// A blocking rtnetlink conversation in one network namespace.
 #[derive(Debug)]

@@ -20,6 +20,16 @@ pub(crate) fn differing<'a, K: Ord, V>(
     (upserts.collect(), unwanted.map(|(key, _)| key).collect())
 }
 
+/// True when one row needs a [`step`].
+pub(crate) fn needs_step<V>(want: Option<&V>, have: Option<&Observed<V>>, satisfies: impl Fn(&V, &V) -> bool) -> bool {
+    match (want, have) {
+        (Some(want), Some(have)) => !satisfies(&have.value, want),
+        (Some(_), None) => true,
+        (None, Some(have)) => have.owner == Owner::Ours,
+        (None, None) => false,
+    }
+}
+
 /// The step for one row, if one is needed.
 pub(crate) fn step<K: Clone, V: Clone>(
     key: &K,

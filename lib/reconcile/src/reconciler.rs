@@ -7,18 +7,19 @@
 
 mod contest;
 mod stage;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use contest::{Contest, PEACE, contested};
+use contest::{Contest, contested};
 
 use crate::chain::Chain;
 use crate::diff::{differing, step};
 use crate::pass::{Failure, Pass};
 use crate::retry;
 use crate::status::State;
-use crate::target::{Classify, Observed, Owner, RetryClass, Rows, Step, Target};
+use crate::target::{Classify, Observed, Owner, RetryClass, Rows, Target};
 
 /// Failures of one row, with the time of the next try.
 #[derive(Debug, Clone)]
@@ -254,88 +255,6 @@ impl<T: Target> Reconciler<T> {
             let reason = format!("{key}: {}", contested(*contest, self.target.rival(key)));
             pass.fail(Failure { table: self.name, class: RetryClass::Retry, errno: None, reason });
         }
-    }
-
-    /// The steps that are due, for rows that are desired (`upserts`) or for rows that are not.
-    fn due_steps(&mut self, now: Duration, upserts: bool) -> Vec<Step<T::Key, T::Value>> {
-        let Some(mirror) = &self.mirror else { return Vec::new() };
-        let (mut steps, mut settled) = (Vec::new(), Vec::new());
-        for key in self.dirty.iter().filter(|key| self.desired.contains_key(key) == upserts) {
-            match step(key, self.desired.get(key), mirror.get(key), |have, want| self.target.satisfies(have, want)) {
-                None => settled.push(key.clone()),
-                Some(step) if self.due(key, now) => steps.push(step),
-                Some(_) => {}
-            }
-        }
-        for key in settled {
-            self.dirty.remove(&key);
-            self.taken.remove(&key);
-            self.failures.remove(&key);
-        }
-        steps
-    }
-
-    fn run(&mut self, steps: Vec<Step<T::Key, T::Value>>, now: Duration, pass: &mut Pass) {
-        if steps.is_empty() {
-            return;
-        }
-        self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
-        let results = self.target.apply(&steps);
-        debug_assert_eq!(results.len(), steps.len(), "{}: a target returns a result for every step", self.name);
-        let mut made = Vec::new();
-        for (step, result) in steps.into_iter().zip(results) {
-            match result {
-                Ok(()) => self.record_success(step, now, pass, &mut made),
-                Err(error) => self.record_failure(step.key(), &error, now, pass),
-            }
-        }
-        let Some(mirror) = &mut self.mirror else { return };
-        self.ours += made.len();
-        if made.len() > mirror.len() {
-            // Built from a sorted list, the mirror has full nodes.
-            mirror.append(&mut made.into_iter().collect());
-        } else {
-            mirror.extend(made);
-        }
-    }
-
-    /// Notes what a step did; a row that it created goes to `made`, on its way into the mirror.
-    fn record_success(
-        &mut self,
-        step: Step<T::Key, T::Value>,
-        now: Duration,
-        pass: &mut Pass,
-        made: &mut Vec<(T::Key, Observed<T::Value>)>,
-    ) {
-        let key = step.key();
-        self.dirty.remove(key);
-        self.failures.remove(key);
-        if !matches!(step, Step::Remove(..)) {
-            pass.upserted += 1;
-            self.totals.upserted += 1;
-            if self.taken.remove(key) {
-                self.repaired(key, now, pass);
-            }
-        }
-        match step {
-            Step::Create(key, value) => made.push((key, Observed { value, owner: Owner::Ours })),
-            Step::Change(key, _, value) => self.mirror_row(&key, Some(Observed { value, owner: Owner::Ours })),
-            Step::Remove(key, _) => {
-                self.mirror_row(&key, None);
-                pass.removed += 1;
-                self.totals.removed += 1;
-            }
-        }
-    }
-
-    fn record_failure(&mut self, key: &T::Key, error: &T::Error, now: Duration, pass: &mut Pass) {
-        let (times, since) = self.failures.get(key).map_or((1, now), |failure| (failure.times + 1, failure.since));
-        let failure = Failure::new(self.name, error);
-        let (class, reason) = (failure.class, failure.reason.clone());
-        self.totals.failures += 1;
-        pass.fail(failure);
-        let next = now + retry::delay(times, class);
-        self.failures.insert(key.clone(), RowFailure { class, reason, times, since, next });
     }
 
     /// The desired rows that are not in place, as far as known, in key order. Costs what is open, not what is desired.

@@ -99,6 +99,12 @@ pub trait Target: 'static {
         None
     }
 
+    /// How many steps it is given at a time: all by default, for tables whose steps are one transaction. Where each step
+    /// stands for itself, fewer take less memory.
+    fn batch(&self) -> usize {
+        usize::MAX
+    }
+
     /// Carries out `steps` in order and returns one result for each.
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>>;
 }
@@ -118,6 +124,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn rival(&self, key: &Self::Key) -> Option<String> {
         (**self).rival(key)
+    }
+
+    fn batch(&self) -> usize {
+        (**self).batch()
     }
 
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>> {

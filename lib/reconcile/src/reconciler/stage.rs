@@ -17,8 +17,7 @@ impl<T: Target> Stage for Reconciler<T> {
     fn upsert(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
         if self.observe(now, &mut pass) {
-            let steps = self.due_steps(now, true);
-            self.run(steps, now, &mut pass);
+            self.carry_out(now, true, &mut pass);
         }
         pass
     }
@@ -26,8 +25,7 @@ impl<T: Target> Stage for Reconciler<T> {
     fn remove(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
         if self.mirror.is_some() {
-            let steps = self.due_steps(now, false);
-            self.run(steps, now, &mut pass);
+            self.carry_out(now, false, &mut pass);
         }
         pass
     }

@@ -1,0 +1,122 @@
+//! From dirty rows to steps, and what became of them.
+//!
+//! Invariant: a step that fails leaves its row dirty, with the time of the next try; one that was carried out is in the mirror.
+
+use std::time::Duration;
+
+use super::contest::PEACE;
+use super::{Reconciler, RowFailure};
+use crate::diff::{needs_step, step};
+use crate::pass::{Failure, Pass};
+use crate::retry;
+use crate::target::{Observed, Owner, Step, Target};
+
+impl<T: Target> Reconciler<T> {
+    /// Carries out the steps that are due, for rows that are desired (`upserts`) or for rows that are not.
+    pub(super) fn carry_out(&mut self, now: Duration, upserts: bool, pass: &mut Pass) {
+        let due = self.due_rows(now, upserts);
+        if due.is_empty() {
+            return;
+        }
+        self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
+        let mut made = Vec::new();
+        for keys in due.chunks(self.target.batch().max(1)) {
+            let steps: Vec<_> = keys.iter().filter_map(|key| self.step(key)).collect();
+            self.run(steps, now, pass, &mut made);
+        }
+        let Some(mirror) = &mut self.mirror else { return };
+        self.ours += made.len();
+        if made.len() > mirror.len() {
+            // Built from a sorted list, the mirror has full nodes.
+            mirror.append(&mut made.into_iter().collect());
+        } else {
+            mirror.extend(made);
+        }
+    }
+
+    /// What one row needs, if something.
+    fn step(&self, key: &T::Key) -> Option<Step<T::Key, T::Value>> {
+        let have = self.mirror.as_ref()?.get(key);
+        step(key, self.desired.get(key), have, |have, want| self.target.satisfies(have, want))
+    }
+
+    /// Dirty rows that need a step now. Those that need none are not dirty any more.
+    fn due_rows(&mut self, now: Duration, upserts: bool) -> Vec<T::Key> {
+        let Some(mirror) = &self.mirror else { return Vec::new() };
+        let (mut rows, mut settled) = (Vec::new(), Vec::new());
+        for key in &self.dirty {
+            let want = self.desired.get(key);
+            if want.is_some() != upserts {
+                continue;
+            }
+            if !needs_step(want, mirror.get(key), |have, want| self.target.satisfies(have, want)) {
+                settled.push(key.clone());
+            } else if self.due(key, now) {
+                rows.push(key.clone());
+            }
+        }
+        for key in settled {
+            self.dirty.remove(&key);
+            self.taken.remove(&key);
+            self.failures.remove(&key);
+        }
+        rows
+    }
+
+    /// Carries out `steps`; rows that they create go to `made`, on their way into the mirror.
+    fn run(
+        &mut self,
+        steps: Vec<Step<T::Key, T::Value>>,
+        now: Duration,
+        pass: &mut Pass,
+        made: &mut Vec<(T::Key, Observed<T::Value>)>,
+    ) {
+        let results = self.target.apply(&steps);
+        debug_assert_eq!(results.len(), steps.len(), "{}: a target returns a result for every step", self.name);
+        for (step, result) in steps.into_iter().zip(results) {
+            match result {
+                Ok(()) => self.record_success(step, now, pass, made),
+                Err(error) => self.record_failure(step.key(), &error, now, pass),
+            }
+        }
+    }
+
+    /// Notes what a step did; a row that it created goes to `made`, on its way into the mirror.
+    fn record_success(
+        &mut self,
+        step: Step<T::Key, T::Value>,
+        now: Duration,
+        pass: &mut Pass,
+        made: &mut Vec<(T::Key, Observed<T::Value>)>,
+    ) {
+        let key = step.key();
+        self.dirty.remove(key);
+        self.failures.remove(key);
+        if !matches!(step, Step::Remove(..)) {
+            pass.upserted += 1;
+            self.totals.upserted += 1;
+            if self.taken.remove(key) {
+                self.repaired(key, now, pass);
+            }
+        }
+        match step {
+            Step::Create(key, value) => made.push((key, Observed { value, owner: Owner::Ours })),
+            Step::Change(key, _, value) => self.mirror_row(&key, Some(Observed { value, owner: Owner::Ours })),
+            Step::Remove(key, _) => {
+                self.mirror_row(&key, None);
+                pass.removed += 1;
+                self.totals.removed += 1;
+            }
+        }
+    }
+
+    fn record_failure(&mut self, key: &T::Key, error: &T::Error, now: Duration, pass: &mut Pass) {
+        let (times, since) = self.failures.get(key).map_or((1, now), |failure| (failure.times + 1, failure.since));
+        let failure = Failure::new(self.name, error);
+        let (class, reason) = (failure.class, failure.reason.clone());
+        self.totals.failures += 1;
+        pass.fail(failure);
+        let next = now + retry::delay(times, class);
+        self.failures.insert(key.clone(), RowFailure { class, reason, times, since, next });
+    }
+}
