@@ -4,23 +4,27 @@
 //! address. Tables that are compared and written have a reader of their own ([`crate::Rtnl`]), because the one behind
 //! this leaves a message out when it does not know one attribute in it.
 //!
-//! Invariants. No question waits for ever. A route with several next hops is a route: each of them is returned.
+//! Invariants. No question waits for ever. Of ten thousand routes only those that are asked for are parsed. A route with several next hops is a route: each of them is returned.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
-use netlink_packet_route::AddressFamily;
+use netlink_packet_core::Parseable as _;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteVia};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netstate::family::IpFamily;
 use netstate::{IfName, InterfaceAddress, Prefix};
 use rtnetlink::{Handle, new_connection_with_strict_check};
 use tokio::task::JoinHandle;
 
 use crate::error::{Cause, KernelError, Nack, SocketError};
+use crate::route::RTM_NEWROUTE;
+use crate::rtnl::Rtnl;
+use crate::socket::Frame;
 
 /// How long a question may take: a listing of a hundred thousand routes takes a tenth of it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -116,10 +120,7 @@ impl Query {
     /// # Errors
     /// When the kernel cannot be read.
     pub async fn default_routes(&self, family: IpFamily) -> Result<Vec<DefaultRoute>, KernelError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = address_family(family);
-        message.attributes.push(RouteAttribute::Table(netstate::route::TABLE_MAIN));
-        let listed = collect("list routes", self.handle.route().get(message).execute()).await?;
+        let listed = listed_default_routes(family, Some(netstate::route::TABLE_MAIN))?;
         let links = self.links().await?;
         let mut routes: Vec<DefaultRoute> = listed.iter().filter_map(|route| default_route(route, &links)).collect();
         routes.sort_by_key(|route| route.metric);
@@ -132,9 +133,7 @@ impl Query {
     /// # Errors
     /// When the kernel cannot be read.
     pub async fn default_routes_elsewhere(&self, family: IpFamily) -> Result<Vec<(u32, DefaultRoute)>, KernelError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = address_family(family);
-        let listed = collect("list routes", self.handle.route().get(message).execute()).await?;
+        let listed = listed_default_routes(family, None)?;
         let links = self.links().await?;
         let main = netstate::route::TABLE_MAIN;
         let found = listed.iter().filter_map(|route| default_route_of(route, &links));
@@ -166,6 +165,20 @@ impl Query {
         let listed = collect("list links", self.handle.link().get().execute()).await?;
         Ok(listed.iter().filter_map(interface).map(|link| (link.index, link)).collect())
     }
+}
+
+/// The messages about default routes of one table or of all. The kernel cannot be asked for these alone, and a node has ten
+/// thousand others: those are left out before they are parsed.
+fn listed_default_routes(family: IpFamily, table: Option<u32>) -> Result<Vec<RouteMessage>, KernelError> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(family);
+    message.attributes.extend(table.map(RouteAttribute::Table));
+    Rtnl::open()?.list("list routes", &RouteNetlinkMessage::GetRoute(message), default_route_message)
+}
+
+fn default_route_message(frame: &Frame) -> Option<RouteMessage> {
+    let is_default = frame.kind == RTM_NEWROUTE && frame.body.get(1) == Some(&0);
+    if is_default { RouteMessage::parse(frame.body.as_slice()).ok() } else { None }
 }
 
 async fn collect<T>(

@@ -13,6 +13,7 @@ use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey, SysctlKey};
 
 use crate::choose::interface::{Facts, Interface};
 use crate::format::net_conf::Network;
+use crate::plan::Ownership;
 use crate::plan::backend::Backend;
 
 /// Reads interfaces, addresses and the default routes; for `can_reach` also the route to it.
@@ -87,12 +88,13 @@ pub(super) fn bridges(links: impl IntoIterator<Item = IfName>) -> Result<BTreeSe
     Ok(found)
 }
 
-/// The kernel's routes.
+/// The kernel's routes that can be ours or a predecessor's.
 ///
 /// # Errors
 /// When the kernel cannot be read.
 pub(super) fn routes() -> Result<Vec<(RouteKey, Route)>, KernelError> {
-    Rtnl::open()?.routes()
+    let (table, protocols) = Ownership::CANDIDATES;
+    Rtnl::open()?.routes_of(Some(table), |_, route| protocols.contains(&route.protocol))
 }
 
 /// The hardware addresses of the network's tunnel devices that are there.
