@@ -1,7 +1,7 @@
 //! What others have put in front of our routes: found by listing theirs, and by asking the kernel where packets go.
 //!
-//! Invariants: only at audits, because a node can have a hundred thousand routes; the questions of one audit are
-//! [`ASKED`] at most, and go on where the last one ended.
+//! Invariants: only at audits, because a node can have a hundred thousand routes, and after the pass that makes it due, which
+//! does not wait for it; the questions of one audit are [`ASKED`] at most, and go on where the last one ended.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,29 +24,46 @@ pub(super) struct Rivals {
     list: ListRoutes,
     rtnl: Rtnl,
     own: Vec<Prefix>,
-    /// What they take from ours; `None` until they are listed.
-    found: Option<Vec<String>>,
+    /// What they take from ours.
+    found: Vec<String>,
+    due: Due,
     /// The route that was asked for last.
     last: Option<RouteKey>,
     /// What the questions found, by route.
     elsewhere: BTreeMap<RouteKey, String>,
 }
 
+/// Whether others' routes are to be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Never,
+    /// After the pass that is to come.
+    Later,
+    Now,
+}
+
 impl Rivals {
     /// `list` lists the routes of others inside the Pod networks; `own` are this node's subnets.
     pub(super) const fn new(list: ListRoutes, rtnl: Rtnl, own: Vec<Prefix>) -> Self {
-        Self { list, rtnl, own, found: None, last: None, elsewhere: BTreeMap::new() }
+        Self { list, rtnl, own, found: Vec::new(), due: Due::Later, last: None, elsewhere: BTreeMap::new() }
     }
 
     /// What is known may have changed.
     pub(super) fn invalidate(&mut self) {
-        self.found = None;
+        self.due = Due::Later;
     }
 
-    /// Finds what takes packets from the `desired` routes, unless nothing may have changed.
+    /// True when [`Rivals::compare`] waits for the next pass.
+    pub(super) fn is_due(&self) -> bool {
+        self.due != Due::Never
+    }
+
+    /// Finds what takes packets from the `desired` routes, at the second call since something may have changed.
     pub(super) fn compare(&mut self, desired: &BTreeMap<RouteKey, Route>) {
-        if self.found.is_some() {
-            return;
+        match self.due {
+            Due::Never => return,
+            Due::Later => return self.due = Due::Now,
+            Due::Now => self.due = Due::Never,
         }
         match (self.list)().and_then(|foreign| self.ask(desired).map(|()| foreign)) {
             Ok(foreign) => {
@@ -56,7 +73,7 @@ impl Rivals {
                 let more: Vec<String> =
                     self.elsewhere.iter().filter(|(key, _)| !known(key)).map(|(_, text)| text.clone()).collect();
                 found.extend(more);
-                self.found = Some(found);
+                self.found = found;
             }
             Err(error) => tracing::warn!(error = %Chain(&error), "the routes of others cannot be listed"),
         }
@@ -85,6 +102,6 @@ impl Rivals {
 
     /// What an operator should know.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.found.iter().flatten()
+        self.found.iter()
     }
 }

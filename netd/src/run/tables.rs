@@ -91,8 +91,9 @@ pub(super) struct Stages {
     passing: BTreeSet<Prefix>,
     /// What is to be said of iptables-legacy; `None` until it is read.
     legacy: Option<Vec<String>>,
-    /// Warnings that the log has.
+    /// Warnings that the log has, and whether the last pass changed them.
     reported: Vec<String>,
+    warns_anew: bool,
     rivals: Option<Rivals>,
     interests: Interests,
 }
@@ -193,6 +194,7 @@ impl Stages {
             legacy: None,
             rivals: targets.rivals,
             reported: Vec::new(),
+            warns_anew: false,
             interests: targets.interests,
         }
     }
@@ -269,6 +271,7 @@ impl Stages {
         for warning in warnings.iter().filter(|warning| !self.reported.contains(warning)) {
             tracing::warn!("{warning}");
         }
+        self.warns_anew = self.reported != warnings;
         self.reported = warnings;
         done
     }
@@ -323,9 +326,16 @@ impl Stages {
         self.stack.invalidate_all();
     }
 
-    /// When the next failed row is due again.
+    /// True when the last pass has found other things to warn of than the one before.
+    pub(super) const fn warns_anew(&self) -> bool {
+        self.warns_anew
+    }
+
+    /// When the next failed row is due again, or a comparison that waits for the end of a pass.
     pub(super) fn next_try(&self) -> Option<Duration> {
-        self.stack.next_try().into_iter().chain(self.unannounced.as_ref().map(Unannounced::next)).min()
+        let rivals = self.rivals.as_ref().filter(|rivals| rivals.is_due()).map(|_| Duration::ZERO);
+        let unannounced = self.unannounced.as_ref().map(Unannounced::next);
+        self.stack.next_try().into_iter().chain(unannounced).chain(rivals).min()
     }
 
     /// Where each table stands.

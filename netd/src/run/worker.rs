@@ -101,7 +101,7 @@ impl Work for TableWork {
         self.metrics.pass(cause, pass, took);
         // One table that was listed by the clock is one whose changes nobody announces.
         let routine = usize::from(cause == Cause::Timer);
-        if pass.is_idle() && pass.observed <= routine && cause != Cause::Order {
+        if pass.is_idle() && pass.observed <= routine && cause != Cause::Order && !self.stages.warns_anew() {
             return None;
         }
         let counts = self.stages.counts();
