@@ -39,6 +39,9 @@ use crate::trace::serve::Watching;
 /// Longest time that one event may take: the end of a pass is waited for when the tables are opened afresh.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Leases that are taken in before others have their turn.
+const TURN: usize = 256;
+
 /// One thing that happened.
 enum Event {
     Lease(LeaseEvent),
@@ -176,7 +179,7 @@ impl<S: LeaseSource> Daemon<S> {
             let event = self.next().await;
             self.heartbeat.busy();
             match event {
-                Event::Lease(event) => self.on_lease(event),
+                Event::Lease(event) => self.on_leases(event),
                 Event::Keeper(event) => self.on_keeper(event).await?,
                 Event::Config(text) => self.on_config(text).await?,
                 Event::Release => self.release(),
@@ -197,6 +200,15 @@ impl<S: LeaseSource> Daemon<S> {
                 // Whoever asked may have gone away meanwhile.
                 Event::Details(question) => drop(question.send(self.details())),
             }
+        }
+    }
+
+    /// Takes in an event and those that wait behind it: a listing is thousands of them.
+    fn on_leases(&mut self, first: LeaseEvent) {
+        self.on_lease(first);
+        for _ in 0..TURN {
+            let Some(next) = self.events.as_mut().and_then(LeaseEvents::waiting) else { return };
+            self.on_lease(next);
         }
     }
 

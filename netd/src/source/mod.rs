@@ -104,6 +104,11 @@ impl<T: Send + 'static> Events<T> {
     pub(crate) async fn next(&mut self) -> Option<T> {
         self.events.recv().await
     }
+
+    /// An event that waits already.
+    pub(crate) fn waiting(&mut self) -> Option<T> {
+        self.events.try_recv().ok()
+    }
 }
 
 /// The sending end of a stream; the loop that has it is judged by it.
