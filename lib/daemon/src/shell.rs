@@ -222,6 +222,7 @@ where
     F: Future<Output = Result<(), E>>,
     E: From<io::Error>,
 {
+    kernel::heap::share();
     lifecycle::exit_on_panic();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let signals = Signals::open()?;

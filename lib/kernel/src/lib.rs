@@ -39,6 +39,7 @@ mod genl;
 #[cfg(target_endian = "little")]
 #[cfg(test)]
 mod golden;
+pub mod heap;
 pub mod ipvs;
 pub mod link;
 pub mod neighbour;
