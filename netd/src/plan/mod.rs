@@ -19,6 +19,7 @@ mod ways;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, Prefix, Route, RouteKey, SysctlKey};
@@ -45,7 +46,7 @@ pub(crate) struct Planner {
     local: LocalNode,
     /// Bridges of this node's own Pods.
     bridges: BTreeSet<IfName>,
-    leases: BTreeMap<SubnetKey, StoredLease>,
+    leases: BTreeMap<SubnetKey, Arc<StoredLease>>,
     peers: PerFamily<Peers>,
     refused: BTreeMap<SubnetKey, Refused>,
     /// What is odd about leases that are used.
@@ -59,7 +60,7 @@ pub(crate) struct Planner {
 /// A change of one lease with what is to be thought of each of its families.
 struct Judged {
     key: SubnetKey,
-    stored: Option<StoredLease>,
+    stored: Option<Arc<StoredLease>>,
     halves: PerFamily<Option<Half>>,
 }
 
@@ -158,32 +159,51 @@ impl Planner {
     }
 
     /// As [`Planner::update`] for somebody who knows nothing of what was planned before: returns all rows.
-    pub(crate) fn update_all(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
+    pub(crate) fn update_all(
+        &mut self,
+        leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>,
+    ) -> Changes {
         self.set(leases);
+        self.pack();
         Changes::between(Tables::default(), self.settle_all())
     }
 
     /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
-    pub(crate) fn update(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) -> Changes {
-        let leases: Vec<_> = leases.into_iter().filter(|(key, stored)| !self.keeps(key, stored.as_ref())).collect();
+    pub(crate) fn update(
+        &mut self,
+        leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>,
+    ) -> Changes {
+        let leases: Vec<_> = leases.into_iter().filter(|(key, stored)| !self.keeps(key, stored.as_deref())).collect();
         let judged: Vec<Judged> = leases.into_iter().map(|(key, stored)| self.judged(key, stored)).collect();
         let related = self.related(&judged);
         let mut before = Tables::default();
         for key in &related {
             before.extend(self.rows_of(key, &self.verdicts(key)));
         }
+        let most = judged.len() > self.leases.len();
         judged.into_iter().for_each(|judged| self.put(judged));
+        if most {
+            self.pack();
+        }
         let mut after = Tables::default();
         self.settle(related, &mut after);
         Changes::between(before, after)
     }
 
+    /// Builds the maps of leases anew with full nodes: filled in the order of their keys, they have them half empty.
+    fn pack(&mut self) {
+        self.leases = std::mem::take(&mut self.leases).into_iter().collect();
+        self.peers.v4.pack();
+        self.peers.v6.pack();
+    }
+
     /// Plans anew for what the kernel says of addresses now.
     pub(crate) fn set_ways(&mut self, ways: Ways) -> Changes {
         let differing = self.local.ways.differing(&ways);
-        let concerned =
-            |stored: &&StoredLease| stored.lease.attrs.public_ips.present().any(|(_, addr)| differing.contains(addr));
-        let leases: Vec<StoredLease> = self.leases.values().filter(concerned).cloned().collect();
+        let concerned = |stored: &&Arc<StoredLease>| {
+            stored.lease.attrs.public_ips.present().any(|(_, addr)| differing.contains(addr))
+        };
+        let leases: Vec<Arc<StoredLease>> = self.leases.values().filter(concerned).cloned().collect();
         let old = std::mem::replace(&mut self.local.ways, ways);
         let judged: Vec<Judged> =
             leases.into_iter().map(|stored| self.judged(stored.lease.key, Some(stored))).collect();
@@ -224,9 +244,9 @@ impl Planner {
         related
     }
 
-    fn set(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<StoredLease>)>) {
+    fn set(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>) {
         for (key, stored) in leases {
-            if !self.keeps(&key, stored.as_ref()) {
+            if !self.keeps(&key, stored.as_deref()) {
                 let judged = self.judged(key, stored);
                 self.put(judged);
             }
@@ -234,7 +254,7 @@ impl Planner {
     }
 
     fn put(&mut self, judged: Judged) {
-        self.remember_earlier(&judged.key, judged.stored.as_ref());
+        self.remember_earlier(&judged.key, judged.stored.as_deref());
         let Judged { key, stored, halves } = judged;
         for (family, half) in halves {
             if let Some(subnet) = key.get(family) {
@@ -247,26 +267,20 @@ impl Planner {
         }
     }
 
-    fn judged(&self, key: SubnetKey, stored: Option<StoredLease>) -> Judged {
+    fn judged(&self, key: SubnetKey, stored: Option<Arc<StoredLease>>) -> Judged {
         let other = stored.as_ref().filter(|stored| !self.is_own(&stored.lease));
         let halves = PerFamily::from_fn(|family| self.half(other?, key.get(family)?));
         Judged { key, stored, halves }
     }
 
     /// One family of a lease of another node.
-    fn half(&self, stored: &StoredLease, subnet: Prefix) -> Option<Half> {
+    fn half(&self, stored: &Arc<StoredLease>, subnet: Prefix) -> Option<Half> {
         let (family, attrs) = (subnet.family(), &stored.lease.attrs);
-        let mut half = Half {
-            key: stored.lease.key,
-            subnet,
-            holder: attrs.public_ips.get(family).unwrap_or(family.unspecified()),
-            created: stored.created,
-            revision: stored.revision,
-            standing: Standing::Usable(None),
-        };
+        let mut half = Half { stored: Arc::clone(stored), subnet, standing: Standing::Usable(None) };
+        let holder = half.holder();
         let refusal = attrs.public_ip(family).err();
-        let own = self.local.ways.own.get(&half.holder);
-        let own = own.map(|link| format!("{subnet} names {}, an address of this node's own {link}", half.holder));
+        let own = self.local.ways.own.get(&holder);
+        let own = own.map(|link| format!("{subnet} names {holder}, an address of this node's own {link}"));
         let refusal =
             refusal.or(own).or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
         let rows = || match part(&stored.lease, PerFamily::only(family, subnet)) {

@@ -4,6 +4,7 @@
 //! that names a backend which this node does not use takes nothing away from the node that wrote it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::backend::Backend;
 use super::{Changes, LocalNode, Planner, Tables};
@@ -41,7 +42,7 @@ impl Planner {
     }
 
     pub(super) fn plan_anew(&mut self, before: Tables) -> Changes {
-        let leases: Vec<StoredLease> = self.leases.values().cloned().collect();
+        let leases: Vec<Arc<StoredLease>> = self.leases.values().cloned().collect();
         self.set(leases.into_iter().map(|stored| (stored.lease.key, Some(stored))));
         Changes::between(before, self.settle_all())
     }

@@ -10,28 +10,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netstate::{IpFamily, Prefix};
 
 use super::Place;
 use super::backend::TunnelEnd;
 use crate::choose::interface::is_link_local_v6;
-use crate::format::lease::SubnetKey;
+use crate::format::lease::{StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
 /// One family of a lease: a subnet and who holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Half {
-    /// The key of the whole lease.
-    pub key: SubnetKey,
+    /// The whole lease.
+    pub stored: Arc<StoredLease>,
     /// Its subnet of the family.
     pub subnet: Prefix,
-    /// The node's address of the family; unspecified when the lease names none.
-    pub holder: IpAddr,
-    /// Revision of the store in which the key was made.
-    pub created: i64,
-    /// Revision in which it was last written.
-    pub revision: i64,
     /// How it stands by itself.
     pub standing: Standing,
 }
@@ -124,8 +119,19 @@ impl Slot {
 }
 
 impl Half {
-    const fn slot(&self) -> Slot {
-        Slot::new(self.subnet, self.key)
+    /// The key of the whole lease.
+    fn key(&self) -> SubnetKey {
+        self.stored.lease.key
+    }
+
+    /// The node's address of the family; unspecified when the lease names none.
+    pub(super) fn holder(&self) -> IpAddr {
+        let family = self.subnet.family();
+        self.stored.lease.attrs.public_ips.get(family).unwrap_or(family.unspecified())
+    }
+
+    fn slot(&self) -> Slot {
+        Slot::new(self.subnet, self.key())
     }
 
     /// Hardware address of the tunnel of a usable one, if it is reached through one.
@@ -140,18 +146,18 @@ impl Half {
         matches!(self.standing, Standing::Usable(_))
     }
 
-    const fn other(&self) -> Other {
-        Other { subnet: self.subnet, holder: self.holder }
+    fn other(&self) -> Other {
+        Other { subnet: self.subnet, holder: self.holder() }
     }
 
     /// True when this was written after `other`.
     fn is_newer(&self, other: &Self) -> bool {
-        (self.revision, self.key) > (other.revision, other.key)
+        (self.stored.revision, self.key()) > (other.stored.revision, other.key())
     }
 
     /// True when this was made before `other`.
     fn is_older(&self, other: &Self) -> bool {
-        (self.created, self.key) < (other.created, other.key)
+        (self.stored.created, self.key()) < (other.stored.created, other.key())
     }
 }
 
@@ -181,6 +187,12 @@ impl Peers {
         self.by_slot.insert(slot, half);
     }
 
+    /// Builds the maps anew with full nodes.
+    pub(super) fn pack(&mut self) {
+        self.by_slot = std::mem::take(&mut self.by_slot).into_iter().collect();
+        self.by_end = std::mem::take(&mut self.by_end).into_iter().collect();
+    }
+
     fn forget_length(&mut self, len: u8) {
         let Some(count) = self.lengths.get_mut(&len) else { return };
         *count = count.saturating_sub(1);
@@ -208,22 +220,24 @@ impl Peers {
     fn newer(&self, half: &Half) -> Option<Refusal> {
         let twin = half.end().and_then(|end| {
             let mut twins = self.with_end(end, half.subnet.family()).filter_map(|slot| self.by_slot.get(slot));
-            let newer = twins.find(|twin| twin.holder != half.holder && twin.is_newer(half))?;
-            Some(Refusal::SameEnd { holder: half.holder, end, other: newer.other() })
+            let newer = twins.find(|twin| twin.holder() != half.holder() && twin.is_newer(half))?;
+            Some(Refusal::SameEnd { holder: half.holder(), end, other: newer.other() })
         });
         twin.or_else(|| {
-            let same =
-                |other: &&Half| (other.subnet == half.subnet || other.holder == half.holder) && other.is_newer(half);
+            let same = |other: &&Half| {
+                (other.subnet == half.subnet || other.holder() == half.holder()) && other.is_newer(half)
+            };
             let newer = self.overlapping(half.slot()).find(same)?;
-            Some(Refusal::Superseded { subnet: half.subnet, key: newer.key, other: newer.other() })
+            Some(Refusal::Superseded { subnet: half.subnet, key: newer.key(), other: newer.other() })
         })
     }
 
     /// An older lease of another node that this one may not take addresses from.
     fn older(&self, half: &Half) -> Option<Refusal> {
-        let stays = |other: &&Half| other.holder != half.holder && other.is_older(half) && self.newer(other).is_none();
+        let stays =
+            |other: &&Half| other.holder() != half.holder() && other.is_older(half) && self.newer(other).is_none();
         let older = self.overlapping(half.slot()).find(stays)?;
-        Some(Refusal::Overlaps { subnet: half.subnet, holder: half.holder, other: older.other() })
+        Some(Refusal::Overlaps { subnet: half.subnet, holder: half.holder(), other: older.other() })
     }
 
     /// Other usable leases that share addresses with `slot`: networks around it, and networks that begin inside it.
@@ -265,7 +279,7 @@ impl Peers {
 
 /// Why packets must not be sent to the holder of `half`, which this node sees from `place`, if so.
 pub(super) fn refusal(network: &Network, place: Option<&Place>, half: &Half) -> Option<String> {
-    let (subnet, public_ip, family) = (half.subnet, half.holder, half.subnet.family());
+    let (subnet, public_ip, family) = (half.subnet, half.holder(), half.subnet.family());
     if !network.has_subnet(&subnet) {
         return Some(format!("{subnet} is no subnet of the Pod network {network}"));
     }

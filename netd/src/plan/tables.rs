@@ -51,17 +51,26 @@ impl Tables {
 
     /// Adds the rows of `other`; where both have a row, `other`'s stays.
     pub(crate) fn extend(&mut self, other: Self) {
-        self.links.extend(other.links);
-        self.addresses.extend(other.addresses);
-        self.sysctls.extend(other.sysctls);
-        self.nft.extend(other.nft);
-        self.flowtable.extend(other.flowtable);
+        add(&mut self.links, other.links);
+        add(&mut self.addresses, other.addresses);
+        add(&mut self.sysctls, other.sysctls);
+        add(&mut self.nft, other.nft);
+        add(&mut self.flowtable, other.flowtable);
         self.forward.extend(other.forward);
-        self.neighbours.extend(other.neighbours);
-        self.fdb.extend(other.fdb);
-        self.wireguard.extend(other.wireguard);
-        self.routes.extend(other.routes);
-        self.files.extend(other.files);
+        add(&mut self.neighbours, other.neighbours);
+        add(&mut self.fdb, other.fdb);
+        add(&mut self.wireguard, other.wireguard);
+        add(&mut self.routes, other.routes);
+        add(&mut self.files, other.files);
+    }
+}
+
+/// Adds `more`, whose values stay; into an empty map it is moved.
+fn add<K: Ord, V>(map: &mut BTreeMap<K, V>, more: BTreeMap<K, V>) {
+    if map.is_empty() {
+        *map = more;
+    } else {
+        map.extend(more);
     }
 }
 
@@ -132,17 +141,17 @@ impl Changes {
 
     /// Adds later changes.
     pub(crate) fn extend(&mut self, later: Self) {
-        self.links.extend(later.links);
-        self.addresses.extend(later.addresses);
-        self.sysctls.extend(later.sysctls);
-        self.nft.extend(later.nft);
-        self.flowtable.extend(later.flowtable);
+        add(&mut self.links, later.links);
+        add(&mut self.addresses, later.addresses);
+        add(&mut self.sysctls, later.sysctls);
+        add(&mut self.nft, later.nft);
+        add(&mut self.flowtable, later.flowtable);
         self.forward = later.forward.or(self.forward.take());
-        self.neighbours.extend(later.neighbours);
-        self.fdb.extend(later.fdb);
-        self.wireguard.extend(later.wireguard);
-        self.routes.extend(later.routes);
-        self.files.extend(later.files);
+        add(&mut self.neighbours, later.neighbours);
+        add(&mut self.fdb, later.fdb);
+        add(&mut self.wireguard, later.wireguard);
+        add(&mut self.routes, later.routes);
+        add(&mut self.files, later.files);
     }
 }
 

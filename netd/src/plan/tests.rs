@@ -36,8 +36,8 @@ fn plan<'a>(
     Plan { skipped: skipped.collect(), tables: planner.tables() }
 }
 
-fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<StoredLease>) {
-    (lease.key, Some(StoredLease { lease: lease.clone(), created: revision, revision, token: Some(1) }))
+fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<Arc<StoredLease>>) {
+    (lease.key, Some(Arc::new(StoredLease { lease: lease.clone(), created: revision, revision, token: Some(1) })))
 }
 
 fn ownership(network: &Network, local: &LocalNode) -> Ownership {
@@ -408,7 +408,7 @@ proptest! {
         let network = network(r#"{"Type":"vxlan"}"#);
         let mut planner = Planner::new(network.clone(), ALL, local());
         let mut desired = planner.tables();
-        let mut known: BTreeMap<SubnetKey, StoredLease> = BTreeMap::new();
+        let mut known: BTreeMap<SubnetKey, Arc<StoredLease>> = BTreeMap::new();
         for (third, len, holder, mac, revision, there) in steps {
             let subnet = Prefix::new(Ipv4Addr::new(172, 7, 40 + third, 0).into(), len).unwrap();
             let backend = vtep(1, MacAddr::local([mac; 6]));

@@ -8,6 +8,7 @@
 mod own;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{Break, Origin};
@@ -23,7 +24,7 @@ const BURST: Duration = Duration::from_secs(10);
 /// The leases as far as they are known.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    leases: BTreeMap<SubnetKey, StoredLease>,
+    leases: BTreeMap<SubnetKey, Arc<StoredLease>>,
     /// Keys that are no leases, with the reason and the revision.
     invalid: BTreeMap<String, (String, i64)>,
     /// What the running listing has shown; `None` outside a listing.
@@ -39,7 +40,7 @@ pub(crate) struct View {
     withheld: BTreeSet<SubnetKey>,
     doubted: bool,
     /// Leases deleted of late, each with its time.
-    deleted: VecDeque<(Duration, StoredLease)>,
+    deleted: VecDeque<(Duration, Arc<StoredLease>)>,
     /// Leases that came of late, each with its time.
     arrived: BTreeMap<SubnetKey, Duration>,
     /// Subnets that the kernel has routes to from an earlier run.
@@ -113,10 +114,12 @@ impl View {
         }
         self.withheld.remove(&key);
         self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
-        let status = self.invalid.remove(&key.to_string()).is_some();
+        let status = !self.invalid.is_empty() && self.invalid.remove(&key.to_string()).is_some();
         let own = self.own.as_mut().filter(|own| own.lease.key == key).map(|own| own.gone = None).is_some();
-        let differs = self.leases.get(&key) != Some(&stored);
-        self.leases.insert(key, stored);
+        let differs = self.leases.get(&key).is_none_or(|known| **known != stored);
+        if differs {
+            self.leases.insert(key, Arc::new(stored));
+        }
         let leases = if differs { BTreeSet::from([key]) } else { BTreeSet::new() };
         Change { leases, status, own, invalid: false }
     }
@@ -187,6 +190,7 @@ impl View {
         let Some(listed) = self.listed.take() else { return Change::default() };
         let mut change = Change { status: true, own: true, ..Change::default() };
         self.lost = None;
+        pack(&mut self.leases);
         self.invalid.retain(|key, _| listed.invalid.contains(key));
         if let Some(own) = self.own.as_mut().filter(|own| !listed.leases.contains(&own.lease.key)) {
             own.gone.get_or_insert(None);
@@ -290,7 +294,7 @@ impl View {
 
     /// The lease under `key`, if there is one that can be read.
     #[must_use]
-    pub(crate) fn get(&self, key: &SubnetKey) -> Option<&StoredLease> {
+    pub(crate) fn get(&self, key: &SubnetKey) -> Option<&Arc<StoredLease>> {
         self.leases.get(key)
     }
 
@@ -322,6 +326,11 @@ impl View {
     pub(crate) const fn broken(&self) -> Option<Break> {
         self.broken
     }
+}
+
+/// Builds `map` anew with full nodes: filled in the order of its keys, it has them half empty.
+fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
 }
 
 /// More than half, and of a single one all of it.

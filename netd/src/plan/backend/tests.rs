@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netstate::family::PerFamily;
 use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN};
@@ -72,7 +73,7 @@ fn planner(network: &Network, leases: &[(&str, &str)]) -> Planner {
     let mut planner = Planner::new(network.clone(), RULES, local(network));
     for (revision, (key, value)) in (1..).zip(leases) {
         let lease = read_lease(key, value.as_bytes()).unwrap();
-        planner.update([(lease.key, Some(StoredLease { lease, created: revision, revision, token: None }))]);
+        planner.update([(lease.key, Some(Arc::new(StoredLease { lease, created: revision, revision, token: None })))]);
     }
     planner
 }
@@ -215,7 +216,7 @@ fn of_two_nodes_with_one_public_key_the_newer_is_used_and_no_peer_has_both_subne
     let lease =
         read_lease("172.7.23.0-24", wireguard("10.4.7.23", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").as_bytes());
     let stored = StoredLease { lease: lease.unwrap(), created: 2, revision: 9, token: None };
-    planner.update([(stored.lease.key, Some(stored))]);
+    planner.update([(stored.lease.key, Some(Arc::new(stored)))]);
     assert_eq!(planner.refused().len(), 0);
     let rows = text(&planner.tables());
     assert!(rows.contains(&format!("{PEER} endpoint 10.4.7.22:51820 allowed 172.7.22.0/24")), "{rows}");

@@ -190,7 +190,7 @@ proptest! {
         let network = network(DUAL, r#"{"Type":"vxlan"}"#);
         let mut planner = Planner::new(network.clone(), ALL, dual());
         let mut desired = planner.tables();
-        let mut known: BTreeMap<SubnetKey, StoredLease> = BTreeMap::new();
+        let mut known: BTreeMap<SubnetKey, Arc<StoredLease>> = BTreeMap::new();
         for (v4, v6, holder, mac, revision, there) in steps {
             let key = match (v4, v6) {
                 (0, v6) => format!("0.0.0.0-0&fd00:7:0:4{v6}::-64"),
