@@ -45,7 +45,7 @@ impl Default for Options {
         Self {
             only: None,
             pods: 200,
-            leases: vec![1_000, 5_000, 10_000],
+            leases: vec![1_000, 5_000, 10_000, 20_000],
             services: vec![1_000, 5_000],
             rounds: 5,
             markdown: false,
@@ -67,7 +67,7 @@ impl Options {
                 "--only" => options.only = Some(part(value()?)?),
                 "--pods" => options.pods = count(flag, value()?, 250)?,
                 "--rounds" => options.rounds = count(flag, value()?, 100)?,
-                "--leases" => options.leases = counts(flag, value()?, 16_000)?,
+                "--leases" => options.leases = counts(flag, value()?, 20_000)?,
                 "--services" => options.services = counts(flag, value()?, 20_000)?,
                 "--markdown" => options.markdown = true,
                 other => bail!("unknown flag {other:?}: {USAGE}"),

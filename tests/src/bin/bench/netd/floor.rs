@@ -13,7 +13,7 @@ use netlink_sys::{Socket, SocketAddr};
 use netstate::Prefix;
 use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN, spread_metric};
 
-use super::{DEVICE, Lease};
+use super::Lease;
 
 /// Bytes per datagram, as `netd` has them.
 const DATAGRAM: usize = 60 * 1024;
@@ -26,17 +26,26 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWNEIGH: u16 = 28;
 const NLMSG_ERROR: u16 = 2;
 
-/// Writes the rows of `leases` leases through the tunnel device of `host`; the time that it takes.
+/// The message of one row of a lease, on the device with that index.
+type Row = fn(&Lease, u32) -> Result<Vec<u8>>;
+
+/// What a lease is in the kernel of a node with the vxlan backend.
+pub(super) const VXLAN: &[Row] = &[neighbour, forwarding, route];
+
+/// The same with the host-gw backend.
+pub(super) const HOST_GW: &[Row] = &[direct_route];
+
+/// Writes the `rows` of `leases` leases through `device` of `host`; the time that it takes.
 ///
 /// # Errors
 /// When the kernel refuses one.
-pub(super) fn measure(host: &Host, leases: usize) -> Result<Duration> {
-    let index: u32 = host.read(format!("/sys/class/net/{DEVICE}/ifindex"))?.trim().parse().context("ifindex")?;
+pub(super) fn measure(host: &Host, device: &str, rows: &[Row], leases: usize) -> Result<Duration> {
+    let index: u32 = host.read(format!("/sys/class/net/{device}/ifindex"))?.trim().parse().context("ifindex")?;
     let mut socket = host.within(|| Socket::new(NETLINK_ROUTE))??;
     socket.bind_auto().context("bind")?;
     socket.connect(&SocketAddr::new(0, 0)).context("connect")?;
     let started = Instant::now();
-    for write in [neighbour, forwarding, route] {
+    for write in rows {
         let mut batch = Batch::default();
         for lease in (0..leases).map(|index| Lease { index }) {
             batch.push(&write(&lease, index)?);
@@ -112,12 +121,22 @@ fn forwarding(lease: &Lease, index: u32) -> Result<Vec<u8>> {
     message(RTM_NEWNEIGH, &ndmsg(7, index, 2), &[(2, &lease.mac_bytes()), (1, &lease.node())])
 }
 
+/// By way of the first address of the subnet, through the tunnel (RTNH_F_ONLINK).
 fn route(lease: &Lease, index: u32) -> Result<Vec<u8>> {
+    route_by(lease, lease.subnet(), 4, index)
+}
+
+/// By way of the node's address.
+fn direct_route(lease: &Lease, index: u32) -> Result<Vec<u8>> {
+    route_by(lease, lease.node(), 0, index)
+}
+
+fn route_by(lease: &Lease, via: [u8; 4], flags: u8, index: u32) -> Result<Vec<u8>> {
     let metric = spread_metric(&Prefix::new(lease.subnet().into(), 24)?).to_ne_bytes();
-    // IPv4, /24, table main, our protocol, scope universe, unicast, RTNH_F_ONLINK.
-    let header = [2, 24, 0, 0, u8::try_from(TABLE_MAIN)?, ROUTE_PROTOCOL, 0, 1, 4, 0, 0, 0];
+    // IPv4, /24, table main, our protocol, scope universe, unicast.
+    let header = [2, 24, 0, 0, u8::try_from(TABLE_MAIN)?, ROUTE_PROTOCOL, 0, 1, flags, 0, 0, 0];
     let (subnet, index) = (lease.subnet(), index.to_ne_bytes());
-    message(RTM_NEWROUTE, &header, &[(1, &subnet), (6, &metric), (5, &subnet), (4, &index)])
+    message(RTM_NEWROUTE, &header, &[(1, &subnet), (6, &metric), (5, &via), (4, &index)])
 }
 
 #[cfg(test)]
@@ -154,5 +173,6 @@ mod tests {
                 + "0a800102"
         );
         assert!(text(route(&lease, 7).unwrap()).contains("08000500644102000800040007000000"));
+        assert!(text(direct_route(&lease, 7).unwrap()).contains("080005000a8001020800040007000000"));
     }
 }

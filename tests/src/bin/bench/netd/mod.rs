@@ -6,6 +6,7 @@
 mod changes;
 mod entries;
 mod floor;
+mod host_gw;
 mod idle;
 mod watch;
 
@@ -27,8 +28,8 @@ use watch::Watch;
 
 const DRAWING: &str = "network 10.4.7.0/24\nstore 10.4.7.12 etcd\nnode 10.4.7.21\nfloor 10.4.7.31";
 const PREFIX: &str = "/coreos.com/network";
-/// Room for 16,384 subnets of /24.
-const NET_CONF: &str = r#"{"Network": "100.64.0.0/10", "SubnetLen": 24, "Backend": {"Type": "vxlan", "VNI": 1}}"#;
+/// Room for 65,536 subnets of /24.
+const NET_CONF: &str = r#"{"Network": "100.0.0.0/8", "SubnetLen": 24, "Backend": {"Type": "vxlan", "VNI": 1}}"#;
 const DEVICE: &str = "flannel.1";
 const DAY: u32 = 86_400;
 /// The line with which netd says that it is done.
@@ -66,7 +67,7 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<()> {
         all.push((leases, series(leases, options, report).with_context(|| format!("{leases} leases"))?));
     }
     tables(&all, report);
-    Ok(())
+    host_gw::measure(options, report)
 }
 
 fn tables(all: &[(usize, Figures)], report: &Report) {
@@ -237,7 +238,7 @@ fn start(node: &Host, etcd: &Etcd, leases: usize) -> Result<(Process, Duration, 
 fn floor(host: &Host, entries: &Entries, figures: &mut Figures) -> Result<()> {
     figures.busy += usize::from(!machine::await_calm());
     make_device(host)?;
-    figures.floor.push(floor::measure(host, entries.counts().into_iter().max().unwrap_or(0))?);
+    figures.floor.push(floor::measure(host, DEVICE, floor::VXLAN, entries.counts().into_iter().max().unwrap_or(0))?);
     unmake_device(host, entries)?;
     figures.busy += usize::from(!machine::await_calm());
     figures.batch.push(batch(host, entries, &entries.routes())?);
@@ -360,7 +361,7 @@ mod tests {
         let (key, value) = foreign_lease(15_999);
         assert_eq!(key, "/coreos.com/network/subnets/100.126.127.0-24");
         assert!(value.contains(r#""PublicIP":"10.128.62.127""#) && value.contains("02:00:00:00:3e:7f"), "{value}");
-        let all: std::collections::BTreeSet<(String, String)> = (0..16_000).map(foreign_lease).collect();
-        assert_eq!(all.len(), 16_000);
+        let all: std::collections::BTreeSet<(String, String)> = (0..20_000).map(foreign_lease).collect();
+        assert_eq!(all.len(), 20_000);
     }
 }
