@@ -28,8 +28,8 @@ fn plan(planner: &mut Planner, view: &View, change: Change) -> crate::plan::Chan
     planner.update(change.leases.into_iter().map(|key| (key, view.get(&key).cloned())))
 }
 
-#[test]
-fn of_a_hundred_thousand_leases_one_that_changes_costs_one_step_and_no_listing() {
+/// The network of so many leases, and a node in it.
+fn planner() -> Planner {
     let text = r#"{"Network":"10.0.0.0/8","SubnetLen":26,"Backend":{"Type":"vxlan"}}"#;
     let network = NetConf::parse(text).unwrap().network;
     let own = Place {
@@ -50,13 +50,65 @@ fn of_a_hundred_thousand_leases_one_that_changes_costs_one_step_and_no_listing()
         ways: Ways::default(),
     };
     let masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
-    let mut view = View::new(BTreeSet::new());
-    let mut keys = BTreeSet::new();
-    for event in [LeaseEvent::Reset].into_iter().chain((0..LEASES).map(|n| put(n, n, 1))).chain([LeaseEvent::Complete])
+    Planner::new(network, masquerade, local)
+}
+
+/// A view that has listed `leases` leases, and their keys.
+fn listed(leases: u32) -> (View, BTreeSet<SubnetKey>) {
+    let (mut view, mut keys) = (View::new(BTreeSet::new()), BTreeSet::new());
+    for event in [LeaseEvent::Reset].into_iter().chain((0..leases).map(|n| put(n, n, 1))).chain([LeaseEvent::Complete])
     {
         keys.extend(view.apply(event, Duration::ZERO).leases);
     }
-    let mut planner = Planner::new(network, masquerade, local);
+    (view, keys)
+}
+
+/// Resident memory of this process, in MiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+#[ignore = "prints figures for docs/benchmarks.md: cargo test --release -p netd --lib in_numbers -- --ignored --nocapture"]
+fn crowds_in_numbers() {
+    println!("leases | view | plan | first pass | again, listed | one change, plan and pass | MiB");
+    for leases in [10_000, 100_000] {
+        let (before, begun) = (resident(), std::time::Instant::now());
+        let (mut view, keys) = listed(leases);
+        let viewed = begun.elapsed();
+        let mut planner = planner();
+        let all = planner.update_all(keys.into_iter().map(|key| (key, view.get(&key).cloned())));
+        let planned = begun.elapsed();
+        let fakes = Fakes::default();
+        let (mut stages, gate) = (Stages::on(fakes.targets()), Gate::new([]));
+        stages.want(all);
+        stages.pass(&gate, Duration::ZERO);
+        let made = begun.elapsed();
+        assert_eq!(fakes.routes.contents().rows.len(), usize::try_from(leases).unwrap());
+        stages.invalidate_all();
+        assert!(stages.pass(&gate, Duration::ZERO).is_idle());
+        let compared = begun.elapsed();
+        let moved = view.apply(put(500, leases + 1, 2), Duration::ZERO);
+        stages.want(plan(&mut planner, &view, moved));
+        assert_eq!(stages.pass(&gate, Duration::ZERO).upserted, 1);
+        let changed = begun.elapsed();
+        println!(
+            "{leases} | {viewed:.1?} | {:.1?} | {:.1?} | {:.1?} | {:.1?} | {}, the fake kernel's own rows among them",
+            planned - viewed,
+            made - planned,
+            compared - made,
+            changed - compared,
+            resident() - before
+        );
+    }
+}
+
+#[test]
+fn of_a_hundred_thousand_leases_one_that_changes_costs_one_step_and_no_listing() {
+    let (mut view, keys) = listed(LEASES);
+    let mut planner = planner();
     let all = planner.update_all(keys.into_iter().map(|key| (key, view.get(&key).cloned())));
     let fakes = Fakes::default();
     let mut stages = Stages::on(fakes.targets());
