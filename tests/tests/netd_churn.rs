@@ -1,4 +1,4 @@
-//! What others do to neighbours, routes, links and Pods, and what netd does itself: none of it makes netd list a table.
+//! What others do to neighbours, routes, links and Pods, and what netd does itself: none of it makes netd list a table, and its log grows with what changes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod netd_node;
@@ -128,6 +128,28 @@ fn changed_lease_lists_no_table_although_the_kernel_announces_its_entries() -> R
     Ok(())
 }
 
+/// Lines of log of a start up to readiness.
+fn lines_of_a_start(net: &Net) -> Result<usize> {
+    let netd = net.netd(NODE)?;
+    let lines = netd.log().lines().count();
+    ensure!(netd.terminate(SOON)?.success(), "{}", netd.log());
+    Ok(lines)
+}
+
+fn log_of_a_start_does_not_grow_with_the_leases() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    // The first one claims a subnet.
+    lines_of_a_start(&net)?;
+    let few = lines_of_a_start(&net)?;
+    for n in 100..200 {
+        net.put_lease(&format!("172.7.{n}.0-24"), &format!("10.4.8.{n}"), &format!("02:00:00:00:01:{n:02x}"))?;
+    }
+    let many = lines_of_a_start(&net)?;
+    // It says once that it has changed rows, where nothing was to be changed before.
+    ensure!(many <= few + 2, "{many} lines with 100 more leases, {few} without");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -135,6 +157,7 @@ fn main() -> ExitCode {
             churn_of_others_lists_no_table_beside_a_tunnel,
             churn_of_others_lists_no_table_without_a_tunnel,
             changed_lease_lists_no_table_although_the_kernel_announces_its_entries,
+            log_of_a_start_does_not_grow_with_the_leases,
         ],
     )
 }
