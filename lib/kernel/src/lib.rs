@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`link`] | links: veth, bridge, vxlan, ipip, wireguard, dummy | 4.20 |
 //! | [`address`], [`route`], [`neighbour`], [`fdb`] | addresses, routes, neighbours, tunnel forwarding | 4.20 |
+//! | [`offload`] | who counts the checksums of packets that links send | any |
 //! | [`qdisc`] | rate limits of links, the detour over `ifb` devices | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
 //! | `watch` (feature) | change notifications of the tables above, on tokio | 4.20 |
@@ -47,6 +48,7 @@ pub mod neighbour;
 pub mod netconf;
 pub mod netns;
 pub mod nft;
+pub mod offload;
 pub mod orphan;
 pub mod probe;
 pub mod qdisc;

@@ -9,20 +9,21 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::ip;
+use common::{converge, converge_at, ip};
 use kernel::address::Addresses;
 use kernel::fdb::Fdbs;
 use kernel::link::{Links, VethEnd};
 use kernel::neighbour::Neighbours;
+use kernel::offload::TxChecksums;
 use kernel::route::{Routes, main_key, via};
 use kernel::sysctl::Sysctls;
 use kernel::{Chain, Netns, Rtnl};
 use netstate::route::{ROUTE_PROTOCOL, spread_metric};
 use netstate::{
     Address, AddressKey, BridgeOptions, Fdb, FdbKey, IfName, Link, LinkKind, MacAddr, Neighbour, NeighbourKey,
-    PortOptions, Prefix, Route, RouteKey, RouteKind, RouteScope, SysctlKey, VxlanOptions,
+    PortOptions, Prefix, Route, RouteKey, RouteKind, RouteScope, SysctlKey, TxChecksum, VxlanOptions,
 };
-use reconcile::{Pass, Reconciler, RetryClass, Stack, Stage, State, Target};
+use reconcile::{Observed, Owner, Pass, Reconciler, RetryClass, Stack, Stage, State, Step, Target};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -33,14 +34,8 @@ fn link(kind: LinkKind) -> Link {
 }
 
 fn vxlan(lower: &str, mtu: u32) -> Link {
-    let options = VxlanOptions {
-        vni: 1,
-        port: 8472,
-        local: Some("10.4.7.21".parse().unwrap()),
-        lower: Some(name(lower)),
-        learning: false,
-        gbp: false,
-    };
+    let local = Some("10.4.7.21".parse().unwrap());
+    let options = VxlanOptions { local, lower: Some(name(lower)), ..VxlanOptions::new(1, 8472) };
     Link { mtu: Some(mtu), mac: Some(MacAddr([2, 0, 0, 0, 0, 0x21])), ..link(LinkKind::Vxlan(options)) }
 }
 
@@ -54,21 +49,6 @@ fn uplink() {
 
 fn run<T: Target>(table: &mut Reconciler<T>) -> Pass {
     table.pass(true, Duration::ZERO)
-}
-
-/// One pass that changes something, one that finds nothing to do even after listing again.
-fn converge<T: Target>(table: &mut Reconciler<T>) -> Pass {
-    converge_at(table, Duration::ZERO)
-}
-
-/// The same at a time of the table's clock: a row that is undone again and again within seconds is put back more slowly.
-fn converge_at<T: Target>(table: &mut Reconciler<T>, now: Duration) -> Pass {
-    let first = table.pass(true, now);
-    assert_eq!(first.errors, vec![]);
-    table.invalidate();
-    let second = table.pass(true, now);
-    assert!(second.is_idle(), "second pass: {second:?}");
-    first
 }
 
 fn links() -> Reconciler<Links> {
@@ -120,6 +100,91 @@ fn changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device() {
     table.want(name("flannel.1"), Some(other));
     converge(&mut table);
     assert_ne!(index(&mut rtnl), before);
+}
+
+/// What somebody else made of a device with this one's name, VNI, port and ends.
+fn options_that_differ_are_changed_in_place_or_by_a_new_device() {
+    uplink();
+    let want = vxlan("eth0", 1450);
+    let mut rtnl = Rtnl::open().unwrap();
+    for (differs, stays) in [
+        ("nolearning", true),
+        ("learning", true),
+        ("nolearning ttl 1", true),
+        ("nolearning tos inherit", true),
+        ("nolearning df set", true),
+        ("nolearning ttl inherit", false),
+        ("nolearning srcport 10000 10010", false),
+        ("nolearning noudpcsum", false),
+        ("nolearning udp6zerocsumtx", false),
+        ("nolearning udp6zerocsumrx", false),
+        ("nolearning l2miss", false),
+        ("nolearning l3miss", false),
+        ("nolearning proxy", false),
+        ("nolearning rsc", false),
+        ("nolearning maxaddr 5", false),
+        ("nolearning remote 10.4.7.99", false),
+        ("nolearning gbp", false),
+    ] {
+        let base = "link add flannel.1 address 02:00:00:00:00:21 mtu 1450 type vxlan id 1 local 10.4.7.21 dev eth0 dstport 8472";
+        ip(&format!("{base} {differs}"));
+        ip("link set flannel.1 up");
+        let before = rtnl.link(&name("flannel.1")).unwrap().unwrap();
+        let mut table = links();
+        table.want(name("flannel.1"), Some(want.clone()));
+        let changes = converge(&mut table).upserted;
+        assert_eq!(changes, usize::from(differs != "nolearning"), "{differs}: {}", before.link);
+        let after = rtnl.link(&name("flannel.1")).unwrap().unwrap();
+        assert_eq!(after.index == before.index, stays, "{differs}: {} became {}", before.link, after.link);
+        let shown = ip("-d link show flannel.1");
+        let gone = differs.strip_prefix("nolearning").unwrap_or(differs).trim();
+        assert!(gone.is_empty() || !shown.contains(&format!(" {gone} ")), "{gone}: {shown}");
+        ip("link del flannel.1");
+    }
+}
+
+fn checksum_offload_is_turned_off_and_on_and_what_others_set_stays() {
+    uplink();
+    let mut devices = links();
+    let mut table = Reconciler::new("offload", TxChecksums::open([name("flannel.1")]).unwrap());
+    table.want(name("flannel.1"), Some(TxChecksum::Counted));
+    let waits = run(&mut table);
+    assert!(waits.errors[0].to_string().contains("link flannel.1"), "{waits:?}");
+    devices.want(name("flannel.1"), Some(vxlan("eth0", 1450)));
+    converge(&mut devices);
+    table.invalidate();
+    let value = |table: &mut Reconciler<TxChecksums>| table.target_mut().observe().unwrap()[&name("flannel.1")].clone();
+    assert_eq!(value(&mut table).value, TxChecksum::Offloaded, "as the kernel makes it");
+    let mut monitor = std::process::Command::new("ip");
+    let mut monitor = monitor.args(["monitor", "link"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // A line of its own shows that the monitor listens.
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(monitor.stdout.take().unwrap())).map_while(Result::ok);
+    loop {
+        ip("link set switch mtu 1400");
+        ip("link set switch mtu 1500");
+        if lines.next().is_some() {
+            break;
+        }
+    }
+    assert_eq!(table.pass(true, Duration::from_secs(60)).upserted, 1);
+    assert_eq!(value(&mut table).value, TxChecksum::Counted);
+    assert!(lines.any(|line| line.contains("flannel.1")), "the kernel notifies of it");
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    // Somebody turns it back.
+    TxChecksums::open([name("flannel.1")]).unwrap().apply(&[Step::Create(name("flannel.1"), TxChecksum::Offloaded)]);
+    table.invalidate();
+    assert_eq!(converge_at(&mut table, Duration::from_secs(120)).upserted, 1);
+    // Nobody desires it any more.
+    table.want(name("flannel.1"), None);
+    assert_eq!(converge_at(&mut table, Duration::from_secs(180)).removed, 1);
+    assert_eq!(value(&mut table).value, TxChecksum::Offloaded);
+    // What somebody else turned off stays.
+    TxChecksums::open([name("flannel.1")]).unwrap().apply(&[Step::Create(name("flannel.1"), TxChecksum::Counted)]);
+    table.invalidate();
+    assert!(table.pass(true, Duration::from_secs(240)).is_idle());
+    assert_eq!(value(&mut table), Observed { value: TxChecksum::Counted, owner: Owner::Foreign });
 }
 
 fn refused_mtu_is_named_and_keeps_no_link_down() {
@@ -374,7 +439,7 @@ fn route_on_a_missing_link_waits_and_names_the_link() {
 }
 
 fn kernels_own_words_are_in_the_error() {
-    let options = VxlanOptions { vni: 1 << 24, port: 8472, local: None, lower: None, learning: false, gbp: false };
+    let options = VxlanOptions::new(1 << 24, 8472);
     let error = Rtnl::open().unwrap().create_link(&name("vx"), &link(LinkKind::Vxlan(options))).unwrap_err();
     let text = Chain(&error).to_string();
     assert!(text.starts_with("create link vx: VXLAN ID must be lower than 16777216"), "{text}");
@@ -473,6 +538,8 @@ fn main() -> ExitCode {
     common::main(cases![
         made_vxlan_device_reads_back_as_desired,
         changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device,
+        options_that_differ_are_changed_in_place_or_by_a_new_device,
+        checksum_offload_is_turned_off_and_on_and_what_others_set_stays,
         refused_mtu_is_named_and_keeps_no_link_down,
         undesired_link_of_ours_goes_and_a_foreign_one_stays,
         bridge_keeps_its_mtu_when_a_smaller_port_joins,

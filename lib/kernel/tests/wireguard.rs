@@ -12,13 +12,13 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::{ip, sh};
+use common::{converge, converge_at, ip, sh};
 use kernel::link::Links;
 use kernel::wireguard::Wireguards;
 use kernel::{Cause, Rtnl};
 use netstate::wireguard::{Device, Endpoint, Peer, PresharedKey, PrivateKey, PublicKey, Row, RowKey};
 use netstate::{IfName, IpipOptions, Link, LinkKind, Prefix};
-use reconcile::{Pass, Reconciler, Stage, Target};
+use reconcile::{Reconciler, Stage, Target};
 
 const WG: IfName = IfName::literal("flannel-wg");
 
@@ -63,20 +63,6 @@ fn made() -> (Reconciler<Wireguards>, PublicKey) {
     let (key, row) = device(public, 51820);
     table.want(key, Some(row));
     (table, public)
-}
-
-/// One pass that changes something, one that finds nothing to do even after listing again.
-fn converge<T: Target>(table: &mut Reconciler<T>) -> Pass {
-    converge_at(table, Duration::ZERO)
-}
-
-fn converge_at<T: Target>(table: &mut Reconciler<T>, now: Duration) -> Pass {
-    let first = table.pass(true, now);
-    assert_eq!(first.errors, vec![]);
-    table.invalidate();
-    let second = table.pass(true, now);
-    assert!(second.is_idle(), "second pass: {second:?}");
-    first
 }
 
 /// What `wg show flannel-wg WHAT` prints, sorted.
@@ -341,6 +327,34 @@ fn ipip_tunnel_reads_back_as_desired_and_tunl0_is_left_alone() {
     assert!(pass.errors[0].reason.contains("device other has its two ends"), "{pass:?}");
 }
 
+fn renamed_tunnels_get_their_names_back_with_what_they_hold() {
+    let (mut table, _) = made();
+    let (_, other) = identity();
+    want(&mut table, other, Some(peer("10.4.7.22:51820", &["172.7.22.0/24"])));
+    converge(&mut table);
+    ip("link add eth0 type veth peer name switch");
+    ip("addr add 10.4.7.21/24 dev eth0");
+    let tunnel = IpipOptions { local: Some(Ipv4Addr::new(10, 4, 7, 21)), remote: None };
+    let ipip = IfName::literal("flannel.ipip");
+    let kinds = [(WG, LinkKind::Wireguard), (ipip, LinkKind::Ipip(tunnel))];
+    let mut links = Reconciler::new("link", Links::new(Rtnl::open().unwrap(), Box::new(|_, _| false)));
+    for (name, kind) in &kinds {
+        links.want(name.clone(), Some(Link { kind: kind.clone(), mtu: None, mac: None, up: true, master: None }));
+    }
+    converge(&mut links);
+    let mut rtnl = Rtnl::open().unwrap();
+    for (name, _) in kinds {
+        let index = rtnl.link(&name).unwrap().unwrap().index;
+        ip(&format!("link set {name} down"));
+        ip(&format!("link set {name} name other0"));
+        links.invalidate();
+        assert_eq!(converge(&mut links).upserted, 1, "{name}");
+        let back = rtnl.link(&name).unwrap().unwrap();
+        assert_eq!((back.index, back.link.up), (index, true), "{name}");
+    }
+    assert!(shown("allowed-ips")[0].contains("172.7.22.0/24"), "{:?}", shown("allowed-ips"));
+}
+
 fn main() -> ExitCode {
     macro_rules! cases {
         ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
@@ -351,6 +365,7 @@ fn main() -> ExitCode {
         has,
         cases![
             device_and_peers_read_back_as_desired_and_go_without_a_trace,
+            renamed_tunnels_get_their_names_back_with_what_they_hold,
             what_somebody_else_changed_is_put_right,
             session_of_an_untouched_peer_goes_on_whatever_happens_to_others,
             peer_that_roamed_is_followed_until_its_lease_says_otherwise,

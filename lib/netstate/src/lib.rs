@@ -17,6 +17,7 @@ pub mod mark;
 pub mod mtu;
 pub mod neighbour;
 pub mod nft;
+mod offload;
 pub mod prefix;
 pub mod protocol;
 pub mod qdisc;
@@ -24,6 +25,7 @@ pub mod route;
 pub mod subnet_file;
 pub mod sysctl;
 pub mod vlan;
+mod vxlan;
 pub mod wireguard;
 
 /// One row as text: what it is, then how it is. Status pages, `tables` and golden tests print rows so.
@@ -38,12 +40,14 @@ pub use family::{IpFamily, PerFamily};
 #[cfg(feature = "fuzz")]
 pub use fuzz::TARGETS as FUZZ_TARGETS;
 pub use ifname::IfName;
-pub use link::{BridgeOptions, IpipOptions, Link, LinkKind, PortOptions, VxlanOptions};
+pub use link::{BridgeOptions, IpipOptions, Link, LinkKind, PortOptions};
 pub use mac::MacAddr;
 pub use neighbour::{Fdb, FdbKey, Neighbour, NeighbourKey};
+pub use offload::TxChecksum;
 pub use prefix::Prefix;
 pub use protocol::Protocol;
 pub use qdisc::TokenBucket;
 pub use route::{Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
 pub use sysctl::SysctlKey;
 pub use vlan::{PortVlans, VlanMode};
+pub use vxlan::{VxlanExtra, VxlanOptions};

@@ -4,14 +4,14 @@
 //! that adopting an existing link does not disturb what nobody asked for.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use crate::{IfName, MacAddr};
+use crate::{IfName, MacAddr, VxlanOptions};
 
 /// How a link must be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {
-    /// What the link is; a difference here means delete and create again.
+    /// What the link is; where the kernel cannot change it, a difference here means delete and create again.
     pub kind: LinkKind,
     /// MTU in bytes, 68..=65535 (IPv6 needs 1280, RFC 8200 §5).
     pub mtu: Option<u32>,
@@ -39,7 +39,7 @@ impl fmt::Display for Link {
     }
 }
 
-/// What a link is, with the options that cannot be changed once it exists.
+/// What a link is, with the options of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkKind {
     /// An Ethernet bridge (net/bridge).
@@ -79,37 +79,6 @@ impl fmt::Display for LinkKind {
 pub struct BridgeOptions {
     /// Filter frames by VLAN.
     pub vlan_filtering: bool,
-}
-
-/// Options of a VXLAN device.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct VxlanOptions {
-    /// VXLAN network identifier, 24 bits.
-    pub vni: u32,
-    /// UDP port that the tunnel receives on and sends to.
-    pub port: u16,
-    /// Source address of outer packets; decides the tunnel's family.
-    pub local: Option<IpAddr>,
-    /// Name of the lower device that outer packets leave through.
-    pub lower: Option<IfName>,
-    /// Learn remote end points from traffic; off where leases say everything.
-    pub learning: bool,
-    /// Group policy extension (IFLA_VXLAN_GBP).
-    pub gbp: bool,
-}
-
-impl fmt::Display for VxlanOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "id {} dstport {}", self.vni, self.port)?;
-        if let Some(local) = self.local {
-            write!(f, " local {local}")?;
-        }
-        if let Some(lower) = &self.lower {
-            write!(f, " dev {lower}")?;
-        }
-        f.write_str(if self.learning { " learning" } else { " nolearning" })?;
-        f.write_str(if self.gbp { " gbp" } else { "" })
-    }
 }
 
 /// Options of an IPv4-in-IPv4 tunnel.

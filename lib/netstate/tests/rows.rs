@@ -4,7 +4,7 @@
 
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 use netstate::nft::{self, Element, Table};
-use netstate::{BridgeOptions, IfName, IpipOptions, Link, LinkKind, Protocol, VxlanOptions, row_text};
+use netstate::{BridgeOptions, IfName, IpipOptions, Link, LinkKind, Protocol, VxlanExtra, VxlanOptions, row_text};
 
 fn link(kind: LinkKind) -> Link {
     Link { kind, mtu: None, mac: None, up: true, master: None }
@@ -13,14 +13,11 @@ fn link(kind: LinkKind) -> Link {
 #[test]
 fn links_say_their_kind_and_what_is_set() {
     let name: IfName = "flannel.1".parse().unwrap();
-    let options = VxlanOptions {
-        vni: 1,
-        port: 8472,
-        local: Some([10, 4, 7, 21].into()),
-        lower: Some("eth0".parse().unwrap()),
-        learning: false,
-        gbp: false,
-    };
+    let (local, lower) = (Some([10, 4, 7, 21].into()), "eth0".parse().ok());
+    let options = VxlanOptions { local, lower, ..VxlanOptions::new(1, 8472) };
+    let extras = [VxlanExtra::SourcePorts(1024, 2048), VxlanExtra::L2Miss].into();
+    let other = VxlanOptions { learning: true, ttl: 1, extras, ..VxlanOptions::new(7, 4789) };
+    assert_eq!(other.to_string(), "id 7 dstport 4789 learning ttl 1 srcport 1024 2048 l2miss");
     let mac = "02:00:00:00:00:21".parse().ok();
     let vxlan = Link { mtu: Some(1450), mac, ..link(LinkKind::Vxlan(options)) };
     assert_eq!(

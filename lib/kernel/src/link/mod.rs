@@ -1,7 +1,6 @@
 //! Links: veth pairs, bridges, VXLAN, ipip and WireGuard devices, dummies; ports of bridges.
 //!
-//! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again; address
-//! and lower device of a VXLAN device are none of these;
+//! Invariants. A link that differs in kind or in an option that only its creation sets is deleted and made again;
 //! everything else is changed in place, so that routes and neighbours of an adopted link survive, and each setting by a
 //! message of its own: a refused MTU keeps no link down. A bridge's MTU sticks only when a message changes it after
 //! creation (br_change_mtu); otherwise it follows the smallest port's, so a new bridge is born with another MTU than it
@@ -10,16 +9,16 @@
 mod read;
 mod table;
 mod veth;
+mod vxlan;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netstate::{IfName, IpipOptions, Link, LinkKind, VxlanOptions};
+use netstate::{IfName, IpipOptions, Link, LinkKind};
 
 use self::read::name_references;
 pub(crate) use self::read::state;
@@ -171,26 +170,6 @@ impl Rtnl {
         self.batch(parts).into_iter().collect()
     }
 
-    /// Gives a VXLAN device another address and lower device, under what stands on it.
-    ///
-    /// # Errors
-    /// When the lower device does not exist; when the kernel refuses, as it does for every other option.
-    fn move_vxlan(&mut self, name: &IfName, options: &VxlanOptions) -> Result<(), KernelError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_string()));
-        let lower = options.lower.as_ref().map(|lower| self.required_index(lower, name)).transpose()?;
-        // Nothing else may be in it: the kernel refuses a message that says a number that only birth sets, even the same.
-        let address = options.local.map(|local| match local {
-            IpAddr::V4(local) => InfoVxlan::Local(local),
-            IpAddr::V6(local) => InfoVxlan::Local6(local),
-        });
-        let data = address.into_iter().chain(lower.map(InfoVxlan::Link)).collect();
-        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
-        message.attributes.push(LinkAttribute::LinkInfo(info));
-        let message = encode(&RouteNetlinkMessage::NewLink(message), 0);
-        self.request(&Operation { op: "move link", object: name.to_string(), message }).map(drop)
-    }
-
     /// Gives the link with `index` another name. Kernels before 6.2 rename no link that is up.
     fn rename_link(&mut self, index: u32, up: bool, name: &IfName) -> Result<(), KernelError> {
         let mut rename = LinkMessage::default();
@@ -257,7 +236,7 @@ impl Rtnl {
                     Some(lower) => Some(self.required_index(lower, name)?),
                     None => None,
                 };
-                let data = vxlan_data(options, lower);
+                let data = vxlan::birth(options, lower);
                 vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]
             }
             LinkKind::Ipip(options) => {
@@ -285,34 +264,24 @@ fn ipip_data(options: IpipOptions) -> Vec<InfoIpTunnel> {
     data
 }
 
-fn vxlan_data(options: &VxlanOptions, lower: Option<u32>) -> Vec<InfoVxlan> {
-    let mut data =
-        vec![InfoVxlan::Id(options.vni), InfoVxlan::Port(options.port), InfoVxlan::Learning(options.learning)];
-    data.extend(options.local.map(|local| match local {
-        IpAddr::V4(local) => InfoVxlan::Local(local),
-        IpAddr::V6(local) => InfoVxlan::Local6(local),
-    }));
-    data.extend(lower.map(InfoVxlan::Link));
-    data.extend(options.gbp.then_some(InfoVxlan::Gbp));
-    data
-}
-
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {
+    use netstate::VxlanOptions;
+
     use super::*;
     use crate::golden;
 
     fn options() -> VxlanOptions {
         let local = Some("10.4.7.21".parse().unwrap());
-        VxlanOptions { vni: 1, port: 8472, local, lower: None, learning: false, gbp: false }
+        VxlanOptions { local, ..VxlanOptions::new(1, 8472) }
     }
 
     /// The message that makes the device, read as the kernel's listing would be.
     fn read_back(options: &VxlanOptions, lower: Option<u32>) -> LinkState {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName("flannel.1".to_owned()));
-        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan_data(options, lower)))];
+        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan::birth(options, lower)))];
         message.attributes.push(LinkAttribute::LinkInfo(info));
         let message = encode(&RouteNetlinkMessage::NewLink(message), 0);
         state(&golden::frame(message.kind, message.body)).unwrap()
@@ -321,7 +290,7 @@ mod tests {
     #[test]
     fn tunnel_is_written_with_every_option_that_only_birth_sets() {
         let six = VxlanOptions { local: Some("fd00::21".parse().unwrap()), learning: true, gbp: true, ..options() };
-        let bare = VxlanOptions { local: None, vni: 0x00ff_ffff, port: 4789, ..options() };
+        let bare = VxlanOptions::new(0x00ff_ffff, 4789);
         for (options, lower) in [(options(), Some(2)), (six, Some(300)), (bare, None)] {
             let read = read_back(&options, lower);
             assert_eq!(read.link.kind, LinkKind::Vxlan(options));

@@ -3,9 +3,9 @@
 //! Invariant: a link with attributes nobody knows is still a link; only what has no usable name is left out.
 
 use netlink_packet_route::link::LinkFlags;
-use netstate::{BridgeOptions, IfName, IpipOptions, Link, LinkKind, MacAddr, VxlanOptions};
+use netstate::{BridgeOptions, IfName, IpipOptions, Link, LinkKind, MacAddr};
 
-use super::LinkState;
+use super::{LinkState, vxlan};
 use crate::attribute;
 use crate::socket::Frame;
 
@@ -21,16 +21,9 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_LINK: u16 = 3;
-const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_LOCAL6: u16 = 17;
-const IFLA_VXLAN_GBP: u16 = 23;
 const IFLA_IPTUN_LOCAL: u16 = 2;
 const IFLA_IPTUN_REMOTE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
@@ -60,19 +53,12 @@ pub(crate) fn state(frame: &Frame) -> Option<LinkState> {
         name,
         link,
         master_index: number(IFLA_MASTER).filter(|index| *index != 0),
-        lower_index: number(IFLA_LINK).or_else(|| vxlan_lower(find(IFLA_LINKINFO)?)).filter(|index| *index != 0),
+        lower_index: number(IFLA_LINK).or_else(|| vxlan::lower(find(IFLA_LINKINFO)?)).filter(|index| *index != 0),
         peer_netns_id: number(IFLA_LINK_NETNSID).map(u32::cast_signed),
         running: flags.contains(LinkFlags::Running),
         operational: find(IFLA_OPERSTATE).is_some_and(|state| state.first() == Some(&IF_OPER_UP)),
         promiscuous: flags.contains(LinkFlags::Promisc),
     })
-}
-
-/// The lower device of a VXLAN device, which is not in IFLA_LINK.
-fn vxlan_lower(info: &[u8]) -> Option<u32> {
-    let data = attribute::find(info, IFLA_INFO_DATA)?;
-    let vxlan = attribute::find(info, IFLA_INFO_KIND).map(attribute::text)? == "vxlan";
-    attribute::find(data, IFLA_VXLAN_LINK).and_then(attribute::u32).filter(|_| vxlan)
 }
 
 fn kind(info: &[u8]) -> LinkKind {
@@ -81,16 +67,7 @@ fn kind(info: &[u8]) -> LinkKind {
     let flag = |kind| attribute::find(data, kind).is_some_and(|value| value.first() == Some(&1));
     match name.as_str() {
         "bridge" => LinkKind::Bridge(BridgeOptions { vlan_filtering: flag(IFLA_BR_VLAN_FILTERING) }),
-        "vxlan" => LinkKind::Vxlan(VxlanOptions {
-            vni: attribute::find(data, IFLA_VXLAN_ID).and_then(attribute::u32).unwrap_or(0),
-            port: attribute::find(data, IFLA_VXLAN_PORT).and_then(attribute::be16).unwrap_or(0),
-            local: attribute::find(data, IFLA_VXLAN_LOCAL)
-                .or_else(|| attribute::find(data, IFLA_VXLAN_LOCAL6))
-                .and_then(attribute::ip),
-            lower: None,
-            learning: flag(IFLA_VXLAN_LEARNING),
-            gbp: attribute::find(data, IFLA_VXLAN_GBP).is_some(),
-        }),
+        "vxlan" => LinkKind::Vxlan(vxlan::options(data)),
         "ipip" => {
             let addr =
                 |kind| attribute::find(data, kind).and_then(attribute::ipv4).filter(|addr| !addr.is_unspecified());
@@ -116,6 +93,12 @@ pub(super) fn name_references(links: &mut [LinkState], name: impl Fn(u32) -> Opt
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {
+    use netstate::VxlanOptions;
+
+    use super::vxlan::{
+        IFLA_VXLAN_GBP, IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6,
+        IFLA_VXLAN_PORT,
+    };
     use super::*;
     use crate::attribute::Writer;
     use crate::golden;
@@ -179,7 +162,7 @@ mod tests {
         });
         assert_eq!(vxlan.lower_index, Some(2), "IFLA_VXLAN_LINK, for there is no IFLA_LINK");
         let local = Some("10.4.7.21".parse().unwrap());
-        let options = VxlanOptions { vni: 1, port: 8472, local, lower: None, learning: false, gbp: true };
+        let options = VxlanOptions { local, gbp: true, ..VxlanOptions::new(1, 8472) };
         assert_eq!(vxlan.link.kind, LinkKind::Vxlan(options));
         let six = of_kind("vxlan", |data| {
             data.put(IFLA_VXLAN_LOCAL6, &[0xfd; 16]).put(IFLA_VXLAN_LEARNING, &[1]);

@@ -3,14 +3,14 @@
 //! Invariant: what a desired link leaves open is not compared; what it says and only creation can set is compared first,
 //! because it decides between a change in place and a new link.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
-use netstate::{IfName, Link, LinkKind, VxlanOptions};
+use netstate::{IfName, Link, LinkKind};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
-use super::LinkState;
 use super::read::name_references;
+use super::{LinkState, vxlan};
 use crate::error::{Cause, KernelError};
 use crate::rtnl::{Indexes, Rtnl};
 
@@ -22,12 +22,14 @@ pub struct Links {
     rtnl: Rtnl,
     owns: OwnsLink,
     names: Option<BTreeSet<IfName>>,
+    /// Which link had a name when it was last listed: it is the same under another name.
+    indexes: BTreeMap<IfName, u32>,
 }
 
 impl Links {
     /// The links of `rtnl`'s namespace, of which those that `owns` returns true for are ours to remove.
     pub fn new(rtnl: Rtnl, owns: OwnsLink) -> Self {
-        Self { rtnl, owns, names: None }
+        Self { rtnl, owns, names: None, indexes: BTreeMap::new() }
     }
 
     /// Lists these links only: what others there are costs nothing. Every desired link has to be among them.
@@ -50,6 +52,9 @@ impl Links {
     }
 
     fn create(&mut self, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        if let Some(renamed) = self.renamed(name, &link.kind)? {
+            return self.take_back(renamed, name, link);
+        }
         let refused = match self.rtnl.create_link(name, link) {
             Err(error) if error.errno() == Some(libc::EEXIST) => error,
             other => return other,
@@ -61,9 +66,21 @@ impl Links {
             let what = format!("device {} has its {its}: delete that or give it others", holder.name);
             return Err(KernelError::new("create link", name, Cause::Taken(what)));
         }
-        // Renamed by somebody: what stands on it stays.
-        self.rtnl.rename_link(holder.index, holder.link.up, name)?;
-        self.change(name, &Link { up: false, ..holder.link }, link)
+        self.take_back(holder, name, link)
+    }
+
+    /// The link of this kind that had `name` when it was last listed, and has another now.
+    fn renamed(&mut self, name: &IfName, kind: &LinkKind) -> Result<Option<LinkState>, KernelError> {
+        let Some(index) = self.indexes.get(name) else { return Ok(None) };
+        let found = self.rtnl.link_by_index(*index)?;
+        let same_kind = |state: &LinkState| mem::discriminant(&state.link.kind) == mem::discriminant(kind);
+        Ok(found.filter(|state| state.name != *name && same_kind(state)))
+    }
+
+    /// Gives a link that somebody renamed its name back: what stands on it stays.
+    fn take_back(&mut self, state: LinkState, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        self.rtnl.rename_link(state.index, state.link.up, name)?;
+        self.change(name, &Link { up: false, ..state.link }, link)
     }
 
     fn change(&mut self, name: &IfName, have: &Link, want: &Link) -> Result<(), KernelError> {
@@ -73,7 +90,7 @@ impl Links {
         // Moved under what stands on it: routes, neighbours and forwarding entries stay.
         let moved = match (&have.kind, &want.kind) {
             (LinkKind::Vxlan(old), LinkKind::Vxlan(new)) => {
-                only_the_underlay_differs(old, new) && self.rtnl.move_vxlan(name, new).is_ok()
+                vxlan::changes_in_place(old, new) && self.rtnl.change_vxlan(name, old, new).is_ok()
             }
             (LinkKind::Ipip(_), LinkKind::Ipip(new)) => self.rtnl.move_ipip(name, *new).is_ok(),
             _ => false,
@@ -93,6 +110,7 @@ impl Target for Links {
 
     fn observe(&mut self) -> Result<Rows<IfName, Link>, KernelError> {
         let links = self.read()?;
+        self.indexes.extend(links.iter().map(|state| (state.name.clone(), state.index)));
         let owner = |state: &LinkState| match (self.owns)(&state.name, &state.link) {
             true => Owner::Ours,
             false => Owner::Foreign,
@@ -118,13 +136,6 @@ impl Target for Links {
     }
 }
 
-/// True when the devices differ in address and lower device only, which the kernel changes in place (vxlan_changelink).
-fn only_the_underlay_differs(have: &VxlanOptions, want: &VxlanOptions) -> bool {
-    let of_one_family = |have: IpAddr, want: IpAddr| have.is_ipv4() == want.is_ipv4();
-    have.local.zip(want.local).is_some_and(|(have, want)| of_one_family(have, want))
-        && VxlanOptions { local: have.local, lower: have.lower.clone(), ..want.clone() } == *have
-}
-
 /// True for two devices that cannot be beside each other: one tunnel network on one port.
 fn is_same_tunnel(have: &LinkKind, want: &LinkKind) -> bool {
     match (have, want) {
@@ -136,14 +147,7 @@ fn is_same_tunnel(have: &LinkKind, want: &LinkKind) -> bool {
 
 fn kind_satisfies(have: &LinkKind, want: &LinkKind) -> bool {
     match (have, want) {
-        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
-            have.vni == want.vni
-                && have.port == want.port
-                && have.learning == want.learning
-                && have.gbp == want.gbp
-                && (want.local.is_none() || have.local == want.local)
-                && (want.lower.is_none() || have.lower == want.lower)
-        }
+        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => vxlan::satisfies(have, want),
         (have, want) => have == want,
     }
 }

@@ -5,9 +5,11 @@
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
+use reconcile::{Pass, Reconciler, Stage as _, Target};
 
 /// One test: its name and what it does inside its namespace.
 pub(crate) type Case = (&'static str, fn());
@@ -83,4 +85,19 @@ pub(crate) fn feed(program: &str, args: &[&str], input: &str) {
 /// `ip` with words separated by spaces.
 pub(crate) fn ip(args: &str) -> String {
     sh("ip", &args.split_whitespace().collect::<Vec<_>>())
+}
+
+/// One pass that changes something, one that finds nothing to do even after listing again.
+pub(crate) fn converge<T: Target>(table: &mut Reconciler<T>) -> Pass {
+    converge_at(table, Duration::ZERO)
+}
+
+/// The same at a time of the table's clock: a row that is undone again and again within seconds is put back more slowly.
+pub(crate) fn converge_at<T: Target>(table: &mut Reconciler<T>, now: Duration) -> Pass {
+    let first = table.pass(true, now);
+    assert_eq!(first.errors, vec![]);
+    table.invalidate();
+    let second = table.pass(true, now);
+    assert!(second.is_idle(), "second pass: {second:?}");
+    first
 }

@@ -223,13 +223,12 @@ impl Vxlan {
     fn device_rows(&self, name: &IfName, family: IpFamily, place: &Place, local: &LocalNode) -> Tables {
         let mut tables = Tables::default();
         let kind = LinkKind::Vxlan(VxlanOptions {
-            vni: self.vni,
-            port: self.port,
             // The interface's own address: behind NAT the kernel cannot send from the public one.
             local: Some(place.address),
             lower: Some(local.interface.clone()),
             learning: self.learning,
             gbp: self.gbp,
+            ..VxlanOptions::new(self.vni, self.port)
         });
         let mtu = self.mtu(family, local.mtu);
         let link = Link { kind, mtu: Some(mtu), mac: Some(place.mac), up: true, master: None };

@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn devices_are_flannels_by_name_and_kind() {
         let is = |name: &str, kind: LinkKind| is_device(&name.parse().unwrap(), &kind);
-        let options = VxlanOptions { vni: 1, port: 8472, local: None, lower: None, learning: false, gbp: false };
+        let options = VxlanOptions::new(1, 8472);
         let vxlan = || LinkKind::Vxlan(options.clone());
         assert!(is("flannel.1", vxlan()) && is("flannel-v6.1", vxlan()) && is("flannel-wg", LinkKind::Wireguard));
         assert!(is("flannel0", LinkKind::Other("tun".to_owned())));

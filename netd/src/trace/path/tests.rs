@@ -38,7 +38,7 @@ fn entry(dst: &str, via: Option<&str>, link: &str) -> (RouteKey, Route) {
 
 /// A Pod's packet to a Pod of another node, in a tunnel.
 fn whole() -> Facts {
-    let vxlan = VxlanOptions { vni: 1, port: 8472, local: None, lower: None, learning: false, gbp: false };
+    let vxlan = VxlanOptions::new(1, 8472);
     let bridge = LinkKind::Bridge(netstate::link::BridgeOptions::default());
     Facts {
         networks: vec!["172.7.0.0/16".parse().unwrap()],
