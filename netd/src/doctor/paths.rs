@@ -63,8 +63,7 @@ pub(super) fn checksums(facts: &Facts) -> Vec<Trouble> {
     wrong
         .map(|(peer, _)| {
             let found = format!("{}: packets arrive in the tunnel without a checksum only", peer.name);
-            let fix =
-                "a network card counts them wrongly: ethtool -K flannel.1 tx-checksum-ip-generic off, here and there";
+            let fix = "a kernel or a network card counts them wrongly: netd config edit Backend.ChecksumWorkaround=on";
             Trouble::problem(found, fix)
         })
         .collect()

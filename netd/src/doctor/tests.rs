@@ -43,6 +43,7 @@ fn well() -> Facts {
         network: "172.7.0.0/16".to_owned(),
         subnet: Some("172.7.21.0/24".to_owned()),
         backend: "vxlan".to_owned(),
+        checksum_workaround: None,
         mtu: 1450,
         in_sync: true,
     };
@@ -122,7 +123,7 @@ fn each_fault_is_found_once_by_its_check_with_what_to_do() {
         (
             path(|paths| (paths.tunnel, paths.unchecked) = (Some(silent), Some(arrived))),
             "Problem checksum",
-            "tx-checksum-ip-generic off",
+            "Backend.ChecksumWorkaround=on",
         ),
         (path(|paths| paths.largest = Some(1372)), "Problem mtu", "netd config edit Backend.MTU=1372"),
         (after(|facts| facts.drops.push(("rule 7 of ip filter INPUT".to_owned(), 4))), "Note firewall", "4 packets"),

@@ -462,7 +462,8 @@ mod tests {
         let conf = NetConf::parse(text).unwrap();
         assert_eq!(conf.network.to_string(), "10.3.0.0/16");
         assert_eq!(conf.network.pools.v4.unwrap().subnet_max.to_string(), "10.3.9.16/28");
-        let vxlan = Vxlan { vni: 7, port: 4789, mtu: Some(9000), gbp: true, learning: true, direct_routing: true };
+        let options = Vxlan { vni: 7, port: 4789, mtu: Some(9000), ..Vxlan::default() };
+        let vxlan = Vxlan { gbp: true, learning: true, direct_routing: true, ..options };
         assert_eq!(conf.network.backend, Backend::Vxlan(vxlan));
         assert_eq!(conf.notes, Vec::<String>::new());
     }

@@ -24,6 +24,8 @@ pub(crate) struct LocalNode {
     pub has_ipv6: bool,
     /// The interface takes the IPv6 routes that routers announce.
     pub accepts_routers: bool,
+    /// What is known against the checksums that its kernel or network card counts inside tunnels.
+    pub checksum_fault: Option<String>,
     /// Identity of its WireGuard devices, where there are any.
     pub public_key: Option<PublicKey>,
     /// What the operator's program says of it, where that carries the packets.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
+    TxChecksum,
 };
 use netstate::{nft, wireguard};
 
@@ -16,6 +17,8 @@ use super::backend::{FileText, TunnelEnd};
 pub(crate) struct Tables {
     /// Links.
     pub links: BTreeMap<IfName, Link>,
+    /// Who counts the checksums of packets that links send; links are left as they are without a row.
+    pub checksums: BTreeMap<IfName, TxChecksum>,
     /// Addresses of those links.
     pub addresses: BTreeMap<AddressKey, Address>,
     /// Kernel parameters.
@@ -52,6 +55,7 @@ impl Tables {
     /// Adds the rows of `other`; where both have a row, `other`'s stays.
     pub(crate) fn extend(&mut self, other: Self) {
         add(&mut self.links, other.links);
+        add(&mut self.checksums, other.checksums);
         add(&mut self.addresses, other.addresses);
         add(&mut self.sysctls, other.sysctls);
         add(&mut self.nft, other.nft);
@@ -82,6 +86,8 @@ pub(crate) type RowChanges<K, V> = BTreeMap<K, Option<V>>;
 pub(crate) struct Changes {
     /// Links.
     pub links: RowChanges<IfName, Link>,
+    /// Who counts the checksums of packets that links send.
+    pub checksums: RowChanges<IfName, TxChecksum>,
     /// Addresses of those links.
     pub addresses: RowChanges<AddressKey, Address>,
     /// Kernel parameters.
@@ -110,6 +116,7 @@ impl Changes {
     pub(crate) fn between(before: Tables, after: Tables) -> Self {
         Self {
             links: rows(before.links, after.links),
+            checksums: rows(before.checksums, after.checksums),
             addresses: rows(before.addresses, after.addresses),
             sysctls: rows(before.sysctls, after.sysctls),
             nft: rows(before.nft, after.nft),
@@ -127,6 +134,7 @@ impl Changes {
     #[must_use]
     pub(crate) fn rows(&self) -> usize {
         self.links.len()
+            + self.checksums.len()
             + self.addresses.len()
             + self.sysctls.len()
             + self.nft.len()
@@ -142,6 +150,7 @@ impl Changes {
     /// Adds later changes.
     pub(crate) fn extend(&mut self, later: Self) {
         add(&mut self.links, later.links);
+        add(&mut self.checksums, later.checksums);
         add(&mut self.addresses, later.addresses);
         add(&mut self.sysctls, later.sysctls);
         add(&mut self.nft, later.nft);

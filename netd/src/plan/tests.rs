@@ -58,6 +58,7 @@ fn local() -> LocalNode {
         mtu: 1500,
         has_ipv6: true,
         accepts_routers: false,
+        checksum_fault: None,
         public_key: None,
         data: None,
         ways: Ways::default(),

@@ -14,7 +14,7 @@ use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey, SysctlKey};
 use crate::choose::interface::{Facts, Interface};
 use crate::format::net_conf::Network;
 use crate::plan::Ownership;
-use crate::plan::backend::Backend;
+use crate::plan::backend::{Backend, known_fault};
 
 /// Reads interfaces, addresses and the default routes; for `can_reach` also the route to it.
 ///
@@ -145,4 +145,13 @@ pub(super) fn accepts_routers(link: &IfName) -> bool {
         "1" => read("forwarding").trim() == "0",
         _ => false,
     }
+}
+
+/// What is known against the checksums that this kernel or the network card of `link` counts inside tunnels.
+#[must_use]
+pub(super) fn checksum_fault(link: &IfName) -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let driver = std::fs::read_link(format!("/sys/class/net/{link}/device/driver"));
+    let driver = driver.as_ref().ok().and_then(|path| path.file_name()?.to_str());
+    known_fault(release.trim(), driver)
 }

@@ -177,6 +177,7 @@ impl<S: LeaseSource> Daemon<S> {
                 true => known.accepts_routers,
                 false => facts::accepts_routers(&external.interface),
             },
+            checksum_fault: facts::checksum_fault(&external.interface),
             public_key: known.public_key,
             data: known.data.clone(),
             ways: self.reach.ways(),

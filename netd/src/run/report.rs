@@ -298,6 +298,7 @@ impl<S: LeaseSource> Daemon<S> {
                 subnet: self.held.as_ref().map(|held| held.key.list()),
                 backend: self.node.network.backend.name().to_owned(),
                 mtu: planner.pod_mtu(),
+                checksum_workaround: self.node.network.backend.checksum_workaround(local),
                 in_sync: reporter.in_sync,
             },
             store: status::Store {

@@ -61,6 +61,9 @@ pub(crate) struct Node {
     pub backend: String,
     /// MTU of Pod interfaces in bytes.
     pub mtu: u32,
+    /// Whether it counts checksums in its tunnel itself, and why; absent without such a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum_workaround: Option<String>,
     /// Every table is as desired, and nothing waits.
     pub in_sync: bool,
 }
@@ -151,6 +154,9 @@ impl Status {
         let sync = if node.in_sync { "in sync" } else { "not in sync" };
         lines.push(format_args!("node     {} on {}: {sync}", node.public_ip, node.interface));
         lines.push(format_args!("subnet   {subnet} of {}, {}, Pod MTU {}", node.network, node.backend, node.mtu));
+        if let Some(workaround) = &node.checksum_workaround {
+            lines.push(format_args!("checksum workaround {workaround}"));
+        }
         let state = if self.store.complete { "listed" } else { "not yet listed" };
         lines.push(format_args!("store    {}: {state}", self.store.kind));
         let store = &self.store;

@@ -16,6 +16,7 @@ use kernel::link::Links;
 use kernel::neighbour::Neighbours;
 use kernel::nft;
 use kernel::nft::forward::Forward;
+use kernel::offload::TxChecksums;
 use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::{Event, Interest};
@@ -26,6 +27,7 @@ use netstate::nft::{Row, RowKey};
 use netstate::wireguard;
 use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
+    TxChecksum,
 };
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Stage, State, Table, TableStatus, Target};
 
@@ -45,6 +47,7 @@ type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send
 /// The tables as something that rows can be written into.
 pub(super) struct Targets {
     pub(super) links: Rows<IfName, Link>,
+    pub(super) checksums: Rows<IfName, TxChecksum>,
     /// Identity, port and peers of WireGuard devices, where there are any.
     pub(super) wireguard: Option<Rows<wireguard::RowKey, wireguard::Row>>,
     /// Lists the parameters that it is asked for.
@@ -74,6 +77,7 @@ pub(super) struct Folders {
 pub(super) struct Stages {
     stack: Stack,
     links: Table<Rows<IfName, Link>>,
+    checksums: Table<Rows<IfName, TxChecksum>>,
     peers: Option<Table<Rows<wireguard::RowKey, wireguard::Row>>>,
     /// When the tables of peers and of files are listed, where there are any.
     unannounced: Option<Unannounced>,
@@ -152,6 +156,7 @@ impl Targets {
         let (written, writers) = (fdb.written(), Writers::default());
         Ok(Self {
             links: Box::new(writers.watch(Links::new(rtnl()?, Box::new(own_link)).only(names), Subject::Link)),
+            checksums: Box::new(TxChecksums::open(devices_now.iter().cloned())?),
             wireguard,
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
             addresses: Box::new(writers.watch(Addresses::new(rtnl()?, devices_now.clone()), Subject::Address)),
@@ -177,6 +182,7 @@ impl Stages {
         Self {
             unannounced,
             links: stack.push_base(Reconciler::new("links", targets.links)),
+            checksums: stack.push(Reconciler::new("checksums", targets.checksums)),
             peers: targets.wireguard.map(|peers| stack.push(Reconciler::new("wireguard", peers))),
             sysctls: stack.push(Reconciler::new("sysctls", (targets.sysctls)(BTreeSet::new()))),
             new_sysctls: targets.sysctls,
@@ -230,6 +236,7 @@ impl Stages {
             }
         }
         self.want_rows(self.links, changes.links);
+        self.want_rows(self.checksums, changes.checksums);
         self.want_rows(self.sysctls, changes.sysctls);
         self.want_rows(self.addresses, changes.addresses);
         self.want_rows(self.nft, changes.nft);
@@ -293,6 +300,7 @@ impl Stages {
             Notification::Rtnl(Event::Link | Event::Address) => {
                 self.check_flowtable();
                 self.stack.invalidate(self.links);
+                self.stack.invalidate(self.checksums);
                 self.peers.into_iter().for_each(|peers| self.stack.invalidate(peers));
                 self.stack.invalidate(self.sysctls);
                 self.stack.invalidate(self.addresses);

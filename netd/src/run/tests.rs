@@ -14,7 +14,9 @@ use cluster::etcd::TlsMaterial;
 use kernel::fake::FakeTable;
 use netstate::family::{IpFamily, PerFamily};
 use netstate::nft::{Row, RowKey};
-use netstate::{Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey};
+use netstate::{
+    Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Route, RouteKey, SysctlKey, TxChecksum,
+};
 use reconcile::{Gate, Observed, Owner};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -52,6 +54,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Default, Clone)]
 struct Fakes {
     links: FakeTable<IfName, Link>,
+    checksums: FakeTable<IfName, TxChecksum>,
     sysctls: FakeTable<SysctlKey, String>,
     addresses: FakeTable<AddressKey, Address>,
     nft: FakeTable<RowKey, Row>,
@@ -65,6 +68,7 @@ impl Fakes {
         let sysctls = self.sysctls.clone();
         Targets {
             links: Box::new(self.links.clone()),
+            checksums: Box::new(self.checksums.clone()),
             wireguard: None,
             sysctls: Box::new(move |_| Box::new(sysctls.clone())),
             addresses: Box::new(self.addresses.clone()),
@@ -230,6 +234,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         mtu: external.mtu,
         has_ipv6: false,
         accepts_routers: false,
+        checksum_fault: None,
         public_key: None,
         data: None,
         ways: Ways::default(),

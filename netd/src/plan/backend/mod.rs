@@ -9,6 +9,7 @@
 mod alloc;
 mod attrs;
 mod auto;
+mod checksum;
 mod extension;
 mod host_gw;
 mod ipip;
@@ -25,6 +26,7 @@ use crate::format::go_json::Object;
 use crate::format::lease::{Lease, LeaseAttrs};
 use crate::format::net_conf::Network;
 pub(crate) use attrs::{BackendAttrs, TunnelEnd};
+pub(crate) use checksum::known_fault;
 use cluster::Problem;
 pub(crate) use extension::FileText;
 pub(crate) use ipip::Ipip;
@@ -196,6 +198,15 @@ impl Backend {
             Self::Vxlan(options) => options.remark(local),
             Self::Wireguard(options) => options.remark(local),
             Self::HostGw | Self::Ipip(_) | Self::Alloc | Self::Extension => None,
+        }
+    }
+
+    /// Whether this node counts checksums in its tunnel itself, and why, for an operator; `None` without such a choice.
+    #[must_use]
+    pub(crate) fn checksum_workaround(&self, local: &LocalNode) -> Option<String> {
+        match self {
+            Self::Vxlan(options) => Some(options.checksums.describe(local.checksum_fault.as_deref())),
+            Self::HostGw | Self::Ipip(_) | Self::Wireguard(_) | Self::Alloc | Self::Extension => None,
         }
     }
 

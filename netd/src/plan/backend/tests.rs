@@ -56,6 +56,7 @@ fn local(network: &Network) -> LocalNode {
         mtu: 1500,
         has_ipv6: true,
         accepts_routers: false,
+        checksum_fault: None,
         public_key: OWN.parse().ok(),
         data: None,
         ways: Ways { direct: (22..=29).flat_map(on_the_link).collect(), ..Ways::default() },

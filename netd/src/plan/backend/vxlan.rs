@@ -14,6 +14,7 @@ use netstate::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::checksum::Workaround;
 use super::{BackendAttrs, host_gw};
 use crate::format::go_json::{BOOL, Object};
 use crate::format::lease::LeaseAttrs;
@@ -60,11 +61,22 @@ pub(crate) struct Vxlan {
     pub learning: bool,
     /// Use a plain route to nodes on the external interface's own network.
     pub direct_routing: bool,
+    /// Whether nodes count checksums of the tunnel's packets themselves.
+    pub checksums: Workaround,
 }
 
 impl Default for Vxlan {
     fn default() -> Self {
-        Self { vni: DEFAULT_VNI, port: DEFAULT_PORT, mtu: None, gbp: false, learning: false, direct_routing: false }
+        let checksums = Workaround::Auto;
+        Self {
+            vni: DEFAULT_VNI,
+            port: DEFAULT_PORT,
+            mtu: None,
+            gbp: false,
+            learning: false,
+            direct_routing: false,
+            checksums,
+        }
     }
 }
 
@@ -152,6 +164,7 @@ impl Vxlan {
         let (gbp, learning, direct_routing) = (flag("GBP"), flag("Learning"), flag("DirectRouting"));
         // An option of flannel on Windows; accepted so that one text serves both.
         backend.take_raw("MacPrefix");
+        let checksums = Workaround::take(backend, problems);
         if let Some(vni) = vni.filter(|vni| !(1..1 << 24).contains(vni)) {
             problems.push(Problem::new("Backend.VNI", vni.to_string(), "a number from 1 to 16777215"));
         }
@@ -167,6 +180,7 @@ impl Vxlan {
             gbp,
             learning,
             direct_routing,
+            checksums,
         })
     }
 
@@ -232,6 +246,8 @@ impl Vxlan {
         });
         let mtu = self.mtu(family, local.mtu);
         let link = Link { kind, mtu: Some(mtu), mac: Some(place.mac), up: true, master: None };
+        let checksum = self.checksums.desired(local.checksum_fault.as_deref());
+        tables.checksums.extend(checksum.map(|checksum| (name.clone(), checksum)));
         tables.links.insert(name.clone(), link);
         // /32 or /128: an address of the subnet's length would claim the Pods of this node for the device.
         let address = AddressKey { link: name.clone(), addr: place.subnet.addr(), len: family.width() };

@@ -45,6 +45,7 @@ fn planner() -> Planner {
         mtu: 1500,
         has_ipv6: false,
         accepts_routers: false,
+        checksum_fault: None,
         public_key: None,
         data: None,
         ways: Ways::default(),
