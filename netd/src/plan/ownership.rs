@@ -65,8 +65,29 @@ impl Ownership {
     /// Calls what flannel left among `routes` our own.
     #[must_use]
     pub(crate) fn adopting(mut self, routes: impl IntoIterator<Item = (RouteKey, Route)>) -> Self {
-        self.adopted = routes.into_iter().filter(|(key, route)| self.flannel_made(key, route)).collect();
+        let routes: Vec<(RouteKey, Route)> = routes.into_iter().collect();
+        let local = self.reaching(&routes);
+        self.adopted = routes.into_iter().filter(|(key, route)| self.flannel_made(&local, key, route)).collect();
         self
+    }
+
+    /// This node, with the next hops that it reaches without a router by one of `routes`: a host address has no network
+    /// that could say so.
+    fn reaching(&self, routes: &[(RouteKey, Route)]) -> LocalNode {
+        let interface = Some(&self.local.interface);
+        let served = |dst: &Prefix| self.network.networks().any(|pods| pods.covers(dst));
+        let on_link: Vec<&Prefix> = routes
+            .iter()
+            .filter(|(key, route)| key.table == TABLE_MAIN && route.link.as_ref() == interface && !served(&key.dst))
+            .filter(|(_, route)| route.kind == RouteKind::Unicast && route.via.is_none())
+            .map(|(key, _)| &key.dst)
+            .collect();
+        let hops =
+            routes.iter().filter(|(_, route)| route.link.as_ref() == interface).filter_map(|(_, route)| route.via);
+        let direct = hops.filter(|hop| on_link.iter().any(|dst| dst.contains(*hop)));
+        let mut local = self.local.clone();
+        local.ways.direct.extend(direct.map(|hop| (hop, self.local.interface.clone())));
+        local
     }
 
     /// True for routes that this daemon made, or that flannel left before its first start.
@@ -96,7 +117,7 @@ impl Ownership {
 
     /// flannel's shapes: to a subnet of a lease's length without metric or source address, by way of that subnet's
     /// first address on the tunnel device, or of a node on the external interface where the backend routes directly.
-    fn flannel_made(&self, key: &RouteKey, route: &Route) -> bool {
+    fn flannel_made(&self, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
         key.table == TABLE_MAIN
             && route.kind == RouteKind::Unicast
             && route.protocol == BOOT
@@ -107,7 +128,7 @@ impl Ownership {
                 false => {
                     pool.has_subnet(&key.dst)
                         && key.dst.len() == pool.subnet_len
-                        && self.network.backend.flannel_made(&self.local, key, route)
+                        && self.network.backend.flannel_made(local, key, route)
                 }
             })
     }

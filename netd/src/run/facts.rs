@@ -88,13 +88,13 @@ pub(super) fn bridges(links: impl IntoIterator<Item = IfName>) -> Result<BTreeSe
     Ok(found)
 }
 
-/// The kernel's routes that can be ours or a predecessor's.
+/// The kernel's routes that can be ours or a predecessor's, and those without a next hop: others are reached by them.
 ///
 /// # Errors
 /// When the kernel cannot be read.
 pub(super) fn routes() -> Result<Vec<(RouteKey, Route)>, KernelError> {
     let (table, protocols) = Ownership::CANDIDATES;
-    Rtnl::open()?.routes_of(Some(table), |_, route| protocols.contains(&route.protocol))
+    Rtnl::open()?.routes_of(Some(table), |_, route| protocols.contains(&route.protocol) || route.via.is_none())
 }
 
 /// The hardware addresses of the network's tunnel devices that are there.

@@ -139,6 +139,11 @@ impl<S: LeaseSource> Daemon<S> {
             now = network.backend.name(),
             "the network's configuration changed"
         );
+        if let Some(what) = network.backend.interruption(&before.backend) {
+            tracing::warn!(
+                "{what} differs: packets are lost between this node and the others until the other nodes have changed as well"
+            );
+        }
         self.node.ownership.network = network.clone();
         self.node.identity = identity;
         if beside {

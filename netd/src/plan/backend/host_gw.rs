@@ -39,10 +39,12 @@ pub(super) fn rows(local: &LocalNode, subnet: Prefix, public_ip: IpAddr) -> Tabl
     Tables { routes: [(key, value)].into(), ..Tables::default() }
 }
 
-/// flannel's route (pkg/backend/route_network.go): by way of a node on the external interface's own network.
+/// flannel's route (pkg/backend/route_network.go): by way of a node that the external interface reaches without a router.
 pub(super) fn flannel_made(local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
     let Some(place) = local.places.get(key.dst.family()) else { return false };
     route.link.as_ref() == Some(&local.interface)
         && !route.onlink
-        && route.via.is_some_and(|via| place.node_network.contains(via) && via != place.address)
+        && route.via.is_some_and(|via| {
+            via != place.address && (place.node_network.contains(via) || local.ways.direct.contains_key(&via))
+        })
 }

@@ -156,6 +156,16 @@ impl Backend {
         self.name() != other.name() || devices(self) != devices(other)
     }
 
+    /// What of a change from `before`, beside which it cannot stand, costs packets between nodes; `None` if nothing does.
+    #[must_use]
+    pub(crate) fn interruption(&self, before: &Self) -> Option<&'static str> {
+        match (self, before) {
+            (Self::Vxlan(after), Self::Vxlan(before)) => after.interruption(before),
+            (Self::Wireguard(after), Self::Wireguard(before)) => after.interruption(before),
+            _ => None,
+        }
+    }
+
     /// Hardware address of a tunnel device that is still to be made, the same after every restart.
     #[must_use]
     pub(crate) fn generated_mac(&self, public_ip: IpAddr, machine: &[u8]) -> MacAddr {

@@ -201,6 +201,16 @@ impl Vxlan {
         IfName::new(format!("{}{}", DEVICE_PREFIX.get(family), self.vni)).ok()
     }
 
+    /// Leases say neither port nor GBP, so that nobody could know which of two devices a node uses.
+    pub(super) const fn interruption(&self, before: &Self) -> Option<&'static str> {
+        match (self.port == before.port, self.gbp == before.gbp) {
+            (true, true) => None,
+            (false, true) => Some("Port"),
+            (true, false) => Some("GBP"),
+            (false, false) => Some("Port and GBP"),
+        }
+    }
+
     /// This node's devices.
     pub(super) fn vteps(&self, local: &LocalNode) -> PerFamily<Option<Vtep>> {
         let vtep = |place: &Place| Vtep { vni: Some(self.vni), mac: place.mac };

@@ -174,6 +174,11 @@ impl Wireguard {
         }
     }
 
+    /// Nodes that read the other preshared key later refuse this one's next handshake.
+    pub(super) fn interruption(&self, before: &Self) -> Option<&'static str> {
+        (self.preshared != before.preshared).then_some("PSK")
+    }
+
     fn port(&self, family: IpFamily) -> u16 {
         match self.mode {
             Mode::Separate => *self.ports.get(family),
