@@ -22,6 +22,7 @@ fn files(folder: &str) -> Vec<(String, PathBuf)> {
     let mut found: Vec<_> = fs::read_dir(configs().join(folder))
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
         .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), path))
         .collect();
     found.sort();

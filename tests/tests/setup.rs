@@ -19,7 +19,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
     ("bash", "bash"),
     (
         "coreutils",
-        "cat chmod chroot cp cut date df dirname expand head id install ln ls mkdir mktemp mv nproc numfmt printf pwd readlink realpath rm \
+        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mktemp mv nproc numfmt printf pwd readlink realpath rm \
          rmdir seq sha256sum sha512sum sleep sort stat stty sync tail tee timeout touch tr true uname",
     ),
     ("dash", "sh"),
@@ -64,7 +64,7 @@ const INSTALLED: [(&str, &str); 28] = [
     ("podman", "podman"),
     ("procps", "pgrep pkill ps sysctl"),
     ("strace", "strace"),
-    ("systemd", "systemd-analyze"),
+    ("systemd", "journalctl systemctl systemd systemd-analyze"),
     ("ufw", "ufw"),
     ("wireguard-tools", "wg"),
     ("xz-utils", "xz"),

@@ -14,8 +14,15 @@ use std::path::{Path, PathBuf};
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 6] =
-    ["Makefile", ".ci/run", "tests/setup", "tests/kernel/build", "tests/kernel/run", "tests/kernel/init"];
+const SCRIPTS: [&str; 7] = [
+    "Makefile",
+    ".ci/run",
+    "tests/setup",
+    "tests/systemd-machine",
+    "tests/kernel/build",
+    "tests/kernel/run",
+    "tests/kernel/init",
+];
 
 /// Folders whose Rust sources are tests, the lab, or both.
 const FOLDERS: [&str; 8] =
