@@ -50,6 +50,7 @@ struct Writer {
 
 impl Writers {
     /// The socket with this port id wrote. Port 0 is the kernel's own.
+    #[cfg(any(test, feature = "watch"))]
     pub(crate) fn note(&self, subject: Subject, port: u32) {
         let known = |writer: &Writer| writer.port == port && writer.process.is_some();
         if port == 0 || self.entries().get(&subject).is_some_and(known) {
