@@ -54,6 +54,7 @@ fn part_of_the_data_path_measures_every_backend_and_each_step() -> Result<()> {
         "host-gw, netd",
         "ipip, netd",
         "wireguard, netd",
+        "vxlan, netd, Flowtable",
         "both chains, as netd",
         "flowtable",
     ] {

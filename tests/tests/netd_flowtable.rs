@@ -84,7 +84,7 @@ fn forwarded(host: &Host) -> Result<u64> {
 
 /// Connection and datagrams go on while the short way comes, goes, comes again and netd is started anew.
 fn established_flows_take_the_short_way_and_survive_its_end() -> Result<()> {
-    let Nodes { mut pods, _netd: [first, _second], net } = Nodes::start(VXLAN)?;
+    let Nodes { mut pods, _netd: [first, second], net } = Nodes::start(VXLAN)?;
     let host = net.host(NODES[0])?;
     let traffic = Traffic::start(pods.remove(0), &pods[0], "172.7.22.2")?;
     ensure!(offloaded(host)?.is_empty() && devices(host)?.is_empty(), "it is off by default");
@@ -112,6 +112,11 @@ fn established_flows_take_the_short_way_and_survive_its_end() -> Result<()> {
     eventually_offloaded(host, "tcp dst=172.7.22.2 dport=80")?;
     let counts = traffic.stop()?;
     ensure!(counts.lost == 0, "{counts:?}");
+    second.terminate(SOON)?;
+    let there = net.host(NODES[1])?;
+    ensure!(!devices(there)?.is_empty(), "the data path outlives the program");
+    there.command(lab::bin("netd")?).args(["cleanup", "--yes"]).run()?;
+    ensure!(!there.run(&["nft", "list", "tables"])?.stdout.contains("netd"), "cleanup left the table");
     Ok(())
 }
 

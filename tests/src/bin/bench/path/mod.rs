@@ -69,6 +69,21 @@ pub(crate) fn on_this_kernel(options: &Options, report: &mut Report) -> Result<(
     steps(all, options, report)
 }
 
+/// What carries packets on a ground.
+enum Subject {
+    ByHand(Ground),
+    Netd(Served),
+}
+
+impl Subject {
+    const fn ground(&self) -> &Ground {
+        match self {
+            Self::ByHand(ground) => ground,
+            Self::Netd(served) => &served.ground,
+        }
+    }
+}
+
 /// Rows that are measured by turns.
 #[derive(Default)]
 struct Rows {
@@ -147,14 +162,19 @@ fn backends(carriers: &[Carrier], options: &Options, report: &Report) -> Result<
         let base = rows.rows.len();
         rows.add(format!("{}, device by hand", carrier.name()), base);
         rows.add(format!("{}, netd --ip-masq", carrier.name()), base);
-        subjects.push((base, Ground::by_hand(*carrier)?, Served::start(*carrier, "")?));
+        subjects.push((base, Subject::ByHand(Ground::by_hand(*carrier)?)));
+        subjects.push((base + 1, Subject::Netd(Served::start(*carrier, "")?)));
+        // Where the kernel has it; the lab kernel does.
+        if lab_kernel::is_inside() {
+            rows.add(format!("{}, netd, Flowtable", carrier.name()), base);
+            subjects.push((base + 2, Subject::Netd(Served::start(*carrier, r#","Flowtable":true"#)?)));
+        }
     }
     for round in 0..options.rounds {
         report.progress(&format!("path: backends, round {} of {}", round + 1, options.rounds));
         rows.measure(0, || load::measure(raw.node(21)?, raw.node(22)?, "10.4.7.22".parse()?))?;
-        for (base, by_hand, served) in &subjects {
-            rows.measure(*base, || pod_to_pod(by_hand))?;
-            rows.measure(base + 1, || pod_to_pod(&served.ground))?;
+        for (index, subject) in &subjects {
+            rows.measure(*index, || pod_to_pod(subject.ground()))?;
         }
     }
     rows.print(report);
