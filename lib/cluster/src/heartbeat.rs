@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(progress.at(now + 86_400 * SECOND), Condition::Alive);
         heartbeat.busy();
         assert_eq!(progress.at(now + 9 * SECOND), Condition::Alive);
-        assert!(matches!(progress.at(now + 12 * SECOND), Condition::Late(late) if late <= 2 * SECOND));
+        assert!(matches!(progress.at(now + 12 * SECOND), Condition::Late(late) if late <= 3 * SECOND));
         heartbeat.idle();
         assert_eq!((progress.at(now + 12 * SECOND), progress.is_timed()), (Condition::Alive, false));
     }

@@ -73,10 +73,15 @@ impl Count {
         Ok(Self { keys: answer.count(), origin })
     }
 
-    /// True when it is the same store as `listed`, and what a watch of it has shown up to here is all there is.
-    pub(super) fn agrees(&self, listed: &Origin, seen: &Seen) -> bool {
+    /// True when it is of the same store as `listed`.
+    pub(super) fn is_of(&self, listed: &Origin) -> bool {
+        self.origin.follows(listed).is_ok()
+    }
+
+    /// True when what a watch has shown is all there was when the keys were counted.
+    pub(super) const fn agrees(&self, seen: &Seen) -> bool {
         // What changed after the count says nothing about it: the next audit will.
-        self.origin.follows(listed).is_ok() && (seen.changed > self.origin.revision || seen.keys == self.keys)
+        seen.changed > self.origin.revision || seen.keys == self.keys
     }
 }
 
@@ -94,18 +99,18 @@ mod tests {
     fn count_that_differs_shows_what_a_watch_has_missed() {
         let seen = Seen { keys: 10, revision: 120, changed: 110 };
         let now = Origin { revision: 120, ..LISTED };
-        assert!(count(10, now).agrees(&LISTED, &seen));
-        assert!(!count(11, now).agrees(&LISTED, &seen), "a key is missing");
-        assert!(!count(9, now).agrees(&LISTED, &seen), "a deletion is missing");
+        assert!(count(10, now).agrees(&seen));
+        assert!(!count(11, now).agrees(&seen), "a key is missing");
+        assert!(!count(9, now).agrees(&seen), "a deletion is missing");
         let later = Seen { changed: 121, ..seen };
-        assert!(count(11, now).agrees(&LISTED, &later), "it changed after the count");
+        assert!(count(11, now).agrees(&later), "it changed after the count");
     }
 
     #[test]
-    fn count_of_another_store_agrees_with_nothing() {
-        let seen = Seen { keys: 10, revision: 120, changed: 110 };
+    fn count_of_another_store_says_nothing_of_the_listed_one() {
+        assert!(count(10, Origin { revision: 120, ..LISTED }).is_of(&LISTED));
         for now in [Origin { store: 2, ..LISTED }, Origin { revision: 99, ..LISTED }, Origin { term: 3, ..LISTED }] {
-            assert!(!count(10, now).agrees(&LISTED, &seen), "{now:?}");
+            assert!(!count(10, now).is_of(&LISTED), "{now:?}");
         }
     }
 
