@@ -367,6 +367,15 @@ fn single_machine_needs_no_store() -> Result<()> {
         "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.200.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=true\n";
     ensure!(host.read("/run/flannel/subnet.env")? == expected);
     ensure!(kernel_state(host)?.contains("masquerade"));
+    // The file is followed; what is no configuration changes nothing.
+    host.write("/etc/net-conf.json", r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#)?;
+    eventually(SOON, || {
+        ensure!(host.read("/run/flannel/subnet.env")?.contains("FLANNEL_MTU=1450"));
+        Ok(host.run(&["ls", "-d", "/sys/class/net/flannel.7"]).map(drop)?)
+    })?;
+    host.write("/etc/net-conf.json", "{\"Network\":")?;
+    netd.wait_for_line("this node runs on with what it had", SOON)?;
+    ensure!(host.read("/run/flannel/subnet.env")?.contains("FLANNEL_MTU=1450"));
     ensure!(netd.terminate(SOON)?.success());
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use cluster::ClusterError;
 
+use super::file;
 use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
 use crate::choose::subnet::{Attempt, Choice, Claims, choose};
 use crate::format::lease::Lease;
@@ -34,12 +35,12 @@ impl LeaseSource for LocalLeases {
     }
 
     async fn config(&self) -> Result<Option<Vec<u8>>, ConfigError> {
-        std::fs::read(&self.net_conf).map(Some).map_err(|error| ConfigError::File(self.net_conf.clone(), error))
+        tokio::fs::read(&self.net_conf).await.map(Some).map_err(|error| ConfigError::File(self.net_conf.clone(), error))
     }
 
     fn configs(&self) -> Configs {
-        // Whoever changes the file restarts the daemon.
-        Configs::spawn(|texts| async move { texts.closed().await })
+        let net_conf = self.net_conf.clone();
+        Configs::spawn(|texts| file::follow(net_conf, texts))
     }
 
     fn events(&self) -> LeaseEvents {

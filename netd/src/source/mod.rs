@@ -5,6 +5,7 @@
 //! time to live) stays one.
 
 mod etcd;
+mod file;
 mod keeper;
 mod local;
 pub(crate) mod record;

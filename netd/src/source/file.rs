@@ -1,0 +1,123 @@
+//! The text of a file, followed.
+//!
+//! Invariant: what the file holds once it has been left alone for [`SETTLE`] is reported, however it was written (in place,
+//! by a rename, by another symbolic link as in a ConfigMap); a change that inotify misses, at the audit.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use inotify::{Inotify, WatchMask};
+use tokio::time::{sleep, timeout};
+
+use super::Sender;
+
+/// How long the folder must have been quiet before the file is read.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Time after which the file is read although nothing was reported.
+const AUDIT: Duration = Duration::from_secs(60);
+
+/// Bytes for events that are read at once.
+const BUFFER: usize = 4096;
+
+/// Reports what `path` holds, and each change of it; `None` while it is not there. Ends when nobody listens any more.
+pub(super) async fn follow(path: PathBuf, texts: Sender<Option<Vec<u8>>>) {
+    let mut reported = None;
+    loop {
+        // Watched before it is read: what changes in between is reported.
+        let mut events =
+            watch(&path).inspect_err(|error| tracing::debug!(%error, "no inotify; the audit has to do")).ok();
+        match read(&path).await {
+            Ok(text) if reported.as_ref() != Some(&text) => {
+                if !texts.send(text.clone()).await {
+                    return;
+                }
+                reported = Some(text);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(file = %path.display(), %error, "the file cannot be read; it stays as it was"),
+        }
+        tokio::select! {
+            () = texts.closed() => return,
+            _ = timeout(AUDIT, async {
+                match &mut events {
+                    Some(events) => drop(events.next().await),
+                    None => std::future::pending().await,
+                }
+            }) => {}
+        }
+        sleep(SETTLE).await;
+    }
+}
+
+/// What happens to the file, and to its name.
+fn watch(path: &Path) -> io::Result<inotify::EventStream<Vec<u8>>> {
+    let inotify = Inotify::init()?;
+    let names = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::CLOSE_WRITE;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A file that is mounted by itself changes without its folder.
+    let _ = inotify.watches().add(path, WatchMask::CLOSE_WRITE | WatchMask::ATTRIB);
+    inotify.watches().add(folder, names)?;
+    inotify.into_event_stream(vec![0; BUFFER])
+}
+
+async fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match tokio::fs::read(path).await {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::Configs;
+    use super::*;
+
+    async fn next(texts: &mut Configs) -> Option<String> {
+        let text = timeout(Duration::from_secs(20), texts.next()).await.expect("a text in time").unwrap();
+        text.map(|text| String::from_utf8(text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn file_is_followed_however_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net-conf.json");
+        fs::write(&path, "one").unwrap();
+        let followed = path.clone();
+        let mut texts = Configs::spawn(|texts| follow(followed, texts));
+        assert_eq!(next(&mut texts).await.as_deref(), Some("one"));
+        fs::write(&path, "two").unwrap();
+        assert_eq!(next(&mut texts).await.as_deref(), Some("two"));
+        fs::write(folder.path().join("draft"), "three").unwrap();
+        fs::rename(folder.path().join("draft"), &path).unwrap();
+        assert_eq!(next(&mut texts).await.as_deref(), Some("three"));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(next(&mut texts).await, None);
+        fs::write(&path, "four").unwrap();
+        assert_eq!(next(&mut texts).await.as_deref(), Some("four"));
+    }
+
+    #[tokio::test]
+    async fn file_of_a_config_map_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (version, text) in [("v1", "one"), ("v2", "two")] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("net-conf.json"), text).unwrap();
+        }
+        symlink("v1", at("..data")).unwrap();
+        symlink("..data/net-conf.json", at("net-conf.json")).unwrap();
+        let followed = at("net-conf.json");
+        let mut texts = Configs::spawn(|texts| follow(followed, texts));
+        assert_eq!(next(&mut texts).await.as_deref(), Some("one"));
+        symlink("v2", at("..new")).unwrap();
+        fs::rename(at("..new"), at("..data")).unwrap();
+        assert_eq!(next(&mut texts).await.as_deref(), Some("two"));
+    }
+}
