@@ -223,6 +223,64 @@ fn subnet_stays_when_a_family_is_switched_off_and_on_and_the_earlier_key_goes() 
     })
 }
 
+fn family_comes_and_goes_on_nodes_that_run_and_stays_where_pods_have_it() -> Result<()> {
+    let net = net(netd_node::VXLAN)?;
+    let _netd = both(&net, [&["172.7.22.0/24"], &["172.7.21.0/24"]])?;
+    let hosts = [net.host("hdss7-21")?, net.host("hdss7-22")?];
+    let (first, second) = (netd_node::pod(hosts[0], "172.7.21")?, netd_node::pod(hosts[1], "172.7.22")?);
+    let _server = echo::serve(&second, "web", 80)?;
+    let mut connection = echo::Connection::open(&first, "172.7.22.2:80".parse()?, SOON)?;
+    let keys =
+        |n: &str, v6: bool| format!("172.7.{n}.0-24{}", if v6 { format!("&fd00:7:0:{n}::-64") } else { String::new() });
+    // Whether each node has IPv6: in its lease, its devices, its rules and its subnet file.
+    let settled = |has: [bool; 2]| {
+        eventually(SOON, || {
+            let wanted = [keys("21", has[0]), keys("22", has[1])];
+            ensure!(net.subnets()? == wanted, "{:?} instead of {wanted:?}", net.subnets()?);
+            for (host, has) in hosts.iter().zip(has) {
+                let devices = host.run(&["ls", "/sys/class/net"])?.stdout;
+                ensure!(devices.contains("flannel-v6.1") == has, "{devices}");
+                let rules = host.run(&["nft", "list", "tables"])?.stdout;
+                ensure!(rules.contains("table ip6 netd") == has && rules.contains("table ip netd"), "{rules}");
+                let file = host.read("/run/flannel/subnet.env")?;
+                ensure!(file.contains("FLANNEL_IPV6_SUBNET") == has && file.contains("FLANNEL_SUBNET"), "{file}");
+                let status = netd_node::status(&net, host.name())?;
+                ensure!(status["node"]["in_sync"] == true, "{status}");
+            }
+            Ok(())
+        })
+    };
+    let configure = |config: &str| net.etcd.put("/coreos.com/network/config", config);
+    settled([false, false])?;
+    configure(DUAL)?;
+    settled([true, true])?;
+    routes(&net, "21", "fd00:7:0:22::/64")?;
+    routes(&net, "22", "fd00:7:0:21::/64")?;
+    connection.ask()?;
+    // No Pod has an address of it.
+    configure(netd_node::VXLAN)?;
+    settled([false, false])?;
+    for host in hosts {
+        let left = host.run(&["ip", "-6", "route", "show", "proto", "121"])?.stdout;
+        ensure!(left.trim().is_empty(), "{left}");
+    }
+    connection.ask()?;
+    configure(DUAL)?;
+    settled([true, true])?;
+    hosts[0].run(&["ip", "address", "add", "fd00:7:0:21::1/64", "dev", "cbr0", "nodad"])?;
+    let refused =
+        "EnableIPv6: Pods that run have addresses of that family (interface cbr0 has one of fd00:7:0:21::/64)";
+    configure(netd_node::VXLAN)?;
+    settled([true, false])?;
+    eventually(SOON, || {
+        let warnings = netd_node::status(&net, "hdss7-21")?["warnings"].to_string();
+        ensure!(warnings.contains(refused) && warnings.contains("restart netd"), "{warnings}");
+        Ok(())
+    })?;
+    connection.ask()?;
+    Ok(())
+}
+
 fn node_that_forwards_goes_on_taking_what_routers_announce() -> Result<()> {
     for (before, after) in [("1", "2"), ("0", "0"), ("2", "2")] {
         let net = net(V6)?;
@@ -277,6 +335,7 @@ fn main() -> ExitCode {
             restart_changes_nothing_of_either_family,
             device_and_routes_of_flannel_for_ipv6_are_adopted_in_place,
             subnet_stays_when_a_family_is_switched_off_and_on_and_the_earlier_key_goes,
+            family_comes_and_goes_on_nodes_that_run_and_stays_where_pods_have_it,
             node_that_forwards_goes_on_taking_what_routers_announce,
             node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it_comes,
         ],

@@ -7,21 +7,30 @@ use netstate::family::IpFamily;
 
 use crate::format::net_conf::{Network, Pool};
 
-/// Why a running node does not follow `wanted`, one reason for each field; none when it does.
+/// Why a running node does not follow `wanted`, one reason for each field; none when it does. `pods` says where Pods of a
+/// family are, if there are any.
 #[must_use]
-pub(crate) fn refusals(current: &Network, wanted: &Network) -> Vec<String> {
-    IpFamily::ALL.into_iter().flat_map(|family| of_family(family, current, wanted)).collect()
+pub(crate) fn refusals(current: &Network, wanted: &Network, pods: impl Fn(IpFamily) -> Option<String>) -> Vec<String> {
+    IpFamily::ALL.into_iter().flat_map(|family| of_family(family, current, wanted, &pods)).collect()
 }
 
-fn of_family(family: IpFamily, current: &Network, wanted: &Network) -> Vec<String> {
+fn of_family(
+    family: IpFamily,
+    current: &Network,
+    wanted: &Network,
+    pods: &impl Fn(IpFamily) -> Option<String>,
+) -> Vec<String> {
     let (enabled, network, len) = match family {
         IpFamily::V4 => ("EnableIPv4", "Network", "SubnetLen"),
         IpFamily::V6 => ("EnableIPv6", "IPv6Network", "IPv6SubnetLen"),
     };
     match (current.pools.get(family), wanted.pools.get(family)) {
-        (None, None) => Vec::new(),
-        (Some(_), None) => vec![format!("{enabled}: Pods that run have addresses of that family")],
-        (None, Some(_)) => vec![format!("{enabled}: Pods that run have no address of that family")],
+        (Some(_), None) => {
+            let of_pods = |place| format!("{enabled}: Pods that run have addresses of that family ({place})");
+            pods(family).map(of_pods).into_iter().collect()
+        }
+        // Pods that run stay without the family that comes.
+        (None, _) => Vec::new(),
         (Some(current), Some(wanted)) => of_pool(network, len, current, wanted),
     }
 }
@@ -47,7 +56,8 @@ mod tests {
 
     fn refused(wanted: &str) -> Vec<String> {
         let network = |text: &str| NetConf::parse(text).unwrap().network;
-        refusals(&network(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#), &network(wanted))
+        let current = network(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#);
+        refusals(&current, &network(wanted), |_| Some("bridge cni0".to_owned()))
     }
 
     #[test]
@@ -67,9 +77,18 @@ mod tests {
         assert_eq!(reasons.len(), 2);
         assert!(reasons[0].starts_with("Network: 10.5.0.0/16 instead of 172.7.0.0/16"), "{reasons:?}");
         assert!(reasons[1].starts_with("SubnetLen: 25 instead of 24"), "{reasons:?}");
-        let dual = r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
-        assert!(refused(dual)[0].starts_with("EnableIPv6: Pods that run have no address"), "{:?}", refused(dual));
         let six = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
-        assert!(refused(six)[0].starts_with("EnableIPv4: Pods that run have addresses"), "{:?}", refused(six));
+        assert_eq!(refused(six), ["EnableIPv4: Pods that run have addresses of that family (bridge cni0)"]);
+    }
+
+    #[test]
+    fn family_comes_at_any_time_and_goes_where_no_pod_has_an_address_of_it() {
+        let dual = r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
+        assert_eq!(refused(dual), Vec::<String>::new());
+        let network = |text: &str| NetConf::parse(text).unwrap().network;
+        let (dual, four) = (network(dual), network(r#"{"Network":"172.7.0.0/16"}"#));
+        assert_eq!(refusals(&dual, &four, |_| None), Vec::<String>::new());
+        let pods = |family| (family == IpFamily::V6).then(|| "bridge cni0".to_owned());
+        assert_eq!(refusals(&dual, &four, pods).len(), 1);
     }
 }

@@ -156,12 +156,19 @@ impl Claimed {
         }
     }
 
-    /// Claims these devices as well, while the daemon runs.
+    /// Claims these Pod networks and devices as well, while the daemon runs.
     ///
     /// # Errors
     /// When another daemon has one of them, or when they cannot be claimed; then the claim stays as it was.
-    pub(super) fn take_devices(&mut self, devices: impl IntoIterator<Item = IfName>) -> Result<()> {
-        let before = self.claim.devices.clone();
+    pub(super) fn take_more(
+        &mut self,
+        networks: impl IntoIterator<Item = Prefix>,
+        devices: impl IntoIterator<Item = IfName>,
+    ) -> Result<()> {
+        let before = self.claim.clone();
+        self.claim.networks.extend(networks.into_iter().map(|network| network.to_string()));
+        self.claim.networks.sort_unstable();
+        self.claim.networks.dedup();
         self.claim.devices.extend(devices.into_iter().map(|device| device.to_string()));
         self.claim.devices.sort_unstable();
         self.claim.devices.dedup();
@@ -170,7 +177,7 @@ impl Claimed {
             Ok(Some(conflict)) => anyhow!("{conflict}"),
             Err(error) => self.unnoticed(error),
         };
-        self.claim.devices = before;
+        self.claim = before;
         Err(refusal)
     }
 

@@ -50,6 +50,23 @@ impl External {
         Self { wanted, families, current, host, at: None, routes: false, gone: false }
     }
 
+    /// The network has these families from now on: addresses of another one are of no use any more.
+    pub(super) fn set_families(&mut self, families: Vec<IpFamily>) {
+        let kept = |family, own| if families.contains(&family) { own } else { None };
+        self.current.addresses = self.current.addresses.map(kept);
+        self.families = families;
+        self.note();
+    }
+
+    /// Reads this host's addresses.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(super) async fn read_host(&mut self) -> Result<(), KernelError> {
+        self.host = facts::interfaces().await?;
+        Ok(())
+    }
+
     /// A link or an address has changed.
     pub(super) fn note(&mut self) {
         let at = Instant::now() + SETTLE;
@@ -75,7 +92,7 @@ impl External {
     pub(super) async fn read(&mut self) -> Result<Option<interface::External>, KernelError> {
         self.at = None;
         let routes = std::mem::take(&mut self.routes);
-        self.host = facts::interfaces().await?;
+        self.read_host().await?;
         let found = self.host.iter().find(|found| found.name == self.current.interface);
         let same = found.and_then(|found| self.current.on(found));
         let has_all = |same: &interface::External| self.families.iter().all(|of| same.addresses.get(*of).is_some());

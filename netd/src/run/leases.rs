@@ -21,6 +21,7 @@ use super::worker::TableWork;
 use super::{facts, files};
 use crate::choose::interface::{Interface, NodeAddress};
 use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
+use crate::format::net_conf::Network;
 use crate::plan::{LocalNode, Place};
 use crate::source::view::{Change, OwnKey};
 use crate::source::{Held, KeeperEvent, LeaseEvent, LeaseSource, Readdress};
@@ -136,7 +137,8 @@ impl<S: LeaseSource> Daemon<S> {
         let lease = held.lease;
         self.witness.view.hold(lease.clone(), held.token, held.revision);
         let same = self.held.as_ref().is_some_and(|before| before.key == lease.key);
-        if let Some(before) = self.held.as_ref().filter(|before| has_moved(&before.key, &lease.key)) {
+        let network = &self.node.network;
+        if let Some(before) = self.held.as_ref().filter(|before| has_moved(network, &before.key, &lease.key)) {
             tracing::error!(
                 before = before.key.list(),
                 now = lease.key.list(),
@@ -289,7 +291,10 @@ impl<S: LeaseSource> Daemon<S> {
     }
 }
 
-/// True when a subnet of the earlier lease is not in the later one; a family that came moves nobody.
-fn has_moved(before: &SubnetKey, now: &SubnetKey) -> bool {
-    before.subnets().present().any(|(family, subnet)| now.get(family).as_ref() != Some(subnet))
+/// True when a subnet of the earlier lease is not in the later one; a family that came, or that the network does not have
+/// any more, moves nobody.
+fn has_moved(network: &Network, before: &SubnetKey, now: &SubnetKey) -> bool {
+    let before = before.subnets();
+    let served = before.present().filter(|(family, _)| network.pools.get(*family).is_some());
+    served.into_iter().any(|(family, subnet)| now.get(family).as_ref() != Some(subnet))
 }

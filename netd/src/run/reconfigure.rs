@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use cluster::Problem;
 use netstate::IfName;
+use netstate::family::IpFamily;
 use tokio::time::Instant;
 
 use super::daemon::Daemon;
@@ -71,7 +72,7 @@ impl Change {
 pub(super) fn earlier_backend(run_dir: &Path, network: &Network) -> Option<Backend> {
     let text = std::fs::read_to_string(run_dir.join(SETTLED)).ok()?;
     let before = NetConf::parse(&text).ok()?.network;
-    (change::refusals(&before, network).is_empty() && before.backend.stands_beside(&network.backend))
+    (change::refusals(&before, network, |_| None).is_empty() && before.backend.stands_beside(&network.backend))
         .then_some(before.backend)
 }
 
@@ -79,6 +80,8 @@ pub(super) fn earlier_backend(run_dir: &Path, network: &Network) -> Option<Backe
 struct Prepared {
     /// The old data path can stay beside the new one.
     beside: bool,
+    /// A family comes or goes.
+    families: bool,
     identity: Identity,
     local: LocalNode,
 }
@@ -87,6 +90,10 @@ impl<S: LeaseSource> Daemon<S> {
     /// The store has this configuration now.
     pub(super) async fn on_config(&mut self, text: Option<Vec<u8>>) -> Result<()> {
         let place = self.source.config_place();
+        // A Pod may have come just now.
+        if let Err(error) = self.external.read_host().await {
+            tracing::warn!(error = %kernel::Chain(&error), "the addresses of this host cannot be read");
+        }
         let problem = match self.read_config(text) {
             Ok(None) => None,
             Ok(Some((text, conf))) => {
@@ -121,18 +128,28 @@ impl<S: LeaseSource> Daemon<S> {
         if conf.network == self.node.network {
             return Ok(None);
         }
-        let refusals = change::refusals(&self.node.network, &conf.network);
+        let refusals = change::refusals(&self.node.network, &conf.network, |family| self.pods(family));
         if !refusals.is_empty() {
             return Err(format!("{} (drain the nodes and restart netd on each to change that)", refusals.join("; ")));
         }
-        let local = self.planning.planner.local();
-        start::check_plan(&self.node.config, &conf.network, local).map_err(|error| format!("{error:#}"))?;
+        let mut local = self.planning.planner.local().clone();
+        local.places = local.places.map(|family, place| conf.network.pools.get(family).as_ref().and(place));
+        start::check_plan(&self.node.config, &conf.network, &local).map_err(|error| format!("{error:#}"))?;
         Ok(Some((text, conf)))
+    }
+
+    /// Where Pods of `family` are: a link of this host with an address of the own subnet, which is the Pods' bridge, stays
+    /// for as long as there may be some.
+    fn pods(&self, family: IpFamily) -> Option<String> {
+        let subnet = self.held.as_ref()?.key.get(family)?;
+        let others = self.external.host.iter().filter(|link| !self.node.devices.contains(&link.name));
+        let mut inside = others.filter(|link| link.addresses.iter().any(|own| subnet.contains(own.addr)));
+        inside.next().map(|link| format!("interface {} has one of {subnet}", link.name))
     }
 
     /// Serves `network` from now on, beside what was served before where both can stand.
     async fn follow_config(&mut self, network: Network, prepared: Prepared) -> Result<()> {
-        let Prepared { beside, identity, local } = prepared;
+        let Prepared { beside, families, identity, local } = prepared;
         let before = std::mem::replace(&mut self.node.network, network.clone());
         tracing::info!(
             before = before.backend.name(),
@@ -147,7 +164,10 @@ impl<S: LeaseSource> Daemon<S> {
         self.node.ownership.network = network.clone();
         self.node.identity = identity;
         if beside {
-            self.node.ownership.retiring = Some(before.backend);
+            self.node.ownership.retiring = Some(before.backend.clone());
+        }
+        if beside || families {
+            self.node.ownership.earlier.extend(before.networks());
             self.node.devices.extend(network.devices());
             self.reach.set_tunnels(self.node.devices.clone());
         }
@@ -163,28 +183,54 @@ impl<S: LeaseSource> Daemon<S> {
         self.change.release_at = self.change.announce.is_none().then(Instant::now);
         self.change.recorded = false;
         self.reporter.expect_report();
-        if beside && self.worker.is_some() { self.start_worker().await } else { Ok(()) }
+        if families {
+            self.follow_families(&network, &local);
+        }
+        if (beside || families) && self.worker.is_some() { self.start_worker().await } else { Ok(()) }
+    }
+
+    /// A family that comes is leased when the interface was read for it; one that goes leaves the lease at once.
+    fn follow_families(&mut self, network: &Network, local: &LocalNode) {
+        let families: Vec<IpFamily> = network.pools.families().collect();
+        let shown = families.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        tracing::info!(families = shown, "the network has other families of addresses");
+        self.external.set_families(families);
+        let lost = self.held.as_ref().is_some_and(|held| {
+            IpFamily::ALL
+                .into_iter()
+                .any(|family| held.key.get(family).is_some() && network.pools.get(family).is_none())
+        });
+        if lost {
+            let attrs = LeaseAttrs { public_ips: local.public_ips(), backend: network.backend.attrs(local) };
+            let addresses = self.external.current.addresses;
+            self.keeper.readdress(Readdress { addresses, attrs, network: network.clone() });
+        }
     }
 
     /// Gets what the backend of `network` needs, and says what this node is with it.
     fn prepared(&mut self, network: &Network) -> Result<Prepared> {
         let old = &self.node.network.backend;
         let beside = old.stands_beside(&network.backend);
+        let has = |network: &Network| network.pools.families().collect::<Vec<_>>();
+        let families = has(&self.node.network) != has(network);
         let known = self.planning.planner.local();
-        if !beside {
-            return Ok(Prepared { beside, identity: self.node.identity.clone(), local: known.clone() });
+        if !beside && !families {
+            return Ok(Prepared { beside, families, identity: self.node.identity.clone(), local: known.clone() });
         }
         let identity = Identity::of(&network.backend, &self.node.config)?.or(&self.node.identity);
         let devices: BTreeSet<IfName> = self.node.network.devices().into_iter().chain(network.devices()).collect();
         if let Some(claimed) = &mut self.node.claimed {
-            claimed.take_devices(devices.iter().cloned())?;
+            claimed.take_more(network.networks(), devices.iter().cloned())?;
         }
         let recorded = devices.union(&self.node.devices).cloned().collect();
         start::record_devices(&self.node.config.run_dir, &recorded)?;
+        let served = self.node.ownership.earlier.iter().copied();
+        let served = served.chain(self.node.network.networks()).chain(network.networks()).collect();
+        start::record_networks(&self.node.config.run_dir, &served)?;
         let had_devices = !self.node.network.devices().is_empty();
         let macs = facts::tunnel_macs(network).context("look for the tunnel devices")?;
         let place = |family, place: Option<Place>| {
-            let place = place?;
+            let place = place.filter(|_| network.pools.get(family).is_some())?;
             // Two devices of one node may have one address: the other nodes need not learn another.
             let kept = if had_devices {
                 place.mac
@@ -196,7 +242,7 @@ impl<S: LeaseSource> Daemon<S> {
         let places = known.places.map(place);
         let (public_key, data) = (identity.public_key(), identity.data.clone());
         let local = LocalNode { places, public_key, data, ..known.clone() };
-        Ok(Prepared { beside, identity, local })
+        Ok(Prepared { beside, families, identity, local })
     }
 
     /// The tables that this node's own Pods need stand: what was prepared can be announced.

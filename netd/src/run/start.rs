@@ -273,7 +273,7 @@ impl Records {
         devices.retain(|device| !claimed.is_others_device(device));
         networks.retain(|network| !claimed.is_others_network(network));
         networks.extend(network.networks());
-        replace(&folder.join(NETWORKS), &networks.iter().map(|network| format!("{network}\n")).collect::<String>())?;
+        record_networks(folder, &networks)?;
         devices.extend(network.devices());
         record_devices(folder, &devices)?;
         Ok(Self { devices, networks: networks.into_iter().collect(), leases, adopts })
@@ -301,6 +301,11 @@ impl Recorded {
 /// Writes down which tunnel devices are ours, before they are made.
 pub(super) fn record_devices(folder: &Path, devices: &BTreeSet<IfName>) -> Result<()> {
     replace(&folder.join(DEVICES), &devices.iter().map(|device| format!("{device}\n")).collect::<String>())
+}
+
+/// Writes down which Pod networks are served, before anything of them is made.
+pub(super) fn record_networks(folder: &Path, networks: &BTreeSet<Prefix>) -> Result<()> {
+    replace(&folder.join(NETWORKS), &networks.iter().map(|network| format!("{network}\n")).collect::<String>())
 }
 
 fn lines<T: std::str::FromStr>(text: &str) -> impl Iterator<Item = T> {

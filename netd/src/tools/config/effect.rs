@@ -28,7 +28,9 @@ pub(super) fn effects(before: Option<&Network>, after: &Network, leases: &[Subne
     if pools(before) != pools(after) {
         addresses(before, after, leases, &mut effects);
     }
-    let refusals = change::refusals(before, after);
+    let refusals = change::refusals(before, after, |_| {
+        Some("on nodes where another interface has an address of the Pod subnet, such as cni0".to_owned())
+    });
     if !refusals.is_empty() {
         effects
             .push(format!("nodes that run take nothing of it until netd is restarted there: {}", refusals.join("; ")));
