@@ -26,6 +26,27 @@ fn pods_on_two_nodes_talk_with_their_own_addresses() -> Result<()> {
     Ok(())
 }
 
+fn pod_that_is_deleted_and_made_again_is_reached_both_ways() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let _netd = net.both()?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let first = pod(here, "172.7.21")?;
+    for round in 0..3 {
+        let second = pod(there, "172.7.22")?;
+        first.run(&["ping", "-c1", "-W5", "172.7.22.2"]).with_context(|| format!("round {round}"))?;
+        second.run(&["ping", "-c1", "-W5", "172.7.21.2"]).with_context(|| format!("round {round}"))?;
+        drop(second);
+        // The kernel takes a namespace away in its own time.
+        eventually(SOON, || {
+            ensure!(there.run(&["ip", "link", "show", "pod0"]).is_err(), "its interface is still there");
+            Ok(())
+        })?;
+        there.run(&["ip", "link", "delete", "cbr0"])?;
+        ensure!(first.run(&["ping", "-c1", "-W1", "172.7.22.2"]).is_err(), "round {round}: nobody is there");
+    }
+    Ok(())
+}
+
 fn full_sized_packets_pass_and_larger_ones_are_refused_by_the_device() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let _netd = net.both()?;
@@ -330,6 +351,7 @@ fn main() -> ExitCode {
         &[Need::Vxlan, Need::Nftables],
         lab::tests![
             pods_on_two_nodes_talk_with_their_own_addresses,
+            pod_that_is_deleted_and_made_again_is_reached_both_ways,
             full_sized_packets_pass_and_larger_ones_are_refused_by_the_device,
             pod_is_masqueraded_to_the_outside_and_outside_to_a_remote_pod,
             rows_deleted_by_hand_are_back_within_a_second,

@@ -1,4 +1,5 @@
-//! SPECIFICATION.md held against the tests that there are: every promise names one, or a part of the benchmark.
+//! SPECIFICATION.md held against the tests that there are: every promise names one, or a part of the benchmark; and so is
+//! the list of flannel's tests.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
@@ -52,6 +53,33 @@ fn every_promise_is_shown_by_a_test_or_a_benchmark() -> Result<()> {
     Ok(())
 }
 
+fn every_counterpart_of_a_test_of_flannel_exists() -> Result<()> {
+    let page = fs::read_to_string(root().join("docs/flannel-tests.md")).context("docs/flannel-tests.md")?;
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| here |"));
+    let (mut named, mut wrong) = (0, Vec::new());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        ensure!(cells.len() == 2, "{row:?} is not `flannel | here`");
+        for name in cells[1].split('`').skip(1).step_by(2) {
+            let known = match name.split_once(' ') {
+                Some(("make", part)) => ["bench", "demo"].contains(&part),
+                Some((place, test)) => root().join(place).exists() && has(&root().join(place), test),
+                None => root().join(name).exists(),
+            };
+            named += 1;
+            if !known {
+                wrong.push(format!("{}: {name} does not exist", cells[0]));
+            }
+        }
+    }
+    ensure!(named > 60, "only {named} tests were read");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
 fn main() -> ExitCode {
-    lab::harness::main(&[], lab::tests![every_promise_is_shown_by_a_test_or_a_benchmark])
+    lab::harness::main(
+        &[],
+        lab::tests![every_promise_is_shown_by_a_test_or_a_benchmark, every_counterpart_of_a_test_of_flannel_exists],
+    )
 }

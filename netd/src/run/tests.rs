@@ -420,6 +420,7 @@ fn listing_that_stalls_stops_no_plans_and_removes_nothing() {
         let planned = || fakes.subnets() == ["172.7.22.0/24", "172.7.23.0/24", "172.7.24.0/24"];
         eventually("what is known by now", planned).await;
         source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#).await;
+        assert!(is_ready(&shell), "ready once, ready for good");
         eventually("another configuration", || mtu(&fakes) == Some(1350)).await;
         source.say(LeaseEvent::Lost(lost().await)).await;
         source.say(LeaseEvent::Reset).await;
@@ -427,6 +428,51 @@ fn listing_that_stalls_stops_no_plans_and_removes_nothing() {
         source.say(put(24)).await;
         source.say(LeaseEvent::Complete).await;
         eventually("the end of the listing", || fakes.subnets() == ["172.7.23.0/24", "172.7.24.0/24"]).await;
+    });
+}
+
+#[test]
+fn listing_that_repeats_everything_costs_no_row_and_what_differs_is_changed() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&[put(22), put(23), put(24)]);
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        let steps = fakes.peer_steps();
+        for event in [LeaseEvent::Reset, put(22), put(23), put(24), LeaseEvent::Complete, put(25)] {
+            source.say(event).await;
+        }
+        eventually("what came after it", || fakes.subnets().len() == 4).await;
+        assert_eq!(fakes.peer_steps(), steps + 3, "the new node alone");
+        // Another hardware address under the same key, and nothing else.
+        let LeaseEvent::Put(moved) = put(99) else { panic!("a lease") };
+        let lease = Lease { key: key(23), ..moved.lease };
+        let moved = LeaseEvent::Put(StoredLease { lease, revision: 9, ..moved });
+        for event in [LeaseEvent::Reset, put(22), moved, put(24), put(25), LeaseEvent::Complete] {
+            source.say(event).await;
+        }
+        let macs =
+            || fakes.neighbours.contents().rows.values().map(|row| row.value.mac.to_string()).collect::<Vec<_>>();
+        eventually("the other hardware address", || macs().contains(&"02:00:00:00:01:63".to_owned())).await;
+        assert_eq!((macs().len(), fakes.subnets().len()), (4, 4), "{:?}", macs());
+    });
+}
+
+#[test]
+fn removal_of_what_is_gone_already_delays_nothing() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&(22..=60).map(put).collect::<Vec<_>>());
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        // Somebody else has removed all that there is of a node, which leaves the store then.
+        fakes.routes.contents().rows.retain(|key, _| key.dst.to_string() != "172.7.22.0/24");
+        fakes.neighbours.contents().rows.clear();
+        fakes.fdb.contents().rows.clear();
+        let begin = Instant::now();
+        source.say(LeaseEvent::Delete(key(22), 2)).await;
+        source.say(put(99)).await;
+        eventually("the next node", || fakes.subnets().contains(&"172.7.99.0/24".to_owned())).await;
+        assert!(!fakes.subnets().contains(&"172.7.22.0/24".to_owned()));
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}; flannel tries for 10 s", begin.elapsed());
     });
 }
 
