@@ -94,12 +94,22 @@ fn tables_of_iptables_legacy_are_named_with_the_commands_that_help() -> Result<(
     let _netd = net.both()?;
     let (web, _server) = pods(&net)?;
     ensure!(web.run(&["ping", "-c1", "-W1", "172.7.22.2"]).is_err(), "the policy does not work here");
-    eventually_warns(&net, "iptables-legacy has a table filter here")?;
+    eventually_warns(
+        &net,
+        "FORWARD of iptables-legacy drops what is forwarded by policy, and netd cannot write there",
+    )?;
     eventually_warns(&net, "iptables-legacy -A FORWARD -s 172.7.0.0/16 -j ACCEPT")?;
+    let found = || {
+        let found = host.command(lab::bin("netd")?).args(["doctor"]).output()?.stdout;
+        Ok::<_, anyhow::Error>(found.contains("PROBLEM  firewall     FORWARD of iptables-legacy drops"))
+    };
+    ensure!(found()?, "doctor does not find it");
     for way in ["-s", "-d"] {
         host.run(&["iptables-legacy", "-A", "FORWARD", way, "172.7.0.0/16", "-j", "ACCEPT"])?;
     }
-    eventually_passes(&web)
+    eventually_passes(&web)?;
+    ensure!(!found()?, "doctor finds what is mended");
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -77,6 +77,13 @@ fn pods_pass_firewalld_and_again_after_its_reload() -> Result<()> {
     let _netd = net.both()?;
     let (web, server) = pods(&net)?;
     // The tunnel's own packets end here: whether they may is the operator's decision, as with flannel.
+    let found = host.command(lab::bin("netd")?).arg("doctor").output()?.stdout;
+    for part in [
+        "PROBLEM  firewall     foreign chain inet firewalld filter_INPUT drops packets for this node",
+        "firewall-cmd --permanent --add-port=8472/udp && firewall-cmd --reload",
+    ] {
+        ensure!(found.contains(part), "no {part:?}: {found}");
+    }
     host.run(&["firewall-cmd", "--permanent", "--add-port=8472/udp"])?;
     host.run(&["firewall-cmd", "--reload"])?;
     eventually_pass(&web, &server)?;

@@ -2,19 +2,22 @@
 //!
 //! Invariant: counters are read before and after the probes, so that what grew did so because of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use kernel::Rtnl;
+use kernel::nft::forward::Accepts;
 use kernel::nft::{Denial, Nft};
 use kernel::query::{Interface, Query};
-use netstate::{IfName, Prefix, SysctlKey};
+use netstate::{IfName, LinkKind, Prefix, SysctlKey};
 use serde::Deserialize as _;
 
 use super::kept;
 use super::probing::{self, Paths, Peer};
 use crate::command::args::Flags;
 use crate::command::config::run_dir;
+use crate::run::forward::{self, Advice};
 use crate::run::status::Status;
 use crate::tools::{LIMIT, block_on};
 
@@ -31,6 +34,10 @@ pub(crate) struct Facts {
     pub parameters: BTreeMap<String, String>,
     /// Packets that rules and the source check dropped while probes were under way.
     pub drops: Vec<(String, u64)>,
+    /// What iptables-legacy denies.
+    pub legacy: Vec<Advice>,
+    /// Chains that deny what comes by the tunnel's UDP port, and the port.
+    pub closed: Vec<(String, u16)>,
     /// Packets that were dropped for their source address meanwhile.
     pub reverse_path_drops: u64,
     /// The other nodes, and what came of the probes.
@@ -104,10 +111,30 @@ pub(super) fn gather(flags: &Flags) -> Result<Facts> {
                 facts.drops.push((rule, grown));
             }
         }
+        facts.legacy = forward::legacy(&facts.networks().into_iter().collect());
+        facts.closed = closed()?;
         let names: Vec<IfName> = facts.interfaces.iter().map(|interface| interface.name.clone()).collect();
         facts.parameters = parameters(&names);
         Ok(facts)
     })
+}
+
+/// Chains that deny the tunnels' ports.
+fn closed() -> Result<Vec<(String, u16)>> {
+    let ports: BTreeSet<u16> = Rtnl::open()?
+        .links()?
+        .iter()
+        .filter_map(|found| match &found.link.kind {
+            LinkKind::Vxlan(options) if found.name.as_str().starts_with("flannel") => Some(options.port),
+            _ => None,
+        })
+        .collect();
+    let mut closed = Vec::new();
+    for port in ports {
+        let denying = Accepts::closed_to(Nft::open()?, port)?;
+        closed.extend(denying.iter().map(|chain| (chain.to_string(), port)));
+    }
+    Ok(closed)
 }
 
 struct Counters {

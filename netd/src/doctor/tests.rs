@@ -8,6 +8,7 @@ use netstate::InterfaceAddress;
 use super::packet::Answer;
 use super::probing::{Outcome, Paths, Peer};
 use super::*;
+use crate::run::forward::Advice;
 use crate::run::status::{Node, Status};
 
 fn answer(subnet: &str) -> Outcome {
@@ -127,6 +128,22 @@ fn each_fault_is_found_once_by_its_check_with_what_to_do() {
         ),
         (path(|paths| paths.largest = Some(1372)), "Problem mtu", "netd config edit Backend.MTU=1372"),
         (after(|facts| facts.drops.push(("rule 7 of ip filter INPUT".to_owned(), 4))), "Note firewall", "4 packets"),
+        (
+            after(|facts| {
+                let (found, fix) = ("FORWARD drops".to_owned(), "iptables-legacy -A".to_owned());
+                facts.legacy.push(Advice { found, fix });
+            }),
+            "Problem firewall",
+            "FORWARD drops",
+        ),
+        (
+            after(|facts| {
+                facts.paths.clear();
+                facts.closed.push(("foreign chain inet firewalld filter_INPUT drops".to_owned(), 8472));
+            }),
+            "Note firewall",
+            "firewall-cmd --permanent --add-port=8472/udp",
+        ),
         (
             path(|paths| {
                 let Outcome::Answered(answer, _) = paths.direct else { panic!() };

@@ -1,32 +1,56 @@
 //! The Pod network in foreign chains that drop what is forwarded, as Docker leaves `ip filter FORWARD`.
 //!
-//! Our own `forward` chain cannot overrule a drop in another table. Every such chain is reported, and so are the tables of
-//! iptables-legacy, which nftables does not show.
+//! Our own `forward` chain cannot overrule a drop in another table. Every such chain is reported, and so is that of
+//! iptables-legacy, which nftables does not show and nobody but its tool writes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
+use kernel::Chain;
+use kernel::legacy::{self, Denial};
 use kernel::nft::forward::{Accept, Denying};
-use netstate::Prefix;
+use netstate::{IpFamily, Prefix};
 
-/// Where the kernel names the tables of iptables-legacy in this network namespace, and the commands.
-const LEGACY: [(&str, &str, bool); 2] = [
-    ("/proc/thread-self/net/ip_tables_names", "iptables-legacy", true),
-    ("/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy", false),
-];
+/// What is to be said of a firewall, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Advice {
+    /// What was found.
+    pub found: String,
+    /// What helps.
+    pub fix: String,
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.found, self.fix)
+    }
+}
 
 /// What an operator should know of iptables-legacy where `networks` shall pass.
-pub(super) fn legacy(networks: &BTreeSet<Prefix>) -> Vec<String> {
-    let of_family = |(file, command, v4): (&str, &str, bool)| {
-        let network = networks.iter().find(|network| network.is_ipv4() == v4)?;
-        let tables = std::fs::read_to_string(file).ok()?;
-        tables.lines().any(|table| table == "filter").then(|| {
-            format!(
-                "{command} has a table filter here, which netd can neither read nor change: if it denies what is \
-                 forwarded, {command} -A FORWARD -s {network} -j ACCEPT, the same with -d, or its rules in iptables-nft"
-            )
+pub(crate) fn legacy(networks: &BTreeSet<Prefix>) -> Vec<Advice> {
+    let of_family = |family: IpFamily| {
+        let mut concerned = networks.iter().filter(|network| network.family() == family).peekable();
+        concerned.peek()?;
+        if !legacy::has_filter(family) {
+            return None;
+        }
+        let command = if family == IpFamily::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+        let (how, place, network) = match legacy::forwarding(family) {
+            Ok(chain) => {
+                let network = concerned.find(|network| !chain.passes(**network))?;
+                match chain.denial? {
+                    Denial::Policy => ("drops what is forwarded by policy".to_owned(), "-A", network),
+                    Denial::Rule => ("denies what is forwarded by a rule".to_owned(), "-I", network),
+                }
+            }
+            Err(error) => (format!("may deny what is forwarded ({})", Chain(&error)), "-I", concerned.next()?),
+        };
+        Some(Advice {
+            found: format!("FORWARD of {command} {how}, and netd cannot write there"),
+            fix: format!("{command} {place} FORWARD -s {network} -j ACCEPT, and the same with -d"),
         })
     };
-    LEGACY.into_iter().filter_map(of_family).collect()
+    IpFamily::ALL.into_iter().filter_map(of_family).collect()
 }
 
 /// Packets from and to `networks`.

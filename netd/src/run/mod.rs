@@ -10,7 +10,7 @@ mod extension;
 mod external;
 mod facts;
 pub(crate) mod files;
-mod forward;
+pub(crate) mod forward;
 mod health;
 mod identity;
 mod leases;

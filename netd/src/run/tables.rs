@@ -32,7 +32,7 @@ use netstate::{
 use reconcile::{Counts, Gate, Handle, Pass, Reconciler, Stack, Stage, State, Table, TableStatus, Target};
 
 use super::extension::EventFiles;
-use super::forward;
+use super::forward::{self, Advice};
 use super::identity::Identity;
 use super::notification::{Notification, interest};
 use super::rivals::Rivals;
@@ -94,7 +94,7 @@ pub(super) struct Stages {
     /// Networks that shall pass foreign chains.
     passing: BTreeSet<Prefix>,
     /// What is to be said of iptables-legacy; `None` until it is read.
-    legacy: Option<Vec<String>>,
+    legacy: Option<Vec<Advice>>,
     /// Warnings that the log has, and whether the last pass changed them.
     reported: Vec<String>,
     warns_anew: bool,
@@ -379,7 +379,7 @@ impl Stages {
             .into_iter()
             .flat_map(Forward::denying)
             .map(forward::warning)
-            .chain(self.legacy.iter().flatten().cloned())
+            .chain(self.legacy.iter().flatten().map(Advice::to_string))
             .chain(self.refused_flowtable())
             .chain(self.rivals.iter().flat_map(Rivals::warnings).take(LISTED).cloned())
             .collect()

@@ -96,11 +96,13 @@ pub struct Denying {
     pub within: Option<Name>,
     /// Nothing can be accepted there, so as not to be denied.
     pub obstructed: bool,
+    /// The packets that it denies.
+    what: &'static str,
 }
 
 impl fmt::Display for Denying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "foreign chain {} drops forwarded packets ", self.key)?;
+        write!(f, "foreign chain {} drops {} ", self.key, self.what)?;
         match &self.within {
             Some(name) => write!(f, "in its chain {name}"),
             None if self.by_policy => f.write_str("by policy"),
@@ -229,7 +231,8 @@ impl Chain {
             End::DeniedIn(spot) => (spot.at, spot.path.last().cloned()),
         };
         let by_policy = self.policy == Policy::Drop && within.is_none() && at == self.lines.len();
-        Some(Denying { key: self.base.clone(), by_policy, within, obstructed: self.obstacle.is_some() })
+        let obstructed = self.obstacle.is_some();
+        Some(Denying { key: self.base.clone(), by_policy, within, obstructed, what: "forwarded packets" })
     }
 
     fn observed(&self) -> Option<Observed<Accepted>> {

@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::nft::{ChainKind, Family, Hook, Match, Name, Policy, TableKey};
+use netstate::Protocol;
+use netstate::nft::{ChainKind, Family, Hook, Match, Name, Op, Policy, TableKey};
 
 use super::judge::{self, End, Spot};
 use super::line::{Effect, Line};
-use super::{Accepts, Chain, ChainKey, TRIES};
+use super::{Accepts, Chain, ChainKey, Denying, TRIES};
 use crate::error::{KernelError, SocketError};
 use crate::nft::listing::base_chain;
 use crate::nft::wire::{kind, message, name, number, payload};
-use crate::nft::{chain, rule, table};
+use crate::nft::{Nft, chain, rule, table};
 
 /// NFT_TABLE_F_OWNER.
 const OWNED: u32 = 0x2;
@@ -34,10 +35,8 @@ impl Accepts {
     }
 
     pub(super) fn read(&mut self) -> Result<Vec<Chain>, KernelError> {
-        let frames = self.nft.list("list chains of", "nftables", &message(kind::GETCHAIN, 0, 0, |_| {}))?;
-        let found = frames.iter().filter_map(|frame| payload(frame, kind::NEWCHAIN));
         let mut tables: BTreeMap<TableKey, BTreeMap<Name, Policy>> = BTreeMap::new();
-        for (key, policy) in found.filter_map(|(number, attributes)| forward_chain(number, attributes)) {
+        for (key, policy) in self.bases(Hook::Forward)? {
             if !self.own.contains(&key.table) {
                 tables.entry(key.table).or_default().insert(key.chain, policy);
             }
@@ -53,6 +52,34 @@ impl Accepts {
         }
         self.inside = Some(inside);
         Ok(chains)
+    }
+
+    /// Chains that packets enter at `hook`, with their policies.
+    fn bases(&mut self, hook: Hook) -> Result<Vec<(ChainKey, Policy)>, KernelError> {
+        let frames = self.nft.list("list chains of", "nftables", &message(kind::GETCHAIN, 0, 0, |_| {}))?;
+        let found = frames.iter().filter_map(|frame| payload(frame, kind::NEWCHAIN));
+        Ok(found.filter_map(|(number, attributes)| chain_of_hook(hook, number, attributes)).collect())
+    }
+
+    /// Chains of the hook of what is for this host that deny by default, in tables without a rule for that UDP port.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn closed_to(nft: Nft, port: u16) -> Result<Vec<Denying>, KernelError> {
+        let mut reader = Self::new(nft, BTreeSet::new(), "");
+        let mut closed = Vec::new();
+        for (base, policy) in reader.bases(Hook::Input)? {
+            let lines = reader.lines(&base.table, Some(&base.chain))?;
+            let end = judge::end(policy, &lines, &mut |name| reader.lines(&base.table, Some(name)))?;
+            let chain = Chain { end, ..Chain::new(&base.table, &base.chain, policy, lines) };
+            if let Some(denying) = chain.denying() {
+                let all = reader.lines(&base.table, None)?;
+                let open = mentioned(&all).contains(&Match::Dport(Op::Is, Protocol::Udp, port));
+                let denying = Denying { what: "packets for this node", ..denying };
+                closed.extend((!open).then_some(denying));
+            }
+        }
+        Ok(closed)
     }
 
     /// Reads the chains of the hook that a table has, and what concerns us behind them.
@@ -143,13 +170,13 @@ fn shared(base: &Name, spot: &Spot) -> String {
     )
 }
 
-/// A chain that packets enter at the forward hook, with its policy.
-pub(super) fn forward_chain(family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
+/// A chain that packets enter at `hook`, with its policy.
+pub(super) fn chain_of_hook(hook: Hook, family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
     let base = base_chain(attributes)?;
     let family = Family::from_number(family).filter(|family| *family != Family::Bridge)?;
     let table = TableKey { family, name: name(attributes, table::NAME)? };
     let key = ChainKey { table, chain: name(attributes, chain::NAME)? };
-    (base.kind == ChainKind::Filter && base.hook == Hook::Forward).then_some((key, base.policy))
+    (base.kind == ChainKind::Filter && base.hook == hook).then_some((key, base.policy))
 }
 
 fn of_chain(lines: &[Line], chain: &Name) -> Vec<Line> {
