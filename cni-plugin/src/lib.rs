@@ -14,6 +14,8 @@
 
 pub(crate) mod apply;
 pub(crate) mod call;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod plan;
 pub(crate) mod protocol;
 pub(crate) mod reclaim;

@@ -58,6 +58,11 @@ fn pure_rooms_do_no_io_and_import_pure_rooms_only() -> Result<()> {
     none_of("purity", &house::rooms::impurities())
 }
 
+fn parsers_are_fuzzed() -> Result<()> {
+    house::parsers::check_reader();
+    none_of("parsers", &house::parsers::unlisted())
+}
+
 fn files_and_functions_are_short() -> Result<()> {
     house::size::check_readers();
     let everything = everything();
@@ -185,6 +190,7 @@ fn main() -> ExitCode {
             plugin_reaches_neither_tokio_nor_cluster_nor_tls,
             crates_point_downwards_only,
             pure_rooms_do_no_io_and_import_pure_rooms_only,
+            parsers_are_fuzzed,
             files_and_functions_are_short,
             kernel_half_has_its_share_of_tests,
             public_functions_say_when_they_fail,

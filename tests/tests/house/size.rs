@@ -49,7 +49,7 @@ fn length(lines: &[(usize, String)]) -> usize {
 }
 
 /// A function's text up to its body.
-fn head(lines: &[(usize, String)]) -> String {
+pub(super) fn head(lines: &[(usize, String)]) -> String {
     let mut head = String::new();
     for (_, line) in lines {
         head.push_str(line);
@@ -124,7 +124,7 @@ pub(crate) fn silent_failures(source: &Source) -> Vec<String> {
 }
 
 /// The name of the function that a line declares.
-fn function(line: &str) -> Option<&str> {
+pub(super) fn function(line: &str) -> Option<&str> {
     let (before, after) = line.trim_start().split_once("fn ")?;
     let qualifies =
         |word: &str| ["const", "async", "unsafe", "extern", "\"C\""].contains(&word) || word.starts_with("pub");

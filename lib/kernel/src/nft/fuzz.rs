@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use netstate::nft::{Family, Name, Statement, TableKey};
 
 use super::wire::{kind, name, payload};
-use super::{compile, element, foreign, forward, listing, monitor, recognise, table};
+use super::{compile, element, flowtable, foreign, forward, listing, monitor, recognise, table};
 use crate::socket::Frame;
 
 /// Reads `frames` as each listing of tables, chains, rules, sets and elements does.
@@ -17,6 +17,9 @@ pub(crate) fn listings(frames: &[Frame]) {
     }
     for (_, attributes) in of(frames, kind::NEWCHAIN) {
         let _ = listing::read_chain(attributes);
+    }
+    for (_, attributes) in of(frames, kind::NEWFLOWTABLE) {
+        let _ = flowtable::read(attributes);
     }
     let sets: Vec<_> = of(frames, kind::NEWSET).map(|(_, attributes)| listing::read_set(attributes)).collect();
     for (_, attributes) in of(frames, kind::NEWSETELEM) {
