@@ -30,6 +30,7 @@ use netstate::{Address, AddressKey, IfName, ipvs as ipvs_rows, nft as nft_rows};
 
 pub(crate) use serves::{not_served, serves};
 
+use crate::object::few::Few;
 use crate::plan::select::Locality;
 use crate::plan::{Delta, Frontend};
 
@@ -53,7 +54,7 @@ impl Changes {
 }
 
 /// Who needs each address.
-type Users = BTreeMap<IpAddr, BTreeSet<VirtualServerKey>>;
+type Users = BTreeMap<IpAddr, Few<VirtualServerKey>>;
 
 /// IPVS as the data path; see the module's text.
 #[derive(Debug, Clone)]
@@ -146,9 +147,13 @@ fn maybe_here(frontend: Option<&Frontend>) -> BTreeSet<IpAddr> {
 /// Notes that `server` needs `addr` or no longer does; returns whether `addr` is needed at all when that changed.
 fn count(users: &mut Users, addr: IpAddr, server: VirtualServerKey, wanted: bool) -> Option<bool> {
     let of_addr = users.entry(addr).or_default();
-    let before = !of_addr.is_empty();
-    let _ = if wanted { of_addr.insert(server) } else { of_addr.remove(&server) };
-    let after = !of_addr.is_empty();
+    let before = !of_addr.as_slice().is_empty();
+    if wanted {
+        of_addr.insert(server);
+    } else {
+        of_addr.remove(&server);
+    }
+    let after = !of_addr.as_slice().is_empty();
     if !after {
         users.remove(&addr);
     }

@@ -55,7 +55,7 @@ fn frontend(owner: &str, pods: &[u8]) -> Frontend {
 
 fn service(created: &str, frontends: &[(FrontendKey, &[u8])], owner: &str) -> Option<ServicePlan> {
     let frontends = frontends.iter().map(|(key, pods)| (*key, frontend(owner, pods))).collect();
-    Some(ServicePlan { created: created.to_owned(), frontends })
+    Some(ServicePlan::new(created.to_owned(), frontends))
 }
 
 fn name(name: &str) -> ObjectName {
@@ -146,9 +146,10 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn apply(desired: &mut Desired, (who, plan): &Op) -> Changes {
-    let plan = plan.as_ref().map(|(dated, frontends)| ServicePlan {
-        created: if *dated { format!("2026-01-0{who}") } else { String::new() },
-        frontends: frontends.iter().map(|(last, pods)| (key(*last, 80), frontend(&who.to_string(), pods))).collect(),
+    let plan = plan.as_ref().map(|(dated, frontends)| {
+        let created = if *dated { format!("2026-01-0{who}") } else { String::new() };
+        let frontend = |(last, pods): &(u8, Vec<u8>)| (key(*last, 80), frontend(&who.to_string(), pods));
+        ServicePlan::new(created, frontends.iter().map(frontend).collect())
     });
     desired.set(&name(&who.to_string()), plan)
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: two values that compare equal need the same kernel state.
 
+pub(crate) mod few;
 pub(crate) mod field;
 pub(crate) mod key;
 mod name;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Frontend, FrontendKey, ServicePlan};
 use crate::object::ObjectName;
+use crate::object::few::Few;
 
 /// A frontend that changed: what stood there and what stands there now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,26 +39,28 @@ type Claim = (bool, String, ObjectName);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims {
     plans: BTreeMap<ObjectName, ServicePlan>,
-    claims: BTreeMap<FrontendKey, BTreeSet<Claim>>,
+    claims: BTreeMap<FrontendKey, Few<Claim>>,
     served: BTreeMap<FrontendKey, Frontend>,
 }
 
 impl Claims {
     /// Puts the plan of a Service in place of its earlier one, or with `None` takes it away; returns what changed.
     pub(crate) fn settle(&mut self, service: &ObjectName, plan: Option<ServicePlan>) -> Vec<Delta> {
-        let old = match plan.clone() {
-            Some(plan) => self.plans.insert(service.clone(), plan),
-            None => self.plans.remove(service),
-        };
         let mut touched = BTreeSet::new();
-        for (plan, holds) in [(old, false), (plan, true)] {
-            let Some(plan) = plan else { continue };
-            let claim = (plan.created.is_empty(), plan.created, service.clone());
-            for key in plan.frontends.into_keys() {
-                let claims = self.claims.entry(key).or_default();
-                let _ = if holds { claims.insert(claim.clone()) } else { claims.remove(&claim) };
-                touched.insert(key);
+        if let Some(old) = self.plans.remove(service) {
+            let claim = claim(service, &old);
+            for (key, _) in old.frontends() {
+                self.claims.entry(*key).or_default().remove(&claim);
+                touched.insert(*key);
             }
+        }
+        if let Some(plan) = plan {
+            let claim = claim(service, &plan);
+            for (key, _) in plan.frontends() {
+                self.claims.entry(*key).or_default().insert(claim.clone());
+                touched.insert(*key);
+            }
+            self.plans.insert(service.clone(), plan);
         }
         touched.into_iter().filter_map(|key| self.settle_key(key)).collect()
     }
@@ -71,28 +74,32 @@ impl Claims {
     /// Services that want what another one has.
     #[must_use]
     pub(crate) fn conflicts(&self) -> Vec<Conflict> {
-        let of_key = |(key, claims): (&FrontendKey, &BTreeSet<Claim>)| {
-            let mut claims = claims.iter().map(|(_, _, name)| name.clone());
+        let of_key = |(key, claims): (&FrontendKey, &Few<Claim>)| {
+            let mut claims = claims.as_slice().iter().map(|(_, _, name)| name.clone());
             let served = claims.next();
             let conflict = |served: ObjectName| {
                 claims.map(move |refused| Conflict { key: *key, served: served.clone(), refused }).collect()
             };
             served.map_or_else(Vec::new, conflict)
         };
-        self.claims.iter().filter(|(_, claims)| claims.len() > 1).flat_map(of_key).collect()
+        self.claims.iter().filter(|(_, claims)| claims.as_slice().len() > 1).flat_map(of_key).collect()
     }
 
     /// Gives `key` to who may have it.
     fn settle_key(&mut self, key: FrontendKey) -> Option<Delta> {
-        if self.claims.get(&key).is_some_and(BTreeSet::is_empty) {
+        if self.claims.get(&key).is_some_and(|claims| claims.as_slice().is_empty()) {
             self.claims.remove(&key);
         }
-        let winner = self.claims.get(&key).and_then(BTreeSet::first).map(|(_, _, name)| name);
-        let new = winner.and_then(|name| self.plans.get(name)?.frontends.get(&key)).cloned();
+        let winner = self.claims.get(&key).and_then(|claims| claims.as_slice().first()).map(|(_, _, name)| name);
+        let new = winner.and_then(|name| self.plans.get(name)?.frontend(&key)).cloned();
         let old = match &new {
             Some(new) => self.served.insert(key, new.clone()),
             None => self.served.remove(&key),
         };
         (old != new).then_some(Delta { key, old, new })
     }
+}
+
+fn claim(service: &ObjectName, plan: &ServicePlan) -> Claim {
+    (plan.created.is_empty(), plan.created.clone(), service.clone())
 }

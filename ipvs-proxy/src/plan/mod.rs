@@ -30,8 +30,27 @@ use crate::object::slice::EndpointSlice;
 pub(crate) struct ServicePlan {
     /// The Service's creation time, which decides conflicts; see [`Service::created`].
     pub(crate) created: String,
-    /// What is to be served at which address and port.
-    pub(crate) frontends: BTreeMap<FrontendKey, Frontend>,
+    /// What is to be served at which address and port, in the order of the keys.
+    frontends: Box<[(FrontendKey, Frontend)]>,
+}
+
+impl ServicePlan {
+    /// The plan of a Service created at `created` with these frontends.
+    #[must_use]
+    pub(crate) fn new(created: String, frontends: BTreeMap<FrontendKey, Frontend>) -> Self {
+        Self { created, frontends: frontends.into_iter().collect() }
+    }
+
+    /// What is to be served, in the order of the keys.
+    pub(crate) const fn frontends(&self) -> &[(FrontendKey, Frontend)] {
+        &self.frontends
+    }
+
+    /// What is to be served at `key`.
+    pub(crate) fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+        let place = self.frontends.binary_search_by_key(key, |(key, _)| *key).ok()?;
+        self.frontends.get(place).map(|(_, frontend)| frontend)
+    }
 }
 
 /// Plans one Service. A frontend that `serves` says no to claims nothing.
@@ -47,5 +66,5 @@ pub(crate) fn plan<'a>(
         let backends = select(port, slices.clone(), Policy::Cluster, here);
         (key, Frontend { backends, ..frontend })
     });
-    ServicePlan { created: service.created.clone(), frontends: whole.collect() }
+    ServicePlan::new(service.created.clone(), whole.collect())
 }

@@ -39,18 +39,20 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
 
 /// The plans of Services in doubt as the kernel holds them, by the names that the record carries.
 pub(super) fn remember(view: &View, tables: &Tables) -> BTreeMap<ObjectName, ServicePlan> {
-    let mut plans: BTreeMap<ObjectName, ServicePlan> = BTreeMap::new();
-    let (Some(rows), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else { return plans };
+    let mut plans: BTreeMap<ObjectName, BTreeMap<_, _>> = BTreeMap::new();
+    let (Some(rows), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else {
+        return BTreeMap::new();
+    };
     for (row, observed) in rows {
         if let Some((server, owner)) = record::server(row).zip(record::service(&observed.value))
             && is_in_doubt(view, &owner)
             && servers.contains_key(&RowKey::Virtual(server))
         {
-            let frontends = &mut plans.entry(owner.clone()).or_default().frontends;
+            let frontends = plans.entry(owner.clone()).or_default();
             frontends.insert(ipvs::frontend(&server), frontend(server, owner, rows, servers));
         }
     }
-    plans
+    plans.into_iter().map(|(name, frontends)| (name, ServicePlan::new(String::new(), frontends))).collect()
 }
 
 /// What the kernel holds behind a virtual server.

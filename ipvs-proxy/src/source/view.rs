@@ -13,6 +13,7 @@ use cluster::{ClusterError, Event, Snapshot};
 
 use super::doubt::{Doubt, How, is_doubtful};
 use crate::object::ObjectName;
+use crate::object::few::Few;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
@@ -26,7 +27,7 @@ pub(crate) struct View {
     /// Keys that are no objects.
     junk: Snapshot<String, ()>,
     /// Which slices each Service has.
-    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    slices_of: BTreeMap<ObjectName, Few<ObjectName>>,
     /// Which Service each slice was counted for.
     service_of: BTreeMap<ObjectName, ObjectName>,
     doubt: Doubt,
@@ -273,7 +274,7 @@ impl View {
             if let Some(before) = self.service_of.remove(&slice) {
                 if let Some(others) = self.slices_of.get_mut(&before) {
                     others.remove(&slice);
-                    if others.is_empty() {
+                    if others.as_slice().is_empty() {
                         self.slices_of.remove(&before);
                     }
                 }
@@ -302,7 +303,7 @@ impl View {
 
     /// The EndpointSlices of a Service.
     pub(crate) fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
-        self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
+        self.slices_of.get(name).into_iter().flat_map(Few::as_slice).filter_map(|slice| self.slices.get(slice))
     }
 
     /// All Services.

@@ -102,11 +102,12 @@ impl IpvsTable {
         if self.owned.contains(key) { Owner::Ours } else { Owner::Foreign }
     }
 
-    /// Sends the messages and returns why which of them failed.
-    fn send(&mut self, requests: &[(usize, Message)]) -> BTreeMap<usize, Cause> {
+    /// Carries out the steps and returns why which of them failed. Messages are made a batch at a time: all of them together would
+    /// take more memory than the rows.
+    fn send(&mut self, steps: &[(usize, &IpvsStep)]) -> BTreeMap<usize, Cause> {
         let mut failed = BTreeMap::new();
-        for chunk in requests.chunks(BATCH) {
-            let messages: Vec<_> = chunk.iter().map(|(_, message)| message.clone()).collect();
+        for chunk in steps.chunks(BATCH) {
+            let messages: Vec<_> = chunk.iter().map(|(_, step)| self.ipvs.encode(step)).collect();
             let indices = chunk.iter().map(|(index, _)| *index);
             match self.ipvs.genl.batch(&messages) {
                 Ok(answers) => {
@@ -160,9 +161,10 @@ impl Target for IpvsTable {
         self.forget_agreement();
         let going = removed_services(steps);
         let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
-        let requests: Vec<_> = needed.map(|(index, step)| (index, self.ipvs.encode(step))).collect();
-        let mut failed: BTreeMap<usize, Cause> = self.send(&requests);
+        let needed: Vec<_> = needed.collect();
+        let mut failed: BTreeMap<usize, Cause> = self.send(&needed);
         let again = self.corrections(steps, &mut failed);
+        let again: Vec<_> = again.iter().map(|(index, step)| (*index, step)).collect();
         failed.extend(self.send(&again));
         let created = created_services(steps);
         let mut results = Vec::with_capacity(steps.len());
@@ -186,9 +188,9 @@ impl Target for IpvsTable {
 }
 
 impl IpvsTable {
-    /// Takes refusals out of `failed` that mean that a row is as it should be already, or that another message brings it
-    /// there; returns those messages.
-    fn corrections(&mut self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, Message)> {
+    /// Takes refusals out of `failed` that mean that a row is as it should be already, or that another step brings it
+    /// there; returns those steps.
+    fn corrections(&mut self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, IpvsStep)> {
         let (mut again, mut remade) = (Vec::new(), BTreeSet::new());
         // In the order of the keys, so a virtual server that is made again is known before its real servers are judged.
         for (index, step) in steps.iter().enumerate() {
@@ -200,7 +202,7 @@ impl IpvsTable {
                         remade.insert(*key);
                         self.vanished.insert(*key);
                     }
-                    again.push((index, self.ipvs.encode(&other)));
+                    again.push((index, other));
                 }
                 After::Fail => continue,
             }
