@@ -164,3 +164,72 @@ impl Rtnl {
         self.request(&Operation { op: "change link", object: name.to_string(), message }).map(drop)
     }
 }
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::attribute::Writer;
+
+    fn read(fill: impl FnOnce(&mut Writer)) -> VxlanOptions {
+        let mut data = Writer::default();
+        data.put(IFLA_VXLAN_ID, &1u32.to_ne_bytes()).put(IFLA_VXLAN_PORT, &8472u16.to_be_bytes());
+        fill(&mut data);
+        options(&data.finish())
+    }
+
+    #[test]
+    fn device_of_flannel_has_no_extras() {
+        let device = read(|data| {
+            for (kind, _) in SWITCHES {
+                data.put(kind, &[0]);
+            }
+            data.put(IFLA_VXLAN_TTL, &[0]).put(IFLA_VXLAN_TOS, &[0]).put(IFLA_VXLAN_DF, &[0]);
+            data.put(IFLA_VXLAN_PORT_RANGE, &[0; 4]).put(IFLA_VXLAN_LIMIT, &[0; 4]).put(IFLA_VXLAN_UDP_CSUM, &[1]);
+        });
+        assert_eq!(device, VxlanOptions::new(1, 8472));
+        // A kernel that does not list the checksum of IPv4 has it on.
+        assert_eq!(read(|_| {}), VxlanOptions::new(1, 8472));
+    }
+
+    #[test]
+    fn each_extra_is_read_by_itself() {
+        for (kind, extra) in SWITCHES {
+            let device = read(|data| {
+                data.put(kind, &[1]);
+            });
+            assert_eq!(device.extras, [extra].into(), "{kind}");
+        }
+        let of = |kind, value: &[u8]| {
+            let device = read(|data| {
+                data.put(kind, value);
+            });
+            device.extras.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(of(IFLA_VXLAN_PORT_RANGE, &[0x27, 0x10, 0x27, 0x11]), [VxlanExtra::SourcePorts(10000, 10001)]);
+        assert_eq!(of(IFLA_VXLAN_LIMIT, &5u32.to_ne_bytes()), [VxlanExtra::MaxAddresses(5)]);
+        assert_eq!(of(IFLA_VXLAN_UDP_CSUM, &[0]), [VxlanExtra::NoUdpChecksum]);
+        assert_eq!(of(IFLA_VXLAN_GPE, &[]), [VxlanExtra::Gpe]);
+        assert_eq!(of(IFLA_VXLAN_GROUP, &[239, 0, 0, 1]), [VxlanExtra::Group([239, 0, 0, 1].into())]);
+        assert_eq!(of(IFLA_VXLAN_PORT_RANGE, &[1]), [], "a torn range is none");
+    }
+
+    #[test]
+    fn what_only_birth_sets_is_not_changed_in_place() {
+        let local = |text: &str| text.parse().ok();
+        let want = VxlanOptions { local: local("10.4.7.21"), ..VxlanOptions::new(1, 8472) };
+        let changed = |change: fn(&mut VxlanOptions)| {
+            let mut have = want.clone();
+            change(&mut have);
+            assert!(!satisfies(&have, &want), "{have}");
+            changes_in_place(&have, &want)
+        };
+        assert!(changed(|have| have.ttl = 1) && changed(|have| have.tos = 1) && changed(|have| have.df = 1));
+        assert!(changed(|have| have.learning = true) && changed(|have| have.local = "10.4.7.99".parse().ok()));
+        assert!(!changed(|have| have.vni = 2) && !changed(|have| have.port = 4789) && !changed(|have| have.gbp = true));
+        assert!(!changed(|have| have.extras = [VxlanExtra::L2Miss].into()));
+        assert!(!changed(|have| have.local = "fd00::21".parse().ok()), "of the other family");
+        // What is left open is as it is.
+        assert!(satisfies(&want, &VxlanOptions::new(1, 8472)));
+    }
+}
