@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{converge, converge_at, ip, sh};
 use kernel::link::Links;
-use kernel::wireguard::Wireguards;
+use kernel::wireguard::{Fingerprint, Wireguards};
 use kernel::{Cause, Rtnl};
 use netstate::wireguard::{Device, Endpoint, Peer, PresharedKey, PrivateKey, PublicKey, Row, RowKey};
 use netstate::{IfName, IpipOptions, Link, LinkKind, Prefix};
@@ -236,6 +236,49 @@ fn port_that_somebody_has_is_named() {
     assert_eq!(sh("wg", &["show", "flannel-wg", "public-key"]).trim(), public.to_string());
 }
 
+fn changed_peer_is_noticed_among_ten_thousand_without_reading_them() {
+    let (mut table, own) = made();
+    let alive = session(&mut table, own, 51999);
+    for n in 0..10_000u32 {
+        let addr = Ipv4Addr::from(0x0a00_0000 + n * 256);
+        want(&mut table, key(n + 1), Some(peer("10.4.7.22:51820", &[&format!("{addr}/24")])));
+    }
+    converge(&mut table);
+    let mut fingerprint = Fingerprint::open([WG]).unwrap();
+    assert!(fingerprint.has_changed().unwrap(), "the first time");
+    let transfer = || shown("transfer").into_iter().find(|line| line.starts_with(&alive.to_string()));
+    let before = transfer();
+    ip("addr add 172.7.22.2/32 dev wg1");
+    eventually("packets of the session", || {
+        let _ = std::process::Command::new("ping").args(["-c1", "-W1", "-I", "wg1", "172.7.21.0"]).output().unwrap();
+        transfer() != before
+    });
+    let took = |work: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        work();
+        begun.elapsed()
+    };
+    // The peer answers the session's packets, so it may have roamed once.
+    fingerprint.has_changed().unwrap();
+    let checks = (0..5).map(|_| took(&mut || assert!(!fingerprint.has_changed().unwrap(), "nobody changed anything")));
+    let check = checks.min().unwrap();
+    let read = (0..3).map(|_| took(&mut || drop(table.target_mut().observe().unwrap()))).min().unwrap();
+    eprintln!("10,000 peers: a check takes {check:?}, reading them {read:?}");
+    for change in [
+        &["peer", &key(77).to_string(), "endpoint", "10.4.7.99:1"][..],
+        &["peer", &key(78).to_string(), "allowed-ips", "172.31.0.0/24"],
+        &["peer", &key(79).to_string(), "persistent-keepalive", "9"],
+        &["peer", &key(80).to_string(), "remove"],
+        &["listen-port", "7"],
+    ] {
+        sh("wg", &[&["set", "flannel-wg"], change].concat());
+        assert!(fingerprint.has_changed().unwrap(), "{change:?}");
+        assert!(!fingerprint.has_changed().unwrap(), "after {change:?}");
+    }
+    ip("link del flannel-wg");
+    assert!(fingerprint.has_changed().unwrap() && !fingerprint.has_changed().unwrap(), "without the device");
+}
+
 fn listing_over_many_messages_is_read_whole() {
     let (mut table, _) = made();
     let many: BTreeSet<Prefix> = (0..1500u16)
@@ -367,6 +410,7 @@ fn main() -> ExitCode {
             device_and_peers_read_back_as_desired_and_go_without_a_trace,
             renamed_tunnels_get_their_names_back_with_what_they_hold,
             what_somebody_else_changed_is_put_right,
+            changed_peer_is_noticed_among_ten_thousand_without_reading_them,
             session_of_an_untouched_peer_goes_on_whatever_happens_to_others,
             peer_that_roamed_is_followed_until_its_lease_says_otherwise,
             port_that_somebody_has_is_named,

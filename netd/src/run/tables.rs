@@ -20,7 +20,7 @@ use kernel::offload::TxChecksums;
 use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::{Event, Interest};
-use kernel::wireguard::Wireguards;
+use kernel::wireguard::{Fingerprint, Wireguards};
 use kernel::writer::{Subject, Writers};
 use kernel::{KernelError, Rtnl};
 use netstate::nft::{Row, RowKey};
@@ -36,7 +36,7 @@ use super::forward::{self, Advice};
 use super::identity::Identity;
 use super::notification::{Notification, interest};
 use super::rivals::Rivals;
-use super::unannounced::Unannounced;
+use super::unannounced::{Check, Unannounced, check};
 use crate::command::instance::Instance;
 use crate::plan::backend::{Backend, FileText};
 use crate::plan::{self, Changes, Ownership, RowChanges};
@@ -50,6 +50,8 @@ pub(super) struct Targets {
     pub(super) checksums: Rows<IfName, TxChecksum>,
     /// Identity, port and peers of WireGuard devices, where there are any.
     pub(super) wireguard: Option<Rows<wireguard::RowKey, wireguard::Row>>,
+    /// Says whether somebody may have changed these, which the kernel notifies nobody of.
+    pub(super) wireguard_differs: Option<Check>,
     /// Lists the parameters that it is asked for.
     pub(super) sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     pub(super) addresses: Rows<AddressKey, Address>,
@@ -79,7 +81,8 @@ pub(super) struct Stages {
     links: Table<Rows<IfName, Link>>,
     checksums: Table<Rows<IfName, TxChecksum>>,
     peers: Option<Table<Rows<wireguard::RowKey, wireguard::Row>>>,
-    /// When the tables of peers and of files are listed, where there are any.
+    peers_differ: Option<Check>,
+    /// When peers and files are checked, where there are any.
     unannounced: Option<Unannounced>,
     sysctls: Table<Rows<SysctlKey, String>>,
     new_sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
@@ -136,6 +139,7 @@ impl Targets {
             }
             None => None,
         };
+        let fingerprint = wireguard.as_ref().map(|_| Fingerprint::open(ownership.key_devices())).transpose()?;
         let needs_files = ownership.retiring.iter().chain([&ownership.network.backend]).any(Backend::needs_files);
         let files = needs_files.then(|| EventFiles::below(&folders.run_dir));
         let instance = &folders.instance;
@@ -158,6 +162,7 @@ impl Targets {
             links: Box::new(writers.watch(Links::new(rtnl()?, Box::new(own_link)).only(names), Subject::Link)),
             checksums: Box::new(TxChecksums::open(devices_now.iter().cloned())?),
             wireguard,
+            wireguard_differs: fingerprint.map(check),
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
             addresses: Box::new(writers.watch(Addresses::new(rtnl()?, devices_now.clone()), Subject::Address)),
             nft: Box::new(writers.watch_tables(nft::Tables::new(tables, instance.tables()))),
@@ -181,6 +186,7 @@ impl Stages {
         let unannounced = (targets.wireguard.is_some() || targets.files.is_some()).then(Unannounced::default);
         Self {
             unannounced,
+            peers_differ: targets.wireguard_differs,
             links: stack.push_base(Reconciler::new("links", targets.links)),
             checksums: stack.push(Reconciler::new("checksums", targets.checksums)),
             peers: targets.wireguard.map(|peers| stack.push(Reconciler::new("wireguard", peers))),
@@ -261,13 +267,14 @@ impl Stages {
     /// One pass over all tables.
     pub(super) fn pass(&mut self, gate: &Gate<&str>, now: Duration) -> Pass {
         let due = self.unannounced.as_mut().is_some_and(|tables| tables.is_due(now));
+        let begun = Instant::now();
         if due {
-            self.peers.into_iter().for_each(|peers| self.stack.invalidate(peers));
+            let differ = self.peers_differ.as_mut().is_none_or(|differ| differ());
+            self.peers.into_iter().filter(|_| differ).for_each(|peers| self.stack.invalidate(peers));
             self.files.into_iter().for_each(|files| self.stack.invalidate(files));
         }
-        let begun = Instant::now();
         let done = self.stack.pass(gate.is_open(), now);
-        if let Some(tables) = self.unannounced.as_mut().filter(|_| due && done.is_idle() && done.observed == 1) {
+        if let Some(tables) = self.unannounced.as_mut().filter(|_| due && done.is_idle() && done.observed <= 1) {
             tables.note(begun.elapsed());
         }
         if let (Some(rivals), Some(table)) = (&mut self.rivals, self.stack.get(self.routes)) {

@@ -70,6 +70,7 @@ impl Fakes {
             links: Box::new(self.links.clone()),
             checksums: Box::new(self.checksums.clone()),
             wireguard: None,
+            wireguard_differs: None,
             sysctls: Box::new(move |_| Box::new(sysctls.clone())),
             addresses: Box::new(self.addresses.clone()),
             nft: Box::new(self.nft.clone()),

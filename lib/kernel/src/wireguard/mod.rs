@@ -5,6 +5,7 @@
 //! ever reset; identity is compared by its public key and written only when that differs; a peer that roamed is called
 //! back to its configured end point only when its session is over, or when another end point is desired.
 
+mod fingerprint;
 mod wire;
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -17,6 +18,7 @@ use netstate::IfName;
 use netstate::wireguard::{Endpoint, Peer, PrivateKey, Row, RowKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
+pub use self::fingerprint::Fingerprint;
 use crate::attribute::Writer;
 use crate::error::{Cause, KernelError};
 use crate::genl::Genl;

@@ -24,7 +24,7 @@ const IFNAME: u16 = 2;
 const PRIVATE_KEY: u16 = 3;
 const PUBLIC_KEY: u16 = 4;
 const LISTEN_PORT: u16 = 6;
-const PEERS: u16 = 8;
+pub(super) const PEERS: u16 = 8;
 
 // Attributes of a peer (WGPEER_A_*).
 const PEER_PUBLIC_KEY: u16 = 1;
@@ -33,7 +33,12 @@ const PEER_FLAGS: u16 = 3;
 const ENDPOINT: u16 = 4;
 const KEEPALIVE: u16 = 5;
 const LAST_HANDSHAKE: u16 = 6;
+const RX_BYTES: u16 = 7;
+const TX_BYTES: u16 = 8;
 const ALLOWED_IPS: u16 = 9;
+
+/// What of a peer changes by packets that come and go.
+pub(super) const OF_TRAFFIC: [u16; 3] = [LAST_HANDSHAKE, RX_BYTES, TX_BYTES];
 
 /// WGPEER_F_REMOVE_ME.
 const REMOVE_ME: u32 = 1;
