@@ -69,6 +69,34 @@ fn rule_and_policy_that_drop_are_named() {
     assert_eq!((table.to_string(), *rule), ("ip theirs".to_owned(), None));
 }
 
+fn packet_is_followed_into_its_tunnel() {
+    ip("link add veth0 type veth peer name veth1");
+    ip("address add 10.0.0.1/24 dev veth0");
+    for link in ["veth0", "veth1"] {
+        ip(&format!("link set {link} up"));
+    }
+    ip("neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 dev veth0 nud permanent");
+    ip("link add vx0 type vxlan id 1 dstport 8472 local 10.0.0.1 remote 10.0.0.2 dev veth0 nolearning");
+    ip("address add 172.7.21.0/32 dev vx0");
+    ip("link set vx0 up");
+    ip("route add 172.7.22.0/24 dev vx0");
+    ip("neigh add 172.7.22.2 lladdr 02:00:00:00:00:22 dev vx0 nud permanent");
+    let socket = UdpSocket::bind("172.7.21.0:0").unwrap();
+    let flow = Flow { source: socket.local_addr().unwrap(), protocol: Protocol::Udp, vxlan: vec![8472] };
+    let mut trace = Trace::start(flow).unwrap();
+    socket.send_to(b"x", "172.7.22.2:53").unwrap();
+    let mut events = Vec::new();
+    let left = |event: &Event| event.is_tunnel && event.fate == Fate::At(Hook::Postrouting, End::Last);
+    trace.collect(&mut events, Instant::now() + SOON, |events| events.iter().any(left)).unwrap();
+    let outer = events.iter().find(|event| left(event)).unwrap_or_else(|| panic!("{events:?}"));
+    assert_eq!(
+        (outer.source.ip().to_string(), outer.destination.to_string()),
+        ("10.0.0.1".into(), "10.0.0.2:8472".into())
+    );
+    let inner = events.iter().find(|event| !event.is_tunnel).unwrap();
+    assert_eq!(inner.destination.to_string(), "172.7.22.2:53");
+}
+
 fn table_goes_with_its_socket() {
     let flow = Flow { source: "127.0.0.1:9".parse().unwrap(), protocol: Protocol::Tcp, vxlan: vec![8472] };
     let (first, second) = (Trace::start(flow.clone()).unwrap(), Trace::start(flow).unwrap());
@@ -121,6 +149,7 @@ fn main() -> ExitCode {
             each_hook_of_a_packet_is_seen_and_another_flow_is_not,
         ),
         ("rule_and_policy_that_drop_are_named", rule_and_policy_that_drop_are_named),
+        ("packet_is_followed_into_its_tunnel", packet_is_followed_into_its_tunnel),
         ("table_goes_with_its_socket", table_goes_with_its_socket),
         ("route_is_looked_up_for_a_packet_that_comes_in", route_is_looked_up_for_a_packet_that_comes_in),
     ])

@@ -159,3 +159,71 @@ const fn load(base: u32, offset: u32, length: u32) -> Expression {
 const fn equal(data: Vec<u8>) -> Expression {
     Expression::Compare { from: 0, op: Op::Is, data }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places and lengths that a program reads of the packet, with what must be there.
+    fn reads(program: &[Expression]) -> Vec<(u32, u32, u32, Vec<u8>)> {
+        let pairs = program.windows(2).filter_map(|pair| match pair {
+            [Expression::Payload { base, offset, length, .. }, Expression::Compare { data, .. }] => {
+                Some((*base, *offset, *length, data.clone()))
+            }
+            _ => None,
+        });
+        pairs.collect()
+    }
+
+    fn flow(source: &str, vxlan: &[u16]) -> Flow {
+        Flow { source: source.parse().unwrap(), protocol: Protocol::Tcp, vxlan: vxlan.to_vec() }
+    }
+
+    const PORT: [u8; 2] = [0x1f, 0x90];
+
+    #[test]
+    fn bare_packets_are_known_by_address_and_port_of_the_known_end() {
+        let v4 = marking(&flow("172.7.21.2:8080", &[]));
+        assert_eq!(v4.len(), 6, "sent, received and quoted, each bare and in ipip");
+        let address = vec![172, 7, 21, 2];
+        let at = |base, offset, length, data: &[u8]| (base, offset, length, data.to_vec());
+        let (network, transport) = (base::NETWORK, base::TRANSPORT);
+        assert_eq!(reads(&v4[0]), [at(network, 12, 4, &address), at(transport, 0, 2, &PORT)]);
+        assert_eq!(reads(&v4[2]), [at(network, 16, 4, &address), at(transport, 2, 2, &PORT)]);
+        // Behind ICMP's header the packet that it is about: its source is the known end.
+        assert_eq!(reads(&v4[4]), [at(transport, 20, 4, &address), at(transport, 28, 2, &PORT)]);
+        let v6 = marking(&flow("[fd00::2]:8080", &[]));
+        let offsets = |program: &[Expression]| {
+            reads(program).iter().map(|(_, offset, length, _)| (*offset, *length)).collect::<Vec<_>>()
+        };
+        assert_eq!(offsets(&v6[0]), [(8, 16), (0, 2)]);
+        assert_eq!(offsets(&v6[2]), [(24, 16), (2, 2)]);
+        assert_eq!(offsets(&v6[4]), [(16, 16), (48, 2)]);
+    }
+
+    #[test]
+    fn wrapped_packets_are_known_behind_the_headers_of_their_tunnel() {
+        let programs = marking(&flow("172.7.21.2:8080", &[8472]));
+        let offsets = |program: &[Expression]| {
+            reads(program).iter().map(|(_, offset, length, _)| (*offset, *length)).collect::<Vec<_>>()
+        };
+        // ipip: protocol, source and port of the inner packet.
+        assert_eq!(offsets(&programs[1]), [(9, 1), (12, 4), (20, 2)]);
+        // VXLAN: its port, the inner type; then the inner packet behind 30 bytes.
+        assert_eq!(offsets(&programs[2]), [(2, 2), (28, 2), (39, 1), (42, 4), (50, 2)]);
+        assert_eq!(reads(&programs[2])[0].3, 8472u16.to_be_bytes());
+        let v6 = marking(&flow("[fd00::2]:8080", &[8472]));
+        assert_eq!(offsets(&v6[2]), [(2, 2), (28, 2), (36, 1), (38, 16), (70, 2)]);
+    }
+
+    #[test]
+    fn every_program_ends_with_the_mark_for_tracing() {
+        for program in marking(&flow("172.7.21.2:8080", &[8472, 4789])) {
+            let [.., Expression::Immediate { data, .. }, Expression::MetaSet { key: NFTRACE, .. }] = program.as_slice()
+            else {
+                panic!("{program:?}")
+            };
+            assert_eq!(data, &[1]);
+        }
+    }
+}
