@@ -67,6 +67,9 @@ pub(crate) struct Flags {
     /// Accept forwarded packets of the Pod network (nftables, whatever the flag's name).
     #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     pub iptables_forward_rules: String,
+    /// Drop what is sent to addresses of this node's subnet that no Pod has, by a route behind those of the Pods.
+    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub ip_blackhole_route: String,
     /// File with the network's configuration, for `--store=local`.
     #[arg(
         long,
@@ -118,8 +121,6 @@ pub(crate) struct Flags {
 pub(crate) struct Unbuilt {
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) kube_subnet_mgr: Option<String>,
-    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(crate) ip_blackhole_route: Option<String>,
     #[arg(long, env = "FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) set_node_network_unavailable: Option<String>,
     #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", hide = true)]

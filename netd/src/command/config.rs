@@ -104,6 +104,7 @@ impl Config {
                 &mut problems,
             ),
             forward: boolean("--iptables-forward-rules", &flags.iptables_forward_rules, &mut problems),
+            blackhole: boolean("--ip-blackhole-route", &flags.ip_blackhole_route, &mut problems),
         };
         let services = services(&flags.service_cidr, &mut problems);
         path("--run-dir", flags.run.run_dir.as_deref().unwrap_or_default(), &mut problems);
@@ -275,7 +276,6 @@ fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
     refuse("--kube-api-url", given(&unbuilt.kube_api_url).is_none(), store);
     refuse("--kubeconfig-file", given(&unbuilt.kubeconfig_file).is_none(), store);
     refuse("--kube-annotation-prefix", given(&unbuilt.kube_annotation_prefix).is_none(), "--etcd-prefix");
-    refuse("--ip-blackhole-route", off(&unbuilt.ip_blackhole_route), "false");
     // These two change nothing here: rules are put back on notification, and without Kubernetes there is no Node to set a
     // condition of. Their values are flanneld's all the same.
     if given(&unbuilt.iptables_resync).is_some_and(|text| go::integer(&text).is_none()) {
@@ -311,7 +311,13 @@ mod tests {
         assert_eq!(config.policies, None);
         assert_eq!(
             config.masquerade,
-            Masquerade { table: crate::plan::TABLE, masquerade: false, fully_random: true, forward: true }
+            Masquerade {
+                table: crate::plan::TABLE,
+                masquerade: false,
+                fully_random: true,
+                forward: true,
+                blackhole: false
+            }
         );
         assert_eq!(config.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
         assert_eq!(config.log, log::Settings::default());

@@ -4,9 +4,9 @@
 
 use std::net::IpAddr;
 
-use netstate::family::PerFamily;
+use netstate::family::{IpFamily, PerFamily};
 use netstate::wireguard::PublicKey;
-use netstate::{IfName, MacAddr, Prefix};
+use netstate::{IfName, MacAddr, Prefix, SysctlKey};
 
 use super::Ways;
 use crate::choose::interface::NodeAddress;
@@ -74,5 +74,13 @@ impl LocalNode {
     #[must_use]
     pub(crate) fn has_pods_in(&self, addresses: &Prefix) -> bool {
         self.subnets().any(|subnet| subnet.covers(addresses))
+    }
+}
+
+/// The kernel parameter that makes this host forward packets.
+pub(super) const fn forwarding(family: IpFamily) -> SysctlKey {
+    match family {
+        IpFamily::V4 => SysctlKey::literal("net/ipv4/ip_forward"),
+        IpFamily::V6 => SysctlKey::literal("net/ipv6/conf/all/forwarding"),
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Masquerade {
     pub fully_random: bool,
     /// Accept forwarded packets of the Pod network (`--iptables-forward-rules`).
     pub forward: bool,
+    /// Drop what is sent to addresses of the own subnet that no Pod has (`--ip-blackhole-route`).
+    pub blackhole: bool,
 }
 
 /// The rules for the family of this node's subnet `own`.
@@ -94,7 +96,8 @@ mod tests {
     use super::*;
     use crate::format::net_conf::NetConf;
 
-    const ALL: Masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
+    const ALL: Masquerade =
+        Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
 
     fn text(wanted: Masquerade) -> Option<String> {
         text_in(&wanted, r#"{"Network":"172.7.0.0/16"}"#, "172.7.21.0/24")
@@ -114,7 +117,7 @@ mod tests {
 
     #[test]
     fn rules_read_as_an_operator_expects_them() {
-        let all = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
+        let all = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
         let expected = "\
 table ip netd {
 \tchain forward {
@@ -138,12 +141,14 @@ table ip netd {
 
     #[test]
     fn what_is_switched_off_is_not_there() {
-        let none = Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: false };
+        let none = Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: false, blackhole: false };
         assert_eq!(text(none), None);
-        let plain = text(Masquerade { table: TABLE, masquerade: true, fully_random: false, forward: false }).unwrap();
+        let plain =
+            text(Masquerade { table: TABLE, masquerade: true, fully_random: false, forward: false, blackhole: false })
+                .unwrap();
         assert!(!plain.contains("fully-random") && !plain.contains("forward"), "{plain}");
         assert!(
-            !text(Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: true })
+            !text(Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: true, blackhole: false })
                 .unwrap()
                 .contains("nat")
         );

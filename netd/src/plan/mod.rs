@@ -5,6 +5,7 @@
 //! not matter. A changed lease costs its own rows and those of leases in conflict with it, however many there are.
 
 pub(crate) mod backend;
+mod blackhole;
 mod flowtable;
 mod local;
 mod masquerade;
@@ -365,8 +366,9 @@ impl Planner {
                 self.network.pools.get(family).as_ref().filter(|_| self.masquerade.forward).map(|pool| pool.network),
             );
             tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet));
+            tables.routes.extend(blackhole::row(place).filter(|_| self.masquerade.blackhole));
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
-            tables.sysctls.insert(forwarding(family), "1".to_owned());
+            tables.sysctls.insert(local::forwarding(family), "1".to_owned());
         }
         // A host that forwards takes no announced routes unless it says so: its default route would run out.
         if self.local.places.v6.is_some() && self.local.accepts_routers {
@@ -383,14 +385,6 @@ fn part(lease: &Lease, subnets: PerFamily<Option<Prefix>>) -> Option<Cow<'_, Lea
         return Some(Cow::Borrowed(lease));
     }
     SubnetKey::new(subnets).map(|key| Cow::Owned(Lease { key, attrs: lease.attrs.clone() }))
-}
-
-/// The kernel parameter that makes this host forward packets.
-const fn forwarding(family: IpFamily) -> SysctlKey {
-    match family {
-        IpFamily::V4 => SysctlKey::literal("net/ipv4/ip_forward"),
-        IpFamily::V6 => SysctlKey::literal("net/ipv6/conf/all/forwarding"),
-    }
 }
 
 /// A route to `subnet` by way of `via`.

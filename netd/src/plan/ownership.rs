@@ -12,6 +12,7 @@ use netstate::{IfName, Prefix, Route, RouteKey, RouteKind};
 
 use super::LocalNode;
 use super::backend::Backend;
+use super::blackhole;
 use crate::format::net_conf::Network;
 
 /// RTPROT_BOOT (include/uapi/linux/rtnetlink.h): flannel's netlink library sets nothing else, and neither does iproute2.
@@ -93,10 +94,11 @@ impl Ownership {
     /// True for routes that this daemon made, or that flannel left before its first start.
     #[must_use]
     pub(crate) fn owns(&self, key: &RouteKey, route: &Route) -> bool {
-        key.table == TABLE_MAIN
+        let unicast = key.table == TABLE_MAIN
             && route.kind == RouteKind::Unicast
             && (route.via.is_some() || Backend::needs_no_hop(route))
-            && (self.made(key, route) || self.adopted.contains(&(*key, route.clone())))
+            && (self.made(key, route) || self.adopted.contains(&(*key, route.clone())));
+        unicast || blackhole::is_ours(key, route, self.network.networks().chain(self.earlier.iter().copied()))
     }
 
     /// True when a change of a route with this key by somebody of `protocol` can concern one of ours: those inside the Pod
@@ -138,11 +140,12 @@ impl Ownership {
 #[must_use]
 pub(crate) fn is_left(networks: &BTreeSet<Prefix>, key: &RouteKey, route: &Route) -> bool {
     let is_ours = route.protocol == ROUTE_PROTOCOL && key.metric == spread_metric(&key.dst);
-    key.table == TABLE_MAIN
+    let unicast = key.table == TABLE_MAIN
         && route.kind == RouteKind::Unicast
         && (route.via.is_some() || Backend::needs_no_hop(route))
         && is_ours
-        && networks.iter().any(|pods| pods.covers(&key.dst))
+        && networks.iter().any(|pods| pods.covers(&key.dst));
+    unicast || blackhole::is_ours(key, route, networks.iter().copied())
 }
 
 /// True for a route that flannel left to a subnet of one of these lengths in one of `networks`, whatever its backend.

@@ -40,7 +40,9 @@ pub(crate) fn in_front(
         if route.protocol != KERNEL && own.iter().any(|own| own.covers(&key.dst)) && leads_away(route) {
             return Some(format!("{key} {route}, of somebody else, takes this node's own Pods away"));
         }
-        let taken = desired.keys().find(|ours| {
+        // One that drops is behind the Pods' own routes on purpose.
+        let mut leading = desired.iter().filter(|(_, route)| route.kind == RouteKind::Unicast).map(|(key, _)| key);
+        let taken = leading.find(|ours| {
             let as_long = ours.dst == key.dst && key.metric <= ours.metric;
             as_long || (ours.dst != key.dst && ours.dst.covers(&key.dst))
         });
@@ -55,6 +57,9 @@ pub(crate) fn in_front(
 pub(crate) fn taken(ours: (&RouteKey, &Route), entry: Option<&(RouteKey, Route)>) -> Option<String> {
     let (key, route) = ours;
     let dst = key.dst;
+    if route.kind != RouteKind::Unicast {
+        return None;
+    }
     match entry {
         None => Some(format!("{dst} cannot be reached: a rule or a route of somebody else's is in front of netd's")),
         // Not in place, which is the table's to say.

@@ -50,7 +50,7 @@ fn planner() -> Planner {
         data: None,
         ways: Ways::default(),
     };
-    let masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true };
+    let masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
     Planner::new(network, masquerade, local)
 }
 
