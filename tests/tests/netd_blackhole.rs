@@ -1,4 +1,5 @@
 //! `--ip-blackhole-route`: what no Pod of this node has is dropped here, and nothing else is.
+#![allow(clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod netd_node;
 
