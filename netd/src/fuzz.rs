@@ -19,6 +19,7 @@ use crate::format::net_conf::NetConf;
 use crate::run::status;
 use crate::source::record::LeaseRecord;
 use crate::tools::docker_opts;
+use crate::trace::target::Target;
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
@@ -118,6 +119,9 @@ fn words(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     for word in text.lines() {
         let _ = (go::boolean(word), go::integer(word));
+        if let Ok(target) = Target::parse(word, 80) {
+            assert!(Target::parse(&target.to_string(), 81).is_ok(), "{word:?} as {target}");
+        }
     }
     if let Ok(policies) = Policy::parse_list(&text) {
         let written: Vec<String> = policies.iter().map(ToString::to_string).collect();

@@ -13,12 +13,13 @@ use crate::{address, attribute, bridge, conntrack, genl, ipvs, link, neighbour, 
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+pub const TARGETS: [(&str, fn(&[u8])); 11] = [
     ("attributes", attributes),
     ("conntrack", flows),
     ("datagram", datagram),
     ("ip_vs", ip_vs),
     ("ipvs", ipvs_answers),
+    ("legacy", crate::legacy::fuzz_table),
     ("nft", nft_listings),
     ("nft_notifications", nft::fuzz::notifications),
     ("notifications", notifications),

@@ -303,6 +303,18 @@ fn network(address: &[u8], mask: &[u8]) -> Option<Prefix> {
     (len == leading).then(|| Prefix::new(address, u8::try_from(len).ok()?).ok()).flatten()
 }
 
+/// A table whose FORWARD begins and has its policy where the first eight bytes say.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_table(input: &[u8]) {
+    let (Some(begin), Some(underflow), Some(entries)) = (number(input, 0), number(input, 4), input.get(8..)) else {
+        return;
+    };
+    for family in [IpFamily::V4, IpFamily::V6] {
+        let judged = Table { family, entries, underflow, left: RULES }.judge(begin);
+        assert!(judged.is_none_or(|found| found.from.len() + found.to.len() <= entries.len()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ mod pods;
 pub(crate) mod seen;
 pub(crate) mod serve;
 mod step;
-mod target;
+pub(crate) mod target;
 mod verdict;
 
 use std::net::{IpAddr, SocketAddr};

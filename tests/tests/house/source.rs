@@ -65,7 +65,7 @@ fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
     let parent = path.parent().unwrap_or(path);
     let folder = if ["mod", "lib", "main"].contains(&stem.as_str()) { parent.to_owned() } else { parent.join(stem) };
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let declared = lines.iter().enumerate().filter(|(_, line)| **line == "#[cfg(test)]").filter_map(|(place, _)| {
+    let declared = lines.iter().enumerate().filter(|(_, line)| is_for_tests(line)).filter_map(|(place, _)| {
         let item = lines[place..].iter().find(|line| !line.starts_with("#["))?;
         let name = item.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").strip_prefix("mod ")?;
         name.strip_suffix(';').map(|name| folder.join(name))
@@ -73,11 +73,16 @@ fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
     declared.collect()
 }
 
+/// True for what leaves an item out of the programs: it is for tests, or for a fuzzing engine as well.
+fn is_for_tests(line: &str) -> bool {
+    line == "#[cfg(test)]" || line == "#[cfg(any(test, feature = \"fuzz\"))]"
+}
+
 /// The lines that no `#[cfg(test)]` takes away. An item ends where its indentation closes, which rustfmt guarantees.
 fn without_tests(text: &str) -> Vec<(usize, String)> {
     let (mut kept, mut lines) = (Vec::new(), text.lines().enumerate().peekable());
     while let Some((number, line)) = lines.next() {
-        if line.trim() != "#[cfg(test)]" {
+        if !is_for_tests(line.trim()) {
             kept.push((number + 1, line.to_owned()));
             continue;
         }

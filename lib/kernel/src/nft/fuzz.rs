@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use netstate::nft::{Family, Name, Statement, TableKey};
 
 use super::wire::{kind, name, payload};
-use super::{compile, element, flowtable, foreign, forward, listing, monitor, recognise, table};
+use super::{compile, element, flowtable, foreign, forward, listing, monitor, recognise, table, trace};
 use crate::socket::Frame;
 
 /// Reads `frames` as each listing of tables, chains, rules, sets and elements does.
@@ -29,6 +29,7 @@ pub(crate) fn listings(frames: &[Frame]) {
         }
     }
     forward::fuzz::chains(frames);
+    trace::fuzz_events(frames);
 }
 
 /// Reads a datagram as the monitor does.

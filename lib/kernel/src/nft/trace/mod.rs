@@ -174,6 +174,16 @@ fn layout(key: &TableKey, flow: &Flow) -> Vec<Message> {
     messages
 }
 
+/// Reads messages as events of a probe's packets.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz_events(frames: &[crate::socket::Frame]) {
+    let own = TableKey { family: Family::Inet, name: Name::literal("netd-trace-7") };
+    let source = SocketAddr::from(([172, 7, 21, 2], 40_000));
+    let (flow, mut packets) = (Flow { source, protocol: Protocol::Udp, vxlan: vec![8472] }, event::Packets::default());
+    let events = frames.iter().filter_map(|frame| Event::read(frame, &own, &flow, &mut packets)).count();
+    assert!(events <= frames.len(), "{events} events in {} messages", frames.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
