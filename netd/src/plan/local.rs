@@ -1,4 +1,4 @@
-//! `LocalNode`: what is particular to this node.
+//! `LocalNode`: what is particular to this node, and the rows that it needs by itself.
 //!
 //! Invariant: there is a place for each family that both the node and the network have, and for no other.
 
@@ -8,7 +8,7 @@ use netstate::family::{IpFamily, PerFamily};
 use netstate::wireguard::PublicKey;
 use netstate::{IfName, MacAddr, Prefix, SysctlKey};
 
-use super::Ways;
+use super::{Planner, Tables, Ways, blackhole, masquerade};
 use crate::choose::interface::NodeAddress;
 
 /// What is particular to this node.
@@ -77,8 +77,33 @@ impl LocalNode {
     }
 }
 
+impl Planner {
+    /// Rows that this node needs whatever the other nodes are.
+    pub(super) fn local_rows(&self) -> Tables {
+        let mut tables = Tables { flowtable: self.flowtable(), ..Tables::default() };
+        for backend in self.backends() {
+            tables.extend(backend.local_rows(&self.network, &self.local));
+        }
+        for (family, place) in self.local.places.present() {
+            tables.forward.extend(
+                self.network.pools.get(family).as_ref().filter(|_| self.masquerade.forward).map(|pool| pool.network),
+            );
+            tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet));
+            tables.routes.extend(blackhole::row(place).filter(|_| self.masquerade.blackhole));
+            // Pods reach the other nodes through this host: without forwarding every packet ends here.
+            tables.sysctls.insert(forwarding(family), "1".to_owned());
+        }
+        // A host that forwards takes no announced routes unless it says so: its default route would run out.
+        if self.local.places.v6.is_some() && self.local.accepts_routers {
+            let key = SysctlKey::of_link(IpFamily::V6, &self.local.interface, "accept_ra");
+            tables.sysctls.insert(key, "2".to_owned());
+        }
+        tables
+    }
+}
+
 /// The kernel parameter that makes this host forward packets.
-pub(super) const fn forwarding(family: IpFamily) -> SysctlKey {
+const fn forwarding(family: IpFamily) -> SysctlKey {
     match family {
         IpFamily::V4 => SysctlKey::literal("net/ipv4/ip_forward"),
         IpFamily::V6 => SysctlKey::literal("net/ipv6/conf/all/forwarding"),

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netstate::family::{IpFamily, PerFamily};
+use netstate::family::PerFamily;
 use netstate::{IfName, Prefix, Route, RouteKey, SysctlKey};
 
 pub(crate) use local::{LocalNode, Place};
@@ -353,29 +353,6 @@ impl Planner {
         let mut rows = part(&stored.lease, used).map(rows).unwrap_or_default();
         rows.extend(self.earlier_rows(key));
         rows
-    }
-
-    /// Rows that this node needs whatever the other nodes are.
-    fn local_rows(&self) -> Tables {
-        let mut tables = Tables { flowtable: self.flowtable(), ..Tables::default() };
-        for backend in self.backends() {
-            tables.extend(backend.local_rows(&self.network, &self.local));
-        }
-        for (family, place) in self.local.places.present() {
-            tables.forward.extend(
-                self.network.pools.get(family).as_ref().filter(|_| self.masquerade.forward).map(|pool| pool.network),
-            );
-            tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet));
-            tables.routes.extend(blackhole::row(place).filter(|_| self.masquerade.blackhole));
-            // Pods reach the other nodes through this host: without forwarding every packet ends here.
-            tables.sysctls.insert(local::forwarding(family), "1".to_owned());
-        }
-        // A host that forwards takes no announced routes unless it says so: its default route would run out.
-        if self.local.places.v6.is_some() && self.local.accepts_routers {
-            let key = SysctlKey::of_link(IpFamily::V6, &self.local.interface, "accept_ra");
-            tables.sysctls.insert(key, "2".to_owned());
-        }
-        tables
     }
 }
 
