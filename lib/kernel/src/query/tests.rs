@@ -126,3 +126,36 @@ fn families_have_their_numbers() {
     assert_eq!(address_family(IpFamily::V6), AddressFamily::Inet6);
     assert_eq!(ip(&RouteAddress::Other(vec![1, 2, 3])), None);
 }
+
+/// A route as it is listed.
+fn listed(dst: &str, kind: u16) -> Frame {
+    let dst: Prefix = dst.parse().unwrap();
+    let mut message = route(vec![gateway("10.4.7.1"), RouteAttribute::Oif(2)]);
+    message.header.destination_prefix_length = dst.len();
+    if !dst.is_default() {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(dst.addr())));
+    }
+    let body = crate::rtnl::encode(&RouteNetlinkMessage::NewRoute(message), 0).body;
+    Frame { kind, flags: 0, sequence: 1, body }
+}
+
+#[test]
+fn of_listed_routes_only_default_ones_are_parsed() {
+    let found = default_route_message(&listed("0.0.0.0/0", RTM_NEWROUTE)).unwrap();
+    let found = default_route(&found, &links()).unwrap();
+    assert_eq!(found.hops, [Hop { link: Some(name("eth0")), via: Some("10.4.7.1".parse().unwrap()) }]);
+    for other in ["0.0.0.0/1", "172.7.22.0/24", "10.4.7.9/32"] {
+        assert!(default_route_message(&listed(other, RTM_NEWROUTE)).is_none(), "{other}");
+    }
+    // RTM_DELROUTE.
+    assert!(default_route_message(&listed("0.0.0.0/0", 25)).is_none(), "a removal");
+}
+
+#[test]
+fn torn_default_route_is_none() {
+    let whole = listed("0.0.0.0/0", RTM_NEWROUTE);
+    for length in 0..12 {
+        let body = whole.body[..length].to_vec();
+        assert!(default_route_message(&Frame { body, ..whole.clone() }).is_none(), "{length} bytes");
+    }
+}
