@@ -28,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
     ("change_during_a_cut_with_compaction_is_found_by_a_new_listing", cut_with_compaction),
     ("wiped_store_is_listed_anew_and_reported_as_such", wiped_store),
     ("twenty_thousand_keys_are_listed", twenty_thousand),
+    ("listing_that_stalls_between_two_pages_is_reported_and_done_again", stalled_listing),
     ("page_too_large_for_a_message_is_cut_smaller", large_values),
 ];
 
@@ -391,6 +392,26 @@ fn twenty_thousand() {
         let mut consumer = Consumer::of(&server.client(), &subnets());
         consumer.listed().await;
         assert_eq!(consumer.snapshot.entries().len(), 20_000);
+    });
+}
+
+/// The store falls silent between two pages, and comes back.
+fn stalled_listing() {
+    let mut server = Server::single();
+    block_on(async {
+        fill(&server, 3000, b"x", 100).await;
+        let limits = Limits { page: 50, ..crate::server::short_limits() };
+        let client = Client::new(&Config { limits, ..server.config() }, 1).unwrap();
+        let mut consumer = Consumer::of(&client, &subnets());
+        // More than the queue holds is still to be asked for then.
+        consumer.until("a part of the listing", |c| c.log.len() >= 500).await;
+        server.freeze(0);
+        consumer.until("the silence is reported", |c| c.snapshot.lost().is_some()).await;
+        assert!(!consumer.snapshot.is_complete(), "half of it is no listing");
+        server.kill(0);
+        tokio::task::block_in_place(|| server.restart(0));
+        consumer.until("all of it", |c| c.snapshot.is_complete() && c.snapshot.lost().is_none()).await;
+        assert_eq!(consumer.snapshot.entries().len(), 3000);
     });
 }
 
