@@ -127,6 +127,15 @@ pub struct TimeToLive {
     pub granted: Duration,
 }
 
+/// What a listing of a prefix that was just made has shown, in the order of the keys, and of which state of the store.
+#[derive(Debug)]
+pub struct Shown<V> {
+    /// Key, revision of its last change, and what was read.
+    pub values: Vec<(String, i64, V)>,
+    /// The state that was listed.
+    pub origin: Origin,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::audit::{Count, Seen};
 use super::client::Client;
-use super::entry::Entry;
+use super::entry::{Entry, Shown};
 use super::fault::fault;
 use super::member::Member;
 use super::pages::{MAX_MESSAGE, Pages};
@@ -31,15 +31,6 @@ use crate::{Backoff, ClusterError, Event, Origin, Source};
 #[must_use]
 pub fn watch(client: &Client, prefix: &Prefix, seed: u64) -> Source {
     start(client, Range::Below(prefix.clone()), seed, |entry| entry.value, None)
-}
-
-/// What a listing of a prefix that was just made has shown, in the order of the keys, and of which state of the store.
-#[derive(Debug)]
-pub struct Shown<V> {
-    /// Key, revision of its last change, and what was read.
-    pub values: Vec<(String, i64, V)>,
-    /// The state that was listed.
-    pub origin: Origin,
 }
 
 /// As [`watch`], with what `read` makes of all that the store knows of a key as the value. What was `shown` just before is
