@@ -1,5 +1,5 @@
 //! Which way packets take to another node: decided by the kernel's own answer for each, again when its routes change,
-//! and with reverse path filters on.
+//! and with reverse path filters on. What rules and routes of others make of it is named.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod netd_node;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Pod, eventually};
 use netd_node::traffic::Traffic;
-use netd_node::{HOST_GW, Net, SOON, pod};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, pod};
 
 const DIRECT: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
 
@@ -100,7 +100,7 @@ fn node_on_another_interface_is_reached_by_that() -> Result<()> {
 }
 
 fn lease_that_names_any_own_address_is_refused_by_name() -> Result<()> {
-    for config in [DIRECT, HOST_GW, netd_node::VXLAN] {
+    for config in [DIRECT, HOST_GW, VXLAN] {
         let net = Net::start(config)?;
         let one = net.host("hdss7-21")?;
         net.cluster.attach("hdss7-21", "eth1")?;
@@ -129,6 +129,48 @@ fn lease_that_names_any_own_address_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+/// Eventually one warning of netd on hdss7-21 contains each of `wanted`, or there is none at all without them.
+fn eventually_warns(net: &Net, wanted: &[&str]) -> Result<()> {
+    eventually(SOON, || {
+        let warnings = net.status("hdss7-21")?["warnings"].clone();
+        let texts: Vec<&str> = warnings.as_array().unwrap().iter().filter_map(|text| text.as_str()).collect();
+        let named = texts.iter().any(|text| wanted.iter().all(|part| text.contains(part)));
+        ensure!(if wanted.is_empty() { texts.is_empty() } else { named }, "{wanted:?}: {texts:?}");
+        Ok(())
+    })
+}
+
+fn rule_that_only_packets_of_pods_meet_is_named_and_so_is_one_of_the_node_itself() -> Result<()> {
+    let pods = "to 172.7.22.0/24, for packets of this node's Pods";
+    let table = "of somebody else in table 100, is in front of netd's";
+    for config in [VXLAN, DIRECT, HOST_GW] {
+        let net = Net::start(config)?;
+        let _netd = net.both()?;
+        let one = net.host("hdss7-21")?;
+        let (web, _server) = pods_of(&net)?;
+        eventually_warns(&net, &[])?;
+        // The outside host routes nothing: what goes there is lost.
+        one.run(&["ip", "route", "add", "default", "via", "10.4.7.200", "table", "100"])?;
+        let own = "172.7.22.0/24 cannot be reached";
+        for (rule, warning, web_arrives, node_arrives) in [
+            ("from 172.7.21.0/24 to 172.7.22.0/24 lookup 100", [table, pods], false, true),
+            ("iif cbr0 to 172.7.22.0/24 lookup 100", [table, pods], false, true),
+            ("iif cbr0 to 172.7.22.0/24 prohibit", [own, "for packets of this node's Pods"], false, true),
+            ("iif lo to 172.7.22.0/24 prohibit", [own, "for packets of this node itself"], true, false),
+        ] {
+            one.run(&["sh", "-c", &format!("ip rule add {rule}")])?;
+            eventually_warns(&net, &warning)?;
+            let ping = ["ping", "-c1", "-W1", "172.7.22.2"];
+            let arrived = (web.run(&ping).is_ok(), one.run(&ping).is_ok());
+            ensure!(arrived == (web_arrives, node_arrives), "{config}: {rule}: {arrived:?}");
+            one.run(&["sh", "-c", &format!("ip rule del {rule}")])?;
+            eventually_warns(&net, &[])?;
+            web.run(&ping)?;
+        }
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -137,6 +179,7 @@ fn main() -> ExitCode {
             ways_are_decided_again_when_routes_change,
             node_on_another_interface_is_reached_by_that,
             lease_that_names_any_own_address_is_refused_by_name,
+            rule_that_only_packets_of_pods_meet_is_named_and_so_is_one_of_the_node_itself,
         ],
     )
 }

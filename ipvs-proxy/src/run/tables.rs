@@ -72,7 +72,12 @@ impl Touched {
     pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
         match event {
             Event::Link | Event::Address | Event::OtherLink | Event::Resync => vec![Self::Links],
-            Event::Route | Event::DefaultRoute | Event::OtherRoute | Event::Neighbour | Event::Forwarding => Vec::new(),
+            Event::Route
+            | Event::DefaultRoute
+            | Event::OtherRoute
+            | Event::Rule
+            | Event::Neighbour
+            | Event::Forwarding => Vec::new(),
         }
     }
 

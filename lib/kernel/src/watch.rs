@@ -30,8 +30,9 @@ const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 /// Datagrams that are read before others have their turn.
 const TURN: usize = 256;
 
-/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE
+/// (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 
 /// Which table somebody else changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +49,8 @@ pub enum Event {
     DefaultRoute,
     /// A route beside those of interest was.
     OtherRoute,
+    /// A rule that chooses a routing table was added or removed.
+    Rule,
     /// A neighbour was set or removed.
     Neighbour,
     /// A forwarding entry was set or removed.

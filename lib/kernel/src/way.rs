@@ -53,6 +53,38 @@ pub struct Packet {
     pub port: Option<(Protocol, u16)>,
 }
 
+impl Packet {
+    /// One of this host's own to `to`, with nothing else known of it.
+    #[must_use]
+    pub const fn own(to: IpAddr) -> Self {
+        Self { from: None, to, came_by: None, mark: 0, port: None }
+    }
+
+    fn look_up(&self, asked: Asked) -> Operation {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(self.to);
+        message.header.destination_prefix_length = Prefix::host(self.to).len();
+        if asked == Asked::Entry {
+            message.header.flags = entry_flags(self.to);
+        }
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(self.to)));
+        if let Some(from) = self.from {
+            message.header.source_prefix_length = Prefix::host(from).len();
+            message.attributes.push(RouteAttribute::Source(RouteAddress::from(from)));
+        }
+        message.attributes.extend(self.came_by.map(RouteAttribute::Iif));
+        if self.mark != 0 {
+            message.attributes.push(RouteAttribute::Mark(self.mark));
+        }
+        if let Some((protocol, port)) = self.port {
+            message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_IP_PROTO, vec![protocol.number()])));
+            message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_DPORT, port.to_be_bytes().to_vec())));
+        }
+        let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);
+        Operation { op: "look up route to", object: self.to.to_string(), message }
+    }
+}
+
 impl Rtnl {
     /// The entry of the routing tables that `packet` meets, by all rules, with the check of its source where it comes in.
     ///
@@ -60,25 +92,7 @@ impl Rtnl {
     /// ENETUNREACH when there is none, EXDEV when the source check drops it, EHOSTUNREACH when nothing is forwarded there,
     /// and what a route that refuses says.
     pub fn entry_for(&mut self, packet: &Packet) -> Result<(RouteKey, Route), KernelError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(packet.to);
-        message.header.destination_prefix_length = Prefix::host(packet.to).len();
-        message.header.flags = entry_flags(packet.to);
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(packet.to)));
-        if let Some(from) = packet.from {
-            message.header.source_prefix_length = Prefix::host(from).len();
-            message.attributes.push(RouteAttribute::Source(RouteAddress::from(from)));
-        }
-        message.attributes.extend(packet.came_by.map(RouteAttribute::Iif));
-        if packet.mark != 0 {
-            message.attributes.push(RouteAttribute::Mark(packet.mark));
-        }
-        if let Some((protocol, port)) = packet.port {
-            message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_IP_PROTO, vec![protocol.number()])));
-            message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_DPORT, port.to_be_bytes().to_vec())));
-        }
-        let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);
-        let operation = Operation { op: "look up route to", object: packet.to.to_string(), message };
+        let operation = packet.look_up(Asked::Entry);
         let frames = self.request(&operation)?;
         let none = || KernelError::new("look up route to", packet.to, Cause::Missing("a route".to_owned()));
         let found = frames.iter().find_map(crate::route::parse).ok_or_else(none)?;
@@ -105,29 +119,20 @@ impl Rtnl {
         Ok(found.into_iter().filter_map(|entry| entry.dst).collect())
     }
 
-    /// The route to each of `addrs`; `None` for those that have none, or one that refuses (blackhole, prohibit).
+    /// The route that each of `packets` takes; `None` for those that have none, or one that refuses (blackhole, prohibit).
     ///
     /// # Errors
     /// When the conversation breaks off.
     pub fn routes_to(
         &mut self,
-        addrs: impl IntoIterator<Item = IpAddr>,
+        packets: impl IntoIterator<Item = Packet>,
         asked: Asked,
     ) -> Result<Vec<Found>, KernelError> {
         let mut found = Vec::new();
-        for addr in addrs {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family(addr);
-            message.header.destination_prefix_length = Prefix::host(addr).len();
-            if asked == Asked::Entry {
-                message.header.flags = entry_flags(addr);
-            }
-            message.attributes.push(RouteAttribute::Destination(RouteAddress::from(addr)));
-            let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);
-            let operation = Operation { op: "look up route to", object: addr.to_string(), message };
-            match self.request(&operation) {
-                Ok(frames) => found.push((addr, frames.iter().find_map(crate::route::parse))),
-                Err(KernelError { cause: Cause::Nack(_), .. }) => found.push((addr, None)),
+        for packet in packets {
+            match self.request(&packet.look_up(asked)) {
+                Ok(frames) => found.push((packet.to, frames.iter().find_map(crate::route::parse))),
+                Err(KernelError { cause: Cause::Nack(_), .. }) => found.push((packet.to, None)),
                 Err(error) => return Err(error),
             }
         }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use common::ip;
 use kernel::query::{DefaultRoute, Hop, Query};
-use kernel::way::Asked;
+use kernel::way::{Asked, Packet};
 use kernel::{Chain, Rtnl};
 use netstate::family::IpFamily;
 use netstate::{IfName, InterfaceAddress};
@@ -134,7 +134,7 @@ fn ways_and_entries_are_what_tables_and_rules_make_of_them() {
     ip("rule add to 172.7.24.0/24 lookup 77");
     let mut rtnl = Rtnl::open().unwrap();
     let mut ask = |addr: &str, asked| {
-        let (_, found) = rtnl.routes_to([addr.parse().unwrap()], asked).unwrap().remove(0);
+        let (_, found) = rtnl.routes_to([Packet::own(addr.parse().unwrap())], asked).unwrap().remove(0);
         found.map(|(key, route)| (key.table, key.dst.to_string(), key.metric, route.via.map(|via| via.to_string())))
     };
     let via = |text: &str| Some(text.to_owned());

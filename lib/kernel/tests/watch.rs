@@ -151,6 +151,10 @@ fn others() {
         assert_eq!(next(&mut watch).await, Event::OtherRoute);
         ip("route add default via 10.4.7.1");
         assert_eq!(next(&mut watch).await, Event::DefaultRoute);
+        for rule in ["rule add from 172.7.21.0/24 lookup 100", "-6 rule add from fd00:7::/64 lookup 100"] {
+            ip(rule);
+            assert_eq!(next(&mut watch).await, Event::Rule, "{rule}");
+        }
         ip("route add 172.7.22.0/24 via 10.4.7.22");
         assert_eq!(next(&mut watch).await, Event::Route);
         ip("neigh add 172.7.22.0 lladdr 02:00:00:00:00:22 dev flannel.1");

@@ -75,6 +75,18 @@ pub(crate) fn taken(ours: (&RouteKey, &Route), entry: Option<&(RouteKey, Route)>
     }
 }
 
+/// What is wrong with the packets of this node itself and with those of its Pods, in one sentence. `of_pods` is `None` while
+/// there are no Pods to ask for.
+#[must_use]
+pub(crate) fn for_whom(own: Option<String>, of_pods: Option<Option<String>>) -> Option<String> {
+    match (own, of_pods) {
+        (own, None) => own,
+        (Some(own), Some(Some(pods))) if own == pods => Some(own),
+        (_, Some(Some(pods))) => Some(format!("{pods}, for packets of this node's Pods")),
+        (own, Some(None)) => own.map(|own| format!("{own}, for packets of this node itself")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +129,17 @@ mod tests {
         key.table = 77;
         assert!(reported(Some((key, route))).unwrap().contains("table 77"));
         assert!(reported(None).unwrap().contains("cannot be reached"));
+    }
+
+    #[test]
+    fn what_only_some_packets_meet_is_said_of_those() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(for_whom(text("wrong"), None), text("wrong"), "no Pods yet");
+        assert_eq!(for_whom(text("wrong"), Some(text("wrong"))), text("wrong"));
+        assert_eq!(for_whom(text("other"), Some(text("wrong"))), text("wrong, for packets of this node's Pods"));
+        assert_eq!(for_whom(None, Some(text("wrong"))), text("wrong, for packets of this node's Pods"));
+        assert_eq!(for_whom(text("wrong"), Some(None)), text("wrong, for packets of this node itself"));
+        assert_eq!(for_whom(None, Some(None)), None);
     }
 
     #[test]

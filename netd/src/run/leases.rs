@@ -235,7 +235,7 @@ impl<S: LeaseSource> Daemon<S> {
             if matches!(event, Event::Link | Event::Address | Event::OtherLink | Event::Resync) {
                 links.notify_one();
             }
-            let of_way = matches!(event, Event::Route | Event::OtherRoute) && any_route;
+            let of_way = matches!(event, Event::Route | Event::OtherRoute | Event::Rule) && any_route;
             if matches!(event, Event::DefaultRoute | Event::Resync) || of_way {
                 routes.notify_one();
             }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use daemon::liveness::{Heartbeat, Liveness};
-use kernel::way::Asked;
+use kernel::way::{Asked, Packet};
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::IfName;
 use tokio::task::JoinHandle;
@@ -109,7 +109,7 @@ impl Reach {
         self.heartbeat.iter().for_each(Heartbeat::busy);
         self.asking = Some(tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
-            let routes = Rtnl::open()?.routes_to(addresses, Asked::Way)?;
+            let routes = Rtnl::open()?.routes_to(addresses.into_iter().map(Packet::own), Asked::Way)?;
             let answer =
                 |(addr, route): (IpAddr, Option<_>)| (addr, route.and_then(|(_, route)| direct(&route, &tunnels)));
             Ok((routes.into_iter().map(answer).collect(), begun.elapsed()))

@@ -1,19 +1,21 @@
 //! What others have put in front of our routes: found by listing theirs, and by asking the kernel where packets go.
 //!
-//! Invariants: only at audits, because a node can have a hundred thousand routes, and after the pass that makes it due, which
-//! does not wait for it; the questions of one audit are [`ASKED`] at most, and go on where the last one ended.
+//! Invariants: routes are listed only at audits, because a node can have a hundred thousand, and after the pass that makes it due,
+//! which does not wait for it; [`ASKED`] routes at most are asked for at one time, and the next time goes on where the last one
+//! ended. A packet of a Pod is asked for as it comes, by the bridge and with a Pod's address: rules look at both.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 
-use kernel::way::Asked;
+use kernel::way::{Asked, Packet};
 use kernel::{Chain, KernelError, Rtnl};
+use netstate::family::IpFamily;
 use netstate::{Prefix, Route, RouteKey};
 
-use crate::plan::{in_front, taken};
+use crate::plan::{for_whom, in_front, taken};
 
-/// Questions of one audit.
+/// Routes that are asked for at one time.
 const ASKED: usize = 512;
 
 /// Lists some routes.
@@ -24,7 +26,9 @@ pub(super) struct Rivals {
     list: ListRoutes,
     rtnl: Rtnl,
     own: Vec<Prefix>,
-    /// What they take from ours.
+    /// What those in the listing take from ours.
+    listed: Vec<String>,
+    /// What they take from ours, all in all.
     found: Vec<String>,
     due: Due,
     /// The route that was asked for last.
@@ -33,24 +37,50 @@ pub(super) struct Rivals {
     elsewhere: BTreeMap<RouteKey, String>,
 }
 
-/// Whether others' routes are to be listed.
+/// What is to be found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     Never,
     /// After the pass that is to come.
     Later,
     Now,
+    /// Only where packets go.
+    Questions,
+}
+
+/// What the kernel does with packets, by destination.
+type Entries = BTreeMap<IpAddr, Option<(RouteKey, Route)>>;
+
+/// The second address of a subnet is a Pod's, or the first one after the bridge's.
+fn pod_in(key: &RouteKey) -> Option<IpAddr> {
+    key.dst.nth(2)
 }
 
 impl Rivals {
     /// `list` lists the routes of others inside the Pod networks; `own` are this node's subnets.
     pub(super) const fn new(list: ListRoutes, rtnl: Rtnl, own: Vec<Prefix>) -> Self {
-        Self { list, rtnl, own, found: Vec::new(), due: Due::Later, last: None, elsewhere: BTreeMap::new() }
+        Self {
+            list,
+            rtnl,
+            own,
+            listed: Vec::new(),
+            found: Vec::new(),
+            due: Due::Later,
+            last: None,
+            elsewhere: BTreeMap::new(),
+        }
     }
 
     /// What is known may have changed.
     pub(super) fn invalidate(&mut self) {
         self.due = Due::Later;
+    }
+
+    /// A rule has changed, which can send packets to another table.
+    pub(super) fn note_rules(&mut self) {
+        if self.due == Due::Never {
+            self.due = Due::Questions;
+        }
     }
 
     /// True when [`Rivals::compare`] waits for the next pass.
@@ -60,23 +90,25 @@ impl Rivals {
 
     /// Finds what takes packets from the `desired` routes, at the second call since something may have changed.
     pub(super) fn compare(&mut self, desired: &BTreeMap<RouteKey, Route>) {
-        match self.due {
+        let list = match self.due {
             Due::Never => return,
             Due::Later => return self.due = Due::Now,
-            Due::Now => self.due = Due::Never,
-        }
-        match (self.list)().and_then(|foreign| self.ask(desired).map(|()| foreign)) {
-            Ok(foreign) => {
-                let mut found = in_front(&self.own, desired, &foreign);
-                // What both have found is said once.
-                let known = |key: &RouteKey| found.iter().any(|text| text.contains(&format!("{} ", key.dst)));
-                let more: Vec<String> =
-                    self.elsewhere.iter().filter(|(key, _)| !known(key)).map(|(_, text)| text.clone()).collect();
-                found.extend(more);
-                self.found = found;
-            }
+            Due::Now => true,
+            Due::Questions => false,
+        };
+        self.due = Due::Never;
+        match if list { (self.list)().map(Some) } else { Ok(None) } {
+            Ok(Some(foreign)) => self.listed = in_front(&self.own, desired, &foreign),
+            Ok(None) => {}
             Err(error) => tracing::warn!(error = %Chain(&error), "the routes of others cannot be listed"),
         }
+        if let Err(error) = self.ask(desired) {
+            tracing::warn!(error = %Chain(&error), "the kernel cannot be asked which routes packets to Pods take");
+        }
+        // What both have found is said once.
+        let known = |key: &RouteKey| self.listed.iter().any(|text| text.contains(&format!("{} ", key.dst)));
+        let more = self.elsewhere.iter().filter(|(key, _)| !known(key)).map(|(_, text)| text.clone());
+        self.found = self.listed.iter().cloned().chain(more).collect();
     }
 
     /// Asks the kernel which route it takes to the Pods behind some of `desired`.
@@ -85,19 +117,44 @@ impl Rivals {
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
         let round = desired.range((after, Bound::Unbounded)).chain(desired);
         let asked: Vec<(&RouteKey, &Route)> = round.take(ASKED.min(desired.len())).collect();
-        // The second address of a subnet is a Pod's, or the first one after the bridge's.
-        let addresses: Vec<IpAddr> = asked.iter().filter_map(|(key, _)| key.dst.nth(2)).collect();
-        let answers: BTreeMap<IpAddr, Option<(RouteKey, Route)>> =
-            self.rtnl.routes_to(addresses, Asked::Entry)?.into_iter().collect::<BTreeMap<_, _>>();
-        for (key, route) in &asked {
-            let Some(entry) = key.dst.nth(2).and_then(|addr| answers.get(&addr)) else { continue };
-            match taken((key, route), entry.as_ref()) {
-                Some(text) => drop(self.elsewhere.insert(**key, text)),
-                None => drop(self.elsewhere.remove(*key)),
+        self.last = asked.last().map(|(key, _)| **key);
+        let own = self.entries(&asked, |to| Some(Packet::own(to)))?;
+        let mut places = BTreeMap::new();
+        for family in IpFamily::ALL {
+            places.insert(family, self.place_of_pods(family)?);
+        }
+        let of_pods = self.entries(&asked, |to| {
+            let (from, came_by) = (*places.get(&IpFamily::of(to))?)?;
+            Some(Packet { from: Some(from), came_by: Some(came_by), ..Packet::own(to) })
+        })?;
+        for ours in asked {
+            let taken = |entries: &Entries| Some(taken(ours, entries.get(&pod_in(ours.0)?)?.as_ref()));
+            match for_whom(taken(&own).flatten(), taken(&of_pods)) {
+                Some(text) => drop(self.elsewhere.insert(*ours.0, text)),
+                None => drop(self.elsewhere.remove(ours.0)),
             }
         }
-        self.last = asked.last().map(|(key, _)| **key);
         Ok(())
+    }
+
+    /// What the kernel does with a packet to a Pod behind each route.
+    fn entries(
+        &mut self,
+        routes: &[(&RouteKey, &Route)],
+        packet: impl Fn(IpAddr) -> Option<Packet>,
+    ) -> Result<Entries, KernelError> {
+        let packets: Vec<Packet> = routes.iter().filter_map(|(key, _)| packet(pod_in(key)?)).collect();
+        Ok(self.rtnl.routes_to(packets, Asked::Entry)?.into_iter().collect())
+    }
+
+    /// An address of this node's own Pods and the index of the link that their packets come in by; `None` while there is none.
+    fn place_of_pods(&mut self, family: IpFamily) -> Result<Option<(IpAddr, u32)>, KernelError> {
+        let Some(own) = self.own.iter().find(|own| own.family() == family) else { return Ok(None) };
+        let Some(pod) = own.nth(2) else { return Ok(None) };
+        let found = self.rtnl.routes_to([Packet::own(pod)], Asked::Entry)?.pop().and_then(|(_, found)| found);
+        let on_link = |(key, route): &(RouteKey, Route)| own.covers(&key.dst) && route.via.is_none();
+        let Some(link) = found.filter(on_link).and_then(|(_, route)| route.link) else { return Ok(None) };
+        Ok(self.rtnl.link(&link)?.map(|state| (pod, state.index)))
     }
 
     /// What an operator should know.

@@ -299,6 +299,10 @@ impl Stages {
                 self.check_flowtable();
             }
             Notification::Rtnl(Event::OtherRoute | Event::DefaultRoute) => self.stack.retry(),
+            Notification::Rtnl(Event::Rule) => {
+                self.rivals.iter_mut().for_each(Rivals::note_rules);
+                self.stack.retry();
+            }
             Notification::Rtnl(Event::Route) => self.stack.invalidate(self.routes),
             Notification::Rtnl(Event::Neighbour) => self.stack.invalidate(self.neighbours),
             Notification::Rtnl(Event::Forwarding) => self.stack.invalidate(self.fdb),

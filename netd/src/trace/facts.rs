@@ -260,10 +260,7 @@ fn beyond(rtnl: &mut Rtnl, facts: &Facts, to: SocketAddr) -> Result<Beyond> {
             None
         }
     };
-    beyond.outer = remote.map(|remote| {
-        let packet = Packet { from: None, to: remote, came_by: None, mark: 0, port: None };
-        (remote, rtnl.entry_for(&packet).map_err(|error| refused(&error)))
-    });
+    beyond.outer = remote.map(|remote| (remote, rtnl.entry_for(&Packet::own(remote)).map_err(|error| refused(&error))));
     Ok(beyond)
 }
 

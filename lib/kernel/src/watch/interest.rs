@@ -27,6 +27,8 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 /// NLMSG_OVERRUN.
 const OVERRUN: u16 = 4;
 /// Bytes of `ifinfomsg`.
@@ -112,6 +114,7 @@ impl Filter {
             _ if own => None,
             RTM_NEWADDR | RTM_DELADDR => Some(self.address(body)),
             RTM_NEWROUTE | RTM_DELROUTE => Some(self.route(body)),
+            RTM_NEWRULE | RTM_DELRULE => Some(Event::Rule),
             RTM_NEWNEIGH | RTM_DELNEIGH => self.neighbour(kind == RTM_DELNEIGH, body),
             _ => None,
         }
@@ -178,7 +181,7 @@ const fn subject(event: Event) -> Option<Subject> {
         Event::Route => Some(Subject::Route),
         Event::Neighbour => Some(Subject::Neighbour),
         Event::Forwarding => Some(Subject::Forwarding),
-        Event::OtherLink | Event::DefaultRoute | Event::OtherRoute | Event::Resync => None,
+        Event::OtherLink | Event::DefaultRoute | Event::OtherRoute | Event::Rule | Event::Resync => None,
     }
 }
 

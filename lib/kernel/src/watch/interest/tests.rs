@@ -75,6 +75,7 @@ fn without_an_interest_everything_counts_but_own_changes() {
         (RTM_DELROUTE, route([10, 9, 0, 0], 16, 3, 100), Event::Route),
         (RTM_NEWROUTE, route([0; 4], 0, 3, 254), Event::DefaultRoute),
         (RTM_NEWNEIGH, neighbour(2, 9, 1, [10, 4, 7, 1]), Event::Neighbour),
+        (RTM_NEWRULE, vec![0; 12], Event::Rule),
         (RTM_DELNEIGH, neighbour(AF_BRIDGE, 9, 1, [10, 4, 7, 1]), Event::Forwarding),
     ];
     for (kind, body, event) in all {
@@ -84,7 +85,7 @@ fn without_an_interest_everything_counts_but_own_changes() {
         filter.read(&message(kind, 77, &body), &mut none);
         assert_eq!(none, BTreeSet::new(), "an own change");
     }
-    assert_eq!(events(&mut Filter::new(Interest::default()), 32, &[0; 12]), [], "a rule");
+    assert_eq!(events(&mut Filter::new(Interest::default()), 36, &[0; 12]), [], "a queueing discipline");
     assert_eq!(events(&mut Filter::new(Interest::default()), OVERRUN, &[]), [Event::Resync]);
 }
 
@@ -118,6 +119,8 @@ fn links_and_what_is_on_them_count_as_far_as_they_are_of_interest() {
     assert_eq!(events(&mut filter, RTM_NEWROUTE, &route([10, 9, 0, 0], 16, 3, 254)), [Event::OtherRoute]);
     assert_eq!(events(&mut filter, RTM_NEWROUTE, &route([10, 9, 0, 0], 16, 121, 100)), [Event::OtherRoute]);
     assert_eq!(events(&mut filter, RTM_NEWROUTE, &route([0; 4], 0, 3, 254)), [Event::DefaultRoute]);
+    assert_eq!(events(&mut filter, RTM_NEWRULE, &[0; 12]), [Event::Rule]);
+    assert_eq!(events(&mut filter, RTM_DELRULE, &[0; 12]), [Event::Rule]);
 }
 
 #[test]
