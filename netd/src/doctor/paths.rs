@@ -1,5 +1,7 @@
 //! What the probes say: whether nodes are reached, whether checksums are right, and how large a packet may be.
 
+use netstate::mtu;
+
 use super::probing::{Outcome, Paths, Peer};
 use super::{Facts, Trouble};
 
@@ -62,7 +64,7 @@ pub(super) fn checksums(facts: &Facts) -> Vec<Trouble> {
     let wrong = facts.paths.iter().filter(|(_, paths)| is_miscounted(paths));
     wrong
         .map(|(peer, _)| {
-            let found = format!("{}: packets arrive in the tunnel without a checksum only", peer.name);
+            let found = format!("{}: packets arrive in the tunnel without a checksum only", peer.subnet);
             let fix = "a kernel or a network card counts them wrongly: netd config edit Backend.ChecksumWorkaround=on";
             Trouble::problem(found, fix)
         })
@@ -71,21 +73,36 @@ pub(super) fn checksums(facts: &Facts) -> Vec<Trouble> {
 
 pub(super) fn sizes(facts: &Facts) -> Vec<Trouble> {
     let size = facts.daemon.as_ref().map_or(0, |daemon| daemon.node.mtu);
+    let ipv6 = facts.networks().iter().any(|network| !network.is_ipv4());
     let mut troubles = Vec::new();
     for (peer, paths) in facts.paths.iter().filter(|(_, paths)| paths.carries()) {
         let found = match paths.largest {
             Some(largest) if largest >= size => continue,
-            Some(largest) => format!("{}: packets of {size} bytes do not arrive, of {largest} do", peer.name),
-            None => format!("{}: only the smallest packets arrive", peer.name),
+            Some(largest) => format!("{}: packets of {size} bytes do not arrive, of {largest} do", peer.subnet),
+            None => format!("{}: only the smallest packets arrive", peer.subnet),
         };
-        let fix = match paths.largest {
-            Some(largest) if peer.tunnel.is_some() => format!(
-                "raise the MTU of the network between the nodes, or lower the Pods': netd config edit Backend.MTU={largest}"
+        // A link below the smallest MTU of IPv6 has none.
+        let smallest = if ipv6 { mtu::MIN_IPV6 } else { mtu::MIN_IPV4 };
+        let option = paths.largest.filter(|largest| *largest >= smallest).and_then(|largest| option(peer, largest));
+        let fix = match option {
+            Some(option) => format!(
+                "raise the MTU of the network between the nodes, or lower the Pods': netd config edit Backend.MTU={option}"
             ),
-            _ => "raise the MTU of the network between the nodes, or let its routers send `fragmentation needed`"
+            None => "raise the MTU of the network between the nodes, or let its routers send `fragmentation needed`"
                 .to_owned(),
         };
         troubles.push(Trouble::problem(found, fix));
     }
     troubles
+}
+
+/// The `Backend.MTU` by which Pods send packets of up to `largest` bytes; `None` where the backend has no such option.
+fn option(peer: &Peer, largest: u32) -> Option<u32> {
+    let overhead = match peer.backend.as_str() {
+        "vxlan" if peer.direct.is_ipv4() => mtu::VXLAN_OVER_IPV4,
+        "vxlan" => mtu::VXLAN_OVER_IPV6,
+        "wireguard" => mtu::WIREGUARD,
+        _ => return None,
+    };
+    Some(largest.saturating_add(overhead))
 }

@@ -126,7 +126,7 @@ fn each_fault_is_found_once_by_its_check_with_what_to_do() {
             "Problem checksum",
             "Backend.ChecksumWorkaround=on",
         ),
-        (path(|paths| paths.largest = Some(1372)), "Problem mtu", "netd config edit Backend.MTU=1372"),
+        (path(|paths| paths.largest = Some(1372)), "Problem mtu", "netd config edit Backend.MTU=1422"),
         (after(|facts| facts.drops.push(("rule 7 of ip filter INPUT".to_owned(), 4))), "Note firewall", "4 packets"),
         (
             after(|facts| {
@@ -174,4 +174,25 @@ fn text_of_the_store_cannot_forge_a_line() {
     let mut facts = well();
     facts.daemon.as_mut().unwrap().skipped.insert("x\nok       port".to_owned(), "y".to_owned());
     assert_eq!(text(&examine(&facts)).lines().filter(|line| line.starts_with("ok       port")).count(), 1);
+}
+
+#[test]
+fn size_that_is_advised_is_that_of_the_network_below_and_never_takes_ipv6_its_link() {
+    let advice = |backend: &str, direct: &str, networks: &str, largest| {
+        let found = after(|facts| {
+            facts.daemon.as_mut().unwrap().node.network = networks.to_owned();
+            let (peer, paths) = &mut facts.paths[0];
+            (peer.backend, peer.direct) = (backend.to_owned(), direct.parse().unwrap());
+            paths.largest = Some(largest);
+        });
+        found.iter().find_map(|found| Some(found.split_once("Backend.MTU=")?.1.parse::<u32>().unwrap()))
+    };
+    let (v4, v6, dual) = ("10.4.7.22:10247", "[fd00:10:4:7::22]:10247", "172.7.0.0/16,fd00:7::/48");
+    assert_eq!(advice("vxlan", v4, "172.7.0.0/16", 1200), Some(1250));
+    assert_eq!(advice("vxlan", v6, dual, 1330), Some(1400));
+    assert_eq!(advice("vxlan", v6, dual, 1279), None);
+    assert_eq!(advice("vxlan", v4, dual, 1279), None);
+    assert_eq!(advice("wireguard", v4, "172.7.0.0/16", 1320), Some(1400));
+    assert_eq!(advice("ipip", v4, "172.7.0.0/16", 1380), None);
+    assert_eq!(advice("host-gw", v4, "172.7.0.0/16", 1400), None);
 }
