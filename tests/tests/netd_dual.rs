@@ -7,12 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Host, Need, echo, eventually};
-use netd_node::dual::{DUAL, both, give_ipv6, net, pod, routes, seen};
+use netd_node::dual::{DUAL, DUAL_HOST_GW, SUBNETS, both, give_ipv6, net, pod, routes, seen};
 use netd_node::{Net, SOON, each_is_repaired};
 
 const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#;
-const DUAL_HOST_GW: &str =
-    r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"host-gw"}}"#;
 const READY: &str = "ready: every lease is in the kernel";
 
 /// What a node's kernel has of IPv6 that netd is responsible for.
@@ -62,7 +60,7 @@ fn pods_with_ipv6_only_talk_and_everything_is_written_as_flannel_writes_it() -> 
 
 fn dual_stack_pods_talk_in_both_families_and_are_seen_outside_as_their_node() -> Result<()> {
     let net = net(DUAL)?;
-    let _netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let _netd = both(&net, SUBNETS)?;
     let (host, outside) = (net.host("hdss7-21")?, net.host("hdss7-200")?);
     let (first, second) = (pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?);
     let _server = echo::serve(&second, "web", 80)?;
@@ -93,7 +91,7 @@ fn dual_stack_pods_talk_in_both_families_and_are_seen_outside_as_their_node() ->
 
 fn dual_stack_routes_lead_to_the_nodes_without_a_tunnel() -> Result<()> {
     let net = net(DUAL_HOST_GW)?;
-    let _netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let _netd = both(&net, SUBNETS)?;
     let host = net.host("hdss7-21")?;
     let (first, second) = (pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?);
     let _server = echo::serve(&second, "web", 80)?;
@@ -115,7 +113,7 @@ fn dual_stack_routes_lead_to_the_nodes_without_a_tunnel() -> Result<()> {
 
 fn ipv6_rows_deleted_by_hand_are_back_within_a_second() -> Result<()> {
     let net = net(DUAL)?;
-    let _netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let _netd = both(&net, SUBNETS)?;
     let host = net.host("hdss7-21")?;
     let delete_fdb = format!("bridge fdb del {} dev flannel-v6.1", mac(net.host("hdss7-22")?, "flannel-v6.1")?);
     let changes = [
@@ -137,7 +135,7 @@ fn ipv6_rows_deleted_by_hand_are_back_within_a_second() -> Result<()> {
 
 fn restart_changes_nothing_of_either_family() -> Result<()> {
     let net = net(DUAL)?;
-    let mut netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let mut netd = both(&net, SUBNETS)?;
     let host = net.host("hdss7-21")?;
     let revision = |key: &str| net.etcd.etcdctl(&["get", "-w", "json", key]).map(|output| output.stdout);
     let key = "/coreos.com/network/subnets/172.7.21.0-24&fd00:7:0:21::-64";
@@ -196,7 +194,7 @@ fn device_and_routes_of_flannel_for_ipv6_are_adopted_in_place() -> Result<()> {
 
 fn subnet_stays_when_a_family_is_switched_off_and_on_and_the_earlier_key_goes() -> Result<()> {
     let net = net(DUAL)?;
-    let mut netd = both(&net, [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]])?;
+    let mut netd = both(&net, SUBNETS)?;
     let host = net.host("hdss7-21")?;
     let (first, second) = (pod(host, "21")?, pod(net.host("hdss7-22")?, "22")?);
     let _server = echo::serve(&second, "web", 80)?;

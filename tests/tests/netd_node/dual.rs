@@ -11,6 +11,14 @@ use super::{Net, SOON};
 pub(crate) const DUAL: &str =
     r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#;
 
+/// The same without a tunnel.
+pub(crate) const DUAL_HOST_GW: &str =
+    r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"host-gw"}}"#;
+
+/// The other node's subnets, as seen from the first node and from the second.
+pub(crate) const SUBNETS: [&[&str]; 2] =
+    [&["172.7.22.0/24", "fd00:7:0:22::/64"], &["172.7.21.0/24", "fd00:7:0:21::/64"]];
+
 const READY: &str = "ready: every lease is in the kernel";
 const NODES: [&str; 2] = ["21", "22"];
 
