@@ -142,8 +142,9 @@ impl Proxy {
         self.audit(now);
         self.tables.look_at_drains(now);
         let mut pass = self.tables.arrive(now);
-        if self.gate.is_open() {
-            self.remember();
+        if self.gate.is_open() && self.remember() {
+            // Or it would be in order at the next pass only, half a second later.
+            pass += self.tables.arrive(now);
         }
         if self.gate.is_open() && self.believes(now) {
             pass += self.tables.leave(now);
@@ -214,10 +215,10 @@ impl Proxy {
         self.first_alarm.clone().or_else(|| self.view.doubt().alarm())
     }
 
-    /// Once, when the kernel has been read: lets Services in doubt go on as it holds them.
-    fn remember(&mut self) {
+    /// Once, when the kernel has been read: lets Services in doubt go on as it holds them. Returns whether it was now.
+    fn remember(&mut self) -> bool {
         if self.remembered.is_some() || !self.tables.is_read() {
-            return;
+            return false;
         }
         self.whole = self.tables.keep_marker();
         let plans = remember(&self.view, &self.tables);
@@ -226,6 +227,7 @@ impl Proxy {
             tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it");
             self.settle(&name, Some(plan));
         }
+        true
     }
 
     fn count(&mut self, pass: &Pass) {

@@ -833,3 +833,19 @@ fn what_nobody_announced_is_found_by_the_audit() {
     assert!(done.contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()), "{done:?}");
     assert!(done.iter().any(|line| line.starts_with("nft + element ip ipvs-proxy @services")), "{done:?}");
 }
+
+#[test]
+fn a_restart_is_in_order_with_the_pass_behind_its_listing() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.receive(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[2, 3]);
+    rig.complete();
+    rig.proxy.work(rig.now);
+    for (name, counts) in rig.proxy.tables().stack().counts() {
+        // Readiness waits for it, and the next pass may be half a second away.
+        assert_eq!(counts.done, counts.desired, "{name}");
+    }
+    assert!(rig.log.lock().unwrap().iter().all(|line| line.starts_with("link +")), "{:?}", rig.log);
+}
