@@ -70,15 +70,8 @@ pub(crate) enum Touched {
 impl Touched {
     /// What a notification of rtnetlink is about.
     pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
-        match event {
-            Event::Link | Event::Address | Event::OtherLink | Event::Resync => vec![Self::Links],
-            Event::Route
-            | Event::DefaultRoute
-            | Event::OtherRoute
-            | Event::Rule
-            | Event::Neighbour
-            | Event::Forwarding => Vec::new(),
-        }
+        let of_links = matches!(event, Event::Link | Event::Address | Event::OtherLink | Event::Resync);
+        if of_links { vec![Self::Links] } else { Vec::new() }
     }
 
     /// What a notification of nftables is about.

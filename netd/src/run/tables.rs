@@ -299,10 +299,7 @@ impl Stages {
                 self.check_flowtable();
             }
             Notification::Rtnl(Event::OtherRoute | Event::DefaultRoute) => self.stack.retry(),
-            Notification::Rtnl(Event::Rule) => {
-                self.rivals.iter_mut().for_each(Rivals::note_rules);
-                self.stack.retry();
-            }
+            Notification::Rtnl(Event::Rule) => self.rivals.iter_mut().for_each(Rivals::note_rules),
             Notification::Rtnl(Event::Route) => self.stack.invalidate(self.routes),
             Notification::Rtnl(Event::Neighbour) => self.stack.invalidate(self.neighbours),
             Notification::Rtnl(Event::Forwarding) => self.stack.invalidate(self.fdb),
@@ -339,9 +336,7 @@ impl Stages {
     /// Forgets everything that the kernel held.
     pub(super) fn invalidate_all(&mut self) {
         self.legacy = None;
-        if let Some(rivals) = &mut self.rivals {
-            rivals.invalidate();
-        }
+        self.rivals.iter_mut().for_each(Rivals::invalidate);
         self.stack.invalidate_all();
     }
 
