@@ -39,6 +39,8 @@ pub enum Need {
     Flowtable,
     /// Delay and loss on a link (`tc qdisc ... netem`).
     Netem,
+    /// Links of kind `vrf` (CONFIG_NET_VRF).
+    Vrf,
     /// The lab kernel itself, to be started by the test: built, and not the kernel this runs on.
     LabKernel,
     /// Idle time that is skipped: only the lab kernel has it, and it must be asked for.
@@ -67,6 +69,7 @@ impl Need {
                 "nft add flowtable inet probe flows { hook ingress priority 0; devices = { lo }; }",
             ]),
             Self::Netem => try_each(&["tc qdisc add dev lo root netem delay 1ms"]),
+            Self::Vrf => try_each(&["ip link add probe type vrf table 10"]),
             Self::LabKernel => lab_kernel(),
             Self::VirtualTime => virtual_time(),
         };
@@ -86,6 +89,7 @@ impl fmt::Display for Need {
             Self::WireGuard => "wireguard links",
             Self::Flowtable => "flowtables",
             Self::Netem => "netem",
+            Self::Vrf => "vrf links",
             Self::LabKernel => "lab kernel to start",
             Self::VirtualTime => "virtual time",
         })

@@ -51,7 +51,7 @@ const INSTALLED: [(&str, &str); 28] = [
     ("firewalld", "firewall-cmd firewalld"),
     ("flex", "flex"),
     ("gcc", "gcc"),
-    ("iproute2", "bridge ip tc"),
+    ("iproute2", "bridge ip ss tc"),
     (
         "iptables",
         "iptables iptables-legacy iptables-nft iptables-nft-restore iptables-nft-save iptables-save ip6tables-save",

@@ -78,6 +78,15 @@ impl LocalNode {
 }
 
 impl Planner {
+    /// What cannot be had while the interface towards the other nodes is in a VRF, for an operator.
+    #[must_use]
+    pub(crate) fn vrf_remark(&self) -> Option<String> {
+        let LocalNode { interface, ways, .. } = &self.local;
+        let vrf = ways.vrf.as_ref()?;
+        let without = self.network.backend.lost_in_vrf()?;
+        Some(format!("{interface} is in VRF {vrf}: {without}"))
+    }
+
     /// Rows that this node needs whatever the other nodes are.
     pub(super) fn local_rows(&self) -> Tables {
         let mut tables = Tables { flowtable: self.flowtable(), ..Tables::default() };

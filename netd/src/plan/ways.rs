@@ -14,6 +14,9 @@ pub(crate) struct Ways {
     pub direct: BTreeMap<IpAddr, IfName>,
     /// This host's own addresses, with their links.
     pub own: BTreeMap<IpAddr, IfName>,
+    /// The VRF of the interface towards the other nodes: what comes in by that meets the VRF's routing table first, where
+    /// this node's Pods are not, so nothing is direct.
+    pub vrf: Option<IfName>,
 }
 
 impl Ways {
@@ -68,10 +71,12 @@ mod tests {
         let before = Ways {
             direct: [(addr(1), link("eth0")), (addr(2), link("eth0"))].into(),
             own: [(addr(9), link("eth0"))].into(),
+            ..Ways::default()
         };
         let after = Ways {
             direct: [(addr(1), link("eth0")), (addr(2), link("eth1"))].into(),
             own: [(addr(8), link("eth0"))].into(),
+            ..Ways::default()
         };
         assert_eq!(before.differing(&after), [addr(2), addr(8), addr(9)].into());
         assert!(before.differing(&before).is_empty());

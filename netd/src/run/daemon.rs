@@ -130,7 +130,7 @@ pub(super) struct Daemon<S> {
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn new(node: Node, source: S, keeper: Keeper, external: External, shell: Shell) -> Self {
         let local = node.ownership.local.clone();
-        let reach = Reach::new(node.devices.clone(), local.ways.own.clone());
+        let reach = Reach::new(node.devices.clone(), local.ways.clone());
         let planner = Planner::new(node.network.clone(), node.config.masquerade.clone(), local);
         let planner = planner.beside(node.ownership.retiring.clone());
         let (change, configs) = (Change::new(node.text.clone()), source.configs());
@@ -262,7 +262,7 @@ impl<S: LeaseSource> Daemon<S> {
         for remark in self.planning.planner.remarks() {
             self.reporter.complain(remark, |text| tracing::warn!("{text}"));
         }
-        if let Some(remark) = self.planning.planner.remark() {
+        for remark in self.planning.planner.remark().into_iter().chain(self.planning.planner.vrf_remark()) {
             self.reporter.complain(remark, |text| tracing::warn!("{text}"));
         }
         match planned {

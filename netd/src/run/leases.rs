@@ -261,6 +261,7 @@ impl<S: LeaseSource> Daemon<S> {
         let read = self.external.read().await;
         self.reach.set_own(facts::addresses(&self.external.host));
         self.report_clashes();
+        self.follow_vrf();
         self.planning.set_ways(self.reach.ways());
         self.follow_bridges();
         let now = match read {

@@ -27,6 +27,7 @@ pub(crate) mod status;
 mod subnet_file;
 mod tables;
 mod unannounced;
+mod vrf;
 mod witness;
 mod worker;
 

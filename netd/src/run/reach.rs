@@ -38,6 +38,7 @@ pub(super) struct Reach {
     /// Answers by address: the link of those that are reached directly.
     known: Answers,
     own: BTreeMap<IpAddr, IfName>,
+    vrf: Option<IfName>,
     asking: Option<JoinHandle<Result<(Answers, Duration), KernelError>>>,
     /// What is being asked for.
     asked: BTreeSet<IpAddr>,
@@ -51,8 +52,9 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    pub(super) fn new(tunnels: BTreeSet<IfName>, own: BTreeMap<IpAddr, IfName>) -> Self {
-        Self { tunnels, own, ..Self::default() }
+    /// With this program's devices, and what is known of this host.
+    pub(super) fn new(tunnels: BTreeSet<IfName>, Ways { own, vrf, .. }: Ways) -> Self {
+        Self { tunnels, own, vrf, ..Self::default() }
     }
 
     /// The same, with an asking that takes too long noticed.
@@ -86,6 +88,13 @@ impl Reach {
     /// This host's own addresses.
     pub(super) fn set_own(&mut self, own: BTreeMap<IpAddr, IfName>) {
         self.own = own;
+    }
+
+    /// The VRF of the interface towards the other nodes. Returns whether it is another one than before.
+    pub(super) fn set_vrf(&mut self, vrf: Option<IfName>) -> bool {
+        let changed = self.vrf != vrf;
+        self.vrf = vrf;
+        changed
     }
 
     /// Begins to ask for those of `addresses` that are not known. Returns whether there are any.
@@ -149,7 +158,8 @@ impl Reach {
 
     /// What is known, for the plan.
     pub(super) fn ways(&self) -> Ways {
-        let direct = self.known.iter().filter_map(|(addr, link)| Some((*addr, link.clone()?))).collect();
-        Ways { direct, own: self.own.clone() }
+        let known = self.known.iter().filter(|_| self.vrf.is_none());
+        let direct = known.filter_map(|(addr, link)| Some((*addr, link.clone()?))).collect();
+        Ways { direct, own: self.own.clone(), vrf: self.vrf.clone() }
     }
 }

@@ -283,6 +283,7 @@ impl<S: LeaseSource> Daemon<S> {
             .into_iter()
             .chain(rebound)
             .chain(planner.remark())
+            .chain(planner.vrf_remark())
             .chain(reporter.other_keys.iter().cloned())
             .chain(change)
             .chain(reporter.clashes.iter().take(LISTED).cloned())

@@ -81,7 +81,8 @@ async fn start<S: LeaseSource>(
     let host = facts::interfaces().await.context("read the addresses of this host")?;
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
     let identity = Identity::of(&network.backend, &config)?;
-    let ways = Ways { own: facts::addresses(&host), ..Ways::default() };
+    let vrf = facts::vrf(&external.interface).context("read the interface's VRF")?;
+    let ways = Ways { own: facts::addresses(&host), vrf, ..Ways::default() };
     let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
     let known = Known { macs: &macs, identity: &identity, machine: &machine };
     let local = LocalNode { ways, ..local(&external, &network, &known) };

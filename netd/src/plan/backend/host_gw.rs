@@ -13,6 +13,10 @@ use crate::plan::{LocalNode, Tables, route};
 
 pub(super) const NAME: &str = "host-gw";
 
+/// What it loses over an interface in a VRF.
+pub(super) const IN_VRF: &str = "packets from other nodes meet the VRF's routing table first, and a default route there takes them away from \
+     this node's Pods; use backend vxlan, or add a route to them there (ip route add SUBNET dev BRIDGE vrf VRF)";
+
 pub(super) fn refuses(local: &LocalNode) -> Option<String> {
     let mut behind_nat = local.places.present().filter(|(_, place)| place.public_ip != place.address);
     behind_nat.next().map(|(_, place)| {

@@ -17,6 +17,10 @@ use cluster::Problem;
 
 pub(super) const NAME: &str = "ipip";
 
+/// What it loses over an interface in a VRF.
+pub(super) const IN_VRF: &str =
+    "ipip takes the main routing table to the other nodes, which are in the VRF's; use backend vxlan";
+
 /// flannel's name.
 const DEVICE: IfName = IfName::literal("flannel.ipip");
 

@@ -289,6 +289,24 @@ impl Backend {
         }
     }
 
+    /// What it cannot do over an interface that is in a VRF, with what to do; `None` if nothing.
+    #[must_use]
+    pub(crate) const fn lost_in_vrf(&self) -> Option<&'static str> {
+        match self {
+            Self::Vxlan(options) if options.direct_routing => Some(vxlan::DIRECT_IN_VRF),
+            Self::HostGw => Some(host_gw::IN_VRF),
+            Self::Ipip(_) => Some(ipip::IN_VRF),
+            Self::Wireguard(_) => Some(wireguard::IN_VRF),
+            Self::Vxlan(_) | Self::Alloc | Self::Extension => None,
+        }
+    }
+
+    /// True when its devices listen in the VRF that their interface was in when they came up, whatever becomes of it.
+    #[must_use]
+    pub(crate) const fn keeps_vrf(&self) -> bool {
+        matches!(self, Self::Vxlan(_))
+    }
+
     /// The kernel's names of these kinds of links.
     pub(crate) const LINK_KINDS: [&'static str; 3] = ["vxlan", "ipip", "wireguard"];
 

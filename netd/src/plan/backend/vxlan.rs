@@ -29,6 +29,10 @@ const DEFAULT_VNI: u32 = 1;
 /// The UDP port of Linux' VXLAN before IANA gave it 4789; flannel uses it when `Port` is 0 (drivers/net/vxlan).
 const DEFAULT_PORT: u16 = 8472;
 
+/// What DirectRouting loses over an interface in a VRF.
+pub(super) const DIRECT_IN_VRF: &str = "DirectRouting has no effect, because packets from other nodes would meet the VRF's routing table first, and a \
+     default route there takes them away from this node's Pods; the tunnel is used to every node";
+
 /// What comes before the VNI in the name of the device of each family.
 const DEVICE_PREFIX: PerFamily<&str> = PerFamily::new("flannel.", "flannel-v6.");
 

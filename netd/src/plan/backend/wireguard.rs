@@ -19,6 +19,10 @@ use crate::format::lease::{Lease, LeaseAttrs};
 use crate::plan::{LocalNode, Tables, route};
 use cluster::Problem;
 
+/// What it loses over an interface in a VRF.
+pub(super) const IN_VRF: &str =
+    "wireguard takes the main routing table to the other nodes, which are in the VRF's; use backend vxlan";
+
 pub(super) const NAME: &str = "wireguard";
 
 /// flannel's names: one device, or one of each family.
