@@ -29,12 +29,12 @@ use crate::source::{JUNK, Update};
 /// what somebody deletes is back within a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// How many times longer than a listing of virtual servers occupies the processor is the time to the next: with ten thousands of
-/// Services it takes milliseconds, and a quiet node shall cost nothing that shows.
-const SHARE: u32 = 2000;
+/// How many times longer than a listing of virtual servers occupies the processor is the time to the next, up to [`LONGEST`]: a quiet
+/// node shall cost nothing that shows.
+const SHARE: u32 = 1000;
 
-/// The longest time between two listings, however long they take.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest time between two listings, however long they take: what somebody else deleted is back within a second.
+const LONGEST: Duration = Duration::from_millis(900);
 
 /// The proxy; see the module's text.
 pub(crate) struct Proxy {
