@@ -145,6 +145,12 @@ fn foreign_route_in_front_of_pods_is_reported_and_stays() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let [netd, _second] = net.both()?;
     let host = net.host("hdss7-21")?;
+    // Objects of next hops: one, a group of several, and one that refuses.
+    let objects = "nexthop add id 7 via 10.4.7.200 dev eth0\nnexthop add id 8 via 10.4.7.11 dev eth0\n\
+                   nexthop add id 9 group 7/8\nnexthop add id 10 blackhole\n";
+    host.command("ip").args(["-batch", "-"]).input(objects).run()?;
+    let ours = || Ok::<_, anyhow::Error>(host.run(&["ip", "route", "show", "proto", "121", "172.7.22.0/24"])?.stdout);
+    let before = ours()?;
     let quiet = net.status("hdss7-21")?;
     ensure!(quiet["warnings"].as_array().unwrap().is_empty(), "{quiet}");
     for (route, what) in [
@@ -153,6 +159,10 @@ fn foreign_route_in_front_of_pods_is_reported_and_stays() -> Result<()> {
         ("172.7.22.0/25 via 10.4.7.200", "172.7.22.0/25"),
         ("blackhole 172.7.22.7", "172.7.22.7/32"),
         ("172.7.22.0/24 nexthop via 10.4.7.200 dev eth0 nexthop via 10.4.7.11 dev eth0", "172.7.22.0/24"),
+        ("172.7.22.0/24 nhid 7 metric 5", "172.7.22.0/24"),
+        ("172.7.22.0/24 nhid 9 proto 121", "172.7.22.0/24"),
+        ("172.7.22.0/26 nhid 9", "172.7.22.0/26"),
+        ("172.7.22.0/24 nhid 10", "172.7.22.0/24"),
     ] {
         host.run(&["sh", "-c", &format!("ip route add {route}")])?;
         // Compares everything now, as it does each minute by itself.
@@ -165,7 +175,9 @@ fn foreign_route_in_front_of_pods_is_reported_and_stays() -> Result<()> {
             ensure!(warnings.iter().any(named), "{route} is not reported: {warnings:?}");
             Ok(())
         })?;
+        // Theirs stays, which is why it can be deleted, and ours is neither doubled nor gone.
         host.run(&["sh", "-c", &format!("ip route del {route}")])?;
+        ensure!(ours()? == before, "beside {route}: {}", ours()?);
         // Compares everything now, as it does each minute by itself.
         netd.signal(Signal::SIGHUP)?;
         eventually(SOON, || {

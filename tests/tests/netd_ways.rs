@@ -129,6 +129,28 @@ fn lease_that_names_any_own_address_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+fn way_by_several_next_hops_or_by_a_next_hop_object_is_understood() -> Result<()> {
+    let net = Net::start(DIRECT)?;
+    let _netd = net.both()?;
+    let one = net.host("hdss7-21")?;
+    let objects = "nexthop add id 7 via 10.4.7.200 dev eth0\nnexthop add id 8 dev eth0\n\
+                   nexthop add id 9 via 10.4.7.12 dev eth0\nnexthop add id 10 group 7/9\n";
+    one.command("ip").args(["-batch", "-"]).input(objects).run()?;
+    let (direct, tunnel) = ("via 10.4.7.22 dev eth0", "via 172.7.22.0 dev flannel.1");
+    for (way, by) in [
+        ("nexthop via 10.4.7.200 dev eth0 nexthop via 10.4.7.12 dev eth0", tunnel),
+        ("nhid 8", direct),
+        ("nhid 7", tunnel),
+        ("nhid 8", direct),
+        ("nhid 10", tunnel),
+    ] {
+        one.run(&["sh", "-c", &format!("ip route replace 10.4.7.22/32 {way}")])?;
+        eventually_by(one, "172.7.22.0/24", by).with_context(|| way.to_owned())?;
+    }
+    one.run(&["ip", "route", "del", "10.4.7.22/32"])?;
+    eventually_by(one, "172.7.22.0/24", direct)
+}
+
 /// Eventually one warning of netd on hdss7-21 contains each of `wanted`, or there is none at all without them.
 fn eventually_warns(net: &Net, wanted: &[&str]) -> Result<()> {
     eventually(SOON, || {
@@ -179,6 +201,7 @@ fn main() -> ExitCode {
             ways_are_decided_again_when_routes_change,
             node_on_another_interface_is_reached_by_that,
             lease_that_names_any_own_address_is_refused_by_name,
+            way_by_several_next_hops_or_by_a_next_hop_object_is_understood,
             rule_that_only_packets_of_pods_meet_is_named_and_so_is_one_of_the_node_itself,
         ],
     )
