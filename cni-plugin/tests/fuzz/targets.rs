@@ -35,7 +35,8 @@ const CODES: [u64; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 11, 50, 51, 100, 101, 102];
 /// Words that make containerd take a DEL that failed for one that had nothing to do.
 const TRAPS: [&str; 3] = ["not found", "no such file or directory", "no such device"];
 
-const WAIT: Duration = Duration::from_millis(100);
+/// For a lock: a deletion that goes on in a process of its own (kernel::orphan) has the descriptors of every target.
+const WAIT: Duration = Duration::from_secs(10);
 
 fn attachment() -> Attachment {
     Attachment::new(ContainerId::new("web-1").unwrap(), "eth0".parse().unwrap())
