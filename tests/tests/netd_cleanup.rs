@@ -5,34 +5,15 @@ mod netd_node;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use lab::{Host, Need, Output, eventually};
+use lab::{Host, Need, eventually};
+use netd_node::cleanup::{cleanup, others_have, state};
 use netd_node::{HOST_GW, Net, SOON, VXLAN};
-
-/// What the verb answers, whatever its exit status is.
-fn cleanup(host: &Host, words: &[&str]) -> Result<Output> {
-    host.command(lab::bin("netd")?).arg("cleanup").args(words).output()
-}
-
-/// Links, routes and rules of a node, without handles, counters and what is always there.
-fn state(host: &Host) -> Result<String> {
-    let script =
-        "ip -br link | sed 's/@.*//' | cut -d' ' -f1; ip route; ip -6 route | grep -v fe80; nft -s list ruleset";
-    Ok(host.run(&["sh", "-c", script])?.stdout)
-}
-
-/// What an administrator and Docker have on the node.
-fn of_others(host: &Host) -> Result<()> {
-    let script = "ip link add dummy9 type dummy; ip link set dummy9 up; ip route add 172.7.200.0/24 dev dummy9 proto 121; \
-                  ip route add 172.7.201.0/24 dev dummy9; iptables -P FORWARD DROP; iptables -A FORWARD -d 203.0.113.1 -j DROP; \
-                  nft add table inet theirs";
-    host.run(&["sh", "-c", script]).map(drop)
-}
 
 fn everything_of_netd_goes_and_what_others_have_stays() -> Result<()> {
     for config in [VXLAN, HOST_GW] {
         let net = Net::start(config)?;
         let host = net.host("hdss7-21")?;
-        of_others(host)?;
+        others_have(host)?;
         let before = state(host)?;
         let [netd, _other] = net.both()?;
         let running = state(host)?;
@@ -112,7 +93,7 @@ fn leftovers_of_flannel_go_on_request_only() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let host = net.host("hdss7-21")?;
     host.run(&["iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.0/24", "-j", "RETURN"])?;
-    of_others(host)?;
+    others_have(host)?;
     host.run(&["sh", "-c", "ip route del 172.7.201.0/24"])?;
     let before = state(host)?;
     host.run(&["sh", "-ec", FLANNEL])?;

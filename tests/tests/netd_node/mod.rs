@@ -3,6 +3,7 @@
 //! Invariant: every test has a cluster of its own; nothing here waits without a deadline.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod cleanup;
 pub(crate) mod dual;
 pub(crate) mod traffic;
 

@@ -322,6 +322,12 @@ impl Backend {
         route.link.as_ref().is_some_and(|link| *link == local.interface || is_tunnel(link))
     }
 
+    /// True for a device whose private key is kept in a file.
+    #[must_use]
+    pub(crate) fn has_key(device: &IfName) -> bool {
+        wireguard::is_device(device)
+    }
+
     /// True when a route can lead to a node although it has no next hop: WireGuard chooses the node by itself.
     #[must_use]
     pub(crate) fn needs_no_hop(route: &Route) -> bool {

@@ -16,6 +16,7 @@ use crate::command::args::Flags;
 use crate::command::config::run_dir;
 use crate::command::instance::Instance;
 use crate::command::verbs::Cleanup;
+use crate::plan::backend::Backend;
 use crate::run::claim::Claimed;
 
 /// Lists what there is, and removes it if that is asked for.
@@ -31,7 +32,11 @@ pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
         bail!("flanneld runs with process {process} and would put everything back: stop it first");
     }
     let mut leftovers = Leftovers::find(&Instance::of(subnet_file), &folder, &claimed, options.flannel, subnet_file)?;
-    let others = [flags.subnet_file.as_str(), &flags.wireguard_key_file];
+    let mut others = vec![flags.subnet_file.as_str()];
+    // A key that another network of this host goes by is not this one's, though the flag names it for both.
+    if !claimed.others_devices().iter().any(Backend::has_key) {
+        others.push(&flags.wireguard_key_file);
+    }
     let files = if options.files { files::present(&folder, &others) } else { Vec::new() };
     let mut lines = Lines::new();
     for row in leftovers.rows() {
