@@ -365,6 +365,32 @@ fn leases_that_nobody_can_use_and_a_dead_daemon_are_named() -> Result<()> {
     Ok(())
 }
 
+/// By ARP and by neighbour discovery; everybody else knows this node's hardware address and so loses nothing meanwhile.
+fn another_host_with_this_nodes_address_is_found_by_real_packets() -> Result<()> {
+    let net = dual::net(DUAL)?;
+    let _both = dual::both(&net, dual::SUBNETS)?;
+    let (here, stranger) = (net.host("hdss7-21")?, net.host("hdss7-200")?);
+    only(here, &[])?;
+    let mac = |host: &Host| Ok::<_, anyhow::Error>(host.read("/sys/class/net/eth0/address")?.trim().to_owned());
+    let own = mac(here)?;
+    for address in ["10.4.7.21", "fd00:10:4:7::21"] {
+        for host in ["hdss7-12", "hdss7-22"] {
+            let words = ["ip", "neigh", "replace", address, "lladdr", &own, "dev", "eth0", "nud", "permanent"];
+            net.host(host)?.run(&words)?;
+        }
+    }
+    for (address, len, flags) in [("10.4.7.21", 32, ""), ("fd00:10:4:7::21", 128, "nodad")] {
+        stranger.run(&["sh", "-ec", &format!("ip address add {address}/{len} dev eth0 {flags}")])?;
+        let found = only(here, &["duplicates"])?;
+        let says =
+            format!("{address}: another host on the link has it as well, with hardware address {}", mac(stranger)?);
+        ensure!(found.len() == 1 && found[0]["found"] == says.as_str(), "{says}: {found:?}");
+        stranger.run(&["ip", "address", "del", &format!("{address}/{len}"), "dev", "eth0"])?;
+        only(here, &[])?;
+    }
+    Ok(())
+}
+
 fn node_of_flannel_is_reached_and_probes_can_be_turned_off() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let here = net.host("hdss7-21")?;
@@ -393,6 +419,7 @@ fn main() -> ExitCode {
             host_gw_is_probed_on_the_pods_own_way,
             status_shows_path_size_and_last_probe_of_each_node_and_what_was_repaired,
             leases_that_nobody_can_use_and_a_dead_daemon_are_named,
+            another_host_with_this_nodes_address_is_found_by_real_packets,
             node_of_flannel_is_reached_and_probes_can_be_turned_off,
         ],
     )

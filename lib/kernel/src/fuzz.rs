@@ -13,10 +13,11 @@ use crate::{address, attribute, bridge, conntrack, genl, ipvs, link, neighbour, 
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 11] = [
+pub const TARGETS: [(&str, fn(&[u8])); 12] = [
     ("attributes", attributes),
     ("conntrack", flows),
     ("datagram", datagram),
+    ("holders", crate::holders::fuzz_packet),
     ("ip_vs", ip_vs),
     ("ipvs", ipvs_answers),
     ("legacy", crate::legacy::fuzz_table),

@@ -20,6 +20,7 @@
 //! | [`way`] | none: the routes that packets to many addresses take | 4.20 |
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
 //! | [`probe`] | none: UDP sockets that test a path | any |
+//! | [`holders`] | none: asks a link who else has an address | any |
 //! | [`legacy`] | reads the chain FORWARD of iptables-legacy | any |
 //! | [`netns`] | network namespaces | 3.8 |
 //! | [`writer`] | none: names whoever else writes into a table | 4.15 |
@@ -42,6 +43,7 @@ mod genl;
 #[cfg(test)]
 mod golden;
 pub mod heap;
+pub mod holders;
 pub mod ipvs;
 pub mod legacy;
 pub mod link;

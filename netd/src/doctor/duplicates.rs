@@ -7,7 +7,7 @@ use super::probing::Outcome;
 use super::{Facts, Trouble};
 
 pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
-    let mut troubles = Vec::new();
+    let mut troubles = on_the_link(facts);
     let mut holders: BTreeMap<IpAddr, Vec<&str>> = BTreeMap::new();
     for (peer, paths) in &facts.paths {
         holders.entry(peer.direct.ip()).or_default().push(&peer.name);
@@ -29,6 +29,25 @@ pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
     for (key, reason) in facts.daemon.iter().flat_map(|daemon| daemon.skipped.iter().chain(&daemon.invalid)) {
         let fix = "correct the node that wrote it, or release the key (`netd lease release`)";
         troubles.push(Trouble::problem(format!("lease {key} is not used: {reason}"), fix));
+    }
+    troubles
+}
+
+fn on_the_link(facts: &Facts) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    for (address, held) in &facts.holders {
+        match held {
+            Ok(others) => troubles.extend(others.iter().map(|mac| {
+                let found = format!("{address}: another host on the link has it as well, with hardware address {mac}");
+                let fix =
+                    "find that host by its hardware address (the switch's table), and give each an address of its own";
+                Trouble::problem(found, fix)
+            })),
+            Err(error) => {
+                let found = format!("{address}: whether another host on the link has it was not found out: {error}");
+                troubles.push(Trouble::note(found, "run `netd doctor` as root: it needs CAP_NET_RAW"));
+            }
+        }
     }
     troubles
 }

@@ -13,6 +13,7 @@ use kernel::query::{Interface, Query};
 use netstate::{IfName, LinkKind, Prefix, SysctlKey};
 use serde::Deserialize as _;
 
+use super::holders::{self, Held};
 use super::kept;
 use super::probing::{self, Paths, Peer};
 use crate::command::args::Flags;
@@ -40,6 +41,8 @@ pub(crate) struct Facts {
     pub closed: Vec<(String, u16)>,
     /// Packets that were dropped for their source address meanwhile.
     pub reverse_path_drops: u64,
+    /// Others on the link that have this node's addresses, or why nobody could be asked.
+    pub holders: Held,
     /// The other nodes, and what came of the probes.
     pub paths: Vec<(Peer, Paths)>,
 }
@@ -100,9 +103,10 @@ pub(super) fn gather(flags: &Flags) -> Result<Facts> {
         let interfaces = Query::open()?.interfaces().await?;
         let before = counters()?;
         let size = daemon.as_ref().map_or(0, |daemon| daemon.node.mtu);
-        let paths = probing::probe(peers, size).await;
+        let own = holders::own(daemon.as_ref(), &interfaces);
+        let (paths, holders) = tokio::join!(probing::probe(peers, size), holders::ask(own));
         let after = counters()?;
-        let mut facts = Facts { daemon, silence, interfaces, paths, ..Facts::default() };
+        let mut facts = Facts { daemon, silence, interfaces, holders, paths, ..Facts::default() };
         kept::write(&run_dir(flags), &facts.paths);
         facts.reverse_path_drops = after.reverse_path.saturating_sub(before.reverse_path);
         for (rule, packets) in after.rules {

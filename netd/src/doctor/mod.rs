@@ -10,6 +10,7 @@ mod duplicates;
 pub(crate) mod facts;
 mod firewall;
 mod forwarding;
+mod holders;
 pub(crate) mod kept;
 mod networks;
 pub(crate) mod packet;

@@ -196,3 +196,26 @@ fn size_that_is_advised_is_that_of_the_network_below_and_never_takes_ipv6_its_li
     assert_eq!(advice("ipip", v4, "172.7.0.0/16", 1380), None);
     assert_eq!(advice("host-gw", v4, "172.7.0.0/16", 1400), None);
 }
+
+#[test]
+fn others_with_this_nodes_address_are_named_and_nobody_asked_is_said() {
+    let address = "10.4.7.21".parse().unwrap();
+    let held = |held| after(|facts| facts.holders = vec![(address, held)]);
+    assert!(held(Ok(std::collections::BTreeSet::new())).is_empty());
+    let found = held(Ok(["02:00:00:00:00:99".parse().unwrap()].into()));
+    let expected = "Problem duplicates 10.4.7.21: another host on the link has it as well, with hardware address 02:00:00:00:00:99 |";
+    assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
+    let found = held(Err("Operation not permitted".to_owned()));
+    assert!(found.len() == 1 && found[0].starts_with("Note duplicates 10.4.7.21: whether another"), "{found:?}");
+}
+
+#[test]
+fn only_addresses_that_the_interface_has_are_asked_for() {
+    let mut facts = well();
+    let own = |facts: &Facts| holders::own(facts.daemon.as_ref(), &facts.interfaces);
+    assert_eq!(own(&facts), [("eth0".parse().unwrap(), "10.4.7.21".parse().unwrap())]);
+    facts.daemon.as_mut().unwrap().node.public_ip = "203.0.113.7".to_owned();
+    assert!(own(&facts).is_empty());
+    facts.daemon = None;
+    assert!(own(&facts).is_empty());
+}
