@@ -53,10 +53,7 @@ impl Object {
 
     /// Takes the member `name` as it was written, `null` included; the last spelling wins.
     pub(crate) fn take_raw(&mut self, name: &str) -> Option<Box<RawValue>> {
-        let (found, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.members).into_iter().partition(|(key, _)| key.eq_ignore_ascii_case(name));
-        self.members = rest;
-        found.into_iter().next_back().map(|(_, raw)| raw)
+        self.members.extract_if(.., |(key, _)| key.eq_ignore_ascii_case(name)).last().map(|(_, raw)| raw)
     }
 
     /// The member `name` as it was written; it stays.
