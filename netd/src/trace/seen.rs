@@ -63,7 +63,7 @@ pub(crate) fn seen(
             }
             Fate::At(hook, end) => {
                 seen.there = Some(place(event, *hook, links));
-                seen.lost_in = (*end == End::First).then(|| hook_name(*hook).to_owned());
+                seen.lost_in = (*end == End::First).then(|| hook.to_string());
                 let last = *end == End::Last && matches!(hook, Hook::Postrouting | Hook::Input);
                 seen.passed = last;
                 if !event.is_tunnel
@@ -109,16 +109,6 @@ fn place(event: &Event, hook: Hook, links: &BTreeMap<u32, String>) -> String {
         Hook::Forward => format!("forwarded from {came_by} to {leaves_by}{wrapped}"),
         Hook::Output => format!("made by this host for {leaves_by}{wrapped}"),
         Hook::Postrouting => format!("left by {leaves_by}{wrapped}"),
-    }
-}
-
-const fn hook_name(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Prerouting => "prerouting",
-        Hook::Input => "input",
-        Hook::Forward => "forward",
-        Hook::Output => "output",
-        Hook::Postrouting => "postrouting",
     }
 }
 

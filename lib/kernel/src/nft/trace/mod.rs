@@ -132,7 +132,7 @@ impl Trace {
 /// The chain at an end of a hook.
 fn chain_at(hook: Hook, end: End) -> String {
     let end = if end == End::First { "first" } else { "last" };
-    format!("{end}-{}", rules::name_of(hook))
+    format!("{end}-{hook}")
 }
 
 /// Hook and end of one of our chains.

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use netstate::nft::{Hook, Op};
+use netstate::nft::Op;
 use netstate::{IpFamily, Protocol};
 
 use super::Flow;
@@ -26,17 +26,6 @@ const UDP: u32 = 8;
 const VXLAN: u32 = 8;
 const ETHERNET: u32 = 14;
 const ICMP_HEADER: u32 = 8;
-
-/// The kernel's name of a hook, as the nft tool writes it.
-pub(super) const fn name_of(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Prerouting => "prerouting",
-        Hook::Input => "input",
-        Hook::Forward => "forward",
-        Hook::Output => "output",
-        Hook::Postrouting => "postrouting",
-    }
-}
 
 /// Where the parts of a family's header are.
 struct Header {
