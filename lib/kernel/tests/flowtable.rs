@@ -7,7 +7,7 @@ mod common;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use common::{ip, sh};
+use common::{converge, ip, sh};
 use kernel::nft::{Nft, Tables};
 use netstate::IfName;
 use netstate::nft::*;
@@ -35,16 +35,6 @@ fn reconciler(ruleset: &Ruleset) -> Reconciler<Tables> {
     let mut table = Reconciler::new("flows", Tables::new(Nft::open().unwrap(), [ruleset.key.clone()]));
     table.want_all(ruleset.rows());
     table
-}
-
-/// One pass, then one that finds nothing to do even after listing again.
-#[track_caller]
-fn converge(table: &mut Reconciler<Tables>) {
-    table.pass(true, Duration::ZERO);
-    assert!(table.status().is_done(), "{:?}", table.status());
-    table.invalidate();
-    let again = table.pass(true, Duration::ZERO);
-    assert_eq!((again.upserted, again.removed), (0, 0), "{:?}", table.status());
 }
 
 fn listed() -> String {

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{ip, sh};
+use common::{converge, ip, run, sh};
 use kernel::Chain;
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
-use reconcile::{Observed, Owner, Pass, Reconciler, RetryClass, Rows, Stage, State, Step, Target};
+use reconcile::{Observed, Owner, Reconciler, RetryClass, Rows, Stage, State, Step, Target};
 
 const VIP: [u8; 4] = [192, 168, 0, 10];
 
@@ -53,20 +53,6 @@ fn uplink() {
 
 fn table(owned: &[VirtualServerKey]) -> Reconciler<IpvsTable> {
     Reconciler::new("ipvs", IpvsTable::new(Ipvs::open().unwrap(), owned.iter().copied()))
-}
-
-fn run(table: &mut Reconciler<IpvsTable>) -> Pass {
-    table.pass(true, Duration::ZERO)
-}
-
-/// One pass that changes something, one that finds nothing to do even after listing again.
-fn converge(table: &mut Reconciler<IpvsTable>) -> Pass {
-    let first = run(table);
-    assert_eq!(first.errors, vec![]);
-    table.invalidate();
-    let second = run(table);
-    assert!(second.is_idle(), "second pass: {second:?}");
-    first
 }
 
 /// What ipvsadm prints, sorted.

@@ -5,18 +5,17 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use common::sh;
+use common::{converge, feed, run, sh};
 use kernel::KernelError;
 use kernel::nft::{Change, ClaimError, Fate, ForeignRule, Monitor, Nft, Tables};
 use kernel::writer::Writers;
 use netstate::nft::*;
 use netstate::{IfName, IpFamily, Prefix, Protocol};
-use reconcile::{Pass, Reconciler, Stage, Step, Target};
+use reconcile::{Reconciler, Stage, Step, Target};
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -36,9 +35,7 @@ fn nft(args: &str) -> String {
 
 /// Loads a ruleset text with the tool, as another program would.
 fn nft_load(text: &str) {
-    let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "nft -f - of {text}");
+    feed("nft", &["-f", "-"], text);
 }
 
 /// Compares two listings and shows the lines that differ.
@@ -60,20 +57,6 @@ fn reconciler(ruleset: &Ruleset) -> Reconciler<Tables> {
     let mut table = Reconciler::new("nft", tables(&[&ruleset.key]));
     table.want_all(ruleset.rows());
     table
-}
-
-fn run(table: &mut Reconciler<Tables>) -> Pass {
-    table.pass(true, Duration::ZERO)
-}
-
-/// One pass without failures, then one that finds nothing to do even after listing again.
-fn converge(table: &mut Reconciler<Tables>) -> Pass {
-    let first = run(table);
-    assert_eq!(first.errors, vec![]);
-    table.invalidate();
-    let second = run(table);
-    assert!(second.is_idle(), "second pass: {second:?}");
-    first
 }
 
 /// Waits until `monitor` reports `table`.
@@ -101,6 +84,15 @@ fn host_ports(family: Family) -> Ruleset {
     let map = Destination::Map { family: network, fields, map: name("ports"), port: true };
     chain.rules.push(Rule::new().when(Match::DaddrLocal(Op::Is)).then(map));
     ruleset.table.chains.insert(name("prerouting"), chain);
+    ruleset
+}
+
+/// [`host_ports`] with the ports 1 to `last`, each to a port of the same number.
+fn filled_host_ports(last: u16) -> Ruleset {
+    let mut ruleset = host_ports(Family::Ip);
+    for number in 1..=last {
+        ruleset.insert(name("ports"), port(number), endpoint(3, number));
+    }
     ruleset
 }
 
@@ -234,7 +226,6 @@ fn elements_of_every_type_read_back_and_are_listed_as_rendered() {
     assert_same(&listed(&ports.key), &ports.render());
 }
 
-/// The tool can write what it lists; what it writes is what we desire.
 /// A table as the CNI plugin guards ports with.
 fn guarded_ports() -> Ruleset {
     let mut ruleset = Ruleset::new(table_key(Family::Bridge, "netd-spoof"));
@@ -266,6 +257,7 @@ fn bridge_table_with_hardware_addresses_is_what_the_tool_lists_and_reads_back() 
     assert!(run(&mut reconciler(&ruleset)).is_idle(), "loaded by the tool it is the same");
 }
 
+/// The tool can write what it lists; what it writes is what we desire.
 fn ruleset_loaded_by_the_tool_from_our_text_is_equal_to_ours() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80).comment("0123abcd/eth0"));
@@ -289,10 +281,7 @@ fn ruleset_loaded_by_the_tool_from_our_text_is_equal_to_ours() {
 }
 
 fn one_changed_element_is_one_message_and_leaves_the_others() {
-    let mut ruleset = host_ports(Family::Ip);
-    for number in 1..=50 {
-        ruleset.insert(name("ports"), port(number), endpoint(3, number));
-    }
+    let ruleset = filled_host_ports(50);
     let mut table = reconciler(&ruleset);
     converge(&mut table);
     let handles = nft("-a list table ip netd-cni");
@@ -356,10 +345,7 @@ fn changed_policy_is_set_in_place_and_changed_hook_makes_a_new_chain() {
 }
 
 fn set_declared_otherwise_comes_with_its_new_elements_in_one_transaction() {
-    let mut ruleset = host_ports(Family::Ip);
-    for number in 1..=5 {
-        ruleset.insert(name("ports"), port(number), endpoint(3, number));
-    }
+    let mut ruleset = filled_host_ports(5);
     let mut table = reconciler(&ruleset);
     converge(&mut table);
     let mut nft_ = Nft::open().unwrap();
@@ -383,10 +369,7 @@ fn set_declared_otherwise_comes_with_its_new_elements_in_one_transaction() {
 }
 
 fn set_with_another_flag_is_made_anew_under_its_rules_and_keeps_its_elements() {
-    let mut ruleset = host_ports(Family::Ip);
-    for number in 1..=5 {
-        ruleset.insert(name("ports"), port(number), endpoint(3, number));
-    }
+    let mut ruleset = filled_host_ports(5);
     let mut table = reconciler(&ruleset);
     converge(&mut table);
     let mut nft_ = Nft::open().unwrap();

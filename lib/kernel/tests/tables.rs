@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::{converge, converge_at, ip};
+use common::{converge, converge_at, ip, run};
 use kernel::address::Addresses;
 use kernel::fdb::Fdbs;
 use kernel::link::{Links, VethEnd};
@@ -45,10 +45,6 @@ fn uplink() {
     ip("link set switch up");
     ip("addr add 10.4.7.21/24 dev eth0");
     ip("link set eth0 up");
-}
-
-fn run<T: Target>(table: &mut Reconciler<T>) -> Pass {
-    table.pass(true, Duration::ZERO)
 }
 
 fn links() -> Reconciler<Links> {

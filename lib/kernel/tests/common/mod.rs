@@ -22,7 +22,7 @@ pub(crate) fn main(cases: &[Case]) -> ExitCode {
     }
     let trial = |(name, test): &Case| {
         let test = *test;
-        Trial::test(*name, move || run(test)).with_ignored_flag(!able)
+        Trial::test(*name, move || in_a_namespace(test)).with_ignored_flag(!able)
     };
     libtest_mimic::run(&Arguments::from_args(), cases.iter().map(trial).collect()).exit_code()
 }
@@ -53,7 +53,7 @@ fn enter_lab() -> bool {
     false
 }
 
-fn run(test: fn()) -> Result<(), Failed> {
+fn in_a_namespace(test: fn()) -> Result<(), Failed> {
     let inside = move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         ip("link set lo up");
@@ -87,12 +87,19 @@ pub(crate) fn ip(args: &str) -> String {
     sh("ip", &args.split_whitespace().collect::<Vec<_>>())
 }
 
+/// One pass at the beginning of the table's clock.
+pub(crate) fn run<T: Target>(table: &mut Reconciler<T>) -> Pass {
+    table.pass(true, Duration::ZERO)
+}
+
 /// One pass that changes something, one that finds nothing to do even after listing again.
+#[track_caller]
 pub(crate) fn converge<T: Target>(table: &mut Reconciler<T>) -> Pass {
     converge_at(table, Duration::ZERO)
 }
 
 /// The same at a time of the table's clock: a row that is undone again and again within seconds is put back more slowly.
+#[track_caller]
 pub(crate) fn converge_at<T: Target>(table: &mut Reconciler<T>, now: Duration) -> Pass {
     let first = table.pass(true, now);
     assert_eq!(first.errors, vec![]);
