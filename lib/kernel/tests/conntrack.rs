@@ -6,7 +6,7 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::sh;
+use common::{cases, sh};
 use kernel::conntrack::Conntrack;
 use netstate::{IpFamily, Protocol};
 
@@ -102,9 +102,6 @@ fn two_thousand_flows_go_in_one_call() {
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     common::main(cases![
         stale_endpoint_loses_its_flows_and_the_others_keep_theirs,
         only_the_family_asked_for_is_touched,

@@ -7,7 +7,7 @@ mod common;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use common::{converge, ip, sh};
+use common::{cases, converge, ip, sh};
 use kernel::nft::{Nft, Tables};
 use netstate::IfName;
 use netstate::nft::*;
@@ -109,9 +109,6 @@ fn has_flowtables() -> bool {
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     common::main_in_lab(
         "flowtables",
         has_flowtables,

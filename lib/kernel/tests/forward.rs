@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{ip, sh};
+use common::{cases, ip, sh};
 use kernel::nft::Nft;
 use kernel::nft::forward::{Accept, Accepts, Forward};
 use netstate::Prefix;
@@ -538,9 +538,6 @@ fn chain_of_the_input_hook_that_denies_a_port_is_named_until_a_rule_is_for_it() 
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     common::main(cases![
         denial_of_a_foreign_chain_still_denies_what_it_denied,
         denials_of_several_foreign_chains_at_once_still_deny,

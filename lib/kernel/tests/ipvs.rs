@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use common::{converge, ip, run, sh};
+use common::{cases, converge, ip, run, sh};
 use kernel::Chain;
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
@@ -437,9 +437,6 @@ fn time_outs_are_set_one_by_one() {
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     common::main_in_lab(
         "IPVS",
         || Ipvs::open().is_ok(),

@@ -6,7 +6,7 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::sh;
+use common::{cases, sh};
 use kernel::legacy::{Denial, forwarding, has_filter};
 use netstate::IpFamily;
 
@@ -56,8 +56,5 @@ fn chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts() {
 }
 
 fn main() -> ExitCode {
-    common::main(&[(
-        "chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts",
-        chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts as fn(),
-    )])
+    common::main(cases![chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts])
 }

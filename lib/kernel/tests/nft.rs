@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use common::{converge, feed, run, sh};
+use common::{cases, converge, feed, run, sh};
 use kernel::KernelError;
 use kernel::nft::{Change, ClaimError, Fate, ForeignRule, Monitor, Nft, Tables};
 use kernel::writer::Writers;
@@ -770,9 +770,6 @@ fn stream_reports_every_change_by_others() {
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     #[cfg_attr(not(feature = "watch"), expect(unused_mut, reason = "one more case with the feature"))]
     let mut cases = cases![
         rendered_text_is_what_the_tool_lists_and_reads_back_as_desired,

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::{ip, sh};
+use common::{cases, ip, sh};
 use kernel::Rtnl;
 use kernel::qdisc::Qdisc;
 use netstate::{IfName, MacAddr, TokenBucket};
@@ -188,13 +188,13 @@ fn what_takes_the_detour_is_limited_and_counted() {
     peer.join().unwrap();
 }
 
-const CASES: &[common::Case] = &[
-    ("tick_is_what_the_kernel_says", tick_is_what_the_kernel_says),
-    ("bucket_is_what_tc_shows_and_what_is_read_back", bucket_is_what_tc_shows_and_what_is_read_back),
-    ("foreign_disciplines_stay", foreign_disciplines_stay),
-    ("detour_is_what_tc_shows_and_what_is_read_back", detour_is_what_tc_shows_and_what_is_read_back),
-    ("filters_that_match_less_are_no_detour", filters_that_match_less_are_no_detour),
-    ("what_takes_the_detour_is_limited_and_counted", what_takes_the_detour_is_limited_and_counted),
+const CASES: &[common::Case] = cases![
+    tick_is_what_the_kernel_says,
+    bucket_is_what_tc_shows_and_what_is_read_back,
+    foreign_disciplines_stay,
+    detour_is_what_tc_shows_and_what_is_read_back,
+    filters_that_match_less_are_no_detour,
+    what_takes_the_detour_is_limited_and_counted,
 ];
 
 fn main() -> ExitCode {

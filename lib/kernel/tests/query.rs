@@ -6,7 +6,7 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::ip;
+use common::{cases, ip};
 use kernel::query::{DefaultRoute, Hop, Query};
 use kernel::way::{Asked, Packet};
 use kernel::{Chain, Rtnl};
@@ -148,9 +148,6 @@ fn ways_and_entries_are_what_tables_and_rules_make_of_them() {
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     common::main(cases![
         interfaces_are_listed_with_kind_mtu_and_addresses,
         addresses_that_end_or_are_on_their_way_out_are_told_apart,

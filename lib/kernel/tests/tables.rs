@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::{converge, converge_at, ip, run};
+use common::{cases, converge, converge_at, ip, run};
 use kernel::address::Addresses;
 use kernel::fdb::Fdbs;
 use kernel::link::{Links, VethEnd};
@@ -528,9 +528,6 @@ fn ordinary_file_is_no_namespace() {
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     common::main(cases![
         made_vxlan_device_reads_back_as_desired,
         changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device,

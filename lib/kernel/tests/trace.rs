@@ -8,7 +8,7 @@ use std::net::UdpSocket;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::{feed, ip, sh};
+use common::{cases, feed, ip, sh};
 use kernel::Rtnl;
 use kernel::nft::Nft;
 use kernel::nft::trace::{End, Event, Fate, Flow, Trace};
@@ -143,14 +143,11 @@ fn route_is_looked_up_for_a_packet_that_comes_in() {
 }
 
 fn main() -> ExitCode {
-    common::main(&[
-        (
-            "each_hook_of_a_packet_is_seen_and_another_flow_is_not",
-            each_hook_of_a_packet_is_seen_and_another_flow_is_not,
-        ),
-        ("rule_and_policy_that_drop_are_named", rule_and_policy_that_drop_are_named),
-        ("packet_is_followed_into_its_tunnel", packet_is_followed_into_its_tunnel),
-        ("table_goes_with_its_socket", table_goes_with_its_socket),
-        ("route_is_looked_up_for_a_packet_that_comes_in", route_is_looked_up_for_a_packet_that_comes_in),
+    common::main(cases![
+        each_hook_of_a_packet_is_seen_and_another_flow_is_not,
+        rule_and_policy_that_drop_are_named,
+        packet_is_followed_into_its_tunnel,
+        table_goes_with_its_socket,
+        route_is_looked_up_for_a_packet_that_comes_in,
     ])
 }

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::{converge, converge_at, ip, sh};
+use common::{cases, converge, converge_at, ip, sh};
 use kernel::link::Links;
 use kernel::wireguard::{Fingerprint, Wireguards};
 use kernel::{Cause, Rtnl};
@@ -399,9 +399,6 @@ fn renamed_tunnels_get_their_names_back_with_what_they_hold() {
 }
 
 fn main() -> ExitCode {
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
-    }
     let has = || Wireguards::open([]).is_ok();
     common::main_in_lab(
         "WireGuard",

@@ -1,6 +1,6 @@
 //! Runs each test in a network namespace of its own, on a thread of its own.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses its part")]
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -13,6 +13,12 @@ use reconcile::{Pass, Reconciler, Stage as _, Target};
 
 /// One test: its name and what it does inside its namespace.
 pub(crate) type Case = (&'static str, fn());
+
+/// These functions as cases, each under its own name.
+macro_rules! cases {
+    ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case as fn())),*] };
+}
+pub(crate) use cases;
 
 /// The main function of a test binary: without the right to make namespaces every case counts as ignored, loudly.
 pub(crate) fn main(cases: &[Case]) -> ExitCode {
