@@ -6,45 +6,24 @@
     reason = "helpers of tests; clippy's exception covers test functions only"
 )]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::Duration;
 
 use cluster::manifest::Kind;
-use cluster::{Event, Snapshot, Source, directory};
-use tokio::time::timeout;
-
-/// Far above what any case needs; reached only when something is broken.
-const DEADLINE: Duration = Duration::from_secs(20);
+use cluster::{Event, directory};
+use common::Consumer;
 
 const KINDS: [Kind; 2] = [
     Kind { group: "", versions: &["v1"], name: "Service" },
     Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice" },
 ];
 
-struct Consumer {
-    source: Source,
-    snapshot: Snapshot,
-    log: Vec<Event>,
-}
-
 impl Consumer {
     fn of(dir: &Path) -> Self {
-        Self { source: directory::watch(dir, &KINDS, 1), snapshot: Snapshot::new(), log: Vec::new() }
-    }
-
-    async fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) {
-        let wait = async {
-            while !reached(self) {
-                let event = self.source.next().await.unwrap();
-                self.snapshot.apply(event.clone());
-                self.log.push(event);
-            }
-        };
-        if timeout(DEADLINE, wait).await.is_err() {
-            panic!("never: {what}; known: {:?}; log: {:?}", self.keys(), self.log);
-        }
+        directory::watch(dir, &KINDS, 1).into()
     }
 
     fn keys(&self) -> Vec<&str> {

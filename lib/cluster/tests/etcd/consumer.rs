@@ -1,40 +1,15 @@
-//! A consumer of a watch, as the programs are: folds the events and remembers what was said.
+//! What is asked of a consumer of etcd.
 
 use std::time::{Duration, Instant};
 
+use cluster::Event;
 use cluster::etcd::{Client, Prefix, watch};
-use cluster::{Event, Snapshot, Source};
-use tokio::time::timeout;
 
-/// Far above what any case needs; reached only when something is broken.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
-
-pub(crate) struct Consumer {
-    source: Source,
-    pub(crate) snapshot: Snapshot,
-    pub(crate) log: Vec<Event>,
-}
+pub(crate) use crate::common::{Consumer, DEADLINE};
 
 impl Consumer {
     pub(crate) fn of(client: &Client, prefix: &Prefix) -> Self {
-        Self { source: watch(client, prefix, 1), snapshot: Snapshot::new(), log: Vec::new() }
-    }
-
-    /// Takes in events until the condition holds; returns how long that took.
-    pub(crate) async fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) -> Duration {
-        let begin = Instant::now();
-        let wait = async {
-            while !reached(self) {
-                let event = self.source.next().await.unwrap();
-                self.snapshot.apply(event.clone());
-                self.log.push(event);
-            }
-        };
-        if timeout(DEADLINE, wait).await.is_err() {
-            let last = &self.log[self.log.len().saturating_sub(20)..];
-            panic!("never: {what}; {} keys known; last events: {last:?}", self.snapshot.entries().len());
-        }
-        begin.elapsed()
+        watch(client, prefix, 1).into()
     }
 
     pub(crate) async fn listed(&mut self) {

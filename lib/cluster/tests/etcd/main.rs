@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::expect_used, reason = "a test with its own main: clippy sees no test functions here")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod consumer;
 mod pki;
 mod server;

@@ -133,18 +133,24 @@ fn transaction() {
     });
 }
 
+/// A store with the keys `stays` and `goes`, and a consumer that has listed them through a wire.
+async fn listed_through_a_wire(server: &Server) -> (Store, Wire, Consumer) {
+    let store = server.store();
+    for name in ["stays", "goes"] {
+        store.put(&subnets().key(name), b"1", None).await.unwrap();
+    }
+    let wire = Wire::to(server.address(0)).await;
+    let client = Client::new(&Config { endpoints: wire.endpoint(), ..Config::default() }, 1).unwrap();
+    let mut consumer = Consumer::of(&client, &subnets());
+    consumer.listed().await;
+    (store, wire, consumer)
+}
+
 /// A store with the same id whose revision has passed ours shows only by a listing what it has not got.
 fn restored_store() {
     let mut server = Server::single();
     block_on(async {
-        let store = server.store();
-        for name in ["stays", "goes"] {
-            store.put(&subnets().key(name), b"1", None).await.unwrap();
-        }
-        let wire = Wire::to(server.address(0)).await;
-        let client = Client::new(&Config { endpoints: wire.endpoint(), ..Config::default() }, 1).unwrap();
-        let mut consumer = Consumer::of(&client, &subnets());
-        consumer.listed().await;
+        let (store, wire, mut consumer) = listed_through_a_wire(&server).await;
         let seen = *consumer.snapshot.origin().unwrap();
         wire.cut();
         consumer.until("the loss is reported", |c| c.snapshot.lost().is_some()).await;
@@ -304,14 +310,7 @@ fn quorum_lost() {
 
 /// A watch through a wire that is cut, what is done meanwhile, and the watch after it is mended.
 async fn cut_off(server: &Server, compact: bool) -> Consumer {
-    let store = server.store();
-    for name in ["stays", "goes"] {
-        store.put(&subnets().key(name), b"1", None).await.unwrap();
-    }
-    let wire = Wire::to(server.address(0)).await;
-    let client = Client::new(&Config { endpoints: wire.endpoint(), ..Config::default() }, 1).unwrap();
-    let mut consumer = Consumer::of(&client, &subnets());
-    consumer.listed().await;
+    let (store, wire, mut consumer) = listed_through_a_wire(server).await;
     // The stream is open when a change comes through.
     store.put(&subnets().key("stays"), b"2", None).await.unwrap();
     consumer.until("a change", |c| c.snapshot.get("stays").is_some_and(|value| value == b"2")).await;
