@@ -9,7 +9,7 @@ use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
 use serde_json::json;
 
-use crate::node::{Node, first_address, host_link, native, with};
+use crate::node::{Node, first_address, host_link, native, vars, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -112,15 +112,7 @@ fn fifty_at_once(node: &Node) {
         let conf = conf.to_string();
         let children: Vec<_> = pods
             .iter()
-            .map(|(id, pod)| {
-                let vars = [
-                    ("CNI_COMMAND", verb),
-                    ("CNI_CONTAINERID", id.as_str()),
-                    ("CNI_NETNS", pod.to_str().unwrap()),
-                    ("CNI_IFNAME", "eth0"),
-                ];
-                node.start("netd-cni", &vars, &conf)
-            })
+            .map(|(id, pod)| node.start("netd-cni", &vars(verb, id, pod.to_str().unwrap()), &conf))
             .collect();
         children.into_iter().map(|child| child.wait_with_output().unwrap()).collect::<Vec<_>>()
     };
@@ -141,12 +133,7 @@ fn fifty_at_once(node: &Node) {
 
 fn same_container_at_once(node: &Node) {
     let pod = node.pod();
-    let vars = [
-        ("CNI_COMMAND", "ADD"),
-        ("CNI_CONTAINERID", "web-1"),
-        ("CNI_NETNS", pod.to_str().unwrap()),
-        ("CNI_IFNAME", "eth0"),
-    ];
+    let vars = vars("ADD", "web-1", pod.to_str().unwrap());
     let children: Vec<_> = (0..6).map(|_| node.start("netd-cni", &vars, &native().to_string())).collect();
     let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
     assert_eq!(outputs.iter().filter(|output| output.status.success()).count(), 1);

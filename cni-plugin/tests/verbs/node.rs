@@ -227,6 +227,11 @@ pub(crate) fn host_link(id: &str) -> String {
     Attachment::new(container, IfName::new("eth0").unwrap()).host_link().to_string()
 }
 
+/// Environment of `command` for eth0 of container `id`.
+pub(crate) fn vars<'a>(command: &'a str, id: &'a str, netns: &'a str) -> [(&'a str, &'a str); 4] {
+    [("CNI_COMMAND", command), ("CNI_CONTAINERID", id), ("CNI_NETNS", netns), ("CNI_IFNAME", "eth0")]
+}
+
 /// A native configuration.
 pub(crate) fn native() -> Value {
     json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "netd-cni"})

@@ -3,7 +3,7 @@
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use crate::node::{Node, flannel, native, with};
+use crate::node::{Node, flannel, native, vars, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -25,12 +25,7 @@ fn installed(node: &Node) {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
     let pod = node.pod();
-    let vars = [
-        ("CNI_COMMAND", "ADD"),
-        ("CNI_CONTAINERID", "web-1"),
-        ("CNI_NETNS", pod.to_str().unwrap()),
-        ("CNI_IFNAME", "eth0"),
-    ];
+    let vars = vars("ADD", "web-1", pod.to_str().unwrap());
     // The name decides, although the configuration says nothing of the type.
     let conf = json!({"cniVersion": "0.3.1", "name": "cbr0"}).to_string();
     node.exec_at("/run/opt/flannel", &vars, &conf).result();
@@ -43,12 +38,7 @@ fn installed(node: &Node) {
 fn bad_input(node: &Node) {
     let before = node.links();
     let pod = node.pod();
-    let vars = [
-        ("CNI_COMMAND", "ADD"),
-        ("CNI_CONTAINERID", "web-1"),
-        ("CNI_NETNS", pod.to_str().unwrap()),
-        ("CNI_IFNAME", "eth0"),
-    ];
+    let vars = vars("ADD", "web-1", pod.to_str().unwrap());
     let cases: [(String, u64, &str); 10] = [
         ("{".to_owned(), 6, "no JSON"),
         ("[]".to_owned(), 6, "no JSON object"),

@@ -11,8 +11,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::faults::links::traced;
-use crate::faults::{modern, vars};
-use crate::node::{DUAL_ENV, Node, Outcome, first_address, flannel, host_link, native, with};
+use crate::faults::modern;
+use crate::node::{DUAL_ENV, Node, Outcome, first_address, flannel, host_link, native, vars, with};
 
 type Test = (&'static str, fn(&Node));
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::node::{Node, Outcome, native, with};
+use crate::node::{Node, Outcome, native, vars, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -28,8 +28,7 @@ const VERBS: [&str; 5] = ["ADD", "CHECK", "DEL", "GC", "STATUS"];
 
 fn run(node: &Node, command: &str, stdin: &str) -> Outcome {
     let pod = "/run/netns/pod0";
-    let vars = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "web-1"), ("CNI_NETNS", pod), ("CNI_IFNAME", "eth0")];
-    node.exec("netd-cni", &vars, stdin)
+    node.exec("netd-cni", &vars(command, "web-1", pod), stdin)
 }
 
 fn refused(outcome: &Outcome, code: u64, text: &str, what: &str) {
@@ -120,10 +119,10 @@ fn version_gates(node: &Node) {
 }
 
 fn order(node: &Node) {
-    let vars = [("CNI_COMMAND", "CHECK")];
+    let bare = [("CNI_COMMAND", "CHECK")];
     let say = |vars: &[(&str, &str)], stdin: &str| node.exec("netd-cni", vars, stdin).error();
-    assert!(say(&vars, "{").1.contains("required env variables"));
-    let full = [("CNI_COMMAND", "CHECK"), ("CNI_CONTAINERID", "web-1"), ("CNI_NETNS", "/x"), ("CNI_IFNAME", "eth0")];
+    assert!(say(&bare, "{").1.contains("required env variables"));
+    let full = vars("CHECK", "web-1", "/x");
     for (stdin, code) in [
         ("{", 6),
         (r#"{"cniVersion":"9.9.9"}"#, 7),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{LONG, modern, vars, verb_within};
+use super::{LONG, modern, verb_within};
 use crate::held::Held;
-use crate::node::{Node, Outcome, SUBNET_ENV, first_address, flannel, host_link, native, with};
+use crate::node::{Node, Outcome, SUBNET_ENV, first_address, flannel, host_link, native, vars, with};
 use crate::state::HostState;
 
 type Test = (&'static str, fn(&Node));

@@ -10,9 +10,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
-use super::{LONG, modern, vars, verb_within};
+use super::{LONG, modern, verb_within};
 use crate::leases::living_foreign_pod;
-use crate::node::{Node, SUBNET_ENV, flannel, host_link, native, with};
+use crate::node::{Node, SUBNET_ENV, flannel, host_link, native, vars, with};
 use crate::state::HostState;
 
 type Test = (&'static str, fn(&Node));

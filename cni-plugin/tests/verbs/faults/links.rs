@@ -9,8 +9,7 @@ use kernel::{Netns, Rtnl};
 use netstate::{IfName, Link, LinkKind, MacAddr};
 use serde_json::{Value, json};
 
-use super::vars;
-use crate::node::{DUAL_ENV, Node, SUBNET_ENV, flannel, host_link, inside, native, with};
+use crate::node::{DUAL_ENV, Node, SUBNET_ENV, flannel, host_link, inside, native, vars, with};
 use crate::state::HostState;
 
 type Test = (&'static str, fn(&Node));

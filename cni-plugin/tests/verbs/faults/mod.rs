@@ -101,11 +101,6 @@ pub(crate) fn modern(conf: &Value) -> Value {
     with(conf, "cniVersion", json!("1.1.0"))
 }
 
-/// Environment of `command` for eth0 of container `id`.
-pub(crate) fn vars<'a>(command: &'a str, id: &'a str, netns: &'a str) -> [(&'a str, &'a str); 4] {
-    [("CNI_COMMAND", command), ("CNI_CONTAINERID", id), ("CNI_NETNS", netns), ("CNI_IFNAME", "eth0")]
-}
-
 /// Runs one verb that must end within `limit`.
 pub(crate) fn verb_within(node: &Node, limit: Duration, conf: &Value, vars: &[(&str, &str)]) -> Outcome {
     let child = node.start(conf["type"].as_str().unwrap(), vars, &conf.to_string());
