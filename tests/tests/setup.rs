@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod executed;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -8,7 +8,9 @@ mod shell;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::sources::rust_files;
 
 /// Programs by name, each with the files that execute it.
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
@@ -53,22 +55,6 @@ fn note(executed: &mut Executed, place: &str, programs: Vec<String>) {
             places.push(place.to_owned());
         }
     }
-}
-
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
 }
 
 /// The readers themselves, shown on the forms that occur.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::root;
+use crate::sources::rust_files;
 
 /// A file of the product: no file of unit tests.
 #[derive(Debug)]
@@ -34,20 +35,11 @@ impl Source {
 
 /// Path and text of every Rust file below a folder.
 pub(crate) fn every_file(folder: &str) -> Vec<(String, String)> {
-    let (mut files, mut folders) = (Vec::new(), vec![root().join(folder)]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                files.push((path.strip_prefix(root()).unwrap_or(&path).display().to_string(), text));
-            }
-        }
-    }
-    files.sort();
-    files
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        (path.strip_prefix(root()).unwrap_or(&path).display().to_string(), text)
+    };
+    rust_files(&root().join(folder)).into_iter().map(read).collect()
 }
 
 /// The Rust files of the product below a folder; files and folders that hold unit tests only are left out.
