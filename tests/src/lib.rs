@@ -63,6 +63,7 @@ mod deadline;
 pub mod echo;
 mod etcd;
 mod evidence;
+pub mod generic_netlink;
 pub mod harness;
 mod host;
 mod isolation;

@@ -6,13 +6,8 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_generic::GenlMessage;
-use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
-use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
-use netlink_sys::protocols::NETLINK_GENERIC;
-use netlink_sys::{Socket, SocketAddr};
 
+use crate::generic_netlink;
 use crate::host::Host;
 
 /// Set by `tests/kernel/run` inside the lab kernel when idle time is skipped.
@@ -118,23 +113,6 @@ fn virtual_time() -> Result<()> {
     }
 }
 
-/// Asks the kernel for a generic netlink family; asking makes it load the family's module (net/netlink/genetlink.c, ctrl_getfamily).
 fn generic_family(name: &str) -> Result<()> {
-    let mut socket = Socket::new(NETLINK_GENERIC).context("open a generic netlink socket")?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let question = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName(name.to_owned())] };
-    let mut message = NetlinkMessage::from(GenlMessage::from_payload(question));
-    message.header.flags = NLM_F_REQUEST;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<GenlMessage<GenlCtrl>>::deserialize(&answer).context("read the kernel's answer")?;
-    match answer.payload {
-        NetlinkPayload::InnerMessage(_) => Ok(()),
-        NetlinkPayload::Error(error) => Err(error.to_io()).with_context(|| format!("generic netlink family {name}")),
-        other => bail!("generic netlink family {name}: unexpected answer {other:?}"),
-    }
+    generic_netlink::family(&generic_netlink::open()?, name).map(drop)
 }

@@ -4,14 +4,10 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Context, Result, bail};
-use lab::Host;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_generic::GenlMessage;
-use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
-use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
-use netlink_sys::protocols::NETLINK_GENERIC;
-use netlink_sys::{Socket, SocketAddr};
+use anyhow::{Result, bail};
+use lab::{Host, generic_netlink};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_sys::Socket;
 
 /// IPVS_CMD_GET_DEST and IPVS_GENL_VERSION.
 const GET_DEST: u8 = 8;
@@ -47,10 +43,8 @@ impl Ipvs {
     /// # Errors
     /// When the kernel has no IPVS.
     pub(super) fn open(host: &Host) -> Result<Self> {
-        let mut socket = host.within(|| Socket::new(NETLINK_GENERIC))??;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        let family = family(&socket).context("find generic netlink family IPVS")?;
+        let socket = host.within(generic_netlink::open)??;
+        let family = generic_netlink::family(&socket, "IPVS")?;
         Ok(Self { socket, family })
     }
 
@@ -94,24 +88,6 @@ impl Ipvs {
         message.extend(body);
         message
     }
-}
-
-fn family(socket: &Socket) -> Result<u16> {
-    let question = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName("IPVS".to_owned())] };
-    let mut message = NetlinkMessage::from(GenlMessage::from_payload(question));
-    message.header.flags = NLM_F_REQUEST;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<GenlMessage<GenlCtrl>>::deserialize(&answer)?;
-    let NetlinkPayload::InnerMessage(answer) = answer.payload else { bail!("unexpected answer {:?}", answer.payload) };
-    let id = answer.payload.nlas.iter().find_map(|nla| match nla {
-        GenlCtrlAttrs::FamilyId(id) => Some(*id),
-        _ => None,
-    });
-    id.context("no number in the answer")
 }
 
 fn real_server(body: &[u8]) -> Option<SocketAddrV4> {
