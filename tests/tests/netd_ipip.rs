@@ -4,11 +4,10 @@
 mod netd_node;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use lab::{Host, Need, echo, eventually};
-use netd_node::{A_SECOND, Net, SOON, pod};
+use lab::{Host, Need, echo};
+use netd_node::{Conversation, Net, SOON, each_is_repaired, pod};
 
 const IPIP: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"ipip"}}"#;
 
@@ -49,23 +48,14 @@ fn what_is_changed_by_hand_is_back_within_a_second() -> Result<()> {
     let host = net.host("hdss7-21")?;
     let before = state(host)?;
     ensure!(before.contains("172.7.22.0/24 via 10.4.7.22 dev flannel.ipip") && before.contains("onlink"), "{before}");
-    for change in [
+    let changes = [
         "ip route del 172.7.22.0/24",
         "ip link del flannel.ipip",
         "ip link set flannel.ipip down",
         "ip link set flannel.ipip mtu 1400",
         "ip address del 172.7.21.0/32 dev flannel.ipip",
-    ] {
-        host.run(&["sh", "-c", change])?;
-        let started = Instant::now();
-        eventually(SOON, || {
-            let now = state(host)?;
-            ensure!(now == before, "after `{change}`:\n{now}\n--- instead of\n{before}");
-            Ok(())
-        })?;
-        ensure!(started.elapsed() < A_SECOND, "`{change}` took {:?} to repair", started.elapsed());
-    }
-    Ok(())
+    ];
+    each_is_repaired(host, state, &changes)
 }
 
 fn data_path_outlives_the_daemon_and_flannels_is_taken_over_in_place() -> Result<()> {
@@ -78,10 +68,7 @@ fn data_path_outlives_the_daemon_and_flannels_is_taken_over_in_place() -> Result
     host.run(&["sh", "-c", script])?;
     let index = host.read("/sys/class/net/flannel.ipip/ifindex")?;
     let [first, _second] = net.both()?;
-    let (web, other) = (pod(host, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?);
-    let _server = echo::serve(&other, "web", 80)?;
-    let mut connection = echo::Connection::open(&web, "172.7.22.2:80".parse()?, SOON)?;
-    connection.ask()?;
+    let mut connection = Conversation::open(&net)?;
     ensure!(host.read("/sys/class/net/flannel.ipip/ifindex")? == index, "the device was made again");
     let before = state(host)?;
     ensure!(before.matches("172.7.22.0/24").count() == 1 && !before.contains("172.7.44.0"), "{before}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, echo, eventually};
-use netd_node::{A_SECOND, HOST_GW, Net, SOON, VXLAN, each_is_repaired, kernel_state, lease, pod};
+use netd_node::{A_SECOND, Conversation, HOST_GW, Net, SOON, VXLAN, each_is_repaired, kernel_state, lease, pod};
 
 fn pods_on_two_nodes_talk_with_their_own_addresses() -> Result<()> {
     let net = Net::start(VXLAN)?;
@@ -152,10 +152,7 @@ fn restart_changes_nothing_in_the_kernel() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let [first, _second] = net.both()?;
     let host = net.host("hdss7-21")?;
-    let (web, other) = (pod(host, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?);
-    let _server = echo::serve(&other, "web", 80)?;
-    let mut connection = echo::Connection::open(&web, "172.7.22.2:80".parse()?, SOON)?;
-    connection.ask()?;
+    let mut connection = Conversation::open(&net)?;
     for end in ["SIGTERM", "SIGKILL"] {
         let before = kernel_state(host)?;
         let rtnl =

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, echo, eventually, throughout};
-use netd_node::{Net, SOON, VXLAN, pod};
+use netd_node::{Conversation, Net, SOON, VXLAN, pod};
 
 const WIREGUARD: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"wireguard"}}"#;
 
@@ -149,10 +149,7 @@ fn session_of_a_peer_goes_on_while_others_come_change_and_go() -> Result<()> {
     let net = Net::start(WIREGUARD)?;
     let _netd = net.both()?;
     let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
-    let (web, other) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
-    let _server = echo::serve(&other, "web", 80)?;
-    let mut connection = echo::Connection::open(&web, "172.7.22.2:80".parse()?, SOON)?;
-    connection.ask()?;
+    let mut connection = Conversation::open(&net)?;
     let key = public_key(there)?;
     let began = of_peer(here, "latest-handshakes", &key)?;
     put_lease(&net, 99, STRANGER)?;
@@ -188,10 +185,7 @@ fn data_path_outlives_the_daemon_and_a_restart_changes_nothing() -> Result<()> {
     let net = Net::start(WIREGUARD)?;
     let [first, _second] = net.both()?;
     let host = net.host("hdss7-21")?;
-    let (web, other) = (pod(host, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?);
-    let _server = echo::serve(&other, "web", 80)?;
-    let mut connection = echo::Connection::open(&web, "172.7.22.2:80".parse()?, SOON)?;
-    connection.ask()?;
+    let mut connection = Conversation::open(&net)?;
     let key = public_key(net.host("hdss7-22")?)?;
     let (before, began) = (state(host)?, of_peer(host, "latest-handshakes", &key)?);
     ensure!(first.terminate(SOON)?.success());
@@ -213,10 +207,7 @@ fn backend_changes_to_another_and_back_under_a_connection_and_the_key_stays() ->
     let net = Net::start(WIREGUARD)?;
     let _netd = net.both()?;
     let hosts = [net.host("hdss7-21")?, net.host("hdss7-22")?];
-    let (web, other) = (pod(hosts[0], "172.7.21")?, pod(hosts[1], "172.7.22")?);
-    let _server = echo::serve(&other, "web", 80)?;
-    let mut connection = echo::Connection::open(&web, "172.7.22.2:80".parse()?, SOON)?;
-    connection.ask()?;
+    let mut connection = Conversation::open(&net)?;
     let key = public_key(hosts[0])?;
     for (config, here, gone) in [(VXLAN, "flannel.1", "flannel-wg"), (WIREGUARD, "flannel-wg", "flannel.1")] {
         net.etcd.put("/coreos.com/network/config", config)?;

@@ -10,7 +10,7 @@ pub(crate) mod traffic;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Cluster, Etcd, Host, Pod, Process, Topology, eventually};
+use lab::{Cluster, Etcd, Host, Pod, Process, Topology, echo, eventually};
 
 /// What must happen "at once", generous for a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -125,6 +125,38 @@ pub(crate) fn pod(host: &Host, subnet: &str) -> Result<Pod> {
     );
     pod.command("ip").args(["-batch", "-"]).input(batch).run()?;
     Ok(pod)
+}
+
+/// A connection from the Pod of hdss7-21 to a server in the Pod of hdss7-22, and both Pods.
+pub(crate) struct Conversation {
+    connection: echo::Connection,
+    _server: Process,
+    _pods: [Pod; 2],
+}
+
+impl Conversation {
+    /// Makes the Pods, connects them and asks once.
+    pub(crate) fn open(net: &Net) -> Result<Self> {
+        let pods = [pod(net.host("hdss7-21")?, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?];
+        let server = echo::serve(&pods[1], "web", 80)?;
+        let connection = echo::Connection::open(&pods[0], "172.7.22.2:80".parse()?, SOON)?;
+        let mut conversation = Self { connection, _server: server, _pods: pods };
+        conversation.ask()?;
+        Ok(conversation)
+    }
+
+    /// Asks over the same connection.
+    pub(crate) fn ask(&mut self) -> Result<()> {
+        self.connection.ask().map(drop)
+    }
+}
+
+/// The nodes have the leases of 172.7.21.0/24 and 172.7.22.0/24 and no other, and the subnet file of hdss7-21 says so.
+pub(crate) fn both_keep_their_subnets(net: &Net) -> Result<()> {
+    ensure!(net.subnets()? == ["172.7.21.0-24", "172.7.22.0-24"], "{:?}", net.subnets()?);
+    let file = net.host("hdss7-21")?.read("/run/flannel/subnet.env")?;
+    ensure!(file.contains("FLANNEL_SUBNET=172.7.21.1/24"), "{file}");
+    Ok(())
 }
 
 /// The node's kernel state that netd is responsible for, as text that is equal when the state is. Pods and their bridge
