@@ -58,6 +58,24 @@ impl Place {
     }
 }
 
+#[cfg(test)]
+impl LocalNode {
+    /// A node of which nothing else is known, with an interface as most have it.
+    pub(crate) fn plain(places: PerFamily<Option<Place>>, interface: IfName) -> Self {
+        Self {
+            places,
+            interface,
+            mtu: 1500,
+            has_ipv6: false,
+            accepts_routers: false,
+            checksum_fault: None,
+            public_key: None,
+            data: None,
+            ways: Ways::default(),
+        }
+    }
+}
+
 impl LocalNode {
     /// The subnets that it leases.
     pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> {

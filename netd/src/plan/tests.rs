@@ -53,17 +53,8 @@ fn network(backend: &str) -> Network {
 }
 
 fn local() -> LocalNode {
-    LocalNode {
-        places: PerFamily::new(Some(place()), None),
-        interface: "eth0".parse().unwrap(),
-        mtu: 1500,
-        has_ipv6: true,
-        accepts_routers: false,
-        checksum_fault: None,
-        public_key: None,
-        data: None,
-        ways: Ways::default(),
-    }
+    let places = PerFamily::new(Some(place()), None);
+    LocalNode { has_ipv6: true, ..LocalNode::plain(places, IfName::literal("eth0")) }
 }
 
 fn place() -> Place {

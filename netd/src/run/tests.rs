@@ -35,7 +35,7 @@ use crate::command::config::Config;
 use crate::command::instance::Instance;
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{Changes, LocalNode, Ownership, Place, Ways};
+use crate::plan::{Changes, LocalNode, Ownership, Place};
 use crate::source::{
     AcquireError, ConfigError, Configs, Held, Keeper, Keeping, LeaseEvent, LeaseEvents, LeaseRecord, LeaseRequest,
     LeaseSource,
@@ -229,17 +229,8 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
     let config = Config::read(&Invocation::read(args, |_| None).unwrap().flags, TlsMaterial::default(), 1).unwrap();
     let external = loopback();
     let place = |_, own: Option<NodeAddress>| Some(Place::new(&own?, "02:00:00:00:00:21".parse().unwrap()));
-    let local = LocalNode {
-        places: external.addresses.map(place),
-        interface: external.interface.clone(),
-        mtu: external.mtu,
-        has_ipv6: false,
-        accepts_routers: false,
-        checksum_fault: None,
-        public_key: None,
-        data: None,
-        ways: Ways::default(),
-    };
+    let plain = LocalNode::plain(external.addresses.map(place), external.interface.clone());
+    let local = LocalNode { mtu: external.mtu, ..plain };
     let request = LeaseRequest {
         network: network(),
         node: Candidate { addresses: external.addresses, ..Candidate::default() },

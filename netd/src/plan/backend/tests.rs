@@ -52,15 +52,10 @@ fn local(network: &Network) -> LocalNode {
     let v4 = place("172.7.21.0/24", "10.4.7.21", "10.4.7.0/24");
     let v6 = network.pools.v6.is_some().then(|| place("fd00:7:0:21::/64", "fd00:10:4:7::21", "fd00:10:4:7::/64"));
     LocalNode {
-        places: PerFamily::new(Some(v4), v6),
-        interface: "eth0".parse().unwrap(),
-        mtu: 1500,
         has_ipv6: true,
-        accepts_routers: false,
-        checksum_fault: None,
         public_key: OWN.parse().ok(),
-        data: None,
         ways: Ways { direct: (22..=29).flat_map(on_the_link).collect(), ..Ways::default() },
+        ..LocalNode::plain(PerFamily::new(Some(v4), v6), IfName::literal("eth0"))
     }
 }
 

@@ -39,17 +39,7 @@ fn planner() -> Planner {
         node_network: "192.0.2.0/24".parse().unwrap(),
         mac: "02:00:00:ff:ff:ff".parse().unwrap(),
     };
-    let local = LocalNode {
-        places: PerFamily::new(Some(own), None),
-        interface: IfName::literal("eth0"),
-        mtu: 1500,
-        has_ipv6: false,
-        accepts_routers: false,
-        checksum_fault: None,
-        public_key: None,
-        data: None,
-        ways: Ways::default(),
-    };
+    let local = LocalNode::plain(PerFamily::new(Some(own), None), IfName::literal("eth0"));
     let masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
     Planner::new(network, masquerade, local)
 }
