@@ -87,9 +87,12 @@ bare: ## Pass every test on a minimal Debian 12 that debootstrap makes in /var/t
 	@tests/bare make test
 
 .PHONY: lint
-lint: setup ## Format, clippy and rustdoc, with warnings as errors
+lint: setup ## Format, clippy and rustdoc, with warnings as errors; and whether the static plugin compiles
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	@if rustup target list --installed 2>/dev/null | grep -qx $(MUSL); then \
+	  set -x; cargo check --locked --target $(MUSL) -p cni-plugin; \
+	fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 
 .PHONY: deny

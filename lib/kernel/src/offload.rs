@@ -15,6 +15,9 @@ use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::{Cause, KernelError};
 
+/// include/uapi/linux/sockios.h. As each C library types the argument: libc's own constant is a `c_ulong` with all of them.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
 /// Says whether any checksum of sent packets is offloaded.
 const ETHTOOL_GTXCSUM: u32 = 0x16;
 /// Offloads all that the link can, or none.
@@ -83,7 +86,7 @@ impl TxChecksums {
         #[allow(unsafe_code, reason = "no library sets this of a link")]
         // SAFETY: the request names a link by a text that ends with 0 and points to an `ethtool_value`, which is what
         // these two commands read and write; both outlive the call.
-        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value.data) }
     }
 }
