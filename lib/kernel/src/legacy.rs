@@ -6,12 +6,12 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use netstate::{IpFamily, Prefix};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::error::{Cause, KernelError};
+use crate::sockopt;
 
 /// IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES and the same of IPv6.
 const GET_INFO: libc::c_int = 64;
@@ -103,14 +103,14 @@ fn read(family: IpFamily) -> io::Result<(Vec<u8>, Vec<u8>)> {
     };
     let fd = socket(domain, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let mut info = named(INFO);
-    option(&fd, level, GET_INFO, &mut info)?;
+    sockopt::get(&fd, level, GET_INFO, &mut info)?;
     let size = number(&info, SIZE).unwrap_or_default();
     let mut entries = named(ENTRIES + size);
     let size = u32::try_from(size).map_err(io::Error::other)?;
     if let Some(field) = entries.get_mut(NAME..NAME + 4) {
         field.copy_from_slice(&size.to_ne_bytes());
     }
-    option(&fd, level, GET_ENTRIES, &mut entries)?;
+    sockopt::get(&fd, level, GET_ENTRIES, &mut entries)?;
     Ok((info, entries.split_off(ENTRIES)))
 }
 
@@ -119,14 +119,6 @@ fn named(size: usize) -> Vec<u8> {
     let mut buffer = b"filter".to_vec();
     buffer.resize(size, 0);
     buffer
-}
-
-fn option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, buffer: &mut [u8]) -> io::Result<()> {
-    let mut size = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
-    #[allow(unsafe_code, reason = "no library knows these options")]
-    // SAFETY: the pointer is to a buffer that outlives the call and is as long as the size says, which the kernel respects.
-    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, buffer.as_mut_ptr().cast(), &raw mut size) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The number of four bytes at `at`.

@@ -61,6 +61,7 @@ pub mod query;
 pub mod route;
 mod rtnl;
 mod socket;
+mod sockopt;
 pub mod sysctl;
 #[cfg(feature = "watch")]
 pub mod watch;

@@ -11,7 +11,7 @@ use std::hash::Hasher;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
@@ -19,6 +19,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::wire;
 use crate::error::KernelError;
+use crate::sockopt;
 
 // IP_VS_SO_GET_* (include/uapi/linux/ip_vs.h).
 const GET_INFO: libc::c_int = 64 + 1024 + 64 + 1;
@@ -198,14 +199,7 @@ impl Sockopt {
     }
 
     fn get(&self, option: libc::c_int, buffer: &mut [u8]) -> io::Result<()> {
-        let mut length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
-        // SAFETY: the kernel reads and writes at most `length` bytes at a pointer that is valid for so many.
-        #[allow(unsafe_code)]
-        let result = unsafe {
-            let buffer = buffer.as_mut_ptr().cast();
-            libc::getsockopt(self.socket.as_raw_fd(), libc::IPPROTO_IP, option, buffer, &raw mut length)
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        sockopt::get(&self.socket, libc::IPPROTO_IP, option, buffer)
     }
 }
 
