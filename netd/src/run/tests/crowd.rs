@@ -1,4 +1,6 @@
 //! A hundred thousand leases, from the store's events to the tables.
+//!
+//! What each step took is printed, for docs/benchmarks.md: `cargo test --release -p netd --lib leases_of_any -- --nocapture`.
 
 use reconcile::Gate;
 
@@ -62,8 +64,7 @@ fn resident() -> u64 {
 }
 
 #[test]
-#[ignore = "prints figures for docs/benchmarks.md: cargo test --release -p netd --lib in_numbers -- --ignored --nocapture"]
-fn crowds_in_numbers() {
+fn leases_of_any_number_are_made_once_and_one_change_is_one_step() {
     println!("leases | view | plan | first pass | again, listed | one change, plan and pass | MiB");
     for leases in [10_000, 100_000] {
         let (before, begun) = (resident(), std::time::Instant::now());
