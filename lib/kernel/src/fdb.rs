@@ -56,7 +56,7 @@ type Entries = BTreeMap<(u32, MacAddr), Option<IpAddr>>;
 
 impl Written {
     /// The entry of `mac` on the link with `index` is being set to `dst`, or removed.
-    fn expect(&self, index: u32, mac: MacAddr, dst: Option<IpAddr>) {
+    fn note(&self, index: u32, mac: MacAddr, dst: Option<IpAddr>) {
         self.entries().insert((index, mac), dst);
     }
 
@@ -145,7 +145,7 @@ impl Target for Fdbs {
             let index = indexes.index(rtnl, &key.link, verb(step), key)?;
             let (Step::Create(_, value) | Step::Change(_, _, value) | Step::Remove(_, value)) = step;
             // Before the kernel can announce it.
-            written.expect(index, key.mac, (!matches!(step, Step::Remove(..))).then_some(value.dst));
+            written.note(index, key.mac, (!matches!(step, Step::Remove(..))).then_some(value.dst));
             Ok(encoded(index, step))
         });
         for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_err()) {
@@ -183,15 +183,15 @@ mod tests {
     #[cfg(feature = "watch")]
     fn announcement_of_what_was_written_is_own_once() {
         let (written, mac, dst) = (Written::default(), key().mac, |n: u8| Some(IpAddr::from([10, 4, 7, n])));
-        written.expect(7, mac, dst(22));
+        written.note(7, mac, dst(22));
         assert!(!written.is_own(8, mac, dst(22)), "another link");
         assert!(!written.is_own(7, mac, dst(23)), "somebody else's value");
         assert!(!written.is_own(7, mac, None), "a removal");
         assert!(written.is_own(7, mac, dst(22)));
         assert!(!written.is_own(7, mac, dst(22)), "once");
-        written.expect(7, mac, None);
+        written.note(7, mac, None);
         assert!(written.is_own(7, mac, None));
-        written.expect(7, mac, dst(22));
+        written.note(7, mac, dst(22));
         written.forget(mac);
         assert!(!written.is_own(7, mac, dst(22)), "refused");
     }

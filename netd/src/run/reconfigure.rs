@@ -249,7 +249,7 @@ impl<S: LeaseSource> Daemon<S> {
     pub(super) fn announce(&mut self) {
         let Some(attrs) = self.change.announce.take() else { return };
         tracing::info!(backend = attrs.backend.name(), "this node is reached by the new backend from now on");
-        self.witness.view.expect(attrs.clone());
+        self.witness.view.await_own(attrs.clone());
         let (addresses, network) = (self.external.current.addresses, self.node.network.clone());
         self.keeper.readdress(Readdress { addresses, attrs, network });
     }

@@ -51,7 +51,7 @@ impl View {
     }
 
     /// This node is about to write `attrs` under its key.
-    pub(crate) fn expect(&mut self, attrs: LeaseAttrs) {
+    pub(crate) fn await_own(&mut self, attrs: LeaseAttrs) {
         if let Some(own) = &mut self.own {
             own.next = Some(attrs);
         }
