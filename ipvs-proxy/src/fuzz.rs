@@ -10,7 +10,7 @@ use netstate::nft::RowKey;
 use serde_json::{Value, json};
 
 use crate::command::duration;
-use crate::dataplane::{self, DataPlane, record, vip};
+use crate::dataplane::{DataPlane, record, vip};
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
@@ -104,10 +104,10 @@ fn service_port(of: &Value) -> Value {
 /// Plans the Service down to rows, and takes it away again.
 fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let Ok(link) = IfName::new(vip::LINK_NAME) else { return };
-    let here = Here { node: "hdss7-21.host.com".to_owned(), addresses: BTreeSet::new() };
+    let here = Here::on("hdss7-21.host.com");
     let (mut claims, mut plane) = (Claims::default(), DataPlane::new(link, "rr".to_owned()));
     let slices: Vec<EndpointSlice> = slice.into_iter().collect();
-    let made = plane.rows(&claims.settle(&service.name, Some(plan(service, &slices, &here, dataplane::serves))));
+    let made = plane.rows(&claims.settle(&service.name, Some(plan(service, &slices, &here))));
     let recorded = made.nft.iter().filter(|(key, _)| record::server(key).is_some());
     for (_, row) in recorded {
         let name = row.as_ref().and_then(record::service);

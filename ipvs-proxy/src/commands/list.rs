@@ -1,13 +1,12 @@
 //! `list`: the Services in etcd with their endpoints, as a table.
 
-use std::collections::BTreeSet;
-
 use cluster::Event;
 use cluster::etcd::{Prefix, Store};
+use netstate::IpFamily;
 
 use crate::object::key::ObjectKey;
-use crate::object::service::{Policy, Service};
-use crate::plan::select::{Here, select};
+use crate::object::service::Service;
+use crate::plan::select::{Choice, Here};
 use crate::source::view::View;
 use crate::source::{Update, update};
 
@@ -49,16 +48,16 @@ fn table(view: &View) -> String {
 
 fn row(view: &View, service: &Service) -> [String; 5] {
     let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
-    let nowhere = Here { node: String::new(), addresses: BTreeSet::new() };
+    let nowhere = Here::on("");
     let mut endpoints: Vec<String> = Vec::new();
     for port in &service.ports {
-        let chosen = select(port, view.slices(&service.name), Policy::Cluster, &nowhere);
-        endpoints.extend(chosen.iter().map(|backend| format!("{}:{}", backend.addr, backend.port)));
+        let chosen = Choice::of(port, IpFamily::V4, view.slices(&service.name), &nowhere);
+        endpoints.extend(chosen.cluster.iter().map(|backend| format!("{}:{}", backend.addr, backend.port)));
     }
     let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };
     [
-        service.name.namespace.clone(),
-        service.name.name.clone(),
+        service.name.namespace().to_owned(),
+        service.name.name().to_owned(),
         service.cluster_ip().map_or_else(|| "None".to_owned(), |addr| addr.to_string()),
         or_none(ports.join(",")),
         or_none(endpoints.join(",")),

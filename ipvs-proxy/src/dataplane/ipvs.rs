@@ -6,6 +6,7 @@ use netstate::IpFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 
 use crate::plan::frontend::Place;
+use crate::plan::select::Backend;
 use crate::plan::{Frontend, FrontendKey};
 
 /// A real server that takes no new connections and keeps its old ones.
@@ -26,11 +27,17 @@ pub(crate) const fn frontend(server: &VirtualServerKey) -> FrontendKey {
     FrontendKey { protocol: server.protocol, place: Place::Address(server.addr), port: server.port }
 }
 
+/// Who takes connections: of the classes of clients a virtual server knows one only, and everybody else's is the widest.
+#[must_use]
+pub(crate) fn backends(frontend: &Frontend) -> &[Backend] {
+    frontend.routes.outside.answer.backends()
+}
+
 /// The virtual server with its real servers.
 #[must_use]
 pub(crate) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &str) -> BTreeMap<RowKey, Row> {
     let virtual_server = VirtualServer::new(scheduler.to_owned(), None);
-    let reals = frontend.backends.iter().map(|backend| {
+    let reals = backends(frontend).iter().map(|backend| {
         let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
         (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
     });

@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use netstate::ipvs::VirtualServerKey;
 use netstate::{Address, AddressKey, IfName, ipvs as ipvs_rows, nft as nft_rows};
 
-pub(crate) use serves::{not_served, serves};
+pub(crate) use serves::not_served;
 
 use crate::object::few::Few;
 use crate::plan::select::Locality;
@@ -77,7 +77,11 @@ impl DataPlane {
         let mut changes = Changes::default();
         for Delta { key, old, new } in deltas {
             let Some(server) = ipvs::server(key) else { continue };
-            let (old, new) = (old.as_ref(), new.as_ref());
+            let served = |frontend: &&Frontend| serves::serves(key, frontend);
+            let (old, new) = (old.as_ref().filter(served), new.as_ref().filter(served));
+            if old.is_none() && new.is_none() {
+                continue;
+            }
             self.change_servers(server, old, new, &mut changes);
             change_record(server, old, new, &mut changes);
             self.change_vip(server, new.is_some(), &mut changes);
@@ -140,7 +144,7 @@ fn change_record(server: VirtualServerKey, old: Option<&Frontend>, new: Option<&
 
 /// Addresses of backends that may be on this node.
 fn maybe_here(frontend: Option<&Frontend>) -> BTreeSet<IpAddr> {
-    let backends = frontend.into_iter().flat_map(|frontend| frontend.backends.iter());
+    let backends = frontend.into_iter().flat_map(ipvs::backends);
     backends.filter(|backend| backend.locality != Locality::Elsewhere).map(|backend| backend.addr).collect()
 }
 

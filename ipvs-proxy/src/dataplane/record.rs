@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_longest_names_are_read_back_whole() {
-        let longest = ObjectName::new("n".repeat(63), "s".repeat(63));
+        let longest = ObjectName::new(&"n".repeat(63), &"s".repeat(63));
         let (key, value) = element(&web(), &longest);
         assert_eq!((server(&key), service(&value)), (Some(web()), Some(longest)));
         let Row::Element(element) = value else { panic!("no element") };

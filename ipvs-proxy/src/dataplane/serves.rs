@@ -6,18 +6,18 @@
 use netstate::Protocol;
 
 use crate::object::service::{Policy, Service};
-use crate::plan::frontend::{Kind, Masquerade, Place, frontends};
+use crate::plan::frontend::{Kind, Place, places};
 use crate::plan::{Frontend, FrontendKey};
 
 /// True when this data path can serve the frontend.
 #[must_use]
-pub(crate) fn serves(key: &FrontendKey, frontend: &Frontend) -> bool {
-    refusal(key, frontend).is_none() && frontend.masquerade == Masquerade::FromOutside
+pub(super) fn serves(key: &FrontendKey, frontend: &Frontend) -> bool {
+    refusal(key, frontend.kind).is_none()
 }
 
 /// Why a frontend is not served at all, as `field: value`.
-fn refusal(key: &FrontendKey, frontend: &Frontend) -> Option<String> {
-    match (frontend.kind, key.place) {
+fn refusal(key: &FrontendKey, kind: Kind) -> Option<String> {
+    match (kind, key.place) {
         (Kind::NodePort, _) => Some(format!("spec.ports.nodePort: {}", key.port)),
         (Kind::External, Place::Address(addr)) => Some(format!("spec.externalIPs: {addr}")),
         (Kind::LoadBalancer, Place::Address(addr)) => Some(format!("status.loadBalancer.ingress: {addr}")),
@@ -27,34 +27,35 @@ fn refusal(key: &FrontendKey, frontend: &Frontend) -> Option<String> {
     }
 }
 
-/// What a frontend asks for beyond being served, as `field: value`.
-fn gaps(frontend: &Frontend) -> Vec<String> {
+/// What a Service asks for beyond being served, as `field: value`.
+fn gaps(service: &Service, kinds: &[Kind]) -> Vec<String> {
+    let is_external = |kind: &Kind| *kind != Kind::ClusterIp;
     let mut found = Vec::new();
-    if frontend.affinity.is_some() {
+    if service.affinity.is_some() {
         found.push("spec.sessionAffinity: ClientIP".to_owned());
     }
-    if frontend.policy == Policy::Local {
-        let side = if frontend.kind == Kind::ClusterIp { "internal" } else { "external" };
-        found.push(format!("spec.{side}TrafficPolicy: Local"));
+    if service.internal_policy == Policy::Local && !kinds.iter().all(is_external) {
+        found.push("spec.internalTrafficPolicy: Local".to_owned());
     }
-    found.extend(frontend.sources.iter().map(|range| format!("spec.loadBalancerSourceRanges: {range}")));
+    if service.external_policy == Policy::Local && kinds.iter().any(is_external) {
+        found.push("spec.externalTrafficPolicy: Local".to_owned());
+    }
+    if kinds.contains(&Kind::LoadBalancer) {
+        found.extend(service.source_ranges.iter().map(|range| format!("spec.loadBalancerSourceRanges: {range}")));
+    }
+    found.extend(service.health_check_node_port.map(|port| format!("spec.healthCheckNodePort: {port}")));
+    found.extend(service.traffic_distribution.iter().map(|text| format!("spec.trafficDistribution: {text}")));
     found
 }
 
 /// Everything that `service` asks for and does not get, as `field: value`, each once.
 #[must_use]
 pub(crate) fn not_served(service: &Service) -> Vec<String> {
-    let (mut refused, mut beyond) = (Vec::new(), Vec::new());
-    for (key, _, frontend) in frontends(service) {
-        refused.extend(refusal(&key, &frontend));
-        beyond.extend(gaps(&frontend));
-    }
-    if let Some(port) = service.health_check_node_port {
-        beyond.push(format!("spec.healthCheckNodePort: {port}"));
-    }
-    beyond.extend(service.traffic_distribution.iter().map(|text| format!("spec.trafficDistribution: {text}")));
+    let found: Vec<_> = service.ports.iter().flat_map(|port| places(service, port)).collect();
+    let kinds: Vec<_> = found.iter().map(|(_, kind)| *kind).collect();
+    let refused = found.iter().filter_map(|(key, kind)| refusal(key, *kind));
     let mut all: Vec<String> = Vec::new();
-    for text in refused.into_iter().chain(beyond) {
+    for text in refused.chain(gaps(service, &kinds)) {
         if !all.contains(&text) {
             all.push(text);
         }
@@ -67,6 +68,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::plan;
+    use crate::plan::select::Here;
 
     #[test]
     fn what_is_not_served_yet_is_named_once_and_the_cluster_ip_is_served() {
@@ -90,8 +93,8 @@ mod tests {
             [
                 "spec.clusterIPs: fd00::10",
                 "spec.ports.nodePort: 30080",
-                "spec.externalIPs: 10.4.7.10",
                 "status.loadBalancer.ingress: 10.4.7.99",
+                "spec.externalIPs: 10.4.7.10",
                 "port 90: protocol SCTP",
                 "spec.sessionAffinity: ClientIP",
                 "spec.externalTrafficPolicy: Local",
@@ -100,7 +103,8 @@ mod tests {
                 "spec.trafficDistribution: PreferSameZone",
             ]
         );
-        let served: Vec<_> = frontends(&service).filter(|(key, _, f)| serves(key, f)).collect();
-        assert_eq!(served.iter().map(|(key, ..)| key.to_string()).collect::<Vec<_>>(), ["tcp 192.168.0.10:80"]);
+        let planned = plan(&service, [], &Here::on("hdss7-21.host.com"));
+        let served = planned.frontends().iter().filter(|(key, frontend)| serves(key, frontend));
+        assert_eq!(served.map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["tcp 192.168.0.10:80"]);
     }
 }

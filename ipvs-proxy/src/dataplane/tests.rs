@@ -9,8 +9,9 @@ use super::*;
 use crate::object::ObjectName;
 use crate::object::service::Policy;
 use crate::plan::claims::Conflict;
-use crate::plan::frontend::{Kind, Masquerade, Place};
-use crate::plan::select::Backend;
+use crate::plan::frontend::{Kind, Place};
+use crate::plan::route::Routes;
+use crate::plan::select::{Backend, Choice, Here};
 use crate::plan::{Claims, FrontendKey, ServicePlan};
 
 /// Plans and rows together, as the program holds them.
@@ -41,15 +42,15 @@ fn key(last: u8, port: u16) -> FrontendKey {
 fn frontend(owner: &str, pods: &[u8]) -> Frontend {
     let backend =
         |last: &u8| Backend { addr: IpAddr::from([172, 7, 21, *last]), port: 80, weight: 1, locality: Locality::Here };
-    let backends: BTreeSet<_> = pods.iter().map(backend).collect();
+    let cluster = pods.iter().map(backend).collect::<BTreeSet<_>>().into_iter().collect::<Arc<[_]>>();
+    let choice = Choice { any: !cluster.is_empty(), local: Arc::clone(&cluster), cluster };
     Frontend {
         kind: Kind::ClusterIp,
         owner: name(owner),
         affinity: None,
-        policy: Policy::Cluster,
-        masquerade: Masquerade::FromOutside,
-        sources: Vec::new(),
-        backends: backends.into_iter().collect::<Arc<[_]>>(),
+        scheduler: None,
+        sources: Arc::default(),
+        routes: Routes::internal(Policy::Cluster, &choice, &Here::on("hdss7-21.host.com")),
     }
 }
 

@@ -3,31 +3,39 @@
 //! Invariant: both are names that a key in a store can be made of; nothing in them leads out of that key.
 
 use std::fmt;
+use std::sync::Arc;
 
 use cluster::Problem;
 
 use super::field::Field;
 
-/// Namespace and name of an object.
+/// Namespace and name of an object, as `namespace/name`. A copy shares the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ObjectName {
-    /// Namespace.
-    pub(crate) namespace: String,
-    /// Name, unique among the objects of one kind in the namespace.
-    pub(crate) name: String,
-}
+pub(crate) struct ObjectName(Arc<str>);
 
 impl ObjectName {
     /// A name of two texts that are known to be names.
     #[must_use]
-    pub(crate) fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+
+    /// The namespace.
+    #[must_use]
+    pub(crate) fn namespace(&self) -> &str {
+        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The name, unique among the objects of one kind in the namespace.
+    #[must_use]
+    pub(crate) fn name(&self) -> &str {
+        self.0.split_once('/').map_or("", |(_, name)| name)
     }
 }
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        f.write_str(&self.0)
     }
 }
 
@@ -39,14 +47,15 @@ pub(crate) fn object_name(object: &Field<'_>) -> Result<ObjectName, Problem> {
     let metadata = object.get("metadata");
     let (namespace, name) = (metadata.get("namespace"), metadata.get("name"));
     let accepted = "1 to 253 of a-z, 0-9, '-' and '.'";
-    let checked = |field: &Field<'_>, text: Option<&str>| match text {
-        Some(text) if is_name(text) => Ok(text.to_owned()),
+    let checked = |field: &Field<'_>, text| match text {
+        Some(text) if is_name(text) => Ok(text),
         _ => Err(field.problem(accepted)),
     };
-    Ok(ObjectName {
-        namespace: checked(&namespace, namespace.text()?.filter(|text| !text.is_empty()).or(Some("default")))?,
-        name: checked(&name, name.text()?)?,
-    })
+    let of_default = Some("default");
+    Ok(ObjectName::new(
+        checked(&namespace, namespace.text()?.filter(|text| !text.is_empty()).or(of_default))?,
+        checked(&name, name.text()?)?,
+    ))
 }
 
 /// A DNS subdomain (RFC 1123), as Kubernetes demands of names.

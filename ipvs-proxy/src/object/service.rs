@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cluster::Problem;
 use netstate::{IpFamily, Prefix, Protocol};
@@ -46,7 +47,7 @@ pub(crate) struct Service {
     /// Which endpoints everything else may lead to.
     pub(crate) external_policy: Policy,
     /// Clients that the load balancer's addresses serve; everybody when empty.
-    pub(crate) source_ranges: Vec<Prefix>,
+    pub(crate) source_ranges: Arc<[Prefix]>,
     /// Port where the load balancer asks whether this node has endpoints.
     pub(crate) health_check_node_port: Option<u16>,
     /// Which endpoints the Service would rather use: `PreferSameZone`, `PreferSameNode`.
@@ -105,7 +106,7 @@ impl Service {
         let root = Field::root(object);
         root.expect_kind("Service")?;
         let name = object_name(&root)?;
-        if name.namespace.len().max(name.name.len()) > LONGEST_NAME {
+        if name.namespace().len().max(name.name().len()) > LONGEST_NAME {
             return Err(root.get("metadata").problem("a namespace and a name of at most 63 letters"));
         }
         let mut service = Self::nobodys(name);
@@ -122,7 +123,7 @@ impl Service {
     }
 
     /// A Service that asks for nothing.
-    const fn nobodys(name: ObjectName) -> Self {
+    fn nobodys(name: ObjectName) -> Self {
         Self {
             name,
             created: String::new(),
@@ -133,7 +134,7 @@ impl Service {
             affinity: None,
             internal_policy: Policy::Cluster,
             external_policy: Policy::Cluster,
-            source_ranges: Vec::new(),
+            source_ranges: Arc::default(),
             health_check_node_port: None,
             traffic_distribution: None,
             skipped: Vec::new(),
@@ -152,9 +153,11 @@ impl Service {
                 keep(&mut self.load_balancer, skipped, ingress(&item));
             }
         }
+        let mut ranges = Vec::new();
         for item in or_open(skipped, spec.get("loadBalancerSourceRanges").items()) {
-            keep(&mut self.source_ranges, skipped, source_range(&item));
+            keep(&mut ranges, skipped, source_range(&item));
         }
+        self.source_ranges = ranges.into();
         self.internal_policy = or_open(skipped, policy(&spec.get("internalTrafficPolicy")));
         self.external_policy = or_open(skipped, policy(&spec.get("externalTrafficPolicy")));
         self.affinity = or_open(skipped, affinity(&spec));
@@ -363,7 +366,7 @@ mod tests {
         assert_eq!(service.load_balancer, [Ingress { addr: [10, 4, 7, 99].into(), mode: IngressMode::Proxy }]);
         assert_eq!(service.affinity, Some(60));
         assert_eq!((service.internal_policy, service.external_policy), (Policy::Cluster, Policy::Local));
-        assert_eq!(service.source_ranges, ["10.4.7.0/24".parse().unwrap()]);
+        assert_eq!(*service.source_ranges, ["10.4.7.0/24".parse().unwrap()]);
         assert_eq!(service.health_check_node_port, Some(31_000));
         assert_eq!(service.traffic_distribution.as_deref(), Some("PreferSameZone"));
     }

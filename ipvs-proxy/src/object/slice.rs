@@ -70,7 +70,7 @@ impl EndpointSlice {
         let label = root.get("metadata").get("labels").get(SERVICE_NAME);
         let service = label.text()?.filter(|text| !text.is_empty());
         let service = service.ok_or_else(|| label.problem("the name of the slice's Service"))?;
-        let service = ObjectName::new(&name.namespace, service);
+        let service = ObjectName::new(name.namespace(), service);
         let (ports, endpoints) = (Vec::new(), Vec::new());
         let mut slice = Self { name, service, ports, endpoints, unserved: Vec::new(), skipped: Vec::new() };
         let family = root.get("addressType");

@@ -2,6 +2,7 @@
 //!
 //! Neutral of the data path: a Service port has one frontend for each of its addresses, whoever serves it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,9 +11,10 @@ use netstate::Prefix;
 use netstate::family::IpFamily;
 use netstate::protocol::Protocol;
 
-use super::select::Backend;
+use super::route::Routes;
+use super::select::{Choice, Here};
 use crate::object::ObjectName;
-use crate::object::service::{IngressMode, Policy, Service, ServicePort};
+use crate::object::service::{IngressMode, Service, ServicePort};
 
 /// Where clients connect: what Services claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,17 @@ pub(crate) enum Place {
     Address(IpAddr),
     /// Every address of this node of a family.
     AnyNode(IpFamily),
+}
+
+impl FrontendKey {
+    /// The family it is reached in.
+    #[must_use]
+    pub(crate) const fn family(&self) -> IpFamily {
+        match self.place {
+            Place::Address(addr) => IpFamily::of(addr),
+            Place::AnyNode(family) => family,
+        }
+    }
 }
 
 impl fmt::Display for FrontendKey {
@@ -56,17 +69,6 @@ pub(crate) enum Kind {
     LoadBalancer,
 }
 
-/// Whose connections leave with the node's address in place of the client's. A Pod that reaches itself always does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Masquerade {
-    /// Those of clients outside the Pod network.
-    FromOutside,
-    /// Everybody's: the endpoint may be on another node.
-    Always,
-    /// Nobody's: the endpoint is on this node and sees the client.
-    Never,
-}
-
 /// What stands behind an address and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Frontend {
@@ -76,54 +78,56 @@ pub(crate) struct Frontend {
     pub(crate) owner: ObjectName,
     /// Seconds a client stays with its backend; `None` without session affinity.
     pub(crate) affinity: Option<u32>,
-    /// Which endpoints may be chosen.
-    pub(crate) policy: Policy,
-    /// Whose connections are masqueraded.
-    pub(crate) masquerade: Masquerade,
+    /// The scheduler that the Service asks for, if it asks for one.
+    pub(crate) scheduler: Option<Arc<str>>,
     /// Clients that may connect; everybody when empty.
-    pub(crate) sources: Vec<Prefix>,
-    /// Where connections go, in order; may be empty, then clients are refused.
-    pub(crate) backends: Arc<[Backend]>,
+    pub(crate) sources: Arc<[Prefix]>,
+    /// Where each class of client is led.
+    pub(crate) routes: Routes,
 }
 
-/// The frontends of a Service, each with its port and, so far, without backends.
-pub(crate) fn frontends(service: &Service) -> impl Iterator<Item = (FrontendKey, &ServicePort, Frontend)> {
-    service.ports.iter().flat_map(move |port| of_port(service, port).into_iter().map(move |(k, f)| (k, port, f)))
-}
-
-fn of_port(service: &Service, port: &ServicePort) -> Vec<(FrontendKey, Frontend)> {
-    let frontend = |kind| Frontend {
-        kind,
-        owner: service.name.clone(),
-        affinity: service.affinity,
-        policy: if kind == Kind::ClusterIp { service.internal_policy } else { service.external_policy },
-        masquerade: match (kind, service.external_policy) {
-            (Kind::ClusterIp, _) => Masquerade::FromOutside,
-            (_, Policy::Cluster) => Masquerade::Always,
-            (_, Policy::Local) => Masquerade::Never,
-        },
-        sources: if kind == Kind::LoadBalancer { service.source_ranges.clone() } else { Vec::new() },
-        backends: Arc::default(),
-    };
+/// Where clients of a port connect, with what the address is to the Service; each place once.
+#[must_use]
+pub(crate) fn places(service: &Service, port: &ServicePort) -> Vec<(FrontendKey, Kind)> {
     let at = |kind| {
-        let frontend = frontend(kind);
         move |addr: &IpAddr| {
-            let place = Place::Address(*addr);
-            (FrontendKey { protocol: port.protocol, place, port: port.port }, frontend.clone())
+            (FrontendKey { protocol: port.protocol, place: Place::Address(*addr), port: port.port }, kind)
         }
     };
     let mut found: Vec<_> = service.cluster_ips.iter().map(at(Kind::ClusterIp)).collect();
     if let Some(number) = port.node_port {
         for family in service.families() {
             let place = Place::AnyNode(family);
-            found.push((FrontendKey { protocol: port.protocol, place, port: number }, frontend(Kind::NodePort)));
+            found.push((FrontendKey { protocol: port.protocol, place, port: number }, Kind::NodePort));
         }
     }
-    found.extend(service.external_ips.iter().map(at(Kind::External)));
     // An address whose load balancer is a proxy of its own must be reached through that.
     let vips = service.load_balancer.iter().filter(|ingress| ingress.mode == IngressMode::Vip);
     found.extend(vips.map(|ingress| &ingress.addr).map(at(Kind::LoadBalancer)));
+    found.extend(service.external_ips.iter().map(at(Kind::External)));
+    let mut seen = BTreeSet::new();
+    found.retain(|(key, _)| seen.insert(*key));
     found
+}
+
+impl Frontend {
+    /// What stands at a place of `service` whose endpoints are `choice`.
+    #[must_use]
+    pub(crate) fn new(service: &Service, kind: Kind, choice: &Choice, here: &Here) -> Self {
+        Self {
+            kind,
+            owner: service.name.clone(),
+            affinity: service.affinity,
+            scheduler: None,
+            sources: if kind == Kind::LoadBalancer { Arc::clone(&service.source_ranges) } else { Arc::default() },
+            routes: match kind {
+                Kind::ClusterIp => Routes::internal(service.internal_policy, choice, here),
+                Kind::NodePort | Kind::External | Kind::LoadBalancer => {
+                    Routes::external(service.external_policy, choice, here)
+                }
+            },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,28 +154,27 @@ mod tests {
 
     #[test]
     fn a_port_has_a_frontend_for_each_of_its_addresses() {
+        let service = whole("Cluster");
         let found: Vec<_> =
-            frontends(&whole("Cluster")).map(|(key, _, frontend)| (key.to_string(), frontend.kind)).collect();
+            places(&service, &service.ports[0]).into_iter().map(|(key, kind)| (key.to_string(), kind)).collect();
         let expected = [
             ("tcp 192.168.0.10:80", Kind::ClusterIp),
             ("tcp [fd00::10]:80", Kind::ClusterIp),
             ("tcp IPv4 node port 30080", Kind::NodePort),
             ("tcp IPv6 node port 30080", Kind::NodePort),
-            ("tcp 10.4.7.10:80", Kind::External),
             ("tcp 10.4.7.99:80", Kind::LoadBalancer),
+            ("tcp 10.4.7.10:80", Kind::External),
         ];
         assert_eq!(found, expected.map(|(key, kind)| (key.to_owned(), kind)));
     }
 
     #[test]
-    fn policy_masquerade_and_sources_follow_the_kind() {
-        for (policy, outside) in [("Cluster", Masquerade::Always), ("Local", Masquerade::Never)] {
-            for (_, _, frontend) in frontends(&whole(policy)) {
-                let inside = frontend.kind == Kind::ClusterIp;
-                assert_eq!(frontend.masquerade, if inside { Masquerade::FromOutside } else { outside });
-                assert_eq!(frontend.sources.is_empty(), frontend.kind != Kind::LoadBalancer);
-                assert_eq!(frontend.affinity, Some(10_800));
-            }
+    fn sources_are_of_the_load_balancer_and_affinity_of_all() {
+        let service = whole("Local");
+        for kind in [Kind::ClusterIp, Kind::NodePort, Kind::External, Kind::LoadBalancer] {
+            let frontend = Frontend::new(&service, kind, &Choice::default(), &Here::on("n1"));
+            assert_eq!(frontend.sources.is_empty(), kind != Kind::LoadBalancer, "{kind:?}");
+            assert_eq!(frontend.affinity, Some(10_800), "{kind:?}");
         }
     }
 }

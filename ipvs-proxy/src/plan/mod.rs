@@ -6,13 +6,15 @@
 //! | module | what it says |
 //! |---|---|
 //! | [`frontend`] | where clients connect on behalf of a Service |
-//! | [`mod@select`] | which endpoints take its connections |
+//! | [`select`] | which endpoints take its connections |
+//! | [`route`] | which of them each class of client is led to |
 //! | [`claims`] | whose an address and port is, and what each change changes |
 //! | [`networks`] | which networks can stand side by side |
 
 pub(crate) mod claims;
 pub(crate) mod frontend;
 pub(crate) mod networks;
+pub(crate) mod route;
 pub(crate) mod select;
 
 use std::collections::BTreeMap;
@@ -20,9 +22,9 @@ use std::collections::BTreeMap;
 pub(crate) use claims::{Claims, Delta};
 pub(crate) use frontend::{Frontend, FrontendKey};
 
-use self::frontend::frontends;
-use self::select::{Here, select};
-use crate::object::service::{Policy, Service};
+use self::frontend::places;
+use self::select::{Choice, Here};
+use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 
 /// What one Service needs.
@@ -53,18 +55,23 @@ impl ServicePlan {
     }
 }
 
-/// Plans one Service. A frontend that `serves` says no to claims nothing.
+/// Plans one Service. Endpoints are chosen once for each port and family.
 pub(crate) fn plan<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice> + Clone,
     here: &Here,
-    serves: impl Fn(&FrontendKey, &Frontend) -> bool,
 ) -> ServicePlan {
-    let served = frontends(service).filter(|(key, _, frontend)| serves(key, frontend));
-    let whole = served.map(|(key, port, frontend)| {
-        // Of the policies only Cluster is served so far; the data path names the other.
-        let backends = select(port, slices.clone(), Policy::Cluster, here);
-        (key, Frontend { backends, ..frontend })
-    });
-    ServicePlan::new(service.created.clone(), whole.collect())
+    let of_port = |port| {
+        let choices: BTreeMap<_, _> = service
+            .families()
+            .into_iter()
+            .map(|family| (family, Choice::of(port, family, slices.clone(), here)))
+            .collect();
+        let frontend = move |(key, kind): (FrontendKey, _)| {
+            let choice = choices.get(&key.family())?;
+            Some((key, Frontend::new(service, kind, choice, here)))
+        };
+        places(service, port).into_iter().filter_map(frontend)
+    };
+    ServicePlan::new(service.created.clone(), service.ports.iter().flat_map(of_port).collect())
 }

@@ -2,13 +2,16 @@
 //!
 //! Kubernetes' rule (pkg/proxy/topology.go, CategorizeEndpoints; KEP-1669): the ready endpoints; when there is none at
 //! all, those that are terminating and still serving. An endpoint that is terminating takes no new connection while a ready
-//! one exists. Zone and node hints will narrow the first set; they have their place in [`select`].
+//! one exists. Among the endpoints of this node the same holds for itself. Zone and node hints will narrow the first set of the whole
+//! cluster; they have their place in [`Choice::of`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::object::service::{Policy, ServicePort};
+use netstate::IpFamily;
+
+use crate::object::service::ServicePort;
 use crate::object::slice::{Endpoint, EndpointSlice};
 
 /// This node, as far as the choice of endpoints depends on it.
@@ -18,6 +21,18 @@ pub(crate) struct Here {
     pub(crate) node: String,
     /// Its own addresses: an endpoint with one of them is here, whatever its slice leaves open.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Clients can be known for Pods by their address.
+    pub(crate) pods_are_known: bool,
+    /// Every connection to a virtual address is masqueraded, a Pod's too.
+    pub(crate) masquerade_all: bool,
+}
+
+impl Here {
+    /// The node called `node` with Pods that are known by their addresses.
+    #[must_use]
+    pub(crate) fn on(node: impl Into<String>) -> Self {
+        Self { node: node.into(), addresses: BTreeSet::new(), pods_are_known: true, masquerade_all: false }
+    }
 }
 
 /// Where an endpoint runs.
@@ -55,26 +70,46 @@ struct Candidate {
     locality: Locality,
 }
 
-/// The backends of a Service port under `policy`, from all slices of the Service, in order of address and port.
-#[must_use]
-pub(crate) fn select<'a>(
-    port: &ServicePort,
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    policy: Policy,
-    here: &Here,
-) -> Arc<[Backend]> {
-    let mut candidates = candidates(port, slices, here);
-    if policy == Policy::Local {
-        candidates.retain(|_, candidate| candidate.locality == Locality::Here);
+/// Which endpoints of a Service port may be used, of one family, each list in order of address and port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// Of the whole cluster.
+    pub(crate) cluster: Arc<[Backend]>,
+    /// Of this node.
+    pub(crate) local: Arc<[Backend]>,
+    /// There is one that could take connections, wherever it is.
+    pub(crate) any: bool,
+}
+
+impl Choice {
+    /// The choice for a Service port, from all slices of the Service.
+    #[must_use]
+    pub(crate) fn of<'a>(
+        port: &ServicePort,
+        family: IpFamily,
+        slices: impl IntoIterator<Item = &'a EndpointSlice>,
+        here: &Here,
+    ) -> Self {
+        let candidates = candidates(port, family, slices, here);
+        let cluster = usable(candidates.iter());
+        let local = usable(candidates.iter().filter(|(_, candidate)| candidate.locality == Locality::Here));
+        // Whoever can take connections is in the first list, or another that is better.
+        let any = !cluster.is_empty();
+        Self { local: if local == cluster { Arc::clone(&cluster) } else { local }, cluster, any }
     }
-    let any_ready = candidates.values().any(|candidate| candidate.ready);
-    let chosen = candidates.into_iter().filter(|(_, c)| if any_ready { c.ready } else { c.fallback });
-    chosen.map(|((addr, port), c)| Backend { addr, port, weight: WEIGHT, locality: c.locality }).collect()
+}
+
+/// The ready ones, or those that are leaving and still serving when none is ready.
+fn usable<'a>(candidates: impl Iterator<Item = (&'a (IpAddr, u16), &'a Candidate)> + Clone) -> Arc<[Backend]> {
+    let any_ready = candidates.clone().any(|(_, candidate)| candidate.ready);
+    let chosen = candidates.filter(|(_, c)| if any_ready { c.ready } else { c.fallback });
+    chosen.map(|((addr, port), c)| Backend { addr: *addr, port: *port, weight: WEIGHT, locality: c.locality }).collect()
 }
 
 /// An endpoint may stand in two slices while the controller moves it: it is what any of them says it is.
 fn candidates<'a>(
     port: &ServicePort,
+    family: IpFamily,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     here: &Here,
 ) -> BTreeMap<(IpAddr, u16), Candidate> {
@@ -82,7 +117,7 @@ fn candidates<'a>(
     for slice in slices {
         let matching = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in matching.map(|p| p.port) {
-            for endpoint in &slice.endpoints {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| IpFamily::of(endpoint.addr) == family) {
                 let new = candidate(endpoint, here);
                 let old = found.entry((endpoint.addr, number)).or_insert(new);
                 old.ready |= new.ready;
@@ -116,11 +151,12 @@ mod tests {
     const HERE: &str = "hdss7-21.host.com";
 
     fn here() -> Here {
-        Here { node: HERE.into(), addresses: BTreeSet::from([[10, 4, 7, 21].into()]) }
+        Here { addresses: BTreeSet::from([[10, 4, 7, 21].into()]), ..Here::on(HERE) }
     }
 
     fn choose(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<(IpAddr, u16)> {
-        select(port, slices, Policy::Cluster, &here()).iter().map(|backend| (backend.addr, backend.port)).collect()
+        let choice = Choice::of(port, IpFamily::V4, slices, &here());
+        choice.cluster.iter().map(|backend| (backend.addr, backend.port)).collect()
     }
 
     fn http() -> ServicePort {
@@ -188,13 +224,10 @@ mod tests {
         endpoints[1].node = Some("hdss7-22.host.com".into());
         endpoints[2].node = None;
         (endpoints[3].node, endpoints[3].addr) = (None, [10, 4, 7, 21].into());
-        let found = |policy, slices: &[EndpointSlice]| -> Vec<_> {
-            select(&http(), slices, policy, &here()).iter().map(|backend| backend.locality).collect()
-        };
-        let slices = [slice(endpoints)];
-        let all = [Locality::Here, Locality::Here, Locality::Elsewhere, Locality::Unknown];
-        assert_eq!(found(Policy::Cluster, &slices), all);
-        assert_eq!(found(Policy::Local, &slices), [Locality::Here; 2]);
+        let choice = Choice::of(&http(), IpFamily::V4, &[slice(endpoints)], &here());
+        let found = |backends: &[Backend]| backends.iter().map(|backend| backend.locality).collect::<Vec<_>>();
+        assert_eq!(found(&choice.cluster), [Locality::Here, Locality::Here, Locality::Elsewhere, Locality::Unknown]);
+        assert_eq!(found(&choice.local), [Locality::Here; 2]);
     }
 
     proptest! {
@@ -208,7 +241,7 @@ mod tests {
                 let part = all.iter().zip(&conditions).filter(|(_, (_, _, side))| *side == wanted);
                 slice(part.map(|(endpoint, _)| endpoint.clone()).collect())
             };
-            let select = |slices: &[EndpointSlice]| select(&http(), slices, Policy::Cluster, &here());
+            let select = |slices: &[EndpointSlice]| Choice::of(&http(), IpFamily::V4, slices, &here());
             let whole = select(&[slice(all.clone())]);
             prop_assert_eq!(&whole, &select(&[slice(reversed)]));
             prop_assert_eq!(&whole, &select(&[side(true), side(false)]));

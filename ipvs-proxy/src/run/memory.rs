@@ -5,6 +5,7 @@
 //! exactly as it stands in the kernel, until its objects can be read or are gone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 use netstate::nft as nft_rows;
@@ -17,8 +18,9 @@ use crate::dataplane::table as nft;
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Policy;
-use crate::plan::frontend::{self, Masquerade};
-use crate::plan::select::{Backend, Locality};
+use crate::plan::frontend;
+use crate::plan::route::Routes;
+use crate::plan::select::{Backend, Choice, Here, Locality};
 use crate::plan::{Frontend, ServicePlan};
 use crate::source::view::View;
 
@@ -30,7 +32,7 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
     }
     let may_be_it = |key: &ObjectKey| match key.kind {
         Kind::Service => key.name == *name,
-        Kind::EndpointSlice => key.name.namespace == name.namespace && view.service(name).is_some(),
+        Kind::EndpointSlice => key.name.namespace() == name.namespace() && view.service(name).is_some(),
     };
     let unknown = view.malformed().filter(|(_, _, kept)| !kept);
     let mut unknown = unknown.filter_map(|(key, _, _)| ObjectKey::from_etcd(&key));
@@ -38,7 +40,7 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
 }
 
 /// The plans of Services in doubt as the kernel holds them, by the names that the record carries.
-pub(super) fn remember(view: &View, tables: &Tables) -> BTreeMap<ObjectName, ServicePlan> {
+pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<ObjectName, ServicePlan> {
     let mut plans: BTreeMap<ObjectName, BTreeMap<_, _>> = BTreeMap::new();
     let (Some(rows), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else {
         return BTreeMap::new();
@@ -49,31 +51,35 @@ pub(super) fn remember(view: &View, tables: &Tables) -> BTreeMap<ObjectName, Ser
             && servers.contains_key(&RowKey::Virtual(server))
         {
             let frontends = plans.entry(owner.clone()).or_default();
-            frontends.insert(ipvs::frontend(&server), frontend(server, owner, rows, servers));
+            frontends.insert(ipvs::frontend(&server), frontend(owner, held_behind(server, rows, servers), here));
         }
     }
     plans.into_iter().map(|(name, frontends)| (name, ServicePlan::new(String::new(), frontends))).collect()
 }
 
 /// What the kernel holds behind a virtual server.
-fn frontend(
+fn frontend(owner: ObjectName, cluster: Arc<[Backend]>, here: &Here) -> Frontend {
+    let choice = Choice { any: !cluster.is_empty(), cluster, local: Arc::default() };
+    Frontend {
+        kind: frontend::Kind::ClusterIp,
+        owner,
+        affinity: None,
+        scheduler: None,
+        sources: Arc::default(),
+        routes: Routes::internal(Policy::Cluster, &choice, here),
+    }
+}
+
+/// The endpoints that the kernel holds behind a virtual server.
+fn held_behind(
     server: VirtualServerKey,
-    owner: ObjectName,
     rows: &Rows<nft_rows::RowKey, nft_rows::Row>,
     servers: &Rows<RowKey, Row>,
-) -> Frontend {
+) -> Arc<[Backend]> {
     let backend = |real: RealServerKey| {
         let here = rows.contains_key(&nft::hairpin(real.addr).0);
         let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
         Backend { addr: real.addr, port: real.port, weight: 1, locality }
     };
-    Frontend {
-        kind: frontend::Kind::ClusterIp,
-        owner,
-        affinity: None,
-        policy: Policy::Cluster,
-        masquerade: Masquerade::FromOutside,
-        sources: Vec::new(),
-        backends: reals_of(servers, server).map(backend).collect(),
-    }
+    reals_of(servers, server).map(backend).collect()
 }

@@ -122,7 +122,7 @@ async fn start(config: &Config) -> anyhow::Result<(Proxy, Interests)> {
     let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
     let sysctls = addresses::sysctls(&release);
     let addresses = networks.node.iter().map(|network| network.addr).collect();
-    let here = Here { node: config.node.clone(), addresses };
+    let here = Here { addresses, ..Here::on(&*config.node) };
     tracing::info!(node = config.node, kernel = release, ipvs = ?info.version, "starting");
     let (targets, interests) = addresses::targets(ipvs, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

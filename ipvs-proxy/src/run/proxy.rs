@@ -221,7 +221,7 @@ impl Proxy {
             return false;
         }
         self.whole = self.tables.keep_marker();
-        let plans = remember(&self.view, &self.tables);
+        let plans = remember(&self.view, &self.tables, &self.here);
         self.remembered = Some(plans.keys().cloned().collect());
         for (name, plan) in plans {
             tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it");
@@ -257,7 +257,7 @@ impl Proxy {
         if let Some(names) = &mut self.remembered {
             names.remove(name);
         }
-        let plan = plan(service, self.view.slices(name), &self.here, dataplane::serves);
+        let plan = plan(service, self.view.slices(name), &self.here);
         self.settle(name, Some(plan));
     }
 

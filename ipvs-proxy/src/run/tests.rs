@@ -217,7 +217,7 @@ impl Rig {
         let pods = "172.7.0.0/16".parse().unwrap();
         let link = IfName::new(vip::LINK_NAME).unwrap();
         let tables = Tables::new(targets, Duration::from_secs(900), &BTreeMap::new(), pods, &link);
-        let here = Here { node: "hdss7-21.host.com".into(), addresses: BTreeSet::new() };
+        let here = Here::on("hdss7-21.host.com");
         let networks = Networks { pods, services: None, node: Vec::new() };
         let proxy = Proxy::new(here, networks, DataPlane::new(link, "rr".into()), tables, 1_790_000_000);
         Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }

@@ -381,7 +381,7 @@ mod tests {
     }
 
     fn names(names: &[&str]) -> BTreeSet<ObjectName> {
-        names.iter().map(|name| ObjectName::new("default", *name)).collect()
+        names.iter().map(|name| ObjectName::new("default", name)).collect()
     }
 
     #[test]
