@@ -51,7 +51,7 @@ fn row(view: &View, service: &Service) -> [String; 5] {
     let nowhere = Here::on("");
     let mut endpoints: Vec<String> = Vec::new();
     for port in &service.ports {
-        let chosen = Choice::of(port, IpFamily::V4, view.slices(&service.name), &nowhere);
+        let chosen = Choice::of((service, port), IpFamily::V4, view.slices(&service.name), &nowhere);
         endpoints.extend(chosen.cluster.iter().map(|backend| format!("{}:{}", backend.addr, backend.port)));
     }
     let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };

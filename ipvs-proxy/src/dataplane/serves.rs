@@ -5,7 +5,7 @@
 
 use netstate::Protocol;
 
-use crate::object::service::{Policy, Service};
+use crate::object::service::{Policy, Service, Sources};
 use crate::plan::frontend::{Kind, Place, places};
 use crate::plan::{Frontend, FrontendKey};
 
@@ -41,10 +41,14 @@ fn gaps(service: &Service, kinds: &[Kind]) -> Vec<String> {
         found.push("spec.externalTrafficPolicy: Local".to_owned());
     }
     if kinds.contains(&Kind::LoadBalancer) {
-        found.extend(service.source_ranges.iter().map(|range| format!("spec.loadBalancerSourceRanges: {range}")));
+        let only = service.sources.values().filter_map(|sources| match sources {
+            Sources::Any => None,
+            Sources::Only(ranges) => Some(ranges),
+        });
+        let ranges = only.flat_map(|ranges| ranges.iter());
+        found.extend(ranges.map(|range| format!("spec.loadBalancerSourceRanges: {range}")));
     }
     found.extend(service.health_check_node_port.map(|port| format!("spec.healthCheckNodePort: {port}")));
-    found.extend(service.traffic_distribution.iter().map(|text| format!("spec.trafficDistribution: {text}")));
     found
 }
 
@@ -76,7 +80,7 @@ mod tests {
         let service = Service::from_json(&json!({
             "kind": "Service", "metadata": {"name": "web"},
             "spec": {
-                "clusterIP": "192.168.0.10", "clusterIPs": ["192.168.0.10", "fd00::10"],
+                "type": "LoadBalancer", "clusterIP": "192.168.0.10", "clusterIPs": ["192.168.0.10", "fd00::10"],
                 "externalIPs": ["10.4.7.10"], "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local",
                 "healthCheckNodePort": 31_000, "trafficDistribution": "PreferSameZone",
                 "loadBalancerSourceRanges": ["10.4.7.0/24"],
@@ -100,7 +104,6 @@ mod tests {
                 "spec.externalTrafficPolicy: Local",
                 "spec.loadBalancerSourceRanges: 10.4.7.0/24",
                 "spec.healthCheckNodePort: 31000",
-                "spec.trafficDistribution: PreferSameZone",
             ]
         );
         let planned = plan(&service, [], &Here::on("hdss7-21.host.com"));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::object::ObjectName;
-use crate::object::service::Policy;
+use crate::object::service::{Policy, Sources};
 use crate::plan::claims::Conflict;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::route::Routes;
@@ -49,7 +49,7 @@ fn frontend(owner: &str, pods: &[u8]) -> Frontend {
         owner: name(owner),
         affinity: None,
         scheduler: None,
-        sources: Arc::default(),
+        sources: Sources::Any,
         routes: Routes::internal(Policy::Cluster, &choice, &Here::on("hdss7-21.host.com")),
     }
 }

@@ -8,16 +8,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cluster::Problem;
+use netstate::family::PerFamily;
 use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 
-use super::field::{Field, is_unusable, keep};
+use super::field::{Field, is_unusable, keep, parse_address};
 use super::{ObjectName, object_name};
 
 /// Label that leaves a Service to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-/// Label of headless Services.
-const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Seconds of session affinity when the Service leaves them open (v1.ClientIPConfig).
 const AFFINITY: u32 = 10_800;
 
@@ -46,12 +45,12 @@ pub(crate) struct Service {
     pub(crate) internal_policy: Policy,
     /// Which endpoints everything else may lead to.
     pub(crate) external_policy: Policy,
-    /// Clients that the load balancer's addresses serve; everybody when empty.
-    pub(crate) source_ranges: Arc<[Prefix]>,
+    /// Clients that the load balancer's addresses serve.
+    pub(crate) sources: PerFamily<Sources>,
     /// Port where the load balancer asks whether this node has endpoints.
     pub(crate) health_check_node_port: Option<u16>,
-    /// Which endpoints the Service would rather use: `PreferSameZone`, `PreferSameNode`.
-    pub(crate) traffic_distribution: Option<String>,
+    /// Which endpoints clients should rather use.
+    pub(crate) distribution: Option<Distribution>,
     /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
     pub(crate) skipped: Vec<String>,
 }
@@ -85,6 +84,37 @@ pub(crate) enum IngressMode {
     Vip,
     /// The load balancer itself.
     Proxy,
+}
+
+/// Which endpoints clients should rather use (`trafficDistribution`); whoever writes the slices turns this into hints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Distribution {
+    /// Those of the client's zone (`PreferSameZone`, also called `PreferClose`).
+    SameZone,
+    /// Those of the client's node, or of its zone.
+    SameNode,
+}
+
+/// Clients that may connect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Sources {
+    /// Everybody.
+    #[default]
+    Any,
+    /// Those in one of these networks; nobody when there is none.
+    Only(Arc<[Prefix]>),
+}
+
+#[cfg(test)]
+impl Sources {
+    /// True when a client with this address may connect.
+    #[must_use]
+    pub(crate) fn allow(&self, client: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(ranges) => ranges.iter().any(|range| range.contains(client)),
+        }
+    }
 }
 
 /// Which endpoints may be chosen.
@@ -134,9 +164,9 @@ impl Service {
             affinity: None,
             internal_policy: Policy::Cluster,
             external_policy: Policy::Cluster,
-            source_ranges: Arc::default(),
+            sources: PerFamily::default(),
             health_check_node_port: None,
-            traffic_distribution: None,
+            distribution: None,
             skipped: Vec::new(),
         }
     }
@@ -153,17 +183,28 @@ impl Service {
                 keep(&mut self.load_balancer, skipped, ingress(&item));
             }
         }
-        let mut ranges = Vec::new();
-        for item in or_open(skipped, spec.get("loadBalancerSourceRanges").items()) {
-            keep(&mut ranges, skipped, source_range(&item));
-        }
-        self.source_ranges = ranges.into();
+        self.sources = sources(&spec.get("loadBalancerSourceRanges"), skipped);
         self.internal_policy = or_open(skipped, policy(&spec.get("internalTrafficPolicy")));
         self.external_policy = or_open(skipped, policy(&spec.get("externalTrafficPolicy")));
         self.affinity = or_open(skipped, affinity(&spec));
-        self.health_check_node_port = or_open(skipped, node_port(&spec.get("healthCheckNodePort")));
-        self.traffic_distribution =
-            or_open(skipped, spec.get("trafficDistribution").text().map(|text| text.map(str::to_owned)));
+        self.health_check_node_port = or_open(skipped, health_check(&spec, self.external_policy));
+        self.distribution = or_open(skipped, distribution(&spec.get("trafficDistribution")));
+        self.drop_other_families();
+    }
+
+    /// Leaves out further addresses of a family in which the Service has no virtual address: it has no endpoints there.
+    fn drop_other_families(&mut self) {
+        let families = self.families();
+        let mut keep = |field: &str, addr: IpAddr| {
+            let known = families.contains(&IpFamily::of(addr));
+            if !known {
+                let accepted = "an address of a family that spec.clusterIPs has an address of";
+                self.skipped.push(Problem::new(field, addr.to_string(), accepted).to_string());
+            }
+            known
+        };
+        self.external_ips.retain(|addr| keep("spec.externalIPs", *addr));
+        self.load_balancer.retain(|ingress| keep("status.loadBalancer.ingress.ip", ingress.addr));
     }
 
     /// The IPv4 address at which it is served.
@@ -195,7 +236,7 @@ fn created(root: &Field<'_>) -> Result<String, Problem> {
 fn is_elsewhere(root: &Field<'_>) -> Result<bool, Problem> {
     let labels = root.get("metadata").get("labels");
     let external = root.get("spec").get("type").text()? == Some("ExternalName");
-    Ok(external || !labels.get(PROXY_NAME).is_absent() || !labels.get(HEADLESS).is_absent())
+    Ok(external || !labels.get(PROXY_NAME).is_absent())
 }
 
 fn cluster_ips(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<IpAddr>, Problem> {
@@ -211,9 +252,19 @@ fn cluster_ips(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<IpAddr
     for item in or_open(skipped, spec.get("clusterIPs").items()) {
         keep(&mut addresses, skipped, usable_address(&item));
     }
-    let mut seen = BTreeSet::new();
-    addresses.retain(|addr| seen.insert(*addr));
-    Ok(addresses)
+    let mut found: Vec<IpAddr> = Vec::new();
+    for addr in addresses {
+        let of_family = found.iter().find(|other| IpFamily::of(**other) == IpFamily::of(addr));
+        match of_family {
+            None => found.push(addr),
+            Some(other) if *other == addr => {}
+            Some(_) => {
+                let accepted = "one address per family";
+                skipped.push(Problem::new("spec.clusterIPs", addr.to_string(), accepted).to_string());
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn ingress(item: &Field<'_>) -> Result<Ingress, Problem> {
@@ -221,9 +272,34 @@ fn ingress(item: &Field<'_>) -> Result<Ingress, Problem> {
     Ok(Ingress { addr: usable_address(&item.get("ip"))?, mode })
 }
 
+/// Ranges of one family say nothing of the other's clients. When none of a list can be read nobody is let in: a mistake in a
+/// list that keeps clients out must not let everybody in.
+fn sources(field: &Field<'_>, skipped: &mut Vec<String>) -> PerFamily<Sources> {
+    let (mut ranges, before) = (Vec::new(), skipped.len());
+    for item in or_open(skipped, field.items()) {
+        keep(&mut ranges, skipped, source_range(&item));
+    }
+    let whole = skipped.len() == before;
+    let ranges: PerFamily<Vec<Prefix>> =
+        PerFamily::from_fn(|family| ranges.iter().copied().filter(|range: &Prefix| range.family() == family).collect());
+    ranges.map(|_, ranges| if ranges.is_empty() && whole { Sources::Any } else { Sources::Only(ranges.into()) })
+}
+
+/// As Kubernetes reads it: white space around it and leading zeros mean nothing.
 fn source_range(item: &Field<'_>) -> Result<Prefix, Problem> {
-    let range = item.text()?.and_then(|text| text.trim().parse().ok());
-    range.ok_or_else(|| item.problem("a network such as 10.4.7.0/24"))
+    let problem = || item.problem("a network such as 10.4.7.0/24");
+    let (addr, len) = item.text()?.and_then(|text| text.trim().split_once('/')).ok_or_else(problem)?;
+    let len = Some(len).filter(|len| len.bytes().all(|byte| byte.is_ascii_digit())).and_then(|len| len.parse().ok());
+    parse_address(addr).zip(len).and_then(|(addr, len)| Prefix::new(addr, len).ok()).ok_or_else(problem)
+}
+
+fn distribution(field: &Field<'_>) -> Result<Option<Distribution>, Problem> {
+    match field.text()? {
+        None | Some("") => Ok(None),
+        Some("PreferClose" | "PreferSameZone") => Ok(Some(Distribution::SameZone)),
+        Some("PreferSameNode") => Ok(Some(Distribution::SameNode)),
+        Some(_) => Err(field.problem("PreferClose, PreferSameZone or PreferSameNode")),
+    }
 }
 
 fn usable_address(field: &Field<'_>) -> Result<IpAddr, Problem> {
@@ -266,6 +342,16 @@ fn collide(one: &ServicePort, other: &ServicePort) -> bool {
 /// A port of the node; the API writes 0 for none.
 fn node_port(field: &Field<'_>) -> Result<Option<u16>, Problem> {
     if field.is_zero() { Ok(None) } else { field.port() }
+}
+
+/// A load balancer asks for a node's endpoints only where it sends nobody to another node's.
+fn health_check(spec: &Field<'_>, external: Policy) -> Result<Option<u16>, Problem> {
+    let field = spec.get("healthCheckNodePort");
+    let asks = spec.get("type").text()? == Some("LoadBalancer") && external == Policy::Local;
+    match node_port(&field)? {
+        Some(_) if !asks => Err(field.problem("a port with type LoadBalancer and externalTrafficPolicy Local")),
+        port => Ok(port),
+    }
 }
 
 fn policy(field: &Field<'_>) -> Result<Policy, Problem> {
@@ -336,7 +422,6 @@ mod tests {
             with(&["spec", "clusterIP"], json!("")),
             with(&["spec", "clusterIP"], json!(null)),
             with(&["spec", "type"], json!("ExternalName")),
-            with(&["metadata", "labels"], json!({"service.kubernetes.io/headless": ""})),
             with(&["metadata", "labels"], json!({"service.kubernetes.io/service-proxy-name": "other"})),
         ] {
             let service = Service::from_json(&object).unwrap();
@@ -351,7 +436,8 @@ mod tests {
         object["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 60}});
         object["spec"]["externalIPs"] = json!(["10.4.7.10"]);
         object["spec"]["externalTrafficPolicy"] = json!("Local");
-        object["spec"]["loadBalancerSourceRanges"] = json!([" 10.4.7.0/24"]);
+        object["spec"]["type"] = json!("LoadBalancer");
+        object["spec"]["loadBalancerSourceRanges"] = json!([" 10.004.7.9/24 "]);
         object["spec"]["healthCheckNodePort"] = json!(31_000);
         object["spec"]["trafficDistribution"] = json!("PreferSameZone");
         object["spec"]["clusterIPs"] = json!(["192.168.0.10", "fd00::10"]);
@@ -366,9 +452,10 @@ mod tests {
         assert_eq!(service.load_balancer, [Ingress { addr: [10, 4, 7, 99].into(), mode: IngressMode::Proxy }]);
         assert_eq!(service.affinity, Some(60));
         assert_eq!((service.internal_policy, service.external_policy), (Policy::Cluster, Policy::Local));
-        assert_eq!(*service.source_ranges, ["10.4.7.0/24".parse().unwrap()]);
+        assert_eq!(*service.sources.get(IpFamily::V4), Sources::Only(Arc::new(["10.4.7.0/24".parse().unwrap()])));
+        assert_eq!(*service.sources.get(IpFamily::V6), Sources::Any);
         assert_eq!(service.health_check_node_port, Some(31_000));
-        assert_eq!(service.traffic_distribution.as_deref(), Some("PreferSameZone"));
+        assert_eq!(service.distribution, Some(Distribution::SameZone));
     }
 
     #[test]
@@ -404,6 +491,11 @@ mod tests {
             (&["spec", "externalTrafficPolicy"], json!(7), "spec.externalTrafficPolicy"),
             (&["spec", "healthCheckNodePort"], json!("31000"), "spec.healthCheckNodePort"),
             (&["spec", "trafficDistribution"], json!([]), "spec.trafficDistribution"),
+            (&["spec", "trafficDistribution"], json!("Near"), "spec.trafficDistribution"),
+            (&["spec", "clusterIPs"], json!(["192.168.0.10", "192.168.0.11"]), "spec.clusterIPs"),
+            (&["spec", "externalIPs"], json!(["fd00::7"]), "spec.externalIPs"),
+            (&["status"], json!({"loadBalancer": {"ingress": [{"ip": "fd00::7"}]}}), "status.loadBalancer.ingress.ip"),
+            (&["spec", "healthCheckNodePort"], json!(31_000), "spec.healthCheckNodePort"),
             (&["metadata", "creationTimestamp"], json!(1_700_000_000), "metadata.creationTimestamp"),
         ] {
             let service = Service::from_json(&with(path, value.clone())).unwrap();
@@ -411,6 +503,18 @@ mod tests {
             assert_eq!(service.skipped.len(), 1, "{value}");
             assert!(service.skipped[0].starts_with(&format!("{field}: ")), "{:?}", service.skipped);
         }
+    }
+
+    #[test]
+    fn a_list_of_sources_that_cannot_be_read_lets_nobody_in() {
+        let sources = |ranges: Value| {
+            let service = Service::from_json(&with(&["spec", "loadBalancerSourceRanges"], ranges)).unwrap();
+            IpFamily::ALL.map(|family| service.sources.get(family).allow(family.unspecified()))
+        };
+        assert_eq!(sources(json!([])), [true, true]);
+        assert_eq!(sources(json!(["10.4.7.0"])), [false, false]);
+        assert_eq!(sources(json!(["0.0.0.0/0"])), [true, true], "of the other family it says nothing");
+        assert_eq!(sources(json!(["0.0.0.0/0", "::/129"])), [true, false]);
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! Kubernetes' defaults: ready, serving, not terminating.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cluster::Problem;
-use netstate::Protocol;
+use netstate::{IpFamily, Protocol};
 use serde_json::Value;
 
 use super::field::{Field, is_unusable, keep};
@@ -14,6 +15,9 @@ use super::{ObjectName, object_name};
 
 /// Label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Label of slices of headless Services, which no proxy serves.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// A part of the endpoints of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +27,9 @@ pub(crate) struct EndpointSlice {
     /// The Service it belongs to.
     pub(crate) service: ObjectName,
     /// The ports that every endpoint of the slice serves.
-    pub(crate) ports: Vec<EndpointPort>,
-    /// The endpoints; none when the slice is of a kind that is not served (FQDN, IPv6).
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) ports: Box<[EndpointPort]>,
+    /// The endpoints, all of one family; none when the slice is of a kind that is not served (FQDN, headless).
+    pub(crate) endpoints: Box<[Endpoint]>,
     /// What it carries that is not served, as `field: value`.
     pub(crate) unserved: Vec<String>,
     /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
@@ -55,7 +59,20 @@ pub(crate) struct Endpoint {
     /// It is on its way out.
     pub(crate) terminating: bool,
     /// Name of its node, if the slice says.
-    pub(crate) node: Option<String>,
+    pub(crate) node: Option<Arc<str>>,
+    /// Name of its zone, if the slice says.
+    pub(crate) zone: Option<Arc<str>>,
+    /// Whose clients it is meant for, if the slice says.
+    pub(crate) hints: Option<Box<Hints>>,
+}
+
+/// Whose clients an endpoint is meant for (`hints`); an empty list says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Hints {
+    /// Those of these zones.
+    pub(crate) zones: Box<[Arc<str>]>,
+    /// Those on these nodes.
+    pub(crate) nodes: Box<[Arc<str>]>,
 }
 
 impl EndpointSlice {
@@ -71,28 +88,73 @@ impl EndpointSlice {
         let service = label.text()?.filter(|text| !text.is_empty());
         let service = service.ok_or_else(|| label.problem("the name of the slice's Service"))?;
         let service = ObjectName::new(name.namespace(), service);
-        let (ports, endpoints) = (Vec::new(), Vec::new());
+        let (ports, endpoints) = (Box::default(), Box::default());
         let mut slice = Self { name, service, ports, endpoints, unserved: Vec::new(), skipped: Vec::new() };
+        let headless = !root.get("metadata").get("labels").get(HEADLESS).is_absent();
         let family = root.get("addressType");
         match family.text()? {
-            Some("IPv4") => slice.read_lists(&root)?,
-            Some(other @ ("IPv6" | "FQDN")) => slice.unserved.push(format!("addressType: {other}")),
+            Some("IPv4" | "IPv6") if headless => {}
+            Some("IPv4") => slice.read_lists(&root, IpFamily::V4)?,
+            Some("IPv6") => slice.read_lists(&root, IpFamily::V6)?,
+            Some(other @ "FQDN") => slice.unserved.push(format!("addressType: {other}")),
             _ => return Err(family.problem("IPv4, IPv6 or FQDN")),
         }
         Ok(slice)
     }
 
-    fn read_lists(&mut self, root: &Field<'_>) -> Result<(), Problem> {
+    fn read_lists(&mut self, root: &Field<'_>, family: IpFamily) -> Result<(), Problem> {
+        let (mut ports, mut endpoints) = (Vec::new(), Vec::new());
         for item in root.get("ports").items()? {
-            // A slice port without a number means every port, which no virtual server can express.
-            if !item.is_object() || !item.get("port").is_absent() {
-                keep(&mut self.ports, &mut self.skipped, port(&item));
+            if item.is_object() && item.get("port").is_absent() {
+                // It means every port, which no address and port can express.
+                self.unserved.push(item.get("port").problem("a number").to_string());
+            } else {
+                keep(&mut ports, &mut self.skipped, port(&item));
             }
         }
+        let mut names = Names::default();
         for item in root.get("endpoints").items()? {
-            keep(&mut self.endpoints, &mut self.skipped, endpoint(&item));
+            keep(&mut endpoints, &mut self.skipped, endpoint(&item, family, &mut names));
         }
+        (self.ports, self.endpoints) = (ports.into(), endpoints.into());
+        self.skipped.append(&mut names.skipped);
         Ok(())
+    }
+}
+
+/// Names of nodes and zones that endpoints of one slice repeat, each text once; and hints that cannot be read.
+#[derive(Default)]
+struct Names {
+    known: Vec<Arc<str>>,
+    skipped: Vec<String>,
+}
+
+impl Names {
+    fn text(&mut self, field: &Field<'_>) -> Result<Option<Arc<str>>, Problem> {
+        Ok(field.text()?.filter(|text| !text.is_empty()).map(|text| self.shared(text)))
+    }
+
+    fn shared(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.known.iter().find(|known| ***known == *text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = text.into();
+        self.known.push(Arc::clone(&new));
+        new
+    }
+
+    /// The names in a list of hints. What cannot be read is left out: an endpoint without a hint is one for everybody.
+    fn hints(&mut self, field: &Field<'_>) -> Box<[Arc<str>]> {
+        let items = field.items().unwrap_or_else(|problem| {
+            self.skipped.push(problem.to_string());
+            Vec::new()
+        });
+        let mut found = Vec::new();
+        for item in items.iter().map(|item| item.get("name")) {
+            let name = self.text(&item).and_then(|name| name.ok_or_else(|| item.problem("the name of a zone or node")));
+            keep(&mut found, &mut self.skipped, name);
+        }
+        found.into()
     }
 }
 
@@ -102,19 +164,26 @@ fn port(item: &Field<'_>) -> Result<EndpointPort, Problem> {
     Ok(EndpointPort { name, protocol: item.get("protocol").protocol()?, port })
 }
 
-fn endpoint(item: &Field<'_>) -> Result<Endpoint, Problem> {
-    let accepted = "a unicast IPv4 address that is no loopback or link-local one";
+fn endpoint(item: &Field<'_>, family: IpFamily, names: &mut Names) -> Result<Endpoint, Problem> {
+    let accepted = match family {
+        IpFamily::V4 => "a unicast IPv4 address that is no loopback or link-local one",
+        IpFamily::V6 => "a unicast IPv6 address that is no loopback or link-local one",
+    };
     // Consumers use the first address only (discovery/v1: "addresses").
     let addresses = item.get("addresses");
     let first = addresses.items()?.into_iter().next().ok_or_else(|| addresses.problem("a list of addresses"))?;
-    let addr = first.address()?.filter(|addr| addr.is_ipv4() && !is_unusable(*addr));
-    let conditions = item.get("conditions");
+    let addr = first.address()?.filter(|addr| IpFamily::of(*addr) == family && !is_unusable(*addr));
+    let addr = addr.ok_or_else(|| first.problem(accepted))?;
+    let (conditions, hints) = (item.get("conditions"), item.get("hints"));
+    let hints = Hints { zones: names.hints(&hints.get("forZones")), nodes: names.hints(&hints.get("forNodes")) };
     Ok(Endpoint {
-        addr: addr.ok_or_else(|| first.problem(accepted))?,
+        addr,
         ready: conditions.get("ready").flag()?.unwrap_or(true),
         serving: conditions.get("serving").flag()?.unwrap_or(true),
         terminating: conditions.get("terminating").flag()?.unwrap_or(false),
-        node: item.get("nodeName").text()?.filter(|node| !node.is_empty()).map(str::to_owned),
+        node: names.text(&item.get("nodeName"))?,
+        zone: names.text(&item.get("zone"))?,
+        hints: (hints != Hints::default()).then(|| Box::new(hints)),
     })
 }
 
@@ -142,7 +211,7 @@ mod tests {
     fn a_slice_is_its_service_ports_and_endpoints() {
         let slice = EndpointSlice::from_json(&slice()).unwrap();
         assert_eq!(slice.service, ObjectName::new("default", "web"));
-        assert_eq!(slice.ports, [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]);
+        assert_eq!(*slice.ports, [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]);
         let conditions: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
         assert_eq!(conditions, [(true, true, false), (false, true, true), (true, true, false)]);
         assert_eq!(slice.endpoints[0].node.as_deref(), Some("hdss7-21.host.com"));
@@ -159,10 +228,47 @@ mod tests {
     }
 
     #[test]
-    fn a_port_without_a_number_is_read_over() {
+    fn a_port_without_a_number_is_named() {
         let mut object = slice();
         object["ports"] = json!([{"name": "all"}, {"name": "http", "port": 8080}]);
-        assert_eq!(EndpointSlice::from_json(&object).unwrap().ports.len(), 1);
+        let slice = EndpointSlice::from_json(&object).unwrap();
+        assert_eq!(slice.ports.len(), 1);
+        assert_eq!(slice.unserved, ["ports[0].port: missing; accepted: a number"]);
+    }
+
+    #[test]
+    fn hints_zone_and_node_are_values_and_a_hint_that_cannot_be_read_is_left_out() {
+        let mut object = slice();
+        object["endpoints"] = json!([{
+            "addresses": ["172.7.21.2"], "nodeName": "n1", "zone": "z1",
+            "hints": {"forZones": [{"name": "z1"}, {"name": 7}, {"name": "z2"}], "forNodes": [{"name": "n1"}]},
+        }, {"addresses": ["172.7.21.3"], "hints": {"forZones": "z1"}}]);
+        let slice = EndpointSlice::from_json(&object).unwrap();
+        let hints = slice.endpoints[0].hints.as_deref().unwrap();
+        assert_eq!(*hints.zones, ["z1".into(), "z2".into()]);
+        assert_eq!(*hints.nodes, ["n1".into()]);
+        assert_eq!(slice.endpoints[0].zone.as_deref(), Some("z1"));
+        assert_eq!((slice.endpoints.len(), &slice.endpoints[1].hints), (2, &None));
+        let fields: Vec<_> = slice.skipped.iter().map(|reason| reason.split(": ").next().unwrap()).collect();
+        assert_eq!(fields, ["endpoints[0].hints.forZones[1].name", "endpoints[1].hints.forZones"]);
+    }
+
+    #[test]
+    fn slices_of_ipv6_hold_ipv6_endpoints_only() {
+        let mut object = slice();
+        object["addressType"] = json!("IPv6");
+        object["endpoints"] = json!([{"addresses": ["fd00:7:21::2"]}, {"addresses": ["172.7.21.3"]}]);
+        let slice = EndpointSlice::from_json(&object).unwrap();
+        assert_eq!(slice.endpoints.iter().map(|e| e.addr.to_string()).collect::<Vec<_>>(), ["fd00:7:21::2"]);
+        assert_eq!(slice.skipped.len(), 1);
+    }
+
+    #[test]
+    fn a_slice_of_a_headless_service_holds_nothing() {
+        let mut object = slice();
+        object["metadata"]["labels"]["service.kubernetes.io/headless"] = json!("");
+        let slice = EndpointSlice::from_json(&object).unwrap();
+        assert_eq!((slice.ports.len(), slice.endpoints.len()), (0, 0));
     }
 
     #[test]

@@ -7,14 +7,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use netstate::Prefix;
 use netstate::family::IpFamily;
 use netstate::protocol::Protocol;
 
 use super::route::Routes;
 use super::select::{Choice, Here};
 use crate::object::ObjectName;
-use crate::object::service::{IngressMode, Service, ServicePort};
+use crate::object::service::{IngressMode, Service, ServicePort, Sources};
 
 /// Where clients connect: what Services claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,8 +79,8 @@ pub(crate) struct Frontend {
     pub(crate) affinity: Option<u32>,
     /// The scheduler that the Service asks for, if it asks for one.
     pub(crate) scheduler: Option<Arc<str>>,
-    /// Clients that may connect; everybody when empty.
-    pub(crate) sources: Arc<[Prefix]>,
+    /// Clients that may connect.
+    pub(crate) sources: Sources,
     /// Where each class of client is led.
     pub(crate) routes: Routes,
 }
@@ -113,13 +112,16 @@ pub(crate) fn places(service: &Service, port: &ServicePort) -> Vec<(FrontendKey,
 impl Frontend {
     /// What stands at a place of `service` whose endpoints are `choice`.
     #[must_use]
-    pub(crate) fn new(service: &Service, kind: Kind, choice: &Choice, here: &Here) -> Self {
+    pub(crate) fn new(service: &Service, (key, kind): (&FrontendKey, Kind), choice: &Choice, here: &Here) -> Self {
         Self {
             kind,
             owner: service.name.clone(),
             affinity: service.affinity,
             scheduler: None,
-            sources: if kind == Kind::LoadBalancer { Arc::clone(&service.source_ranges) } else { Arc::default() },
+            sources: match kind {
+                Kind::LoadBalancer => service.sources.get(key.family()).clone(),
+                Kind::ClusterIp | Kind::NodePort | Kind::External => Sources::Any,
+            },
             routes: match kind {
                 Kind::ClusterIp => Routes::internal(service.internal_policy, choice, here),
                 Kind::NodePort | Kind::External | Kind::LoadBalancer => {
@@ -171,9 +173,9 @@ mod tests {
     #[test]
     fn sources_are_of_the_load_balancer_and_affinity_of_all() {
         let service = whole("Local");
-        for kind in [Kind::ClusterIp, Kind::NodePort, Kind::External, Kind::LoadBalancer] {
-            let frontend = Frontend::new(&service, kind, &Choice::default(), &Here::on("n1"));
-            assert_eq!(frontend.sources.is_empty(), kind != Kind::LoadBalancer, "{kind:?}");
+        for (key, kind) in places(&service, &service.ports[0]) {
+            let frontend = Frontend::new(&service, (&key, kind), &Choice::default(), &Here::on("n1"));
+            assert_eq!(frontend.sources != Sources::Any, kind == Kind::LoadBalancer, "{kind:?}");
             assert_eq!(frontend.affinity, Some(10_800), "{kind:?}");
         }
     }

@@ -65,11 +65,11 @@ pub(crate) fn plan<'a>(
         let choices: BTreeMap<_, _> = service
             .families()
             .into_iter()
-            .map(|family| (family, Choice::of(port, family, slices.clone(), here)))
+            .map(|family| (family, Choice::of((service, port), family, slices.clone(), here)))
             .collect();
         let frontend = move |(key, kind): (FrontendKey, _)| {
             let choice = choices.get(&key.family())?;
-            Some((key, Frontend::new(service, kind, choice, here)))
+            Some((key, Frontend::new(service, (&key, kind), choice, here)))
         };
         places(service, port).into_iter().filter_map(frontend)
     };

@@ -2,8 +2,9 @@
 //!
 //! Kubernetes' rule (pkg/proxy/topology.go, CategorizeEndpoints; KEP-1669): the ready endpoints; when there is none at
 //! all, those that are terminating and still serving. An endpoint that is terminating takes no new connection while a ready
-//! one exists. Among the endpoints of this node the same holds for itself. Zone and node hints will narrow the first set of the whole
-//! cluster; they have their place in [`Choice::of`].
+//! one exists. Of the whole cluster those are
+//! preferred that hints (KEP-2433, KEP-3015) mean for clients of this node or zone; the endpoints of this node are chosen among
+//! themselves, whatever the hints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use netstate::IpFamily;
 
-use crate::object::service::ServicePort;
+use crate::object::service::{Distribution, Service, ServicePort};
 use crate::object::slice::{Endpoint, EndpointSlice};
 
 /// This node, as far as the choice of endpoints depends on it.
@@ -19,6 +20,8 @@ use crate::object::slice::{Endpoint, EndpointSlice};
 pub(crate) struct Here {
     /// Its name, as EndpointSlices write it.
     pub(crate) node: String,
+    /// Its zone, if it is known.
+    pub(crate) zone: Option<String>,
     /// Its own addresses: an endpoint with one of them is here, whatever its slice leaves open.
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// Clients can be known for Pods by their address.
@@ -31,7 +34,7 @@ impl Here {
     /// The node called `node` with Pods that are known by their addresses.
     #[must_use]
     pub(crate) fn on(node: impl Into<String>) -> Self {
-        Self { node: node.into(), addresses: BTreeSet::new(), pods_are_known: true, masquerade_all: false }
+        Self { node: node.into(), zone: None, addresses: BTreeSet::new(), pods_are_known: true, masquerade_all: false }
     }
 }
 
@@ -66,8 +69,50 @@ const WEIGHT: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
     ready: bool,
-    fallback: bool,
+    serving: bool,
+    terminating: bool,
     locality: Locality,
+    /// Whether it is meant for clients of this zone.
+    zone: Hint,
+    /// Whether it is meant for clients on this node.
+    node: Hint,
+}
+
+/// For whom an endpoint is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Hint {
+    /// Nobody says.
+    Unsaid,
+    /// For others.
+    Others,
+    /// For clients here.
+    Here,
+}
+
+impl Hint {
+    fn of(meant: &[Arc<str>], here: Option<&str>) -> Self {
+        match here {
+            _ if meant.is_empty() => Self::Unsaid,
+            Some(here) if meant.iter().any(|name| **name == *here) => Self::Here,
+            _ => Self::Others,
+        }
+    }
+}
+
+impl Candidate {
+    /// One that stands in two slices while the controller moves it: a copy that is not terminating is the newer one; of equal ones it
+    /// is what any of them says it is.
+    fn merge(&mut self, other: Self) {
+        if self.terminating == other.terminating {
+            self.ready |= other.ready;
+            self.serving |= other.serving;
+        } else if self.terminating {
+            (self.terminating, self.ready, self.serving) = (false, other.ready, other.serving);
+        }
+        self.locality = self.locality.min(other.locality);
+        self.zone = self.zone.max(other.zone);
+        self.node = self.node.max(other.node);
+    }
 }
 
 /// Which endpoints of a Service port may be used, of one family, each list in order of address and port.
@@ -81,52 +126,100 @@ pub(crate) struct Choice {
     pub(crate) any: bool,
 }
 
+/// Candidates by address and port.
+type Candidates = BTreeMap<(IpAddr, u16), Candidate>;
+
 impl Choice {
     /// The choice for a Service port, from all slices of the Service.
     #[must_use]
     pub(crate) fn of<'a>(
-        port: &ServicePort,
+        (service, port): (&Service, &ServicePort),
         family: IpFamily,
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
         here: &Here,
     ) -> Self {
-        let candidates = candidates(port, family, slices, here);
-        let cluster = usable(candidates.iter());
-        let local = usable(candidates.iter().filter(|(_, candidate)| candidate.locality == Locality::Here));
+        let candidates = candidates((service, port), family, slices, here);
+        let is_local = |candidate: &Candidate| candidate.locality == Locality::Here;
+        let nearest = nearest(&candidates);
+        let cluster = usable(&candidates, |_| true, nearest);
+        let local = usable(&candidates, is_local, |_| true);
         // Whoever can take connections is in the first list, or another that is better.
         let any = !cluster.is_empty();
         Self { local: if local == cluster { Arc::clone(&cluster) } else { local }, cluster, any }
     }
 }
 
-/// The ready ones, or those that are leaving and still serving when none is ready.
-fn usable<'a>(candidates: impl Iterator<Item = (&'a (IpAddr, u16), &'a Candidate)> + Clone) -> Arc<[Backend]> {
-    let any_ready = candidates.clone().any(|(_, candidate)| candidate.ready);
-    let chosen = candidates.filter(|(_, c)| if any_ready { c.ready } else { c.fallback });
-    chosen.map(|((addr, port), c)| Backend { addr: *addr, port: *port, weight: WEIGHT, locality: c.locality }).collect()
+/// Of those that may be used the ready ones that are near, or those that are leaving and still serving when none is ready.
+fn usable(
+    candidates: &Candidates,
+    may_be_used: impl Fn(&Candidate) -> bool,
+    is_near: impl Fn(&Candidate) -> bool,
+) -> Arc<[Backend]> {
+    let of = |chosen: &dyn Fn(&Candidate) -> bool| -> Arc<[Backend]> {
+        let chosen = candidates.iter().filter(|(_, candidate)| may_be_used(candidate) && chosen(candidate));
+        let backend = |(&(addr, port), c): (&(IpAddr, u16), &Candidate)| Backend {
+            addr,
+            port,
+            weight: WEIGHT,
+            locality: c.locality,
+        };
+        chosen.map(backend).collect()
+    };
+    let ready = of(&|c| c.ready && is_near(c));
+    if ready.is_empty() { of(&|c| c.serving && c.terminating) } else { ready }
 }
 
-/// An endpoint may stand in two slices while the controller moves it: it is what any of them says it is.
+/// Which of the ready endpoints hints lead clients here to: those for this node, or for this zone. Hints count only when every
+/// ready endpoint has one and one is meant for here; otherwise all of them are near (KEP-2433, KEP-3015).
+fn nearest(candidates: &Candidates) -> fn(&Candidate) -> bool {
+    let ready = || candidates.values().filter(|candidate| candidate.ready);
+    let lead = |hint: fn(&Candidate) -> Hint| {
+        ready().all(|c| hint(c) != Hint::Unsaid) && ready().any(|c| hint(c) == Hint::Here)
+    };
+    if lead(|c| c.node) {
+        |c| c.node == Hint::Here
+    } else if lead(|c| c.zone) {
+        |c| c.zone == Hint::Here
+    } else {
+        |_| true
+    }
+}
+
 fn candidates<'a>(
-    port: &ServicePort,
+    (service, port): (&Service, &ServicePort),
     family: IpFamily,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     here: &Here,
-) -> BTreeMap<(IpAddr, u16), Candidate> {
-    let mut found: BTreeMap<_, Candidate> = BTreeMap::new();
+) -> Candidates {
+    let (mut found, mut hinted) = (Candidates::new(), false);
+    let mut unhinted: Vec<((IpAddr, u16), &Endpoint)> = Vec::new();
     for slice in slices {
         let matching = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in matching.map(|p| p.port) {
             for endpoint in slice.endpoints.iter().filter(|endpoint| IpFamily::of(endpoint.addr) == family) {
-                let new = candidate(endpoint, here);
-                let old = found.entry((endpoint.addr, number)).or_insert(new);
-                old.ready |= new.ready;
-                old.fallback |= new.fallback;
-                old.locality = old.locality.min(new.locality);
+                let (key, new) = ((endpoint.addr, number), candidate(endpoint, here));
+                hinted |= endpoint.hints.is_some();
+                unhinted.push((key, endpoint));
+                found.entry(key).and_modify(|old| old.merge(new)).or_insert(new);
+            }
+        }
+    }
+    if let Some(distribution) = service.distribution.filter(|_| !hinted) {
+        for (key, endpoint) in unhinted {
+            if let Some(candidate) = found.get_mut(&key) {
+                distribute(candidate, endpoint, distribution, here);
             }
         }
     }
     found
+}
+
+/// Hints as the controller would write them, for slices that somebody else wrote.
+fn distribute(candidate: &mut Candidate, endpoint: &Endpoint, distribution: Distribution, here: &Here) {
+    candidate.zone = candidate.zone.max(Hint::of(endpoint.zone.as_slice(), here.zone.as_deref()));
+    if distribution == Distribution::SameNode {
+        candidate.node = candidate.node.max(Hint::of(endpoint.node.as_slice(), Some(&here.node)));
+    }
 }
 
 fn candidate(endpoint: &Endpoint, here: &Here) -> Candidate {
@@ -136,7 +229,15 @@ fn candidate(endpoint: &Endpoint, here: &Here) -> Candidate {
         Some(_) => Locality::Elsewhere,
         None => Locality::Unknown,
     };
-    Candidate { ready: endpoint.ready, fallback: endpoint.serving && endpoint.terminating, locality }
+    let hints = endpoint.hints.as_deref();
+    Candidate {
+        ready: endpoint.ready,
+        serving: endpoint.serving,
+        terminating: endpoint.terminating,
+        locality,
+        zone: hints.map_or(Hint::Unsaid, |hints| Hint::of(&hints.zones, here.zone.as_deref())),
+        node: hints.map_or(Hint::Unsaid, |hints| Hint::of(&hints.nodes, Some(&here.node))),
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +247,7 @@ mod tests {
 
     use super::*;
     use crate::object::ObjectName;
-    use crate::object::slice::EndpointPort;
+    use crate::object::slice::{EndpointPort, Hints};
 
     const HERE: &str = "hdss7-21.host.com";
 
@@ -155,8 +256,13 @@ mod tests {
     }
 
     fn choose(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<(IpAddr, u16)> {
-        let choice = Choice::of(port, IpFamily::V4, slices, &here());
+        let choice = Choice::of((&web(), port), IpFamily::V4, slices, &here());
         choice.cluster.iter().map(|backend| (backend.addr, backend.port)).collect()
+    }
+
+    fn web() -> Service {
+        let object = serde_json::json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {}});
+        Service::from_json(&object).unwrap()
     }
 
     fn http() -> ServicePort {
@@ -164,7 +270,8 @@ mod tests {
     }
 
     fn endpoint(last: u8, ready: bool, serving: bool, terminating: bool) -> Endpoint {
-        Endpoint { addr: [172, 7, 21, last].into(), ready, serving, terminating, node: Some(HERE.into()) }
+        let addr = [172, 7, 21, last].into();
+        Endpoint { addr, ready, serving, terminating, node: Some(HERE.into()), zone: None, hints: None }
     }
 
     fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {
@@ -172,8 +279,8 @@ mod tests {
         EndpointSlice {
             name: ObjectName::new("default", "web-1"),
             service: ObjectName::new("default", "web"),
-            ports: vec![port("http", 8080), port("metrics", 9090)],
-            endpoints,
+            ports: [port("http", 8080), port("metrics", 9090)].into(),
+            endpoints: endpoints.into(),
             unserved: Vec::new(),
             skipped: Vec::new(),
         }
@@ -213,9 +320,77 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_in_two_slices_is_one_backend_and_ready_when_one_of_them_says_so() {
-        let slices = [slice(vec![endpoint(2, false, false, false)]), slice(vec![endpoint(2, true, true, false)])];
-        assert_eq!(chosen(&slices), [2]);
+    fn an_endpoint_in_two_slices_is_one_backend_and_what_the_copy_that_is_not_terminating_says() {
+        for (first, second, expected) in [
+            (endpoint(2, false, false, false), endpoint(2, true, true, false), &[2][..]),
+            (endpoint(2, false, false, true), endpoint(2, true, true, false), &[2]),
+            (endpoint(2, false, true, true), endpoint(2, false, false, false), &[]),
+            (endpoint(2, false, false, true), endpoint(2, false, true, true), &[2]),
+        ] {
+            for slices in [[first.clone(), second.clone()], [second, first]] {
+                assert_eq!(chosen(&slices.map(|endpoint| slice(vec![endpoint]))), expected);
+            }
+        }
+    }
+
+    /// Endpoints 2, 3, ... by where they are, and for which zones and nodes they are meant.
+    fn hinted(endpoints: &[(&str, &[&str], &[&str])]) -> EndpointSlice {
+        let names = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
+        let endpoint = |(last, (node, zones, nodes)): (u8, &(&str, &[&str], &[&str]))| Endpoint {
+            node: Some((*node).into()),
+            zone: Some(format!("zone of {node}").into()),
+            hints: (!zones.is_empty() || !nodes.is_empty())
+                .then(|| Box::new(Hints { zones: names(zones), nodes: names(nodes) })),
+            ..endpoint(last, true, true, false)
+        };
+        slice((2..).zip(endpoints).map(endpoint).collect())
+    }
+
+    fn near(slices: &[EndpointSlice], distribution: Option<Distribution>, zone: Option<&str>) -> Vec<u8> {
+        let here = Here { zone: zone.map(str::to_owned), ..here() };
+        let service = Service { distribution, ..web() };
+        let choice = Choice::of((&service, &http()), IpFamily::V4, slices, &here);
+        let first = slices[0].endpoints.iter().map(|endpoint| endpoint.addr);
+        (2..).zip(first).filter(|(_, addr)| choice.cluster.iter().any(|b| b.addr == *addr)).map(|(n, _)| n).collect()
+    }
+
+    #[test]
+    fn hints_lead_to_the_nearest_endpoints_when_all_have_one_and_one_is_for_here() {
+        type Case = (&'static str, Vec<(&'static str, &'static [&'static str], &'static [&'static str])>, Vec<u8>);
+        let cases: [Case; 7] = [
+            ("zone", vec![("a", &["z1"], &[]), ("b", &["z2"], &[])], vec![2]),
+            ("several zones", vec![("a", &["z2", "z1"], &[]), ("b", &["z2"], &[])], vec![2]),
+            ("one without", vec![("a", &["z1"], &[]), ("b", &[], &[])], vec![2, 3]),
+            ("none for here", vec![("a", &["z3"], &[]), ("b", &["z2"], &[])], vec![2, 3]),
+            ("node before zone", vec![("a", &["z1"], &["x"]), (HERE, &["z1"], &[HERE])], vec![3]),
+            ("zone when no node is this", vec![("a", &["z1"], &["x"]), ("b", &["z2"], &["y"])], vec![2]),
+            ("zone when one has no node", vec![(HERE, &["z1"], &[HERE]), ("b", &["z1"], &[])], vec![2, 3]),
+        ];
+        for (name, endpoints, expected) in cases {
+            assert_eq!(near(&[hinted(&endpoints)], None, Some("z1")), expected, "{name}");
+        }
+        let zones = [hinted(&[("a", &["z1"], &[]), ("b", &["z2"], &[])])];
+        assert_eq!(near(&zones, None, None), [2, 3], "this node's zone is unknown");
+    }
+
+    #[test]
+    fn hints_of_endpoints_that_are_not_ready_do_not_count() {
+        let mut slice = hinted(&[("a", &["z1"], &[]), ("b", &["z2"], &[]), ("c", &[], &[])]);
+        slice.endpoints[2].ready = false;
+        assert_eq!(near(&[slice.clone()], None, Some("z1")), [2]);
+        slice.endpoints[0].ready = false;
+        assert_eq!(near(&[slice], None, Some("z1")), [3]);
+    }
+
+    #[test]
+    fn a_distribution_counts_where_nobody_wrote_hints() {
+        let slices = [hinted(&[(HERE, &[], &[]), ("a", &[], &[]), ("b", &[], &[])])];
+        let zone = |node: &str| format!("zone of {node}");
+        assert_eq!(near(&slices, Some(Distribution::SameZone), Some(&zone("a"))), [3]);
+        assert_eq!(near(&slices, Some(Distribution::SameNode), Some(&zone("a"))), [2], "the node's own first");
+        assert_eq!(near(&slices, Some(Distribution::SameZone), Some("elsewhere")), [2, 3, 4]);
+        let written = [hinted(&[(HERE, &["z1"], &[]), ("a", &[], &[])])];
+        assert_eq!(near(&written, Some(Distribution::SameNode), Some(&zone("a"))), [2, 3], "the writer has decided");
     }
 
     #[test]
@@ -224,7 +399,7 @@ mod tests {
         endpoints[1].node = Some("hdss7-22.host.com".into());
         endpoints[2].node = None;
         (endpoints[3].node, endpoints[3].addr) = (None, [10, 4, 7, 21].into());
-        let choice = Choice::of(&http(), IpFamily::V4, &[slice(endpoints)], &here());
+        let choice = Choice::of((&web(), &http()), IpFamily::V4, &[slice(endpoints)], &here());
         let found = |backends: &[Backend]| backends.iter().map(|backend| backend.locality).collect::<Vec<_>>();
         assert_eq!(found(&choice.cluster), [Locality::Here, Locality::Here, Locality::Elsewhere, Locality::Unknown]);
         assert_eq!(found(&choice.local), [Locality::Here; 2]);
@@ -241,7 +416,7 @@ mod tests {
                 let part = all.iter().zip(&conditions).filter(|(_, (_, _, side))| *side == wanted);
                 slice(part.map(|(endpoint, _)| endpoint.clone()).collect())
             };
-            let select = |slices: &[EndpointSlice]| Choice::of(&http(), IpFamily::V4, slices, &here());
+            let select = |slices: &[EndpointSlice]| Choice::of((&web(), &http()), IpFamily::V4, slices, &here());
             let whole = select(&[slice(all.clone())]);
             prop_assert_eq!(&whole, &select(&[slice(reversed)]));
             prop_assert_eq!(&whole, &select(&[side(true), side(false)]));

@@ -17,7 +17,7 @@ use crate::dataplane::record;
 use crate::dataplane::table as nft;
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
-use crate::object::service::Policy;
+use crate::object::service::{Policy, Sources};
 use crate::plan::frontend;
 use crate::plan::route::Routes;
 use crate::plan::select::{Backend, Choice, Here, Locality};
@@ -65,7 +65,7 @@ fn frontend(owner: ObjectName, cluster: Arc<[Backend]>, here: &Here) -> Frontend
         owner,
         affinity: None,
         scheduler: None,
-        sources: Arc::default(),
+        sources: Sources::Any,
         routes: Routes::internal(Policy::Cluster, &choice, here),
     }
 }
