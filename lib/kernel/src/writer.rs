@@ -109,6 +109,7 @@ impl Writers {
         let rival = move |key: &RowKey| {
             let table = match key {
                 RowKey::Table(table) => table,
+                RowKey::Chain(chain) => &chain.table,
                 RowKey::Element(element) => &element.table,
             };
             writers.last(&Subject::Table(table.clone()))

@@ -38,7 +38,7 @@ pub(super) fn bytes(parts: &[Datum]) -> Vec<u8> {
             Datum::Mac(mac) => bytes.extend_from_slice(&mac.0),
             Datum::Protocol(protocol) => bytes.push(protocol.number()),
             Datum::Port(port) => bytes.extend_from_slice(&port.to_be_bytes()),
-            Datum::Mark(mark) => bytes.extend_from_slice(&mark.to_ne_bytes()),
+            Datum::Mark(number) | Datum::Index(number) => bytes.extend_from_slice(&number.to_ne_bytes()),
             Datum::IfName(name) => bytes.extend_from_slice(&name_bytes(name)),
             Datum::Raw(raw) => bytes.extend_from_slice(raw),
         }
@@ -80,6 +80,7 @@ fn datum(ty: Type, bytes: &[u8]) -> Option<Datum> {
         Type::InetProto => Datum::Protocol(Protocol::from_number(*bytes.first()?)?),
         Type::InetService => Datum::Port(attribute::be16(bytes)?),
         Type::Mark => Datum::Mark(attribute::u32(bytes)?),
+        Type::Index => Datum::Index(attribute::u32(bytes)?),
         Type::IfName => Datum::IfName(IfName::new(attribute::text(bytes)).ok()?),
         Type::Unknown(_) => return None,
     })
@@ -181,6 +182,7 @@ mod tests {
             prop::sample::select(protocols.to_vec()),
             ports,
             any::<u32>().prop_map(Datum::Mark),
+            any::<u32>().prop_map(Datum::Index),
             "[a-z][a-z0-9.-]{0,14}".prop_map(|name| Datum::IfName(IfName::new(name).unwrap())),
         ]
     }

@@ -61,19 +61,70 @@ pub(super) enum Found {
 /// One instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expression {
-    Meta { key: u32, to: u8 },
-    MetaSet { key: u32, from: u8 },
-    Ct { key: u32, direction: Option<u8>, to: u8 },
-    Payload { base: u32, offset: u32, length: u32, to: u8 },
-    Fib { flags: u32, result: u32, to: u8 },
-    Bitwise { from: u8, to: u8, mask: Vec<u8>, xor: Vec<u8> },
-    Compare { from: u8, op: Op, data: Vec<u8> },
-    Immediate { to: u8, data: Vec<u8> },
+    Meta {
+        key: u32,
+        to: u8,
+    },
+    MetaSet {
+        key: u32,
+        from: u8,
+    },
+    Ct {
+        key: u32,
+        direction: Option<u8>,
+        to: u8,
+    },
+    Payload {
+        base: u32,
+        offset: u32,
+        length: u32,
+        to: u8,
+    },
+    Fib {
+        flags: u32,
+        result: u32,
+        to: u8,
+    },
+    /// One of `below` numbers from `offset` on, at random.
+    Random {
+        below: u32,
+        offset: u32,
+        to: u8,
+    },
+    Bitwise {
+        from: u8,
+        to: u8,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
+    Compare {
+        from: u8,
+        op: Op,
+        data: Vec<u8>,
+    },
+    Immediate {
+        to: u8,
+        data: Vec<u8>,
+    },
     Verdict(Verdict),
-    Lookup { set: Name, from: u8, to: Found, inverted: bool },
-    Masquerade { flags: u32 },
-    Dnat { family: u32, addr: u8, port: Option<u8> },
-    Reject { kind: u32, code: u8 },
+    Lookup {
+        set: Name,
+        from: u8,
+        to: Found,
+        inverted: bool,
+    },
+    Masquerade {
+        flags: u32,
+    },
+    Dnat {
+        family: u32,
+        addr: u8,
+        port: Option<u8>,
+    },
+    Reject {
+        kind: u32,
+        code: u8,
+    },
     Offload(Name),
     Counter,
     Unknown(String),
@@ -114,6 +165,7 @@ impl Expression {
             Self::Ct { .. } => "ct",
             Self::Payload { .. } => "payload",
             Self::Fib { .. } => "fib",
+            Self::Random { .. } => "numgen",
             Self::Bitwise { .. } => "bitwise",
             Self::Compare { .. } => "cmp",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
@@ -134,6 +186,8 @@ impl Expression {
             Self::Ct { key, to, .. } => &[(1, register(*to)), (2, *key)],
             Self::Payload { base, offset, length, to } => &[(1, register(*to)), (2, *base), (3, *offset), (4, *length)],
             Self::Fib { flags, result, to } => &[(1, register(*to)), (2, *result), (3, *flags)],
+            // NFT_NG_RANDOM.
+            Self::Random { below, offset, to } => &[(1, register(*to)), (2, *below), (3, 1), (4, *offset)],
             Self::Bitwise { from, to, mask, .. } => {
                 &[(1, register(*from)), (2, register(*to)), (3, u32::try_from(mask.len()).unwrap_or(u32::MAX))]
             }
@@ -228,6 +282,11 @@ impl Expression {
                 Some(Self::Payload { base, offset, length, to: slot_in(data, 1)? })
             }
             "fib" => Some(Self::Fib { flags: number(data, 3)?, result: number(data, 2)?, to: slot_in(data, 1)? }),
+            "numgen" => {
+                let (below, offset) = (number(data, 2)?, number(data, 4).unwrap_or(0));
+                let to = slot_in(data, 1)?;
+                (number(data, 3)? == 1).then_some(Self::Random { below, offset, to })
+            }
             "bitwise" => read_bitwise(data),
             "cmp" => read_compare(data),
             "immediate" => read_immediate(data),

@@ -58,6 +58,7 @@ pub(super) fn load(field: Field, to: u8) -> Expression {
             let key = if family == IpFamily::V4 { ct::DST_IP } else { ct::DST_IP6 };
             Expression::Ct { key, direction: Some(ct::ORIGINAL), to }
         }
+        Field::Random { below, offset } => Expression::Random { below, offset, to },
     }
 }
 

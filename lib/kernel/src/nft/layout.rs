@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netstate::nft::{
-    Chain, Destination, Match, Name, Policy, Rule, Set, SetKind, Statement, Table, TableKey, Type, Verdict,
+    Chain, ChainKey, Destination, Match, Name, Policy, Rule, Set, SetKind, Statement, Table, TableKey, Type, Verdict,
 };
 
 use super::compile::{self, Unwritable};
 use super::listing::fold;
 use super::wire::{comment_bytes, kind, message, put_number};
-use super::{chain, element, flowtable, rule, set, table};
+use super::{chain, element, flowtable, rule, set, table, userdata};
 use crate::attribute::Writer;
 use crate::socket::Message;
 
@@ -48,6 +48,24 @@ pub(super) fn change(key: &TableKey, have: Option<&Table>, want: &Table) -> Resu
     }
     let remade = stale.sets.into_iter().filter(|name| want.sets.contains_key(name)).collect();
     Ok(Change { messages, remade })
+}
+
+/// What makes a chain that is a row of its own exist, and what then makes its rules be those of `want`; the chain may be there
+/// with others.
+pub(super) fn chain_change(key: &ChainKey, want: &Chain) -> Result<(Message, Vec<Message>), Unwritable> {
+    if want.base.is_some() || !key.chain.is_of_row() {
+        return Err(format!("chain {}: a row is a chain that is jumped to, with a / in its name", key.chain));
+    }
+    let plan = Plan { key: &key.table, have: &Table::default(), want: &Table::default() };
+    let mut rules = vec![plan.flush(&key.chain)];
+    plan.fill(&key.chain, want, &mut rules)?;
+    Ok((plan.chain(&key.chain, want), rules))
+}
+
+/// Removes a chain with its rules; the kernel refuses while something names it.
+pub(super) fn chain_removal(key: &ChainKey) -> Message {
+    let plan = Plan { key: &key.table, have: &Table::default(), want: &Table::default() };
+    plan.delete_chain(&key.chain)
 }
 
 /// Removes the whole table.
@@ -117,9 +135,7 @@ impl Plan<'_> {
     fn withdraw(&self, stale: &Stale, refill: &BTreeSet<Name>, messages: &mut Vec<Message>) {
         // Rules first, since they hold on to sets and chains; then sets, whose verdicts hold on to chains.
         for name in stale.chains.union(refill) {
-            messages.push(self.about(kind::DELRULE, 0, |body| {
-                body.put_str(rule::CHAIN, name.as_str());
-            }));
+            messages.push(self.flush(name));
         }
         for name in &stale.flowtables {
             messages.push(self.about(kind::DELFLOWTABLE, 0, |body| flowtable::put_name(body, name)));
@@ -130,10 +146,21 @@ impl Plan<'_> {
             }));
         }
         for name in &stale.chains {
-            messages.push(self.about(kind::DELCHAIN, 0, |body| {
-                body.put_str(chain::NAME, name.as_str());
-            }));
+            messages.push(self.delete_chain(name));
         }
+    }
+
+    /// Removes every rule of a chain.
+    fn flush(&self, name: &Name) -> Message {
+        self.about(kind::DELRULE, 0, |body| {
+            body.put_str(rule::CHAIN, name.as_str());
+        })
+    }
+
+    fn delete_chain(&self, name: &Name) -> Message {
+        self.about(kind::DELCHAIN, 0, |body| {
+            body.put_str(chain::NAME, name.as_str());
+        })
     }
 
     /// Declares new sets and chains, and sets policies; rules come when everything that they name is there.
@@ -186,7 +213,7 @@ impl Plan<'_> {
                 }
                 SetKind::VerdictMap => put_number(body, set::DATA_TYPE, DATA_VERDICT),
             }
-            body.put(set::USERDATA, &byte_orders(&set.key, data));
+            body.put(set::USERDATA, &userdata::of_set(&set.key, data));
         }))
     }
 
@@ -215,24 +242,6 @@ impl Plan<'_> {
         }
         Ok(())
     }
-}
-
-/// In which order the nft tool shall read the bytes of keys (type 0) and values (type 1), as user data; the kernel does
-/// not look at it (NFTNL_UDATA_SET_KEYBYTEORDER and NFTNL_UDATA_SET_DATABYTEORDER of libnftnl, enum byteorder of
-/// nftables). Of a concatenation the tool knows by the parts.
-fn byte_orders(key: &[Type], data: &[Type]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (kind, types) in [(0u8, key), (1, data)] {
-        let order: u32 = match types {
-            [] => continue,
-            [one] if one.is_host_order() => 1,
-            [_] => 2,
-            _ => 0,
-        };
-        bytes.extend_from_slice(&[kind, 4]);
-        bytes.extend_from_slice(&order.to_ne_bytes());
-    }
-    bytes
 }
 
 /// NFT_SET_MAP.

@@ -28,6 +28,7 @@ mod recognise;
 mod tables;
 pub mod trace;
 mod transaction;
+mod userdata;
 mod wire;
 mod write;
 

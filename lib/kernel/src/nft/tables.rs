@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::nft::{Element, ElementKey, Row, RowKey, Table, TableKey};
+use netstate::nft::{Chain, ChainKey, Element, ElementKey, Row, RowKey, Table, TableKey};
 use nix::sys::socket::{setsockopt, sockopt};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
@@ -51,7 +51,8 @@ impl Tables {
             Ok(have) => have,
             Err(error) => return work.fail(row, error.cause),
         };
-        let mut change = match layout::change(key, have.as_ref(), want) {
+        let whole = with_chains_of_rows(want, have.as_ref(), key, steps);
+        let mut change = match layout::change(key, have.as_ref(), &whole) {
             Ok(change) => change,
             Err(reason) => return work.fail(row, unwritable(reason)),
         };
@@ -102,6 +103,7 @@ impl Tables {
                 _ => {}
             }
         }
+        prepare_chains(steps, rows, work);
         for (row, step) in chosen(steps, rows) {
             match step {
                 Step::Create(RowKey::Element(key), Row::Element(value)) => self.add(work, row, key, value),
@@ -110,13 +112,54 @@ impl Tables {
                     self.add(work, row, key, value);
                 }
                 Step::Remove(RowKey::Element(key), _) => work.delete(row, key),
-                Step::Create(key, _) | Step::Change(key, _, _) if !matches!(key, RowKey::Table(_)) => {
+                Step::Create(RowKey::Element(_), _) | Step::Change(RowKey::Element(_), _, _) => {
                     work.fail(row, unwritable("the row is no element".to_owned()));
                 }
                 _ => {}
             }
         }
     }
+}
+
+/// `want` with the chains that are rows of their own and that the table has: they stay, and those that name something which is
+/// made anew are filled again. One that a step is about is filled by that step.
+fn with_chains_of_rows(want: &Table, have: Option<&Table>, key: &TableKey, steps: &[TableStep]) -> Table {
+    let mut whole = want.clone();
+    let mut chains = have.cloned().unwrap_or_default().take_chains_of_rows();
+    for step in steps {
+        if let RowKey::Chain(ChainKey { table, chain }) = step.key()
+            && table == key
+            && let Some(found) = chains.get_mut(chain)
+        {
+            *found = Chain::default();
+        }
+    }
+    whole.chains.extend(chains);
+    whole
+}
+
+/// Adds to `work` what the chains that are rows of their own need: all of them exist before one is filled, since rules name
+/// chains.
+fn prepare_chains(steps: &[TableStep], rows: &[usize], work: &mut Work) {
+    let mut fills = Vec::new();
+    for (row, step) in chosen(steps, rows) {
+        match step {
+            Step::Create(RowKey::Chain(key), Row::Chain(want))
+            | Step::Change(RowKey::Chain(key), _, Row::Chain(want)) => match layout::chain_change(key, want) {
+                Ok((declare, rules)) => {
+                    work.layout(row, vec![declare]);
+                    fills.push((row, rules));
+                }
+                Err(reason) => work.fail(row, unwritable(reason)),
+            },
+            Step::Remove(RowKey::Chain(key), _) => fills.push((row, vec![layout::chain_removal(key)])),
+            Step::Create(RowKey::Chain(_), _) | Step::Change(RowKey::Chain(_), _, _) => {
+                work.fail(row, unwritable("the row is no chain".to_owned()));
+            }
+            _ => {}
+        }
+    }
+    fills.into_iter().for_each(|(row, rules)| work.layout(row, rules));
 }
 
 fn chosen<'a>(steps: &'a [TableStep], rows: &'a [usize]) -> impl Iterator<Item = (usize, &'a TableStep)> {
@@ -144,6 +187,7 @@ fn gone_with_table(steps: &[TableStep]) -> BTreeMap<usize, usize> {
         .collect();
     let with = |(row, step): (usize, &TableStep)| match step {
         Step::Remove(RowKey::Element(key), _) => removed.get(&key.table).map(|table| (row, *table)),
+        Step::Remove(RowKey::Chain(key), _) => removed.get(&key.table).map(|table| (row, *table)),
         _ => None,
     };
     steps.iter().enumerate().filter_map(with).collect()

@@ -220,17 +220,21 @@ impl Verdicts {
 
     fn judge_layout(&mut self, row: usize, messages: Vec<Message>, nacks: &BTreeMap<usize, Nack>) -> Option<Unit> {
         let is = |index: &usize, kind: u16| messages.get(*index).is_some_and(|m| m.kind == SUBSYSTEM | kind);
-        // A removed table that is not there is as it shall be.
-        if nacks.iter().all(|(index, nack)| is(index, kind::DELTABLE) && nack.errno == libc::ENOENT) {
-            return None;
+        let without_refused = |messages: Vec<Message>| {
+            let kept = messages.into_iter().enumerate().filter(|(index, _)| !nacks.contains_key(index));
+            let messages: Vec<Message> = kept.map(|(_, message)| message).collect();
+            (!messages.is_empty()).then_some(Unit::Layout { row, messages })
+        };
+        // A removed table or chain that is not there is as it shall be.
+        let removes = |index| is(index, kind::DELTABLE) || is(index, kind::DELCHAIN);
+        if nacks.iter().all(|(index, nack)| removes(index) && nack.errno == libc::ENOENT) {
+            return without_refused(messages);
         }
         // Verdicts in a map hold on to a chain; they are rows of their own, and the chain goes when they are gone.
         if nacks.iter().all(|(index, nack)| is(index, kind::DELCHAIN) && nack.errno == libc::EBUSY) {
             let text = Some("a chain is still named by verdicts in a map; it goes when they are gone".to_owned());
             self.unfinished.insert(row, Nack { errno: libc::EBUSY, text }.into());
-            let kept = messages.into_iter().enumerate().filter(|(index, _)| !nacks.contains_key(index));
-            let messages: Vec<Message> = kept.map(|(_, message)| message).collect();
-            return (!messages.is_empty()).then_some(Unit::Layout { row, messages });
+            return without_refused(messages);
         }
         // The kernel says neither which of them it has not nor that it knows no flowtables.
         let absent = |errno| errno == libc::ENOENT || errno == libc::EOPNOTSUPP;

@@ -139,6 +139,13 @@ pub enum Field {
     Dport,
     /// The destination of the connection's first packet, before any translation.
     CtOriginalDaddr(IpFamily),
+    /// A random number, for each packet anew, from `offset` on one of as many as `below` says.
+    Random {
+        /// How many numbers there are to choose from.
+        below: u32,
+        /// The lowest of them.
+        offset: u32,
+    },
 }
 
 impl Field {
@@ -151,6 +158,7 @@ impl Field {
             Self::Iifname | Self::Oifname => Type::IfName,
             Self::EtherSaddr => Type::EtherAddr,
             Self::Sport | Self::Dport => Type::InetService,
+            Self::Random { .. } => Type::Index,
             Self::Saddr(family) | Self::Daddr(family) | Self::CtOriginalDaddr(family) => match family {
                 IpFamily::V4 => Type::Ipv4Addr,
                 IpFamily::V6 => Type::Ipv6Addr,

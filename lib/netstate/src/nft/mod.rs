@@ -2,7 +2,8 @@
 //!
 //! A [`Ruleset`] is one table of the kernel: its static part, a [`Table`] of chains, rules and declared sets, and the
 //! elements of those sets. The static part changes with the configuration, the elements change with the cluster; that
-//! is why they are separate rows ([`RowKey`], [`Row`]) of one kernel table.
+//! is why they are separate rows ([`RowKey`], [`Row`]) of one kernel table. So is a chain that only some states of the cluster
+//! need: its name has a `/` in it ([`Name::is_of_row`]).
 //!
 //! Invariant: a rule is an ordered list of typed [`Statement`]s at the level of the nft language, never bytes, and two
 //! rules that compare equal do the same to every packet. [`Ruleset::render`] gives the text that
@@ -68,7 +69,7 @@ pub use flowtable::Flowtable;
 pub use matching::{CtDirection, CtState, CtStatus, Field, Match, Op};
 pub use name::{InvalidName, Name};
 pub use rule::{Destination, MarkChange, Reject, Rule, Statement, Verdict};
-pub use set::{Data, Datum, Element, ElementKey, Set, SetFlags, SetKind, Type};
+pub use set::{ChainKey, Data, Datum, Element, ElementKey, Set, SetFlags, SetKind, Type};
 
 /// Which packets a table sees (NFPROTO_* in include/uapi/linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,6 +157,13 @@ pub struct Table {
     pub flowtables: BTreeMap<Name, Flowtable>,
 }
 
+impl Table {
+    /// Takes the chains out that are rows of their own.
+    pub fn take_chains_of_rows(&mut self) -> BTreeMap<Name, Chain> {
+        self.chains.extract_if(.., |name, _| name.is_of_row()).collect()
+    }
+}
+
 /// One whole table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ruleset {
@@ -183,7 +191,7 @@ impl Ruleset {
         self.elements.insert(ElementKey { table: self.key.clone(), set, key }, element);
     }
 
-    /// The table as rows of a kernel table: one for the static part, one for each element.
+    /// The table as rows of a kernel table: one for the static part, one for each element, one for each chain whose name says so.
     #[must_use]
     pub fn rows(&self) -> BTreeMap<RowKey, Row> {
         self.clone().into_rows().collect()
@@ -191,8 +199,13 @@ impl Ruleset {
 
     /// As [`Ruleset::rows`], without copying.
     pub fn into_rows(self) -> impl Iterator<Item = (RowKey, Row)> {
-        let elements = self.elements.into_iter().map(|(key, value)| (RowKey::Element(key), value.into()));
-        std::iter::once((RowKey::Table(self.key), Row::Table(self.table))).chain(elements)
+        let Self { key, mut table, elements } = self;
+        let elements = elements.into_iter().map(|(key, value)| (RowKey::Element(key), value.into()));
+        let at = key.clone();
+        let chains = table.take_chains_of_rows().into_iter();
+        let chains =
+            chains.map(move |(chain, value)| (RowKey::Chain(ChainKey { table: at.clone(), chain }), value.into()));
+        std::iter::once((RowKey::Table(key), Row::Table(table))).chain(chains).chain(elements)
     }
 
     /// The text that `nft -s list table` prints, elements in key order.
@@ -202,12 +215,13 @@ impl Ruleset {
     }
 }
 
-/// Identifies a row: the static part of a table, or an element. Static parts sort first, so that what elements need is
-/// there before them.
+/// Identifies a row. Static parts sort first, then chains, so that what elements need is there before them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowKey {
     /// The static part of a table.
     Table(TableKey),
+    /// A chain that comes and goes.
+    Chain(ChainKey),
     /// One element of a set.
     Element(ElementKey),
 }
@@ -216,6 +230,7 @@ impl fmt::Display for RowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Table(key) => write!(f, "table {key}"),
+            Self::Chain(key) => write!(f, "chain {key}"),
             Self::Element(key) => write!(f, "element {key}"),
         }
     }
@@ -226,6 +241,8 @@ impl fmt::Display for RowKey {
 pub enum Row {
     /// The static part of a table.
     Table(Table),
+    /// A chain that comes and goes.
+    Chain(Chain),
     /// One element of a set.
     Element(Element),
 }
@@ -234,6 +251,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Table(table) => f.write_str(&render::table_line(table)),
+            Self::Chain(chain) => f.write_str(&render::chain_line(chain)),
             Self::Element(element) => f.write_str(&render::element_line(element)),
         }
     }
@@ -242,6 +260,12 @@ impl fmt::Display for Row {
 impl From<Table> for Row {
     fn from(table: Table) -> Self {
         Self::Table(table)
+    }
+}
+
+impl From<Chain> for Row {
+    fn from(chain: Chain) -> Self {
+        Self::Chain(chain)
     }
 }
 

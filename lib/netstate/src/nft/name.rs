@@ -68,6 +68,13 @@ impl Name {
         Self(Cow::Owned(text.into()))
     }
 
+    /// True for the name of a chain that comes and goes with the cluster and therefore is a row of its own; it has a `/` in it.
+    /// A chain without one is of the table's static part.
+    #[must_use]
+    pub fn is_of_row(&self) -> bool {
+        self.0.contains('/')
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,6 +1,7 @@
 //! The text of a table, as `nft -s list table` of nftables 1.0.6 prints it.
 //!
-//! Sets, chains and elements stand in key order, where the tool keeps the kernel's.
+//! Sets, chains and elements stand in key order, where the tool keeps the kernel's; chains that are rows of their own come behind
+//! the others, as they are made behind them.
 
 use std::fmt::Write;
 
@@ -17,7 +18,8 @@ use crate::{IpFamily, Protocol};
 /// The whole table.
 pub(super) fn ruleset(ruleset: &Ruleset) -> String {
     let sets = ruleset.table.sets.iter().map(|(name, value)| set(ruleset, name, value));
-    let chains = ruleset.table.chains.iter().map(|(name, value)| chain(ruleset.key.family, name, value));
+    let chains = |of_rows: bool| ruleset.table.chains.iter().filter(move |(name, _)| name.is_of_row() == of_rows);
+    let chains = chains(false).chain(chains(true)).map(|(name, value)| chain(ruleset.key.family, name, value));
     let flowtables = ruleset.table.flowtables.iter().map(|(name, value)| flowtable(name, value));
     let blocks: Vec<String> = sets.chain(flowtables).chain(chains).collect();
     let flags = if ruleset.table.dormant { "\tflags dormant\n\n" } else { "" };
@@ -29,7 +31,16 @@ pub(super) fn table_line(table: &Table) -> String {
     let key = TableKey { family: Family::Inet, name: Name::observed(String::new()) };
     let whole = Ruleset { table: table.clone(), ..Ruleset::new(key) };
     let text = ruleset(&whole);
-    let inside = text.split_once('{').map_or(text.as_str(), |(_, inside)| inside);
+    one_line(&text)
+}
+
+/// A chain on one line, without its name.
+pub(super) fn chain_line(value: &Chain) -> String {
+    one_line(&chain(Family::Inet, &Name::observed(String::new()), value))
+}
+
+fn one_line(block: &str) -> String {
+    let inside = block.split_once('{').map_or(block, |(_, inside)| inside);
     let words: Vec<&str> = inside.split_whitespace().collect();
     format!("{{ {}", words.join(" "))
 }
@@ -48,10 +59,11 @@ pub(super) fn element_line(value: &Element) -> String {
 
 fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {
     let word = if set.kind == SetKind::Set { "set" } else { "map" };
-    let mut text = format!("\t{word} {name} {{\n\t\ttype {}", joined(&set.key));
+    let (key, data) = types(set);
+    let mut text = format!("\t{word} {name} {{\n\t\t{key}");
     match &set.kind {
         SetKind::Set => {}
-        SetKind::Map(data) => text += &format!(" : {}", joined(data)),
+        SetKind::Map(_) => text += &format!(" : {data}"),
         SetKind::VerdictMap => text += " : verdict",
     }
     text.push('\n');
@@ -66,6 +78,22 @@ fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {
         text += &format!("\t\telements = {{ {} }}\n", lines.join(",\n\t\t\t     "));
     }
     text + "\t}\n"
+}
+
+/// The types of the key, with the word before them, and those of the value. One that the language has no name for makes the
+/// tool show where all of them come from.
+fn types(set: &Set) -> (String, String) {
+    let data: &[Type] = if let SetKind::Map(data) = &set.kind { data } else { &[] };
+    if set.key.contains(&Type::Index) {
+        (format!("typeof {}", concatenation(&sources(&set.key))), concatenation(&sources(data)))
+    } else {
+        (format!("type {}", joined(&set.key)), joined(data))
+    }
+}
+
+/// A field of each of the types, where there is one that a key with an index is made of.
+fn sources(types: &[Type]) -> Vec<Field> {
+    types.iter().filter_map(|ty| ty.source()).collect()
 }
 
 fn flowtable(name: &Name, value: &Flowtable) -> String {
@@ -267,6 +295,8 @@ fn concatenation(fields: &[Field]) -> String {
         Field::Sport => "th sport".to_owned(),
         Field::Dport => "th dport".to_owned(),
         Field::CtOriginalDaddr(family) => format!("ct original {} daddr", header(*family)),
+        Field::Random { below, offset: 0 } => format!("numgen random mod {below}"),
+        Field::Random { below, offset } => format!("numgen random mod {below} offset {offset}"),
     };
     fields.iter().map(field).collect::<Vec<_>>().join(" . ")
 }

@@ -6,10 +6,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Name, TableKey, Verdict};
-use crate::Protocol;
+use super::{Field, Name, TableKey, Verdict};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
+use crate::{IpFamily, Protocol};
 
 /// A declared set or map.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +79,9 @@ pub enum Type {
     Mark,
     /// An interface name.
     IfName,
+    /// A number that says which: what [`super::Field::Random`] makes, in a concatenation only. The nft language has no name
+    /// for the type, it shows such a set with the expressions that its keys come from.
+    Index,
     /// In an observed set, a type that is none of these, as the nft tool numbers it. It makes the set unequal to every
     /// desired one and cannot be written.
     Unknown(u32),
@@ -86,14 +89,23 @@ pub enum Type {
 
 impl Type {
     /// Every type that can be written.
-    pub const ALL: [Self; 7] =
-        [Self::Ipv4Addr, Self::Ipv6Addr, Self::EtherAddr, Self::InetProto, Self::InetService, Self::Mark, Self::IfName];
+    pub const ALL: [Self; 8] = [
+        Self::Ipv4Addr,
+        Self::Ipv6Addr,
+        Self::EtherAddr,
+        Self::InetProto,
+        Self::InetService,
+        Self::Mark,
+        Self::IfName,
+        Self::Index,
+    ];
 
     /// The number by which the nft tool knows the type (enum datatypes in include/datatype.h of nftables). The kernel
     /// only keeps it.
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
+            Self::Index => 4,
             Self::Ipv4Addr => 7,
             Self::Ipv6Addr => 8,
             Self::EtherAddr => 9,
@@ -111,17 +123,34 @@ impl Type {
         Self::ALL.into_iter().find(|ty| ty.number() == number).unwrap_or(Self::Unknown(number))
     }
 
+    /// The field that stands for the type where the nft tool shows a set by what its keys come from; `None` for types that are
+    /// in no set with an [`Type::Index`].
+    #[must_use]
+    pub const fn source(self) -> Option<Field> {
+        Some(match self {
+            Self::Ipv4Addr => Field::Daddr(IpFamily::V4),
+            Self::Ipv6Addr => Field::Daddr(IpFamily::V6),
+            Self::InetProto => Field::L4Proto,
+            Self::InetService => Field::Dport,
+            Self::Index => Field::Random { below: Self::MOST_INDEXES, offset: 0 },
+            Self::EtherAddr | Self::Mark | Self::IfName | Self::Unknown(_) => return None,
+        })
+    }
+
+    /// Below this are the indexes that a set shows; the kernel takes any.
+    pub const MOST_INDEXES: u32 = 65_536;
+
     /// True when a value stands in the order of this machine's numbers, not in network order.
     #[must_use]
     pub const fn is_host_order(self) -> bool {
-        matches!(self, Self::Mark | Self::IfName)
+        matches!(self, Self::Mark | Self::IfName | Self::Index)
     }
 
     /// Bytes of a value, without padding.
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
-            Self::Ipv4Addr | Self::Mark => 4,
+            Self::Ipv4Addr | Self::Mark | Self::Index => 4,
             Self::Ipv6Addr | Self::IfName => 16,
             Self::EtherAddr => 6,
             Self::InetProto => 1,
@@ -141,6 +170,7 @@ impl fmt::Display for Type {
             Self::InetService => f.write_str("inet_service"),
             Self::Mark => f.write_str("mark"),
             Self::IfName => f.write_str("ifname"),
+            Self::Index => f.write_str("integer"),
             Self::Unknown(number) => write!(f, "type#{number}"),
         }
     }
@@ -163,6 +193,8 @@ pub enum Datum {
     Mark(u32),
     /// An interface name.
     IfName(IfName),
+    /// A number that says which.
+    Index(u32),
     /// The whole of an observed key or value whose types are none of these; it can be removed, not written.
     Raw(Vec<u8>),
 }
@@ -179,6 +211,7 @@ impl Datum {
             Self::Port(_) => Type::InetService,
             Self::Mark(_) => Type::Mark,
             Self::IfName(_) => Type::IfName,
+            Self::Index(_) => Type::Index,
             Self::Raw(_) => return None,
         })
     }
@@ -203,6 +236,7 @@ impl fmt::Display for Datum {
             Self::Port(port) => write!(f, "{port}"),
             Self::Mark(mark) => write!(f, "0x{mark:08x}"),
             Self::IfName(name) => write!(f, "\"{name}\""),
+            Self::Index(index) => write!(f, "{index}"),
             Self::Raw(bytes) => {
                 f.write_str("0x")?;
                 bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -230,6 +264,21 @@ pub struct ElementKey {
 impl fmt::Display for ElementKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} @{} {{ {} }}", self.table, self.set, joined(&self.key))
+    }
+}
+
+/// Identifies a chain that is a row of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainKey {
+    /// The table of the chain.
+    pub table: TableKey,
+    /// Its name, see [`Name::is_of_row`].
+    pub chain: Name,
+}
+
+impl fmt::Display for ChainKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.chain)
     }
 }
 

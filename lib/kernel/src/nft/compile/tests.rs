@@ -13,6 +13,7 @@ fn instruction(expression: &Expression) -> String {
         Expression::Ct { key, direction, to } => format!("ct {key} dir {direction:?} => {to}"),
         Expression::Payload { base, offset, length, to } => format!("payload {length}b @ {base} + {offset} => {to}"),
         Expression::Fib { flags, result, to } => format!("fib {flags} result {result} => {to}"),
+        Expression::Random { below, offset, to } => format!("numgen random mod {below} offset {offset} => {to}"),
         Expression::Bitwise { from, to, mask, xor } => format!("bitwise {from} & {} ^ {} => {to}", hex(mask), hex(xor)),
         Expression::Compare { from, op, data } => format!("cmp {op:?} {from} {}", hex(data)),
         Expression::Immediate { to, data } => format!("immediate {} => {to}", hex(data)),

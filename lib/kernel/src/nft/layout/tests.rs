@@ -165,11 +165,3 @@ fn rule_that_cannot_be_written_names_its_chain() {
     let refused = change(&key(), None, &want).unwrap_err();
     assert!(refused.starts_with("chain refuse: "), "{refused}");
 }
-
-#[test]
-fn byte_orders_are_what_the_tool_expects() {
-    assert_eq!(byte_orders(&[Type::Mark], &[]), [0, 4, 1, 0, 0, 0], "host order");
-    assert_eq!(byte_orders(&[Type::Ipv4Addr], &[]), [0, 4, 2, 0, 0, 0], "network order");
-    assert_eq!(byte_orders(&[Type::Ipv4Addr, Type::InetService], &[]), [0, 4, 0, 0, 0, 0], "by the parts");
-    assert_eq!(byte_orders(&[Type::IfName], &[Type::InetService]), [0, 4, 1, 0, 0, 0, 1, 4, 2, 0, 0, 0]);
-}

@@ -49,6 +49,9 @@ fn dnat_map(nat: &Expression, fields: Vec<Field>, map: &Name) -> Option<Statemen
 }
 
 fn field_of(expression: &Expression, slot: u8, known: Option<IpFamily>) -> Option<Field> {
+    if let Expression::Random { below, offset, to } = expression {
+        return (*to == slot).then_some(Field::Random { below: *below, offset: *offset });
+    }
     let plain = [
         Field::Mark,
         Field::L4Proto,

@@ -73,6 +73,14 @@ fn rules(family: Family) -> Vec<Rule> {
         Destination::Map { family: V4, fields: fields.clone(), map: name("m"), port: true }.into(),
         Destination::Map { family: V6, fields: fields.clone(), map: name("m"), port: true }.into(),
         Destination::Map { family: V4, fields: fields.clone(), map: name("m"), port: false }.into(),
+        Destination::Map {
+            family: V4,
+            fields: vec![Field::Dport, Field::Random { below: 7, offset: 0 }],
+            map: name("m"),
+            port: true,
+        }
+        .into(),
+        Statement::Vmap(vec![Field::L4Proto, Field::Random { below: 3, offset: 2 }], name("v")),
         Statement::Vmap(fields, name("v")),
         Verdict::Jump(name("c")).into(),
         Verdict::Goto(name("c")).into(),

@@ -1,0 +1,173 @@
+//! A choice at random among the elements of a map, and chains that come and go, against the running kernel with the nft tool
+//! as the independent observer.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod common;
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use common::{cases, converge, feed, run, sh};
+use kernel::nft::{Nft, Tables};
+use netstate::nft::*;
+use netstate::{IpFamily, Protocol};
+use reconcile::{Reconciler, Stage};
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn nft(args: &str) -> String {
+    sh("nft", &args.split_whitespace().collect::<Vec<_>>())
+}
+
+fn reconciler(ruleset: &Ruleset) -> Reconciler<Tables> {
+    let mut table = Reconciler::new("nft", Tables::new(Nft::open().unwrap(), [ruleset.key.clone()]));
+    table.want_all(ruleset.rows());
+    table
+}
+
+fn service(addr: IpAddr) -> Vec<Datum> {
+    vec![addr.into(), Datum::Protocol(Protocol::Tcp), Datum::Port(80)]
+}
+
+/// The chain that sends a connection to one of `count` endpoints of its destination, one from this node to the last one.
+fn choice(family: IpFamily, count: u32) -> Chain {
+    let to = |below, offset| {
+        let fields = vec![Field::Daddr(family), Field::L4Proto, Field::Dport, Field::Random { below, offset }];
+        Destination::Map { family, fields, map: name("endpoints"), port: true }
+    };
+    let last = Rule::new().when(Match::SaddrLocal(Op::Is)).then(to(1, count - 1));
+    Chain::regular(vec![last, Rule::new().then(to(count, 0)), Rule::new().then(Verdict::Drop)])
+}
+
+/// A service at `vip` with two endpoints, `choose/2` and the maps that they need.
+fn services(family: IpFamily, vip: &str, endpoints: [&str; 2]) -> Ruleset {
+    let mut ruleset = Ruleset::new(TableKey { family: family.into(), name: name("services") });
+    let addr = if family == IpFamily::V4 { Type::Ipv4Addr } else { Type::Ipv6Addr };
+    let key = vec![addr, Type::InetProto, Type::InetService];
+    let indexed = [key.clone(), vec![Type::Index]].concat();
+    ruleset.table.sets.insert(name("endpoints"), Set::map(indexed, vec![addr, Type::InetService]));
+    ruleset.table.sets.insert(name("services"), Set::verdict_map(key));
+    let mut chain = Chain::base(ChainKind::Nat, Hook::Prerouting, priority::DSTNAT, Policy::Accept);
+    let fields = vec![Field::Daddr(family), Field::L4Proto, Field::Dport];
+    chain.rules.push(Rule::new().then(Statement::Vmap(fields, name("services"))));
+    ruleset.table.chains.insert(name("prerouting"), chain);
+    ruleset.table.chains.insert(name("choose/2"), choice(family, 2));
+    let vip: IpAddr = vip.parse().unwrap();
+    ruleset.insert(name("services"), service(vip), Element::verdict(Verdict::Goto(name("choose/2"))));
+    for (index, endpoint) in (0..).zip(endpoints) {
+        let key = [service(vip), vec![Datum::Index(index)]].concat();
+        let endpoint: IpAddr = endpoint.parse().unwrap();
+        ruleset.insert(name("endpoints"), key, Element::value(vec![endpoint.into(), Datum::Port(8080)]));
+    }
+    ruleset
+}
+
+fn of_ipv4() -> Ruleset {
+    services(IpFamily::V4, "192.168.0.10", ["172.7.21.2", "172.7.22.3"])
+}
+
+fn choice_is_what_the_tool_lists_and_what_it_loads_is_equal_to_ours() {
+    for ruleset in [of_ipv4(), services(IpFamily::V6, "fd00:1::10", ["fd00:21::2", "fd00:22::3"])] {
+        assert_eq!(converge(&mut reconciler(&ruleset)).failed, 0);
+        assert_eq!(nft(&format!("list table {}", ruleset.key)), ruleset.render());
+        assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap().as_ref(), Some(&ruleset));
+        // What an operator saves and loads again.
+        let saved = nft("list ruleset");
+        nft("flush ruleset");
+        feed("nft", &["-f", "-"], &saved);
+        let again = run(&mut reconciler(&ruleset));
+        assert!(again.is_idle(), "{again:?}");
+        nft("flush ruleset");
+    }
+}
+
+fn chains_come_and_go_with_the_elements_that_name_them() {
+    let mut ruleset = of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    let before = Nft::open().unwrap().generation().unwrap();
+
+    ruleset.table.chains.insert(name("choose/1"), choice(IpFamily::V4, 1));
+    ruleset.table.chains.remove(&name("choose/2"));
+    let vip = service("192.168.0.10".parse().unwrap());
+    ruleset.insert(name("services"), vip.clone(), Element::verdict(Verdict::Goto(name("choose/1"))));
+    let second = [vip, vec![Datum::Index(1)]].concat();
+    ruleset.elements.retain(|key, _| key.key != second);
+    table.want_all(ruleset.rows());
+    let pass = run(&mut table);
+    assert_eq!((pass.upserted, pass.removed, pass.errors), (2, 2, vec![]));
+    let after = Nft::open().unwrap().generation().unwrap();
+    assert_eq!(after - before, 2, "what is to be in one transaction, then what is to go");
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
+}
+
+fn what_somebody_changes_is_put_right() {
+    let ruleset = of_ipv4();
+    for tampering in [
+        "flush chain ip services choose/2",
+        "insert rule ip services choose/2 counter accept",
+        "add chain ip services choose/9",
+        "delete element ip services endpoints { 192.168.0.10 . tcp . 80 . 1 }",
+        "delete table ip services",
+        "flush ruleset",
+    ] {
+        // A table of its own each time: one whose rows are undone again and again waits longer each time.
+        let mut table = reconciler(&ruleset);
+        converge(&mut table);
+        nft(tampering);
+        table.invalidate();
+        let pass = converge(&mut table);
+        assert_eq!(pass.errors, vec![], "{tampering}");
+        assert!(pass.upserted + pass.removed > 0, "{tampering} is seen");
+        assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap().as_ref(), Some(&ruleset), "{tampering}");
+    }
+}
+
+/// The chains' rules are bound to the set, not to its name.
+fn set_declared_otherwise_keeps_the_chains_that_look_into_it() {
+    let mut ruleset = of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    // NFT_SET_TIMEOUT.
+    ruleset.table.sets.get_mut(&name("endpoints")).unwrap().flags = SetFlags(0x10);
+    table.want_all(ruleset.rows());
+    let pass = run(&mut table);
+    assert_eq!((pass.upserted, pass.errors), (1, vec![]));
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
+}
+
+fn table_goes_with_its_chains_and_a_removal_is_idempotent() {
+    let ruleset = of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    nft("flush ruleset");
+    table.want_all(std::collections::BTreeMap::new());
+    let pass = run(&mut table);
+    assert_eq!(pass.errors, vec![]);
+    assert_eq!(nft("list ruleset"), "");
+}
+
+fn chain_that_a_verdict_still_names_stays_as_it_is() {
+    let ruleset = of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    let key = RowKey::Chain(ChainKey { table: ruleset.key.clone(), chain: name("choose/2") });
+    table.want(key, None);
+    let pass = run(&mut table);
+    assert_eq!(pass.failed, 1, "{pass:?}");
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
+}
+
+fn main() -> ExitCode {
+    common::main(cases![
+        choice_is_what_the_tool_lists_and_what_it_loads_is_equal_to_ours,
+        chains_come_and_go_with_the_elements_that_name_them,
+        what_somebody_changes_is_put_right,
+        set_declared_otherwise_keeps_the_chains_that_look_into_it,
+        table_goes_with_its_chains_and_a_removal_is_idempotent,
+        chain_that_a_verdict_still_names_stays_as_it_is,
+    ])
+}
