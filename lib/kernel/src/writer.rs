@@ -192,6 +192,10 @@ impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Target for Watched<T
         (self.rival)(key)
     }
 
+    fn batch(&self) -> usize {
+        self.target.batch()
+    }
+
     fn apply(&mut self, steps: &[Step<T::Key, T::Value>]) -> Vec<Result<(), T::Error>> {
         self.target.apply(steps)
     }
@@ -200,6 +204,38 @@ impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Target for Watched<T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A table whose steps are given to it three at a time, and where nothing fits that is not the same upside down.
+    struct Peculiar;
+
+    impl Target for Peculiar {
+        type Key = u8;
+        type Value = i8;
+        type Error = KernelError;
+
+        fn observe(&mut self) -> Result<BTreeMap<u8, Observed<i8>>, KernelError> {
+            Ok(BTreeMap::new())
+        }
+
+        fn satisfies(&self, have: &i8, want: &i8) -> bool {
+            *have == -want
+        }
+
+        fn batch(&self) -> usize {
+            3
+        }
+
+        fn apply(&mut self, steps: &[Step<u8, i8>]) -> Vec<Result<(), KernelError>> {
+            steps.iter().map(|_| Ok(())).collect()
+        }
+    }
+
+    #[test]
+    fn table_that_is_watched_is_the_same_otherwise() {
+        let watched = Writers::default().watch(Peculiar, Subject::Route);
+        assert_eq!(watched.batch(), 3);
+        assert!(watched.satisfies(&1, &-1) && !watched.satisfies(&1, &1));
+    }
 
     #[test]
     fn writer_is_named_by_its_process_and_the_kernel_is_nobody() {
