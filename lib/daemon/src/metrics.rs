@@ -58,6 +58,10 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 4.0, 11))
 }
 
+/// Boundaries in seconds of the time from an event to the kernel: milliseconds are what is asked of it.
+const LATENCIES: [f64; 15] =
+    [0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 25.0];
+
 impl Metrics {
     /// Rows that were put right after somebody else changed them, since the start.
     #[must_use]
@@ -79,7 +83,7 @@ impl Metrics {
             written: Family::default(),
             repairs: Counter::default(),
             passes: Family::new_with_constructor(seconds),
-            event_to_kernel: seconds(),
+            event_to_kernel: Histogram::new(LATENCIES),
             errors: Family::default(),
             connected: Family::default(),
             listed: Family::default(),
@@ -112,7 +116,7 @@ impl Metrics {
         own.register_with_unit("pass_duration", "Time of a pass over all tables", Unit::Seconds, self.passes.clone());
         own.register_with_unit(
             "event_to_kernel",
-            "Time from an event to the end of the pass that it caused",
+            "Time from the first event to the end of the pass that it caused, the planning included",
             Unit::Seconds,
             self.event_to_kernel.clone(),
         );
@@ -231,6 +235,8 @@ mod tests {
             "ipvs_proxy_repairs_total 7",
             "ipvs_proxy_pass_duration_seconds_count{cause=\"order\"} 1",
             "ipvs_proxy_event_to_kernel_seconds_count 2",
+            "ipvs_proxy_event_to_kernel_seconds_bucket{le=\"0.01\"} 0",
+            "ipvs_proxy_event_to_kernel_seconds_bucket{le=\"0.025\"} 2",
             "ipvs_proxy_kernel_errors_total{errno=\"17\"} 1",
             "ipvs_proxy_kernel_errors_total{errno=\"none\"} 1",
             "ipvs_proxy_source_connected{source=\"services\"} 1",

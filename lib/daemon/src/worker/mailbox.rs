@@ -58,7 +58,7 @@ struct Shared<W: Work> {
 /// What has come in. Times are on the thread's clock.
 pub(super) struct Inside<W: Work> {
     pub(super) orders: VecDeque<W::Order>,
-    /// When the first of `orders` came.
+    /// When the first event came that `orders` are about.
     pub(super) first_order: Option<Duration>,
     /// Changes, each with the time when it came first.
     pub(super) changes: BTreeMap<W::Change, Duration>,
@@ -85,6 +85,13 @@ impl<W: Work> Inside<W> {
     /// True when there is something to take out.
     fn is_full(&self) -> bool {
         self.stop || self.audit || !self.orders.is_empty() || !self.changes.is_empty() || !self.questions.is_empty()
+    }
+}
+
+impl<W: Work> Shared<W> {
+    /// The time on the thread's clock; an earlier one than its beginning is its beginning.
+    fn at(&self, time: Instant) -> Duration {
+        time.saturating_duration_since(self.clock)
     }
 }
 
@@ -135,6 +142,7 @@ impl<W: Work> Mailbox<W> {
             return Ok(false);
         }
         let wakes = !inside.is_full();
+        let since = W::since(&order).map_or_else(|| self.now(), |since| self.shared.at(since));
         let order = match inside.orders.back_mut() {
             Some(waiting) => match W::merge(waiting, order) {
                 Some(order) => order,
@@ -145,7 +153,7 @@ impl<W: Work> Mailbox<W> {
         if inside.orders.len() >= CAPACITY {
             return Err(order);
         }
-        inside.first_order.get_or_insert_with(|| self.now());
+        inside.first_order.get_or_insert(since);
         inside.orders.push_back(order);
         // The thread waits for something, not for more of it: thousands of orders wake it once.
         if wakes {
@@ -267,7 +275,7 @@ impl<W: Work> Mailbox<W> {
 
     /// The thread's clock.
     pub(super) fn now(&self) -> Duration {
-        self.shared.clock.elapsed()
+        self.shared.at(Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside<W>> {

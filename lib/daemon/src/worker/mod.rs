@@ -13,7 +13,7 @@ mod rounds;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reconcile::Pass;
 
@@ -60,6 +60,12 @@ pub trait Work: Send + 'static {
     fn merge(waiting: &mut Self::Order, next: Self::Order) -> Option<Self::Order> {
         let _ = waiting;
         Some(next)
+    }
+
+    /// When the first event came that `order` is about; `None` for when it was sent.
+    fn since(order: &Self::Order) -> Option<Instant> {
+        let _ = order;
+        None
     }
 
     /// Shortest time between two listings that `change` asks for.

@@ -28,7 +28,7 @@ pub(super) struct Rounds<W: Work> {
     listed: BTreeMap<W::Change, Duration>,
     /// Changes whose listing is still to come, with the time when they came.
     pending: BTreeMap<W::Change, Duration>,
-    /// When the first order came that no pass has worked on.
+    /// When the first event came that no pass has worked on and an order is about.
     ordered: Option<Duration>,
     /// Who waits for the end of an audit.
     auditors: Vec<oneshot::Sender<()>>,

@@ -226,3 +226,55 @@ async fn newest_report_is_read_and_the_thread_ends_when_asked() {
     assert_eq!(mailbox.tables(LIMIT).await, Err(Busy::Ended));
     drop(done);
 }
+
+/// Work whose orders are the times of the events that they are about, and whose reports say what was measured.
+struct Timed;
+
+impl Work for Timed {
+    type Order = Instant;
+    type Change = u8;
+    type Report = Option<Duration>;
+
+    fn merge(_: &mut Instant, _: Instant) -> Option<Instant> {
+        None
+    }
+    fn since(event: &Instant) -> Option<Instant> {
+        Some(*event)
+    }
+    fn min_interval(_: u8) -> Duration {
+        Duration::ZERO
+    }
+    fn audit_period(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+    fn take(&mut self, _: Instant, _: Duration) {}
+    fn invalidate(&mut self, _: u8) {}
+    fn invalidate_all(&mut self) {}
+    fn pass(&mut self, _: Cause, _: Duration) -> Pass {
+        Pass::default()
+    }
+    fn next(&self) -> Option<Duration> {
+        None
+    }
+    fn report(&mut self, cause: Cause, _: &Pass, took: Took) -> Option<Option<Duration>> {
+        (cause == Cause::Order).then_some(took.event_to_kernel)
+    }
+    fn tables(&self) -> Vec<TableRows> {
+        Vec::new()
+    }
+}
+
+#[tokio::test]
+async fn time_from_an_event_to_the_kernel_begins_with_the_first_event_of_merged_orders() {
+    let mailbox = Mailbox::<Timed>::new(Liveness::default());
+    let event = Instant::now();
+    // Planning and waiting take their time before the orders are sent.
+    while event.elapsed() < Duration::from_millis(30) {
+        std::thread::yield_now();
+    }
+    mailbox.try_send(event).unwrap();
+    mailbox.try_send(Instant::now()).unwrap();
+    let worker = Worker::start("worker", Timed, mailbox).unwrap();
+    let measured = tokio::time::timeout(LIMIT, worker.next()).await.unwrap().unwrap();
+    assert!(measured >= Duration::from_millis(30) && measured <= event.elapsed(), "{measured:?}");
+}
