@@ -214,9 +214,11 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// Waits for the next thing to happen.
     async fn next(&mut self) -> Event {
-        let can_plan = self.held.is_some() && !self.reach.is_asking();
+        let can_plan = self.held.is_some() && self.worker.is_some() && !self.reach.is_asking();
         let plan_at = self.planning.due().filter(|_| can_plan);
         let plan_at = plan_at.map(|due| self.witness.plan_from().map_or(due, |from| due.max(from)));
+        // Not by a timer, which ends at a whole millisecond.
+        let plans_now = plan_at.is_some_and(|due| due <= Instant::now());
         let (verify_at, status_at, interface_at) = (self.witness.due(), self.reporter.due(), self.external.due());
         let (file_at, ways_at) = (self.reporter.file_due(), self.reach.due());
         let (held, retire_at, release_at) = (self.held.is_some(), self.change.due(), self.change.release_due());
@@ -235,7 +237,8 @@ impl<S: LeaseSource> Daemon<S> {
             () = at(ways_at) => Event::AskWays,
             () = reach.answered() => Event::Answered,
             () = at(interface_at) => Event::Interface,
-            () = at(plan_at) => Event::Plan,
+            () = std::future::ready(()), if plans_now => Event::Plan,
+            () = at(plan_at), if !plans_now => Event::Plan,
             () = at(verify_at) => Event::Verify,
             changed = silent.next() => Event::Silent(changed),
             () = at(file_at) => Event::File,

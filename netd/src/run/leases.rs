@@ -36,6 +36,7 @@ const OBJECTIONS_FOR: Duration = Duration::from_secs(600);
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn on_lease(&mut self, event: LeaseEvent) {
         let broken = self.witness.view.broken();
+        let ends = matches!(event, LeaseEvent::Commit | LeaseEvent::Complete);
         match &event {
             LeaseEvent::Lost(error) => tracing::warn!(%error, "the store is out of reach; the data path stays"),
             LeaseEvent::Complete if self.witness.view.lost().is_some() => {
@@ -48,11 +49,15 @@ impl<S: LeaseSource> Daemon<S> {
             tracing::warn!(%reason, "the store is not the one that was listed before; what it lacks stays for now");
         }
         self.after(change);
+        if ends {
+            self.planning.end();
+        }
     }
 
     pub(super) fn confirm(&mut self, listing: Option<Listing>) {
         let change = self.witness.confirm(listing);
         self.after(change);
+        self.planning.end();
     }
 
     /// Draws the consequences of a change of the view.
@@ -148,7 +153,7 @@ impl<S: LeaseSource> Daemon<S> {
         let local = self.local(Some(&lease));
         self.held = Some(lease);
         if same && self.worker.is_some() && local == *self.planning.planner.local() {
-            self.planning.note([].into());
+            self.planning.note_other();
             return Ok(());
         }
         self.planning.set_local(local);

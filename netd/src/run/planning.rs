@@ -1,9 +1,8 @@
 //! When a plan is made, and what of it the worker does not know yet.
 //!
 //! Invariants: what another node's lease says is planned only once the leases were listed whole, because a newer lease may
-//! be in the other half of a first listing; a lease that changes alone is planned at once, however soon after another, but
-//! for [`PAUSE`]; while leases keep changing a plan is made at least every [`LONGEST_WAIT`]; the worker is given what
-//! changed, everything only once.
+//! be in the other half of a first listing; what the store changed together is planned together, and as soon as it is all
+//! there, but for [`PAUSE`]; the worker is given what changed, everything only once.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,14 +17,11 @@ use crate::plan::backend::Backend;
 use crate::plan::{Changes, LocalNode, Planner, Ways};
 use crate::source::view::View;
 
-/// A plan is made when no further lease has arrived for this long: what one write to the store changes arrives together.
-const TOGETHER: Duration = Duration::from_millis(1);
-
-/// The shortest time between two plans: a lease that changes right after another waits no longer, and leases that change
-/// all the time cost a part of a processor that does not depend on how fast they change.
+/// The shortest time between two plans: leases that change all the time cost a part of a processor that does not depend on
+/// how fast they change.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// A plan is made at the latest this long after the first change.
+/// A change whose end does not come is planned this long after it began.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What the worker shall do.
@@ -35,6 +31,8 @@ pub(super) struct Planned {
     pub(super) revision: u64,
     /// Every source has listed everything, so removals may run.
     pub(super) complete: bool,
+    /// When the first change came that it is about.
+    pub(super) since: Option<Instant>,
 }
 
 impl Planned {
@@ -43,31 +41,38 @@ impl Planned {
         self.changes.extend(later.changes);
         self.revision = later.revision;
         self.complete |= later.complete;
+        self.since = self.since.or(later.since);
     }
 }
 
 /// When plans are made.
 #[derive(Debug, Default)]
 struct Pace {
-    /// First and last change that no plan knows of.
-    since: Option<(Instant, Instant)>,
+    /// The first change that no plan knows of.
+    since: Option<Instant>,
+    /// What belongs together has come.
+    ended: bool,
     /// When the last plan was made.
     last: Option<Instant>,
 }
 
 impl Pace {
     fn changed(&mut self, now: Instant) {
-        self.since = Some((self.since.map_or(now, |(first, _)| first), now));
+        self.since.get_or_insert(now);
+    }
+
+    const fn end(&mut self) {
+        self.ended = self.since.is_some();
     }
 
     fn planned(&mut self, now: Instant) {
-        *self = Self { since: None, last: Some(now) };
+        *self = Self { last: Some(now), ..Self::default() };
     }
 
     fn due(&self) -> Option<Instant> {
-        let (first, last) = self.since?;
-        let quiet = (last + TOGETHER).min(first + LONGEST_WAIT);
-        Some(self.last.map_or(quiet, |planned| quiet.max(planned + PAUSE)))
+        let first = self.since?;
+        let whole = if self.ended { first } else { first + LONGEST_WAIT };
+        Some(self.last.map_or(whole, |planned| whole.max(planned + PAUSE)))
     }
 }
 
@@ -102,17 +107,33 @@ impl Planning {
         }
     }
 
-    /// `leases` differ, or something else that a plan depends on.
+    /// `leases` differ, until [`Planning::end`] perhaps not all of those that do.
     pub(super) fn note(&mut self, leases: BTreeSet<SubnetKey>) {
         self.leases.extend(leases);
         self.pace.changed(Instant::now());
+    }
+
+    /// What belongs together was noted.
+    pub(super) const fn end(&mut self) {
+        self.pace.end();
+    }
+
+    /// `leases` are all that differ.
+    pub(super) fn note_all(&mut self, leases: BTreeSet<SubnetKey>) {
+        self.note(leases);
+        self.end();
+    }
+
+    /// Something else differs that a plan depends on.
+    pub(super) fn note_other(&mut self) {
+        self.note_all(BTreeSet::new());
     }
 
     /// This node has another place.
     pub(super) fn set_local(&mut self, local: LocalNode) {
         let changes = self.planner.set_local(local);
         self.changes.extend(changes);
-        self.note(BTreeSet::new());
+        self.note_other();
     }
 
     /// The kernel says something else of the ways to the nodes.
@@ -120,7 +141,7 @@ impl Planning {
         if self.planner.local().ways != ways {
             let changes = self.planner.set_ways(ways);
             self.changes.extend(changes);
-            self.note(BTreeSet::new());
+            self.note_other();
         }
     }
 
@@ -129,7 +150,7 @@ impl Planning {
         let changes = self.planner.set_bridges(bridges);
         if changes.rows() > 0 {
             self.changes.extend(changes);
-            self.note(BTreeSet::new());
+            self.note_other();
         }
     }
 
@@ -143,26 +164,26 @@ impl Planning {
     pub(super) fn set_network(&mut self, network: Network, retiring: Option<Backend>, local: LocalNode) {
         let changes = self.planner.set_network(network, retiring, local);
         self.changes.extend(changes);
-        self.note(BTreeSet::new());
+        self.note_other();
     }
 
     /// The other nodes know this one by the new backend; `leases` are judged anew.
     pub(super) fn release(&mut self, leases: BTreeSet<SubnetKey>) {
         self.planner.release();
-        self.note(leases);
+        self.note_all(leases);
     }
 
     /// Nobody uses the earlier backend any more.
     pub(super) fn retire(&mut self) {
         let changes = self.planner.retire();
         self.changes.extend(changes);
-        self.note(BTreeSet::new());
+        self.note_other();
     }
 
     /// A new worker knows nothing of what was given before.
     pub(super) fn start_over(&mut self) {
         self.fresh = true;
-        self.note(BTreeSet::new());
+        self.note_other();
     }
 
     /// When the next plan is due.
@@ -172,6 +193,7 @@ impl Planning {
 
     /// Makes the plan; `None` when the worker knows it already.
     pub(super) fn plan(&mut self, view: &View) -> Option<Planned> {
+        let since = self.pace.since;
         self.pace.planned(Instant::now());
         let leases = if view.is_partial() { BTreeSet::new() } else { std::mem::take(&mut self.leases) };
         let leases = leases.into_iter().map(|key| (key, view.get(&key).cloned()));
@@ -191,7 +213,7 @@ impl Planning {
         if complete || view.is_doubted() {
             self.whole_since.get_or_insert(self.revision);
         }
-        Some(Planned { changes, revision: self.revision, complete })
+        Some(Planned { changes, revision: self.revision, complete, since })
     }
 
     /// True for the revision of the latest plan.
@@ -210,25 +232,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lease_that_changes_alone_is_planned_at_once_and_many_together() {
+    fn what_changed_together_is_planned_at_its_end_and_no_more_often_than_the_pause_allows() {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let mut pace = Pace::default();
-        assert_eq!(pace.due(), None);
-        pace.changed(at(0));
-        assert_eq!(pace.due(), Some(at(1)), "the first one");
-        pace.planned(at(1));
-        assert_eq!(pace.due(), None);
-        pace.changed(at(2));
-        assert_eq!(pace.due(), Some(at(4)), "right after a plan");
+        pace.end();
+        assert_eq!(pace.due(), None, "nothing has changed");
+        pace.changed(at(7));
+        assert_eq!(pace.due(), Some(at(107)), "more of it may come");
         pace.changed(at(8));
-        assert_eq!(pace.due(), Some(at(9)), "another one of the same plan");
-        pace.planned(at(9));
-        pace.changed(at(20));
-        assert_eq!(pace.due(), Some(at(21)), "soon after a plan");
-        for ms in 21..200 {
+        pace.end();
+        assert!(pace.due().unwrap() <= at(8), "at once");
+        pace.planned(at(8));
+        assert_eq!(pace.due(), None);
+        pace.changed(at(9));
+        pace.end();
+        assert_eq!(pace.due(), Some(at(11)), "right after a plan");
+        for ms in 10..200 {
             pace.changed(at(ms));
+            pace.end();
         }
-        assert_eq!(pace.due(), Some(at(120)), "however many");
+        assert_eq!(pace.due(), Some(at(11)), "however many");
+        pace.planned(at(200));
+        pace.changed(at(300));
+        assert_eq!(pace.due(), Some(at(400)), "an end that does not come");
     }
 }

@@ -175,7 +175,7 @@ impl<S: LeaseSource> Daemon<S> {
         self.planning.set_network(network.clone(), retiring, local.clone());
         self.follow_bridges();
         // Leases that the plan could not use say something to it now.
-        self.planning.note(self.witness.view.keys().collect());
+        self.planning.note_all(self.witness.view.keys().collect());
         let attrs = LeaseAttrs { public_ips: local.public_ips(), backend: network.backend.attrs(&local) };
         self.change.announce = self.held.as_ref().filter(|held| held.attrs != attrs).map(|_| attrs);
         self.change.retire_at = None;

@@ -117,10 +117,15 @@ impl FakeLeases {
         source
     }
 
+    /// Says it to all streams; a change is a transaction of its own.
     async fn say(&self, event: LeaseEvent) {
         let streams = self.streams.lock().unwrap().clone();
+        let changes = matches!(event, LeaseEvent::Put(_) | LeaseEvent::Delete(..) | LeaseEvent::Invalid { .. });
         for stream in streams {
             stream.send(event.clone()).await.unwrap();
+            if changes {
+                stream.send(LeaseEvent::Commit).await.unwrap();
+            }
         }
     }
 

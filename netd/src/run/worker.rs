@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::metrics::Metrics;
 use daemon::status::TableRows;
@@ -57,6 +57,10 @@ impl Work for TableWork {
     fn merge(waiting: &mut Planned, next: Planned) -> Option<Planned> {
         waiting.extend(next);
         None
+    }
+
+    fn since(planned: &Planned) -> Option<Instant> {
+        planned.since.map(tokio::time::Instant::into_std)
     }
 
     fn min_interval(_: Notification) -> Duration {

@@ -320,8 +320,8 @@ fn lease_event(event: Event<String, LeaseEvent>) -> Option<LeaseEvent> {
         Event::Invalid { source, reason } => LeaseEvent::Invalid { key: source, reason, revision: 0 },
         Event::Valid { source } => LeaseEvent::Removed(source),
         Event::Origin(origin) => LeaseEvent::Origin(origin),
-        // Each lease stands for itself.
-        Event::Commit | Event::Notes { .. } => return None,
+        Event::Commit => LeaseEvent::Commit,
+        Event::Notes { .. } => return None,
     })
 }
 

@@ -53,6 +53,8 @@ pub(crate) enum LeaseEvent {
     },
     /// A key that was invalid is gone.
     Removed(String),
+    /// What came since the last `Commit` or `Complete` belongs together and is all there.
+    Commit,
     /// The listing has ended.
     Complete,
     /// The store is out of reach: what is known may be old. The listing that follows ends it.

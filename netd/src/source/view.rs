@@ -94,6 +94,7 @@ impl View {
                 let status = self.invalid.remove(&key).is_some();
                 Change { status, ..Change::default() }
             }
+            LeaseEvent::Commit => Change::default(),
             LeaseEvent::Complete => self.finish_listing(),
             LeaseEvent::Lost(error) => {
                 self.lost = Some(error.to_string());
