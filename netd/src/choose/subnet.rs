@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netstate::family::{IpFamily, PerFamily};
 use netstate::wireguard::PublicKey;
@@ -14,7 +15,7 @@ use netstate::{MacAddr, Prefix};
 
 use super::interface::NodeAddress;
 use super::policy::Policy;
-use crate::format::lease::{Lease, SubnetKey};
+use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::{Network, Pool};
 
 /// The node that wants subnets.
@@ -35,12 +36,22 @@ pub(crate) struct Candidate {
 /// One lease in the store, as this node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim {
-    /// The lease.
-    pub lease: Lease,
-    /// It has an end; one without is an operator's reservation.
-    pub ends: bool,
+    /// What the store holds.
+    pub stored: Arc<StoredLease>,
     /// This node's record names it, with what ends it.
     pub recorded: bool,
+}
+
+impl Claim {
+    /// The lease.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.stored.lease
+    }
+
+    /// True when it has an end; one without is an operator's reservation.
+    fn ends(&self) -> bool {
+        self.stored.token.is_some()
+    }
 }
 
 /// Every claim on a subnet that the store holds.
@@ -149,21 +160,21 @@ impl Candidate {
     /// hardware address or public key are the ones that stand on this node, from before its address changed.
     #[must_use]
     pub(crate) fn owns(&self, claim: &Claim) -> bool {
-        let (macs, keys) = (claim.lease.attrs.backend.macs(), claim.lease.attrs.backend.keys());
+        let (macs, keys) = (claim.lease().attrs.backend.macs(), claim.lease().attrs.backend.keys());
         let stands = |family| {
             let device = self.device_macs.get(family).is_some() && macs.get(family) == self.device_macs.get(family);
             let key = self.public_key.is_some() && *keys.get(family) == self.public_key;
-            (device || key) && claim.lease.key.get(family).is_some_and(|subnet| self.lived_in(subnet))
+            (device || key) && claim.lease().key.get(family).is_some_and(|subnet| self.lived_in(subnet))
         };
         let public_ips = self.addresses.map(|_, own| own.map(|own| own.public_ip));
-        claim.recorded || claim.lease.attrs.is_node_of(&public_ips) || IpFamily::ALL.into_iter().any(stands)
+        claim.recorded || claim.lease().attrs.is_node_of(&public_ips) || IpFamily::ALL.into_iter().any(stands)
     }
 
     /// True when only its address says that a lease that this node `owns` is its own: two nodes may have one address.
     #[must_use]
     pub(crate) fn doubts(&self, claim: &Claim) -> bool {
-        let lived_in = || claim.lease.key.subnets().present().any(|(_, subnet)| self.lived_in(*subnet));
-        claim.ends && !claim.recorded && !lived_in()
+        let lived_in = || claim.lease().key.subnets().present().any(|(_, subnet)| self.lived_in(*subnet));
+        claim.ends() && !claim.recorded && !lived_in()
     }
 
     fn lived_in(&self, subnet: Prefix) -> bool {
@@ -174,7 +185,7 @@ impl Candidate {
     /// Which of several own leases is kept: the lowest, the subnets that Pods live in before all others.
     fn rank(&self, claim: &Claim) -> u8 {
         let shares = |subnets: &PerFamily<Option<Prefix>>| {
-            claim.lease.key.subnets().present().any(|(family, subnet)| subnets.get(family).as_ref() == Some(subnet))
+            claim.lease().key.subnets().present().any(|(family, subnet)| subnets.get(family).as_ref() == Some(subnet))
         };
         if shares(&self.held) {
             0
@@ -182,7 +193,7 @@ impl Candidate {
             1
         } else if claim.recorded {
             2
-        } else if claim.ends {
+        } else if claim.ends() {
             4
         } else {
             3
@@ -193,8 +204,8 @@ impl Candidate {
 /// This node's leases: the one with the best claim first, then in key order.
 fn own_leases<'a>(node: &Candidate, claims: &'a [Claim]) -> Vec<&'a Lease> {
     let mut own: Vec<&Claim> = claims.iter().filter(|claim| node.owns(claim)).collect();
-    own.sort_by_key(|claim| (node.rank(claim), claim.lease.key));
-    own.into_iter().map(|claim| &claim.lease).collect()
+    own.sort_by_key(|claim| (node.rank(claim), claim.lease().key));
+    own.into_iter().map(Claim::lease).collect()
 }
 
 /// The question for a subnet of one family.
@@ -327,7 +338,7 @@ fn number(addr: IpAddr) -> u128 {
 
 /// Leases of this node besides the one it `holds`: of another plan, of an earlier choice, or an operator's.
 pub(crate) fn further<'a>(node: &Candidate, claims: &'a [Claim], holds: &SubnetKey) -> Vec<&'a Claim> {
-    claims.iter().filter(|claim| node.owns(claim) && claim.lease.key != *holds).collect()
+    claims.iter().filter(|claim| node.owns(claim) && claim.lease().key != *holds).collect()
 }
 
 /// The parts of the Pod network that other nodes claim, each with its holder if that can be read.
@@ -338,7 +349,7 @@ struct Occupied(BTreeMap<Prefix, Option<String>>);
 impl Occupied {
     fn by_others(asked: &Asked, claims: &Claims) -> Self {
         let others = claims.leases.iter().filter(|claim| !asked.node.owns(claim));
-        let read = others.map(|claim| (claim.lease.key, Some(claim.lease.attrs.public_ips.list())));
+        let read = others.map(|claim| (claim.lease().key, Some(claim.lease().attrs.public_ips.list())));
         let others = read.chain(claims.unreadable.iter().map(|key| (*key, None)));
         let subnets = others.filter_map(|(key, holder)| Some((key.get(asked.family)?, holder)));
         // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
@@ -411,7 +422,11 @@ mod tests {
     }
 
     fn claim(lease: Lease) -> Claim {
-        Claim { lease, ends: true, recorded: false }
+        bound(lease, Some(1))
+    }
+
+    fn bound(lease: Lease, token: Option<i64>) -> Claim {
+        Claim { stored: Arc::new(StoredLease { lease, created: 1, revision: 1, token }), recorded: false }
     }
 
     fn claims(leases: &[Lease]) -> Claims {
@@ -514,8 +529,9 @@ mod tests {
         moved.previous = PerFamily::default();
         assert_eq!(kept(&moved, &[own]), None, "a hardware address alone may be copied");
         let end = End { key: PublicKey([7; 32]), port: Some(51820) };
-        let mut own = claim(lease("172.7.21.0/24", "10.4.7.21"));
-        own.lease.attrs.backend = BackendAttrs::Wireguard(PerFamily::new(Some(end), None));
+        let mut own = lease("172.7.21.0/24", "10.4.7.21");
+        own.attrs.backend = BackendAttrs::Wireguard(PerFamily::new(Some(end), None));
+        let own = claim(own);
         moved.public_key = Some(PublicKey([7; 32]));
         assert_eq!(kept(&moved, std::slice::from_ref(&own)), None, "so may a file with a key");
         moved.previous = v4("172.7.21.0/24");
@@ -528,7 +544,7 @@ mod tests {
     fn of_several_own_leases_the_one_that_pods_live_in_is_kept() {
         let mut candidate = node("10.4.7.21", 24);
         let (first, second) = (claim(lease("172.7.5.0/24", "10.4.7.21")), claim(lease("172.7.21.0/24", "10.4.7.21")));
-        let reserved = Claim { ends: false, ..claim(lease("172.7.9.0/24", "10.4.7.21")) };
+        let reserved = bound(lease("172.7.9.0/24", "10.4.7.21"), None);
         let recorded = Claim { recorded: true, ..claim(lease("172.7.11.0/24", "10.4.7.21")) };
         let all = [first.clone(), second.clone(), reserved.clone(), recorded.clone()];
         assert_eq!(kept(&candidate, &[first.clone(), second.clone()]).as_deref(), Some("172.7.5.0-24"));

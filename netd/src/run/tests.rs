@@ -211,7 +211,7 @@ fn put(n: u8) -> LeaseEvent {
         r#"{{"PublicIP":"10.4.7.{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:01:{n:02x}"}}}}"#
     );
     let lease = Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes(), [IpFamily::V4].into_iter()).unwrap() };
-    LeaseEvent::Put(StoredLease { lease, created: 1, revision: 1, token: Some(1) })
+    LeaseEvent::Put(Arc::new(StoredLease { lease, created: 1, revision: 1, token: Some(1) }))
 }
 
 const NETWORK: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -392,7 +392,7 @@ fn nothing_is_removed_before_the_listing_is_complete() {
     }
     run(&fakes, &source, async |shell| {
         eventually("the stream", || source.streams.lock().unwrap().len() == 1).await;
-        source.say(LeaseEvent::Lost(lost().await)).await;
+        source.say(LeaseEvent::Lost(Box::new(lost().await))).await;
         eventually("a status that names the loss", || shell.board.value()["store"]["lost"].is_string()).await;
         assert_eq!(fakes.subnets(), ["172.7.99.0/24"], "half a listing is no plan");
         assert!(!is_ready(&shell));
@@ -419,7 +419,7 @@ fn listing_that_stalls_stops_no_plans_and_removes_nothing() {
         source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#).await;
         assert!(is_ready(&shell), "ready once, ready for good");
         eventually("another configuration", || mtu(&fakes) == Some(1350)).await;
-        source.say(LeaseEvent::Lost(lost().await)).await;
+        source.say(LeaseEvent::Lost(Box::new(lost().await))).await;
         source.say(LeaseEvent::Reset).await;
         source.say(put(23)).await;
         source.say(put(24)).await;
@@ -442,8 +442,8 @@ fn listing_that_repeats_everything_costs_no_row_and_what_differs_is_changed() {
         assert_eq!(fakes.peer_steps(), steps + 3, "the new node alone");
         // Another hardware address under the same key, and nothing else.
         let LeaseEvent::Put(moved) = put(99) else { panic!("a lease") };
-        let lease = Lease { key: key(23), ..moved.lease };
-        let moved = LeaseEvent::Put(StoredLease { lease, revision: 9, ..moved });
+        let lease = Lease { key: key(23), ..moved.lease.clone() };
+        let moved = LeaseEvent::Put(Arc::new(StoredLease { lease, revision: 9, ..StoredLease::clone(&moved) }));
         for event in [LeaseEvent::Reset, put(22), moved, put(24), put(25), LeaseEvent::Complete] {
             source.say(event).await;
         }
@@ -597,7 +597,7 @@ fn another_backend_is_announced_when_its_devices_stand_and_the_old_one_stays_mea
         let value = format!(r#"{{"PublicIP":"10.4.7.{n}","BackendType":"host-gw"}}"#);
         let lease =
             Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes(), [IpFamily::V4].into_iter()).unwrap() };
-        LeaseEvent::Put(StoredLease { lease, created: 1, revision: 5, token: Some(1) })
+        LeaseEvent::Put(Arc::new(StoredLease { lease, created: 1, revision: 5, token: Some(1) }))
     };
     let via = |fakes: &Fakes| -> Vec<String> {
         let routes = fakes.routes.contents();

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cluster::etcd::{
-    Client, Creation, Entry, Hold, LeaseId, LeaseState, Listing, Prefix, Replacement, Shown, Store, watch_entries,
-    watch_key,
+    Client, Creation, Entry, Hold, LeaseId, LeaseState, Prefix, Replacement, Shown, Store, watch_entries, watch_key,
 };
 use cluster::{Backoff, ClusterError, Event, Snapshot, Source};
 
@@ -93,21 +92,18 @@ impl EtcdLeases {
     }
 
     async fn read(&self, request: &LeaseRequest) -> Result<Leases, ClusterError> {
-        let Listing { entries, origin } = self.store.list(&self.prefix.folder("subnets")).await?;
-        let (mut claims, mut values) = (Claims::default(), Vec::with_capacity(entries.len()));
-        for entry in entries {
-            let (name, revision) = (entry.key.clone(), entry.mod_revision);
-            let event = put(entry);
-            match &event {
-                LeaseEvent::Put(StoredLease { lease, token, .. }) => {
-                    let recorded = request.record.has(&lease.key, *token);
-                    claims.leases.push(Claim { lease: lease.clone(), ends: token.is_some(), recorded });
+        let shown = self.store.show(&self.prefix.folder("subnets"), put).await?;
+        let mut claims = Claims::default();
+        for (name, _, event) in &shown.values {
+            match event {
+                LeaseEvent::Put(stored) => {
+                    let recorded = request.record.has(&stored.lease.key, stored.token);
+                    claims.leases.push(Claim { stored: Arc::clone(stored), recorded });
                 }
                 _ => claims.unreadable.extend(name.parse::<SubnetKey>().ok()),
             }
-            values.push((name, revision, event));
         }
-        Ok(Leases { claims, shown: Shown { values, origin } })
+        Ok(Leases { claims, shown })
     }
 
     /// `None` when the key changed meanwhile.
@@ -185,9 +181,9 @@ impl EtcdLeases {
     async fn give_up_earlier(&self, request: &LeaseRequest, read: &Leases, held: &Held) -> Vec<Lease> {
         let mut others = Vec::new();
         for claim in further(&request.node, &read.claims.leases, &held.lease.key) {
-            let (Some(stored), key) = (read.stored(&claim.lease.key), claim.lease.key) else { continue };
+            let (Some(stored), key) = (read.stored(&claim.lease().key), claim.lease().key) else { continue };
             if !claim.recorded {
-                others.push(claim.lease.clone());
+                others.push(claim.lease().clone());
                 continue;
             }
             match self.store.delete_if(&self.key(key), stored.revision).await {
@@ -233,9 +229,9 @@ impl LeaseSource for EtcdLeases {
     async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
         // A second opinion is another member's, where there is one.
         self.store.client().move_on();
-        let listing = self.store.list(&self.prefix.folder("subnets")).await?;
-        let entries = listing.entries.into_iter().map(put);
-        Ok([LeaseEvent::Reset].into_iter().chain(entries).chain([LeaseEvent::Complete]).collect())
+        let shown = self.store.show(&self.prefix.folder("subnets"), put).await?;
+        let leases = shown.values.into_iter().map(|(_, _, event)| event);
+        Ok([LeaseEvent::Reset].into_iter().chain(leases).chain([LeaseEvent::Complete]).collect())
     }
 
     async fn acquire(&self, request: &LeaseRequest) -> Result<Held, AcquireError> {
@@ -248,7 +244,7 @@ impl LeaseSource for EtcdLeases {
             let read = self.read(request).await?;
             let attempt = Attempt { lost_races, seed: self.seed };
             let held = match choose(&request.network, &request.node, &read.claims, &request.policies, attempt)? {
-                Choice::Keep(lease) => match read.claims.leases.iter().find(|claim| claim.lease == lease) {
+                Choice::Keep(lease) => match read.claims.leases.iter().find(|claim| *claim.lease() == lease) {
                     Some(claim) if request.doubts(claim) => self.take_over(request, &lease, &read).await?,
                     _ => self.keep_own(request, &lease, &read).await?,
                 },
@@ -316,7 +312,7 @@ fn lease_event(event: Event<String, LeaseEvent>) -> Option<LeaseEvent> {
             Err(_) => LeaseEvent::Removed(key),
         },
         Event::Complete => LeaseEvent::Complete,
-        Event::Lost(error) => LeaseEvent::Lost(error),
+        Event::Lost(error) => LeaseEvent::Lost(Box::new(error)),
         Event::Invalid { source, reason } => LeaseEvent::Invalid { key: source, reason, revision: 0 },
         Event::Valid { source } => LeaseEvent::Removed(source),
         Event::Origin(origin) => LeaseEvent::Origin(origin),
@@ -329,7 +325,7 @@ fn put(entry: Entry) -> LeaseEvent {
     let (created, revision) = (entry.create_revision, entry.mod_revision);
     let token = entry.lease.map(LeaseId::get);
     match read_lease(&entry.key, &entry.value) {
-        Ok(lease) => LeaseEvent::Put(StoredLease { lease, created, revision, token }),
+        Ok(lease) => LeaseEvent::Put(Arc::new(StoredLease { lease, created, revision, token })),
         Err(reason) => LeaseEvent::Invalid { key: entry.key, reason, revision },
     }
 }

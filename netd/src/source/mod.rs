@@ -12,6 +12,7 @@ pub(crate) mod record;
 pub(crate) mod view;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::heartbeat::{Heartbeat, Progress};
@@ -39,7 +40,7 @@ pub(crate) enum LeaseEvent {
     /// The listing that began shows this state of this store.
     Origin(Origin),
     /// A lease is there.
-    Put(StoredLease),
+    Put(Arc<StoredLease>),
     /// A lease is gone, since this revision of the store.
     Delete(SubnetKey, i64),
     /// A key is no lease, or its value cannot be read.
@@ -58,7 +59,7 @@ pub(crate) enum LeaseEvent {
     /// The listing has ended.
     Complete,
     /// The store is out of reach: what is known may be old. The listing that follows ends it.
-    Lost(ClusterError),
+    Lost(Box<ClusterError>),
 }
 
 /// A running stream of events; it ends when this is dropped.
@@ -227,7 +228,7 @@ pub(crate) struct Readdress {
 impl LeaseRequest {
     /// True when nothing but its address says that `claim` is this node's: what reaches its node is somebody else's.
     fn doubts(&self, claim: &Claim) -> bool {
-        let (theirs, own) = (&claim.lease.attrs.backend, &self.attrs.backend);
+        let (theirs, own) = (&claim.lease().attrs.backend, &self.attrs.backend);
         self.node.doubts(claim) && theirs.name() == own.name() && theirs != own
     }
 

@@ -103,7 +103,7 @@ impl View {
         }
     }
 
-    fn put(&mut self, stored: StoredLease, now: Duration) -> Change {
+    fn put(&mut self, stored: Arc<StoredLease>, now: Duration) -> Change {
         let key = stored.lease.key;
         if let Some(listed) = &mut self.listed {
             listed.leases.insert(key);
@@ -117,9 +117,9 @@ impl View {
         self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
         let status = !self.invalid.is_empty() && self.invalid.remove(&key.to_string()).is_some();
         let own = self.own.as_mut().filter(|own| own.lease.key == key).map(|own| own.gone = None).is_some();
-        let differs = self.leases.get(&key).is_none_or(|known| **known != stored);
+        let differs = self.leases.get(&key).is_none_or(|known| *known != stored);
         if differs {
-            self.leases.insert(key, Arc::new(stored));
+            self.leases.insert(key, stored);
         }
         let leases = if differs { BTreeSet::from([key]) } else { BTreeSet::new() };
         Change { leases, status, own, invalid: false }

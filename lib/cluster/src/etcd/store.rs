@@ -11,7 +11,7 @@ use etcd_client::{
 };
 
 use super::client::Client;
-use super::entry::{Creation, Deletion, Entry, Hold, LeaseId, Listing, Replacement};
+use super::entry::{Creation, Deletion, Entry, Hold, LeaseId, Listing, Replacement, Shown};
 use super::pages::{MAX_MESSAGE, Pages};
 use super::prefix::{Prefix, Range};
 use crate::{Class, ClusterError};
@@ -66,12 +66,24 @@ impl Store {
     /// # Errors
     /// When nobody answers, the cluster refuses, or the revision was compacted while paging (class `Retry`).
     pub async fn list(&self, prefix: &Prefix) -> Result<Listing, ClusterError> {
+        let Shown { values, origin } = self.show(prefix, |entry| entry).await?;
+        Ok(Listing { entries: values.into_iter().map(|(_, _, entry)| entry).collect(), origin })
+    }
+
+    /// As [`Store::list`], and keeps of each entry only what `read` makes of it.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub async fn show<V>(&self, prefix: &Prefix, read: impl Fn(Entry) -> V) -> Result<Shown<V>, ClusterError> {
         let mut pages = Pages::new(&self.client, &Range::Below(prefix.clone()));
-        let mut entries = Vec::new();
+        let mut values = Vec::new();
         while let Some(page) = pages.next().await? {
-            entries.extend(page.into_iter().map(|entry| Entry::new(prefix.below(entry.key()), entry)));
+            values.extend(page.into_iter().map(|entry| {
+                let (key, revision) = (prefix.below(entry.key()), entry.mod_revision());
+                (key.clone(), revision, read(Entry::new(key, entry)))
+            }));
         }
-        Ok(Listing { entries, origin: pages.origin() })
+        Ok(Shown { values, origin: pages.origin() })
     }
 
     /// Writes a key whatever it held before and returns the revision of the change.

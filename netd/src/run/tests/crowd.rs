@@ -22,7 +22,7 @@ fn put(n: u32, holder: u32, revision: i64) -> LeaseEvent {
         r#"{{"PublicIP":"172.{d}.{e}.{f}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:{a:02x}:{b:02x}:{c:02x}"}}}}"#
     );
     let lease = read_lease(&format!("{subnet}-26"), value.as_bytes()).unwrap();
-    LeaseEvent::Put(StoredLease { lease, created: revision, revision, token: Some(1) })
+    LeaseEvent::Put(Arc::new(StoredLease { lease, created: revision, revision, token: Some(1) }))
 }
 
 /// What a change of the view makes of the tables.

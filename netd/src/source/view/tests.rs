@@ -15,7 +15,7 @@ fn stored(n: u8, ip: &str, revision: i64) -> StoredLease {
 }
 
 fn put(n: u8) -> LeaseEvent {
-    LeaseEvent::Put(stored(n, &format!("10.4.7.{n}"), 1))
+    LeaseEvent::Put(Arc::new(stored(n, &format!("10.4.7.{n}"), 1)))
 }
 
 fn key(n: u8) -> SubnetKey {
@@ -243,13 +243,13 @@ fn own_key_is_watched() {
     assert_eq!(view.own_key(), OwnKey::Held);
     apply(&mut view, delete(21));
     assert_eq!(view.own_key(), OwnKey::Gone(Some(2)));
-    apply(&mut view, LeaseEvent::Put(stored(21, "10.4.7.99", 3)));
+    apply(&mut view, LeaseEvent::Put(Arc::new(stored(21, "10.4.7.99", 3))));
     assert_eq!(view.own_key(), OwnKey::Taken("leased to 10.4.7.99".to_owned(), 3));
     assert_eq!(view.contested(), None);
     let twin =
         br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
     let lease = read_lease("172.7.21.0-24", twin).unwrap();
-    apply(&mut view, LeaseEvent::Put(StoredLease { lease, created: 3, revision: 4, token: Some(1) }));
+    apply(&mut view, LeaseEvent::Put(Arc::new(StoredLease { lease, created: 3, revision: 4, token: Some(1) })));
     assert_eq!(view.own_key(), OwnKey::Held);
     assert!(view.contested().is_some());
     apply(&mut view, invalid("172.7.21.0-24", 5));
@@ -276,7 +276,7 @@ fn store_out_of_reach_forgets_nothing() {
     apply(&mut view, LeaseEvent::Complete);
     assert!(view.is_doubted());
     let error = cluster_error();
-    apply(&mut view, LeaseEvent::Lost(error));
+    apply(&mut view, LeaseEvent::Lost(Box::new(error)));
     assert!(view.lost().is_some());
     apply(&mut view, LeaseEvent::Reset);
     assert!(view.lost().is_some(), "a listing that runs has not shown everything");
@@ -287,7 +287,7 @@ fn store_out_of_reach_forgets_nothing() {
 #[test]
 fn key_that_another_program_binds_to_its_own_end_is_noticed() {
     let mut view = view(listing(&[21, 22]));
-    let bound = |token, revision| LeaseEvent::Put(StoredLease { token, ..stored(21, "10.4.7.21", revision) });
+    let bound = |token, revision| LeaseEvent::Put(Arc::new(StoredLease { token, ..stored(21, "10.4.7.21", revision) }));
     assert_eq!(view.own_key(), OwnKey::Held);
     assert_eq!(view.rebound(), None);
     assert!(apply(&mut view, bound(Some(7), 5)).own);
