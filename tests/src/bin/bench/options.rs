@@ -45,7 +45,7 @@ impl Default for Options {
         Self {
             only: None,
             pods: 200,
-            leases: vec![1_000, 5_000, 10_000, 20_000],
+            leases: vec![100, 1_000, 5_000, 10_000, 20_000],
             services: vec![1_000, 5_000],
             rounds: 5,
             markdown: false,

@@ -43,6 +43,11 @@ impl Store {
         Ok(())
     }
 
+    /// Deletes one key.
+    pub(crate) fn delete(&self, key: &str) -> Result<()> {
+        self.post("/v3/kv/deleterange", &json!({"key": base64(key)})).map(drop)
+    }
+
     fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let body = body.to_string();
         // HTTP/1.0: the answer is not chunked and ends with the connection.

@@ -3,6 +3,7 @@
 //! Invariant: the floor writes the very entries that `netd` left in the kernel, read back from it, into a machine like the node. A time
 //! counts only when all entries were found in the kernel right after it was taken.
 
+mod arrival;
 mod changes;
 mod entries;
 mod floor;
@@ -21,7 +22,8 @@ use crate::report::{Report, ms, times};
 use crate::samples::Samples;
 use crate::store::Store;
 use crate::usage::{self, Usage};
-use changes::Changes;
+use arrival::Arrivals;
+use changes::{Changes, Kind, Place};
 use entries::Entries;
 use idle::Idle;
 use watch::Watch;
@@ -122,24 +124,32 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
     }
 }
 
-/// The table of one lease that changes.
+/// The tables of one lease that changes.
 fn one_change(all: &[(usize, Figures)], report: &Report) {
-    report.section("netd: one lease changed in the middle of them, until the kernel has it (milliseconds)");
+    report.section("netd: one lease changes among them, until the kernel has it (milliseconds)");
     let head =
-        ["leases", "median", "p99", "of it etcd's write", "netd's processor", "kernel changes", "leases changed"];
+        ["leases", "what changes", "median", "p99", "of it etcd's write", "netd's part, median", "its p99", "changes"];
+    let rows = all.iter().flat_map(|(leases, figures)| {
+        Kind::ALL.into_iter().zip(&figures.changes.times).map(|(kind, times)| {
+            vec![
+                leases.to_string(),
+                kind.name().to_owned(),
+                ms(times.took.median()),
+                ms(times.took.p99()),
+                ms(times.write.median()),
+                ms(times.own.median()),
+                ms(times.own.p99()),
+                times.took.len().to_string(),
+            ]
+        })
+    });
+    report.table(&head, &rows.collect::<Vec<_>>());
+    report.section("netd: its processor for one of these changes (milliseconds)");
     let row = |(leases, figures): &(usize, Figures)| {
-        let Changes { took, write, processor, announced } = &figures.changes;
-        vec![
-            leases.to_string(),
-            ms(took.median()),
-            ms(took.p99()),
-            ms(write.median()),
-            ms(processor.median()),
-            announced.to_string(),
-            took.len().to_string(),
-        ]
+        let Changes { processor, announced, .. } = &figures.changes;
+        vec![leases.to_string(), ms(processor.median()), ms(processor.most()), announced.to_string()]
     };
-    report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
+    report.table(&["leases", "median", "most", "kernel changes"], &all.iter().map(row).collect::<Vec<_>>());
 }
 
 /// The table of what is needed while no lease changes.
@@ -201,12 +211,13 @@ fn one_round(cluster: &Cluster, stored: &Stored, figures: &mut Figures) -> Resul
     end(&daemon)?;
     floor(cluster.host("floor")?, &entries, figures)?;
     figures.busy += usize::from(!machine::await_calm());
-    let watch = Watch::start(node, DEVICE)?;
+    let (watch, arrivals) = (Watch::start(node, DEVICE)?, Arrivals::start(node)?);
     let (again, took, _) = start(node, etcd, leases)?;
     figures.restart.push(took);
     figures.restart_changes += watch.changes()?;
     figures.busy += usize::from(!machine::await_calm());
-    changes::measure(node, again.pid(), store, (lease, leases), &mut figures.changes)?;
+    let place = Place { node, pid: again.pid(), store, etcd_lease: lease, arrivals: &arrivals };
+    changes::measure(place, leases, &mut figures.changes)?;
     figures.idle.measure(node, again.pid())?;
     end(&again)?;
     let file = node.read("/run/flannel/subnet.env")?;
