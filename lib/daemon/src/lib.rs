@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`flags`] | flags that both command lines have, with their environment |
 //! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
+//! | [`followed`] | a file, and each change of it |
 //! | [`glog`] | what of glog is more than a number: detail of modules, stacks |
 //! | [`manual`] | manual pages and completions, made from the flags |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
@@ -20,6 +21,7 @@
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
 pub mod flags;
+pub mod followed;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
 pub mod glog;

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use cluster::ClusterError;
+use daemon::followed::FollowedFile;
 
-use super::file;
 use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
 use crate::choose::subnet::{Attempt, Choice, Claims, choose};
 use crate::format::lease::Lease;
@@ -39,8 +39,18 @@ impl LeaseSource for LocalLeases {
     }
 
     fn configs(&self) -> Configs {
-        let net_conf = self.net_conf.clone();
-        Configs::spawn(|texts| file::follow(net_conf, texts))
+        let mut file = FollowedFile::new(self.net_conf.clone());
+        Configs::spawn(|texts| async move {
+            loop {
+                let text = tokio::select! {
+                    () = texts.closed() => return,
+                    text = file.next() => text,
+                };
+                if !texts.send(text).await {
+                    return;
+                }
+            }
+        })
     }
 
     fn events(&self) -> LeaseEvents {

@@ -5,7 +5,6 @@
 //! time to live) stays one.
 
 mod etcd;
-mod file;
 mod keeper;
 mod local;
 pub(crate) mod record;

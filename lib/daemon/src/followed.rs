@@ -1,4 +1,4 @@
-//! The text of a file, followed.
+//! `FollowedFile`: the text of a file, and each change of it.
 //!
 //! Invariant: what the file holds once it has been left alone for [`SETTLE`] is reported, however it was written (in place,
 //! by a rename, by another symbolic link as in a ConfigMap); a change that inotify misses, at the audit.
@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use inotify::{Inotify, WatchMask};
+use inotify::{EventStream, Inotify, WatchMask};
 use tokio::time::{sleep, timeout};
-
-use super::Sender;
 
 /// How long the folder must have been quiet before the file is read.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -22,38 +20,52 @@ const AUDIT: Duration = Duration::from_secs(60);
 /// Bytes for events that are read at once.
 const BUFFER: usize = 4096;
 
-/// Reports what `path` holds, and each change of it; `None` while it is not there. Ends when nobody listens any more.
-pub(super) async fn follow(path: PathBuf, texts: Sender<Option<Vec<u8>>>) {
-    let mut reported = None;
-    loop {
-        // Watched before it is read: what changes in between is reported.
-        let mut events =
-            watch(&path).inspect_err(|error| tracing::debug!(%error, "no inotify; the audit has to do")).ok();
-        match read(&path).await {
-            Ok(text) if reported.as_ref() != Some(&text) => {
-                if !texts.send(text.clone()).await {
-                    return;
+/// A file that is followed; see the module's text.
+#[derive(Debug)]
+pub struct FollowedFile {
+    path: PathBuf,
+    /// What was reported last, if anything was.
+    reported: Option<Option<Vec<u8>>>,
+}
+
+impl FollowedFile {
+    /// Follows `path`.
+    #[must_use]
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path, reported: None }
+    }
+
+    /// What the file holds, first as it is now, then after each change; `None` while it is not there. A call that is given
+    /// up loses nothing.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            // Watched before it is read: what changes in between is reported.
+            let mut events =
+                watch(&self.path).inspect_err(|error| tracing::debug!(%error, "no inotify; the audit has to do")).ok();
+            match read(&self.path).await {
+                Ok(text) if self.reported.as_ref() != Some(&text) => {
+                    self.reported = Some(text.clone());
+                    return text;
                 }
-                reported = Some(text);
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(file = %self.path.display(), %error, "the file cannot be read; it stays as it was");
+                }
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(file = %path.display(), %error, "the file cannot be read; it stays as it was"),
-        }
-        tokio::select! {
-            () = texts.closed() => return,
-            _ = timeout(AUDIT, async {
+            let changed = async {
                 match &mut events {
                     Some(events) => drop(events.next().await),
                     None => std::future::pending().await,
                 }
-            }) => {}
+            };
+            let _ = timeout(AUDIT, changed).await;
+            sleep(SETTLE).await;
         }
-        sleep(SETTLE).await;
     }
 }
 
 /// What happens to the file, and to its name.
-fn watch(path: &Path) -> io::Result<inotify::EventStream<Vec<u8>>> {
+fn watch(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
     let inotify = Inotify::init()?;
     let names = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::CLOSE_WRITE;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -76,11 +88,10 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use super::super::Configs;
     use super::*;
 
-    async fn next(texts: &mut Configs) -> Option<String> {
-        let text = timeout(Duration::from_secs(20), texts.next()).await.expect("a text in time").unwrap();
+    async fn next(file: &mut FollowedFile) -> Option<String> {
+        let text = timeout(Duration::from_secs(20), file.next()).await.expect("a text in time");
         text.map(|text| String::from_utf8(text).unwrap())
     }
 
@@ -89,8 +100,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("net-conf.json");
         fs::write(&path, "one").unwrap();
-        let followed = path.clone();
-        let mut texts = Configs::spawn(|texts| follow(followed, texts));
+        let mut texts = FollowedFile::new(path.clone());
         assert_eq!(next(&mut texts).await.as_deref(), Some("one"));
         fs::write(&path, "two").unwrap();
         assert_eq!(next(&mut texts).await.as_deref(), Some("two"));
@@ -113,8 +123,7 @@ mod tests {
         }
         symlink("v1", at("..data")).unwrap();
         symlink("..data/net-conf.json", at("net-conf.json")).unwrap();
-        let followed = at("net-conf.json");
-        let mut texts = Configs::spawn(|texts| follow(followed, texts));
+        let mut texts = FollowedFile::new(at("net-conf.json"));
         assert_eq!(next(&mut texts).await.as_deref(), Some("one"));
         symlink("v2", at("..new")).unwrap();
         fs::rename(at("..new"), at("..data")).unwrap();
