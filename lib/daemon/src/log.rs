@@ -9,6 +9,8 @@
 use std::backtrace::Backtrace;
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -53,12 +55,25 @@ pub struct Settings {
     pub backtrace_at: Option<SourceLine>,
 }
 
-/// The running log.
+/// The running log; clones are the same log.
 #[derive(Debug, Clone)]
 pub struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
-    verbosity: u8,
-    now: u8,
+    detail: Arc<Detail>,
+}
+
+/// The detail of the log, for all its clones.
+#[derive(Debug)]
+struct Detail {
+    /// What the flags or the configuration say.
+    normal: AtomicU8,
+    now: AtomicU8,
+}
+
+impl Detail {
+    const fn new(verbosity: u8) -> Self {
+        Self { normal: AtomicU8::new(verbosity), now: AtomicU8::new(verbosity) }
+    }
 }
 
 impl Log {
@@ -77,21 +92,28 @@ impl Log {
         let stacks = settings.backtrace_at.map(Stacks::layer);
         let lines = lines.with_filter(with_modules(initial, settings.modules));
         tracing_subscriber::registry().with(lines).with(stacks).try_init()?;
-        Ok(Self { filter: handle, verbosity: settings.verbosity, now: settings.verbosity })
+        Ok(Self { filter: handle, detail: Arc::new(Detail::new(settings.verbosity)) })
     }
 
     /// Adds detail: debugging first, then every step.
-    pub fn raise(&mut self) {
-        self.set(self.now.saturating_add(1).min(2));
+    pub fn raise(&self) {
+        self.set(self.detail.now.load(Ordering::Relaxed).saturating_add(1).min(2));
     }
 
     /// Takes the detail back to what the flags say.
-    pub fn restore(&mut self) {
-        self.set(self.verbosity);
+    pub fn restore(&self) {
+        self.set(self.detail.normal.load(Ordering::Relaxed));
     }
 
-    fn set(&mut self, verbosity: u8) {
-        self.now = verbosity;
+    /// Takes the detail to `verbosity`, and back to it from now on.
+    pub fn restore_to(&self, verbosity: u8) {
+        if self.detail.normal.swap(verbosity, Ordering::Relaxed) != verbosity {
+            self.restore();
+        }
+    }
+
+    fn set(&self, verbosity: u8) {
+        self.detail.now.store(verbosity, Ordering::Relaxed);
         match self.filter.reload(filter(verbosity)) {
             Ok(()) => tracing::info!(verbosity, "detail of the log changed"),
             Err(error) => tracing::warn!(%error, "the detail of the log cannot be changed"),
@@ -285,7 +307,7 @@ mod tests {
         let (layer_, handle) = reload::Layer::new(filter(0));
         let subscriber = Registry::default().with(layer_).with(layer().with_writer(lines.clone()).with_ansi(false));
         tracing::subscriber::with_default(subscriber, || {
-            let mut log = Log { filter: handle, verbosity: 0, now: 0 };
+            let log = Log { filter: handle, detail: Arc::new(Detail::new(0)) };
             tracing::debug!("first");
             log.raise();
             tracing::debug!("second");
@@ -294,10 +316,24 @@ mod tests {
             tracing::trace!("fourth");
             log.restore();
             tracing::debug!("fifth");
+            log.clone().restore_to(1);
+            tracing::debug!("sixth");
+            log.raise();
+            log.restore();
+            tracing::debug!("seventh");
+            tracing::trace!("eighth");
         });
         let text = lines.read().join("\n");
-        for (word, shown) in [("first", false), ("second", true), ("third", false), ("fourth", true), ("fifth", false)]
-        {
+        for (word, shown) in [
+            ("first", false),
+            ("second", true),
+            ("third", false),
+            ("fourth", true),
+            ("fifth", false),
+            ("sixth", true),
+            ("seventh", true),
+            ("eighth", false),
+        ] {
             assert_eq!(text.contains(word), shown, "{word}: {text}");
         }
     }

@@ -249,7 +249,7 @@ where
 }
 
 /// Follows the signals until one asks to end; its name.
-async fn follow(mut signals: Signals, mut log: Log, shell: &Shell) -> &'static str {
+async fn follow(mut signals: Signals, log: Log, shell: &Shell) -> &'static str {
     let (reload, reloading) = (Arc::new(Notify::new()), shell.clone());
     // However many are asked for while everything is compared, one comparison follows.
     let asked = Arc::clone(&reload);
