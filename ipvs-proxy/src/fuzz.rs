@@ -2,7 +2,7 @@
 //!
 //! Invariant: every input is answered, by a value or by a reason of bounded length; what was read is planned down to rows as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::manifest::{self, Form};
 use netstate::IfName;
@@ -10,6 +10,7 @@ use netstate::nft::RowKey;
 use serde_json::{Value, json};
 
 use crate::command::duration;
+use crate::command::settings::{Settings, document};
 use crate::dataplane::{DataPlane, record, vip};
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
@@ -19,7 +20,8 @@ use crate::plan::{Claims, plan};
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+    ("configuration", configuration),
     ("duration", period),
     ("endpoint_slice", endpoint_slice),
     ("manifest", objects),
@@ -39,6 +41,20 @@ fn period(input: &[u8]) {
     if let Some(duration) = duration::parse(&text) {
         let written = format!("{}s{}ms", duration.as_secs(), duration.subsec_millis());
         assert_eq!(duration::parse(&written), Some(duration), "{text:?} as {written}");
+    }
+}
+
+fn configuration(input: &[u8]) {
+    let document = document::parse(&String::from_utf8_lossy(input));
+    let (settings, notes) = Settings::new(BTreeMap::new(), Some(&document), true);
+    for problem in document.problems.into_iter().chain(settings.problems()) {
+        answers(Err::<(), _>(problem));
+    }
+    drop(notes);
+    let Ok(text) = settings.write() else { return };
+    let again = Settings::new(BTreeMap::new(), Some(&document::parse(&text)), true).0;
+    if settings.problems().is_empty() {
+        assert_eq!(settings.differences(&again), (Vec::new(), true), "what is written reads the same: {text}");
     }
 }
 

@@ -1,16 +1,19 @@
 //! The command line and the environment: what was typed, nothing of what it means.
 //!
 //! Invariant: every value is text here; `config` reads all of it and reports every problem at once. Flags that kube-proxy
-//! has are called as there.
+//! has are called as there, and made from the table of its settings.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
 use daemon::manual::{Completions, Pages};
 
+use super::settings::{self, Given};
+
 /// Keeps IPVS virtual servers equal to Services and EndpointSlices.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "ipvs-proxy", version, args_override_self = true, max_term_width = 110)]
 pub(crate) struct Invocation {
     /// What to do; without a word: run the daemon.
@@ -19,6 +22,12 @@ pub(crate) struct Invocation {
     /// Flags of the daemon and of the store.
     #[command(flatten)]
     pub(crate) flags: Flags,
+    /// Values of kube-proxy's flags.
+    #[arg(skip)]
+    pub(crate) given: Given,
+    /// The program was started under the name of kube-proxy.
+    #[arg(skip)]
+    pub(crate) as_kube_proxy: bool,
 }
 
 /// What to do instead of running the daemon.
@@ -71,41 +80,26 @@ pub(crate) struct Flags {
     /// Directory of manifests to serve instead of etcd's objects.
     #[arg(long, env = "IPVS_PROXY_SERVICES_DIR", value_name = "DIR")]
     pub(crate) services_dir: Option<String>,
-    /// The Pod network: its Pods keep their source address, everybody else is masqueraded.
-    #[arg(long, env = "IPVS_PROXY_CLUSTER_CIDR", value_name = "NETWORK")]
-    pub(crate) cluster_cidr: Option<String>,
     /// The Service network; virtual addresses outside it are refused.
     #[arg(long, env = "IPVS_PROXY_SERVICE_CIDR", value_name = "NETWORK")]
     pub(crate) service_cidr: Option<String>,
-    /// Name of this node in EndpointSlices; the host name when not given.
-    #[arg(long, env = "IPVS_PROXY_HOSTNAME_OVERRIDE", value_name = "NAME")]
-    pub(crate) hostname_override: Option<String>,
-    /// The kernel's name of the scheduler: rr, wrr, lc, wlc, sh, mh, ...
-    #[arg(long, env = "IPVS_PROXY_IPVS_SCHEDULER", value_name = "NAME", default_value = "rr")]
-    pub(crate) ipvs_scheduler: String,
     /// Longest time that connections to an endpoint that was taken out may go on.
     #[arg(long, env = "IPVS_PROXY_IPVS_GRACEFUL_PERIOD", value_name = "TIME", default_value = "15m")]
     pub(crate) ipvs_graceful_period: String,
-    /// Idle time after which IPVS forgets an established TCP connection; 0 leaves the kernel's.
-    #[arg(long, env = "IPVS_PROXY_IPVS_TCP_TIMEOUT", value_name = "TIME", default_value = "0s")]
-    pub(crate) ipvs_tcp_timeout: String,
-    /// The same after a FIN.
-    #[arg(long, env = "IPVS_PROXY_IPVS_TCPFIN_TIMEOUT", value_name = "TIME", default_value = "0s")]
-    pub(crate) ipvs_tcpfin_timeout: String,
-    /// The same for UDP.
-    #[arg(long, env = "IPVS_PROXY_IPVS_UDP_TIMEOUT", value_name = "TIME", default_value = "0s")]
-    pub(crate) ipvs_udp_timeout: String,
-    /// Address for health checks, `ADDRESS:PORT`; an empty one serves none.
-    #[arg(long, env = "IPVS_PROXY_HEALTHZ_BIND_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:10256")]
-    pub(crate) healthz_bind_address: String,
-    /// Address for metrics, status and tables, `ADDRESS:PORT`; an empty one serves none.
-    #[arg(long, env = "IPVS_PROXY_METRICS_BIND_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:10249")]
-    pub(crate) metrics_bind_address: String,
     /// Folder of run-time files.
     #[command(flatten)]
     pub(crate) run: RunFlags,
+    /// Configuration file, a KubeProxyConfiguration in YAML or JSON; what it can say is taken from it, and followed.
+    #[arg(long, env = "IPVS_PROXY_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<String>,
+    /// Write what the flags and the file say, with all defaults, into this file as a KubeProxyConfiguration, and end.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_config_to: Option<String>,
+    /// Set what needs the rights of the whole host (kernel parameters, IPVS), and end.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) init_only: bool,
     /// Remove everything that this program has put into the kernel, and end.
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_name = "BOOL")]
     pub(crate) cleanup: bool,
     /// Form and detail of the log.
     #[command(flatten)]
@@ -118,8 +112,30 @@ impl Invocation {
     /// # Errors
     /// When a flag is unknown or lacks its value; also for `--help` and `--version`, whose text it carries.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches_from(args)?;
-        Self::from_arg_matches(&matches)
+        let args: Vec<OsString> = args.into_iter().map(dashed).collect();
+        let as_kube_proxy = args.first().is_some_and(|path| is_kube_proxy(path));
+        let command = command();
+        let matches = command.clone().try_get_matches_from(args)?;
+        let given = settings::flags::given(&command, &matches);
+        Ok(Self { given, as_kube_proxy, ..Self::from_arg_matches(&matches)? })
+    }
+}
+
+/// kube-proxy's name.
+const KUBE_PROXY: &str = "kube-proxy";
+
+fn is_kube_proxy(path: &OsStr) -> bool {
+    Path::new(path).file_name().is_some_and(|name| name == KUBE_PROXY)
+}
+
+/// A flag with dashes where it has underscores, which kube-proxy takes for the same.
+fn dashed(arg: OsString) -> OsString {
+    match arg.to_str().and_then(|text| text.strip_prefix("--")) {
+        Some(flag) => {
+            let (name, value) = flag.split_at(flag.find('=').unwrap_or(flag.len()));
+            format!("--{}{value}", name.replace('_', "-")).into()
+        }
+        None => arg,
     }
 }
 
@@ -128,7 +144,8 @@ pub(crate) fn command() -> Command {
     let command = flags::environment(Invocation::command(), "IPVS_PROXY", &EtcdFlags::NAMES);
     let command = flags::environment(command, "IPVS_PROXY", &["run_dir", "log_format", "verbosity"]);
     let command = flags::default(command, "etcd_prefix", "/ipvs-proxy");
-    flags::default(command, "run_dir", "/run/ipvs-proxy")
+    let command = flags::default(command, "run_dir", "/run/ipvs-proxy");
+    settings::flags::add(command, "IPVS_PROXY")
 }
 
 #[cfg(test)]
@@ -144,8 +161,9 @@ mod tests {
     fn variables_are_the_flags_with_the_programs_name_in_front() {
         let command = command();
         let variables: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+        let own = &variables[..15];
         assert_eq!(
-            variables,
+            own,
             [
                 "IPVS_PROXY_ETCD_ENDPOINTS",
                 "IPVS_PROXY_ETCD_PREFIX",
@@ -155,20 +173,42 @@ mod tests {
                 "IPVS_PROXY_ETCD_USERNAME",
                 "IPVS_PROXY_ETCD_PASSWORD",
                 "IPVS_PROXY_SERVICES_DIR",
-                "IPVS_PROXY_CLUSTER_CIDR",
                 "IPVS_PROXY_SERVICE_CIDR",
-                "IPVS_PROXY_HOSTNAME_OVERRIDE",
-                "IPVS_PROXY_IPVS_SCHEDULER",
                 "IPVS_PROXY_IPVS_GRACEFUL_PERIOD",
-                "IPVS_PROXY_IPVS_TCP_TIMEOUT",
-                "IPVS_PROXY_IPVS_TCPFIN_TIMEOUT",
-                "IPVS_PROXY_IPVS_UDP_TIMEOUT",
-                "IPVS_PROXY_HEALTHZ_BIND_ADDRESS",
-                "IPVS_PROXY_METRICS_BIND_ADDRESS",
                 "IPVS_PROXY_RUN_DIR",
+                "IPVS_PROXY_CONFIG",
                 "IPVS_PROXY_LOG_FORMAT",
                 "IPVS_PROXY_V",
+                "IPVS_PROXY_FEATURE_GATES",
             ]
         );
+        let named = |arg: &clap::Arg| Some(format!("IPVS_PROXY_{}", arg.get_long()?.replace('-', "_").to_uppercase()));
+        for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+            assert_eq!(arg.get_env().and_then(OsStr::to_str).map(str::to_owned), named(arg));
+        }
+    }
+
+    #[test]
+    fn flags_of_kube_proxy_are_read_as_it_reads_them() {
+        let read = |words: &[&str]| Invocation::read(words.iter().map(Into::into)).unwrap();
+        let invocation = read(&[
+            "/usr/local/bin/kube-proxy",
+            "--ipvs_scheduler=lc",
+            "--masquerade-all",
+            "--ipvs-exclude-cidrs=10.0.0.0/8",
+            "--ipvs-exclude-cidrs=10.1.0.0/16,10.2.0.0/16",
+            "--oom-score-adj",
+            "-998",
+            "--v=4",
+            "--init-only",
+            "--hostname-override=a_b",
+        ]);
+        let value = |key: &str| invocation.given.get(key).map_or("", String::as_str);
+        assert!(invocation.as_kube_proxy && invocation.flags.init_only && !invocation.flags.cleanup);
+        assert_eq!((value("ipvs.scheduler"), value("iptables.masqueradeAll")), ("lc", "true"));
+        assert_eq!(value("ipvs.excludeCIDRs"), "10.0.0.0/8,10.1.0.0/16,10.2.0.0/16");
+        assert_eq!((value("oomScoreAdj"), value("logging.verbosity"), value("hostnameOverride")), ("-998", "4", "a_b"));
+        let quiet = read(&["ipvs-proxy"]);
+        assert!(!quiet.as_kube_proxy && quiet.given.is_empty(), "{:?}", quiet.given);
     }
 }

@@ -3,25 +3,31 @@
 //! Invariant: everything wrong is reported at once, each with its flag and the accepted form, and nothing is touched before
 //! everything is right.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cluster::etcd::{Client, Prefix, TlsMaterial};
 use cluster::{Problem, Problems};
-use daemon::flags::bind_address;
+use daemon::flags::{LogFlags, bind_address};
 use daemon::http::{Address, Routes};
 use daemon::log;
 use daemon::shell::Places;
 use kernel::ipvs::Timeouts;
-use netstate::Prefix as Network;
+use netstate::{IpFamily, Prefix as Network, SysctlKey};
 
+use super::args::{Flags, Invocation};
 use super::duration;
-use crate::command::args::Flags;
+use super::settings::document::Document;
+use super::settings::fields::path;
+use super::settings::{Notes, Settings};
 use crate::source::Place;
 
-/// kube-proxy's ports.
-const HEALTHZ_PORT: u16 = 10256;
-const METRICS_PORT: u16 = 10249;
+/// The scheduler where none is named.
+const SCHEDULER: &str = "rr";
+
+/// Where flags are from.
+const COMMAND_LINE: &str = "command line and environment";
 
 /// What the daemon needs to know.
 #[derive(Debug, Clone)]
@@ -44,54 +50,98 @@ pub(crate) struct Config {
     pub(crate) places: Places,
     /// Form and detail of the log.
     pub(crate) log: log::Settings,
+    /// Kernel parameters beside those that the data path needs.
+    pub(crate) parameters: BTreeMap<SysctlKey, String>,
+    /// The settings that this was read from.
+    pub(crate) settings: Settings,
+    /// Settings without effect.
+    pub(crate) notes: Notes,
 }
 
 /// Everything wrong with the command line, each under its flag.
 pub(crate) fn of_the_command_line(problems: impl IntoIterator<Item = Problem>) -> Problems {
     let list = problems.into_iter().map(|problem| problem.under("--")).collect();
-    Problems { source: "command line and environment".to_owned(), list }
+    Problems { source: COMMAND_LINE.to_owned(), list }
 }
 
 /// Collects problems while everything is read.
-#[derive(Default)]
-struct Reader {
+struct Reader<'a> {
+    settings: &'a Settings,
     problems: Vec<Problem>,
 }
 
-impl Reader {
-    fn problem(&mut self, field: &'static str, message: String, accepted: &'static str) {
-        self.problems.push(Problem::new(field, message, accepted));
+impl Reader<'_> {
+    /// A problem with a flag.
+    fn flag(&mut self, flag: &'static str, message: String, accepted: &'static str) {
+        self.problems.push(Problem::new(format!("--{flag}"), message, accepted));
     }
 
-    fn network(&mut self, field: &'static str, text: Option<&str>) -> Option<Network> {
-        let text = text?;
-        let accepted = "one IPv4 network such as 172.7.0.0/16";
-        match text.parse::<Network>() {
-            Ok(network) if network.is_ipv4() && !network.is_default() => Some(network),
+    /// A problem with a setting.
+    fn setting(&mut self, key: &str, accepted: &str) {
+        let found = format!("{:?}", self.settings.text(key));
+        self.problems.push(Problem::new(self.settings.name(key), found, accepted));
+    }
+
+    /// Everything wrong with the form of the settings, or with what they ask for.
+    fn forms(&mut self) {
+        self.problems.extend(self.settings.problems());
+    }
+
+    /// The IPv4 network in a text of one or two.
+    fn pods(&mut self) -> Option<Network> {
+        let text = self.settings.text(path::CLUSTER_CIDR);
+        if text.is_empty() {
+            let message = "missing: without it nobody knows which clients must be masqueraded";
+            let name = self.settings.name(path::CLUSTER_CIDR);
+            self.problems.push(Problem::new(name, message, "the Pod network, such as 172.7.0.0/16"));
+            return None;
+        }
+        let networks: Vec<Network> = text.split(',').filter_map(|word| word.parse().ok()).collect();
+        let of = |family| networks.iter().filter(move |network| network.family() == family && !network.is_default());
+        match (of(IpFamily::V4).next(), of(IpFamily::V4).count(), of(IpFamily::V6).count()) {
+            (Some(network), 1, 0 | 1) => Some(*network),
+            // What is no network at all is reported by its form.
+            _ if text.split(',').count() != networks.len() => None,
             _ => {
-                self.problem(field, format!("{text:?}"), accepted);
+                self.setting(
+                    path::CLUSTER_CIDR,
+                    "one IPv4 network such as 172.7.0.0/16, perhaps one of IPv6 behind it",
+                );
                 None
             }
         }
     }
 
-    fn duration(&mut self, field: &'static str, text: &str) -> Duration {
+    fn services(&mut self, flags: &Flags) -> Option<Network> {
+        let text = flags.service_cidr.as_deref()?;
+        match text.parse::<Network>() {
+            Ok(network) if network.is_ipv4() && !network.is_default() => Some(network),
+            _ => {
+                self.flag("service-cidr", format!("{text:?}"), "one IPv4 network such as 192.168.0.0/16");
+                None
+            }
+        }
+    }
+
+    fn grace(&mut self, flags: &Flags) -> Duration {
+        let text = &flags.ipvs_graceful_period;
         duration::parse(text).unwrap_or_else(|| {
-            self.problem(field, format!("{text:?}"), "a time such as 15m, 90s or 1h30m");
+            self.flag("ipvs-graceful-period", format!("{text:?}"), "a time such as 15m, 90s or 1h30m");
             Duration::ZERO
         })
     }
 
-    /// A time-out in whole seconds as the kernel takes it.
-    fn seconds(&mut self, field: &'static str, text: &str) -> u32 {
+    /// A time in whole seconds as the kernel takes it, 0 leaves the kernel's.
+    fn seconds(&mut self, key: &str) -> u32 {
         /// The kernel refuses more than INT_MAX / HZ, HZ being 1000 at most.
         const MOST: Duration = Duration::from_secs(2_147_483);
-        let time = self.duration(field, text);
+        // What is no time is reported by its form.
+        let time = duration::parse(self.settings.text(key)).unwrap_or_default();
         let whole = time.subsec_nanos() == 0 && time <= MOST;
         match u32::try_from(time.as_secs()) {
             Ok(seconds) if whole => seconds,
             _ => {
-                self.problem(field, format!("{text:?}"), "whole seconds up to 2147483s, 0 leaves the kernel's");
+                self.setting(key, "whole seconds up to 2147483s, 0 leaves the kernel's");
                 0
             }
         }
@@ -103,51 +153,56 @@ impl Reader {
             (Some(dir), None) if !dir.is_empty() => Some(Place::Directory(dir.into())),
             (None, Some(_)) => self.store(flags, tls, seed).map(|(client, prefix)| Place::Etcd(client, prefix)),
             (Some(_), Some(_)) => {
-                self.problem("services-dir", "given together with etcd-endpoints".to_owned(), accepted);
+                self.flag("services-dir", "given together with etcd-endpoints".to_owned(), accepted);
                 None
             }
             _ => {
-                self.problem("etcd-endpoints", "missing".to_owned(), accepted);
+                self.flag("etcd-endpoints", "missing".to_owned(), accepted);
                 None
             }
         }
     }
 
     fn store(&mut self, flags: &Flags, tls: TlsMaterial, seed: u64) -> Option<(Client, Prefix)> {
-        let client =
-            Client::new(&flags.etcd.client_config(tls), seed).map_err(|found| self.problems.extend(found)).ok();
+        let mut note = |found: Vec<Problem>| self.problems.extend(found.into_iter().map(|found| found.under("--")));
+        let client = Client::new(&flags.etcd.client_config(tls), seed).map_err(&mut note).ok();
         let prefix = Prefix::parse("etcd-prefix", flags.etcd.etcd_prefix.as_deref().unwrap_or_default())
-            .map_err(|found| self.problems.push(found))
+            .map_err(|found| note(vec![found]))
             .ok();
         client.zip(prefix)
     }
 
-    fn node(&mut self, flags: &Flags, hostname: &str) -> String {
+    fn node(&mut self, hostname: &str) -> String {
         // Kubernetes writes node names in lower case (kubelet's --hostname-override, util/node.GetHostname).
-        let node = flags.hostname_override.as_deref().unwrap_or(hostname).trim().to_lowercase();
+        let given = self.settings.is_given(path::HOSTNAME).then(|| self.settings.text(path::HOSTNAME));
+        let node = given.unwrap_or(hostname).trim().to_lowercase();
         if node.is_empty() {
-            self.problem("hostname-override", "no name".to_owned(), "this node's name in EndpointSlices");
+            self.setting(path::HOSTNAME, "this node's name in EndpointSlices");
         }
         node
     }
 
-    fn scheduler(&mut self, flags: &Flags) -> String {
-        let scheduler = &flags.ipvs_scheduler;
+    fn scheduler(&mut self) -> String {
+        let text = self.settings.text(path::SCHEDULER);
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if scheduler.is_empty() || scheduler.len() > 15 || !scheduler.bytes().all(plain) {
-            let accepted = "the kernel's name of a scheduler, 1 to 15 letters: rr, wrr, lc, wlc, sh, mh, ...";
-            self.problem("ipvs-scheduler", format!("{scheduler:?}"), accepted);
+        if text.len() > 15 || !text.bytes().all(plain) {
+            self.setting(
+                path::SCHEDULER,
+                "the kernel's name of a scheduler, 1 to 15 letters: rr, wrr, lc, wlc, sh, mh, ...",
+            );
         }
-        scheduler.clone()
+        if text.is_empty() { SCHEDULER.to_owned() } else { text.to_owned() }
     }
 
     fn places(&mut self, flags: &Flags) -> Places {
         let mut listeners = Vec::new();
-        for (field, text, port, routes) in [
-            ("healthz-bind-address", &flags.healthz_bind_address, HEALTHZ_PORT, Routes::Health),
-            ("metrics-bind-address", &flags.metrics_bind_address, METRICS_PORT, Routes::All),
-        ] {
-            match bind_address(field, text, port) {
+        for (key, port, routes) in
+            [(path::HEALTHZ, path::HEALTHZ_PORT, Routes::Health), (path::METRICS, path::METRICS_PORT, Routes::All)]
+        {
+            // What is no port is reported by its form.
+            let port: u16 = self.settings.text(port).parse().unwrap_or(1);
+            match bind_address(&self.settings.name(key), self.settings.text(key), port) {
+                Ok(_) if port == 0 => {}
                 Ok(address) => listeners.extend(address.map(|address| (Address::Tcp(address), routes))),
                 Err(problem) => self.problems.push(problem),
             }
@@ -155,43 +210,112 @@ impl Reader {
         Places { run_dir: run_dir(flags), listeners }
     }
 
-    fn done<T>(self, value: Option<T>) -> Result<T, Problems> {
+    fn log(&mut self) -> log::Settings {
+        let text = |key| self.settings.text(key).to_owned();
+        let flags = LogFlags { log_format: text(path::LOG_FORMAT), verbosity: text(path::VERBOSITY) };
+        // What is wrong with these two is reported by their form.
+        let mut settings = flags.read(&mut Vec::new());
+        match self.settings.text(path::MODULES) {
+            "" => {}
+            text => match text.parse() {
+                Ok(modules) => settings.modules = modules,
+                Err(accepted) => self.setting(path::MODULES, accepted),
+            },
+        }
+        settings
+    }
+
+    /// Kernel parameters that the settings ask for, on a host of so many processors.
+    fn parameters(&mut self, processors: u64) -> BTreeMap<SysctlKey, String> {
+        let number = |key| self.settings.text(key).parse::<u64>().unwrap_or_default();
+        let most = number(path::MAX_PER_CORE).saturating_mul(processors);
+        let most = if most == 0 { 0 } else { most.max(number(path::MIN)) };
+        let is_on = |key| u64::from(self.settings.text(key) == "true");
+        let (liberal, strict) = (is_on(path::BE_LIBERAL), is_on(path::STRICT_ARP));
+        let mut seconds = |key| u64::from(self.seconds(key));
+        let parameters = [
+            ("net/netfilter/nf_conntrack_max", most),
+            ("net/netfilter/nf_conntrack_tcp_timeout_established", seconds(path::ESTABLISHED)),
+            ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", seconds(path::CLOSE_WAIT)),
+            ("net/netfilter/nf_conntrack_udp_timeout", seconds(path::UDP)),
+            ("net/netfilter/nf_conntrack_udp_timeout_stream", seconds(path::UDP_STREAM)),
+            ("net/netfilter/nf_conntrack_tcp_be_liberal", liberal),
+            // An address of kube-ipvs0 is not answered for at the other interfaces.
+            ("net/ipv4/conf/all/arp_ignore", strict),
+            ("net/ipv4/conf/all/arp_announce", strict.saturating_mul(2)),
+        ];
+        let set = parameters.into_iter().filter(|(_, value)| *value != 0);
+        set.filter_map(|(key, value)| Some((key.parse().ok()?, value.to_string()))).collect()
+    }
+
+    fn done<T>(self, value: Option<T>, source: &str) -> Result<T, Problems> {
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),
-            _ => Err(of_the_command_line(self.problems)),
+            _ => Err(Problems { source: source.to_owned(), list: self.problems }),
         }
     }
 }
 
+/// What is known of the host before anything is touched.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its processors.
+    pub(crate) processors: u64,
+    /// A number that differs from start to start.
+    pub(crate) seed: u64,
+}
+
 impl Config {
-    /// Reads the flags; `hostname` is this host's name, `tls` what the TLS files hold, `seed` spreads the nodes over etcd's
-    /// members.
+    /// Reads the command line and the file that it names, `file`; `tls` is what the TLS files hold.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub(crate) fn read(flags: &Flags, hostname: &str, tls: TlsMaterial, seed: u64) -> Result<Self, Problems> {
-        let mut reader = Reader::default();
-        let place = reader.place(flags, tls, seed);
-        if flags.cluster_cidr.is_none() {
-            let message = "missing: without it nobody knows which clients must be masqueraded".to_owned();
-            reader.problem("cluster-cidr", message, "the Pod network, such as 172.7.0.0/16");
+    pub(crate) fn read(
+        invocation: &Invocation,
+        file: Option<&Document>,
+        host: &Host,
+        tls: TlsMaterial,
+    ) -> Result<Self, Problems> {
+        let flags = &invocation.flags;
+        let (settings, mut notes) = Settings::new(invocation.given.clone(), file, invocation.as_kube_proxy);
+        let mut reader = Reader { settings: &settings, problems: Vec::new() };
+        reader.problems.extend(file.iter().flat_map(|file| file.problems.clone()));
+        let place = reader.place(flags, tls, host.seed);
+        reader.forms();
+        let (pods, services) = (reader.pods(), reader.services(flags));
+        if settings.text(path::CLUSTER_CIDR).contains(',') {
+            notes.warnings.push(format!("{}: only its IPv4 network is served", settings.name(path::CLUSTER_CIDR)));
         }
-        let pods = reader.network("cluster-cidr", flags.cluster_cidr.as_deref());
-        let services = reader.network("service-cidr", flags.service_cidr.as_deref());
-        let (node, scheduler) = (reader.node(flags, hostname), reader.scheduler(flags));
-        let grace = reader.duration("ipvs-graceful-period", &flags.ipvs_graceful_period);
+        let (node, scheduler, grace) = (reader.node(&host.name), reader.scheduler(), reader.grace(flags));
         let timeouts = Timeouts {
-            tcp: reader.seconds("ipvs-tcp-timeout", &flags.ipvs_tcp_timeout),
-            tcp_fin: reader.seconds("ipvs-tcpfin-timeout", &flags.ipvs_tcpfin_timeout),
-            udp: reader.seconds("ipvs-udp-timeout", &flags.ipvs_udp_timeout),
+            tcp: reader.seconds(path::TCP_TIMEOUT),
+            tcp_fin: reader.seconds(path::TCP_FIN_TIMEOUT),
+            udp: reader.seconds(path::UDP_TIMEOUT),
         };
-        let places = reader.places(flags);
-        let log = flags.log.read(&mut reader.problems);
-        let config = place.zip(pods);
-        let config =
-            config.map(|(place, pods)| Self { place, pods, services, node, scheduler, grace, timeouts, places, log });
-        reader.done(config)
+        let (places, log, parameters) = (reader.places(flags), reader.log(), reader.parameters(host.processors));
+        let config = place.zip(pods).map(|(place, pods)| Self {
+            place,
+            pods,
+            services,
+            node,
+            scheduler,
+            grace,
+            timeouts,
+            places,
+            log,
+            parameters,
+            settings: settings.clone(),
+            notes,
+        });
+        reader.done(config, source(flags))
     }
+}
+
+/// What a configuration is read from.
+fn source(flags: &Flags) -> &str {
+    flags.config.as_deref().unwrap_or(COMMAND_LINE)
 }
 
 /// The folder of run-time files.
@@ -205,28 +329,33 @@ pub(crate) fn run_dir(flags: &Flags) -> PathBuf {
 /// # Errors
 /// Everything that is wrong.
 pub(crate) fn read_store(flags: &Flags, tls: TlsMaterial, seed: u64) -> Result<(Client, Prefix), Problems> {
-    let mut reader = Reader::default();
+    let mut reader = Reader { settings: &Settings::default(), problems: Vec::new() };
     if flags.etcd.etcd_endpoints.is_none() {
-        reader.problem("etcd-endpoints", "missing".to_owned(), "http://HOST:PORT,... or https://HOST:PORT,...");
-        return reader.done(None);
+        reader.flag("etcd-endpoints", "missing".to_owned(), "http://HOST:PORT,... or https://HOST:PORT,...");
+        return reader.done(None, COMMAND_LINE);
     }
     let store = reader.store(flags, tls, seed);
-    reader.done(store)
+    reader.done(store, COMMAND_LINE)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::document;
     use super::*;
-    use crate::command::args::Invocation;
+
+    fn host() -> Host {
+        Host { name: "HDSS7-21.host.com".to_owned(), processors: 4, seed: 1 }
+    }
+
+    fn read_with(file: Option<&str>, words: &[&str]) -> Result<Config, Problems> {
+        let words = std::iter::once("ipvs-proxy").chain(words.iter().copied());
+        let invocation = Invocation::read(words.map(Into::into)).unwrap();
+        let file = file.map(document::parse);
+        Config::read(&invocation, file.as_ref(), &host(), TlsMaterial::default())
+    }
 
     fn read(words: &[&str]) -> Result<Config, Problems> {
-        let words = std::iter::once("ipvs-proxy").chain(words.iter().copied());
-        Config::read(
-            &Invocation::read(words.map(Into::into)).unwrap().flags,
-            "HDSS7-21.host.com",
-            TlsMaterial::default(),
-            1,
-        )
+        read_with(None, words)
     }
 
     fn fields(words: &[&str]) -> Vec<String> {
@@ -244,6 +373,9 @@ mod tests {
         assert_eq!((config.scheduler.as_str(), config.grace.as_secs()), ("rr", 900));
         assert_eq!(config.node, "hdss7-21.host.com");
         assert!(matches!(config.place, Place::Etcd(..)));
+        assert!(config.parameters.is_empty(), "parameters of the host stay");
+        let listeners: Vec<_> = config.places.listeners.iter().map(|(address, _)| address.to_string()).collect();
+        assert_eq!(listeners, ["127.0.0.1:10256", "127.0.0.1:10249"]);
     }
 
     #[test]
@@ -251,39 +383,94 @@ mod tests {
         assert_eq!(
             fields(&[
                 "--etcd-endpoints=ftp://x",
-                "--cluster-cidr=172.7.0.0",
+                "--cluster-cidr=172.7.0.0/33",
                 "--service-cidr=fd00::/48",
                 "--ipvs-scheduler=R R",
                 "--ipvs-graceful-period=15",
                 "--ipvs-udp-timeout=500ms",
+                "--ipvs-tcp-timeout=soon",
                 "--etcd-prefix=/",
                 "--metrics-bind-address=here",
                 "--log-format=xml",
                 "--v=loud",
+                "--conntrack-min=-1",
+                "--proxy-mode=userspace",
             ]),
             [
                 "etcd-endpoints",
                 "etcd-prefix",
+                "log-format",
+                "v",
+                "proxy-mode",
+                "ipvs-tcp-timeout",
                 "cluster-cidr",
+                "conntrack-min",
                 "service-cidr",
                 "ipvs-scheduler",
                 "ipvs-graceful-period",
                 "ipvs-udp-timeout",
                 "metrics-bind-address",
-                "log-format",
-                "v"
             ]
         );
         assert_eq!(fields(&[]), ["etcd-endpoints", "cluster-cidr"]);
         assert_eq!(fields(&["--services-dir=/x", GOOD[0], GOOD[1]]), ["services-dir"]);
+        assert_eq!(fields(&[GOOD[0], "--cluster-cidr=fd00::/48"]), ["cluster-cidr"]);
     }
 
     #[test]
     fn problems_read_as_lines_with_the_flag_in_front() {
-        let text = read(&["--services-dir=/x", "--cluster-cidr=all"]).unwrap_err().to_string();
+        let text = read(&["--services-dir=/x", "--cluster-cidr=0.0.0.0/0"]).unwrap_err().to_string();
         assert_eq!(
             text,
-            "command line and environment: 1 problem\n  --cluster-cidr: \"all\"; accepted: one IPv4 network such as 172.7.0.0/16"
+            "command line and environment: 1 problem\n  --cluster-cidr: \"0.0.0.0/0\"; accepted: one IPv4 network such \
+             as 172.7.0.0/16, perhaps one of IPv6 behind it"
         );
+    }
+
+    const FILE: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+    #[test]
+    fn a_file_says_what_flags_would() {
+        let text = format!(
+            "{FILE}clusterCIDR: 172.7.0.0/16,fd00::/48\nhostnameOverride: N1\nipvs: {{scheduler: wlc, tcpTimeout: 15m, \
+             strictARP: true}}\nmetricsBindAddress: 127.0.0.2\nlogging: {{verbosity: 2}}\n\
+             conntrack: {{maxPerCore: 100, min: 50, udpTimeout: 10s, tcpBeLiberal: true}}\n"
+        );
+        let config = read_with(Some(&text), &["--services-dir=/x"]).unwrap();
+        assert_eq!((config.pods.to_string().as_str(), config.node.as_str()), ("172.7.0.0/16", "n1"));
+        assert_eq!((config.scheduler.as_str(), config.timeouts.tcp, config.log.verbosity), ("wlc", 900, 2));
+        let listeners: Vec<_> = config.places.listeners.iter().map(|(address, _)| address.to_string()).collect();
+        assert_eq!(listeners, ["0.0.0.0:10256", "127.0.0.2:10249"]);
+        let parameters: Vec<_> = config.parameters.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(
+            parameters,
+            [
+                "net/ipv4/conf/all/arp_announce=2",
+                "net/ipv4/conf/all/arp_ignore=1",
+                "net/netfilter/nf_conntrack_max=400",
+                "net/netfilter/nf_conntrack_tcp_be_liberal=1",
+                "net/netfilter/nf_conntrack_tcp_timeout_close_wait=3600",
+                "net/netfilter/nf_conntrack_tcp_timeout_established=86400",
+                "net/netfilter/nf_conntrack_udp_timeout=10",
+            ]
+        );
+        assert_eq!(config.notes.warnings, ["clusterCIDR: only its IPv4 network is served"]);
+    }
+
+    #[test]
+    fn problems_of_a_file_stand_beside_those_of_the_command_line() {
+        let text = format!("{FILE}ipvs: {{tcpTimeout: 900, scheduler: R R}}\nclusterCIDR: pods\n");
+        let problems = read_with(Some(&text), &["--config=/etc/kube-proxy.yaml"]).unwrap_err();
+        assert_eq!(problems.source, "/etc/kube-proxy.yaml");
+        let fields: Vec<_> = problems.list.iter().map(|problem| problem.field.as_str()).collect();
+        assert_eq!(fields, ["ipvs.tcpTimeout", "--etcd-endpoints", "clusterCIDR", "ipvs.scheduler"]);
+    }
+
+    #[test]
+    fn deprecated_ports_count_where_the_address_has_none() {
+        let flags = ["--healthz-bind-address=10.4.7.21", "--healthz-port=80", "--metrics-port=0"];
+        let config = read(&[&GOOD[..], &flags[..]].concat()).unwrap();
+        let listeners: Vec<_> = config.places.listeners.iter().map(|(address, _)| address.to_string()).collect();
+        assert_eq!(listeners, ["10.4.7.21:80"]);
     }
 }

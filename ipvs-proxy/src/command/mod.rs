@@ -1,8 +1,11 @@
-//! The command line: what was typed ([`args`]) and what it means ([`config`]).
+//! The command line: what was typed ([`args`]), kube-proxy's settings in it and in a file ([`settings`]), and what it
+//! means ([`config`]).
 
 pub(crate) mod args;
 pub(crate) mod config;
 pub(crate) mod duration;
+pub(crate) mod load;
+pub(crate) mod settings;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -13,7 +16,7 @@ use daemon::log::Log;
 use daemon::shell::seed;
 
 use self::args::{Invocation, Verb};
-use self::config::{Config, of_the_command_line};
+use self::config::of_the_command_line;
 use crate::{commands, run};
 
 /// Does what the command line asks for; the exit status is 0 when it is done.
@@ -34,13 +37,19 @@ pub fn main() -> ExitCode {
 
 fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     let flags = &invocation.flags;
-    let seed = seed();
     let start_log = |settings| Log::start(run::NAME, run::VERSION, settings).context("start the log");
+    if let Some(file) = &flags.write_config_to {
+        load::write(invocation, file)?;
+        return Ok(Exit::Success);
+    }
     if invocation.verb.is_none() && !flags.cleanup {
-        let hostname = nix::unistd::gethostname().context("read the host name")?;
-        let config = Config::read(flags, &hostname.to_string_lossy(), flags.etcd.tls_files().read(), seed)?;
+        let config = load::config(invocation)?;
         let log = start_log(config.log.clone())?;
-        run::run(config, log, seed)?;
+        config.notes.log();
+        if flags.init_only {
+            return run::init_only(&config);
+        }
+        run::run(invocation.clone(), config, log)?;
         return Ok(Exit::Success);
     }
     let mut problems = Vec::new();
@@ -58,7 +67,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
         Some(Verb::Man(pages)) => pages.write(&args::command()).context("write the manual pages")?,
         Some(Verb::Status { json }) => return commands::status(&config::run_dir(flags), *json),
         Some(Verb::Tables { json }) => commands::tables(&config::run_dir(flags), *json)?,
-        Some(verb) => commands::on_store(config::read_store(flags, flags.etcd.tls_files().read(), seed)?, verb)?,
+        Some(verb) => commands::on_store(config::read_store(flags, flags.etcd.tls_files().read(), seed())?, verb)?,
     }
     Ok(Exit::Success)
 }

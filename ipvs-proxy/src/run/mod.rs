@@ -12,7 +12,9 @@ mod health;
 mod kube_names;
 mod lock;
 mod memory;
+mod prepare;
 pub(crate) mod proxy;
+mod reload;
 pub(crate) mod status;
 pub(crate) mod tables;
 pub(crate) mod targets;
@@ -32,12 +34,18 @@ use kernel::ipvs::Ipvs;
 use netstate::IfName;
 
 pub(crate) use cleanup::cleanup;
+pub(crate) use prepare::init_only;
 
 use self::lock::Lock;
 use self::proxy::Proxy;
+use self::reload::Reload;
+use self::status::ProxyStatus;
 use self::tables::{Tables, Touched};
 use self::worker::ProxyWork;
+use crate::command::args::Invocation;
 use crate::command::config::{Config, of_the_command_line};
+use crate::command::settings::Notes;
+use crate::command::settings::fields::path;
 use crate::commands;
 use crate::dataplane::{DataPlane, vip};
 use crate::plan::networks::Networks;
@@ -70,14 +78,19 @@ const LIMIT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When another of us works here, networks overlap, the kernel has no IPVS or refuses a conversation, or the source ends.
-pub(crate) fn run(config: Config, log: Log, seed: u64) -> anyhow::Result<()> {
+pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::Result<()> {
     let _lock = Lock::take()?;
+    prepare::process(&config)?;
     let places = config.places.clone();
-    shell::run(&PROGRAM, &places, log, |shell| receive(config, seed, shell))
+    let (settings, of_reload) = (config.settings.clone(), log.clone());
+    shell::run(&PROGRAM, &places, log, |shell| async move {
+        let reload = Reload::new(invocation, settings, of_reload);
+        receive(config, reload, shell).await
+    })
 }
 
 /// Receives from the source and passes on, for ever.
-async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> {
+async fn receive(config: Config, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
     let (proxy, interests) = start(&config).await?;
     // Open before the first listing, which the thread begins with.
     let monitors = Monitors::open(interests);
@@ -90,15 +103,23 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
     let _following = monitors.follow(&mailbox, Meaning::new(Touched::by_rtnl, Touched::by_nft), opened);
     let work = ProxyWork::new(proxy, config.node, shell.clone());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
-    let mut source = Source::listen(&config.place, seed);
+    let mut source = Source::listen(&config.place, shell::seed());
     shell.liveness.judge("source", source.progress());
     let heartbeat = shell.liveness.heartbeat("updates", LIMIT);
+    let mut last = None;
     loop {
         heartbeat.idle();
         tokio::select! {
             status = worker.next() => {
                 heartbeat.busy();
-                shell.board.set(&status);
+                put_up(&shell, &config.notes, &reload, &status);
+                last = Some(status);
+            }
+            changed = reload.next() => {
+                changed?;
+                if let Some(status) = &last {
+                    put_up(&shell, &config.notes, &reload, status);
+                }
             }
             update = source.next() => match update {
                 Some(update) => {
@@ -111,16 +132,21 @@ async fn receive(config: Config, seed: u64, shell: Shell) -> anyhow::Result<()> 
     }
 }
 
+/// Puts the status up, with what is to be said of the configuration.
+fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
+    let of_file = reload.problem().into_iter().map(str::to_owned);
+    let advice = of_file.chain(notes.warnings.iter().cloned()).chain(status.advice.iter().cloned()).collect();
+    shell.board.set(&ProxyStatus { advice, ..status.clone() });
+}
+
 /// Opens the kernel's tables.
 async fn start(config: &Config) -> anyhow::Result<(Proxy, Interests)> {
     let networks = networks(config).await?;
-    let mut ipvs = open_ipvs()?;
+    let mut ipvs = prepare::ipvs(config)?;
     let info = ipvs.info()?;
-    check_scheduler(&mut ipvs, &config.scheduler)?;
-    addresses::set_timeouts(&mut ipvs, config.timeouts)?;
     let link = link()?;
-    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
-    let sysctls = addresses::sysctls(&release);
+    let release = release()?;
+    let sysctls = prepare::parameters(config, &release);
     let addresses = networks.node.iter().map(|network| network.addr).collect();
     let here = Here { addresses, ..Here::on(&*config.node) };
     tracing::info!(node = config.node, kernel = release, ipvs = ?info.version, "starting");
@@ -129,6 +155,11 @@ async fn start(config: &Config) -> anyhow::Result<(Proxy, Interests)> {
     let tables = Tables::new(targets, config.grace, &sysctls, config.pods, &link);
     let proxy = Proxy::new(here, networks, DataPlane::new(link, config.scheduler.clone()), tables, epoch);
     Ok((proxy, interests))
+}
+
+/// The kernel's release.
+fn release() -> anyhow::Result<String> {
+    Ok(nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned())
 }
 
 fn link() -> anyhow::Result<IfName> {
@@ -151,13 +182,14 @@ async fn networks(config: &Config) -> anyhow::Result<Networks> {
 }
 
 /// Refuses a scheduler that no virtual server could be made with.
-fn check_scheduler(ipvs: &mut Ipvs, name: &str) -> anyhow::Result<()> {
+fn check_scheduler(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
+    let name = &config.scheduler;
     match ipvs.has_scheduler(name) {
         Ok(true) => Ok(()),
         Ok(false) => {
             let accepted = format!("a scheduler of this kernel; load the module ip_vs_{name} if there is one");
-            let problem = cluster::Problem::new("ipvs-scheduler", format!("{name:?} is unknown to IPVS"), accepted);
-            Err(of_the_command_line([problem]).into())
+            let field = config.settings.name(path::SCHEDULER);
+            Err(cluster::Problem::new(field, format!("{name:?} is unknown to IPVS"), accepted).into())
         }
         Err(error) => {
             tracing::warn!(error = %kernel::Chain(&error), "whether the kernel has the scheduler cannot be asked");

@@ -1,0 +1,63 @@
+//! Reads what a configuration is made of: the file, the host, the TLS material.
+//!
+//! Invariant: every problem of flags and file is reported at once.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use anyhow::Context;
+use cluster::{Problem, Problems};
+use daemon::shell::seed;
+
+use super::args::Invocation;
+use super::config::{Config, Host};
+use super::settings::Settings;
+use super::settings::document::{self, Document};
+
+/// The longest file that is read: the longest configuration has some thousand bytes.
+const MOST: u64 = 1 << 20;
+
+/// The configuration that the command line asks for, with the file as it is now.
+///
+/// # Errors
+/// Everything that is wrong with it, or what the system says.
+pub(crate) fn config(invocation: &Invocation) -> anyhow::Result<Config> {
+    let name = nix::unistd::gethostname().context("read the host name")?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let host = Host {
+        name: name.to_string_lossy().into_owned(),
+        processors: u64::try_from(processors).unwrap_or(1),
+        seed: seed(),
+    };
+    let file = invocation.flags.config.as_deref().map(file).transpose()?;
+    Ok(Config::read(invocation, file.as_ref(), &host, invocation.flags.etcd.tls_files().read())?)
+}
+
+fn file(path: &str) -> anyhow::Result<Document> {
+    let text = text(Path::new(path)).with_context(|| format!("read the configuration file {path}"))?;
+    Ok(document::parse(&text))
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Writes the settings of the command line, and of its file, into the file `to`.
+///
+/// # Errors
+/// Everything that is wrong with them, or what the system says.
+pub(crate) fn write(invocation: &Invocation, to: &str) -> anyhow::Result<()> {
+    let from = invocation.flags.config.as_deref();
+    let file = from.map(file).transpose()?;
+    let (settings, notes) = Settings::new(invocation.given.clone(), file.as_ref(), true);
+    let mut list: Vec<Problem> = file.map(|file| file.problems).unwrap_or_default();
+    list.extend(settings.problems());
+    if !list.is_empty() {
+        return Err(Problems { source: from.unwrap_or("command line and environment").to_owned(), list }.into());
+    }
+    notes.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    fs::write(to, settings.write()?).with_context(|| format!("write the configuration to {to}"))
+}

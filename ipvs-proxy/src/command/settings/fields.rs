@@ -1,0 +1,181 @@
+//! All fields of KubeProxyConfiguration v1alpha1 and all flags of kube-proxy, with what becomes of each here.
+//!
+//! Invariant: nothing is accepted in silence: a field is read, or its reason why not reaches whoever sets it.
+
+use super::field::{Field, Form, Served};
+use Served::{Live, Missing, Needless, Only, Start};
+
+const API: &str = "the Kubernetes API is not read: Services come from --etcd-endpoints or --services-dir";
+const NO_CLIENT: &str = "it is for the Kubernetes API, which is not read";
+const NO_PERIOD: &str = "changes are applied as they come, and what somebody else deletes is back within a second";
+const NO_MARK: &str = "packets are masqueraded by source and destination, no mark is set on them";
+const UNBUFFERED: &str = "the log goes to standard error, line by line";
+const OTHER_MODE: &str = "it is for the mode nftables";
+const WINDOWS: &str = "it is for Windows";
+const NO_MODE: &str = "Services are served by IPVS only";
+const NO_MASQUERADE_ALL: &str = "Pods keep their address towards ClusterIPs";
+const NO_DETECTION: &str = "Pods are known by the cluster CIDR";
+
+const BIT: Form = Form::Number { least: 0, most: 31 };
+const COUNT: Form = Form::Number { least: 0, most: i32::MAX as i64 };
+const SCORE: Form = Form::Number { least: -1000, most: 1000 };
+const PORT: Form = Form::Number { least: 0, most: 65_535 };
+const MODES: Form = Form::OneOf(&["", "iptables", "ipvs", "nftables"]);
+const DETECTIONS: Form = Form::OneOf(&["", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]);
+
+const fn field(path: &'static str, flag: &'static str, form: Form, default: &'static str, served: Served) -> Field {
+    Field { path, flag, form, default, served, help: "" }
+}
+
+/// The fields by which they are asked for.
+pub(crate) mod path {
+    pub(crate) const HOSTNAME: &str = "hostnameOverride";
+    pub(crate) const HEALTHZ: &str = "healthzBindAddress";
+    pub(crate) const METRICS: &str = "metricsBindAddress";
+    pub(crate) const HARD_FAIL: &str = "bindAddressHardFail";
+    pub(crate) const SCHEDULER: &str = "ipvs.scheduler";
+    pub(crate) const STRICT_ARP: &str = "ipvs.strictARP";
+    pub(crate) const TCP_TIMEOUT: &str = "ipvs.tcpTimeout";
+    pub(crate) const TCP_FIN_TIMEOUT: &str = "ipvs.tcpFinTimeout";
+    pub(crate) const UDP_TIMEOUT: &str = "ipvs.udpTimeout";
+    pub(crate) const CLUSTER_CIDR: &str = "clusterCIDR";
+    pub(crate) const OOM_SCORE: &str = "oomScoreAdj";
+    pub(crate) const LOG_FORMAT: &str = "logging.format";
+    pub(crate) const VERBOSITY: &str = "logging.verbosity";
+    pub(crate) const MODULES: &str = "logging.vmodule";
+    pub(crate) const MAX_PER_CORE: &str = "conntrack.maxPerCore";
+    pub(crate) const MIN: &str = "conntrack.min";
+    pub(crate) const ESTABLISHED: &str = "conntrack.tcpEstablishedTimeout";
+    pub(crate) const CLOSE_WAIT: &str = "conntrack.tcpCloseWaitTimeout";
+    pub(crate) const BE_LIBERAL: &str = "conntrack.tcpBeLiberal";
+    pub(crate) const UDP: &str = "conntrack.udpTimeout";
+    pub(crate) const UDP_STREAM: &str = "conntrack.udpStreamTimeout";
+    pub(crate) const HEALTHZ_PORT: &str = "healthz-port";
+    pub(crate) const METRICS_PORT: &str = "metrics-port";
+}
+
+/// The fields, in the order of kube-proxy's own documentation.
+pub(crate) static FIELDS: &[Field] = &[
+    field("featureGates", "feature-gates", Form::Gates, "", Missing("no feature gate changes anything here")),
+    field("clientConnection.kubeconfig", "kubeconfig", Form::Text, "", Missing(API)),
+    field("", "master", Form::Text, "", Missing(API)),
+    field("clientConnection.acceptContentTypes", "", Form::Text, "", Needless(NO_CLIENT)),
+    field(
+        "clientConnection.contentType",
+        "kube-api-content-type",
+        Form::Text,
+        "application/vnd.kubernetes.protobuf",
+        Needless(NO_CLIENT),
+    ),
+    field("clientConnection.qps", "kube-api-qps", Form::Rate, "5", Needless(NO_CLIENT)),
+    field("clientConnection.burst", "kube-api-burst", COUNT, "10", Needless(NO_CLIENT)),
+    field(path::LOG_FORMAT, "log-format", Form::OneOf(&["text", "json"]), "text", Start),
+    field(path::VERBOSITY, "v", Form::Number { least: 0, most: i32::MAX as i64 }, "0", Live),
+    field(path::MODULES, "vmodule", Form::Modules, "", Start)
+        .help("Detail of single modules of the log, PATTERN=N,..."),
+    field("logging.flushFrequency", "log-flush-frequency", Form::TimeOrNanoseconds, "5s", Needless(UNBUFFERED)),
+    field("logging.options.text.splitStream", "log-text-split-stream", Form::Switch, "false", Needless(UNBUFFERED)),
+    field(
+        "logging.options.text.infoBufferSize",
+        "log-text-info-buffer-size",
+        Form::Quantity,
+        "0",
+        Needless(UNBUFFERED),
+    ),
+    field("logging.options.json.splitStream", "log-json-split-stream", Form::Switch, "false", Needless(UNBUFFERED)),
+    field(
+        "logging.options.json.infoBufferSize",
+        "log-json-info-buffer-size",
+        Form::Quantity,
+        "0",
+        Needless(UNBUFFERED),
+    ),
+    field(path::HOSTNAME, "hostname-override", Form::Text, "", Start)
+        .help("Name of this node in EndpointSlices; the host name when not given"),
+    field(
+        "bindAddress",
+        "bind-address",
+        Form::Address,
+        "0.0.0.0",
+        Missing("the addresses of this node are read from the kernel"),
+    ),
+    field(path::HEALTHZ, "healthz-bind-address", Form::Endpoint, "0.0.0.0:10256", Start)
+        .help("Address for health checks, ADDRESS:PORT; an empty one serves none"),
+    field("", path::HEALTHZ_PORT, PORT, "10256", Start)
+        .help("Port for health checks where their address has none; 0 serves none"),
+    field(path::METRICS, "metrics-bind-address", Form::Endpoint, "127.0.0.1:10249", Start)
+        .help("Address for metrics, status and tables, ADDRESS:PORT; an empty one serves none"),
+    field("", path::METRICS_PORT, PORT, "10249", Start)
+        .help("Port for metrics where their address has none; 0 serves none"),
+    field(path::HARD_FAIL, "bind-address-hard-fail", Form::Switch, "false", Start)
+        .help("End when an address for health checks or metrics cannot be bound"),
+    field("enableProfiling", "profiling", Form::Switch, "false", Missing("there is no /debug/pprof")),
+    field(
+        "showHiddenMetricsForVersion",
+        "show-hidden-metrics-for-version",
+        Form::Text,
+        "",
+        Needless("no metric is hidden"),
+    ),
+    field("mode", "proxy-mode", MODES, "", Only(&["", "ipvs"], NO_MODE)),
+    field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, "14", Needless(NO_MARK)),
+    field("iptables.masqueradeAll", "masquerade-all", Form::Switch, "false", Only(&["false"], NO_MASQUERADE_ALL)),
+    field(
+        "iptables.localhostNodePorts",
+        "iptables-localhost-nodeports",
+        Form::Switch,
+        "true",
+        Needless("only the mode iptables answers NodePorts at 127.0.0.1"),
+    ),
+    field("iptables.syncPeriod", "iptables-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
+    field("iptables.minSyncPeriod", "iptables-min-sync-period", Form::Time, "1s", Needless(NO_PERIOD)),
+    field("ipvs.syncPeriod", "ipvs-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
+    field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Form::Time, "0s", Needless(NO_PERIOD)),
+    field(path::SCHEDULER, "ipvs-scheduler", Form::Text, "", Start)
+        .help("The kernel's name of the scheduler: rr, wrr, lc, wlc, sh, mh, ...; rr when empty"),
+    field(
+        "ipvs.excludeCIDRs",
+        "ipvs-exclude-cidrs",
+        Form::NetworkList,
+        "",
+        Needless("virtual servers of others are never touched"),
+    ),
+    field(path::STRICT_ARP, "ipvs-strict-arp", Form::Switch, "false", Start)
+        .help("Answer ARP requests only at the interface that has the address"),
+    field(path::TCP_TIMEOUT, "ipvs-tcp-timeout", Form::Time, "0s", Live)
+        .help("Idle time after which IPVS forgets an established TCP connection; 0 leaves the kernel's"),
+    field(path::TCP_FIN_TIMEOUT, "ipvs-tcpfin-timeout", Form::Time, "0s", Live).help("The same after a FIN"),
+    field(path::UDP_TIMEOUT, "ipvs-udp-timeout", Form::Time, "0s", Live).help("The same for UDP"),
+    field("nftables.masqueradeBit", "", BIT, "14", Needless(OTHER_MODE)),
+    field("nftables.masqueradeAll", "", Form::Switch, "false", Needless(OTHER_MODE)),
+    field("nftables.syncPeriod", "", Form::Time, "30s", Needless(OTHER_MODE)),
+    field("nftables.minSyncPeriod", "", Form::Time, "1s", Needless(OTHER_MODE)),
+    field("winkernel.networkName", "", Form::Text, "", Needless(WINDOWS)),
+    field("winkernel.sourceVip", "", Form::Text, "", Needless(WINDOWS)),
+    field("winkernel.enableDSR", "", Form::Switch, "false", Needless(WINDOWS)),
+    field("winkernel.rootHnsEndpointName", "", Form::Text, "", Needless(WINDOWS)),
+    field("winkernel.forwardHealthCheckVip", "", Form::Switch, "false", Needless(WINDOWS)),
+    field("detectLocalMode", "detect-local-mode", DETECTIONS, "", Only(&["", "ClusterCIDR"], NO_DETECTION)),
+    field("detectLocal.bridgeInterface", "pod-bridge-interface", Form::Text, "", Needless(NO_DETECTION)),
+    field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Form::Text, "", Needless(NO_DETECTION)),
+    field(path::CLUSTER_CIDR, "cluster-cidr", Form::Networks, "", Start)
+        .help("The Pod network: its Pods keep their source address, everybody else is masqueraded"),
+    field("nodePortAddresses", "nodeport-addresses", Form::NodeAddresses, "", Missing("NodePorts are not served yet")),
+    field(path::OOM_SCORE, "oom-score-adj", SCORE, "-999", Start)
+        .help("The kernel's score of this process when memory runs out"),
+    field(path::MAX_PER_CORE, "conntrack-max-per-core", COUNT, "32768", Start)
+        .help("Tracked connections per processor at most; 0 leaves the kernel's"),
+    field(path::MIN, "conntrack-min", COUNT, "131072", Start)
+        .help("Tracked connections at most, however few processors there are"),
+    field(path::ESTABLISHED, "conntrack-tcp-timeout-established", Form::Time, "24h", Start)
+        .help("Idle time of tracked TCP connections; 0 leaves the kernel's"),
+    field(path::CLOSE_WAIT, "conntrack-tcp-timeout-close-wait", Form::Time, "1h", Start).help("The same in CLOSE_WAIT"),
+    field(path::BE_LIBERAL, "conntrack-tcp-be-liberal", Form::Switch, "false", Start)
+        .help("Let connection tracking accept TCP packets outside the window"),
+    field(path::UDP, "conntrack-udp-timeout", Form::Time, "0s", Start)
+        .help("Idle time of tracked UDP flows without an answer; 0 leaves the kernel's"),
+    field(path::UDP_STREAM, "conntrack-udp-timeout-stream", Form::Time, "0s", Start).help("The same with answers"),
+    field("configSyncPeriod", "config-sync-period", Form::Time, "15m", Needless("sources are followed, not polled")),
+    field("portRange", "proxy-port-range", Form::Text, "", Needless("no port is opened for a Service")),
+    field("windowsRunAsService", "", Form::Switch, "false", Needless(WINDOWS)),
+];

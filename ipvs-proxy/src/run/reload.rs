@@ -1,0 +1,96 @@
+//! The configuration file, followed while the daemon runs.
+//!
+//! Invariants: a file that is wrong changes nothing and is reported as long as it is; a change that only a new start can
+//! take in ends the daemon, as kube-proxy ends, and the data path stays as it is.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use daemon::followed::FollowedFile;
+use daemon::log::Log;
+use kernel::ipvs::Ipvs;
+use tokio::sync::mpsc;
+
+use super::addresses;
+use crate::command::args::Invocation;
+use crate::command::config::Config;
+use crate::command::load;
+use crate::command::settings::Settings;
+
+/// What follows the file.
+pub(super) struct Reload {
+    invocation: Invocation,
+    settings: Settings,
+    log: Log,
+    changes: mpsc::Receiver<()>,
+    /// Keeps the channel open where there is no file.
+    _sender: mpsc::Sender<()>,
+    problem: Option<String>,
+}
+
+impl Reload {
+    /// Follows the file of the command line, if it names one; `settings` are those that the daemon runs with.
+    pub(super) fn new(invocation: Invocation, settings: Settings, log: Log) -> Self {
+        let (sender, changes) = mpsc::channel(1);
+        if let Some(path) = &invocation.flags.config {
+            tokio::spawn(follow(path.into(), sender.clone()));
+        }
+        Self { invocation, settings, log, changes, _sender: sender, problem: None }
+    }
+
+    /// What is wrong with the file as it is now.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Waits until the file has changed, and takes in what can be taken in. A call that is given up loses nothing.
+    ///
+    /// # Errors
+    /// When the change takes a new start.
+    pub(super) async fn next(&mut self) -> anyhow::Result<()> {
+        if self.changes.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        match load::config(&self.invocation) {
+            Ok(config) => self.take(config),
+            Err(error) => {
+                let reason = format!("{error:#}; the configuration of before stays in force");
+                tracing::error!("{reason}");
+                self.problem = Some(reason);
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&mut self, config: Config) -> anyhow::Result<()> {
+        self.problem = None;
+        let (names, can_be_followed) = self.settings.differences(&config.settings);
+        if names.is_empty() {
+            return Ok(());
+        }
+        let names = names.join(", ");
+        if !can_be_followed {
+            bail!("{names} changed, which takes a new start of this program; the data path stays as it is meanwhile");
+        }
+        config.notes.log();
+        self.log.restore_to(config.log.verbosity);
+        match Ipvs::open().and_then(|mut ipvs| addresses::set_timeouts(&mut ipvs, config.timeouts)) {
+            Ok(()) => tracing::info!("{names} changed and is in force"),
+            Err(error) => tracing::error!(error = %kernel::Chain(&error), "time-outs of IPVS cannot be set"),
+        }
+        self.settings = config.settings;
+        Ok(())
+    }
+}
+
+/// Reports each change of the file behind the first reading.
+async fn follow(path: PathBuf, changes: mpsc::Sender<()>) {
+    let mut file = FollowedFile::new(path);
+    loop {
+        // The first text may be another one already than the daemon has started with.
+        let _ = file.next().await;
+        if changes.send(()).await.is_err() {
+            return;
+        }
+    }
+}
