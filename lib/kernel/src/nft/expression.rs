@@ -146,7 +146,7 @@ fn slot(register: u32) -> Option<u8> {
     u8::try_from(slot).ok()
 }
 
-fn slot_in(attributes: &[u8], kind: u16) -> Option<u8> {
+pub(super) fn slot_in(attributes: &[u8], kind: u16) -> Option<u8> {
     number(attributes, kind).and_then(slot)
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use netstate::nft::{Family, Name, Statement, TableKey};
 
 use super::wire::{kind, name, payload};
-use super::{compile, element, flowtable, foreign, forward, listing, monitor, recognise, table, trace};
+use super::{arrival, compile, element, flowtable, foreign, forward, listing, monitor, recognise, table, trace};
 use crate::socket::Frame;
 
 /// Reads `frames` as each listing of tables, chains, rules, sets and elements does.
@@ -28,6 +28,7 @@ pub(crate) fn listings(frames: &[Frame]) {
             assert!(read <= attributes.len(), "{read} elements in {} bytes", attributes.len());
         }
     }
+    arrival::fuzz_rules(frames);
     forward::fuzz::chains(frames);
     trace::fuzz_events(frames);
 }

@@ -11,6 +11,7 @@
 //!
 //! Constants are those of include/uapi/linux/netfilter/nf_tables.h.
 
+pub mod arrival;
 mod compile;
 mod element;
 mod expression;
