@@ -6,6 +6,7 @@
 //! back to its configured end point only when its session is over, or when another end point is desired.
 
 mod fingerprint;
+mod session;
 mod wire;
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -19,6 +20,7 @@ use netstate::wireguard::{Endpoint, Peer, PrivateKey, Row, RowKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 pub use self::fingerprint::Fingerprint;
+pub use self::session::{Session, Sessions};
 use crate::attribute::Writer;
 use crate::error::{Cause, KernelError};
 use crate::genl::Genl;

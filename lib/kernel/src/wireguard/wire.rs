@@ -170,6 +170,9 @@ pub(super) struct Seen {
     pub(super) allowed: BTreeSet<Prefix>,
     pub(super) preshared: Option<PresharedKey>,
     pub(super) keepalive: u16,
+    /// Bytes from it and to it.
+    pub(super) received: u64,
+    pub(super) sent: u64,
 }
 
 /// The device in the messages of a listing; `None` when they say nothing of one.
@@ -193,13 +196,15 @@ pub(super) fn read(messages: &[Vec<u8>]) -> Option<(Device, BTreeMap<PublicKey, 
 
 fn seen(body: &[u8]) -> Seen {
     let find = |kind| attribute::find(body, kind);
-    let seconds = |value: &[u8]| value.first_chunk::<8>().map(|bytes| u64::from_ne_bytes(*bytes));
+    let long = |value: &[u8]| value.first_chunk::<8>().map(|bytes| u64::from_ne_bytes(*bytes));
     Seen {
         endpoint: find(ENDPOINT).and_then(read_socket_address),
-        handshake: find(LAST_HANDSHAKE).and_then(seconds).filter(|seconds| *seconds != 0),
+        handshake: find(LAST_HANDSHAKE).and_then(long).filter(|seconds| *seconds != 0),
         allowed: allowed(body).collect(),
         preshared: find(PRESHARED_KEY).and_then(key).filter(|bytes| *bytes != [0; KEY_LEN]).map(PresharedKey::new),
         keepalive: find(KEEPALIVE).and_then(read_u16).unwrap_or(0),
+        received: find(RX_BYTES).and_then(long).unwrap_or(0),
+        sent: find(TX_BYTES).and_then(long).unwrap_or(0),
     }
 }
 
@@ -215,7 +220,7 @@ fn key(value: &[u8]) -> Option<[u8; KEY_LEN]> {
     value.try_into().ok()
 }
 
-/// A peer that is read is written so that it is read again, but for its last handshake.
+/// A peer that is read is written so that it is read again, but for its last handshake and its counters.
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz_peers(messages: &[Vec<u8>]) {
     let Some((device, peers)) = read(messages) else { return };
@@ -230,7 +235,7 @@ pub(crate) fn fuzz_peers(messages: &[Vec<u8>]) {
         };
         let written = set_peer(&IfName::literal("flannel-wg"), &public, None, &want).finish();
         let again = read(&[head.clone(), written]).map(|(_, peers)| peers);
-        assert_eq!(again, Some(BTreeMap::from([(public, Seen { handshake: None, ..seen })])));
+        assert_eq!(again, Some(BTreeMap::from([(public, Seen { handshake: None, received: 0, sent: 0, ..seen })])));
     }
 }
 
