@@ -2,17 +2,16 @@
 //!
 //! Invariant: counters are read before and after the probes, so that what grew did so because of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use kernel::Rtnl;
-use kernel::nft::forward::Accepts;
 use kernel::nft::{Denial, Nft};
 use kernel::query::{Interface, Query};
-use netstate::{IfName, LinkKind, Prefix, SysctlKey};
+use netstate::{IfName, Prefix, SysctlKey};
 use serde::Deserialize as _;
 
+use super::entrance::{self, Closed};
 use super::holders::{self, Held};
 use super::kept;
 use super::probing::{self, Paths, Peer};
@@ -37,8 +36,8 @@ pub(crate) struct Facts {
     pub drops: Vec<(String, u64)>,
     /// What iptables-legacy denies.
     pub legacy: Vec<Advice>,
-    /// Chains that deny what comes by the tunnel's UDP port, and the port.
-    pub closed: Vec<(String, u16)>,
+    /// Where rules deny what other nodes send.
+    pub closed: Vec<Closed>,
     /// Packets that were dropped for their source address meanwhile.
     pub reverse_path_drops: u64,
     /// Others on the link that have this node's addresses, or why nobody could be asked.
@@ -116,29 +115,13 @@ pub(super) fn gather(flags: &Flags) -> Result<Facts> {
             }
         }
         facts.legacy = forward::legacy(&facts.networks().into_iter().collect());
-        facts.closed = closed()?;
+        let nodes = facts.paths.iter().map(|(peer, _)| peer.direct.ip());
+        let probes = Some(port).filter(|_| flags.probe_port != "0");
+        facts.closed = entrance::closed(facts.daemon.as_ref(), &facts.interfaces, nodes, probes)?;
         let names: Vec<IfName> = facts.interfaces.iter().map(|interface| interface.name.clone()).collect();
         facts.parameters = parameters(&names);
         Ok(facts)
     })
-}
-
-/// Chains that deny the tunnels' ports.
-fn closed() -> Result<Vec<(String, u16)>> {
-    let ports: BTreeSet<u16> = Rtnl::open()?
-        .links()?
-        .iter()
-        .filter_map(|found| match &found.link.kind {
-            LinkKind::Vxlan(options) if found.name.as_str().starts_with("flannel") => Some(options.port),
-            _ => None,
-        })
-        .collect();
-    let mut closed = Vec::new();
-    for port in ports {
-        let denying = Accepts::closed_to(Nft::open()?, port)?;
-        closed.extend(denying.iter().map(|chain| (chain.to_string(), port)));
-    }
-    Ok(closed)
 }
 
 struct Counters {

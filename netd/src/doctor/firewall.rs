@@ -1,38 +1,135 @@
-//! Rules that deny packets: those that dropped something while probes were under way, those that must not be passed by the
-//! tunnel's packets, and those of iptables-legacy.
+//! Rules that deny packets: those that close the node to what other nodes send, those that dropped something while probes were
+//! under way, and those of iptables-legacy.
 //!
-//! Other packets may have met the first, and the second may let the nodes pass by another rule, so both are notes unless a probe
-//! was lost.
+//! Other packets may have met the second, so they are notes unless a probe was lost.
 
+use netstate::nft::Family;
+
+use super::entrance::{Closed, Entrance};
 use super::{Facts, Trouble};
 
 pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
     let lost = facts.paths.iter().any(|(_, paths)| !paths.direct.arrived() || !paths.carries());
-    let by_loss = |found: String, fix: String| {
-        if lost { Trouble::problem(found, fix) } else { Trouble::note(found, fix) }
-    };
     let dropped = |(rule, packets): &(String, u64)| {
         let found = format!("{rule} dropped {packets} packets during the probes");
-        by_loss(found, "if these are the nodes' or the Pods', put an accept in front of it".to_owned())
+        let fix = "if these are the nodes' or the Pods', put an accept in front of it";
+        if lost { Trouble::problem(found, fix) } else { Trouble::note(found, fix) }
     };
-    // Packets that arrive all the same pass by another rule.
-    let closed = facts.closed.iter().filter(|_| lost || facts.paths.is_empty()).map(|(chain, port)| {
-        let found = format!("{chain}, and none of its table's rules is for the tunnel's UDP port {port}");
-        by_loss(found, format!("{}; for other firewalls see docs/firewalls.md", opening(chain, *port)))
-    });
     let legacy = facts.legacy.iter().map(|advice| Trouble::problem(advice.found.clone(), advice.fix.clone()));
-    facts.drops.iter().map(dropped).chain(closed).chain(legacy).collect()
+    facts.drops.iter().map(dropped).chain(facts.closed.iter().map(entrance)).chain(legacy).collect()
 }
 
-/// How the port is opened to the other nodes in the firewall that a chain belongs to.
-fn opening(chain: &str, port: u16) -> String {
-    if chain.contains(" firewalld ") {
-        format!("firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload")
-    } else if chain.contains(" filter INPUT ") {
-        format!(
-            "ufw allow from NODES to any port {port} proto udp, or iptables -I INPUT -p udp -s NODES --dport {port} -j ACCEPT"
-        )
-    } else {
-        format!("let UDP port {port} pass from the other nodes there")
+fn entrance(closed: &Closed) -> Trouble {
+    let Closed { entrance, denied, nodes, device, .. } = closed;
+    let first = nodes.first().map(ToString::to_string).unwrap_or_default();
+    let who = match nodes.len() {
+        0 | 1 => first,
+        several => format!("{first} and {} more", several - 1),
+    };
+    let found = format!("{denied} denies {entrance} from {who}");
+    match entrance {
+        Entrance::Probes(_) => Trouble::note(
+            format!("{found}; Pods need none of them"),
+            format!("for `netd doctor` and `netd trace` of the other nodes: {}", opening(closed)),
+        ),
+        Entrance::Udp(_) | Entrance::Ipip if device.as_str().starts_with("flannel.") && *entrance != Entrance::Ipip => {
+            Trouble::problem(found, opening(closed))
+        }
+        // The same two ends both ways: the kernel takes what comes for an answer while it knows of a question.
+        Entrance::Udp(_) | Entrance::Ipip => Trouble::problem(
+            format!("{found}; it passes only for a while after this node has sent something"),
+            opening(closed),
+        ),
+    }
+}
+
+/// How the entrance is opened to the other nodes in the firewall that denies it.
+fn opening(closed: &Closed) -> String {
+    let Closed { entrance, denied, network, ufw, .. } = closed;
+    let (family, word) = if network.is_ipv4() { ("ipv4", "ip") } else { ("ipv6", "ip6") };
+    if denied.table.name.as_str() == "firewalld" {
+        let what = match entrance.port() {
+            Some(port) => format!(r#"port port="{port}" protocol="udp""#),
+            None => r#"protocol value="4""#.to_owned(),
+        };
+        let zone = zone(denied.chain.as_str()).map(|zone| format!(" --zone={zone}")).unwrap_or_default();
+        return format!(
+            "firewall-cmd --permanent{zone} --add-rich-rule='rule family=\"{family}\" source address=\"{network}\" {what} accept' \
+             && firewall-cmd --reload"
+        );
+    }
+    if *ufw {
+        return match entrance.port() {
+            Some(port) => format!("ufw allow from {network} to any port {port} proto udp"),
+            None => format!(
+                "sed -i '/^COMMIT/i -A ufw-before-input -p 4 -s {network} -j ACCEPT' /etc/ufw/before.rules && ufw reload"
+            ),
+        };
+    }
+    let base = denied.base.as_str();
+    if matches!(denied.table.family, Family::Ip | Family::Ip6) && base.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        let command = if network.is_ipv4() { "iptables" } else { "ip6tables" };
+        let what = entrance.port().map_or("-p 4".to_owned(), |port| format!("-p udp --dport {port}"));
+        let table = denied.table.name.as_str();
+        return format!("{command} -t {table} -I {base} {what} -s {network} -j ACCEPT{SAVE}");
+    }
+    let what = entrance.port().map_or("meta l4proto 4".to_owned(), |port| format!("udp dport {port}"));
+    format!("nft insert rule {} {base} {word} saddr {network} {what} accept{SAVE}", denied.table)
+}
+
+const SAVE: &str = ", and the same where your rules are loaded from at boot";
+
+/// The zone of one of firewalld's chains for what is for the host: `filter_IN_public`, `filter_IN_public_deny`.
+fn zone(chain: &str) -> Option<&str> {
+    let zone = chain.strip_prefix("filter_IN_").filter(|rest| !rest.starts_with("policy_"))?;
+    let parts = ["_pre", "_log", "_deny", "_allow", "_post"];
+    Some(parts.iter().find_map(|part| zone.strip_suffix(part)).unwrap_or(zone))
+}
+
+#[cfg(test)]
+mod tests {
+    use netstate::nft::{Name, TableKey};
+
+    use super::*;
+
+    fn closed(table: (Family, &str), chain: &str, entrance: Entrance) -> Closed {
+        let table = TableKey { family: table.0, name: Name::new(table.1).unwrap() };
+        let base = Name::new(if chain.starts_with("filter_IN_") { "filter_INPUT" } else { chain }).unwrap();
+        let denied = kernel::nft::arrival::Denied { table, base, chain: Name::new(chain).unwrap(), rule: None };
+        let network = "10.4.7.0/24".parse().unwrap();
+        let device = "flannel.1".parse().unwrap();
+        Closed { entrance, denied, ufw: false, device, nodes: [].into(), network }
+    }
+
+    #[test]
+    fn each_firewall_is_opened_by_its_own_tool_to_the_nodes_only() {
+        let udp = Entrance::Udp(8472);
+        for (closed, fix) in [
+            (
+                closed((Family::Inet, "firewalld"), "filter_IN_drop", udp),
+                r#"firewall-cmd --permanent --zone=drop --add-rich-rule='rule family="ipv4" source address="10.4.7.0/24" port port="8472" protocol="udp" accept' && firewall-cmd --reload"#,
+            ),
+            (
+                closed((Family::Inet, "firewalld"), "filter_IN_public_deny", Entrance::Ipip),
+                r#"firewall-cmd --permanent --zone=public --add-rich-rule='rule family="ipv4" source address="10.4.7.0/24" protocol value="4" accept' && firewall-cmd --reload"#,
+            ),
+            (
+                Closed { ufw: true, ..closed((Family::Ip, "filter"), "INPUT", udp) },
+                "ufw allow from 10.4.7.0/24 to any port 8472 proto udp",
+            ),
+            (
+                closed((Family::Ip, "filter"), "INPUT", Entrance::Ipip),
+                "iptables -t filter -I INPUT -p 4 -s 10.4.7.0/24 -j ACCEPT, and the same where your rules are loaded from at boot",
+            ),
+            (
+                closed((Family::Inet, "filter"), "input", udp),
+                "nft insert rule inet filter input ip saddr 10.4.7.0/24 udp dport 8472 accept, and the same where your rules \
+                 are loaded from at boot",
+            ),
+        ] {
+            assert_eq!(opening(&closed), fix);
+        }
+        let six = Closed { network: "fd00:4:7::/64".parse().unwrap(), ..closed((Family::Ip6, "filter"), "INPUT", udp) };
+        assert!(opening(&six).starts_with("ip6tables -t filter -I INPUT -p udp --dport 8472 -s fd00:4:7::/64"));
     }
 }

@@ -7,6 +7,7 @@ mod bridge;
 mod clock;
 mod daemon;
 mod duplicates;
+mod entrance;
 pub(crate) mod facts;
 mod firewall;
 mod forwarding;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use kernel::query::Interface;
 use netstate::InterfaceAddress;
 
+use super::entrance::{Closed, Entrance};
 use super::packet::Answer;
 use super::probing::{Outcome, Paths, Peer};
 use super::*;
@@ -34,6 +35,14 @@ fn interface(name: &str, address: [u8; 4], len: u8) -> Interface {
         up: true,
         addresses: vec![InterfaceAddress::lasting(address.into(), len)],
     }
+}
+
+fn closed(entrance: Entrance, device: &str) -> Closed {
+    let name = |text: &'static str| netstate::nft::Name::new(text).unwrap();
+    let table = netstate::nft::TableKey { family: netstate::nft::Family::Inet, name: name("filter") };
+    let denied = kernel::nft::arrival::Denied { table, base: name("input"), chain: name("input"), rule: None };
+    let (nodes, network) = ([[10, 4, 7, 22].into()].into(), "10.4.7.0/24".parse().unwrap());
+    Closed { entrance, denied, ufw: false, device: device.parse().unwrap(), nodes, network }
 }
 
 /// A node that is well.
@@ -137,12 +146,19 @@ fn each_fault_is_found_once_by_its_check_with_what_to_do() {
             "FORWARD drops",
         ),
         (
-            after(|facts| {
-                facts.paths.clear();
-                facts.closed.push(("foreign chain inet firewalld filter_INPUT drops".to_owned(), 8472));
-            }),
+            after(|facts| facts.closed.push(closed(Entrance::Udp(8472), "flannel.1"))),
+            "Problem firewall the policy of inet filter input denies the tunnel's packets to UDP port 8472 from 10.4.7.22 | ",
+            "nft insert rule inet filter input ip saddr 10.4.7.0/24 udp dport 8472 accept",
+        ),
+        (
+            after(|facts| facts.closed.push(closed(Entrance::Udp(51820), "flannel-wg"))),
+            "Problem firewall",
+            "it passes only for a while after this node has sent something",
+        ),
+        (
+            after(|facts| facts.closed.push(closed(Entrance::Probes(10247), "eth0"))),
             "Note firewall",
-            "firewall-cmd --permanent --add-port=8472/udp",
+            "probes to UDP port 10247",
         ),
         (
             path(|paths| {

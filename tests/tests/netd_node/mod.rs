@@ -5,6 +5,7 @@
 
 pub(crate) mod cleanup;
 pub(crate) mod dual;
+pub(crate) mod entrance;
 pub(crate) mod traffic;
 
 use std::time::{Duration, Instant};

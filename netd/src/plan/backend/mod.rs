@@ -322,6 +322,12 @@ impl Backend {
         route.link.as_ref().is_some_and(|link| *link == local.interface || is_tunnel(link))
     }
 
+    /// True for the name of a tunnel's device, whichever backend's.
+    #[must_use]
+    pub(crate) fn owns_device(device: &IfName) -> bool {
+        is_tunnel(device)
+    }
+
     /// True for a device whose private key is kept in a file.
     #[must_use]
     pub(crate) fn has_key(device: &IfName) -> bool {

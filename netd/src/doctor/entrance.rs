@@ -1,0 +1,147 @@
+//! Where packets from the other nodes enter this one, and which rules deny them there.
+//!
+//! Found by following the rules with such a packet, since a probe shows less: WireGuard and ipip answer from where they are
+//! asked, and the answer to a question passes rules that a first packet does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use kernel::link::LinkState;
+use kernel::nft::Nft;
+use kernel::nft::arrival::{Arrival, Arrivals, Denied};
+use kernel::query::Interface;
+use kernel::wireguard::Sessions;
+use kernel::{KernelError, Rtnl};
+use netstate::family::IpFamily;
+use netstate::nft::{Family, Name};
+use netstate::{IfName, LinkKind, Prefix, Protocol};
+
+use crate::plan::backend::Backend;
+use crate::run::status::Status;
+
+/// Other nodes for whom rules are followed.
+const NODES: usize = 64;
+
+/// IPPROTO_IPIP.
+const IPIP: u8 = 4;
+
+/// What packets of other nodes come as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Entrance {
+    /// Those of a tunnel at a UDP port.
+    Udp(u16),
+    /// Those of ipip.
+    Ipip,
+    /// Those of `netd doctor`, at a UDP port.
+    Probes(u16),
+}
+
+impl Entrance {
+    /// The UDP port, where there is one.
+    pub(super) const fn port(self) -> Option<u16> {
+        match self {
+            Self::Udp(port) | Self::Probes(port) => Some(port),
+            Self::Ipip => None,
+        }
+    }
+}
+
+impl fmt::Display for Entrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(port) => write!(f, "the tunnel's packets to UDP port {port}"),
+            Self::Ipip => f.write_str("the tunnel's packets of IP protocol 4"),
+            Self::Probes(port) => write!(f, "probes to UDP port {port}"),
+        }
+    }
+}
+
+/// An entrance that rules close.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Closed {
+    /// What they deny.
+    pub entrance: Entrance,
+    /// What denies.
+    pub denied: Denied,
+    /// What denies is ufw's.
+    pub ufw: bool,
+    /// The tunnel's device, or the interface.
+    pub device: IfName,
+    /// Nodes whose packets are denied.
+    pub nodes: BTreeSet<IpAddr>,
+    /// The network that they share with this node, or the first node alone.
+    pub network: Prefix,
+}
+
+/// Follows the rules for each tunnel of this node and each other node.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) fn closed(
+    status: Option<&Status>,
+    interfaces: &[Interface],
+    nodes: impl Iterator<Item = IpAddr>,
+    probes: Option<u16>,
+) -> Result<Vec<Closed>, KernelError> {
+    let Some(status) = status else { return Ok(Vec::new()) };
+    let Some(uplink) = interfaces.iter().find(|found| found.name.as_str() == status.node.interface) else {
+        return Ok(Vec::new());
+    };
+    let nodes: BTreeSet<IpAddr> = nodes.take(NODES).collect();
+    let (mut rules, mut nft) = (Arrivals::read(Nft::open()?)?, Nft::open()?);
+    let mut closed: BTreeMap<(Entrance, Denied, bool), Closed> = BTreeMap::new();
+    for (device, family, entrance) in entrances(&Rtnl::open()?.links()?, &uplink.name, probes) {
+        let own = |address: &&netstate::InterfaceAddress| {
+            IpFamily::of(address.addr) == family && !is_link_local(address.addr)
+        };
+        let Some(own) = uplink.addresses.iter().find(own) else { continue };
+        for node in nodes.iter().filter(|node| IpFamily::of(**node) == family) {
+            let protocol = entrance.port().map_or(IPIP, |_| Protocol::Udp.number());
+            let link = (uplink.name.clone(), uplink.index);
+            let arrival = Arrival { link, from: Some(*node), to: own.addr, protocol, port: entrance.port() };
+            let Some(denied) = rules.denied(&arrival)? else { continue };
+            let network = Prefix::new(own.addr, own.len).ok().filter(|network| network.contains(*node));
+            let network = network.unwrap_or_else(|| Prefix::host(*node));
+            let ufw = is_of_ufw(&mut nft, &denied)?;
+            let new =
+                || Closed { entrance, denied: denied.clone(), ufw, device: device.clone(), nodes: [].into(), network };
+            // What opens it says of which family.
+            closed.entry((entrance, denied.clone(), own.addr.is_ipv4())).or_insert_with(new).nodes.insert(*node);
+        }
+    }
+    Ok(closed.into_values().collect())
+}
+
+fn is_of_ufw(nft: &mut Nft, denied: &Denied) -> Result<bool, KernelError> {
+    let chain = if denied.table.family == Family::Ip6 { "ufw6-user-input" } else { "ufw-user-input" };
+    nft.has_chain(&denied.table, &Name::literal(chain))
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
+}
+
+/// The entrances of this node's tunnels and of probes, for packets of each family.
+fn entrances(links: &[LinkState], uplink: &IfName, probes: Option<u16>) -> Vec<(IfName, IpFamily, Entrance)> {
+    let mut found = Vec::new();
+    for link in links.iter().filter(|link| Backend::owns_device(&link.name)) {
+        match &link.link.kind {
+            LinkKind::Vxlan(options) => {
+                let family = options.local.map_or(IpFamily::V4, IpFamily::of);
+                found.push((link.name.clone(), family, Entrance::Udp(options.port)));
+            }
+            LinkKind::Ipip(_) => found.push((link.name.clone(), IpFamily::V4, Entrance::Ipip)),
+            LinkKind::Wireguard => {
+                let Ok(sessions) = Sessions::of(&link.name) else { continue };
+                let over: BTreeSet<IpFamily> =
+                    sessions.peers.iter().filter_map(|peer| Some(IpFamily::of(peer.endpoint?.ip()))).collect();
+                found.extend(over.into_iter().map(|family| (link.name.clone(), family, Entrance::Udp(sessions.port))));
+            }
+            _ => {}
+        }
+    }
+    let of_family = |port| IpFamily::ALL.map(|family| (uplink.clone(), family, Entrance::Probes(port)));
+    found.extend(probes.into_iter().flat_map(of_family));
+    found
+}
