@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Pod, Process, eventually};
-use netd_node::{A_SECOND, Net, SOON, VXLAN, pod};
+use netd_node::dual::{self, DUAL};
+use netd_node::entrance::{closed_entrance, open_as_doctor_says};
+use netd_node::{A_SECOND, HOST_GW, Net, SOON, VXLAN, pod};
 
 /// The node with the firewall.
 const NODE: &str = "hdss7-21";
@@ -52,6 +54,65 @@ fn eventually_warns(net: &Net, part: &str) -> Result<()> {
     })
 }
 
+/// The node's interface in a zone, cbr0 and the tunnel's device in none.
+fn pods_pass_whatever_zone_of_firewalld_the_interface_is_in() -> Result<()> {
+    for (config, zone) in [(HOST_GW, "drop"), (HOST_GW, "work"), (VXLAN, "drop"), (VXLAN, "public")] {
+        let net = Net::start(config)?;
+        let host = net.host(NODE)?;
+        let _firewalld = Firewalld::start(host)?;
+        // Another default zone than the interface's, and an interface of strangers in a third one.
+        for args in [
+            &["--set-default-zone=internal"][..],
+            &["--permanent", &format!("--zone={zone}"), "--add-interface=eth0"],
+            &["--permanent", &format!("--zone={zone}"), "--add-port=10247/udp"],
+            &["--permanent", "--zone=dmz", "--add-interface=eth9"],
+            &["--reload"],
+        ] {
+            host.command("firewall-cmd").args(args).run()?;
+        }
+        let _netd = net.both()?;
+        let (web, server) = pods(&net)?;
+        if config == VXLAN {
+            let fix = closed_entrance(host, "the tunnel's packets to UDP port 8472")?;
+            ensure!(fix.contains(&format!("--zone={zone} ")), "{fix}");
+            open_as_doctor_says(host, "the tunnel's packets to UDP port 8472")?;
+        }
+        eventually_pass(&web, &server).with_context(|| format!("{config} {zone}"))?;
+        for reload in ["--reload", "--complete-reload"] {
+            pass_again_after(host, &["firewall-cmd", reload], &web, &server)?;
+        }
+        let rules = host.run(&["nft", "list", "table", "inet", "firewalld"])?.stdout;
+        let of_dmz = rules.split("chain filter_FWD_dmz {").nth(1).and_then(|rest| rest.split('}').next());
+        ensure!(of_dmz.is_some_and(|chain| !chain.contains("netd:")), "strangers may pass: {rules}");
+    }
+    Ok(())
+}
+
+fn ipv6_passes_firewalld_and_again_after_its_reload() -> Result<()> {
+    let net = dual::net(DUAL)?;
+    let host = net.host(NODE)?;
+    let _firewalld = Firewalld::start(host)?;
+    let _netd = dual::both(&net, dual::SUBNETS)?;
+    let (web, server) = (dual::pod(host, "21")?, dual::pod(net.host("hdss7-22")?, "22")?);
+    let pass = || {
+        for (from, to) in [(&web, ["172.7.22.2", "fd00:7:0:22::2"]), (&server, ["172.7.21.2", "fd00:7:0:21::2"])] {
+            to.iter().try_for_each(|to| ping(from, to).with_context(|| (*to).to_owned()))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    for node in ["10.4.7.22", "fd00:10:4:7::22"] {
+        let says = format!("the tunnel's packets to UDP port 8472 from {node}");
+        let fix = closed_entrance(host, &says)?;
+        host.run(&["sh", "-ec", &fix])?;
+    }
+    eventually(SOON, pass)?;
+    for reload in ["--reload", "--complete-reload"] {
+        host.run(&["firewall-cmd", reload])?;
+        eventually(SOON, pass).with_context(|| reload.to_owned())?;
+    }
+    Ok(())
+}
+
 /// A bus and firewalld on it, as systemd starts them.
 struct Firewalld(#[allow(dead_code, reason = "kept for their drop")] [Process; 2]);
 
@@ -77,15 +138,7 @@ fn pods_pass_firewalld_and_again_after_its_reload() -> Result<()> {
     let _netd = net.both()?;
     let (web, server) = pods(&net)?;
     // The tunnel's own packets end here: whether they may is the operator's decision, as with flannel.
-    let found = host.command(lab::bin("netd")?).arg("doctor").output()?.stdout;
-    for part in [
-        "PROBLEM  firewall     foreign chain inet firewalld filter_INPUT drops packets for this node",
-        "firewall-cmd --permanent --add-port=8472/udp && firewall-cmd --reload",
-    ] {
-        ensure!(found.contains(part), "no {part:?}: {found}");
-    }
-    host.run(&["firewall-cmd", "--permanent", "--add-port=8472/udp"])?;
-    host.run(&["firewall-cmd", "--reload"])?;
+    open_as_doctor_says(host, "the tunnel's packets to UDP port 8472 from 10.4.7.22")?;
     eventually_pass(&web, &server)?;
     let chain = "inet firewalld filter_FORWARD drops forwarded packets in its chain filter_FWD_public; netd accepts";
     eventually_warns(&net, chain)?;
@@ -129,10 +182,23 @@ fn pods_pass_ufw_and_again_after_its_reload() -> Result<()> {
     let host = net.host(NODE)?;
     // Echo requests are what these tests send, and what ufw lets pass of its own accord.
     host.run(&["sed", "-i", "/ufw-before-forward.*icmp-type echo-request/d", "/etc/ufw/before.rules"])?;
-    host.run(&["ufw", "allow", "8472/udp"])?;
+    host.run(&["ufw", "allow", "10247/udp"])?;
     host.run(&["ufw", "--force", "enable"])?;
     let _netd = net.both()?;
     let (web, server) = pods(&net)?;
+    open_as_doctor_says(
+        host,
+        "the policy of ip filter INPUT denies the tunnel's packets to UDP port 8472 from 10.4.7.22",
+    )?;
+    // What it says for ipip, which ufw has no word for.
+    let protocol =
+        "sed -i '/^COMMIT/i -A ufw-before-input -p 4 -s 10.4.7.0/24 -j ACCEPT' /etc/ufw/before.rules && ufw reload";
+    host.run(&["sh", "-ec", protocol])?;
+    let rules = host.run(&["iptables", "-S", "ufw-before-input"])?.stdout;
+    ensure!(
+        rules.contains("-s 10.4.7.0/24 -p ipencap -j ACCEPT") || rules.contains("-s 10.4.7.0/24 -p 4 -j ACCEPT"),
+        "{rules}"
+    );
     eventually_pass(&web, &server)?;
     eventually_warns(&net, "foreign chain ip filter FORWARD drops forwarded packets by policy; netd accepts")?;
     for reload in [&["ufw", "reload"][..], &["ufw", "default", "reject", "routed"], &["ufw", "--force", "enable"]] {
@@ -221,6 +287,8 @@ fn main() -> ExitCode {
             pods_pass_ufw_and_again_after_its_reload,
             pods_pass_docker_and_again_after_its_restart,
             pods_pass_nftables_conf_and_again_after_its_reload,
+            pods_pass_whatever_zone_of_firewalld_the_interface_is_in,
+            ipv6_passes_firewalld_and_again_after_its_reload,
         ],
     )
 }

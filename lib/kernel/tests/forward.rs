@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{cases, ip, sh};
 use kernel::nft::Nft;
-use kernel::nft::forward::{Accept, Accepts, Forward};
+use kernel::nft::forward::{Accept, Forward};
 use netstate::Prefix;
 use netstate::nft::{Family, Name, TableKey};
 use reconcile::{Pass, Stage};
@@ -494,49 +494,6 @@ fn table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_hel
     assert!(forward.denying()[0].obstructed);
 }
 
-/// What denies packets for this node, in tables without a rule for UDP port 8472.
-fn closed() -> Vec<String> {
-    Accepts::closed_to(Nft::open().unwrap(), 8472).unwrap().iter().map(ToString::to_string).collect()
-}
-
-fn chain_of_the_input_hook_that_denies_a_port_is_named_until_a_rule_is_for_it() {
-    // What is forwarded does not count, and what accepts in the end neither.
-    load("iptables-nft-restore", &[], DOCKER);
-    assert_eq!(closed(), Vec::<String>::new());
-    let native = "table inet strict {
-        chain i { type filter hook input priority 0; policy drop; iifname \"lo\" accept; tcp dport 8472 accept; }
-    }";
-    load("nft", &["-f", "-"], native);
-    iptables("-P INPUT DROP");
-    iptables("-N user-input");
-    iptables("-A INPUT -j user-input");
-    let by_policy = |chain: &str| format!("foreign chain {chain} drops packets for this node by policy");
-    let mut found = closed();
-    found.sort();
-    assert_eq!(
-        found,
-        [by_policy("inet strict i"), by_policy("ip filter INPUT")],
-        "another protocol's port is no rule for it"
-    );
-    nft("insert rule inet strict i ip saddr 10.4.7.0/24 udp dport 8472 accept");
-    assert_eq!(closed(), [by_policy("ip filter INPUT")]);
-    iptables("-A user-input -p udp -m udp --dport 8472 -j ACCEPT");
-    assert_eq!(closed(), Vec::<String>::new());
-    // A last rule instead of the policy, and a chain behind it, as firewalld has.
-    let zones = "table inet firewalld {
-        chain filter_IN_public { tcp dport 22 accept; reject; }
-        chain filter_INPUT_ZONES { }
-        chain filter_INPUT { type filter hook input priority 10; policy accept; jump filter_INPUT_ZONES; reject; }
-    }";
-    load("nft", &["-f", "-"], &zones.replace("; }", "\n}").replace("{ }", "{\n}"));
-    let chain = "foreign chain inet firewalld filter_INPUT drops packets for this node";
-    assert_eq!(closed(), [format!("{chain} by its last rule")]);
-    nft("add rule inet firewalld filter_INPUT_ZONES goto filter_IN_public");
-    assert_eq!(closed(), [format!("{chain} in its chain filter_IN_public")]);
-    nft("insert rule inet firewalld filter_IN_public udp dport 8472 accept");
-    assert_eq!(closed(), Vec::<String>::new());
-}
-
 fn main() -> ExitCode {
     common::main(cases![
         denial_of_a_foreign_chain_still_denies_what_it_denied,
@@ -549,6 +506,5 @@ fn main() -> ExitCode {
         accept_stands_in_the_zone_that_denies_and_follows_the_default_zone,
         chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why,
         table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_helps,
-        chain_of_the_input_hook_that_denies_a_port_is_named_until_a_rule_is_for_it,
     ])
 }

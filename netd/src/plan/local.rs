@@ -112,9 +112,11 @@ impl Planner {
             tables.extend(backend.local_rows(&self.network, &self.local));
         }
         for (family, place) in self.local.places.present() {
-            tables.forward.extend(
-                self.network.pools.get(family).as_ref().filter(|_| self.masquerade.forward).map(|pool| pool.network),
-            );
+            if self.masquerade.forward {
+                tables.forward.networks.extend(self.network.pools.get(family).as_ref().map(|pool| pool.network));
+                let devices = self.backends().filter_map(|backend| backend.device(family));
+                tables.forward.links.extend(devices.chain([self.local.interface.clone()]));
+            }
             tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet));
             tables.routes.extend(blackhole::row(place).filter(|_| self.masquerade.blackhole));
             // Pods reach the other nodes through this host: without forwarding every packet ends here.

@@ -27,8 +27,8 @@ pub(crate) struct Tables {
     pub nft: BTreeMap<nft::RowKey, nft::Row>,
     /// The short way of established flows, in an nft table of its own.
     pub flowtable: BTreeMap<nft::RowKey, nft::Row>,
-    /// Networks that foreign chains of the forward hook must not drop.
-    pub forward: BTreeSet<Prefix>,
+    /// What foreign chains of the forward hook must not drop.
+    pub forward: Passing,
     /// Neighbours behind the tunnel.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// Remote ends of the tunnel.
@@ -39,6 +39,15 @@ pub(crate) struct Tables {
     pub routes: BTreeMap<RouteKey, Route>,
     /// Files for the operator's own program, by their name in its folder.
     pub files: BTreeMap<String, FileText>,
+}
+
+/// What foreign chains of the forward hook must not drop.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Passing {
+    /// Packets from and to these networks.
+    pub networks: BTreeSet<Prefix>,
+    /// Links by which they come from the other nodes, which a firewall may have in zones of their own.
+    pub links: BTreeSet<IfName>,
 }
 
 impl Tables {
@@ -60,7 +69,8 @@ impl Tables {
         add(&mut self.sysctls, other.sysctls);
         add(&mut self.nft, other.nft);
         add(&mut self.flowtable, other.flowtable);
-        self.forward.extend(other.forward);
+        self.forward.networks.extend(other.forward.networks);
+        self.forward.links.extend(other.forward.links);
         add(&mut self.neighbours, other.neighbours);
         add(&mut self.fdb, other.fdb);
         add(&mut self.wireguard, other.wireguard);
@@ -96,8 +106,8 @@ pub(crate) struct Changes {
     pub nft: RowChanges<nft::RowKey, nft::Row>,
     /// The short way of established flows.
     pub flowtable: RowChanges<nft::RowKey, nft::Row>,
-    /// All networks that foreign chains must not drop, when they differ.
-    pub forward: Option<BTreeSet<Prefix>>,
+    /// All that foreign chains must not drop, when it differs.
+    pub forward: Option<Passing>,
     /// Neighbours behind the tunnel.
     pub neighbours: RowChanges<NeighbourKey, Neighbour>,
     /// Remote ends of the tunnel.

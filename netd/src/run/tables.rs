@@ -39,7 +39,7 @@ use super::rivals::Rivals;
 use super::unannounced::{Check, Unannounced, check};
 use crate::command::instance::Instance;
 use crate::plan::backend::{Backend, FileText};
-use crate::plan::{self, Changes, Ownership, RowChanges};
+use crate::plan::{self, Changes, Ownership, Passing, RowChanges};
 
 /// One kernel table, or a fake of it.
 type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
@@ -225,10 +225,11 @@ impl Stages {
 
     /// Desires what has changed; every other row stays as it was.
     pub(super) fn want(&mut self, changes: Changes) {
-        if let Some(networks) = changes.forward
+        if let Some(Passing { networks, links }) = changes.forward
             && let Some(forward) = self.forward.and_then(|forward| self.stack.get_mut(forward))
         {
             forward.want(forward::accepts(&networks));
+            forward.entered_by(links);
             self.passing = networks;
             self.legacy = None;
         }

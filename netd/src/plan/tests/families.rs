@@ -60,7 +60,7 @@ route fd00:7:0:22::/64 metric 1034 via fd00:7:0:22:: dev flannel-v6.1 onlink pro
 fn ipv6_takes_a_device_and_three_rows_per_node_of_its_own() {
     let plan = plan(&network(V6, r#"{"Type":"vxlan"}"#), &v6_only(), ALL, &[vxlan_of(21), vxlan_of(22)]);
     assert_eq!(text(&plan.tables), format!("{LOCAL_V6}\n{PEER_V6}"));
-    assert_eq!(plan.tables.forward, ["fd00:7::/48".parse().unwrap()].into());
+    assert_eq!(plan.tables.forward.networks, ["fd00:7::/48".parse().unwrap()].into());
     assert!(plan.tables.nft.keys().all(|key| key.to_string().contains("ip6 netd")), "{:?}", plan.tables.nft.keys());
 }
 
@@ -74,7 +74,7 @@ fn both_families_are_the_two_of_them_side_by_side() {
     merged.extend(plan(&conf, &v6, ALL, &[vxlan_of(22)]).tables);
     assert_eq!(both, merged);
     assert_eq!((both.links.len(), both.routes.len(), both.fdb.len(), both.neighbours.len()), (2, 2, 2, 2));
-    assert_eq!((both.nft.len(), both.forward.len()), (2, 2));
+    assert_eq!((both.nft.len(), both.forward.networks.len()), (2, 2));
     let mtu = |local: &LocalNode| Planner::new(conf.clone(), ALL, local.clone()).pod_mtu();
     assert_eq!((mtu(&v4), mtu(&v6), mtu(&dual())), (1450, 1430, 1430), "Pods have one interface for both");
 }

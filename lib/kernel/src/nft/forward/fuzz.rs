@@ -22,7 +22,7 @@ pub(in crate::nft) fn chains(frames: &[Frame]) {
         }
     }
     for (_, attributes) in frames.iter().filter_map(|frame| payload(frame, kind::NEWCHAIN)) {
-        let _ = super::survey::chain_of_hook(netstate::nft::Hook::Forward, 2, attributes);
+        let _ = super::survey::chain_of_hook(2, attributes);
     }
     for lines in chains.values() {
         let mut read = 0_usize;

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::nft::{Name, Policy};
+use netstate::IfName;
+use netstate::nft::{Match, Name, Op, Policy};
 
 use super::accept::Accept;
 use super::line::{Effect, Line};
@@ -84,6 +85,17 @@ pub(super) fn end<E>(
     Ok(by_policy(End::Denied(lines.len())))
 }
 
+/// Where packets that come in by one of `links` are denied in a chain of their own, as that of a zone of firewalld. `chain`
+/// reads another chain of its table, each once. A chain that does nothing but deny is meant so.
+pub(super) fn zones<E>(
+    lines: &[Line],
+    links: &BTreeSet<IfName>,
+    chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
+) -> Result<Vec<Spot>, E> {
+    let mut chains = Chains { read: chain, fates: BTreeMap::new() };
+    chains.zones(lines, links, &mut BTreeSet::new())
+}
+
 /// The chains of a table, as far as they are known. The kernel allows as many jumps to one as there are rules, so following
 /// each anew would take 4^15 listings of a table with sixteen chains of four jumps.
 struct Chains<'a, E> {
@@ -102,6 +114,33 @@ impl<E> Chains<'_, E> {
         let fate = self.fate_of(&lines)?;
         self.fates.insert(name.clone(), fate.clone());
         Ok(fate)
+    }
+
+    /// The zones of `links` that `lines` lead to; chains in `seen` have been followed.
+    fn zones(&mut self, lines: &[Line], links: &BTreeSet<IfName>, seen: &mut BTreeSet<Name>) -> Result<Vec<Spot>, E> {
+        let by_link = |condition: &Match| matches!(condition, Match::Iifname(Op::Is, name) if links.contains(name));
+        let mut found = Vec::new();
+        for line in lines {
+            let (name, leaves) = match &line.effect {
+                Effect::Jump(name) => (name, false),
+                Effect::Goto(name) => (name, true),
+                Effect::Accept | Effect::Deny | Effect::Return if !line.conditional => break,
+                _ => continue,
+            };
+            if line.conditional && line.dispatches && line.conditions.iter().any(by_link) {
+                if let Fate::DeniesRest(spot) = self.fate(name)? {
+                    found.push(spot.through(name));
+                }
+            } else if !line.conditional && seen.insert(name.clone()) {
+                let lines = (self.read)(name)?;
+                let inside = self.zones(&lines, links, seen)?;
+                found.extend(inside.into_iter().map(|spot| spot.through(name)));
+                if leaves {
+                    break;
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn fate_of(&mut self, lines: &[Line]) -> Result<Fate, E> {
@@ -171,8 +210,6 @@ pub(super) fn accepted(lines: &[Line], end: &End) -> (BTreeSet<Accept>, bool) {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-
-    use netstate::nft::{Match, Op};
 
     use super::*;
 
@@ -244,6 +281,35 @@ mod tests {
         ] {
             assert_eq!(ends(policy, text, chains), wanted, "{policy:?}: {text}");
         }
+    }
+
+    #[test]
+    fn zone_of_a_link_that_denies_the_rest_is_found_wherever_it_is_chosen() {
+        let eth0 = BTreeSet::from([IfName::literal("eth0")]);
+        let zones = |text: &str, chains: &[(&str, &str)]| {
+            let chains: BTreeMap<&str, &str> = chains.iter().copied().collect();
+            let by = |name: &str, line: Line| match &line.effect {
+                Effect::Goto(target) | Effect::Jump(target) if line.conditional && target.as_str().ends_with(name) => {
+                    Line { conditions: vec![Match::Iifname(Op::Is, IfName::new(name).unwrap())], ..line }
+                }
+                _ => line,
+            };
+            let read =
+                |text: &str| lines(text).into_iter().map(|line| by("eth0", by("eth1", line))).collect::<Vec<_>>();
+            let mut chain =
+                |name: &Name| Ok::<_, Infallible>(read(chains.get(name.as_str()).copied().unwrap_or_default()));
+            let Ok(found) = super::zones(&read(text), &eth0, &mut chain);
+            let path = |spot: &Spot| spot.path.iter().map(Name::as_str).collect::<Vec<_>>().join(" ");
+            found.iter().map(|spot| format!("{} {}", path(spot), spot.at)).collect::<Vec<_>>()
+        };
+        let rest = ("for-eth0", "if accept; jump empty; deny");
+        assert_eq!(zones("jump all; deny", &[("all", "if goto for-eth1; if goto for-eth0"), rest]), ["all for-eth0 2"]);
+        assert_eq!(zones("if goto for-eth0", &[rest]), ["for-eth0 2"]);
+        assert!(zones("if goto for-eth1", &[("for-eth1", "if accept; deny")]).is_empty(), "another link's");
+        assert!(zones("if goto for-eth0", &[("for-eth0", "deny")]).is_empty(), "it is meant so");
+        assert!(zones("if goto for-eth0", &[("for-eth0", "if deny; accept")]).is_empty(), "it passes");
+        assert!(zones("accept; if goto for-eth0", &[rest]).is_empty(), "no packet comes there");
+        assert_eq!(zones("jump a; jump a", &[("a", "jump a; if goto for-eth0"), rest]), ["a for-eth0 2"], "once");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! An accept in our own chain does not help there: every base chain of a hook is passed, and one drop is the end. So
 //! accept rules are put at the end of the foreign chain, marked as ours by their comment; where packets are denied in a
-//! chain behind it that nothing else leads to, as firewalld does in a zone's, they stand there.
+//! chain behind it that nothing else leads to, as firewalld does in a zone's, they stand there, and in the zones of
+//! the links that the caller names.
 //!
 //! Invariants. An accept stands behind every rule that may deny, and before nothing but the denial of everything: a
 //! denial of the chain's owner still denies. Rules with our marker are ours in either form, the nft tool's comment or
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netstate::IfName;
 use netstate::nft::{Match, Name, Policy, TableKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
@@ -96,13 +98,11 @@ pub struct Denying {
     pub within: Option<Name>,
     /// Nothing can be accepted there, so as not to be denied.
     pub obstructed: bool,
-    /// The packets that it denies.
-    what: &'static str,
 }
 
 impl fmt::Display for Denying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "foreign chain {} drops {} ", self.key, self.what)?;
+        write!(f, "foreign chain {} drops forwarded packets ", self.key)?;
         match &self.within {
             Some(name) => write!(f, "in its chain {name}"),
             None if self.by_policy => f.write_str("by policy"),
@@ -117,6 +117,8 @@ pub struct Accepts {
     nft: Nft,
     own: BTreeSet<TableKey>,
     marker: Cow<'static, str>,
+    /// Links whose packets shall pass, when they are in a zone of their own.
+    links: BTreeSet<IfName>,
     /// Read, and not yet listed from.
     surveyed: Option<Vec<Chain>>,
     /// Tables with rules of ours in other chains than those of the hook; `None` before the first survey.
@@ -143,7 +145,8 @@ impl Accepts {
     /// Rules that say `marker`, in every table but `own`.
     #[must_use]
     pub fn new(nft: Nft, own: BTreeSet<TableKey>, marker: impl Into<Cow<'static, str>>) -> Self {
-        Self { nft, own, marker: marker.into(), surveyed: None, inside: None, writers: Writers::default() }
+        let links = BTreeSet::new();
+        Self { nft, own, marker: marker.into(), links, surveyed: None, inside: None, writers: Writers::default() }
     }
 
     /// Makes a chain's rules of ours accept exactly `wanted`.
@@ -232,7 +235,7 @@ impl Chain {
         };
         let by_policy = self.policy == Policy::Drop && within.is_none() && at == self.lines.len();
         let obstructed = self.obstacle.is_some();
-        Some(Denying { key: self.base.clone(), by_policy, within, obstructed, what: "forwarded packets" })
+        Some(Denying { key: self.base.clone(), by_policy, within, obstructed })
     }
 
     fn observed(&self) -> Option<Observed<Accepted>> {

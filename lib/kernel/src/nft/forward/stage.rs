@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use netstate::IfName;
 use netstate::nft::TableKey;
 use reconcile::{Counts, Line, Pass, Reconciler, Stage, TableStatus};
 
@@ -37,6 +38,15 @@ impl Forward {
     pub fn want(&mut self, accepts: BTreeSet<Accept>) {
         if self.accepts != accepts {
             self.accepts = accepts;
+            self.table.invalidate();
+        }
+    }
+
+    /// Sets whose packets shall pass in the zones that these links are in.
+    pub fn entered_by(&mut self, links: BTreeSet<IfName>) {
+        let target = self.table.target_mut();
+        if target.links != links {
+            target.links = links;
             self.table.invalidate();
         }
     }

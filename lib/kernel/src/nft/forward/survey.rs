@@ -5,16 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::Protocol;
-use netstate::nft::{ChainKind, Family, Hook, Match, Name, Op, Policy, TableKey};
+use netstate::nft::{ChainKind, Family, Hook, Match, Name, Policy, TableKey};
 
 use super::judge::{self, End, Spot};
 use super::line::{Effect, Line};
-use super::{Accepts, Chain, ChainKey, Denying, TRIES};
+use super::{Accepts, Chain, ChainKey, TRIES};
 use crate::error::{KernelError, SocketError};
 use crate::nft::listing::base_chain;
 use crate::nft::wire::{kind, message, name, number, payload};
-use crate::nft::{Nft, chain, rule, table};
+use crate::nft::{chain, rule, table};
 
 /// NFT_TABLE_F_OWNER.
 const OWNED: u32 = 0x2;
@@ -36,7 +35,7 @@ impl Accepts {
 
     pub(super) fn read(&mut self) -> Result<Vec<Chain>, KernelError> {
         let mut tables: BTreeMap<TableKey, BTreeMap<Name, Policy>> = BTreeMap::new();
-        for (key, policy) in self.bases(Hook::Forward)? {
+        for (key, policy) in self.bases()? {
             if !self.own.contains(&key.table) {
                 tables.entry(key.table).or_default().insert(key.chain, policy);
             }
@@ -54,32 +53,11 @@ impl Accepts {
         Ok(chains)
     }
 
-    /// Chains that packets enter at `hook`, with their policies.
-    fn bases(&mut self, hook: Hook) -> Result<Vec<(ChainKey, Policy)>, KernelError> {
+    /// Chains of the forward hook, with their policies.
+    fn bases(&mut self) -> Result<Vec<(ChainKey, Policy)>, KernelError> {
         let frames = self.nft.list("list chains of", "nftables", &message(kind::GETCHAIN, 0, 0, |_| {}))?;
         let found = frames.iter().filter_map(|frame| payload(frame, kind::NEWCHAIN));
-        Ok(found.filter_map(|(number, attributes)| chain_of_hook(hook, number, attributes)).collect())
-    }
-
-    /// Chains of the hook of what is for this host that deny by default, in tables without a rule for that UDP port.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read.
-    pub fn closed_to(nft: Nft, port: u16) -> Result<Vec<Denying>, KernelError> {
-        let mut reader = Self::new(nft, BTreeSet::new(), "");
-        let mut closed = Vec::new();
-        for (base, policy) in reader.bases(Hook::Input)? {
-            let lines = reader.lines(&base.table, Some(&base.chain))?;
-            let end = judge::end(policy, &lines, &mut |name| reader.lines(&base.table, Some(name)))?;
-            let chain = Chain { end, ..Chain::new(&base.table, &base.chain, policy, lines) };
-            if let Some(denying) = chain.denying() {
-                let all = reader.lines(&base.table, None)?;
-                let open = mentioned(&all).contains(&Match::Dport(Op::Is, Protocol::Udp, port));
-                let denying = Denying { what: "packets for this node", ..denying };
-                closed.extend((!open).then_some(denying));
-            }
-        }
-        Ok(closed)
+        Ok(found.filter_map(|(number, attributes)| chain_of_hook(number, attributes)).collect())
     }
 
     /// Reads the chains of the hook that a table has, and what concerns us behind them.
@@ -88,28 +66,26 @@ impl Accepts {
         for (base, policy) in bases {
             let lines = self.lines(table, Some(base))?;
             let end = judge::end(*policy, &lines, &mut |name| self.lines(table, Some(name)))?;
-            read.push((base, *policy, lines, end));
+            let links = self.links.clone();
+            let zones = judge::zones(&lines, &links, &mut |name| self.lines(table, Some(name)))?;
+            read.push((base, *policy, lines, zones, end));
         }
-        let owned = read.iter().any(|(.., end)| *end != End::Passes) && self.is_owned(table)?;
+        let denies = |end: &End, zones: &[Spot]| *end != End::Passes || !zones.is_empty();
+        let owned = read.iter().any(|(.., zones, end)| denies(end, zones)) && self.is_owned(table)?;
         let before = self.inside.as_ref().is_none_or(|inside| inside.contains(table));
-        let behind = read.iter().any(|(.., end)| matches!(end, End::DeniedIn(_)));
+        let behind = read.iter().any(|(.., zones, end)| matches!(end, End::DeniedIn(_)) || !zones.is_empty());
         let all = if owned || before || behind { self.lines(table, None)? } else { Vec::new() };
         let mut chains: BTreeMap<Name, Chain> = BTreeMap::new();
-        for (base, policy, lines, end) in read {
+        for (base, policy, lines, zones, end) in read {
+            for spot in zones.iter().filter(|spot| !owned && judge::is_private(base, &spot.path, &all)) {
+                chains.extend(behind_base(table, (base, policy), spot, &all));
+            }
             let chain = Chain::new(table, base, policy, lines);
-            let spot = match &end {
-                End::DeniedIn(spot) if !owned && judge::is_private(base, &spot.path, &all) => {
-                    spot.path.last().zip(Some(spot.at))
-                }
-                _ => None,
-            };
-            if let Some((last, at)) = spot {
-                let key = ChainKey { table: table.clone(), chain: last.clone() };
-                let lines = of_chain(&all, last);
-                chains.insert(
-                    last.clone(),
-                    Chain { key, lines, end: End::Denied(at), ..Chain::new(table, base, policy, Vec::new()) },
-                );
+            if let End::DeniedIn(spot) = &end
+                && !owned
+                && judge::is_private(base, &spot.path, &all)
+            {
+                chains.extend(behind_base(table, (base, policy), spot, &all));
                 chains.insert(base.clone(), chain);
                 continue;
             }
@@ -170,13 +146,21 @@ fn shared(base: &Name, spot: &Spot) -> String {
     )
 }
 
-/// A chain that packets enter at `hook`, with its policy.
-pub(super) fn chain_of_hook(hook: Hook, family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
+/// A chain of the forward hook, with its policy.
+pub(super) fn chain_of_hook(family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
     let base = base_chain(attributes)?;
     let family = Family::from_number(family).filter(|family| *family != Family::Bridge)?;
     let table = TableKey { family, name: name(attributes, table::NAME)? };
     let key = ChainKey { table, chain: name(attributes, chain::NAME)? };
-    (base.kind == ChainKind::Filter && base.hook == hook).then_some((key, base.policy))
+    (base.kind == ChainKind::Filter && base.hook == Hook::Forward).then_some((key, base.policy))
+}
+
+/// The chain of `spot`, which denies for the chain `base` of the hook.
+fn behind_base(table: &TableKey, base: (&Name, Policy), spot: &Spot, all: &[Line]) -> Option<(Name, Chain)> {
+    let last = spot.path.last()?.clone();
+    let key = ChainKey { table: table.clone(), chain: last.clone() };
+    let lines = of_chain(all, &last);
+    Some((last, Chain { key, lines, end: End::Denied(spot.at), ..Chain::new(table, base.0, base.1, Vec::new()) }))
 }
 
 fn of_chain(lines: &[Line], chain: &Name) -> Vec<Line> {
