@@ -3,14 +3,11 @@
 //! Invariant: a byte that is not known for sure is unknown, and so is whatever is made of it; an instruction that is not known
 //! makes its rule one that may hold.
 
-use std::net::IpAddr;
-
 use netstate::nft::{Name, Op, Verdict};
 
-use super::Arrival;
+use super::packet::{Packet, REGISTERS};
 use crate::attribute;
-use crate::nft::expression::{Expression, Found, base, ct, fib, meta, slot_in};
-use crate::nft::field::{RTN_LOCAL, addr_bytes, name_bytes};
+use crate::nft::expression::{Expression, Found, fib, slot_in};
 use crate::nft::foreign::foreign_rule;
 use crate::nft::rule;
 use crate::nft::wire::{LIST_ELEM, number, text, value};
@@ -18,16 +15,6 @@ use crate::nft::wire::{LIST_ELEM, number, text, value};
 /// NFTA_MATCH_NAME, NFTA_MATCH_INFO.
 const MATCH_NAME: u16 = 1;
 const MATCH_INFO: u16 = 3;
-
-/// NFT_META_IIF, NFT_META_PKTTYPE.
-const IIF: u32 = 4;
-const PKTTYPE: u32 = 19;
-
-/// NF_CT_STATE_BIT(IP_CT_NEW), the same in iptables' matches.
-const NEW: u32 = 8;
-
-/// Bytes of all registers.
-const REGISTERS: usize = 64;
 
 /// What is known of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,85 +311,109 @@ fn udp(info: &[u8], packet: &Packet<'_>) -> Option<bool> {
     if destination && (sources != (0..=u16::MAX) || inverted & 1 != 0) { None } else { Some(destination) }
 }
 
-/// The bytes of the packet that are known.
-pub(super) struct Packet<'a> {
-    pub(super) arrival: &'a Arrival,
-    /// It has a connection.
-    pub(super) tracked: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::Arrival;
+    use super::super::packet::known;
+    use super::*;
+    use crate::nft::expression::{base, meta};
 
-impl Packet<'_> {
-    /// The state of its connection; `None` where a rule may have taken it out of the connection table's sight.
-    fn state(&self) -> Option<u32> {
-        self.tracked.then_some(NEW)
-    }
-
-    fn meta(&self, key: u32) -> Vec<Option<u8>> {
-        let v4 = self.arrival.to.is_ipv4();
-        let (name, index) = &self.arrival.link;
-        known(&match key {
-            meta::PROTOCOL => if v4 { [0x08, 0x00] } else { [0x86, 0xdd] }.to_vec(),
-            meta::NFPROTO => vec![if v4 { 2 } else { 10 }],
-            meta::L4PROTO => vec![self.arrival.protocol],
-            meta::IIFNAME => name_bytes(name).to_vec(),
-            meta::OIFNAME => vec![0; 16],
-            IIF => index.to_ne_bytes().to_vec(),
-            // For this host.
-            PKTTYPE => vec![0],
-            _ => return vec![None; 16],
-        })
-    }
-
-    fn ct(&self, key: u32) -> Vec<Option<u8>> {
-        match key {
-            ct::STATE => self.state().map_or(vec![None; 4], |state| known(&state.to_ne_bytes())),
-            ct::DIRECTION => vec![Some(0)],
-            // Nothing has translated it, or it would be another packet.
-            ct::STATUS => known(&[0; 4]),
-            _ => vec![None; 16],
+    impl Rule {
+        pub(in crate::nft::arrival) fn of(handle: u64, program: &[Expression]) -> Self {
+            let program = program.iter().cloned().map(Instruction::Native).collect();
+            Self { handle, comment: None, program }
         }
     }
 
-    /// Type of an address: the destination is this host's.
-    fn address_type(flags: u32) -> Vec<Option<u8>> {
-        if flags == fib::DADDR { known(&RTN_LOCAL.to_ne_bytes()) } else { vec![None; 4] }
+    fn arrival() -> Arrival {
+        let to = [10, 4, 7, 21].into();
+        Arrival { link: ("eth0".parse().unwrap(), 2), from: None, to, protocol: 17, port: Some(8472) }
     }
 
-    fn payload(&self, base: u32, offset: u32, length: u32) -> Vec<Option<u8>> {
-        let header = match base {
-            base::NETWORK => self.network(),
-            base::TRANSPORT => self.transport(),
-            _ => Vec::new(),
+    fn truth(program: &[Expression]) -> Truth {
+        let arrival = arrival();
+        let packet = Packet { arrival: &arrival, tracked: true };
+        let none = &mut |_: &Name, _: &[Option<u8>]| Ok::<_, std::convert::Infallible>(Truth::Perhaps);
+        let Ok(outcome) = Rule::of(1, program).run(&packet, none);
+        outcome.truth
+    }
+
+    const fn load(base: u32, offset: u32, length: u32) -> Expression {
+        Expression::Payload { base, offset, length, to: 0 }
+    }
+
+    fn is(data: &[u8]) -> Expression {
+        Expression::Compare { from: 0, op: Op::Is, data: data.to_vec() }
+    }
+
+    #[test]
+    fn condition_is_known_as_far_as_its_bytes_are() {
+        let meta = |key| Expression::Meta { key, to: 0 };
+        let mask = |mask: &[u8]| Expression::Bitwise { from: 0, to: 0, mask: mask.to_vec(), xor: vec![0; mask.len()] };
+        for (program, wanted) in [
+            (vec![meta(meta::L4PROTO), is(&[17])], Truth::Yes),
+            (vec![meta(meta::L4PROTO), is(&[6])], Truth::No),
+            (vec![meta(meta::MARK), is(&[1, 0, 0, 0])], Truth::Perhaps),
+            // Of a part of the header: the network of the destination, the type of service, the source.
+            (vec![load(base::NETWORK, 16, 4), mask(&[255, 255, 255, 0]), is(&[10, 4, 7, 0])], Truth::Yes),
+            (vec![load(base::NETWORK, 1, 1), is(&[0])], Truth::Perhaps),
+            (vec![load(base::NETWORK, 12, 4), is(&[10, 4, 7, 22])], Truth::Perhaps),
+            (vec![load(base::NETWORK, 12, 4), mask(&[0; 4]), is(&[0; 4])], Truth::Yes),
+            (vec![load(base::TRANSPORT, 0, 4), is(&[0x80, 0, 0x21, 0x18])], Truth::Perhaps),
+            (vec![load(base::TRANSPORT, 0, 4), is(&[0x80, 0, 0x21, 0x19])], Truth::No),
+            // One condition that does not hold is enough, wherever it stands.
+            (vec![meta(meta::MARK), is(&[1, 0, 0, 0]), meta(meta::L4PROTO), is(&[6])], Truth::No),
+            (vec![meta(meta::L4PROTO), Expression::Unknown("limit".to_owned()), is(&[6])], Truth::Perhaps),
+            (vec![Expression::Unknown("log".to_owned()), Expression::Counter], Truth::Yes),
+        ] {
+            assert_eq!(truth(&program), wanted, "{program:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_compared_byte_by_byte() {
+        let port = known(&8472u16.to_be_bytes());
+        let bytes = |port: u16| port.to_be_bytes();
+        for (low, high, wanted) in [
+            (Some(8000), Some(9000), Truth::Yes),
+            (Some(8472), None, Truth::Yes),
+            (Some(8473), None, Truth::No),
+            (None, Some(8471), Truth::No),
+            (None, None, Truth::Yes),
+        ] {
+            let (low, high) = (low.map(bytes), high.map(bytes));
+            let bound = |side: &Option<[u8; 2]>| side.map(|side| side.to_vec());
+            assert_eq!(range(&port, bound(&low).as_deref(), bound(&high).as_deref()), wanted, "{low:?} {high:?}");
+        }
+        assert_eq!(range(&[None, Some(1)], Some(&[0, 1]), None), Truth::Perhaps);
+    }
+
+    #[test]
+    fn matches_of_iptables_are_read_as_far_as_they_are_known() {
+        let arrival = arrival();
+        let packet = Packet { arrival: &arrival, tracked: true };
+        let states =
+            |flags: [u16; 3]| [vec![0; 146], flags.iter().flat_map(|flag| flag.to_ne_bytes()).collect()].concat();
+        let ports = |range: [u16; 4], inverted: u8| {
+            [range.iter().flat_map(|port| port.to_ne_bytes()).collect(), vec![inverted, 0]].concat()
         };
-        let (offset, length) = (usize::try_from(offset).unwrap_or(usize::MAX), usize::try_from(length).unwrap_or(0));
-        (0..length.min(REGISTERS)).map(|at| header.get(offset.saturating_add(at)).copied().flatten()).collect()
-    }
-
-    fn network(&self) -> Vec<Option<u8>> {
-        let address =
-            |addr: Option<IpAddr>, length: usize| addr.map_or(vec![None; length], |addr| known(&addr_bytes(addr)));
-        let Arrival { from, to, protocol, .. } = self.arrival;
-        if to.is_ipv4() {
-            let mut header = vec![None; 9];
-            header.extend([Some(*protocol), None, None]);
-            header.extend(address(*from, 4));
-            header.extend(address(Some(*to), 4));
-            return header;
+        for (name, info, wanted) in [
+            ("comment", vec![0; 256], Truth::Yes),
+            ("conntrack", states([1, 0, 0x6]), Truth::No),
+            ("conntrack", states([1, 0, 0xe]), Truth::Yes),
+            ("conntrack", states([1, 1, 0x6]), Truth::Yes),
+            ("conntrack", states([3, 0, 0x6]), Truth::Perhaps),
+            ("state", 0x6u32.to_ne_bytes().to_vec(), Truth::No),
+            ("udp", ports([0, 65535, 8472, 8472], 0), Truth::Yes),
+            ("udp", ports([0, 65535, 8472, 8472], 2), Truth::No),
+            ("udp", ports([53, 53, 8472, 8472], 0), Truth::Perhaps),
+            ("udp", ports([53, 53, 53, 53], 0), Truth::No),
+            ("udp", vec![], Truth::Perhaps),
+            ("recent", vec![1; 8], Truth::Perhaps),
+        ] {
+            assert_eq!(matches(name, &info, &packet), wanted, "{name} {info:?}");
         }
-        let mut header = vec![None; 6];
-        header.extend([Some(*protocol), None]);
-        header.extend(address(*from, 16));
-        header.extend(address(Some(*to), 16));
-        header
+        let untracked = Packet { tracked: false, ..packet };
+        assert_eq!(matches("conntrack", &states([1, 0, 0x6]), &untracked), Truth::Perhaps);
     }
-
-    fn transport(&self) -> Vec<Option<u8>> {
-        let mut header = vec![None; 2];
-        header.extend(self.arrival.port.map_or(vec![None; 2], |port| known(&port.to_be_bytes())));
-        header
-    }
-}
-
-fn known(bytes: &[u8]) -> Vec<Option<u8>> {
-    bytes.iter().copied().map(Some).collect()
 }

@@ -2,10 +2,11 @@
 //!
 //! The kernel's rule machine is followed with a packet of which some bytes are known. Invariant: a packet is denied only when it
 //! is whatever the unknown bytes are; what is not understood may let it pass. Chains of the NAT kind and iptables-legacy are
-//! not looked at.
+//! left out.
 
 mod elements;
 mod machine;
+mod packet;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -199,7 +200,7 @@ pub(super) fn fuzz_rules(frames: &[crate::socket::Frame]) {
     let link = (IfName::literal("eth0"), 2);
     let to = IpAddr::from([10, 4, 7, 21]);
     let arrival = Arrival { link, from: None, to, protocol: 17, port: Some(8472) };
-    let packet = machine::Packet { arrival: &arrival, tracked: true };
+    let packet = packet::Packet { arrival: &arrival, tracked: true };
     for (_, attributes) in frames.iter().filter_map(|frame| payload(frame, kind::NEWRULE)) {
         let Some(rule) = Rule::read(attributes) else { continue };
         let ran = rule.run(&packet, &mut |_, _| Ok::<_, std::convert::Infallible>(machine::Truth::Perhaps));

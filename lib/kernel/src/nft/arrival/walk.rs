@@ -8,7 +8,8 @@ use netstate::nft::{Name, Verdict};
 
 use super::Arrival;
 use super::elements::Elements;
-use super::machine::{Effect, Packet, Rule, Truth};
+use super::machine::{Effect, Rule, Truth};
+use super::packet::Packet;
 use crate::error::KernelError;
 
 /// Where rules and sets come from.
@@ -141,5 +142,110 @@ impl<'a> Walk<'a> {
             ways.falls |= behind.falls;
         }
         Ok(comes_back && behind.falls)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netstate::nft::Op;
+
+    use super::*;
+    use crate::nft::expression::{Expression, meta};
+
+    /// Chains by name, in words: `no`, `maybe` or nothing, and a verdict.
+    struct Words<'a>(&'a [(&'a str, &'a str)], u32);
+
+    impl Source for Words<'_> {
+        fn rules(&mut self, chain: &Name) -> Result<Vec<Rule>, KernelError> {
+            self.1 += 1;
+            assert!(self.1 <= 20, "chains are read again and again");
+            let found = self.0.iter().find(|(name, _)| *name == chain.as_str()).map_or("", |(_, rules)| rules);
+            Ok((1..)
+                .zip(found.split("; ").filter(|words| !words.is_empty()))
+                .map(|(handle, words)| rule(handle, words))
+                .collect())
+        }
+
+        fn elements(&mut self, _: &Name) -> Result<Elements, KernelError> {
+            Ok(Elements::default())
+        }
+    }
+
+    fn rule(handle: u64, words: &str) -> Rule {
+        let (condition, verdict) = words.split_once(": ").unwrap_or(("", words));
+        let compare = |key, data: &[u8]| {
+            vec![Expression::Meta { key, to: 0 }, Expression::Compare { from: 0, op: Op::Is, data: data.to_vec() }]
+        };
+        let mut program = match condition {
+            "no" => compare(meta::L4PROTO, &[6]),
+            "maybe" => compare(meta::MARK, &[1, 0, 0, 0]),
+            _ => compare(meta::L4PROTO, &[17]),
+        };
+        let target = |name: &str| Name::new(name).unwrap();
+        program.push(match verdict.split_once(' ').unwrap_or((verdict, "")) {
+            ("accept", _) => Expression::Verdict(Verdict::Accept),
+            ("drop", _) => Expression::Verdict(Verdict::Drop),
+            ("return", _) => Expression::Verdict(Verdict::Return),
+            ("jump", name) => Expression::Verdict(Verdict::Jump(target(name))),
+            ("goto", name) => Expression::Verdict(Verdict::Goto(target(name))),
+            (other, _) => Expression::Unknown(other.to_owned()),
+        });
+        Rule::of(handle, &program)
+    }
+
+    /// What may become of a packet: `a`ccepted, `f`alls out at the end, and where it is denied.
+    fn ways(chains: &[(&str, &str)]) -> String {
+        let arrival = Arrival {
+            link: ("eth0".parse().unwrap(), 2),
+            from: None,
+            to: [10, 4, 7, 21].into(),
+            protocol: 17,
+            port: Some(8472),
+        };
+        let mut source = Words(chains, 0);
+        let Ways { accepts, falls, denied } =
+            Walk::new(&mut source, &arrival, true).chain(&Name::literal("base")).unwrap();
+        let denied = denied.map(|(chain, handle, _)| format!("{chain} {handle}")).unwrap_or_default();
+        format!("{}{}{denied}", if accepts { "a" } else { "" }, if falls { "f" } else { "" })
+    }
+
+    #[test]
+    fn all_that_may_become_of_a_packet_is_found() {
+        for (base, wanted) in [
+            ("", "f"),
+            ("drop", "base 1"),
+            ("accept; drop", "a"),
+            ("no: accept; drop", "base 2"),
+            ("maybe: accept; drop", "abase 2"),
+            ("maybe: drop", "fbase 1"),
+            ("maybe: drop; drop", "base 2"),
+            ("return; drop", "f"),
+            ("queue; drop", "abase 2"),
+            ("jump empty; drop", "base 2"),
+            ("goto empty; drop", "f"),
+            ("jump denies; accept", "denies 2"),
+            ("maybe: jump denies; accept", "adenies 2"),
+            ("jump back; drop", "base 2"),
+            ("jump through; accept", "adenies 2"),
+            ("goto through", "fdenies 2"),
+        ] {
+            let behind = [
+                ("denies", "no: accept; drop"),
+                ("back", "maybe: return; return; accept"),
+                ("through", "maybe: goto denies"),
+            ];
+            let chains = [&[("base", base)][..], &behind].concat();
+            assert_eq!(ways(&chains), wanted, "{base}");
+        }
+    }
+
+    #[test]
+    fn chains_that_jump_to_each_other_again_and_again_are_read_once() {
+        let names: Vec<String> = (0..16).map(|number| format!("c{number}")).collect();
+        let rules: Vec<String> = (1..=16).map(|number| vec![format!("jump c{number}"); 8].join("; ")).collect();
+        let mut chains: Vec<(&str, &str)> =
+            names.iter().map(String::as_str).zip(rules.iter().map(String::as_str)).collect();
+        chains.extend([("base", "jump c0; jump c0; drop"), ("c16", "maybe: jump c0")]);
+        assert_eq!(ways(&chains), "abase 3", "a loop, which the kernel refuses, passes");
     }
 }
