@@ -4,7 +4,7 @@
 //! (`dev_valid_name` in net/core/dev.c; IFNAMSIZ in linux/if.h; `:` is refused as CNI refuses it).
 //! It is stored in place: every row of a table of routes or neighbours has one.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 /// The most bytes a name has.
@@ -66,6 +66,15 @@ impl IfName {
         Self(padded(name.as_bytes()))
     }
 
+    /// `stem` with `number` behind it, as devices of one kind are named; `None` when that is no name. Costs no allocation:
+    /// every row of every lease names its device.
+    #[must_use]
+    pub fn numbered(stem: &str, number: u32) -> Option<Self> {
+        let mut name = Unchecked::default();
+        write!(name, "{stem}{number}").ok()?;
+        str::from_utf8(name.bytes.get(..name.used)?).ok().and_then(|name| Self::new(name).ok())
+    }
+
     /// Checks `name`.
     ///
     /// # Errors
@@ -85,6 +94,23 @@ impl IfName {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(LONGEST);
         // Made of a whole text, so it is one.
         self.0.get(..end).and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
+    }
+}
+
+/// A text that may become a name.
+#[derive(Default)]
+struct Unchecked {
+    bytes: [u8; LONGEST],
+    used: usize,
+}
+
+impl fmt::Write for Unchecked {
+    /// Fails when the text is too long for a name.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.used + text.len();
+        self.bytes.get_mut(self.used..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.used = end;
+        Ok(())
     }
 }
 
@@ -122,6 +148,19 @@ mod tests {
         assert_eq!(IfName::new("lo"), Ok(LO));
         for good in ["eth0", "cbr0", "flannel.1", "fifteen-bytes-x"] {
             assert_eq!(IfName::new(good).unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn numbered_name_is_the_text_of_both_or_none() {
+        for (stem, number) in
+            [("flannel.", 0), ("flannel.", 1), ("flannel.", 1_000_000), ("flannel-v6.", 9999), ("", 7)]
+        {
+            let name = IfName::numbered(stem, number).unwrap();
+            assert_eq!(name.as_str(), format!("{stem}{number}"));
+        }
+        for (stem, number) in [("flannel-v6.", 10_000), ("flannel.", 10_000_000), ("a/", 1), ("fifteen-bytes-x", 0)] {
+            assert_eq!(IfName::numbered(stem, number), None, "{stem}{number}");
         }
     }
 

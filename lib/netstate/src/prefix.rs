@@ -3,6 +3,7 @@
 //! Invariant: host bits are zero. `ipnetwork` keeps them (10.244.1.5/24 stays 10.244.1.5/24, and two such values
 //! of one network compare unequal), which is why a network is never passed around as an `IpNetwork` here.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -12,8 +13,27 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use crate::IpFamily;
 
 /// A network whose host bits are zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix(IpNetwork);
+
+impl Ord for Prefix {
+    /// IPv4 first, then by the address, then the longer network behind the shorter one: as numbers, because tables of
+    /// thousands of rows are sorted by this.
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (&self.0, &other.0) {
+            (IpNetwork::V4(a), IpNetwork::V4(b)) => (a.ip().to_bits(), a.prefix()).cmp(&(b.ip().to_bits(), b.prefix())),
+            (IpNetwork::V6(a), IpNetwork::V6(b)) => (a.ip().to_bits(), a.prefix()).cmp(&(b.ip().to_bits(), b.prefix())),
+            (IpNetwork::V4(_), IpNetwork::V6(_)) => Ordering::Less,
+            (IpNetwork::V6(_), IpNetwork::V4(_)) => Ordering::Greater,
+        }
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Why a text or a pair is no network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,6 +226,18 @@ mod tests {
     fn host_bits_are_cleared() {
         assert_eq!(p("172.7.21.9/24"), p("172.7.21.0/24"));
         assert_eq!(p("fd00::9/64").to_string(), "fd00::/64");
+    }
+
+    #[test]
+    fn networks_are_in_the_order_of_family_address_and_length() {
+        let sorted =
+            ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.1.0/24", "172.7.0.0/16", "::/0", "fd00::/48", "fd00::/64"];
+        let networks = sorted.map(p);
+        for (a, one) in networks.iter().enumerate() {
+            for (b, other) in networks.iter().enumerate() {
+                assert_eq!(one.cmp(other), a.cmp(&b), "{one} {other}");
+            }
+        }
     }
 
     #[test]
