@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::target::{Observed, Owner, Rows, Step};
+use crate::walk::Walk;
 
 /// The keys of the rows that need a [`step`], each list in key order: those that are desired, and those of ours that nobody
 /// desires. `satisfies(have, want)` says whether a row that is `have` needs no change to be `want`.
@@ -14,10 +15,12 @@ pub(crate) fn differing<'a, K: Ord, V>(
     observed: &'a Rows<K, V>,
     satisfies: impl Fn(&V, &V) -> bool,
 ) -> (Vec<&'a K>, Vec<&'a K>) {
-    let stands = |key, want| observed.get(key).is_some_and(|have| satisfies(&have.value, want));
-    let upserts = desired.iter().filter(|(key, want)| !stands(*key, *want)).map(|(key, _)| key);
-    let unwanted = observed.iter().filter(|(key, have)| have.owner == Owner::Ours && !desired.contains_key(key));
-    (upserts.collect(), unwanted.map(|(key, _)| key).collect())
+    let (mut observed_by, mut desired_by) =
+        (Walk::along(observed, desired.len()), Walk::along(desired, observed.len()));
+    let mut stands = |key, want| observed_by.get(key).is_some_and(|have| satisfies(&have.value, want));
+    let upserts = desired.iter().filter(|(key, want)| !stands(*key, *want)).map(|(key, _)| key).collect();
+    let ours = observed.iter().filter(|(_, have)| have.owner == Owner::Ours).map(|(key, _)| key);
+    (upserts, ours.filter(|key| desired_by.get(key).is_none()).collect())
 }
 
 /// True when one row needs a [`step`].

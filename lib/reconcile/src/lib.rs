@@ -26,6 +26,7 @@ mod stack;
 mod stage;
 mod status;
 mod target;
+mod walk;
 
 pub use chain::Chain;
 pub use gate::Gate;

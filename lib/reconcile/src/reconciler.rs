@@ -45,6 +45,8 @@ pub struct Reconciler<T: Target> {
     target: T,
     desired: BTreeMap<T::Key, T::Value>,
     mirror: Option<Rows<T::Key, T::Value>>,
+    /// The table was listed; before that every desired row is dirty.
+    listed: bool,
     /// How many rows of the mirror are ours: counted as they change, because whoever asks asks after every pass.
     ours: usize,
     dirty: BTreeSet<T::Key>,
@@ -74,6 +76,7 @@ impl<T: Target> Reconciler<T> {
             target,
             desired: BTreeMap::new(),
             mirror: None,
+            listed: false,
             ours: 0,
             dirty: BTreeSet::new(),
             taken: BTreeSet::new(),
@@ -211,14 +214,10 @@ impl<T: Target> Reconciler<T> {
         match self.target.observe() {
             Ok(mirror) => {
                 self.observe_failure = None;
-                let (upserts, removals) =
-                    differing(&self.desired, &mirror, |have, want| self.target.satisfies(have, want));
-                // What was not dirty was in place: before the first listing every desired row is dirty.
-                let changed = upserts.iter().filter(|key| !self.dirty.contains(*key));
-                self.taken.extend(changed.map(|key| (*key).clone()));
-                self.dirty = upserts.into_iter().chain(removals).cloned().collect();
-                self.taken.retain(|key| self.dirty.contains(key));
-                self.failures.retain(|key, _| self.dirty.contains(key));
+                // Everything is dirty, and an empty table satisfies nothing.
+                if std::mem::replace(&mut self.listed, true) || !mirror.is_empty() {
+                    self.mark(&mirror);
+                }
                 self.ours = mirror.values().filter(|row| is_ours(row)).count();
                 self.mirror = Some(mirror);
                 true
@@ -232,6 +231,17 @@ impl<T: Target> Reconciler<T> {
                 false
             }
         }
+    }
+
+    /// Marks the rows that differ from what is desired.
+    fn mark(&mut self, mirror: &Rows<T::Key, T::Value>) {
+        let (upserts, removals) = differing(&self.desired, mirror, |have, want| self.target.satisfies(have, want));
+        // What was not dirty was in place.
+        let changed = upserts.iter().filter(|key| !self.dirty.contains(*key));
+        self.taken.extend(changed.map(|key| (*key).clone()));
+        self.dirty = upserts.into_iter().chain(removals).cloned().collect();
+        self.taken.retain(|key| self.dirty.contains(key));
+        self.failures.retain(|key, _| self.dirty.contains(key));
     }
 
     fn due(&self, key: &T::Key, now: Duration) -> bool {

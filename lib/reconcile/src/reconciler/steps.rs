@@ -10,6 +10,7 @@ use crate::diff::{needs_step, step};
 use crate::pass::{Failure, Pass};
 use crate::retry;
 use crate::target::{Observed, Owner, Step, Target};
+use crate::walk::Walk;
 
 impl<T: Target> Reconciler<T> {
     /// Carries out the steps that are due, for rows that are desired (`upserts`) or for rows that are not.
@@ -21,11 +22,33 @@ impl<T: Target> Reconciler<T> {
         self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
         let mut made = Vec::new();
         for keys in due.chunks(self.target.batch().max(1)) {
-            let steps: Vec<_> = keys.iter().filter_map(|key| self.step(key)).collect();
+            let steps = self.steps(keys, Walk::<T::Key, T::Value>::pays(due.len(), self.desired.len()));
             self.run(steps, now, pass, &mut made);
         }
+        self.put_made(made);
+    }
+
+    /// What the rows under `keys` need, which are in order; `many` of those that are desired are due.
+    fn steps(&self, keys: &[T::Key], many: bool) -> Vec<Step<T::Key, T::Value>> {
+        let (Some(mirror), Some(first)) = (&self.mirror, keys.first()) else { return Vec::new() };
+        let (mut want, mut have) = (Walk::from(&self.desired, first, many), Walk::from(mirror, first, many));
+        let satisfies = |have: &T::Value, want: &T::Value| self.target.satisfies(have, want);
+        keys.iter().filter_map(|key| step(key, want.get(key), have.get(key), satisfies)).collect()
+    }
+
+    /// Takes rows that were created, in the order of their keys, into the mirror: they are dirty no more.
+    fn put_made(&mut self, made: Vec<(T::Key, Observed<T::Value>)>) {
         let Some(mirror) = &mut self.mirror else { return };
         self.ours += made.len();
+        if Walk::<T::Key, ()>::pays(made.len(), self.dirty.len()) {
+            let mut done = made.iter().map(|(key, _)| key).peekable();
+            let dirty = std::mem::take(&mut self.dirty).into_iter();
+            self.dirty = dirty.filter(|key| done.next_if_eq(&key).is_none()).collect();
+        } else {
+            for (key, _) in &made {
+                self.dirty.remove(key);
+            }
+        }
         if made.len() > mirror.len() {
             // Built from a sorted list, the mirror has full nodes.
             mirror.append(&mut made.into_iter().collect());
@@ -34,22 +57,18 @@ impl<T: Target> Reconciler<T> {
         }
     }
 
-    /// What one row needs, if something.
-    fn step(&self, key: &T::Key) -> Option<Step<T::Key, T::Value>> {
-        let have = self.mirror.as_ref()?.get(key);
-        step(key, self.desired.get(key), have, |have, want| self.target.satisfies(have, want))
-    }
-
     /// Dirty rows that need a step now. Those that need none are not dirty any more.
     fn due_rows(&mut self, now: Duration, upserts: bool) -> Vec<T::Key> {
         let Some(mirror) = &self.mirror else { return Vec::new() };
         let (mut rows, mut settled) = (Vec::new(), Vec::new());
+        let (mut desired, mut actual) =
+            (Walk::along(&self.desired, self.dirty.len()), Walk::along(mirror, self.dirty.len()));
         for key in &self.dirty {
-            let want = self.desired.get(key);
+            let want = desired.get(key);
             if want.is_some() != upserts {
                 continue;
             }
-            if !needs_step(want, mirror.get(key), |have, want| self.target.satisfies(have, want)) {
+            if !needs_step(want, actual.get(key), |have, want| self.target.satisfies(have, want)) {
                 settled.push(key.clone());
             } else if self.due(key, now) {
                 rows.push(key.clone());
@@ -81,7 +100,7 @@ impl<T: Target> Reconciler<T> {
         }
     }
 
-    /// Notes what a step did; a row that it created goes to `made`, on its way into the mirror.
+    /// Notes what a step did; a row that it created goes to `made`, on its way out of the dirty ones and into the mirror.
     fn record_success(
         &mut self,
         step: Step<T::Key, T::Value>,
@@ -90,8 +109,10 @@ impl<T: Target> Reconciler<T> {
         made: &mut Vec<(T::Key, Observed<T::Value>)>,
     ) {
         let key = step.key();
-        self.dirty.remove(key);
         self.failures.remove(key);
+        if !matches!(step, Step::Create(..)) {
+            self.dirty.remove(key);
+        }
         if !matches!(step, Step::Remove(..)) {
             pass.upserted += 1;
             self.totals.upserted += 1;

@@ -1,0 +1,63 @@
+//! `Walk`: values of a map by keys that are asked for in their order.
+//!
+//! Invariant: the answers are those of [`BTreeMap::get`], whatever they cost: many keys are met by one walk along the map, few are
+//! searched for one by one.
+
+use std::collections::{BTreeMap, btree_map};
+use std::iter::Peekable;
+
+/// A walk pays when at least one of so many entries is asked for: a search compares about as many keys.
+const SEARCH: usize = 8;
+
+/// Values of a map by ascending keys.
+pub(crate) struct Walk<'a, K, V> {
+    map: &'a BTreeMap<K, V>,
+    rest: Option<Peekable<btree_map::Range<'a, K, V>>>,
+}
+
+impl<'a, K: Ord, V> Walk<'a, K, V> {
+    /// Whether so many of the keys of a map with `entries` are many.
+    pub(crate) const fn pays(keys: usize, entries: usize) -> bool {
+        keys.saturating_mul(SEARCH) >= entries
+    }
+
+    /// A walk from `first` on, if it pays.
+    pub(crate) fn from(map: &'a BTreeMap<K, V>, first: &K, pays: bool) -> Self {
+        Self { map, rest: pays.then(|| map.range(first..).peekable()) }
+    }
+
+    /// A walk along the whole map for so many keys.
+    pub(crate) fn along(map: &'a BTreeMap<K, V>, keys: usize) -> Self {
+        Self { map, rest: Self::pays(keys, map.len()).then(|| map.range(..).peekable()) }
+    }
+
+    /// The value of `key`, which is no smaller than the one before.
+    pub(crate) fn get(&mut self, key: &K) -> Option<&'a V> {
+        let Some(rest) = &mut self.rest else { return self.map.get(key) };
+        while rest.next_if(|(other, _)| *other < key).is_some() {}
+        rest.peek().filter(|(other, _)| *other == key).map(|(_, value)| *value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn walk_finds_what_a_search_finds(
+            map in prop::collection::btree_map(any::<u8>(), any::<u16>(), 0..60),
+            mut keys in prop::collection::vec(any::<u8>(), 1..60),
+        ) {
+            keys.sort_unstable();
+            let mut walks =
+                [Walk::along(&map, keys.len()), Walk::from(&map, &keys[0], true), Walk::from(&map, &keys[0], false)];
+            for key in &keys {
+                for walk in &mut walks {
+                    prop_assert_eq!(walk.get(key), map.get(key));
+                }
+            }
+        }
+    }
+}
