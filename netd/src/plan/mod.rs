@@ -7,6 +7,7 @@
 pub(crate) mod backend;
 mod blackhole;
 mod flowtable;
+mod judged;
 mod local;
 mod masquerade;
 mod moving;
@@ -14,10 +15,10 @@ mod ownership;
 mod peers;
 mod refused;
 mod rivals;
+mod rows;
 mod tables;
 mod ways;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,13 +32,15 @@ pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
 pub(crate) use peers::Refusal;
 pub(crate) use refused::Refused;
 pub(crate) use rivals::{for_whom, foreign, in_front, taken};
+pub(crate) use rows::PeerRows;
 pub(crate) use tables::{Changes, Passing, RowChanges, Tables};
 pub(crate) use ways::{Ways, direct};
 
 use self::moving::Moving;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
-use peers::{Half, Peers, Slot, Standing};
+use judged::{Judged, part};
+use peers::{Half, Peers, Slot};
 
 /// The desired tables of one node, kept up to date lease by lease.
 #[derive(Debug, Clone)]
@@ -58,12 +61,11 @@ pub(crate) struct Planner {
     moving: Moving,
 }
 
-/// A change of one lease with what is to be thought of each of its families.
-struct Judged {
-    key: SubnetKey,
-    stored: Option<Arc<StoredLease>>,
-    halves: PerFamily<Option<Half>>,
-}
+/// What is to be said of each family of a lease.
+type Verdicts = PerFamily<Option<Result<(), Refusal>>>;
+
+/// The leases of each family that others have a say in.
+type Disputed = PerFamily<BTreeSet<Slot>>;
 
 impl Planner {
     /// A plan without any other node.
@@ -128,9 +130,11 @@ impl Planner {
     /// The links by which packets leave for the subnets of `lease`.
     #[must_use]
     pub(crate) fn path(&self, lease: &Lease) -> String {
-        let routes = self.lease_rows(lease).map(|tables| tables.routes).unwrap_or_default();
-        let mut links: Vec<&str> =
-            routes.values().filter_map(|route| route.link.as_ref()).map(IfName::as_str).collect();
+        let mut rows = PeerRows::default();
+        // One that cannot be reached has no rows.
+        let _ = self.lease_rows(lease, &mut rows);
+        let links = rows.routes.iter().filter_map(|(_, route)| route.link.as_ref());
+        let mut links: Vec<&str> = links.map(IfName::as_str).collect();
         links.dedup();
         links.join(",")
     }
@@ -145,11 +149,20 @@ impl Planner {
     /// Everything that is desired.
     #[must_use]
     pub(crate) fn tables(&self) -> Tables {
-        let mut tables = self.local_rows();
-        for key in self.leases.keys() {
-            tables.extend(self.rows_of(key, &self.verdicts(key)));
+        self.rows(self.leases.keys(), Some(&self.disputed())).beside(self.local_rows())
+    }
+
+    /// The rows of the leases under `keys`, of which those that are not `disputed` stand by themselves.
+    fn rows<'a>(&self, keys: impl IntoIterator<Item = &'a SubnetKey>, disputed: Option<&Disputed>) -> PeerRows {
+        let mut rows = PeerRows::default();
+        for key in keys {
+            self.add_rows(key, &self.verdicts(key, disputed), &mut rows);
         }
-        tables
+        rows
+    }
+
+    fn disputed(&self) -> Disputed {
+        self.peers.as_ref().map(|_, peers| peers.disputed())
     }
 
     /// Plans anew for another place of this node.
@@ -164,8 +177,12 @@ impl Planner {
         &mut self,
         leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>,
     ) -> Changes {
-        self.set(leases);
-        self.pack();
+        if self.leases.is_empty() {
+            self.fill(leases.into_iter().filter_map(|(key, stored)| Some((key, stored?))));
+        } else {
+            self.set(leases);
+            self.pack();
+        }
         Changes::between(Tables::default(), self.settle_all())
     }
 
@@ -177,18 +194,15 @@ impl Planner {
         let leases: Vec<_> = leases.into_iter().filter(|(key, stored)| !self.keeps(key, stored.as_deref())).collect();
         let judged: Vec<Judged> = leases.into_iter().map(|(key, stored)| self.judged(key, stored)).collect();
         let related = self.related(&judged);
-        let mut before = Tables::default();
-        for key in &related {
-            before.extend(self.rows_of(key, &self.verdicts(key)));
-        }
+        let before = self.rows(&related, None);
         let most = judged.len() > self.leases.len();
         judged.into_iter().for_each(|judged| self.put(judged));
         if most {
             self.pack();
         }
-        let mut after = Tables::default();
-        self.settle(related, &mut after);
-        Changes::between(before, after)
+        let mut after = PeerRows::default();
+        self.settle(related, None, &mut after);
+        Changes::between(before.into_tables(), after.into_tables())
     }
 
     /// Builds the maps of leases anew with full nodes: filled in the order of their keys, they have them half empty.
@@ -210,15 +224,12 @@ impl Planner {
             leases.into_iter().map(|stored| self.judged(stored.lease.key, Some(stored))).collect();
         let new = std::mem::replace(&mut self.local.ways, old);
         let related = self.related(&judged);
-        let mut before = Tables::default();
-        for key in &related {
-            before.extend(self.rows_of(key, &self.verdicts(key)));
-        }
+        let before = self.rows(&related, None);
         self.local.ways = new;
         judged.into_iter().for_each(|judged| self.put(judged));
-        let mut after = Tables::default();
-        self.settle(related, &mut after);
-        Changes::between(before, after)
+        let mut after = PeerRows::default();
+        self.settle(related, None, &mut after);
+        Changes::between(before.into_tables(), after.into_tables())
     }
 
     /// The addresses of all nodes, by which the kernel is asked for the ways.
@@ -245,66 +256,19 @@ impl Planner {
         related
     }
 
-    fn set(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>) {
-        for (key, stored) in leases {
-            if !self.keeps(&key, stored.as_deref()) {
-                let judged = self.judged(key, stored);
-                self.put(judged);
-            }
-        }
-    }
-
-    fn put(&mut self, judged: Judged) {
-        self.remember_earlier(&judged.key, judged.stored.as_deref());
-        let Judged { key, stored, halves } = judged;
-        for (family, half) in halves {
-            if let Some(subnet) = key.get(family) {
-                self.peers.get_mut(family).set(Slot::new(subnet, key), half);
-            }
-        }
-        match stored {
-            Some(stored) => drop(self.leases.insert(key, stored)),
-            None => drop(self.leases.remove(&key)),
-        }
-    }
-
-    fn judged(&self, key: SubnetKey, stored: Option<Arc<StoredLease>>) -> Judged {
-        let other = stored.as_ref().filter(|stored| !self.is_own(&stored.lease));
-        let halves = PerFamily::from_fn(|family| self.half(other?, key.get(family)?));
-        Judged { key, stored, halves }
-    }
-
-    /// One family of a lease of another node.
-    fn half(&self, stored: &Arc<StoredLease>, subnet: Prefix) -> Option<Half> {
-        let (family, attrs) = (subnet.family(), &stored.lease.attrs);
-        let mut half = Half { stored: Arc::clone(stored), subnet, standing: Standing::Usable(None) };
-        let holder = half.holder();
-        let refusal = attrs.public_ip(family).err();
-        let own = self.local.ways.own.get(&holder);
-        let own = own.map(|link| format!("{subnet} names {holder}, an address of this node's own {link}"));
-        let refusal =
-            refusal.or(own).or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
-        let rows = || match part(&stored.lease, PerFamily::only(family, subnet)) {
-            Some(part) => self.lease_rows(&part),
-            None => Ok(Tables::default()),
-        };
-        half.standing = match refusal.map_or_else(rows, Err) {
-            Ok(rows) => Standing::Usable(rows.tunnel_end()),
-            Err(reason) => Standing::Unusable(reason),
-        };
-        Some(half)
-    }
-
     /// What is to be said of each family of the lease under `key`; nothing of this node's own.
-    fn verdicts(&self, key: &SubnetKey) -> PerFamily<Option<Result<(), Refusal>>> {
-        PerFamily::from_fn(|family| self.peers.get(family).verdict(&Slot::new(key.get(family)?, *key)))
+    fn verdicts(&self, key: &SubnetKey, disputed: Option<&Disputed>) -> Verdicts {
+        PerFamily::from_fn(|family| {
+            let slot = Slot::new(key.get(family)?, *key);
+            self.peers.get(family).verdict(&slot, disputed.map(|disputed| disputed.get(family)))
+        })
     }
 
     /// Decides about the leases under `keys`: notes those that are refused, and adds the rows of the others to `rows`.
-    fn settle(&mut self, keys: impl IntoIterator<Item = SubnetKey>, rows: &mut Tables) {
+    fn settle(&mut self, keys: impl IntoIterator<Item = SubnetKey>, disputed: Option<&Disputed>, rows: &mut PeerRows) {
         for key in keys {
-            let verdicts = self.verdicts(&key);
-            rows.extend(self.rows_of(&key, &verdicts));
+            let verdicts = self.verdicts(&key, disputed);
+            self.add_rows(&key, &verdicts, rows);
             let is_used = verdicts.values().any(|verdict| matches!(verdict, Some(Ok(()))));
             let refused = Refused(verdicts.map(|_, verdict| verdict.and_then(Result::err)));
             let used = is_used.then(|| self.leases.get(&key)).flatten();
@@ -331,9 +295,9 @@ impl Planner {
         self.remarks.clear();
         self.unused = 0;
         let keys: Vec<SubnetKey> = self.leases.keys().copied().collect();
-        let mut rows = self.local_rows();
-        self.settle(keys, &mut rows);
-        rows
+        let (mut rows, disputed) = (PeerRows::default(), self.disputed());
+        self.settle(keys, Some(&disputed), &mut rows);
+        rows.beside(self.local_rows())
     }
 
     fn own_key(&self) -> Option<SubnetKey> {
@@ -344,24 +308,17 @@ impl Planner {
         self.own_key() == Some(lease.key) && lease.attrs.public_ips == self.local.public_ips()
     }
 
-    /// Rows of the families of a lease that are used.
-    fn rows_of(&self, key: &SubnetKey, verdicts: &PerFamily<Option<Result<(), Refusal>>>) -> Tables {
-        let Some(stored) = self.leases.get(key) else { return Tables::default() };
+    /// Adds the rows of the families of a lease that are used.
+    fn add_rows(&self, key: &SubnetKey, verdicts: &Verdicts, rows: &mut PeerRows) {
+        let Some(stored) = self.leases.get(key) else { return };
         let used =
             PerFamily::from_fn(|family| key.get(family).filter(|_| matches!(verdicts.get(family), Some(Ok(())))));
-        let rows = |lease: Cow<Lease>| self.lease_rows(&lease).unwrap_or_default();
-        let mut rows = part(&stored.lease, used).map(rows).unwrap_or_default();
-        rows.extend(self.earlier_rows(key));
-        rows
+        if let Some(part) = part(&stored.lease, used) {
+            // Each family was found to be reachable.
+            let _ = self.lease_rows(&part, rows);
+        }
+        self.earlier_rows(key, rows);
     }
-}
-
-/// The same lease of some of its subnets; `None` of none.
-fn part(lease: &Lease, subnets: PerFamily<Option<Prefix>>) -> Option<Cow<'_, Lease>> {
-    if subnets == lease.key.subnets() {
-        return Some(Cow::Borrowed(lease));
-    }
-    SubnetKey::new(subnets).map(|key| Cow::Owned(Lease { key, attrs: lease.attrs.clone() }))
 }
 
 /// A route to `subnet` by way of `via`.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::backend::Backend;
-use super::{Changes, LocalNode, Planner, Tables};
+use super::{Changes, LocalNode, PeerRows, Planner, Tables};
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
@@ -64,7 +64,8 @@ impl Planner {
     #[must_use]
     pub(crate) fn waiting(&self) -> usize {
         let Some(_) = &self.moving.retiring else { return 0 };
-        let old = |lease: &&Lease| self.network.backend.lease_rows(&self.local, lease).is_err();
+        let backend = &self.network.backend;
+        let old = |lease: &&Lease| backend.lease_rows(&self.local, lease, &mut PeerRows::default()).is_err();
         self.used().filter(old).count()
     }
 
@@ -79,16 +80,21 @@ impl Planner {
         self.moving.retiring.iter().chain([&self.network.backend])
     }
 
-    /// Rows that make the subnets of another node reachable.
+    /// Adds the rows that make the subnets of another node reachable.
     ///
     /// # Errors
-    /// Why that node cannot be reached.
-    pub(super) fn lease_rows(&self, lease: &Lease) -> Result<Tables, String> {
-        let rows = self.network.backend.lease_rows(&self.local, lease);
-        match (&self.moving.retiring, rows) {
-            (Some(retiring), Err(reason)) => retiring.lease_rows(&self.local, lease).map_err(|_| reason),
-            (_, rows) => rows,
+    /// Why that node cannot be reached; nothing is added then.
+    pub(super) fn lease_rows(&self, lease: &Lease, rows: &mut PeerRows) -> Result<(), String> {
+        let Err(reason) = self.network.backend.lease_rows(&self.local, lease, rows) else { return Ok(()) };
+        match &self.moving.retiring {
+            Some(retiring) => retiring.lease_rows(&self.local, lease, rows).map_err(|_| reason),
+            None => Err(reason),
         }
+    }
+
+    /// True when the node of `lease` can be reached.
+    fn reaches(&self, lease: &Lease) -> bool {
+        self.lease_rows(lease, &mut PeerRows::default()).is_ok()
     }
 
     /// Remembers what the lease of a node that moves away from the retiring backend said: it sends that way until it has
@@ -106,11 +112,13 @@ impl Planner {
         }
     }
 
-    /// Rows that keep a node known which has moved; its routes are those of its new lease.
-    pub(super) fn earlier_rows(&self, key: &SubnetKey) -> Tables {
-        let earlier = self.moving.retiring.as_ref().zip(self.moving.earlier.get(key));
-        let rows = earlier.and_then(|(retiring, lease)| retiring.lease_rows(&self.local, lease).ok());
-        rows.map(|rows| Tables { routes: BTreeMap::new(), ..rows }).unwrap_or_default()
+    /// Adds the rows that keep a node known which has moved; its routes are those of its new lease.
+    pub(super) fn earlier_rows(&self, key: &SubnetKey, rows: &mut PeerRows) {
+        let Some((retiring, lease)) = self.moving.retiring.as_ref().zip(self.moving.earlier.get(key)) else { return };
+        let routes = rows.routes.len();
+        // One that cannot be reached any more adds nothing.
+        let _ = retiring.lease_rows(&self.local, lease, rows);
+        rows.routes.truncate(routes);
     }
 
     /// Notes whether the lease that was there stays although another one came. A node that has moved to another backend
@@ -123,8 +131,8 @@ impl Planner {
                 && after.public_ips == before.public_ips
                 && !self.is_own(&new.lease)
                 && !self.refused.contains_key(key)
-                && self.lease_rows(&known.lease).is_ok()
-                && (self.moving.holding || self.lease_rows(&new.lease).is_err())
+                && self.reaches(&known.lease)
+                && (self.moving.holding || !self.reaches(&new.lease))
         });
         if keeps {
             self.moving.kept.insert(*key)

@@ -187,6 +187,38 @@ impl Peers {
         self.by_slot.insert(slot, half);
     }
 
+    /// All of them at once.
+    pub(super) fn of(halves: Vec<(Slot, Half)>) -> Self {
+        let by_slot: BTreeMap<Slot, Half> = halves.into_iter().collect();
+        let by_end = by_slot.iter().filter_map(|(slot, half)| Some((half.end()?, *slot))).collect();
+        let mut lengths = BTreeMap::new();
+        for slot in by_slot.keys() {
+            *lengths.entry(slot.subnet.len()).or_default() += 1;
+        }
+        Self { by_slot, by_end, lengths }
+    }
+
+    /// The leases that share addresses or an end of the tunnel with another one; nobody has a say in the others. One walk
+    /// over all, where [`Peers::verdict`] searches for each.
+    pub(super) fn disputed(&self) -> BTreeSet<Slot> {
+        let mut disputed = BTreeSet::new();
+        let mut around: Option<&Slot> = None;
+        // Behind a network come those inside it, before any other.
+        for slot in self.by_slot.keys() {
+            match around.filter(|around| around.subnet.covers(&slot.subnet)) {
+                Some(around) => disputed.extend([*around, *slot]),
+                None => around = Some(slot),
+            }
+        }
+        let ends = self.by_end.iter();
+        for ((end, slot), (next, other)) in ends.clone().zip(ends.skip(1)) {
+            if end == next {
+                disputed.extend([*slot, *other]);
+            }
+        }
+        disputed
+    }
+
     /// Builds the maps anew with full nodes.
     pub(super) fn pack(&mut self) {
         self.by_slot = std::mem::take(&mut self.by_slot).into_iter().collect();
@@ -207,11 +239,15 @@ impl Peers {
         self.by_end.range(first..).take_while(move |(other, _)| *other == end).map(|(_, slot)| slot)
     }
 
-    /// Whether the lease at `slot` is used, or why it is not; `None` when there is none.
-    pub(super) fn verdict(&self, slot: &Slot) -> Option<Result<(), Refusal>> {
+    /// Whether the lease at `slot` is used, or why it is not; `None` when there is none. `disputed` are those that others
+    /// have a say in, if that was found out.
+    pub(super) fn verdict(&self, slot: &Slot, disputed: Option<&BTreeSet<Slot>>) -> Option<Result<(), Refusal>> {
         let half = self.by_slot.get(slot)?;
         if let Standing::Unusable(reason) = &half.standing {
             return Some(Err(Refusal::Unusable(reason.clone())));
+        }
+        if disputed.is_some_and(|disputed| !disputed.contains(slot)) {
+            return Some(Ok(()));
         }
         Some(self.newer(half).or_else(|| self.older(half)).map_or(Ok(()), Err))
     }
@@ -306,7 +342,7 @@ pub(super) fn refusal(network: &Network, place: Option<&Place>, half: &Half) -> 
         return Some(format!("PublicIP {public_ip} is an address of the Pod network {network}"));
     }
     // The kernel refuses it as a gateway, but a tunnel would send every packet to the whole link.
-    if network.backend.device(family).is_some() && is_broadcast(&place.node_network, public_ip) {
+    if is_broadcast(&place.node_network, public_ip) && network.backend.device(family).is_some() {
         return Some(format!("PublicIP {public_ip} is the broadcast address of {}", place.node_network));
     }
     None

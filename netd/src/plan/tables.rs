@@ -10,7 +10,7 @@ use netstate::{
 };
 use netstate::{nft, wireguard};
 
-use super::backend::{FileText, TunnelEnd};
+use super::backend::FileText;
 
 /// The desired rows of every kernel table that netd writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,16 +51,6 @@ pub(crate) struct Passing {
 }
 
 impl Tables {
-    /// Where rows of one other node lead, when they lead through a tunnel.
-    pub(crate) fn tunnel_end(&self) -> Option<TunnelEnd> {
-        let mac = self.fdb.keys().next().map(|entry| TunnelEnd::Mac(entry.mac));
-        let peer = |row: &wireguard::RowKey| match row {
-            wireguard::RowKey::Peer(_, key) => Some(TunnelEnd::Key(*key)),
-            wireguard::RowKey::Device(_) => None,
-        };
-        mac.or_else(|| self.wireguard.keys().find_map(peer))
-    }
-
     /// Adds the rows of `other`; where both have a row, `other`'s stays.
     pub(crate) fn extend(&mut self, other: Self) {
         add(&mut self.links, other.links);

@@ -79,11 +79,12 @@ pub(super) fn local_rows(network: &Network, local: &LocalNode) -> Tables {
         ("PUBLIC_IPV6", ips.v6),
         ("MTU", Some(local.mtu.to_string())),
     ];
-    file("node.env".to_owned(), lines, local.data.as_ref())
+    let file = file("node.env".to_owned(), lines, local.data.as_ref());
+    Tables { files: [file].into(), ..Tables::default() }
 }
 
 /// The file of another node: what flannel gives to `SubnetAddCommand`, with its input behind an empty line.
-pub(super) fn lease_rows(lease: &Lease, data: &PerFamily<Option<String>>) -> Tables {
+pub(super) fn lease_row(lease: &Lease, data: &PerFamily<Option<String>>) -> (String, FileText) {
     let Lease { key, attrs: LeaseAttrs { public_ips, .. } } = lease;
     let subnet = |family| key.get(family).map(|subnet| subnet.to_string());
     let lines = [
@@ -103,8 +104,8 @@ fn file(
     name: String,
     lines: impl IntoIterator<Item = (&'static str, Option<String>)>,
     data: Option<&String>,
-) -> Tables {
+) -> (String, FileText) {
     let present = lines.into_iter().filter_map(|(key, value)| Some(format!("{key}={}\n", value?)));
     let text = present.collect::<String>() + "\n" + data.map_or("", String::as_str);
-    Tables { files: [(name, FileText(text))].into(), ..Tables::default() }
+    (name, FileText(text))
 }

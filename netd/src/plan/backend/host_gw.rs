@@ -9,7 +9,7 @@ use netstate::{Prefix, Route, RouteKey};
 
 use super::BackendAttrs;
 use crate::format::lease::LeaseAttrs;
-use crate::plan::{LocalNode, Tables, route};
+use crate::plan::{LocalNode, PeerRows, route};
 
 pub(super) const NAME: &str = "host-gw";
 
@@ -28,19 +28,24 @@ pub(super) fn refuses(local: &LocalNode) -> Option<String> {
     })
 }
 
-pub(super) fn peer_rows(local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+pub(super) fn peer_rows(
+    local: &LocalNode,
+    subnet: Prefix,
+    attrs: &LeaseAttrs,
+    rows: &mut PeerRows,
+) -> Result<(), String> {
     let public_ip = attrs.public_ip(subnet.family())?;
     if attrs.backend != BackendAttrs::HostGw {
         return Err(format!("{public_ip} uses another backend than this network's host-gw"));
     }
-    Ok(rows(local, subnet, public_ip))
+    rows.routes.push(direct_route(local, subnet, public_ip));
+    Ok(())
 }
 
-/// The route to `subnet` by way of its node itself.
-pub(super) fn rows(local: &LocalNode, subnet: Prefix, public_ip: IpAddr) -> Tables {
+/// A plain route to `subnet` by way of its node.
+pub(super) fn direct_route(local: &LocalNode, subnet: Prefix, public_ip: IpAddr) -> (RouteKey, Route) {
     let link = local.ways.direct.get(&public_ip).unwrap_or(&local.interface);
-    let (key, value) = route(subnet, public_ip, link, false);
-    Tables { routes: [(key, value)].into(), ..Tables::default() }
+    route(subnet, public_ip, link, false)
 }
 
 /// flannel's route (pkg/backend/route_network.go): by way of a node that the external interface reaches without a router.

@@ -12,7 +12,7 @@ use netstate::{Address, AddressKey, IfName, IpipOptions, Link, LinkKind, Prefix,
 use super::{BackendAttrs, host_gw};
 use crate::format::go_json::{BOOL, Object};
 use crate::format::lease::LeaseAttrs;
-use crate::plan::{LocalNode, Tables, route};
+use crate::plan::{LocalNode, PeerRows, Tables, route};
 use cluster::Problem;
 
 pub(super) const NAME: &str = "ipip";
@@ -69,16 +69,23 @@ impl Ipip {
         tables
     }
 
-    pub(super) fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+    pub(super) fn peer_rows(
+        &self,
+        local: &LocalNode,
+        subnet: Prefix,
+        attrs: &LeaseAttrs,
+        rows: &mut PeerRows,
+    ) -> Result<(), String> {
         let public_ip = attrs.public_ip(subnet.family())?;
         if self.direct_routing && super::is_direct(local, public_ip, attrs, NAME) {
-            return Ok(host_gw::rows(local, subnet, public_ip));
+            rows.routes.push(host_gw::direct_route(local, subnet, public_ip));
+            return Ok(());
         }
         if attrs.backend != BackendAttrs::Ipip {
             return Err(format!("{public_ip} uses another backend than this network's ipip"));
         }
-        let (key, value) = route(subnet, public_ip, &DEVICE, true);
-        Ok(Tables { routes: [(key, value)].into(), ..Tables::default() })
+        rows.routes.push(route(subnet, public_ip, &DEVICE, true));
+        Ok(())
     }
 
     /// flannel's route by way of a node's address on the device.

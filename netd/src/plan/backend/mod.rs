@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use netstate::family::IpFamily;
 use netstate::{IfName, Link, MacAddr, Prefix, Route, RouteKey};
 
-use super::{LocalNode, Tables};
+use super::{LocalNode, PeerRows, Tables};
 use crate::format::go_json::Object;
 use crate::format::lease::{Lease, LeaseAttrs};
 use crate::format::net_conf::Network;
@@ -250,31 +250,39 @@ impl Backend {
         }
     }
 
-    /// Rows that make the subnets of another node reachable.
+    /// Adds the rows that make the subnets of another node reachable.
     ///
     /// # Errors
-    /// Why that node cannot be reached through this backend.
-    pub(crate) fn lease_rows(&self, local: &LocalNode, lease: &Lease) -> Result<Tables, String> {
-        match (self, &lease.attrs.backend) {
-            (Self::Wireguard(options), _) => return options.lease_rows(local, lease),
-            (Self::Extension, BackendAttrs::Extension(data)) => return Ok(extension::lease_rows(lease, data)),
-            (Self::Extension, _) => return Err("uses another backend than this network's extension".to_owned()),
-            (Self::Alloc, _) => return Ok(Tables::default()),
-            _ => {}
-        }
-        let mut tables = Tables::default();
-        for (_, subnet) in lease.key.subnets().present() {
-            tables.extend(self.peer_rows(local, *subnet, &lease.attrs)?);
-        }
-        Ok(tables)
+    /// Why that node cannot be reached through this backend; nothing is added then.
+    pub(crate) fn lease_rows(&self, local: &LocalNode, lease: &Lease, rows: &mut PeerRows) -> Result<(), String> {
+        let mark = rows.mark();
+        let added = match (self, &lease.attrs.backend) {
+            (Self::Wireguard(options), _) => options.lease_rows(local, lease, rows),
+            (Self::Extension, BackendAttrs::Extension(data)) => {
+                rows.files.push(extension::lease_row(lease, data));
+                Ok(())
+            }
+            (Self::Extension, _) => Err("uses another backend than this network's extension".to_owned()),
+            _ => {
+                let subnets = lease.key.subnets();
+                subnets.present().try_for_each(|(_, subnet)| self.peer_rows(local, *subnet, &lease.attrs, rows))
+            }
+        };
+        added.inspect_err(|_| rows.truncate(mark))
     }
 
-    fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
+    fn peer_rows(
+        &self,
+        local: &LocalNode,
+        subnet: Prefix,
+        attrs: &LeaseAttrs,
+        rows: &mut PeerRows,
+    ) -> Result<(), String> {
         match self {
-            Self::Vxlan(options) => options.peer_rows(local, subnet, attrs),
-            Self::HostGw => host_gw::peer_rows(local, subnet, attrs),
-            Self::Ipip(options) => options.peer_rows(local, subnet, attrs),
-            Self::Wireguard(_) | Self::Alloc | Self::Extension => Ok(Tables::default()),
+            Self::Vxlan(options) => options.peer_rows(local, subnet, attrs, rows),
+            Self::HostGw => host_gw::peer_rows(local, subnet, attrs, rows),
+            Self::Ipip(options) => options.peer_rows(local, subnet, attrs, rows),
+            Self::Wireguard(_) | Self::Alloc | Self::Extension => Ok(()),
         }
     }
 

@@ -10,7 +10,7 @@ use netstate::{IfName, Route, RouteKey, RouteKind, RouteMetrics, RouteScope, row
 
 use crate::format::lease::{LeaseAttrs, StoredLease, read_lease};
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Masquerade, Ownership, Place, Planner, TABLE, Tables, Ways};
+use crate::plan::{LocalNode, Masquerade, Ownership, PeerRows, Place, Planner, TABLE, Tables, Ways};
 
 const OWN: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 const PEER: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
@@ -154,7 +154,9 @@ fn wireguard_chooses_the_address_that_is_likelier_to_be_reached() {
         let lease = read_lease("172.7.22.0-24&fd00:7:0:22::-64", value.as_bytes()).unwrap();
         let mut local = local(&network);
         local.places.v6.as_mut().unwrap().public_ip = own.parse().unwrap();
-        text(&network.backend.lease_rows(&local, &lease).unwrap())
+        let mut rows = PeerRows::default();
+        network.backend.lease_rows(&local, &lease, &mut rows).unwrap();
+        text(&rows.into_tables())
     };
     assert!(endpoint("2001:db8::21", "10.4.7.22", "2001:db8::22").contains("endpoint [2001:db8::22]"));
     assert!(endpoint("2001:db8::21", "192.0.2.22", "2001:db8::22").contains("endpoint 192.0.2.22"), "not private");

@@ -18,7 +18,7 @@ use super::checksum::Workaround;
 use super::{BackendAttrs, host_gw};
 use crate::format::go_json::{BOOL, Object};
 use crate::format::lease::LeaseAttrs;
-use crate::plan::{LocalNode, Place, Tables, route};
+use crate::plan::{LocalNode, PeerRows, Place, Tables, route};
 use cluster::Problem;
 
 pub(super) const NAME: &str = "vxlan";
@@ -202,7 +202,7 @@ impl Vxlan {
 
     /// The name of the tunnel device of one family: flannel's; `None` when it is too long for a link.
     pub(super) fn device(&self, family: IpFamily) -> Option<IfName> {
-        IfName::new(format!("{}{}", DEVICE_PREFIX.get(family), self.vni)).ok()
+        IfName::numbered(DEVICE_PREFIX.get(family), self.vni)
     }
 
     /// Leases say neither port nor GBP, so that nobody could know which of two devices a node uses.
@@ -274,12 +274,19 @@ impl Vxlan {
         tables
     }
 
-    pub(super) fn peer_rows(&self, local: &LocalNode, subnet: Prefix, attrs: &LeaseAttrs) -> Result<Tables, String> {
-        let (family, mut tables) = (subnet.family(), Tables::default());
+    pub(super) fn peer_rows(
+        &self,
+        local: &LocalNode,
+        subnet: Prefix,
+        attrs: &LeaseAttrs,
+        rows: &mut PeerRows,
+    ) -> Result<(), String> {
+        let family = subnet.family();
         let public_ip = attrs.public_ip(family)?;
-        let (Some(name), Some(place)) = (self.device(family), local.places.get(family)) else { return Ok(tables) };
+        let (Some(name), Some(place)) = (self.device(family), local.places.get(family)) else { return Ok(()) };
         if self.direct_routing && super::is_direct(local, public_ip, attrs, NAME) {
-            return Ok(host_gw::rows(local, subnet, public_ip));
+            rows.routes.push(host_gw::direct_route(local, subnet, public_ip));
+            return Ok(());
         }
         let BackendAttrs::Vxlan(vteps) = &attrs.backend else {
             return Err(format!("{public_ip} uses another backend than this network's vxlan"));
@@ -290,12 +297,11 @@ impl Vxlan {
         if mac == place.mac {
             return Err(format!("{public_ip} has the hardware address of this node's own device, {mac}"));
         }
-        tables.fdb.insert(FdbKey { link: name.clone(), mac }, Fdb { dst: public_ip });
+        rows.fdb.push((FdbKey { link: name.clone(), mac }, Fdb { dst: public_ip }));
         let next_hop = subnet.addr();
-        tables.neighbours.insert(NeighbourKey { link: name.clone(), addr: next_hop }, Neighbour { mac });
-        let (key, value) = route(subnet, next_hop, &name, true);
-        tables.routes.insert(key, value);
-        Ok(tables)
+        rows.neighbours.push((NeighbourKey { link: name.clone(), addr: next_hop }, Neighbour { mac }));
+        rows.routes.push(route(subnet, next_hop, &name, true));
+        Ok(())
     }
 
     /// What is odd about a lease that is used all the same, as flannel uses it.

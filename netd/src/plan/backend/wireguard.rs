@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::{BackendAttrs, host_gw};
 use crate::format::go_json::Object;
 use crate::format::lease::{Lease, LeaseAttrs};
-use crate::plan::{LocalNode, Tables, route};
+use crate::plan::{LocalNode, PeerRows, Tables, route};
 use cluster::Problem;
 
 /// What it loses over an interface in a VRF.
@@ -229,8 +229,7 @@ impl Wireguard {
     }
 
     /// Rows that make the subnets of another node reachable: one peer for all of them where there is one device.
-    pub(super) fn lease_rows(&self, local: &LocalNode, lease: &Lease) -> Result<Tables, String> {
-        let mut tables = Tables::default();
+    pub(super) fn lease_rows(&self, local: &LocalNode, lease: &Lease, rows: &mut PeerRows) -> Result<(), String> {
         let mut peers = std::collections::BTreeMap::<RowKey, Peer>::new();
         for (family, subnet) in lease.key.subnets().present() {
             if local.places.get(family).is_none() {
@@ -238,7 +237,7 @@ impl Wireguard {
             }
             let public_ip = lease.attrs.public_ip(family)?;
             if self.direct_routing && super::is_direct(local, public_ip, &lease.attrs, NAME) {
-                tables.extend(host_gw::rows(local, *subnet, public_ip));
+                rows.routes.push(host_gw::direct_route(local, *subnet, public_ip));
                 continue;
             }
             let end = own_end(local, &lease.attrs, family, public_ip)?;
@@ -252,11 +251,10 @@ impl Wireguard {
             let peer = peers.entry(RowKey::Peer(device.clone(), end.key)).or_insert_with(new);
             peer.endpoint = Endpoint::At(self.endpoint(local, &lease.attrs, family)?);
             peer.allowed.insert(*subnet);
-            let (key, value) = tunnel_route(*subnet, &device);
-            tables.routes.insert(key, value);
+            rows.routes.push(tunnel_route(*subnet, &device));
         }
-        tables.wireguard.extend(peers.into_iter().map(|(key, peer)| (key, Row::Peer(peer))));
-        Ok(tables)
+        rows.wireguard.extend(peers.into_iter().map(|(key, peer)| (key, Row::Peer(peer))));
+        Ok(())
     }
 
     /// Where packets for a subnet of `family` go.

@@ -1,0 +1,94 @@
+//! `Judged`: what is to be thought of a lease by itself, and how it gets into the plan.
+//!
+//! Invariant: what is put in one by one and what is put in at once give the same plan.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use netstate::Prefix;
+use netstate::family::PerFamily;
+
+use super::peers::{self, Half, Peers, Slot, Standing};
+use super::{PeerRows, Planner};
+use crate::format::lease::{Lease, StoredLease, SubnetKey};
+
+/// A change of one lease with what is to be thought of each of its families.
+pub(super) struct Judged {
+    pub(super) key: SubnetKey,
+    stored: Option<Arc<StoredLease>>,
+    pub(super) halves: PerFamily<Option<Half>>,
+}
+
+impl Planner {
+    /// Puts `leases` in, or takes them out, one by one.
+    pub(super) fn set(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>) {
+        for (key, stored) in leases {
+            if !self.keeps(&key, stored.as_deref()) {
+                let judged = self.judged(key, stored);
+                self.put(judged);
+            }
+        }
+    }
+
+    /// Puts all of `leases` into a plan without any.
+    pub(super) fn fill(&mut self, leases: impl Iterator<Item = (SubnetKey, Arc<StoredLease>)>) {
+        let mut halves = PerFamily::<Vec<(Slot, Half)>>::default();
+        let judge = |(key, stored): (SubnetKey, Arc<StoredLease>)| {
+            for (family, half) in self.judged(key, Some(Arc::clone(&stored))).halves {
+                halves.get_mut(family).extend(half.map(|half| (Slot::new(half.subnet, key), half)));
+            }
+            (key, stored)
+        };
+        let leases = leases.map(judge).collect();
+        (self.leases, self.peers) = (leases, halves.map(|_, halves| Peers::of(halves)));
+    }
+
+    /// Puts one in, or takes it out.
+    pub(super) fn put(&mut self, judged: Judged) {
+        self.remember_earlier(&judged.key, judged.stored.as_deref());
+        let Judged { key, stored, halves } = judged;
+        for (family, half) in halves {
+            if let Some(subnet) = key.get(family) {
+                self.peers.get_mut(family).set(Slot::new(subnet, key), half);
+            }
+        }
+        match stored {
+            Some(stored) => drop(self.leases.insert(key, stored)),
+            None => drop(self.leases.remove(&key)),
+        }
+    }
+
+    /// What is to be thought of each family of a lease, or of its absence.
+    pub(super) fn judged(&self, key: SubnetKey, stored: Option<Arc<StoredLease>>) -> Judged {
+        let other = stored.as_ref().filter(|stored| !self.is_own(&stored.lease));
+        let halves = PerFamily::from_fn(|family| self.half(other?, key.get(family)?));
+        Judged { key, stored, halves }
+    }
+
+    /// One family of a lease of another node.
+    fn half(&self, stored: &Arc<StoredLease>, subnet: Prefix) -> Option<Half> {
+        let (family, attrs) = (subnet.family(), &stored.lease.attrs);
+        let mut half = Half { stored: Arc::clone(stored), subnet, standing: Standing::Usable(None) };
+        let holder = half.holder();
+        let refusal = attrs.public_ip(family).err();
+        let own = self.local.ways.own.get(&holder);
+        let own = own.map(|link| format!("{subnet} names {holder}, an address of this node's own {link}"));
+        let refusal =
+            refusal.or(own).or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
+        let end = || {
+            let mut rows = PeerRows::default();
+            let part = part(&stored.lease, PerFamily::only(family, subnet));
+            part.map_or(Ok(()), |part| self.lease_rows(&part, &mut rows)).map(|()| rows.tunnel_end())
+        };
+        half.standing = refusal.map_or_else(end, Err).map_or_else(Standing::Unusable, Standing::Usable);
+        Some(half)
+    }
+}
+
+/// The same lease of some of its subnets; `None` of none.
+pub(super) fn part(lease: &Lease, subnets: PerFamily<Option<Prefix>>) -> Option<Cow<'_, Lease>> {
+    if subnets == lease.key.subnets() {
+        return Some(Cow::Borrowed(lease));
+    }
+    SubnetKey::new(subnets).map(|key| Cow::Owned(Lease { key, attrs: lease.attrs.clone() }))
+}
