@@ -4,6 +4,7 @@
 //! spellings wins, unknown keys are ignored (but named), `null` leaves a field at its default. A value of the wrong
 //! type is a problem of its field, never of the whole object.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -16,19 +17,24 @@ use cluster::Problem;
 /// The accepted form of a switch.
 pub(crate) const BOOL: &str = "true or false";
 
-/// The members that have not been taken yet, in the order of the text.
+/// The members that have not been taken yet, in the order of the text, of which they are parts as far as they were not
+/// changed: a node reads one text per lease.
 #[derive(Debug)]
-pub(crate) struct Object {
+pub(crate) struct Object<'a> {
     path: String,
-    members: Vec<(String, Box<RawValue>)>,
+    members: Vec<(Cow<'a, str>, Cow<'a, RawValue>)>,
 }
 
-impl Object {
+/// A member's name: a part of the text unless something in it is escaped.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Object<'a> {
     /// Reads a whole text that must be one object; anything behind it is an error.
     ///
     /// # Errors
     /// What is wrong with the text, with line and column.
-    pub(crate) fn parse(text: &str) -> Result<Self, serde_json::Error> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
 
@@ -46,13 +52,30 @@ impl Object {
 
     /// Takes the member `name` as an object of its own.
     pub(crate) fn take_object(&mut self, name: &str, problems: &mut Vec<Problem>) -> Option<Self> {
-        let mut object: Self = self.take(name, "an object {...}", problems)?;
-        object.path = self.path_of(name);
-        Some(object)
+        let raw = self.take_raw(name).filter(|raw| raw.get() != "null")?;
+        let parsed = match &raw {
+            Cow::Borrowed(raw) => Self::parse(raw.get()),
+            Cow::Owned(raw) => Object::parse(raw.get()).map(Object::into_owned),
+        };
+        let path = self.path_of(name);
+        match parsed {
+            Ok(object) => Some(Self { path, ..object }),
+            Err(_) => {
+                problems.push(Problem::new(path, raw.get(), "an object {...}"));
+                None
+            }
+        }
+    }
+
+    /// The same apart from the text.
+    fn into_owned(self) -> Object<'static> {
+        let owned =
+            |(name, value): (Cow<str>, Cow<RawValue>)| (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()));
+        Object { path: self.path, members: self.members.into_iter().map(owned).collect() }
     }
 
     /// Takes the member `name` as it was written, `null` included; the last spelling wins.
-    pub(crate) fn take_raw(&mut self, name: &str) -> Option<Box<RawValue>> {
+    pub(crate) fn take_raw(&mut self, name: &str) -> Option<Cow<'a, RawValue>> {
         self.members.extract_if(.., |(key, _)| key.eq_ignore_ascii_case(name)).last().map(|(_, raw)| raw)
     }
 
@@ -60,24 +83,25 @@ impl Object {
     #[must_use]
     pub(crate) fn get(&self, name: &str) -> Option<Box<RawValue>> {
         let found = self.members.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.clone())
+        found.map(|(_, value)| value.clone().into_owned())
     }
 
     /// Makes `value` the only member of this name, where the first of that name stood, or removes the name.
     pub(crate) fn set(&mut self, name: &str, value: Option<Box<RawValue>>) {
         let first = self.members.iter().position(|(key, _)| key.eq_ignore_ascii_case(name));
-        let name = first.and_then(|at| self.members.get(at)).map_or(name, |(key, _)| key).to_owned();
+        let name = first.and_then(|at| self.members.get(at)).map_or(name, |(key, _)| key.as_ref()).to_owned();
         self.members.retain(|(key, _)| !key.eq_ignore_ascii_case(&name));
         if let Some(value) = value {
             let at = first.unwrap_or(self.members.len()).min(self.members.len());
-            self.members.insert(at, (name, value));
+            self.members.insert(at, (Cow::Owned(name), Cow::Owned(value)));
         }
     }
 
     /// The text of one object with the members that nobody took.
     #[must_use]
     pub(crate) fn render(&self) -> String {
-        let member = |(key, value): &(String, Box<RawValue>)| format!("{}:{}", Value::from(key.as_str()), value.get());
+        let member =
+            |(key, value): &(Cow<str>, Cow<RawValue>)| format!("{}:{}", Value::from(key.as_ref()), value.get());
         let members: Vec<String> = self.members.iter().map(member).collect();
         format!("{{{}}}", members.join(","))
     }
@@ -95,7 +119,7 @@ impl Object {
     }
 }
 
-impl<'de> Deserialize<'de> for Object {
+impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Members)
     }
@@ -104,16 +128,16 @@ impl<'de> Deserialize<'de> for Object {
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
-    type Value = Object;
+    type Value = Object<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object {...}")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
         let mut members = Vec::new();
-        while let Some(member) = map.next_entry()? {
-            members.push(member);
+        while let Some((Name(name), value)) = map.next_entry::<_, &RawValue>()? {
+            members.push((name, Cow::Borrowed(value)));
         }
         Ok(Object { path: String::new(), members })
     }

@@ -7,6 +7,7 @@
 
 mod own;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,10 +50,19 @@ pub(crate) struct View {
 
 #[derive(Debug, Default)]
 struct Listed {
-    leases: BTreeSet<SubnetKey>,
+    /// Keys in the order in which they were shown or, with `false`, gone again; the last word counts.
+    leases: Vec<(SubnetKey, bool)>,
     /// Those of them that were not known before.
-    new: BTreeSet<SubnetKey>,
+    new: Vec<SubnetKey>,
     invalid: BTreeSet<String>,
+}
+
+impl Listed {
+    /// The keys that are there at the end.
+    fn shown(&mut self) -> BTreeSet<SubnetKey> {
+        let last: BTreeMap<SubnetKey, bool> = std::mem::take(&mut self.leases).into_iter().collect();
+        last.into_iter().filter_map(|(key, shown)| shown.then_some(key)).collect()
+    }
 }
 
 /// What an event changed.
@@ -105,22 +115,29 @@ impl View {
 
     fn put(&mut self, stored: Arc<StoredLease>, now: Duration) -> Change {
         let key = stored.lease.key;
-        if let Some(listed) = &mut self.listed {
-            listed.leases.insert(key);
-            if !self.leases.contains_key(&key) {
-                listed.new.insert(key);
+        let (differs, is_new) = match self.leases.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(stored);
+                (true, true)
             }
-        } else if !self.leases.contains_key(&key) {
-            self.arrived.insert(key, now);
+            Entry::Occupied(known) if *known.get() == stored => (false, false),
+            Entry::Occupied(mut known) => {
+                known.insert(stored);
+                (true, false)
+            }
+        };
+        match &mut self.listed {
+            Some(listed) => {
+                listed.leases.push((key, true));
+                listed.new.extend(is_new.then_some(key));
+            }
+            None if is_new => drop(self.arrived.insert(key, now)),
+            None => {}
         }
         self.withheld.remove(&key);
         self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
         let status = !self.invalid.is_empty() && self.invalid.remove(&key.to_string()).is_some();
         let own = self.own.as_mut().filter(|own| own.lease.key == key).map(|own| own.gone = None).is_some();
-        let differs = self.leases.get(&key).is_none_or(|known| *known != stored);
-        if differs {
-            self.leases.insert(key, stored);
-        }
         let leases = if differs { BTreeSet::from([key]) } else { BTreeSet::new() };
         Change { leases, status, own, invalid: false }
     }
@@ -131,7 +148,7 @@ impl View {
             change.own = self.is_own(&lease);
             // The end of a listing decides about what it does not show.
             match &mut self.listed {
-                Some(listed) => _ = listed.leases.remove(&lease),
+                Some(listed) => listed.leases.push((lease, false)),
                 None => self.lose(lease, now, &mut change),
             }
         }
@@ -144,7 +161,7 @@ impl View {
 
     fn delete(&mut self, key: SubnetKey, revision: i64, now: Duration) -> Change {
         if let Some(listed) = &mut self.listed {
-            listed.leases.remove(&key);
+            listed.leases.push((key, false));
         }
         let own = self.is_own(&key);
         if let Some(own) = self.own.as_mut().filter(|own| own.lease.key == key) {
@@ -188,19 +205,20 @@ impl View {
     }
 
     fn finish_listing(&mut self) -> Change {
-        let Some(listed) = self.listed.take() else { return Change::default() };
+        let Some(mut listed) = self.listed.take() else { return Change::default() };
+        let (shown, new) = (listed.shown(), listed.new.into_iter().collect::<BTreeSet<_>>());
         let mut change = Change { status: true, own: true, ..Change::default() };
         self.lost = None;
         pack(&mut self.leases);
         self.invalid.retain(|key, _| listed.invalid.contains(key));
-        if let Some(own) = self.own.as_mut().filter(|own| !listed.leases.contains(&own.lease.key)) {
+        if let Some(own) = self.own.as_mut().filter(|own| !shown.contains(&own.lease.key)) {
             own.gone.get_or_insert(None);
         }
         let others = |key: &&SubnetKey| !self.is_own(key);
-        let gone: Vec<SubnetKey> = self.leases.keys().filter(|key| !listed.leases.contains(key)).copied().collect();
+        let gone: Vec<SubnetKey> = self.leases.keys().filter(|key| !shown.contains(key)).copied().collect();
         let lost = gone.iter().filter(others).count();
         // What came instead makes the loss no smaller.
-        let known = self.leases.keys().filter(others).filter(|key| !listed.new.contains(key)).count();
+        let known = self.leases.keys().filter(others).filter(|key| !new.contains(key)).count();
         let leftovers = if self.complete { 0 } else { self.lost_leftovers() };
         // A store that went back lacks what came since, and nodes that live write that again.
         let went_back = self.broken.is_some() && lost > 0;
