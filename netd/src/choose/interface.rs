@@ -111,6 +111,12 @@ impl Wanted {
         self.ifaces.is_empty() && self.regexes.is_empty() && self.can_reach.is_none() && self.public_ips.is_empty()
     }
 
+    /// True when a default route may name the interface: nothing else does for every family.
+    #[must_use]
+    pub(crate) const fn asks_for_default_routes(&self) -> bool {
+        self.ifaces.is_empty() && self.regexes.is_empty() && self.can_reach.is_none()
+    }
+
     /// True when routes decide, which change.
     #[must_use]
     pub(crate) const fn follows_routes(&self) -> bool {
@@ -416,6 +422,23 @@ mod tests {
             problem.contains("no IPv4 default route that names the interface; there is one in table 10 by eth1"),
             "{problem}"
         );
+    }
+
+    #[test]
+    fn where_default_routes_are_not_asked_for_they_decide_nothing() {
+        let without = Facts { default_routes: PerFamily::default(), ..host() };
+        for wanted in [
+            wanted(&["eth1"], &[], None, None),
+            wanted(&[], &["^eth1"], None, None),
+            wanted(&[], &[], Some("192.0.2.9"), None),
+            wanted(&["eth9"], &[], None, Some("10.4.7.21")),
+        ] {
+            assert!(!wanted.asks_for_default_routes());
+            let text = |facts: &Facts| choose(&wanted, facts, V4).map_err(|problem| problem.to_string());
+            assert_eq!(text(&host()), text(&without), "{wanted:?}");
+        }
+        // A public address of the other family leaves it to the default route.
+        assert!(wanted(&[], &[], None, Some("203.0.113.9")).asks_for_default_routes());
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl External {
 
 /// The choice for the host as it is now.
 async fn choose(wanted: &Wanted, families: &[IpFamily]) -> Result<Result<interface::External, Problem>, KernelError> {
-    Ok(interface::choose(wanted, &facts::gather(wanted.can_reach).await?, families))
+    Ok(interface::choose(wanted, &facts::gather(wanted).await?, families))
 }
 
 /// The interface, waited for: an address, a link or a default route may still come. `report` is given what is missing,

@@ -11,26 +11,28 @@ use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey, SysctlKey};
 
-use crate::choose::interface::{Facts, Interface};
+use crate::choose::interface::{Facts, Interface, Wanted};
 use crate::format::net_conf::Network;
 use crate::plan::Ownership;
 use crate::plan::backend::{Backend, known_fault};
 
-/// Reads interfaces, addresses and the default routes; for `can_reach` also the route to it.
+/// Reads interfaces and addresses, and the routes that may name the one that is wanted: the default routes are found by
+/// listing all of a table, thousands beside a full kernel.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) async fn gather(can_reach: Option<IpAddr>) -> Result<Facts, KernelError> {
+pub(super) async fn gather(wanted: &Wanted) -> Result<Facts, KernelError> {
     let query = Query::open()?;
     let interfaces = query.interfaces().await?.into_iter().map(known).collect();
     let mut default_routes = PerFamily::default();
-    for family in IpFamily::ALL {
+    let asks = wanted.asks_for_default_routes();
+    for family in IpFamily::ALL.into_iter().filter(|_| asks) {
         // The kernel takes the lowest metric, and of several next hops whichever it likes.
         let mut hops = query.default_routes(family).await?.into_iter().flat_map(|route| route.hops);
         *default_routes.get_mut(family) = hops.find_map(|hop| hop.link);
     }
-    let elsewhere = if default_routes.is_empty() { elsewhere(&query).await? } else { Vec::new() };
-    let reach = match can_reach {
+    let elsewhere = if asks && default_routes.is_empty() { elsewhere(&query).await? } else { Vec::new() };
+    let reach = match wanted.can_reach {
         Some(addr) => Some(reach(&query, addr).await),
         None => None,
     };
