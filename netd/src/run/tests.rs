@@ -313,8 +313,9 @@ fn leases_become_rows_and_cost_what_changed() {
         eventually("a route to the new node", || fakes.subnets().len() == 102).await;
         assert_eq!(fakes.peer_steps(), 306, "one lease, three rows");
         source.say(LeaseEvent::Delete(key(150), 2)).await;
-        eventually("no route to the node that went", || fakes.subnets().len() == 101).await;
-        assert_eq!(fakes.peer_steps(), 309);
+        // The route goes before what it needs.
+        eventually("no row of the node that went", || fakes.peer_steps() >= 309).await;
+        assert_eq!((fakes.subnets().len(), fakes.peer_steps()), (101, 309));
     });
 }
 
