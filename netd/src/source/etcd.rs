@@ -93,6 +93,7 @@ impl EtcdLeases {
 
     async fn read(&self, request: &LeaseRequest) -> Result<Leases, ClusterError> {
         let shown = self.store.show(&self.prefix.folder("subnets"), put).await?;
+        tracing::info!(keys = shown.values.len(), revision = shown.origin.revision, "the leases are listed");
         let mut claims = Claims::default();
         for (name, _, event) in &shown.values {
             match event {

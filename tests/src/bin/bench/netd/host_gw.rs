@@ -2,12 +2,12 @@
 //!
 //! Invariant: as for vxlan, a time counts only when a route to each lease was found in the kernel right after it was taken.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Etcd, Host, Process, Topology, bin};
 
-use super::{DAY, DRAWING, LIMIT, Lease, PREFIX, READY, end, floor};
+use super::{DAY, DRAWING, Lease, PREFIX, Took, end, floor};
 use crate::machine;
 use crate::options::Options;
 use crate::report::{Report, ms, times};
@@ -24,6 +24,8 @@ const ON_LINK: &str = "10.255.255.254/9";
 #[derive(Debug, Default)]
 struct Figures {
     start: Samples,
+    /// Of that, the time from the snapshot in memory on.
+    fill: Samples,
     floor: Samples,
     restart: Samples,
     most_resident: u64,
@@ -39,13 +41,25 @@ pub(super) fn measure(options: &Options, report: &Report) -> Result<()> {
             leases.to_string(),
             ms(figures.start.median()),
             format!("{}–{}", ms(figures.start.least()), ms(figures.start.most())),
+            ms(figures.fill.median()),
             ms(figures.floor.median()),
+            times(figures.fill.median(), figures.floor.median()),
             times(figures.start.median(), figures.floor.median()),
             ms(figures.restart.median()),
             format!("{:.1}", machine::mebibytes(figures.most_resident)),
         ]);
     }
-    let head = ["leases", "netd", "least–most", "floor", "netd/floor", "restart", "memory, most, MiB"];
+    let head = [
+        "leases",
+        "netd",
+        "least–most",
+        "of netd from the snapshot",
+        "floor",
+        "snapshot/floor",
+        "netd/floor",
+        "restart",
+        "memory, most, MiB",
+    ];
     report.table(&head, &rows);
     Ok(())
 }
@@ -69,7 +83,8 @@ fn series(leases: usize, rounds: usize, report: &Report) -> Result<Figures> {
         clear(node)?;
         machine::await_calm();
         let (daemon, took) = start(node, &etcd, leases)?;
-        figures.start.push(took);
+        figures.start.push(took.whole);
+        figures.fill.push(took.fill);
         figures.most_resident = figures.most_resident.max(usage::of(daemon.pid())?.most_resident);
         end(&daemon)?;
         machine::await_calm();
@@ -78,20 +93,19 @@ fn series(leases: usize, rounds: usize, report: &Report) -> Result<Figures> {
         clear(bare)?;
         machine::await_calm();
         let (again, took) = start(node, &etcd, leases)?;
-        figures.restart.push(took);
+        figures.restart.push(took.whole);
         end(&again)?;
     }
     Ok(figures)
 }
 
 /// Starts netd and waits until it is done.
-fn start(node: &Host, etcd: &Etcd, leases: usize) -> Result<(Process, Duration)> {
+fn start(node: &Host, etcd: &Etcd, leases: usize) -> Result<(Process, Took)> {
     let netd = node.command(bin("netd")?);
     let netd = netd.args(["--etcd-endpoints", &etcd.endpoints(), "--iface", DEVICE, "--ip-masq"]);
     let started = Instant::now();
     let daemon = netd.start("netd")?;
-    daemon.wait_for_line(READY, LIMIT)?;
-    let took = started.elapsed();
+    let took = Took::until_ready(&daemon, started)?;
     let found = routes(node)?;
     ensure!(found == leases, "netd was ready with {found} of {leases} routes");
     Ok((daemon, took))

@@ -34,6 +34,8 @@ const PREFIX: &str = "/coreos.com/network";
 const NET_CONF: &str = r#"{"Network": "100.0.0.0/8", "SubnetLen": 24, "Backend": {"Type": "vxlan", "VNI": 1}}"#;
 const DEVICE: &str = "flannel.1";
 const DAY: u32 = 86_400;
+/// The line with which netd says that it has the store's leases in memory and has done nothing with them yet.
+const LISTED: &str = "the leases are listed";
 /// The line with which netd says that it is done.
 const READY: &str = "ready: every lease is in the kernel";
 const LIMIT: Duration = Duration::from_secs(120);
@@ -45,6 +47,8 @@ struct Figures {
     join: Samples,
     /// A node that was booted anew: it has its lease and an empty kernel.
     start: Samples,
+    /// Of that, the time from the snapshot in memory on.
+    fill: Samples,
     batch: Samples,
     /// One process that sends the messages and does nothing else.
     floor: Samples,
@@ -79,7 +83,9 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
         "netd",
         "least–most",
         "netd, joining",
+        "of netd from the snapshot",
         "floor",
+        "snapshot/floor",
         "netd/floor",
         "ip, bridge -batch",
         "least–most",
@@ -92,7 +98,9 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
             ms(figures.start.median()),
             spread(&figures.start),
             ms(figures.join.median()),
+            ms(figures.fill.median()),
             ms(figures.floor.median()),
+            times(figures.fill.median(), figures.floor.median()),
             times(figures.start.median(), figures.floor.median()),
             ms(figures.batch.median()),
             spread(&figures.batch),
@@ -199,13 +207,14 @@ fn one_round(cluster: &Cluster, stored: &Stored, figures: &mut Figures) -> Resul
     let node = cluster.host("node")?;
     figures.busy += usize::from(!machine::await_calm());
     let (daemon, took, _) = start(node, etcd, leases)?;
-    figures.join.push(took);
+    figures.join.push(took.whole);
     end(&daemon)?;
     wipe(node)?;
     figures.busy += usize::from(!machine::await_calm());
     let (daemon, took, entries) = start(node, etcd, leases)?;
     let usage: Usage = usage::of(daemon.pid())?;
-    figures.start.push(took);
+    figures.start.push(took.whole);
+    figures.fill.push(took.fill);
     figures.processor.push(usage.processor);
     figures.most_resident = figures.most_resident.max(usage.most_resident);
     end(&daemon)?;
@@ -213,7 +222,7 @@ fn one_round(cluster: &Cluster, stored: &Stored, figures: &mut Figures) -> Resul
     figures.busy += usize::from(!machine::await_calm());
     let (watch, arrivals) = (Watch::start(node, DEVICE)?, Arrivals::start(node)?);
     let (again, took, _) = start(node, etcd, leases)?;
-    figures.restart.push(took);
+    figures.restart.push(took.whole);
     figures.restart_changes += watch.changes()?;
     figures.busy += usize::from(!machine::await_calm());
     let place = Place { node, pid: again.pid(), store, etcd_lease: lease, arrivals: &arrivals };
@@ -231,14 +240,43 @@ fn end(daemon: &Process) -> Result<()> {
     Ok(())
 }
 
-/// Starts netd and waits until it is done; the time from its start, and what the kernel has then.
-fn start(node: &Host, etcd: &Etcd, leases: usize) -> Result<(Process, Duration, Entries)> {
+/// How long a start took.
+struct Took {
+    /// From the process's start.
+    whole: Duration,
+    /// From the snapshot in memory.
+    fill: Duration,
+}
+
+impl Took {
+    /// Waits until `daemon`, which was started then, is done.
+    fn until_ready(daemon: &Process, started: Instant) -> Result<Self> {
+        let ready = daemon.wait_for_line(READY, LIMIT)?;
+        let whole = started.elapsed();
+        let listed = daemon.wait_for_line(LISTED, LIMIT)?;
+        let fill = clock(&ready).zip(clock(&listed)).and_then(|(ready, listed)| ready.checked_sub(listed));
+        Ok(Self { whole, fill: fill.with_context(|| format!("no time in {listed:?} or {ready:?}"))? })
+    }
+}
+
+/// The time of day with which a line of the log begins: `2026-11-26T14:03:59.123456Z`.
+fn clock(line: &str) -> Option<Duration> {
+    let (_, time) = line.split_once('T')?;
+    let (time, _) = time.split_once('Z')?;
+    let mut parts = time.split(':');
+    let hours: u64 = parts.next()?.parse().ok()?;
+    let minutes: u64 = parts.next()?.parse().ok()?;
+    let seconds: f64 = parts.next()?.parse().ok()?;
+    Some(Duration::from_secs(hours * 3600 + minutes * 60) + Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+/// Starts netd and waits until it is done; how long it took, and what the kernel has then.
+fn start(node: &Host, etcd: &Etcd, leases: usize) -> Result<(Process, Took, Entries)> {
     let netd = node.command(bin("netd")?);
     let netd = netd.args(["--etcd-endpoints", &etcd.endpoints(), "--iface", "eth0", "--ip-masq"]);
     let started = Instant::now();
     let daemon = netd.start("netd")?;
-    daemon.wait_for_line(READY, LIMIT)?;
-    let took = started.elapsed();
+    let took = Took::until_ready(&daemon, started)?;
     let entries = Entries::read(node, DEVICE)?;
     ensure!(entries.counts() == [leases; 3], "netd was ready with {:?} of {leases} entries", entries.counts());
     Ok((daemon, took, entries))
@@ -366,6 +404,13 @@ fn foreign_lease(index: usize) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_of_a_line_is_its_time_of_day() {
+        let line = "2026-11-26T14:03:59.250000Z  INFO netd::source::etcd: the leases are listed keys=3";
+        assert_eq!(clock(line), Some(Duration::from_millis(((14 * 60 + 3) * 60 + 59) * 1000 + 250)));
+        assert_eq!(clock("ready"), None);
+    }
 
     #[test]
     fn leases_differ_in_key_address_and_mac_and_stay_in_the_network() {
