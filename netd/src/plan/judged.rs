@@ -31,7 +31,7 @@ impl Planner {
     }
 
     /// Puts all of `leases` into a plan without any.
-    pub(super) fn fill(&mut self, leases: impl Iterator<Item = (SubnetKey, Arc<StoredLease>)>) {
+    pub(super) fn fill(&mut self, leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>) {
         let mut halves = PerFamily::<Vec<(Slot, Half)>>::default();
         let judge = |(key, stored): (SubnetKey, Arc<StoredLease>)| {
             for (family, half) in self.judged(key, Some(Arc::clone(&stored))).halves {
@@ -39,7 +39,8 @@ impl Planner {
             }
             (key, stored)
         };
-        let leases = leases.map(judge).collect();
+        let there = leases.into_iter().filter_map(|(key, stored)| Some((key, stored?)));
+        let leases = there.map(judge).collect();
         (self.leases, self.peers) = (leases, halves.map(|_, halves| Peers::of(halves)));
     }
 

@@ -178,12 +178,12 @@ impl Planner {
         leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>,
     ) -> Changes {
         if self.leases.is_empty() {
-            self.fill(leases.into_iter().filter_map(|(key, stored)| Some((key, stored?))));
+            self.fill(leases);
         } else {
             self.set(leases);
             self.pack();
         }
-        Changes::between(Tables::default(), self.settle_all())
+        Changes::between(Tables::default(), self.settle_all().beside(self.local_rows()))
     }
 
     /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
@@ -191,6 +191,11 @@ impl Planner {
         &mut self,
         leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>,
     ) -> Changes {
+        // At a start the leases come after the rows of this node itself.
+        if self.leases.is_empty() {
+            self.fill(leases);
+            return Changes::between(Tables::default(), self.settle_all().into_tables());
+        }
         let leases: Vec<_> = leases.into_iter().filter(|(key, stored)| !self.keeps(key, stored.as_deref())).collect();
         let judged: Vec<Judged> = leases.into_iter().map(|(key, stored)| self.judged(key, stored)).collect();
         let related = self.related(&judged);
@@ -289,15 +294,15 @@ impl Planner {
         self.unused += usize::from(now);
     }
 
-    /// Decides about all leases, and returns all rows.
-    fn settle_all(&mut self) -> Tables {
+    /// Decides about all leases, and returns the rows of all that are used.
+    fn settle_all(&mut self) -> PeerRows {
         self.refused.clear();
         self.remarks.clear();
         self.unused = 0;
         let keys: Vec<SubnetKey> = self.leases.keys().copied().collect();
         let (mut rows, disputed) = (PeerRows::default(), self.disputed());
         self.settle(keys, Some(&disputed), &mut rows);
-        rows.beside(self.local_rows())
+        rows
     }
 
     fn own_key(&self) -> Option<SubnetKey> {
