@@ -1,12 +1,13 @@
 //! The data path: throughput, round-trip time and processor time of each backend beside the bare device and the raw link, and what each rule
 //! on the way costs.
 //!
-//! Invariant: everything that is compared is measured by turns in one run; figures are medians. The raw link, the bare devices and netd have
+//! Invariant: everything that is compared is measured by turns in one run. The raw link, the bare devices and netd have
 //! nodes of their own and the same Pods; the steps share one pair of nodes, on which only rules and settings change.
 
 mod ground;
 mod load;
 mod netd;
+mod rows;
 mod steps;
 
 use std::net::IpAddr;
@@ -23,19 +24,8 @@ use crate::report::Report;
 use ground::{Carrier, Ground};
 use load::Sample;
 use netd::Served;
+use rows::Rows;
 use steps::Step;
-
-/// Columns of both tables.
-const FIGURES: [&str; 8] = [
-    "Gbit/s",
-    "of base",
-    "processor/KiB, ns",
-    "base of it",
-    "round trip, µs",
-    "of base",
-    "processor/trip, µs",
-    "base of it",
-];
 
 /// What the kernel must have for all backends and the flowtable.
 const LAB: [Need; 5] = [Need::WireGuard, Need::IpIp, Need::Vxlan, Need::Nftables, Need::Flowtable];
@@ -71,79 +61,20 @@ pub(crate) fn on_this_kernel(options: &Options, report: &mut Report) -> Result<(
 
 /// What carries packets on a ground.
 enum Subject {
+    /// The link between the nodes.
+    Raw(Ground),
     ByHand(Ground),
     Netd(Served),
 }
 
 impl Subject {
-    const fn ground(&self) -> &Ground {
+    fn measure(&self) -> Result<Sample> {
         match self {
-            Self::ByHand(ground) => ground,
-            Self::Netd(served) => &served.ground,
+            Self::Raw(ground) => load::measure(ground.node(21)?, ground.node(22)?, "10.4.7.22".parse()?),
+            Self::ByHand(ground) => pod_to_pod(ground),
+            Self::Netd(served) => pod_to_pod(&served.ground),
         }
     }
-}
-
-/// Rows that are measured by turns.
-#[derive(Default)]
-struct Rows {
-    /// Label, number of the row that is its base, samples.
-    rows: Vec<(String, usize, Vec<Sample>)>,
-    busy: usize,
-}
-
-impl Rows {
-    fn add(&mut self, label: impl Into<String>, base: usize) {
-        self.rows.push((label.into(), base, Vec::new()));
-    }
-
-    /// Measures row `index` once.
-    fn measure(&mut self, index: usize, take: impl FnOnce() -> Result<Sample>) -> Result<()> {
-        self.busy += usize::from(!machine::await_calm());
-        let Some((label, _, samples)) = self.rows.get_mut(index) else { bail!("no row {index}") };
-        samples.push(take().with_context(|| label.clone())?);
-        Ok(())
-    }
-
-    fn print(&self, report: &Report) {
-        let figures: Vec<[f64; 4]> = self.rows.iter().map(|(_, _, samples)| medians(samples)).collect();
-        let row = |((label, base, _), own): (&(String, usize, Vec<Sample>), &[f64; 4])| {
-            let base = figures.get(*base).copied().unwrap_or_default();
-            let [throughput, per_kib, round_trip, per_trip] = *own;
-            let ratio = |own: f64, base: f64| {
-                if own > 0.0 && base > 0.0 { format!("{:.2}", own / base) } else { "–".to_owned() }
-            };
-            let known =
-                |value: f64, digits: usize| if value > 0.0 { format!("{value:.digits$}") } else { "–".to_owned() };
-            let [base_throughput, base_kib, base_round, base_trip] = base;
-            vec![
-                label.clone(),
-                format!("{throughput:.2}"),
-                ratio(throughput, base_throughput),
-                known(per_kib, 0),
-                ratio(base_kib, per_kib),
-                format!("{round_trip:.1}"),
-                ratio(base_round, round_trip),
-                known(per_trip, 1),
-                ratio(base_trip, per_trip),
-            ]
-        };
-        let head: Vec<&str> = ["path"].into_iter().chain(FIGURES).collect();
-        report.table(&head, &self.rows.iter().zip(&figures).map(row).collect::<Vec<_>>());
-        if self.busy > 0 {
-            report.text(&format!("{} measurements began on a busy machine.", self.busy));
-        }
-    }
-}
-
-/// Throughput, processor per KiB, round trip, processor per trip.
-fn medians(samples: &[Sample]) -> [f64; 4] {
-    let median = |of: fn(&Sample) -> f64| {
-        let mut values: Vec<f64> = samples.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
-    };
-    [median(|s| s.throughput), median(|s| s.per_kib), median(|s| s.round_trip), median(|s| s.per_trip)]
 }
 
 /// From the Pod on the first node to that on the second.
@@ -152,29 +83,60 @@ fn pod_to_pod(ground: &Ground) -> Result<Sample> {
     load::measure(first, second, "172.7.22.2".parse::<IpAddr>()?)
 }
 
-fn backends(carriers: &[Carrier], options: &Options, report: &Report) -> Result<()> {
-    let mut rows = Rows::default();
-    rows.add("raw link, node to node", 0);
-    let raw = Ground::new(None)?;
-    let mut subjects = Vec::new();
-    for carrier in carriers {
-        report.progress(&format!("path: nodes for {}", carrier.name()));
-        let base = rows.rows.len();
-        rows.add(format!("{}, device by hand", carrier.name()), base);
-        rows.add(format!("{}, netd --ip-masq", carrier.name()), base);
-        subjects.push((base, Subject::ByHand(Ground::by_hand(*carrier)?)));
-        subjects.push((base + 1, Subject::Netd(Served::start(*carrier, "")?)));
+/// Nodes, and the row of each.
+#[derive(Default)]
+struct Nodes {
+    rows: Rows,
+    subjects: Vec<Subject>,
+}
+
+impl Nodes {
+    /// Adds a row, compared with `base` or with itself, and returns its number.
+    fn add(&mut self, label: impl Into<String>, base: Option<usize>, subject: Subject) -> usize {
+        self.subjects.push(subject);
+        self.rows.add(label, base)
+    }
+
+    fn add_carrier(&mut self, carrier: Carrier) -> Result<()> {
+        let (name, flowtable) = (carrier.name(), r#","Flowtable":true"#);
+        let base = Some(self.add(format!("{name}, device by hand"), None, Subject::ByHand(Ground::by_hand(carrier)?)));
+        if carrier == Carrier::Vxlan {
+            self.add_differences(base)?;
+        }
+        self.add(format!("{name}, netd --ip-masq"), base, Subject::Netd(Served::start(carrier, "")?));
         // Where the kernel has it; the lab kernel does.
         if lab_kernel::is_inside() {
-            rows.add(format!("{}, netd, Flowtable", carrier.name()), base);
-            subjects.push((base + 2, Subject::Netd(Served::start(*carrier, r#","Flowtable":true"#)?)));
+            self.add(format!("{name}, netd, Flowtable"), base, Subject::Netd(Served::start(carrier, flowtable)?));
         }
+        Ok(())
     }
+
+    /// What separates the bare device's nodes from those of netd, one thing at a time: that they are other nodes, which shows what chance
+    /// does, then the rules, then whatever else netd makes.
+    fn add_differences(&mut self, base: Option<usize>) -> Result<()> {
+        self.add("the same, on other nodes", base, Subject::ByHand(Ground::by_hand(Carrier::Vxlan)?));
+        let ruled = Ground::by_hand(Carrier::Vxlan)?;
+        Step::both_chains().take(&ruled)?;
+        self.add("the same, and netd's rules by hand", base, Subject::ByHand(ruled));
+        let left = Served::start(Carrier::Vxlan, "")?.stop()?;
+        self.add("vxlan, made by netd, without netd and etcd", base, Subject::ByHand(left));
+        Ok(())
+    }
+}
+
+fn backends(carriers: &[Carrier], options: &Options, report: &Report) -> Result<()> {
+    let mut nodes = Nodes::default();
+    nodes.add("raw link, node to node", None, Subject::Raw(Ground::new(None)?));
+    for carrier in carriers {
+        report.progress(&format!("path: nodes for {}", carrier.name()));
+        nodes.add_carrier(*carrier)?;
+    }
+    let Nodes { mut rows, subjects } = nodes;
     for round in 0..options.rounds {
         report.progress(&format!("path: backends, round {} of {}", round + 1, options.rounds));
-        rows.measure(0, || load::measure(raw.node(21)?, raw.node(22)?, "10.4.7.22".parse()?))?;
-        for (index, subject) in &subjects {
-            rows.measure(*index, || pod_to_pod(subject.ground()))?;
+        for index in rows.order(round) {
+            let subject = subjects.get(index).context("nodes of a row")?;
+            rows.measure(index, || subject.measure())?;
         }
     }
     rows.print(report);
@@ -184,10 +146,13 @@ fn backends(carriers: &[Carrier], options: &Options, report: &Report) -> Result<
 fn steps(flowtable: bool, options: &Options, report: &Report) -> Result<()> {
     let (ground, steps) = (Ground::by_hand(Carrier::Vxlan)?, Step::all(flowtable));
     let mut rows = Rows::default();
-    steps.iter().for_each(|step| rows.add(step.label, 0));
+    for step in &steps {
+        rows.add(step.label, Some(0));
+    }
     for round in 0..options.rounds {
         report.progress(&format!("path: steps, round {} of {}", round + 1, options.rounds));
-        for (index, step) in steps.iter().enumerate() {
+        for index in rows.order(round) {
+            let Some(step) = steps.get(index) else { bail!("no step {index}") };
             step.take(&ground)?;
             rows.measure(index, || pod_to_pod(&ground))?;
         }

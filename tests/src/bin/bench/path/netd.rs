@@ -15,8 +15,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A ground on which netd runs.
 pub(crate) struct Served {
     /// Before the machines they run on.
-    _daemons: Vec<Process>,
-    _etcd: Etcd,
+    daemons: Vec<Process>,
+    etcd: Etcd,
     pub(crate) ground: Ground,
 }
 
@@ -39,6 +39,15 @@ impl Served {
         let [first, _] = ground.pods.as_slice() else { anyhow::bail!("two Pods expected") };
         let way = || first.run(&["ping", "-c1", "-W1", "172.7.22.2"]).map(drop);
         lab::eventually(LIMIT, way).with_context(|| format!("Pods do not talk by {}", carrier.name()))?;
-        Ok(Self { _daemons: daemons, _etcd: etcd, ground })
+        Ok(Self { daemons, etcd, ground })
+    }
+
+    /// Ends netd and etcd; what netd made stays.
+    pub(crate) fn stop(self) -> Result<Ground> {
+        for daemon in self.daemons {
+            daemon.terminate(LIMIT)?;
+        }
+        drop(self.etcd);
+        Ok(self.ground)
     }
 }

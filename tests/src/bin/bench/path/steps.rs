@@ -47,16 +47,21 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// The rules of netd.
+    pub(crate) fn both_chains() -> Self {
+        Self { label: "both chains, as netd writes them", chains: [FORWARD, POSTROUTING].concat(), ..Self::default() }
+    }
+
     /// All steps; those with a flowtable where the kernel has it.
     pub(crate) fn all(flowtable: bool) -> Vec<Self> {
         let with = |label, chains: &[&str]| Self { label, chains: chains.concat(), ..Self::default() };
-        let whole = |label| with(label, &[FORWARD, POSTROUTING]);
+        let whole = |label| Self { label, ..Self::both_chains() };
         let mut steps = vec![
             with("the device alone", &[]),
             with("connections tracked", &[TRACKING]),
             with("forward chain", &[FORWARD]),
             with("masquerade chain (tracks)", &[POSTROUTING]),
-            whole("both chains, as netd writes them"),
+            Self::both_chains(),
             Self { untracked: &[TUNNEL], ..whole("both, tunnel's packets untracked") },
             Self { untracked: &[PODS], ..whole("both, Pod to Pod untracked") },
             Self { untracked: &[TUNNEL, PODS], ..whole("both, neither tracked") },
