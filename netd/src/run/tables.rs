@@ -184,10 +184,12 @@ impl Stages {
     pub(super) fn on(targets: Targets) -> Self {
         let mut stack = Stack::new();
         let unannounced = (targets.wireguard.is_some() || targets.files.is_some()).then(Unannounced::default);
+        let links = stack.push_base(Reconciler::new("links", targets.links));
+        let has_links = move |stack: &Stack| stack.get(links).is_some_and(|links| links.status().is_done());
         Self {
             unannounced,
             peers_differ: targets.wireguard_differs,
-            links: stack.push_base(Reconciler::new("links", targets.links)),
+            links,
             checksums: stack.push(Reconciler::new("checksums", targets.checksums)),
             peers: targets.wireguard.map(|peers| stack.push(Reconciler::new("wireguard", peers))),
             sysctls: stack.push(Reconciler::new("sysctls", (targets.sysctls)(BTreeSet::new()))),
@@ -197,8 +199,8 @@ impl Stages {
             neighbours: stack.push(Reconciler::new("neighbours", targets.neighbours)),
             fdb: stack.push(Reconciler::new("fdb", targets.fdb)),
             routes: stack.push(Reconciler::new("routes", targets.routes)),
-            // Last, and nothing depends on it: packets pass without.
-            flowtable: stack.push(Reconciler::new(FLOWTABLE, targets.flowtable)),
+            // Last, and nothing depends on it: packets pass without. It names links, and the kernel does not say which it lacks.
+            flowtable: stack.push_when(Reconciler::new(FLOWTABLE, targets.flowtable), has_links),
             files: targets.files.map(|files| stack.push(Reconciler::new("files", files))),
             forward: targets.forward.map(|forward| stack.push(forward)),
             stack,
@@ -379,7 +381,6 @@ impl Stages {
     }
 
     /// What an operator should look into.
-    #[must_use]
     pub(super) fn warnings(&self) -> Vec<String> {
         self.forward
             .and_then(|forward| self.stack.get(forward))

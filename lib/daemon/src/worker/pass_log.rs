@@ -1,11 +1,12 @@
 //! `PassLog`: what passes did, in the log.
 //!
 //! Invariant: lines grow with what changes. A failure that goes on is one line, however often it is tried again and
-//! whatever event makes it be tried; once it has been mended it is a new one.
+//! whatever event makes it be tried; once it has been mended it is a new one. A row that waits for a row of another table which failed itself
+//! is no line but a number in the line of that one: a link that cannot be made takes a row of every table along.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use reconcile::{Pass, Stack, State};
+use reconcile::{Failure, Pass, RetryClass, Stack, State};
 
 use super::{Cause, Took};
 
@@ -22,16 +23,8 @@ pub struct PassLog {
 impl PassLog {
     /// Writes what `pass` over `stack` did.
     pub fn write(&mut self, cause: Cause, pass: &Pass, took: Took, stack: &Stack) {
-        let new: Vec<String> =
-            pass.errors.iter().map(ToString::to_string).filter(|text| !self.failing.contains(text)).collect();
-        for text in new.iter().take(LOGGED_ERRORS) {
-            tracing::warn!("{text}");
-        }
-        if let Some(more) = new.len().checked_sub(LOGGED_ERRORS).filter(|more| *more > 0) {
-            tracing::warn!(more, "further kernel errors; see the status");
-        }
         if !self.failing.is_empty() || pass.failed > 0 {
-            self.failing = failing(stack);
+            self.write_failures(&pass.errors, stack);
         }
         let milliseconds = u64::try_from(took.pass.as_millis()).unwrap_or(u64::MAX);
         let (set, removed, failed) = (pass.upserted, pass.removed, pass.failed);
@@ -41,6 +34,50 @@ impl PassLog {
             tracing::info!(milliseconds, "kernel tables in sync, 0 changes");
         }
     }
+
+    fn write_failures(&mut self, errors: &[Failure], stack: &Stack) {
+        let failed = failed_rows(stack);
+        let (mut new, mut waiting) = (Vec::new(), BTreeMap::<&str, usize>::new());
+        for failure in errors {
+            if let Some(key) = awaited(failure, &failed) {
+                *waiting.entry(key).or_default() += 1;
+            } else if !self.failing.contains(&failure.to_string()) {
+                new.push(failure);
+            }
+        }
+        for failure in new.iter().take(LOGGED_ERRORS) {
+            let words = failure.reason.split([' ', ':']);
+            match words.filter_map(|word| waiting.get(word)).next() {
+                Some(waiting) => tracing::warn!(waiting, "{failure}"),
+                None => tracing::warn!("{failure}"),
+            }
+        }
+        if let Some(more) = new.len().checked_sub(LOGGED_ERRORS).filter(|more| *more > 0) {
+            tracing::warn!(more, "further kernel errors; see the status");
+        }
+        let written: BTreeSet<String> = new.iter().map(ToString::to_string).collect();
+        self.failing =
+            failing(stack).into_iter().filter(|text| self.failing.contains(text) || written.contains(text)).collect();
+    }
+}
+
+/// Keys of rows that failed, each with the name of its table.
+fn failed_rows(stack: &Stack) -> BTreeMap<String, &'static str> {
+    let failed = stack.status().into_iter().flat_map(|(name, status)| {
+        let rows = status.open.into_iter().filter(|row| matches!(row.state, State::Failed { .. }));
+        rows.map(move |row| (row.key, name))
+    });
+    failed.collect()
+}
+
+/// The key of the failed row of another table for which the row of `failure` waits: its text names it.
+fn awaited<'a>(failure: &Failure, failed: &'a BTreeMap<String, &'static str>) -> Option<&'a str> {
+    if failure.class != RetryClass::Wait {
+        return None;
+    }
+    let words = failure.reason.split(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | ','));
+    let mut rows = words.filter_map(|word| failed.get_key_value(word));
+    rows.find(|(_, table)| **table != failure.table).map(|(key, _)| key.as_str())
 }
 
 /// The failures that go on, each as its pass says it.
@@ -86,5 +123,25 @@ mod tests {
         assert_eq!(pass(&mut stack, &[], 200), (0, 0), "mended");
         stack.get_mut(table).unwrap().want(1, Some(8));
         assert_eq!(pass(&mut stack, &[refused], 300), (1, 1));
+    }
+
+    #[test]
+    fn rows_that_wait_for_a_row_that_failed_are_no_lines_of_their_own() {
+        let failed = BTreeMap::from([("flannel.1".to_owned(), "links"), ("172.7.22.0/24".to_owned(), "routes")]);
+        let of = |table, class, reason: &str| {
+            let failure = Failure { table, class, errno: None, reason: reason.to_owned() };
+            awaited(&failure, &failed).map(str::to_owned)
+        };
+        let wait = RetryClass::Wait;
+        assert_eq!(of("links", wait, "set link flannel.1: link eth0 does not exist"), None, "it is the cause");
+        let device = Some("flannel.1".to_owned());
+        for (table, reason) in [
+            ("addresses", "set 172.7.21.0/32 dev flannel.1: link flannel.1 does not exist"),
+            ("sysctls", "read parameter a: /proc/sys/net/ipv6/conf/flannel.1/accept_ra does not exist"),
+        ] {
+            assert_eq!(of(table, wait, reason), device, "{table}");
+            assert_eq!(of(table, RetryClass::Refuse, reason), None, "refused for a reason of its own");
+        }
+        assert_eq!(of("addresses", wait, "set 172.7.21.0/32 dev flannel.10: link flannel.10 does not exist"), None);
     }
 }
