@@ -3,14 +3,14 @@
 
 mod netd_node;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lab::{Host, Need, Pod, Process, echo, eventually};
 use netd_node::traffic::Traffic;
+use netd_node::transfer::transfer;
 use netd_node::{Net, SOON, VXLAN, each_is_repaired, pod};
 
 const CONFIG: &str = "/coreos.com/network/config";
@@ -18,6 +18,8 @@ const FLOWS: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"},"Flo
 const FLOWS_HOST_GW: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"},"Flowtable":true}"#;
 /// The flowtable's links with VXLAN.
 const LINKS: &str = "{ cbr0, eth0, flannel.1 }";
+/// Where the second Pod takes transfers.
+const SERVER: &str = "172.7.22.2:5001";
 const NODES: [&str; 2] = ["hdss7-21", "hdss7-22"];
 
 /// Both nodes with a Pod each, and netd.
@@ -192,35 +194,11 @@ fn deleted_parts_and_links_made_anew_come_back() -> Result<()> {
     Ok(())
 }
 
-/// Sends `count` bytes and waits until the other end has all of them.
-fn transfer(from: &Pod, to: &Pod, count: usize) -> Result<()> {
-    let server: SocketAddr = "172.7.22.2:5001".parse()?;
-    let listener = to.within(|| TcpListener::bind(server))??;
-    let receiver = std::thread::spawn(move || -> Result<usize> {
-        let (mut stream, _) = listener.accept()?;
-        stream.set_read_timeout(Some(SOON))?;
-        let (mut buffer, mut all) = (vec![0; 1 << 16], 0);
-        loop {
-            match stream.read(&mut buffer)? {
-                0 => return Ok(all),
-                length => all += length,
-            }
-        }
-    });
-    let mut stream = from.within(|| TcpStream::connect_timeout(&server, SOON))??;
-    stream.set_write_timeout(Some(SOON))?;
-    stream.write_all(&vec![7; count])?;
-    drop(stream);
-    let all = receiver.join().map_err(|_| anyhow!("the receiver panicked"))??;
-    ensure!(all == count, "{all} of {count} bytes");
-    Ok(())
-}
-
 /// A tunnel that becomes narrower, large transfers before and after, and a packet that is too large.
 fn large_packets_and_a_narrower_tunnel_pass() -> Result<()> {
     let nodes = with_flowtable(FLOWS, LINKS)?;
     let (first, second) = (&nodes.pods[0], &nodes.pods[1]);
-    transfer(first, second, 20 << 20)?;
+    transfer(first, second, SERVER.parse()?, 20 << 20)?;
     ensure!(first.run(&["ping", "-c1", "-W2", "-M", "do", "-s", "1450", "172.7.22.2"]).is_err());
     let narrow = FLOWS.replace(r#""vxlan""#, r#""vxlan","MTU":1300"#);
     nodes.net.etcd.put(CONFIG, &narrow)?;
@@ -229,8 +207,36 @@ fn large_packets_and_a_narrower_tunnel_pass() -> Result<()> {
         ensure!(mtu.trim() == "1250", "{mtu}");
         Ok(())
     })?;
-    transfer(first, second, 20 << 20)?;
+    transfer(first, second, SERVER.parse()?, 20 << 20)?;
     eventually_devices(nodes.node()?, LINKS)
+}
+
+/// Without the interface below it the tunnel device cannot be made, and nothing that stands on it: that is one line.
+fn interface_that_goes_is_one_line_in_the_log() -> Result<()> {
+    let Nodes { _netd: [first, _second], net, pods: _pods } = with_flowtable(FLOWS, LINKS)?;
+    let before = first.log().lines().count();
+    let host = net.host(NODES[0])?;
+    host.run(&["ip", "link", "delete", "eth0"])?;
+    first.wait_for_line("link eth0 does not exist", SOON)?;
+    // The status is written after the pass and its lines.
+    eventually(SOON, || {
+        let tables = net.status(NODES[0])?["tables"].clone();
+        ensure!(tables["routes"]["done"] == 0, "{tables}");
+        Ok(())
+    })?;
+    let log = first.log();
+    let warnings: Vec<&str> = log.lines().skip(before).filter(|line| line.contains(" WARN ")).collect();
+    let of_tables = |line: &&&str| {
+        ["links: ", "routes: ", "fdb: ", "addresses: ", "neighbours: ", "sysctls: ", "lowtable: "]
+            .iter()
+            .any(|table| line.contains(table))
+    };
+    let lines: Vec<&&str> = warnings.iter().filter(of_tables).collect();
+    ensure!(
+        lines.len() == 1 && lines[0].contains("links: set link flannel.1") && lines[0].contains("waiting="),
+        "{warnings:#?}"
+    );
+    Ok(())
 }
 
 /// A Pod's limit is a queue on its link, which stays on the way.
@@ -241,7 +247,7 @@ fn limits_of_a_pod_still_hold() -> Result<()> {
         "tc", "qdisc", "add", "dev", "pod0", "root", "tbf", "rate", "8mbit", "burst", "32k", "latency", "300ms",
     ])?;
     let begun = Instant::now();
-    transfer(&nodes.pods[0], &nodes.pods[1], 3 << 20)?;
+    transfer(&nodes.pods[0], &nodes.pods[1], SERVER.parse()?, 3 << 20)?;
     // 3 MiB at 8 Mbit/s take 3.1 s.
     ensure!(begun.elapsed() > Duration::from_secs(2), "3 MiB took {:?}", begun.elapsed());
     Ok(())
@@ -325,6 +331,7 @@ fn main() -> ExitCode {
             flows_leave_for_a_packet_when_routes_change_and_come_back,
             deleted_parts_and_links_made_anew_come_back,
             large_packets_and_a_narrower_tunnel_pass,
+            interface_that_goes_is_one_line_in_the_log,
             limits_of_a_pod_still_hold,
             masqueraded_connections_stay_translated,
             pods_of_one_node_stay_on_their_bridge,
