@@ -26,7 +26,8 @@ fn device(host: &Host) -> Result<String> {
 
 /// Both nodes have a device with each of `parts`, and without each that begins with `!`.
 fn eventually_devices(net: &Net, parts: &[&str]) -> Result<()> {
-    eventually(SOON, || {
+    // A device that is replaced by another one stays for ten seconds after the last node has moved.
+    eventually(3 * SOON, || {
         for node in NODES {
             let (shown, status) = (device(net.host(node)?)?, net.status(node)?);
             let holds = |part: &&str| match part.strip_prefix('!') {
@@ -94,6 +95,18 @@ fn learning_and_mtu_change_without_a_lost_packet() -> Result<()> {
     Ok(())
 }
 
+/// With another VNI it is another device, and leases say which of the two a node has.
+fn port_and_gbp_change_with_the_vni_without_a_lost_packet() -> Result<()> {
+    for (to, parts) in [
+        (r#""VNI":2,"Port":4789"#, &["flannel.2", "dstport 4789", "!flannel.1:"][..]),
+        (r#""VNI":2,"Port":4789,"GBP":true"#, &["flannel.2", " gbp ", "!flannel.1:"][..]),
+    ] {
+        let counts = cost("", to, parts)?;
+        ensure!(counts.lost == 0, "{to}: {counts:?}");
+    }
+    Ok(())
+}
+
 /// Two devices of one VNI cannot tell whether a node has moved: its lease says neither port nor GBP.
 fn port_and_gbp_change_under_the_connection_with_few_lost_packets() -> Result<()> {
     for (from, to, parts) in [
@@ -122,6 +135,7 @@ fn main() -> ExitCode {
         lab::tests![
             each_option_is_in_the_kernel_and_packets_pass,
             learning_and_mtu_change_without_a_lost_packet,
+            port_and_gbp_change_with_the_vni_without_a_lost_packet,
             port_and_gbp_change_under_the_connection_with_few_lost_packets,
             change_that_costs_packets_is_said_in_the_log,
         ],

@@ -1,7 +1,7 @@
 //! Which changes of the network's configuration a running node follows.
 //!
-//! Pure. Invariant: a change that would take addresses from Pods that run is followed by nobody, not in part either; it is
-//! named field by field, and the node runs on with what it had.
+//! Pure. Invariant: a change that would take addresses from Pods that run, or that the kernel cannot take without cutting them off, is followed
+//! by nobody, not in part either; it is named field by field, and the node runs on with what it had.
 
 use netstate::family::IpFamily;
 
@@ -11,7 +11,8 @@ use crate::format::net_conf::{Network, Pool};
 /// family are, if there are any.
 #[must_use]
 pub(crate) fn refusals(current: &Network, wanted: &Network, pods: impl Fn(IpFamily) -> Option<String>) -> Vec<String> {
-    IpFamily::ALL.into_iter().flat_map(|family| of_family(family, current, wanted, &pods)).collect()
+    let pools = IpFamily::ALL.into_iter().flat_map(|family| of_family(family, current, wanted, &pods));
+    pools.chain(current.backend.refuses_change(&wanted.backend)).collect()
 }
 
 fn of_family(
@@ -69,6 +70,16 @@ mod tests {
         ] {
             assert_eq!(refused(wanted), Vec::<String>::new(), "{wanted}");
         }
+    }
+
+    #[test]
+    fn vni_and_gbp_change_at_once_on_another_port_only() {
+        let wanted = |port: u16| {
+            let backend = format!(r#"{{"Type":"vxlan","VNI":2,"GBP":true,"Port":{port}}}"#);
+            refused(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{backend}}}"#))
+        };
+        assert!(wanted(8472)[0].starts_with("Backend: another VNI and GBP need another Port"), "{:?}", wanted(8472));
+        assert_eq!(wanted(4789), Vec::<String>::new());
     }
 
     #[test]

@@ -166,6 +166,15 @@ impl Backend {
         }
     }
 
+    /// Why a node cannot go from this to `wanted` while it runs.
+    #[must_use]
+    pub(crate) fn refuses_change(&self, wanted: &Self) -> Option<String> {
+        match (self, wanted) {
+            (Self::Vxlan(current), Self::Vxlan(wanted)) => current.refuses_change(wanted),
+            _ => None,
+        }
+    }
+
     /// Hardware address of a tunnel device that is still to be made, the same after every restart.
     #[must_use]
     pub(crate) fn generated_mac(&self, public_ip: IpAddr, machine: &[u8]) -> MacAddr {

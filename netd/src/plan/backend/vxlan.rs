@@ -205,14 +205,24 @@ impl Vxlan {
         IfName::numbered(DEVICE_PREFIX.get(family), self.vni)
     }
 
-    /// Leases say neither port nor GBP, so that nobody could know which of two devices a node uses.
+    /// Leases say neither port nor GBP, so that nobody could know which of two devices of one VNI a node uses.
     pub(super) const fn interruption(&self, before: &Self) -> Option<&'static str> {
         match (self.port == before.port, self.gbp == before.gbp) {
+            _ if self.vni != before.vni => None,
             (true, true) => None,
-            (false, true) => Some("Port"),
-            (true, false) => Some("GBP"),
-            (false, false) => Some("Port and GBP"),
+            (false, true) => Some("Port (not so with another VNI in the same change)"),
+            (true, false) => Some("GBP (not so with another VNI and Port in the same change)"),
+            (false, false) => Some("Port and GBP (not so with another VNI in the same change)"),
         }
+    }
+
+    /// Why the devices of `self` and `wanted` cannot be there at once although their names differ: the kernel has one socket for each port,
+    /// with or without GBP (drivers/net/vxlan, VXLAN_F_RCV_FLAGS).
+    pub(super) fn refuses_change(&self, wanted: &Self) -> Option<String> {
+        (self.vni != wanted.vni && self.port == wanted.port && self.gbp != wanted.gbp).then(|| {
+            let port = self.port;
+            format!("Backend: another VNI and GBP need another Port in the same change: UDP port {port} serves devices with GBP or devices without")
+        })
     }
 
     /// This node's devices.

@@ -46,6 +46,9 @@ pub(super) fn effects(before: Option<&Network>, after: &Network, leases: &[Subne
             )
         });
     }
+    if let Some(what) = after.backend.interruption(&before.backend) {
+        effects.push(format!("{what} differs: nodes lose packets to each other until all of them have changed"));
+    }
     if before.egress != after.egress {
         effects.push(format!("{}; connections that are open keep the address they have", after.egress));
     }
@@ -105,6 +108,16 @@ mod tests {
         assert_eq!(found[0], "Pod network 172.7.0.0/16 becomes 172.8.0.0/16");
         assert!(found[1].contains("and 4 more") && found[2].starts_with("nodes that run take nothing"), "{found:?}");
         assert!(found[3].starts_with("options of vxlan"), "{found:?}");
+        let ports = |backend: &str| {
+            let after = network(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{{"Type":"vxlan",{backend}}}}}"#));
+            effects(Some(&before), &after, &leases)
+        };
+        assert!(
+            ports(r#""Port":4789"#)[1].starts_with("Port (not so with another VNI"),
+            "{:?}",
+            ports(r#""Port":4789"#)
+        );
+        assert_eq!(ports(r#""Port":4789,"VNI":2"#).len(), 1);
         let after = network(r#"{"Network":"172.7.0.0/16","SubnetMax":"172.7.99.0"}"#);
         assert!(effects(Some(&before), &after, &leases)[0].starts_with("every lease fits"));
         let after = network(
