@@ -530,7 +530,7 @@ mod tests {
         assert_eq!(kept(&moved, &[own]), None, "a hardware address alone may be copied");
         let end = End { key: PublicKey([7; 32]), port: Some(51820) };
         let mut own = lease("172.7.21.0/24", "10.4.7.21");
-        own.attrs.backend = BackendAttrs::Wireguard(PerFamily::new(Some(end), None));
+        own.attrs.backend = BackendAttrs::Wireguard(Box::new(PerFamily::new(Some(end), None)));
         let own = claim(own);
         moved.public_key = Some(PublicKey([7; 32]));
         assert_eq!(kept(&moved, std::slice::from_ref(&own)), None, "so may a file with a key");

@@ -258,6 +258,12 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn lease_is_small_whatever_its_backend_could_say() {
+        // 10,000 of them are kept for as long as the daemon runs.
+        assert!(size_of::<StoredLease>() <= 144, "{} bytes", size_of::<StoredLease>());
+    }
+
+    #[test]
     fn keys_round_trip() {
         for (text, subnets) in [
             ("10.12.13.0-24", "10.12.13.0/24"),

@@ -42,7 +42,7 @@ impl fmt::Display for TunnelEnd {
     }
 }
 
-/// How a node wants to be reached, as its lease says it.
+/// How a node wants to be reached, as its lease says it. Each lease has one, so what is large stands apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BackendAttrs {
     /// Through its VXLAN device of each family.
@@ -52,9 +52,9 @@ pub(crate) enum BackendAttrs {
     /// Through its ipip device.
     Ipip,
     /// Through its WireGuard device of each family.
-    Wireguard(PerFamily<Option<End>>),
+    Wireguard(Box<PerFamily<Option<End>>>),
     /// However its operator's program says; what that says.
-    Extension(PerFamily<Option<String>>),
+    Extension(Box<PerFamily<Option<String>>>),
     /// Not at all, as far as flannel goes.
     Alloc,
     /// A backend that this program does not have, by name (may be empty).
@@ -70,12 +70,12 @@ impl BackendAttrs {
             })),
             host_gw::NAME => Self::HostGw,
             ipip::NAME => Self::Ipip,
-            wireguard::NAME => Self::Wireguard(PerFamily::from_fn(|family| {
+            wireguard::NAME => Self::Wireguard(Box::new(PerFamily::from_fn(|family| {
                 wireguard::take_attrs(DATA.get(family), lease, problems.get_mut(family))
-            })),
-            extension::NAME => Self::Extension(PerFamily::from_fn(|family| {
+            }))),
+            extension::NAME => Self::Extension(Box::new(PerFamily::from_fn(|family| {
                 extension::take_attrs(DATA.get(family), lease, problems.get_mut(family))
-            })),
+            }))),
             alloc::LEASE_TYPE => Self::Alloc,
             _ => Self::Other(kind),
         }

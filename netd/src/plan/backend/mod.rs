@@ -191,9 +191,9 @@ impl Backend {
             Self::Vxlan(options) => BackendAttrs::Vxlan(options.vteps(local)),
             Self::HostGw => BackendAttrs::HostGw,
             Self::Ipip(_) => BackendAttrs::Ipip,
-            Self::Wireguard(options) => BackendAttrs::Wireguard(options.ends(local)),
+            Self::Wireguard(options) => BackendAttrs::Wireguard(Box::new(options.ends(local))),
             Self::Alloc => BackendAttrs::Alloc,
-            Self::Extension => BackendAttrs::Extension(extension::data(local)),
+            Self::Extension => BackendAttrs::Extension(Box::new(extension::data(local))),
         }
     }
 
