@@ -132,7 +132,7 @@ fn the_oldest_service_has_the_address_and_the_next_takes_over() {
     desired.set(&name("young"), service(young, &[(key(10, 80), &[3])], "young"));
     let changes = desired.set(&name("old"), service(old, &[(key(10, 80), &[2])], "old"));
     assert!(text(&changes).contains(&"- tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));
-    let conflict = Conflict { key: key(10, 80), served: name("old"), refused: name("young") };
+    let conflict = Conflict { key: key(10, 80), served: name("old"), refused: name("young"), captures: false };
     assert_eq!(desired.claims.conflicts(), [conflict]);
     let changes = desired.set(&name("old"), None);
     assert!(text(&changes).contains(&"+ tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));

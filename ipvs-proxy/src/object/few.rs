@@ -1,37 +1,64 @@
 //! `Few`: a set that mostly has one element.
 //!
-//! Invariant: elements are in order, each once. A node of a `BTreeSet` has room for eleven: for ten thousand sets of one element
-//! that is most of their memory.
+//! Invariant: elements are in order, each once. One element needs no memory of its own; a node of a `BTreeSet` has room for eleven: for
+//! ten thousand sets of one element that is most of their memory.
 
 /// See the module's text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Few<T>(Vec<T>);
+#[derive(Debug, Clone)]
+pub(crate) enum Few<T> {
+    /// Exactly one element.
+    One(T),
+    /// Any other number.
+    Several(Vec<T>),
+}
 
 impl<T> Default for Few<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self::Several(Vec::new())
     }
 }
 
 impl<T: Ord> Few<T> {
     /// Adds an element.
     pub(crate) fn insert(&mut self, element: T) {
-        if let Err(place) = self.0.binary_search(&element) {
-            self.0.reserve_exact(1);
-            self.0.insert(place, element);
+        *self = match std::mem::take(self) {
+            Self::One(one) if one == element => Self::One(one),
+            Self::One(one) => Self::Several(if one < element { vec![one, element] } else { vec![element, one] }),
+            Self::Several(none) if none.is_empty() => Self::One(element),
+            Self::Several(mut elements) => {
+                if let Err(place) = elements.binary_search(&element) {
+                    elements.reserve_exact(1);
+                    elements.insert(place, element);
+                }
+                Self::Several(elements)
+            }
         }
     }
 
     /// Takes an element away.
     pub(crate) fn remove(&mut self, element: &T) {
-        if let Ok(place) = self.0.binary_search(element) {
-            self.0.remove(place);
+        *self = match std::mem::take(self) {
+            Self::One(one) if one == *element => Self::default(),
+            Self::One(one) => Self::One(one),
+            Self::Several(mut elements) => {
+                elements.retain(|one| one != element);
+                match (elements.len(), elements.pop()) {
+                    (1, Some(one)) => Self::One(one),
+                    (_, last) => {
+                        elements.extend(last);
+                        Self::Several(elements)
+                    }
+                }
+            }
         }
     }
 
     /// The elements in order.
     pub(crate) fn as_slice(&self) -> &[T] {
-        &self.0
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Several(elements) => elements,
+        }
     }
 }
 

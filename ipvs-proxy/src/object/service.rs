@@ -30,7 +30,7 @@ pub(crate) struct Service {
     pub(crate) name: ObjectName,
     /// `metadata.creationTimestamp` (RFC 3339 in UTC, so texts sort by time); empty when absent. Of two Services that
     /// claim one address and port the older one is served.
-    pub(crate) created: String,
+    pub(crate) created: Arc<str>,
     /// Its virtual addresses, at most one per family.
     pub(crate) cluster_ips: Vec<IpAddr>,
     /// Its ports.
@@ -156,7 +156,7 @@ impl Service {
     fn nobodys(name: ObjectName) -> Self {
         Self {
             name,
-            created: String::new(),
+            created: Arc::default(),
             cluster_ips: Vec::new(),
             ports: Vec::new(),
             external_ips: Vec::new(),
@@ -228,8 +228,8 @@ fn or_open<T: Default>(skipped: &mut Vec<String>, value: Result<T, Problem>) -> 
     })
 }
 
-fn created(root: &Field<'_>) -> Result<String, Problem> {
-    Ok(root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().to_owned())
+fn created(root: &Field<'_>) -> Result<Arc<str>, Problem> {
+    Ok(root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().into())
 }
 
 /// True for a Service that no proxy, or another one, serves.

@@ -1,11 +1,18 @@
 //! `Claims`: the plans of all Services, and which frontends each change of one of them changes.
 //!
-//! Invariants. An address and port belongs to one Service: the oldest, then the first by name, whatever order they came
-//! in; the others are reported as [`Conflict`]s and take over when it goes. What is served depends on the plans only,
-//! never on their history.
+//! Invariants. An address and port belongs to one Service, whatever order they came in: to one that has endpoints before one that has
+//! none, then to the oldest, then to the first by name. Nobody else gets a port at the virtual address of a Service: an address that its
+//! owner writes down himself (`spec.externalIPs`, a load balancer's) could otherwise take connections meant for somebody else
+//! (CVE-2020-8554). Who is not served is reported as [`Conflict`] and takes over when the other one goes. What is served depends on the
+//! plans only, never on their history.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use netstate::Protocol;
+
+use super::frontend::{Kind, Place};
+use super::route::Answer;
 use super::{Frontend, FrontendKey, ServicePlan};
 use crate::object::ObjectName;
 use crate::object::few::Few;
@@ -26,80 +33,241 @@ pub(crate) struct Delta {
 pub(crate) struct Conflict {
     /// Where.
     pub(crate) key: FrontendKey,
-    /// Who is served.
+    /// Who is served, there or at the whole address.
     pub(crate) served: ObjectName,
     /// Who is not.
     pub(crate) refused: ObjectName,
+    /// The address is the virtual address of who is served.
+    pub(crate) captures: bool,
 }
 
-/// Order in which Services claim: the oldest first, one without a creation time last.
-type Claim = (bool, String, ObjectName);
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, served, captures, .. } = self;
+        let reason = if *captures {
+            "whose clusterIP the address is"
+        } else {
+            "which alone has endpoints, is older, or comes first by name"
+        };
+        write!(f, "{key} belongs to services/{served}, {reason}")
+    }
+}
 
 /// The plans of all Services; see the module's text.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims {
     plans: BTreeMap<ObjectName, ServicePlan>,
-    claims: BTreeMap<FrontendKey, Few<Claim>>,
-    served: BTreeMap<FrontendKey, Frontend>,
+    claims: BTreeMap<FrontendKey, Few<ObjectName>>,
+    /// Where somebody is not served.
+    contested: BTreeSet<FrontendKey>,
 }
+
+/// A Service's claim to a key: the smallest one is served.
+type Rank<'a> = (bool, bool, &'a str, &'a ObjectName);
 
 impl Claims {
     /// Puts the plan of a Service in place of its earlier one, or with `None` takes it away; returns what changed.
     pub(crate) fn settle(&mut self, service: &ObjectName, plan: Option<ServicePlan>) -> Vec<Delta> {
-        let mut touched = BTreeSet::new();
+        if self.plans.get(service) == plan.as_ref() {
+            return Vec::new();
+        }
+        let touched = self.touched(service, plan.as_ref());
+        let before: Vec<_> = touched.iter().map(|key| self.served(key).cloned()).collect();
         if let Some(old) = self.plans.remove(service) {
-            let claim = claim(service, &old);
             for (key, _) in old.frontends() {
-                self.claims.entry(*key).or_default().remove(&claim);
-                touched.insert(*key);
+                self.withdraw(key, service);
             }
         }
         if let Some(plan) = plan {
-            let claim = claim(service, &plan);
             for (key, _) in plan.frontends() {
-                self.claims.entry(*key).or_default().insert(claim.clone());
-                touched.insert(*key);
+                self.claims.entry(*key).or_default().insert(service.clone());
             }
             self.plans.insert(service.clone(), plan);
         }
-        touched.into_iter().filter_map(|key| self.settle_key(key)).collect()
+        let changed = touched.into_iter().zip(before).filter_map(|(key, old)| {
+            self.note_conflict(key);
+            let new = self.served(&key).cloned();
+            (old != new).then_some(Delta { key, old, new })
+        });
+        changed.collect()
     }
 
-    /// True when `service` has a plan.
+    /// The keys that another plan of a Service may change: its own, and all at its virtual addresses.
+    fn touched(&self, service: &ObjectName, plan: Option<&ServicePlan>) -> BTreeSet<FrontendKey> {
+        let frontends = || self.plans.get(service).into_iter().chain(plan).flat_map(ServicePlan::frontends);
+        let mut touched: BTreeSet<FrontendKey> = frontends().map(|(key, _)| *key).collect();
+        let virtual_addresses = frontends().filter(|(_, frontend)| frontend.kind == Kind::ClusterIp);
+        let places: BTreeSet<Place> = virtual_addresses.map(|(key, _)| key.place).collect();
+        touched.extend(places.into_iter().flat_map(|place| self.at(place)).map(|(key, _)| *key));
+        touched
+    }
+
+    /// Everything that is claimed at a place.
+    fn at(&self, place: Place) -> impl Iterator<Item = (&FrontendKey, &Few<ObjectName>)> {
+        let key = move |protocol, port| FrontendKey { protocol, place, port };
+        let of = move |protocol| self.claims.range(key(protocol, 0)..=key(protocol, u16::MAX));
+        Protocol::ALL.into_iter().flat_map(of)
+    }
+
+    fn withdraw(&mut self, key: &FrontendKey, service: &ObjectName) {
+        let Some(claims) = self.claims.get_mut(key) else { return };
+        claims.remove(service);
+        if claims.as_slice().is_empty() {
+            self.claims.remove(key);
+        }
+    }
+
+    fn note_conflict(&mut self, key: FrontendKey) {
+        let claimants = self.claims.get(&key).map_or(0, |claims| claims.as_slice().len());
+        if claimants > 1 || (claimants > 0 && self.served(&key).is_none()) {
+            self.contested.insert(key);
+        } else {
+            self.contested.remove(&key);
+        }
+    }
+
+    /// What is served at `key`.
     #[must_use]
-    pub(crate) fn serves(&self, service: &ObjectName) -> bool {
-        self.plans.contains_key(service)
+    pub(crate) fn served(&self, key: &FrontendKey) -> Option<&Frontend> {
+        self.winner(key).map(|(_, frontend)| frontend)
+    }
+
+    /// Who may have `key`, and with what.
+    fn winner(&self, key: &FrontendKey) -> Option<(&ObjectName, &Frontend)> {
+        let claimants = self.claims.get(key).map_or(&[][..], Few::as_slice);
+        let planned = claimants.iter().filter_map(|name| {
+            let plan = self.plans.get(name)?;
+            plan.frontend(key).map(|frontend| (name, plan, frontend))
+        });
+        let allowed = planned.filter(|(name, _, frontend)| self.owner_of_address(key, name, frontend).is_none());
+        let best = allowed.min_by_key(|(name, plan, frontend)| rank(name, plan, frontend));
+        best.map(|(name, _, frontend)| (name, frontend))
+    }
+
+    /// The other Service whose virtual address a frontend of `name` would capture.
+    fn owner_of_address(&self, key: &FrontendKey, name: &ObjectName, frontend: &Frontend) -> Option<&ObjectName> {
+        if matches!(frontend.kind, Kind::ClusterIp | Kind::NodePort) {
+            return None;
+        }
+        let virtual_at = |key: &FrontendKey, other: &ObjectName| {
+            self.plans.get(other).and_then(|plan| plan.frontend(key)).is_some_and(|f| f.kind == Kind::ClusterIp)
+        };
+        let claims = self.at(key.place).flat_map(|(key, claims)| claims.as_slice().iter().map(move |name| (key, name)));
+        let owners = claims.filter(|(key, other)| virtual_at(key, other)).map(|(_, other)| other);
+        let owners: BTreeSet<_> = owners.collect();
+        if owners.contains(name) { None } else { owners.first().copied() }
+    }
+
+    /// What is planned for `service`.
+    #[must_use]
+    pub(crate) fn plan(&self, service: &ObjectName) -> Option<&ServicePlan> {
+        self.plans.get(service)
     }
 
     /// Services that want what another one has.
     #[must_use]
     pub(crate) fn conflicts(&self) -> Vec<Conflict> {
-        let of_key = |(key, claims): (&FrontendKey, &Few<Claim>)| {
-            let mut claims = claims.as_slice().iter().map(|(_, _, name)| name.clone());
-            let served = claims.next();
-            let conflict = |served: ObjectName| {
-                claims.map(move |refused| Conflict { key: *key, served: served.clone(), refused }).collect()
-            };
-            served.map_or_else(Vec::new, conflict)
+        let of_key = |key: &FrontendKey| {
+            let served = self.winner(key).map(|(name, _)| name);
+            let claimants = self.claims.get(key).map_or(&[][..], Few::as_slice);
+            let refused = claimants.iter().filter(move |name| Some(*name) != served);
+            let key = *key;
+            refused.filter_map(move |refused| {
+                let owner = self.owner_of_address(&key, refused, self.plans.get(refused)?.frontend(&key)?);
+                let served = owner.or(served)?.clone();
+                Some(Conflict { key, served, refused: refused.clone(), captures: owner.is_some() })
+            })
         };
-        self.claims.iter().filter(|(_, claims)| claims.as_slice().len() > 1).flat_map(of_key).collect()
-    }
-
-    /// Gives `key` to who may have it.
-    fn settle_key(&mut self, key: FrontendKey) -> Option<Delta> {
-        if self.claims.get(&key).is_some_and(|claims| claims.as_slice().is_empty()) {
-            self.claims.remove(&key);
-        }
-        let winner = self.claims.get(&key).and_then(|claims| claims.as_slice().first()).map(|(_, _, name)| name);
-        let new = winner.and_then(|name| self.plans.get(name)?.frontend(&key)).cloned();
-        let old = match &new {
-            Some(new) => self.served.insert(key, new.clone()),
-            None => self.served.remove(&key),
-        };
-        (old != new).then_some(Delta { key, old, new })
+        self.contested.iter().flat_map(of_key).collect()
     }
 }
 
-fn claim(service: &ObjectName, plan: &ServicePlan) -> Claim {
-    (plan.created.is_empty(), plan.created.clone(), service.clone())
+fn rank<'a>(name: &'a ObjectName, plan: &'a ServicePlan, frontend: &Frontend) -> Rank<'a> {
+    let has_none = frontend.routes.outside.answer == Answer::Reject;
+    (has_none, plan.created.is_empty(), &plan.created, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::object::service::Service;
+    use crate::object::slice::EndpointSlice;
+    use crate::plan::plan;
+    use crate::plan::select::Here;
+
+    /// Plans a Service called `name`, created on that day of the month, with an endpoint or without.
+    fn settle(claims: &mut Claims, (name, day): (&str, u8), spec: &Value, endpoint: bool) {
+        let metadata = json!({"name": name, "creationTimestamp": format!("2026-01-{day:02}T00:00:00Z")});
+        let mut object = json!({"kind": "Service", "metadata": metadata, "spec": spec});
+        object["spec"]["type"] = json!("NodePort");
+        let labels = json!({"kubernetes.io/service-name": name});
+        let endpoints = if endpoint { json!([{"addresses": ["172.7.21.2"]}]) } else { json!([]) };
+        let slice = json!({"kind": "EndpointSlice", "metadata": {"name": name, "labels": labels},
+            "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints});
+        let (service, slice) = (Service::from_json(&object).unwrap(), EndpointSlice::from_json(&slice).unwrap());
+        let plan = plan(&service, [&slice], &Here::on("n1"));
+        claims.settle(&service.name, Some(plan));
+    }
+
+    fn served(claims: &Claims) -> Vec<(String, String)> {
+        let of = |key: &FrontendKey| claims.served(key).map(|f| (key.to_string(), f.owner.name().to_owned()));
+        claims.claims.keys().filter_map(of).collect()
+    }
+
+    fn owner(claims: &Claims, key: &str) -> Option<String> {
+        served(claims).into_iter().find(|(at, _)| at == key).map(|(_, owner)| owner)
+    }
+
+    fn with(ip: &str, external: &[&str], port: u16, node_port: u16) -> Value {
+        json!({"clusterIP": ip, "externalIPs": external, "ports": [{"port": port, "nodePort": node_port}]})
+    }
+
+    #[test]
+    fn a_node_port_and_an_external_address_belong_to_the_oldest_that_has_endpoints() {
+        let mut claims = Claims::default();
+        settle(&mut claims, ("young", 2), &with("192.168.0.2", &["10.4.7.9"], 80, 30_080), true);
+        settle(&mut claims, ("old", 1), &with("192.168.0.1", &["10.4.7.9"], 80, 30_080), true);
+        for key in ["tcp 10.4.7.9:80", "tcp IPv4 node port 30080"] {
+            assert_eq!(owner(&claims, key).as_deref(), Some("old"), "{key}");
+        }
+        assert_eq!(claims.conflicts().len(), 2);
+        settle(&mut claims, ("old", 1), &with("192.168.0.1", &["10.4.7.9"], 80, 30_080), false);
+        assert_eq!(owner(&claims, "tcp 10.4.7.9:80").as_deref(), Some("young"), "the old one has no endpoint");
+        assert!(claims.conflicts().iter().all(|conflict| conflict.refused.name() == "old"));
+        claims.settle(&ObjectName::new("default", "young"), None);
+        assert_eq!(owner(&claims, "tcp 10.4.7.9:80").as_deref(), Some("old"));
+        assert!(claims.conflicts().is_empty());
+    }
+
+    #[test]
+    fn no_external_address_captures_the_virtual_address_of_another_service() {
+        let mut claims = Claims::default();
+        settle(&mut claims, ("thief", 1), &with("192.168.0.1", &["192.168.0.10"], 80, 0), true);
+        assert_eq!(owner(&claims, "tcp 192.168.0.10:80").as_deref(), Some("thief"), "nobody's address");
+        for (port, what) in [(80, "the same port"), (443, "another port of the address")] {
+            settle(&mut claims, ("web", 2), &with("192.168.0.10", &[], port, 0), false);
+            let of_address: Vec<_> =
+                served(&claims).into_iter().filter(|(key, _)| key.contains("192.168.0.10:")).collect();
+            assert_eq!(of_address, [(format!("tcp 192.168.0.10:{port}"), "web".to_owned())], "{what}");
+            let texts: Vec<_> = claims.conflicts().iter().map(ToString::to_string).collect();
+            assert_eq!(
+                texts,
+                ["tcp 192.168.0.10:80 belongs to services/default/web, whose clusterIP the address is"],
+                "{what}"
+            );
+        }
+        claims.settle(&ObjectName::new("default", "web"), None);
+        assert_eq!(owner(&claims, "tcp 192.168.0.10:80").as_deref(), Some("thief"));
+        assert!(claims.conflicts().is_empty());
+    }
+
+    #[test]
+    fn a_service_may_name_its_own_virtual_address_once_more() {
+        let mut claims = Claims::default();
+        settle(&mut claims, ("web", 1), &with("192.168.0.10", &["192.168.0.10"], 80, 0), true);
+        assert_eq!(served(&claims).len(), 1);
+        assert!(claims.conflicts().is_empty());
+    }
 }

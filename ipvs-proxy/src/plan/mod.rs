@@ -14,10 +14,13 @@
 pub(crate) mod claims;
 pub(crate) mod frontend;
 pub(crate) mod networks;
+#[cfg(test)]
+mod oracle;
 pub(crate) mod route;
 pub(crate) mod select;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub(crate) use claims::{Claims, Delta};
 pub(crate) use frontend::{Frontend, FrontendKey};
@@ -31,7 +34,7 @@ use crate::object::slice::EndpointSlice;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ServicePlan {
     /// The Service's creation time, which decides conflicts; see [`Service::created`].
-    pub(crate) created: String,
+    pub(crate) created: Arc<str>,
     /// What is to be served at which address and port, in the order of the keys.
     frontends: Box<[(FrontendKey, Frontend)]>,
 }
@@ -39,8 +42,8 @@ pub(crate) struct ServicePlan {
 impl ServicePlan {
     /// The plan of a Service created at `created` with these frontends.
     #[must_use]
-    pub(crate) fn new(created: String, frontends: BTreeMap<FrontendKey, Frontend>) -> Self {
-        Self { created, frontends: frontends.into_iter().collect() }
+    pub(crate) fn new(created: impl Into<Arc<str>>, frontends: BTreeMap<FrontendKey, Frontend>) -> Self {
+        Self { created: created.into(), frontends: frontends.into_iter().collect() }
     }
 
     /// What is to be served, in the order of the keys.
@@ -73,5 +76,5 @@ pub(crate) fn plan<'a>(
         };
         places(service, port).into_iter().filter_map(frontend)
     };
-    ServicePlan::new(service.created.clone(), service.ports.iter().flat_map(of_port).collect())
+    ServicePlan::new(Arc::clone(&service.created), service.ports.iter().flat_map(of_port).collect())
 }

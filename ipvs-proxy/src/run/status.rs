@@ -157,15 +157,12 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
     let misplaced = proxy.misplaced().iter().map(|(name, reason)| Refused {
         object: format!("services/{name}"),
         reason: reason.clone(),
-        earlier_version_served: proxy.claims().serves(name),
+        earlier_version_served: proxy.claims().plan(name).is_some(),
     });
     let conflicts = proxy.claims().conflicts();
     let conflicts = conflicts.iter().map(|conflict| Refused {
         object: format!("services/{}", conflict.refused),
-        reason: format!(
-            "{} belongs to services/{}, which is older or comes first by name",
-            conflict.key, conflict.served
-        ),
+        reason: conflict.to_string(),
         earlier_version_served: false,
     });
     let services = proxy.view().services().map(|service| (format!("services/{}", service.name), &service.skipped));

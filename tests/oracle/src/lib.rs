@@ -1,0 +1,154 @@
+//! What kube-proxy 1.36.2 did on Linux 6.18, recorded with real packets: the expected values of tests of `ipvs-proxy`.
+//!
+//! A folder below `cases` is one case: `objects.yaml` holds its Services and EndpointSlices in steps, `expect.json` what each client
+//! got from each address after each step, in every [`Run`] of kube-proxy. Only facts were recorded; there is no code and no ruleset
+//! of Kubernetes here. Everything was recorded with IPv4 and, at the same time, with an IPv6 [`twin`] of every object.
+//!
+//! | who | addresses (`fd00:7:21::11` for 172.7.21.11, `fd00:4:7::21` for 10.4.7.21) |
+//! |---|---|
+//! | n1, where kube-proxy ran, zone z1 | 10.4.7.21, 10.4.7.121 (second), 172.7.21.1 (bridge of its Pods) |
+//! | its Pods p11, p12, p13 and the client `pod-n1` | 172.7.21.11, .12, .13 and .50 |
+//! | n2, zone z2 | 10.4.7.22 |
+//! | its Pods p21, p22, p23 and the client `pod-n2` | 172.7.22.11, .12, .13 and .50 |
+//! | the client `outside` | 10.4.7.200 |
+//! | Pod network, Service network, external addresses | 172.7.0.0/16, 10.96.0.0/16, 203.0.113.0/24 |
+//!
+//! Invariant: a value that the files have and the loader does not know (an outcome, a run, a source) is an error and never read over.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "this crate is for tests, which may fail by panic"
+)]
+
+mod expect;
+pub mod twin;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use cluster::manifest::{self, Form, Kind};
+use serde_json::{Value, json};
+
+pub use expect::{Outcome, Probe, Refusal, Run, Seen, Source};
+
+/// A recorded case.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Its number and name.
+    pub name: String,
+    /// The runs in which it was recorded.
+    pub runs: Vec<Run>,
+    /// Its steps in order; each keeps the objects of the one before.
+    pub steps: Vec<Step>,
+}
+
+/// A step of a case.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// The result was the same whenever it was recorded.
+    pub determined: bool,
+    /// The API server took its objects.
+    pub accepted: bool,
+    /// The zone of n1 by the label of its Node.
+    pub zone: Option<String>,
+    /// Objects that go, as `Service/default/web`, before others come; IPv4 only, as [`Step::put`].
+    pub deleted: Vec<String>,
+    /// Objects that come or change.
+    pub put: Vec<Object>,
+    /// What was tried.
+    pub probes: Vec<Probe>,
+}
+
+/// An object of a case.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Its key, as `Service/default/web`.
+    pub key: String,
+    /// The object, of IPv4. Its creation time says in which order the objects were made.
+    pub json: Value,
+}
+
+const KINDS: [Kind; 2] = [
+    Kind { group: "", versions: &["v1"], name: "Service" },
+    Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice" },
+];
+
+/// All cases in the order of their numbers.
+///
+/// # Panics
+/// When a file is not as described.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut folders: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    folders.iter().map(|folder| case(folder)).collect()
+}
+
+fn case(folder: &Path) -> Case {
+    let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+    let expected: expect::Case =
+        serde_json::from_str(&read("expect.json")).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let objects = read("objects.yaml");
+    let mut texts = objects.split("# ==== step: ").skip(1);
+    let (mut created, mut zone) = (BTreeMap::new(), Some("z1".to_owned()));
+    let steps = expected.steps.into_iter().map(|step| {
+        let text = texts.next().unwrap_or_else(|| panic!("{name}: no objects of step {:?}", step.name));
+        let (title, text) = text.split_once('\n').unwrap_or((text, ""));
+        assert_eq!(title.trim(), step.name, "{name}");
+        if let Some(change) = step.name.strip_prefix("node label zone ") {
+            zone = change.strip_prefix("changed to ").map(str::to_owned);
+        }
+        Step {
+            deleted: deleted(text, &mut created),
+            put: objects_of(&name, text, &mut created),
+            zone: zone.clone(),
+            name: step.name,
+            determined: step.determined,
+            accepted: step.api_refused.is_none(),
+            probes: step.probes,
+        }
+    });
+    Case { steps: steps.collect(), name, runs: expected.runs }
+}
+
+fn deleted(text: &str, created: &mut BTreeMap<String, usize>) -> Vec<String> {
+    let key = |line: &str| {
+        let (kind, name) = line.strip_prefix("# delete ")?.split_once(' ')?;
+        let key = format!("{kind}/default/{}", name.trim());
+        created.remove(&key);
+        Some(key)
+    };
+    text.lines().filter_map(key).collect()
+}
+
+fn objects_of(case: &str, text: &str, created: &mut BTreeMap<String, usize>) -> Vec<Object> {
+    let read = manifest::parse(Form::Yaml, text.as_bytes(), &KINDS).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert!(read.problems.is_empty() && read.duplicates.is_empty() && read.unused.is_empty(), "{case}: {read:?}");
+    let object = |object: manifest::Object| {
+        let mut json: Value = serde_json::from_slice(&object.json).unwrap();
+        let next = created.values().max().map_or(0, |last| last + 1);
+        let number = *created.entry(object.key.clone()).or_insert(next);
+        json["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T{:02}:{:02}:00Z", number / 60, number % 60));
+        Object { key: object.key, json }
+    };
+    read.objects.into_iter().map(object).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_is_read_whole() {
+        let cases = cases();
+        let probes = cases.iter().flat_map(|case| &case.steps).flat_map(|step| &step.probes);
+        assert_eq!((cases.len(), probes.count()), (53, 832));
+    }
+}
