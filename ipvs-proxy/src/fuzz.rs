@@ -123,7 +123,7 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let here = Here::on("hdss7-21.host.com");
     let (mut claims, mut plane) = (Claims::default(), DataPlane::new(link, "rr".to_owned()));
     let slices: Vec<EndpointSlice> = slice.into_iter().collect();
-    let made = plane.rows(&claims.settle(&service.name, Some(plan(service, &slices, &here))));
+    let made = plane.rows(&claims.settle(&service.name, Some(plan(service, &service.cluster_ips, &slices, &here))));
     let recorded = made.nft.iter().filter(|(key, _)| record::server(key).is_some());
     for (_, row) in recorded {
         let name = row.as_ref().and_then(record::service);

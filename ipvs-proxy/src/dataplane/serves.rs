@@ -55,7 +55,7 @@ fn gaps(service: &Service, kinds: &[Kind]) -> Vec<String> {
 /// Everything that `service` asks for and does not get, as `field: value`, each once.
 #[must_use]
 pub(crate) fn not_served(service: &Service) -> Vec<String> {
-    let found: Vec<_> = service.ports.iter().flat_map(|port| places(service, port)).collect();
+    let found: Vec<_> = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips)).collect();
     let kinds: Vec<_> = found.iter().map(|(_, kind)| *kind).collect();
     let refused = found.iter().filter_map(|(key, kind)| refusal(key, *kind));
     let mut all: Vec<String> = Vec::new();
@@ -106,7 +106,7 @@ mod tests {
                 "spec.healthCheckNodePort: 31000",
             ]
         );
-        let planned = plan(&service, [], &Here::on("hdss7-21.host.com"));
+        let planned = plan(&service, &service.cluster_ips, [], &Here::on("hdss7-21.host.com"));
         let served = planned.frontends().iter().filter(|(key, frontend)| serves(key, frontend));
         assert_eq!(served.map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["tcp 192.168.0.10:80"]);
     }

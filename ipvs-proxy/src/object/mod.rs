@@ -2,6 +2,8 @@
 //!
 //! Invariant: two values that compare equal need the same kernel state.
 
+#[cfg(test)]
+mod api;
 pub(crate) mod few;
 pub(crate) mod field;
 pub(crate) mod key;

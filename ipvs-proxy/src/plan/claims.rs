@@ -207,7 +207,7 @@ mod tests {
         let slice = json!({"kind": "EndpointSlice", "metadata": {"name": name, "labels": labels},
             "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints});
         let (service, slice) = (Service::from_json(&object).unwrap(), EndpointSlice::from_json(&slice).unwrap());
-        let plan = plan(&service, [&slice], &Here::on("n1"));
+        let plan = plan(&service, &service.cluster_ips, [&slice], &Here::on("n1"));
         claims.settle(&service.name, Some(plan));
     }
 

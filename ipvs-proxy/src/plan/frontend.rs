@@ -85,15 +85,16 @@ pub(crate) struct Frontend {
     pub(crate) routes: Routes,
 }
 
-/// Where clients of a port connect, with what the address is to the Service; each place once.
+/// Where clients of a port connect, with what the address is to the Service, when its virtual addresses are `addresses`; each place
+/// once.
 #[must_use]
-pub(crate) fn places(service: &Service, port: &ServicePort) -> Vec<(FrontendKey, Kind)> {
+pub(crate) fn places(service: &Service, port: &ServicePort, addresses: &[IpAddr]) -> Vec<(FrontendKey, Kind)> {
     let at = |kind| {
         move |addr: &IpAddr| {
             (FrontendKey { protocol: port.protocol, place: Place::Address(*addr), port: port.port }, kind)
         }
     };
-    let mut found: Vec<_> = service.cluster_ips.iter().map(at(Kind::ClusterIp)).collect();
+    let mut found: Vec<_> = addresses.iter().map(at(Kind::ClusterIp)).collect();
     if let Some(number) = port.node_port {
         for family in service.families() {
             let place = Place::AnyNode(family);
@@ -157,8 +158,10 @@ mod tests {
     #[test]
     fn a_port_has_a_frontend_for_each_of_its_addresses() {
         let service = whole("Cluster");
-        let found: Vec<_> =
-            places(&service, &service.ports[0]).into_iter().map(|(key, kind)| (key.to_string(), kind)).collect();
+        let found: Vec<_> = places(&service, &service.ports[0], &service.cluster_ips)
+            .into_iter()
+            .map(|(key, kind)| (key.to_string(), kind))
+            .collect();
         let expected = [
             ("tcp 192.168.0.10:80", Kind::ClusterIp),
             ("tcp [fd00::10]:80", Kind::ClusterIp),
@@ -173,7 +176,7 @@ mod tests {
     #[test]
     fn sources_are_of_the_load_balancer_and_affinity_of_all() {
         let service = whole("Local");
-        for (key, kind) in places(&service, &service.ports[0]) {
+        for (key, kind) in places(&service, &service.ports[0], &service.cluster_ips) {
             let frontend = Frontend::new(&service, (&key, kind), &Choice::default(), &Here::on("n1"));
             assert_eq!(frontend.sources != Sources::Any, kind == Kind::LoadBalancer, "{kind:?}");
             assert_eq!(frontend.affinity, Some(10_800), "{kind:?}");

@@ -19,15 +19,16 @@ mod oracle;
 pub(crate) mod route;
 pub(crate) mod select;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(crate) use claims::{Claims, Delta};
 pub(crate) use frontend::{Frontend, FrontendKey};
 
-use self::frontend::places;
+use self::frontend::{Kind, Place, places};
 use self::select::{Choice, Here};
-use crate::object::service::Service;
+use crate::object::service::{Service, ServicePort};
 use crate::object::slice::EndpointSlice;
 
 /// What one Service needs.
@@ -46,6 +47,16 @@ impl ServicePlan {
         Self { created: created.into(), frontends: frontends.into_iter().collect() }
     }
 
+    /// The virtual addresses that it is planned at, in order.
+    #[must_use]
+    pub(crate) fn virtual_addresses(&self) -> BTreeSet<IpAddr> {
+        let of = |(key, frontend): &(FrontendKey, Frontend)| match key.place {
+            Place::Address(addr) if frontend.kind == Kind::ClusterIp => Some(addr),
+            _ => None,
+        };
+        self.frontends.iter().filter_map(of).collect()
+    }
+
     /// What is to be served, in the order of the keys.
     pub(crate) const fn frontends(&self) -> &[(FrontendKey, Frontend)] {
         &self.frontends
@@ -58,9 +69,24 @@ impl ServicePlan {
     }
 }
 
-/// Plans one Service. Endpoints are chosen once for each port and family.
+/// Ports of a Service that none of its slices has an endpoint port for, as `field: value`: clients of them are refused for ever,
+/// mostly for a name that is spelt in two ways.
+#[must_use]
+pub(crate) fn unmatched<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice> + Clone) -> Vec<String> {
+    let offered = || slices.clone().flat_map(|slice| slice.ports.iter());
+    let has_port = |port: &ServicePort| offered().any(|p| p.name == port.name && p.protocol == port.protocol);
+    let is_empty = slices.clone().all(|slice| slice.endpoints.is_empty());
+    let missing = service.ports.iter().filter(|port| !is_empty && !has_port(port));
+    let text = |port: &ServicePort| {
+        format!("spec.ports: {} {:?}, which no EndpointSlice has a port for", port.protocol, port.name)
+    };
+    missing.map(text).collect()
+}
+
+/// Plans one Service at the virtual addresses `addresses`. Endpoints are chosen once for each port and family.
 pub(crate) fn plan<'a>(
     service: &Service,
+    addresses: &[IpAddr],
     slices: impl IntoIterator<Item = &'a EndpointSlice> + Clone,
     here: &Here,
 ) -> ServicePlan {
@@ -74,7 +100,41 @@ pub(crate) fn plan<'a>(
             let choice = choices.get(&key.family())?;
             Some((key, Frontend::new(service, (&key, kind), choice, here)))
         };
-        places(service, port).into_iter().filter_map(frontend)
+        places(service, port, addresses).into_iter().filter_map(frontend)
     };
     ServicePlan::new(Arc::clone(&service.created), service.ports.iter().flat_map(of_port).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ports_that_no_slice_has_are_named() {
+        let spec = json!({"clusterIP": "192.168.0.10", "ports": [
+            {"name": "http", "port": 80}, {"name": "metric", "port": 90}, {"name": "dns", "port": 53, "protocol": "UDP"},
+        ]});
+        let service = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec});
+        let service = Service::from_json(&service).unwrap();
+        let slice = |endpoints: serde_json::Value| {
+            let metadata = json!({"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}});
+            let ports =
+                json!([{"name": "http", "port": 80}, {"name": "metrics", "port": 90}, {"name": "dns", "port": 53}]);
+            EndpointSlice::from_json(&json!({"kind": "EndpointSlice", "metadata": metadata, "addressType": "IPv4",
+                "ports": ports, "endpoints": endpoints}))
+            .unwrap()
+        };
+        let slices = [slice(json!([{"addresses": ["172.7.21.2"]}]))];
+        assert_eq!(
+            unmatched(&service, slices.iter()),
+            [
+                "spec.ports: tcp \"metric\", which no EndpointSlice has a port for",
+                "spec.ports: udp \"dns\", which no EndpointSlice has a port for",
+            ]
+        );
+        assert!(unmatched(&service, [slice(json!([]))].iter()).is_empty(), "a Service that runs nowhere");
+        assert!(unmatched(&service, [].iter()).is_empty());
+    }
 }

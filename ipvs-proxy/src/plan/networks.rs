@@ -1,13 +1,17 @@
 //! The networks of a cluster and whether they can stand side by side.
 //!
-//! Invariant: a node's own address, a Pod's address and a Service's address are never the same address. An overlap is
-//! refused with both networks named: it would show as traffic that vanishes, long after the mistake was made.
+//! Invariant: a node's own address, a Pod's address and a Service's address are never the same address. An overlap is named with both
+//! networks, and a virtual address that lies in another network is refused by itself: it would show as traffic that vanishes, long
+//! after the mistake was made. The rest is served: that libvirt's network lies inside the Service network harms nobody as long as no
+//! Service has an address there.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use netstate::address_plan::{AddressPlan, Network, Overlap, Role};
-use netstate::{IfName, Prefix};
+use netstate::{IfName, IpFamily, Prefix};
+
+use crate::object::service::Service;
 
 /// A network of the node that this runs on, with the link it is on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +54,8 @@ impl Networks {
     /// Which network it would take an address from.
     pub(crate) fn check_virtual(&self, addr: IpAddr) -> Result<(), Misplaced> {
         let misplaced = |place: String| Err(Misplaced { addr, place });
-        if let Some(services) = self.services.filter(|services| !services.contains(addr)) {
+        let of_family = |services: &Prefix| services.family() == IpFamily::of(addr);
+        if let Some(services) = self.services.filter(of_family).filter(|services| !services.contains(addr)) {
             return misplaced(format!("is outside the Service network {services}"));
         }
         if self.pods.contains(addr) {
@@ -61,6 +66,25 @@ impl Networks {
             None => Ok(()),
         }
     }
+}
+
+/// Where a Service is served: its virtual addresses as far as they can be virtual here. In place of one that cannot be it stays at that of
+/// the same family where it was served `before`. Each refusal is returned as well.
+pub(crate) fn placed(service: &Service, networks: &Networks, before: &[IpAddr]) -> (Vec<IpAddr>, Vec<Misplaced>) {
+    let (mut addresses, mut refused) = (Vec::new(), Vec::new());
+    for addr in &service.cluster_ips {
+        match networks.check_virtual(*addr) {
+            Ok(()) => addresses.push(*addr),
+            Err(misplaced) => {
+                refused.push(misplaced);
+                let may_stay = |before: &IpAddr| {
+                    IpFamily::of(*before) == IpFamily::of(*addr) && networks.check_virtual(*before).is_ok()
+                };
+                addresses.extend(before.iter().copied().find(may_stay));
+            }
+        }
+    }
+    (addresses, refused)
 }
 
 /// A network under the name of the flag that sets it.
@@ -138,5 +162,23 @@ mod tests {
             let text = plan.check_virtual(addr.parse().unwrap()).unwrap_err().to_string();
             assert!(text.contains(part), "{text}");
         }
+        assert!(plan.check_virtual("fd00::10".parse().unwrap()).is_ok(), "a network says nothing of the other family");
+    }
+
+    #[test]
+    fn a_service_stays_where_it_was_in_place_of_an_address_that_cannot_be_virtual() {
+        let networks = networks("10.4.7.0/24", "172.7.0.0/16", Some("192.168.0.0/16"));
+        let object = serde_json::json!({"kind": "Service", "metadata": {"name": "web"},
+            "spec": {"clusterIP": "172.7.21.9", "clusterIPs": ["172.7.21.9", "fd00::10"]}});
+        let service = Service::from_json(&object).unwrap();
+        let at = |before: &[&str]| {
+            let before: Vec<IpAddr> = before.iter().map(|addr| addr.parse().unwrap()).collect();
+            let (addresses, refused) = placed(&service, &networks, &before);
+            assert_eq!(refused.len(), 1);
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(at(&[]), ["fd00::10"]);
+        assert_eq!(at(&["fd00::9", "192.168.0.10"]), ["192.168.0.10", "fd00::10"]);
+        assert_eq!(at(&["172.7.21.8"]), ["fd00::10"], "nor could that be");
     }
 }

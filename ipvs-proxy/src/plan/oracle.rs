@@ -70,7 +70,7 @@ impl Cluster {
         }
         for service in self.services.values().cloned().collect::<Vec<_>>() {
             let slices: Vec<_> = self.slices.values().filter(|slice| slice.service == service.name).collect();
-            let plan = plan(&service, slices, &self.here);
+            let plan = plan(&service, &service.cluster_ips, slices, &self.here);
             self.settle(&service.name, Some(plan));
         }
     }

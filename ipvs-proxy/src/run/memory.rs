@@ -4,12 +4,13 @@
 //! here. The kernel has: the record of our virtual servers carries the Service's name. Invariant: such a Service goes on
 //! exactly as it stands in the kernel, until its objects can be read or are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 use netstate::nft as nft_rows;
-use reconcile::Rows;
+use reconcile::{Observed, Rows};
 
 use super::tables::Tables;
 use crate::dataplane::ipvs::{self, reals_of};
@@ -68,6 +69,15 @@ fn frontend(owner: ObjectName, cluster: Arc<[Backend]>, here: &Here) -> Frontend
         sources: Sources::Any,
         routes: Routes::internal(Policy::Cluster, &choice, here),
     }
+}
+
+/// The addresses that the kernel's record gives to a Service.
+pub(super) fn recorded(tables: &Tables, name: &ObjectName) -> BTreeSet<IpAddr> {
+    let of = |(row, observed): (&nft_rows::RowKey, &Observed<nft_rows::Row>)| {
+        let owner = record::service(&observed.value)?;
+        record::server(row).filter(|_| owner == *name).map(|server| server.addr)
+    };
+    tables.observed_nft().into_iter().flatten().filter_map(of).collect()
 }
 
 /// The endpoints that the kernel holds behind a virtual server.

@@ -77,7 +77,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Runs the daemon until it is asked to end.
 ///
 /// # Errors
-/// When another of us works here, networks overlap, the kernel has no IPVS or refuses a conversation, or the source ends.
+/// When another of us works here, the kernel has no IPVS or refuses a conversation, or the source ends.
 pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::Result<()> {
     let _lock = Lock::take()?;
     prepare::process(&config)?;
@@ -166,19 +166,14 @@ fn link() -> anyhow::Result<IfName> {
     Ok(IfName::new(vip::LINK_NAME)?)
 }
 
-/// Refuses networks that overlap, all at once.
+/// The networks as they are. Those that overlap are named, and what they have in common serves no Service.
 async fn networks(config: &Config) -> anyhow::Result<Networks> {
     let networks =
         Networks { pods: config.pods, services: config.services, node: addresses::networks(config.pods).await? };
-    let overlaps = networks.overlaps();
-    if overlaps.is_empty() {
-        return Ok(networks);
+    for overlap in networks.overlaps() {
+        tracing::warn!("{overlap}; a Service whose address lies in both is not served");
     }
-    let problem = |overlap: String| {
-        let accepted = "networks of Pods, Services and nodes without a common address";
-        cluster::Problem::new("cluster-cidr, --service-cidr", overlap, accepted)
-    };
-    Err(of_the_command_line(overlaps.into_iter().map(problem)).into())
+    Ok(networks)
 }
 
 /// Refuses a scheduler that no virtual server could be made with.

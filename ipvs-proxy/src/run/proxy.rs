@@ -6,19 +6,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use cluster::Event;
 use nix::time::{ClockId, clock_gettime};
 use reconcile::{Gate, Pass};
 
-use super::memory::{is_in_doubt, remember};
+use super::memory::{is_in_doubt, recorded, remember};
 use super::tables::{Tables, Touched};
 use crate::dataplane::{self, DataPlane};
 use crate::object::ObjectName;
 use crate::object::key::Kind;
 use crate::object::service::Service;
-use crate::plan::networks::Networks;
+use crate::plan::networks::{Networks, placed};
 use crate::plan::select::Here;
 use crate::plan::{Claims, ServicePlan, plan};
 use crate::source::doubt::{GRACE, How, is_doubtful};
@@ -227,6 +228,10 @@ impl Proxy {
             tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it");
             self.settle(&name, Some(plan));
         }
+        // Only now it can be known where they were served before.
+        for name in self.misplaced.keys().cloned().collect::<Vec<_>>() {
+            self.plan_service(&name);
+        }
         true
     }
 
@@ -248,17 +253,30 @@ impl Proxy {
             self.settle(name, None);
             return;
         };
-        if let Some(Err(misplaced)) = service.cluster_ip().map(|addr| self.networks.check_virtual(addr)) {
-            tracing::warn!(service = %name, reason = %misplaced, "Service cannot be served, an earlier version of it goes on");
-            self.misplaced.insert(name.clone(), misplaced.to_string());
-            return;
+        let (addresses, refused) = placed(service, &self.networks, &self.before(name));
+        let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        if reasons.is_empty() {
+            self.misplaced.remove(name);
+        } else if self.misplaced.get(name) != Some(&reasons.join("; ")) {
+            let reason = reasons.join("; ");
+            tracing::warn!(service = %name, reason, "an address is not served; where the Service was before it goes on");
+            self.misplaced.insert(name.clone(), reason);
         }
-        self.misplaced.remove(name);
         if let Some(names) = &mut self.remembered {
             names.remove(name);
         }
-        let plan = plan(service, self.view.slices(name), &self.here);
+        let plan = plan(service, &addresses, self.view.slices(name), &self.here);
         self.settle(name, Some(plan));
+    }
+
+    /// The virtual addresses that a Service was served at: by this program, or by the kernel's record before it.
+    fn before(&self, name: &ObjectName) -> Vec<IpAddr> {
+        let planned = self.claims.plan(name).map(ServicePlan::virtual_addresses).unwrap_or_default();
+        if planned.is_empty() {
+            recorded(&self.tables, name).into_iter().collect()
+        } else {
+            planned.into_iter().collect()
+        }
     }
 
     /// Puts the plan of a Service in place of its earlier one, down to the rows that are desired.

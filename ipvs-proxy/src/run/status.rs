@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
 use crate::dataplane::not_served as not_served_of;
+use crate::object::service::Service;
+use crate::plan::unmatched;
 use crate::source::view::View;
 
 /// What the daemon knows.
@@ -157,7 +159,7 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
     let misplaced = proxy.misplaced().iter().map(|(name, reason)| Refused {
         object: format!("services/{name}"),
         reason: reason.clone(),
-        earlier_version_served: proxy.claims().plan(name).is_some(),
+        earlier_version_served: proxy.claims().plan(name).is_some_and(|plan| !plan.virtual_addresses().is_empty()),
     });
     let conflicts = proxy.claims().conflicts();
     let conflicts = conflicts.iter().map(|conflict| Refused {
@@ -179,8 +181,12 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {
-    let services =
-        proxy.view().services().map(|service| (format!("services/{}", service.name), not_served_of(service)));
+    let fields = |service: &Service| {
+        let mut fields = not_served_of(service);
+        fields.extend(unmatched(service, proxy.view().slices(&service.name)));
+        fields
+    };
+    let services = proxy.view().services().map(|service| (format!("services/{}", service.name), fields(service)));
     let slices = proxy.view().all_slices();
     let slices = slices.map(|slice| (format!("endpointslices/{}", slice.name), slice.unserved.clone()));
     let asking = services.chain(slices).filter(|(_, fields)| !fields.is_empty());

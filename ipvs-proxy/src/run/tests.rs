@@ -777,6 +777,35 @@ fn a_service_whose_address_cannot_be_virtual_keeps_its_earlier_one() {
     rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
     assert!(rig.work().is_empty());
     assert!(rig.proxy.misplaced().values().any(|reason| reason.contains("in the Pod network")));
+    rig.endpoints("web", "TCP", &[2, 3, 4]);
+    assert_eq!(rig.work(), ["ipvs + tcp 192.168.0.10:80 -> 172.7.22.4:80"], "its endpoints are followed");
+}
+
+#[test]
+fn a_service_whose_address_cannot_be_virtual_follows_its_endpoints_after_a_restart_too() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.receive(Event::Reset);
+    let spec = json!({"clusterIP": "172.7.21.9", "ports": [{"name": "main", "port": 80}]});
+    rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+    rig.endpoints("web", "TCP", &[2, 3, 4]);
+    rig.complete();
+    assert_eq!(rig.work(), ["link + kube-ipvs0", "ipvs + tcp 192.168.0.10:80 -> 172.7.22.4:80"]);
+    assert_eq!(rig.proxy.misplaced().len(), 1);
+}
+
+#[test]
+fn an_object_that_stands_in_two_files_keeps_no_deleted_service_alive() {
+    let before = Rig::web();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    rig.receive(Event::Reset);
+    rig.service("other", 11, "TCP");
+    let notes = vec!["Service/default/other stands in a.yaml as well, and that one counts".to_owned()];
+    rig.receive(Event::Notes { source: "b.yaml".to_owned(), notes });
+    rig.complete();
+    rig.work();
+    rig.later(61);
+    assert!(!rig.servers.contents().rows.keys().any(|key| key.to_string().contains("192.168.0.10:80")));
 }
 
 proptest! {
