@@ -83,6 +83,9 @@ pub(crate) struct Flags {
     /// The Service network; virtual addresses outside it are refused.
     #[arg(long, env = "IPVS_PROXY_SERVICE_CIDR", value_name = "NETWORK")]
     pub(crate) service_cidr: Option<String>,
+    /// Zone of this node: where all endpoints of a Service are meant for zones, its clients here reach those of this one.
+    #[arg(long, env = "IPVS_PROXY_NODE_ZONE", value_name = "NAME")]
+    pub(crate) node_zone: Option<String>,
     /// Longest time that connections to an endpoint that was taken out may go on.
     #[arg(long, env = "IPVS_PROXY_IPVS_GRACEFUL_PERIOD", value_name = "TIME", default_value = "15m")]
     pub(crate) ipvs_graceful_period: String,
@@ -174,6 +177,7 @@ mod tests {
                 "IPVS_PROXY_ETCD_PASSWORD",
                 "IPVS_PROXY_SERVICES_DIR",
                 "IPVS_PROXY_SERVICE_CIDR",
+                "IPVS_PROXY_NODE_ZONE",
                 "IPVS_PROXY_IPVS_GRACEFUL_PERIOD",
                 "IPVS_PROXY_RUN_DIR",
                 "IPVS_PROXY_CONFIG",

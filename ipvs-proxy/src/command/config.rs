@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) services: Option<Network>,
     /// Name of this node, as EndpointSlices write it.
     pub(crate) node: String,
+    /// Its zone, as hints of EndpointSlices write it.
+    pub(crate) zone: Option<String>,
     /// The kernel's name of the scheduler for every virtual server.
     pub(crate) scheduler: String,
     /// Longest time of a drain.
@@ -289,6 +291,7 @@ impl Config {
             notes.warnings.push(format!("{}: only its IPv4 network is served", settings.name(path::CLUSTER_CIDR)));
         }
         let (node, scheduler, grace) = (reader.node(&host.name), reader.scheduler(), reader.grace(flags));
+        let zone = flags.node_zone.as_deref().map(str::trim).filter(|zone| !zone.is_empty()).map(str::to_owned);
         let timeouts = Timeouts {
             tcp: reader.seconds(path::TCP_TIMEOUT),
             tcp_fin: reader.seconds(path::TCP_FIN_TIMEOUT),
@@ -300,6 +303,7 @@ impl Config {
             pods,
             services,
             node,
+            zone,
             scheduler,
             grace,
             timeouts,
@@ -371,7 +375,7 @@ mod tests {
     fn defaults_are_round_robin_and_fifteen_minutes() {
         let config = read(&GOOD).unwrap();
         assert_eq!((config.scheduler.as_str(), config.grace.as_secs()), ("rr", 900));
-        assert_eq!(config.node, "hdss7-21.host.com");
+        assert_eq!((config.node.as_str(), &config.zone), ("hdss7-21.host.com", &None));
         assert!(matches!(config.place, Place::Etcd(..)));
         assert!(config.parameters.is_empty(), "parameters of the host stay");
         let listeners: Vec<_> = config.places.listeners.iter().map(|(address, _)| address.to_string()).collect();

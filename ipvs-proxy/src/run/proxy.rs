@@ -5,26 +5,24 @@
 //! before this program started goes on as the kernel remembers it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cluster::Event;
 use nix::time::{ClockId, clock_gettime};
 use reconcile::{Gate, Pass};
 
+use super::log::log;
 use super::memory::{is_in_doubt, recorded, remember};
 use super::tables::{Tables, Touched};
-use crate::dataplane::{self, DataPlane};
+use crate::dataplane::DataPlane;
 use crate::object::ObjectName;
 use crate::object::key::Kind;
-use crate::object::service::Service;
 use crate::plan::networks::{Networks, placed};
 use crate::plan::select::Here;
 use crate::plan::{Claims, ServicePlan, plan};
+use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
-use crate::source::{JUNK, Update};
 
 /// Time between two checks of tables that announce no changes: virtual servers are counted and some real servers compared, so that
 /// what somebody deletes is back within a second.
@@ -296,6 +294,12 @@ impl Proxy {
         }
     }
 
+    /// This node.
+    #[must_use]
+    pub(crate) const fn here(&self) -> &Here {
+        &self.here
+    }
+
     /// What is known of the cluster.
     #[must_use]
     pub(crate) const fn view(&self) -> &View {
@@ -346,54 +350,4 @@ fn processor_time() -> Duration {
 /// The time to the next listing behind one that took so long.
 pub(super) fn pause(took: Duration) -> Duration {
     took.saturating_mul(SHARE).clamp(PERIOD, LONGEST)
-}
-
-/// Writes into the log what a source says that is wrong or not served.
-fn log(update: &Update, view: &View) {
-    match update {
-        Update::Service(Event::Put { key, value: Ok(new), .. }) => {
-            let old = view.service(key);
-            log_not_served(new, old);
-            log_skipped(&format!("services/{key}"), &new.skipped, old.map(|old| old.skipped.as_slice()));
-        }
-        Update::Slice(Event::Put { key, value: Ok(new), .. }) => {
-            let old = view.slice(key).map(|old| old.skipped.as_slice());
-            log_skipped(&format!("endpointslices/{key}"), &new.skipped, old);
-        }
-        Update::Service(Event::Put { key, value: Err(reason), .. }) => {
-            tracing::warn!(object = %format_args!("services/{key}"), reason, "object is malformed");
-        }
-        Update::Slice(Event::Put { key, value: Err(reason), .. }) => {
-            tracing::warn!(object = %format_args!("endpointslices/{key}"), reason, "object is malformed");
-        }
-        Update::Junk(Event::Put { key, .. }) => tracing::warn!(object = key, reason = JUNK, "object is malformed"),
-        Update::Every(event) => log_source(event, view),
-        Update::Service(event) => event.clone().keyless().iter().for_each(|event| log_source(event, view)),
-        Update::Slice(event) => event.clone().keyless().iter().for_each(|event| log_source(event, view)),
-        Update::Junk(_) => {}
-    }
-}
-
-/// Writes into the log how the source itself is.
-fn log_source(event: &Event<Infallible, Infallible>, view: &View) {
-    match event {
-        Event::Invalid { source, reason } => tracing::warn!(source, reason, "file cannot be read"),
-        Event::Lost(error) => tracing::warn!(%error, "source is out of reach; what is known stays in force"),
-        Event::Complete if view.lost().is_some() => tracing::info!("source is in reach again"),
-        Event::Notes { source, notes } if !notes.is_empty() => tracing::info!(source, ?notes, "file holds more"),
-        _ => {}
-    }
-}
-
-fn log_not_served(new: &Service, old: Option<&Service>) {
-    let fields = dataplane::not_served(new);
-    if !fields.is_empty() && old.is_none_or(|old| dataplane::not_served(old) != fields) {
-        tracing::warn!(service = %new.name, ?fields, "Service asks for what is not served yet");
-    }
-}
-
-fn log_skipped(object: &str, new: &[String], old: Option<&[String]>) {
-    if !new.is_empty() && old != Some(new) {
-        tracing::warn!(object, elements = ?new, "elements cannot be read and are left out");
-    }
 }

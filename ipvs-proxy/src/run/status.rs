@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::proxy::Proxy;
 use crate::dataplane::not_served as not_served_of;
 use crate::object::service::Service;
+use crate::object::slice::Endpoint;
 use crate::plan::unmatched;
 use crate::source::view::View;
 
@@ -124,7 +125,7 @@ impl ProxyStatus {
                 .map(|(server, _)| server.to_string())
                 .take(LISTED)
                 .collect(),
-            advice: advice.iter().cloned().chain(notes(proxy.view())).collect(),
+            advice: advice.iter().cloned().chain(zone_advice(proxy)).chain(notes(proxy.view())).collect(),
             totals: Totals {
                 observed: totals.observed,
                 upserted: totals.upserted,
@@ -137,6 +138,18 @@ impl ProxyStatus {
 
 fn table(stage: &dyn Stage) -> Table {
     Table { name: stage.name().to_owned(), rows: Rows::from(&stage.status()) }
+}
+
+/// Hints for zones cannot be followed on a node that does not know its own.
+fn zone_advice(proxy: &Proxy) -> Option<String> {
+    let mut services = proxy.view().services();
+    let mut endpoints = proxy.view().all_slices().flat_map(|slice| slice.endpoints.iter());
+    let meant_for_zones = |endpoint: &Endpoint| endpoint.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty());
+    let asked = services.any(|service| service.distribution.is_some()) || endpoints.any(meant_for_zones);
+    let unknown = proxy.here().zone.is_none() && asked;
+    unknown.then(|| {
+        "the zone of this node is unknown: endpoints of every zone are used where some are meant for zones; set --node-zone".to_owned()
+    })
 }
 
 /// What is found beside the objects that are used.

@@ -795,6 +795,18 @@ fn a_service_whose_address_cannot_be_virtual_follows_its_endpoints_after_a_resta
 }
 
 #[test]
+fn zones_that_cannot_be_followed_are_named() {
+    let mut rig = Rig::web();
+    let advice = |rig: &Rig| super::status::ProxyStatus::of(&rig.proxy, "n", &[], rig.now).advice;
+    assert_eq!(advice(&rig), [""; 0]);
+    let spec = json!({"clusterIP": "192.168.0.10", "trafficDistribution": "PreferSameZone",
+        "ports": [{"name": "main", "port": 80}]});
+    rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+    rig.work();
+    assert!(advice(&rig)[0].contains("set --node-zone"), "{:?}", advice(&rig));
+}
+
+#[test]
 fn an_object_that_stands_in_two_files_keeps_no_deleted_service_alive() {
     let before = Rig::web();
     let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
