@@ -164,7 +164,7 @@ mod tests {
     fn variables_are_the_flags_with_the_programs_name_in_front() {
         let command = command();
         let variables: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
-        let own = &variables[..15];
+        let own = &variables[..16];
         assert_eq!(
             own,
             [
