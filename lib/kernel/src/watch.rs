@@ -13,11 +13,13 @@ mod own;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
 
 use self::interest::Filter;
 pub use self::interest::{Interest, WantsRoute};
@@ -29,6 +31,16 @@ const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
 /// Datagrams that are read before others have their turn.
 const TURN: usize = 256;
+
+/// After so many reads in a row without an event the monitor rests for [`REST`]: thousands of our own forwarding entries are
+/// announced one by one, and each announcement would wake this thread and interrupt the one that writes.
+const IDLE_READS: u32 = 16;
+
+/// How long notifications are left to wait then.
+const REST: Duration = Duration::from_millis(1);
+
+/// Reads further apart than this are not in a row.
+const QUIET: Duration = Duration::from_millis(5);
 
 /// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE
 /// (include/uapi/linux/rtnetlink.h).
@@ -62,8 +74,36 @@ pub enum Event {
 /// A stream of changes in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Watch {
-    monitor: AsyncFd<Monitor>,
+    /// `None` while it rests.
+    monitor: Option<AsyncFd<Monitor>>,
+    resting: Option<Resting>,
+    pace: Pace,
     events: VecDeque<Event>,
+}
+
+/// A monitor that nobody waits for, and until when.
+#[derive(Debug)]
+struct Resting {
+    monitor: Monitor,
+    until: Instant,
+}
+
+/// Whether notifications come one by one that concern nobody here.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Reads in a row without an event.
+    idle: u32,
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// Notes a read and returns whether the monitor shall rest.
+    fn rests(&mut self, events: usize, now: Instant) -> bool {
+        let before = self.last.replace(now);
+        let quiet = before.is_none_or(|before| now.duration_since(before) > QUIET);
+        self.idle = if events > 0 || quiet { 0 } else { self.idle.saturating_add(1) };
+        self.idle >= IDLE_READS
+    }
 }
 
 #[derive(Debug)]
@@ -129,34 +169,64 @@ impl Watch {
     /// # Errors
     /// When the kernel refuses the socket.
     pub fn open(interest: Interest) -> Result<Self, KernelError> {
-        let monitor = Monitor::open(interest)?;
-        // SAFETY: the monitor owns its descriptor and neither replaces nor closes it while it lives.
-        #[allow(unsafe_code)]
-        let fd = unsafe { AsyncFd::register(monitor) };
-        let monitor = fd.map_err(|error| KernelError::io("open", "rtnetlink monitor", "epoll_ctl", error.into()))?;
-        Ok(Self { monitor, events: VecDeque::new() })
+        let monitor = Some(follow(Monitor::open(interest)?)?);
+        Ok(Self { monitor, resting: None, pace: Pace::default(), events: VecDeque::new() })
     }
 
     /// The next change; dropping the future loses none.
     ///
     /// # Errors
-    /// When the socket fails.
+    /// When the socket fails; the watch is of no use then.
     pub async fn next(&mut self) -> Result<Event, KernelError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
-            let ready = self.monitor.readable_mut().await;
-            let mut ready =
-                ready.map_err(|error| KernelError::io("wait for", "rtnetlink monitor", "epoll_wait", error))?;
+            if let Some(resting) = &self.resting {
+                sleep_until(resting.until).await;
+                self.monitor = self.resting.take().map(|resting| follow(resting.monitor)).transpose()?;
+            }
+            let failed = |error| KernelError::io("wait for", "rtnetlink monitor", "epoll_wait", error);
+            let monitor = self.monitor.as_mut().ok_or_else(|| failed(io::ErrorKind::NotConnected.into()))?;
+            let mut ready = monitor.readable_mut().await.map_err(failed)?;
             let (events, more) = ready.get_inner_mut().read()?;
             if !more {
                 ready.clear_ready();
+            }
+            let now = Instant::now();
+            if self.pace.rests(events.len(), now) && !more {
+                let monitor = self.monitor.take().map(AsyncFd::into_inner);
+                self.resting = monitor.map(|monitor| Resting { monitor, until: now + REST });
             }
             self.events.extend(events);
             if more && self.events.is_empty() {
                 tokio::task::yield_now().await;
             }
         }
+    }
+}
+
+/// Has the runtime wait for what comes to `monitor`, which may have come already.
+fn follow(monitor: Monitor) -> Result<AsyncFd<Monitor>, KernelError> {
+    // SAFETY: the monitor owns its descriptor and neither replaces nor closes it while it lives.
+    #[allow(unsafe_code)]
+    let fd = unsafe { AsyncFd::register(monitor) };
+    fd.map_err(|error| KernelError::io("open", "rtnetlink monitor", "epoll_ctl", error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monitor_rests_only_between_notifications_that_come_one_by_one_and_concern_nobody() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let at = |n: u32| start + REST * n;
+        let rested: Vec<u32> = (0..=IDLE_READS).filter(|n| pace.rests(0, at(*n))).collect();
+        assert_eq!(rested, [IDLE_READS], "the first read follows none");
+        assert!(pace.rests(0, at(IDLE_READS + 1)), "as long as they come");
+        assert!(!pace.rests(1, at(IDLE_READS + 2)), "one that concerns somebody");
+        assert!((0..IDLE_READS - 1).all(|n| !pace.rests(0, at(IDLE_READS + 3 + n))));
+        assert!(!pace.rests(0, at(1000)), "after a while without any");
     }
 }
