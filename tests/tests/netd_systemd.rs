@@ -180,15 +180,8 @@ fn unbootable() -> Option<String> {
 }
 
 fn main() -> ExitCode {
-    if let Some(reason) = unbootable() {
-        eprintln!("NOT RUN, 2 tests of the unit under systemd: no machine boots systemd here: {reason}");
-        return ExitCode::SUCCESS;
-    }
-    lab::harness::main(
-        &[Need::Vxlan, Need::Nftables],
-        lab::tests![
-            unit_is_ready_after_the_boot_and_its_end_leaves_the_data_path,
-            key_of_another_user_is_read_by_systemd,
-        ],
-    )
+    lab::harness::Suite::new(&[Need::Vxlan, Need::Nftables]).unless(unbootable()).run(lab::tests![
+        unit_is_ready_after_the_boot_and_its_end_leaves_the_data_path,
+        key_of_another_user_is_read_by_systemd,
+    ])
 }

@@ -14,6 +14,9 @@ use super::SOON;
 /// How long an answer over TCP may take: far less than what a broken connection would need to be noticed.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// How long the answer to a datagram may take on a busy machine; without one by then it is lost.
+const LATE: Duration = Duration::from_secs(5);
+
 /// Pause between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -60,7 +63,7 @@ impl Traffic {
             let (mut sent, mut lost) = (0, 0);
             while goes.load(Ordering::Relaxed) {
                 sent += 1;
-                if echo::ask_udp(&*from, target, Duration::from_millis(500)).is_err() {
+                if echo::ask_udp(&*from, target, LATE).is_err() {
                     lost += 1;
                 }
                 std::thread::sleep(PAUSE);
