@@ -70,8 +70,10 @@ pub(crate) enum Touched {
 impl Touched {
     /// What a notification of rtnetlink is about.
     pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
-        let of_links = matches!(event, Event::Link | Event::Address | Event::OtherLink | Event::Resync);
-        if of_links { vec![Self::Links] } else { Vec::new() }
+        match event {
+            Event::Link | Event::Address | Event::NewAddress | Event::OtherLink | Event::Resync => vec![Self::Links],
+            _ => Vec::new(),
+        }
     }
 
     /// What a notification of nftables is about.

@@ -51,8 +51,10 @@ const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 pub enum Event {
     /// A link appeared, vanished or was set.
     Link,
-    /// An address was added or removed.
+    /// An address was removed, or one that cannot be read was.
     Address,
+    /// An address was added or announced again: the end of its detection of duplicates, a renewed lifetime. It takes no row along.
+    NewAddress,
     /// A link beside those of interest, or an address of one.
     OtherLink,
     /// A route was added, replaced or removed.

@@ -160,7 +160,10 @@ fn others() {
         ip("neigh add 172.7.22.0 lladdr 02:00:00:00:00:22 dev flannel.1");
         assert_eq!(next(&mut watch).await, Event::Neighbour);
         ip("addr add 10.4.7.99/24 dev eth0");
-        assert_eq!(next(&mut watch).await, Event::Address);
+        assert_eq!(next(&mut watch).await, Event::NewAddress);
+        ip("addr del 10.4.7.99/24 dev eth0");
+        // Its routes come and go with it.
+        while next(&mut watch).await != Event::Address {}
     });
 }
 

@@ -237,7 +237,7 @@ impl<S: LeaseSource> Daemon<S> {
         let ways = Arc::clone(&self.ways);
         let any_route = self.node.config.interface.can_reach.is_some();
         let by_rtnl = move |event| {
-            if matches!(event, Event::Link | Event::Address | Event::OtherLink | Event::Resync) {
+            if matches!(event, Event::Link | Event::Address | Event::NewAddress | Event::OtherLink | Event::Resync) {
                 links.notify_one();
             }
             let of_way = matches!(event, Event::Route | Event::OtherRoute | Event::Rule) && any_route;

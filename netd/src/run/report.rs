@@ -18,7 +18,7 @@ use super::notification::Notification;
 use super::silent::Changed;
 use super::status::{self, Status, listed};
 use super::worker::Report;
-use super::{LEASES, TABLES, start, subnet_file, tables};
+use super::{LEASES, TABLES, start, subnet_file};
 use crate::choose::clash::clashes;
 use crate::format::lease::Lease;
 use crate::source::LeaseSource;
@@ -138,7 +138,7 @@ impl<S: LeaseSource> Daemon<S> {
         // Parameters may be beyond our reach (a read-only /proc/sys); what carries packets is not.
         let carried = |(name, _): &(&&str, &TableStatus)| **name != "sysctls";
         reporter.in_sync = latest && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
-        let local = tables::is_local_done(&reporter.tables);
+        let local = is_local_done(&reporter.tables);
         reporter.local_stands = latest && local;
         if latest && local {
             self.announce();
@@ -321,4 +321,13 @@ impl<S: LeaseSource> Daemon<S> {
             warnings: warnings.chain(reporter.warnings.iter().cloned()).collect(),
         }
     }
+}
+
+/// Names of the tables that this node's own Pods need, whatever the other nodes do.
+const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
+
+/// True when the rows that this node's own Pods need are in place.
+#[must_use]
+pub(super) fn is_local_done(status: &BTreeMap<&'static str, TableStatus>) -> bool {
+    LOCAL.iter().all(|name| status.get(name).is_some_and(TableStatus::is_done))
 }

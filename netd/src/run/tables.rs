@@ -108,9 +108,6 @@ pub(super) struct Stages {
 /// Name of the table of flowtables.
 const FLOWTABLE: &str = "flowtable";
 
-/// Names of the tables that this node's own Pods need, whatever the other nodes do.
-const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
-
 impl Targets {
     /// The kernel's tables of one network with the rows that `ownership` calls ours. `devices` are names of tunnel devices that an
     /// earlier run of this program recorded as its own.
@@ -302,6 +299,10 @@ impl Stages {
                 self.check_flowtable();
             }
             Notification::Rtnl(Event::OtherRoute | Event::DefaultRoute) => self.stack.retry(),
+            Notification::Rtnl(Event::NewAddress) => {
+                self.stack.retry();
+                self.stack.invalidate(self.addresses);
+            }
             Notification::Rtnl(Event::Rule) => self.rivals.iter_mut().for_each(Rivals::note_rules),
             Notification::Rtnl(Event::Route) => self.stack.invalidate(self.routes),
             Notification::Rtnl(Event::Neighbour) => self.stack.invalidate(self.neighbours),
@@ -392,10 +393,4 @@ impl Stages {
             .chain(self.rivals.iter().flat_map(Rivals::warnings).take(LISTED).cloned())
             .collect()
     }
-}
-
-/// True when the rows that this node's own Pods need are in place.
-#[must_use]
-pub(super) fn is_local_done(status: &BTreeMap<&'static str, TableStatus>) -> bool {
-    LOCAL.iter().all(|name| status.get(name).is_some_and(TableStatus::is_done))
 }

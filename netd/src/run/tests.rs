@@ -12,6 +12,7 @@ use ::daemon::shell::Shell;
 use cluster::ClusterError;
 use cluster::etcd::TlsMaterial;
 use kernel::fake::FakeTable;
+use kernel::watch::Event as Watched;
 use netstate::family::{IpFamily, PerFamily};
 use netstate::nft::{Row, RowKey};
 use netstate::{
@@ -25,7 +26,9 @@ use tokio::time::{Instant, sleep};
 use super::daemon::{Daemon, Node};
 use super::external::External;
 use super::identity::Identity;
-use super::tables::{Stages, Targets, is_local_done};
+use super::notification::Notification;
+use super::report::is_local_done;
+use super::tables::{Stages, Targets};
 use super::{PROGRAM, TABLES};
 use crate::choose::interface::{self, NodeAddress};
 use crate::choose::policy::Policy;
@@ -646,4 +649,23 @@ fn flowtable_that_the_kernel_refuses_is_reported_and_holds_nothing_up() {
     stages.want(Changes { flowtable: [(key, None)].into(), ..Changes::default() });
     stages.pass(&gate, Duration::from_secs(3601));
     assert!(table.contents().rows.is_empty());
+}
+
+#[test]
+fn address_that_comes_has_addresses_listed_and_one_that_goes_what_is_on_its_link() {
+    let mut stages = Stages::on(Fakes::default().targets());
+    let gate = Gate::new([]);
+    let mut listed_for = |event| {
+        stages.pass(&gate, Duration::ZERO);
+        let before = stages.counts();
+        stages.invalidate(Notification::Rtnl(event));
+        stages.pass(&gate, Duration::ZERO);
+        let counts = stages.counts();
+        let more = counts.iter().filter(|(name, counts)| counts.listings > before[*name].listings);
+        more.map(|(name, _)| *name).collect::<Vec<_>>()
+    };
+    assert_eq!(listed_for(Watched::NewAddress), ["addresses"]);
+    let all = ["addresses", "checksums", "fdb", "links", "neighbours", "routes", "sysctls"];
+    assert_eq!(listed_for(Watched::Address), all);
+    assert_eq!(listed_for(Watched::Link), all);
 }

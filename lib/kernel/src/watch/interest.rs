@@ -112,7 +112,7 @@ impl Filter {
             // Read even when it is our own, for the index.
             RTM_NEWLINK | RTM_DELLINK => Some(self.link(kind == RTM_DELLINK, body)).filter(|_| !own),
             _ if own => None,
-            RTM_NEWADDR | RTM_DELADDR => Some(self.address(body)),
+            RTM_NEWADDR | RTM_DELADDR => Some(self.address(kind == RTM_DELADDR, body)),
             RTM_NEWROUTE | RTM_DELROUTE => Some(self.route(body)),
             RTM_NEWRULE | RTM_DELRULE => Some(Event::Rule),
             RTM_NEWNEIGH | RTM_DELNEIGH => self.neighbour(kind == RTM_DELNEIGH, body),
@@ -138,9 +138,12 @@ impl Filter {
         if named || of_kind || known.is_some() { Event::Link } else { Event::OtherLink }
     }
 
-    fn address(&self, body: &[u8]) -> Event {
-        let elsewhere = index(body).is_some_and(|index| !self.indexes.contains_key(&index));
-        if elsewhere && self.interest.devices.is_some() { Event::OtherLink } else { Event::Address }
+    fn address(&self, gone: bool, body: &[u8]) -> Event {
+        let Some(index) = index(body) else { return Event::Address };
+        if self.interest.devices.is_some() && !self.indexes.contains_key(&index) {
+            return Event::OtherLink;
+        }
+        if gone { Event::Address } else { Event::NewAddress }
     }
 
     fn route(&self, body: &[u8]) -> Event {
@@ -177,7 +180,7 @@ impl Filter {
 const fn subject(event: Event) -> Option<Subject> {
     match event {
         Event::Link => Some(Subject::Link),
-        Event::Address => Some(Subject::Address),
+        Event::Address | Event::NewAddress => Some(Subject::Address),
         Event::Route => Some(Subject::Route),
         Event::Neighbour => Some(Subject::Neighbour),
         Event::Forwarding => Some(Subject::Forwarding),

@@ -69,7 +69,7 @@ fn without_an_interest_everything_counts_but_own_changes() {
     let all = [
         (RTM_NEWLINK, link(9, "veth1", "veth"), Event::Link),
         (RTM_DELLINK, link(9, "veth1", "veth"), Event::Link),
-        (RTM_NEWADDR, address(9), Event::Address),
+        (RTM_NEWADDR, address(9), Event::NewAddress),
         (RTM_DELADDR, address(9), Event::Address),
         (RTM_NEWROUTE, route([10, 9, 0, 0], 16, 3, 254), Event::Route),
         (RTM_DELROUTE, route([10, 9, 0, 0], 16, 3, 100), Event::Route),
@@ -95,7 +95,8 @@ fn link_is_followed_by_its_index_through_names_and_generations() {
     assert_eq!(events(&mut filter, RTM_NEWNEIGH, &neighbour(2, 7, 1, [1; 4])), [], "not there yet");
     assert_eq!(events(&mut filter, RTM_NEWLINK, &link(7, "dev7", "dummy")), [Event::Link]);
     assert_eq!(events(&mut filter, RTM_NEWNEIGH, &neighbour(2, 7, 1, [1; 4])), [Event::Neighbour]);
-    assert_eq!(events(&mut filter, RTM_NEWADDR, &address(7)), [Event::Address]);
+    assert_eq!(events(&mut filter, RTM_NEWADDR, &address(7)), [Event::NewAddress]);
+    assert_eq!(events(&mut filter, RTM_DELADDR, &address(7)), [Event::Address]);
     assert_eq!(events(&mut filter, RTM_NEWLINK, &link(7, "gone0", "dummy")), [Event::Link], "renamed away");
     assert_eq!(events(&mut filter, RTM_NEWLINK, &link(7, "gone0", "dummy")), [Event::OtherLink]);
     assert_eq!(events(&mut filter, RTM_NEWNEIGH, &neighbour(2, 7, 1, [1; 4])), []);
@@ -111,7 +112,7 @@ fn link_is_followed_by_its_index_through_names_and_generations() {
 fn links_and_what_is_on_them_count_as_far_as_they_are_of_interest() {
     let mut filter = narrow();
     assert_eq!(events(&mut filter, RTM_NEWLINK, &link(2, "eth0", "")), [Event::Link]);
-    assert_eq!(events(&mut filter, RTM_NEWADDR, &address(2)), [Event::Address]);
+    assert_eq!(events(&mut filter, RTM_NEWADDR, &address(2)), [Event::NewAddress]);
     assert_eq!(events(&mut filter, RTM_NEWNEIGH, &neighbour(2, 2, 1, [1; 4])), [], "its neighbours are not");
     assert_eq!(events(&mut filter, RTM_NEWLINK, &link(9, "veth1", "veth")), [Event::OtherLink]);
     assert_eq!(events(&mut filter, RTM_NEWLINK, &link(9, "tunnel", "vxlan")), [Event::Link]);
