@@ -6,16 +6,19 @@
 use std::ffi::OsString;
 
 use cluster::etcd::TlsMaterial;
+use netstate::family::{IpFamily, PerFamily};
 use serde_json::Value;
 
 use crate::choose::policy::Policy;
 use crate::command::args::Invocation;
 use crate::command::config::Config;
 use crate::command::go;
-use crate::doctor::{facts, packet};
+use crate::doctor::{facts, kept, packet};
 use crate::format::edit::Change;
-use crate::format::lease::read_lease;
+use crate::format::lease::{LeaseAttrs, read_lease};
 use crate::format::net_conf::NetConf;
+use crate::plan::backend::BackendAttrs;
+use crate::run::claim::Claim;
 use crate::run::status;
 use crate::source::record::LeaseRecord;
 use crate::tools::docker_opts;
@@ -23,15 +26,18 @@ use crate::trace::target::Target;
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+pub const TARGETS: [(&str, fn(&[u8])); 13] = [
     ("arguments", arguments),
+    ("claim", claim),
     ("docker_opts", variables),
     ("edit", edit),
+    ("extension", extension),
     ("lease", lease),
     ("lease_record", lease_record),
     ("net_conf", net_conf),
     ("netstat", netstat),
     ("probe", probe),
+    ("probes", probes),
     ("status", status_file),
     ("words", words),
 ];
@@ -69,6 +75,27 @@ fn arguments(input: &[u8]) {
     }
 }
 
+/// Two claims, a line each.
+fn claim(input: &[u8]) {
+    let mut lines = input.splitn(2, |byte| *byte == b'\n');
+    let mut next = || Claim::parse(lines.next().unwrap_or_default());
+    let (Some(one), Some(other)) = (next(), next()) else { return };
+    assert_eq!(one.conflict(&other).is_some(), other.conflict(&one).is_some(), "{one:?} and {other:?}");
+    assert!(one.conflict(&one).is_some(), "a second daemon of the same flags");
+    let written = serde_json::to_vec(&one).unwrap_or_default();
+    assert_eq!(Claim::parse(&written), Some(one));
+}
+
+/// What the operator's own program says of this node, as its lease has it.
+fn extension(input: &[u8]) {
+    let said = String::from_utf8_lossy(input).trim().to_owned();
+    let data = PerFamily { v4: Some(said), v6: None };
+    let public_ips = PerFamily { v4: Some([10, 4, 7, 21].into()), v6: None };
+    let attrs = LeaseAttrs { public_ips, backend: BackendAttrs::Extension(data) };
+    let written = attrs.render();
+    assert_eq!(LeaseAttrs::parse(written.as_bytes(), [IpFamily::V4].into_iter()), Ok(attrs), "{written}");
+}
+
 /// A change on the first line, the text behind it.
 fn edit(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
@@ -99,6 +126,13 @@ fn probe(input: &[u8]) {
     if let Some(answer) = packet::read(input) {
         assert_eq!(packet::read(&packet::render(&answer)), Some(answer));
     }
+}
+
+/// What the last probes found, as it is shown.
+fn probes(input: &[u8]) {
+    let kept = kept::parse(input);
+    let written = serde_json::to_vec(&kept).unwrap_or_default();
+    assert_eq!(kept::parse(&written), kept);
 }
 
 fn status_file(input: &[u8]) {

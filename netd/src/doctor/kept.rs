@@ -31,8 +31,13 @@ pub(super) fn write(folder: &Path, paths: &[(Peer, Paths)]) {
 /// What was found, by the nodes' subnets.
 #[must_use]
 pub(crate) fn read(folder: &Path) -> BTreeMap<String, Probe> {
-    let text = std::fs::read(folder.join(FILE)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    parse(&std::fs::read(folder.join(FILE)).unwrap_or_default())
+}
+
+/// The same from the file's content.
+#[must_use]
+pub(crate) fn parse(text: &[u8]) -> BTreeMap<String, Probe> {
+    serde_json::from_slice(text).unwrap_or_default()
 }
 
 #[cfg(test)]

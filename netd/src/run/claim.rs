@@ -36,28 +36,34 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What one daemon has for itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     /// Its process.
-    pub(super) process: u32,
+    pub(crate) process: u32,
     /// File by which it informs the plugin.
-    pub(super) subnet_file: PathBuf,
+    pub(crate) subnet_file: PathBuf,
     /// Folder of its run-time files.
-    pub(super) run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Its Pod networks, once they are known.
     #[serde(default)]
-    pub(super) networks: Vec<String>,
+    pub(crate) networks: Vec<String>,
     /// Its tunnel devices, once they are known.
     #[serde(default)]
-    pub(super) devices: Vec<String>,
+    pub(crate) devices: Vec<String>,
 }
 
 impl Claim {
+    /// What a daemon has written; `None` when it is no claim, as of one that writes it just now.
+    #[must_use]
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
+
     fn prefixes(&self) -> impl Iterator<Item = Prefix> {
         self.networks.iter().filter_map(|text| text.parse().ok())
     }
 
     /// What both claim; `None` when they get along.
-    fn conflict(&self, other: &Self) -> Option<String> {
+    pub(crate) fn conflict(&self, other: &Self) -> Option<String> {
         if self.subnet_file == other.subnet_file {
             return Some(format!("subnet file {}", self.subnet_file.display()));
         }
@@ -233,7 +239,7 @@ impl Claimed {
                 fs::remove_file(&path)?;
                 continue;
             }
-            let Ok(other) = serde_json::from_slice::<Claim>(&fs::read(&path)?) else { continue };
+            let Some(other) = Claim::parse(&fs::read(&path)?) else { continue };
             if let Some(what) = self.claim.conflict(&other) {
                 return Ok(Some(Conflict { what, other: Some(other) }));
             }
