@@ -377,6 +377,7 @@ fn single_machine_needs_no_store() -> Result<()> {
     netd.wait_for_line("this node runs on with what it had", SOON)?;
     ensure!(host.read("/run/flannel/subnet.env")?.contains("FLANNEL_MTU=1450"));
     ensure!(netd.terminate(SOON)?.success());
+    ensure!(!netd.log().contains("lease is lost"), "{}", netd.log());
     Ok(())
 }
 

@@ -77,6 +77,9 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     fn check_own_key(&mut self) {
+        if !self.source.is_shared() {
+            return;
+        }
         match self.witness.view.own_key() {
             OwnKey::Gone(revision) => self.keeper.report_loss("its key was deleted".to_owned(), revision),
             OwnKey::Taken(reason, revision) => {

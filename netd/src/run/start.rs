@@ -102,8 +102,7 @@ async fn start<S: LeaseSource>(
     let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts)?;
     let keeper = Keeper::start(source.clone(), request, seed);
-    // Without other nodes there is nobody whose absence could be doubted.
-    let leftovers = if source.kind() == "local" { BTreeSet::new() } else { leftovers };
+    let leftovers = if source.is_shared() { leftovers } else { BTreeSet::new() };
     let external = Following::new(config.interface.clone(), families, external, host);
     let folders = Folders { instance: config.instance.clone(), run_dir: config.run_dir.clone() };
     let node = Node {

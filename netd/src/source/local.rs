@@ -30,6 +30,10 @@ impl LeaseSource for LocalLeases {
         "local"
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn config_place(&self) -> String {
         self.net_conf.display().to_string()
     }

@@ -147,6 +147,12 @@ pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
     /// Its name in status: `etcd` or `local`.
     fn kind(&self) -> &'static str;
 
+    /// Whether other nodes have their leases there, and this node's own is among them. Without others there is nobody whose
+    /// absence could be doubted.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     /// Where the network's configuration is, for messages.
     fn config_place(&self) -> String;
 
