@@ -67,7 +67,7 @@ impl Workshop {
     fn start(&self, args: &[&str], broken: &str) -> Result<Child> {
         let mut command = Command::new(self.path("build"));
         command.args(args).env("NETD_LAB_SOURCE", self.path("source.tar.xz")).env("XDG_CACHE_HOME", self.path("cache"));
-        command.env("COUNT", self.path("count")).env("BROKEN", broken);
+        command.env("COUNT", self.path("count")).env("BROKEN", broken).env_remove("NETD_LAB_KERNEL");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start the builder")
     }
 
@@ -212,6 +212,26 @@ fn missing_source_and_unknown_option_name_the_cure() -> Result<()> {
     Ok(())
 }
 
+fn kernel_that_is_named_is_taken_and_nothing_is_built() -> Result<()> {
+    let workshop = Workshop::open()?;
+    workshop.program("lent", "#!/bin/sh\n")?;
+    let call = |kernel: &str, args: &[&str]| {
+        let mut command = Command::new(workshop.path("build"));
+        command.args(args).env("NETD_LAB_KERNEL", workshop.path(kernel)).env("XDG_CACHE_HOME", workshop.path("cache"));
+        command.output().context("start the builder")
+    };
+    for args in [&[][..], &["--path"]] {
+        let taken = call("lent", args)?;
+        let path = String::from_utf8(taken.stdout)?;
+        ensure!(taken.status.success() && Path::new(path.trim()) == workshop.path("lent"), "{path}");
+        let absent = call("absent", args)?;
+        let said = String::from_utf8(absent.stderr)?;
+        ensure!(!absent.status.success() && said.contains("NETD_LAB_KERNEL names no program"), "{said}");
+    }
+    ensure!(workshop.builds() == 0 && !workshop.path("cache").exists());
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[],
@@ -223,6 +243,7 @@ fn main() -> ExitCode {
             failed_build_says_why_and_leaves_no_kernel,
             ended_build_ends_its_compiler_and_leaves_nothing,
             kernel_that_does_not_boot_is_not_taken,
+            kernel_that_is_named_is_taken_and_nothing_is_built,
             missing_source_and_unknown_option_name_the_cure,
         ],
     )
