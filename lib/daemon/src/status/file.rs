@@ -106,16 +106,19 @@ impl File {
         }
     }
 
-    /// When the next write is due, on the caller's clock.
+    /// When the next write is due, on the caller's clock; never before there is a status.
     #[must_use]
     pub fn next(&self) -> Duration {
+        if self.status.is_null() {
+            return Duration::MAX;
+        }
         let pause = if self.changed { PAUSE } else { HEARTBEAT };
         self.written.map_or(Duration::ZERO, |written| written + pause)
     }
 
     /// Writes the file if that is due. A file that cannot be written is logged once and hinders nothing.
     pub fn write(&mut self, at: Duration) {
-        if at < self.next() || self.status.is_null() {
+        if at < self.next() {
             return;
         }
         self.written = Some(at);
@@ -321,6 +324,7 @@ mod tests {
     fn file_is_written_for_changes_and_heartbeats_only() {
         let folder = tempfile::tempdir().unwrap();
         let inode = || fs::metadata(folder.path().join(FILE)).unwrap().ino();
+        assert_eq!(File::new(folder.path(), Liveness::default()).next(), Duration::MAX, "there is no status yet");
         let mut file = written(folder.path());
         let first = inode();
         file.set(json!({"node": "n"}));
