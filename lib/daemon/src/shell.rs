@@ -9,14 +9,14 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site};
 use crate::lifecycle::{self, Notice, Signal, Signals};
-use crate::liveness::{Heartbeat, Liveness};
+use crate::liveness::{Condition, Heartbeat, Liveness, Progress};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -161,10 +161,13 @@ impl Shell {
         }
     }
 
-    /// Serves whoever asks and judges the loops, on a thread of its own, until the process ends.
-    fn serve(&self, program: &Program, places: &Places) -> io::Result<()> {
+    /// Serves whoever asks and judges the loops, on a thread of its own, until the process ends. Returns whether that thread
+    /// makes progress.
+    fn serve(&self, program: &Program, places: &Places) -> io::Result<Progress> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (shell, site, places) = (self.clone(), Arc::new(self.site(program)), places.clone());
+        let heartbeat = Heartbeat::new(BLOCKED);
+        let progress = heartbeat.progress();
         let serve = move || {
             runtime.block_on(async move {
                 let socket = (Address::Unix(places.run_dir.join(http::SOCKET)), Routes::All);
@@ -173,16 +176,17 @@ impl Shell {
                 }
                 let (board, liveness) = (shell.board.clone(), shell.liveness.clone());
                 let writing = async move { board.write_to(&places.run_dir, liveness).await };
-                tokio::join!(writing, judge(shell.readiness.clone(), shell.liveness.clone()))
+                tokio::join!(writing, judge(shell.readiness.clone(), shell.liveness.clone(), heartbeat))
             });
         };
-        std::thread::Builder::new().name("frame".to_owned()).spawn(serve).map(drop)
+        std::thread::Builder::new().name("frame".to_owned()).spawn(serve)?;
+        Ok(progress)
     }
 }
 
 /// Judges the loops: one that makes no progress is logged, and neither feeds the watchdog nor gets more time for a start,
 /// which otherwise takes as long as the sources take.
-async fn judge(readiness: Readiness, liveness: Liveness) {
+async fn judge(readiness: Readiness, liveness: Liveness, heartbeat: Heartbeat) {
     let watchdog = lifecycle::watchdog_period();
     let period = watchdog.unwrap_or(PERIOD).min(PERIOD);
     let mut reported = Vec::new();
@@ -201,15 +205,25 @@ async fn judge(readiness: Readiness, liveness: Liveness) {
             tracing::error!("{stuck}; the data path stays as it is");
         }
         reported = names;
+        heartbeat.back_within(period);
         tokio::time::sleep(period).await;
     }
 }
 
-/// Shows that the thread of the daemon's loops runs.
-async fn beat(heartbeat: Heartbeat) {
+/// Shows that the thread of the daemon's loops runs, and logs when the one that judges them does not: nobody else would.
+async fn beat(heartbeat: Heartbeat, judge: Progress) {
+    let mut reported = false;
     loop {
         heartbeat.back_within(PERIOD);
         tokio::time::sleep(PERIOD).await;
+        let stuck = judge.at(Instant::now()) != Condition::Alive;
+        if stuck && !reported {
+            tracing::error!(
+                "the thread of pages, status and watchdog makes no progress: is the disk of the run-time files in order? \
+                 The data path stays as it is"
+            );
+        }
+        reported = stuck;
     }
 }
 
@@ -227,8 +241,8 @@ where
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let signals = Signals::open()?;
         let shell = Shell::new(program);
-        shell.serve(program, places)?;
-        tokio::spawn(beat(shell.liveness.heartbeat("main thread", BLOCKED)));
+        let judge = shell.serve(program, places)?;
+        tokio::spawn(beat(shell.liveness.heartbeat("main thread", BLOCKED), judge));
         tracing::info!(version = program.version, "{} starts", program.name);
         let ended = tokio::select! {
             ended = daemon(shell.clone()) => ended,

@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use daemon::http::Page;
 use daemon::lifecycle::{Exit, Notice, exit_on_panic, notify};
 use daemon::log::{Form, Log, Settings};
+use daemon::shell::{self, Places, Program};
 use serde_json::Value;
 
 /// Tells the child which part it plays.
@@ -35,12 +39,76 @@ fn child() {
             exit_on_panic();
             let _ = std::thread::spawn(|| panic!("the kernel thread is broken")).join();
         }
+        Ok("loop") => run_a_loop(),
         Ok("notify") => {
             let ready = [Notice::Starting, Notice::Ready, Notice::Reloading, Notice::Ready];
             ready.into_iter().chain([Notice::Watchdog, Notice::Stopping]).for_each(notify);
         }
         _ => {}
     }
+}
+
+/// Where the child keeps its run-time files.
+const FOLDER: &str = "DAEMON_TEST_FOLDER";
+
+/// A daemon of one loop, which is stuck from the line `busy` of its input to the line `idle`, and ends with the input.
+fn run_a_loop() {
+    let log = Log::start("netd", "0.1.0", Settings::default()).unwrap();
+    let program = Program {
+        name: "netd",
+        version: "0.1.0",
+        gates: &["leases"],
+        render: |status| status.to_string(),
+        health: |_, _| Page::text(200, "ok"),
+        others: &[],
+    };
+    let places = Places { run_dir: PathBuf::from(std::env::var_os(FOLDER).unwrap()), listeners: Vec::new() };
+    let ended = shell::run(&program, &places, log, |shell| async move {
+        let heartbeat = shell.liveness.heartbeat("the loop", Duration::from_millis(50));
+        let (orders, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || std::io::stdin().lines().all(|line| orders.send(line.unwrap()).is_ok()));
+        while let Some(order) = waiting.recv().await {
+            if order == "busy" { heartbeat.busy() } else { heartbeat.idle() }
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    ended.unwrap();
+}
+
+#[test]
+fn watchdog_is_fed_while_every_loop_makes_progress_and_not_while_one_is_stuck() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child", "--nocapture"]).env(PART, "loop").env(FOLDER, folder.path());
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000").env_remove("WATCHDOG_PID");
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let fed = |within: Duration| {
+        manager.set_read_timeout(Some(within)).unwrap();
+        let mut buffer = [0; 256];
+        loop {
+            match manager.recv(&mut buffer) {
+                Ok(size) if buffer[..size].starts_with(b"WATCHDOG=1") => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    };
+    let (soon, period) = (Duration::from_secs(30), Duration::from_millis(200));
+    assert!(fed(soon) && fed(soon), "the loop waits");
+    writeln!(input, "busy").unwrap();
+    let named = log.find(|line| line.as_ref().is_ok_and(|line| line.contains("the loop: no progress")));
+    assert!(named.is_some(), "the log names the loop");
+    // What was sent before.
+    while fed(Duration::from_millis(1)) {}
+    assert!(!fed(5 * period), "the loop is stuck");
+    writeln!(input, "idle").unwrap();
+    assert!(fed(soon), "the loop goes on");
+    drop(input);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -18,6 +18,9 @@ use crate::status::File;
 /// How long the daemon may take for its details; then the status is shown without.
 const DETAILS_LIMIT: Duration = Duration::from_secs(5);
 
+/// Longest time for writing the status file.
+const WRITING: Duration = Duration::from_secs(30);
+
 /// Questions for details that wait.
 const QUESTIONS: usize = 16;
 
@@ -103,9 +106,11 @@ impl Board {
     /// while `liveness` says stuck.
     pub async fn write_to(self, folder: &Path, liveness: Liveness) {
         let start = Instant::now();
+        let heartbeat = liveness.heartbeat("status file", WRITING);
         let mut file = File::new(folder, liveness);
         loop {
             let left = file.next().saturating_sub(start.elapsed()).max(Duration::from_millis(1));
+            heartbeat.back_within(left);
             tokio::select! {
                 () = self.shared.changed.notified() => file.set(self.value()),
                 () = tokio::time::sleep(left) => file.write(start.elapsed()),

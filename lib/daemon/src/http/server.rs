@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::pages::{Page, Site};
+use crate::liveness::Heartbeat;
 
 /// Connections of one listener at a time; more wait in the kernel.
 const CONNECTIONS: usize = 32;
@@ -31,6 +32,9 @@ const HEADER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Time for a whole connection.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest time for which a listener makes no progress.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's header.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -71,13 +75,14 @@ pub enum Routes {
 /// Serves `site` at `address`, for as long as the future is polled.
 pub async fn serve(address: Address, routes: Routes, site: Arc<Site>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let heartbeat = site.liveness.heartbeat(format!("HTTP at {address}"), LIMIT);
     let mut reason = String::new();
     loop {
         let error = match Listener::bind(&address).await {
             Ok(listener) => {
                 tracing::debug!(%address, "serving HTTP");
                 reason.clear();
-                accept(listener, routes, &site, &room).await;
+                accept(listener, routes, &site, &room, &heartbeat).await;
                 continue;
             }
             Err(error) => error.to_string(),
@@ -86,6 +91,7 @@ pub async fn serve(address: Address, routes: Routes, site: Arc<Site>) {
             tracing::warn!(%address, error, "no HTTP here; tried again every {} s", PAUSE.as_secs());
             reason = error;
         }
+        heartbeat.back_within(PAUSE);
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -116,9 +122,12 @@ impl Listener {
 }
 
 /// Accepts until the listener is of no use any more.
-async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc<Semaphore>) {
+async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc<Semaphore>, heartbeat: &Heartbeat) {
     loop {
+        // Each connection ends within its limit, and with it there is room.
+        heartbeat.back_within(CONNECTION_LIMIT);
         let Ok(permit) = Arc::clone(room).acquire_owned().await else { return };
+        heartbeat.idle();
         let accepted = match &listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 tokio::spawn(talk(stream, routes, Arc::clone(site), permit));
@@ -129,6 +138,7 @@ async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc
         };
         if let Err(error) = accepted {
             tracing::debug!(%error, "a connection could not be accepted");
+            heartbeat.back_within(ACCEPT_PAUSE);
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
