@@ -117,6 +117,29 @@ fn unit_is_ready_after_the_boot_and_its_end_leaves_the_data_path() -> Result<()>
     Ok(())
 }
 
+/// A daemon whose threads all stand still, as one whose loop is stuck, feeds the watchdog no more.
+fn daemon_that_stands_still_is_started_again_by_the_watchdog_and_costs_no_packet() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let _other = net.netd(OTHER)?;
+    let host = net.host(ONE)?;
+    host.write("/etc/test-units/netd.service.d/watchdog.conf", "[Service]\nWatchdogSec=5s\n")?;
+    let machine = Machine::boot(host, &environment(&net), &[])?;
+    machine.eventually_active()?;
+    net.eventually_routes(OTHER, "172.7.21.0/24")?;
+    let (web, server) = (pod(host, "172.7.21")?, pod(net.host(OTHER)?, "172.7.22")?);
+    let traffic = Traffic::start(web, &server, "172.7.22.2")?;
+    machine.run(&["systemctl", "kill", "--signal=STOP", "netd"])?;
+    eventually(BOOT, || {
+        let log = machine.run(&["journalctl", "-u", "netd", "--no-pager", "-o", "cat"])?;
+        ensure!(log.contains("Watchdog timeout"), "{log}");
+        ensure!(machine.property("NRestarts")? != "0" && machine.property("ActiveState")? == "active", "{log}");
+        Ok(())
+    })?;
+    let counts = traffic.stop()?;
+    ensure!(counts.lost == 0, "{counts:?}");
+    Ok(())
+}
+
 /// One certificate for etcd and for netd, each other's authority, and its key; as files of `owner` on `host`.
 fn write_pki(host: &Host, certificate: &str, key: &str, owner: &str) -> Result<()> {
     host.run(&["mkdir", "-p", "/etc/etcd/pki"])?;
@@ -182,6 +205,7 @@ fn unbootable() -> Option<String> {
 fn main() -> ExitCode {
     lab::harness::Suite::new(&[Need::Vxlan, Need::Nftables]).unless(unbootable()).run(lab::tests![
         unit_is_ready_after_the_boot_and_its_end_leaves_the_data_path,
+        daemon_that_stands_still_is_started_again_by_the_watchdog_and_costs_no_packet,
         key_of_another_user_is_read_by_systemd,
     ])
 }
