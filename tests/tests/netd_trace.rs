@@ -6,49 +6,13 @@ mod netd_node;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, Need, Output, eventually};
+use lab::{Host, Need, eventually};
+use netd_node::tracing::{POD_TO_POD, expect, output, passes_and_is_watched, trace};
 use netd_node::{HOST_GW, Net, SOON, VXLAN, pod};
 use serde_json::Value;
 
 const DUAL: &str =
     r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#;
-
-/// From the Pod of this node to that of the other, where nobody is at the port.
-const POD_TO_POD: [&str; 3] = ["172.7.21.2", "to", "172.7.22.2:80"];
-
-fn output(host: &Host, words: &[&str]) -> Result<Output> {
-    host.command(lab::bin("netd")?).arg("trace").args(words).limit(3 * SOON).output()
-}
-
-/// The steps of a trace, and whether it passes; the exit status says the same.
-fn trace(host: &Host, words: &[&str]) -> Result<(Vec<Value>, bool)> {
-    let output = output(host, &[words, &["--json"]].concat())?;
-    let all: Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
-    let passes = all["passes"] == true;
-    ensure!(output.status.code() == Some(i32::from(!passes)), "{output:?}");
-    let steps = all["steps"].as_array().context("steps")?.clone();
-    let stops = |step: &&Value| step["verdict"] == "missing" || step["verdict"] == "wrong";
-    ensure!(steps.iter().filter(stops).all(|step| !step["fix"].as_str().unwrap_or_default().is_empty()), "{steps:?}");
-    Ok((steps, passes))
-}
-
-/// Requires a step of this node (`here` or an address), part and verdict with these words in what was found.
-fn expect(steps: &[Value], [node, part, verdict, words]: [&str; 4]) -> Result<()> {
-    let is = |step: &&Value| step["node"] == node && step["part"] == part && step["verdict"] == verdict;
-    let found = |step: &Value| step["found"].as_str().is_some_and(|text| text.contains(words));
-    ensure!(steps.iter().filter(is).any(found), "no {verdict} {part} of {node} with {words:?} in {steps:#?}");
-    Ok(())
-}
-
-/// Waits until a packet passes, this node knows its own subnet and the other one says what it sees.
-fn passes_and_is_watched(here: &Host) -> Result<Vec<Value>> {
-    eventually(SOON, || {
-        let (steps, passes) = trace(here, &POD_TO_POD)?;
-        let watched = steps.iter().any(|step| step["node"] == "10.4.7.22" && step["part"] == "last seen");
-        ensure!(passes && watched, "{steps:#?}");
-        Ok(steps)
-    })
-}
 
 fn healthy_path_is_shown_from_both_ends() -> Result<()> {
     let net = Net::start(VXLAN)?;
@@ -292,6 +256,76 @@ fn ipv6_is_traced_and_a_tunnel_that_does_not_fit_is_named() -> Result<()> {
     Ok(())
 }
 
+/// Only what has the tunnel's source, protocol and port meets the rule: the nodes reach each other otherwise.
+fn rule_that_takes_the_tunnels_own_packets_is_named_by_trace_and_doctor() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _both = net.both()?;
+    let (_web, _other) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
+    passes_and_is_watched(here)?;
+    let rule = "from 10.4.7.21 ipproto udp dport 8472 lookup 77";
+    here.run(&["sh", "-ec", &format!("ip route add unreachable default table 77; ip rule add pref 100 {rule}")])?;
+    let (steps, passes) = trace(here, &POD_TO_POD)?;
+    ensure!(!passes, "{steps:#?}");
+    expect(
+        &steps,
+        ["here", "outer route", "missing", "no route for the tunnel's packets to the node 10.4.7.22: No route to host"],
+    )?;
+    let doctor =
+        || Ok::<_, anyhow::Error>(here.command(lab::bin("netd")?).arg("doctor").limit(3 * SOON).output()?.stdout);
+    let found = doctor()?;
+    for part in [
+        "PROBLEM  outer        flannel.1: its packets from 10.4.7.21 to 10.4.7.22 have no route: No route to host",
+        "`ip route get 10.4.7.22 from 10.4.7.21 ipproto udp dport 8472`",
+    ] {
+        ensure!(found.contains(part), "no {part:?}: {found}");
+    }
+    // Another table that leads there is as good, and shown.
+    here.run(&["ip", "route", "replace", "default", "dev", "eth0", "table", "77"])?;
+    let steps = passes_and_is_watched(here)?;
+    expect(&steps, ["here", "outer route", "ok", "10.4.7.22 by 0.0.0.0/0 dev eth0 "])?;
+    expect(&steps, ["here", "outer route", "ok", " table 77, by a rule of `ip rule`"])?;
+    let found = doctor()?;
+    ensure!(found.contains("ok       outer        tunnels have a route to every node"), "{found}");
+    Ok(())
+}
+
+/// As kube-proxy's nftables and iptables modes translate.
+fn service_of_nftables_is_followed_to_the_endpoint_that_its_rules_choose() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _both = net.both()?;
+    let (_web, _other) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
+    passes_and_is_watched(here)?;
+    // The host of the packet has no route for a Service's address of its own.
+    here.run(&["sh", "-c", "ip route add default via 10.4.7.200 || true"])?;
+    let native = "nft add table ip kube-proxy; nft add chain ip kube-proxy pre '{ type nat hook prerouting priority -100; }'; \
+                  nft add rule ip kube-proxy pre ip daddr 192.168.0.10 tcp dport 80 dnat to 172.7.22.2:8080";
+    let iptables = "nft delete table ip kube-proxy; \
+                    iptables -t nat -A PREROUTING -d 192.168.0.10 -p tcp --dport 80 -j DNAT --to-destination 172.7.22.2:8080";
+    for rules in [native, iptables] {
+        here.run(&["sh", "-ec", rules])?;
+        let (steps, passes) = trace(here, &["172.7.21.2", "to", "192.168.0.10:80"])?;
+        ensure!(passes, "{steps:#?}");
+        for step in [
+            ["here", "service", "ok", "rules of this host send it to 172.7.22.2:8080; what follows is the way there"],
+            ["here", "route", "ok", "172.7.22.0/24 via 172.7.22.0 dev flannel.1"],
+            ["here", "tunnel end", "ok", "dst 10.4.7.22"],
+            ["here", "translated", "ok", "to 172.7.22.2:8080"],
+            ["here", "last seen", "ok", "left by eth0, wrapped from 10.4.7.21 to 10.4.7.22"],
+            ["10.4.7.22", "last seen", "ok", "left by cbr0"],
+            ["here", "probe", "ok", "192.168.0.10:80/tcp is reached; nobody is at that port"],
+        ] {
+            expect(&steps, step)?;
+        }
+    }
+    // No endpoint: the rule that says so is named.
+    here.run(&["sh", "-ec", "iptables -t nat -F PREROUTING; iptables -I FORWARD -d 192.168.0.10 -j REJECT"])?;
+    let (steps, passes) = trace(here, &["172.7.21.2", "to", "192.168.0.10:80"])?;
+    ensure!(!passes);
+    expect(&steps, ["here", "rule", "wrong", "of ip filter FORWARD dropped the probe"])
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables, Need::Vxlan],
@@ -302,6 +336,8 @@ fn main() -> ExitCode {
             node_that_is_down_is_where_the_packet_was_last_sent,
             pods_are_found_by_name_and_what_is_no_pod_is_said,
             ipv6_is_traced_and_a_tunnel_that_does_not_fit_is_named,
+            rule_that_takes_the_tunnels_own_packets_is_named_by_trace_and_doctor,
+            service_of_nftables_is_followed_to_the_endpoint_that_its_rules_choose,
         ],
     )
 }

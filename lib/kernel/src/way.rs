@@ -47,6 +47,8 @@ pub struct Packet {
     pub to: IpAddr,
     /// Index of the interface that it comes in by; `None` for one of this host's own.
     pub came_by: Option<u32>,
+    /// Index of the interface that it has to leave by, or of the VRF; `None` for any.
+    pub leaves_by: Option<u32>,
     /// Its mark, 0 for none.
     pub mark: u32,
     /// Its protocol and destination port.
@@ -57,7 +59,7 @@ impl Packet {
     /// One of this host's own to `to`, with nothing else known of it.
     #[must_use]
     pub const fn own(to: IpAddr) -> Self {
-        Self { from: None, to, came_by: None, mark: 0, port: None }
+        Self { from: None, to, came_by: None, leaves_by: None, mark: 0, port: None }
     }
 
     fn look_up(&self, asked: Asked) -> Operation {
@@ -73,6 +75,7 @@ impl Packet {
             message.attributes.push(RouteAttribute::Source(RouteAddress::from(from)));
         }
         message.attributes.extend(self.came_by.map(RouteAttribute::Iif));
+        message.attributes.extend(self.leaves_by.map(RouteAttribute::Oif));
         if self.mark != 0 {
             message.attributes.push(RouteAttribute::Mark(self.mark));
         }

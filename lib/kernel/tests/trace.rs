@@ -134,6 +134,7 @@ fn route_is_looked_up_for_a_packet_that_comes_in() {
         from: from.map(|from| from.parse().unwrap()),
         to: to.parse().unwrap(),
         came_by: from.map(|_| index),
+        leaves_by: None,
         mark: 0,
         port: Some((Protocol::Udp, 53)),
     };

@@ -14,6 +14,7 @@ use serde::Deserialize as _;
 use super::entrance::{self, Closed};
 use super::holders::{self, Held};
 use super::kept;
+use super::outer::{self, Astray};
 use super::probing::{self, Paths, Peer};
 use crate::command::args::Flags;
 use crate::command::config::run_dir;
@@ -38,6 +39,8 @@ pub(crate) struct Facts {
     pub legacy: Vec<Advice>,
     /// Where rules deny what other nodes send.
     pub closed: Vec<Closed>,
+    /// Tunnels without a route to a node.
+    pub astray: Vec<Astray>,
     /// Packets that were dropped for their source address meanwhile.
     pub reverse_path_drops: u64,
     /// Others on the link that have this node's addresses, or why nobody could be asked.
@@ -116,6 +119,8 @@ pub(super) fn gather(flags: &Flags) -> Result<Facts> {
         }
         facts.legacy = forward::legacy(&facts.networks().into_iter().collect());
         let nodes = facts.paths.iter().map(|(peer, _)| peer.direct.ip());
+        let of_tunnels = facts.paths.iter().filter(|(peer, _)| peer.tunnel.is_some());
+        facts.astray = outer::astray(of_tunnels.map(|(peer, _)| peer.direct.ip()))?;
         let probes = Some(port).filter(|_| flags.probe_port != "0");
         facts.closed = entrance::closed(facts.daemon.as_ref(), &facts.interfaces, nodes, probes)?;
         let names: Vec<IfName> = facts.interfaces.iter().map(|interface| interface.name.clone()).collect();

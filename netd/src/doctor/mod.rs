@@ -14,6 +14,7 @@ mod forwarding;
 mod holders;
 pub(crate) mod kept;
 mod networks;
+mod outer;
 pub(crate) mod packet;
 mod paths;
 pub(crate) mod probing;
@@ -78,13 +79,14 @@ impl Trouble {
 }
 
 /// The checks in the order in which they are made.
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 12] = [
     Check { name: "daemon", well: "netd runs, and every row is in the kernel", judge: daemon::judge },
     Check { name: "forwarding", well: "packets are forwarded", judge: forwarding::judge },
     Check { name: "rp_filter", well: "no packet was dropped for its source address", judge: reverse_path::judge },
     Check { name: "br_netfilter", well: "bridged packets pass the rules", judge: bridge::judge },
     Check { name: "networks", well: "no network overlaps another", judge: networks::judge },
     Check { name: "duplicates", well: "every node has an address and a subnet of its own", judge: duplicates::judge },
+    Check { name: "outer", well: "tunnels have a route to every node", judge: outer::judge },
     Check { name: "port", well: "every node answers", judge: paths::reachability },
     Check { name: "checksum", well: "packets with checksums arrive", judge: paths::checksums },
     Check { name: "mtu", well: "packets of the Pods' size arrive whole", judge: paths::sizes },

@@ -6,16 +6,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use kernel::ipvs::Ipvs;
 use kernel::link::LinkState;
 use kernel::way::Packet;
+use kernel::wireguard::Sessions;
 use kernel::{KernelError, Rtnl};
 use netstate::ipvs::VirtualServerKey;
 use netstate::subnet_file::SubnetFile;
 use netstate::{IfName, LinkKind, MacAddr, Prefix, Protocol, Route, RouteKey, SysctlKey};
 
+use super::outer;
 use super::pods::Place;
 use crate::run::status::Status;
 
@@ -90,6 +93,10 @@ pub(crate) struct Beyond {
     pub neighbour: Option<(MacAddr, bool)>,
     /// Where a tunnel sends frames for that.
     pub ends: Vec<IpAddr>,
+    /// The peers of a WireGuard device.
+    pub sessions: Option<Sessions>,
+    /// When they were listed, in seconds since 1970.
+    pub now: u64,
     /// The route of the tunnel's own packets, by their destination.
     pub outer: Option<(IpAddr, Entry)>,
 }
@@ -115,6 +122,8 @@ pub(crate) struct Facts {
     pub came_by: Option<u32>,
     /// The Service that the packet is for.
     pub service: Option<Service>,
+    /// Rules of nftables give the packet another destination.
+    pub is_translated: bool,
     /// Where the packet goes, behind a Service.
     pub to: Option<SocketAddr>,
     /// The other node that has it.
@@ -134,7 +143,8 @@ impl Facts {
     }
 }
 
-/// Gathers what the packet meets: from `pod` if it sends it, else from the host or, by `came_by`, from outside.
+/// Gathers what the packet meets: from `pod` if it sends it, else from the host or, by `came_by`, from outside. `behind` is the
+/// destination that rules of nftables give it.
 ///
 /// # Errors
 /// When the kernel cannot be read.
@@ -143,6 +153,7 @@ pub(crate) fn gather(
     pod: Option<&Place>,
     status: Option<&Status>,
     subnet_file: &str,
+    behind: Option<SocketAddr>,
 ) -> Result<Facts> {
     let mut rtnl = Rtnl::open()?;
     let mut facts = Facts { has_daemon: status.is_some(), ..Facts::default() };
@@ -151,7 +162,8 @@ pub(crate) fn gather(
     facts.addresses = rtnl.addresses()?.into_iter().map(|(index, addr, _)| (index, addr)).collect();
     facts.service = service(traced);
     let chosen = facts.service.as_ref().and_then(|service| service.servers.iter().find(|(_, weight)| *weight > 0));
-    let to = chosen.map_or(traced.to, |(server, _)| *server);
+    let to = behind.unwrap_or_else(|| chosen.map_or(traced.to, |(server, _)| *server));
+    facts.is_translated = behind.is_some();
     facts.to = Some(to);
     facts.pod = pod.map(|place| inside(place, traced)).transpose()?;
     let host_end = facts.pod.as_ref().and_then(|pod| pod.host_end);
@@ -185,7 +197,7 @@ fn refused(error: &KernelError) -> Refused {
 
 fn look_up(rtnl: &mut Rtnl, traced: &Traced, to: SocketAddr, came_by: Option<u32>) -> Entry {
     let from = Some(traced.from).filter(|from| !from.is_unspecified());
-    let packet = Packet { from, to: to.ip(), came_by, mark: 0, port: Some((traced.protocol, to.port())) };
+    let packet = Packet { from, came_by, port: Some((traced.protocol, to.port())), ..Packet::own(to.ip()) };
     rtnl.entry_for(&packet).map_err(|error| refused(&error))
 }
 
@@ -243,16 +255,20 @@ fn beyond(rtnl: &mut Rtnl, facts: &Facts, to: SocketAddr) -> Result<Beyond> {
         return Ok(beyond);
     }
     let hop = route.via.unwrap_or(to.ip());
-    let remote = match link.link.kind {
-        LinkKind::Ipip(_) => Some(hop),
-        LinkKind::Wireguard => facts.node.as_ref().and_then(|node| node.addresses.first().copied()),
-        LinkKind::Vxlan(_) => {
+    let remote = match &link.link.kind {
+        LinkKind::Ipip(_) => Some(SocketAddr::new(hop, 0)),
+        LinkKind::Wireguard => {
+            beyond.sessions = Sessions::of(&link.name).ok();
+            beyond.now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            beyond.sessions.as_ref().and_then(|sessions| sessions.peer_of(to.ip())?.endpoint)
+        }
+        LinkKind::Vxlan(options) => {
             beyond.hop = Some(hop);
             beyond.neighbour = rtnl.neighbour_on(link.index, hop)?;
             if let Some((mac, _)) = beyond.neighbour {
                 beyond.ends = rtnl.tunnel_ends_of(link.index, mac)?;
             }
-            beyond.ends.first().copied()
+            beyond.ends.first().map(|end| SocketAddr::new(*end, options.port))
         }
         _ => {
             beyond.hop = Some(hop);
@@ -260,7 +276,10 @@ fn beyond(rtnl: &mut Rtnl, facts: &Facts, to: SocketAddr) -> Result<Beyond> {
             None
         }
     };
-    beyond.outer = remote.map(|remote| (remote, rtnl.entry_for(&Packet::own(remote)).map_err(|error| refused(&error))));
+    beyond.outer = remote.map(|remote| {
+        let packet = outer::packet(link, &facts.links, remote);
+        (remote.ip(), rtnl.entry_for(&packet).map_err(|error| refused(&error)))
+    });
     Ok(beyond)
 }
 

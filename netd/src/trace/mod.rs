@@ -7,6 +7,7 @@
 mod facts;
 pub(crate) mod far;
 mod observer;
+pub(crate) mod outer;
 mod path;
 mod pods;
 pub(crate) mod seen;
@@ -155,9 +156,16 @@ fn trace(ends: Ends, flags: &Flags, status: Option<&Status>) -> Result<Traces> {
         None => own_source(target.address.ip()),
     };
     let traced = Traced { from, to: target.address, protocol: target.protocol };
-    let facts = facts::gather(&traced, place.as_ref(), status, &flags.subnet_file)?;
+    let gather = |behind| facts::gather(&traced, place.as_ref(), status, &flags.subnet_file, behind);
+    let mut facts = gather(None)?;
+    let mut probed = probe(&traced, place.as_ref(), &facts, flags)?;
+    // A Service of nftables or iptables: only a packet shows to whom its rules give it.
+    let behind = probed.seen.as_ref().and_then(|seen| seen.destination).filter(|_| facts.service.is_none());
+    if behind.is_some() {
+        facts = gather(behind)?;
+        probed = probe(&traced, place.as_ref(), &facts, flags)?;
+    }
     steps.extend(path::steps(&facts));
-    let probed = probe(&traced, place.as_ref(), &facts, flags)?;
     if let Some(report) = &probed.report {
         steps.extend(verdict::far_steps(report, &probed.node));
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use kernel::link::LinkState;
 use netstate::route::{TABLE_LOCAL, TABLE_MAIN};
-use netstate::{LinkKind, Prefix, RouteKind};
+use netstate::{LinkKind, Prefix, RouteKey, RouteKind};
 
 use super::facts::{Entry, Facts, Node, Refused};
 use super::step::Step;
@@ -42,6 +42,7 @@ pub(crate) fn steps(facts: &Facts) -> Vec<Step> {
         steps.push(device(facts, link));
         steps.extend(neighbour(facts, link));
         steps.extend(tunnel_end(facts, link));
+        steps.extend(peer(facts, link));
         steps.extend(outer(facts, link));
     }
     steps.extend(receiver(facts));
@@ -138,6 +139,10 @@ fn forwarding(facts: &Facts) -> Vec<Step> {
 }
 
 fn service(facts: &Facts) -> Option<Step> {
+    if let Some(to) = facts.to.filter(|_| facts.is_translated) {
+        let found = format!("rules of this host send it to {to}; what follows is the way there");
+        return Some(Step::ok("service", found));
+    }
     let service = facts.service.as_ref()?;
     let servers: Vec<String> = service.servers.iter().map(|(addr, weight)| format!("{addr} weight {weight}")).collect();
     let found = format!("{} in IPVS, {}: {}", service.key, service.scheduler, servers.join(", "));
@@ -156,10 +161,7 @@ fn route(facts: &Facts) -> Option<Step> {
     Some(match entry {
         Err(reason) => no_route(facts, reason),
         Ok((key, route)) => {
-            let table = match key.table {
-                TABLE_MAIN | TABLE_LOCAL | TABLE_DEFAULT => String::new(),
-                table => format!(" table {table}, by a rule of `ip rule`"),
-            };
+            let table = by_rule(key);
             let found = format!("{} {route} metric {}{table}", key.dst, key.metric);
             let own = facts.subnets.iter().any(|subnet| subnet.contains(to.ip()));
             match &facts.node {
@@ -183,6 +185,14 @@ fn route(facts: &Facts) -> Option<Step> {
             }
         }
     })
+}
+
+/// The routing table, where it is none of the usual ones.
+fn by_rule(key: &RouteKey) -> String {
+    match key.table {
+        TABLE_MAIN | TABLE_LOCAL | TABLE_DEFAULT => String::new(),
+        table => format!(" table {table}, by a rule of `ip rule`"),
+    }
 }
 
 /// The route is none of a node's, but one of the host's own.
@@ -269,17 +279,47 @@ fn tunnel_end(facts: &Facts, link: &LinkState) -> Option<Step> {
     })
 }
 
+/// The peer that a WireGuard device sends it to.
+fn peer(facts: &Facts, link: &LinkState) -> Option<Step> {
+    let (sessions, to) = (facts.beyond.sessions.as_ref()?, facts.to?.ip());
+    let Some(peer) = sessions.peer_of(to) else {
+        let found = format!("no peer of {} has {to} among its allowed IPs: the kernel refuses the packet", link.name);
+        return Some(Step::missing("peer", found, RESTORE));
+    };
+    let Some(endpoint) = peer.endpoint else {
+        let found = format!("{} has no end point: nothing is sent before it has sent something", peer.key);
+        return Some(Step::wrong("peer", found, RESTORE));
+    };
+    let spoken = match peer.handshake {
+        Some(then) => format!("last handshake {} s ago", facts.beyond.now.saturating_sub(then)),
+        None => "no handshake yet".to_owned(),
+    };
+    let found = format!("{} at {endpoint}, {spoken}, {} bytes received, {} sent", peer.key, peer.received, peer.sent);
+    let roamed = facts.node.as_ref().is_some_and(|node| !node.addresses.contains(&endpoint.ip()));
+    Some(match peer.handshake {
+        None => {
+            let fix = "the probe begins one; if nothing comes back the UDP port is closed on the way or there (`netd doctor` on both \
+                       nodes), or the two have other keys (`netd lease list`)";
+            Step::note("peer", found, fix)
+        }
+        Some(_) if roamed => Step::note("peer", format!("{found}; it sends from another address than its lease's"), ""),
+        Some(_) => Step::ok("peer", found),
+    })
+}
+
 /// The way of the tunnel's own packets.
 fn outer(facts: &Facts, link: &LinkState) -> Option<Step> {
     let (remote, entry): &(IpAddr, Entry) = facts.beyond.outer.as_ref()?;
     Some(match entry {
         Err(reason) => Step::missing(
             "outer route",
-            format!("no route to the node {remote}: {}", reason.text),
-            format!("give this host a route to {remote} (`ip route`)"),
+            format!("no route for the tunnel's packets to the node {remote}: {}", reason.text),
+            format!(
+                "give this host a route to {remote} (`ip route`), or see which rule of `ip rule` takes them elsewhere"
+            ),
         ),
         Ok((key, route)) => {
-            let found = format!("{remote} by {} {route}", key.dst);
+            let found = format!("{remote} by {} {route}{}", key.dst, by_rule(key));
             let under = route.link.as_ref().and_then(|name| facts.link(name));
             let through_itself = under.is_some_and(|under| under.index == link.index);
             if through_itself {

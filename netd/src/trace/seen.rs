@@ -27,6 +27,9 @@ pub(crate) struct Seen {
     /// The probe had other ends than it was sent with: a Service's, or a masqueraded source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub translated: Option<String>,
+    /// The destination that rules gave it, where it is another one.
+    #[serde(skip)]
+    pub destination: Option<SocketAddr>,
     /// The probe entered this hook and did not come out, and no rule of nftables said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_in: Option<String>,
@@ -71,6 +74,7 @@ pub(crate) fn seen(
                     && event.destination.port() != 0
                 {
                     seen.translated = Some(format!("{} to {}", event.source, event.destination));
+                    seen.destination = Some(event.destination).filter(|destination| *destination != target);
                 }
             }
             fate @ Fate::Dropped { .. } => {

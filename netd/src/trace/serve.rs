@@ -118,7 +118,7 @@ impl Watcher {
         // The way back: from whoever gets the probe to whoever sent it.
         let back = Traced { from: watch.target.ip(), to: watch.source, protocol: watch.protocol };
         let place = pods::place_of(watch.target.ip());
-        match facts::gather(&back, place.as_ref(), Some(status), subnet_file) {
+        match facts::gather(&back, place.as_ref(), Some(status), subnet_file, None) {
             Ok(facts) => report.back = path::steps(&facts),
             Err(error) => report.trouble = Some(error.to_string()),
         }

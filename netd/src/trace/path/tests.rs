@@ -74,6 +74,7 @@ fn whole() -> Facts {
             neighbour: Some(("02:00:00:00:00:22".parse().unwrap(), true)),
             ends: vec!["10.4.7.22".parse().unwrap()],
             outer: Some(("10.4.7.22".parse().unwrap(), Ok(entry("10.4.7.0/24", None, "eth0")))),
+            ..Beyond::default()
         },
         ..Facts::default()
     }
