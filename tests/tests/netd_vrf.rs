@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Host, Need, Pod, eventually};
-use netd_node::tracing::{expect, passes_and_is_watched};
+use netd_node::tracing::{POD_TO_POD, expect, trace};
 use netd_node::{HOST_GW, Net, SOON, VXLAN, pod};
 
 const DIRECT: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
@@ -72,7 +72,11 @@ fn tunnel_carries_inside_a_vrf_and_direct_routing_is_named() -> Result<()> {
         ensure!(route.contains("dev flannel.1"), "{route}");
         eventually_warns(&net, warning)?;
         // The tunnel's own packets meet the VRF's table, and the tools know it.
-        let steps = passes_and_is_watched(net.host("hdss7-21")?)?;
+        let steps = eventually(SOON, || {
+            let (steps, passes) = trace(net.host("hdss7-21")?, &POD_TO_POD)?;
+            ensure!(passes, "{steps:#?}");
+            Ok(steps)
+        })?;
         expect(&steps, ["here", "outer route", "ok", "10.4.7.22 by 10.4.7.0/24 dev eth0"])?;
         expect(&steps, ["here", "outer route", "ok", " table 10, by a rule of `ip rule`"])?;
         let found = net.host("hdss7-21")?.command(lab::bin("netd")?).arg("doctor").limit(3 * SOON).output()?.stdout;
