@@ -91,7 +91,7 @@ fn extension(input: &[u8]) {
     let said = String::from_utf8_lossy(input).trim().to_owned();
     let data = PerFamily { v4: Some(said), v6: None };
     let public_ips = PerFamily { v4: Some([10, 4, 7, 21].into()), v6: None };
-    let attrs = LeaseAttrs { public_ips, backend: BackendAttrs::Extension(data) };
+    let attrs = LeaseAttrs { public_ips, backend: BackendAttrs::Extension(Box::new(data)) };
     let written = attrs.render();
     assert_eq!(LeaseAttrs::parse(written.as_bytes(), [IpFamily::V4].into_iter()), Ok(attrs), "{written}");
 }
