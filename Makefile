@@ -36,9 +36,9 @@ lab-kernel-if-needed: setup
 .PHONY: build
 build: setup ## Build the three programs for release into target/programs
 	@tests/setup musl
-	cargo build --release --locked -p netd -p ipvs-proxy
+	cargo build --profile daemon --locked -p netd -p ipvs-proxy
 	@mkdir -p $(PROGRAMS)
-	install -m 755 $(TARGET)/release/netd $(TARGET)/release/ipvs-proxy $(PROGRAMS)/
+	install -m 755 $(TARGET)/daemon/netd $(TARGET)/daemon/ipvs-proxy $(PROGRAMS)/
 	@$(MAKE) --no-print-directory plugin
 
 # Static, so that no dynamic linker runs for each Pod: musl where its target is installed, glibc's static start otherwise. At a fixed
