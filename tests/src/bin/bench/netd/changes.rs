@@ -13,6 +13,7 @@ use lab::Host;
 use super::arrival::Arrivals;
 use super::watch::{Last, Watch};
 use super::{DEVICE, Lease};
+use crate::report::{Report, ms};
 use crate::samples::Samples;
 use crate::store::Store;
 use crate::usage;
@@ -141,4 +142,32 @@ fn confirm(node: &Host, kind: Kind, lease: &Lease, address: &str) -> Result<()> 
     let is_there = lines.any(|line| line.contains(&wanted));
     ensure!(is_there == (kind != Kind::Went), "{}: {wanted:?} is there: {is_there}", kind.name());
     Ok(())
+}
+
+/// The tables, by the number of leases.
+pub(super) fn tables(all: &[(usize, &Changes)], report: &Report) {
+    report.section("netd: one lease changes among them, until the kernel has it (milliseconds)");
+    let head =
+        ["leases", "what changes", "median", "p99", "of it etcd's write", "netd's part, median", "its p99", "changes"];
+    let rows = all.iter().flat_map(|(leases, changes)| {
+        Kind::ALL.into_iter().zip(&changes.times).map(|(kind, times)| {
+            vec![
+                leases.to_string(),
+                kind.name().to_owned(),
+                ms(times.took.median()),
+                ms(times.took.p99()),
+                ms(times.write.median()),
+                ms(times.own.median()),
+                ms(times.own.p99()),
+                times.took.len().to_string(),
+            ]
+        })
+    });
+    report.table(&head, &rows.collect::<Vec<_>>());
+    report.section("netd: its processor for one of these changes (milliseconds)");
+    let row = |(leases, changes): &(usize, &Changes)| {
+        let Changes { processor, announced, .. } = changes;
+        vec![leases.to_string(), ms(processor.median()), ms(processor.most()), announced.to_string()]
+    };
+    report.table(&["leases", "median", "most", "kernel changes"], &all.iter().map(row).collect::<Vec<_>>());
 }

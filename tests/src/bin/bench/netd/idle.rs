@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use lab::Host;
 
+use crate::report::Report;
 use crate::usage;
 
 /// How long nothing happens.
@@ -45,6 +46,17 @@ impl Idle {
     pub(super) fn columns(&self) -> [String; 2] {
         [&self.quiet, &self.churn].map(|parts| format!("{:.2} %", parts.iter().copied().fold(0.0, f64::max) * 100.0))
     }
+}
+
+/// The table, by the number of leases.
+pub(super) fn table(all: &[(usize, &Idle)], report: &Report) {
+    report.section("netd: its part of one processor while no lease changes");
+    let head = ["leases", "quiet host", "20 ARP entries, 20 routes, 3 Pods a second, of others"];
+    let row = |(leases, idle): &(usize, &Idle)| {
+        let [quiet, churn] = idle.columns();
+        vec![leases.to_string(), quiet, churn]
+    };
+    report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
 }
 
 /// The part of a processor that the process needs while `during` runs.

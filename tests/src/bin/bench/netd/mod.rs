@@ -23,7 +23,7 @@ use crate::samples::Samples;
 use crate::store::Store;
 use crate::usage::{self, Usage};
 use arrival::Arrivals;
-use changes::{Changes, Kind, Place};
+use changes::{Changes, Place};
 use entries::Entries;
 use idle::Idle;
 use watch::Watch;
@@ -124,51 +124,12 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
     };
     report.section("netd: what it used until then, and a restart with nothing to change");
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
-    one_change(all, report);
-    no_change(all, report);
+    changes::tables(&all.iter().map(|(leases, figures)| (*leases, &figures.changes)).collect::<Vec<_>>(), report);
+    idle::table(&all.iter().map(|(leases, figures)| (*leases, &figures.idle)).collect::<Vec<_>>(), report);
     let busy: usize = all.iter().map(|(_, figures)| figures.busy).sum();
     if busy > 0 {
         report.text(&format!("{busy} measurements began on a busy machine."));
     }
-}
-
-/// The tables of one lease that changes.
-fn one_change(all: &[(usize, Figures)], report: &Report) {
-    report.section("netd: one lease changes among them, until the kernel has it (milliseconds)");
-    let head =
-        ["leases", "what changes", "median", "p99", "of it etcd's write", "netd's part, median", "its p99", "changes"];
-    let rows = all.iter().flat_map(|(leases, figures)| {
-        Kind::ALL.into_iter().zip(&figures.changes.times).map(|(kind, times)| {
-            vec![
-                leases.to_string(),
-                kind.name().to_owned(),
-                ms(times.took.median()),
-                ms(times.took.p99()),
-                ms(times.write.median()),
-                ms(times.own.median()),
-                ms(times.own.p99()),
-                times.took.len().to_string(),
-            ]
-        })
-    });
-    report.table(&head, &rows.collect::<Vec<_>>());
-    report.section("netd: its processor for one of these changes (milliseconds)");
-    let row = |(leases, figures): &(usize, Figures)| {
-        let Changes { processor, announced, .. } = &figures.changes;
-        vec![leases.to_string(), ms(processor.median()), ms(processor.most()), announced.to_string()]
-    };
-    report.table(&["leases", "median", "most", "kernel changes"], &all.iter().map(row).collect::<Vec<_>>());
-}
-
-/// The table of what is needed while no lease changes.
-fn no_change(all: &[(usize, Figures)], report: &Report) {
-    report.section("netd: its part of one processor while no lease changes");
-    let head = ["leases", "quiet host", "20 ARP entries, 20 routes, 3 Pods a second, of others"];
-    let row = |(leases, figures): &(usize, Figures)| {
-        let [quiet, churn] = figures.idle.columns();
-        vec![leases.to_string(), quiet, churn]
-    };
-    report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
 }
 
 /// All rounds with one number of leases.
