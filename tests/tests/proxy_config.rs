@@ -33,7 +33,7 @@ fn networks_that_overlap_are_named_by_both_their_names() -> Result<()> {
 
 fn every_wrong_flag_is_reported_at_once() -> Result<()> {
     let host = Host::start("node")?;
-    let said = refusal(&host, &["--cluster-cidr=pods", "--ipvs-scheduler=", "--ipvs-graceful-period=soon"])?;
+    let said = refusal(&host, &["--cluster-cidr=pods", "--ipvs-scheduler=R R", "--ipvs-graceful-period=soon"])?;
     for flag in
         ["--etcd-endpoints: missing", "--cluster-cidr: \"pods\"", "--ipvs-scheduler: ", "--ipvs-graceful-period: "]
     {
