@@ -1,4 +1,5 @@
 //! `netd trace` on a node, and what it must say.
+#![allow(clippy::indexing_slicing, reason = "a missing member reads as null")]
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Output, eventually};
