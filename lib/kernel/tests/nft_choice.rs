@@ -139,6 +139,39 @@ fn set_declared_otherwise_keeps_the_chains_that_look_into_it() {
     assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
 }
 
+/// Another data path in the same table: its static part is whole at once, what nobody wants goes behind it.
+fn static_part_changes_although_chains_name_what_goes_with_it() {
+    let ruleset = of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    let mut other = Ruleset::new(ruleset.key.clone());
+    other
+        .table
+        .chains
+        .insert(name("input"), Chain::base(ChainKind::Filter, Hook::Input, priority::FILTER, Policy::Accept));
+    table.want_all(other.rows());
+    let pass = run(&mut table);
+    assert_eq!((pass.upserted, pass.errors), (1, vec![]));
+    converge(&mut table);
+    assert_eq!(Nft::open().unwrap().ruleset(&other.key).unwrap(), Some(other));
+}
+
+fn chains_that_name_others_go_with_them() {
+    let mut ruleset = of_ipv4();
+    let guard = Rule::new().when(Match::Saddr(Op::Is, "10.4.7.0/24".parse().unwrap()));
+    let guarded = Chain::regular(vec![guard.then(Verdict::Goto(name("choose/2"))), Rule::new().then(Verdict::Drop)]);
+    ruleset.table.chains.insert(name("sources/1"), guarded);
+    let vip = service("192.168.0.10".parse().unwrap());
+    ruleset.insert(name("services"), vip, Element::verdict(Verdict::Goto(name("sources/1"))));
+    let mut table = reconciler(&ruleset);
+    assert_eq!(converge(&mut table).errors, vec![]);
+    ruleset.elements.clear();
+    ruleset.table.chains.retain(|name, _| !name.is_of_row());
+    table.want_all(ruleset.rows());
+    assert_eq!(run(&mut table).errors, vec![]);
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
+}
+
 fn table_goes_with_its_chains_and_a_removal_is_idempotent() {
     let ruleset = of_ipv4();
     let mut table = reconciler(&ruleset);
@@ -167,6 +200,8 @@ fn main() -> ExitCode {
         chains_come_and_go_with_the_elements_that_name_them,
         what_somebody_changes_is_put_right,
         set_declared_otherwise_keeps_the_chains_that_look_into_it,
+        static_part_changes_although_chains_name_what_goes_with_it,
+        chains_that_name_others_go_with_them,
         table_goes_with_its_chains_and_a_removal_is_idempotent,
         chain_that_a_verdict_still_names_stays_as_it_is,
     ])

@@ -50,6 +50,21 @@ pub(super) fn change(key: &TableKey, have: Option<&Table>, want: &Table) -> Resu
     Ok(Change { messages, remade })
 }
 
+/// True when `chain` names a set, chain or flowtable that goes with the change from `have` to `want`, and none takes its place.
+pub(super) fn names_what_goes(chain: &Chain, have: &Table, want: &Table) -> bool {
+    let gone = Stale {
+        sets: have.sets.keys().filter(|name| !want.sets.contains_key(*name)).cloned().collect(),
+        chains: have
+            .chains
+            .keys()
+            .filter(|name| !name.is_of_row() && !want.chains.contains_key(*name))
+            .cloned()
+            .collect(),
+        flowtables: have.flowtables.keys().filter(|name| !want.flowtables.contains_key(*name)).cloned().collect(),
+    };
+    chain.rules.iter().any(|rule| gone.is_named_by(rule))
+}
+
 /// What makes a chain that is a row of its own exist, and what then makes its rules be those of `want`; the chain may be there
 /// with others.
 pub(super) fn chain_change(key: &ChainKey, want: &Chain) -> Result<(Message, Vec<Message>), Unwritable> {

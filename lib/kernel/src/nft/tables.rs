@@ -122,10 +122,15 @@ impl Tables {
 }
 
 /// `want` with the chains that are rows of their own and that the table has: they stay, and those that name something which is
-/// made anew are filled again. One that a step is about is filled by that step.
+/// made anew are filled again. One that a step is about is filled by that step; one that names what goes for good is left empty
+/// until it goes too.
 fn with_chains_of_rows(want: &Table, have: Option<&Table>, key: &TableKey, steps: &[TableStep]) -> Table {
     let mut whole = want.clone();
-    let mut chains = have.cloned().unwrap_or_default().take_chains_of_rows();
+    let Some(have) = have else { return whole };
+    let mut chains = have.clone().take_chains_of_rows();
+    for chain in chains.values_mut().filter(|chain| layout::names_what_goes(chain, have, want)) {
+        *chain = Chain::default();
+    }
     for step in steps {
         if let RowKey::Chain(ChainKey { table, chain }) = step.key()
             && table == key
@@ -139,9 +144,9 @@ fn with_chains_of_rows(want: &Table, have: Option<&Table>, key: &TableKey, steps
 }
 
 /// Adds to `work` what the chains that are rows of their own need: all of them exist before one is filled, since rules name
-/// chains.
+/// chains, and they go in the opposite order of their names. A chain must sort behind those that it names.
 fn prepare_chains(steps: &[TableStep], rows: &[usize], work: &mut Work) {
-    let mut fills = Vec::new();
+    let (mut fills, mut removals) = (Vec::new(), Vec::new());
     for (row, step) in chosen(steps, rows) {
         match step {
             Step::Create(RowKey::Chain(key), Row::Chain(want))
@@ -152,14 +157,14 @@ fn prepare_chains(steps: &[TableStep], rows: &[usize], work: &mut Work) {
                 }
                 Err(reason) => work.fail(row, unwritable(reason)),
             },
-            Step::Remove(RowKey::Chain(key), _) => fills.push((row, vec![layout::chain_removal(key)])),
+            Step::Remove(RowKey::Chain(key), _) => removals.push((row, vec![layout::chain_removal(key)])),
             Step::Create(RowKey::Chain(_), _) | Step::Change(RowKey::Chain(_), _, _) => {
                 work.fail(row, unwritable("the row is no chain".to_owned()));
             }
             _ => {}
         }
     }
-    fills.into_iter().for_each(|(row, rules)| work.layout(row, rules));
+    fills.into_iter().chain(removals.into_iter().rev()).for_each(|(row, messages)| work.layout(row, messages));
 }
 
 fn chosen<'a>(steps: &'a [TableStep], rows: &'a [usize]) -> impl Iterator<Item = (usize, &'a TableStep)> {
