@@ -117,11 +117,17 @@ fn service_port(of: &Value) -> Value {
     json!({"name": of["name"], "protocol": of["protocol"], "port": 80})
 }
 
-/// Plans the Service down to rows, and takes it away again.
+/// Plans the Service down to rows of either data path, and takes it away again.
 fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let Ok(link) = IfName::new(vip::LINK_NAME) else { return };
+    let Ok(pods) = "172.7.0.0/16".parse() else { return };
+    serve_on(DataPlane::nftables(pods), service, slice.clone());
+    serve_on(DataPlane::ipvs(link, "rr".to_owned(), pods), service, slice);
+}
+
+fn serve_on(mut plane: DataPlane, service: &Service, slice: Option<EndpointSlice>) {
     let here = Here::on("hdss7-21.host.com");
-    let (mut claims, mut plane) = (Claims::default(), DataPlane::new(link, "rr".to_owned()));
+    let mut claims = Claims::default();
     let slices: Vec<EndpointSlice> = slice.into_iter().collect();
     let made = plane.rows(&claims.settle(&service.name, Some(plan(service, &service.cluster_ips, &slices, &here))));
     let recorded = made.nft.iter().filter(|(key, _)| record::server(key).is_some());

@@ -51,7 +51,8 @@ fn a_status_that_nobody_wrote_is_an_error_that_says_where() -> Result<()> {
 
 fn a_kernel_without_ipvs_is_reported_with_what_to_do() -> Result<()> {
     let host = Host::start("node")?;
-    let said = refusal(&host, &["--services-dir=/run/services", "--cluster-cidr=172.7.0.0/16"])?;
+    let flags = ["--services-dir=/run/services", "--cluster-cidr=172.7.0.0/16", "--proxy-mode=ipvs"];
+    let said = refusal(&host, &flags)?;
     ensure!(said.contains("this kernel has no IPVS: load the modules ip_vs and ip_vs_rr"), "{said}");
     Ok(())
 }

@@ -4,13 +4,12 @@
 mod proxy;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use lab::{Need, Place, echo, eventually};
-use proxy::{Nodes, SOON, WEB_SERVICE, WEB_YAML, spread};
+use anyhow::{Result, ensure};
+use lab::{Need, echo, eventually};
+use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, spread};
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
 /// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
@@ -54,40 +53,6 @@ fn no_packet_leaves_with_the_masquerade_mark() -> Result<()> {
     // A tunnel's own packet would inherit the mark and be masqueraded as well.
     ensure!(marked("before")? && !marked("behind")?, "before {}, behind {}", marked("before")?, marked("behind")?);
     Ok(())
-}
-
-fn dns(endpoints: &[&str]) -> String {
-    let mut text = "apiVersion: v1\nkind: Service\nmetadata: {name: dns}\n\
-        spec: {clusterIP: 192.168.0.53, ports: [{name: dns, port: 53, protocol: UDP}]}\n---\n\
-        apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
-        metadata: {name: dns-1, labels: {kubernetes.io/service-name: dns}}\n\
-        ports: [{name: dns, port: 80, protocol: UDP}]\nendpoints:\n"
-        .to_owned();
-    for endpoint in endpoints {
-        text.push_str(&format!("- addresses: [{endpoint}]\n"));
-    }
-    text
-}
-
-const DNS: &str = "192.168.0.53:53";
-
-/// Sends a datagram on a socket that is kept, and answers the name of who answered.
-fn ask(socket: &UdpSocket) -> Result<String> {
-    socket.send(b"who are you?\n")?;
-    let mut bytes = [0; 512];
-    let length = socket.recv(&mut bytes).context("no answer")?;
-    let answer: serde_json::Value = serde_json::from_slice(&bytes[..length])?;
-    Ok(answer["name"].as_str().unwrap_or_default().to_owned())
-}
-
-fn client(from: &impl Place) -> Result<UdpSocket> {
-    let opened = from.within(|| {
-        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        socket.connect(DNS)?;
-        Ok::<_, std::io::Error>(socket)
-    })?;
-    Ok(opened?)
 }
 
 fn a_flow_of_datagrams_moves_on_when_its_endpoint_goes() -> Result<()> {

@@ -12,7 +12,7 @@ use daemon::manual::{Completions, Pages};
 
 use super::settings::{self, Given};
 
-/// Keeps IPVS virtual servers equal to Services and EndpointSlices.
+/// Keeps IPVS virtual servers, or nftables, equal to Services and EndpointSlices.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ipvs-proxy", version, args_override_self = true, max_term_width = 110)]
 pub(crate) struct Invocation {

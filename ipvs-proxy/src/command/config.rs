@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) node: String,
     /// Its zone, as hints of EndpointSlices write it.
     pub(crate) zone: Option<String>,
+    /// Which data path is used.
+    pub(crate) mode: Mode,
     /// The kernel's name of the scheduler for every virtual server.
     pub(crate) scheduler: String,
     /// Longest time of a drain.
@@ -58,6 +60,17 @@ pub(crate) struct Config {
     pub(crate) settings: Settings,
     /// Settings without effect.
     pub(crate) notes: Notes,
+}
+
+/// Which data path is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// IPVS.
+    Ipvs,
+    /// nftables.
+    Nftables,
+    /// IPVS where the kernel has it, nftables elsewhere.
+    Auto,
 }
 
 /// Everything wrong with the command line, each under its flag.
@@ -184,6 +197,15 @@ impl Reader<'_> {
         node
     }
 
+    /// What is none of these is reported by its form.
+    fn mode(&self) -> Mode {
+        match self.settings.text(path::MODE) {
+            "ipvs" => Mode::Ipvs,
+            "nftables" => Mode::Nftables,
+            _ => Mode::Auto,
+        }
+    }
+
     fn scheduler(&mut self) -> String {
         let text = self.settings.text(path::SCHEDULER);
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -297,13 +319,15 @@ impl Config {
             tcp_fin: reader.seconds(path::TCP_FIN_TIMEOUT),
             udp: reader.seconds(path::UDP_TIMEOUT),
         };
-        let (places, log, parameters) = (reader.places(flags), reader.log(), reader.parameters(host.processors));
+        let (mode, places, log) = (reader.mode(), reader.places(flags), reader.log());
+        let parameters = reader.parameters(host.processors);
         let config = place.zip(pods).map(|(place, pods)| Self {
             place,
             pods,
             services,
             node,
             zone,
+            mode,
             scheduler,
             grace,
             timeouts,

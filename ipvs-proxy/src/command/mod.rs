@@ -60,7 +60,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     start_log(settings)?;
     match &invocation.verb {
         None => match run::cleanup()? {
-            Some(rows) => println!("removed {rows} rows of IPVS, their virtual addresses and the nft table"),
+            Some(rows) => println!("removed {rows} rows of IPVS with their virtual addresses, and the nft tables"),
             None => println!("this program has put nothing into the kernel; nothing is removed"),
         },
         Some(Verb::Completions(wanted)) => std::io::stdout().write_all(&wanted.render(args::command()))?,

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
 
 use super::read_manifests;
-use crate::dataplane::not_served;
+use crate::dataplane::served_by_none;
 use crate::object::key::Kind;
 use crate::source::{read_service, read_slice};
 
@@ -16,7 +16,7 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     for (key, json) in &objects {
         let checked = match key.kind {
             Kind::Service => {
-                read_service(&key.name, json).map(|service| (service.skipped.clone(), not_served(&service)))
+                read_service(&key.name, json).map(|service| (service.skipped.clone(), served_by_none(&service)))
             }
             Kind::EndpointSlice => read_slice(&key.name, json).map(|slice| (slice.skipped, slice.unserved)),
         };

@@ -46,9 +46,9 @@ pub(crate) fn text(status: &Value) -> String {
 fn render(status: &ProxyStatus) -> String {
     let mut lines = Lines::new();
     let place = if status.ok { "in place" } else { "NOT in place" };
-    let ProxyStatus { node, version, services, endpoint_slices, .. } = status;
+    let ProxyStatus { node, version, mode, services, endpoint_slices, .. } = status;
     lines.push(format_args!(
-        "{place} on {node} (version {version}): {services} Services, {endpoint_slices} EndpointSlices"
+        "{place} on {node} (version {version}, mode {mode}): {services} Services, {endpoint_slices} EndpointSlices"
     ));
     for source in &status.waiting_for {
         lines.push(format_args!("waiting for the first list of {source}; nothing is removed"));
@@ -96,6 +96,7 @@ mod tests {
         let status = ProxyStatus {
             version: "0.1.0".into(),
             node: "n".into(),
+            mode: "ipvs".into(),
             services: 2,
             tables: vec![Table {
                 name: "ipvs".into(),
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(
             render(&status),
             "\
-NOT in place on n (version 0.1.0): 2 Services, 0 EndpointSlices
+NOT in place on n (version 0.1.0, mode ipvs): 2 Services, 0 EndpointSlices
 table ipvs: 2 of 3 rows in place
   pending tcp 192.168.0.10:80
 refused: services/default/api\\nin place on n: spec.clusterIP: \"x\"; accepted: an address (an earlier version is served)

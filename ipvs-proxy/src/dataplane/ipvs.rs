@@ -1,6 +1,7 @@
 //! IPVS rows of a frontend: a virtual server and its real servers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use netstate::IpFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
@@ -42,6 +43,12 @@ pub(crate) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &st
         (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
     });
     std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
+}
+
+/// Who takes connections at a frontend, by the rows of the kernel.
+pub(crate) fn endpoints<V>(rows: &BTreeMap<RowKey, V>, frontend: &FrontendKey) -> BTreeSet<SocketAddr> {
+    let reals = server(frontend).into_iter().flat_map(|server| reals_of(rows, server));
+    reals.map(|real| SocketAddr::new(real.addr, real.port)).collect()
 }
 
 /// The real servers of `server` among `rows`.

@@ -1,20 +1,25 @@
 //! The seam between what is planned and the rows of the kernel's tables.
 //!
-//! [`DataPlane`] turns each frontend that changed into the rows that change; what it cannot serve it names. Pure.
+//! [`DataPlane`] turns each frontend that changed into the rows that change; what it cannot serve it names. Pure. There are two,
+//! and this module is the only one that tells them apart.
 //!
 //! | module | rows |
 //! |---|---|
+//! | [`nftables`] | the nftables data path: everything in one nft table |
+//! | [`balance`] | the IPVS data path, of the rows below |
 //! | [`ipvs`] | virtual servers and real servers |
 //! | [`record`] | elements that say which virtual servers are ours |
-//! | [`table`] | the nft table: what is masqueraded and what is refused |
+//! | [`table`] | its nft table: what is masqueraded and what is refused |
 //! | [`vip`] | the dummy link and its addresses |
 //! | [`drain`] | real servers that take no new connections until their old ones have ended |
 //!
 //! Invariants. A row that several frontends need (an address, a hairpin) is there as long as one of them does. The rows
 //! depend on the frontends only, never on their history.
 
+mod balance;
 pub(crate) mod drain;
 pub(crate) mod ipvs;
+pub(crate) mod nftables;
 pub(crate) mod record;
 mod serves;
 pub(crate) mod table;
@@ -22,17 +27,16 @@ pub(crate) mod table;
 mod tests;
 pub(crate) mod vip;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
-use netstate::ipvs::VirtualServerKey;
-use netstate::{Address, AddressKey, IfName, ipvs as ipvs_rows, nft as nft_rows};
+use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
 
-pub(crate) use serves::not_served;
+pub(crate) use serves::served_by_none;
 
-use crate::object::few::Few;
-use crate::plan::select::Locality;
-use crate::plan::{Delta, Frontend};
+use self::balance::IpvsPlane;
+use self::nftables::NftPlane;
+use crate::object::service::Service;
+use crate::plan::Delta;
 
 /// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,113 +57,76 @@ impl Changes {
     }
 }
 
-/// Who needs each address.
-type Users = BTreeMap<IpAddr, Few<VirtualServerKey>>;
-
-/// IPVS as the data path; see the module's text.
+/// A data path: how connections reach the endpoints.
 #[derive(Debug, Clone)]
-pub(crate) struct DataPlane {
-    link: IfName,
-    scheduler: String,
-    vips: Users,
-    hairpins: Users,
+pub(crate) enum DataPlane {
+    /// By virtual servers of IPVS.
+    Ipvs(IpvsPlane),
+    /// By nftables alone.
+    Nftables(NftPlane),
 }
 
 impl DataPlane {
-    /// No frontends; addresses go to the link called `link`, every virtual server has the scheduler called `scheduler`.
+    /// IPVS without frontends: addresses go to the link called `link`, every virtual server has the scheduler called `scheduler`,
+    /// Pods are the clients inside `pods`.
     #[must_use]
-    pub(crate) const fn new(link: IfName, scheduler: String) -> Self {
-        Self { link, scheduler, vips: BTreeMap::new(), hairpins: BTreeMap::new() }
+    pub(crate) const fn ipvs(link: IfName, scheduler: String, pods: Prefix) -> Self {
+        Self::Ipvs(IpvsPlane::new(link, scheduler, pods))
+    }
+
+    /// nftables without frontends; Pods are the clients inside `pods`.
+    #[must_use]
+    pub(crate) const fn nftables(pods: Prefix) -> Self {
+        Self::Nftables(NftPlane::new(pods))
+    }
+
+    /// kube-proxy's word for it.
+    #[must_use]
+    pub(crate) const fn mode(&self) -> &'static str {
+        match self {
+            Self::Ipvs(_) => "ipvs",
+            Self::Nftables(_) => "nftables",
+        }
+    }
+
+    /// The link that holds virtual addresses, where there is one.
+    #[must_use]
+    pub(crate) const fn link(&self) -> Option<&IfName> {
+        match self {
+            Self::Ipvs(plane) => Some(plane.link()),
+            Self::Nftables(_) => None,
+        }
+    }
+
+    /// The static part of its nft table.
+    #[must_use]
+    pub(crate) fn table(&self) -> (nft_rows::RowKey, nft_rows::Row) {
+        match self {
+            Self::Ipvs(plane) => table::table(plane.pods()),
+            Self::Nftables(plane) => nftables::statics::table(plane.family()),
+        }
     }
 
     /// The rows that change with these frontends.
     pub(crate) fn rows(&mut self, deltas: &[Delta]) -> Changes {
-        let mut changes = Changes::default();
-        for Delta { key, old, new } in deltas {
-            let Some(server) = ipvs::server(key) else { continue };
-            let served = |frontend: &&Frontend| serves::serves(key, frontend);
-            let (old, new) = (old.as_ref().filter(served), new.as_ref().filter(served));
-            if old.is_none() && new.is_none() {
-                continue;
-            }
-            self.change_servers(server, old, new, &mut changes);
-            change_record(server, old, new, &mut changes);
-            self.change_vip(server, new.is_some(), &mut changes);
-            self.change_hairpins(server, old, new, &mut changes);
-        }
-        changes
-    }
-
-    fn change_servers(
-        &self,
-        server: VirtualServerKey,
-        old: Option<&Frontend>,
-        new: Option<&Frontend>,
-        changes: &mut Changes,
-    ) {
-        let rows = |frontend| ipvs::rows(server, frontend, &self.scheduler);
-        let (old, new) = (old.map(rows).unwrap_or_default(), new.map(rows).unwrap_or_default());
-        changes.ipvs.extend(old.keys().filter(|row| !new.contains_key(row)).map(|row| (*row, None)));
-        let differing = new.into_iter().filter(|(row, value)| old.get(row) != Some(value));
-        changes.ipvs.extend(differing.map(|(row, value)| (row, Some(value))));
-    }
-
-    fn change_vip(&mut self, server: VirtualServerKey, wanted: bool, changes: &mut Changes) {
-        if let Some(there) = count(&mut self.vips, server.addr, server, wanted) {
-            let (row, value) = table::vip(server.addr);
-            changes.nft.insert(row, there.then_some(value));
-            changes.addresses.insert(vip::address(&self.link, server.addr), there.then_some(Address));
+        match self {
+            Self::Ipvs(plane) => plane.rows(deltas),
+            Self::Nftables(plane) => Changes { nft: plane.rows(deltas), ..Changes::default() },
         }
     }
 
-    fn change_hairpins(
-        &mut self,
-        server: VirtualServerKey,
-        old: Option<&Frontend>,
-        new: Option<&Frontend>,
-        changes: &mut Changes,
-    ) {
-        let (old, new) = (maybe_here(old), maybe_here(new));
-        for addr in old.symmetric_difference(&new) {
-            if let Some(there) = count(&mut self.hairpins, *addr, server, new.contains(addr)) {
-                let (row, value) = table::hairpin(*addr);
-                changes.nft.insert(row, there.then_some(value));
-            }
+    /// Everything that `service` asks for and does not get, as `field: value`, each once.
+    #[must_use]
+    pub(crate) fn not_served(&self, service: &Service) -> Vec<String> {
+        match self {
+            Self::Ipvs(_) => serves::not_served_by_ipvs(service),
+            Self::Nftables(plane) => serves::not_served_by_nftables(service, Some(plane.family())),
         }
     }
 }
 
-/// Its element in the record and its place in the set that is masqueraded.
-fn change_record(server: VirtualServerKey, old: Option<&Frontend>, new: Option<&Frontend>, changes: &mut Changes) {
-    let (old, new) = (old.map(|old| &old.owner), new.map(|new| &new.owner));
-    if let Some(owner) = new.or(old).filter(|_| old != new) {
-        let (row, value) = record::element(&server, owner);
-        changes.nft.insert(row, new.map(|_| value));
-    }
-    if old.is_some() != new.is_some() {
-        let (row, value) = table::service(&server);
-        changes.nft.insert(row, new.map(|_| value));
-    }
-}
-
-/// Addresses of backends that may be on this node.
-fn maybe_here(frontend: Option<&Frontend>) -> BTreeSet<IpAddr> {
-    let backends = frontend.into_iter().flat_map(ipvs::backends);
-    backends.filter(|backend| backend.locality != Locality::Elsewhere).map(|backend| backend.addr).collect()
-}
-
-/// Notes that `server` needs `addr` or no longer does; returns whether `addr` is needed at all when that changed.
-fn count(users: &mut Users, addr: IpAddr, server: VirtualServerKey, wanted: bool) -> Option<bool> {
-    let of_addr = users.entry(addr).or_default();
-    let before = !of_addr.as_slice().is_empty();
-    if wanted {
-        of_addr.insert(server);
-    } else {
-        of_addr.remove(&server);
-    }
-    let after = !of_addr.as_slice().is_empty();
-    if !after {
-        users.remove(&addr);
-    }
-    (before != after).then_some(after)
+/// The tables of either data path, that of the one which is not in use too: what it left behind goes.
+#[must_use]
+pub(crate) fn tables() -> [nft_rows::TableKey; 2] {
+    IpFamily::ALL.map(nftables::table_key)
 }

@@ -84,6 +84,12 @@ pub(crate) fn servers(rows: &Rows<RowKey, Row>) -> BTreeSet<VirtualServerKey> {
     rows.keys().filter_map(server).collect()
 }
 
+/// True when there is a record, whatever is in it: virtual servers were made here.
+#[must_use]
+pub(crate) fn is_kept(rows: &Rows<RowKey, Row>) -> bool {
+    rows.values().any(|row| matches!(&row.value, Row::Table(table) if table.sets.contains_key(&Name::literal(SET))))
+}
+
 /// True when the record has its marker: whatever is not in it is not ours.
 #[must_use]
 pub(crate) fn is_whole(rows: &Rows<RowKey, Row>) -> bool {

@@ -1,33 +1,45 @@
-//! What this data path serves of what Services ask for, and the names of the rest.
+//! What each data path serves of what Services ask for, and the names of the rest.
 //!
 //! Invariant: what a Service asks for is served, or it is named here and shown in the status; nothing is dropped in
 //! silence.
 
-use netstate::Protocol;
+use netstate::{IpFamily, Protocol};
 
 use crate::object::service::{Policy, Service, Sources};
 use crate::plan::frontend::{Kind, Place, places};
 use crate::plan::{Frontend, FrontendKey};
 
-/// True when this data path can serve the frontend.
+/// True when IPVS serves the frontend.
 #[must_use]
 pub(super) fn serves(key: &FrontendKey, frontend: &Frontend) -> bool {
     refusal(key, frontend.kind).is_none()
 }
 
-/// Why a frontend is not served at all, as `field: value`.
+/// Why IPVS does not serve a frontend at all, as `field: value`.
 fn refusal(key: &FrontendKey, kind: Kind) -> Option<String> {
     match (kind, key.place) {
-        (Kind::NodePort, _) => Some(format!("spec.ports.nodePort: {}", key.port)),
-        (Kind::External, Place::Address(addr)) => Some(format!("spec.externalIPs: {addr}")),
-        (Kind::LoadBalancer, Place::Address(addr)) => Some(format!("status.loadBalancer.ingress: {addr}")),
-        (Kind::ClusterIp, Place::Address(addr)) if addr.is_ipv6() => Some(format!("spec.clusterIPs: {addr}")),
-        (Kind::ClusterIp, _) if key.protocol == Protocol::Sctp => Some(format!("port {}: protocol SCTP", key.port)),
-        _ => None,
+        (Kind::ClusterIp, Place::Address(addr)) if addr.is_ipv4() => {
+            (key.protocol == Protocol::Sctp).then(|| format!("port {}: protocol SCTP", key.port))
+        }
+        _ => Some(field(key, kind)),
     }
 }
 
-/// What a Service asks for beyond being served, as `field: value`.
+/// The field of a Service that asks for a frontend, with its value.
+fn field(key: &FrontendKey, kind: Kind) -> String {
+    let addr = match key.place {
+        Place::Address(addr) => addr,
+        Place::AnyNode(family) => family.unspecified(),
+    };
+    match kind {
+        Kind::NodePort => format!("spec.ports.nodePort: {}", key.port),
+        Kind::External => format!("spec.externalIPs: {addr}"),
+        Kind::LoadBalancer => format!("status.loadBalancer.ingress: {addr}"),
+        Kind::ClusterIp => format!("spec.clusterIPs: {addr}"),
+    }
+}
+
+/// What a Service asks for beyond being served by IPVS, as `field: value`.
 fn gaps(service: &Service, kinds: &[Kind]) -> Vec<String> {
     let is_external = |kind: &Kind| *kind != Kind::ClusterIp;
     let mut found = Vec::new();
@@ -52,14 +64,36 @@ fn gaps(service: &Service, kinds: &[Kind]) -> Vec<String> {
     found
 }
 
-/// Everything that `service` asks for and does not get, as `field: value`, each once.
+/// Everything that `service` asks for and does not get from IPVS, as `field: value`, each once.
 #[must_use]
-pub(crate) fn not_served(service: &Service) -> Vec<String> {
+pub(super) fn not_served_by_ipvs(service: &Service) -> Vec<String> {
     let found: Vec<_> = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips)).collect();
     let kinds: Vec<_> = found.iter().map(|(_, kind)| *kind).collect();
     let refused = found.iter().filter_map(|(key, kind)| refusal(key, *kind));
+    each_once(refused.chain(gaps(service, &kinds)))
+}
+
+/// The same of nftables, which serves frontends of the family that it knows the Pods of; of any when `family` is open.
+#[must_use]
+pub(super) fn not_served_by_nftables(service: &Service, family: Option<IpFamily>) -> Vec<String> {
+    let found = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips));
+    let refused = found.filter(|(key, _)| family.is_some_and(|family| key.family() != family));
+    let affinity = service.affinity.map(|_| "spec.sessionAffinity: ClientIP".to_owned());
+    let health = service.health_check_node_port.map(|port| format!("spec.healthCheckNodePort: {port}"));
+    each_once(refused.map(|(key, kind)| field(&key, kind)).chain(affinity).chain(health))
+}
+
+/// What no data path serves, for who does not know which is in use.
+#[must_use]
+pub(crate) fn served_by_none(service: &Service) -> Vec<String> {
+    let by_ipvs = not_served_by_ipvs(service);
+    let by_nftables = not_served_by_nftables(service, None);
+    by_ipvs.into_iter().filter(|field| by_nftables.contains(field)).collect()
+}
+
+fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
-    for text in refused.chain(gaps(service, &kinds)) {
+    for text in texts {
         if !all.contains(&text) {
             all.push(text);
         }
@@ -76,7 +110,7 @@ mod tests {
     use crate::plan::select::Here;
 
     #[test]
-    fn what_is_not_served_yet_is_named_once_and_the_cluster_ip_is_served() {
+    fn what_ipvs_does_not_serve_yet_is_named_once_and_the_cluster_ip_is_served() {
         let service = Service::from_json(&json!({
             "kind": "Service", "metadata": {"name": "web"},
             "spec": {
@@ -93,7 +127,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            not_served(&service),
+            not_served_by_ipvs(&service),
             [
                 "spec.clusterIPs: fd00::10",
                 "spec.ports.nodePort: 30080",

@@ -26,7 +26,7 @@ use netstate::{IpFamily, Prefix, Protocol};
 
 use super::record;
 
-const TABLE: &str = "ipvs-proxy";
+pub(super) const TABLE: &str = "ipvs-proxy";
 const SERVICES: &str = "services";
 const HAIRPIN: &str = "hairpin";
 const VIPS: &str = "vips";

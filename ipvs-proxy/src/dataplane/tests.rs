@@ -1,5 +1,7 @@
 //! Plans in, rows out: what the rows of a frontend are, and that they depend on nothing else.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netstate::Protocol;
@@ -11,8 +13,8 @@ use crate::object::service::{Policy, Sources};
 use crate::plan::claims::Conflict;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::route::Routes;
-use crate::plan::select::{Backend, Choice, Here};
-use crate::plan::{Claims, FrontendKey, ServicePlan};
+use crate::plan::select::{Backend, Choice, Here, Locality};
+use crate::plan::{Claims, Frontend, FrontendKey, ServicePlan};
 
 /// Plans and rows together, as the program holds them.
 struct Desired {
@@ -22,7 +24,10 @@ struct Desired {
 
 impl Desired {
     fn new(link: IfName) -> Self {
-        Self { claims: Claims::default(), plane: DataPlane::new(link, "rr".to_owned()) }
+        Self {
+            claims: Claims::default(),
+            plane: DataPlane::ipvs(link, "rr".to_owned(), "172.7.0.0/16".parse().unwrap()),
+        }
     }
 
     fn set(&mut self, service: &ObjectName, plan: Option<ServicePlan>) -> Changes {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::service::Service;
 use super::slice::EndpointSlice;
-use crate::dataplane::not_served;
+use crate::dataplane::DataPlane;
 use crate::plan::plan;
 use crate::plan::select::Here;
 
@@ -127,7 +127,10 @@ fn with(mut object: Value, path: &str, value: &Value) -> Value {
 /// All that is served of a Service with this slice, and all that is named of them.
 fn outcome(service: &Value, slice: &Value) -> String {
     let (service, slice) = (Service::from_json(service).unwrap(), EndpointSlice::from_json(slice).unwrap());
-    let named = (not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);
+    // The data path that names more of what it does not serve.
+    let link = netstate::IfName::new("kube-ipvs0").unwrap();
+    let path = DataPlane::ipvs(link, "rr".to_owned(), "172.7.0.0/16".parse().unwrap());
+    let named = (path.not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);
     let here = Here { zone: Some("z1".to_owned()), ..Here::on("n1") };
     let of_service = (slice.service == service.name).then_some(&slice);
     let planned = plan(&service, &service.cluster_ips, of_service, &here);

@@ -16,8 +16,8 @@ use kernel::{KernelError, Rtnl};
 use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
 
 use super::forward;
-use super::targets::Targets;
-use crate::dataplane::{table, vip};
+use super::targets::{Balance, Targets};
+use crate::dataplane::{self, vip};
 use crate::plan::networks::NodeNetwork;
 
 /// The networks that this node is in, read from the kernel.
@@ -48,12 +48,24 @@ fn own_networks(interfaces: &[Interface], pods: Prefix) -> Vec<NodeNetwork> {
 /// Kinds of links that a Pod network is made of: with an address inside it they are no uplink.
 const IN_POD_NETWORKS: [&str; 8] = ["bridge", "vxlan", "dummy", "wireguard", "ipip", "gre", "geneve", "sit"];
 
+/// What every data path needs: packets enter and leave by different interfaces.
+const FORWARDING: (&str, &str) = ("net/ipv4/ip_forward", "1");
+
+/// The parameters that the nftables data path needs.
+#[must_use]
+pub(crate) fn sysctls_without_ipvs() -> BTreeMap<SysctlKey, String> {
+    parameters(vec![FORWARDING])
+}
+
+fn parameters(wanted: Vec<(&str, &str)>) -> BTreeMap<SysctlKey, String> {
+    wanted.into_iter().filter_map(|(key, value)| Some((key.parse().ok()?, value.to_owned()))).collect()
+}
+
 /// The parameters that IPVS behind conntrack needs on a kernel of this release (`uname -r`).
 #[must_use]
 pub(crate) fn sysctls(release: &str) -> BTreeMap<SysctlKey, String> {
     let mut wanted = vec![
-        // Packets enter and leave by different interfaces.
-        ("net/ipv4/ip_forward", "1"),
+        FORWARDING,
         // Balanced connections are tracked, so that they can be masqueraded.
         ("net/ipv4/vs/conntrack", "1"),
         // A packet for an endpoint that was removed ends its connection, and the next one is balanced anew.
@@ -63,7 +75,7 @@ pub(crate) fn sysctls(release: &str) -> BTreeMap<SysctlKey, String> {
     if reuse_costs_a_second(release) {
         wanted.push(("net/ipv4/vs/conn_reuse_mode", "0"));
     }
-    wanted.into_iter().filter_map(|(key, value)| Some((key.parse().ok()?, value.to_owned()))).collect()
+    parameters(wanted)
 }
 
 /// Linux 4.1 to 5.8 drop the first packet of a connection whose port was used lately (fixed in 5.9).
@@ -108,34 +120,44 @@ pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), Kern
     Ok(())
 }
 
-/// Opens every table of the calling thread's network namespace.
+/// Opens every table of the calling thread's network namespace; without IPVS those of the nftables data path.
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
 pub(crate) fn targets(
-    ipvs: Ipvs,
+    ipvs: Option<Ipvs>,
     link: &IfName,
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Interests), KernelError> {
-    let (links, addresses, nft, foreign) = (Rtnl::open()?, Rtnl::open()?, Nft::open()?, Nft::open()?);
+    let (nft, foreign) = (Nft::open()?, Nft::open()?);
     let writers = Writers::default();
-    let own = BTreeSet::from([links.port()?, addresses.port()?]);
-    let interests = Interests {
-        rtnl: Interest { own, writers: writers.clone(), ..Interest::default() },
+    let mut interests = Interests {
+        rtnl: Interest { writers: writers.clone(), ..Interest::default() },
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
-    let name = link.clone();
-    let links = Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()]);
+    let forward = forward::stage(foreign, ipvs.is_none()).watched(writers.clone());
+    let balance = ipvs.map(|ipvs| balance(ipvs, link, &mut interests.rtnl)).transpose()?;
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
-        links: Box::new(writers.watch(links, Subject::Link)),
-        nft: Box::new(writers.watch_tables(NftTables::new(nft, [table::table_key()]))),
-        forward: Some(forward::stage(foreign).watched(writers.clone())),
-        servers: Box::new(IpvsTable::new(ipvs, [])),
-        addresses: Box::new(writers.watch(Addresses::new(addresses, [link.clone()]), Subject::Address)),
+        nft: Box::new(writers.watch_tables(NftTables::new(nft, dataplane::tables()))),
+        forward: Some(forward),
+        balance,
         flows: Box::new(Conntrack::open()?),
     };
     Ok((targets, interests))
+}
+
+/// The tables of the IPVS data path.
+fn balance(ipvs: Ipvs, link: &IfName, interest: &mut Interest) -> Result<Balance, KernelError> {
+    let (links, addresses, writers) = (Rtnl::open()?, Rtnl::open()?, &interest.writers);
+    interest.own = BTreeSet::from([links.port()?, addresses.port()?]);
+    let name = link.clone();
+    let links = Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()]);
+    Ok(Balance {
+        links: Box::new(writers.watch(links, Subject::Link)),
+        servers: Box::new(IpvsTable::new(ipvs, [])),
+        addresses: Box::new(writers.watch(Addresses::new(addresses, [link.clone()]), Subject::Address)),
+    })
 }
 
 #[cfg(test)]

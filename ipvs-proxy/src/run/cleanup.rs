@@ -16,7 +16,7 @@ use reconcile::{Owner, Rows, Step, Target};
 
 use super::lock::Lock;
 use super::{forward, link};
-use crate::dataplane::{record, table};
+use crate::dataplane::{self, record};
 
 /// Removes everything; returns how many virtual servers went, `None` when there is no record of ours.
 ///
@@ -24,12 +24,14 @@ use crate::dataplane::{record, table};
 /// When a daemon of ours works here; the first thing that the kernel refused to give up.
 pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
     let _lock = Lock::take()?;
-    let mut tables = Tables::new(Nft::open()?, [table::table_key()]);
+    let mut tables = Tables::new(Nft::open()?, dataplane::tables());
     let rows = tables.observe()?;
     if rows.is_empty() {
         return Ok(None);
     }
-    remove_addresses(&rows, &link()?)?;
+    if record::is_kept(&rows) {
+        remove_addresses(&rows, &link()?)?;
+    }
     let recorded = record::servers(&rows);
     let removed = match Ipvs::open() {
         Ok(ipvs) => remove_ours(&mut IpvsTable::new(ipvs, recorded))?,

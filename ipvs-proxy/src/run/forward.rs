@@ -1,28 +1,31 @@
 //! Foreign chains that drop what is forwarded, as Docker leaves `ip filter FORWARD`.
 //!
-//! IPVS sends requests past the forward hook, and answers of endpoints through it: they are accepted, as kube-proxy's
-//! KUBE-FORWARD does, behind every denial of the chain's owner.
+//! IPVS sends requests past the forward hook, and answers of endpoints through it; the nftables data path sends both through it.
+//! Answers, and there the requests that it has marked, are accepted, as kube-proxy's KUBE-FORWARD does, behind every denial of the
+//! chain's owner.
 
 use std::collections::BTreeSet;
 
 use kernel::nft::Nft;
 use kernel::nft::forward::{Accept, Accepts, Denying, Forward};
+use netstate::mark::MASQUERADE;
 
-use crate::dataplane::table;
+use crate::dataplane;
 
 /// Comment of this program's rules in foreign chains, and of no other's.
 const MARKER: &str = "ipvs-proxy: answers of endpoints";
 
-/// The stage that keeps our accept rules.
-pub(super) fn stage(nft: Nft) -> Forward {
-    let mut forward = Forward::new(nft, BTreeSet::from([table::table_key()]), MARKER);
-    forward.want(BTreeSet::from([Accept::Established]));
+/// The stage that keeps our accept rules; `requests`: those that are to be masqueraded pass the forward hook too.
+pub(super) fn stage(nft: Nft, requests: bool) -> Forward {
+    let mut forward = Forward::new(nft, BTreeSet::from(dataplane::tables()), MARKER);
+    let marked = requests.then_some(Accept::Marked(MASQUERADE.bits));
+    forward.want([Accept::Established].into_iter().chain(marked).collect());
     forward
 }
 
 /// Our rules, to take them back.
 pub(super) fn rules(nft: Nft) -> Accepts {
-    Accepts::new(nft, BTreeSet::from([table::table_key()]), MARKER)
+    Accepts::new(nft, BTreeSet::from(dataplane::tables()), MARKER)
 }
 
 /// What an operator should know of a chain.

@@ -6,17 +6,17 @@ use std::convert::Infallible;
 
 use cluster::Event;
 
-use crate::dataplane;
+use crate::dataplane::DataPlane;
 use crate::object::service::Service;
 use crate::source::view::View;
 use crate::source::{JUNK, Update};
 
 /// Writes into the log what a source says that is wrong or not served.
-pub(super) fn log(update: &Update, view: &View) {
+pub(super) fn log(update: &Update, view: &View, plane: &DataPlane) {
     match update {
         Update::Service(Event::Put { key, value: Ok(new), .. }) => {
             let old = view.service(key);
-            log_not_served(new, old);
+            log_not_served(new, old, plane);
             log_skipped(&format!("services/{key}"), &new.skipped, old.map(|old| old.skipped.as_slice()));
         }
         Update::Slice(Event::Put { key, value: Ok(new), .. }) => {
@@ -48,9 +48,9 @@ fn log_source(event: &Event<Infallible, Infallible>, view: &View) {
     }
 }
 
-fn log_not_served(new: &Service, old: Option<&Service>) {
-    let fields = dataplane::not_served(new);
-    if !fields.is_empty() && old.is_none_or(|old| dataplane::not_served(old) != fields) {
+fn log_not_served(new: &Service, old: Option<&Service>, plane: &DataPlane) {
+    let fields = plane.not_served(new);
+    if !fields.is_empty() && old.is_none_or(|old| plane.not_served(old) != fields) {
         tracing::warn!(service = %new.name, ?fields, "Service asks for what is not served yet");
     }
 }

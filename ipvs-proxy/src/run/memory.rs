@@ -1,7 +1,8 @@
 //! What the kernel remembers of Services that nobody can read.
 //!
 //! A Service that was served, became malformed, and is found malformed by a new start of this program has no earlier value
-//! here. The kernel has: the record of our virtual servers carries the Service's name. Invariant: such a Service goes on
+//! here. The kernel has: the record of our virtual servers carries the Service's name, and so do the elements of the nftables data
+//! path. Invariant: such a Service goes on
 //! exactly as it stands in the kernel, until its objects can be read or are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,8 @@ use reconcile::{Observed, Rows};
 
 use super::tables::Tables;
 use crate::dataplane::ipvs::{self, reals_of};
-use crate::dataplane::record;
 use crate::dataplane::table as nft;
+use crate::dataplane::{nftables, record};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::{Policy, Sources};
@@ -40,12 +41,17 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
     view.unreadable().next().is_some() || unknown.any(|key| may_be_it(&key))
 }
 
-/// The plans of Services in doubt as the kernel holds them, by the names that the record carries.
+/// The plans of Services in doubt as the kernel holds them, by the names that the rows carry.
 pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<ObjectName, ServicePlan> {
     let mut plans: BTreeMap<ObjectName, BTreeMap<_, _>> = BTreeMap::new();
-    let (Some(rows), Some(servers)) = (tables.observed_nft(), tables.observed_servers()) else {
-        return BTreeMap::new();
-    };
+    let Some(rows) = tables.observed_nft() else { return BTreeMap::new() };
+    if !tables.has_servers() {
+        for (key, frontend) in nftables::remembered(rows).filter(|(_, frontend)| is_in_doubt(view, &frontend.owner)) {
+            plans.entry(frontend.owner.clone()).or_default().insert(key, frontend);
+        }
+    }
+    let none = Rows::new();
+    let servers = tables.observed_servers().unwrap_or(&none);
     for (row, observed) in rows {
         if let Some((server, owner)) = record::server(row).zip(record::service(&observed.value))
             && is_in_doubt(view, &owner)

@@ -13,6 +13,7 @@ mod kube_names;
 mod lock;
 mod log;
 mod memory;
+mod path;
 mod prepare;
 pub(crate) mod proxy;
 mod reload;
@@ -30,7 +31,6 @@ use daemon::log::Log;
 use daemon::monitors::{Interests, Meaning, Monitors, NFTABLES, RTNETLINK};
 use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
-use kernel::Cause;
 use kernel::ipvs::Ipvs;
 use netstate::IfName;
 
@@ -46,7 +46,6 @@ use self::worker::ProxyWork;
 use crate::command::args::Invocation;
 use crate::command::config::Config;
 use crate::command::settings::Notes;
-use crate::command::settings::fields::path;
 use crate::commands;
 use crate::dataplane::{DataPlane, vip};
 use crate::plan::networks::Networks;
@@ -63,14 +62,20 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SOURCES: &str = "sources";
 const TABLES: &str = "tables";
 
-pub(crate) const PROGRAM: Program = Program {
-    name: NAME,
-    version: VERSION,
-    gates: &[SOURCES, RTNETLINK, NFTABLES, TABLES],
-    render: commands::text,
-    health: health::page,
-    others: &[("/proxyMode", "ipvs")],
-};
+/// The program on either data path.
+pub(crate) const IPVS: Program = program(&[("/proxyMode", "ipvs")]);
+pub(crate) const NFT: Program = program(&[("/proxyMode", "nftables")]);
+
+const fn program(others: &'static [(&'static str, &'static str)]) -> Program {
+    Program {
+        name: NAME,
+        version: VERSION,
+        gates: &[SOURCES, RTNETLINK, NFTABLES, TABLES],
+        render: commands::text,
+        health: health::page,
+        others,
+    }
+}
 
 /// Longest time that one update waits for room: as long as a pass may take, and some.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -78,21 +83,24 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Runs the daemon until it is asked to end.
 ///
 /// # Errors
-/// When another of us works here, the kernel has no IPVS or refuses a conversation, or the source ends.
+/// When another of us works here, the kernel has not the data path that was asked for or refuses a conversation, or the source
+/// ends.
 pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::Result<()> {
     let _lock = Lock::take()?;
     prepare::process(&config)?;
     let places = config.places.clone();
+    let ipvs = path::open(config.mode)?;
+    let program = if ipvs.is_some() { IPVS } else { NFT };
     let (settings, of_reload) = (config.settings.clone(), log.clone());
-    shell::run(&PROGRAM, &places, log, |shell| async move {
+    shell::run(&program, &places, log, |shell| async move {
         let reload = Reload::new(invocation, settings, of_reload);
-        receive(config, reload, shell).await
+        receive(config, ipvs, reload, shell).await
     })
 }
 
 /// Receives from the source and passes on, for ever.
-async fn receive(config: Config, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
-    let (proxy, interests) = start(&config).await?;
+async fn receive(config: Config, ipvs: Option<Ipvs>, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
+    let (proxy, interests) = start(&config, ipvs).await?;
     // Open before the first listing, which the thread begins with.
     let monitors = Monitors::open(interests);
     let mailbox = Mailbox::new(shell.liveness.clone());
@@ -141,20 +149,25 @@ fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
 }
 
 /// Opens the kernel's tables.
-async fn start(config: &Config) -> anyhow::Result<(Proxy, Interests)> {
+async fn start(config: &Config, mut ipvs: Option<Ipvs>) -> anyhow::Result<(Proxy, Interests)> {
     let networks = networks(config).await?;
-    let mut ipvs = prepare::ipvs(config)?;
-    let info = ipvs.info()?;
     let link = link()?;
     let release = release()?;
-    let sysctls = prepare::parameters(config, &release);
+    let sysctls = prepare::parameters(config, &release, ipvs.is_some());
+    let plane = match &mut ipvs {
+        Some(ipvs) => {
+            prepare::ipvs(ipvs, config)?;
+            DataPlane::ipvs(link.clone(), config.scheduler.clone(), config.pods)
+        }
+        None => DataPlane::nftables(config.pods),
+    };
     let addresses = networks.node.iter().map(|network| network.addr).collect();
     let here = Here { addresses, zone: config.zone.clone(), ..Here::on(&*config.node) };
-    tracing::info!(node = config.node, kernel = release, ipvs = ?info.version, "starting");
+    tracing::info!(node = config.node, kernel = release, mode = plane.mode(), "starting");
     let (targets, interests) = addresses::targets(ipvs, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let tables = Tables::new(targets, config.grace, &sysctls, config.pods, &link);
-    let proxy = Proxy::new(here, networks, DataPlane::new(link, config.scheduler.clone()), tables, epoch);
+    let tables = Tables::new(targets, config.grace, &sysctls, &plane);
+    let proxy = Proxy::new(here, networks, plane, tables, epoch);
     Ok((proxy, interests))
 }
 
@@ -175,31 +188,4 @@ async fn networks(config: &Config) -> anyhow::Result<Networks> {
         tracing::warn!("{overlap}; a Service whose address lies in both is not served");
     }
     Ok(networks)
-}
-
-/// Refuses a scheduler that no virtual server could be made with.
-fn check_scheduler(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
-    let name = &config.scheduler;
-    match ipvs.has_scheduler(name) {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let accepted = format!("a scheduler of this kernel; load the module ip_vs_{name} if there is one");
-            let field = config.settings.name(path::SCHEDULER);
-            Err(cluster::Problem::new(field, format!("{name:?} is unknown to IPVS"), accepted).into())
-        }
-        Err(error) => {
-            tracing::warn!(error = %kernel::Chain(&error), "whether the kernel has the scheduler cannot be asked");
-            Ok(())
-        }
-    }
-}
-
-fn open_ipvs() -> anyhow::Result<Ipvs> {
-    Ipvs::open().map_err(|error| match error.cause {
-        Cause::Missing(_) => anyhow::Error::new(error).context(
-            "this kernel has no IPVS: load the modules ip_vs and ip_vs_rr (modprobe, or /etc/modules-load.d), or run a \
-             kernel that has them; a data path without IPVS is not built yet",
-        ),
-        _ => error.into(),
-    })
 }

@@ -11,9 +11,9 @@ use daemon::lifecycle::Exit;
 use kernel::ipvs::Ipvs;
 use netstate::SysctlKey;
 
-use super::{addresses, check_scheduler, open_ipvs};
+use super::{addresses, path};
 use crate::command::config::Config;
-use crate::command::settings::fields::path;
+use crate::command::settings::fields::path as setting;
 
 /// Where this process's score is (proc(5)).
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
@@ -23,13 +23,13 @@ const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// # Errors
 /// When an address cannot be bound and must.
 pub(super) fn process(config: &Config) -> anyhow::Result<()> {
-    let score = config.settings.text(path::OOM_SCORE);
+    let score = config.settings.text(setting::OOM_SCORE);
     if !score.is_empty()
         && let Err(error) = std::fs::write(OOM_SCORE, score)
     {
         tracing::warn!(%error, score, "the score of this process cannot be set, which takes CAP_SYS_RESOURCE");
     }
-    if config.settings.text(path::HARD_FAIL) == "true" {
+    if config.settings.text(setting::HARD_FAIL) == "true" {
         for (address, _) in &config.places.listeners {
             if let Address::Tcp(address) = address {
                 TcpListener::bind(address).with_context(|| format!("bind {address}, which must not fail"))?;
@@ -39,20 +39,36 @@ pub(super) fn process(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens IPVS with the time-outs and the scheduler that are asked for.
+/// Gives IPVS the time-outs that are asked for, and tries the scheduler.
 ///
 /// # Errors
-/// When the kernel has no IPVS, or refuses.
-pub(super) fn ipvs(config: &Config) -> anyhow::Result<Ipvs> {
-    let mut ipvs = open_ipvs()?;
-    check_scheduler(&mut ipvs, config)?;
-    addresses::set_timeouts(&mut ipvs, config.timeouts)?;
-    Ok(ipvs)
+/// When the kernel refuses.
+pub(super) fn ipvs(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
+    check_scheduler(ipvs, config)?;
+    addresses::set_timeouts(ipvs, config.timeouts)?;
+    Ok(())
 }
 
-/// The kernel parameters that are asked for, on a kernel of this release.
-pub(super) fn parameters(config: &Config, release: &str) -> BTreeMap<SysctlKey, String> {
-    let mut parameters = addresses::sysctls(release);
+/// Refuses a scheduler that no virtual server could be made with.
+fn check_scheduler(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
+    let name = &config.scheduler;
+    match ipvs.has_scheduler(name) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let accepted = format!("a scheduler of this kernel; load the module ip_vs_{name} if there is one");
+            let field = config.settings.name(setting::SCHEDULER);
+            Err(cluster::Problem::new(field, format!("{name:?} is unknown to IPVS"), accepted).into())
+        }
+        Err(error) => {
+            tracing::warn!(error = %kernel::Chain(&error), "whether the kernel has the scheduler cannot be asked");
+            Ok(())
+        }
+    }
+}
+
+/// The kernel parameters that are asked for, on a kernel of this release with or without IPVS.
+pub(super) fn parameters(config: &Config, release: &str, ipvs: bool) -> BTreeMap<SysctlKey, String> {
+    let mut parameters = if ipvs { addresses::sysctls(release) } else { addresses::sysctls_without_ipvs() };
     parameters.extend(config.parameters.clone());
     parameters
 }
@@ -60,11 +76,14 @@ pub(super) fn parameters(config: &Config, release: &str) -> BTreeMap<SysctlKey, 
 /// Does what takes the rights of the whole host, and nothing else.
 ///
 /// # Errors
-/// When the kernel has no IPVS, or refuses.
+/// When the kernel has not the data path that was asked for, or refuses.
 pub(crate) fn init_only(config: &Config) -> anyhow::Result<Exit> {
-    ipvs(config)?;
+    let mut opened = path::open(config.mode)?;
+    if let Some(opened) = &mut opened {
+        ipvs(opened, config)?;
+    }
     let mut failed = 0_usize;
-    for (key, value) in parameters(config, &super::release()?) {
+    for (key, value) in parameters(config, &super::release()?, opened.is_some()) {
         match kernel::sysctl::write(&key, &value) {
             Ok(()) => println!("{key} is {value}"),
             Err(error) => {

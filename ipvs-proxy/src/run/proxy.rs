@@ -108,7 +108,7 @@ impl Proxy {
 
     /// Takes in what the source of Services and EndpointSlices says. Costs no more than the object it is about.
     pub(crate) fn take(&mut self, update: Update) {
-        log(&update, &self.view);
+        log(&update, &self.view, &self.plane);
         let (end, complete) = (update.is_end(), update.completes());
         let before = self.view.doubt().alarm();
         self.changed.extend(self.view.take(update));
@@ -152,7 +152,7 @@ impl Proxy {
                 pass += self.tables.arrive(now);
             }
         }
-        self.tables.settle_flows();
+        self.tables.settle_flows(&self.here.addresses);
         self.count(&pass);
         pass
     }
@@ -190,12 +190,12 @@ impl Proxy {
         if !self.tables.is_read() {
             return false;
         }
-        let (ours, desired) = self.tables.virtual_servers();
+        let (ours, desired) = self.tables.frontends();
         let doubtful = is_doubtful(ours, ours.saturating_sub(desired), How::Listing);
         let since = *self.doubted_since.get_or_insert(now);
         if doubtful && (self.view.lost().is_some() || now.saturating_sub(since) < GRACE) {
             let reason = format!(
-                "the source shows {desired} of {ours} virtual servers that are in the kernel from before; they stay until \
+                "the source shows {desired} of {ours} addresses and ports that are in the kernel from before; they stay until \
                  it has said so for {} s",
                 GRACE.as_secs()
             );
@@ -310,6 +310,12 @@ impl Proxy {
     #[must_use]
     pub(crate) const fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// The data path.
+    #[must_use]
+    pub(crate) const fn plane(&self) -> &DataPlane {
+        &self.plane
     }
 
     /// What is planned.

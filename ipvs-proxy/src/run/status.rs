@@ -9,7 +9,6 @@ use reconcile::Stage;
 use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
-use crate::dataplane::not_served as not_served_of;
 use crate::object::service::Service;
 use crate::object::slice::Endpoint;
 use crate::plan::unmatched;
@@ -23,6 +22,8 @@ pub(crate) struct ProxyStatus {
     pub(crate) version: String,
     /// This node's name.
     pub(crate) node: String,
+    /// The data path, in kube-proxy's words.
+    pub(crate) mode: String,
     /// Everything that is wanted is in the kernel and every source is in reach.
     pub(crate) ok: bool,
     /// What has not been listed yet; nothing is removed before it has.
@@ -108,6 +109,7 @@ impl ProxyStatus {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: node.to_owned(),
+            mode: proxy.plane().mode().to_owned(),
             ok: done && lost.is_none() && waiting_for.is_empty() && alarm.is_none(),
             alarm,
             waiting_for,
@@ -195,7 +197,7 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {
     let fields = |service: &Service| {
-        let mut fields = not_served_of(service);
+        let mut fields = proxy.plane().not_served(service);
         fields.extend(unmatched(service, proxy.view().slices(&service.name)));
         fields
     };

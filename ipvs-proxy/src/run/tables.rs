@@ -1,4 +1,5 @@
-//! `Tables`: the reconcilers of all kernel tables, the order of a pass, and the drains.
+//! `Tables`: the reconcilers of all kernel tables, the order of a pass, and the drains. Of the nftables data path there are no
+//! link, servers and addresses.
 //!
 //! Invariants. On the way in a row comes after those that it needs: parameters, link, nft, servers, address. The address
 //! comes last, so that it turns local only when a virtual server behind it stands: before that a packet to it goes where
@@ -11,9 +12,11 @@
 //! desired is ours, whoever made it, with all its real servers.
 
 mod adopt;
+mod draining;
 mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::nft::Change;
@@ -24,19 +27,19 @@ use netstate::{Address, AddressKey, IfName, Protocol, SysctlKey, nft as nft_rows
 use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
 use super::flows::Pending;
-use super::targets::{AnyTarget, Flows, Servers, Targets};
-use crate::dataplane::drain::{Drains, Ended};
-use crate::dataplane::{Changes, ipvs, record, table as nft, vip};
+use super::targets::{AnyTarget, Balance, Flows, Servers, Targets};
+use crate::dataplane::drain::Drains;
+use crate::dataplane::{self, Changes, DataPlane, ipvs, nftables, record, table as nft, vip};
 
 /// The reconcilers; see the module's text.
 pub(crate) struct Tables {
     stack: Stack,
     sysctls: Table<AnyTarget<SysctlKey, String>>,
-    links: Table<AnyTarget<IfName, netstate::Link>>,
+    links: Option<Table<AnyTarget<IfName, netstate::Link>>>,
     nft: Table<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
     forward: Option<Handle<Forward>>,
-    servers: Table<Box<dyn Servers + Send>>,
-    addresses: Table<AnyTarget<AddressKey, Address>>,
+    servers: Option<Table<Box<dyn Servers + Send>>>,
+    addresses: Option<Table<AnyTarget<AddressKey, Address>>>,
     flows: Box<dyn Flows + Send>,
     drains: Drains,
     /// It is known which virtual servers are ours from before.
@@ -79,7 +82,7 @@ impl Touched {
     /// What a notification of nftables is about.
     pub(crate) fn by_nft(change: &Change) -> Vec<Self> {
         match change {
-            Change::Table { table, .. } if *table != nft::table_key() => vec![Self::ForeignNft],
+            Change::Table { table, .. } if !dataplane::tables().contains(table) => vec![Self::ForeignNft],
             Change::Table { .. } => vec![Self::Nft],
             Change::Lost => vec![Self::Nft, Self::ForeignNft],
         }
@@ -92,21 +95,27 @@ impl Tables {
         targets: Targets,
         grace: Duration,
         sysctls: &BTreeMap<SysctlKey, String>,
-        pods: netstate::Prefix,
-        link: &IfName,
+        plane: &DataPlane,
     ) -> Self {
-        let (key, row) = nft::table(pods);
+        let (key, row) = plane.table();
         let masquerade = key.clone();
         let mut stack = Stack::new();
         let parameters = stack.push(Reconciler::new("sysctl", targets.sysctls));
-        let links = stack.push(Reconciler::new("link", targets.links));
+        let (links, servers, addresses) = match targets.balance {
+            Some(Balance { links, servers, addresses }) => (Some(links), Some(servers), Some(addresses)),
+            None => (None, None, None),
+        };
+        let links = links.map(|links| stack.push(Reconciler::new("link", links)));
         let nft = stack.push(Reconciler::new("nft", targets.nft));
         let forward = targets.forward.map(|forward| stack.push(forward));
-        let servers = stack.push(Reconciler::new("ipvs", targets.servers));
-        let addresses = Reconciler::new("address", targets.addresses);
-        let addresses = stack.push_when(addresses, move |stack| stack.holds(nft, &masquerade));
+        let servers = servers.map(|servers| stack.push(Reconciler::new("ipvs", servers)));
+        let addresses = addresses.map(|addresses| Reconciler::new("address", addresses));
+        let addresses =
+            addresses.map(|addresses| stack.push_when(addresses, move |stack| stack.holds(nft, &masquerade)));
         stack.want_all(parameters, sysctls.clone());
-        stack.want(links, link.clone(), Some(vip::link()));
+        if let Some((links, link)) = links.zip(plane.link()) {
+            stack.want(links, link.clone(), Some(vip::link()));
+        }
         stack.want(nft, key, Some(row));
         Self {
             stack,
@@ -132,6 +141,9 @@ impl Tables {
     /// Takes in what a plan changed.
     pub(crate) fn want(&mut self, changes: Changes) {
         for (key, row) in changes.nft {
+            if let Some(frontend) = nftables::frontend(&key) {
+                self.pending.note(frontend);
+            }
             match record::server(&key) {
                 Some(server) if row.is_none() => {
                     self.recorded.insert(server);
@@ -146,11 +158,11 @@ impl Tables {
         for (key, row) in changes.ipvs {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
-                    self.pending.note(service);
+                    self.pending.note(ipvs::frontend(&service));
                     if row.is_some() {
                         self.claim(service);
                     }
-                    self.stack.want(self.servers, key, row);
+                    self.want_server(key, row);
                 }
                 (RowKey::Real(real), Some(row)) => {
                     self.leaving.remove(&real);
@@ -158,13 +170,13 @@ impl Tables {
                         tracing::info!(server = %real, "endpoint is back, its drain ends");
                     }
                     self.settle_later(&real);
-                    self.stack.want(self.servers, key, Some(row));
+                    self.want_server(key, Some(row));
                 }
                 (RowKey::Real(real), None) => {
                     self.drains.cancel(&real);
                     self.leaving.insert(real);
                     self.settle_later(&real);
-                    self.stack.want(self.servers, key, None);
+                    self.want_server(key, None);
                 }
             }
         }
@@ -175,15 +187,45 @@ impl Tables {
                 }
                 None => {
                     self.waiting.remove(&key);
-                    self.stack.want(self.addresses, key, None);
+                    self.want_address(key, None);
                 }
             }
         }
     }
 
+    fn want_server(&mut self, key: RowKey, row: Option<Row>) {
+        if let Some(servers) = self.servers {
+            self.stack.want(servers, key, row);
+        }
+    }
+
+    fn want_address(&mut self, key: AddressKey, row: Option<Address>) {
+        if let Some(addresses) = self.addresses {
+            self.stack.want(addresses, key, row);
+        }
+    }
+
+    /// True of the IPVS data path.
+    pub(crate) const fn has_servers(&self) -> bool {
+        self.servers.is_some()
+    }
+
+    /// The servers; none of the nftables data path.
+    fn servers(&self) -> Option<&Reconciler<Box<dyn Servers + Send>>> {
+        self.stack.get(self.servers?)
+    }
+
+    fn servers_mut(&mut self) -> Option<&mut Reconciler<Box<dyn Servers + Send>>> {
+        self.stack.get_mut(self.servers?)
+    }
+
+    fn addresses_mut(&mut self) -> Option<&mut Reconciler<AnyTarget<AddressKey, Address>>> {
+        self.stack.get_mut(self.addresses?)
+    }
+
     /// Takes over a virtual server that is desired, whoever made it.
     fn claim(&mut self, service: VirtualServerKey) {
-        let Some(servers) = self.stack.get_mut(self.servers) else { return };
+        let Some(servers) = self.servers_mut() else { return };
         servers.target_mut().claim(service);
         let row = servers.mirror().and_then(|mirror| mirror.get(&RowKey::Virtual(service)));
         if row.is_some_and(|row| row.owner == Owner::Foreign) {
@@ -194,7 +236,7 @@ impl Tables {
     /// Flows of UDP stick to an endpoint as long as packets come; TCP connections end by themselves.
     fn settle_later(&mut self, real: &RealServerKey) {
         if real.service.protocol == Protocol::Udp {
-            self.pending.note(real.service);
+            self.pending.note(ipvs::frontend(&real.service));
         }
     }
 
@@ -213,7 +255,7 @@ impl Tables {
 
     /// Lets addresses turn local behind which a virtual server stands now.
     fn admit_addresses(&mut self, now: Duration) -> Pass {
-        let Some(servers) = self.stack.get(self.servers) else { return Pass::default() };
+        let Some(servers) = self.servers() else { return Pass::default() };
         let Some(mirror) = servers.mirror().filter(|_| !self.waiting.is_empty()) else { return Pass::default() };
         let stands = |key: &AddressKey| {
             let of = |protocol, port| RowKey::Virtual(VirtualServerKey { protocol, addr: key.addr, port });
@@ -223,35 +265,44 @@ impl Tables {
         let ready: Vec<_> = self.waiting.iter().filter(|key| stands(key)).cloned().collect();
         for key in ready {
             self.waiting.remove(&key);
-            self.stack.want(self.addresses, key, Some(Address));
+            self.want_address(key, Some(Address));
         }
         let masquerades = self.stack.holds(self.nft, &nft_rows::RowKey::Table(nft::table_key()));
-        let addresses = self.stack.get_mut(self.addresses).filter(|_| masquerades);
+        let addresses = self.addresses_mut().filter(|_| masquerades);
         addresses.map(|addresses| addresses.upsert(now)).unwrap_or_default()
     }
 
     /// The way out: drains begin, and what is not desired goes in the opposite order.
     pub(crate) fn leave(&mut self, now: Duration) -> Pass {
         self.begin_drains(now);
-        let mut pass = self.stack.get_mut(self.servers).map(|servers| servers.upsert(now)).unwrap_or_default();
+        let mut pass = self.servers_mut().map(|servers| servers.upsert(now)).unwrap_or_default();
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
-        pass += self.stack.get_mut(self.addresses).map(|addresses| addresses.remove(now)).unwrap_or_default();
-        pass += self.stack.get_mut(self.servers).map(|servers| servers.remove(now)).unwrap_or_default();
+        pass += self.addresses_mut().map(|addresses| addresses.remove(now)).unwrap_or_default();
+        pass += self.servers_mut().map(|servers| servers.remove(now)).unwrap_or_default();
         self.release_records();
         pass += self.stack.remove(now);
         pass
     }
 
     /// Deletes tracked connections that lead past the servers as they are now; belongs behind a pass.
-    pub(crate) fn settle_flows(&mut self) {
-        if let Some(mirror) = self.stack.mirror(self.servers) {
-            self.pending.settle(mirror, self.flows.as_mut());
+    pub(crate) fn settle_flows(&mut self, own: &BTreeSet<IpAddr>) {
+        let Some(rows) = self.stack.mirror(self.nft) else { return };
+        let flows = self.flows.as_mut();
+        match self.servers {
+            None => self.pending.settle(|frontend| nftables::endpoints(rows, frontend), own, flows),
+            Some(servers) => {
+                let Some(rows) = self.stack.mirror(servers) else { return };
+                self.pending.settle(|frontend| ipvs::endpoints(rows, frontend), own, flows);
+            }
         }
     }
 
     /// Keeps the marker of a record that was found whole; returns whether it was.
     pub(crate) fn keep_marker(&mut self) -> bool {
+        if self.servers.is_none() {
+            return true;
+        }
         let found = self.observed_nft().and_then(|rows| rows.get(&record::marker_key())).map(|row| row.value.clone());
         let is_whole = found.is_some();
         self.stack.want(self.nft, record::marker_key(), found);
@@ -260,7 +311,7 @@ impl Tables {
 
     /// Marks the record as whole, once whatever was adopted is in order: desired, or gone. Returns whether it is.
     pub(crate) fn mark_whole(&mut self, since: u64) -> bool {
-        let Some(servers) = self.stack.get(self.servers) else { return false };
+        let Some(servers) = self.servers() else { return false };
         let in_order = |(key, row): (&RowKey, &Observed<Row>)| {
             row.owner == Owner::Foreign || matches!(key, RowKey::Real(_)) || servers.desired().contains_key(key)
         };
@@ -276,69 +327,15 @@ impl Tables {
     /// True when the kernel's record and servers have been read.
     #[must_use]
     pub(crate) fn is_read(&self) -> bool {
-        self.observed_nft().is_some() && self.observed_servers().is_some()
-    }
-
-    /// Turns removals of TCP real servers into drains.
-    fn begin_drains(&mut self, now: Duration) {
-        let Some(servers) = self.stack.get(self.servers) else { return };
-        let Some(mirror) = servers.mirror() else { return };
-        let mut candidates = std::mem::take(&mut self.leaving);
-        if std::mem::replace(&mut self.searched, servers.listings()) != servers.listings() {
-            candidates.extend(mirror.iter().filter(|(_, row)| row.owner == Owner::Ours).filter_map(
-                |(key, _)| match key {
-                    RowKey::Real(real) => Some(*real),
-                    RowKey::Virtual(_) => None,
-                },
-            ));
-        }
-        let desired = servers.desired();
-        candidates.retain(|real| {
-            mirror.contains_key(&RowKey::Real(*real))
-                && !desired.contains_key(&RowKey::Real(*real))
-                && desired.contains_key(&RowKey::Virtual(real.service))
-                && self.drains.apply_to(real.service.protocol)
-        });
-        for real in candidates {
-            tracing::info!(server = %real, "endpoint takes no new connections and goes when its last one has ended");
-            self.drains.begin(real, now);
-            self.stack.want(self.servers, RowKey::Real(real), Some(Row::Real(ipvs::DRAINING)));
-        }
-    }
-
-    /// Counts the connections of drains that are due and lets go of those that have ended. Returns whether one has.
-    pub(crate) fn look_at_drains(&mut self, now: Duration) -> bool {
-        let mut any = false;
-        let Some(servers) = self.stack.get_mut(self.servers) else { return any };
-        for service in self.drains.due(now) {
-            let idle = match servers.target_mut().idle(&service) {
-                Ok(idle) => idle,
-                Err(error) => {
-                    tracing::warn!(error = %kernel::Chain(&error), "connections of a draining endpoint cannot be counted");
-                    self.drains.postpone(service, now);
-                    continue;
-                }
-            };
-            for (real, ended) in self.drains.look(service, &idle, now) {
-                match ended {
-                    Ended::Expired => {
-                        tracing::warn!(server = %real, "drain has lasted its whole grace period, connections break")
-                    }
-                    Ended::Idle | Ended::Gone => tracing::info!(server = %real, "drained endpoint goes"),
-                }
-                servers.want(RowKey::Real(real), None);
-                any = true;
-            }
-        }
-        any
+        self.observed_nft().is_some() && (self.servers.is_none() || self.observed_servers().is_some())
     }
 
     /// Forgets what the kernel held in a table that somebody else changed.
     pub(crate) fn touched(&mut self, touched: Touched) {
         match touched {
             Touched::Links => {
-                self.stack.invalidate(self.links);
-                self.stack.invalidate(self.addresses);
+                self.links.into_iter().for_each(|links| self.stack.invalidate(links));
+                self.addresses.into_iter().for_each(|addresses| self.stack.invalidate(addresses));
             }
             Touched::Nft => self.stack.invalidate(self.nft),
             Touched::ForeignNft => {
@@ -375,17 +372,24 @@ impl Tables {
     /// The servers as the kernel held them when they were last listed or changed.
     #[must_use]
     pub(crate) fn observed_servers(&self) -> Option<&Rows<RowKey, Row>> {
-        self.stack.mirror(self.servers)
+        self.stack.mirror(self.servers?)
     }
 
-    /// How many virtual servers of ours the kernel held when they were last listed, and how many are desired.
+    /// How many frontends of ours the kernel held when they were last listed, and how many are desired.
     #[must_use]
-    pub(crate) fn virtual_servers(&self) -> (usize, usize) {
-        let Some(servers) = self.stack.get(self.servers) else { return (0, 0) };
+    pub(crate) fn frontends(&self) -> (usize, usize) {
+        let Some(servers) = self.servers() else { return self.frontends_of_nft() };
         let is_virtual = |key: &RowKey| matches!(key, RowKey::Virtual(_));
         let ours = |(key, row): (&RowKey, &Observed<Row>)| is_virtual(key) && row.owner == Owner::Ours;
         let held = servers.mirror().map_or(0, |mirror| mirror.iter().filter(|row| ours(*row)).count());
         (held, servers.desired().keys().filter(|key| is_virtual(key)).count())
+    }
+
+    fn frontends_of_nft(&self) -> (usize, usize) {
+        let Some(nft) = self.stack.get(self.nft) else { return (0, 0) };
+        let is_frontend = |key: &&nft_rows::RowKey| nftables::is_frontend(key);
+        let held = nft.mirror().map_or(0, |mirror| mirror.keys().filter(is_frontend).count());
+        (held, nft.desired().keys().filter(is_frontend).count())
     }
 
     /// The nft rows likewise.

@@ -110,16 +110,16 @@ pub(crate) type Stale<'a> = &'a dyn Fn(SocketAddr, SocketAddr) -> bool;
 
 /// Tracked connections.
 pub(crate) trait Flows {
-    /// Deletes the IPv4 connections of `protocol` that `stale` says yes to, and returns how many.
+    /// Deletes the connections of `protocol` over `family` that `stale` says yes to, and returns how many.
     ///
     /// # Errors
     /// When the kernel cannot be read or refuses.
-    fn forget(&mut self, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError>;
+    fn forget(&mut self, family: IpFamily, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError>;
 }
 
 impl Flows for Conntrack {
-    fn forget(&mut self, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
-        self.delete_stale(IpFamily::V4, protocol, |flow| stale(flow.original.dst, flow.reply.src))
+    fn forget(&mut self, family: IpFamily, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
+        self.delete_stale(family, protocol, |flow| stale(flow.original.dst, flow.reply.src))
     }
 }
 
@@ -127,16 +127,22 @@ impl Flows for Conntrack {
 pub(crate) struct Targets {
     /// Kernel parameters.
     pub(crate) sysctls: AnyTarget<SysctlKey, String>,
-    /// The link that holds virtual addresses.
-    pub(crate) links: AnyTarget<IfName, Link>,
-    /// The nft table.
+    /// The nft tables.
     pub(crate) nft: AnyTarget<nft::RowKey, nft::Row>,
     /// Our rules in foreign chains; none without a kernel.
     pub(crate) forward: Option<Forward>,
+    /// What only the IPVS data path has.
+    pub(crate) balance: Option<Balance>,
+    /// Tracked connections.
+    pub(crate) flows: Box<dyn Flows + Send>,
+}
+
+/// The tables of the IPVS data path.
+pub(crate) struct Balance {
+    /// The link that holds virtual addresses.
+    pub(crate) links: AnyTarget<IfName, Link>,
     /// Virtual and real servers.
     pub(crate) servers: Box<dyn Servers + Send>,
     /// Virtual addresses.
     pub(crate) addresses: AnyTarget<AddressKey, Address>,
-    /// Tracked connections.
-    pub(crate) flows: Box<dyn Flows + Send>,
 }

@@ -10,14 +10,14 @@ use cluster::Event;
 use kernel::fake::FakeTable;
 use kernel::{Cause, KernelError};
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
-use netstate::{Address, AddressKey, IfName, Link, Protocol, SysctlKey, nft as nft_rows};
+use netstate::{Address, AddressKey, IfName, IpFamily, Link, Protocol, SysctlKey, nft as nft_rows};
 use proptest::prelude::*;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 use serde_json::json;
 
 use super::proxy::{Proxy, pause};
 use super::tables::{Tables, Touched};
-use super::targets::{Flows, Servers, Stale, Targets};
+use super::targets::{Balance, Flows, Servers, Stale, Targets};
 use crate::dataplane::{DataPlane, record, vip};
 use crate::object::key::ObjectKey;
 use crate::plan::networks::Networks;
@@ -168,7 +168,7 @@ impl Servers for FakeServers {
 struct FakeFlows(Arc<Mutex<Vec<(SocketAddr, SocketAddr)>>>);
 
 impl Flows for FakeFlows {
-    fn forget(&mut self, _: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
+    fn forget(&mut self, _: IpFamily, _: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
         let mut flows = self.0.lock().unwrap();
         let before = flows.len();
         flows.retain(|(opened_to, answered_by)| !stale(*opened_to, *answered_by));
@@ -202,24 +202,27 @@ impl Rig {
         let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
         let targets = Targets {
             sysctls: Box::new(Logged { name: "sysctl", table: FakeTable::<SysctlKey, _>::default(), log: log.clone() }),
-            links: Box::new(Logged { name: "link", table: FakeTable::<IfName, Link>::default(), log: log.clone() }),
             nft: Box::new(Logged { name: "nft", table: nft.clone(), log: log.clone() }),
             forward: None,
-            servers: Box::new(FakeServers {
-                rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone() },
-                busy: Arc::clone(&busy),
-                vanished: BTreeSet::new(),
-                compared: None,
+            balance: Some(Balance {
+                links: Box::new(Logged { name: "link", table: FakeTable::<IfName, Link>::default(), log: log.clone() }),
+                servers: Box::new(FakeServers {
+                    rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone() },
+                    busy: Arc::clone(&busy),
+                    vanished: BTreeSet::new(),
+                    compared: None,
+                }),
+                addresses: Box::new(Logged { name: "address", table: addresses.clone(), log: log.clone() }),
             }),
-            addresses: Box::new(Logged { name: "address", table: addresses.clone(), log: log.clone() }),
             flows: Box::new(flows.clone()),
         };
         let pods = "172.7.0.0/16".parse().unwrap();
         let link = IfName::new(vip::LINK_NAME).unwrap();
-        let tables = Tables::new(targets, Duration::from_secs(900), &BTreeMap::new(), pods, &link);
+        let plane = DataPlane::ipvs(link, "rr".into(), pods);
+        let tables = Tables::new(targets, Duration::from_secs(900), &BTreeMap::new(), &plane);
         let here = Here::on("hdss7-21.host.com");
         let networks = Networks { pods, services: None, node: Vec::new() };
-        let proxy = Proxy::new(here, networks, DataPlane::new(link, "rr".into()), tables, 1_790_000_000);
+        let proxy = Proxy::new(here, networks, plane, tables, 1_790_000_000);
         Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
 
@@ -734,7 +737,7 @@ fn a_first_listing_that_shows_nothing_takes_nothing_of_an_earlier_run_before_its
     rig.receive(Event::Reset);
     rig.complete();
     assert_eq!(rig.work(), ["link + kube-ipvs0"], "the link's table is new in this rig");
-    assert!(rig.proxy.alarm().unwrap().contains("shows 0 of 1 virtual servers"));
+    assert!(rig.proxy.alarm().unwrap().contains("shows 0 of 1 addresses and ports"));
     assert!(rig.later(59).is_empty());
     assert!(rig.later(1).contains(&"address - 192.168.0.10/32 dev kube-ipvs0".to_owned()));
     assert_eq!(rig.proxy.alarm(), None);
@@ -862,7 +865,7 @@ fn what_nobody_announced_is_found_by_the_audit() {
     rig.later(1);
     rig.log.lock().unwrap().clear();
     let (addresses, nft, log, now) = (rig.addresses.clone(), rig.nft.clone(), rig.log.clone(), rig.now);
-    let shell = daemon::shell::Shell::new(&super::PROGRAM);
+    let shell = daemon::shell::Shell::new(&super::IPVS);
     let mut work = super::worker::ProxyWork::new(rig.proxy, "n".to_owned(), shell);
     addresses.contents().rows.clear();
     nft.contents().rows.retain(|key, _| matches!(key, nft_rows::RowKey::Table(_)));

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -177,3 +177,40 @@ kind: Service
 metadata: {name: web}
 spec: {clusterIP: 192.168.0.10, ports: [{name: http, port: 80}]}
 ";
+
+/// A Service of UDP with these endpoints, as a manifest.
+pub(crate) fn dns(endpoints: &[&str]) -> String {
+    let mut text = "apiVersion: v1\nkind: Service\nmetadata: {name: dns}\n\
+        spec: {clusterIP: 192.168.0.53, ports: [{name: dns, port: 53, protocol: UDP}]}\n---\n\
+        apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+        metadata: {name: dns-1, labels: {kubernetes.io/service-name: dns}}\n\
+        ports: [{name: dns, port: 80, protocol: UDP}]\nendpoints:\n"
+        .to_owned();
+    for endpoint in endpoints {
+        text.push_str(&format!("- addresses: [{endpoint}]\n"));
+    }
+    text
+}
+
+/// Its address.
+pub(crate) const DNS: &str = "192.168.0.53:53";
+
+/// Sends a datagram on a socket that is kept, and answers the name of who answered.
+pub(crate) fn ask(socket: &UdpSocket) -> Result<String> {
+    socket.send(b"who are you?\n")?;
+    let mut bytes = [0; 512];
+    let length = socket.recv(&mut bytes).context("no answer")?;
+    let answer: serde_json::Value = serde_json::from_slice(&bytes[..length])?;
+    Ok(answer["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// A socket of UDP that is connected to [`DNS`].
+pub(crate) fn client(from: &impl Place) -> Result<UdpSocket> {
+    let opened = from.within(|| {
+        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.connect(DNS)?;
+        Ok::<_, std::io::Error>(socket)
+    })?;
+    Ok(opened?)
+}

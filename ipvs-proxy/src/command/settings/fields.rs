@@ -10,9 +10,8 @@ const NO_CLIENT: &str = "it is for the Kubernetes API, which is not read";
 const NO_PERIOD: &str = "changes are applied as they come, and what somebody else deletes is back within a second";
 const NO_MARK: &str = "packets are masqueraded by source and destination, no mark is set on them";
 const UNBUFFERED: &str = "the log goes to standard error, line by line";
-const OTHER_MODE: &str = "it is for the mode nftables";
+const ONE_BIT: &str = "the mark of what is masqueraded is bit 14";
 const WINDOWS: &str = "it is for Windows";
-const NO_MODE: &str = "Services are served by IPVS only";
 const NO_MASQUERADE_ALL: &str = "Pods keep their address towards ClusterIPs";
 const NO_DETECTION: &str = "Pods are known by the cluster CIDR";
 
@@ -20,7 +19,7 @@ const BIT: Form = Form::Number { least: 0, most: 31 };
 const COUNT: Form = Form::Number { least: 0, most: i32::MAX as i64 };
 const SCORE: Form = Form::Number { least: -1000, most: 1000 };
 const PORT: Form = Form::Number { least: 0, most: 65_535 };
-const MODES: Form = Form::OneOf(&["", "iptables", "ipvs", "nftables"]);
+const MODES: Form = Form::OneOf(&["", "auto", "ipvs", "nftables"]);
 const DETECTIONS: Form = Form::OneOf(&["", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]);
 
 const fn field(path: &'static str, flag: &'static str, form: Form, default: &'static str, served: Served) -> Field {
@@ -33,6 +32,7 @@ pub(crate) mod path {
     pub(crate) const HEALTHZ: &str = "healthzBindAddress";
     pub(crate) const METRICS: &str = "metricsBindAddress";
     pub(crate) const HARD_FAIL: &str = "bindAddressHardFail";
+    pub(crate) const MODE: &str = "mode";
     pub(crate) const SCHEDULER: &str = "ipvs.scheduler";
     pub(crate) const STRICT_ARP: &str = "ipvs.strictARP";
     pub(crate) const TCP_TIMEOUT: &str = "ipvs.tcpTimeout";
@@ -117,7 +117,9 @@ pub(crate) static FIELDS: &[Field] = &[
         "",
         Needless("no metric is hidden"),
     ),
-    field("mode", "proxy-mode", MODES, "", Only(&["", "ipvs"], NO_MODE)),
+    field(path::MODE, "proxy-mode", MODES, "", Start).help(
+        "The data path: ipvs, nftables, or auto (as when it is not given), which is ipvs where the kernel has it",
+    ),
     field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, "14", Needless(NO_MARK)),
     field("iptables.masqueradeAll", "masquerade-all", Form::Switch, "false", Only(&["false"], NO_MASQUERADE_ALL)),
     field(
@@ -146,10 +148,10 @@ pub(crate) static FIELDS: &[Field] = &[
         .help("Idle time after which IPVS forgets an established TCP connection; 0 leaves the kernel's"),
     field(path::TCP_FIN_TIMEOUT, "ipvs-tcpfin-timeout", Form::Time, "0s", Live).help("The same after a FIN"),
     field(path::UDP_TIMEOUT, "ipvs-udp-timeout", Form::Time, "0s", Live).help("The same for UDP"),
-    field("nftables.masqueradeBit", "", BIT, "14", Needless(OTHER_MODE)),
-    field("nftables.masqueradeAll", "", Form::Switch, "false", Needless(OTHER_MODE)),
-    field("nftables.syncPeriod", "", Form::Time, "30s", Needless(OTHER_MODE)),
-    field("nftables.minSyncPeriod", "", Form::Time, "1s", Needless(OTHER_MODE)),
+    field("nftables.masqueradeBit", "", BIT, "14", Only(&["14"], ONE_BIT)),
+    field("nftables.masqueradeAll", "", Form::Switch, "false", Only(&["false"], NO_MASQUERADE_ALL)),
+    field("nftables.syncPeriod", "", Form::Time, "30s", Needless(NO_PERIOD)),
+    field("nftables.minSyncPeriod", "", Form::Time, "1s", Needless(NO_PERIOD)),
     field("winkernel.networkName", "", Form::Text, "", Needless(WINDOWS)),
     field("winkernel.sourceVip", "", Form::Text, "", Needless(WINDOWS)),
     field("winkernel.enableDSR", "", Form::Switch, "false", Needless(WINDOWS)),
@@ -160,7 +162,13 @@ pub(crate) static FIELDS: &[Field] = &[
     field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Form::Text, "", Needless(NO_DETECTION)),
     field(path::CLUSTER_CIDR, "cluster-cidr", Form::Networks, "", Start)
         .help("The Pod network: its Pods keep their source address, everybody else is masqueraded"),
-    field("nodePortAddresses", "nodeport-addresses", Form::NodeAddresses, "", Missing("NodePorts are not served yet")),
+    field(
+        "nodePortAddresses",
+        "nodeport-addresses",
+        Form::NodeAddresses,
+        "",
+        Missing("NodePorts are at every address of the node, in the mode nftables"),
+    ),
     field(path::OOM_SCORE, "oom-score-adj", SCORE, "-999", Start)
         .help("The kernel's score of this process when memory runs out"),
     field(path::MAX_PER_CORE, "conntrack-max-per-core", COUNT, "32768", Start)

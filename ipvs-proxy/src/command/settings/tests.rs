@@ -168,7 +168,7 @@ fn what_would_lead_packets_elsewhere_is_refused_and_every_problem_is_reported_at
             "oomScoreAdj"
         ]
     );
-    assert!(problems[0].ends_with("accepted: \"\", \"ipvs\""), "{}", problems[0]);
+    assert!(problems[0].ends_with("accepted: \"\", auto, ipvs, nftables"), "{}", problems[0]);
 }
 
 #[test]

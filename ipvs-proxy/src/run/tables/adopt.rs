@@ -19,17 +19,24 @@ impl Tables {
         if self.adopted {
             return pass;
         }
+        if self.servers.is_none() {
+            // Whatever stands in a table of our name is ours.
+            self.adopted = true;
+            return pass;
+        }
         pass += self.stack.get_mut(self.nft).map(|nft| nft.list(now)).unwrap_or_default();
         let Some(rows) = self.stack.mirror(self.nft) else { return pass };
         let (recorded, is_whole) = (record::servers(rows), record::is_whole(rows));
         let mut at = BTreeSet::new();
         if !is_whole {
-            pass += self.stack.get_mut(self.addresses).map(|addresses| addresses.list(now)).unwrap_or_default();
-            let Some(addresses) = self.stack.mirror(self.addresses) else { return pass };
+            pass += self.addresses_mut().map(|addresses| addresses.list(now)).unwrap_or_default();
+            let Some(addresses) = self.addresses.and_then(|addresses| self.stack.mirror(addresses)) else {
+                return pass;
+            };
             at.extend(addresses.keys().map(|key| key.addr));
         }
         tracing::info!(recorded = recorded.len(), whole = is_whole, "record of virtual servers read");
-        if let Some(servers) = self.stack.get_mut(self.servers) {
+        if let Some(servers) = self.servers_mut() {
             servers.target_mut().adopt(recorded, at);
         }
         self.adopted = true;

@@ -21,7 +21,7 @@ type Differing = Result<BTreeSet<VirtualServerKey>, KernelError>;
 impl Tables {
     /// True when there are more or fewer virtual servers than when they were last compared.
     pub(crate) fn servers_differ_in_number(&mut self) -> bool {
-        let differ = self.stack.get_mut(self.servers).map(|servers| servers.target_mut().differs_in_number());
+        let differ = self.servers_mut().map(|servers| servers.target_mut().differs_in_number());
         // Why they cannot be counted shows when they are compared.
         differ.is_some_and(|differ| differ.unwrap_or(false))
     }
@@ -38,7 +38,7 @@ impl Tables {
     }
 
     fn compare(&mut self, compare: impl FnOnce(&mut (dyn Servers + Send), &Rows<RowKey, Row>) -> Differing) {
-        let Some(servers) = self.stack.get_mut(self.servers) else { return };
+        let Some(servers) = self.servers_mut() else { return };
         let differing = match servers.compare(|target, mirror| compare(target.as_mut(), mirror)) {
             None => return,
             Some(Ok(differing)) => differing,
@@ -64,7 +64,7 @@ impl Tables {
 
     /// Lets the record go of virtual servers that are gone. One that the kernel did not give up is still ours.
     pub(super) fn release_records(&mut self) {
-        let Some(mirror) = self.stack.mirror(self.servers) else { return };
+        let Some(mirror) = self.observed_servers() else { return };
         let gone = |server: &VirtualServerKey| !mirror.contains_key(&RowKey::Virtual(*server));
         let gone: Vec<VirtualServerKey> = self.recorded.iter().copied().filter(gone).collect();
         for server in gone {
@@ -83,19 +83,21 @@ impl Tables {
 
     /// Makes virtual servers again, with their real servers, that turned out to be gone.
     pub(super) fn repair_vanished(&mut self, now: Duration) -> Pass {
-        let Some(servers) = self.stack.get_mut(self.servers) else { return Pass::default() };
+        let Some(servers) = self.servers_mut() else { return Pass::default() };
         let vanished = servers.target_mut().take_vanished();
         if vanished.is_empty() {
             return Pass::default();
         }
         self.read_again(&vanished);
-        self.stack.get_mut(self.servers).map(|servers| servers.upsert(now)).unwrap_or_default()
+        self.servers_mut().map(|servers| servers.upsert(now)).unwrap_or_default()
     }
 
     /// Believes of these virtual servers what the kernel says now. Their real servers that nobody desires leave as others do.
     /// Returns the rows that were other than known.
     fn read_again(&mut self, services: &BTreeSet<VirtualServerKey>) -> BTreeSet<RowKey> {
-        let Some(servers) = self.stack.get_mut(self.servers) else { return BTreeSet::new() };
+        let Some(servers) = self.servers.and_then(|servers| self.stack.get_mut(servers)) else {
+            return BTreeSet::new();
+        };
         let found = match servers.target_mut().rows_of(services) {
             Ok(found) => found,
             Err(error) => {

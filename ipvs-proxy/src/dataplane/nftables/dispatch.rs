@@ -1,0 +1,224 @@
+//! `Dispatch`: the chain that a connection to a frontend goes through, which tells the classes of clients apart, marks what is to
+//! be masqueraded and chooses an endpoint.
+//!
+//! A chain knows how many endpoints there are for each class, not which: those are elements, and all frontends with as many
+//! share it. Its name says the same as its rules: `choose/3/3m/1-at-3` leads a Pod to one of the first three endpoints, this node
+//! likewise and masqueraded (`m`), and everybody else to the one behind them.
+//!
+//! Invariants. A chain decides: who finds no endpoint in the map, for the moment that it is being changed, is dropped and tries
+//! again; were the packet to go on, its connection would be remembered as one without an endpoint. What is to be refused goes
+//! on, because the kernel can refuse only in filter chains.
+
+use std::sync::Arc;
+
+use netstate::mark::MASQUERADE;
+use netstate::nft::{Chain, Destination, Field, Match, Name, Op, Rule, Verdict};
+use netstate::{IpFamily, Prefix};
+
+use super::{ENDPOINTS, NODE_ENDPOINTS};
+use crate::plan::Frontend;
+use crate::plan::frontend::Place;
+use crate::plan::route::{Answer, Route, Routes};
+use crate::plan::select::Backend;
+
+/// The first word of a chain's name.
+const ROOM: &str = "choose";
+const NODE_ROOM: &str = "choose-node";
+
+/// What becomes of the connections of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// One of `count` endpoints from index `first` on.
+    Choose { first: u32, count: u32 },
+    /// Nothing is answered.
+    Drop,
+    /// The filter chains refuse it.
+    Reject,
+}
+
+/// An outcome, and whether the endpoint sees the node's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Branch {
+    outcome: Outcome,
+    masquerade: bool,
+}
+
+/// See the module's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dispatch {
+    pod: Branch,
+    node: Branch,
+    outside: Branch,
+}
+
+/// The backends of a frontend in the order of their indexes, each list of the plan once.
+pub(super) fn backends(frontend: &Frontend) -> impl Iterator<Item = &Backend> {
+    lists(frontend).into_iter().flatten()
+}
+
+fn lists(frontend: &Frontend) -> Vec<&[Backend]> {
+    let mut found: Vec<&[Backend]> = Vec::new();
+    for list in
+        [&frontend.routes.pod, &frontend.routes.node, &frontend.routes.outside].map(|route| route.answer.backends())
+    {
+        if !list.is_empty() && !found.contains(&list) {
+            found.push(list);
+        }
+    }
+    found
+}
+
+impl Dispatch {
+    /// The chain for a frontend.
+    pub(super) fn of(frontend: &Frontend) -> Self {
+        let lists = lists(frontend);
+        let routes = &frontend.routes;
+        let [pod, node, outside] = [&routes.pod, &routes.node, &routes.outside].map(|route| branch(route, &lists));
+        Self { pod, node, outside }
+    }
+
+    /// What a chain of this name does.
+    pub(super) fn named(name: &Name) -> Option<Self> {
+        let mut words = name.as_str().split('/');
+        let room = words.next()?;
+        let mut branch = || words.next().and_then(Branch::named);
+        let (pod, node, outside) = (branch()?, branch()?, branch()?);
+        [ROOM, NODE_ROOM].contains(&room).then_some(Self { pod, node, outside })
+    }
+
+    /// Where clients are led by this chain, with these endpoints in the order of their indexes.
+    pub(super) fn routes(self, endpoints: &[Backend]) -> Routes {
+        let route = |branch: Branch| Route { answer: branch.outcome.answer(endpoints), masquerade: branch.masquerade };
+        Routes { pod: route(self.pod), node: route(self.node), outside: route(self.outside) }
+    }
+
+    /// True when every class is refused: then there is nothing to go through.
+    pub(super) fn only_refuses(self) -> bool {
+        [self.pod, self.node, self.outside].iter().all(|branch| branch.outcome == Outcome::Reject)
+    }
+
+    /// True when some class is refused.
+    pub(super) fn refuses(self) -> bool {
+        [self.pod, self.node, self.outside].iter().any(|branch| branch.outcome == Outcome::Reject)
+    }
+
+    /// The chain's name; frontends at an address and those at every address of the node have other maps.
+    pub(super) fn name(self, place: Place) -> Name {
+        let room = if matches!(place, Place::AnyNode(_)) { NODE_ROOM } else { ROOM };
+        let [pod, node, outside] = [self.pod, self.node, self.outside].map(Branch::text);
+        Name::observed(format!("{room}/{pod}/{node}/{outside}"))
+    }
+
+    /// The chain's rules, where Pods are the clients inside `pods`.
+    pub(super) fn chain(self, place: Place, family: IpFamily, pods: Prefix) -> Chain {
+        let end = |branch: Branch| branch.outcome.rules(place, family);
+        let a_pod = Rule::new().when(Match::Saddr(Op::Is, pods));
+        let this_node = Rule::new().when(Match::SaddrLocal(Op::Is));
+        if self.pod.outcome == self.node.outcome && self.node.outcome == self.outside.outcome {
+            let mut rules = self.marks(pods);
+            rules.extend(end(self.pod));
+            return Chain::regular(rules);
+        }
+        let mut rules = Vec::new();
+        for (class, branch) in [(a_pod, self.pod), (this_node, self.node), (Rule::new(), self.outside)] {
+            let mark = branch.masquerade.then(|| Rule::new().then(MASQUERADE.set()));
+            rules.extend(mark.into_iter().chain(end(branch)).map(|rule| behind(&class, rule)));
+        }
+        Chain::regular(rules)
+    }
+
+    /// Marks the classes that are masqueraded, where all go the same way.
+    fn marks(self, pods: Prefix) -> Vec<Rule> {
+        let mark = |rule: Rule| rule.then(MASQUERADE.set());
+        let [pod, node, outside] = [self.pod, self.node, self.outside].map(|branch| branch.masquerade);
+        let not_a_pod = || Rule::new().when(Match::Saddr(Op::IsNot, pods));
+        let mut rules = Vec::new();
+        match (pod, node == outside) {
+            (true, true) if node => return vec![mark(Rule::new())],
+            (_, true) => rules.extend(node.then(|| mark(not_a_pod()))),
+            (_, false) => {
+                let op = if node { Op::Is } else { Op::IsNot };
+                rules.push(mark(not_a_pod().when(Match::SaddrLocal(op))));
+            }
+        }
+        rules.extend(pod.then(|| mark(Rule::new().when(Match::Saddr(Op::Is, pods)))));
+        rules
+    }
+}
+
+/// `rule` for packets of which what `class` asks for holds.
+fn behind(class: &Rule, rule: Rule) -> Rule {
+    Rule { statements: class.statements.iter().cloned().chain(rule.statements).collect(), comment: None }
+}
+
+fn branch(route: &Route, lists: &[&[Backend]]) -> Branch {
+    let outcome = match &route.answer {
+        Answer::Backends(backends) => {
+            let before = lists.iter().take_while(|list| ***list != **backends).map(|list| list.len()).sum();
+            Outcome::Choose { first: number(before), count: number(backends.len()) }
+        }
+        Answer::Drop => Outcome::Drop,
+        Answer::Reject => Outcome::Reject,
+    };
+    Branch { outcome, masquerade: route.masquerade && matches!(outcome, Outcome::Choose { .. }) }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+impl Branch {
+    fn text(self) -> String {
+        let text = match self.outcome {
+            Outcome::Choose { first: 0, count } => count.to_string(),
+            Outcome::Choose { first, count } => format!("{count}-at-{first}"),
+            Outcome::Drop => "drop".to_owned(),
+            Outcome::Reject => "reject".to_owned(),
+        };
+        if self.masquerade { text + "m" } else { text }
+    }
+
+    fn named(text: &str) -> Option<Self> {
+        let (text, masquerade) = text.strip_suffix('m').map_or((text, false), |text| (text, true));
+        let outcome = match text {
+            "drop" => Outcome::Drop,
+            "reject" => Outcome::Reject,
+            _ => {
+                let (count, first) = text.split_once("-at-").unwrap_or((text, "0"));
+                Outcome::Choose { first: first.parse().ok()?, count: count.parse().ok()? }
+            }
+        };
+        Some(Self { outcome, masquerade })
+    }
+}
+
+impl Outcome {
+    fn answer(self, endpoints: &[Backend]) -> Answer {
+        match self {
+            Self::Choose { first, count } => {
+                let place = |number| usize::try_from(number).unwrap_or(usize::MAX);
+                let chosen: Arc<[Backend]> = endpoints.iter().skip(place(first)).take(place(count)).copied().collect();
+                // Endpoints that somebody deleted are nobody's answer.
+                if chosen.is_empty() { Answer::Drop } else { Answer::Backends(chosen) }
+            }
+            Self::Drop => Answer::Drop,
+            Self::Reject => Answer::Reject,
+        }
+    }
+
+    fn rules(self, place: Place, family: IpFamily) -> Vec<Rule> {
+        match self {
+            Self::Choose { first, count } => {
+                let number = Field::Random { below: count, offset: first };
+                let (map, fields) = match place {
+                    Place::Address(_) => (ENDPOINTS, vec![Field::Daddr(family), Field::L4Proto, Field::Dport, number]),
+                    Place::AnyNode(_) => (NODE_ENDPOINTS, vec![Field::L4Proto, Field::Dport, number]),
+                };
+                let to = Destination::Map { family, fields, map: Name::literal(map), port: true };
+                vec![Rule::new().then(to), Rule::new().then(Verdict::Drop)]
+            }
+            Self::Drop => vec![Rule::new().then(Verdict::Drop)],
+            Self::Reject => vec![Rule::new().then(Verdict::Accept)],
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the rows that the kernel holds say of frontends: who answers there, and what stood there before this program started.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use netstate::IpFamily;
+use netstate::nft::{ChainKey, Data, Datum, Element, ElementKey, Match, Name, Op, Row, RowKey, Statement, Verdict};
+use reconcile::Rows;
+
+use super::dispatch::Dispatch;
+use super::{ENDPOINTS, HAIRPIN, NODE_ENDPOINTS, NODE_PORTS, SERVICES, VIPS, element};
+use crate::object::ObjectName;
+use crate::object::service::Sources;
+use crate::plan::frontend::{Kind, Place};
+use crate::plan::select::{Backend, Locality};
+use crate::plan::{Frontend, FrontendKey};
+
+/// The frontend that an element of `services`, `endpoints` or their like is about.
+#[must_use]
+pub(crate) fn frontend(row: &RowKey) -> Option<FrontendKey> {
+    let RowKey::Element(ElementKey { table, set, key }) = row else { return None };
+    let family = IpFamily::ALL.into_iter().find(|family| super::table_key(*family) == *table)?;
+    let (place, rest) = match (set.as_str(), key.as_slice()) {
+        (SERVICES | ENDPOINTS, [Datum::Ipv4(addr), rest @ ..]) => (Place::Address(IpAddr::V4(*addr)), rest),
+        (SERVICES | ENDPOINTS, [Datum::Ipv6(addr), rest @ ..]) => (Place::Address(IpAddr::V6(*addr)), rest),
+        (NODE_PORTS | NODE_ENDPOINTS, rest) => (Place::AnyNode(family), rest),
+        _ => return None,
+    };
+    match rest {
+        [Datum::Protocol(protocol), Datum::Port(port), ..] => {
+            Some(FrontendKey { protocol: *protocol, place, port: *port })
+        }
+        _ => None,
+    }
+}
+
+/// True for the one element that says that a frontend is served.
+#[must_use]
+pub(crate) fn is_frontend(row: &RowKey) -> bool {
+    matches!(row, RowKey::Element(element) if is_one_of(&element.set, [SERVICES, NODE_PORTS]))
+        && frontend(row).is_some()
+}
+
+fn is_one_of(set: &Name, names: [&str; 2]) -> bool {
+    names.contains(&set.as_str())
+}
+
+/// Who takes connections at a frontend, in the order of the indexes.
+pub(crate) fn in_order(rows: &Rows<RowKey, Row>, at: &FrontendKey) -> Vec<SocketAddr> {
+    let port = [Datum::Protocol(at.protocol), Datum::Port(at.port), Datum::Index(0)];
+    let (set, addr) = match at.place {
+        Place::Address(addr) => (ENDPOINTS, Some(Datum::from(addr))),
+        Place::AnyNode(_) => (NODE_ENDPOINTS, None),
+    };
+    let first = element(at.family(), set, addr.into_iter().chain(port).collect());
+    let of_this = rows.range(first..).take_while(|(row, _)| {
+        frontend(row) == Some(*at) && matches!(row, RowKey::Element(element) if is_one_of(&element.set, [set, set]))
+    });
+    of_this.filter_map(|(_, row)| endpoint(&row.value)).collect()
+}
+
+/// Who takes connections at a frontend.
+pub(crate) fn endpoints(rows: &Rows<RowKey, Row>, at: &FrontendKey) -> BTreeSet<SocketAddr> {
+    in_order(rows, at).into_iter().collect()
+}
+
+fn endpoint(row: &Row) -> Option<SocketAddr> {
+    let Row::Element(Element { data: Data::Value(value), .. }) = row else { return None };
+    match value.as_slice() {
+        [Datum::Ipv4(addr), Datum::Port(port)] => Some(SocketAddr::new(IpAddr::V4(*addr), *port)),
+        [Datum::Ipv6(addr), Datum::Port(port)] => Some(SocketAddr::new(IpAddr::V6(*addr), *port)),
+        _ => None,
+    }
+}
+
+/// Frontends as the kernel holds them.
+pub(crate) fn remembered(rows: &Rows<RowKey, Row>) -> impl Iterator<Item = (FrontendKey, Frontend)> + '_ {
+    rows.iter().filter(|(row, _)| is_frontend(row)).filter_map(|(row, observed)| {
+        let at = frontend(row)?;
+        Some((at, held(rows, &at, &observed.value)?))
+    })
+}
+
+/// What the rows say of the frontend `at`, whose element leads to `value`.
+fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row) -> Option<Frontend> {
+    let Row::Element(Element { comment: Some(comment), data: Data::Verdict(verdict) }) = value else { return None };
+    let (namespace, name) = comment.split_once('/')?;
+    let (sources, chain) = sources(rows, at, chain_of(verdict)?);
+    let has = |set, key: Vec<Datum>| rows.contains_key(&element(at.family(), set, key));
+    let backend = |to: SocketAddr| {
+        let here = has(HAIRPIN, vec![to.ip().into(), to.ip().into()]);
+        let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
+        Backend { addr: to.ip(), port: to.port(), weight: 1, locality }
+    };
+    let endpoints: Vec<Backend> = in_order(rows, at).into_iter().map(backend).collect();
+    let kind = match at.place {
+        Place::AnyNode(_) => Kind::NodePort,
+        Place::Address(addr) if has(VIPS, vec![addr.into()]) => Kind::ClusterIp,
+        Place::Address(_) => Kind::LoadBalancer,
+    };
+    let routes = Dispatch::named(chain)?.routes(&endpoints);
+    let owner = ObjectName::new(namespace, name);
+    Some(Frontend { kind, owner, affinity: None, scheduler: None, sources, routes })
+}
+
+fn chain_of(verdict: &Verdict) -> Option<&Name> {
+    match verdict {
+        Verdict::Goto(chain) => Some(chain),
+        _ => None,
+    }
+}
+
+/// Who may connect, and the chain that who may goes to; `chain` is the one that a frontend's element leads to.
+fn sources<'a>(rows: &'a Rows<RowKey, Row>, at: &FrontendKey, chain: &'a Name) -> (Sources, &'a Name) {
+    let row = RowKey::Chain(ChainKey { table: super::table_key(at.family()), chain: chain.clone() });
+    let Some(Row::Chain(held)) = rows.get(&row).map(|row| &row.value) else { return (Sources::Any, chain) };
+    let mut ranges = Vec::new();
+    let mut to = None;
+    for rule in &held.rules {
+        if let [Statement::Match(Match::Saddr(Op::Is, range)), Statement::Verdict(verdict)] = rule.statements.as_slice()
+        {
+            to = chain_of(verdict);
+            ranges.extend(to.map(|_| *range));
+        }
+    }
+    to.map_or((Sources::Any, chain), |to| (Sources::Only(ranges.into()), to))
+}

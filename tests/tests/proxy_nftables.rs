@@ -1,0 +1,299 @@
+//! The nftables data path with packets: who answers and whom the Pod sees, changes under load, repair, restart.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod proxy;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, Place, Process, echo, eventually};
+use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, client, dns, slice, spread};
+
+/// The nodes with a default route: without any route to a Service's address a node does not even try. It goes over a link of its
+/// own, so that nobody is redirected.
+fn start() -> Result<Nodes> {
+    let nodes = Nodes::start()?;
+    let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
+        neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
+    nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
+    Ok(nodes)
+}
+
+fn proxy(nodes: &Nodes) -> Result<Process> {
+    nodes.proxy_with(&["--proxy-mode=nftables"])
+}
+
+/// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
+const MASQUERADED: [(&str, &str); 4] = [
+    ("172.7.21.2", "172.7.21.1"),
+    ("172.7.21.3", "172.7.21.1"),
+    ("172.7.22.2", "10.4.7.21"),
+    ("172.7.22.3", "10.4.7.21"),
+];
+
+/// Asks until all four Pods have answered, and compares whom they saw.
+fn ensure_seen(from: &impl Place, expected: [(&str, &str); 4]) -> Result<()> {
+    let expected: BTreeSet<_> = expected.map(|(pod, client)| (pod.to_owned(), client.to_owned())).into();
+    let mut seen = BTreeSet::new();
+    // Choice is at random: that one of four is not chosen in 200 tries happens once in 10^24.
+    for _ in 0..20 {
+        seen.extend(spread(from, 10)?.into_iter().map(|(pod, (_, client))| (pod, client)));
+        if seen.len() >= expected.len() {
+            break;
+        }
+    }
+    ensure!(seen == expected, "{seen:?}");
+    Ok(())
+}
+
+fn everybody_reaches_a_service_and_only_pods_keep_their_source() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = proxy(&nodes)?;
+    ensure_seen(nodes.node()?, MASQUERADED).context("from the node")?;
+    ensure_seen(nodes.outside()?, MASQUERADED).context("from outside")?;
+    let mut kept = MASQUERADED.map(|(pod, _)| (pod, "172.7.21.2"));
+    // A Pod keeps its address, except towards itself.
+    kept[0].1 = "172.7.21.1";
+    ensure_seen(nodes.pod("172.7.21.2")?, kept).context("from a Pod")?;
+    let status = nodes.status()?;
+    ensure!(status["mode"] == "nftables", "{status}");
+    let left = nodes.node()?.run(&["ip", "-o", "link"])?.stdout;
+    ensure!(!left.contains("kube-ipvs0"), "no virtual address is local: {left}");
+    Ok(())
+}
+
+/// A Service of every kind with `policy` and these endpoints, the first on the node.
+fn exposed(policy: &str, endpoints: &[(&str, &str)]) -> String {
+    let mut text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  type: LoadBalancer\n  clusterIP: 192.168.0.10\n  \
+         externalTrafficPolicy: {policy}\n  externalIPs: [10.4.7.98]\n  ports: [{{name: http, port: 80, nodePort: 30080}}]\n\
+         status: {{loadBalancer: {{ingress: [{{ip: 10.4.7.99}}]}}}}\n---\n{}",
+        slice(&[])
+    );
+    for (addr, node) in endpoints {
+        text.push_str(&format!("- {{addresses: [{addr}], nodeName: {node}.host.com}}\n"));
+    }
+    text
+}
+
+const EXTERNAL: [&str; 3] = ["10.4.7.98:80", "10.4.7.99:80", "10.4.7.21:30080"];
+
+/// Who answers at `server` and whom it saw, over a number of connections.
+fn answers(from: &impl Place, server: &str) -> Result<BTreeSet<(String, String)>> {
+    let server: SocketAddr = server.parse()?;
+    let one = |_| echo::ask_tcp(from, server, SOON).map(|answer| (answer.name, answer.client.ip().to_string()));
+    (0..40).map(one).collect()
+}
+
+fn external(nodes: &Nodes) -> Result<()> {
+    for addr in ["10.4.7.98/32", "10.4.7.99/32"] {
+        nodes.outside()?.run(&["ip", "route", "add", addr, "via", "10.4.7.21"])?;
+    }
+    Ok(())
+}
+
+fn pairs(expected: &[(&str, &str)]) -> BTreeSet<(String, String)> {
+    expected.iter().map(|(pod, client)| ((*pod).to_owned(), (*client).to_owned())).collect()
+}
+
+fn external_addresses_and_node_ports_follow_the_policy() -> Result<()> {
+    let nodes = start()?;
+    external(&nodes)?;
+    let both = [("172.7.21.2", "hdss7-21"), ("172.7.22.2", "hdss7-22")];
+    nodes.publish("web.yaml", &exposed("Cluster", &both))?;
+    let _proxy = proxy(&nodes)?;
+    for server in EXTERNAL {
+        let found = answers(nodes.outside()?, server)?;
+        ensure!(found == pairs(&[("172.7.21.2", "172.7.21.1"), ("172.7.22.2", "10.4.7.21")]), "{server}: {found:?}");
+    }
+    nodes.publish("web.yaml", &exposed("Local", &both))?;
+    eventually(SOON, || {
+        for server in EXTERNAL {
+            let found = answers(nodes.outside()?, server)?;
+            ensure!(found == pairs(&[("172.7.21.2", "10.4.7.200")]), "{server}: {found:?}");
+        }
+        Ok(())
+    })?;
+    // A client inside the cluster has no other way in and reaches all.
+    for server in EXTERNAL {
+        let found = answers(nodes.pod("172.7.21.3")?, server)?;
+        let expected = [("172.7.21.2", "172.7.21.3"), ("172.7.22.2", "172.7.21.3")];
+        ensure!(found == pairs(&expected), "{server} from a Pod: {found:?}");
+    }
+    Ok(())
+}
+
+fn what_nobody_serves_is_refused_at_once() -> Result<()> {
+    let nodes = start()?;
+    external(&nodes)?;
+    nodes.publish("web.yaml", &exposed("Cluster", &[]))?;
+    let _proxy = proxy(&nodes)?;
+    for server in [WEB, "192.168.0.10:81", EXTERNAL[0], EXTERNAL[1], EXTERNAL[2]] {
+        for result in [
+            echo::ask_tcp(nodes.node()?, server.parse()?, SOON),
+            echo::ask_tcp(nodes.outside()?, server.parse()?, SOON),
+            echo::ask_tcp(nodes.pod("172.7.21.2")?, server.parse()?, SOON),
+        ] {
+            let text = format!("{:#}", result.unwrap_err());
+            ensure!(text.contains("refused"), "{server}: {text}");
+        }
+    }
+    Ok(())
+}
+
+fn a_flow_of_datagrams_moves_on_when_its_endpoint_goes() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("dns.yaml", &dns(&["172.7.21.3", "172.7.22.2"]))?;
+    let _proxy = proxy(&nodes)?;
+    let socket = client(nodes.pod("172.7.21.2")?)?;
+    let first = ask(&socket)?;
+    ensure!(ask(&socket)? == first, "a flow stays with its endpoint");
+    let other = if first == "172.7.21.3" { "172.7.22.2" } else { "172.7.21.3" };
+    nodes.publish("dns.yaml", &dns(&[other]))?;
+    eventually(SOON, || {
+        let name = ask(&socket)?;
+        ensure!(name == other, "{name}");
+        Ok(())
+    })?;
+    ensure!(echo::ask_udp(nodes.pod("172.7.21.3")?, DNS.parse()?, SOON)?.name == other);
+    Ok(())
+}
+
+fn no_connection_fails_while_all_endpoints_are_replaced_again_and_again() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("service.yaml", WEB_SERVICE)?;
+    nodes.publish("slice.yaml", &slice(&["172.7.21.2", "172.7.22.2"]))?;
+    let _proxy = proxy(&nodes)?;
+    let stop = AtomicBool::new(false);
+    let asked = std::thread::scope(|scope| -> Result<usize> {
+        let client = scope.spawn(|| -> Result<usize> {
+            let mut asked = 0;
+            while !stop.load(Ordering::Relaxed) {
+                echo::ask_tcp(nodes.outside()?, WEB.parse()?, SOON).with_context(|| format!("request {asked}"))?;
+                asked += 1;
+            }
+            Ok(asked)
+        });
+        let replaced = replace_again_and_again(&nodes);
+        stop.store(true, Ordering::Relaxed);
+        replaced?;
+        client.join().map_err(|_| anyhow::anyhow!("the client panicked"))?
+    })?;
+    ensure!(asked >= 20, "{asked} requests");
+    Ok(())
+}
+
+/// Ready endpoints come before others go, as a rolling update has it.
+fn replace_again_and_again(nodes: &Nodes) -> Result<()> {
+    let all = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
+    for round in 0..20 {
+        let wanted: Vec<&str> = (0..=round % 3).map(|step| all[(round + step) % all.len()]).collect();
+        nodes.publish("slice.yaml", &slice(&wanted))?;
+        eventually(SOON, || {
+            let map = nodes.node()?.run(&["nft", "list", "map", "ip", "ipvs-proxy", "endpoints"])?.stdout;
+            let held: BTreeSet<&str> = all.into_iter().filter(|pod| map.contains(&format!(": {pod} . 80"))).collect();
+            ensure!(held == wanted.iter().copied().collect(), "{map}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn ruleset(host: &Host) -> Result<String> {
+    Ok(host.run(&["nft", "list", "ruleset"])?.stdout)
+}
+
+fn what_somebody_deletes_is_back_within_a_second() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = proxy(&nodes)?;
+    let node = nodes.node()?;
+    let chain = ruleset(node)?
+        .lines()
+        .find_map(|line| Some(line.trim().strip_prefix("chain choose/")?.trim_end_matches(" {").to_owned()))
+        .context("no chain chooses")?;
+    for command in [
+        "flush ruleset".to_owned(),
+        "delete table ip ipvs-proxy".to_owned(),
+        format!("flush chain ip ipvs-proxy choose/{chain}"),
+        "delete element ip ipvs-proxy services { 192.168.0.10 . tcp . 80 }".to_owned(),
+        "delete element ip ipvs-proxy endpoints { 192.168.0.10 . tcp . 80 . 0 }".to_owned(),
+        "add element ip ipvs-proxy vips { 10.4.7.22 }".to_owned(),
+    ] {
+        let before = ruleset(node)?;
+        let begun = Instant::now();
+        let words: Vec<&str> = std::iter::once("nft").chain(command.split_whitespace()).collect();
+        node.run(&words)?;
+        eventually(SOON, || {
+            let now = ruleset(node)?;
+            ensure!(sorted(&now) == sorted(&before), "{now}");
+            Ok(())
+        })
+        .with_context(|| command.clone())?;
+        // A second, and what a loaded machine adds to it.
+        ensure!(begun.elapsed() < Duration::from_secs(4), "{command}: after {:?}", begun.elapsed());
+        echo::ask_tcp(node, WEB.parse()?, SOON).with_context(|| command.clone())?;
+    }
+    Ok(())
+}
+
+/// Chains come back in another order.
+fn sorted(ruleset: &str) -> BTreeSet<&str> {
+    ruleset.lines().collect()
+}
+
+fn killed_and_started_again_it_changes_nothing() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let first = proxy(&nodes)?;
+    let held = || Ok::<_, anyhow::Error>(nodes.node()?.run(&["nft", "-a", "list", "ruleset"])?.stdout);
+    let before = held()?;
+    first.kill()?;
+    ensure!(held()? == before, "its end touched the kernel");
+    echo::ask_tcp(nodes.outside()?, WEB.parse()?, SOON).context("while it is away")?;
+    let _second = proxy(&nodes)?;
+    eventually(SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["ok"] == true, "{status}");
+        Ok(())
+    })?;
+    ensure!(held()? == before, "its start touched the kernel");
+    let totals = &nodes.status()?["totals"];
+    ensure!(totals["upserted"] == 0 && totals["removed"] == 0 && totals["failed"] == 0, "{totals}");
+    Ok(())
+}
+
+fn cleanup_takes_all_of_it_away_and_nothing_else() -> Result<()> {
+    let nodes = start()?;
+    let node = nodes.node()?;
+    node.run(&["nft", "add", "table", "ip", "foreign"])?;
+    node.run(&["ip", "link", "add", "kube-ipvs0", "type", "bridge"])?;
+    let before = ruleset(node)?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    ensure!(proxy(&nodes)?.terminate(SOON)?.success());
+    ensure!(ruleset(node)? != before, "nothing was made");
+    node.command(lab::bin("ipvs-proxy")?).arg("--cleanup").run()?;
+    ensure!(ruleset(node)? == before, "{}", ruleset(node)?);
+    node.run(&["ip", "link", "show", "kube-ipvs0"]).context("a link that it never made").map(drop)
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Nftables],
+        lab::tests![
+            everybody_reaches_a_service_and_only_pods_keep_their_source,
+            external_addresses_and_node_ports_follow_the_policy,
+            what_nobody_serves_is_refused_at_once,
+            a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
+            no_connection_fails_while_all_endpoints_are_replaced_again_and_again,
+            what_somebody_deletes_is_back_within_a_second,
+            killed_and_started_again_it_changes_nothing,
+            cleanup_takes_all_of_it_away_and_nothing_else,
+        ],
+    )
+}
