@@ -1,6 +1,6 @@
 # The commands of this project. `make help` lists them.
 #
-#   make demo [BACKEND=vxlan|host-gw|wireguard|ipip] [KEEP=1]   the main job on five machines in network namespaces
+#   make demo [BACKEND=vxlan|host-gw|wireguard|ipip] [PROXY=auto|ipvs|nftables] [KEEP=1]   the main job on five machines
 #   make test                                    every test
 #
 # Both install by package name what is missing (as root, on Debian), say what they do, and leave nothing behind.
@@ -10,6 +10,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BACKEND ?= vxlan
+PROXY ?= auto
 KEEP ?=
 MUSL := x86_64-unknown-linux-musl
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -73,9 +74,9 @@ manual: build ## Write manual pages and completions of the three programs into t
 	@cp docs/man/netd-cni.8 configs/completions/netd-cni.* $(TARGET)/manual/
 
 .PHONY: demo
-demo: setup lab-kernel-if-needed ## Show the main job: two nodes, etcd, Pods that talk, a Service that balances
+demo: setup $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Show the main job: two nodes, etcd, Pods that talk, a Service that balances
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins
-	@$(TARGET)/debug/demo --backend $(BACKEND) $(if $(KEEP),--keep)
+	@$(TARGET)/debug/demo --backend $(BACKEND) --proxy $(PROXY) $(if $(KEEP),--keep)
 
 .PHONY: test
 test: setup lab-kernel ## Pass every test

@@ -47,7 +47,7 @@ impl Need {
     ///
     /// # Errors
     /// Why the running kernel does not have it.
-    pub(crate) fn check(self) -> Result<()> {
+    pub fn check(self) -> Result<()> {
         let tried = match self {
             Self::IpVs => generic_family("IPVS"),
             Self::Nftables => try_each(&["nft add table ip probe", "nft add table inet probe"]),

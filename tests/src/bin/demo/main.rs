@@ -34,7 +34,53 @@ const BACKENDS: [(&str, Option<Need>, &[&str]); 4] = [
 
 struct Options {
     backend: String,
+    proxy: Proxy,
     keep: bool,
+}
+
+/// The data path of Services that is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proxy {
+    /// IPVS, in the lab kernel where this one has none.
+    Ipvs,
+    /// nftables.
+    Nftables,
+}
+
+impl Proxy {
+    /// kube-proxy's word for it.
+    const fn mode(self) -> &'static str {
+        match self {
+            Self::Ipvs => "ipvs",
+            Self::Nftables => "nftables",
+        }
+    }
+
+    const fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Ipvs => &[Need::IpVs, Need::Dummy, Need::Nftables],
+            Self::Nftables => &[Need::Nftables],
+        }
+    }
+
+    /// How an operator would look at it, beside the nft table that both have.
+    const fn views(self) -> &'static [&'static str] {
+        match self {
+            Self::Ipvs => &["ipvsadm -Ln"],
+            Self::Nftables => &[],
+        }
+    }
+
+    /// What `--proxy` says; without it IPVS where the running kernel has it.
+    fn of(word: &str) -> Result<Self> {
+        match word {
+            "ipvs" => Ok(Self::Ipvs),
+            "nftables" => Ok(Self::Nftables),
+            "" | "auto" if Need::IpVs.check().is_ok() => Ok(Self::Ipvs),
+            "" | "auto" => Ok(Self::Nftables),
+            other => bail!("PROXY={other:?}: accepted are ipvs, nftables and auto"),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -55,15 +101,16 @@ fn run() -> Result<bool> {
     let options = options(std::env::args().skip(1))?;
     let guest = Guest { terminal: options.keep, limit: Duration::from_secs(600), ..Guest::default() };
     let (_, needed, views) = BACKENDS.iter().find(|(name, ..)| *name == options.backend).context("a known backend")?;
-    let needs: Vec<Need> = [Need::IpVs, Need::Dummy, Need::Nftables].into_iter().chain(*needed).collect();
+    let needs: Vec<Need> = options.proxy.needs().iter().copied().chain(*needed).collect();
     lab_kernel::ensure(&needs, guest)?;
     let mut report = Report::new();
     println!("kernel: {}", lab_kernel::describe());
     println!("backend: {}", options.backend);
-    let stage = Stage::raise(&options.backend, &mut report)?;
+    println!("Services by: {}", options.proxy.mode());
+    let stage = Stage::raise(&options.backend, options.proxy, &mut report)?;
     proof::direct(&stage, &mut report)?;
-    proof::service(&stage, &mut report)?;
-    state(&stage, views, &report)?;
+    proof::service(&stage, options.proxy, &mut report)?;
+    state(&stage, options.proxy, views, &report)?;
     let passed = report.finish();
     if options.keep {
         keep(&stage)?;
@@ -72,12 +119,13 @@ fn run() -> Result<bool> {
 }
 
 fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
-    let mut options = Options { backend: "vxlan".to_owned(), keep: false };
+    let mut options = Options { backend: "vxlan".to_owned(), proxy: Proxy::of("")?, keep: false };
     while let Some(word) = words.next() {
         match word.as_str() {
             "--keep" => options.keep = true,
             "--backend" => options.backend = words.next().unwrap_or_default(),
-            other => bail!("{other}: known are --backend {} and --keep", accepted("|")),
+            "--proxy" => options.proxy = Proxy::of(&words.next().unwrap_or_default())?,
+            other => bail!("{other}: known are --backend {}, --proxy ipvs|nftables|auto and --keep", accepted("|")),
         }
     }
     if BACKENDS.iter().all(|(name, ..)| *name != options.backend) {
@@ -91,11 +139,11 @@ fn accepted(between: &str) -> String {
 }
 
 /// What the kernel of the first node holds, as an operator would look.
-fn state(stage: &Stage, views: &[&str], report: &Report) -> Result<()> {
+fn state(stage: &Stage, proxy: Proxy, views: &[&str], report: &Report) -> Result<()> {
     let Some(node) = stage.nodes.first() else { return Ok(()) };
     report.step(&format!("what the kernel of {} holds", node.host.name()));
-    let common = ["ip route", "nft list table ip netd", "nft list table ip ipvs-proxy", "ipvsadm -Ln"];
-    let commands = ["ip -brief address"].iter().chain(views).chain(&common);
+    let common = ["ip route", "nft list table ip netd", "nft list table ip ipvs-proxy"];
+    let commands = ["ip -brief address"].iter().chain(views).chain(&common).chain(proxy.views());
     for command in commands {
         show(&node.host, command, report)?;
     }

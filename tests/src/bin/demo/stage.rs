@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use lab::cni::{Runtime, Sandbox};
 use lab::{Cluster, Etcd, Host, Process, bin, echo, eventually};
 
+use crate::Proxy;
 use crate::report::{Report, ms};
 
 const PREFIX: &str = "/coreos.com/network";
@@ -49,7 +50,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Brings everything up and reports each step.
-    pub(crate) fn raise(backend: &str, report: &mut Report) -> Result<Self> {
+    pub(crate) fn raise(backend: &str, proxy: Proxy, report: &mut Report) -> Result<Self> {
         report.step("five machines on 10.4.7.0/24, etcd on three of them");
         let cluster = Cluster::reference()?;
         let started = Instant::now();
@@ -70,7 +71,7 @@ impl Stage {
         let mut stage = Self { cluster, nodes, etcd, servers: Vec::new() };
         stage.start_netd(report)?;
         stage.run_pods(report)?;
-        stage.serve(report)?;
+        stage.serve(proxy, report)?;
         Ok(stage)
     }
 
@@ -142,7 +143,7 @@ impl Stage {
         Ok(())
     }
 
-    fn serve(&mut self, report: &mut Report) -> Result<()> {
+    fn serve(&mut self, mode: Proxy, report: &mut Report) -> Result<()> {
         report.step("a server in each Pod, Services over all four, ipvs-proxy on each node");
         for pod in self.nodes.iter().flat_map(|node| &node.pods) {
             self.servers.push(echo::serve(pod.pod(), pod.pod().name(), 80)?);
@@ -160,16 +161,33 @@ impl Stage {
         for node in &mut self.nodes {
             let proxy = node.host.command(bin("ipvs-proxy")?);
             let networks = ["--cluster-cidr", "172.7.0.0/16", "--service-cidr", "192.168.0.0/16"];
-            let proxy = proxy.args(["--etcd-endpoints", &endpoints]).args(networks);
+            let proxy = proxy.args(["--etcd-endpoints", &endpoints, "--proxy-mode", mode.mode()]).args(networks);
             node.processes.push(proxy.start("ipvs-proxy")?);
         }
+        if mode == Proxy::Nftables {
+            self.route_services()?;
+        }
+        // What an operator counts: lines of real servers, or of endpoints in the map.
+        let (words, of_endpoint): (&[&str], _) = match mode {
+            Proxy::Ipvs => (&["ipvsadm", "-Ln"], "Masq"),
+            Proxy::Nftables => (&["nft", "list", "map", "ip", "ipvs-proxy", "endpoints"], " : 172.7."),
+        };
         for node in &self.nodes {
             eventually(READY, || {
-                let table = node.host.run(&["ipvsadm", "-Ln"])?.stdout;
-                let real = table.matches("Masq").count();
-                ensure!(real == 8, "{} has {real} real servers of 8", node.host.name());
+                let count = node.host.run(words)?.stdout.matches(of_endpoint).count();
+                ensure!(count == 8, "{} has {count} endpoints of 8", node.host.name());
                 Ok(())
             })?;
+        }
+        Ok(())
+    }
+
+    /// Gives nodes the default route that they have in any cluster: without a route to a Service's address a node does not even
+    /// try, where the address is not made local as it is for IPVS.
+    fn route_services(&self) -> Result<()> {
+        let gateway = self.cluster.host("hdss7-200")?.address()?.to_string();
+        for node in &self.nodes {
+            node.host.run(&["ip", "route", "replace", "default", "via", &gateway])?;
         }
         Ok(())
     }
