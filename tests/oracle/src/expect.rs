@@ -84,7 +84,7 @@ pub struct Probe {
     pub dest: String,
     #[serde(default)]
     addr: String,
-    /// The URL, of a question to the health server; then the answer is in [`Probe::answer`].
+    /// The URL, of a question to the health server; then the answer has a status ([`Seen::status`]).
     pub http: Option<String>,
     #[serde(flatten)]
     plain: Seen,
