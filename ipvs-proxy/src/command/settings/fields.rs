@@ -8,7 +8,7 @@ use Served::{Live, Missing, Needless, Only, Start};
 const API: &str = "the Kubernetes API is not read: Services come from --etcd-endpoints or --services-dir";
 const NO_CLIENT: &str = "it is for the Kubernetes API, which is not read";
 const NO_PERIOD: &str = "changes are applied as they come, and what somebody else deletes is back within a second";
-const NO_MARK: &str = "packets are masqueraded by source and destination, no mark is set on them";
+const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is cleared behind it";
 const UNBUFFERED: &str = "the log goes to standard error, line by line";
 const ONE_BIT: &str = "the mark of what is masqueraded is bit 14";
 const WINDOWS: &str = "it is for Windows";
