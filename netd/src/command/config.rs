@@ -23,6 +23,9 @@ use crate::command::instance::Instance;
 use crate::plan::Masquerade;
 use cluster::{Problem, Problems};
 
+/// Where flags come from.
+const INPUT: &str = "command line and environment";
+
 /// Time to live of a lease in minutes: flannel's 24 hours.
 const LEASE_MINUTES: u32 = 24 * 60;
 
@@ -128,8 +131,22 @@ impl Config {
                 probe_port,
                 log,
             }),
-            _ => Err(Problems { source: "command line and environment".to_owned(), list: problems }),
+            _ => Err(Problems { source: INPUT.to_owned(), list: problems }),
         }
+    }
+}
+
+/// The port of the nodes' probes, for verbs; `None` where they have none.
+///
+/// # Errors
+/// When it is no port.
+pub(crate) fn probe_port(flags: &Flags) -> Result<Option<u16>, Problems> {
+    let mut list = Vec::new();
+    let port = port("--probe-port", &flags.probe_port, &mut list);
+    if list.is_empty() {
+        Ok(Some(port).filter(|port| *port != 0))
+    } else {
+        Err(Problems { source: INPUT.to_owned(), list })
     }
 }
 
@@ -323,6 +340,17 @@ mod tests {
         assert_eq!(config.log, log::Settings::default());
         let loopback = Address::Tcp("127.0.0.1:10247".parse().unwrap());
         assert_eq!(config.listeners, [(loopback, Routes::All)], "health checks are off");
+    }
+
+    #[test]
+    fn verbs_take_the_port_of_probes_as_the_daemon_does() {
+        let port = |text: &str| {
+            let args = ["netd", text].map(OsString::from);
+            probe_port(&Invocation::read(args, |_| None).unwrap().flags).map_err(|error| error.to_string())
+        };
+        assert_eq!(port("--probe-port=10300"), Ok(Some(10_300)));
+        assert_eq!(port("--probe-port=0"), Ok(None));
+        assert!(port("--probe-port=99999").unwrap_err().contains("--probe-port"));
     }
 
     #[test]

@@ -94,13 +94,13 @@ pub(crate) fn ask(flags: &Flags) -> Result<Status> {
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) fn gather(flags: &Flags) -> Result<Facts> {
+pub(super) fn gather(flags: &Flags, probe_port: Option<u16>) -> Result<Facts> {
     let (daemon, silence) = match ask(flags) {
         Ok(daemon) => (Some(daemon), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    let port = flags.probe_port.parse().unwrap_or(super::packet::PORT);
-    let peers = daemon.as_ref().map(|daemon| probing::peers(daemon, port)).unwrap_or_default();
+    let peers =
+        daemon.as_ref().map(|daemon| probing::peers(daemon, probe_port.unwrap_or_default())).unwrap_or_default();
     block_on(async {
         let interfaces = Query::open()?.interfaces().await?;
         let before = counters()?;
@@ -121,8 +121,7 @@ pub(super) fn gather(flags: &Flags) -> Result<Facts> {
         let nodes = facts.paths.iter().map(|(peer, _)| peer.direct.ip());
         let of_tunnels = facts.paths.iter().filter(|(peer, _)| peer.tunnel.is_some());
         facts.astray = outer::astray(of_tunnels.map(|(peer, _)| peer.direct.ip()))?;
-        let probes = Some(port).filter(|_| flags.probe_port != "0");
-        facts.closed = entrance::closed(facts.daemon.as_ref(), &facts.interfaces, nodes, probes)?;
+        facts.closed = entrance::closed(facts.daemon.as_ref(), &facts.interfaces, nodes, probe_port)?;
         let names: Vec<IfName> = facts.interfaces.iter().map(|interface| interface.name.clone()).collect();
         facts.parameters = parameters(&names);
         Ok(facts)

@@ -98,8 +98,8 @@ const CHECKS: [Check; 12] = [
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(crate) fn act(flags: &Flags, json: bool) -> Result<Exit> {
-    let facts = facts::gather(flags)?;
+pub(crate) fn act(flags: &Flags, probe_port: Option<u16>, json: bool) -> Result<Exit> {
+    let facts = facts::gather(flags, probe_port)?;
     let findings = examine(&facts);
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);

@@ -18,7 +18,7 @@ use daemon::http::ask;
 use daemon::lifecycle::Exit;
 
 use crate::command::args::{self, Flags};
-use crate::command::config::{Config, Store, run_dir};
+use crate::command::config::{Config, Store, probe_port, run_dir};
 use crate::command::verbs::Verb;
 
 /// Longest wait for the daemon.
@@ -38,8 +38,8 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
         }
         Verb::Config(verb) => config::act(verb, flags),
         Verb::Lease(verb) => lease::act(verb, flags),
-        Verb::Doctor { json } => crate::doctor::act(flags, *json),
-        Verb::Trace(options) => crate::trace::act(options, flags),
+        Verb::Doctor { json } => crate::doctor::act(flags, probe_port(flags)?, *json),
+        Verb::Trace(options) => crate::trace::act(options, flags, probe_port(flags)?),
         Verb::Cleanup(options) => cleanup::act(options, flags),
         Verb::Completions(wanted) => {
             std::io::stdout().write_all(&wanted.render(args::command()))?;

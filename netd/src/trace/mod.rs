@@ -70,16 +70,16 @@ struct Ends {
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(crate) fn act(options: &Trace, flags: &Flags) -> Result<Exit> {
+pub(crate) fn act(options: &Trace, flags: &Flags, probe_port: Option<u16>) -> Result<Exit> {
     let status = ask(flags).ok();
-    let ends = match ends(options, flags, status.as_ref()) {
+    let ends = match ends(options, probe_port, status.as_ref()) {
         Ok(ends) => ends,
         Err(refusal) => {
             eprintln!("netd: {refusal}");
             return Ok(Exit::Usage);
         }
     };
-    let traces = trace(ends, flags, status.as_ref())?;
+    let traces = trace(ends, flags, probe_port, status.as_ref())?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&traces)?);
     } else {
@@ -90,8 +90,8 @@ pub(crate) fn act(options: &Trace, flags: &Flags) -> Result<Exit> {
 }
 
 /// What the words of the command line mean.
-fn ends(options: &Trace, flags: &Flags, status: Option<&Status>) -> Result<Ends, String> {
-    let port = flags.probe_port.parse().ok().filter(|port| *port != 0).unwrap_or(packet::PORT);
+fn ends(options: &Trace, probe_port: Option<u16>, status: Option<&Status>) -> Result<Ends, String> {
+    let port = probe_port.unwrap_or(packet::PORT);
     let typed = match options.to.as_slice() {
         [] => None,
         [word, target] if word == "to" => Some(Target::parse(target, port)?),
@@ -149,7 +149,7 @@ fn subject(text: &str, v4: Option<bool>) -> Result<IpAddr, String> {
     }
 }
 
-fn trace(ends: Ends, flags: &Flags, status: Option<&Status>) -> Result<Traces> {
+fn trace(ends: Ends, flags: &Flags, probe_port: Option<u16>, status: Option<&Status>) -> Result<Traces> {
     let Ends { from, place, target, mut steps } = ends;
     let from = match from {
         Some(from) => from,
@@ -158,12 +158,12 @@ fn trace(ends: Ends, flags: &Flags, status: Option<&Status>) -> Result<Traces> {
     let traced = Traced { from, to: target.address, protocol: target.protocol };
     let gather = |behind| facts::gather(&traced, place.as_ref(), status, &flags.subnet_file, behind);
     let mut facts = gather(None)?;
-    let mut probed = probe(&traced, place.as_ref(), &facts, flags)?;
+    let mut probed = probe(&traced, place.as_ref(), &facts, probe_port)?;
     // A Service of nftables or iptables: only a packet shows to whom its rules give it.
     let behind = probed.seen.as_ref().and_then(|seen| seen.destination).filter(|_| facts.service.is_none());
     if behind.is_some() {
         facts = gather(behind)?;
-        probed = probe(&traced, place.as_ref(), &facts, flags)?;
+        probed = probe(&traced, place.as_ref(), &facts, probe_port)?;
     }
     steps.extend(path::steps(&facts));
     if let Some(report) = &probed.report {
@@ -201,7 +201,7 @@ struct Probed {
 }
 
 /// Sends a packet and follows it.
-fn probe(traced: &Traced, place: Option<&Place>, facts: &Facts, flags: &Flags) -> Result<Probed> {
+fn probe(traced: &Traced, place: Option<&Place>, facts: &Facts, probe_port: Option<u16>) -> Result<Probed> {
     let mut probed = Probed::default();
     let open = || Probe::new(traced.from, traced.to, traced.protocol);
     let opened = match place {
@@ -220,7 +220,7 @@ fn probe(traced: &Traced, place: Option<&Place>, facts: &Facts, flags: &Flags) -
     let far = ask_far(
         &mut probed,
         facts,
-        flags,
+        probe_port,
         &Watch { number: ::daemon::shell::seed(), source, target: to, protocol: traced.protocol },
     );
     let mut observer = match Observer::start(source, traced.protocol) {
@@ -240,8 +240,8 @@ fn probe(traced: &Traced, place: Option<&Place>, facts: &Facts, flags: &Flags) -
 }
 
 /// Asks the node that has the destination to watch.
-fn ask_far(probed: &mut Probed, facts: &Facts, flags: &Flags, watch: &Watch) -> Option<Far> {
-    let port = flags.probe_port.parse().ok().filter(|port| *port != 0)?;
+fn ask_far(probed: &mut Probed, facts: &Facts, probe_port: Option<u16>, watch: &Watch) -> Option<Far> {
+    let port = probe_port?;
     let address = facts.node.as_ref()?.addresses.iter().find(|address| address.is_ipv4() == watch.target.is_ipv4());
     let address = address.or_else(|| facts.node.as_ref()?.addresses.first()).copied()?;
     probed.node = address.to_string();

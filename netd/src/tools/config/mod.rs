@@ -20,6 +20,9 @@ use crate::format::edit::Change;
 use crate::format::lease::SubnetKey;
 use crate::format::net_conf::{NetConf, Network};
 
+/// What problems of what was typed are said to be in.
+const NEW: &str = "the new configuration";
+
 /// Does what `verb` says.
 ///
 /// # Errors
@@ -29,6 +32,8 @@ pub(super) fn act(verb: &ConfigVerb, flags: &Flags) -> Result<Exit> {
     if let ConfigVerb::Check { file: Some(file) } = verb {
         return check(&text_of(file)?, file);
     }
+    // So is what was typed.
+    let typed = Typed::read(verb)?;
     let place = Place::of(&super::store(flags)?);
     block_on(async {
         let stored = place.read().await?;
@@ -39,20 +44,48 @@ pub(super) fn act(verb: &ConfigVerb, flags: &Flags) -> Result<Exit> {
                 println!("{}", text.trim_end());
                 Ok(Exit::Success)
             }
-            ConfigVerb::Set { source, dry_run } => {
-                let text = match source {
-                    Source { file: Some(file), .. } => text_of(file)?,
-                    Source { text, .. } => text.clone().unwrap_or_default(),
-                };
-                set(&place, stored, text.trim_end(), *dry_run).await
-            }
-            ConfigVerb::Edit { changes, dry_run } => {
+            ConfigVerb::Set { dry_run, .. } => set(&place, stored, typed.text.trim_end(), *dry_run).await,
+            ConfigVerb::Edit { dry_run, .. } => {
                 let stored = there(stored, &place)?;
-                let text = edited(&stored.text, changes)?;
+                let text = edited(&stored.text, &typed.changes)?;
                 set(&place, Some(stored), &text, *dry_run).await
             }
         }
     })
+}
+
+/// What an operator wants to be there.
+#[derive(Debug, Default)]
+struct Typed<'a> {
+    /// The whole text, without a problem.
+    text: String,
+    /// Changes to the text that is there.
+    changes: Vec<Change<'a>>,
+}
+
+impl<'a> Typed<'a> {
+    fn read(verb: &'a ConfigVerb) -> Result<Self> {
+        match verb {
+            ConfigVerb::Check { .. } | ConfigVerb::Show => Ok(Self::default()),
+            ConfigVerb::Set { source, .. } => {
+                let text = match source {
+                    Source { file: Some(file), .. } => text_of(file)?,
+                    Source { text, .. } => text.clone().unwrap_or_default(),
+                };
+                NetConf::parse(&text).map_err(|list| problems(NEW, list))?;
+                Ok(Self { text, ..Self::default() })
+            }
+            ConfigVerb::Edit { changes, .. } => {
+                let (read, list): (Vec<_>, Vec<_>) =
+                    changes.iter().map(|text| Change::parse(text)).partition(Result::is_ok);
+                let list: Vec<Problem> = list.into_iter().filter_map(Result::err).collect();
+                if !list.is_empty() {
+                    return Err(problems("changes", list).into());
+                }
+                Ok(Self { changes: read.into_iter().filter_map(Result::ok).collect(), ..Self::default() })
+            }
+        }
+    }
 }
 
 fn there(stored: Option<Stored>, place: &Place) -> Result<Stored> {
@@ -68,10 +101,10 @@ fn text_of(file: &str) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("read {file}"))
 }
 
-fn edited(text: &str, changes: &[String]) -> Result<String> {
+fn edited(text: &str, changes: &[Change<'_>]) -> Result<String> {
     let (mut text, mut list) = (text.to_owned(), Vec::new());
     for change in changes {
-        match Change::parse(change).and_then(|change| change.apply(&text)) {
+        match change.apply(&text) {
             Ok(changed) => text = changed,
             Err(problem) => list.push(problem),
         }
@@ -116,8 +149,8 @@ fn subnets(first: netstate::Prefix, last: netstate::Prefix) -> u128 {
 }
 
 async fn set(place: &Place, before: Option<Stored>, text: &str, dry_run: bool) -> Result<Exit> {
-    let after = NetConf::parse(text).map_err(|list| problems("the new configuration", list))?;
-    describe(&after, "the new configuration");
+    let after = NetConf::parse(text).map_err(|list| problems(NEW, list))?;
+    describe(&after, NEW);
     let earlier: Option<Network> = before.as_ref().and_then(|stored| Some(NetConf::parse(&stored.text).ok()?.network));
     let leases = leases(place).await?;
     for effect in effect::effects(earlier.as_ref(), &after.network, &leases) {
@@ -139,4 +172,20 @@ async fn leases(place: &Place) -> Result<Vec<SubnetKey>> {
     let Place::Etcd { store, prefix } = place else { return Ok(Vec::new()) };
     let listing = store.list(&etcd::subnets(prefix)).await?;
     Ok(listing.entries.iter().filter_map(|entry| entry.key.parse().ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_judged_whole_before_any_store_is_asked() {
+        let changes = ["Backend.MTU", "Backend.Port=8472", "=1"].map(str::to_owned).into();
+        let edit = ConfigVerb::Edit { changes, dry_run: false };
+        let refusal = Typed::read(&edit).unwrap_err().to_string();
+        assert!(refusal.starts_with("changes: 2 problems") && refusal.contains("\"Backend.MTU\""), "{refusal}");
+        let source = Source { file: None, text: Some(r#"{"Network": "10.0.0.0"}"#.to_owned()) };
+        let refusal = Typed::read(&ConfigVerb::Set { source, dry_run: false }).unwrap_err().to_string();
+        assert!(refusal.starts_with(NEW) && refusal.contains("Network"), "{refusal}");
+    }
 }
