@@ -33,7 +33,7 @@ fn part_of_netd_measures_start_restart_and_one_changed_lease() -> Result<()> {
         "netd",
         "--leases",
         "20",
-        &["until all kernel entries are in place", "a restart with nothing to change", "one lease changed"],
+        &["until all kernel entries are in place", "a restart with nothing to change", "one lease changes among them"],
     )
 }
 

@@ -110,7 +110,7 @@ async fn held(keeper: &mut Keeper) -> i64 {
     }
 }
 
-/// Bytes of memory that this process uses.
+/// Bytes of memory that this process uses, the other tests that run beside it included.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
@@ -123,14 +123,14 @@ async fn flood_of_orders_needs_no_memory_and_the_last_one_holds() {
     assert_eq!(held(&mut keeper).await, 100);
     assert_eq!(next(&mut keeper).await, KeeperEvent::Kept);
     let before = resident();
-    // Nobody reads them meanwhile: half a gigabyte if they waited.
+    // Nobody reads them meanwhile: a gigabyte and a half if they waited. Other tests may fill some 200 MB at the same time.
     for number in 0..100_000_u32 {
-        keeper.report_loss("x".repeat(4096), Some(i64::from(number)));
+        keeper.report_loss("x".repeat(16 << 10), Some(i64::from(number)));
         keeper.readdress(at(u8::try_from(number % 200).unwrap()));
     }
     keeper.readdress(at(99));
     let grown = resident().saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes more");
+    assert!(grown < 512 << 20, "{grown} bytes more");
     source.room.add_permits(1);
     assert_eq!(held(&mut keeper).await, 200);
     assert_eq!(*source.asked.lock().unwrap(), ["10.4.7.21", "10.4.99.21"], "one claim for all of them");
@@ -140,7 +140,7 @@ async fn flood_of_orders_needs_no_memory_and_the_last_one_holds() {
 async fn of_a_flood_of_reports_only_the_last_state_waits() {
     let reports = Slot::<Reports>::default();
     for number in 0..100_000 {
-        report(&reports, KeeperEvent::Failing(format!("{number}{}", "x".repeat(4096))));
+        report(&reports, KeeperEvent::Failing(format!("{number}{}", "x".repeat(16 << 10))));
     }
     report(&reports, KeeperEvent::Kept);
     let waiting = reports.take().await;

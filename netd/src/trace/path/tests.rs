@@ -149,7 +149,7 @@ fn each_fault_of_a_path_is_found_once_with_what_to_do() {
         (
             after(|facts| facts.beyond.outer.as_mut().unwrap().1 = refused(libc::ENETUNREACH).unwrap()),
             "Missing outer route",
-            "no route to the node 10.4.7.22",
+            "no route for the tunnel's packets to the node 10.4.7.22",
         ),
         (
             after(|facts| facts.beyond.outer.as_mut().unwrap().1 = Ok(entry("10.0.0.0/8", None, "flannel.1"))),
