@@ -10,8 +10,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteScope as Scope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope as Scope, RouteType,
 };
 use netstate::route::TABLE_MAIN;
 use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
@@ -146,8 +145,11 @@ fn message(key: &RouteKey) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(key.dst.addr());
     message.header.destination_prefix_length = key.dst.len();
-    message.header.table = u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-    message.attributes.push(RouteAttribute::Table(key.table));
+    // A number that the header holds needs no attribute: eight bytes less to write and to read for each route.
+    match u8::try_from(key.table) {
+        Ok(table) => message.header.table = table,
+        Err(_) => message.attributes.push(RouteAttribute::Table(key.table)),
+    }
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(key.dst.addr())));
     if key.metric != 0 {
         message.attributes.push(RouteAttribute::Priority(key.metric));
