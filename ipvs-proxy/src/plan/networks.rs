@@ -69,8 +69,13 @@ impl Networks {
 }
 
 /// Where a Service is served: its virtual addresses as far as they can be virtual here. In place of one that cannot be it stays at that of
-/// the same family where it was served `before`. Each refusal is returned as well.
-pub(crate) fn placed(service: &Service, networks: &Networks, before: &[IpAddr]) -> (Vec<IpAddr>, Vec<Misplaced>) {
+/// the same family where it was served `before`, which is asked for such an address only: the answer may cost a search of all rows. Each
+/// refusal is returned as well.
+pub(crate) fn placed(
+    service: &Service,
+    networks: &Networks,
+    before: impl Fn() -> Vec<IpAddr>,
+) -> (Vec<IpAddr>, Vec<Misplaced>) {
     let (mut addresses, mut refused) = (Vec::new(), Vec::new());
     for addr in &service.cluster_ips {
         match networks.check_virtual(*addr) {
@@ -80,7 +85,7 @@ pub(crate) fn placed(service: &Service, networks: &Networks, before: &[IpAddr]) 
                 let may_stay = |before: &IpAddr| {
                     IpFamily::of(*before) == IpFamily::of(*addr) && networks.check_virtual(*before).is_ok()
                 };
-                addresses.extend(before.iter().copied().find(may_stay));
+                addresses.extend(before().into_iter().find(may_stay));
             }
         }
     }
@@ -173,12 +178,17 @@ mod tests {
         let service = Service::from_json(&object).unwrap();
         let at = |before: &[&str]| {
             let before: Vec<IpAddr> = before.iter().map(|addr| addr.parse().unwrap()).collect();
-            let (addresses, refused) = placed(&service, &networks, &before);
+            let (addresses, refused) = placed(&service, &networks, || before.clone());
             assert_eq!(refused.len(), 1);
             addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(at(&[]), ["fd00::10"]);
         assert_eq!(at(&["fd00::9", "192.168.0.10"]), ["192.168.0.10", "fd00::10"]);
         assert_eq!(at(&["172.7.21.8"]), ["fd00::10"], "nor could that be");
+        let object =
+            serde_json::json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": "192.168.0.10"}});
+        let (addresses, refused) =
+            placed(&Service::from_json(&object).unwrap(), &networks, || panic!("nothing is refused"));
+        assert_eq!((addresses.len(), refused.len()), (1, 0));
     }
 }

@@ -251,7 +251,7 @@ impl Proxy {
             self.settle(name, None);
             return;
         };
-        let (addresses, refused) = placed(service, &self.networks, &self.before(name));
+        let (addresses, refused) = placed(service, &self.networks, || self.before(name));
         let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
         if reasons.is_empty() {
             self.misplaced.remove(name);
