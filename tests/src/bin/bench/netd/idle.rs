@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lab::Host;
 
 use crate::report::Report;
@@ -13,6 +13,9 @@ use crate::usage;
 
 /// How long nothing happens.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// A moment of rest.
+const REST: Duration = Duration::from_millis(500);
 
 /// Each 50 ms one ARP entry and one route, each 350 ms one Pod's pair of links.
 const CHURN: &str = "for n in $(seq 100); do \
@@ -34,6 +37,7 @@ impl Idle {
     /// # Errors
     /// When it is gone.
     pub(super) fn measure(&mut self, node: &Host, pid: i32) -> Result<()> {
+        settle(pid)?;
         self.quiet.push(share(pid, || {
             thread::sleep(QUIET);
             Ok(())
@@ -57,6 +61,17 @@ pub(super) fn table(all: &[(usize, &Idle)], report: &Report) {
         vec![leases.to_string(), quiet, churn]
     };
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
+}
+
+/// Waits until what was changed before is done with: half a second in which the process needs next to nothing.
+fn settle(pid: i32) -> Result<()> {
+    lab::eventually(QUIET, || {
+        let before = usage::scheduled(pid)?;
+        thread::sleep(REST);
+        let used = usage::scheduled(pid)?.saturating_sub(before);
+        ensure!(used < REST / 1000, "{used:?} of {REST:?} are still used");
+        Ok(())
+    })
 }
 
 /// The part of a processor that the process needs while `during` runs.
