@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use netstate::ipvs::VirtualServerKey;
 use netstate::{Address, IfName, Prefix};
 
-use super::{Changes, ipvs, record, serves, table, vip};
+use super::{Changes, ipvs, nft, record, serves, table, vip};
 use crate::object::few::Few;
 use crate::plan::select::Locality;
 use crate::plan::{Delta, Frontend};
@@ -78,7 +78,7 @@ impl IpvsPlane {
 
     fn change_vip(&mut self, server: VirtualServerKey, wanted: bool, changes: &mut Changes) {
         if let Some(there) = count(&mut self.vips, server.addr, server, wanted) {
-            let (row, value) = table::vip(server.addr);
+            let (row, value) = nft::vip(server.addr);
             changes.nft.insert(row, there.then_some(value));
             changes.addresses.insert(vip::address(&self.link, server.addr), there.then_some(Address));
         }
@@ -94,7 +94,7 @@ impl IpvsPlane {
         let (old, new) = (maybe_here(old), maybe_here(new));
         for addr in old.symmetric_difference(&new) {
             if let Some(there) = count(&mut self.hairpins, *addr, server, new.contains(addr)) {
-                let (row, value) = table::hairpin(*addr);
+                let (row, value) = nft::hairpin(*addr);
                 changes.nft.insert(row, there.then_some(value));
             }
         }

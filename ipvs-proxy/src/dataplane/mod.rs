@@ -19,6 +19,7 @@
 mod balance;
 pub(crate) mod drain;
 pub(crate) mod ipvs;
+pub(crate) mod nft;
 pub(crate) mod nftables;
 pub(crate) mod record;
 mod serves;
@@ -128,5 +129,5 @@ impl DataPlane {
 /// The tables of either data path, that of the one which is not in use too: what it left behind goes.
 #[must_use]
 pub(crate) fn tables() -> [nft_rows::TableKey; 2] {
-    IpFamily::ALL.map(nftables::table_key)
+    IpFamily::ALL.map(nft::table_key)
 }

@@ -4,37 +4,30 @@
 //!
 //! * A client outside the Pod network, this host included, is masqueraded; or the answer would go to it past the IPVS
 //!   that must rewrite it. Such packets are marked before IPVS sees them, because behind it they no longer carry the
-//!   virtual address. The mark is the one kube-proxy uses, other programs know to leave it alone, and it is cleared
-//!   behind the masquerade: a packet that goes into a tunnel takes its mark along, and the tunnel's own packet must not be
-//!   masqueraded.
-//! * A Pod that reaches itself is masqueraded (set `hairpin`, its address twice): no host returns its own address.
+//!   virtual address. How they are masqueraded behind it is common to both data paths ([`nft`]).
 //! * Any other Pod keeps its source address.
 //! * What comes to a virtual address and finds no virtual server is refused behind IPVS, before a process of this host that
 //!   listens on all addresses can answer: a port that no Service has, or a server that somebody deleted.
 //!
 //! The table also holds the [`record`] of which virtual servers are ours.
 
-use std::net::IpAddr;
-
 use netstate::ipvs::VirtualServerKey;
 use netstate::mark::MASQUERADE;
 use netstate::nft::{
-    Chain, ChainKind, CtState, Datum, Element, ElementKey, Family, Field, Hook, Match, Name, Op, Policy, Reject, Row,
-    RowKey, Rule, Set, Statement, Table, TableKey, Type, Verdict, priority,
+    Chain, ChainKind, CtState, Datum, Element, Field, Hook, Match, Name, Op, Policy, Reject, Row, RowKey, Rule, Set,
+    Table, TableKey, Type, priority,
 };
 use netstate::{IpFamily, Prefix, Protocol};
 
+use super::nft::{self, HAIRPIN, VIPS, element};
 use super::record;
 
-pub(super) const TABLE: &str = "ipvs-proxy";
 const SERVICES: &str = "services";
-const HAIRPIN: &str = "hairpin";
-const VIPS: &str = "vips";
 
 /// The table.
 #[must_use]
 pub(crate) fn table_key() -> TableKey {
-    TableKey { family: Family::Ip, name: Name::literal(TABLE) }
+    nft::table_key(IpFamily::V4)
 }
 
 /// The static part of the table; `pods` is the Pod network.
@@ -52,8 +45,8 @@ pub(crate) fn table(pods: Prefix) -> (RowKey, Row) {
         ("prerouting", mark(Hook::Prerouting, pods)),
         ("output", mark(Hook::Output, pods)),
         ("input", refuse()),
-        ("postrouting", masquerade()),
-        ("unmark", unmark()),
+        ("postrouting", nft::masquerade(IpFamily::V4)),
+        ("unmark", nft::unmark()),
     ];
     table.chains.extend(chains.map(|(name, chain)| (Name::literal(name), chain)));
     (RowKey::Table(table_key()), Row::Table(table))
@@ -89,44 +82,11 @@ fn refuse() -> Chain {
     chain
 }
 
-fn masquerade() -> Chain {
-    let mut chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
-    let fields = vec![Field::Saddr(IpFamily::V4), Field::Daddr(IpFamily::V4)];
-    let masquerade = Statement::Masquerade { fully_random: true };
-    chain.rules = vec![
-        Rule::new().when(Match::Lookup(Op::Is, fields, Name::literal(HAIRPIN))).then(masquerade.clone()),
-        Rule::new().when(MASQUERADE.is_set()).then(masquerade),
-    ];
-    chain
-}
-
-fn unmark() -> Chain {
-    let mut chain = Chain::base(ChainKind::Filter, Hook::Postrouting, priority::SRCNAT + 10, Policy::Accept);
-    chain.rules = vec![Rule::new().when(MASQUERADE.is_set()).then(MASQUERADE.clear()).then(Verdict::Accept)];
-    chain
-}
-
-fn element(set: &'static str, key: Vec<Datum>) -> RowKey {
-    RowKey::Element(ElementKey { table: table_key(), set: Name::literal(set), key })
-}
-
 /// The element of an address and port that is served: clients outside the Pod network are masqueraded.
 #[must_use]
 pub(crate) fn service(key: &VirtualServerKey) -> (RowKey, Row) {
     let parts = vec![key.addr.into(), Datum::Protocol(key.protocol), Datum::Port(key.port)];
-    (element(SERVICES, parts), Row::Element(Element::member()))
-}
-
-/// The element of an address that may reach itself.
-#[must_use]
-pub(crate) fn hairpin(addr: IpAddr) -> (RowKey, Row) {
-    (element(HAIRPIN, vec![addr.into(), addr.into()]), Row::Element(Element::member()))
-}
-
-/// The element of a virtual address.
-#[must_use]
-pub(crate) fn vip(addr: IpAddr) -> (RowKey, Row) {
-    (element(VIPS, vec![addr.into()]), Row::Element(Element::member()))
+    (element(IpFamily::V4, SERVICES, parts), Row::Element(Element::member()))
 }
 
 #[cfg(test)]
@@ -147,9 +107,12 @@ mod tests {
             ruleset.table = table;
         }
         let name = ObjectName::new("default", "web");
-        for (key, row) in
-            [service(&web()), hairpin([172, 7, 21, 2].into()), vip(web().addr), record::element(&web(), &name)]
-        {
+        for (key, row) in [
+            service(&web()),
+            nft::hairpin([172, 7, 21, 2].into()),
+            nft::vip(web().addr),
+            record::element(&web(), &name),
+        ] {
             if let (RowKey::Element(key), Row::Element(element)) = (key, row) {
                 ruleset.elements.insert(key, element);
             }

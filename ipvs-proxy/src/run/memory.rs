@@ -15,7 +15,7 @@ use reconcile::{Observed, Rows};
 
 use super::tables::Tables;
 use crate::dataplane::ipvs::{self, reals_of};
-use crate::dataplane::table as nft;
+use crate::dataplane::nft;
 use crate::dataplane::{nftables, record};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};

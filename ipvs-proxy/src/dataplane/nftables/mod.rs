@@ -22,12 +22,13 @@ mod tests;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use netstate::nft::{ChainKey, Datum, Element, ElementKey, Match, Name, Op, Row, RowKey, Rule, TableKey, Verdict};
+use netstate::nft::{ChainKey, Datum, Element, Match, Name, Op, Row, RowKey, Rule, Verdict};
 use netstate::{IpFamily, Prefix};
 
 pub(crate) use self::observed::{endpoints, frontend, is_frontend, remembered};
 
 use self::dispatch::{Dispatch, backends};
+use super::nft::{self, element, table_key};
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::select::Locality;
@@ -39,14 +40,6 @@ const NODE_PORTS: &str = "node-ports";
 const NODE_ENDPOINTS: &str = "node-endpoints";
 const REFUSED: &str = "refused";
 const REFUSED_NODE_PORTS: &str = "refused-node-ports";
-const VIPS: &str = "vips";
-const HAIRPIN: &str = "hairpin";
-
-/// The table of a family.
-#[must_use]
-pub(crate) fn table_key(family: IpFamily) -> TableKey {
-    TableKey { family: family.into(), name: Name::literal(super::table::TABLE) }
-}
 
 type Rows = BTreeMap<RowKey, Row>;
 
@@ -157,12 +150,10 @@ impl Site<'_> {
             rows.insert(self.chain(dispatch.name(place)), chain.into());
         }
         if let (Kind::ClusterIp, Place::Address(addr)) = (self.frontend.kind, place) {
-            rows.insert(element(family, VIPS, vec![addr.into()]), Element::member().into());
+            rows.extend([nft::vip(addr)]);
         }
         let maybe_here = backends(self.frontend).filter(|backend| backend.locality != Locality::Elsewhere);
-        for addr in maybe_here.map(|backend| Datum::from(backend.addr)) {
-            rows.insert(element(family, HAIRPIN, vec![addr.clone(), addr]), Element::member().into());
-        }
+        rows.extend(maybe_here.map(|backend| nft::hairpin(backend.addr)));
         rows
     }
 
@@ -193,8 +184,4 @@ impl Site<'_> {
         };
         element(self.key.family(), set, addr.into_iter().chain(port).chain(index).collect())
     }
-}
-
-fn element(family: IpFamily, set: &'static str, key: Vec<Datum>) -> RowKey {
-    RowKey::Element(ElementKey { table: table_key(family), set: Name::literal(set), key })
 }

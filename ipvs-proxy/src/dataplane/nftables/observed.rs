@@ -7,8 +7,9 @@ use netstate::IpFamily;
 use netstate::nft::{ChainKey, Data, Datum, Element, ElementKey, Match, Name, Op, Row, RowKey, Statement, Verdict};
 use reconcile::Rows;
 
+use super::super::nft::{self, table_key};
 use super::dispatch::Dispatch;
-use super::{ENDPOINTS, HAIRPIN, NODE_ENDPOINTS, NODE_PORTS, SERVICES, VIPS, element};
+use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, SERVICES, element};
 use crate::object::ObjectName;
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
@@ -19,7 +20,7 @@ use crate::plan::{Frontend, FrontendKey};
 #[must_use]
 pub(crate) fn frontend(row: &RowKey) -> Option<FrontendKey> {
     let RowKey::Element(ElementKey { table, set, key }) = row else { return None };
-    let family = IpFamily::ALL.into_iter().find(|family| super::table_key(*family) == *table)?;
+    let family = IpFamily::ALL.into_iter().find(|family| table_key(*family) == *table)?;
     let (place, rest) = match (set.as_str(), key.as_slice()) {
         (SERVICES | ENDPOINTS, [Datum::Ipv4(addr), rest @ ..]) => (Place::Address(IpAddr::V4(*addr)), rest),
         (SERVICES | ENDPOINTS, [Datum::Ipv6(addr), rest @ ..]) => (Place::Address(IpAddr::V6(*addr)), rest),
@@ -86,16 +87,15 @@ fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row) -> Option<Front
     let Row::Element(Element { comment: Some(comment), data: Data::Verdict(verdict) }) = value else { return None };
     let (namespace, name) = comment.split_once('/')?;
     let (sources, chain) = sources(rows, at, chain_of(verdict)?);
-    let has = |set, key: Vec<Datum>| rows.contains_key(&element(at.family(), set, key));
     let backend = |to: SocketAddr| {
-        let here = has(HAIRPIN, vec![to.ip().into(), to.ip().into()]);
+        let here = rows.contains_key(&nft::hairpin(to.ip()).0);
         let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
         Backend { addr: to.ip(), port: to.port(), weight: 1, locality }
     };
     let endpoints: Vec<Backend> = in_order(rows, at).into_iter().map(backend).collect();
     let kind = match at.place {
         Place::AnyNode(_) => Kind::NodePort,
-        Place::Address(addr) if has(VIPS, vec![addr.into()]) => Kind::ClusterIp,
+        Place::Address(addr) if rows.contains_key(&nft::vip(addr).0) => Kind::ClusterIp,
         Place::Address(_) => Kind::LoadBalancer,
     };
     let routes = Dispatch::named(chain)?.routes(&endpoints);
@@ -112,7 +112,7 @@ fn chain_of(verdict: &Verdict) -> Option<&Name> {
 
 /// Who may connect, and the chain that who may goes to; `chain` is the one that a frontend's element leads to.
 fn sources<'a>(rows: &'a Rows<RowKey, Row>, at: &FrontendKey, chain: &'a Name) -> (Sources, &'a Name) {
-    let row = RowKey::Chain(ChainKey { table: super::table_key(at.family()), chain: chain.clone() });
+    let row = RowKey::Chain(ChainKey { table: table_key(at.family()), chain: chain.clone() });
     let Some(Row::Chain(held)) = rows.get(&row).map(|row| &row.value) else { return (Sources::Any, chain) };
     let mut ranges = Vec::new();
     let mut to = None;

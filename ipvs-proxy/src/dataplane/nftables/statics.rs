@@ -10,14 +10,14 @@
 //! The mark is the one kube-proxy uses and is cleared behind the masquerade: a packet that goes into a tunnel takes its mark
 //! along, and the tunnel's own packet must not be masqueraded.
 
-use netstate::mark::MASQUERADE;
 use netstate::nft::{
     Chain, ChainKind, CtState, Field, Hook, Match, Name, Op, Policy, Reject, Row, RowKey, Rule, Set, Statement, Table,
     Type, Verdict, priority,
 };
 use netstate::{IpFamily, Prefix};
 
-use super::{ENDPOINTS, HAIRPIN, NODE_ENDPOINTS, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES, VIPS, table_key};
+use super::super::nft::{self, HAIRPIN, VIPS, table_key};
+use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES};
 
 /// The table of a family.
 #[must_use]
@@ -33,8 +33,8 @@ pub(crate) fn table(family: IpFamily) -> (RowKey, Row) {
         ("refuse-input", filter(Hook::Input)),
         ("refuse-forward", filter(Hook::Forward)),
         ("refuse-output", filter(Hook::Output)),
-        ("postrouting", base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, masquerade(family))),
-        ("unmark", base(ChainKind::Filter, Hook::Postrouting, priority::SRCNAT + 10, unmark())),
+        ("postrouting", nft::masquerade(family)),
+        ("unmark", nft::unmark()),
     ];
     table.chains.extend(chains.map(|(name, chain)| (Name::literal(name), chain)));
     (RowKey::Table(table_key(family)), Row::Table(table))
@@ -111,16 +111,4 @@ fn refuse(family: IpFamily) -> Vec<Rule> {
         new().when(is_in(vec![Field::Daddr(family)], VIPS)).then(Reject::PortUnreachable),
         to_this_node.when(is_in(NODE_PORT.to_vec(), REFUSED_NODE_PORTS)).then(Reject::PortUnreachable),
     ]
-}
-
-fn masquerade(family: IpFamily) -> Vec<Rule> {
-    let masquerade = || Statement::Masquerade { fully_random: true };
-    vec![
-        Rule::new().when(is_in(vec![Field::Saddr(family), Field::Daddr(family)], HAIRPIN)).then(masquerade()),
-        Rule::new().when(MASQUERADE.is_set()).then(masquerade()),
-    ]
-}
-
-fn unmark() -> Vec<Rule> {
-    vec![Rule::new().when(MASQUERADE.is_set()).then(MASQUERADE.clear()).then(Verdict::Accept)]
 }

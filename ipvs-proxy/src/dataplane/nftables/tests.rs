@@ -6,6 +6,7 @@ use netstate::Protocol;
 use netstate::nft::{Chain, Ruleset};
 use proptest::prelude::*;
 
+use super::nft::VIPS;
 use super::observed::remembered;
 use super::*;
 use crate::object::ObjectName;

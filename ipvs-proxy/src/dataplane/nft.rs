@@ -1,0 +1,59 @@
+//! What the nft tables of both data paths have in common: their name, their elements for addresses, and who is masqueraded.
+//!
+//! Invariant: a packet is masqueraded because it carries the mark or because a Pod reaches itself (set `hairpin`, its address twice:
+//! no host returns its own address), whichever data path chose the endpoint. The mark is the one kube-proxy uses, other programs know
+//! to leave it alone, and it is cleared behind the masquerade: a packet that goes into a tunnel takes its mark along, and the tunnel's
+//! own packet must not be masqueraded.
+
+use std::net::IpAddr;
+
+use netstate::IpFamily;
+use netstate::mark::MASQUERADE;
+use netstate::nft::{
+    Chain, ChainKind, Datum, Element, ElementKey, Field, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Statement,
+    TableKey, Verdict, priority,
+};
+
+/// The set of Pods that may reach themselves.
+pub(super) const HAIRPIN: &str = "hairpin";
+
+/// The set of virtual addresses.
+pub(super) const VIPS: &str = "vips";
+
+/// The table of a family.
+#[must_use]
+pub(crate) fn table_key(family: IpFamily) -> TableKey {
+    TableKey { family: family.into(), name: Name::literal("ipvs-proxy") }
+}
+
+/// The key of an element.
+pub(super) fn element(family: IpFamily, set: &'static str, key: Vec<Datum>) -> RowKey {
+    RowKey::Element(ElementKey { table: table_key(family), set: Name::literal(set), key })
+}
+
+/// The element of an address that may reach itself.
+#[must_use]
+pub(crate) fn hairpin(addr: IpAddr) -> (RowKey, Row) {
+    (element(IpFamily::of(addr), HAIRPIN, vec![addr.into(), addr.into()]), Row::Element(Element::member()))
+}
+
+/// The element of a virtual address.
+#[must_use]
+pub(crate) fn vip(addr: IpAddr) -> (RowKey, Row) {
+    (element(IpFamily::of(addr), VIPS, vec![addr.into()]), Row::Element(Element::member()))
+}
+
+/// The chain that masquerades.
+pub(super) fn masquerade(family: IpFamily) -> Chain {
+    let to_itself = Match::Lookup(Op::Is, vec![Field::Saddr(family), Field::Daddr(family)], Name::literal(HAIRPIN));
+    let rules = [to_itself, MASQUERADE.is_set()]
+        .map(|packet| Rule::new().when(packet).then(Statement::Masquerade { fully_random: true }));
+    Chain { rules: rules.into(), ..Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept) }
+}
+
+/// The chain behind it that clears the mark.
+pub(super) fn unmark() -> Chain {
+    let rule = Rule::new().when(MASQUERADE.is_set()).then(MASQUERADE.clear()).then(Verdict::Accept);
+    let chain = Chain::base(ChainKind::Filter, Hook::Postrouting, priority::SRCNAT + 10, Policy::Accept);
+    Chain { rules: vec![rule], ..chain }
+}
