@@ -267,12 +267,12 @@ impl fmt::Display for ElementKey {
     }
 }
 
-/// Identifies a chain that is a row of its own.
+/// Identifies a chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainKey {
     /// The table of the chain.
     pub table: TableKey,
-    /// Its name, see [`Name::is_of_row`].
+    /// Its name; one that is a row of its own has a name of its kind, see [`Name::is_of_row`].
     pub chain: Name,
 }
 

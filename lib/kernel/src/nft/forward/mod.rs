@@ -27,7 +27,7 @@ use std::fmt;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netstate::IfName;
-use netstate::nft::{Match, Name, Policy, TableKey};
+use netstate::nft::{ChainKey, Match, Name, Policy, TableKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use self::judge::End;
@@ -48,21 +48,6 @@ const TRIES: u32 = 30;
 
 /// NFTA_RULE_POSITION.
 const POSITION: u16 = 6;
-
-/// A base chain of another program.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ChainKey {
-    /// Its table.
-    pub table: TableKey,
-    /// Its name.
-    pub chain: Name,
-}
-
-impl fmt::Display for ChainKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.table, self.chain)
-    }
-}
 
 /// What our rules in a chain accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
