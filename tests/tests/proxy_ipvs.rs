@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, spread};
+use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, flow_moves_on, spread};
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
 /// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
@@ -63,16 +63,7 @@ fn a_flow_of_datagrams_moves_on_when_its_endpoint_goes() -> Result<()> {
         let answer = echo::ask_udp(nodes.pod(from)?, DNS.parse()?, SOON)?;
         ensure!(["172.7.21.3", "172.7.22.2"].contains(&answer.name.as_str()), "{answer:?}");
     }
-    let socket = client(nodes.pod("172.7.21.2")?)?;
-    let first = ask(&socket)?;
-    ensure!(ask(&socket)? == first, "a flow stays with its endpoint");
-    let other = if first == "172.7.21.3" { "172.7.22.2" } else { "172.7.21.3" };
-    nodes.publish("dns.yaml", &dns(&[other]))?;
-    eventually(SOON, || {
-        let name = ask(&socket)?;
-        ensure!(name == other, "{name}");
-        Ok(())
-    })
+    flow_moves_on(&nodes).map(drop)
 }
 
 fn a_flow_that_began_before_its_service_reaches_it_at_last() -> Result<()> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Place, Process, echo, eventually};
-use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, client, dns, slice, spread};
+use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, flow_moves_on, slice, spread};
 
 /// The nodes with a default route: without any route to a Service's address a node does not even try. It goes over a link of its
 /// own, so that nobody is redirected.
@@ -150,16 +150,7 @@ fn a_flow_of_datagrams_moves_on_when_its_endpoint_goes() -> Result<()> {
     let nodes = start()?;
     nodes.publish("dns.yaml", &dns(&["172.7.21.3", "172.7.22.2"]))?;
     let _proxy = proxy(&nodes)?;
-    let socket = client(nodes.pod("172.7.21.2")?)?;
-    let first = ask(&socket)?;
-    ensure!(ask(&socket)? == first, "a flow stays with its endpoint");
-    let other = if first == "172.7.21.3" { "172.7.22.2" } else { "172.7.21.3" };
-    nodes.publish("dns.yaml", &dns(&[other]))?;
-    eventually(SOON, || {
-        let name = ask(&socket)?;
-        ensure!(name == other, "{name}");
-        Ok(())
-    })?;
+    let other = flow_moves_on(&nodes)?;
     ensure!(echo::ask_udp(nodes.pod("172.7.21.3")?, DNS.parse()?, SOON)?.name == other);
     Ok(())
 }

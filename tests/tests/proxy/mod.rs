@@ -214,3 +214,19 @@ pub(crate) fn client(from: &impl Place) -> Result<UdpSocket> {
     })?;
     Ok(opened?)
 }
+
+/// Keeps a flow to [`DNS`] whose endpoints are 172.7.21.3 and 172.7.22.2, takes its endpoint out, and returns the other one, which must
+/// answer the flow then.
+pub(crate) fn flow_moves_on(nodes: &Nodes) -> Result<&'static str> {
+    let socket = client(nodes.pod("172.7.21.2")?)?;
+    let first = ask(&socket)?;
+    ensure!(ask(&socket)? == first, "a flow stays with its endpoint");
+    let other = if first == "172.7.21.3" { "172.7.22.2" } else { "172.7.21.3" };
+    nodes.publish("dns.yaml", &dns(&[other]))?;
+    eventually(SOON, || {
+        let name = ask(&socket)?;
+        ensure!(name == other, "{name}");
+        Ok(())
+    })?;
+    Ok(other)
+}
