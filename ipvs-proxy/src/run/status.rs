@@ -144,12 +144,14 @@ fn table(stage: &dyn Stage) -> Table {
 
 /// Hints for zones cannot be followed on a node that does not know its own.
 fn zone_advice(proxy: &Proxy) -> Option<String> {
+    if proxy.here().zone.is_some() {
+        return None;
+    }
     let mut services = proxy.view().services();
     let mut endpoints = proxy.view().all_slices().flat_map(|slice| slice.endpoints.iter());
     let meant_for_zones = |endpoint: &Endpoint| endpoint.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty());
     let asked = services.any(|service| service.distribution.is_some()) || endpoints.any(meant_for_zones);
-    let unknown = proxy.here().zone.is_none() && asked;
-    unknown.then(|| {
+    asked.then(|| {
         "the zone of this node is unknown: endpoints of every zone are used where some are meant for zones; set --node-zone".to_owned()
     })
 }
