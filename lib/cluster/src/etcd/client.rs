@@ -10,8 +10,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use super::access::Access;
+use super::comparison::{Comparison, pace};
 use super::config::{Config, Limits};
 use super::endpoints::Endpoint;
 use super::member::Member;
@@ -24,6 +27,9 @@ use crate::error::{Class, ClusterError, Reason};
 pub struct Client {
     members: Arc<Members>,
     access: Arc<Access>,
+    comparison: Arc<Comparison>,
+    /// The most keys that a watch has listed.
+    keys: Arc<AtomicI64>,
     limits: Limits,
 }
 
@@ -54,7 +60,8 @@ impl Client {
         let begin = fastrand::Rng::with_seed(seed).usize(..endpoints.len().max(1));
         let access = Arc::new(Access::new(options, config.tls.clone(), tls));
         let members = Members::new(endpoints, Arc::clone(&access), begin);
-        Ok(Self { members: Arc::new(members), access, limits: config.limits.clone() })
+        let limits = config.limits.clone();
+        Ok(Self { members: Arc::new(members), access, comparison: Arc::default(), keys: Arc::default(), limits })
     }
 
     /// The members, comma separated, for messages.
@@ -79,6 +86,31 @@ impl Client {
     /// Moves everybody away from a member that failed.
     pub(super) fn leave(&self, failed: &Arc<Member>) {
         self.members.leave(failed);
+    }
+
+    /// Moves everybody to a member that is known to be better than the one in use.
+    pub(super) fn prefer(&self, better: &Arc<Member>) {
+        self.members.prefer(better);
+    }
+
+    /// One of the members that are not in use; `turn` says which. `None` when there is no other.
+    pub(super) fn other(&self, turn: usize) -> Option<Arc<Member>> {
+        self.members.other(turn)
+    }
+
+    /// What the members that are not in use have said.
+    pub(super) fn comparison(&self) -> &Comparison {
+        &self.comparison
+    }
+
+    /// A watch has listed so many keys.
+    pub(super) fn note_keys(&self, keys: i64) {
+        self.keys.fetch_max(keys, Ordering::Relaxed);
+    }
+
+    /// The pause until another member is asked again how far it is.
+    pub(super) fn pace(&self) -> Duration {
+        pace(self.limits.compare, self.keys.load(Ordering::Relaxed))
     }
 
     /// How many members are known.

@@ -43,6 +43,9 @@ pub struct Limits {
     pub keep_alive_answer: Duration,
     /// Keys per page of a listing, 1 or more. Default 1000.
     pub page: u32,
+    /// How often a member that is not in use is asked how far it is, on the average, in a cluster without keys; see
+    /// `comparison`. Default 5 s.
+    pub compare: Duration,
     /// How often a watch that has nothing to report is checked, on the average: one number is asked for. Default 10 min.
     pub audit: Duration,
     /// How many such checks pass until everything is listed anew all the same, 1 or more. Default 36, six hours.
@@ -57,6 +60,7 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(6),
             keep_alive_answer: Duration::from_secs(3),
             page: 1000,
+            compare: Duration::from_secs(5),
             audit: Duration::from_secs(600),
             audits_per_listing: 36,
         }

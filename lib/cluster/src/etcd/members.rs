@@ -61,6 +61,23 @@ impl Members {
         state.current = next;
     }
 
+    /// Moves everybody to `better`, if it still is a member.
+    pub(super) fn prefer(&self, better: &Arc<Member>) {
+        let mut state = self.state();
+        if let Some(index) = state.list.iter().position(|member| Arc::ptr_eq(member, better)) {
+            state.current = index;
+        }
+    }
+
+    /// One of those that are not asked at the moment; `turn` says which.
+    pub(super) fn other(&self, turn: usize) -> Option<Arc<Member>> {
+        let state = self.state();
+        let others = state.list.len().checked_sub(1)?;
+        let step = turn.checked_rem(others)?.saturating_add(1);
+        let index = state.current.saturating_add(step).checked_rem(state.list.len())?;
+        state.list.get(index).cloned()
+    }
+
     /// Takes over what the cluster says of its members' client URLs.
     pub(super) fn learn<'a>(&self, urls: impl IntoIterator<Item = &'a String>) {
         let mut found: Vec<Endpoint> = Vec::new();
@@ -141,6 +158,17 @@ mod tests {
         members.leave(&first);
         members.leave(&first);
         assert_eq!(members.current().unwrap().endpoint.as_str(), "http://b:1");
+    }
+
+    #[test]
+    fn others_have_their_turns_and_a_better_one_is_moved_to() {
+        let members = members("http://a:1,http://b:1,http://c:1");
+        let asked: Vec<String> = (0..4).map(|turn| members.other(turn).unwrap().endpoint.to_string()).collect();
+        assert_eq!(asked, ["http://b:1", "http://c:1", "http://b:1", "http://c:1"]);
+        members.prefer(&members.other(1).unwrap());
+        assert_eq!(members.current().unwrap().endpoint.as_str(), "http://c:1");
+        let alone = super::tests::members("http://a:1");
+        assert!(alone.other(0).is_none());
     }
 
     #[test]

@@ -7,10 +7,12 @@
 mod access;
 mod audit;
 mod client;
+mod comparison;
 mod config;
 mod endpoints;
 mod entry;
 mod fault;
+mod follow;
 mod keep_alive;
 mod lease;
 mod member;

@@ -23,6 +23,8 @@ pub(super) struct Pages {
     next: Option<Vec<u8>>,
     /// All 0 until the first page fixes it.
     origin: Origin,
+    /// The member that answered last.
+    endpoint: String,
     limit: i64,
 }
 
@@ -33,6 +35,7 @@ impl Pages {
             range: range.clone(),
             next: Some(range.start().into_bytes()),
             origin: Origin::default(),
+            endpoint: String::new(),
             limit: i64::from(client.limits().page.max(1)),
         }
     }
@@ -40,6 +43,11 @@ impl Pages {
     /// Which state of which cluster the listing shows; valid after the first page.
     pub(super) const fn origin(&self) -> Origin {
         self.origin
+    }
+
+    /// The member that answered last.
+    pub(super) fn endpoint(&self) -> String {
+        self.endpoint.clone()
     }
 
     /// The next page, `None` after the last. A folder without keys has one empty page.
@@ -60,13 +68,14 @@ impl Pages {
     async fn page(&mut self, start: &[u8]) -> Result<Vec<KeyValue>, ClusterError> {
         let options =
             GetOptions::new().with_range(self.range.end()).with_limit(self.limit).with_revision(self.origin.revision);
-        let mut answer = self
+        let (member, mut answer) = self
             .client
-            .call("list", &self.range.to_string(), |client| {
+            .call_member("list", &self.range.to_string(), |client| {
                 let (start, options) = (start.to_vec(), options.clone());
                 async move { client.kv_client().max_decoding_message_size(MAX_MESSAGE).get(start, Some(options)).await }
             })
             .await?;
+        self.endpoint = member.endpoint.to_string();
         if let Some(header) = answer.header() {
             let (store, member) = (header.cluster_id(), header.member_id());
             if self.origin.revision == 0 {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::expect_used, reason = "a test with its own main: clippy sees no test functions here")]
 
+mod behind;
 #[path = "../common/mod.rs"]
 mod common;
 mod consumer;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     if !installed {
         eprintln!("SKIPPED: the etcd cases of lib/cluster: no `etcd` binary (Debian package etcd-server)");
     }
-    let cases = [watch::CASES, store::CASES, tls::CASES].concat();
+    let cases = [watch::CASES, behind::CASES, store::CASES, tls::CASES].concat();
     let trials = cases
         .into_iter()
         .map(|(name, case)| {

@@ -45,6 +45,22 @@ impl Server {
         Self::start(1, None, None)
     }
 
+    /// A copy of a single killed member, which serves beside it at another address: as a member that was cut off from the
+    /// others and goes on with what it had.
+    pub(crate) fn copy_of(original: &Self) -> Self {
+        let addresses = free_addresses(2);
+        let member = Member {
+            process: None,
+            name: original.members[0].name.clone(),
+            client_url: format!("http://{}", addresses[0]),
+            peer_url: format!("http://{}", addresses[1]),
+        };
+        let mut server = Self { members: vec![member], pki: None, token_life: None, dir: tempfile::tempdir().unwrap() };
+        copy_folder(&original.data(0), &server.data(0));
+        server.restart(0);
+        server
+    }
+
     pub(crate) fn three() -> Self {
         Self::start(3, None, None)
     }
@@ -240,6 +256,19 @@ impl Drop for Server {
         (0..self.members.len()).for_each(|index| self.kill(index));
         if thread::panicking() {
             eprintln!("{}", self.log_tails());
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
         }
     }
 }
