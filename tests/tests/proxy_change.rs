@@ -107,6 +107,54 @@ fn a_drain_goes_on_after_a_restart() -> Result<()> {
     Ok(())
 }
 
+/// The set of drains, as nft lists it.
+fn drains(host: &Host) -> Result<String> {
+    Ok(host.run(&["nft", "list", "set", "ip", "ipvs-proxy", "draining"])?.stdout)
+}
+
+fn a_drain_is_as_old_after_a_kill_as_before_it() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2"])?;
+    let node = nodes.node()?;
+    let proxy = nodes.proxy()?;
+    let mut kept = Kept::open(node)?;
+    kept.ask()?;
+    publish_web(&nodes, &["172.7.22.2"])?;
+    await_reals(node, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    let before = drains(node)?;
+    ensure!(before.contains("192.168.0.10 . tcp . 80 . 172.7.21.2 . 80 comment \"since second "), "{before}");
+    proxy.kill()?;
+    let _proxy = nodes.proxy()?;
+    await_reals(node, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    ensure!(drains(node)? == before, "{}", drains(node)?);
+    ensure!(kept.ask()? == "172.7.21.2");
+    publish_web(&nodes, &["172.7.21.2", "172.7.22.2"])?;
+    await_reals(node, &[("172.7.21.2", 1), ("172.7.22.2", 1)])?;
+    eventually(SOON, || {
+        let left = drains(node)?;
+        ensure!(!left.contains("172.7.21.2"), "{left}");
+        Ok(())
+    })
+}
+
+fn a_service_made_again_while_an_endpoint_drained_is_served_by_its_endpoints_alone() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2"])?;
+    let node = nodes.node()?;
+    let proxy = nodes.proxy()?;
+    let mut kept = Kept::open(node)?;
+    kept.ask()?;
+    publish_web(&nodes, &["172.7.22.2"])?;
+    await_reals(node, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    node.run(&["rm", &format!("{SERVICES}/service.yaml")])?;
+    await_reals(node, &[])?;
+    nodes.publish("service.yaml", WEB_SERVICE)?;
+    await_reals(node, &[("172.7.22.2", 1)])?;
+    ensure!(echo::ask_tcp(node, WEB.parse()?, SOON)?.name == "172.7.22.2");
+    ensure!(!drains(node)?.contains("172.7.21.2"), "{}", drains(node)?);
+    let said = proxy.log();
+    ensure!(!said.contains("changed by somebody else"), "{said}");
+    Ok(())
+}
+
 /// Everything that the proxy has in the kernel, with the handles and indexes that a remade object would not keep.
 /// IPv6 is left out: the kernel drops the mark `tentative` of its own link-local addresses when a second has passed.
 fn kernel_state(host: &Host) -> Result<String> {
@@ -330,6 +378,8 @@ fn main() -> ExitCode {
             an_endpoint_that_comes_back_keeps_its_connections,
             a_drain_ends_with_its_grace_period,
             a_drain_goes_on_after_a_restart,
+            a_drain_is_as_old_after_a_kill_as_before_it,
+            a_service_made_again_while_an_endpoint_drained_is_served_by_its_endpoints_alone,
             a_restart_changes_nothing,
             what_was_deleted_while_the_proxy_was_away_goes_when_it_is_back,
             one_changed_endpoint_is_one_step,

@@ -3,9 +3,10 @@
 //! A TCP real server gets weight 0: the kernel sends it no new connection and keeps the old ones. It is removed when its
 //! last connection has ended, or when its grace period has (a connection that never ends must not keep it for ever).
 //! A real server that comes back keeps its connections: its weight is set again, it is never deleted for that. UDP knows no
-//! end of a connection, so its real servers are removed at once and are never seen here.
+//! end of a connection and SCTP moves its own, so their real servers are removed at once and are never seen here.
 //!
-//! Pure: the clock and what the kernel counts are arguments.
+//! Invariant: the grace period of a drain is counted from its beginning, by the clock of the boot, through every restart of this
+//! program ([`super::since`]). Pure: the clock and what the kernel counts are arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// One drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Drain {
+    /// In seconds of the boot.
+    since: u64,
     deadline: Duration,
     next: Duration,
     pause: Duration,
@@ -42,14 +45,28 @@ pub(crate) enum Ended {
 #[derive(Debug, Clone)]
 pub(crate) struct Drains {
     grace: Duration,
+    /// Time since the boot at which the clock of this program shows zero.
+    boot: Duration,
     open: BTreeMap<RealServerKey, Drain>,
+    /// Drains of an earlier run, with the second of the boot at which each began.
+    earlier: BTreeMap<RealServerKey, u64>,
 }
 
 impl Drains {
-    /// No drains; each will have `grace` at most.
+    /// No drains; each will have `grace` at most. The clock of this program shows zero when the machine is up for `boot`.
     #[must_use]
-    pub(crate) const fn new(grace: Duration) -> Self {
-        Self { grace, open: BTreeMap::new() }
+    pub(crate) const fn new(grace: Duration, boot: Duration) -> Self {
+        Self { grace, boot, open: BTreeMap::new(), earlier: BTreeMap::new() }
+    }
+
+    /// Takes in what an earlier run has left: each drain with the second of the boot at which it began.
+    pub(crate) fn remember(&mut self, earlier: BTreeMap<RealServerKey, u64>) {
+        self.earlier = earlier;
+    }
+
+    /// Forgets the drains of an earlier run that have not begun again: what drains from now on begins now.
+    pub(crate) fn forget_earlier(&mut self) {
+        self.earlier.clear();
     }
 
     /// True when a real server of this protocol is drained before it is removed.
@@ -58,15 +75,24 @@ impl Drains {
         protocol == Protocol::Tcp && !self.grace.is_zero()
     }
 
-    /// Begins, or goes on with, the drain of `key`.
-    pub(crate) fn begin(&mut self, key: RealServerKey, now: Duration) {
-        let drain = Drain { deadline: now + self.grace, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
-        self.open.entry(key).or_insert(drain);
+    /// Begins, or goes on with, the drain of `key`. Returns the second of the boot at which it began.
+    pub(crate) fn begin(&mut self, key: RealServerKey, now: Duration) -> u64 {
+        let at_boot = self.boot + now;
+        // A clock that was set back cannot be this one; what is in the future began now.
+        let since = self.earlier.remove(&key).map_or(at_boot, |since| Duration::from_secs(since).min(at_boot));
+        let deadline = (since + self.grace).saturating_sub(self.boot);
+        let drain = Drain { since: since.as_secs(), deadline, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
+        self.open.entry(key).or_insert(drain).since
     }
 
     /// Ends the drain of `key`, because it is back in service or its virtual server is gone. Returns whether there was one.
     pub(crate) fn cancel(&mut self, key: &RealServerKey) -> bool {
         self.open.remove(key).is_some()
+    }
+
+    /// The real servers of `service` that are being drained.
+    pub(crate) fn of(&self, service: VirtualServerKey) -> Vec<RealServerKey> {
+        self.open.keys().filter(|key| key.service == service).copied().collect()
     }
 
     /// The real servers being drained with the time left to each.
@@ -142,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_real_server_leaves_with_its_last_connection() {
-        let mut drains = Drains::new(GRACE);
+        let mut drains = Drains::new(GRACE, at(5000));
         drains.begin(pod(2), at(0));
         drains.begin(pod(3), at(0));
         assert!(drains.due(at(0)).is_empty(), "the kernel needs a moment to see what is connected");
@@ -155,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_grace_period_bounds_it() {
-        let mut drains = Drains::new(GRACE);
+        let mut drains = Drains::new(GRACE, at(5000));
         drains.begin(pod(2), at(0));
         let mut now = 0;
         while look(&mut drains, &[(2, false)], now).is_empty() {
@@ -168,7 +194,7 @@ mod tests {
 
     #[test]
     fn one_that_begins_twice_keeps_its_deadline_and_one_that_is_back_is_forgotten() {
-        let mut drains = Drains::new(GRACE);
+        let mut drains = Drains::new(GRACE, at(5000));
         drains.begin(pod(2), at(0));
         drains.begin(pod(2), at(500));
         assert_eq!(drains.remaining(at(500)).map(|(_, left)| left).collect::<Vec<_>>(), [at(400)]);
@@ -178,16 +204,31 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_of_an_earlier_run_has_the_rest_of_its_time() {
+        let mut drains = Drains::new(GRACE, at(5000));
+        drains.remember(BTreeMap::from([(pod(2), 4800), (pod(3), 3000), (pod(4), 4900), (pod(5), 9000)]));
+        assert_eq!([2, 3, 5].map(|last| drains.begin(pod(last), at(10))), [4800, 3000, 5010]);
+        drains.forget_earlier();
+        assert_eq!(drains.begin(pod(4), at(20)), 5020, "it was in service meanwhile");
+        let left: Vec<_> = drains.remaining(at(20)).map(|(_, left)| left).collect();
+        assert_eq!(left, [at(680), at(0), at(900), at(890)]);
+        assert_eq!(
+            look(&mut drains, &[(2, false), (3, false), (4, false), (5, false)], 20),
+            [(pod(3), Ended::Expired)]
+        );
+    }
+
+    #[test]
     fn one_that_the_kernel_no_longer_holds_is_done() {
-        let mut drains = Drains::new(GRACE);
+        let mut drains = Drains::new(GRACE, at(5000));
         drains.begin(pod(2), at(0));
         assert_eq!(look(&mut drains, &[], 1), [(pod(2), Ended::Gone)]);
     }
 
     #[test]
     fn udp_and_a_grace_period_of_zero_are_not_drained() {
-        assert!(!Drains::new(GRACE).apply_to(Protocol::Udp));
-        assert!(!Drains::new(Duration::ZERO).apply_to(Protocol::Tcp));
-        assert!(Drains::new(GRACE).apply_to(Protocol::Tcp));
+        assert!(!Drains::new(GRACE, at(5000)).apply_to(Protocol::Udp));
+        assert!(!Drains::new(Duration::ZERO, at(0)).apply_to(Protocol::Tcp));
+        assert!(Drains::new(GRACE, at(5000)).apply_to(Protocol::Tcp));
     }
 }

@@ -12,6 +12,7 @@
 //! | [`table`] | its nft table: what is masqueraded and what is refused |
 //! | [`vip`] | the dummy link and its addresses |
 //! | [`drain`] | real servers that take no new connections until their old ones have ended |
+//! | [`since`] | elements that say since when they do |
 //!
 //! Invariants. A row that several frontends need (an address, a hairpin) is there as long as one of them does. The rows
 //! depend on the frontends only, never on their history.
@@ -23,6 +24,7 @@ pub(crate) mod nft;
 pub(crate) mod nftables;
 pub(crate) mod record;
 mod serves;
+pub(crate) mod since;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use netstate::nft::{
 use netstate::{IpFamily, Prefix, Protocol};
 
 use super::nft::{self, HAIRPIN, VIPS, element};
-use super::record;
+use super::{record, since};
 
 const SERVICES: &str = "services";
 
@@ -41,6 +41,7 @@ pub(crate) fn table(pods: Prefix) -> (RowKey, Row) {
     ];
     table.sets.extend(sets.map(|(name, key)| (Name::literal(name), Set::of(key))));
     table.sets.insert(Name::literal(record::SET), record::set());
+    table.sets.insert(Name::literal(since::SET), since::set(IpFamily::V4));
     let chains = [
         ("prerouting", mark(Hook::Prerouting, pods)),
         ("output", mark(Hook::Output, pods)),
@@ -91,6 +92,7 @@ pub(crate) fn service(key: &VirtualServerKey) -> (RowKey, Row) {
 
 #[cfg(test)]
 mod tests {
+    use netstate::ipvs::RealServerKey;
     use netstate::nft::Ruleset;
 
     use super::*;
@@ -112,6 +114,7 @@ mod tests {
             nft::hairpin([172, 7, 21, 2].into()),
             nft::vip(web().addr),
             record::element(&web(), &name),
+            since::element(&RealServerKey { service: web(), addr: [172, 7, 21, 3].into(), port: 80 }, 7),
         ] {
             if let (RowKey::Element(key), Row::Element(element)) = (key, row) {
                 ruleset.elements.insert(key, element);
@@ -121,6 +124,11 @@ mod tests {
             ruleset.render(),
             "\
 table ip ipvs-proxy {
+\tset draining {
+\t\ttype ipv4_addr . inet_proto . inet_service . ipv4_addr . inet_service
+\t\telements = { 192.168.0.10 . tcp . 80 . 172.7.21.3 . 80 comment \"since second 7 of the boot\" }
+\t}
+
 \tset hairpin {
 \t\ttype ipv4_addr . ipv4_addr
 \t\telements = { 172.7.21.2 . 172.7.21.2 }

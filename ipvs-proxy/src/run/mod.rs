@@ -33,6 +33,7 @@ use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
 use kernel::ipvs::Ipvs;
 use netstate::IfName;
+use nix::time::{ClockId, clock_gettime};
 
 pub(crate) use cleanup::cleanup;
 pub(crate) use prepare::init_only;
@@ -47,6 +48,7 @@ use crate::command::args::Invocation;
 use crate::command::config::Config;
 use crate::command::settings::Notes;
 use crate::commands;
+use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, vip};
 use crate::plan::networks::Networks;
 use crate::plan::select::Here;
@@ -166,9 +168,14 @@ async fn start(config: &Config, mut ipvs: Option<Ipvs>) -> anyhow::Result<(Proxy
     tracing::info!(node = config.node, kernel = release, mode = plane.mode(), "starting");
     let (targets, interests) = addresses::targets(ipvs, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let tables = Tables::new(targets, config.grace, &sysctls, &plane);
+    let tables = Tables::new(targets, Drains::new(config.grace, since_boot()?), &sysctls, &plane);
     let proxy = Proxy::new(here, networks, plane, tables, epoch);
     Ok((proxy, interests))
+}
+
+/// How long this machine is up.
+fn since_boot() -> anyhow::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME).context("clock_gettime")?.into())
 }
 
 /// The kernel's release.

@@ -14,22 +14,22 @@
 mod adopt;
 mod draining;
 mod repair;
+mod touched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kernel::nft::Change;
 use kernel::nft::forward::{Denying, Forward};
-use kernel::watch::Event;
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, Protocol, SysctlKey, nft as nft_rows};
 use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
+pub(crate) use self::touched::Touched;
 use super::flows::Pending;
 use super::targets::{AnyTarget, Balance, Flows, Servers, Targets};
 use crate::dataplane::drain::Drains;
-use crate::dataplane::{self, Changes, DataPlane, ipvs, nftables, record, table as nft, vip};
+use crate::dataplane::{Changes, DataPlane, ipvs, nftables, record, table as nft, vip};
 
 /// The reconcilers; see the module's text.
 pub(crate) struct Tables {
@@ -59,41 +59,11 @@ pub(crate) struct Tables {
     waiting: BTreeSet<AddressKey>,
 }
 
-/// A table that somebody else may have changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Touched {
-    /// Links or addresses.
-    Links,
-    /// The nft table.
-    Nft,
-    /// Tables of others.
-    ForeignNft,
-}
-
-impl Touched {
-    /// What a notification of rtnetlink is about.
-    pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
-        match event {
-            Event::Link | Event::Address | Event::NewAddress | Event::OtherLink | Event::Resync => vec![Self::Links],
-            _ => Vec::new(),
-        }
-    }
-
-    /// What a notification of nftables is about.
-    pub(crate) fn by_nft(change: &Change) -> Vec<Self> {
-        match change {
-            Change::Table { table, .. } if !dataplane::tables().contains(table) => vec![Self::ForeignNft],
-            Change::Table { .. } => vec![Self::Nft],
-            Change::Lost => vec![Self::Nft, Self::ForeignNft],
-        }
-    }
-}
-
 impl Tables {
-    /// The tables behind `targets`, with no desired rows but the static ones; drains last `grace` at most.
+    /// The tables behind `targets`, with no desired rows but the static ones; `drains` are none yet.
     pub(crate) fn new(
         targets: Targets,
-        grace: Duration,
+        drains: Drains,
         sysctls: &BTreeMap<SysctlKey, String>,
         plane: &DataPlane,
     ) -> Self {
@@ -126,7 +96,7 @@ impl Tables {
             servers,
             addresses,
             flows: targets.flows,
-            drains: Drains::new(grace),
+            drains,
             adopted: false,
             leaving: BTreeSet::new(),
             searched: 0,
@@ -161,19 +131,21 @@ impl Tables {
                     self.pending.note(ipvs::frontend(&service));
                     if row.is_some() {
                         self.claim(service);
+                    } else {
+                        self.abandon_drains(service);
                     }
                     self.want_server(key, row);
                 }
                 (RowKey::Real(real), Some(row)) => {
                     self.leaving.remove(&real);
-                    if self.drains.cancel(&real) {
+                    if self.end_drain(&real) {
                         tracing::info!(server = %real, "endpoint is back, its drain ends");
                     }
                     self.settle_later(&real);
                     self.want_server(key, Some(row));
                 }
                 (RowKey::Real(real), None) => {
-                    self.drains.cancel(&real);
+                    self.end_drain(&real);
                     self.leaving.insert(real);
                     self.settle_later(&real);
                     self.want_server(key, None);
@@ -275,7 +247,9 @@ impl Tables {
     /// The way out: drains begin, and what is not desired goes in the opposite order.
     pub(crate) fn leave(&mut self, now: Duration) -> Pass {
         self.begin_drains(now);
-        let mut pass = self.servers_mut().map(|servers| servers.upsert(now)).unwrap_or_default();
+        // Since when a real server drains is written before its weight.
+        let mut pass = self.stack.get_mut(self.nft).map(|nft| nft.upsert(now)).unwrap_or_default();
+        pass += self.servers_mut().map(|servers| servers.upsert(now)).unwrap_or_default();
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
         pass += self.addresses_mut().map(|addresses| addresses.remove(now)).unwrap_or_default();

@@ -18,7 +18,8 @@ use serde_json::json;
 use super::proxy::{Proxy, pause};
 use super::tables::{Tables, Touched};
 use super::targets::{Balance, Flows, Servers, Stale, Targets};
-use crate::dataplane::{DataPlane, record, vip};
+use crate::dataplane::drain::Drains;
+use crate::dataplane::{DataPlane, record, since, vip};
 use crate::object::key::ObjectKey;
 use crate::plan::networks::Networks;
 use crate::plan::select::Here;
@@ -199,6 +200,16 @@ impl Rig {
         servers: FakeTable<RowKey, Row>,
         addresses: FakeTable<AddressKey, Address>,
     ) -> Self {
+        Self::at_boot(1000, nft, servers, addresses)
+    }
+
+    /// The same when the machine is up for so many seconds.
+    fn at_boot(
+        boot: u64,
+        nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
+        servers: FakeTable<RowKey, Row>,
+        addresses: FakeTable<AddressKey, Address>,
+    ) -> Self {
         let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
         let targets = Targets {
             sysctls: Box::new(Logged { name: "sysctl", table: FakeTable::<SysctlKey, _>::default(), log: log.clone() }),
@@ -219,7 +230,8 @@ impl Rig {
         let pods = "172.7.0.0/16".parse().unwrap();
         let link = IfName::new(vip::LINK_NAME).unwrap();
         let plane = DataPlane::ipvs(link, "rr".into(), pods);
-        let tables = Tables::new(targets, Duration::from_secs(900), &BTreeMap::new(), &plane);
+        let drains = Drains::new(Duration::from_secs(900), Duration::from_secs(boot));
+        let tables = Tables::new(targets, drains, &BTreeMap::new(), &plane);
         let here = Here::on("hdss7-21.host.com");
         let networks = Networks { pods, services: None, node: Vec::new() };
         let proxy = Proxy::new(here, networks, plane, tables, 1_790_000_000);
@@ -277,15 +289,19 @@ impl Rig {
         self.work()
     }
 
+    /// Lists `web` on these Pods, as a new start does, and works.
+    fn restarted(mut self, pods: &[u8]) -> Self {
+        self.receive(Event::Reset);
+        self.service("web", 10, "TCP");
+        self.endpoints("web", "TCP", pods);
+        self.complete();
+        self.work();
+        self
+    }
+
     /// `web` on two Pods, listed and in place.
     fn web() -> Self {
-        let mut rig = Self::new();
-        rig.receive(Event::Reset);
-        rig.service("web", 10, "TCP");
-        rig.endpoints("web", "TCP", &[2, 3]);
-        rig.complete();
-        rig.work();
-        rig
+        Self::new().restarted(&[2, 3])
     }
 }
 
@@ -411,7 +427,8 @@ fn nothing_is_removed_and_nothing_drains_before_the_first_listing_is_whole() {
     rig.endpoints("web", "TCP", &[3]);
     assert!(rig.work().is_empty());
     rig.complete();
-    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"], "one is drained");
+    let one = [since_when('+', 2), "ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned()];
+    assert_eq!(rig.work(), one, "one is drained");
 }
 
 #[test]
@@ -430,10 +447,12 @@ fn a_tcp_endpoint_drains_and_a_udp_endpoint_goes_at_once() {
     let mut rig = Rig::web();
     rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
     rig.endpoints("web", "TCP", &[3]);
-    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    let begins = [since_when('+', 2), "ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned()];
+    assert_eq!(rig.work(), begins, "since when stands before its weight does");
     assert!(rig.later(5).is_empty(), "it has a connection");
     rig.busy.lock().unwrap().clear();
-    assert_eq!(rig.later(15), ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    let ends = ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned(), since_when('-', 2)];
+    assert_eq!(rig.later(15), ends);
 
     rig.service("dns", 53, "UDP");
     rig.endpoints("dns", "UDP", &[2, 3]);
@@ -453,7 +472,7 @@ fn an_endpoint_that_comes_back_gets_its_weight_and_is_not_made_anew() {
     rig.endpoints("web", "TCP", &[3]);
     rig.work();
     rig.endpoints("web", "TCP", &[2, 3]);
-    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned(), since_when('-', 2)]);
     rig.busy.lock().unwrap().clear();
     assert!(rig.later(60).is_empty(), "its drain is forgotten");
 }
@@ -465,7 +484,73 @@ fn a_drain_that_outlives_its_grace_period_is_cut() {
     rig.endpoints("web", "TCP", &[3]);
     rig.work();
     assert!(rig.later(890).is_empty());
-    assert_eq!(rig.later(15), ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    assert_eq!(rig.later(15), ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned(), since_when('-', 2)]);
+}
+
+/// What a step of the drain of an endpoint of `web` is about, in the set of drains.
+fn since_when(verb: char, last: u8) -> String {
+    format!("nft {verb} element ip ipvs-proxy @draining {{ 192.168.0.10 . tcp . 80 . 172.7.22.{last} . 80 }}")
+}
+
+#[test]
+fn the_bound_of_a_drain_goes_on_through_restarts_and_is_not_left_behind() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().extend([real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)]);
+    rig.endpoints("web", "TCP", &[4]);
+    rig.later(10);
+    let mut boot = 1010;
+    for _ in 0..3 {
+        // 250 s each, of 900.
+        boot += 250;
+        let next = Rig::at_boot(boot, rig.nft.clone(), rig.servers.clone(), rig.addresses.clone());
+        next.busy.lock().unwrap().extend([real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)]);
+        rig = next.restarted(&[4]);
+        assert!(rig.work().is_empty(), "both drain as before");
+        assert!(rig.later(1).is_empty());
+    }
+    assert!(rig.later(140).is_empty(), "891 s have passed");
+    let gone = rig.later(15);
+    assert_eq!(gone.iter().filter(|step| step.starts_with("ipvs - ")).count(), 2, "{gone:?}");
+    assert!(gone.contains(&since_when('-', 2)) && gone.contains(&since_when('-', 3)), "{gone:?}");
+    // An endpoint that is back when this program is has all of its time again.
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 4));
+    rig.endpoints("web", "TCP", &[5]);
+    rig.work();
+    let mut rig = Rig::at_boot(boot + 800, rig.nft, rig.servers, rig.addresses).restarted(&[4, 5]);
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 4));
+    rig.endpoints("web", "TCP", &[5]);
+    rig.work();
+    assert!(rig.later(800).is_empty());
+    assert_eq!(since::drains(&rig.nft.contents().rows).len(), 1);
+}
+
+#[test]
+fn a_service_made_again_while_an_endpoint_drained_has_its_endpoints_and_no_other() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    assert!(rig.work().contains(&since_when('+', 2)));
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    let steps = rig.work();
+    assert!(
+        steps.contains(&"ipvs - tcp 192.168.0.10:80".to_owned()) && steps.contains(&since_when('-', 2)),
+        "{steps:?}"
+    );
+    assert!(rig.servers.contents().rows.is_empty());
+    assert!(rig.later(1).is_empty(), "nobody is found to have changed anything");
+    rig.service("web", 10, "TCP");
+    rig.work();
+    let reals = |rig: &Rig| rig.servers.contents().rows.keys().filter(|key| matches!(key, RowKey::Real(_))).count();
+    assert_eq!((reals(&rig), endpoints_in_service(&rig)), (1, vec![real(Protocol::Tcp, 3)]));
+    assert!(rig.later(60).is_empty());
+    // Back within one change, nothing has happened.
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 3));
+    rig.endpoints("web", "TCP", &[2]);
+    rig.work();
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 3 });
+    rig.service("web", 10, "TCP");
+    assert!(rig.work().is_empty());
+    assert_eq!(reals(&rig), 2);
 }
 
 #[test]
@@ -769,7 +854,10 @@ fn a_service_whose_only_slice_is_malformed_keeps_the_endpoints_that_the_kernel_r
     rig.service("other", 11, "TCP");
     assert_eq!(rig.work().len(), 5, "others go on");
     rig.endpoints("web", "TCP", &[3]);
-    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"], "a good slice counts at once");
+    assert!(
+        rig.work().contains(&"ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned()),
+        "a good slice counts at once"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reconcile::Pass;
 
 use super::Tables;
-use crate::dataplane::record;
+use crate::dataplane::{record, since};
 
 impl Tables {
     /// Says which virtual servers are ours: those in the record; while it is not whole, also those whose address is on our
@@ -26,7 +26,7 @@ impl Tables {
         }
         pass += self.stack.get_mut(self.nft).map(|nft| nft.list(now)).unwrap_or_default();
         let Some(rows) = self.stack.mirror(self.nft) else { return pass };
-        let (recorded, is_whole) = (record::servers(rows), record::is_whole(rows));
+        let (recorded, is_whole, draining) = (record::servers(rows), record::is_whole(rows), since::drains(rows));
         let mut at = BTreeSet::new();
         if !is_whole {
             pass += self.addresses_mut().map(|addresses| addresses.list(now)).unwrap_or_default();
@@ -36,6 +36,7 @@ impl Tables {
             at.extend(addresses.keys().map(|key| key.addr));
         }
         tracing::info!(recorded = recorded.len(), whole = is_whole, "record of virtual servers read");
+        self.drains.remember(draining);
         if let Some(servers) = self.servers_mut() {
             servers.target_mut().adopt(recorded, at);
         }

@@ -1,16 +1,17 @@
 //! Real servers on their way out: their drains begin, are checked, and end.
 //!
-//! Invariant: a TCP real server that is not desired any more is drained before it is removed, one that the kernel still holds from
-//! before a restart likewise.
+//! Invariants. A TCP real server that is not desired any more is drained before it is removed, one that the kernel still holds from
+//! before a restart likewise, and its time goes on from when it began. A virtual server that is not desired any more goes at once, with
+//! everything that drains behind it.
 
 use std::time::Duration;
 
-use netstate::ipvs::{Row, RowKey};
+use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 use reconcile::Owner;
 
 use super::Tables;
 use crate::dataplane::drain::Ended;
-use crate::dataplane::ipvs;
+use crate::dataplane::{ipvs, since};
 
 impl Tables {
     /// Turns removals of TCP real servers into drains.
@@ -18,7 +19,8 @@ impl Tables {
         let Some(servers) = self.servers.and_then(|servers| self.stack.get(servers)) else { return };
         let Some(mirror) = servers.mirror() else { return };
         let mut candidates = std::mem::take(&mut self.leaving);
-        if std::mem::replace(&mut self.searched, servers.listings()) != servers.listings() {
+        let listed = std::mem::replace(&mut self.searched, servers.listings()) != servers.listings();
+        if listed {
             candidates.extend(mirror.iter().filter(|(_, row)| row.owner == Owner::Ours).filter_map(
                 |(key, _)| match key {
                     RowKey::Real(real) => Some(*real),
@@ -35,15 +37,36 @@ impl Tables {
         });
         for real in candidates {
             tracing::info!(server = %real, "endpoint takes no new connections and goes when its last one has ended");
-            self.drains.begin(real, now);
+            let (key, row) = since::element(&real, self.drains.begin(real, now));
+            self.stack.want(self.nft, key, Some(row));
             self.want_server(RowKey::Real(real), Some(Row::Real(ipvs::DRAINING)));
+        }
+        if listed {
+            self.drains.forget_earlier();
+        }
+    }
+
+    /// Ends the drain of a real server; returns whether there was one.
+    pub(super) fn end_drain(&mut self, real: &RealServerKey) -> bool {
+        let ended = self.drains.cancel(real);
+        if ended {
+            self.stack.want(self.nft, since::key(real), None);
+        }
+        ended
+    }
+
+    /// Lets everything go that drains behind a virtual server which is not desired any more: the kernel takes it along.
+    pub(super) fn abandon_drains(&mut self, service: VirtualServerKey) {
+        for real in self.drains.of(service) {
+            self.end_drain(&real);
+            self.want_server(RowKey::Real(real), None);
         }
     }
 
     /// Counts the connections of drains that are due and lets go of those that have ended. Returns whether one has.
     pub(crate) fn look_at_drains(&mut self, now: Duration) -> bool {
-        let mut any = false;
-        let Some(servers) = self.servers.and_then(|servers| self.stack.get_mut(servers)) else { return any };
+        let mut over = Vec::new();
+        let Some(servers) = self.servers.and_then(|servers| self.stack.get_mut(servers)) else { return false };
         for service in self.drains.due(now) {
             let idle = match servers.target_mut().idle(&service) {
                 Ok(idle) => idle,
@@ -61,9 +84,12 @@ impl Tables {
                     Ended::Idle | Ended::Gone => tracing::info!(server = %real, "drained endpoint goes"),
                 }
                 servers.want(RowKey::Real(real), None);
-                any = true;
+                over.push(real);
             }
         }
-        any
+        for real in &over {
+            self.stack.want(self.nft, since::key(real), None);
+        }
+        !over.is_empty()
     }
 }

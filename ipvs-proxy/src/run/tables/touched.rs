@@ -1,0 +1,38 @@
+//! What a notification of the kernel is about.
+//!
+//! Invariant: a table that a notification may be about is listed again; one that it cannot be about is not.
+
+use kernel::nft::Change;
+use kernel::watch::Event;
+
+use crate::dataplane;
+
+/// A table that somebody else may have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Touched {
+    /// Links or addresses.
+    Links,
+    /// The nft table.
+    Nft,
+    /// Tables of others.
+    ForeignNft,
+}
+
+impl Touched {
+    /// What a notification of rtnetlink is about.
+    pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
+        match event {
+            Event::Link | Event::Address | Event::NewAddress | Event::OtherLink | Event::Resync => vec![Self::Links],
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a notification of nftables is about.
+    pub(crate) fn by_nft(change: &Change) -> Vec<Self> {
+        match change {
+            Change::Table { table, .. } if !dataplane::tables().contains(table) => vec![Self::ForeignNft],
+            Change::Table { .. } => vec![Self::Nft],
+            Change::Lost => vec![Self::Nft, Self::ForeignNft],
+        }
+    }
+}
