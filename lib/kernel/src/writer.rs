@@ -109,6 +109,7 @@ impl Writers {
         let rival = move |key: &RowKey| {
             let table = match key {
                 RowKey::Table(table) => table,
+                RowKey::Set(set) => &set.table,
                 RowKey::Chain(chain) => &chain.table,
                 RowKey::Element(element) => &element.table,
             };

@@ -1,5 +1,5 @@
-//! A choice at random among the elements of a map, and chains that come and go, against the running kernel with the nft tool
-//! as the independent observer.
+//! A choice at random among the elements of a map, chains and sets that come and go, and sets that packets fill, against the
+//! running kernel with the nft tool as the independent observer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
@@ -69,8 +69,52 @@ fn of_ipv4() -> Ruleset {
     services(IpFamily::V4, "192.168.0.10", ["172.7.21.2", "172.7.22.3"])
 }
 
+/// The set of clients of one endpoint, and the chain that remembers them.
+fn endpoint(ruleset: &mut Ruleset, family: IpFamily, endpoint: &str) {
+    let addr: IpAddr = endpoint.parse().unwrap();
+    let set = format!("clients/{}", endpoint.replace(':', "."));
+    let ty = if family == IpFamily::V4 { Type::Ipv4Addr } else { Type::Ipv6Addr };
+    ruleset.table.sets.insert(name(&set), Set::dynamic(vec![ty]));
+    let update = Statement::Update { fields: vec![Field::Saddr(family)], set: name(&set), seconds: 10_890 };
+    let to = Rule::new().when(Match::L4Proto(Op::Is, Protocol::Tcp)).then(Destination::Fixed(addr, Some(8080)));
+    let chain = set.replace("clients", "endpoint");
+    ruleset.table.chains.insert(name(&chain), Chain::regular(vec![Rule::new().then(update), to]));
+}
+
+/// [`services`], whose clients stay with the endpoint that they had first.
+fn sticky(family: IpFamily, vip: &str, endpoints: [&str; 2]) -> Ruleset {
+    let mut ruleset = services(family, vip, endpoints);
+    ruleset.elements.retain(|key, _| key.set != name("endpoints"));
+    let mut rules = Vec::new();
+    let chains = endpoints.map(|endpoint| name(&format!("endpoint/{}", endpoint.replace(':', "."))));
+    for (text, chain) in endpoints.iter().zip(&chains) {
+        endpoint(&mut ruleset, family, text);
+        let set = name(&chain.as_str().replace("endpoint", "clients"));
+        let known = Rule::new().when(Match::Lookup(Op::Is, vec![Field::Saddr(family)], set));
+        rules.push(known.then(Verdict::Goto(chain.clone())));
+    }
+    let [first, second] = chains.map(Verdict::Goto);
+    rules.push(Rule::new().when(Match::OneOf(2)).then(first));
+    rules.push(Rule::new().then(second));
+    ruleset.table.chains.insert(name("keep/2"), Chain::regular(rules));
+    ruleset.table.chains.remove(&name("choose/2"));
+    let vip = service(vip.parse().unwrap());
+    ruleset.insert(name("services"), vip, Element::verdict(Verdict::Goto(name("keep/2"))));
+    ruleset
+}
+
+fn sticky_of_ipv4() -> Ruleset {
+    sticky(IpFamily::V4, "192.168.0.10", ["172.7.21.2", "172.7.22.3"])
+}
+
 fn choice_is_what_the_tool_lists_and_what_it_loads_is_equal_to_ours() {
-    for ruleset in [of_ipv4(), services(IpFamily::V6, "fd00:1::10", ["fd00:21::2", "fd00:22::3"])] {
+    let of_ipv6 = ("fd00:1::10", ["fd00:21::2", "fd00:22::3"]);
+    for ruleset in [
+        of_ipv4(),
+        services(IpFamily::V6, of_ipv6.0, of_ipv6.1),
+        sticky_of_ipv4(),
+        sticky(IpFamily::V6, of_ipv6.0, of_ipv6.1),
+    ] {
         assert_eq!(converge(&mut reconciler(&ruleset)).failed, 0);
         assert_eq!(nft(&format!("list table {}", ruleset.key)), ruleset.render());
         assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap().as_ref(), Some(&ruleset));
@@ -194,6 +238,122 @@ fn chain_that_a_verdict_still_names_stays_as_it_is() {
     assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
 }
 
+const CLIENT: &str = "10.4.7.200 timeout 1h expires 1h";
+
+/// The text of the clients in a set, without what is left of their time.
+fn clients(set: &str) -> String {
+    let text = nft(&format!("-s list set ip services {set}"));
+    let (_, elements) = text.split_once("elements = {").unwrap_or_default();
+    elements.split_once('}').unwrap_or_default().0.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn what_packets_put_into_a_set_is_nobodys_row() {
+    let ruleset = sticky_of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    let many: Vec<String> = (0..10_000).map(|i| format!("10.{}.{}.1 timeout 1h", i / 250, i % 250)).collect();
+    let script = format!("add element ip services clients/172.7.21.2 {{ {} }}\n", many.join(", "));
+    feed("nft", &["-f", "-"], &script);
+    table.invalidate();
+    let pass = run(&mut table);
+    assert!(pass.is_idle(), "{pass:?}");
+    assert_eq!(table.mirror().unwrap().len(), ruleset.rows().len());
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap().as_ref(), Some(&ruleset));
+    assert_eq!(clients("clients/172.7.21.2").split(',').count(), 10_000, "and they stay");
+}
+
+fn clients_go_with_their_endpoint_and_stay_when_another_one_or_the_time_changes() {
+    let mut ruleset = sticky_of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    nft(&format!("add element ip services clients/172.7.21.2 {{ {CLIENT} }}"));
+    nft("add element ip services clients/172.7.22.3 { 10.4.7.201 timeout 1h }");
+    // The second endpoint goes, a third one comes, and the time is another one.
+    ruleset.table.sets.remove(&name("clients/172.7.22.3"));
+    ruleset.table.chains.remove(&name("endpoint/172.7.22.3"));
+    endpoint(&mut ruleset, IpFamily::V4, "172.7.22.4");
+    for chain in ruleset.table.chains.values_mut() {
+        for statement in chain.rules.iter_mut().flat_map(|rule| &mut rule.statements) {
+            match statement {
+                Statement::Update { seconds, .. } => *seconds = 60,
+                Statement::Match(Match::Lookup(_, _, set)) if *set == name("clients/172.7.22.3") => {
+                    *set = name("clients/172.7.22.4");
+                }
+                Statement::Verdict(Verdict::Goto(chain)) if *chain == name("endpoint/172.7.22.3") => {
+                    *chain = name("endpoint/172.7.22.4");
+                }
+                _ => {}
+            }
+        }
+    }
+    table.want_all(ruleset.rows());
+    let before = Nft::open().unwrap().generation().unwrap();
+    let pass = run(&mut table);
+    assert_eq!((pass.upserted, pass.removed, pass.errors), (4, 2, vec![]));
+    assert_eq!(Nft::open().unwrap().generation().unwrap() - before, 2);
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap().as_ref(), Some(&ruleset));
+    assert_eq!(clients("clients/172.7.21.2"), "10.4.7.200 timeout 1h");
+    assert_eq!(clients("clients/172.7.22.4"), "");
+    table.invalidate();
+    assert!(run(&mut table).is_idle());
+}
+
+/// Its chains, its sets and what somebody made of them.
+fn sets_that_come_and_go_are_put_right() {
+    let ruleset = sticky_of_ipv4();
+    for tampering in [
+        "add set ip services clients/172.7.21.9 { type ipv4_addr; }",
+        "flush chain ip services keep/2; delete chain ip services endpoint/172.7.21.2; delete set ip services clients/172.7.21.2",
+        "flush chain ip services keep/2; flush chain ip services endpoint/172.7.21.2; \
+         delete set ip services clients/172.7.21.2; add set ip services clients/172.7.21.2 { type ipv4_addr; }",
+        "flush ruleset",
+    ] {
+        let mut table = reconciler(&ruleset);
+        converge(&mut table);
+        feed("nft", &["-f", "-"], &format!("{}\n", tampering.replace(';', ";\n")));
+        table.invalidate();
+        let pass = converge(&mut table);
+        assert!(pass.upserted + pass.removed > 0, "{tampering} is seen");
+        assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap().as_ref(), Some(&ruleset), "{tampering}");
+    }
+    // And it all goes: what nobody desires, in the order of who names whom.
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    let mut empty = ruleset.clone();
+    empty.elements.clear();
+    empty.table.chains.retain(|name, _| !name.is_of_row());
+    empty.table.sets.retain(|name, _| !name.is_of_row());
+    table.want_all(empty.rows());
+    assert_eq!(run(&mut table).errors, vec![]);
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(empty));
+}
+
+fn set_that_a_rule_still_names_stays_with_its_clients() {
+    let ruleset = sticky_of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    nft(&format!("add element ip services clients/172.7.21.2 {{ {CLIENT} }}"));
+    table.want(RowKey::Set(SetKey { table: ruleset.key.clone(), set: name("clients/172.7.21.2") }), None);
+    let pass = run(&mut table);
+    assert_eq!(pass.failed, 1, "{pass:?}");
+    assert_eq!(clients("clients/172.7.21.2"), "10.4.7.200 timeout 1h");
+}
+
+/// Another static part refills the chains that stay, and keeps the sets.
+fn clients_stay_when_the_static_part_changes() {
+    let mut ruleset = sticky_of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    nft(&format!("add element ip services clients/172.7.21.2 {{ {CLIENT} }}"));
+    let input = Chain::base(ChainKind::Filter, Hook::Input, priority::FILTER, Policy::Accept);
+    ruleset.table.chains.insert(name("input"), input);
+    table.want_all(ruleset.rows());
+    let pass = run(&mut table);
+    assert_eq!((pass.upserted, pass.errors), (1, vec![]));
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
+    assert_eq!(clients("clients/172.7.21.2"), "10.4.7.200 timeout 1h");
+}
+
 fn main() -> ExitCode {
     common::main(cases![
         choice_is_what_the_tool_lists_and_what_it_loads_is_equal_to_ours,
@@ -204,5 +364,10 @@ fn main() -> ExitCode {
         chains_that_name_others_go_with_them,
         table_goes_with_its_chains_and_a_removal_is_idempotent,
         chain_that_a_verdict_still_names_stays_as_it_is,
+        what_packets_put_into_a_set_is_nobodys_row,
+        clients_go_with_their_endpoint_and_stay_when_another_one_or_the_time_changes,
+        sets_that_come_and_go_are_put_right,
+        set_that_a_rule_still_names_stays_with_its_clients,
+        clients_stay_when_the_static_part_changes,
     ])
 }

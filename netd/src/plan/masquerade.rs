@@ -110,8 +110,7 @@ mod tests {
         let mut ruleset = Ruleset::new(TableKey { family: own.family().into(), name: TABLE });
         match rows.into_values().next()? {
             Row::Table(table) => ruleset.table = table,
-            Row::Chain(chain) => panic!("{chain:?}"),
-            Row::Element(element) => panic!("{element:?}"),
+            other => panic!("{other:?}"),
         }
         Some(ruleset.render())
     }

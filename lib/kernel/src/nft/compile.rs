@@ -45,6 +45,11 @@ impl Program {
                 self.load_all(fields)?;
                 self.list.push(Expression::Lookup { set: map.clone(), from: 0, to: Found::Verdict, inverted: false });
             }
+            Statement::Update { fields, set, seconds } => {
+                self.load_all(fields)?;
+                let milliseconds = u64::from(*seconds) * 1000;
+                self.list.push(Expression::Update { set: set.clone(), from: 0, milliseconds });
+            }
             Statement::Offload(flowtable) => self.list.push(Expression::Offload(flowtable.clone())),
             Statement::Verdict(verdict) => self.list.push(Expression::Verdict(verdict.clone())),
             Statement::Reject(reject) => self.reject(*reject),
@@ -78,6 +83,10 @@ impl Program {
             Match::CtStatus(status) => self.ct_bits(ct::STATUS, status.0),
             Match::CtOriginalDaddr(op, prefix) => {
                 self.prefix(Field::CtOriginalDaddr(prefix.family()), *op, prefix)?;
+            }
+            Match::OneOf(count) => {
+                let random = load(Field::Random { below: *count, offset: 0 }, 0);
+                self.compare(random, Op::Is, vec![0; 4]);
             }
             Match::Lookup(op, fields, set) => {
                 self.load_all(fields)?;

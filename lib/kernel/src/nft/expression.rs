@@ -113,6 +113,12 @@ pub(super) enum Expression {
         to: Found,
         inverted: bool,
     },
+    /// Puts the key in the registers into a set, or anew when it is there.
+    Update {
+        set: Name,
+        from: u8,
+        milliseconds: u64,
+    },
     Masquerade {
         flags: u32,
     },
@@ -170,6 +176,7 @@ impl Expression {
             Self::Compare { .. } => "cmp",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::Lookup { .. } => "lookup",
+            Self::Update { .. } => "dynset",
             Self::Masquerade { .. } => "masq",
             Self::Dnat { .. } => "nat",
             Self::Reject { .. } => "reject",
@@ -201,6 +208,8 @@ impl Expression {
             | Self::Counter
             | Self::Unknown(_) => &[],
             Self::Masquerade { flags } => &[(1, *flags)],
+            // NFT_DYNSET_OP_UPDATE.
+            Self::Update { from, .. } => &[(3, 1), (4, register(*from))],
             // NFT_NAT_DNAT; a range of one address and of one port.
             Self::Dnat { family, addr, .. } => &[(1, 1), (2, *family), (3, register(*addr)), (4, register(*addr))],
             Self::Reject { kind, .. } => &[(1, *kind)],
@@ -235,6 +244,11 @@ impl Expression {
                 if *inverted {
                     put_number(data, 5, 1);
                 }
+            }
+            // NFTA_DYNSET_SET_NAME, NFTA_DYNSET_TIMEOUT.
+            Self::Update { set, milliseconds, .. } => {
+                data.put_str(1, set.as_str());
+                data.put(6, &milliseconds.to_be_bytes());
             }
             // NFTA_FLOW_TABLE_NAME.
             Self::Offload(flowtable) => {
@@ -291,6 +305,7 @@ impl Expression {
             "cmp" => read_compare(data),
             "immediate" => read_immediate(data),
             "lookup" => read_lookup(data),
+            "dynset" => read_update(data),
             "masq" => {
                 let ports = attribute::find(data, 2).or_else(|| attribute::find(data, 3));
                 ports.is_none().then(|| Self::Masquerade { flags: number(data, 1).unwrap_or(0) })
@@ -348,6 +363,16 @@ fn read_lookup(data: &[u8]) -> Option<Expression> {
     };
     let inverted = number(data, 5).unwrap_or(0) & 1 != 0;
     Some(Expression::Lookup { set: name(data, 1)?, from: slot_in(data, 2)?, to, inverted })
+}
+
+/// An update without data, expressions or flags.
+fn read_update(data: &[u8]) -> Option<Expression> {
+    let plain = [5, 7, 10].iter().all(|kind| attribute::find(data, *kind).is_none());
+    if number(data, 3)? != 1 || !plain || number(data, 9).unwrap_or(0) != 0 {
+        return None;
+    }
+    let milliseconds = u64::from_be_bytes(attribute::find(data, 6)?.try_into().ok()?);
+    Some(Expression::Update { set: name(data, 1)?, from: slot_in(data, 4)?, milliseconds })
 }
 
 /// NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED, which the kernel adds by itself.

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netstate::nft::{
-    Chain, ChainKey, Destination, Match, Name, Policy, Rule, Set, SetKind, Statement, Table, TableKey, Type, Verdict,
+    Chain, ChainKey, Destination, Match, Name, Policy, Rule, Set, SetKey, SetKind, Statement, Table, TableKey, Type,
+    Verdict,
 };
 
 use super::compile::{self, Unwritable};
@@ -53,7 +54,7 @@ pub(super) fn change(key: &TableKey, have: Option<&Table>, want: &Table) -> Resu
 /// True when `chain` names a set, chain or flowtable that goes with the change from `have` to `want`, and none takes its place.
 pub(super) fn names_what_goes(chain: &Chain, have: &Table, want: &Table) -> bool {
     let gone = Stale {
-        sets: have.sets.keys().filter(|name| !want.sets.contains_key(*name)).cloned().collect(),
+        sets: have.sets.keys().filter(|name| !name.is_of_row() && !want.sets.contains_key(*name)).cloned().collect(),
         chains: have
             .chains
             .keys()
@@ -65,16 +66,33 @@ pub(super) fn names_what_goes(chain: &Chain, have: &Table, want: &Table) -> bool
     chain.rules.iter().any(|rule| gone.is_named_by(rule))
 }
 
-/// What makes a chain that is a row of its own exist, and what then makes its rules be those of `want`; the chain may be there
-/// with others.
-pub(super) fn chain_change(key: &ChainKey, want: &Chain) -> Result<(Message, Vec<Message>), Unwritable> {
+/// What declares a set that is a row of its own, in place of one that is declared otherwise; no rule may name that any more.
+pub(super) fn set_change(key: &SetKey, want: &Set, is_there: bool) -> Result<Vec<Message>, Unwritable> {
+    if !key.set.is_of_row() {
+        return Err(format!("set {}: a row is a set with a / in its name", key.set));
+    }
+    let plan = Plan { key: &key.table, have: &Table::default(), want: &Table::default() };
+    let removal = is_there.then(|| plan.delete_set(&key.set));
+    // Nobody asks for it by its number.
+    Ok(removal.into_iter().chain([plan.set(&key.set, want, 0)?]).collect())
+}
+
+/// Removes a set with its elements; the kernel refuses while a rule names it.
+pub(super) fn set_removal(key: &SetKey) -> Message {
+    let plan = Plan { key: &key.table, have: &Table::default(), want: &Table::default() };
+    plan.delete_set(&key.set)
+}
+
+/// What makes a chain that is a row of its own exist without rules, and what then makes its rules be those of `want`; the chain
+/// may be there with others.
+pub(super) fn chain_change(key: &ChainKey, want: &Chain) -> Result<(Vec<Message>, Vec<Message>), Unwritable> {
     if want.base.is_some() || !key.chain.is_of_row() {
         return Err(format!("chain {}: a row is a chain that is jumped to, with a / in its name", key.chain));
     }
     let plan = Plan { key: &key.table, have: &Table::default(), want: &Table::default() };
-    let mut rules = vec![plan.flush(&key.chain)];
+    let mut rules = Vec::new();
     plan.fill(&key.chain, want, &mut rules)?;
-    Ok((plan.chain(&key.chain, want), rules))
+    Ok((vec![plan.chain(&key.chain, want), plan.flush(&key.chain)], rules))
 }
 
 /// Removes a chain with its rules; the kernel refuses while something names it.
@@ -102,6 +120,7 @@ impl Stale {
         rule.statements.iter().any(|statement| match statement {
             Statement::Match(Match::Lookup(_, _, set))
             | Statement::Vmap(_, set)
+            | Statement::Update { set, .. }
             | Statement::Dnat(Destination::Map { map: set, .. }) => self.sets.contains(set),
             Statement::Offload(flowtable) => self.flowtables.contains(flowtable),
             Statement::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => self.chains.contains(chain),
@@ -156,9 +175,7 @@ impl Plan<'_> {
             messages.push(self.about(kind::DELFLOWTABLE, 0, |body| flowtable::put_name(body, name)));
         }
         for name in &stale.sets {
-            messages.push(self.about(kind::DELSET, 0, |body| {
-                body.put_str(set::NAME, name.as_str());
-            }));
+            messages.push(self.delete_set(name));
         }
         for name in &stale.chains {
             messages.push(self.delete_chain(name));
@@ -169,6 +186,12 @@ impl Plan<'_> {
     fn flush(&self, name: &Name) -> Message {
         self.about(kind::DELRULE, 0, |body| {
             body.put_str(rule::CHAIN, name.as_str());
+        })
+    }
+
+    fn delete_set(&self, name: &Name) -> Message {
+        self.about(kind::DELSET, 0, |body| {
+            body.put_str(set::NAME, name.as_str());
         })
     }
 

@@ -55,7 +55,7 @@ impl Nft {
         Ok(frames.iter().filter_map(|frame| payload(frame, kind::NEWTABLE)).filter_map(read).collect())
     }
 
-    /// The whole table with its elements; `None` when it does not exist.
+    /// The whole table with its elements, but for those of dynamic sets; `None` when it does not exist.
     ///
     /// # Errors
     /// When the kernel cannot be read, or the ruleset changes each time it is read.
@@ -63,7 +63,8 @@ impl Nft {
         self.steady(key, |nft| {
             let Some(table) = nft.table(key)? else { return Ok(None) };
             let mut elements = BTreeMap::new();
-            for (name, set) in &table.sets {
+            // Packets put elements into a dynamic set: they are nobody's rows, however many there are.
+            for (name, set) in table.sets.iter().filter(|(_, set)| !set.is_dynamic()) {
                 elements.extend(nft.elements(key, name, set)?);
             }
             Ok(Some(Ruleset { key: key.clone(), table, elements }))

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::nft::{Chain, ChainKey, Element, ElementKey, Row, RowKey, Table, TableKey};
+use netstate::nft::{Chain, ChainKey, Element, ElementKey, Name, Row, RowKey, Set, Table, TableKey};
 use nix::sys::socket::{setsockopt, sockopt};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
@@ -51,12 +51,14 @@ impl Tables {
             Ok(have) => have,
             Err(error) => return work.fail(row, error.cause),
         };
-        let whole = with_chains_of_rows(want, have.as_ref(), key, steps);
+        let whole = with_rows(want, have.as_ref(), key, steps);
         let mut change = match layout::change(key, have.as_ref(), &whole) {
             Ok(change) => change,
             Err(reason) => return work.fail(row, unwritable(reason)),
         };
-        for name in &change.remade {
+        let dynamic =
+            |name: &&Name| have.as_ref().is_some_and(|have| have.sets.get(*name).is_some_and(Set::is_dynamic));
+        for name in change.remade.iter().filter(|name| !dynamic(name)) {
             let (Some(before), Some(after)) = (have.as_ref().and_then(|have| have.sets.get(name)), want.sets.get(name))
             else {
                 continue;
@@ -103,7 +105,7 @@ impl Tables {
                 _ => {}
             }
         }
-        prepare_chains(steps, rows, work);
+        prepare_chains_and_sets(steps, rows, work);
         for (row, step) in chosen(steps, rows) {
             match step {
                 Step::Create(RowKey::Element(key), Row::Element(value)) => self.add(work, row, key, value),
@@ -121,13 +123,15 @@ impl Tables {
     }
 }
 
-/// `want` with the chains that are rows of their own and that the table has: they stay, and those that name something which is
-/// made anew are filled again. One that a step is about is filled by that step; one that names what goes for good is left empty
-/// until it goes too.
-fn with_chains_of_rows(want: &Table, have: Option<&Table>, key: &TableKey, steps: &[TableStep]) -> Table {
+/// `want` with the chains and sets that are rows of their own and that the table has: they stay, and chains that name something
+/// which is made anew are filled again. A chain that a step is about is filled by that step; one that names what goes for good is
+/// left empty until it goes too.
+fn with_rows(want: &Table, have: Option<&Table>, key: &TableKey, steps: &[TableStep]) -> Table {
     let mut whole = want.clone();
     let Some(have) = have else { return whole };
-    let mut chains = have.clone().take_chains_of_rows();
+    let mut there = have.clone();
+    whole.sets.extend(there.take_sets_of_rows());
+    let mut chains = there.take_chains_of_rows();
     for chain in chains.values_mut().filter(|chain| layout::names_what_goes(chain, have, want)) {
         *chain = Chain::default();
     }
@@ -143,16 +147,23 @@ fn with_chains_of_rows(want: &Table, have: Option<&Table>, key: &TableKey, steps
     whole
 }
 
-/// Adds to `work` what the chains that are rows of their own need: all of them exist before one is filled, since rules name
-/// chains, and they go in the opposite order of their names. A chain must sort behind those that it names.
-fn prepare_chains(steps: &[TableStep], rows: &[usize], work: &mut Work) {
-    let (mut fills, mut removals) = (Vec::new(), Vec::new());
+/// Adds to `work` what the chains and sets that are rows of their own need: all of them exist before a chain is filled, since
+/// rules name them; chains go in the opposite order of their names, and sets behind them. A chain must sort behind those that it
+/// names.
+fn prepare_chains_and_sets(steps: &[TableStep], rows: &[usize], work: &mut Work) {
+    let (mut sets, mut fills, mut removals, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (row, step) in chosen(steps, rows) {
         match step {
+            Step::Create(RowKey::Set(key), Row::Set(want)) => sets.push((row, layout::set_change(key, want, false))),
+            Step::Change(RowKey::Set(key), _, Row::Set(want)) => sets.push((row, layout::set_change(key, want, true))),
+            Step::Remove(RowKey::Set(key), _) => last.push((row, vec![layout::set_removal(key)])),
+            Step::Create(RowKey::Set(_), _) | Step::Change(RowKey::Set(_), _, _) => {
+                work.fail(row, unwritable("the row is no set".to_owned()));
+            }
             Step::Create(RowKey::Chain(key), Row::Chain(want))
             | Step::Change(RowKey::Chain(key), _, Row::Chain(want)) => match layout::chain_change(key, want) {
                 Ok((declare, rules)) => {
-                    work.layout(row, vec![declare]);
+                    work.layout(row, declare);
                     fills.push((row, rules));
                 }
                 Err(reason) => work.fail(row, unwritable(reason)),
@@ -164,7 +175,14 @@ fn prepare_chains(steps: &[TableStep], rows: &[usize], work: &mut Work) {
             _ => {}
         }
     }
-    fills.into_iter().chain(removals.into_iter().rev()).for_each(|(row, messages)| work.layout(row, messages));
+    for (row, messages) in sets {
+        match messages {
+            Ok(messages) => work.layout(row, messages),
+            Err(reason) => work.fail(row, unwritable(reason)),
+        }
+    }
+    let removals = removals.into_iter().rev().chain(last);
+    fills.into_iter().chain(removals).for_each(|(row, messages)| work.layout(row, messages));
 }
 
 fn chosen<'a>(steps: &'a [TableStep], rows: &'a [usize]) -> impl Iterator<Item = (usize, &'a TableStep)> {
@@ -193,6 +211,7 @@ fn gone_with_table(steps: &[TableStep]) -> BTreeMap<usize, usize> {
     let with = |(row, step): (usize, &TableStep)| match step {
         Step::Remove(RowKey::Element(key), _) => removed.get(&key.table).map(|table| (row, *table)),
         Step::Remove(RowKey::Chain(key), _) => removed.get(&key.table).map(|table| (row, *table)),
+        Step::Remove(RowKey::Set(key), _) => removed.get(&key.table).map(|table| (row, *table)),
         _ => None,
     };
     steps.iter().enumerate().filter_map(with).collect()

@@ -225,14 +225,19 @@ impl Verdicts {
             let messages: Vec<Message> = kept.map(|(_, message)| message).collect();
             (!messages.is_empty()).then_some(Unit::Layout { row, messages })
         };
-        // A removed table or chain that is not there is as it shall be.
-        let removes = |index| is(index, kind::DELTABLE) || is(index, kind::DELCHAIN);
+        // A removed table, chain or set that is not there is as it shall be.
+        let removes = |index| is(index, kind::DELTABLE) || is(index, kind::DELCHAIN) || is(index, kind::DELSET);
         if nacks.iter().all(|(index, nack)| removes(index) && nack.errno == libc::ENOENT) {
             return without_refused(messages);
         }
         // Verdicts in a map hold on to a chain; they are rows of their own, and the chain goes when they are gone.
         if nacks.iter().all(|(index, nack)| is(index, kind::DELCHAIN) && nack.errno == libc::EBUSY) {
             let text = Some("a chain is still named by verdicts in a map; it goes when they are gone".to_owned());
+            self.unfinished.insert(row, Nack { errno: libc::EBUSY, text }.into());
+            return without_refused(messages);
+        }
+        if nacks.iter().all(|(index, nack)| is(index, kind::DELSET) && nack.errno == libc::EBUSY) {
+            let text = Some("a rule still names the set; it goes when that is gone".to_owned());
             self.unfinished.insert(row, Nack { errno: libc::EBUSY, text }.into());
             return without_refused(messages);
         }

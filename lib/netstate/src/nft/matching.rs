@@ -112,6 +112,8 @@ pub enum Match {
     CtStatus(CtStatus),
     /// The destination of the connection's first packet, before any translation, is in the network.
     CtOriginalDaddr(Op, Prefix),
+    /// One packet of so many, chosen at random.
+    OneOf(u32),
     /// The fields together are, or are not, an element of the set.
     Lookup(Op, Vec<Field>, Name),
 }

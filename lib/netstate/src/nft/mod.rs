@@ -2,8 +2,9 @@
 //!
 //! A [`Ruleset`] is one table of the kernel: its static part, a [`Table`] of chains, rules and declared sets, and the
 //! elements of those sets. The static part changes with the configuration, the elements change with the cluster; that
-//! is why they are separate rows ([`RowKey`], [`Row`]) of one kernel table. So is a chain that only some states of the cluster
-//! need: its name has a `/` in it ([`Name::is_of_row`]).
+//! is why they are separate rows ([`RowKey`], [`Row`]) of one kernel table. So is a chain or set that only some states of the
+//! cluster need: its name has a `/` in it ([`Name::is_of_row`]). Elements that packets put into a dynamic set
+//! ([`Set::dynamic`]) are no rows: nobody desires them.
 //!
 //! Invariant: a rule is an ordered list of typed [`Statement`]s at the level of the nft language, never bytes, and two
 //! rules that compare equal do the same to every packet. [`Ruleset::render`] gives the text that
@@ -69,7 +70,7 @@ pub use flowtable::Flowtable;
 pub use matching::{CtDirection, CtState, CtStatus, Field, Match, Op};
 pub use name::{InvalidName, Name};
 pub use rule::{Destination, MarkChange, Reject, Rule, Statement, Verdict};
-pub use set::{ChainKey, Data, Datum, Element, ElementKey, Set, SetFlags, SetKind, Type};
+pub use set::{ChainKey, Data, Datum, Element, ElementKey, Set, SetFlags, SetKey, SetKind, Type};
 
 /// Which packets a table sees (NFPROTO_* in include/uapi/linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +163,11 @@ impl Table {
     pub fn take_chains_of_rows(&mut self) -> BTreeMap<Name, Chain> {
         self.chains.extract_if(.., |name, _| name.is_of_row()).collect()
     }
+
+    /// Takes the sets out that are rows of their own.
+    pub fn take_sets_of_rows(&mut self) -> BTreeMap<Name, Set> {
+        self.sets.extract_if(.., |name, _| name.is_of_row()).collect()
+    }
 }
 
 /// One whole table.
@@ -171,7 +177,7 @@ pub struct Ruleset {
     pub key: TableKey,
     /// Its static part.
     pub table: Table,
-    /// The elements of its sets; their keys name this table.
+    /// The elements of its sets that are not dynamic; their keys name this table.
     pub elements: BTreeMap<ElementKey, Element>,
 }
 
@@ -191,7 +197,7 @@ impl Ruleset {
         self.elements.insert(ElementKey { table: self.key.clone(), set, key }, element);
     }
 
-    /// The table as rows of a kernel table: one for the static part, one for each element, one for each chain whose name says so.
+    /// The table as rows of a kernel table: one for the static part, one for each element, one for each set and chain whose name says so.
     #[must_use]
     pub fn rows(&self) -> BTreeMap<RowKey, Row> {
         self.clone().into_rows().collect()
@@ -202,10 +208,13 @@ impl Ruleset {
         let Self { key, mut table, elements } = self;
         let elements = elements.into_iter().map(|(key, value)| (RowKey::Element(key), value.into()));
         let at = key.clone();
+        let sets = table.take_sets_of_rows().into_iter();
+        let sets = sets.map(move |(set, value)| (RowKey::Set(SetKey { table: at.clone(), set }), value.into()));
+        let at = key.clone();
         let chains = table.take_chains_of_rows().into_iter();
         let chains =
             chains.map(move |(chain, value)| (RowKey::Chain(ChainKey { table: at.clone(), chain }), value.into()));
-        std::iter::once((RowKey::Table(key), Row::Table(table))).chain(chains).chain(elements)
+        std::iter::once((RowKey::Table(key), Row::Table(table))).chain(sets).chain(chains).chain(elements)
     }
 
     /// The text that `nft -s list table` prints, elements in key order.
@@ -215,11 +224,13 @@ impl Ruleset {
     }
 }
 
-/// Identifies a row. Static parts sort first, then chains, so that what elements need is there before them.
+/// Identifies a row. Static parts sort first, then sets and chains, so that what elements need is there before them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowKey {
     /// The static part of a table.
     Table(TableKey),
+    /// A set that comes and goes.
+    Set(SetKey),
     /// A chain that comes and goes.
     Chain(ChainKey),
     /// One element of a set.
@@ -230,6 +241,7 @@ impl fmt::Display for RowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Table(key) => write!(f, "table {key}"),
+            Self::Set(key) => write!(f, "set {key}"),
             Self::Chain(key) => write!(f, "chain {key}"),
             Self::Element(key) => write!(f, "element {key}"),
         }
@@ -241,6 +253,8 @@ impl fmt::Display for RowKey {
 pub enum Row {
     /// The static part of a table.
     Table(Table),
+    /// A set that comes and goes.
+    Set(Set),
     /// A chain that comes and goes.
     Chain(Chain),
     /// One element of a set.
@@ -251,6 +265,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Table(table) => f.write_str(&render::table_line(table)),
+            Self::Set(set) => f.write_str(&render::set_line(set)),
             Self::Chain(chain) => f.write_str(&render::chain_line(chain)),
             Self::Element(element) => f.write_str(&render::element_line(element)),
         }
@@ -260,6 +275,12 @@ impl fmt::Display for Row {
 impl From<Table> for Row {
     fn from(table: Table) -> Self {
         Self::Table(table)
+    }
+}
+
+impl From<Set> for Row {
+    fn from(set: Set) -> Self {
+        Self::Set(set)
     }
 }
 

@@ -68,8 +68,8 @@ impl Name {
         Self(Cow::Owned(text.into()))
     }
 
-    /// True for the name of a chain that comes and goes with the cluster and therefore is a row of its own; it has a `/` in it.
-    /// A chain without one is of the table's static part.
+    /// True for the name of a chain or set that comes and goes with the cluster and therefore is a row of its own; it has a `/` in
+    /// it. A chain or set without one is of the table's static part.
     #[must_use]
     pub fn is_of_row(&self) -> bool {
         self.0.contains('/')

@@ -1,23 +1,26 @@
 //! The text of a table, as `nft -s list table` of nftables 1.0.6 prints it.
 //!
-//! Sets, chains and elements stand in key order, where the tool keeps the kernel's; chains that are rows of their own come behind
-//! the others, as they are made behind them.
+//! Sets, chains and elements stand in key order, where the tool keeps the kernel's; sets and chains that are rows of their own
+//! come behind the others, as they are made behind them.
+
+mod sets;
 
 use std::fmt::Write;
 
+use self::sets::set;
+pub(super) use self::sets::{element_line, set_line};
 use super::chain::priority;
-use super::set::joined;
 use super::{
-    BaseChain, Chain, ChainKind, CtDirection, CtState, CtStatus, Data, Destination, Element, ElementKey, Family, Field,
-    Flowtable, Hook, MarkChange, Match, Name, Op, Policy, Reject, Rule, Ruleset, Set, SetKind, Statement, Table,
-    TableKey, Type, Verdict,
+    BaseChain, Chain, ChainKind, CtDirection, CtState, CtStatus, Destination, Family, Field, Flowtable, Hook,
+    MarkChange, Match, Name, Op, Policy, Reject, Rule, Ruleset, Statement, Table, TableKey, Verdict,
 };
 use crate::prefix::Prefix;
 use crate::{IpFamily, Protocol};
 
 /// The whole table.
 pub(super) fn ruleset(ruleset: &Ruleset) -> String {
-    let sets = ruleset.table.sets.iter().map(|(name, value)| set(ruleset, name, value));
+    let sets = |of_rows: bool| ruleset.table.sets.iter().filter(move |(name, _)| name.is_of_row() == of_rows);
+    let sets = sets(false).chain(sets(true)).map(|(name, value)| set(ruleset, name, value));
     let chains = |of_rows: bool| ruleset.table.chains.iter().filter(move |(name, _)| name.is_of_row() == of_rows);
     let chains = chains(false).chain(chains(true)).map(|(name, value)| chain(ruleset.key.family, name, value));
     let flowtables = ruleset.table.flowtables.iter().map(|(name, value)| flowtable(name, value));
@@ -45,57 +48,6 @@ fn one_line(block: &str) -> String {
     format!("{{ {}", words.join(" "))
 }
 
-/// An element without its key, on one line.
-pub(super) fn element_line(value: &Element) -> String {
-    let mut words = Vec::new();
-    words.extend(value.comment.as_ref().map(|comment| format!("comment \"{comment}\"")));
-    match &value.data {
-        Data::Nothing => {}
-        Data::Value(parts) => words.push(format!(": {}", joined(parts))),
-        Data::Verdict(data) => words.push(format!(": {}", verdict(data))),
-    }
-    words.join(" ")
-}
-
-fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {
-    let word = if set.kind == SetKind::Set { "set" } else { "map" };
-    let (key, data) = types(set);
-    let mut text = format!("\t{word} {name} {{\n\t\t{key}");
-    match &set.kind {
-        SetKind::Set => {}
-        SetKind::Map(_) => text += &format!(" : {data}"),
-        SetKind::VerdictMap => text += " : verdict",
-    }
-    text.push('\n');
-    if set.flags.0 != 0 {
-        text += &format!("\t\tflags 0x{:x}\n", set.flags.0);
-    }
-    let of_this = |(key, _): &(&ElementKey, &Element)| key.set == *name;
-    let elements: Vec<String> =
-        ruleset.elements.iter().filter(of_this).map(|(key, value)| element(key, value)).collect();
-    if !elements.is_empty() {
-        let lines: Vec<String> = elements.chunks(elements_per_line(&set.key)).map(|line| line.join(", ")).collect();
-        text += &format!("\t\telements = {{ {} }}\n", lines.join(",\n\t\t\t     "));
-    }
-    text + "\t}\n"
-}
-
-/// The types of the key, with the word before them, and those of the value. One that the language has no name for makes the
-/// tool show where all of them come from.
-fn types(set: &Set) -> (String, String) {
-    let data: &[Type] = if let SetKind::Map(data) = &set.kind { data } else { &[] };
-    if set.key.contains(&Type::Index) {
-        (format!("typeof {}", concatenation(&sources(&set.key))), concatenation(&sources(data)))
-    } else {
-        (format!("type {}", joined(&set.key)), joined(data))
-    }
-}
-
-/// A field of each of the types, where there is one that a key with an index is made of.
-fn sources(types: &[Type]) -> Vec<Field> {
-    types.iter().filter_map(|ty| ty.source()).collect()
-}
-
 fn flowtable(name: &Name, value: &Flowtable) -> String {
     let base =
         BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: value.priority, policy: Policy::Accept };
@@ -105,19 +57,6 @@ fn flowtable(name: &Name, value: &Flowtable) -> String {
         text += &format!("\t\tdevices = {{ {} }}\n", devices.join(", "));
     }
     text + "\t}\n"
-}
-
-fn elements_per_line(key: &[Type]) -> usize {
-    match key {
-        [Type::Ipv4Addr] => 2,
-        [Type::InetService | Type::InetProto | Type::Mark] => 5,
-        _ => 1,
-    }
-}
-
-fn element(key: &ElementKey, value: &Element) -> String {
-    let (key, rest) = (joined(&key.key), element_line(value));
-    if rest.is_empty() { key } else { format!("{key} {rest}") }
 }
 
 fn chain(family: Family, name: &Name, chain: &Chain) -> String {
@@ -195,6 +134,9 @@ fn statement(statement: &Statement) -> String {
         Statement::Masquerade { fully_random: true } => "masquerade fully-random".to_owned(),
         Statement::Dnat(destination) => dnat(destination),
         Statement::Vmap(fields, map) => format!("{} vmap @{map}", concatenation(fields)),
+        Statement::Update { fields, set, seconds } => {
+            format!("update @{set} {{ {} timeout {} }}", concatenation(fields), time(*seconds))
+        }
         Statement::Offload(flowtable) => format!("flow add @{flowtable}"),
         Statement::Verdict(value) => verdict(value),
         Statement::Reject(Reject::PortUnreachable) => "reject".to_owned(),
@@ -227,8 +169,23 @@ fn matching(condition: &Match) -> String {
         Match::CtOriginalDaddr(op, prefix) => {
             format!("ct original {} daddr {}{}", network(prefix), not(*op), address(prefix))
         }
+        Match::OneOf(count) => format!("numgen random mod {count} 0"),
         Match::Lookup(op, fields, set) => format!("{} {}@{set}", concatenation(fields), not(*op)),
     }
+}
+
+/// A time in the tool's units (`time_print` in src/datatype.c of nftables).
+fn time(seconds: u32) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let mut rest = seconds;
+    let mut text = String::new();
+    for (unit, name) in units.into_iter().filter(|(unit, _)| seconds >= *unit) {
+        if rest >= unit {
+            text += &format!("{}{name}", rest / unit);
+            rest %= unit;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 const fn not(op: Op) -> &'static str {
@@ -343,7 +300,7 @@ fn verdict(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::{Datum, TableKey};
+    use crate::nft::{Datum, Element, Set, TableKey, Type};
     use std::net::Ipv4Addr;
 
     fn key(family: Family) -> TableKey {
@@ -416,6 +373,15 @@ mod tests {
             (MarkChange { mask: 0xffff_0fff, xor: 0x4000 }, "meta mark set meta mark & 0xffff4fff | 0x00004000"),
         ] {
             assert_eq!(set_mark(change), text);
+        }
+    }
+
+    #[test]
+    fn times_are_in_the_units_of_the_tool() {
+        let known =
+            [(0, "0s"), (4, "4s"), (60, "1m"), (90, "1m30s"), (10_800, "3h"), (86_400, "1d"), (90_061, "1d1h1m1s")];
+        for (seconds, text) in known {
+            assert_eq!(time(seconds), text);
         }
     }
 }

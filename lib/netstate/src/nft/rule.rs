@@ -61,6 +61,15 @@ pub enum Statement {
     Dnat(Destination),
     /// The verdict that a map holds for these fields; none when it holds none.
     Vmap(Vec<Field>, Name),
+    /// Puts these fields into a dynamic set for this time, or anew when they are in it. In a set that is full, the rule ends here.
+    Update {
+        /// The element.
+        fields: Vec<Field>,
+        /// The set.
+        set: Name,
+        /// How long the element stays, in seconds.
+        seconds: u32,
+    },
     /// Puts the packet's connection, when it is established, into a flowtable.
     Offload(Name),
     /// Ends the rule.

@@ -40,6 +40,19 @@ impl Set {
     pub const fn verdict_map(key: Vec<Type>) -> Self {
         Self { key, kind: SetKind::VerdictMap, flags: SetFlags::NONE }
     }
+
+    /// A set that rules put elements into ([`super::Statement::Update`]), each for a time. It takes 65,535 of them, the kernel's
+    /// limit where none is given (`nft_dynset_init` in net/netfilter/nft_dynset.c).
+    #[must_use]
+    pub const fn dynamic(key: Vec<Type>) -> Self {
+        Self { key, kind: SetKind::Set, flags: SetFlags::DYNAMIC }
+    }
+
+    /// True when packets put elements in: then these are nobody's rows.
+    #[must_use]
+    pub const fn is_dynamic(&self) -> bool {
+        self.flags.0 & SetFlags::EVAL != 0
+    }
 }
 
 /// What an element of a set leads to.
@@ -60,6 +73,12 @@ pub struct SetFlags(pub u32);
 impl SetFlags {
     /// Elements come and go by messages only.
     pub const NONE: Self = Self(0);
+    /// NFT_SET_EVAL: rules put elements in.
+    const EVAL: u32 = 0x20;
+    /// NFT_SET_TIMEOUT: elements leave by themselves.
+    const TIMEOUT: u32 = 0x10;
+    /// Rules put elements in, each for a time.
+    pub const DYNAMIC: Self = Self(Self::EVAL | Self::TIMEOUT);
 }
 
 /// Type of a part of a key or value.
@@ -264,6 +283,21 @@ pub struct ElementKey {
 impl fmt::Display for ElementKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} @{} {{ {} }}", self.table, self.set, joined(&self.key))
+    }
+}
+
+/// Identifies a set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetKey {
+    /// The table of the set.
+    pub table: TableKey,
+    /// Its name; one that is a row of its own has a name of its kind, see [`Name::is_of_row`].
+    pub set: Name,
+}
+
+impl fmt::Display for SetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} @{}", self.table, self.set)
     }
 }
 

@@ -21,6 +21,7 @@ fn instruction(expression: &Expression) -> String {
         Expression::Lookup { set, from, to, inverted } => {
             format!("lookup {from} in {set} => {to:?} inverted {inverted}")
         }
+        Expression::Update { set, from, milliseconds } => format!("dynset update {from} in {set} for {milliseconds}"),
         Expression::Masquerade { flags } => format!("masq {flags:#x}"),
         Expression::Dnat { family, addr, port } => format!("dnat {family} addr {addr} port {port:?}"),
         Expression::Reject { kind, code } => format!("reject {kind} code {code}"),

@@ -165,3 +165,24 @@ fn rule_that_cannot_be_written_names_its_chain() {
     let refused = change(&key(), None, &want).unwrap_err();
     assert!(refused.starts_with("chain refuse: "), "{refused}");
 }
+
+#[test]
+fn set_of_a_row_takes_the_place_of_one_that_is_declared_otherwise() {
+    let key = SetKey { table: key(), set: name("clients/1") };
+    let clients = Set::dynamic(vec![Type::Ipv4Addr]);
+    let messages = |is_there| set_change(&key, &clients, is_there).unwrap();
+    assert_eq!(messages(false).iter().map(describe).collect::<Vec<_>>(), ["set clients/1"]);
+    assert_eq!(messages(true).iter().map(describe).collect::<Vec<_>>(), ["-set clients/1", "set clients/1"]);
+    assert_eq!(describe(&set_removal(&key)), "-set clients/1");
+    let of_the_static_part = SetKey { set: name("clients"), ..key };
+    assert!(set_change(&of_the_static_part, &clients, false).is_err());
+}
+
+#[test]
+fn set_of_a_row_does_not_go_with_the_static_part() {
+    let mut have = whole();
+    have.sets.insert(name("clients/1"), Set::dynamic(vec![Type::Ipv4Addr]));
+    let known = Match::Lookup(Op::Is, vec![Field::Saddr(netstate::IpFamily::V4)], name("clients/1"));
+    let chain = Chain::regular(vec![Rule::new().when(known).then(Verdict::Drop)]);
+    assert!(!names_what_goes(&chain, &have, &whole()));
+}

@@ -19,11 +19,17 @@ pub(super) fn lookup_fields(list: &[Expression], known: Option<IpFamily>) -> Opt
         fields.push(field);
         slot = slot.saturating_add(slots(field.ty().size()));
     }
-    let Some(Expression::Lookup { set, from: 0, to, inverted }) = list.get(fields.len()) else { return None };
     let length = fields.len() + 1;
     if fields.is_empty() {
         return None;
     }
+    let (set, to, inverted) = match list.get(fields.len())? {
+        Expression::Lookup { set, from: 0, to, inverted } => (set, to, inverted),
+        Expression::Update { set, from: 0, milliseconds } => {
+            return Some((update(fields.clone(), set, *milliseconds)?, length, fields));
+        }
+        _ => return None,
+    };
     let (statement, length) = match (to, inverted) {
         (Found::Nothing, inverted) => {
             let op = if *inverted { Op::IsNot } else { Op::Is };
@@ -34,6 +40,11 @@ pub(super) fn lookup_fields(list: &[Expression], known: Option<IpFamily>) -> Opt
         _ => return None,
     };
     Some((statement, length, fields))
+}
+
+fn update(fields: Vec<Field>, set: &Name, milliseconds: u64) -> Option<Statement> {
+    let seconds = milliseconds.is_multiple_of(1000).then_some(milliseconds / 1000)?;
+    Some(Statement::Update { fields, set: set.clone(), seconds: u32::try_from(seconds).ok()? })
 }
 
 fn dnat_map(nat: &Expression, fields: Vec<Field>, map: &Name) -> Option<Statement> {

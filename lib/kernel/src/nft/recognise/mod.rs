@@ -179,6 +179,7 @@ fn simple(list: &[Expression]) -> Recognised {
             let known = [CtDirection::Original, CtDirection::Reply];
             Match::CtDirection(known.into_iter().find(|known| data[..] == [known.number()])?)
         }
+        Expression::Random { below, offset: 0, to: 0 } if *op == Op::Is && word(data)? == 0 => Match::OneOf(*below),
         Expression::Meta { key: meta::L4PROTO, to: 0 } => Match::L4Proto(*op, protocol_of(data)?),
         Expression::Meta { key: meta::IIFNAME, to: 0 } => Match::Iifname(*op, ifname(data)?),
         Expression::Meta { key: meta::OIFNAME, to: 0 } => Match::Oifname(*op, ifname(data)?),

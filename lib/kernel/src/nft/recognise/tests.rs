@@ -32,6 +32,7 @@ fn rules(family: Family) -> Vec<Rule> {
         Match::CtOriginalDaddr(Is, p("192.168.0.10/32")),
         Match::CtOriginalDaddr(IsNot, p("192.168.0.0/17")),
         Match::CtOriginalDaddr(Is, p("fd00::/8")),
+        Match::OneOf(3),
         Match::Lookup(Is, vec![Field::CtOriginalDaddr(V6), Field::L4Proto], name("s")),
         Match::Lookup(IsNot, vec![Field::Iifname, Field::Mark], name("s")),
     ];
@@ -80,6 +81,7 @@ fn rules(family: Family) -> Vec<Rule> {
             port: true,
         }
         .into(),
+        Statement::Update { fields: fields.clone(), set: name("s"), seconds: 10_800 },
         Statement::Vmap(vec![Field::L4Proto, Field::Random { below: 3, offset: 2 }], name("v")),
         Statement::Vmap(fields, name("v")),
         Verdict::Jump(name("c")).into(),
@@ -150,6 +152,11 @@ fn instructions_that_mean_something_else_are_not_taken_for_ours() {
         vec![load(Field::Saddr(IpFamily::V4), 1), address],
         vec![Expression::Unknown("limit".to_owned())],
         vec![Expression::Masquerade { flags: 4 }],
+        vec![load(Field::L4Proto, 0), Expression::Update { set: Name::literal("s"), from: 0, milliseconds: 1500 }],
+        vec![
+            load(Field::Random { below: 3, offset: 1 }, 0),
+            Expression::Compare { from: 0, op: Op::Is, data: vec![0; 4] },
+        ],
         vec![Expression::Fib { flags: 8, result: 1, to: 0 }, compare],
         vec![meta],
     ] {
