@@ -16,7 +16,7 @@ use common::{cases, converge, ip, run, sh};
 use kernel::Chain;
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
 use reconcile::{Observed, Owner, Reconciler, RetryClass, Rows, Stage, State, Step, Target};
 
 const VIP: [u8; 4] = [192, 168, 0, 10];
@@ -102,6 +102,78 @@ fn changes_are_made_in_place() {
     table.want(real, Some(weight(0)));
     assert_eq!(converge(&mut table).upserted, 2);
     assert_eq!(shown(), ["-A -t 192.168.0.10:80 -s wrr", "-a -t 192.168.0.10:80 -r 10.4.7.2:8080 -m -w 0"]);
+}
+
+/// What hashes, with its flags; what does not, with time and mask of clients.
+fn schedulers_with_their_flags_and_clients_are_what_the_tool_shows() {
+    uplink();
+    let six = VirtualServerKey { protocol: Protocol::Tcp, addr: "fd00::a".parse().unwrap(), port: 80 };
+    let sctp = VirtualServerKey { protocol: Protocol::Sctp, ..virtual_key(7) };
+    let mut table = table(&[]);
+    let desired = [
+        (virtual_key(1), "mh", None, "-A -t 192.168.0.10:1 -s mh -b mh-port"),
+        (virtual_key(2), "mh,none", Some(60), "-A -t 192.168.0.10:2 -s mh -p 60"),
+        (virtual_key(3), "mh,mh-fallback,mh-port", None, "-A -t 192.168.0.10:3 -s mh -b mh-fallback,mh-port"),
+        (virtual_key(4), "sh,sh-port", None, "-A -t 192.168.0.10:4 -s sh -b sh-port"),
+        (virtual_key(5), "wlc", Some(86_400), "-A -t 192.168.0.10:5 -s wlc -p 86400"),
+        (sctp, "rr", Some(1), "-A --sctp-service 192.168.0.10:7 -s rr -p 1"),
+        (six, "sh,sh-fallback", Some(10_800), "-A -t [fd00::a]:80 -s sh -p 10800 -b sh-fallback"),
+    ];
+    for (key, scheduler, persistence, _) in desired {
+        let value = VirtualServer::new(scheduler.parse::<Scheduler>().unwrap(), persistence);
+        table.want(RowKey::Virtual(key), Some(Row::Virtual(value)));
+    }
+    assert_eq!(converge(&mut table).upserted, 7);
+    let mut expected = desired.map(|(.., line)| line.to_owned());
+    expected.sort();
+    assert_eq!(shown(), expected);
+    // Whatever somebody changes is changed back in place.
+    for (change, of) in [
+        (&["-E", "-t", "192.168.0.10:1", "-s", "mh"][..], virtual_key(1)),
+        (&["-E", "-t", "192.168.0.10:3", "-s", "mh", "-b", "mh-port"], virtual_key(3)),
+        (&["-E", "-t", "192.168.0.10:4", "-s", "rr"], virtual_key(4)),
+        (&["-E", "-t", "192.168.0.10:5", "-s", "wlc", "-p", "86400", "-M", "255.255.255.0"], virtual_key(5)),
+        (&["-E", "-t", "192.168.0.10:5", "-s", "wlc"], virtual_key(5)),
+        (&["-E", "-t", "[fd00::a]:80", "-s", "sh", "-p", "10800", "-M", "64", "-b", "sh-fallback"], six),
+    ] {
+        sh("ipvsadm", change);
+        let believed = table.mirror().unwrap().clone();
+        let target = table.target_mut();
+        let mut found = target.differing(&believed).unwrap();
+        found.extend(target.differing_in_turn(&believed).unwrap());
+        assert_eq!(found, [of].into(), "{change:?}");
+        table.invalidate();
+        assert_eq!(converge(&mut table).upserted, 1, "{change:?}");
+        assert_eq!(shown(), expected, "{change:?}");
+    }
+}
+
+/// Rows of a predecessor as much as our own.
+fn options_of_others_are_put_right_also_in_what_is_adopted() {
+    uplink();
+    for (server, options) in
+        [("192.168.0.10:80", &["-p", "60", "-M", "255.255.0.0"][..]), ("192.168.0.10:81", &["-b", "flag-3"])]
+    {
+        sh("ipvsadm", &[&["-A", "-t", server, "-s", "rr"], options].concat());
+        sh("ipvsadm", &["-a", "-t", server, "-r", "10.4.7.2:8080", "-g", "-w", "1"]);
+        sh("ipvsadm", &["-a", "-t", server, "-r", "10.4.7.3:8080", "-i", "-w", "1", "-x", "9", "-y", "3"]);
+    }
+    let mut table = table(&[]);
+    table.target_mut().adopt([].into(), [VIP.into()].into());
+    for port in [80, 81] {
+        table.want(RowKey::Virtual(virtual_key(port)), Some(scheduler("rr")));
+        for last in [2, 3] {
+            table.want(RowKey::Real(real_key(virtual_key(port), last)), Some(weight(1)));
+        }
+    }
+    assert_eq!(converge(&mut table).upserted, 6);
+    let expected = |port| {
+        let real = move |last| format!("-a -t 192.168.0.10:{port} -r 10.4.7.{last}:8080 -m -w 1");
+        [format!("-A -t 192.168.0.10:{port} -s rr"), real(2), real(3)]
+    };
+    let mut lines = [expected(80), expected(81)].concat();
+    lines.sort();
+    assert_eq!(shown(), lines);
 }
 
 fn foreign_servers_stay_and_recorded_ones_are_adopted() {
@@ -443,6 +515,8 @@ fn main() -> ExitCode {
         cases![
             servers_read_back_as_desired_and_go_without_a_trace,
             changes_are_made_in_place,
+            schedulers_with_their_flags_and_clients_are_what_the_tool_shows,
+            options_of_others_are_put_right_also_in_what_is_adopted,
             foreign_servers_stay_and_recorded_ones_are_adopted,
             rows_that_are_there_or_gone_already_are_no_errors,
             a_refused_row_stops_none_and_says_what_to_do,

@@ -5,6 +5,7 @@
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
+use crate::ipvs::Scheduler;
 use crate::nft::{Name, TableKey};
 use crate::subnet_file::SubnetFile;
 use crate::wireguard::{PresharedKey, PrivateKey, PublicKey};
@@ -26,6 +27,7 @@ fn words(input: &[u8]) {
         same::<IfName>(word);
         same::<Name>(word);
         same::<Protocol>(word);
+        same::<Scheduler>(word);
         same::<SysctlKey>(word);
         same::<PublicKey>(word);
         refused(word.parse::<PrivateKey>().map(drop));

@@ -2,8 +2,12 @@
 //!
 //! Counters and connection numbers change by themselves; they are no part of what must be equal.
 
+mod scheduler;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+
+pub use scheduler::{InvalidScheduler, Scheduler, SchedulerFlags};
 
 use crate::Protocol;
 
@@ -30,19 +34,20 @@ impl fmt::Display for VirtualServerKey {
 /// How a virtual server chooses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VirtualServer {
-    /// The kernel's name of the scheduler, under 16 bytes: rr, wrr, lc, wlc, sh, mh, ...
-    pub scheduler: String,
-    /// Seconds a client stays with its real server; `None` without session affinity (IP_VS_SVC_F_PERSISTENT).
+    /// The scheduler.
+    pub scheduler: Scheduler,
+    /// Seconds a client, which is one address, stays with its real server; `None` without session affinity
+    /// (IP_VS_SVC_F_PERSISTENT).
     pub persistence: Option<u32>,
-    /// It has options that nobody here asks for: flags of its scheduler, one packet a connection, another mask of clients.
+    /// It has options that nobody here asks for: one packet a connection, networks as clients, an unknown flag.
     pub foreign_options: bool,
 }
 
 impl VirtualServer {
     /// One as this product makes it.
     #[must_use]
-    pub const fn new(scheduler: String, persistence: Option<u32>) -> Self {
-        Self { scheduler, persistence, foreign_options: false }
+    pub fn new(scheduler: impl Into<Scheduler>, persistence: Option<u32>) -> Self {
+        Self { scheduler: scheduler.into(), persistence, foreign_options: false }
     }
 }
 

@@ -157,7 +157,7 @@ fn differing(listed: impl Iterator<Item = Listed>, believed: &Rows<RowKey, Row>)
 #[cfg(test)]
 mod tests {
     use netstate::Protocol;
-    use netstate::ipvs::{RealServer, VirtualServer};
+    use netstate::ipvs::{RealServer, SchedulerFlags, VirtualServer};
 
     use super::*;
 
@@ -203,11 +203,12 @@ mod tests {
     #[test]
     fn each_kind_of_difference_names_its_virtual_server() {
         type Damage = fn(&mut Vec<Listed>);
-        let damages: [(Damage, u16); 8] = [
+        let damages: [(Damage, u16); 9] = [
             (|listed| listed.retain(|server| server.key != key(80)), 80),
             (|listed| listed[0].servers = 1, 80),
             (|listed| listed[0].servers = 3, 80),
-            (|listed| listed[0].value.scheduler = "wlc".to_owned(), 80),
+            (|listed| listed[0].value.scheduler = "wlc".to_owned().into(), 80),
+            (|listed| listed[0].value.scheduler.flags = SchedulerFlags::PORT, 80),
             (|listed| listed[0].value.foreign_options = true, 80),
             (|listed| listed[0].value.persistence = Some(1), 80),
             (|listed| listed[1].value.persistence = None, 443),

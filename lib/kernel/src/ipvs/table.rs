@@ -294,7 +294,7 @@ fn explain(step: &IpvsStep, cause: Cause, created: &BTreeSet<VirtualServerKey>) 
             | Step::Change(RowKey::Virtual(_), _, Row::Virtual(value)),
             libc::ENOENT,
         ) => {
-            let name = &value.scheduler;
+            let name = &value.scheduler.name;
             Cause::Missing(format!("scheduler {name:?} (kernel module ip_vs_{name}, load it or choose another)"))
         }
         (Step::Create(RowKey::Real(key), _) | Step::Change(RowKey::Real(key), ..), libc::ESRCH) => {

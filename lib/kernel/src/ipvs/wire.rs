@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netstate::Protocol;
-use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{RealServer, RealServerKey, Scheduler, SchedulerFlags, VirtualServer, VirtualServerKey};
 
 use super::{Connections, IpvsInfo};
 use crate::attribute::{self, Writer};
@@ -88,11 +88,11 @@ pub(super) fn service(key: &VirtualServerKey, value: &VirtualServer) -> Writer {
     let mut writer = Writer::default();
     writer.nest(SERVICE, |inner| {
         put_identity(inner, key);
-        let flags = if value.persistence.is_some() { PERSISTENT } else { 0 };
+        let persistent = if value.persistence.is_some() { PERSISTENT } else { 0 };
         // {flags, mask}: with a full mask exactly these flags are set.
-        let flags = [flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
+        let flags = [(persistent | value.scheduler.flags.0).to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
         inner
-            .put_str(SVC_SCHED_NAME, &value.scheduler)
+            .put_str(SVC_SCHED_NAME, &value.scheduler.name)
             .put(SVC_FLAGS, &flags)
             .put(SVC_TIMEOUT, &value.persistence.unwrap_or(0).to_ne_bytes())
             .put(SVC_NETMASK, &whole_address(key.addr).to_ne_bytes());
@@ -208,10 +208,12 @@ pub(super) struct ServiceOptions {
 
 impl ServiceOptions {
     /// What they mean for a virtual server at `addr`.
-    pub(super) fn read(self, addr: IpAddr, scheduler: String) -> VirtualServer {
+    pub(super) fn read(self, addr: IpAddr, name: String) -> VirtualServer {
+        let scheduler = Scheduler { name, flags: SchedulerFlags(self.flags & SchedulerFlags::ALL.0) };
         let persistence = (self.flags & PERSISTENT != 0).then_some(self.timeout);
         let is_whole = self.netmask == whole_address(addr);
-        let foreign_options = self.flags & !(PERSISTENT | HASHED) != 0 || (persistence.is_some() && !is_whole);
+        let foreign_options =
+            self.flags & !(PERSISTENT | HASHED | SchedulerFlags::ALL.0) != 0 || (persistence.is_some() && !is_whole);
         VirtualServer { scheduler, persistence, foreign_options }
     }
 }
@@ -288,11 +290,11 @@ mod tests {
              6: 727200\n  7: 01000000ffffffff\n  8: 302a0000\n  9: ffffffff\n"
         );
         let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
-        let value = VirtualServer::new("wlc".to_owned(), None);
+        let value = VirtualServer::new("mh,mh-port,mh-fallback".parse::<Scheduler>().unwrap(), None);
         assert_eq!(
             text(&service(&six, &value).finish(), true),
             "1:\n  1: 0a00\n  2: 1100\n  3: fd00000000000000000000000000000a\n  4: 0035\n  \
-             6: 776c6300\n  7: 00000000ffffffff\n  8: 00000000\n  9: 80000000\n"
+             6: 6d6800\n  7: 18000000ffffffff\n  8: 00000000\n  9: 80000000\n"
         );
     }
 
@@ -347,14 +349,14 @@ mod tests {
             });
             read_service(&answer.finish()).unwrap().1.foreign_options
         };
-        // One packet (4), flags of the scheduler (8, 16, 32), a mask of persistent clients (1).
+        // One packet (4), flags of the scheduler (8, 16) and one without a meaning (32), a mask of persistent clients (1).
         for (flags, mask, foreign) in [
             (2, [0xff; 4], false),
             (3, [0xff; 4], false),
             (2, [0; 4], false),
             (6, [0xff; 4], true),
-            (10, [0xff; 4], true),
-            (18, [0xff; 4], true),
+            (26, [0xff; 4], false),
+            (34, [0xff; 4], true),
             (35, [0xff; 4], true),
             (3, [0xff, 0xff, 0xff, 0], true),
         ] {
