@@ -24,6 +24,7 @@ struct Level {
     stage: Box<dyn Stage + Send>,
     takes_along: bool,
     ready: Option<Condition>,
+    rests: bool,
 }
 
 /// Tables in order of dependency: what the others need comes first.
@@ -83,8 +84,15 @@ impl Stack {
 
     fn add<S: Stage + Send>(&mut self, stage: S, takes_along: bool, ready: Option<Condition>) -> Handle<S> {
         let index = self.levels.len();
-        self.levels.push(Level { stage: Box::new(stage), takes_along, ready });
+        self.levels.push(Level { stage: Box::new(stage), takes_along, ready, rests: false });
         Handle { index, stage: PhantomData }
+    }
+
+    /// Lets a table rest, or wakes it. One that rests is neither read nor written, and counts nowhere.
+    pub fn rest<S: Stage>(&mut self, handle: Handle<S>, rests: bool) {
+        if let Some(level) = self.levels.get_mut(handle.index) {
+            level.rests = rests;
+        }
     }
 
     /// The table; `None` for a handle of another stack.
@@ -153,7 +161,7 @@ impl Stack {
         for index in 0..self.levels.len() {
             let ready = self.levels.get(index).and_then(|level| level.ready.as_ref()).is_none_or(|ready| ready(self));
             let Some((level, later)) = self.levels.get_mut(index..).and_then(<[Level]>::split_first_mut) else { break };
-            if !ready {
+            if !ready || level.rests {
                 continue;
             }
             let done = level.stage.upsert(now);
@@ -168,7 +176,7 @@ impl Stack {
     /// Removals, last table to first.
     pub fn remove(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
-        for level in self.levels.iter_mut().rev() {
+        for level in self.levels.iter_mut().rev().filter(|level| !level.rests) {
             pass += level.stage.remove(now);
         }
         pass
@@ -183,9 +191,9 @@ impl Stack {
         pass
     }
 
-    /// The tables in order.
+    /// The tables that do not rest, in order.
     pub fn stages(&self) -> impl DoubleEndedIterator<Item = &(dyn Stage + Send)> {
-        self.levels.iter().map(|level| &*level.stage)
+        self.levels.iter().filter(|level| !level.rests).map(|level| &*level.stage)
     }
 
     /// The table of that name.

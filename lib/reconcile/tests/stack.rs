@@ -82,6 +82,22 @@ impl Lab {
 }
 
 #[test]
+fn a_table_that_rests_is_neither_read_nor_written_and_goes_on_when_it_wakes() {
+    let (mut lab, mut stack) = (Lab::default(), Stack::new());
+    let links = stack.push(lab.table("link", &[1]));
+    let routes = stack.push(lab.table("route", &[1]));
+    stack.want(routes, 2, Some(1));
+    stack.rest(routes, true);
+    stack.rest(links, true);
+    stack.pass(true, Duration::ZERO);
+    assert!(lab.log.lock().unwrap().is_empty(), "nobody listed anything");
+    assert_eq!(stack.counts().len(), 0);
+    stack.rest(routes, false);
+    stack.pass(true, Duration::ZERO);
+    assert_eq!(lab.done(), ["route make 2", "route remove 1"]);
+}
+
+#[test]
 fn creates_run_forward_and_removals_backward() {
     let (mut lab, mut stack) = (Lab::default(), Stack::new());
     let neighbours = stack.push(lab.table("neighbour", &[1]));
