@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::manifest::{self, Form};
-use netstate::IfName;
+use netstate::family::PerFamily;
 use netstate::nft::RowKey;
+use netstate::{IfName, IpFamily};
 use serde_json::{Value, json};
 
 use crate::command::duration;
 use crate::command::settings::{Settings, document};
-use crate::dataplane::{DataPlane, record, vip};
+use crate::dataplane::{DataPlane, Mode, Options, record, vip};
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
@@ -121,8 +122,11 @@ fn service_port(of: &Value) -> Value {
 fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let Ok(link) = IfName::new(vip::LINK_NAME) else { return };
     let Ok(pods) = "172.7.0.0/16".parse() else { return };
-    serve_on(DataPlane::nftables(pods), service, slice.clone());
-    serve_on(DataPlane::ipvs(link, "rr".to_owned(), pods), service, slice);
+    let pods = PerFamily::only(IpFamily::V4, pods);
+    for mode in [Mode::Ipvs, Mode::Nftables] {
+        let options = Options { mode, link: link.clone(), scheduler: "rr".to_owned(), pods };
+        serve_on(DataPlane::new(options), service, slice.clone());
+    }
 }
 
 fn serve_on(mut plane: DataPlane, service: &Service, slice: Option<EndpointSlice>) {

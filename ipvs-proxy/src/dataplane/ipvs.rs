@@ -1,4 +1,6 @@
 //! IPVS rows of a frontend: a virtual server and its real servers.
+//!
+//! Invariant: a frontend has its virtual server as long as it is served, whoever its clients are led to: the address depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -7,7 +9,7 @@ use netstate::IpFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 
 use crate::plan::frontend::Place;
-use crate::plan::select::Backend;
+use crate::plan::route::Answer;
 use crate::plan::{Frontend, FrontendKey};
 
 /// A real server that takes no new connections and keeps its old ones.
@@ -28,17 +30,20 @@ pub(crate) const fn frontend(server: &VirtualServerKey) -> FrontendKey {
     FrontendKey { protocol: server.protocol, place: Place::Address(server.addr), port: server.port }
 }
 
-/// Who takes connections: of the classes of clients a virtual server knows one only, and everybody else's is the widest.
+/// What a virtual server answers, which knows one class of clients only: what everybody else is led to, or where that is nobody the
+/// first that Pods or this node reach.
 #[must_use]
-pub(crate) fn backends(frontend: &Frontend) -> &[Backend] {
-    frontend.routes.outside.answer.backends()
+pub(super) fn answer(frontend: &Frontend) -> &Answer {
+    let routes = [&frontend.routes.outside, &frontend.routes.pod, &frontend.routes.node].map(|route| &route.answer);
+    let answered = routes.into_iter().find(|answer| matches!(answer, Answer::Backends(_)));
+    answered.unwrap_or(&frontend.routes.outside.answer)
 }
 
 /// The virtual server with its real servers.
 #[must_use]
-pub(crate) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &str) -> BTreeMap<RowKey, Row> {
+pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &str) -> BTreeMap<RowKey, Row> {
     let virtual_server = VirtualServer::new(scheduler.to_owned(), None);
-    let reals = backends(frontend).iter().map(|backend| {
+    let reals = answer(frontend).backends().iter().map(|backend| {
         let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
         (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
     });

@@ -1,23 +1,23 @@
 //! The seam between what is planned and the rows of the kernel's tables.
 //!
-//! [`DataPlane`] turns each frontend that changed into the rows that change; what it cannot serve it names. Pure. There are two,
-//! and this module is the only one that tells them apart.
+//! [`DataPlane`] turns each frontend that changed into the rows that change; what it cannot serve it names. Pure. Which path carries
+//! connections is a value, [`Mode`]; the tables are the same.
 //!
 //! | module | rows |
 //! |---|---|
-//! | [`nftables`] | the nftables data path: everything in one nft table |
-//! | [`balance`] | the IPVS data path, of the rows below |
+//! | [`nftables`] | the nft tables of both paths: who is led where, who is masqueraded, what is refused |
 //! | [`ipvs`] | virtual servers and real servers |
 //! | [`record`] | elements that say which virtual servers are ours |
-//! | [`table`] | its nft table: what is masqueraded and what is refused |
 //! | [`vip`] | the dummy link and its addresses |
 //! | [`drain`] | real servers that take no new connections until their old ones have ended |
 //! | [`since`] | elements that say since when they do |
 //!
+//! [`site`] puts a frontend's rows together, [`counts`] knows who needs those that several frontends share.
+//!
 //! Invariants. A row that several frontends need (an address, a hairpin) is there as long as one of them does. The rows
-//! depend on the frontends only, never on their history.
+//! depend on the frontends only, never on their history. A change costs no more than the frontends in it.
 
-mod balance;
+mod counts;
 pub(crate) mod drain;
 pub(crate) mod ipvs;
 pub(crate) mod nft;
@@ -25,26 +25,28 @@ pub(crate) mod nftables;
 pub(crate) mod record;
 mod serves;
 pub(crate) mod since;
-pub(crate) mod table;
+mod site;
 #[cfg(test)]
 mod tests;
 pub(crate) mod vip;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use netstate::family::PerFamily;
 use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
 
 pub(crate) use serves::served_by_none;
 
-use self::balance::IpvsPlane;
-use self::nftables::NftPlane;
+use self::counts::Counts;
+use self::site::Site;
 use crate::object::service::Service;
 use crate::plan::Delta;
 
 /// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
-    /// Elements of the nft table.
+    /// Chains and elements of the nft tables.
     pub(crate) nft: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>,
     /// Virtual and real servers.
     pub(crate) ipvs: BTreeMap<ipvs_rows::RowKey, Option<ipvs_rows::Row>>,
@@ -60,75 +62,139 @@ impl Changes {
     }
 }
 
-/// A data path: how connections reach the endpoints.
+/// Who carries connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    /// Virtual servers of IPVS; nftables marks, refuses, and leads what virtual servers cannot.
+    Ipvs,
+    /// nftables alone.
+    Nftables,
+}
+
+impl Mode {
+    /// kube-proxy's word for it.
+    #[must_use]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ipvs => "ipvs",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// What rows depend on beside the frontends.
 #[derive(Debug, Clone)]
-pub(crate) enum DataPlane {
-    /// By virtual servers of IPVS.
-    Ipvs(IpvsPlane),
-    /// By nftables alone.
-    Nftables(NftPlane),
+pub(crate) struct Options {
+    /// Who carries connections.
+    pub(crate) mode: Mode,
+    /// The link that virtual addresses are on.
+    pub(crate) link: IfName,
+    /// The scheduler of virtual servers whose Service asks for none.
+    pub(crate) scheduler: String,
+    /// The networks whose clients are Pods. A family without one is not served.
+    pub(crate) pods: PerFamily<Option<Prefix>>,
+}
+
+/// How connections reach the endpoints; see the module's text.
+#[derive(Debug, Clone)]
+pub(crate) struct DataPlane {
+    options: Options,
+    shared: Shared,
+}
+
+/// Who needs the rows that are not one frontend's own.
+#[derive(Debug, Clone, Default)]
+struct Shared {
+    chains: Counts<nft_rows::RowKey>,
+    vips: Counts<IpAddr>,
+    hairpins: Counts<IpAddr>,
 }
 
 impl DataPlane {
-    /// IPVS without frontends: addresses go to the link called `link`, every virtual server has the scheduler called `scheduler`,
-    /// Pods are the clients inside `pods`.
+    /// No frontends.
     #[must_use]
-    pub(crate) const fn ipvs(link: IfName, scheduler: String, pods: Prefix) -> Self {
-        Self::Ipvs(IpvsPlane::new(link, scheduler, pods))
+    pub(crate) fn new(options: Options) -> Self {
+        Self { options, shared: Shared::default() }
     }
 
-    /// nftables without frontends; Pods are the clients inside `pods`.
+    /// Who carries connections.
     #[must_use]
-    pub(crate) const fn nftables(pods: Prefix) -> Self {
-        Self::Nftables(NftPlane::new(pods))
+    pub(crate) const fn mode(&self) -> Mode {
+        self.options.mode
     }
 
-    /// kube-proxy's word for it.
+    /// The link that holds virtual addresses.
     #[must_use]
-    pub(crate) const fn mode(&self) -> &'static str {
-        match self {
-            Self::Ipvs(_) => "ipvs",
-            Self::Nftables(_) => "nftables",
-        }
+    pub(crate) const fn link(&self) -> &IfName {
+        &self.options.link
     }
 
-    /// The link that holds virtual addresses, where there is one.
-    #[must_use]
-    pub(crate) const fn link(&self) -> Option<&IfName> {
-        match self {
-            Self::Ipvs(plane) => Some(plane.link()),
-            Self::Nftables(_) => None,
-        }
-    }
-
-    /// The static part of its nft table.
-    #[must_use]
-    pub(crate) fn table(&self) -> (nft_rows::RowKey, nft_rows::Row) {
-        match self {
-            Self::Ipvs(plane) => table::table(plane.pods()),
-            Self::Nftables(plane) => nftables::statics::table(plane.family()),
-        }
+    /// The static part of the nft tables, of each family that is served.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (nft_rows::RowKey, nft_rows::Row)> + '_ {
+        self.options.pods.present().map(|(family, _)| nftables::statics::table(family))
     }
 
     /// The rows that change with these frontends.
     pub(crate) fn rows(&mut self, deltas: &[Delta]) -> Changes {
-        match self {
-            Self::Ipvs(plane) => plane.rows(deltas),
-            Self::Nftables(plane) => Changes { nft: plane.rows(deltas), ..Changes::default() },
+        let Self { options, shared } = self;
+        let mut changes = Changes::default();
+        for Delta { key, old, new } in deltas {
+            let site = |frontend| Site::new(key, frontend, options);
+            let (old, new) = (old.as_ref().and_then(site), new.as_ref().and_then(site));
+            differences(old.as_ref(), new.as_ref(), Site::elements, &mut changes.nft);
+            differences(old.as_ref(), new.as_ref(), Site::servers, &mut changes.ipvs);
+            shared.change(options, old.as_ref(), new.as_ref(), &mut changes);
         }
+        changes
     }
 
     /// Everything that `service` asks for and does not get, as `field: value`, each once.
     #[must_use]
     pub(crate) fn not_served(&self, service: &Service) -> Vec<String> {
-        match self {
-            Self::Ipvs(_) => serves::not_served_by_ipvs(service),
-            Self::Nftables(plane) => serves::not_served_by_nftables(service, Some(plane.family())),
+        let families = self.options.pods.map(|_, pods| pods.is_some());
+        serves::not_served(service, self.options.mode, families)
+    }
+}
+
+impl Shared {
+    /// The rows that other frontends may need too.
+    fn change(&mut self, options: &Options, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
+        let (before, after) = (old.and_then(Site::chain), new.and_then(Site::chain));
+        let key = |chain: &Option<(nft_rows::RowKey, _)>| chain.iter().map(|(key, _)| key.clone()).collect();
+        for (key, needed) in self.chains.change(&key(&before), &key(&after)) {
+            changes.nft.insert(key, after.as_ref().filter(|_| needed).map(|(_, row)| row.clone()));
+        }
+        let addresses = |site: Option<&Site<'_>>| site.map(Site::vips).unwrap_or_default();
+        for (addr, needed) in self.vips.change(&addresses(old), &addresses(new)) {
+            let (row, value) = nft::vip(addr);
+            changes.nft.insert(row, needed.then_some(value));
+            if options.mode == Mode::Ipvs {
+                changes.addresses.insert(vip::address(&options.link, addr), needed.then_some(Address));
+            }
+        }
+        let addresses = |site: Option<&Site<'_>>| site.map(Site::hairpins).unwrap_or_default();
+        for (addr, needed) in self.hairpins.change(&addresses(old), &addresses(new)) {
+            let (row, value) = nft::hairpin(addr);
+            changes.nft.insert(row, needed.then_some(value));
         }
     }
 }
 
-/// The tables of either data path, that of the one which is not in use too: what it left behind goes.
+/// What differs between two sites in the rows that `rows` gives.
+fn differences<'a, K: Ord + Clone, V: PartialEq>(
+    old: Option<&Site<'a>>,
+    new: Option<&Site<'a>>,
+    rows: fn(&Site<'a>) -> BTreeMap<K, V>,
+    changes: &mut BTreeMap<K, Option<V>>,
+) {
+    let of = |site: Option<&Site<'a>>| site.map(rows).unwrap_or_default();
+    let (old, new) = (of(old), of(new));
+    changes.extend(old.keys().filter(|row| !new.contains_key(row)).map(|row| (row.clone(), None)));
+    let differing = new.into_iter().filter(|(row, value)| old.get(row) != Some(value));
+    changes.extend(differing.map(|(row, value)| (row, Some(value))));
+}
+
+/// The tables of both families, that of one which is not in use too: what was left behind goes.
 #[must_use]
 pub(crate) fn tables() -> [nft_rows::TableKey; 2] {
     IpFamily::ALL.map(nft::table_key)

@@ -1,4 +1,4 @@
-//! What the nft tables of both data paths have in common: their name, their elements for addresses, and who is masqueraded.
+//! Names of the nft tables and of their elements for addresses, and who is masqueraded.
 //!
 //! Invariant: a packet is masqueraded because it carries the mark or because a Pod reaches itself (set `hairpin`, its address twice:
 //! no host returns its own address), whichever data path chose the endpoint. The mark is the one kube-proxy uses, other programs know

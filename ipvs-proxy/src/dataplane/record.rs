@@ -11,20 +11,20 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netstate::Protocol;
 use netstate::ipvs::VirtualServerKey;
-use netstate::nft::{Datum, Element, ElementKey, Name, Row, RowKey, Set, Type};
+use netstate::nft::{Datum, Element, Name, Row, RowKey, Set, Type};
+use netstate::{IpFamily, Protocol};
 use reconcile::Rows;
 
-use super::table::table_key;
+use super::nft::{self, table_key};
 use crate::object::ObjectName;
 
 /// Name of the set.
 pub(super) const SET: &str = "record";
 
-/// The set.
-pub(super) fn set() -> Set {
-    Set::of(vec![Type::Ipv4Addr, Type::InetProto, Type::InetService])
+/// The set, in the table of a family.
+pub(super) fn set(addr: Type) -> Set {
+    Set::of(vec![addr, Type::InetProto, Type::InetService])
 }
 
 /// The element of a virtual server that is made for `service`.
@@ -36,7 +36,10 @@ pub(crate) fn element(server: &VirtualServerKey, service: &ObjectName) -> (RowKe
 /// The key of a virtual server's element.
 #[must_use]
 pub(crate) fn key(server: &VirtualServerKey) -> RowKey {
-    element_key(vec![server.addr.into(), Datum::Protocol(server.protocol), Datum::Port(server.port)])
+    element_key(
+        IpFamily::of(server.addr),
+        vec![server.addr.into(), Datum::Protocol(server.protocol), Datum::Port(server.port)],
+    )
 }
 
 /// The marker of a record that is whole since `since`, in seconds of Unix time.
@@ -48,26 +51,27 @@ pub(crate) fn marker(since: u64) -> (RowKey, Row) {
 /// No virtual server has this address and port.
 #[must_use]
 pub(crate) fn marker_key() -> RowKey {
-    element_key(vec![Datum::Ipv4(Ipv4Addr::UNSPECIFIED), Datum::Protocol(Protocol::Tcp), Datum::Port(0)])
+    element_key(IpFamily::V4, vec![Datum::Ipv4(Ipv4Addr::UNSPECIFIED), Datum::Protocol(Protocol::Tcp), Datum::Port(0)])
 }
 
-fn element_key(parts: Vec<Datum>) -> RowKey {
-    RowKey::Element(ElementKey { table: table_key(), set: Name::literal(SET), key: parts })
+fn element_key(family: IpFamily, parts: Vec<Datum>) -> RowKey {
+    nft::element(family, SET, parts)
 }
 
 /// The virtual server that an observed row records as ours, if it does.
 #[must_use]
 pub(crate) fn server(row: &RowKey) -> Option<VirtualServerKey> {
     let RowKey::Element(element) = row else { return None };
-    if element.table != table_key() || element.set != Name::literal(SET) {
+    if element.set != Name::literal(SET) || !IpFamily::ALL.map(table_key).contains(&element.table) {
         return None;
     }
-    match element.key.as_slice() {
-        [Datum::Ipv4(addr), Datum::Protocol(protocol), Datum::Port(port)] if *port != 0 => {
-            Some(VirtualServerKey { protocol: *protocol, addr: IpAddr::V4(*addr), port: *port })
-        }
-        _ => None,
-    }
+    let [addr, Datum::Protocol(protocol), Datum::Port(port)] = element.key.as_slice() else { return None };
+    let addr = match addr {
+        Datum::Ipv4(addr) => IpAddr::V4(*addr),
+        Datum::Ipv6(addr) => IpAddr::V6(*addr),
+        _ => return None,
+    };
+    (*port != 0).then_some(VirtualServerKey { protocol: *protocol, addr, port: *port })
 }
 
 /// The Service that a recorded virtual server was made for.

@@ -3,15 +3,17 @@
 //! Invariant: what a Service asks for is served, or it is named here and shown in the status; nothing is dropped in
 //! silence.
 
-use netstate::{IpFamily, Protocol};
+use netstate::Protocol;
+use netstate::family::PerFamily;
 
+use super::Mode;
 use crate::object::service::{Policy, Service, Sources};
 use crate::plan::frontend::{Kind, Place, places};
 use crate::plan::{Frontend, FrontendKey};
 
 /// True when IPVS serves the frontend.
 #[must_use]
-pub(super) fn serves(key: &FrontendKey, frontend: &Frontend) -> bool {
+pub(super) fn by_ipvs(key: &FrontendKey, frontend: &Frontend) -> bool {
     refusal(key, frontend.kind).is_none()
 }
 
@@ -64,30 +66,32 @@ fn gaps(service: &Service, kinds: &[Kind]) -> Vec<String> {
     found
 }
 
-/// Everything that `service` asks for and does not get from IPVS, as `field: value`, each once.
+/// Everything that `service` asks for and does not get where `mode` carries the families that are `known`, as `field: value`, each
+/// once.
 #[must_use]
-pub(super) fn not_served_by_ipvs(service: &Service) -> Vec<String> {
+pub(super) fn not_served(service: &Service, mode: Mode, known: PerFamily<bool>) -> Vec<String> {
     let found: Vec<_> = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips)).collect();
     let kinds: Vec<_> = found.iter().map(|(_, kind)| *kind).collect();
-    let refused = found.iter().filter_map(|(key, kind)| refusal(key, *kind));
-    each_once(refused.chain(gaps(service, &kinds)))
-}
-
-/// The same of nftables, which serves frontends of the family that it knows the Pods of; of any when `family` is open.
-#[must_use]
-pub(super) fn not_served_by_nftables(service: &Service, family: Option<IpFamily>) -> Vec<String> {
-    let found = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips));
-    let refused = found.filter(|(key, _)| family.is_some_and(|family| key.family() != family));
-    let affinity = service.affinity.map(|_| "spec.sessionAffinity: ClientIP".to_owned());
-    let health = service.health_check_node_port.map(|port| format!("spec.healthCheckNodePort: {port}"));
-    each_once(refused.map(|(key, kind)| field(&key, kind)).chain(affinity).chain(health))
+    let refused = |(key, kind): &(FrontendKey, Kind)| match mode {
+        Mode::Ipvs => refusal(key, *kind),
+        Mode::Nftables => (!known.get(key.family())).then(|| field(key, *kind)),
+    };
+    let gaps = match mode {
+        Mode::Ipvs => gaps(service, &kinds),
+        Mode::Nftables => {
+            let affinity = service.affinity.map(|_| "spec.sessionAffinity: ClientIP".to_owned());
+            let health = service.health_check_node_port.map(|port| format!("spec.healthCheckNodePort: {port}"));
+            affinity.into_iter().chain(health).collect()
+        }
+    };
+    each_once(found.iter().filter_map(refused).chain(gaps))
 }
 
 /// What no data path serves, for who does not know which is in use.
 #[must_use]
 pub(crate) fn served_by_none(service: &Service) -> Vec<String> {
-    let by_ipvs = not_served_by_ipvs(service);
-    let by_nftables = not_served_by_nftables(service, None);
+    let [by_ipvs, by_nftables] =
+        [Mode::Ipvs, Mode::Nftables].map(|mode| not_served(service, mode, PerFamily::new(true, true)));
     by_ipvs.into_iter().filter(|field| by_nftables.contains(field)).collect()
 }
 
@@ -127,7 +131,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            not_served_by_ipvs(&service),
+            not_served(&service, Mode::Ipvs, PerFamily::new(true, false)),
             [
                 "spec.clusterIPs: fd00::10",
                 "spec.ports.nodePort: 30080",
@@ -141,7 +145,7 @@ mod tests {
             ]
         );
         let planned = plan(&service, &service.cluster_ips, [], &Here::on("hdss7-21.host.com"));
-        let served = planned.frontends().iter().filter(|(key, frontend)| serves(key, frontend));
+        let served = planned.frontends().iter().filter(|(key, frontend)| by_ipvs(key, frontend));
         assert_eq!(served.map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["tcp 192.168.0.10:80"]);
     }
 }

@@ -23,11 +23,8 @@ struct Desired {
 }
 
 impl Desired {
-    fn new(link: IfName) -> Self {
-        Self {
-            claims: Claims::default(),
-            plane: DataPlane::ipvs(link, "rr".to_owned(), "172.7.0.0/16".parse().unwrap()),
-        }
+    fn new() -> Self {
+        Self { claims: Claims::default(), plane: plane(Mode::Ipvs) }
     }
 
     fn set(&mut self, service: &ObjectName, plan: Option<ServicePlan>) -> Changes {
@@ -36,8 +33,11 @@ impl Desired {
     }
 }
 
-fn link() -> IfName {
-    IfName::new(vip::LINK_NAME).unwrap()
+/// No frontends; the Pods of IPv4 are known.
+pub(super) fn plane(mode: Mode) -> DataPlane {
+    let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+    let link = IfName::new(vip::LINK_NAME).unwrap();
+    DataPlane::new(Options { mode, link, scheduler: "rr".to_owned(), pods })
 }
 
 fn key(last: u8, port: u16) -> FrontendKey {
@@ -78,11 +78,12 @@ fn text(changes: &Changes) -> Vec<String> {
 
 #[test]
 fn a_new_service_brings_elements_servers_and_its_address() {
-    let mut desired = Desired::new(link());
+    let mut desired = Desired::new();
     let changes = desired.set(&name("web"), service("", &[(key(10, 80), &[2, 3])], "web"));
     assert_eq!(
         text(&changes),
         [
+            "+ chain ip ipvs-proxy choose/ipvs/ipvsm/ipvsm",
             "+ element ip ipvs-proxy @hairpin { 172.7.21.2 . 172.7.21.2 }",
             "+ element ip ipvs-proxy @hairpin { 172.7.21.3 . 172.7.21.3 }",
             "+ element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }",
@@ -99,7 +100,7 @@ fn a_new_service_brings_elements_servers_and_its_address() {
 
 #[test]
 fn one_changed_endpoint_changes_its_rows_only() {
-    let mut desired = Desired::new(link());
+    let mut desired = Desired::new();
     for last in 1..100 {
         let plan = service("", &[(key(last, 80), &[2, 3])], "x");
         desired.set(&name(&format!("s{last}")), plan);
@@ -115,16 +116,12 @@ fn one_changed_endpoint_changes_its_rows_only() {
 
 #[test]
 fn an_address_stays_as_long_as_one_port_needs_it() {
-    let mut desired = Desired::new(link());
+    let mut desired = Desired::new();
     desired.set(&name("web"), service("", &[(key(10, 80), &[]), (key(10, 443), &[])], "x"));
     let changes = desired.set(&name("web"), service("", &[(key(10, 443), &[])], "x"));
     assert_eq!(
         text(&changes),
-        [
-            "- element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }",
-            "- element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",
-            "- tcp 192.168.0.10:80"
-        ]
+        ["- element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }", "- tcp 192.168.0.10:80"]
     );
     let changes = desired.set(&name("web"), None);
     assert!(text(&changes).contains(&"- 192.168.0.10/32 dev kube-ipvs0".to_owned()));
@@ -133,7 +130,7 @@ fn an_address_stays_as_long_as_one_port_needs_it() {
 #[test]
 fn the_oldest_service_has_the_address_and_the_next_takes_over() {
     let (old, young) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
-    let mut desired = Desired::new(link());
+    let mut desired = Desired::new();
     desired.set(&name("young"), service(young, &[(key(10, 80), &[3])], "young"));
     let changes = desired.set(&name("old"), service(old, &[(key(10, 80), &[2])], "old"));
     assert!(text(&changes).contains(&"- tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));
@@ -173,7 +170,7 @@ proptest! {
     /// Rows after any history equal the rows of the final plans put in at once, in whatever order.
     #[test]
     fn rows_depend_on_the_plans_and_not_on_their_history(ops in prop::collection::vec(op(), 0..30)) {
-        let mut desired = Desired::new(link());
+        let mut desired = Desired::new();
         let (mut nft, mut ipvs, mut addresses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for op in &ops {
             let changes = apply(&mut desired, op);
@@ -182,7 +179,7 @@ proptest! {
             fold(&mut addresses, &changes.addresses);
         }
         let last: BTreeMap<u8, &Op> = ops.iter().map(|op| (op.0, op)).collect();
-        let mut fresh = Desired::new(link());
+        let mut fresh = Desired::new();
         let (mut nft2, mut ipvs2, mut addresses2) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for op in last.values().rev() {
             let changes = apply(&mut fresh, op);

@@ -2,11 +2,12 @@
 //! no proxy reads.
 
 use netstate::IpFamily;
+use netstate::family::PerFamily;
 use serde_json::{Value, json};
 
 use super::service::Service;
 use super::slice::EndpointSlice;
-use crate::dataplane::DataPlane;
+use crate::dataplane::{DataPlane, Mode, Options};
 use crate::plan::plan;
 use crate::plan::select::Here;
 
@@ -129,7 +130,8 @@ fn outcome(service: &Value, slice: &Value) -> String {
     let (service, slice) = (Service::from_json(service).unwrap(), EndpointSlice::from_json(slice).unwrap());
     // The data path that names more of what it does not serve.
     let link = netstate::IfName::new("kube-ipvs0").unwrap();
-    let path = DataPlane::ipvs(link, "rr".to_owned(), "172.7.0.0/16".parse().unwrap());
+    let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+    let path = DataPlane::new(Options { mode: Mode::Ipvs, link, scheduler: "rr".to_owned(), pods });
     let named = (path.not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);
     let here = Here { zone: Some("z1".to_owned()), ..Here::on("n1") };
     let of_service = (slice.service == service.name).then_some(&slice);

@@ -16,8 +16,9 @@ use kernel::{KernelError, Rtnl};
 use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
 
 use super::forward;
+use super::path::Opened;
 use super::targets::{Balance, Targets};
-use crate::dataplane::{self, vip};
+use crate::dataplane::{self, Mode, vip};
 use crate::plan::networks::NodeNetwork;
 
 /// The networks that this node is in, read from the kernel.
@@ -120,12 +121,12 @@ pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), Kern
     Ok(())
 }
 
-/// Opens every table of the calling thread's network namespace; without IPVS those of the nftables data path.
+/// Opens every table of the calling thread's network namespace for a data path.
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
-pub(crate) fn targets(
-    ipvs: Option<Ipvs>,
+pub(super) fn targets(
+    Opened { mode, ipvs }: Opened,
     link: &IfName,
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Interests), KernelError> {
@@ -135,7 +136,7 @@ pub(crate) fn targets(
         rtnl: Interest { writers: writers.clone(), ..Interest::default() },
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
-    let forward = forward::stage(foreign, ipvs.is_none()).watched(writers.clone());
+    let forward = forward::stage(foreign, mode == Mode::Nftables).watched(writers.clone());
     let balance = ipvs.map(|ipvs| balance(ipvs, link, &mut interests.rtnl)).transpose()?;
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
@@ -147,7 +148,7 @@ pub(crate) fn targets(
     Ok((targets, interests))
 }
 
-/// The tables of the IPVS data path.
+/// The tables of IPVS.
 fn balance(ipvs: Ipvs, link: &IfName, interest: &mut Interest) -> Result<Balance, KernelError> {
     let (links, addresses, writers) = (Rtnl::open()?, Rtnl::open()?, &interest.writers);
     interest.own = BTreeSet::from([links.port()?, addresses.port()?]);

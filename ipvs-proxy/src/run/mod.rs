@@ -31,14 +31,15 @@ use daemon::log::Log;
 use daemon::monitors::{Interests, Meaning, Monitors, NFTABLES, RTNETLINK};
 use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
-use kernel::ipvs::Ipvs;
 use netstate::IfName;
+use netstate::family::PerFamily;
 use nix::time::{ClockId, clock_gettime};
 
 pub(crate) use cleanup::cleanup;
 pub(crate) use prepare::init_only;
 
 use self::lock::Lock;
+use self::path::Opened;
 use self::proxy::Proxy;
 use self::reload::Reload;
 use self::status::ProxyStatus;
@@ -49,7 +50,7 @@ use crate::command::config::Config;
 use crate::command::settings::Notes;
 use crate::commands;
 use crate::dataplane::drain::Drains;
-use crate::dataplane::{DataPlane, vip};
+use crate::dataplane::{DataPlane, Mode, Options, vip};
 use crate::plan::networks::Networks;
 use crate::plan::select::Here;
 use crate::source::Source;
@@ -91,18 +92,21 @@ pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::R
     let _lock = Lock::take()?;
     prepare::process(&config)?;
     let places = config.places.clone();
-    let ipvs = path::open(config.mode)?;
-    let program = if ipvs.is_some() { IPVS } else { NFT };
+    let opened = path::open(config.mode)?;
+    let program = match opened.mode {
+        Mode::Ipvs => IPVS,
+        Mode::Nftables => NFT,
+    };
     let (settings, of_reload) = (config.settings.clone(), log.clone());
     shell::run(&program, &places, log, |shell| async move {
         let reload = Reload::new(invocation, settings, of_reload);
-        receive(config, ipvs, reload, shell).await
+        receive(config, opened, reload, shell).await
     })
 }
 
 /// Receives from the source and passes on, for ever.
-async fn receive(config: Config, ipvs: Option<Ipvs>, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
-    let (proxy, interests) = start(&config, ipvs).await?;
+async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
+    let (proxy, interests) = start(&config, opened).await?;
     // Open before the first listing, which the thread begins with.
     let monitors = Monitors::open(interests);
     let mailbox = Mailbox::new(shell.liveness.clone());
@@ -151,22 +155,21 @@ fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
 }
 
 /// Opens the kernel's tables.
-async fn start(config: &Config, mut ipvs: Option<Ipvs>) -> anyhow::Result<(Proxy, Interests)> {
+async fn start(config: &Config, mut opened: Opened) -> anyhow::Result<(Proxy, Interests)> {
     let networks = networks(config).await?;
     let link = link()?;
     let release = release()?;
-    let sysctls = prepare::parameters(config, &release, ipvs.is_some());
-    let plane = match &mut ipvs {
-        Some(ipvs) => {
-            prepare::ipvs(ipvs, config)?;
-            DataPlane::ipvs(link.clone(), config.scheduler.clone(), config.pods)
-        }
-        None => DataPlane::nftables(config.pods),
-    };
+    let mode = opened.mode;
+    let sysctls = prepare::parameters(config, &release, mode);
+    if let Some(ipvs) = opened.ipvs.as_mut().filter(|_| mode == Mode::Ipvs) {
+        prepare::ipvs(ipvs, config)?;
+    }
+    let pods = PerFamily::only(config.pods.family(), config.pods);
+    let plane = DataPlane::new(Options { mode, link: link.clone(), scheduler: config.scheduler.clone(), pods });
     let addresses = networks.node.iter().map(|network| network.addr).collect();
     let here = Here { addresses, zone: config.zone.clone(), ..Here::on(&*config.node) };
-    tracing::info!(node = config.node, kernel = release, mode = plane.mode(), "starting");
-    let (targets, interests) = addresses::targets(ipvs, &link, &sysctls)?;
+    tracing::info!(node = config.node, kernel = release, mode = mode.name(), "starting");
+    let (targets, interests) = addresses::targets(opened, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tables = Tables::new(targets, Drains::new(config.grace, since_boot()?), &sysctls, &plane);
     let proxy = Proxy::new(here, networks, plane, tables, epoch);

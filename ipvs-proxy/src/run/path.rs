@@ -3,6 +3,8 @@
 //! Invariant: a data path that was asked for by name is used or refused, never replaced; what the other one has left behind in
 //! IPVS is refused as well, because virtual servers would go on beside the new path.
 
+use std::path::Path;
+
 use anyhow::bail;
 use kernel::Cause;
 use kernel::ipvs::Ipvs;
@@ -12,22 +14,32 @@ use reconcile::Target;
 use crate::command::config::Mode;
 use crate::dataplane::{self, record};
 
-/// Opens IPVS where it carries the data path; `None` where nftables does.
+/// The data path of this node.
+pub(super) struct Opened {
+    /// Who carries connections.
+    pub(super) mode: dataplane::Mode,
+    /// IPVS, where the kernel has it.
+    pub(super) ipvs: Option<Ipvs>,
+}
+
+/// Opens IPVS where the kernel has it, and says who carries connections.
 ///
 /// # Errors
 /// When the kernel has no IPVS and it was asked for, or refuses the conversation; when virtual servers of ours are left and
 /// nftables was asked for.
-pub(super) fn open(mode: Mode) -> anyhow::Result<Option<Ipvs>> {
+pub(super) fn open(mode: Mode) -> anyhow::Result<Opened> {
     if mode == Mode::Nftables {
         refuse_leftovers()?;
-        return Ok(None);
+        // Opening loads the module, which nobody has asked for.
+        let ipvs = if is_loaded() { Ipvs::open().ok() } else { None };
+        return Ok(Opened { mode: dataplane::Mode::Nftables, ipvs });
     }
     match Ipvs::open() {
-        Ok(ipvs) => Ok(Some(ipvs)),
+        Ok(ipvs) => Ok(Opened { mode: dataplane::Mode::Ipvs, ipvs: Some(ipvs) }),
         Err(error) => match (&error.cause, mode) {
             (Cause::Missing(_), Mode::Auto) => {
                 tracing::info!("this kernel has no IPVS (module ip_vs): nftables is the data path");
-                Ok(None)
+                Ok(Opened { mode: dataplane::Mode::Nftables, ipvs: None })
             }
             (Cause::Missing(_), _) => Err(anyhow::Error::new(error).context(
                 "this kernel has no IPVS: load the modules ip_vs and ip_vs_rr (modprobe, or /etc/modules-load.d), or use the \
@@ -36,6 +48,11 @@ pub(super) fn open(mode: Mode) -> anyhow::Result<Option<Ipvs>> {
             _ => Err(error.into()),
         },
     }
+}
+
+/// True when the kernel has IPVS already.
+fn is_loaded() -> bool {
+    Path::new("/proc/net/ip_vs").exists()
 }
 
 /// Refuses to begin beside virtual servers that this program has made.

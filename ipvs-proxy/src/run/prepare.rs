@@ -11,9 +11,11 @@ use daemon::lifecycle::Exit;
 use kernel::ipvs::Ipvs;
 use netstate::SysctlKey;
 
+use super::path::Opened;
 use super::{addresses, path};
 use crate::command::config::Config;
 use crate::command::settings::fields::path as setting;
+use crate::dataplane::Mode;
 
 /// Where this process's score is (proc(5)).
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
@@ -66,9 +68,12 @@ fn check_scheduler(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// The kernel parameters that are asked for, on a kernel of this release with or without IPVS.
-pub(super) fn parameters(config: &Config, release: &str, ipvs: bool) -> BTreeMap<SysctlKey, String> {
-    let mut parameters = if ipvs { addresses::sysctls(release) } else { addresses::sysctls_without_ipvs() };
+/// The kernel parameters that are asked for, on a kernel of this release.
+pub(super) fn parameters(config: &Config, release: &str, mode: Mode) -> BTreeMap<SysctlKey, String> {
+    let mut parameters = match mode {
+        Mode::Ipvs => addresses::sysctls(release),
+        Mode::Nftables => addresses::sysctls_without_ipvs(),
+    };
     parameters.extend(config.parameters.clone());
     parameters
 }
@@ -78,12 +83,12 @@ pub(super) fn parameters(config: &Config, release: &str, ipvs: bool) -> BTreeMap
 /// # Errors
 /// When the kernel has not the data path that was asked for, or refuses.
 pub(crate) fn init_only(config: &Config) -> anyhow::Result<Exit> {
-    let mut opened = path::open(config.mode)?;
-    if let Some(opened) = &mut opened {
-        ipvs(opened, config)?;
+    let Opened { mode, mut ipvs } = path::open(config.mode)?;
+    if let Some(ipvs) = ipvs.as_mut().filter(|_| mode == Mode::Ipvs) {
+        self::ipvs(ipvs, config)?;
     }
     let mut failed = 0_usize;
-    for (key, value) in parameters(config, &super::release()?, opened.is_some()) {
+    for (key, value) in parameters(config, &super::release()?, mode) {
         match kernel::sysctl::write(&key, &value) {
             Ok(()) => println!("{key} is {value}"),
             Err(error) => {

@@ -109,7 +109,7 @@ impl ProxyStatus {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: node.to_owned(),
-            mode: proxy.plane().mode().to_owned(),
+            mode: proxy.plane().mode().name().to_owned(),
             ok: done && lost.is_none() && waiting_for.is_empty() && alarm.is_none(),
             alarm,
             waiting_for,

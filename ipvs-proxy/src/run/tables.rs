@@ -1,5 +1,5 @@
-//! `Tables`: the reconcilers of all kernel tables, the order of a pass, and the drains. Of the nftables data path there are no
-//! link, servers and addresses.
+//! `Tables`: the reconcilers of all kernel tables, the order of a pass, and the drains. Where the kernel has no IPVS there are no
+//! link, servers and addresses; where nftables carries everything, and nothing of ours is in IPVS, these rest.
 //!
 //! Invariants. On the way in a row comes after those that it needs: parameters, link, nft, servers, address. The address
 //! comes last, so that it turns local only when a virtual server behind it stands: before that a packet to it goes where
@@ -13,10 +13,11 @@
 
 mod adopt;
 mod draining;
+mod made;
 mod repair;
 mod touched;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -26,10 +27,14 @@ use netstate::{Address, AddressKey, IfName, Protocol, SysctlKey, nft as nft_rows
 use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
 pub(crate) use self::touched::Touched;
+
+use self::made::OfIpvs;
+
 use super::flows::Pending;
-use super::targets::{AnyTarget, Balance, Flows, Servers, Targets};
+use super::targets::{AnyTarget, Flows, Servers};
 use crate::dataplane::drain::Drains;
-use crate::dataplane::{Changes, DataPlane, ipvs, nftables, record, table as nft, vip};
+use crate::dataplane::{Changes, ipvs, nftables, record};
+use crate::plan::FrontendKey;
 
 /// The reconcilers; see the module's text.
 pub(crate) struct Tables {
@@ -40,6 +45,10 @@ pub(crate) struct Tables {
     forward: Option<Handle<Forward>>,
     servers: Option<Table<Box<dyn Servers + Send>>>,
     addresses: Option<Table<AnyTarget<AddressKey, Address>>>,
+    /// The three above, while they rest.
+    resting: Option<OfIpvs>,
+    /// The static part of the nft tables, without which nothing is masqueraded.
+    masquerading: Vec<nft_rows::RowKey>,
     flows: Box<dyn Flows + Send>,
     drains: Drains,
     /// It is known which virtual servers are ours from before.
@@ -60,54 +69,6 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// The tables behind `targets`, with no desired rows but the static ones; `drains` are none yet.
-    pub(crate) fn new(
-        targets: Targets,
-        drains: Drains,
-        sysctls: &BTreeMap<SysctlKey, String>,
-        plane: &DataPlane,
-    ) -> Self {
-        let (key, row) = plane.table();
-        let masquerade = key.clone();
-        let mut stack = Stack::new();
-        let parameters = stack.push(Reconciler::new("sysctl", targets.sysctls));
-        let (links, servers, addresses) = match targets.balance {
-            Some(Balance { links, servers, addresses }) => (Some(links), Some(servers), Some(addresses)),
-            None => (None, None, None),
-        };
-        let links = links.map(|links| stack.push(Reconciler::new("link", links)));
-        let nft = stack.push(Reconciler::new("nft", targets.nft));
-        let forward = targets.forward.map(|forward| stack.push(forward));
-        let servers = servers.map(|servers| stack.push(Reconciler::new("ipvs", servers)));
-        let addresses = addresses.map(|addresses| Reconciler::new("address", addresses));
-        let addresses =
-            addresses.map(|addresses| stack.push_when(addresses, move |stack| stack.holds(nft, &masquerade)));
-        stack.want_all(parameters, sysctls.clone());
-        if let Some((links, link)) = links.zip(plane.link()) {
-            stack.want(links, link.clone(), Some(vip::link()));
-        }
-        stack.want(nft, key, Some(row));
-        Self {
-            stack,
-            sysctls: parameters,
-            links,
-            nft,
-            forward,
-            servers,
-            addresses,
-            flows: targets.flows,
-            drains,
-            adopted: false,
-            leaving: BTreeSet::new(),
-            searched: 0,
-            pending: Pending::default(),
-            unread: BTreeSet::new(),
-            audit_failure: None,
-            recorded: BTreeSet::new(),
-            waiting: BTreeSet::new(),
-        }
-    }
-
     /// Takes in what a plan changed.
     pub(crate) fn want(&mut self, changes: Changes) {
         for (key, row) in changes.nft {
@@ -177,12 +138,12 @@ impl Tables {
         }
     }
 
-    /// True of the IPVS data path.
+    /// True where IPVS carries connections, or holds what did.
     pub(crate) const fn has_servers(&self) -> bool {
         self.servers.is_some()
     }
 
-    /// The servers; none of the nftables data path.
+    /// The servers, where they do not rest.
     fn servers(&self) -> Option<&Reconciler<Box<dyn Servers + Send>>> {
         self.stack.get(self.servers?)
     }
@@ -239,7 +200,7 @@ impl Tables {
             self.waiting.remove(&key);
             self.want_address(key, Some(Address));
         }
-        let masquerades = self.stack.holds(self.nft, &nft_rows::RowKey::Table(nft::table_key()));
+        let masquerades = self.masquerading.iter().all(|table| self.stack.holds(self.nft, table));
         let addresses = self.addresses_mut().filter(|_| masquerades);
         addresses.map(|addresses| addresses.upsert(now)).unwrap_or_default()
     }
@@ -262,14 +223,14 @@ impl Tables {
     /// Deletes tracked connections that lead past the servers as they are now; belongs behind a pass.
     pub(crate) fn settle_flows(&mut self, own: &BTreeSet<IpAddr>) {
         let Some(rows) = self.stack.mirror(self.nft) else { return };
-        let flows = self.flows.as_mut();
-        match self.servers {
-            None => self.pending.settle(|frontend| nftables::endpoints(rows, frontend), own, flows),
-            Some(servers) => {
-                let Some(rows) = self.stack.mirror(servers) else { return };
-                self.pending.settle(|frontend| ipvs::endpoints(rows, frontend), own, flows);
-            }
-        }
+        let none = Rows::new();
+        let Some(servers) = self.servers.map_or(Some(&none), |servers| self.stack.mirror(servers)) else { return };
+        let answering = |frontend: &FrontendKey| {
+            let mut found = nftables::endpoints(rows, frontend);
+            found.append(&mut ipvs::endpoints(servers, frontend));
+            found
+        };
+        self.pending.settle(answering, own, self.flows.as_mut());
     }
 
     /// Keeps the marker of a record that was found whole; returns whether it was.

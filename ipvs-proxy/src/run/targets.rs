@@ -131,13 +131,13 @@ pub(crate) struct Targets {
     pub(crate) nft: AnyTarget<nft::RowKey, nft::Row>,
     /// Our rules in foreign chains; none without a kernel.
     pub(crate) forward: Option<Forward>,
-    /// What only the IPVS data path has.
+    /// Where the kernel has IPVS.
     pub(crate) balance: Option<Balance>,
     /// Tracked connections.
     pub(crate) flows: Box<dyn Flows + Send>,
 }
 
-/// The tables of the IPVS data path.
+/// The tables of IPVS.
 pub(crate) struct Balance {
     /// The link that holds virtual addresses.
     pub(crate) links: AnyTarget<IfName, Link>,

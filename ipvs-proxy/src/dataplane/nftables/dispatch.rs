@@ -3,11 +3,12 @@
 //!
 //! A chain knows how many endpoints there are for each class, not which: those are elements, and all frontends with as many
 //! share it. Its name says the same as its rules: `choose/3/3m/1-at-3` leads a Pod to one of the first three endpoints, this node
-//! likewise and masqueraded (`m`), and everybody else to the one behind them.
+//! likewise and masqueraded (`m`), and everybody else to the one behind them. `choose/ipvs/ipvsm/ipvsm` leaves the choice to a virtual
+//! server.
 //!
 //! Invariants. A chain decides: who finds no endpoint in the map, for the moment that it is being changed, is dropped and tries
 //! again; were the packet to go on, its connection would be remembered as one without an endpoint. What is to be refused goes
-//! on, because the kernel can refuse only in filter chains.
+//! on, because the kernel can refuse only in filter chains; so does what IPVS balances.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use netstate::nft::{Chain, Destination, Field, Match, Name, Op, Rule, Verdict};
 use netstate::{IpFamily, Prefix};
 
 use super::{ENDPOINTS, NODE_ENDPOINTS};
+use crate::dataplane::{Mode, ipvs};
 use crate::plan::Frontend;
 use crate::plan::frontend::Place;
 use crate::plan::route::{Answer, Route, Routes};
@@ -28,6 +30,8 @@ const NODE_ROOM: &str = "choose-node";
 /// What becomes of the connections of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
+    /// A virtual server of IPVS answers.
+    Balance,
     /// One of `count` endpoints from index `first` on.
     Choose { first: u32, count: u32 },
     /// Nothing is answered.
@@ -45,22 +49,33 @@ struct Branch {
 
 /// See the module's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Dispatch {
+pub(in crate::dataplane) struct Dispatch {
     pod: Branch,
     node: Branch,
     outside: Branch,
 }
 
-/// The backends of a frontend in the order of their indexes, each list of the plan once.
-pub(super) fn backends(frontend: &Frontend) -> impl Iterator<Item = &Backend> {
-    lists(frontend).into_iter().flatten()
+/// The backends of a frontend, each list of the plan once.
+pub(in crate::dataplane) fn backends(frontend: &Frontend) -> impl Iterator<Item = &Backend> {
+    lists(frontend, None).into_iter().flatten()
 }
 
-fn lists(frontend: &Frontend) -> Vec<&[Backend]> {
+/// The backends that its chain chooses from, in the order of their indexes.
+pub(in crate::dataplane) fn chosen(frontend: &Frontend, mode: Mode) -> impl Iterator<Item = &Backend> {
+    lists(frontend, balanced(frontend, mode)).into_iter().flatten()
+}
+
+/// What virtual servers answer, where there are any.
+fn balanced(frontend: &Frontend, mode: Mode) -> Option<&Answer> {
+    (mode == Mode::Ipvs).then(|| ipvs::answer(frontend))
+}
+
+/// The lists of the classes whose answer is not `balanced`.
+fn lists<'a>(frontend: &'a Frontend, balanced: Option<&Answer>) -> Vec<&'a [Backend]> {
     let mut found: Vec<&[Backend]> = Vec::new();
-    for list in
-        [&frontend.routes.pod, &frontend.routes.node, &frontend.routes.outside].map(|route| route.answer.backends())
-    {
+    let routes = [&frontend.routes.pod, &frontend.routes.node, &frontend.routes.outside];
+    for list in routes.map(|route| &route.answer).into_iter().filter(|answer| Some(*answer) != balanced) {
+        let list = list.backends();
         if !list.is_empty() && !found.contains(&list) {
             found.push(list);
         }
@@ -70,10 +85,12 @@ fn lists(frontend: &Frontend) -> Vec<&[Backend]> {
 
 impl Dispatch {
     /// The chain for a frontend.
-    pub(super) fn of(frontend: &Frontend) -> Self {
-        let lists = lists(frontend);
+    pub(in crate::dataplane) fn of(frontend: &Frontend, mode: Mode) -> Self {
+        let balanced = balanced(frontend, mode);
+        let lists = lists(frontend, balanced);
         let routes = &frontend.routes;
-        let [pod, node, outside] = [&routes.pod, &routes.node, &routes.outside].map(|route| branch(route, &lists));
+        let [pod, node, outside] =
+            [&routes.pod, &routes.node, &routes.outside].map(|route| branch(route, balanced, &lists));
         Self { pod, node, outside }
     }
 
@@ -92,9 +109,11 @@ impl Dispatch {
         Routes { pod: route(self.pod), node: route(self.node), outside: route(self.outside) }
     }
 
-    /// True when every class is refused: then there is nothing to go through.
-    pub(super) fn only_refuses(self) -> bool {
-        [self.pod, self.node, self.outside].iter().all(|branch| branch.outcome == Outcome::Reject)
+    /// True when every class goes on as it came: then there is nothing to go through.
+    pub(super) fn is_idle(self) -> bool {
+        let goes_on =
+            |branch: &Branch| matches!(branch.outcome, Outcome::Reject | Outcome::Balance) && !branch.masquerade;
+        [self.pod, self.node, self.outside].iter().all(goes_on)
     }
 
     /// True when some class is refused.
@@ -151,16 +170,18 @@ fn behind(class: &Rule, rule: Rule) -> Rule {
     Rule { statements: class.statements.iter().cloned().chain(rule.statements).collect(), comment: None }
 }
 
-fn branch(route: &Route, lists: &[&[Backend]]) -> Branch {
+fn branch(route: &Route, balanced: Option<&Answer>, lists: &[&[Backend]]) -> Branch {
     let outcome = match &route.answer {
+        Answer::Drop => Outcome::Drop,
+        answer if Some(answer) == balanced => Outcome::Balance,
         Answer::Backends(backends) => {
             let before = lists.iter().take_while(|list| ***list != **backends).map(|list| list.len()).sum();
             Outcome::Choose { first: number(before), count: number(backends.len()) }
         }
-        Answer::Drop => Outcome::Drop,
         Answer::Reject => Outcome::Reject,
     };
-    Branch { outcome, masquerade: route.masquerade && matches!(outcome, Outcome::Choose { .. }) }
+    let is_answered = matches!(route.answer, Answer::Backends(_));
+    Branch { outcome, masquerade: route.masquerade && is_answered }
 }
 
 fn number(count: usize) -> u32 {
@@ -170,6 +191,7 @@ fn number(count: usize) -> u32 {
 impl Branch {
     fn text(self) -> String {
         let text = match self.outcome {
+            Outcome::Balance => "ipvs".to_owned(),
             Outcome::Choose { first: 0, count } => count.to_string(),
             Outcome::Choose { first, count } => format!("{count}-at-{first}"),
             Outcome::Drop => "drop".to_owned(),
@@ -181,6 +203,7 @@ impl Branch {
     fn named(text: &str) -> Option<Self> {
         let (text, masquerade) = text.strip_suffix('m').map_or((text, false), |text| (text, true));
         let outcome = match text {
+            "ipvs" => Outcome::Balance,
             "drop" => Outcome::Drop,
             "reject" => Outcome::Reject,
             _ => {
@@ -201,7 +224,8 @@ impl Outcome {
                 // Endpoints that somebody deleted are nobody's answer.
                 if chosen.is_empty() { Answer::Drop } else { Answer::Backends(chosen) }
             }
-            Self::Drop => Answer::Drop,
+            // What virtual servers held is not in these rows.
+            Self::Drop | Self::Balance => Answer::Drop,
             Self::Reject => Answer::Reject,
         }
     }
@@ -218,7 +242,7 @@ impl Outcome {
                 vec![Rule::new().then(to), Rule::new().then(Verdict::Drop)]
             }
             Self::Drop => vec![Rule::new().then(Verdict::Drop)],
-            Self::Reject => vec![Rule::new().then(Verdict::Accept)],
+            Self::Reject | Self::Balance => vec![Rule::new().then(Verdict::Accept)],
         }
     }
 }

@@ -1,38 +1,49 @@
-//! The static part of the tables `ip ipvs-proxy` and `ip6 ipvs-proxy` of the nftables data path: chains that are hung into the
+//! The static part of the tables `ip ipvs-proxy` and `ip6 ipvs-proxy`, the same for both data paths: chains that are hung into the
 //! path of packets, and the maps and sets that Services fill.
 //!
 //! | packets | go through |
 //! |---|---|
-//! | the first one of a connection, from elsewhere or from this node | the maps `services` and `node-ports` to a chain that chooses an endpoint |
+//! | the first one of a connection, from elsewhere or from this node | the maps `services` and `node-ports` to a chain that chooses an endpoint, or marks for IPVS what is to be masqueraded: behind it a packet no longer carries the virtual address |
 //! | one that no endpoint was chosen for | a filter: refused where nobody serves |
 //! | the first one of a connection, on its way out | masqueraded where it is marked, or when a Pod reaches itself |
 //!
+//! What comes to a virtual address and finds no virtual server is refused behind IPVS, before a process of this host that listens on all
+//! addresses can answer: a port that no Service has, or a server that somebody deleted. Answers to this host's own connections come to a
+//! virtual address too, because the host used it as its source: only new connections are refused. An address that is not local yet goes
+//! where it went without us: its virtual server is on the way, and the client tries again.
+//!
 //! The mark is the one kube-proxy uses and is cleared behind the masquerade: a packet that goes into a tunnel takes its mark
 //! along, and the tunnel's own packet must not be masqueraded.
+//!
+//! The tables also hold the [`record`] of which virtual servers are ours, and [`since`] when real servers drain.
 
 use netstate::nft::{
     Chain, ChainKind, CtState, Field, Hook, Match, Name, Op, Policy, Reject, Row, RowKey, Rule, Set, Statement, Table,
     Type, Verdict, priority,
 };
-use netstate::{IpFamily, Prefix};
+use netstate::{IpFamily, Protocol};
 
 use super::super::nft::{self, HAIRPIN, VIPS, table_key};
+use super::super::{record, since};
 use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES};
+
+/// IPVS takes the packets of its virtual servers at priorities 98 and 99 of the input hook (net/netfilter/ipvs/ip_vs_core.c).
+const BEHIND_IPVS: i32 = 110;
 
 /// The table of a family.
 #[must_use]
 pub(crate) fn table(family: IpFamily) -> (RowKey, Row) {
     let mut table = Table::default();
     table.sets.extend(sets(family).map(|(name, set)| (Name::literal(name), set)));
-    let filter = |hook| base(ChainKind::Filter, hook, priority::FILTER, refuse(family));
+    let filter = |hook, priority, rules| base(ChainKind::Filter, hook, priority, rules);
     let nat = |hook| base(ChainKind::Nat, hook, priority::DSTNAT, vec![Rule::new().then(jump("services"))]);
     let chains = [
         ("prerouting", nat(Hook::Prerouting)),
         ("output", nat(Hook::Output)),
         ("services", Chain::regular(services(family))),
-        ("refuse-input", filter(Hook::Input)),
-        ("refuse-forward", filter(Hook::Forward)),
-        ("refuse-output", filter(Hook::Output)),
+        ("refuse-input", filter(Hook::Input, BEHIND_IPVS, refuse_behind_ipvs(family))),
+        ("refuse-forward", filter(Hook::Forward, priority::FILTER, refuse(family))),
+        ("refuse-output", filter(Hook::Output, priority::FILTER, refuse(family))),
         ("postrouting", nft::masquerade(family)),
         ("unmark", nft::unmark()),
     ];
@@ -40,7 +51,7 @@ pub(crate) fn table(family: IpFamily) -> (RowKey, Row) {
     (RowKey::Table(table_key(family)), Row::Table(table))
 }
 
-fn sets(family: IpFamily) -> [(&'static str, Set); 8] {
+fn sets(family: IpFamily) -> [(&'static str, Set); 10] {
     let addr = match family {
         IpFamily::V4 => Type::Ipv4Addr,
         IpFamily::V6 => Type::Ipv6Addr,
@@ -57,6 +68,8 @@ fn sets(family: IpFamily) -> [(&'static str, Set); 8] {
         (REFUSED, Set::of(behind(addr))),
         (REFUSED_NODE_PORTS, Set::of(port.clone())),
         (VIPS, Set::of(vec![addr])),
+        (record::SET, record::set(addr)),
+        (since::SET, since::set(family)),
         (HAIRPIN, Set::of(vec![addr, addr])),
     ]
 }
@@ -73,24 +86,17 @@ fn is_in(fields: Vec<Field>, set: &'static str) -> Match {
     Match::Lookup(Op::Is, fields, Name::literal(set))
 }
 
+fn at_vip(family: IpFamily) -> Match {
+    is_in(vec![Field::Daddr(family)], VIPS)
+}
+
 fn at_address(family: IpFamily) -> Vec<Field> {
     vec![Field::Daddr(family), Field::L4Proto, Field::Dport]
 }
 
 /// A packet to an address of this node, other than loopback: connections to that cannot leave the node.
 fn to_this_node(family: IpFamily) -> Rule {
-    let to = Rule::new().when(Match::DaddrLocal(Op::Is));
-    match loopback(family) {
-        Some(loopback) => to.when(Match::Daddr(Op::IsNot, loopback)),
-        None => to,
-    }
-}
-
-fn loopback(family: IpFamily) -> Option<Prefix> {
-    match family {
-        IpFamily::V4 => Prefix::new([127, 0, 0, 0].into(), 8).ok(),
-        IpFamily::V6 => Prefix::new(std::net::Ipv6Addr::LOCALHOST.into(), 128).ok(),
-    }
+    Rule::new().when(Match::DaddrLocal(Op::Is)).when(Match::Daddr(Op::IsNot, family.loopback()))
 }
 
 const NODE_PORT: [Field; 2] = [Field::L4Proto, Field::Dport];
@@ -102,13 +108,31 @@ fn services(family: IpFamily) -> Vec<Rule> {
     ]
 }
 
-/// What no endpoint was chosen for still has its first destination.
+fn new() -> Rule {
+    Rule::new().when(Match::CtState(CtState::NEW))
+}
+
+/// Behind IPVS: whatever still comes to a virtual address, other than pings, finds no virtual server.
+fn refuse_behind_ipvs(family: IpFamily) -> Vec<Rule> {
+    let to_vip = |protocol| new().when(Match::L4Proto(Op::Is, protocol)).when(at_vip(family));
+    let stray = Protocol::ALL.map(|protocol| to_vip(protocol).then(Reject::PortUnreachable));
+    let [at_address, at_node] = refuse_listed(family);
+    std::iter::once(at_address).chain(stray).chain([at_node]).collect()
+}
+
+/// Elsewhere: what comes to a virtual address that is not local, and has no virtual server on its way.
 fn refuse(family: IpFamily) -> Vec<Rule> {
-    let new = || Rule::new().when(Match::CtState(CtState::NEW));
+    let unrecorded = Match::Lookup(Op::IsNot, at_address(family), Name::literal(record::SET));
+    let stray = new().when(at_vip(family)).when(unrecorded).then(Reject::PortUnreachable);
+    let [at_address, at_node] = refuse_listed(family);
+    vec![at_address, stray, at_node]
+}
+
+/// Where a Service has no endpoint. What none was chosen for still has its first destination.
+fn refuse_listed(family: IpFamily) -> [Rule; 2] {
     let to_this_node = Rule { statements: [new().statements, to_this_node(family).statements].concat(), comment: None };
-    vec![
+    [
         new().when(is_in(at_address(family), REFUSED)).then(Reject::PortUnreachable),
-        new().when(is_in(vec![Field::Daddr(family)], VIPS)).then(Reject::PortUnreachable),
         to_this_node.when(is_in(NODE_PORT.to_vec(), REFUSED_NODE_PORTS)).then(Reject::PortUnreachable),
     ]
 }

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use netstate::Protocol;
 use netstate::nft::{Chain, Ruleset};
+use netstate::{IpFamily, Prefix, Protocol};
 use proptest::prelude::*;
 
-use super::nft::VIPS;
+use super::dispatch::Dispatch;
 use super::observed::remembered;
 use super::*;
+use crate::dataplane::nft::VIPS;
+use crate::dataplane::{self, DataPlane, Mode};
 use crate::object::ObjectName;
 use crate::object::service::Policy;
+use crate::plan::frontend::Kind;
 use crate::plan::route::Routes;
-use crate::plan::select::{Backend, Choice, Here};
-use crate::plan::{Claims, ServicePlan};
+use crate::plan::select::{Backend, Choice, Here, Locality};
+use crate::plan::{Claims, Delta, Frontend, FrontendKey, ServicePlan};
 
 const PODS: &str = "172.7.0.0/16";
 
@@ -88,17 +91,17 @@ impl Kernel {
     }
 }
 
-fn plane() -> NftPlane {
-    NftPlane::new(PODS.parse().unwrap())
+fn plane() -> DataPlane {
+    dataplane::tests::plane(Mode::Nftables)
 }
 
 fn put(
-    plane: &mut NftPlane,
+    plane: &mut DataPlane,
     key: FrontendKey,
     old: Option<&Frontend>,
     new: Option<&Frontend>,
 ) -> BTreeMap<RowKey, Option<Row>> {
-    plane.rows(&[Delta { key, old: old.cloned(), new: new.cloned() }])
+    plane.rows(&[Delta { key, old: old.cloned(), new: new.cloned() }]).nft
 }
 
 fn chain(text: &str, name: &str) -> Vec<String> {
@@ -191,7 +194,7 @@ fn masquerade_follows_the_class_of_the_client() {
     ] {
         let mut web = frontend(Kind::ClusterIp, Policy::Cluster, &choice(&[2], &[]), Sources::Any);
         (web.routes.pod.masquerade, web.routes.node.masquerade, web.routes.outside.masquerade) = classes.into();
-        let chain = Dispatch::of(&web).chain(at("192.168.0.10", 80).place, IpFamily::V4, pods);
+        let chain = Dispatch::of(&web, Mode::Nftables).chain(at("192.168.0.10", 80).place, IpFamily::V4, pods);
         let text = Row::Chain(chain).to_string();
         let marks = text.strip_prefix("{ ").unwrap().split_once("dnat").unwrap().0.trim().to_owned();
         assert_eq!(marks, expected.join(" "), "{classes:?}");
@@ -254,12 +257,12 @@ proptest! {
             let name = ObjectName::new("default", &who.to_string());
             let plan = ServicePlan::new(String::new(), frontends.iter().map(plan).collect());
             last.insert(*who, plan.clone());
-            kernel.take(plane.rows(&claims.settle(&name, Some(plan))));
+            kernel.take(plane.rows(&claims.settle(&name, Some(plan))).nft);
         }
         let (mut fresh, mut rows, mut afresh) = (Claims::default(), super::tests::plane(), Kernel::default());
         for (who, plan) in last.iter().rev() {
             let name = ObjectName::new("default", &who.to_string());
-            afresh.take(rows.rows(&fresh.settle(&name, Some(plan.clone()))));
+            afresh.take(rows.rows(&fresh.settle(&name, Some(plan.clone()))).nft);
         }
         prop_assert_eq!(&kernel.0, &afresh.0);
 
@@ -276,7 +279,7 @@ proptest! {
 
         // Nothing is left of them when all are gone.
         for who in last.keys() {
-            kernel.take(plane.rows(&claims.settle(&ObjectName::new("default", &who.to_string()), None)));
+            kernel.take(plane.rows(&claims.settle(&ObjectName::new("default", &who.to_string()), None)).nft);
         }
         prop_assert_eq!(kernel.0, Rows::new());
     }

@@ -13,13 +13,14 @@ use crate::dataplane::{record, since};
 
 impl Tables {
     /// Says which virtual servers are ours: those in the record; while it is not whole, also those whose address is on our
-    /// link, for that is where a predecessor of either name keeps the addresses of its own.
+    /// link, for that is where a predecessor of either name keeps the addresses of its own. Tables of IPVS that rest go on resting when
+    /// the record is empty.
     pub(super) fn adopt(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
         if self.adopted {
             return pass;
         }
-        if self.servers.is_none() {
+        if self.servers.is_none() && self.resting.is_none() {
             // Whatever stands in a table of our name is ours.
             self.adopted = true;
             return pass;
@@ -27,6 +28,13 @@ impl Tables {
         pass += self.stack.get_mut(self.nft).map(|nft| nft.list(now)).unwrap_or_default();
         let Some(rows) = self.stack.mirror(self.nft) else { return pass };
         let (recorded, is_whole, draining) = (record::servers(rows), record::is_whole(rows), since::drains(rows));
+        if !recorded.is_empty() {
+            self.wake();
+        }
+        if self.servers.is_none() {
+            self.adopted = true;
+            return pass;
+        }
         let mut at = BTreeSet::new();
         if !is_whole {
             pass += self.addresses_mut().map(|addresses| addresses.list(now)).unwrap_or_default();
