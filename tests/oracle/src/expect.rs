@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netstate::{IpFamily, Protocol};
 use serde::de::Error;
@@ -181,6 +181,16 @@ impl Probe {
         }
         let port = if self.dest.to_lowercase().contains("nodeport") { addr.port() + 1000 } else { addr.port() };
         Some((protocol, SocketAddr::new(twin::address(addr.ip()), port)))
+    }
+
+    /// What was pinged, if it was a ping.
+    ///
+    /// # Panics
+    /// When the file has no address there.
+    #[must_use]
+    pub fn ping(&self, family: IpFamily) -> Option<IpAddr> {
+        let addr: SocketAddr = self.addr.strip_suffix("/icmp")?.parse().unwrap();
+        Some(if family.is_v4() { addr.ip() } else { twin::address(addr.ip()) })
     }
 
     /// What the client saw.

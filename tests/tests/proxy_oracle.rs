@@ -1,0 +1,26 @@
+//! Every recorded case of kube-proxy by the nftables data path: who answers, whom it sees, refusal or silence.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail by panic")]
+
+mod replay;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use lab::Need;
+use oracle::Run;
+use replay::{Setting, replay};
+
+/// How kube-proxy ran by default.
+const PLAIN: Setting =
+    Setting { path: "nftables", run: Run::Plain, flags: &["--cluster-cidr=172.7.0.0/16,fd00:7::/32"] };
+
+/// Cases that run beside each other: most of the time is waiting for what nobody answers.
+const LANES: usize = 4;
+
+fn every_case_is_answered_as_kube_proxy_answers_it() -> Result<()> {
+    replay(PLAIN, LANES)
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(&[Need::Nftables], lab::tests![every_case_is_answered_as_kube_proxy_answers_it])
+}

@@ -1,0 +1,65 @@
+//! Questions to the health servers: status, headers and body.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use oracle::{Probe, Run, Seen};
+use serde_json::Value;
+
+use super::machines::Machines;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Asks as the probe did and says what differs.
+pub(crate) fn compare(machines: &Machines, probe: &Probe, run: Run) -> Result<Option<String>> {
+    let url = probe.http.as_deref().unwrap_or_default();
+    let theirs = probe.seen(run, netstate::IpFamily::V4);
+    let rest = url.strip_prefix("http://").context("no URL of HTTP")?;
+    let (host, path) = rest.split_once('/').context("no path")?;
+    let server: SocketAddr = host.parse()?;
+    let ours = machines.at(&probe.client, || get(server, path))?;
+    Ok(match (ours, &theirs.error) {
+        (Err(error), Some(_)) if format!("{error:#}").contains("refused") => None,
+        (Err(error), _) => Some(format!("kube-proxy: {:?} {:?}; ours: {error:#}", theirs.status, theirs.error)),
+        (Ok(text), None) => difference(&text, theirs),
+        (Ok(text), Some(error)) => Some(format!("kube-proxy: {error}; ours: {text}")),
+    })
+}
+
+fn get(server: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(format!("GET /{path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn difference(text: &str, theirs: &Seen) -> Option<String> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let has = |name: &str, value: &str| {
+        head.lines().filter_map(|line| line.split_once(": ")).any(|(n, v)| n.eq_ignore_ascii_case(name) && v == value)
+    };
+    let timed = theirs.body.to_string().contains("lastUpdated");
+    let missing =
+        theirs.headers.iter().filter(|(name, _)| !(timed && *name == "Content-Length")).find(|(n, v)| !has(n, v));
+    let same = same(&serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())), &theirs.body);
+    if status == theirs.status && missing.is_none() && same {
+        return None;
+    }
+    Some(format!("kube-proxy: {:?} {:?} {}; ours: {text}", theirs.status, theirs.headers, theirs.body))
+}
+
+/// Whether two bodies say the same; times may differ.
+fn same(ours: &Value, theirs: &Value) -> bool {
+    match (ours, theirs) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| same(value, other)))
+        }
+        (Value::String(a), Value::String(b)) if b.ends_with('Z') => a.ends_with('Z'),
+        _ => ours == theirs,
+    }
+}
