@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+#[cfg(feature = "watch")]
+use netstate::InterfaceAddress;
 use netstate::{Address, AddressKey, IfName, Prefix};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
@@ -24,6 +26,12 @@ const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_DADFAILED: u32 = 0x08;
 const IFA_F_TENTATIVE: u32 = 0x40;
+#[cfg(feature = "watch")]
+const IFA_F_SECONDARY: u32 = 0x01;
+#[cfg(feature = "watch")]
+const IFA_F_DEPRECATED: u32 = 0x20;
+#[cfg(feature = "watch")]
+const IFA_F_PERMANENT: u32 = 0x80;
 
 /// How far the search for a second owner of an IPv6 address is (RFC 4862 §5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +151,11 @@ pub(crate) fn row(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
     if frame.kind != RTM_NEWADDR {
         return None;
     }
+    fields(frame)
+}
+
+/// Index of the link, address and prefix length in the message, whatever it says of them.
+fn fields(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
     let [_, len, _, _, i0, i1, i2, i3] = *frame.body.first_chunk::<IFADDRMSG>()?;
     let attributes = frame.body.get(IFADDRMSG..)?;
     // On a point-to-point link IFA_ADDRESS is the other end.
@@ -150,11 +163,30 @@ pub(crate) fn row(frame: &Frame) -> Option<(u32, IpAddr, u8)> {
     Some((u32::from_ne_bytes([i0, i1, i2, i3]), attribute::ip(addr)?, len))
 }
 
+/// The flags: the long ones hold all of them, those of the header the first eight.
+fn flags(frame: &Frame) -> Option<u32> {
+    let short = u32::from(*frame.body.get(2)?);
+    Some(attribute::find(frame.body.get(IFADDRMSG..)?, IFA_FLAGS).and_then(attribute::u32).unwrap_or(short))
+}
+
+/// The address that a notification is about, with the index of its link.
+#[cfg(feature = "watch")]
+pub(crate) fn interface_address(frame: &Frame) -> Option<(u32, InterfaceAddress)> {
+    let (index, addr, len) = fields(frame)?;
+    let flags = flags(frame)?;
+    let address = InterfaceAddress {
+        addr,
+        len,
+        unfit: flags & (IFA_F_DEPRECATED | IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0,
+        dynamic: flags & IFA_F_PERMANENT == 0,
+        temporary: addr.is_ipv6() && flags & IFA_F_SECONDARY != 0,
+    };
+    Some((index, address))
+}
+
 pub(crate) fn detection(frame: &Frame) -> Option<(IpAddr, DuplicateDetection)> {
     let (_, addr, _) = row(frame)?;
-    let attributes = frame.body.get(IFADDRMSG..)?;
-    let short = u32::from(*frame.body.get(2)?);
-    let flags = attribute::find(attributes, IFA_FLAGS).and_then(attribute::u32).unwrap_or(short);
+    let flags = flags(frame)?;
     if flags & IFA_F_DADFAILED != 0 {
         return Some((addr, DuplicateDetection::Failed));
     }

@@ -11,6 +11,7 @@
 //! | [`qdisc`] | rate limits of links, the detour over `ifb` devices | 4.20 |
 //! | [`sysctl`] | parameters under /proc/sys/net | any |
 //! | `watch` (feature) | change notifications of the tables above, on tokio | 4.20 |
+//! | `address_watch` (feature `watch`) | none: addresses as they come and go, on tokio | 4.20 |
 //! | `netconf` (feature `watch`) | none: notifications of parameters, on tokio | 4.20 |
 //! | `query` (feature `watch`) | none: what the daemons ask outside their tables, on tokio | 4.20 |
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
@@ -27,6 +28,8 @@
 //! | [`arena`] | none: memory for a process that ends soon | any |
 
 pub mod address;
+#[cfg(feature = "watch")]
+pub mod address_watch;
 pub mod arena;
 mod attribute;
 mod bridge;

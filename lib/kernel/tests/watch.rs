@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use common::ip;
 use kernel::Rtnl;
+use kernel::address_watch::{AddressChange, AddressWatch};
 use kernel::fdb::Fdbs;
 use kernel::watch::{Event, Interest, Watch};
-use netstate::{Fdb, FdbKey, IfName, MacAddr};
+use netstate::{Fdb, FdbKey, IfName, InterfaceAddress, MacAddr};
+use nix::net::if_::if_nametoindex;
 use reconcile::{Step, Target};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -24,6 +26,7 @@ const CASES: &[common::Case] = &[
     ("device_that_is_made_anew_is_watched_again", anew),
     ("lost_notifications_are_reported", overrun),
     ("what_our_own_sockets_change_does_not_wait_in_the_monitor", own_changes),
+    ("addresses_are_reported_as_they_come_and_go_but_for_those_of_one_link", addresses),
 ];
 
 fn main() -> ExitCode {
@@ -79,6 +82,32 @@ async fn until_the_end(watch: &mut Watch) -> Vec<Event> {
             event => events.push(event),
         }
     }
+}
+
+fn addresses() {
+    ip("link add eth0 type bridge");
+    ip("link add kube-ipvs0 type bridge");
+    on_tokio(async {
+        let mut watch = AddressWatch::open(IfName::literal("kube-ipvs0")).unwrap();
+        ip("addr add 192.168.0.10/32 dev kube-ipvs0");
+        ip("addr add 10.4.7.21/24 dev eth0");
+        ip("link set eth0 up");
+        ip("addr add fd00:4:7::21/64 dev eth0 nodad");
+        ip("addr del 10.4.7.21/24 dev eth0");
+        ip("link del kube-ipvs0");
+        let mut found = Vec::new();
+        let gone = AddressChange::Gone(if_nametoindex("eth0").unwrap(), "10.4.7.21".parse().unwrap());
+        let came = |found: &[AddressChange], text: &str, len| {
+            let wanted = InterfaceAddress::lasting(text.parse().unwrap(), len);
+            found.iter().any(|change| matches!(change, AddressChange::Came(_, address) if *address == wanted))
+        };
+        // The kernel announces an address of IPv6 when it gets to it.
+        while !found.contains(&gone) || !came(&found, "fd00:4:7::21", 64) {
+            found.extend(tokio::time::timeout(LIMIT, watch.next()).await.expect("changes").unwrap());
+        }
+        assert!(came(&found, "10.4.7.21", 24), "{found:?}");
+        assert!(!came(&found, "192.168.0.10", 32), "{found:?}");
+    });
 }
 
 fn forwarding() {

@@ -1,0 +1,147 @@
+//! `AddressWatch`: the kernel's own word that this host has got an address or lost one (RTM_NEWADDR, RTM_DELADDR).
+//!
+//! Invariants: every notification carries its address, so whoever follows them lists addresses once; where some were lost that
+//! is reported, and addresses are to be listed anew. IPv6 link-local addresses, which come and go with every Pod, and those of
+//! one link that is excepted are left out.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use netstate::{IfName, InterfaceAddress};
+use nix::net::if_::if_indextoname;
+
+use crate::address::interface_address;
+use crate::error::KernelError;
+use crate::socket::split;
+
+/// RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 2] = [5, 9];
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+
+/// What became of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressChange {
+    /// The link with this index has it, or has it in another state than before.
+    Came(u32, InterfaceAddress),
+    /// The link with this index has it no longer.
+    Gone(u32, IpAddr),
+    /// Notifications were lost.
+    Lost,
+}
+
+/// A stream of changes in the network namespace of the thread that opened it.
+pub struct AddressWatch {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+    except: IfName,
+    /// Indexes of links that are not the excepted one.
+    others: BTreeSet<u32>,
+}
+
+impl AddressWatch {
+    /// Starts watching the addresses of all links but `except`. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket.
+    pub fn open(except: IfName) -> Result<Self, KernelError> {
+        let error = |call: &'static str| move |source| KernelError::io("open", "monitor of addresses", call, source);
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(error("socket"))?;
+        let inner = socket.socket_mut();
+        inner.bind(&SocketAddr::new(0, 0)).map_err(error("bind"))?;
+        for group in GROUPS {
+            inner.add_membership(group).map_err(error("NETLINK_ADD_MEMBERSHIP"))?;
+        }
+        Ok(Self { socket, buffer: Vec::with_capacity(32 * 1024), except, others: BTreeSet::new() })
+    }
+
+    /// The next changes, at least one. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// When the socket fails; the watch is of no use then.
+    pub async fn next(&mut self) -> Result<Vec<AddressChange>, KernelError> {
+        loop {
+            self.buffer.clear();
+            let changes = match self.socket.recv(&mut self.buffer).await {
+                Ok(()) => changes(&self.buffer),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => vec![AddressChange::Lost],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Vec::new(),
+                Err(source) => return Err(KernelError::io("read", "monitor of addresses", "recv", source)),
+            };
+            let of_interest: Vec<_> = changes.into_iter().filter(|change| self.is_of_interest(change)).collect();
+            if !of_interest.is_empty() {
+                return Ok(of_interest);
+            }
+        }
+    }
+
+    fn is_of_interest(&mut self, change: &AddressChange) -> bool {
+        let index = match change {
+            AddressChange::Came(index, _) | AddressChange::Gone(index, _) => *index,
+            AddressChange::Lost => return true,
+        };
+        if self.others.contains(&index) {
+            return true;
+        }
+        // A link that is gone has no name, for which nix returns an empty one; its addresses are gone with it.
+        let name = if_indextoname(index).unwrap_or_default();
+        match name.to_str() {
+            Ok("") | Err(_) => matches!(change, AddressChange::Gone(..)),
+            Ok(name) => name != self.except.as_str() && self.others.insert(index),
+        }
+    }
+}
+
+/// What the notifications of one datagram say; a datagram that cannot be read counts as lost.
+fn changes(datagram: &[u8]) -> Vec<AddressChange> {
+    let Ok(frames) = split(datagram) else { return vec![AddressChange::Lost] };
+    let change = |frame: &crate::socket::Frame| {
+        let (index, address) = interface_address(frame)?;
+        match frame.kind {
+            RTM_NEWADDR => Some(AddressChange::Came(index, address)),
+            RTM_DELADDR => Some(AddressChange::Gone(index, address.addr)),
+            _ => None,
+        }
+    };
+    let is_link_local = |change: &AddressChange| match change {
+        AddressChange::Came(_, InterfaceAddress { addr: IpAddr::V6(addr), .. })
+        | AddressChange::Gone(_, IpAddr::V6(addr)) => addr.is_unicast_link_local(),
+        _ => false,
+    };
+    frames.iter().filter_map(change).filter(|change| !is_link_local(change)).collect()
+}
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+    use crate::attribute::Writer;
+    use crate::socket::{Message, write_message};
+
+    fn notification(kind: u16, family: u8, len: u8, flags: u8, addr: &[u8]) -> Vec<u8> {
+        let mut body = Writer::behind(vec![family, len, flags, 0, 7, 0, 0, 0]);
+        body.put(1, addr).put(2, addr);
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, &Message { kind, flags: 0, body: body.finish() }, 0, 0);
+        bytes
+    }
+
+    #[test]
+    fn notifications_say_which_address_came_or_went() {
+        let mut datagram = notification(RTM_NEWADDR, 2, 24, 0x80, &[10, 4, 7, 21]);
+        datagram.extend(notification(RTM_DELADDR, 2, 32, 0x80, &[10, 4, 7, 99]));
+        let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        datagram.extend(notification(RTM_NEWADDR, 10, 64, 0x80, &link_local));
+        assert_eq!(
+            changes(&datagram),
+            [
+                AddressChange::Came(7, InterfaceAddress::lasting([10, 4, 7, 21].into(), 24)),
+                AddressChange::Gone(7, [10, 4, 7, 99].into()),
+            ]
+        );
+        assert_eq!(changes(&datagram[..20]), [AddressChange::Lost], "a torn one");
+    }
+}
