@@ -16,7 +16,7 @@ use crate::dataplane::{DataPlane, Mode, Options, record, vip};
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
-use crate::plan::select::Here;
+use crate::plan::here::Here;
 use crate::plan::{Claims, plan};
 
 /// Every parser by the name of its corpus.

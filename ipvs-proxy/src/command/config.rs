@@ -18,9 +18,11 @@ use netstate::{IpFamily, Prefix as Network, SysctlKey};
 
 use super::args::{Flags, Invocation};
 use super::duration;
+use super::node;
 use super::settings::document::Document;
 use super::settings::fields::path;
 use super::settings::{Notes, Settings};
+use crate::plan::here::Facts;
 use crate::source::Place;
 
 /// The scheduler where none is named.
@@ -40,8 +42,8 @@ pub(crate) struct Config {
     pub(crate) services: Option<Network>,
     /// Name of this node, as EndpointSlices write it.
     pub(crate) node: String,
-    /// Its zone, as hints of EndpointSlices write it.
-    pub(crate) zone: Option<String>,
+    /// What is said of this node.
+    pub(crate) facts: Facts,
     /// Which data path is used.
     pub(crate) mode: Mode,
     /// The kernel's name of the scheduler for every virtual server.
@@ -321,12 +323,14 @@ impl Config {
         };
         let (mode, places, log) = (reader.mode(), reader.places(flags), reader.log());
         let parameters = reader.parameters(host.processors);
+        let facts = node::facts(&settings, (node.clone(), zone), pods);
+        notes.warnings.extend(node::warnings(&settings, &facts));
         let config = place.zip(pods).map(|(place, pods)| Self {
             place,
             pods,
             services,
             node,
-            zone,
+            facts,
             mode,
             scheduler,
             grace,
@@ -370,6 +374,7 @@ pub(crate) fn read_store(flags: &Flags, tls: TlsMaterial, seed: u64) -> Result<(
 mod tests {
     use super::super::settings::document;
     use super::*;
+    use crate::plan::here;
 
     fn host() -> Host {
         Host { name: "HDSS7-21.host.com".to_owned(), processors: 4, seed: 1 }
@@ -399,7 +404,7 @@ mod tests {
     fn defaults_are_round_robin_and_fifteen_minutes() {
         let config = read(&GOOD).unwrap();
         assert_eq!((config.scheduler.as_str(), config.grace.as_secs()), ("rr", 900));
-        assert_eq!((config.node.as_str(), &config.zone), ("hdss7-21.host.com", &None));
+        assert_eq!((config.node.as_str(), &config.facts.zone), ("hdss7-21.host.com", &None));
         assert!(matches!(config.place, Place::Etcd(..)));
         assert!(config.parameters.is_empty(), "parameters of the host stay");
         let listeners: Vec<_> = config.places.listeners.iter().map(|(address, _)| address.to_string()).collect();
@@ -483,6 +488,27 @@ mod tests {
             ]
         );
         assert_eq!(config.notes.warnings, ["clusterCIDR: only its IPv4 network is served"]);
+    }
+
+    #[test]
+    fn what_is_said_of_this_node_is_read_for_each_data_path() {
+        let both = [here::Mode::Ipvs, here::Mode::Nftables];
+        let words = [&GOOD[..], &["--masquerade-all", "--nodeport-addresses=primary"]].concat();
+        let facts = read(&words).unwrap().facts;
+        assert_eq!((&facts.masquerade_all[..], facts.node_ports), (&both[..], here::NodePorts::Primary));
+        let masqueraded = |text: &str| {
+            let text = format!("{FILE}clusterCIDR: 172.7.0.0/16\n{text}\n");
+            read_with(Some(&text), &["--services-dir=/x"]).unwrap().facts.masquerade_all
+        };
+        assert_eq!(masqueraded("iptables: {masqueradeAll: true}"), [here::Mode::Ipvs]);
+        assert_eq!(masqueraded("nftables: {masqueradeAll: true}"), [here::Mode::Nftables]);
+        let bind = |addr: &str| read(&[GOOD[0], GOOD[1], &format!("--bind-address={addr}")]).unwrap().facts.bind;
+        assert_eq!((bind("0.0.0.0"), bind("10.4.7.21")), (None, Some([10, 4, 7, 21].into())));
+        let warned = read(&[&GOOD[..], &["--nodeport-addresses=127.0.0.0/8,10.4.7.0/24"]].concat()).unwrap().notes;
+        assert_eq!(
+            warned.warnings,
+            ["--nodeport-addresses: 127.0.0.0/8 has no effect: there are no NodePorts at loopback"]
+        );
     }
 
     #[test]

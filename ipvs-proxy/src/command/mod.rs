@@ -5,6 +5,7 @@ pub(crate) mod args;
 pub(crate) mod config;
 pub(crate) mod duration;
 pub(crate) mod load;
+mod node;
 pub(crate) mod settings;
 
 use std::io::Write as _;

@@ -6,7 +6,8 @@ use netstate::IpFamily;
 
 use crate::object::key::ObjectKey;
 use crate::object::service::Service;
-use crate::plan::select::{Choice, Here};
+use crate::plan::here::Here;
+use crate::plan::select::Choice;
 use crate::source::view::View;
 use crate::source::{Update, update};
 

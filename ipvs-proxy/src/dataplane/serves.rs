@@ -110,8 +110,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::here::Here;
     use crate::plan::plan;
-    use crate::plan::select::Here;
 
     #[test]
     fn what_ipvs_does_not_serve_yet_is_named_once_and_the_cluster_ip_is_served() {

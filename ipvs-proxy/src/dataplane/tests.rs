@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netstate::Protocol;
+use netstate::{IpFamily, Protocol};
 use proptest::prelude::*;
 
 use super::*;
@@ -12,8 +12,9 @@ use crate::object::ObjectName;
 use crate::object::service::{Policy, Sources};
 use crate::plan::claims::Conflict;
 use crate::plan::frontend::{Kind, Place};
+use crate::plan::here::Here;
 use crate::plan::route::Routes;
-use crate::plan::select::{Backend, Choice, Here, Locality};
+use crate::plan::select::{Backend, Choice, Locality};
 use crate::plan::{Claims, Frontend, FrontendKey, ServicePlan};
 
 /// Plans and rows together, as the program holds them.
@@ -55,7 +56,7 @@ fn frontend(owner: &str, pods: &[u8]) -> Frontend {
         affinity: None,
         scheduler: None,
         sources: Sources::Any,
-        routes: Routes::internal(Policy::Cluster, &choice, &Here::on("hdss7-21.host.com")),
+        routes: Routes::internal((Policy::Cluster, IpFamily::V4), &choice, &Here::on("hdss7-21.host.com")),
     }
 }
 

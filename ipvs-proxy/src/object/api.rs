@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::service::Service;
 use super::slice::EndpointSlice;
 use crate::dataplane::{DataPlane, Mode, Options};
+use crate::plan::here::Here;
 use crate::plan::plan;
-use crate::plan::select::Here;
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy)]

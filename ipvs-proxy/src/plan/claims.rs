@@ -194,8 +194,8 @@ mod tests {
     use super::*;
     use crate::object::service::Service;
     use crate::object::slice::EndpointSlice;
+    use crate::plan::here::Here;
     use crate::plan::plan;
-    use crate::plan::select::Here;
 
     /// Plans a Service called `name`, created on that day of the month, with an endpoint or without.
     fn settle(claims: &mut Claims, (name, day): (&str, u8), spec: &Value, endpoint: bool) {

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use netstate::family::IpFamily;
 use netstate::protocol::Protocol;
 
+use super::here::Here;
 use super::route::Routes;
-use super::select::{Choice, Here};
+use super::select::Choice;
 use crate::object::ObjectName;
 use crate::object::service::{IngressMode, Service, ServicePort, Sources};
 
@@ -124,9 +125,9 @@ impl Frontend {
                 Kind::ClusterIp | Kind::NodePort | Kind::External => Sources::Any,
             },
             routes: match kind {
-                Kind::ClusterIp => Routes::internal(service.internal_policy, choice, here),
+                Kind::ClusterIp => Routes::internal((service.internal_policy, key.family()), choice, here),
                 Kind::NodePort | Kind::External | Kind::LoadBalancer => {
-                    Routes::external(service.external_policy, choice, here)
+                    Routes::external((service.external_policy, key.family()), choice, here)
                 }
             },
         }

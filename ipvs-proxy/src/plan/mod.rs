@@ -9,10 +9,12 @@
 //! | [`select`] | which endpoints take its connections |
 //! | [`route`] | which of them each class of client is led to |
 //! | [`claims`] | whose an address and port is, and what each change changes |
+//! | [`here`] | this node, as far as plans depend on it |
 //! | [`networks`] | which networks can stand side by side |
 
 pub(crate) mod claims;
 pub(crate) mod frontend;
+pub(crate) mod here;
 pub(crate) mod networks;
 #[cfg(test)]
 mod oracle;
@@ -27,9 +29,10 @@ pub(crate) use claims::{Claims, Delta};
 pub(crate) use frontend::{Frontend, FrontendKey};
 
 use self::frontend::{Kind, Place, places};
-use self::select::{Choice, Here};
+use self::here::Here;
+use self::select::Choice;
 use crate::object::service::{Service, ServicePort};
-use crate::object::slice::EndpointSlice;
+use crate::object::slice::{Endpoint, EndpointSlice};
 
 /// What one Service needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,6 +84,12 @@ pub(crate) fn unmatched<'a>(service: &Service, slices: impl Iterator<Item = &'a 
         format!("spec.ports: {} {:?}, which no EndpointSlice has a port for", port.protocol, port.name)
     };
     missing.map(text).collect()
+}
+
+/// True when the plan of a Service depends on the zone of this node.
+pub(crate) fn depends_on_zone<'a>(service: &Service, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> bool {
+    let meant_for_zones = |endpoint: &Endpoint| endpoint.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty());
+    service.distribution.is_some() || slices.into_iter().any(|slice| slice.endpoints.iter().any(meant_for_zones))
 }
 
 /// Plans one Service at the virtual addresses `addresses`. Endpoints are chosen once for each port and family.

@@ -3,16 +3,18 @@
 //! What becomes of a packet to an address and port that no Service has is the data path's, and so are pings; the rest the plan
 //! decides: who answers, refusal or silence, masqueraded or not. Where ours differs on purpose [`ON_PURPOSE`] says why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ::oracle::{Case, Outcome, Probe, Refusal, Run, Seen, Source, twin};
+use netstate::family::PerFamily;
 use netstate::{IpFamily, Protocol};
 use serde_json::Value;
 
 use super::frontend::Place;
+use super::here::{Facts, Here, Mode, NodePorts, OwnAddresses};
 use super::route::{Answer, Route};
-use super::select::{Backend, Here};
+use super::select::Backend;
 use super::{Claims, Frontend, FrontendKey, plan};
 use crate::object::ObjectName;
 use crate::object::service::Service;
@@ -44,12 +46,14 @@ struct Cluster {
 
 impl Cluster {
     fn new(run: Run) -> Self {
-        let here = Here {
-            addresses: node_addresses(Run::NodePortAll),
-            masquerade_all: run == Run::MasqueradeAll,
-            pods_are_known: run != Run::NoDetector,
-            ..Here::on("n1")
+        let pods = if run == Run::NoDetector { Vec::new() } else { pods().to_vec() };
+        let facts = Facts {
+            node_ports: NodePorts::parse(node_ports(run)).unwrap(),
+            masquerade_all: if run == Run::MasqueradeAll { vec![Mode::Nftables] } else { Vec::new() },
+            own: own_addresses(),
+            ..Facts::of(&Here::on("n1").with_pods(pods))
         };
+        let here = facts.here(Mode::Nftables);
         let (services, slices) = (BTreeMap::new(), BTreeMap::new());
         Self { here, services, slices, claims: Claims::default(), served: BTreeMap::new() }
     }
@@ -93,21 +97,34 @@ impl Cluster {
     }
 
     /// The frontend that a packet to `to` comes to.
-    fn frontend(&self, (protocol, to): (Protocol, SocketAddr), run: Run) -> Option<&Frontend> {
+    fn frontend(&self, (protocol, to): (Protocol, SocketAddr)) -> Option<&Frontend> {
         let at = |place| self.served.get(&FrontendKey { protocol, place, port: to.port() });
-        let node_port = || at(Place::AnyNode(IpFamily::of(to.ip()))).filter(|_| node_addresses(run).contains(&to.ip()));
+        let has_node_ports = self.here.node_port_addresses.contains(&to.ip());
+        let node_port = || at(Place::AnyNode(IpFamily::of(to.ip()))).filter(|_| has_node_ports);
         at(Place::Address(to.ip())).or_else(node_port)
     }
 }
 
-/// The addresses of n1 at which a run serves NodePorts.
-fn node_addresses(run: Run) -> BTreeSet<IpAddr> {
-    let addresses: &[[u8; 4]] = match run {
-        Run::Plain | Run::MasqueradeAll | Run::NoDetector => &[[10, 4, 7, 21]],
-        Run::NodePortCidr => &[[10, 4, 7, 21], [10, 4, 7, 121]],
-        Run::NodePortAll => &[[10, 4, 7, 21], [10, 4, 7, 121], [172, 7, 21, 1]],
-    };
-    addresses.iter().flat_map(|addr| [(*addr).into(), twin::address((*addr).into())]).collect()
+/// `nodePortAddresses` of a run.
+const fn node_ports(run: Run) -> &'static str {
+    match run {
+        Run::Plain | Run::MasqueradeAll | Run::NoDetector => "",
+        Run::NodePortCidr => "10.4.7.0/24,fd00:4:7::/64",
+        Run::NodePortAll => "0.0.0.0/0,::/0",
+    }
+}
+
+/// The addresses of n1 and of its twin.
+fn own_addresses() -> OwnAddresses {
+    let own = [[10, 4, 7, 21], [10, 4, 7, 121], [172, 7, 21, 1]].map(IpAddr::from);
+    let first = own[0];
+    let all = own.into_iter().flat_map(|addr| [addr, twin::address(addr)]).collect();
+    OwnAddresses { all, primary: PerFamily::new(Some(first), Some(twin::address(first))) }
+}
+
+/// The Pod networks.
+fn pods() -> [netstate::Prefix; 2] {
+    ["172.7.0.0/16", "fd00:7::/32"].map(|text| text.parse().unwrap())
 }
 
 /// The address that a client comes from. The node has that which it connects to, when it is its own.
@@ -117,7 +134,7 @@ fn source(client: &str, to: IpAddr) -> IpAddr {
         "pod-n2" => [172, 7, 22, 50],
         "p11" => [172, 7, 21, 11],
         "outside" => [10, 4, 7, 200],
-        "node-n1" if node_addresses(Run::NodePortAll).contains(&to) => return to,
+        "node-n1" if own_addresses().all.contains(&to) => return to,
         _ => [10, 4, 7, 21],
     };
     let addr = IpAddr::from(addr);
@@ -126,8 +143,7 @@ fn source(client: &str, to: IpAddr) -> IpAddr {
 
 /// The route of a client: a source in the Pod network is a Pod, also when it is an address of this node.
 fn route<'a>(frontend: &'a Frontend, client: &str, source: IpAddr, run: Run) -> &'a Route {
-    let pods = ["172.7.0.0/16", "fd00:7::/32"].map(|text| text.parse::<netstate::Prefix>().unwrap());
-    let in_pods = pods.iter().any(|pods| pods.contains(source)) && run != Run::NoDetector;
+    let in_pods = pods().iter().any(|pods| pods.contains(source)) && run != Run::NoDetector;
     match client {
         _ if in_pods => &frontend.routes.pod,
         "node-n1" => &frontend.routes.node,
@@ -209,7 +225,7 @@ fn differences(case: &Case, run: Run) -> Vec<String> {
 fn compare(cluster: &Cluster, probe: &Probe, family: IpFamily, run: Run) -> Option<String> {
     let to = probe.to(family)?;
     let theirs = probe.seen(run, family);
-    let Some(frontend) = cluster.frontend(to, run) else {
+    let Some(frontend) = cluster.frontend(to) else {
         let by_a_service = theirs.outcome == Some(Outcome::Answered) && !probe.dest.contains("host process");
         return by_a_service.then(|| format!("kube-proxy: {theirs}; ours: nobody's"));
     };

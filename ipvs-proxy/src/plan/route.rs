@@ -14,7 +14,10 @@
 
 use std::sync::Arc;
 
-use super::select::{Backend, Choice, Here};
+use netstate::IpFamily;
+
+use super::here::Here;
+use super::select::{Backend, Choice};
 use crate::object::service::Policy;
 
 /// Where each class of client is led.
@@ -62,10 +65,10 @@ impl Answer {
 impl Routes {
     /// At a virtual address of the Service network.
     #[must_use]
-    pub(crate) fn internal(policy: Policy, choice: &Choice, here: &Here) -> Self {
+    pub(crate) fn internal((policy, family): (Policy, IpFamily), choice: &Choice, here: &Here) -> Self {
         let to = answer(policy, choice);
         // Without knowing the Pods nobody can say who is not one.
-        let others = here.masquerade_all || here.pods_are_known;
+        let others = here.masquerade_all || here.pods.are_known(family);
         Self {
             pod: Route { answer: to.clone(), masquerade: here.masquerade_all },
             node: Route { answer: to.clone(), masquerade: others },
@@ -75,12 +78,12 @@ impl Routes {
 
     /// At an address of the node, of a load balancer, or of `spec.externalIPs`.
     #[must_use]
-    pub(crate) fn external(policy: Policy, choice: &Choice, here: &Here) -> Self {
+    pub(crate) fn external((policy, family): (Policy, IpFamily), choice: &Choice, here: &Here) -> Self {
         let all = answer(Policy::Cluster, choice);
         let node = Route { answer: all.clone(), masquerade: true };
         let outside = Route { answer: answer(policy, choice), masquerade: policy == Policy::Cluster };
         let pod = match policy {
-            Policy::Local if here.pods_are_known => Route { answer: all, masquerade: false },
+            Policy::Local if here.pods.are_known(family) => Route { answer: all, masquerade: false },
             _ => outside.clone(),
         };
         Self { pod, node, outside }

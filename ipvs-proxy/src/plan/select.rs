@@ -6,37 +6,15 @@
 //! preferred that hints (KEP-2433, KEP-3015) mean for clients of this node or zone; the endpoints of this node are chosen among
 //! themselves, whatever the hints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use netstate::IpFamily;
 
+use super::here::Here;
 use crate::object::service::{Distribution, Service, ServicePort};
 use crate::object::slice::{Endpoint, EndpointSlice};
-
-/// This node, as far as the choice of endpoints depends on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Here {
-    /// Its name, as EndpointSlices write it.
-    pub(crate) node: String,
-    /// Its zone, if it is known.
-    pub(crate) zone: Option<String>,
-    /// Its own addresses: an endpoint with one of them is here, whatever its slice leaves open.
-    pub(crate) addresses: BTreeSet<IpAddr>,
-    /// Clients can be known for Pods by their address.
-    pub(crate) pods_are_known: bool,
-    /// Every connection to a virtual address is masqueraded, a Pod's too.
-    pub(crate) masquerade_all: bool,
-}
-
-impl Here {
-    /// The node called `node` with Pods that are known by their addresses.
-    #[must_use]
-    pub(crate) fn on(node: impl Into<String>) -> Self {
-        Self { node: node.into(), zone: None, addresses: BTreeSet::new(), pods_are_known: true, masquerade_all: false }
-    }
-}
 
 /// Where an endpoint runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -244,6 +222,8 @@ fn candidate(endpoint: &Endpoint, here: &Here) -> Candidate {
 mod tests {
     use netstate::Protocol;
     use proptest::prelude::*;
+
+    use std::collections::BTreeSet;
 
     use super::*;
     use crate::object::ObjectName;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
-use netstate::nft as nft_rows;
+use netstate::{IpFamily, nft as nft_rows};
 use reconcile::{Observed, Rows};
 
 use super::tables::Tables;
@@ -21,8 +21,9 @@ use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::{Policy, Sources};
 use crate::plan::frontend;
+use crate::plan::here::Here;
 use crate::plan::route::Routes;
-use crate::plan::select::{Backend, Choice, Here, Locality};
+use crate::plan::select::{Backend, Choice, Locality};
 use crate::plan::{Frontend, ServicePlan};
 use crate::source::view::View;
 
@@ -73,7 +74,7 @@ fn frontend(owner: ObjectName, cluster: Arc<[Backend]>, here: &Here) -> Frontend
         affinity: None,
         scheduler: None,
         sources: Sources::Any,
-        routes: Routes::internal(Policy::Cluster, &choice, here),
+        routes: Routes::internal((Policy::Cluster, IpFamily::V4), &choice, here),
     }
 }
 

@@ -13,6 +13,7 @@ mod kube_names;
 mod lock;
 mod log;
 mod memory;
+mod own_addresses;
 mod path;
 mod prepare;
 pub(crate) mod proxy;
@@ -39,20 +40,21 @@ pub(crate) use cleanup::cleanup;
 pub(crate) use prepare::init_only;
 
 use self::lock::Lock;
+use self::own_addresses::Following;
 use self::path::Opened;
 use self::proxy::Proxy;
 use self::reload::Reload;
 use self::status::ProxyStatus;
 use self::tables::{Tables, Touched};
-use self::worker::ProxyWork;
+use self::worker::{Order, ProxyWork};
 use crate::command::args::Invocation;
 use crate::command::config::Config;
 use crate::command::settings::Notes;
 use crate::commands;
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, Options, vip};
+use crate::plan::here::{Facts, OwnAddresses};
 use crate::plan::networks::Networks;
-use crate::plan::select::Here;
 use crate::source::Source;
 
 /// This program's name.
@@ -106,7 +108,9 @@ pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::R
 
 /// Receives from the source and passes on, for ever.
 async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
-    let (proxy, interests) = start(&config, opened).await?;
+    let following = Following::open(link()?).await?;
+    let own = following.addresses().await?;
+    let (proxy, interests) = start(&config, &own, opened).await?;
     // Open before the first listing, which the thread begins with.
     let monitors = Monitors::open(interests);
     let mailbox = Mailbox::new(shell.liveness.clone());
@@ -120,6 +124,8 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let mut source = Source::listen(&config.place, shell::seed());
     shell.liveness.judge("source", source.progress());
+    let heartbeat = shell.liveness.heartbeat("addresses", own_addresses::LIMIT);
+    tokio::spawn(own_addresses::follow(following, own, mailbox.clone(), heartbeat));
     let heartbeat = shell.liveness.heartbeat("updates", LIMIT);
     let mut last = None;
     loop {
@@ -139,7 +145,7 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
             update = source.next() => match update {
                 Some(update) => {
                     heartbeat.busy();
-                    mailbox.send(update).await;
+                    mailbox.send(Order::Update(update)).await;
                 }
                 None => bail!("the source of Services and EndpointSlices has ended"),
             },
@@ -155,7 +161,7 @@ fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
 }
 
 /// Opens the kernel's tables.
-async fn start(config: &Config, mut opened: Opened) -> anyhow::Result<(Proxy, Interests)> {
+async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyhow::Result<(Proxy, Interests)> {
     let networks = networks(config).await?;
     let link = link()?;
     let release = release()?;
@@ -166,13 +172,12 @@ async fn start(config: &Config, mut opened: Opened) -> anyhow::Result<(Proxy, In
     }
     let pods = PerFamily::only(config.pods.family(), config.pods);
     let plane = DataPlane::new(Options { mode, link: link.clone(), scheduler: config.scheduler.clone(), pods });
-    let addresses = networks.node.iter().map(|network| network.addr).collect();
-    let here = Here { addresses, zone: config.zone.clone(), ..Here::on(&*config.node) };
+    let facts = Facts { own: own.clone(), ..config.facts.clone() };
     tracing::info!(node = config.node, kernel = release, mode = mode.name(), "starting");
     let (targets, interests) = addresses::targets(opened, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tables = Tables::new(targets, Drains::new(config.grace, since_boot()?), &sysctls, &plane);
-    let proxy = Proxy::new(here, networks, plane, tables, epoch);
+    let proxy = Proxy::new(facts, networks, plane, tables, epoch);
     Ok((proxy, interests))
 }
 

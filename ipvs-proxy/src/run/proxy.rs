@@ -14,12 +14,13 @@ use reconcile::{Gate, Pass};
 use super::log::log;
 use super::memory::{is_in_doubt, recorded, remember};
 use super::tables::{Tables, Touched};
-use crate::dataplane::DataPlane;
+use crate::dataplane::{self, DataPlane};
 use crate::object::ObjectName;
 use crate::object::key::Kind;
+use crate::object::slice::EndpointSlice;
+use crate::plan::here::{Facts, Here, Mode};
 use crate::plan::networks::{Networks, placed};
-use crate::plan::select::Here;
-use crate::plan::{Claims, ServicePlan, plan};
+use crate::plan::{Claims, ServicePlan, depends_on_zone, plan};
 use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
@@ -37,6 +38,8 @@ const LONGEST: Duration = Duration::from_millis(900);
 
 /// The proxy; see the module's text.
 pub(crate) struct Proxy {
+    facts: Facts,
+    /// What follows from them.
     here: Here,
     networks: Networks,
     view: View,
@@ -48,6 +51,8 @@ pub(crate) struct Proxy {
     /// Services that belong to a change whose end was not received yet.
     changed: BTreeSet<ObjectName>,
     misplaced: BTreeMap<ObjectName, String>,
+    /// Services with endpoints that are meant for zones.
+    zoned: BTreeSet<ObjectName>,
     /// Services that are served as the kernel remembers them; `None` before the kernel was asked.
     remembered: Option<BTreeSet<ObjectName>>,
     /// Unix time of the clock's zero, in seconds.
@@ -82,9 +87,10 @@ pub(crate) struct Totals {
 impl Proxy {
     /// A proxy that knows nothing yet; `epoch` is the Unix time at which its clock shows zero.
     #[must_use]
-    pub(crate) fn new(here: Here, networks: Networks, plane: DataPlane, tables: Tables, epoch: u64) -> Self {
+    pub(crate) fn new(facts: Facts, networks: Networks, plane: DataPlane, tables: Tables, epoch: u64) -> Self {
         Self {
-            here,
+            here: facts.here(mode(&plane)),
+            facts,
             networks,
             view: View::default(),
             claims: Claims::default(),
@@ -94,6 +100,7 @@ impl Proxy {
             dirty: BTreeSet::new(),
             changed: BTreeSet::new(),
             misplaced: BTreeMap::new(),
+            zoned: BTreeSet::new(),
             remembered: None,
             epoch,
             whole: false,
@@ -122,6 +129,27 @@ impl Proxy {
             self.gate.complete(kind);
         }
         self.release_remembered();
+    }
+
+    /// Takes in what has become of this node. What depends on it is planned again.
+    pub(crate) fn learn(&mut self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.facts);
+        let new = self.facts.here(mode(&self.plane));
+        let change = self.here.change(&new);
+        self.here = new;
+        if change.all {
+            self.dirty.extend(self.view.services().map(|service| service.name.clone()));
+            return;
+        }
+        if change.zone {
+            self.dirty.extend(self.zoned.iter().cloned());
+        }
+        if !change.addresses.is_empty() {
+            let is_about = |slice: &&EndpointSlice| {
+                slice.endpoints.iter().any(|endpoint| change.addresses.contains(&endpoint.addr))
+            };
+            self.dirty.extend(self.view.all_slices().filter(is_about).map(|slice| slice.service.clone()));
+        }
     }
 
     /// Forgets what the kernel held in a table that somebody else may have changed.
@@ -248,9 +276,15 @@ impl Proxy {
         }
         let Some(service) = self.view.service(name) else {
             self.misplaced.remove(name);
+            self.zoned.remove(name);
             self.settle(name, None);
             return;
         };
+        if depends_on_zone(service, self.view.slices(name)) {
+            self.zoned.insert(name.clone());
+        } else {
+            self.zoned.remove(name);
+        }
         let (addresses, refused) = placed(service, &self.networks, || self.before(name));
         let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
         if reasons.is_empty() {
@@ -294,10 +328,10 @@ impl Proxy {
         }
     }
 
-    /// This node.
+    /// Endpoints are meant for zones, and the zone of this node is unknown.
     #[must_use]
-    pub(crate) const fn here(&self) -> &Here {
-        &self.here
+    pub(crate) fn lacks_zone(&self) -> bool {
+        self.here.zone.is_none() && !self.zoned.is_empty()
     }
 
     /// What is known of the cluster.
@@ -345,6 +379,14 @@ impl Proxy {
     #[must_use]
     pub(crate) const fn totals(&self) -> Totals {
         self.totals
+    }
+}
+
+/// The data path, as the facts of this node know it.
+fn mode(plane: &DataPlane) -> Mode {
+    match plane.mode() {
+        dataplane::Mode::Ipvs => Mode::Ipvs,
+        dataplane::Mode::Nftables => Mode::Nftables,
     }
 }
 

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
 use crate::object::service::Service;
-use crate::object::slice::Endpoint;
 use crate::plan::unmatched;
 use crate::source::view::View;
 
@@ -144,14 +143,7 @@ fn table(stage: &dyn Stage) -> Table {
 
 /// Hints for zones cannot be followed on a node that does not know its own.
 fn zone_advice(proxy: &Proxy) -> Option<String> {
-    if proxy.here().zone.is_some() {
-        return None;
-    }
-    let mut services = proxy.view().services();
-    let mut endpoints = proxy.view().all_slices().flat_map(|slice| slice.endpoints.iter());
-    let meant_for_zones = |endpoint: &Endpoint| endpoint.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty());
-    let asked = services.any(|service| service.distribution.is_some()) || endpoints.any(meant_for_zones);
-    asked.then(|| {
+    proxy.lacks_zone().then(|| {
         "the zone of this node is unknown: endpoints of every zone are used where some are meant for zones; set --node-zone".to_owned()
     })
 }

@@ -22,8 +22,8 @@ use super::targets::{Balance, Flows, Servers, Stale, Targets};
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, Options, record, since, vip};
 use crate::object::key::ObjectKey;
+use crate::plan::here::{Facts, Here};
 use crate::plan::networks::Networks;
-use crate::plan::select::Here;
 use crate::source::update;
 
 type Log = Arc<Mutex<Vec<String>>>;
@@ -238,9 +238,9 @@ impl Rig {
         let plane = DataPlane::new(options);
         let drains = Drains::new(Duration::from_secs(900), Duration::from_secs(boot));
         let tables = Tables::new(targets, drains, &BTreeMap::new(), &plane);
-        let here = Here::on("hdss7-21.host.com");
+        let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods([pods]));
         let networks = Networks { pods, services: None, node: Vec::new() };
-        let proxy = Proxy::new(here, networks, plane, tables, 1_790_000_000);
+        let proxy = Proxy::new(facts, networks, plane, tables, 1_790_000_000);
         Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
 
@@ -903,6 +903,45 @@ fn zones_that_cannot_be_followed_are_named() {
     rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
     rig.work();
     assert!(advice(&rig)[0].contains("set --node-zone"), "{:?}", advice(&rig));
+    rig.proxy.learn(|facts| facts.zone = Some("z1".to_owned()));
+    assert_eq!(advice(&rig), [""; 0]);
+}
+
+#[test]
+fn a_change_of_this_node_changes_the_rows_that_depend_on_it() {
+    let mut rig = Rig::web();
+    rig.service("near", 11, "TCP");
+    let endpoint = |last: u8, zone: &str| {
+        json!({"addresses": [format!("172.7.22.{last}")], "nodeName": "hdss7-22.host.com",
+            "hints": {"forZones": [{"name": zone}]}})
+    };
+    let json = json!({
+        "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [endpoint(4, "z1"), endpoint(5, "z2")],
+        "metadata": {"name": "near-1", "labels": {"kubernetes.io/service-name": "near"}},
+        "ports": [{"name": "main", "port": 80, "protocol": "TCP"}],
+    });
+    rig.put("endpointslices/default/near-1", &json);
+    rig.work();
+    rig.proxy.learn(|facts| facts.zone = Some("z1".to_owned()));
+    let drain = "nft + element ip ipvs-proxy @draining { 192.168.0.11 . tcp . 80 . 172.7.22.5 . 80 }";
+    assert_eq!(rig.work(), [drain, "ipvs ~ tcp 192.168.0.11:80 -> 172.7.22.5:80"], "web stays");
+    rig.proxy.learn(|facts| facts.zone = None);
+    assert!(rig.work().contains(&"ipvs ~ tcp 192.168.0.11:80 -> 172.7.22.5:80".to_owned()), "it is back");
+    let own: IpAddr = [172, 7, 22, 2].into();
+    rig.proxy.learn(|facts| {
+        facts.own.all.insert(own);
+    });
+    assert_eq!(
+        rig.work(),
+        ["nft + element ip ipvs-proxy @hairpin { 172.7.22.2 . 172.7.22.2 }"],
+        "an endpoint of web is here now"
+    );
+    rig.proxy.learn(|facts| {
+        facts.own.all.remove(&own);
+    });
+    assert_eq!(rig.work(), ["nft - element ip ipvs-proxy @hairpin { 172.7.22.2 . 172.7.22.2 }"]);
+    rig.proxy.learn(|facts| facts.own.primary.v4 = Some(own));
+    assert_eq!(rig.work(), [""; 0], "nothing depends on that here");
 }
 
 #[test]

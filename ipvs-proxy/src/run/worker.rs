@@ -12,6 +12,7 @@ use super::proxy::Proxy;
 use super::status::ProxyStatus;
 use super::tables::Touched;
 use super::{SOURCES, TABLES, addresses, forward, lock};
+use crate::plan::here::OwnAddresses;
 use crate::source::Update;
 
 /// Shortest time between two listings of one table that notifications ask for: a node that starts a hundred Pods announces
@@ -26,6 +27,14 @@ const AUDIT: Duration = Duration::from_secs(60);
 
 /// Shortest time between two reports: the status of thousands of Services takes milliseconds to put together.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the thread is asked to take in.
+pub(super) enum Order {
+    /// What a source of objects reports.
+    Update(Update),
+    /// The addresses of this node.
+    Addresses(OwnAddresses),
+}
 
 /// See the module's text.
 pub(super) struct ProxyWork {
@@ -103,7 +112,7 @@ impl ProxyWork {
 }
 
 impl Work for ProxyWork {
-    type Order = Update;
+    type Order = Order;
     type Change = Touched;
     type Report = ProxyStatus;
 
@@ -118,10 +127,15 @@ impl Work for ProxyWork {
         AUDIT
     }
 
-    fn take(&mut self, update: Update, _: Duration) {
+    fn take(&mut self, order: Order, _: Duration) {
         self.changed = true;
-        self.names.take(&update);
-        self.proxy.take(update);
+        match order {
+            Order::Update(update) => {
+                self.names.take(&update);
+                self.proxy.take(update);
+            }
+            Order::Addresses(addresses) => self.proxy.learn(|facts| facts.own = addresses),
+        }
     }
 
     fn invalidate(&mut self, change: Touched) {

@@ -231,7 +231,7 @@ mod tests {
                 "ipvs.excludeCIDRs: \"10.0.0.0/8\"; accepted: a list of networks such as 172.7.0.0/16",
                 "ipvs.strictARP: \"yes\"; accepted: true or false",
                 "ipvs.tcpTimeout: 900; accepted: a time such as 30s, 15m or 1h30m",
-                "nodePortAddresses: [1]; accepted: a list of networks, or primary, localhost or all",
+                "nodePortAddresses: [1]; accepted: a list of networks such as 10.4.7.0/24, or one of the words primary and all, alone",
                 "oomScoreAdj: \"low\"; accepted: a number from -1000 to 1000",
             ]
         );

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use netstate::Prefix as Network;
 
 use crate::command::duration;
+use crate::plan::here::NodePorts;
 
 /// One field; see the module's text.
 #[derive(Debug)]
@@ -102,9 +103,7 @@ impl Form {
             Self::Endpoint => true,
             Self::OneOf(words) => words.contains(&text),
             Self::Networks | Self::NetworkList => each(is_network),
-            Self::NodeAddresses => {
-                each(|word| matches!(word, "primary" | "all" | "localhost") || word.parse::<Network>().is_ok())
-            }
+            Self::NodeAddresses => NodePorts::parse(text).is_ok(),
             Self::Gates => each(|word| matches!(word.split_once('='), Some((_, "true" | "false")))),
         };
         if is_right { Ok(()) } else { Err(self.accepted()) }
@@ -128,7 +127,7 @@ impl Form {
             }
             Self::Networks => "networks such as 172.7.0.0/16, separated by commas".to_owned(),
             Self::NetworkList => "a list of networks such as 172.7.0.0/16".to_owned(),
-            Self::NodeAddresses => "a list of networks, or primary, localhost or all".to_owned(),
+            Self::NodeAddresses => NodePorts::ACCEPTED.to_owned(),
             Self::Gates => "names with true or false".to_owned(),
             Self::Modules => "a list of filePattern and verbosity".to_owned(),
         }
@@ -151,7 +150,7 @@ mod tests {
             (Form::Address, vec!["::", "10.4.7.21"], vec!["here", "10.4.7.21:80"]),
             (Form::OneOf(&["", "ipvs"]), vec!["", "ipvs"], vec!["iptables"]),
             (Form::Networks, vec!["", "172.7.0.0/16,fd00::/48"], vec!["172.7.0.0/33", "pods"]),
-            (Form::NodeAddresses, vec!["primary", "10.4.7.0/24"], vec!["secondary"]),
+            (Form::NodeAddresses, vec!["primary", "10.4.7.0/24"], vec!["secondary", "primary,10.4.7.0/24"]),
             (Form::Gates, vec!["", "A=true,B=false"], vec!["A", "A=1"]),
         ] {
             for text in good {

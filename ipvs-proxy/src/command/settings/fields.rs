@@ -12,7 +12,6 @@ const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is 
 const UNBUFFERED: &str = "the log goes to standard error, line by line";
 const ONE_BIT: &str = "the mark of what is masqueraded is bit 14";
 const WINDOWS: &str = "it is for Windows";
-const NO_MASQUERADE_ALL: &str = "Pods keep their address towards ClusterIPs";
 const NO_DETECTION: &str = "Pods are known by the cluster CIDR";
 
 const BIT: Form = Form::Number { least: 0, most: 31 };
@@ -38,6 +37,10 @@ pub(crate) mod path {
     pub(crate) const TCP_TIMEOUT: &str = "ipvs.tcpTimeout";
     pub(crate) const TCP_FIN_TIMEOUT: &str = "ipvs.tcpFinTimeout";
     pub(crate) const UDP_TIMEOUT: &str = "ipvs.udpTimeout";
+    pub(crate) const BIND: &str = "bindAddress";
+    pub(crate) const MASQUERADE_ALL: &str = "iptables.masqueradeAll";
+    pub(crate) const NFT_MASQUERADE_ALL: &str = "nftables.masqueradeAll";
+    pub(crate) const NODE_PORTS: &str = "nodePortAddresses";
     pub(crate) const CLUSTER_CIDR: &str = "clusterCIDR";
     pub(crate) const OOM_SCORE: &str = "oomScoreAdj";
     pub(crate) const LOG_FORMAT: &str = "logging.format";
@@ -97,8 +100,9 @@ pub(crate) static FIELDS: &[Field] = &[
         "bind-address",
         Form::Address,
         "0.0.0.0",
-        Missing("the addresses of this node are read from the kernel"),
-    ),
+        Start,
+    )
+    .help("Primary address of this node where it is no unspecified one: that of the default route otherwise"),
     field(path::HEALTHZ, "healthz-bind-address", Form::Endpoint, "0.0.0.0:10256", Start)
         .help("Address for health checks, ADDRESS:PORT; an empty one serves none"),
     field("", path::HEALTHZ_PORT, PORT, "10256", Start)
@@ -121,7 +125,8 @@ pub(crate) static FIELDS: &[Field] = &[
         "The data path: ipvs, nftables, or auto (as when it is not given), which is ipvs where the kernel has it",
     ),
     field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, "14", Needless(NO_MARK)),
-    field("iptables.masqueradeAll", "masquerade-all", Form::Switch, "false", Only(&["false"], NO_MASQUERADE_ALL)),
+    field(path::MASQUERADE_ALL, "masquerade-all", Form::Switch, "false", Start)
+        .help("Masquerade every connection to a ClusterIP, a Pod's too, on either data path"),
     field(
         "iptables.localhostNodePorts",
         "iptables-localhost-nodeports",
@@ -149,7 +154,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field(path::TCP_FIN_TIMEOUT, "ipvs-tcpfin-timeout", Form::Time, "0s", Live).help("The same after a FIN"),
     field(path::UDP_TIMEOUT, "ipvs-udp-timeout", Form::Time, "0s", Live).help("The same for UDP"),
     field("nftables.masqueradeBit", "", BIT, "14", Only(&["14"], ONE_BIT)),
-    field("nftables.masqueradeAll", "", Form::Switch, "false", Only(&["false"], NO_MASQUERADE_ALL)),
+    field(path::NFT_MASQUERADE_ALL, "", Form::Switch, "false", Start).help("The same on the data path nftables"),
     field("nftables.syncPeriod", "", Form::Time, "30s", Needless(NO_PERIOD)),
     field("nftables.minSyncPeriod", "", Form::Time, "1s", Needless(NO_PERIOD)),
     field("winkernel.networkName", "", Form::Text, "", Needless(WINDOWS)),
@@ -162,13 +167,8 @@ pub(crate) static FIELDS: &[Field] = &[
     field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Form::Text, "", Needless(NO_DETECTION)),
     field(path::CLUSTER_CIDR, "cluster-cidr", Form::Networks, "", Start)
         .help("The Pod network: its Pods keep their source address, everybody else is masqueraded"),
-    field(
-        "nodePortAddresses",
-        "nodeport-addresses",
-        Form::NodeAddresses,
-        "",
-        Missing("NodePorts are at every address of the node, in the mode nftables"),
-    ),
+    field(path::NODE_PORTS, "nodeport-addresses", Form::NodeAddresses, "", Start)
+        .help("Where NodePorts are: at addresses of the node in these networks, at the primary ones, or at all; without it at the primary ones in the mode nftables, and at all in the mode ipvs"),
     field(path::OOM_SCORE, "oom-score-adj", SCORE, "-999", Start)
         .help("The kernel's score of this process when memory runs out"),
     field(path::MAX_PER_CORE, "conntrack-max-per-core", COUNT, "32768", Start)

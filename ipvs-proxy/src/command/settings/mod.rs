@@ -143,6 +143,11 @@ impl Settings {
         self.values.contains_key(key)
     }
 
+    /// Whether the command line gave the field its value.
+    pub(crate) fn is_by_flag(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|setting| setting.by_flag)
+    }
+
     fn default(&self, key: &str) -> &'static str {
         let own = own_default(key).filter(|_| !self.as_kube_proxy);
         own.unwrap_or_else(|| field(key).map_or("", |field| field.default))
@@ -150,9 +155,10 @@ impl Settings {
 
     /// How whoever gave the field its value knows it: `--ipvs-scheduler`, or `ipvs.scheduler` in a file.
     pub(crate) fn name(&self, key: &str) -> String {
-        let by_flag = self.values.get(key).is_some_and(|setting| setting.by_flag);
         match field(key) {
-            Some(field) if !field.flag.is_empty() && (by_flag || !self.as_kube_proxy) => format!("--{}", field.flag),
+            Some(field) if !field.flag.is_empty() && (self.is_by_flag(key) || !self.as_kube_proxy) => {
+                format!("--{}", field.flag)
+            }
             Some(field) => field.key().to_owned(),
             None => key.to_owned(),
         }

@@ -134,23 +134,23 @@ fn what_kubeadm_writes_is_read_without_a_word() {
 #[test]
 fn whatever_has_no_effect_is_reported_with_what_happens_instead() {
     let document = file(
-        "clientConnection: {kubeconfig: /etc/kubeconfig, qps: 50}\nnodePortAddresses: [primary]\nipvs: {syncPeriod: 10s}\n\
+        "clientConnection: {kubeconfig: /etc/kubeconfig, qps: 50}\nipvs: {syncPeriod: 10s}\n\
          enableProfiling: true\nfeatureGates: {TopologyAwareHints: true}\nipvs2: {}\n",
     );
     let (_, notes) = Settings::new(Given::new(), Some(&document), false);
     let warned = |word: &str| notes.warnings.iter().any(|warning| warning.contains(word));
-    for word in ["clientConnection.kubeconfig", "nodePortAddresses", "enableProfiling", "featureGates", "ipvs2"] {
+    for word in ["clientConnection.kubeconfig", "enableProfiling", "featureGates", "ipvs2"] {
         assert!(warned(word), "{word}: {:?}", notes.warnings);
     }
     let remarks = notes.remarks.join("\n");
     assert!(remarks.contains("clientConnection.qps: 50") && remarks.contains("ipvs.syncPeriod: 10s"), "{remarks}");
-    assert_eq!((notes.warnings.len(), notes.remarks.len()), (5, 2), "{notes:?}");
+    assert_eq!((notes.warnings.len(), notes.remarks.len()), (4, 2), "{notes:?}");
 }
 
 #[test]
 fn what_would_lead_packets_elsewhere_is_refused_and_every_problem_is_reported_at_once() {
     let document = file(
-        "mode: iptables\niptables: {masqueradeAll: true, masqueradeBit: 77}\ndetectLocalMode: NodeCIDR\n\
+        "mode: iptables\niptables: {masqueradeBit: 77}\nnodePortAddresses: [primary, 10.4.7.0/24]\ndetectLocalMode: NodeCIDR\n\
          ipvs: {tcpTimeout: soon}\noomScoreAdj: 2000\nclusterCIDR: pods\n",
     );
     let (settings, _) = Settings::new(Given::new(), Some(&document), false);
@@ -161,10 +161,10 @@ fn what_would_lead_packets_elsewhere_is_refused_and_every_problem_is_reported_at
         [
             "mode",
             "iptables.masqueradeBit",
-            "iptables.masqueradeAll",
             "ipvs.tcpTimeout",
             "detectLocalMode",
             "clusterCIDR",
+            "nodePortAddresses",
             "oomScoreAdj"
         ]
     );

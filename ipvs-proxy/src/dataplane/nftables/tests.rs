@@ -14,8 +14,9 @@ use crate::dataplane::{self, DataPlane, Mode};
 use crate::object::ObjectName;
 use crate::object::service::Policy;
 use crate::plan::frontend::Kind;
+use crate::plan::here::Here;
 use crate::plan::route::Routes;
-use crate::plan::select::{Backend, Choice, Here, Locality};
+use crate::plan::select::{Backend, Choice, Locality};
 use crate::plan::{Claims, Delta, Frontend, FrontendKey, ServicePlan};
 
 const PODS: &str = "172.7.0.0/16";
@@ -36,8 +37,8 @@ fn choice(here: &[u8], elsewhere: &[u8]) -> Choice {
 fn frontend(kind: Kind, policy: Policy, choice: &Choice, sources: Sources) -> Frontend {
     let here = Here::on("hdss7-21.host.com");
     let routes = match kind {
-        Kind::ClusterIp => Routes::internal(policy, choice, &here),
-        _ => Routes::external(policy, choice, &here),
+        Kind::ClusterIp => Routes::internal((policy, IpFamily::V4), choice, &here),
+        _ => Routes::external((policy, IpFamily::V4), choice, &here),
     };
     Frontend { kind, owner: ObjectName::new("default", "web"), affinity: None, scheduler: None, sources, routes }
 }

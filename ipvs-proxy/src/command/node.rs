@@ -1,0 +1,51 @@
+//! What the settings say of this node.
+//!
+//! Invariant: what cannot be read is reported by the form of its field, so nothing here fails.
+
+use std::net::IpAddr;
+
+use netstate::Prefix;
+use netstate::family::PerFamily;
+
+use super::settings::Settings;
+use super::settings::fields::path;
+use crate::plan::here::{Facts, Mode, NodePorts, OwnAddresses, Pods};
+
+/// What is said of the node of this name and zone, with Pods in the network `pods`.
+pub(super) fn facts(settings: &Settings, (node, zone): (String, Option<String>), pods: Option<Prefix>) -> Facts {
+    let mut networks = PerFamily::default();
+    if let Some(pods) = pods {
+        *networks.get_mut(pods.family()) = Some(pods);
+    }
+    Facts {
+        node,
+        zone,
+        bind: bind(settings),
+        node_ports: NodePorts::parse(settings.text(path::NODE_PORTS)).unwrap_or_default(),
+        pods: Pods::Inside(networks),
+        masquerade_all: masquerade_all(settings),
+        own: OwnAddresses::default(),
+    }
+}
+
+/// The primary address, if the setting names one.
+fn bind(settings: &Settings) -> Option<IpAddr> {
+    let addr = settings.text(path::BIND).parse().ok();
+    addr.filter(|addr: &IpAddr| !addr.is_unspecified() && !addr.is_loopback())
+}
+
+/// A file has a setting for each data path, the command line one for both.
+fn masquerade_all(settings: &Settings) -> Vec<Mode> {
+    let is_on = |key| settings.text(key) == "true";
+    let by_flag = settings.is_by_flag(path::MASQUERADE_ALL) && is_on(path::MASQUERADE_ALL);
+    let ipvs = is_on(path::MASQUERADE_ALL).then_some(Mode::Ipvs);
+    let nftables = (by_flag || is_on(path::NFT_MASQUERADE_ALL)).then_some(Mode::Nftables);
+    ipvs.into_iter().chain(nftables).collect()
+}
+
+/// What of it has no effect.
+pub(super) fn warnings(settings: &Settings, facts: &Facts) -> Vec<String> {
+    let name = settings.name(path::NODE_PORTS);
+    let warning = |network| format!("{name}: {network} has no effect: there are no NodePorts at loopback");
+    facts.node_ports.loopback().map(warning).collect()
+}

@@ -1,0 +1,157 @@
+//! The addresses of this node, followed as they come and go.
+//!
+//! Invariants: they are listed once, after the monitor is open, and from then on each change costs itself; where notifications
+//! were lost they are listed again. What follows from a change is passed on only when it is another value than before.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use daemon::liveness::Heartbeat;
+use daemon::worker::Mailbox;
+use kernel::address_watch::{AddressChange, AddressWatch};
+use kernel::query::Query;
+use kernel::{Chain, KernelError};
+use netstate::family::PerFamily;
+use netstate::{IfName, InterfaceAddress, IpFamily};
+
+use super::worker::{Order, ProxyWork};
+use crate::plan::here::OwnAddresses;
+
+/// Pause before a monitor that failed is opened again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest time for which nothing is listed or passed on although something changed.
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
+
+/// What is followed.
+pub(super) struct Following {
+    watch: AddressWatch,
+    query: Query,
+    except: IfName,
+    links: BTreeMap<u32, Link>,
+}
+
+/// A link with its addresses in the kernel's order.
+struct Link {
+    name: IfName,
+    addresses: Vec<InterfaceAddress>,
+}
+
+impl Following {
+    /// Opens the monitor for all links but `except`, which holds virtual addresses. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) async fn open(except: IfName) -> Result<Self, KernelError> {
+        let watch = AddressWatch::open(except.clone())?;
+        let mut following = Self { watch, query: Query::open()?, except, links: BTreeMap::new() };
+        following.list().await?;
+        Ok(following)
+    }
+
+    async fn list(&mut self) -> Result<(), KernelError> {
+        let found = self.query.interfaces().await?;
+        let link =
+            |found: kernel::query::Interface| (found.index, Link { name: found.name, addresses: found.addresses });
+        self.links = found.into_iter().map(link).collect();
+        Ok(())
+    }
+
+    /// The addresses as they are.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked for its default routes.
+    pub(super) async fn addresses(&self) -> Result<OwnAddresses, KernelError> {
+        let mut uplink = PerFamily::default();
+        for family in IpFamily::ALL {
+            let routes = self.query.default_routes(family).await?;
+            *uplink.get_mut(family) = routes.into_iter().flat_map(|route| route.hops).find_map(|hop| hop.link);
+        }
+        let links = self.links.values().map(|link| (&link.name, link.addresses.as_slice()));
+        Ok(OwnAddresses::of(links, &self.except, &uplink))
+    }
+
+    /// Waits for changes and takes them in.
+    async fn change(&mut self) -> Result<(), KernelError> {
+        let mut listed = true;
+        for change in self.watch.next().await? {
+            listed &= self.apply(change);
+        }
+        if listed { Ok(()) } else { self.list().await }
+    }
+
+    /// Takes one change in; false when that takes a listing: of a link that is new, or of everything.
+    fn apply(&mut self, change: AddressChange) -> bool {
+        match change {
+            AddressChange::Came(index, address) => {
+                let Some(link) = self.links.get_mut(&index) else { return false };
+                match link.addresses.iter_mut().find(|known| known.addr == address.addr) {
+                    Some(known) => *known = address,
+                    None => link.addresses.push(address),
+                }
+            }
+            AddressChange::Gone(index, addr) => {
+                if let Some(link) = self.links.get_mut(&index) {
+                    link.addresses.retain(|known| known.addr != addr);
+                }
+            }
+            AddressChange::Lost => return false,
+        }
+        true
+    }
+}
+
+/// Passes on how the addresses change, for ever.
+pub(super) async fn follow(
+    following: Following,
+    mut known: OwnAddresses,
+    mailbox: Mailbox<ProxyWork>,
+    heartbeat: Heartbeat,
+) {
+    let except = following.except.clone();
+    let mut open = Some(following);
+    loop {
+        heartbeat.idle();
+        let result = match &mut open {
+            Some(following) => follow_one(following, &heartbeat).await,
+            None => match Following::open(except.clone()).await {
+                Ok(following) => {
+                    let addresses = following.addresses().await;
+                    open = Some(following);
+                    addresses
+                }
+                Err(error) => Err(error),
+            },
+        };
+        heartbeat.busy();
+        match result {
+            Ok(addresses) => {
+                if addresses != known {
+                    log(&known, &addresses);
+                    known = addresses.clone();
+                    mailbox.send(Order::Addresses(addresses)).await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the addresses of this node cannot be followed; tried again");
+                open = None;
+                heartbeat.back_within(PAUSE);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn follow_one(following: &mut Following, heartbeat: &Heartbeat) -> Result<OwnAddresses, KernelError> {
+    following.change().await?;
+    heartbeat.busy();
+    following.addresses().await
+}
+
+fn log(before: &OwnAddresses, after: &OwnAddresses) {
+    let text = |addr: &IpAddr| addr.to_string();
+    let came: Vec<_> = after.all.difference(&before.all).map(text).collect();
+    let gone: Vec<_> = before.all.difference(&after.all).map(text).collect();
+    tracing::info!(came = came.join(" "), gone = gone.join(" "), "addresses of this node changed");
+}
