@@ -6,6 +6,8 @@
 //! preferred that hints (KEP-2433, KEP-3015) mean for clients of this node or zone; the endpoints of this node are chosen among
 //! themselves, whatever the hints.
 
+pub(crate) mod reasons;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
