@@ -11,6 +11,7 @@
 mod command;
 mod commands;
 mod dataplane;
+mod explain;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
 mod object;

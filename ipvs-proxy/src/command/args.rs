@@ -4,13 +4,16 @@
 //! has are called as there, and made from the table of its settings.
 
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::path::Path;
 
-use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
 use daemon::manual::{Completions, Pages};
 
 use super::settings::{self, Given};
+use crate::explain::Target;
 
 /// Keeps IPVS virtual servers, or nftables, equal to Services and EndpointSlices.
 #[derive(Debug, Clone, Parser)]
@@ -28,11 +31,16 @@ pub(crate) struct Invocation {
     /// The program was started under the name of kube-proxy.
     #[arg(skip)]
     pub(crate) as_kube_proxy: bool,
+    /// Its name and the flags that were given, on the command line or by the environment, but for the password.
+    #[arg(skip)]
+    pub(crate) words: Vec<String>,
 }
 
 /// What to do instead of running the daemon.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Verb {
+    /// Explain what becomes of a connection to a Service: by its objects, by the plan, and by the rows of the kernel.
+    Explain(Explain),
     /// Put the Services and EndpointSlices of a manifest into etcd.
     Apply {
         /// Manifest, YAML or JSON; `-` is standard input. May be repeated.
@@ -69,6 +77,20 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What is to be explained.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Explain {
+    /// Where a client connects: ADDRESS:PORT, or a Service as NAMESPACE/NAME:PORT, with /udp or /sctp behind it where it is not TCP.
+    #[arg(value_name = "PLACE")]
+    pub(crate) target: Target,
+    /// The client's address; when not given a Pod, this node and a host outside are explained.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from: Option<IpAddr>,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Flags of the daemon and of the store.
@@ -120,8 +142,23 @@ impl Invocation {
         let command = command();
         let matches = command.clone().try_get_matches_from(args)?;
         let given = settings::flags::given(&command, &matches);
-        Ok(Self { given, as_kube_proxy, ..Self::from_arg_matches(&matches)? })
+        let words = words(&command, &matches, if as_kube_proxy { KUBE_PROXY } else { "ipvs-proxy" });
+        Ok(Self { given, as_kube_proxy, words, ..Self::from_arg_matches(&matches)? })
     }
+}
+
+/// The one flag that holds a secret; the others name files.
+const SECRET: &str = "etcd-password";
+
+/// `name`, and every flag that was given with its values.
+fn words(command: &Command, matches: &ArgMatches, name: &str) -> Vec<String> {
+    let of_flag = |arg: &Arg| {
+        let long = arg.get_long().filter(|long| *long != SECRET)?;
+        let given = matches.value_source(arg.get_id().as_str())?;
+        let values = matches.get_raw(arg.get_id().as_str()).filter(|_| given != ValueSource::DefaultValue)?;
+        Some(values.map(|value| format!("--{long}={}", value.to_string_lossy())).collect::<Vec<_>>())
+    };
+    std::iter::once(name.to_owned()).chain(command.get_arguments().filter_map(of_flag).flatten()).collect()
 }
 
 /// kube-proxy's name.
@@ -190,6 +227,27 @@ mod tests {
         for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
             assert_eq!(arg.get_env().and_then(OsStr::to_str).map(str::to_owned), named(arg));
         }
+    }
+
+    #[test]
+    fn flags_that_were_given_can_be_given_again_and_hold_no_password() {
+        let typed = [
+            "kube-proxy",
+            "--services-dir",
+            "/run/services",
+            "--ipvs-exclude-cidrs=10.0.0.0/8",
+            "--cleanup",
+            "--ipvs-exclude-cidrs=10.1.0.0/16",
+            "--etcd-username=root",
+            "--etcd-password=secret",
+            "--cluster-cidr=172.7.0.0/16",
+        ];
+        let first = Invocation::read(typed.iter().map(Into::into)).unwrap();
+        assert!(!first.words.join(" ").contains("secret"), "{:?}", first.words);
+        let again = Invocation::read(first.words.iter().map(Into::into)).unwrap();
+        assert_eq!((&again.given, &again.words), (&first.given, &first.words));
+        assert!(again.as_kube_proxy && again.flags.cleanup);
+        assert_eq!(again.flags.services_dir.as_deref(), Some("/run/services"));
     }
 
     #[test]

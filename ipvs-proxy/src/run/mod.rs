@@ -32,6 +32,7 @@ use daemon::log::Log;
 use daemon::monitors::{Interests, Meaning, Monitors, NFTABLES, RTNETLINK};
 use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
+use kernel::KernelError;
 use netstate::IfName;
 use netstate::family::PerFamily;
 use nix::time::{ClockId, clock_gettime};
@@ -157,7 +158,8 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
 fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
     let of_file = reload.problem().into_iter().map(str::to_owned);
     let advice = of_file.chain(notes.warnings.iter().cloned()).chain(status.advice.iter().cloned()).collect();
-    shell.board.set(&ProxyStatus { advice, ..status.clone() });
+    let started_with = reload.words().to_vec();
+    shell.board.set(&ProxyStatus { advice, started_with, ..status.clone() });
 }
 
 /// Opens the kernel's tables.
@@ -170,8 +172,7 @@ async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyho
     if let Some(ipvs) = opened.ipvs.as_mut().filter(|_| mode == Mode::Ipvs) {
         prepare::ipvs(ipvs, config)?;
     }
-    let pods = PerFamily::only(config.pods.family(), config.pods);
-    let plane = DataPlane::new(Options { mode, link: link.clone(), scheduler: config.scheduler.clone(), pods });
+    let plane = plane(config, mode)?;
     let facts = Facts { own: own.clone(), ..config.facts.clone() };
     tracing::info!(node = config.node, kernel = release, mode = mode.name(), "starting");
     let (targets, interests) = addresses::targets(opened, &link, &sysctls)?;
@@ -195,10 +196,35 @@ fn link() -> anyhow::Result<IfName> {
     Ok(IfName::new(vip::LINK_NAME)?)
 }
 
+/// The data path without frontends.
+///
+/// # Errors
+/// When the link of virtual addresses has no name, which does not happen.
+pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
+    let pods = PerFamily::only(config.pods.family(), config.pods);
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler: config.scheduler.clone(), pods }))
+}
+
+/// The networks as they are.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(crate) async fn networks_of(config: &Config) -> Result<Networks, KernelError> {
+    Ok(Networks { pods: config.pods, services: config.services, node: addresses::networks(config.pods).await? })
+}
+
+/// What plans depend on, as it is now.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(crate) async fn facts(config: &Config) -> anyhow::Result<Facts> {
+    let own = Following::open(link()?).await?.addresses().await?;
+    Ok(Facts { own, ..config.facts.clone() })
+}
+
 /// The networks as they are. Those that overlap are named, and what they have in common serves no Service.
 async fn networks(config: &Config) -> anyhow::Result<Networks> {
-    let networks =
-        Networks { pods: config.pods, services: config.services, node: addresses::networks(config.pods).await? };
+    let networks = networks_of(config).await?;
     for overlap in networks.overlaps() {
         tracing::warn!("{overlap}; a Service whose address lies in both is not served");
     }

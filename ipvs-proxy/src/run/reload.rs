@@ -29,6 +29,11 @@ pub(super) struct Reload {
 }
 
 impl Reload {
+    /// How the program was started.
+    pub(super) fn words(&self) -> &[String] {
+        &self.invocation.words
+    }
+
     /// Follows the file of the command line, if it names one; `settings` are those that the daemon runs with.
     pub(super) fn new(invocation: Invocation, settings: Settings, log: Log) -> Self {
         let (sender, changes) = mpsc::channel(1);

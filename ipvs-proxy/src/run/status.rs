@@ -23,6 +23,8 @@ pub(crate) struct ProxyStatus {
     pub(crate) node: String,
     /// The data path, in kube-proxy's words.
     pub(crate) mode: String,
+    /// The program's name and flags, without the password: whoever explains what it does needs the same ones.
+    pub(crate) started_with: Vec<String>,
     /// Everything that is wanted is in the kernel and every source is in reach.
     pub(crate) ok: bool,
     /// What has not been listed yet; nothing is removed before it has.
@@ -109,6 +111,7 @@ impl ProxyStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: node.to_owned(),
             mode: proxy.plane().mode().name().to_owned(),
+            started_with: Vec::new(),
             ok: done && lost.is_none() && waiting_for.is_empty() && alarm.is_none(),
             alarm,
             waiting_for,

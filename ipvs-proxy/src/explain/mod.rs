@@ -1,0 +1,54 @@
+//! `explain`: what becomes of a connection to a Service, and why.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`target`] | reads what is asked about |
+//! | [`facts`] | reads objects and kernel, and plans |
+//! | [`walk`] | follows rows as the kernel does |
+//! | [`sites`] | finds the places that are asked about, with the Service behind them |
+//! | [`report`] | puts together what is to be said of each |
+//! | [`text`] | writes it for a terminal |
+//!
+//! Invariants. What the rows of the kernel do is said, not what is planned; where the two differ both are. It works without a daemon:
+//! objects and rows are read anew.
+
+mod facts;
+mod report;
+mod sites;
+mod target;
+#[cfg(test)]
+mod tests;
+mod text;
+mod walk;
+
+use anyhow::Result;
+use daemon::lifecycle::Exit;
+
+pub(crate) use self::target::Target;
+
+use self::report::Report;
+use crate::command::args::{Explain, Invocation};
+
+/// Explains what is asked; exit status 0 when every client reaches an endpoint as planned, 1 when one does not, 2 when nobody knows
+/// the Service.
+///
+/// # Errors
+/// When the settings are wrong, or the kernel cannot be read.
+pub(crate) fn act(invocation: &Invocation, asked: &Explain) -> Result<Exit> {
+    let mut facts = facts::gather(invocation)?;
+    let sites = match sites::find(&asked.target, &facts) {
+        Ok(sites) => sites,
+        Err(reason) => {
+            eprintln!("ipvs-proxy: {reason}");
+            return Ok(Exit::Usage);
+        }
+    };
+    facts.read_servers(&sites.iter().map(sites::Site::server).collect())?;
+    let report = Report::of(&facts, &sites, asked.from);
+    if asked.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", text::text(&report));
+    }
+    Ok(if report.is_well() { Exit::Success } else { Exit::Failure })
+}
