@@ -33,6 +33,6 @@ pub use gate::Gate;
 pub use pass::{Failure, Pass};
 pub use reconciler::Reconciler;
 pub use stack::{Handle, Stack, Table};
-pub use stage::Stage;
+pub use stage::{Audited, Stage};
 pub use status::{Counts, Line, Row, State, TableStatus};
-pub use target::{Classify, Observed, Owner, RetryClass, Rows, Step, Target};
+pub use target::{Classify, Observed, Owner, Parts, PartsOf, RetryClass, Rows, Step, Target};

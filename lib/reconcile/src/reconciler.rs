@@ -5,6 +5,7 @@
 //! A row that was in place and is found otherwise, though nobody desired anything new, was changed by somebody else:
 //! putting it back counts as a repair.
 
+mod audit;
 mod contest;
 mod stage;
 mod steps;
@@ -12,6 +13,7 @@ mod steps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use audit::Audit;
 use contest::{Contest, contested};
 
 use crate::chain::Chain;
@@ -55,6 +57,8 @@ pub struct Reconciler<T: Target> {
     failures: BTreeMap<T::Key, RowFailure>,
     contests: BTreeMap<T::Key, Contest>,
     observe_failure: Option<ObserveFailure>,
+    /// The audit that is under way.
+    audit: Option<Audit<T>>,
     totals: Totals,
 }
 
@@ -83,6 +87,7 @@ impl<T: Target> Reconciler<T> {
             failures: BTreeMap::new(),
             contests: BTreeMap::new(),
             observe_failure: None,
+            audit: None,
             totals: Totals { listings: 0, upserted: 0, repaired: 0, removed: 0, failures: 0 },
         }
     }
@@ -171,6 +176,7 @@ impl<T: Target> Reconciler<T> {
         if self.mirror.is_none() {
             return;
         }
+        self.touch(&key);
         self.mirror_row(&key, have);
         let actual = self.mirror.as_ref().and_then(|mirror| mirror.get(&key));
         let differs = step(&key, self.desired.get(&key), actual, |have, want| self.target.satisfies(have, want));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::pass::Pass;
 use crate::reconciler::Reconciler;
-use crate::stage::Stage;
+use crate::stage::{Audited, Stage};
 use crate::status::{Counts, TableStatus};
 use crate::target::{Rows, Target};
 
@@ -31,6 +31,8 @@ struct Level {
 #[derive(Default)]
 pub struct Stack {
     levels: Vec<Level>,
+    /// The table that is being audited, or comes next; `None` when no audit is under way.
+    audited: Option<usize>,
 }
 
 /// A table's place in the [`Stack`] that gave it out, with the table's type.
@@ -60,7 +62,7 @@ impl Stack {
     /// No tables.
     #[must_use]
     pub const fn new() -> Self {
-        Self { levels: Vec::new() }
+        Self { levels: Vec::new(), audited: None }
     }
 
     /// Adds a table that needs those before it.
@@ -153,6 +155,26 @@ impl Stack {
     /// Forgets what the kernel held in every table.
     pub fn invalidate_all(&mut self) {
         self.levels.iter_mut().for_each(|level| level.stage.invalidate());
+    }
+
+    /// Begins an audit: every table is compared with what it is known to hold, one after the other.
+    pub const fn begin_audit(&mut self) {
+        self.audited = Some(0);
+    }
+
+    /// Takes the next step of the audit; `None` when every table has been compared. Passes may come between two steps, and
+    /// one has to come after each that says that a table is due.
+    pub fn audit(&mut self) -> Option<Audited> {
+        let index = self.audited?;
+        let Some(level) = self.levels.get_mut(index) else {
+            self.audited = None;
+            return None;
+        };
+        let audited = level.stage.audit();
+        if audited != Audited::More {
+            self.audited = Some(index + 1);
+        }
+        Some(audited)
     }
 
     /// Creates and changes, first table to last.

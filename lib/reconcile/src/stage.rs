@@ -6,6 +6,17 @@ use std::time::Duration;
 use crate::pass::Pass;
 use crate::status::{Counts, Line, TableStatus};
 
+/// What one step of an audit found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audited {
+    /// As far as the table was read, it holds what it is known to hold; there is more to read.
+    More,
+    /// The table holds what it is known to hold.
+    Same,
+    /// The next pass lists the table whole: something differs, or it cannot be read in parts.
+    Due,
+}
+
 /// A table whatever its row types.
 pub trait Stage: Any {
     /// The table's name in status and logs.
@@ -16,6 +27,11 @@ pub trait Stage: Any {
     fn remove(&mut self, now: Duration) -> Pass;
     /// Forgets what the kernel held: the next pass lists the table again.
     fn invalidate(&mut self);
+    /// Compares the next part of the table with what it is known to hold. Rows may be written between two steps.
+    fn audit(&mut self) -> Audited {
+        self.invalidate();
+        Audited::Due
+    }
     /// Something has changed that rows may wait for: they are due at once. Nothing is listed for it.
     fn retry(&mut self) {}
     /// When the next failed row is due again, on the caller's clock.

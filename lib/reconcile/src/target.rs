@@ -25,6 +25,12 @@ pub struct Observed<V> {
 /// A listed table.
 pub type Rows<K, V> = BTreeMap<K, Observed<V>>;
 
+/// A listing that is read in parts. It has means of its own, so that rows may be written between two parts.
+pub type Parts<K, V, E> = Box<dyn Iterator<Item = Result<Vec<(K, Observed<V>)>, E>> + Send>;
+
+/// A listing of the table `T` in parts.
+pub type PartsOf<T> = Parts<<T as Target>::Key, <T as Target>::Value, <T as Target>::Error>;
+
 /// One change to one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step<K, V> {
@@ -87,6 +93,15 @@ pub trait Target: 'static {
     /// When the kernel cannot be read completely.
     fn observe(&mut self) -> Result<Rows<Self::Key, Self::Value>, Self::Error>;
 
+    /// Begins a listing that is read in parts, each of which takes a millisecond at most; `None` for a table that is listed
+    /// whole.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, Self::Error> {
+        Ok(None)
+    }
+
     /// True when a row that is `have` needs no change to be `want`. Override it where a desired value leaves something
     /// open that an observed one always has.
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
@@ -116,6 +131,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn observe(&mut self) -> Result<Rows<Self::Key, Self::Value>, Self::Error> {
         (**self).observe()
+    }
+
+    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, Self::Error> {
+        (**self).parts()
     }
 
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Reconciler, Totals};
 use crate::pass::Pass;
-use crate::stage::Stage;
+use crate::stage::{Audited, Stage};
 use crate::status::{Counts, Line, Row, State, TableStatus};
 use crate::target::{RetryClass, Target};
 
@@ -32,7 +32,16 @@ impl<T: Target> Stage for Reconciler<T> {
 
     fn invalidate(&mut self) {
         self.mirror = None;
+        self.audit = None;
         self.retry();
+    }
+
+    fn audit(&mut self) -> Audited {
+        let audited = self.audit_part();
+        if audited == Audited::Due {
+            self.invalidate();
+        }
+        audited
     }
 
     fn retry(&mut self) {

@@ -90,6 +90,7 @@ impl<T: Target> Reconciler<T> {
         pass: &mut Pass,
         made: &mut Vec<(T::Key, Observed<T::Value>)>,
     ) {
+        steps.iter().for_each(|step| self.touch(step.key()));
         let results = self.target.apply(&steps);
         debug_assert_eq!(results.len(), steps.len(), "{}: a target returns a result for every step", self.name);
         for (step, result) in steps.into_iter().zip(results) {
