@@ -5,7 +5,8 @@
 //!
 //! Invariants: what somebody else changes is coalesced, and a table is listed for it no more often than
 //! [`Work::min_interval`] allows, so that a busy host does not make this thread busy; every table is compared at the
-//! audit whether somebody has said something or not; nothing that waits here grows without bound.
+//! audit whether somebody has said something or not; what comes in during an audit does not wait for its end; nothing that
+//! waits here grows without bound.
 
 mod mailbox;
 mod pass_log;
@@ -15,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reconcile::Pass;
+use reconcile::{Audited, Pass};
 
 pub use mailbox::{Busy, Mailbox};
 pub use pass_log::PassLog;
@@ -87,6 +88,17 @@ pub trait Work: Send + 'static {
 
     /// Forgets everything that the kernel held.
     fn invalidate_all(&mut self);
+
+    /// Begins an audit: everything is compared with the kernel. By default the next pass does that.
+    fn begin_audit(&mut self) {
+        self.invalidate_all();
+    }
+
+    /// Compares a part, in a millisecond or so; `None` when everything has been compared. Orders and changes are worked on
+    /// between two parts.
+    fn audit(&mut self) -> Option<Audited> {
+        None
+    }
 
     /// One pass over the tables.
     fn pass(&mut self, cause: Cause, now: Duration) -> Pass;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reconcile::Audited;
 use tokio::sync::oneshot;
 
 use super::mailbox::{Inside, Mailbox};
@@ -30,8 +31,10 @@ pub(super) struct Rounds<W: Work> {
     pending: BTreeMap<W::Change, Duration>,
     /// When the first event came that no pass has worked on and an order is about.
     ordered: Option<Duration>,
-    /// Who waits for the end of an audit.
+    /// Who waits for the end of an audit that has not begun.
     auditors: Vec<oneshot::Sender<()>>,
+    /// Who waits for the end of the audit that is under way, if one is.
+    audit: Option<Vec<oneshot::Sender<()>>>,
 }
 
 impl<W: Work> Rounds<W> {
@@ -47,6 +50,7 @@ impl<W: Work> Rounds<W> {
             pending: BTreeMap::new(),
             ordered: None,
             auditors: Vec::new(),
+            audit: None,
         }
     }
 
@@ -57,7 +61,7 @@ impl<W: Work> Rounds<W> {
         // The first pass of work that needs no order is due at once.
         let mut first = self.work.is_begun();
         loop {
-            let until = if first { Some(Duration::ZERO) } else { self.due_at() };
+            let until = if first || self.audit.is_some() { Some(Duration::ZERO) } else { self.due_at() };
             match until {
                 Some(until) => heartbeat.back_within(until.saturating_sub(mailbox.now())),
                 None => heartbeat.idle(),
@@ -72,6 +76,7 @@ impl<W: Work> Rounds<W> {
                 first = false;
                 self.pass(cause);
             }
+            self.audit();
         }
     }
 
@@ -122,7 +127,8 @@ impl<W: Work> Rounds<W> {
         }
         let own = self.work.next().map(|next| next.max(self.passed + SPACING));
         let lists = self.pending.iter().map(|(change, came)| self.list_at(*change, *came));
-        lists.chain(own).chain([self.next_audit]).min()
+        let audit = self.audit.is_none().then_some(self.next_audit);
+        lists.chain(own).chain(audit).min()
     }
 
     /// When the tables of `change` may be listed.
@@ -134,10 +140,10 @@ impl<W: Work> Rounds<W> {
     fn pass(&mut self, cause: Cause) {
         let now = self.mailbox.now();
         let mut came = self.ordered.take();
-        let auditors = if now >= self.next_audit { std::mem::take(&mut self.auditors) } else { Vec::new() };
-        if now >= self.next_audit {
+        if now >= self.next_audit && self.audit.is_none() {
             self.next_audit = now + self.work.audit_period();
-            self.work.invalidate_all();
+            self.audit = Some(std::mem::take(&mut self.auditors));
+            self.work.begin_audit();
         }
         let pending = self.pending.iter().map(|(change, came)| (*change, *came));
         let due: Vec<_> = pending.filter(|(change, came)| self.list_at(*change, *came) <= now).collect();
@@ -158,9 +164,22 @@ impl<W: Work> Rounds<W> {
         if let Some(report) = self.work.report(cause, &pass, took) {
             self.reports.put(report);
         }
-        for waiting in auditors {
-            // Whoever asked may have gone away meanwhile.
-            let _ = waiting.send(());
+    }
+
+    /// Takes the next step of the audit that is under way; what it has found is mended before the next one.
+    fn audit(&mut self) {
+        if self.audit.is_none() {
+            return;
+        }
+        match self.work.audit() {
+            Some(Audited::Due) => self.pass(Cause::Timer),
+            Some(Audited::More | Audited::Same) => {}
+            None => {
+                for waiting in self.audit.take().into_iter().flatten() {
+                    // Whoever asked may have gone away meanwhile.
+                    let _ = waiting.send(());
+                }
+            }
         }
     }
 }

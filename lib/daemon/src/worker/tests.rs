@@ -278,3 +278,78 @@ async fn time_from_an_event_to_the_kernel_begins_with_the_first_event_of_merged_
     let measured = tokio::time::timeout(LIMIT, worker.next()).await.unwrap().unwrap();
     assert!(measured >= Duration::from_millis(30) && measured <= event.elapsed(), "{measured:?}");
 }
+
+/// Work whose audit has some parts, each of which waits until it is let go.
+struct Parted {
+    log: Sender<&'static str>,
+    go: Receiver<()>,
+    parts: usize,
+}
+
+impl Work for Parted {
+    type Order = u32;
+    type Change = u8;
+    type Report = ();
+
+    fn merge(_: &mut u32, _: u32) -> Option<u32> {
+        None
+    }
+    fn min_interval(_: u8) -> Duration {
+        Duration::ZERO
+    }
+    fn audit_period(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+    fn take(&mut self, _: u32, _: Duration) {}
+    fn invalidate(&mut self, _: u8) {}
+    fn invalidate_all(&mut self) {}
+    fn begin_audit(&mut self) {
+        self.parts = 4;
+    }
+    fn audit(&mut self) -> Option<Audited> {
+        self.parts = self.parts.checked_sub(1)?;
+        let _ = self.log.send("part");
+        let _ = self.go.recv();
+        Some(if self.parts == 1 { Audited::Due } else { Audited::More })
+    }
+    fn pass(&mut self, cause: Cause, _: Duration) -> Pass {
+        let _ = self.log.send(cause.name());
+        Pass::default()
+    }
+    fn next(&self) -> Option<Duration> {
+        None
+    }
+    fn report(&mut self, _: Cause, _: &Pass, _: Took) -> Option<()> {
+        None
+    }
+    fn tables(&self) -> Vec<TableRows> {
+        Vec::new()
+    }
+}
+
+#[tokio::test]
+async fn order_that_comes_during_an_audit_is_worked_on_before_the_next_part_and_the_audit_goes_on_to_its_end() {
+    let ((log, done), (go, let_go)) = (channel(), channel());
+    let worker =
+        Worker::start("worker", Parted { log, go: let_go, parts: 0 }, Mailbox::new(Liveness::default())).unwrap();
+    let next = || done.recv_timeout(LIMIT).unwrap();
+    assert_eq!(next(), "timer", "the first pass");
+    let mailbox = worker.mailbox();
+    let audited = tokio::spawn({
+        let mailbox = mailbox.clone();
+        async move { mailbox.audit(LIMIT).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!([next(), next()], ["timer", "part"]);
+    mailbox.try_send(1).unwrap();
+    go.send(()).unwrap();
+    assert_eq!([next(), next()], ["order", "part"]);
+    assert!(!audited.is_finished());
+    go.send(()).unwrap();
+    assert_eq!(next(), "part");
+    mailbox.try_send(2).unwrap();
+    go.send(()).unwrap();
+    assert_eq!([next(), next(), next()], ["timer", "order", "part"], "what a part has found is mended first");
+    go.send(()).unwrap();
+    assert!(audited.await.unwrap());
+}
