@@ -5,12 +5,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use reconcile::{Observed, Owner, Rows, Step, Target};
+use reconcile::{Observed, Owner, Parts, Rows, Step, Target};
 
 use crate::error::{Cause, KernelError, Nack};
+
+/// Rows of one part of a listing, about as many as fit into a datagram of the kernel's.
+const PART: usize = 256;
 
 /// What the table holds and which steps it accepted.
 #[derive(Debug)]
@@ -96,7 +100,7 @@ impl<K: Ord, V> Contents<K, V> {
     }
 }
 
-impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Display + 'static> Target
+impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt::Display + Send + 'static> Target
     for FakeTable<K, V>
 {
     type Key = K;
@@ -108,6 +112,18 @@ impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Displa
         contents.observed += 1;
         contents.fail("list", "all")?;
         Ok(contents.rows.clone())
+    }
+
+    fn parts(&mut self) -> Result<Option<Parts<K, V, KernelError>>, KernelError> {
+        let (table, mut last) = (self.clone(), None);
+        Ok(Some(Box::new(std::iter::from_fn(move || {
+            let mut contents = table.contents();
+            let after = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let rows = contents.rows.range((after, Bound::Unbounded)).take(PART);
+            let rows: Vec<_> = rows.map(|(key, row)| (key.clone(), row.clone())).collect();
+            last = Some(rows.last()?.0.clone());
+            Some(contents.fail("list", "all").map(|()| rows))
+        }))))
     }
 
     fn apply(&mut self, steps: &[Step<K, V>]) -> Vec<Result<(), KernelError>> {

@@ -13,10 +13,10 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netstate::{Fdb, FdbKey, IfName, MacAddr};
-use reconcile::{Observed, Owner, Rows, Step, Target};
+use reconcile::{Observed, Owner, Parts, Rows, Step, Target};
 
 use crate::error::KernelError;
-use crate::neighbour::Entry;
+use crate::neighbour::{Entry, entries_in_parts};
 use crate::rtnl::{CHUNK, Indexes, Rtnl, encode, verb};
 use crate::socket::Message;
 
@@ -87,6 +87,20 @@ impl Written {
     }
 }
 
+/// True for a permanent entry of the device with `index` itself.
+const fn is_own(entry: &Entry, index: u32) -> bool {
+    entry.family == AF_BRIDGE && entry.index == index && entry.permanent && entry.flags & NTF_SELF != 0
+}
+
+/// The permanent forwarding entry of the device with that index and name.
+fn row(entry: Entry, index: u32, link: &IfName) -> Option<(FdbKey, Observed<Fdb>)> {
+    if !is_own(&entry, index) {
+        return None;
+    }
+    let key = FdbKey { link: link.clone(), mac: entry.mac? };
+    Some((key, Observed { value: Fdb { dst: entry.dst? }, owner: Owner::Ours }))
+}
+
 fn encoded(index: u32, step: &Step<FdbKey, Fdb>) -> Message {
     match step {
         Step::Create(key, value) | Step::Change(key, _, value) => {
@@ -122,16 +136,15 @@ impl Target for Fdbs {
         let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
         let mut rows = Rows::new();
         for (index, link) in indexes.links() {
-            let ours = |entry: &Entry| {
-                entry.family == AF_BRIDGE && entry.index == index && entry.permanent && entry.flags & NTF_SELF != 0
-            };
-            let entries = self.rtnl.entries(AddressFamily::Bridge, index, ours)?;
-            rows.extend(entries.into_iter().filter_map(|entry| {
-                let key = FdbKey { link: link.clone(), mac: entry.mac? };
-                Some((key, Observed { value: Fdb { dst: entry.dst? }, owner: Owner::Ours }))
-            }));
+            let entries = self.rtnl.entries(AddressFamily::Bridge, index, |entry| is_own(entry, index))?;
+            rows.extend(entries.into_iter().filter_map(|entry| row(entry, index, link)));
         }
         Ok(rows)
+    }
+
+    fn parts(&mut self) -> Result<Option<Parts<FdbKey, Fdb, KernelError>>, KernelError> {
+        let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
+        Ok(Some(entries_in_parts(AddressFamily::Bridge, &indexes, row)))
     }
 
     fn batch(&self) -> usize {

@@ -57,6 +57,7 @@ pub mod netns;
 pub mod nft;
 pub mod offload;
 pub mod orphan;
+mod parts;
 pub mod probe;
 pub mod qdisc;
 #[cfg(feature = "watch")]

@@ -10,11 +10,12 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netstate::{IfName, MacAddr, Neighbour, NeighbourKey};
-use reconcile::{Observed, Owner, Rows, Step, Target};
+use reconcile::{Observed, Owner, Parts, Rows, Step, Target};
 
 use crate::address::family;
 use crate::attribute;
 use crate::error::KernelError;
+use crate::parts::Listing;
 use crate::rtnl::{CHUNK, Indexes, Operation, Rtnl, encode, gone_is_fine, verb};
 use crate::socket::{Frame, Message};
 
@@ -76,6 +77,41 @@ fn removal(index: u32, addr: IpAddr) -> Message {
     encode(&RouteNetlinkMessage::DelNeighbour(message(index, addr)), 0)
 }
 
+/// Asks for the entries of the link with `index`.
+fn entries_of(family: AddressFamily, index: u32) -> (&'static str, RouteNetlinkMessage) {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    message.attributes.push(NeighbourAttribute::IfIndex(index));
+    let op = if family == AddressFamily::Bridge { "list forwarding entries" } else { "list neighbours" };
+    (op, RouteNetlinkMessage::GetNeighbour(message))
+}
+
+/// Makes a row of an entry of the link with that index and name.
+type MakeRow<K, V> = fn(Entry, u32, &IfName) -> Option<(K, Observed<V>)>;
+
+/// The entries of each link of `indexes` in parts; `row` makes a row of those of the link with that index and name.
+pub(crate) fn entries_in_parts<K: 'static, V: 'static>(
+    family: AddressFamily,
+    indexes: &Indexes,
+    row: MakeRow<K, V>,
+) -> Parts<K, V, KernelError> {
+    let listing = |(index, link): (u32, &IfName)| {
+        let ((op, message), link) = (entries_of(family, index), link.clone());
+        Listing::new(op, &message, Box::new(move |frame| row(entry(frame)?, index, &link)))
+    };
+    let listings: Vec<_> = indexes.links().map(listing).collect();
+    Box::new(listings.into_iter().flatten())
+}
+
+/// The permanent neighbour on the link with that index and name.
+fn row(entry: Entry, index: u32, link: &IfName) -> Option<(NeighbourKey, Observed<Neighbour>)> {
+    if entry.index != index || !entry.permanent {
+        return None;
+    }
+    let key = NeighbourKey { link: link.clone(), addr: entry.dst? };
+    Some((key, Observed { value: Neighbour { mac: entry.mac? }, owner: Owner::Ours }))
+}
+
 impl Rtnl {
     /// Enters which hardware address `addr` now has on the link with `index`, as a fresh ARP reply would: an
     /// address that was used before by another interface is reachable at once.
@@ -96,11 +132,7 @@ impl Rtnl {
         index: u32,
         wanted: impl Fn(&Entry) -> bool,
     ) -> Result<Vec<Entry>, KernelError> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family;
-        message.attributes.push(NeighbourAttribute::IfIndex(index));
-        let op = if family == AddressFamily::Bridge { "list forwarding entries" } else { "list neighbours" };
-        let message = RouteNetlinkMessage::GetNeighbour(message);
+        let (op, message) = entries_of(family, index);
         match self.list(op, &message, |frame| entry(frame).filter(&wanted)) {
             // The link is gone, and its entries with it.
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
@@ -160,12 +192,14 @@ impl Target for Neighbours {
         for (index, link) in indexes.links() {
             let ours = |entry: &Entry| entry.index == index && entry.permanent;
             let entries = self.rtnl.entries(AddressFamily::Unspec, index, ours)?;
-            rows.extend(entries.into_iter().filter_map(|entry| {
-                let key = NeighbourKey { link: link.clone(), addr: entry.dst? };
-                Some((key, Observed { value: Neighbour { mac: entry.mac? }, owner: Owner::Ours }))
-            }));
+            rows.extend(entries.into_iter().filter_map(|entry| row(entry, index, link)));
         }
         Ok(rows)
+    }
+
+    fn parts(&mut self) -> Result<Option<Parts<NeighbourKey, Neighbour, KernelError>>, KernelError> {
+        let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
+        Ok(Some(entries_in_parts(AddressFamily::Unspec, &indexes, row)))
     }
 
     fn batch(&self) -> usize {

@@ -4,23 +4,25 @@
 //! destination that differ in metric are different rows; a removal names the metric. Ownership is a question of the
 //! caller: our protocol number, and what a predecessor left behind.
 
-use std::collections::BTreeSet;
+mod table;
+
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope as Scope, RouteType,
 };
 use netstate::route::TABLE_MAIN;
 use netstate::{IfName, Prefix, Route, RouteKey, RouteKind, RouteMetrics, RouteScope};
-use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::address::family;
 use crate::attribute;
 use crate::error::KernelError;
-use crate::rtnl::{CHUNK, Indexes, Operation, Rtnl, encode};
+use crate::rtnl::{Indexes, Operation, Rtnl, encode};
 use crate::socket::{Frame, Message};
+
+pub use table::{Foreign, OwnsRoute, Routes};
 
 /// Bytes of `rtmsg` (include/uapi/linux/rtnetlink.h).
 const RTMSG: usize = 12;
@@ -38,6 +40,21 @@ const RTAX_ADVMSS: u16 = 8;
 const RTM_F_CLONED: u32 = 0x200;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+
+/// What a listing of routes is called in errors.
+const LIST: &str = "list routes";
+
+/// Asks for the routes of `table`, or of all tables.
+fn routes_in(table: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.attributes.extend(table.map(RouteAttribute::Table));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// A route of `table`, or of any; no cached clone.
+fn parse_of(frame: &Frame, table: Option<u32>) -> Option<Parsed> {
+    parse(frame).filter(|row| !row.cloned && table.is_none_or(|table| row.key.table == table))
+}
 
 impl Rtnl {
     /// All routes of both families, cached clones left out. A route's link is given by name; one with several next hops,
@@ -58,13 +75,8 @@ impl Rtnl {
         table: Option<u32>,
         wanted: impl Fn(&RouteKey, &Route) -> bool,
     ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        let mut message = RouteMessage::default();
-        message.attributes.extend(table.map(RouteAttribute::Table));
-        let keep = |row: &Parsed| {
-            !row.cloned && table.is_none_or(|table| row.key.table == table) && wanted(&row.key, &row.route)
-        };
-        let read = |frame: &Frame| parse(frame).filter(keep);
-        let rows = self.list("list routes", &RouteNetlinkMessage::GetRoute(message), read)?;
+        let read = |frame: &Frame| parse_of(frame, table).filter(|row| wanted(&row.key, &row.route));
+        let rows = self.list(LIST, &routes_in(table), read)?;
         let indexes = Indexes::numbered(self, &rows.iter().filter_map(|row| row.link).collect())?;
         Ok(rows.into_iter().map(|row| row.named(&indexes)).collect())
     }
@@ -266,61 +278,6 @@ const fn scope(scope: RouteScope) -> Scope {
         RouteScope::Universe => Scope::Universe,
         RouteScope::Link => Scope::Link,
         RouteScope::Host => Scope::Host,
-    }
-}
-
-/// Which routes are ours, by key and value.
-pub type OwnsRoute = Box<dyn Fn(&RouteKey, &Route) -> bool + Send>;
-
-/// The table of routes.
-pub struct Routes {
-    rtnl: Rtnl,
-    owns: OwnsRoute,
-    table: Option<u32>,
-    protocols: Option<BTreeSet<u8>>,
-}
-
-impl Routes {
-    /// The routes of `rtnl`'s namespace in every table, of which those that `owns` returns true for are ours. The others
-    /// are no rows: where one has a desired key, it is replaced.
-    pub fn new(rtnl: Rtnl, owns: OwnsRoute) -> Self {
-        Self { rtnl, owns, table: None, protocols: None }
-    }
-
-    /// Lists one routing table only, and there at what these protocols made: `owns` is asked of nothing else. A node
-    /// with a hundred thousand foreign routes keeps none of them in memory.
-    #[must_use]
-    pub fn only(self, table: u32, protocols: impl IntoIterator<Item = u8>) -> Self {
-        Self { table: Some(table), protocols: Some(protocols.into_iter().collect()), ..self }
-    }
-}
-
-impl Target for Routes {
-    type Key = RouteKey;
-    type Value = Route;
-    type Error = KernelError;
-
-    fn observe(&mut self) -> Result<Rows<RouteKey, Route>, KernelError> {
-        let protocols = &self.protocols;
-        let wanted = |_: &RouteKey, route: &Route| {
-            protocols.as_ref().is_none_or(|protocols| protocols.contains(&route.protocol))
-        };
-        let mut rows = self.rtnl.routes_of(self.table, wanted)?;
-        rows.retain(|(key, route)| (self.owns)(key, route));
-        Ok(rows.into_iter().map(|(key, value)| (key, Observed { value, owner: Owner::Ours })).collect())
-    }
-
-    fn batch(&self) -> usize {
-        CHUNK
-    }
-
-    fn apply(&mut self, steps: &[Step<RouteKey, Route>]) -> Vec<Result<(), KernelError>> {
-        self.rtnl.carry_out(steps, |rtnl, step, indexes| match step {
-            Step::Create(key, want) | Step::Change(key, _, want) => {
-                upsert(rtnl, (key, want), NLM_F_CREATE | NLM_F_REPLACE, indexes)
-            }
-            Step::Remove(key, have) => Ok(removal(key, have)),
-        })
     }
 }
 

@@ -227,6 +227,12 @@ impl Indexes {
         self.by_index.iter().map(|(index, name)| (*index, name))
     }
 
+    /// Adds links that were looked up later.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.by_name.extend(later.by_name);
+        self.by_index.extend(later.by_index);
+    }
+
     /// One link that the caller knows.
     pub(crate) fn knowing(name: &IfName, index: u32) -> Self {
         let mut indexes = Self::default();

@@ -7,19 +7,22 @@
 //!
 //! A socket belongs to the network namespace of the thread that opened it.
 
+mod listing;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NLMSG_NOOP, NLMSG_OVERRUN,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_REQUEST, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
 };
 use netlink_sys::SocketAddr;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use crate::error::{Nack, SocketError};
+
+pub(crate) use listing::Begun;
 
 /// Bytes of `nlmsghdr` (include/uapi/linux/netlink.h).
 const HEADER: usize = 16;
@@ -32,9 +35,6 @@ const RECEIVE: usize = 64 * 1024;
 
 /// How long to wait for the next answer. The kernel answers while it handles the request; only lock contention delays.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Listings of one table before giving up on a table that changes all the time.
-const DUMP_TRIES: u32 = 30;
 
 /// One message to the kernel, without its header.
 #[derive(Debug, Clone)]
@@ -220,63 +220,6 @@ impl Socket {
         }
     }
 
-    /// Lists a table, again when it changed meanwhile.
-    pub(crate) fn dump(&mut self, message: &Message) -> Result<Vec<Frame>, Fault> {
-        self.list(message, Some)
-    }
-
-    /// Lists a table, again when it changed meanwhile, and keeps of each message only what `read` makes of it.
-    pub(crate) fn list<T>(
-        &mut self,
-        message: &Message,
-        mut read: impl FnMut(Frame) -> Option<T>,
-    ) -> Result<Vec<T>, Fault> {
-        if std::mem::take(&mut self.wants_filters) {
-            let _ = self.socket.set_netlink_get_strict_chk(true);
-        }
-        for _ in 0..DUMP_TRIES {
-            if let Some(rows) = self.list_once(message, &mut read)? {
-                return Ok(rows);
-            }
-        }
-        Err(SocketError::Interrupted(DUMP_TRIES).into())
-    }
-
-    /// One listing; `None` when the kernel says that it is torn.
-    fn list_once<T>(
-        &mut self,
-        message: &Message,
-        read: &mut impl FnMut(Frame) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, Fault> {
-        let sequence = self.next_sequence();
-        let mut bytes = Vec::new();
-        write_message(&mut bytes, message, message.flags | NLM_F_REQUEST | NLM_F_DUMP, sequence);
-        self.send(&bytes)?;
-        let (mut rows, mut torn) = (Vec::new(), false);
-        loop {
-            for frame in self.receive()? {
-                if frame.sequence != sequence {
-                    continue;
-                }
-                torn |= frame.flags & NLM_F_DUMP_INTR != 0;
-                match frame.kind {
-                    NLMSG_ERROR => {
-                        if let Some(nack) = acknowledgement(&frame)? {
-                            return Err(Fault::Nack(nack));
-                        }
-                    }
-                    NLMSG_DONE => {
-                        return match done_errno(&frame) {
-                            0 => Ok((!torn).then_some(rows)),
-                            errno => Err(Fault::Nack(Nack { errno, text: None })),
-                        };
-                    }
-                    _ => rows.extend(read(frame)),
-                }
-            }
-        }
-    }
-
     /// Sends `bytes`, which hold whole messages, as one datagram.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), SocketError> {
         match self.socket.send(bytes, 0) {
@@ -361,10 +304,6 @@ pub(crate) fn split(mut datagram: &[u8]) -> Result<Vec<Frame>, SocketError> {
 
 fn first_i32(body: &[u8]) -> Option<i32> {
     body.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes))
-}
-
-fn done_errno(frame: &Frame) -> i32 {
-    first_i32(&frame.body).unwrap_or(0).checked_neg().unwrap_or(0)
 }
 
 /// What an NLMSG_ERROR says: `None` is an ACK.

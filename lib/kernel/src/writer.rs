@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netstate::nft::{Row, RowKey, TableKey};
-use reconcile::{Observed, Step, Target};
+use reconcile::{Observed, PartsOf, Step, Target};
 
 use crate::error::KernelError;
 use crate::nft;
@@ -183,6 +183,10 @@ impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Target for Watched<T
 
     fn observe(&mut self) -> Result<BTreeMap<T::Key, Observed<T::Value>>, T::Error> {
         self.target.observe()
+    }
+
+    fn parts(&mut self) -> Result<Option<PartsOf<T>>, T::Error> {
+        self.target.parts()
     }
 
     fn satisfies(&self, have: &T::Value, want: &T::Value) -> bool {

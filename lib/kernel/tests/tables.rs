@@ -23,7 +23,7 @@ use netstate::{
     Address, AddressKey, BridgeOptions, Fdb, FdbKey, IfName, Link, LinkKind, MacAddr, Neighbour, NeighbourKey,
     PortOptions, Prefix, Route, RouteKey, RouteKind, RouteScope, SysctlKey, TxChecksum, VxlanOptions,
 };
-use reconcile::{Observed, Owner, Pass, Reconciler, RetryClass, Stack, Stage, State, Step, Target};
+use reconcile::{Audited, Observed, Owner, Pass, Reconciler, RetryClass, Stack, Stage, State, Step, Target};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -309,8 +309,10 @@ fn route_that_somebody_gave_other_next_hops_is_put_right() {
     uplink();
     ip("addr add 10.4.8.21/24 dev switch");
     let ours = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
-    let mut routes =
-        Reconciler::new("route", Routes::new(Rtnl::open().unwrap(), Box::new(ours)).only(254, [ROUTE_PROTOCOL]));
+    let mut routes = Reconciler::new(
+        "route",
+        Routes::within(Rtnl::open().unwrap(), 254, [ROUTE_PROTOCOL], Box::new(ours), |_| false),
+    );
     let key = main_key("172.7.22.0/24".parse().unwrap(), 1022);
     routes.want(key, Some(via(name("eth0"), Some("10.4.7.22".parse().unwrap()), ROUTE_PROTOCOL)));
     converge(&mut routes);
@@ -367,10 +369,65 @@ fn tables_list_what_they_are_about_and_nothing_else() {
     let addresses = Addresses::new(rtnl(), device).observe().unwrap();
     assert_eq!(addresses.len(), 1, "{addresses:?}");
     let every = Box::new(|_: &RouteKey, _: &Route| true);
-    let routes = Routes::new(rtnl(), every).only(254, [ROUTE_PROTOCOL, 4]).observe().unwrap();
+    let routes = Routes::within(rtnl(), 254, [ROUTE_PROTOCOL, 4], every, |_| false).observe().unwrap();
     assert_eq!(routes.keys().map(|key| (key.table, key.metric)).collect::<Vec<_>>(), [(254, 3), (254, 6)]);
     // A device that is not there has no rows.
     assert!(Fdbs::new(rtnl(), [name("flannel.9")]).observe().unwrap().is_empty());
+}
+
+fn table_read_in_parts_is_the_table_listed_whole() {
+    uplink();
+    ip("link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 dev eth0");
+    ip("link add flannel.9 type vxlan id 9 dstport 8473 local 10.4.7.21 dev eth0");
+    ip("link set flannel.1 up");
+    ip("neigh add 172.7.23.0 lladdr 02:00:00:00:00:23 nud stale dev flannel.1");
+    ip("neigh add 172.7.23.0 lladdr 02:00:00:00:00:23 nud permanent dev flannel.9");
+    ip("route add 172.7.99.0/24 via 10.4.7.1 proto static");
+    ip("route add 10.9.0.0/16 via 10.4.7.1 proto static");
+    let (mut neighbours, mut fdbs, _) = overlay_tables();
+    let owns = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
+    let pods: Prefix = "172.7.0.0/16".parse().unwrap();
+    let table =
+        Routes::within(Rtnl::open().unwrap(), 254, [ROUTE_PROTOCOL], Box::new(owns), move |key| pods.covers(&key.dst));
+    let foreign = table.foreign();
+    let mut routes = Reconciler::new("route", table);
+    for number in 0..2000u32 {
+        let [_, _, high, low] = number.to_be_bytes();
+        let mut peer = peer(&format!("172.7.{high}.{}/32", low), &format!("10.4.{high}.{low}"), low);
+        let mac = MacAddr([2, 0, 0, 0, high, low]);
+        peer.fdb.0.mac = mac;
+        neighbours.want(peer.neighbour.0, Some(peer.neighbour.1));
+        fdbs.want(peer.fdb.0, Some(peer.fdb.1));
+        routes.want(peer.route.0, Some(peer.route.1));
+    }
+    converge(&mut neighbours);
+    converge(&mut fdbs);
+    converge(&mut routes);
+    same_in_parts(&mut neighbours);
+    same_in_parts(&mut fdbs);
+    same_in_parts(&mut routes);
+    let theirs = foreign.routes();
+    assert_eq!(theirs.iter().map(|(key, _)| key.dst.to_string()).collect::<Vec<_>>(), ["172.7.99.0/24"]);
+    // Another program's change is found, and a device that goes takes its rows along.
+    ip("route del 172.7.3.3/32");
+    assert_eq!(outcome(&mut routes), Audited::Due);
+    assert_eq!(converge(&mut routes).upserted, 1);
+    ip("link del flannel.1");
+    assert_eq!(outcome(&mut neighbours), Audited::Due);
+}
+
+/// How the audit of a table ends.
+fn outcome<T: Target>(table: &mut Reconciler<T>) -> Audited {
+    std::iter::repeat_with(|| table.audit()).find(|audited| *audited != Audited::More).unwrap()
+}
+
+fn same_in_parts<T: Target>(table: &mut Reconciler<T>) {
+    assert_eq!(table.mirror().unwrap().len(), 2000);
+    let parts: Vec<_> = table.target_mut().parts().unwrap().unwrap().map(Result::unwrap).collect();
+    assert!(parts.len() > 3, "{} parts", parts.len());
+    let rows: BTreeMap<_, _> = parts.into_iter().flatten().collect();
+    assert!(rows.keys().eq(table.mirror().unwrap().keys()), "{} rows", rows.len());
+    assert_eq!(outcome(table), Audited::Same);
 }
 
 fn lease_rows_read_back_as_desired_and_go_without_touching_others() {
@@ -540,6 +597,7 @@ fn main() -> ExitCode {
         address_table_touches_its_own_links_only,
         route_that_somebody_gave_other_next_hops_is_put_right,
         tables_list_what_they_are_about_and_nothing_else,
+        table_read_in_parts_is_the_table_listed_whole,
         lease_rows_read_back_as_desired_and_go_without_touching_others,
         moved_peer_changes_rows_in_place,
         route_on_a_missing_link_waits_and_names_the_link,

@@ -31,7 +31,7 @@ pub(crate) use masquerade::{Masquerade, TABLE};
 pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
 pub(crate) use peers::Refusal;
 pub(crate) use refused::Refused;
-pub(crate) use rivals::{for_whom, foreign, in_front, taken};
+pub(crate) use rivals::{for_whom, in_front, taken};
 pub(crate) use rows::PeerRows;
 pub(crate) use tables::{Changes, Passing, RowChanges, Tables};
 pub(crate) use ways::{Ways, direct};

@@ -3,30 +3,12 @@
 //! Nobody's route is touched for that; an operator should know. Invariant: what links and Pods have of their own is not
 //! in front of anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use netstate::{Prefix, Route, RouteKey, RouteKind};
 
 /// RTPROT_KERNEL (include/uapi/linux/rtnetlink.h).
 const KERNEL: u8 = 2;
-
-/// The routes of others among `routes`, which are in the kernel's order, without those behind an own one of the same
-/// destination and metric: the kernel takes the first.
-#[must_use]
-pub(crate) fn foreign(
-    mut routes: Vec<(RouteKey, Route)>,
-    owns: impl Fn(&RouteKey, &Route) -> bool,
-) -> Vec<(RouteKey, Route)> {
-    let mut ours = BTreeSet::new();
-    routes.retain(|(key, route)| {
-        let own = owns(key, route);
-        if own {
-            ours.insert(*key);
-        }
-        !own && !ours.contains(key)
-    });
-    routes
-}
 
 /// What `foreign` routes of the main table take from `desired` ones and from the Pods in the subnets `own`.
 #[must_use]
@@ -140,17 +122,5 @@ mod tests {
         assert_eq!(for_whom(None, Some(text("wrong"))), text("wrong, for packets of this node's Pods"));
         assert_eq!(for_whom(text("wrong"), Some(None)), text("wrong, for packets of this node itself"));
         assert_eq!(for_whom(None, Some(None)), None);
-    }
-
-    #[test]
-    fn of_routes_with_one_metric_the_first_counts() {
-        let own = row("172.7.22.0/24", 1790, Some("172.7.22.0"), Some("flannel.1"), 121);
-        let theirs = row("172.7.22.0/24", 1790, Some("10.4.7.200"), Some("eth0"), 3);
-        let beside = row("172.7.22.0/24", 5, Some("10.4.7.200"), Some("eth0"), 3);
-        let found = |routes: &[&(RouteKey, Route)]| {
-            foreign(routes.iter().copied().cloned().collect(), |_, route| route.protocol == 121)
-        };
-        assert_eq!(found(&[&theirs, &own]), vec![theirs.clone()]);
-        assert_eq!(found(&[&own, &theirs, &beside]), vec![beside.clone()]);
     }
 }

@@ -25,7 +25,7 @@ use super::reconfigure::Change;
 use super::report::Reporter;
 use super::responder::Responder;
 use super::silent::{Changed, Silent};
-use super::tables::Targets;
+use super::targets::Targets;
 use super::witness::{Listing, Witness};
 use super::worker::{Report, TableWork};
 use crate::command::config::Config;

@@ -26,6 +26,7 @@ pub(crate) mod start;
 pub(crate) mod status;
 mod subnet_file;
 mod tables;
+mod targets;
 mod unannounced;
 mod vrf;
 mod witness;

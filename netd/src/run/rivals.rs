@@ -1,13 +1,15 @@
 //! What others have put in front of our routes: found by listing theirs, and by asking the kernel where packets go.
 //!
-//! Invariants: routes are listed only at audits, because a node can have a hundred thousand, and after the pass that makes it due,
-//! which does not wait for it; [`ASKED`] routes at most are asked for at one time, and the next time goes on where the last one
-//! ended. A packet of a Pod is asked for as it comes, by the bridge and with a Pod's address: rules look at both.
+//! Invariants: they are looked for at audits only, in the listing that the table of routes makes there, and after the pass that
+//! makes it due, which does not wait for it; [`ASKED`] routes at most are asked for at one audit, [`AT_ONCE`] after one pass, and
+//! the next time goes on where the last one ended. A packet of a Pod is asked for as it comes, by the bridge and with a Pod's
+//! address: rules look at both.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 
+use kernel::route::Foreign;
 use kernel::way::{Asked, Packet};
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::IpFamily;
@@ -15,15 +17,16 @@ use netstate::{Prefix, Route, RouteKey};
 
 use crate::plan::{for_whom, in_front, taken};
 
-/// Routes that are asked for at one time.
+/// Routes that are asked for at one audit.
 const ASKED: usize = 512;
 
-/// Lists some routes.
-pub(super) type ListRoutes = Box<dyn FnMut() -> Result<Vec<(RouteKey, Route)>, KernelError> + Send>;
+/// Routes that are asked for after one pass: two questions each, some five microseconds a question.
+const AT_ONCE: usize = 64;
 
 /// Others' routes beside ours.
 pub(super) struct Rivals {
-    list: ListRoutes,
+    /// What the table of routes meets when it is listed.
+    foreign: Foreign,
     rtnl: Rtnl,
     own: Vec<Prefix>,
     /// What those in the listing take from ours.
@@ -31,21 +34,22 @@ pub(super) struct Rivals {
     /// What they take from ours, all in all.
     found: Vec<String>,
     due: Due,
+    /// Routes that are still to be asked for.
+    left: usize,
     /// The route that was asked for last.
     last: Option<RouteKey>,
     /// What the questions found, by route.
     elsewhere: BTreeMap<RouteKey, String>,
 }
 
-/// What is to be found out.
+/// Whether a listing is to be looked into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     Never,
-    /// After the pass that is to come.
-    Later,
+    /// The one after so many.
+    After(u64),
+    /// After a pass that reported without it.
     Now,
-    /// Only where packets go.
-    Questions,
 }
 
 /// What the kernel does with packets, by destination.
@@ -57,50 +61,52 @@ fn pod_in(key: &RouteKey) -> Option<IpAddr> {
 }
 
 impl Rivals {
-    /// `list` lists the routes of others inside the Pod networks; `own` are this node's subnets.
-    pub(super) const fn new(list: ListRoutes, rtnl: Rtnl, own: Vec<Prefix>) -> Self {
+    /// `foreign` are the routes of others inside the Pod networks; `own` are this node's subnets.
+    pub(super) const fn new(foreign: Foreign, rtnl: Rtnl, own: Vec<Prefix>) -> Self {
         Self {
-            list,
+            foreign,
             rtnl,
             own,
             listed: Vec::new(),
             found: Vec::new(),
-            due: Due::Later,
+            due: Due::After(0),
+            left: 0,
             last: None,
             elsewhere: BTreeMap::new(),
         }
     }
 
-    /// What is known may have changed.
+    /// What is known may have changed: the next listing of routes is looked into.
     pub(super) fn invalidate(&mut self) {
-        self.due = Due::Later;
+        self.due = Due::After(self.foreign.listings());
     }
 
     /// A rule has changed, which can send packets to another table.
     pub(super) fn note_rules(&mut self) {
-        if self.due == Due::Never {
-            self.due = Due::Questions;
-        }
+        self.left = ASKED;
     }
 
     /// True when [`Rivals::compare`] waits for the next pass.
     pub(super) fn is_due(&self) -> bool {
-        self.due != Due::Never
+        self.left > 0 || self.is_listed() || self.due == Due::Now
     }
 
-    /// Finds what takes packets from the `desired` routes, at the second call since something may have changed.
+    /// True when the listing is there that was to be looked into.
+    fn is_listed(&self) -> bool {
+        matches!(self.due, Due::After(listings) if self.foreign.listings() > listings)
+    }
+
+    /// Finds what takes packets from the `desired` routes, at the second call since they were listed.
     pub(super) fn compare(&mut self, desired: &BTreeMap<RouteKey, Route>) {
-        let list = match self.due {
-            Due::Never => return,
-            Due::Later => return self.due = Due::Now,
-            Due::Now => true,
-            Due::Questions => false,
-        };
-        self.due = Due::Never;
-        match if list { (self.list)().map(Some) } else { Ok(None) } {
-            Ok(Some(foreign)) => self.listed = in_front(&self.own, desired, &foreign),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(error = %Chain(&error), "the routes of others cannot be listed"),
+        if self.due == Due::Now {
+            self.due = Due::Never;
+            self.listed = in_front(&self.own, desired, &self.foreign.routes());
+            self.left = ASKED;
+        } else if self.is_listed() {
+            self.due = Due::Now;
+        }
+        if self.left == 0 {
+            return;
         }
         if let Err(error) = self.ask(desired) {
             tracing::warn!(error = %Chain(&error), "the kernel cannot be asked which routes packets to Pods take");
@@ -114,9 +120,11 @@ impl Rivals {
     /// Asks the kernel which route it takes to the Pods behind some of `desired`.
     fn ask(&mut self, desired: &BTreeMap<RouteKey, Route>) -> Result<(), KernelError> {
         self.elsewhere.retain(|key, _| desired.contains_key(key));
+        self.left = self.left.min(desired.len());
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
         let round = desired.range((after, Bound::Unbounded)).chain(desired);
-        let asked: Vec<(&RouteKey, &Route)> = round.take(ASKED.min(desired.len())).collect();
+        let asked: Vec<(&RouteKey, &Route)> = round.take(AT_ONCE.min(self.left)).collect();
+        self.left -= asked.len();
         self.last = asked.last().map(|(key, _)| **key);
         let own = self.entries(&asked, |to| Some(Packet::own(to)))?;
         let mut places = BTreeMap::new();

@@ -19,7 +19,7 @@ use super::daemon::{Daemon, Node};
 use super::external::{self, External as Following};
 use super::identity::Identity;
 use super::reconfigure::earlier_backend;
-use super::tables::{Folders, Targets};
+use super::targets::{Folders, Targets};
 use super::{facts, files, subnet_file};
 use crate::choose::interface::{External, NodeAddress};
 use crate::choose::policy::Policy;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use daemon::metrics::Metrics;
 use daemon::status::TableRows;
 use daemon::worker::{Cause, PassLog, Took, Work};
-use reconcile::{Counts, Gate, Pass, TableStatus};
+use reconcile::{Audited, Counts, Gate, Pass, TableStatus};
 
 use super::LEASES;
 use super::notification::Notification;
@@ -90,6 +90,14 @@ impl Work for TableWork {
 
     fn invalidate_all(&mut self) {
         self.stages.invalidate_all();
+    }
+
+    fn begin_audit(&mut self) {
+        self.stages.begin_audit();
+    }
+
+    fn audit(&mut self) -> Option<Audited> {
+        self.stages.audit()
     }
 
     fn pass(&mut self, _: Cause, now: Duration) -> Pass {

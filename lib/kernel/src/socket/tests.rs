@@ -1,5 +1,7 @@
 //! Datagrams as the kernel forms them, whole and torn.
 
+use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE};
+
 use super::*;
 use crate::attribute::Writer;
 
@@ -130,10 +132,10 @@ fn code_without_an_opposite_is_an_error_all_the_same() {
 #[test]
 fn end_of_a_listing_may_carry_an_error() {
     let done = |body: &[u8]| Frame { kind: NLMSG_DONE, flags: 0, sequence: SEQUENCE, body: body.to_vec() };
-    assert_eq!(done_errno(&done(&0i32.to_ne_bytes())), 0);
-    assert_eq!(done_errno(&done(&(-libc::ENODEV).to_ne_bytes())), libc::ENODEV);
-    assert_eq!(done_errno(&done(&[])), 0);
-    assert_eq!(done_errno(&done(&i32::MIN.to_ne_bytes())), 0);
+    assert_eq!(listing::done_errno(&done(&0i32.to_ne_bytes())), 0);
+    assert_eq!(listing::done_errno(&done(&(-libc::ENODEV).to_ne_bytes())), libc::ENODEV);
+    assert_eq!(listing::done_errno(&done(&[])), 0);
+    assert_eq!(listing::done_errno(&done(&i32::MIN.to_ne_bytes())), 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! What each step took is printed, for docs/benchmarks.md: `cargo test --release -p netd --lib leases_of_any -- --nocapture`.
 
-use reconcile::Gate;
+use reconcile::{Audited, Gate};
 
 use super::*;
 use crate::format::lease::read_lease;
@@ -124,4 +124,65 @@ fn of_a_hundred_thousand_leases_one_that_changes_costs_one_step_and_no_listing()
     }
     let pass = stages.pass(&gate, Duration::ZERO);
     assert_eq!((pass.removed, pass.observed), (3 * usize::try_from(CHANGED).unwrap(), 0));
+}
+
+/// The tables with every row of `leases` leases in place.
+fn in_place(leases: u32) -> (View, Planner, Fakes, Stages) {
+    let (view, keys) = listed(leases);
+    let (mut planner, fakes) = (planner(), Fakes::default());
+    let mut stages = Stages::on(fakes.targets());
+    stages.want(planner.update_all(keys.into_iter().map(|key| (key, view.get(&key).cloned()))));
+    stages.pass(&Gate::new([]), Duration::ZERO);
+    (view, planner, fakes, stages)
+}
+
+#[test]
+fn lease_that_changes_during_an_audit_is_in_the_kernel_before_the_audit_ends() {
+    let (mut view, mut planner, fakes, mut stages) = in_place(10_000);
+    let (gate, minute) = (Gate::new([]), Duration::from_secs(60));
+    let listed = |fakes: &Fakes| fakes.fdb.contents().observed + fakes.routes.contents().observed;
+    let before = listed(&fakes);
+    stages.begin_audit();
+    let (mut steps, mut changed) = (0, Vec::new());
+    while let Some(audited) = stages.audit() {
+        if audited == Audited::Due {
+            assert!(stages.pass(&gate, minute).is_idle());
+        }
+        steps += 1;
+        // At every tenth step, whichever table is being read: the node of a lease moves.
+        if audited == Audited::More && steps % 10 == 0 {
+            let n = steps * 50;
+            let moved = view.apply(put(n, 10_000 + n, 2), Duration::ZERO);
+            stages.want(plan(&mut planner, &view, moved));
+            let pass = stages.pass(&gate, minute);
+            assert_eq!((pass.upserted, pass.repaired, pass.observed), (1, 0, 0));
+            changed.push(n);
+        }
+    }
+    // Three tables of ten thousand rows in parts of 256.
+    assert!(changed.len() >= 11, "{changed:?}");
+    assert_eq!(listed(&fakes), before, "nothing differed, so nothing was listed whole");
+}
+
+#[test]
+fn audit_finds_what_nobody_announced_in_every_table() {
+    let (_, _, fakes, mut stages) = in_place(1_000);
+    fakes.links.contents().rows.clear();
+    fakes.checksums.contents().rows.clear();
+    fakes.sysctls.contents().rows.clear();
+    fakes.addresses.contents().rows.clear();
+    fakes.nft.contents().rows.clear();
+    fakes.neighbours.contents().rows.pop_last();
+    fakes.fdb.contents().rows.pop_last();
+    fakes.routes.contents().rows.pop_last();
+    let before = stages.counts();
+    stages.begin_audit();
+    while stages.audit().is_some() {
+        stages.pass(&Gate::new([]), Duration::from_secs(60));
+    }
+    for (name, counts) in stages.counts() {
+        let is_used = counts.desired > 0;
+        assert_eq!((counts.done, counts.repaired > before[name].repaired), (counts.desired, is_used), "{name}");
+    }
+    assert_eq!((fakes.fdb.contents().rows.len(), fakes.routes.contents().rows.len()), (1_000, 1_000));
 }
