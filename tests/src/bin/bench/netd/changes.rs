@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use lab::Host;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::arrival::Arrivals;
 use super::watch::{Last, Watch};
@@ -76,6 +78,15 @@ pub(super) struct Changes {
     pub(super) announced: usize,
 }
 
+/// What netd does when the change comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// What it does by the clock.
+    Nothing,
+    /// It compares every table with the kernel: it was asked to (SIGHUP) right before, as it does by itself each minute.
+    Audit,
+}
+
 /// The machines and the process that are watched.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -86,6 +97,7 @@ pub(super) struct Place<'a> {
     pub(super) etcd_lease: &'a str,
     /// Open on the node for some time already.
     pub(super) arrivals: &'a Arrivals,
+    pub(super) beside: Beside,
 }
 
 /// Moves the node of the middle one of so many leases to and fro, and lets another one come and go.
@@ -105,11 +117,14 @@ pub(super) fn measure(place: Place, leases: usize, changes: &mut Changes) -> Res
 
 /// Makes one change and waits for its end; the number of announcements.
 fn one(place: Place, kind: Kind, lease: &Lease, address: &str, times: &mut Times) -> Result<usize> {
-    let Place { node, store, etcd_lease, arrivals, .. } = place;
+    let Place { node, pid, store, etcd_lease, arrivals, beside } = place;
     let watch = Watch::start(node, DEVICE)?;
     arrivals.discard()?;
     let (key, value) = lease.entry(address);
     let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+    if beside == Beside::Audit {
+        kill(Pid::from_raw(pid), Signal::SIGHUP).context("SIGHUP")?;
+    }
     let started = SystemTime::now();
     let (written, ended) = thread::scope(|scope| {
         let waiting = scope.spawn(|| watch.wait(kind.last(), LIMIT));
@@ -144,9 +159,12 @@ fn confirm(node: &Host, kind: Kind, lease: &Lease, address: &str) -> Result<()> 
     Ok(())
 }
 
-/// The tables, by the number of leases.
-pub(super) fn tables(all: &[(usize, &Changes)], report: &Report) {
-    report.section("netd: one lease changes among them, until the kernel has it (milliseconds)");
+/// The times, by the number of leases.
+pub(super) fn times(all: &[(usize, &Changes)], beside: Beside, report: &Report) {
+    report.section(match beside {
+        Beside::Nothing => "netd: one lease changes among them, until the kernel has it (milliseconds)",
+        Beside::Audit => "netd: the same while it compares every table with the kernel (milliseconds)",
+    });
     let head =
         ["leases", "what changes", "median", "p99", "of it etcd's write", "netd's part, median", "its p99", "changes"];
     let rows = all.iter().flat_map(|(leases, changes)| {
@@ -164,6 +182,10 @@ pub(super) fn tables(all: &[(usize, &Changes)], report: &Report) {
         })
     });
     report.table(&head, &rows.collect::<Vec<_>>());
+}
+
+/// What they took of the processor, by the number of leases.
+pub(super) fn processor(all: &[(usize, &Changes)], report: &Report) {
     report.section("netd: its processor for one of these changes (milliseconds)");
     let row = |(leases, changes): &(usize, &Changes)| {
         let Changes { processor, announced, .. } = changes;

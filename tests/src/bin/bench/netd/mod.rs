@@ -23,7 +23,7 @@ use crate::samples::Samples;
 use crate::store::Store;
 use crate::usage::{self, Usage};
 use arrival::Arrivals;
-use changes::{Changes, Place};
+use changes::{Beside, Changes, Place};
 use entries::Entries;
 use idle::Idle;
 use watch::Watch;
@@ -58,6 +58,8 @@ struct Figures {
     /// The kernel's announcements during a restart.
     restart_changes: usize,
     changes: Changes,
+    /// Changes that come while every table is being compared.
+    audited: Changes,
     idle: Idle,
     processor: Vec<Duration>,
     most_resident: u64,
@@ -124,7 +126,11 @@ fn tables(all: &[(usize, Figures)], report: &Report) {
     };
     report.section("netd: what it used until then, and a restart with nothing to change");
     report.table(&head, &all.iter().map(row).collect::<Vec<_>>());
-    changes::tables(&all.iter().map(|(leases, figures)| (*leases, &figures.changes)).collect::<Vec<_>>(), report);
+    let changes: Vec<_> = all.iter().map(|(leases, figures)| (*leases, &figures.changes)).collect();
+    let audited: Vec<_> = all.iter().map(|(leases, figures)| (*leases, &figures.audited)).collect();
+    changes::times(&changes, Beside::Nothing, report);
+    changes::times(&audited, Beside::Audit, report);
+    changes::processor(&changes, report);
     idle::table(&all.iter().map(|(leases, figures)| (*leases, &figures.idle)).collect::<Vec<_>>(), report);
     let busy: usize = all.iter().map(|(_, figures)| figures.busy).sum();
     if busy > 0 {
@@ -186,8 +192,10 @@ fn one_round(cluster: &Cluster, stored: &Stored, figures: &mut Figures) -> Resul
     figures.restart.push(took.whole);
     figures.restart_changes += watch.changes()?;
     figures.busy += usize::from(!machine::await_calm());
-    let place = Place { node, pid: again.pid(), store, etcd_lease: lease, arrivals: &arrivals };
+    let place =
+        Place { node, pid: again.pid(), store, etcd_lease: lease, arrivals: &arrivals, beside: Beside::Nothing };
     changes::measure(place, leases, &mut figures.changes)?;
+    changes::measure(Place { beside: Beside::Audit, ..place }, leases, &mut figures.audited)?;
     figures.idle.measure(node, again.pid())?;
     end(&again)?;
     let file = node.read("/run/flannel/subnet.env")?;
