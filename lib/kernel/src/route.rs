@@ -52,7 +52,7 @@ fn routes_in(table: Option<u32>) -> RouteNetlinkMessage {
 }
 
 /// A route of `table`, or of any; no cached clone.
-fn parse_of(frame: &Frame, table: Option<u32>) -> Option<Parsed> {
+fn listed_in(frame: &Frame, table: Option<u32>) -> Option<Parsed> {
     parse(frame).filter(|row| !row.cloned && table.is_none_or(|table| row.key.table == table))
 }
 
@@ -75,7 +75,7 @@ impl Rtnl {
         table: Option<u32>,
         wanted: impl Fn(&RouteKey, &Route) -> bool,
     ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        let read = |frame: &Frame| parse_of(frame, table).filter(|row| wanted(&row.key, &row.route));
+        let read = |frame: &Frame| listed_in(frame, table).filter(|row| wanted(&row.key, &row.route));
         let rows = self.list(LIST, &routes_in(table), read)?;
         let indexes = Indexes::numbered(self, &rows.iter().filter_map(|row| row.link).collect())?;
         Ok(rows.into_iter().map(|row| row.named(&indexes)).collect())

@@ -1,6 +1,6 @@
 //! What others have put in front of our routes: found by listing theirs, and by asking the kernel where packets go.
 //!
-//! Invariants: they are looked for at audits only, in the listing that the table of routes makes there, and after the pass that
+//! Invariants: they are searched for at audits only, in the listing that the table of routes makes there, and after the pass that
 //! makes it due, which does not wait for it; [`ASKED`] routes at most are asked for at one audit, [`AT_ONCE`] after one pass, and
 //! the next time goes on where the last one ended. A packet of a Pod is asked for as it comes, by the bridge and with a Pod's
 //! address: rules look at both.
@@ -42,7 +42,7 @@ pub(super) struct Rivals {
     elsewhere: BTreeMap<RouteKey, String>,
 }
 
-/// Whether a listing is to be looked into.
+/// Whether a listing is to be searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     Never,
@@ -76,7 +76,7 @@ impl Rivals {
         }
     }
 
-    /// What is known may have changed: the next listing of routes is looked into.
+    /// What is known may have changed: the next listing of routes is searched.
     pub(super) fn invalidate(&mut self) {
         self.due = Due::After(self.foreign.listings());
     }
@@ -91,7 +91,7 @@ impl Rivals {
         self.left > 0 || self.is_listed() || self.due == Due::Now
     }
 
-    /// True when the listing is there that was to be looked into.
+    /// True when the listing is there that was to be searched.
     fn is_listed(&self) -> bool {
         matches!(self.due, Due::After(listings) if self.foreign.listings() > listings)
     }

@@ -10,7 +10,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netstate::{Route, RouteKey};
 use reconcile::{Observed, Owner, Parts, Rows, Step, Target};
 
-use super::{LIST, Parsed, parse_of, removal, routes_in, upsert};
+use super::{LIST, Parsed, listed_in, removal, routes_in, upsert};
 use crate::error::KernelError;
 use crate::parts::Listing;
 use crate::rtnl::{CHUNK, Indexes, Rtnl};
@@ -185,7 +185,7 @@ impl Target for Routes {
 
     fn parts(&mut self) -> Result<Option<Parts<RouteKey, Route, KernelError>>, KernelError> {
         let (filter, table) = (Arc::clone(&self.filter), self.filter.table);
-        let read = move |frame: &_| parse_of(frame, table).filter(|row| filter.keeps(&row.key, &row.route));
+        let read = move |frame: &_| listed_in(frame, table).filter(|row| filter.keeps(&row.key, &row.route));
         Ok(Some(Box::new(RouteParts {
             listing: Listing::new(LIST, &routes_in(table), Box::new(read)),
             rtnl: Rtnl::open()?,
