@@ -4,13 +4,13 @@
 mod proxy;
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::{Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, away, servers, slice};
+use proxy::{Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, await_reals, away, client, dns, servers, slice};
 
 fn a_virtual_address_without_its_server_refuses_although_the_node_listens() -> Result<()> {
     let nodes = Nodes::start()?;
@@ -133,10 +133,36 @@ fn a_deleted_server_whose_endpoint_changes_is_back_at_once() -> Result<()> {
     })
 }
 
+/// What the client outside got to read, if anything.
+fn answered(socket: &UdpSocket) -> bool {
+    ask(socket).is_ok()
+}
+
+fn a_client_that_began_while_the_rules_were_away_is_served_when_they_are_back() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("dns.yaml", &dns(&["172.7.22.2"]))?;
+    let node = nodes.node()?;
+    let proxy = nodes.proxy()?;
+    let before = client(nodes.outside()?)?;
+    ensure!(answered(&before), "a client outside is served");
+    ensure!(proxy.terminate(SOON)?.success());
+    node.run(&["nft", "flush", "ruleset"])?;
+    let meanwhile = client(nodes.outside()?)?;
+    ensure!(!answered(&meanwhile), "without masquerade its answers come from somebody else");
+    let _proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        ensure!(answered(&meanwhile), "it is led nowhere still");
+        Ok(())
+    })?;
+    ensure!(answered(&before));
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
+            a_client_that_began_while_the_rules_were_away_is_served_when_they_are_back,
             a_virtual_address_without_its_server_refuses_although_the_node_listens,
             a_scheduler_that_the_kernel_has_not_is_refused_before_anything_is_touched,
             services_work_beside_a_forward_chain_that_drops_and_its_denials_still_deny,

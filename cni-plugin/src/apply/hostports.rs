@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use kernel::conntrack::{Conntrack, Flow};
+use kernel::conntrack::{Conntrack, Flow, Selection};
 use kernel::nft::{ClaimError, Nft};
 use kernel::{KernelError, Rtnl};
 use netstate::nft::{Element, ElementKey, Family, Ruleset, TableKey};
@@ -199,7 +199,7 @@ fn forget(
         if ports.is_empty() {
             continue;
         }
-        ct.delete_stale(family, Protocol::Udp, |flow| {
+        ct.delete_stale(&Selection::all(family, Protocol::Udp), |flow| {
             ports.iter().any(|port| flow.original.dst.port() == port.host_port && is_stale(flow, port))
         })?;
     }

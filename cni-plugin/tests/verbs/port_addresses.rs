@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kernel::conntrack::{Conntrack, Flow};
+use kernel::conntrack::{Conntrack, Flow, Selection};
 use kernel::{Rtnl, sysctl};
 use netstate::{IfName, IpFamily, Protocol};
 use serde_json::json;
@@ -151,7 +151,7 @@ fn exact_first(node: &Node) {
 fn flows() -> Vec<(String, String)> {
     let of_client =
         |flow: &Flow| flow.original.src.ip() == IpAddr::from([10, 4, 7, 200]) && flow.original.dst.port() == 53;
-    let found = Conntrack::open().unwrap().flows(IpFamily::V4, Protocol::Udp, of_client).unwrap();
+    let found = Conntrack::open().unwrap().flows(&Selection::all(IpFamily::V4, Protocol::Udp), of_client).unwrap();
     let mut found: Vec<_> =
         found.iter().map(|flow| (flow.original.dst.ip().to_string(), flow.reply.src.ip().to_string())).collect();
     found.sort();

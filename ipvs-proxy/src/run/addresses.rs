@@ -12,9 +12,10 @@ use kernel::query::{Interface, Query};
 use kernel::sysctl::Sysctls;
 use kernel::watch::Interest;
 use kernel::writer::{Subject, Writers};
-use kernel::{KernelError, Rtnl};
+use kernel::{Cause, KernelError, Rtnl};
 use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
 
+use super::flows::sweep::Background;
 use super::forward;
 use super::path::Opened;
 use super::targets::{Balance, Targets};
@@ -143,9 +144,13 @@ pub(super) fn targets(
         nft: Box::new(writers.watch_tables(NftTables::new(nft, dataplane::tables()))),
         forward: Some(forward),
         balance,
-        flows: Box::new(Conntrack::open()?),
+        flows: Box::new(Background::start(Conntrack::open()?).map_err(refused)?),
     };
     Ok((targets, interests))
+}
+
+fn refused(error: std::io::Error) -> KernelError {
+    KernelError::new("start", "the thread for tracked connections", Cause::Io { call: "clone".to_owned(), error })
 }
 
 /// The tables of IPVS.

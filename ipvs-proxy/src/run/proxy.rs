@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use reconcile::{Gate, Pass};
 
+use super::flows::{Locals, Masqueraded};
 use super::log::log;
 use super::memory::{is_in_doubt, recorded, remember};
 use super::tables::{Tables, Touched};
@@ -180,7 +181,8 @@ impl Proxy {
                 pass += self.tables.arrive(now);
             }
         }
-        self.tables.settle_flows(&self.here.addresses);
+        let locals = || Locals { own: self.here.addresses.clone(), pods: vec![self.networks.pods] };
+        self.tables.settle_flows(locals, |frontend| Masqueraded::at(self.claims.served(frontend)));
         self.count(&pass);
         pass
     }

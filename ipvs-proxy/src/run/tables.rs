@@ -4,8 +4,8 @@
 //! Invariants. On the way in a row comes after those that it needs: parameters, link, nft, servers, address. The address
 //! comes last, so that it turns local only when a virtual server behind it stands: before that a packet to it goes where
 //! it went without us, and is tried again by its sender; with a local address and no virtual server it would be refused.
-//! And it comes only when the nft table stands, so that no connection is balanced without its masquerade. On the way out
-//! the order is the reverse.
+//! And it comes only when the nft table stands and IPVS has its connections tracked, so that none is balanced without its masquerade.
+//! On the way out the order is the reverse.
 //!
 //! A TCP real server that is not desired any more is drained and not removed; one that the kernel still holds from before a
 //! restart likewise. Nothing is removed, and nothing begins to drain, before the gate is open. A virtual server that is
@@ -15,10 +15,10 @@ mod adopt;
 mod draining;
 mod made;
 mod repair;
+mod settling;
 mod touched;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::nft::forward::{Denying, Forward};
@@ -28,10 +28,9 @@ use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, T
 
 pub(crate) use self::touched::Touched;
 
-use self::made::OfIpvs;
+use self::made::{Footing, OfIpvs};
 
-use super::flows::Pending;
-use super::targets::{AnyTarget, Flows, Servers};
+use super::targets::{AnyTarget, Servers, Sweeper};
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{Changes, ipvs, nftables, record};
 use crate::plan::FrontendKey;
@@ -47,9 +46,9 @@ pub(crate) struct Tables {
     addresses: Option<Table<AnyTarget<AddressKey, Address>>>,
     /// The three above, while they rest.
     resting: Option<OfIpvs>,
-    /// The static part of the nft tables, without which nothing is masqueraded.
-    masquerading: Vec<nft_rows::RowKey>,
-    flows: Box<dyn Flows + Send>,
+    /// What must stand before an address turns local.
+    footing: Footing,
+    flows: Box<dyn Sweeper + Send>,
     drains: Drains,
     /// It is known which virtual servers are ours from before.
     adopted: bool,
@@ -57,7 +56,8 @@ pub(crate) struct Tables {
     leaving: BTreeSet<RealServerKey>,
     /// Listings of the servers after which orphans, rows of ours that nobody desires, were listed.
     searched: u64,
-    pending: Pending,
+    /// Frontends whose tracked connections may lead past what is served now.
+    pending: BTreeSet<FrontendKey>,
     /// Virtual servers that are to be read again before the next pass.
     unread: BTreeSet<VirtualServerKey>,
     /// Why the last comparison with the kernel failed, if it did.
@@ -73,7 +73,7 @@ impl Tables {
     pub(crate) fn want(&mut self, changes: Changes) {
         for (key, row) in changes.nft {
             if let Some(frontend) = nftables::frontend(&key) {
-                self.pending.note(frontend);
+                self.expect_endpoint(&frontend, row.as_ref());
             }
             match record::server(&key) {
                 Some(server) if row.is_none() => {
@@ -89,7 +89,7 @@ impl Tables {
         for (key, row) in changes.ipvs {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
-                    self.pending.note(ipvs::frontend(&service));
+                    self.pending.insert(ipvs::frontend(&service));
                     if row.is_some() {
                         self.claim(service);
                     } else {
@@ -102,13 +102,13 @@ impl Tables {
                     if self.end_drain(&real) {
                         tracing::info!(server = %real, "endpoint is back, its drain ends");
                     }
-                    self.settle_later(&real);
+                    self.settle_later(&real, true);
                     self.want_server(key, Some(row));
                 }
                 (RowKey::Real(real), None) => {
                     self.end_drain(&real);
                     self.leaving.insert(real);
-                    self.settle_later(&real);
+                    self.settle_later(&real, false);
                     self.want_server(key, None);
                 }
             }
@@ -166,13 +166,6 @@ impl Tables {
         }
     }
 
-    /// Flows of UDP stick to an endpoint as long as packets come; TCP connections end by themselves.
-    fn settle_later(&mut self, real: &RealServerKey) {
-        if real.service.protocol == Protocol::Udp {
-            self.pending.note(ipvs::frontend(&real.service));
-        }
-    }
-
     /// The way in: creates and changes, in order of dependency.
     pub(crate) fn arrive(&mut self, now: Duration) -> Pass {
         let mut pass = self.adopt(now);
@@ -180,6 +173,7 @@ impl Tables {
             return pass;
         }
         self.read_unread();
+        pass += self.note_undone(now);
         pass += self.stack.upsert(now);
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
@@ -200,8 +194,8 @@ impl Tables {
             self.waiting.remove(&key);
             self.want_address(key, Some(Address));
         }
-        let masquerades = self.masquerading.iter().all(|table| self.stack.holds(self.nft, table));
-        let addresses = self.addresses_mut().filter(|_| masquerades);
+        let stands = self.footing.holds(&self.stack);
+        let addresses = self.addresses_mut().filter(|_| stands);
         addresses.map(|addresses| addresses.upsert(now)).unwrap_or_default()
     }
 
@@ -218,19 +212,6 @@ impl Tables {
         self.release_records();
         pass += self.stack.remove(now);
         pass
-    }
-
-    /// Deletes tracked connections that lead past the servers as they are now; belongs behind a pass.
-    pub(crate) fn settle_flows(&mut self, own: &BTreeSet<IpAddr>) {
-        let Some(rows) = self.stack.mirror(self.nft) else { return };
-        let none = Rows::new();
-        let Some(servers) = self.servers.map_or(Some(&none), |servers| self.stack.mirror(servers)) else { return };
-        let answering = |frontend: &FrontendKey| {
-            let mut found = nftables::endpoints(rows, frontend);
-            found.append(&mut ipvs::endpoints(servers, frontend));
-            found
-        };
-        self.pending.settle(answering, own, self.flows.as_mut());
     }
 
     /// Keeps the marker of a record that was found whole; returns whether it was.

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use kernel::KernelError;
-use kernel::conntrack::Conntrack;
+use kernel::conntrack::{Conntrack, Flow, Selection};
 use kernel::ipvs::IpvsTable;
 use kernel::nft::forward::Forward;
 use netstate::ipvs::{RealServerKey, VirtualServerKey};
-use netstate::{Address, AddressKey, IfName, IpFamily, Link, Protocol, SysctlKey, ipvs, nft};
+use netstate::{Address, AddressKey, IfName, Link, SysctlKey, ipvs, nft};
 use reconcile::{Rows, Target};
+
+use super::flows::{Check, Locals, Tracked};
+use crate::plan::FrontendKey;
 
 /// A kernel table whatever stands behind it.
 pub(crate) type AnyTarget<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
@@ -105,22 +108,45 @@ impl Servers for IpvsTable {
     }
 }
 
-/// Whether a tracked connection is stale: where it was opened to, and who returns it.
-pub(crate) type Stale<'a> = &'a dyn Fn(SocketAddr, SocketAddr) -> bool;
+/// Whether a tracked connection is stale.
+pub(crate) type Stale<'a> = &'a dyn Fn(&Tracked) -> bool;
 
 /// Tracked connections.
 pub(crate) trait Flows {
-    /// Deletes the connections of `protocol` over `family` that `stale` says yes to, and returns how many.
+    /// Deletes the selected connections that `stale` says yes to, and returns how many.
     ///
     /// # Errors
     /// When the kernel cannot be read or refuses.
-    fn forget(&mut self, family: IpFamily, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError>;
+    fn forget(&mut self, of: &Selection, stale: Stale<'_>) -> Result<usize, KernelError>;
+
+    /// False when every connection is read whatever is selected.
+    fn filters(&self) -> bool;
 }
 
 impl Flows for Conntrack {
-    fn forget(&mut self, family: IpFamily, protocol: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
-        self.delete_stale(family, protocol, |flow| stale(flow.original.dst, flow.reply.src))
+    fn forget(&mut self, of: &Selection, stale: Stale<'_>) -> Result<usize, KernelError> {
+        let tracked = |flow: &Flow| Tracked {
+            client: flow.original.src,
+            opened_to: flow.original.dst,
+            answered_by: flow.reply.src,
+            returns_to: flow.reply.dst,
+            answered: flow.answered,
+        };
+        self.delete_stale(of, |flow| stale(&tracked(flow)))
     }
+
+    fn filters(&self) -> bool {
+        Self::filters(self)
+    }
+}
+
+/// Who deletes the stale connections of frontends, behind the pass that put their rows in place.
+pub(crate) trait Sweeper {
+    /// Takes in frontends whose connections are to be read.
+    fn put(&mut self, checks: BTreeMap<FrontendKey, Check>, locals: Locals);
+
+    /// Takes in that `endpoint` is about to serve at `frontend`.
+    fn welcome(&mut self, frontend: &FrontendKey, endpoint: SocketAddr);
 }
 
 /// Every table.
@@ -133,8 +159,8 @@ pub(crate) struct Targets {
     pub(crate) forward: Option<Forward>,
     /// Where the kernel has IPVS.
     pub(crate) balance: Option<Balance>,
-    /// Tracked connections.
-    pub(crate) flows: Box<dyn Flows + Send>,
+    /// Who deletes stale connections.
+    pub(crate) flows: Box<dyn Sweeper + Send>,
 }
 
 /// The tables of IPVS.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::Event;
+use kernel::conntrack::Selection;
 use kernel::fake::FakeTable;
 use kernel::{Cause, KernelError};
 use netstate::family::PerFamily;
@@ -16,12 +17,15 @@ use proptest::prelude::*;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 use serde_json::json;
 
+use super::flows::sweep::sweep;
+use super::flows::{Check, Checks, Locals, Tracked};
 use super::proxy::{Proxy, pause};
 use super::tables::{Tables, Touched};
-use super::targets::{Balance, Flows, Servers, Stale, Targets};
+use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets};
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, Options, record, since, vip};
 use crate::object::key::ObjectKey;
+use crate::plan::FrontendKey;
 use crate::plan::here::{Facts, Here};
 use crate::plan::networks::Networks;
 use crate::source::update;
@@ -165,16 +169,44 @@ impl Servers for FakeServers {
     }
 }
 
-/// Tracked connections in memory, as (opened to, answered by).
+/// Tracked connections in memory.
+#[derive(Default)]
+struct Connections {
+    held: Vec<Tracked>,
+    /// Readings to come that fail.
+    failures: usize,
+}
+
+/// Connections that are read as soon as they are handed over.
 #[derive(Clone, Default)]
-struct FakeFlows(Arc<Mutex<Vec<(SocketAddr, SocketAddr)>>>);
+struct FakeFlows(Arc<Mutex<Connections>>, Arc<Mutex<Checks>>);
 
 impl Flows for FakeFlows {
-    fn forget(&mut self, _: IpFamily, _: Protocol, stale: Stale<'_>) -> Result<usize, KernelError> {
-        let mut flows = self.0.lock().unwrap();
-        let before = flows.len();
-        flows.retain(|(opened_to, answered_by)| !stale(*opened_to, *answered_by));
-        Ok(before - flows.len())
+    fn forget(&mut self, of: &Selection, stale: Stale<'_>) -> Result<usize, KernelError> {
+        let mut connections = self.0.lock().unwrap();
+        if connections.failures > 0 {
+            connections.failures -= 1;
+            return Err(KernelError::new("list", of, Cause::Unexpected("broken off".to_owned())));
+        }
+        let before = connections.held.len();
+        connections.held.retain(|flow| !stale(flow));
+        Ok(before - connections.held.len())
+    }
+
+    fn filters(&self) -> bool {
+        true
+    }
+}
+
+impl Sweeper for FakeFlows {
+    fn put(&mut self, checks: BTreeMap<FrontendKey, Check>, locals: Locals) {
+        let noted = Arc::clone(&self.1);
+        noted.lock().unwrap().put(checks, locals);
+        let _ = sweep(&noted, self);
+    }
+
+    fn welcome(&mut self, frontend: &FrontendKey, endpoint: SocketAddr) {
+        self.1.lock().unwrap().welcome(frontend, endpoint);
     }
 }
 
@@ -182,6 +214,7 @@ impl Flows for FakeFlows {
 struct Rig {
     proxy: Proxy,
     log: Log,
+    sysctls: FakeTable<SysctlKey, String>,
     nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
     servers: FakeTable<RowKey, Row>,
     addresses: FakeTable<AddressKey, Address>,
@@ -212,8 +245,10 @@ impl Rig {
         addresses: FakeTable<AddressKey, Address>,
     ) -> Self {
         let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
+        let sysctls = FakeTable::default();
+        sysctls.contents().rows.insert(tracking(), Observed { value: "1".to_owned(), owner: Owner::Ours });
         let targets = Targets {
-            sysctls: Box::new(Logged { name: "sysctl", table: FakeTable::<SysctlKey, _>::default(), log: log.clone() }),
+            sysctls: Box::new(Logged { name: "sysctl", table: sysctls.clone(), log: log.clone() }),
             nft: Box::new(Logged { name: "nft", table: nft.clone(), log: log.clone() }),
             forward: None,
             balance: Some(Balance {
@@ -237,11 +272,11 @@ impl Rig {
         };
         let plane = DataPlane::new(options);
         let drains = Drains::new(Duration::from_secs(900), Duration::from_secs(boot));
-        let tables = Tables::new(targets, drains, &BTreeMap::new(), &plane);
+        let tables = Tables::new(targets, drains, &BTreeMap::from([(tracking(), "1".to_owned())]), &plane);
         let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods([pods]));
         let networks = Networks { pods, services: None, node: Vec::new() };
         let proxy = Proxy::new(facts, networks, plane, tables, 1_790_000_000);
-        Self { proxy, log, nft, servers, addresses, busy, flows, now: Duration::ZERO }
+        Self { proxy, log, sysctls, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
 
     fn receive(&mut self, event: Event) {
@@ -309,6 +344,17 @@ impl Rig {
     fn web() -> Self {
         Self::new().restarted(&[2, 3])
     }
+}
+
+/// The parameter without which nothing that IPVS balances is masqueraded.
+fn tracking() -> SysctlKey {
+    "net/ipv4/vs/conntrack".parse().unwrap()
+}
+
+/// A connection of a client outside that is masqueraded and answered.
+fn tracked(opened_to: SocketAddr, answered_by: ([u8; 4], u16)) -> Tracked {
+    let (client, returns_to) = ("10.4.7.200:999".parse().unwrap(), "10.4.7.21:40000".parse().unwrap());
+    Tracked { client, opened_to, answered_by: answered_by.into(), returns_to, answered: true }
 }
 
 fn real(protocol: Protocol, last: u8) -> RealServerKey {
@@ -466,11 +512,44 @@ fn a_tcp_endpoint_drains_and_a_udp_endpoint_goes_at_once() {
     rig.endpoints("dns", "UDP", &[2, 3]);
     rig.work();
     let vip: SocketAddr = "192.168.0.53:80".parse().unwrap();
-    let flow = |last: u8| (vip, SocketAddr::from(([172, 7, 22, last], 80)));
-    rig.flows.0.lock().unwrap().extend([flow(2), flow(3)]);
+    let flow = |last: u8| tracked(vip, ([172, 7, 22, last], 80));
+    rig.flows.0.lock().unwrap().held.extend([flow(2), flow(3)]);
     rig.endpoints("dns", "UDP", &[3]);
     assert_eq!(rig.work(), ["ipvs - udp 192.168.0.53:80 -> 172.7.22.2:80"]);
-    assert_eq!(*rig.flows.0.lock().unwrap(), [flow(3)], "the flow of the one that is gone is forgotten");
+    assert_eq!(rig.flows.0.lock().unwrap().held, [flow(3)], "the flow of the one that is gone is forgotten");
+}
+
+#[test]
+fn clients_that_began_while_the_rules_were_away_begin_anew_when_the_rules_are_back() {
+    let mut rig = Rig::web();
+    let vip: SocketAddr = "192.168.0.10:80".parse().unwrap();
+    let good = tracked(vip, ([172, 7, 22, 2], 80));
+    let unmasked = Tracked { returns_to: good.client, answered: false, ..good };
+    let elsewhere = Tracked { opened_to: "192.168.0.99:80".parse().unwrap(), ..unmasked };
+    rig.flows.0.lock().unwrap().held.extend([good, unmasked, elsewhere]);
+    rig.later(1);
+    assert_eq!(rig.flows.0.lock().unwrap().held.len(), 3, "nothing has changed");
+    rig.nft.contents().rows.clear();
+    rig.proxy.touched(Touched::Nft);
+    rig.nft.contents().errors.push_back(Some(16));
+    rig.work();
+    assert_eq!(rig.flows.0.lock().unwrap().held.len(), 3, "the rules are not back yet");
+    rig.flows.0.lock().unwrap().failures = 1;
+    rig.later(60);
+    assert_eq!(rig.flows.0.lock().unwrap().held.len(), 3, "the connections could not be read");
+    let _ = sweep(&rig.flows.1.clone(), &mut rig.flows);
+    assert_eq!(rig.flows.0.lock().unwrap().held, [good, elsewhere]);
+    // One element, or a rule, is enough.
+    for table in [false, true] {
+        rig.flows.0.lock().unwrap().held.push(unmasked);
+        rig.nft.contents().rows.retain(|key, _| match key {
+            nft_rows::RowKey::Table(_) => !table,
+            key => table || !key.to_string().contains("@services"),
+        });
+        rig.proxy.touched(Touched::Nft);
+        rig.later(60);
+        assert_eq!(rig.flows.0.lock().unwrap().held, [good, elsewhere]);
+    }
 }
 
 #[test]
@@ -570,6 +649,22 @@ fn no_address_turns_local_before_the_masquerade_stands() {
     rig.complete();
     assert!(!rig.work().iter().any(|line| line.starts_with("address")));
     assert!(rig.later(60).contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()));
+}
+
+#[test]
+fn no_address_turns_local_before_ipvs_has_its_connections_tracked() {
+    let mut rig = Rig::new();
+    rig.sysctls.contents().rows.clear();
+    rig.sysctls.refuse(tracking(), 30);
+    rig.receive(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.complete();
+    let steps = rig.work();
+    assert!(steps.contains(&"ipvs + tcp 192.168.0.10:80".to_owned()), "{steps:?}");
+    assert!(!steps.iter().any(|line| line.starts_with("address")), "{steps:?}");
+    rig.sysctls.allow(&tracking());
+    let steps = rig.later(60);
+    assert!(steps.contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()), "{steps:?}");
 }
 
 #[test]

@@ -2,10 +2,15 @@
 //!
 //! A UDP flow has no end: its entry stays as long as packets come, and sends them to an endpoint that is gone, or past a
 //! translation that was made later. Invariants. An entry is deleted by its reply tuple, which names the endpoint, and by
-//! its id, which the kernel makes from the original tuple: a new flow that took its place, to another endpoint, stays. Only matching entries are kept while the table, which may hold millions, is read.
+//! its id, which the kernel makes from the original tuple: a new flow that took its place, to another endpoint, stays.
+//!
+//! The table may hold millions. Since Linux 5.8 the kernel itself leaves out what a [`Selection`] does not ask for (CTA_FILTER); before,
+//! it shows the whole family. Of what it shows at most [`ROUND`] stale entries are kept at a time, and at most [`BATCH`] deletions are
+//! under way.
 //!
 //! Constants are those of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
@@ -26,19 +31,34 @@ const HEADER: usize = 4;
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
+const IP_V4_SRC: u16 = 1;
+const IP_V4_DST: u16 = 2;
+const IP_V6_SRC: u16 = 3;
+const IP_V6_DST: u16 = 4;
 const PROTO_NUM: u16 = 1;
 const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 /// NLA_F_NESTED.
 const NESTED: u16 = 0x8000;
-/// CTA_FILTER_ORIG_FLAGS, and the bit for the protocol's number (net/netfilter/nf_internals.h).
+/// CTA_FILTER_ORIG_FLAGS, and bits for the parts of the tuple that must be equal (net/netfilter/nf_internals.h).
 const FILTER_ORIG_FLAGS: u16 = 1;
+const BY_DST: u32 = 1 << 1;
 const BY_PROTOCOL: u32 = 1 << 3;
+const BY_DST_PORT: u32 = 1 << 5;
+/// IPS_SEEN_REPLY.
+const SEEN_REPLY: u32 = 1 << 1;
+/// Stale entries that are collected before they are deleted.
+const ROUND: usize = 4096;
+/// The most rounds of one call: no kernel is set up to track more connections.
+const ROUNDS: usize = 4096;
+/// Deletions in one datagram: a refusal occupies about 1 KiB of the receive buffer, whose default is 208 KiB.
+const BATCH: usize = 128;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -60,15 +80,73 @@ pub struct Flow {
     pub original: Tuple,
     /// As answers come in: their source is the endpoint that the connection was sent to.
     pub reply: Tuple,
+    /// A packet has come back: whoever is asked answers, and the answer finds its way.
+    pub answered: bool,
     /// Attributes that name the entry to the kernel.
     name: Vec<u8>,
     family: u8,
+}
+
+/// Which connections are read: those of one protocol over one family, of these those that were opened to an address, to a port, or to
+/// both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selection {
+    family: IpFamily,
+    protocol: Protocol,
+    dst: Option<IpAddr>,
+    port: Option<u16>,
+}
+
+impl Selection {
+    /// Every connection.
+    #[must_use]
+    pub const fn all(family: IpFamily, protocol: Protocol) -> Self {
+        Self { family, protocol, dst: None, port: None }
+    }
+
+    /// Those that were opened to an address and port.
+    #[must_use]
+    pub const fn to(protocol: Protocol, dst: IpAddr, port: u16) -> Self {
+        Self { family: IpFamily::of(dst), protocol, dst: Some(dst), port: Some(port) }
+    }
+
+    /// Those that were opened to a port, at whichever address.
+    #[must_use]
+    pub const fn to_port(family: IpFamily, protocol: Protocol, port: u16) -> Self {
+        Self { family, protocol, dst: None, port: Some(port) }
+    }
+
+    /// Whether it is about this connection.
+    #[must_use]
+    pub fn selects(&self, flow: &Flow) -> bool {
+        let to = flow.original.dst;
+        flow.protocol == self.protocol
+            && IpFamily::of(to.ip()) == self.family
+            && self.dst.is_none_or(|dst| dst == to.ip())
+            && self.port.is_none_or(|port| port == to.port())
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, protocol, dst, port } = self;
+        match (dst, port) {
+            (Some(dst), Some(port)) => write!(f, "{protocol} connections to {}", SocketAddr::new(*dst, *port)),
+            (None, Some(port)) => write!(f, "{protocol} {family} connections to port {port}"),
+            (Some(dst), None) => write!(f, "{protocol} connections to {dst}"),
+            (None, None) => write!(f, "{protocol} {family} connections"),
+        }
+    }
 }
 
 /// A conversation with connection tracking in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Conntrack {
     socket: Socket,
+    /// Entries that the kernel has shown.
+    read: u64,
+    /// The kernel has shown what was not asked for: it is older than the filter.
+    shows_all: bool,
 }
 
 impl Conntrack {
@@ -78,26 +156,44 @@ impl Conntrack {
     /// When the kernel refuses the socket.
     pub fn open() -> Result<Self, KernelError> {
         let error = |error: SocketError| KernelError::new("open", "connection tracking", error);
-        Ok(Self { socket: Socket::open(NETLINK_NETFILTER).map_err(error)? })
+        Ok(Self { socket: Socket::open(NETLINK_NETFILTER).map_err(error)?, read: 0, shows_all: false })
     }
 
-    /// Connections of `protocol` over `family` that `wanted` says yes to.
+    /// Entries that the kernel has shown so far, wanted or not: what reading has cost.
+    #[must_use]
+    pub const fn entries_read(&self) -> u64 {
+        self.read
+    }
+
+    /// False when the kernel is known to show every entry whatever is selected: one reading then serves many selections.
+    #[must_use]
+    pub const fn filters(&self) -> bool {
+        !self.shows_all
+    }
+
+    /// The selected connections that `wanted` says yes to.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn flows(
-        &mut self,
-        family: IpFamily,
-        protocol: Protocol,
-        wanted: impl Fn(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, KernelError> {
-        let error = |fault: Fault| KernelError::new("list", format!("{protocol} connections"), fault);
-        let mut found = Vec::new();
+    pub fn flows(&mut self, of: &Selection, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, KernelError> {
+        self.some(of, usize::MAX, wanted)
+    }
+
+    /// The same, `most` of them at most.
+    fn some(&mut self, of: &Selection, most: usize, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, KernelError> {
+        let (mut found, mut read, mut others) = (Vec::new(), 0_u64, false);
         let keep = |frame: &Frame| {
-            let flow = read(frame).filter(|flow| flow.protocol == protocol);
-            found.extend(flow.filter(|flow| wanted(flow)));
+            read = read.saturating_add(1);
+            let Some(flow) = self::read(frame) else { return };
+            others |= !of.selects(&flow);
+            if found.len() < most && of.selects(&flow) && wanted(&flow) {
+                found.push(flow);
+            }
         };
-        self.each(&listing(family, protocol), keep).map_err(error)?;
+        let listed = self.each(&listing(of), keep);
+        self.read = self.read.saturating_add(read);
+        self.shows_all |= others;
+        listed.map_err(|fault| KernelError::new("list", of, fault))?;
         Ok(found)
     }
 
@@ -110,9 +206,12 @@ impl Conntrack {
             let body = [&[flow.family, 0, 0, 0], flow.name.as_slice()].concat();
             Message { kind: CT_DELETE, flags: 0, body }
         };
-        let messages: Vec<Message> = flows.iter().map(message).collect();
-        let results = self.socket.batch(&messages);
-        let results = results.map_err(|error| KernelError::new("delete", "tracked connections", error))?;
+        let mut results = Vec::with_capacity(flows.len());
+        for batch in flows.chunks(BATCH) {
+            let messages: Vec<Message> = batch.iter().map(message).collect();
+            let answers = self.socket.batch(&messages);
+            results.extend(answers.map_err(|error| KernelError::new("delete", "tracked connections", error))?);
+        }
         let mut deleted = 0;
         let mut failure = None;
         for (flow, result) in flows.iter().zip(results) {
@@ -125,18 +224,20 @@ impl Conntrack {
         failure.map_or(Ok(deleted), Err)
     }
 
-    /// Deletes connections of `protocol` over `family` that `stale` says yes to, and returns how many.
+    /// Deletes the selected connections that `stale` says yes to, and returns how many.
     ///
     /// # Errors
     /// As [`Conntrack::flows`] and [`Conntrack::delete`].
-    pub fn delete_stale(
-        &mut self,
-        family: IpFamily,
-        protocol: Protocol,
-        stale: impl Fn(&Flow) -> bool,
-    ) -> Result<usize, KernelError> {
-        let flows = self.flows(family, protocol, stale)?;
-        self.delete(&flows)
+    pub fn delete_stale(&mut self, of: &Selection, stale: impl Fn(&Flow) -> bool) -> Result<usize, KernelError> {
+        let mut deleted = 0_usize;
+        for _ in 0..ROUNDS {
+            let flows = self.some(of, ROUND, &stale)?;
+            deleted = deleted.saturating_add(self.delete(&flows)?);
+            if flows.len() < ROUND {
+                break;
+            }
+        }
+        Ok(deleted)
     }
 
     /// Lists the table, showing each entry to `keep` and holding none.
@@ -179,18 +280,29 @@ fn describe(flow: &Flow) -> String {
     format!("{} connection {} -> {}", flow.protocol, flow.original.src, flow.original.dst)
 }
 
-/// Asks for one protocol of one family. Kernels before 5.8 list all protocols.
-fn listing(family: IpFamily, protocol: Protocol) -> Message {
-    let family = if family == IpFamily::V4 { AF_INET } else { AF_INET6 };
+/// Asks for what is selected. Kernels before 5.8 show the whole family.
+fn listing(of: &Selection) -> Message {
+    let family = if of.family == IpFamily::V4 { AF_INET } else { AF_INET6 };
+    let by_dst = if of.dst.is_some() { BY_DST } else { 0 };
+    let by_port = if of.port.is_some() { BY_DST_PORT } else { 0 };
     let mut body = Writer::behind(vec![family, 0, 0, 0]);
     body.nest(TUPLE_ORIG, |tuple| {
+        if let Some(dst) = of.dst {
+            tuple.nest(TUPLE_IP, |ip| match dst {
+                IpAddr::V4(addr) => drop(ip.put(IP_V4_DST, &addr.octets())),
+                IpAddr::V6(addr) => drop(ip.put(IP_V6_DST, &addr.octets())),
+            });
+        }
         tuple.nest(TUPLE_PROTO, |proto| {
-            proto.put(PROTO_NUM, &[protocol.number()]);
+            proto.put(PROTO_NUM, &[of.protocol.number()]);
+            if let Some(port) = of.port {
+                proto.put(PROTO_DST_PORT, &port.to_be_bytes());
+            }
         });
     });
     body.nest(FILTER, |filter| {
         // In host order, unlike everything else here.
-        filter.put(FILTER_ORIG_FLAGS, &BY_PROTOCOL.to_ne_bytes());
+        filter.put(FILTER_ORIG_FLAGS, &(BY_PROTOCOL | by_dst | by_port).to_ne_bytes());
     });
     Message { kind: CT_GET, flags: 0, body: body.finish() }
 }
@@ -210,19 +322,20 @@ pub(crate) fn read(frame: &Frame) -> Option<Flow> {
             name.put(kind, value);
         }
     }
-    Some(Flow { protocol, original, reply, name: name.finish(), family: *frame.body.first()? })
+    let status = attribute::find(attributes, STATUS).and_then(|value| value.first_chunk::<4>());
+    let answered = status.is_some_and(|status| u32::from_be_bytes(*status) & SEEN_REPLY != 0);
+    Some(Flow { protocol, original, reply, answered, name: name.finish(), family: *frame.body.first()? })
 }
 
 /// A direction of a connection that has ports.
 fn tuple(attributes: &[u8]) -> Option<(Protocol, Tuple)> {
     let ip = attribute::find(attributes, TUPLE_IP)?;
-    // CTA_IP_V4_SRC and _DST are 1 and 2, CTA_IP_V6_SRC and _DST are 3 and 4.
     let addr = |v4, v6| attribute::find(ip, v4).or_else(|| attribute::find(ip, v6)).and_then(attribute::ip);
     let proto = attribute::find(attributes, TUPLE_PROTO)?;
     let port = |kind| attribute::find(proto, kind).and_then(attribute::be16);
     let protocol = Protocol::from_number(*attribute::find(proto, PROTO_NUM)?.first()?)?;
-    let src = SocketAddr::new(addr(1, 3)?, port(PROTO_SRC_PORT)?);
-    let dst = SocketAddr::new(addr(2, 4)?, port(PROTO_DST_PORT)?);
+    let src = SocketAddr::new(addr(IP_V4_SRC, IP_V6_SRC)?, port(PROTO_SRC_PORT)?);
+    let dst = SocketAddr::new(addr(IP_V4_DST, IP_V6_DST)?, port(PROTO_DST_PORT)?);
     Some((protocol, Tuple { src, dst }))
 }
 
@@ -284,7 +397,7 @@ mod tests {
     #[test]
     fn entry_is_named_by_its_reply_its_id_and_its_zone() {
         let flow = read(&listed(|body| {
-            body.put(ID, &[1, 2, 3, 4]).put(ZONE, &[0, 7]).put(3, &[0, 0, 1, 0x8a]);
+            body.put(ID, &[1, 2, 3, 4]).put(ZONE, &[0, 7]).put(STATUS, &[0, 0, 1, 0x8a]);
         }));
         let name = golden::tree(&flow.unwrap().name);
         assert_eq!(
@@ -294,12 +407,49 @@ mod tests {
     }
 
     #[test]
-    fn listing_asks_for_one_protocol_of_one_family() {
+    fn listing_asks_for_what_is_selected_and_no_more() {
+        let text = |of: Selection| golden::message(&listing(&of), HEADER);
         assert_eq!(
-            golden::message(&listing(IpFamily::V4, Protocol::Udp), HEADER),
+            text(Selection::all(IpFamily::V4, Protocol::Udp)),
             "type 257 flags 0x0\n02000000\n1:\n  2:\n    1: 11\n25:\n  1: 08000000\n"
         );
-        assert!(golden::message(&listing(IpFamily::V6, Protocol::Tcp), HEADER).contains("\n0a000000\n"));
+        assert_eq!(
+            text(Selection::to(Protocol::Tcp, [192, 168, 0, 10].into(), 80)),
+            "type 257 flags 0x0\n02000000\n1:\n  1:\n    2: c0a8000a\n  2:\n    1: 06\n    3: 0050\n25:\n  1: 2a000000\n"
+        );
+        let six = text(Selection::to_port(IpFamily::V6, Protocol::Sctp, 30_080));
+        assert!(
+            six.contains("\n0a000000\n") && six.contains("    3: 7580\n") && six.contains("  1: 28000000"),
+            "{six}"
+        );
+    }
+
+    #[test]
+    fn a_selection_is_about_what_was_opened_to_its_address_and_port() {
+        let flow = read(&listed(|_| {})).unwrap();
+        let to = |addr: [u8; 4], port| Selection::to(Protocol::Udp, addr.into(), port);
+        let selects = [
+            to([192, 168, 0, 2], 53),
+            Selection::to_port(IpFamily::V4, Protocol::Udp, 53),
+            Selection::all(IpFamily::V4, Protocol::Udp),
+            to([192, 168, 0, 2], 54),
+            to([192, 168, 0, 3], 53),
+            Selection::to(Protocol::Tcp, [192, 168, 0, 2].into(), 53),
+            Selection::all(IpFamily::V6, Protocol::Udp),
+        ];
+        assert_eq!(selects.map(|of| of.selects(&flow)), [true, true, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn a_flow_knows_whether_a_packet_has_come_back() {
+        let answered = |status: u32| {
+            let listed = listed(|body| {
+                body.put(STATUS, &status.to_be_bytes());
+            });
+            read(&listed).unwrap().answered
+        };
+        assert_eq!([0x8, 0xa, 0x18e].map(answered), [false, true, true]);
+        assert!(!read(&listed(|_| {})).unwrap().answered);
     }
 
     #[test]

@@ -7,8 +7,10 @@ mod common;
 use std::process::ExitCode;
 
 use common::{cases, sh};
-use kernel::conntrack::Conntrack;
+use kernel::conntrack::{Conntrack, Selection};
 use netstate::{IpFamily, Protocol};
+
+const UDP: Selection = Selection::all(IpFamily::V4, Protocol::Udp);
 
 fn conntrack(args: &str) -> String {
     sh("conntrack", &args.split_whitespace().collect::<Vec<_>>())
@@ -41,9 +43,7 @@ fn stale_endpoint_loses_its_flows_and_the_others_keep_theirs() {
     let gone = "172.7.21.2:5353".parse().unwrap();
     let mut conntrack_ = Conntrack::open().unwrap();
     let deleted = conntrack_
-        .delete_stale(IpFamily::V4, Protocol::Udp, |flow| {
-            flow.was_opened_to(service, 53) && flow.is_redirected() && flow.reply.src == gone
-        })
+        .delete_stale(&UDP, |flow| flow.was_opened_to(service, 53) && flow.is_redirected() && flow.reply.src == gone)
         .unwrap();
     assert_eq!(deleted, 10);
     assert_eq!(conntrack("-L -p udp").lines().count(), 10);
@@ -56,8 +56,8 @@ fn only_the_family_asked_for_is_touched() {
     conntrack("-I -p udp -t 600 -s fd00::5 -d fd00::10 --sport 1000 --dport 53");
     assert_eq!(count(), 2);
     let mut conntrack = Conntrack::open().unwrap();
-    assert_eq!(conntrack.delete_stale(IpFamily::V6, Protocol::Udp, |_| true).unwrap(), 1);
-    let left = conntrack.flows(IpFamily::V4, Protocol::Udp, |_| true).unwrap();
+    assert_eq!(conntrack.delete_stale(&Selection::all(IpFamily::V6, Protocol::Udp), |_| true).unwrap(), 1);
+    let left = conntrack.flows(&UDP, |_| true).unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].original.dst, "192.168.0.10:53".parse().unwrap());
     assert_eq!(left[0].reply.src, "172.7.21.2:5353".parse().unwrap());
@@ -67,7 +67,7 @@ fn flow_that_took_the_place_of_a_listed_one_stays() {
     flow("udp", 1000, "172.7.21.2");
     flow("udp", 1001, "172.7.21.2");
     let mut kernel = Conntrack::open().unwrap();
-    let listed = kernel.flows(IpFamily::V4, Protocol::Udp, |_| true).unwrap();
+    let listed = kernel.flows(&UDP, |_| true).unwrap();
     assert_eq!(listed.len(), 2);
     conntrack("-D -p udp --sport 1000");
     flow("udp", 1000, "172.7.22.2");
@@ -82,23 +82,47 @@ fn flow_that_took_the_place_of_a_listed_one_stays() {
     assert!(conntrack("-L -p udp").contains("192.168.0.11"));
 }
 
-fn two_thousand_flows_go_in_one_call() {
-    // Each packet to a closed port of the loopback is a flow of its own.
+/// Each packet to a closed port of the loopback is a flow of its own; their source is returned.
+fn flows_to_ports(ports: std::ops::Range<u16>) -> std::net::UdpSocket {
     sh("nft", &["table ip t { chain c { type filter hook output priority 0; ct state new accept; }; }"]);
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    for port in 10_000..12_000u16 {
+    for port in ports {
         // The answer to an earlier packet, port unreachable, may be what this call reports.
         let sent = || socket.send_to(b"x", ("127.0.0.1", port));
         if sent().is_err() {
             sent().unwrap();
         }
     }
+    socket
+}
+
+fn of_thousands_of_connections_those_to_one_address_and_port_alone_are_read() {
+    let _source = flows_to_ports(10_000..15_000);
+    for client_port in 1000..1005 {
+        flow("udp", client_port, "172.7.21.2");
+        flow_to("192.168.0.11", "udp", client_port, "172.7.22.9");
+        flow("tcp", client_port, "172.7.21.2");
+    }
+    let mut kernel = Conntrack::open().unwrap();
+    let service = Selection::to(Protocol::Udp, "192.168.0.10".parse().unwrap(), 53);
+    assert_eq!(kernel.delete_stale(&service, |_| false).unwrap(), 0);
+    assert_eq!((kernel.entries_read(), kernel.filters()), (5, true));
+    assert_eq!(kernel.delete_stale(&service, |_| true).unwrap(), 5);
+    assert_eq!(kernel.entries_read(), 10);
+    let port = Selection::to_port(IpFamily::V4, Protocol::Tcp, 53);
+    assert_eq!(kernel.flows(&port, |flow| flow.is_redirected()).unwrap().len(), 5);
+    assert_eq!(kernel.entries_read(), 15);
+    assert!(conntrack("-L -p udp").lines().count() >= 5005);
+}
+
+fn six_thousand_flows_go_in_one_call() {
+    let socket = flows_to_ports(10_000..16_000);
     let mut conntrack = Conntrack::open().unwrap();
     let source = socket.local_addr().unwrap();
     let ours = |flow: &kernel::conntrack::Flow| flow.original.src == source;
-    let deleted = conntrack.delete_stale(IpFamily::V4, Protocol::Udp, ours).unwrap();
-    assert_eq!(deleted, 2000);
-    assert_eq!(conntrack.flows(IpFamily::V4, Protocol::Udp, ours).unwrap(), vec![]);
+    let deleted = conntrack.delete_stale(&UDP, ours).unwrap();
+    assert_eq!(deleted, 6000);
+    assert_eq!(conntrack.flows(&UDP, ours).unwrap(), vec![]);
 }
 
 fn main() -> ExitCode {
@@ -106,6 +130,7 @@ fn main() -> ExitCode {
         stale_endpoint_loses_its_flows_and_the_others_keep_theirs,
         only_the_family_asked_for_is_touched,
         flow_that_took_the_place_of_a_listed_one_stays,
-        two_thousand_flows_go_in_one_call,
+        of_thousands_of_connections_those_to_one_address_and_port_alone_are_read,
+        six_thousand_flows_go_in_one_call,
     ])
 }

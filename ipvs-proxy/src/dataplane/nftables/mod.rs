@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use netstate::nft::{ChainKey, Datum, Element, Match, Name, Op, Row, RowKey, Rule, Verdict};
 
-pub(crate) use self::observed::{endpoints, frontend, is_frontend, remembered};
+pub(crate) use self::observed::{endpoint, endpoints, entry, frontend, is_frontend, remembered};
 
 use super::nft::{element, table_key};
 use super::site::Site;

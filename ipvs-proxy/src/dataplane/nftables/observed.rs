@@ -42,6 +42,17 @@ pub(crate) fn is_frontend(row: &RowKey) -> bool {
         && frontend(row).is_some()
 }
 
+/// The row of the element that says that a frontend is served.
+#[must_use]
+pub(crate) fn entry(at: &FrontendKey) -> RowKey {
+    let port = [Datum::Protocol(at.protocol), Datum::Port(at.port)];
+    let (set, addr) = match at.place {
+        Place::Address(addr) => (SERVICES, Some(Datum::from(addr))),
+        Place::AnyNode(_) => (NODE_PORTS, None),
+    };
+    element(at.family(), set, addr.into_iter().chain(port).collect())
+}
+
 fn is_one_of(set: &Name, names: [&str; 2]) -> bool {
     names.contains(&set.as_str())
 }
@@ -65,7 +76,9 @@ pub(crate) fn endpoints(rows: &Rows<RowKey, Row>, at: &FrontendKey) -> BTreeSet<
     in_order(rows, at).into_iter().collect()
 }
 
-fn endpoint(row: &Row) -> Option<SocketAddr> {
+/// The endpoint that an element leads to.
+#[must_use]
+pub(crate) fn endpoint(row: &Row) -> Option<SocketAddr> {
     let Row::Element(Element { data: Data::Value(value), .. }) = row else { return None };
     match value.as_slice() {
         [Datum::Ipv4(addr), Datum::Port(port)] => Some(SocketAddr::new(IpAddr::V4(*addr), *port)),

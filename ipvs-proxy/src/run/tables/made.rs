@@ -5,13 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::{Address, AddressKey, IfName, Link, SysctlKey};
+use netstate::{Address, AddressKey, IfName, Link, SysctlKey, nft as nft_rows};
 use reconcile::{Reconciler, Stack, Table};
 
 use super::Tables;
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, vip};
-use crate::run::flows::Pending;
 use crate::run::targets::{AnyTarget, Balance, Servers, Targets};
 
 /// The places of the tables of IPVS.
@@ -20,6 +19,30 @@ pub(super) struct OfIpvs {
     links: Table<AnyTarget<IfName, Link>>,
     servers: Table<Box<dyn Servers + Send>>,
     addresses: Table<AnyTarget<AddressKey, Address>>,
+}
+
+/// Without it a connection that IPVS balances cannot be masqueraded.
+const CONNTRACK: &str = "net/ipv4/vs/conntrack";
+
+/// What must stand before a virtual address turns local: the static part of the nft tables, and the tracking of what IPVS balances.
+#[derive(Debug, Clone)]
+pub(super) struct Footing {
+    nft: Table<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
+    tables: Vec<nft_rows::RowKey>,
+    parameters: Table<AnyTarget<SysctlKey, String>>,
+    tracked: Option<SysctlKey>,
+}
+
+impl Footing {
+    /// True when everything stands.
+    pub(super) fn holds(&self, stack: &Stack) -> bool {
+        self.has_tables(stack) && self.tracked.iter().all(|key| stack.holds(self.parameters, key))
+    }
+
+    /// True when the nft tables stand.
+    pub(super) fn has_tables(&self, stack: &Stack) -> bool {
+        self.tables.iter().all(|table| stack.holds(self.nft, table))
+    }
 }
 
 impl Tables {
@@ -40,11 +63,12 @@ impl Tables {
         let nft = stack.push(Reconciler::new("nft", targets.nft));
         let forward = targets.forward.map(|forward| stack.push(forward));
         let servers = servers.map(|servers| stack.push(Reconciler::new("ipvs", servers)));
-        let masquerading: Vec<_> = plane.tables().map(|(key, _)| key).collect();
-        let needed = masquerading.clone();
-        let masquerades = move |stack: &Stack| needed.iter().all(|table| stack.holds(nft, table));
+        let tracked = sysctls.keys().find(|key| key.to_string() == CONNTRACK).cloned();
+        let tables: Vec<_> = plane.tables().map(|(key, _)| key).collect();
+        let footing = Footing { nft, tables, parameters, tracked };
+        let needed = footing.clone();
         let addresses = addresses.map(|addresses| Reconciler::new("address", addresses));
-        let addresses = addresses.map(|addresses| stack.push_when(addresses, masquerades));
+        let addresses = addresses.map(|addresses| stack.push_when(addresses, move |stack: &Stack| needed.holds(stack)));
         stack.want_all(parameters, sysctls.clone());
         for (key, row) in plane.tables() {
             stack.want(nft, key, Some(row));
@@ -58,13 +82,13 @@ impl Tables {
             servers,
             addresses,
             resting: None,
-            masquerading,
+            footing,
             flows: targets.flows,
             drains,
             adopted: false,
             leaving: BTreeSet::new(),
             searched: 0,
-            pending: Pending::default(),
+            pending: BTreeSet::new(),
             unread: BTreeSet::new(),
             audit_failure: None,
             recorded: BTreeSet::new(),

@@ -1,0 +1,94 @@
+//! Frontends whose tracked connections may lead past what is served now: noting them, and handing them over.
+//!
+//! Invariant: a frontend is handed over behind the pass that put its rows in place, and stays noted until then.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use netstate::Protocol;
+use netstate::ipvs::{RealServerKey, RowKey};
+use netstate::nft::{Row, RowKey as NftKey};
+use reconcile::Pass;
+
+use super::super::flows::{Check, Locals, Masqueraded};
+use super::Tables;
+use crate::dataplane::{ipvs, nftables};
+use crate::plan::FrontendKey;
+
+impl Tables {
+    /// Notes a frontend whose nft row changes; an endpoint in it is about to serve.
+    pub(super) fn expect_endpoint(&mut self, frontend: &FrontendKey, row: Option<&Row>) {
+        if let Some(endpoint) = row.and_then(nftables::endpoint) {
+            self.flows.welcome(frontend, endpoint);
+        }
+        self.pending.insert(*frontend);
+    }
+
+    /// Notes the frontend of a real server that is about to serve, or to leave. Flows of UDP stick to an endpoint as long as packets
+    /// come; TCP connections end by themselves.
+    pub(super) fn settle_later(&mut self, real: &RealServerKey, serves: bool) {
+        let frontend = ipvs::frontend(&real.service);
+        if serves {
+            self.flows.welcome(&frontend, SocketAddr::new(real.addr, real.port));
+        }
+        if real.service.protocol == Protocol::Udp {
+            self.pending.insert(frontend);
+        }
+    }
+
+    /// Lists the nft rows when somebody else has changed them, and notes the frontends whose rows are not there: connections that began
+    /// meanwhile were led past them.
+    pub(super) fn note_undone(&mut self, now: Duration) -> Pass {
+        let Some(nft) = self.stack.get_mut(self.nft) else { return Pass::default() };
+        let before = nft.listings();
+        let pass = nft.list(now);
+        if nft.listings() == before {
+            return pass;
+        }
+        let whole = self.footing.has_tables(&self.stack);
+        let Some(nft) = self.stack.get(self.nft) else { return pass };
+        let Some(mirror) = nft.mirror() else { return pass };
+        let undone = nft.desired().keys().filter(|key| !whole || !mirror.contains_key(key));
+        self.pending.extend(undone.filter_map(nftables::frontend));
+        pass
+    }
+
+    /// Hands over what was noted and is in place; belongs behind a pass.
+    pub(crate) fn settle_flows(
+        &mut self,
+        locals: impl FnOnce() -> Locals,
+        masqueraded: impl Fn(&FrontendKey) -> Masqueraded,
+    ) {
+        if self.pending.is_empty() || !self.footing.has_tables(&self.stack) {
+            return;
+        }
+        let noted = std::mem::take(&mut self.pending);
+        let (ready, later): (Vec<_>, Vec<_>) = noted.into_iter().partition(|frontend| self.is_in_place(frontend));
+        let check = |frontend: &FrontendKey| self.answering(frontend, masqueraded(frontend));
+        let checks: BTreeMap<_, _> = ready.iter().filter_map(|frontend| Some((*frontend, check(frontend)?))).collect();
+        self.pending.extend(later);
+        // Before the servers are listed nobody knows who answers.
+        self.pending.extend(ready.into_iter().filter(|frontend| !checks.contains_key(frontend)));
+        if !checks.is_empty() {
+            self.flows.put(checks, locals());
+        }
+    }
+
+    /// False while a row that a frontend needs is desired and not there.
+    fn is_in_place(&self, frontend: &FrontendKey) -> bool {
+        let row: NftKey = nftables::entry(frontend);
+        let stands = self.stack.get(self.nft).is_some_and(|nft| !nft.desired().contains_key(&row) || nft.holds(&row));
+        let server = self.servers().zip(ipvs::server(frontend)).map(|(servers, key)| (servers, RowKey::Virtual(key)));
+        stands && server.is_none_or(|(servers, key)| !servers.desired().contains_key(&key) || servers.holds(&key))
+    }
+
+    /// Who answers at a frontend by the rows of either path.
+    fn answering(&self, frontend: &FrontendKey, masqueraded: Masqueraded) -> Option<Check> {
+        let mut answering = nftables::endpoints(self.stack.mirror(self.nft)?, frontend);
+        if let Some(servers) = self.servers {
+            answering.append(&mut ipvs::endpoints(self.stack.mirror(servers)?, frontend));
+        }
+        Some(Check { answering, masqueraded })
+    }
+}
