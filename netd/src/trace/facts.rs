@@ -243,7 +243,7 @@ fn service(traced: &Traced) -> Option<Service> {
     let server = ipvs.virtual_server(&key).ok()??;
     let servers = ipvs.real_servers(&key).ok()?;
     let servers = servers.into_iter().map(|(key, (server, _))| (SocketAddr::new(key.addr, key.port), server.weight));
-    Some(Service { key, scheduler: server.scheduler, servers: servers.collect() })
+    Some(Service { key, scheduler: server.scheduler.to_string(), servers: servers.collect() })
 }
 
 /// What comes behind the host's route.
