@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, flow_moves_on, spread};
+use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, families, flow_moves_on, spread};
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
 /// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
@@ -109,6 +109,18 @@ fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
     Ok(())
 }
 
+fn both_families_of_a_service_are_served() -> Result<()> {
+    families::both_families_of_a_service_are_served("ipvs")
+}
+
+fn ipv6_alone_is_served() -> Result<()> {
+    families::ipv6_alone_is_served("ipvs")
+}
+
+fn a_flow_over_ipv6_moves_on_when_its_endpoint_goes() -> Result<()> {
+    families::a_flow_over_ipv6_moves_on_when_its_endpoint_goes("ipvs")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -119,6 +131,9 @@ fn main() -> ExitCode {
             a_flow_that_began_before_its_service_reaches_it_at_last,
             a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
             a_service_without_endpoints_refuses_at_once,
+            both_families_of_a_service_are_served,
+            ipv6_alone_is_served,
+            a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
         ],
     )
 }

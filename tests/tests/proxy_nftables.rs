@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Place, Process, echo, eventually};
-use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, flow_moves_on, slice, spread};
+use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, families, flow_moves_on, slice, spread};
 
 /// The nodes with a default route: without any route to a Service's address a node does not even try. It goes over a link of its
 /// own, so that nobody is redirected.
@@ -273,6 +273,18 @@ fn cleanup_takes_all_of_it_away_and_nothing_else() -> Result<()> {
     node.run(&["ip", "link", "show", "kube-ipvs0"]).context("a link that it never made").map(drop)
 }
 
+fn both_families_of_a_service_are_served() -> Result<()> {
+    families::both_families_of_a_service_are_served("nftables")
+}
+
+fn ipv6_alone_is_served() -> Result<()> {
+    families::ipv6_alone_is_served("nftables")
+}
+
+fn a_flow_over_ipv6_moves_on_when_its_endpoint_goes() -> Result<()> {
+    families::a_flow_over_ipv6_moves_on_when_its_endpoint_goes("nftables")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
@@ -285,6 +297,9 @@ fn main() -> ExitCode {
             what_somebody_deletes_is_back_within_a_second,
             killed_and_started_again_it_changes_nothing,
             cleanup_takes_all_of_it_away_and_nothing_else,
+            both_families_of_a_service_are_served,
+            ipv6_alone_is_served,
+            a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
         ],
     )
 }

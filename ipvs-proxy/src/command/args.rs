@@ -102,8 +102,8 @@ pub(crate) struct Flags {
     /// Directory of manifests to serve instead of etcd's objects.
     #[arg(long, env = "IPVS_PROXY_SERVICES_DIR", value_name = "DIR")]
     pub(crate) services_dir: Option<String>,
-    /// The Service network; virtual addresses outside it are refused.
-    #[arg(long, env = "IPVS_PROXY_SERVICE_CIDR", value_name = "NETWORK")]
+    /// The Service network, or one of each family; virtual addresses outside it are refused.
+    #[arg(long, env = "IPVS_PROXY_SERVICE_CIDR", value_name = "NETWORK,...")]
     pub(crate) service_cidr: Option<String>,
     /// Zone of this node: where all endpoints of a Service are meant for zones, its clients here reach those of this one.
     #[arg(long, env = "IPVS_PROXY_NODE_ZONE", value_name = "NAME")]

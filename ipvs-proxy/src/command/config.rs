@@ -14,7 +14,8 @@ use daemon::http::{Address, Routes};
 use daemon::log;
 use daemon::shell::Places;
 use kernel::ipvs::Timeouts;
-use netstate::{IpFamily, Prefix as Network, SysctlKey};
+use netstate::family::PerFamily;
+use netstate::{Prefix as Network, SysctlKey};
 
 use super::args::{Flags, Invocation};
 use super::duration;
@@ -36,10 +37,10 @@ const COMMAND_LINE: &str = "command line and environment";
 pub(crate) struct Config {
     /// Where Services and EndpointSlices come from.
     pub(crate) place: Place,
-    /// The Pod network.
-    pub(crate) pods: Network,
-    /// The Service network, if given.
-    pub(crate) services: Option<Network>,
+    /// The Pod network of each family that is served.
+    pub(crate) pods: Networks,
+    /// The Service networks that are given.
+    pub(crate) services: Networks,
     /// Name of this node, as EndpointSlices write it.
     pub(crate) node: String,
     /// What is said of this node.
@@ -62,6 +63,21 @@ pub(crate) struct Config {
     pub(crate) settings: Settings,
     /// Settings without effect.
     pub(crate) notes: Notes,
+}
+
+/// At most one network of each family.
+pub(crate) type Networks = PerFamily<Option<Network>>;
+
+/// The networks in a text of one or two, in whatever order.
+fn per_family(text: &str) -> Option<Networks> {
+    let mut found = Networks::default();
+    for word in text.split(',') {
+        let network: Network = word.trim().parse().ok().filter(|network: &Network| !network.is_default())?;
+        if found.get_mut(network.family()).replace(network).is_some() {
+            return None;
+        }
+    }
+    Some(found)
 }
 
 /// Which data path is used.
@@ -104,8 +120,8 @@ impl Reader<'_> {
         self.problems.extend(self.settings.problems());
     }
 
-    /// The IPv4 network in a text of one or two.
-    fn pods(&mut self) -> Option<Network> {
+    /// Pod networks, one of a family.
+    fn pods(&mut self) -> Option<Networks> {
         let text = self.settings.text(path::CLUSTER_CIDR);
         if text.is_empty() {
             let message = "missing: without it nobody knows which clients must be masqueraded";
@@ -113,31 +129,24 @@ impl Reader<'_> {
             self.problems.push(Problem::new(name, message, "the Pod network, such as 172.7.0.0/16"));
             return None;
         }
-        let networks: Vec<Network> = text.split(',').filter_map(|word| word.parse().ok()).collect();
-        let of = |family| networks.iter().filter(move |network| network.family() == family && !network.is_default());
-        match (of(IpFamily::V4).next(), of(IpFamily::V4).count(), of(IpFamily::V6).count()) {
-            (Some(network), 1, 0 | 1) => Some(*network),
-            // What is no network at all is reported by its form.
-            _ if text.split(',').count() != networks.len() => None,
-            _ => {
-                self.setting(
-                    path::CLUSTER_CIDR,
-                    "one IPv4 network such as 172.7.0.0/16, perhaps one of IPv6 behind it",
-                );
-                None
-            }
+        let found = per_family(text);
+        // What is no network at all is reported by its form.
+        if found.is_none() && text.split(',').all(|word| word.parse::<Network>().is_ok()) {
+            let accepted =
+                "one network such as 172.7.0.0/16 or fd00:7::/48, or one of each family with a comma between them";
+            self.setting(path::CLUSTER_CIDR, accepted);
         }
+        found
     }
 
-    fn services(&mut self, flags: &Flags) -> Option<Network> {
-        let text = flags.service_cidr.as_deref()?;
-        match text.parse::<Network>() {
-            Ok(network) if network.is_ipv4() && !network.is_default() => Some(network),
-            _ => {
-                self.flag("service-cidr", format!("{text:?}"), "one IPv4 network such as 192.168.0.0/16");
-                None
-            }
-        }
+    fn services(&mut self, flags: &Flags) -> Networks {
+        let Some(text) = flags.service_cidr.as_deref() else { return Networks::default() };
+        per_family(text).unwrap_or_else(|| {
+            let accepted =
+                "one network such as 192.168.0.0/16 or fd00:9::/108, or one of each family with a comma between them";
+            self.flag("service-cidr", format!("{text:?}"), accepted);
+            Networks::default()
+        })
     }
 
     fn grace(&mut self, flags: &Flags) -> Duration {
@@ -311,9 +320,6 @@ impl Config {
         let place = reader.place(flags, tls, host.seed);
         reader.forms();
         let (pods, services) = (reader.pods(), reader.services(flags));
-        if settings.text(path::CLUSTER_CIDR).contains(',') {
-            notes.warnings.push(format!("{}: only its IPv4 network is served", settings.name(path::CLUSTER_CIDR)));
-        }
         let (node, scheduler, grace) = (reader.node(&host.name), reader.scheduler(), reader.grace(flags));
         let zone = flags.node_zone.as_deref().map(str::trim).filter(|zone| !zone.is_empty()).map(str::to_owned);
         let timeouts = Timeouts {
@@ -323,7 +329,7 @@ impl Config {
         };
         let (mode, places, log) = (reader.mode(), reader.places(flags), reader.log());
         let parameters = reader.parameters(host.processors);
-        let facts = node::facts(&settings, (node.clone(), zone), pods);
+        let facts = node::facts(&settings, (node.clone(), zone), pods.unwrap_or_default());
         notes.warnings.extend(node::warnings(&settings, &facts));
         let config = place.zip(pods).map(|(place, pods)| Self {
             place,
@@ -417,7 +423,7 @@ mod tests {
             fields(&[
                 "--etcd-endpoints=ftp://x",
                 "--cluster-cidr=172.7.0.0/33",
-                "--service-cidr=fd00::/48",
+                "--service-cidr=192.168.0.0/16,10.96.0.0/12",
                 "--ipvs-scheduler=R R",
                 "--ipvs-graceful-period=15",
                 "--ipvs-udp-timeout=500ms",
@@ -447,7 +453,18 @@ mod tests {
         );
         assert_eq!(fields(&[]), ["etcd-endpoints", "cluster-cidr"]);
         assert_eq!(fields(&["--services-dir=/x", GOOD[0], GOOD[1]]), ["services-dir"]);
-        assert_eq!(fields(&[GOOD[0], "--cluster-cidr=fd00::/48"]), ["cluster-cidr"]);
+        assert_eq!(fields(&[GOOD[0], "--cluster-cidr=172.7.0.0/16,172.8.0.0/16"]), ["cluster-cidr"]);
+    }
+
+    #[test]
+    fn one_network_of_a_family_or_of_each_in_whatever_order() {
+        let pods = |text: &str| read(&[GOOD[0], &format!("--cluster-cidr={text}")]).unwrap().pods;
+        let (v4, v6) = ("172.7.0.0/16".parse().unwrap(), "fd00:7::/48".parse().unwrap());
+        assert_eq!(pods("172.7.0.0/16"), PerFamily::new(Some(v4), None));
+        assert_eq!(pods("fd00:7::/48"), PerFamily::new(None, Some(v6)));
+        for both in ["172.7.0.0/16,fd00:7::/48", "fd00:7::/48,172.7.0.0/16"] {
+            assert_eq!(pods(both), PerFamily::new(Some(v4), Some(v6)));
+        }
     }
 
     #[test]
@@ -455,8 +472,8 @@ mod tests {
         let text = read(&["--services-dir=/x", "--cluster-cidr=0.0.0.0/0"]).unwrap_err().to_string();
         assert_eq!(
             text,
-            "command line and environment: 1 problem\n  --cluster-cidr: \"0.0.0.0/0\"; accepted: one IPv4 network such \
-             as 172.7.0.0/16, perhaps one of IPv6 behind it"
+            "command line and environment: 1 problem\n  --cluster-cidr: \"0.0.0.0/0\"; accepted: one network such \
+             as 172.7.0.0/16 or fd00:7::/48, or one of each family with a comma between them"
         );
     }
 
@@ -470,7 +487,8 @@ mod tests {
              conntrack: {{maxPerCore: 100, min: 50, udpTimeout: 10s, tcpBeLiberal: true}}\n"
         );
         let config = read_with(Some(&text), &["--services-dir=/x"]).unwrap();
-        assert_eq!((config.pods.to_string().as_str(), config.node.as_str()), ("172.7.0.0/16", "n1"));
+        let pods: Vec<_> = config.pods.present().map(|(_, network)| network.to_string()).collect();
+        assert_eq!((pods.join(" ").as_str(), config.node.as_str()), ("172.7.0.0/16 fd00::/48", "n1"));
         assert_eq!((config.scheduler.as_str(), config.timeouts.tcp, config.log.verbosity), ("wlc", 900, 2));
         let listeners: Vec<_> = config.places.listeners.iter().map(|(address, _)| address.to_string()).collect();
         assert_eq!(listeners, ["0.0.0.0:10256", "127.0.0.2:10249"]);
@@ -487,7 +505,7 @@ mod tests {
                 "net/netfilter/nf_conntrack_udp_timeout=10",
             ]
         );
-        assert_eq!(config.notes.warnings, ["clusterCIDR: only its IPv4 network is served"]);
+        assert!(config.notes.warnings.is_empty(), "{:?}", config.notes.warnings);
     }
 
     #[test]

@@ -11,18 +11,18 @@ use super::settings::Settings;
 use super::settings::fields::path;
 use crate::plan::here::{Facts, Mode, NodePorts, OwnAddresses, Pods};
 
-/// What is said of the node of this name and zone, with Pods in the network `pods`.
-pub(super) fn facts(settings: &Settings, (node, zone): (String, Option<String>), pods: Option<Prefix>) -> Facts {
-    let mut networks = PerFamily::default();
-    if let Some(pods) = pods {
-        *networks.get_mut(pods.family()) = Some(pods);
-    }
+/// What is said of the node of this name and zone, with Pods in the networks `pods`.
+pub(super) fn facts(
+    settings: &Settings,
+    (node, zone): (String, Option<String>),
+    pods: PerFamily<Option<Prefix>>,
+) -> Facts {
     Facts {
         node,
         zone,
         bind: bind(settings),
         node_ports: NodePorts::parse(settings.text(path::NODE_PORTS)).unwrap_or_default(),
-        pods: Pods::Inside(networks),
+        pods: Pods::Inside(pods),
         masquerade_all: masquerade_all(settings),
         own: OwnAddresses::default(),
     }

@@ -1,13 +1,14 @@
 //! `list`: the Services in etcd with their endpoints, as a table.
 
+use std::net::SocketAddr;
+
 use cluster::Event;
 use cluster::etcd::{Prefix, Store};
-use netstate::IpFamily;
 
 use crate::object::key::ObjectKey;
 use crate::object::service::Service;
 use crate::plan::here::Here;
-use crate::plan::select::Choice;
+use crate::plan::select::{Backend, Choice};
 use crate::source::view::View;
 use crate::source::{Update, update};
 
@@ -49,17 +50,21 @@ fn table(view: &View) -> String {
 
 fn row(view: &View, service: &Service) -> [String; 5] {
     let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
+    let addresses: Vec<_> = service.cluster_ips.iter().map(ToString::to_string).collect();
     let nowhere = Here::on("");
     let mut endpoints: Vec<String> = Vec::new();
     for port in &service.ports {
-        let chosen = Choice::of((service, port), IpFamily::V4, view.slices(&service.name), &nowhere);
-        endpoints.extend(chosen.cluster.iter().map(|backend| format!("{}:{}", backend.addr, backend.port)));
+        for family in service.families() {
+            let chosen = Choice::of((service, port), family, view.slices(&service.name), &nowhere);
+            let to = |backend: &Backend| SocketAddr::new(backend.addr, backend.port).to_string();
+            endpoints.extend(chosen.cluster.iter().map(to));
+        }
     }
     let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };
     [
         service.name.namespace().to_owned(),
         service.name.name().to_owned(),
-        service.cluster_ip().map_or_else(|| "None".to_owned(), |addr| addr.to_string()),
+        if addresses.is_empty() { "None".to_owned() } else { addresses.join(",") },
         or_none(ports.join(",")),
         or_none(endpoints.join(",")),
     ]
@@ -86,6 +91,17 @@ mod tests {
               "endpoints":[{"addresses":["172.7.21.2"]},{"addresses":["172.7.21.3"],"conditions":{"ready":false}}]}"#,
             ),
             (
+                "services/default/both",
+                r#"{"kind":"Service","metadata":{"name":"both"},"spec":{"clusterIP":"fd00::10","clusterIPs":["fd00::10","192.168.0.11"],
+              "ports":[{"port":80}]}}"#,
+            ),
+            (
+                "endpointslices/default/both-6",
+                r#"{"kind":"EndpointSlice","addressType":"IPv6",
+              "metadata":{"name":"both-6","labels":{"kubernetes.io/service-name":"both"}},
+              "ports":[{"port":8080}],"endpoints":[{"addresses":["fd00:7::2"]}]}"#,
+            ),
+            (
                 "services/kube-system/headless",
                 r#"{"kind":"Service","metadata":{"name":"headless","namespace":"kube-system"},
               "spec":{"clusterIP":"None"}}"#,
@@ -98,9 +114,10 @@ mod tests {
         assert_eq!(
             table(&view),
             "\
-NAMESPACE    NAME      CLUSTER-IP    PORTS   ENDPOINTS
-default      web       192.168.0.10  80/tcp  172.7.21.2:8080
-kube-system  headless  None          <none>  <none>
+NAMESPACE    NAME      CLUSTER-IP             PORTS   ENDPOINTS
+default      both      fd00::10,192.168.0.11  80/tcp  [fd00:7::2]:8080
+default      web       192.168.0.10           80/tcp  172.7.21.2:8080
+kube-system  headless  None                   <none>  <none>
 "
         );
     }

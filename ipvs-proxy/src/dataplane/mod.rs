@@ -129,9 +129,14 @@ impl DataPlane {
         &self.options.link
     }
 
+    /// The families that are served.
+    pub(crate) fn families(&self) -> impl Iterator<Item = IpFamily> + '_ {
+        self.options.pods.present().map(|(family, _)| family)
+    }
+
     /// The static part of the nft tables, of each family that is served.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (nft_rows::RowKey, nft_rows::Row)> + '_ {
-        self.options.pods.present().map(|(family, _)| nftables::statics::table(family))
+        self.families().map(nftables::statics::table)
     }
 
     /// The rows that change with these frontends.

@@ -9,7 +9,7 @@
 //! in order whatever was adopted; before that every start adopts anew what stands at addresses of our link.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use netstate::ipvs::VirtualServerKey;
 use netstate::nft::{Datum, Element, Name, Row, RowKey, Set, Type};
@@ -42,16 +42,16 @@ pub(crate) fn key(server: &VirtualServerKey) -> RowKey {
     )
 }
 
-/// The marker of a record that is whole since `since`, in seconds of Unix time.
+/// The marker of the record of a family that is whole since `since`, in seconds of Unix time.
 #[must_use]
-pub(crate) fn marker(since: u64) -> (RowKey, Row) {
-    (marker_key(), Row::Element(Element::member().comment(format!("whole since {since}"))))
+pub(crate) fn marker(family: IpFamily, since: u64) -> (RowKey, Row) {
+    (marker_key(family), Row::Element(Element::member().comment(format!("whole since {since}"))))
 }
 
 /// No virtual server has this address and port.
 #[must_use]
-pub(crate) fn marker_key() -> RowKey {
-    element_key(IpFamily::V4, vec![Datum::Ipv4(Ipv4Addr::UNSPECIFIED), Datum::Protocol(Protocol::Tcp), Datum::Port(0)])
+pub(crate) fn marker_key(family: IpFamily) -> RowKey {
+    element_key(family, vec![family.unspecified().into(), Datum::Protocol(Protocol::Tcp), Datum::Port(0)])
 }
 
 fn element_key(family: IpFamily, parts: Vec<Datum>) -> RowKey {
@@ -88,16 +88,16 @@ pub(crate) fn servers(rows: &Rows<RowKey, Row>) -> BTreeSet<VirtualServerKey> {
     rows.keys().filter_map(server).collect()
 }
 
-/// True when there is a record, whatever is in it: virtual servers were made here.
-#[must_use]
-pub(crate) fn is_kept(rows: &Rows<RowKey, Row>) -> bool {
-    rows.values().any(|row| matches!(&row.value, Row::Table(table) if table.sets.contains_key(&Name::literal(SET))))
+/// The families with a record: virtual servers were made here, or the marker says that there was none to make.
+pub(crate) fn kept(rows: &Rows<RowKey, Row>) -> impl Iterator<Item = IpFamily> {
+    let recorded: BTreeSet<IpFamily> = servers(rows).iter().map(|server| IpFamily::of(server.addr)).collect();
+    IpFamily::ALL.into_iter().filter(move |family| recorded.contains(family) || is_whole(rows, *family))
 }
 
-/// True when the record has its marker: whatever is not in it is not ours.
+/// True when the record of a family has its marker: whatever of the family is not in it is not ours.
 #[must_use]
-pub(crate) fn is_whole(rows: &Rows<RowKey, Row>) -> bool {
-    rows.contains_key(&marker_key())
+pub(crate) fn is_whole(rows: &Rows<RowKey, Row>, family: IpFamily) -> bool {
+    rows.contains_key(&marker_key(family))
 }
 
 #[cfg(test)]
@@ -125,15 +125,23 @@ mod tests {
 
     #[test]
     fn the_marker_is_no_virtual_server() {
-        assert_eq!(server(&marker(7).0), None);
+        assert_eq!(server(&marker(IpFamily::V4, 7).0), None);
+    }
+
+    #[test]
+    fn each_family_has_its_record() {
+        let server = VirtualServerKey { addr: "fd00::10".parse().unwrap(), ..web() };
+        let rows = rows([element(&server, &ObjectName::new("default", "web")), marker(IpFamily::V6, 7)]);
+        assert_eq!(servers(&rows), BTreeSet::from([server]));
+        assert_eq!(IpFamily::ALL.map(|family| is_whole(&rows, family)), [false, true]);
     }
 
     #[test]
     fn a_record_is_whole_with_its_marker_only() {
         let begun = rows([element(&web(), &ObjectName::new("default", "web"))]);
-        assert_eq!((servers(&begun), is_whole(&begun)), (BTreeSet::from([web()]), false));
+        assert_eq!((servers(&begun), is_whole(&begun, IpFamily::V4)), (BTreeSet::from([web()]), false));
         let mut whole = begun.clone();
-        whole.extend(rows([marker(7)]));
-        assert_eq!((servers(&whole), is_whole(&whole)), (BTreeSet::from([web()]), true));
+        whole.extend(rows([marker(IpFamily::V4, 7)]));
+        assert_eq!((servers(&whole), is_whole(&whole, IpFamily::V4)), (BTreeSet::from([web()]), true));
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn by_ipvs(key: &FrontendKey, frontend: &Frontend) -> bool {
 /// Why IPVS does not serve a frontend at all, as `field: value`.
 fn refusal(key: &FrontendKey, kind: Kind) -> Option<String> {
     match (kind, key.place) {
-        (Kind::ClusterIp, Place::Address(addr)) if addr.is_ipv4() => {
+        (Kind::ClusterIp, Place::Address(_)) => {
             (key.protocol == Protocol::Sctp).then(|| format!("port {}: protocol SCTP", key.port))
         }
         _ => Some(field(key, kind)),
@@ -73,8 +73,9 @@ pub(super) fn not_served(service: &Service, mode: Mode, known: PerFamily<bool>) 
     let found: Vec<_> = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips)).collect();
     let kinds: Vec<_> = found.iter().map(|(_, kind)| *kind).collect();
     let refused = |(key, kind): &(FrontendKey, Kind)| match mode {
+        _ if !known.get(key.family()) => Some(field(key, *kind)),
         Mode::Ipvs => refusal(key, *kind),
-        Mode::Nftables => (!known.get(key.family())).then(|| field(key, *kind)),
+        Mode::Nftables => None,
     };
     let gaps = match mode {
         Mode::Ipvs => gaps(service, &kinds),
@@ -146,6 +147,7 @@ mod tests {
         );
         let planned = plan(&service, &service.cluster_ips, [], &Here::on("hdss7-21.host.com"));
         let served = planned.frontends().iter().filter(|(key, frontend)| by_ipvs(key, frontend));
-        assert_eq!(served.map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["tcp 192.168.0.10:80"]);
+        let served: Vec<_> = served.map(|(key, _)| key.to_string()).collect();
+        assert_eq!(served, ["tcp 192.168.0.10:80", "tcp [fd00::10]:80"], "what family is known is the plane's");
     }
 }

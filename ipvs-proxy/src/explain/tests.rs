@@ -56,12 +56,14 @@ fn view(objects: &[Value]) -> View {
 
 /// A node whose kernel holds what is planned.
 fn node(mode: Mode, objects: &[Value]) -> Facts {
-    let pods: Prefix = "172.7.0.0/16".parse().unwrap();
+    let network: Prefix = "172.7.0.0/16".parse().unwrap();
+    let pods = PerFamily::only(IpFamily::V4, network);
     let link: IfName = vip::LINK_NAME.parse().unwrap();
-    let options = Options { mode, link, scheduler: "rr".to_owned(), pods: PerFamily::only(IpFamily::V4, pods) };
+    let options = Options { mode, link, scheduler: "rr".to_owned(), pods };
     let plane = DataPlane::new(options);
-    let networks = Networks { pods, services: Some("192.168.0.0/16".parse().unwrap()), node: Vec::new() };
-    let (view, here) = (view(objects), Here::on("n1").with_pods([pods]));
+    let services = PerFamily::only(IpFamily::V4, "192.168.0.0/16".parse().unwrap());
+    let networks = Networks { pods, services, node: Vec::new() };
+    let (view, here) = (view(objects), Here::on("n1").with_pods([network]));
     let planned = Planned::of(plane, &view, &here, &networks);
     let interface = |index, name: &str, addresses: Vec<InterfaceAddress>| Interface {
         index,
@@ -87,7 +89,7 @@ fn node(mode: Mode, objects: &[Value]) -> Facts {
             _ => panic!("{key}"),
         }
     }
-    Facts { silence: None, lost: None, view, here, pods: vec![pods], planned, kernel }
+    Facts { silence: None, lost: None, view, here, pods: vec![network], planned, kernel }
 }
 
 fn sites(facts: &Facts, target: &str) -> Vec<Site> {

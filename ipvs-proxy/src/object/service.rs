@@ -207,12 +207,6 @@ impl Service {
         self.load_balancer.retain(|ingress| keep("status.loadBalancer.ingress.ip", ingress.addr));
     }
 
-    /// The IPv4 address at which it is served.
-    #[must_use]
-    pub(crate) fn cluster_ip(&self) -> Option<IpAddr> {
-        self.cluster_ips.iter().copied().find(IpAddr::is_ipv4)
-    }
-
     /// The families it is served in.
     #[must_use]
     pub(crate) fn families(&self) -> BTreeSet<IpFamily> {
@@ -401,7 +395,7 @@ mod tests {
     #[test]
     fn a_service_is_its_address_and_ports() {
         let service = Service::from_json(&web()).unwrap();
-        assert_eq!(service.cluster_ip(), Some([192, 168, 0, 10].into()));
+        assert_eq!(service.cluster_ips.first().copied(), Some([192, 168, 0, 10].into()));
         assert_eq!(
             service.ports,
             [ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }]
@@ -425,7 +419,7 @@ mod tests {
             with(&["metadata", "labels"], json!({"service.kubernetes.io/service-proxy-name": "other"})),
         ] {
             let service = Service::from_json(&object).unwrap();
-            assert_eq!((service.cluster_ip(), service.ports.len()), (None, 0), "{object}");
+            assert_eq!((service.cluster_ips.first().copied(), service.ports.len()), (None, 0), "{object}");
         }
     }
 
@@ -499,7 +493,7 @@ mod tests {
             (&["metadata", "creationTimestamp"], json!(1_700_000_000), "metadata.creationTimestamp"),
         ] {
             let service = Service::from_json(&with(path, value.clone())).unwrap();
-            assert_eq!((service.cluster_ip().is_some(), service.ports.len()), (true, 1), "{value}");
+            assert_eq!((service.cluster_ips.first().copied().is_some(), service.ports.len()), (true, 1), "{value}");
             assert_eq!(service.skipped.len(), 1, "{value}");
             assert!(service.skipped[0].starts_with(&format!("{field}: ")), "{:?}", service.skipped);
         }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use netstate::address_plan::{AddressPlan, Network, Overlap, Role};
+use netstate::family::PerFamily;
 use netstate::{IfName, IpFamily, Prefix};
 
 use crate::object::service::Service;
@@ -27,10 +28,10 @@ pub(crate) struct NodeNetwork {
 /// The networks; see the module's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Networks {
-    /// The Pod network of the cluster.
-    pub(crate) pods: Prefix,
-    /// The Service network, if it was given.
-    pub(crate) services: Option<Prefix>,
+    /// The Pod networks of the cluster.
+    pub(crate) pods: PerFamily<Option<Prefix>>,
+    /// The Service networks that were given.
+    pub(crate) services: PerFamily<Option<Prefix>>,
     /// The node's own networks.
     pub(crate) node: Vec<NodeNetwork>,
 }
@@ -39,7 +40,9 @@ impl Networks {
     /// Every pair that overlaps, by its flags.
     #[must_use]
     pub(crate) fn overlaps(&self) -> Vec<String> {
-        let plan = self.services.into_iter().fold(AddressPlan::default().pods(self.pods), AddressPlan::services);
+        let given = |networks: PerFamily<Option<Prefix>>| [networks.v4, networks.v6].into_iter().flatten();
+        let plan = given(self.pods).fold(AddressPlan::default(), AddressPlan::pods);
+        let plan = given(self.services).fold(plan, AddressPlan::services);
         let add = |plan: AddressPlan, node: &NodeNetwork| plan.node(IfName::new(node.link.as_str()).ok(), node.network);
         let plan = self.node.iter().fold(plan, add);
         let text = |pair: &Overlap<'_>| {
@@ -54,12 +57,12 @@ impl Networks {
     /// Which network it would take an address from.
     pub(crate) fn check_virtual(&self, addr: IpAddr) -> Result<(), Misplaced> {
         let misplaced = |place: String| Err(Misplaced { addr, place });
-        let of_family = |services: &Prefix| services.family() == IpFamily::of(addr);
-        if let Some(services) = self.services.filter(of_family).filter(|services| !services.contains(addr)) {
+        let family = IpFamily::of(addr);
+        if let Some(services) = self.services.get(family).filter(|services| !services.contains(addr)) {
             return misplaced(format!("is outside the Service network {services}"));
         }
-        if self.pods.contains(addr) {
-            return misplaced(format!("is in the Pod network {}", self.pods));
+        if let Some(pods) = self.pods.get(family).filter(|pods| pods.contains(addr)) {
+            return misplaced(format!("is in the Pod network {pods}"));
         }
         match self.node.iter().find(|node| node.network.contains(addr)) {
             Some(node) => misplaced(format!("is in the node network {} on {}", node.network, node.link)),
@@ -123,8 +126,8 @@ mod tests {
     fn networks(node: &str, pods: &str, services: Option<&str>) -> Networks {
         let network: Prefix = node.parse().unwrap();
         Networks {
-            pods: pods.parse().unwrap(),
-            services: services.map(|net| net.parse().unwrap()),
+            pods: PerFamily::only(IpFamily::V4, pods.parse().unwrap()),
+            services: PerFamily::new(services.map(|net| net.parse().unwrap()), None),
             node: vec![NodeNetwork { link: "eth0".into(), addr: network.nth(21).unwrap(), network }],
         }
     }

@@ -1,6 +1,8 @@
 //! This node as it is: its networks, its kernel's parameters and tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
 
 use daemon::monitors::Interests;
 use kernel::address::Addresses;
@@ -13,12 +15,13 @@ use kernel::sysctl::Sysctls;
 use kernel::watch::Interest;
 use kernel::writer::{Subject, Writers};
 use kernel::{Cause, KernelError, Rtnl};
-use netstate::{IfName, InterfaceAddress, Prefix, SysctlKey};
+use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
 
 use super::flows::sweep::Background;
 use super::forward;
 use super::path::Opened;
 use super::targets::{Balance, Targets};
+use crate::command::config::Networks;
 use crate::dataplane::{self, Mode, vip};
 use crate::plan::networks::NodeNetwork;
 
@@ -26,19 +29,21 @@ use crate::plan::networks::NodeNetwork;
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(crate) async fn networks(pods: Prefix) -> Result<Vec<NodeNetwork>, KernelError> {
+pub(crate) async fn networks(pods: Networks) -> Result<Vec<NodeNetwork>, KernelError> {
     Ok(own_networks(&Query::open()?.interfaces().await?, pods))
 }
 
-/// The IPv4 networks that this node is in: those of its addresses, without loopback, without single addresses, and without
+/// The networks that this node is in: those of its addresses, without loopback, link-local and single addresses, and without
 /// the Pod network's own bridges and tunnels, whose addresses are Pod addresses.
-fn own_networks(interfaces: &[Interface], pods: Prefix) -> Vec<NodeNetwork> {
+fn own_networks(interfaces: &[Interface], pods: Networks) -> Vec<NodeNetwork> {
     let of = |link: &Interface| {
         let (name, of_pods) = (link.name.clone(), IN_POD_NETWORKS.contains(&link.kind.as_str()));
         let network = move |InterfaceAddress { addr, len, .. }: &InterfaceAddress| {
             let network = Prefix::new(*addr, *len).ok()?;
-            let single = *len == 32 || !addr.is_ipv4() || addr.is_loopback();
-            let ours = name.as_str() == vip::LINK_NAME || of_pods && pods.covers(&network);
+            let family = IpFamily::of(*addr);
+            let single = *len == family.width() || addr.is_loopback() || is_link_local(*addr);
+            let covers = pods.get(family).is_some_and(|pods| pods.covers(&network));
+            let ours = name.as_str() == vip::LINK_NAME || of_pods && covers;
             (!single && !ours).then(|| NodeNetwork { link: name.to_string(), addr: *addr, network })
         };
         link.addresses.iter().filter_map(network).collect::<Vec<_>>()
@@ -47,16 +52,31 @@ fn own_networks(interfaces: &[Interface], pods: Prefix) -> Vec<NodeNetwork> {
     found.into_iter().collect()
 }
 
+/// Addresses of one link only (RFC 4291 §2.5.6), which every link has.
+const fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
+}
+
 /// Kinds of links that a Pod network is made of: with an address inside it they are no uplink.
 const IN_POD_NETWORKS: [&str; 8] = ["bridge", "vxlan", "dummy", "wireguard", "ipip", "gre", "geneve", "sit"];
 
-/// What every data path needs: packets enter and leave by different interfaces.
-const FORWARDING: (&str, &str) = ("net/ipv4/ip_forward", "1");
+/// True when the kernel has the family.
+pub(super) fn is_supported(family: IpFamily) -> bool {
+    family.is_v4() || Path::new("/proc/sys/net/ipv6").is_dir()
+}
 
-/// The parameters that the nftables data path needs.
+/// What every data path needs: packets enter and leave by different interfaces.
+const fn forwarding(family: IpFamily) -> (&'static str, &'static str) {
+    match family {
+        IpFamily::V4 => ("net/ipv4/ip_forward", "1"),
+        IpFamily::V6 => ("net/ipv6/conf/all/forwarding", "1"),
+    }
+}
+
+/// The parameters that the nftables data path needs to carry these families.
 #[must_use]
-pub(crate) fn sysctls_without_ipvs() -> BTreeMap<SysctlKey, String> {
-    parameters(vec![FORWARDING])
+pub(crate) fn sysctls_without_ipvs(families: &[IpFamily]) -> BTreeMap<SysctlKey, String> {
+    parameters(families.iter().map(|family| forwarding(*family)).collect())
 }
 
 fn parameters(wanted: Vec<(&str, &str)>) -> BTreeMap<SysctlKey, String> {
@@ -65,15 +85,15 @@ fn parameters(wanted: Vec<(&str, &str)>) -> BTreeMap<SysctlKey, String> {
 
 /// The parameters that IPVS behind conntrack needs on a kernel of this release (`uname -r`).
 #[must_use]
-pub(crate) fn sysctls(release: &str) -> BTreeMap<SysctlKey, String> {
+pub(crate) fn sysctls(release: &str, families: &[IpFamily]) -> BTreeMap<SysctlKey, String> {
     let mut wanted = vec![
-        FORWARDING,
         // Balanced connections are tracked, so that they can be masqueraded.
         ("net/ipv4/vs/conntrack", "1"),
         // A packet for an endpoint that was removed ends its connection, and the next one is balanced anew.
         ("net/ipv4/vs/expire_nodest_conn", "1"),
         ("net/ipv4/vs/expire_quiescent_template", "1"),
     ];
+    wanted.extend(families.iter().map(|family| forwarding(*family)));
     if reuse_costs_a_second(release) {
         wanted.push(("net/ipv4/vs/conn_reuse_mode", "0"));
     }
@@ -89,25 +109,27 @@ fn reuse_costs_a_second(release: &str) -> bool {
     }
 }
 
-/// Bridged packets pass the IPv4 hooks only with this: without it the answer of a Pod to another Pod on the same bridge goes
-/// past the IPVS that must rewrite it.
+/// Bridged packets pass the hooks of their family only with this: without it the answer of a Pod to another Pod on the same bridge goes
+/// past what must rewrite it.
 ///
 /// Returns the advice for the operator, if something is missing. The parameter exists once br_netfilter is loaded.
 #[must_use]
-pub(crate) fn bridge_advice() -> Option<String> {
-    let key: SysctlKey = BRIDGE_CALL.parse().ok()?;
+pub(crate) fn bridge_advice(family: IpFamily) -> Option<String> {
+    let name = match family {
+        IpFamily::V4 => "net/bridge/bridge-nf-call-iptables",
+        IpFamily::V6 => "net/bridge/bridge-nf-call-ip6tables",
+    };
+    let key: SysctlKey = name.parse().ok()?;
     match kernel::sysctl::read(&key) {
         Ok(value) if value == "1" => None,
-        Ok(_) => Some(format!(
-            "{BRIDGE_CALL} is 0: Pods on one bridge cannot reach each other through a Service; set it to 1"
-        )),
+        Ok(_) => {
+            Some(format!("{name} is 0: Pods on one bridge cannot reach each other through a Service; set it to 1"))
+        }
         Err(_) => Some(format!(
-            "{BRIDGE_CALL} does not exist: Pods on one bridge cannot reach each other through a Service; load br_netfilter"
+            "{name} does not exist: Pods on one bridge cannot reach each other through a Service; load br_netfilter"
         )),
     }
 }
-
-const BRIDGE_CALL: &str = "net/bridge/bridge-nf-call-iptables";
 
 /// Sets the time-outs that are not 0 and differ.
 ///
@@ -168,6 +190,8 @@ fn balance(ipvs: Ipvs, link: &IfName, interest: &mut Interest) -> Result<Balance
 
 #[cfg(test)]
 mod tests {
+    use netstate::family::PerFamily;
+
     use super::*;
 
     fn link(name: &str, kind: &str, addresses: &[&str]) -> Interface {
@@ -183,14 +207,14 @@ mod tests {
     fn the_nodes_networks_are_those_of_its_own_links() {
         let links = [
             link("lo", "", &["127.0.0.1/8"]),
-            link("eth0", "", &["10.4.7.21/24", "10.4.7.99/32", "fd00::21/64"]),
-            link("cbr0", "bridge", &["172.7.21.1/24"]),
+            link("eth0", "", &["10.4.7.21/24", "10.4.7.99/32", "fd00::21/64", "fd00::99/128", "fe80::1/64"]),
+            link("cbr0", "bridge", &["172.7.21.1/24", "fd00:7:21::1/64"]),
             link("kube-ipvs0", "dummy", &["192.168.0.10/32"]),
             link("br0", "bridge", &["10.5.0.1/16"]),
         ];
-        let networks = own_networks(&links, "172.7.0.0/16".parse().unwrap());
+        let networks = own_networks(&links, PerFamily::new("172.7.0.0/16".parse().ok(), "fd00:7::/32".parse().ok()));
         let text: Vec<_> = networks.iter().map(|n| format!("{} {}", n.link, n.network)).collect();
-        assert_eq!(text, ["br0 10.5.0.0/16", "eth0 10.4.7.0/24"]);
+        assert_eq!(text, ["br0 10.5.0.0/16", "eth0 10.4.7.0/24", "eth0 fd00::/64"]);
     }
 
     #[test]
@@ -203,7 +227,7 @@ mod tests {
             ("4.0.9", false),
             ("x", false),
         ] {
-            assert_eq!(sysctls(release).len() == 5, off, "{release}");
+            assert_eq!(sysctls(release, &[IpFamily::V4]).len() == 5, off, "{release}");
         }
     }
 }

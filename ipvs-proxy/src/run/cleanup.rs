@@ -29,7 +29,7 @@ pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
     if rows.is_empty() {
         return Ok(None);
     }
-    if record::is_kept(&rows) {
+    if record::kept(&rows).next().is_some() {
         remove_addresses(&rows, &link()?)?;
     }
     let recorded = record::servers(&rows);
@@ -48,7 +48,7 @@ pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
 fn remove_addresses(rows: &Rows<nft::RowKey, nft::Row>, link: &IfName) -> Result<(), KernelError> {
     let mut addresses = Addresses::new(Rtnl::open()?, [link.clone()]);
     let (ours, others) = ours(rows, addresses.observe()?.into_keys());
-    if others.is_empty() || record::is_whole(rows) {
+    if others.is_empty() || record::kept(rows).all(|family| record::is_whole(rows, family)) {
         return Rtnl::open()?.delete_link(link);
     }
     let steps: Vec<_> = ours.into_iter().map(|key| Step::Remove(key, Address)).collect();

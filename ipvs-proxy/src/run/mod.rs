@@ -34,7 +34,6 @@ use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
 use kernel::KernelError;
 use netstate::IfName;
-use netstate::family::PerFamily;
 use nix::time::{ClockId, clock_gettime};
 
 pub(crate) use cleanup::cleanup;
@@ -164,6 +163,13 @@ fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
 
 /// Opens the kernel's tables.
 async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyhow::Result<(Proxy, Interests)> {
+    let pods = prepare::pods(config);
+    if pods != config.pods {
+        if pods.present().next().is_none() {
+            bail!("this kernel has no IPv6, the only family of the Pod network");
+        }
+        tracing::warn!("this kernel has no IPv6: Services are served over IPv4 only");
+    }
     let networks = networks(config).await?;
     let link = link()?;
     let release = release()?;
@@ -201,8 +207,8 @@ fn link() -> anyhow::Result<IfName> {
 /// # Errors
 /// When the link of virtual addresses has no name, which does not happen.
 pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
-    let pods = PerFamily::only(config.pods.family(), config.pods);
-    Ok(DataPlane::new(Options { mode, link: link()?, scheduler: config.scheduler.clone(), pods }))
+    let (scheduler, pods) = (config.scheduler.clone(), prepare::pods(config));
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods }))
 }
 
 /// The networks as they are.
@@ -210,7 +216,8 @@ pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
 /// # Errors
 /// When the kernel cannot be read.
 pub(crate) async fn networks_of(config: &Config) -> Result<Networks, KernelError> {
-    Ok(Networks { pods: config.pods, services: config.services, node: addresses::networks(config.pods).await? })
+    let pods = prepare::pods(config);
+    Ok(Networks { pods, services: config.services, node: addresses::networks(pods).await? })
 }
 
 /// What plans depend on, as it is now.

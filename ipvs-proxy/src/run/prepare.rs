@@ -13,7 +13,7 @@ use netstate::SysctlKey;
 
 use super::path::Opened;
 use super::{addresses, path};
-use crate::command::config::Config;
+use crate::command::config::{Config, Networks};
 use crate::command::settings::fields::path as setting;
 use crate::dataplane::Mode;
 
@@ -70,12 +70,18 @@ fn check_scheduler(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
 
 /// The kernel parameters that are asked for, on a kernel of this release.
 pub(super) fn parameters(config: &Config, release: &str, mode: Mode) -> BTreeMap<SysctlKey, String> {
+    let families: Vec<_> = pods(config).present().map(|(family, _)| family).collect();
     let mut parameters = match mode {
-        Mode::Ipvs => addresses::sysctls(release),
-        Mode::Nftables => addresses::sysctls_without_ipvs(),
+        Mode::Ipvs => addresses::sysctls(release, &families),
+        Mode::Nftables => addresses::sysctls_without_ipvs(&families),
     };
     parameters.extend(config.parameters.clone());
     parameters
+}
+
+/// The Pod networks of the families that this kernel has.
+pub(super) fn pods(config: &Config) -> Networks {
+    config.pods.map(|family, pods| pods.filter(|_| addresses::is_supported(family)))
 }
 
 /// Does what takes the rights of the whole host, and nothing else.

@@ -181,7 +181,10 @@ impl Proxy {
                 pass += self.tables.arrive(now);
             }
         }
-        let locals = || Locals { own: self.here.addresses.clone(), pods: vec![self.networks.pods] };
+        let locals = || Locals {
+            own: self.here.addresses.clone(),
+            pods: self.networks.pods.present().map(|(_, pods)| *pods).collect(),
+        };
         self.tables.settle_flows(locals, |frontend| Masqueraded::at(self.claims.served(frontend)));
         self.count(&pass);
         pass

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use kernel::nft::forward::{Denying, Forward};
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
-use netstate::{Address, AddressKey, IfName, Protocol, SysctlKey, nft as nft_rows};
+use netstate::{Address, AddressKey, IfName, IpFamily, Protocol, SysctlKey, nft as nft_rows};
 use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
 pub(crate) use self::touched::Touched;
@@ -48,6 +48,8 @@ pub(crate) struct Tables {
     resting: Option<OfIpvs>,
     /// What must stand before an address turns local.
     footing: Footing,
+    /// The families that are served.
+    families: Vec<IpFamily>,
     flows: Box<dyn Sweeper + Send>,
     drains: Drains,
     /// It is known which virtual servers are ours from before.
@@ -219,9 +221,13 @@ impl Tables {
         if self.servers.is_none() {
             return true;
         }
-        let found = self.observed_nft().and_then(|rows| rows.get(&record::marker_key())).map(|row| row.value.clone());
-        let is_whole = found.is_some();
-        self.stack.want(self.nft, record::marker_key(), found);
+        let keys: Vec<_> = self.families.iter().map(|family| record::marker_key(*family)).collect();
+        let mut is_whole = true;
+        for key in keys {
+            let found = self.observed_nft().and_then(|rows| rows.get(&key)).map(|row| row.value.clone());
+            is_whole &= found.is_some();
+            self.stack.want(self.nft, key, found);
+        }
         is_whole
     }
 
@@ -233,9 +239,10 @@ impl Tables {
         };
         let recorded = self.stack.get(self.nft).is_some_and(|nft| nft.status().is_done());
         let is_whole = recorded && servers.mirror().is_some_and(|rows| rows.iter().all(in_order));
-        if is_whole {
-            let (key, row) = record::marker(since);
-            self.stack.want(self.nft, key, Some(row));
+        for (key, row) in self.families.iter().filter(|_| is_whole).map(|family| record::marker(*family, since)) {
+            if !self.stack.holds(self.nft, &key) {
+                self.stack.want(self.nft, key, Some(row));
+            }
         }
         is_whole
     }

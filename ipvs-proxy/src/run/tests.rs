@@ -39,7 +39,9 @@ struct Logged<K, V> {
     log: Log,
 }
 
-impl<K: Ord + Clone + fmt::Display + 'static, V: Clone + PartialEq + fmt::Display + 'static> Target for Logged<K, V> {
+impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt::Display + Send + 'static> Target
+    for Logged<K, V>
+{
     type Key = K;
     type Value = V;
     type Error = KernelError;
@@ -263,18 +265,15 @@ impl Rig {
             }),
             flows: Box::new(flows.clone()),
         };
-        let pods = "172.7.0.0/16".parse().unwrap();
-        let options = Options {
-            mode: Mode::Ipvs,
-            link: IfName::new(vip::LINK_NAME).unwrap(),
-            scheduler: "rr".into(),
-            pods: PerFamily::only(IpFamily::V4, pods),
-        };
+        let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+        let options =
+            Options { mode: Mode::Ipvs, link: IfName::new(vip::LINK_NAME).unwrap(), scheduler: "rr".into(), pods };
         let plane = DataPlane::new(options);
         let drains = Drains::new(Duration::from_secs(900), Duration::from_secs(boot));
         let tables = Tables::new(targets, drains, &BTreeMap::from([(tracking(), "1".to_owned())]), &plane);
-        let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods([pods]));
-        let networks = Networks { pods, services: None, node: Vec::new() };
+        let [v4, v6] = [pods.v4, pods.v6];
+        let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods(v4.into_iter().chain(v6)));
+        let networks = Networks { pods, services: PerFamily::default(), node: Vec::new() };
         let proxy = Proxy::new(facts, networks, plane, tables, 1_790_000_000);
         Self { proxy, log, sysctls, nft, servers, addresses, busy, flows, now: Duration::ZERO }
     }
@@ -680,13 +679,13 @@ fn what_others_change_is_found_by_notification_or_audit() {
 
 #[test]
 fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_order() {
-    let marker = record::marker_key();
+    let marker = record::marker_key(IpFamily::V4);
     let mut rig = Rig::new();
     let left = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 99].into(), port: 80 });
     let value = Row::Virtual(VirtualServer::new("rr".to_owned(), None));
     rig.servers.contents().rows.insert(left, Observed { value, owner: Owner::Ours });
     rig.work();
-    let has_marker = |rig: &Rig| rig.nft.contents().rows.contains_key(&record::marker_key());
+    let has_marker = |rig: &Rig| rig.nft.contents().rows.contains_key(&record::marker_key(IpFamily::V4));
     assert!(!has_marker(&rig), "a first start that finds no source adopts nothing for good");
     rig.receive(Event::Reset);
     rig.service("api", 11, "TCP");
@@ -698,7 +697,7 @@ fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_or
     assert_eq!(rig.servers.contents().rows.len(), 1, "only what is desired");
     let since = |rig: &Rig| rig.nft.contents().rows.get(&marker).map(|row| row.value.clone());
     let first = since(&rig);
-    assert_eq!(first, Some(record::marker(1_790_000_001).1));
+    assert_eq!(first, Some(record::marker(IpFamily::V4, 1_790_000_001).1));
     let mut again = Rig::on(rig.nft.clone(), rig.servers.clone(), rig.addresses.clone());
     again.receive(Event::Reset);
     again.service("api", 11, "TCP");

@@ -171,7 +171,8 @@ impl Work for ProxyWork {
         self.changed = false;
         self.next_report = took.now + PAUSE;
         let denying = self.proxy.tables().denying().iter().map(forward::advice);
-        let advice: Vec<_> = addresses::bridge_advice().into_iter().chain(denying).chain(self.rival.clone()).collect();
+        let bridges = self.proxy.plane().families().filter_map(addresses::bridge_advice);
+        let advice: Vec<_> = bridges.chain(denying).chain(self.rival.clone()).collect();
         let status = ProxyStatus::of(&self.proxy, &self.node, &advice, took.now);
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod families;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{SocketAddr, UdpSocket};

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use netstate::IpFamily;
 use reconcile::Pass;
 
 use super::Tables;
@@ -27,7 +28,8 @@ impl Tables {
         }
         pass += self.stack.get_mut(self.nft).map(|nft| nft.list(now)).unwrap_or_default();
         let Some(rows) = self.stack.mirror(self.nft) else { return pass };
-        let (recorded, is_whole, draining) = (record::servers(rows), record::is_whole(rows), since::drains(rows));
+        let (recorded, draining) = (record::servers(rows), since::drains(rows));
+        let open: Vec<_> = self.families.iter().copied().filter(|family| !record::is_whole(rows, *family)).collect();
         if !recorded.is_empty() {
             self.wake();
         }
@@ -36,14 +38,14 @@ impl Tables {
             return pass;
         }
         let mut at = BTreeSet::new();
-        if !is_whole {
+        if !open.is_empty() {
             pass += self.addresses_mut().map(|addresses| addresses.list(now)).unwrap_or_default();
             let Some(addresses) = self.addresses.and_then(|addresses| self.stack.mirror(addresses)) else {
                 return pass;
             };
-            at.extend(addresses.keys().map(|key| key.addr));
+            at.extend(addresses.keys().map(|key| key.addr).filter(|addr| open.contains(&IpFamily::of(*addr))));
         }
-        tracing::info!(recorded = recorded.len(), whole = is_whole, "record of virtual servers read");
+        tracing::info!(recorded = recorded.len(), whole = open.is_empty(), "record of virtual servers read");
         self.drains.remember(draining);
         if let Some(servers) = self.servers_mut() {
             servers.target_mut().adopt(recorded, at);

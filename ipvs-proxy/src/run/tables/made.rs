@@ -83,6 +83,7 @@ impl Tables {
             addresses,
             resting: None,
             footing,
+            families: plane.families().collect(),
             flows: targets.flows,
             drains,
             adopted: false,
