@@ -135,6 +135,7 @@ impl Player {
             format!("--proxy-mode={}", self.setting.path),
             "--hostname-override=n1".to_owned(),
             "--service-cidr=10.96.0.0/16".to_owned(),
+            "--healthz-bind-address=0.0.0.0:10256".to_owned(),
         ];
         let command = self.machines.n1()?.command(lab::bin("ipvs-proxy")?).args(flags).args(self.setting.flags);
         let process = command.args(zone.map(|zone| format!("--node-zone={zone}"))).start("ipvs-proxy")?;

@@ -23,6 +23,7 @@ struct Pending {
 
 /// Where ours is right and kube-proxy's recorded answer is not, or says nothing about it.
 struct OnPurpose {
+    path: &'static str,
     /// What the difference begins with: case and step.
     begins: &'static str,
     /// What it contains.
@@ -40,14 +41,38 @@ const PENDING: &[Pending] = &[
         "IPv6",
         "01 02 03 04 05 06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 26 30 31 33 34 35 36 37 39 40 41 43 44 46 51 55 61 62",
     ),
+    ipvs(
+        IpFamily::V4,
+        "node ports and external addresses",
+        "06 10 11 12 14 15 16 17 18 19 20 21 22 23 24 30 34 35 36 37",
+    ),
+    ipvs(IpFamily::V4, "node ports and external addresses", "40 44 46 55 61"),
+    ipvs(IpFamily::V4, "silence where the policy Local has no endpoint", "07 08"),
+    ipvs(IpFamily::V4, "health check node ports", "26"),
+    ipvs(IpFamily::V4, "addresses of the Service network that no Service has", "43 51"),
+    ipvs(
+        IpFamily::V6,
+        "IPv6",
+        "01 02 03 04 05 06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 26 30 31 33 34 35 36 37 39 40 41 43 44 46 51 55 61 62",
+    ),
 ];
 
-/// Cases of the run by default.
+/// Cases of the run by default, by nftables.
 const fn plain(family: IpFamily, reason: &'static str, cases: &'static str) -> Pending {
     Pending { path: "nftables", run: Run::Plain, family, reason, cases }
 }
 
-const ON_PURPOSE: &[OnPurpose] = &[];
+/// The same by IPVS.
+const fn ipvs(family: IpFamily, reason: &'static str, cases: &'static str) -> Pending {
+    Pending { path: "ipvs", ..plain(family, reason, cases) }
+}
+
+const ON_PURPOSE: &[OnPurpose] = &[OnPurpose {
+    path: "ipvs",
+    begins: "51-ping [all]",
+    contains: "clusterIP, ping (",
+    reason: "IPVS takes packets to addresses of the node only, and those answer a ping, as in kube-proxy's mode ipvs",
+}];
 
 /// Holds the differences of each case against the lists.
 pub(crate) fn hold(setting: Setting, found: &BTreeMap<String, Vec<Difference>>) -> Result<()> {
@@ -73,7 +98,11 @@ pub(crate) fn hold(setting: Setting, found: &BTreeMap<String, Vec<Difference>>) 
                         pending.reason
                     ));
                 }
-                Some(_) => {}
+                Some(pending) => {
+                    for difference in left {
+                        eprintln!("not served ({}): {family} {}", pending.reason, difference.text);
+                    }
+                }
                 None => complaints.extend(left.iter().map(|difference| format!("{family} {}", difference.text))),
             }
         }
