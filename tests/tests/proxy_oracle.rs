@@ -10,17 +10,25 @@ use lab::Need;
 use oracle::Run;
 use replay::{Setting, replay};
 
-/// How kube-proxy ran by default.
-const PLAIN: Setting =
-    Setting { path: "nftables", run: Run::Plain, flags: &["--cluster-cidr=172.7.0.0/16,fd00:7::/32"] };
+const PODS: &str = "--cluster-cidr=172.7.0.0/16,fd00:7::/32";
 
 /// Cases that run beside each other: most of the time is waiting for what nobody answers.
 const LANES: usize = 4;
 
 fn every_case_is_answered_as_kube_proxy_answers_it() -> Result<()> {
-    replay(PLAIN, LANES)
+    replay(Setting { path: "nftables", run: Run::Plain, flags: &[PODS] }, LANES)
+}
+
+fn everybody_is_masqueraded_where_kube_proxy_masquerades_all() -> Result<()> {
+    replay(Setting { path: "nftables", run: Run::MasqueradeAll, flags: &[PODS, "--masquerade-all"] }, LANES)
 }
 
 fn main() -> ExitCode {
-    lab::harness::main(&[Need::Nftables], lab::tests![every_case_is_answered_as_kube_proxy_answers_it])
+    lab::harness::main(
+        &[Need::Nftables],
+        lab::tests![
+            every_case_is_answered_as_kube_proxy_answers_it,
+            everybody_is_masqueraded_where_kube_proxy_masquerades_all,
+        ],
+    )
 }

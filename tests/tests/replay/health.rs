@@ -50,7 +50,7 @@ fn difference(text: &str, theirs: &Seen) -> Option<String> {
     if status == theirs.status && missing.is_none() && same {
         return None;
     }
-    Some(format!("kube-proxy: {:?} {:?} {}; ours: {text}", theirs.status, theirs.headers, theirs.body))
+    Some(format!("kube-proxy: {:?} {:?} {}; ours: {text:?}", theirs.status, theirs.headers, theirs.body))
 }
 
 /// Whether two bodies say the same; times may differ.

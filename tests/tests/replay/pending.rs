@@ -33,7 +33,6 @@ struct OnPurpose {
 
 const PENDING: &[Pending] = &[
     plain(IpFamily::V4, "node ports are at every address of the node", "10 11 12 14"),
-    plain(IpFamily::V4, "source ranges do not hold where a Service has no endpoints", "24"),
     plain(IpFamily::V4, "health check node ports", "26"),
     plain(IpFamily::V4, "addresses of the Service network that no Service has", "43 51"),
     plain(
@@ -47,7 +46,7 @@ const PENDING: &[Pending] = &[
         "06 10 11 12 14 15 16 17 18 19 20 21 22 23 24 30 34 35 36 37",
     ),
     ipvs(IpFamily::V4, "node ports and external addresses", "40 44 46 55 61"),
-    ipvs(IpFamily::V4, "silence where the policy Local has no endpoint", "07 08"),
+    ipvs(IpFamily::V4, "silence where the policy Local has no endpoint", "08"),
     ipvs(IpFamily::V4, "health check node ports", "26"),
     ipvs(IpFamily::V4, "addresses of the Service network that no Service has", "43 51"),
     ipvs(
@@ -70,7 +69,7 @@ const fn ipvs(family: IpFamily, reason: &'static str, cases: &'static str) -> Pe
 const ON_PURPOSE: &[OnPurpose] = &[OnPurpose {
     path: "ipvs",
     begins: "51-ping [all]",
-    contains: "clusterIP, ping (",
+    contains: "echo-reply",
     reason: "IPVS takes packets to addresses of the node only, and those answer a ping, as in kube-proxy's mode ipvs",
 }];
 
@@ -78,9 +77,11 @@ const ON_PURPOSE: &[OnPurpose] = &[OnPurpose {
 pub(crate) fn hold(setting: Setting, found: &BTreeMap<String, Vec<Difference>>) -> Result<()> {
     let mut complaints = Vec::new();
     for (case, differences) in found {
-        let explains =
-            |reason: &OnPurpose, text: &str| text.starts_with(reason.begins) && text.contains(reason.contains);
-        for reason in ON_PURPOSE.iter().filter(|reason| reason.begins.starts_with(case.as_str())) {
+        let explains = |reason: &OnPurpose, text: &str| {
+            reason.path == setting.path && text.starts_with(reason.begins) && text.contains(reason.contains)
+        };
+        let here = |reason: &&OnPurpose| reason.path == setting.path && reason.begins.starts_with(case.as_str());
+        for reason in ON_PURPOSE.iter().filter(here) {
             if !differences.iter().any(|difference| explains(reason, &difference.text)) {
                 complaints.push(format!("{case}: nothing differs any more, take it off the list: {}", reason.reason));
             }
