@@ -124,7 +124,13 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let Ok(pods) = "172.7.0.0/16".parse() else { return };
     let pods = PerFamily::only(IpFamily::V4, pods);
     for mode in [Mode::Ipvs, Mode::Nftables] {
-        let options = Options { mode, link: link.clone(), scheduler: "rr".to_owned(), pods };
+        let options = Options {
+            mode,
+            link: link.clone(),
+            scheduler: "rr".to_owned(),
+            pods,
+            node_port_addresses: BTreeSet::new(),
+        };
         serve_on(DataPlane::new(options), service, slice.clone());
     }
 }

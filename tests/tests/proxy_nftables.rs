@@ -24,7 +24,7 @@ fn start() -> Result<Nodes> {
 }
 
 fn proxy(nodes: &Nodes) -> Result<Process> {
-    nodes.proxy_with(&["--proxy-mode=nftables"])
+    nodes.proxy_with(&["--proxy-mode=nftables", "--nodeport-addresses=all"])
 }
 
 /// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
@@ -124,6 +124,40 @@ fn external_addresses_and_node_ports_follow_the_policy() -> Result<()> {
         let found = answers(nodes.pod("172.7.21.3")?, server)?;
         let expected = [("172.7.21.2", "172.7.21.3"), ("172.7.22.2", "172.7.21.3")];
         ensure!(found == pairs(&expected), "{server} from a Pod: {found:?}");
+    }
+    Ok(())
+}
+
+fn node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", &exposed("Cluster", &[("172.7.21.2", "hdss7-21")]))?;
+    let of_default_route = nodes.proxy_with(&["--proxy-mode=nftables"])?;
+    let ask = |addr: &str| echo::ask_tcp(nodes.node()?, format!("{addr}:30080").parse()?, SOON);
+    let refuses = |addr: &str| match ask(addr) {
+        Ok(answer) => anyhow::bail!("{addr} answers: {answer:?}"),
+        Err(error) => {
+            let text = format!("{error:#}");
+            ensure!(text.contains("refused"), "{addr}: {text}");
+            Ok(())
+        }
+    };
+    ask("10.9.9.21").context("the primary address, of the default route")?;
+    refuses("10.4.7.21")?;
+    of_default_route.terminate(SOON)?;
+    let _proxy = nodes.proxy_with(&["--proxy-mode=nftables", "--nodeport-addresses=10.4.7.0/24,127.0.0.0/8"])?;
+    eventually(SOON, || refuses("10.9.9.21"))?;
+    ask("10.4.7.21")?;
+    refuses("127.0.0.1")?;
+    for _ in 0..2 {
+        nodes.node()?.run(&["ip", "address", "add", "10.4.7.121/24", "dev", "eth0"])?;
+        eventually(SOON, || echo::ask_tcp(nodes.outside()?, "10.4.7.121:30080".parse()?, SOON).map(drop))?;
+        nodes.node()?.run(&["ip", "address", "del", "10.4.7.121/24", "dev", "eth0"])?;
+        let row = || nodes.node()?.run(&["nft", "list", "set", "ip", "ipvs-proxy", "node-port-addresses"]);
+        eventually(SOON, || {
+            let set = row()?.stdout;
+            ensure!(set.contains("10.4.7.21") && !set.contains("10.4.7.121"), "{set}");
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -291,6 +325,7 @@ fn main() -> ExitCode {
         lab::tests![
             everybody_reaches_a_service_and_only_pods_keep_their_source,
             external_addresses_and_node_ports_follow_the_policy,
+            node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go,
             what_nobody_serves_is_refused_at_once,
             a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
             no_connection_fails_while_all_endpoints_are_replaced_again_and_again,

@@ -30,7 +30,7 @@ mod site;
 mod tests;
 pub(crate) mod vip;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netstate::family::PerFamily;
@@ -41,7 +41,7 @@ pub(crate) use serves::served_by_none;
 use self::counts::Counts;
 use self::site::Site;
 use crate::object::service::Service;
-use crate::plan::Delta;
+use crate::plan::{Delta, Frontend, FrontendKey};
 
 /// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub(crate) struct Options {
     pub(crate) scheduler: String,
     /// The networks whose clients are Pods. A family without one is not served.
     pub(crate) pods: PerFamily<Option<Prefix>>,
+    /// The addresses of this node at which NodePorts are.
+    pub(crate) node_port_addresses: BTreeSet<IpAddr>,
 }
 
 /// How connections reach the endpoints; see the module's text.
@@ -146,9 +148,26 @@ impl DataPlane {
         for Delta { key, old, new } in deltas {
             let site = |frontend| Site::new(key, frontend, options);
             let (old, new) = (old.as_ref().and_then(site), new.as_ref().and_then(site));
-            differences(old.as_ref(), new.as_ref(), Site::elements, &mut changes.nft);
-            differences(old.as_ref(), new.as_ref(), Site::servers, &mut changes.ipvs);
-            shared.change(options, old.as_ref(), new.as_ref(), &mut changes);
+            shared.site(options, old.as_ref(), new.as_ref(), &mut changes);
+        }
+        changes
+    }
+
+    /// The rows that change when NodePorts are at `addresses`; `frontends` are those that are at every address of the node.
+    pub(crate) fn move_node_ports<'a>(
+        &mut self,
+        addresses: BTreeSet<IpAddr>,
+        frontends: impl IntoIterator<Item = (FrontendKey, &'a Frontend)>,
+    ) -> Changes {
+        let options = Options { node_port_addresses: addresses, ..self.options.clone() };
+        let before = std::mem::replace(&mut self.options, options);
+        let Self { options, shared } = self;
+        let mut changes = Changes::default();
+        let (old, new) = (nftables::node_port_addresses(&before), nftables::node_port_addresses(options));
+        changed_rows(&old, new, &mut changes.nft);
+        for (key, frontend) in frontends {
+            let (old, new) = (Site::new(&key, frontend, &before), Site::new(&key, frontend, options));
+            shared.site(options, old.as_ref(), new.as_ref(), &mut changes);
         }
         changes
     }
@@ -162,6 +181,13 @@ impl DataPlane {
 }
 
 impl Shared {
+    /// All rows that a site in the place of another one changes.
+    fn site(&mut self, options: &Options, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
+        differences(old, new, Site::elements, &mut changes.nft);
+        differences(old, new, Site::servers, &mut changes.ipvs);
+        self.change(options, old, new, changes);
+    }
+
     /// The rows that other frontends may need too.
     fn change(&mut self, options: &Options, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
         let (before, after) = (old.and_then(Site::chain), new.and_then(Site::chain));
@@ -193,7 +219,14 @@ fn differences<'a, K: Ord + Clone, V: PartialEq>(
     changes: &mut BTreeMap<K, Option<V>>,
 ) {
     let of = |site: Option<&Site<'a>>| site.map(rows).unwrap_or_default();
-    let (old, new) = (of(old), of(new));
+    changed_rows(&of(old), of(new), changes);
+}
+
+fn changed_rows<K: Ord + Clone, V: PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: BTreeMap<K, V>,
+    changes: &mut BTreeMap<K, Option<V>>,
+) {
     changes.extend(old.keys().filter(|row| !new.contains_key(row)).map(|row| (row.clone(), None)));
     let differing = new.into_iter().filter(|(row, value)| old.get(row) != Some(value));
     changes.extend(differing.map(|(row, value)| (row, Some(value))));

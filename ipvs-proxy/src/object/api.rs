@@ -1,6 +1,8 @@
 //! Every field of the API of Services and EndpointSlices (v1 and discovery.k8s.io/v1 of Kubernetes 1.36): what the plan depends on, and what
 //! no proxy reads.
 
+use std::collections::BTreeSet;
+
 use netstate::IpFamily;
 use netstate::family::PerFamily;
 use serde_json::{Value, json};
@@ -131,7 +133,13 @@ fn outcome(service: &Value, slice: &Value) -> String {
     // The data path that names more of what it does not serve.
     let link = netstate::IfName::new("kube-ipvs0").unwrap();
     let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
-    let path = DataPlane::new(Options { mode: Mode::Ipvs, link, scheduler: "rr".to_owned(), pods });
+    let path = DataPlane::new(Options {
+        mode: Mode::Ipvs,
+        link,
+        scheduler: "rr".to_owned(),
+        pods,
+        node_port_addresses: BTreeSet::new(),
+    });
     let named = (path.not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);
     let here = Here { zone: Some("z1".to_owned()), ..Here::on("n1") };
     let of_service = (slice.service == service.name).then_some(&slice);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use netstate::Protocol;
+use netstate::{IpFamily, Protocol};
 
 use super::frontend::{Kind, Place};
 use super::route::Answer;
@@ -130,6 +130,12 @@ impl Claims {
     #[must_use]
     pub(crate) fn served(&self, key: &FrontendKey) -> Option<&Frontend> {
         self.winner(key).map(|(_, frontend)| frontend)
+    }
+
+    /// What is served at every address of this node.
+    pub(crate) fn node_ports(&self) -> impl Iterator<Item = (FrontendKey, &Frontend)> {
+        let claimed = IpFamily::ALL.into_iter().flat_map(|family| self.at(Place::AnyNode(family)));
+        claimed.filter_map(|(key, _)| Some((*key, self.served(key)?)))
     }
 
     /// Who may have `key`, and with what.

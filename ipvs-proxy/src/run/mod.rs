@@ -25,6 +25,7 @@ pub(crate) mod targets;
 mod tests;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -208,7 +209,7 @@ fn link() -> anyhow::Result<IfName> {
 /// When the link of virtual addresses has no name, which does not happen.
 pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
     let (scheduler, pods) = (config.scheduler.clone(), prepare::pods(config));
-    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods }))
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, node_port_addresses: BTreeSet::new() }))
 }
 
 /// The networks as they are.

@@ -89,8 +89,10 @@ impl Proxy {
     /// A proxy that knows nothing yet; `epoch` is the Unix time at which its clock shows zero.
     #[must_use]
     pub(crate) fn new(facts: Facts, networks: Networks, plane: DataPlane, tables: Tables, epoch: u64) -> Self {
-        Self {
-            here: facts.here(mode(&plane)),
+        let here = facts.here(mode(&plane));
+        let node_port_addresses = here.node_port_addresses.clone();
+        let mut proxy = Self {
+            here,
             facts,
             networks,
             view: View::default(),
@@ -111,7 +113,9 @@ impl Proxy {
             next_audit: Duration::ZERO,
             next_check: Duration::ZERO,
             totals: Totals::default(),
-        }
+        };
+        proxy.move_node_ports(node_port_addresses);
+        proxy
     }
 
     /// Takes in what the source of Services and EndpointSlices says. Costs no more than the object it is about.
@@ -137,6 +141,9 @@ impl Proxy {
         change(&mut self.facts);
         let new = self.facts.here(mode(&self.plane));
         let change = self.here.change(&new);
+        if self.here.node_port_addresses != new.node_port_addresses {
+            self.move_node_ports(new.node_port_addresses.clone());
+        }
         self.here = new;
         if change.all {
             self.dirty.extend(self.view.services().map(|service| service.name.clone()));
@@ -151,6 +158,11 @@ impl Proxy {
             };
             self.dirty.extend(self.view.all_slices().filter(is_about).map(|slice| slice.service.clone()));
         }
+    }
+
+    fn move_node_ports(&mut self, addresses: BTreeSet<IpAddr>) {
+        let changes = self.plane.move_node_ports(addresses, self.claims.node_ports());
+        self.tables.want(changes);
     }
 
     /// Forgets what the kernel held in a table that somebody else may have changed.

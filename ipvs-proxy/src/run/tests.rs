@@ -266,8 +266,13 @@ impl Rig {
             flows: Box::new(flows.clone()),
         };
         let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
-        let options =
-            Options { mode: Mode::Ipvs, link: IfName::new(vip::LINK_NAME).unwrap(), scheduler: "rr".into(), pods };
+        let options = Options {
+            mode: Mode::Ipvs,
+            link: IfName::new(vip::LINK_NAME).unwrap(),
+            scheduler: "rr".into(),
+            pods,
+            node_port_addresses: BTreeSet::new(),
+        };
         let plane = DataPlane::new(options);
         let drains = Drains::new(Duration::from_secs(900), Duration::from_secs(boot));
         let tables = Tables::new(targets, drains, &BTreeMap::from([(tracking(), "1".to_owned())]), &plane);
@@ -1025,15 +1030,13 @@ fn a_change_of_this_node_changes_the_rows_that_depend_on_it() {
     rig.proxy.learn(|facts| {
         facts.own.all.insert(own);
     });
-    assert_eq!(
-        rig.work(),
-        ["nft + element ip ipvs-proxy @hairpin { 172.7.22.2 . 172.7.22.2 }"],
-        "an endpoint of web is here now"
-    );
+    let rows = ["@hairpin { 172.7.22.2 . 172.7.22.2 }", "@node-port-addresses { 172.7.22.2 }"];
+    let changes = |sign: char| rows.map(|row| format!("nft {sign} element ip ipvs-proxy {row}"));
+    assert_eq!(rig.work(), changes('+'), "an endpoint of web is here now");
     rig.proxy.learn(|facts| {
         facts.own.all.remove(&own);
     });
-    assert_eq!(rig.work(), ["nft - element ip ipvs-proxy @hairpin { 172.7.22.2 . 172.7.22.2 }"]);
+    assert_eq!(rig.work(), changes('-'));
     rig.proxy.learn(|facts| facts.own.primary.v4 = Some(own));
     assert_eq!(rig.work(), [""; 0], "nothing depends on that here");
 }

@@ -6,7 +6,7 @@
 //! | [`dispatch`] | chains that tell clients apart and choose an endpoint at random |
 //! | [`observed`] | what rows of the kernel say of frontends |
 //!
-//! A frontend is an element of `services` (or, on every address of the node, of `node-ports`) whose verdict leads to such a
+//! A frontend is an element of `services` (or, at every address in `node-port-addresses`, of `node-ports`) whose verdict leads to such a
 //! chain, and an element of `endpoints` for each endpoint that the chain chooses from. The kernel tracks the connection from there
 //! on: one that is open keeps its endpoint, whatever changes afterwards. Where virtual servers of IPVS balance, the chain marks what is to be
 //! masqueraded and lets the packet pass on to them; the classes of clients that IPVS would lead elsewhere it leads itself.
@@ -18,11 +18,14 @@ pub(crate) mod statics;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use netstate::IpFamily;
 use netstate::nft::{ChainKey, Datum, Element, Match, Name, Op, Row, RowKey, Rule, Verdict};
 
 pub(crate) use self::observed::{endpoint, endpoints, entry, frontend, is_frontend, remembered};
 
+use super::Options;
 use super::nft::{element, table_key};
 use super::site::Site;
 use crate::object::service::Sources;
@@ -31,6 +34,7 @@ use crate::plan::frontend::Place;
 const SERVICES: &str = "services";
 const ENDPOINTS: &str = "endpoints";
 const NODE_PORTS: &str = "node-ports";
+const NODE_PORT_ADDRESSES: &str = "node-port-addresses";
 const NODE_ENDPOINTS: &str = "node-endpoints";
 const REFUSED: &str = "refused";
 const REFUSED_NODE_PORTS: &str = "refused-node-ports";
@@ -70,6 +74,15 @@ pub(super) fn own(site: &Site<'_>) -> Rows {
 pub(super) fn chain(site: &Site<'_>) -> Option<(RowKey, Row)> {
     let chain = || site.dispatch.chain(site.key.place, site.family(), site.pods);
     site.has_chain().then(|| (site.chain_key(site.dispatch.name(site.key.place)), chain().into()))
+}
+
+/// The addresses at which NodePorts are, as far as their family is served.
+pub(super) fn node_port_addresses(options: &Options) -> Rows {
+    let served = options.node_port_addresses.iter().filter(|addr| options.pods.get(IpFamily::of(**addr)).is_some());
+    let row = |addr: &IpAddr| {
+        (element(IpFamily::of(*addr), NODE_PORT_ADDRESSES, vec![(*addr).into()]), Element::member().into())
+    };
+    served.map(row).collect()
 }
 
 impl Site<'_> {

@@ -25,7 +25,7 @@ use netstate::{IpFamily, Protocol};
 
 use super::super::nft::{self, HAIRPIN, VIPS, table_key};
 use super::super::{record, since};
-use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES};
+use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORT_ADDRESSES, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES};
 
 /// IPVS takes the packets of its virtual servers at priorities 98 and 99 of the input hook (net/netfilter/ipvs/ip_vs_core.c).
 const BEHIND_IPVS: i32 = 110;
@@ -51,7 +51,7 @@ pub(crate) fn table(family: IpFamily) -> (RowKey, Row) {
     (RowKey::Table(table_key(family)), Row::Table(table))
 }
 
-fn sets(family: IpFamily) -> [(&'static str, Set); 10] {
+fn sets(family: IpFamily) -> [(&'static str, Set); 11] {
     let addr = match family {
         IpFamily::V4 => Type::Ipv4Addr,
         IpFamily::V6 => Type::Ipv6Addr,
@@ -63,6 +63,7 @@ fn sets(family: IpFamily) -> [(&'static str, Set); 10] {
     [
         (SERVICES, Set::verdict_map(behind(addr))),
         (ENDPOINTS, Set::map(indexed(behind(addr)), endpoint.clone())),
+        (NODE_PORT_ADDRESSES, Set::of(vec![addr])),
         (NODE_PORTS, Set::verdict_map(port.clone())),
         (NODE_ENDPOINTS, Set::map(indexed(port.clone()), endpoint)),
         (REFUSED, Set::of(behind(addr))),
@@ -94,9 +95,9 @@ fn at_address(family: IpFamily) -> Vec<Field> {
     vec![Field::Daddr(family), Field::L4Proto, Field::Dport]
 }
 
-/// A packet to an address of this node, other than loopback: connections to that cannot leave the node.
-fn to_this_node(family: IpFamily) -> Rule {
-    Rule::new().when(Match::DaddrLocal(Op::Is)).when(Match::Daddr(Op::IsNot, family.loopback()))
+/// A packet to an address of this node at which NodePorts are.
+fn to_this_node(family: IpFamily) -> Match {
+    is_in(vec![Field::Daddr(family)], NODE_PORT_ADDRESSES)
 }
 
 const NODE_PORT: [Field; 2] = [Field::L4Proto, Field::Dport];
@@ -104,7 +105,7 @@ const NODE_PORT: [Field; 2] = [Field::L4Proto, Field::Dport];
 fn services(family: IpFamily) -> Vec<Rule> {
     vec![
         Rule::new().then(Statement::Vmap(at_address(family), Name::literal(SERVICES))),
-        to_this_node(family).then(Statement::Vmap(NODE_PORT.to_vec(), Name::literal(NODE_PORTS))),
+        Rule::new().when(to_this_node(family)).then(Statement::Vmap(NODE_PORT.to_vec(), Name::literal(NODE_PORTS))),
     ]
 }
 
@@ -130,9 +131,9 @@ fn refuse(family: IpFamily) -> Vec<Rule> {
 
 /// Where a Service has no endpoint. What none was chosen for still has its first destination.
 fn refuse_listed(family: IpFamily) -> [Rule; 2] {
-    let to_this_node = Rule { statements: [new().statements, to_this_node(family).statements].concat(), comment: None };
+    let refused_port = is_in(NODE_PORT.to_vec(), REFUSED_NODE_PORTS);
     [
         new().when(is_in(at_address(family), REFUSED)).then(Reject::PortUnreachable),
-        to_this_node.when(is_in(NODE_PORT.to_vec(), REFUSED_NODE_PORTS)).then(Reject::PortUnreachable),
+        new().when(to_this_node(family)).when(refused_port).then(Reject::PortUnreachable),
     ]
 }
