@@ -202,6 +202,7 @@ impl Planned {
     pub(super) fn of(mut plane: DataPlane, view: &View, here: &Here, networks: &Networks) -> Self {
         let (mut claims, mut misplaced) = (Claims::default(), BTreeMap::new());
         let (mut nft, mut ipvs, mut addresses) = (plane.tables().collect(), BTreeMap::new(), BTreeSet::new());
+        change(&mut nft, plane.move_node_ports(here.node_port_addresses.clone(), []).nft);
         for service in view.services() {
             let (at, refused) = placed(service, networks, Vec::new);
             let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();

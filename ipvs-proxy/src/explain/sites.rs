@@ -74,7 +74,7 @@ fn at_address(facts: &Facts, protocol: Protocol, at: SocketAddr) -> Site {
     let site = Site::address(protocol, at);
     let any = FrontendKey { place: Place::AnyNode(IpFamily::of(at.ip())), ..site.key };
     let is_node_port = site.frontend(facts).is_none()
-        && facts.kernel.own().contains(&at.ip())
+        && facts.here.node_port_addresses.contains(&at.ip())
         && facts.planned.claims.served(&any).is_some();
     if is_node_port { Site { key: any, ..site } } else { site }
 }
@@ -98,14 +98,14 @@ fn of_service(
         wanted.is_none_or(|wanted| port.name == wanted || port.port.to_string() == wanted)
             && protocol.is_none_or(|protocol| port.protocol == protocol)
     };
-    let own = facts.kernel.own();
+    let own = &facts.here.node_port_addresses;
     let sites: Vec<Site> = service
         .ports
         .iter()
         .filter(is_wanted)
         .flat_map(|port| places(service, port, &service.cluster_ips))
         .filter_map(|(key, _)| {
-            Some(Site { protocol: key.protocol, at: SocketAddr::new(reached(&key, &own)?, key.port), key })
+            Some(Site { protocol: key.protocol, at: SocketAddr::new(reached(&key, own)?, key.port), key })
         })
         .collect();
     if !sites.is_empty() {
@@ -118,9 +118,9 @@ fn of_service(
     })
 }
 
-/// The address that a client connects to: of a node port the node's first one.
+/// The address that a client connects to: of a NodePort the first one that has NodePorts.
 fn reached(key: &FrontendKey, own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-    let fits = |addr: &&IpAddr| IpFamily::of(**addr) == key.family() && !addr.is_loopback() && !is_link_local(**addr);
+    let fits = |addr: &&IpAddr| IpFamily::of(**addr) == key.family();
     match key.place {
         Place::Address(addr) => Some(addr),
         Place::AnyNode(_) => own.iter().find(fits).copied(),

@@ -64,7 +64,8 @@ fn node(mode: Mode, objects: &[Value]) -> Facts {
     let plane = DataPlane::new(options);
     let services = PerFamily::only(IpFamily::V4, "192.168.0.0/16".parse().unwrap());
     let networks = Networks { pods, services, node: Vec::new() };
-    let (view, here) = (view(objects), Here::on("n1").with_pods([network]));
+    let node_port_addresses = std::collections::BTreeSet::from([[10, 4, 7, 21].into()]);
+    let (view, here) = (view(objects), Here { node_port_addresses, ..Here::on("n1").with_pods([network]) });
     let planned = Planned::of(plane, &view, &here, &networks);
     let interface = |index, name: &str, addresses: Vec<InterfaceAddress>| Interface {
         index,
