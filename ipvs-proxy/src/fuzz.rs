@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::command::duration;
 use crate::command::settings::{Settings, document};
-use crate::dataplane::{DataPlane, Mode, Options, record, vip};
+use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, record, vip};
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
@@ -124,13 +124,8 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let Ok(pods) = "172.7.0.0/16".parse() else { return };
     let pods = PerFamily::only(IpFamily::V4, pods);
     for mode in [Mode::Ipvs, Mode::Nftables] {
-        let options = Options {
-            mode,
-            link: link.clone(),
-            scheduler: "rr".to_owned(),
-            pods,
-            node_port_addresses: BTreeSet::new(),
-        };
+        let options =
+            Options { mode, link: link.clone(), scheduler: "rr".to_owned(), pods, node: NodeAddresses::default() };
         serve_on(DataPlane::new(options), service, slice.clone());
     }
 }

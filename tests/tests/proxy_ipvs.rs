@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, families, flow_moves_on, spread};
+use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, flow_moves_on, spread};
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
 /// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
@@ -121,6 +121,22 @@ fn a_flow_over_ipv6_moves_on_when_its_endpoint_goes() -> Result<()> {
     families::a_flow_over_ipv6_moves_on_when_its_endpoint_goes("ipvs")
 }
 
+fn every_class_of_clients_is_led_by_the_policy() -> Result<()> {
+    exposed::every_class_of_clients_is_led_by_the_policy("ipvs")
+}
+
+fn the_policy_local_without_an_endpoint_here_is_silent() -> Result<()> {
+    exposed::the_policy_local_without_an_endpoint_here_is_silent("ipvs")
+}
+
+fn source_ranges_let_only_listed_clients_in() -> Result<()> {
+    exposed::source_ranges_let_only_listed_clients_in("ipvs")
+}
+
+fn what_nobody_serves_is_refused_at_once() -> Result<()> {
+    exposed::what_nobody_serves_is_refused_at_once("ipvs")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -134,6 +150,10 @@ fn main() -> ExitCode {
             both_families_of_a_service_are_served,
             ipv6_alone_is_served,
             a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
+            every_class_of_clients_is_led_by_the_policy,
+            the_policy_local_without_an_endpoint_here_is_silent,
+            source_ranges_let_only_listed_clients_in,
+            what_nobody_serves_is_refused_at_once,
         ],
     )
 }

@@ -4,27 +4,17 @@
 mod proxy;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Place, Process, echo, eventually};
-use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, families, flow_moves_on, slice, spread};
-
-/// The nodes with a default route: without any route to a Service's address a node does not even try. It goes over a link of its
-/// own, so that nobody is redirected.
-fn start() -> Result<Nodes> {
-    let nodes = Nodes::start()?;
-    let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
-        neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
-    nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
-    Ok(nodes)
-}
+use proxy::exposed::start;
+use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, exposed, families, flow_moves_on, slice, spread};
 
 fn proxy(nodes: &Nodes) -> Result<Process> {
-    nodes.proxy_with(&["--proxy-mode=nftables", "--nodeport-addresses=all"])
+    exposed::proxy(nodes, "nftables")
 }
 
 /// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
@@ -67,70 +57,9 @@ fn everybody_reaches_a_service_and_only_pods_keep_their_source() -> Result<()> {
     Ok(())
 }
 
-/// A Service of every kind with `policy` and these endpoints, the first on the node.
-fn exposed(policy: &str, endpoints: &[(&str, &str)]) -> String {
-    let mut text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  type: LoadBalancer\n  clusterIP: 192.168.0.10\n  \
-         externalTrafficPolicy: {policy}\n  externalIPs: [10.4.7.98]\n  ports: [{{name: http, port: 80, nodePort: 30080}}]\n\
-         status: {{loadBalancer: {{ingress: [{{ip: 10.4.7.99}}]}}}}\n---\n{}",
-        slice(&[])
-    );
-    for (addr, node) in endpoints {
-        text.push_str(&format!("- {{addresses: [{addr}], nodeName: {node}.host.com}}\n"));
-    }
-    text
-}
-
-const EXTERNAL: [&str; 3] = ["10.4.7.98:80", "10.4.7.99:80", "10.4.7.21:30080"];
-
-/// Who answers at `server` and whom it saw, over a number of connections.
-fn answers(from: &impl Place, server: &str) -> Result<BTreeSet<(String, String)>> {
-    let server: SocketAddr = server.parse()?;
-    let one = |_| echo::ask_tcp(from, server, SOON).map(|answer| (answer.name, answer.client.ip().to_string()));
-    (0..40).map(one).collect()
-}
-
-fn external(nodes: &Nodes) -> Result<()> {
-    for addr in ["10.4.7.98/32", "10.4.7.99/32"] {
-        nodes.outside()?.run(&["ip", "route", "add", addr, "via", "10.4.7.21"])?;
-    }
-    Ok(())
-}
-
-fn pairs(expected: &[(&str, &str)]) -> BTreeSet<(String, String)> {
-    expected.iter().map(|(pod, client)| ((*pod).to_owned(), (*client).to_owned())).collect()
-}
-
-fn external_addresses_and_node_ports_follow_the_policy() -> Result<()> {
-    let nodes = start()?;
-    external(&nodes)?;
-    let both = [("172.7.21.2", "hdss7-21"), ("172.7.22.2", "hdss7-22")];
-    nodes.publish("web.yaml", &exposed("Cluster", &both))?;
-    let _proxy = proxy(&nodes)?;
-    for server in EXTERNAL {
-        let found = answers(nodes.outside()?, server)?;
-        ensure!(found == pairs(&[("172.7.21.2", "172.7.21.1"), ("172.7.22.2", "10.4.7.21")]), "{server}: {found:?}");
-    }
-    nodes.publish("web.yaml", &exposed("Local", &both))?;
-    eventually(SOON, || {
-        for server in EXTERNAL {
-            let found = answers(nodes.outside()?, server)?;
-            ensure!(found == pairs(&[("172.7.21.2", "10.4.7.200")]), "{server}: {found:?}");
-        }
-        Ok(())
-    })?;
-    // A client inside the cluster has no other way in and reaches all.
-    for server in EXTERNAL {
-        let found = answers(nodes.pod("172.7.21.3")?, server)?;
-        let expected = [("172.7.21.2", "172.7.21.3"), ("172.7.22.2", "172.7.21.3")];
-        ensure!(found == pairs(&expected), "{server} from a Pod: {found:?}");
-    }
-    Ok(())
-}
-
 fn node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go() -> Result<()> {
     let nodes = start()?;
-    nodes.publish("web.yaml", &exposed("Cluster", &[("172.7.21.2", "hdss7-21")]))?;
+    nodes.publish("web.yaml", &exposed::exposed("externalTrafficPolicy: Cluster", &[exposed::HERE]))?;
     let of_default_route = nodes.proxy_with(&["--proxy-mode=nftables"])?;
     let ask = |addr: &str| echo::ask_tcp(nodes.node()?, format!("{addr}:30080").parse()?, SOON);
     let refuses = |addr: &str| match ask(addr) {
@@ -158,24 +87,6 @@ fn node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go() -> R
             ensure!(set.contains("10.4.7.21") && !set.contains("10.4.7.121"), "{set}");
             Ok(())
         })?;
-    }
-    Ok(())
-}
-
-fn what_nobody_serves_is_refused_at_once() -> Result<()> {
-    let nodes = start()?;
-    external(&nodes)?;
-    nodes.publish("web.yaml", &exposed("Cluster", &[]))?;
-    let _proxy = proxy(&nodes)?;
-    for server in [WEB, "192.168.0.10:81", EXTERNAL[0], EXTERNAL[1], EXTERNAL[2]] {
-        for result in [
-            echo::ask_tcp(nodes.node()?, server.parse()?, SOON),
-            echo::ask_tcp(nodes.outside()?, server.parse()?, SOON),
-            echo::ask_tcp(nodes.pod("172.7.21.2")?, server.parse()?, SOON),
-        ] {
-            let text = format!("{:#}", result.unwrap_err());
-            ensure!(text.contains("refused"), "{server}: {text}");
-        }
     }
     Ok(())
 }
@@ -319,14 +230,28 @@ fn a_flow_over_ipv6_moves_on_when_its_endpoint_goes() -> Result<()> {
     families::a_flow_over_ipv6_moves_on_when_its_endpoint_goes("nftables")
 }
 
+fn every_class_of_clients_is_led_by_the_policy() -> Result<()> {
+    exposed::every_class_of_clients_is_led_by_the_policy("nftables")
+}
+
+fn the_policy_local_without_an_endpoint_here_is_silent() -> Result<()> {
+    exposed::the_policy_local_without_an_endpoint_here_is_silent("nftables")
+}
+
+fn source_ranges_let_only_listed_clients_in() -> Result<()> {
+    exposed::source_ranges_let_only_listed_clients_in("nftables")
+}
+
+fn what_nobody_serves_is_refused_at_once() -> Result<()> {
+    exposed::what_nobody_serves_is_refused_at_once("nftables")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
         lab::tests![
             everybody_reaches_a_service_and_only_pods_keep_their_source,
-            external_addresses_and_node_ports_follow_the_policy,
             node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go,
-            what_nobody_serves_is_refused_at_once,
             a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
             no_connection_fails_while_all_endpoints_are_replaced_again_and_again,
             what_somebody_deletes_is_back_within_a_second,
@@ -335,6 +260,10 @@ fn main() -> ExitCode {
             both_families_of_a_service_are_served,
             ipv6_alone_is_served,
             a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
+            every_class_of_clients_is_led_by_the_policy,
+            the_policy_local_without_an_endpoint_here_is_silent,
+            source_ranges_let_only_listed_clients_in,
+            what_nobody_serves_is_refused_at_once,
         ],
     )
 }

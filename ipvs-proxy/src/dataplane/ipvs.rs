@@ -3,7 +3,7 @@
 //! Invariant: a frontend has its virtual server as long as it is served, whoever its clients are led to: the address depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netstate::IpFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
@@ -15,19 +15,12 @@ use crate::plan::{Frontend, FrontendKey};
 /// A real server that takes no new connections and keeps its old ones.
 pub(crate) const DRAINING: RealServer = RealServer::new(0);
 
-/// The virtual server of a frontend; `None` for one without an address of its own.
+/// The frontend of a virtual server: at an address of the node, of which `own` are, it is a node port's.
 #[must_use]
-pub(crate) const fn server(key: &FrontendKey) -> Option<VirtualServerKey> {
-    match key.place {
-        Place::Address(addr) => Some(VirtualServerKey { protocol: key.protocol, addr, port: key.port }),
-        Place::AnyNode(_) => None,
-    }
-}
-
-/// The frontend of a virtual server.
-#[must_use]
-pub(crate) const fn frontend(server: &VirtualServerKey) -> FrontendKey {
-    FrontendKey { protocol: server.protocol, place: Place::Address(server.addr), port: server.port }
+pub(crate) fn frontend(server: &VirtualServerKey, own: &BTreeSet<IpAddr>) -> FrontendKey {
+    let VirtualServerKey { protocol, addr, port } = *server;
+    let place = if own.contains(&addr) { Place::AnyNode(IpFamily::of(addr)) } else { Place::Address(addr) };
+    FrontendKey { protocol, place, port }
 }
 
 /// What a virtual server answers, which knows one class of clients only: what everybody else is led to, or where that is nobody the
@@ -50,9 +43,24 @@ pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &st
     std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
 }
 
-/// Who takes connections at a frontend, by the rows of the kernel.
-pub(crate) fn endpoints<V>(rows: &BTreeMap<RowKey, V>, frontend: &FrontendKey) -> BTreeSet<SocketAddr> {
-    let reals = server(frontend).into_iter().flat_map(|server| reals_of(rows, server));
+/// The virtual servers of a frontend; that of a node port has one at each address of `node`.
+pub(crate) fn servers(frontend: &FrontendKey, node: &BTreeSet<IpAddr>) -> impl Iterator<Item = VirtualServerKey> {
+    let FrontendKey { protocol, place, port } = *frontend;
+    let (at, family) = match place {
+        Place::Address(addr) => (Some(addr), None),
+        Place::AnyNode(family) => (None, Some(family)),
+    };
+    let of_node = node.iter().copied().filter(move |addr| Some(IpFamily::of(*addr)) == family);
+    at.into_iter().chain(of_node).map(move |addr| VirtualServerKey { protocol, addr, port })
+}
+
+/// Who takes connections at a frontend, by the rows of the kernel; `node` are the addresses of the node.
+pub(crate) fn endpoints<V>(
+    rows: &BTreeMap<RowKey, V>,
+    frontend: &FrontendKey,
+    node: &BTreeSet<IpAddr>,
+) -> BTreeSet<SocketAddr> {
+    let reals = servers(frontend, node).flat_map(|server| reals_of(rows, server));
     reals.map(|real| SocketAddr::new(real.addr, real.port)).collect()
 }
 

@@ -22,6 +22,8 @@ pub(crate) mod drain;
 pub(crate) mod ipvs;
 pub(crate) mod nft;
 pub(crate) mod nftables;
+#[cfg(test)]
+mod packets;
 pub(crate) mod record;
 mod serves;
 pub(crate) mod since;
@@ -40,7 +42,9 @@ pub(crate) use serves::served_by_none;
 
 use self::counts::Counts;
 use self::site::Site;
-use crate::object::service::Service;
+use crate::object::service::{Service, Sources};
+use crate::plan::frontend::Place;
+use crate::plan::here::Here;
 use crate::plan::{Delta, Frontend, FrontendKey};
 
 /// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.
@@ -93,8 +97,23 @@ pub(crate) struct Options {
     pub(crate) scheduler: String,
     /// The networks whose clients are Pods. A family without one is not served.
     pub(crate) pods: PerFamily<Option<Prefix>>,
-    /// The addresses of this node at which NodePorts are.
-    pub(crate) node_port_addresses: BTreeSet<IpAddr>,
+    /// The node's addresses.
+    pub(crate) node: NodeAddresses,
+}
+
+/// Addresses of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NodeAddresses {
+    /// All of them.
+    pub(crate) own: BTreeSet<IpAddr>,
+    /// Those at which node ports are.
+    pub(crate) node_ports: BTreeSet<IpAddr>,
+}
+
+impl From<&Here> for NodeAddresses {
+    fn from(here: &Here) -> Self {
+        Self { own: here.addresses.clone(), node_ports: here.node_port_addresses.clone() }
+    }
 }
 
 /// How connections reach the endpoints; see the module's text.
@@ -109,6 +128,7 @@ pub(crate) struct DataPlane {
 struct Shared {
     chains: Counts<nft_rows::RowKey>,
     vips: Counts<IpAddr>,
+    bound: Counts<IpAddr>,
     hairpins: Counts<IpAddr>,
 }
 
@@ -148,26 +168,49 @@ impl DataPlane {
         for Delta { key, old, new } in deltas {
             let site = |frontend| Site::new(key, frontend, options);
             let (old, new) = (old.as_ref().and_then(site), new.as_ref().and_then(site));
-            shared.site(options, old.as_ref(), new.as_ref(), &mut changes);
+            shared.exchange(&options.link, old.as_ref(), new.as_ref(), &mut changes);
         }
         changes
     }
 
-    /// The rows that change when NodePorts are at `addresses`; `frontends` are those that are at every address of the node.
-    pub(crate) fn move_node_ports<'a>(
+    /// Takes in other options. `served` are the frontends whose rows depend on what differs, or all; returns the rows that change.
+    pub(crate) fn change<'a>(
         &mut self,
-        addresses: BTreeSet<IpAddr>,
-        frontends: impl IntoIterator<Item = (FrontendKey, &'a Frontend)>,
+        options: Options,
+        served: impl Iterator<Item = (&'a FrontendKey, &'a Frontend)>,
     ) -> Changes {
-        let options = Options { node_port_addresses: addresses, ..self.options.clone() };
-        let before = std::mem::replace(&mut self.options, options);
-        let Self { options, shared } = self;
         let mut changes = Changes::default();
-        let (old, new) = (nftables::node_port_addresses(&before), nftables::node_port_addresses(options));
-        changed_rows(&old, new, &mut changes.nft);
-        for (key, frontend) in frontends {
-            let (old, new) = (Site::new(&key, frontend, &before), Site::new(&key, frontend, options));
-            shared.site(options, old.as_ref(), new.as_ref(), &mut changes);
+        for (key, frontend) in served {
+            let [old, new] = [&self.options, &options].map(|options| Site::new(key, frontend, options));
+            self.shared.exchange(&options.link, old.as_ref(), new.as_ref(), &mut changes);
+        }
+        self.options = options;
+        changes
+    }
+
+    /// Takes in the node's addresses; `served` is everything that is served. Costs what is served at addresses of the node or lets
+    /// some clients in only.
+    pub(crate) fn set_node<'a>(
+        &mut self,
+        node: NodeAddresses,
+        served: impl Iterator<Item = (&'a FrontendKey, &'a Frontend)>,
+    ) -> Changes {
+        let before = self.options.node.clone();
+        if node == before {
+            return Changes::default();
+        }
+        let moved: BTreeSet<IpAddr> = node.own.symmetric_difference(&before.own).copied().collect();
+        let depends = |(key, frontend): &(&FrontendKey, &Frontend)| match key.place {
+            Place::AnyNode(_) => true,
+            Place::Address(addr) => moved.contains(&addr) || frontend.sources != Sources::Any,
+        };
+        let options = Options { node, ..self.options.clone() };
+        let mut changes = self.change(options, served.filter(depends));
+        let after = &self.options.node.node_ports;
+        let known = |addr: &&IpAddr| self.options.pods.get(IpFamily::of(**addr)).is_some();
+        for addr in before.node_ports.symmetric_difference(after).filter(known) {
+            let (row, value) = nftables::node_address(*addr);
+            changes.nft.insert(row, after.contains(addr).then_some(value));
         }
         changes
     }
@@ -176,35 +219,31 @@ impl DataPlane {
     #[must_use]
     pub(crate) fn not_served(&self, service: &Service) -> Vec<String> {
         let families = self.options.pods.map(|_, pods| pods.is_some());
-        serves::not_served(service, self.options.mode, families)
+        serves::not_served(service, families)
     }
 }
 
 impl Shared {
-    /// All rows that a site in the place of another one changes.
-    fn site(&mut self, options: &Options, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
+    /// The rows that change when `new` stands in place of `old`; addresses are on `link`.
+    fn exchange(&mut self, link: &IfName, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
         differences(old, new, Site::elements, &mut changes.nft);
         differences(old, new, Site::servers, &mut changes.ipvs);
-        self.change(options, old, new, changes);
-    }
-
-    /// The rows that other frontends may need too.
-    fn change(&mut self, options: &Options, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
         let (before, after) = (old.and_then(Site::chain), new.and_then(Site::chain));
         let key = |chain: &Option<(nft_rows::RowKey, _)>| chain.iter().map(|(key, _)| key.clone()).collect();
         for (key, needed) in self.chains.change(&key(&before), &key(&after)) {
             changes.nft.insert(key, after.as_ref().filter(|_| needed).map(|(_, row)| row.clone()));
         }
-        let addresses = |site: Option<&Site<'_>>| site.map(Site::vips).unwrap_or_default();
-        for (addr, needed) in self.vips.change(&addresses(old), &addresses(new)) {
+        let vips = |site: Option<&Site<'_>>| site.map(Site::vips).unwrap_or_default();
+        for (addr, needed) in self.vips.change(&vips(old), &vips(new)) {
             let (row, value) = nft::vip(addr);
             changes.nft.insert(row, needed.then_some(value));
-            if options.mode == Mode::Ipvs {
-                changes.addresses.insert(vip::address(&options.link, addr), needed.then_some(Address));
-            }
         }
-        let addresses = |site: Option<&Site<'_>>| site.map(Site::hairpins).unwrap_or_default();
-        for (addr, needed) in self.hairpins.change(&addresses(old), &addresses(new)) {
+        let bound = |site: Option<&Site<'_>>| site.map(Site::bound).unwrap_or_default();
+        for (addr, needed) in self.bound.change(&bound(old), &bound(new)) {
+            changes.addresses.insert(vip::address(link, addr), needed.then_some(Address));
+        }
+        let hairpins = |site: Option<&Site<'_>>| site.map(Site::hairpins).unwrap_or_default();
+        for (addr, needed) in self.hairpins.change(&hairpins(old), &hairpins(new)) {
             let (row, value) = nft::hairpin(addr);
             changes.nft.insert(row, needed.then_some(value));
         }
@@ -219,14 +258,7 @@ fn differences<'a, K: Ord + Clone, V: PartialEq>(
     changes: &mut BTreeMap<K, Option<V>>,
 ) {
     let of = |site: Option<&Site<'a>>| site.map(rows).unwrap_or_default();
-    changed_rows(&of(old), of(new), changes);
-}
-
-fn changed_rows<K: Ord + Clone, V: PartialEq>(
-    old: &BTreeMap<K, V>,
-    new: BTreeMap<K, V>,
-    changes: &mut BTreeMap<K, Option<V>>,
-) {
+    let (old, new) = (of(old), of(new));
     changes.extend(old.keys().filter(|row| !new.contains_key(row)).map(|row| (row.clone(), None)));
     let differing = new.into_iter().filter(|(row, value)| old.get(row) != Some(value));
     changes.extend(differing.map(|(row, value)| (row, Some(value))));

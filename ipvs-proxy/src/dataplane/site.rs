@@ -10,7 +10,8 @@ use netstate::nft::{Row, RowKey};
 use netstate::{IpFamily, Prefix};
 
 use super::nftables::dispatch::{Dispatch, backends, chosen};
-use super::{Mode, Options, ipvs, nftables, record, serves};
+use super::{Mode, Options, ipvs, nftables, record};
+use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::select::{Backend, Locality};
 use crate::plan::{Frontend, FrontendKey};
@@ -25,6 +26,7 @@ pub(super) struct Site<'a> {
     pub(super) pods: Prefix,
     /// What nftables does for its clients.
     pub(super) dispatch: Dispatch,
+    mode: Mode,
     options: &'a Options,
 }
 
@@ -32,9 +34,9 @@ impl<'a> Site<'a> {
     /// `None` for a frontend that is not served.
     pub(super) fn new(key: &'a FrontendKey, frontend: &'a Frontend, options: &'a Options) -> Option<Self> {
         let pods = (*options.pods.get(key.family()))?;
-        let served = options.mode == Mode::Nftables || serves::by_ipvs(key, frontend);
-        let dispatch = Dispatch::of(frontend, options.mode);
-        served.then_some(Self { key, frontend, pods, dispatch, options })
+        // A node port may have its virtual server at that address already.
+        let mode = if is_own(key, frontend.kind, options) { Mode::Nftables } else { options.mode };
+        Some(Self { key, frontend, pods, dispatch: Dispatch::of(frontend, mode), mode, options })
     }
 
     /// The family it is reached in.
@@ -44,7 +46,7 @@ impl<'a> Site<'a> {
 
     /// The endpoints that nftables chooses from, in the order of their indexes.
     pub(super) fn chosen(&self) -> impl Iterator<Item = &Backend> {
-        chosen(self.frontend, self.options.mode)
+        chosen(self.frontend, self.mode)
     }
 
     /// Its own rows of the nft table.
@@ -66,15 +68,33 @@ impl<'a> Site<'a> {
     }
 
     fn virtual_servers(&self) -> impl Iterator<Item = VirtualServerKey> {
-        ipvs::server(self.key).filter(|_| self.options.mode == Mode::Ipvs).into_iter()
+        ipvs::servers(self.key, &self.options.node.node_ports).filter(|_| self.mode == Mode::Ipvs)
     }
 
     /// Its address, where nobody else answers at that.
     pub(super) fn vips(&self) -> BTreeSet<IpAddr> {
-        match (self.frontend.kind, self.key.place) {
-            (Kind::ClusterIp, Place::Address(addr)) => BTreeSet::from([addr]),
+        match self.key.place {
+            Place::Address(addr) if self.frontend.kind == Kind::ClusterIp => BTreeSet::from([addr]),
+            _ => self.bound(),
+        }
+    }
+
+    /// Its address, where the node must have it for virtual servers.
+    pub(super) fn bound(&self) -> BTreeSet<IpAddr> {
+        match self.key.place {
+            Place::Address(addr) if self.mode == Mode::Ipvs => BTreeSet::from([addr]),
             _ => BTreeSet::new(),
         }
+    }
+
+    /// The clients that may connect, where not everybody may. A node that may connects to an address that it has itself from that.
+    pub(super) fn allowed(&self) -> Option<Vec<Prefix>> {
+        let Sources::Only(sources) = &self.frontend.sources else { return None };
+        let mut allowed: Vec<Prefix> = sources.iter().filter(|net| net.family() == self.family()).copied().collect();
+        let is_node = self.options.node.own.iter().any(|addr| allowed.iter().any(|net| net.contains(*addr)));
+        let own = self.bound().into_iter().filter(|_| is_node).map(Prefix::host);
+        allowed.extend(own);
+        Some(allowed)
     }
 
     /// Addresses of endpoints that may be on this node.
@@ -82,4 +102,9 @@ impl<'a> Site<'a> {
         let maybe_here = backends(self.frontend).filter(|backend| backend.locality != Locality::Elsewhere);
         maybe_here.map(|backend| backend.addr).collect()
     }
+}
+
+/// True for an external address that the node has itself: it is not ours to give or take.
+fn is_own(key: &FrontendKey, kind: Kind, options: &Options) -> bool {
+    kind != Kind::ClusterIp && matches!(key.place, Place::Address(addr) if options.node.own.contains(&addr))
 }

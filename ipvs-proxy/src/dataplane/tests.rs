@@ -38,7 +38,7 @@ impl Desired {
 pub(super) fn plane(mode: Mode) -> DataPlane {
     let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
     let link = IfName::new(vip::LINK_NAME).unwrap();
-    DataPlane::new(Options { mode, link, scheduler: "rr".to_owned(), pods, node_port_addresses: BTreeSet::new() })
+    DataPlane::new(Options { mode, link, scheduler: "rr".to_owned(), pods, node: NodeAddresses::default() })
 }
 
 fn key(last: u8, port: u16) -> FrontendKey {
@@ -140,6 +140,66 @@ fn the_oldest_service_has_the_address_and_the_next_takes_over() {
     let changes = desired.set(&name("old"), None);
     assert!(text(&changes).contains(&"+ tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));
     assert!(desired.claims.conflicts().is_empty());
+}
+
+/// The addresses of the node become these; node ports are at all of them.
+fn node(desired: &mut Desired, addresses: &[[u8; 4]]) -> Changes {
+    let own: BTreeSet<IpAddr> = addresses.iter().map(|addr| IpAddr::from(*addr)).collect();
+    desired.plane.set_node(NodeAddresses { node_ports: own.clone(), own }, desired.claims.all())
+}
+
+fn exposed(kind: Kind, place: Place, port: u16) -> Option<ServicePlan> {
+    let key = FrontendKey { protocol: Protocol::Tcp, place, port };
+    let frontend = Frontend { kind, ..frontend("web", &[2]) };
+    Some(ServicePlan::new(String::new(), BTreeMap::from([(key, frontend)])))
+}
+
+#[test]
+fn a_node_port_has_a_virtual_server_at_each_address_of_the_node() {
+    let mut desired = Desired::new();
+    node(&mut desired, &[[10, 4, 7, 21]]);
+    let changes = desired.set(&name("web"), exposed(Kind::NodePort, Place::AnyNode(IpFamily::V4), 30_080));
+    let text_of = |changes: &Changes| -> Vec<String> {
+        text(changes).into_iter().filter(|line| !line.contains("hairpin") && !line.contains("chain")).collect()
+    };
+    let rows = [
+        "+ element ip ipvs-proxy @node-ports { tcp . 30080 }",
+        "+ element ip ipvs-proxy @record { 10.4.7.21 . tcp . 30080 }",
+        "+ tcp 10.4.7.21:30080",
+        "+ tcp 10.4.7.21:30080 -> 172.7.21.2:80",
+    ];
+    assert_eq!(text_of(&changes), rows, "the node's address is not ours to give");
+    let changes = node(&mut desired, &[[10, 4, 7, 22]]);
+    assert_eq!(
+        text_of(&changes),
+        [
+            "- element ip ipvs-proxy @node-port-addresses { 10.4.7.21 }",
+            "+ element ip ipvs-proxy @node-port-addresses { 10.4.7.22 }",
+            "- element ip ipvs-proxy @record { 10.4.7.21 . tcp . 30080 }",
+            "+ element ip ipvs-proxy @record { 10.4.7.22 . tcp . 30080 }",
+            "- tcp 10.4.7.21:30080",
+            "+ tcp 10.4.7.22:30080",
+            "- tcp 10.4.7.21:30080 -> 172.7.21.2:80",
+            "+ tcp 10.4.7.22:30080 -> 172.7.21.2:80",
+        ]
+    );
+    assert!(node(&mut desired, &[[10, 4, 7, 22]]).is_empty());
+}
+
+#[test]
+fn an_external_address_is_bound_unless_the_node_has_it() {
+    let mut desired = Desired::new();
+    let external = Place::Address([10, 4, 7, 99].into());
+    let changes = desired.set(&name("web"), exposed(Kind::External, external, 80));
+    let bound = "10.4.7.99/32 dev kube-ipvs0";
+    assert!(text(&changes).contains(&format!("+ {bound}")), "{:?}", text(&changes));
+    let changes = text(&node(&mut desired, &[[10, 4, 7, 99]]));
+    for row in [bound, "element ip ipvs-proxy @vips { 10.4.7.99 }", "tcp 10.4.7.99:80"] {
+        assert!(changes.contains(&format!("- {row}")), "{row}: {changes:?}");
+    }
+    assert!(changes.contains(&"+ element ip ipvs-proxy @endpoints { 10.4.7.99 . tcp . 80 . 0 }".to_owned()));
+    let changes = text(&node(&mut desired, &[]));
+    assert!(changes.contains(&format!("+ {bound}")), "{changes:?}");
 }
 
 type Op = (u8, Option<(bool, Vec<(u8, Vec<u8>)>)>);

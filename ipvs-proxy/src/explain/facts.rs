@@ -23,7 +23,7 @@ use crate::command::args::Invocation;
 use crate::command::config::{self, Config, run_dir};
 use crate::command::load;
 use crate::command::settings::fields::path;
-use crate::dataplane::{self, DataPlane, Mode, vip};
+use crate::dataplane::{self, DataPlane, Mode, NodeAddresses, vip};
 use crate::object::key::Kind;
 use crate::plan::here::{self, Here};
 use crate::plan::networks::{Networks, placed};
@@ -202,7 +202,7 @@ impl Planned {
     pub(super) fn of(mut plane: DataPlane, view: &View, here: &Here, networks: &Networks) -> Self {
         let (mut claims, mut misplaced) = (Claims::default(), BTreeMap::new());
         let (mut nft, mut ipvs, mut addresses) = (plane.tables().collect(), BTreeMap::new(), BTreeSet::new());
-        change(&mut nft, plane.move_node_ports(here.node_port_addresses.clone(), []).nft);
+        change(&mut nft, plane.set_node(NodeAddresses::from(here), claims.all()).nft);
         for service in view.services() {
             let (at, refused) = placed(service, networks, Vec::new);
             let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();

@@ -16,7 +16,7 @@ use super::facts::{Facts, Kernel, Planned, Server};
 use super::report::Report;
 use super::sites::{self, Site};
 use super::text::text;
-use crate::dataplane::{DataPlane, Mode, Options, vip};
+use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, vip};
 use crate::object::key::ObjectKey;
 use crate::plan::here::Here;
 use crate::plan::networks::Networks;
@@ -59,13 +59,13 @@ fn node(mode: Mode, objects: &[Value]) -> Facts {
     let network: Prefix = "172.7.0.0/16".parse().unwrap();
     let pods = PerFamily::only(IpFamily::V4, network);
     let link: IfName = vip::LINK_NAME.parse().unwrap();
-    let node_port_addresses = std::collections::BTreeSet::new();
-    let options = Options { mode, link, scheduler: "rr".to_owned(), pods, node_port_addresses };
+    let options = Options { mode, link, scheduler: "rr".to_owned(), pods, node: NodeAddresses::default() };
     let plane = DataPlane::new(options);
     let services = PerFamily::only(IpFamily::V4, "192.168.0.0/16".parse().unwrap());
     let networks = Networks { pods, services, node: Vec::new() };
-    let node_port_addresses = std::collections::BTreeSet::from([[10, 4, 7, 21].into()]);
-    let (view, here) = (view(objects), Here { node_port_addresses, ..Here::on("n1").with_pods([network]) });
+    let own = BTreeSet::from([[10, 4, 7, 21].into()]);
+    let here = Here { addresses: own.clone(), node_port_addresses: own, ..Here::on("n1").with_pods([network]) };
+    let view = view(objects);
     let planned = Planned::of(plane, &view, &here, &networks);
     let interface = |index, name: &str, addresses: Vec<InterfaceAddress>| Interface {
         index,

@@ -1,15 +1,13 @@
 //! Every field of the API of Services and EndpointSlices (v1 and discovery.k8s.io/v1 of Kubernetes 1.36): what the plan depends on, and what
 //! no proxy reads.
 
-use std::collections::BTreeSet;
-
 use netstate::IpFamily;
 use netstate::family::PerFamily;
 use serde_json::{Value, json};
 
 use super::service::Service;
 use super::slice::EndpointSlice;
-use crate::dataplane::{DataPlane, Mode, Options};
+use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options};
 use crate::plan::here::Here;
 use crate::plan::plan;
 
@@ -110,7 +108,10 @@ fn slice() -> Value {
     json!({
         "kind": "EndpointSlice", "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
-        "endpoints": [{"addresses": ["172.7.21.2"], "conditions": {"ready": true}, "nodeName": "n1", "zone": "z1"}],
+        "endpoints": [
+            {"addresses": ["172.7.21.2"], "conditions": {"ready": true}, "nodeName": "n1", "zone": "z1"},
+            {"addresses": ["172.7.22.2"], "nodeName": "n2"},
+        ],
     })
 }
 
@@ -138,7 +139,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
         link,
         scheduler: "rr".to_owned(),
         pods,
-        node_port_addresses: BTreeSet::new(),
+        node: NodeAddresses::default(),
     });
     let named = (path.not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);
     let here = Here { zone: Some("z1".to_owned()), ..Here::on("n1") };

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use netstate::{IpFamily, Protocol};
+use netstate::Protocol;
 
 use super::frontend::{Kind, Place};
 use super::route::Answer;
@@ -132,10 +132,9 @@ impl Claims {
         self.winner(key).map(|(_, frontend)| frontend)
     }
 
-    /// What is served at every address of this node.
-    pub(crate) fn node_ports(&self) -> impl Iterator<Item = (FrontendKey, &Frontend)> {
-        let claimed = IpFamily::ALL.into_iter().flat_map(|family| self.at(Place::AnyNode(family)));
-        claimed.filter_map(|(key, _)| Some((*key, self.served(key)?)))
+    /// Everything that is served.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&FrontendKey, &Frontend)> {
+        self.claims.keys().filter_map(|key| Some((key, self.served(key)?)))
     }
 
     /// Who may have `key`, and with what.

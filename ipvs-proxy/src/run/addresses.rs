@@ -19,10 +19,9 @@ use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
 
 use super::flows::sweep::Background;
 use super::forward;
-use super::path::Opened;
 use super::targets::{Balance, Targets};
 use crate::command::config::Networks;
-use crate::dataplane::{self, Mode, vip};
+use crate::dataplane::{self, vip};
 use crate::plan::networks::NodeNetwork;
 
 /// The networks that this node is in, read from the kernel.
@@ -148,8 +147,8 @@ pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), Kern
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
-pub(super) fn targets(
-    Opened { mode, ipvs }: Opened,
+pub(crate) fn targets(
+    ipvs: Option<Ipvs>,
     link: &IfName,
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Interests), KernelError> {
@@ -159,7 +158,7 @@ pub(super) fn targets(
         rtnl: Interest { writers: writers.clone(), ..Interest::default() },
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
-    let forward = forward::stage(foreign, mode == Mode::Nftables).watched(writers.clone());
+    let forward = forward::stage(foreign).watched(writers.clone());
     let balance = ipvs.map(|ipvs| balance(ipvs, link, &mut interests.rtnl)).transpose()?;
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),

@@ -1,7 +1,7 @@
 //! Foreign chains that drop what is forwarded, as Docker leaves `ip filter FORWARD`.
 //!
-//! IPVS sends requests past the forward hook, and answers of endpoints through it; the nftables data path sends both through it.
-//! Answers, and there the requests that it has marked, are accepted, as kube-proxy's KUBE-FORWARD does, behind every denial of the
+//! IPVS sends requests past the forward hook, and answers of endpoints through it; what nftables leads passes it both ways.
+//! Answers, and the requests that are to be masqueraded, are accepted, as kube-proxy's KUBE-FORWARD does, behind every denial of the
 //! chain's owner.
 
 use std::collections::BTreeSet;
@@ -15,11 +15,10 @@ use crate::dataplane;
 /// Comment of this program's rules in foreign chains, and of no other's.
 const MARKER: &str = "ipvs-proxy: answers of endpoints";
 
-/// The stage that keeps our accept rules; `requests`: those that are to be masqueraded pass the forward hook too.
-pub(super) fn stage(nft: Nft, requests: bool) -> Forward {
+/// The stage that keeps our accept rules.
+pub(super) fn stage(nft: Nft) -> Forward {
     let mut forward = Forward::new(nft, BTreeSet::from(dataplane::tables()), MARKER);
-    let marked = requests.then_some(Accept::Marked(MASQUERADE.bits));
-    forward.want([Accept::Established].into_iter().chain(marked).collect());
+    forward.want(BTreeSet::from([Accept::Established, Accept::Marked(MASQUERADE.bits)]));
     forward
 }
 

@@ -9,22 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
-use netstate::{IpFamily, nft as nft_rows};
+use netstate::ipvs::{RowKey, VirtualServerKey};
+use netstate::nft as nft_rows;
 use reconcile::{Observed, Rows};
 
 use super::tables::Tables;
-use crate::dataplane::ipvs::{self, reals_of};
-use crate::dataplane::nft;
-use crate::dataplane::{nftables, record};
+use crate::dataplane::{ipvs, nftables, record};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::{Policy, Sources};
-use crate::plan::frontend;
+use crate::plan::frontend::{self, Place};
 use crate::plan::here::Here;
 use crate::plan::route::Routes;
-use crate::plan::select::{Backend, Choice, Locality};
-use crate::plan::{Frontend, ServicePlan};
+use crate::plan::select::{Backend, Choice};
+use crate::plan::{Frontend, FrontendKey, ServicePlan};
 use crate::source::view::View;
 
 /// True while nobody can say what a Service of this name should be: it, or what may be its only slice, is malformed and has
@@ -46,35 +44,53 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
 pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<ObjectName, ServicePlan> {
     let mut plans: BTreeMap<ObjectName, BTreeMap<_, _>> = BTreeMap::new();
     let Some(rows) = tables.observed_nft() else { return BTreeMap::new() };
-    if !tables.has_servers() {
-        for (key, frontend) in nftables::remembered(rows).filter(|(_, frontend)| is_in_doubt(view, &frontend.owner)) {
+    let none = Rows::new();
+    let servers = tables.observed_servers().unwrap_or(&none);
+    let balanced = |key: &FrontendKey| ipvs::endpoints(servers, key, &here.addresses);
+    for (key, frontend) in nftables::remembered(rows, balanced) {
+        if is_in_doubt(view, &frontend.owner) {
             plans.entry(frontend.owner.clone()).or_default().insert(key, frontend);
         }
     }
-    let none = Rows::new();
-    let servers = tables.observed_servers().unwrap_or(&none);
     for (row, observed) in rows {
         if let Some((server, owner)) = record::server(row).zip(record::service(&observed.value))
-            && is_in_doubt(view, &owner)
             && servers.contains_key(&RowKey::Virtual(server))
+            && is_in_doubt(view, &owner)
         {
+            let (key, kind) = place(server, here);
+            let answering = || balanced(&key).into_iter().map(|to| nftables::backend(rows, to)).collect();
             let frontends = plans.entry(owner.clone()).or_default();
-            frontends.insert(ipvs::frontend(&server), frontend(owner, held_behind(server, rows, servers), here));
+            frontends.entry(key).or_insert_with(|| frontend(owner, (&key, kind), answering(), here));
         }
     }
     plans.into_iter().map(|(name, frontends)| (name, ServicePlan::new(String::new(), frontends))).collect()
 }
 
-/// What the kernel holds behind a virtual server.
-fn frontend(owner: ObjectName, cluster: Arc<[Backend]>, here: &Here) -> Frontend {
+/// Where a virtual server stands, and for what.
+fn place(server: VirtualServerKey, here: &Here) -> (FrontendKey, frontend::Kind) {
+    let key = ipvs::frontend(&server, &here.addresses);
+    let kind = match key.place {
+        Place::AnyNode(_) => frontend::Kind::NodePort,
+        Place::Address(_) => frontend::Kind::ClusterIp,
+    };
+    (key, kind)
+}
+
+/// What the kernel holds behind a virtual server that everybody is led to.
+fn frontend(
+    owner: ObjectName,
+    (key, kind): (&FrontendKey, frontend::Kind),
+    cluster: Arc<[Backend]>,
+    here: &Here,
+) -> Frontend {
     let choice = Choice { any: !cluster.is_empty(), cluster, local: Arc::default() };
     Frontend {
-        kind: frontend::Kind::ClusterIp,
+        kind,
         owner,
         affinity: None,
         scheduler: None,
         sources: Sources::Any,
-        routes: Routes::internal((Policy::Cluster, IpFamily::V4), &choice, here),
+        routes: Routes::internal((Policy::Cluster, key.family()), &choice, here),
     }
 }
 
@@ -85,18 +101,4 @@ pub(super) fn recorded(tables: &Tables, name: &ObjectName) -> BTreeSet<IpAddr> {
         record::server(row).filter(|_| owner == *name).map(|server| server.addr)
     };
     tables.observed_nft().into_iter().flatten().filter_map(of).collect()
-}
-
-/// The endpoints that the kernel holds behind a virtual server.
-fn held_behind(
-    server: VirtualServerKey,
-    rows: &Rows<nft_rows::RowKey, nft_rows::Row>,
-    servers: &Rows<RowKey, Row>,
-) -> Arc<[Backend]> {
-    let backend = |real: RealServerKey| {
-        let here = rows.contains_key(&nft::hairpin(real.addr).0);
-        let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
-        Backend { addr: real.addr, port: real.port, weight: 1, locality }
-    };
-    reals_of(servers, server).map(backend).collect()
 }

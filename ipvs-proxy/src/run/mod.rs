@@ -25,7 +25,6 @@ pub(crate) mod targets;
 mod tests;
 mod worker;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -53,7 +52,7 @@ use crate::command::config::Config;
 use crate::command::settings::Notes;
 use crate::commands;
 use crate::dataplane::drain::Drains;
-use crate::dataplane::{DataPlane, Mode, Options, vip};
+use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, vip};
 use crate::plan::here::{Facts, OwnAddresses};
 use crate::plan::networks::Networks;
 use crate::source::Source;
@@ -182,7 +181,7 @@ async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyho
     let plane = plane(config, mode)?;
     let facts = Facts { own: own.clone(), ..config.facts.clone() };
     tracing::info!(node = config.node, kernel = release, mode = mode.name(), "starting");
-    let (targets, interests) = addresses::targets(opened, &link, &sysctls)?;
+    let (targets, interests) = addresses::targets(opened.ipvs, &link, &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tables = Tables::new(targets, Drains::new(config.grace, since_boot()?), &sysctls, &plane);
     let proxy = Proxy::new(facts, networks, plane, tables, epoch);
@@ -209,7 +208,7 @@ fn link() -> anyhow::Result<IfName> {
 /// When the link of virtual addresses has no name, which does not happen.
 pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
     let (scheduler, pods) = (config.scheduler.clone(), prepare::pods(config));
-    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, node_port_addresses: BTreeSet::new() }))
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, node: NodeAddresses::default() }))
 }
 
 /// The networks as they are.

@@ -4,6 +4,8 @@
 //! change concerns are planned; a Service that cannot be served as it is now goes on as it was; a Service that was malformed
 //! before this program started goes on as the kernel remembers it.
 
+mod node;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,15 +13,15 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use reconcile::{Gate, Pass};
 
+use self::node::mode;
 use super::flows::{Locals, Masqueraded};
 use super::log::log;
 use super::memory::{is_in_doubt, recorded, remember};
 use super::tables::{Tables, Touched};
-use crate::dataplane::{self, DataPlane};
+use crate::dataplane::DataPlane;
 use crate::object::ObjectName;
 use crate::object::key::Kind;
-use crate::object::slice::EndpointSlice;
-use crate::plan::here::{Facts, Here, Mode};
+use crate::plan::here::{Facts, Here};
 use crate::plan::networks::{Networks, placed};
 use crate::plan::{Claims, ServicePlan, depends_on_zone, plan};
 use crate::source::Update;
@@ -89,10 +91,8 @@ impl Proxy {
     /// A proxy that knows nothing yet; `epoch` is the Unix time at which its clock shows zero.
     #[must_use]
     pub(crate) fn new(facts: Facts, networks: Networks, plane: DataPlane, tables: Tables, epoch: u64) -> Self {
-        let here = facts.here(mode(&plane));
-        let node_port_addresses = here.node_port_addresses.clone();
         let mut proxy = Self {
-            here,
+            here: facts.here(mode(&plane)),
             facts,
             networks,
             view: View::default(),
@@ -114,7 +114,7 @@ impl Proxy {
             next_check: Duration::ZERO,
             totals: Totals::default(),
         };
-        proxy.move_node_ports(node_port_addresses);
+        proxy.move_node();
         proxy
     }
 
@@ -134,35 +134,6 @@ impl Proxy {
             self.gate.complete(kind);
         }
         self.release_remembered();
-    }
-
-    /// Takes in what has become of this node. What depends on it is planned again.
-    pub(crate) fn learn(&mut self, change: impl FnOnce(&mut Facts)) {
-        change(&mut self.facts);
-        let new = self.facts.here(mode(&self.plane));
-        let change = self.here.change(&new);
-        if self.here.node_port_addresses != new.node_port_addresses {
-            self.move_node_ports(new.node_port_addresses.clone());
-        }
-        self.here = new;
-        if change.all {
-            self.dirty.extend(self.view.services().map(|service| service.name.clone()));
-            return;
-        }
-        if change.zone {
-            self.dirty.extend(self.zoned.iter().cloned());
-        }
-        if !change.addresses.is_empty() {
-            let is_about = |slice: &&EndpointSlice| {
-                slice.endpoints.iter().any(|endpoint| change.addresses.contains(&endpoint.addr))
-            };
-            self.dirty.extend(self.view.all_slices().filter(is_about).map(|slice| slice.service.clone()));
-        }
-    }
-
-    fn move_node_ports(&mut self, addresses: BTreeSet<IpAddr>) {
-        let changes = self.plane.move_node_ports(addresses, self.claims.node_ports());
-        self.tables.want(changes);
     }
 
     /// Forgets what the kernel held in a table that somebody else may have changed.
@@ -396,14 +367,6 @@ impl Proxy {
     #[must_use]
     pub(crate) const fn totals(&self) -> Totals {
         self.totals
-    }
-}
-
-/// The data path, as the facts of this node know it.
-fn mode(plane: &DataPlane) -> Mode {
-    match plane.mode() {
-        dataplane::Mode::Ipvs => Mode::Ipvs,
-        dataplane::Mode::Nftables => Mode::Nftables,
     }
 }
 

@@ -19,6 +19,7 @@ mod settling;
 mod touched;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::nft::forward::{Denying, Forward};
@@ -50,6 +51,8 @@ pub(crate) struct Tables {
     footing: Footing,
     /// The families that are served.
     families: Vec<IpFamily>,
+    /// The node's own addresses: virtual servers there are node ports'.
+    own: BTreeSet<IpAddr>,
     flows: Box<dyn Sweeper + Send>,
     drains: Drains,
     /// It is known which virtual servers are ours from before.
@@ -91,7 +94,7 @@ impl Tables {
         for (key, row) in changes.ipvs {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
-                    self.pending.insert(ipvs::frontend(&service));
+                    self.pending.insert(ipvs::frontend(&service, &self.own));
                     if row.is_some() {
                         self.claim(service);
                     } else {
@@ -138,11 +141,6 @@ impl Tables {
         if let Some(addresses) = self.addresses {
             self.stack.want(addresses, key, row);
         }
-    }
-
-    /// True where IPVS carries connections, or holds what did.
-    pub(crate) const fn has_servers(&self) -> bool {
-        self.servers.is_some()
     }
 
     /// The servers, where they do not rest.

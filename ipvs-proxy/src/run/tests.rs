@@ -23,7 +23,7 @@ use super::proxy::{Proxy, pause};
 use super::tables::{Tables, Touched};
 use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets};
 use crate::dataplane::drain::Drains;
-use crate::dataplane::{DataPlane, Mode, Options, record, since, vip};
+use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, record, since, vip};
 use crate::object::key::ObjectKey;
 use crate::plan::FrontendKey;
 use crate::plan::here::{Facts, Here};
@@ -271,7 +271,7 @@ impl Rig {
             link: IfName::new(vip::LINK_NAME).unwrap(),
             scheduler: "rr".into(),
             pods,
-            node_port_addresses: BTreeSet::new(),
+            node: NodeAddresses::default(),
         };
         let plane = DataPlane::new(options);
         let drains = Drains::new(Duration::from_secs(900), Duration::from_secs(boot));
@@ -1030,13 +1030,24 @@ fn a_change_of_this_node_changes_the_rows_that_depend_on_it() {
     rig.proxy.learn(|facts| {
         facts.own.all.insert(own);
     });
-    let rows = ["@hairpin { 172.7.22.2 . 172.7.22.2 }", "@node-port-addresses { 172.7.22.2 }"];
-    let changes = |sign: char| rows.map(|row| format!("nft {sign} element ip ipvs-proxy {row}"));
-    assert_eq!(rig.work(), changes('+'), "an endpoint of web is here now");
+    assert_eq!(
+        rig.work(),
+        [
+            "nft + element ip ipvs-proxy @hairpin { 172.7.22.2 . 172.7.22.2 }",
+            "nft + element ip ipvs-proxy @node-port-addresses { 172.7.22.2 }"
+        ],
+        "an endpoint of web is here now"
+    );
     rig.proxy.learn(|facts| {
         facts.own.all.remove(&own);
     });
-    assert_eq!(rig.work(), changes('-'));
+    assert_eq!(
+        rig.work(),
+        [
+            "nft - element ip ipvs-proxy @hairpin { 172.7.22.2 . 172.7.22.2 }",
+            "nft - element ip ipvs-proxy @node-port-addresses { 172.7.22.2 }"
+        ]
+    );
     rig.proxy.learn(|facts| facts.own.primary.v4 = Some(own));
     assert_eq!(rig.work(), [""; 0], "nothing depends on that here");
 }

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod exposed;
 pub(crate) mod families;
 
 use std::collections::BTreeMap;

@@ -103,9 +103,12 @@ impl Dispatch {
         [ROOM, NODE_ROOM].contains(&room).then_some(Self { pod, node, outside })
     }
 
-    /// Where clients are led by this chain, with these endpoints in the order of their indexes.
-    pub(super) fn routes(self, endpoints: &[Backend]) -> Routes {
-        let route = |branch: Branch| Route { answer: branch.outcome.answer(endpoints), masquerade: branch.masquerade };
+    /// Where clients are led by this chain, with these endpoints in the order of their indexes, and those behind virtual servers.
+    pub(super) fn routes(self, endpoints: &[Backend], balanced: &[Backend]) -> Routes {
+        let route = |branch: Branch| Route {
+            answer: branch.outcome.answer(endpoints, balanced),
+            masquerade: branch.masquerade,
+        };
         Routes { pod: route(self.pod), node: route(self.node), outside: route(self.outside) }
     }
 
@@ -216,16 +219,17 @@ impl Branch {
 }
 
 impl Outcome {
-    fn answer(self, endpoints: &[Backend]) -> Answer {
+    fn answer(self, endpoints: &[Backend], balanced: &[Backend]) -> Answer {
         match self {
+            Self::Balance if balanced.is_empty() => Answer::Reject,
+            Self::Balance => Answer::Backends(balanced.into()),
             Self::Choose { first, count } => {
                 let place = |number| usize::try_from(number).unwrap_or(usize::MAX);
                 let chosen: Arc<[Backend]> = endpoints.iter().skip(place(first)).take(place(count)).copied().collect();
                 // Endpoints that somebody deleted are nobody's answer.
                 if chosen.is_empty() { Answer::Drop } else { Answer::Backends(chosen) }
             }
-            // What virtual servers held is not in these rows.
-            Self::Drop | Self::Balance => Answer::Drop,
+            Self::Drop => Answer::Drop,
             Self::Reject => Answer::Reject,
         }
     }

@@ -6,7 +6,7 @@
 //! | [`dispatch`] | chains that tell clients apart and choose an endpoint at random |
 //! | [`observed`] | what rows of the kernel say of frontends |
 //!
-//! A frontend is an element of `services` (or, at every address in `node-port-addresses`, of `node-ports`) whose verdict leads to such a
+//! A frontend is an element of `services` (or, on every address of the node, of `node-ports`) whose verdict leads to such a
 //! chain, and an element of `endpoints` for each endpoint that the chain chooses from. The kernel tracks the connection from there
 //! on: one that is open keeps its endpoint, whatever changes afterwards. Where virtual servers of IPVS balance, the chain marks what is to be
 //! masqueraded and lets the packet pass on to them; the classes of clients that IPVS would lead elsewhere it leads itself.
@@ -20,26 +20,30 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use netstate::IpFamily;
 use netstate::nft::{ChainKey, Datum, Element, Match, Name, Op, Row, RowKey, Rule, Verdict};
+use netstate::{IpFamily, Prefix};
 
-pub(crate) use self::observed::{endpoint, endpoints, entry, frontend, is_frontend, remembered};
+pub(crate) use self::observed::{backend, endpoint, endpoints, entry, frontend, is_frontend, remembered};
 
-use super::Options;
 use super::nft::{element, table_key};
 use super::site::Site;
-use crate::object::service::Sources;
 use crate::plan::frontend::Place;
 
 const SERVICES: &str = "services";
 const ENDPOINTS: &str = "endpoints";
 const NODE_PORTS: &str = "node-ports";
-const NODE_PORT_ADDRESSES: &str = "node-port-addresses";
 const NODE_ENDPOINTS: &str = "node-endpoints";
+const NODE_PORT_ADDRESSES: &str = "node-port-addresses";
 const REFUSED: &str = "refused";
 const REFUSED_NODE_PORTS: &str = "refused-node-ports";
 
 type Rows = BTreeMap<RowKey, Row>;
+
+/// The element of an address at which node ports are.
+#[must_use]
+pub(super) fn node_address(addr: IpAddr) -> (RowKey, Row) {
+    (element(IpFamily::of(addr), NODE_PORT_ADDRESSES, vec![addr.into()]), Row::Element(Element::member()))
+}
 
 /// Rows that are this frontend's own.
 pub(super) fn own(site: &Site<'_>) -> Rows {
@@ -76,15 +80,6 @@ pub(super) fn chain(site: &Site<'_>) -> Option<(RowKey, Row)> {
     site.has_chain().then(|| (site.chain_key(site.dispatch.name(site.key.place)), chain().into()))
 }
 
-/// The addresses at which NodePorts are, as far as their family is served.
-pub(super) fn node_port_addresses(options: &Options) -> Rows {
-    let served = options.node_port_addresses.iter().filter(|addr| options.pods.get(IpFamily::of(**addr)).is_some());
-    let row = |addr: &IpAddr| {
-        (element(IpFamily::of(*addr), NODE_PORT_ADDRESSES, vec![(*addr).into()]), Element::member().into())
-    };
-    served.map(row).collect()
-}
-
 impl Site<'_> {
     /// True unless everybody's packets go on as they came.
     fn has_chain(&self) -> bool {
@@ -94,11 +89,9 @@ impl Site<'_> {
     /// The chain that lets only some clients in, where the frontend has one.
     fn sources(&self) -> Option<(Name, netstate::nft::Chain)> {
         let Place::Address(addr) = self.key.place else { return None };
-        let Sources::Only(sources) = &self.frontend.sources else { return None };
         let to = Verdict::Goto(self.dispatch.name(self.key.place));
-        let of_family = sources.iter().filter(|source| source.family() == self.key.family());
-        let mut rules: Vec<Rule> =
-            of_family.map(|source| Rule::new().when(Match::Saddr(Op::Is, *source)).then(to.clone())).collect();
+        let allow = |source: Prefix| Rule::new().when(Match::Saddr(Op::Is, source)).then(to.clone());
+        let mut rules: Vec<Rule> = self.allowed()?.into_iter().map(allow).collect();
         rules.push(Rule::new().then(Verdict::Drop));
         // An address of IPv6 has colons, which the nft language does not take in names.
         let place = format!("sources/{}/{}/{}", addr, self.key.protocol, self.key.port).replace(':', ".");

@@ -87,31 +87,38 @@ pub(crate) fn endpoint(row: &Row) -> Option<SocketAddr> {
     }
 }
 
-/// Frontends as the kernel holds them.
-pub(crate) fn remembered(rows: &Rows<RowKey, Row>) -> impl Iterator<Item = (FrontendKey, Frontend)> + '_ {
-    rows.iter().filter(|(row, _)| is_frontend(row)).filter_map(|(row, observed)| {
+/// Frontends as the kernel holds them; `balanced` says who is behind the virtual servers of one.
+pub(crate) fn remembered<'a>(
+    rows: &'a Rows<RowKey, Row>,
+    balanced: impl Fn(&FrontendKey) -> BTreeSet<SocketAddr> + 'a,
+) -> impl Iterator<Item = (FrontendKey, Frontend)> + 'a {
+    rows.iter().filter(|(row, _)| is_frontend(row)).filter_map(move |(row, observed)| {
         let at = frontend(row)?;
-        Some((at, held(rows, &at, &observed.value)?))
+        Some((at, held(rows, &at, &observed.value, &balanced(&at))?))
     })
 }
 
+/// An endpoint that the rows name.
+#[must_use]
+pub(crate) fn backend(rows: &Rows<RowKey, Row>, to: SocketAddr) -> Backend {
+    let here = rows.contains_key(&nft::hairpin(to.ip()).0);
+    let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
+    Backend { addr: to.ip(), port: to.port(), weight: 1, locality }
+}
+
 /// What the rows say of the frontend `at`, whose element leads to `value`.
-fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row) -> Option<Frontend> {
+fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row, balanced: &BTreeSet<SocketAddr>) -> Option<Frontend> {
     let Row::Element(Element { comment: Some(comment), data: Data::Verdict(verdict) }) = value else { return None };
     let (namespace, name) = comment.split_once('/')?;
     let (sources, chain) = sources(rows, at, chain_of(verdict)?);
-    let backend = |to: SocketAddr| {
-        let here = rows.contains_key(&nft::hairpin(to.ip()).0);
-        let locality = if here { Locality::Unknown } else { Locality::Elsewhere };
-        Backend { addr: to.ip(), port: to.port(), weight: 1, locality }
-    };
-    let endpoints: Vec<Backend> = in_order(rows, at).into_iter().map(backend).collect();
+    let endpoints: Vec<Backend> = in_order(rows, at).into_iter().map(|to| backend(rows, to)).collect();
+    let balanced: Vec<Backend> = balanced.iter().map(|to| backend(rows, *to)).collect();
     let kind = match at.place {
         Place::AnyNode(_) => Kind::NodePort,
         Place::Address(addr) if rows.contains_key(&nft::vip(addr).0) => Kind::ClusterIp,
         Place::Address(_) => Kind::LoadBalancer,
     };
-    let routes = Dispatch::named(chain)?.routes(&endpoints);
+    let routes = Dispatch::named(chain)?.routes(&endpoints, &balanced);
     let owner = ObjectName::new(namespace, name);
     Some(Frontend { kind, owner, affinity: None, scheduler: None, sources, routes })
 }

@@ -95,9 +95,9 @@ fn at_address(family: IpFamily) -> Vec<Field> {
     vec![Field::Daddr(family), Field::L4Proto, Field::Dport]
 }
 
-/// A packet to an address of this node at which NodePorts are.
-fn to_this_node(family: IpFamily) -> Match {
-    is_in(vec![Field::Daddr(family)], NODE_PORT_ADDRESSES)
+/// A packet to an address at which node ports are.
+fn to_this_node(family: IpFamily) -> Rule {
+    Rule::new().when(is_in(vec![Field::Daddr(family)], NODE_PORT_ADDRESSES))
 }
 
 const NODE_PORT: [Field; 2] = [Field::L4Proto, Field::Dport];
@@ -105,7 +105,7 @@ const NODE_PORT: [Field; 2] = [Field::L4Proto, Field::Dport];
 fn services(family: IpFamily) -> Vec<Rule> {
     vec![
         Rule::new().then(Statement::Vmap(at_address(family), Name::literal(SERVICES))),
-        Rule::new().when(to_this_node(family)).then(Statement::Vmap(NODE_PORT.to_vec(), Name::literal(NODE_PORTS))),
+        to_this_node(family).then(Statement::Vmap(NODE_PORT.to_vec(), Name::literal(NODE_PORTS))),
     ]
 }
 
@@ -131,9 +131,9 @@ fn refuse(family: IpFamily) -> Vec<Rule> {
 
 /// Where a Service has no endpoint. What none was chosen for still has its first destination.
 fn refuse_listed(family: IpFamily) -> [Rule; 2] {
-    let refused_port = is_in(NODE_PORT.to_vec(), REFUSED_NODE_PORTS);
+    let to_this_node = Rule { statements: [new().statements, to_this_node(family).statements].concat(), comment: None };
     [
         new().when(is_in(at_address(family), REFUSED)).then(Reject::PortUnreachable),
-        new().when(to_this_node(family)).when(refused_port).then(Reject::PortUnreachable),
+        to_this_node.when(is_in(NODE_PORT.to_vec(), REFUSED_NODE_PORTS)).then(Reject::PortUnreachable),
     ]
 }

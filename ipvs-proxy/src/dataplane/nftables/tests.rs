@@ -1,5 +1,6 @@
 //! Frontends in, rows out: the tables as the nft tool prints them, what a change costs, and that rows depend on nothing else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netstate::nft::{Chain, Ruleset};
@@ -12,7 +13,7 @@ use super::*;
 use crate::dataplane::nft::VIPS;
 use crate::dataplane::{self, DataPlane, Mode};
 use crate::object::ObjectName;
-use crate::object::service::Policy;
+use crate::object::service::{Policy, Sources};
 use crate::plan::frontend::Kind;
 use crate::plan::here::Here;
 use crate::plan::route::Routes;
@@ -269,7 +270,7 @@ proptest! {
 
         // Taken up again from the kernel's rows they are the same rows.
         let (mut again, mut third) = (super::tests::plane(), Kernel::default());
-        for (key, frontend) in remembered(&kernel.observed()) {
+        for (key, frontend) in remembered(&kernel.observed(), |_| BTreeSet::new()) {
             third.take(put(&mut again, key, None, Some(&frontend)));
         }
         let served = |rows: &Rows| -> Rows {

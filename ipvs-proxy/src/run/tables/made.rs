@@ -84,6 +84,7 @@ impl Tables {
             resting: None,
             footing,
             families: plane.families().collect(),
+            own: BTreeSet::new(),
             flows: targets.flows,
             drains,
             adopted: false,

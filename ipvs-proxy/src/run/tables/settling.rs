@@ -2,8 +2,8 @@
 //!
 //! Invariant: a frontend is handed over behind the pass that put its rows in place, and stays noted until then.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netstate::Protocol;
@@ -17,6 +17,11 @@ use crate::dataplane::{ipvs, nftables};
 use crate::plan::FrontendKey;
 
 impl Tables {
+    /// Takes in the node's own addresses.
+    pub(crate) fn set_own(&mut self, own: BTreeSet<IpAddr>) {
+        self.own = own;
+    }
+
     /// Notes a frontend whose nft row changes; an endpoint in it is about to serve.
     pub(super) fn expect_endpoint(&mut self, frontend: &FrontendKey, row: Option<&Row>) {
         if let Some(endpoint) = row.and_then(nftables::endpoint) {
@@ -28,7 +33,7 @@ impl Tables {
     /// Notes the frontend of a real server that is about to serve, or to leave. Flows of UDP stick to an endpoint as long as packets
     /// come; TCP connections end by themselves.
     pub(super) fn settle_later(&mut self, real: &RealServerKey, serves: bool) {
-        let frontend = ipvs::frontend(&real.service);
+        let frontend = ipvs::frontend(&real.service, &self.own);
         if serves {
             self.flows.welcome(&frontend, SocketAddr::new(real.addr, real.port));
         }
@@ -79,15 +84,16 @@ impl Tables {
     fn is_in_place(&self, frontend: &FrontendKey) -> bool {
         let row: NftKey = nftables::entry(frontend);
         let stands = self.stack.get(self.nft).is_some_and(|nft| !nft.desired().contains_key(&row) || nft.holds(&row));
-        let server = self.servers().zip(ipvs::server(frontend)).map(|(servers, key)| (servers, RowKey::Virtual(key)));
-        stands && server.is_none_or(|(servers, key)| !servers.desired().contains_key(&key) || servers.holds(&key))
+        let Some(servers) = self.servers() else { return stands };
+        let mut keys = ipvs::servers(frontend, &self.own).map(RowKey::Virtual);
+        stands && keys.all(|key| !servers.desired().contains_key(&key) || servers.holds(&key))
     }
 
     /// Who answers at a frontend by the rows of either path.
     fn answering(&self, frontend: &FrontendKey, masqueraded: Masqueraded) -> Option<Check> {
         let mut answering = nftables::endpoints(self.stack.mirror(self.nft)?, frontend);
         if let Some(servers) = self.servers {
-            answering.append(&mut ipvs::endpoints(self.stack.mirror(servers)?, frontend));
+            answering.append(&mut ipvs::endpoints(self.stack.mirror(servers)?, frontend, &self.own));
         }
         Some(Check { answering, masqueraded })
     }

@@ -1,0 +1,307 @@
+//! What becomes of the first packet of a connection, read from the rows of either data path: a model of their chains, and of virtual
+//! servers behind them. kube-proxy's table of who reaches whom and is masqueraded (TestInternalExternalMasquerade) is one test for both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netstate::ipvs::{RowKey as ServerKey, VirtualServerKey};
+use netstate::mark::MASQUERADE;
+use netstate::nft::{
+    ChainKey, Data, Datum, Destination, Element, Field, Match, Name, Op, Row, RowKey, Rule, Statement, Verdict,
+};
+use netstate::{IpFamily, Protocol};
+use serde_json::{Value, json};
+
+use super::nft::{element, table_key};
+use super::*;
+use crate::object::slice::EndpointSlice;
+use crate::plan::here::Here;
+use crate::plan::{Claims, plan};
+
+/// What a packet meets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// One of these endpoints answers, and sees the node's address if it says so.
+    Led(BTreeSet<IpAddr>, bool),
+    Refused,
+    Dropped,
+    /// Nobody touches it.
+    Passes,
+}
+
+/// The rows of both tables.
+#[derive(Default)]
+struct Kernel {
+    nft: BTreeMap<RowKey, Row>,
+    ipvs: BTreeMap<ServerKey, ipvs_rows::Row>,
+    own: BTreeSet<IpAddr>,
+}
+
+fn fold<K: Ord, V>(rows: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+}
+
+impl Kernel {
+    fn take(&mut self, changes: Changes) {
+        fold(&mut self.nft, changes.nft);
+        fold(&mut self.ipvs, changes.ipvs);
+    }
+
+    fn has(&self, family: IpFamily, set: &'static str, key: Vec<Datum>) -> bool {
+        self.nft.contains_key(&element(family, set, key))
+    }
+
+    /// The chain that the packet is led to.
+    fn chain(&self, to: &VirtualServerKey) -> Option<Name> {
+        let family = IpFamily::of(to.addr);
+        let port = vec![Datum::Protocol(to.protocol), Datum::Port(to.port)];
+        let at_address = element(family, "services", [vec![to.addr.into()], port.clone()].concat());
+        let of_node = self.has(family, "node-port-addresses", vec![to.addr.into()]);
+        let at_node = of_node.then(|| element(family, "node-ports", port));
+        let row = self.nft.get(&at_address).or_else(|| self.nft.get(&at_node?))?;
+        let Row::Element(Element { data: Data::Verdict(Verdict::Goto(chain)), .. }) = row else { panic!("{row}") };
+        Some(chain.clone())
+    }
+
+    fn rules(&self, family: IpFamily, chain: &Name) -> &[Rule] {
+        let key = RowKey::Chain(ChainKey { table: table_key(family), chain: chain.clone() });
+        let Some(Row::Chain(chain)) = self.nft.get(&key) else { panic!("{key} is missing") };
+        &chain.rules
+    }
+
+    /// The endpoints that a rule chooses from.
+    fn chosen(&self, to: &VirtualServerKey, destination: &Destination) -> BTreeSet<IpAddr> {
+        let Destination::Map { family, fields, map, .. } = destination else { panic!("{destination:?}") };
+        let Some(Field::Random { below, offset }) = fields.last() else { panic!("{fields:?}") };
+        let set = if map.as_str() == "endpoints" { "endpoints" } else { "node-endpoints" };
+        let endpoint = |index| {
+            let part = |field: &Field| match field {
+                Field::Daddr(_) => to.addr.into(),
+                Field::L4Proto => Datum::Protocol(to.protocol),
+                Field::Dport => Datum::Port(to.port),
+                Field::Random { .. } => Datum::Index(index),
+                other => panic!("{other:?}"),
+            };
+            let row = self.nft.get(&element(*family, set, fields.iter().map(part).collect()));
+            match row {
+                Some(Row::Element(Element { data: Data::Value(value), .. })) => match value[0] {
+                    Datum::Ipv4(addr) => IpAddr::V4(addr),
+                    Datum::Ipv6(addr) => IpAddr::V6(addr),
+                    ref other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            }
+        };
+        (*offset..offset + below).map(endpoint).collect()
+    }
+
+    /// What becomes of a packet from `from` to `to`.
+    fn fate(&self, from: IpAddr, to: &VirtualServerKey) -> Fate {
+        let (family, mut marked, mut next) = (IpFamily::of(to.addr), false, self.chain(to));
+        while let Some(chain) = next.take() {
+            for rule in self.rules(family, &chain) {
+                let mut applies = true;
+                for statement in rule.statements.iter() {
+                    match statement {
+                        Statement::Match(Match::Saddr(op, network)) => {
+                            applies = network.contains(from) == (*op == Op::Is);
+                        }
+                        Statement::Match(Match::SaddrLocal(op)) => {
+                            applies = self.own.contains(&from) == (*op == Op::Is)
+                        }
+                        Statement::SetMark(change) if *change == MASQUERADE.set() => marked = true,
+                        Statement::Dnat(destination) => return Fate::Led(self.chosen(to, destination), marked),
+                        Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
+                        Statement::Verdict(Verdict::Accept) => return self.behind(to, marked),
+                        Statement::Verdict(Verdict::Goto(chain)) => next = Some(chain.clone()),
+                        other => panic!("{other:?}"),
+                    }
+                    if !applies {
+                        break;
+                    }
+                }
+                if next.is_some() {
+                    break;
+                }
+            }
+        }
+        self.behind(to, marked)
+    }
+
+    /// What becomes of a packet that no chain has led anywhere.
+    fn behind(&self, to: &VirtualServerKey, marked: bool) -> Fate {
+        let family = IpFamily::of(to.addr);
+        let place = vec![Datum::from(to.addr), Datum::Protocol(to.protocol), Datum::Port(to.port)];
+        let refused_at_node = self.has(family, "node-port-addresses", place[..1].to_vec())
+            && self.has(family, "refused-node-ports", place[1..].to_vec());
+        if self.ipvs.contains_key(&ServerKey::Virtual(*to)) {
+            let reals: BTreeSet<_> = ipvs::reals_of(&self.ipvs, *to).map(|real| real.addr).collect();
+            return if reals.is_empty() { Fate::Refused } else { Fate::Led(reals, marked) };
+        }
+        let is_vip = self.has(family, "vips", place[..1].to_vec());
+        if is_vip || refused_at_node || self.has(family, "refused", place) { Fate::Refused } else { Fate::Passes }
+    }
+}
+
+const LOCAL: [&str; 2] = ["172.7.21.2", "fd07:21::2"];
+const REMOTE: [&str; 2] = ["172.7.22.2", "fd07:22::2"];
+const NODE: [&str; 2] = ["10.4.7.21", "fd04:7::21"];
+
+/// The places of the Service of [`served`], of a family.
+fn places_of(family: IpFamily) -> [(&'static str, VirtualServerKey); 3] {
+    let v = usize::from(!family.is_v4());
+    let at = |addr: [&str; 2], port| VirtualServerKey { protocol: Protocol::Tcp, addr: addr[v].parse().unwrap(), port };
+    [
+        ("ClusterIP", at(["192.168.0.10", "fd09::10"], 80)),
+        ("NodePort", at(NODE, 30_080)),
+        ("LB", at(["10.4.7.99", "fd04:7::99"], 80)),
+    ]
+}
+
+/// A Service of every kind on a node, with what `spec` adds and these endpoints.
+fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here) -> Here) -> Kernel {
+    let mut service = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {
+        "type": "LoadBalancer", "clusterIP": "192.168.0.10", "clusterIPs": ["192.168.0.10", "fd09::10"],
+        "ports": [{"port": 80, "nodePort": 30_080}],
+    }, "status": {"loadBalancer": {"ingress": [{"ip": "10.4.7.99"}, {"ip": "fd04:7::99"}]}}});
+    for (key, value) in spec.as_object().unwrap() {
+        service["spec"][key] = value.clone();
+    }
+    let slice = |v: usize| {
+        let node = |endpoint: &&[&str; 2]| if LOCAL.contains(&endpoint[0]) { "n1" } else { "n2" };
+        let of = |endpoint: &[&str; 2]| json!({"addresses": [endpoint[v]], "nodeName": node(&endpoint)});
+        let endpoints: Vec<_> = endpoints.iter().map(of).collect();
+        let labels = json!({"kubernetes.io/service-name": "web"});
+        let slice = json!({"kind": "EndpointSlice", "metadata": {"name": format!("web-{v}"), "labels": labels},
+            "addressType": (["IPv4", "IPv6"][v]), "ports": [{"port": 8080}], "endpoints": endpoints});
+        EndpointSlice::from_json(&slice).unwrap()
+    };
+    let own: BTreeSet<IpAddr> = NODE.iter().map(|addr| addr.parse().unwrap()).collect();
+    let pods = PerFamily::new("172.7.0.0/16".parse().ok(), "fd07::/16".parse().ok());
+    let service = Service::from_json(&service).unwrap();
+    let here = here(Here { addresses: own.clone(), ..Here::on("n1").with_pods([pods.v4.unwrap(), pods.v6.unwrap()]) });
+    let planned = plan(&service, &service.cluster_ips, &[slice(0), slice(1)], &here);
+    let link = IfName::new(vip::LINK_NAME).unwrap();
+    let node = NodeAddresses { own: own.clone(), node_ports: own.clone() };
+    let options = Options { mode, link, scheduler: "rr".to_owned(), pods, node: NodeAddresses::default() };
+    let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
+    // The node's addresses are known last: rows do not depend on the order.
+    let mut claims = Claims::default();
+    kernel.take(plane.rows(&claims.settle(&service.name, Some(planned))));
+    kernel.take(plane.set_node(node, claims.all()));
+    kernel
+}
+
+const BOTH: [[&str; 2]; 2] = [LOCAL, REMOTE];
+const CLIENTS: [(&str, [&str; 2]); 3] =
+    [("pod", ["172.7.21.50", "fd07:21::50"]), ("node", NODE), ("external", ["10.4.7.200", "fd04:7::200"])];
+
+/// kube-proxy's table: for a client the endpoints and M where it is masqueraded, at ClusterIP, NodePort and LB.
+type Line = (&'static str, [&'static str; 3]);
+
+fn lines(kernel: &Kernel, family: IpFamily) -> Vec<(String, [String; 3])> {
+    let v = usize::from(!family.is_v4());
+    let word = |from: &str, (_, to): &(&str, VirtualServerKey)| match kernel.fate(from.parse().unwrap(), to) {
+        Fate::Led(endpoints, masqueraded) => {
+            let which = match endpoints.len() {
+                2 => "all",
+                _ if endpoints.contains(&LOCAL[v].parse().unwrap()) => "local",
+                _ => "remote",
+            };
+            format!("{which}{}", if masqueraded { " M" } else { "" })
+        }
+        other => format!("{other:?}").to_lowercase(),
+    };
+    let line = |(name, from): &(&str, [&str; 2])| {
+        ((*name).to_owned(), places_of(family).each_ref().map(|place| word(from[v], place)))
+    };
+    CLIENTS.iter().map(line).collect()
+}
+
+fn ensure(spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here) -> Here + Copy, expected: [Line; 3]) {
+    let expected: Vec<_> =
+        expected.iter().map(|(name, words)| ((*name).to_owned(), words.map(str::to_owned))).collect();
+    for mode in [Mode::Ipvs, Mode::Nftables] {
+        let kernel = served(mode, spec, endpoints, here);
+        for family in IpFamily::ALL {
+            assert_eq!(lines(&kernel, family), expected, "{spec} {endpoints:?} on {mode:?}, {family}");
+        }
+    }
+}
+
+#[test]
+fn who_reaches_whom_and_is_masqueraded_is_kube_proxys_table_on_both_data_paths() {
+    let cluster = [("pod", ["all", "all M", "all M"]), ("node", ["all M"; 3]), ("external", ["all M"; 3])];
+    ensure(&json!({}), &BOTH, |here| here, cluster);
+    let external = [("pod", ["all"; 3]), ("node", ["all M"; 3]), ("external", ["all M", "local", "local"])];
+    ensure(&json!({"externalTrafficPolicy": "Local"}), &BOTH, |here| here, external);
+    let internal = [
+        ("pod", ["local", "all M", "all M"]),
+        ("node", ["local M", "all M", "all M"]),
+        ("external", ["local M", "all M", "all M"]),
+    ];
+    ensure(&json!({"internalTrafficPolicy": "Local"}), &BOTH, |here| here, internal);
+}
+
+#[test]
+fn the_table_with_every_client_masqueraded() {
+    let all = |here: Here| Here { masquerade_all: true, ..here };
+    let cluster = [("pod", ["all M"; 3]), ("node", ["all M"; 3]), ("external", ["all M"; 3])];
+    ensure(&json!({}), &BOTH, all, cluster);
+    let external =
+        [("pod", ["all M", "all", "all"]), ("node", ["all M"; 3]), ("external", ["all M", "local", "local"])];
+    ensure(&json!({"externalTrafficPolicy": "Local"}), &BOTH, all, external);
+}
+
+#[test]
+fn without_an_endpoint_here_the_policy_local_drops_and_without_any_everybody_is_refused() {
+    let external =
+        [("pod", ["remote"; 3]), ("node", ["remote M"; 3]), ("external", ["remote M", "dropped", "dropped"])];
+    ensure(&json!({"externalTrafficPolicy": "Local"}), &[REMOTE], |here| here, external);
+    let internal = [
+        ("pod", ["dropped", "remote M", "remote M"]),
+        ("node", ["dropped", "remote M", "remote M"]),
+        ("external", ["dropped", "remote M", "remote M"]),
+    ];
+    ensure(&json!({"internalTrafficPolicy": "Local"}), &[REMOTE], |here| here, internal);
+    for policy in ["Cluster", "Local"] {
+        let refused = [("pod", ["refused"; 3]), ("node", ["refused"; 3]), ("external", ["refused"; 3])];
+        let spec = json!({"externalTrafficPolicy": policy, "internalTrafficPolicy": policy});
+        ensure(&spec, &[], |here| here, refused);
+    }
+}
+
+#[test]
+fn who_is_not_listed_is_dropped_at_the_load_balancer_only() {
+    let spec = json!({"loadBalancerSourceRanges": ["10.4.7.200/32", "fd04:7::200/128"]});
+    let listed = [
+        ("pod", ["all", "all M", "dropped"]),
+        ("node", ["all M", "all M", "dropped"]),
+        ("external", ["all M", "all M", "all M"]),
+    ];
+    ensure(&spec, &BOTH, |here| here, listed);
+    // A node that is listed comes from the address that it connects to, where that is its own.
+    let spec = json!({"loadBalancerSourceRanges": ["10.4.7.0/24"]});
+    let kernel = served(Mode::Ipvs, &spec, &BOTH, |here| here);
+    let (_, lb) = places_of(IpFamily::V4)[2];
+    assert!(matches!(kernel.fate(lb.addr, &lb), Fate::Led(..)));
+    let kernel = served(Mode::Ipvs, &json!({"loadBalancerSourceRanges": ["10.5.0.0/24"]}), &BOTH, |here| here);
+    assert_eq!(kernel.fate(lb.addr, &lb), Fate::Dropped);
+}
+
+#[test]
+fn an_external_address_that_the_node_has_is_led_at_its_ports_only() {
+    for mode in [Mode::Ipvs, Mode::Nftables] {
+        let kernel = served(mode, &json!({"externalIPs": [NODE[0]]}), &BOTH, |here| here);
+        let at = |port| VirtualServerKey { protocol: Protocol::Tcp, addr: NODE[0].parse().unwrap(), port };
+        let from = "10.4.7.200".parse().unwrap();
+        assert!(matches!(kernel.fate(from, &at(80)), Fate::Led(..)), "{mode:?}");
+        assert_eq!(kernel.fate(from, &at(22)), Fate::Passes, "{mode:?}: a process of the node");
+        assert!(!kernel.has(IpFamily::V4, "vips", vec![at(80).addr.into()]), "{mode:?}");
+    }
+}
