@@ -116,17 +116,17 @@ fn new() -> Rule {
 /// Behind IPVS: whatever still comes to a virtual address, other than pings, finds no virtual server.
 fn refuse_behind_ipvs(family: IpFamily) -> Vec<Rule> {
     let to_vip = |protocol| new().when(Match::L4Proto(Op::Is, protocol)).when(at_vip(family));
-    let stray = Protocol::ALL.map(|protocol| to_vip(protocol).then(Reject::PortUnreachable));
+    let unserved = Protocol::ALL.map(|protocol| to_vip(protocol).then(Reject::PortUnreachable));
     let [at_address, at_node] = refuse_listed(family);
-    std::iter::once(at_address).chain(stray).chain([at_node]).collect()
+    std::iter::once(at_address).chain(unserved).chain([at_node]).collect()
 }
 
 /// Elsewhere: what comes to a virtual address that is not local, and has no virtual server on its way.
 fn refuse(family: IpFamily) -> Vec<Rule> {
     let unrecorded = Match::Lookup(Op::IsNot, at_address(family), Name::literal(record::SET));
-    let stray = new().when(at_vip(family)).when(unrecorded).then(Reject::PortUnreachable);
+    let unserved = new().when(at_vip(family)).when(unrecorded).then(Reject::PortUnreachable);
     let [at_address, at_node] = refuse_listed(family);
-    vec![at_address, stray, at_node]
+    vec![at_address, unserved, at_node]
 }
 
 /// Where a Service has no endpoint. What none was chosen for still has its first destination.
