@@ -1,7 +1,7 @@
 //! What is said of plans and kernels made by hand: the whole text for some, the part that counts for many.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use cluster::Event;
 use kernel::ipvs::Connections;
@@ -135,10 +135,17 @@ tcp 192.168.0.10:80 (mode nftables)
     );
 }
 
+/// The virtual server of `web` at its virtual address.
+fn of_web(facts: &mut Facts) -> &mut Server {
+    let servers = &mut facts.kernel.servers;
+    let (_, server) = servers.iter_mut().find(|(key, _)| key.addr == IpAddr::from([192, 168, 0, 10])).unwrap();
+    server
+}
+
 #[test]
 fn a_place_that_is_served_by_ipvs_is_explained_with_its_servers_and_their_connections() {
     let mut facts = node(IPVS, &web());
-    let server = facts.kernel.servers.values_mut().next().unwrap();
+    let server = of_web(&mut facts);
     let draining = (RealServer::new(0), Connections { active: 2, inactive: 1 });
     server.reals.insert("172.7.21.9:8080".parse().unwrap(), draining);
     let found = report(&facts, "192.168.0.10:80", "172.7.21.5");
@@ -250,7 +257,7 @@ fn what_the_kernel_does_wins_over_the_plan_and_each_row_that_differs_is_named() 
         assert!(found.contains(part), "{part}\n{found}");
     }
     let mut facts = node(IPVS, &web());
-    let server = facts.kernel.servers.values_mut().next().unwrap();
+    let server = of_web(&mut facts);
     server.reals.remove(&"172.7.21.2:8080".parse().unwrap());
     server.reals.insert("172.7.66.6:80".parse().unwrap(), (RealServer::new(1), Connections::default()));
     let found = explained(&facts, "192.168.0.10:80", "172.7.21.5");
@@ -262,7 +269,7 @@ fn what_the_kernel_does_wins_over_the_plan_and_each_row_that_differs_is_named() 
         assert!(found.contains(part), "{part}\n{found}");
     }
     let mut facts = node(IPVS, &web());
-    facts.kernel.servers.values_mut().next().unwrap().reals.clear();
+    of_web(&mut facts).reals.clear();
     let found = explained(&facts, "192.168.0.10:80", "172.7.21.5");
     assert!(found.contains("(pod): refused at once"), "{found}");
     let mut facts = node(NFTABLES, &web());
