@@ -23,12 +23,24 @@ fn everybody_is_masqueraded_where_kube_proxy_masquerades_all() -> Result<()> {
     replay(Setting { path: "nftables", run: Run::MasqueradeAll, flags: &[PODS, "--masquerade-all"] }, LANES)
 }
 
+fn node_ports_are_at_the_addresses_of_a_network() -> Result<()> {
+    let flags = &[PODS, "--nodeport-addresses=10.4.7.0/24,fd00:4:7::/64"];
+    replay(Setting { path: "nftables", run: Run::NodePortCidr, flags }, LANES)
+}
+
+fn node_ports_are_at_every_address() -> Result<()> {
+    let flags = &[PODS, "--nodeport-addresses=0.0.0.0/0,::/0"];
+    replay(Setting { path: "nftables", run: Run::NodePortAll, flags }, LANES)
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
         lab::tests![
             every_case_is_answered_as_kube_proxy_answers_it,
             everybody_is_masqueraded_where_kube_proxy_masquerades_all,
+            node_ports_are_at_the_addresses_of_a_network,
+            node_ports_are_at_every_address,
         ],
     )
 }

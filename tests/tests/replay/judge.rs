@@ -99,6 +99,8 @@ fn source(client: SocketAddr, local: Option<SocketAddr>) -> Option<Source> {
         () if Some(client) == local => Some(Source::Client),
         () if is([172, 7, 21, 1]) => Some(Source::N1Bridge),
         () if is([10, 4, 7, 21]) || is([10, 4, 7, 121]) => Some(Source::N1Eth0),
+        // Two connections of one port to two addresses of a Service and one endpoint: the kernel gives the second another port.
+        () if local.is_some_and(|local| local.ip() == client.ip()) => Some(Source::Client),
         () => None,
     }
 }

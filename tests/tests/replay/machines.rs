@@ -131,7 +131,8 @@ fn wire_node(host: &Host, own: u8, other: u8) -> Result<()> {
     );
     if own == 21 {
         v4.push_str("address add 10.4.7.121/24 dev eth0\n");
-        v6.push_str("address add fd00:4:7::121/64 dev eth0 nodad\n");
+        // Deprecated: what n1 sends has the other one.
+        v6.push_str("address add fd00:4:7::121/64 dev eth0 nodad preferred_lft 0\n");
     } else {
         v4.push_str("route add default via 10.4.7.21 table 100\nrule add iif cbr0 lookup 100\n");
         v6.push_str("route add default via fd00:4:7::21 table 100\nrule add iif cbr0 lookup 100\n");

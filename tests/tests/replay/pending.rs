@@ -24,6 +24,7 @@ struct Pending {
 /// Where ours is right and kube-proxy's recorded answer is not, or says nothing about it.
 struct OnPurpose {
     path: &'static str,
+    run: Run,
     /// What the difference begins with: case and step.
     begins: &'static str,
     /// What it contains.
@@ -31,29 +32,21 @@ struct OnPurpose {
     reason: &'static str,
 }
 
+const HEALTH: &str = "health check node ports, and what /healthz says of each family";
+const UNKNOWN: &str = "silence at addresses of the Service network that no Service has";
+const EXTERNAL: &str = "node ports and external addresses";
+
 const PENDING: &[Pending] = &[
-    plain(IpFamily::V4, "node ports are at every address of the node", "10 11 12 14"),
-    plain(IpFamily::V4, "health check node ports", "26"),
-    plain(IpFamily::V4, "addresses of the Service network that no Service has", "43 51"),
-    plain(
-        IpFamily::V6,
-        "IPv6",
-        "01 02 03 04 05 06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 26 30 31 33 34 35 36 37 39 40 41 43 44 46 51 55 61 62",
-    ),
-    ipvs(
-        IpFamily::V4,
-        "node ports and external addresses",
-        "06 10 11 12 14 15 16 17 18 19 20 21 22 23 24 30 34 35 36 37",
-    ),
-    ipvs(IpFamily::V4, "node ports and external addresses", "40 44 46 55 61"),
-    ipvs(IpFamily::V4, "silence where the policy Local has no endpoint", "08"),
-    ipvs(IpFamily::V4, "health check node ports", "26"),
-    ipvs(IpFamily::V4, "addresses of the Service network that no Service has", "43 51"),
-    ipvs(
-        IpFamily::V6,
-        "IPv6",
-        "01 02 03 04 05 06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 26 30 31 33 34 35 36 37 39 40 41 43 44 46 51 55 61 62",
-    ),
+    plain(IpFamily::V4, HEALTH, "26"),
+    plain(IpFamily::V4, UNKNOWN, "43 51"),
+    plain(IpFamily::V6, UNKNOWN, "43"),
+    Pending { run: Run::NodePortCidr, ..plain(IpFamily::V4, HEALTH, "26") },
+    Pending { run: Run::NodePortAll, ..plain(IpFamily::V4, HEALTH, "26") },
+    ipvs(IpFamily::V4, EXTERNAL, "06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 30 34 35 36 37 40 44 46 55 61"),
+    ipvs(IpFamily::V4, HEALTH, "26"),
+    ipvs(IpFamily::V4, UNKNOWN, "43 51"),
+    ipvs(IpFamily::V6, EXTERNAL, "06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 26 30 34 35 36 37 40 44 46 55 61"),
+    ipvs(IpFamily::V6, UNKNOWN, "43"),
 ];
 
 /// Cases of the run by default, by nftables.
@@ -66,22 +59,33 @@ const fn ipvs(family: IpFamily, reason: &'static str, cases: &'static str) -> Pe
     Pending { path: "ipvs", ..plain(family, reason, cases) }
 }
 
-const ON_PURPOSE: &[OnPurpose] = &[OnPurpose {
-    path: "ipvs",
-    begins: "51-ping [all]",
-    contains: "echo-reply",
-    reason: "IPVS takes packets to addresses of the node only, and those answer a ping, as in kube-proxy's mode ipvs",
-}];
+const ON_PURPOSE: &[OnPurpose] = &[
+    OnPurpose {
+        path: "ipvs",
+        run: Run::Plain,
+        begins: "51-ping [all]",
+        contains: "echo-reply",
+        reason: "IPVS takes packets to addresses of the node only, and those answer a ping, as in kube-proxy's mode ipvs",
+    },
+    OnPurpose {
+        path: "nftables",
+        run: Run::NodePortAll,
+        begins: "11-nodeport-local-with [all]",
+        contains: "node-n1 -> nodePort at bridge address (172.7.21.1",
+        reason: "n1 has the address of its bridge there: masqueraded or not it is the same address, and ours keeps the port",
+    },
+];
 
 /// Holds the differences of each case against the lists.
 pub(crate) fn hold(setting: Setting, found: &BTreeMap<String, Vec<Difference>>) -> Result<()> {
     let mut complaints = Vec::new();
     for (case, differences) in found {
-        let explains = |reason: &OnPurpose, text: &str| {
-            reason.path == setting.path && text.starts_with(reason.begins) && text.contains(reason.contains)
-        };
-        let here = |reason: &&OnPurpose| reason.path == setting.path && reason.begins.starts_with(case.as_str());
-        for reason in ON_PURPOSE.iter().filter(here) {
+        let of_this_run = |reason: &&OnPurpose| (reason.path, reason.run) == (setting.path, setting.run);
+        let reasons =
+            || ON_PURPOSE.iter().filter(of_this_run).filter(|reason| reason.begins.starts_with(case.as_str()));
+        let explains =
+            |reason: &OnPurpose, text: &str| text.starts_with(reason.begins) && text.contains(reason.contains);
+        for reason in reasons() {
             if !differences.iter().any(|difference| explains(reason, &difference.text)) {
                 complaints.push(format!("{case}: nothing differs any more, take it off the list: {}", reason.reason));
             }
@@ -90,7 +94,7 @@ pub(crate) fn hold(setting: Setting, found: &BTreeMap<String, Vec<Difference>>) 
             let left: Vec<_> = differences.iter().filter(|difference| difference.family == family).collect();
             let left: Vec<_> = left
                 .into_iter()
-                .filter(|difference| !ON_PURPOSE.iter().any(|reason| explains(reason, &difference.text)))
+                .filter(|difference| !reasons().any(|reason| explains(reason, &difference.text)))
                 .collect();
             match listed(setting, family, case) {
                 Some(pending) if left.is_empty() => {
