@@ -37,8 +37,9 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 28] = [
+const INSTALLED: [(&str, &str); 32] = [
     ("bc", "bc"),
+    ("bind9-dnsutils", "dig"),
     ("binutils", "strip"),
     ("bison", "bison"),
     ("bsdutils", "script"),
@@ -46,6 +47,7 @@ const INSTALLED: [(&str, &str); 28] = [
     ("containerd", "containerd ctr"),
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
+    ("dnsmasq-base", "dnsmasq"),
     ("docker.io", "dockerd"),
     ("etcd-client", "etcdctl"),
     ("etcd-server", "etcd"),
@@ -62,12 +64,14 @@ const INSTALLED: [(&str, &str); 28] = [
     ("kmod", "modprobe"),
     ("make", "make"),
     ("nftables", "nft"),
+    ("nginx", "nginx"),
     ("podman", "podman"),
     ("procps", "pgrep pkill ps sysctl"),
     ("strace", "strace"),
     ("systemd", "journalctl systemctl systemd systemd-analyze"),
     ("ufw", "ufw"),
     ("wireguard-tools", "wg"),
+    ("wrk", "wrk"),
     ("xz-utils", "xz"),
 ];
 

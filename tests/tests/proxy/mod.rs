@@ -101,6 +101,14 @@ impl Nodes {
         node.run(&["mv", &format!("/run/new-{file}"), &format!("{SERVICES}/{file}")]).map(drop)
     }
 
+    /// The same without a process for each file, for those who write a hundred in a second.
+    pub(crate) fn publish_quickly(&self, file: &str, content: &str) -> Result<()> {
+        let node = self.node()?;
+        node.write(format!("{SERVICES}/.new"), content)?;
+        std::fs::rename(node.path(format!("{SERVICES}/.new")), node.path(format!("{SERVICES}/{file}")))?;
+        Ok(())
+    }
+
     /// Starts the proxy on the node and waits until it is ready.
     pub(crate) fn proxy(&self) -> Result<Process> {
         self.proxy_with(&[])
