@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
                     return None;
                 }
                 // Clients that are remembered are in no row: a new one is followed.
-                Statement::Counter | Statement::Offload(_) | Statement::Update { .. } => {}
+                Statement::Counter | Statement::Notrack | Statement::Offload(_) | Statement::Update { .. } => {}
             }
         }
         None

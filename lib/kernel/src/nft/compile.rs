@@ -50,6 +50,7 @@ impl Program {
                 let milliseconds = u64::from(*seconds) * 1000;
                 self.list.push(Expression::Update { set: set.clone(), from: 0, milliseconds });
             }
+            Statement::Notrack => self.list.push(Expression::Notrack),
             Statement::Offload(flowtable) => self.list.push(Expression::Offload(flowtable.clone())),
             Statement::Verdict(verdict) => self.list.push(Expression::Verdict(verdict.clone())),
             Statement::Reject(reject) => self.reject(*reject),

@@ -131,6 +131,7 @@ pub(super) enum Expression {
         kind: u32,
         code: u8,
     },
+    Notrack,
     Offload(Name),
     Counter,
     Unknown(String),
@@ -180,6 +181,7 @@ impl Expression {
             Self::Masquerade { .. } => "masq",
             Self::Dnat { .. } => "nat",
             Self::Reject { .. } => "reject",
+            Self::Notrack => "notrack",
             Self::Offload(_) => "flow_offload",
             Self::Counter => "counter",
             Self::Unknown(name) => name,
@@ -204,6 +206,7 @@ impl Expression {
             Self::Verdict(_) => &[(1, 0)],
             Self::Masquerade { flags: 0 }
             | Self::Lookup { .. }
+            | Self::Notrack
             | Self::Offload(_)
             | Self::Counter
             | Self::Unknown(_) => &[],
@@ -315,6 +318,7 @@ impl Expression {
                 let code = attribute::find(data, 2).and_then(|value| value.first().copied());
                 Some(Self::Reject { kind: number(data, 1)?, code: code.unwrap_or(0) })
             }
+            "notrack" => Some(Self::Notrack),
             "flow_offload" => name_in(data).map(Self::Offload),
             "counter" => Some(Self::Counter),
             _ => None,

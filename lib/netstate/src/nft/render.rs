@@ -137,6 +137,7 @@ fn statement(statement: &Statement) -> String {
         Statement::Update { fields, set, seconds } => {
             format!("update @{set} {{ {} timeout {} }}", concatenation(fields), time(*seconds))
         }
+        Statement::Notrack => "notrack".to_owned(),
         Statement::Offload(flowtable) => format!("flow add @{flowtable}"),
         Statement::Verdict(value) => verdict(value),
         Statement::Reject(Reject::PortUnreachable) => "reject".to_owned(),

@@ -70,6 +70,8 @@ pub enum Statement {
         /// How long the element stays, in seconds.
         seconds: u32,
     },
+    /// The packet belongs to no connection (NOTRACK of iptables); in chains that stand before the tracking.
+    Notrack,
     /// Puts the packet's connection, when it is established, into a flowtable.
     Offload(Name),
     /// Ends the rule.

@@ -25,6 +25,7 @@ fn instruction(expression: &Expression) -> String {
         Expression::Masquerade { flags } => format!("masq {flags:#x}"),
         Expression::Dnat { family, addr, port } => format!("dnat {family} addr {addr} port {port:?}"),
         Expression::Reject { kind, code } => format!("reject {kind} code {code}"),
+        Expression::Notrack => "notrack".to_owned(),
         Expression::Offload(flowtable) => format!("flow_offload {flowtable}"),
         Expression::Counter => "counter".to_owned(),
         Expression::Unknown(name) => format!("unknown {name}"),

@@ -41,6 +41,7 @@ fn every() -> Vec<Expression> {
         Expression::Dnat { family: 2, addr: 0, port: None },
         Expression::Dnat { family: 10, addr: 0, port: Some(4) },
         Expression::Reject { kind: 0, code: 3 },
+        Expression::Notrack,
         Expression::Offload(name("pods")),
         Expression::Counter,
     ]

@@ -70,6 +70,7 @@ impl Reader {
     fn single(&self, list: &[Expression]) -> Option<Statement> {
         Some(match list.first()? {
             Expression::Counter => Statement::Counter,
+            Expression::Notrack => Statement::Notrack,
             Expression::Offload(flowtable) => Statement::Offload(flowtable.clone()),
             Expression::Verdict(verdict) => Statement::Verdict(verdict.clone()),
             Expression::Masquerade { flags: 0 } => Statement::Masquerade { fully_random: false },

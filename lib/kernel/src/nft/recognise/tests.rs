@@ -62,6 +62,7 @@ fn rules(family: Family) -> Vec<Rule> {
         conditions.into_iter().map(|condition| Rule::new().when(condition).then(Verdict::Accept)).collect();
     let fields = vec![Field::L4Proto, Field::Dport];
     let statements = [
+        Statement::Notrack,
         Statement::Offload(name("f")),
         Statement::Counter,
         MarkChange::set(0x4000).into(),
