@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Host, Need, Pod, Process, echo, eventually};
-use netd_node::dual::{DUAL, both, net, pod, seen};
+use netd_node::dual::{DUAL, both, net, pod, routes, seen};
 use netd_node::{Net, SOON};
 
 const CONFIG: &str = "/coreos.com/network/config";
@@ -135,6 +135,45 @@ fn everybody_else_is_seen_as_flannel_has_it() -> Result<()> {
     Ok(())
 }
 
+fn tunnels_own_packets_are_tracked_or_not_and_those_of_pods_always() -> Result<()> {
+    let net = net(DUAL)?;
+    let hosts = [net.host("hdss7-21")?, net.host("hdss7-22")?];
+    let start = |flags: &[&str]| -> Result<Vec<Process>> {
+        let all = ["hdss7-21", "hdss7-22"].map(|node| net.launch(node, flags));
+        let all = all.into_iter().collect::<Result<Vec<_>>>()?;
+        all.iter().try_for_each(|netd| netd.wait_for_line("ready: every lease is in the kernel", SOON).map(drop))?;
+        routes(&net, "21", "172.7.22.0/24")?;
+        routes(&net, "22", "172.7.21.0/24")?;
+        Ok(all)
+    };
+    // The entries of both nodes for the tunnel and for the Pod's connection.
+    let tracked = || -> Result<[usize; 2]> {
+        let listed = hosts.iter().map(|host| Ok(host.run(&["conntrack", "-L"])?.stdout)).collect::<Result<String>>()?;
+        Ok(["dport=8472", "src=172.7.21.2 dst=172.7.22.2"]
+            .map(|part| listed.lines().filter(|line| line.contains(part)).count()))
+    };
+    let mut netd = start(&["--untracked-tunnel"])?;
+    let pods = [pod(hosts[0], "21")?, pod(hosts[1], "22")?];
+    let _server = echo::serve(&pods[1], "there", 80)?;
+    let there = "172.7.22.2:80".parse()?;
+    eventually(SOON, || echo::ask_tcp(&pods[0], there, SOON).map(drop))?;
+    let mut open = echo::Connection::open(&pods[0], there, SOON)?;
+    for (flags, is_tracked) in [([].as_slice(), false), (&["--untracked-tunnel"], true)] {
+        hosts.iter().try_for_each(|host| host.run(&["conntrack", "-F"]).map(drop))?;
+        ensure!(open.ask()?.client.ip().to_string() == POD[0], "translated");
+        let [tunnel, connection] = tracked()?;
+        ensure!(
+            (tunnel > 0, connection > 0) == (is_tracked, true),
+            "{tunnel} and {connection} entries before {flags:?}"
+        );
+        for node in std::mem::take(&mut netd) {
+            ensure!(node.terminate(SOON)?.success(), "{}", node.log());
+        }
+        netd = start(flags)?;
+    }
+    open.ask().map(drop).context("the connection that was open all the time")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -142,6 +181,7 @@ fn main() -> ExitCode {
             switches_of_each_family_are_followed_and_open_connections_keep_their_address,
             networks_without_masquerade_are_followed_and_a_bad_one_costs_the_others_nothing,
             everybody_else_is_seen_as_flannel_has_it,
+            tunnels_own_packets_are_tracked_or_not_and_those_of_pods_always,
         ],
     )
 }

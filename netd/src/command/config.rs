@@ -108,6 +108,7 @@ impl Config {
             ),
             forward: boolean("--iptables-forward-rules", &flags.iptables_forward_rules, &mut problems),
             blackhole: boolean("--ip-blackhole-route", &flags.ip_blackhole_route, &mut problems),
+            untracked: boolean("--untracked-tunnel", &flags.untracked_tunnel, &mut problems),
         };
         let services = services(&flags.service_cidr, &mut problems);
         path("--run-dir", flags.run.run_dir.as_deref().unwrap_or_default(), &mut problems);
@@ -333,7 +334,8 @@ mod tests {
                 masquerade: false,
                 fully_random: true,
                 forward: true,
-                blackhole: false
+                blackhole: false,
+                untracked: false
             }
         );
         assert_eq!(config.subnet_file.to_str(), Some("/run/flannel/subnet.env"));

@@ -8,6 +8,7 @@ use netstate::family::{IpFamily, PerFamily};
 use netstate::wireguard::PublicKey;
 use netstate::{IfName, MacAddr, Prefix, SysctlKey};
 
+use super::backend::Backend;
 use super::{Planner, Tables, Ways, blackhole, masquerade};
 use crate::choose::interface::NodeAddress;
 
@@ -111,13 +112,14 @@ impl Planner {
         for backend in self.backends() {
             tables.extend(backend.local_rows(&self.network, &self.local));
         }
+        let ports = self.backends().flat_map(Backend::tunnel_ports).collect();
         for (family, place) in self.local.places.present() {
             if self.masquerade.forward {
                 tables.forward.networks.extend(self.network.pools.get(family).as_ref().map(|pool| pool.network));
                 let devices = self.backends().filter_map(|backend| backend.device(family));
                 tables.forward.links.extend(devices.chain([self.local.interface.clone()]));
             }
-            tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet));
+            tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet, &ports));
             tables.routes.extend(blackhole::row(place).filter(|_| self.masquerade.blackhole));
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
             tables.sysctls.insert(forwarding(family), "1".to_owned());

@@ -16,14 +16,14 @@
 //!
 //! Invariant: the rules depend on the Pod network and this node's subnet only, never on the leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netstate::mark::MASQUERADE;
 use netstate::nft::{
     Chain, ChainKind, CtStatus, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Ruleset, Statement, TableKey,
     Verdict, priority,
 };
-use netstate::{IpFamily, Prefix};
+use netstate::{IpFamily, Prefix, Protocol};
 
 use crate::format::net_conf::{Egress, Network};
 
@@ -43,10 +43,17 @@ pub(crate) struct Masquerade {
     pub forward: bool,
     /// Drop what is sent to addresses of the own subnet that no Pod has (`--ip-blackhole-route`).
     pub blackhole: bool,
+    /// Keep the tunnel's own packets out of the tracking of connections (`--untracked-tunnel`).
+    pub untracked: bool,
 }
 
-/// The rules for the family of this node's subnet `own`.
-pub(super) fn rows(wanted: &Masquerade, network: &Network, own: Prefix) -> BTreeMap<RowKey, Row> {
+/// The rules for the family of this node's subnet `own`; `ports` are the tunnels'.
+pub(super) fn rows(
+    wanted: &Masquerade,
+    network: &Network,
+    own: Prefix,
+    ports: &BTreeSet<u16>,
+) -> BTreeMap<RowKey, Row> {
     let family = own.family();
     let Some(pods) = network.pool(&own).map(|pool| pool.network) else { return BTreeMap::new() };
     let mut ruleset = Ruleset::new(TableKey { family: family.into(), name: wanted.table.clone() });
@@ -61,6 +68,11 @@ pub(super) fn rows(wanted: &Masquerade, network: &Network, own: Prefix) -> BTree
     }
     if wanted.forward {
         chains.insert(Name::literal("forward"), forward(pods));
+    }
+    if wanted.untracked && !ports.is_empty() {
+        for (name, hook) in [("arriving", Hook::Prerouting), ("leaving", Hook::Output)] {
+            chains.insert(Name::literal(name), untracked(hook, ports));
+        }
     }
     if chains.is_empty() { BTreeMap::new() } else { ruleset.into_rows().collect() }
 }
@@ -82,6 +94,13 @@ fn masquerading(fully_random: bool, egress: &Egress, pods: Prefix, own: Prefix) 
     rules
 }
 
+/// A tunnel's packet from node to node is no connection that anybody translates or answers: only what is inside of it is one.
+fn untracked(hook: Hook, ports: &BTreeSet<u16>) -> Chain {
+    let rule = |port: &u16| Rule::new().when(Match::Dport(Op::Is, Protocol::Udp, *port)).then(Statement::Notrack);
+    let chain = Chain::base(ChainKind::Filter, hook, priority::RAW, Policy::Accept);
+    Chain { rules: ports.iter().map(rule).collect(), ..chain }
+}
+
 fn forward(pods: Prefix) -> Chain {
     let mut chain = Chain::base(ChainKind::Filter, Hook::Forward, priority::FILTER, Policy::Accept);
     chain.rules = vec![
@@ -96,8 +115,14 @@ mod tests {
     use super::*;
     use crate::format::net_conf::NetConf;
 
-    const ALL: Masquerade =
-        Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
+    const ALL: Masquerade = Masquerade {
+        table: TABLE,
+        masquerade: true,
+        fully_random: true,
+        forward: true,
+        blackhole: false,
+        untracked: false,
+    };
 
     fn text(wanted: Masquerade) -> Option<String> {
         text_in(&wanted, r#"{"Network":"172.7.0.0/16"}"#, "172.7.21.0/24")
@@ -106,7 +131,7 @@ mod tests {
     fn text_in(wanted: &Masquerade, conf: &str, own: &str) -> Option<String> {
         let network = NetConf::parse(conf).unwrap().network;
         let own: Prefix = own.parse().unwrap();
-        let rows = rows(wanted, &network, own);
+        let rows = rows(wanted, &network, own, &BTreeSet::from([8472]));
         let mut ruleset = Ruleset::new(TableKey { family: own.family().into(), name: TABLE });
         match rows.into_values().next()? {
             Row::Table(table) => ruleset.table = table,
@@ -117,7 +142,14 @@ mod tests {
 
     #[test]
     fn rules_read_as_an_operator_expects_them() {
-        let all = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
+        let all = Masquerade {
+            table: TABLE,
+            masquerade: true,
+            fully_random: true,
+            forward: true,
+            blackhole: false,
+            untracked: false,
+        };
         let expected = "\
 table ip netd {
 \tchain forward {
@@ -141,17 +173,57 @@ table ip netd {
 
     #[test]
     fn what_is_switched_off_is_not_there() {
-        let none = Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: false, blackhole: false };
+        let none = Masquerade {
+            table: TABLE,
+            masquerade: false,
+            fully_random: true,
+            forward: false,
+            blackhole: false,
+            untracked: false,
+        };
         assert_eq!(text(none), None);
-        let plain =
-            text(Masquerade { table: TABLE, masquerade: true, fully_random: false, forward: false, blackhole: false })
-                .unwrap();
+        let plain = text(Masquerade {
+            table: TABLE,
+            masquerade: true,
+            fully_random: false,
+            forward: false,
+            blackhole: false,
+            untracked: false,
+        })
+        .unwrap();
         assert!(!plain.contains("fully-random") && !plain.contains("forward"), "{plain}");
         assert!(
-            !text(Masquerade { table: TABLE, masquerade: false, fully_random: true, forward: true, blackhole: false })
-                .unwrap()
-                .contains("nat")
+            !text(Masquerade {
+                table: TABLE,
+                masquerade: false,
+                fully_random: true,
+                forward: true,
+                blackhole: false,
+                untracked: false
+            })
+            .unwrap()
+            .contains("nat")
         );
+    }
+
+    #[test]
+    fn tunnels_packets_are_kept_out_of_the_tracking_when_they_come_and_when_they_go() {
+        let only = Masquerade { masquerade: false, forward: false, untracked: true, ..ALL };
+        let expected = "\
+table ip netd {
+\tchain arriving {
+\t\ttype filter hook prerouting priority raw; policy accept;
+\t\tudp dport 8472 notrack
+\t}
+
+\tchain leaving {
+\t\ttype filter hook output priority raw; policy accept;
+\t\tudp dport 8472 notrack
+\t}
+}
+";
+        assert_eq!(text(only).unwrap(), expected);
+        assert!(!text(ALL).unwrap().contains("notrack"), "by default everything is tracked");
     }
 
     #[test]

@@ -45,8 +45,14 @@ fn ownership(network: &Network, local: &LocalNode) -> Ownership {
     Ownership { network: network.clone(), local: local.clone(), retiring: None, earlier, adopted: BTreeSet::new() }
 }
 
-const ALL: Masquerade =
-    Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
+const ALL: Masquerade = Masquerade {
+    table: TABLE,
+    masquerade: true,
+    fully_random: true,
+    forward: true,
+    blackhole: false,
+    untracked: false,
+};
 
 fn network(backend: &str) -> Network {
     NetConf::parse(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{backend}}}"#)).unwrap().network

@@ -13,6 +13,7 @@ mod checksum;
 mod extension;
 mod host_gw;
 mod ipip;
+mod ports;
 pub(crate) mod vxlan;
 mod wireguard;
 

@@ -16,8 +16,14 @@ const OWN: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 const PEER: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const PSK: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
 
-const RULES: Masquerade =
-    Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
+const RULES: Masquerade = Masquerade {
+    table: TABLE,
+    masquerade: true,
+    fully_random: true,
+    forward: true,
+    blackhole: false,
+    untracked: false,
+};
 
 fn network(backend: &str) -> Network {
     parse(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{backend}}}"#)).unwrap()

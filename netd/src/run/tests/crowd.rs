@@ -42,7 +42,14 @@ fn planner() -> Planner {
         mac: "02:00:00:ff:ff:ff".parse().unwrap(),
     };
     let local = LocalNode::plain(PerFamily::new(Some(own), None), IfName::literal("eth0"));
-    let masquerade = Masquerade { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false };
+    let masquerade = Masquerade {
+        table: TABLE,
+        masquerade: true,
+        fully_random: true,
+        forward: true,
+        blackhole: false,
+        untracked: false,
+    };
     Planner::new(network, masquerade, local)
 }
 
