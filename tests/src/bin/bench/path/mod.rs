@@ -103,10 +103,19 @@ impl Nodes {
         if carrier == Carrier::Vxlan {
             self.add_differences(base)?;
         }
-        self.add(format!("{name}, netd --ip-masq"), base, Subject::Netd(Served::start(carrier, "")?));
+        self.add(format!("{name}, netd --ip-masq"), base, Subject::Netd(Served::start(carrier, "", &[])?));
+        let untracked: &[&str] = &["--untracked-tunnel"];
+        if carrier == Carrier::Vxlan {
+            let served = Served::start(carrier, "", untracked)?;
+            self.add(format!("{name}, netd --ip-masq --untracked-tunnel"), base, Subject::Netd(served));
+        }
         // Where the kernel has it; the lab kernel does.
         if lab_kernel::is_inside() {
-            self.add(format!("{name}, netd, Flowtable"), base, Subject::Netd(Served::start(carrier, flowtable)?));
+            self.add(format!("{name}, netd, Flowtable"), base, Subject::Netd(Served::start(carrier, flowtable, &[])?));
+            if carrier == Carrier::Vxlan {
+                let served = Served::start(carrier, flowtable, untracked)?;
+                self.add(format!("{name}, netd --untracked-tunnel, Flowtable"), base, Subject::Netd(served));
+            }
         }
         Ok(())
     }
@@ -118,7 +127,7 @@ impl Nodes {
         let ruled = Ground::by_hand(Carrier::Vxlan)?;
         Step::both_chains().take(&ruled)?;
         self.add("the same, and netd's rules by hand", base, Subject::ByHand(ruled));
-        let left = Served::start(Carrier::Vxlan, "")?.stop()?;
+        let left = Served::start(Carrier::Vxlan, "", &[])?.stop()?;
         self.add("vxlan, made by netd, without netd and etcd", base, Subject::ByHand(left));
         Ok(())
     }

@@ -21,8 +21,8 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Starts netd for the backend `carrier`; `more` are further members of net-conf, each with a comma in front.
-    pub(crate) fn start(carrier: Carrier, more: &str) -> Result<Self> {
+    /// Starts netd for the backend `carrier`; `more` are further members of net-conf, each with a comma in front, and `flags` further flags.
+    pub(crate) fn start(carrier: Carrier, more: &str, flags: &[&str]) -> Result<Self> {
         let ground = Ground::new(Some(carrier))?;
         let etcd = Etcd::start([ground.node(21)?])?;
         let conf = format!(r#"{{"Network":"172.7.0.0/16","Backend":{{"Type":"{}"}}{more}}}"#, carrier.name());
@@ -30,7 +30,7 @@ impl Served {
         let endpoints = etcd.endpoints();
         let start = |host: &lab::Host| {
             let command = host.command(bin("netd")?);
-            command.args(["--etcd-endpoints", &endpoints, "--iface", "eth0", "--ip-masq"]).start("netd")
+            command.args(["--etcd-endpoints", &endpoints, "--iface", "eth0", "--ip-masq"]).args(flags).start("netd")
         };
         let daemons = ground.nodes().map(start).collect::<Result<Vec<_>>>()?;
         for daemon in &daemons {

@@ -38,6 +38,8 @@ pub(crate) struct Step {
     chains: String,
     /// Packets that are not tracked, as rules.
     untracked: &'static [&'static str],
+    /// The same as packets arrive on a link, each before it meets anything else: links and rules.
+    untracked_on: &'static [(&'static str, &'static str)],
     /// Established flows of Pods go by a flowtable.
     flowtable: bool,
     /// Packets on the bridge meet the rules for IP as well (`net.bridge.bridge-nf-call-iptables`).
@@ -65,6 +67,11 @@ impl Step {
             Self { untracked: &[TUNNEL], ..whole("both, tunnel's packets untracked") },
             Self { untracked: &[PODS], ..whole("both, Pod to Pod untracked") },
             Self { untracked: &[TUNNEL, PODS], ..whole("both, neither tracked") },
+            Self { untracked_on: &[("eth0", TUNNEL)], ..whole("both, tunnel's packets untracked as they arrive") },
+            Self {
+                untracked_on: &[("eth0", TUNNEL), ("cbr0", PODS), ("flannel.1", PODS)],
+                ..whole("both, neither tracked as it arrives")
+            },
         ];
         if flowtable {
             steps.push(Self { flowtable: true, ..whole("both, flowtable") });
@@ -108,6 +115,17 @@ impl Step {
             text += &format!(
                 "table ip untracked {{\nchain arriving {{ type filter hook prerouting priority raw;\n{rules}\n}}\n\
                  chain leaving {{ type filter hook output priority raw;\n{rules}\n}}\n}}\n"
+            );
+        }
+        if !self.untracked_on.is_empty() {
+            let chain = |(link, rule): &(&str, &str)| {
+                let name = link.replace('.', "-");
+                format!("chain {name} {{ type filter hook ingress device {link} priority filter;\n{rule}\n}}\n")
+            };
+            let chains: String = self.untracked_on.iter().map(chain).collect();
+            text += &format!("table netdev arriving {{\n{chains}}}\n");
+            text += &format!(
+                "table ip leaving {{\nchain leaving {{ type filter hook output priority raw;\n{TUNNEL}\n}}\n}}\n"
             );
         }
         if self.flowtable {
