@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use netstate::IpFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
 
-use crate::plan::frontend::Place;
+use reconcile::Rows;
+
+use crate::plan::frontend::{Affinity, Place};
 use crate::plan::route::Answer;
 use crate::plan::{Frontend, FrontendKey};
 
@@ -35,12 +37,18 @@ pub(super) fn answer(frontend: &Frontend) -> &Answer {
 /// The virtual server with its real servers.
 #[must_use]
 pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &str) -> BTreeMap<RowKey, Row> {
-    let virtual_server = VirtualServer::new(scheduler.to_owned(), None);
+    let virtual_server = VirtualServer::new(scheduler.to_owned(), frontend.affinity.map(|affinity| affinity.seconds));
     let reals = answer(frontend).backends().iter().map(|backend| {
         let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
         (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
     });
     std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
+}
+
+/// How long clients of a virtual server stay, by the rows of the kernel.
+pub(crate) fn affinity(rows: &Rows<RowKey, Row>, server: VirtualServerKey) -> Option<Affinity> {
+    let Row::Virtual(found) = &rows.get(&RowKey::Virtual(server))?.value else { return None };
+    found.persistence.map(|seconds| Affinity { seconds, port: server.port })
 }
 
 /// The virtual servers of a frontend; that of a node port has one at each address of `node`.

@@ -126,7 +126,7 @@ pub(crate) struct DataPlane {
 /// Who needs the rows that are not one frontend's own.
 #[derive(Debug, Clone, Default)]
 struct Shared {
-    chains: Counts<nft_rows::RowKey>,
+    rows: Counts<nft_rows::RowKey>,
     vips: Counts<IpAddr>,
     bound: Counts<IpAddr>,
     hairpins: Counts<IpAddr>,
@@ -228,11 +228,16 @@ impl Shared {
     fn exchange(&mut self, link: &IfName, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
         differences(old, new, Site::elements, &mut changes.nft);
         differences(old, new, Site::servers, &mut changes.ipvs);
-        let (before, after) = (old.and_then(Site::chain), new.and_then(Site::chain));
-        let key = |chain: &Option<(nft_rows::RowKey, _)>| chain.iter().map(|(key, _)| key.clone()).collect();
-        for (key, needed) in self.chains.change(&key(&before), &key(&after)) {
-            changes.nft.insert(key, after.as_ref().filter(|_| needed).map(|(_, row)| row.clone()));
+        let rows = |site: Option<&Site<'_>>| site.map(Site::shared).unwrap_or_default();
+        let (before, after) = (rows(old), rows(new));
+        let keys = |rows: &BTreeMap<nft_rows::RowKey, _>| rows.keys().cloned().collect();
+        for (key, needed) in self.rows.change(&keys(&before), &keys(&after)) {
+            let row = after.get(&key).filter(|_| needed).cloned();
+            changes.nft.insert(key, row);
         }
+        // Whoever shares a row changes it alike, in the same change.
+        let other = |(key, row): &(nft_rows::RowKey, _)| before.get(key).is_some_and(|before| before != row);
+        changes.nft.extend(after.into_iter().filter(other).map(|(key, row)| (key, Some(row))));
         let vips = |site: Option<&Site<'_>>| site.map(Site::vips).unwrap_or_default();
         for (addr, needed) in self.vips.change(&vips(old), &vips(new)) {
             let (row, value) = nft::vip(addr);

@@ -28,9 +28,8 @@ fn field(key: &FrontendKey, kind: Kind) -> String {
 pub(super) fn not_served(service: &Service, known: PerFamily<bool>) -> Vec<String> {
     let found = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips));
     let refused = found.filter(|(key, _)| !known.get(key.family())).map(|(key, kind)| field(&key, kind));
-    let affinity = service.affinity.map(|_| "spec.sessionAffinity: ClientIP".to_owned());
     let health = service.health_check_node_port.map(|port| format!("spec.healthCheckNodePort: {port}"));
-    each_once(refused.chain(affinity).chain(health))
+    each_once(refused.chain(health))
 }
 
 /// What is not served, for who does not know which families are.
@@ -68,16 +67,10 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "10.4.7.99"}]}},
         }))
         .unwrap();
-        let common = ["spec.sessionAffinity: ClientIP", "spec.healthCheckNodePort: 31000"];
+        let common = ["spec.healthCheckNodePort: 31000"];
         assert_eq!(
             not_served(&service, PerFamily::new(true, false)),
-            [
-                "spec.clusterIPs: fd00::10",
-                "spec.ports.nodePort: 30080",
-                "spec.externalIPs: fd00:4::10",
-                common[0],
-                common[1]
-            ]
+            ["spec.clusterIPs: fd00::10", "spec.ports.nodePort: 30080", "spec.externalIPs: fd00:4::10", common[0],]
         );
         assert_eq!(served_by_none(&service), common);
     }

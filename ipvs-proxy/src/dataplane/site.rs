@@ -44,9 +44,14 @@ impl<'a> Site<'a> {
         self.key.family()
     }
 
+    /// The lists of endpoints that nftables chooses from.
+    pub(super) fn lists(&self) -> Vec<&[Backend]> {
+        chosen(self.frontend, self.mode)
+    }
+
     /// The endpoints that nftables chooses from, in the order of their indexes.
     pub(super) fn chosen(&self) -> impl Iterator<Item = &Backend> {
-        chosen(self.frontend, self.mode)
+        self.lists().into_iter().flatten()
     }
 
     /// Its own rows of the nft table.
@@ -56,9 +61,9 @@ impl<'a> Site<'a> {
         rows
     }
 
-    /// The chain that its clients go through, where there is one.
-    pub(super) fn chain(&self) -> Option<(RowKey, Row)> {
-        nftables::chain(self)
+    /// Rows of the nft table that other frontends may need too.
+    pub(super) fn shared(&self) -> BTreeMap<RowKey, Row> {
+        nftables::shared(self)
     }
 
     /// Its virtual servers with their real servers.

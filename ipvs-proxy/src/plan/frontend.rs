@@ -76,14 +76,23 @@ pub(crate) struct Frontend {
     pub(crate) kind: Kind,
     /// The Service whose it is.
     pub(crate) owner: ObjectName,
-    /// Seconds a client stays with its backend; `None` without session affinity.
-    pub(crate) affinity: Option<u32>,
+    /// How long a client stays with its backend, if it does.
+    pub(crate) affinity: Option<Affinity>,
     /// The scheduler that the Service asks for, if it asks for one.
     pub(crate) scheduler: Option<Arc<str>>,
     /// Clients that may connect.
     pub(crate) sources: Sources,
     /// Where each class of client is led.
     pub(crate) routes: Routes,
+}
+
+/// A client, known by its address, stays with its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Affinity {
+    /// For so many seconds after its last connection.
+    pub(crate) seconds: u32,
+    /// At all frontends of this port of the Service alike, the port's number in `spec.ports`.
+    pub(crate) port: u16,
 }
 
 /// Where clients of a port connect, with what the address is to the Service, when its virtual addresses are `addresses`; each place
@@ -112,13 +121,18 @@ pub(crate) fn places(service: &Service, port: &ServicePort, addresses: &[IpAddr]
 }
 
 impl Frontend {
-    /// What stands at a place of `service` whose endpoints are `choice`.
+    /// What stands at a place of a port of `service` whose endpoints are `choice`.
     #[must_use]
-    pub(crate) fn new(service: &Service, (key, kind): (&FrontendKey, Kind), choice: &Choice, here: &Here) -> Self {
+    pub(crate) fn new(
+        (service, port): (&Service, &ServicePort),
+        (key, kind): (&FrontendKey, Kind),
+        choice: &Choice,
+        here: &Here,
+    ) -> Self {
         Self {
             kind,
             owner: service.name.clone(),
-            affinity: service.affinity,
+            affinity: service.affinity.map(|seconds| Affinity { seconds, port: port.port }),
             scheduler: None,
             sources: match kind {
                 Kind::LoadBalancer => service.sources.get(key.family()).clone(),
@@ -178,9 +192,10 @@ mod tests {
     fn sources_are_of_the_load_balancer_and_affinity_of_all() {
         let service = whole("Local");
         for (key, kind) in places(&service, &service.ports[0], &service.cluster_ips) {
-            let frontend = Frontend::new(&service, (&key, kind), &Choice::default(), &Here::on("n1"));
+            let frontend =
+                Frontend::new((&service, &service.ports[0]), (&key, kind), &Choice::default(), &Here::on("n1"));
             assert_eq!(frontend.sources != Sources::Any, kind == Kind::LoadBalancer, "{kind:?}");
-            assert_eq!(frontend.affinity, Some(10_800), "{kind:?}");
+            assert_eq!(frontend.affinity, Some(Affinity { seconds: 10_800, port: 80 }), "{kind:?}");
         }
     }
 }

@@ -107,7 +107,7 @@ pub(crate) fn plan<'a>(
             .collect();
         let frontend = move |(key, kind): (FrontendKey, _)| {
             let choice = choices.get(&key.family())?;
-            Some((key, Frontend::new(service, (&key, kind), choice, here)))
+            Some((key, Frontend::new((service, port), (&key, kind), choice, here)))
         };
         places(service, port, addresses).into_iter().filter_map(frontend)
     };

@@ -16,6 +16,7 @@ use netstate::mark::MASQUERADE;
 use netstate::nft::{Chain, Destination, Field, Match, Name, Op, Rule, Verdict};
 use netstate::{IpFamily, Prefix};
 
+use super::affinity::LEAD;
 use super::{ENDPOINTS, NODE_ENDPOINTS};
 use crate::dataplane::{Mode, ipvs};
 use crate::plan::Frontend;
@@ -29,7 +30,7 @@ const NODE_ROOM: &str = "choose-node";
 
 /// What becomes of the connections of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// A virtual server of IPVS answers.
     Balance,
     /// One of `count` endpoints from index `first` on.
@@ -60,9 +61,9 @@ pub(in crate::dataplane) fn backends(frontend: &Frontend) -> impl Iterator<Item 
     lists(frontend, None).into_iter().flatten()
 }
 
-/// The backends that its chain chooses from, in the order of their indexes.
-pub(in crate::dataplane) fn chosen(frontend: &Frontend, mode: Mode) -> impl Iterator<Item = &Backend> {
-    lists(frontend, balanced(frontend, mode)).into_iter().flatten()
+/// The lists of backends that its chain chooses from, which follow one another in the order of their indexes.
+pub(in crate::dataplane) fn chosen(frontend: &Frontend, mode: Mode) -> Vec<&[Backend]> {
+    lists(frontend, balanced(frontend, mode))
 }
 
 /// What virtual servers answer, where there are any.
@@ -100,7 +101,7 @@ impl Dispatch {
         let room = words.next()?;
         let mut branch = || words.next().and_then(Branch::named);
         let (pod, node, outside) = (branch()?, branch()?, branch()?);
-        [ROOM, NODE_ROOM].contains(&room).then_some(Self { pod, node, outside })
+        [ROOM, NODE_ROOM, LEAD].contains(&room).then_some(Self { pod, node, outside })
     }
 
     /// Where clients are led by this chain, with these endpoints in the order of their indexes, and those behind virtual servers.
@@ -127,26 +128,35 @@ impl Dispatch {
     /// The chain's name; frontends at an address and those at every address of the node have other maps.
     pub(super) fn name(self, place: Place) -> Name {
         let room = if matches!(place, Place::AnyNode(_)) { NODE_ROOM } else { ROOM };
-        let [pod, node, outside] = [self.pod, self.node, self.outside].map(Branch::text);
-        Name::observed(format!("{room}/{pod}/{node}/{outside}"))
+        Name::observed(format!("{room}/{}", self.text()))
     }
 
-    /// The chain's rules, where Pods are the clients inside `pods`.
+    /// What becomes of each class.
+    pub(super) fn text(self) -> String {
+        [self.pod, self.node, self.outside].map(Branch::text).join("/")
+    }
+
+    /// The chain, where Pods are the clients inside `pods`.
     pub(super) fn chain(self, place: Place, family: IpFamily, pods: Prefix) -> Chain {
-        let end = |branch: Branch| branch.outcome.rules(place, family);
+        Chain::regular(self.rules(pods, |outcome| outcome.rules(place, family)))
+    }
+
+    /// The rules of a chain that tells the classes apart, where `end` gives those for what becomes of one.
+    pub(super) fn rules(self, pods: Prefix, end: impl Fn(Outcome) -> Vec<Rule>) -> Vec<Rule> {
+        let end = |branch: Branch| end(branch.outcome);
         let a_pod = Rule::new().when(Match::Saddr(Op::Is, pods));
         let this_node = Rule::new().when(Match::SaddrLocal(Op::Is));
         if self.pod.outcome == self.node.outcome && self.node.outcome == self.outside.outcome {
             let mut rules = self.marks(pods);
             rules.extend(end(self.pod));
-            return Chain::regular(rules);
+            return rules;
         }
         let mut rules = Vec::new();
         for (class, branch) in [(a_pod, self.pod), (this_node, self.node), (Rule::new(), self.outside)] {
             let mark = branch.masquerade.then(|| Rule::new().then(MASQUERADE.set()));
             rules.extend(mark.into_iter().chain(end(branch)).map(|rule| behind(&class, rule)));
         }
-        Chain::regular(rules)
+        rules
     }
 
     /// Marks the classes that are masqueraded, where all go the same way.
@@ -187,7 +197,7 @@ fn branch(route: &Route, balanced: Option<&Answer>, lists: &[&[Backend]]) -> Bra
     Branch { outcome, masquerade: route.masquerade && is_answered }
 }
 
-fn number(count: usize) -> u32 {
+pub(super) fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
@@ -234,7 +244,8 @@ impl Outcome {
         }
     }
 
-    fn rules(self, place: Place, family: IpFamily) -> Vec<Rule> {
+    /// The rules for it at a place.
+    pub(super) fn rules(self, place: Place, family: IpFamily) -> Vec<Rule> {
         match self {
             Self::Choose { first, count } => {
                 let number = Field::Random { below: count, offset: first };

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`statics`] | the static part of the tables |
 //! | [`dispatch`] | chains that tell clients apart and choose an endpoint at random |
+//! | [`affinity`] | chains and sets in their place, where a client stays with its endpoint |
 //! | [`observed`] | what rows of the kernel say of frontends |
 //!
 //! A frontend is an element of `services` (or, on every address of the node, of `node-ports`) whose verdict leads to such a
@@ -11,6 +12,7 @@
 //! on: one that is open keeps its endpoint, whatever changes afterwards. Where virtual servers of IPVS balance, the chain marks what is to be
 //! masqueraded and lets the packet pass on to them; the classes of clients that IPVS would lead elsewhere it leads itself.
 
+mod affinity;
 pub(super) mod dispatch;
 mod observed;
 pub(crate) mod statics;
@@ -25,6 +27,7 @@ use netstate::{IpFamily, Prefix};
 
 pub(crate) use self::observed::{backend, endpoint, endpoints, entry, frontend, is_frontend, remembered};
 
+use self::affinity::Sticky;
 use super::nft::{element, table_key};
 use super::site::Site;
 use crate::plan::frontend::Place;
@@ -36,6 +39,8 @@ const NODE_ENDPOINTS: &str = "node-endpoints";
 const NODE_PORT_ADDRESSES: &str = "node-port-addresses";
 const REFUSED: &str = "refused";
 const REFUSED_NODE_PORTS: &str = "refused-node-ports";
+/// What the name of a chain begins with that lets only some clients in.
+const SOURCES: &str = "sources/";
 
 type Rows = BTreeMap<RowKey, Row>;
 
@@ -59,7 +64,7 @@ pub(super) fn own(site: &Site<'_>) -> Rows {
         return rows;
     }
     let to = site.sources().map_or_else(
-        || site.dispatch.name(site.key.place),
+        || site.entrance(),
         |(name, chain)| {
             rows.insert(site.chain_key(name.clone()), chain.into());
             name
@@ -67,6 +72,10 @@ pub(super) fn own(site: &Site<'_>) -> Rows {
     );
     let owner = site.frontend.owner.to_string();
     rows.insert(site.element(services, []), Element::verdict(Verdict::Goto(to)).comment(owner).into());
+    if let Some(sticky) = Sticky::of(site) {
+        rows.extend(sticky.own());
+        return rows;
+    }
     for (index, backend) in (0..).zip(site.chosen()) {
         let value = Element::value(vec![backend.addr.into(), Datum::Port(backend.port)]);
         rows.insert(site.element(endpoints, [Datum::Index(index)]), value.into());
@@ -74,10 +83,16 @@ pub(super) fn own(site: &Site<'_>) -> Rows {
     rows
 }
 
-/// The chain that chooses, which other frontends may need too.
-pub(super) fn chain(site: &Site<'_>) -> Option<(RowKey, Row)> {
-    let chain = || site.dispatch.chain(site.key.place, site.family(), site.pods);
-    site.has_chain().then(|| (site.chain_key(site.dispatch.name(site.key.place)), chain().into()))
+/// What chooses an endpoint, which other frontends may need too.
+pub(super) fn shared(site: &Site<'_>) -> Rows {
+    if !site.has_chain() {
+        return Rows::new();
+    }
+    if let Some(sticky) = Sticky::of(site) {
+        return sticky.shared();
+    }
+    let chain = site.dispatch.chain(site.key.place, site.family(), site.pods);
+    Rows::from([(site.chain_key(site.dispatch.name(site.key.place)), chain.into())])
 }
 
 impl Site<'_> {
@@ -86,15 +101,20 @@ impl Site<'_> {
         !self.dispatch.is_idle() || self.sources().is_some()
     }
 
+    /// The chain that everybody who may connect goes through.
+    fn entrance(&self) -> Name {
+        Sticky::of(self).map_or_else(|| self.dispatch.name(self.key.place), |sticky| sticky.entrance())
+    }
+
     /// The chain that lets only some clients in, where the frontend has one.
     fn sources(&self) -> Option<(Name, netstate::nft::Chain)> {
         let Place::Address(addr) = self.key.place else { return None };
-        let to = Verdict::Goto(self.dispatch.name(self.key.place));
+        let to = Verdict::Goto(self.entrance());
         let allow = |source: Prefix| Rule::new().when(Match::Saddr(Op::Is, source)).then(to.clone());
         let mut rules: Vec<Rule> = self.allowed()?.into_iter().map(allow).collect();
         rules.push(Rule::new().then(Verdict::Drop));
         // An address of IPv6 has colons, which the nft language does not take in names.
-        let place = format!("sources/{}/{}/{}", addr, self.key.protocol, self.key.port).replace(':', ".");
+        let place = format!("{SOURCES}{}/{}/{}", addr, self.key.protocol, self.key.port).replace(':', ".");
         Some((Name::observed(place), netstate::nft::Chain::regular(rules)))
     }
 

@@ -4,23 +4,30 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use netstate::IpFamily;
-use netstate::nft::{ChainKey, Data, Datum, Element, ElementKey, Match, Name, Op, Row, RowKey, Statement, Verdict};
+use netstate::nft::{
+    ChainKey, Data, Datum, Element, ElementKey, Match, Name, Op, Row, RowKey, Statement, TableKey, Verdict,
+};
 use reconcile::Rows;
 
 use super::super::nft::{self, table_key};
 use super::dispatch::Dispatch;
-use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, SERVICES, element};
+use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, SERVICES, SOURCES, affinity, element};
 use crate::object::ObjectName;
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::select::{Backend, Locality};
 use crate::plan::{Frontend, FrontendKey};
 
-/// The frontend that an element of `services`, `endpoints` or their like is about.
+/// The frontend that an element of `services`, `endpoints` or their like is about, or a chain that chooses among its endpoints.
 #[must_use]
 pub(crate) fn frontend(row: &RowKey) -> Option<FrontendKey> {
-    let RowKey::Element(ElementKey { table, set, key }) = row else { return None };
-    let family = IpFamily::ALL.into_iter().find(|family| table_key(*family) == *table)?;
+    let of = |table: &TableKey| IpFamily::ALL.into_iter().find(|family| table_key(*family) == *table);
+    let (table, set, key) = match row {
+        RowKey::Element(ElementKey { table, set, key }) => (table, set, key),
+        RowKey::Chain(ChainKey { table, chain }) => return affinity::frontend(of(table)?, chain),
+        RowKey::Table(_) | RowKey::Set(_) => return None,
+    };
+    let family = of(table)?;
     let (place, rest) = match (set.as_str(), key.as_slice()) {
         (SERVICES | ENDPOINTS, [Datum::Ipv4(addr), rest @ ..]) => (Place::Address(IpAddr::V4(*addr)), rest),
         (SERVICES | ENDPOINTS, [Datum::Ipv6(addr), rest @ ..]) => (Place::Address(IpAddr::V6(*addr)), rest),
@@ -68,7 +75,8 @@ pub(crate) fn in_order(rows: &Rows<RowKey, Row>, at: &FrontendKey) -> Vec<Socket
     let of_this = rows.range(first..).take_while(|(row, _)| {
         frontend(row) == Some(*at) && matches!(row, RowKey::Element(element) if is_one_of(&element.set, [set, set]))
     });
-    of_this.filter_map(|(_, row)| endpoint(&row.value)).collect()
+    let listed: Vec<SocketAddr> = of_this.filter_map(|(_, row)| endpoint(&row.value)).collect();
+    if listed.is_empty() { affinity::endpoints(rows, at) } else { listed }
 }
 
 /// Who takes connections at a frontend.
@@ -120,7 +128,7 @@ fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row, balanced: &BTre
     };
     let routes = Dispatch::named(chain)?.routes(&endpoints, &balanced);
     let owner = ObjectName::new(namespace, name);
-    Some(Frontend { kind, owner, affinity: None, scheduler: None, sources, routes })
+    Some(Frontend { kind, owner, affinity: affinity::affinity(rows, at), scheduler: None, sources, routes })
 }
 
 fn chain_of(verdict: &Verdict) -> Option<&Name> {
@@ -132,6 +140,9 @@ fn chain_of(verdict: &Verdict) -> Option<&Name> {
 
 /// Who may connect, and the chain that who may goes to; `chain` is the one that a frontend's element leads to.
 fn sources<'a>(rows: &'a Rows<RowKey, Row>, at: &FrontendKey, chain: &'a Name) -> (Sources, &'a Name) {
+    if !chain.as_str().starts_with(SOURCES) {
+        return (Sources::Any, chain);
+    }
     let row = RowKey::Chain(ChainKey { table: table_key(at.family()), chain: chain.clone() });
     let Some(Row::Chain(held)) = rows.get(&row).map(|row| &row.value) else { return (Sources::Any, chain) };
     let mut ranges = Vec::new();

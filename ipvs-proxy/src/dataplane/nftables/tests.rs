@@ -1,5 +1,7 @@
 //! Frontends in, rows out: the tables as the nft tool prints them, what a change costs, and that rows depend on nothing else.
 
+mod affinity;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use crate::dataplane::nft::VIPS;
 use crate::dataplane::{self, DataPlane, Mode};
 use crate::object::ObjectName;
 use crate::object::service::{Policy, Sources};
-use crate::plan::frontend::Kind;
+use crate::plan::frontend::{Affinity, Kind};
 use crate::plan::here::Here;
 use crate::plan::route::Routes;
 use crate::plan::select::{Backend, Choice, Locality};
@@ -77,6 +79,9 @@ impl Kernel {
             match (key.clone(), row.clone()) {
                 (RowKey::Chain(key), Row::Chain(chain)) => {
                     ruleset.table.chains.insert(key.chain, chain);
+                }
+                (RowKey::Set(key), Row::Set(set)) => {
+                    ruleset.table.sets.insert(key.set, set);
                 }
                 (RowKey::Element(key), Row::Element(element)) => {
                     ruleset.elements.insert(key, element);
@@ -227,15 +232,15 @@ fn frontends_of_a_family_without_pods_have_no_rows() {
     assert_eq!(put(&mut plane(), at("fd00::10", 80), None, Some(&web)), BTreeMap::new());
 }
 
-fn kinds() -> impl Strategy<Value = (u8, Kind, Policy, Vec<u8>, Vec<u8>, bool)> {
+fn kinds() -> impl Strategy<Value = (u8, Kind, Policy, Vec<u8>, Vec<u8>, (bool, bool))> {
     let kind = prop::sample::select(vec![Kind::ClusterIp, Kind::LoadBalancer, Kind::NodePort]);
     let policy = prop::sample::select(vec![Policy::Cluster, Policy::Local]);
     let pods = |from: u8| prop::collection::btree_set(from..from + 4, 0..4).prop_map(|set| set.into_iter().collect());
-    (0u8..3, kind, policy, pods(2), pods(10), any::<bool>())
+    (0u8..3, kind, policy, pods(2), pods(10), any::<(bool, bool)>())
 }
 
 fn plan(
-    (last, kind, policy, here, elsewhere, guarded): &(u8, Kind, Policy, Vec<u8>, Vec<u8>, bool),
+    (last, kind, policy, here, elsewhere, (guarded, sticky)): &(u8, Kind, Policy, Vec<u8>, Vec<u8>, (bool, bool)),
 ) -> (FrontendKey, Frontend) {
     let place = if *kind == Kind::NodePort { NODE } else { Place::Address([192, 168, 0, *last].into()) };
     let sources = if *guarded && *kind == Kind::LoadBalancer {
@@ -244,7 +249,8 @@ fn plan(
         Sources::Any
     };
     let key = FrontendKey { protocol: Protocol::Tcp, place, port: 30_000 + u16::from(*last) };
-    (key, frontend(*kind, *policy, &choice(here, elsewhere), sources))
+    let affinity = sticky.then_some(Affinity { seconds: 90, port: 80 });
+    (key, Frontend { affinity, ..frontend(*kind, *policy, &choice(here, elsewhere), sources) })
 }
 
 proptest! {
