@@ -9,7 +9,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::{DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, flow_moves_on, spread};
+use proxy::affinity::{clients_move_with_their_endpoint_only, sticky};
+use proxy::{
+    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, flow_moves_on, servers, spread,
+};
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
 /// Whom the four Pods see when the client is masqueraded: the bridge on its own node, the node's address on others.
@@ -79,6 +82,16 @@ fn a_flow_that_began_before_its_service_reaches_it_at_last() -> Result<()> {
     eventually(SOON, || ask(&socket).map(drop))
 }
 
+/// Persistence has an own time at each address, and what quiesces keeps none.
+fn clients_of_an_endpoint_that_leaves_move_and_no_others() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", &sticky(10_800, "Cluster", &PODS))?;
+    let _proxy = nodes.proxy()?;
+    let shown = servers(nodes.node()?)?;
+    ensure!(shown.contains(&"-A -t 192.168.0.10:80 -s rr -p 10800".to_owned()), "{shown:?}");
+    clients_move_with_their_endpoint_only(&nodes)
+}
+
 fn a_port_that_no_service_has_is_refused_although_the_node_listens_on_it() -> Result<()> {
     let nodes = Nodes::start()?;
     nodes.publish("web.yaml", WEB_YAML)?;
@@ -145,6 +158,7 @@ fn main() -> ExitCode {
             no_packet_leaves_with_the_masquerade_mark,
             a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
             a_flow_that_began_before_its_service_reaches_it_at_last,
+            clients_of_an_endpoint_that_leaves_move_and_no_others,
             a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
             a_service_without_endpoints_refuses_at_once,
             both_families_of_a_service_are_served,

@@ -8,6 +8,8 @@
 pub(crate) mod exposed;
 pub(crate) mod families;
 
+pub(crate) mod affinity;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{SocketAddr, UdpSocket};
