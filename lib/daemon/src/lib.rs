@@ -2,6 +2,7 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | [`doctor`] | checks that judge facts, and their findings |
 //! | [`flags`] | flags that both command lines have, with their environment |
 //! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
 //! | [`followed`] | a file, and each change of it |
@@ -20,6 +21,7 @@
 //!
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
+pub mod doctor;
 pub mod flags;
 pub mod followed;
 #[cfg(any(test, feature = "fuzz"))]

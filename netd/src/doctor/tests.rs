@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use kernel::query::Interface;
 use netstate::InterfaceAddress;
 
+use ::daemon::doctor::{Severity, text};
+
 use super::entrance::{Closed, Entrance};
 use super::packet::Answer;
 use super::probing::{Outcome, Paths, Peer};
