@@ -9,6 +9,7 @@ use netstate::nft::TableKey;
 use reconcile::{Counts, Line, Pass, Reconciler, Stage, TableStatus};
 
 use super::{Accept, Accepts, Denying, rows};
+use crate::error::KernelError;
 use crate::nft::Nft;
 use crate::writer::Writers;
 
@@ -55,6 +56,17 @@ impl Forward {
     #[must_use]
     pub fn denying(&self) -> &[Denying] {
         &self.denying
+    }
+
+    /// The chains that drop what is forwarded, as they are now. Nothing is written.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn survey(&mut self) -> Result<Vec<Denying>, KernelError> {
+        let chains = self.table.target_mut().survey()?;
+        let desired = rows(&chains, &self.accepts);
+        let concerned = chains.iter().filter(|chain| desired.contains_key(&chain.key));
+        Ok(concerned.filter_map(super::Chain::denying).collect())
     }
 }
 
