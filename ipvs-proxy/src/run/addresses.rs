@@ -155,7 +155,13 @@ pub(crate) fn targets(
     let (nft, foreign) = (Nft::open()?, Nft::open()?);
     let writers = Writers::default();
     let mut interests = Interests {
-        rtnl: Interest { writers: writers.clone(), ..Interest::default() },
+        // A node that starts Pods announces a thousand changes of links that are none of ours.
+        rtnl: Interest {
+            devices: Some(BTreeSet::new()),
+            links: BTreeSet::from([link.clone()]),
+            writers: writers.clone(),
+            ..Interest::default()
+        },
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
     let forward = forward::stage(foreign).watched(writers.clone());

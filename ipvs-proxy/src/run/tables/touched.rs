@@ -22,7 +22,8 @@ impl Touched {
     /// What a notification of rtnetlink is about.
     pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
         match event {
-            Event::Link | Event::Address | Event::NewAddress | Event::OtherLink | Event::Resync => vec![Self::Links],
+            // Links of others, and their addresses, are no rows of ours.
+            Event::Link | Event::Address | Event::NewAddress | Event::Resync => vec![Self::Links],
             _ => Vec::new(),
         }
     }
@@ -33,6 +34,21 @@ impl Touched {
             Change::Table { table, .. } if !dataplane::tables().contains(table) => vec![Self::ForeignNft],
             Change::Table { .. } => vec![Self::Nft],
             Change::Lost => vec![Self::Nft, Self::ForeignNft],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_others_have_nothing_listed() {
+        for event in [Event::Link, Event::Address, Event::NewAddress, Event::Resync] {
+            assert_eq!(Touched::by_rtnl(event), [Touched::Links], "{event:?}");
+        }
+        for event in [Event::OtherLink, Event::Route, Event::Neighbour] {
+            assert_eq!(Touched::by_rtnl(event), [], "{event:?}");
         }
     }
 }
