@@ -41,14 +41,28 @@ pub(super) fn process(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives IPVS the time-outs that are asked for, and tries the scheduler.
+/// Gives IPVS the time-outs that are asked for, tries the scheduler, and stops estimates.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub(super) fn ipvs(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
     check_scheduler(ipvs, config)?;
     addresses::set_timeouts(ipvs, config.timeouts)?;
+    stop_estimating();
     Ok(())
+}
+
+/// Whether the kernel estimates rates of connections and packets of every server, every two seconds (Linux 6.2).
+const ESTIMATION: &str = "net/ipv4/vs/run_estimation";
+
+/// Stops the estimates of rates, which `ipvsadm --rate` alone shows. Once at the start: whoever wants them turns them on again.
+fn stop_estimating() {
+    let Ok(key) = ESTIMATION.parse::<SysctlKey>() else { return };
+    // Older kernels have not the parameter.
+    let runs = kernel::sysctl::read(&key).is_ok_and(|value| value == "1");
+    if runs && let Err(error) = kernel::sysctl::write(&key, "0") {
+        tracing::info!(error = %kernel::Chain(&error), "rates of virtual servers go on being estimated");
+    }
 }
 
 /// Refuses a scheduler that no virtual server could be made with.

@@ -126,7 +126,7 @@ impl ProxyStatus {
                 .tables()
                 .drains()
                 .remaining(now)
-                .map(|(server, _)| server.to_string())
+                .map(|(server, left)| format!("{server}, {} s left at most", left.as_secs()))
                 .take(LISTED)
                 .collect(),
             advice: advice.iter().cloned().chain(zone_advice(proxy)).chain(notes(proxy.view())).collect(),
