@@ -11,7 +11,9 @@
 mod command;
 mod commands;
 mod dataplane;
+mod doctor;
 mod explain;
+mod facts;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
 mod object;

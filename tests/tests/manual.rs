@@ -10,7 +10,7 @@ use lab::{Host, bin};
 /// The programs with the verbs that some of their pages are about.
 const PROGRAMS: [(&str, &[&str]); 2] = [
     ("netd", &["status", "config-set", "lease-reserve", "doctor", "trace", "cleanup"]),
-    ("ipvs-proxy", &["apply", "status", "explain"]),
+    ("ipvs-proxy", &["apply", "status", "explain", "doctor"]),
 ];
 
 fn root() -> PathBuf {

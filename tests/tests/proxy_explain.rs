@@ -105,6 +105,55 @@ fn without_its_source_it_says_what_the_kernel_does() -> Result<()> {
     Ok(())
 }
 
+/// What `doctor` finds, each as `SEVERITY CHECK FOUND`, and its exit status.
+fn doctor(nodes: &Nodes) -> Result<(Vec<String>, Option<i32>)> {
+    let output = nodes.node()?.command(lab::bin("ipvs-proxy")?).args(["doctor", "--json"]).output()?;
+    let findings: Vec<Value> = serde_json::from_str(&output.stdout).with_context(|| output.stderr.clone())?;
+    let text = |finding: &Value| {
+        let [severity, check, found] =
+            ["severity", "check", "found"].map(|name| finding[name].as_str().unwrap_or_default());
+        format!("{severity} {check} {found}")
+    };
+    Ok((findings.iter().map(text).collect(), output.status.code()))
+}
+
+fn doctor_finds_what_was_broken_on_purpose() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let node = nodes.node()?;
+    let ported = WEB_SERVICE.replace("port: 80}", "port: 80, nodePort: 30080}");
+    nodes.publish("service.yaml", &ported)?;
+    nodes.publish("slice.yaml", &slice(&["172.7.21.2", "172.7.22.2"]))?;
+    node.run(&["ip", "route", "add", "192.168.0.0/16", "dev", "cbr0"])?;
+    let daemon = nodes.proxy_with(&["--proxy-mode=nftables"])?;
+    eventually(SOON, || {
+        let (found, _) = doctor(&nodes)?;
+        // Whether bridged packets pass the rules depends on the machine that this runs on.
+        let bad = found.iter().filter(|line| line.starts_with("problem") && !line.starts_with("problem br_netfilter"));
+        let bad: Vec<_> = bad.collect();
+        ensure!(bad.is_empty(), "{bad:?}");
+        Ok(())
+    })?;
+    daemon.kill()?;
+    node.run(&["sysctl", "-qw", "net.ipv4.ip_forward=0"])?;
+    node.run(&["nft", "add", "table", "ip", "kube-proxy"])?;
+    node.run(&["ip", "address", "add", "192.168.0.10/32", "dev", "cbr0"])?;
+    node.run(&["ip", "route", "delete", "172.7.22.0/24"])?;
+    let _listener = lab::echo::serve(node, "10.4.7.21", 30080)?;
+    let (found, status) = doctor(&nodes)?;
+    ensure!(status == Some(1), "{found:?}");
+    for part in [
+        "problem daemon ipvs-proxy is not running",
+        "problem forwarding IPv4 is not forwarded",
+        "problem rival a kube-proxy has left nft table ip kube-proxy",
+        "problem addresses 192.168.0.10 of services/default/web is an address of cbr0",
+        "problem endpoints services/default/web: 1 of its endpoints have no route, such as 172.7.22.2",
+        "problem listeners a process of this host listens at",
+    ] {
+        ensure!(found.iter().any(|line| line.starts_with(part)), "{part}: {found:#?}");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -112,6 +161,7 @@ fn main() -> ExitCode {
             on_ipvs_it_says_what_packets_meet_and_what_somebody_took_away,
             on_nftables_it_says_what_packets_meet_and_what_somebody_took_away,
             without_its_source_it_says_what_the_kernel_does,
+            doctor_finds_what_was_broken_on_purpose,
         ],
     )
 }

@@ -41,6 +41,12 @@ pub(crate) struct Invocation {
 pub(crate) enum Verb {
     /// Explain what becomes of a connection to a Service: by its objects, by the plan, and by the rows of the kernel.
     Explain(Explain),
+    /// Find out what keeps clients from Services on this node; each finding with what to do.
+    Doctor {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Put the Services and EndpointSlices of a manifest into etcd.
     Apply {
         /// Manifest, YAML or JSON; `-` is standard input. May be repeated.

@@ -18,7 +18,7 @@ use daemon::shell::seed;
 
 use self::args::{Invocation, Verb};
 use self::config::of_the_command_line;
-use crate::{commands, explain, run};
+use crate::{commands, doctor, explain, run};
 
 /// Does what the command line asks for; the exit status is 0 when it is done.
 pub fn main() -> ExitCode {
@@ -67,6 +67,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
         Some(Verb::Completions(wanted)) => std::io::stdout().write_all(&wanted.render(args::command()))?,
         Some(Verb::Man(pages)) => pages.write(&args::command()).context("write the manual pages")?,
         Some(Verb::Status { json }) => return commands::status(&config::run_dir(flags), *json),
+        Some(Verb::Doctor { json }) => return doctor::act(invocation, *json),
         Some(Verb::Explain(asked)) => return explain::act(invocation, asked),
         Some(Verb::Tables { json }) => commands::tables(&config::run_dir(flags), *json)?,
         Some(verb) => commands::on_store(config::read_store(flags, flags.etcd.tls_files().read(), seed())?, verb)?,

@@ -37,9 +37,12 @@ pub(crate) fn on_store((client, prefix): (Client, Prefix), verb: &Verb) -> anyho
                 delete::delete(&store, &prefix, filename, objects, namespace).await
             }
             Verb::List => list::list(&store, &prefix).await,
-            Verb::Explain(_) | Verb::Status { .. } | Verb::Tables { .. } | Verb::Completions(_) | Verb::Man(_) => {
-                Ok(())
-            }
+            Verb::Doctor { .. }
+            | Verb::Explain(_)
+            | Verb::Status { .. }
+            | Verb::Tables { .. }
+            | Verb::Completions(_)
+            | Verb::Man(_) => Ok(()),
         }
     })
 }

@@ -3,21 +3,21 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`target`] | reads what is asked about |
-//! | [`facts`] | reads objects and kernel, and plans |
 //! | [`walk`] | follows rows as the kernel does |
 //! | [`sites`] | finds the places that are asked about, with the Service behind them |
 //! | [`report`] | puts together what is to be said of each |
 //! | [`text`] | writes it for a terminal |
 //!
+//! [`crate::facts`] reads objects and kernel, and plans.
+//!
 //! Invariants. What the rows of the kernel do is said, not what is planned; where the two differ both are. It works without a daemon:
 //! objects and rows are read anew.
 
-mod facts;
 mod report;
 mod sites;
 mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 mod walk;
 
@@ -28,6 +28,7 @@ pub(crate) use self::target::Target;
 
 use self::report::Report;
 use crate::command::args::{Explain, Invocation};
+use crate::facts;
 
 /// Explains what is asked; exit status 0 when every client reaches an endpoint as planned, 1 when one does not, 2 when nobody knows
 /// the Service.

@@ -14,8 +14,8 @@ use serde::Serialize;
 use self::clients::Client;
 use self::rows::Standing;
 use self::service::{Endpoint, Served};
-use super::facts::Facts;
 use super::sites::Site;
+use crate::facts::Facts;
 
 pub(super) use self::rows::State;
 

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use netstate::ipvs::VirtualServerKey;
 use netstate::{IpFamily, Protocol};
 
-use super::facts::Facts;
 use super::target::Target;
+use crate::facts::Facts;
 use crate::object::ObjectName;
 use crate::object::service::{Service, ServicePort};
 use crate::plan::frontend::{Kind, Place, places};

@@ -12,19 +12,19 @@ use netstate::nft::RowKey;
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix};
 use serde_json::{Value, json};
 
-use super::facts::{Facts, Kernel, Planned, Server};
 use super::report::Report;
 use super::sites::{self, Site};
 use super::text::text;
 use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, vip};
+use crate::facts::{Facts, Kernel, Planned, Server};
 use crate::object::key::ObjectKey;
 use crate::plan::here::Here;
 use crate::plan::networks::Networks;
 use crate::source::update;
 use crate::source::view::View;
 
-const NFTABLES: Mode = Mode::Nftables;
-const IPVS: Mode = Mode::Ipvs;
+pub(crate) const NFTABLES: Mode = Mode::Nftables;
+pub(crate) const IPVS: Mode = Mode::Ipvs;
 
 fn service(spec: Value) -> Value {
     json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec})
@@ -36,7 +36,7 @@ fn slice(endpoints: Value) -> Value {
 }
 
 /// A Service with a node port, and one endpoint on this node and one on another.
-fn web() -> Vec<Value> {
+pub(crate) fn web() -> Vec<Value> {
     let endpoints =
         json!([{"addresses": ["172.7.21.2"], "nodeName": "n1"}, {"addresses": ["172.7.22.2"], "nodeName": "n2"}]);
     let ports = json!([{"name": "http", "port": 80, "nodePort": 30080}]);
@@ -55,7 +55,7 @@ fn view(objects: &[Value]) -> View {
 }
 
 /// A node whose kernel holds what is planned.
-fn node(mode: Mode, objects: &[Value]) -> Facts {
+pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
     let network: Prefix = "172.7.0.0/16".parse().unwrap();
     let pods = PerFamily::only(IpFamily::V4, network);
     let link: IfName = vip::LINK_NAME.parse().unwrap();
@@ -91,7 +91,19 @@ fn node(mode: Mode, objects: &[Value]) -> Facts {
             _ => panic!("{key}"),
         }
     }
-    Facts { silence: None, lost: None, view, here, pods: vec![network], planned, kernel }
+    let scheduler = "rr".to_owned();
+    Facts {
+        silence: None,
+        lost: None,
+        view,
+        here,
+        pods: vec![network],
+        networks,
+        scheduler,
+        status: None,
+        planned,
+        kernel,
+    }
 }
 
 fn sites(facts: &Facts, target: &str) -> Vec<Site> {
@@ -179,7 +191,7 @@ fn clients_are_explained_by_their_class_and_one_of_each_where_nobody_is_named() 
 }
 
 /// The objects of [`web`] with another specification.
-fn spec(change: impl FnOnce(&mut Value)) -> Vec<Value> {
+pub(crate) fn spec(change: impl FnOnce(&mut Value)) -> Vec<Value> {
     let mut objects = web();
     change(&mut objects[0]["spec"]);
     objects

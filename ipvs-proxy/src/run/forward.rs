@@ -16,7 +16,7 @@ use crate::dataplane;
 const MARKER: &str = "ipvs-proxy: answers of endpoints";
 
 /// The stage that keeps our accept rules.
-pub(super) fn stage(nft: Nft) -> Forward {
+pub(crate) fn stage(nft: Nft) -> Forward {
     let mut forward = Forward::new(nft, BTreeSet::from(dataplane::tables()), MARKER);
     forward.want(BTreeSet::from([Accept::Established, Accept::Marked(MASQUERADE.bits)]));
     forward
@@ -28,7 +28,7 @@ pub(super) fn rules(nft: Nft) -> Accepts {
 }
 
 /// What an operator should know of a chain.
-pub(super) fn advice(chain: &Denying) -> String {
+pub(crate) fn advice(chain: &Denying) -> String {
     let then = if chain.obstructed { "ipvs-proxy cannot accept" } else { "ipvs-proxy accepts" };
     format!("{chain}; {then} answers of endpoints in it")
 }

@@ -7,10 +7,10 @@
 pub(crate) mod addresses;
 mod cleanup;
 mod flows;
-mod forward;
+pub(crate) mod forward;
 mod health;
 mod kube_names;
-mod lock;
+pub(crate) mod lock;
 mod log;
 mod memory;
 mod own_addresses;

@@ -7,10 +7,10 @@ use netstate::IpFamily;
 use netstate::ipvs::{Row, RowKey, VirtualServerKey};
 use serde::Serialize;
 
-use super::super::facts::Facts;
 use super::super::sites::{Site, is_link_local};
 use super::super::walk::{Outcome, Sender, Walk, World, follow};
 use super::service::why;
+use crate::facts::Facts;
 
 /// What becomes of a client's connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,7 +93,7 @@ fn planned_servers(facts: &Facts, site: &Site) -> Balanced {
 }
 
 fn kernel_servers(facts: &Facts) -> Balanced {
-    let of = |(key, server): (&VirtualServerKey, &super::super::facts::Server)| {
+    let of = |(key, server): (&VirtualServerKey, &crate::facts::Server)| {
         let taking = server.reals.iter().filter(|(_, (real, _))| real.weight > 0).map(|(at, _)| *at).collect();
         (*key, taking)
     };

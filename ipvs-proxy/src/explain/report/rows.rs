@@ -8,11 +8,11 @@ use netstate::ipvs;
 use netstate::nft::{Row, RowKey, Table};
 use serde::Serialize;
 
-use super::super::facts::{Facts, Server};
 use super::super::sites::Site;
 use super::clients::Walks;
 use crate::dataplane::nft::table_key;
 use crate::dataplane::vip;
+use crate::facts::{Facts, Server};
 
 /// A row and whether it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -6,11 +6,11 @@ use netstate::IpFamily;
 use netstate::nft::{Row, RowKey};
 use serde::Serialize;
 
-use super::super::facts::Facts;
 use super::super::sites::Site;
 use super::super::walk::Outcome;
 use super::clients::{Class, Walks};
 use crate::dataplane::record;
+use crate::facts::Facts;
 use crate::object::service::{Distribution, Policy, Service, Sources};
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::select::Locality;

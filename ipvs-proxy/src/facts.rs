@@ -1,4 +1,4 @@
-//! What an explanation is made from: the objects of the source, what is planned from them, and the rows of the kernel, all read anew.
+//! What the tools of an operator judge: the objects of the source, what is planned from them, and the rows of the kernel, all read anew.
 //!
 //! Invariant: nothing is taken from the daemon but how it was started and which data path it uses; what cannot be read is said.
 
@@ -17,6 +17,7 @@ use netstate::Prefix;
 use netstate::ipvs::{self, RealServer, VirtualServer, VirtualServerKey};
 use netstate::nft::{Row, RowKey};
 use reconcile::Target as _;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::command::args::Invocation;
@@ -28,6 +29,7 @@ use crate::object::key::Kind;
 use crate::plan::here::{self, Here};
 use crate::plan::networks::{Networks, placed};
 use crate::plan::{Claims, plan};
+use crate::run::status::ProxyStatus;
 use crate::run::{self, NAME};
 use crate::source::Source;
 use crate::source::view::View;
@@ -36,62 +38,68 @@ use crate::source::view::View;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Where the kernel shows its virtual servers, once it has IPVS.
-const IPVS: &str = "/proc/net/ip_vs";
+pub(crate) const IPVS: &str = "/proc/net/ip_vs";
 
 /// Everything; see the module's text.
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// What to say of a daemon that does not run, or that nobody knows of.
-    pub(super) silence: Option<String>,
+    pub(crate) silence: Option<String>,
     /// Why the objects cannot be read, if so.
-    pub(super) lost: Option<String>,
-    pub(super) view: View,
-    pub(super) here: Here,
+    pub(crate) lost: Option<String>,
+    pub(crate) view: View,
+    pub(crate) here: Here,
     /// The Pod networks.
-    pub(super) pods: Vec<Prefix>,
-    pub(super) planned: Planned,
-    pub(super) kernel: Kernel,
+    pub(crate) pods: Vec<Prefix>,
+    /// The networks that must not overlap.
+    pub(crate) networks: Networks,
+    /// The scheduler of virtual servers.
+    pub(crate) scheduler: String,
+    /// What the daemon said last.
+    pub(crate) status: Option<ProxyStatus>,
+    pub(crate) planned: Planned,
+    pub(crate) kernel: Kernel,
 }
 
 /// What is planned, and its rows.
-pub(super) struct Planned {
-    pub(super) claims: Claims,
-    pub(super) plane: DataPlane,
-    pub(super) nft: BTreeMap<RowKey, Row>,
-    pub(super) ipvs: BTreeMap<ipvs::RowKey, ipvs::Row>,
+pub(crate) struct Planned {
+    pub(crate) claims: Claims,
+    pub(crate) plane: DataPlane,
+    pub(crate) nft: BTreeMap<RowKey, Row>,
+    pub(crate) ipvs: BTreeMap<ipvs::RowKey, ipvs::Row>,
     /// Virtual addresses.
-    pub(super) addresses: BTreeSet<IpAddr>,
+    pub(crate) addresses: BTreeSet<IpAddr>,
     /// Addresses that cannot be virtual here, by Service.
-    pub(super) misplaced: BTreeMap<String, String>,
+    pub(crate) misplaced: BTreeMap<String, String>,
 }
 
 /// What the kernel holds.
 #[derive(Default)]
-pub(super) struct Kernel {
-    pub(super) nft: BTreeMap<RowKey, Row>,
-    pub(super) servers: BTreeMap<VirtualServerKey, Server>,
-    pub(super) interfaces: Vec<Interface>,
+pub(crate) struct Kernel {
+    pub(crate) nft: BTreeMap<RowKey, Row>,
+    pub(crate) servers: BTreeMap<VirtualServerKey, Server>,
+    pub(crate) interfaces: Vec<Interface>,
 }
 
 /// A virtual server with its real servers.
-pub(super) struct Server {
-    pub(super) value: VirtualServer,
-    pub(super) reals: BTreeMap<SocketAddr, (RealServer, Connections)>,
+pub(crate) struct Server {
+    pub(crate) value: VirtualServer,
+    pub(crate) reals: BTreeMap<SocketAddr, (RealServer, Connections)>,
 }
 
 impl Kernel {
     /// Every address of this node.
-    pub(super) fn local(&self) -> BTreeSet<IpAddr> {
+    pub(crate) fn local(&self) -> BTreeSet<IpAddr> {
         self.interfaces.iter().flat_map(|link| link.addresses.iter().map(|address| address.addr)).collect()
     }
 
     /// Its own addresses: all but the virtual ones.
-    pub(super) fn own(&self) -> BTreeSet<IpAddr> {
+    pub(crate) fn own(&self) -> BTreeSet<IpAddr> {
         let others = self.interfaces.iter().filter(|link| link.name.as_str() != vip::LINK_NAME);
         others.flat_map(|link| link.addresses.iter().map(|address| address.addr)).collect()
     }
 
     /// Whether the link of virtual addresses has `addr`.
-    pub(super) fn has_virtual(&self, addr: IpAddr) -> bool {
+    pub(crate) fn has_virtual(&self, addr: IpAddr) -> bool {
         let mut links = self.interfaces.iter().filter(|link| link.name.as_str() == vip::LINK_NAME);
         links.any(|link| link.addresses.iter().any(|address| address.addr == addr))
     }
@@ -121,7 +129,7 @@ fn daemon(invocation: &Invocation) -> (Invocation, Option<String>, Option<Value>
 ///
 /// # Errors
 /// When the settings are wrong or the kernel cannot be read.
-pub(super) fn gather(invocation: &Invocation) -> Result<Facts> {
+pub(crate) fn gather(invocation: &Invocation) -> Result<Facts> {
     let (invocation, silence, status) = daemon(invocation);
     let config = load::config(&invocation).context("how the daemon is started, by the flags or its status file")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
@@ -141,7 +149,9 @@ pub(super) fn gather(invocation: &Invocation) -> Result<Facts> {
     let pods = config.settings.text(path::CLUSTER_CIDR).split(',').filter_map(|network| network.parse().ok()).collect();
     let plane = run::plane(&config, mode)?;
     let planned = Planned::of(plane, &view, &here, &networks);
-    Ok(Facts { silence, lost, view, here, pods, planned, kernel })
+    let status = status.as_ref().and_then(|status| ProxyStatus::deserialize(status).ok());
+    let scheduler = config.scheduler;
+    Ok(Facts { silence, lost, view, here, pods, networks, scheduler, status, planned, kernel })
 }
 
 impl Facts {
@@ -149,7 +159,7 @@ impl Facts {
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub(super) fn read_servers(&mut self, keys: &BTreeSet<VirtualServerKey>) -> Result<()> {
+    pub(crate) fn read_servers(&mut self, keys: &BTreeSet<VirtualServerKey>) -> Result<()> {
         // Opening IPVS would load it.
         if !Path::new(IPVS).exists() {
             return Ok(());
@@ -199,7 +209,7 @@ async fn objects(config: &Config) -> (View, Option<String>) {
 
 impl Planned {
     /// What is planned for the objects that are known.
-    pub(super) fn of(mut plane: DataPlane, view: &View, here: &Here, networks: &Networks) -> Self {
+    pub(crate) fn of(mut plane: DataPlane, view: &View, here: &Here, networks: &Networks) -> Self {
         let (mut claims, mut misplaced) = (Claims::default(), BTreeMap::new());
         let (mut nft, mut ipvs, mut addresses) = (plane.tables().collect(), BTreeMap::new(), BTreeSet::new());
         change(&mut nft, plane.set_node(NodeAddresses::from(here), claims.all()).nft);
