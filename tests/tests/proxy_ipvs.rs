@@ -122,6 +122,41 @@ fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
     Ok(())
 }
 
+/// A Service of SCTP with an address, an external one and a node port.
+const SCTP: &str = "apiVersion: v1
+kind: Service
+metadata: {name: sig}
+spec:
+  type: NodePort
+  clusterIP: 192.168.0.20
+  externalIPs: [10.4.7.98]
+  ports: [{name: sig, port: 3868, nodePort: 30868, protocol: SCTP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv4
+metadata: {name: sig-1, labels: {kubernetes.io/service-name: sig}}
+ports: [{name: sig, port: 3868, protocol: SCTP}]
+endpoints: [{addresses: [172.7.21.2]}]
+";
+
+fn a_service_of_sctp_has_a_virtual_server_at_each_of_its_places() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("sig.yaml", SCTP)?;
+    let _proxy = nodes.proxy_with(&["--nodeport-addresses=10.4.7.0/24"])?;
+    let mut expected = Vec::new();
+    for place in ["10.4.7.21:30868", "10.4.7.98:3868", "192.168.0.20:3868"] {
+        expected.push(format!("-A --sctp-service {place} -s rr"));
+        expected.push(format!("-a --sctp-service {place} -r 172.7.21.2:3868 -m -w 1"));
+    }
+    expected.sort();
+    let found = servers(nodes.node()?)?;
+    ensure!(found == expected, "{found:?}");
+    let status = nodes.status()?;
+    ensure!(status["notServed"] == serde_json::json!([]), "{status}");
+    Ok(())
+}
+
 fn both_families_of_a_service_are_served() -> Result<()> {
     families::both_families_of_a_service_are_served("ipvs")
 }
@@ -161,6 +196,7 @@ fn main() -> ExitCode {
             clients_of_an_endpoint_that_leaves_move_and_no_others,
             a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
             a_service_without_endpoints_refuses_at_once,
+            a_service_of_sctp_has_a_virtual_server_at_each_of_its_places,
             both_families_of_a_service_are_served,
             ipv6_alone_is_served,
             a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
