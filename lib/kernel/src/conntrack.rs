@@ -116,6 +116,15 @@ impl Selection {
         Self { family, protocol, dst: None, port: Some(port) }
     }
 
+    /// What the kernel is asked for: the selection, without an address of IPv6. Its filter leaves out just the connections to that
+    /// address (`ctnetlink_filter_match_tuple`, Linux 5.8 to 6.18 at least, takes the result of `ipv6_addr_cmp` for equality).
+    const fn asked(self) -> Self {
+        match self.family {
+            IpFamily::V4 => self,
+            IpFamily::V6 => Self { dst: None, ..self },
+        }
+    }
+
     /// Whether it is about this connection.
     #[must_use]
     pub fn selects(&self, flow: &Flow) -> bool {
@@ -182,15 +191,16 @@ impl Conntrack {
     /// The same, `most` of them at most.
     fn some(&mut self, of: &Selection, most: usize, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, KernelError> {
         let (mut found, mut read, mut others) = (Vec::new(), 0_u64, false);
+        let asked = of.asked();
         let keep = |frame: &Frame| {
             read = read.saturating_add(1);
             let Some(flow) = self::read(frame) else { return };
-            others |= !of.selects(&flow);
+            others |= !asked.selects(&flow);
             if found.len() < most && of.selects(&flow) && wanted(&flow) {
                 found.push(flow);
             }
         };
-        let listed = self.each(&listing(of), keep);
+        let listed = self.each(&listing(&asked), keep);
         self.read = self.read.saturating_add(read);
         self.shows_all |= others;
         listed.map_err(|fault| KernelError::new("list", of, fault))?;
@@ -422,6 +432,14 @@ mod tests {
             six.contains("\n0a000000\n") && six.contains("    3: 7580\n") && six.contains("  1: 28000000"),
             "{six}"
         );
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_compared_here_and_not_in_the_kernel() {
+        let of = Selection::to(Protocol::Udp, "fd09::53".parse().unwrap(), 53);
+        assert_eq!(of.asked(), Selection::to_port(IpFamily::V6, Protocol::Udp, 53));
+        let of = Selection::to(Protocol::Udp, [192, 168, 0, 53].into(), 53);
+        assert_eq!(of.asked(), of);
     }
 
     #[test]

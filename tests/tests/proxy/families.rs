@@ -41,7 +41,23 @@ fn start() -> Result<Nodes> {
     let batch = "address add fd04:7::200/64 dev eth0 nodad\nroute add fd09::/108 via fd04:7::21\n\
         route add fd07:21::/64 via fd04:7::21\nroute add fd07:22::/64 via fd04:7::22\n";
     nodes.outside()?.command("ip").args(["-batch", "-"]).input(batch).run()?;
+    for host in ["hdss7-21", "hdss7-22", "hdss7-200"] {
+        await_addresses(nodes.cluster.host(host)?)?;
+    }
+    for pod in ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"] {
+        await_addresses(nodes.pod(pod)?)?;
+    }
     Ok(nodes)
+}
+
+/// Waits until the search for second owners has ended: no neighbour is looked for from a link whose own address is not usable yet, and
+/// what is forwarded there is lost.
+fn await_addresses(place: &impl Place) -> Result<()> {
+    eventually(SOON, || {
+        let tentative = place.command("ip".as_ref()).args(["-6", "-o", "address", "show", "tentative"]).run()?.stdout;
+        ensure!(tentative.is_empty(), "{tentative}");
+        Ok(())
+    })
 }
 
 fn proxy(nodes: &Nodes, mode: &str, networks: &[&str]) -> Result<Process> {
