@@ -79,8 +79,8 @@ impl Pace {
 /// The plan and what is still to be planned.
 pub(super) struct Planning {
     pub(super) planner: Planner,
-    /// Leases that the plan does not know of.
-    leases: BTreeSet<SubnetKey>,
+    /// Leases that the plan does not know of, as they came: some more than once.
+    leases: Vec<SubnetKey>,
     /// Planned, and not given to the worker.
     changes: Changes,
     pace: Pace,
@@ -97,7 +97,7 @@ impl Planning {
     pub(super) fn new(planner: Planner) -> Self {
         Self {
             planner,
-            leases: BTreeSet::new(),
+            leases: Vec::new(),
             changes: Changes::default(),
             pace: Pace::default(),
             fresh: true,
@@ -195,7 +195,9 @@ impl Planning {
     pub(super) fn plan(&mut self, view: &View) -> Option<Planned> {
         let since = self.pace.since;
         self.pace.planned(Instant::now());
-        let leases = if view.is_partial() { BTreeSet::new() } else { std::mem::take(&mut self.leases) };
+        let mut leases = if view.is_partial() { Vec::new() } else { std::mem::take(&mut self.leases) };
+        leases.sort_unstable();
+        leases.dedup();
         let leases = leases.into_iter().map(|key| (key, view.get(&key).cloned()));
         let mut changes = std::mem::take(&mut self.changes);
         if self.fresh {
