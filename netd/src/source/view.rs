@@ -58,10 +58,19 @@ struct Listed {
 }
 
 impl Listed {
-    /// The keys that are there at the end.
-    fn shown(&mut self) -> BTreeSet<SubnetKey> {
-        let last: BTreeMap<SubnetKey, bool> = std::mem::take(&mut self.leases).into_iter().collect();
-        last.into_iter().filter_map(|(key, shown)| shown.then_some(key)).collect()
+    /// The keys that are there at the end, in order: of each the last word counts.
+    fn shown(&mut self) -> Vec<SubnetKey> {
+        let mut leases = std::mem::take(&mut self.leases);
+        // Stable, and a listing that is in order already is not sorted again.
+        leases.sort_by_key(|(key, _)| *key);
+        let mut shown: Vec<(SubnetKey, bool)> = Vec::with_capacity(leases.len());
+        for (key, is_there) in leases {
+            match shown.last_mut().filter(|(last, _)| *last == key) {
+                Some((_, last)) => *last = is_there,
+                None => shown.push((key, is_there)),
+            }
+        }
+        shown.into_iter().filter_map(|(key, is_there)| is_there.then_some(key)).collect()
     }
 }
 
@@ -206,19 +215,26 @@ impl View {
 
     fn finish_listing(&mut self) -> Change {
         let Some(mut listed) = self.listed.take() else { return Change::default() };
-        let (shown, new) = (listed.shown(), listed.new.into_iter().collect::<BTreeSet<_>>());
+        let shown = listed.shown();
         let mut change = Change { status: true, own: true, ..Change::default() };
         self.lost = None;
         pack(&mut self.leases);
         self.invalid.retain(|key, _| listed.invalid.contains(key));
-        if let Some(own) = self.own.as_mut().filter(|own| !shown.contains(&own.lease.key)) {
+        if let Some(own) = self.own.as_mut().filter(|own| shown.binary_search(&own.lease.key).is_err()) {
             own.gone.get_or_insert(None);
         }
         let others = |key: &&SubnetKey| !self.is_own(key);
-        let gone: Vec<SubnetKey> = self.leases.keys().filter(|key| !shown.contains(key)).copied().collect();
+        // Both in order.
+        let mut there = shown.iter().peekable();
+        let is_gone = |key: &&SubnetKey| {
+            while there.next_if(|shown| shown < key).is_some() {}
+            there.next_if_eq(key).is_none()
+        };
+        let gone: Vec<SubnetKey> = self.leases.keys().filter(is_gone).copied().collect();
         let lost = gone.iter().filter(others).count();
         // What came instead makes the loss no smaller.
-        let known = self.leases.keys().filter(others).filter(|key| !new.contains(key)).count();
+        let new: BTreeSet<SubnetKey> = listed.new.into_iter().filter(|_| lost > 0).collect();
+        let known = self.leases.keys().filter(|_| lost > 0).filter(others).filter(|key| !new.contains(key)).count();
         let leftovers = if self.complete { 0 } else { self.lost_leftovers() };
         // A store that went back lacks what came since, and nodes that live write that again.
         let went_back = self.broken.is_some() && lost > 0;
@@ -245,6 +261,9 @@ impl View {
 
     /// Subnets that the kernel has routes to and no lease names.
     fn lost_leftovers(&self) -> usize {
+        if self.leftovers.is_empty() {
+            return 0;
+        }
         let named: BTreeSet<Prefix> = self.leases.keys().flat_map(SubnetKey::prefixes).collect();
         self.leftovers.difference(&named).count()
     }
