@@ -4,7 +4,6 @@ use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
 
 use super::read_manifests;
-use crate::dataplane::served_by_none;
 use crate::object::key::Kind;
 use crate::source::{read_service, read_slice};
 
@@ -15,9 +14,7 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     let mut notes = Vec::new();
     for (key, json) in &objects {
         let checked = match key.kind {
-            Kind::Service => {
-                read_service(&key.name, json).map(|service| (service.skipped.clone(), served_by_none(&service)))
-            }
+            Kind::Service => read_service(&key.name, json).map(|service| (service.skipped, Vec::new())),
             Kind::EndpointSlice => read_slice(&key.name, json).map(|slice| (slice.skipped, slice.unserved)),
         };
         let (skipped, not_served) = checked.unwrap_or_else(|reason| (vec![reason], Vec::new()));

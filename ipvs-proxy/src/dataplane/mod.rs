@@ -38,8 +38,6 @@ use std::net::IpAddr;
 use netstate::family::PerFamily;
 use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
 
-pub(crate) use serves::served_by_none;
-
 use self::counts::Counts;
 use self::site::Site;
 use crate::object::service::{Service, Sources};

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::service::Service;
 use super::slice::EndpointSlice;
 use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options};
+use crate::plan::check::HealthCheck;
 use crate::plan::here::Here;
 use crate::plan::plan;
 
@@ -145,12 +146,16 @@ fn outcome(service: &Value, slice: &Value) -> String {
     let here = Here { zone: Some("z1".to_owned()), ..Here::on("n1") };
     let of_service = (slice.service == service.name).then_some(&slice);
     let planned = plan(&service, &service.cluster_ips, of_service, &here);
+    let asked = HealthCheck::of(&service, of_service, &here);
     // What an endpoint says of itself shows where others stand beside it, or none is ready.
     let endpoint = slice
         .endpoints
         .first()
         .map(|endpoint| (endpoint.serving, endpoint.terminating, &endpoint.zone, &endpoint.hints));
-    format!("{named:?} {planned:?} {endpoint:?} {:?}", IpFamily::ALL.map(|family| service.sources.get(family).clone()))
+    format!(
+        "{named:?} {planned:?} {asked:?} {endpoint:?} {:?}",
+        IpFamily::ALL.map(|family| service.sources.get(family).clone())
+    )
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Here {
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// Those of them at which NodePorts are.
     pub(crate) node_port_addresses: BTreeSet<IpAddr>,
+    /// Where load balancers ask for health: at those, or in a family that has NodePorts everywhere at every address, loopback too.
+    pub(crate) check_addresses: BTreeSet<IpAddr>,
     /// How clients are known for Pods.
     pub(crate) pods: Pods,
     /// Every connection to a virtual address is masqueraded, a Pod's too.
@@ -65,6 +67,7 @@ impl Here {
             zone: None,
             addresses: BTreeSet::new(),
             node_port_addresses: BTreeSet::new(),
+            check_addresses: BTreeSet::new(),
             pods: Pods::Inside(PerFamily::from_fn(|family| Some(family.any()))),
             masquerade_all: false,
         }
@@ -146,6 +149,18 @@ impl NodePorts {
         };
         let networks = networks.into_iter().flat_map(|networks| networks.values().flatten());
         networks.filter(|network| network.family().loopback().covers(network))
+    }
+
+    /// True when a family has NodePorts at all its addresses.
+    fn is_everywhere(&self, family: IpFamily, own: &OwnAddresses, mode: Mode) -> bool {
+        match (self, mode) {
+            (Self::Default, Mode::Ipvs) => true,
+            (Self::Primary, _) | (Self::Default, Mode::Nftables) => own.primary.get(family).is_none(),
+            (Self::Inside(networks), _) => {
+                let networks = networks.get(family);
+                networks.is_empty() || networks.iter().any(Prefix::is_default)
+            }
+        }
     }
 
     /// Those of the node's addresses at which NodePorts are.
@@ -244,10 +259,19 @@ impl Facts {
         if let Some(bind) = self.bind {
             *own.primary.get_mut(IpFamily::of(bind)) = Some(bind);
         }
+        let node_port_addresses = self.node_ports.among(&own, mode);
+        let check_addresses = IpFamily::ALL.into_iter().flat_map(|family| {
+            if self.node_ports.is_everywhere(family, &own, mode) {
+                BTreeSet::from([family.unspecified()])
+            } else {
+                node_port_addresses.iter().copied().filter(|addr| IpFamily::of(*addr) == family).collect()
+            }
+        });
         Here {
             node: self.node.clone(),
             zone: self.zone.clone(),
-            node_port_addresses: self.node_ports.among(&own, mode),
+            check_addresses: check_addresses.collect(),
+            node_port_addresses,
             addresses: own.all,
             pods: self.pods.clone(),
             masquerade_all: self.masquerade_all.contains(&mode),
@@ -340,5 +364,10 @@ mod tests {
             BTreeSet::from(["10.4.7.121", "fd00:4:7::21"].map(|addr| addr.parse().unwrap()))
         );
         assert_eq!(at(Mode::Ipvs), facts.own.all);
+        let asked = |mode| facts.here(mode).check_addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            (asked(Mode::Nftables), asked(Mode::Ipvs)),
+            (vec!["10.4.7.121".to_owned(), "fd00:4:7::21".to_owned()], vec!["0.0.0.0".to_owned(), "::".to_owned()],)
+        );
     }
 }

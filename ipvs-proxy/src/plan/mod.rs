@@ -10,8 +10,10 @@
 //! | [`route`] | which of them each class of client is led to |
 //! | [`claims`] | whose an address and port is, and what each change changes |
 //! | [`here`] | this node, as far as plans depend on it |
+//! | [`check`] | what a load balancer asks this node about a Service |
 //! | [`networks`] | which networks can stand side by side |
 
+pub(crate) mod check;
 pub(crate) mod claims;
 pub(crate) mod frontend;
 pub(crate) mod here;

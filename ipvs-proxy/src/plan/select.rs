@@ -202,19 +202,23 @@ fn distribute(candidate: &mut Candidate, endpoint: &Endpoint, distribution: Dist
     }
 }
 
-fn candidate(endpoint: &Endpoint, here: &Here) -> Candidate {
-    let locality = match endpoint.node.as_deref() {
+/// Where an endpoint runs.
+pub(super) fn locality(endpoint: &Endpoint, here: &Here) -> Locality {
+    match endpoint.node.as_deref() {
         Some(node) if node == here.node => Locality::Here,
         _ if here.addresses.contains(&endpoint.addr) => Locality::Here,
         Some(_) => Locality::Elsewhere,
         None => Locality::Unknown,
-    };
+    }
+}
+
+fn candidate(endpoint: &Endpoint, here: &Here) -> Candidate {
     let hints = endpoint.hints.as_deref();
     Candidate {
         ready: endpoint.ready,
         serving: endpoint.serving,
         terminating: endpoint.terminating,
-        locality,
+        locality: locality(endpoint, here),
         zone: hints.map_or(Hint::Unsaid, |hints| Hint::of(&hints.zones, here.zone.as_deref())),
         node: hints.map_or(Hint::Unsaid, |hints| Hint::of(&hints.nodes, Some(&here.node))),
     }

@@ -5,6 +5,7 @@
 //! connections go on, and the next start adopts what it finds.
 
 pub(crate) mod addresses;
+mod checks;
 mod cleanup;
 mod flows;
 pub(crate) mod forward;
@@ -39,6 +40,7 @@ use nix::time::{ClockId, clock_gettime};
 pub(crate) use cleanup::cleanup;
 pub(crate) use prepare::init_only;
 
+use self::checks::Checks;
 use self::lock::Lock;
 use self::own_addresses::Following;
 use self::path::Opened;
@@ -120,7 +122,9 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
         gates.open_gate(monitor);
     };
     let _following = monitors.follow(&mailbox, Meaning::new(Touched::by_rtnl, Touched::by_nft), opened);
-    let work = ProxyWork::new(proxy, config.node, shell.clone());
+    let checks = Checks::default();
+    tokio::spawn(checks.clone().serve(shell.liveness.clone()));
+    let work = ProxyWork::new(proxy, config.node, checks, shell.clone());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let mut source = Source::listen(&config.place, shell::seed());
     shell.liveness.judge("source", source.progress());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use reconcile::{Gate, Pass};
 
-use self::node::mode;
+use self::node::{ChangedChecks, mode};
 use super::flows::{Locals, Masqueraded};
 use super::log::log;
 use super::memory::{is_in_doubt, recorded, remember};
@@ -21,9 +21,10 @@ use super::tables::{Tables, Touched};
 use crate::dataplane::DataPlane;
 use crate::object::ObjectName;
 use crate::object::key::Kind;
+use crate::plan::check::HealthCheck;
 use crate::plan::here::{Facts, Here};
 use crate::plan::networks::{Networks, placed};
-use crate::plan::{Claims, ServicePlan, depends_on_zone, plan};
+use crate::plan::{Claims, ServicePlan, plan};
 use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
@@ -56,6 +57,10 @@ pub(crate) struct Proxy {
     misplaced: BTreeMap<ObjectName, String>,
     /// Services with endpoints that are meant for zones.
     zoned: BTreeSet<ObjectName>,
+    /// What load balancers ask about.
+    checks: BTreeMap<ObjectName, HealthCheck>,
+    /// What of it changed since it was last taken, and where they ask.
+    changed_checks: ChangedChecks,
     /// Services that are served as the kernel remembers them; `None` before the kernel was asked.
     remembered: Option<BTreeSet<ObjectName>>,
     /// Unix time of the clock's zero, in seconds.
@@ -104,6 +109,8 @@ impl Proxy {
             changed: BTreeSet::new(),
             misplaced: BTreeMap::new(),
             zoned: BTreeSet::new(),
+            checks: BTreeMap::new(),
+            changed_checks: ChangedChecks::default(),
             remembered: None,
             epoch,
             whole: false,
@@ -114,6 +121,7 @@ impl Proxy {
             next_check: Duration::ZERO,
             totals: Totals::default(),
         };
+        proxy.changed_checks.1 = Some(proxy.here.check_addresses.clone());
         proxy.move_node();
         proxy
     }
@@ -265,14 +273,10 @@ impl Proxy {
         let Some(service) = self.view.service(name) else {
             self.misplaced.remove(name);
             self.zoned.remove(name);
+            self.check(name, None);
             self.settle(name, None);
             return;
         };
-        if depends_on_zone(service, self.view.slices(name)) {
-            self.zoned.insert(name.clone());
-        } else {
-            self.zoned.remove(name);
-        }
         let (addresses, refused) = placed(service, &self.networks, || self.before(name));
         let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
         if reasons.is_empty() {
@@ -286,6 +290,7 @@ impl Proxy {
             names.remove(name);
         }
         let plan = plan(service, &addresses, self.view.slices(name), &self.here);
+        self.note(name);
         self.settle(name, Some(plan));
     }
 
@@ -314,12 +319,6 @@ impl Proxy {
             names.remove(&name);
             self.dirty.insert(name);
         }
-    }
-
-    /// Endpoints are meant for zones, and the zone of this node is unknown.
-    #[must_use]
-    pub(crate) fn lacks_zone(&self) -> bool {
-        self.here.zone.is_none() && !self.zoned.is_empty()
     }
 
     /// What is known of the cluster.

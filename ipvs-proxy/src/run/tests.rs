@@ -1109,7 +1109,7 @@ fn what_nobody_announced_is_found_by_the_audit() {
     rig.log.lock().unwrap().clear();
     let (addresses, nft, log, now) = (rig.addresses.clone(), rig.nft.clone(), rig.log.clone(), rig.now);
     let shell = daemon::shell::Shell::new(&super::IPVS);
-    let mut work = super::worker::ProxyWork::new(rig.proxy, "n".to_owned(), shell);
+    let mut work = super::worker::ProxyWork::new(rig.proxy, "n".to_owned(), super::checks::Checks::default(), shell);
     addresses.contents().rows.clear();
     nft.contents().rows.retain(|key, _| matches!(key, nft_rows::RowKey::Table(_)));
     work.pass(Cause::Timer, now);

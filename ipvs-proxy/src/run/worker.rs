@@ -1,12 +1,15 @@
 //! The proxy as the work of the thread that owns the kernel tables.
 
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime};
 
 use daemon::shell::Shell;
 use daemon::status::{TableRows, is_tried};
 use daemon::worker::{Cause, PassLog, Took, Work};
+use netstate::IpFamily;
 use reconcile::Pass;
 
+use super::checks::Checks;
 use super::kube_names::KubeProxyNames;
 use super::proxy::Proxy;
 use super::status::ProxyStatus;
@@ -42,6 +45,7 @@ pub(super) struct ProxyWork {
     node: String,
     shell: Shell,
     names: KubeProxyNames,
+    checks: Checks,
     log: PassLog,
     ready: bool,
     /// Something may have changed since the last report.
@@ -52,10 +56,12 @@ pub(super) struct ProxyWork {
     next_report: Duration,
     /// What to say of a kube-proxy beside us, if there is one.
     rival: Option<String>,
+    /// Ports for health checks that cannot be bound.
+    unbound: Vec<String>,
 }
 
 impl ProxyWork {
-    pub(super) fn new(proxy: Proxy, node: String, shell: Shell) -> Self {
+    pub(super) fn new(proxy: Proxy, node: String, checks: Checks, shell: Shell) -> Self {
         let names = KubeProxyNames::default();
         shell.metrics.extend(|registry| names.register(registry));
         let mut work = Self {
@@ -63,12 +69,14 @@ impl ProxyWork {
             node,
             shell,
             names,
+            checks,
             log: PassLog::default(),
             ready: false,
             changed: true,
             well: false,
             next_report: Duration::ZERO,
             rival: None,
+            unbound: Vec::new(),
         };
         work.notice_rival();
         work
@@ -107,6 +115,15 @@ impl ProxyWork {
         let metrics = &self.shell.metrics;
         metrics.pass(cause, pass, took);
         self.names.pass(cause, took);
+        if cause == Cause::Order {
+            let now = SystemTime::now();
+            let names = self.proxy.plane().families().map(|family| match family {
+                IpFamily::V4 => "IPv4",
+                IpFamily::V6 => "IPv6",
+            });
+            let updated = names.map(|name| (name, now)).collect();
+            self.shell.vitals.lock().unwrap_or_else(PoisonError::into_inner).updated = updated;
+        }
         metrics.source("services", self.proxy.view().lost().is_none(), self.proxy.gate().is_open());
     }
 }
@@ -151,7 +168,10 @@ impl Work for ProxyWork {
     }
 
     fn pass(&mut self, _: Cause, now: Duration) -> Pass {
-        self.proxy.work(now)
+        let pass = self.proxy.work(now);
+        let (services, addresses) = self.proxy.take_checks();
+        self.checks.change(services, addresses);
+        pass
     }
 
     fn next(&self) -> Option<Duration> {
@@ -165,6 +185,9 @@ impl Work for ProxyWork {
         self.open_gates();
         // A listing that found everything in place is nothing new, unless something was wrong before.
         self.changed |= !pass.is_idle() || (pass.observed > 0 && !self.well);
+        let unbound = self.checks.problems();
+        self.changed |= unbound != self.unbound;
+        self.unbound = unbound;
         if !self.changed || took.now < self.next_report {
             return None;
         }
@@ -172,7 +195,8 @@ impl Work for ProxyWork {
         self.next_report = took.now + PAUSE;
         let denying = self.proxy.tables().denying().iter().map(forward::advice);
         let bridges = self.proxy.plane().families().filter_map(addresses::bridge_advice);
-        let advice: Vec<_> = bridges.chain(denying).chain(self.rival.clone()).collect();
+        let advice: Vec<_> =
+            bridges.chain(denying).chain(self.rival.clone()).chain(self.unbound.iter().cloned()).collect();
         let status = ProxyStatus::of(&self.proxy, &self.node, &advice, took.now);
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);

@@ -50,6 +50,7 @@ fn site() -> Site {
         metrics: Arc::new(Metrics::new("fuzz", "0", readiness)),
         board: Board::new(ToString::to_string),
         tables: Box::new(|_| Box::pin(async { Ok(Vec::new()) })),
+        vitals: Arc::default(),
         health: |_, health| Page::text(if health.ready { 200 } else { 500 }, "ok"),
         others: &[("/proxyMode", "ipvs")],
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site};
+use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site, Vitals};
 use crate::lifecycle::{self, Notice, Signal, Signals};
 use crate::liveness::{Condition, Heartbeat, Liveness, Progress};
 use crate::log::Log;
@@ -84,6 +84,8 @@ pub struct Shell {
     pub board: Board,
     /// Whether every loop makes progress.
     pub liveness: Liveness,
+    /// What the program says of itself.
+    pub vitals: Arc<Mutex<Vitals>>,
     attached: Arc<Mutex<Option<Attached>>>,
 }
 
@@ -97,6 +99,7 @@ impl Shell {
             readiness,
             board: Board::new(program.render),
             liveness: Liveness::default(),
+            vitals: Arc::default(),
             attached: Arc::default(),
         }
     }
@@ -157,6 +160,7 @@ impl Shell {
                 asked.ask(|attached| (attached.tables)(limit)).unwrap_or_else(|| Box::pin(async { Ok(Vec::new()) }))
             }),
             health: program.health,
+            vitals: Arc::clone(&self.vitals),
             others: program.others,
         }
     }

@@ -69,6 +69,7 @@ fn site(readiness: &Readiness) -> Arc<Site> {
             let tables = vec![table.clone()];
             Box::pin(async move { Ok(tables) })
         }),
+        vitals: Arc::default(),
         health: |probe, health| match probe {
             Probe::Ready if !health.ready => Page::text(503, format!("waits for {}\n", health.awaited.join(", "))),
             _ => Page::text(200, "well\n"),

@@ -20,12 +20,19 @@ pub(super) fn page(probe: Probe, health: &Health) -> Page {
 
 #[cfg(test)]
 mod tests {
+    use daemon::http::Vitals;
+
     use super::*;
 
     #[test]
     fn bodies_and_codes_are_flannels() {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
-        let health = |stuck, ready, awaited| Health { stuck: texts(stuck), ready, awaited: texts(awaited) };
+        let health = |stuck, ready, awaited| Health {
+            stuck: texts(stuck),
+            ready,
+            awaited: texts(awaited),
+            vitals: Vitals::default(),
+        };
         assert_eq!(page(Probe::Health, &health(&[], false, &[])), Page::text(200, "flanneld is running"));
         assert_eq!(page(Probe::Ready, &health(&[], true, &[])), Page::text(200, "flanneld is ready"));
         let waiting = page(Probe::Ready, &health(&[], false, &["leases", "tables"]));

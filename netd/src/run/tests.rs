@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::daemon::http::{Health, Page, Probe};
+use ::daemon::http::{Health, Page, Probe, Vitals};
 use ::daemon::shell::Shell;
 use cluster::ClusterError;
 use cluster::etcd::TlsMaterial;
@@ -499,7 +499,7 @@ fn every_loop_has_a_heartbeat_and_one_that_is_blocked_or_has_ended_is_named_by_l
     let livez = |shell: &Shell, after: u64| {
         let stuck = shell.liveness.stuck_at(std::time::Instant::now() + Duration::from_secs(after));
         let stuck = stuck.iter().map(ToString::to_string).collect();
-        super::health::page(Probe::Live, &Health { stuck, ready: true, awaited: Vec::new() })
+        super::health::page(Probe::Live, &Health { stuck, ready: true, awaited: Vec::new(), vitals: Vitals::default() })
     };
     let fakes = Fakes::default();
     let source = FakeLeases::listing(&[put(22)]);

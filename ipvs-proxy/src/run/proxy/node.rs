@@ -1,11 +1,20 @@
-//! What becomes of this node while the proxy runs.
+//! What becomes of this node while the proxy runs, and what load balancers ask it.
 //!
 //! Invariant: of a change only what depends on it is planned again, and of the rows only those at addresses of the node are made anew.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use super::Proxy;
 use crate::dataplane::{self, DataPlane, NodeAddresses};
+use crate::object::ObjectName;
 use crate::object::slice::EndpointSlice;
+use crate::plan::check::HealthCheck;
+use crate::plan::depends_on_zone;
 use crate::plan::here::{Facts, Mode};
+
+/// What load balancers ask about, as far as it changed, and where they ask when that did.
+pub(crate) type ChangedChecks = (BTreeMap<ObjectName, Option<HealthCheck>>, Option<BTreeSet<IpAddr>>);
 
 impl Proxy {
     /// Takes in what has become of this node. What depends on it is planned again.
@@ -13,6 +22,9 @@ impl Proxy {
         change(&mut self.facts);
         let new = self.facts.here(mode(&self.plane));
         let change = self.here.change(&new);
+        if self.here.check_addresses != new.check_addresses {
+            self.changed_checks.1 = Some(new.check_addresses.clone());
+        }
         self.here = new;
         self.move_node();
         if change.all {
@@ -34,6 +46,41 @@ impl Proxy {
     pub(super) fn move_node(&mut self) {
         self.tables.set_own(self.here.addresses.clone());
         self.tables.want(self.plane.set_node(NodeAddresses::from(&self.here), self.claims.all()));
+    }
+
+    /// Notes what of a Service that is planned depends on this node.
+    pub(super) fn note(&mut self, name: &ObjectName) {
+        let Some(service) = self.view.service(name) else { return };
+        if depends_on_zone(service, self.view.slices(name)) {
+            self.zoned.insert(name.clone());
+        } else {
+            self.zoned.remove(name);
+        }
+        let check = HealthCheck::of(service, self.view.slices(name), &self.here);
+        self.check(name, check);
+    }
+
+    /// Puts what is asked about a Service in place of what was.
+    pub(super) fn check(&mut self, name: &ObjectName, check: Option<HealthCheck>) {
+        if self.checks.get(name) == check.as_ref() {
+            return;
+        }
+        match check {
+            Some(check) => drop(self.checks.insert(name.clone(), check)),
+            None => drop(self.checks.remove(name)),
+        }
+        self.changed_checks.0.insert(name.clone(), check);
+    }
+
+    /// What load balancers ask about, as far as it changed since the last call; nothing before everything is listed.
+    pub(crate) fn take_checks(&mut self) -> ChangedChecks {
+        if self.gate.is_open() { std::mem::take(&mut self.changed_checks) } else { ChangedChecks::default() }
+    }
+
+    /// Endpoints are meant for zones, and the zone of this node is unknown.
+    #[must_use]
+    pub(crate) fn lacks_zone(&self) -> bool {
+        self.here.zone.is_none() && !self.zoned.is_empty()
     }
 }
 

@@ -14,10 +14,10 @@ mod server;
 pub(crate) use ask::parse;
 pub use ask::{AskError, ask};
 pub use board::{Board, Question};
-pub use pages::{Health, Page, Probe, Site, Tables};
+pub use pages::{Health, Page, Probe, Site, Tables, Vitals};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use server::talk;
-pub use server::{Address, Routes, serve};
+pub use server::{Address, Routes, bind, serve, serve_page};
 
 /// Name of the unix socket in the run-time folder.
 pub const SOCKET: &str = "http.sock";

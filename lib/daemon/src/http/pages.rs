@@ -1,9 +1,10 @@
 //! What the server shows.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::Board;
 use crate::liveness::Liveness;
@@ -33,7 +34,7 @@ pub enum Probe {
 }
 
 /// How the daemon is, for the program's words about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     /// The loops that make no progress, as `name: how`.
     pub stuck: Vec<String>,
@@ -41,6 +42,17 @@ pub struct Health {
     pub ready: bool,
     /// The gates that have not.
     pub awaited: Vec<String>,
+    /// What the program says of itself.
+    pub vitals: Vitals,
+}
+
+/// What a program says of itself, for its words about its health.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vitals {
+    /// No new traffic is to come to this node.
+    pub ineligible: bool,
+    /// When each part of the program last did its work.
+    pub updated: BTreeMap<&'static str, SystemTime>,
 }
 
 impl Health {
@@ -60,17 +72,19 @@ pub struct Page {
     pub content_type: &'static str,
     /// What it says.
     pub body: String,
+    /// Further headers, names in lower case.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Page {
     /// A text.
     pub fn text(code: u16, body: impl Into<String>) -> Self {
-        Self { code, content_type: TEXT, body: body.into() }
+        Self { code, content_type: TEXT, body: body.into(), headers: Vec::new() }
     }
 
     /// A JSON text.
     pub fn json(code: u16, body: impl Into<String>) -> Self {
-        Self { code, content_type: JSON, body: body.into() }
+        Self { code, content_type: JSON, body: body.into(), headers: Vec::new() }
     }
 }
 
@@ -94,6 +108,8 @@ pub struct Site {
     pub tables: Tables,
     /// The program's words about its health.
     pub health: fn(Probe, &Health) -> Page,
+    /// What the program says of itself.
+    pub vitals: Arc<Mutex<Vitals>>,
     /// Pages that only this program has, by path, beside the metrics.
     pub others: &'static [(&'static str, &'static str)],
 }
@@ -122,7 +138,7 @@ impl Site {
         }
         let json = query.split('&').any(|pair| pair == "format=json");
         match path {
-            "/metrics" => Some(Page { code: 200, content_type: metrics::CONTENT_TYPE, body: self.metrics.encode() }),
+            "/metrics" => Some(Page { content_type: metrics::CONTENT_TYPE, ..Page::text(200, self.metrics.encode()) }),
             "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.whole().await))),
             "/status" => Some(Page::text(200, self.board.text().await)),
             "/tables" => Some(self.rows(json).await),
@@ -133,7 +149,8 @@ impl Site {
     fn state(&self) -> Health {
         let awaited = self.readiness.awaited();
         let stuck = self.liveness.stuck().iter().map(ToString::to_string).collect();
-        Health { stuck, ready: awaited.is_empty(), awaited }
+        let vitals = self.vitals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Health { stuck, ready: awaited.is_empty(), awaited, vitals }
     }
 
     async fn rows(&self, json: bool) -> Page {

@@ -17,8 +17,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::pages::{Page, Site};
@@ -38,6 +39,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's header.
 const HEADER_BYTES: usize = 16 * 1024;
+
+/// Connections that wait in the kernel.
+const BACKLOG: u32 = 64;
+
+/// Pages that are of the moment, and that kube-proxy has no word about caching for.
+const PROBES: [&str; 2] = ["/healthz", "/livez"];
 
 /// Pause before a listener is opened again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -96,6 +103,38 @@ pub async fn serve(address: Address, routes: Routes, site: Arc<Site>) {
     }
 }
 
+/// Opens a listener at `address`, of its own family only.
+///
+/// # Errors
+/// When the system refuses.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Answers whoever asks at `listener` with what `page` returns, whatever the path, for as long as the future is polled.
+pub async fn serve_page(listener: TcpListener, page: Arc<dyn Fn() -> Page + Send + Sync>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let page = Arc::clone(&page);
+                tokio::spawn(converse(stream, permit, move |_| std::future::ready(respond(page()))));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -148,9 +187,22 @@ pub(crate) async fn talk<S>(stream: S, routes: Routes, site: Arc<Site>, permit: 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request: Request<Incoming>| {
+    let answer = move |request: Request<Incoming>| {
         let site = Arc::clone(&site);
-        async move { Ok::<_, Infallible>(answer(&request, routes, &site).await) }
+        async move { answer(&request, routes, &site).await }
+    };
+    converse(stream, permit, answer).await;
+}
+
+/// Answers the requests of one connection.
+async fn converse<S, F>(stream: S, permit: OwnedSemaphorePermit, answer: impl Fn(Request<Incoming>) -> F)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -170,15 +222,29 @@ async fn answer(request: &Request<Incoming>, routes: Routes, site: &Site) -> Res
     } else {
         Page::text(405, "only GET and HEAD\n")
     };
+    let is_refused = page.code == 405;
+    let is_about_health = PROBES.contains(&uri.path());
+    let mut response = respond(page);
+    if !is_about_health {
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if is_refused {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+fn respond(page: Page) -> Response<Full<Bytes>> {
     // hyper sends no body to HEAD.
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = StatusCode::from_u16(page.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if page.code == 405 {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    for (name, value) in page.headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
     }
     response
 }
