@@ -4,40 +4,12 @@
 mod proxy;
 
 use std::fmt::Write;
-use std::io::{Read, Write as _};
-use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, Need, Place, echo, eventually, throughout};
-use nix::sys::socket::{setsockopt, sockopt};
-use proxy::{Nodes, SERVICES, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, away, servers, slice};
-
-/// A kept-alive connection that ends with a reset: the kernel forgets it after 10 s instead of two minutes.
-struct Kept(TcpStream);
-
-impl Kept {
-    fn open(from: &impl Place) -> Result<Self> {
-        let stream = from.within(|| TcpStream::connect(WEB))??;
-        stream.set_read_timeout(Some(SOON))?;
-        setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
-        Ok(Self(stream))
-    }
-
-    fn ask(&mut self) -> Result<String> {
-        self.0.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
-        let mut text = String::new();
-        while !text.contains("\"name\"") || !text.trim_end().ends_with('}') {
-            let mut bytes = [0; 1024];
-            let length = self.0.read(&mut bytes)?;
-            ensure!(length > 0, "closed after {text:?}");
-            text.push_str(&String::from_utf8_lossy(&bytes[..length]));
-        }
-        let name = text.split("\"name\":\"").nth(1).and_then(|rest| rest.split('"').next());
-        Ok(name.context("an answer without a name")?.to_owned())
-    }
-}
+use lab::{Host, Need, echo, eventually, throughout};
+use proxy::{Kept, Nodes, SERVICES, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, away, servers, slice};
 
 fn publish_web(nodes: &Nodes, endpoints: &[&str]) -> Result<()> {
     nodes.publish("slice.yaml", &slice(endpoints))

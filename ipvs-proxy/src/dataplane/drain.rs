@@ -72,7 +72,13 @@ impl Drains {
     /// True when a real server of this protocol is drained before it is removed.
     #[must_use]
     pub(crate) fn apply_to(&self, protocol: Protocol) -> bool {
-        protocol == Protocol::Tcp && !self.grace.is_zero()
+        protocol == Protocol::Tcp && self.are_given()
+    }
+
+    /// True when anything is drained at all.
+    #[must_use]
+    pub(crate) const fn are_given(&self) -> bool {
+        !self.grace.is_zero()
     }
 
     /// Begins, or goes on with, the drain of `key`. Returns the second of the boot at which it began.

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use netstate::IpFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
-
 use reconcile::Rows;
 
 use crate::plan::frontend::{Affinity, Place};
@@ -62,14 +61,13 @@ pub(crate) fn servers(frontend: &FrontendKey, node: &BTreeSet<IpAddr>) -> impl I
     at.into_iter().chain(of_node).map(move |addr| VirtualServerKey { protocol, addr, port })
 }
 
-/// Who takes connections at a frontend, by the rows of the kernel; `node` are the addresses of the node.
-pub(crate) fn endpoints<V>(
-    rows: &BTreeMap<RowKey, V>,
-    frontend: &FrontendKey,
-    node: &BTreeSet<IpAddr>,
-) -> BTreeSet<SocketAddr> {
-    let reals = servers(frontend, node).flat_map(|server| reals_of(rows, server));
-    reals.map(|real| SocketAddr::new(real.addr, real.port)).collect()
+/// Who takes new connections at a virtual server, by the rows of the kernel.
+pub(crate) fn serving(rows: &Rows<RowKey, Row>, server: VirtualServerKey) -> BTreeSet<SocketAddr> {
+    let serves = |real: &RealServerKey| {
+        let row = rows.get(&RowKey::Real(*real)).map(|row| &row.value);
+        matches!(row, Some(Row::Real(RealServer { weight: 1.., .. })))
+    };
+    reals_of(rows, server).filter(serves).map(|real| SocketAddr::new(real.addr, real.port)).collect()
 }
 
 /// The real servers of `server` among `rows`.

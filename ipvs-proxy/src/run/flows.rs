@@ -1,7 +1,7 @@
 //! Tracked connections that lead past what is served now: which they are ([`Checks`]), and who deletes them ([`sweep`]).
 //!
 //! A flow of UDP sticks to an endpoint as long as packets come, also when the endpoint is gone; a connection that began before its
-//! frontend existed leads to no endpoint; and one that began while our rules were away keeps its client's address, so that the answer
+//! frontend existed leads to no endpoint; one whose virtual server has gone leads nowhere; and one that began while our rules were away keeps its client's address, so that the answer
 //! goes to the client past this node. All of them are deleted, so that their next packet begins anew. A balanced connection of TCP ends
 //! by itself and is left alone.
 //!
@@ -34,6 +34,8 @@ pub(crate) struct Tracked {
     pub(crate) returns_to: SocketAddr,
     /// An answer has come through this node.
     pub(crate) answered: bool,
+    /// nftables has chosen who answers; where it has not, and somebody was chosen, a virtual server has.
+    pub(crate) translated: bool,
 }
 
 /// What decides whether the connections of a frontend are stale.
@@ -43,6 +45,8 @@ pub(crate) struct Check {
     pub(crate) answering: BTreeSet<SocketAddr>,
     /// Whose source address is replaced.
     pub(crate) masqueraded: Masqueraded,
+    /// A virtual server stands.
+    pub(crate) balanced: bool,
 }
 
 /// The classes of clients whose source address is replaced.
@@ -105,7 +109,8 @@ impl Check {
         };
         // One that is answered all the same found another way back, and another address would break it.
         let keeps_its_source = !flow.answered && flow.returns_to.ip() == flow.client.ip();
-        is_led_past || keeps_its_source && self.masqueraded.applies_to(flow, locals)
+        let has_lost_its_server = !self.balanced && !flow.translated && flow.answered_by != flow.opened_to;
+        is_led_past || has_lost_its_server || keeps_its_source && self.masqueraded.applies_to(flow, locals)
     }
 }
 
@@ -174,7 +179,7 @@ mod tests {
     /// A connection that is masqueraded and answered.
     fn tracked(opened_to: SocketAddr, answered_by: SocketAddr) -> Tracked {
         let (client, returns_to) = (address("10.4.7.200:999"), address("10.4.7.21:40000"));
-        Tracked { client, opened_to, answered_by, returns_to, answered: true }
+        Tracked { client, opened_to, answered_by, returns_to, answered: true, translated: true }
     }
 
     fn frontend(protocol: Protocol, place: Place, port: u16) -> FrontendKey {
@@ -182,7 +187,7 @@ mod tests {
     }
 
     fn checks(protocol: Protocol, answering: &[SocketAddr], masqueraded: Masqueraded) -> Checks {
-        let check = Check { answering: answering.iter().copied().collect(), masqueraded };
+        let check = Check { answering: answering.iter().copied().collect(), masqueraded, balanced: false };
         let mut checks = Checks::default();
         let locals =
             Locals { own: BTreeSet::from([[10, 4, 7, 21].into()]), pods: vec!["172.7.0.0/16".parse().unwrap()] };
@@ -231,6 +236,18 @@ mod tests {
             assert_eq!(stale(all, false), [true, true, true, false], "{protocol}");
             assert_eq!(stale(all, true), [false; 4], "{protocol}");
             assert_eq!(stale(Masqueraded::default(), false), [false; 4], "{protocol}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_ipvs_carried_is_stale_when_its_virtual_server_is_gone() {
+        let (vip, pod) = (address("192.168.0.53:53"), address("172.7.21.2:53"));
+        for protocol in Protocol::ALL {
+            let mut checks = checks(protocol, &[pod], Masqueraded::default());
+            let flow = |translated| Tracked { translated, ..tracked(vip, pod) };
+            assert_eq!([true, false].map(|by_nft| checks.is_stale(protocol, &flow(by_nft))), [false, true]);
+            checks.waiting.values_mut().for_each(|check| check.balanced = true);
+            assert_eq!([true, false].map(|by_nft| checks.is_stale(protocol, &flow(by_nft))), [false, false]);
         }
     }
 

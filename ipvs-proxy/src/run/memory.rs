@@ -46,7 +46,9 @@ pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<Ob
     let Some(rows) = tables.observed_nft() else { return BTreeMap::new() };
     let none = Rows::new();
     let servers = tables.observed_servers().unwrap_or(&none);
-    let balanced = |key: &FrontendKey| ipvs::endpoints(servers, key, &here.addresses);
+    let balanced = |key: &FrontendKey| -> BTreeSet<_> {
+        ipvs::servers(key, &here.addresses).flat_map(|server| ipvs::serving(servers, server)).collect()
+    };
     for (key, frontend) in nftables::remembered(rows, balanced) {
         if is_in_doubt(view, &frontend.owner) {
             plans.entry(frontend.owner.clone()).or_default().insert(key, frontend);

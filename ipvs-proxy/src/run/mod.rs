@@ -6,7 +6,7 @@
 
 pub(crate) mod addresses;
 mod checks;
-mod cleanup;
+pub(crate) mod cleanup;
 mod flows;
 pub(crate) mod forward;
 mod health;

@@ -13,12 +13,13 @@
 
 mod adopt;
 mod draining;
+mod handover;
 mod made;
 mod repair;
 mod settling;
 mod touched;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, T
 
 pub(crate) use self::touched::Touched;
 
+use self::handover::Handover;
 use self::made::{Footing, OfIpvs};
 
 use super::targets::{AnyTarget, Servers, Sweeper};
@@ -54,6 +56,7 @@ pub(crate) struct Tables {
     /// The node's own addresses: virtual servers there are node ports'.
     own: BTreeSet<IpAddr>,
     flows: Box<dyn Sweeper + Send>,
+    handover: Handover,
     drains: Drains,
     /// It is known which virtual servers are ours from before.
     adopted: bool,
@@ -61,6 +64,8 @@ pub(crate) struct Tables {
     leaving: BTreeSet<RealServerKey>,
     /// Listings of the servers after which orphans, rows of ours that nobody desires, were listed.
     searched: u64,
+    /// Listings of the nft rows after which those that are not there were noted.
+    noted: u64,
     /// Frontends whose tracked connections may lead past what is served now.
     pending: BTreeSet<FrontendKey>,
     /// Virtual servers that are to be read again before the next pass.
@@ -76,28 +81,17 @@ pub(crate) struct Tables {
 impl Tables {
     /// Takes in what a plan changed.
     pub(crate) fn want(&mut self, changes: Changes) {
-        for (key, row) in changes.nft {
-            if let Some(frontend) = nftables::frontend(&key) {
-                self.expect_endpoint(&frontend, row.as_ref());
-            }
-            match record::server(&key) {
-                Some(server) if row.is_none() => {
-                    self.recorded.insert(server);
-                }
-                server => {
-                    server.map(|server| self.recorded.remove(&server));
-                    self.stack.want(self.nft, key, row);
-                }
-            }
-        }
+        let entries = self.want_nft(changes.nft);
         // In key order: virtual servers before their real servers.
         for (key, row) in changes.ipvs {
             match (key, row) {
                 (RowKey::Virtual(service), row) => {
                     self.pending.insert(ipvs::frontend(&service, &self.own));
                     if row.is_some() {
+                        self.handover.stays(&service);
                         self.claim(service);
                     } else {
+                        self.handover.leaves(service);
                         self.abandon_drains(service);
                     }
                     self.want_server(key, row);
@@ -129,6 +123,33 @@ impl Tables {
                 }
             }
         }
+        entries.iter().for_each(|key| self.hold(key));
+    }
+
+    /// Takes in rows of the nft tables; returns those that say that a frontend is served.
+    fn want_nft(&mut self, changes: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>) -> Vec<nft_rows::RowKey> {
+        let mut entries = Vec::new();
+        for (key, row) in changes {
+            if let Some(frontend) = nftables::frontend(&key) {
+                self.expect_endpoint(&frontend, row.as_ref());
+            }
+            if self.replaces_held(&key, row.as_ref()) {
+                continue;
+            }
+            if nftables::is_frontend(&key) {
+                entries.push(key.clone());
+            }
+            match record::server(&key) {
+                Some(server) if row.is_none() => {
+                    self.recorded.insert(server);
+                }
+                server => {
+                    server.map(|server| self.recorded.remove(&server));
+                    self.stack.want(self.nft, key, row);
+                }
+            }
+        }
+        entries
     }
 
     fn want_server(&mut self, key: RowKey, row: Option<Row>) {
@@ -177,6 +198,7 @@ impl Tables {
         pass += self.stack.upsert(now);
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
+        pass += self.release_held(now);
         pass
     }
 
@@ -201,6 +223,7 @@ impl Tables {
 
     /// The way out: drains begin, and what is not desired goes in the opposite order.
     pub(crate) fn leave(&mut self, now: Duration) -> Pass {
+        self.retire_servers(now);
         self.begin_drains(now);
         // Since when a real server drains is written before its weight.
         let mut pass = self.stack.get_mut(self.nft).map(|nft| nft.upsert(now)).unwrap_or_default();
@@ -210,7 +233,8 @@ impl Tables {
         pass += self.addresses_mut().map(|addresses| addresses.remove(now)).unwrap_or_default();
         pass += self.servers_mut().map(|servers| servers.remove(now)).unwrap_or_default();
         self.release_records();
-        pass += self.stack.remove(now);
+        pass += self.release_held(now);
+        pass += self.remove_undesired(now);
         pass
     }
 
@@ -296,21 +320,17 @@ impl Tables {
         self.stack.mirror(self.servers?)
     }
 
-    /// How many frontends of ours the kernel held when they were last listed, and how many are desired.
+    /// How many frontends of ours the kernel held when they were last listed, and how many are desired, by either path.
     #[must_use]
     pub(crate) fn frontends(&self) -> (usize, usize) {
-        let Some(servers) = self.servers() else { return self.frontends_of_nft() };
-        let is_virtual = |key: &RowKey| matches!(key, RowKey::Virtual(_));
-        let ours = |(key, row): (&RowKey, &Observed<Row>)| is_virtual(key) && row.owner == Owner::Ours;
-        let held = servers.mirror().map_or(0, |mirror| mirror.iter().filter(|row| ours(*row)).count());
-        (held, servers.desired().keys().filter(|key| is_virtual(key)).count())
-    }
-
-    fn frontends_of_nft(&self) -> (usize, usize) {
-        let Some(nft) = self.stack.get(self.nft) else { return (0, 0) };
-        let is_frontend = |key: &&nft_rows::RowKey| nftables::is_frontend(key);
-        let held = nft.mirror().map_or(0, |mirror| mirror.keys().filter(is_frontend).count());
-        (held, nft.desired().keys().filter(is_frontend).count())
+        let servers = self.servers();
+        let is_ours = |(_, row): &(&RowKey, &Observed<Row>)| row.owner == Owner::Ours;
+        let held = servers.and_then(Reconciler::mirror).into_iter().flatten().filter(is_ours).map(|(key, _)| key);
+        let desired = servers.into_iter().flat_map(|servers| servers.desired().keys());
+        let nft = self.stack.get(self.nft);
+        let listed = nft.and_then(Reconciler::mirror).into_iter().flat_map(|rows| rows.keys());
+        let wanted = nft.into_iter().flat_map(|nft| nft.desired().keys());
+        (count(held, listed, &self.own), count(desired, wanted, &self.own))
     }
 
     /// The nft rows likewise.
@@ -318,4 +338,16 @@ impl Tables {
     pub(crate) fn observed_nft(&self) -> Option<&Rows<nft_rows::RowKey, nft_rows::Row>> {
         self.stack.mirror(self.nft)
     }
+}
+
+/// Frontends among rows of either path.
+fn count<'a>(
+    servers: impl Iterator<Item = &'a RowKey>,
+    nft: impl Iterator<Item = &'a nft_rows::RowKey>,
+    own: &BTreeSet<IpAddr>,
+) -> usize {
+    let balanced =
+        servers.filter(|key| matches!(key, RowKey::Virtual(_))).map(|key| ipvs::frontend(key.service(), own));
+    let chosen = nft.filter(|key| nftables::is_frontend(key)).filter_map(nftables::frontend);
+    balanced.chain(chosen).collect::<BTreeSet<_>>().len()
 }

@@ -131,6 +131,7 @@ impl Flows for Conntrack {
             answered_by: flow.reply.src,
             returns_to: flow.reply.dst,
             answered: flow.answered,
+            translated: flow.translated,
         };
         self.delete_stale(of, |flow| stale(&tracked(flow)))
     }

@@ -212,6 +212,9 @@ impl Sweeper for FakeFlows {
     }
 }
 
+/// The tables that a new start finds.
+type Kept = (FakeTable<nft_rows::RowKey, nft_rows::Row>, FakeTable<RowKey, Row>, FakeTable<AddressKey, Address>);
+
 /// A proxy on tables in memory, with handles on them.
 struct Rig {
     proxy: Proxy,
@@ -239,6 +242,11 @@ impl Rig {
         Self::at_boot(1000, nft, servers, addresses)
     }
 
+    /// A new start in this mode on the tables of another rig, when the machine is up for so many seconds.
+    fn after(before: &Self, mode: Mode, boot: u64) -> Self {
+        Self::in_mode(mode, boot, (before.nft.clone(), before.servers.clone(), before.addresses.clone()))
+    }
+
     /// The same when the machine is up for so many seconds.
     fn at_boot(
         boot: u64,
@@ -246,6 +254,10 @@ impl Rig {
         servers: FakeTable<RowKey, Row>,
         addresses: FakeTable<AddressKey, Address>,
     ) -> Self {
+        Self::in_mode(Mode::Ipvs, boot, (nft, servers, addresses))
+    }
+
+    fn in_mode(mode: Mode, boot: u64, (nft, servers, addresses): Kept) -> Self {
         let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
         let sysctls = FakeTable::default();
         sysctls.contents().rows.insert(tracking(), Observed { value: "1".to_owned(), owner: Owner::Ours });
@@ -267,7 +279,7 @@ impl Rig {
         };
         let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
         let options = Options {
-            mode: Mode::Ipvs,
+            mode,
             link: IfName::new(vip::LINK_NAME).unwrap(),
             scheduler: "rr".into(),
             pods,
@@ -358,7 +370,7 @@ fn tracking() -> SysctlKey {
 /// A connection of a client outside that is masqueraded and answered.
 fn tracked(opened_to: SocketAddr, answered_by: ([u8; 4], u16)) -> Tracked {
     let (client, returns_to) = ("10.4.7.200:999".parse().unwrap(), "10.4.7.21:40000".parse().unwrap());
-    Tracked { client, opened_to, answered_by: answered_by.into(), returns_to, answered: true }
+    Tracked { client, opened_to, answered_by: answered_by.into(), returns_to, answered: true, translated: false }
 }
 
 fn real(protocol: Protocol, last: u8) -> RealServerKey {
@@ -554,6 +566,114 @@ fn clients_that_began_while_the_rules_were_away_begin_anew_when_the_rules_are_ba
         rig.later(60);
         assert_eq!(rig.flows.0.lock().unwrap().held, [good, elsewhere]);
     }
+}
+
+/// Positions of steps in a list of them, each of which must be there.
+fn positions<const N: usize>(steps: &[String], parts: [&str; N]) -> [usize; N] {
+    parts.map(|part| steps.iter().position(|step| step.contains(part)).unwrap_or_else(|| panic!("{part}: {steps:#?}")))
+}
+
+#[test]
+fn on_the_way_to_nftables_virtual_servers_stay_until_their_connections_have_ended() {
+    let before = Rig::web();
+    let rig = Rig::after(&before, Mode::Nftables, 2000);
+    rig.busy.lock().unwrap().extend([real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)]);
+    let log = rig.log.clone();
+    let mut rig = rig.restarted(&[2, 3]);
+    // The log is taken by the first pass, which is where the order shows.
+    assert!(log.lock().unwrap().is_empty());
+    assert!(endpoints_in_service(&rig).is_empty(), "new connections are chosen for by nftables");
+    assert_eq!(rig.servers.contents().rows.len(), 3);
+    assert_eq!(rig.addresses.contents().rows.len(), 1, "the address stays with them");
+    let chosen =
+        |rig: &Rig| rig.nft.contents().rows.keys().filter(|key| key.to_string().contains("@endpoints")).count();
+    assert_eq!(chosen(&rig), 2);
+    // Killed and started again, in the middle.
+    let again = Rig::after(&rig, Mode::Nftables, 2300);
+    again.busy.lock().unwrap().extend([real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)]);
+    rig = again.restarted(&[2, 3]);
+    rig.busy.lock().unwrap().remove(&real(Protocol::Tcp, 2));
+    rig.later(16);
+    assert_eq!(rig.servers.contents().rows.len(), 2);
+    assert!(rig.later(500).is_empty(), "816 s of 900 have passed");
+    let steps = rig.later(90);
+    let order = positions(
+        &steps,
+        ["address - 192.168.0.10", "ipvs - tcp 192.168.0.10:80", "nft - element ip ipvs-proxy @record"],
+    );
+    assert!(order.is_sorted(), "{steps:?}");
+    assert!(rig.servers.contents().rows.is_empty() && rig.addresses.contents().rows.is_empty());
+    assert_eq!(since::drains(&rig.nft.contents().rows).len(), 0);
+    assert_eq!(chosen(&rig), 2);
+    assert!(rig.later(60).is_empty());
+}
+
+#[test]
+fn new_connections_are_nftables_before_the_weights_are_nothing() {
+    let before = Rig::web();
+    let mut rig = Rig::after(&before, Mode::Nftables, 2000);
+    rig.busy.lock().unwrap().extend([real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)]);
+    rig.receive(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[2, 3]);
+    rig.complete();
+    let steps = rig.work();
+    let order = positions(
+        &steps,
+        ["nft ~ element ip ipvs-proxy @services", "nft + element ip ipvs-proxy @draining", "ipvs ~ tcp"],
+    );
+    assert!(order.is_sorted(), "{steps:?}");
+    // Back in the middle: everything serves as before.
+    let mut rig = Rig::after(&rig, Mode::Ipvs, 2100).restarted(&[2, 3]);
+    assert_eq!(endpoints_in_service(&rig).len(), 2);
+    assert_eq!(since::drains(&rig.nft.contents().rows).len(), 0);
+    assert!(!rig.nft.contents().rows.keys().any(|key| key.to_string().contains("@endpoints")));
+    assert!(rig.later(1000).is_empty());
+}
+
+#[test]
+fn a_service_that_goes_while_its_virtual_server_retires_takes_it_along() {
+    let before = Rig::web();
+    let rig = Rig::after(&before, Mode::Nftables, 2000);
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    let mut rig = rig.restarted(&[2, 3]);
+    assert!(!rig.servers.contents().rows.is_empty());
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    rig.work();
+    assert!(rig.servers.contents().rows.is_empty() && rig.addresses.contents().rows.is_empty());
+}
+
+#[test]
+fn on_the_way_to_ipvs_nftables_chooses_until_server_and_address_stand() {
+    let before = Rig::web();
+    let mut nftables = Rig::after(&before, Mode::Nftables, 2000).restarted(&[2, 3]);
+    nftables.later(20);
+    assert!(nftables.servers.contents().rows.is_empty(), "nothing was connected");
+    let mut rig = Rig::after(&nftables, Mode::Ipvs, 3000);
+    rig.addresses.contents().errors.push_back(Some(16));
+    rig.receive(Event::Reset);
+    rig.service("web", 10, "TCP");
+    rig.endpoints("web", "TCP", &[2, 3]);
+    rig.complete();
+    let mut steps = rig.work();
+    let chosen =
+        |rig: &Rig| rig.nft.contents().rows.keys().filter(|key| key.to_string().contains("@endpoints")).count();
+    assert_eq!(chosen(&rig), 2, "the address is not local yet: {steps:?}");
+    steps.extend(rig.later(60));
+    let order = positions(
+        &steps,
+        [
+            "nft + element ip ipvs-proxy @record { 192.168.0.10",
+            "ipvs + tcp 192.168.0.10:80",
+            "address + 192.168.0.10",
+            "nft ~ element ip ipvs-proxy @services",
+            "nft - element ip ipvs-proxy @endpoints",
+        ],
+    );
+    assert!(order.is_sorted(), "{steps:#?}");
+    assert_eq!(chosen(&rig), 0);
+    assert_eq!(endpoints_in_service(&rig).len(), 2);
+    assert!(rig.later(60).is_empty());
 }
 
 #[test]

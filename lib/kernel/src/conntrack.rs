@@ -53,6 +53,8 @@ const BY_PROTOCOL: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 /// IPS_SEEN_REPLY.
 const SEEN_REPLY: u32 = 1 << 1;
+/// IPS_DST_NAT.
+const DST_NAT: u32 = 1 << 5;
 /// Stale entries that are collected before they are deleted.
 const ROUND: usize = 4096;
 /// The most rounds of one call: no kernel is set up to track more connections.
@@ -82,6 +84,8 @@ pub struct Flow {
     pub reply: Tuple,
     /// A packet has come back: whoever is asked answers, and the answer finds its way.
     pub answered: bool,
+    /// The destination is translated by nftables or iptables; IPVS translates without this mark.
+    pub translated: bool,
     /// Attributes that name the entry to the kernel.
     name: Vec<u8>,
     family: u8,
@@ -333,8 +337,9 @@ pub(crate) fn read(frame: &Frame) -> Option<Flow> {
         }
     }
     let status = attribute::find(attributes, STATUS).and_then(|value| value.first_chunk::<4>());
-    let answered = status.is_some_and(|status| u32::from_be_bytes(*status) & SEEN_REPLY != 0);
-    Some(Flow { protocol, original, reply, answered, name: name.finish(), family: *frame.body.first()? })
+    let has = |bit| status.is_some_and(|status| u32::from_be_bytes(*status) & bit != 0);
+    let (answered, translated) = (has(SEEN_REPLY), has(DST_NAT));
+    Some(Flow { protocol, original, reply, answered, translated, name: name.finish(), family: *frame.body.first()? })
 }
 
 /// A direction of a connection that has ports.

@@ -12,11 +12,13 @@ pub(crate) mod affinity;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Host, Place, Pod, Process, Topology, echo, eventually};
+use nix::sys::socket::{setsockopt, sockopt};
 
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) const SERVICES: &str = "/run/services";
@@ -129,6 +131,33 @@ impl Nodes {
     /// The proxy's status as JSON.
     pub(crate) fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.node()?.read("/run/ipvs-proxy/status.json")?)?)
+    }
+}
+
+/// A kept-alive connection that ends with a reset: the kernel forgets it after 10 s instead of two minutes.
+pub(crate) struct Kept(TcpStream);
+
+impl Kept {
+    /// Opens one to [`WEB`].
+    pub(crate) fn open(from: &impl Place) -> Result<Self> {
+        let stream = from.within(|| TcpStream::connect(WEB))??;
+        stream.set_read_timeout(Some(SOON))?;
+        setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
+        Ok(Self(stream))
+    }
+
+    /// The name of who answers on it.
+    pub(crate) fn ask(&mut self) -> Result<String> {
+        self.0.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+        let mut text = String::new();
+        while !text.contains("\"name\"") || !text.trim_end().ends_with('}') {
+            let mut bytes = [0; 1024];
+            let length = self.0.read(&mut bytes)?;
+            ensure!(length > 0, "closed after {text:?}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..length]));
+        }
+        let name = text.split("\"name\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        Ok(name.context("an answer without a name")?.to_owned())
     }
 }
 

@@ -120,6 +120,12 @@ impl Dispatch {
         [self.pod, self.node, self.outside].iter().all(goes_on)
     }
 
+    /// True when an endpoint is chosen for some class.
+    pub(super) fn chooses(self) -> bool {
+        let branches = [self.pod, self.node, self.outside];
+        branches.iter().any(|branch| matches!(branch.outcome, Outcome::Choose { .. }))
+    }
+
     /// True when some class is refused.
     pub(super) fn refuses(self) -> bool {
         [self.pod, self.node, self.outside].iter().any(|branch| branch.outcome == Outcome::Reject)

@@ -25,7 +25,9 @@ use std::net::IpAddr;
 use netstate::nft::{ChainKey, Datum, Element, Match, Name, Op, Row, RowKey, Rule, Verdict};
 use netstate::{IpFamily, Prefix};
 
-pub(crate) use self::observed::{backend, endpoint, endpoints, entry, frontend, is_frontend, remembered};
+pub(crate) use self::observed::{
+    backend, chooses, endpoint, endpoints, entries, entry, frontend, is_frontend, own_chain, remembered,
+};
 
 use self::affinity::Sticky;
 use super::nft::{element, table_key};

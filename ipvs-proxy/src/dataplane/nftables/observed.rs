@@ -11,7 +11,7 @@ use reconcile::Rows;
 
 use super::super::nft::{self, table_key};
 use super::dispatch::Dispatch;
-use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, SERVICES, SOURCES, affinity, element};
+use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES, SOURCES, affinity, element};
 use crate::object::ObjectName;
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
@@ -58,6 +58,39 @@ pub(crate) fn entry(at: &FrontendKey) -> RowKey {
         Place::AnyNode(_) => (NODE_PORTS, None),
     };
     element(at.family(), set, addr.into_iter().chain(port).collect())
+}
+
+/// The rows of which one says that a frontend is served, or refused: by its own address and port, or by a port of the node.
+#[must_use]
+pub(crate) fn entries(at: &FrontendKey) -> Vec<RowKey> {
+    let port = [Datum::Protocol(at.protocol), Datum::Port(at.port)];
+    let addr = match at.place {
+        Place::Address(addr) => Some(Datum::from(addr)),
+        Place::AnyNode(_) => None,
+    };
+    let at_address =
+        |set| addr.clone().map(|addr| element(at.family(), set, std::iter::once(addr).chain(port.clone()).collect()));
+    let at_node = |set| element(at.family(), set, port.clone().into());
+    let addressed = [SERVICES, REFUSED].into_iter().filter_map(at_address);
+    addressed.chain([NODE_PORTS, REFUSED_NODE_PORTS].map(at_node)).collect()
+}
+
+/// The chain that is one frontend's own, to which its element leads with `value`: the one that lets only some clients in.
+#[must_use]
+pub(crate) fn own_chain(key: &RowKey, value: &Row) -> Option<RowKey> {
+    let at = frontend(key)?;
+    let Row::Element(Element { data: Data::Verdict(verdict), .. }) = value else { return None };
+    let chain = chain_of(verdict).filter(|chain| Dispatch::named(chain).is_none())?;
+    Some(RowKey::Chain(ChainKey { table: table_key(at.family()), chain: chain.clone() }))
+}
+
+/// True when nftables chooses an endpoint for some client at the frontend whose element `key` leads to `value`.
+#[must_use]
+pub(crate) fn chooses(rows: &Rows<RowKey, Row>, key: &RowKey, value: &Row) -> bool {
+    let Some(at) = frontend(key) else { return false };
+    let Row::Element(Element { data: Data::Verdict(verdict), .. }) = value else { return false };
+    let chain = chain_of(verdict).map(|chain| sources(rows, &at, chain).1);
+    chain.and_then(Dispatch::named).is_some_and(Dispatch::chooses)
 }
 
 fn is_one_of(set: &Name, names: [&str; 2]) -> bool {

@@ -9,6 +9,7 @@ use netstate::{Address, AddressKey, IfName, Link, SysctlKey, nft as nft_rows};
 use reconcile::{Reconciler, Stack, Table};
 
 use super::Tables;
+use super::handover::Handover;
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, vip};
 use crate::run::targets::{AnyTarget, Balance, Servers, Targets};
@@ -86,10 +87,12 @@ impl Tables {
             families: plane.families().collect(),
             own: BTreeSet::new(),
             flows: targets.flows,
+            handover: Handover::new(plane.mode(), plane.link().clone()),
             drains,
             adopted: false,
             leaving: BTreeSet::new(),
             searched: 0,
+            noted: 0,
             pending: BTreeSet::new(),
             unread: BTreeSet::new(),
             audit_failure: None,
@@ -97,16 +100,16 @@ impl Tables {
             waiting: BTreeSet::new(),
         };
         match plane.mode() {
-            Mode::Ipvs => tables.want_link(plane.link()),
+            Mode::Ipvs => tables.want_link(),
             Mode::Nftables => tables.rest(),
         }
         tables
     }
 
     /// Wants the link that virtual addresses are on.
-    fn want_link(&mut self, link: &IfName) {
+    fn want_link(&mut self) {
         if let Some(links) = self.links {
-            self.stack.want(links, link.clone(), Some(vip::link()));
+            self.stack.want(links, self.handover.link().clone(), Some(vip::link()));
         }
     }
 
@@ -130,5 +133,6 @@ impl Tables {
         self.stack.rest(servers, false);
         self.stack.rest(addresses, false);
         (self.links, self.servers, self.addresses) = (Some(links), Some(servers), Some(addresses));
+        self.want_link();
     }
 }

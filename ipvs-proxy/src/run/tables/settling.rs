@@ -46,11 +46,11 @@ impl Tables {
     /// meanwhile were led past them.
     pub(super) fn note_undone(&mut self, now: Duration) -> Pass {
         let Some(nft) = self.stack.get_mut(self.nft) else { return Pass::default() };
-        let before = nft.listings();
         let pass = nft.list(now);
-        if nft.listings() == before {
+        if std::mem::replace(&mut self.noted, nft.listings()) == nft.listings() {
             return pass;
         }
+        self.hold_chosen();
         let whole = self.footing.has_tables(&self.stack);
         let Some(nft) = self.stack.get(self.nft) else { return pass };
         let Some(mirror) = nft.mirror() else { return pass };
@@ -81,7 +81,7 @@ impl Tables {
     }
 
     /// False while a row that a frontend needs is desired and not there.
-    fn is_in_place(&self, frontend: &FrontendKey) -> bool {
+    pub(super) fn is_in_place(&self, frontend: &FrontendKey) -> bool {
         let row: NftKey = nftables::entry(frontend);
         let stands = self.stack.get(self.nft).is_some_and(|nft| !nft.desired().contains_key(&row) || nft.holds(&row));
         let Some(servers) = self.servers() else { return stands };
@@ -92,9 +92,14 @@ impl Tables {
     /// Who answers at a frontend by the rows of either path.
     fn answering(&self, frontend: &FrontendKey, masqueraded: Masqueraded) -> Option<Check> {
         let mut answering = nftables::endpoints(self.stack.mirror(self.nft)?, frontend);
+        let mut balanced = false;
         if let Some(servers) = self.servers {
-            answering.append(&mut ipvs::endpoints(self.stack.mirror(servers)?, frontend, &self.own));
+            let rows = self.stack.mirror(servers)?;
+            for server in ipvs::servers(frontend, &self.own) {
+                balanced |= rows.contains_key(&RowKey::Virtual(server));
+                answering.extend(ipvs::serving(rows, server));
+            }
         }
-        Some(Check { answering, masqueraded })
+        Some(Check { answering, masqueraded, balanced })
     }
 }

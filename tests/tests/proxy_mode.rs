@@ -1,0 +1,136 @@
+//! A node that changes its data path while clients connect: from IPVS to nftables and back.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod proxy;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Need, Place, Process, echo, eventually};
+use proxy::{Kept, Nodes, SOON, WEB, WEB_SERVICE, ask, client, dns, servers, slice};
+
+const IPVS: &str = "--proxy-mode=ipvs";
+const NFTABLES: &str = "--proxy-mode=nftables";
+
+/// The nodes with a default route, without which a node does not even try to reach a Service that nftables carries.
+fn start() -> Result<Nodes> {
+    let nodes = Nodes::start()?;
+    let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
+        neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
+    nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
+    nodes.publish("service.yaml", WEB_SERVICE)?;
+    nodes.publish("slice.yaml", &slice(&["172.7.21.3", "172.7.22.2"]))?;
+    nodes.publish("dns.yaml", &dns(&["172.7.21.3", "172.7.22.2"]))?;
+    Ok(nodes)
+}
+
+/// Connects until it is time to stop; returns how often.
+fn connect(from: &impl Place, stop: &AtomicBool) -> Result<usize> {
+    let mut connected = 0;
+    while !stop.load(Ordering::Relaxed) {
+        echo::ask_tcp(from, WEB.parse()?, SOON).with_context(|| format!("connection {connected}"))?;
+        connected += 1;
+    }
+    Ok(connected)
+}
+
+/// Waits until new connections are carried by the path of `mode`.
+fn await_path(nodes: &Nodes, mode: &str) -> Result<()> {
+    let node = nodes.node()?;
+    eventually(SOON, || {
+        let map = node.run(&["nft", "list", "map", "ip", "ipvs-proxy", "services"])?.stdout;
+        let serving = servers(node)?.iter().filter(|line| line.ends_with("-w 1")).count();
+        let is_there = match mode {
+            IPVS => serving == 4 && !map.contains("choose/2/"),
+            _ => serving == 0 && map.contains("choose/2/"),
+        };
+        ensure!(is_there, "{serving} real servers take connections; {map}");
+        Ok(())
+    })
+}
+
+/// Changes the mode again and again; streams and a flow that were opened in each go on.
+fn change_again_and_again(nodes: &Nodes, mut proxy: Process) -> Result<Process> {
+    let flow = client(nodes.pod("172.7.21.2")?)?;
+    let answering = ask(&flow)?;
+    let mut streams = Vec::new();
+    for mode in [NFTABLES, IPVS, NFTABLES, IPVS] {
+        for stream in [Kept::open(nodes.node()?)?, Kept::open(nodes.outside()?)?, Kept::open(nodes.pod("172.7.21.2")?)?]
+        {
+            streams.push((stream, String::new()));
+        }
+        for (stream, name) in streams.iter_mut().filter(|(_, name)| name.is_empty()) {
+            *name = stream.ask()?;
+        }
+        proxy.kill()?;
+        proxy = nodes.proxy_with(&[mode])?;
+        await_path(nodes, mode)?;
+        for (index, (stream, name)) in streams.iter_mut().enumerate() {
+            let answered = stream.ask().with_context(|| format!("stream {index} with {mode}"))?;
+            ensure!(answered == *name, "stream {index} with {mode}: {answered}, not {name}");
+        }
+        ensure!(ask(&flow).context(mode)? == answering, "the flow has moved with {mode}");
+    }
+    Ok(proxy)
+}
+
+fn no_connection_fails_while_the_data_path_changes_to_and_fro() -> Result<()> {
+    let nodes = start()?;
+    let proxy = nodes.proxy_with(&[IPVS])?;
+    await_path(&nodes, IPVS)?;
+    let stop = AtomicBool::new(false);
+    let connected = std::thread::scope(|scope| -> Result<Vec<usize>> {
+        let clients = [
+            scope.spawn(|| connect(nodes.outside()?, &stop)),
+            scope.spawn(|| connect(nodes.node()?, &stop)),
+            scope.spawn(|| connect(nodes.pod("172.7.21.2")?, &stop)),
+        ];
+        let changed = change_again_and_again(&nodes, proxy);
+        stop.store(true, Ordering::Relaxed);
+        let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
+        drop(changed?);
+        connected
+    })?;
+    ensure!(connected.iter().all(|count| *count >= 10), "{connected:?}");
+    Ok(())
+}
+
+fn what_ipvs_had_goes_with_its_last_connection() -> Result<()> {
+    let nodes = start()?;
+    let node = nodes.node()?;
+    let proxy = nodes.proxy_with(&[IPVS])?;
+    await_path(&nodes, IPVS)?;
+    let mut kept = Kept::open(nodes.outside()?)?;
+    let name = kept.ask()?;
+    ensure!(proxy.terminate(SOON)?.success());
+    let _proxy = nodes.proxy_with(&[NFTABLES])?;
+    await_path(&nodes, NFTABLES)?;
+    let addresses = || -> Result<String> { Ok(node.run(&["ip", "-o", "-4", "address"])?.stdout) };
+    eventually(SOON, || {
+        let left = servers(node)?;
+        ensure!(!left.iter().any(|line| line.contains("192.168.0.53")), "nobody is connected to dns: {left:?}");
+        ensure!(!addresses()?.contains("192.168.0.53"), "{}", addresses()?);
+        Ok(())
+    })?;
+    ensure!(addresses()?.contains("192.168.0.10") && kept.ask()? == name);
+    drop(kept);
+    eventually(Duration::from_secs(60), || {
+        let links = node.run(&["ip", "-o", "link"])?.stdout;
+        ensure!(servers(node)?.is_empty() && !links.contains("kube-ipvs0"), "{:?} {links}", servers(node)?);
+        Ok(())
+    })?;
+    ensure!(echo::ask_tcp(nodes.outside()?, WEB.parse()?, SOON).is_ok());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::IpVs, Need::Nftables, Need::Dummy],
+        lab::tests![
+            no_connection_fails_while_the_data_path_changes_to_and_fro,
+            what_ipvs_had_goes_with_its_last_connection,
+        ],
+    )
+}
