@@ -132,6 +132,10 @@ pub(crate) struct Flags {
     /// Remove everything that this program has put into the kernel, and end.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_name = "BOOL")]
     pub(crate) cleanup: bool,
+    /// Remove what a kube-proxy has left that does not run any more, and end: its chains of iptables-nft, its nft tables, and while this
+    /// program has not run, its virtual servers.
+    #[arg(long)]
+    pub(crate) cleanup_kube_proxy: bool,
     /// Form and detail of the log.
     #[command(flatten)]
     pub(crate) log: LogFlags,

@@ -18,6 +18,7 @@ use daemon::shell::seed;
 
 use self::args::{Invocation, Verb};
 use self::config::of_the_command_line;
+use crate::run::cleanup::kube_proxy::Leftovers;
 use crate::{commands, doctor, explain, run};
 
 /// Does what the command line asks for; the exit status is 0 when it is done.
@@ -43,7 +44,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
         load::write(invocation, file)?;
         return Ok(Exit::Success);
     }
-    if invocation.verb.is_none() && !flags.cleanup {
+    if invocation.verb.is_none() && !flags.cleanup && !flags.cleanup_kube_proxy {
         let config = load::config(invocation)?;
         let log = start_log(config.log.clone())?;
         config.notes.log();
@@ -60,6 +61,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     }
     start_log(settings)?;
     match &invocation.verb {
+        None if flags.cleanup_kube_proxy => report(&run::cleanup::kube_proxy::remove()?),
         None => match run::cleanup()? {
             Some(rows) => println!("removed {rows} rows of IPVS with their virtual addresses, and the nft tables"),
             None => println!("this program has put nothing into the kernel; nothing is removed"),
@@ -73,4 +75,16 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
         Some(verb) => commands::on_store(config::read_store(flags, flags.etcd.tls_files().read(), seed())?, verb)?,
     }
     Ok(Exit::Success)
+}
+
+/// Says what was taken away of a kube-proxy, and what is left to do.
+fn report(found: &Leftovers) {
+    if found.removed.is_empty() {
+        println!("nothing of a kube-proxy was found in nft and IPVS");
+    }
+    found.removed.iter().for_each(|removed| println!("removed {removed}"));
+    if !found.commands.is_empty() {
+        println!("tables of iptables-legacy are in use; what kube-proxy has there goes with:");
+        found.commands.iter().for_each(|command| println!("  {command}"));
+    }
 }

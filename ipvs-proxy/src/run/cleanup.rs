@@ -3,6 +3,8 @@
 //! Invariants. Only what our record names goes: where this program never ran nothing does, whatever stands on the link of
 //! that name. The record goes last, so that a clean-up that was interrupted can be done again.
 
+pub(crate) mod kube_proxy;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use netstate::nft::{Family, Name, TableKey, Verdict};
 
 use super::expression::Expression;
+use super::layout::removal as removal_of_table;
 use super::transaction::{Refusal, commit};
 use super::wire::{LIST_ELEM, comment, kind, message, name, payload, text};
 use super::{Nft, chain, rule, table};
@@ -114,6 +115,20 @@ impl Nft {
         match self.ask(op, object, request) {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
             other => other.map(|_| true),
+        }
+    }
+
+    /// Removes a whole table of somebody else's; returns whether there was one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_foreign_table(&mut self, key: &TableKey) -> Result<bool, KernelError> {
+        match commit(&mut self.socket, &[removal_of_table(key)], None) {
+            Ok(()) => Ok(true),
+            Err(refusal) => {
+                let error = KernelError::new("remove", format!("nft table {key}"), refusal);
+                if error.errno() == Some(libc::ENOENT) { Ok(false) } else { Err(error) }
+            }
         }
     }
 
