@@ -322,6 +322,51 @@ fn node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it
     })
 }
 
+fn family_that_comes_to_a_node_with_too_small_an_mtu_is_refused_with_its_reason_until_it_fits() -> Result<()> {
+    // What comes: the family to the network's configuration, or the address to the node.
+    for by_config in [true, false] {
+        let net = Net::start(if by_config { netd_node::VXLAN } else { DUAL })?;
+        give_ipv6(&net, "21")?;
+        let (first, second) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+        if by_config {
+            give_ipv6(&net, "22")?;
+        }
+        // 1320 - 50 is enough for IPv4, 1320 - 70 is not for IPv6.
+        second.run(&["ip", "link", "set", "eth0", "mtu", "1320"])?;
+        let _netd = both(&net, [&["172.7.22.0/24"], &["172.7.21.0/24"]])?;
+        let (client, server) = (pod(first, "21")?, pod(second, "22")?);
+        let _server = echo::serve(&server, "web", 80)?;
+        let mut connection = echo::Connection::open(&client, "172.7.22.2:80".parse()?, SOON)?;
+        if by_config {
+            net.etcd.put("/coreos.com/network/config", DUAL)?;
+        } else {
+            give_ipv6(&net, "22")?;
+        }
+        let refused = "no Pods of IPv6: interface eth0 with MTU 1320 leaves 1250 bytes to Pods; 1280 are needed";
+        eventually(SOON, || {
+            let status = net.status("hdss7-22")?;
+            ensure!(status["warnings"].to_string().contains(refused), "{status}");
+            ensure!(status["node"]["in_sync"] == true && status["node"]["mtu"] == 1270, "{status}");
+            let keys = ["172.7.21.0-24&fd00:7:0:21::-64".to_owned(), "172.7.22.0-24".to_owned()];
+            ensure!(net.subnets()? == keys, "{:?}", net.subnets()?);
+            Ok(())
+        })?;
+        ensure!(second.run(&["ip", "link", "show", "flannel-v6.1"]).is_err());
+        connection.ask()?;
+        second.run(&["ip", "link", "set", "eth0", "mtu", "1500"])?;
+        routes(&net, "21", "fd00:7:0:22::/64")?;
+        routes(&net, "22", "fd00:7:0:21::/64")?;
+        eventually(SOON, || {
+            let warnings = net.status("hdss7-22")?["warnings"].to_string();
+            ensure!(!warnings.contains("no Pods of IPv6"), "{warnings}");
+            ensure!(seen(&client, "[fd00:7:0:22::2]:80")? == "fd00:7:0:21::2");
+            Ok(())
+        })?;
+        connection.ask()?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -336,6 +381,7 @@ fn main() -> ExitCode {
             family_comes_and_goes_on_nodes_that_run_and_stays_where_pods_have_it,
             node_that_forwards_goes_on_taking_what_routers_announce,
             node_with_one_family_of_two_is_served_in_that_one_and_takes_the_other_when_it_comes,
+            family_that_comes_to_a_node_with_too_small_an_mtu_is_refused_with_its_reason_until_it_fits,
         ],
     )
 }

@@ -78,6 +78,16 @@ impl LocalNode {
 }
 
 impl LocalNode {
+    /// Why its Pods cannot have all of its families on interfaces of `mtu` bytes, if they cannot.
+    #[must_use]
+    pub(crate) fn refuses_mtu(&self, mtu: u32) -> Option<String> {
+        let smallest = self.places.families().map(IpFamily::min_mtu).max().unwrap_or_default();
+        let (interface, below) = (&self.interface, self.mtu);
+        let text =
+            || format!("interface {interface} with MTU {below} leaves {mtu} bytes to Pods; {smallest} are needed");
+        (mtu < smallest).then(text)
+    }
+
     /// The subnets that it leases.
     pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> {
         self.places.present().map(|(_, place)| place.subnet)

@@ -166,7 +166,7 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     /// This node as the interface is now, with the subnets and hardware addresses of a lease if one is given.
-    fn local(&self, lease: Option<&Lease>) -> LocalNode {
+    pub(super) fn local(&self, lease: Option<&Lease>) -> LocalNode {
         let (known, external) = (self.planning.planner.local(), &self.external.current);
         let macs = lease.map(|lease| lease.attrs.backend.macs()).unwrap_or_default();
         let held = lease.or(self.held.as_ref());
@@ -266,7 +266,10 @@ impl<S: LeaseSource> Daemon<S> {
     pub(super) async fn follow_interface(&mut self) -> Result<()> {
         // A link that was made anew has other parameters.
         self.watch_silent();
+        let before = self.external.current.clone();
         let read = self.external.read().await;
+        self.reporter.refused_family = None;
+        let read = read.map(|now| now.and_then(|_| self.admit(&before)));
         self.reach.set_own(facts::addresses(&self.external.host));
         self.report_clashes();
         self.follow_vrf();

@@ -9,6 +9,7 @@ mod daemon;
 mod extension;
 mod external;
 mod facts;
+mod families;
 pub(crate) mod files;
 pub(crate) mod forward;
 mod health;

@@ -39,6 +39,8 @@ pub(super) struct Reporter {
     /// Keys besides the own one that name this node.
     pub(super) other_keys: Vec<String>,
     pub(super) lease_trouble: Option<String>,
+    /// Why a family that has come is not served.
+    pub(super) refused_family: Option<String>,
     ready: bool,
     in_sync: bool,
     /// The tables that this node's own Pods need stand as they were planned last.
@@ -278,18 +280,19 @@ impl<S: LeaseSource> Daemon<S> {
             let end = status::end_of(token);
             format!("another program bound this node's lease to {end}: does flanneld run beside netd, here or on a node with this address?")
         });
-        let change = self.change_remarks();
+        let (change, local) = (self.change_remarks(), planner.local());
         let warnings = contested
             .into_iter()
             .chain(rebound)
             .chain(planner.remark())
             .chain(planner.vrf_remark())
+            .chain(reporter.refused_family.iter().cloned())
+            .chain(local.refuses_mtu(planner.pod_mtu()))
             .chain(reporter.other_keys.iter().cloned())
             .chain(change)
             .chain(reporter.clashes.iter().take(LISTED).cloned())
             .chain(planner.remarks().take(LISTED));
         let refused = planner.refused().iter().map(|(key, refusal)| (key.list(), refusal.to_string()));
-        let local = planner.local();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: status::Node {

@@ -239,11 +239,9 @@ pub(super) fn check_plan(config: &Config, network: &Network, local: &LocalNode) 
     if let Some(reason) = network.backend.refuses(local) {
         bail!(reason);
     }
-    let mtu = network.backend.pod_mtu(local);
-    let smallest = local.places.families().map(IpFamily::min_mtu).max().unwrap_or_default();
-    if mtu < smallest {
-        let (interface, below) = (&local.interface, local.mtu);
-        bail!("interface {interface} with MTU {below} leaves {mtu} bytes to Pods; {smallest} are needed");
+    match local.refuses_mtu(network.backend.pod_mtu(local)) {
+        Some(reason) => bail!(reason),
+        None => Ok(()),
     }
     Ok(())
 }

@@ -276,7 +276,8 @@ impl Vxlan {
         // /32 or /128: an address of the subnet's length would claim the Pods of this node for the device.
         let address = AddressKey { link: name.clone(), addr: place.subnet.addr(), len: family.width() };
         tables.addresses.insert(address, Address);
-        if local.has_ipv6 {
+        // A link of fewer bytes has no parameters of IPv6 (net/ipv6/addrconf.c).
+        if local.has_ipv6 && self.mtu(family, local.mtu) >= IpFamily::V6.min_mtu() {
             // A router advertisement that reached the tunnel would change this node's default route.
             let key = format!("net/ipv6/conf/{name}/accept_ra").parse().ok();
             tables.sysctls.extend(key.map(|key: SysctlKey| (key, "0".to_owned())));
