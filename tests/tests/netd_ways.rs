@@ -193,6 +193,28 @@ fn rule_that_only_packets_of_pods_meet_is_named_and_so_is_one_of_the_node_itself
     Ok(())
 }
 
+fn rule_that_only_the_tunnels_own_packets_meet_is_named_with_the_question_to_ask() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let _netd = net.both()?;
+    let one = net.host("hdss7-21")?;
+    let (web, _server) = pods_of(&net)?;
+    eventually_warns(&net, &[])?;
+    let ping = ["ping", "-c1", "-W1", "172.7.22.2"];
+    for rule in
+        ["ipproto udp dport 8472 prohibit", "ipproto udp dport 8472 lookup 100", "from 10.4.7.21 dport 8472 prohibit"]
+    {
+        one.run(&["ip", "route", "replace", "unreachable", "default", "table", "100"])?;
+        one.run(&["sh", "-c", &format!("ip rule add {rule}")])?;
+        let way = "ip route get 10.4.7.22 from 10.4.7.21 ipproto udp dport 8472";
+        eventually_warns(&net, &["flannel.1: its packets from 10.4.7.21 to 10.4.7.22 have no route", way])?;
+        ensure!(web.run(&ping).is_err(), "{rule}");
+        one.run(&["sh", "-c", &format!("ip rule del {rule}")])?;
+        eventually_warns(&net, &[])?;
+        web.run(&ping)?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -203,6 +225,7 @@ fn main() -> ExitCode {
             lease_that_names_any_own_address_is_refused_by_name,
             way_by_several_next_hops_or_by_a_next_hop_object_is_understood,
             rule_that_only_packets_of_pods_meet_is_named_and_so_is_one_of_the_node_itself,
+            rule_that_only_the_tunnels_own_packets_meet_is_named_with_the_question_to_ask,
         ],
     )
 }

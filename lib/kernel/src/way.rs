@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netstate::{MacAddr, Prefix, Protocol, Route, RouteKey};
+use netstate::{IfName, LinkKind, MacAddr, Prefix, Protocol, Route, RouteKey};
 
 use crate::address::family;
 use crate::error::{Cause, KernelError};
+use crate::link::LinkState;
 use crate::rtnl::{Indexes, Operation, Rtnl, encode};
 
 /// RTM_F_FIB_MATCH and RTM_F_LOOKUP_TABLE (include/uapi/linux/rtnetlink.h): without the second every table is the main one
@@ -22,8 +23,9 @@ const LOOKUP_TABLE: u32 = 0x1000;
 const fn entry_flags(addr: IpAddr) -> RouteFlags {
     RouteFlags::from_bits_retain(if addr.is_ipv4() { FIB_MATCH | LOOKUP_TABLE } else { FIB_MATCH })
 }
-/// RTA_IP_PROTO and RTA_DPORT (include/uapi/linux/rtnetlink.h).
+/// RTA_IP_PROTO, RTA_SPORT and RTA_DPORT (include/uapi/linux/rtnetlink.h).
 const RTA_IP_PROTO: u16 = 27;
+const RTA_SPORT: u16 = 28;
 const RTA_DPORT: u16 = 29;
 
 /// What is asked of the kernel.
@@ -53,13 +55,15 @@ pub struct Packet {
     pub mark: u32,
     /// Its protocol and destination port.
     pub port: Option<(Protocol, u16)>,
+    /// Its source port; of a packet that has a destination port.
+    pub source_port: Option<u16>,
 }
 
 impl Packet {
     /// One of this host's own to `to`, with nothing else known of it.
     #[must_use]
     pub const fn own(to: IpAddr) -> Self {
-        Self { from: None, to, came_by: None, leaves_by: None, mark: 0, port: None }
+        Self { from: None, to, came_by: None, leaves_by: None, mark: 0, port: None, source_port: None }
     }
 
     fn look_up(&self, asked: Asked) -> Operation {
@@ -82,6 +86,9 @@ impl Packet {
         if let Some((protocol, port)) = self.port {
             message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_IP_PROTO, vec![protocol.number()])));
             message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_DPORT, port.to_be_bytes().to_vec())));
+            if let Some(port) = self.source_port {
+                message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_SPORT, port.to_be_bytes().to_vec())));
+            }
         }
         let message = encode(&RouteNetlinkMessage::GetRoute(message), 0);
         Operation { op: "look up route to", object: self.to.to_string(), message }
@@ -101,6 +108,16 @@ impl Rtnl {
         let found = frames.iter().find_map(crate::route::parse).ok_or_else(none)?;
         let indexes = Indexes::numbered(self, &found.link.into_iter().collect())?;
         Ok(found.named(&indexes))
+    }
+
+    /// The VRF that `link` belongs to.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn vrf_of(&mut self, link: &IfName) -> Result<Option<LinkState>, KernelError> {
+        let Some(master) = self.link(link)?.and_then(|state| state.master_index) else { return Ok(None) };
+        let is_vrf = |kind: &LinkKind| matches!(kind, LinkKind::Other(kind) if kind == "vrf");
+        Ok(self.link_by_index(master)?.filter(|state| is_vrf(&state.link.kind)))
     }
 
     /// The hardware address that the kernel knows of `addr` on the link with `index`, and whether it was set for good.

@@ -11,7 +11,7 @@ use kernel::query::{DefaultRoute, Hop, Query};
 use kernel::way::{Asked, Packet};
 use kernel::{Chain, Rtnl};
 use netstate::family::IpFamily;
-use netstate::{IfName, InterfaceAddress};
+use netstate::{IfName, InterfaceAddress, Protocol};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -147,6 +147,26 @@ fn ways_and_entries_are_what_tables_and_rules_make_of_them() {
     assert_eq!(ask("203.0.113.1", Asked::Way), None);
 }
 
+fn rule_by_protocol_and_ports_is_met_by_the_packet_that_has_them() {
+    uplinks();
+    ip("route add 10.9.9.9/32 via 10.4.0.1");
+    ip("route add unreachable default table 77");
+    let mut rtnl = Rtnl::open().unwrap();
+    let own = Packet::own("10.9.9.9".parse().unwrap());
+    let udp = |source_port, port| Packet { port: Some((Protocol::Udp, port)), source_port, ..own };
+    let tcp = Packet { port: Some((Protocol::Tcp, 51820)), ..own };
+    for (rule, met, others) in [
+        ("ipproto udp dport 8472", vec![udp(None, 8472), udp(Some(40000), 8472)], vec![own, tcp, udp(None, 8473)]),
+        ("ipproto udp sport 51820", vec![udp(Some(51820), 7)], vec![own, tcp, udp(None, 51820), udp(Some(7), 51820)]),
+    ] {
+        ip(&format!("rule add {rule} lookup 77"));
+        let mut passes = |packet: &Packet| rtnl.entry_for(packet).is_ok();
+        assert!(!met.iter().any(&mut passes), "{rule}");
+        assert!(others.iter().all(&mut passes), "{rule}");
+        ip(&format!("rule del {rule} lookup 77"));
+    }
+}
+
 fn main() -> ExitCode {
     common::main(cases![
         interfaces_are_listed_with_kind_mtu_and_addresses,
@@ -156,5 +176,6 @@ fn main() -> ExitCode {
         default_route_of_a_next_hop_object_and_of_the_other_family_is_one,
         way_to_an_address_is_the_one_that_the_kernel_takes,
         ways_and_entries_are_what_tables_and_rules_make_of_them,
+        rule_by_protocol_and_ports_is_met_by_the_packet_that_has_them,
     ])
 }

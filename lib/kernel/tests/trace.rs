@@ -136,6 +136,7 @@ fn route_is_looked_up_for_a_packet_that_comes_in() {
         came_by: from.map(|_| index),
         leaves_by: None,
         mark: 0,
+        source_port: None,
         port: Some((Protocol::Udp, 53)),
     };
     let (key, route) = rtnl.entry_for(&packet(None, "172.7.22.2")).unwrap();

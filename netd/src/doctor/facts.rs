@@ -14,7 +14,7 @@ use serde::Deserialize as _;
 use super::entrance::{self, Closed};
 use super::holders::{self, Held};
 use super::kept;
-use super::outer::{self, Astray};
+use super::outer;
 use super::probing::{self, Paths, Peer};
 use crate::command::args::Flags;
 use crate::command::config::run_dir;
@@ -40,7 +40,7 @@ pub(crate) struct Facts {
     /// Where rules deny what other nodes send.
     pub closed: Vec<Closed>,
     /// Tunnels without a route to a node.
-    pub astray: Vec<Astray>,
+    pub astray: Vec<crate::trace::astray::Astray>,
     /// Packets that were dropped for their source address meanwhile.
     pub reverse_path_drops: u64,
     /// Others on the link that have this node's addresses, or why nobody could be asked.

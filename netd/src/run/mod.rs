@@ -16,6 +16,7 @@ mod health;
 mod identity;
 mod leases;
 mod notification;
+mod outer;
 mod planning;
 mod reach;
 mod reconfigure;

@@ -1,4 +1,5 @@
-//! What others have put in front of our routes: found by listing theirs, and by asking the kernel where packets go.
+//! What others have put in front of our routes: found by listing theirs, and by asking the kernel where packets go, those of
+//! Pods and those that tunnels make of them.
 //!
 //! Invariants: they are searched for at audits only, in the listing that the table of routes makes there, and after the pass that
 //! makes it due, which does not wait for it; [`ASKED`] routes at most are asked for at one audit, [`AT_ONCE`] after one pass, and
@@ -15,6 +16,7 @@ use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::IpFamily;
 use netstate::{Prefix, Route, RouteKey};
 
+use super::outer::{Outer, Tunnels};
 use crate::plan::{for_whom, in_front, taken};
 
 /// Routes that are asked for at one audit.
@@ -40,6 +42,7 @@ pub(super) struct Rivals {
     last: Option<RouteKey>,
     /// What the questions found, by route.
     elsewhere: BTreeMap<RouteKey, String>,
+    outer: Outer,
 }
 
 /// Whether a listing is to be searched.
@@ -62,7 +65,7 @@ fn pod_in(key: &RouteKey) -> Option<IpAddr> {
 
 impl Rivals {
     /// `foreign` are the routes of others inside the Pod networks; `own` are this node's subnets.
-    pub(super) const fn new(foreign: Foreign, rtnl: Rtnl, own: Vec<Prefix>) -> Self {
+    pub(super) fn new(foreign: Foreign, rtnl: Rtnl, own: Vec<Prefix>) -> Self {
         Self {
             foreign,
             rtnl,
@@ -73,6 +76,7 @@ impl Rivals {
             left: 0,
             last: None,
             elsewhere: BTreeMap::new(),
+            outer: Outer::default(),
         }
     }
 
@@ -84,11 +88,12 @@ impl Rivals {
     /// A rule has changed, which can send packets to another table.
     pub(super) fn note_rules(&mut self) {
         self.left = ASKED;
+        self.outer.begin();
     }
 
     /// True when [`Rivals::compare`] waits for the next pass.
     pub(super) fn is_due(&self) -> bool {
-        self.left > 0 || self.is_listed() || self.due == Due::Now
+        self.left > 0 || self.outer.is_due() || self.is_listed() || self.due == Due::Now
     }
 
     /// True when the listing is there that was to be searched.
@@ -96,17 +101,18 @@ impl Rivals {
         matches!(self.due, Due::After(listings) if self.foreign.listings() > listings)
     }
 
-    /// Finds what takes packets from the `desired` routes, at the second call since they were listed.
-    pub(super) fn compare(&mut self, desired: &BTreeMap<RouteKey, Route>) {
+    /// Finds what takes packets from the `desired` routes and from `tunnels`, at the second call since routes were listed.
+    pub(super) fn compare(&mut self, desired: &BTreeMap<RouteKey, Route>, tunnels: &Tunnels<'_>) {
         if self.due == Due::Now {
             self.due = Due::Never;
             self.listed = in_front(&self.own, desired, &self.foreign.routes());
             self.left = ASKED;
+            self.outer.begin();
         } else if self.is_listed() {
             self.due = Due::Now;
         }
         if self.left == 0 {
-            return;
+            return self.ask_for(tunnels);
         }
         if let Err(error) = self.ask(desired) {
             tracing::warn!(error = %Chain(&error), "the kernel cannot be asked which routes packets to Pods take");
@@ -115,6 +121,16 @@ impl Rivals {
         let known = |key: &RouteKey| self.listed.iter().any(|text| text.contains(&format!("{} ", key.dst)));
         let more = self.elsewhere.iter().filter(|(key, _)| !known(key)).map(|(_, text)| text.clone());
         self.found = self.listed.iter().cloned().chain(more).collect();
+    }
+
+    /// Asks the kernel which route the tunnels' own packets take.
+    fn ask_for(&mut self, tunnels: &Tunnels<'_>) {
+        if !self.outer.is_due() {
+            return;
+        }
+        if let Err(error) = self.outer.ask(&mut self.rtnl, tunnels) {
+            tracing::warn!(error = %Chain(&error), "the kernel cannot be asked which routes the tunnels' packets take");
+        }
     }
 
     /// Asks the kernel which route it takes to the Pods behind some of `desired`.
@@ -167,6 +183,6 @@ impl Rivals {
 
     /// What an operator should know.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.found.iter()
+        self.found.iter().chain(self.outer.warnings())
     }
 }

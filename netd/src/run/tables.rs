@@ -21,6 +21,7 @@ use reconcile::{Audited, Counts, Gate, Handle, Pass, Reconciler, Stack, Stage, S
 
 use super::forward::{self, Advice};
 use super::notification::Notification;
+use super::outer::Tunnels;
 use super::rivals::Rivals;
 use super::targets::{Rows, Targets};
 use super::unannounced::{Check, Unannounced};
@@ -163,7 +164,7 @@ impl Stages {
             tables.note(begun.elapsed());
         }
         if let (Some(rivals), Some(table)) = (&mut self.rivals, self.stack.get(self.routes)) {
-            rivals.compare(table.desired());
+            rivals.compare(table.desired(), &Tunnels::of(&self.stack, self.fdb, self.peers, self.routes));
         }
         self.legacy.get_or_insert_with(|| forward::legacy(&self.passing));
         let warnings = self.warnings();

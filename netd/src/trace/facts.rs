@@ -277,7 +277,8 @@ fn beyond(rtnl: &mut Rtnl, facts: &Facts, to: SocketAddr) -> Result<Beyond> {
         }
     };
     beyond.outer = remote.map(|remote| {
-        let packet = outer::packet(link, &facts.links, remote);
+        let own_port = beyond.sessions.as_ref().map(|sessions| sessions.port);
+        let packet = outer::packet(link, &facts.links, own_port, remote);
         (remote.ip(), rtnl.entry_for(&packet).map_err(|error| refused(&error)))
     });
     Ok(beyond)

@@ -4,6 +4,7 @@
 //! other node's daemon does there ([`far`]); [`verdict`] says what came of it. Invariants: what could not be found out is
 //! said; nothing stays in the kernel.
 
+pub(crate) mod astray;
 mod facts;
 pub(crate) mod far;
 mod observer;

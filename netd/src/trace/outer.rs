@@ -1,8 +1,9 @@
 //! The packets that a tunnel puts others into, as the kernel looks up their route.
 //!
 //! Invariant: pure; what the kernel's own look-up does not know is not in it either. VXLAN gives the device's address, protocol
-//! and port and no interface but a VRF's, ipip its address, WireGuard protocol and port (drivers/net/vxlan, net/ipv4/ip_tunnel.c,
-//! drivers/net/wireguard/socket.c), so that rules of `ip rule` are met as they will be.
+//! and port and no interface but a VRF's, ipip its address, WireGuard protocol and both ports (drivers/net/vxlan, net/ipv4/ip_tunnel.c,
+//! drivers/net/wireguard/socket.c), so that rules of `ip rule` are met as they will be. Two things cannot be asked: VXLAN's source
+//! port, which differs from flow to flow, and ipip's protocol, which the kernel takes no questions about.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,9 +12,15 @@ use kernel::link::LinkState;
 use kernel::way::Packet;
 use netstate::{LinkKind, Protocol};
 
-/// What the tunnel `link` sends to its other end `end`; the port is WireGuard's, the others have their own.
+/// What the tunnel `link` sends to its other end `end`; the port there is WireGuard's, as is `own_port`, the others have their
+/// own.
 #[must_use]
-pub(crate) fn packet(link: &LinkState, links: &BTreeMap<u32, LinkState>, end: SocketAddr) -> Packet {
+pub(crate) fn packet(
+    link: &LinkState,
+    links: &BTreeMap<u32, LinkState>,
+    own_port: Option<u16>,
+    end: SocketAddr,
+) -> Packet {
     let own = Packet::own(end.ip());
     match &link.link.kind {
         LinkKind::Vxlan(options) => {
@@ -23,7 +30,7 @@ pub(crate) fn packet(link: &LinkState, links: &BTreeMap<u32, LinkState>, end: So
             Packet { from, leaves_by, port: Some((Protocol::Udp, options.port)), ..own }
         }
         LinkKind::Ipip(options) => Packet { from: options.local.map(IpAddr::V4), ..own },
-        LinkKind::Wireguard => Packet { port: Some((Protocol::Udp, end.port())), ..own },
+        LinkKind::Wireguard => Packet { port: Some((Protocol::Udp, end.port())), source_port: own_port, ..own },
         _ => own,
     }
 }

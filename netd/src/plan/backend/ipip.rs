@@ -39,7 +39,7 @@ impl Ipip {
         (problems.len() == known).then_some(Self { direct_routing })
     }
 
-    pub(super) const fn device(family: IpFamily) -> Option<IfName> {
+    pub(crate) const fn device(family: IpFamily) -> Option<IfName> {
         match family {
             IpFamily::V4 => Some(DEVICE),
             IpFamily::V6 => None,

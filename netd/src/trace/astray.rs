@@ -1,0 +1,95 @@
+//! Tunnels whose own packets have no route to a node: rules of `ip rule` may send them elsewhere than the host's own, which no
+//! probe beside the tunnel shows.
+//!
+//! Invariant: each packet is looked up with all that the tunnel gives the kernel ([`outer`]); reads only.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use kernel::link::LinkState;
+use kernel::way::Packet;
+use kernel::{KernelError, Rtnl};
+use netstate::{IfName, LinkKind};
+
+use super::outer;
+
+/// A tunnel and where it sends to; the port is WireGuard's, the others have their own.
+pub(crate) type End = (IfName, SocketAddr);
+
+/// A tunnel without a route to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Astray {
+    /// The tunnel's device.
+    pub device: IfName,
+    /// What it sends.
+    pub packet: Packet,
+    /// The kernel's words.
+    pub reason: String,
+}
+
+/// Those of `ends`, each named by a key, that have no route. `own_port` says which port a WireGuard device receives on.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(crate) fn find<K>(
+    rtnl: &mut Rtnl,
+    own_port: impl Fn(&IfName) -> Option<u16>,
+    ends: impl IntoIterator<Item = (K, End)>,
+) -> Result<Vec<(K, Astray)>, KernelError> {
+    let (mut devices, mut links) = (BTreeMap::<IfName, Option<LinkState>>::new(), BTreeMap::new());
+    let mut found = Vec::new();
+    for (key, (device, end)) in ends {
+        if !devices.contains_key(&device) {
+            let link = rtnl.link(&device)?;
+            if let Some(link) = &link {
+                note_below(rtnl, link, &mut links)?;
+            }
+            devices.insert(device.clone(), link);
+        }
+        let Some(link) = devices.get(&device).and_then(Option::as_ref) else { continue };
+        let packet = outer::packet(link, &links, own_port(&device), end);
+        let reason = match rtnl.entry_for(&packet) {
+            Ok((_, route)) if route.link.as_ref() == Some(&device) => "it leads into the tunnel itself".to_owned(),
+            Ok(_) => continue,
+            Err(error) => match error.errno() {
+                Some(number) => std::io::Error::from_raw_os_error(number).to_string(),
+                None => return Err(error),
+            },
+        };
+        found.push((key, Astray { device, packet, reason }));
+    }
+    Ok(found)
+}
+
+/// Notes the link below a tunnel and the VRF that this is in, of which its packets depend.
+fn note_below(rtnl: &mut Rtnl, tunnel: &LinkState, links: &mut BTreeMap<u32, LinkState>) -> Result<(), KernelError> {
+    let LinkKind::Vxlan(options) = &tunnel.link.kind else { return Ok(()) };
+    let Some(lower) = &options.lower else { return Ok(()) };
+    for link in [rtnl.link(lower)?, rtnl.vrf_of(lower)?].into_iter().flatten() {
+        links.insert(link.index, link);
+    }
+    Ok(())
+}
+
+impl Astray {
+    /// What an operator can do.
+    #[must_use]
+    pub(crate) fn fix(&self) -> String {
+        let Packet { from, to, port, source_port, .. } = self.packet;
+        let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
+        let port = port.map(|(protocol, port)| format!(" ipproto {protocol} dport {port}")).unwrap_or_default();
+        let source_port = source_port.map(|port| format!(" sport {port}")).unwrap_or_default();
+        format!(
+            "see which rule of `ip rule` takes them (`ip route get {to}{from}{port}{source_port}`), and give them a route there"
+        )
+    }
+}
+
+impl fmt::Display for Astray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, packet, reason } = self;
+        let from = packet.from.map(|from| format!(" from {from}")).unwrap_or_default();
+        write!(f, "{device}: its packets{from} to {} have no route: {reason}", packet.to)
+    }
+}
