@@ -138,6 +138,61 @@ fn renamed_ipip_device_gets_its_name_back() -> Result<()> {
     renamed_device_gets_its_name_back("ipip", "flannel.ipip")
 }
 
+fn device_renamed_while_stopped_gets_its_name_back(backend: &str, device: &str) -> Result<()> {
+    let net = Net::start(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{{"Type":"{backend}"}}}}"#))?;
+    let [netd, _other] = net.both()?;
+    let host = net.host(NODES[0])?;
+    let (web, _server) = (pod(host, "172.7.21")?, pod(net.host(NODES[1])?, "172.7.22")?);
+    web.run(&["ping", "-c1", "-W5", "172.7.22.2"])?;
+    let index = host.read(format!("/sys/class/net/{device}/ifindex"))?;
+    netd.terminate(SOON)?;
+    // Beside one of the same kind that is nobody's.
+    let kind = if backend == "ipip" { "ipip local 10.4.7.21 remote 10.4.7.99" } else { backend };
+    let lines = format!("link set {device} down\nlink set {device} name renamed up\nlink add other type {kind}\n");
+    host.command("ip").args(["-batch", "-"]).input(lines).run()?;
+    let _again = net.netd(NODES[0])?;
+    eventually(SOON, || {
+        let links = host.run(&["ip", "-br", "link"])?.stdout;
+        ensure!(links.contains(device) && !links.contains("renamed") && links.contains("other"), "{links}");
+        Ok(())
+    })?;
+    ensure!(host.read(format!("/sys/class/net/{device}/ifindex"))? == index, "the device was made anew");
+    eventually(SOON, || web.run(&["ping", "-c1", "-W1", "172.7.22.2"]))?;
+    Ok(())
+}
+
+fn wireguard_device_renamed_while_netd_is_stopped_gets_its_name_back() -> Result<()> {
+    device_renamed_while_stopped_gets_its_name_back("wireguard", "flannel-wg")
+}
+
+fn ipip_device_renamed_while_netd_is_stopped_gets_its_name_back() -> Result<()> {
+    device_renamed_while_stopped_gets_its_name_back("ipip", "flannel.ipip")
+}
+
+/// Nodes that read the new key at different moments refuse each other's next handshake until all have it.
+fn changed_preshared_key_is_taken_over_with_a_warning() -> Result<()> {
+    let config = |psk: &str| format!(r#"{{"Network":"172.7.0.0/16","Backend":{{"Type":"wireguard","PSK":"{psk}"}}}}"#);
+    let (old, new) = ("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=");
+    let net = Net::start(&config(old))?;
+    let netd = net.both()?;
+    let (web, _server) = (pod(net.host(NODES[0])?, "172.7.21")?, pod(net.host(NODES[1])?, "172.7.22")?);
+    web.run(&["ping", "-c1", "-W5", "172.7.22.2"])?;
+    net.etcd.put("/coreos.com/network/config", &config(new))?;
+    for (daemon, node) in netd.iter().zip(NODES) {
+        let text =
+            "PSK differs: packets are lost between this node and the others until the other nodes have changed as well";
+        daemon.wait_for_line(text, SOON)?;
+        eventually(SOON, || {
+            let keys = wg(net.host(node)?, "flannel-wg", "preshared-keys")?;
+            ensure!(keys.contains(new) && !keys.contains(old), "{keys}");
+            Ok(())
+        })?;
+        ensure!(!daemon.log().contains(old) && !daemon.log().contains(new), "a key is in the log");
+    }
+    eventually(SOON, || web.run(&["ping", "-c1", "-W1", "172.7.22.2"]))?;
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::WireGuard, Need::IpIp, Need::Nftables],
@@ -146,6 +201,9 @@ fn main() -> ExitCode {
             node_behind_nat_is_reached_where_its_packets_come_from,
             renamed_wireguard_device_gets_its_name_back,
             renamed_ipip_device_gets_its_name_back,
+            wireguard_device_renamed_while_netd_is_stopped_gets_its_name_back,
+            ipip_device_renamed_while_netd_is_stopped_gets_its_name_back,
+            changed_preshared_key_is_taken_over_with_a_warning,
         ],
     )
 }

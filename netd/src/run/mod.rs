@@ -14,6 +14,7 @@ pub(crate) mod files;
 pub(crate) mod forward;
 mod health;
 mod identity;
+mod indexes;
 mod leases;
 mod notification;
 mod outer;

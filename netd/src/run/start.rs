@@ -44,7 +44,8 @@ pub(super) const LEASE_RECORD: &str = "leases";
 const ADOPTING: &str = "adopting";
 
 /// Every file that this daemon keeps in its run-time folder besides the frame's.
-pub(crate) const FILES: [&str; 5] = [DEVICES, NETWORKS, LEASE_RECORD, ADOPTING, super::reconfigure::SETTLED];
+pub(crate) const FILES: [&str; 6] =
+    [DEVICES, NETWORKS, LEASE_RECORD, ADOPTING, super::reconfigure::SETTLED, super::indexes::INDEXES];
 
 /// Runs with the source of leases that the configuration names.
 pub(super) async fn run(config: Config, seed: u64, shell: Shell, claimed: Claimed) -> Result<()> {

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use daemon::monitors::Interests;
 use kernel::address::Addresses;
 use kernel::fdb::Fdbs;
-use kernel::link::Links;
 use kernel::neighbour::Neighbours;
 use kernel::nft;
 use kernel::nft::forward::Forward;
@@ -29,6 +28,7 @@ use reconcile::Target;
 
 use super::extension::EventFiles;
 use super::identity::Identity;
+use super::indexes::links;
 use super::notification::interest;
 use super::rivals::Rivals;
 use super::unannounced::{Check, check};
@@ -116,7 +116,7 @@ impl Targets {
         let fdb = Fdbs::new(rtnl()?, devices_now.clone());
         let (written, writers) = (fdb.written(), Writers::default());
         Ok(Self {
-            links: Box::new(writers.watch(Links::new(rtnl()?, Box::new(own_link)).only(names), Subject::Link)),
+            links: Box::new(writers.watch(links(rtnl()?, Box::new(own_link), names, &folders.run_dir), Subject::Link)),
             checksums: Box::new(TxChecksums::open(devices_now.iter().cloned())?),
             wireguard,
             wireguard_differs: fingerprint.map(check),

@@ -22,7 +22,7 @@ use netstate::{IfName, IpipOptions, Link, LinkKind};
 
 use self::read::name_references;
 pub(crate) use self::read::state;
-pub use self::table::{Links, OwnsLink};
+pub use self::table::{LinkIndexes, Links, OwnsLink};
 pub use self::veth::{VETH_TXQLEN, VethEnd, VethPair};
 use crate::error::{Cause, KernelError};
 use crate::rtnl::{Operation, Rtnl, encode, gone_is_fine};

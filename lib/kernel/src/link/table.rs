@@ -17,19 +17,31 @@ use crate::rtnl::{Indexes, Rtnl};
 /// Which links are ours, by name and settings.
 pub type OwnsLink = Box<dyn Fn(&IfName, &Link) -> bool + Send>;
 
+/// Indexes of links by the names that they had.
+pub type LinkIndexes = BTreeMap<IfName, u32>;
+
 /// The table of links.
 pub struct Links {
     rtnl: Rtnl,
     owns: OwnsLink,
     names: Option<BTreeSet<IfName>>,
     /// Which link had a name when it was last listed: it is the same under another name.
-    indexes: BTreeMap<IfName, u32>,
+    indexes: LinkIndexes,
+    /// Given these whenever they change.
+    remember: Box<dyn FnMut(&LinkIndexes) + Send>,
 }
 
 impl Links {
     /// The links of `rtnl`'s namespace, of which those that `owns` returns true for are ours to remove.
     pub fn new(rtnl: Rtnl, owns: OwnsLink) -> Self {
-        Self { rtnl, owns, names: None, indexes: BTreeMap::new() }
+        Self { rtnl, owns, names: None, indexes: LinkIndexes::new(), remember: Box::new(|_| ()) }
+    }
+
+    /// Takes links of these indexes for those that had the names when they were last listed, by an earlier run: somebody
+    /// may have renamed them since. `remember` is given what the next run should know, whenever that changes.
+    #[must_use]
+    pub fn known_as(self, indexes: LinkIndexes, remember: impl FnMut(&LinkIndexes) + Send + 'static) -> Self {
+        Self { indexes, remember: Box::new(remember), ..self }
     }
 
     /// Lists these links only: what others there are costs nothing. Every desired link has to be among them.
@@ -110,7 +122,12 @@ impl Target for Links {
 
     fn observe(&mut self) -> Result<Rows<IfName, Link>, KernelError> {
         let links = self.read()?;
-        self.indexes.extend(links.iter().map(|state| (state.name.clone(), state.index)));
+        let mut indexes = self.indexes.clone();
+        indexes.extend(links.iter().map(|state| (state.name.clone(), state.index)));
+        if indexes != self.indexes {
+            self.indexes = indexes;
+            (self.remember)(&self.indexes);
+        }
         let owner = |state: &LinkState| match (self.owns)(&state.name, &state.link) {
             true => Owner::Ours,
             false => Owner::Foreign,
