@@ -55,6 +55,8 @@ pub(crate) struct Planner {
     refused: BTreeMap<SubnetKey, Refused>,
     /// What is odd about leases that are used.
     remarks: BTreeMap<SubnetKey, String>,
+    /// Leases of which something else is to be said than when that was asked for last.
+    changed: BTreeSet<SubnetKey>,
     /// How many leases are refused as a whole.
     unused: usize,
     /// On the way from one backend to another.
@@ -80,6 +82,7 @@ impl Planner {
             peers: PerFamily::default(),
             refused: BTreeMap::new(),
             remarks: BTreeMap::new(),
+            changed: BTreeSet::new(),
             unused: 0,
             moving: Moving::default(),
         }
@@ -113,6 +116,12 @@ impl Planner {
     #[must_use]
     pub(crate) const fn refused(&self) -> &BTreeMap<SubnetKey, Refused> {
         &self.refused
+    }
+
+    /// The leases whose refusal or remark has changed since this was called last, with what is to be said of them now.
+    pub(crate) fn take_changed(&mut self) -> Vec<(SubnetKey, Option<&Refused>, Option<&String>)> {
+        let keys = std::mem::take(&mut self.changed);
+        keys.into_iter().map(|key| (key, self.refused.get(&key), self.remarks.get(&key))).collect()
     }
 
     /// What is odd about leases that are used, for an operator.
@@ -277,7 +286,13 @@ impl Planner {
             let is_used = verdicts.values().any(|verdict| matches!(verdict, Some(Ok(()))));
             let refused = Refused(verdicts.map(|_, verdict| verdict.and_then(Result::err)));
             let used = is_used.then(|| self.leases.get(&key)).flatten();
-            match used.and_then(|stored| self.network.backend.remark_on(&stored.lease)) {
+            let remark = used.and_then(|stored| self.network.backend.remark_on(&stored.lease));
+            let same = self.remarks.get(&key) == remark.as_ref()
+                && self.refused.get(&key) == Some(&refused).filter(|refused| !refused.0.is_empty());
+            if !same {
+                self.changed.insert(key);
+            }
+            match remark {
                 Some(remark) => drop(self.remarks.insert(key, remark)),
                 None => drop(self.remarks.remove(&key)),
             }

@@ -277,6 +277,22 @@ fn only_flannels_shapes_are_adopted_and_only_at_the_first_start() {
 }
 
 #[test]
+fn refused_lease_is_named_when_its_refusal_changes_and_not_in_each_plan() {
+    let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), ALL, local());
+    let changed = |planner: &mut Planner| -> Vec<(String, bool)> {
+        planner.take_changed().into_iter().map(|(key, refusal, _)| (key.to_string(), refusal.is_some())).collect()
+    };
+    let bad = |n: u8, backend| lease(&format!("172.7.{n}.0/24"), &format!("10.4.7.{n}"), backend);
+    planner.update([put(&bad(22, BackendAttrs::HostGw), 1)]);
+    assert_eq!(changed(&mut planner), [("172.7.22.0-24".to_owned(), true)]);
+    planner.update([put(&bad(23, BackendAttrs::HostGw), 2), put(&bad(22, BackendAttrs::HostGw), 3)]);
+    assert_eq!(changed(&mut planner), [("172.7.23.0-24".to_owned(), true)], "the other is refused as before");
+    planner.update([put(&bad(22, vxlan("02:00:00:00:00:22")), 4)]);
+    assert_eq!(changed(&mut planner), [("172.7.22.0-24".to_owned(), false)]);
+    assert_eq!(changed(&mut planner), []);
+}
+
+#[test]
 fn of_leases_with_one_hardware_address_the_newest_is_used() {
     let network = network(r#"{"Type":"vxlan"}"#);
     let old = lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22"));

@@ -257,13 +257,15 @@ impl<S: LeaseSource> Daemon<S> {
         }
         let planned = self.planning.plan(&self.witness.view);
         self.check_moved();
-        for (key, refusal) in self.planning.planner.refused() {
-            self.reporter.complain(format!("{key}: {refusal}"), |_| {
-                tracing::warn!(subnet = key.list(), reason = %refusal, "a lease is not used");
-            });
-        }
-        for remark in self.planning.planner.remarks() {
-            self.reporter.complain(remark, |text| tracing::warn!("{text}"));
+        for (key, refusal, remark) in self.planning.planner.take_changed() {
+            if let Some(refusal) = refusal {
+                self.reporter.complain(format!("{key}: {refusal}"), |_| {
+                    tracing::warn!(subnet = key.list(), reason = %refusal, "a lease is not used");
+                });
+            }
+            if let Some(remark) = remark {
+                self.reporter.complain(format!("{key}: {remark}"), |text| tracing::warn!("{text}"));
+            }
         }
         for remark in self.planning.planner.remark().into_iter().chain(self.planning.planner.vrf_remark()) {
             self.reporter.complain(remark, |text| tracing::warn!("{text}"));
