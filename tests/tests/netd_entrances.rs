@@ -48,6 +48,14 @@ const IPTABLES: &[&str] = &[
      iptables -A INPUT -p tcp -j ACCEPT; iptables -A INPUT -i cbr0 -j ACCEPT; iptables -A INPUT -i flannel+ -j ACCEPT; \
      iptables -A INPUT -j REJECT",
 ];
+const LEGACY: &[&str] = &[
+    "sh",
+    "-ec",
+    "iptables-legacy -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; iptables-legacy -A INPUT -i lo -j ACCEPT; \
+     iptables-legacy -A INPUT -p tcp -j ACCEPT; iptables-legacy -A INPUT -i cbr0 -j ACCEPT; \
+     iptables-legacy -A INPUT -i flannel+ -j ACCEPT; iptables-legacy -P INPUT DROP",
+];
+
 fn ports_and_protocols_of_each_tunnel_are_found_closed_and_opened_in_each_firewall() -> Result<()> {
     let wireguard = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"wireguard"}}"#;
     let ipip = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"ipip"}}"#;
@@ -59,6 +67,9 @@ fn ports_and_protocols_of_each_tunnel_are_found_closed_and_opened_in_each_firewa
         (ipip, NFTABLES, &proto),
         (wireguard, IPTABLES, &wg),
         (ipip, IPTABLES, &proto),
+        (VXLAN, LEGACY, &vxlan),
+        (wireguard, LEGACY, &wg),
+        (ipip, LEGACY, &proto),
     ] {
         is_found_and_opened(config, close, says).with_context(|| format!("{config} {close:?}"))?;
     }

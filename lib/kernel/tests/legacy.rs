@@ -1,4 +1,4 @@
-//! The chain FORWARD of iptables-legacy as its own tool makes it.
+//! The chains FORWARD and INPUT of iptables-legacy as its own tool makes them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
@@ -7,7 +7,9 @@ mod common;
 use std::process::ExitCode;
 
 use common::{cases, sh};
+use kernel::legacy::arrival::Input;
 use kernel::legacy::{Denial, forwarding, has_filter};
+use kernel::nft::arrival::Arrival;
 use netstate::IpFamily;
 
 fn run(program: &str, args: &str) {
@@ -55,6 +57,73 @@ fn chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts() {
     }
 }
 
+/// The number of the rule that denies, 0 for the policy; `None` when nothing certainly does.
+fn denied(family: IpFamily, port: Option<u16>) -> Option<u32> {
+    let (from, to) = match family {
+        IpFamily::V4 => ("10.4.7.22", "10.4.7.21"),
+        IpFamily::V6 => ("fd00:4:7::22", "fd00:4:7::21"),
+    };
+    let protocol = if port.is_some() { 17 } else { 4 };
+    let link = ("eth0".parse().unwrap(), 2);
+    let arrival = Arrival { link, from: Some(from.parse().unwrap()), to: to.parse().unwrap(), protocol, port };
+    Input::of(family).unwrap().denied(&arrival).map(|denied| denied.rule.unwrap_or(0))
+}
+
+fn packet_is_followed_through_input_as_the_kernel_would_lead_it() {
+    for (program, family, nodes, other) in [
+        ("iptables-legacy", IpFamily::V4, "10.4.7.0/24", "10.9.9.0/24"),
+        ("ip6tables-legacy", IpFamily::V6, "fd00:4:7::/64", "fd00:9::/64"),
+    ] {
+        run(program, "-N USER");
+        assert_eq!(denied(family, Some(8472)), None);
+        run(program, "-P INPUT DROP");
+        assert_eq!((denied(family, Some(8472)), denied(family, None)), (Some(0), Some(0)));
+        // None of these is for a first packet of a node to the tunnel's port.
+        for rule in [
+            "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+            "-m state --state ESTABLISHED -j ACCEPT".to_owned(),
+            "-i lo -j ACCEPT".to_owned(),
+            "-i flannel+ -j ACCEPT".to_owned(),
+            "! -i eth0 -j ACCEPT".to_owned(),
+            "-p tcp -j ACCEPT".to_owned(),
+            "-p udp --dport 8473:9000 -j ACCEPT".to_owned(),
+            "-p udp ! --dport 8472 -j ACCEPT".to_owned(),
+            "-p udp -m multiport --dports 53,8473:9000 -j ACCEPT".to_owned(),
+            "-p udp -m multiport ! --dports 53,8400:8500 -j ACCEPT".to_owned(),
+            format!("-s {other} -j ACCEPT"),
+            format!("! -s {nodes} -j ACCEPT"),
+            format!("-d {other} -j ACCEPT"),
+            "-j LOG".to_owned(),
+        ] {
+            run(program, &format!("-A INPUT {rule}"));
+        }
+        assert_eq!(denied(family, Some(8472)), Some(0));
+        for (rule, wanted) in [
+            ("-j USER".to_owned(), Some(0)),
+            (format!("-s {nodes} -i eth0 -p udp --dport 8472 -j ACCEPT"), None),
+            ("-p udp -m multiport --dports 53,8400:8500 -j ACCEPT".to_owned(), None),
+            ("-m conntrack ! --ctstate ESTABLISHED -j ACCEPT".to_owned(), None),
+            // What is open may accept.
+            ("-m limit --limit 1/s -j ACCEPT".to_owned(), None),
+            ("-p udp --sport 1000 -j ACCEPT".to_owned(), None),
+            ("-m limit --limit 1/s -j DROP".to_owned(), Some(0)),
+            ("-p udp -j REJECT".to_owned(), Some(1)),
+        ] {
+            run(program, &format!("-I INPUT {rule}"));
+            assert_eq!(denied(family, Some(8472)), wanted, "{program} {rule}");
+            run(program, &format!("-D INPUT {rule}"));
+        }
+        run(program, "-I INPUT -j USER");
+        run(program, "-A USER -p udp -j RETURN");
+        run(program, "-A USER -j DROP");
+        assert_eq!((denied(family, Some(8472)), denied(family, None)), (Some(0), Some(1)), "a chain that is left");
+        assert!(Input::of(family).unwrap().has_chain("USER") && !Input::of(family).unwrap().has_chain("USE"));
+    }
+}
+
 fn main() -> ExitCode {
-    common::main(cases![chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts])
+    common::main(cases![
+        chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts,
+        packet_is_followed_through_input_as_the_kernel_would_lead_it,
+    ])
 }

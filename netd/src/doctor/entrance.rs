@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use kernel::legacy::{self, arrival::Input};
 use kernel::link::LinkState;
 use kernel::nft::Nft;
 use kernel::nft::arrival::{Arrival, Arrivals, Denied};
@@ -57,13 +58,31 @@ impl fmt::Display for Entrance {
     }
 }
 
+/// What denies packets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Denier {
+    /// Rules of nftables.
+    Nft(Denied),
+    /// Those of iptables-legacy.
+    Legacy(legacy::arrival::Denied),
+}
+
+impl fmt::Display for Denier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nft(denied) => denied.fmt(f),
+            Self::Legacy(denied) => denied.fmt(f),
+        }
+    }
+}
+
 /// An entrance that rules close.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Closed {
     /// What they deny.
     pub entrance: Entrance,
     /// What denies.
-    pub denied: Denied,
+    pub denied: Denier,
     /// What denies is ufw's.
     pub ufw: bool,
     /// The tunnel's device, or the interface.
@@ -89,8 +108,8 @@ pub(super) fn closed(
         return Ok(Vec::new());
     };
     let nodes: BTreeSet<IpAddr> = nodes.take(NODES).collect();
-    let (mut rules, mut nft) = (Arrivals::read(Nft::open()?)?, Nft::open()?);
-    let mut closed: BTreeMap<(Entrance, Denied, bool), Closed> = BTreeMap::new();
+    let mut rules = Rules::read()?;
+    let mut closed: BTreeMap<(Entrance, Denier, bool), Closed> = BTreeMap::new();
     for (device, family, entrance) in entrances(&Rtnl::open()?.links()?, &uplink.name, probes) {
         let own = |address: &&netstate::InterfaceAddress| {
             IpFamily::of(address.addr) == family && !is_link_local(address.addr)
@@ -100,10 +119,9 @@ pub(super) fn closed(
             let protocol = entrance.port().map_or(IPIP, |_| Protocol::Udp.number());
             let link = (uplink.name.clone(), uplink.index);
             let arrival = Arrival { link, from: Some(*node), to: own.addr, protocol, port: entrance.port() };
-            let Some(denied) = rules.denied(&arrival)? else { continue };
+            let Some((denied, ufw)) = rules.denied(&arrival)? else { continue };
             let network = Prefix::new(own.addr, own.len).ok().filter(|network| network.contains(*node));
             let network = network.unwrap_or_else(|| Prefix::host(*node));
-            let ufw = is_of_ufw(&mut nft, &denied)?;
             let new =
                 || Closed { entrance, denied: denied.clone(), ufw, device: device.clone(), nodes: [].into(), network };
             // What opens it says of which family.
@@ -113,9 +131,41 @@ pub(super) fn closed(
     Ok(closed.into_values().collect())
 }
 
-fn is_of_ufw(nft: &mut Nft, denied: &Denied) -> Result<bool, KernelError> {
-    let chain = if denied.table.family == Family::Ip6 { "ufw6-user-input" } else { "ufw-user-input" };
-    nft.has_chain(&denied.table, &Name::literal(chain))
+/// The rules that arriving packets meet.
+struct Rules {
+    nft: Arrivals,
+    more: Nft,
+    legacy: BTreeMap<IpFamily, Input>,
+}
+
+impl Rules {
+    fn read() -> Result<Self, KernelError> {
+        let mut legacy = BTreeMap::new();
+        for family in IpFamily::ALL.into_iter().filter(|family| legacy::has_filter(*family)) {
+            legacy.insert(family, Input::of(family)?);
+        }
+        Ok(Self { nft: Arrivals::read(Nft::open()?)?, more: Nft::open()?, legacy })
+    }
+
+    /// What denies a packet, and whether that is ufw's.
+    fn denied(&mut self, arrival: &Arrival) -> Result<Option<(Denier, bool)>, KernelError> {
+        if let Some(denied) = self.nft.denied(arrival)? {
+            let family = if denied.table.family == Family::Ip6 { IpFamily::V6 } else { IpFamily::V4 };
+            let ufw = self.more.has_chain(&denied.table, &Name::literal(of_ufw(family)))?;
+            return Ok(Some((Denier::Nft(denied), ufw)));
+        }
+        let family = IpFamily::of(arrival.to);
+        let Some(input) = self.legacy.get(&family) else { return Ok(None) };
+        Ok(input.denied(arrival).map(|denied| (Denier::Legacy(denied), input.has_chain(of_ufw(family)))))
+    }
+}
+
+/// A chain that ufw makes.
+const fn of_ufw(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ufw-user-input",
+        IpFamily::V6 => "ufw6-user-input",
+    }
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

@@ -5,7 +5,7 @@
 
 use netstate::nft::Family;
 
-use super::entrance::{Closed, Entrance};
+use super::entrance::{Closed, Denier, Entrance};
 use super::{Facts, Trouble};
 
 pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
@@ -47,7 +47,9 @@ fn entrance(closed: &Closed) -> Trouble {
 fn opening(closed: &Closed) -> String {
     let Closed { entrance, denied, network, ufw, .. } = closed;
     let (family, word) = if network.is_ipv4() { ("ipv4", "ip") } else { ("ipv6", "ip6") };
-    if denied.table.name.as_str() == "firewalld" {
+    if let Denier::Nft(denied) = denied
+        && denied.table.name.as_str() == "firewalld"
+    {
         let what = match entrance.port() {
             Some(port) => format!(r#"port port="{port}" protocol="udp""#),
             None => r#"protocol value="4""#.to_owned(),
@@ -66,6 +68,11 @@ fn opening(closed: &Closed) -> String {
             ),
         };
     }
+    let Denier::Nft(denied) = denied else {
+        let command = if network.is_ipv4() { "iptables-legacy" } else { "ip6tables-legacy" };
+        let what = entrance.port().map_or("-p 4".to_owned(), |port| format!("-p udp --dport {port}"));
+        return format!("{command} -I INPUT {what} -s {network} -j ACCEPT{SAVE}");
+    };
     let base = denied.base.as_str();
     if matches!(denied.table.family, Family::Ip | Family::Ip6) && base.bytes().all(|byte| byte.is_ascii_uppercase()) {
         let command = if network.is_ipv4() { "iptables" } else { "ip6tables" };
@@ -88,6 +95,8 @@ fn zone(chain: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use kernel::nft::arrival::Denied;
+    use netstate::IpFamily;
     use netstate::nft::{Name, TableKey};
 
     use super::*;
@@ -95,7 +104,8 @@ mod tests {
     fn closed(table: (Family, &str), chain: &str, entrance: Entrance) -> Closed {
         let table = TableKey { family: table.0, name: Name::new(table.1).unwrap() };
         let base = Name::new(if chain.starts_with("filter_IN_") { "filter_INPUT" } else { chain }).unwrap();
-        let denied = kernel::nft::arrival::Denied { table, base, chain: Name::new(chain).unwrap(), rule: None };
+        let denied = Denied { table, base, chain: Name::new(chain).unwrap(), rule: None };
+        let denied = Denier::Nft(denied);
         let network = "10.4.7.0/24".parse().unwrap();
         let device = "flannel.1".parse().unwrap();
         Closed { entrance, denied, ufw: false, device, nodes: [].into(), network }
@@ -129,6 +139,11 @@ mod tests {
         ] {
             assert_eq!(opening(&closed), fix);
         }
+        let legacy = |family| Denier::Legacy(kernel::legacy::arrival::Denied { family, rule: Some(3) });
+        let old = Closed { denied: legacy(IpFamily::V4), ..closed((Family::Ip, "filter"), "INPUT", udp) };
+        let fix = "iptables-legacy -I INPUT -p udp --dport 8472 -s 10.4.7.0/24 -j ACCEPT, and the same where your rules are \
+                   loaded from at boot";
+        assert_eq!((opening(&old).as_str(), old.denied.to_string().as_str()), (fix, "rule 3 of iptables-legacy INPUT"));
         let six = Closed { network: "fd00:4:7::/64".parse().unwrap(), ..closed((Family::Ip6, "filter"), "INPUT", udp) };
         assert!(opening(&six).starts_with("ip6tables -t filter -I INPUT -p udp --dport 8472 -s fd00:4:7::/64"));
     }

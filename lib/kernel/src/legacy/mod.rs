@@ -1,8 +1,10 @@
-//! The chain FORWARD of iptables-legacy, which nftables does not show: read by a socket's options, never written.
+//! The chains FORWARD and INPUT of iptables-legacy, which nftables does not show: read by a socket's options, never written.
 //!
 //! The kernel gives the whole table `filter` as `struct ipt_entry` one behind the other (include/uapi/linux/netfilter_ipv4/
 //! ip_tables.h and ip6_tables.h). Invariants: asking for a table makes it, so it is asked for only where the kernel names it; what
 //! cannot be read in a rule is a condition, and a chain is left at its first rule that decides about everything.
+
+pub mod arrival;
 
 use std::io;
 use std::net::IpAddr;
@@ -21,7 +23,9 @@ const GET_ENTRIES: libc::c_int = 65;
 const NAME: usize = 32;
 const INFO: usize = NAME + 4 + 20 + 20 + 8;
 
-/// Where entry and underflow of NF_INET_FORWARD and the size of the entries stand in it.
+/// Where entry and underflow of NF_INET_LOCAL_IN and NF_INET_FORWARD and the size of the entries stand in it.
+const ENTRY_OF_INPUT: usize = NAME + 4 + 4;
+const UNDERFLOW_OF_INPUT: usize = ENTRY_OF_INPUT + 20;
 const ENTRY: usize = NAME + 4 + 2 * 4;
 const UNDERFLOW: usize = ENTRY + 20;
 const SIZE: usize = INFO - 4;
@@ -222,12 +226,18 @@ struct Layout {
 const V4: Layout = Layout { address: 4, interfaces: (48, 80), rest: (80, 84), offsets: 88, elements: 112 };
 const V6: Layout = Layout { address: 16, interfaces: (96, 128), rest: (128, 133), offsets: 140, elements: 168 };
 
-impl Rule {
-    fn read(family: IpFamily, entry: &[u8]) -> Option<Self> {
-        let Layout { address, interfaces, rest, offsets, elements } = match family {
+impl Layout {
+    const fn of(family: IpFamily) -> Self {
+        match family {
             IpFamily::V4 => V4,
             IpFamily::V6 => V6,
-        };
+        }
+    }
+}
+
+impl Rule {
+    fn read(family: IpFamily, entry: &[u8]) -> Option<Self> {
+        let Layout { address, interfaces, rest, offsets, elements } = Layout::of(family);
         let (target, length) = (short(entry, offsets)?, short(entry, offsets + 2)?);
         let entry = entry.get(..length)?;
         let is_set = |(from, to)| entry.get(from..to).is_none_or(|bytes: &[u8]| bytes.iter().any(|byte| *byte != 0));
@@ -305,6 +315,7 @@ pub(crate) fn fuzz_table(input: &[u8]) {
         let judged = Table { family, entries, underflow, left: RULES }.judge(begin);
         assert!(judged.is_none_or(|found| found.from.len() + found.to.len() <= entries.len()));
     }
+    arrival::fuzz_input(input);
 }
 
 #[cfg(test)]

@@ -1,0 +1,353 @@
+//! The chain INPUT of iptables-legacy, followed with a packet of which some is known.
+//!
+//! Invariants: what is not known of a packet or not understood of a condition is open, and a verdict behind something open that may have
+//! accepted the packet is no finding; each rule is read once for each way that leads to it, and [`RULES`] bound them all.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netstate::IpFamily;
+
+use super::{
+    ACCEPT, DEPTH, DROP, ENTRY_OF_INPUT, EXTENSION, Layout, RETURN, RULES, UNDERFLOW_OF_INPUT, number, read, short,
+};
+use crate::error::{Cause, KernelError};
+use crate::nft::arrival::Arrival;
+
+/// What inverts a condition: IPT_INV_VIA_IN and its like, the same for IPv6 (include/uapi/linux/netfilter_ipv4/ip_tables.h).
+const INV_IN: u8 = 0x01;
+const INV_OUT: u8 = 0x02;
+const INV_TOS: u8 = 0x04;
+const INV_FROM: u8 = 0x08;
+const INV_TO: u8 = 0x10;
+const INV_PROTOCOL: u8 = 0x40;
+
+/// Targets that let a packet go on to the next rule.
+const PASSING: [&[u8]; 14] = [
+    b"LOG",
+    b"NFLOG",
+    b"ULOG",
+    b"MARK",
+    b"CONNMARK",
+    b"SET",
+    b"TRACE",
+    b"AUDIT",
+    b"TCPMSS",
+    b"DSCP",
+    b"TOS",
+    b"CT",
+    b"RATEEST",
+    b"CHECKSUM",
+];
+
+/// The bit of a new connection in masks of states: XT_CONNTRACK_STATE_BIT(IP_CT_NEW).
+const NEW: u8 = 0x08;
+
+/// The chain INPUT of the table `filter` of one family.
+#[derive(Debug)]
+pub struct Input {
+    family: IpFamily,
+    entries: Vec<u8>,
+    begin: usize,
+    underflow: usize,
+}
+
+/// What denies a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Denied {
+    /// The family of the table.
+    pub family: IpFamily,
+    /// The number of the rule of INPUT that denies or leads to what denies, from 1, as `--line-numbers` shows it; `None` for
+    /// the policy.
+    pub rule: Option<u32>,
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = if self.family == IpFamily::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+        match self.rule {
+            None => write!(f, "the policy of {command} INPUT"),
+            Some(number) => write!(f, "rule {number} of {command} INPUT"),
+        }
+    }
+}
+
+impl Input {
+    /// Reads it; the table must be there ([`has_filter`](super::has_filter)).
+    ///
+    /// # Errors
+    /// When the kernel refuses, for want of CAP_NET_ADMIN say, or its answer cannot be read.
+    pub fn of(family: IpFamily) -> Result<Self, KernelError> {
+        let object = "chain INPUT of iptables-legacy";
+        let (info, entries) = read(family).map_err(|source| KernelError::io("read", object, "getsockopt", source))?;
+        let places = number(&info, ENTRY_OF_INPUT).zip(number(&info, UNDERFLOW_OF_INPUT));
+        let short = || KernelError::new("read", object, Cause::Unexpected("a table without that chain".to_owned()));
+        let (begin, underflow) = places.ok_or_else(short)?;
+        Ok(Self { family, entries, begin, underflow })
+    }
+
+    /// What denies a first packet like `arrival`, if something certainly does.
+    #[must_use]
+    pub fn denied(&self, arrival: &Arrival) -> Option<Denied> {
+        let mut walk = Walk { table: self, arrival, left: RULES, open: false };
+        match walk.chain(self.begin, DEPTH)? {
+            End::Denied(rule) => (!walk.open).then_some(Denied { family: self.family, rule }),
+            End::Accepted | End::Left => None,
+        }
+    }
+
+    /// True when the table has a chain of this name.
+    #[must_use]
+    pub fn has_chain(&self, name: &str) -> bool {
+        // A chain begins with a rule whose target `ERROR` has its name as data.
+        let wanted = [name.as_bytes(), b"\0"].concat();
+        self.entries.windows(wanted.len()).any(|bytes| bytes == wanted)
+    }
+}
+
+/// How a chain ends for the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Accepted,
+    /// By the rule of this number; `None` by the policy.
+    Denied(Option<u32>),
+    Left,
+}
+
+struct Walk<'a> {
+    table: &'a Input,
+    arrival: &'a Arrival,
+    /// Rules that may still be read.
+    left: u32,
+    /// Something may have accepted the packet before.
+    open: bool,
+}
+
+impl Walk<'_> {
+    /// Follows the chain that begins at `at`; `None` when it cannot be read.
+    fn chain(&mut self, mut at: usize, depth: u32) -> Option<End> {
+        let mut line = 0_u32;
+        while at < self.table.entries.len() {
+            self.left = self.left.checked_sub(1)?;
+            line = line.saturating_add(1);
+            let rule = Rule::read(self.table.family, self.table.entries.get(at..)?)?;
+            let matches = rule.matches(self.arrival);
+            let number = (at != self.table.underflow).then_some(line);
+            let end = if matches == Some(false) { End::Left } else { self.target(&rule, number, depth)? };
+            match (end, matches) {
+                (End::Left, Some(true)) if rule.returns() => return Some(End::Left),
+                (End::Left, _) => {}
+                (End::Accepted, None) => self.open = true,
+                (End::Denied(_), None) => {}
+                (end, _) => return Some(end),
+            }
+            at = at.checked_add(rule.length)?;
+        }
+        Some(End::Left)
+    }
+
+    /// What becomes of a packet that the rule with this number concerns.
+    fn target(&mut self, rule: &Rule, number: Option<u32>, depth: u32) -> Option<End> {
+        Some(match rule.target {
+            Target::Verdict(DROP) | Target::Denial => End::Denied(number),
+            Target::Verdict(ACCEPT) => End::Accepted,
+            Target::Verdict(to @ 0..) if depth > 0 => match self.chain(usize::try_from(to).ok()?, depth - 1)? {
+                End::Denied(_) => End::Denied(number),
+                end => end,
+            },
+            Target::Verdict(_) | Target::Passing => End::Left,
+            // It may do anything.
+            Target::Other => {
+                self.open = true;
+                End::Left
+            }
+        })
+    }
+}
+
+/// What a rule does with packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// Below zero, or where it leads to.
+    Verdict(i32),
+    Denial,
+    Passing,
+    Other,
+}
+
+/// One entry.
+struct Rule<'a> {
+    family: IpFamily,
+    header: &'a [u8],
+    matches: &'a [u8],
+    length: usize,
+    target: Target,
+}
+
+impl<'a> Rule<'a> {
+    fn read(family: IpFamily, entry: &'a [u8]) -> Option<Self> {
+        let Layout { offsets, elements, .. } = Layout::of(family);
+        let (target, length) = (short(entry, offsets)?, short(entry, offsets.checked_add(2)?)?);
+        let entry = entry.get(..length).filter(|_| length > elements)?;
+        let name = entry.get(target.checked_add(2)?..target.checked_add(EXTENSION - 1)?)?;
+        let name = name.split(|byte| *byte == 0).next()?;
+        let verdict = entry.get(target.checked_add(EXTENSION)?..).and_then(|data| data.first_chunk::<4>());
+        let target_of = match name {
+            b"" => verdict.map_or(Target::Other, |bytes| Target::Verdict(i32::from_ne_bytes(*bytes))),
+            b"REJECT" | b"DROP" => Target::Denial,
+            name if PASSING.contains(&name) => Target::Passing,
+            _ => Target::Other,
+        };
+        let (header, matches) = (entry.get(..elements)?, entry.get(elements..target)?);
+        Some(Self { family, header, matches, length, target: target_of })
+    }
+
+    fn returns(&self) -> bool {
+        self.target == Target::Verdict(RETURN)
+    }
+
+    /// Whether it concerns the packet; `None` when that is open.
+    fn matches(&self, arrival: &Arrival) -> Option<bool> {
+        let all = self.header_matches(arrival).into_iter().chain(Extensions(self.matches).map(|found| match found {
+            Some((name, data)) => extension_matches(name, data, arrival),
+            None => None,
+        }));
+        // One that certainly does not match decides, whatever is open.
+        let mut open = false;
+        for one in all {
+            match one {
+                Some(false) => return Some(false),
+                Some(true) => {}
+                None => open = true,
+            }
+        }
+        (!open).then_some(true)
+    }
+
+    fn header_matches(&self, arrival: &Arrival) -> [Option<bool>; 6] {
+        let Layout { address, interfaces, rest, .. } = Layout::of(self.family);
+        let v6 = self.family == IpFamily::V6;
+        // Protocol, then flags and inversions; IPv6 has the class of traffic between them.
+        let (flags, inversions) = if v6 { (rest.0 + 3, rest.0 + 4) } else { (rest.0 + 2, rest.0 + 3) };
+        let byte = |at: usize| self.header.get(at).copied().unwrap_or_default();
+        let inverted = |bit: u8| byte(inversions) & bit != 0;
+        let part = |at: usize, length: usize| self.header.get(at..at + length).unwrap_or_default();
+        let within = |own: IpAddr, at: usize, bit: u8| {
+            let (wanted, mask) = (part(at, address), part(2 * address + at, address));
+            covers(&octets(own), wanted, mask) != inverted(bit)
+        };
+        let names = interfaces.0 - 32;
+        let by = |name: &str, at: usize, bit: u8| {
+            let mut own = [0; 16];
+            own.iter_mut().zip(name.bytes()).for_each(|(place, byte)| *place = byte);
+            covers(&own, part(names + at, 16), part(interfaces.0 + at, 16)) != inverted(bit)
+        };
+        let protocol = short(self.header, rest.0).unwrap_or_default();
+        let protocol = protocol == 0 || (protocol == usize::from(arrival.protocol)) != inverted(INV_PROTOCOL);
+        // What is only for fragments behind the first one is not for a first packet; the class of traffic is not known.
+        let fragments = !v6 && byte(flags) & 0x01 != 0;
+        let class = if v6 && byte(flags) & 0x02 != 0 || inverted(INV_TOS) { None } else { Some(!fragments) };
+        let from_any = part(2 * address, address).iter().all(|byte| *byte == 0);
+        let from = match arrival.from {
+            Some(from) => Some(within(from, 0, INV_FROM)),
+            None if from_any => Some(true),
+            None => None,
+        };
+        [
+            from,
+            Some(within(arrival.to, address, INV_TO)),
+            Some(by(arrival.link.0.as_str(), 0, INV_IN)),
+            Some(by("", 16, INV_OUT)),
+            Some(protocol),
+            class,
+        ]
+    }
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
+}
+
+/// True when `own` is `wanted` in all bits of `mask`.
+fn covers(own: &[u8], wanted: &[u8], mask: &[u8]) -> bool {
+    own.iter().zip(wanted).zip(mask).all(|((own, wanted), mask)| (own ^ wanted) & mask == 0)
+}
+
+/// The matches of a rule, each with its name and data; `None` for what cannot be read.
+struct Extensions<'a>(&'a [u8]);
+
+impl<'a> Iterator for Extensions<'a> {
+    type Item = Option<(&'a [u8], &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let size = short(self.0, 0).filter(|size| *size > EXTENSION).and_then(|size| self.0.split_at_checked(size));
+        let Some((one, rest)) = size else {
+            self.0 = &[];
+            return Some(None);
+        };
+        self.0 = rest;
+        let name = one.get(2..EXTENSION - 1).and_then(|name| name.split(|byte| *byte == 0).next());
+        Some(name.zip(one.get(EXTENSION..)))
+    }
+}
+
+/// Whether a match concerns the packet, a first one of a connection; `None` when that is open.
+fn extension_matches(name: &[u8], data: &[u8], arrival: &Arrival) -> Option<bool> {
+    let at = |place: usize| short(data, place).and_then(|number| u16::try_from(number).ok());
+    match name {
+        b"comment" => Some(true),
+        // struct xt_udp: source and destination ports from and to, and what is inverted.
+        b"udp" => {
+            let any_source = (at(0)?, at(2)?) == (0, u16::MAX) && data.get(8)? & 1 == 0;
+            let meant = (at(4)?..=at(6)?).contains(&arrival.port?) != (data.get(8)? & 2 != 0);
+            if meant { any_source.then_some(true) } else { Some(false) }
+        }
+        b"multiport" => multiport_matches(data, arrival.port?),
+        // struct xt_state_info.
+        b"state" => Some(data.first()? & NEW != 0),
+        // struct xt_conntrack_mtinfo1 to 3: flags, inversions, states; of the flags only the one of states.
+        b"conntrack" if at(146)? == 1 => Some((data.get(150)? & NEW != 0) != (at(148)? & 1 != 0)),
+        _ => None,
+    }
+}
+
+/// struct xt_multiport_v1: which ports are meant, how many, the ports, whether each begins a range, and whether all is
+/// inverted.
+fn multiport_matches(data: &[u8], port: u16) -> Option<bool> {
+    const DESTINATION: u8 = 1;
+    if *data.first()? != DESTINATION {
+        return None;
+    }
+    let count = usize::from(*data.get(1)?);
+    let at = |index: usize| short(data, 2 + 2 * index).and_then(|number| u16::try_from(number).ok());
+    let (mut index, mut found) = (0, false);
+    while index < count {
+        let from = at(index)?;
+        let ranges = *data.get(32 + index)? != 0;
+        let to = if ranges { at(index + 1)? } else { from };
+        found |= (from..=to).contains(&port);
+        index += if ranges { 2 } else { 1 };
+    }
+    Some(found != (*data.get(47)? != 0))
+}
+
+/// A table whose INPUT begins and has its policy where the first eight bytes say.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_input(input: &[u8]) {
+    let (Some(begin), Some(underflow), Some(entries)) = (number(input, 0), number(input, 4), input.get(8..)) else {
+        return;
+    };
+    for (family, own) in [(IpFamily::V4, "10.4.7.21"), (IpFamily::V6, "fd00::21")] {
+        let Ok(to) = own.parse() else { continue };
+        let Ok(name) = "eth0".parse() else { continue };
+        let table = Input { family, entries: entries.to_vec(), begin, underflow };
+        let arrival = Arrival { link: (name, 2), from: Some(to), to, protocol: 17, port: Some(8472) };
+        let _ = table.denied(&arrival);
+    }
+}
