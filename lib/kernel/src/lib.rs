@@ -22,7 +22,8 @@
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
 //! | [`probe`] | none: UDP sockets that test a path | any |
 //! | [`holders`] | none: asks a link who else has an address | any |
-//! | [`legacy`] | reads the chain FORWARD of iptables-legacy | any |
+//! | [`bound`] | none: which interfaces UDP sockets are bound to | any |
+//! | [`legacy`] | reads the chains FORWARD and INPUT of iptables-legacy | any |
 //! | [`netns`] | network namespaces | 3.8 |
 //! | [`writer`] | none: names whoever else writes into a table | 4.15 |
 //! | [`arena`] | none: memory for a process that ends soon | any |
@@ -32,6 +33,7 @@ pub mod address;
 pub mod address_watch;
 pub mod arena;
 mod attribute;
+pub mod bound;
 mod bridge;
 pub mod conntrack;
 mod endpoint;

@@ -2,12 +2,13 @@
 //!
 //! Invariant: what a test needs of a socket is set before its first packet; a socket that lacks it is never returned.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use netstate::Protocol;
+use netstate::{IfName, Protocol};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname, getsockopt, recv, send,
@@ -17,29 +18,47 @@ use nix::sys::socket::{
 /// `IP_PMTUDISC_PROBE` (include/uapi/linux/in.h): never cut, and no path's MTU is remembered.
 const NEVER_CUT: libc::c_int = 3;
 
-/// A socket at `address`, whether that is on the host yet or not.
+/// A socket at `address`, whether that is on the host yet or not, in `vrf` or outside of every VRF.
 ///
 /// # Errors
 /// When the system refuses it, or something else is at that address.
-pub fn listener(address: SocketAddr) -> io::Result<UdpSocket> {
+pub fn listener(address: SocketAddr, vrf: Option<&IfName>) -> io::Result<UdpSocket> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Datagram, flags, None)?;
     setsockopt(&fd, sockopt::IpFreebind, &true)?;
+    stand_in(&fd, vrf)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(fd.into())
+}
+
+/// What a socket in a VRF sends takes its routing table, and it receives what comes in by its links (Documentation/networking/vrf.rst).
+fn stand_in(fd: &impl AsFd, vrf: Option<&IfName>) -> io::Result<()> {
+    let Some(vrf) = vrf else { return Ok(()) };
+    Ok(setsockopt(fd, sockopt::BindToDevice, &OsString::from(vrf.as_str()))?)
+}
+
+/// A socket for questions to `target` and their answers, in `vrf` or outside of every VRF.
+///
+/// # Errors
+/// When the system refuses it, or there is no route.
+pub fn asker(target: SocketAddr, vrf: Option<&IfName>) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    stand_in(&socket, vrf)?;
+    socket.connect(target)?;
+    Ok(socket)
 }
 
 /// A socket for packets to `target`, which are never cut; without `checksum` they have none (IPv4 only).
 ///
 /// # Errors
 /// When the system refuses it, or there is no route.
-pub fn prober(target: SocketAddr, checksum: bool) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match target {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any)?;
+pub fn prober(target: SocketAddr, checksum: bool, vrf: Option<&IfName>) -> io::Result<UdpSocket> {
+    let socket = asker(target, vrf)?;
     match target {
         SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, NEVER_CUT)?,
         SocketAddr::V6(_) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, NEVER_CUT)?,
@@ -48,7 +67,6 @@ pub fn prober(target: SocketAddr, checksum: bool) -> io::Result<UdpSocket> {
         set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
     }
     socket.set_nonblocking(true)?;
-    socket.connect(target)?;
     Ok(socket)
 }
 
@@ -171,11 +189,11 @@ mod tests {
 
     #[test]
     fn packets_arrive_whole_with_and_without_checksum() {
-        let listener = listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listener("127.0.0.1:0".parse().unwrap(), None).unwrap();
         listener.set_nonblocking(false).unwrap();
         listener.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         for checksum in [true, false] {
-            let prober = prober(listener.local_addr().unwrap(), checksum).unwrap();
+            let prober = prober(listener.local_addr().unwrap(), checksum, None).unwrap();
             prober.send(&[7; 1000]).unwrap();
             let mut buffer = [0; 2000];
             let (length, from) = listener.recv_from(&mut buffer).unwrap();
@@ -209,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_here_yet_can_be_listened_at() {
-        let listener = listener("192.0.2.7:0".parse().unwrap()).unwrap();
+        let listener = listener("192.0.2.7:0".parse().unwrap(), None).unwrap();
         assert!(listener.local_addr().unwrap().to_string().starts_with("192.0.2.7:"));
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use kernel::Rtnl;
 use kernel::nft::{Denial, Nft};
 use kernel::query::{Interface, Query};
 use netstate::{IfName, Prefix, SysctlKey};
@@ -90,6 +91,13 @@ pub(crate) fn ask(flags: &Flags) -> Result<Status> {
     Status::deserialize(&value).context("read the daemon's status")
 }
 
+/// The VRF in which the daemon reaches the other nodes.
+pub(crate) fn vrf(rtnl: &mut Rtnl, status: &Status) -> Option<IfName> {
+    let interface = status.node.interface.parse().ok()?;
+    // One that cannot be read is one without a VRF: what is sent then says more.
+    Some(rtnl.vrf_of(&interface).ok()??.name)
+}
+
 /// Gathers them.
 ///
 /// # Errors
@@ -99,8 +107,12 @@ pub(super) fn gather(flags: &Flags, probe_port: Option<u16>) -> Result<Facts> {
         Ok(daemon) => (Some(daemon), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    let peers =
-        daemon.as_ref().map(|daemon| probing::peers(daemon, probe_port.unwrap_or_default())).unwrap_or_default();
+    let mut rtnl = Rtnl::open()?;
+    let peers = daemon.as_ref().map(|daemon| {
+        let vrf = vrf(&mut rtnl, daemon);
+        probing::peers(daemon, probe_port.unwrap_or_default(), vrf.as_ref())
+    });
+    let peers = peers.unwrap_or_default();
     block_on(async {
         let interfaces = Query::open()?.interfaces().await?;
         let before = counters()?;

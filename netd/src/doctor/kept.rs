@@ -53,6 +53,7 @@ mod tests {
             name: "172.7.22.0/24,fc00::/64".to_owned(),
             backend: "host-gw".to_owned(),
             direct: direct.parse().unwrap(),
+            vrf: None,
             tunnel: None,
             subnet: "172.7.22.0/24".parse().unwrap(),
         };

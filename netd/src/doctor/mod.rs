@@ -25,7 +25,7 @@ use ::daemon::lifecycle::Exit;
 use anyhow::Result;
 
 use crate::command::args::Flags;
-pub(crate) use facts::{Facts, ask};
+pub(crate) use facts::{Facts, ask, vrf};
 
 /// The checks in the order in which they are made.
 const CHECKS: [Check<Facts>; 12] = [

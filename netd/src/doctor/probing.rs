@@ -7,8 +7,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use netstate::Prefix;
 use netstate::family::IpFamily;
+use netstate::{IfName, Prefix};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -34,6 +34,8 @@ pub(crate) struct Peer {
     pub backend: String,
     /// Where it answers without a tunnel.
     pub direct: SocketAddr,
+    /// The VRF in which it is reached there.
+    pub vrf: Option<IfName>,
     /// Where it answers in the tunnel; `None` without one.
     pub tunnel: Option<SocketAddr>,
     /// Its subnet of that family.
@@ -93,9 +95,9 @@ impl Paths {
     }
 }
 
-/// The other nodes of a status, one for each family that a node has.
+/// The other nodes of a status, one for each family that a node has; directly they are reached in `vrf`, if that is given.
 #[must_use]
-pub(crate) fn peers(status: &Status, port: u16) -> Vec<Peer> {
+pub(crate) fn peers(status: &Status, port: u16, vrf: Option<&IfName>) -> Vec<Peer> {
     let mut peers = Vec::new();
     for (name, peer) in status.leases.iter().flatten() {
         let subnets: Vec<Prefix> = name.split(',').filter_map(|subnet| subnet.parse().ok()).collect();
@@ -109,6 +111,7 @@ pub(crate) fn peers(status: &Status, port: u16) -> Vec<Peer> {
                 name: name.clone(),
                 backend: kind.to_owned(),
                 direct: SocketAddr::new(address, port),
+                vrf: vrf.cloned(),
                 tunnel: tunnel.then(|| SocketAddr::new(subnet.addr(), port)),
                 subnet: *subnet,
             });
@@ -139,22 +142,25 @@ pub(crate) async fn probe(peers: Vec<Peer>, size: u32) -> Vec<(Peer, Paths)> {
     done
 }
 
+/// Where a probe goes, and in which VRF.
+type Goal<'a> = (SocketAddr, Option<&'a IfName>);
+
 async fn paths(peer: &Peer, size: u32) -> Paths {
-    let small = length(peer.direct, 0);
+    let (beside, small) = ((peer.direct, peer.vrf.as_ref()), length(peer.direct, 0));
     let (direct, tunnel) = match peer.tunnel {
         Some(tunnel) => {
-            let (direct, tunnel) = tokio::join!(send(peer.direct, small, true), send(tunnel, small, true));
+            let (direct, tunnel) = tokio::join!(send(beside, small, true), send((tunnel, None), small, true));
             (direct, Some(tunnel))
         }
-        None => (send(peer.direct, small, true).await, None),
+        None => (send(beside, small, true).await, None),
     };
     let unchecked = match peer.tunnel.filter(|at| at.is_ipv4() && !tunnel.is_some_and(|found| found.arrived())) {
-        Some(at) => Some(send(at, small, false).await),
+        Some(at) => Some(send((at, None), small, false).await),
         None => None,
     };
     let mut paths = Paths { direct, tunnel, unchecked, largest: None };
     if paths.carries() {
-        paths.largest = largest(peer.tunnel.unwrap_or(peer.direct), size).await;
+        paths.largest = largest(peer.tunnel.map_or(beside, |tunnel| (tunnel, None)), size).await;
     }
     paths
 }
@@ -166,23 +172,23 @@ fn length(target: SocketAddr, size: u32) -> usize {
 }
 
 /// The largest packet up to `size` that arrives; smaller ones do.
-async fn largest(target: SocketAddr, size: u32) -> Option<u32> {
-    if send(target, length(target, size), true).await.arrived() {
+async fn largest(target: Goal<'_>, size: u32) -> Option<u32> {
+    if send(target, length(target.0, size), true).await.arrived() {
         return Some(size);
     }
-    let (mut arrives, mut lost) = (IpFamily::of(target.ip()).min_mtu().min(576), size);
-    if !send(target, length(target, arrives), true).await.arrived() {
+    let (mut arrives, mut lost) = (IpFamily::of(target.0.ip()).min_mtu().min(576), size);
+    if !send(target, length(target.0, arrives), true).await.arrived() {
         return None;
     }
     while lost.saturating_sub(arrives) > 1 {
         let middle = arrives.midpoint(lost);
-        if attempt(target, length(target, middle), true).await.arrived() { arrives = middle } else { lost = middle }
+        if attempt(target, length(target.0, middle), true).await.arrived() { arrives = middle } else { lost = middle }
     }
     Some(arrives)
 }
 
 /// Sends `length` bytes until something comes back.
-pub(crate) async fn send(target: SocketAddr, length: usize, checksum: bool) -> Outcome {
+async fn send(target: Goal<'_>, length: usize, checksum: bool) -> Outcome {
     let mut outcome = Outcome::Silent;
     for _ in 0..TRIES {
         outcome = attempt(target, length, checksum).await;
@@ -193,7 +199,7 @@ pub(crate) async fn send(target: SocketAddr, length: usize, checksum: bool) -> O
     outcome
 }
 
-async fn attempt(target: SocketAddr, length: usize, checksum: bool) -> Outcome {
+async fn attempt(target: Goal<'_>, length: usize, checksum: bool) -> Outcome {
     match exchange(target, length, checksum).await {
         Ok(outcome) => outcome,
         Err(error) => match error.raw_os_error() {
@@ -205,8 +211,8 @@ async fn attempt(target: SocketAddr, length: usize, checksum: bool) -> Outcome {
     }
 }
 
-async fn exchange(target: SocketAddr, length: usize, checksum: bool) -> io::Result<Outcome> {
-    let socket = UdpSocket::from_std(kernel::probe::prober(target, checksum)?)?;
+async fn exchange((target, vrf): Goal<'_>, length: usize, checksum: bool) -> io::Result<Outcome> {
+    let socket = UdpSocket::from_std(kernel::probe::prober(target, checksum, vrf)?)?;
     let number = ::daemon::shell::seed();
     socket.send(&packet::request(number, length)).await?;
     let mut buffer = [0; LENGTH];

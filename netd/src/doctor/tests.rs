@@ -23,6 +23,7 @@ fn peer() -> Peer {
         name: "172.7.22.0/24".to_owned(),
         backend: "vxlan".to_owned(),
         direct: SocketAddr::from(([10, 4, 7, 22], packet::PORT)),
+        vrf: None,
         tunnel: Some(SocketAddr::from(([172, 7, 22, 0], packet::PORT))),
         subnet: "172.7.22.0/24".parse().unwrap(),
     }

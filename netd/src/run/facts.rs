@@ -80,10 +80,7 @@ fn known(found: kernel::query::Interface) -> Interface {
 /// # Errors
 /// When the kernel cannot be read.
 pub(super) fn vrf(link: &IfName) -> Result<Option<IfName>, KernelError> {
-    let mut rtnl = Rtnl::open()?;
-    let Some(master) = rtnl.link(link)?.and_then(|state| state.master_index) else { return Ok(None) };
-    let is_vrf = |kind: &LinkKind| matches!(kind, LinkKind::Other(kind) if kind == "vrf");
-    Ok(rtnl.link_by_index(master)?.filter(|state| is_vrf(&state.link.kind)).map(|state| state.name))
+    Ok(Rtnl::open()?.vrf_of(link)?.map(|state| state.name))
 }
 
 /// The bridges among `links`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::liveness::{Heartbeat, Liveness, Progress};
-use netstate::Prefix;
+use netstate::{IfName, Prefix};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -35,9 +35,17 @@ pub(super) struct Responder {
     sockets: BTreeMap<IpAddr, Socket>,
 }
 
+/// Where probes are answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    subnet: Option<Prefix>,
+    /// The VRF that they come from.
+    vrf: Option<IfName>,
+}
+
 /// One socket, and the loop behind it.
 struct Socket {
-    subnet: Option<Prefix>,
+    place: Place,
     task: JoinHandle<()>,
     progress: Progress,
 }
@@ -55,24 +63,26 @@ impl Responder {
         for (_, place) in local.places.present().filter(|_| self.port != 0) {
             // Before there is a lease the subnet is the node's own address.
             let subnet = Some(place.subnet).filter(|subnet| *subnet != Prefix::host(place.address));
-            wanted.insert(place.address, subnet);
-            wanted.extend(subnet.map(|subnet| (subnet.addr(), Some(subnet))));
+            wanted.insert(place.address, Place { subnet, vrf: local.ways.vrf.clone() });
+            // Tunnels lead to the main routing table.
+            wanted.extend(subnet.map(|own| (own.addr(), Place { subnet, vrf: None })));
         }
         let Self { port, liveness, watching, sockets } = self;
         sockets.retain(|address, socket| {
-            let stays = wanted.get(address) == Some(&socket.subnet);
+            let stays = wanted.get(address) == Some(&socket.place);
             if !stays {
                 socket.task.abort();
                 liveness.forget(&name(*address), &socket.progress);
             }
             stays
         });
-        for (address, subnet) in wanted {
+        for (address, place) in wanted {
             sockets.entry(address).or_insert_with(|| {
                 let heartbeat = liveness.heartbeat(name(address), LIMIT);
                 let progress = heartbeat.progress();
-                let task = tokio::spawn(answer((SocketAddr::new(address, *port), subnet), heartbeat, watching.clone()));
-                Socket { subnet, task, progress }
+                let at = SocketAddr::new(address, *port);
+                let task = tokio::spawn(answer((at, place.clone()), heartbeat, watching.clone()));
+                Socket { place, task, progress }
             });
         }
     }
@@ -89,11 +99,11 @@ fn name(address: IpAddr) -> String {
     format!("responder at {address}")
 }
 
-async fn answer((at, subnet): (SocketAddr, Option<Prefix>), heartbeat: Heartbeat, watching: Watching) {
+async fn answer((at, place): (SocketAddr, Place), heartbeat: Heartbeat, watching: Watching) {
     loop {
         heartbeat.idle();
-        match kernel::probe::listener(at).and_then(UdpSocket::from_std) {
-            Ok(socket) => answer_at(&Arc::new(socket), subnet, &watching).await,
+        match kernel::probe::listener(at, place.vrf.as_ref()).and_then(UdpSocket::from_std) {
+            Ok(socket) => answer_at(&Arc::new(socket), place.subnet, &watching).await,
             Err(error) => tracing::debug!(%at, %error, "probes are not answered here"),
         }
         heartbeat.back_within(PAUSE);

@@ -20,7 +20,7 @@ use super::external::{self, External as Following};
 use super::identity::Identity;
 use super::reconfigure::earlier_backend;
 use super::targets::{Folders, Targets};
-use super::{facts, files, subnet_file};
+use super::{facts, files, subnet_file, vrf};
 use crate::choose::interface::{External, NodeAddress};
 use crate::choose::policy::Policy;
 use crate::choose::subnet::Candidate;
@@ -82,13 +82,14 @@ async fn start<S: LeaseSource>(
     let host = facts::interfaces().await.context("read the addresses of this host")?;
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
     let identity = Identity::of(&network.backend, &config)?;
-    let vrf = facts::vrf(&external.interface).context("read the interface's VRF")?;
-    let ways = Ways { own: facts::addresses(&host), vrf, ..Ways::default() };
+    let of_interface = facts::vrf(&external.interface).context("read the interface's VRF")?;
+    let ways = Ways { own: facts::addresses(&host), vrf: of_interface, ..Ways::default() };
     let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
     let known = Known { macs: &macs, identity: &identity, machine: &machine };
     let local = LocalNode { ways, ..local(&external, &network, &known) };
     check_plan(&config, &network, &local)?;
     let claimed = claimed.extend(network.networks(), network.devices()).await?;
+    vrf::release(&network, &external.interface).context("compare the tunnel's VRF with its interface's")?;
     let records = Records::open(&config, &network, &claimed)?;
     let node = Candidate {
         addresses: external.addresses,
@@ -244,7 +245,6 @@ pub(super) fn check_plan(config: &Config, network: &Network, local: &LocalNode) 
         Some(reason) => bail!(reason),
         None => Ok(()),
     }
-    Ok(())
 }
 
 /// What earlier runs of this daemon wrote down since the node's boot.

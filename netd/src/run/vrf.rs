@@ -1,13 +1,45 @@
-//! The VRF of the interface towards the other nodes, followed while the daemon runs.
+//! The VRF of the interface towards the other nodes, followed while the daemon runs, and compared at its start.
 //!
 //! Invariant: a device that listens in another VRF than its interface is in now is made anew, because the kernel binds its
 //! socket when it comes up, and never again.
 
-use kernel::{Chain, KernelError, Rtnl};
+use std::collections::BTreeSet;
+
+use kernel::{Chain, KernelError, Rtnl, bound};
+use netstate::family::IpFamily;
+use netstate::{IfName, LinkKind};
 
 use super::daemon::Daemon;
 use super::facts;
+use crate::format::net_conf::Network;
 use crate::source::LeaseSource;
+
+/// Deletes the network's devices that an earlier run left listening in another VRF than `interface` is in now.
+///
+/// # Errors
+/// When the kernel cannot be read, or refuses.
+pub(super) fn release(network: &Network, interface: &IfName) -> Result<(), KernelError> {
+    if !network.backend.keeps_vrf() {
+        return Ok(());
+    }
+    let mut rtnl = Rtnl::open()?;
+    let vrf = rtnl.vrf_of(interface)?.map_or(0, |vrf| vrf.index);
+    for device in network.pools.families().filter_map(|family| network.backend.device(family)) {
+        let Some(state) = rtnl.link(&device)? else { continue };
+        let LinkKind::Vxlan(options) = &state.link.kind else { continue };
+        let family = options.local.map_or(IpFamily::V4, IpFamily::of);
+        let listens = bound::udp(family, options.port).unwrap_or_else(|error| {
+            tracing::debug!(error = %Chain(&error), "the VRF that the tunnel listens in is not known");
+            BTreeSet::new()
+        });
+        if !listens.is_empty() && !listens.contains(&vrf) {
+            let text = "the tunnel listens in another VRF than its interface is in; it is made anew";
+            tracing::info!(%device, %interface, "{text}");
+            rtnl.delete_link(&device)?;
+        }
+    }
+    Ok(())
+}
 
 impl<S: LeaseSource> Daemon<S> {
     /// Reads the VRF, and has the tunnel's devices made anew when it is another one.

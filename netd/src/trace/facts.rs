@@ -128,6 +128,8 @@ pub(crate) struct Facts {
     pub to: Option<SocketAddr>,
     /// The other node that has it.
     pub node: Option<Node>,
+    /// The VRF in which the other nodes are reached.
+    pub vrf: Option<IfName>,
     /// The host's route.
     pub entry: Option<Entry>,
     /// What comes behind it.
@@ -174,6 +176,7 @@ pub(crate) fn gather(
         let ports = facts.addresses.iter().filter(bridge).find(|(index, _)| is_bridge(facts.links.get(index)));
         facts.came_by = ports.map(|(index, _)| *index).filter(|_| !own);
     }
+    facts.vrf = status.and_then(|status| crate::doctor::vrf(&mut rtnl, status));
     facts.node = status.and_then(|status| node(status, to.ip()));
     facts.entry = Some(look_up(&mut rtnl, traced, to, facts.came_by));
     facts.beyond = beyond(&mut rtnl, &facts, to)?;

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use netstate::Protocol;
+use netstate::{IfName, Protocol};
 use serde::{Deserialize, Serialize};
 
 use super::seen::Seen;
@@ -143,14 +143,12 @@ pub(crate) struct Far {
 }
 
 impl Far {
-    /// Asks the daemon at `address` to watch; `None` when it does not say that it does.
+    /// Asks the daemon at `address`, which is reached in `vrf` if that is given, to watch; `None` when it does not say that it does.
     ///
     /// # Errors
     /// When the system refuses the socket.
-    pub(crate) fn ask(address: SocketAddr, watch: &Watch) -> io::Result<Option<Self>> {
-        let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let far = Self { socket: UdpSocket::bind((any, 0))?, number: watch.number };
-        far.socket.connect(address)?;
+    pub(crate) fn ask(address: SocketAddr, vrf: Option<&IfName>, watch: &Watch) -> io::Result<Option<Self>> {
+        let far = Self { socket: kernel::probe::asker(address, vrf)?, number: watch.number };
         let answer = far.exchange(&Question::See(*watch), READY);
         Ok(answer.map(|_| far))
     }
@@ -247,9 +245,9 @@ mod tests {
             assert_eq!(question(&buffer[..length]), Some(Question::End(9)));
             node.send_to(&saw(9, answers), from).unwrap();
         });
-        let far = Far::ask(address, &watch()).unwrap().unwrap();
+        let far = Far::ask(address, None, &watch()).unwrap().unwrap();
         assert_eq!(far.report(), Some(report));
         thread.join().unwrap();
-        assert!(Far::ask(address, &watch()).unwrap().is_none(), "nobody is there");
+        assert!(Far::ask(address, None, &watch()).unwrap().is_none(), "nobody is there");
     }
 }

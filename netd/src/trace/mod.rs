@@ -247,7 +247,7 @@ fn ask_far(probed: &mut Probed, facts: &Facts, probe_port: Option<u16>, watch: &
     let address = address.or_else(|| facts.node.as_ref()?.addresses.first()).copied()?;
     probed.node = address.to_string();
     probed.asked = true;
-    Far::ask(SocketAddr::new(address, port), watch).ok().flatten()
+    Far::ask(SocketAddr::new(address, port), facts.vrf.as_ref(), watch).ok().flatten()
 }
 
 fn exchange(socket: &Probe, protocol: Protocol) -> Reply {
