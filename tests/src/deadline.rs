@@ -56,9 +56,37 @@ pub fn throughout<E: Display>(period: Duration, mut condition: impl FnMut() -> R
     }
 }
 
+/// What a promise of `limit` comes to on this machine: longer by as much as there is more to run than it has processors.
+///
+/// For tests of how fast something is: they share the processors with whatever else runs, and start processes to find out.
+#[must_use]
+pub fn allowing_for_load(limit: Duration) -> Duration {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    limit.mul_f64(crowding(&load, processors))
+}
+
+/// How many share one of `processors`, at least one: on the average of the last minute or just now, whichever is more.
+fn crowding(load: &str, processors: usize) -> f64 {
+    let mut words = load.split(' ');
+    let average = words.next().and_then(|word| word.parse::<f64>().ok()).unwrap_or_default();
+    let now = words.nth(2).and_then(|word| word.split('/').next()?.parse::<f64>().ok()).unwrap_or_default();
+    let processors = u32::try_from(processors.max(1)).unwrap_or(u32::MAX);
+    (average.max(now) / f64::from(processors)).max(1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limit_grows_with_what_shares_a_processor() {
+        let is = |load: &str, processors, wanted: f64| (crowding(load, processors) - wanted).abs() < 1e-9;
+        assert!(is("0.10 0.20 0.30 1/300 4711", 2, 1.0));
+        assert!(is("20.00 12.00 3.00 2/300 4711", 2, 10.0));
+        assert!(is("0.50 0.20 0.30 12/300 4711", 4, 3.0), "what has begun just now");
+        assert!(is("", 2, 1.0));
+    }
 
     #[test]
     fn wait_ends_with_the_value_as_soon_as_the_condition_holds() {

@@ -79,7 +79,7 @@ mod topology;
 
 pub use cluster::Cluster;
 pub use command::{Command, Output};
-pub use deadline::{eventually, throughout};
+pub use deadline::{allowing_for_load, eventually, throughout};
 pub use etcd::Etcd;
 pub use evidence::report as logs;
 pub use host::Host;

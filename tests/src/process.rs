@@ -23,7 +23,7 @@ const TAIL_LINES: usize = 30;
 /// How long a killed process may take to be collected.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long after the exit the rest of the log is waited for; a child that lives on may keep the pipe open for ever.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A process started by `Command::start`; killed when dropped.
 #[derive(Debug)]

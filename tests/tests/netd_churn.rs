@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, eventually, throughout};
-use netd_node::{HOST_GW, Net, SOON, VXLAN};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, settled_log};
 
 const NODE: &str = "hdss7-21";
 
@@ -136,7 +136,7 @@ fn changed_lease_lists_no_table_although_the_kernel_announces_its_entries() -> R
 /// Lines of log of a start up to readiness.
 fn lines_of_a_start(net: &Net) -> Result<usize> {
     let netd = net.netd(NODE)?;
-    let lines = netd.log().lines().count();
+    let lines = settled_log(&netd)?.lines().count();
     ensure!(netd.terminate(SOON)?.success(), "{}", netd.log());
     Ok(lines)
 }

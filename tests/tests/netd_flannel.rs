@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use kernel::offload::TxChecksums;
-use lab::{Host, Need, Process, eventually, throughout};
+use lab::{Host, Need, Process, allowing_for_load, eventually, throughout};
 use netd_node::traffic::{Counts, Traffic};
 use netd_node::{A_SECOND, Net, SOON, VXLAN, lease, pod};
 use netstate::{IfName, TxChecksum};
@@ -255,9 +255,9 @@ fn checksum_workaround_follows_the_configuration_and_is_kept() -> Result<()> {
     ensure!(checksum(host)?.contains("flannel.1 tx-checksum off"), "{}", checksum(host)?);
     // Somebody turns it back; the device is made anew.
     set_offload(host, TxChecksum::Offloaded)?;
-    eventually(A_SECOND, || check(!offloaded()?, "turned back"))?;
+    eventually(allowing_for_load(A_SECOND), || check(!offloaded()?, "turned back"))?;
     host.run(&["ip", "link", "del", "flannel.1"])?;
-    eventually(A_SECOND, || check(!offloaded()?, "the new device offloads"))?;
+    eventually(allowing_for_load(A_SECOND), || check(!offloaded()?, "the new device offloads"))?;
     net.etcd.put("/coreos.com/network/config", &config("auto"))?;
     says("off: nothing is known")?;
     eventually(SOON, || check(offloaded()?, "not given back"))?;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::{Host, Need, Pod, Process, echo, eventually};
 use netd_node::traffic::Traffic;
 use netd_node::transfer::transfer;
-use netd_node::{Net, SOON, VXLAN, each_is_repaired, pod};
+use netd_node::{Net, SOON, VXLAN, each_is_repaired, pod, settled_log};
 
 const CONFIG: &str = "/coreos.com/network/config";
 const FLOWS: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"},"Flowtable":true}"#;
@@ -214,7 +214,7 @@ fn large_packets_and_a_narrower_tunnel_pass() -> Result<()> {
 /// Without the interface below it the tunnel device cannot be made, and nothing that stands on it: that is one line.
 fn interface_that_goes_is_one_line_in_the_log() -> Result<()> {
     let Nodes { _netd: [first, _second], net, pods: _pods } = with_flowtable(FLOWS, LINKS)?;
-    let before = first.log().lines().count();
+    let before = settled_log(&first)?.lines().count();
     let host = net.host(NODES[0])?;
     host.run(&["ip", "link", "delete", "eth0"])?;
     first.wait_for_line("link eth0 does not exist", SOON)?;

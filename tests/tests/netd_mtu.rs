@@ -66,7 +66,7 @@ fn larger_mtu_than_the_interface_has_is_capped_and_reported() -> Result<()> {
     eventually_carries(&net, 1450)?;
     let warnings = net.status("hdss7-21")?["warnings"].to_string();
     ensure!(warnings.contains("9000"), "{warnings}");
-    ensure!(netd.log().contains("9000"), "{}", netd.log());
+    netd.wait_for_line("9000", SOON)?;
     let host = net.host("hdss7-21")?;
     host.run(&["ip", "link", "set", "eth0", "mtu", "9000"])?;
     eventually_carries(&net, 8950)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Host, Need, Process, eventually, throughout};
-use netd_node::{HOST_GW, Net, SOON, VXLAN, kernel_state, lease};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, kernel_state, lease, settled_log};
 
 const READY: &str = "ready: every lease is in the kernel";
 const BLUE: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2}}"#;
@@ -59,7 +59,7 @@ fn two_networks_on_one_host_leave_each_other_alone() -> Result<()> {
         let before = settled(host, &parts)?;
         ensure!(before.matches("netd: Pod network\"").count() == 2, "{before}");
         ensure!(before.matches("netd: Pod network blue\"").count() == 2, "{before}");
-        let logs = [first.log(), second.log()];
+        let logs = [settled_log(&first)?, settled_log(&second)?];
         throughout(Duration::from_secs(2), || {
             ensure!(kernel_state(host)? == before, "{}\n--- instead of\n{before}", kernel_state(host)?);
             ensure!([first.log(), second.log()] == logs, "somebody had work:\n{}\n{}", first.log(), second.log());

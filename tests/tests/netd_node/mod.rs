@@ -13,7 +13,7 @@ pub(crate) mod transfer;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Cluster, Etcd, Host, Pod, Process, Topology, echo, eventually};
+use lab::{Cluster, Etcd, Host, Pod, Process, Topology, allowing_for_load, echo, eventually, throughout};
 
 /// What must happen "at once", generous for a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -105,6 +105,18 @@ impl Net {
     }
 }
 
+/// The log of a process that has nothing more to say for now.
+pub(crate) fn settled_log(process: &Process) -> Result<String> {
+    eventually(SOON, || {
+        let before = process.log();
+        throughout(allowing_for_load(Duration::from_millis(300)), || {
+            ensure!(process.log() == before, "it still writes");
+            Ok(())
+        })?;
+        Ok::<_, anyhow::Error>(before)
+    })
+}
+
 /// A lease's value as flannel writes it; `backend` is a hardware address for vxlan, or the backend's name.
 pub(crate) fn lease(public_ip: &str, backend: &str) -> String {
     let backend = match backend {
@@ -189,7 +201,7 @@ pub(crate) fn each_is_repaired(host: &Host, state: fn(&Host) -> Result<String>, 
             ensure!(now == before, "after `{change}`:\n{now}\n--- instead of\n{before}");
             Ok(())
         })?;
-        ensure!(started.elapsed() < A_SECOND, "`{change}` took {:?} to repair", started.elapsed());
+        ensure!(started.elapsed() < allowing_for_load(A_SECOND), "`{change}` took {:?} to repair", started.elapsed());
     }
     Ok(())
 }
