@@ -232,16 +232,17 @@ fn frontends_of_a_family_without_pods_have_no_rows() {
     assert_eq!(put(&mut plane(), at("fd00::10", 80), None, Some(&web)), BTreeMap::new());
 }
 
-fn kinds() -> impl Strategy<Value = (u8, Kind, Policy, Vec<u8>, Vec<u8>, (bool, bool))> {
+/// Where, what for, by which policy, endpoints here and elsewhere, only listed clients, session affinity.
+type Drawn = (u8, Kind, Policy, Vec<u8>, Vec<u8>, (bool, bool));
+
+fn kinds() -> impl Strategy<Value = Drawn> {
     let kind = prop::sample::select(vec![Kind::ClusterIp, Kind::LoadBalancer, Kind::NodePort]);
     let policy = prop::sample::select(vec![Policy::Cluster, Policy::Local]);
     let pods = |from: u8| prop::collection::btree_set(from..from + 4, 0..4).prop_map(|set| set.into_iter().collect());
     (0u8..3, kind, policy, pods(2), pods(10), any::<(bool, bool)>())
 }
 
-fn plan(
-    (last, kind, policy, here, elsewhere, (guarded, sticky)): &(u8, Kind, Policy, Vec<u8>, Vec<u8>, (bool, bool)),
-) -> (FrontendKey, Frontend) {
+fn plan((last, kind, policy, here, elsewhere, (guarded, sticky)): &Drawn) -> (FrontendKey, Frontend) {
     let place = if *kind == Kind::NodePort { NODE } else { Place::Address([192, 168, 0, *last].into()) };
     let sources = if *guarded && *kind == Kind::LoadBalancer {
         Sources::Only(Arc::from(["10.4.7.0/24".parse().unwrap()]))
