@@ -145,7 +145,7 @@ pub(crate) static FIELDS: &[Field] = &[
         "ipvs-exclude-cidrs",
         Form::NetworkList,
         "",
-        Needless("virtual servers of others are never touched"),
+        Needless("virtual servers of others are never touched, but for those at addresses of kube-ipvs0 when a predecessor is taken over from"),
     ),
     field(path::STRICT_ARP, "ipvs-strict-arp", Form::Switch, "false", Start)
         .help("Answer ARP requests only at the interface that has the address"),
