@@ -125,12 +125,76 @@ fn what_ipvs_had_goes_with_its_last_connection() -> Result<()> {
     Ok(())
 }
 
+/// Rules as a kube-proxy of the iptables mode leaves them, and two chains of kubelet's.
+const LEFT: &str = r#"*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-PROXY-CANARY - [0:0]
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-SVC-ERIFXISQEP7F7OF4 - [0:0]
+:KUBE-SEP-QHBCFE2FHJNKNCXS - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A KUBE-SERVICES -d 192.168.0.10/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-ERIFXISQEP7F7OF4
+-A KUBE-SVC-ERIFXISQEP7F7OF4 ! -s 172.7.0.0/16 -j KUBE-MARK-MASQ
+-A KUBE-SVC-ERIFXISQEP7F7OF4 -j KUBE-SEP-QHBCFE2FHJNKNCXS
+-A KUBE-SEP-QHBCFE2FHJNKNCXS -p tcp -m tcp -j DNAT --to-destination 172.7.22.2:80
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MASQUERADE
+COMMIT
+*filter
+:KUBE-FORWARD - [0:0]
+:KUBE-FIREWALL - [0:0]
+-A INPUT -j KUBE-FIREWALL
+-A FORWARD -j KUBE-FORWARD
+-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP
+COMMIT
+"#;
+
+fn what_a_stopped_kube_proxy_has_left_goes_on_request_and_its_connections_go_on() -> Result<()> {
+    let nodes = start()?;
+    let node = nodes.node()?;
+    node.command("iptables-nft-restore").input(LEFT).run()?;
+    node.run(&["nft", "add table ip kube-proxy; add chain ip kube-proxy services; add table ip others"])?;
+    let mut kept = Kept::open(nodes.outside()?)?;
+    ensure!(kept.ask()? == "172.7.22.2", "by the rules that were left");
+    let _proxy = nodes.proxy_with(&[NFTABLES])?;
+    await_path(&nodes, NFTABLES)?;
+    let said = node.command(lab::bin("ipvs-proxy")?).arg("--cleanup-kube-proxy").run()?.stdout;
+    ensure!(said.contains("removed nft table ip kube-proxy") && said.contains("chains of nft table ip nat"), "{said}");
+    let left = node.run(&["iptables-nft-save"])?.stdout + &node.run(&["nft", "list", "tables"])?.stdout;
+    for gone in [
+        "KUBE-SERVICES",
+        "KUBE-SVC-",
+        "KUBE-SEP-",
+        "KUBE-POSTROUTING",
+        "KUBE-PROXY-CANARY",
+        "KUBE-FORWARD",
+        "ip kube-proxy",
+    ] {
+        ensure!(!left.contains(gone), "{gone}: {left}");
+    }
+    for others in ["-A INPUT -j KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "table ip others", "table ip ipvs-proxy"] {
+        ensure!(left.contains(others), "{others}: {left}");
+    }
+    ensure!(kept.ask()? == "172.7.22.2");
+    ensure!(echo::ask_tcp(nodes.outside()?, WEB.parse()?, SOON).is_ok());
+    let again = node.command(lab::bin("ipvs-proxy")?).arg("--cleanup-kube-proxy").run()?.stdout;
+    ensure!(again.contains("nothing of a kube-proxy was found"), "{again}");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
             no_connection_fails_while_the_data_path_changes_to_and_fro,
             what_ipvs_had_goes_with_its_last_connection,
+            what_a_stopped_kube_proxy_has_left_goes_on_request_and_its_connections_go_on,
         ],
     )
 }
