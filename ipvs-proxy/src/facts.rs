@@ -52,7 +52,7 @@ pub(crate) struct Facts {
     pub(crate) pods: Vec<Prefix>,
     /// The networks that must not overlap.
     pub(crate) networks: Networks,
-    /// The scheduler of virtual servers.
+    /// The kernel's name of the common scheduler of virtual servers.
     pub(crate) scheduler: String,
     /// What the daemon said last.
     pub(crate) status: Option<ProxyStatus>,
@@ -150,7 +150,7 @@ pub(crate) fn gather(invocation: &Invocation) -> Result<Facts> {
     let plane = run::plane(&config, mode)?;
     let planned = Planned::of(plane, &view, &here, &networks);
     let status = status.as_ref().and_then(|status| ProxyStatus::deserialize(status).ok());
-    let scheduler = config.scheduler;
+    let scheduler = config.scheduler.name;
     Ok(Facts { silence, lost, view, here, pods, networks, scheduler, status, planned, kernel })
 }
 

@@ -124,8 +124,13 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let Ok(pods) = "172.7.0.0/16".parse() else { return };
     let pods = PerFamily::only(IpFamily::V4, pods);
     for mode in [Mode::Ipvs, Mode::Nftables] {
-        let options =
-            Options { mode, link: link.clone(), scheduler: "rr".to_owned(), pods, node: NodeAddresses::default() };
+        let options = Options {
+            mode,
+            link: link.clone(),
+            scheduler: "rr".to_owned().into(),
+            pods,
+            node: NodeAddresses::default(),
+        };
         serve_on(DataPlane::new(options), service, slice.clone());
     }
 }

@@ -15,6 +15,7 @@ use daemon::log;
 use daemon::shell::Places;
 use kernel::ipvs::Timeouts;
 use netstate::family::PerFamily;
+use netstate::ipvs::Scheduler;
 use netstate::{Prefix as Network, SysctlKey};
 
 use super::args::{Flags, Invocation};
@@ -47,8 +48,8 @@ pub(crate) struct Config {
     pub(crate) facts: Facts,
     /// Which data path is used.
     pub(crate) mode: Mode,
-    /// The kernel's name of the scheduler for every virtual server.
-    pub(crate) scheduler: String,
+    /// The scheduler of every virtual server whose Service asks for none.
+    pub(crate) scheduler: Scheduler,
     /// Longest time of a drain.
     pub(crate) grace: Duration,
     /// Time-outs of IPVS in seconds, 0 where the kernel's stay.
@@ -217,16 +218,13 @@ impl Reader<'_> {
         }
     }
 
-    fn scheduler(&mut self) -> String {
+    fn scheduler(&mut self) -> Scheduler {
         let text = self.settings.text(path::SCHEDULER);
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if text.len() > 15 || !text.bytes().all(plain) {
-            self.setting(
-                path::SCHEDULER,
-                "the kernel's name of a scheduler, 1 to 15 letters: rr, wrr, lc, wlc, sh, mh, ...",
-            );
-        }
-        if text.is_empty() { SCHEDULER.to_owned() } else { text.to_owned() }
+        let text = if text.is_empty() { SCHEDULER } else { text };
+        text.parse().unwrap_or_else(|_| {
+            self.setting(path::SCHEDULER, Scheduler::FORM);
+            SCHEDULER.to_owned().into()
+        })
     }
 
     fn places(&mut self, flags: &Flags) -> Places {
@@ -409,7 +407,7 @@ mod tests {
     #[test]
     fn defaults_are_round_robin_and_fifteen_minutes() {
         let config = read(&GOOD).unwrap();
-        assert_eq!((config.scheduler.as_str(), config.grace.as_secs()), ("rr", 900));
+        assert_eq!((config.scheduler.name.as_str(), config.grace.as_secs()), ("rr", 900));
         assert_eq!((config.node.as_str(), &config.facts.zone), ("hdss7-21.host.com", &None));
         assert!(matches!(config.place, Place::Etcd(..)));
         assert!(config.parameters.is_empty(), "parameters of the host stay");
@@ -489,7 +487,7 @@ mod tests {
         let config = read_with(Some(&text), &["--services-dir=/x"]).unwrap();
         let pods: Vec<_> = config.pods.present().map(|(_, network)| network.to_string()).collect();
         assert_eq!((pods.join(" ").as_str(), config.node.as_str()), ("172.7.0.0/16 fd00::/48", "n1"));
-        assert_eq!((config.scheduler.as_str(), config.timeouts.tcp, config.log.verbosity), ("wlc", 900, 2));
+        assert_eq!((config.scheduler.name.as_str(), config.timeouts.tcp, config.log.verbosity), ("wlc", 900, 2));
         let listeners: Vec<_> = config.places.listeners.iter().map(|(address, _)| address.to_string()).collect();
         assert_eq!(listeners, ["0.0.0.0:10256", "127.0.0.2:10249"]);
         let parameters: Vec<_> = config.parameters.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use netstate::IpFamily;
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
 use reconcile::Rows;
 
 use crate::plan::frontend::{Affinity, Place};
@@ -35,8 +36,9 @@ pub(super) fn answer(frontend: &Frontend) -> &Answer {
 
 /// The virtual server with its real servers.
 #[must_use]
-pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &str) -> BTreeMap<RowKey, Row> {
-    let virtual_server = VirtualServer::new(scheduler.to_owned(), frontend.affinity.map(|affinity| affinity.seconds));
+pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &Scheduler) -> BTreeMap<RowKey, Row> {
+    let scheduler = frontend.scheduler.as_deref().unwrap_or(scheduler);
+    let virtual_server = VirtualServer::new(scheduler.clone(), frontend.affinity.map(|affinity| affinity.seconds));
     let reals = answer(frontend).backends().iter().map(|backend| {
         let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
         (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
@@ -44,10 +46,18 @@ pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &st
     std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
 }
 
-/// How long clients of a virtual server stay, by the rows of the kernel.
-pub(crate) fn affinity(rows: &Rows<RowKey, Row>, server: VirtualServerKey) -> Option<Affinity> {
-    let Row::Virtual(found) = &rows.get(&RowKey::Virtual(server))?.value else { return None };
-    found.persistence.map(|seconds| Affinity { seconds, port: server.port })
+/// The scheduler of a virtual server and how long its clients stay, by the rows of the kernel.
+pub(crate) fn options(
+    rows: &Rows<RowKey, Row>,
+    server: VirtualServerKey,
+) -> (Option<Arc<Scheduler>>, Option<Affinity>) {
+    match rows.get(&RowKey::Virtual(server)).map(|row| &row.value) {
+        Some(Row::Virtual(found)) => {
+            let affinity = found.persistence.map(|seconds| Affinity { seconds, port: server.port });
+            (Some(Arc::new(found.scheduler.clone())), affinity)
+        }
+        _ => (None, None),
+    }
 }
 
 /// The virtual servers of a frontend; that of a node port has one at each address of `node`.

@@ -36,11 +36,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netstate::family::PerFamily;
+use netstate::ipvs::Scheduler;
 use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
 
 use self::counts::Counts;
 use self::site::Site;
-use crate::object::service::{Service, Sources};
+use crate::object::service::{SCHEDULER, Service, Sources};
 use crate::plan::frontend::Place;
 use crate::plan::here::Here;
 use crate::plan::{Delta, Frontend, FrontendKey};
@@ -92,7 +93,7 @@ pub(crate) struct Options {
     /// The link that virtual addresses are on.
     pub(crate) link: IfName,
     /// The scheduler of virtual servers whose Service asks for none.
-    pub(crate) scheduler: String,
+    pub(crate) scheduler: Scheduler,
     /// The networks whose clients are Pods. A family without one is not served.
     pub(crate) pods: PerFamily<Option<Prefix>>,
     /// The node's addresses.
@@ -217,7 +218,12 @@ impl DataPlane {
     #[must_use]
     pub(crate) fn not_served(&self, service: &Service) -> Vec<String> {
         let families = self.options.pods.map(|_, pods| pods.is_some());
-        serves::not_served(service, families)
+        let mut fields = serves::not_served(service, families);
+        let scheduler = service.scheduler.as_ref().filter(|_| self.options.mode == Mode::Nftables);
+        fields.extend(
+            scheduler.map(|scheduler| format!("metadata.annotations.{SCHEDULER}: {scheduler}, which is of IPVS")),
+        );
+        fields
     }
 }
 

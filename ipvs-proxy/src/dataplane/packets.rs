@@ -188,7 +188,7 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
     let planned = plan(&service, &service.cluster_ips, &[slice(0), slice(1)], &here);
     let link = IfName::new(vip::LINK_NAME).unwrap();
     let node = NodeAddresses { own: own.clone(), node_ports: own.clone() };
-    let options = Options { mode, link, scheduler: "rr".to_owned(), pods, node: NodeAddresses::default() };
+    let options = Options { mode, link, scheduler: "rr".to_owned().into(), pods, node: NodeAddresses::default() };
     let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
     // The node's addresses are known last: rows do not depend on the order.
     let mut claims = Claims::default();

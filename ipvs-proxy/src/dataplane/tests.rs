@@ -38,7 +38,7 @@ impl Desired {
 pub(super) fn plane(mode: Mode) -> DataPlane {
     let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
     let link = IfName::new(vip::LINK_NAME).unwrap();
-    DataPlane::new(Options { mode, link, scheduler: "rr".to_owned(), pods, node: NodeAddresses::default() })
+    DataPlane::new(Options { mode, link, scheduler: "rr".to_owned().into(), pods, node: NodeAddresses::default() })
 }
 
 fn key(last: u8, port: u16) -> FrontendKey {

@@ -35,6 +35,7 @@ fn fields_of_services() -> Vec<(&'static str, Value, Fate)> {
             json!({"service.kubernetes.io/topology-mode": "Auto"}),
             Elsewhere("hints of the slices"),
         ),
+        ("/metadata/annotations", json!({"ipvs-proxy/scheduler": "wlc"}), Served),
         ("/spec/allocateLoadBalancerNodePorts", json!(false), Elsewhere("the API server sets nodePort")),
         ("/spec/clusterIP", json!("192.168.0.11"), Served),
         ("/spec/clusterIPs", json!(["192.168.0.10", "fd00::10"]), Served),
@@ -138,7 +139,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
     let path = DataPlane::new(Options {
         mode: Mode::Ipvs,
         link,
-        scheduler: "rr".to_owned(),
+        scheduler: "rr".to_owned().into(),
         pods,
         node: NodeAddresses::default(),
     });

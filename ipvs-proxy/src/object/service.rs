@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cluster::Problem;
 use netstate::family::PerFamily;
+use netstate::ipvs::Scheduler;
 use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ use super::{ObjectName, object_name};
 
 /// Label that leaves a Service to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// The annotation that gives a Service's virtual servers a scheduler of their own.
+pub(crate) const SCHEDULER: &str = "ipvs-proxy/scheduler";
+
 /// Seconds of session affinity when the Service leaves them open (v1.ClientIPConfig).
 const AFFINITY: u32 = 10_800;
 
@@ -51,6 +55,8 @@ pub(crate) struct Service {
     pub(crate) health_check_node_port: Option<u16>,
     /// Which endpoints clients should rather use.
     pub(crate) distribution: Option<Distribution>,
+    /// The scheduler of its virtual servers, by an annotation of our own ([`SCHEDULER`]).
+    pub(crate) scheduler: Option<Arc<Scheduler>>,
     /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
     pub(crate) skipped: Vec<String>,
 }
@@ -167,6 +173,7 @@ impl Service {
             sources: PerFamily::default(),
             health_check_node_port: None,
             distribution: None,
+            scheduler: None,
             skipped: Vec::new(),
         }
     }
@@ -189,6 +196,7 @@ impl Service {
         self.affinity = or_open(skipped, affinity(&spec));
         self.health_check_node_port = or_open(skipped, health_check(&spec, self.external_policy));
         self.distribution = or_open(skipped, distribution(&spec.get("trafficDistribution")));
+        self.scheduler = or_open(skipped, scheduler(&root.get("metadata").get("annotations").get(SCHEDULER)));
         self.drop_other_families();
     }
 
@@ -356,6 +364,11 @@ fn policy(field: &Field<'_>) -> Result<Policy, Problem> {
     }
 }
 
+fn scheduler(field: &Field<'_>) -> Result<Option<Arc<Scheduler>>, Problem> {
+    let read = |text: &str| text.parse().map(Arc::new).map_err(|_| field.problem(Scheduler::FORM));
+    field.text()?.map(read).transpose()
+}
+
 fn affinity(spec: &Field<'_>) -> Result<Option<u32>, Problem> {
     let field = spec.get("sessionAffinity");
     match field.text()? {
@@ -401,6 +414,21 @@ mod tests {
             [ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }]
         );
         assert!(service.skipped.is_empty());
+    }
+
+    #[test]
+    fn an_annotation_gives_a_scheduler_and_one_that_cannot_be_read_is_named() {
+        let of =
+            |text: &str| Service::from_json(&with(&["metadata", "annotations"], json!({SCHEDULER: text}))).unwrap();
+        let service = of("mh,mh-fallback");
+        assert_eq!(service.scheduler.unwrap().to_string(), "mh,mh-fallback");
+        let service = of("Round Robin");
+        assert_eq!(service.scheduler, None);
+        assert!(
+            service.skipped[0].starts_with("metadata.annotations.ipvs-proxy/scheduler: \"Round Robin\""),
+            "{:?}",
+            service.skipped
+        );
     }
 
     #[test]

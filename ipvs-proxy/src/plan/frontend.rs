@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use netstate::family::IpFamily;
+use netstate::ipvs::Scheduler;
 use netstate::protocol::Protocol;
 
 use super::here::Here;
@@ -79,7 +80,7 @@ pub(crate) struct Frontend {
     /// How long a client stays with its backend, if it does.
     pub(crate) affinity: Option<Affinity>,
     /// The scheduler that the Service asks for, if it asks for one.
-    pub(crate) scheduler: Option<Arc<str>>,
+    pub(crate) scheduler: Option<Arc<Scheduler>>,
     /// Clients that may connect.
     pub(crate) sources: Sources,
     /// Where each class of client is led.
@@ -133,7 +134,7 @@ impl Frontend {
             kind,
             owner: service.name.clone(),
             affinity: service.affinity.map(|seconds| Affinity { seconds, port: port.port }),
-            scheduler: None,
+            scheduler: service.scheduler.clone(),
             sources: match kind {
                 Kind::LoadBalancer => service.sources.get(key.family()).clone(),
                 Kind::ClusterIp | Kind::NodePort | Kind::External => Sources::Any,

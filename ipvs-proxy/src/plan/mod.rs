@@ -62,6 +62,11 @@ impl ServicePlan {
         self.frontends.iter().filter_map(of).collect()
     }
 
+    /// Gives all its frontends the scheduler of everybody who asks for none.
+    pub(crate) fn use_common_scheduler(&mut self) {
+        self.frontends.iter_mut().for_each(|(_, frontend)| frontend.scheduler = None);
+    }
+
     /// What is to be served, in the order of the keys.
     pub(crate) const fn frontends(&self) -> &[(FrontendKey, Frontend)] {
         &self.frontends

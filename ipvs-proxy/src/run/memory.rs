@@ -63,7 +63,9 @@ pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<Ob
             let answering = || balanced(&key).into_iter().map(|to| nftables::backend(rows, to)).collect();
             let frontends = plans.entry(owner.clone()).or_default();
             let held = frontends.entry(key).or_insert_with(|| frontend(owner, (&key, kind), answering(), here));
-            held.affinity = held.affinity.or_else(|| ipvs::affinity(servers, server));
+            let (scheduler, affinity) = ipvs::options(servers, server);
+            held.scheduler = scheduler;
+            held.affinity = held.affinity.or(affinity);
         }
     }
     plans.into_iter().map(|(name, frontends)| (name, ServicePlan::new(String::new(), frontends))).collect()

@@ -67,7 +67,7 @@ fn stop_estimating() {
 
 /// Refuses a scheduler that no virtual server could be made with.
 fn check_scheduler(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
-    let name = &config.scheduler;
+    let name = &config.scheduler.name;
     match ipvs.has_scheduler(name) {
         Ok(true) => Ok(()),
         Ok(false) => {

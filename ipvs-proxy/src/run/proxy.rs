@@ -55,6 +55,8 @@ pub(crate) struct Proxy {
     /// Services that belong to a change whose end was not received yet.
     changed: BTreeSet<ObjectName>,
     misplaced: BTreeMap<ObjectName, String>,
+    /// Services that ask for a scheduler that the kernel has not.
+    lacking: BTreeSet<ObjectName>,
     /// Services with endpoints that are meant for zones.
     zoned: BTreeSet<ObjectName>,
     /// What load balancers ask about.
@@ -108,6 +110,7 @@ impl Proxy {
             dirty: BTreeSet::new(),
             changed: BTreeSet::new(),
             misplaced: BTreeMap::new(),
+            lacking: BTreeSet::new(),
             zoned: BTreeSet::new(),
             checks: BTreeMap::new(),
             changed_checks: ChangedChecks::default(),
@@ -274,6 +277,7 @@ impl Proxy {
             self.misplaced.remove(name);
             self.zoned.remove(name);
             self.check(name, None);
+            self.lacking.remove(name);
             self.settle(name, None);
             return;
         };
@@ -289,7 +293,17 @@ impl Proxy {
         if let Some(names) = &mut self.remembered {
             names.remove(name);
         }
-        let plan = plan(service, &addresses, self.view.slices(name), &self.here);
+        let mut plan = plan(service, &addresses, self.view.slices(name), &self.here);
+        let scheduler = service.scheduler.as_ref();
+        let lacking = scheduler.filter(|scheduler| !self.tables.may_have_scheduler(&scheduler.name));
+        if let Some(scheduler) = lacking {
+            plan.use_common_scheduler();
+            if self.lacking.insert(name.clone()) {
+                tracing::warn!(service = %name, %scheduler, "the kernel has not the scheduler, everybody's is used");
+            }
+        } else {
+            self.lacking.remove(name);
+        }
         self.note(name);
         self.settle(name, Some(plan));
     }
@@ -355,6 +369,12 @@ impl Proxy {
     #[must_use]
     pub(crate) const fn misplaced(&self) -> &BTreeMap<ObjectName, String> {
         &self.misplaced
+    }
+
+    /// True of a Service that has everybody's scheduler because the kernel has not its own.
+    #[must_use]
+    pub(crate) fn lacks_scheduler(&self, name: &ObjectName) -> bool {
+        self.lacking.contains(name)
     }
 
     /// Services that are served as the kernel remembers them.

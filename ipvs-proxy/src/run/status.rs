@@ -9,7 +9,7 @@ use reconcile::Stage;
 use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
-use crate::object::service::Service;
+use crate::object::service::{SCHEDULER, Service};
 use crate::plan::unmatched;
 use crate::source::view::View;
 
@@ -196,6 +196,9 @@ fn not_served(proxy: &Proxy) -> Vec<NotServed> {
     let fields = |service: &Service| {
         let mut fields = proxy.plane().not_served(service);
         fields.extend(unmatched(service, proxy.view().slices(&service.name)));
+        if let Some(scheduler) = service.scheduler.as_ref().filter(|_| proxy.lacks_scheduler(&service.name)) {
+            fields.push(format!("metadata.annotations.{SCHEDULER}: {scheduler}, which the kernel has not"));
+        }
         fields
     };
     let services = proxy.view().services().map(|service| (format!("services/{}", service.name), fields(service)));

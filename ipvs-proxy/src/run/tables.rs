@@ -173,6 +173,15 @@ impl Tables {
         self.stack.get_mut(self.servers?)
     }
 
+    /// False when the kernel says that no virtual server can have this scheduler.
+    pub(crate) fn may_have_scheduler(&mut self, name: &str) -> bool {
+        let Some(servers) = self.servers_mut() else { return true };
+        servers.target_mut().has_scheduler(name).unwrap_or_else(|error| {
+            tracing::warn!(error = %kernel::Chain(&error), name, "whether the kernel has the scheduler cannot be asked");
+            true
+        })
+    }
+
     fn addresses_mut(&mut self) -> Option<&mut Reconciler<AnyTarget<AddressKey, Address>>> {
         self.stack.get_mut(self.addresses?)
     }

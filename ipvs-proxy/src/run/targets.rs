@@ -63,6 +63,12 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     /// When the kernel cannot be read.
     fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<ipvs::RowKey, ipvs::Row>, KernelError>;
 
+    /// True when virtual servers can have this scheduler.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    fn has_scheduler(&mut self, name: &str) -> Result<bool, KernelError>;
+
     /// Virtual servers that steps since the last call relied on and that were gone.
     fn take_vanished(&mut self) -> BTreeSet<VirtualServerKey>;
 }
@@ -101,6 +107,10 @@ impl Servers for IpvsTable {
 
     fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<ipvs::RowKey, ipvs::Row>, KernelError> {
         Self::rows_of(self, services)
+    }
+
+    fn has_scheduler(&mut self, name: &str) -> Result<bool, KernelError> {
+        self.ipvs().has_scheduler(name)
     }
 
     fn take_vanished(&mut self) -> BTreeSet<VirtualServerKey> {

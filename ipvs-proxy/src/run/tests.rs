@@ -166,6 +166,10 @@ impl Servers for FakeServers {
         Ok(services.iter().flat_map(|service| self.of(*service)).collect())
     }
 
+    fn has_scheduler(&mut self, name: &str) -> Result<bool, KernelError> {
+        Ok(name != "nosuch")
+    }
+
     fn take_vanished(&mut self) -> BTreeSet<VirtualServerKey> {
         std::mem::take(&mut self.vanished)
     }
@@ -281,7 +285,7 @@ impl Rig {
         let options = Options {
             mode,
             link: IfName::new(vip::LINK_NAME).unwrap(),
-            scheduler: "rr".into(),
+            scheduler: "rr".to_owned().into(),
             pods,
             node: NodeAddresses::default(),
         };
@@ -1255,4 +1259,22 @@ fn a_restart_is_in_order_with_the_pass_behind_its_listing() {
         assert_eq!(counts.done, counts.desired, "{name}");
     }
     assert!(rig.log.lock().unwrap().iter().all(|line| line.starts_with("link +")), "{:?}", rig.log);
+}
+
+#[test]
+fn a_service_has_the_scheduler_of_its_annotation_or_everybodys_where_the_kernel_has_not_its_own() {
+    let mut rig = Rig::new();
+    rig.endpoints("web", "TCP", &[2]);
+    rig.complete();
+    let key = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 });
+    for (asked, has) in
+        [("mh,mh-fallback", "scheduler mh,mh-fallback"), ("nosuch", "scheduler rr"), ("wlc", "scheduler wlc")]
+    {
+        let metadata = json!({"name": "web", "annotations": {"ipvs-proxy/scheduler": asked}});
+        let spec = json!({"clusterIP": "192.168.0.10", "ports": [{"name": "main", "port": 80}]});
+        rig.put("services/default/web", &json!({"kind": "Service", "metadata": metadata, "spec": spec}));
+        rig.work();
+        assert_eq!(rig.servers.contents().rows[&key].value.to_string(), has);
+        assert_eq!(rig.proxy.lacks_scheduler(&crate::object::ObjectName::new("default", "web")), asked == "nosuch");
+    }
 }

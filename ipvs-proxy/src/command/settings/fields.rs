@@ -139,7 +139,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field("ipvs.syncPeriod", "ipvs-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
     field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Form::Time, "0s", Needless(NO_PERIOD)),
     field(path::SCHEDULER, "ipvs-scheduler", Form::Text, "", Start)
-        .help("The kernel's name of the scheduler: rr, wrr, lc, wlc, sh, mh, ...; rr when empty"),
+        .help("The scheduler: rr, wrr, lc, wlc, sh, mh, ..., with flags as in mh,mh-fallback; rr when empty"),
     field(
         "ipvs.excludeCIDRs",
         "ipvs-exclude-cidrs",
