@@ -12,6 +12,8 @@ use proxy::affinity::{PODS, answers, clients_move_with_their_endpoint_only, only
 use proxy::{Nodes, SOON, WEB};
 
 const EVERYWHERE: [&str; 3] = [WEB, "10.4.7.21:30080", "10.4.7.98:80"];
+/// The node has a default route over another link, whose address would be the primary one.
+const FLAGS: [&str; 2] = ["--proxy-mode=nftables", "--nodeport-addresses=10.4.7.0/24"];
 const DATAGRAMS: [&str; 2] = ["192.168.0.10:53", "10.4.7.21:30053"];
 
 fn start(web: &str) -> Result<(Nodes, Process)> {
@@ -21,7 +23,7 @@ fn start(web: &str) -> Result<(Nodes, Process)> {
         neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
     nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
     nodes.publish("web.yaml", web)?;
-    let proxy = nodes.proxy_with(&["--proxy-mode=nftables"])?;
+    let proxy = nodes.proxy_with(&FLAGS)?;
     Ok((nodes, proxy))
 }
 
@@ -152,7 +154,7 @@ fn another_time_and_a_restart_lose_no_client() -> Result<()> {
     })?;
     ensure!(clients(&nodes, "tcp")?.len() == known, "another time");
     proxy.terminate(SOON)?;
-    let _again = nodes.proxy_with(&["--proxy-mode=nftables"])?;
+    let _again = nodes.proxy_with(&FLAGS)?;
     ensure!(clients(&nodes, "tcp")?.len() == known, "a restart");
     let after = answers(&nodes)?;
     ensure!(before == after, "{before:?}, then {after:?}");
