@@ -258,13 +258,14 @@ fn a_malformed_service_is_reported_and_the_others_go_on() -> Result<()> {
     })
 }
 
-fn what_is_not_served_yet_is_reported() -> Result<()> {
+fn what_a_family_without_pods_asks_for_is_reported() -> Result<()> {
     let nodes = Nodes::start()?;
-    nodes.publish("web.yaml", &WEB_YAML.replace("type: ClusterIP", "type: NodePort\n  sessionAffinity: ClientIP"))?;
+    let both = "clusterIP: 192.168.0.10\n  clusterIPs: [192.168.0.10, \"fd00::10\"]";
+    nodes.publish("web.yaml", &WEB_YAML.replace("clusterIP: 192.168.0.10", both))?;
     let _proxy = nodes.proxy()?;
     eventually(SOON, || {
         let status = nodes.status()?;
-        ensure!(status["notServed"][0]["fields"][0] == "spec.sessionAffinity: ClientIP", "{status}");
+        ensure!(status["notServed"][0]["fields"][0] == "spec.clusterIPs: fd00::10", "{status}");
         Ok(())
     })?;
     echo::ask_tcp(nodes.node()?, WEB.parse()?, SOON).map(drop)
@@ -356,7 +357,7 @@ fn main() -> ExitCode {
             what_was_deleted_while_the_proxy_was_away_goes_when_it_is_back,
             one_changed_endpoint_is_one_step,
             a_malformed_service_is_reported_and_the_others_go_on,
-            what_is_not_served_yet_is_reported,
+            what_a_family_without_pods_asks_for_is_reported,
             what_somebody_deletes_is_back,
             what_is_foreign_is_never_touched,
         ],
