@@ -1,0 +1,45 @@
+//! flannel's resilience matrix with the backends that need a kernel of their own: wireguard and ipip.
+
+mod netd_node;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use lab::Need;
+use netd_node::resilience::{loses_nothing, survives};
+
+/// The backends, and those of them that carry IPv6.
+const BACKENDS: [&str; 2] = ["wireguard", "ipip"];
+const DUAL: [&str; 1] = ["wireguard"];
+
+fn each(backends: &[&str], dual: bool, holds: fn(&str, bool) -> Result<()>) -> Result<()> {
+    backends.iter().try_for_each(|backend| holds(backend, dual).with_context(|| (*backend).to_owned()))
+}
+
+fn restart_upgrade_crash_and_an_outage_of_etcd_lose_no_packet() -> Result<()> {
+    each(&BACKENDS, false, loses_nothing)
+}
+
+fn restart_upgrade_crash_and_an_outage_of_etcd_lose_no_packet_of_ipv6() -> Result<()> {
+    each(&DUAL, true, loses_nothing)
+}
+
+fn new_pod_and_restarts_find_their_way_back_with_the_same_subnets() -> Result<()> {
+    each(&BACKENDS, false, survives)
+}
+
+fn new_pod_and_restarts_of_both_families_find_their_way_back_with_the_same_subnets() -> Result<()> {
+    each(&DUAL, true, survives)
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Nftables, Need::WireGuard, Need::IpIp],
+        lab::tests![
+            restart_upgrade_crash_and_an_outage_of_etcd_lose_no_packet,
+            restart_upgrade_crash_and_an_outage_of_etcd_lose_no_packet_of_ipv6,
+            new_pod_and_restarts_find_their_way_back_with_the_same_subnets,
+            new_pod_and_restarts_of_both_families_find_their_way_back_with_the_same_subnets,
+        ],
+    )
+}
