@@ -32,10 +32,35 @@ pub(crate) struct Step {
     #[serde(default = "yes")]
     pub(crate) determined: bool,
     pub(crate) api_refused: Option<String>,
-    /// What clients saw over time; not read yet.
-    #[serde(rename = "script", default)]
-    _script: Value,
+    /// What clients saw over time.
+    #[serde(default)]
+    script: Value,
     pub(crate) probes: Vec<Probe>,
+}
+
+/// Many connections of each client to one address of a Service that keeps clients with their endpoint.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Kept {
+    /// What kind of address it is: `clusterIP`, `nodePort`, `externalIP`.
+    pub dest: String,
+    /// 4 or 6.
+    #[serde(default = "four")]
+    pub family: u8,
+    /// Which endpoints answered each client, and how often.
+    pub endpoints: BTreeMap<String, BTreeMap<String, usize>>,
+}
+
+const fn four() -> u8 {
+    4
+}
+
+impl Step {
+    /// The rows of a script that are of this kind; other scripts have none.
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        let rows = self.script.pointer("/rows").or_else(|| self.script.get("nftables")?.get("rows"));
+        let rows = rows.and_then(Value::as_array).cloned().unwrap_or_default();
+        rows.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect()
+    }
 }
 
 const fn yes() -> bool {

@@ -32,7 +32,7 @@ use std::path::Path;
 use cluster::manifest::{self, Form, Kind};
 use serde_json::{Value, json};
 
-pub use expect::{Outcome, Probe, Refusal, Run, Seen, Source};
+pub use expect::{Kept, Outcome, Probe, Refusal, Run, Seen, Source};
 
 /// A recorded case.
 #[derive(Debug, Clone)]
@@ -62,6 +62,8 @@ pub struct Step {
     pub put: Vec<Object>,
     /// What was tried.
     pub probes: Vec<Probe>,
+    /// What was tried one after another, where clients keep their endpoint.
+    pub kept: Vec<Kept>,
 }
 
 /// An object of a case.
@@ -109,9 +111,10 @@ fn case(folder: &Path) -> Case {
             deleted: deleted(text, &mut created),
             put: objects_of(&name, text, &mut created),
             zone: zone.clone(),
-            name: step.name,
+            name: step.name.clone(),
             determined: step.determined,
             accepted: step.api_refused.is_none(),
+            kept: step.kept(),
             probes: step.probes,
         }
     });

@@ -6,6 +6,7 @@
 mod client;
 mod health;
 mod judge;
+mod kept;
 mod machines;
 mod objects;
 pub(crate) mod pending;
@@ -115,6 +116,7 @@ impl Player {
             self.publish().with_context(|| step.name.clone())?;
             if step.determined {
                 found.extend(self.probe(case, step)?);
+                found.extend(kept::compare((&self.machines, self.setting.path), &self.objects, case, step)?);
             }
         }
         self.objects.clear();
@@ -134,7 +136,7 @@ impl Player {
             format!("--services-dir={SERVICES}"),
             format!("--proxy-mode={}", self.setting.path),
             "--hostname-override=n1".to_owned(),
-            "--service-cidr=10.96.0.0/16".to_owned(),
+            "--service-cidr=10.96.0.0/16,fd00:10:96::/112".to_owned(),
             "--healthz-bind-address=0.0.0.0:10256".to_owned(),
         ];
         let command = self.machines.n1()?.command(lab::bin("ipvs-proxy")?).args(flags).args(self.setting.flags);

@@ -61,6 +61,11 @@ impl Objects {
         (json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string(), self.last, slices + OTHERS)
     }
 
+    /// The Services of the case.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter(|(key, _)| key.starts_with("Service/")).map(|(_, service)| service)
+    }
+
     /// Whether the Service that has this address keeps clients with their endpoint.
     pub(crate) fn keeps_clients(&self, to: SocketAddr) -> bool {
         let (addr, port) = (json!(to.ip().to_string()), json!(to.port()));

@@ -34,7 +34,8 @@ struct OnPurpose {
 
 const HEALTH: &str = "health check node ports, and what /healthz says of each family";
 const UNKNOWN: &str = "silence at addresses of the Service network that no Service has";
-const EXTERNAL: &str = "node ports and external addresses";
+const PING: &str =
+    "the node's own ping of an external address, and of an address of the Service network that nobody has";
 
 const PENDING: &[Pending] = &[
     plain(IpFamily::V4, HEALTH, "26"),
@@ -42,11 +43,11 @@ const PENDING: &[Pending] = &[
     plain(IpFamily::V6, UNKNOWN, "43"),
     Pending { run: Run::NodePortCidr, ..plain(IpFamily::V4, HEALTH, "26") },
     Pending { run: Run::NodePortAll, ..plain(IpFamily::V4, HEALTH, "26") },
-    ipvs(IpFamily::V4, EXTERNAL, "06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 30 34 35 36 37 40 44 46 55 61"),
     ipvs(IpFamily::V4, HEALTH, "26"),
-    ipvs(IpFamily::V4, UNKNOWN, "43 51"),
-    ipvs(IpFamily::V6, EXTERNAL, "06 08 10 11 12 14 15 16 17 18 19 20 21 22 23 24 26 30 34 35 36 37 40 44 46 55 61"),
+    ipvs(IpFamily::V4, UNKNOWN, "43"),
     ipvs(IpFamily::V6, UNKNOWN, "43"),
+    ipvs(IpFamily::V4, PING, "51"),
+    ipvs(IpFamily::V6, PING, "51"),
 ];
 
 /// Cases of the run by default, by nftables.
@@ -60,13 +61,10 @@ const fn ipvs(family: IpFamily, reason: &'static str, cases: &'static str) -> Pe
 }
 
 const ON_PURPOSE: &[OnPurpose] = &[
-    OnPurpose {
-        path: "ipvs",
-        run: Run::Plain,
-        begins: "51-ping [all]",
-        contains: "echo-reply",
-        reason: "IPVS takes packets to addresses of the node only, and those answer a ping, as in kube-proxy's mode ipvs",
-    },
+    by_ipvs("24-lb-source-ranges [Pods of n1 only]", "node-n1 -> lbIP", BRIDGE),
+    by_ipvs("51-ping [all]", "echo-reply", LOCAL),
+    by_ipvs("43-unallocated [all]", "-> other port of the externalIP", LOCAL),
+    by_ipvs("43-unallocated [all]", "-> other port of the lbIP", LOCAL),
     OnPurpose {
         path: "nftables",
         run: Run::NodePortAll,
@@ -75,6 +73,16 @@ const ON_PURPOSE: &[OnPurpose] = &[
         reason: "n1 has the address of its bridge there: masqueraded or not it is the same address, and ours keeps the port",
     },
 ];
+
+const LOCAL: &str = "IPVS takes packets to addresses of the node only, so that virtual ones are its own: they answer a ping, and a \
+    port that nobody serves is refused, as in kube-proxy's mode ipvs";
+
+const BRIDGE: &str = "with IPVS a node connects from the virtual address, so that a range lets it in which holds one of its \
+    addresses, here that of its bridge, from which it may connect by nftables, too";
+
+const fn by_ipvs(begins: &'static str, contains: &'static str, reason: &'static str) -> OnPurpose {
+    OnPurpose { path: "ipvs", run: Run::Plain, begins, contains, reason }
+}
 
 /// Holds the differences of each case against the lists.
 pub(crate) fn hold(setting: Setting, found: &BTreeMap<String, Vec<Difference>>) -> Result<()> {
