@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cluster::Problem;
 use netstate::family::PerFamily;
-use netstate::ipvs::Scheduler;
+use netstate::scheduler::Scheduler;
 use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use netstate::family::IpFamily;
-use netstate::ipvs::Scheduler;
 use netstate::protocol::Protocol;
+use netstate::scheduler::Scheduler;
 
 use super::here::Here;
 use super::route::Routes;

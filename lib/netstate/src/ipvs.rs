@@ -2,14 +2,11 @@
 //!
 //! Counters and connection numbers change by themselves; they are no part of what must be equal.
 
-mod scheduler;
-
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-pub use scheduler::{InvalidScheduler, Scheduler, SchedulerFlags};
-
 use crate::Protocol;
+pub use crate::scheduler::{InvalidScheduler, Scheduler, SchedulerFlags};
 
 /// How a row that somebody else made or changed shows.
 const FOREIGN: &str = " with options of others";

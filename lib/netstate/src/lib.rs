@@ -22,6 +22,7 @@ pub mod prefix;
 pub mod protocol;
 pub mod qdisc;
 pub mod route;
+pub mod scheduler;
 pub mod subnet_file;
 pub mod sysctl;
 pub mod vlan;
