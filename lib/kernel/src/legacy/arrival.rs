@@ -43,6 +43,9 @@ const PASSING: [&[u8]; 14] = [
 /// The bit of a new connection in masks of states: XT_CONNTRACK_STATE_BIT(IP_CT_NEW).
 const NEW: u8 = 0x08;
 
+/// XT_CONNTRACK_STATE_ALIAS: it was written as a match `state`.
+const STATE_ALIAS: u16 = 1 << 13;
+
 /// The chain INPUT of the table `filter` of one family.
 #[derive(Debug)]
 pub struct Input {
@@ -312,7 +315,7 @@ fn extension_matches(name: &[u8], data: &[u8], arrival: &Arrival) -> Option<bool
         // struct xt_state_info.
         b"state" => Some(data.first()? & NEW != 0),
         // struct xt_conntrack_mtinfo1 to 3: flags, inversions, states; of the flags only the one of states.
-        b"conntrack" if at(146)? == 1 => Some((data.get(150)? & NEW != 0) != (at(148)? & 1 != 0)),
+        b"conntrack" if at(146)? & !STATE_ALIAS == 1 => Some((data.get(150)? & NEW != 0) != (at(148)? & 1 != 0)),
         _ => None,
     }
 }
