@@ -32,18 +32,13 @@ struct OnPurpose {
     reason: &'static str,
 }
 
-const HEALTH: &str = "health check node ports, and what /healthz says of each family";
 const UNKNOWN: &str = "silence at addresses of the Service network that no Service has";
 const PING: &str =
     "the node's own ping of an external address, and of an address of the Service network that nobody has";
 
 const PENDING: &[Pending] = &[
-    plain(IpFamily::V4, HEALTH, "26"),
     plain(IpFamily::V4, UNKNOWN, "43 51"),
     plain(IpFamily::V6, UNKNOWN, "43"),
-    Pending { run: Run::NodePortCidr, ..plain(IpFamily::V4, HEALTH, "26") },
-    Pending { run: Run::NodePortAll, ..plain(IpFamily::V4, HEALTH, "26") },
-    ipvs(IpFamily::V4, HEALTH, "26"),
     ipvs(IpFamily::V4, UNKNOWN, "43"),
     ipvs(IpFamily::V6, UNKNOWN, "43"),
     ipvs(IpFamily::V4, PING, "51"),
