@@ -9,12 +9,14 @@
 //! | [`select`] | which endpoints take its connections |
 //! | [`route`] | which of them each class of client is led to |
 //! | [`claims`] | whose an address and port is, and what each change changes |
+//! | [`findings`] | what of each Service is not served or was left out |
 //! | [`here`] | this node, as far as plans depend on it |
 //! | [`check`] | what a load balancer asks this node about a Service |
 //! | [`networks`] | which networks can stand side by side |
 
 pub(crate) mod check;
 pub(crate) mod claims;
+pub(crate) mod findings;
 pub(crate) mod frontend;
 pub(crate) mod here;
 pub(crate) mod networks;

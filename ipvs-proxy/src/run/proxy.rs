@@ -5,9 +5,9 @@
 //! before this program started goes on as the kernel remembers it.
 
 mod node;
+mod planning;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -16,15 +16,16 @@ use reconcile::{Gate, Pass};
 use self::node::{ChangedChecks, mode};
 use super::flows::{Locals, Masqueraded};
 use super::log::log;
-use super::memory::{is_in_doubt, recorded, remember};
+use super::memory::{is_in_doubt, remember};
 use super::tables::{Tables, Touched};
 use crate::dataplane::DataPlane;
 use crate::object::ObjectName;
 use crate::object::key::Kind;
+use crate::plan::Claims;
 use crate::plan::check::HealthCheck;
+use crate::plan::findings::Findings;
 use crate::plan::here::{Facts, Here};
-use crate::plan::networks::{Networks, placed};
-use crate::plan::{Claims, ServicePlan, plan};
+use crate::plan::networks::Networks;
 use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
@@ -59,6 +60,8 @@ pub(crate) struct Proxy {
     lacking: BTreeSet<ObjectName>,
     /// Services with endpoints that are meant for zones.
     zoned: BTreeSet<ObjectName>,
+    /// What is to be said of each Service and its slices.
+    findings: Findings,
     /// What load balancers ask about.
     checks: BTreeMap<ObjectName, HealthCheck>,
     /// What of it changed since it was last taken, and where they ask.
@@ -112,6 +115,7 @@ impl Proxy {
             misplaced: BTreeMap::new(),
             lacking: BTreeSet::new(),
             zoned: BTreeSet::new(),
+            findings: Findings::default(),
             checks: BTreeMap::new(),
             changed_checks: ChangedChecks::default(),
             remembered: None,
@@ -269,61 +273,6 @@ impl Proxy {
         add(&mut self.totals.failed, pass.failed);
     }
 
-    fn plan_service(&mut self, name: &ObjectName) {
-        if self.remembered.as_ref().is_some_and(|names| names.contains(name)) && is_in_doubt(&self.view, name) {
-            return;
-        }
-        let Some(service) = self.view.service(name) else {
-            self.misplaced.remove(name);
-            self.zoned.remove(name);
-            self.check(name, None);
-            self.lacking.remove(name);
-            self.settle(name, None);
-            return;
-        };
-        let (addresses, refused) = placed(service, &self.networks, || self.before(name));
-        let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
-        if reasons.is_empty() {
-            self.misplaced.remove(name);
-        } else if self.misplaced.get(name) != Some(&reasons.join("; ")) {
-            let reason = reasons.join("; ");
-            tracing::warn!(service = %name, reason, "an address is not served; where the Service was before it goes on");
-            self.misplaced.insert(name.clone(), reason);
-        }
-        if let Some(names) = &mut self.remembered {
-            names.remove(name);
-        }
-        let mut plan = plan(service, &addresses, self.view.slices(name), &self.here);
-        let scheduler = service.scheduler.as_ref();
-        let lacking = scheduler.filter(|scheduler| !self.tables.may_have_scheduler(&scheduler.name));
-        if let Some(scheduler) = lacking {
-            plan.use_common_scheduler();
-            if self.lacking.insert(name.clone()) {
-                tracing::warn!(service = %name, %scheduler, "the kernel has not the scheduler, everybody's is used");
-            }
-        } else {
-            self.lacking.remove(name);
-        }
-        self.note(name);
-        self.settle(name, Some(plan));
-    }
-
-    /// The virtual addresses that a Service was served at: by this program, or by the kernel's record before it.
-    fn before(&self, name: &ObjectName) -> Vec<IpAddr> {
-        let planned = self.claims.plan(name).map(ServicePlan::virtual_addresses).unwrap_or_default();
-        if planned.is_empty() {
-            recorded(&self.tables, name).into_iter().collect()
-        } else {
-            planned.into_iter().collect()
-        }
-    }
-
-    /// Puts the plan of a Service in place of its earlier one, down to the rows that are desired.
-    fn settle(&mut self, name: &ObjectName, plan: Option<ServicePlan>) {
-        let deltas = self.claims.settle(name, plan);
-        self.tables.want(self.plane.rows(&deltas));
-    }
-
     /// Lets go of remembered Services that nobody is malformed about any more.
     fn release_remembered(&mut self) {
         let Some(names) = self.remembered.as_mut().filter(|names| !names.is_empty()) else { return };
@@ -371,10 +320,10 @@ impl Proxy {
         &self.misplaced
     }
 
-    /// True of a Service that has everybody's scheduler because the kernel has not its own.
+    /// What is to be said of Services and their slices.
     #[must_use]
-    pub(crate) fn lacks_scheduler(&self, name: &ObjectName) -> bool {
-        self.lacking.contains(name)
+    pub(crate) const fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// Services that are served as the kernel remembers them.

@@ -1,6 +1,7 @@
 //! The status: what the daemon knows, what it does not serve and why, what the kernel refused.
 //!
-//! Invariant: its lists of what came from outside are bounded. Its fields are what `ipvs-proxy status` shows.
+//! Invariants: its lists of what came from outside are bounded; it reads no object, so that a report costs what it lists, however many
+//! Services there are. Its fields are what `ipvs-proxy status` shows.
 
 use std::time::Duration;
 
@@ -9,8 +10,7 @@ use reconcile::Stage;
 use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
-use crate::object::service::{SCHEDULER, Service};
-use crate::plan::unmatched;
+use crate::object::key::Kind;
 use crate::source::view::View;
 
 /// What the daemon knows.
@@ -116,8 +116,8 @@ impl ProxyStatus {
             alarm,
             waiting_for,
             lost,
-            services: proxy.view().services().count(),
-            endpoint_slices: proxy.view().all_slices().count(),
+            services: proxy.view().known(&[Kind::Service]),
+            endpoint_slices: proxy.view().known(&[Kind::EndpointSlice]),
             refused: refused(proxy),
             remembered: proxy.remembered().map(|name| format!("services/{name}")).take(LISTED).collect(),
             not_served: not_served(proxy),
@@ -179,31 +179,20 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
         reason: conflict.to_string(),
         earlier_version_served: false,
     });
-    let services = proxy.view().services().map(|service| (format!("services/{}", service.name), &service.skipped));
-    let slices = proxy.view().all_slices().map(|slice| (format!("endpointslices/{}", slice.name), &slice.skipped));
-    let skipped = services.chain(slices).flat_map(|(object, reasons)| {
+    let skipped = proxy.findings().iter().flat_map(|(object, finding)| {
         let refused = move |reason: &String| Refused {
-            object: object.clone(),
+            object: object.to_string(),
             reason: format!("{reason}; left out, the rest is served"),
             earlier_version_served: false,
         };
-        reasons.iter().map(refused)
+        finding.skipped.iter().map(refused)
     });
     malformed.chain(unreadable).chain(misplaced).chain(conflicts).chain(skipped).take(LISTED).collect()
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {
-    let fields = |service: &Service| {
-        let mut fields = proxy.plane().not_served(service);
-        fields.extend(unmatched(service, proxy.view().slices(&service.name)));
-        if let Some(scheduler) = service.scheduler.as_ref().filter(|_| proxy.lacks_scheduler(&service.name)) {
-            fields.push(format!("metadata.annotations.{SCHEDULER}: {scheduler}, which the kernel has not"));
-        }
-        fields
-    };
-    let services = proxy.view().services().map(|service| (format!("services/{}", service.name), fields(service)));
-    let slices = proxy.view().all_slices();
-    let slices = slices.map(|slice| (format!("endpointslices/{}", slice.name), slice.unserved.clone()));
-    let asking = services.chain(slices).filter(|(_, fields)| !fields.is_empty());
-    asking.map(|(object, fields)| NotServed { object, fields }).take(LISTED).collect()
+    let asking = proxy.findings().iter().filter(|(_, finding)| !finding.not_served.is_empty());
+    let named =
+        asking.map(|(object, finding)| NotServed { object: object.to_string(), fields: finding.not_served.clone() });
+    named.take(LISTED).collect()
 }

@@ -15,6 +15,7 @@ use super::proxy::Proxy;
 use super::status::ProxyStatus;
 use super::tables::Touched;
 use super::{SOURCES, TABLES, addresses, forward, lock};
+use crate::object::key::Kind;
 use crate::plan::here::OwnAddresses;
 use crate::source::Update;
 
@@ -107,7 +108,7 @@ impl ProxyWork {
             return;
         }
         self.ready = true;
-        tracing::info!(services = self.proxy.view().services().count(), "ready");
+        tracing::info!(services = self.proxy.view().known(&[Kind::Service]), "ready");
         self.shell.open_gate(TABLES);
     }
 

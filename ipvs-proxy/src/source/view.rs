@@ -43,11 +43,21 @@ struct Kept<T> {
     listed: Option<BTreeSet<ObjectName>>,
     /// Objects that were deleted since the last end of a change.
     deleted: BTreeSet<ObjectName>,
+    /// Objects that were read, for tests of what a report costs.
+    #[cfg(test)]
+    reads: std::sync::atomic::AtomicUsize,
 }
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
-        Self { objects: Snapshot::default(), malformed: BTreeMap::new(), listed: None, deleted: BTreeSet::new() }
+        Self {
+            objects: Snapshot::default(),
+            malformed: BTreeMap::new(),
+            listed: None,
+            deleted: BTreeSet::new(),
+            #[cfg(test)]
+            reads: std::sync::atomic::AtomicUsize::new(0),
+        }
     }
 }
 
@@ -125,11 +135,18 @@ impl<T: PartialEq + Clone> Kept<T> {
     }
 
     fn get(&self, name: &ObjectName) -> Option<&T> {
-        self.objects.get(name).map(Box::as_ref)
+        self.objects.get(name).map(|object| self.read(object))
     }
 
     fn all(&self) -> impl Iterator<Item = &T> {
-        self.objects.entries().values().map(Box::as_ref)
+        self.objects.entries().values().map(|object| self.read(object))
+    }
+
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests count"))]
+    fn read<'a>(&self, object: &'a T) -> &'a T {
+        #[cfg(test)]
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        object
     }
 
     /// Malformed objects below `folder`, as [`View::malformed`].
@@ -232,8 +249,9 @@ impl View {
         })
     }
 
-    /// Objects of these kinds, withheld ones too.
-    fn known(&self, kinds: &[Kind]) -> usize {
+    /// How many objects of these kinds there are, withheld ones too.
+    #[must_use]
+    pub(crate) fn known(&self, kinds: &[Kind]) -> usize {
         let of = |kind: &Kind| match kind {
             Kind::Service => self.services.objects.entries().len(),
             Kind::EndpointSlice => self.slices.objects.entries().len(),
@@ -287,6 +305,13 @@ impl View {
             }
         }
         concerned
+    }
+
+    /// How many objects were read so far.
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> usize {
+        let of = |reads: &std::sync::atomic::AtomicUsize| reads.load(std::sync::atomic::Ordering::Relaxed);
+        of(&self.services.reads) + of(&self.slices.reads)
     }
 
     /// A Service.

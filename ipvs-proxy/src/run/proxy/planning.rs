@@ -1,0 +1,96 @@
+//! One Service from what is known of it to the rows that are desired.
+//!
+//! Invariants: what is said of a Service is found when it is planned, so that a report reads no object; a Service that cannot be served
+//! as it is now goes on as it was.
+
+use std::net::IpAddr;
+
+use super::super::memory::{is_in_doubt, recorded};
+use super::Proxy;
+use crate::object::ObjectName;
+use crate::object::key::{Kind, ObjectKey};
+use crate::object::service::SCHEDULER;
+use crate::plan::findings::Finding;
+use crate::plan::networks::placed;
+use crate::plan::{ServicePlan, plan, unmatched};
+
+impl Proxy {
+    /// Plans a Service as it is now, and notes what is to be said of it.
+    pub(super) fn plan_service(&mut self, name: &ObjectName) {
+        self.place_service(name);
+        self.find(name);
+    }
+
+    /// Notes what of a Service and its slices is not served and what was left out of them.
+    fn find(&mut self, name: &ObjectName) {
+        let service = self.view.service(name).map(|service| {
+            let mut not_served = self.plane.not_served(service);
+            not_served.extend(unmatched(service, self.view.slices(name)));
+            if let Some(scheduler) = service.scheduler.as_ref().filter(|_| self.lacking.contains(name)) {
+                not_served.push(format!("metadata.annotations.{SCHEDULER}: {scheduler}, which the kernel has not"));
+            }
+            let key = ObjectKey { kind: Kind::Service, name: name.clone() };
+            (key, Finding { not_served, skipped: service.skipped.clone() })
+        });
+        let slices = self.view.slices(name).map(|slice| {
+            let key = ObjectKey { kind: Kind::EndpointSlice, name: slice.name.clone() };
+            (key, Finding { not_served: slice.unserved.clone(), skipped: slice.skipped.clone() })
+        });
+        self.findings.set(name, service.into_iter().chain(slices));
+    }
+
+    fn place_service(&mut self, name: &ObjectName) {
+        if self.remembered.as_ref().is_some_and(|names| names.contains(name)) && is_in_doubt(&self.view, name) {
+            return;
+        }
+        let Some(service) = self.view.service(name) else {
+            self.misplaced.remove(name);
+            self.zoned.remove(name);
+            self.check(name, None);
+            self.lacking.remove(name);
+            self.settle(name, None);
+            return;
+        };
+        let (addresses, refused) = placed(service, &self.networks, || self.before(name));
+        let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        if reasons.is_empty() {
+            self.misplaced.remove(name);
+        } else if self.misplaced.get(name) != Some(&reasons.join("; ")) {
+            let reason = reasons.join("; ");
+            tracing::warn!(service = %name, reason, "an address is not served; where the Service was before it goes on");
+            self.misplaced.insert(name.clone(), reason);
+        }
+        if let Some(names) = &mut self.remembered {
+            names.remove(name);
+        }
+        let mut plan = plan(service, &addresses, self.view.slices(name), &self.here);
+        let scheduler = service.scheduler.as_ref();
+        let lacking = scheduler.filter(|scheduler| !self.tables.may_have_scheduler(&scheduler.name));
+        if let Some(scheduler) = lacking {
+            plan.use_common_scheduler();
+            if self.lacking.insert(name.clone()) {
+                tracing::warn!(service = %name, %scheduler, "the kernel has not the scheduler, everybody's is used");
+            }
+        } else {
+            self.lacking.remove(name);
+        }
+        self.note(name);
+        self.settle(name, Some(plan));
+    }
+
+    /// The virtual addresses that a Service was served at: by this program, or by the kernel's record before it.
+    fn before(&self, name: &ObjectName) -> Vec<IpAddr> {
+        let planned = self.claims.plan(name).map(ServicePlan::virtual_addresses).unwrap_or_default();
+        if planned.is_empty() {
+            recorded(&self.tables, name).into_iter().collect()
+        } else {
+            planned.into_iter().collect()
+        }
+    }
+
+    /// Puts the plan of a Service in place of its earlier one, down to the rows that are desired.
+    pub(super) fn settle(&mut self, name: &ObjectName, plan: Option<ServicePlan>) {
+        let deltas = self.claims.settle(name, plan);
+        self.tables.want(self.plane.rows(&deltas));
+    }
+}
