@@ -17,6 +17,7 @@ use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 use crate::plan::here::Here;
+use crate::plan::pods::Pods;
 use crate::plan::{Claims, plan};
 
 /// Every parser by the name of its corpus.
@@ -121,14 +122,14 @@ fn service_port(of: &Value) -> Value {
 /// Plans the Service down to rows of either data path, and takes it away again.
 fn serve(service: &Service, slice: Option<EndpointSlice>) {
     let Ok(link) = IfName::new(vip::LINK_NAME) else { return };
-    let Ok(pods) = "172.7.0.0/16".parse() else { return };
+    let Ok(pods) = "172.7.0.0/16".parse().map(Pods::Inside) else { return };
     let pods = PerFamily::only(IpFamily::V4, pods);
     for mode in [Mode::Ipvs, Mode::Nftables] {
         let options = Options {
             mode,
             link: link.clone(),
             scheduler: "rr".to_owned().into(),
-            pods,
+            pods: pods.clone(),
             node: NodeAddresses::default(),
         };
         serve_on(DataPlane::new(options), service, slice.clone());

@@ -9,7 +9,8 @@ use netstate::family::PerFamily;
 
 use super::settings::Settings;
 use super::settings::fields::path;
-use crate::plan::here::{Facts, Mode, NodePorts, OwnAddresses, Pods};
+use crate::plan::here::{Facts, Mode, NodePorts, OwnAddresses};
+use crate::plan::pods::Pods;
 
 /// What is said of the node of this name and zone, with Pods in the networks `pods`.
 pub(super) fn facts(
@@ -22,7 +23,7 @@ pub(super) fn facts(
         zone,
         bind: bind(settings),
         node_ports: NodePorts::parse(settings.text(path::NODE_PORTS)).unwrap_or_default(),
-        pods: Pods::Inside(pods),
+        pods: Pods::inside(pods),
         masquerade_all: masquerade_all(settings),
         own: OwnAddresses::default(),
     }

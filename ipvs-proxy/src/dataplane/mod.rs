@@ -35,15 +35,15 @@ pub(crate) mod vip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netstate::family::PerFamily;
 use netstate::ipvs::Scheduler;
-use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
+use netstate::{Address, AddressKey, IfName, IpFamily, ipvs as ipvs_rows, nft as nft_rows};
 
 use self::counts::Counts;
 use self::site::Site;
 use crate::object::service::{SCHEDULER, Service, Sources};
 use crate::plan::frontend::Place;
 use crate::plan::here::Here;
+use crate::plan::pods::PodsOfFamilies;
 use crate::plan::{Delta, Frontend, FrontendKey};
 
 /// Rows that changed: their new value, or `None` when they are no longer desired. Keys are in order.
@@ -94,8 +94,8 @@ pub(crate) struct Options {
     pub(crate) link: IfName,
     /// The scheduler of virtual servers whose Service asks for none.
     pub(crate) scheduler: Scheduler,
-    /// The networks whose clients are Pods. A family without one is not served.
-    pub(crate) pods: PerFamily<Option<Prefix>>,
+    /// How clients are known for Pods. A family without it is not served.
+    pub(crate) pods: PodsOfFamilies,
     /// The node's addresses.
     pub(crate) node: NodeAddresses,
 }
@@ -142,6 +142,12 @@ impl DataPlane {
     #[must_use]
     pub(crate) const fn mode(&self) -> Mode {
         self.options.mode
+    }
+
+    /// How clients are known for Pods.
+    #[must_use]
+    pub(crate) const fn pods(&self) -> &PodsOfFamilies {
+        &self.options.pods
     }
 
     /// The link that holds virtual addresses.
@@ -217,7 +223,7 @@ impl DataPlane {
     /// Everything that `service` asks for and does not get, as `field: value`, each once.
     #[must_use]
     pub(crate) fn not_served(&self, service: &Service) -> Vec<String> {
-        let families = self.options.pods.map(|_, pods| pods.is_some());
+        let families = self.options.pods.as_ref().map(|_, pods| pods.is_some());
         let mut fields = serves::not_served(service, families);
         let scheduler = service.scheduler.as_ref().filter(|_| self.options.mode == Mode::Nftables);
         fields.extend(

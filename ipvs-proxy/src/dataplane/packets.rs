@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use netstate::family::PerFamily;
 use netstate::ipvs::{RowKey as ServerKey, VirtualServerKey};
 use netstate::mark::MASQUERADE;
 use netstate::nft::{
@@ -16,6 +17,7 @@ use super::nft::{element, table_key};
 use super::*;
 use crate::object::slice::EndpointSlice;
 use crate::plan::here::Here;
+use crate::plan::pods::Pods;
 use crate::plan::{Claims, plan};
 
 /// What a packet meets.
@@ -188,7 +190,13 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
     let planned = plan(&service, &service.cluster_ips, &[slice(0), slice(1)], &here);
     let link = IfName::new(vip::LINK_NAME).unwrap();
     let node = NodeAddresses { own: own.clone(), node_ports: own.clone() };
-    let options = Options { mode, link, scheduler: "rr".to_owned().into(), pods, node: NodeAddresses::default() };
+    let options = Options {
+        mode,
+        link,
+        scheduler: "rr".to_owned().into(),
+        pods: Pods::inside(pods),
+        node: NodeAddresses::default(),
+    };
     let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
     // The node's addresses are known last: rows do not depend on the order.
     let mut claims = Claims::default();

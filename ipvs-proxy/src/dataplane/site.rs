@@ -13,6 +13,7 @@ use super::nftables::dispatch::{Dispatch, backends, chosen};
 use super::{Mode, Options, ipvs, nftables, record};
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
+use crate::plan::pods::Pods;
 use crate::plan::select::{Backend, Locality};
 use crate::plan::{Frontend, FrontendKey};
 
@@ -22,8 +23,8 @@ pub(super) struct Site<'a> {
     pub(super) key: &'a FrontendKey,
     /// What stands there.
     pub(super) frontend: &'a Frontend,
-    /// The network whose clients are Pods.
-    pub(super) pods: Prefix,
+    /// How clients are known for Pods.
+    pub(super) pods: &'a Pods,
     /// What nftables does for its clients.
     pub(super) dispatch: Dispatch,
     mode: Mode,
@@ -33,7 +34,7 @@ pub(super) struct Site<'a> {
 impl<'a> Site<'a> {
     /// `None` for a frontend that is not served.
     pub(super) fn new(key: &'a FrontendKey, frontend: &'a Frontend, options: &'a Options) -> Option<Self> {
-        let pods = (*options.pods.get(key.family()))?;
+        let pods = options.pods.get(key.family()).as_ref()?;
         // A node port may have its virtual server at that address already.
         let mode = if is_own(key, frontend.kind, options) { Mode::Nftables } else { options.mode };
         Some(Self { key, frontend, pods, dispatch: Dispatch::of(frontend, mode), mode, options })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use netstate::family::PerFamily;
 use netstate::{IpFamily, Protocol};
 use proptest::prelude::*;
 
@@ -13,6 +14,7 @@ use crate::object::service::{Policy, Sources};
 use crate::plan::claims::Conflict;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::here::Here;
+use crate::plan::pods::Pods;
 use crate::plan::route::Routes;
 use crate::plan::select::{Backend, Choice, Locality};
 use crate::plan::{Claims, Frontend, FrontendKey, ServicePlan};
@@ -38,7 +40,13 @@ impl Desired {
 pub(super) fn plane(mode: Mode) -> DataPlane {
     let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
     let link = IfName::new(vip::LINK_NAME).unwrap();
-    DataPlane::new(Options { mode, link, scheduler: "rr".to_owned().into(), pods, node: NodeAddresses::default() })
+    DataPlane::new(Options {
+        mode,
+        link,
+        scheduler: "rr".to_owned().into(),
+        pods: Pods::inside(pods),
+        node: NodeAddresses::default(),
+    })
 }
 
 fn key(last: u8, port: u16) -> FrontendKey {

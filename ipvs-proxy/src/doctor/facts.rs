@@ -63,7 +63,7 @@ impl Facts {
 
     /// Whether Services have addresses of this family.
     pub(super) fn has(&self, family: IpFamily) -> bool {
-        self.known.pods.iter().any(|pods| pods.family() == family)
+        self.known.planned.plane.families().any(|served| served == family)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::facts::{Facts, Kernel, Planned, Server};
 use crate::object::key::ObjectKey;
 use crate::plan::here::Here;
 use crate::plan::networks::Networks;
+use crate::plan::pods::Pods;
 use crate::source::update;
 use crate::source::view::View;
 
@@ -59,7 +60,13 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
     let network: Prefix = "172.7.0.0/16".parse().unwrap();
     let pods = PerFamily::only(IpFamily::V4, network);
     let link: IfName = vip::LINK_NAME.parse().unwrap();
-    let options = Options { mode, link, scheduler: "rr".to_owned().into(), pods, node: NodeAddresses::default() };
+    let options = Options {
+        mode,
+        link,
+        scheduler: "rr".to_owned().into(),
+        pods: Pods::inside(pods),
+        node: NodeAddresses::default(),
+    };
     let plane = DataPlane::new(options);
     let services = PerFamily::only(IpFamily::V4, "192.168.0.0/16".parse().unwrap());
     let networks = Networks { pods, services, node: Vec::new() };

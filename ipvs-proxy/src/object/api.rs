@@ -11,6 +11,7 @@ use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options};
 use crate::plan::check::HealthCheck;
 use crate::plan::here::Here;
 use crate::plan::plan;
+use crate::plan::pods::Pods;
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy)]
@@ -135,7 +136,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
     let (service, slice) = (Service::from_json(service).unwrap(), EndpointSlice::from_json(slice).unwrap());
     // The data path that names more of what it does not serve.
     let link = netstate::IfName::new("kube-ipvs0").unwrap();
-    let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+    let pods = PerFamily::only(IpFamily::V4, Pods::Inside("172.7.0.0/16".parse().unwrap()));
     let path = DataPlane::new(Options {
         mode: Mode::Ipvs,
         link,

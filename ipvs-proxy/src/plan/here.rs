@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use netstate::family::PerFamily;
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix};
 
+use super::pods::{Pods, PodsOfFamilies};
+
 /// This node; see the module's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Here {
@@ -24,27 +26,10 @@ pub(crate) struct Here {
     pub(crate) node_port_addresses: BTreeSet<IpAddr>,
     /// Where load balancers ask for health: at those, or in a family that has NodePorts everywhere at every address, loopback too.
     pub(crate) check_addresses: BTreeSet<IpAddr>,
-    /// How clients are known for Pods.
-    pub(crate) pods: Pods,
+    /// How clients are known for Pods; in a family without it nobody knows.
+    pub(crate) pods: PodsOfFamilies,
     /// Every connection to a virtual address is masqueraded, a Pod's too.
     pub(crate) masquerade_all: bool,
-}
-
-/// How clients are known for Pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Pods {
-    /// By their address, which is in this network; in a family without one nobody knows.
-    Inside(PerFamily<Option<Prefix>>),
-}
-
-impl Pods {
-    /// True when a Pod of this family can be known from other clients.
-    #[must_use]
-    pub(crate) const fn are_known(&self, family: IpFamily) -> bool {
-        match self {
-            Self::Inside(networks) => networks.get(family).is_some(),
-        }
-    }
 }
 
 /// What a change of this node concerns.
@@ -68,7 +53,7 @@ impl Here {
             addresses: BTreeSet::new(),
             node_port_addresses: BTreeSet::new(),
             check_addresses: BTreeSet::new(),
-            pods: Pods::Inside(PerFamily::from_fn(|family| Some(family.any()))),
+            pods: Pods::inside(PerFamily::from_fn(|family| Some(family.any()))),
             masquerade_all: false,
         }
     }
@@ -81,14 +66,19 @@ impl Here {
         for network in networks {
             *known.get_mut(network.family()) = Some(network);
         }
-        Self { pods: Pods::Inside(known), ..self }
+        Self { pods: Pods::inside(known), ..self }
+    }
+
+    /// True when a Pod of this family can be known from other clients.
+    #[must_use]
+    pub(crate) fn knows_pods(&self, family: IpFamily) -> bool {
+        self.pods.get(family).as_ref().is_some_and(Pods::are_known)
     }
 
     /// Which plans are others with `new` in its place.
     #[must_use]
     pub(crate) fn change(&self, new: &Self) -> Change {
-        let pods_differ =
-            IpFamily::ALL.iter().any(|family| self.pods.are_known(*family) != new.pods.are_known(*family));
+        let pods_differ = IpFamily::ALL.iter().any(|family| self.knows_pods(*family) != new.knows_pods(*family));
         Change {
             all: self.node != new.node || self.masquerade_all != new.masquerade_all || pods_differ,
             zone: self.zone != new.zone,
@@ -228,8 +218,8 @@ pub(crate) struct Facts {
     pub(crate) bind: Option<IpAddr>,
     /// Where NodePorts are asked for.
     pub(crate) node_ports: NodePorts,
-    /// How clients are known for Pods.
-    pub(crate) pods: Pods,
+    /// How clients are known for Pods; in a family without it nobody knows.
+    pub(crate) pods: PodsOfFamilies,
     /// The data paths on which every connection to a virtual address is masqueraded.
     pub(crate) masquerade_all: Vec<Mode>,
     /// Its addresses.

@@ -11,6 +11,7 @@
 //! | [`claims`] | whose an address and port is, and what each change changes |
 //! | [`findings`] | what of each Service is not served or was left out |
 //! | [`here`] | this node, as far as plans depend on it |
+//! | [`pods`] | how clients are known for Pods |
 //! | [`check`] | what a load balancer asks this node about a Service |
 //! | [`networks`] | which networks can stand side by side |
 
@@ -22,6 +23,7 @@ pub(crate) mod here;
 pub(crate) mod networks;
 #[cfg(test)]
 mod oracle;
+pub(crate) mod pods;
 pub(crate) mod route;
 pub(crate) mod select;
 

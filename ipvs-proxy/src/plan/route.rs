@@ -68,7 +68,7 @@ impl Routes {
     pub(crate) fn internal((policy, family): (Policy, IpFamily), choice: &Choice, here: &Here) -> Self {
         let to = answer(policy, choice);
         // Without knowing the Pods nobody can say who is not one.
-        let others = here.masquerade_all || here.pods.are_known(family);
+        let others = here.masquerade_all || here.knows_pods(family);
         Self {
             pod: Route { answer: to.clone(), masquerade: here.masquerade_all },
             node: Route { answer: to.clone(), masquerade: others },
@@ -83,7 +83,7 @@ impl Routes {
         let node = Route { answer: all.clone(), masquerade: true };
         let outside = Route { answer: answer(policy, choice), masquerade: policy == Policy::Cluster };
         let pod = match policy {
-            Policy::Local if here.pods.are_known(family) => Route { answer: all, masquerade: false },
+            Policy::Local if here.knows_pods(family) => Route { answer: all, masquerade: false },
             _ => outside.clone(),
         };
         Self { pod, node, outside }

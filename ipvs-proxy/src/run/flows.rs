@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use netstate::{IpFamily, Prefix, Protocol};
+use netstate::{IpFamily, Protocol};
 
 use crate::plan::frontend::Place;
+use crate::plan::pods::{Pods, PodsOfFamilies};
 use crate::plan::route::Routes;
 use crate::plan::{Frontend, FrontendKey};
 
@@ -62,8 +63,8 @@ pub(crate) struct Masqueraded {
 pub(crate) struct Locals {
     /// This node's, without virtual ones.
     pub(crate) own: BTreeSet<IpAddr>,
-    /// Networks of Pods.
-    pub(crate) pods: Vec<Prefix>,
+    /// How clients are known for Pods.
+    pub(crate) pods: PodsOfFamilies,
 }
 
 /// The frontends whose connections are to be read.
@@ -87,7 +88,8 @@ impl Masqueraded {
 
     fn applies_to(self, flow: &Tracked, locals: &Locals) -> bool {
         let client = flow.client.ip();
-        if locals.pods.iter().any(|pods| pods.contains(client)) {
+        let pods = locals.pods.get(IpFamily::of(client));
+        if matches!(pods, Some(Pods::Inside(network)) if network.contains(client)) {
             self.pod
         } else if locals.own.contains(&client) {
             // Its address may well be the one that replaces it.
@@ -170,6 +172,8 @@ impl Checks {
 
 #[cfg(test)]
 mod tests {
+    use netstate::family::PerFamily;
+
     use super::*;
 
     fn address(text: &str) -> SocketAddr {
@@ -186,11 +190,14 @@ mod tests {
         FrontendKey { protocol, place, port }
     }
 
+    fn pods() -> PodsOfFamilies {
+        Pods::inside(PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap()))
+    }
+
     fn checks(protocol: Protocol, answering: &[SocketAddr], masqueraded: Masqueraded) -> Checks {
         let check = Check { answering: answering.iter().copied().collect(), masqueraded, balanced: false };
         let mut checks = Checks::default();
-        let locals =
-            Locals { own: BTreeSet::from([[10, 4, 7, 21].into()]), pods: vec!["172.7.0.0/16".parse().unwrap()] };
+        let locals = Locals { own: BTreeSet::from([[10, 4, 7, 21].into()]), pods: pods() };
         let at_vip = frontend(protocol, Place::Address([192, 168, 0, 53].into()), 53);
         let at_node = frontend(protocol, Place::AnyNode(IpFamily::V4), 30_053);
         checks.put(BTreeMap::from([(at_vip, check.clone()), (at_node, check)]), locals);

@@ -168,7 +168,7 @@ fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
 /// Opens the kernel's tables.
 async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyhow::Result<(Proxy, Interests)> {
     let pods = prepare::pods(config);
-    if pods != config.pods {
+    if pods != config.facts.pods {
         if pods.present().next().is_none() {
             bail!("this kernel has no IPv6, the only family of the Pod network");
         }
@@ -220,7 +220,7 @@ pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
 /// # Errors
 /// When the kernel cannot be read.
 pub(crate) async fn networks_of(config: &Config) -> Result<Networks, KernelError> {
-    let pods = prepare::pods(config);
+    let pods = prepare::networks(config);
     Ok(Networks { pods, services: config.services, node: addresses::networks(pods).await? })
 }
 

@@ -16,6 +16,7 @@ use super::{addresses, path};
 use crate::command::config::{Config, Networks};
 use crate::command::settings::fields::path as setting;
 use crate::dataplane::Mode;
+use crate::plan::pods::PodsOfFamilies;
 
 /// Where this process's score is (proc(5)).
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
@@ -93,8 +94,13 @@ pub(super) fn parameters(config: &Config, release: &str, mode: Mode) -> BTreeMap
     parameters
 }
 
+/// How clients are known for Pods, in the families that are asked for and that this kernel has.
+pub(super) fn pods(config: &Config) -> PodsOfFamilies {
+    config.facts.pods.clone().map(|family, pods| pods.filter(|_| addresses::is_supported(family)))
+}
+
 /// The Pod networks of the families that this kernel has.
-pub(super) fn pods(config: &Config) -> Networks {
+pub(super) fn networks(config: &Config) -> Networks {
     config.pods.map(|family, pods| pods.filter(|_| addresses::is_supported(family)))
 }
 

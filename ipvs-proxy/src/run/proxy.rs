@@ -179,10 +179,7 @@ impl Proxy {
                 pass += self.tables.arrive(now);
             }
         }
-        let locals = || Locals {
-            own: self.here.addresses.clone(),
-            pods: self.networks.pods.present().map(|(_, pods)| *pods).collect(),
-        };
+        let locals = || Locals { own: self.here.addresses.clone(), pods: self.plane.pods().clone() };
         self.tables.settle_flows(locals, |frontend| Masqueraded::at(self.claims.served(frontend)));
         self.count(&pass);
         pass

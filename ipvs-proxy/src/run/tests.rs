@@ -28,6 +28,7 @@ use crate::object::key::ObjectKey;
 use crate::plan::FrontendKey;
 use crate::plan::here::{Facts, Here};
 use crate::plan::networks::Networks;
+use crate::plan::pods::Pods;
 use crate::source::update;
 
 type Log = Arc<Mutex<Vec<String>>>;
@@ -286,7 +287,7 @@ impl Rig {
             mode,
             link: IfName::new(vip::LINK_NAME).unwrap(),
             scheduler: "rr".to_owned().into(),
-            pods,
+            pods: Pods::inside(pods),
             node: NodeAddresses::default(),
         };
         let plane = DataPlane::new(options);

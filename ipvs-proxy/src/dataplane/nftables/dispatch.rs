@@ -12,15 +12,16 @@
 
 use std::sync::Arc;
 
+use netstate::IpFamily;
 use netstate::mark::MASQUERADE;
 use netstate::nft::{Chain, Destination, Field, Match, Name, Op, Rule, Verdict};
-use netstate::{IpFamily, Prefix};
 
 use super::affinity::LEAD;
 use super::{ENDPOINTS, NODE_ENDPOINTS};
 use crate::dataplane::{Mode, ipvs};
 use crate::plan::Frontend;
 use crate::plan::frontend::Place;
+use crate::plan::pods::Pods;
 use crate::plan::route::{Answer, Route, Routes};
 use crate::plan::select::Backend;
 
@@ -142,15 +143,15 @@ impl Dispatch {
         [self.pod, self.node, self.outside].map(Branch::text).join("/")
     }
 
-    /// The chain, where Pods are the clients inside `pods`.
-    pub(super) fn chain(self, place: Place, family: IpFamily, pods: Prefix) -> Chain {
+    /// The chain, where clients are known for Pods by `pods`.
+    pub(super) fn chain(self, place: Place, family: IpFamily, pods: &Pods) -> Chain {
         Chain::regular(self.rules(pods, |outcome| outcome.rules(place, family)))
     }
 
     /// The rules of a chain that tells the classes apart, where `end` gives those for what becomes of one.
-    pub(super) fn rules(self, pods: Prefix, end: impl Fn(Outcome) -> Vec<Rule>) -> Vec<Rule> {
+    pub(super) fn rules(self, pods: &Pods, end: impl Fn(Outcome) -> Vec<Rule>) -> Vec<Rule> {
         let end = |branch: Branch| end(branch.outcome);
-        let a_pod = Rule::new().when(Match::Saddr(Op::Is, pods));
+        let a_pod = Rule::new().when(client(Op::Is, pods));
         let this_node = Rule::new().when(Match::SaddrLocal(Op::Is));
         if self.pod.outcome == self.node.outcome && self.node.outcome == self.outside.outcome {
             let mut rules = self.marks(pods);
@@ -166,10 +167,10 @@ impl Dispatch {
     }
 
     /// Marks the classes that are masqueraded, where all go the same way.
-    fn marks(self, pods: Prefix) -> Vec<Rule> {
+    fn marks(self, pods: &Pods) -> Vec<Rule> {
         let mark = |rule: Rule| rule.then(MASQUERADE.set());
         let [pod, node, outside] = [self.pod, self.node, self.outside].map(|branch| branch.masquerade);
-        let not_a_pod = || Rule::new().when(Match::Saddr(Op::IsNot, pods));
+        let not_a_pod = || Rule::new().when(client(Op::IsNot, pods));
         let mut rules = Vec::new();
         match (pod, node == outside) {
             (true, true) if node => return vec![mark(Rule::new())],
@@ -179,8 +180,15 @@ impl Dispatch {
                 rules.push(mark(not_a_pod().when(Match::SaddrLocal(op))));
             }
         }
-        rules.extend(pod.then(|| mark(Rule::new().when(Match::Saddr(Op::Is, pods)))));
+        rules.extend(pod.then(|| mark(Rule::new().when(client(Op::Is, pods)))));
         rules
+    }
+}
+
+/// Whether a packet is a Pod's.
+const fn client(op: Op, pods: &Pods) -> Match {
+    match pods {
+        Pods::Inside(network) => Match::Saddr(op, *network),
     }
 }
 

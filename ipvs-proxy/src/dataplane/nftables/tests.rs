@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netstate::nft::{Chain, Ruleset};
-use netstate::{IpFamily, Prefix, Protocol};
+use netstate::{IpFamily, Protocol};
 use proptest::prelude::*;
 
 use super::dispatch::Dispatch;
@@ -18,6 +18,7 @@ use crate::object::ObjectName;
 use crate::object::service::{Policy, Sources};
 use crate::plan::frontend::{Affinity, Kind};
 use crate::plan::here::Here;
+use crate::plan::pods::Pods;
 use crate::plan::route::Routes;
 use crate::plan::select::{Backend, Choice, Locality};
 use crate::plan::{Claims, Delta, Frontend, FrontendKey, ServicePlan};
@@ -190,7 +191,7 @@ fn only_listed_clients_pass_to_an_address_with_source_ranges() {
 
 #[test]
 fn masquerade_follows_the_class_of_the_client() {
-    let pods: Prefix = PODS.parse().unwrap();
+    let pods = Pods::Inside(PODS.parse().unwrap());
     let mark = "meta mark set meta mark | 0x00004000";
     for (classes, expected) in [
         ([false, true, true], vec![format!("ip saddr != {PODS} {mark}")]),
@@ -201,7 +202,7 @@ fn masquerade_follows_the_class_of_the_client() {
     ] {
         let mut web = frontend(Kind::ClusterIp, Policy::Cluster, &choice(&[2], &[]), Sources::Any);
         (web.routes.pod.masquerade, web.routes.node.masquerade, web.routes.outside.masquerade) = classes.into();
-        let chain = Dispatch::of(&web, Mode::Nftables).chain(at("192.168.0.10", 80).place, IpFamily::V4, pods);
+        let chain = Dispatch::of(&web, Mode::Nftables).chain(at("192.168.0.10", 80).place, IpFamily::V4, &pods);
         let text = Row::Chain(chain).to_string();
         let marks = text.strip_prefix("{ ").unwrap().split_once("dnat").unwrap().0.trim().to_owned();
         assert_eq!(marks, expected.join(" "), "{classes:?}");
