@@ -9,7 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::run::NAME;
-use crate::run::status::ProxyStatus;
+use crate::run::status::{Conflict, ProxyStatus};
+
+/// Width of a terminal that nobody has widened.
+const COLUMNS: usize = 80;
 
 /// Prints the status; the exit status is 0 when the daemon runs and all is well, 1 when not.
 ///
@@ -70,6 +73,14 @@ fn render(status: &ProxyStatus) -> String {
         let earlier = if refused.earlier_version_served { " (an earlier version is served)" } else { "" };
         lines.push(format_args!("refused: {}: {}{earlier}", refused.object, refused.reason));
     }
+    for Conflict { place, served, not_served, reason } in &status.conflicts {
+        lines.push(format_args!("conflict: {place}: {not_served} is not served, {served} is, {reason}"));
+    }
+    for object in &status.skipped {
+        for element in &object.elements {
+            lines.push(format_args!("left out: {}: {element}", object.object));
+        }
+    }
     for service in &status.remembered {
         lines.push(format_args!("served as the kernel remembers it: {service}"));
     }
@@ -81,7 +92,7 @@ fn render(status: &ProxyStatus) -> String {
     for advice in &status.advice {
         lines.push(format_args!("advice: {advice}"));
     }
-    lines.into_text()
+    lines.into_folded(COLUMNS)
 }
 
 #[cfg(test)]
@@ -89,11 +100,10 @@ mod tests {
     use daemon::status::{Row, Table as Rows};
 
     use super::*;
-    use crate::run::status::{NotServed, Refused, Table};
+    use crate::run::status::{NotServed, Refused, Skipped, Table};
 
-    #[test]
-    fn everything_that_is_not_in_place_is_a_line_and_no_name_can_forge_one() {
-        let status = ProxyStatus {
+    fn troubled() -> ProxyStatus {
+        ProxyStatus {
             version: "0.1.0".into(),
             node: "n".into(),
             mode: "ipvs".into(),
@@ -113,21 +123,57 @@ mod tests {
                 reason: "spec.clusterIP: \"x\"; accepted: an address".into(),
                 earlier_version_served: true,
             }],
+            conflicts: vec![Conflict {
+                place: "tcp 10.4.7.9:80".into(),
+                served: "services/default/web".into(),
+                not_served: "services/default/api".into(),
+                reason: "which is older".into(),
+            }],
+            skipped: vec![Skipped {
+                object: "services/default/web".into(),
+                elements: vec!["spec.externalIPs[1]: \"x\"; accepted: an address".into()],
+            }],
             not_served: vec![NotServed {
                 object: "services/default/web".into(),
                 fields: vec!["spec.ports.nodePort: 30080".into()],
             }],
             ..ProxyStatus::default()
-        };
+        }
+    }
+
+    #[test]
+    fn everything_that_is_not_in_place_is_a_line_and_no_name_can_forge_one() {
+        let status = troubled();
         assert_eq!(
             render(&status),
             "\
 NOT in place on n (version 0.1.0, mode ipvs): 2 Services, 0 EndpointSlices
 table ipvs: 2 of 3 rows in place
   pending tcp 192.168.0.10:80
-refused: services/default/api\\nin place on n: spec.clusterIP: \"x\"; accepted: an address (an earlier version is served)
+refused: services/default/api\\nin place on n: spec.clusterIP: \"x\"; accepted: an
+    address (an earlier version is served)
+conflict: tcp 10.4.7.9:80: services/default/api is not served,
+    services/default/web is, which is older
+left out: services/default/web: spec.externalIPs[1]: \"x\"; accepted: an address
 not served yet: services/default/web: spec.ports.nodePort: 30080
 "
         );
+    }
+
+    #[test]
+    fn every_field_of_the_status_in_json_is_documented() {
+        let text = include_str!("../../../docs/proxy-tools.md");
+        let (_, section) = text.split_once("\n## status\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let documented =
+            |name: &str| section.lines().any(|line| line.starts_with("| ") && line.contains(&format!("`{name}`")));
+        let Value::Object(fields) = serde_json::to_value(troubled()).unwrap() else { panic!("no object") };
+        for (name, value) in &fields {
+            assert!(documented(name), "{name} is not in docs/proxy-tools.md");
+            let items = value.as_array().into_iter().flatten().filter_map(Value::as_object);
+            for key in items.flat_map(|item| item.keys()) {
+                assert!(section.contains(&format!("`{key}`")), "{name}.{key} is not in docs/proxy-tools.md");
+            }
+        }
     }
 }

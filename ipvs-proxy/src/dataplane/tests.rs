@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::object::ObjectName;
 use crate::object::service::{Policy, Sources};
-use crate::plan::claims::Conflict;
+use crate::plan::claims::{Conflict, Reason};
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::here::Here;
 use crate::plan::pods::Pods;
@@ -143,11 +143,11 @@ fn the_oldest_service_has_the_address_and_the_next_takes_over() {
     desired.set(&name("young"), service(young, &[(key(10, 80), &[3])], "young"));
     let changes = desired.set(&name("old"), service(old, &[(key(10, 80), &[2])], "old"));
     assert!(text(&changes).contains(&"- tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));
-    let conflict = Conflict { key: key(10, 80), served: name("old"), refused: name("young"), captures: false };
-    assert_eq!(desired.claims.conflicts(), [conflict]);
+    let conflict = Conflict { key: key(10, 80), served: name("old"), refused: name("young"), reason: Reason::Age };
+    assert_eq!(desired.claims.conflicts().collect::<Vec<_>>(), [conflict]);
     let changes = desired.set(&name("old"), None);
     assert!(text(&changes).contains(&"+ tcp 192.168.0.10:80 -> 172.7.21.3:80".to_owned()));
-    assert!(desired.claims.conflicts().is_empty());
+    assert!(desired.claims.conflicts().next().is_none());
 }
 
 /// The addresses of the node become these; node ports are at all of them.
@@ -259,6 +259,6 @@ proptest! {
         prop_assert_eq!(nft, nft2);
         prop_assert_eq!(ipvs, ipvs2);
         prop_assert_eq!(addresses, addresses2);
-        prop_assert_eq!(desired.claims.conflicts(), fresh.claims.conflicts());
+        prop_assert!(desired.claims.conflicts().eq(fresh.claims.conflicts()));
     }
 }

@@ -40,12 +40,11 @@ pub(super) fn endpoints(facts: &Facts) -> Vec<Trouble> {
 
 /// Two Services that claim one place.
 pub(super) fn conflicts(facts: &Facts) -> Vec<Trouble> {
-    let conflicts = facts.known.planned.claims.conflicts();
-    let trouble = |conflict: &crate::plan::claims::Conflict| {
+    let trouble = |conflict: crate::plan::claims::Conflict| {
         let found = format!("services/{}: {conflict}", conflict.refused);
         Trouble::problem(found, "give one of them another address or port")
     };
-    conflicts.iter().map(trouble).collect()
+    facts.known.planned.claims.conflicts().map(trouble).collect()
 }
 
 /// Every node port with its Service.

@@ -37,18 +37,37 @@ pub(crate) struct Conflict {
     pub(crate) served: ObjectName,
     /// Who is not.
     pub(crate) refused: ObjectName,
-    /// The address is the virtual address of who is served.
-    pub(crate) captures: bool,
+    /// What decided.
+    pub(crate) reason: Reason,
+}
+
+/// Why of two Services one is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    /// The address is its virtual one.
+    Address,
+    /// It has endpoints, and the other one has none.
+    Endpoints,
+    /// It is older.
+    Age,
+    /// Its name comes first.
+    Name,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => "whose clusterIP the address is",
+            Self::Endpoints => "which has endpoints",
+            Self::Age => "which is older",
+            Self::Name => "which comes first by name",
+        })
+    }
 }
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, served, captures, .. } = self;
-        let reason = if *captures {
-            "whose clusterIP the address is"
-        } else {
-            "which alone has endpoints, is older, or comes first by name"
-        };
+        let Self { key, served, reason, .. } = self;
         write!(f, "{key} belongs to services/{served}, {reason}")
     }
 }
@@ -169,21 +188,39 @@ impl Claims {
         self.plans.get(service)
     }
 
-    /// Services that want what another one has.
-    #[must_use]
-    pub(crate) fn conflicts(&self) -> Vec<Conflict> {
-        let of_key = |key: &FrontendKey| {
-            let served = self.winner(key).map(|(name, _)| name);
+    /// Services that want what another one has, by place.
+    pub(crate) fn conflicts(&self) -> impl Iterator<Item = Conflict> {
+        self.contested.iter().flat_map(|key| {
             let claimants = self.claims.get(key).map_or(&[][..], Few::as_slice);
-            let refused = claimants.iter().filter(move |name| Some(*name) != served);
-            let key = *key;
-            refused.filter_map(move |refused| {
-                let owner = self.owner_of_address(&key, refused, self.plans.get(refused)?.frontend(&key)?);
-                let served = owner.or(served)?.clone();
-                Some(Conflict { key, served, refused: refused.clone(), captures: owner.is_some() })
-            })
+            claimants.iter().filter_map(|refused| self.conflict(key, refused))
+        })
+    }
+
+    /// Who is served in place of `refused`, and why.
+    fn conflict(&self, key: &FrontendKey, refused: &ObjectName) -> Option<Conflict> {
+        let plan = self.plans.get(refused)?;
+        let frontend = plan.frontend(key)?;
+        let (served, reason) = if let Some(owner) = self.owner_of_address(key, refused, frontend) {
+            (owner, Reason::Address)
+        } else {
+            let (served, best) = self.winner(key).filter(|(served, _)| *served != refused)?;
+            let first = rank(served, self.plans.get(served)?, best);
+            (served, Reason::between(first, rank(refused, plan, frontend)))
         };
-        self.contested.iter().flat_map(of_key).collect()
+        Some(Conflict { key: *key, served: served.clone(), refused: refused.clone(), reason })
+    }
+}
+
+impl Reason {
+    /// What decides between two claims of which the first one is served.
+    fn between((first_has_none, _, first_age, _): Rank<'_>, (second_has_none, _, second_age, _): Rank<'_>) -> Self {
+        if first_has_none != second_has_none {
+            Self::Endpoints
+        } else if first_age == second_age {
+            Self::Name
+        } else {
+            Self::Age
+        }
     }
 }
 
@@ -237,13 +274,32 @@ mod tests {
         for key in ["tcp 10.4.7.9:80", "tcp IPv4 node port 30080"] {
             assert_eq!(owner(&claims, key).as_deref(), Some("old"), "{key}");
         }
-        assert_eq!(claims.conflicts().len(), 2);
+        assert_eq!(claims.conflicts().count(), 2);
         settle(&mut claims, ("old", 1), &with("192.168.0.1", &["10.4.7.9"], 80, 30_080), false);
         assert_eq!(owner(&claims, "tcp 10.4.7.9:80").as_deref(), Some("young"), "the old one has no endpoint");
-        assert!(claims.conflicts().iter().all(|conflict| conflict.refused.name() == "old"));
+        assert!(claims.conflicts().all(|conflict| conflict.refused.name() == "old"));
         claims.settle(&ObjectName::new("default", "young"), None);
         assert_eq!(owner(&claims, "tcp 10.4.7.9:80").as_deref(), Some("old"));
-        assert!(claims.conflicts().is_empty());
+        assert!(claims.conflicts().next().is_none());
+    }
+
+    #[test]
+    fn a_conflict_says_what_decided() {
+        let spec = with("192.168.0.1", &["10.4.7.9"], 80, 0);
+        let other = with("192.168.0.2", &["10.4.7.9"], 80, 0);
+        for ((day, served), (other_day, other_served), reason) in [
+            ((1, false), (2, true), "which has endpoints"),
+            ((2, true), (1, true), "which is older"),
+            ((2, false), (1, false), "which is older"),
+            ((1, true), (1, true), "which comes first by name"),
+        ] {
+            let mut claims = Claims::default();
+            settle(&mut claims, ("web", day), &spec, served);
+            settle(&mut claims, ("api", other_day), &other, other_served);
+            let found: Vec<_> = claims.conflicts().map(|c| (c.refused.name().to_owned(), c.to_string())).collect();
+            let text = format!("tcp 10.4.7.9:80 belongs to services/default/api, {reason}");
+            assert_eq!(found, [("web".to_owned(), text)]);
+        }
     }
 
     #[test]
@@ -256,7 +312,7 @@ mod tests {
             let of_address: Vec<_> =
                 served(&claims).into_iter().filter(|(key, _)| key.contains("192.168.0.10:")).collect();
             assert_eq!(of_address, [(format!("tcp 192.168.0.10:{port}"), "web".to_owned())], "{what}");
-            let texts: Vec<_> = claims.conflicts().iter().map(ToString::to_string).collect();
+            let texts: Vec<_> = claims.conflicts().map(|conflict| conflict.to_string()).collect();
             assert_eq!(
                 texts,
                 ["tcp 192.168.0.10:80 belongs to services/default/web, whose clusterIP the address is"],
@@ -265,7 +321,7 @@ mod tests {
         }
         claims.settle(&ObjectName::new("default", "web"), None);
         assert_eq!(owner(&claims, "tcp 192.168.0.10:80").as_deref(), Some("thief"));
-        assert!(claims.conflicts().is_empty());
+        assert!(claims.conflicts().next().is_none());
     }
 
     #[test]
@@ -273,6 +329,6 @@ mod tests {
         let mut claims = Claims::default();
         settle(&mut claims, ("web", 1), &with("192.168.0.10", &["192.168.0.10"], 80, 0), true);
         assert_eq!(served(&claims).len(), 1);
-        assert!(claims.conflicts().is_empty());
+        assert!(claims.conflicts().next().is_none());
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
 use crate::object::key::Kind;
+use crate::plan::claims;
 use crate::source::view::View;
 
 /// What the daemon knows.
@@ -40,6 +41,10 @@ pub(crate) struct ProxyStatus {
     pub(crate) endpoint_slices: usize,
     /// Objects that cannot be read or served, with the reason.
     pub(crate) refused: Vec<Refused>,
+    /// Services that claim an address and port that another one has.
+    pub(crate) conflicts: Vec<Conflict>,
+    /// Objects of which elements cannot be read; the rest of them is served.
+    pub(crate) skipped: Vec<Skipped>,
     /// Services that are served as the kernel remembers them, because nobody can read what they should be.
     pub(crate) remembered: Vec<String>,
     /// What Services ask for that is not served yet.
@@ -64,6 +69,29 @@ pub(crate) struct Refused {
     pub(crate) reason: String,
     /// An earlier version of it is served.
     pub(crate) earlier_version_served: bool,
+}
+
+/// Two Services claim one address and port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Conflict {
+    /// What they claim.
+    pub(crate) place: String,
+    /// Who is served there.
+    pub(crate) served: String,
+    /// Who is not.
+    pub(crate) not_served: String,
+    /// What the one who is served has before the other.
+    pub(crate) reason: String,
+}
+
+/// An object of which elements cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Skipped {
+    /// Its key.
+    pub(crate) object: String,
+    /// The elements, as `field: value; accepted: form`.
+    pub(crate) elements: Vec<String>,
 }
 
 /// A Service that asks for more than it gets.
@@ -119,6 +147,8 @@ impl ProxyStatus {
             services: proxy.view().known(&[Kind::Service]),
             endpoint_slices: proxy.view().known(&[Kind::EndpointSlice]),
             refused: refused(proxy),
+            conflicts: conflicts(proxy),
+            skipped: skipped(proxy),
             remembered: proxy.remembered().map(|name| format!("services/{name}")).take(LISTED).collect(),
             not_served: not_served(proxy),
             tables,
@@ -173,21 +203,24 @@ fn refused(proxy: &Proxy) -> Vec<Refused> {
         reason: reason.clone(),
         earlier_version_served: proxy.claims().plan(name).is_some_and(|plan| !plan.virtual_addresses().is_empty()),
     });
-    let conflicts = proxy.claims().conflicts();
-    let conflicts = conflicts.iter().map(|conflict| Refused {
-        object: format!("services/{}", conflict.refused),
-        reason: conflict.to_string(),
-        earlier_version_served: false,
-    });
-    let skipped = proxy.findings().iter().flat_map(|(object, finding)| {
-        let refused = move |reason: &String| Refused {
-            object: object.to_string(),
-            reason: format!("{reason}; left out, the rest is served"),
-            earlier_version_served: false,
-        };
-        finding.skipped.iter().map(refused)
-    });
-    malformed.chain(unreadable).chain(misplaced).chain(conflicts).chain(skipped).take(LISTED).collect()
+    malformed.chain(unreadable).chain(misplaced).take(LISTED).collect()
+}
+
+fn conflicts(proxy: &Proxy) -> Vec<Conflict> {
+    let conflict = |conflict: claims::Conflict| Conflict {
+        place: conflict.key.to_string(),
+        served: format!("services/{}", conflict.served),
+        not_served: format!("services/{}", conflict.refused),
+        reason: conflict.reason.to_string(),
+    };
+    proxy.claims().conflicts().take(LISTED).map(conflict).collect()
+}
+
+fn skipped(proxy: &Proxy) -> Vec<Skipped> {
+    let lacking = proxy.findings().iter().filter(|(_, finding)| !finding.skipped.is_empty());
+    let named =
+        lacking.map(|(object, finding)| Skipped { object: object.to_string(), elements: finding.skipped.clone() });
+    named.take(LISTED).collect()
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {

@@ -1165,6 +1165,29 @@ fn a_report_behind_one_change_reads_as_much_among_ten_thousand_services_as_among
 }
 
 #[test]
+fn conflicts_and_elements_that_were_left_out_have_lists_of_their_own() {
+    let mut rig = Rig::new();
+    rig.receive(Event::Reset);
+    for (last, name, made) in [(11, "old", "2026-01-01T00:00:00Z"), (12, "young", "2026-02-01T00:00:00Z")] {
+        let spec = json!({"clusterIP": format!("192.168.0.{last}"), "externalIPs": ["10.4.7.9", name],
+            "ports": [{"name": "main", "port": 80}]});
+        let metadata = json!({"name": name, "creationTimestamp": made});
+        rig.put(&format!("services/default/{name}"), &json!({"kind": "Service", "metadata": metadata, "spec": spec}));
+    }
+    rig.complete();
+    rig.work();
+    let status = super::status::ProxyStatus::of(&rig.proxy, "n", &[], rig.now);
+    assert_eq!(status.refused, []);
+    let conflicts: Vec<_> = status.conflicts.iter().map(|c| [&*c.place, &c.served, &c.not_served, &c.reason]).collect();
+    assert_eq!(conflicts, [["tcp 10.4.7.9:80", "services/default/old", "services/default/young", "which is older"]]);
+    let skipped: Vec<_> = status.skipped.iter().map(|skipped| (&*skipped.object, &*skipped.elements[0])).collect();
+    assert_eq!(skipped[0].0, "services/default/old");
+    assert!(skipped[0].1.starts_with("spec.externalIPs[1]: \"old\"; accepted: "), "{skipped:?}");
+    assert_eq!(skipped.len(), 2);
+    assert!(status.ok, "neither hinders the others");
+}
+
+#[test]
 fn what_is_said_of_a_service_goes_with_it_and_with_its_slice() {
     let mut rig = Rig::web();
     let status = |rig: &Rig| {

@@ -118,8 +118,7 @@ fn recorded(facts: &Facts, site: &Site) -> Option<String> {
 /// What keeps a place from being served, and what else is to be known of it.
 pub(super) fn notes(facts: &Facts, site: &Site) -> Vec<String> {
     let mut notes = Vec::new();
-    let conflicts = facts.planned.claims.conflicts();
-    let here = conflicts.iter().filter(|conflict| conflict.key == site.key);
+    let here = facts.planned.claims.conflicts().filter(|conflict| conflict.key == site.key);
     notes.extend(here.map(|conflict| format!("services/{} claims it as well: {conflict}", conflict.refused)));
     let Some((service, _, _)) = site.service(facts) else {
         notes.extend(facts.lost.is_none().then(|| nobody(facts, site)));
