@@ -23,6 +23,10 @@ fn everybody_is_masqueraded_where_kube_proxy_masquerades_all() -> Result<()> {
     replay(Setting { path: "nftables", run: Run::MasqueradeAll, flags: &[PODS, "--masquerade-all"] }, LANES)
 }
 
+fn nobody_is_known_for_a_pod_without_a_pod_network() -> Result<()> {
+    replay(Setting { path: "nftables", run: Run::NoDetector, flags: &[] }, LANES)
+}
+
 fn node_ports_are_at_the_addresses_of_a_network() -> Result<()> {
     let flags = &[PODS, "--nodeport-addresses=10.4.7.0/24,fd00:4:7::/64"];
     replay(Setting { path: "nftables", run: Run::NodePortCidr, flags }, LANES)
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         lab::tests![
             every_case_is_answered_as_kube_proxy_answers_it,
             everybody_is_masqueraded_where_kube_proxy_masquerades_all,
+            nobody_is_known_for_a_pod_without_a_pod_network,
             node_ports_are_at_the_addresses_of_a_network,
             node_ports_are_at_every_address,
         ],

@@ -19,9 +19,13 @@ fn every_case_is_answered_as_kube_proxy_answers_it() -> Result<()> {
     replay(Setting { path: "ipvs", run: Run::Plain, flags }, LANES)
 }
 
+fn nobody_is_known_for_a_pod_without_a_pod_network() -> Result<()> {
+    replay(Setting { path: "ipvs", run: Run::NoDetector, flags: &["--nodeport-addresses=primary"] }, LANES)
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
-        lab::tests![every_case_is_answered_as_kube_proxy_answers_it],
+        lab::tests![every_case_is_answered_as_kube_proxy_answers_it, nobody_is_known_for_a_pod_without_a_pod_network],
     )
 }

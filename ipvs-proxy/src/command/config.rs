@@ -38,7 +38,7 @@ const COMMAND_LINE: &str = "command line and environment";
 pub(crate) struct Config {
     /// Where Services and EndpointSlices come from.
     pub(crate) place: Place,
-    /// The Pod network of each family that is served.
+    /// The Pod networks that are given.
     pub(crate) pods: Networks,
     /// The Service networks that are given.
     pub(crate) services: Networks,
@@ -121,14 +121,11 @@ impl Reader<'_> {
         self.problems.extend(self.settings.problems());
     }
 
-    /// Pod networks, one of a family.
+    /// Pod networks, at most one of a family.
     fn pods(&mut self) -> Option<Networks> {
         let text = self.settings.text(path::CLUSTER_CIDR);
         if text.is_empty() {
-            let message = "missing: without it nobody knows which clients must be masqueraded";
-            let name = self.settings.name(path::CLUSTER_CIDR);
-            self.problems.push(Problem::new(name, message, "the Pod network, such as 172.7.0.0/16"));
-            return None;
+            return Some(Networks::default());
         }
         let found = per_family(text);
         // What is no network at all is reported by its form.
@@ -376,9 +373,12 @@ pub(crate) fn read_store(flags: &Flags, tls: TlsMaterial, seed: u64) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use netstate::IpFamily;
+
     use super::super::settings::document;
     use super::*;
     use crate::plan::here;
+    use crate::plan::pods::Pods;
 
     fn host() -> Host {
         Host { name: "HDSS7-21.host.com".to_owned(), processors: 4, seed: 1 }
@@ -449,7 +449,7 @@ mod tests {
                 "metrics-bind-address",
             ]
         );
-        assert_eq!(fields(&[]), ["etcd-endpoints", "cluster-cidr"]);
+        assert_eq!(fields(&[]), ["etcd-endpoints"]);
         assert_eq!(fields(&["--services-dir=/x", GOOD[0], GOOD[1]]), ["services-dir"]);
         assert_eq!(fields(&[GOOD[0], "--cluster-cidr=172.7.0.0/16,172.8.0.0/16"]), ["cluster-cidr"]);
     }
@@ -463,6 +463,17 @@ mod tests {
         for both in ["172.7.0.0/16,fd00:7::/48", "fd00:7::/48,172.7.0.0/16"] {
             assert_eq!(pods(both), PerFamily::new(Some(v4), Some(v6)));
         }
+    }
+
+    #[test]
+    fn without_a_pod_network_both_families_are_served_and_nobody_is_known_for_a_pod() {
+        for words in [&GOOD[..1], &[GOOD[0], "--detect-local-mode=ClusterCIDR", "--cluster-cidr="]] {
+            let config = read(words).unwrap();
+            assert_eq!(config.facts.pods, PerFamily::new(Some(Pods::Unknown), Some(Pods::Unknown)));
+            let warnings = config.notes.warnings.join(" ");
+            assert!(warnings.starts_with("--cluster-cidr: empty, so nobody is known for a Pod"), "{warnings}");
+        }
+        assert_eq!(read(&GOOD).unwrap().facts.pods.get(IpFamily::V6), &None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use netstate::family::PerFamily;
 use super::settings::Settings;
 use super::settings::fields::path;
 use crate::plan::here::{Facts, Mode, NodePorts, OwnAddresses};
-use crate::plan::pods::Pods;
+use crate::plan::pods::{Pods, PodsOfFamilies};
 
 /// What is said of the node of this name and zone, with Pods in the networks `pods`.
 pub(super) fn facts(
@@ -23,10 +23,15 @@ pub(super) fn facts(
         zone,
         bind: bind(settings),
         node_ports: NodePorts::parse(settings.text(path::NODE_PORTS)).unwrap_or_default(),
-        pods: Pods::inside(pods),
+        pods: known(pods),
         masquerade_all: masquerade_all(settings),
         own: OwnAddresses::default(),
     }
+}
+
+/// How clients are known for Pods. Without a network of any family both are served, as by kube-proxy.
+fn known(pods: PerFamily<Option<Prefix>>) -> PodsOfFamilies {
+    if pods.is_empty() { PerFamily::from_fn(|_| Some(Pods::Unknown)) } else { Pods::inside(pods) }
 }
 
 /// The primary address, if the setting names one.
@@ -48,5 +53,12 @@ fn masquerade_all(settings: &Settings) -> Vec<Mode> {
 pub(super) fn warnings(settings: &Settings, facts: &Facts) -> Vec<String> {
     let name = settings.name(path::NODE_PORTS);
     let warning = |network| format!("{name}: {network} has no effect: there are no NodePorts at loopback");
-    facts.node_ports.loopback().map(warning).collect()
+    let unknown = facts.pods.values().flatten().any(|pods| *pods == Pods::Unknown).then(|| {
+        let name = settings.name(path::CLUSTER_CIDR);
+        format!(
+            "{name}: empty, so nobody is known for a Pod: connections to ClusterIPs keep their source address, from outside too, \
+             and externalTrafficPolicy Local leads Pods to endpoints of this node only"
+        )
+    });
+    facts.node_ports.loopback().map(warning).chain(unknown).collect()
 }

@@ -194,7 +194,7 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
         mode,
         link,
         scheduler: "rr".to_owned().into(),
-        pods: Pods::inside(pods),
+        pods: here.pods.clone(),
         node: NodeAddresses::default(),
     };
     let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
@@ -264,6 +264,23 @@ fn the_table_with_every_client_masqueraded() {
     let external =
         [("pod", ["all M", "all", "all"]), ("node", ["all M"; 3]), ("external", ["all M", "local", "local"])];
     ensure(&json!({"externalTrafficPolicy": "Local"}), &BOTH, all, external);
+}
+
+/// With IPVS the node connects from the virtual address, which leads nowhere back.
+#[test]
+fn the_table_where_nobody_is_known_for_a_pod() {
+    let nobody = |here: Here| Here { pods: PerFamily::from_fn(|_| Some(Pods::Unknown)), ..here };
+    for (mode, node) in [(Mode::Ipvs, "all M"), (Mode::Nftables, "all")] {
+        for (policy, outside) in [("Cluster", "all M"), ("Local", "local")] {
+            let kernel = served(mode, &json!({"externalTrafficPolicy": policy}), &BOTH, nobody);
+            for family in IpFamily::ALL {
+                let [pod, node_line, external] = &lines(&kernel, family)[..] else { panic!("three clients") };
+                assert_eq!(pod.1, ["all", outside, outside], "{mode:?} {policy} {family}");
+                assert_eq!(node_line.1, [node, "all M", "all M"], "{mode:?} {policy} {family}");
+                assert_eq!(external.1, ["all", outside, outside], "{mode:?} {policy} {family}");
+            }
+        }
+    }
 }
 
 #[test]

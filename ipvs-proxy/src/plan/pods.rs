@@ -10,6 +10,8 @@ use netstate::family::PerFamily;
 pub(crate) enum Pods {
     /// By their address, which is in this network.
     Inside(Prefix),
+    /// By nothing: no client is.
+    Unknown,
 }
 
 /// How they are known in each family that is served.
@@ -27,6 +29,7 @@ impl Pods {
     pub(crate) const fn are_known(&self) -> bool {
         match self {
             Self::Inside(_) => true,
+            Self::Unknown => false,
         }
     }
 }

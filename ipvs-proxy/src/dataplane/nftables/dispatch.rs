@@ -86,13 +86,14 @@ fn lists<'a>(frontend: &'a Frontend, balanced: Option<&Answer>) -> Vec<&'a [Back
 }
 
 impl Dispatch {
-    /// The chain for a frontend.
+    /// The chain for a frontend. Where IPVS balances the node has the virtual address and connects from that, which leads nowhere back.
     pub(in crate::dataplane) fn of(frontend: &Frontend, mode: Mode) -> Self {
         let balanced = balanced(frontend, mode);
         let lists = lists(frontend, balanced);
         let routes = &frontend.routes;
-        let [pod, node, outside] =
+        let [pod, mut node, outside] =
             [&routes.pod, &routes.node, &routes.outside].map(|route| branch(route, balanced, &lists));
+        node.masquerade |= mode == Mode::Ipvs && matches!(routes.node.answer, Answer::Backends(_));
         Self { pod, node, outside }
     }
 
@@ -151,7 +152,7 @@ impl Dispatch {
     /// The rules of a chain that tells the classes apart, where `end` gives those for what becomes of one.
     pub(super) fn rules(self, pods: &Pods, end: impl Fn(Outcome) -> Vec<Rule>) -> Vec<Rule> {
         let end = |branch: Branch| end(branch.outcome);
-        let a_pod = Rule::new().when(client(Op::Is, pods));
+        let a_pod = from_pods(Op::Is, pods).map(|condition| (Rule::new().when(condition), self.pod));
         let this_node = Rule::new().when(Match::SaddrLocal(Op::Is));
         if self.pod.outcome == self.node.outcome && self.node.outcome == self.outside.outcome {
             let mut rules = self.marks(pods);
@@ -159,7 +160,7 @@ impl Dispatch {
             return rules;
         }
         let mut rules = Vec::new();
-        for (class, branch) in [(a_pod, self.pod), (this_node, self.node), (Rule::new(), self.outside)] {
+        for (class, branch) in a_pod.into_iter().chain([(this_node, self.node), (Rule::new(), self.outside)]) {
             let mark = branch.masquerade.then(|| Rule::new().then(MASQUERADE.set()));
             rules.extend(mark.into_iter().chain(end(branch)).map(|rule| behind(&class, rule)));
         }
@@ -170,7 +171,7 @@ impl Dispatch {
     fn marks(self, pods: &Pods) -> Vec<Rule> {
         let mark = |rule: Rule| rule.then(MASQUERADE.set());
         let [pod, node, outside] = [self.pod, self.node, self.outside].map(|branch| branch.masquerade);
-        let not_a_pod = || Rule::new().when(client(Op::IsNot, pods));
+        let not_a_pod = || from_pods(Op::IsNot, pods).map_or_else(Rule::new, |condition| Rule::new().when(condition));
         let mut rules = Vec::new();
         match (pod, node == outside) {
             (true, true) if node => return vec![mark(Rule::new())],
@@ -180,15 +181,17 @@ impl Dispatch {
                 rules.push(mark(not_a_pod().when(Match::SaddrLocal(op))));
             }
         }
-        rules.extend(pod.then(|| mark(Rule::new().when(client(Op::Is, pods)))));
+        let a_pod = from_pods(Op::Is, pods).filter(|_| pod);
+        rules.extend(a_pod.map(|condition| mark(Rule::new().when(condition))));
         rules
     }
 }
 
-/// Whether a packet is a Pod's.
-const fn client(op: Op, pods: &Pods) -> Match {
+/// Whether a packet is a Pod's; `None` where no packet is.
+const fn from_pods(op: Op, pods: &Pods) -> Option<Match> {
     match pods {
-        Pods::Inside(network) => Match::Saddr(op, *network),
+        Pods::Inside(network) => Some(Match::Saddr(op, *network)),
+        Pods::Unknown => None,
     }
 }
 
