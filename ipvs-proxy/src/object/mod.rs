@@ -10,5 +10,6 @@ pub(crate) mod key;
 mod name;
 pub(crate) mod service;
 pub(crate) mod slice;
+pub(crate) mod trigger;
 
 pub(crate) use name::{ObjectName, object_name};

@@ -11,6 +11,7 @@ use netstate::{IpFamily, Protocol};
 use serde_json::Value;
 
 use super::field::{Field, is_unusable, keep};
+use super::trigger::Trigger;
 use super::{ObjectName, object_name};
 
 /// Label that names the Service of a slice.
@@ -34,6 +35,8 @@ pub(crate) struct EndpointSlice {
     pub(crate) unserved: Vec<String>,
     /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
     pub(crate) skipped: Vec<String>,
+    /// When what it says came about.
+    pub(crate) trigger: Trigger,
 }
 
 /// A port of every endpoint of a slice.
@@ -89,7 +92,8 @@ impl EndpointSlice {
         let service = service.ok_or_else(|| label.problem("the name of the slice's Service"))?;
         let service = ObjectName::new(name.namespace(), service);
         let (ports, endpoints) = (Box::default(), Box::default());
-        let mut slice = Self { name, service, ports, endpoints, unserved: Vec::new(), skipped: Vec::new() };
+        let trigger = Trigger::of(&root);
+        let mut slice = Self { name, service, ports, endpoints, unserved: Vec::new(), skipped: Vec::new(), trigger };
         let headless = !root.get("metadata").get("labels").get(HEADLESS).is_absent();
         let family = root.get("addressType");
         match family.text()? {

@@ -36,6 +36,7 @@ pub(crate) use frontend::{Frontend, FrontendKey};
 
 use self::frontend::{Kind, Place, places};
 use self::here::Here;
+use self::route::Answer;
 use self::select::Choice;
 use crate::object::service::{Service, ServicePort};
 use crate::object::slice::{Endpoint, EndpointSlice};
@@ -47,13 +48,54 @@ pub(crate) struct ServicePlan {
     pub(crate) created: Arc<str>,
     /// What is to be served at which address and port, in the order of the keys.
     frontends: Box<[(FrontendKey, Frontend)]>,
+    /// Its ports without an endpoint here.
+    pub(crate) no_local: NoLocal,
+}
+
+/// How many ports of Services have endpoints, but none on this node, where the policy is Local; a port counts once, in whichever family
+/// it lacks one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct NoLocal {
+    /// At virtual addresses (`internalTrafficPolicy`).
+    pub(crate) internal: u32,
+    /// At every other address (`externalTrafficPolicy`).
+    pub(crate) external: u32,
+}
+
+impl NoLocal {
+    /// Of one port with these frontends.
+    fn of(frontends: &[(FrontendKey, Frontend)]) -> Self {
+        let drops = |internal: bool| {
+            let of = frontends.iter().filter(|(_, frontend)| (frontend.kind == Kind::ClusterIp) == internal);
+            u32::from(of.map(|(_, frontend)| &frontend.routes.outside.answer).any(|answer| *answer == Answer::Drop))
+        };
+        Self { internal: drops(true), external: drops(false) }
+    }
+
+    /// With another one added.
+    #[must_use]
+    pub(crate) const fn plus(self, other: Self) -> Self {
+        Self {
+            internal: self.internal.saturating_add(other.internal),
+            external: self.external.saturating_add(other.external),
+        }
+    }
+
+    /// With one taken away that was added before.
+    #[must_use]
+    pub(crate) const fn minus(self, other: Self) -> Self {
+        Self {
+            internal: self.internal.saturating_sub(other.internal),
+            external: self.external.saturating_sub(other.external),
+        }
+    }
 }
 
 impl ServicePlan {
     /// The plan of a Service created at `created` with these frontends.
     #[must_use]
     pub(crate) fn new(created: impl Into<Arc<str>>, frontends: BTreeMap<FrontendKey, Frontend>) -> Self {
-        Self { created: created.into(), frontends: frontends.into_iter().collect() }
+        Self { created: created.into(), frontends: frontends.into_iter().collect(), no_local: NoLocal::default() }
     }
 
     /// The virtual addresses that it is planned at, in order.
@@ -120,9 +162,13 @@ pub(crate) fn plan<'a>(
             let choice = choices.get(&key.family())?;
             Some((key, Frontend::new((service, port), (&key, kind), choice, here)))
         };
-        places(service, port, addresses).into_iter().filter_map(frontend)
+        places(service, port, addresses).into_iter().filter_map(frontend).collect::<Vec<_>>()
     };
-    ServicePlan::new(Arc::clone(&service.created), service.ports.iter().flat_map(of_port).collect())
+    let mut no_local = NoLocal::default();
+    let of_all =
+        service.ports.iter().map(of_port).inspect(|frontends| no_local = no_local.plus(NoLocal::of(frontends)));
+    let frontends = of_all.flatten().collect();
+    ServicePlan { no_local, ..ServicePlan::new(Arc::clone(&service.created), frontends) }
 }
 
 #[cfg(test)]
@@ -130,6 +176,34 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn ports_without_an_endpoint_here_are_counted_as_kube_proxy_counts_them() {
+        let here = Here::on("n1");
+        let count = |internal: &str, external: &str, nodes: &[&str]| {
+            let spec = json!({"type": "LoadBalancer", "clusterIP": "192.168.0.10", "internalTrafficPolicy": internal,
+                "externalTrafficPolicy": external, "ports": [{"name": "http", "port": 80, "nodePort": 30_080}]});
+            let status = json!({"loadBalancer": {"ingress": [{"ip": "10.4.7.99"}]}});
+            let service = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec, "status": status});
+            let service = Service::from_json(&service).unwrap();
+            let endpoint = |(last, node): (usize, &&str)| json!({"addresses": [format!("172.7.21.{}", last + 2)], "nodeName": node});
+            let endpoints: Vec<_> = nodes.iter().enumerate().map(endpoint).collect();
+            let metadata = json!({"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}});
+            let slice = EndpointSlice::from_json(&json!({"kind": "EndpointSlice", "metadata": metadata,
+                "addressType": "IPv4", "ports": [{"name": "http", "port": 80}], "endpoints": endpoints}))
+            .unwrap();
+            let found = plan(&service, &service.cluster_ips, [&slice], &here).no_local;
+            (found.internal, found.external)
+        };
+        // TestNoEndpointsMetric of kube-proxy.
+        assert_eq!(count("Local", "Cluster", &["n1", "n2"]), (0, 0));
+        assert_eq!(count("Cluster", "Local", &["n1", "n2"]), (0, 0));
+        assert_eq!(count("Local", "Local", &["n1", "n2"]), (0, 0));
+        assert_eq!(count("Local", "Cluster", &["n2"]), (1, 0));
+        assert_eq!(count("Cluster", "Local", &["n2"]), (0, 1));
+        assert_eq!(count("Local", "Local", &["n2", "n3"]), (1, 1));
+        assert_eq!(count("Local", "Local", &[]), (0, 0));
+    }
 
     #[test]
     fn ports_that_no_slice_has_are_named() {

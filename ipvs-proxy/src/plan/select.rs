@@ -269,6 +269,7 @@ mod tests {
             endpoints: endpoints.into(),
             unserved: Vec::new(),
             skipped: Vec::new(),
+            trigger: crate::object::trigger::Trigger::default(),
         }
     }
 

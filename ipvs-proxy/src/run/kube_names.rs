@@ -1,16 +1,23 @@
 //! `KubeProxyNames`: numbers under the names that dashboards made for kube-proxy ask for.
+//!
+//! Invariant: a number under one of these names means what kube-proxy means by it; what has no such meaning here has no number.
 
 use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cluster::Event;
+use daemon::metrics::{Label, Metrics};
 use daemon::worker::{Cause, Took};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use reconcile::Pass;
 
+use crate::plan::NoLocal;
 use crate::source::Update;
+use crate::source::view::View;
 
 /// Seconds since 1970.
 type Timestamp = Gauge<f64, AtomicU64>;
@@ -18,53 +25,206 @@ type Timestamp = Gauge<f64, AtomicU64>;
 /// See the module's text.
 pub(super) struct KubeProxyNames {
     duration: Histogram,
+    programming: Histogram,
     last: Timestamp,
     queued: Timestamp,
     services: Counter,
     endpoints: Counter,
+    no_local: Family<Label, Gauge>,
+    /// Answers to `/healthz` and to `/livez`.
+    probes: [Family<Label, Counter>; 2],
+    /// Slices whose cause is older were there before this program.
+    started: SystemTime,
+    /// Causes of changes whose end was not received yet.
+    received: Vec<SystemTime>,
+    /// Causes of changes that are not in the kernel yet.
+    due: Vec<SystemTime>,
 }
 
-impl Default for KubeProxyNames {
-    fn default() -> Self {
-        Self {
+/// kube-proxy's: 0, 0.25 and 0.5 s, every second to a minute, every 5 s to two minutes, every 30 s to five.
+fn programming_buckets() -> impl Iterator<Item = f64> {
+    let seconds = (1..60_u16).chain((60..120).step_by(5)).chain((120..=300).step_by(30));
+    [0.0, 0.25, 0.5].into_iter().chain(seconds.map(f64::from))
+}
+
+impl KubeProxyNames {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let names = Self {
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            programming: Histogram::new(programming_buckets()),
             last: Gauge::default(),
             queued: Gauge::default(),
             services: Counter::default(),
             endpoints: Counter::default(),
-        }
+            no_local: Family::default(),
+            probes: metrics.probes(),
+            started: SystemTime::now(),
+            received: Vec::new(),
+            due: Vec::new(),
+        };
+        metrics.extend(|registry| names.register(registry));
+        names
     }
-}
 
-impl KubeProxyNames {
-    pub(super) fn register(&self, registry: &mut Registry) {
-        let names = registry.sub_registry_with_prefix("kubeproxy_sync_proxy_rules");
+    fn register(&self, registry: &mut Registry) {
+        let names = registry.sub_registry_with_prefix("kubeproxy");
+        let [health, live] = self.probes.clone();
+        names.register("proxy_healthz", "Answers to /healthz", health);
+        names.register("proxy_livez", "Answers to /livez", live);
+        names.register(
+            "network_programming_duration_seconds",
+            "Time from the change of a Service or Pod, as its EndpointSlice notes it, until the kernel has it",
+            self.programming.clone(),
+        );
+        let names = names.sub_registry_with_prefix("sync_proxy_rules");
         names.register("duration_seconds", "Time of a pass that an object caused", self.duration.clone());
         names.register("last_timestamp_seconds", "End of the last such pass", self.last.clone());
         names.register("last_queued_timestamp_seconds", "Arrival of the last object", self.queued.clone());
         names.register("service_changes", "Services that came or went", self.services.clone());
         names.register("endpoint_changes", "EndpointSlices that came or went", self.endpoints.clone());
+        names.register(
+            "no_local_endpoints_total",
+            "Ports of Services with a Local policy that have endpoints, but none on this node",
+            self.no_local.clone(),
+        );
     }
 
-    /// An object has come or gone.
-    pub(super) fn take(&self, update: &Update) {
+    /// An object has come or gone; `view` is what was known before.
+    pub(super) fn take(&mut self, update: &Update, view: &View) {
         match update {
-            Update::Service(Event::Put { .. } | Event::Delete { .. }) => self.services.inc(),
-            Update::Slice(Event::Put { .. } | Event::Delete { .. }) => self.endpoints.inc(),
-            _ => return,
-        };
-        self.queued.set(now());
+            Update::Service(Event::Put { .. } | Event::Delete { .. }) => drop(self.services.inc()),
+            Update::Slice(Event::Put { .. } | Event::Delete { .. }) => drop(self.endpoints.inc()),
+            _ => {
+                if update.is_end() {
+                    self.due.append(&mut self.received);
+                }
+                return;
+            }
+        }
+        self.queued.set(seconds(SystemTime::now()));
+        if let Update::Slice(Event::Put { key, value: Ok(slice), .. }) = update
+            && let Some(trigger) = slice.trigger.0.and_then(|since| UNIX_EPOCH.checked_add(since))
+            && trigger >= self.started
+            && view.slice(key) != Some(slice)
+        {
+            self.received.push(trigger);
+        }
     }
 
     /// A pass has ended.
-    pub(super) fn pass(&self, cause: Cause, took: Took) {
+    pub(super) fn pass(&mut self, cause: Cause, pass: &Pass, took: Took, no_local: NoLocal) {
         if cause == Cause::Order {
             self.duration.observe(took.pass.as_secs_f64());
-            self.last.set(now());
+            self.last.set(seconds(SystemTime::now()));
+        }
+        if pass.failed == 0 {
+            let now = SystemTime::now();
+            let times = self.due.drain(..).map(|trigger| now.duration_since(trigger).unwrap_or_default());
+            times.map(|time: Duration| time.as_secs_f64()).for_each(|time| self.programming.observe(time));
+        }
+        for (policy, count) in [("internal", no_local.internal), ("external", no_local.external)] {
+            self.no_local.get_or_create(&[("traffic_policy", policy.to_owned())]).set(count.into());
         }
     }
 }
 
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::http::Probe;
+    use daemon::readiness::Readiness;
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::key::ObjectKey;
+    use crate::source::update;
+
+    fn metrics() -> Metrics {
+        Metrics::new("ipvs-proxy", "0.1.0", Readiness::new([]))
+    }
+
+    #[test]
+    fn names_and_types_are_those_of_the_table_in_the_documentation() {
+        let metrics = metrics();
+        let mut names = KubeProxyNames::new(&metrics);
+        metrics.probe(Probe::Health, 200);
+        metrics.probe(Probe::Live, 503);
+        let no_local = NoLocal { internal: 2, external: 1 };
+        names.pass(Cause::Timer, &Pass::default(), took(), no_local);
+        let text = metrics.encode();
+        let typed = text.lines().filter_map(|line| line.strip_prefix("# TYPE kubeproxy_"));
+        let mut found: Vec<_> = typed.map(ToOwned::to_owned).collect();
+        let table =
+            include_str!("../../../docs/kube-proxy.md").lines().filter_map(|line| line.strip_prefix("| `kubeproxy_"));
+        let row = |line: &str| {
+            let (name, rest) = line.split_once("` | ")?;
+            let (kind, _) = rest.split_once(" | ")?;
+            Some(format!("{name} {kind}"))
+        };
+        let mut documented: Vec<_> = table.filter_map(row).collect();
+        found.sort();
+        documented.sort();
+        assert_eq!(found, documented);
+        for line in [
+            "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+            "kubeproxy_proxy_livez_total{code=\"503\"} 1",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"} 2",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 1",
+            "kubeproxy_sync_proxy_rules_service_changes_total 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{text}\nlacks {line}");
+        }
+    }
+
+    fn took() -> Took {
+        Took { pass: Duration::ZERO, event_to_kernel: None, now: Duration::ZERO }
+    }
+
+    #[test]
+    fn changes_are_timed_from_their_cause_until_a_pass_that_left_nothing_open() {
+        let metrics = metrics();
+        let mut names = KubeProxyNames::new(&metrics);
+        let mut view = View::default();
+        let mut take = |names: &mut KubeProxyNames, event: Event| {
+            let update = update(event, ObjectKey::from_etcd, true).unwrap();
+            names.take(&update, &view);
+            view.take(update);
+        };
+        let slice = |trigger: &str, port: u16| {
+            let metadata = json!({"name": "web-1", "labels": {"kubernetes.io/service-name": "web"},
+                "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": trigger}});
+            let json = json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [], "metadata": metadata,
+                "ports": [{"port": port}]});
+            Event::Put {
+                key: "endpointslices/default/web-1".to_owned(),
+                value: json.to_string().into_bytes(),
+                revision: 1,
+            }
+        };
+        let (old, new) = ("2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z");
+        let count = || {
+            let text = metrics.encode();
+            let line = "kubeproxy_network_programming_duration_seconds_count ";
+            text.lines().find_map(|found| found.strip_prefix(line)).unwrap().parse::<u32>().unwrap()
+        };
+        let pass = |names: &mut KubeProxyNames, failed| {
+            names.pass(Cause::Order, &Pass { failed, ..Pass::default() }, took(), NoLocal::default());
+            count()
+        };
+        take(&mut names, slice(old, 80));
+        take(&mut names, Event::Commit);
+        assert_eq!(pass(&mut names, 0), 0, "it came about before this program");
+        take(&mut names, slice(new, 81));
+        assert_eq!(pass(&mut names, 0), 0, "the change has no end yet");
+        take(&mut names, Event::Commit);
+        assert_eq!(pass(&mut names, 1), 0, "the kernel has not all of it");
+        assert_eq!(pass(&mut names, 0), 1);
+        take(&mut names, slice(new, 81));
+        take(&mut names, Event::Commit);
+        assert_eq!(pass(&mut names, 0), 1, "a listing shows again what was there");
+        assert_eq!(programming_buckets().count(), 3 + 59 + 12 + 7);
+    }
 }

@@ -21,11 +21,11 @@ use super::tables::{Tables, Touched};
 use crate::dataplane::DataPlane;
 use crate::object::ObjectName;
 use crate::object::key::Kind;
-use crate::plan::Claims;
 use crate::plan::check::HealthCheck;
 use crate::plan::findings::Findings;
 use crate::plan::here::{Facts, Here};
 use crate::plan::networks::Networks;
+use crate::plan::{Claims, NoLocal};
 use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
@@ -62,6 +62,8 @@ pub(crate) struct Proxy {
     zoned: BTreeSet<ObjectName>,
     /// What is to be said of each Service and its slices.
     findings: Findings,
+    /// Ports without an endpoint here, of all Services.
+    no_local: NoLocal,
     /// What load balancers ask about.
     checks: BTreeMap<ObjectName, HealthCheck>,
     /// What of it changed since it was last taken, and where they ask.
@@ -116,6 +118,7 @@ impl Proxy {
             lacking: BTreeSet::new(),
             zoned: BTreeSet::new(),
             findings: Findings::default(),
+            no_local: NoLocal::default(),
             checks: BTreeMap::new(),
             changed_checks: ChangedChecks::default(),
             remembered: None,
@@ -315,6 +318,12 @@ impl Proxy {
     #[must_use]
     pub(crate) const fn misplaced(&self) -> &BTreeMap<ObjectName, String> {
         &self.misplaced
+    }
+
+    /// Ports of Services that have endpoints, but none here, where the policy asks for one.
+    #[must_use]
+    pub(crate) const fn no_local(&self) -> NoLocal {
+        self.no_local
     }
 
     /// What is to be said of Services and their slices.

@@ -63,8 +63,7 @@ pub(super) struct ProxyWork {
 
 impl ProxyWork {
     pub(super) fn new(proxy: Proxy, node: String, checks: Checks, shell: Shell) -> Self {
-        let names = KubeProxyNames::default();
-        shell.metrics.extend(|registry| names.register(registry));
+        let names = KubeProxyNames::new(&shell.metrics);
         let mut work = Self {
             proxy,
             node,
@@ -112,10 +111,10 @@ impl ProxyWork {
         self.shell.open_gate(TABLES);
     }
 
-    fn count(&self, cause: Cause, pass: &Pass, took: Took) {
+    fn count(&mut self, cause: Cause, pass: &Pass, took: Took) {
         let metrics = &self.shell.metrics;
         metrics.pass(cause, pass, took);
-        self.names.pass(cause, took);
+        self.names.pass(cause, pass, took, self.proxy.no_local());
         if cause == Cause::Order {
             let now = SystemTime::now();
             let names = self.proxy.plane().families().map(|family| match family {
@@ -149,7 +148,7 @@ impl Work for ProxyWork {
         self.changed = true;
         match order {
             Order::Update(update) => {
-                self.names.take(&update);
+                self.names.take(&update, self.proxy.view());
                 self.proxy.take(update);
             }
             Order::Addresses(addresses) => self.proxy.learn(|facts| facts.own = addresses),

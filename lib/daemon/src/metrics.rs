@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use reconcile::{Counts, Pass};
 
+use crate::http::Probe;
 use crate::readiness::Readiness;
 use crate::worker::{Cause, Took};
 
@@ -23,7 +24,7 @@ use crate::worker::{Cause, Took};
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// One label: name and value.
-type Label = [(&'static str, String); 1];
+pub type Label = [(&'static str, String); 1];
 
 /// A count per value of one label.
 type Gauges = Family<Label, Gauge>;
@@ -45,6 +46,8 @@ pub struct Metrics {
     connected: Gauges,
     listed: Gauges,
     gates: Gauges,
+    /// How whoever asked about the health was answered, by path; without a name of its own.
+    probes: [Family<Label, Counter>; 2],
 }
 
 impl fmt::Debug for Metrics {
@@ -88,6 +91,7 @@ impl Metrics {
             connected: Family::default(),
             listed: Family::default(),
             gates: Family::default(),
+            probes: Default::default(),
         };
         metrics.register(program, version);
         metrics
@@ -129,6 +133,23 @@ impl Metrics {
     /// Gives `add` the registry, for numbers that only one program has.
     pub fn extend(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Answers to `/healthz` and to `/livez` at an address for health, by `code`: for a program that has names for them.
+    #[must_use]
+    pub fn probes(&self) -> [Family<Label, Counter>; 2] {
+        self.probes.clone()
+    }
+
+    /// Notes an answer to a probe.
+    pub fn probe(&self, probe: Probe, code: u16) {
+        let [health, live] = &self.probes;
+        let answered = match probe {
+            Probe::Health => health,
+            Probe::Live => live,
+            Probe::Ready => return,
+        };
+        answered.get_or_create(&[("code", code.to_string())]).inc();
     }
 
     /// Notes a pass.

@@ -90,6 +90,8 @@ impl Proxy {
 
     /// Puts the plan of a Service in place of its earlier one, down to the rows that are desired.
     pub(super) fn settle(&mut self, name: &ObjectName, plan: Option<ServicePlan>) {
+        let of = |plan: Option<&ServicePlan>| plan.map(|plan| plan.no_local).unwrap_or_default();
+        self.no_local = self.no_local.minus(of(self.claims.plan(name))).plus(of(plan.as_ref()));
         let deltas = self.claims.settle(name, plan);
         self.tables.want(self.plane.rows(&deltas));
     }

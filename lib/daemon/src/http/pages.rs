@@ -131,7 +131,11 @@ impl Site {
             _ => None,
         };
         if let Some(probe) = probe {
-            return Some((self.health)(probe, &self.state()));
+            let page = (self.health)(probe, &self.state());
+            if !all {
+                self.metrics.probe(probe, page.code);
+            }
+            return Some(page);
         }
         if !all {
             return None;
