@@ -247,6 +247,7 @@ impl State {
             }
             Expression::Verdict(Verdict::Drop) | Expression::Reject { .. } => self.effects.push(Effect::Deny),
             Expression::Verdict(verdict) => self.effects.push(Effect::Verdict(verdict.clone())),
+            Expression::Notrack => self.effects.push(Effect::Untrack),
             Expression::Counter | Expression::MetaSet { .. } => {}
             Expression::Unknown(name) => self.unknown(name),
             _ => {
@@ -260,7 +261,6 @@ impl State {
         match name {
             "counter" | "log" | "last" => {}
             "reject" => self.effects.push(Effect::Deny),
-            "notrack" => self.effects.push(Effect::Untrack),
             "queue" | "tproxy" | "synproxy" | "fwd" | "immediate" => self.effects.push(Effect::Unclear),
             _ => {
                 self.hold(Truth::Perhaps);
