@@ -149,7 +149,11 @@ impl Work for ProxyWork {
         match order {
             Order::Update(update) => {
                 self.names.take(&update, self.proxy.view());
+                let complete = self.proxy.gate().is_open();
                 self.proxy.take(update);
+                if !complete && self.proxy.gate().is_open() {
+                    tracing::info!(services = self.proxy.view().services().count(), "the Services are listed");
+                }
             }
             Order::Addresses(addresses) => self.proxy.learn(|facts| facts.own = addresses),
         }
