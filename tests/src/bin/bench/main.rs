@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, reason = "a report is its purpose")]
 
+mod arrival;
 mod cni;
 mod machine;
 mod netd;

@@ -12,9 +12,9 @@ use lab::Host;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::arrival::Arrivals;
 use super::watch::{Last, Watch};
 use super::{DEVICE, Lease};
+use crate::arrival::Arrivals;
 use crate::report::{Report, ms};
 use crate::samples::Samples;
 use crate::store::Store;

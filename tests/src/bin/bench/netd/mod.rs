@@ -3,7 +3,6 @@
 //! Invariant: the floor writes the very entries that `netd` left in the kernel, read back from it, into a machine like the node. A time
 //! counts only when all entries were found in the kernel right after it was taken.
 
-mod arrival;
 mod changes;
 mod entries;
 mod floor;
@@ -16,13 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Etcd, Host, Process, Topology, bin};
 
+use crate::arrival::Arrivals;
 use crate::machine;
 use crate::options::Options;
 use crate::report::{Report, ms, times};
 use crate::samples::Samples;
 use crate::store::Store;
 use crate::usage::{self, Usage};
-use arrival::Arrivals;
 use changes::{Beside, Changes, Place};
 use entries::Entries;
 use idle::Idle;

@@ -1,4 +1,4 @@
-//! When a machine received what etcd says about a lease, by the kernel's own time stamp of the packet (packet(7), socket(7)).
+//! When a machine received what etcd says about a key, by the kernel's own time stamp of the packet (packet(7), socket(7)).
 //!
 //! Invariant: the time is that of the packet's arrival, whatever runs in between and whenever it is read.
 
@@ -21,7 +21,7 @@ const LARGEST: usize = 1 << 16;
 
 /// Packets that wait to be read.
 #[derive(Debug)]
-pub(super) struct Arrivals {
+pub(crate) struct Arrivals {
     socket: OwnedFd,
 }
 
@@ -30,7 +30,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// When the kernel refuses the socket.
-    pub(super) fn start(host: &Host) -> Result<Self> {
+    pub(crate) fn start(host: &Host) -> Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let open = || socket(AddressFamily::Packet, SockType::Datagram, flags, SockProtocol::EthAll);
         let socket = host.within(open)?.context("a socket for packets")?;
@@ -42,7 +42,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// When the socket cannot be read.
-    pub(super) fn discard(&self) -> Result<()> {
+    pub(crate) fn discard(&self) -> Result<()> {
         self.first_with("").map(drop)
     }
 
@@ -50,7 +50,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// When the socket cannot be read.
-    pub(super) fn first_with(&self, text: &str) -> Result<Option<SystemTime>> {
+    pub(crate) fn first_with(&self, text: &str) -> Result<Option<SystemTime>> {
         let (mut buffer, mut control, mut first) = (vec![0; LARGEST], cmsg_space!(TimeSpec), None);
         loop {
             let mut parts = [IoSliceMut::new(&mut buffer)];
