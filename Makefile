@@ -108,15 +108,15 @@ bench: build lab-kernel-if-needed ## Measure, next to the peers and the kernel's
 	@$(MAKE) --no-print-directory floor
 	@NETD_BIN_DIR=$(PROGRAMS) $(TARGET)/release/bench $(BENCH)
 
-# The floor of the CNI benchmark, linked as the plugin is.
+# The floors of the benchmark, linked as the plugin is.
 .PHONY: floor
 floor:
 	@if rustup target list --installed 2>/dev/null | grep -qx $(MUSL); then \
-	  set -x; cargo build --profile plugin --locked --target $(MUSL) -p cni-floor; \
-	  install -m 755 $(TARGET)/$(MUSL)/plugin/cni-floor $(PROGRAMS)/; \
+	  set -x; cargo build --profile plugin --locked --target $(MUSL) -p floor; \
+	  install -m 755 $(TARGET)/$(MUSL)/plugin/cni-floor $(TARGET)/$(MUSL)/plugin/proxy-floor $(PROGRAMS)/; \
 	else \
-	  cargo build --profile plugin --locked --target x86_64-unknown-linux-gnu -p cni-floor; \
-	  install -m 755 $(TARGET)/x86_64-unknown-linux-gnu/plugin/cni-floor $(PROGRAMS)/; \
+	  cargo build --profile plugin --locked --target x86_64-unknown-linux-gnu -p floor; \
+	  install -m 755 $(TARGET)/x86_64-unknown-linux-gnu/plugin/cni-floor $(TARGET)/x86_64-unknown-linux-gnu/plugin/proxy-floor $(PROGRAMS)/; \
 	fi
 
 .PHONY: clean

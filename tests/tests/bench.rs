@@ -37,13 +37,18 @@ fn part_of_netd_measures_start_restart_and_one_changed_lease() -> Result<()> {
     )
 }
 
-fn part_of_the_proxy_measures_start_restart_and_one_changed_endpoint() -> Result<()> {
-    measure(
-        "proxy",
-        "--services",
-        "20",
-        &["until IPVS holds all", "One endpoint of one Service", "a restart with nothing to change"],
-    )
+fn part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths() -> Result<()> {
+    let titles = [
+        "Services of 5 endpoints already in etcd",
+        "a restart with nothing to change",
+        "one endpoint of one Service changes",
+        "what it uses",
+    ];
+    let sections: Vec<String> = ["nftables", "ipvs"]
+        .iter()
+        .flat_map(|path| titles.map(|title| format!("ipvs-proxy on {path}: {title}")))
+        .collect();
+    measure("proxy", "--services", "20", &sections.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn part_of_the_data_path_measures_every_backend_and_each_step() -> Result<()> {
@@ -71,7 +76,7 @@ fn main() -> ExitCode {
         &[Need::Vxlan, Need::Nftables],
         lab::tests![
             part_of_netd_measures_start_restart_and_one_changed_lease,
-            part_of_the_proxy_measures_start_restart_and_one_changed_endpoint,
+            part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths,
             part_of_the_data_path_measures_every_backend_and_each_step,
         ],
     )

@@ -43,7 +43,7 @@ fn run() -> Result<()> {
     let options = Options::parse(&words)?;
     // First of all: this may go on as the same program inside the lab kernel.
     match options.only {
-        Some(Part::Proxy) => proxy::ensure_kernel()?,
+        Some(Part::ProxyIpvs) => proxy::ensure_lab_kernel()?,
         Some(Part::PathLab) => path::ensure_lab_kernel()?,
         _ => {}
     }
@@ -61,18 +61,20 @@ fn run() -> Result<()> {
     if options.measures(Part::Path) {
         path::measure(&options, &mut report, &words)?;
     }
+    if options.measures(Part::Proxy) {
+        proxy::measure(&options, &mut report, &words)?;
+    }
     match options.only {
-        Some(Part::Proxy) => proxy::measure(&options, &mut report),
+        Some(Part::ProxyIpvs) => proxy::on_ipvs(&options, &mut report),
         Some(Part::PathLab) => path::on_this_kernel(&options, &mut report),
-        None => in_a_process_of_its_own(&words),
-        Some(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 
-/// The proxy's part needs a kernel with IPVS, which may be another one than the running kernel.
-fn in_a_process_of_its_own(words: &[String]) -> Result<()> {
+/// Goes on with `part`, which needs a kernel that may be another one than the running kernel.
+pub(crate) fn in_a_process_of_its_own(words: &[String], part: &str) -> Result<()> {
     let program = std::env::current_exe().context("find this program's own path")?;
-    let status = Command::new(program).args(words).args(["--only", "proxy"]).status()?;
-    ensure!(status.success(), "the part `proxy`: {status}");
+    let status = Command::new(program).args(words).args(["--only", part]).status()?;
+    ensure!(status.success(), "the part `{part}`: {status}");
     Ok(())
 }

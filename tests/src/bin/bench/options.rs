@@ -5,8 +5,8 @@
 use anyhow::{Context, Result, bail, ensure};
 
 /// What the command line accepts, for error messages.
-const USAGE: &str =
-    "bench [--only cni|netd|path|proxy] [--pods N] [--leases N,...] [--services N,...] [--rounds N] [--markdown]";
+const USAGE: &str = "bench [--only cni|netd|path|proxy] [--pods N] [--leases N,...] [--services N,...] \
+     [--endpoints N] [--rounds N] [--markdown]";
 
 /// A part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,10 @@ pub(crate) enum Part {
     Path,
     /// The same inside the lab kernel, which has every backend; a part of [`Part::Path`] in a process of its own.
     PathLab,
-    /// The Service proxy.
+    /// The Service proxy, on both of its data paths.
     Proxy,
+    /// Its IPVS path, where the kernel has it; a part of [`Part::Proxy`] in a process of its own.
+    ProxyIpvs,
 }
 
 /// The choices of one run.
@@ -34,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) leases: Vec<usize>,
     /// Numbers of Services.
     pub(crate) services: Vec<usize>,
+    /// Endpoints of each Service, 1 to 10.
+    pub(crate) endpoints: usize,
     /// How often everything is repeated.
     pub(crate) rounds: usize,
     /// Print tables for docs/benchmarks.md.
@@ -46,7 +50,8 @@ impl Default for Options {
             only: None,
             pods: 200,
             leases: vec![100, 1_000, 5_000, 10_000, 20_000],
-            services: vec![1_000, 5_000],
+            services: vec![100, 1_000, 10_000],
+            endpoints: 5,
             rounds: 5,
             markdown: false,
         }
@@ -69,6 +74,7 @@ impl Options {
                 "--rounds" => options.rounds = count(flag, value()?, 100)?,
                 "--leases" => options.leases = counts(flag, value()?, 20_000)?,
                 "--services" => options.services = counts(flag, value()?, 20_000)?,
+                "--endpoints" => options.endpoints = count(flag, value()?, 10)?,
                 "--markdown" => options.markdown = true,
                 other => bail!("unknown flag {other:?}: {USAGE}"),
             }
@@ -89,6 +95,7 @@ fn part(word: &str) -> Result<Part> {
         "path" => Part::Path,
         "path-lab" => Part::PathLab,
         "proxy" => Part::Proxy,
+        "proxy-ipvs" => Part::ProxyIpvs,
         other => bail!("--only {other:?}: accepted are cni, netd, path and proxy"),
     })
 }

@@ -4,9 +4,11 @@
 //! taken from the scheduler's account of its threads.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
+use crate::machine::is_rehearsal;
 
 /// Ticks per second of /proc (USER_HZ), the same on every Linux of today.
 const TICK: Duration = Duration::from_millis(10);
@@ -48,6 +50,21 @@ pub(crate) fn scheduled(pid: i32) -> Result<Duration> {
         total += Duration::from_nanos(nanoseconds);
     }
     Ok(total)
+}
+
+/// How long a process is watched that has nothing to do, and in a rehearsal.
+const QUIET: Duration = Duration::from_secs(20);
+const REHEARSED: Duration = Duration::from_secs(1);
+
+/// The part of a processor that a process needs in the next 20 seconds. A kernel without the scheduler's account counts it in ticks.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn share(pid: i32) -> Result<f64> {
+    let used = || scheduled(pid).or_else(|_| Ok::<_, anyhow::Error>(of(pid)?.processor));
+    let (before, started) = (used()?, Instant::now());
+    std::thread::sleep(if is_rehearsal() { REHEARSED } else { QUIET });
+    Ok(used()?.saturating_sub(before).as_secs_f64() / started.elapsed().as_secs_f64())
 }
 
 /// Time on a processor of all children that this process has waited for, and of theirs.

@@ -11,10 +11,9 @@ mod rows;
 mod steps;
 
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use lab::Need;
 use lab::lab_kernel::{self, Guest};
 
@@ -38,10 +37,7 @@ pub(crate) fn ensure_lab_kernel() -> Result<()> {
 /// Measures on the running kernel what it has, and then all of it in the lab kernel, by a process of its own.
 pub(crate) fn measure(options: &Options, report: &mut Report, words: &[String]) -> Result<()> {
     on_this_kernel(options, report)?;
-    let program = std::env::current_exe().context("find this program's own path")?;
-    let status = Command::new(program).args(words).args(["--only", "path-lab"]).status()?;
-    ensure!(status.success(), "the part `path-lab`: {status}");
-    Ok(())
+    crate::in_a_process_of_its_own(words, "path-lab")
 }
 
 /// Measures every backend that the running kernel has.

@@ -9,6 +9,8 @@ use lab::{Host, generic_netlink};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::Socket;
 
+use super::bytes::{HEADER, attribute, find, half, message, messages, nested};
+
 /// IPVS_CMD_GET_DEST and IPVS_GENL_VERSION.
 const GET_DEST: u8 = 8;
 const VERSION: u8 = 1;
@@ -21,13 +23,11 @@ const SERVICE_ID: [u16; 4] = [1, 2, 3, 4];
 const DEST_ADDR: u16 = 1;
 const DEST_PORT: u16 = 2;
 const DEST_WEIGHT: u16 = 4;
-const NLA_F_NESTED: u16 = 1 << 15;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const TCP: u16 = 6;
 const INET: u16 = 2;
-/// Lengths of nlmsghdr and of nlmsghdr with genlmsghdr.
-const HEADER: usize = 16;
+/// Length of nlmsghdr with genlmsghdr.
 const BODY: usize = 20;
 
 /// A conversation with the IPVS of one machine.
@@ -78,53 +78,15 @@ impl Ipvs {
             attribute(addr, &padded),
             attribute(port, &address.port().to_be_bytes()),
         ];
-        let body = [vec![GET_DEST, VERSION, 0, 0], attribute(SERVICE | NLA_F_NESTED, &identity.concat())].concat();
-        let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-        let flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut message = length.to_ne_bytes().to_vec();
-        message.extend(self.family.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend([0; 8]);
-        message.extend(body);
-        message
+        let body = [vec![GET_DEST, VERSION, 0, 0], nested(SERVICE, &identity.concat())].concat();
+        message(self.family, NLM_F_REQUEST | NLM_F_DUMP, &body)
     }
 }
 
 fn real_server(body: &[u8]) -> Option<SocketAddrV4> {
-    let dest = attributes(body).find(|(kind, _)| *kind == DEST)?.1;
-    let value = |wanted: u16| attributes(dest).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let weight = u32::from_ne_bytes(*value(DEST_WEIGHT)?.first_chunk()?);
-    let addr: [u8; 4] = *value(DEST_ADDR)?.first_chunk()?;
-    let port = u16::from_be_bytes(*value(DEST_PORT)?.first_chunk()?);
+    let dest = find(body, DEST)?;
+    let weight = u32::from_ne_bytes(*find(dest, DEST_WEIGHT)?.first_chunk()?);
+    let addr: [u8; 4] = *find(dest, DEST_ADDR)?.first_chunk()?;
+    let port = u16::from_be_bytes(*find(dest, DEST_PORT)?.first_chunk()?);
     (weight > 0).then(|| SocketAddrV4::new(Ipv4Addr::from(addr), port))
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (length, kind) = (usize::from(half(bytes, 0)?), half(bytes, 2)?);
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind & !NLA_F_NESTED, value))
-    })
-}
-
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32::from_ne_bytes(*datagram.first_chunk()?)).ok()?.max(HEADER);
-        let message = datagram.get(..length)?;
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|field| u16::from_ne_bytes(*field))
 }

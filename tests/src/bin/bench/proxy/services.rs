@@ -7,10 +7,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde_json::json;
 
-/// Endpoints of one Service.
-pub(super) const ENDPOINTS: usize = 5;
-/// Addresses kept for one Service: its endpoints and one to exchange.
-const ROOM: u32 = 8;
+/// Addresses kept for one Service: its endpoints, ten at most, and one to exchange.
+const ROOM: u32 = 16;
 const SERVICES: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 0);
 const PODS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
 
@@ -18,11 +16,13 @@ const PODS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Service {
     number: u32,
+    endpoints: u32,
 }
 
 impl Service {
-    pub(super) fn new(index: usize) -> Self {
-        Self { number: u32::try_from(index).unwrap_or(u32::MAX) }
+    pub(super) fn new(index: usize, endpoints: usize) -> Self {
+        let [number, endpoints] = [index, endpoints].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+        Self { number, endpoints }
     }
 
     /// The virtual address and port.
@@ -32,18 +32,23 @@ impl Service {
 
     /// The endpoint that is not there at first.
     pub(super) fn other_endpoint(self) -> SocketAddrV4 {
-        self.endpoint(5)
+        self.endpoint(self.endpoints)
     }
 
     /// The endpoints; the first one exchanged when `changed`.
     pub(super) fn endpoints(self, changed: bool) -> Vec<SocketAddrV4> {
         let first = if changed { self.other_endpoint() } else { self.endpoint(0) };
-        std::iter::once(first).chain((1..5).map(|place| self.endpoint(place))).collect()
+        std::iter::once(first).chain((1..self.endpoints).map(|place| self.endpoint(place))).collect()
     }
 
     fn endpoint(self, place: u32) -> SocketAddrV4 {
         // From 1 on: the network's own address is no endpoint.
         SocketAddrV4::new(Ipv4Addr::from_bits(PODS.to_bits() + 1 + self.number * ROOM + place), 8080)
+    }
+
+    /// Name of the slice.
+    pub(super) fn slice_name(self) -> String {
+        format!("{}-1", self.name())
     }
 
     fn name(self) -> String {
@@ -67,20 +72,20 @@ impl Service {
 
     /// Key and value of the slice.
     pub(super) fn slice(self, prefix: &str, changed: bool) -> (String, String) {
-        let name = self.name();
+        let (name, own) = (self.name(), self.slice_name());
         let endpoint = |addr: SocketAddrV4| json!({"addresses": [addr.ip()], "conditions": {"ready": true, "serving": true, "terminating": false}, "nodeName": "elsewhere"});
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {
-                "name": format!("{name}-1"), "namespace": "default",
+                "name": own, "namespace": "default",
                 "labels": {"kubernetes.io/service-name": name},
             },
             "addressType": "IPv4",
             "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
             "endpoints": self.endpoints(changed).into_iter().map(endpoint).collect::<Vec<_>>(),
         });
-        (format!("{prefix}endpointslices/default/{name}-1"), slice.to_string())
+        (format!("{prefix}endpointslices/default/{own}"), slice.to_string())
     }
 }
 
@@ -92,21 +97,21 @@ mod tests {
 
     #[test]
     fn no_two_services_share_an_address() {
-        let all = || (0..20_000).map(Service::new);
+        let all = || (0..20_000).map(|index| Service::new(index, 10));
         let virtuals: BTreeSet<SocketAddrV4> = all().map(Service::address).collect();
         assert_eq!(virtuals.len(), 20_000);
         assert!(virtuals.iter().all(|addr| addr.ip().octets()[..2] == [192, 168]));
         let pods: BTreeSet<SocketAddrV4> =
             all().flat_map(|service| [service.endpoints(false), service.endpoints(true)].concat()).collect();
-        assert_eq!(pods.len(), 20_000 * (ENDPOINTS + 1));
+        assert_eq!(pods.len(), 20_000 * 11);
         assert!(pods.iter().all(|addr| addr.ip().octets()[0] == 172 && (16..32).contains(&addr.ip().octets()[1])));
     }
 
     #[test]
     fn change_exchanges_one_endpoint() {
-        let service = Service::new(7);
+        let service = Service::new(7, 5);
         let (before, after) = (service.endpoints(false), service.endpoints(true));
-        assert_eq!((before.len(), after.len()), (ENDPOINTS, ENDPOINTS));
+        assert_eq!((before.len(), after.len()), (5, 5));
         assert_eq!(before[1..], after[1..]);
         assert_ne!(before[0], after[0]);
     }
