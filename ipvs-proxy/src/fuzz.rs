@@ -130,6 +130,7 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
             link: link.clone(),
             scheduler: "rr".to_owned().into(),
             pods: pods.clone(),
+            services: PerFamily::default(),
             node: NodeAddresses::default(),
         };
         serve_on(DataPlane::new(options), service, slice.clone());

@@ -11,7 +11,8 @@ use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
 use proxy::affinity::{clients_move_with_their_endpoint_only, sticky};
 use proxy::{
-    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, flow_moves_on, servers, spread,
+    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, filter, flow_moves_on, servers,
+    spread,
 };
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
@@ -185,6 +186,10 @@ fn what_nobody_serves_is_refused_at_once() -> Result<()> {
     exposed::what_nobody_serves_is_refused_at_once("ipvs")
 }
 
+fn an_address_that_no_service_has_is_silent_unless_a_network_here_has_it() -> Result<()> {
+    filter::an_address_that_no_service_has_is_silent_unless_a_network_here_has_it("ipvs")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -204,6 +209,7 @@ fn main() -> ExitCode {
             the_policy_local_without_an_endpoint_here_is_silent,
             source_ranges_let_only_listed_clients_in,
             what_nobody_serves_is_refused_at_once,
+            an_address_that_no_service_has_is_silent_unless_a_network_here_has_it,
         ],
     )
 }

@@ -35,8 +35,9 @@ pub(crate) mod vip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use netstate::family::PerFamily;
 use netstate::ipvs::Scheduler;
-use netstate::{Address, AddressKey, IfName, IpFamily, ipvs as ipvs_rows, nft as nft_rows};
+use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
 
 use self::counts::Counts;
 use self::site::Site;
@@ -96,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) scheduler: Scheduler,
     /// How clients are known for Pods. A family without it is not served.
     pub(crate) pods: PodsOfFamilies,
+    /// The Service networks, where they are known.
+    pub(crate) services: PerFamily<Option<Prefix>>,
     /// The node's addresses.
     pub(crate) node: NodeAddresses,
 }
@@ -107,11 +110,17 @@ pub(crate) struct NodeAddresses {
     pub(crate) own: BTreeSet<IpAddr>,
     /// Those at which node ports are.
     pub(crate) node_ports: BTreeSet<IpAddr>,
+    /// The networks that they are in.
+    pub(crate) networks: BTreeSet<Prefix>,
 }
 
 impl From<&Here> for NodeAddresses {
     fn from(here: &Here) -> Self {
-        Self { own: here.addresses.clone(), node_ports: here.node_port_addresses.clone() }
+        Self {
+            own: here.addresses.clone(),
+            node_ports: here.node_port_addresses.clone(),
+            networks: here.networks.clone(),
+        }
     }
 }
 
@@ -163,7 +172,10 @@ impl DataPlane {
 
     /// The static part of the nft tables, of each family that is served.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (nft_rows::RowKey, nft_rows::Row)> + '_ {
-        self.families().map(nftables::statics::table)
+        self.families().map(|family| {
+            let unallocated = nftables::unallocated::Unallocated::of(family, &self.options);
+            nftables::statics::table(family, unallocated.as_ref())
+        })
     }
 
     /// The rows that change with these frontends.
@@ -184,12 +196,15 @@ impl DataPlane {
         options: Options,
         served: impl Iterator<Item = (&'a FrontendKey, &'a Frontend)>,
     ) -> Changes {
+        let tables: BTreeMap<_, _> = self.tables().collect();
         let mut changes = Changes::default();
         for (key, frontend) in served {
             let [old, new] = [&self.options, &options].map(|options| Site::new(key, frontend, options));
             self.shared.exchange(&options.link, old.as_ref(), new.as_ref(), &mut changes);
         }
         self.options = options;
+        let differing = self.tables().filter(|(key, table)| tables.get(key) != Some(table));
+        changes.nft.extend(differing.map(|(key, table)| (key, Some(table))));
         changes
     }
 

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netstate::family::PerFamily;
 use netstate::ipvs::{RowKey as ServerKey, VirtualServerKey};
 use netstate::mark::MASQUERADE;
 use netstate::nft::{
-    ChainKey, Data, Datum, Destination, Element, Field, Match, Name, Op, Row, RowKey, Rule, Statement, Verdict,
+    ChainKey, CtState, Data, Datum, Destination, Element, ElementKey, Field, Match, Name, Op, Row, RowKey, Rule,
+    Statement, Verdict,
 };
 use netstate::{IpFamily, Protocol};
 use serde_json::{Value, json};
@@ -37,6 +37,7 @@ struct Kernel {
     nft: BTreeMap<RowKey, Row>,
     ipvs: BTreeMap<ServerKey, ipvs_rows::Row>,
     own: BTreeSet<IpAddr>,
+    bound: BTreeMap<AddressKey, Address>,
 }
 
 fn fold<K: Ord, V>(rows: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
@@ -52,6 +53,7 @@ impl Kernel {
     fn take(&mut self, changes: Changes) {
         fold(&mut self.nft, changes.nft);
         fold(&mut self.ipvs, changes.ipvs);
+        fold(&mut self.bound, changes.addresses);
     }
 
     fn has(&self, family: IpFamily, set: &'static str, key: Vec<Datum>) -> bool {
@@ -137,22 +139,55 @@ impl Kernel {
 
     /// What becomes of a packet that no chain has led anywhere.
     fn behind(&self, to: &VirtualServerKey, marked: bool) -> Fate {
-        let family = IpFamily::of(to.addr);
-        let place = vec![Datum::from(to.addr), Datum::Protocol(to.protocol), Datum::Port(to.port)];
-        let refused_at_node = self.has(family, "node-port-addresses", place[..1].to_vec())
-            && self.has(family, "refused-node-ports", place[1..].to_vec());
         if self.ipvs.contains_key(&ServerKey::Virtual(*to)) {
             let reals: BTreeSet<_> = ipvs::reals_of(&self.ipvs, *to).map(|real| real.addr).collect();
             return if reals.is_empty() { Fate::Refused } else { Fate::Led(reals, marked) };
         }
-        let is_vip = self.has(family, "vips", place[..1].to_vec());
-        if is_vip || refused_at_node || self.has(family, "refused", place) { Fate::Refused } else { Fate::Passes }
+        let is_local = self.own.contains(&to.addr) || self.bound.keys().any(|key| key.addr == to.addr);
+        self.filtered(if is_local { "refuse-input" } else { "refuse-forward" }, to)
+    }
+
+    /// What a filter does with the first packet of a connection.
+    fn filtered(&self, chain: &'static str, to: &VirtualServerKey) -> Fate {
+        let family = IpFamily::of(to.addr);
+        let Some(Row::Table(table)) = self.nft.get(&RowKey::Table(table_key(family))) else { panic!("no table") };
+        let place = |field: &Field| match field {
+            Field::Daddr(_) => to.addr.into(),
+            Field::L4Proto => Datum::Protocol(to.protocol),
+            Field::Dport => Datum::Port(to.port),
+            other => panic!("{other:?}"),
+        };
+        let holds = |condition: &Match| match condition {
+            Match::CtState(states) => states.0 & CtState::NEW.0 != 0,
+            Match::L4Proto(op, protocol) => (to.protocol == *protocol) == (*op == Op::Is),
+            Match::Daddr(op, network) => network.contains(to.addr) == (*op == Op::Is),
+            Match::Lookup(op, fields, set) => {
+                let key =
+                    ElementKey { table: table_key(family), set: set.clone(), key: fields.iter().map(place).collect() };
+                self.nft.contains_key(&RowKey::Element(key)) == (*op == Op::Is)
+            }
+            other => panic!("{other:?}"),
+        };
+        for rule in &table.chains[&Name::literal(chain)].rules {
+            for statement in &rule.statements {
+                match statement {
+                    Statement::Match(condition) if holds(condition) => {}
+                    Statement::Match(_) => break,
+                    Statement::Reject(_) => return Fate::Refused,
+                    Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        Fate::Passes
     }
 }
 
 const LOCAL: [&str; 2] = ["172.7.21.2", "fd07:21::2"];
 const REMOTE: [&str; 2] = ["172.7.22.2", "fd07:22::2"];
 const NODE: [&str; 2] = ["10.4.7.21", "fd04:7::21"];
+/// The node's networks: its own, and others inside the Service networks.
+const NETWORKS: [&str; 4] = ["10.4.7.21/24", "fd04:7::21/64", "192.168.122.1/24", "fd09::f00/120"];
 
 /// The places of the Service of [`served`], of a family.
 fn places_of(family: IpFamily) -> [(&'static str, VirtualServerKey); 3] {
@@ -189,8 +224,10 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
     let here = here(Here { addresses: own.clone(), ..Here::on("n1").with_pods([pods.v4.unwrap(), pods.v6.unwrap()]) });
     let planned = plan(&service, &service.cluster_ips, &[slice(0), slice(1)], &here);
     let link = IfName::new(vip::LINK_NAME).unwrap();
-    let node = NodeAddresses { own: own.clone(), node_ports: own.clone() };
+    let networks = NETWORKS.map(|network| network.parse().unwrap()).into();
+    let node = NodeAddresses { own: own.clone(), node_ports: own.clone(), networks };
     let options = Options {
+        services: PerFamily::new("192.168.0.0/16".parse().ok(), "fd09::/108".parse().ok()),
         mode,
         link,
         scheduler: "rr".to_owned().into(),
@@ -198,6 +235,7 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
         node: NodeAddresses::default(),
     };
     let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
+    kernel.nft.extend(plane.tables());
     // The node's addresses are known last: rows do not depend on the order.
     let mut claims = Claims::default();
     kernel.take(plane.rows(&claims.settle(&service.name, Some(planned))));
@@ -329,4 +367,41 @@ fn an_external_address_that_the_node_has_is_led_at_its_ports_only() {
         assert_eq!(kernel.fate(from, &at(22)), Fate::Passes, "{mode:?}: a process of the node");
         assert!(!kernel.has(IpFamily::V4, "vips", vec![at(80).addr.into()]), "{mode:?}");
     }
+}
+
+#[test]
+fn what_goes_to_an_address_of_the_service_network_that_no_service_has_is_dropped_unless_others_have_it() {
+    for (mode, v) in [Mode::Ipvs, Mode::Nftables].into_iter().flat_map(|mode| [(mode, 0), (mode, 1)]) {
+        let kernel = served(mode, &json!({}), &BOTH, |here| here);
+        let fate = |addr: [&str; 2], port| {
+            let to = VirtualServerKey { protocol: Protocol::Udp, addr: addr[v].parse().unwrap(), port };
+            CLIENTS.map(|(_, from)| kernel.fate(from[v].parse().unwrap(), &to))
+        };
+        assert_eq!(fate(["192.168.7.200", "fd09::7:200"], 53), [const { Fate::Dropped }; 3], "{mode:?}");
+        assert_eq!(fate(["192.168.0.10", "fd09::10"], 53), [const { Fate::Refused }; 3], "{mode:?}: a live address");
+        assert_eq!(fate(["192.168.122.7", "fd09::f07"], 53), [const { Fate::Passes }; 3], "{mode:?}: another network");
+        assert_eq!(fate(["192.167.0.1", "fd0a::1"], 53), [const { Fate::Passes }; 3], "{mode:?}: outside");
+    }
+}
+
+#[test]
+fn nothing_is_dropped_where_the_service_network_is_unknown_or_all_others() {
+    let options = |services: Option<&str>, network: &str| {
+        let mut options = Options {
+            mode: Mode::Nftables,
+            link: IfName::new(vip::LINK_NAME).unwrap(),
+            scheduler: "rr".to_owned().into(),
+            pods: Pods::inside(PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap())),
+            services: PerFamily::default(),
+            node: NodeAddresses::default(),
+        };
+        options.services.v4 = services.map(|services| services.parse().unwrap());
+        options.node.networks.insert(network.parse().unwrap());
+        options
+    };
+    let of = |options: &Options| nftables::unallocated::Unallocated::of(IpFamily::V4, options);
+    assert_eq!(of(&options(None, "10.4.7.0/24")), None);
+    assert_eq!(of(&options(Some("192.168.0.0/16"), "192.160.0.0/12")), None);
+    assert_eq!(of(&options(Some("172.7.8.0/24"), "10.4.7.0/24")), None, "Pods have it");
+    assert!(of(&options(Some("192.168.0.0/16"), "10.4.7.0/24")).is_some());
 }

@@ -39,12 +39,14 @@ impl Desired {
 /// No frontends; the Pods of IPv4 are known.
 pub(super) fn plane(mode: Mode) -> DataPlane {
     let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+    let services = PerFamily::only(IpFamily::V4, "192.168.0.0/16".parse().unwrap());
     let link = IfName::new(vip::LINK_NAME).unwrap();
     DataPlane::new(Options {
         mode,
         link,
         scheduler: "rr".to_owned().into(),
         pods: Pods::inside(pods),
+        services,
         node: NodeAddresses::default(),
     })
 }
@@ -153,7 +155,9 @@ fn the_oldest_service_has_the_address_and_the_next_takes_over() {
 /// The addresses of the node become these; node ports are at all of them.
 fn node(desired: &mut Desired, addresses: &[[u8; 4]]) -> Changes {
     let own: BTreeSet<IpAddr> = addresses.iter().map(|addr| IpAddr::from(*addr)).collect();
-    desired.plane.set_node(NodeAddresses { node_ports: own.clone(), own }, desired.claims.all())
+    desired
+        .plane
+        .set_node(NodeAddresses { node_ports: own.clone(), own, ..NodeAddresses::default() }, desired.claims.all())
 }
 
 fn exposed(kind: Kind, place: Place, port: u16) -> Option<ServicePlan> {

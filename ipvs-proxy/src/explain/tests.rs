@@ -65,6 +65,7 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
         link,
         scheduler: "rr".to_owned().into(),
         pods: Pods::inside(pods),
+        services: PerFamily::default(),
         node: NodeAddresses::default(),
     };
     let plane = DataPlane::new(options);

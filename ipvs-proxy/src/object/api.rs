@@ -142,6 +142,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
         link,
         scheduler: "rr".to_owned().into(),
         pods,
+        services: PerFamily::default(),
         node: NodeAddresses::default(),
     });
     let named = (path.not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);

@@ -22,6 +22,8 @@ pub(crate) struct Here {
     pub(crate) zone: Option<String>,
     /// Its own addresses: an endpoint with one of them is here, whatever its slice leaves open.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// The networks that they are in.
+    pub(crate) networks: BTreeSet<Prefix>,
     /// Those of them at which NodePorts are.
     pub(crate) node_port_addresses: BTreeSet<IpAddr>,
     /// Where load balancers ask for health: at those, or in a family that has NodePorts everywhere at every address, loopback too.
@@ -51,6 +53,7 @@ impl Here {
             node: node.into(),
             zone: None,
             addresses: BTreeSet::new(),
+            networks: BTreeSet::new(),
             node_port_addresses: BTreeSet::new(),
             check_addresses: BTreeSet::new(),
             pods: Pods::inside(PerFamily::from_fn(|family| Some(family.any()))),
@@ -174,6 +177,8 @@ impl NodePorts {
 pub(crate) struct OwnAddresses {
     /// All but those of loopback, IPv6 link-local ones and virtual ones.
     pub(crate) all: BTreeSet<IpAddr>,
+    /// The networks that these are in.
+    pub(crate) networks: BTreeSet<Prefix>,
     /// The first address of the link that the default route leaves by.
     pub(crate) primary: PerFamily<Option<IpAddr>>,
 }
@@ -190,6 +195,7 @@ impl OwnAddresses {
         for (link, addresses) in links.into_iter().filter(|(link, _)| *link != except) {
             for address in addresses.iter().filter(|address| is_own(address.addr)) {
                 own.all.insert(address.addr);
+                own.networks.extend(Prefix::new(address.addr, address.len));
                 let family = IpFamily::of(address.addr);
                 let may_be_primary = !address.unfit && !address.temporary && uplink.get(family).as_ref() == Some(link);
                 if may_be_primary {
@@ -238,7 +244,11 @@ impl Facts {
             node_ports: NodePorts::Default,
             pods: here.pods.clone(),
             masquerade_all: if here.masquerade_all { vec![Mode::Ipvs, Mode::Nftables] } else { Vec::new() },
-            own: OwnAddresses { all: here.addresses.clone(), primary: PerFamily::default() },
+            own: OwnAddresses {
+                all: here.addresses.clone(),
+                networks: here.networks.clone(),
+                primary: PerFamily::default(),
+            },
         }
     }
 
@@ -263,6 +273,7 @@ impl Facts {
             check_addresses: check_addresses.collect(),
             node_port_addresses,
             addresses: own.all,
+            networks: own.networks,
             pods: self.pods.clone(),
             masquerade_all: self.masquerade_all.contains(&mode),
         }

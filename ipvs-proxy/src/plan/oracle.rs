@@ -119,7 +119,7 @@ fn own_addresses() -> OwnAddresses {
     let own = [[10, 4, 7, 21], [10, 4, 7, 121], [172, 7, 21, 1]].map(IpAddr::from);
     let first = own[0];
     let all = own.into_iter().flat_map(|addr| [addr, twin::address(addr)]).collect();
-    OwnAddresses { all, primary: PerFamily::new(Some(first), Some(twin::address(first))) }
+    OwnAddresses { all, primary: PerFamily::new(Some(first), Some(twin::address(first))), ..OwnAddresses::default() }
 }
 
 /// The Pod networks.

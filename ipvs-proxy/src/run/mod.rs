@@ -212,7 +212,8 @@ fn link() -> anyhow::Result<IfName> {
 /// When the link of virtual addresses has no name, which does not happen.
 pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
     let (scheduler, pods) = (config.scheduler.clone(), prepare::pods(config));
-    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, node: NodeAddresses::default() }))
+    let (services, node) = (config.services, NodeAddresses::default());
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, services, node }))
 }
 
 /// The networks as they are.

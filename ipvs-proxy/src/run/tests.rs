@@ -288,6 +288,7 @@ impl Rig {
             link: IfName::new(vip::LINK_NAME).unwrap(),
             scheduler: "rr".to_owned().into(),
             pods: Pods::inside(pods),
+            services: PerFamily::default(),
             node: NodeAddresses::default(),
         };
         let plane = DataPlane::new(options);

@@ -10,7 +10,8 @@ use lab::{Place, Process, echo, eventually};
 use super::{Nodes, SERVICES, SOON, ask};
 
 /// Pods of both families, the one of IPv6 first.
-const DUAL: [&str; 2] = ["--cluster-cidr=fd07::/16,172.7.0.0/16", "--service-cidr=192.168.0.0/16,fd09::/108"];
+pub(super) const DUAL: [&str; 2] =
+    ["--cluster-cidr=fd07::/16,172.7.0.0/16", "--service-cidr=192.168.0.0/16,fd09::/108"];
 const ONLY_IPV6: [&str; 2] = ["--cluster-cidr=fd07::/16", "--service-cidr=fd09::/108"];
 
 const WEB6: &str = "[fd09::10]:80";
@@ -21,7 +22,7 @@ const MASQUERADED: [(&str, &str); 4] =
     [("2", "fd07:21::1"), ("3", "fd07:21::1"), ("22.2", "fd04:7::21"), ("22.3", "fd04:7::21")];
 
 /// Gives every machine and Pod an address of IPv6 beside that of IPv4.
-fn start() -> Result<Nodes> {
+pub(super) fn start() -> Result<Nodes> {
     let nodes = Nodes::start()?;
     for (own, other) in [(21, 22), (22, 21)] {
         let host = nodes.cluster.host(&format!("hdss7-{own}"))?;
@@ -60,7 +61,7 @@ fn await_addresses(place: &impl Place) -> Result<()> {
     })
 }
 
-fn proxy(nodes: &Nodes, mode: &str, networks: &[&str]) -> Result<Process> {
+pub(super) fn proxy(nodes: &Nodes, mode: &str, networks: &[&str]) -> Result<Process> {
     let command = nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(format!("--services-dir={SERVICES}"));
     let proxy = command.arg(format!("--proxy-mode={mode}")).args(networks).start("ipvs-proxy")?;
     proxy.wait_for_line("ready", SOON)?;
@@ -82,7 +83,7 @@ fn slice(service: &str, (family, number): (&str, u8), (port, protocol): (&str, &
 
 const PODS: [&str; 4] = ["fd07:21::2", "fd07:21::3", "fd07:22::2", "fd07:22::3"];
 
-fn web(addresses: &str, policy: &str) -> String {
+pub(super) fn web(addresses: &str, policy: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{{addresses}, ipFamilyPolicy: {policy}, \
          ports: [{{name: http, port: 80}}]}}\n{}{}",

@@ -7,6 +7,7 @@
 
 pub(crate) mod exposed;
 pub(crate) mod families;
+pub(crate) mod filter;
 
 pub(crate) mod affinity;
 

@@ -32,18 +32,9 @@ struct OnPurpose {
     reason: &'static str,
 }
 
-const UNKNOWN: &str = "silence at addresses of the Service network that no Service has";
-const PING: &str =
-    "the node's own ping of an external address, and of an address of the Service network that nobody has";
+const PING: &str = "the node's own ping of an external address";
 
-const PENDING: &[Pending] = &[
-    plain(IpFamily::V4, UNKNOWN, "43 51"),
-    plain(IpFamily::V6, UNKNOWN, "43"),
-    ipvs(IpFamily::V4, UNKNOWN, "43"),
-    ipvs(IpFamily::V6, UNKNOWN, "43"),
-    ipvs(IpFamily::V4, PING, "51"),
-    ipvs(IpFamily::V6, PING, "51"),
-];
+const PENDING: &[Pending] = &[ipvs(IpFamily::V4, PING, "51"), ipvs(IpFamily::V6, PING, "51")];
 
 /// Cases of the run by default, by nftables.
 const fn plain(family: IpFamily, reason: &'static str, cases: &'static str) -> Pending {

@@ -5,6 +5,7 @@
 //! | [`statics`] | the static part of the tables |
 //! | [`dispatch`] | chains that tell clients apart and choose an endpoint at random |
 //! | [`affinity`] | chains and sets in their place, where a client stays with its endpoint |
+//! | [`unallocated`] | what becomes of packets to addresses of the Service network that no Service has |
 //! | [`observed`] | what rows of the kernel say of frontends |
 //!
 //! A frontend is an element of `services` (or, on every address of the node, of `node-ports`) whose verdict leads to such a
@@ -18,6 +19,7 @@ mod observed;
 pub(crate) mod statics;
 #[cfg(test)]
 mod tests;
+pub(super) mod unallocated;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -4,7 +4,7 @@
 //! | packets | go through |
 //! |---|---|
 //! | the first one of a connection, from elsewhere or from this node | the maps `services` and `node-ports` to a chain that chooses an endpoint, or marks for IPVS what is to be masqueraded: behind it a packet no longer carries the virtual address |
-//! | one that no endpoint was chosen for | a filter: refused where nobody serves |
+//! | one that no endpoint was chosen for | a filter: refused where nobody serves, dropped at an address that no Service has ([`super::unallocated`]) |
 //! | the first one of a connection, on its way out | masqueraded where it is marked, or when a Pod reaches itself |
 //!
 //! What comes to a virtual address and finds no virtual server is refused behind IPVS, before a process of this host that listens on all
@@ -25,6 +25,7 @@ use netstate::{IpFamily, Protocol};
 
 use super::super::nft::{self, HAIRPIN, VIPS, table_key};
 use super::super::{record, since};
+use super::unallocated::Unallocated;
 use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORT_ADDRESSES, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES};
 
 /// IPVS takes the packets of its virtual servers at priorities 98 and 99 of the input hook (net/netfilter/ipvs/ip_vs_core.c).
@@ -32,7 +33,7 @@ const BEHIND_IPVS: i32 = 110;
 
 /// The table of a family.
 #[must_use]
-pub(crate) fn table(family: IpFamily) -> (RowKey, Row) {
+pub(crate) fn table(family: IpFamily, unallocated: Option<&Unallocated>) -> (RowKey, Row) {
     let mut table = Table::default();
     table.sets.extend(sets(family).map(|(name, set)| (Name::literal(name), set)));
     let filter = |hook, priority, rules| base(ChainKind::Filter, hook, priority, rules);
@@ -42,8 +43,8 @@ pub(crate) fn table(family: IpFamily) -> (RowKey, Row) {
         ("output", nat(Hook::Output)),
         ("services", Chain::regular(services(family))),
         ("refuse-input", filter(Hook::Input, BEHIND_IPVS, refuse_behind_ipvs(family))),
-        ("refuse-forward", filter(Hook::Forward, priority::FILTER, refuse(family))),
-        ("refuse-output", filter(Hook::Output, priority::FILTER, refuse(family))),
+        ("refuse-forward", filter(Hook::Forward, priority::FILTER, refuse(family, unallocated))),
+        ("refuse-output", filter(Hook::Output, priority::FILTER, refuse(family, unallocated))),
         ("postrouting", nft::masquerade(family)),
         ("unmark", nft::unmark()),
     ];
@@ -121,12 +122,12 @@ fn refuse_behind_ipvs(family: IpFamily) -> Vec<Rule> {
     std::iter::once(at_address).chain(unserved).chain([at_node]).collect()
 }
 
-/// Elsewhere: what comes to a virtual address that is not local, and has no virtual server on its way.
-fn refuse(family: IpFamily) -> Vec<Rule> {
+/// Elsewhere: what comes to a virtual address that is not local, and has no virtual server on its way; or to one that no Service has.
+fn refuse(family: IpFamily, unallocated: Option<&Unallocated>) -> Vec<Rule> {
     let unrecorded = Match::Lookup(Op::IsNot, at_address(family), Name::literal(record::SET));
     let unserved = new().when(at_vip(family)).when(unrecorded).then(Reject::PortUnreachable);
     let [at_address, at_node] = refuse_listed(family);
-    vec![at_address, unserved, at_node]
+    [at_address, unserved, at_node].into_iter().chain(unallocated.map(Unallocated::rule)).collect()
 }
 
 /// Where a Service has no endpoint. What none was chosen for still has its first destination.

@@ -72,9 +72,10 @@ impl Kernel {
     /// The elements and chains as the nft tool prints them.
     fn text(&self) -> String {
         let mut ruleset = Ruleset::new(table_key(IpFamily::V4));
-        let (_, table) = statics::table(IpFamily::V4);
-        if let Row::Table(table) = table {
-            ruleset.table = table;
+        for (_, table) in plane().tables() {
+            if let Row::Table(table) = table {
+                ruleset.table = table;
+            }
         }
         for (key, row) in &self.0 {
             match (key.clone(), row.clone()) {
