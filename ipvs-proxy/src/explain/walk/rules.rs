@@ -257,6 +257,9 @@ impl<'a> Run<'a> {
             Match::Nfproto(op, family) => is(op, IpFamily::of(packet.daddr.ip()) == *family),
             Match::L4Proto(op, protocol) => is(op, packet.protocol == *protocol),
             Match::Iifname(op, link) => is(op, packet.link.as_ref() == Some(link)),
+            Match::IifnamePrefix(op, prefix) => {
+                is(op, packet.link.as_ref().is_some_and(|link| link.as_str().starts_with(prefix.as_str())))
+            }
             Match::Saddr(op, network) => is(op, network.contains(packet.saddr)),
             Match::Daddr(op, network) => is(op, network.contains(packet.daddr.ip())),
             Match::Dport(op, protocol, port) => packet.protocol == *protocol && is(op, packet.daddr.port() == *port),

@@ -69,6 +69,10 @@ impl Program {
             }
             Match::L4Proto(op, protocol) => self.compare(load(Field::L4Proto, 0), *op, vec![protocol.number()]),
             Match::Iifname(op, name) => self.compare(load(Field::Iifname, 0), *op, name_bytes(name)),
+            // Without the zero behind it any name may go on there.
+            Match::IifnamePrefix(op, prefix) => {
+                self.compare(load(Field::Iifname, 0), *op, prefix.as_str().as_bytes().to_vec());
+            }
             Match::Oifname(op, name) => self.compare(load(Field::Oifname, 0), *op, name_bytes(name)),
             Match::Saddr(op, prefix) => self.prefix(Field::Saddr(prefix.family()), *op, prefix)?,
             Match::Daddr(op, prefix) => self.prefix(Field::Daddr(prefix.family()), *op, prefix)?,

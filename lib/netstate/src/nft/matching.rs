@@ -90,6 +90,8 @@ pub enum Match {
     L4Proto(Op, Protocol),
     /// Name of the interface it came in by.
     Iifname(Op, IfName),
+    /// What the name of the interface it came in by begins with, of fewer bytes than a name may have.
+    IifnamePrefix(Op, IfName),
     /// Name of the interface it leaves by.
     Oifname(Op, IfName),
     /// The source address is in the network.

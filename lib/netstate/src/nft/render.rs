@@ -156,6 +156,7 @@ fn matching(condition: &Match) -> String {
         }
         Match::L4Proto(op, protocol) => format!("meta l4proto {}{protocol}", not(*op)),
         Match::Iifname(op, name) => format!("iifname {}\"{name}\"", not(*op)),
+        Match::IifnamePrefix(op, prefix) => format!("iifname {}\"{prefix}*\"", not(*op)),
         Match::Oifname(op, name) => format!("oifname {}\"{name}\"", not(*op)),
         Match::Saddr(op, prefix) => format!("{} saddr {}{}", network(prefix), not(*op), address(prefix)),
         Match::Daddr(op, prefix) => format!("{} daddr {}{}", network(prefix), not(*op), address(prefix)),

@@ -128,6 +128,11 @@ fn interface_names_fill_their_register() {
         ["meta 6 => 0".to_owned(), format!("cmp Is 0 {}", padded("cbr0"))]
     );
     assert_eq!(
+        program(Family::Ip, Match::IifnamePrefix(IsNot, ifname("veth"))),
+        ["meta 6 => 0".to_owned(), format!("cmp IsNot 0 {}", hex(b"veth"))],
+        "but for what they begin with"
+    );
+    assert_eq!(
         program(Family::Ip, Match::Oifname(IsNot, ifname("flannel.1"))),
         ["meta 7 => 0".to_owned(), format!("cmp IsNot 0 {}", padded("flannel.1"))]
     );

@@ -101,7 +101,12 @@ impl Line {
 const fn is_place(condition: &Match) -> bool {
     matches!(
         condition,
-        Match::Nfproto(..) | Match::Iifname(..) | Match::Oifname(..) | Match::Saddr(..) | Match::Daddr(..)
+        Match::Nfproto(..)
+            | Match::Iifname(..)
+            | Match::IifnamePrefix(..)
+            | Match::Oifname(..)
+            | Match::Saddr(..)
+            | Match::Daddr(..)
     )
 }
 

@@ -182,7 +182,10 @@ fn simple(list: &[Expression]) -> Recognised {
         }
         Expression::Random { below, offset: 0, to: 0 } if *op == Op::Is && word(data)? == 0 => Match::OneOf(*below),
         Expression::Meta { key: meta::L4PROTO, to: 0 } => Match::L4Proto(*op, protocol_of(data)?),
-        Expression::Meta { key: meta::IIFNAME, to: 0 } => Match::Iifname(*op, ifname(data)?),
+        Expression::Meta { key: meta::IIFNAME, to: 0 } => match ifname(data) {
+            Some(name) => Match::Iifname(*op, name),
+            None => Match::IifnamePrefix(*op, prefix(data)?),
+        },
         Expression::Meta { key: meta::OIFNAME, to: 0 } => Match::Oifname(*op, ifname(data)?),
         Expression::Fib { flags, result: fib::ADDRTYPE, to: 0 } if word(data)? == RTN_LOCAL => match *flags {
             fib::DADDR => Match::DaddrLocal(*op),
@@ -225,6 +228,12 @@ fn network_of(data: &[u8]) -> Option<IpFamily> {
 fn ifname(data: &[u8]) -> Option<IfName> {
     // Shorter data is a wildcard.
     (data.len() == 16).then(|| IfName::new(attribute::text(data)).ok()).flatten()
+}
+
+/// What a name begins with: no zero ends it, and it is shorter than the longest name.
+fn prefix(data: &[u8]) -> Option<IfName> {
+    let is_prefix = data.len() < 15 && !data.contains(&0);
+    is_prefix.then(|| IfName::new(std::str::from_utf8(data).ok()?).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ fn rules(family: Family) -> Vec<Rule> {
         Match::Mark(IsNot, u32::MAX, 7),
         Match::L4Proto(IsNot, Protocol::Sctp),
         Match::Iifname(Is, ifname("cbr0")),
+        Match::IifnamePrefix(IsNot, ifname("veth")),
         Match::Oifname(IsNot, ifname("flannel.1")),
         Match::Sport(Is, Protocol::Udp, 53),
         Match::Dport(IsNot, Protocol::Tcp, 80),
