@@ -174,6 +174,10 @@ fn every_class_of_clients_is_led_by_the_policy() -> Result<()> {
     exposed::every_class_of_clients_is_led_by_the_policy("ipvs")
 }
 
+fn every_class_is_led_where_pods_are_known_by_their_interface() -> Result<()> {
+    exposed::every_class_is_led_where_pods_are_known_by_their_interface("ipvs")
+}
+
 fn the_policy_local_without_an_endpoint_here_is_silent() -> Result<()> {
     exposed::the_policy_local_without_an_endpoint_here_is_silent("ipvs")
 }
@@ -206,6 +210,7 @@ fn main() -> ExitCode {
             ipv6_alone_is_served,
             a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
             every_class_of_clients_is_led_by_the_policy,
+            every_class_is_led_where_pods_are_known_by_their_interface,
             the_policy_local_without_an_endpoint_here_is_silent,
             source_ranges_let_only_listed_clients_in,
             what_nobody_serves_is_refused_at_once,

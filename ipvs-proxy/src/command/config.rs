@@ -25,6 +25,7 @@ use super::settings::document::Document;
 use super::settings::fields::path;
 use super::settings::{Notes, Settings};
 use crate::plan::here::Facts;
+use crate::plan::pods::PodsOfFamilies;
 use crate::source::Place;
 
 /// The scheduler where none is named.
@@ -135,6 +136,14 @@ impl Reader<'_> {
             self.setting(path::CLUSTER_CIDR, accepted);
         }
         found
+    }
+
+    /// How clients are known for Pods, where these are the Pod networks.
+    fn detection(&mut self, networks: Networks) -> PodsOfFamilies {
+        node::pods(self.settings, networks).unwrap_or_else(|(key, accepted)| {
+            self.setting(key, accepted);
+            PodsOfFamilies::default()
+        })
     }
 
     fn services(&mut self, flags: &Flags) -> Networks {
@@ -324,7 +333,8 @@ impl Config {
         };
         let (mode, places, log) = (reader.mode(), reader.places(flags), reader.log());
         let parameters = reader.parameters(host.processors);
-        let facts = node::facts(&settings, (node.clone(), zone), pods.unwrap_or_default());
+        let known = reader.detection(pods.unwrap_or_default());
+        let facts = node::facts(&settings, (node.clone(), zone), known);
         notes.warnings.extend(node::warnings(&settings, &facts));
         let config = place.zip(pods).map(|(place, pods)| Self {
             place,
@@ -474,6 +484,36 @@ mod tests {
             assert!(warnings.starts_with("--cluster-cidr: empty, so nobody is known for a Pod"), "{warnings}");
         }
         assert_eq!(read(&GOOD).unwrap().facts.pods.get(IpFamily::V6), &None);
+    }
+
+    #[test]
+    fn pods_are_known_by_their_interface_where_that_is_asked_for() {
+        let known = |mode: &str, flag: &str, name: &str| {
+            let words = [format!("--detect-local-mode={mode}"), format!("--{flag}={name}")];
+            read(&[GOOD[0], GOOD[1], &words[0], &words[1]]).map(|config| config.facts.pods)
+        };
+        let both = |pods: Pods| PerFamily::new(Some(pods.clone()), Some(pods));
+        let (bridge, prefix) = ("pod-bridge-interface", "pod-interface-name-prefix");
+        let name = |text: &str| text.parse().unwrap();
+        assert_eq!(known("BridgeInterface", bridge, "cbr0").unwrap(), both(Pods::From(name("cbr0"))));
+        assert_eq!(known("InterfaceNamePrefix", prefix, "veth").unwrap(), both(Pods::FromAny(name("veth"))));
+        let unused = read(&[GOOD[0], GOOD[1], "--pod-bridge-interface=cbr0"]).unwrap().notes.warnings;
+        assert_eq!(unused, ["--pod-bridge-interface: cbr0 has no effect: --detect-local-mode is not BridgeInterface"]);
+        for (mode, flag, bad) in [
+            ("BridgeInterface", bridge, ""),
+            ("BridgeInterface", bridge, "a name of a link"),
+            ("InterfaceNamePrefix", prefix, ""),
+            ("InterfaceNamePrefix", prefix, "veth*"),
+            ("InterfaceNamePrefix", prefix, "fifteen-bytes-x"),
+            ("NodeCIDR", prefix, "veth"),
+        ] {
+            let problems = known(mode, flag, bad).unwrap_err().list;
+            let field = if mode == "NodeCIDR" { "detect-local-mode" } else { flag };
+            assert_eq!(
+                problems.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(),
+                [format!("--{field}")]
+            );
+        }
     }
 
     #[test]

@@ -4,34 +4,51 @@
 
 use std::net::IpAddr;
 
-use netstate::Prefix;
 use netstate::family::PerFamily;
+use netstate::{IfName, Prefix};
 
 use super::settings::Settings;
 use super::settings::fields::path;
 use crate::plan::here::{Facts, Mode, NodePorts, OwnAddresses};
 use crate::plan::pods::{Pods, PodsOfFamilies};
 
-/// What is said of the node of this name and zone, with Pods in the networks `pods`.
-pub(super) fn facts(
-    settings: &Settings,
-    (node, zone): (String, Option<String>),
-    pods: PerFamily<Option<Prefix>>,
-) -> Facts {
+/// What is said of the node of this name and zone, where clients are known for Pods by `pods`.
+pub(super) fn facts(settings: &Settings, (node, zone): (String, Option<String>), pods: PodsOfFamilies) -> Facts {
     Facts {
         node,
         zone,
         bind: bind(settings),
         node_ports: NodePorts::parse(settings.text(path::NODE_PORTS)).unwrap_or_default(),
-        pods: known(pods),
+        pods,
         masquerade_all: masquerade_all(settings),
         own: OwnAddresses::default(),
     }
 }
 
-/// How clients are known for Pods. Without a network of any family both are served, as by kube-proxy.
-fn known(pods: PerFamily<Option<Prefix>>) -> PodsOfFamilies {
-    if pods.is_empty() { PerFamily::from_fn(|_| Some(Pods::Unknown)) } else { Pods::inside(pods) }
+const LINK: &str = "the name of an interface such as cbr0, 1 to 15 bytes";
+const LINK_PREFIX: &str = "what names of interfaces begin with, such as veth, 1 to 14 bytes without a wildcard";
+
+/// How clients are known for Pods, where `networks` are the Pod networks. A family without one is not served; where nothing depends on
+/// them both are, as by kube-proxy.
+///
+/// # Errors
+/// The field that is wrong, and what is accepted.
+pub(super) fn pods(
+    settings: &Settings,
+    networks: PerFamily<Option<Prefix>>,
+) -> Result<PodsOfFamilies, (&'static str, &'static str)> {
+    let link = |key, accepted| IfName::new(settings.text(key)).map_err(|_| (key, accepted));
+    let both = |pods: Pods| PerFamily::from_fn(|_| Some(pods.clone()));
+    match settings.text(path::DETECTION) {
+        "BridgeInterface" => link(path::BRIDGE, LINK).map(|link| both(Pods::From(link))),
+        "InterfaceNamePrefix" => {
+            let prefix = link(path::LINK_PREFIX, LINK_PREFIX)?;
+            let is_prefix = prefix.as_str().len() < 15 && !prefix.as_str().contains(['*', '+']);
+            if is_prefix { Ok(both(Pods::FromAny(prefix))) } else { Err((path::LINK_PREFIX, LINK_PREFIX)) }
+        }
+        _ if networks.is_empty() => Ok(both(Pods::Unknown)),
+        _ => Ok(Pods::inside(networks)),
+    }
 }
 
 /// The primary address, if the setting names one.
@@ -60,5 +77,15 @@ pub(super) fn warnings(settings: &Settings, facts: &Facts) -> Vec<String> {
              and externalTrafficPolicy Local leads Pods to endpoints of this node only"
         )
     });
-    facts.node_ports.loopback().map(warning).chain(unknown).collect()
+    facts.node_ports.loopback().map(warning).chain(unknown).chain(unused(settings)).collect()
+}
+
+/// Names of interfaces by which Pods are not known.
+fn unused(settings: &Settings) -> impl Iterator<Item = String> + '_ {
+    let fields = [(path::BRIDGE, "BridgeInterface"), (path::LINK_PREFIX, "InterfaceNamePrefix")];
+    fields.into_iter().filter_map(|(key, mode)| {
+        let (text, detection) = (settings.text(key), settings.name(path::DETECTION));
+        let is_unused = !text.is_empty() && settings.text(path::DETECTION) != mode;
+        is_unused.then(|| format!("{}: {text} has no effect: {detection} is not {mode}", settings.name(key)))
+    })
 }

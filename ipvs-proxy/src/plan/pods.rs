@@ -2,14 +2,20 @@
 //!
 //! Invariant: whoever asks which clients are Pods asks this value, so that plans, rules and tracked connections agree.
 
-use netstate::Prefix;
+use std::net::IpAddr;
+
 use netstate::family::PerFamily;
+use netstate::{IfName, Prefix};
 
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pods {
     /// By their address, which is in this network.
     Inside(Prefix),
+    /// By the interface that their packets come in by, which has this name.
+    From(IfName),
+    /// By that interface, too, whose name begins with this.
+    FromAny(IfName),
     /// By nothing: no client is.
     Unknown,
 }
@@ -28,8 +34,28 @@ impl Pods {
     #[must_use]
     pub(crate) const fn are_known(&self) -> bool {
         match self {
-            Self::Inside(_) => true,
+            Self::Inside(_) | Self::From(_) | Self::FromAny(_) => true,
             Self::Unknown => false,
+        }
+    }
+
+    /// Whether a client with this address is a Pod; `None` where addresses do not say it.
+    #[must_use]
+    pub(crate) fn has(&self, client: IpAddr) -> Option<bool> {
+        match self {
+            Self::Inside(network) => Some(network.contains(client)),
+            Self::From(_) | Self::FromAny(_) => None,
+            Self::Unknown => Some(false),
+        }
+    }
+
+    /// True when what comes in by this interface is a Pod's for that.
+    #[must_use]
+    pub(crate) fn are_behind(&self, link: &IfName) -> bool {
+        match self {
+            Self::From(name) => link == name,
+            Self::FromAny(prefix) => link.as_str().starts_with(prefix.as_str()),
+            Self::Inside(_) | Self::Unknown => false,
         }
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use netstate::{IpFamily, Protocol};
 
 use crate::plan::frontend::Place;
-use crate::plan::pods::{Pods, PodsOfFamilies};
+use crate::plan::pods::PodsOfFamilies;
 use crate::plan::route::Routes;
 use crate::plan::{Frontend, FrontendKey};
 
@@ -88,8 +88,8 @@ impl Masqueraded {
 
     fn applies_to(self, flow: &Tracked, locals: &Locals) -> bool {
         let client = flow.client.ip();
-        let pods = locals.pods.get(IpFamily::of(client));
-        if matches!(pods, Some(Pods::Inside(network)) if network.contains(client)) {
+        let is_pod = locals.pods.get(IpFamily::of(client)).as_ref().map_or(Some(false), |pods| pods.has(client));
+        if is_pod == Some(true) {
             self.pod
         } else if locals.own.contains(&client) {
             // Its address may well be the one that replaces it.
@@ -98,7 +98,8 @@ impl Masqueraded {
             // This node took the virtual address for its own.
             self.node
         } else {
-            self.outside
+            // One that may be a Pod's is left as it is, unless a Pod's source is replaced as well.
+            self.outside && (is_pod.is_some() || self.pod)
         }
     }
 }
@@ -175,6 +176,7 @@ mod tests {
     use netstate::family::PerFamily;
 
     use super::*;
+    use crate::plan::pods::Pods;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()

@@ -111,6 +111,27 @@ pub(crate) fn every_class_of_clients_is_led_by_the_policy(mode: &str) -> Result<
     Ok(())
 }
 
+/// The same where Pods are known by the interface that they come in by; the Pod network says nothing then.
+pub(crate) fn every_class_is_led_where_pods_are_known_by_their_interface(mode: &str) -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", &exposed(TABLE[0].0, &[HERE, ELSEWHERE]))?;
+    for (flags, shown) in [
+        (["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cbr0"], "iifname != \"cbr0\""),
+        (["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cb"], "iifname != \"cb*\""),
+    ] {
+        let mode = format!("--proxy-mode={mode}");
+        let proxy = nodes.proxy_with(&[flags[0], flags[1], &mode, "--nodeport-addresses=10.4.7.0/24"])?;
+        for line in &TABLE {
+            nodes.publish("web.yaml", &exposed(line.0, &[HERE, ELSEWHERE]))?;
+            eventually(SOON, || ensure_line(&nodes, line))?;
+        }
+        let table = nodes.node()?.run(&["nft", "list", "table", "ip", "ipvs-proxy"])?.stdout;
+        ensure!(table.contains(shown) && !table.contains("172.7.0.0/16"), "{shown}: {table}");
+        proxy.terminate(SOON)?;
+    }
+    Ok(())
+}
+
 /// A client outside is not answered at all by a node without an endpoint, and one inside reaches the others.
 pub(crate) fn the_policy_local_without_an_endpoint_here_is_silent(mode: &str) -> Result<()> {
     let nodes = start()?;

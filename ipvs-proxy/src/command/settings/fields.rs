@@ -12,7 +12,7 @@ const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is 
 const UNBUFFERED: &str = "the log goes to standard error, line by line";
 const ONE_BIT: &str = "the mark of what is masqueraded is bit 14";
 const WINDOWS: &str = "it is for Windows";
-const NO_DETECTION: &str = "Pods are known by the cluster CIDR";
+const NO_NODE: &str = "NodeCIDR needs the Node object, which is not read";
 
 const BIT: Form = Form::Number { least: 0, most: 31 };
 const COUNT: Form = Form::Number { least: 0, most: i32::MAX as i64 };
@@ -20,6 +20,9 @@ const SCORE: Form = Form::Number { least: -1000, most: 1000 };
 const PORT: Form = Form::Number { least: 0, most: 65_535 };
 const MODES: Form = Form::OneOf(&["", "auto", "ipvs", "nftables"]);
 const DETECTIONS: Form = Form::OneOf(&["", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]);
+
+/// Those of them that are served.
+const DETECTED: &[&str] = &["", "ClusterCIDR", "BridgeInterface", "InterfaceNamePrefix"];
 
 const fn field(path: &'static str, flag: &'static str, form: Form, default: &'static str, served: Served) -> Field {
     Field { path, flag, form, default, served, help: "" }
@@ -41,6 +44,9 @@ pub(crate) mod path {
     pub(crate) const MASQUERADE_ALL: &str = "iptables.masqueradeAll";
     pub(crate) const NFT_MASQUERADE_ALL: &str = "nftables.masqueradeAll";
     pub(crate) const NODE_PORTS: &str = "nodePortAddresses";
+    pub(crate) const DETECTION: &str = "detectLocalMode";
+    pub(crate) const BRIDGE: &str = "detectLocal.bridgeInterface";
+    pub(crate) const LINK_PREFIX: &str = "detectLocal.interfaceNamePrefix";
     pub(crate) const CLUSTER_CIDR: &str = "clusterCIDR";
     pub(crate) const OOM_SCORE: &str = "oomScoreAdj";
     pub(crate) const LOG_FORMAT: &str = "logging.format";
@@ -162,9 +168,11 @@ pub(crate) static FIELDS: &[Field] = &[
     field("winkernel.enableDSR", "", Form::Switch, "false", Needless(WINDOWS)),
     field("winkernel.rootHnsEndpointName", "", Form::Text, "", Needless(WINDOWS)),
     field("winkernel.forwardHealthCheckVip", "", Form::Switch, "false", Needless(WINDOWS)),
-    field("detectLocalMode", "detect-local-mode", DETECTIONS, "", Only(&["", "ClusterCIDR"], NO_DETECTION)),
-    field("detectLocal.bridgeInterface", "pod-bridge-interface", Form::Text, "", Needless(NO_DETECTION)),
-    field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Form::Text, "", Needless(NO_DETECTION)),
+    field(path::DETECTION, "detect-local-mode", DETECTIONS, "", Only(DETECTED, NO_NODE)),
+    field(path::BRIDGE, "pod-bridge-interface", Form::Text, "", Start)
+        .help("The bridge that Pods are behind, with --detect-local-mode=BridgeInterface"),
+    field(path::LINK_PREFIX, "pod-interface-name-prefix", Form::Text, "", Start)
+        .help("What names of interfaces begin with that Pods are behind, with --detect-local-mode=InterfaceNamePrefix"),
     field(path::CLUSTER_CIDR, "cluster-cidr", Form::Networks, "", Start)
         .help("The Pod network: its Pods keep their source address, everybody else is masqueraded"),
     field(path::NODE_PORTS, "nodeport-addresses", Form::NodeAddresses, "", Start)

@@ -188,9 +188,12 @@ impl Dispatch {
 }
 
 /// Whether a packet is a Pod's; `None` where no packet is.
-const fn from_pods(op: Op, pods: &Pods) -> Option<Match> {
+fn from_pods(op: Op, pods: &Pods) -> Option<Match> {
     match pods {
         Pods::Inside(network) => Some(Match::Saddr(op, *network)),
+        // What this node sends has come in by none.
+        Pods::From(link) => Some(Match::Iifname(op, link.clone())),
+        Pods::FromAny(prefix) => Some(Match::IifnamePrefix(op, prefix.clone())),
         Pods::Unknown => None,
     }
 }

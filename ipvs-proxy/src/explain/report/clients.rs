@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netstate::IpFamily;
+use kernel::query::Interface;
 use netstate::ipvs::{Row, RowKey, VirtualServerKey};
+use netstate::{IfName, InterfaceAddress, IpFamily, Prefix};
 use serde::Serialize;
 
 use super::super::sites::{Site, is_link_local};
 use super::super::walk::{Outcome, Sender, Walk, World, follow};
 use super::service::why;
 use crate::facts::Facts;
+use crate::plan::pods::Pods;
 
 /// What becomes of a client's connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,17 +64,35 @@ pub(super) fn all(facts: &Facts, site: &Site, from: Option<IpAddr>) -> Vec<(Clie
 /// A Pod, this node, and a host outside (RFC 5737, RFC 3849), of the family that is asked about.
 fn examples(facts: &Facts, site: &Site) -> Vec<IpAddr> {
     let family = IpFamily::of(site.at.ip());
-    let pods = facts.pods.iter().find(|pods| pods.family() == family);
-    let pod = pods.map(|pods| pods.nth(2).unwrap_or_else(|| pods.addr()));
+    let networks = networks(facts, family);
+    let pod = networks.first().map(|(pods, _)| pods.nth(2).unwrap_or_else(|| pods.addr()));
     let own = facts.kernel.own();
     let usable = |addr: &&IpAddr| IpFamily::of(**addr) == family && !addr.is_loopback() && !is_link_local(**addr);
-    let is_of_pods = |addr: &&IpAddr| facts.pods.iter().any(|pods| pods.contains(**addr));
+    let is_of_pods = |addr: &&IpAddr| networks.iter().any(|(pods, _)| pods.contains(**addr));
     let node = own.iter().filter(usable).find(|addr| !is_of_pods(addr)).or_else(|| own.iter().find(usable));
     let outside: IpAddr = match family {
         IpFamily::V4 => Ipv4Addr::new(203, 0, 113, 1).into(),
         IpFamily::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
     };
     pod.into_iter().chain(node.copied()).chain([outside]).collect()
+}
+
+/// The networks whose clients are known for Pods, with the interface that they come in by where that decides.
+fn networks(facts: &Facts, family: IpFamily) -> Vec<(Prefix, Option<IfName>)> {
+    let Some(pods) = facts.here.pods.get(family) else { return Vec::new() };
+    if let Pods::Inside(network) = pods {
+        return vec![(*network, None)];
+    }
+    let behind = facts.kernel.interfaces.iter().filter(|link| pods.are_behind(&link.name));
+    let of = |link: &Interface| {
+        let name = link.name.clone();
+        let network = move |address: &InterfaceAddress| {
+            let network = Prefix::new(address.addr, address.len).ok().filter(|network| network.family() == family)?;
+            Some((network, Some(name.clone())))
+        };
+        link.addresses.iter().filter_map(network).collect::<Vec<_>>()
+    };
+    behind.flat_map(of).collect()
 }
 
 /// Virtual servers with the real servers that take new connections.
@@ -103,12 +123,14 @@ fn kernel_servers(facts: &Facts) -> Balanced {
 fn client(facts: &Facts, site: &Site, address: IpAddr) -> (Client, Walks) {
     let own = facts.kernel.own();
     let is_node = own.contains(&address) || address.is_loopback();
-    let class = match address {
-        _ if is_node => Class::Node,
-        _ if facts.pods.iter().any(|pods| pods.contains(address)) => Class::Pod,
-        _ => Class::Outside,
+    let networks = networks(facts, IpFamily::of(address));
+    let pods = networks.into_iter().find(|(pods, _)| pods.contains(address));
+    let (class, link) = match pods {
+        _ if is_node => (Class::Node, None),
+        Some((_, link)) => (Class::Pod, link),
+        None => (Class::Outside, None),
     };
-    let sender = Sender { addr: address, link: None, is_node };
+    let sender = Sender { addr: address, link, is_node };
     let (wanted, held) = (planned_servers(facts, site), kernel_servers(facts));
     let (with_virtual, local): (BTreeSet<IpAddr>, _) =
         (own.union(&facts.planned.addresses).copied().collect(), facts.kernel.local());
