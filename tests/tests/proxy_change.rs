@@ -258,6 +258,41 @@ fn a_malformed_service_is_reported_and_the_others_go_on() -> Result<()> {
     })
 }
 
+fn a_service_deleted_while_the_proxy_was_away_goes_beside_unreadable_files_and_duplicates() -> Result<()> {
+    let nodes = start_web(&["172.7.21.2"])?;
+    let node = nodes.node()?;
+    let of = |name: &str, last: &str| WEB_SERVICE.replace("web", name).replace("0.10", last);
+    for (name, last) in [("api", "0.11"), ("dns", "0.12")] {
+        nodes.publish(&format!("{name}.yaml"), &of(name, last))?;
+    }
+    let proxy = nodes.proxy()?;
+    let at = |last: &str| -> Result<bool> {
+        Ok(servers(node)?.iter().any(|line| line.contains(&format!("192.168.{last}:80"))))
+    };
+    eventually(SOON, || {
+        ensure!(at("0.10")? && at("0.11")? && at("0.12")?);
+        Ok(())
+    })?;
+    ensure!(proxy.terminate(SOON)?.success());
+    // api is deleted, dns is torn in the middle, and web stands in a second file and in one with an object that has no name.
+    node.run(&["rm", &format!("{SERVICES}/api.yaml")])?;
+    nodes.publish("dns.yaml", "kind: Service\nmetadata: {name: dns\n")?;
+    nodes.publish("twice.yaml", WEB_SERVICE)?;
+    nodes.publish("nameless.yaml", &format!("{WEB_SERVICE}---\nkind: Service\nmetadata: {{}}\n"))?;
+    let _proxy = nodes.proxy()?;
+    eventually(SOON, || {
+        ensure!(!at("0.11")?, "{:?}", servers(node)?);
+        Ok(())
+    })?;
+    ensure!(at("0.10")? && at("0.12")?, "{:?}", servers(node)?);
+    eventually(SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["remembered"][0] == "services/default/dns", "{status}");
+        ensure!(status["refused"].as_array().map(Vec::len) == Some(2), "{status}");
+        Ok(())
+    })
+}
+
 fn what_a_family_without_pods_asks_for_is_reported() -> Result<()> {
     let nodes = Nodes::start()?;
     let both = "clusterIP: 192.168.0.10\n  clusterIPs: [192.168.0.10, \"fd00::10\"]";
@@ -357,6 +392,7 @@ fn main() -> ExitCode {
             what_was_deleted_while_the_proxy_was_away_goes_when_it_is_back,
             one_changed_endpoint_is_one_step,
             a_malformed_service_is_reported_and_the_others_go_on,
+            a_service_deleted_while_the_proxy_was_away_goes_beside_unreadable_files_and_duplicates,
             what_a_family_without_pods_asks_for_is_reported,
             what_somebody_deletes_is_back,
             what_is_foreign_is_never_touched,

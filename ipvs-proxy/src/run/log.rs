@@ -40,7 +40,7 @@ pub(super) fn log(update: &Update, view: &View, plane: &DataPlane) {
 /// Writes into the log how the source itself is.
 fn log_source(event: &Event<Infallible, Infallible>, view: &View) {
     match event {
-        Event::Invalid { source, reason } => tracing::warn!(source, reason, "file cannot be read"),
+        Event::Invalid { source, reason, .. } => tracing::warn!(source, reason, "file cannot be read"),
         Event::Lost(error) => tracing::warn!(%error, "source is out of reach; what is known stays in force"),
         Event::Complete if view.lost().is_some() => tracing::info!("source is in reach again"),
         Event::Notes { source, notes } if !notes.is_empty() => tracing::info!(source, ?notes, "file holds more"),

@@ -26,7 +26,7 @@ use crate::plan::{Frontend, FrontendKey, ServicePlan};
 use crate::source::view::View;
 
 /// True while nobody can say what a Service of this name should be: it, or what may be its only slice, is malformed and has
-/// no earlier value, or a file cannot be read that may define it.
+/// no earlier value, or a file cannot be read in which its name may stand.
 pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
     if view.service(name).is_some() && view.slices(name).next().is_some() {
         return false;
@@ -37,7 +37,7 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
     };
     let unknown = view.malformed().filter(|(_, _, kept)| !kept);
     let mut unknown = unknown.filter_map(|(key, _, _)| ObjectKey::from_etcd(&key));
-    view.unreadable().next().is_some() || unknown.any(|key| may_be_it(&key))
+    view.may_stand_unread(name) || unknown.any(|key| may_be_it(&key))
 }
 
 /// The plans of Services in doubt as the kernel holds them, by the names that the rows carry.

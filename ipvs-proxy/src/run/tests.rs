@@ -1270,6 +1270,33 @@ fn an_object_that_stands_in_two_files_keeps_no_deleted_service_alive() {
     assert!(!rig.servers.contents().rows.keys().any(|key| key.to_string().contains("192.168.0.10:80")));
 }
 
+#[test]
+fn a_file_that_cannot_be_read_keeps_those_alive_that_it_may_hold_and_no_other() {
+    let mut before = Rig::web();
+    before.service("api", 11, "TCP");
+    before.work();
+    let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
+    let stands = |rig: &Rig, last: u8| {
+        let of = format!("192.168.0.{last}:80");
+        rig.servers.contents().rows.keys().any(|key| key.to_string().contains(&of))
+    };
+    let torn = |text: &str| Event::Invalid {
+        source: "torn.yaml".to_owned(),
+        reason: "torn".to_owned(),
+        words: cluster::Words::of(text.as_bytes()),
+    };
+    rig.receive(Event::Reset);
+    rig.service("other", 12, "TCP");
+    rig.receive(torn("kind: Service\nmetadata: {name: api"));
+    rig.complete();
+    rig.work();
+    rig.later(61);
+    assert_eq!((stands(&rig, 10), stands(&rig, 11)), (false, true), "web is deleted, api may stand in the file");
+    rig.receive(torn("kind: Service\nmetadata: {name: third"));
+    rig.work();
+    assert!(!stands(&rig, 11), "the file does not name it any more");
+}
+
 proptest! {
     /// Whatever the kernel refuses on the way, in the end it holds what is wanted, and then nothing is left to do.
     #[test]

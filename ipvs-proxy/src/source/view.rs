@@ -357,6 +357,14 @@ impl View {
         services.iter().chain(others).map(|(file, reason)| (file.as_str(), reason.as_str()))
     }
 
+    /// True when a file of the source cannot be read, or not all of it, in which this name may stand.
+    pub(crate) fn may_stand_unread(&self, name: &ObjectName) -> bool {
+        // An object of the default namespace need not say so.
+        let mut names = vec![name.name()];
+        names.extend(Some(name.namespace()).filter(|namespace| *namespace != "default"));
+        self.services.objects.may_hold(&names) || self.slices.objects.may_hold(&names)
+    }
+
     /// What files of the source hold beside what is used.
     pub(crate) fn notes(&self) -> impl Iterator<Item = (&str, &str)> {
         let (services, slices) = (self.services.objects.notes(), self.slices.objects.notes());

@@ -25,7 +25,7 @@
 use std::convert::Infallible;
 use std::fmt;
 
-use crate::ClusterError;
+use crate::{ClusterError, Words};
 
 /// One message of a source. Keys are text and values bytes for etcd and directories, until [`Event::filter_map`] makes
 /// them what a program works with.
@@ -64,6 +64,8 @@ pub enum Event<K = String, V = Vec<u8>> {
         source: String,
         /// What is wrong with it, with the accepted form.
         reason: String,
+        /// The names that it may hold.
+        words: Words,
     },
     /// An item reported as [`Event::Invalid`] can be read again, or is gone.
     Valid {
@@ -206,7 +208,7 @@ impl<K, V> Event<K, V> {
             Self::Commit => Event::Commit,
             Self::Complete => Event::Complete,
             Self::Lost(error) => Event::Lost(error),
-            Self::Invalid { source, reason } => Event::Invalid { source, reason },
+            Self::Invalid { source, reason, words } => Event::Invalid { source, reason, words },
             Self::Valid { source } => Event::Valid { source },
             Self::Notes { source, notes } => Event::Notes { source, notes },
         })

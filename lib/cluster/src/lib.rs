@@ -37,6 +37,7 @@ pub mod manifest;
 pub mod problem;
 pub mod snapshot;
 pub mod source;
+pub mod words;
 
 pub use backoff::Backoff;
 pub use error::{Class, ClusterError};
@@ -46,3 +47,4 @@ pub use fuzz::TARGETS as FUZZ_TARGETS;
 pub use problem::{Problem, Problems};
 pub use snapshot::Snapshot;
 pub use source::Source;
+pub use words::Words;

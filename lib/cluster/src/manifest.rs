@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::Problem;
+use crate::{Problem, Words};
 
 /// A kind of object that a program uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Manifest {
     pub problems: Vec<Problem>,
     /// Objects that stand there twice, of which the first one counts, and where the second one is.
     pub duplicates: Vec<String>,
+    /// The names that may stand in elements that cannot be read; of no meaning where there are none.
+    pub words: Words,
     /// Objects of other kinds, as `ClusterRole system:coredns (rbac.authorization.k8s.io/v1)`.
     pub unused: Vec<String>,
 }
@@ -124,7 +126,11 @@ pub fn parse(form: Form, text: &[u8], kinds: &[Kind]) -> Result<Manifest, Invali
             }
         }
     }
-    Ok(reader.manifest)
+    let mut manifest = reader.manifest;
+    if !manifest.problems.is_empty() {
+        manifest.words = Words::of(text);
+    }
+    Ok(manifest)
 }
 
 type Documents = Vec<Result<Value, InvalidText>>;

@@ -9,7 +9,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::{Break, Origin};
-use crate::{ClusterError, Event};
+use crate::{ClusterError, Event, Words};
 
 /// The fold of a source's events.
 #[derive(Debug, Clone)]
@@ -23,6 +23,7 @@ pub struct Snapshot<K = String, V = Vec<u8>> {
     next_origin: Option<Origin>,
     lost: Option<ClusterError>,
     invalid: BTreeMap<String, String>,
+    words: BTreeMap<String, Words>,
     notes: BTreeMap<String, Vec<String>>,
 }
 
@@ -36,6 +37,7 @@ impl<K, V> Default for Snapshot<K, V> {
             next_origin: None,
             lost: None,
             invalid: BTreeMap::new(),
+            words: BTreeMap::new(),
             notes: BTreeMap::new(),
         }
     }
@@ -61,10 +63,12 @@ impl<K: Ord + Clone, V: PartialEq> Snapshot<K, V> {
             }
             Event::Origin(origin) => self.next_origin = Some(origin),
             Event::Lost(error) => self.lost = Some(error),
-            Event::Invalid { source, reason } => {
+            Event::Invalid { source, reason, words } => {
+                self.words.insert(source.clone(), words);
                 self.invalid.insert(source, reason);
             }
             Event::Valid { source } => {
+                self.words.remove(&source);
                 self.invalid.remove(&source);
             }
             Event::Notes { source, notes } if notes.is_empty() => {
@@ -172,6 +176,12 @@ impl<K: Ord + Clone, V: PartialEq> Snapshot<K, V> {
         &self.invalid
     }
 
+    /// True when an item that cannot be read may hold all of these names.
+    #[must_use]
+    pub fn may_hold(&self, names: &[&str]) -> bool {
+        self.words.values().any(|words| names.iter().all(|name| words.may_hold(name)))
+    }
+
     /// What items hold beside what is used.
     #[must_use]
     pub fn notes(&self) -> &BTreeMap<String, Vec<String>> {
@@ -267,7 +277,12 @@ mod tests {
         snapshot.apply(put("a", 1));
         snapshot.apply(Event::Complete);
         assert_eq!(snapshot.lost(), None);
-        snapshot.apply(Event::Invalid { source: "web.yaml".into(), reason: "not YAML".into() });
+        snapshot.apply(Event::Invalid {
+            source: "web.yaml".into(),
+            reason: "not YAML".into(),
+            words: Words::of(b"web api"),
+        });
+        assert!(snapshot.may_hold(&["web", "api"]) && !snapshot.may_hold(&["web", "dns"]));
         assert_eq!(snapshot.invalid().get("web.yaml").map(String::as_str), Some("not YAML"));
         snapshot.apply(Event::Valid { source: "web.yaml".into() });
         assert!(snapshot.invalid().is_empty());

@@ -314,7 +314,7 @@ fn lease_event(event: Event<String, LeaseEvent>) -> Option<LeaseEvent> {
         },
         Event::Complete => LeaseEvent::Complete,
         Event::Lost(error) => LeaseEvent::Lost(Box::new(error)),
-        Event::Invalid { source, reason } => LeaseEvent::Invalid { key: source, reason, revision: 0 },
+        Event::Invalid { source, reason, .. } => LeaseEvent::Invalid { key: source, reason, revision: 0 },
         Event::Valid { source } => LeaseEvent::Removed(source),
         Event::Origin(origin) => LeaseEvent::Origin(origin),
         Event::Commit => LeaseEvent::Commit,

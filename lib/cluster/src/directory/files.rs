@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::manifest::Manifest;
-use crate::{Event, Origin};
+use crate::{Event, Origin, Words};
 
 /// What reading one present file gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reading {
     /// What it holds.
     Good(Manifest),
-    /// Why it cannot be read.
-    Bad(String),
+    /// Why it cannot be read, and the names that may stand in it.
+    Bad(String, Words),
     /// As at the last reading, or being written just now.
     Same,
 }
@@ -29,6 +29,9 @@ type Objects = BTreeMap<String, Arc<[u8]>>;
 /// Lines by file name.
 type Lines = BTreeMap<String, Vec<String>>;
 
+/// The reason by file name, and the names that may stand there.
+type Unreadable = BTreeMap<String, (String, Words)>;
+
 /// Unused objects that are named for each file; of more there is the number only.
 const NAMED: usize = 20;
 
@@ -38,7 +41,7 @@ pub(super) struct Files {
     /// Last good objects of each file.
     contents: BTreeMap<String, Objects>,
     /// Files that cannot be read now, or not all of them, with the reason.
-    unreadable: BTreeMap<String, String>,
+    unreadable: Unreadable,
     /// What each file holds beside its objects.
     notes: Lines,
     reported: Reported,
@@ -49,7 +52,7 @@ pub(super) struct Files {
 #[derive(Debug, Default)]
 struct Reported {
     objects: Objects,
-    unreadable: BTreeMap<String, String>,
+    unreadable: Unreadable,
     notes: Lines,
 }
 
@@ -82,8 +85,8 @@ impl Files {
         for (name, reading) in readings {
             match reading {
                 Reading::Same => {}
-                Reading::Bad(reason) => {
-                    self.unreadable.insert(name, reason);
+                Reading::Bad(reason, words) => {
+                    self.unreadable.insert(name, (reason, words));
                 }
                 Reading::Good(manifest) => self.replace(name, manifest),
             }
@@ -91,7 +94,7 @@ impl Files {
     }
 
     fn replace(&mut self, name: String, manifest: Manifest) {
-        let Manifest { objects, problems, mut duplicates, unused } = manifest;
+        let Manifest { objects, problems, mut duplicates, words, unused } = manifest;
         let contents = self.contents.entry(name.clone()).or_default();
         match problems.as_slice() {
             [] => {
@@ -101,7 +104,7 @@ impl Files {
             // A missing object may be the element that cannot be read.
             [first, others @ ..] => {
                 let more = if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
-                self.unreadable.insert(name.clone(), format!("{first}{more}"));
+                self.unreadable.insert(name.clone(), (format!("{first}{more}"), words));
             }
         }
         contents.extend(objects.into_iter().map(|object| (object.key, object.json.into())));
@@ -125,9 +128,10 @@ impl Files {
             self.revision = self.revision.saturating_add(1);
             events.push(Event::Delete { key: key.clone(), revision: self.revision });
         }
-        for (source, reason) in &self.unreadable {
-            if self.reported.unreadable.get(source) != Some(reason) {
-                events.push(Event::Invalid { source: source.clone(), reason: reason.clone() });
+        for (source, found) in &self.unreadable {
+            if self.reported.unreadable.get(source) != Some(found) {
+                let (reason, words) = found.clone();
+                events.push(Event::Invalid { source: source.clone(), reason, words });
             }
         }
         for source in self.reported.unreadable.keys().filter(|source| !self.unreadable.contains_key(*source)) {
@@ -187,7 +191,7 @@ mod tests {
     }
 
     fn bad(reason: &str) -> Reading {
-        Reading::Bad(reason.into())
+        Reading::Bad(reason.into(), Words::default())
     }
 
     fn readings<const N: usize>(files: [(&str, Reading); N]) -> Readings {
@@ -207,7 +211,7 @@ mod tests {
             Event::Complete => "complete".into(),
             Event::Put { key, value, .. } => format!("{key}={value:?}"),
             Event::Delete { key, .. } => format!("-{key}"),
-            Event::Invalid { source, reason } => format!("!{source} {reason}"),
+            Event::Invalid { source, reason, .. } => format!("!{source} {reason}"),
             Event::Valid { source } => format!("ok {source}"),
             Event::Notes { source, notes } => format!("{source}: {}", notes.join(", ")),
             other => format!("{other:?}"),
@@ -304,10 +308,11 @@ mod tests {
                     objects: objects.into_iter().map(|(key, value)| Object { key, json: vec![value] }).collect(),
                     problems: broken.then(|| Problem::new("kind", "missing", "a kind")).into_iter().collect(),
                     duplicates: Vec::new(),
+                    words: Words::default(),
                     unused: vec!["Role".to_owned(); unused],
                 })
             ),
-            Just(Reading::Bad("torn".into())),
+            Just(Reading::Bad("torn".into(), Words::default())),
             Just(Reading::Same),
         ]
     }
@@ -329,7 +334,8 @@ mod tests {
                 let objects: BTreeMap<String, Vec<u8>> =
                     objects.into_iter().map(|(key, json)| (key, json.to_vec())).collect();
                 prop_assert_eq!(snapshot.entries(), &objects);
-                prop_assert_eq!(snapshot.invalid(), &files.unreadable);
+                let reasons = files.unreadable.iter().map(|(file, (reason, _))| (file.clone(), reason.clone()));
+                prop_assert_eq!(snapshot.invalid(), &reasons.collect());
                 prop_assert_eq!(snapshot.notes(), &notes);
             }
         }

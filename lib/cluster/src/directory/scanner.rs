@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{Reading, Readings};
+use crate::Words;
 use crate::manifest::{self, Form, Kind};
 
 /// Largest manifest, in bytes. etcd and the Kubernetes API refuse objects above 1.5 MiB; a file may hold many.
@@ -89,7 +90,7 @@ impl Scanner {
         let reading = match fs::read(path) {
             Ok(text) => match manifest::parse(form, &text, self.kinds) {
                 Ok(manifest) => Reading::Good(manifest),
-                Err(error) => Reading::Bad(error.to_string()),
+                Err(error) => Reading::Bad(error.to_string(), Words::of(&text)),
             },
             Err(error) => return Some(self.bad(name, format!("cannot be read: {error}"))),
         };
@@ -100,7 +101,7 @@ impl Scanner {
     /// A file whose text was not seen is read again in the next scan.
     fn bad(&mut self, name: &str, reason: String) -> Reading {
         self.stamps.remove(name);
-        Reading::Bad(reason)
+        Reading::Bad(reason, Words::default())
     }
 }
 
