@@ -30,7 +30,7 @@ impl Unallocated {
         let services = (*options.services.get(family))?;
         let pods = match options.pods.get(family) {
             Some(Pods::Inside(network)) => Some(network),
-            Some(Pods::Unknown) | None => None,
+            Some(Pods::From(_) | Pods::FromAny(_) | Pods::Unknown) | None => None,
         };
         let known = options.node.networks.iter().chain(pods);
         let found: BTreeSet<Prefix> = known.filter(|network| network.overlaps(&services)).copied().collect();
