@@ -194,6 +194,10 @@ fn an_address_that_no_service_has_is_silent_unless_a_network_here_has_it() -> Re
     filter::an_address_that_no_service_has_is_silent_unless_a_network_here_has_it("ipvs")
 }
 
+fn a_connection_that_is_open_when_its_service_goes_is_reset() -> Result<()> {
+    filter::a_connection_that_is_open_when_its_service_goes_is_reset()
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -215,6 +219,7 @@ fn main() -> ExitCode {
             source_ranges_let_only_listed_clients_in,
             what_nobody_serves_is_refused_at_once,
             an_address_that_no_service_has_is_silent_unless_a_network_here_has_it,
+            a_connection_that_is_open_when_its_service_goes_is_reset,
         ],
     )
 }

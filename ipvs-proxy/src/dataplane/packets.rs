@@ -160,6 +160,7 @@ impl Kernel {
         let holds = |condition: &Match| match condition {
             Match::CtState(states) => states.0 & CtState::NEW.0 != 0,
             Match::L4Proto(op, protocol) => (to.protocol == *protocol) == (*op == Op::Is),
+            Match::TcpSyn(op) => to.protocol == Protocol::Tcp && *op == Op::Is,
             Match::Daddr(op, network) => network.contains(to.addr) == (*op == Op::Is),
             Match::Lookup(op, fields, set) => {
                 let key =

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::{Place, echo, eventually};
 
-use super::{Nodes, SOON, families};
+use super::{Kept, Nodes, SERVICES, SOON, WEB_YAML, families};
 
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -75,4 +75,26 @@ pub(crate) fn an_address_that_no_service_has_is_silent_unless_a_network_here_has
         nodes.node()?.run(&["ip", "address", "del", network, "dev", "eth0"])?;
     }
     eventually(SOON, || ensure_silent(&nodes))
+}
+
+/// Without it the client would wait until it gives up, a quarter of an hour later.
+pub(crate) fn a_connection_that_is_open_when_its_service_goes_is_reset() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let _proxy = families::proxy(&nodes, "ipvs", &families::DUAL)?;
+    let mut kept = [Kept::open(nodes.pod("172.7.21.2")?)?, Kept::open(nodes.outside()?)?];
+    for one in &mut kept {
+        one.ask()?;
+    }
+    nodes.node()?.run(&["rm", &format!("{SERVICES}/web.yaml")])?;
+    eventually(SOON, || {
+        let addresses = nodes.node()?.run(&["ip", "-o", "address"])?.stdout;
+        ensure!(!addresses.contains("192.168.0.10"), "{addresses}");
+        Ok(())
+    })?;
+    for mut one in kept {
+        let error = one.ask().err().context("it was answered")?;
+        ensure!(format!("{error:#}").contains("reset"), "{error:#}");
+    }
+    Ok(())
 }

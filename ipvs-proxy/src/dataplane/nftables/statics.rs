@@ -127,7 +127,7 @@ fn refuse(family: IpFamily, unallocated: Option<&Unallocated>) -> Vec<Rule> {
     let unrecorded = Match::Lookup(Op::IsNot, at_address(family), Name::literal(record::SET));
     let unserved = new().when(at_vip(family)).when(unrecorded).then(Reject::PortUnreachable);
     let [at_address, at_node] = refuse_listed(family);
-    [at_address, unserved, at_node].into_iter().chain(unallocated.map(Unallocated::rule)).collect()
+    [at_address, unserved, at_node].into_iter().chain(unallocated.into_iter().flat_map(Unallocated::rules)).collect()
 }
 
 /// Where a Service has no endpoint. What none was chosen for still has its first destination.

@@ -5,10 +5,12 @@
 //!
 //! As kube-proxy's mode nftables does (chain `cluster-ips-check`), a new connection is dropped: without the rule its packets leave by the
 //! default route, and a router that sends the Service network here makes them go round.
+//! What IPVS led is tracked no longer when its Service is gone: a packet from within such a connection is reset, so that it ends and its
+//! client need not wait until it gives up.
 
 use std::collections::BTreeSet;
 
-use netstate::nft::{CtState, Field, Match, Name, Op, Rule, Verdict};
+use netstate::nft::{CtState, Field, Match, Name, Op, Reject, Rule, Verdict};
 use netstate::{IpFamily, Prefix};
 
 use crate::dataplane::Options;
@@ -44,11 +46,16 @@ impl Unallocated {
 
     /// For packets that have no endpoint, in the filters of what is forwarded and of what this node sends.
     #[must_use]
-    pub(super) fn rule(&self) -> Rule {
+    pub(super) fn rules(&self) -> [Rule; 2] {
+        let left = self.to_nobody(CtState::NEW | CtState::INVALID).when(Match::TcpSyn(Op::IsNot));
+        [left.then(Reject::TcpReset), self.to_nobody(CtState::NEW).then(Verdict::Drop)]
+    }
+
+    fn to_nobody(&self, states: CtState) -> Rule {
         let daddr = vec![Field::Daddr(self.services.family())];
-        let inside = Rule::new().when(Match::CtState(CtState::NEW)).when(Match::Daddr(Op::Is, self.services));
+        let inside = Rule::new().when(Match::CtState(states)).when(Match::Daddr(Op::Is, self.services));
         let elsewhere = |rule: Rule, network: &Prefix| rule.when(Match::Daddr(Op::IsNot, *network));
         let unless_others = self.others.iter().fold(inside, elsewhere);
-        unless_others.when(Match::Lookup(Op::IsNot, daddr, Name::literal(VIPS))).then(Verdict::Drop)
+        unless_others.when(Match::Lookup(Op::IsNot, daddr, Name::literal(VIPS)))
     }
 }

@@ -263,6 +263,7 @@ impl<'a> Run<'a> {
             Match::Saddr(op, network) => is(op, network.contains(packet.saddr)),
             Match::Daddr(op, network) => is(op, network.contains(packet.daddr.ip())),
             Match::Dport(op, protocol, port) => packet.protocol == *protocol && is(op, packet.daddr.port() == *port),
+            Match::TcpSyn(op) => packet.protocol == Protocol::Tcp && is(op, true),
             Match::DaddrLocal(op) => is(op, self.is_local(packet.daddr.ip())),
             Match::SaddrLocal(op) => is(op, self.is_local(packet.saddr)),
             Match::CtState(states) => states.0 & CtState::NEW.0 != 0,

@@ -6,7 +6,8 @@ use netstate::{IpFamily, Prefix, Protocol};
 
 use super::expression::{Expression, Found, ct, fib, meta};
 use super::field::{
-    RANDOM_FULLY, RTN_LOCAL, addr_bytes, guard, header_of, known_from, load, mask_bytes, name_bytes, reject_code, slots,
+    ACK, RANDOM_FULLY, RTN_LOCAL, SYN, TCP_FLAGS, addr_bytes, guard, header_of, known_from, load, mask_bytes,
+    name_bytes, reject_code, slots,
 };
 use super::wire::check_comment;
 
@@ -78,6 +79,10 @@ impl Program {
             Match::Daddr(op, prefix) => self.prefix(Field::Daddr(prefix.family()), *op, prefix)?,
             Match::Sport(op, protocol, port) => self.port(Field::Sport, *op, *protocol, *port),
             Match::Dport(op, protocol, port) => self.port(Field::Dport, *op, *protocol, *port),
+            Match::TcpSyn(op) => {
+                self.compare(load(Field::L4Proto, 0), Op::Is, vec![Protocol::Tcp.number()]);
+                self.masked(TCP_FLAGS, vec![SYN | ACK], *op, vec![SYN]);
+            }
             Match::DaddrLocal(op) => self.local(fib::DADDR, *op),
             Match::SaddrLocal(op) => self.local(fib::SADDR, *op),
             Match::CtState(state) => self.ct_bits(ct::STATE, state.0),

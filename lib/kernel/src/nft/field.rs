@@ -62,6 +62,11 @@ pub(super) fn load(field: Field, to: u8) -> Expression {
     }
 }
 
+/// The flags of TCP (RFC 9293 §3.1).
+pub(super) const TCP_FLAGS: Expression = Expression::Payload { base: base::TRANSPORT, offset: 13, length: 1, to: 0 };
+pub(super) const SYN: u8 = 0x02;
+pub(super) const ACK: u8 = 0x10;
+
 /// Slots that a field or a value of `bytes` takes.
 pub(super) fn slots(bytes: usize) -> u8 {
     u8::try_from(bytes.div_ceil(4)).unwrap_or(u8::MAX)

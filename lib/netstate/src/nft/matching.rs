@@ -102,6 +102,8 @@ pub enum Match {
     Sport(Op, Protocol, u16),
     /// The transport protocol is this one, and the destination port is, or is not, that.
     Dport(Op, Protocol, u16),
+    /// The transport protocol is TCP, and of SYN and ACK the packet has, or has not, SYN alone, as a connection's first one has.
+    TcpSyn(Op),
     /// The destination is an address of this host (RTN_LOCAL in the routing table).
     DaddrLocal(Op),
     /// The source is an address of this host.

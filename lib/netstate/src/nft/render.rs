@@ -162,6 +162,7 @@ fn matching(condition: &Match) -> String {
         Match::Daddr(op, prefix) => format!("{} daddr {}{}", network(prefix), not(*op), address(prefix)),
         Match::Sport(op, protocol, port) => format!("{protocol} sport {}{port}", not(*op)),
         Match::Dport(op, protocol, port) => format!("{protocol} dport {}{port}", not(*op)),
+        Match::TcpSyn(op) => format!("tcp flags {}syn / syn,ack", not(*op)),
         Match::DaddrLocal(op) => format!("fib daddr type {}local", not(*op)),
         Match::SaddrLocal(op) => format!("fib saddr type {}local", not(*op)),
         Match::CtState(state) => format!("ct state {}", ct_state(*state)),

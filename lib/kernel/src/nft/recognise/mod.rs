@@ -14,7 +14,7 @@ use netstate::{IfName, IpFamily, Protocol};
 use self::address::{address, ct_original};
 use self::lookup::{lookup, lookup_fields};
 use super::expression::{Expression, ct, fib, meta};
-use super::field::{RANDOM_FULLY, RTN_LOCAL, guard, header_of, known_from, load, reject_code};
+use super::field::{ACK, RANDOM_FULLY, RTN_LOCAL, SYN, TCP_FLAGS, guard, header_of, known_from, load, reject_code};
 use crate::attribute;
 
 /// The statements of a rule in a table of `family`.
@@ -64,6 +64,7 @@ impl Reader {
             .or_else(|| lookup(list, None))
             .or_else(|| ct_original(list))
             .or_else(|| port(list))
+            .or_else(|| syn(list))
             .or_else(|| simple(list))
     }
 
@@ -152,6 +153,24 @@ fn port(list: &[Expression]) -> Recognised {
         return None;
     };
     Some((condition.into(), 4))
+}
+
+fn syn(list: &[Expression]) -> Recognised {
+    let [
+        Expression::Meta { key: meta::L4PROTO, to: 0 },
+        Expression::Compare { from: 0, op: Op::Is, data: protocol },
+        load,
+        Expression::Bitwise { from: 0, to: 0, mask, xor },
+        Expression::Compare { from: 0, op, data },
+        ..,
+    ] = list
+    else {
+        return None;
+    };
+    let is_syn = protocol_of(protocol)? == Protocol::Tcp
+        && *load == TCP_FLAGS
+        && (mask.as_slice(), xor.as_slice(), data.as_slice()) == (&[SYN | ACK], &[0], &[SYN]);
+    is_syn.then_some((Match::TcpSyn(*op).into(), 5))
 }
 
 /// A load and a comparison, with or without a mask between them.

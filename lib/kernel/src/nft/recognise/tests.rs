@@ -26,6 +26,8 @@ fn rules(family: Family) -> Vec<Rule> {
         Match::Oifname(IsNot, ifname("flannel.1")),
         Match::Sport(Is, Protocol::Udp, 53),
         Match::Dport(IsNot, Protocol::Tcp, 80),
+        Match::TcpSyn(Is),
+        Match::TcpSyn(IsNot),
         Match::DaddrLocal(Is),
         Match::SaddrLocal(IsNot),
         Match::CtState(CtState::ESTABLISHED | CtState::RELATED),
