@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
     /// The scheduler of every virtual server whose Service asks for none.
     pub(crate) scheduler: Scheduler,
+    /// Networks in which what stands on the link of virtual addresses is others'.
+    pub(crate) excluded: Vec<Network>,
     /// Longest time of a drain.
     pub(crate) grace: Duration,
     /// Time-outs of IPVS in seconds, 0 where the kernel's stay.
@@ -344,6 +346,7 @@ impl Config {
             facts,
             mode,
             scheduler,
+            excluded: settings.networks(path::EXCLUDED),
             grace,
             timeouts,
             places,

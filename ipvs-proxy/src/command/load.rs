@@ -9,11 +9,13 @@ use std::path::Path;
 use anyhow::Context;
 use cluster::{Problem, Problems};
 use daemon::shell::seed;
+use netstate::Prefix;
 
 use super::args::Invocation;
 use super::config::{Config, Host};
-use super::settings::Settings;
 use super::settings::document::{self, Document};
+use super::settings::fields::path;
+use super::settings::{Notes, Settings};
 
 /// The longest file that is read: the longest configuration has some thousand bytes.
 const MOST: u64 = 1 << 20;
@@ -45,11 +47,8 @@ fn text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Writes the settings of the command line, and of its file, into the file `to`.
-///
-/// # Errors
-/// Everything that is wrong with them, or what the system says.
-pub(crate) fn write(invocation: &Invocation, to: &str) -> anyhow::Result<()> {
+/// The settings of the command line and of its file.
+fn settings(invocation: &Invocation) -> anyhow::Result<(Settings, Notes)> {
     let from = invocation.flags.config.as_deref();
     let file = from.map(file).transpose()?;
     let (settings, notes) = Settings::new(invocation.given.clone(), file.as_ref(), true);
@@ -58,6 +57,24 @@ pub(crate) fn write(invocation: &Invocation, to: &str) -> anyhow::Result<()> {
     if !list.is_empty() {
         return Err(Problems { source: from.unwrap_or("command line and environment").to_owned(), list }.into());
     }
+    Ok((settings, notes))
+}
+
+/// The networks in which nothing is touched, for who takes away what is left.
+///
+/// # Errors
+/// Everything that is wrong with the settings, or what the system says.
+pub(crate) fn excluded(invocation: &Invocation) -> anyhow::Result<Vec<Prefix>> {
+    let (settings, _) = settings(invocation)?;
+    Ok(settings.networks(path::EXCLUDED))
+}
+
+/// Writes the settings of the command line, and of its file, into the file `to`.
+///
+/// # Errors
+/// Everything that is wrong with them, or what the system says.
+pub(crate) fn write(invocation: &Invocation, to: &str) -> anyhow::Result<()> {
+    let (settings, notes) = settings(invocation)?;
     notes.warnings.iter().for_each(|warning| eprintln!("{warning}"));
     fs::write(to, settings.write()?).with_context(|| format!("write the configuration to {to}"))
 }

@@ -61,8 +61,8 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     }
     start_log(settings)?;
     match &invocation.verb {
-        None if flags.cleanup_kube_proxy => report(&run::cleanup::kube_proxy::remove()?),
-        None => match run::cleanup()? {
+        None if flags.cleanup_kube_proxy => report(&run::cleanup::kube_proxy::remove(&load::excluded(invocation)?)?),
+        None => match run::cleanup(&load::excluded(invocation)?)? {
             Some(rows) => println!("removed {rows} rows of IPVS with their virtual addresses, and the nft tables"),
             None => println!("this program has put nothing into the kernel; nothing is removed"),
         },

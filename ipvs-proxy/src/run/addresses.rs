@@ -19,6 +19,7 @@ use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
 
 use super::flows::sweep::Background;
 use super::forward;
+use super::spared::Spared;
 use super::targets::{Balance, Targets};
 use crate::command::config::Networks;
 use crate::dataplane::{self, vip};
@@ -143,13 +144,13 @@ pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), Kern
     Ok(())
 }
 
-/// Opens every table of the calling thread's network namespace for a data path.
+/// Opens every table of the calling thread's network namespace for a data path; addresses of `link` in `excluded` are others'.
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
 pub(crate) fn targets(
     ipvs: Option<Ipvs>,
-    link: &IfName,
+    (link, excluded): (&IfName, &[Prefix]),
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Interests), KernelError> {
     let (nft, foreign) = (Nft::open()?, Nft::open()?);
@@ -165,7 +166,7 @@ pub(crate) fn targets(
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
     let forward = forward::stage(foreign).watched(writers.clone());
-    let balance = ipvs.map(|ipvs| balance(ipvs, link, &mut interests.rtnl)).transpose()?;
+    let balance = ipvs.map(|ipvs| balance(ipvs, (link, excluded), &mut interests.rtnl)).transpose()?;
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
         nft: Box::new(writers.watch_tables(NftTables::new(nft, dataplane::tables()))),
@@ -181,15 +182,20 @@ fn refused(error: std::io::Error) -> KernelError {
 }
 
 /// The tables of IPVS.
-fn balance(ipvs: Ipvs, link: &IfName, interest: &mut Interest) -> Result<Balance, KernelError> {
+fn balance(
+    ipvs: Ipvs,
+    (link, excluded): (&IfName, &[Prefix]),
+    interest: &mut Interest,
+) -> Result<Balance, KernelError> {
     let (links, addresses, writers) = (Rtnl::open()?, Rtnl::open()?, &interest.writers);
     interest.own = BTreeSet::from([links.port()?, addresses.port()?]);
     let name = link.clone();
     let links = Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()]);
+    let addresses = Spared::new(Addresses::new(addresses, [link.clone()]), excluded.to_vec());
     Ok(Balance {
         links: Box::new(writers.watch(links, Subject::Link)),
         servers: Box::new(IpvsTable::new(ipvs, [])),
-        addresses: Box::new(writers.watch(Addresses::new(addresses, [link.clone()]), Subject::Address)),
+        addresses: Box::new(writers.watch(addresses, Subject::Address)),
     })
 }
 

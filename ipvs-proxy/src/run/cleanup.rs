@@ -13,18 +13,18 @@ use kernel::ipvs::{Ipvs, IpvsTable};
 use kernel::nft::{Nft, Tables};
 use kernel::{Cause, KernelError, Rtnl};
 use netstate::nft;
-use netstate::{Address, AddressKey, IfName};
+use netstate::{Address, AddressKey, IfName, Prefix};
 use reconcile::{Owner, Rows, Step, Target};
 
 use super::lock::Lock;
 use super::{forward, link};
 use crate::dataplane::{self, record};
 
-/// Removes everything; returns how many virtual servers went, `None` when there is no record of ours.
+/// Removes everything but what stands in `excluded` and is not recorded; returns how many virtual servers went, `None` when there is no record of ours.
 ///
 /// # Errors
 /// When a daemon of ours works here; the first thing that the kernel refused to give up.
-pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
+pub(crate) fn cleanup(excluded: &[Prefix]) -> anyhow::Result<Option<usize>> {
     let _lock = Lock::take()?;
     let mut tables = Tables::new(Nft::open()?, dataplane::tables());
     let rows = tables.observe()?;
@@ -32,7 +32,7 @@ pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
         return Ok(None);
     }
     if record::kept(&rows).next().is_some() {
-        remove_addresses(&rows, &link()?)?;
+        remove_addresses(&rows, &link()?, excluded)?;
     }
     let recorded = record::servers(&rows);
     let removed = match Ipvs::open() {
@@ -46,11 +46,13 @@ pub(crate) fn cleanup() -> anyhow::Result<Option<usize>> {
 }
 
 /// Removes the addresses of what the record names; the link with them when the record is whole, for then it is ours, or
-/// when nothing is left on it.
-fn remove_addresses(rows: &Rows<nft::RowKey, nft::Row>, link: &IfName) -> Result<(), KernelError> {
+/// when nothing is left on it; never while it has an excluded address.
+fn remove_addresses(rows: &Rows<nft::RowKey, nft::Row>, link: &IfName, excluded: &[Prefix]) -> Result<(), KernelError> {
     let mut addresses = Addresses::new(Rtnl::open()?, [link.clone()]);
     let (ours, others) = ours(rows, addresses.observe()?.into_keys());
-    if others.is_empty() || record::kept(rows).all(|family| record::is_whole(rows, family)) {
+    let is_excluded = |key: &AddressKey| excluded.iter().any(|network| network.contains(key.addr));
+    let is_shared = others.iter().any(is_excluded);
+    if others.is_empty() || !is_shared && record::kept(rows).all(|family| record::is_whole(rows, family)) {
         return Rtnl::open()?.delete_link(link);
     }
     let steps: Vec<_> = ours.into_iter().map(|key| Step::Remove(key, Address)).collect();

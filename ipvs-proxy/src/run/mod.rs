@@ -19,6 +19,7 @@ mod path;
 mod prepare;
 pub(crate) mod proxy;
 mod reload;
+mod spared;
 pub(crate) mod status;
 pub(crate) mod tables;
 pub(crate) mod targets;
@@ -185,7 +186,7 @@ async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyho
     let plane = plane(config, mode)?;
     let facts = Facts { own: own.clone(), ..config.facts.clone() };
     tracing::info!(node = config.node, kernel = release, mode = mode.name(), "starting");
-    let (targets, interests) = addresses::targets(opened.ipvs, &link, &sysctls)?;
+    let (targets, interests) = addresses::targets(opened.ipvs, (&link, &config.excluded), &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let tables = Tables::new(targets, Drains::new(config.grace, since_boot()?), &sysctls, &plane);
     let proxy = Proxy::new(facts, networks, plane, tables, epoch);

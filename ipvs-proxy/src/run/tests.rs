@@ -278,7 +278,10 @@ impl Rig {
                     vanished: BTreeSet::new(),
                     compared: None,
                 }),
-                addresses: Box::new(Logged { name: "address", table: addresses.clone(), log: log.clone() }),
+                addresses: Box::new(super::spared::Spared::new(
+                    Logged { name: "address", table: addresses.clone(), log: log.clone() },
+                    vec!["192.168.99.0/24".parse().unwrap()],
+                )),
             }),
             flows: Box::new(flows.clone()),
         };
@@ -848,7 +851,7 @@ fn what_stands_on_our_link_is_adopted_while_the_record_is_not_whole_and_never_ag
         rig.servers.contents().rows.insert(server(last), Observed { value, owner: Owner::Foreign });
         let address = AddressKey { link: link.clone(), addr: [192, 168, 0, last].into(), len: 32 };
         if on_link {
-            rig.addresses.contents().rows.insert(address, Observed { value: Address, owner: Owner::Foreign });
+            rig.addresses.contents().rows.insert(address, Observed { value: Address, owner: Owner::Ours });
         }
     };
     let stands = |rig: &Rig, last: u8| rig.servers.contents().rows.contains_key(&server(last));
@@ -877,6 +880,33 @@ fn what_stands_on_our_link_is_adopted_while_the_record_is_not_whole_and_never_ag
         (3, 2),
         "each listed once by a start"
     );
+}
+
+#[test]
+fn what_stands_in_an_excluded_network_stays_at_a_take_over_and_in_either_mode() {
+    let server = |addr: [u8; 4]| VirtualServerKey { protocol: Protocol::Tcp, addr: addr.into(), port: 80 };
+    let (excluded, other) = ([192, 168, 99, 5], [192, 168, 0, 77]);
+    let mut rig = Rig::new();
+    for addr in [excluded, other] {
+        let (service, value) = (server(addr), Row::Virtual(VirtualServer::new("rr".to_owned(), None)));
+        rig.servers.contents().rows.insert(RowKey::Virtual(service), Observed { value, owner: Owner::Foreign });
+        let address = AddressKey { link: IfName::new(vip::LINK_NAME).unwrap(), addr: addr.into(), len: 32 };
+        rig.addresses.contents().rows.insert(address, Observed { value: Address, owner: Owner::Ours });
+    }
+    let stands = |rig: &Rig, addr: [u8; 4]| {
+        let at = rig.addresses.contents().rows.keys().any(|key| key.addr == IpAddr::from(addr));
+        (rig.servers.contents().rows.contains_key(&RowKey::Virtual(server(addr))), at)
+    };
+    rig = rig.restarted(&[2, 3]);
+    rig.later(1);
+    assert_eq!(stands(&rig, other), (false, false), "left by a predecessor");
+    assert_eq!(stands(&rig, excluded), (true, true));
+    let mut rig = Rig::after(&rig, Mode::Nftables, 2000).restarted(&[2, 3]);
+    for _ in 0..4 {
+        rig.later(901);
+    }
+    assert_eq!(stands(&rig, excluded), (true, true));
+    assert_eq!(stands(&rig, [192, 168, 0, 10]), (false, false), "nftables serves it");
 }
 
 /// Puts a virtual server with these endpoints into the kernel as somebody else.

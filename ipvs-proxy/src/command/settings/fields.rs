@@ -36,6 +36,7 @@ pub(crate) mod path {
     pub(crate) const HARD_FAIL: &str = "bindAddressHardFail";
     pub(crate) const MODE: &str = "mode";
     pub(crate) const SCHEDULER: &str = "ipvs.scheduler";
+    pub(crate) const EXCLUDED: &str = "ipvs.excludeCIDRs";
     pub(crate) const STRICT_ARP: &str = "ipvs.strictARP";
     pub(crate) const TCP_TIMEOUT: &str = "ipvs.tcpTimeout";
     pub(crate) const TCP_FIN_TIMEOUT: &str = "ipvs.tcpFinTimeout";
@@ -147,12 +148,13 @@ pub(crate) static FIELDS: &[Field] = &[
     field(path::SCHEDULER, "ipvs-scheduler", Form::Text, "", Start)
         .help("The scheduler: rr, wrr, lc, wlc, sh, mh, ..., with flags as in mh,mh-fallback; rr when empty"),
     field(
-        "ipvs.excludeCIDRs",
+        path::EXCLUDED,
         "ipvs-exclude-cidrs",
         Form::NetworkList,
         "",
-        Needless("virtual servers of others are never touched, but for those at addresses of kube-ipvs0 when a predecessor is taken over from"),
-    ),
+        Start,
+    )
+    .help("Networks in which virtual servers and addresses of kube-ipvs0 stay, also when a predecessor is taken over from"),
     field(path::STRICT_ARP, "ipvs-strict-arp", Form::Switch, "false", Start)
         .help("Answer ARP requests only at the interface that has the address"),
     field(path::TCP_TIMEOUT, "ipvs-tcp-timeout", Form::Time, "0s", Live)

@@ -12,6 +12,7 @@ pub(crate) mod flags;
 use std::collections::BTreeMap;
 
 use cluster::Problem;
+use netstate::Prefix;
 
 use self::document::Document;
 use self::field::{Field, Served};
@@ -128,6 +129,11 @@ impl Settings {
             }
         }
         problems
+    }
+
+    /// The networks of a list; what is none is reported by its form.
+    pub(crate) fn networks(&self, key: &str) -> Vec<Prefix> {
+        self.text(key).split(',').filter_map(|word| word.trim().parse().ok()).collect()
     }
 
     /// The text of a field, or of its default.

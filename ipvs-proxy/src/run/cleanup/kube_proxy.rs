@@ -14,9 +14,9 @@ use kernel::address::Addresses;
 use kernel::ipvs::{Ipvs, IpvsTable};
 use kernel::nft::{Fate, Nft, Tables};
 use kernel::{Cause, KernelError, Rtnl};
-use netstate::IpFamily;
 use netstate::nft::{Name, TableKey};
-use reconcile::Target;
+use netstate::{Address, AddressKey, IpFamily, Prefix};
+use reconcile::{Step, Target};
 
 use super::remove_ours;
 use crate::dataplane::{self, record};
@@ -55,11 +55,11 @@ pub(crate) struct Leftovers {
     pub(crate) commands: Vec<String>,
 }
 
-/// Removes everything that a kube-proxy has left.
+/// Removes everything that a kube-proxy has left, but for virtual servers and addresses in `excluded`.
 ///
 /// # Errors
 /// When a kube-proxy runs here, or the kernel refuses; what is removed by then stays removed.
-pub(crate) fn remove() -> anyhow::Result<Leftovers> {
+pub(crate) fn remove(excluded: &[Prefix]) -> anyhow::Result<Leftovers> {
     if let Some(rival) = lock::rival() {
         bail!("{rival}, then clean up after it");
     }
@@ -78,7 +78,7 @@ pub(crate) fn remove() -> anyhow::Result<Leftovers> {
             }
         }
     }
-    let servers = remove_servers()?;
+    let servers = remove_servers(excluded)?;
     if let Some(servers) = servers.filter(|servers| *servers > 0) {
         found.removed.push(format!("{servers} rows of IPVS, and the link kube-ipvs0"));
     }
@@ -111,15 +111,17 @@ fn is_its(chain: &str) -> bool {
 }
 
 /// Removes the virtual servers at addresses of its link, and the link; `None` while a record of ours says whose they are.
-fn remove_servers() -> anyhow::Result<Option<usize>> {
+fn remove_servers(excluded: &[Prefix]) -> anyhow::Result<Option<usize>> {
     let rows = Tables::new(Nft::open()?, dataplane::tables()).observe()?;
     let has_record = |family| record::is_whole(&rows, family);
     if IpFamily::ALL.into_iter().any(has_record) || !record::servers(&rows).is_empty() {
         return Ok(None);
     }
     let link = link()?;
-    let addresses = Addresses::new(Rtnl::open()?, [link.clone()]).observe()?;
-    let at: BTreeSet<_> = addresses.into_keys().map(|key| key.addr).collect();
+    let mut addresses = Addresses::new(Rtnl::open()?, [link.clone()]);
+    let is_excluded = |key: &AddressKey| excluded.iter().any(|network| network.contains(key.addr));
+    let (stay, go): (Vec<_>, Vec<_>) = addresses.observe()?.into_keys().partition(is_excluded);
+    let at: BTreeSet<_> = go.iter().map(|key| key.addr).collect();
     let removed = match Ipvs::open() {
         Ok(ipvs) => {
             let mut table = IpvsTable::new(ipvs, []);
@@ -129,8 +131,11 @@ fn remove_servers() -> anyhow::Result<Option<usize>> {
         Err(KernelError { cause: Cause::Missing(_), .. }) => 0,
         Err(error) => return Err(error.into()),
     };
-    if !at.is_empty() {
+    if stay.is_empty() && !at.is_empty() {
         Rtnl::open()?.delete_link(&link)?;
+    } else {
+        let steps: Vec<_> = go.into_iter().map(|key| Step::Remove(key, Address)).collect();
+        addresses.apply(&steps).into_iter().collect::<Result<(), _>>()?;
     }
     Ok(Some(removed))
 }

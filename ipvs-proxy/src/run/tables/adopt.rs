@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use netstate::IpFamily;
-use reconcile::Pass;
+use reconcile::{Owner, Pass};
 
 use super::Tables;
 use crate::dataplane::{record, since};
 
 impl Tables {
     /// Says which virtual servers are ours: those in the record; while it is not whole, also those whose address is on our
-    /// link, for that is where a predecessor of either name keeps the addresses of its own. Tables of IPVS that rest go on resting when
+    /// link and not excluded, for that is where a predecessor of either name keeps the addresses of its own. Tables of IPVS that rest go on resting when
     /// the record is empty.
     pub(super) fn adopt(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
@@ -43,7 +43,8 @@ impl Tables {
             let Some(addresses) = self.addresses.and_then(|addresses| self.stack.mirror(addresses)) else {
                 return pass;
             };
-            at.extend(addresses.keys().map(|key| key.addr).filter(|addr| open.contains(&IpFamily::of(*addr))));
+            let theirs = addresses.iter().filter(|(_, row)| row.owner == Owner::Ours).map(|(key, _)| key.addr);
+            at.extend(theirs.filter(|addr| open.contains(&IpFamily::of(*addr))));
         }
         tracing::info!(recorded = recorded.len(), whole = open.is_empty(), "record of virtual servers read");
         self.drains.remember(draining);

@@ -76,7 +76,9 @@ impl Tables {
             }
         }
         let is_empty = self.handover.retiring.is_empty() && self.observed_servers().is_some();
-        if let Some(links) = self.links.filter(|_| is_empty) {
+        let addresses = self.addresses.and_then(|addresses| self.stack.mirror(addresses));
+        let is_shared = addresses.is_some_and(|rows| rows.values().any(|row| row.owner == Owner::Foreign));
+        if let Some(links) = self.links.filter(|_| is_empty && !is_shared) {
             self.stack.want(links, self.handover.link.clone(), None);
         }
     }
