@@ -153,9 +153,9 @@ fn base_chains<'a>(
     rows: &'a BTreeMap<RowKey, Row>,
     key: &TableKey,
     hook: Hook,
-) -> Vec<(BaseChain, &'a Name, &'a Chain)> {
+) -> Vec<(&'a BaseChain, &'a Name, &'a Chain)> {
     let Some(table) = table(rows, key).filter(|table| !table.dormant) else { return Vec::new() };
-    let of_hook = table.chains.iter().filter_map(|(name, chain)| Some((chain.base?, name, chain)));
+    let of_hook = table.chains.iter().filter_map(|(name, chain)| Some((chain.base.as_ref()?, name, chain)));
     let mut found: Vec<_> = of_hook.filter(|(base, ..)| base.hook == hook).collect();
     found.sort_by_key(|(base, ..)| base.priority);
     found

@@ -83,7 +83,7 @@ fn place(v6: bool) -> Option<String> {
 type Case = (&'static str, &'static str, Option<&'static str>, Option<&'static str>);
 
 /// What firewalls' rules say, in the words of their tools.
-const CASES: [Case; 11] = [
+const CASES: [Case; 14] = [
     ("nft", "table inet none { chain input { type filter hook input priority 0; policy accept; }\n }", None, None),
     (
         "nft",
@@ -126,6 +126,25 @@ const CASES: [Case; 11] = [
     (
         "nft",
         "table ip raw { chain pre { type filter hook prerouting priority raw; udp dport 8472 notrack\n } }\ntable ip filter { chain i { type filter hook input priority 0; ct state untracked accept\n drop\n } }",
+        None,
+        None,
+    ),
+    (
+        "nft",
+        "table ip raw { chain pre { type filter hook prerouting priority raw; udp dport 8472 notrack\n } }\ntable ip filter { chain i { type filter hook input priority 0; ct state new accept\n drop\n } }",
+        Some("rule of ip filter i"),
+        None,
+    ),
+    // As they arrive on the link, and on another one.
+    (
+        "nft",
+        "table netdev t { chain a { type filter hook ingress device eth0 priority 0; ip daddr 10.4.7.21 ip frag-off & 0x3fff == 0 udp dport 8472 notrack\n ip6 daddr fd00:4:7::21 exthdr frag missing udp dport 8472 notrack\n } }\ntable inet filter { chain i { type filter hook input priority 0; ct state new,established accept\n meta l4proto udp drop\n } }",
+        Some("rule of inet filter i"),
+        Some("rule of inet filter i"),
+    ),
+    (
+        "nft",
+        "table netdev t { chain a { type filter hook ingress device lo priority 0; udp dport 8472 notrack\n udp dport 8472 drop\n } }\ntable inet filter { chain i { type filter hook input priority 0; ct state untracked drop\n } }",
         None,
         None,
     ),

@@ -261,6 +261,53 @@ fn bridge_table_with_hardware_addresses_is_what_the_tool_lists_and_reads_back() 
 }
 
 /// The tool can write what it lists; what it writes is what we desire.
+/// What arrives on `device` for this host's address and a port of a tunnel.
+fn arriving(device: &str) -> Ruleset {
+    let mut ruleset = Ruleset::new(table_key(Family::Netdev, "netd"));
+    let mut chain = Chain::ingress(IfName::new(device).unwrap(), priority::FILTER, Policy::Accept);
+    let rule = |network: IpFamily, own: &str| {
+        let addressed = Rule::new().when(Match::Daddr(Op::Is, p(own))).when(Match::Whole(network));
+        addressed.when(Match::Dport(Op::Is, Protocol::Udp, 8472)).then(Statement::Notrack)
+    };
+    chain.rules = vec![rule(IpFamily::V4, "10.4.7.21/32"), rule(IpFamily::V6, "fd00::21/128")];
+    ruleset.table.chains.insert(name("arriving"), chain);
+    ruleset
+}
+
+fn chain_of_a_link_is_what_the_tool_lists_and_reads_back() {
+    common::ip("link add up0 type veth peer name peer0");
+    let ruleset = arriving("up0");
+    converge(&mut reconciler(&ruleset));
+    assert_same(&listed(&ruleset.key), &ruleset.render());
+    nft("delete table netdev netd");
+    nft_load(&ruleset.render());
+    assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
+}
+
+fn chain_of_a_link_is_put_right_when_the_link_goes_and_follows_to_another_one() {
+    common::ip("link add up0 type veth peer name peer0");
+    let ruleset = arriving("up0");
+    converge(&mut reconciler(&ruleset));
+    for damage in [
+        "nft flush chain netdev netd arriving",
+        "nft delete chain netdev netd arriving",
+        // The chain goes as well, or loses its link, or takes the new one by itself: that is up to the kernel.
+        "ip link delete up0; ip link add up0 type veth peer name peer0",
+        "ip link set up0 name up1; ip link add up0 type veth peer name peer1",
+        "nft delete chain netdev netd arriving; \
+         nft add chain netdev netd arriving '{ type filter hook ingress devices = { up0, up1 } priority 0; }'",
+    ] {
+        sh("sh", &["-c", damage]);
+        converge(&mut reconciler(&ruleset));
+        assert_same(&listed(&ruleset.key), &ruleset.render());
+    }
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    table.want_all(arriving("up1").rows());
+    converge(&mut table);
+    assert_same(&listed(&ruleset.key), &arriving("up1").render());
+}
+
 fn ruleset_loaded_by_the_tool_from_our_text_is_equal_to_ours() {
     let mut ruleset = host_ports(Family::Ip);
     ruleset.insert(name("ports"), port(8080), endpoint(3, 80).comment("0123abcd/eth0"));
@@ -778,6 +825,8 @@ fn main() -> ExitCode {
         rendered_text_is_what_the_tool_lists_and_reads_back_as_desired,
         elements_of_every_type_read_back_and_are_listed_as_rendered,
         bridge_table_with_hardware_addresses_is_what_the_tool_lists_and_reads_back,
+        chain_of_a_link_is_what_the_tool_lists_and_reads_back,
+        chain_of_a_link_is_put_right_when_the_link_goes_and_follows_to_another_one,
         ruleset_loaded_by_the_tool_from_our_text_is_equal_to_ours,
         one_changed_element_is_one_message_and_leaves_the_others,
         one_changed_rule_touches_one_chain,

@@ -108,7 +108,7 @@ fn place(event: &Event, hook: Hook, links: &BTreeMap<u32, String>) -> String {
         String::new()
     };
     match hook {
-        Hook::Prerouting => format!("came in by {came_by}{wrapped}"),
+        Hook::Ingress | Hook::Prerouting => format!("came in by {came_by}{wrapped}"),
         Hook::Input => format!("came in by {came_by} for this host{wrapped}"),
         Hook::Forward => format!("forwarded from {came_by} to {leaves_by}{wrapped}"),
         Hook::Output => format!("made by this host for {leaves_by}{wrapped}"),

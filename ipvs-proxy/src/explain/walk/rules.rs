@@ -255,6 +255,7 @@ impl<'a> Run<'a> {
         match condition {
             Match::Mark(op, mask, value) => is(op, packet.mark & mask == *value),
             Match::Nfproto(op, family) => is(op, IpFamily::of(packet.daddr.ip()) == *family),
+            Match::Whole(family) => IpFamily::of(packet.daddr.ip()) == *family,
             Match::L4Proto(op, protocol) => is(op, packet.protocol == *protocol),
             Match::Iifname(op, link) => is(op, packet.link.as_ref() == Some(link)),
             Match::IifnamePrefix(op, prefix) => {

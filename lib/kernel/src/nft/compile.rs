@@ -7,7 +7,7 @@ use netstate::{IpFamily, Prefix, Protocol};
 use super::expression::{Expression, Found, ct, fib, meta};
 use super::field::{
     ACK, RANDOM_FULLY, RTN_LOCAL, SYN, TCP_FLAGS, addr_bytes, guard, header_of, known_from, load, mask_bytes,
-    name_bytes, reject_code, slots,
+    name_bytes, reject_code, slots, whole,
 };
 use super::wire::check_comment;
 
@@ -77,6 +77,10 @@ impl Program {
             Match::Oifname(op, name) => self.compare(load(Field::Oifname, 0), *op, name_bytes(name)),
             Match::Saddr(op, prefix) => self.prefix(Field::Saddr(prefix.family()), *op, prefix)?,
             Match::Daddr(op, prefix) => self.prefix(Field::Daddr(prefix.family()), *op, prefix)?,
+            Match::Whole(family) => {
+                self.ensure(Field::Daddr(*family))?;
+                self.list.extend(whole(*family));
+            }
             Match::Sport(op, protocol, port) => self.port(Field::Sport, *op, *protocol, *port),
             Match::Dport(op, protocol, port) => self.port(Field::Dport, *op, *protocol, *port),
             Match::TcpSyn(op) => {

@@ -4,10 +4,15 @@
 //! Invariant: an instruction is read as one of ours only when every part of it is understood; anything else is
 //! [`Expression::Unknown`], so that a rule somebody edited never seems unchanged.
 
+mod read;
+
 use netstate::nft::{Name, Op, Verdict};
 
+use self::read::{
+    name_in, read_bitwise, read_compare, read_dnat, read_header, read_immediate, read_lookup, read_update,
+};
 use crate::attribute::{self, Writer};
-use crate::nft::wire::{LIST_ELEM, name, number, put_number, put_value, put_verdict, text, value, verdict};
+use crate::nft::wire::{LIST_ELEM, number, put_number, put_value, put_verdict, text};
 
 const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
@@ -78,6 +83,11 @@ pub(super) enum Expression {
         base: u32,
         offset: u32,
         length: u32,
+        to: u8,
+    },
+    /// Whether an IPv6 packet has an extension header of this number (NFT_EXTHDR_F_PRESENT).
+    HasHeader {
+        header: u8,
         to: u8,
     },
     Fib {
@@ -171,6 +181,7 @@ impl Expression {
             Self::Meta { .. } | Self::MetaSet { .. } => "meta",
             Self::Ct { .. } => "ct",
             Self::Payload { .. } => "payload",
+            Self::HasHeader { .. } => "exthdr",
             Self::Fib { .. } => "fib",
             Self::Random { .. } => "numgen",
             Self::Bitwise { .. } => "bitwise",
@@ -194,6 +205,8 @@ impl Expression {
             Self::MetaSet { key, from } => &[(2, *key), (3, register(*from))],
             Self::Ct { key, to, .. } => &[(1, register(*to)), (2, *key)],
             Self::Payload { base, offset, length, to } => &[(1, register(*to)), (2, *base), (3, *offset), (4, *length)],
+            // NFT_EXTHDR_OP_IPV6; the first byte, of which only that it is there is asked.
+            Self::HasHeader { to, .. } => &[(1, register(*to)), (3, 0), (4, 1), (5, 1), (6, 0)],
             Self::Fib { flags, result, to } => &[(1, register(*to)), (2, *result), (3, *flags)],
             // NFT_NG_RANDOM.
             Self::Random { below, offset, to } => &[(1, register(*to)), (2, *below), (3, 1), (4, *offset)],
@@ -228,6 +241,9 @@ impl Expression {
         match self {
             Self::Ct { direction: Some(direction), .. } => {
                 data.put(3, &[*direction]);
+            }
+            Self::HasHeader { header, .. } => {
+                data.put(2, &[*header]);
             }
             Self::Bitwise { mask, xor, .. } => {
                 put_value(data, 4, mask);
@@ -298,6 +314,7 @@ impl Expression {
                 let (base, offset, length) = (number(data, 2)?, number(data, 3)?, number(data, 4)?);
                 Some(Self::Payload { base, offset, length, to: slot_in(data, 1)? })
             }
+            "exthdr" => read_header(data),
             "fib" => Some(Self::Fib { flags: number(data, 3)?, result: number(data, 2)?, to: slot_in(data, 1)? }),
             "numgen" => {
                 let (below, offset) = (number(data, 2)?, number(data, 4).unwrap_or(0));
@@ -324,69 +341,6 @@ impl Expression {
             _ => None,
         }
     }
-}
-
-/// The only attribute that is a name.
-fn name_in(data: &[u8]) -> Option<Name> {
-    name(data, 1)
-}
-
-fn read_bitwise(data: &[u8]) -> Option<Expression> {
-    // NFT_BITWISE_MASK_XOR, which old kernels do not name.
-    if number(data, 6).unwrap_or(0) != 0 {
-        return None;
-    }
-    let mask = value(attribute::find(data, 4)?)?.to_vec();
-    let xor = value(attribute::find(data, 5)?)?.to_vec();
-    Some(Expression::Bitwise { from: slot_in(data, 1)?, to: slot_in(data, 2)?, mask, xor })
-}
-
-fn read_compare(data: &[u8]) -> Option<Expression> {
-    let op = match number(data, 2)? {
-        0 => Op::Is,
-        1 => Op::IsNot,
-        _ => return None,
-    };
-    let bytes = value(attribute::find(data, 3)?)?.to_vec();
-    Some(Expression::Compare { from: slot_in(data, 1)?, op, data: bytes })
-}
-
-fn read_immediate(data: &[u8]) -> Option<Expression> {
-    let content = attribute::find(data, 2)?;
-    if number(data, 1)? == 0 {
-        return verdict(content).map(Expression::Verdict);
-    }
-    Some(Expression::Immediate { to: slot_in(data, 1)?, data: value(content)?.to_vec() })
-}
-
-fn read_lookup(data: &[u8]) -> Option<Expression> {
-    let to = match number(data, 3) {
-        None => Found::Nothing,
-        Some(0) => Found::Verdict,
-        Some(register) => Found::Slot(slot(register)?),
-    };
-    let inverted = number(data, 5).unwrap_or(0) & 1 != 0;
-    Some(Expression::Lookup { set: name(data, 1)?, from: slot_in(data, 2)?, to, inverted })
-}
-
-/// An update without data, expressions or flags.
-fn read_update(data: &[u8]) -> Option<Expression> {
-    let plain = [5, 7, 10].iter().all(|kind| attribute::find(data, *kind).is_none());
-    if number(data, 3)? != 1 || !plain || number(data, 9).unwrap_or(0) != 0 {
-        return None;
-    }
-    let milliseconds = u64::from_be_bytes(attribute::find(data, 6)?.try_into().ok()?);
-    Some(Expression::Update { set: name(data, 1)?, from: slot_in(data, 4)?, milliseconds })
-}
-
-/// NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED, which the kernel adds by itself.
-const IMPLIED_FLAGS: u32 = 0x3;
-
-fn read_dnat(data: &[u8]) -> Option<Expression> {
-    let (addr, port) = (slot_in(data, 3)?, slot_in(data, 5));
-    let same = |from: u16, to: u16| number(data, to).is_none() || number(data, from) == number(data, to);
-    let plain = number(data, 1)? == 1 && number(data, 7).unwrap_or(0) & !IMPLIED_FLAGS == 0;
-    (plain && same(3, 4) && same(5, 6)).then_some(Expression::Dnat { family: number(data, 2)?, addr, port })
 }
 
 #[cfg(target_endian = "little")]

@@ -12,6 +12,8 @@ use super::expression::{Expression, base, ct, meta};
 const IFNAMSIZ: usize = 16;
 /// RTN_LOCAL (include/uapi/linux/rtnetlink.h).
 pub(super) const RTN_LOCAL: u32 = 2;
+/// NEXTHDR_FRAGMENT (include/net/ipv6.h).
+const FRAGMENT: u8 = 44;
 /// NF_NAT_RANGE_PROTO_RANDOM_FULLY (include/uapi/linux/netfilter/nf_nat.h).
 pub(super) const RANDOM_FULLY: u32 = 0x10;
 
@@ -20,7 +22,7 @@ pub(super) const fn known_from(family: Family) -> Option<IpFamily> {
     match family {
         Family::Ip => Some(IpFamily::V4),
         Family::Ip6 => Some(IpFamily::V6),
-        Family::Inet | Family::Bridge => None,
+        Family::Inet | Family::Netdev | Family::Bridge => None,
     }
 }
 
@@ -28,8 +30,8 @@ pub(super) const fn known_from(family: Family) -> Option<IpFamily> {
 pub(super) fn guard(family: Family, wanted: IpFamily) -> [Expression; 2] {
     let (key, data) = match (family, wanted) {
         // The frame's EtherType, in network order.
-        (Family::Bridge, IpFamily::V4) => (meta::PROTOCOL, vec![0x08, 0x00]),
-        (Family::Bridge, IpFamily::V6) => (meta::PROTOCOL, vec![0x86, 0xdd]),
+        (Family::Bridge | Family::Netdev, IpFamily::V4) => (meta::PROTOCOL, vec![0x08, 0x00]),
+        (Family::Bridge | Family::Netdev, IpFamily::V6) => (meta::PROTOCOL, vec![0x86, 0xdd]),
         (_, IpFamily::V4) => (meta::NFPROTO, vec![Family::Ip.number()]),
         (_, IpFamily::V6) => (meta::NFPROTO, vec![Family::Ip6.number()]),
     };
@@ -67,6 +69,19 @@ pub(super) const TCP_FLAGS: Expression = Expression::Payload { base: base::TRANS
 pub(super) const SYN: u8 = 0x02;
 pub(super) const ACK: u8 = 0x10;
 
+/// What asks whether a packet is whole: fragment offset and MF are zero (RFC 791 §3.1), or it has no fragment header (RFC 8200 §4.5).
+pub(super) fn whole(family: IpFamily) -> Vec<Expression> {
+    let compare = |data| Expression::Compare { from: 0, op: Op::Is, data };
+    match family {
+        IpFamily::V4 => vec![
+            Expression::Payload { base: base::NETWORK, offset: 6, length: 2, to: 0 },
+            Expression::Bitwise { from: 0, to: 0, mask: vec![0x3f, 0xff], xor: vec![0; 2] },
+            compare(vec![0; 2]),
+        ],
+        IpFamily::V6 => vec![Expression::HasHeader { header: FRAGMENT, to: 0 }, compare(vec![0])],
+    }
+}
+
 /// Slots that a field or a value of `bytes` takes.
 pub(super) fn slots(bytes: usize) -> u8 {
     u8::try_from(bytes.div_ceil(4)).unwrap_or(u8::MAX)
@@ -100,7 +115,7 @@ pub(super) const fn reject_code(family: Family, reject: Reject) -> (u32, u8) {
         (Reject::PortUnreachable, Family::Ip) => (0, 3),
         (Reject::PortUnreachable, Family::Ip6) => (0, 4),
         // NFT_REJECT_ICMPX_PORT_UNREACH.
-        (Reject::PortUnreachable, Family::Inet | Family::Bridge) => (2, 1),
+        (Reject::PortUnreachable, Family::Inet | Family::Netdev | Family::Bridge) => (2, 1),
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) fn listings(frames: &[Frame]) {
         rule(family, attributes);
     }
     for (_, attributes) in of(frames, kind::NEWCHAIN) {
-        let _ = listing::read_chain(attributes);
+        let _ = listing::read_chain(Family::Netdev, attributes);
     }
     for (_, attributes) in of(frames, kind::NEWFLOWTABLE) {
         let _ = flowtable::read(attributes);

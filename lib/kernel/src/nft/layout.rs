@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netstate::nft::{
-    Chain, ChainKey, Destination, Match, Name, Policy, Rule, Set, SetKey, SetKind, Statement, Table, TableKey, Type,
-    Verdict,
+    BaseChain, Chain, ChainKey, Destination, Match, Name, Policy, Rule, Set, SetKey, SetKind, Statement, Table,
+    TableKey, Type, Verdict,
 };
 
 use super::compile::{self, Unwritable};
@@ -145,7 +145,7 @@ impl Plan<'_> {
 
     fn stale(&self) -> Stale {
         // The policy of a chain alone can be changed in place.
-        let place = |chain: &Chain| chain.base.map(|base| (base.kind, base.hook, base.priority));
+        let place = |chain: &Chain| chain.base.clone().map(|base| BaseChain { policy: Policy::Accept, ..base });
         let other_place =
             |(name, chain): &(&Name, &Chain)| self.want.chains.get(*name).map(place) != Some(place(chain));
         Stale {
@@ -216,7 +216,8 @@ impl Plan<'_> {
             }
         }
         for (name, chain) in &self.want.chains {
-            let policy = |table: &Table| table.chains.get(name).and_then(|chain| chain.base).map(|base| base.policy);
+            let policy =
+                |table: &Table| table.chains.get(name).and_then(|chain| chain.base.as_ref()).map(|base| base.policy);
             let new = stale.chains.contains(name) || !self.have.chains.contains_key(name);
             if new || policy(self.have) != policy(self.want) {
                 messages.push(self.chain(name, chain));
@@ -262,6 +263,9 @@ impl Plan<'_> {
             body.nest(chain::HOOK, |hook| {
                 put_number(hook, chain::HOOK_NUMBER, base.hook.number());
                 hook.put(chain::HOOK_PRIORITY, &base.priority.to_be_bytes());
+                if let Some(device) = &base.device {
+                    hook.put_str(chain::HOOK_DEV, device.as_str());
+                }
             });
             let policy = if base.policy == Policy::Drop { chain::NF_DROP } else { chain::NF_ACCEPT };
             put_number(body, chain::POLICY, policy);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use netstate::IfName;
 use netstate::nft::{
     BaseChain, Chain, ChainKind, Datum, Element, ElementKey, Family, Hook, Name, Policy, Rule, Ruleset, Set, SetFlags,
     SetKind, Statement, Table, TableKey, Type,
@@ -107,7 +108,7 @@ impl Nft {
         for frame in self.list("list chains of", key, &message(kind::GETCHAIN, 0, family, |_| {}))? {
             let Some(attributes) = of_table(&frame, kind::NEWCHAIN, key) else { continue };
             if let Some(name) = name(attributes, chain::NAME) {
-                found.chains.insert(name, read_chain(attributes));
+                found.chains.insert(name, read_chain(key.family, attributes));
             }
         }
         for frame in self.list("list rules of", key, &named(kind::GETRULE, 0))? {
@@ -197,11 +198,11 @@ fn of_table<'a>(frame: &'a Frame, kind: u16, key: &TableKey) -> Option<&'a [u8]>
     same.then_some(attributes)
 }
 
-pub(super) fn read_chain(attributes: &[u8]) -> Chain {
+pub(super) fn read_chain(family: Family, attributes: &[u8]) -> Chain {
     if attribute::find(attributes, chain::HOOK).is_none() {
         return Chain::default();
     }
-    match base_chain(attributes) {
+    match base_chain(family, attributes) {
         Some(base) => Chain { base: Some(base), rules: Vec::new() },
         // A hook or kind that we never write; the statement makes the chain unequal to every desired one.
         None => Chain::regular(vec![Rule::new().then(Statement::Unknown("base chain".to_owned()))]),
@@ -209,14 +210,20 @@ pub(super) fn read_chain(attributes: &[u8]) -> Chain {
 }
 
 /// Where packets enter the chain, if that is a place we know.
-pub(super) fn base_chain(attributes: &[u8]) -> Option<BaseChain> {
+pub(super) fn base_chain(family: Family, attributes: &[u8]) -> Option<BaseChain> {
     let hook = attribute::find(attributes, chain::HOOK)?;
     let priority = attribute::find(hook, chain::HOOK_PRIORITY)?;
+    let device = match family {
+        // One that has lost its link, or has several, is none that we write.
+        Family::Netdev => Some(IfName::new(text(hook, chain::HOOK_DEV)?).ok()?),
+        _ => None,
+    };
     Some(BaseChain {
         kind: ChainKind::from_name(&text(attributes, chain::TYPE)?)?,
-        hook: Hook::from_number(number(hook, chain::HOOK_NUMBER)?)?,
+        hook: Hook::from_number(family, number(hook, chain::HOOK_NUMBER)?)?,
         priority: i32::from_be_bytes(*priority.first_chunk::<4>()?),
         policy: if number(attributes, chain::POLICY)? == chain::NF_DROP { Policy::Drop } else { Policy::Accept },
+        device,
     })
 }
 

@@ -88,6 +88,8 @@ mod chain {
     pub(super) const TYPE: u16 = 7;
     pub(super) const HOOK_NUMBER: u16 = 1;
     pub(super) const HOOK_PRIORITY: u16 = 2;
+    /// There when the chain has one link.
+    pub(super) const HOOK_DEV: u16 = 3;
     /// Policies are verdicts (include/uapi/linux/netfilter.h).
     pub(super) const NF_DROP: u32 = 0;
     pub(super) const NF_ACCEPT: u32 = 1;

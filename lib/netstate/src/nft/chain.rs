@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::Rule;
+use super::{Family, Rule};
+use crate::IfName;
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -17,7 +18,15 @@ impl Chain {
     /// A base chain without rules.
     #[must_use]
     pub const fn base(kind: ChainKind, hook: Hook, priority: i32, policy: Policy) -> Self {
-        Self { base: Some(BaseChain { kind, hook, priority, policy }), rules: Vec::new() }
+        let base = BaseChain { kind, hook, priority, policy, device: None };
+        Self { base: Some(base), rules: Vec::new() }
+    }
+
+    /// A base chain without rules for what arrives on `device`, in a table of family netdev.
+    #[must_use]
+    pub const fn ingress(device: IfName, priority: i32, policy: Policy) -> Self {
+        let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Ingress, priority, policy, device: Some(device) };
+        Self { base: Some(base), rules: Vec::new() }
     }
 
     /// A chain that is reached by jumps.
@@ -28,7 +37,7 @@ impl Chain {
 }
 
 /// Where and when packets enter a base chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BaseChain {
     /// What its rules may do.
     pub kind: ChainKind,
@@ -38,6 +47,8 @@ pub struct BaseChain {
     pub priority: i32,
     /// What becomes of a packet that no rule decided.
     pub policy: Policy,
+    /// The link whose packets it sees, in tables of family netdev. The chain goes with the link, or loses it.
+    pub device: Option<IfName>,
 }
 
 /// Priorities with names (enum nf_ip_hook_priorities in include/uapi/linux/netfilter_ipv4.h; the same for IPv6).
@@ -87,9 +98,11 @@ impl ChainKind {
     }
 }
 
-/// A place in the path of packets (enum nf_inet_hooks in include/uapi/linux/netfilter.h; the same for bridges).
+/// A place in the path of packets (enum nf_inet_hooks and enum nf_dev_hooks in include/uapi/linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
+    /// 0 of family netdev: arrived on a link, before anything else has seen it.
+    Ingress,
     /// 0: arrived, not yet routed.
     Prerouting,
     /// 1: for this host.
@@ -107,7 +120,7 @@ impl Hook {
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
-            Self::Prerouting => 0,
+            Self::Ingress | Self::Prerouting => 0,
             Self::Input => 1,
             Self::Forward => 2,
             Self::Output => 3,
@@ -115,15 +128,17 @@ impl Hook {
         }
     }
 
-    /// The hook of a number, if it is one of these.
+    /// The hook of a number in tables of `family`, if it is one of these.
     #[must_use]
-    pub const fn from_number(number: u32) -> Option<Self> {
-        match number {
-            0 => Some(Self::Prerouting),
-            1 => Some(Self::Input),
-            2 => Some(Self::Forward),
-            3 => Some(Self::Output),
-            4 => Some(Self::Postrouting),
+    pub const fn from_number(family: Family, number: u32) -> Option<Self> {
+        match (family, number) {
+            (Family::Netdev, 0) => Some(Self::Ingress),
+            (Family::Netdev, _) => None,
+            (_, 0) => Some(Self::Prerouting),
+            (_, 1) => Some(Self::Input),
+            (_, 2) => Some(Self::Forward),
+            (_, 3) => Some(Self::Output),
+            (_, 4) => Some(Self::Postrouting),
             _ => None,
         }
     }
@@ -132,6 +147,7 @@ impl Hook {
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Ingress => "ingress",
             Self::Prerouting => "prerouting",
             Self::Input => "input",
             Self::Forward => "forward",

@@ -98,6 +98,8 @@ pub enum Match {
     Saddr(Op, Prefix),
     /// The destination address is in the network.
     Daddr(Op, Prefix),
+    /// The packet is of this network protocol and no fragment of one.
+    Whole(IpFamily),
     /// The transport protocol is this one, and the source port is, or is not, that.
     Sport(Op, Protocol, u16),
     /// The transport protocol is this one, and the destination port is, or is not, that.

@@ -79,6 +79,8 @@ pub enum Family {
     Inet,
     /// NFPROTO_IPV4, 2.
     Ip,
+    /// NFPROTO_NETDEV, 5: whatever arrives on a link.
+    Netdev,
     /// NFPROTO_BRIDGE, 7: frames that a bridge forwards.
     Bridge,
     /// NFPROTO_IPV6, 10.
@@ -92,6 +94,7 @@ impl Family {
         match self {
             Self::Inet => 1,
             Self::Ip => 2,
+            Self::Netdev => 5,
             Self::Bridge => 7,
             Self::Ip6 => 10,
         }
@@ -103,6 +106,7 @@ impl Family {
         match number {
             1 => Some(Self::Inet),
             2 => Some(Self::Ip),
+            5 => Some(Self::Netdev),
             7 => Some(Self::Bridge),
             10 => Some(Self::Ip6),
             _ => None,
@@ -124,6 +128,7 @@ impl fmt::Display for Family {
         f.write_str(match self {
             Self::Inet => "inet",
             Self::Ip => "ip",
+            Self::Netdev => "netdev",
             Self::Bridge => "bridge",
             Self::Ip6 => "ip6",
         })

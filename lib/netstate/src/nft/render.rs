@@ -11,8 +11,8 @@ use self::sets::set;
 pub(super) use self::sets::{element_line, set_line};
 use super::chain::priority;
 use super::{
-    BaseChain, Chain, ChainKind, CtDirection, CtState, CtStatus, Destination, Family, Field, Flowtable, Hook,
-    MarkChange, Match, Name, Op, Policy, Reject, Rule, Ruleset, Statement, Table, TableKey, Verdict,
+    Chain, CtDirection, CtState, CtStatus, Destination, Family, Field, Flowtable, Hook, MarkChange, Match, Name, Op,
+    Policy, Reject, Rule, Ruleset, Statement, Table, TableKey, Verdict,
 };
 use crate::prefix::Prefix;
 use crate::{IpFamily, Protocol};
@@ -49,9 +49,8 @@ fn one_line(block: &str) -> String {
 }
 
 fn flowtable(name: &Name, value: &Flowtable) -> String {
-    let base =
-        BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: value.priority, policy: Policy::Accept };
-    let mut text = format!("\tflowtable {name} {{\n\t\thook ingress priority {}\n", priority_text(Family::Inet, &base));
+    let priority = priority_text(Family::Netdev, Hook::Ingress, value.priority);
+    let mut text = format!("\tflowtable {name} {{\n\t\thook ingress priority {priority}\n");
     let devices: Vec<&str> = value.devices.iter().map(crate::IfName::as_str).collect();
     if !devices.is_empty() {
         text += &format!("\t\tdevices = {{ {} }}\n", devices.join(", "));
@@ -67,7 +66,9 @@ fn chain(family: Family, name: &Name, chain: &Chain) -> String {
             Policy::Drop => "drop",
         };
         let (kind, hook) = (base.kind.as_str(), base.hook);
-        text += &format!("\t\ttype {kind} hook {hook} priority {}; policy {policy};\n", priority_text(family, base));
+        let device = base.device.as_ref().map(|device| format!(" device \"{device}\"")).unwrap_or_default();
+        let priority = priority_text(family, hook, base.priority);
+        text += &format!("\t\ttype {kind} hook {hook}{device} priority {priority}; policy {policy};\n");
     }
     for each in &chain.rules {
         text += &format!("\t\t{}\n", rule(family, each));
@@ -76,27 +77,27 @@ fn chain(family: Family, name: &Name, chain: &Chain) -> String {
 }
 
 /// A priority's name if it has one at this hook, with an offset of at most 10 (`prio2str` in src/rule.c of nftables).
-fn priority_text(family: Family, base: &BaseChain) -> String {
-    let names: &[(&str, i32, Option<Hook>)] = if family == Family::Bridge {
-        &[
+fn priority_text(family: Family, at: Hook, priority: i32) -> String {
+    let names: &[(&str, i32, Option<Hook>)] = match family {
+        Family::Netdev => &[("filter", priority::FILTER, None)],
+        Family::Bridge => &[
             ("dstnat", -300, Some(Hook::Prerouting)),
             ("filter", -200, None),
             ("out", 100, Some(Hook::Output)),
             ("srcnat", 300, Some(Hook::Postrouting)),
-        ]
-    } else {
-        &[
+        ],
+        Family::Inet | Family::Ip | Family::Ip6 => &[
             ("raw", priority::RAW, None),
             ("mangle", priority::MANGLE, None),
             ("dstnat", priority::DSTNAT, Some(Hook::Prerouting)),
             ("filter", priority::FILTER, None),
             ("security", priority::SECURITY, None),
             ("srcnat", priority::SRCNAT, Some(Hook::Postrouting)),
-        ]
+        ],
     };
     for (name, value, hook) in names {
-        let offset = base.priority.saturating_sub(*value);
-        if hook.is_none_or(|hook| hook == base.hook) && offset.unsigned_abs() <= 10 {
+        let offset = priority.saturating_sub(*value);
+        if hook.is_none_or(|hook| hook == at) && offset.unsigned_abs() <= 10 {
             return match offset {
                 0 => (*name).to_owned(),
                 1.. => format!("{name} + {offset}"),
@@ -104,7 +105,7 @@ fn priority_text(family: Family, base: &BaseChain) -> String {
             };
         }
     }
-    base.priority.to_string()
+    priority.to_string()
 }
 
 /// One rule's line.
@@ -160,6 +161,9 @@ fn matching(condition: &Match) -> String {
         Match::Oifname(op, name) => format!("oifname {}\"{name}\"", not(*op)),
         Match::Saddr(op, prefix) => format!("{} saddr {}{}", network(prefix), not(*op), address(prefix)),
         Match::Daddr(op, prefix) => format!("{} daddr {}{}", network(prefix), not(*op), address(prefix)),
+        // The tool shows a mask of two bytes as a number.
+        Match::Whole(IpFamily::V4) => "ip frag-off & 16383 == 0".to_owned(),
+        Match::Whole(IpFamily::V6) => "exthdr frag missing".to_owned(),
         Match::Sport(op, protocol, port) => format!("{protocol} sport {}{port}", not(*op)),
         Match::Dport(op, protocol, port) => format!("{protocol} dport {}{port}", not(*op)),
         Match::TcpSyn(op) => format!("tcp flags {}syn / syn,ack", not(*op)),
@@ -303,6 +307,7 @@ fn verdict(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nft::ChainKind;
     use crate::nft::{Datum, Element, Set, TableKey, Type};
     use std::net::Ipv4Addr;
 
@@ -347,10 +352,6 @@ mod tests {
 
     #[test]
     fn priorities_are_named_where_the_hook_has_the_name() {
-        let text = |family, hook, priority| {
-            let base = BaseChain { kind: ChainKind::Filter, hook, priority, policy: Policy::Accept };
-            priority_text(family, &base)
-        };
         for (hook, value, expected) in [
             (Hook::Prerouting, -100, "dstnat"),
             (Hook::Output, -100, "-100"),
@@ -360,10 +361,11 @@ mod tests {
             (Hook::Postrouting, 101, "srcnat + 1"),
             (Hook::Input, i32::MIN, "-2147483648"),
         ] {
-            assert_eq!(text(Family::Ip, hook, value), expected);
+            assert_eq!(priority_text(Family::Ip, hook, value), expected);
         }
-        assert_eq!(text(Family::Bridge, Hook::Output, 100), "out");
-        assert_eq!(text(Family::Bridge, Hook::Input, 0), "0");
+        assert_eq!(priority_text(Family::Bridge, Hook::Output, 100), "out");
+        assert_eq!(priority_text(Family::Bridge, Hook::Input, 0), "0");
+        assert_eq!(priority_text(Family::Netdev, Hook::Ingress, -300), "-300");
     }
 
     #[test]

@@ -228,6 +228,8 @@ impl State {
             Expression::Payload { base, offset, length, to } => {
                 self.store(*to, &packet.payload(*base, *offset, *length));
             }
+            // A packet that is followed is IPv6's header and what it carries.
+            Expression::HasHeader { to, .. } => self.store(*to, &[Some(0)]),
             Expression::Bitwise { from, to, mask, xor } => {
                 let bytes = self.register(*from);
                 let masked: Vec<Option<u8>> = bytes
@@ -314,7 +316,7 @@ fn udp(info: &[u8], packet: &Packet<'_>) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::super::Arrival;
-    use super::super::packet::known;
+    use super::super::packet::{Tracking, known};
     use super::*;
     use crate::nft::expression::{base, meta};
 
@@ -332,7 +334,7 @@ mod tests {
 
     fn truth(program: &[Expression]) -> Truth {
         let arrival = arrival();
-        let packet = Packet { arrival: &arrival, tracked: true };
+        let packet = Packet { arrival: &arrival, tracking: Tracking::Tracked };
         let none = &mut |_: &Name, _: &[Option<u8>]| Ok::<_, std::convert::Infallible>(Truth::Perhaps);
         let Ok(outcome) = Rule::of(1, program).run(&packet, none);
         outcome.truth
@@ -391,7 +393,7 @@ mod tests {
     #[test]
     fn matches_of_iptables_are_read_as_far_as_they_are_known() {
         let arrival = arrival();
-        let packet = Packet { arrival: &arrival, tracked: true };
+        let packet = Packet { arrival: &arrival, tracking: Tracking::Tracked };
         let states =
             |flags: [u16; 3]| [vec![0; 146], flags.iter().flat_map(|flag| flag.to_ne_bytes()).collect()].concat();
         let ports = |range: [u16; 4], inverted: u8| {
@@ -413,7 +415,10 @@ mod tests {
         ] {
             assert_eq!(matches(name, &info, &packet), wanted, "{name} {info:?}");
         }
-        let untracked = Packet { tracked: false, ..packet };
-        assert_eq!(matches("conntrack", &states([1, 0, 0x6]), &untracked), Truth::Perhaps);
+        let unclear = Packet { tracking: Tracking::Perhaps, ..packet };
+        assert_eq!(matches("conntrack", &states([1, 0, 0x6]), &unclear), Truth::Perhaps);
+        let untracked = Packet { tracking: Tracking::Untracked, ..packet };
+        assert_eq!(matches("conntrack", &states([1, 0, 0x6]), &untracked), Truth::No);
+        assert_eq!(matches("conntrack", &states([1, 0, 0x40]), &untracked), Truth::Yes);
     }
 }

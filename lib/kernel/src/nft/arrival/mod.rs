@@ -18,6 +18,7 @@ use netstate::nft::{ChainKind, Family, Hook, Name, Policy, TableKey};
 
 use self::elements::Elements;
 use self::machine::Rule;
+use self::packet::Tracking;
 use self::walk::{Source, Walk};
 use super::listing::base_chain;
 use super::wire::{kind, message, name, number, payload};
@@ -78,6 +79,8 @@ struct Base {
     chain: Name,
     hook: Hook,
     policy: Policy,
+    /// The link whose packets it sees, where it does not see all.
+    device: Option<IfName>,
 }
 
 impl Arrivals {
@@ -97,7 +100,11 @@ impl Arrivals {
             }
         }
         // What comes first may leave packets without a connection, which rules of later hooks ask for.
-        awake.sort_by_key(|base: &Base| base.hook != Hook::Prerouting);
+        awake.sort_by_key(|base: &Base| match base.hook {
+            Hook::Ingress => 0,
+            Hook::Prerouting => 1,
+            _ => 2,
+        });
         Ok(Self { nft, bases: awake, chains: BTreeMap::new(), sets: BTreeMap::new() })
     }
 
@@ -106,20 +113,20 @@ impl Arrivals {
     /// # Errors
     /// When the kernel cannot be read.
     pub fn denied(&mut self, arrival: &Arrival) -> Result<Option<Denied>, KernelError> {
-        let mut tracked = true;
-        for Base { table, chain, policy, .. } in self.bases.clone() {
+        let mut tracking = Tracking::Tracked;
+        for Base { table, chain, policy, device, .. } in self.bases.clone() {
             let concerns = match table.family {
                 Family::Ip => arrival.to.is_ipv4(),
                 Family::Ip6 => !arrival.to.is_ipv4(),
-                _ => true,
+                _ => device.is_none_or(|device| device == arrival.link.0),
             };
             if !concerns {
                 continue;
             }
             let mut source = TableReader { arrivals: self, table: &table };
-            let mut walk = Walk::new(&mut source, arrival, tracked);
+            let mut walk = Walk::new(&mut source, arrival, tracking);
             let ways = walk.chain(&chain)?;
-            tracked &= !walk.untracks();
+            tracking = walk.tracking();
             let by_policy = ways.falls && policy == Policy::Drop;
             if ways.accepts || (ways.falls && !by_policy) {
                 continue;
@@ -177,12 +184,12 @@ impl Source for TableReader<'_> {
 }
 
 fn base(family: u8, attributes: &[u8]) -> Option<Base> {
-    let base = base_chain(attributes)?;
     let family = Family::from_number(family).filter(|family| *family != Family::Bridge)?;
+    let base = base_chain(family, attributes)?;
     let table = TableKey { family, name: name(attributes, table::NAME)? };
-    let asked = base.kind == ChainKind::Filter && matches!(base.hook, Hook::Prerouting | Hook::Input);
+    let asked = base.kind == ChainKind::Filter && matches!(base.hook, Hook::Ingress | Hook::Prerouting | Hook::Input);
     let chain = name(attributes, chain::NAME)?;
-    asked.then_some(Base { table, chain, hook: base.hook, policy: base.policy })
+    asked.then_some(Base { table, chain, hook: base.hook, policy: base.policy, device: base.device })
 }
 
 fn is_dormant(nft: &mut Nft, key: &TableKey) -> Result<bool, KernelError> {
@@ -200,7 +207,7 @@ pub(super) fn fuzz_rules(frames: &[crate::socket::Frame]) {
     let link = (IfName::literal("eth0"), 2);
     let to = IpAddr::from([10, 4, 7, 21]);
     let arrival = Arrival { link, from: None, to, protocol: 17, port: Some(8472) };
-    let packet = packet::Packet { arrival: &arrival, tracked: true };
+    let packet = packet::Packet { arrival: &arrival, tracking: Tracking::Tracked };
     for (_, attributes) in frames.iter().filter_map(|frame| payload(frame, kind::NEWRULE)) {
         let Some(rule) = Rule::read(attributes) else { continue };
         let ran = rule.run(&packet, &mut |_, _| Ok::<_, std::convert::Infallible>(machine::Truth::Perhaps));

@@ -12,23 +12,36 @@ use crate::nft::field::{RTN_LOCAL, addr_bytes, name_bytes};
 const IIF: u32 = 4;
 const PKTTYPE: u32 = 19;
 
-/// NF_CT_STATE_BIT(IP_CT_NEW), the same in iptables' matches.
-const NEW: u32 = 8;
+/// NF_CT_STATE_BIT(IP_CT_NEW) and NF_CT_STATE_UNTRACKED_BIT, the same in iptables' matches.
+const NEW: u32 = 0x08;
+const UNTRACKED: u32 = 0x40;
 
 /// Bytes of all registers.
 pub(super) const REGISTERS: usize = 64;
 
+/// Whether a packet has a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tracking {
+    Tracked,
+    /// A rule may have left it without one.
+    Perhaps,
+    Untracked,
+}
+
 /// The bytes of the packet that are known.
 pub(super) struct Packet<'a> {
     pub(super) arrival: &'a Arrival,
-    /// It has a connection.
-    pub(super) tracked: bool,
+    pub(super) tracking: Tracking,
 }
 
 impl Packet<'_> {
-    /// The state of its connection; `None` where a rule may have taken it out of the connection table's sight.
-    pub(super) fn state(&self) -> Option<u32> {
-        self.tracked.then_some(NEW)
+    /// The state of its connection; `None` where it is not known whether it has one.
+    pub(super) const fn state(&self) -> Option<u32> {
+        match self.tracking {
+            Tracking::Tracked => Some(NEW),
+            Tracking::Perhaps => None,
+            Tracking::Untracked => Some(UNTRACKED),
+        }
     }
 
     pub(super) fn meta(&self, key: u32) -> Vec<Option<u8>> {
@@ -50,6 +63,7 @@ impl Packet<'_> {
     pub(super) fn ct(&self, key: u32) -> Vec<Option<u8>> {
         match key {
             ct::STATE => self.state().map_or(vec![None; 4], |state| known(&state.to_ne_bytes())),
+            _ if self.tracking != Tracking::Tracked => vec![None; 16],
             ct::DIRECTION => vec![Some(0)],
             // Nothing has translated it, or it would be another packet.
             ct::STATUS => known(&[0; 4]),
@@ -77,8 +91,9 @@ impl Packet<'_> {
             |addr: Option<IpAddr>, length: usize| addr.map_or(vec![None; length], |addr| known(&addr_bytes(addr)));
         let Arrival { from, to, protocol, .. } = self.arrival;
         if to.is_ipv4() {
-            let mut header = vec![None; 9];
-            header.extend([Some(*protocol), None, None]);
+            let mut header = vec![None; 6];
+            // Whole, and whoever sends it lets it be fragmented.
+            header.extend([Some(0), Some(0), None, Some(*protocol), None, None]);
             header.extend(address(*from, 4));
             header.extend(address(Some(*to), 4));
             return header;

@@ -9,7 +9,7 @@ use netstate::nft::{Name, Verdict};
 use super::Arrival;
 use super::elements::Elements;
 use super::machine::{Effect, Rule, Truth};
-use super::packet::Packet;
+use super::packet::{Packet, Tracking};
 use crate::error::KernelError;
 
 /// Where rules and sets come from.
@@ -43,17 +43,16 @@ pub(super) struct Walk<'a> {
     source: &'a mut dyn Source,
     packet: Packet<'a>,
     chains: BTreeMap<Name, Ways>,
-    untracks: bool,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) const fn new(source: &'a mut dyn Source, arrival: &'a Arrival, tracked: bool) -> Self {
-        Self { source, packet: Packet { arrival, tracked }, chains: BTreeMap::new(), untracks: false }
+    pub(super) const fn new(source: &'a mut dyn Source, arrival: &'a Arrival, tracking: Tracking) -> Self {
+        Self { source, packet: Packet { arrival, tracking }, chains: BTreeMap::new() }
     }
 
-    /// True when a rule may have left the packet without a connection.
-    pub(super) const fn untracks(&self) -> bool {
-        self.untracks
+    /// Whether the packet has a connection behind the chains that were followed.
+    pub(super) const fn tracking(&self) -> Tracking {
+        self.packet.tracking
     }
 
     /// What may become of the packet in a chain.
@@ -101,8 +100,10 @@ impl<'a> Walk<'a> {
                 Effect::Verdict(verdict) => self.verdict(chain, rule, &verdict, ways)?,
                 Effect::Deny => self.verdict(chain, rule, &Verdict::Drop, ways)?,
                 Effect::Untrack => {
-                    self.untracks = true;
-                    self.packet.tracked = false;
+                    // It has come here for sure by the first chain, if none of its ways led elsewhere before.
+                    let surely = outcome.truth == Truth::Yes && self.chains.len() == 1 && *ways == Ways::default();
+                    let surely = surely || self.packet.tracking == Tracking::Untracked;
+                    self.packet.tracking = if surely { Tracking::Untracked } else { Tracking::Perhaps };
                     true
                 }
                 Effect::Unclear => {
@@ -204,7 +205,7 @@ mod tests {
         };
         let mut source = Words(chains, 0);
         let Ways { accepts, falls, denied } =
-            Walk::new(&mut source, &arrival, true).chain(&Name::literal("base")).unwrap();
+            Walk::new(&mut source, &arrival, Tracking::Tracked).chain(&Name::literal("base")).unwrap();
         let denied = denied.map(|(chain, handle, _)| format!("{chain} {handle}")).unwrap_or_default();
         format!("{}{}{denied}", if accepts { "a" } else { "" }, if falls { "f" } else { "" })
     }

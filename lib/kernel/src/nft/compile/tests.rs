@@ -12,6 +12,7 @@ fn instruction(expression: &Expression) -> String {
         Expression::MetaSet { key, from } => format!("meta {key} set {from}"),
         Expression::Ct { key, direction, to } => format!("ct {key} dir {direction:?} => {to}"),
         Expression::Payload { base, offset, length, to } => format!("payload {length}b @ {base} + {offset} => {to}"),
+        Expression::HasHeader { header, to } => format!("exthdr {header} => {to}"),
         Expression::Fib { flags, result, to } => format!("fib {flags} result {result} => {to}"),
         Expression::Random { below, offset, to } => format!("numgen random mod {below} offset {offset} => {to}"),
         Expression::Bitwise { from, to, mask, xor } => format!("bitwise {from} & {} ^ {} => {to}", hex(mask), hex(xor)),
@@ -60,6 +61,19 @@ fn network_of_whole_bytes_is_compared_without_a_mask() {
     assert_eq!(
         program(Family::Ip6, Match::Saddr(Is, p("fd00::/48"))),
         ["payload 6b @ 1 + 8 => 0", "cmp Is 0 fd0000000000"]
+    );
+}
+
+#[test]
+fn whole_packets_are_those_without_a_fragments_offset_or_header() {
+    assert_eq!(
+        program(Family::Ip, Match::Whole(IpFamily::V4)),
+        ["payload 2b @ 1 + 6 => 0", "bitwise 0 & 3fff ^ 0000 => 0", "cmp Is 0 0000"]
+    );
+    // In tables that see both network protocols, behind the question for the protocol.
+    assert_eq!(
+        program(Family::Netdev, Match::Whole(IpFamily::V6)),
+        ["meta 1 => 0", "cmp Is 0 86dd", "exthdr 44 => 0", "cmp Is 0 00"]
     );
 }
 

@@ -148,8 +148,8 @@ fn shared(base: &Name, spot: &Spot) -> String {
 
 /// A chain of the forward hook, with its policy.
 pub(super) fn chain_of_hook(family: u8, attributes: &[u8]) -> Option<(ChainKey, Policy)> {
-    let base = base_chain(attributes)?;
     let family = Family::from_number(family).filter(|family| *family != Family::Bridge)?;
+    let base = base_chain(family, attributes)?;
     let table = TableKey { family, name: name(attributes, table::NAME)? };
     let key = ChainKey { table, chain: name(attributes, chain::NAME)? };
     (base.kind == ChainKind::Filter && base.hook == Hook::Forward).then_some((key, base.policy))

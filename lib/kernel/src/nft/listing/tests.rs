@@ -34,24 +34,27 @@ fn base_chain_is_read_with_its_place_and_policy() {
         for (number, hook) in
             [(0, Hook::Prerouting), (1, Hook::Input), (2, Hook::Forward), (3, Hook::Output), (4, Hook::Postrouting)]
         {
-            let read = base_chain(&base(kind, number, -100, 1)).unwrap();
-            assert_eq!(read, BaseChain { kind: of_kind, hook, priority: -100, policy: Policy::Accept });
+            let read = base_chain(Family::Ip, &base(kind, number, -100, 1)).unwrap();
+            assert_eq!(read, BaseChain { kind: of_kind, hook, priority: -100, policy: Policy::Accept, device: None });
         }
     }
-    assert_eq!(base_chain(&base("filter", 2, 10, 0)).unwrap().policy, Policy::Drop);
+    assert_eq!(base_chain(Family::Ip, &base("filter", 2, 10, 0)).unwrap().policy, Policy::Drop);
 }
 
 #[test]
 fn place_that_nobody_here_writes_makes_a_chain_unequal() {
-    assert_eq!(base_chain(&base("filter", 9, 0, 1)), None);
-    assert_eq!(base_chain(&base("flow", 2, 0, 1)), None);
-    let strange = read_chain(&base("filter", 9, 0, 1));
+    assert_eq!(base_chain(Family::Ip, &base("filter", 9, 0, 1)), None);
+    assert_eq!(base_chain(Family::Ip, &base("flow", 2, 0, 1)), None);
+    let strange = read_chain(Family::Ip, &base("filter", 9, 0, 1));
     assert_eq!(strange.base, None);
     assert!(matches!(strange.rules[0].statements[0], Statement::Unknown(_)));
     assert_eq!(
-        read_chain(&attributes(|body| {
-            body.put_str(chain::NAME, "aside");
-        })),
+        read_chain(
+            Family::Ip,
+            &attributes(|body| {
+                body.put_str(chain::NAME, "aside");
+            })
+        ),
         Chain::default(),
         "a chain that is jumped to"
     );
@@ -61,7 +64,7 @@ fn place_that_nobody_here_writes_makes_a_chain_unequal() {
 fn torn_chain_is_no_base_chain() {
     let whole = base("filter", 2, 10, 0);
     for length in 0..whole.len() {
-        assert_eq!(base_chain(&whole[..length]), None, "{length} bytes");
+        assert_eq!(base_chain(Family::Ip, &whole[..length]), None, "{length} bytes");
     }
 }
 

@@ -76,8 +76,8 @@ fn generations_traces_and_other_subsystems_are_no_changes() {
         // Connection tracking, subsystem 1.
         notification(SUBSYSTEM ^ (1 << 8), 2, 77, Some("filter")),
         notification(kind::NEWRULE, 2, 77, None),
-        // A family that nobody here writes: netdev.
-        notification(kind::NEWRULE, 5, 77, Some("ingress")),
+        // A family that nobody here writes: arp.
+        notification(kind::NEWRULE, 3, 77, Some("ingress")),
     ];
     assert_eq!(changes(&datagram.concat(), &[]), Vec::<String>::new());
 }

@@ -8,7 +8,7 @@ use netstate::{IpFamily, Prefix};
 use super::Recognised;
 use crate::attribute;
 use crate::nft::expression::{Expression, ct};
-use crate::nft::field::{load, mask_bytes};
+use crate::nft::field::{load, mask_bytes, whole};
 
 /// `source or destination address is in a network`.
 pub(super) fn address(list: &[Expression], known: IpFamily) -> Recognised {
@@ -21,6 +21,12 @@ pub(super) fn address(list: &[Expression], known: IpFamily) -> Recognised {
         }
     }
     None
+}
+
+/// `the packet is no fragment`.
+pub(super) fn is_whole(list: &[Expression], known: IpFamily) -> Recognised {
+    let program = whole(known);
+    list.starts_with(&program).then(|| (Match::Whole(known).into(), program.len()))
 }
 
 pub(super) fn ct_original(list: &[Expression]) -> Recognised {

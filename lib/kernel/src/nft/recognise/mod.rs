@@ -11,7 +11,7 @@ use netstate::nft::{
 };
 use netstate::{IfName, IpFamily, Protocol};
 
-use self::address::{address, ct_original};
+use self::address::{address, ct_original, is_whole};
 use self::lookup::{lookup, lookup_fields};
 use super::expression::{Expression, ct, fib, meta};
 use super::field::{ACK, RANDOM_FULLY, RTN_LOCAL, SYN, TCP_FLAGS, guard, header_of, known_from, load, reject_code};
@@ -84,16 +84,16 @@ impl Reader {
         })
     }
 
-    /// The protocol that the list begins by asking for, when an address of it is read right behind.
+    /// The protocol that the list begins by asking for, when something of its header is read right behind.
     fn guarded(&self, list: &[Expression]) -> Option<IpFamily> {
         let wanted =
             [IpFamily::V4, IpFamily::V6].into_iter().find(|wanted| list.starts_with(&guard(self.family, *wanted)))?;
         self.with_addresses(list.get(2..)?, wanted).map(|_| wanted)
     }
 
-    /// A statement that reads an address from the network header `known`.
+    /// A statement that reads from the network header `known`.
     fn with_addresses(&self, list: &[Expression], known: IpFamily) -> Recognised {
-        address(list, known).or_else(|| {
+        address(list, known).or_else(|| is_whole(list, known)).or_else(|| {
             let (statement, length, fields) = lookup_fields(list, Some(known))?;
             fields.iter().any(|field| header_of(*field).is_some()).then_some((statement, length))
         })
