@@ -96,16 +96,17 @@ fn ipip_and_direct_routes_go() -> Result<()> {
     Ok(())
 }
 
-fn flowtable_and_blackhole_routes_go() -> Result<()> {
+fn flowtable_untracked_tunnel_and_blackhole_routes_go() -> Result<()> {
     everything_of_it_goes_and_what_others_have_stays(&Case {
         config: FLOWTABLE,
-        flags: &["--ip-blackhole-route"],
+        flags: &["--ip-blackhole-route", "--untracked-tunnel"],
         rows: &[
             "route 172.7.22.0/24",
             "route 172.7.21.0/24",
             "route fd00:7:0:21::/64",
             "flowtable",
             "inet netd",
+            "netdev netd",
             "link flannel-v6.1 ",
         ],
     })
@@ -174,7 +175,7 @@ fn main() -> ExitCode {
         lab::tests![
             wireguard_goes_with_its_key,
             ipip_and_direct_routes_go,
-            flowtable_and_blackhole_routes_go,
+            flowtable_untracked_tunnel_and_blackhole_routes_go,
             files_of_the_extension_go_and_those_of_its_program_stay,
             key_stays_unless_files_are_asked_for_and_while_another_network_uses_it,
         ],

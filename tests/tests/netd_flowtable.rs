@@ -227,7 +227,7 @@ fn interface_that_goes_is_one_line_in_the_log() -> Result<()> {
     let log = first.log();
     let warnings: Vec<&str> = log.lines().skip(before).filter(|line| line.contains(" WARN ")).collect();
     let of_tables = |line: &&&str| {
-        ["links: ", "routes: ", "fdb: ", "addresses: ", "neighbours: ", "sysctls: ", "lowtable: "]
+        ["links: ", "routes: ", "fdb: ", "addresses: ", "neighbours: ", "sysctls: ", "ingress: "]
             .iter()
             .any(|table| line.contains(table))
     };

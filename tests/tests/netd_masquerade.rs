@@ -3,12 +3,13 @@
 
 mod netd_node;
 
+use std::net::UdpSocket;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Host, Need, Pod, Process, echo, eventually};
 use netd_node::dual::{DUAL, both, net, pod, routes, seen};
-use netd_node::{Net, SOON};
+use netd_node::{Net, SOON, each_is_repaired};
 
 const CONFIG: &str = "/coreos.com/network/config";
 /// The server outside in both families, and a second address of it in networks of its own.
@@ -135,24 +136,52 @@ fn everybody_else_is_seen_as_flannel_has_it() -> Result<()> {
     Ok(())
 }
 
+/// netd with these flags on both nodes, each with a route to the other.
+fn start_both(net: &Net, flags: &[&str]) -> Result<Vec<Process>> {
+    let all = ["hdss7-21", "hdss7-22"].map(|node| net.launch(node, flags));
+    let all = all.into_iter().collect::<Result<Vec<_>>>()?;
+    all.iter().try_for_each(|netd| netd.wait_for_line("ready: every lease is in the kernel", SOON).map(drop))?;
+    routes(net, "21", "172.7.22.0/24")?;
+    routes(net, "22", "172.7.21.0/24")?;
+    Ok(all)
+}
+
+/// What is left untracked as it arrives, as the nft tool lists it; nothing where the table is not there.
+fn arriving(host: &Host) -> Result<String> {
+    let tables = host.run(&["nft", "list", "tables", "netdev"])?.stdout;
+    if tables.trim().is_empty() {
+        return Ok(String::new());
+    }
+    Ok(host.run(&["nft", "list", "table", "netdev", "netd"])?.stdout)
+}
+
+fn eventually_arriving(host: &Host, expected: &str) -> Result<()> {
+    eventually(SOON, || {
+        let found = arriving(host)?;
+        ensure!(found == expected, "{found}\n--- instead of\n{expected}");
+        Ok(())
+    })
+}
+
+/// The table of node 21 while this is its link to the other nodes.
+fn untracked_by(link: &str) -> String {
+    format!(
+        "table netdev netd {{\n\tchain arriving {{\n\t\ttype filter hook ingress device \"{link}\" priority filter; policy accept;\n\
+         \t\tip daddr 10.4.7.21 ip frag-off & 16383 == 0 udp dport 8472 notrack\n\
+         \t\tip6 daddr fd00:10:4:7::21 exthdr frag missing udp dport 8472 notrack\n\t}}\n}}\n"
+    )
+}
+
 fn tunnels_own_packets_are_tracked_or_not_and_those_of_pods_always() -> Result<()> {
     let net = net(DUAL)?;
     let hosts = [net.host("hdss7-21")?, net.host("hdss7-22")?];
-    let start = |flags: &[&str]| -> Result<Vec<Process>> {
-        let all = ["hdss7-21", "hdss7-22"].map(|node| net.launch(node, flags));
-        let all = all.into_iter().collect::<Result<Vec<_>>>()?;
-        all.iter().try_for_each(|netd| netd.wait_for_line("ready: every lease is in the kernel", SOON).map(drop))?;
-        routes(&net, "21", "172.7.22.0/24")?;
-        routes(&net, "22", "172.7.21.0/24")?;
-        Ok(all)
-    };
     // The entries of both nodes for the tunnel and for the Pod's connection.
     let tracked = || -> Result<[usize; 2]> {
         let listed = hosts.iter().map(|host| Ok(host.run(&["conntrack", "-L"])?.stdout)).collect::<Result<String>>()?;
         Ok(["dport=8472", "src=172.7.21.2 dst=172.7.22.2"]
             .map(|part| listed.lines().filter(|line| line.contains(part)).count()))
     };
-    let mut netd = start(&["--untracked-tunnel"])?;
+    let mut netd = start_both(&net, &["--untracked-tunnel"])?;
     let pods = [pod(hosts[0], "21")?, pod(hosts[1], "22")?];
     let _server = echo::serve(&pods[1], "there", 80)?;
     let there = "172.7.22.2:80".parse()?;
@@ -169,9 +198,58 @@ fn tunnels_own_packets_are_tracked_or_not_and_those_of_pods_always() -> Result<(
         for node in std::mem::take(&mut netd) {
             ensure!(node.terminate(SOON)?.success(), "{}", node.log());
         }
-        netd = start(flags)?;
+        netd = start_both(&net, flags)?;
+        eventually_arriving(hosts[0], &if is_tracked { untracked_by("eth0") } else { String::new() })?;
     }
     open.ask().map(drop).context("the connection that was open all the time")
+}
+
+fn what_is_left_untracked_is_put_back_and_follows_the_interface() -> Result<()> {
+    let net = net(DUAL)?;
+    let host = net.host("hdss7-21")?;
+    let _netd = start_both(&net, &["--untracked-tunnel", "--iface=up0"])?;
+    eventually_arriving(host, &untracked_by("eth0"))?;
+    let damages = [
+        "nft delete table netdev netd",
+        "nft delete chain netdev netd arriving",
+        "nft flush chain netdev netd arriving",
+        "nft add rule netdev netd arriving udp dport 53 drop",
+    ];
+    each_is_repaired(host, arriving, &damages)?;
+    for (before, after) in [("eth0", "up0"), ("up0", "eth0")] {
+        host.run(&["ip", "link", "set", before, "name", after])?;
+        eventually_arriving(host, &untracked_by(after))?;
+    }
+    Ok(())
+}
+
+/// The kernel tracks a packet in fragments when it has all of them: one that were left out would cost it the whole.
+fn tunnels_packets_in_fragments_are_put_together_where_whole_ones_are_untracked() -> Result<()> {
+    let net = net(DUAL)?;
+    let (host, other) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _netd = start_both(&net, &["--untracked-tunnel"])?;
+    eventually_arriving(host, &untracked_by("eth0"))?;
+    for (family, from, to) in [("ipv4", "0.0.0.0:0", "10.4.7.21:8472"), ("ipv6", "[::]:0", "[fd00:10:4:7::21]:8472")] {
+        let send = |bytes: usize| -> Result<()> {
+            other.within(|| UdpSocket::bind(from)?.send_to(&vec![0; bytes], to).map(drop))??;
+            Ok(())
+        };
+        let address = to.parse::<std::net::SocketAddr>()?.ip();
+        let entries = || -> Result<usize> {
+            let listed = host.run(&["conntrack", "-L", "-f", family])?.stdout;
+            let wanted = format!("dst={address} ");
+            Ok(listed.lines().filter(|line| line.contains(&wanted) && line.contains("dport=8472")).count())
+        };
+        eventually(SOON, || {
+            send(3000)?;
+            ensure!(entries()? > 0, "{family}: a packet in fragments is lost before it is tracked");
+            Ok(())
+        })?;
+        host.run(&["conntrack", "-F"])?;
+        send(1000)?;
+        ensure!(entries()? == 0, "{family}: a whole packet is tracked");
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -182,6 +260,8 @@ fn main() -> ExitCode {
             networks_without_masquerade_are_followed_and_a_bad_one_costs_the_others_nothing,
             everybody_else_is_seen_as_flannel_has_it,
             tunnels_own_packets_are_tracked_or_not_and_those_of_pods_always,
+            what_is_left_untracked_is_put_back_and_follows_the_interface,
+            tunnels_packets_in_fragments_are_put_together_where_whole_ones_are_untracked,
         ],
     )
 }

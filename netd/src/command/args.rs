@@ -70,7 +70,8 @@ pub(crate) struct Flags {
     /// Drop what is sent to addresses of this node's subnet that no Pod has, by a route behind those of the Pods.
     #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub ip_blackhole_route: String,
-    /// Keep the tunnel's own packets out of the tracking of connections (docs/data-path.md).
+    /// Keep the tunnel's own packets out of the tracking of connections, from the interface on; the host's firewall must then accept them
+    /// without a state, or as untracked (docs/data-path.md).
     #[arg(long, env = "NETD_UNTRACKED_TUNNEL", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub untracked_tunnel: String,
     /// File with the network's configuration, for `--store=local`.

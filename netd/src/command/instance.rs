@@ -65,10 +65,16 @@ impl Instance {
         TableKey { family: Family::Inet, name: self.table() }
     }
 
+    /// The nft tables of what sees packets as they arrive on links: its flowtable, and what is not tracked.
+    #[must_use]
+    pub(crate) fn ingress(&self) -> [TableKey; 2] {
+        [self.flowtable(), TableKey { family: Family::Netdev, name: self.table() }]
+    }
+
     /// All its nft tables.
     #[must_use]
     pub(crate) fn all_tables(&self) -> BTreeSet<TableKey> {
-        self.tables().into_iter().chain([self.flowtable()]).collect()
+        self.tables().into_iter().chain(self.ingress()).collect()
     }
 
     /// The comment of its rules in foreign chains, and of nobody else's.
@@ -87,7 +93,7 @@ impl Instance {
     #[must_use]
     pub(crate) fn is_table(table: &TableKey) -> bool {
         let rest = table.name.as_str().strip_prefix(TABLE.as_str());
-        matches!(table.family, Family::Ip | Family::Ip6 | Family::Inet)
+        matches!(table.family, Family::Ip | Family::Ip6 | Family::Inet | Family::Netdev)
             && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 }
@@ -147,7 +153,7 @@ mod tests {
         assert_eq!(names.len(), paths.len(), "{names:?}");
         assert!(!names.contains(&TABLE), "{names:?}");
         let tables = paths.iter().flat_map(|path| of(path).all_tables()).chain(Instance(None).all_tables());
-        assert!(tables.map(|table| assert!(Instance::is_table(&table), "{table}")).count() == 3 * paths.len() + 3);
+        assert!(tables.map(|table| assert!(Instance::is_table(&table), "{table}")).count() == 4 * paths.len() + 4);
         assert!(!Instance::is_table(&TableKey { family: Family::Ip, name: Name::literal("netd-ports") }));
     }
 }

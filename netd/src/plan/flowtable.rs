@@ -38,7 +38,7 @@ impl Planner {
     pub(crate) fn set_bridges(&mut self, bridges: BTreeSet<IfName>) -> Changes {
         let before = self.flowtable();
         self.bridges = bridges;
-        let rows = |flowtable| Tables { flowtable, ..Tables::default() };
+        let rows = |ingress| Tables { ingress, ..Tables::default() };
         Changes::between(rows(before), rows(self.flowtable()))
     }
 

@@ -118,7 +118,8 @@ impl Planner {
 
     /// Rows that this node needs whatever the other nodes are.
     pub(super) fn local_rows(&self) -> Tables {
-        let mut tables = Tables { flowtable: self.flowtable(), ..Tables::default() };
+        let mut tables = Tables { ingress: self.flowtable(), ..Tables::default() };
+        tables.ingress.extend(self.arriving());
         for backend in self.backends() {
             tables.extend(backend.local_rows(&self.network, &self.local));
         }
@@ -129,7 +130,7 @@ impl Planner {
                 let devices = self.backends().filter_map(|backend| backend.device(family));
                 tables.forward.links.extend(devices.chain([self.local.interface.clone()]));
             }
-            tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place.subnet, &ports));
+            tables.nft.extend(masquerade::rows(&self.masquerade, &self.network, place, &ports));
             tables.routes.extend(blackhole::row(place).filter(|_| self.masquerade.blackhole));
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
             tables.sysctls.insert(forwarding(family), "1".to_owned());

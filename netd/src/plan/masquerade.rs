@@ -23,8 +23,9 @@ use netstate::nft::{
     Chain, ChainKind, CtStatus, Hook, Match, Name, Op, Policy, Row, RowKey, Rule, Ruleset, Statement, TableKey,
     Verdict, priority,
 };
-use netstate::{IpFamily, Prefix, Protocol};
+use netstate::{IpFamily, Prefix};
 
+use super::{Place, untracked};
 use crate::format::net_conf::{Egress, Network};
 
 /// Name of the tables that hold the rules of a host's only network, one of each family.
@@ -47,13 +48,14 @@ pub(crate) struct Masquerade {
     pub untracked: bool,
 }
 
-/// The rules for the family of this node's subnet `own`; `ports` are the tunnels'.
+/// The rules for the family of this node's place; `ports` are the tunnels'.
 pub(super) fn rows(
     wanted: &Masquerade,
     network: &Network,
-    own: Prefix,
+    place: &Place,
     ports: &BTreeSet<u16>,
 ) -> BTreeMap<RowKey, Row> {
+    let own = place.subnet;
     let family = own.family();
     let Some(pods) = network.pool(&own).map(|pool| pool.network) else { return BTreeMap::new() };
     let mut ruleset = Ruleset::new(TableKey { family: family.into(), name: wanted.table.clone() });
@@ -70,9 +72,7 @@ pub(super) fn rows(
         chains.insert(Name::literal("forward"), forward(pods));
     }
     if wanted.untracked && !ports.is_empty() {
-        for (name, hook) in [("arriving", Hook::Prerouting), ("leaving", Hook::Output)] {
-            chains.insert(Name::literal(name), untracked(hook, ports));
-        }
+        chains.insert(Name::literal("leaving"), untracked::leaving(place, ports));
     }
     if chains.is_empty() { BTreeMap::new() } else { ruleset.into_rows().collect() }
 }
@@ -94,13 +94,6 @@ fn masquerading(fully_random: bool, egress: &Egress, pods: Prefix, own: Prefix) 
     rules
 }
 
-/// A tunnel's packet from node to node is no connection that anybody translates or answers: only what is inside of it is one.
-fn untracked(hook: Hook, ports: &BTreeSet<u16>) -> Chain {
-    let rule = |port: &u16| Rule::new().when(Match::Dport(Op::Is, Protocol::Udp, *port)).then(Statement::Notrack);
-    let chain = Chain::base(ChainKind::Filter, hook, priority::RAW, Policy::Accept);
-    Chain { rules: ports.iter().map(rule).collect(), ..chain }
-}
-
 fn forward(pods: Prefix) -> Chain {
     let mut chain = Chain::base(ChainKind::Filter, Hook::Forward, priority::FILTER, Policy::Accept);
     chain.rules = vec![
@@ -112,7 +105,10 @@ fn forward(pods: Prefix) -> Chain {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::choose::interface::NodeAddress;
     use crate::format::net_conf::NetConf;
 
     const ALL: Masquerade = Masquerade {
@@ -131,7 +127,11 @@ mod tests {
     fn text_in(wanted: &Masquerade, conf: &str, own: &str) -> Option<String> {
         let network = NetConf::parse(conf).unwrap().network;
         let own: Prefix = own.parse().unwrap();
-        let rows = rows(wanted, &network, own, &BTreeSet::from([8472]));
+        let address: IpAddr =
+            if own.addr().is_ipv4() { [10, 4, 7, 21].into() } else { "fd00:10:4:7::21".parse().unwrap() };
+        let node = NodeAddress { address, network: Prefix::host(address), public_ip: address };
+        let place = Place { subnet: own, ..Place::new(&node, "02:00:00:00:00:21".parse().unwrap()) };
+        let rows = rows(wanted, &network, &place, &BTreeSet::from([8472]));
         let mut ruleset = Ruleset::new(TableKey { family: own.family().into(), name: TABLE });
         match rows.into_values().next()? {
             Row::Table(table) => ruleset.table = table,
@@ -207,18 +207,13 @@ table ip netd {
     }
 
     #[test]
-    fn tunnels_packets_are_kept_out_of_the_tracking_when_they_come_and_when_they_go() {
+    fn tunnels_packets_that_leave_are_kept_out_of_the_tracking() {
         let only = Masquerade { masquerade: false, forward: false, untracked: true, ..ALL };
         let expected = "\
 table ip netd {
-\tchain arriving {
-\t\ttype filter hook prerouting priority raw; policy accept;
-\t\tudp dport 8472 notrack
-\t}
-
 \tchain leaving {
 \t\ttype filter hook output priority raw; policy accept;
-\t\tudp dport 8472 notrack
+\t\tip saddr 10.4.7.21 udp dport 8472 notrack
 \t}
 }
 ";

@@ -17,6 +17,7 @@ mod refused;
 mod rivals;
 mod rows;
 mod tables;
+mod untracked;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};

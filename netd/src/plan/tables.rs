@@ -25,8 +25,8 @@ pub(crate) struct Tables {
     pub sysctls: BTreeMap<SysctlKey, String>,
     /// Masquerade and forward rules.
     pub nft: BTreeMap<nft::RowKey, nft::Row>,
-    /// The short way of established flows, in an nft table of its own.
-    pub flowtable: BTreeMap<nft::RowKey, nft::Row>,
+    /// What sees packets as they arrive on links, in nft tables of their own: the short way of established flows, and what is not tracked.
+    pub ingress: BTreeMap<nft::RowKey, nft::Row>,
     /// What foreign chains of the forward hook must not drop.
     pub forward: Passing,
     /// Neighbours behind the tunnel.
@@ -58,7 +58,7 @@ impl Tables {
         add(&mut self.addresses, other.addresses);
         add(&mut self.sysctls, other.sysctls);
         add(&mut self.nft, other.nft);
-        add(&mut self.flowtable, other.flowtable);
+        add(&mut self.ingress, other.ingress);
         self.forward.networks.extend(other.forward.networks);
         self.forward.links.extend(other.forward.links);
         add(&mut self.neighbours, other.neighbours);
@@ -94,8 +94,8 @@ pub(crate) struct Changes {
     pub sysctls: RowChanges<SysctlKey, String>,
     /// Masquerade and forward rules.
     pub nft: RowChanges<nft::RowKey, nft::Row>,
-    /// The short way of established flows.
-    pub flowtable: RowChanges<nft::RowKey, nft::Row>,
+    /// What sees packets as they arrive on links.
+    pub ingress: RowChanges<nft::RowKey, nft::Row>,
     /// All that foreign chains must not drop, when it differs.
     pub forward: Option<Passing>,
     /// Neighbours behind the tunnel.
@@ -120,7 +120,7 @@ impl Changes {
             addresses: rows(before.addresses, after.addresses),
             sysctls: rows(before.sysctls, after.sysctls),
             nft: rows(before.nft, after.nft),
-            flowtable: rows(before.flowtable, after.flowtable),
+            ingress: rows(before.ingress, after.ingress),
             forward: (before.forward != after.forward).then_some(after.forward),
             neighbours: rows(before.neighbours, after.neighbours),
             fdb: rows(before.fdb, after.fdb),
@@ -138,7 +138,7 @@ impl Changes {
             + self.addresses.len()
             + self.sysctls.len()
             + self.nft.len()
-            + self.flowtable.len()
+            + self.ingress.len()
             + self.neighbours.len()
             + self.fdb.len()
             + self.wireguard.len()
@@ -154,7 +154,7 @@ impl Changes {
         add(&mut self.addresses, later.addresses);
         add(&mut self.sysctls, later.sysctls);
         add(&mut self.nft, later.nft);
-        add(&mut self.flowtable, later.flowtable);
+        add(&mut self.ingress, later.ingress);
         self.forward = later.forward.or(self.forward.take());
         add(&mut self.neighbours, later.neighbours);
         add(&mut self.fdb, later.fdb);

@@ -5,6 +5,7 @@ use super::backend::{BackendAttrs, Vtep};
 use super::*;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::NetConf;
+use netstate::nft::Row;
 use netstate::{MacAddr, row_text};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -507,4 +508,24 @@ fn lease_of_another_backend_without_one_before_it_is_refused() {
     assert_eq!((planner.refused().len(), planner.kept_count()), (2, 0));
     planner.update([("172.7.23.0-24".parse().unwrap(), None)]);
     assert_eq!(planner.refused().len(), 1);
+}
+
+#[test]
+fn untracked_tunnel_follows_the_interface_in_one_row_and_is_there_only_for_tunnels_with_a_port() {
+    let untracked = Masquerade { untracked: true, ..ALL };
+    let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), untracked.clone(), local());
+    let device = |row: &Row| match row {
+        Row::Table(table) => table.chains.values().find_map(|chain| chain.base.as_ref()?.device.clone()),
+        _ => None,
+    };
+    let rows = planner.tables().ingress;
+    assert_eq!(rows.values().map(device).collect::<Vec<_>>(), [Some(IfName::literal("eth0"))]);
+    let changes = planner.set_local(LocalNode { interface: IfName::literal("eth1"), ..local() });
+    let changed: Vec<_> = changes.ingress.values().map(|row| row.as_ref().and_then(device)).collect();
+    assert_eq!(changed, [Some(IfName::literal("eth1"))]);
+    assert_eq!(changes.ingress.keys().collect::<Vec<_>>(), rows.keys().collect::<Vec<_>>(), "one change, no removal");
+    for (backend, wanted) in [("vxlan", ALL), ("host-gw", untracked.clone()), ("ipip", untracked)] {
+        let planner = Planner::new(network(&format!(r#"{{"Type":"{backend}"}}"#)), wanted, local());
+        assert!(planner.tables().ingress.is_empty(), "{backend}");
+    }
 }

@@ -41,7 +41,7 @@ pub(super) struct Stages {
     new_sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     addresses: Table<Rows<AddressKey, Address>>,
     nft: Table<Rows<RowKey, Row>>,
-    flowtable: Table<Rows<RowKey, Row>>,
+    ingress: Table<Rows<RowKey, Row>>,
     neighbours: Table<Rows<NeighbourKey, Neighbour>>,
     fdb: Table<Rows<FdbKey, Fdb>>,
     routes: Table<Rows<RouteKey, Route>>,
@@ -58,8 +58,8 @@ pub(super) struct Stages {
     interests: Interests,
 }
 
-/// Name of the table of flowtables.
-const FLOWTABLE: &str = "flowtable";
+/// Name of the table of what sees packets as they arrive.
+const INGRESS: &str = "ingress";
 
 impl Stages {
     /// The tables in their order, with nothing desired.
@@ -83,7 +83,7 @@ impl Stages {
             fdb: stack.push(Reconciler::new("fdb", targets.fdb)),
             routes: stack.push(Reconciler::new("routes", targets.routes)),
             // Last, and nothing depends on it: packets pass without. It names links, and the kernel does not say which it lacks.
-            flowtable: stack.push_when(Reconciler::new(FLOWTABLE, targets.flowtable), has_links),
+            ingress: stack.push_when(Reconciler::new(INGRESS, targets.ingress), has_links),
             files: targets.files.map(|files| stack.push(Reconciler::new("files", files))),
             forward: targets.forward.map(|forward| stack.push(forward)),
             stack,
@@ -132,7 +132,7 @@ impl Stages {
         self.want_rows(self.sysctls, changes.sysctls);
         self.want_rows(self.addresses, changes.addresses);
         self.want_rows(self.nft, changes.nft);
-        self.want_rows(self.flowtable, changes.flowtable);
+        self.want_rows(self.ingress, changes.ingress);
         self.want_rows(self.neighbours, changes.neighbours);
         self.want_rows(self.fdb, changes.fdb);
         self.want_rows(self.routes, changes.routes);
@@ -182,7 +182,7 @@ impl Stages {
             // A refused route may lead through one of these.
             Notification::Rtnl(Event::OtherLink) => {
                 self.stack.retry();
-                self.check_flowtable();
+                self.check_ingress();
             }
             Notification::Rtnl(Event::OtherRoute | Event::DefaultRoute) => self.stack.retry(),
             Notification::Rtnl(Event::NewAddress) => {
@@ -196,7 +196,7 @@ impl Stages {
             // A link that goes down or away takes its addresses, neighbours and IPv4 routes along without a word, and
             // the last address of a link its routes.
             Notification::Rtnl(Event::Link | Event::Address) => {
-                self.check_flowtable();
+                self.check_ingress();
                 self.stack.invalidate(self.links);
                 self.stack.invalidate(self.checksums);
                 self.peers.into_iter().for_each(|peers| self.stack.invalidate(peers));
@@ -210,16 +210,16 @@ impl Stages {
             Notification::Parameter => self.stack.invalidate(self.sysctls),
             Notification::OwnNft => {
                 self.stack.invalidate(self.nft);
-                self.stack.invalidate(self.flowtable);
+                self.stack.invalidate(self.ingress);
             }
             Notification::ForeignNft => self.forward.into_iter().for_each(|forward| self.stack.invalidate(forward)),
         }
     }
 
-    /// A link that goes leaves the flowtable without a word, and is not in it when it comes again.
-    fn check_flowtable(&mut self) {
-        if self.stack.get(self.flowtable).is_some_and(|table| !table.desired().is_empty()) {
-            self.stack.invalidate(self.flowtable);
+    /// A link that goes leaves the flowtable without a word, or takes its chain along, and neither is there when it comes again.
+    fn check_ingress(&mut self) {
+        if self.stack.get(self.ingress).is_some_and(|table| !table.desired().is_empty()) {
+            self.stack.invalidate(self.ingress);
         }
     }
 
@@ -269,14 +269,14 @@ impl Stages {
         self.stack.stages().map(|stage| TableRows::of(stage)).collect()
     }
 
-    /// Why established flows do not take the short way that the configuration asks for.
-    fn refused_flowtable(&self) -> Option<String> {
-        let status = self.stack.get(self.flowtable)?.status();
-        let reason = status.open.iter().find_map(|row| match &row.state {
-            State::Failed { reason, .. } => Some(reason.clone()),
+    /// What the kernel refuses of what the configuration asks for at the ingress of links; packets take the ordinary way.
+    fn refused_ingress(&self) -> Vec<String> {
+        let open = self.stack.get(self.ingress).into_iter().flat_map(|table| table.status().open);
+        open.filter_map(|row| match row.state {
+            State::Failed { reason, .. } => Some(refused_ingress(&row.key, &reason)),
             _ => None,
-        })?;
-        Some(format!("Flowtable: packets take the ordinary way, because the kernel refuses the flowtable: {reason}"))
+        })
+        .collect()
     }
 
     /// What an operator should look into.
@@ -287,8 +287,19 @@ impl Stages {
             .flat_map(Forward::denying)
             .map(forward::warning)
             .chain(self.legacy.iter().flatten().map(Advice::to_string))
-            .chain(self.refused_flowtable())
+            .chain(self.refused_ingress())
             .chain(self.rivals.iter().flat_map(Rivals::warnings).take(LISTED).cloned())
             .collect()
     }
+}
+
+/// The warning about a row that the kernel refuses for `reason`.
+fn refused_ingress(row: &str, reason: &str) -> String {
+    if row.starts_with("table netdev ") {
+        return format!(
+            "--untracked-tunnel: the tunnel's packets are tracked as they arrive, because the kernel refuses the {row} (it needs the \
+             interface, CONFIG_NETFILTER_INGRESS and CONFIG_NF_TABLES_NETDEV): {reason}"
+        );
+    }
+    format!("Flowtable: packets take the ordinary way, because the kernel refuses the flowtable: {reason}")
 }

@@ -51,8 +51,8 @@ pub(super) struct Targets {
     pub(super) sysctls: Box<dyn Fn(BTreeSet<SysctlKey>) -> Rows<SysctlKey, String> + Send>,
     pub(super) addresses: Rows<AddressKey, Address>,
     pub(super) nft: Rows<RowKey, Row>,
-    /// The nft table of the flowtable.
-    pub(super) flowtable: Rows<RowKey, Row>,
+    /// The nft tables of what sees packets as they arrive on links.
+    pub(super) ingress: Rows<RowKey, Row>,
     pub(super) neighbours: Rows<NeighbourKey, Neighbour>,
     pub(super) fdb: Rows<FdbKey, Fdb>,
     pub(super) routes: Rows<RouteKey, Route>,
@@ -88,8 +88,8 @@ impl Targets {
             own_ports.insert(rtnl.port()?);
             Ok::<_, KernelError>(rtnl)
         };
-        let (tables, flowtable, foreign) = (nft::Nft::open()?, nft::Nft::open()?, nft::Nft::open()?);
-        let nft_ports = BTreeSet::from([tables.port()?, flowtable.port()?, foreign.port()?]);
+        let (tables, ingress, foreign) = (nft::Nft::open()?, nft::Nft::open()?, nft::Nft::open()?);
+        let nft_ports = BTreeSet::from([tables.port()?, ingress.port()?, foreign.port()?]);
         let devices_now = ownership.devices();
         let wireguard = match &identity.key {
             Some(key) => {
@@ -123,7 +123,7 @@ impl Targets {
             sysctls: Box::new(|keys| Box::new(Sysctls::new(keys))),
             addresses: Box::new(writers.watch(Addresses::new(rtnl()?, devices_now.clone()), Subject::Address)),
             nft: Box::new(writers.watch_tables(nft::Tables::new(tables, instance.tables()))),
-            flowtable: Box::new(writers.watch_tables(nft::Tables::new(flowtable, [instance.flowtable()]))),
+            ingress: Box::new(writers.watch_tables(nft::Tables::new(ingress, instance.ingress()))),
             neighbours: Box::new(writers.watch(Neighbours::new(rtnl()?, devices_now), Subject::Neighbour)),
             fdb: Box::new(writers.watch(fdb, Subject::Forwarding)),
             routes: Box::new(writers.watch(routes, Subject::Route)),

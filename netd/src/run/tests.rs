@@ -78,7 +78,7 @@ impl Fakes {
             sysctls: Box::new(move |_| Box::new(sysctls.clone())),
             addresses: Box::new(self.addresses.clone()),
             nft: Box::new(self.nft.clone()),
-            flowtable: Box::new(FakeTable::default()),
+            ingress: Box::new(FakeTable::default()),
             neighbours: Box::new(self.neighbours.clone()),
             fdb: Box::new(self.fdb.clone()),
             routes: Box::new(self.routes.clone()),
@@ -632,22 +632,30 @@ fn another_backend_is_announced_when_its_devices_stand_and_the_old_one_stays_mea
 const NOT_SUPPORTED: i32 = 95;
 
 #[test]
-fn flowtable_that_the_kernel_refuses_is_reported_and_holds_nothing_up() {
-    let key = RowKey::Table(Instance::of(std::path::Path::new("/run/flannel/subnet.env")).flowtable());
+fn flowtable_or_untracked_tunnel_that_the_kernel_refuses_is_reported_and_holds_nothing_up() {
+    let [flowtable, untracked] = Instance::of(std::path::Path::new("/run/flannel/subnet.env")).ingress();
+    refused_is_reported_and_holds_nothing_up(RowKey::Table(flowtable), "Flowtable: packets take the ordinary way");
+    refused_is_reported_and_holds_nothing_up(
+        RowKey::Table(untracked),
+        "--untracked-tunnel: the tunnel's packets are tracked",
+    );
+}
+
+fn refused_is_reported_and_holds_nothing_up(key: RowKey, warning: &str) {
     let table = FakeTable::default();
     table.refuse(key.clone(), NOT_SUPPORTED);
-    let mut stages = Stages::on(Targets { flowtable: Box::new(table.clone()), ..Fakes::default().targets() });
+    let mut stages = Stages::on(Targets { ingress: Box::new(table.clone()), ..Fakes::default().targets() });
     let wanted = Some(Row::Table(netstate::nft::Table::default()));
-    stages.want(Changes { flowtable: [(key.clone(), wanted)].into(), ..Changes::default() });
+    stages.want(Changes { ingress: [(key.clone(), wanted)].into(), ..Changes::default() });
     let gate = Gate::new([]);
     stages.pass(&gate, Duration::ZERO);
     let warnings = stages.warnings();
-    assert!(warnings.len() == 1 && warnings[0].starts_with("Flowtable: packets take the ordinary way"), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings[0].starts_with(warning), "{warnings:?}");
     assert!(is_local_done(&stages.status()));
     table.allow(&key);
     stages.pass(&gate, Duration::from_secs(3600));
     assert_eq!((stages.warnings(), table.contents().rows.len()), (Vec::new(), 1));
-    stages.want(Changes { flowtable: [(key, None)].into(), ..Changes::default() });
+    stages.want(Changes { ingress: [(key, None)].into(), ..Changes::default() });
     stages.pass(&gate, Duration::from_secs(3601));
     assert!(table.contents().rows.is_empty());
 }
