@@ -46,5 +46,5 @@ pub(super) fn astray(nodes: impl Iterator<Item = IpAddr>) -> Result<Vec<Astray>,
 }
 
 pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
-    facts.astray.iter().map(|astray| Trouble::problem(astray.to_string(), astray.fix())).collect()
+    astray::findings(&facts.astray).into_iter().map(|(text, fix)| Trouble::problem(text, fix)).collect()
 }

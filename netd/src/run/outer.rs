@@ -15,7 +15,7 @@ use reconcile::{Stack, Table};
 
 use super::targets::Rows;
 use crate::plan::backend::Ipip;
-use crate::trace::astray::{self, End};
+use crate::trace::astray::{self, Astray, End};
 
 /// Ends of a table that are asked for at one audit.
 const ASKED: usize = 512;
@@ -51,7 +51,8 @@ pub(super) struct Outer {
     fdb: Option<FdbKey>,
     route: Option<RouteKey>,
     peer: Option<RowKey>,
-    astray: BTreeMap<Key, String>,
+    astray: BTreeMap<Key, Astray>,
+    warnings: Vec<String>,
 }
 
 impl<'a> Tunnels<'a> {
@@ -115,7 +116,9 @@ impl Outer {
             self.astray.remove(key);
         }
         let found = astray::find(rtnl, |device| tunnels.own_port(device), asked)?;
-        self.astray.extend(found.into_iter().map(|(key, astray)| (key, format!("{astray}; {}", astray.fix()))));
+        self.astray.extend(found);
+        let findings = astray::findings(self.astray.values());
+        self.warnings = findings.into_iter().map(|(text, fix)| format!("{text}; {fix}")).collect();
         Ok(())
     }
 
@@ -141,8 +144,8 @@ impl Outer {
     }
 
     /// What an operator should know.
-    pub(super) fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.astray.values()
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }
 

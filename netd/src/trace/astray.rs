@@ -4,7 +4,6 @@
 //! Invariant: each packet is looked up with all that the tunnel gives the kernel ([`outer`]); reads only.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 
 use kernel::link::LinkState;
@@ -75,7 +74,7 @@ fn note_below(rtnl: &mut Rtnl, tunnel: &LinkState, links: &mut BTreeMap<u32, Lin
 impl Astray {
     /// What an operator can do.
     #[must_use]
-    pub(crate) fn fix(&self) -> String {
+    fn fix(&self) -> String {
         let Packet { from, to, port, source_port, .. } = self.packet;
         let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
         let port = port.map(|(protocol, port)| format!(" ipproto {protocol} dport {port}")).unwrap_or_default();
@@ -86,10 +85,51 @@ impl Astray {
     }
 }
 
-impl fmt::Display for Astray {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What there is to say of `all`, however many they are: a text and what to do, once for each device and reason.
+pub(crate) fn findings<'a>(all: impl IntoIterator<Item = &'a Astray>) -> Vec<(String, String)> {
+    let mut alike: BTreeMap<_, (&Astray, bool)> = BTreeMap::new();
+    for astray in all {
+        let place = (&astray.device, astray.packet.from, &astray.reason);
+        alike.entry(place).and_modify(|(_, more)| *more = true).or_insert((astray, false));
+    }
+    alike.into_values().map(|(first, more)| (first.text(more), first.fix())).collect()
+}
+
+impl Astray {
+    /// What is wrong, of this one or of `more` like it.
+    fn text(&self, more: bool) -> String {
         let Self { device, packet, reason } = self;
         let from = packet.from.map(|from| format!(" from {from}")).unwrap_or_default();
-        write!(f, "{device}: its packets{from} to {} have no route: {reason}", packet.to)
+        let more = if more { " and to other nodes" } else { "" };
+        format!("{device}: its packets{from} to {}{more} have no route: {reason}", packet.to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_without_a_route_for_one_reason_are_one_finding() {
+        let astray = |device: &str, to: &str, reason: &str| Astray {
+            device: device.parse().unwrap(),
+            packet: Packet { from: Some([10, 4, 7, 21].into()), ..Packet::own(to.parse().unwrap()) },
+            reason: reason.to_owned(),
+        };
+        let all = [
+            astray("flannel.1", "10.4.8.1", "Network is unreachable"),
+            astray("flannel.1", "10.4.8.2", "No route to host"),
+            astray("flannel.1", "10.4.8.3", "Network is unreachable"),
+            astray("flannel-wg", "10.4.8.1", "Network is unreachable"),
+        ];
+        let texts: Vec<_> = findings(&all).into_iter().map(|(text, _)| text).collect();
+        assert_eq!(
+            texts,
+            [
+                "flannel-wg: its packets from 10.4.7.21 to 10.4.8.1 have no route: Network is unreachable",
+                "flannel.1: its packets from 10.4.7.21 to 10.4.8.1 and to other nodes have no route: Network is unreachable",
+                "flannel.1: its packets from 10.4.7.21 to 10.4.8.2 have no route: No route to host",
+            ]
+        );
     }
 }
