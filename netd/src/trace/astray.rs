@@ -63,11 +63,12 @@ pub(crate) fn find<K>(
 
 /// Notes the link below a tunnel and the VRF that this is in, of which its packets depend.
 fn note_below(rtnl: &mut Rtnl, tunnel: &LinkState, links: &mut BTreeMap<u32, LinkState>) -> Result<(), KernelError> {
-    let LinkKind::Vxlan(options) = &tunnel.link.kind else { return Ok(()) };
-    let Some(lower) = &options.lower else { return Ok(()) };
-    for link in [rtnl.link(lower)?, rtnl.vrf_of(lower)?].into_iter().flatten() {
-        links.insert(link.index, link);
-    }
+    let LinkKind::Vxlan(_) = &tunnel.link.kind else { return Ok(()) };
+    let Some(lower) = tunnel.lower_index.map(|index| rtnl.link_by_index(index)).transpose()?.flatten() else {
+        return Ok(());
+    };
+    let vrf = rtnl.vrf_of(&lower.name)?;
+    links.extend(std::iter::once(lower).chain(vrf).map(|link| (link.index, link)));
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn packet(
     match &link.link.kind {
         LinkKind::Vxlan(options) => {
             let from = options.local.filter(|local| local.is_ipv4() == end.is_ipv4());
-            let lower = options.lower.as_ref().and_then(|name| links.values().find(|link| link.name == *name));
+            let lower = link.lower_index.and_then(|index| links.get(&index));
             let leaves_by = lower.and_then(|lower| vrf_of(lower, links));
             Packet { from, leaves_by, port: Some((Protocol::Udp, options.port)), ..own }
         }
