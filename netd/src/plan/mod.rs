@@ -287,7 +287,7 @@ impl Planner {
             let is_used = verdicts.values().any(|verdict| matches!(verdict, Some(Ok(()))));
             let refused = Refused(verdicts.map(|_, verdict| verdict.and_then(Result::err)));
             let used = is_used.then(|| self.leases.get(&key)).flatten();
-            let remark = used.and_then(|stored| self.network.backend.remark_on(&stored.lease));
+            let remark = used.and_then(|stored| self.remark_on(&stored.lease));
             let same = self.remarks.get(&key) == remark.as_ref()
                 && self.refused.get(&key) == Some(&refused).filter(|refused| !refused.0.is_empty());
             if !same {

@@ -63,10 +63,10 @@ impl Planner {
     /// How many nodes are reached by the backend that was used before, and no other.
     #[must_use]
     pub(crate) fn waiting(&self) -> usize {
-        let Some(_) = &self.moving.retiring else { return 0 };
+        let Some(retiring) = &self.moving.retiring else { return 0 };
         let backend = &self.network.backend;
-        let old = |lease: &&Lease| backend.lease_rows(&self.local, lease, &mut PeerRows::default()).is_err();
-        self.used().filter(old).count()
+        let unreachable = |lease: &Lease| backend.lease_rows(&self.local, lease, &mut PeerRows::default()).is_err();
+        self.used().filter(|lease| self.names(retiring, lease) || unreachable(lease)).count()
     }
 
     /// How many leases name a backend that this node does not use, while the ones before them stay.
@@ -85,11 +85,28 @@ impl Planner {
     /// # Errors
     /// Why that node cannot be reached; nothing is added then.
     pub(super) fn lease_rows(&self, lease: &Lease, rows: &mut PeerRows) -> Result<(), String> {
-        let Err(reason) = self.network.backend.lease_rows(&self.local, lease, rows) else { return Ok(()) };
-        match &self.moving.retiring {
+        let (backend, retiring) = (&self.network.backend, self.moving.retiring.as_ref());
+        if let Some(named) = retiring.filter(|retiring| self.names(retiring, lease))
+            && named.lease_rows(&self.local, lease, rows).is_ok()
+        {
+            return Ok(());
+        }
+        let Err(reason) = backend.lease_rows(&self.local, lease, rows) else { return Ok(()) };
+        match retiring {
             Some(retiring) => retiring.lease_rows(&self.local, lease, rows).map_err(|_| reason),
             None => Err(reason),
         }
+    }
+
+    /// True when a lease that both backends would take says that its node has the device of `retiring`, and not that of the network.
+    fn names(&self, retiring: &Backend, lease: &Lease) -> bool {
+        self.network.backend.remark_on(lease).is_some() && retiring.remark_on(lease).is_none()
+    }
+
+    /// What is odd about a lease that is used all the same, for an operator.
+    pub(super) fn remark_on(&self, lease: &Lease) -> Option<String> {
+        let waits = self.moving.retiring.as_ref().is_some_and(|retiring| self.names(retiring, lease));
+        self.network.backend.remark_on(lease).filter(|_| !waits)
     }
 
     /// True when the node of `lease` can be reached.

@@ -498,6 +498,35 @@ fn both_data_paths_stand_until_every_node_has_moved() {
 }
 
 #[test]
+fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
+    let (before, after) = (network(r#"{"Type":"vxlan"}"#), network(r#"{"Type":"vxlan","VNI":2}"#));
+    let of = |vni: u32| {
+        let mac = format!("02:00:00:00:00:3{vni}").parse().unwrap();
+        lease("172.7.22.0/24", "10.4.7.22", vtep(vni, mac))
+    };
+    let by = |planner: &Planner, device: &str| {
+        let tables = planner.tables();
+        let links = tables.fdb.keys().map(|key| &key.link).chain(tables.neighbours.keys().map(|key| &key.link));
+        let routes = tables.routes.values().filter_map(|route| route.link.as_ref());
+        links.chain(routes).map(ToString::to_string).collect::<Vec<_>>() == [device; 3]
+    };
+    let mut planner = Planner::new(before.clone(), ALL, local());
+    planner.update([put(&of(1), 1)]);
+    assert!(by(&planner, "flannel.1"), "{}", text(&planner.tables()));
+    planner.set_network(after, Some(before.backend), local());
+    assert!(by(&planner, "flannel.1"), "{}", text(&planner.tables()));
+    assert_eq!((planner.waiting(), planner.remarks().count()), (1, 0));
+    planner.update([put(&of(2), 2)]);
+    assert!(by(&planner, "flannel.2"), "{}", text(&planner.tables()));
+    assert_eq!((planner.waiting(), planner.remarks().count()), (0, 0));
+    // One that never moves is used as flannel uses it, once the old device goes.
+    planner.update([put(&of(1), 3)]);
+    planner.retire();
+    assert!(by(&planner, "flannel.2"), "{}", text(&planner.tables()));
+    assert_eq!(planner.remarks().count(), 1);
+}
+
+#[test]
 fn lease_of_another_backend_without_one_before_it_is_refused() {
     let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), ALL, local());
     planner.update([put(&lease("172.7.22.0/24", "10.4.7.22", BackendAttrs::HostGw), 1)]);
