@@ -22,8 +22,6 @@ pub(crate) mod drain;
 pub(crate) mod ipvs;
 pub(crate) mod nft;
 pub(crate) mod nftables;
-#[cfg(test)]
-mod packets;
 pub(crate) mod record;
 mod serves;
 pub(crate) mod since;

@@ -1,5 +1,8 @@
 //! Plans in, rows out: what the rows of a frontend are, and that they depend on nothing else.
 
+mod model;
+mod packets;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;

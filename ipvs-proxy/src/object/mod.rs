@@ -2,14 +2,14 @@
 //!
 //! Invariant: two values that compare equal need the same kernel state.
 
-#[cfg(test)]
-mod api;
 pub(crate) mod few;
 pub(crate) mod field;
 pub(crate) mod key;
 mod name;
 pub(crate) mod service;
 pub(crate) mod slice;
+#[cfg(test)]
+mod tests;
 pub(crate) mod trigger;
 
 pub(crate) use name::{ObjectName, object_name};

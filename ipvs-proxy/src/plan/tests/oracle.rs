@@ -11,14 +11,14 @@ use netstate::family::PerFamily;
 use netstate::{IpFamily, Protocol};
 use serde_json::Value;
 
-use super::frontend::Place;
-use super::here::{Facts, Here, Mode, NodePorts, OwnAddresses};
-use super::route::{Answer, Route};
-use super::select::Backend;
-use super::{Claims, Frontend, FrontendKey, plan};
 use crate::object::ObjectName;
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
+use crate::plan::frontend::Place;
+use crate::plan::here::{Facts, Here, Mode, NodePorts, OwnAddresses};
+use crate::plan::route::{Answer, Route};
+use crate::plan::select::Backend;
+use crate::plan::{Claims, Frontend, FrontendKey, plan};
 
 /// Where ours differs: case, part of the destination or `client ->`, and why ours is right.
 const ON_PURPOSE: [(&str, &str, &str); 3] = [

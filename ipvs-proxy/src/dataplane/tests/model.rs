@@ -1,0 +1,180 @@
+//! A model of the chains of either data path, and of virtual servers behind them: what becomes of the first packet of a connection, read
+//! from the rows. What it does not know fails the test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netstate::ipvs::{RowKey as ServerKey, VirtualServerKey};
+use netstate::mark::MASQUERADE;
+use netstate::nft::{
+    ChainKey, CtState, Data, Datum, Destination, Element, ElementKey, Field, Match, Name, Op, Row, RowKey, Rule,
+    Statement, Verdict,
+};
+use netstate::{IpFamily, Protocol};
+
+use super::super::nft::{element, table_key};
+use super::super::*;
+
+/// What a packet meets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// One of these endpoints answers, and sees the node's address if it says so.
+    Led(BTreeSet<IpAddr>, bool),
+    Refused,
+    Dropped,
+    /// Nobody touches it.
+    Passes,
+}
+
+/// The rows of both tables.
+#[derive(Default)]
+pub(super) struct Kernel {
+    pub(super) nft: BTreeMap<RowKey, Row>,
+    pub(super) ipvs: BTreeMap<ServerKey, ipvs_rows::Row>,
+    pub(super) own: BTreeSet<IpAddr>,
+    pub(super) bound: BTreeMap<AddressKey, Address>,
+}
+
+fn fold<K: Ord, V>(rows: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+}
+
+impl Kernel {
+    pub(super) fn take(&mut self, changes: Changes) {
+        fold(&mut self.nft, changes.nft);
+        fold(&mut self.ipvs, changes.ipvs);
+        fold(&mut self.bound, changes.addresses);
+    }
+
+    pub(super) fn has(&self, family: IpFamily, set: &'static str, key: Vec<Datum>) -> bool {
+        self.nft.contains_key(&element(family, set, key))
+    }
+
+    /// The chain that the packet is led to.
+    pub(super) fn chain(&self, to: &VirtualServerKey) -> Option<Name> {
+        let family = IpFamily::of(to.addr);
+        let port = vec![Datum::Protocol(to.protocol), Datum::Port(to.port)];
+        let at_address = element(family, "services", [vec![to.addr.into()], port.clone()].concat());
+        let of_node = self.has(family, "node-port-addresses", vec![to.addr.into()]);
+        let at_node = of_node.then(|| element(family, "node-ports", port));
+        let row = self.nft.get(&at_address).or_else(|| self.nft.get(&at_node?))?;
+        let Row::Element(Element { data: Data::Verdict(Verdict::Goto(chain)), .. }) = row else { panic!("{row}") };
+        Some(chain.clone())
+    }
+
+    fn rules(&self, family: IpFamily, chain: &Name) -> &[Rule] {
+        let key = RowKey::Chain(ChainKey { table: table_key(family), chain: chain.clone() });
+        let Some(Row::Chain(chain)) = self.nft.get(&key) else { panic!("{key} is missing") };
+        &chain.rules
+    }
+
+    /// The endpoints that a rule chooses from.
+    fn chosen(&self, to: &VirtualServerKey, destination: &Destination) -> BTreeSet<IpAddr> {
+        let Destination::Map { family, fields, map, .. } = destination else { panic!("{destination:?}") };
+        let Some(Field::Random { below, offset }) = fields.last() else { panic!("{fields:?}") };
+        let set = if map.as_str() == "endpoints" { "endpoints" } else { "node-endpoints" };
+        let endpoint = |index| {
+            let part = |field: &Field| match field {
+                Field::Daddr(_) => to.addr.into(),
+                Field::L4Proto => Datum::Protocol(to.protocol),
+                Field::Dport => Datum::Port(to.port),
+                Field::Random { .. } => Datum::Index(index),
+                other => panic!("{other:?}"),
+            };
+            let row = self.nft.get(&element(*family, set, fields.iter().map(part).collect()));
+            match row {
+                Some(Row::Element(Element { data: Data::Value(value), .. })) => match value[0] {
+                    Datum::Ipv4(addr) => IpAddr::V4(addr),
+                    Datum::Ipv6(addr) => IpAddr::V6(addr),
+                    ref other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            }
+        };
+        (*offset..offset + below).map(endpoint).collect()
+    }
+
+    /// What becomes of a packet from `from` to `to`.
+    pub(super) fn fate(&self, from: IpAddr, to: &VirtualServerKey) -> Fate {
+        let (family, mut marked, mut next) = (IpFamily::of(to.addr), false, self.chain(to));
+        while let Some(chain) = next.take() {
+            for rule in self.rules(family, &chain) {
+                let mut applies = true;
+                for statement in rule.statements.iter() {
+                    match statement {
+                        Statement::Match(Match::Saddr(op, network)) => {
+                            applies = network.contains(from) == (*op == Op::Is);
+                        }
+                        Statement::Match(Match::SaddrLocal(op)) => {
+                            applies = self.own.contains(&from) == (*op == Op::Is)
+                        }
+                        Statement::SetMark(change) if *change == MASQUERADE.set() => marked = true,
+                        Statement::Dnat(destination) => return Fate::Led(self.chosen(to, destination), marked),
+                        Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
+                        Statement::Verdict(Verdict::Accept) => return self.behind(to, marked),
+                        Statement::Verdict(Verdict::Goto(chain)) => next = Some(chain.clone()),
+                        other => panic!("{other:?}"),
+                    }
+                    if !applies {
+                        break;
+                    }
+                }
+                if next.is_some() {
+                    break;
+                }
+            }
+        }
+        self.behind(to, marked)
+    }
+
+    /// What becomes of a packet that no chain has led anywhere.
+    pub(super) fn behind(&self, to: &VirtualServerKey, marked: bool) -> Fate {
+        if self.ipvs.contains_key(&ServerKey::Virtual(*to)) {
+            let reals: BTreeSet<_> = ipvs::reals_of(&self.ipvs, *to).map(|real| real.addr).collect();
+            return if reals.is_empty() { Fate::Refused } else { Fate::Led(reals, marked) };
+        }
+        let is_local = self.own.contains(&to.addr) || self.bound.keys().any(|key| key.addr == to.addr);
+        self.filtered(if is_local { "refuse-input" } else { "refuse-forward" }, to)
+    }
+
+    /// What a filter does with the first packet of a connection.
+    pub(super) fn filtered(&self, chain: &'static str, to: &VirtualServerKey) -> Fate {
+        let family = IpFamily::of(to.addr);
+        let Some(Row::Table(table)) = self.nft.get(&RowKey::Table(table_key(family))) else { panic!("no table") };
+        let place = |field: &Field| match field {
+            Field::Daddr(_) => to.addr.into(),
+            Field::L4Proto => Datum::Protocol(to.protocol),
+            Field::Dport => Datum::Port(to.port),
+            other => panic!("{other:?}"),
+        };
+        let holds = |condition: &Match| match condition {
+            Match::CtState(states) => states.0 & CtState::NEW.0 != 0,
+            Match::L4Proto(op, protocol) => (to.protocol == *protocol) == (*op == Op::Is),
+            Match::TcpSyn(op) => to.protocol == Protocol::Tcp && *op == Op::Is,
+            Match::Daddr(op, network) => network.contains(to.addr) == (*op == Op::Is),
+            Match::Lookup(op, fields, set) => {
+                let key =
+                    ElementKey { table: table_key(family), set: set.clone(), key: fields.iter().map(place).collect() };
+                self.nft.contains_key(&RowKey::Element(key)) == (*op == Op::Is)
+            }
+            other => panic!("{other:?}"),
+        };
+        for rule in &table.chains[&Name::literal(chain)].rules {
+            for statement in &rule.statements {
+                match statement {
+                    Statement::Match(condition) if holds(condition) => {}
+                    Statement::Match(_) => break,
+                    Statement::Reject(_) => return Fate::Refused,
+                    Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        Fate::Passes
+    }
+}
