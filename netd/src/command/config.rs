@@ -327,17 +327,7 @@ mod tests {
             Store::Local { .. } => panic!("etcd is the default"),
         }
         assert_eq!(config.policies, None);
-        assert_eq!(
-            config.masquerade,
-            Masquerade {
-                table: crate::plan::TABLE,
-                masquerade: false,
-                fully_random: true,
-                forward: true,
-                blackhole: false,
-                untracked: false
-            }
-        );
+        assert_eq!(config.masquerade, Masquerade { masquerade: false, ..Masquerade::MASQ });
         assert_eq!(config.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
         assert_eq!(config.log, log::Settings::default());
         let loopback = Address::Tcp("127.0.0.1:10247".parse().unwrap());

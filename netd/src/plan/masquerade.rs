@@ -48,6 +48,13 @@ pub(crate) struct Masquerade {
     pub untracked: bool,
 }
 
+#[cfg(test)]
+impl Masquerade {
+    /// What `--ip-masq` alone asks for.
+    pub(crate) const MASQ: Self =
+        Self { table: TABLE, masquerade: true, fully_random: true, forward: true, blackhole: false, untracked: false };
+}
+
 /// The rules for the family of this node's place; `ports` are the tunnels'.
 pub(super) fn rows(
     wanted: &Masquerade,
@@ -111,15 +118,6 @@ mod tests {
     use crate::choose::interface::NodeAddress;
     use crate::format::net_conf::NetConf;
 
-    const ALL: Masquerade = Masquerade {
-        table: TABLE,
-        masquerade: true,
-        fully_random: true,
-        forward: true,
-        blackhole: false,
-        untracked: false,
-    };
-
     fn text(wanted: Masquerade) -> Option<String> {
         text_in(&wanted, r#"{"Network":"172.7.0.0/16"}"#, "172.7.21.0/24")
     }
@@ -142,14 +140,6 @@ mod tests {
 
     #[test]
     fn rules_read_as_an_operator_expects_them() {
-        let all = Masquerade {
-            table: TABLE,
-            masquerade: true,
-            fully_random: true,
-            forward: true,
-            blackhole: false,
-            untracked: false,
-        };
         let expected = "\
 table ip netd {
 \tchain forward {
@@ -168,47 +158,21 @@ table ip netd {
 \t}
 }
 ";
-        assert_eq!(text(all).unwrap(), expected);
+        assert_eq!(text(Masquerade::MASQ).unwrap(), expected);
     }
 
     #[test]
     fn what_is_switched_off_is_not_there() {
-        let none = Masquerade {
-            table: TABLE,
-            masquerade: false,
-            fully_random: true,
-            forward: false,
-            blackhole: false,
-            untracked: false,
-        };
+        let none = Masquerade { masquerade: false, forward: false, ..Masquerade::MASQ };
         assert_eq!(text(none), None);
-        let plain = text(Masquerade {
-            table: TABLE,
-            masquerade: true,
-            fully_random: false,
-            forward: false,
-            blackhole: false,
-            untracked: false,
-        })
-        .unwrap();
+        let plain = text(Masquerade { fully_random: false, forward: false, ..Masquerade::MASQ }).unwrap();
         assert!(!plain.contains("fully-random") && !plain.contains("forward"), "{plain}");
-        assert!(
-            !text(Masquerade {
-                table: TABLE,
-                masquerade: false,
-                fully_random: true,
-                forward: true,
-                blackhole: false,
-                untracked: false
-            })
-            .unwrap()
-            .contains("nat")
-        );
+        assert!(!text(Masquerade { masquerade: false, ..Masquerade::MASQ }).unwrap().contains("nat"));
     }
 
     #[test]
     fn tunnels_packets_that_leave_are_kept_out_of_the_tracking() {
-        let only = Masquerade { masquerade: false, forward: false, untracked: true, ..ALL };
+        let only = Masquerade { masquerade: false, forward: false, untracked: true, ..Masquerade::MASQ };
         let expected = "\
 table ip netd {
 \tchain leaving {
@@ -218,7 +182,7 @@ table ip netd {
 }
 ";
         assert_eq!(text(only).unwrap(), expected);
-        assert!(!text(ALL).unwrap().contains("notrack"), "by default everything is tracked");
+        assert!(!text(Masquerade::MASQ).unwrap().contains("notrack"), "by default everything is tracked");
     }
 
     #[test]
@@ -242,14 +206,14 @@ table ip6 netd {
 \t}
 }
 ";
-        assert_eq!(text_in(&ALL, conf, "fd00:7:0:21::/64").unwrap(), expected);
+        assert_eq!(text_in(&Masquerade::MASQ, conf, "fd00:7:0:21::/64").unwrap(), expected);
     }
 
     #[test]
     fn pods_keep_their_address_towards_exempt_networks_and_in_families_that_are_off() {
         let conf = r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48",
             "NonMasqueradeCIDRs":["10.0.0.0/8","fd00:10::/32"],"MasqueradeIPv6":false}"#;
-        let v4 = text_in(&ALL, conf, "172.7.21.0/24").unwrap();
+        let v4 = text_in(&Masquerade::MASQ, conf, "172.7.21.0/24").unwrap();
         let rules: Vec<&str> =
             v4.lines().map(str::trim).filter(|line| line.starts_with("ip saddr 172.7.0.0/16 ip daddr")).collect();
         assert_eq!(
@@ -260,7 +224,7 @@ table ip6 netd {
                 "ip saddr 172.7.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
             ]
         );
-        let v6 = text_in(&ALL, conf, "fd00:7:0:21::/64").unwrap();
+        let v6 = text_in(&Masquerade::MASQ, conf, "fd00:7:0:21::/64").unwrap();
         let chain = v6.split_once("chain postrouting").unwrap().1;
         assert!(v6.contains("chain forward") && !chain.contains("masquerade"), "{v6}");
         assert!(chain.contains("\t\tct status snat return\n\t}"), "{v6}");

@@ -46,15 +46,6 @@ fn ownership(network: &Network, local: &LocalNode) -> Ownership {
     Ownership { network: network.clone(), local: local.clone(), retiring: None, earlier, adopted: BTreeSet::new() }
 }
 
-const ALL: Masquerade = Masquerade {
-    table: TABLE,
-    masquerade: true,
-    fully_random: true,
-    forward: true,
-    blackhole: false,
-    untracked: false,
-};
-
 fn network(backend: &str) -> Network {
     NetConf::parse(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{backend}}}"#)).unwrap().network
 }
@@ -105,7 +96,7 @@ fn vxlan_takes_three_rows_per_node() {
         lease("172.7.21.0/24", "10.4.7.21", vxlan("02:00:00:00:00:21")),
         lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22")),
     ];
-    let plan = plan(&network(r#"{"Type":"vxlan"}"#), &local(), ALL, &leases);
+    let plan = plan(&network(r#"{"Type":"vxlan"}"#), &local(), Masquerade::MASQ, &leases);
     assert_eq!(
         text(&plan.tables),
         "\
@@ -123,7 +114,7 @@ route 172.7.22.0/24 metric 1790 via 172.7.22.0 dev flannel.1 onlink proto 121"
 #[test]
 fn host_gw_takes_one_route_per_node() {
     let leases = [lease("172.7.22.0/24", "10.4.7.22", BackendAttrs::HostGw)];
-    let plan = plan(&network(r#"{"Type":"host-gw"}"#), &local(), ALL, &leases);
+    let plan = plan(&network(r#"{"Type":"host-gw"}"#), &local(), Masquerade::MASQ, &leases);
     assert_eq!(
         text(&plan.tables),
         "sysctl net/ipv4/ip_forward 1\nroute 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121"
@@ -138,7 +129,7 @@ fn direct_routing_uses_the_tunnel_only_beyond_a_router() {
     ];
     let ways = Ways { direct: [("10.4.7.22".parse().unwrap(), "eth1".parse().unwrap())].into(), ..Ways::default() };
     let network = network(r#"{"Type":"vxlan","DirectRouting":true}"#);
-    let plan = plan(&network, &LocalNode { ways: ways.clone(), ..local() }, ALL, &leases);
+    let plan = plan(&network, &LocalNode { ways: ways.clone(), ..local() }, Masquerade::MASQ, &leases);
     let routes: Vec<String> = plan.tables.routes.iter().map(|(key, route)| format!("{} {route}", key.dst)).collect();
     assert_eq!(
         routes,
@@ -149,7 +140,7 @@ fn direct_routing_uses_the_tunnel_only_beyond_a_router() {
     );
     assert_eq!((plan.tables.neighbours.len(), plan.tables.fdb.len()), (1, 1));
     // What the kernel says now: the other way round.
-    let mut planner = Planner::new(network, ALL, LocalNode { ways, ..local() });
+    let mut planner = Planner::new(network, Masquerade::MASQ, LocalNode { ways, ..local() });
     planner.update_all(leases.iter().map(|lease| put(lease, 1)));
     let ways = Ways { direct: [("10.9.9.23".parse().unwrap(), "eth0".parse().unwrap())].into(), ..Ways::default() };
     let changes = planner.set_ways(ways.clone());
@@ -181,8 +172,8 @@ fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
         (lease("172.7.66.0/24", "10.4.7.66", vxlan("02:00:00:00:00:22")), "hardware address of 10.4.7.22"),
     ] {
         let network = network(r#"{"Type":"vxlan"}"#);
-        let with = plan(&network, &local(), ALL, [&bad, &good]);
-        let without = plan(&network, &local(), ALL, [&good]);
+        let with = plan(&network, &local(), Masquerade::MASQ, [&bad, &good]);
+        let without = plan(&network, &local(), Masquerade::MASQ, [&good]);
         assert_eq!(with.tables, without.tables, "{bad:?}");
         assert!(with.skipped[&bad.key.subnets().v4.unwrap()].contains(reason), "{:?} lacks {reason:?}", with.skipped);
     }
@@ -232,7 +223,7 @@ fn lease_with_another_identifier_is_used_and_named_unless_flannel_cut_it() {
         lease("172.7.22.0/24", "10.4.7.22", backend)
     };
     let network = network(r#"{"Type":"vxlan","VNI":70000}"#);
-    let mut planner = Planner::new(network, ALL, local());
+    let mut planner = Planner::new(network, Masquerade::MASQ, local());
     for (vni, odd) in [(None, false), (Some(70000), false), (Some(70000 - 65536), false), (Some(1), true)] {
         planner.update([put(&peer(vni), 1)]);
         assert_eq!((planner.tables().routes.len(), planner.refused().len()), (1, 0), "{vni:?}");
@@ -279,7 +270,7 @@ fn only_flannels_shapes_are_adopted_and_only_at_the_first_start() {
 
 #[test]
 fn refused_lease_is_named_when_its_refusal_changes_and_not_in_each_plan() {
-    let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), ALL, local());
+    let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local());
     let changed = |planner: &mut Planner| -> Vec<(String, bool)> {
         planner.take_changed().into_iter().map(|(key, refusal, _)| (key.to_string(), refusal.is_some())).collect()
     };
@@ -299,13 +290,13 @@ fn of_leases_with_one_hardware_address_the_newest_is_used() {
     let old = lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22"));
     let new = lease("172.7.50.0/24", "10.4.7.122", vxlan("02:00:00:00:00:22"));
     for (leases, used, refused) in [([&old, &new], "172.7.50.0/24", &old), ([&new, &old], "172.7.22.0/24", &new)] {
-        let plan = plan(&network, &local(), ALL, leases);
+        let plan = plan(&network, &local(), Masquerade::MASQ, leases);
         let routes: Vec<String> = plan.tables.routes.keys().map(|key| key.dst.to_string()).collect();
         assert_eq!(routes, [used]);
         assert!(plan.skipped[&refused.key.subnets().v4.unwrap()].contains("newer"), "{:?}", plan.skipped);
     }
     // When the newer one goes, the older one is used again.
-    let mut planner = Planner::new(network, ALL, local());
+    let mut planner = Planner::new(network, Masquerade::MASQ, local());
     planner.update([put(&old, 1), put(&new, 2)]);
     planner.update([(new.key, None)]);
     assert_eq!(planner.tables().routes.len(), 1);
@@ -319,12 +310,12 @@ fn of_overlapping_leases_of_different_nodes_the_oldest_is_used_and_both_are_name
     let peer = lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22"));
     for stray in ["172.7.22.0/29", "172.7.22.0/25", "172.7.22.128/25", "172.7.22.0/23"] {
         let stray = lease(stray, "10.4.7.66", vxlan("02:00:00:00:00:66"));
-        let alone = plan(&network, &local(), ALL, [&peer]);
-        let both = plan(&network, &local(), ALL, [&peer, &stray]);
+        let alone = plan(&network, &local(), Masquerade::MASQ, [&peer]);
+        let both = plan(&network, &local(), Masquerade::MASQ, [&peer, &stray]);
         assert_eq!(both.tables, alone.tables, "{stray:?}");
         let reason = &both.skipped[&stray.key.subnets().v4.unwrap()];
         assert!(reason.contains("10.4.7.66") && reason.contains("172.7.22.0/24 of 10.4.7.22"), "{reason}");
-        let reversed = plan(&network, &local(), ALL, [&stray, &peer]);
+        let reversed = plan(&network, &local(), Masquerade::MASQ, [&stray, &peer]);
         assert_eq!(
             reversed.skipped.keys().collect::<Vec<_>>(),
             [&peer.key.subnets().v4.unwrap()],
@@ -333,7 +324,7 @@ fn of_overlapping_leases_of_different_nodes_the_oldest_is_used_and_both_are_name
     }
     // A node whose subnets became smaller leaves its older lease behind.
     let moved = lease("172.7.22.0/25", "10.4.7.22", vxlan("02:00:00:00:00:22"));
-    let both = plan(&network, &local(), ALL, [&peer, &moved]);
+    let both = plan(&network, &local(), Masquerade::MASQ, [&peer, &moved]);
     assert_eq!(both.skipped.keys().collect::<Vec<_>>(), [&peer.key.subnets().v4.unwrap()]);
 }
 
@@ -347,7 +338,7 @@ fn change_of_one_lease_costs_that_lease() {
         self::lease(&subnet.to_string(), &holder, vtep(1, mac))
     };
     let network = NetConf::parse(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#).unwrap().network;
-    let mut planner = Planner::new(network, ALL, local());
+    let mut planner = Planner::new(network, Masquerade::MASQ, local());
     let all = planner.update((1..=5000).map(|n| put(&lease(n), i64::from(n))));
     assert_eq!(all.rows(), 15_000);
     assert_eq!(planner.update([put(&lease(5001), 6000)]).rows(), 3, "a new node");
@@ -362,7 +353,7 @@ fn change_of_one_lease_costs_that_lease() {
 #[test]
 fn configured_mtu_is_the_largest_one_and_what_cannot_be_had_is_named() {
     let plan = |backend: &str, mtu: u32| {
-        let planner = Planner::new(network(backend), ALL, LocalNode { mtu, ..local() });
+        let planner = Planner::new(network(backend), Masquerade::MASQ, LocalNode { mtu, ..local() });
         (planner.pod_mtu(), planner.remark())
     };
     let jumbo = r#"{"Type":"vxlan","MTU":9000}"#;
@@ -404,13 +395,13 @@ proptest! {
             })
             .collect();
         let stored: Vec<_> = leases.values().zip(1..).map(|(lease, revision)| put(lease, revision)).collect();
-        let mut forward = Planner::new(network.clone(), ALL, local());
+        let mut forward = Planner::new(network.clone(), Masquerade::MASQ, local());
         stored.iter().for_each(|lease| { forward.update([lease.clone()]); });
         let tables = forward.tables();
         prop_assert!(tables.routes.keys().all(|key| network.has_subnet(&key.dst) && !key.dst.overlaps(&place().subnet)));
         prop_assert!(tables.routes.iter().all(|(key, route)| ownership(&network, &local()).owns(key, route)));
         prop_assert_eq!(tables.routes.len() + forward.refused().len(), leases.len());
-        let mut backward = Planner::new(network, ALL, local());
+        let mut backward = Planner::new(network, Masquerade::MASQ, local());
         stored.iter().rev().for_each(|lease| { backward.update([lease.clone()]); });
         prop_assert_eq!(backward.tables(), tables);
         prop_assert_eq!(backward.refused(), forward.refused());
@@ -422,7 +413,7 @@ proptest! {
         steps in prop::collection::vec((0u8..4, 22u8..=26, 22u8..=24, 0u8..4, 0i64..8, any::<bool>()), 1..40),
     ) {
         let network = network(r#"{"Type":"vxlan"}"#);
-        let mut planner = Planner::new(network.clone(), ALL, local());
+        let mut planner = Planner::new(network.clone(), Masquerade::MASQ, local());
         let mut desired = planner.tables();
         let mut known: BTreeMap<SubnetKey, Arc<StoredLease>> = BTreeMap::new();
         for (third, len, holder, mac, revision, there) in steps {
@@ -435,7 +426,7 @@ proptest! {
                 None => known.remove(&change.0),
             };
             desired.apply(planner.update([change]));
-            let mut whole = Planner::new(network.clone(), ALL, local());
+            let mut whole = Planner::new(network.clone(), Masquerade::MASQ, local());
             let all = whole.update_all(known.values().map(|stored| (stored.lease.key, Some(stored.clone()))));
             prop_assert_eq!(&desired, &whole.tables());
             prop_assert_eq!(all, Changes::between(Tables::default(), whole.tables()));
@@ -470,7 +461,7 @@ fn both_data_paths_stand_until_every_node_has_moved() {
     let (before, after) = (network(r#"{"Type":"vxlan"}"#), network(r#"{"Type":"host-gw"}"#));
     let old = |n: u8| lease(&format!("172.7.{n}.0/24"), &format!("10.4.7.{n}"), vxlan(&format!("02:00:00:00:00:{n}")));
     let new = |n: u8| lease(&format!("172.7.{n}.0/24"), &format!("10.4.7.{n}"), BackendAttrs::HostGw);
-    let mut planner = Planner::new(before.clone(), ALL, local());
+    let mut planner = Planner::new(before.clone(), Masquerade::MASQ, local());
     planner.update([put(&old(22), 1), put(&old(23), 2)]);
     let rows = text(&planner.tables());
     // One node has read the configuration before this one.
@@ -510,7 +501,7 @@ fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
         let routes = tables.routes.values().filter_map(|route| route.link.as_ref());
         links.chain(routes).map(ToString::to_string).collect::<Vec<_>>() == [device; 3]
     };
-    let mut planner = Planner::new(before.clone(), ALL, local());
+    let mut planner = Planner::new(before.clone(), Masquerade::MASQ, local());
     planner.update([put(&of(1), 1)]);
     assert!(by(&planner, "flannel.1"), "{}", text(&planner.tables()));
     planner.set_network(after, Some(before.backend), local());
@@ -528,7 +519,7 @@ fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
 
 #[test]
 fn lease_of_another_backend_without_one_before_it_is_refused() {
-    let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), ALL, local());
+    let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local());
     planner.update([put(&lease("172.7.22.0/24", "10.4.7.22", BackendAttrs::HostGw), 1)]);
     assert_eq!((planner.refused().len(), planner.kept_count()), (1, 0));
     // Another node has taken the subnet: the way to the earlier one is of no use.
@@ -541,7 +532,7 @@ fn lease_of_another_backend_without_one_before_it_is_refused() {
 
 #[test]
 fn untracked_tunnel_follows_the_interface_in_one_row_and_is_there_only_for_tunnels_with_a_port() {
-    let untracked = Masquerade { untracked: true, ..ALL };
+    let untracked = Masquerade { untracked: true, ..Masquerade::MASQ };
     let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), untracked.clone(), local());
     let device = |row: &Row| match row {
         Row::Table(table) => table.chains.values().find_map(|chain| chain.base.as_ref()?.device.clone()),
@@ -553,7 +544,7 @@ fn untracked_tunnel_follows_the_interface_in_one_row_and_is_there_only_for_tunne
     let changed: Vec<_> = changes.ingress.values().map(|row| row.as_ref().and_then(device)).collect();
     assert_eq!(changed, [Some(IfName::literal("eth1"))]);
     assert_eq!(changes.ingress.keys().collect::<Vec<_>>(), rows.keys().collect::<Vec<_>>(), "one change, no removal");
-    for (backend, wanted) in [("vxlan", ALL), ("host-gw", untracked.clone()), ("ipip", untracked)] {
+    for (backend, wanted) in [("vxlan", Masquerade::MASQ), ("host-gw", untracked.clone()), ("ipip", untracked)] {
         let planner = Planner::new(network(&format!(r#"{{"Type":"{backend}"}}"#)), wanted, local());
         assert!(planner.tables().ingress.is_empty(), "{backend}");
     }

@@ -10,20 +10,11 @@ use netstate::{IfName, Route, RouteKey, RouteKind, RouteMetrics, RouteScope, row
 
 use crate::format::lease::{LeaseAttrs, StoredLease, read_lease};
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Masquerade, Ownership, PeerRows, Place, Planner, TABLE, Tables, Ways};
+use crate::plan::{LocalNode, Masquerade, Ownership, PeerRows, Place, Planner, Tables, Ways};
 
 const OWN: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 const PEER: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const PSK: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
-
-const RULES: Masquerade = Masquerade {
-    table: TABLE,
-    masquerade: true,
-    fully_random: true,
-    forward: true,
-    blackhole: false,
-    untracked: false,
-};
 
 fn network(backend: &str) -> Network {
     parse(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{backend}}}"#)).unwrap()
@@ -73,7 +64,7 @@ fn on_the_link(n: u8) -> [(IpAddr, IfName); 2] {
 
 /// The plan of node 21 with these leases, keys and values as in the store.
 fn planner(network: &Network, leases: &[(&str, &str)]) -> Planner {
-    let mut planner = Planner::new(network.clone(), RULES, local(network));
+    let mut planner = Planner::new(network.clone(), Masquerade::MASQ, local(network));
     for (revision, (key, value)) in (1..).zip(leases) {
         let lease = read_lease(key, value.as_bytes()).unwrap();
         planner.update([(lease.key, Some(Arc::new(StoredLease { lease, created: revision, revision, token: None })))]);

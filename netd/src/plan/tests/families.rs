@@ -58,7 +58,7 @@ route fd00:7:0:22::/64 metric 1034 via fd00:7:0:22:: dev flannel-v6.1 onlink pro
 
 #[test]
 fn ipv6_takes_a_device_and_three_rows_per_node_of_its_own() {
-    let plan = plan(&network(V6, r#"{"Type":"vxlan"}"#), &v6_only(), ALL, &[vxlan_of(21), vxlan_of(22)]);
+    let plan = plan(&network(V6, r#"{"Type":"vxlan"}"#), &v6_only(), Masquerade::MASQ, &[vxlan_of(21), vxlan_of(22)]);
     assert_eq!(text(&plan.tables), format!("{LOCAL_V6}\n{PEER_V6}"));
     assert_eq!(plan.tables.forward.networks, ["fd00:7::/48".parse().unwrap()].into());
     assert!(plan.tables.nft.keys().all(|key| key.to_string().contains("ip6 netd")), "{:?}", plan.tables.nft.keys());
@@ -67,21 +67,21 @@ fn ipv6_takes_a_device_and_three_rows_per_node_of_its_own() {
 #[test]
 fn both_families_are_the_two_of_them_side_by_side() {
     let conf = network(DUAL, r#"{"Type":"vxlan"}"#);
-    let both = plan(&conf, &dual(), ALL, &[vxlan_of(22)]).tables;
+    let both = plan(&conf, &dual(), Masquerade::MASQ, &[vxlan_of(22)]).tables;
     let v4 = LocalNode { places: PerFamily::new(Some(place()), None), ..dual() };
     let v6 = LocalNode { places: PerFamily::new(None, Some(place_v6())), ..dual() };
-    let mut merged = plan(&conf, &v4, ALL, &[vxlan_of(22)]).tables;
-    merged.extend(plan(&conf, &v6, ALL, &[vxlan_of(22)]).tables);
+    let mut merged = plan(&conf, &v4, Masquerade::MASQ, &[vxlan_of(22)]).tables;
+    merged.extend(plan(&conf, &v6, Masquerade::MASQ, &[vxlan_of(22)]).tables);
     assert_eq!(both, merged);
     assert_eq!((both.links.len(), both.routes.len(), both.fdb.len(), both.neighbours.len()), (2, 2, 2, 2));
     assert_eq!((both.nft.len(), both.forward.networks.len()), (2, 2));
-    let mtu = |local: &LocalNode| Planner::new(conf.clone(), ALL, local.clone()).pod_mtu();
+    let mtu = |local: &LocalNode| Planner::new(conf.clone(), Masquerade::MASQ, local.clone()).pod_mtu();
     assert_eq!((mtu(&v4), mtu(&v6), mtu(&dual())), (1450, 1430, 1430), "Pods have one interface for both");
 }
 
 #[test]
 fn host_gw_takes_one_route_per_node_and_family() {
-    let plan = plan(&network(DUAL, r#"{"Type":"host-gw"}"#), &dual(), ALL, &[host_gw_of(22)]);
+    let plan = plan(&network(DUAL, r#"{"Type":"host-gw"}"#), &dual(), Masquerade::MASQ, &[host_gw_of(22)]);
     let expected = "\
 sysctl net/ipv4/ip_forward 1
 sysctl net/ipv6/conf/all/forwarding 1
@@ -94,7 +94,7 @@ route fd00:7:0:22::/64 metric 1034 via fd00:10::22 dev eth0 proto 121";
 fn peer_is_served_in_the_families_that_both_nodes_have() {
     let conf = network(DUAL, r#"{"Type":"vxlan"}"#);
     let dsts = |local: &LocalNode, lease: &Lease| {
-        let plan = self::plan(&conf, local, ALL, [lease]);
+        let plan = self::plan(&conf, local, Masquerade::MASQ, [lease]);
         plan.tables.routes.keys().map(|key| key.dst.to_string()).collect::<Vec<_>>()
     };
     let (v4, v6) = (lease_of("172.7.22.0-24", 22), lease_of("0.0.0.0-0&fd00:7:0:22::-64", 22));
@@ -106,7 +106,7 @@ fn peer_is_served_in_the_families_that_both_nodes_have() {
     let mut half = vxlan_of(22);
     half.attrs.public_ips.v6 = None;
     assert_eq!(dsts(&dual(), &half), ["172.7.22.0/24"]);
-    let mut planner = Planner::new(conf, ALL, dual());
+    let mut planner = Planner::new(conf, Masquerade::MASQ, dual());
     planner.update([put(&half, 1)]);
     assert_eq!((planner.used_count(), planner.used().count()), (1, 1));
     assert_eq!(planner.refused()[&half.key].to_string(), "10.4.7.22 has no usable PublicIPv6");
@@ -132,7 +132,7 @@ fn ipv6_leases_that_cannot_be_used_are_left_out_alone_and_named() {
         (named("0.0.0.0-0&fd00:7:0:66::-64", "fd00:7:0:66::5"), "an address of the Pod network"),
         (named("0.0.0.0-0&fd00:7:0:22:8000::-65", "fd00:10::66"), "fd00:7:0:22::/64 of fd00:10::22"),
     ] {
-        let mut planner = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), ALL, dual());
+        let mut planner = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), Masquerade::MASQ, dual());
         planner.update([put(&good, 1)]);
         let without = planner.tables();
         planner.update([put(&bad, 2)]);
@@ -141,14 +141,14 @@ fn ipv6_leases_that_cannot_be_used_are_left_out_alone_and_named() {
     }
     // IPv6 has no broadcast address.
     let last = named("0.0.0.0-0&fd00:7:0:66::-64", "fd00:10::ffff:ffff:ffff:ffff");
-    assert_eq!(plan(&network(DUAL, r#"{"Type":"vxlan"}"#), &dual(), ALL, [&last]).tables.routes.len(), 1);
+    assert_eq!(plan(&network(DUAL, r#"{"Type":"vxlan"}"#), &dual(), Masquerade::MASQ, [&last]).tables.routes.len(), 1);
 }
 
 #[test]
 fn of_a_peers_two_keys_the_newest_is_used_in_each_family() {
     let (both, v4) = (vxlan_of(22), lease_of("172.7.22.0-24", 22));
     for order in [[&both, &v4], [&v4, &both]] {
-        let mut planner = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), ALL, dual());
+        let mut planner = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), Masquerade::MASQ, dual());
         // The newer one has another device.
         let mut newer = order[1].clone();
         newer.attrs.backend = vxlan("02:00:00:00:00:99");
@@ -160,7 +160,10 @@ fn of_a_peers_two_keys_the_newest_is_used_in_each_family() {
         );
         assert!(planner.refused()[&order[0].key].to_string().contains("superseded by the newer lease"));
         planner.update([(newer.key, None)]);
-        assert_eq!(planner.tables(), plan(&network(DUAL, r#"{"Type":"vxlan"}"#), &dual(), ALL, [order[0]]).tables);
+        assert_eq!(
+            planner.tables(),
+            plan(&network(DUAL, r#"{"Type":"vxlan"}"#), &dual(), Masquerade::MASQ, [order[0]]).tables
+        );
     }
 }
 
@@ -188,7 +191,7 @@ proptest! {
         steps in prop::collection::vec((0u8..5, 0u8..5, 1u8..5, 0u8..3, 0i64..8, any::<bool>()), 1..30),
     ) {
         let network = network(DUAL, r#"{"Type":"vxlan"}"#);
-        let mut planner = Planner::new(network.clone(), ALL, dual());
+        let mut planner = Planner::new(network.clone(), Masquerade::MASQ, dual());
         let mut desired = planner.tables();
         let mut known: BTreeMap<SubnetKey, Arc<StoredLease>> = BTreeMap::new();
         for (v4, v6, holder, mac, revision, there) in steps {
@@ -210,7 +213,7 @@ proptest! {
                 None => known.remove(&change.0),
             };
             desired.apply(planner.update([change]));
-            let mut whole = Planner::new(network.clone(), ALL, dual());
+            let mut whole = Planner::new(network.clone(), Masquerade::MASQ, dual());
             whole.update_all(known.values().map(|stored| (stored.lease.key, Some(stored.clone()))));
             prop_assert_eq!(&desired, &whole.tables());
             prop_assert_eq!(planner.refused(), whole.refused());

@@ -6,7 +6,7 @@ use reconcile::{Audited, Gate};
 
 use super::*;
 use crate::format::lease::read_lease;
-use crate::plan::{Masquerade, Planner, TABLE};
+use crate::plan::{Masquerade, Planner};
 use crate::run::tables::Stages;
 use crate::source::view::{Change, View};
 
@@ -42,14 +42,7 @@ fn planner() -> Planner {
         mac: "02:00:00:ff:ff:ff".parse().unwrap(),
     };
     let local = LocalNode::plain(PerFamily::new(Some(own), None), IfName::literal("eth0"));
-    let masquerade = Masquerade {
-        table: TABLE,
-        masquerade: true,
-        fully_random: true,
-        forward: true,
-        blackhole: false,
-        untracked: false,
-    };
+    let masquerade = Masquerade::MASQ;
     Planner::new(network, masquerade, local)
 }
 
