@@ -4,32 +4,28 @@ mod netd_node;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lab::Need;
-use netd_node::resilience::{loses_nothing, survives};
+use netd_node::resilience::{each_loses_nothing, each_survives};
 
 /// The backends, and those of them that carry IPv6.
 const BACKENDS: [&str; 3] = ["vxlan", "host-gw", "auto"];
 const DUAL: [&str; 3] = ["vxlan", "host-gw", "auto"];
 
-fn each(backends: &[&str], dual: bool, holds: fn(&str, bool) -> Result<()>) -> Result<()> {
-    backends.iter().try_for_each(|backend| holds(backend, dual).with_context(|| (*backend).to_owned()))
-}
-
 fn restart_upgrade_crash_and_an_outage_of_etcd_lose_no_packet() -> Result<()> {
-    each(&BACKENDS, false, loses_nothing)
+    each_loses_nothing(&BACKENDS, false)
 }
 
 fn restart_upgrade_crash_and_an_outage_of_etcd_lose_no_packet_of_ipv6() -> Result<()> {
-    each(&DUAL, true, loses_nothing)
+    each_loses_nothing(&DUAL, true)
 }
 
 fn new_pod_and_restarts_find_their_way_back_with_the_same_subnets() -> Result<()> {
-    each(&BACKENDS, false, survives)
+    each_survives(&BACKENDS, false)
 }
 
 fn new_pod_and_restarts_of_both_families_find_their_way_back_with_the_same_subnets() -> Result<()> {
-    each(&DUAL, true, survives)
+    each_survives(&DUAL, true)
 }
 
 fn main() -> ExitCode {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, Need, echo, eventually, throughout};
+use lab::{Host, Need, Process, echo, eventually, throughout};
 use proxy::{Kept, Nodes, SERVICES, SOON, WEB, WEB_SERVICE, WEB_YAML, await_reals, away, servers, slice};
 
 fn publish_web(nodes: &Nodes, endpoints: &[&str]) -> Result<()> {
@@ -84,14 +84,20 @@ fn drains(host: &Host) -> Result<String> {
     Ok(host.run(&["nft", "list", "set", "ip", "ipvs-proxy", "draining"])?.stdout)
 }
 
+/// The proxy, and a connection to the one endpoint that drains since another took its place.
+fn draining(nodes: &Nodes) -> Result<(Process, Kept)> {
+    let (node, proxy) = (nodes.node()?, nodes.proxy()?);
+    let mut kept = Kept::open(node)?;
+    kept.ask()?;
+    publish_web(nodes, &["172.7.22.2"])?;
+    await_reals(node, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    Ok((proxy, kept))
+}
+
 fn a_drain_is_as_old_after_a_kill_as_before_it() -> Result<()> {
     let nodes = start_web(&["172.7.21.2"])?;
     let node = nodes.node()?;
-    let proxy = nodes.proxy()?;
-    let mut kept = Kept::open(node)?;
-    kept.ask()?;
-    publish_web(&nodes, &["172.7.22.2"])?;
-    await_reals(node, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    let (proxy, mut kept) = draining(&nodes)?;
     let before = drains(node)?;
     ensure!(before.contains("192.168.0.10 . tcp . 80 . 172.7.21.2 . 80 comment \"since second "), "{before}");
     proxy.kill()?;
@@ -111,11 +117,7 @@ fn a_drain_is_as_old_after_a_kill_as_before_it() -> Result<()> {
 fn a_service_made_again_while_an_endpoint_drained_is_served_by_its_endpoints_alone() -> Result<()> {
     let nodes = start_web(&["172.7.21.2"])?;
     let node = nodes.node()?;
-    let proxy = nodes.proxy()?;
-    let mut kept = Kept::open(node)?;
-    kept.ask()?;
-    publish_web(&nodes, &["172.7.22.2"])?;
-    await_reals(node, &[("172.7.21.2", 0), ("172.7.22.2", 1)])?;
+    let (proxy, _kept) = draining(&nodes)?;
     node.run(&["rm", &format!("{SERVICES}/service.yaml")])?;
     await_reals(node, &[])?;
     nodes.publish("service.yaml", WEB_SERVICE)?;

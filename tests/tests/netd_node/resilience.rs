@@ -43,8 +43,16 @@ fn subnets_of(host: &Host) -> Result<Vec<String>> {
     Ok(file.lines().filter(|line| line.contains("SUBNET=")).map(str::to_owned).collect())
 }
 
-/// A new Pod and restarts, with the same subnets afterwards.
-pub(crate) fn survives(backend: &str, dual: bool) -> Result<()> {
+fn each(backends: &[&str], dual: bool, holds: fn(&str, bool) -> Result<()>) -> Result<()> {
+    backends.iter().try_for_each(|backend| holds(backend, dual).with_context(|| (*backend).to_owned()))
+}
+
+/// A new Pod and restarts, with the same subnets afterwards, with each of `backends`.
+pub(crate) fn each_survives(backends: &[&str], dual: bool) -> Result<()> {
+    each(backends, dual, survives)
+}
+
+fn survives(backend: &str, dual: bool) -> Result<()> {
     let net = Net::start(&config(backend, dual))?;
     if dual {
         give_ipv6(&net, "21")?;
@@ -80,7 +88,11 @@ pub(crate) fn survives(backend: &str, dual: bool) -> Result<()> {
 }
 
 /// Restart, upgrade, crash and an outage of etcd under a TCP connection and datagrams of one family, whose losses are counted.
-pub(crate) fn loses_nothing(backend: &str, dual: bool) -> Result<()> {
+pub(crate) fn each_loses_nothing(backends: &[&str], dual: bool) -> Result<()> {
+    each(backends, dual, loses_nothing)
+}
+
+fn loses_nothing(backend: &str, dual: bool) -> Result<()> {
     let mut net = Net::start(&config(backend, dual))?;
     if dual {
         give_ipv6(&net, "21")?;
