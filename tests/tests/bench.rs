@@ -60,7 +60,7 @@ fn part_of_the_data_path_measures_every_backend_and_each_step() -> Result<()> {
         "ipip, netd",
         "wireguard, netd",
         "vxlan, netd, Flowtable",
-        "both chains, as netd",
+        "masquerade chain, as netd",
         "flowtable",
     ] {
         let line = report.lines().find(|line| line.starts_with("| ") && line.contains(row));

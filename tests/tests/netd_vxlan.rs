@@ -103,7 +103,7 @@ fn rows_deleted_by_hand_are_back_within_a_second() -> Result<()> {
         "ip route replace 172.7.22.0/24 via 10.4.7.22 dev eth0 metric 1790 proto 121",
         "nft delete table ip netd",
         "nft flush chain ip netd postrouting",
-        "nft add rule ip netd forward drop",
+        "nft add rule ip netd postrouting drop",
         "nft flush ruleset",
         "sysctl -qw net.ipv4.ip_forward=0 && ip route del 172.7.22.0/24",
     ];

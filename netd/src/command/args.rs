@@ -64,7 +64,7 @@ pub(crate) struct Flags {
     /// Do not choose source ports at random when masquerading.
     #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub ip_masq_fully_random_disable: String,
-    /// Accept forwarded packets of the Pod network (nftables, whatever the flag's name).
+    /// Accept forwarded packets of the Pod network in chains of the host that deny them (nftables, whatever the flag's name).
     #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     pub iptables_forward_rules: String,
     /// Drop what is sent to addresses of this node's subnet that no Pod has, by a route behind those of the Pods.

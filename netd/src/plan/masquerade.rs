@@ -1,4 +1,4 @@
-//! Masquerade and forward rules: the nft tables `ip netd` and `ip6 netd`.
+//! Masquerade rules: the nft tables `ip netd` and `ip6 netd`.
 //!
 //! Each family has a table of its own with the same rules. The meaning is that of flannel's iptables rules; its nft rules differ from them by mistake (the mark is compared
 //! without a mask, and one rule makes the last unreachable). In the order of the rules:
@@ -13,6 +13,9 @@
 //! A family that the network's configuration does not masquerade keeps the chain with one rule that does nothing to a packet: the kernel goes on
 //! translating what is open only while there is such a chain and a rule that asks for connections. Without `--ip-masq` there is neither, and
 //! this program has no connection tracked.
+//!
+//! There is no chain of the forward hook here, though flannel has one: what it accepts is judged by every other chain of the hook all the
+//! same, so it lets nothing pass and costs each packet. The accepts stand in the foreign chains that deny (`run::forward`).
 //!
 //! Invariant: the rules depend on the Pod network and this node's subnet only, never on the leases.
 
@@ -40,7 +43,7 @@ pub(crate) struct Masquerade {
     pub masquerade: bool,
     /// Choose source ports at random (not `--ip-masq-fully-random-disable`).
     pub fully_random: bool,
-    /// Accept forwarded packets of the Pod network (`--iptables-forward-rules`).
+    /// Accept forwarded packets of the Pod network in foreign chains that deny (`--iptables-forward-rules`).
     pub forward: bool,
     /// Drop what is sent to addresses of the own subnet that no Pod has (`--ip-blackhole-route`).
     pub blackhole: bool,
@@ -75,9 +78,6 @@ pub(super) fn rows(
         let chain = Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept);
         chains.insert(Name::literal("postrouting"), Chain { rules, ..chain });
     }
-    if wanted.forward {
-        chains.insert(Name::literal("forward"), forward(pods));
-    }
     if wanted.untracked && !ports.is_empty() {
         chains.insert(Name::literal("leaving"), untracked::leaving(place, ports));
     }
@@ -99,15 +99,6 @@ fn masquerading(fully_random: bool, egress: &Egress, pods: Prefix, own: Prefix) 
     let to_remote_pods = Rule::new().when(Match::Saddr(Op::IsNot, pods)).when(Match::Daddr(Op::Is, pods));
     rules.push(to_remote_pods.then(masquerade()));
     rules
-}
-
-fn forward(pods: Prefix) -> Chain {
-    let mut chain = Chain::base(ChainKind::Filter, Hook::Forward, priority::FILTER, Policy::Accept);
-    chain.rules = vec![
-        Rule::new().when(Match::Saddr(Op::Is, pods)).then(Verdict::Accept),
-        Rule::new().when(Match::Daddr(Op::Is, pods)).then(Verdict::Accept),
-    ];
-    chain
 }
 
 #[cfg(test)]
@@ -142,12 +133,6 @@ mod tests {
     fn rules_read_as_an_operator_expects_them() {
         let expected = "\
 table ip netd {
-\tchain forward {
-\t\ttype filter hook forward priority filter; policy accept;
-\t\tip saddr 172.7.0.0/16 accept
-\t\tip daddr 172.7.0.0/16 accept
-\t}
-
 \tchain postrouting {
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tmeta mark & 0x00004000 == 0x00004000 return
@@ -163,16 +148,15 @@ table ip netd {
 
     #[test]
     fn what_is_switched_off_is_not_there() {
-        let none = Masquerade { masquerade: false, forward: false, ..Masquerade::MASQ };
+        let none = Masquerade { masquerade: false, ..Masquerade::MASQ };
         assert_eq!(text(none), None);
-        let plain = text(Masquerade { fully_random: false, forward: false, ..Masquerade::MASQ }).unwrap();
-        assert!(!plain.contains("fully-random") && !plain.contains("forward"), "{plain}");
-        assert!(!text(Masquerade { masquerade: false, ..Masquerade::MASQ }).unwrap().contains("nat"));
+        let plain = text(Masquerade { fully_random: false, ..Masquerade::MASQ }).unwrap();
+        assert!(!plain.contains("fully-random") && !plain.contains("hook forward"), "{plain}");
     }
 
     #[test]
     fn tunnels_packets_that_leave_are_kept_out_of_the_tracking() {
-        let only = Masquerade { masquerade: false, forward: false, untracked: true, ..Masquerade::MASQ };
+        let only = Masquerade { masquerade: false, untracked: true, ..Masquerade::MASQ };
         let expected = "\
 table ip netd {
 \tchain leaving {
@@ -190,12 +174,6 @@ table ip netd {
         let conf = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48"}"#;
         let expected = "\
 table ip6 netd {
-\tchain forward {
-\t\ttype filter hook forward priority filter; policy accept;
-\t\tip6 saddr fd00:7::/48 accept
-\t\tip6 daddr fd00:7::/48 accept
-\t}
-
 \tchain postrouting {
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tmeta mark & 0x00004000 == 0x00004000 return
@@ -226,7 +204,7 @@ table ip6 netd {
         );
         let v6 = text_in(&Masquerade::MASQ, conf, "fd00:7:0:21::/64").unwrap();
         let chain = v6.split_once("chain postrouting").unwrap().1;
-        assert!(v6.contains("chain forward") && !chain.contains("masquerade"), "{v6}");
+        assert!(!chain.contains("masquerade"), "{v6}");
         assert!(chain.contains("\t\tct status snat return\n\t}"), "{v6}");
     }
 }

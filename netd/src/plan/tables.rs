@@ -23,7 +23,7 @@ pub(crate) struct Tables {
     pub addresses: BTreeMap<AddressKey, Address>,
     /// Kernel parameters.
     pub sysctls: BTreeMap<SysctlKey, String>,
-    /// Masquerade and forward rules.
+    /// Masquerade rules.
     pub nft: BTreeMap<nft::RowKey, nft::Row>,
     /// What sees packets as they arrive on links, in nft tables of their own: the short way of established flows, and what is not tracked.
     pub ingress: BTreeMap<nft::RowKey, nft::Row>,
@@ -92,7 +92,7 @@ pub(crate) struct Changes {
     pub addresses: RowChanges<AddressKey, Address>,
     /// Kernel parameters.
     pub sysctls: RowChanges<SysctlKey, String>,
-    /// Masquerade and forward rules.
+    /// Masquerade rules.
     pub nft: RowChanges<nft::RowKey, nft::Row>,
     /// What sees packets as they arrive on links.
     pub ingress: RowChanges<nft::RowKey, nft::Row>,

@@ -1,6 +1,6 @@
 //! The Pod network in foreign chains that drop what is forwarded, as Docker leaves `ip filter FORWARD`.
 //!
-//! Our own `forward` chain cannot overrule a drop in another table. Every such chain is reported, and so is that of
+//! No chain of our own could overrule a drop in another table. Every such chain is reported, and so is that of
 //! iptables-legacy, which nftables does not show and nobody but its tool writes.
 
 use std::collections::BTreeSet;

@@ -7,13 +7,13 @@ use lab::{Host, Pod};
 
 use super::ground::Ground;
 
-/// As netd writes it for `172.7.0.0/16` (netd/src/plan/masquerade.rs).
+/// As flannel has it for `172.7.0.0/16`.
 const FORWARD: &str = "chain forward { type filter hook forward priority filter; policy accept;
   ip saddr 172.7.0.0/16 accept
   ip daddr 172.7.0.0/16 accept
 }
 ";
-/// The same; `OWN` is the node's subnet.
+/// As netd writes it for `172.7.0.0/16` (netd/src/plan/masquerade.rs); `OWN` is the node's subnet.
 const POSTROUTING: &str = "chain postrouting { type nat hook postrouting priority srcnat; policy accept;
   meta mark & 0x00004000 == 0x00004000 return
   ip saddr 172.7.0.0/16 ip daddr 172.7.0.0/16 return
@@ -50,40 +50,51 @@ pub(crate) struct Step {
 
 impl Step {
     /// The rules of netd.
-    pub(crate) fn both_chains() -> Self {
-        Self { label: "both chains, as netd writes them", chains: [FORWARD, POSTROUTING].concat(), ..Self::default() }
+    pub(crate) fn masquerade() -> Self {
+        Self {
+            label: "masquerade chain, as netd writes it (tracks)",
+            chains: POSTROUTING.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// All steps; those with a flowtable where the kernel has it.
     pub(crate) fn all(flowtable: bool) -> Vec<Self> {
         let with = |label, chains: &[&str]| Self { label, chains: chains.concat(), ..Self::default() };
-        let whole = |label| Self { label, ..Self::both_chains() };
+        let masquerade = |label| Self { label, ..Self::masquerade() };
         let mut steps = vec![
             with("the device alone", &[]),
             with("connections tracked", &[TRACKING]),
             with("forward chain", &[FORWARD]),
-            with("masquerade chain (tracks)", &[POSTROUTING]),
-            Self::both_chains(),
-            Self { untracked: &[TUNNEL], ..whole("both, tunnel's packets untracked") },
-            Self { untracked: &[PODS], ..whole("both, Pod to Pod untracked") },
-            Self { untracked: &[TUNNEL, PODS], ..whole("both, neither tracked") },
-            Self { untracked_on: &[("eth0", TUNNEL)], ..whole("both, tunnel's packets untracked as they arrive") },
+            Self::masquerade(),
+            with("forward and masquerade chain, as flannel has them", &[FORWARD, POSTROUTING]),
+            Self { untracked: &[TUNNEL], ..masquerade("masquerade chain, tunnel's packets untracked") },
+            Self { untracked: &[PODS], ..masquerade("masquerade chain, Pod to Pod untracked") },
+            Self { untracked: &[TUNNEL, PODS], ..masquerade("masquerade chain, neither tracked") },
+            Self {
+                untracked_on: &[("eth0", TUNNEL)],
+                ..masquerade("masquerade chain, tunnel's packets untracked as they arrive")
+            },
             Self {
                 untracked_on: &[("eth0", TUNNEL), ("cbr0", PODS), ("flannel.1", PODS)],
-                ..whole("both, neither tracked as it arrives")
+                ..masquerade("masquerade chain, neither tracked as it arrives")
             },
         ];
         if flowtable {
-            steps.push(Self { flowtable: true, ..whole("both, flowtable") });
-            steps.push(Self { flowtable: true, untracked: &[TUNNEL], ..whole("both, flowtable, tunnel untracked") });
+            steps.push(Self { flowtable: true, ..masquerade("masquerade chain, flowtable") });
+            steps.push(Self {
+                flowtable: true,
+                untracked: &[TUNNEL],
+                ..masquerade("masquerade chain, flowtable, tunnel untracked")
+            });
         }
         steps.extend([
             Self { single: true, ..with("the device alone, no segmentation offload", &[]) },
-            Self { single: true, ..whole("both chains, no segmentation offload") },
+            Self { single: true, ..masquerade("masquerade chain, no segmentation offload") },
         ]);
         if std::path::Path::new("/proc/sys/net/bridge").is_dir() {
             steps.push(Self { bridge_calls: true, ..with("the device alone, br_netfilter on", &[]) });
-            steps.push(Self { bridge_calls: true, ..whole("both chains, br_netfilter on") });
+            steps.push(Self { bridge_calls: true, ..masquerade("masquerade chain, br_netfilter on") });
         }
         steps
     }
