@@ -22,8 +22,13 @@ pub(crate) enum Kind {
 impl Kind {
     /// What manifests call both kinds.
     pub(crate) const IN_MANIFESTS: [manifest::Kind; 2] = [
-        manifest::Kind { group: "", versions: &["v1"], name: Self::Service.name() },
-        manifest::Kind { group: "discovery.k8s.io", versions: &["v1", "v1beta1"], name: Self::EndpointSlice.name() },
+        manifest::Kind { group: "", versions: &["v1"], name: Self::Service.name(), namespaced: true },
+        manifest::Kind {
+            group: "discovery.k8s.io",
+            versions: &["v1", "v1beta1"],
+            name: Self::EndpointSlice.name(),
+            namespaced: true,
+        },
     ];
 
     /// Both kinds.

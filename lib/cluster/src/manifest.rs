@@ -21,6 +21,8 @@ pub struct Kind {
     pub versions: &'static [&'static str],
     /// `Service`, `EndpointSlice`.
     pub name: &'static str,
+    /// Its objects are in a namespace.
+    pub namespaced: bool,
 }
 
 impl Kind {
@@ -35,9 +37,9 @@ impl Kind {
 /// One object of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// `<kind>/<namespace>/<name>`, for example `Service/default/web`.
+    /// `<kind>/<namespace>/<name>`, for example `Service/default/web`; without a namespace `<kind>/<name>`, as `Node/n1`.
     pub key: String,
-    /// The object in Kubernetes' own shape as JSON with sorted fields; `metadata.namespace` is always present.
+    /// The object in Kubernetes' own shape as JSON with sorted fields; `metadata.namespace` is present where the kind has one.
     pub json: Vec<u8>,
 }
 
@@ -271,11 +273,11 @@ impl Reader<'_> {
             return self.expand(fields, item_kind, place);
         }
         let version = fields.get("apiVersion").and_then(Value::as_str);
-        if !self.kinds.iter().any(|wanted| wanted.name == kind && wanted.has(version)) {
+        let Some(kind) = self.kinds.iter().find(|wanted| wanted.name == kind && wanted.has(version)) else {
             self.manifest.unused.push(title(&fields, &kind));
             return Ok(());
-        }
-        let object = object(&mut fields, &kind, place)?;
+        };
+        let object = object(&mut fields, kind, place)?;
         if self.keys.insert(object.key.clone()) {
             self.manifest.objects.push(object);
         } else {
@@ -318,7 +320,7 @@ fn title(fields: &Map<String, Value>, kind: &str) -> String {
     text
 }
 
-fn object(fields: &mut Map<String, Value>, kind: &str, place: &Place) -> Result<Object, Problem> {
+fn object(fields: &mut Map<String, Value>, kind: &Kind, place: &Place) -> Result<Object, Problem> {
     let metadata = match fields.get_mut("metadata") {
         Some(Value::Object(metadata)) => metadata,
         Some(other) => {
@@ -327,11 +329,15 @@ fn object(fields: &mut Map<String, Value>, kind: &str, place: &Place) -> Result<
         None => return Err(place.refuse("metadata", "missing", "an object with name and namespace")),
     };
     let name = text(metadata, "name", place, "metadata.name")?.to_owned();
-    if metadata.get("namespace").is_none_or(|value| value.is_null() || value.as_str() == Some("")) {
+    if !kind.namespaced {
+        metadata.remove("namespace");
+    } else if metadata.get("namespace").is_none_or(|value| value.is_null() || value.as_str() == Some("")) {
         metadata.insert("namespace".into(), DEFAULT_NAMESPACE.into());
     }
-    let namespace = text(metadata, "namespace", place, "metadata.namespace")?;
-    let key = format!("{kind}/{namespace}/{name}");
+    let key = match kind.namespaced {
+        true => format!("{}/{}/{name}", kind.name, text(metadata, "namespace", place, "metadata.namespace")?),
+        false => format!("{}/{name}", kind.name),
+    };
     let json = serde_json::to_vec(&*fields)
         .map_err(|error| place.refuse("", format!("cannot be written as JSON: {error}"), "an object"))?;
     Ok(Object { key, json })
@@ -367,8 +373,8 @@ mod tests {
     use super::*;
 
     const KINDS: [Kind; 2] = [
-        Kind { group: "", versions: &["v1"], name: "Service" },
-        Kind { group: "discovery.k8s.io", versions: &["v1", "v1beta1"], name: "EndpointSlice" },
+        Kind { group: "", versions: &["v1"], name: "Service", namespaced: true },
+        Kind { group: "discovery.k8s.io", versions: &["v1", "v1beta1"], name: "EndpointSlice", namespaced: true },
     ];
 
     const WEB: &str = "apiVersion: v1
@@ -385,6 +391,18 @@ spec:
 
     fn keys(text: &str) -> Vec<String> {
         read(text).objects.into_iter().map(|object| object.key).collect()
+    }
+
+    #[test]
+    fn an_object_without_a_namespace_is_known_by_its_name_alone() {
+        let kinds = [Kind { group: "", versions: &["v1"], name: "Node", namespaced: false }];
+        for namespace in ["", ", namespace: default"] {
+            let text = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1{namespace}}}\n");
+            let found = parse(Form::Yaml, text.as_bytes(), &kinds).unwrap().objects;
+            let [object] = &found[..] else { panic!("{found:?}") };
+            let json = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#;
+            assert_eq!((object.key.as_str(), object.json.as_slice()), ("Node/n1", json.as_bytes()));
+        }
     }
 
     #[test]

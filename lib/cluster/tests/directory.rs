@@ -17,8 +17,8 @@ use cluster::{Event, directory};
 use common::Consumer;
 
 const KINDS: [Kind; 2] = [
-    Kind { group: "", versions: &["v1"], name: "Service" },
-    Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice" },
+    Kind { group: "", versions: &["v1"], name: "Service", namespaced: true },
+    Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice", namespaced: true },
 ];
 
 impl Consumer {

@@ -76,8 +76,8 @@ pub struct Object {
 }
 
 const KINDS: [Kind; 2] = [
-    Kind { group: "", versions: &["v1"], name: "Service" },
-    Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice" },
+    Kind { group: "", versions: &["v1"], name: "Service", namespaced: true },
+    Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice", namespaced: true },
 ];
 
 /// All cases in the order of their numbers.

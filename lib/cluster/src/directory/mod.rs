@@ -1,6 +1,6 @@
 //! A watched directory of Kubernetes manifests: Services without an API server.
 //!
-//! Keys are `<kind>/<namespace>/<name>`, values the objects as JSON ([`crate::manifest`]). The kernel reports when
+//! Keys are `<kind>/<namespace>/<name>`, or `<kind>/<name>`, values the objects as JSON ([`crate::manifest`]). The kernel reports when
 //! something changes (inotify(7)); a slow audit reads the directory anyway, because a replaced mount or a switched link
 //! is not reported.
 //!
