@@ -134,20 +134,22 @@ pub(crate) fn gather(invocation: &Invocation) -> Result<Facts> {
     let config = load::config(&invocation).context("how the daemon is started, by the flags or its status file")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let (view, lost) = runtime.block_on(objects(&config));
-    let (interfaces, networks, facts) = runtime.block_on(async {
+    let (interfaces, networks, mut facts) = runtime.block_on(async {
         let interfaces = Query::open()?.interfaces().await?;
         Ok::<_, anyhow::Error>((interfaces, run::networks_of(&config).await?, run::facts(&config).await?))
     })?;
     let rows = Tables::new(Nft::open()?, dataplane::tables()).observe()?;
     let nft = rows.into_iter().map(|(key, row)| (key, row.value)).collect();
     let kernel = Kernel { nft, interfaces, ..Kernel::default() };
+    facts.object = view.node(&config.node).cloned();
     let mode = mode(status.as_ref(), config.mode);
     let here = facts.here(match mode {
         Mode::Ipvs => here::Mode::Ipvs,
         Mode::Nftables => here::Mode::Nftables,
     });
     let pods = config.settings.text(path::CLUSTER_CIDR).split(',').filter_map(|network| network.parse().ok()).collect();
-    let plane = run::plane(&config, mode)?;
+    let mut plane = run::plane(&config, mode)?;
+    plane.set_pods(here.pods.clone(), std::iter::empty());
     let planned = Planned::of(plane, &view, &here, &networks);
     let status = status.as_ref().and_then(|status| ProxyStatus::deserialize(status).ok());
     let scheduler = config.scheduler.name;
@@ -191,7 +193,7 @@ fn mode(status: Option<&Value>, asked: config::Mode) -> Mode {
 async fn objects(config: &Config) -> (View, Option<String>) {
     let mut view = View::default();
     let mut waiting: BTreeSet<Kind> = Kind::ALL.into();
-    let mut source = Source::listen(&config.place, seed());
+    let mut source = Source::listen(&config.place, &config.node, seed());
     let listing = async {
         while !waiting.is_empty() && view.lost().is_none() {
             let Some(update) = source.next().await else { break };

@@ -14,6 +14,7 @@ use crate::command::duration;
 use crate::command::settings::{Settings, document};
 use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, record, vip};
 use crate::object::key::{Kind, ObjectKey};
+use crate::object::node::Node;
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 use crate::plan::here::Here;
@@ -22,11 +23,12 @@ use crate::plan::{Claims, plan};
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, fn(&[u8])); 7] = [
     ("configuration", configuration),
     ("duration", period),
     ("endpoint_slice", endpoint_slice),
     ("manifest", objects),
+    ("node", node),
     ("object_key", object_key),
     ("service", service),
 ];
@@ -80,6 +82,7 @@ fn objects(input: &[u8]) {
             assert!(serde_json::from_slice::<Value>(&object.json).is_ok_and(|json| json.is_object()), "{}", object.key);
             service(&object.json);
             endpoint_slice(&object.json);
+            node(&object.json);
         }
     }
 }
@@ -95,6 +98,14 @@ fn service(input: &[u8]) {
         "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
     });
     serve(&service, EndpointSlice::from_json(&slice).ok());
+}
+
+fn node(input: &[u8]) {
+    let Ok(json) = serde_json::from_slice::<Value>(input) else { return };
+    let Some(node) = answers(Node::from_json(&json)) else { return };
+    assert!(node.skipped.iter().all(|reason| reason.len() <= LONGEST));
+    assert!(node.addresses.present().all(|(family, addr)| IpFamily::of(*addr) == family), "{node:?}");
+    assert!(node.pods.present().all(|(family, network)| network.family() == family), "{node:?}");
 }
 
 /// A slice's port for a Service's.

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
 use proxy::affinity::{clients_move_with_their_endpoint_only, sticky};
 use proxy::{
-    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, filter, flow_moves_on, servers,
+    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, filter, flow_moves_on, node, servers,
     spread,
 };
 
@@ -198,6 +198,10 @@ fn a_connection_that_is_open_when_its_service_goes_is_reset() -> Result<()> {
     filter::a_connection_that_is_open_when_its_service_goes_is_reset()
 }
 
+fn a_node_object_says_zone_pods_and_primary_address() -> Result<()> {
+    node::a_node_object_says_zone_pods_and_primary_address("ipvs")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -218,6 +222,7 @@ fn main() -> ExitCode {
             the_policy_local_without_an_endpoint_here_is_silent,
             source_ranges_let_only_listed_clients_in,
             what_nobody_serves_is_refused_at_once,
+            a_node_object_says_zone_pods_and_primary_address,
             an_address_that_no_service_has_is_silent_unless_a_network_here_has_it,
             a_connection_that_is_open_when_its_service_goes_is_reset,
         ],

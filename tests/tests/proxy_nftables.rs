@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Place, Process, echo, eventually};
 use proxy::exposed::start;
-use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, exposed, families, flow_moves_on, slice, spread};
+use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, exposed, families, flow_moves_on, node, slice, spread};
 
 fn proxy(nodes: &Nodes) -> Result<Process> {
     exposed::proxy(nodes, "nftables")
@@ -250,6 +250,14 @@ fn what_nobody_serves_is_refused_at_once() -> Result<()> {
     exposed::what_nobody_serves_is_refused_at_once("nftables")
 }
 
+fn a_node_object_says_zone_pods_and_primary_address() -> Result<()> {
+    node::a_node_object_says_zone_pods_and_primary_address("nftables")
+}
+
+fn load_balancers_are_sent_elsewhere_while_the_node_leaves() -> Result<()> {
+    node::load_balancers_are_sent_elsewhere_while_the_node_leaves()
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
@@ -269,6 +277,8 @@ fn main() -> ExitCode {
             the_policy_local_without_an_endpoint_here_is_silent,
             source_ranges_let_only_listed_clients_in,
             what_nobody_serves_is_refused_at_once,
+            a_node_object_says_zone_pods_and_primary_address,
+            load_balancers_are_sent_elsewhere_while_the_node_leaves,
         ],
     )
 }

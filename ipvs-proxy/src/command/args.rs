@@ -111,7 +111,8 @@ pub(crate) struct Flags {
     /// The Service network, or one of each family; virtual addresses outside it are refused.
     #[arg(long, env = "IPVS_PROXY_SERVICE_CIDR", value_name = "NETWORK,...")]
     pub(crate) service_cidr: Option<String>,
-    /// Zone of this node: where all endpoints of a Service are meant for zones, its clients here reach those of this one.
+    /// Zone of this node: where all endpoints of a Service are meant for zones, its clients here reach those of this one. The label
+    /// topology.kubernetes.io/zone of the own Node object when not given.
     #[arg(long, env = "IPVS_PROXY_NODE_ZONE", value_name = "NAME")]
     pub(crate) node_zone: Option<String>,
     /// Longest time that connections to an endpoint that was taken out may go on.

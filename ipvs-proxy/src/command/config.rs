@@ -500,6 +500,9 @@ mod tests {
         let name = |text: &str| text.parse().unwrap();
         assert_eq!(known("BridgeInterface", bridge, "cbr0").unwrap(), both(Pods::From(name("cbr0"))));
         assert_eq!(known("InterfaceNamePrefix", prefix, "veth").unwrap(), both(Pods::FromAny(name("veth"))));
+        let by_node = read(&[GOOD[0], "--detect-local-mode=NodeCIDR"]).unwrap();
+        assert_eq!((by_node.facts.pods, by_node.facts.pods_of_node), (both(Pods::Unknown), true));
+        assert_eq!(by_node.notes.warnings, [""; 0], "who is a Pod comes with the Node");
         let unused = read(&[GOOD[0], GOOD[1], "--pod-bridge-interface=cbr0"]).unwrap().notes.warnings;
         assert_eq!(unused, ["--pod-bridge-interface: cbr0 has no effect: --detect-local-mode is not BridgeInterface"]);
         for (mode, flag, bad) in [
@@ -508,10 +511,10 @@ mod tests {
             ("InterfaceNamePrefix", prefix, ""),
             ("InterfaceNamePrefix", prefix, "veth*"),
             ("InterfaceNamePrefix", prefix, "fifteen-bytes-x"),
-            ("NodeCIDR", prefix, "veth"),
+            ("NodeName", prefix, "veth"),
         ] {
             let problems = known(mode, flag, bad).unwrap_err().list;
-            let field = if mode == "NodeCIDR" { "detect-local-mode" } else { flag };
+            let field = if mode == "NodeName" { "detect-local-mode" } else { flag };
             assert_eq!(
                 problems.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(),
                 [format!("--{field}")]

@@ -20,10 +20,15 @@ pub(super) fn facts(settings: &Settings, (node, zone): (String, Option<String>),
         bind: bind(settings),
         node_ports: NodePorts::parse(settings.text(path::NODE_PORTS)).unwrap_or_default(),
         pods,
+        pods_of_node: settings.text(path::DETECTION) == NODE_CIDR,
+        object: None,
         masquerade_all: masquerade_all(settings),
         own: OwnAddresses::default(),
     }
 }
+
+/// By the Pod networks of the Node object.
+const NODE_CIDR: &str = "NodeCIDR";
 
 const LINK: &str = "the name of an interface such as cbr0, 1 to 15 bytes";
 const LINK_PREFIX: &str = "what names of interfaces begin with, such as veth, 1 to 14 bytes without a wildcard";
@@ -46,6 +51,8 @@ pub(super) fn pods(
             let is_prefix = prefix.as_str().len() < 15 && !prefix.as_str().contains(['*', '+']);
             if is_prefix { Ok(both(Pods::FromAny(prefix))) } else { Err((path::LINK_PREFIX, LINK_PREFIX)) }
         }
+        // Whatever is known of them comes with the Node.
+        NODE_CIDR => Ok(both(Pods::Unknown)),
         _ if networks.is_empty() => Ok(both(Pods::Unknown)),
         _ => Ok(Pods::inside(networks)),
     }
@@ -70,7 +77,8 @@ fn masquerade_all(settings: &Settings) -> Vec<Mode> {
 pub(super) fn warnings(settings: &Settings, facts: &Facts) -> Vec<String> {
     let name = settings.name(path::NODE_PORTS);
     let warning = |network| format!("{name}: {network} has no effect: there are no NodePorts at loopback");
-    let unknown = facts.pods.values().flatten().any(|pods| *pods == Pods::Unknown).then(|| {
+    let nobody = !facts.pods_of_node && facts.pods.values().flatten().any(|pods| *pods == Pods::Unknown);
+    let unknown = nobody.then(|| {
         let name = settings.name(path::CLUSTER_CIDR);
         format!(
             "{name}: empty, so nobody is known for a Pod: connections to ClusterIPs keep their source address, from outside too, \

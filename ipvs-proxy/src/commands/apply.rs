@@ -5,7 +5,7 @@ use cluster::etcd::{Prefix, Store};
 
 use super::read_manifests;
 use crate::object::key::Kind;
-use crate::source::{read_service, read_slice};
+use crate::source::{read_node, read_service, read_slice};
 
 /// Checks every object, then writes those that differ in one transaction and prints each.
 pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> anyhow::Result<()> {
@@ -16,6 +16,7 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
         let checked = match key.kind {
             Kind::Service => read_service(&key.name, json).map(|service| (service.skipped, Vec::new())),
             Kind::EndpointSlice => read_slice(&key.name, json).map(|slice| (slice.skipped, slice.unserved)),
+            Kind::Node => read_node(&key.name, json).map(|node| (node.skipped, Vec::new())),
         };
         let (skipped, not_served) = checked.unwrap_or_else(|reason| (vec![reason], Vec::new()));
         problems.extend(skipped.iter().map(|reason| format!("{key}: {reason}")));

@@ -37,9 +37,11 @@ fn named(object: &str, namespace: &str) -> anyhow::Result<ObjectKey> {
     let parts = object.split_once('/').and_then(|(kind, name)| Some((Kind::typed(kind)?, name)));
     match parts {
         Some((kind, name)) if !name.is_empty() && !name.contains('/') && !namespace.contains('/') => {
-            Ok(ObjectKey { kind, name: ObjectName::new(namespace, name) })
+            let of_namespace = || ObjectName::new(namespace, name);
+            let name = if kind.is_namespaced() { of_namespace() } else { ObjectName::of_cluster(name) };
+            Ok(ObjectKey { kind, name })
         }
-        _ => bail!("{object:?} is no object; accepted: service/NAME or endpointslice/NAME"),
+        _ => bail!("{object:?} is no object; accepted: service/NAME, endpointslice/NAME or node/NAME"),
     }
 }
 
@@ -53,6 +55,9 @@ mod tests {
             assert_eq!(named(typed, "default").unwrap().to_string(), "services/default/web");
         }
         assert_eq!(named("endpointslice/web-1", "ns").unwrap().to_string(), "endpointslices/ns/web-1");
+        for typed in ["node/n1", "no/n1", "Nodes/n1"] {
+            assert_eq!(named(typed, "default").unwrap().to_string(), "nodes/n1");
+        }
         for junk in ["web", "pod/web", "service/", "service/a/b"] {
             assert!(named(junk, "default").is_err(), "{junk}");
         }

@@ -55,7 +55,8 @@ fn read_manifests(files: &[String]) -> anyhow::Result<Objects> {
         let form = Form::of(file).unwrap_or(Form::Yaml);
         let found = manifest::parse(form, &text, &Kind::IN_MANIFESTS).with_context(|| file.clone())?;
         let problems = found.problems.iter().map(ToString::to_string).chain(found.duplicates);
-        let unused = found.unused.iter().map(|title| format!("{title}: accepted kinds are Service and EndpointSlice"));
+        let unused =
+            found.unused.iter().map(|title| format!("{title}: accepted kinds are Service, EndpointSlice and Node"));
         let refused: Vec<String> = problems.chain(unused).map(|reason| format!("{file}: {reason}")).collect();
         if !refused.is_empty() {
             bail!("{}", refused.join("\n"));

@@ -62,6 +62,9 @@ fn render(status: &ProxyStatus) -> String {
     if let Some(reason) = &status.lost {
         lines.push(format_args!("source: {reason}"));
     }
+    if let Some(reason) = &status.ineligible {
+        lines.push(format_args!("load balancers: nobody is to be sent here, /healthz answers 503: {reason}"));
+    }
     for table in &status.tables {
         lines.push(format_args!("table {}: {} of {} rows in place", table.name, table.rows.done, table.rows.desired));
         table.rows.write_open(&mut lines, "  ");

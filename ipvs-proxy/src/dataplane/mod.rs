@@ -206,6 +206,21 @@ impl DataPlane {
         changes
     }
 
+    /// Takes in how clients are known for Pods, in the same families as before; `served` is everything that is served.
+    pub(crate) fn set_pods<'a>(
+        &mut self,
+        pods: PodsOfFamilies,
+        served: impl Iterator<Item = (&'a FrontendKey, &'a Frontend)>,
+    ) -> Changes {
+        let before = self.options.pods.clone();
+        if pods == before {
+            return Changes::default();
+        }
+        let differs = |family| before.get(family) != pods.get(family);
+        let concerned = served.filter(|(key, _)| differs(key.family()));
+        self.change(Options { pods: pods.clone(), ..self.options.clone() }, concerned)
+    }
+
     /// Takes in the node's addresses; `served` is everything that is served. Costs what is served at addresses of the node or lets
     /// some clients in only.
     pub(crate) fn set_node<'a>(

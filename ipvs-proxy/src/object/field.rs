@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use cluster::Problem;
-use netstate::Protocol;
+use netstate::{Prefix, Protocol};
 use serde_json::Value;
 
 /// A place in an object: a value, or its absence, and the path that leads there.
@@ -165,6 +165,14 @@ pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {
         *octet = if digits.is_empty() { 0 } else { digits.parse().ok()? };
     }
     parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+}
+
+/// Reads a network as Kubernetes does: its address as [`parse_address`].
+#[must_use]
+pub(crate) fn parse_network(text: &str) -> Option<Prefix> {
+    let (addr, len) = text.split_once('/')?;
+    let len = Some(len).filter(|len| len.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
+    Prefix::new(parse_address(addr)?, len).ok()
 }
 
 /// True for an address that cannot be a virtual address or an endpoint.

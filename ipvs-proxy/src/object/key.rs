@@ -1,7 +1,7 @@
 //! `ObjectKey`: which object a source speaks of.
 //!
-//! etcd keeps objects under `services/<namespace>/<name>` and `endpointslices/<namespace>/<name>` below the prefix; a
-//! directory calls them `Service/<namespace>/<name>` and `EndpointSlice/<namespace>/<name>`. Invariant: an object whose own
+//! etcd keeps objects under `services/<namespace>/<name>`, `endpointslices/<namespace>/<name>` and `nodes/<name>` below the prefix; a
+//! directory calls them `Service/<namespace>/<name>`, `EndpointSlice/<namespace>/<name>` and `Node/<name>`. Invariant: an object whose own
 //! name differs from its key is refused, or one object could stand under two keys.
 
 use std::fmt;
@@ -17,22 +17,30 @@ pub(crate) enum Kind {
     Service,
     /// An EndpointSlice of discovery.k8s.io/v1.
     EndpointSlice,
+    /// A Node of v1.
+    Node,
 }
 
 impl Kind {
-    /// What manifests call both kinds.
-    pub(crate) const IN_MANIFESTS: [manifest::Kind; 2] = [
-        manifest::Kind { group: "", versions: &["v1"], name: Self::Service.name(), namespaced: true },
-        manifest::Kind {
-            group: "discovery.k8s.io",
-            versions: &["v1", "v1beta1"],
-            name: Self::EndpointSlice.name(),
-            namespaced: true,
-        },
+    /// What manifests call all kinds.
+    pub(crate) const IN_MANIFESTS: [manifest::Kind; 3] = [
+        Self::Service.in_manifests("", &["v1"]),
+        Self::EndpointSlice.in_manifests("discovery.k8s.io", &["v1", "v1beta1"]),
+        Self::Node.in_manifests("", &["v1"]),
     ];
 
-    /// Both kinds.
-    pub(crate) const ALL: [Self; 2] = [Self::Service, Self::EndpointSlice];
+    /// All kinds.
+    pub(crate) const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+
+    const fn in_manifests(self, group: &'static str, versions: &'static [&'static str]) -> manifest::Kind {
+        manifest::Kind { group, versions, name: self.name(), namespaced: self.is_namespaced() }
+    }
+
+    /// True when its objects are in a namespace.
+    #[must_use]
+    pub(crate) const fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Node)
+    }
 
     /// The kind's name in a manifest.
     #[must_use]
@@ -40,6 +48,7 @@ impl Kind {
         match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
         }
     }
 
@@ -49,6 +58,7 @@ impl Kind {
         match self {
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
+            Self::Node => "nodes",
         }
     }
 
@@ -58,6 +68,7 @@ impl Kind {
         match text.to_ascii_lowercase().as_str() {
             "service" | "services" | "svc" => Some(Self::Service),
             "endpointslice" | "endpointslices" => Some(Self::EndpointSlice),
+            "node" | "nodes" | "no" => Some(Self::Node),
             _ => None,
         }
     }
@@ -87,8 +98,12 @@ impl ObjectKey {
 
     fn read(key: &str, prefix: fn(Kind) -> &'static str) -> Option<Self> {
         let (kind, rest) = key.split_once('/')?;
-        let (namespace, name) = rest.split_once('/')?;
         let kind = Kind::ALL.into_iter().find(|known| prefix(*known) == kind)?;
+        if !kind.is_namespaced() {
+            let whole = !rest.is_empty() && !rest.contains('/');
+            return whole.then(|| Self { kind, name: ObjectName::of_cluster(rest) });
+        }
+        let (namespace, name) = rest.split_once('/')?;
         let whole = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
         whole.then(|| Self { kind, name: ObjectName::new(namespace, name) })
     }
@@ -111,13 +126,25 @@ mod tests {
         assert_eq!(ObjectKey::from_etcd("services/default/web"), Some(key.clone()));
         assert_eq!(ObjectKey::from_manifest("Service/default/web"), Some(key.clone()));
         assert_eq!(key.to_string(), "services/default/web");
+        let node = ObjectKey { kind: Kind::Node, name: ObjectName::of_cluster("n1") };
+        assert_eq!(ObjectKey::from_etcd("nodes/n1"), Some(node.clone()));
+        assert_eq!(ObjectKey::from_manifest("Node/n1"), Some(node.clone()));
+        assert_eq!((node.to_string().as_str(), node.name.namespace(), node.name.name()), ("nodes/n1", "", "n1"));
     }
 
     #[test]
     fn other_keys_are_no_objects() {
-        for junk in
-            ["", "services", "services/web", "services//web", "services/default/", "pods/default/web", "services/a/b/c"]
-        {
+        for junk in [
+            "",
+            "services",
+            "services/web",
+            "services//web",
+            "services/default/",
+            "pods/default/web",
+            "services/a/b/c",
+            "nodes/",
+            "nodes/a/b",
+        ] {
             assert_eq!(ObjectKey::from_etcd(junk), None, "{junk}");
         }
     }

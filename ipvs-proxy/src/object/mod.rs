@@ -1,4 +1,4 @@
-//! The objects that are served: their names, and Services and EndpointSlices as small values. Pure.
+//! The objects that are used: their names, and Services, EndpointSlices and the own Node as small values. Pure.
 //!
 //! Invariant: two values that compare equal need the same kernel state.
 
@@ -6,10 +6,11 @@ pub(crate) mod few;
 pub(crate) mod field;
 pub(crate) mod key;
 mod name;
+pub(crate) mod node;
 pub(crate) mod service;
 pub(crate) mod slice;
 #[cfg(test)]
 mod tests;
 pub(crate) mod trigger;
 
-pub(crate) use name::{ObjectName, object_name};
+pub(crate) use name::{ObjectName, cluster_name, object_name};

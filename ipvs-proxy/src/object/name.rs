@@ -1,4 +1,4 @@
-//! `ObjectName`: namespace and name of a Kubernetes object.
+//! `ObjectName`: namespace and name of a Kubernetes object, or its name alone where its kind is in no namespace.
 //!
 //! Invariant: both are names that a key in a store can be made of; nothing in them leads out of that key.
 
@@ -9,7 +9,7 @@ use cluster::Problem;
 
 use super::field::Field;
 
-/// Namespace and name of an object, as `namespace/name`. A copy shares the text.
+/// Namespace and name of an object, as `namespace/name`, or `name`. A copy shares the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectName(Arc<str>);
 
@@ -20,7 +20,13 @@ impl ObjectName {
         Self(format!("{namespace}/{name}").into())
     }
 
-    /// The namespace.
+    /// The name of an object that is in no namespace.
+    #[must_use]
+    pub(crate) fn of_cluster(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The namespace; empty where there is none.
     #[must_use]
     pub(crate) fn namespace(&self) -> &str {
         self.0.split_once('/').map_or("", |(namespace, _)| namespace)
@@ -29,7 +35,7 @@ impl ObjectName {
     /// The name, unique among the objects of one kind in the namespace.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
-        self.0.split_once('/').map_or("", |(_, name)| name)
+        self.0.split_once('/').map_or(&*self.0, |(_, name)| name)
     }
 }
 
@@ -46,16 +52,24 @@ impl fmt::Display for ObjectName {
 pub(crate) fn object_name(object: &Field<'_>) -> Result<ObjectName, Problem> {
     let metadata = object.get("metadata");
     let (namespace, name) = (metadata.get("namespace"), metadata.get("name"));
-    let accepted = "1 to 253 of a-z, 0-9, '-' and '.'";
-    let checked = |field: &Field<'_>, text| match text {
-        Some(text) if is_name(text) => Ok(text),
-        _ => Err(field.problem(accepted)),
-    };
     let of_default = Some("default");
     Ok(ObjectName::new(
         checked(&namespace, namespace.text()?.filter(|text| !text.is_empty()).or(of_default))?,
         checked(&name, name.text()?)?,
     ))
+}
+
+/// Reads `metadata.name` of an object that is in no namespace.
+///
+/// # Errors
+/// When it is no name that a key in a store can be made of.
+pub(crate) fn cluster_name(object: &Field<'_>) -> Result<ObjectName, Problem> {
+    let name = object.get("metadata").get("name");
+    checked(&name, name.text()?).map(ObjectName::of_cluster)
+}
+
+fn checked<'a>(field: &Field<'_>, text: Option<&'a str>) -> Result<&'a str, Problem> {
+    text.filter(|text| is_name(text)).ok_or_else(|| field.problem("1 to 253 of a-z, 0-9, '-' and '.'"))
 }
 
 /// A DNS subdomain (RFC 1123), as Kubernetes demands of names.

@@ -13,7 +13,7 @@ use netstate::scheduler::Scheduler;
 use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 
-use super::field::{Field, is_unusable, keep, parse_address};
+use super::field::{Field, is_unusable, keep, parse_network};
 use super::{ObjectName, object_name};
 
 /// Label that leaves a Service to another proxy.
@@ -289,10 +289,8 @@ fn sources(field: &Field<'_>, skipped: &mut Vec<String>) -> PerFamily<Sources> {
 
 /// As Kubernetes reads it: white space around it and leading zeros mean nothing.
 fn source_range(item: &Field<'_>) -> Result<Prefix, Problem> {
-    let problem = || item.problem("a network such as 10.4.7.0/24");
-    let (addr, len) = item.text()?.and_then(|text| text.trim().split_once('/')).ok_or_else(problem)?;
-    let len = Some(len).filter(|len| len.bytes().all(|byte| byte.is_ascii_digit())).and_then(|len| len.parse().ok());
-    parse_address(addr).zip(len).and_then(|(addr, len)| Prefix::new(addr, len).ok()).ok_or_else(problem)
+    let network = item.text()?.and_then(|text| parse_network(text.trim()));
+    network.ok_or_else(|| item.problem("a network such as 10.4.7.0/24"))
 }
 
 fn distribution(field: &Field<'_>) -> Result<Option<Distribution>, Problem> {

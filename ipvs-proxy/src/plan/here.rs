@@ -1,6 +1,7 @@
 //! `Here`: what is true of this node, as far as plans and rows depend on it; and [`Facts`], what that follows from.
 //!
-//! Invariants. `Here` is a value: it is replaced as a whole, and what is planned again is what [`Here::change`] names. NodePorts are
+//! Invariants. What the operator says counts before what the Node object says, and that before what the kernel has; an address of the
+//! Node object that the machine has not counts for nothing. `Here` is a value: it is replaced as a whole, and what is planned again is what [`Here::change`] names. NodePorts are
 //! never at loopback, at an IPv6 link-local address or at a virtual one, whatever is asked for: neither data path can serve them
 //! there. As with kube-proxy, a family that no network is given for has NodePorts at all its addresses, and so has one whose
 //! primary address nobody knows.
@@ -12,6 +13,7 @@ use netstate::family::PerFamily;
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix};
 
 use super::pods::{Pods, PodsOfFamilies};
+use crate::object::node::Node;
 
 /// This node; see the module's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,7 +215,7 @@ fn is_own(addr: IpAddr) -> bool {
     !addr.is_loopback() && !link_local
 }
 
-/// What [`Here`] follows from: what the operator asks for, and what the kernel has.
+/// What [`Here`] follows from: what the operator asks for, what the cluster says, and what the kernel has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// This node's name.
@@ -224,8 +226,12 @@ pub(crate) struct Facts {
     pub(crate) bind: Option<IpAddr>,
     /// Where NodePorts are asked for.
     pub(crate) node_ports: NodePorts,
-    /// How clients are known for Pods; in a family without it nobody knows.
+    /// How clients are known for Pods; a family without it is not served.
     pub(crate) pods: PodsOfFamilies,
+    /// They are known by the networks of the Node object instead, in the same families.
+    pub(crate) pods_of_node: bool,
+    /// The Node object, if the source has it.
+    pub(crate) object: Option<Node>,
     /// The data paths on which every connection to a virtual address is masqueraded.
     pub(crate) masquerade_all: Vec<Mode>,
     /// Its addresses.
@@ -243,6 +249,8 @@ impl Facts {
             bind: None,
             node_ports: NodePorts::Default,
             pods: here.pods.clone(),
+            pods_of_node: false,
+            object: None,
             masquerade_all: if here.masquerade_all { vec![Mode::Ipvs, Mode::Nftables] } else { Vec::new() },
             own: OwnAddresses {
                 all: here.addresses.clone(),
@@ -255,10 +263,7 @@ impl Facts {
     /// What follows, on a data path.
     #[must_use]
     pub(crate) fn here(&self, mode: Mode) -> Here {
-        let mut own = self.own.clone();
-        if let Some(bind) = self.bind {
-            *own.primary.get_mut(IpFamily::of(bind)) = Some(bind);
-        }
+        let own = OwnAddresses { primary: PerFamily::from_fn(|family| self.primary(family)), ..self.own.clone() };
         let node_port_addresses = self.node_ports.among(&own, mode);
         let check_addresses = IpFamily::ALL.into_iter().flat_map(|family| {
             if self.node_ports.is_everywhere(family, &own, mode) {
@@ -269,14 +274,33 @@ impl Facts {
         });
         Here {
             node: self.node.clone(),
-            zone: self.zone.clone(),
+            zone: self.zone.clone().or_else(|| self.object.as_ref()?.zone.as_deref().map(str::to_owned)),
             check_addresses: check_addresses.collect(),
             node_port_addresses,
             addresses: own.all,
             networks: own.networks,
-            pods: self.pods.clone(),
+            pods: self.pods(),
             masquerade_all: self.masquerade_all.contains(&mode),
         }
+    }
+
+    /// The primary address of a family.
+    fn primary(&self, family: IpFamily) -> Option<IpAddr> {
+        let asked = self.bind.filter(|addr| IpFamily::of(*addr) == family);
+        let of_node = self.object.as_ref().and_then(|node| *node.addresses.get(family));
+        let here = of_node.filter(|addr| self.own.all.contains(addr));
+        asked.or(here).or(*self.own.primary.get(family))
+    }
+
+    /// How clients are known for Pods: by a network of the Node object that is not known nobody is.
+    fn pods(&self) -> PodsOfFamilies {
+        if !self.pods_of_node {
+            return self.pods.clone();
+        }
+        let network = |family| self.object.as_ref().and_then(|node| *node.pods.get(family));
+        self.pods
+            .as_ref()
+            .map(|family, pods| pods.as_ref().map(|_| network(family).map_or(Pods::Unknown, Pods::Inside)))
     }
 }
 
@@ -370,5 +394,49 @@ mod tests {
             (asked(Mode::Nftables), asked(Mode::Ipvs)),
             (vec!["10.4.7.121".to_owned(), "fd00:4:7::21".to_owned()], vec!["0.0.0.0".to_owned(), "::".to_owned()],)
         );
+    }
+
+    /// A Node of these addresses, Pod networks and zone.
+    fn object(addresses: [&str; 2], pods: [&str; 2]) -> Option<Node> {
+        Node::from_json(&serde_json::json!({
+            "kind": "Node", "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}},
+            "spec": {"podCIDRs": pods},
+            "status": {"addresses": addresses.map(|addr| serde_json::json!({"type": "InternalIP", "address": addr}))},
+        }))
+        .ok()
+    }
+
+    #[test]
+    fn the_node_object_counts_behind_the_operator_and_before_the_kernel() {
+        let own = own(PerFamily::new(Some(name("eth0")), Some(name("eth0"))));
+        let facts = Facts { own, ..Facts::of(&Here::on("n1")) };
+        let here = |facts: &Facts| facts.here(Mode::Nftables);
+        let primary = |facts: &Facts| -> Vec<String> {
+            here(facts).node_port_addresses.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            (here(&facts).zone, primary(&facts)),
+            (None, vec!["10.4.7.21".to_owned(), "fd00:4:7::21".to_owned()])
+        );
+        let pods = ["172.7.21.0/24", "fd07:21::/64"];
+        let object = object(["10.4.7.121", "fd00:4:7::99"], pods);
+        let known = Facts { object, ..facts };
+        assert_eq!(here(&known).zone.as_deref(), Some("z1"));
+        assert_eq!(primary(&known), ["10.4.7.121", "fd00:4:7::21"], "the machine has not fd00:4:7::99");
+        assert_eq!(here(&known).pods, known.pods, "nobody asks for its networks");
+        let asked = Facts { zone: Some("z9".to_owned()), bind: Some([10, 4, 7, 21].into()), ..known };
+        assert_eq!((here(&asked).zone.as_deref(), primary(&asked)[0].as_str()), (Some("z9"), "10.4.7.21"));
+    }
+
+    #[test]
+    fn pods_of_the_node_are_those_in_its_networks_and_nobody_while_it_is_unknown() {
+        let facts = Facts { pods_of_node: true, ..Facts::of(&Here::on("n1")) };
+        let pods = |facts: &Facts| facts.here(Mode::Ipvs).pods;
+        assert_eq!(pods(&facts), PerFamily::from_fn(|_| Some(Pods::Unknown)));
+        let known = Facts { object: object(["10.4.7.21", "fd00::21"], ["172.7.21.0/24", "172.7.22.0/24"]), ..facts };
+        let network = "172.7.21.0/24".parse().map(Pods::Inside).unwrap();
+        assert_eq!(pods(&known), PerFamily::new(Some(network.clone()), Some(Pods::Unknown)));
+        let only_v4 = Facts { pods: PerFamily::only(IpFamily::V4, Pods::Unknown), ..known };
+        assert_eq!(pods(&only_v4), PerFamily::only(IpFamily::V4, network), "a family that is not served stays so");
     }
 }

@@ -12,6 +12,7 @@
 //! | [`findings`] | what of each Service is not served or was left out |
 //! | [`here`] | this node, as far as plans depend on it |
 //! | [`pods`] | how clients are known for Pods |
+//! | [`remarks`] | where flags, Node object and machine differ |
 //! | [`check`] | what a load balancer asks this node about a Service |
 //! | [`networks`] | which networks can stand side by side |
 
@@ -22,6 +23,7 @@ pub(crate) mod frontend;
 pub(crate) mod here;
 pub(crate) mod networks;
 pub(crate) mod pods;
+pub(crate) mod remarks;
 pub(crate) mod route;
 pub(crate) mod select;
 #[cfg(test)]

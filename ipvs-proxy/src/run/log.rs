@@ -23,6 +23,13 @@ pub(super) fn log(update: &Update, view: &View, plane: &DataPlane) {
             let old = view.slice(key).map(|old| old.skipped.as_slice());
             log_skipped(&format!("endpointslices/{key}"), &new.skipped, old);
         }
+        Update::Node(Event::Put { key, value: Ok(new), .. }) => {
+            let old = view.node(key.name()).map(|old| old.skipped.as_slice());
+            log_skipped(&format!("nodes/{key}"), &new.skipped, old);
+        }
+        Update::Node(Event::Put { key, value: Err(reason), .. }) => {
+            tracing::warn!(object = %format_args!("nodes/{key}"), reason, "object is malformed");
+        }
         Update::Service(Event::Put { key, value: Err(reason), .. }) => {
             tracing::warn!(object = %format_args!("services/{key}"), reason, "object is malformed");
         }
@@ -33,6 +40,7 @@ pub(super) fn log(update: &Update, view: &View, plane: &DataPlane) {
         Update::Every(event) => log_source(event, view),
         Update::Service(event) => event.clone().keyless().iter().for_each(|event| log_source(event, view)),
         Update::Slice(event) => event.clone().keyless().iter().for_each(|event| log_source(event, view)),
+        Update::Node(event) => event.clone().keyless().iter().for_each(|event| log_source(event, view)),
         Update::Junk(_) => {}
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
     let may_be_it = |key: &ObjectKey| match key.kind {
         Kind::Service => key.name == *name,
         Kind::EndpointSlice => key.name.namespace() == name.namespace() && view.service(name).is_some(),
+        Kind::Node => false,
     };
     let unknown = view.malformed().filter(|(_, _, kept)| !kept);
     let mut unknown = unknown.filter_map(|(key, _, _)| ObjectKey::from_etcd(&key));

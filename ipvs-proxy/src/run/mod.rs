@@ -125,9 +125,10 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let _following = monitors.follow(&mailbox, Meaning::new(Touched::by_rtnl, Touched::by_nft), opened);
     let checks = Checks::default();
     tokio::spawn(checks.clone().serve(shell.liveness.clone()));
+    let node = config.node.clone();
     let work = ProxyWork::new(proxy, config.node, checks, shell.clone());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
-    let mut source = Source::listen(&config.place, shell::seed());
+    let mut source = Source::listen(&config.place, &node, shell::seed());
     shell.liveness.judge("source", source.progress());
     let heartbeat = shell.liveness.heartbeat("addresses", own_addresses::LIMIT);
     tokio::spawn(own_addresses::follow(following, own, mailbox.clone(), heartbeat));
@@ -184,7 +185,7 @@ async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyho
         prepare::ipvs(ipvs, config)?;
     }
     let plane = plane(config, mode)?;
-    let facts = Facts { own: own.clone(), ..config.facts.clone() };
+    let facts = Facts { own: own.clone(), pods, ..config.facts.clone() };
     tracing::info!(node = config.node, kernel = release, mode = mode.name(), "starting");
     let (targets, interests) = addresses::targets(opened.ipvs, (&link, &config.excluded), &sysctls)?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -226,13 +227,13 @@ pub(crate) async fn networks_of(config: &Config) -> Result<Networks, KernelError
     Ok(Networks { pods, services: config.services, node: addresses::networks(pods).await? })
 }
 
-/// What plans depend on, as it is now.
+/// What plans depend on, as it is now, without the Node object.
 ///
 /// # Errors
 /// When the kernel cannot be read.
 pub(crate) async fn facts(config: &Config) -> anyhow::Result<Facts> {
     let own = Following::open(link()?).await?.addresses().await?;
-    Ok(Facts { own, ..config.facts.clone() })
+    Ok(Facts { own, pods: prepare::pods(config), ..config.facts.clone() })
 }
 
 /// The networks as they are. Those that overlap are named, and what they have in common serves no Service.

@@ -46,6 +46,8 @@ pub(crate) struct Proxy {
     facts: Facts,
     /// What follows from them.
     here: Here,
+    /// The source has, or had, its Node object.
+    had_node: bool,
     networks: Networks,
     view: View,
     claims: Claims,
@@ -106,6 +108,7 @@ impl Proxy {
         let mut proxy = Self {
             here: facts.here(mode(&plane)),
             facts,
+            had_node: false,
             networks,
             view: View::default(),
             claims: Claims::default(),
@@ -136,7 +139,7 @@ impl Proxy {
         proxy
     }
 
-    /// Takes in what the source of Services and EndpointSlices says. Costs no more than the object it is about.
+    /// Takes in what the source of objects says. Costs no more than the object it is about.
     pub(crate) fn take(&mut self, update: Update) {
         log(&update, &self.view, &self.plane);
         let (end, complete) = (update.is_end(), update.completes());
@@ -162,6 +165,7 @@ impl Proxy {
     /// Plans what is dirty and brings the kernel's tables there. Returns what was done.
     pub(crate) fn work(&mut self, now: Duration) -> Pass {
         self.dirty.extend(self.view.believe(now));
+        self.follow_node();
         // A Service of which only a part of a change is known is planned with the rest of it.
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|name| !self.changed.contains(name));

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
 use crate::object::key::Kind;
+use crate::object::node::Node;
 use crate::plan::claims;
 use crate::source::view::View;
 
@@ -35,6 +36,10 @@ pub(crate) struct ProxyStatus {
     pub(crate) alarm: Option<String>,
     /// Why the source is out of reach, if so.
     pub(crate) lost: Option<String>,
+    /// Why load balancers are to send nobody to this node, if so: `/healthz` answers 503.
+    pub(crate) ineligible: Option<String>,
+    /// The Node object, if the source has it.
+    pub(crate) node_object: Option<NodeObject>,
     /// Services that are known.
     pub(crate) services: usize,
     /// EndpointSlices that are known.
@@ -57,6 +62,18 @@ pub(crate) struct ProxyStatus {
     pub(crate) advice: Vec<String>,
     /// Work done since the start.
     pub(crate) totals: Totals,
+}
+
+/// What is used of the Node object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeObject {
+    /// Its zone.
+    pub(crate) zone: Option<String>,
+    /// The networks of its Pods, the first of each family.
+    pub(crate) pod_networks: Vec<String>,
+    /// Its addresses, the first of each family.
+    pub(crate) addresses: Vec<String>,
 }
 
 /// An object that cannot be read or served.
@@ -144,6 +161,8 @@ impl ProxyStatus {
             alarm,
             waiting_for,
             lost,
+            ineligible: proxy.ineligible(),
+            node_object: proxy.view().node(node).map(node_object),
             services: proxy.view().known(&[Kind::Service]),
             endpoint_slices: proxy.view().known(&[Kind::EndpointSlice]),
             refused: refused(proxy),
@@ -159,7 +178,7 @@ impl ProxyStatus {
                 .map(|(server, left)| format!("{server}, {} s left at most", left.as_secs()))
                 .take(LISTED)
                 .collect(),
-            advice: advice.iter().cloned().chain(zone_advice(proxy)).chain(notes(proxy.view())).collect(),
+            advice: advice.iter().cloned().chain(of_node(proxy)).chain(notes(proxy.view())).collect(),
             totals: Totals {
                 observed: totals.observed,
                 upserted: totals.upserted,
@@ -174,11 +193,22 @@ fn table(stage: &dyn Stage) -> Table {
     Table { name: stage.name().to_owned(), rows: Rows::from(&stage.status()) }
 }
 
-/// Hints for zones cannot be followed on a node that does not know its own.
-fn zone_advice(proxy: &Proxy) -> Option<String> {
-    proxy.lacks_zone().then(|| {
-        "the zone of this node is unknown: endpoints of every zone are used where some are meant for zones; set --node-zone".to_owned()
-    })
+fn node_object(node: &Node) -> NodeObject {
+    NodeObject {
+        zone: node.zone.as_deref().map(str::to_owned),
+        pod_networks: node.pods.present().map(|(_, network)| network.to_string()).collect(),
+        addresses: node.addresses.present().map(|(_, addr)| addr.to_string()).collect(),
+    }
+}
+
+/// What is to be said of this node. Hints for zones cannot be followed on one that does not know its own.
+fn of_node(proxy: &Proxy) -> Vec<String> {
+    let zone = proxy.lacks_zone().then(|| {
+        "the zone of this node is unknown: endpoints of every zone are used where some are meant for zones; set --node-zone, or let \
+         the source have this node's Node object with the label topology.kubernetes.io/zone"
+            .to_owned()
+    });
+    zone.into_iter().chain(proxy.remarks()).collect()
 }
 
 /// What is found beside the objects that are used.

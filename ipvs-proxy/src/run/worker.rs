@@ -55,6 +55,8 @@ pub(super) struct ProxyWork {
     well: bool,
     /// When the next report may be made.
     next_report: Duration,
+    /// Why load balancers are to send nobody to this node, if so.
+    ineligible: Option<String>,
     /// What to say of a kube-proxy beside us, if there is one.
     rival: Option<String>,
     /// Ports for health checks that cannot be bound.
@@ -75,6 +77,7 @@ impl ProxyWork {
             changed: true,
             well: false,
             next_report: Duration::ZERO,
+            ineligible: None,
             rival: None,
             unbound: Vec::new(),
         };
@@ -90,6 +93,25 @@ impl ProxyWork {
         }
         self.changed |= rival != self.rival;
         self.rival = rival;
+    }
+
+    /// Has `/healthz` say whether load balancers may send anybody to this node.
+    fn judge_node(&mut self) {
+        let ineligible = self.proxy.ineligible();
+        if ineligible == self.ineligible {
+            return;
+        }
+        match &ineligible {
+            Some(reason) => {
+                tracing::warn!(reason, "load balancers are to send nobody to this node: /healthz answers 503")
+            }
+            None => tracing::info!("load balancers may send clients to this node again"),
+        }
+        let mut vitals = self.shell.vitals.lock().unwrap_or_else(PoisonError::into_inner);
+        vitals.ineligible = ineligible.is_some();
+        drop(vitals);
+        self.ineligible = ineligible;
+        self.changed = true;
     }
 
     /// Opens gates of readiness as they are passed.
@@ -173,6 +195,7 @@ impl Work for ProxyWork {
 
     fn pass(&mut self, _: Cause, now: Duration) -> Pass {
         let pass = self.proxy.work(now);
+        self.judge_node();
         let (services, addresses) = self.proxy.take_checks();
         self.checks.change(services, addresses);
         pass

@@ -1,8 +1,8 @@
-//! Where Services and EndpointSlices come from: etcd or a directory of manifests, as one stream of readings.
+//! Where Services, EndpointSlices and the own Node come from: etcd or a directory of manifests, as one stream of readings.
 //!
 //! Invariant: an object that cannot be read stays in the stream, as the reason why; nobody further on has to know which
 //! source it came from. Objects of other kinds in a directory are none of ours; any other key below etcd's prefix
-//! is junk and reported as such.
+//! is junk and reported as such. Other Nodes than the own one are left out unread: each beats its heart every few minutes.
 
 pub(crate) mod doubt;
 pub(crate) mod view;
@@ -17,22 +17,25 @@ use serde_json::Value;
 
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
+use crate::object::node::Node;
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 
 /// An object, or why it cannot be read.
 pub(crate) type Reading<T> = Result<Box<T>, String>;
 
-/// What a source reports. Each kind of object has listings of its own; a source of both kinds lists them together.
+/// What a source reports. Each kind of object has listings of its own; a source of all kinds lists them together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Update {
     /// Of Services.
     Service(Event<ObjectName, Reading<Service>>),
     /// Of EndpointSlices.
     Slice(Event<ObjectName, Reading<EndpointSlice>>),
+    /// Of Nodes.
+    Node(Event<ObjectName, Reading<Node>>),
     /// Of keys that are no objects.
     Junk(Event<String, ()>),
-    /// Of both kinds together: what is about no single object.
+    /// Of all kinds together: what is about no single object.
     Every(Event<Infallible, Infallible>),
 }
 
@@ -43,6 +46,7 @@ impl Update {
         match self {
             Self::Service(event) => event.is_end(),
             Self::Slice(event) => event.is_end(),
+            Self::Node(event) => event.is_end(),
             Self::Junk(event) => event.is_end(),
             Self::Every(event) => event.is_end(),
         }
@@ -54,6 +58,7 @@ impl Update {
         let (kind, name) = match self {
             Self::Service(event) => (Kind::Service, event.key()),
             Self::Slice(event) => (Kind::EndpointSlice, event.key()),
+            Self::Node(event) => (Kind::Node, event.key()),
             Self::Junk(_) | Self::Every(_) => return None,
         };
         name.map(|name| ObjectKey { kind, name: name.clone() })
@@ -65,6 +70,7 @@ impl Update {
         match self {
             Self::Service(Event::Commit | Event::Complete) => &[Kind::Service],
             Self::Slice(Event::Commit | Event::Complete) => &[Kind::EndpointSlice],
+            Self::Node(Event::Commit | Event::Complete) => &[Kind::Node],
             Self::Every(Event::Commit | Event::Complete) => &Kind::ALL,
             _ => &[],
         }
@@ -76,6 +82,7 @@ impl Update {
         match self {
             Self::Service(Event::Complete) => &[Kind::Service],
             Self::Slice(Event::Complete) => &[Kind::EndpointSlice],
+            Self::Node(Event::Complete) => &[Kind::Node],
             Self::Every(Event::Complete) => &Kind::ALL,
             _ => &[],
         }
@@ -96,22 +103,25 @@ pub(crate) enum Place {
 pub(crate) struct Source {
     events: cluster::Source,
     read_key: fn(&str) -> Option<ObjectKey>,
+    /// The own Node's name.
+    node: String,
     /// Keys that are no objects are reported as malformed (etcd) or read over (a directory).
     junk: bool,
 }
 
 impl Source {
-    /// Begins to listen; `seed` spreads the retries of many nodes. Must be called inside a tokio runtime.
+    /// Begins to listen, on the node of this name; `seed` spreads the retries of many nodes. Must be called inside a tokio runtime.
     #[must_use]
-    pub(crate) fn listen(place: &Place, seed: u64) -> Self {
+    pub(crate) fn listen(place: &Place, node: &str, seed: u64) -> Self {
+        let node = node.to_owned();
         match place {
             Place::Etcd(client, prefix) => {
                 let events = etcd::watch(client, prefix, seed);
-                Self { events, read_key: ObjectKey::from_etcd, junk: true }
+                Self { events, read_key: ObjectKey::from_etcd, node, junk: true }
             }
             Place::Directory(path) => {
                 let events = directory::watch(path, &Kind::IN_MANIFESTS, seed);
-                Self { events, read_key: ObjectKey::from_manifest, junk: false }
+                Self { events, read_key: ObjectKey::from_manifest, node, junk: false }
             }
         }
     }
@@ -125,11 +135,20 @@ impl Source {
     pub(crate) async fn next(&mut self) -> Option<Update> {
         loop {
             let event = self.events.next().await?;
+            let key = event.key().and_then(|key| (self.read_key)(key));
+            if key.is_some_and(|key| is_another_node(&key, &self.node)) {
+                continue;
+            }
             if let Some(update) = update(event, self.read_key, self.junk) {
                 return Some(update);
             }
         }
     }
+}
+
+/// True for a Node that is not this one.
+fn is_another_node(key: &ObjectKey, own: &str) -> bool {
+    key.kind == Kind::Node && key.name.name() != own
 }
 
 /// What an event of a source with keys below a prefix means; nothing when its key is junk and `junk` is not asked for.
@@ -142,13 +161,17 @@ pub(crate) fn update(event: Event, read_key: fn(&str) -> Option<ObjectKey>, junk
         Some(ObjectKey { kind: Kind::EndpointSlice, name }) => {
             Update::Slice(event.map(|_| name, |name, json| read_slice(name, &json)))
         }
+        Some(ObjectKey { kind: Kind::Node, name }) => {
+            Update::Node(event.map(|_| name, |name, json| read_node(name, &json)))
+        }
         None if junk => Update::Junk(event.map(|key| key, |_, _| ())),
         None => return None,
     })
 }
 
 /// Why a key below etcd's prefix is junk.
-pub(crate) const JUNK: &str = "is no key of ours; accepted: services/NAMESPACE/NAME and endpointslices/NAMESPACE/NAME";
+pub(crate) const JUNK: &str =
+    "is no key of ours; accepted: services/NAMESPACE/NAME, endpointslices/NAMESPACE/NAME and nodes/NAME";
 
 /// Reads the Service stored under `name`.
 ///
@@ -164,6 +187,14 @@ pub(crate) fn read_service(name: &ObjectName, json: &[u8]) -> Reading<Service> {
 /// As [`read_service`].
 pub(crate) fn read_slice(name: &ObjectName, json: &[u8]) -> Reading<EndpointSlice> {
     read(name, json, EndpointSlice::from_json, |slice| &slice.name)
+}
+
+/// Reads the Node stored under `name`.
+///
+/// # Errors
+/// As [`read_service`].
+pub(crate) fn read_node(name: &ObjectName, json: &[u8]) -> Reading<Node> {
+    read(name, json, Node::from_json, |node| &node.name)
 }
 
 fn read<T>(
@@ -225,6 +256,17 @@ mod tests {
         let gone = update(gone, ObjectKey::from_etcd, true);
         assert!(matches!(gone, Some(Update::Junk(Event::Delete { key, .. })) if key == "junk"));
         assert_eq!(update(put("Deployment/default/web", "{}"), ObjectKey::from_manifest, false), None);
+    }
+
+    #[test]
+    fn of_nodes_only_the_own_one_is_read() {
+        let node = r#"{"kind":"Node","metadata":{"name":"n1"}}"#;
+        let own = update(put("nodes/n1", node), ObjectKey::from_etcd, true);
+        assert_eq!(own, update(put("Node/n1", node), ObjectKey::from_manifest, false));
+        assert!(matches!(own, Some(Update::Node(Event::Put { value: Ok(_), .. }))), "{own:?}");
+        for (key, left_out) in [("nodes/n1", false), ("nodes/n2", true), ("services/default/n2", false)] {
+            assert_eq!(is_another_node(&ObjectKey::from_etcd(key).unwrap(), "n1"), left_out, "{key}");
+        }
     }
 
     #[test]

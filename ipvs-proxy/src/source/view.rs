@@ -1,4 +1,4 @@
-//! `View`: the Services and EndpointSlices that are known, and which Services a new event concerns.
+//! `View`: the Services, EndpointSlices and Nodes that are known, and which Services a new event concerns.
 //!
 //! Invariants. An event that changes nothing concerns nobody. A malformed object keeps its last good value, also through a
 //! new listing, and is reported until it is good again or gone. Junk in the source is reported and changes nothing. The
@@ -15,6 +15,7 @@ use super::doubt::{Doubt, How, is_doubtful};
 use crate::object::ObjectName;
 use crate::object::few::Few;
 use crate::object::key::{Kind, ObjectKey};
+use crate::object::node::Node;
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 use crate::source::{JUNK, Reading, Update};
@@ -24,6 +25,8 @@ use crate::source::{JUNK, Reading, Update};
 pub(crate) struct View {
     services: Kept<Service>,
     slices: Kept<EndpointSlice>,
+    /// The own one, if the source has it.
+    nodes: Kept<Node>,
     /// Keys that are no objects.
     junk: Snapshot<String, ()>,
     /// Which slices each Service has.
@@ -176,6 +179,10 @@ impl View {
                 let changed = self.slices.apply(event);
                 self.concerned(changed)
             }
+            Update::Node(event) => {
+                self.nodes.apply(event);
+                BTreeSet::new()
+            }
             Update::Junk(event) => {
                 self.junk.apply(event);
                 BTreeSet::new()
@@ -184,6 +191,7 @@ impl View {
                 self.junk.apply(event.clone().map(|never| match never {}, |_, never| match never {}));
                 let mut concerned: BTreeSet<ObjectName> =
                     self.services.apply_keyless(event.clone()).into_iter().collect();
+                self.nodes.apply_keyless(event.clone());
                 let slices = self.slices.apply_keyless(event);
                 concerned.append(&mut self.concerned(slices));
                 concerned
@@ -198,6 +206,7 @@ impl View {
             let names = match kind {
                 Kind::Service => self.services.take_deleted(),
                 Kind::EndpointSlice => self.slices.take_deleted(),
+                Kind::Node => self.nodes.take_deleted(),
             };
             deleted.extend(names.into_iter().map(|name| ObjectKey { kind: *kind, name }));
         }
@@ -216,6 +225,7 @@ impl View {
             let names = match kind {
                 Kind::Service => self.services.missing(),
                 Kind::EndpointSlice => self.slices.missing(),
+                Kind::Node => self.nodes.missing(),
             };
             missing.extend(names.into_iter().map(|name| ObjectKey { kind: *kind, name }));
         }
@@ -233,6 +243,7 @@ impl View {
             match key.kind {
                 Kind::Service => self.services.stand(&key.name),
                 Kind::EndpointSlice => self.slices.stand(&key.name),
+                Kind::Node => self.nodes.stand(&key.name),
             }
         }
         self.doubt.withhold(missing, went_back);
@@ -255,6 +266,7 @@ impl View {
         let of = |kind: &Kind| match kind {
             Kind::Service => self.services.objects.entries().len(),
             Kind::EndpointSlice => self.slices.objects.entries().len(),
+            Kind::Node => self.nodes.objects.entries().len(),
         };
         kinds.iter().map(of).sum()
     }
@@ -264,6 +276,7 @@ impl View {
         for ObjectKey { kind, name } in keys {
             match kind {
                 Kind::Service => concerned.extend(self.services.delete(name)),
+                Kind::Node => drop(self.nodes.delete(name)),
                 Kind::EndpointSlice => {
                     let changed = self.slices.delete(name);
                     concerned.append(&mut self.concerned(changed));
@@ -326,6 +339,12 @@ impl View {
         self.slices.get(name)
     }
 
+    /// A Node.
+    #[must_use]
+    pub(crate) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.objects.get(&ObjectName::of_cluster(name)).map(AsRef::as_ref)
+    }
+
     /// The EndpointSlices of a Service.
     pub(crate) fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
         self.slices_of.get(name).into_iter().flat_map(Few::as_slice).filter_map(|slice| self.slices.get(slice))
@@ -345,7 +364,7 @@ impl View {
     pub(crate) fn malformed(&self) -> impl Iterator<Item = (String, &str, bool)> {
         let junk = self.junk.entries().keys().map(|key| (key.clone(), JUNK, false));
         let objects = self.slices.malformed("endpointslices").chain(self.services.malformed("services"));
-        let mut all: Vec<_> = objects.chain(junk).collect();
+        let mut all: Vec<_> = objects.chain(self.nodes.malformed("nodes")).chain(junk).collect();
         all.sort_unstable();
         all.into_iter()
     }
@@ -375,7 +394,7 @@ impl View {
     /// Why a source is out of reach at the moment, if so.
     #[must_use]
     pub(crate) fn lost(&self) -> Option<&ClusterError> {
-        self.services.objects.lost().or_else(|| self.slices.objects.lost())
+        self.services.objects.lost().or_else(|| self.slices.objects.lost()).or_else(|| self.nodes.objects.lost())
     }
 }
 
@@ -466,6 +485,44 @@ mod tests {
         view.take(Update::Every(Event::Reset));
         view.take(Update::Every(Event::Complete));
         assert_eq!(view.malformed().count(), 0);
+    }
+
+    fn node(zone: &str) -> Update {
+        let metadata = json!({"name": "n1", "labels": {"topology.kubernetes.io/zone": zone}});
+        put("nodes/n1", &json!({"kind": "Node", "metadata": metadata}))
+    }
+
+    #[test]
+    fn a_node_concerns_no_service_and_goes_when_it_is_deleted() {
+        let mut view = View::default();
+        view.take(web("192.168.0.10"));
+        assert_eq!(view.take(node("z1")), names(&[]));
+        let zone = |view: &View| view.node("n1").and_then(|node| node.zone.clone());
+        assert_eq!(zone(&view).as_deref(), Some("z1"));
+        view.take(node("z2"));
+        assert_eq!((zone(&view).as_deref(), view.node("n2")), (Some("z2"), None));
+        view.take(put("nodes/n1", &json!({"kind": "Node"})));
+        assert_eq!(view.malformed().map(|(key, _, kept)| (key, kept)).collect::<Vec<_>>(), [("nodes/n1".into(), true)]);
+        view.take(delete("nodes/n1"));
+        view.take(Update::Every(Event::Commit));
+        assert_eq!((view.node("n1"), view.services().count()), (None, 1));
+    }
+
+    #[test]
+    fn a_node_that_a_listing_of_nothing_leaves_out_stays_until_that_is_believed() {
+        let mut view = View::default();
+        for event in [node("z1"), web("192.168.0.10")] {
+            view.take(event);
+        }
+        let every: fn(Event<Infallible, Infallible>) -> Update = Update::Every;
+        for complete in [every, |event| Update::Node(event.keyless().unwrap())] {
+            view.take(complete(Event::Reset));
+            view.take(complete(Event::Complete));
+            assert!(view.node("n1").is_some());
+        }
+        view.believe(Duration::ZERO);
+        view.believe(Duration::from_secs(60));
+        assert_eq!(view.node("n1"), None);
     }
 
     #[test]

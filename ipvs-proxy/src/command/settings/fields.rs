@@ -12,7 +12,6 @@ const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is 
 const UNBUFFERED: &str = "the log goes to standard error, line by line";
 const ONE_BIT: &str = "the mark of what is masqueraded is bit 14";
 const WINDOWS: &str = "it is for Windows";
-const NO_NODE: &str = "NodeCIDR needs the Node object, which is not read";
 
 const BIT: Form = Form::Number { least: 0, most: 31 };
 const COUNT: Form = Form::Number { least: 0, most: i32::MAX as i64 };
@@ -20,9 +19,6 @@ const SCORE: Form = Form::Number { least: -1000, most: 1000 };
 const PORT: Form = Form::Number { least: 0, most: 65_535 };
 const MODES: Form = Form::OneOf(&["", "auto", "ipvs", "nftables"]);
 const DETECTIONS: Form = Form::OneOf(&["", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]);
-
-/// Those of them that are served.
-const DETECTED: &[&str] = &["", "ClusterCIDR", "BridgeInterface", "InterfaceNamePrefix"];
 
 const fn field(path: &'static str, flag: &'static str, form: Form, default: &'static str, served: Served) -> Field {
     Field { path, flag, form, default, served, help: "" }
@@ -170,7 +166,8 @@ pub(crate) static FIELDS: &[Field] = &[
     field("winkernel.enableDSR", "", Form::Switch, "false", Needless(WINDOWS)),
     field("winkernel.rootHnsEndpointName", "", Form::Text, "", Needless(WINDOWS)),
     field("winkernel.forwardHealthCheckVip", "", Form::Switch, "false", Needless(WINDOWS)),
-    field(path::DETECTION, "detect-local-mode", DETECTIONS, "", Only(DETECTED, NO_NODE)),
+    field(path::DETECTION, "detect-local-mode", DETECTIONS, "", Start)
+        .help("How clients are known for Pods: ClusterCIDR (as when it is not given), NodeCIDR (by spec.podCIDRs of the own Node object), BridgeInterface or InterfaceNamePrefix"),
     field(path::BRIDGE, "pod-bridge-interface", Form::Text, "", Start)
         .help("The bridge that Pods are behind, with --detect-local-mode=BridgeInterface"),
     field(path::LINK_PREFIX, "pod-interface-name-prefix", Form::Text, "", Start)

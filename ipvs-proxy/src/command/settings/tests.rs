@@ -150,7 +150,7 @@ fn whatever_has_no_effect_is_reported_with_what_happens_instead() {
 #[test]
 fn what_would_lead_packets_elsewhere_is_refused_and_every_problem_is_reported_at_once() {
     let document = file(
-        "mode: iptables\niptables: {masqueradeBit: 77}\nnodePortAddresses: [primary, 10.4.7.0/24]\ndetectLocalMode: NodeCIDR\n\
+        "mode: iptables\niptables: {masqueradeBit: 77}\nnodePortAddresses: [primary, 10.4.7.0/24]\ndetectLocalMode: NodeName\n\
          ipvs: {tcpTimeout: soon}\noomScoreAdj: 2000\nclusterCIDR: pods\n",
     );
     let (settings, _) = Settings::new(Given::new(), Some(&document), false);

@@ -12,11 +12,39 @@ use crate::object::slice::EndpointSlice;
 use crate::plan::check::HealthCheck;
 use crate::plan::depends_on_zone;
 use crate::plan::here::{Facts, Mode};
+use crate::plan::remarks::remarks;
 
 /// What load balancers ask about, as far as it changed, and where they ask when that did.
 pub(crate) type ChangedChecks = (BTreeMap<ObjectName, Option<HealthCheck>>, Option<BTreeSet<IpAddr>>);
 
 impl Proxy {
+    /// Takes in what the source says of this node. A heartbeat changes nothing of that.
+    pub(super) fn follow_node(&mut self) {
+        let object = self.view.node(&self.facts.node);
+        if object == self.facts.object.as_ref() {
+            return;
+        }
+        let object = object.cloned();
+        self.had_node = true;
+        self.learn(|facts| facts.object = object);
+    }
+
+    /// Why no new traffic from outside is to come to this node, if so, as kube-proxy judges it: its Node is being deleted, is gone, or the
+    /// autoscaler is about to remove it. A node that the source never had is like any other.
+    #[must_use]
+    pub(crate) fn ineligible(&self) -> Option<String> {
+        match &self.facts.object {
+            Some(node) => node.leaving.map(|leaving| format!("Node {}: {leaving}", node.name)),
+            None => self.had_node.then(|| format!("Node {} is gone from the source", self.facts.node)),
+        }
+    }
+
+    /// What the operator should know where flags, Node object and machine differ.
+    #[must_use]
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        if self.gate.is_open() { remarks(&self.facts) } else { Vec::new() }
+    }
+
     /// Takes in what has become of this node. What depends on it is planned again.
     pub(crate) fn learn(&mut self, change: impl FnOnce(&mut Facts)) {
         change(&mut self.facts);
@@ -26,6 +54,7 @@ impl Proxy {
             self.changed_checks.1 = Some(new.check_addresses.clone());
         }
         self.here = new;
+        self.tables.want(self.plane.set_pods(self.here.pods.clone(), self.claims.all()));
         self.move_node();
         if change.all {
             self.dirty.extend(self.view.services().map(|service| service.name.clone()));
