@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::{Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, await_reals, away, client, dns, servers, slice};
+use proxy::{Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, await_reals, away, client, dns, families, servers, slice};
 
 fn a_virtual_address_without_its_server_refuses_although_the_node_listens() -> Result<()> {
     let nodes = Nodes::start()?;
@@ -133,6 +133,31 @@ fn a_deleted_server_whose_endpoint_changes_is_back_at_once() -> Result<()> {
     })
 }
 
+/// Without its local route a virtual address is no address of this node: packets to it leave by the default route.
+fn a_local_route_of_a_virtual_address_that_somebody_deletes_is_back_within_a_second() -> Result<()> {
+    let nodes = families::start()?;
+    nodes.publish(
+        "web.yaml",
+        &families::web("clusterIP: 192.168.0.10, clusterIPs: [192.168.0.10, \"fd09::10\"]", "PreferDualStack"),
+    )?;
+    let _proxy = families::proxy(&nodes, "ipvs", &families::DUAL)?;
+    let node = nodes.node()?;
+    for (family, addr, server) in [("-4", "192.168.0.10", WEB), ("-6", "fd09::10", "[fd09::10]:80")] {
+        let limit = away(node)?;
+        echo::ask_tcp(nodes.outside()?, server.parse()?, SOON)?;
+        node.run(&["ip", family, "route", "del", "local", addr, "table", "local"])?;
+        let deleted = Instant::now();
+        eventually(SOON, || {
+            let routes = node.run(&["ip", family, "route", "show", "table", "local"])?.stdout;
+            ensure!(routes.contains(&format!("local {addr} dev kube-ipvs0")), "{routes}");
+            Ok(())
+        })?;
+        ensure!(deleted.elapsed() < limit, "{addr}: {:?}", deleted.elapsed());
+        echo::ask_tcp(nodes.outside()?, server.parse()?, SOON)?;
+    }
+    Ok(())
+}
+
 /// What the client outside got to read, if anything.
 fn answered(socket: &UdpSocket) -> bool {
     ask(socket).is_ok()
@@ -168,6 +193,7 @@ fn main() -> ExitCode {
             services_work_beside_a_forward_chain_that_drops_and_its_denials_still_deny,
             one_deleted_server_among_many_is_back_as_soon_as_among_few,
             a_deleted_server_whose_endpoint_changes_is_back_at_once,
+            a_local_route_of_a_virtual_address_that_somebody_deletes_is_back_within_a_second,
         ],
     )
 }

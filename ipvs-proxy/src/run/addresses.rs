@@ -19,6 +19,7 @@ use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
 
 use super::flows::sweep::Background;
 use super::forward;
+use super::routed::Routed;
 use super::spared::Spared;
 use super::targets::{Balance, Targets};
 use crate::command::config::Networks;
@@ -187,7 +188,7 @@ fn balance(
     (link, excluded): (&IfName, &[Prefix]),
     interest: &mut Interest,
 ) -> Result<Balance, KernelError> {
-    let (links, addresses, writers) = (Rtnl::open()?, Rtnl::open()?, &interest.writers);
+    let (links, addresses, routes, writers) = (Rtnl::open()?, Rtnl::open()?, Rtnl::open()?, &interest.writers);
     interest.own = BTreeSet::from([links.port()?, addresses.port()?]);
     let name = link.clone();
     let links = Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()]);
@@ -195,7 +196,7 @@ fn balance(
     Ok(Balance {
         links: Box::new(writers.watch(links, Subject::Link)),
         servers: Box::new(IpvsTable::new(ipvs, [])),
-        addresses: Box::new(writers.watch(addresses, Subject::Address)),
+        addresses: Box::new(Routed::new(writers.watch(addresses, Subject::Address), routes)),
     })
 }
 

@@ -19,6 +19,7 @@ mod path;
 mod prepare;
 pub(crate) mod proxy;
 mod reload;
+mod routed;
 mod spared;
 pub(crate) mod status;
 pub(crate) mod tables;

@@ -1,9 +1,10 @@
-//! The addresses of this node, followed as they come and go.
+//! The addresses of this node, followed as they come and go, and which of them is primary as default routes do. Besides, local routes that
+//! are gone: that of a virtual address may have been taken away by somebody else.
 //!
 //! Invariants: they are listed once, after the monitor is open, and from then on each change costs itself; where notifications
 //! were lost they are listed again. What follows from a change is passed on only when it is another value than before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(super) struct Following {
     query: Query,
     except: IfName,
     links: BTreeMap<u32, Link>,
+    /// Addresses whose local routes are gone.
+    unrouted: BTreeSet<IpAddr>,
 }
 
 /// A link with its addresses in the kernel's order.
@@ -45,7 +48,8 @@ impl Following {
     /// When the kernel refuses.
     pub(super) async fn open(except: IfName) -> Result<Self, KernelError> {
         let watch = AddressWatch::open(except.clone())?;
-        let mut following = Self { watch, query: Query::open()?, except, links: BTreeMap::new() };
+        let mut following =
+            Self { watch, query: Query::open()?, except, links: BTreeMap::new(), unrouted: BTreeSet::new() };
         following.list().await?;
         Ok(following)
     }
@@ -96,6 +100,8 @@ impl Following {
                     link.addresses.retain(|known| known.addr != addr);
                 }
             }
+            AddressChange::DefaultRoute => {}
+            AddressChange::Unrouted(addr) => drop(self.unrouted.insert(addr)),
             AddressChange::Lost => return false,
         }
         true
@@ -125,6 +131,10 @@ pub(super) async fn follow(
             },
         };
         heartbeat.busy();
+        let unrouted = open.as_mut().map(|following| std::mem::take(&mut following.unrouted)).unwrap_or_default();
+        if !unrouted.is_empty() {
+            mailbox.send(Order::Unrouted(unrouted)).await;
+        }
         match result {
             Ok(addresses) => {
                 if addresses != known {
@@ -153,5 +163,11 @@ fn log(before: &OwnAddresses, after: &OwnAddresses) {
     let text = |addr: &IpAddr| addr.to_string();
     let came: Vec<_> = after.all.difference(&before.all).map(text).collect();
     let gone: Vec<_> = before.all.difference(&after.all).map(text).collect();
-    tracing::info!(came = came.join(" "), gone = gone.join(" "), "addresses of this node changed");
+    let primary: Vec<_> = after.primary.present().map(|(_, addr)| addr.to_string()).collect();
+    tracing::info!(
+        came = came.join(" "),
+        gone = gone.join(" "),
+        primary = primary.join(" "),
+        "addresses of this node changed"
+    );
 }

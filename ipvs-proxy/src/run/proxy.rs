@@ -8,6 +8,7 @@ mod node;
 mod planning;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -160,6 +161,11 @@ impl Proxy {
     /// Forgets what the kernel held in a table that somebody else may have changed.
     pub(crate) fn touched(&mut self, touched: Touched) {
         self.tables.touched(touched);
+    }
+
+    /// Takes in that no local routes lead to these addresses any more.
+    pub(crate) fn unrouted(&mut self, addresses: &BTreeSet<IpAddr>) {
+        self.tables.unrouted(addresses);
     }
 
     /// Plans what is dirty and brings the kernel's tables there. Returns what was done.

@@ -16,6 +16,7 @@ mod draining;
 mod handover;
 mod made;
 mod repair;
+mod routes;
 mod settling;
 mod touched;
 
@@ -33,7 +34,7 @@ pub(crate) use self::touched::Touched;
 use self::handover::Handover;
 use self::made::{Footing, OfIpvs};
 
-use super::targets::{AnyTarget, Servers, Sweeper};
+use super::targets::{AnyTarget, Servers, Sweeper, VirtualAddresses};
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{Changes, ipvs, nftables, record};
 use crate::plan::FrontendKey;
@@ -46,7 +47,7 @@ pub(crate) struct Tables {
     nft: Table<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
     forward: Option<Handle<Forward>>,
     servers: Option<Table<Box<dyn Servers + Send>>>,
-    addresses: Option<Table<AnyTarget<AddressKey, Address>>>,
+    addresses: Option<Table<Box<dyn VirtualAddresses + Send>>>,
     /// The three above, while they rest.
     resting: Option<OfIpvs>,
     /// What must stand before an address turns local.
@@ -76,6 +77,8 @@ pub(crate) struct Tables {
     recorded: BTreeSet<VirtualServerKey>,
     /// Addresses that wait for a virtual server to stand.
     waiting: BTreeSet<AddressKey>,
+    /// Local routes of addresses.
+    routes: routes::Compared,
 }
 
 impl Tables {
@@ -182,7 +185,7 @@ impl Tables {
         })
     }
 
-    fn addresses_mut(&mut self) -> Option<&mut Reconciler<AnyTarget<AddressKey, Address>>> {
+    fn addresses_mut(&mut self) -> Option<&mut Reconciler<Box<dyn VirtualAddresses + Send>>> {
         self.stack.get_mut(self.addresses?)
     }
 
@@ -203,6 +206,7 @@ impl Tables {
             return pass;
         }
         self.read_unread();
+        self.repair_unrouted();
         pass += self.note_undone(now);
         pass += self.stack.upsert(now);
         pass += self.repair_vanished(now);

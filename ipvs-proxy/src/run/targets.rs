@@ -118,6 +118,15 @@ impl Servers for IpvsTable {
     }
 }
 
+/// The addresses of our link, with what is no row.
+pub(crate) trait VirtualAddresses: Target<Key = AddressKey, Value = Address, Error = KernelError> {
+    /// Those of ours in `held` that no local route leads to: packets to them go elsewhere. The next time that one is made, it is made anew.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn unrouted(&mut self, held: &Rows<AddressKey, Address>) -> Result<BTreeSet<AddressKey>, KernelError>;
+}
+
 /// Whether a tracked connection is stale.
 pub(crate) type Stale<'a> = &'a dyn Fn(&Tracked) -> bool;
 
@@ -181,5 +190,5 @@ pub(crate) struct Balance {
     /// Virtual and real servers.
     pub(crate) servers: Box<dyn Servers + Send>,
     /// Virtual addresses.
-    pub(crate) addresses: AnyTarget<AddressKey, Address>,
+    pub(crate) addresses: Box<dyn VirtualAddresses + Send>,
 }

@@ -21,7 +21,7 @@ use super::flows::sweep::sweep;
 use super::flows::{Check, Checks, Locals, Tracked};
 use super::proxy::{Proxy, pause};
 use super::tables::{Tables, Touched};
-use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets};
+use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets, VirtualAddresses};
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, record, since, vip};
 use crate::object::key::ObjectKey;
@@ -176,6 +176,39 @@ impl Servers for FakeServers {
     }
 }
 
+/// Addresses without a local route, and how often they were asked for.
+type Routes = (BTreeSet<AddressKey>, usize);
+
+/// Addresses in memory.
+struct FakeAddresses<T> {
+    table: T,
+    routes: Arc<Mutex<Routes>>,
+}
+
+impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Target for FakeAddresses<T> {
+    type Key = AddressKey;
+    type Value = Address;
+    type Error = KernelError;
+
+    fn observe(&mut self) -> Result<Rows<AddressKey, Address>, KernelError> {
+        self.table.observe()
+    }
+
+    fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {
+        let mut routes = self.routes.lock().unwrap();
+        routes.0.retain(|key| steps.iter().all(|step| step.key() != key));
+        self.table.apply(steps)
+    }
+}
+
+impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> VirtualAddresses for FakeAddresses<T> {
+    fn unrouted(&mut self, held: &Rows<AddressKey, Address>) -> Result<BTreeSet<AddressKey>, KernelError> {
+        let mut routes = self.routes.lock().unwrap();
+        routes.1 += 1;
+        Ok(routes.0.iter().filter(|key| held.contains_key(*key)).cloned().collect())
+    }
+}
+
 /// Tracked connections in memory.
 #[derive(Default)]
 struct Connections {
@@ -228,6 +261,7 @@ struct Rig {
     nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
     servers: FakeTable<RowKey, Row>,
     addresses: FakeTable<AddressKey, Address>,
+    routes: Arc<Mutex<Routes>>,
     busy: Arc<Mutex<BTreeSet<RealServerKey>>>,
     flows: FakeFlows,
     now: Duration,
@@ -264,6 +298,7 @@ impl Rig {
 
     fn in_mode(mode: Mode, boot: u64, (nft, servers, addresses): Kept) -> Self {
         let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
+        let routes = Arc::<Mutex<Routes>>::default();
         let sysctls = FakeTable::default();
         sysctls.contents().rows.insert(tracking(), Observed { value: "1".to_owned(), owner: Owner::Ours });
         let targets = Targets {
@@ -278,10 +313,13 @@ impl Rig {
                     vanished: BTreeSet::new(),
                     compared: None,
                 }),
-                addresses: Box::new(super::spared::Spared::new(
-                    Logged { name: "address", table: addresses.clone(), log: log.clone() },
-                    vec!["192.168.99.0/24".parse().unwrap()],
-                )),
+                addresses: Box::new(FakeAddresses {
+                    table: super::spared::Spared::new(
+                        Logged { name: "address", table: addresses.clone(), log: log.clone() },
+                        vec!["192.168.99.0/24".parse().unwrap()],
+                    ),
+                    routes: Arc::clone(&routes),
+                }),
             }),
             flows: Box::new(flows.clone()),
         };
@@ -301,7 +339,7 @@ impl Rig {
         let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods(v4.into_iter().chain(v6)));
         let networks = Networks { pods, services: PerFamily::default(), node: Vec::new() };
         let proxy = Proxy::new(facts, networks, plane, tables, 1_790_000_000);
-        Self { proxy, log, sysctls, nft, servers, addresses, busy, flows, now: Duration::ZERO }
+        Self { proxy, log, sysctls, nft, servers, addresses, routes, busy, flows, now: Duration::ZERO }
     }
 
     fn receive(&mut self, event: Event) {
@@ -1023,6 +1061,38 @@ fn an_address_turns_local_only_when_a_virtual_server_stands_behind_it() {
     rig.complete();
     assert!(!rig.work().iter().any(|line| line.starts_with("address")), "the kernel knows no such scheduler");
     assert!(rig.later(60).contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()));
+}
+
+#[test]
+fn a_virtual_address_whose_local_route_is_gone_is_made_again_and_routes_of_others_have_nothing_listed() {
+    let mut rig = Rig::web();
+    rig.work();
+    let web = vip::address(&IfName::new(vip::LINK_NAME).unwrap(), [192, 168, 0, 10].into());
+    let asked = |rig: &Rig| rig.routes.lock().unwrap().1;
+    let before = asked(&rig);
+    rig.proxy.unrouted(&BTreeSet::from([[10, 4, 7, 21].into()]));
+    assert_eq!((rig.work(), asked(&rig)), (Vec::new(), before), "an address of somebody else");
+    rig.routes.lock().unwrap().0.insert(web.clone());
+    rig.proxy.unrouted(&BTreeSet::from([web.addr]));
+    assert_eq!(rig.work(), ["address + 192.168.0.10/32 dev kube-ipvs0"]);
+    assert_eq!((rig.work(), asked(&rig)), (Vec::new(), before + 1));
+    // Where nobody said so the next listing finds it, that of a new start too.
+    for touched in [true, false] {
+        rig.routes.lock().unwrap().0.insert(web.clone());
+        if touched {
+            rig.proxy.touched(Touched::Links);
+        } else {
+            let routes = std::mem::take(&mut *rig.routes.lock().unwrap());
+            rig = Rig::after(&rig, Mode::Ipvs, 1000);
+            *rig.routes.lock().unwrap() = routes;
+            rig.receive(Event::Reset);
+            rig.service("web", 10, "TCP");
+            rig.endpoints("web", "TCP", &[2, 3]);
+            rig.complete();
+        }
+        let done = rig.work();
+        assert!(done.contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()), "{touched}: {done:?}");
+    }
 }
 
 #[test]

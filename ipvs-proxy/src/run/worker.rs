@@ -1,5 +1,7 @@
 //! The proxy as the work of the thread that owns the kernel tables.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +40,8 @@ pub(super) enum Order {
     Update(Update),
     /// The addresses of this node.
     Addresses(OwnAddresses),
+    /// Addresses whose local routes are gone.
+    Unrouted(BTreeSet<IpAddr>),
 }
 
 /// See the module's text.
@@ -178,6 +182,7 @@ impl Work for ProxyWork {
                 }
             }
             Order::Addresses(addresses) => self.proxy.learn(|facts| facts.own = addresses),
+            Order::Unrouted(addresses) => self.proxy.unrouted(&addresses),
         }
     }
 

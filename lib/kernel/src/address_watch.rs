@@ -1,26 +1,40 @@
-//! `AddressWatch`: the kernel's own word that this host has got an address or lost one (RTM_NEWADDR, RTM_DELADDR).
+//! `AddressWatch`: the kernel's own word that this host has got an address or lost one (RTM_NEWADDR, RTM_DELADDR), that a default route
+//! has changed, or that the local route of an address is gone.
 //!
-//! Invariants: every notification carries its address, so whoever follows them lists addresses once; where some were lost that
+//! Other routes, of which a node may have ten thousand, are dropped in the kernel. Invariants: every notification carries its address, so whoever follows them lists addresses once; where some were lost that
 //! is reported, and addresses are to be listed anew. IPv6 link-local addresses, which come and go with every Pod, and those of
 //! one link that is excepted are left out.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-use netstate::{IfName, InterfaceAddress};
+use netstate::route::TABLE_MAIN;
+use netstate::{IfName, InterfaceAddress, IpFamily};
 use nix::net::if_::if_indextoname;
 
 use crate::address::interface_address;
 use crate::error::KernelError;
-use crate::socket::split;
+use crate::route::{RTM_NEWROUTE, key_in};
+use crate::socket::{Frame, split};
+use crate::watch::own::{JUMP_EQUAL, KIND_AT, LOAD_HALF, RETURN, attach, instruction, kind};
 
-/// RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR (include/uapi/linux/rtnetlink.h).
-const GROUPS: [u32; 2] = [5, 9];
+/// RTNLGRP_IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 4] = [5, 7, 9, 11];
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_DELROUTE: u16 = 25;
+/// RT_TABLE_LOCAL and RTN_LOCAL.
+const TABLE_LOCAL: u32 = 255;
+const LOCAL: u8 = 2;
+/// Where `rtm_dst_len` and `rtm_table` are in a message, behind `nlmsghdr`.
+const LENGTH_AT: u32 = 17;
+const TABLE_AT: u32 = 20;
+/// BPF_LD with BPF_ABS of one byte.
+const LOAD_BYTE: u16 = 0x30;
 
 /// What became of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +43,10 @@ pub enum AddressChange {
     Came(u32, InterfaceAddress),
     /// The link with this index has it no longer.
     Gone(u32, IpAddr),
+    /// A default route came or went.
+    DefaultRoute,
+    /// No local route leads to this address any more: because it is gone, or because somebody took the route away.
+    Unrouted(IpAddr),
     /// Notifications were lost.
     Lost,
 }
@@ -52,6 +70,8 @@ impl AddressWatch {
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(error("socket"))?;
         let inner = socket.socket_mut();
         inner.bind(&SocketAddr::new(0, 0)).map_err(error("bind"))?;
+        // Where the kernel refuses, other routes are left out when they are read.
+        let _ = attach(inner.as_raw_fd(), &mut without_other_routes());
         for group in GROUPS {
             inner.add_membership(group).map_err(error("NETLINK_ADD_MEMBERSHIP"))?;
         }
@@ -81,7 +101,7 @@ impl AddressWatch {
     fn is_of_interest(&mut self, change: &AddressChange) -> bool {
         let index = match change {
             AddressChange::Came(index, _) | AddressChange::Gone(index, _) => *index,
-            AddressChange::Lost => return true,
+            AddressChange::DefaultRoute | AddressChange::Unrouted(_) | AddressChange::Lost => return true,
         };
         if self.others.contains(&index) {
             return true;
@@ -98,7 +118,10 @@ impl AddressWatch {
 /// What the notifications of one datagram say; a datagram that cannot be read counts as lost.
 fn changes(datagram: &[u8]) -> Vec<AddressChange> {
     let Ok(frames) = split(datagram) else { return vec![AddressChange::Lost] };
-    let change = |frame: &crate::socket::Frame| {
+    let change = |frame: &Frame| {
+        if matches!(frame.kind, RTM_NEWROUTE | RTM_DELROUTE) {
+            return route(frame);
+        }
         let (index, address) = interface_address(frame)?;
         match frame.kind {
             RTM_NEWADDR => Some(AddressChange::Came(index, address)),
@@ -112,6 +135,37 @@ fn changes(datagram: &[u8]) -> Vec<AddressChange> {
         _ => false,
     };
     frames.iter().filter_map(change).filter(|change| !is_link_local(change)).collect()
+}
+
+/// What a change of a route means here, if anything.
+fn route(frame: &Frame) -> Option<AddressChange> {
+    let (key, _) = key_in(&frame.body)?;
+    let (dst, kind) = (key.dst, *frame.body.get(7)?);
+    if dst.len() == 0 && key.table == TABLE_MAIN {
+        return Some(AddressChange::DefaultRoute);
+    }
+    let is_of_address = dst.len() == IpFamily::of(dst.addr()).width() && kind == LOCAL && key.table == TABLE_LOCAL;
+    (frame.kind == RTM_DELROUTE && is_of_address).then_some(AddressChange::Unrouted(dst.addr()))
+}
+
+/// A filter that lets of routes only pass default ones, and those of the table `local` that are removed.
+fn without_other_routes() -> [libc::sock_filter; 14] {
+    [
+        instruction(LOAD_HALF, 0, KIND_AT),
+        instruction(JUMP_EQUAL, 2, kind(RTM_NEWROUTE)),
+        instruction(JUMP_EQUAL, 5, kind(RTM_DELROUTE)),
+        instruction(RETURN, 0, u32::MAX),
+        instruction(LOAD_BYTE, 0, LENGTH_AT),
+        instruction(JUMP_EQUAL, 1, 0),
+        instruction(RETURN, 0, 0),
+        instruction(RETURN, 0, u32::MAX),
+        instruction(LOAD_BYTE, 0, LENGTH_AT),
+        instruction(JUMP_EQUAL, 3, 0),
+        instruction(LOAD_BYTE, 0, TABLE_AT),
+        instruction(JUMP_EQUAL, 1, TABLE_LOCAL),
+        instruction(RETURN, 0, 0),
+        instruction(RETURN, 0, u32::MAX),
+    ]
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod interest;
-mod own;
+pub(crate) mod own;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;

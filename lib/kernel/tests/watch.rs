@@ -27,6 +27,7 @@ const CASES: &[common::Case] = &[
     ("lost_notifications_are_reported", overrun),
     ("what_our_own_sockets_change_does_not_wait_in_the_monitor", own_changes),
     ("addresses_are_reported_as_they_come_and_go_but_for_those_of_one_link", addresses),
+    ("of_routes_default_ones_are_reported_and_local_ones_that_go", routes_of_addresses),
 ];
 
 fn main() -> ExitCode {
@@ -107,6 +108,34 @@ fn addresses() {
         }
         assert!(came(&found, "10.4.7.21", 24), "{found:?}");
         assert!(!came(&found, "192.168.0.10", 32), "{found:?}");
+    });
+}
+
+fn routes_of_addresses() {
+    ip("link add eth0 type bridge");
+    ip("addr add 10.4.7.21/24 dev eth0");
+    ip("addr add fd00:4:7::21/64 dev eth0 nodad");
+    ip("link set eth0 up");
+    on_tokio(async {
+        let mut watch = AddressWatch::open(IfName::literal("kube-ipvs0")).unwrap();
+        ip("route add 172.7.22.0/24 via 10.4.7.22");
+        ip("route add local 10.4.7.99 dev eth0");
+        ip("route add default via 10.4.7.1");
+        ip("route del 172.7.22.0/24 via 10.4.7.22");
+        ip("route del local 10.4.7.21 dev eth0 table local");
+        ip("-6 route add default via fd00:4:7::1");
+        ip("-6 route del local fd00:4:7::21 dev eth0 table local");
+        let unrouted = |text: &str| AddressChange::Unrouted(text.parse().unwrap());
+        let last = unrouted("fd00:4:7::21");
+        let mut found = Vec::new();
+        while !found.contains(&last) {
+            let changes = tokio::time::timeout(LIMIT, watch.next()).await.expect("changes").unwrap();
+            // Addresses of IPv6 are announced when the kernel gets to them.
+            let of_routes = |change: &AddressChange| !matches!(change, AddressChange::Came(..));
+            found.extend(changes.into_iter().filter(of_routes));
+        }
+        let default = AddressChange::DefaultRoute;
+        assert_eq!(found, [default.clone(), unrouted("10.4.7.21"), default, last]);
     });
 }
 

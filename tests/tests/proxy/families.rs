@@ -10,7 +10,7 @@ use lab::{Place, Process, echo, eventually};
 use super::{Nodes, SERVICES, SOON, ask};
 
 /// Pods of both families, the one of IPv6 first.
-pub(super) const DUAL: [&str; 2] =
+pub(crate) const DUAL: [&str; 2] =
     ["--cluster-cidr=fd07::/16,172.7.0.0/16", "--service-cidr=192.168.0.0/16,fd09::/108"];
 const ONLY_IPV6: [&str; 2] = ["--cluster-cidr=fd07::/16", "--service-cidr=fd09::/108"];
 
@@ -22,7 +22,7 @@ const MASQUERADED: [(&str, &str); 4] =
     [("2", "fd07:21::1"), ("3", "fd07:21::1"), ("22.2", "fd04:7::21"), ("22.3", "fd04:7::21")];
 
 /// Gives every machine and Pod an address of IPv6 beside that of IPv4.
-pub(super) fn start() -> Result<Nodes> {
+pub(crate) fn start() -> Result<Nodes> {
     let nodes = Nodes::start()?;
     for (own, other) in [(21, 22), (22, 21)] {
         let host = nodes.cluster.host(&format!("hdss7-{own}"))?;
@@ -61,7 +61,7 @@ fn await_addresses(place: &impl Place) -> Result<()> {
     })
 }
 
-pub(super) fn proxy(nodes: &Nodes, mode: &str, networks: &[&str]) -> Result<Process> {
+pub(crate) fn proxy(nodes: &Nodes, mode: &str, networks: &[&str]) -> Result<Process> {
     let command = nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(format!("--services-dir={SERVICES}"));
     let proxy = command.arg(format!("--proxy-mode={mode}")).args(networks).start("ipvs-proxy")?;
     proxy.wait_for_line("ready", SOON)?;
@@ -83,7 +83,7 @@ fn slice(service: &str, (family, number): (&str, u8), (port, protocol): (&str, &
 
 const PODS: [&str; 4] = ["fd07:21::2", "fd07:21::3", "fd07:22::2", "fd07:22::3"];
 
-pub(super) fn web(addresses: &str, policy: &str) -> String {
+pub(crate) fn web(addresses: &str, policy: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{{addresses}, ipFamilyPolicy: {policy}, \
          ports: [{{name: http, port: 80}}]}}\n{}{}",

@@ -5,21 +5,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::{Address, AddressKey, IfName, Link, SysctlKey, nft as nft_rows};
+use netstate::{IfName, Link, SysctlKey, nft as nft_rows};
 use reconcile::{Reconciler, Stack, Table};
 
 use super::Tables;
 use super::handover::Handover;
+use super::routes::Compared;
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, vip};
-use crate::run::targets::{AnyTarget, Balance, Servers, Targets};
+use crate::run::targets::{AnyTarget, Balance, Servers, Targets, VirtualAddresses};
 
 /// The places of the tables of IPVS.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OfIpvs {
     links: Table<AnyTarget<IfName, Link>>,
     servers: Table<Box<dyn Servers + Send>>,
-    addresses: Table<AnyTarget<AddressKey, Address>>,
+    addresses: Table<Box<dyn VirtualAddresses + Send>>,
 }
 
 /// Without it a connection that IPVS balances cannot be masqueraded.
@@ -98,6 +99,7 @@ impl Tables {
             audit_failure: None,
             recorded: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            routes: Compared::default(),
         };
         match plane.mode() {
             Mode::Ipvs => tables.want_link(),

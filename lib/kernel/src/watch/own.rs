@@ -11,13 +11,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use super::interest::{RTM_DELLINK, RTM_NEWLINK};
 
 /// BPF_LD with BPF_ABS of two and of four bytes, BPF_JMP with BPF_JEQ, BPF_RET (include/uapi/linux/bpf_common.h).
-const LOAD_HALF: u16 = 0x28;
+pub(crate) const LOAD_HALF: u16 = 0x28;
 const LOAD_WORD: u16 = 0x20;
-const JUMP_EQUAL: u16 = 0x15;
-const RETURN: u16 = 0x06;
+pub(crate) const JUMP_EQUAL: u16 = 0x15;
+pub(crate) const RETURN: u16 = 0x06;
 
 /// Where `nlmsg_type` and `nlmsg_pid` are in a message (include/uapi/linux/netlink.h).
-const KIND_AT: u32 = 4;
+pub(crate) const KIND_AT: u32 = 4;
 const PORT_AT: u32 = 12;
 
 /// A jump leads over at most 255 instructions.
@@ -36,13 +36,8 @@ pub(super) fn drop_own(socket: &impl AsRawFd, ports: &BTreeSet<u32>) -> io::Resu
 
 /// The instructions: links pass, then what bears one of `ports` is dropped, and the rest passes.
 fn program(ports: &BTreeSet<u32>) -> Vec<libc::sock_filter> {
-    let instruction = |code, jump: usize, value| {
-        // Bounded by MOST_PORTS.
-        let jt = u8::try_from(jump).unwrap_or(u8::MAX);
-        libc::sock_filter { code, jt, jf: 0, k: value }
-    };
-    // The kernel loads fields as big-endian numbers.
-    let kind = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
+    // Bounded by MOST_PORTS.
+    let instruction = |code, jump: usize, value| instruction(code, u8::try_from(jump).unwrap_or(u8::MAX), value);
     let port = |port: &u32| u32::from_be_bytes(port.to_ne_bytes());
     let count = ports.len();
     let mut program = vec![
@@ -57,7 +52,21 @@ fn program(ports: &BTreeSet<u32>) -> Vec<libc::sock_filter> {
     program
 }
 
-fn attach(socket: RawFd, program: &mut [libc::sock_filter]) -> io::Result<()> {
+/// One instruction; a condition that holds leads over so many others.
+pub(crate) const fn instruction(code: u16, jump: u8, value: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt: jump, jf: 0, k: value }
+}
+
+/// A message's type as the kernel loads it: fields are big-endian numbers to it.
+pub(crate) fn kind(kind: u16) -> u32 {
+    u32::from(u16::from_be_bytes(kind.to_ne_bytes()))
+}
+
+/// Has the kernel drop what `program` returns nothing of.
+///
+/// # Errors
+/// When the kernel refuses the filter.
+pub(crate) fn attach(socket: RawFd, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let too_long = |_| io::Error::from_raw_os_error(libc::E2BIG);
     let length = libc::c_ushort::try_from(program.len()).map_err(too_long)?;
     let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
