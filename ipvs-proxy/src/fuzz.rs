@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::command::duration;
 use crate::command::settings::{Settings, document};
-use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, record, vip};
+use crate::dataplane::{DataPlane, Guards, Mode, NodeAddresses, Options, record, vip};
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::node::Node;
 use crate::object::service::Service;
@@ -143,6 +143,7 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
             pods: pods.clone(),
             services: PerFamily::default(),
             node: NodeAddresses::default(),
+            guards: Guards::default(),
         };
         serve_on(DataPlane::new(options), service, slice.clone());
     }

@@ -202,6 +202,14 @@ fn a_node_object_says_zone_pods_and_primary_address() -> Result<()> {
     node::a_node_object_says_zone_pods_and_primary_address("ipvs")
 }
 
+fn packets_of_no_connection_are_dropped_unless_tracking_is_liberal() -> Result<()> {
+    filter::packets_of_no_connection_are_dropped_unless_tracking_is_liberal("ipvs")
+}
+
+fn what_listens_at_loopback_is_not_reached_from_elsewhere() -> Result<()> {
+    filter::what_listens_at_loopback_is_not_reached_from_elsewhere("ipvs")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -225,6 +233,8 @@ fn main() -> ExitCode {
             a_node_object_says_zone_pods_and_primary_address,
             an_address_that_no_service_has_is_silent_unless_a_network_here_has_it,
             a_connection_that_is_open_when_its_service_goes_is_reset,
+            packets_of_no_connection_are_dropped_unless_tracking_is_liberal,
+            what_listens_at_loopback_is_not_reached_from_elsewhere,
         ],
     )
 }

@@ -72,6 +72,14 @@ fn node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go() -> R
     };
     ask("10.9.9.21").context("the primary address, of the default route")?;
     refuses("10.4.7.21")?;
+    // No address changes with it.
+    nodes.node()?.run(&["ip", "route", "replace", "default", "via", "10.4.7.200", "dev", "eth0"])?;
+    eventually(SOON, || {
+        ask("10.4.7.21").context("the primary address, of another default route")?;
+        refuses("10.9.9.21")
+    })?;
+    nodes.node()?.run(&["ip", "route", "replace", "default", "via", "10.9.9.1", "dev", "up0"])?;
+    eventually(SOON, || refuses("10.4.7.21"))?;
     of_default_route.terminate(SOON)?;
     let _proxy = nodes.proxy_with(&["--proxy-mode=nftables", "--nodeport-addresses=10.4.7.0/24,127.0.0.0/8"])?;
     eventually(SOON, || refuses("10.9.9.21"))?;

@@ -38,6 +38,7 @@ use netstate::ipvs::Scheduler;
 use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
 
 use self::counts::Counts;
+pub(crate) use self::nftables::guards::Guards;
 use self::site::Site;
 use crate::object::service::{SCHEDULER, Service, Sources};
 use crate::plan::frontend::Place;
@@ -99,6 +100,8 @@ pub(crate) struct Options {
     pub(crate) services: PerFamily<Option<Prefix>>,
     /// The node's addresses.
     pub(crate) node: NodeAddresses,
+    /// What is dropped for the good of others.
+    pub(crate) guards: Guards,
 }
 
 /// Addresses of the node.
@@ -110,6 +113,8 @@ pub(crate) struct NodeAddresses {
     pub(crate) node_ports: BTreeSet<IpAddr>,
     /// The networks that they are in.
     pub(crate) networks: BTreeSet<Prefix>,
+    /// The links that the default routes leave by.
+    pub(crate) uplinks: PerFamily<Option<IfName>>,
 }
 
 impl From<&Here> for NodeAddresses {
@@ -118,6 +123,7 @@ impl From<&Here> for NodeAddresses {
             own: here.addresses.clone(),
             node_ports: here.node_port_addresses.clone(),
             networks: here.networks.clone(),
+            uplinks: here.uplinks.clone(),
         }
     }
 }
@@ -134,6 +140,7 @@ pub(crate) struct DataPlane {
 struct Shared {
     rows: Counts<nft_rows::RowKey>,
     vips: Counts<IpAddr>,
+    external: Counts<IpAddr>,
     bound: Counts<IpAddr>,
     hairpins: Counts<IpAddr>,
 }
@@ -170,10 +177,7 @@ impl DataPlane {
 
     /// The static part of the nft tables, of each family that is served.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (nft_rows::RowKey, nft_rows::Row)> + '_ {
-        self.families().map(|family| {
-            let unallocated = nftables::unallocated::Unallocated::of(family, &self.options);
-            nftables::statics::table(family, unallocated.as_ref())
-        })
+        self.families().map(|family| nftables::statics::table(family, &self.options))
     }
 
     /// The rows that change with these frontends.
@@ -279,6 +283,11 @@ impl Shared {
         let vips = |site: Option<&Site<'_>>| site.map(Site::vips).unwrap_or_default();
         for (addr, needed) in self.vips.change(&vips(old), &vips(new)) {
             let (row, value) = nft::vip(addr);
+            changes.nft.insert(row, needed.then_some(value));
+        }
+        let external = |site: Option<&Site<'_>>| site.map(Site::external).unwrap_or_default();
+        for (addr, needed) in self.external.change(&external(old), &external(new)) {
+            let (row, value) = nft::external(addr);
             changes.nft.insert(row, needed.then_some(value));
         }
         let bound = |site: Option<&Site<'_>>| site.map(Site::bound).unwrap_or_default();

@@ -20,6 +20,9 @@ pub(super) const HAIRPIN: &str = "hairpin";
 /// The set of virtual addresses.
 pub(super) const VIPS: &str = "vips";
 
+/// The set of external addresses and those of load balancers that the node has not itself.
+pub(super) const EXTERNAL: &str = "external";
+
 /// The table of a family.
 #[must_use]
 pub(crate) fn table_key(family: IpFamily) -> TableKey {
@@ -41,6 +44,12 @@ pub(crate) fn hairpin(addr: IpAddr) -> (RowKey, Row) {
 #[must_use]
 pub(crate) fn vip(addr: IpAddr) -> (RowKey, Row) {
     (element(IpFamily::of(addr), VIPS, vec![addr.into()]), Row::Element(Element::member()))
+}
+
+/// The element of an external address.
+#[must_use]
+pub(crate) fn external(addr: IpAddr) -> (RowKey, Row) {
+    (element(IpFamily::of(addr), EXTERNAL, vec![addr.into()]), Row::Element(Element::member()))
 }
 
 /// The chain that masquerades.

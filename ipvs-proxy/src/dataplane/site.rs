@@ -85,6 +85,16 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// Its address, where that is an external one which the node has not itself.
+    pub(super) fn external(&self) -> BTreeSet<IpAddr> {
+        match self.key.place {
+            Place::Address(addr) if self.frontend.kind != Kind::ClusterIp && !self.options.node.own.contains(&addr) => {
+                BTreeSet::from([addr])
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// Its address, where the node must have it for virtual servers.
     pub(super) fn bound(&self) -> BTreeSet<IpAddr> {
         match self.key.place {

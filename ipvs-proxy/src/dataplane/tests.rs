@@ -51,6 +51,7 @@ pub(super) fn plane(mode: Mode) -> DataPlane {
         pods: Pods::inside(pods),
         services,
         node: NodeAddresses::default(),
+        guards: Guards::default(),
     })
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::report::Report;
 use super::sites::{self, Site};
 use super::text::text;
-use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, vip};
+use crate::dataplane::{DataPlane, Guards, Mode, NodeAddresses, Options, vip};
 use crate::facts::{Facts, Kernel, Planned, Server};
 use crate::object::key::ObjectKey;
 use crate::plan::here::Here;
@@ -67,6 +67,7 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
         pods: Pods::inside(pods),
         services: PerFamily::default(),
         node: NodeAddresses::default(),
+        guards: Guards::default(),
     };
     let plane = DataPlane::new(options);
     let services = PerFamily::only(IpFamily::V4, "192.168.0.0/16".parse().unwrap());

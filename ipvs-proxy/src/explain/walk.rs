@@ -66,6 +66,9 @@ pub(super) struct Walk {
 /// Choices that are followed at most: more endpoints than a Service has.
 const MOST: usize = 65_536;
 
+/// What this node sends to itself comes in by.
+const LOOPBACK: IfName = IfName::literal("lo");
+
 /// IPVS takes what this node sends behind this priority of the output hook, and what comes in behind this one of the input hook.
 const IPVS_OUTPUT: i32 = -98;
 const IPVS_INPUT: i32 = 98;
@@ -99,6 +102,9 @@ fn path(run: &mut Run<'_>, world: &World<'_>, sender: &Sender) -> Outcome {
     let is_local = world.local.contains(&run.packet.daddr.ip()) || run.packet.daddr.ip().is_loopback();
     if !run.packet.is_balanced {
         // What this node sends to itself comes back in; what others send to somebody else is forwarded.
+        if is_local && sender.is_node {
+            run.packet.link = Some(LOOPBACK);
+        }
         let next = match (is_local, sender.is_node) {
             (true, _) => Some(Hook::Input),
             (false, false) => Some(Hook::Forward),

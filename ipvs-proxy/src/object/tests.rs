@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::service::Service;
 use super::slice::EndpointSlice;
-use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options};
+use crate::dataplane::{DataPlane, Guards, Mode, NodeAddresses, Options};
 use crate::plan::check::HealthCheck;
 use crate::plan::here::Here;
 use crate::plan::plan;
@@ -144,6 +144,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
         pods,
         services: PerFamily::default(),
         node: NodeAddresses::default(),
+        guards: Guards::default(),
     });
     let named = (path.not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);
     let here = Here { zone: Some("z1".to_owned()), ..Here::on("n1") };

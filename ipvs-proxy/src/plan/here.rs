@@ -26,7 +26,9 @@ pub(crate) struct Here {
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// The networks that they are in.
     pub(crate) networks: BTreeSet<Prefix>,
-    /// Those of them at which NodePorts are.
+    /// The links that the default routes leave by.
+    pub(crate) uplinks: PerFamily<Option<IfName>>,
+    /// Those of its addresses at which NodePorts are.
     pub(crate) node_port_addresses: BTreeSet<IpAddr>,
     /// Where load balancers ask for health: at those, or in a family that has NodePorts everywhere at every address, loopback too.
     pub(crate) check_addresses: BTreeSet<IpAddr>,
@@ -56,6 +58,7 @@ impl Here {
             zone: None,
             addresses: BTreeSet::new(),
             networks: BTreeSet::new(),
+            uplinks: PerFamily::default(),
             node_port_addresses: BTreeSet::new(),
             check_addresses: BTreeSet::new(),
             pods: Pods::inside(PerFamily::from_fn(|family| Some(family.any()))),
@@ -181,7 +184,9 @@ pub(crate) struct OwnAddresses {
     pub(crate) all: BTreeSet<IpAddr>,
     /// The networks that these are in.
     pub(crate) networks: BTreeSet<Prefix>,
-    /// The first address of the link that the default route leaves by.
+    /// The links that the default routes leave by.
+    pub(crate) uplinks: PerFamily<Option<IfName>>,
+    /// The first address of that link.
     pub(crate) primary: PerFamily<Option<IpAddr>>,
 }
 
@@ -193,7 +198,7 @@ impl OwnAddresses {
         except: &IfName,
         uplink: &PerFamily<Option<IfName>>,
     ) -> Self {
-        let mut own = Self::default();
+        let mut own = Self { uplinks: uplink.clone(), ..Self::default() };
         for (link, addresses) in links.into_iter().filter(|(link, _)| *link != except) {
             for address in addresses.iter().filter(|address| is_own(address.addr)) {
                 own.all.insert(address.addr);
@@ -255,6 +260,7 @@ impl Facts {
             own: OwnAddresses {
                 all: here.addresses.clone(),
                 networks: here.networks.clone(),
+                uplinks: here.uplinks.clone(),
                 primary: PerFamily::default(),
             },
         }
@@ -279,6 +285,7 @@ impl Facts {
             node_port_addresses,
             addresses: own.all,
             networks: own.networks,
+            uplinks: own.uplinks,
             pods: self.pods(),
             masquerade_all: self.masquerade_all.contains(&mode),
         }

@@ -25,6 +25,9 @@ use crate::plan::select::{Backend, Choice};
 use crate::plan::{Frontend, FrontendKey, ServicePlan};
 use crate::source::view::View;
 
+/// The rows of the nft tables, as the kernel holds them.
+type NftRows = Rows<nft_rows::RowKey, nft_rows::Row>;
+
 /// True while nobody can say what a Service of this name should be: it, or what may be its only slice, is malformed and has
 /// no earlier value, or a file cannot be read in which its name may stand.
 pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
@@ -60,7 +63,7 @@ pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<Ob
             && servers.contains_key(&RowKey::Virtual(server))
             && is_in_doubt(view, &owner)
         {
-            let (key, kind) = place(server, here);
+            let (key, kind) = place(server, rows, here);
             let answering = || balanced(&key).into_iter().map(|to| nftables::backend(rows, to)).collect();
             let frontends = plans.entry(owner.clone()).or_default();
             let held = frontends.entry(key).or_insert_with(|| frontend(owner, (&key, kind), answering(), here));
@@ -73,10 +76,11 @@ pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<Ob
 }
 
 /// Where a virtual server stands, and for what.
-fn place(server: VirtualServerKey, here: &Here) -> (FrontendKey, frontend::Kind) {
+fn place(server: VirtualServerKey, rows: &NftRows, here: &Here) -> (FrontendKey, frontend::Kind) {
     let key = ipvs::frontend(&server, &here.addresses);
     let kind = match key.place {
         Place::AnyNode(_) => frontend::Kind::NodePort,
+        Place::Address(addr) if nftables::is_external(rows, addr) => frontend::Kind::LoadBalancer,
         Place::Address(_) => frontend::Kind::ClusterIp,
     };
     (key, kind)
@@ -90,21 +94,27 @@ fn frontend(
     here: &Here,
 ) -> Frontend {
     let choice = Choice { any: !cluster.is_empty(), cluster, local: Arc::default() };
+    let by_policy = (Policy::Cluster, key.family());
     Frontend {
         kind,
         owner,
         affinity: None,
         scheduler: None,
         sources: Sources::Any,
-        routes: Routes::internal((Policy::Cluster, key.family()), &choice, here),
+        routes: match kind {
+            frontend::Kind::ClusterIp => Routes::internal(by_policy, &choice, here),
+            _ => Routes::external(by_policy, &choice, here),
+        },
     }
 }
 
-/// The addresses that the kernel's record gives to a Service.
+/// The virtual addresses that the kernel's record gives to a Service, without external ones.
 pub(super) fn recorded(tables: &Tables, name: &ObjectName) -> BTreeSet<IpAddr> {
+    let none = Rows::new();
+    let rows = tables.observed_nft().unwrap_or(&none);
     let of = |(row, observed): (&nft_rows::RowKey, &Observed<nft_rows::Row>)| {
         let owner = record::service(&observed.value)?;
         record::server(row).filter(|_| owner == *name).map(|server| server.addr)
     };
-    tables.observed_nft().into_iter().flatten().filter_map(of).collect()
+    rows.iter().filter_map(of).filter(|addr| !nftables::is_external(rows, *addr)).collect()
 }

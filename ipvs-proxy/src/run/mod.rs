@@ -216,7 +216,8 @@ fn link() -> anyhow::Result<IfName> {
 pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
     let (scheduler, pods) = (config.scheduler.clone(), prepare::pods(config));
     let (services, node) = (config.services, NodeAddresses::default());
-    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, services, node }))
+    let guards = prepare::guards(config);
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, services, node, guards }))
 }
 
 /// The networks as they are.

@@ -15,7 +15,7 @@ use super::path::Opened;
 use super::{addresses, path};
 use crate::command::config::{Config, Networks};
 use crate::command::settings::fields::path as setting;
-use crate::dataplane::Mode;
+use crate::dataplane::{Guards, Mode};
 use crate::plan::pods::PodsOfFamilies;
 
 /// Where this process's score is (proc(5)).
@@ -102,6 +102,12 @@ pub(super) fn pods(config: &Config) -> PodsOfFamilies {
 /// The Pod networks of the families that this kernel has.
 pub(super) fn networks(config: &Config) -> Networks {
     config.pods.map(|family, pods| pods.filter(|_| addresses::is_supported(family)))
+}
+
+/// What the settings have dropped for the good of others.
+pub(super) fn guards(config: &Config) -> Guards {
+    let is = |key, text| config.settings.text(key) == text;
+    Guards { invalid: !is(setting::BE_LIBERAL, "true"), loopback: !is(setting::LOCALHOST, "false") }
 }
 
 /// Does what takes the rights of the whole host, and nothing else.

@@ -23,9 +23,10 @@ use super::proxy::{Proxy, pause};
 use super::tables::{Tables, Touched};
 use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets, VirtualAddresses};
 use crate::dataplane::drain::Drains;
-use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, record, since, vip};
+use crate::dataplane::{DataPlane, Guards, Mode, NodeAddresses, Options, record, since, vip};
 use crate::object::key::ObjectKey;
 use crate::plan::FrontendKey;
+use crate::plan::frontend::Kind;
 use crate::plan::here::{Facts, Here};
 use crate::plan::networks::Networks;
 use crate::plan::pods::Pods;
@@ -331,6 +332,7 @@ impl Rig {
             pods: Pods::inside(pods),
             services: PerFamily::default(),
             node: NodeAddresses::default(),
+            guards: Guards::default(),
         };
         let plane = DataPlane::new(options);
         let drains = Drains::new(Duration::from_secs(900), Duration::from_secs(boot));
@@ -398,6 +400,16 @@ impl Rig {
         self.receive(Event::Reset);
         self.service("web", 10, "TCP");
         self.endpoints("web", "TCP", pods);
+        self.complete();
+        self.work();
+        self
+    }
+
+    /// The same with this specification, on two Pods.
+    fn restarted_as(mut self, spec: &serde_json::Value) -> Self {
+        self.receive(Event::Reset);
+        self.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+        self.endpoints("web", "TCP", &[2, 3]);
         self.complete();
         self.work();
         self
@@ -1173,6 +1185,29 @@ fn a_malformed_service_goes_on_as_the_kernel_remembers_it_until_it_is_gone() {
     rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
     assert!(rig.work().contains(&"ipvs - tcp 192.168.0.10:80".to_owned()));
     assert_eq!(rig.proxy.remembered().count(), 0);
+}
+
+#[test]
+fn a_malformed_service_keeps_its_external_address_for_an_external_one() {
+    let mut before = Rig::web();
+    let spec = json!({"clusterIP": "192.168.0.10", "externalIPs": ["10.4.7.99"],
+        "ports": [{"name": "main", "port": 80}]});
+    before.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+    before.work();
+    for mode in [Mode::Ipvs, Mode::Nftables] {
+        let before = Rig::after(&before, mode, 1000).restarted_as(&spec);
+        let mut rig = Rig::after(&before, mode, 1000);
+        rig.receive(Event::Reset);
+        rig.put("services/default/web", &json!({"kind": "Service"}));
+        rig.endpoints("web", "TCP", &[2, 3]);
+        rig.complete();
+        let done = rig.work();
+        assert!(done.iter().all(|step| step.starts_with("link")), "{mode:?}: {done:?}");
+        let plan = rig.proxy.claims().plan(&crate::object::ObjectName::new("default", "web")).unwrap();
+        let kinds: Vec<_> = plan.frontends().iter().map(|(key, frontend)| (key.to_string(), frontend.kind)).collect();
+        let expected = [("tcp 10.4.7.99:80", Kind::LoadBalancer), ("tcp 192.168.0.10:80", Kind::ClusterIp)];
+        assert_eq!(kinds, expected.map(|(key, kind)| (key.to_owned(), kind)), "{mode:?}");
+    }
 }
 
 #[test]

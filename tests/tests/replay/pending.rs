@@ -32,19 +32,7 @@ struct OnPurpose {
     reason: &'static str,
 }
 
-const PING: &str = "the node's own ping of an external address";
-
-const PENDING: &[Pending] = &[ipvs(IpFamily::V4, PING, "51"), ipvs(IpFamily::V6, PING, "51")];
-
-/// Cases of the run by default, by nftables.
-const fn plain(family: IpFamily, reason: &'static str, cases: &'static str) -> Pending {
-    Pending { path: "nftables", run: Run::Plain, family, reason, cases }
-}
-
-/// The same by IPVS.
-const fn ipvs(family: IpFamily, reason: &'static str, cases: &'static str) -> Pending {
-    Pending { path: "ipvs", ..plain(family, reason, cases) }
-}
+const PENDING: &[Pending] = &[];
 
 const ON_PURPOSE: &[OnPurpose] = &[
     by_ipvs("24-lb-source-ranges [Pods of n1 only]", "node-n1 -> lbIP", BRIDGE),

@@ -53,6 +53,7 @@ pub(crate) mod path {
     pub(crate) const MIN: &str = "conntrack.min";
     pub(crate) const ESTABLISHED: &str = "conntrack.tcpEstablishedTimeout";
     pub(crate) const CLOSE_WAIT: &str = "conntrack.tcpCloseWaitTimeout";
+    pub(crate) const LOCALHOST: &str = "iptables.localhostNodePorts";
     pub(crate) const BE_LIBERAL: &str = "conntrack.tcpBeLiberal";
     pub(crate) const UDP: &str = "conntrack.udpTimeout";
     pub(crate) const UDP_STREAM: &str = "conntrack.udpStreamTimeout";
@@ -130,13 +131,8 @@ pub(crate) static FIELDS: &[Field] = &[
     field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, "14", Needless(NO_MARK)),
     field(path::MASQUERADE_ALL, "masquerade-all", Form::Switch, "false", Start)
         .help("Masquerade every connection to a ClusterIP, a Pod's too, on either data path"),
-    field(
-        "iptables.localhostNodePorts",
-        "iptables-localhost-nodeports",
-        Form::Switch,
-        "true",
-        Needless("only the mode iptables answers NodePorts at 127.0.0.1"),
-    ),
+    field(path::LOCALHOST, "iptables-localhost-nodeports", Form::Switch, "true", Start)
+        .help("Drop packets to 127.0.0.0/8 that come from another machine, as kube-proxy does beside NodePorts at 127.0.0.1, which are never served here"),
     field("iptables.syncPeriod", "iptables-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Form::Time, "1s", Needless(NO_PERIOD)),
     field("ipvs.syncPeriod", "ipvs-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
@@ -186,7 +182,7 @@ pub(crate) static FIELDS: &[Field] = &[
         .help("Idle time of tracked TCP connections; 0 leaves the kernel's"),
     field(path::CLOSE_WAIT, "conntrack-tcp-timeout-close-wait", Form::Time, "1h", Start).help("The same in CLOSE_WAIT"),
     field(path::BE_LIBERAL, "conntrack-tcp-be-liberal", Form::Switch, "false", Start)
-        .help("Let connection tracking accept TCP packets outside the window"),
+        .help("Let connection tracking accept TCP packets outside the window, and forward packets that belong to no connection"),
     field(path::UDP, "conntrack-udp-timeout", Form::Time, "0s", Start)
         .help("Idle time of tracked UDP flows without an answer; 0 leaves the kernel's"),
     field(path::UDP_STREAM, "conntrack-udp-timeout-stream", Form::Time, "0s", Start).help("The same with answers"),

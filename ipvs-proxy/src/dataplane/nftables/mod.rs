@@ -6,6 +6,7 @@
 //! | [`dispatch`] | chains that tell clients apart and choose an endpoint at random |
 //! | [`affinity`] | chains and sets in their place, where a client stays with its endpoint |
 //! | [`unallocated`] | what becomes of packets to addresses of the Service network that no Service has |
+//! | [`guards`] | packets that are dropped for the good of others |
 //! | [`observed`] | what rows of the kernel say of frontends |
 //!
 //! A frontend is an element of `services` (or, on every address of the node, of `node-ports`) whose verdict leads to such a
@@ -15,6 +16,7 @@
 
 mod affinity;
 pub(super) mod dispatch;
+pub(crate) mod guards;
 mod observed;
 pub(crate) mod statics;
 #[cfg(test)]
@@ -28,7 +30,7 @@ use netstate::nft::{ChainKey, Datum, Element, Match, Name, Op, Row, RowKey, Rule
 use netstate::{IpFamily, Prefix};
 
 pub(crate) use self::observed::{
-    backend, chooses, endpoint, endpoints, entries, entry, frontend, is_frontend, own_chain, remembered,
+    backend, chooses, endpoint, endpoints, entries, entry, frontend, is_external, is_frontend, own_chain, remembered,
 };
 
 use self::affinity::Sticky;

@@ -139,6 +139,12 @@ pub(crate) fn remembered<'a>(
     })
 }
 
+/// True for an external address, or one of a load balancer, by the rows.
+#[must_use]
+pub(crate) fn is_external(rows: &Rows<RowKey, Row>, addr: IpAddr) -> bool {
+    rows.contains_key(&nft::external(addr).0)
+}
+
 /// An endpoint that the rows name.
 #[must_use]
 pub(crate) fn backend(rows: &Rows<RowKey, Row>, to: SocketAddr) -> Backend {
@@ -156,7 +162,7 @@ fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row, balanced: &BTre
     let balanced: Vec<Backend> = balanced.iter().map(|to| backend(rows, *to)).collect();
     let kind = match at.place {
         Place::AnyNode(_) => Kind::NodePort,
-        Place::Address(addr) if rows.contains_key(&nft::vip(addr).0) => Kind::ClusterIp,
+        Place::Address(addr) if rows.contains_key(&nft::vip(addr).0) && !is_external(rows, addr) => Kind::ClusterIp,
         Place::Address(_) => Kind::LoadBalancer,
     };
     let routes = Dispatch::named(chain)?.routes(&endpoints, &balanced);

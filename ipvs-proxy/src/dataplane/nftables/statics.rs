@@ -5,6 +5,7 @@
 //! |---|---|
 //! | the first one of a connection, from elsewhere or from this node | the maps `services` and `node-ports` to a chain that chooses an endpoint, or marks for IPVS what is to be masqueraded: behind it a packet no longer carries the virtual address |
 //! | one that no endpoint was chosen for | a filter: refused where nobody serves, dropped at an address that no Service has ([`super::unallocated`]) |
+//! | some others | dropped ([`super::guards`]) |
 //! | the first one of a connection, on its way out | masqueraded where it is marked, or when a Pod reaches itself |
 //!
 //! What comes to a virtual address and finds no virtual server is refused behind IPVS, before a process of this host that listens on all
@@ -21,20 +22,30 @@ use netstate::nft::{
     Chain, ChainKind, CtState, Field, Hook, Match, Name, Op, Policy, Reject, Row, RowKey, Rule, Set, Statement, Table,
     Type, Verdict, priority,
 };
-use netstate::{IpFamily, Protocol};
+use netstate::{IfName, IpFamily, Protocol};
 
-use super::super::nft::{self, HAIRPIN, VIPS, table_key};
-use super::super::{record, since};
+use super::super::nft::{self, EXTERNAL, HAIRPIN, VIPS, table_key};
+use super::super::{Options, record, since};
 use super::unallocated::Unallocated;
-use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORT_ADDRESSES, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES};
+use super::{
+    ENDPOINTS, NODE_ENDPOINTS, NODE_PORT_ADDRESSES, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES, guards,
+};
 
-/// IPVS takes the packets of its virtual servers at priorities 98 and 99 of the input hook (net/netfilter/ipvs/ip_vs_core.c).
-const BEHIND_IPVS: i32 = 110;
+/// IPVS takes the packets of its virtual servers at priorities 98 and 99 of the input hook, and answers at 99 and 100 of the forward hook
+/// (net/netfilter/ipvs/ip_vs_core.c).
+pub(super) const BEHIND_IPVS: i32 = 110;
 
 /// The table of a family.
 #[must_use]
-pub(crate) fn table(family: IpFamily, unallocated: Option<&Unallocated>) -> (RowKey, Row) {
+pub(crate) fn table(family: IpFamily, options: &Options) -> (RowKey, Row) {
     let mut table = Table::default();
+    let (unallocated, wanted) = (Unallocated::of(family, options), options.guards);
+    let elsewhere = |uplink: Option<&IfName>| {
+        let round = uplink.map(|uplink| guards::round(family, uplink));
+        refuse(family, unallocated.as_ref()).into_iter().chain(round).collect()
+    };
+    let loopback = if wanted.loopback { guards::loopback(family) } else { Vec::new() };
+    let arriving = loopback.into_iter().chain(refuse_behind_ipvs(family)).collect();
     table.sets.extend(sets(family).map(|(name, set)| (Name::literal(name), set)));
     let filter = |hook, priority, rules| base(ChainKind::Filter, hook, priority, rules);
     let nat = |hook| base(ChainKind::Nat, hook, priority::DSTNAT, vec![Rule::new().then(jump("services"))]);
@@ -42,17 +53,21 @@ pub(crate) fn table(family: IpFamily, unallocated: Option<&Unallocated>) -> (Row
         ("prerouting", nat(Hook::Prerouting)),
         ("output", nat(Hook::Output)),
         ("services", Chain::regular(services(family))),
-        ("refuse-input", filter(Hook::Input, BEHIND_IPVS, refuse_behind_ipvs(family))),
-        ("refuse-forward", filter(Hook::Forward, priority::FILTER, refuse(family, unallocated))),
-        ("refuse-output", filter(Hook::Output, priority::FILTER, refuse(family, unallocated))),
+        ("refuse-input", filter(Hook::Input, BEHIND_IPVS, arriving)),
+        (
+            "refuse-forward",
+            filter(Hook::Forward, priority::FILTER, elsewhere(options.node.uplinks.get(family).as_ref())),
+        ),
+        ("refuse-output", filter(Hook::Output, priority::FILTER, elsewhere(None))),
         ("postrouting", nft::masquerade(family)),
         ("unmark", nft::unmark()),
     ];
-    table.chains.extend(chains.map(|(name, chain)| (Name::literal(name), chain)));
+    let invalid = wanted.invalid.then(|| ("invalid", guards::invalid()));
+    table.chains.extend(chains.into_iter().chain(invalid).map(|(name, chain)| (Name::literal(name), chain)));
     (RowKey::Table(table_key(family)), Row::Table(table))
 }
 
-fn sets(family: IpFamily) -> [(&'static str, Set); 11] {
+fn sets(family: IpFamily) -> [(&'static str, Set); 12] {
     let addr = match family {
         IpFamily::V4 => Type::Ipv4Addr,
         IpFamily::V6 => Type::Ipv6Addr,
@@ -70,6 +85,7 @@ fn sets(family: IpFamily) -> [(&'static str, Set); 11] {
         (REFUSED, Set::of(behind(addr))),
         (REFUSED_NODE_PORTS, Set::of(port.clone())),
         (VIPS, Set::of(vec![addr])),
+        (EXTERNAL, Set::of(vec![addr])),
         (record::SET, record::set(addr)),
         (since::SET, since::set(family)),
         (HAIRPIN, Set::of(vec![addr, addr])),
@@ -122,10 +138,12 @@ fn refuse_behind_ipvs(family: IpFamily) -> Vec<Rule> {
     std::iter::once(at_address).chain(unserved).chain([at_node]).collect()
 }
 
-/// Elsewhere: what comes to a virtual address that is not local, and has no virtual server on its way; or to one that no Service has.
+/// Elsewhere: what comes to a virtual address that is not local, and has no virtual server on its way; or to one that no Service has. An
+/// external one that is local answers a ping as the node does, and refuses ports where it comes in.
 fn refuse(family: IpFamily, unallocated: Option<&Unallocated>) -> Vec<Rule> {
     let unrecorded = Match::Lookup(Op::IsNot, at_address(family), Name::literal(record::SET));
-    let unserved = new().when(at_vip(family)).when(unrecorded).then(Reject::PortUnreachable);
+    let internal = Match::Lookup(Op::IsNot, vec![Field::Daddr(family)], Name::literal(EXTERNAL));
+    let unserved = new().when(at_vip(family)).when(internal).when(unrecorded).then(Reject::PortUnreachable);
     let [at_address, at_node] = refuse_listed(family);
     [at_address, unserved, at_node].into_iter().chain(unallocated.into_iter().flat_map(Unallocated::rules)).collect()
 }

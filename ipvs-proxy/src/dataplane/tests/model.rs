@@ -15,6 +15,12 @@ use netstate::{IpFamily, Protocol};
 use super::super::nft::{element, table_key};
 use super::super::*;
 
+/// The Pod networks, whose packets come in by the bridge.
+const PODS: [&str; 2] = ["172.7.0.0/16", "fd07::/16"];
+
+/// The link that the default route leaves by.
+pub(super) const UPLINK: &str = "eth0";
+
 /// What a packet meets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -116,7 +122,7 @@ impl Kernel {
                         Statement::SetMark(change) if *change == MASQUERADE.set() => marked = true,
                         Statement::Dnat(destination) => return Fate::Led(self.chosen(to, destination), marked),
                         Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
-                        Statement::Verdict(Verdict::Accept) => return self.behind(to, marked),
+                        Statement::Verdict(Verdict::Accept) => return self.behind(from, to, marked),
                         Statement::Verdict(Verdict::Goto(chain)) => next = Some(chain.clone()),
                         other => panic!("{other:?}"),
                     }
@@ -129,21 +135,36 @@ impl Kernel {
                 }
             }
         }
-        self.behind(to, marked)
+        self.behind(from, to, marked)
     }
 
     /// What becomes of a packet that no chain has led anywhere.
-    pub(super) fn behind(&self, to: &VirtualServerKey, marked: bool) -> Fate {
+    fn behind(&self, from: IpAddr, to: &VirtualServerKey, marked: bool) -> Fate {
         if self.ipvs.contains_key(&ServerKey::Virtual(*to)) {
             let reals: BTreeSet<_> = ipvs::reals_of(&self.ipvs, *to).map(|real| real.addr).collect();
             return if reals.is_empty() { Fate::Refused } else { Fate::Led(reals, marked) };
         }
         let is_local = self.own.contains(&to.addr) || self.bound.keys().any(|key| key.addr == to.addr);
-        self.filtered(if is_local { "refuse-input" } else { "refuse-forward" }, to)
+        let chain = match (is_local, self.own.contains(&from)) {
+            (true, _) => "refuse-input",
+            (false, true) => "refuse-output",
+            (false, false) => "refuse-forward",
+        };
+        self.filtered(chain, from, to)
     }
 
-    /// What a filter does with the first packet of a connection.
-    pub(super) fn filtered(&self, chain: &'static str, to: &VirtualServerKey) -> Fate {
+    /// The link that packets of a client come in by.
+    fn link(&self, from: IpAddr) -> &'static str {
+        let is_pod = PODS.iter().any(|pods| pods.parse::<Prefix>().is_ok_and(|pods| pods.contains(from)));
+        match (self.own.contains(&from), is_pod) {
+            (true, _) => "lo",
+            (false, true) => "cbr0",
+            (false, false) => UPLINK,
+        }
+    }
+
+    /// What a filter does with the first packet of a connection, which leaves by the uplink where it is forwarded.
+    fn filtered(&self, chain: &'static str, from: IpAddr, to: &VirtualServerKey) -> Fate {
         let family = IpFamily::of(to.addr);
         let Some(Row::Table(table)) = self.nft.get(&RowKey::Table(table_key(family))) else { panic!("no table") };
         let place = |field: &Field| match field {
@@ -157,6 +178,9 @@ impl Kernel {
             Match::L4Proto(op, protocol) => (to.protocol == *protocol) == (*op == Op::Is),
             Match::TcpSyn(op) => to.protocol == Protocol::Tcp && *op == Op::Is,
             Match::Daddr(op, network) => network.contains(to.addr) == (*op == Op::Is),
+            Match::Iifname(op, link) => (self.link(from) == link.as_str()) == (*op == Op::Is),
+            Match::Oifname(op, link) => (link.as_str() == UPLINK) == (*op == Op::Is),
+            Match::CtStatus(_) => false,
             Match::Lookup(op, fields, set) => {
                 let key =
                     ElementKey { table: table_key(family), set: set.clone(), key: fields.iter().map(place).collect() };
@@ -171,6 +195,7 @@ impl Kernel {
                     Statement::Match(_) => break,
                     Statement::Reject(_) => return Fate::Refused,
                     Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
+                    Statement::Verdict(Verdict::Accept) => return Fate::Passes,
                     other => panic!("{other:?}"),
                 }
             }

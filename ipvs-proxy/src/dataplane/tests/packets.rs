@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netstate::ipvs::VirtualServerKey;
+use netstate::nft::{Name, Row, RowKey};
 use netstate::{IpFamily, Protocol};
 use serde_json::{Value, json};
 
 use super::super::*;
-use super::model::{Fate, Kernel};
+use super::model::{Fate, Kernel, UPLINK};
 use crate::object::slice::EndpointSlice;
 use crate::plan::here::Here;
 use crate::plan::pods::Pods;
@@ -30,6 +31,19 @@ fn places_of(family: IpFamily) -> [(&'static str, VirtualServerKey); 3] {
         ("NodePort", at(NODE, 30_080)),
         ("LB", at(["10.4.7.99", "fd04:7::99"], 80)),
     ]
+}
+
+/// Both families, without addresses of the node.
+fn options(mode: Mode) -> Options {
+    Options {
+        services: PerFamily::new("192.168.0.0/16".parse().ok(), "fd09::/108".parse().ok()),
+        mode,
+        link: IfName::new(vip::LINK_NAME).unwrap(),
+        scheduler: "rr".to_owned().into(),
+        pods: Pods::inside(PerFamily::new("172.7.0.0/16".parse().ok(), "fd07::/16".parse().ok())),
+        node: NodeAddresses::default(),
+        guards: Guards::default(),
+    }
 }
 
 /// A Service of every kind on a node, with what `spec` adds and these endpoints.
@@ -55,17 +69,10 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
     let service = Service::from_json(&service).unwrap();
     let here = here(Here { addresses: own.clone(), ..Here::on("n1").with_pods([pods.v4.unwrap(), pods.v6.unwrap()]) });
     let planned = plan(&service, &service.cluster_ips, &[slice(0), slice(1)], &here);
-    let link = IfName::new(vip::LINK_NAME).unwrap();
     let networks = NETWORKS.map(|network| network.parse().unwrap()).into();
-    let node = NodeAddresses { own: own.clone(), node_ports: own.clone(), networks };
-    let options = Options {
-        services: PerFamily::new("192.168.0.0/16".parse().ok(), "fd09::/108".parse().ok()),
-        mode,
-        link,
-        scheduler: "rr".to_owned().into(),
-        pods: here.pods.clone(),
-        node: NodeAddresses::default(),
-    };
+    let uplinks = PerFamily::from_fn(|_| UPLINK.parse().ok());
+    let node = NodeAddresses { own: own.clone(), node_ports: own.clone(), networks, uplinks };
+    let options = Options { pods: here.pods.clone(), ..options(mode) };
     let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
     kernel.nft.extend(plane.tables());
     // The node's addresses are known last: rows do not depend on the order.
@@ -201,6 +208,52 @@ fn an_external_address_that_the_node_has_is_led_at_its_ports_only() {
     }
 }
 
+/// A port that nobody serves at an address that a router sends here: nftables has not the address, IPVS has.
+#[test]
+fn what_would_leave_again_by_the_uplink_that_it_came_by_is_dropped_at_external_addresses() {
+    for (family, v) in IpFamily::ALL.into_iter().zip(0..) {
+        let fates = |mode: Mode| {
+            let kernel = served(mode, &json!({}), &BOTH, |here| here);
+            let (_, lb) = places_of(family)[2];
+            let to = VirtualServerKey { port: 22, ..lb };
+            CLIENTS.map(|(_, from)| kernel.fate(from[v].parse().unwrap(), &to))
+        };
+        assert_eq!(
+            fates(Mode::Nftables),
+            [Fate::Passes, Fate::Passes, Fate::Dropped],
+            "{family}: somebody else's, or round"
+        );
+        assert_eq!(fates(Mode::Ipvs), [const { Fate::Refused }; 3], "{family}");
+    }
+}
+
+#[test]
+fn what_comes_from_elsewhere_to_loopback_is_dropped_unless_that_is_left_to_others() {
+    let to = VirtualServerKey { protocol: Protocol::Tcp, addr: "127.0.0.1".parse().unwrap(), port: 10_249 };
+    for (loopback, others) in [(true, Fate::Dropped), (false, Fate::Passes)] {
+        let mut kernel = served(Mode::Nftables, &json!({}), &BOTH, |here| here);
+        kernel.own.insert(to.addr);
+        let guards = Guards { loopback, ..Guards::default() };
+        kernel.nft.extend(DataPlane::new(Options { guards, ..options(Mode::Nftables) }).tables());
+        let fates = CLIENTS.map(|(_, from)| kernel.fate(from[0].parse().unwrap(), &to));
+        assert_eq!(fates, [others.clone(), Fate::Passes, others], "a Pod, this node, anybody");
+    }
+}
+
+#[test]
+fn packets_of_no_connection_are_dropped_behind_ipvs_unless_tracking_is_liberal() {
+    for (invalid, family) in [true, false].into_iter().flat_map(|invalid| IpFamily::ALL.map(|family| (invalid, family)))
+    {
+        let guards = Guards { invalid, ..Guards::default() };
+        let plane = DataPlane::new(Options { guards, ..options(Mode::Ipvs) });
+        let tables: BTreeMap<_, _> = plane.tables().collect();
+        let Row::Table(table) = &tables[&RowKey::Table(nft::table_key(family))] else { panic!("no table") };
+        let chain = table.chains.get(&Name::literal("invalid")).map(|chain| format!("{:?}", chain.rules));
+        assert_eq!(chain.is_some(), invalid, "{family}");
+        assert!(chain.is_none_or(|rules| rules.contains("SaddrLocal(IsNot)") && rules.contains("Drop")), "{family}");
+    }
+}
+
 #[test]
 fn what_goes_to_an_address_of_the_service_network_that_no_service_has_is_dropped_unless_others_have_it() {
     for (mode, v) in [Mode::Ipvs, Mode::Nftables].into_iter().flat_map(|mode| [(mode, 0), (mode, 1)]) {
@@ -226,6 +279,7 @@ fn nothing_is_dropped_where_the_service_network_is_unknown_or_all_others() {
             pods: Pods::inside(PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap())),
             services: PerFamily::default(),
             node: NodeAddresses::default(),
+            guards: Guards::default(),
         };
         options.services.v4 = services.map(|services| services.parse().unwrap());
         options.node.networks.insert(network.parse().unwrap());

@@ -19,7 +19,7 @@ const DEPTH: usize = 16;
 pub(super) struct Packet {
     protocol: Protocol,
     saddr: IpAddr,
-    link: Option<IfName>,
+    pub(super) link: Option<IfName>,
     pub(super) daddr: SocketAddr,
     /// Where it was sent to.
     first: SocketAddr,
