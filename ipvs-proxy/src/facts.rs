@@ -28,6 +28,7 @@ use crate::dataplane::{self, DataPlane, Mode, NodeAddresses, vip};
 use crate::object::key::Kind;
 use crate::plan::here::{self, Here};
 use crate::plan::networks::{Networks, placed};
+use crate::plan::remarks::remarks;
 use crate::plan::{Claims, plan};
 use crate::run::status::ProxyStatus;
 use crate::run::{self, NAME};
@@ -48,6 +49,8 @@ pub(crate) struct Facts {
     pub(crate) lost: Option<String>,
     pub(crate) view: View,
     pub(crate) here: Here,
+    /// What differs between flags, Node object and machine, and why load balancers are to send nobody here.
+    pub(crate) remarks: Vec<String>,
     /// The Pod networks.
     pub(crate) pods: Vec<Prefix>,
     /// The networks that must not overlap.
@@ -153,7 +156,11 @@ pub(crate) fn gather(invocation: &Invocation) -> Result<Facts> {
     let planned = Planned::of(plane, &view, &here, &networks);
     let status = status.as_ref().and_then(|status| ProxyStatus::deserialize(status).ok());
     let scheduler = config.scheduler.name;
-    Ok(Facts { silence, lost, view, here, pods, networks, scheduler, status, planned, kernel })
+    let leaving = facts.object.as_ref().and_then(|node| Some((&node.name, node.leaving?)));
+    let leaving =
+        leaving.map(|(name, leaving)| format!("Node {name}: {leaving}, so that load balancers send nobody here"));
+    let remarks = leaving.into_iter().chain(remarks(&facts)).collect();
+    Ok(Facts { silence, lost, view, here, remarks, pods, networks, scheduler, status, planned, kernel })
 }
 
 impl Facts {

@@ -20,9 +20,10 @@ use self::facts::Facts;
 use crate::command::args::Invocation;
 
 /// The checks in the order in which they are made.
-const CHECKS: [Check<Facts>; 16] = [
+const CHECKS: [Check<Facts>; 17] = [
     Check { name: "daemon", well: "ipvs-proxy runs, and every row is in the kernel", judge: daemon::judge },
     Check { name: "objects", well: "every object is read and served", judge: daemon::objects },
+    Check { name: "node", well: "flags, Node object and this machine say the same", judge: objects::node },
     Check { name: "forwarding", well: "packets are forwarded", judge: host::forwarding },
     Check { name: "rp_filter", well: "no packet was dropped for its source address", judge: host::reverse_path },
     Check { name: "br_netfilter", well: "bridged packets pass the rules", judge: host::bridges },

@@ -11,6 +11,12 @@ use super::sockets::Listener;
 use crate::object::ObjectName;
 use crate::object::service::{Service, ServicePort};
 
+/// What of this node's Node object is not as flags and machine have it.
+pub(super) fn node(facts: &Facts) -> Vec<Trouble> {
+    let fix = "if that is not meant: change the flag, or the Node object in the source (`ipvs-proxy status --json`: nodeObject)";
+    facts.known.remarks.iter().map(|remark| Trouble::note(remark.clone(), fix)).collect()
+}
+
 /// Networks that overlap.
 pub(super) fn networks(facts: &Facts) -> Vec<Trouble> {
     let overlaps = facts.known.networks.overlaps();

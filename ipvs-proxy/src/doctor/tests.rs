@@ -102,6 +102,11 @@ fn each_fault_of_the_host_is_found_once_by_its_check_with_what_to_do() {
             "Problem daemon",
             "Services cannot be read: refused",
         ),
+        (
+            after(|facts| facts.known.remarks.push("the zone of this node is z1, by --node-zone".to_owned())),
+            "Note node",
+            "change the flag, or the Node object",
+        ),
         (set("ipv4/ip_forward", "0"), "Problem forwarding", "sysctl -w net.ipv4.ip_forward=1"),
         (after(|facts| facts.reverse_path_drops = 3), "Note rp_filter", "3 packets were dropped"),
         (

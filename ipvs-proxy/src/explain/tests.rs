@@ -106,6 +106,7 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
         lost: None,
         view,
         here,
+        remarks: Vec::new(),
         pods: vec![network],
         networks,
         scheduler,
