@@ -210,6 +210,14 @@ fn what_listens_at_loopback_is_not_reached_from_elsewhere() -> Result<()> {
     filter::what_listens_at_loopback_is_not_reached_from_elsewhere("ipvs")
 }
 
+fn clients_over_ipv6_stay_with_their_endpoint_until_it_goes() -> Result<()> {
+    families::clients_over_ipv6_stay_with_their_endpoint_until_it_goes("ipvs")
+}
+
+fn pods_of_ipv6_are_known_by_their_interface() -> Result<()> {
+    families::pods_of_ipv6_are_known_by_their_interface("ipvs")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -225,6 +233,8 @@ fn main() -> ExitCode {
             both_families_of_a_service_are_served,
             ipv6_alone_is_served,
             a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
+            clients_over_ipv6_stay_with_their_endpoint_until_it_goes,
+            pods_of_ipv6_are_known_by_their_interface,
             every_class_of_clients_is_led_by_the_policy,
             every_class_is_led_where_pods_are_known_by_their_interface,
             the_policy_local_without_an_endpoint_here_is_silent,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Need, Place, Process, echo, eventually};
-use proxy::{Kept, Nodes, SOON, WEB, WEB_SERVICE, ask, client, dns, servers, slice};
+use proxy::{Kept, Nodes, SOON, WEB, WEB_SERVICE, ask, client, dns, families, servers, slice};
 
 const IPVS: &str = "--proxy-mode=ipvs";
 const NFTABLES: &str = "--proxy-mode=nftables";
@@ -27,10 +27,10 @@ fn start() -> Result<Nodes> {
 }
 
 /// Connects until it is time to stop; returns how often.
-fn connect(from: &impl Place, stop: &AtomicBool) -> Result<usize> {
+fn connect(from: &impl Place, to: &str, stop: &AtomicBool) -> Result<usize> {
     let mut connected = 0;
     while !stop.load(Ordering::Relaxed) {
-        echo::ask_tcp(from, WEB.parse()?, SOON).with_context(|| format!("connection {connected}"))?;
+        echo::ask_tcp(from, to.parse()?, SOON).with_context(|| format!("connection {connected}"))?;
         connected += 1;
     }
     Ok(connected)
@@ -83,11 +83,70 @@ fn no_connection_fails_while_the_data_path_changes_to_and_fro() -> Result<()> {
     let stop = AtomicBool::new(false);
     let connected = std::thread::scope(|scope| -> Result<Vec<usize>> {
         let clients = [
-            scope.spawn(|| connect(nodes.outside()?, &stop)),
-            scope.spawn(|| connect(nodes.node()?, &stop)),
-            scope.spawn(|| connect(nodes.pod("172.7.21.2")?, &stop)),
+            scope.spawn(|| connect(nodes.outside()?, WEB, &stop)),
+            scope.spawn(|| connect(nodes.node()?, WEB, &stop)),
+            scope.spawn(|| connect(nodes.pod("172.7.21.2")?, WEB, &stop)),
         ];
         let changed = change_again_and_again(&nodes, proxy);
+        stop.store(true, Ordering::Relaxed);
+        let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
+        drop(changed?);
+        connected
+    })?;
+    ensure!(connected.iter().all(|count| *count >= 10), "{connected:?}");
+    Ok(())
+}
+
+const WEB6: &str = "[fd09::10]:80";
+
+/// Waits until new connections of IPv6 are carried by this path.
+fn await_path6(nodes: &Nodes, mode: &str) -> Result<()> {
+    eventually(SOON, || {
+        let map = nodes.node()?.run(&["nft", "list", "map", "ip6", "ipvs-proxy", "services"])?.stdout;
+        let serving = servers(nodes.node()?)?.iter().filter(|line| line.ends_with("-w 1")).count();
+        ensure!(
+            (serving == 4) == (mode == "ipvs") && map.contains("choose/4/") == (mode == "nftables"),
+            "{serving}; {map}"
+        );
+        Ok(())
+    })
+}
+
+/// Changes the mode twice; what was opened in each goes on.
+fn change_over_ipv6(nodes: &Nodes, mut proxy: Process) -> Result<Process> {
+    let mut streams = Vec::new();
+    for mode in ["nftables", "ipvs"] {
+        let places = [
+            echo::Connection::open(nodes.outside()?, WEB6.parse()?, SOON)?,
+            echo::Connection::open(nodes.pod("172.7.21.2")?, WEB6.parse()?, SOON)?,
+        ];
+        for mut stream in places {
+            let name = stream.ask()?.name;
+            streams.push((stream, name));
+        }
+        proxy.kill()?;
+        proxy = families::proxy(nodes, mode, &families::DUAL)?;
+        await_path6(nodes, mode)?;
+        for (index, (stream, name)) in streams.iter_mut().enumerate() {
+            let answer = stream.ask().with_context(|| format!("stream {index} with {mode}"))?;
+            ensure!(answer.name == *name, "stream {index} with {mode}: {}, not {name}", answer.name);
+        }
+    }
+    Ok(proxy)
+}
+
+fn no_connection_over_ipv6_fails_while_the_data_path_changes() -> Result<()> {
+    let nodes = families::start()?;
+    nodes.publish("web.yaml", &families::web("clusterIP: \"fd09::10\"", "SingleStack"))?;
+    let proxy = families::proxy(&nodes, "ipvs", &families::DUAL)?;
+    await_path6(&nodes, "ipvs")?;
+    let stop = AtomicBool::new(false);
+    let connected = std::thread::scope(|scope| -> Result<Vec<usize>> {
+        let clients = [
+            scope.spawn(|| connect(nodes.outside()?, WEB6, &stop)),
+            scope.spawn(|| connect(nodes.pod("172.7.21.2")?, WEB6, &stop)),
+        ];
+        let changed = change_over_ipv6(&nodes, proxy);
         stop.store(true, Ordering::Relaxed);
         let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
         drop(changed?);
@@ -193,6 +252,7 @@ fn main() -> ExitCode {
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
             no_connection_fails_while_the_data_path_changes_to_and_fro,
+            no_connection_over_ipv6_fails_while_the_data_path_changes,
             what_ipvs_had_goes_with_its_last_connection,
             what_a_stopped_kube_proxy_has_left_goes_on_request_and_its_connections_go_on,
         ],

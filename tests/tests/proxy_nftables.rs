@@ -266,6 +266,14 @@ fn load_balancers_are_sent_elsewhere_while_the_node_leaves() -> Result<()> {
     node::load_balancers_are_sent_elsewhere_while_the_node_leaves()
 }
 
+fn clients_over_ipv6_stay_with_their_endpoint_until_it_goes() -> Result<()> {
+    families::clients_over_ipv6_stay_with_their_endpoint_until_it_goes("nftables")
+}
+
+fn pods_of_ipv6_are_known_by_their_interface() -> Result<()> {
+    families::pods_of_ipv6_are_known_by_their_interface("nftables")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
@@ -280,6 +288,8 @@ fn main() -> ExitCode {
             both_families_of_a_service_are_served,
             ipv6_alone_is_served,
             a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
+            clients_over_ipv6_stay_with_their_endpoint_until_it_goes,
+            pods_of_ipv6_are_known_by_their_interface,
             every_class_of_clients_is_led_by_the_policy,
             every_class_is_led_where_pods_are_known_by_their_interface,
             the_policy_local_without_an_endpoint_here_is_silent,

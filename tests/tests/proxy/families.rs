@@ -188,3 +188,54 @@ pub(crate) fn a_flow_over_ipv6_moves_on_when_its_endpoint_goes(mode: &str) -> Re
         Ok(())
     })
 }
+
+/// The endpoint that answers all of 20 connections of a client.
+fn only_answer(from: &impl Place) -> Result<String> {
+    let names: BTreeSet<_> = answers(from, WEB6)?.into_iter().map(|(name, _)| name).collect();
+    ensure!(names.len() == 1, "{names:?}");
+    names.into_iter().next().context("nobody was asked")
+}
+
+/// A client of IPv6, known by its whole address, stays with its endpoint until that goes.
+pub(crate) fn clients_over_ipv6_stay_with_their_endpoint_until_it_goes(mode: &str) -> Result<()> {
+    let nodes = start()?;
+    let sticky = |pods: &[&str]| {
+        let spec = "clusterIP: \"fd09::10\", sessionAffinity: ClientIP, ports: [{name: http, port: 80}]";
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{{spec}}}\n")
+            + &slice("web", ("IPv6", 6), ("http", "TCP"), pods)
+    };
+    nodes.publish("web.yaml", &sticky(&PODS))?;
+    let _proxy = proxy(&nodes, mode, &DUAL)?;
+    let gone = only_answer(nodes.outside()?).context("from outside")?;
+    let of_pod = only_answer(nodes.pod("172.7.21.2")?).context("from a Pod")?;
+    let left: Vec<&str> = PODS.into_iter().filter(|pod| name_of(pod) != gone).collect();
+    nodes.publish("web.yaml", &sticky(&left))?;
+    let moved = eventually(SOON, || {
+        let name = only_answer(nodes.outside()?).context("from outside, behind the change")?;
+        ensure!(name != gone, "{name} answers still");
+        Ok(name)
+    })?;
+    ensure!(only_answer(nodes.outside()?)? == moved);
+    ensure!(of_pod == gone || only_answer(nodes.pod("172.7.21.2")?)? == of_pod, "a client of another endpoint moved");
+    Ok(())
+}
+
+/// The name by which a Pod answers.
+fn name_of(pod: &str) -> String {
+    pod.replace("fd07:", "172.7.").replace("::", ".")
+}
+
+/// Pods of IPv6 are known by the bridge that they are behind; no Pod network is said.
+pub(crate) fn pods_of_ipv6_are_known_by_their_interface(mode: &str) -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", &web("clusterIP: \"fd09::10\"", "SingleStack"))?;
+    for flags in [
+        [DUAL[1], "--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cbr0"],
+        [DUAL[1], "--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cb"],
+    ] {
+        let proxy = proxy(&nodes, mode, &flags)?;
+        ensure_ipv6_is_served(&nodes).with_context(|| flags.join(" "))?;
+        proxy.terminate(SOON)?;
+    }
+    Ok(())
+}
