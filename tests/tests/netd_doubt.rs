@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Need, eventually, throughout};
-use netd_node::{HOST_GW, Net, SOON, VXLAN, kernel_state};
+use netd_node::dual::{self, DUAL, DUAL_HOST_GW};
+use netd_node::{HOST_GW, Left, Net, SOON, VXLAN, kernel_state, lease_replaces_what_is_in_doubt};
 use nix::sys::signal::Signal;
 
 fn burst_of_deletions_costs_no_route_of_nodes_that_live() -> Result<()> {
@@ -112,6 +113,30 @@ fn values_overwritten_with_junk_cost_no_route() -> Result<()> {
     })
 }
 
+/// What flannel left on hdss7-21 in both families.
+const LEFT: [Left; 2] = [
+    Left { named: "172.7.22.0/24", unnamed: "172.7.44.0/24" },
+    Left { named: "fd00:7:0:22::/64", unnamed: "fd00:7:0:44::/64" },
+];
+
+fn predecessors_routes_that_a_lease_names_are_replaced_though_the_store_is_in_doubt() -> Result<()> {
+    let key = "172.7.22.0-24&fd00:7:0:22::-64";
+    let by_hand = "for n in 22 44; do ip route add 172.7.$n.0/24 via 10.4.7.$n
+                   ip -6 route add fd00:7:0:$n::/64 via fd00:10:4:7::$n dev eth0; done";
+    let lease = r#"{"PublicIP":"10.4.7.22","PublicIPv6":"fd00:10:4:7::22","BackendType":"host-gw"}"#;
+    lease_replaces_what_is_in_doubt(&dual::net(DUAL_HOST_GW)?, by_hand, (key, lease), &LEFT)?;
+    let devices = "ip link add flannel.1 address 02:00:00:00:00:21 mtu 1450 type vxlan id 1 local 10.4.7.21 dev eth0 dstport 8472 nolearning
+                   ip link add flannel-v6.1 address 02:00:00:00:06:21 mtu 1430 type vxlan id 1 local fd00:10:4:7::21 dev eth0 \
+                     dstport 8472 nolearning
+                   ip link set flannel.1 up; ip link set flannel-v6.1 up
+                   ip address add 172.7.21.0/32 dev flannel.1; ip address add fd00:7:0:21::/128 dev flannel-v6.1 nodad
+                   for n in 22 44; do ip route add 172.7.$n.0/24 via 172.7.$n.0 dev flannel.1 onlink
+                     ip -6 route add fd00:7:0:$n::/64 via fd00:7:0:$n:: dev flannel-v6.1 onlink; done";
+    let lease = r#"{"PublicIP":"10.4.7.22","PublicIPv6":"fd00:10:4:7::22","BackendType":"vxlan",
+        "BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:22"},"BackendV6Data":{"VNI":1,"VtepMAC":"02:00:00:00:06:22"}}"#;
+    lease_replaces_what_is_in_doubt(&dual::net(DUAL)?, devices, (key, lease), &LEFT)
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -120,6 +145,7 @@ fn main() -> ExitCode {
             junk_in_an_emptied_store_makes_nobody_believe_it,
             store_restored_from_a_backup_is_noticed_though_it_has_passed_our_revision,
             values_overwritten_with_junk_cost_no_route,
+            predecessors_routes_that_a_lease_names_are_replaced_though_the_store_is_in_doubt,
         ],
     )
 }

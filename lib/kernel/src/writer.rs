@@ -197,6 +197,10 @@ impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Target for Watched<T
         (self.rival)(key)
     }
 
+    fn successor<'a>(&self, key: &T::Key, desired: &'a BTreeMap<T::Key, T::Value>) -> Option<&'a T::Key> {
+        self.target.successor(key, desired)
+    }
+
     fn batch(&self) -> usize {
         self.target.batch()
     }
@@ -226,6 +230,10 @@ mod tests {
             *have == -want
         }
 
+        fn successor<'a>(&self, key: &u8, desired: &'a BTreeMap<u8, i8>) -> Option<&'a u8> {
+            desired.keys().find(|other| **other == key + 1)
+        }
+
         fn batch(&self) -> usize {
             3
         }
@@ -239,6 +247,7 @@ mod tests {
     fn table_that_is_watched_is_the_same_otherwise() {
         let watched = Writers::default().watch(Peculiar, Subject::Route);
         assert_eq!(watched.batch(), 3);
+        assert_eq!(watched.successor(&1, &BTreeMap::from([(2, 0)])), Some(&2));
         assert!(watched.satisfies(&1, &-1) && !watched.satisfies(&1, &1));
     }
 

@@ -336,6 +336,36 @@ fn route_that_somebody_gave_other_next_hops_is_put_right() {
     }
 }
 
+fn route_of_another_metric_goes_when_the_one_to_its_destination_is_there_and_no_other() {
+    uplink();
+    ip("addr add fd00:4:7::21/64 dev eth0 nodad");
+    for (family, subnet, other, hop) in [
+        ("-4", "172.7.22.0/24", "172.7.44.0/24", "10.4.7.22"),
+        ("-6", "fd00:7:0:22::/64", "fd00:7:0:44::/64", "fd00:4:7::22"),
+    ] {
+        let v6 = family == "-6";
+        let mine = move |key: &RouteKey, route: &Route| key.dst.addr().is_ipv6() == v6 && route.via.is_some();
+        let (rtnl, protocols) = (Rtnl::open().unwrap(), [3, ROUTE_PROTOCOL]);
+        let mut stack = Stack::new();
+        let routes = Routes::within(rtnl, 254, protocols, Box::new(mine), |_| true);
+        let table = stack.push(Reconciler::new("route", routes));
+        for dst in [subnet, other] {
+            ip(&format!("{family} route add {dst} via {hop} dev eth0"));
+        }
+        let shown = |dst: &str| ip(&format!("{family} route show {dst}")).trim_end().to_owned();
+        let (left, dst): (String, Prefix) = (shown(other), subnet.parse().unwrap());
+        assert!(stack.pass(false, Duration::ZERO).is_idle(), "{family}: nothing is desired yet");
+        let route = via(name("eth0"), Some(hop.parse().unwrap()), ROUTE_PROTOCOL);
+        stack.want(table, main_key(dst, spread_metric(&dst)), Some(route));
+        let pass = stack.pass(false, Duration::ZERO);
+        assert_eq!((pass.upserted, pass.removed, pass.failed), (1, 1, 0), "{family}: {:?}", pass.errors);
+        assert!(shown(subnet).lines().count() == 1 && shown(subnet).contains("proto 121"), "{}", shown(subnet));
+        assert_eq!(shown(other), left, "no lease names it, and the listing may be wrong");
+        assert_eq!(stack.pass(true, Duration::ZERO).removed, 1);
+        assert_eq!(shown(other), "");
+    }
+}
+
 fn tables_list_what_they_are_about_and_nothing_else() {
     uplink();
     ip("link add docker0 type bridge");
@@ -596,6 +626,7 @@ fn main() -> ExitCode {
         veth_is_born_with_its_peer_in_the_pods_namespace,
         address_table_touches_its_own_links_only,
         route_that_somebody_gave_other_next_hops_is_put_right,
+        route_of_another_metric_goes_when_the_one_to_its_destination_is_there_and_no_other,
         tables_list_what_they_are_about_and_nothing_else,
         table_read_in_parts_is_the_table_listed_whole,
         lease_rows_read_back_as_desired_and_go_without_touching_others,

@@ -10,7 +10,8 @@
 //! 3. **Apply.** Creates and changes of all tables run in order of dependency, removals in the opposite order
 //!    ([`Stack`]). Every step's result is recorded as true state, in the mirror and in the row's [`TableStatus`].
 //! 4. **Retry.** A row that failed is tried again after its own back-off ([`retry`]); it blocks no other row.
-//! 5. **Gate.** Nothing is removed before every kind of desired state has been listed whole ([`Gate`]).
+//! 5. **Gate.** Nothing is removed before every kind of desired state has been listed whole ([`Gate`]), but for a row whose place a
+//!    desired row with another key has taken ([`Target::successor`]): it goes as soon as that one is there.
 //! 6. **Wake.** A kernel notification or the slow audit invalidates the mirror, and the next pass observes again.
 //!
 //! Nothing here performs IO: the clock is an argument, the kernel is a trait. What a pass did is a value ([`Pass`]), and so

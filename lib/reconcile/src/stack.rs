@@ -197,19 +197,27 @@ impl Stack {
 
     /// Removals, last table to first.
     pub fn remove(&mut self, now: Duration) -> Pass {
+        self.backward(|stage| stage.remove(now))
+    }
+
+    /// Removals of rows whose place a desired row has taken, last table to first.
+    fn remove_replaced(&mut self, now: Duration) -> Pass {
+        self.backward(|stage| stage.remove_replaced(now))
+    }
+
+    fn backward(&mut self, remove: impl Fn(&mut dyn Stage) -> Pass) -> Pass {
         let mut pass = Pass::default();
         for level in self.levels.iter_mut().rev().filter(|level| !level.rests) {
-            pass += level.stage.remove(now);
+            pass += remove(&mut *level.stage);
         }
         pass
     }
 
-    /// Creates and changes, and removals when `may_remove`: when every source of desired state is complete.
+    /// Creates and changes, and removals: all of them when `may_remove`, because every source of desired state is complete;
+    /// before that only of rows whose place a desired row has taken.
     pub fn pass(&mut self, may_remove: bool, now: Duration) -> Pass {
         let mut pass = self.upsert(now);
-        if may_remove {
-            pass += self.remove(now);
-        }
+        pass += if may_remove { self.remove(now) } else { self.remove_replaced(now) };
         pass
     }
 

@@ -25,6 +25,11 @@ pub trait Stage: Any {
     fn upsert(&mut self, now: Duration) -> Pass;
     /// Carries out removals that are due.
     fn remove(&mut self, now: Duration) -> Pass;
+    /// Carries out removals of rows whose place a desired row has taken, which wait for nothing else.
+    fn remove_replaced(&mut self, now: Duration) -> Pass {
+        let _ = now;
+        Pass::default()
+    }
     /// Forgets what the kernel held: the next pass lists the table again.
     fn invalidate(&mut self);
     /// Compares the next part of the table with what it is known to hold. Rows may be written between two steps.
@@ -43,12 +48,10 @@ pub trait Stage: Any {
     /// Every row that is desired or observed, in key order.
     fn lines(&self) -> Vec<Line>;
 
-    /// Creates and changes, and removals when `may_remove`.
+    /// Creates and changes, and removals: when `may_remove` all that are due, else those of replaced rows.
     fn pass(&mut self, may_remove: bool, now: Duration) -> Pass {
         let mut pass = self.upsert(now);
-        if may_remove {
-            pass += self.remove(now);
-        }
+        pass += if may_remove { self.remove(now) } else { self.remove_replaced(now) };
         pass
     }
 }

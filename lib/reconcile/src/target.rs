@@ -114,6 +114,14 @@ pub trait Target: 'static {
         None
     }
 
+    /// The desired row that takes the place of the row `key`, though its own key is another. Once it is there, `key` goes as a
+    /// changed row's old value does: whoever wants the one knows that the other is out of date. `None` for tables where a row
+    /// is replaced only by one with its key.
+    fn successor<'a>(&self, key: &Self::Key, desired: &'a BTreeMap<Self::Key, Self::Value>) -> Option<&'a Self::Key> {
+        let _ = (key, desired);
+        None
+    }
+
     /// How many steps it is given at a time: all by default, for tables whose steps are one transaction. Where each step
     /// stands for itself, fewer take less memory.
     fn batch(&self) -> usize {
@@ -143,6 +151,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn rival(&self, key: &Self::Key) -> Option<String> {
         (**self).rival(key)
+    }
+
+    fn successor<'a>(&self, key: &Self::Key, desired: &'a BTreeMap<Self::Key, Self::Value>) -> Option<&'a Self::Key> {
+        (**self).successor(key, desired)
     }
 
     fn batch(&self) -> usize {

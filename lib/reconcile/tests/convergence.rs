@@ -209,6 +209,51 @@ fn closed_gate_lets_creates_through_and_holds_removals_back() {
     assert_eq!(memory.keys(), [2]);
 }
 
+/// A table in which a desired row takes the place of one with the next lower even key.
+#[derive(Clone, Default)]
+struct Pairs(Memory);
+
+impl Target for Pairs {
+    type Key = u8;
+    type Value = u8;
+    type Error = Errno;
+
+    fn observe(&mut self) -> Result<BTreeMap<u8, Observed<u8>>, Errno> {
+        self.0.observe()
+    }
+
+    fn successor<'a>(&self, key: &u8, desired: &'a BTreeMap<u8, u8>) -> Option<&'a u8> {
+        desired.range(key + 1..=key | 1).map(|(key, _)| key).next()
+    }
+
+    fn apply(&mut self, steps: &[Step<u8, u8>]) -> Vec<Result<(), Errno>> {
+        self.0.apply(steps)
+    }
+}
+
+#[test]
+fn row_that_a_desired_one_takes_the_place_of_goes_before_the_gate_is_open_but_not_before_that_one_is_there() {
+    let pairs = Pairs(Memory { name: "pairs", ..Memory::default() });
+    pairs.0.contents().rows =
+        BTreeMap::from([(2, ours(1)), (4, ours(1)), (6, Observed { value: 1, owner: Owner::Foreign })]);
+    let mut stack = Stack::new();
+    let table = stack.push(Reconciler::new("routes", pairs.clone()));
+    stack.pass(false, Duration::ZERO);
+    assert_eq!(pairs.0.keys(), [2, 4, 6], "nobody has said anything");
+    pairs.0.contents().errors = VecDeque::from([Some(3)]);
+    stack.want(table, 3, Some(1));
+    stack.want(table, 7, Some(1));
+    let refused = stack.pass(false, Duration::ZERO);
+    assert_eq!((refused.failed, refused.upserted, refused.removed), (1, 1, 0), "the successor of 2 was refused");
+    let next = stack.next_try().unwrap();
+    let replaced = stack.pass(false, next);
+    assert_eq!((replaced.upserted, replaced.removed), (1, 1));
+    assert_eq!(pairs.0.keys(), [3, 4, 6, 7], "what nobody took the place of stays, and what is somebody else's");
+    assert_eq!(pairs.0.log.lock().unwrap()[1..], ["pairs create", "pairs remove"], "the successor first");
+    assert_eq!(stack.pass(true, next).removed, 1);
+    assert_eq!(pairs.0.keys(), [3, 6, 7]);
+}
+
 #[test]
 fn one_changed_row_costs_one_step_and_no_listing() {
     let memory = Memory::default();

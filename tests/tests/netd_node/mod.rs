@@ -184,6 +184,45 @@ pub(crate) fn kernel_state(host: &Host) -> Result<String> {
     Ok(text)
 }
 
+/// Routes that a predecessor left on hdss7-21, to a subnet that a lease will name and to one that none does.
+pub(crate) struct Left {
+    pub(crate) named: &'static str,
+    pub(crate) unnamed: &'static str,
+}
+
+/// Starts netd on hdss7-21, where `script` has made what a predecessor would, before there is a lease of anybody, so that it doubts the
+/// store. Then `key` comes with the lease `value`: each route that it names is netd's at once, and the others stay as they are.
+pub(crate) fn lease_replaces_what_is_in_doubt(
+    net: &Net,
+    script: &str,
+    (key, value): (&str, &str),
+    left: &[Left],
+) -> Result<()> {
+    let host = net.host("hdss7-21")?;
+    host.run(&["sh", "-ec", script])?;
+    let routes = |subnet: &str| -> Result<String> {
+        let family = if subnet.contains(':') { "-6" } else { "-4" };
+        Ok(host.run(&["ip", family, "route", "show", subnet])?.stdout)
+    };
+    let unnamed = || left.iter().map(|left| routes(left.unnamed)).collect::<Result<Vec<_>>>();
+    let before = unnamed()?;
+    ensure!(before.iter().all(|text| text.lines().count() == 1), "{before:?}");
+    let netd = net.launch("hdss7-21", &[])?;
+    netd.wait_for_line("nothing is removed before a second look", SOON)?;
+    net.etcd.put(&format!("/coreos.com/network/subnets/{key}"), value)?;
+    eventually(SOON, || {
+        for left in left {
+            let text = routes(left.named)?;
+            ensure!(text.lines().count() == 1 && text.contains("proto 121"), "{}: {text}", left.named);
+        }
+        Ok(())
+    })?;
+    let log = settled_log(&netd)?;
+    ensure!(unnamed()? == before, "{:?} instead of {before:?}", unnamed()?);
+    ensure!(!log.contains("in front of netd's") && !log.contains("second look at the store"), "{log}");
+    Ok(())
+}
+
 /// What `netd status` on a node knows.
 pub(crate) fn status(net: &Net, node: &str) -> Result<serde_json::Value> {
     let host = net.host(node)?;

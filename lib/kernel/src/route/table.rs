@@ -3,7 +3,7 @@
 //! Invariant: the kernel takes the first of several routes with one key, in the order in which it lists them. A route of
 //! somebody else's behind one of ours takes nothing from it and is not kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -194,6 +194,12 @@ impl Target for Routes {
             filter: Arc::clone(&self.filter),
             foreign: self.foreign.clone(),
         })))
+    }
+
+    /// The route to the same destination with another metric: the kernel would take one of the two, whatever the other says.
+    fn successor<'a>(&self, key: &RouteKey, desired: &'a BTreeMap<RouteKey, Route>) -> Option<&'a RouteKey> {
+        let metrics = RouteKey { metric: 0, ..*key }..=RouteKey { metric: u32::MAX, ..*key };
+        desired.range(metrics).map(|(other, _)| other).find(|other| *other != key)
     }
 
     fn batch(&self) -> usize {

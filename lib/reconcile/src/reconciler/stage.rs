@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::steps::Which;
 use super::{Reconciler, Totals};
 use crate::pass::Pass;
 use crate::stage::{Audited, Stage};
@@ -17,7 +18,7 @@ impl<T: Target> Stage for Reconciler<T> {
     fn upsert(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
         if self.observe(now, &mut pass) {
-            self.carry_out(now, true, &mut pass);
+            self.carry_out(now, Which::Desired, &mut pass);
         }
         pass
     }
@@ -25,7 +26,15 @@ impl<T: Target> Stage for Reconciler<T> {
     fn remove(&mut self, now: Duration) -> Pass {
         let mut pass = Pass::default();
         if self.mirror.is_some() {
-            self.carry_out(now, false, &mut pass);
+            self.carry_out(now, Which::Undesired, &mut pass);
+        }
+        pass
+    }
+
+    fn remove_replaced(&mut self, now: Duration) -> Pass {
+        let mut pass = Pass::default();
+        if self.mirror.is_some() {
+            self.carry_out(now, Which::Replaced, &mut pass);
         }
         pass
     }

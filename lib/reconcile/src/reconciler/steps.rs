@@ -12,10 +12,21 @@ use crate::retry;
 use crate::target::{Observed, Owner, Step, Target};
 use crate::walk::Walk;
 
+/// Which of the rows that differ get their steps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those that are desired.
+    Desired,
+    /// Those that nobody desires, and that a desired row has taken the place of.
+    Replaced,
+    /// Those that nobody desires.
+    Undesired,
+}
+
 impl<T: Target> Reconciler<T> {
-    /// Carries out the steps that are due, for rows that are desired (`upserts`) or for rows that are not.
-    pub(super) fn carry_out(&mut self, now: Duration, upserts: bool, pass: &mut Pass) {
-        let due = self.due_rows(now, upserts);
+    /// Carries out the steps that are due.
+    pub(super) fn carry_out(&mut self, now: Duration, which: Which, pass: &mut Pass) {
+        let due = self.due_rows(now, which);
         if due.is_empty() {
             return;
         }
@@ -58,14 +69,14 @@ impl<T: Target> Reconciler<T> {
     }
 
     /// Dirty rows that need a step now. Those that need none are not dirty any more.
-    fn due_rows(&mut self, now: Duration, upserts: bool) -> Vec<T::Key> {
+    fn due_rows(&mut self, now: Duration, which: Which) -> Vec<T::Key> {
         let Some(mirror) = &self.mirror else { return Vec::new() };
         let (mut rows, mut settled) = (Vec::new(), Vec::new());
         let (mut desired, mut actual) =
             (Walk::along(&self.desired, self.dirty.len()), Walk::along(mirror, self.dirty.len()));
         for key in &self.dirty {
             let want = desired.get(key);
-            if want.is_some() != upserts {
+            if want.is_some() != (which == Which::Desired) || (which == Which::Replaced && !self.is_replaced(key)) {
                 continue;
             }
             if !needs_step(want, actual.get(key), |have, want| self.target.satisfies(have, want)) {
@@ -80,6 +91,11 @@ impl<T: Target> Reconciler<T> {
             self.failures.remove(&key);
         }
         rows
+    }
+
+    /// True when a desired row is in place that takes the place of `key`.
+    fn is_replaced(&self, key: &T::Key) -> bool {
+        self.target.successor(key, &self.desired).is_some_and(|successor| self.holds(successor))
     }
 
     /// Carries out `steps`; rows that they create go to `made`, on their way into the mirror.
