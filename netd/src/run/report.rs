@@ -152,7 +152,8 @@ impl<S: LeaseSource> Daemon<S> {
         if !self.reporter.ready && self.planning.is_whole(report.revision) {
             self.shell.open_gate(LEASES);
             let waiting = report.counts.iter().find(|(_, counts)| !is_tried(counts));
-            if local && waiting.is_none() {
+            // Whoever starts Pods begins when this program is ready, with the subnet file.
+            if self.reporter.local_stands && waiting.is_none() {
                 self.reporter.ready = true;
                 self.report_ready();
             } else if let Some((name, counts)) = waiting {

@@ -359,6 +359,48 @@ fn row_that_the_kernel_refuses_holds_up_neither_the_others_nor_readiness() {
 }
 
 #[test]
+#[allow(clippy::await_holding_lock, reason = "a kernel that does not answer, while the rest goes on")]
+fn node_is_not_ready_before_its_subnet_file_is_written() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::default();
+    *source.listing.lock().unwrap() = vec![LeaseEvent::Reset];
+    let of_folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (daemon, shell) = daemon(&fakes, &source, of_folder.path());
+        let scenario = async {
+            // Each pass is held up before its end, and what comes meanwhile is planned: the file waits for the latest plan.
+            let planned = |leases: usize| shell.board.value()["lease_count"] == leases;
+            let routes = fakes.routes.contents();
+            eventually("a pass without leases", || fakes.fdb.contents().observed == 1).await;
+            source.say(put(22)).await;
+            source.say(LeaseEvent::Complete).await;
+            eventually("the plan of the whole listing", || planned(1)).await;
+            let entries = fakes.fdb.contents();
+            drop(routes);
+            eventually("its pass", || fakes.neighbours.contents().rows.len() == 1).await;
+            source.say(put(99)).await;
+            eventually("the next plan", || planned(2)).await;
+            let routes = fakes.routes.contents();
+            drop(entries);
+            eventually("more of the pass", || fakes.fdb.contents().rows.len() == 1).await;
+            let entries = fakes.fdb.contents();
+            drop(routes);
+            eventually("its end", || shell.board.value()["tables"]["routes"]["done"] == 1).await;
+            let file = of_folder.path().join("subnet.env");
+            assert_eq!((is_ready(&shell), file.exists()), (false, false));
+            drop(entries);
+            eventually("ready", || is_ready(&shell)).await;
+            assert!(file.exists());
+        };
+        tokio::select! {
+            ended = daemon.run() => panic!("the daemon ended: {ended:?}"),
+            () = scenario => {}
+        }
+    });
+}
+
+#[test]
 fn row_that_failed_for_a_moment_is_made_later() {
     let fakes = Fakes::default();
     fakes.fdb.contents().errors = [None, Some(ENOBUFS)].into();
