@@ -312,6 +312,12 @@ impl Proxy {
         &self.plane
     }
 
+    /// True while a change is coming in whose end is not there yet: what is known of it is not planned.
+    #[must_use]
+    pub(crate) fn is_mid_change(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// What is planned.
     #[must_use]
     pub(crate) const fn claims(&self) -> &Claims {

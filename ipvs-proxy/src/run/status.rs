@@ -150,7 +150,7 @@ impl ProxyStatus {
         let tables: Vec<_> = proxy.tables().stack().stages().map(|stage| table(stage)).collect();
         let lost = proxy.view().lost().map(ToString::to_string);
         let waiting_for: Vec<_> = proxy.gate().waiting().map(|kind| kind.folder().to_owned()).collect();
-        let done = tables.iter().all(|table| table.rows.is_done());
+        let done = !proxy.is_mid_change() && tables.iter().all(|table| table.rows.is_done());
         let (totals, alarm) = (proxy.totals(), proxy.alarm());
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),

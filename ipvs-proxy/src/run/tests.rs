@@ -20,6 +20,7 @@ use serde_json::json;
 use super::flows::sweep::sweep;
 use super::flows::{Check, Checks, Locals, Tracked};
 use super::proxy::{Proxy, pause};
+use super::status::ProxyStatus;
 use super::tables::{Tables, Touched};
 use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets, VirtualAddresses};
 use crate::dataplane::drain::Drains;
@@ -500,6 +501,18 @@ fn a_change_that_begins_while_another_is_planned_is_left_for_its_end() {
     assert_eq!(rig.work_midway(), Vec::<String>::new());
     renamed_port(&mut rig, "main");
     assert!(rig.work().iter().any(|step| step.contains("+") && step.contains("172.7.22.4")));
+}
+
+#[test]
+fn the_status_is_not_in_order_while_it_counts_objects_of_a_change_that_has_not_ended() {
+    let mut rig = Rig::web();
+    let status = |rig: &Rig| ProxyStatus::of(&rig.proxy, "hdss7-21", &[], rig.now);
+    assert!(status(&rig).ok);
+    rig.service("api", 11, "TCP");
+    assert_eq!(rig.work_midway(), Vec::<String>::new());
+    assert_eq!((status(&rig).services, status(&rig).ok), (2, false), "it is known, and not in the kernel");
+    assert!(!rig.work().is_empty());
+    assert!(status(&rig).ok);
 }
 
 #[test]
