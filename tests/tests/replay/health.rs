@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::eventually;
 use oracle::{Probe, Run, Seen};
 use serde_json::Value;
 
@@ -12,8 +13,25 @@ use super::machines::Machines;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Asks as the probe did and says what differs.
+/// Asks as the probe did until the answer is the same, and says what differs in the end: listeners and what they say follow the tables.
 pub(crate) fn compare(machines: &Machines, probe: &Probe, run: Run) -> Result<Option<String>> {
+    let mut last = None;
+    let same = eventually(LIMIT, || match compare_once(machines, probe, run) {
+        Ok(None) => Ok(()),
+        Ok(Some(text)) => {
+            last = Some(text.clone());
+            Err(text)
+        }
+        Err(error) => Err(format!("{error:#}")),
+    });
+    match (same, last) {
+        (Ok(()), _) => Ok(None),
+        (Err(_), Some(text)) => Ok(Some(text)),
+        (Err(error), None) => Err(error),
+    }
+}
+
+fn compare_once(machines: &Machines, probe: &Probe, run: Run) -> Result<Option<String>> {
     let url = probe.http.as_deref().unwrap_or_default();
     let theirs = probe.seen(run, netstate::IpFamily::V4);
     let rest = url.strip_prefix("http://").context("no URL of HTTP")?;
