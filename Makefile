@@ -81,7 +81,7 @@ demo: setup $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Show the main 
 .PHONY: test
 test: setup lab-kernel ## Pass every test
 	cargo build --locked --workspace --all-targets
-	NETD_LAB=require cargo test --locked --workspace --no-fail-fast
+	NETD_LAB=require $(TARGET)/debug/run-tests
 
 .PHONY: bare
 bare: ## Pass every test on a minimal Debian 12 that debootstrap makes in /var/tmp (as root)

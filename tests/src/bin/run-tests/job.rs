@@ -1,0 +1,207 @@
+//! One test binary: what cargo says of it, and its run.
+//!
+//! Invariant: standard output and standard error come back whole and in the order in which they were written.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// Those that take longest begin first, so that none of them runs alone at the end.
+const LONG: [&str; 12] = [
+    "verbs",
+    "netd_doctor",
+    "bench",
+    "lab_time",
+    "netd_flowtable",
+    "netd_entrances",
+    "netd_resilience",
+    "proxy_oracle",
+    "netd_firewalls",
+    "netd_moving",
+    "netd_lease",
+    "etcd",
+];
+
+/// Something to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// Its name for people, as cargo prints it: `tests/netd_vxlan.rs`.
+    title: String,
+    /// How it is run alone.
+    alone: String,
+    program: PathBuf,
+    args: Vec<String>,
+    /// The folder of its package, where it is run.
+    folder: PathBuf,
+}
+
+/// What became of one.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) title: String,
+    pub(crate) alone: String,
+    pub(crate) took: Duration,
+    pub(crate) output: Vec<u8>,
+    /// Its exit status, or why there is none.
+    pub(crate) end: Result<ExitStatus, String>,
+}
+
+/// A message of cargo's, as far as it matters (`cargo test --message-format=json`).
+#[derive(Debug, Deserialize)]
+struct Message {
+    reason: String,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    name: String,
+    src_path: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// All binaries whose name contains one of `words`, with no word all of them and the tests in documentation; long ones first.
+///
+/// # Errors
+/// When cargo does not build them.
+pub(crate) fn all(words: &[String]) -> Result<Vec<Job>> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--locked", "--workspace", "--no-run", "--message-format=json"]);
+    let output = cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("start cargo")?;
+    ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
+    let mut jobs: Vec<(String, Job)> = String::from_utf8_lossy(&output.stdout).lines().filter_map(binary).collect();
+    jobs.sort_by(|(a, first), (b, second)| (rank(a), &first.title).cmp(&(rank(b), &second.title)));
+    let wanted = |job: &Job| words.is_empty() || words.iter().any(|word| job.title.contains(word.as_str()));
+    let mut jobs: Vec<Job> = jobs.into_iter().map(|(_, job)| job).filter(wanted).collect();
+    if words.is_empty() {
+        jobs.push(documentation()?);
+    }
+    Ok(jobs)
+}
+
+/// The place of a binary among [`LONG`], or behind them.
+fn rank(name: &str) -> usize {
+    LONG.iter().position(|long| *long == name).unwrap_or(LONG.len())
+}
+
+/// Name and job of the test binary that a message of cargo's is about.
+fn binary(line: &str) -> Option<(String, Job)> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    let is_test = message.reason == "compiler-artifact" && message.profile?.test;
+    let (target, program) = (message.target.filter(|_| is_test)?, message.executable?);
+    let folder = message.manifest_path?.parent()?.to_owned();
+    let package = folder.file_name()?.to_string_lossy().into_owned();
+    let source = target.src_path.strip_prefix(&folder).unwrap_or(&target.src_path).display().to_string();
+    let which = match target.kind.first().map(String::as_str) {
+        Some("test") => format!("--test {}", target.name),
+        Some("bin") => format!("--bin {}", target.name),
+        _ => "--lib".to_owned(),
+    };
+    let alone = format!("cargo test --manifest-path {}/Cargo.toml {which}", folder.display());
+    let job = Job { title: format!("{package}: {source}"), alone, program, args: Vec::new(), folder };
+    Some((target.name, job))
+}
+
+fn documentation() -> Result<Job> {
+    let args = ["test", "--locked", "--workspace", "--doc"].map(str::to_owned).to_vec();
+    Ok(Job {
+        title: "documentation".to_owned(),
+        alone: format!("cargo {}", args.join(" ")),
+        program: PathBuf::from("cargo"),
+        args,
+        folder: std::env::current_dir().context("find the working folder")?,
+    })
+}
+
+impl Job {
+    /// Runs it to its end, or for `limit`.
+    pub(crate) fn run(self, limit: Duration) -> Ended {
+        let begun = Instant::now();
+        let (output, end) = match self.output(limit) {
+            Ok((output, status)) => (output, Ok(status)),
+            Err(error) => (Vec::new(), Err(format!("{error:#}"))),
+        };
+        Ended { title: self.title, alone: self.alone, took: begun.elapsed(), output, end }
+    }
+
+    fn output(&self, limit: Duration) -> Result<(Vec<u8>, ExitStatus)> {
+        // One file, opened once: both streams are in it in the order of writing.
+        let mut file = tempfile::tempfile().context("make a file for the output")?;
+        let copy = |file: &File| file.try_clone().context("share the file for the output");
+        // In the foreground, so that an interrupt from the terminal ends it as well.
+        let mut command = Command::new("timeout");
+        command
+            .args(["--foreground", "--signal=KILL", &limit.as_secs().to_string()])
+            .arg(&self.program)
+            .args(&self.args);
+        command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
+        command.stdin(Stdio::null()).stdout(copy(&file)?).stderr(copy(&file)?);
+        let status = command.status().with_context(|| format!("start {}", self.program.display()))?;
+        let mut output = Vec::new();
+        file.rewind().context("read the output")?;
+        file.read_to_end(&mut output).context("read the output")?;
+        Ok((output, status))
+    }
+
+    /// A job that runs a line of shell.
+    #[cfg(test)]
+    pub(crate) fn of_shell(script: &str) -> Self {
+        Self {
+            title: script.to_owned(),
+            alone: format!("sh -c '{script}'"),
+            program: PathBuf::from("sh"),
+            args: vec!["-c".to_owned(), script.to_owned()],
+            folder: PathBuf::from("/"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As cargo 1.96 writes it, without what is not read.
+    const ARTIFACT: &str = r#"{"reason":"compiler-artifact","package_id":"path+file:///src/tests#0.1.0",
+        "manifest_path":"/src/tests/Cargo.toml","target":{"kind":["test"],"crate_types":["bin"],"name":"netd_vxlan",
+        "src_path":"/src/tests/tests/netd_vxlan.rs","edition":"2024","test":true},"profile":{"opt_level":"0","test":true},
+        "features":[],"filenames":["/src/target/debug/deps/netd_vxlan-1"],"executable":"/src/target/debug/deps/netd_vxlan-1"}"#;
+
+    #[test]
+    fn test_binaries_are_those_that_cargo_would_run() {
+        let (name, job) = binary(ARTIFACT).unwrap();
+        assert_eq!((name.as_str(), job.title.as_str()), ("netd_vxlan", "tests: tests/netd_vxlan.rs"));
+        assert_eq!(job.alone, "cargo test --manifest-path /src/tests/Cargo.toml --test netd_vxlan");
+        assert_eq!((job.program, job.folder), ("/src/target/debug/deps/netd_vxlan-1".into(), "/src/tests".into()));
+        let none = [
+            ARTIFACT.replace(r#""test":true},"f"#, r#""test":false},"f"#),
+            ARTIFACT
+                .replace(r#""profile":{"opt_level":"0","test":true}"#, r#""profile":{"opt_level":"0","test":false}"#),
+            ARTIFACT.replace(r#""executable":"/src/target/debug/deps/netd_vxlan-1""#, r#""executable":null"#),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+            "running 3 tests".to_owned(),
+        ];
+        assert!(none[1..].iter().all(|line| binary(line).is_none()), "a program, a library, and what is no artifact");
+    }
+
+    #[test]
+    fn output_is_whole_and_in_order_and_one_that_hangs_is_ended() {
+        let ended = Job::of_shell("echo one; echo two >&2; echo three; exit 4").run(Duration::from_secs(60));
+        assert_eq!((ended.output.as_slice(), ended.end.unwrap().code()), (&b"one\ntwo\nthree\n"[..], Some(4)));
+        let ended = Job::of_shell("echo begun; exec sleep 1000").run(Duration::from_secs(1));
+        assert!(ended.output == b"begun\n" && !ended.end.unwrap().success());
+        assert!(ended.took < Duration::from_secs(100));
+    }
+}

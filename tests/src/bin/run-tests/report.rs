@@ -1,0 +1,124 @@
+//! What is printed of a binary when it ends, and of all of them at the end.
+//!
+//! Invariant: a binary that failed is named at the end with the command that runs it alone, however much was printed before.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::job::Ended;
+
+/// The longest binaries that are named at the end.
+const NAMED: usize = 10;
+
+/// All that have ended.
+#[derive(Debug)]
+pub(crate) struct Report {
+    begun: Instant,
+    took: Vec<(Duration, String)>,
+    failed: Vec<String>,
+    counts: Counts,
+}
+
+/// Tests, added up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+impl Counts {
+    /// Adds the numbers in the lines `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    fn add(&mut self, output: &str) {
+        for line in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
+            for part in line.split(['.', ';']) {
+                match part.trim().split_once(' ') {
+                    Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
+                    Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                    Some((number, "ignored")) => self.ignored += number.parse().unwrap_or(0),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl Report {
+    /// An empty one of what begins at this time.
+    pub(crate) const fn new(begun: Instant) -> Self {
+        Self { begun, took: Vec::new(), failed: Vec::new(), counts: Counts { passed: 0, failed: 0, ignored: 0 } }
+    }
+
+    /// Notes one; returns what is to be printed of it.
+    pub(crate) fn take(&mut self, ended: Ended) -> Vec<u8> {
+        let mut text = format!("     Running {} ({:.1} s)\n", ended.title, ended.took.as_secs_f64()).into_bytes();
+        self.counts.add(&String::from_utf8_lossy(&ended.output));
+        text.extend(ended.output);
+        match ended.end {
+            Ok(status) if status.success() => {}
+            Ok(status) => self.failed.push(format!("{}: {status}; alone: {}", ended.title, ended.alone)),
+            Err(reason) => self.failed.push(format!("{}: {reason}; alone: {}", ended.title, ended.alone)),
+        }
+        self.took.push((ended.took, ended.title));
+        text
+    }
+
+    /// Whether every one passed.
+    pub(crate) const fn passed(&self) -> bool {
+        self.failed.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { passed, failed, ignored } = self.counts;
+        let mut took: Vec<_> = self.took.iter().collect();
+        took.sort_by(|one, other| other.cmp(one));
+        let one_by_one: Duration = took.iter().map(|(took, _)| *took).sum();
+        writeln!(f, "\nThe longest:")?;
+        for (took, title) in took.into_iter().take(NAMED) {
+            writeln!(f, "  {:6.1} s  {title}", took.as_secs_f64())?;
+        }
+        writeln!(
+            f,
+            "{passed} tests passed, {failed} failed, {ignored} ignored, in {} binaries: {:.0} s, one after the other {:.0} s",
+            self.took.len(),
+            self.begun.elapsed().as_secs_f64(),
+            one_by_one.as_secs_f64()
+        )?;
+        for failed in &self.failed {
+            writeln!(f, "FAILED {failed}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    fn ended(title: &str, status: i32, output: &str) -> Ended {
+        let end = Ok(ExitStatus::from_raw(status << 8));
+        let (title, alone) = (title.to_owned(), format!("cargo test --test {title}"));
+        Ended { title, alone, took: Duration::from_millis(1500), output: output.as_bytes().to_vec(), end }
+    }
+
+    #[test]
+    fn tests_are_added_up_and_failures_are_named_at_the_end() {
+        let mut report = Report::new(Instant::now());
+        let printed =
+            report.take(ended("one", 0, "running\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured\n"));
+        assert!(printed.starts_with(b"     Running one (1.5 s)\nrunning\n"), "{printed:?}");
+        assert!(report.passed());
+        report.take(ended("two", 101, "test result: FAILED. 20 passed; 2 failed; 0 ignored; 0 measured\n"));
+        report.take(Ended { end: Err("start it: no such file".to_owned()), ..ended("three", 0, "") });
+        assert!(!report.passed());
+        let text = report.to_string();
+        assert!(text.contains("23 tests passed, 2 failed, 1 ignored, in 3 binaries"), "{text}");
+        assert!(text.contains("FAILED two: exit status: 101; alone: cargo test --test two\n"), "{text}");
+        assert!(text.ends_with("FAILED three: start it: no such file; alone: cargo test --test three\n"), "{text}");
+    }
+}
