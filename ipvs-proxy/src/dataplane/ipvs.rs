@@ -43,7 +43,7 @@ pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &Sc
         let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
         (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
     });
-    std::iter::once((RowKey::Virtual(server), Row::Virtual(virtual_server))).chain(reals).collect()
+    std::iter::once((RowKey::Virtual(server), virtual_server.into())).chain(reals).collect()
 }
 
 /// The scheduler of a virtual server and how long its clients stay, by the rows of the kernel.

@@ -270,16 +270,7 @@ impl Shared {
     fn exchange(&mut self, link: &IfName, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
         differences(old, new, Site::elements, &mut changes.nft);
         differences(old, new, Site::servers, &mut changes.ipvs);
-        let rows = |site: Option<&Site<'_>>| site.map(Site::shared).unwrap_or_default();
-        let (before, after) = (rows(old), rows(new));
-        let keys = |rows: &BTreeMap<nft_rows::RowKey, _>| rows.keys().cloned().collect();
-        for (key, needed) in self.rows.change(&keys(&before), &keys(&after)) {
-            let row = after.get(&key).filter(|_| needed).cloned();
-            changes.nft.insert(key, row);
-        }
-        // Whoever shares a row changes it alike, in the same change.
-        let other = |(key, row): &(nft_rows::RowKey, _)| before.get(key).is_some_and(|before| before != row);
-        changes.nft.extend(after.into_iter().filter(other).map(|(key, row)| (key, Some(row))));
+        self.exchange_shared(old, new, changes);
         let vips = |site: Option<&Site<'_>>| site.map(Site::vips).unwrap_or_default();
         for (addr, needed) in self.vips.change(&vips(old), &vips(new)) {
             let (row, value) = nft::vip(addr);
@@ -299,6 +290,28 @@ impl Shared {
             let (row, value) = nft::hairpin(addr);
             changes.nft.insert(row, needed.then_some(value));
         }
+    }
+}
+
+impl Shared {
+    /// The rows that other frontends may need too. Most frontends need one that is there, which is not made for that.
+    fn exchange_shared(&mut self, old: Option<&Site<'_>>, new: Option<&Site<'_>>, changes: &mut Changes) {
+        let keys = |site: Option<&Site<'_>>| site.map(Site::shared_keys).unwrap_or_default();
+        let changed = self.rows.change(&keys(old), &keys(new));
+        let both = old.zip(new).filter(|(old, new)| old.may_share_otherwise(new));
+        if changed.is_empty() && both.is_none() {
+            return;
+        }
+        let rows = |site: Option<&Site<'_>>| site.map(Site::shared).unwrap_or_default();
+        let after = rows(new);
+        for (key, needed) in changed {
+            let row = after.get(&key).filter(|_| needed).cloned();
+            changes.nft.insert(key, row);
+        }
+        // Whoever shares a row changes it alike, in the same change.
+        let before = rows(both.map(|(old, _)| old));
+        let other = |(key, row): &(nft_rows::RowKey, _)| before.get(key).is_some_and(|before| before != row);
+        changes.nft.extend(after.into_iter().filter(other).map(|(key, row)| (key, Some(row))));
     }
 }
 

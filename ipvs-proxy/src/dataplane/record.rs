@@ -30,7 +30,7 @@ pub(super) fn set(addr: Type) -> Set {
 /// The element of a virtual server that is made for `service`.
 #[must_use]
 pub(crate) fn element(server: &VirtualServerKey, service: &ObjectName) -> (RowKey, Row) {
-    (key(server), Row::Element(Element::member().comment(service.to_string())))
+    (key(server), Row::Element(Element::member().comment(service.shared())))
 }
 
 /// The key of a virtual server's element.
@@ -78,8 +78,7 @@ pub(crate) fn server(row: &RowKey) -> Option<VirtualServerKey> {
 #[must_use]
 pub(crate) fn service(value: &Row) -> Option<ObjectName> {
     let Row::Element(Element { comment: Some(comment), .. }) = value else { return None };
-    let (namespace, name) = comment.split_once('/')?;
-    Some(ObjectName::new(namespace, name))
+    ObjectName::read(comment)
 }
 
 /// The virtual servers that the rows of our nft table record as ours.

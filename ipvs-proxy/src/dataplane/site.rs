@@ -67,6 +67,17 @@ impl<'a> Site<'a> {
         nftables::shared(self)
     }
 
+    /// Their keys.
+    pub(super) fn shared_keys(&self) -> BTreeSet<RowKey> {
+        nftables::shared_keys(self)
+    }
+
+    /// True when a row that this one shares under a key may be another than that of `new`: where clients stay with their endpoints, or are
+    /// known for Pods otherwise.
+    pub(super) fn may_share_otherwise(&self, new: &Self) -> bool {
+        self.pods != new.pods || self.frontend.affinity.is_some() || new.frontend.affinity.is_some()
+    }
+
     /// Its virtual servers with their real servers.
     pub(super) fn servers(&self) -> BTreeMap<ServerKey, ServerRow> {
         let of = |server| ipvs::rows(server, self.frontend, &self.options.scheduler);

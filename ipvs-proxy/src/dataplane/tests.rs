@@ -213,7 +213,7 @@ fn an_external_address_is_bound_unless_the_node_has_it() {
     for row in [bound, "element ip ipvs-proxy @vips { 10.4.7.99 }", "tcp 10.4.7.99:80"] {
         assert!(changes.contains(&format!("- {row}")), "{row}: {changes:?}");
     }
-    assert!(changes.contains(&"+ element ip ipvs-proxy @endpoints { 10.4.7.99 . tcp . 80 . 0 }".to_owned()));
+    assert!(changes.contains(&"+ list ip ipvs-proxy @endpoints { 10.4.7.99 . tcp . 80 }".to_owned()));
     let changes = text(&node(&mut desired, &[]));
     assert!(changes.contains(&format!("+ {bound}")), "{changes:?}");
 }

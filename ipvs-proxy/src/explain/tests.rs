@@ -91,7 +91,7 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
     for (key, row) in &planned.ipvs {
         match (key, row) {
             (ServerKey::Virtual(key), ServerRow::Virtual(value)) => {
-                kernel.servers.insert(*key, Server { value: value.clone(), reals: BTreeMap::new() });
+                kernel.servers.insert(*key, Server { value: (**value).clone(), reals: BTreeMap::new() });
             }
             (ServerKey::Real(key), ServerRow::Real(value)) => {
                 let server = kernel.servers.get_mut(&key.service).unwrap();
@@ -150,9 +150,8 @@ tcp 192.168.0.10:80 (mode nftables)
   endpoint  172.7.22.2:8080 on another node, takes connections
   from 172.7.21.5 (pod): to one of 172.7.21.2:8080, 172.7.22.2:8080, which sees the client's address
   row       in place    chain ip ipvs-proxy choose/2/2m/2m { ip saddr != 172.7.0.0/16 meta mark set meta mark | 0x00004000 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints drop }
-  row       in place    element ip ipvs-proxy @endpoints { 192.168.0.10 . tcp . 80 . 0 } : 172.7.21.2 . 8080
-  row       in place    element ip ipvs-proxy @endpoints { 192.168.0.10 . tcp . 80 . 1 } : 172.7.22.2 . 8080
   row       in place    element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 } comment \"default/web\" : goto choose/2/2m/2m
+  row       in place    list ip ipvs-proxy @endpoints { 192.168.0.10 . tcp . 80 } 0 : 172.7.21.2 . 8080, 1 : 172.7.22.2 . 8080
 "
     );
 }

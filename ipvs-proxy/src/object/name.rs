@@ -26,6 +26,18 @@ impl ObjectName {
         Self(name.into())
     }
 
+    /// A name as it is shown.
+    #[must_use]
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        text.contains('/').then(|| Self(text.into()))
+    }
+
+    /// The text, which it shares.
+    #[must_use]
+    pub(crate) fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// The namespace; empty where there is none.
     #[must_use]
     pub(crate) fn namespace(&self) -> &str {

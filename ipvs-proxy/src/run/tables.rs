@@ -134,7 +134,7 @@ impl Tables {
         let mut entries = Vec::new();
         for (key, row) in changes {
             if let Some(frontend) = nftables::frontend(&key) {
-                self.expect_endpoint(&frontend, row.as_ref());
+                self.expect_endpoints(&frontend, &key, row.as_ref());
             }
             if self.replaces_held(&key, row.as_ref()) {
                 continue;

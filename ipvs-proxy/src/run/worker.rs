@@ -135,6 +135,7 @@ impl ProxyWork {
         self.ready = true;
         tracing::info!(services = self.proxy.view().known(&[Kind::Service]), "ready");
         self.shell.open_gate(TABLES);
+        kernel::heap::trim();
     }
 
     fn count(&mut self, cause: Cause, pass: &Pass, took: Took) {

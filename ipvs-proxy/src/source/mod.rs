@@ -178,7 +178,7 @@ pub(crate) const JUNK: &str =
 /// # Errors
 /// What is wrong with it, as text: not JSON, a malformed field, or another name than its key's.
 pub(crate) fn read_service(name: &ObjectName, json: &[u8]) -> Reading<Service> {
-    read(name, json, Service::from_json, |service| &service.name)
+    read(name, json, Service::from_json, |service| &mut service.name)
 }
 
 /// Reads the EndpointSlice stored under `name`.
@@ -186,7 +186,7 @@ pub(crate) fn read_service(name: &ObjectName, json: &[u8]) -> Reading<Service> {
 /// # Errors
 /// As [`read_service`].
 pub(crate) fn read_slice(name: &ObjectName, json: &[u8]) -> Reading<EndpointSlice> {
-    read(name, json, EndpointSlice::from_json, |slice| &slice.name)
+    read(name, json, EndpointSlice::from_json, |slice| &mut slice.name)
 }
 
 /// Reads the Node stored under `name`.
@@ -194,21 +194,24 @@ pub(crate) fn read_slice(name: &ObjectName, json: &[u8]) -> Reading<EndpointSlic
 /// # Errors
 /// As [`read_service`].
 pub(crate) fn read_node(name: &ObjectName, json: &[u8]) -> Reading<Node> {
-    read(name, json, Node::from_json, |node| &node.name)
+    read(name, json, Node::from_json, |node| &mut node.name)
 }
 
 fn read<T>(
     name: &ObjectName,
     json: &[u8],
     parse: fn(&Value) -> Result<T, Problem>,
-    name_of: fn(&T) -> &ObjectName,
+    name_of: fn(&mut T) -> &mut ObjectName,
 ) -> Reading<T> {
     let json: Value = serde_json::from_slice(json).map_err(|error| format!("not valid JSON: {error}"))?;
-    let object = parse(&json).map_err(|problem| problem.to_string())?;
-    if name_of(&object) != name {
+    let mut object = parse(&json).map_err(|problem| problem.to_string())?;
+    let own = name_of(&mut object);
+    if own != name {
         let accepted = "the namespace and name of its key";
-        return Err(Problem::new("metadata", name_of(&object).to_string(), accepted).to_string());
+        return Err(Problem::new("metadata", own.to_string(), accepted).to_string());
     }
+    // One text for both.
+    name.clone_into(own);
     Ok(Box::new(object))
 }
 

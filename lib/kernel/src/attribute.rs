@@ -86,9 +86,21 @@ impl Writer {
 
     /// Appends an attribute that holds what `fill` writes.
     pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
-        let mut inner = Self::default();
-        fill(&mut inner);
-        self.put(kind | NESTED, &inner.bytes)
+        let start = self.bytes.len();
+        self.put(kind | NESTED, &[]);
+        fill(self);
+        let length = u16::try_from(self.bytes.len().saturating_sub(start)).unwrap_or(u16::MAX);
+        self.bytes.truncate(start.saturating_add(usize::from(length)));
+        if let Some(field) = self.bytes.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
+            *field = length.to_ne_bytes();
+        }
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// Appends attributes that are written already.
+    pub(crate) fn extend(&mut self, attributes: &[u8]) {
+        self.bytes.extend_from_slice(attributes);
     }
 
     /// The finished body.

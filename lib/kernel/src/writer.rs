@@ -111,7 +111,7 @@ impl Writers {
                 RowKey::Table(table) => table,
                 RowKey::Set(set) => &set.table,
                 RowKey::Chain(chain) => &chain.table,
-                RowKey::Element(element) => &element.table,
+                RowKey::Element(element) | RowKey::List(element) => &element.table,
             };
             writers.last(&Subject::Table(table.clone()))
         };

@@ -35,7 +35,7 @@ fn real_key(service: VirtualServerKey, last: u8) -> RealServerKey {
 }
 
 fn scheduler(name: &str) -> Row {
-    Row::Virtual(VirtualServer::new(name.to_owned(), None))
+    Row::from(VirtualServer::new(name.to_owned(), None))
 }
 
 const fn weight(weight: u32) -> Row {
@@ -68,7 +68,7 @@ fn servers_read_back_as_desired_and_go_without_a_trace() {
     let udp6 = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
     table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
     let sticky = VirtualServer::new("rr".to_owned(), Some(10_800));
-    table.want(RowKey::Virtual(virtual_key(443)), Some(Row::Virtual(sticky)));
+    table.want(RowKey::Virtual(virtual_key(443)), Some(sticky.into()));
     table.want(RowKey::Virtual(udp6), Some(scheduler("rr")));
     for last in [2, 3] {
         table.want(RowKey::Real(real_key(virtual_key(80), last)), Some(weight(1)));
@@ -121,7 +121,7 @@ fn schedulers_with_their_flags_and_clients_are_what_the_tool_shows() {
     ];
     for (key, scheduler, persistence, _) in desired {
         let value = VirtualServer::new(scheduler.parse::<Scheduler>().unwrap(), persistence);
-        table.want(RowKey::Virtual(key), Some(Row::Virtual(value)));
+        table.want(RowKey::Virtual(key), Some(value.into()));
     }
     assert_eq!(converge(&mut table).upserted, 7);
     let mut expected = desired.map(|(.., line)| line.to_owned());
@@ -261,13 +261,13 @@ fn comparing_finds_what_another_program_changed_among_many() {
     for port in 1..=200 {
         let persistence = (port % 2 == 0).then_some(10_800);
         let value = VirtualServer::new("rr".to_owned(), persistence);
-        rows.insert(RowKey::Virtual(virtual_key(port)), Row::Virtual(value));
+        rows.insert(RowKey::Virtual(virtual_key(port)), value.into());
         for last in 2..5 {
             rows.insert(RowKey::Real(real_key(virtual_key(port), last)), weight(1));
         }
     }
     let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
-    rows.insert(RowKey::Virtual(six), Row::Virtual(VirtualServer::new("rr".to_owned(), Some(60))));
+    rows.insert(RowKey::Virtual(six), Row::from(VirtualServer::new("rr".to_owned(), Some(60))));
     rows.insert(RowKey::Real(real_key(six, 2)), weight(3));
     let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
     assert!(table.apply(&steps).iter().all(Result::is_ok));

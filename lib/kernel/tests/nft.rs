@@ -688,7 +688,7 @@ fn claims_made_at_the_same_time_all_hold() {
                     let key = port(1000 + number * 100 + round);
                     ruleset.insert(name("ports"), key, endpoint(3, 80).comment(owner.clone()));
                     nft.claim(&ruleset, as_declared(&ruleset), |_: &ElementKey, e: &Element| {
-                        e.comment.as_ref() == Some(owner)
+                        e.comment.as_deref() == Some(owner.as_str())
                     })
                     .unwrap();
                 }

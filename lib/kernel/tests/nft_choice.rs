@@ -142,7 +142,8 @@ fn chains_come_and_go_with_the_elements_that_name_them() {
     ruleset.elements.retain(|key, _| key.key != second);
     table.want_all(ruleset.rows());
     let pass = run(&mut table);
-    assert_eq!((pass.upserted, pass.removed, pass.errors), (2, 2, vec![]));
+    // The chain, the verdict and the list, which is one row; then the other chain.
+    assert_eq!((pass.upserted, pass.removed, pass.errors), (3, 1, vec![]));
     let after = Nft::open().unwrap().generation().unwrap();
     assert_eq!(after - before, 2, "what is to be in one transaction, then what is to go");
     assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap(), Some(ruleset));
@@ -155,6 +156,9 @@ fn what_somebody_changes_is_put_right() {
         "insert rule ip services choose/2 counter accept",
         "add chain ip services choose/9",
         "delete element ip services endpoints { 192.168.0.10 . tcp . 80 . 1 }",
+        "delete element ip services endpoints { 192.168.0.10 . tcp . 80 . 0 }",
+        "add element ip services endpoints { 192.168.0.10 . tcp . 80 . 7 : 172.7.99.9 . 1 }",
+        "add element ip services endpoints { 192.168.0.11 . tcp . 80 . 0 comment \"mine\" : 172.7.99.9 . 1 }",
         "delete table ip services",
         "flush ruleset",
     ] {

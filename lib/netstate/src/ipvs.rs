@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::Protocol;
 pub use crate::scheduler::{InvalidScheduler, Scheduler, SchedulerFlags};
@@ -128,8 +129,8 @@ impl fmt::Display for RowKey {
 /// The rest of a row: of the kind that its key says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
-    /// Of a virtual server.
-    Virtual(VirtualServer),
+    /// Of a virtual server. Most rows are of real servers, and have its room.
+    Virtual(Arc<VirtualServer>),
     /// Of a real server.
     Real(RealServer),
 }
@@ -145,7 +146,7 @@ impl fmt::Display for Row {
 
 impl From<VirtualServer> for Row {
     fn from(value: VirtualServer) -> Self {
-        Self::Virtual(value)
+        Self::Virtual(Arc::new(value))
     }
 }
 

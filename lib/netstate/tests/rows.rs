@@ -37,7 +37,7 @@ fn links_say_their_kind_and_what_is_set() {
 fn servers_say_scheduler_and_weight() {
     let service = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
     let server = VirtualServer::new("rr".to_owned(), Some(10800));
-    let text = row_text(&RowKey::Virtual(service), &Row::Virtual(server));
+    let text = row_text(&RowKey::Virtual(service), &Row::from(server));
     assert_eq!(text, "tcp 192.168.0.10:80 scheduler rr persistent 10800");
     let real = RealServerKey { service, addr: [172, 7, 21, 2].into(), port: 80 };
     let text = row_text(&RowKey::Real(real), &Row::Real(RealServer::new(1)));
@@ -46,8 +46,8 @@ fn servers_say_scheduler_and_weight() {
 
 #[test]
 fn nft_rows_fit_on_a_line() {
-    assert_eq!(nft::Row::Table(Table { dormant: true, ..Table::default() }).to_string(), "{ flags dormant }");
+    assert_eq!(nft::Row::from(Table { dormant: true, ..Table::default() }).to_string(), "{ flags dormant }");
     assert_eq!(nft::Row::Element(Element::member()).to_string(), "");
-    let named = Element { comment: Some("default/web".to_owned()), ..Element::member() };
+    let named = Element { comment: Some("default/web".into()), ..Element::member() };
     assert_eq!(nft::Row::Element(named).to_string(), "comment \"default/web\"");
 }

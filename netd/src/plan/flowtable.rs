@@ -93,7 +93,7 @@ mod tests {
         let devices = ["flannel.1", "cbr0", "eth0"].map(|name| name.parse().unwrap()).into();
         let (key, row) = rows(&Name::literal("netd"), devices, &families).pop_first().unwrap();
         let (RowKey::Table(key), Row::Table(table)) = (key, row) else { panic!("no table") };
-        let text = Ruleset { table, ..Ruleset::new(key) }.render();
+        let text = Ruleset { table: *table, ..Ruleset::new(key) }.render();
         let expected = "\
 table inet netd {
 \tflowtable pods {

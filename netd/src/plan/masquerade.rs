@@ -123,7 +123,7 @@ mod tests {
         let rows = rows(wanted, &network, &place, &BTreeSet::from([8472]));
         let mut ruleset = Ruleset::new(TableKey { family: own.family().into(), name: TABLE });
         match rows.into_values().next()? {
-            Row::Table(table) => ruleset.table = table,
+            Row::Table(table) => ruleset.table = *table,
             other => panic!("{other:?}"),
         }
         Some(ruleset.render())

@@ -72,7 +72,7 @@ mod tests {
         rules.extend(arriving(IpFamily::V6, &place("fd00:10:4:7::21"), &BTreeSet::from([8472])));
         let (key, row) = rows(&Name::literal("netd"), &IfName::literal("eth0"), rules).pop_first().unwrap();
         let (RowKey::Table(key), Row::Table(table)) = (key, row) else { panic!("no table") };
-        let text = Ruleset { table, ..Ruleset::new(key) }.render();
+        let text = Ruleset { table: *table, ..Ruleset::new(key) }.render();
         let expected = "\
 table netdev netd {
 \tchain arriving {

@@ -687,7 +687,7 @@ fn refused_is_reported_and_holds_nothing_up(key: RowKey, warning: &str) {
     let table = FakeTable::default();
     table.refuse(key.clone(), NOT_SUPPORTED);
     let mut stages = Stages::on(Targets { ingress: Box::new(table.clone()), ..Fakes::default().targets() });
-    let wanted = Some(Row::Table(netstate::nft::Table::default()));
+    let wanted = Some(Row::from(netstate::nft::Table::default()));
     stages.want(Changes { ingress: [(key.clone(), wanted)].into(), ..Changes::default() });
     let gate = Gate::new([]);
     stages.pass(&gate, Duration::ZERO);

@@ -55,7 +55,7 @@ pub(crate) fn moved(earlier: &Ruleset, network: &str, alive: &BTreeSet<String>) 
     for (at, element) in &earlier.elements {
         let scope = Scope::of(&at.key);
         let family = if at.set.as_str().ends_with('4') { IpFamily::V4 } else { IpFamily::V6 };
-        let comment = element.comment.as_deref().map(|text| comment(text, network, alive));
+        let comment = element.comment.as_deref().map(|text| comment(text, network, alive).into());
         let element = Element { comment, ..element.clone() };
         if at.set == scope.map(family) {
             ruleset.insert(at.set.clone(), at.key.clone(), element);

@@ -10,7 +10,7 @@
 //! | [`observed`] | what rows of the kernel say of frontends |
 //!
 //! A frontend is an element of `services` (or, on every address of the node, of `node-ports`) whose verdict leads to such a
-//! chain, and an element of `endpoints` for each endpoint that the chain chooses from. The kernel tracks the connection from there
+//! chain, and a list in `endpoints`, which has an element for each endpoint that the chain chooses from. The kernel tracks the connection from there
 //! on: one that is open keeps its endpoint, whatever changes afterwards. Where virtual servers of IPVS balance, the chain marks what is to be
 //! masqueraded and lets the packet pass on to them; the classes of clients that IPVS would lead elsewhere it leads itself.
 
@@ -23,19 +23,21 @@ pub(crate) mod statics;
 mod tests;
 pub(super) mod unallocated;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netstate::nft::{ChainKey, Datum, Element, Match, Name, Op, Row, RowKey, Rule, Verdict};
+use netstate::nft::{ChainKey, Datum, Element, ElementKey, List, Match, Name, Op, Row, RowKey, Rule, Verdict};
 use netstate::{IpFamily, Prefix};
 
 pub(crate) use self::observed::{
-    backend, chooses, endpoint, endpoints, entries, entry, frontend, is_external, is_frontend, own_chain, remembered,
+    backend, chooses, endpoints, entries, entry, frontend, is_external, is_frontend, list, listed, own_chain,
+    remembered,
 };
 
 use self::affinity::Sticky;
 use super::nft::{element, table_key};
 use super::site::Site;
+use crate::plan::FrontendKey;
 use crate::plan::frontend::Place;
 
 const SERVICES: &str = "services";
@@ -64,7 +66,7 @@ pub(super) fn own(site: &Site<'_>) -> Rows {
         Place::AnyNode(_) => (NODE_PORTS, NODE_ENDPOINTS, REFUSED_NODE_PORTS),
     };
     if site.dispatch.refuses() {
-        rows.insert(site.element(refused, []), Element::member().into());
+        rows.insert(RowKey::Element(site.place(refused)), Element::member().into());
     }
     if !site.has_chain() {
         return rows;
@@ -76,15 +78,15 @@ pub(super) fn own(site: &Site<'_>) -> Rows {
             name
         },
     );
-    let owner = site.frontend.owner.to_string();
-    rows.insert(site.element(services, []), Element::verdict(Verdict::Goto(to)).comment(owner).into());
+    let entry = Element::verdict(Verdict::Goto(to)).comment(site.frontend.owner.shared());
+    rows.insert(RowKey::Element(site.place(services)), entry.into());
     if let Some(sticky) = Sticky::of(site) {
         rows.extend(sticky.own());
         return rows;
     }
-    for (index, backend) in (0..).zip(site.chosen()) {
-        let value = Element::value(vec![backend.addr.into(), Datum::Port(backend.port)]);
-        rows.insert(site.element(endpoints, [Datum::Index(index)]), value.into());
+    if site.chosen().next().is_some() {
+        let list: List = site.chosen().map(|backend| (backend.addr, backend.port)).collect();
+        rows.insert(RowKey::List(site.place(endpoints)), list.into());
     }
     rows
 }
@@ -99,6 +101,17 @@ pub(super) fn shared(site: &Site<'_>) -> Rows {
     }
     let chain = site.dispatch.chain(site.key.place, site.family(), site.pods);
     Rows::from([(site.chain_key(site.dispatch.name(site.key.place)), chain.into())])
+}
+
+/// The keys of these rows.
+pub(super) fn shared_keys(site: &Site<'_>) -> BTreeSet<RowKey> {
+    if !site.has_chain() {
+        return BTreeSet::new();
+    }
+    if let Some(sticky) = Sticky::of(site) {
+        return sticky.shared().into_keys().collect();
+    }
+    BTreeSet::from([site.chain_key(site.dispatch.name(site.key.place))])
 }
 
 impl Site<'_> {
@@ -128,13 +141,19 @@ impl Site<'_> {
         RowKey::Chain(ChainKey { table: table_key(self.key.family()), chain })
     }
 
-    /// The key of an element about this frontend.
-    fn element<const N: usize>(&self, set: &'static str, index: [Datum; N]) -> RowKey {
-        let port = [Datum::Protocol(self.key.protocol), Datum::Port(self.key.port)];
-        let addr = match self.key.place {
-            Place::Address(addr) => Some(Datum::from(addr)),
-            Place::AnyNode(_) => None,
-        };
-        element(self.key.family(), set, addr.into_iter().chain(port).chain(index).collect())
+    /// The key of an element about this frontend, or of a list.
+    fn place(&self, set: &'static str) -> ElementKey {
+        place(self.key, set)
     }
+}
+
+/// The key of an element about a frontend, or of a list, in a set for frontends at its kind of place.
+fn place(at: &FrontendKey, set: &'static str) -> ElementKey {
+    let addr = match at.place {
+        Place::Address(addr) => Some(Datum::from(addr)),
+        Place::AnyNode(_) => None,
+    };
+    let port = [Datum::Protocol(at.protocol), Datum::Port(at.port)];
+    let key = addr.into_iter().chain(port).collect();
+    ElementKey { table: table_key(at.family()), set: Name::literal(set), key }
 }

@@ -11,7 +11,9 @@ use reconcile::Rows;
 
 use super::super::nft::{self, table_key};
 use super::dispatch::Dispatch;
-use super::{ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES, SOURCES, affinity, element};
+use super::{
+    ENDPOINTS, NODE_ENDPOINTS, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES, SOURCES, affinity, element, place,
+};
 use crate::object::ObjectName;
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
@@ -23,7 +25,9 @@ use crate::plan::{Frontend, FrontendKey};
 pub(crate) fn frontend(row: &RowKey) -> Option<FrontendKey> {
     let of = |table: &TableKey| IpFamily::ALL.into_iter().find(|family| table_key(*family) == *table);
     let (table, set, key) = match row {
-        RowKey::Element(ElementKey { table, set, key }) => (table, set, key),
+        RowKey::Element(ElementKey { table, set, key }) | RowKey::List(ElementKey { table, set, key }) => {
+            (table, set, key)
+        }
         RowKey::Chain(ChainKey { table, chain }) => return affinity::frontend(of(table)?, chain),
         RowKey::Table(_) | RowKey::Set(_) => return None,
     };
@@ -52,12 +56,19 @@ pub(crate) fn is_frontend(row: &RowKey) -> bool {
 /// The row of the element that says that a frontend is served.
 #[must_use]
 pub(crate) fn entry(at: &FrontendKey) -> RowKey {
-    let port = [Datum::Protocol(at.protocol), Datum::Port(at.port)];
-    let (set, addr) = match at.place {
-        Place::Address(addr) => (SERVICES, Some(Datum::from(addr))),
-        Place::AnyNode(_) => (NODE_PORTS, None),
-    };
-    element(at.family(), set, addr.into_iter().chain(port).collect())
+    RowKey::Element(match at.place {
+        Place::Address(_) => place(at, SERVICES),
+        Place::AnyNode(_) => place(at, NODE_PORTS),
+    })
+}
+
+/// The row of the endpoints of a frontend that a chain chooses from by number.
+#[must_use]
+pub(crate) fn list(at: &FrontendKey) -> RowKey {
+    RowKey::List(match at.place {
+        Place::Address(_) => place(at, ENDPOINTS),
+        Place::AnyNode(_) => place(at, NODE_ENDPOINTS),
+    })
 }
 
 /// The rows of which one says that a frontend is served, or refused: by its own address and port, or by a port of the node.
@@ -99,17 +110,10 @@ fn is_one_of(set: &Name, names: [&str; 2]) -> bool {
 
 /// Who takes connections at a frontend, in the order of the indexes.
 pub(crate) fn in_order(rows: &Rows<RowKey, Row>, at: &FrontendKey) -> Vec<SocketAddr> {
-    let port = [Datum::Protocol(at.protocol), Datum::Port(at.port), Datum::Index(0)];
-    let (set, addr) = match at.place {
-        Place::Address(addr) => (ENDPOINTS, Some(Datum::from(addr))),
-        Place::AnyNode(_) => (NODE_ENDPOINTS, None),
-    };
-    let first = element(at.family(), set, addr.into_iter().chain(port).collect());
-    let of_this = rows.range(first..).take_while(|(row, _)| {
-        frontend(row) == Some(*at) && matches!(row, RowKey::Element(element) if is_one_of(&element.set, [set, set]))
-    });
-    let listed: Vec<SocketAddr> = of_this.filter_map(|(_, row)| endpoint(&row.value)).collect();
-    if listed.is_empty() { affinity::endpoints(rows, at) } else { listed }
+    match rows.get(&list(at)) {
+        Some(row) => listed(&row.value).collect(),
+        None => affinity::endpoints(rows, at),
+    }
 }
 
 /// Who takes connections at a frontend.
@@ -117,15 +121,10 @@ pub(crate) fn endpoints(rows: &Rows<RowKey, Row>, at: &FrontendKey) -> BTreeSet<
     in_order(rows, at).into_iter().collect()
 }
 
-/// The endpoint that an element leads to.
-#[must_use]
-pub(crate) fn endpoint(row: &Row) -> Option<SocketAddr> {
-    let Row::Element(Element { data: Data::Value(value), .. }) = row else { return None };
-    match value.as_slice() {
-        [Datum::Ipv4(addr), Datum::Port(port)] => Some(SocketAddr::new(IpAddr::V4(*addr), *port)),
-        [Datum::Ipv6(addr), Datum::Port(port)] => Some(SocketAddr::new(IpAddr::V6(*addr), *port)),
-        _ => None,
-    }
+/// The endpoints in a row that is a list.
+pub(crate) fn listed(row: &Row) -> impl Iterator<Item = SocketAddr> + '_ {
+    let list = if let Row::List(list) = row { list.values() } else { &[] };
+    list.iter().map(|(addr, port)| SocketAddr::new(*addr, *port))
 }
 
 /// Frontends as the kernel holds them; `balanced` says who is behind the virtual servers of one.
@@ -156,7 +155,7 @@ pub(crate) fn backend(rows: &Rows<RowKey, Row>, to: SocketAddr) -> Backend {
 /// What the rows say of the frontend `at`, whose element leads to `value`.
 fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row, balanced: &BTreeSet<SocketAddr>) -> Option<Frontend> {
     let Row::Element(Element { comment: Some(comment), data: Data::Verdict(verdict) }) = value else { return None };
-    let (namespace, name) = comment.split_once('/')?;
+    let owner = ObjectName::read(comment)?;
     let (sources, chain) = sources(rows, at, chain_of(verdict)?);
     let endpoints: Vec<Backend> = in_order(rows, at).into_iter().map(|to| backend(rows, to)).collect();
     let balanced: Vec<Backend> = balanced.iter().map(|to| backend(rows, *to)).collect();
@@ -166,7 +165,6 @@ fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row, balanced: &BTre
         Place::Address(_) => Kind::LoadBalancer,
     };
     let routes = Dispatch::named(chain)?.routes(&endpoints, &balanced);
-    let owner = ObjectName::new(namespace, name);
     Some(Frontend { kind, owner, affinity: affinity::affinity(rows, at), scheduler: None, sources, routes })
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn table(family: IpFamily, options: &Options) -> (RowKey, Row) {
     ];
     let invalid = wanted.invalid.then(|| ("invalid", guards::invalid()));
     table.chains.extend(chains.into_iter().chain(invalid).map(|(name, chain)| (Name::literal(name), chain)));
-    (RowKey::Table(table_key(family)), Row::Table(table))
+    (RowKey::Table(table_key(family)), table.into())
 }
 
 fn sets(family: IpFamily) -> [(&'static str, Set); 12] {

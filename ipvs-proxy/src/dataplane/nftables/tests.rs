@@ -74,7 +74,7 @@ impl Kernel {
         let mut ruleset = Ruleset::new(table_key(IpFamily::V4));
         for (_, table) in plane().tables() {
             if let Row::Table(table) = table {
-                ruleset.table = table;
+                ruleset.table = *table;
             }
         }
         for (key, row) in &self.0 {
@@ -87,6 +87,12 @@ impl Kernel {
                 }
                 (RowKey::Element(key), Row::Element(element)) => {
                     ruleset.elements.insert(key, element);
+                }
+                (RowKey::List(key), Row::List(list)) => {
+                    for index in list.indexes() {
+                        let at = [key.key.clone(), vec![Datum::Index(index)]].concat();
+                        ruleset.insert(key.set.clone(), at, list.element(index).unwrap());
+                    }
                 }
                 other => panic!("{other:?}"),
             }
@@ -224,8 +230,8 @@ fn one_changed_endpoint_costs_its_own_elements_only() {
     }
     let key = at("192.168.0.10", 7);
     let replaced = web(&[2, 3, 4, 5, 9]);
-    assert_eq!(kernel.take(put(&mut plane, key, Some(&five), Some(&replaced))), 2, "an element and its hairpin");
-    // One less: the verdict and the chain, the element of the last index.
+    assert_eq!(kernel.take(put(&mut plane, key, Some(&five), Some(&replaced))), 2, "its list and a hairpin");
+    // One less: the verdict and the chain, the list, a hairpin.
     let fewer = web(&[2, 3, 4, 5]);
     assert_eq!(kernel.take(put(&mut plane, key, Some(&replaced), Some(&fewer))), 4);
     assert_eq!(kernel.take(put(&mut plane, key, Some(&fewer), Some(&fewer))), 0);

@@ -92,13 +92,10 @@ impl Kernel {
                 Field::Random { .. } => Datum::Index(index),
                 other => panic!("{other:?}"),
             };
-            let row = self.nft.get(&element(*family, set, fields.iter().map(part).collect()));
-            match row {
-                Some(Row::Element(Element { data: Data::Value(value), .. })) => match value[0] {
-                    Datum::Ipv4(addr) => IpAddr::V4(addr),
-                    Datum::Ipv6(addr) => IpAddr::V6(addr),
-                    ref other => panic!("{other:?}"),
-                },
+            let RowKey::Element(key) = element(*family, set, fields.iter().map(part).collect()) else { panic!() };
+            let (place, index) = key.listed().unwrap();
+            match self.nft.get(&RowKey::List(place)) {
+                Some(Row::List(list)) => list.value(index).unwrap().0,
                 other => panic!("{other:?}"),
             }
         };

@@ -108,7 +108,7 @@ fn recorded(facts: &Facts, site: &Site) -> Option<String> {
     let by_record = facts.kernel.nft.get(&record::key(&site.server())).and_then(record::service);
     let named = |(key, row): (&RowKey, &Row)| match (key, row) {
         (RowKey::Element(_), Row::Element(element)) if crate::dataplane::nftables::frontend(key) == Some(site.key) => {
-            element.comment.clone()
+            element.comment.as_deref().map(str::to_owned)
         }
         _ => None,
     };

@@ -223,10 +223,18 @@ impl<'a> Run<'a> {
     /// What a set or map holds for these fields.
     fn lookup(&mut self, table: &TableKey, fields: &[Field], set: &Name) -> Option<Data> {
         let key: Vec<Datum> = fields.iter().map(|field| self.field(*field)).collect::<Option<_>>()?;
-        let row = RowKey::Element(ElementKey { table: table.clone(), set: set.clone(), key });
-        let Some(Row::Element(element)) = self.world.rows.get(&row) else { return None };
+        let key = ElementKey { table: table.clone(), set: set.clone(), key };
+        let (row, index) = match key.listed() {
+            Some((place, index)) => (RowKey::List(place), index),
+            None => (RowKey::Element(key), 0),
+        };
+        let found = self.world.rows.get(&row)?;
         self.rows.insert(row);
-        Some(element.data.clone())
+        match found {
+            Row::Element(element) => Some(element.data.clone()),
+            Row::List(list) => Some(list.element(index)?.data),
+            Row::Table(_) | Row::Set(_) | Row::Chain(_) => None,
+        }
     }
 
     fn field(&mut self, field: Field) -> Option<Datum> {

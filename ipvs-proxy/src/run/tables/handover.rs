@@ -178,8 +178,8 @@ impl Tables {
         }
     }
 
-    /// Holds an element as the kernel has it, with the chain of its own that it leads to, if nftables chooses by it and the virtual
-    /// servers that shall do so do not stand.
+    /// Holds an element as the kernel has it, with the chain of its own that it leads to and the endpoints, if nftables chooses by it and
+    /// the virtual servers that shall do so do not stand.
     pub(super) fn hold(&mut self, key: &nft_rows::RowKey) {
         let Some(frontend) = nftables::frontend(key) else { return };
         let Some((nft, mirror)) = self.stack.get(self.nft).and_then(|nft| Some((nft, nft.mirror()?))) else { return };
@@ -190,7 +190,8 @@ impl Tables {
         if !is_handed || !self.is_balanced(&frontend) || self.carries(&frontend) {
             return;
         }
-        let rows = [Some(key.clone()), nftables::own_chain(key, observed)].into_iter().flatten();
+        let rows = [Some(key.clone()), nftables::own_chain(key, observed), Some(nftables::list(&frontend))];
+        let rows = rows.into_iter().flatten();
         let rows: Vec<_> = rows
             .filter_map(|row| Some((row.clone(), mirror.get(&row)?.value.clone(), nft.desired().get(&row).cloned())))
             .collect();

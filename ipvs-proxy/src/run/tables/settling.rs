@@ -22,9 +22,12 @@ impl Tables {
         self.own = own;
     }
 
-    /// Notes a frontend whose nft row changes; an endpoint in it is about to serve.
-    pub(super) fn expect_endpoint(&mut self, frontend: &FrontendKey, row: Option<&Row>) {
-        if let Some(endpoint) = row.and_then(nftables::endpoint) {
+    /// Notes a frontend whose nft row `key` changes; endpoints that come with it are about to serve.
+    pub(super) fn expect_endpoints(&mut self, frontend: &FrontendKey, key: &NftKey, row: Option<&Row>) {
+        let before = self.stack.get(self.nft).and_then(|nft| nft.desired().get(key));
+        let known: BTreeSet<SocketAddr> = before.into_iter().flat_map(nftables::listed).collect();
+        let coming = row.into_iter().flat_map(nftables::listed).filter(|endpoint| !known.contains(endpoint));
+        for endpoint in coming {
             self.flows.welcome(frontend, endpoint);
         }
         self.pending.insert(*frontend);
@@ -53,8 +56,10 @@ impl Tables {
         self.hold_chosen();
         let whole = self.footing.has_tables(&self.stack);
         let Some(nft) = self.stack.get(self.nft) else { return pass };
-        let Some(mirror) = nft.mirror() else { return pass };
-        let undone = nft.desired().keys().filter(|key| !whole || !mirror.contains_key(key));
+        if nft.mirror().is_none() {
+            return pass;
+        }
+        let undone = nft.desired().keys().filter(|key| !whole || !nft.holds(key));
         self.pending.extend(undone.filter_map(nftables::frontend));
         pass
     }
@@ -91,13 +96,17 @@ impl Tables {
 
     /// Who answers at a frontend by the rows of either path.
     fn answering(&self, frontend: &FrontendKey, masqueraded: Masqueraded) -> Option<Check> {
-        let mut answering = nftables::endpoints(self.stack.mirror(self.nft)?, frontend);
+        // A connection of TCP ends by itself, whoever answers it: it is stale when nobody was chosen.
+        let counts = frontend.protocol != Protocol::Tcp;
+        let nft = self.stack.mirror(self.nft)?;
+        let mut answering = if counts { nftables::endpoints(nft, frontend) } else { BTreeSet::new() };
         let mut balanced = false;
         if let Some(servers) = self.servers {
             let rows = self.stack.mirror(servers)?;
             for server in ipvs::servers(frontend, &self.own) {
                 balanced |= rows.contains_key(&RowKey::Virtual(server));
-                answering.extend(ipvs::serving(rows, server));
+                answering
+                    .extend(Some(server).filter(|_| counts).into_iter().flat_map(|server| ipvs::serving(rows, server)));
             }
         }
         Some(Check { answering, masqueraded, balanced })

@@ -87,7 +87,7 @@ impl IpvsTable {
     ) -> Result<bool, KernelError> {
         if key.addr.is_ipv6() {
             let Some(found) = self.ipvs().virtual_server(key)? else { return Ok(false) };
-            if Row::Virtual(found) != *value {
+            if Row::from(found) != *value {
                 return Ok(false);
             }
         }
@@ -146,7 +146,7 @@ fn differing(listed: impl Iterator<Item = Listed>, believed: &Rows<RowKey, Row>)
         }
     }
     for Listed { key, value, servers: found } in listed {
-        let known = believed.get(&RowKey::Virtual(key)).is_some_and(|row| row.value == Row::Virtual(value));
+        let known = believed.get(&RowKey::Virtual(key)).is_some_and(|row| row.value == value.into());
         if known && servers.get(&key).copied().unwrap_or(0) == found {
             differing.remove(&key);
         }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn believed() -> Rows<RowKey, Row> {
-        let value = |persistence| Row::Virtual(VirtualServer::new("rr".to_owned(), persistence));
+        let value = |persistence| Row::from(VirtualServer::new("rr".to_owned(), persistence));
         let ours = |value| Observed { value, owner: Owner::Ours };
         let mut rows = Rows::new();
         rows.insert(RowKey::Virtual(key(80)), ours(value(None)));

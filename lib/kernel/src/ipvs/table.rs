@@ -26,6 +26,9 @@ use crate::socket::Message;
 /// is 208 KiB (net.core.rmem_default): with more, a storm of refusals would overrun it.
 const BATCH: usize = 128;
 
+/// Steps at a time: those of a hundred thousand real servers would take more memory than the rows.
+const STEPS: usize = 64 * BATCH;
+
 type IpvsStep = Step<RowKey, Row>;
 
 /// Rows of real servers, in the kernel's order.
@@ -40,6 +43,8 @@ pub struct IpvsTable {
     adopted: BTreeSet<IpAddr>,
     /// Virtual servers that steps relied on and that were not there.
     vanished: BTreeSet<VirtualServerKey>,
+    /// Virtual servers that could not be made: their real servers wait for them.
+    unmade: BTreeSet<VirtualServerKey>,
     /// What the kernel's listing came to when it last agreed with what is believed; none once this table has done something.
     pub(super) agreed: Option<u64>,
     /// How many IPv4 virtual servers the kernel held when they were last compared; none once this table has done something.
@@ -54,8 +59,8 @@ impl IpvsTable {
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
         let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
-        let (agreed, number, compared) = (None, None, None);
-        Self { ipvs, owned, adopted, vanished, agreed, number, compared, hashes: RandomState::new() }
+        let (unmade, agreed, number, compared) = (BTreeSet::new(), None, None, None);
+        Self { ipvs, owned, adopted, vanished, unmade, agreed, number, compared, hashes: RandomState::new() }
     }
 
     /// Before the first listing: `owned` are ours, and so is whatever stands at the addresses `at` then.
@@ -126,6 +131,7 @@ impl IpvsTable {
     fn record(&mut self, step: &IpvsStep) {
         match step {
             Step::Create(RowKey::Virtual(key), _) | Step::Change(RowKey::Virtual(key), ..) => {
+                self.unmade.remove(key);
                 self.owned.insert(*key);
             }
             Step::Remove(RowKey::Virtual(key), _) => {
@@ -143,18 +149,23 @@ impl Target for IpvsTable {
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
         self.forget_agreement();
+        self.unmade.clear();
         let virtuals = self.ipvs.virtual_servers()?;
         let adopted = std::mem::take(&mut self.adopted);
         self.owned.extend(virtuals.keys().filter(|key| adopted.contains(&key.addr)));
         let mut rows = Vec::with_capacity(virtuals.len());
         for (key, value) in virtuals {
             let owner = self.owner(&key);
-            rows.push((RowKey::Virtual(key), Observed { value: Row::Virtual(value), owner }));
+            rows.push((RowKey::Virtual(key), Observed { value: value.into(), owner }));
             if owner == Owner::Ours {
                 rows.extend(self.real_rows(&key)?.unwrap_or_default());
             }
         }
         Ok(rows.into_iter().collect())
+    }
+
+    fn batch(&self) -> usize {
+        STEPS
     }
 
     fn apply(&mut self, steps: &[IpvsStep]) -> Vec<Result<(), KernelError>> {
@@ -166,7 +177,8 @@ impl Target for IpvsTable {
         let again = self.corrections(steps, &mut failed);
         let again: Vec<_> = again.iter().map(|(index, step)| (*index, step)).collect();
         failed.extend(self.send(&again));
-        let created = created_services(steps);
+        let mut created = created_services(steps);
+        created.extend(&self.unmade);
         let mut results = Vec::with_capacity(steps.len());
         for (index, step) in steps.iter().enumerate() {
             results.push(match failed.remove(&index) {
@@ -174,6 +186,9 @@ impl Target for IpvsTable {
                     let cause = explain(step, cause, &created);
                     if matches!(cause, Cause::Vanished(_)) {
                         self.vanished.insert(*step.key().service());
+                    }
+                    if let Step::Create(RowKey::Virtual(key), _) = step {
+                        self.unmade.insert(*key);
                     }
                     Err(error(step, cause))
                 }
@@ -339,7 +354,7 @@ mod tests {
     }
 
     fn rr() -> Row {
-        Row::Virtual(VirtualServer::new("rr".to_owned(), None))
+        Row::from(VirtualServer::new("rr".to_owned(), None))
     }
 
     fn one() -> Row {
@@ -383,7 +398,7 @@ mod tests {
     #[test]
     fn a_missing_scheduler_is_named_with_its_module() {
         let value = VirtualServer::new("wlc".to_owned(), None);
-        let step = Step::Create(RowKey::Virtual(web()), Row::Virtual(value));
+        let step = Step::Create(RowKey::Virtual(web()), value.into());
         let error = error(&step, explain(&step, nack(libc::ENOENT).into(), &BTreeSet::new()));
         assert_eq!(
             Chain(&error).to_string(),

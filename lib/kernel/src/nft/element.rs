@@ -3,8 +3,10 @@
 //! In the kernel a key or a value is a string of bytes; a concatenation has each part padded to four. Which parts are in
 //! it only the declared types show, so they are needed to read it.
 
+use std::net::IpAddr;
+
 use netlink_packet_core::NLM_F_CREATE;
-use netstate::nft::{Data, Datum, Element, ElementKey, Set, SetKind, TableKey, Type};
+use netstate::nft::{Data, Datum, Element, ElementKey, List, Set, SetKind, TableKey, Type};
 use netstate::{IfName, MacAddr, Protocol};
 
 use super::compile::Unwritable;
@@ -18,8 +20,6 @@ use crate::socket::Message;
 const LIST_TABLE: u16 = 1;
 const LIST_SET: u16 = 2;
 const LIST_ELEMENTS: u16 = 3;
-/// NLA_F_NESTED: the items are attributes already.
-const NESTED: u16 = 0x8000;
 const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
 const ELEM_FLAGS: u16 = 3;
@@ -30,6 +30,11 @@ pub(super) const MESSAGE_BYTES: usize = 32 * 1024;
 
 /// The bytes of a key or value.
 pub(super) fn bytes(parts: &[Datum]) -> Vec<u8> {
+    written(parts, parts.len() > 1)
+}
+
+/// The bytes of parts, each `padded` or not.
+fn written(parts: &[Datum], padded: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in parts {
         match part {
@@ -42,11 +47,16 @@ pub(super) fn bytes(parts: &[Datum]) -> Vec<u8> {
             Datum::IfName(name) => bytes.extend_from_slice(&name_bytes(name)),
             Datum::Raw(raw) => bytes.extend_from_slice(raw),
         }
-        if parts.len() > 1 {
+        if padded {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
     }
     bytes
+}
+
+/// The bytes of a key in front of an index.
+pub(super) fn place_bytes(key: &ElementKey) -> Vec<u8> {
+    written(&key.key, true)
 }
 
 /// Bytes of a key or value of these types.
@@ -59,18 +69,20 @@ pub(super) fn size(types: &[Type]) -> usize {
 
 /// The parts of a key or value; raw when the types do not show them.
 fn parts(types: &[Type], bytes: &[u8]) -> Vec<Datum> {
-    let read = || {
-        let (mut rest, mut parts) = (bytes, Vec::new());
-        for ty in types {
-            let padded = if types.len() > 1 { ty.size().next_multiple_of(4) } else { ty.size() };
-            let (part, behind) = rest.split_at_checked(padded)?;
-            parts.push(datum(*ty, part.get(..ty.size())?)?);
-            rest = behind;
-        }
-        rest.is_empty().then_some(parts)
-    };
+    parts_of(types, bytes, types.len() > 1).unwrap_or_else(|| vec![Datum::Raw(bytes.to_vec())])
+}
+
+/// The parts of bytes in which each is `padded` or not; `None` when the types do not show them.
+fn parts_of(types: &[Type], bytes: &[u8], padded: bool) -> Option<Vec<Datum>> {
+    let (mut rest, mut parts) = (bytes, Vec::with_capacity(types.len()));
+    for ty in types {
+        let size = if padded { ty.size().next_multiple_of(4) } else { ty.size() };
+        let (part, behind) = rest.split_at_checked(size)?;
+        parts.push(datum(*ty, part.get(..ty.size())?)?);
+        rest = behind;
+    }
     // Junk behind a name or between parts would be lost, and the key would name no element.
-    read().filter(|parts| self::bytes(parts) == bytes).unwrap_or_else(|| vec![Datum::Raw(bytes.to_vec())])
+    (rest.is_empty() && written(&parts, padded) == bytes).then_some(parts)
 }
 
 fn datum(ty: Type, bytes: &[u8]) -> Option<Datum> {
@@ -102,6 +114,31 @@ pub(super) fn check(set: &Set, key: &ElementKey, element: &Element) -> Result<()
     check_comment(element.comment.as_deref())
 }
 
+/// Refuses a list of values that its set does not declare, or that cannot be written.
+pub(super) fn check_list(set: &Set, key: &ElementKey, list: &List) -> Result<(), Unwritable> {
+    let SetKind::Map(data) = &set.kind else { return Err(unfit(key)) };
+    let [place @ .., Type::Index] = set.key.as_slice() else { return Err(unfit(key)) };
+    let types: Vec<Type> = key.key.iter().filter_map(Datum::ty).collect();
+    let fits = |(addr, _): &(IpAddr, u16)| data.first() == Datum::from(*addr).ty().as_ref();
+    if types == place && set.is_list() && list.values().iter().all(fits) { Ok(()) } else { Err(unfit(key)) }
+}
+
+fn unfit(key: &ElementKey) -> Unwritable {
+    format!("the list has not the types that set {} declares", key.set)
+}
+
+/// What stands at an index behind the key of a list, as an item that is ready to be put into a message; without a value only its key.
+pub(super) fn listed_item(place: &[u8], index: u32, value: Option<(IpAddr, u16)>) -> Vec<u8> {
+    let mut list = Writer::default();
+    list.nest(LIST_ELEM, |item| {
+        put_value(item, ELEM_KEY, &[place, &index.to_ne_bytes()].concat());
+        if let Some((addr, port)) = value {
+            put_value(item, ELEM_DATA, &bytes(&[addr.into(), Datum::Port(port)]));
+        }
+    });
+    list.finish()
+}
+
 /// An element as an item of a list, ready to be put into a message.
 pub(super) fn item(key: &ElementKey, element: Option<&Element>) -> Vec<u8> {
     let mut list = Writer::default();
@@ -130,24 +167,80 @@ pub(super) fn list_message<'a>(
     let flags = if kind == kind::NEWSETELEM { NLM_F_CREATE } else { 0 };
     message(kind, flags, table.family.number(), |body| {
         body.put_str(LIST_TABLE, table.name.as_str()).put_str(LIST_SET, set);
-        let items: Vec<u8> = items.into_iter().flatten().copied().collect();
-        if !items.is_empty() {
-            body.put(NESTED | LIST_ELEMENTS, &items);
+        let mut items = items.into_iter().peekable();
+        if items.peek().is_some() {
+            body.nest(LIST_ELEMENTS, |list| items.for_each(|item| list.extend(item)));
         }
     })
 }
 
 /// The elements in the attributes of an NFT_MSG_NEWSETELEM.
 pub(super) fn read<'a>(set: &'a Set, attributes: &'a [u8]) -> impl Iterator<Item = (Vec<Datum>, Element)> + 'a {
+    items(attributes).filter_map(|item| read_item(set, item))
+}
+
+fn items(attributes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let list = attribute::find(attributes, LIST_ELEMENTS).unwrap_or_default();
-    attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM).filter_map(|(_, item)| {
-        let key = value(attribute::find(item, ELEM_KEY)?)?;
-        // An interval's end and the catch-all element are nothing that a plain key can say.
-        let plain = attribute::find(item, ELEM_FLAGS).is_none_or(|flags| flags.iter().all(|byte| *byte == 0));
-        let key = if plain { parts(&set.key, key) } else { vec![Datum::Raw(key.to_vec())] };
-        let comment = attribute::find(item, ELEM_USERDATA).and_then(comment);
-        Some((key, Element { data: data(set, item), comment }))
-    })
+    attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM).map(|(_, item)| item)
+}
+
+fn read_item(set: &Set, item: &[u8]) -> Option<(Vec<Datum>, Element)> {
+    let key = value(attribute::find(item, ELEM_KEY)?)?;
+    let key = if is_plain(item) { parts(&set.key, key) } else { vec![Datum::Raw(key.to_vec())] };
+    let comment = attribute::find(item, ELEM_USERDATA).and_then(comment);
+    Some((key, Element { data: data(set, item), comment: comment.map(Into::into) }))
+}
+
+/// False for an interval's end and the catch-all element, which a plain key cannot say.
+fn is_plain(item: &[u8]) -> bool {
+    attribute::find(item, ELEM_FLAGS).is_none_or(|flags| flags.iter().all(|byte| *byte == 0))
+}
+
+/// What an indexed map holds: lists by their keys, and elements that are part of none.
+pub(super) type Lists = (Vec<(Vec<Datum>, List)>, Vec<(Vec<Datum>, Element)>);
+
+/// Reads an indexed map from the attributes of all NFT_MSG_NEWSETELEM about it. A key is decoded once, however many values it has.
+pub(super) fn read_lists<'a>(set: &Set, attributes: impl Iterator<Item = &'a [u8]>) -> Lists {
+    let (mut listed, mut lists, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let types = set.key.split_last().map_or(&[][..], |(_, place)| place);
+    for item in attributes.flat_map(items) {
+        match place_of(item, size(&set.key)) {
+            Some((place, index)) => listed.push((place, index, item)),
+            None => others.extend(read_item(set, item)),
+        }
+    }
+    listed.sort_unstable_by_key(|(place, index, _)| (*place, *index));
+    for group in listed.chunk_by(|(one, ..), (other, ..)| one == other) {
+        let place = group.first().and_then(|(place, ..)| parts_of(types, place, true));
+        match place {
+            Some(place) => {
+                let entry = |(_, index, item): &(_, u32, &[u8])| {
+                    let element = || read_item(set, item).map_or(Element::member(), |(_, element)| element);
+                    (*index, endpoint(item).ok_or_else(element))
+                };
+                lists.push((place, List::observed(group.iter().map(entry))));
+            }
+            None => others.extend(group.iter().filter_map(|(.., item)| read_item(set, item))),
+        }
+    }
+    (lists, others)
+}
+
+/// The key of an item in front of the index, and that; `None` for a key that is not `length` bytes long.
+fn place_of(item: &[u8], length: usize) -> Option<(&[u8], u32)> {
+    let key = value(attribute::find(item, ELEM_KEY)?)?;
+    let (place, index) = key.split_last_chunk::<4>()?;
+    (key.len() == length && is_plain(item)).then(|| (place, u32::from_ne_bytes(*index)))
+}
+
+/// The address and port that an item leads to, when it says nothing else.
+fn endpoint(item: &[u8]) -> Option<(IpAddr, u16)> {
+    if attribute::find(item, ELEM_USERDATA).is_some() {
+        return None;
+    }
+    let (addr, port) = value(attribute::find(item, ELEM_DATA)?)?.split_last_chunk::<4>()?;
+    let [high, low, 0, 0] = *port else { return None };
+    Some((attribute::ip(addr)?, u16::from_be_bytes([high, low])))
 }
 
 fn data(set: &Set, item: &[u8]) -> Data {
@@ -201,7 +294,7 @@ mod tests {
             let set = Set::map(types(&key), types(&data));
             let table = TableKey { family: Family::Ip, name: Name::literal("t") };
             let at = ElementKey { table, set: Name::literal("s"), key };
-            let element = Element { data: Data::Value(data), comment };
+            let element = Element { data: Data::Value(data), comment: comment.map(Into::into) };
             prop_assert_eq!(check(&set, &at, &element), Ok(()));
             let message = add_message(&at, &item(&at, Some(&element)));
             let read: Vec<_> = read(&set, &message.body[4..]).collect();

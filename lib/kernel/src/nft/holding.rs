@@ -136,7 +136,10 @@ impl Nft {
                 && let Some(holder) = self.element(at, set)?
             {
                 if !owns(at, &holder) {
-                    return Err(ClaimError::Held { key: Box::new(at.clone()), by: holder.comment });
+                    return Err(ClaimError::Held {
+                        key: Box::new(at.clone()),
+                        by: holder.comment.map(|owner| owner.to_string()),
+                    });
                 }
                 messages.push(removal(at));
             }

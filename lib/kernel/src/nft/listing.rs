@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use netstate::IfName;
 use netstate::nft::{
-    BaseChain, Chain, ChainKind, Datum, Element, ElementKey, Family, Hook, Name, Policy, Rule, Ruleset, Set, SetFlags,
-    SetKind, Statement, Table, TableKey, Type,
+    BaseChain, Chain, ChainKind, Datum, Element, ElementKey, Family, Hook, Name, Policy, Row, RowKey, Rule, Ruleset,
+    Set, SetFlags, SetKind, Statement, Table, TableKey, Type,
 };
 
 use super::expression::Expression;
@@ -28,6 +28,9 @@ const GEN_ID: u16 = 1;
 const SET_MAP: u32 = 0x8;
 /// NFT_DATA_VERDICT.
 const DATA_VERDICT: u32 = 0xffff_ff00;
+
+/// The sets of a table and its rows.
+pub(super) type TableRows = (BTreeMap<Name, Set>, Vec<(RowKey, Row)>);
 
 impl Nft {
     /// The generation of the network namespace's ruleset; every committed transaction makes a new one.
@@ -70,6 +73,44 @@ impl Nft {
             }
             Ok(Some(Ruleset { key: key.clone(), table, elements }))
         })
+    }
+
+    /// The table's sets as they are declared, and the table as rows in no order, but for elements of dynamic sets; `None` when it does not
+    /// exist.
+    pub(super) fn rows(&mut self, key: &TableKey) -> Result<Option<TableRows>, KernelError> {
+        self.steady(key, |nft| {
+            let Some(table) = nft.table(key)? else { return Ok(None) };
+            let (sets, mut rows) = (table.sets.clone(), Vec::new());
+            for (name, set) in sets.iter().filter(|(_, set)| !set.is_dynamic()) {
+                nft.set_rows(key, name, set, &mut rows)?;
+            }
+            rows.extend(Ruleset { key: key.clone(), table, elements: BTreeMap::new() }.into_rows());
+            Ok(Some((sets, rows)))
+        })
+    }
+
+    /// The elements of a set as rows.
+    fn set_rows(
+        &mut self,
+        key: &TableKey,
+        name: &Name,
+        set: &Set,
+        rows: &mut Vec<(RowKey, Row)>,
+    ) -> Result<(), KernelError> {
+        let at = |parts| ElementKey { table: key.clone(), set: name.clone(), key: parts };
+        let frames = self.set_frames(key, name)?;
+        let found = frames.iter().filter_map(|frame| of_table(frame, kind::NEWSETELEM, key));
+        if set.is_list() {
+            let (lists, elements) = element::read_lists(set, found);
+            rows.extend(lists.into_iter().map(|(parts, list)| (RowKey::List(at(parts)), list.into())));
+            rows.extend(elements.into_iter().map(|(parts, value)| (RowKey::Element(at(parts)), value.into())));
+            return Ok(());
+        }
+        for attributes in found {
+            let read = element::read(set, attributes);
+            rows.extend(read.map(|(parts, value)| (RowKey::Element(at(parts)), value.into())));
+        }
+        Ok(())
     }
 
     /// Reads until nothing changed meanwhile.
@@ -139,14 +180,18 @@ impl Nft {
         name: &Name,
         set: &Set,
     ) -> Result<Vec<(ElementKey, Element)>, KernelError> {
-        let request = element::list_message(kind::GETSETELEM, key, name.as_str(), []);
-        let frames = self.list("list elements of", format!("{key} @{name}"), &request)?;
+        let frames = self.set_frames(key, name)?;
         let row = |(parts, element)| (ElementKey { table: key.clone(), set: name.clone(), key: parts }, element);
         Ok(frames
             .iter()
             .filter_map(|frame| of_table(frame, kind::NEWSETELEM, key))
             .flat_map(|attributes| element::read(set, attributes).map(row).collect::<Vec<_>>())
             .collect())
+    }
+
+    fn set_frames(&mut self, key: &TableKey, name: &Name) -> Result<Vec<Frame>, KernelError> {
+        let request = element::list_message(kind::GETSETELEM, key, name.as_str(), []);
+        self.list("list elements of", format!("{key} @{name}"), &request)
     }
 
     /// One element; `None` when it, its set or its table does not exist. `set` is how the set is declared.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netstate::nft::{Chain, ChainKey, Element, ElementKey, Name, Row, RowKey, Set, Table, TableKey};
+use netstate::nft::{Chain, ChainKey, Element, ElementKey, List, Name, Row, RowKey, Set, Table, TableKey};
 use nix::sys::socket::{setsockopt, sockopt};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
@@ -23,8 +23,8 @@ const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 pub struct Tables {
     nft: Nft,
     keys: BTreeSet<TableKey>,
-    /// The static parts as the kernel held them last, for the types of their sets.
-    declared: BTreeMap<TableKey, Table>,
+    /// The sets as the kernel held them last, for their types.
+    declared: BTreeMap<TableKey, BTreeMap<Name, Set>>,
 }
 
 type TableStep = Step<RowKey, Row>;
@@ -76,17 +76,39 @@ impl Tables {
                 Err(error) => return work.fail(row, error.cause),
             }
         }
-        self.declared.insert(key.clone(), want.clone());
+        self.declared.insert(key.clone(), want.sets.clone());
         work.layout(row, change.messages);
     }
 
     fn add(&self, work: &mut Work, row: usize, key: &ElementKey, value: &Element) {
-        let set = self.declared.get(&key.table).and_then(|table| table.sets.get(&key.set));
         // The kernel knows of sets that we have not seen.
         let unseen = || check_comment(value.comment.as_deref());
-        match set.map_or_else(unseen, |set| element::check(set, key, value)) {
+        match self.set(key).map_or_else(unseen, |set| element::check(set, key, value)) {
             Err(reason) => work.fail(row, unwritable(reason)),
             Ok(()) => work.add(row, key, element::item(key, Some(value))),
+        }
+    }
+
+    /// The set that an element or list is in, as far as it was seen.
+    fn set(&self, key: &ElementKey) -> Option<&Set> {
+        self.declared.get(&key.table)?.get(&key.set)
+    }
+
+    /// Adds to `work` what makes the list under `key` be `want` where it is `have`: only indexes at which they differ.
+    fn change_list(&self, work: &mut Work, row: usize, key: &ElementKey, (have, want): (&List, &List)) {
+        if want.is_strange() {
+            return work.fail(row, unwritable("a list has values from index 0 on".to_owned()));
+        }
+        if let Some(Err(reason)) = self.set(key).map(|set| element::check_list(set, key, want)) {
+            return work.fail(row, unwritable(reason));
+        }
+        let place = element::place_bytes(key);
+        let stays = |index: &u32| have.value(*index).is_some() && have.value(*index) == want.value(*index);
+        for index in have.indexes().filter(|index| !stays(index)) {
+            work.delete_item(row, key, element::listed_item(&place, index, None));
+        }
+        for index in want.indexes().filter(|index| !stays(index)) {
+            work.add(row, key, element::listed_item(&place, index, want.value(index)));
         }
     }
 
@@ -117,8 +139,23 @@ impl Tables {
                 Step::Create(RowKey::Element(_), _) | Step::Change(RowKey::Element(_), _, _) => {
                     work.fail(row, unwritable("the row is no element".to_owned()));
                 }
-                _ => {}
+                step => self.prepare_list(work, row, step),
             }
+        }
+    }
+
+    fn prepare_list(&self, work: &mut Work, row: usize, step: &TableStep) {
+        let none = List::default();
+        match step {
+            Step::Create(RowKey::List(key), Row::List(want)) => self.change_list(work, row, key, (&none, want)),
+            Step::Change(RowKey::List(key), Row::List(have), Row::List(want)) => {
+                self.change_list(work, row, key, (have, want));
+            }
+            Step::Remove(RowKey::List(key), Row::List(have)) => self.change_list(work, row, key, (have, &none)),
+            step if matches!(step.key(), RowKey::List(_)) => {
+                work.fail(row, unwritable("the row is no list".to_owned()))
+            }
+            _ => {}
         }
     }
 }
@@ -190,7 +227,11 @@ fn chosen<'a>(steps: &'a [TableStep], rows: &'a [usize]) -> impl Iterator<Item =
 }
 
 fn concerns(step: &TableStep, key: &ElementKey) -> bool {
-    matches!(step.key(), RowKey::Element(of) if of == key)
+    match step.key() {
+        RowKey::Element(of) => of == key,
+        RowKey::List(of) => key.listed().is_some_and(|(place, _)| place == *of),
+        RowKey::Table(_) | RowKey::Set(_) | RowKey::Chain(_) => false,
+    }
 }
 
 /// A row that the kernel was not even asked about.
@@ -209,7 +250,7 @@ fn gone_with_table(steps: &[TableStep]) -> BTreeMap<usize, usize> {
         })
         .collect();
     let with = |(row, step): (usize, &TableStep)| match step {
-        Step::Remove(RowKey::Element(key), _) => removed.get(&key.table).map(|table| (row, *table)),
+        Step::Remove(RowKey::Element(key) | RowKey::List(key), _) => removed.get(&key.table).map(|table| (row, *table)),
         Step::Remove(RowKey::Chain(key), _) => removed.get(&key.table).map(|table| (row, *table)),
         Step::Remove(RowKey::Set(key), _) => removed.get(&key.table).map(|table| (row, *table)),
         _ => None,
@@ -223,15 +264,15 @@ impl Target for Tables {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
-        let mut rows = Rows::new();
+        let mut rows = Vec::new();
         self.declared.clear();
         for key in &self.keys {
-            let Some(ruleset) = self.nft.ruleset(key)? else { continue };
-            self.declared.insert(key.clone(), ruleset.table.clone());
-            let ours = |(key, value)| (key, Observed { value, owner: Owner::Ours });
-            rows.extend(ruleset.into_rows().map(ours));
+            let Some((sets, found)) = self.nft.rows(key)? else { continue };
+            self.declared.insert(key.clone(), sets);
+            rows.extend(found.into_iter().map(|(key, value)| (key, Observed { value, owner: Owner::Ours })));
         }
-        Ok(rows)
+        // Built from all of them at once, the tree has full nodes.
+        Ok(rows.into_iter().collect())
     }
 
     fn apply(&mut self, steps: &[TableStep]) -> Vec<Result<(), KernelError>> {
@@ -260,27 +301,31 @@ impl Target for Tables {
 impl Tables {
     /// Puts elements in whose keys turned out to be taken by other values, in place of these.
     fn replace_occupied(&mut self, steps: &[TableStep], failed: &mut BTreeMap<usize, Cause>) {
-        let occupied: Vec<(usize, &ElementKey, &Element)> = steps
-            .iter()
-            .enumerate()
-            .filter_map(|(row, step)| match (step, failed.get(&row)) {
-                (Step::Create(RowKey::Element(key), Row::Element(value)), Some(Cause::Nack(nack)))
-                    if nack.errno == libc::EEXIST =>
-                {
-                    Some((row, key, value))
+        let taken = |row: &usize| matches!(failed.get(row), Some(Cause::Nack(nack)) if nack.errno == libc::EEXIST);
+        let mut work = Work::default();
+        let mut again = Vec::new();
+        for (row, step) in steps.iter().enumerate().filter(|(row, _)| taken(row)) {
+            match step {
+                Step::Create(RowKey::Element(key), Row::Element(value)) => {
+                    work.delete(row, key);
+                    work.add(row, key, element::item(key, Some(value)));
                 }
-                _ => None,
-            })
-            .collect();
-        if occupied.is_empty() {
+                Step::Create(RowKey::List(key), Row::List(want))
+                | Step::Change(RowKey::List(key), _, Row::List(want)) => {
+                    let place = element::place_bytes(key);
+                    for index in want.indexes() {
+                        work.delete_item(row, key, element::listed_item(&place, index, None));
+                        work.add(row, key, element::listed_item(&place, index, want.value(index)));
+                    }
+                }
+                _ => continue,
+            }
+            again.push(row);
+        }
+        if again.is_empty() {
             return;
         }
-        let mut work = Work::default();
-        for (row, key, value) in &occupied {
-            failed.remove(row);
-            work.delete(*row, key);
-            work.add(*row, key, element::item(key, Some(value)));
-        }
+        again.iter().for_each(|row| drop(failed.remove(row)));
         failed.extend(work.run(&mut self.nft.socket));
     }
 }

@@ -62,7 +62,9 @@ impl From<SocketError> for Refusal {
 /// Carries out `messages` in order, all or none; with `generation`, only if the ruleset still is of that one.
 pub(super) fn commit(socket: &mut Socket, messages: &[Message], generation: Option<u32>) -> Result<(), Refusal> {
     let Some(behind) = messages.len().checked_sub(1) else { return Ok(()) };
-    let mut bytes = Vec::new();
+    // Two more for the boundaries of the batch, and some bytes of padding for each.
+    let room: usize = messages.iter().map(|message| message.body.len() + 32).sum();
+    let mut bytes = Vec::with_capacity(room + 128);
     let begin = socket.next_sequence();
     write_message(&mut bytes, &boundary(BATCH_BEGIN, generation), NLM_F_REQUEST, begin);
     let mut sequences = BTreeMap::new();

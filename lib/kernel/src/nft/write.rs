@@ -4,6 +4,8 @@
 //! refused, the rows in them are left out and the rest is sent again; a message with many elements is halved until the
 //! bad one is alone. Invariant: a row whose change takes two messages is left out of both.
 
+mod items;
+
 use std::collections::BTreeMap;
 
 use netstate::nft::{ElementKey, Name, TableKey};
@@ -14,6 +16,7 @@ use super::transaction::{Refusal, commit};
 use super::wire::{SUBSYSTEM, kind};
 use crate::error::{Cause, Nack};
 use crate::socket::{Message, Socket};
+use items::Items;
 
 /// What is sent for some rows. A row is known by its index among the steps.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ enum Unit {
     /// Messages that one row needs, all of them.
     Layout { row: usize, messages: Vec<Message> },
     /// Elements of one set in one message, each with its row.
-    Elements { kind: u16, table: TableKey, set: Name, items: Vec<(usize, Vec<u8>)>, bytes: usize },
+    Elements { kind: u16, table: TableKey, set: Name, items: Items },
 }
 
 /// A transaction in the making. Elements go before the chains their verdicts hold on to are taken away, and come when
@@ -47,12 +50,17 @@ impl Work {
 
     /// Adds an element, an item made by [`element::item`].
     pub(super) fn add(&mut self, row: usize, key: &ElementKey, item: Vec<u8>) {
-        push(&mut self.adds, kind::NEWSETELEM, row, key, item);
+        push(&mut self.adds, kind::NEWSETELEM, row, key, &item);
     }
 
     /// Removes an element.
     pub(super) fn delete(&mut self, row: usize, key: &ElementKey) {
-        push(&mut self.deletes, kind::DELSETELEM, row, key, element::item(key, None));
+        self.delete_item(row, key, element::item(key, None));
+    }
+
+    /// Removes an element of the set of `key`, an item of which only the key is read.
+    pub(super) fn delete_item(&mut self, row: usize, key: &ElementKey, item: Vec<u8>) {
+        push(&mut self.deletes, kind::DELSETELEM, row, key, &item);
     }
 
     /// Marks a row as failed; nothing of it is sent.
@@ -61,8 +69,10 @@ impl Work {
             list.retain_mut(|unit| match unit {
                 Unit::Layout { row: of, .. } => *of != row,
                 Unit::Elements { items, .. } => {
-                    items.retain(|(of, _)| *of != row);
-                    !items.is_empty()
+                    if items.rows().any(|of| of == row) {
+                        items.retain(|_, of| of != row);
+                    }
+                    items.len() > 0
                 }
             });
         }
@@ -100,9 +110,8 @@ impl Work {
         for (index, unit) in self.units().enumerate() {
             let of_unit = match unit {
                 Unit::Layout { messages, .. } => messages.clone(),
-                Unit::Elements { kind, table, set, items, .. } => {
-                    let items = items.iter().map(|(_, item)| item.as_slice());
-                    vec![element::list_message(*kind, table, set.as_str(), items)]
+                Unit::Elements { kind, table, set, items } => {
+                    vec![element::list_message(*kind, table, set.as_str(), [items.bytes()])]
                 }
             };
             places.extend((0..of_unit.len()).map(|within| (index, within)));
@@ -163,7 +172,7 @@ impl Work {
     fn fail_all(&mut self, cause: impl Fn() -> Cause) {
         let rows = |unit: &Unit| match unit {
             Unit::Layout { row, .. } => vec![*row],
-            Unit::Elements { items, .. } => items.iter().map(|(row, _)| *row).collect(),
+            Unit::Elements { items, .. } => items.rows().collect(),
         };
         let rows: Vec<usize> = self.units().flat_map(rows).collect();
         for row in rows {
@@ -173,17 +182,17 @@ impl Work {
     }
 }
 
-fn push(units: &mut Vec<Unit>, kind: u16, row: usize, key: &ElementKey, item: Vec<u8>) {
-    if let Some(Unit::Elements { table, set, items, bytes, .. }) = units.last_mut()
+fn push(units: &mut Vec<Unit>, kind: u16, row: usize, key: &ElementKey, item: &[u8]) {
+    if let Some(Unit::Elements { table, set, items, .. }) = units.last_mut()
         && (&*table, &*set) == (&key.table, &key.set)
-        && bytes.saturating_add(item.len()) <= MESSAGE_BYTES
+        && items.bytes().len().saturating_add(item.len()) <= MESSAGE_BYTES
     {
-        *bytes += item.len();
-        items.push((row, item));
+        items.push(row, item);
         return;
     }
-    let (table, set, bytes) = (key.table.clone(), key.set.clone(), item.len());
-    units.push(Unit::Elements { kind, table, set, items: vec![(row, item)], bytes });
+    let (table, set, mut items) = (key.table.clone(), key.set.clone(), Items::default());
+    items.push(row, item);
+    units.push(Unit::Elements { kind, table, set, items });
 }
 
 /// What becomes of refused units.
@@ -198,19 +207,19 @@ impl Verdicts {
     fn judge(&mut self, unit: Unit, nacks: &BTreeMap<usize, Nack>) -> Vec<Unit> {
         match unit {
             Unit::Layout { row, messages } => self.judge_layout(row, messages, nacks).into_iter().collect(),
-            Unit::Elements { kind, table, set, mut items, bytes } => {
+            Unit::Elements { kind, table, set, mut items } => {
                 if items.len() > 1 {
-                    let behind = items.split_off(items.len() / 2);
-                    let half = |items| Unit::Elements { kind, table: table.clone(), set: set.clone(), items, bytes };
+                    let behind = items.split_off();
+                    let half = |items| Unit::Elements { kind, table: table.clone(), set: set.clone(), items };
                     return vec![half(items), half(behind)];
                 }
-                if let (Some((row, _)), Some(nack)) = (items.first(), nacks.values().next()) {
+                if let (Some(row), Some(nack)) = (items.rows().next(), nacks.values().next()) {
                     let absent = nack.errno == libc::ENOENT;
                     // A removed element that is not there is as it shall be.
                     if absent && kind == kind::NEWSETELEM {
-                        self.failed.insert(*row, Cause::Missing("its set or the chain that it names".to_owned()));
+                        self.failed.insert(row, Cause::Missing("its set or the chain that it names".to_owned()));
                     } else if !absent {
-                        self.failed.insert(*row, nack.clone().into());
+                        self.failed.insert(row, nack.clone().into());
                     }
                 }
                 Vec::new()

@@ -3,8 +3,8 @@
 //! A [`Ruleset`] is one table of the kernel: its static part, a [`Table`] of chains, rules and declared sets, and the
 //! elements of those sets. The static part changes with the configuration, the elements change with the cluster; that
 //! is why they are separate rows ([`RowKey`], [`Row`]) of one kernel table. So is a chain or set that only some states of the
-//! cluster need: its name has a `/` in it ([`Name::is_of_row`]). Elements that packets put into a dynamic set
-//! ([`Set::dynamic`]) are no rows: nobody desires them.
+//! cluster need: its name has a `/` in it ([`Name::is_of_row`]). The elements of an indexed map that differ in the index alone are one
+//! row, a [`List`]. Elements that packets put into a dynamic set ([`Set::dynamic`]) are no rows: nobody desires them.
 //!
 //! Invariant: a rule is an ordered list of typed [`Statement`]s at the level of the nft language, never bytes, and two
 //! rules that compare equal do the same to every packet. [`Ruleset::render`] gives the text that
@@ -54,6 +54,7 @@
 
 mod chain;
 mod flowtable;
+mod list;
 mod matching;
 mod name;
 mod render;
@@ -67,6 +68,7 @@ use crate::IpFamily;
 
 pub use chain::{BaseChain, Chain, ChainKind, Hook, Policy, priority};
 pub use flowtable::Flowtable;
+pub use list::List;
 pub use matching::{CtDirection, CtState, CtStatus, Field, Match, Op};
 pub use name::{InvalidName, Name};
 pub use rule::{Destination, MarkChange, Reject, Rule, Statement, Verdict};
@@ -211,7 +213,7 @@ impl Ruleset {
     /// As [`Ruleset::rows`], without copying.
     pub fn into_rows(self) -> impl Iterator<Item = (RowKey, Row)> {
         let Self { key, mut table, elements } = self;
-        let elements = elements.into_iter().map(|(key, value)| (RowKey::Element(key), value.into()));
+        let elements = element_rows(elements, &table);
         let at = key.clone();
         let sets = table.take_sets_of_rows().into_iter();
         let sets = sets.map(move |(set, value)| (RowKey::Set(SetKey { table: at.clone(), set }), value.into()));
@@ -219,7 +221,7 @@ impl Ruleset {
         let chains = table.take_chains_of_rows().into_iter();
         let chains =
             chains.map(move |(chain, value)| (RowKey::Chain(ChainKey { table: at.clone(), chain }), value.into()));
-        std::iter::once((RowKey::Table(key), Row::Table(table))).chain(sets).chain(chains).chain(elements)
+        std::iter::once((RowKey::Table(key), table.into())).chain(sets).chain(chains).chain(elements)
     }
 
     /// The text that `nft -s list table` prints, elements in key order.
@@ -227,6 +229,20 @@ impl Ruleset {
     pub fn render(&self) -> String {
         render::ruleset(self)
     }
+}
+
+/// The rows of elements; those of an indexed map that differ in the index alone are one.
+fn element_rows(elements: BTreeMap<ElementKey, Element>, table: &Table) -> Vec<(RowKey, Row)> {
+    let (mut rows, mut lists) = (Vec::new(), BTreeMap::<ElementKey, Vec<(u32, Element)>>::new());
+    for (key, value) in elements {
+        let is_list = table.sets.get(&key.set).is_some_and(Set::is_list);
+        match key.listed().filter(|_| is_list) {
+            Some((place, index)) => lists.entry(place).or_default().push((index, value)),
+            None => rows.push((RowKey::Element(key), value.into())),
+        }
+    }
+    rows.extend(lists.into_iter().map(|(key, list)| (RowKey::List(key), List::of_elements(list).into())));
+    rows
 }
 
 /// Identifies a row. Static parts sort first, then sets and chains, so that what elements need is there before them.
@@ -240,6 +256,8 @@ pub enum RowKey {
     Chain(ChainKey),
     /// One element of a set.
     Element(ElementKey),
+    /// The elements of an indexed map that have this key in front of the index.
+    List(ElementKey),
 }
 
 impl fmt::Display for RowKey {
@@ -249,6 +267,7 @@ impl fmt::Display for RowKey {
             Self::Set(key) => write!(f, "set {key}"),
             Self::Chain(key) => write!(f, "chain {key}"),
             Self::Element(key) => write!(f, "element {key}"),
+            Self::List(key) => write!(f, "list {key}"),
         }
     }
 }
@@ -256,14 +275,16 @@ impl fmt::Display for RowKey {
 /// The rest of a row: of the kind that its key says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
-    /// The static part of a table.
-    Table(Table),
+    /// The static part of a table; there are few of them, and every row has their room.
+    Table(Box<Table>),
     /// A set that comes and goes.
     Set(Set),
     /// A chain that comes and goes.
     Chain(Chain),
     /// One element of a set.
     Element(Element),
+    /// Elements of an indexed map.
+    List(List),
 }
 
 impl fmt::Display for Row {
@@ -273,13 +294,14 @@ impl fmt::Display for Row {
             Self::Set(set) => f.write_str(&render::set_line(set)),
             Self::Chain(chain) => f.write_str(&render::chain_line(chain)),
             Self::Element(element) => f.write_str(&render::element_line(element)),
+            Self::List(list) => list.fmt(f),
         }
     }
 }
 
 impl From<Table> for Row {
     fn from(table: Table) -> Self {
-        Self::Table(table)
+        Self::Table(Box::new(table))
     }
 }
 
@@ -298,5 +320,11 @@ impl From<Chain> for Row {
 impl From<Element> for Row {
     fn from(element: Element) -> Self {
         Self::Element(element)
+    }
+}
+
+impl From<List> for Row {
+    fn from(list: List) -> Self {
+        Self::List(list)
     }
 }

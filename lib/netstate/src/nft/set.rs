@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::{Field, Name, TableKey, Verdict};
 use crate::ifname::IfName;
@@ -46,6 +47,15 @@ impl Set {
     #[must_use]
     pub const fn dynamic(key: Vec<Type>) -> Self {
         Self { key, kind: SetKind::Set, flags: SetFlags::DYNAMIC }
+    }
+
+    /// True for a map to addresses and ports whose key ends with an index: its elements are rows by key without the index
+    /// ([`super::List`]).
+    #[must_use]
+    pub fn is_list(&self) -> bool {
+        let SetKind::Map(data) = &self.kind else { return false };
+        matches!(self.key.as_slice(), [_, .., Type::Index])
+            && matches!(data.as_slice(), [Type::Ipv4Addr | Type::Ipv6Addr, Type::InetService])
     }
 
     /// True when packets put elements in: then these are nobody's rows.
@@ -280,6 +290,15 @@ pub struct ElementKey {
     pub key: Vec<Datum>,
 }
 
+impl ElementKey {
+    /// The key without the index that it ends with, and that; `None` for one without.
+    #[must_use]
+    pub fn listed(&self) -> Option<(Self, u32)> {
+        let (Datum::Index(index), place) = self.key.split_last()? else { return None };
+        Some((Self { key: place.to_vec(), ..self.clone() }, *index))
+    }
+}
+
 impl fmt::Display for ElementKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} @{} {{ {} }}", self.table, self.set, joined(&self.key))
@@ -323,7 +342,7 @@ pub struct Element {
     pub data: Data,
     /// For who reads the ruleset, or whose the element is; at most 128 bytes without quotes and
     /// control characters.
-    pub comment: Option<String>,
+    pub comment: Option<Arc<str>>,
 }
 
 impl Element {
@@ -347,7 +366,7 @@ impl Element {
 
     /// Says what the element is for.
     #[must_use]
-    pub fn comment(mut self, text: impl Into<String>) -> Self {
+    pub fn comment(mut self, text: impl Into<Arc<str>>) -> Self {
         self.comment = Some(text.into());
         self
     }

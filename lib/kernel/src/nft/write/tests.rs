@@ -26,7 +26,7 @@ fn units(work: &Work) -> Vec<String> {
     let describe = |unit: &Unit| match unit {
         Unit::Layout { row, messages } => format!("layout {row} of {}", messages.len()),
         Unit::Elements { kind, set, items, .. } => {
-            let rows: Vec<String> = items.iter().map(|(row, _)| row.to_string()).collect();
+            let rows: Vec<String> = items.rows().map(|row| row.to_string()).collect();
             let sign = if *kind == kind::NEWSETELEM { '+' } else { '-' };
             format!("{sign}{set} {}", rows.join(" "))
         }
