@@ -215,6 +215,11 @@ impl Proxy {
         self.next_audit = now + pause(processor_time().saturating_sub(begun));
     }
 
+    /// The kernel's tables, to be audited.
+    pub(crate) const fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
     /// When there is work again.
     #[must_use]
     pub(crate) fn next(&self) -> Duration {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use kernel::KernelError;
 use netstate::{Address, AddressKey, Prefix};
-use reconcile::{Owner, Rows, Step, Target};
+use reconcile::{Observed, Owner, PartsOf, Rows, Step, Target};
 
 /// See the module's text.
 pub(crate) struct Spared<T> {
@@ -24,7 +24,7 @@ impl<T> Spared<T> {
     }
 
     fn excludes(&self, key: &AddressKey) -> bool {
-        self.excluded.iter().any(|network| network.contains(key.addr))
+        is_in(&self.excluded, key)
     }
 
     fn note(&mut self, step: &Step<AddressKey, Address>) {
@@ -34,6 +34,10 @@ impl<T> Spared<T> {
             _ => {}
         }
     }
+}
+
+fn is_in(networks: &[Prefix], key: &AddressKey) -> bool {
+    networks.iter().any(|network| network.contains(key.addr))
 }
 
 impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Target for Spared<T> {
@@ -47,6 +51,21 @@ impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Target f
             row.owner = Owner::Foreign;
         }
         Ok(rows)
+    }
+
+    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
+        let (excluded, made) = (self.excluded.clone(), self.made.clone());
+        let is_theirs = move |key: &AddressKey| is_in(&excluded, key) && !made.contains(key);
+        let spare = move |(key, mut row): (AddressKey, Observed<Address>)| {
+            if is_theirs(&key) {
+                row.owner = Owner::Foreign;
+            }
+            (key, row)
+        };
+        let parts = self.table.parts()?;
+        Ok(parts.map(|parts| -> PartsOf<Self> {
+            Box::new(parts.map(move |part| part.map(|rows| rows.into_iter().map(&spare).collect())))
+        }))
     }
 
     fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {

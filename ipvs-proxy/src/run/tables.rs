@@ -27,7 +27,7 @@ use std::time::Duration;
 use kernel::nft::forward::{Denying, Forward};
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, IpFamily, Protocol, SysctlKey, nft as nft_rows};
-use reconcile::{Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
+use reconcile::{Audited, Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
 pub(crate) use self::touched::Touched;
 
@@ -302,6 +302,16 @@ impl Tables {
                 }
             }
         }
+    }
+
+    /// Begins an audit: every table is compared with the kernel, one after the other.
+    pub(crate) const fn begin_audit(&mut self) {
+        self.stack.begin_audit();
+    }
+
+    /// Compares the next part; `None` when everything has been compared.
+    pub(crate) fn audit_part(&mut self) -> Option<Audited> {
+        self.stack.audit()
     }
 
     /// When something is due again: a failed row, a look at a drain.

@@ -9,7 +9,7 @@ use daemon::shell::Shell;
 use daemon::status::{TableRows, is_tried};
 use daemon::worker::{Cause, PassLog, Took, Work};
 use netstate::IpFamily;
-use reconcile::Pass;
+use reconcile::{Audited, Pass};
 
 use super::checks::Checks;
 use super::kube_names::KubeProxyNames;
@@ -191,8 +191,16 @@ impl Work for ProxyWork {
         self.proxy.touched(change);
     }
 
-    fn invalidate_all(&mut self) {
+    fn begin_audit(&mut self) {
         self.notice_rival();
+        self.proxy.tables_mut().begin_audit();
+    }
+
+    fn audit(&mut self) -> Option<Audited> {
+        self.proxy.tables_mut().audit_part()
+    }
+
+    fn invalidate_all(&mut self) {
         // Virtual servers are compared every second.
         self.proxy.touched(Touched::Links);
         self.proxy.touched(Touched::Nft);

@@ -11,10 +11,11 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 #[cfg(feature = "watch")]
 use netstate::InterfaceAddress;
 use netstate::{Address, AddressKey, IfName, Prefix};
-use reconcile::{Observed, Owner, Rows, Step, Target};
+use reconcile::{Observed, Owner, PartsOf, Rows, Step, Target};
 
 use crate::attribute;
 use crate::error::KernelError;
+use crate::parts::Listing;
 use crate::rtnl::{Indexes, Operation, Rtnl, encode, gone_is_fine, verb};
 use crate::socket::{Frame, Message};
 
@@ -207,6 +208,14 @@ impl Addresses {
     }
 }
 
+/// The row of an address on `link`; none of an IPv6 link-local one.
+fn row_of(link: &IfName, (addr, len): (IpAddr, u8)) -> Option<(AddressKey, Observed<Address>)> {
+    if matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return None;
+    }
+    Some((AddressKey { link: link.clone(), addr, len }, Observed { value: Address, owner: Owner::Ours }))
+}
+
 fn encoded(rtnl: &mut Rtnl, step: &Step<AddressKey, Address>, indexes: &mut Indexes) -> Result<Message, KernelError> {
     let key = step.key();
     let index = indexes.index(rtnl, &key.link, verb(step), key)?;
@@ -225,15 +234,25 @@ impl Target for Addresses {
         let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
         let mut rows = Rows::new();
         for (index, link) in indexes.links() {
-            for (addr, len) in self.rtnl.addresses_of(index)? {
-                let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
-                if !link_local {
-                    let key = AddressKey { link: link.clone(), addr, len };
-                    rows.insert(key, Observed { value: Address, owner: Owner::Ours });
-                }
-            }
+            let found = self.rtnl.addresses_of(index)?;
+            rows.extend(found.into_iter().filter_map(|address| row_of(link, address)));
         }
         Ok(rows)
+    }
+
+    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
+        let listing = |(index, link): (u32, &IfName)| {
+            let mut message = AddressMessage::default();
+            message.header.index = index;
+            let link = link.clone();
+            let read = move |frame: &Frame| {
+                let (of, addr, len) = row(frame)?;
+                if of == index { row_of(&link, (addr, len)) } else { None }
+            };
+            Listing::new("list addresses", &RouteNetlinkMessage::GetAddress(message), Box::new(read))
+        };
+        let listings: Vec<_> = Indexes::named(&mut self.rtnl, &self.links)?.links().map(listing).collect();
+        Ok(Some(Box::new(listings.into_iter().flatten())))
     }
 
     fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {

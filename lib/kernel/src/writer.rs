@@ -189,6 +189,10 @@ impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Target for Watched<T
         self.target.parts()
     }
 
+    fn is_unchanged(&mut self) -> bool {
+        self.target.is_unchanged()
+    }
+
     fn satisfies(&self, have: &T::Value, want: &T::Value) -> bool {
         self.target.satisfies(have, want)
     }

@@ -12,7 +12,7 @@ use common::{cases, converge, feed, run, sh};
 use kernel::nft::{Nft, Tables};
 use netstate::nft::*;
 use netstate::{IpFamily, Protocol};
-use reconcile::{Reconciler, Stage};
+use reconcile::{Audited, Reconciler, Stage};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -172,6 +172,38 @@ fn what_somebody_changes_is_put_right() {
         assert!(pass.upserted + pass.removed > 0, "{tampering} is seen");
         assert_eq!(Nft::open().unwrap().ruleset(&ruleset.key).unwrap().as_ref(), Some(&ruleset), "{tampering}");
     }
+}
+
+/// Reads on until the audit has an end.
+fn audit(table: &mut Reconciler<Tables>) -> Audited {
+    loop {
+        match table.audit() {
+            Audited::More => {}
+            end => return end,
+        }
+    }
+}
+
+fn an_audit_reads_nothing_that_nobody_changed_and_finds_what_somebody_did() {
+    let ruleset = of_ipv4();
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    table.invalidate();
+    assert!(run(&mut table).is_idle());
+    assert_eq!(table.audit(), Audited::Same, "the ruleset is still the one that was listed");
+    nft("add table ip other");
+    assert_eq!((table.audit(), audit(&mut table)), (Audited::More, Audited::Same), "others' tables are others'");
+    // A row that is written meanwhile is left to the next audit, and waits for nothing.
+    assert_eq!(table.audit(), Audited::More);
+    let at = service("192.168.0.10".parse().unwrap());
+    let at = ElementKey { table: ruleset.key.clone(), set: name("endpoints"), key: at };
+    let list = ["172.7.21.9", "172.7.22.3"].map(|addr| (addr.parse().unwrap(), 8080));
+    table.want(RowKey::List(at), Some(list.into_iter().collect::<List>().into()));
+    assert_eq!(run(&mut table).upserted, 1);
+    assert_eq!(audit(&mut table), Audited::Same);
+    nft("delete element ip services endpoints { 192.168.0.10 . tcp . 80 . 1 }");
+    assert_eq!(audit(&mut table), Audited::Due);
+    assert_eq!(run(&mut table).repaired, 1);
 }
 
 /// The chains' rules are bound to the set, not to its name.
@@ -363,6 +395,7 @@ fn main() -> ExitCode {
         choice_is_what_the_tool_lists_and_what_it_loads_is_equal_to_ours,
         chains_come_and_go_with_the_elements_that_name_them,
         what_somebody_changes_is_put_right,
+        an_audit_reads_nothing_that_nobody_changed_and_finds_what_somebody_did,
         set_declared_otherwise_keeps_the_chains_that_look_into_it,
         static_part_changes_although_chains_name_what_goes_with_it,
         chains_that_name_others_go_with_them,

@@ -102,6 +102,11 @@ pub trait Target: 'static {
         Ok(None)
     }
 
+    /// True when it is known without a listing that the table is as it was listed or written last: an audit need not read it.
+    fn is_unchanged(&mut self) -> bool {
+        false
+    }
+
     /// True when a row that is `have` needs no change to be `want`. Override it where a desired value leaves something
     /// open that an observed one always has.
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {
@@ -143,6 +148,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn parts(&mut self) -> Result<Option<PartsOf<Self>>, Self::Error> {
         (**self).parts()
+    }
+
+    fn is_unchanged(&mut self) -> bool {
+        (**self).is_unchanged()
     }
 
     fn satisfies(&self, have: &Self::Value, want: &Self::Value) -> bool {

@@ -90,7 +90,10 @@ impl Nft {
     }
 
     /// The elements of a set as rows.
-    fn set_rows(
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(super) fn set_rows(
         &mut self,
         key: &TableKey,
         name: &Name,

@@ -4,12 +4,15 @@
 //! it, and no packet meets an empty map. A table that is being changed is read first, so that repeating a change, or
 //! carrying it out on a table that somebody flushed meanwhile, ends in the same state.
 
+mod parts;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use netstate::nft::{Chain, ChainKey, Element, ElementKey, List, Name, Row, RowKey, Set, Table, TableKey};
 use nix::sys::socket::{setsockopt, sockopt};
-use reconcile::{Observed, Owner, Rows, Step, Target};
+use reconcile::{Observed, Owner, PartsOf, Rows, Step, Target};
 
+use self::parts::TableParts;
 use super::wire::check_comment;
 use super::write::Work;
 use super::{Nft, element, layout};
@@ -25,6 +28,8 @@ pub struct Tables {
     keys: BTreeSet<TableKey>,
     /// The sets as the kernel held them last, for their types.
     declared: BTreeMap<TableKey, BTreeMap<Name, Set>>,
+    /// The generation of the ruleset that was listed last; none once something was written.
+    listed: Option<u32>,
 }
 
 type TableStep = Step<RowKey, Row>;
@@ -36,7 +41,7 @@ impl Tables {
         if setsockopt(&nft.socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             let _ = setsockopt(&nft.socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         }
-        Self { nft, keys: keys.into_iter().collect(), declared: BTreeMap::new() }
+        Self { nft, keys: keys.into_iter().collect(), declared: BTreeMap::new(), listed: None }
     }
 
     /// The conversation, for what is no row.
@@ -265,17 +270,29 @@ impl Target for Tables {
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
         let mut rows = Vec::new();
+        let before = self.nft.generation()?;
         self.declared.clear();
         for key in &self.keys {
             let Some((sets, found)) = self.nft.rows(key)? else { continue };
             self.declared.insert(key.clone(), sets);
             rows.extend(found.into_iter().map(|(key, value)| (key, Observed { value, owner: Owner::Ours })));
         }
+        self.listed = Some(self.nft.generation()?).filter(|after| *after == before);
         // Built from all of them at once, the tree has full nodes.
         Ok(rows.into_iter().collect())
     }
 
+    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
+        Ok(Some(Box::new(TableParts::begin(self.keys.iter().cloned())?)))
+    }
+
+    /// Every change of any table, by whomever, makes another generation.
+    fn is_unchanged(&mut self) -> bool {
+        self.listed.is_some() && self.nft.generation().ok() == self.listed
+    }
+
     fn apply(&mut self, steps: &[TableStep]) -> Vec<Result<(), KernelError>> {
+        self.listed = None;
         let with_table = gone_with_table(steps);
         let rows: Vec<usize> = (0..steps.len()).filter(|row| !with_table.contains_key(row)).collect();
         let mut work = Work::default();

@@ -38,6 +38,9 @@ impl<T: Target> Reconciler<T> {
     }
 
     fn begin_audit(&mut self) -> Audited {
+        if self.target.is_unchanged() {
+            return Audited::Same;
+        }
         let Ok(Some(parts)) = self.target.parts() else { return Audited::Due };
         self.totals.listings += 1;
         self.audit = Some(Audit { parts, same: Vec::new(), touched: BTreeSet::new() });
