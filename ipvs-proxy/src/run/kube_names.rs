@@ -30,6 +30,8 @@ pub(super) struct KubeProxyNames {
     queued: Timestamp,
     services: Counter,
     endpoints: Counter,
+    /// Services and EndpointSlices that came or went and that no pass has worked on.
+    pending: [Gauge; 2],
     no_local: Family<Label, Gauge>,
     /// Answers to `/healthz` and to `/livez`.
     probes: [Family<Label, Counter>; 2],
@@ -56,6 +58,7 @@ impl KubeProxyNames {
             queued: Gauge::default(),
             services: Counter::default(),
             endpoints: Counter::default(),
+            pending: Default::default(),
             no_local: Family::default(),
             probes: metrics.probes(),
             started: SystemTime::now(),
@@ -82,6 +85,13 @@ impl KubeProxyNames {
         names.register("last_queued_timestamp_seconds", "Arrival of the last object", self.queued.clone());
         names.register("service_changes", "Services that came or went", self.services.clone());
         names.register("endpoint_changes", "EndpointSlices that came or went", self.endpoints.clone());
+        let [services, endpoints] = self.pending.clone();
+        names.register("service_changes_pending", "Of these Services, those that no pass has worked on", services);
+        names.register(
+            "endpoint_changes_pending",
+            "Of these EndpointSlices, those that no pass has worked on",
+            endpoints,
+        );
         names.register(
             "no_local_endpoints_total",
             "Ports of Services with a Local policy that have endpoints, but none on this node",
@@ -91,9 +101,10 @@ impl KubeProxyNames {
 
     /// An object has come or gone; `view` is what was known before.
     pub(super) fn take(&mut self, update: &Update, view: &View) {
+        let [services, endpoints] = &self.pending;
         match update {
-            Update::Service(Event::Put { .. } | Event::Delete { .. }) => drop(self.services.inc()),
-            Update::Slice(Event::Put { .. } | Event::Delete { .. }) => drop(self.endpoints.inc()),
+            Update::Service(Event::Put { .. } | Event::Delete { .. }) => came(&self.services, services),
+            Update::Slice(Event::Put { .. } | Event::Delete { .. }) => came(&self.endpoints, endpoints),
             _ => {
                 if update.is_end() {
                     self.due.append(&mut self.received);
@@ -114,6 +125,9 @@ impl KubeProxyNames {
     /// A pass has ended.
     pub(super) fn pass(&mut self, cause: Cause, pass: &Pass, took: Took, no_local: NoLocal) {
         if cause == Cause::Order {
+            for pending in &self.pending {
+                pending.set(0);
+            }
             self.duration.observe(took.pass.as_secs_f64());
             self.last.set(seconds(SystemTime::now()));
         }
@@ -126,6 +140,12 @@ impl KubeProxyNames {
             self.no_local.get_or_create(&[("traffic_policy", policy.to_owned())]).set(count.into());
         }
     }
+}
+
+/// One more has come or gone.
+fn came(total: &Counter, pending: &Gauge) {
+    total.inc();
+    pending.inc();
 }
 
 fn seconds(time: SystemTime) -> f64 {
@@ -226,5 +246,24 @@ mod tests {
         take(&mut names, Event::Commit);
         assert_eq!(pass(&mut names, 0), 1, "a listing shows again what was there");
         assert_eq!(programming_buckets().count(), 3 + 59 + 12 + 7);
+    }
+
+    #[test]
+    fn changes_are_pending_until_a_pass_has_worked_on_them() {
+        let metrics = metrics();
+        let mut names = KubeProxyNames::new(&metrics);
+        let pending = || {
+            let line = "kubeproxy_sync_proxy_rules_service_changes_pending ";
+            let text = metrics.encode();
+            text.lines().find_map(|found| found.strip_prefix(line)).map(str::to_owned)
+        };
+        let event = Event::Delete { key: "services/default/web".to_owned(), revision: 2 };
+        let update = update(event, ObjectKey::from_etcd, true).unwrap();
+        names.take(&update, &View::default());
+        assert_eq!(pending().as_deref(), Some("1"));
+        names.pass(Cause::Timer, &Pass::default(), took(), NoLocal::default());
+        assert_eq!(pending().as_deref(), Some("1"), "a pass of the clock takes in no object");
+        names.pass(Cause::Order, &Pass::default(), took(), NoLocal::default());
+        assert_eq!(pending().as_deref(), Some("0"));
     }
 }
