@@ -17,6 +17,7 @@ mod report;
 mod samples;
 mod store;
 mod usage;
+mod vip;
 
 use std::process::{Command, ExitCode};
 
@@ -45,6 +46,7 @@ fn run() -> Result<()> {
     match options.only {
         Some(Part::ProxyIpvs) => proxy::ensure_lab_kernel()?,
         Some(Part::PathLab) => path::ensure_lab_kernel()?,
+        Some(Part::VipIpvs) => vip::ensure_lab_kernel()?,
         _ => {}
     }
     let mut report = Report::new(options.markdown);
@@ -64,9 +66,13 @@ fn run() -> Result<()> {
     if options.measures(Part::Proxy) {
         proxy::measure(&options, &mut report, &words)?;
     }
+    if options.measures(Part::Vip) {
+        vip::measure(&options, &report, &words)?;
+    }
     match options.only {
         Some(Part::ProxyIpvs) => proxy::on_ipvs(&options, &mut report),
         Some(Part::PathLab) => path::on_this_kernel(&options, &mut report),
+        Some(Part::VipIpvs) => vip::on_ipvs(&options, &report),
         _ => Ok(()),
     }
 }

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 /// What the command line accepts, for error messages.
-const USAGE: &str = "bench [--only cni|netd|path|proxy] [--pods N] [--leases N,...] [--services N,...] \
+const USAGE: &str = "bench [--only cni|netd|path|proxy|vip] [--pods N] [--leases N,...] [--services N,...] \
      [--endpoints N] [--rounds N] [--markdown]";
 
 /// A part of the benchmark.
@@ -23,6 +23,10 @@ pub(crate) enum Part {
     Proxy,
     /// Its IPVS path, where the kernel has it; a part of [`Part::Proxy`] in a process of its own.
     ProxyIpvs,
+    /// Throughput, round trips and requests through a virtual address, on both data paths.
+    Vip,
+    /// The same on the IPVS path; a part of [`Part::Vip`] in a process of its own.
+    VipIpvs,
 }
 
 /// The choices of one run.
@@ -96,7 +100,9 @@ fn part(word: &str) -> Result<Part> {
         "path-lab" => Part::PathLab,
         "proxy" => Part::Proxy,
         "proxy-ipvs" => Part::ProxyIpvs,
-        other => bail!("--only {other:?}: accepted are cni, netd, path and proxy"),
+        "vip" => Part::Vip,
+        "vip-ipvs" => Part::VipIpvs,
+        other => bail!("--only {other:?}: accepted are cni, netd, path, proxy and vip"),
     })
 }
 
@@ -130,7 +136,7 @@ mod tests {
         for (line, complaint) in [
             ("--pods 300", "--pods 300: expected a number from 1 to 250"),
             ("--leases 1,x", "--leases \"x\""),
-            ("--only etcd", "accepted are cni, netd, path and proxy"),
+            ("--only etcd", "accepted are cni, netd, path, proxy and vip"),
             ("--rounds", "--rounds needs a value"),
             ("--fast", "unknown flag"),
         ] {

@@ -17,7 +17,7 @@ use lab::Place;
 use nix::unistd::gettid;
 
 /// Port of both servers.
-const PORT: u16 = 5201;
+pub(crate) const PORT: u16 = 5201;
 /// How long each kind of load is measured.
 const WINDOW: Duration = Duration::from_millis(500);
 /// Time before the measurement, in which TCP finds its window.
@@ -47,8 +47,26 @@ pub(crate) struct Sample {
 /// # Errors
 /// When a packet does not come through.
 pub(crate) fn measure(from: &impl Place, to: &impl Place, addr: IpAddr) -> Result<Sample> {
-    let trips = round_trips(from, to, addr).with_context(|| format!("UDP to {addr}"))?;
-    let bytes = stream(from, to, addr).with_context(|| format!("TCP to {addr}"))?;
+    measure_by(from, to, Ends { listens_at: addr, reached_at: addr })
+}
+
+/// Where the server of a load is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    /// An address of its place.
+    pub(crate) listens_at: IpAddr,
+    /// The address that the client connects to.
+    pub(crate) reached_at: IpAddr,
+}
+
+/// The same with a server that may be reached by another address than its own.
+///
+/// # Errors
+/// When a packet does not come through.
+pub(crate) fn measure_by(from: &impl Place, to: &impl Place, ends: Ends) -> Result<Sample> {
+    let addr = ends.reached_at;
+    let trips = round_trips(from, to, ends).with_context(|| format!("UDP to {addr}"))?;
+    let bytes = stream(from, to, ends).with_context(|| format!("TCP to {addr}"))?;
     let seconds = |time: Duration| time.as_secs_f64();
     Ok(Sample {
         throughput: bytes.count * 8.0 / seconds(bytes.took) / 1e9,
@@ -132,9 +150,9 @@ fn finish(counted: Result<Counted>, ends: [JoinHandle<Result<()>>; 2]) -> Result
     counted
 }
 
-fn stream(from: &impl Place, to: &impl Place, addr: IpAddr) -> Result<Counted> {
-    let server = SocketAddr::new(addr, PORT);
-    let listener = to.within(|| TcpListener::bind(server))??;
+fn stream(from: &impl Place, to: &impl Place, ends: Ends) -> Result<Counted> {
+    let listener = to.within(|| TcpListener::bind((ends.listens_at, PORT)))??;
+    let server = SocketAddr::new(ends.reached_at, PORT);
     let mut client = from.within(|| TcpStream::connect_timeout(&server, LIMIT))??;
     client.set_write_timeout(Some(LIMIT))?;
     let (mut served, _) = listener.accept()?;
@@ -162,12 +180,11 @@ fn stream(from: &impl Place, to: &impl Place, addr: IpAddr) -> Result<Counted> {
     finish(running.watch(), [receiver, sender])
 }
 
-fn round_trips(from: &impl Place, to: &impl Place, addr: IpAddr) -> Result<Counted> {
-    let server = SocketAddr::new(addr, PORT);
-    let echo = to.within(|| UdpSocket::bind(server))??;
-    let any: SocketAddr = if addr.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+fn round_trips(from: &impl Place, to: &impl Place, ends: Ends) -> Result<Counted> {
+    let echo = to.within(|| UdpSocket::bind((ends.listens_at, PORT)))??;
+    let any: SocketAddr = if ends.reached_at.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
     let client = from.within(|| UdpSocket::bind(any))??;
-    client.connect(server)?;
+    client.connect((ends.reached_at, PORT))?;
     echo.set_read_timeout(Some(LIMIT))?;
     client.set_read_timeout(Some(LIMIT))?;
     let running = Arc::new(Running::default());

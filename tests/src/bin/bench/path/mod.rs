@@ -4,10 +4,10 @@
 //! Invariant: everything that is compared is measured by turns in one run. The raw link, the bare devices and netd have
 //! nodes of their own and the same Pods; the steps share one pair of nodes, on which only rules and settings change.
 
-mod ground;
-mod load;
+pub(crate) mod ground;
+pub(crate) mod load;
 mod netd;
-mod rows;
+pub(crate) mod rows;
 mod steps;
 
 use std::net::IpAddr;

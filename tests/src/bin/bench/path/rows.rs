@@ -35,34 +35,39 @@ struct Row {
 
 /// The rows of one table.
 #[derive(Default)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     rows: Vec<Row>,
     busy: usize,
 }
 
 impl Rows {
     /// Adds a row that is compared with another one, or with itself, and returns its number.
-    pub(super) fn add(&mut self, label: impl Into<String>, base: Option<usize>) -> usize {
+    pub(crate) fn add(&mut self, label: impl Into<String>, base: Option<usize>) -> usize {
         let index = self.rows.len();
         self.rows.push(Row { label: label.into(), base: base.unwrap_or(index), samples: Vec::new() });
         index
     }
 
+    /// The name of a row.
+    pub(crate) fn label(&self, index: usize) -> &str {
+        self.rows.get(index).map_or("", |row| row.label.as_str())
+    }
+
     /// The numbers of all rows as round `round` takes them.
-    pub(super) fn order(&self, round: usize) -> Vec<usize> {
+    pub(crate) fn order(&self, round: usize) -> Vec<usize> {
         let forwards = 0..self.rows.len();
         if round.is_multiple_of(2) { forwards.collect() } else { forwards.rev().collect() }
     }
 
     /// Measures row `index` once.
-    pub(super) fn measure(&mut self, index: usize, take: impl FnOnce() -> Result<Sample>) -> Result<()> {
+    pub(crate) fn measure(&mut self, index: usize, take: impl FnOnce() -> Result<Sample>) -> Result<()> {
         self.busy += usize::from(!machine::await_calm());
         let Some(row) = self.rows.get_mut(index) else { bail!("no row {index}") };
         row.samples.push(take().with_context(|| row.label.clone())?);
         Ok(())
     }
 
-    pub(super) fn print(&self, report: &Report) {
+    pub(crate) fn print(&self, report: &Report) {
         report.table(&COLUMNS, &self.rows.iter().map(|row| self.line(row)).collect::<Vec<_>>());
         if self.busy > 0 {
             report.text(&format!("{} measurements began on a busy machine.", self.busy));
