@@ -78,7 +78,7 @@ pub(crate) fn server(row: &RowKey) -> Option<VirtualServerKey> {
 #[must_use]
 pub(crate) fn service(value: &Row) -> Option<ObjectName> {
     let Row::Element(Element { comment: Some(comment), .. }) = value else { return None };
-    ObjectName::read(comment)
+    ObjectName::shown(comment)
 }
 
 /// The virtual servers that the rows of our nft table record as ours.

@@ -28,7 +28,7 @@ impl ObjectName {
 
     /// A name as it is shown.
     #[must_use]
-    pub(crate) fn read(text: &str) -> Option<Self> {
+    pub(crate) fn shown(text: &str) -> Option<Self> {
         text.contains('/').then(|| Self(text.into()))
     }
 

@@ -155,7 +155,7 @@ pub(crate) fn backend(rows: &Rows<RowKey, Row>, to: SocketAddr) -> Backend {
 /// What the rows say of the frontend `at`, whose element leads to `value`.
 fn held(rows: &Rows<RowKey, Row>, at: &FrontendKey, value: &Row, balanced: &BTreeSet<SocketAddr>) -> Option<Frontend> {
     let Row::Element(Element { comment: Some(comment), data: Data::Verdict(verdict) }) = value else { return None };
-    let owner = ObjectName::read(comment)?;
+    let owner = ObjectName::shown(comment)?;
     let (sources, chain) = sources(rows, at, chain_of(verdict)?);
     let endpoints: Vec<Backend> = in_order(rows, at).into_iter().map(|to| backend(rows, to)).collect();
     let balanced: Vec<Backend> = balanced.iter().map(|to| backend(rows, *to)).collect();

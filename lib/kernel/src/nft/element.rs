@@ -176,7 +176,7 @@ pub(super) fn list_message<'a>(
 
 /// The elements in the attributes of an NFT_MSG_NEWSETELEM.
 pub(super) fn read<'a>(set: &'a Set, attributes: &'a [u8]) -> impl Iterator<Item = (Vec<Datum>, Element)> + 'a {
-    items(attributes).filter_map(|item| read_item(set, item))
+    items(attributes).filter_map(|item| of_item(set, item))
 }
 
 fn items(attributes: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -184,7 +184,7 @@ fn items(attributes: &[u8]) -> impl Iterator<Item = &[u8]> {
     attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM).map(|(_, item)| item)
 }
 
-fn read_item(set: &Set, item: &[u8]) -> Option<(Vec<Datum>, Element)> {
+fn of_item(set: &Set, item: &[u8]) -> Option<(Vec<Datum>, Element)> {
     let key = value(attribute::find(item, ELEM_KEY)?)?;
     let key = if is_plain(item) { parts(&set.key, key) } else { vec![Datum::Raw(key.to_vec())] };
     let comment = attribute::find(item, ELEM_USERDATA).and_then(comment);
@@ -206,7 +206,7 @@ pub(super) fn read_lists<'a>(set: &Set, attributes: impl Iterator<Item = &'a [u8
     for item in attributes.flat_map(items) {
         match place_of(item, size(&set.key)) {
             Some((place, index)) => listed.push((place, index, item)),
-            None => others.extend(read_item(set, item)),
+            None => others.extend(of_item(set, item)),
         }
     }
     listed.sort_unstable_by_key(|(place, index, _)| (*place, *index));
@@ -215,12 +215,12 @@ pub(super) fn read_lists<'a>(set: &Set, attributes: impl Iterator<Item = &'a [u8
         match place {
             Some(place) => {
                 let entry = |(_, index, item): &(_, u32, &[u8])| {
-                    let element = || read_item(set, item).map_or(Element::member(), |(_, element)| element);
+                    let element = || of_item(set, item).map_or(Element::member(), |(_, element)| element);
                     (*index, endpoint(item).ok_or_else(element))
                 };
                 lists.push((place, List::observed(group.iter().map(entry))));
             }
-            None => others.extend(group.iter().filter_map(|(.., item)| read_item(set, item))),
+            None => others.extend(group.iter().filter_map(|(.., item)| of_item(set, item))),
         }
     }
     (lists, others)
@@ -284,6 +284,50 @@ mod tests {
         parts.iter().filter_map(Datum::ty).collect()
     }
 
+    /// An indexed map to endpoints of IPv4, with such a key in front of the index.
+    fn of_lists(place: &[Datum]) -> Set {
+        let key = types(place).into_iter().chain([Type::Index]).collect();
+        Set::map(key, vec![Type::Ipv4Addr, Type::InetService])
+    }
+
+    fn key_of(key: Vec<Datum>) -> ElementKey {
+        ElementKey { table: TableKey { family: Family::Ip, name: Name::literal("t") }, set: Name::literal("s"), key }
+    }
+
+    #[test]
+    fn what_is_no_part_of_a_list_is_read_with_it_or_beside_it() {
+        let place = vec![Datum::Protocol(Protocol::Tcp), Datum::Port(80)];
+        let (set, key) = (of_lists(&place), key_of(place.clone()));
+        let at = place_bytes(&key);
+        let value = |last| Some((IpAddr::from([172, 7, 21, last]), 8080));
+        let commented = ElementKey { key: [place, vec![Datum::Index(1)]].concat(), ..key.clone() };
+        let element = Element::value(vec![Datum::Ipv4([172, 7, 21, 3].into()), Datum::Port(8080)]).comment("mine");
+        let items = [
+            listed_item(&at, 0, value(2)),
+            item(&commented, Some(&element)),
+            listed_item(&at, 7, value(9)),
+            item(&key_of(vec![Datum::Raw(vec![1, 2, 3])]), Some(&Element::member())),
+        ];
+        let messages = items.map(|item| add_message(&key, &item));
+        let (lists, others) = read_lists(&set, messages.iter().map(|message| &message.body[4..]));
+        let [(found, list)] = lists.as_slice() else { panic!("{lists:?}") };
+        assert_eq!((found, list.values()), (&key.key, &[value(2).unwrap()][..]));
+        assert_eq!((list.element(1), list.indexes().collect::<Vec<_>>()), (Some(element), vec![0, 1, 7]));
+        assert_eq!(others, [(vec![Datum::Raw(vec![1, 2, 3])], Element::member())]);
+    }
+
+    #[test]
+    fn lists_that_their_set_does_not_declare_are_refused() {
+        let place = vec![Datum::Protocol(Protocol::Tcp), Datum::Port(80)];
+        let (set, key) = (of_lists(&place), key_of(place));
+        let of = |addr: &str| [(addr.parse().unwrap(), 80)].into_iter().collect::<List>();
+        assert_eq!(check_list(&set, &key, &of("172.7.21.2")), Ok(()));
+        assert!(check_list(&set, &key, &of("fd00::2")).is_err(), "another family");
+        assert!(check_list(&set, &key_of(vec![Datum::Port(80)]), &of("172.7.21.2")).is_err(), "another key");
+        let plain = Set::map(types(&key.key), vec![Type::Ipv4Addr, Type::InetService]);
+        assert!(check_list(&plain, &key, &of("172.7.21.2")).is_err(), "no index");
+    }
+
     proptest! {
         #[test]
         fn written_element_is_read_back(
@@ -299,6 +343,27 @@ mod tests {
             let message = add_message(&at, &item(&at, Some(&element)));
             let read: Vec<_> = read(&set, &message.body[4..]).collect();
             prop_assert_eq!(read, vec![(at.key, element)]);
+        }
+
+        #[test]
+        fn written_lists_are_read_back_whatever_the_kernels_order_is(
+            place in prop::collection::vec(part(), 1..4),
+            values in prop::collection::vec((any::<[u8; 4]>(), any::<u16>()), 0..20),
+            from in any::<prop::sample::Index>(),
+        ) {
+            let (set, key) = (of_lists(&place), key_of(place));
+            let list: List = values.into_iter().map(|(octets, port)| (octets.into(), port)).collect();
+            prop_assert_eq!(check_list(&set, &key, &list), Ok(()));
+            let at = place_bytes(&key);
+            let mut messages: Vec<Message> =
+                list.indexes().map(|index| add_message(&key, &listed_item(&at, index, list.value(index)))).collect();
+            if !messages.is_empty() {
+                let middle = from.index(messages.len());
+                messages.rotate_left(middle);
+            }
+            let (lists, others) = read_lists(&set, messages.iter().map(|message| &message.body[4..]));
+            let expected = if list.values().is_empty() { vec![] } else { vec![(key.key, list)] };
+            prop_assert_eq!((lists, others), (expected, vec![]));
         }
 
         #[test]

@@ -5,6 +5,8 @@
 //! carrying it out on a table that somebody flushed meanwhile, ends in the same state.
 
 mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

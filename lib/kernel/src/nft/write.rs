@@ -100,6 +100,19 @@ impl Work {
         self.failed
     }
 
+    /// How many elements go and come.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [usize; 2] {
+        let elements = |unit: &Unit| if let Unit::Elements { items, .. } = unit { items.len() } else { 0 };
+        [&self.deletes, &self.adds].map(|units| units.iter().map(elements).sum())
+    }
+
+    /// True when a row has failed already.
+    #[cfg(test)]
+    pub(super) fn has_failed(&self, row: usize) -> bool {
+        self.failed.contains_key(&row)
+    }
+
     fn units(&self) -> impl Iterator<Item = &Unit> {
         self.deletes.iter().chain(&self.layouts).chain(&self.adds)
     }
