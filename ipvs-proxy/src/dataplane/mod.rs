@@ -115,6 +115,8 @@ pub(crate) struct NodeAddresses {
     pub(crate) networks: BTreeSet<Prefix>,
     /// The links that the default routes leave by.
     pub(crate) uplinks: PerFamily<Option<IfName>>,
+    /// The one of each family that it connects from, where it is known.
+    pub(crate) primary: PerFamily<Option<IpAddr>>,
 }
 
 impl From<&Here> for NodeAddresses {
@@ -124,6 +126,7 @@ impl From<&Here> for NodeAddresses {
             node_ports: here.node_port_addresses.clone(),
             networks: here.networks.clone(),
             uplinks: here.uplinks.clone(),
+            primary: here.primary,
         }
     }
 }

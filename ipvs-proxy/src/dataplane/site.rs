@@ -10,7 +10,7 @@ use netstate::nft::{Row, RowKey};
 use netstate::{IpFamily, Prefix};
 
 use super::nftables::dispatch::{Dispatch, backends, chosen};
-use super::{Mode, Options, ipvs, nftables, record};
+use super::{Mode, NodeAddresses, Options, ipvs, nftables, record};
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::pods::Pods;
@@ -114,20 +114,28 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// The clients that may connect, where not everybody may. A node that may connects to an address that it has itself from that.
+    /// The clients that may connect, where not everybody may. The node may when the address may that it connects from elsewhere: where
+    /// it has the frontend's address itself, it connects from that.
     pub(super) fn allowed(&self) -> Option<Vec<Prefix>> {
         let Sources::Only(sources) = &self.frontend.sources else { return None };
         let mut allowed: Vec<Prefix> = sources.iter().filter(|net| net.family() == self.family()).copied().collect();
-        let is_node = self.options.node.own.iter().any(|addr| allowed.iter().any(|net| net.contains(*addr)));
-        let own = self.bound().into_iter().filter(|_| is_node).map(Prefix::host);
-        allowed.extend(own);
+        let NodeAddresses { own, primary, .. } = &self.options.node;
+        let may = |addr: &IpAddr| allowed.iter().any(|net| net.contains(*addr));
+        let is_node = primary.get(self.family()).as_ref().map_or_else(|| own.iter().any(may), may);
+        if let Place::Address(addr) = self.key.place {
+            allowed.extend(is_node.then(|| Prefix::host(addr)));
+        }
         Some(allowed)
     }
 
-    /// Addresses of endpoints that may be on this node.
+    /// Addresses of endpoints that may be their own clients here: those on this node, and those of other nodes that come to an address
+    /// outside the Service network and keep theirs. At a virtual address their own node leads them.
     pub(super) fn hairpins(&self) -> BTreeSet<IpAddr> {
+        let pod = &self.frontend.routes.pod;
+        let from_elsewhere = self.frontend.kind != Kind::ClusterIp && !pod.masquerade;
+        let others = pod.answer.backends().iter().filter(|_| from_elsewhere);
         let maybe_here = backends(self.frontend).filter(|backend| backend.locality != Locality::Elsewhere);
-        maybe_here.map(|backend| backend.addr).collect()
+        maybe_here.chain(others).map(|backend| backend.addr).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod model;
 mod packets;
+mod table;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -28,6 +28,8 @@ pub(crate) struct Here {
     pub(crate) networks: BTreeSet<Prefix>,
     /// The links that the default routes leave by.
     pub(crate) uplinks: PerFamily<Option<IfName>>,
+    /// The address of each family that it has elsewhere, where it is known.
+    pub(crate) primary: PerFamily<Option<IpAddr>>,
     /// Those of its addresses at which NodePorts are.
     pub(crate) node_port_addresses: BTreeSet<IpAddr>,
     /// Where load balancers ask for health: at those, or in a family that has NodePorts everywhere at every address, loopback too.
@@ -59,6 +61,7 @@ impl Here {
             addresses: BTreeSet::new(),
             networks: BTreeSet::new(),
             uplinks: PerFamily::default(),
+            primary: PerFamily::default(),
             node_port_addresses: BTreeSet::new(),
             check_addresses: BTreeSet::new(),
             pods: Pods::inside(PerFamily::from_fn(|family| Some(family.any()))),
@@ -261,7 +264,7 @@ impl Facts {
                 all: here.addresses.clone(),
                 networks: here.networks.clone(),
                 uplinks: here.uplinks.clone(),
-                primary: PerFamily::default(),
+                primary: here.primary,
             },
         }
     }
@@ -286,6 +289,7 @@ impl Facts {
             addresses: own.all,
             networks: own.networks,
             uplinks: own.uplinks,
+            primary: PerFamily::from_fn(|family| self.primary(family)),
             pods: self.pods(),
             masquerade_all: self.masquerade_all.contains(&mode),
         }

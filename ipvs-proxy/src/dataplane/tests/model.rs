@@ -113,9 +113,7 @@ impl Kernel {
                         Statement::Match(Match::Saddr(op, network)) => {
                             applies = network.contains(from) == (*op == Op::Is);
                         }
-                        Statement::Match(Match::SaddrLocal(op)) => {
-                            applies = self.own.contains(&from) == (*op == Op::Is)
-                        }
+                        Statement::Match(Match::SaddrLocal(op)) => applies = self.is_local(from) == (*op == Op::Is),
                         Statement::SetMark(change) if *change == MASQUERADE.set() => marked = true,
                         Statement::Dnat(destination) => return Fate::Led(self.chosen(to, destination), marked),
                         Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
@@ -135,14 +133,17 @@ impl Kernel {
         self.behind(from, to, marked)
     }
 
+    fn is_local(&self, addr: IpAddr) -> bool {
+        self.own.contains(&addr) || self.bound.keys().any(|key| key.addr == addr)
+    }
+
     /// What becomes of a packet that no chain has led anywhere.
     fn behind(&self, from: IpAddr, to: &VirtualServerKey, marked: bool) -> Fate {
         if self.ipvs.contains_key(&ServerKey::Virtual(*to)) {
             let reals: BTreeSet<_> = ipvs::reals_of(&self.ipvs, *to).map(|real| real.addr).collect();
             return if reals.is_empty() { Fate::Refused } else { Fate::Led(reals, marked) };
         }
-        let is_local = self.own.contains(&to.addr) || self.bound.keys().any(|key| key.addr == to.addr);
-        let chain = match (is_local, self.own.contains(&from)) {
+        let chain = match (self.is_local(to.addr), self.own.contains(&from)) {
             (true, _) => "refuse-input",
             (false, true) => "refuse-output",
             (false, false) => "refuse-forward",

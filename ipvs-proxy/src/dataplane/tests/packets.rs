@@ -18,12 +18,12 @@ use crate::plan::{Claims, plan};
 
 const LOCAL: [&str; 2] = ["172.7.21.2", "fd07:21::2"];
 const REMOTE: [&str; 2] = ["172.7.22.2", "fd07:22::2"];
-const NODE: [&str; 2] = ["10.4.7.21", "fd04:7::21"];
+pub(super) const NODE: [&str; 2] = ["10.4.7.21", "fd04:7::21"];
 /// The node's networks: its own, and others inside the Service networks.
 const NETWORKS: [&str; 4] = ["10.4.7.21/24", "fd04:7::21/64", "192.168.122.1/24", "fd09::f00/120"];
 
 /// The places of the Service of [`served`], of a family.
-fn places_of(family: IpFamily) -> [(&'static str, VirtualServerKey); 3] {
+pub(super) fn places_of(family: IpFamily) -> [(&'static str, VirtualServerKey); 3] {
     let v = usize::from(!family.is_v4());
     let at = |addr: [&str; 2], port| VirtualServerKey { protocol: Protocol::Tcp, addr: addr[v].parse().unwrap(), port };
     [
@@ -60,18 +60,26 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
         let of = |endpoint: &[&str; 2]| json!({"addresses": [endpoint[v]], "nodeName": node(&endpoint)});
         let endpoints: Vec<_> = endpoints.iter().map(of).collect();
         let labels = json!({"kubernetes.io/service-name": "web"});
-        let slice = json!({"kind": "EndpointSlice", "metadata": {"name": format!("web-{v}"), "labels": labels},
-            "addressType": (["IPv4", "IPv6"][v]), "ports": [{"port": 8080}], "endpoints": endpoints});
-        EndpointSlice::from_json(&slice).unwrap()
+        json!({"kind": "EndpointSlice", "metadata": {"name": format!("web-{v}"), "labels": labels},
+            "addressType": (["IPv4", "IPv6"][v]), "ports": [{"port": 8080}], "endpoints": endpoints})
     };
+    kernel(mode, &service, &[slice(0), slice(1)], here)
+}
+
+/// The rows of a Service with these slices on a node that is `here`.
+pub(super) fn kernel(mode: Mode, service: &Value, slices: &[Value], here: impl Fn(Here) -> Here) -> Kernel {
     let own: BTreeSet<IpAddr> = NODE.iter().map(|addr| addr.parse().unwrap()).collect();
     let pods = PerFamily::new("172.7.0.0/16".parse().ok(), "fd07::/16".parse().ok());
-    let service = Service::from_json(&service).unwrap();
-    let here = here(Here { addresses: own.clone(), ..Here::on("n1").with_pods([pods.v4.unwrap(), pods.v6.unwrap()]) });
-    let planned = plan(&service, &service.cluster_ips, &[slice(0), slice(1)], &here);
+    let service = Service::from_json(service).unwrap();
+    let slices: Vec<_> = slices.iter().map(|slice| EndpointSlice::from_json(slice).unwrap()).collect();
+    let primary = PerFamily::new(NODE[0].parse().ok(), NODE[1].parse().ok());
+    let node = Here::on("n1").with_pods([pods.v4.unwrap(), pods.v6.unwrap()]);
+    let here = here(Here { addresses: own, primary, ..node });
+    let planned = plan(&service, &service.cluster_ips, &slices, &here);
     let networks = NETWORKS.map(|network| network.parse().unwrap()).into();
     let uplinks = PerFamily::from_fn(|_| UPLINK.parse().ok());
-    let node = NodeAddresses { own: own.clone(), node_ports: own.clone(), networks, uplinks };
+    let own = here.addresses.clone();
+    let node = NodeAddresses { node_ports: own.clone(), networks, uplinks, ..NodeAddresses::from(&here) };
     let options = Options { pods: here.pods.clone(), ..options(mode) };
     let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
     kernel.nft.extend(plane.tables());
