@@ -1,6 +1,7 @@
 //! Plans of one Service: its ports that no slice has, and those without an endpoint here.
 
 mod oracle;
+mod updates;
 
 use serde_json::json;
 
