@@ -12,40 +12,25 @@ use replay::{Setting, replay};
 
 const PODS: &str = "--cluster-cidr=172.7.0.0/16,fd00:7::/32";
 
+const SETTINGS: [Setting; 5] = [
+    by(Run::Plain, &[PODS]),
+    by(Run::MasqueradeAll, &[PODS, "--masquerade-all"]),
+    by(Run::NoDetector, &[]),
+    by(Run::NodePortCidr, &[PODS, "--nodeport-addresses=10.4.7.0/24,fd00:4:7::/64"]),
+    by(Run::NodePortAll, &[PODS, "--nodeport-addresses=0.0.0.0/0,::/0"]),
+];
+
+const fn by(run: Run, flags: &'static [&'static str]) -> Setting {
+    Setting { path: "nftables", run, flags }
+}
+
 /// Cases that run beside each other: most of the time is waiting for what nobody answers.
 const LANES: usize = 4;
 
-fn every_case_is_answered_as_kube_proxy_answers_it() -> Result<()> {
-    replay(Setting { path: "nftables", run: Run::Plain, flags: &[PODS] }, LANES)
-}
-
-fn everybody_is_masqueraded_where_kube_proxy_masquerades_all() -> Result<()> {
-    replay(Setting { path: "nftables", run: Run::MasqueradeAll, flags: &[PODS, "--masquerade-all"] }, LANES)
-}
-
-fn nobody_is_known_for_a_pod_without_a_pod_network() -> Result<()> {
-    replay(Setting { path: "nftables", run: Run::NoDetector, flags: &[] }, LANES)
-}
-
-fn node_ports_are_at_the_addresses_of_a_network() -> Result<()> {
-    let flags = &[PODS, "--nodeport-addresses=10.4.7.0/24,fd00:4:7::/64"];
-    replay(Setting { path: "nftables", run: Run::NodePortCidr, flags }, LANES)
-}
-
-fn node_ports_are_at_every_address() -> Result<()> {
-    let flags = &[PODS, "--nodeport-addresses=0.0.0.0/0,::/0"];
-    replay(Setting { path: "nftables", run: Run::NodePortAll, flags }, LANES)
+fn every_case_of_every_set_up_is_answered_as_kube_proxy_answers_it() -> Result<()> {
+    replay(&SETTINGS, LANES)
 }
 
 fn main() -> ExitCode {
-    lab::harness::main(
-        &[Need::Nftables],
-        lab::tests![
-            every_case_is_answered_as_kube_proxy_answers_it,
-            everybody_is_masqueraded_where_kube_proxy_masquerades_all,
-            nobody_is_known_for_a_pod_without_a_pod_network,
-            node_ports_are_at_the_addresses_of_a_network,
-            node_ports_are_at_every_address,
-        ],
-    )
+    lab::harness::main(&[Need::Nftables], lab::tests![every_case_of_every_set_up_is_answered_as_kube_proxy_answers_it])
 }

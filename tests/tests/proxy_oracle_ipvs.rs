@@ -10,22 +10,32 @@ use lab::Need;
 use oracle::Run;
 use replay::{Setting, replay};
 
+const PODS: &str = "--cluster-cidr=172.7.0.0/16,fd00:7::/32";
+/// By default kube-proxy's mode ipvs has node ports at every address; the recorded runs were in mode nftables.
+const PRIMARY: &str = "--nodeport-addresses=primary";
+
+const SETTINGS: [Setting; 5] = [
+    by(Run::Plain, &[PODS, PRIMARY]),
+    by(Run::MasqueradeAll, &[PODS, PRIMARY, "--masquerade-all"]),
+    by(Run::NoDetector, &[PRIMARY]),
+    by(Run::NodePortCidr, &[PODS, "--nodeport-addresses=10.4.7.0/24,fd00:4:7::/64"]),
+    by(Run::NodePortAll, &[PODS, "--nodeport-addresses=0.0.0.0/0,::/0"]),
+];
+
+const fn by(run: Run, flags: &'static [&'static str]) -> Setting {
+    Setting { path: "ipvs", run, flags }
+}
+
 /// Cases that run beside each other on the one processor of the lab kernel.
 const LANES: usize = 3;
 
-fn every_case_is_answered_as_kube_proxy_answers_it() -> Result<()> {
-    // By default kube-proxy's mode ipvs has node ports at every address; the recorded runs were in mode nftables.
-    let flags = &["--cluster-cidr=172.7.0.0/16,fd00:7::/32", "--nodeport-addresses=primary"];
-    replay(Setting { path: "ipvs", run: Run::Plain, flags }, LANES)
-}
-
-fn nobody_is_known_for_a_pod_without_a_pod_network() -> Result<()> {
-    replay(Setting { path: "ipvs", run: Run::NoDetector, flags: &["--nodeport-addresses=primary"] }, LANES)
+fn every_case_of_every_set_up_is_answered_as_kube_proxy_answers_it() -> Result<()> {
+    replay(&SETTINGS, LANES)
 }
 
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
-        lab::tests![every_case_is_answered_as_kube_proxy_answers_it, nobody_is_known_for_a_pod_without_a_pod_network],
+        lab::tests![every_case_of_every_set_up_is_answered_as_kube_proxy_answers_it],
     )
 }

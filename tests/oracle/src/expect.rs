@@ -5,10 +5,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use netstate::{IpFamily, Protocol};
-use serde::de::Error;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::script::Script;
 use crate::twin;
 
 #[derive(Deserialize)]
@@ -18,6 +19,7 @@ pub(crate) struct Case {
     _name: String,
     #[serde(rename = "what")]
     _what: String,
+    #[serde(deserialize_with = "of_nftables")]
     pub(crate) runs: Vec<Run>,
     pub(crate) steps: Vec<Step>,
 }
@@ -29,38 +31,17 @@ pub(crate) struct Step {
     pub(crate) name: String,
     #[serde(rename = "note", default)]
     _note: String,
+    /// The size of kube-proxy's rules.
+    #[serde(rename = "ruleset", default)]
+    _ruleset: Value,
     #[serde(default = "yes")]
     pub(crate) determined: bool,
     pub(crate) api_refused: Option<String>,
-    /// What clients saw over time.
+    /// What clients saw while something was done.
     #[serde(default)]
-    script: Value,
+    pub(crate) script: Script,
+    #[serde(default)]
     pub(crate) probes: Vec<Probe>,
-}
-
-/// Many connections of each client to one address of a Service that keeps clients with their endpoint.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Kept {
-    /// What kind of address it is: `clusterIP`, `nodePort`, `externalIP`.
-    pub dest: String,
-    /// 4 or 6.
-    #[serde(default = "four")]
-    pub family: u8,
-    /// Which endpoints answered each client, and how often.
-    pub endpoints: BTreeMap<String, BTreeMap<String, usize>>,
-}
-
-const fn four() -> u8 {
-    4
-}
-
-impl Step {
-    /// The rows of a script that are of this kind; other scripts have none.
-    pub(crate) fn kept(&self) -> Vec<Kept> {
-        let rows = self.script.pointer("/rows").or_else(|| self.script.get("nftables")?.get("rows"));
-        let rows = rows.and_then(Value::as_array).cloned().unwrap_or_default();
-        rows.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect()
-    }
 }
 
 const fn yes() -> bool {
@@ -99,6 +80,14 @@ impl Run {
     }
 }
 
+/// The runs of kube-proxy's mode nftables; a case may have been recorded in mode iptables as well.
+fn of_nftables<'de, D: Deserializer<'de>>(reader: D) -> Result<Vec<Run>, D::Error> {
+    let mut names: Vec<String> = Vec::deserialize(reader)?;
+    names.retain(|name| name != "iptables");
+    let run = |name: String| serde_json::from_value(Value::String(name)).map_err(D::Error::custom);
+    names.into_iter().map(run).collect()
+}
+
 /// What one client tried, and what came of it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Probe {
@@ -127,6 +116,15 @@ fn other<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Seen>, D::Error>
     }
 }
 
+/// A list of words, or words with counts.
+fn words<'de, D: Deserializer<'de>, T: Ord + DeserializeOwned>(reader: D) -> Result<BTreeSet<T>, D::Error> {
+    let words = match Value::deserialize(reader)? {
+        Value::Object(counts) => counts.into_iter().map(|(word, _)| Value::String(word)).collect(),
+        other => other,
+    };
+    serde_json::from_value(words).map_err(D::Error::custom)
+}
+
 /// What a client saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -136,8 +134,10 @@ pub struct Seen {
     /// Who refused.
     pub by: Option<Refusal>,
     /// Who answered.
+    #[serde(deserialize_with = "words")]
     pub endpoints: BTreeSet<String>,
     /// Whose address the endpoints saw.
+    #[serde(deserialize_with = "words")]
     pub source: BTreeSet<Source>,
     /// Ports of endpoints that were not 8080, by their names.
     pub other_ports: Value,
@@ -163,20 +163,25 @@ pub enum Outcome {
     Timeout,
     /// They could not be sent.
     Error,
+    /// Not all met the same.
+    Mixed,
 }
 
 /// Who refused a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub enum Refusal {
     /// A rule: port unreachable.
-    #[serde(rename = "icmp port unreachable")]
+    #[serde(rename = "icmp port unreachable", alias = "icmp 3/3")]
     Rule,
     /// The host itself: nobody listens.
-    #[serde(rename = "tcp reset")]
+    #[serde(rename = "tcp reset", alias = "rst")]
     Host,
     /// The sender's own output hook.
     #[serde(rename = "EPERM")]
     Output,
+    /// Something that none of the recorded cases had.
+    #[serde(other)]
+    Other,
 }
 
 /// Whose address an endpoint saw.
@@ -189,9 +194,18 @@ pub enum Source {
     N1Bridge,
     /// One of n1's other addresses: masqueraded, or n1 itself was the client.
     N1Eth0,
+    /// Something that none of the recorded cases had.
+    #[serde(other)]
+    Other,
 }
 
 impl Probe {
+    /// The same at this address of IPv4, such as `10.96.7.1:80/tcp`.
+    #[must_use]
+    pub fn at(self, addr: String) -> Self {
+        Self { addr, ..self }
+    }
+
     /// Where it was tried; `None` of a ping or a question to the health server. A NodePort of the twin is 1000 higher.
     ///
     /// # Panics

@@ -13,7 +13,11 @@
 //! | the client `outside` | 10.4.7.200 |
 //! | Pod network, Service network, external addresses | 172.7.0.0/16, 10.96.0.0/16, 203.0.113.0/24 |
 //!
-//! Invariant: a value that the files have and the loader does not know (an outcome, a run, a source) is an error and never read over.
+//! Further cases of the same making, in the form in which they were recorded or in the shorter one of those here, are read from the
+//! folder that the variable `NETD_ORACLE` names.
+//!
+//! Invariant: a value that the files have and the loader does not know (an outcome, a run) is an error, or equal to nothing that a client
+//! can see (a source, who refused), and never read over.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,16 +27,18 @@
 )]
 
 mod expect;
+pub mod script;
 pub mod twin;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
+use std::{env, fs};
 
 use cluster::manifest::{self, Form, Kind};
 use serde_json::{Value, json};
 
-pub use expect::{Kept, Outcome, Probe, Refusal, Run, Seen, Source};
+pub use expect::{Outcome, Probe, Refusal, Run, Seen, Source};
+pub use script::Script;
 
 /// A recorded case.
 #[derive(Debug, Clone)]
@@ -62,8 +68,8 @@ pub struct Step {
     pub put: Vec<Object>,
     /// What was tried.
     pub probes: Vec<Probe>,
-    /// What was tried one after another, where clients keep their endpoint.
-    pub kept: Vec<Kept>,
+    /// What was done and tried afterwards, beyond the objects of the step.
+    pub script: Script,
 }
 
 /// An object of a case.
@@ -80,16 +86,27 @@ const KINDS: [Kind; 2] = [
     Kind { group: "discovery.k8s.io", versions: &["v1"], name: "EndpointSlice", namespaced: true },
 ];
 
+/// Names a folder with further cases.
+const FURTHER: &str = "NETD_ORACLE";
+
 /// All cases in the order of their numbers.
 ///
 /// # Panics
 /// When a file is not as described.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
-    let mut folders: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
-    folders.sort();
-    folders.iter().map(|folder| case(folder)).collect()
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut cases = read(&own);
+    if let Some(further) = env::var_os(FURTHER) {
+        cases.append(&mut read(Path::new(&further)));
+    }
+    cases.sort_by(|one, other| one.name.cmp(&other.name));
+    cases
+}
+
+fn read(root: &Path) -> Vec<Case> {
+    let folders = fs::read_dir(root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+    folders.map(|entry| case(&entry.unwrap().path())).collect()
 }
 
 fn case(folder: &Path) -> Case {
@@ -114,7 +131,7 @@ fn case(folder: &Path) -> Case {
             name: step.name.clone(),
             determined: step.determined,
             accepted: step.api_refused.is_none(),
-            kept: step.kept(),
+            script: step.script,
             probes: step.probes,
         }
     });
@@ -149,9 +166,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_case_is_read_as_it_was_recorded() {
+        let text = r#"{"case": "a", "what": "b", "runs": ["nftables", "iptables"], "steps": [{"step": "all", "ruleset": {"nftables": {"bytes": 1}},
+            "probes": [{"client": "pod-n1", "dest": "clusterIP", "addr": "10.96.7.1:80/tcp", "n": 40, "outcome": "answered",
+                "endpoints": {"p11": 14, "p21": 26}, "source": {"n1-bridge": 14, "n1-eth0": 26}, "ipv6": "same",
+                "differs": {"iptables": {"n": 12, "outcome": "refused", "by": "icmp 3/13", "fail_ms": [0, 1]}}}]}]}"#;
+        let case: expect::Case = serde_json::from_str(text).unwrap();
+        assert_eq!(case.runs, [Run::Plain]);
+        let seen = case.steps[0].probes[0].seen(Run::Plain, netstate::IpFamily::V6);
+        assert_eq!(seen.endpoints, ["p11", "p21"].map(str::to_owned).into());
+        assert_eq!(seen.source, [Source::N1Bridge, Source::N1Eth0].into());
+    }
+
+    #[test]
     fn every_case_is_read_whole() {
         let cases = cases();
         let probes = cases.iter().flat_map(|case| &case.steps).flat_map(|step| &step.probes);
-        assert_eq!((cases.len(), probes.count()), (53, 832));
+        assert!((cases.len(), probes.count()) >= (53, 832));
+        let scripts = cases.iter().flat_map(|case| &case.steps).filter(|step| !matches!(step.script, Script::None));
+        assert!(scripts.clone().count() >= 8);
+        assert_eq!(scripts.filter(|step| matches!(step.script, Script::Unknown(_))).count(), 0);
     }
 }

@@ -78,6 +78,9 @@ fn text_of(text: &str) -> String {
     }
     let (addr, len) = text.trim().split_once('/').map_or((text.trim(), None), |(addr, len)| (addr, Some(len)));
     let Ok(v4) = addr.parse::<Ipv4Addr>() else { return text.to_owned() };
+    if len == Some("0") {
+        return text.replace(text.trim(), "::/0");
+    }
     let twin = address(v4.into()).to_string();
     let len = match len {
         None => return twin,

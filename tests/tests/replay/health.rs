@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::eventually;
-use oracle::{Probe, Run, Seen};
+use netstate::IpFamily;
+use oracle::{Probe, Run, Seen, twin};
 use serde_json::Value;
 
 use super::machines::Machines;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Asks as the probe did until the answer is the same, and says what differs in the end: listeners and what they say follow the tables.
-pub(crate) fn compare(machines: &Machines, probe: &Probe, run: Run) -> Result<Option<String>> {
+/// The daemon's own health server, which is the same for all families.
+const OWN: u16 = 10256;
+
+/// Asks as the probe did, in one family, until the answer is the same, and says what differs in the end: listeners and what they say follow
+/// the tables.
+pub(crate) fn compare(machines: &Machines, probe: &Probe, run: Run, family: IpFamily) -> Result<Option<String>> {
     let mut last = None;
-    let same = eventually(LIMIT, || match compare_once(machines, probe, run) {
+    let same = eventually(LIMIT, || match compare_once(machines, probe, run, family) {
         Ok(None) => Ok(()),
         Ok(Some(text)) => {
             last = Some(text.clone());
@@ -31,17 +36,30 @@ pub(crate) fn compare(machines: &Machines, probe: &Probe, run: Run) -> Result<Op
     }
 }
 
-fn compare_once(machines: &Machines, probe: &Probe, run: Run) -> Result<Option<String>> {
+/// The twin of a Service has another name and a port that is 1000 higher.
+fn compare_once(machines: &Machines, probe: &Probe, run: Run, family: IpFamily) -> Result<Option<String>> {
     let url = probe.http.as_deref().unwrap_or_default();
-    let theirs = probe.seen(run, netstate::IpFamily::V4);
     let rest = url.strip_prefix("http://").context("no URL of HTTP")?;
     let (host, path) = rest.split_once('/').context("no path")?;
-    let server: SocketAddr = host.parse()?;
+    let mut server: SocketAddr = host.parse()?;
+    let mut theirs = probe.seen(run, IpFamily::V4).clone();
+    if !family.is_v4() && server.port() != OWN {
+        server = SocketAddr::new(twin::address(server.ip()), server.port() + 1000);
+        if let Some(name) = theirs.body.pointer_mut("/service/name") {
+            *name = Value::String(format!("{}{}", name.as_str().unwrap_or_default(), twin::SUFFIX));
+            let longer = |length: &String| {
+                length
+                    .parse::<usize>()
+                    .map_or_else(|_| length.clone(), |length| (length + twin::SUFFIX.len()).to_string())
+            };
+            theirs.headers.entry("Content-Length".to_owned()).and_modify(|length| *length = longer(length));
+        }
+    }
     let ours = machines.at(&probe.client, || get(server, path))?;
     Ok(match (ours, &theirs.error) {
         (Err(error), Some(_)) if format!("{error:#}").contains("refused") => None,
         (Err(error), _) => Some(format!("kube-proxy: {:?} {:?}; ours: {error:#}", theirs.status, theirs.error)),
-        (Ok(text), None) => difference(&text, theirs),
+        (Ok(text), None) => difference(&text, &theirs),
         (Ok(text), Some(error)) => Some(format!("kube-proxy: {error}; ours: {text}")),
     })
 }
