@@ -11,8 +11,8 @@ use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
 use proxy::affinity::{clients_move_with_their_endpoint_only, sticky};
 use proxy::{
-    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, filter, flow_moves_on, node, servers,
-    spread,
+    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, filter, flow_moves_on, node, sctp,
+    servers, spread,
 };
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
@@ -218,6 +218,10 @@ fn pods_of_ipv6_are_known_by_their_interface() -> Result<()> {
     families::pods_of_ipv6_are_known_by_their_interface("ipvs")
 }
 
+fn both_ends_of_an_association_find_each_other() -> Result<()> {
+    sctp::both_ends_of_an_association_find_each_other("ipvs")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -245,6 +249,7 @@ fn main() -> ExitCode {
             a_connection_that_is_open_when_its_service_goes_is_reset,
             packets_of_no_connection_are_dropped_unless_tracking_is_liberal,
             what_listens_at_loopback_is_not_reached_from_elsewhere,
+            both_ends_of_an_association_find_each_other,
         ],
     )
 }

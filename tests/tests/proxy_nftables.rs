@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Place, Process, echo, eventually};
 use proxy::exposed::start;
-use proxy::{DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, exposed, families, flow_moves_on, node, slice, spread};
+use proxy::{
+    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, exposed, families, flow_moves_on, node, sctp, slice, spread,
+};
 
 fn proxy(nodes: &Nodes) -> Result<Process> {
     exposed::proxy(nodes, "nftables")
@@ -274,6 +276,10 @@ fn pods_of_ipv6_are_known_by_their_interface() -> Result<()> {
     families::pods_of_ipv6_are_known_by_their_interface("nftables")
 }
 
+fn both_ends_of_an_association_find_each_other() -> Result<()> {
+    sctp::both_ends_of_an_association_find_each_other("nftables")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
@@ -297,6 +303,7 @@ fn main() -> ExitCode {
             what_nobody_serves_is_refused_at_once,
             a_node_object_says_zone_pods_and_primary_address,
             load_balancers_are_sent_elsewhere_while_the_node_leaves,
+            both_ends_of_an_association_find_each_other,
         ],
     )
 }

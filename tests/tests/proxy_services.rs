@@ -3,13 +3,14 @@
 
 mod proxy;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Need, Process, echo, eventually};
-use proxy::{Nodes, SERVICES, SOON};
+use proxy::{Nodes, SERVICES, SOON, ask, client};
 
 /// How long a client waits that expects no answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -169,6 +170,61 @@ fn others_stay_up_while_a_service_goes() -> Result<()> {
     })
 }
 
+/// Everybody who answers a Pod over many connections.
+fn answers(nodes: &Nodes, to: &str) -> Result<BTreeSet<String>> {
+    let (pod, server) = (nodes.pod("172.7.21.2")?, to.parse()?);
+    // Of two endpoints one is left out of 30 connections once in 500 million times.
+    (0..30).map(|_| Ok(echo::ask_tcp(pod, server, SOON)?.name)).collect()
+}
+
+fn clients_keep_their_endpoint_from_when_a_service_asks_for_it_until_it_does_not() -> Result<()> {
+    by_both(|nodes| {
+        for (affinity, endpoints) in [("None", 2), ("ClientIP", 1), ("None", 2)] {
+            nodes.publish("web.yaml", &web("", &format!("{NODE_PORT}, sessionAffinity: {affinity}")))?;
+            for to in [ADDR, NODE] {
+                eventually(SOON, || {
+                    let found = answers(nodes, to)?;
+                    ensure!(found.len() == endpoints, "{affinity} at {to}: {found:?}");
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// kube-proxy's own test has another endpoint on another node all the time, which must get nothing.
+fn a_flow_with_the_policy_local_goes_on_with_the_endpoint_that_is_made_again_here() -> Result<()> {
+    by_both(|nodes| {
+        let dns = |here: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: dns}}\nspec: {{clusterIP: 192.168.0.53, \
+                 internalTrafficPolicy: Local, ports: [{{name: dns, port: 53, protocol: UDP}}]}}\n---\n\
+                 apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+                 metadata: {{name: dns-1, labels: {{kubernetes.io/service-name: dns}}}}\n\
+                 ports: [{{name: dns, port: 80, protocol: UDP}}]\n\
+                 endpoints:\n- {{addresses: [172.7.22.2], nodeName: hdss7-22.host.com}}\n{here}"
+            )
+        };
+        let on_this_node = |addr: &str| dns(&format!("- {{addresses: [{addr}], nodeName: hdss7-21.host.com}}\n"));
+        nodes.publish("dns.yaml", &on_this_node("172.7.21.3"))?;
+        let socket = client(nodes.pod("172.7.21.2")?)?;
+        let ask_until = |expected: Option<&str>| {
+            eventually(SOON, || {
+                let name = ask(&socket).ok();
+                ensure!(name.as_deref() != Some("172.7.22.2"), "the endpoint of another node has answered");
+                ensure!(name.as_deref() == expected, "{name:?}");
+                Ok(())
+            })
+        };
+        ask_until(Some("172.7.21.3"))?;
+        nodes.publish("dns.yaml", &dns(""))?;
+        ask_until(None)?;
+        nodes.publish("dns.yaml", &on_this_node("172.7.21.3"))?;
+        ask_until(Some("172.7.21.3"))
+    })
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -179,6 +235,8 @@ fn main() -> ExitCode {
             a_service_that_is_made_again_has_its_new_address_only,
             labels_that_leave_a_service_to_others_are_followed,
             others_stay_up_while_a_service_goes,
+            clients_keep_their_endpoint_from_when_a_service_asks_for_it_until_it_does_not,
+            a_flow_with_the_policy_local_goes_on_with_the_endpoint_that_is_made_again_here,
         ],
     )
 }

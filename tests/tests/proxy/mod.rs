@@ -9,6 +9,7 @@ pub(crate) mod exposed;
 pub(crate) mod families;
 pub(crate) mod filter;
 pub(crate) mod node;
+pub(crate) mod sctp;
 
 pub(crate) mod affinity;
 
