@@ -1,5 +1,5 @@
-//! SPECIFICATION.md held against the tests that there are: every promise names one, or a part of the benchmark; and so is
-//! the list of flannel's tests.
+//! SPECIFICATION.md held against the tests that there are: every promise names one, or a part of the benchmark; and so are
+//! the lists of flannel's and kube-proxy's tests.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
@@ -54,12 +54,21 @@ fn every_promise_is_shown_by_a_test_or_a_benchmark() -> Result<()> {
 }
 
 fn every_counterpart_of_a_test_of_flannel_exists() -> Result<()> {
-    let page = fs::read_to_string(root().join("docs/flannel-tests.md")).context("docs/flannel-tests.md")?;
+    ensure_counterparts("docs/flannel-tests.md", 60)
+}
+
+fn every_counterpart_of_a_test_of_kube_proxy_exists() -> Result<()> {
+    ensure_counterparts("docs/kube-proxy-tests.md", 100)
+}
+
+/// Every test that a page names in place of another program's exists, and more than `least` are named.
+fn ensure_counterparts(path: &str, least: usize) -> Result<()> {
+    let page = fs::read_to_string(root().join(path)).with_context(|| path.to_owned())?;
     let rows = page.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| here |"));
     let (mut named, mut wrong) = (0, Vec::new());
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
-        ensure!(cells.len() == 2, "{row:?} is not `flannel | here`");
+        ensure!(cells.len() == 2, "{row:?} is not `theirs | here`");
         for name in cells[1].split('`').skip(1).step_by(2) {
             let known = match name.split_once(' ') {
                 Some(("make", part)) => ["bench", "demo"].contains(&part),
@@ -71,15 +80,35 @@ fn every_counterpart_of_a_test_of_flannel_exists() -> Result<()> {
                 wrong.push(format!("{}: {name} does not exist", cells[0]));
             }
         }
+        for number in recorded(cells[1]).into_iter().filter(|number| !has_case(number)) {
+            wrong.push(format!("{}: there is no case {number}", cells[0]));
+        }
     }
-    ensure!(named > 60, "only {named} tests were read");
+    ensure!(named > least, "only {named} tests were read");
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+/// The numbers of recorded cases that a text names: `case 11`, `cases 10, 11`.
+fn recorded(text: &str) -> Vec<&str> {
+    let lists = text.split("case ").skip(1).chain(text.split("cases ").skip(1));
+    let is_of_list = |c: char| c.is_ascii_digit() || c == ',' || c == ' ';
+    let ends = lists.map(|list| list.find(|c| !is_of_list(c)).map_or(list, |end| &list[..end]));
+    ends.flat_map(|list| list.split([',', ' '])).filter(|number| !number.is_empty()).collect()
+}
+
+fn has_case(number: &str) -> bool {
+    let mut folders = fs::read_dir(root().join("tests/oracle/cases")).into_iter().flatten().flatten();
+    folders.any(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{number}-")))
 }
 
 fn main() -> ExitCode {
     lab::harness::main(
         &[],
-        lab::tests![every_promise_is_shown_by_a_test_or_a_benchmark, every_counterpart_of_a_test_of_flannel_exists],
+        lab::tests![
+            every_promise_is_shown_by_a_test_or_a_benchmark,
+            every_counterpart_of_a_test_of_flannel_exists,
+            every_counterpart_of_a_test_of_kube_proxy_exists,
+        ],
     )
 }
