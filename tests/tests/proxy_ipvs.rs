@@ -6,6 +6,7 @@ mod proxy;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
@@ -223,33 +224,32 @@ fn both_ends_of_an_association_find_each_other() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    lab::harness::main(
-        &[Need::IpVs, Need::Nftables, Need::Dummy],
-        lab::tests![
-            connections_spread_evenly_and_only_pods_keep_their_source,
-            no_packet_leaves_with_the_masquerade_mark,
-            a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
-            a_flow_that_began_before_its_service_reaches_it_at_last,
-            clients_of_an_endpoint_that_leaves_move_and_no_others,
-            a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
-            a_service_without_endpoints_refuses_at_once,
-            a_service_of_sctp_has_a_virtual_server_at_each_of_its_places,
-            both_families_of_a_service_are_served,
-            ipv6_alone_is_served,
-            a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
-            clients_over_ipv6_stay_with_their_endpoint_until_it_goes,
-            pods_of_ipv6_are_known_by_their_interface,
-            every_class_of_clients_is_led_by_the_policy,
-            every_class_is_led_where_pods_are_known_by_their_interface,
-            the_policy_local_without_an_endpoint_here_is_silent,
-            source_ranges_let_only_listed_clients_in,
-            what_nobody_serves_is_refused_at_once,
-            a_node_object_says_zone_pods_and_primary_address,
-            an_address_that_no_service_has_is_silent_unless_a_network_here_has_it,
-            a_connection_that_is_open_when_its_service_goes_is_reset,
-            packets_of_no_connection_are_dropped_unless_tracking_is_liberal,
-            what_listens_at_loopback_is_not_reached_from_elsewhere,
-            both_ends_of_an_association_find_each_other,
-        ],
-    )
+    // Beside other work on the machine they have taken more than the ten minutes that there are by default.
+    let suite = lab::harness::Suite::new(&[Need::IpVs, Need::Nftables, Need::Dummy]).limit(Duration::from_secs(1800));
+    suite.run(lab::tests![
+        connections_spread_evenly_and_only_pods_keep_their_source,
+        no_packet_leaves_with_the_masquerade_mark,
+        a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
+        a_flow_that_began_before_its_service_reaches_it_at_last,
+        clients_of_an_endpoint_that_leaves_move_and_no_others,
+        a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
+        a_service_without_endpoints_refuses_at_once,
+        a_service_of_sctp_has_a_virtual_server_at_each_of_its_places,
+        both_families_of_a_service_are_served,
+        ipv6_alone_is_served,
+        a_flow_over_ipv6_moves_on_when_its_endpoint_goes,
+        clients_over_ipv6_stay_with_their_endpoint_until_it_goes,
+        pods_of_ipv6_are_known_by_their_interface,
+        every_class_of_clients_is_led_by_the_policy,
+        every_class_is_led_where_pods_are_known_by_their_interface,
+        the_policy_local_without_an_endpoint_here_is_silent,
+        source_ranges_let_only_listed_clients_in,
+        what_nobody_serves_is_refused_at_once,
+        a_node_object_says_zone_pods_and_primary_address,
+        an_address_that_no_service_has_is_silent_unless_a_network_here_has_it,
+        a_connection_that_is_open_when_its_service_goes_is_reset,
+        packets_of_no_connection_are_dropped_unless_tracking_is_liberal,
+        what_listens_at_loopback_is_not_reached_from_elsewhere,
+        both_ends_of_an_association_find_each_other,
+    ])
 }
