@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Need, Place, Process, echo, eventually};
-use proxy::{Kept, Nodes, SOON, WEB, WEB_SERVICE, ask, client, dns, families, servers, slice};
+use proxy::{Kept, Nodes, SOON, WEB, WEB_SERVICE, ask, client, configured, dns, families, servers, slice};
 
 const IPVS: &str = "--proxy-mode=ipvs";
 const NFTABLES: &str = "--proxy-mode=nftables";
@@ -51,8 +51,47 @@ fn await_path(nodes: &Nodes, mode: &str) -> Result<()> {
     })
 }
 
+/// The mode that a flag says.
+fn name(flag: &str) -> &str {
+    flag.trim_start_matches("--proxy-mode=")
+}
+
+/// How the mode is changed.
+#[derive(Clone, Copy)]
+enum Change {
+    /// The program is killed and started in the other mode.
+    Start,
+    /// The file says the other mode.
+    File,
+}
+
+impl Change {
+    /// The program, ready in the first mode.
+    fn begin(self, nodes: &Nodes) -> Result<Process> {
+        let proxy = match self {
+            Self::Start => nodes.proxy_with(&[IPVS])?,
+            Self::File => configured::start(nodes, name(IPVS))?,
+        };
+        await_path(nodes, IPVS)?;
+        Ok(proxy)
+    }
+
+    fn to(self, nodes: &Nodes, mode: &str, proxy: Process) -> Result<Process> {
+        match self {
+            Self::Start => {
+                proxy.kill()?;
+                nodes.proxy_with(&[mode])
+            }
+            Self::File => {
+                configured::write_mode(nodes, name(mode))?;
+                Ok(proxy)
+            }
+        }
+    }
+}
+
 /// Changes the mode again and again; streams and a flow that were opened in each go on.
-fn change_again_and_again(nodes: &Nodes, mut proxy: Process) -> Result<Process> {
+fn change_again_and_again(nodes: &Nodes, change: Change, mut proxy: Process) -> Result<Process> {
     let flow = client(nodes.pod("172.7.21.2")?)?;
     let answering = ask(&flow)?;
     let mut streams = Vec::new();
@@ -64,8 +103,7 @@ fn change_again_and_again(nodes: &Nodes, mut proxy: Process) -> Result<Process> 
         for (stream, name) in streams.iter_mut().filter(|(_, name)| name.is_empty()) {
             *name = stream.ask()?;
         }
-        proxy.kill()?;
-        proxy = nodes.proxy_with(&[mode])?;
+        proxy = change.to(nodes, mode, proxy)?;
         await_path(nodes, mode)?;
         for (index, (stream, name)) in streams.iter_mut().enumerate() {
             let answered = stream.ask().with_context(|| format!("stream {index} with {mode}"))?;
@@ -77,9 +115,17 @@ fn change_again_and_again(nodes: &Nodes, mut proxy: Process) -> Result<Process> 
 }
 
 fn no_connection_fails_while_the_data_path_changes_to_and_fro() -> Result<()> {
+    no_connection_fails_while_it_changes(Change::Start)
+}
+
+fn no_connection_fails_while_the_file_changes_the_data_path_to_and_fro() -> Result<()> {
+    no_connection_fails_while_it_changes(Change::File)
+}
+
+fn no_connection_fails_while_it_changes(change: Change) -> Result<()> {
     let nodes = start()?;
-    let proxy = nodes.proxy_with(&[IPVS])?;
-    await_path(&nodes, IPVS)?;
+    let proxy = change.begin(&nodes)?;
+    let begun = proxy.pid();
     let stop = AtomicBool::new(false);
     let connected = std::thread::scope(|scope| -> Result<Vec<usize>> {
         let clients = [
@@ -87,10 +133,11 @@ fn no_connection_fails_while_the_data_path_changes_to_and_fro() -> Result<()> {
             scope.spawn(|| connect(nodes.node()?, WEB, &stop)),
             scope.spawn(|| connect(nodes.pod("172.7.21.2")?, WEB, &stop)),
         ];
-        let changed = change_again_and_again(&nodes, proxy);
+        let changed = change_again_and_again(&nodes, change, proxy);
         stop.store(true, Ordering::Relaxed);
         let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
-        drop(changed?);
+        let (same, proxy) = (matches!(change, Change::File), changed?);
+        ensure!((proxy.pid() == begun) == same && proxy.is_running(), "{begun} and {}", proxy.pid());
         connected
     })?;
     ensure!(connected.iter().all(|count| *count >= 10), "{connected:?}");
@@ -253,6 +300,7 @@ fn main() -> ExitCode {
         lab::tests![
             no_connection_fails_while_the_data_path_changes_to_and_fro,
             no_connection_over_ipv6_fails_while_the_data_path_changes,
+            no_connection_fails_while_the_file_changes_the_data_path_to_and_fro,
             what_ipvs_had_goes_with_its_last_connection,
             what_a_stopped_kube_proxy_has_left_goes_on_request_and_its_connections_go_on,
         ],

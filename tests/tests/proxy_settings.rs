@@ -83,13 +83,51 @@ fn a_file_configures_kube_proxys_namesake_and_is_followed() -> Result<()> {
         Ok(())
     })?;
     ensure!(timeouts(node)?.starts_with("1200 "), "what was in force stays");
-    configure(node, &example(&[("172.7.0.0/16", "172.6.0.0/15")])?)?;
-    proxy.wait_for_line("clusterCIDR", SOON)?;
+    in_force_without_a_new_start(&nodes)?;
+    configure(node, &example(&[("mode: ipvs", "mode: ipvs\nlogging: {format: json}")])?)?;
+    proxy.wait_for_line("takes a new start of this program (logging.format: ", SOON)?;
     let ended = proxy.wait(SOON)?;
     ensure!(!ended.success(), "a service manager starts it again: {ended:?}");
     let servers = node.run(&["ipvsadm", "-Sn"])?.stdout;
-    ensure!(servers.contains("-A -t 192.168.0.10:80 -s wlc"), "the data path stays: {servers}");
+    ensure!(servers.contains("-A -t 192.168.0.10:80 -s sh"), "the data path stays: {servers}");
     Ok(())
+}
+
+/// Changes what rows, parameters and listeners depend on, and then to what this kernel has not.
+fn in_force_without_a_new_start(nodes: &Nodes) -> Result<()> {
+    let node = nodes.node()?;
+    let changed = [
+        ("scheduler: rr", "scheduler: sh\n  strictARP: true"),
+        ("172.7.0.0/16", "172.6.0.0/15"),
+        ("127.0.0.1:10249", "127.0.0.1:10259"),
+        ("tcpEstablishedTimeout: 24h", "tcpEstablishedTimeout: 23h"),
+    ];
+    configure(node, &example(&changed)?)?;
+    let mode = |port| node.run(&["curl", "-s", "--max-time", "5", &format!("http://127.0.0.1:{port}/proxyMode")]);
+    let in_force = || -> Result<()> {
+        let servers = node.run(&["ipvsadm", "-Sn"])?.stdout;
+        ensure!(servers.contains("-A -t 192.168.0.10:80 -s sh"), "{servers}");
+        let table = node.run(&["nft", "list", "table", "ip", "ipvs-proxy"])?.stdout;
+        ensure!(table.contains("172.6.0.0/15") && !table.contains("172.7.0.0/16"), "{table}");
+        ensure!(parameter(node, "net.netfilter.nf_conntrack_tcp_timeout_established")? == "82800");
+        ensure!(parameter(node, "net.ipv4.conf.all.arp_ignore")? == "1");
+        ensure!(mode(10259)?.stdout == "ipvs" && mode(10249).is_err(), "the listener has moved");
+        Ok(())
+    };
+    eventually(SOON, in_force)?;
+    configure(node, &example(&[("scheduler: rr", "scheduler: nobodys")])?)?;
+    eventually(SOON, || {
+        let advice = nodes.status()?["advice"].to_string();
+        ensure!(advice.contains("ipvs.scheduler") && advice.contains("stays in force"), "{advice}");
+        Ok(())
+    })?;
+    in_force()?;
+    configure(node, &example(&changed)?)?;
+    eventually(SOON, || {
+        let advice = nodes.status()?["advice"].to_string();
+        ensure!(!advice.contains("stays in force"), "{advice}");
+        Ok(())
+    })
 }
 
 fn init_only_prepares_the_host_and_ends() -> Result<()> {

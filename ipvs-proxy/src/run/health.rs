@@ -97,7 +97,7 @@ mod tests {
         let updated = BTreeMap::from([("IPv4", time(389_460_937)), ("IPv6", time(419_991_798))]);
         let health = |ineligible| Health {
             ready: true,
-            vitals: Vitals { ineligible, updated: updated.clone() },
+            vitals: Vitals { ineligible, updated: updated.clone(), ..Vitals::default() },
             ..Health::default()
         };
         let found = page(Probe::Health, &health(false));

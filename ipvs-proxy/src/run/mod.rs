@@ -20,6 +20,7 @@ mod prepare;
 pub(crate) mod proxy;
 mod reload;
 mod routed;
+mod running;
 mod spared;
 pub(crate) mod status;
 pub(crate) mod tables;
@@ -32,7 +33,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use daemon::log::Log;
-use daemon::monitors::{Interests, Meaning, Monitors, NFTABLES, RTNETLINK};
+use daemon::monitors::{Interests, NFTABLES, RTNETLINK};
 use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
 use kernel::KernelError;
@@ -48,8 +49,9 @@ use self::own_addresses::Following;
 use self::path::Opened;
 use self::proxy::Proxy;
 use self::reload::Reload;
+use self::running::Running;
 use self::status::ProxyStatus;
-use self::tables::{Tables, Touched};
+use self::tables::Tables;
 use self::worker::{Order, ProxyWork};
 use crate::command::args::Invocation;
 use crate::command::config::Config;
@@ -71,20 +73,17 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SOURCES: &str = "sources";
 const TABLES: &str = "tables";
 
-/// The program on either data path.
-pub(crate) const IPVS: Program = program(&[("/proxyMode", "ipvs")]);
-pub(crate) const NFT: Program = program(&[("/proxyMode", "nftables")]);
+/// What this program is to the frame that it runs in.
+const PROGRAM: Program = Program {
+    name: NAME,
+    version: VERSION,
+    gates: &[SOURCES, RTNETLINK, NFTABLES, TABLES],
+    render: commands::text,
+    health: health::page,
+};
 
-const fn program(others: &'static [(&'static str, &'static str)]) -> Program {
-    Program {
-        name: NAME,
-        version: VERSION,
-        gates: &[SOURCES, RTNETLINK, NFTABLES, TABLES],
-        render: commands::text,
-        health: health::page,
-        others,
-    }
-}
+/// kube-proxy's page that says which data path is used.
+const MODE_PAGE: &str = "/proxyMode";
 
 /// Longest time that one update waits for room: as long as a pass may take, and some.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -99,12 +98,8 @@ pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::R
     prepare::process(&config)?;
     let places = config.places.clone();
     let opened = path::open(config.mode)?;
-    let program = match opened.mode {
-        Mode::Ipvs => IPVS,
-        Mode::Nftables => NFT,
-    };
     let (settings, of_reload) = (config.settings.clone(), log.clone());
-    shell::run(&program, &places, log, |shell| async move {
+    shell::run(&PROGRAM, &places, log, |shell| async move {
         let reload = Reload::new(invocation, settings, of_reload);
         receive(config, opened, reload, shell).await
     })
@@ -114,22 +109,22 @@ pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::R
 async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
     let following = Following::open(link()?).await?;
     let own = following.addresses().await?;
-    let (proxy, interests) = start(&config, &own, opened).await?;
-    // Open before the first listing, which the thread begins with.
-    let monitors = Monitors::open(interests);
+    let origin = Origin::now()?;
+    let mode = opened.mode;
+    tracing::info!(node = config.node, kernel = release()?, mode = mode.name(), "starting");
+    let (proxy, interests) = start(&config, &own, opened, origin).await?;
     let mailbox = Mailbox::new(shell.liveness.clone());
     shell.attach(&mailbox);
-    let gates = shell.clone();
-    let opened = move |monitor: &'static str| {
-        gates.open_gate(monitor);
-    };
-    let _following = monitors.follow(&mailbox, Meaning::new(Touched::by_rtnl, Touched::by_nft), opened);
+    let mut running = Running::new(config, origin, mailbox.clone(), shell.clone());
+    // Before the first listing, which the thread begins with.
+    running.follow(interests);
+    running.show(mode);
     let checks = Checks::default();
     tokio::spawn(checks.clone().serve(shell.liveness.clone()));
-    let node = config.node.clone();
-    let work = ProxyWork::new(proxy, config.node, checks, shell.clone());
+    let work = ProxyWork::new(proxy, checks, shell.clone());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
-    let mut source = Source::listen(&config.place, &node, shell::seed());
+    let Config { place, node, .. } = running.config();
+    let mut source = Source::listen(place, node, shell::seed());
     shell.liveness.judge("source", source.progress());
     let heartbeat = shell.liveness.heartbeat("addresses", own_addresses::LIMIT);
     tokio::spawn(own_addresses::follow(following, own, mailbox.clone(), heartbeat));
@@ -140,13 +135,16 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
         tokio::select! {
             status = worker.next() => {
                 heartbeat.busy();
-                put_up(&shell, &config.notes, &reload, &status);
+                put_up(&shell, &running.config().notes, &reload, &status);
                 last = Some(status);
             }
             changed = reload.next() => {
-                changed?;
+                heartbeat.busy();
+                if let Some(config) = changed? {
+                    running.reconfigure(config, &mut reload).await;
+                }
                 if let Some(status) = &last {
-                    put_up(&shell, &config.notes, &reload, status);
+                    put_up(&shell, &running.config().notes, &reload, status);
                 }
             }
             update = source.next() => match update {
@@ -168,8 +166,29 @@ fn put_up(shell: &Shell, notes: &Notes, reload: &Reload, status: &ProxyStatus) {
     shell.board.set(&ProxyStatus { advice, started_with, ..status.clone() });
 }
 
+/// The moment at which the clock of the thread for the kernel shows zero.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    /// In seconds since 1970.
+    epoch: u64,
+    /// How long this machine is up.
+    boot: Duration,
+}
+
+impl Origin {
+    fn now() -> anyhow::Result<Self> {
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Ok(Self { epoch, boot: clock_gettime(ClockId::CLOCK_BOOTTIME).context("clock_gettime")?.into() })
+    }
+}
+
 /// Opens the kernel's tables.
-async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyhow::Result<(Proxy, Interests)> {
+async fn start(
+    config: &Config,
+    own: &OwnAddresses,
+    mut opened: Opened,
+    origin: Origin,
+) -> anyhow::Result<(Proxy, Interests)> {
     let pods = prepare::pods(config);
     if pods != config.facts.pods {
         if pods.present().next().is_none() {
@@ -187,17 +206,10 @@ async fn start(config: &Config, own: &OwnAddresses, mut opened: Opened) -> anyho
     }
     let plane = plane(config, mode)?;
     let facts = Facts { own: own.clone(), pods, ..config.facts.clone() };
-    tracing::info!(node = config.node, kernel = release, mode = mode.name(), "starting");
     let (targets, interests) = addresses::targets(opened.ipvs, (&link, &config.excluded), &sysctls)?;
-    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let tables = Tables::new(targets, Drains::new(config.grace, since_boot()?), &sysctls, &plane);
-    let proxy = Proxy::new(facts, networks, plane, tables, epoch);
+    let tables = Tables::new(targets, Drains::new(config.grace, origin.boot), &sysctls, &plane);
+    let proxy = Proxy::new(facts, networks, plane, tables, origin.epoch);
     Ok((proxy, interests))
-}
-
-/// How long this machine is up.
-fn since_boot() -> anyhow::Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME).context("clock_gettime")?.into())
 }
 
 /// The kernel's release.

@@ -26,12 +26,7 @@ const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// # Errors
 /// When an address cannot be bound and must.
 pub(super) fn process(config: &Config) -> anyhow::Result<()> {
-    let score = config.settings.text(setting::OOM_SCORE);
-    if !score.is_empty()
-        && let Err(error) = std::fs::write(OOM_SCORE, score)
-    {
-        tracing::warn!(%error, score, "the score of this process cannot be set, which takes CAP_SYS_RESOURCE");
-    }
+    score(config);
     if config.settings.text(setting::HARD_FAIL) == "true" {
         for (address, _) in &config.places.listeners {
             if let Address::Tcp(address) = address {
@@ -40,6 +35,16 @@ pub(super) fn process(config: &Config) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives this process its score.
+pub(super) fn score(config: &Config) {
+    let score = config.settings.text(setting::OOM_SCORE);
+    if !score.is_empty()
+        && let Err(error) = std::fs::write(OOM_SCORE, score)
+    {
+        tracing::warn!(%error, score, "the score of this process cannot be set, which takes CAP_SYS_RESOURCE");
+    }
 }
 
 /// Gives IPVS the time-outs that are asked for, tries the scheduler, and stops estimates.

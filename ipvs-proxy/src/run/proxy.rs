@@ -6,6 +6,7 @@
 
 mod node;
 mod planning;
+mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -309,6 +310,12 @@ impl Proxy {
     #[must_use]
     pub(crate) const fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// The name of this node.
+    #[must_use]
+    pub(crate) fn node(&self) -> &str {
+        &self.facts.node
     }
 
     /// The data path.

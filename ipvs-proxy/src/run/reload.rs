@@ -1,17 +1,15 @@
 //! The configuration file, followed while the daemon runs.
 //!
-//! Invariants: a file that is wrong changes nothing and is reported as long as it is; a change that only a new start can
-//! take in ends the daemon, as kube-proxy ends, and the data path stays as it is.
+//! Invariants: a file that is wrong, or that asks for what this kernel has not, changes nothing and is reported as long as it does; a
+//! change that only a new start can take in ends the daemon, as kube-proxy ends, and the data path stays as it is.
 
 use std::path::PathBuf;
 
 use anyhow::bail;
 use daemon::followed::FollowedFile;
 use daemon::log::Log;
-use kernel::ipvs::Ipvs;
 use tokio::sync::mpsc;
 
-use super::addresses;
 use crate::command::args::Invocation;
 use crate::command::config::Config;
 use crate::command::load;
@@ -48,43 +46,53 @@ impl Reload {
         self.problem.as_deref()
     }
 
-    /// Waits until the file has changed, and takes in what can be taken in. A call that is given up loses nothing.
+    /// Waits until the file has changed, and returns the configuration that is to be taken in. A call that is given up loses nothing.
     ///
     /// # Errors
     /// When the change takes a new start.
-    pub(super) async fn next(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Config>> {
         if self.changes.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
         match load::config(&self.invocation) {
-            Ok(config) => self.take(config),
+            Ok(config) => self.judge(config),
             Err(error) => {
-                let reason = format!("{error:#}; the configuration of before stays in force");
-                tracing::error!("{reason}");
-                self.problem = Some(reason);
-                Ok(())
+                self.refuse(&error);
+                Ok(None)
             }
         }
     }
 
-    fn take(&mut self, config: Config) -> anyhow::Result<()> {
-        self.problem = None;
-        let (names, can_be_followed) = self.settings.differences(&config.settings);
+    fn judge(&mut self, config: Config) -> anyhow::Result<Option<Config>> {
+        let (names, at_start) = self.settings.differences(&config.settings);
+        if !at_start.is_empty() {
+            bail!(
+                "{} changed, which takes a new start of this program ({}); the data path stays as it is meanwhile",
+                names.join(", "),
+                at_start.join("; ")
+            );
+        }
         if names.is_empty() {
-            return Ok(());
+            self.problem = None;
         }
-        let names = names.join(", ");
-        if !can_be_followed {
-            bail!("{names} changed, which takes a new start of this program; the data path stays as it is meanwhile");
-        }
-        config.notes.log();
+        Ok(Some(config).filter(|_| !names.is_empty()))
+    }
+
+    /// The configuration is in force.
+    pub(super) fn accept(&mut self, config: &Config) {
+        let (names, _) = self.settings.differences(&config.settings);
+        self.problem = None;
+        self.settings = config.settings.clone();
         self.log.restore_to(config.log.verbosity);
-        match Ipvs::open().and_then(|mut ipvs| addresses::set_timeouts(&mut ipvs, config.timeouts)) {
-            Ok(()) => tracing::info!("{names} changed and is in force"),
-            Err(error) => tracing::error!(error = %kernel::Chain(&error), "time-outs of IPVS cannot be set"),
-        }
-        self.settings = config.settings;
-        Ok(())
+        config.notes.log();
+        tracing::info!("{} changed and is in force", names.join(", "));
+    }
+
+    /// The configuration cannot be in force.
+    pub(super) fn refuse(&mut self, error: &anyhow::Error) {
+        let reason = format!("{error:#}; the configuration of before stays in force");
+        tracing::error!("{reason}");
+        self.problem = Some(reason);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The working half of the daemon on tables in memory: order, gate, drains, errors.
 
+mod succession;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -1573,8 +1575,8 @@ fn what_nobody_announced_is_found_by_the_audit() {
     rig.later(1);
     rig.log.lock().unwrap().clear();
     let (addresses, nft, log, now) = (rig.addresses.clone(), rig.nft.clone(), rig.log.clone(), rig.now);
-    let shell = daemon::shell::Shell::new(&super::IPVS);
-    let mut work = super::worker::ProxyWork::new(rig.proxy, "n".to_owned(), super::checks::Checks::default(), shell);
+    let shell = daemon::shell::Shell::new(&super::PROGRAM);
+    let mut work = super::worker::ProxyWork::new(rig.proxy, super::checks::Checks::default(), shell);
     addresses.contents().rows.clear();
     nft.contents().rows.retain(|key, _| matches!(key, nft_rows::RowKey::Table(_)));
     work.pass(Cause::Timer, now);

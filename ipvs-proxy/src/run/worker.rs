@@ -9,7 +9,7 @@ use daemon::shell::Shell;
 use daemon::status::{TableRows, is_tried};
 use daemon::worker::{Cause, PassLog, Took, Work};
 use netstate::IpFamily;
-use reconcile::{Audited, Pass};
+use reconcile::{Audited, Counts, Pass};
 
 use super::checks::Checks;
 use super::kube_names::KubeProxyNames;
@@ -42,12 +42,13 @@ pub(super) enum Order {
     Addresses(OwnAddresses),
     /// Addresses whose local routes are gone.
     Unrouted(BTreeSet<IpAddr>),
+    /// Another configuration: the proxy that goes on with it.
+    Succeed(Box<Proxy>),
 }
 
 /// See the module's text.
 pub(super) struct ProxyWork {
     proxy: Proxy,
-    node: String,
     shell: Shell,
     names: KubeProxyNames,
     checks: Checks,
@@ -68,11 +69,10 @@ pub(super) struct ProxyWork {
 }
 
 impl ProxyWork {
-    pub(super) fn new(proxy: Proxy, node: String, checks: Checks, shell: Shell) -> Self {
+    pub(super) fn new(proxy: Proxy, checks: Checks, shell: Shell) -> Self {
         let names = KubeProxyNames::new(&shell.metrics);
         let mut work = Self {
             proxy,
-            node,
             shell,
             names,
             checks,
@@ -116,6 +116,16 @@ impl ProxyWork {
         drop(vitals);
         self.ineligible = ineligible;
         self.changed = true;
+    }
+
+    /// Goes on with another proxy.
+    fn succeed(&mut self, proxy: Proxy) {
+        for (name, _) in self.proxy.tables().stack().counts() {
+            // A table that the new one does not have.
+            self.shell.metrics.table(name, &Counts { actual: Some(0), ..Counts::default() });
+        }
+        let before = std::mem::replace(&mut self.proxy, proxy);
+        self.proxy.succeed(before);
     }
 
     /// Opens gates of readiness as they are passed.
@@ -184,6 +194,7 @@ impl Work for ProxyWork {
             }
             Order::Addresses(addresses) => self.proxy.learn(|facts| facts.own = addresses),
             Order::Unrouted(addresses) => self.proxy.unrouted(&addresses),
+            Order::Succeed(proxy) => self.succeed(*proxy),
         }
     }
 
@@ -238,7 +249,7 @@ impl Work for ProxyWork {
         let bridges = self.proxy.plane().families().filter_map(addresses::bridge_advice);
         let advice: Vec<_> =
             bridges.chain(denying).chain(self.rival.clone()).chain(self.unbound.iter().cloned()).collect();
-        let status = ProxyStatus::of(&self.proxy, &self.node, &advice, took.now);
+        let status = ProxyStatus::of(&self.proxy, self.proxy.node(), &advice, took.now);
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);
         }

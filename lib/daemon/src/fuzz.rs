@@ -2,14 +2,14 @@
 //!
 //! Invariant: every input is answered; a connection ends when its client has nothing more to say, whatever it sent.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use crate::glog::{Modules, SourceLine};
-use crate::http::{Board, Page, Routes, Site, parse, talk};
+use crate::http::{Board, Page, Routes, Site, Vitals, parse, talk};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -50,9 +50,8 @@ fn site() -> Site {
         metrics: Arc::new(Metrics::new("fuzz", "0", readiness)),
         board: Board::new(ToString::to_string),
         tables: Box::new(|_| Box::pin(async { Ok(Vec::new()) })),
-        vitals: Arc::default(),
+        vitals: Arc::new(Mutex::new(Vitals { pages: [("/proxyMode", "ipvs")].into(), ..Vitals::default() })),
         health: |_, health| Page::text(if health.ready { 200 } else { 500 }, "ok"),
-        others: &[("/proxyMode", "ipvs")],
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site, Vitals};
 use crate::lifecycle::{self, Notice, Signal, Signals};
@@ -48,8 +48,6 @@ pub struct Program {
     pub render: fn(&Value) -> String,
     /// Its words about its health.
     pub health: fn(Probe, &Health) -> Page,
-    /// Pages that only it has.
-    pub others: &'static [(&'static str, &'static str)],
 }
 
 /// Where the frame serves and writes.
@@ -86,6 +84,7 @@ pub struct Shell {
     pub liveness: Liveness,
     /// What the program says of itself.
     pub vitals: Arc<Mutex<Vitals>>,
+    listeners: Arc<watch::Sender<Vec<(Address, Routes)>>>,
     attached: Arc<Mutex<Option<Attached>>>,
 }
 
@@ -100,6 +99,7 @@ impl Shell {
             board: Board::new(program.render),
             liveness: Liveness::default(),
             vitals: Arc::default(),
+            listeners: Arc::default(),
             attached: Arc::default(),
         }
     }
@@ -122,6 +122,17 @@ impl Shell {
             }),
         };
         *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = Some(attached);
+    }
+
+    /// Serves HTTP where `places` says from now on, and nowhere else; the folder of run-time files is that of the start.
+    pub fn listen(&self, places: &Places) {
+        let socket = (Address::Unix(places.run_dir.join(http::SOCKET)), Routes::All);
+        let wanted: Vec<_> = places.listeners.iter().cloned().chain([socket]).collect();
+        self.listeners.send_if_modified(|listeners| {
+            let differ = *listeners != wanted;
+            *listeners = wanted;
+            differ
+        });
     }
 
     /// Reports readiness to the service manager once the last gate opens with `gate`. Returns whether it did.
@@ -161,7 +172,6 @@ impl Shell {
             }),
             health: program.health,
             vitals: Arc::clone(&self.vitals),
-            others: program.others,
         }
     }
 
@@ -170,14 +180,13 @@ impl Shell {
     fn serve(&self, program: &Program, places: &Places) -> io::Result<Progress> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (shell, site, places) = (self.clone(), Arc::new(self.site(program)), places.clone());
+        shell.listen(&places);
+        let listeners = shell.listeners.subscribe();
         let heartbeat = Heartbeat::new(BLOCKED);
         let progress = heartbeat.progress();
         let serve = move || {
             runtime.block_on(async move {
-                let socket = (Address::Unix(places.run_dir.join(http::SOCKET)), Routes::All);
-                for (address, routes) in places.listeners.iter().cloned().chain([socket]) {
-                    tokio::spawn(http::serve(address, routes, Arc::clone(&site)));
-                }
+                tokio::spawn(http::serve_wherever(listeners, site));
                 let (board, liveness) = (shell.board.clone(), shell.liveness.clone());
                 let writing = async move { board.write_to(&places.run_dir, liveness).await };
                 tokio::join!(writing, judge(shell.readiness.clone(), shell.liveness.clone(), heartbeat))

@@ -7,17 +7,17 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daemon::http::{Address, AskError, Board, Page, Probe, Routes, SOCKET, Site, ask, serve};
+use daemon::http::{Address, AskError, Board, Page, Probe, Routes, SOCKET, Site, Vitals, ask, serve_wherever};
 use daemon::liveness::Liveness;
 use daemon::metrics::Metrics;
 use daemon::readiness::Readiness;
 use daemon::status::{RowText, TableRows};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -69,12 +69,11 @@ fn site(readiness: &Readiness) -> Arc<Site> {
             let tables = vec![table.clone()];
             Box::pin(async move { Ok(tables) })
         }),
-        vitals: Arc::default(),
+        vitals: Arc::new(Mutex::new(Vitals { pages: [("/proxyMode", "ipvs")].into(), ..Vitals::default() })),
         health: |probe, health| match probe {
             Probe::Ready if !health.ready => Page::text(503, format!("waits for {}\n", health.awaited.join(", "))),
             _ => Page::text(200, "well\n"),
         },
-        others: &[("/proxyMode", "ipvs")],
     })
 }
 
@@ -88,10 +87,8 @@ fn start(routes: Routes) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let site = site(&readiness);
     let socket = Address::Unix(folder.path().join(SOCKET));
-    let running = Running::start(vec![
-        Box::pin(serve(Address::Tcp(address), routes, Arc::clone(&site))),
-        Box::pin(serve(socket, Routes::All, site)),
-    ]);
+    let (_, places) = watch::channel(vec![(Address::Tcp(address), routes), (socket, Routes::All)]);
+    let running = Running::start(vec![Box::pin(serve_wherever(places, site))]);
     until(|| TcpStream::connect(address).is_ok() && folder.path().join(SOCKET).exists());
     Server { _running: running, address, readiness, folder }
 }
@@ -157,6 +154,29 @@ fn address_for_health_has_nothing_else() {
 }
 
 #[test]
+fn listeners_are_where_they_are_wanted_and_one_that_stays_is_never_closed() {
+    let places = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [first, second] = places.map(|listener| listener.local_addr().unwrap());
+    let site = site(&Readiness::new([]));
+    let liveness = site.liveness.clone();
+    let at = |addresses: &[SocketAddr]| -> Vec<_> {
+        addresses.iter().map(|address| (Address::Tcp(*address), Routes::Health)).collect()
+    };
+    let (wanted, listeners) = watch::channel(at(&[first]));
+    let _running = Running::start(vec![Box::pin(serve_wherever(listeners, site))]);
+    let is_open = |address: SocketAddr| TcpStream::connect(address).is_ok();
+    until(|| is_open(first));
+    wanted.send_replace(at(&[first, second]));
+    until(|| is_open(second));
+    assert!(is_open(first));
+    wanted.send_replace(at(&[second]));
+    until(|| !is_open(first));
+    assert!(is_open(second));
+    assert_eq!(liveness.names(), [format!("HTTP at {second}")]);
+    assert!(!liveness.is_stuck(), "{:?}", liveness.stuck());
+}
+
+#[test]
 fn header_that_is_too_large_or_never_ends_is_given_up() {
     let server = start(Routes::Health);
     let (code, text) = curl(&server, "/healthz", &["-H", &format!("X-Large: {}", "x".repeat(40_000))]);
@@ -187,10 +207,9 @@ fn taken_address_is_tried_again_and_hinders_nobody() {
     let address = taken.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let site = site(&Readiness::new(["leases"]));
-    let _running = Running::start(vec![
-        Box::pin(serve(Address::Tcp(address), Routes::All, Arc::clone(&site))),
-        Box::pin(serve(Address::Unix(folder.path().join(SOCKET)), Routes::All, site)),
-    ]);
+    let socket = Address::Unix(folder.path().join(SOCKET));
+    let (_, places) = watch::channel(vec![(Address::Tcp(address), Routes::All), (socket, Routes::All)]);
+    let _running = Running::start(vec![Box::pin(serve_wherever(places, site))]);
     until(|| ask(folder.path(), "/status", LIMIT).is_ok());
     drop(taken);
     until(|| TcpStream::connect(address).is_ok());

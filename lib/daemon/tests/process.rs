@@ -60,7 +60,6 @@ fn run_a_loop() {
         gates: &["leases"],
         render: |status| status.to_string(),
         health: |_, _| Page::text(200, "ok"),
-        others: &[],
     };
     let places = Places { run_dir: PathBuf::from(std::env::var_os(FOLDER).unwrap()), listeners: Vec::new() };
     let ended = shell::run(&program, &places, log, |shell| async move {

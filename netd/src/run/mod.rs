@@ -60,7 +60,6 @@ const PROGRAM: Program = Program {
     gates: &[LEASES, RTNETLINK, NFTABLES, TABLES],
     render: status::text,
     health: health::page,
-    others: &[],
 };
 
 /// Runs the daemon that the flags describe.

@@ -4,7 +4,7 @@
 
 mod churn;
 mod dns;
-mod web;
+pub(crate) mod web;
 
 use anyhow::{Result, ensure};
 use lab::{Process, eventually};
@@ -17,16 +17,22 @@ use crate::proxy::{Nodes, SERVICES, SOON};
 
 pub(crate) const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
 
-/// Nodes with a proxy of this data path. Without any route to a Service's address a node does not even try, so it has a default route,
-/// over a link of its own, so that nobody is redirected.
+/// Nodes with a proxy of this data path.
 fn start(mode: &str) -> Result<(Process, Nodes)> {
+    let nodes = nodes()?;
+    let proxy = nodes.proxy_with(&[&format!("--proxy-mode={mode}")])?;
+    Ok((proxy, nodes))
+}
+
+/// Nodes without a proxy. Without any route to a Service's address a node does not even try, so it has a default route, over a link of
+/// its own, so that nobody is redirected.
+fn nodes() -> Result<Nodes> {
     let nodes = Nodes::start()?;
     let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
         neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
     nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
     nodes.node()?.run(&["mkdir", "-p", SERVICES])?;
-    let proxy = nodes.proxy_with(&[&format!("--proxy-mode={mode}")])?;
-    Ok((proxy, nodes))
+    Ok(nodes)
 }
 
 /// A Service of one port with these endpoints, as a manifest.

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use lab::{Host, Process, eventually};
 use nix::sys::signal::Signal;
 
-use super::{PODS, apply, service, start};
-use crate::proxy::{Nodes, SOON};
+use super::{PODS, apply, nodes, service, start};
+use crate::proxy::{Nodes, SOON, configured};
 
 const ADDR: &str = "192.168.0.20";
 const PORTS: (&str, u16, u16) = ("TCP", 80, 8080);
@@ -17,22 +17,50 @@ const PORTS: (&str, u16, u16) = ("TCP", 80, 8080);
 /// Replaces every endpoint twice while wrk asks from outside and from the node; what wrk counts as failed must be nothing.
 pub(crate) fn no_request_fails_while_all_web_servers_are_replaced(mode: &str) -> Result<()> {
     let (_proxy, nodes) = start(mode)?;
+    let (mut servers, mut marks) = serve(&nodes)?;
+    while_asked(&nodes, || replace(&nodes, &mut servers, &mut marks))
+}
+
+/// Changes the mode in the file six times while wrk asks likewise.
+#[allow(dead_code, reason = "a kernel without IPVS has one data path")]
+pub(crate) fn no_request_fails_while_the_file_changes_the_mode() -> Result<()> {
+    let nodes = nodes()?;
+    let proxy = configured::start(&nodes, "ipvs")?;
+    let _servers = serve(&nodes)?;
+    while_asked(&nodes, || {
+        for mode in ["nftables", "ipvs"].repeat(3) {
+            configured::write_mode(&nodes, mode)?;
+            configured::await_mode(&nodes, mode)?;
+        }
+        Ok(())
+    })?;
+    ensure!(proxy.is_running(), "{}", proxy.log());
+    Ok(())
+}
+
+/// Two Pods with nginx behind the Service, and how many changes were marked for it.
+fn serve(nodes: &Nodes) -> Result<(Vec<(&'static str, Process)>, usize)> {
     let mut marks = 0;
     let mut servers: Vec<(&str, Process)> = Vec::new();
     for pod in &PODS[..2] {
-        servers.push((pod, nginx(&nodes, pod)?));
+        servers.push((pod, nginx(nodes, pod)?));
     }
-    apply(&nodes, "web.yaml", &service("web", ADDR, PORTS, &PODS[..2]), &mut marks)?;
+    apply(nodes, "web.yaml", &service("web", ADDR, PORTS, &PODS[..2]), &mut marks)?;
+    Ok((servers, marks))
+}
+
+/// Does something while wrk asks from outside and from the node.
+fn while_asked(nodes: &Nodes, work: impl FnOnce() -> Result<()>) -> Result<()> {
     nodes.outside()?.run(&["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])?;
     // The lab kernel tracks 8,192 connections; on a fast machine more than that would wait there to be forgotten.
     nodes.node()?.run(&["sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1"])?;
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
         let clients = [scope.spawn(|| wrk(nodes.outside()?, &ended)), scope.spawn(|| wrk(nodes.node()?, &ended))];
-        let replaced = replace(&nodes, &mut servers, &mut marks);
+        let worked = work();
         ended.store(true, Ordering::Relaxed);
         clients.into_iter().try_for_each(|client| client.join().unwrap())?;
-        replaced
+        worked
     })
 }
 

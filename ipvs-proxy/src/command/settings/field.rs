@@ -36,8 +36,8 @@ impl Field {
 /// What this program does with a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Served {
-    /// It is read at the start; a change in the file is one for the next start.
-    Start,
+    /// It is read at the start; a change in the file takes a new start, and why.
+    Start(&'static str),
     /// It is read at the start, and followed while the daemon runs.
     Live,
     /// Nothing has to be done for it, and why.

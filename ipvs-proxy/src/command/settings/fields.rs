@@ -9,6 +9,8 @@ const API: &str = "the Kubernetes API is not read: Services come from --etcd-end
 const NO_CLIENT: &str = "it is for the Kubernetes API, which is not read";
 const NO_PERIOD: &str = "changes are applied as they come, and what somebody else deletes is back within a second";
 const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is cleared behind it";
+const ONE_NODE: &str = "the source is asked for the Node object by that name";
+const ONE_LOG: &str = "the log of a process is set up once, before the first line of it";
 const UNBUFFERED: &str = "the log goes to standard error, line by line";
 const ONE_BIT: &str = "the mark of what is masqueraded is bit 14";
 const WINDOWS: &str = "it is for Windows";
@@ -76,9 +78,9 @@ pub(crate) static FIELDS: &[Field] = &[
     ),
     field("clientConnection.qps", "kube-api-qps", Form::Rate, "5", Needless(NO_CLIENT)),
     field("clientConnection.burst", "kube-api-burst", COUNT, "10", Needless(NO_CLIENT)),
-    field(path::LOG_FORMAT, "log-format", Form::OneOf(&["text", "json"]), "text", Start),
+    field(path::LOG_FORMAT, "log-format", Form::OneOf(&["text", "json"]), "text", Start(ONE_LOG)),
     field(path::VERBOSITY, "v", Form::Number { least: 0, most: i32::MAX as i64 }, "0", Live),
-    field(path::MODULES, "vmodule", Form::Modules, "", Start)
+    field(path::MODULES, "vmodule", Form::Modules, "", Start(ONE_LOG))
         .help("Detail of single modules of the log, PATTERN=N,..."),
     field("logging.flushFrequency", "log-flush-frequency", Form::TimeOrNanoseconds, "5s", Needless(UNBUFFERED)),
     field("logging.options.text.splitStream", "log-text-split-stream", Form::Switch, "false", Needless(UNBUFFERED)),
@@ -97,25 +99,25 @@ pub(crate) static FIELDS: &[Field] = &[
         "0",
         Needless(UNBUFFERED),
     ),
-    field(path::HOSTNAME, "hostname-override", Form::Text, "", Start)
+    field(path::HOSTNAME, "hostname-override", Form::Text, "", Start(ONE_NODE))
         .help("Name of this node in EndpointSlices; the host name when not given"),
     field(
         "bindAddress",
         "bind-address",
         Form::Address,
         "0.0.0.0",
-        Start,
+        Live,
     )
     .help("Primary address of this node where it is no unspecified one: that of the default route otherwise"),
-    field(path::HEALTHZ, "healthz-bind-address", Form::Endpoint, "0.0.0.0:10256", Start)
+    field(path::HEALTHZ, "healthz-bind-address", Form::Endpoint, "0.0.0.0:10256", Live)
         .help("Address for health checks, ADDRESS:PORT; an empty one serves none"),
-    field("", path::HEALTHZ_PORT, PORT, "10256", Start)
+    field("", path::HEALTHZ_PORT, PORT, "10256", Live)
         .help("Port for health checks where their address has none; 0 serves none"),
-    field(path::METRICS, "metrics-bind-address", Form::Endpoint, "127.0.0.1:10249", Start)
+    field(path::METRICS, "metrics-bind-address", Form::Endpoint, "127.0.0.1:10249", Live)
         .help("Address for metrics, status and tables, ADDRESS:PORT; an empty one serves none"),
-    field("", path::METRICS_PORT, PORT, "10249", Start)
+    field("", path::METRICS_PORT, PORT, "10249", Live)
         .help("Port for metrics where their address has none; 0 serves none"),
-    field(path::HARD_FAIL, "bind-address-hard-fail", Form::Switch, "false", Start)
+    field(path::HARD_FAIL, "bind-address-hard-fail", Form::Switch, "false", Live)
         .help("End when an address for health checks or metrics cannot be bound"),
     field("enableProfiling", "profiling", Form::Switch, "false", Missing("there is no /debug/pprof")),
     field(
@@ -125,36 +127,36 @@ pub(crate) static FIELDS: &[Field] = &[
         "",
         Needless("no metric is hidden"),
     ),
-    field(path::MODE, "proxy-mode", MODES, "", Start).help(
+    field(path::MODE, "proxy-mode", MODES, "", Live).help(
         "The data path: ipvs, nftables, or auto (as when it is not given), which is ipvs where the kernel has it",
     ),
     field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, "14", Needless(NO_MARK)),
-    field(path::MASQUERADE_ALL, "masquerade-all", Form::Switch, "false", Start)
+    field(path::MASQUERADE_ALL, "masquerade-all", Form::Switch, "false", Live)
         .help("Masquerade every connection to a ClusterIP, a Pod's too, on either data path"),
-    field(path::LOCALHOST, "iptables-localhost-nodeports", Form::Switch, "true", Start)
+    field(path::LOCALHOST, "iptables-localhost-nodeports", Form::Switch, "true", Live)
         .help("Drop packets to 127.0.0.0/8 that come from another machine, as kube-proxy does beside NodePorts at 127.0.0.1, which are never served here"),
     field("iptables.syncPeriod", "iptables-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Form::Time, "1s", Needless(NO_PERIOD)),
     field("ipvs.syncPeriod", "ipvs-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
     field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Form::Time, "0s", Needless(NO_PERIOD)),
-    field(path::SCHEDULER, "ipvs-scheduler", Form::Text, "", Start)
+    field(path::SCHEDULER, "ipvs-scheduler", Form::Text, "", Live)
         .help("The scheduler: rr, wrr, lc, wlc, sh, mh, ..., with flags as in mh,mh-fallback; rr when empty"),
     field(
         path::EXCLUDED,
         "ipvs-exclude-cidrs",
         Form::NetworkList,
         "",
-        Start,
+        Live,
     )
     .help("Networks in which virtual servers and addresses of kube-ipvs0 stay, also when a predecessor is taken over from"),
-    field(path::STRICT_ARP, "ipvs-strict-arp", Form::Switch, "false", Start)
+    field(path::STRICT_ARP, "ipvs-strict-arp", Form::Switch, "false", Live)
         .help("Answer ARP requests only at the interface that has the address"),
     field(path::TCP_TIMEOUT, "ipvs-tcp-timeout", Form::Time, "0s", Live)
         .help("Idle time after which IPVS forgets an established TCP connection; 0 leaves the kernel's"),
     field(path::TCP_FIN_TIMEOUT, "ipvs-tcpfin-timeout", Form::Time, "0s", Live).help("The same after a FIN"),
     field(path::UDP_TIMEOUT, "ipvs-udp-timeout", Form::Time, "0s", Live).help("The same for UDP"),
     field("nftables.masqueradeBit", "", BIT, "14", Only(&["14"], ONE_BIT)),
-    field(path::NFT_MASQUERADE_ALL, "", Form::Switch, "false", Start).help("The same on the data path nftables"),
+    field(path::NFT_MASQUERADE_ALL, "", Form::Switch, "false", Live).help("The same on the data path nftables"),
     field("nftables.syncPeriod", "", Form::Time, "30s", Needless(NO_PERIOD)),
     field("nftables.minSyncPeriod", "", Form::Time, "1s", Needless(NO_PERIOD)),
     field("winkernel.networkName", "", Form::Text, "", Needless(WINDOWS)),
@@ -162,30 +164,30 @@ pub(crate) static FIELDS: &[Field] = &[
     field("winkernel.enableDSR", "", Form::Switch, "false", Needless(WINDOWS)),
     field("winkernel.rootHnsEndpointName", "", Form::Text, "", Needless(WINDOWS)),
     field("winkernel.forwardHealthCheckVip", "", Form::Switch, "false", Needless(WINDOWS)),
-    field(path::DETECTION, "detect-local-mode", DETECTIONS, "", Start)
+    field(path::DETECTION, "detect-local-mode", DETECTIONS, "", Live)
         .help("How clients are known for Pods: ClusterCIDR (as when it is not given), NodeCIDR (by spec.podCIDRs of the own Node object), BridgeInterface or InterfaceNamePrefix"),
-    field(path::BRIDGE, "pod-bridge-interface", Form::Text, "", Start)
+    field(path::BRIDGE, "pod-bridge-interface", Form::Text, "", Live)
         .help("The bridge that Pods are behind, with --detect-local-mode=BridgeInterface"),
-    field(path::LINK_PREFIX, "pod-interface-name-prefix", Form::Text, "", Start)
+    field(path::LINK_PREFIX, "pod-interface-name-prefix", Form::Text, "", Live)
         .help("What names of interfaces begin with that Pods are behind, with --detect-local-mode=InterfaceNamePrefix"),
-    field(path::CLUSTER_CIDR, "cluster-cidr", Form::Networks, "", Start)
+    field(path::CLUSTER_CIDR, "cluster-cidr", Form::Networks, "", Live)
         .help("The Pod network: its Pods keep their source address, everybody else is masqueraded"),
-    field(path::NODE_PORTS, "nodeport-addresses", Form::NodeAddresses, "", Start)
+    field(path::NODE_PORTS, "nodeport-addresses", Form::NodeAddresses, "", Live)
         .help("Where NodePorts are: at addresses of the node in these networks, at the primary ones, or at all; without it at the primary ones in the mode nftables, and at all in the mode ipvs"),
-    field(path::OOM_SCORE, "oom-score-adj", SCORE, "-999", Start)
+    field(path::OOM_SCORE, "oom-score-adj", SCORE, "-999", Live)
         .help("The kernel's score of this process when memory runs out"),
-    field(path::MAX_PER_CORE, "conntrack-max-per-core", COUNT, "32768", Start)
+    field(path::MAX_PER_CORE, "conntrack-max-per-core", COUNT, "32768", Live)
         .help("Tracked connections per processor at most; 0 leaves the kernel's"),
-    field(path::MIN, "conntrack-min", COUNT, "131072", Start)
+    field(path::MIN, "conntrack-min", COUNT, "131072", Live)
         .help("Tracked connections at most, however few processors there are"),
-    field(path::ESTABLISHED, "conntrack-tcp-timeout-established", Form::Time, "24h", Start)
+    field(path::ESTABLISHED, "conntrack-tcp-timeout-established", Form::Time, "24h", Live)
         .help("Idle time of tracked TCP connections; 0 leaves the kernel's"),
-    field(path::CLOSE_WAIT, "conntrack-tcp-timeout-close-wait", Form::Time, "1h", Start).help("The same in CLOSE_WAIT"),
-    field(path::BE_LIBERAL, "conntrack-tcp-be-liberal", Form::Switch, "false", Start)
+    field(path::CLOSE_WAIT, "conntrack-tcp-timeout-close-wait", Form::Time, "1h", Live).help("The same in CLOSE_WAIT"),
+    field(path::BE_LIBERAL, "conntrack-tcp-be-liberal", Form::Switch, "false", Live)
         .help("Let connection tracking accept TCP packets outside the window, and forward packets that belong to no connection"),
-    field(path::UDP, "conntrack-udp-timeout", Form::Time, "0s", Start)
+    field(path::UDP, "conntrack-udp-timeout", Form::Time, "0s", Live)
         .help("Idle time of tracked UDP flows without an answer; 0 leaves the kernel's"),
-    field(path::UDP_STREAM, "conntrack-udp-timeout-stream", Form::Time, "0s", Start).help("The same with answers"),
+    field(path::UDP_STREAM, "conntrack-udp-timeout-stream", Form::Time, "0s", Live).help("The same with answers"),
     field("configSyncPeriod", "config-sync-period", Form::Time, "15m", Needless("sources are followed, not polled")),
     field("portRange", "proxy-port-range", Form::Text, "", Needless("no port is opened for a Service")),
     field("windowsRunAsService", "", Form::Switch, "false", Needless(WINDOWS)),

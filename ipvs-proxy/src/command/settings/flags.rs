@@ -42,7 +42,7 @@ fn arg(field: &Field, prefix: &str) -> Arg {
 /// What the flag means, where it stands in a file, and its default.
 fn help(field: &Field) -> String {
     let mut text = match field.served {
-        Served::Start | Served::Live => field.help.to_owned(),
+        Served::Start(_) | Served::Live => field.help.to_owned(),
         Served::Missing(why) | Served::Needless(why) => format!("No effect: {why}"),
         Served::Only(words, why) => format!("{} only: {why}", words.join(" ").trim()),
     };

@@ -105,7 +105,7 @@ impl Settings {
             match field.served {
                 Served::Missing(why) => notes.warnings.push(format!("{name}: {} has no effect: {why}", setting.text)),
                 Served::Needless(why) => notes.remarks.push(format!("{name}: {} changes nothing: {why}", setting.text)),
-                Served::Start | Served::Live | Served::Only(..) => {}
+                Served::Start(_) | Served::Live | Served::Only(..) => {}
             }
         }
     }
@@ -170,13 +170,16 @@ impl Settings {
         }
     }
 
-    /// Fields whose values differ in `other`, and whether all of them can be followed while the daemon runs.
-    pub(crate) fn differences(&self, other: &Self) -> (Vec<String>, bool) {
+    /// The names of fields whose values differ in `other`, and what takes a new start among them, with the reason.
+    pub(crate) fn differences(&self, other: &Self) -> (Vec<String>, Vec<String>) {
         let differs = |field: &&Field| self.text(field.key()) != other.text(field.key());
         let differing: Vec<&Field> = FIELDS.iter().filter(differs).collect();
         let names = differing.iter().map(|field| other.name(field.key())).collect();
-        let at_start = |field: &&Field| matches!(field.served, Served::Start | Served::Only(..));
-        (names, !differing.iter().any(at_start))
+        let at_start = differing.iter().filter_map(|field| match field.served {
+            Served::Start(why) => Some(format!("{}: {why}", other.name(field.key()))),
+            _ => None,
+        });
+        (names, at_start.collect())
     }
 
     /// The settings as the text of a configuration file.

@@ -25,7 +25,7 @@ fn fields_and_flags_are_unique_and_defaults_have_their_form() {
         assert!(unset || field.form.check(field.default).is_ok(), "{}: {:?}", field.key(), field.default);
         // The help of these two is the command's own.
         let own = [path::LOG_FORMAT, path::VERBOSITY].contains(&field.key());
-        let is_read = matches!(field.served, Served::Start | Served::Live) && !own;
+        let is_read = matches!(field.served, Served::Start(_) | Served::Live) && !own;
         assert_eq!(is_read, !field.help.is_empty(), "{}: help is for what is read", field.key());
     }
 }
@@ -174,14 +174,16 @@ fn what_would_lead_packets_elsewhere_is_refused_and_every_problem_is_reported_at
 #[test]
 fn changes_are_followed_where_that_needs_no_new_start() {
     let settings = |text: &str| Settings::new(Given::new(), Some(&file(text)), false).0;
-    let before = settings("ipvs: {tcpTimeout: 15m}\nclusterCIDR: 172.7.0.0/16\n");
-    let live = settings("ipvs: {tcpTimeout: 20m}\nclusterCIDR: 172.7.0.0/16\nlogging: {verbosity: 2}\n");
-    assert_eq!(before.differences(&live), (vec!["logging.verbosity".to_owned(), "ipvs.tcpTimeout".to_owned()], true));
-    let start = settings("ipvs: {tcpTimeout: 15m}\nclusterCIDR: 172.8.0.0/16\n");
-    assert_eq!(before.differences(&start), (vec!["clusterCIDR".to_owned()], false));
-    assert_eq!(before.differences(&before), (Vec::new(), true));
-    let needless = settings("ipvs: {tcpTimeout: 15m, syncPeriod: 5s}\nclusterCIDR: 172.7.0.0/16\n");
-    assert!(before.differences(&needless).1);
+    let before = settings("mode: ipvs\nclusterCIDR: 172.7.0.0/16\n");
+    let names = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let live = settings("mode: nftables\nclusterCIDR: 172.8.0.0/16\nlogging: {verbosity: 2}\n");
+    assert_eq!(before.differences(&live), (names(&["logging.verbosity", "mode", "clusterCIDR"]), Vec::new()));
+    let start = settings("mode: ipvs\nclusterCIDR: 172.7.0.0/16\nlogging: {format: json}\n");
+    let reason = "logging.format: the log of a process is set up once, before the first line of it";
+    assert_eq!(before.differences(&start), (names(&["logging.format"]), names(&[reason])));
+    assert_eq!(before.differences(&before), (Vec::new(), Vec::new()));
+    let needless = settings("mode: ipvs\nclusterCIDR: 172.7.0.0/16\nipvs: {syncPeriod: 5s}\n");
+    assert_eq!(before.differences(&needless).1, Vec::<String>::new());
 }
 
 /// The page that says what becomes of every field.
@@ -192,7 +194,7 @@ fn line(field: &Field) -> String {
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let flag = if field.flag.is_empty() { String::new() } else { format!("`--{}`", field.flag) };
     let served = match field.served {
-        Served::Start => "read".to_owned(),
+        Served::Start(why) => format!("read at the start: {why}"),
         Served::Live => "read and followed".to_owned(),
         Served::Needless(why) => format!("not needed: {why}"),
         Served::Missing(why) => format!("without effect, with a warning: {why}"),

@@ -7,6 +7,7 @@
 
 mod ask;
 mod board;
+mod listening;
 mod pages;
 mod server;
 
@@ -14,10 +15,11 @@ mod server;
 pub(crate) use ask::parse;
 pub use ask::{AskError, ask};
 pub use board::{Board, Question};
+pub use listening::serve_wherever;
 pub use pages::{Health, Page, Probe, Site, Tables, Vitals};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use server::talk;
-pub use server::{Address, Routes, bind, serve, serve_page};
+pub use server::{Address, Routes, bind, serve_page};
 
 /// Name of the unix socket in the run-time folder.
 pub const SOCKET: &str = "http.sock";

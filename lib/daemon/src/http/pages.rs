@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::Board;
@@ -53,6 +53,8 @@ pub struct Vitals {
     pub ineligible: bool,
     /// When each part of the program last did its work.
     pub updated: BTreeMap<&'static str, SystemTime>,
+    /// Pages that only this program has, by path, beside the metrics.
+    pub pages: BTreeMap<&'static str, &'static str>,
 }
 
 impl Health {
@@ -110,8 +112,6 @@ pub struct Site {
     pub health: fn(Probe, &Health) -> Page,
     /// What the program says of itself.
     pub vitals: Arc<Mutex<Vitals>>,
-    /// Pages that only this program has, by path, beside the metrics.
-    pub others: &'static [(&'static str, &'static str)],
 }
 
 impl fmt::Debug for Site {
@@ -146,15 +146,18 @@ impl Site {
             "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.whole().await))),
             "/status" => Some(Page::text(200, self.board.text().await)),
             "/tables" => Some(self.rows(json).await),
-            _ => self.others.iter().find(|(other, _)| *other == path).map(|(_, text)| Page::text(200, *text)),
+            _ => self.vitals().pages.get(path).map(|text| Page::text(200, *text)),
         }
     }
 
     fn state(&self) -> Health {
         let awaited = self.readiness.awaited();
         let stuck = self.liveness.stuck().iter().map(ToString::to_string).collect();
-        let vitals = self.vitals.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Health { stuck, ready: awaited.is_empty(), awaited, vitals }
+        Health { stuck, ready: awaited.is_empty(), awaited, vitals: self.vitals().clone() }
+    }
+
+    fn vitals(&self) -> MutexGuard<'_, Vitals> {
+        self.vitals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn rows(&self, json: bool) -> Page {

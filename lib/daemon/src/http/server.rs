@@ -35,7 +35,7 @@ const HEADER_LIMIT: Duration = Duration::from_secs(5);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest time for which a listener makes no progress.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's header.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -79,10 +79,9 @@ pub enum Routes {
     All,
 }
 
-/// Serves `site` at `address`, for as long as the future is polled.
-pub async fn serve(address: Address, routes: Routes, site: Arc<Site>) {
+/// Serves `site` at `address`, for as long as the future is polled; `heartbeat` shows that it makes progress.
+pub(super) async fn serve(address: Address, routes: Routes, site: Arc<Site>, heartbeat: Heartbeat) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let heartbeat = site.liveness.heartbeat(format!("HTTP at {address}"), LIMIT);
     let mut reason = String::new();
     loop {
         let error = match Listener::bind(&address).await {
