@@ -20,7 +20,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
     ("bash", "bash"),
     (
         "coreutils",
-        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mktemp mv nproc numfmt printf pwd readlink realpath rm \
+        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mktemp mv nice nproc numfmt printf pwd readlink realpath rm \
          rmdir seq sha256sum sha512sum sleep sort stat stty sync tail tee timeout touch tr true uname",
     ),
     ("dash", "sh"),
@@ -37,7 +37,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 32] = [
+const INSTALLED: [(&str, &str); 34] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig"),
     ("binutils", "strip"),
@@ -57,10 +57,12 @@ const INSTALLED: [(&str, &str); 32] = [
     ("iproute2", "bridge ip ss tc"),
     (
         "iptables",
-        "iptables iptables-legacy iptables-nft iptables-nft-restore iptables-nft-save iptables-save ip6tables-save",
+        "iptables iptables-legacy iptables-nft iptables-nft-restore iptables-nft-save iptables-save ip6tables-nft-save ip6tables-save",
     ),
     ("iputils-ping", "ping"),
+    ("ipset", "ipset"),
     ("ipvsadm", "ipvsadm"),
+    ("keepalived", "keepalived"),
     ("kmod", "modprobe"),
     ("make", "make"),
     ("nftables", "nft"),

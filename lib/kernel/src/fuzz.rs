@@ -9,16 +9,17 @@
 use netstate::Protocol;
 
 use crate::socket::{Frame, acknowledgement, split};
-use crate::{address, attribute, bridge, conntrack, genl, ipvs, link, neighbour, nft, qdisc, route, wireguard};
+use crate::{address, attribute, bridge, conntrack, genl, ipset, ipvs, link, neighbour, nft, qdisc, route, wireguard};
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub const TARGETS: [(&str, fn(&[u8])); 13] = [
     ("attributes", attributes),
     ("conntrack", flows),
     ("datagram", datagram),
     ("holders", crate::holders::fuzz_packet),
     ("ip_vs", ip_vs),
+    ("ipset", sets),
     ("ipvs", ipvs_answers),
     ("legacy", crate::legacy::fuzz_table),
     ("nft", nft_listings),
@@ -88,6 +89,13 @@ fn flows(input: &[u8]) {
         let (opened, protocol) = (flow.original.dst, flow.protocol);
         assert!(flow.was_opened_to(opened.ip(), opened.port()), "{flow:?}");
         assert!(Protocol::from_number(protocol.number()) == Some(protocol));
+    }
+}
+
+fn sets(input: &[u8]) {
+    for frame in frames(input) {
+        let (name, entries) = (ipset::name(&frame), ipset::entries(&frame));
+        assert!(name.unwrap_or_default().len() <= 4 * input.len() && entries.len() <= input.len());
     }
 }
 

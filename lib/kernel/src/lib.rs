@@ -14,6 +14,7 @@
 //! | `address_watch` (feature `watch`) | none: addresses as they come and go, on tokio | 4.20 |
 //! | `netconf` (feature `watch`) | none: notifications of parameters, on tokio | 4.20 |
 //! | `query` (feature `watch`) | none: what the daemons ask outside their tables, on tokio | 4.20 |
+//! | [`ipset`] | none: lists and destroys sets that others have left | 2.6.39 |
 //! | [`ipvs`] | IPVS virtual and real servers, time-outs | 4.20 |
 //! | [`wireguard`] | identity, port and peers of WireGuard devices | 5.6 |
 //! | [`nft`] | nftables tables, elements, foreign drop policies; its own monitor | 5.10 |
@@ -49,6 +50,7 @@ mod genl;
 mod golden;
 pub mod heap;
 pub mod holders;
+pub mod ipset;
 pub mod ipvs;
 pub mod legacy;
 pub mod link;
