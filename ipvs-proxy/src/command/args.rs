@@ -130,11 +130,11 @@ pub(crate) struct Flags {
     /// Set what needs the rights of the whole host (kernel parameters, IPVS), and end.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_name = "BOOL")]
     pub(crate) init_only: bool,
-    /// Remove everything that this program has put into the kernel, and end.
+    /// Remove everything that this program has put into the kernel, and end; virtual servers are left to a kube-proxy that works with them.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_name = "BOOL")]
     pub(crate) cleanup: bool,
-    /// Remove what a kube-proxy has left that does not run any more, and end: its chains of iptables-nft, its nft tables, and while this
-    /// program has not run, its virtual servers.
+    /// Remove what a kube-proxy has left that does not run any more, and end: its chains of iptables-nft, its nft tables, its sets, and its
+    /// virtual servers without connections that this program has not taken over.
     #[arg(long)]
     pub(crate) cleanup_kube_proxy: bool,
     /// Form and detail of the log.

@@ -18,6 +18,7 @@ use daemon::shell::seed;
 
 use self::args::{Invocation, Verb};
 use self::config::of_the_command_line;
+use crate::run::cleanup::Cleaned;
 use crate::run::cleanup::kube_proxy::Leftovers;
 use crate::{commands, doctor, explain, run};
 
@@ -63,7 +64,12 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     match &invocation.verb {
         None if flags.cleanup_kube_proxy => report(&run::cleanup::kube_proxy::remove(&load::excluded(invocation)?)?),
         None => match run::cleanup(&load::excluded(invocation)?)? {
-            Some(rows) => println!("removed {rows} rows of IPVS with their virtual addresses, and the nft tables"),
+            Some(Cleaned::All(rows)) => {
+                println!("removed {rows} rows of IPVS with their virtual addresses, and the nft tables")
+            }
+            Some(Cleaned::LeftTo(rival)) => {
+                println!("removed the nft tables; virtual servers and their addresses are left to {rival}")
+            }
             None => println!("this program has put nothing into the kernel; nothing is removed"),
         },
         Some(Verb::Completions(wanted)) => std::io::stdout().write_all(&wanted.render(args::command()))?,
@@ -79,10 +85,14 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
 
 /// Says what was taken away of a kube-proxy, and what is left to do.
 fn report(found: &Leftovers) {
-    if found.removed.is_empty() {
+    if found.removed.is_empty() && found.kept.is_empty() {
         println!("nothing of a kube-proxy was found in nft and IPVS");
     }
     found.removed.iter().for_each(|removed| println!("removed {removed}"));
+    if !found.kept.is_empty() {
+        println!("connections of these are open; run this again when they have ended:");
+        found.kept.iter().for_each(|kept| println!("  {kept}"));
+    }
     if !found.commands.is_empty() {
         println!("tables of iptables-legacy are in use; what kube-proxy has there goes with:");
         found.commands.iter().for_each(|command| println!("  {command}"));

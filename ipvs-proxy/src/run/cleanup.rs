@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kernel::address::Addresses;
+use kernel::ipset::Sets;
 use kernel::ipvs::{Ipvs, IpvsTable};
 use kernel::nft::{Nft, Tables};
 use kernel::{Cause, KernelError, Rtnl};
@@ -17,32 +18,54 @@ use netstate::{Address, AddressKey, IfName, Prefix};
 use reconcile::{Owner, Rows, Step, Target};
 
 use super::lock::Lock;
-use super::{forward, link};
+use super::{forward, link, lock};
 use crate::dataplane::{self, record};
 
-/// Removes everything but what stands in `excluded` and is not recorded; returns how many virtual servers went, `None` when there is no record of ours.
+/// What went.
+#[derive(Debug)]
+pub(crate) enum Cleaned {
+    /// Everything, with so many virtual and real servers.
+    All(usize),
+    /// Everything but virtual servers and their addresses, which this kube-proxy works with.
+    LeftTo(String),
+}
+
+/// Removes everything but what stands in `excluded` and is not recorded; `None` when there is no record of ours.
 ///
 /// # Errors
 /// When a daemon of ours works here; the first thing that the kernel refused to give up.
-pub(crate) fn cleanup(excluded: &[Prefix]) -> anyhow::Result<Option<usize>> {
+pub(crate) fn cleanup(excluded: &[Prefix]) -> anyhow::Result<Option<Cleaned>> {
     let _lock = Lock::take()?;
     let mut tables = Tables::new(Nft::open()?, dataplane::tables());
     let rows = tables.observe()?;
     if rows.is_empty() {
         return Ok(None);
     }
-    if record::kept(&rows).next().is_some() {
-        remove_addresses(&rows, &link()?, excluded)?;
-    }
-    let recorded = record::servers(&rows);
-    let removed = match Ipvs::open() {
-        Ok(ipvs) => remove_ours(&mut IpvsTable::new(ipvs, recorded))?,
-        Err(KernelError { cause: Cause::Missing(_), .. }) => 0,
-        Err(error) => return Err(error.into()),
+    let successor = lock::kube_proxy().filter(|_| Sets::open().is_ok_and(|mut sets| works_with_ipvs(&mut sets)));
+    let cleaned = match successor {
+        // It has taken over what stands there, and removes what it does not want.
+        Some(rival) => Cleaned::LeftTo(rival),
+        None => Cleaned::All(remove_balancing(&rows, excluded)?),
     };
     remove_ours(&mut forward::rules(Nft::open()?))?;
     remove_ours(&mut tables)?;
-    Ok(Some(removed))
+    Ok(Some(cleaned))
+}
+
+fn works_with_ipvs(sets: &mut Sets) -> bool {
+    kube_proxy::sets::are_of_ipvs(sets).unwrap_or(false)
+}
+
+/// Removes addresses and virtual servers; returns how many of these, with their real servers.
+fn remove_balancing(rows: &Rows<nft::RowKey, nft::Row>, excluded: &[Prefix]) -> anyhow::Result<usize> {
+    if record::kept(rows).next().is_some() {
+        remove_addresses(rows, &link()?, excluded)?;
+    }
+    match Ipvs::open() {
+        Ok(ipvs) => Ok(remove_ours(&mut IpvsTable::new(ipvs, record::servers(rows)))?),
+        Err(KernelError { cause: Cause::Missing(_), .. }) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes the addresses of what the record names; the link with them when the record is whole, for then it is ours, or

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
@@ -48,10 +49,16 @@ impl Lock {
 
 /// What to say of a kube-proxy that runs in this network namespace, if one does.
 pub(crate) fn rival() -> Option<String> {
-    let found = processes("kube-proxy");
-    (!found.is_empty()).then(|| {
-        format!("kube-proxy{} runs in this network namespace: it removes what it does not know; stop it", text(&found))
-    })
+    kube_proxy().map(|name| format!("{name} runs in this network namespace: it removes what it does not know; stop it"))
+}
+
+/// A kube-proxy that runs in this network namespace, with its process; this program may have the name too.
+pub(crate) fn kube_proxy() -> Option<String> {
+    let program =
+        |process: &str| fs::metadata(format!("/proc/{process}/exe")).map(|file| (file.dev(), file.ino())).ok();
+    let mut found = processes("kube-proxy");
+    found.retain(|process| program(&process.to_string()).is_none_or(|other| Some(other) != program("self")));
+    (!found.is_empty()).then(|| format!("kube-proxy{}", text(&found)))
 }
 
 /// Processes of that name in this network namespace, as far as they can be seen: a container sees its own only.

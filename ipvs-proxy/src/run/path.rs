@@ -46,6 +46,6 @@ pub(super) fn open(mode: Mode) -> anyhow::Result<Opened> {
 }
 
 /// True when the kernel has IPVS already.
-fn is_loaded() -> bool {
+pub(super) fn is_loaded() -> bool {
     Path::new("/proc/net/ip_vs").exists()
 }

@@ -1,26 +1,25 @@
-//! Taking away what a kube-proxy has left that does not run any more: chains of iptables-nft, tables of its nftables mode, and virtual
-//! servers of its IPVS mode.
+//! Taking away what a kube-proxy has left that does not run any more: chains of iptables-nft, tables of its nftables mode, virtual servers
+//! and sets of its IPVS mode.
 //!
-//! Invariants. Only chains that kube-proxy makes go, by name: kubelet's (`KUBE-FIREWALL`, `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`)
-//! stay. The link `kube-ipvs0` and what stands at its addresses go only while no record of ours is whole: then they are the
-//! predecessor's. Connections that were chosen for go on by connection tracking, those that IPVS carries end; what netlink does not reach
-//! is named with the commands.
+//! Invariants. Only chains that kube-proxy makes go, by name: kubelet's (`KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`, `KUBE-FIREWALL` of the
+//! table filter) stay. Nothing that is open breaks: connections that were chosen for go on by connection tracking, those that IPVS
+//! carries keep their virtual server ([`servers`]). What netlink does not reach is named with the commands.
+
+mod servers;
+pub(crate) mod sets;
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::bail;
-use kernel::address::Addresses;
-use kernel::ipvs::{Ipvs, IpvsTable};
-use kernel::nft::{Fate, Nft, Tables};
-use kernel::{Cause, KernelError, Rtnl};
+use kernel::KernelError;
+use kernel::ipset::Sets;
+use kernel::nft::{Fate, Nft};
 use netstate::nft::{Name, TableKey};
-use netstate::{Address, AddressKey, IpFamily, Prefix};
-use reconcile::{Step, Target};
+use netstate::{IpFamily, Prefix};
 
-use super::remove_ours;
-use crate::dataplane::{self, record};
-use crate::run::{link, lock};
+use self::sets::Places;
+use crate::run::lock;
 
 /// The tables of iptables that kube-proxy has chains in.
 const TABLES: [&str; 3] = ["filter", "nat", "mangle"];
@@ -43,6 +42,9 @@ const CHAINS: [&str; 14] = [
     "KUBE-IPVS-OUT-FILTER",
 ];
 
+/// Its chain for the source ranges of load balancers in the table nat, up to Kubernetes 1.24; kubelet has one of that name in filter.
+const FIREWALL: &str = "KUBE-FIREWALL";
+
 /// Its chains of one Service or endpoint begin so.
 const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-"];
 
@@ -51,6 +53,8 @@ const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-",
 pub(crate) struct Leftovers {
     /// What is gone.
     pub(crate) removed: Vec<String>,
+    /// What stays for now, and why.
+    pub(crate) kept: Vec<String>,
     /// Commands for the rest.
     pub(crate) commands: Vec<String>,
 }
@@ -78,9 +82,20 @@ pub(crate) fn remove(excluded: &[Prefix]) -> anyhow::Result<Leftovers> {
             }
         }
     }
-    let servers = remove_servers(excluded)?;
-    if let Some(servers) = servers.filter(|servers| *servers > 0) {
-        found.removed.push(format!("{servers} rows of IPVS, and the link kube-ipvs0"));
+    let mut sets = Sets::open()?;
+    let present = sets::present(&mut sets)?;
+    let servers = servers::remove(excluded, &Places::read(&mut sets, &present)?)?;
+    if servers.removed > 0 || servers.addresses > 0 {
+        found
+            .removed
+            .push(format!("{} rows of IPVS and {} addresses of kube-ipvs0", servers.removed, servers.addresses));
+    }
+    found.kept.extend(servers.busy.iter().map(|server| format!("virtual server {server}")));
+    // While one of its virtual servers is left, the sets say that it is.
+    for set in present.iter().filter(|_| servers.busy.is_empty()) {
+        if sets.destroy(set)? {
+            found.removed.push(format!("set {set}"));
+        }
     }
     found.commands = commands();
     Ok(found)
@@ -93,9 +108,10 @@ fn remove_chains(nft: &mut Nft, key: &TableKey) -> Result<usize, KernelError> {
     }
     let rules = nft.foreign_rules(key)?;
     let named = rules.into_iter().flat_map(|rule| [Some(rule.chain), rule.target]).flatten();
-    let mut chains: BTreeSet<Name> = named.filter(|name| is_its(name.as_str())).collect();
+    let table = key.name.as_str();
+    let mut chains: BTreeSet<Name> = named.filter(|name| is_its(table, name.as_str())).collect();
     // Empty ones, to which nothing leads.
-    chains.extend(CHAINS.into_iter().map(Name::literal));
+    chains.extend(CHAINS.into_iter().chain([FIREWALL]).filter(|chain| is_its(table, chain)).map(Name::literal));
     let mut present = BTreeSet::new();
     for chain in chains {
         if nft.has_chain(key, &chain)? {
@@ -106,41 +122,12 @@ fn remove_chains(nft: &mut Nft, key: &TableKey) -> Result<usize, KernelError> {
     Ok(present.len())
 }
 
-fn is_its(chain: &str) -> bool {
-    CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
+fn is_its(table: &str, chain: &str) -> bool {
+    let is_firewall = chain == FIREWALL && table == "nat";
+    is_firewall || CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
-/// Removes the virtual servers at addresses of its link, and the link; `None` while a record of ours says whose they are.
-fn remove_servers(excluded: &[Prefix]) -> anyhow::Result<Option<usize>> {
-    let rows = Tables::new(Nft::open()?, dataplane::tables()).observe()?;
-    let has_record = |family| record::is_whole(&rows, family);
-    if IpFamily::ALL.into_iter().any(has_record) || !record::servers(&rows).is_empty() {
-        return Ok(None);
-    }
-    let link = link()?;
-    let mut addresses = Addresses::new(Rtnl::open()?, [link.clone()]);
-    let is_excluded = |key: &AddressKey| excluded.iter().any(|network| network.contains(key.addr));
-    let (stay, go): (Vec<_>, Vec<_>) = addresses.observe()?.into_keys().partition(is_excluded);
-    let at: BTreeSet<_> = go.iter().map(|key| key.addr).collect();
-    let removed = match Ipvs::open() {
-        Ok(ipvs) => {
-            let mut table = IpvsTable::new(ipvs, []);
-            table.adopt(BTreeSet::new(), at.clone());
-            remove_ours(&mut table)?
-        }
-        Err(KernelError { cause: Cause::Missing(_), .. }) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    if stay.is_empty() && !at.is_empty() {
-        Rtnl::open()?.delete_link(&link)?;
-    } else {
-        let steps: Vec<_> = go.into_iter().map(|key| Step::Remove(key, Address)).collect();
-        addresses.apply(&steps).into_iter().collect::<Result<(), _>>()?;
-    }
-    Ok(Some(removed))
-}
-
-/// Commands for what netlink does not reach: iptables-legacy, where one of its tables is in use, and sets of ipset.
+/// Commands for what netlink does not reach: iptables-legacy, where one of its tables is in use.
 fn commands() -> Vec<String> {
     let uses = |file: &str| {
         let tables = fs::read_to_string(file).unwrap_or_default();
@@ -159,12 +146,18 @@ mod tests {
 
     #[test]
     fn kubelets_chains_are_not_kube_proxys() {
-        for chain in ["KUBE-SERVICES", "KUBE-SVC-NPX46M4PTMTKRN6Y", "KUBE-SEP-A", "KUBE-MARK-MASQ", "KUBE-IPVS-FILTER"]
-        {
-            assert!(is_its(chain), "{chain}");
+        for chain in [
+            "KUBE-SERVICES",
+            "KUBE-SVC-NPX46M4PTMTKRN6Y",
+            "KUBE-SEP-A",
+            "KUBE-MARK-MASQ",
+            "KUBE-IPVS-FILTER",
+            "KUBE-FIREWALL",
+        ] {
+            assert!(is_its("nat", chain), "{chain}");
         }
         for chain in ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-ROUTER-INPUT", "DOCKER"] {
-            assert!(!is_its(chain), "{chain}");
+            assert!(!is_its("filter", chain), "{chain}");
         }
     }
 }

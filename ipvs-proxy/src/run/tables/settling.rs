@@ -100,7 +100,8 @@ impl Tables {
         let counts = frontend.protocol != Protocol::Tcp;
         let nft = self.stack.mirror(self.nft)?;
         let mut answering = if counts { nftables::endpoints(nft, frontend) } else { BTreeSet::new() };
-        let mut balanced = false;
+        // While IPVS rests, others' virtual servers may stand there.
+        let mut balanced = self.resting.is_some();
         if let Some(servers) = self.servers {
             let rows = self.stack.mirror(servers)?;
             for server in ipvs::servers(frontend, &self.own) {

@@ -108,6 +108,16 @@ fn what_had_been_received_and_not_planned_is_planned_in_the_new_mode() {
 }
 
 #[test]
+fn connections_over_a_predecessors_virtual_server_are_not_taken_for_orphans() {
+    let rig = Rig::in_mode(Mode::Nftables, 1000, Kept::default());
+    let carried = Tracked { translated: false, ..tracked("192.168.0.10:80".parse().unwrap(), ([172, 7, 22, 2], 80)) };
+    rig.flows.0.lock().unwrap().held.push(carried);
+    let mut rig = rig.restarted(&[2, 3]);
+    rig.later(60);
+    assert_eq!(rig.flows.0.lock().unwrap().held, [carried]);
+}
+
+#[test]
 fn addresses_that_the_node_got_meanwhile_are_known() {
     let mut rig = web_in(Mode::Ipvs);
     rig.proxy.learn(|facts| {
