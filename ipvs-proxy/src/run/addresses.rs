@@ -18,10 +18,11 @@ use kernel::{Cause, KernelError, Rtnl};
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
 
 use super::flows::sweep::Background;
-use super::forward;
+use super::guarded::Guarded;
 use super::routed::Routed;
 use super::spared::Spared;
 use super::targets::{Balance, Targets};
+use super::{forward, lock};
 use crate::command::config::Networks;
 use crate::dataplane::{self, vip};
 use crate::plan::networks::NodeNetwork;
@@ -195,7 +196,7 @@ fn balance(
     let addresses = Spared::new(Addresses::new(addresses, [link.clone()]), excluded.to_vec());
     Ok(Balance {
         links: Box::new(writers.watch(links, Subject::Link)),
-        servers: Box::new(IpvsTable::new(ipvs, [])),
+        servers: Box::new(Guarded::new(IpvsTable::new(ipvs, []), lock::balancer)),
         addresses: Box::new(Routed::new(writers.watch(addresses, Subject::Address), routes)),
     })
 }

@@ -16,6 +16,9 @@ use anyhow::{Context, bail};
 /// Name of the lock in the namespace's abstract sockets (unix(7)).
 const NAME: &str = "ipvs-proxy";
 
+/// Programs that keep virtual servers of their own, by the name of their process.
+const BALANCERS: [&str; 4] = ["keepalived", "kube-router", "kube-vip", "ldirectord"];
+
 /// The lock; it is held as long as this exists.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -59,6 +62,14 @@ pub(crate) fn kube_proxy() -> Option<String> {
     let mut found = processes("kube-proxy");
     found.retain(|process| program(&process.to_string()).is_none_or(|other| Some(other) != program("self")));
     (!found.is_empty()).then(|| format!("kube-proxy{}", text(&found)))
+}
+
+/// A program that makes virtual servers of its own in this network namespace, with its process.
+pub(crate) fn balancer() -> Option<String> {
+    BALANCERS.into_iter().find_map(|name| {
+        let found = processes(name);
+        (!found.is_empty()).then(|| format!("{name}{}", text(&found)))
+    })
 }
 
 /// Processes of that name in this network namespace, as far as they can be seen: a container sees its own only.

@@ -9,6 +9,7 @@ mod checks;
 pub(crate) mod cleanup;
 mod flows;
 pub(crate) mod forward;
+mod guarded;
 mod health;
 mod kube_names;
 pub(crate) mod lock;

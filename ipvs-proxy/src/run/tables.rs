@@ -222,7 +222,10 @@ impl Tables {
         let stands = |key: &AddressKey| {
             let of = |protocol, port| RowKey::Virtual(VirtualServerKey { protocol, addr: key.addr, port });
             let at = |protocol| mirror.range(of(protocol, 0)..=of(protocol, u16::MAX));
-            Protocol::ALL.into_iter().flat_map(at).any(|(row, _)| servers.desired().contains_key(row))
+            let is_ours = |(row, found): (&RowKey, &Observed<Row>)| {
+                found.owner == Owner::Ours && servers.desired().contains_key(row)
+            };
+            Protocol::ALL.into_iter().flat_map(at).any(is_ours)
         };
         let ready: Vec<_> = self.waiting.iter().filter(|key| stands(key)).cloned().collect();
         for key in ready {

@@ -1,5 +1,6 @@
 //! The working half of the daemon on tables in memory: order, gate, drains, errors.
 
+mod guarded;
 mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
