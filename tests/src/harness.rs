@@ -1,7 +1,8 @@
 //! The `main` of a test binary: finds a kernel that has what the tests need, runs each on a thread of its own, reports.
 //!
 //! Invariant: a test that cannot run here is never counted as passed. It is counted as ignored with the reason and a loud
-//! line that names the command to run; with `NETD_LAB=require` in the environment (`make test` sets it) it fails.
+//! line that names the command to run; with `NETD_LAB=require` in the environment (`make test` sets it) it fails, but for what nobody
+//! can get on this machine ([`Absent::CannotBeHad`]).
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +13,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::evidence;
+use crate::kubernetes::{Absent, kube_proxy};
 use crate::lab_kernel::{self, Guest};
 use crate::need::Need;
 
@@ -44,7 +46,16 @@ macro_rules! tests {
 pub struct Suite {
     needs: Vec<Need>,
     guest: Guest,
-    obstacle: Option<String>,
+    obstacle: Option<Obstacle>,
+}
+
+/// Why tests cannot run.
+#[derive(Debug, Clone)]
+enum Obstacle {
+    /// Something that can be put right, and is when it is required.
+    Unmet(String),
+    /// Something that nobody can put right here.
+    Absent(String),
 }
 
 /// Runs `tests` on a kernel that has all of `needs`; the whole `main` of most test binaries.
@@ -63,7 +74,17 @@ impl Suite {
     /// Why the tests cannot run on this machine, whatever its kernel has; `None` when they can.
     #[must_use]
     pub fn unless(mut self, obstacle: Option<String>) -> Self {
-        self.obstacle = obstacle;
+        self.obstacle = obstacle.map(Obstacle::Unmet);
+        self
+    }
+
+    /// The tests need a kube-proxy.
+    #[must_use]
+    pub fn with_kube_proxy(mut self) -> Self {
+        self.obstacle = kube_proxy().err().map(|absent| match absent {
+            Absent::NotBuilt(reason) => Obstacle::Unmet(reason),
+            Absent::CannotBeHad(reason) => Obstacle::Absent(reason),
+        });
         self
     }
 
@@ -88,10 +109,12 @@ impl Suite {
         let obstacle = match (arguments.list, self.obstacle) {
             (true, _) => None,
             (false, Some(obstacle)) => Some(obstacle),
-            (false, None) => lab_kernel::ensure(&self.needs, self.guest).err().map(|error| format!("{error:#}")),
+            (false, None) => {
+                lab_kernel::ensure(&self.needs, self.guest).err().map(|error| Obstacle::Unmet(format!("{error:#}")))
+            }
         };
         let announcement = match &obstacle {
-            Some(reason) => format!("lab: SKIPPED, not passed: {reason}\n"),
+            Some(Obstacle::Unmet(reason) | Obstacle::Absent(reason)) => format!("lab: SKIPPED, not passed: {reason}\n"),
             None => format!("lab: running on {}\n", lab_kernel::describe()),
         };
         if !arguments.list {
@@ -103,13 +126,13 @@ impl Suite {
     }
 }
 
-fn trial(test: Test, obstacle: Option<String>) -> Trial {
+fn trial(test: Test, obstacle: Option<Obstacle>) -> Trial {
     Trial::ignorable_test(test.name, move || match obstacle {
         None => judge(test.body).map(|()| Completion::Completed),
-        Some(reason) if env::var(MODE_VARIABLE).is_ok_and(|mode| mode == "require") => {
+        Some(Obstacle::Unmet(reason)) if env::var(MODE_VARIABLE).is_ok_and(|mode| mode == "require") => {
             Err(format!("cannot run here, and {MODE_VARIABLE}=require: {reason}").into())
         }
-        Some(reason) => Ok(Completion::ignored_with(reason)),
+        Some(Obstacle::Unmet(reason) | Obstacle::Absent(reason)) => Ok(Completion::ignored_with(reason)),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::sources::rust_files;
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 7] = [
+const SCRIPTS: [&str; 8] = [
     "Makefile",
     ".ci/run",
     "tests/setup",
@@ -24,6 +24,7 @@ const SCRIPTS: [&str; 7] = [
     "tests/kernel/build",
     "tests/kernel/run",
     "tests/kernel/init",
+    "tests/kubernetes/build",
 ];
 
 /// Folders whose Rust sources are tests, the lab, or both.

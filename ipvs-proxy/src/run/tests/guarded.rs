@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::super::guarded::Guarded;
 use super::*;
 
+fn virtual_server(scheduler: &str) -> Row {
+    Row::Virtual(Arc::new(VirtualServer::new(scheduler.to_owned(), None)))
+}
+
 fn servers() -> FakeTable<RowKey, Row> {
     let table = FakeTable::default();
     let service = real(Protocol::Tcp, 9).service;
     let foreign = |value| Observed { value, owner: Owner::Foreign };
-    table
-        .contents()
-        .rows
-        .insert(RowKey::Virtual(service), foreign(Row::Virtual(VirtualServer::new("wlc".to_owned(), None))));
+    table.contents().rows.insert(RowKey::Virtual(service), foreign(virtual_server("wlc")));
     table.contents().rows.insert(RowKey::Real(real(Protocol::Tcp, 9)), foreign(Row::Real(RealServer::new(7))));
     table
 }
@@ -23,7 +24,6 @@ fn guarded(table: &FakeTable<RowKey, Row>, living: fn() -> Option<String>) -> Gu
 }
 
 fn change(scheduler: &str) -> Step<RowKey, Row> {
-    let virtual_server = |name: &str| Row::Virtual(VirtualServer::new(name.to_owned(), None));
     Step::Change(RowKey::Virtual(real(Protocol::Tcp, 9).service), virtual_server("wlc"), virtual_server(scheduler))
 }
 
@@ -36,7 +36,7 @@ fn a_virtual_server_of_a_living_program_is_left_alone_until_the_program_ends() {
     let before = guarded.observe().unwrap();
     assert!(before.values().all(|row| row.owner == Owner::Foreign));
     let others = RowKey::Virtual(VirtualServerKey { port: 81, ..real(Protocol::Tcp, 9).service });
-    let create = Step::Create(others, Row::Virtual(VirtualServer::new("rr".to_owned(), None)));
+    let create = Step::Create(others, virtual_server("rr"));
     let results = guarded.apply(&[change("rr"), create]);
     let refused = results[0].as_ref().unwrap_err();
     assert!(
@@ -58,10 +58,7 @@ fn a_virtual_server_that_its_program_has_removed_is_made() {
     guarded.claim(real(Protocol::Tcp, 9).service);
     assert!(guarded.apply(&[change("rr")])[0].is_err());
     table.contents().rows.clear();
-    let made = Step::Create(
-        RowKey::Virtual(real(Protocol::Tcp, 9).service),
-        Row::Virtual(VirtualServer::new("rr".to_owned(), None)),
-    );
+    let made = Step::Create(RowKey::Virtual(real(Protocol::Tcp, 9).service), virtual_server("rr"));
     assert!(guarded.apply(&[made])[0].is_ok());
 }
 
