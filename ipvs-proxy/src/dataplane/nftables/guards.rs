@@ -8,11 +8,10 @@
 //!
 //! Invariant: nothing that a Service answers, and nothing that this node sends or takes by itself, is dropped here.
 
-use netstate::nft::{Chain, ChainKind, CtState, CtStatus, Field, Hook, Match, Name, Op, Policy, Rule, Verdict};
+use netstate::nft::{CtState, CtStatus, Field, Match, Name, Op, Rule, Verdict};
 use netstate::{IfName, IpFamily};
 
 use super::super::nft::EXTERNAL;
-use super::statics::BEHIND_IPVS;
 
 /// The link of what this node sends to itself.
 const LOOPBACK: IfName = IfName::literal("lo");
@@ -33,11 +32,10 @@ impl Default for Guards {
     }
 }
 
-/// The chain for what is forwarded, behind IPVS: what that has translated comes from an address of this node.
-pub(super) fn invalid() -> Chain {
+/// The rule for what is forwarded, behind IPVS: what that has translated comes from an address of this node.
+pub(super) fn invalid() -> Rule {
     let of_none = Rule::new().when(Match::CtState(CtState::INVALID)).when(Match::SaddrLocal(Op::IsNot));
-    let chain = Chain::base(ChainKind::Filter, Hook::Forward, BEHIND_IPVS, Policy::Accept);
-    Chain { rules: vec![of_none.then(Verdict::Drop)], ..chain }
+    of_none.then(Verdict::Drop)
 }
 
 /// The rules for what comes in. IPv6 has no such parameter, and drops packets to `::1` from elsewhere.

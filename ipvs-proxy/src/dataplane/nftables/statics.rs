@@ -22,7 +22,7 @@ use netstate::nft::{
     Chain, ChainKind, CtState, Field, Hook, Match, Name, Op, Policy, Reject, Row, RowKey, Rule, Set, Statement, Table,
     Type, Verdict, priority,
 };
-use netstate::{IfName, IpFamily, Protocol};
+use netstate::{IpFamily, Protocol};
 
 use super::super::nft::{self, EXTERNAL, HAIRPIN, VIPS, table_key};
 use super::super::{Options, record, since};
@@ -33,37 +33,35 @@ use super::{
 
 /// IPVS takes the packets of its virtual servers at priorities 98 and 99 of the input hook, and answers at 99 and 100 of the forward hook
 /// (net/netfilter/ipvs/ip_vs_core.c).
-pub(super) const BEHIND_IPVS: i32 = 110;
+const BEHIND_IPVS: i32 = 110;
 
 /// The table of a family.
 #[must_use]
 pub(crate) fn table(family: IpFamily, options: &Options) -> (RowKey, Row) {
     let mut table = Table::default();
     let (unallocated, wanted) = (Unallocated::of(family, options), options.guards);
-    let elsewhere = |uplink: Option<&IfName>| {
-        let round = uplink.map(|uplink| guards::round(family, uplink));
-        refuse(family, unallocated.as_ref()).into_iter().chain(round).collect()
-    };
+    let elsewhere = || refuse(family, unallocated.as_ref()).into_iter();
+    let round = options.node.uplinks.get(family).as_ref().map(|uplink| guards::round(family, uplink));
+    let forwarded = elsewhere().chain(round).chain(wanted.invalid.then(guards::invalid)).collect();
     let loopback = if wanted.loopback { guards::loopback(family) } else { Vec::new() };
     let arriving = loopback.into_iter().chain(refuse_behind_ipvs(family)).collect();
     table.sets.extend(sets(family).map(|(name, set)| (Name::literal(name), set)));
-    let filter = |hook, priority, rules| base(ChainKind::Filter, hook, priority, rules);
+    // Every packet meets these chains, and their rules are about first packets and those of no connection.
+    let filter = |hook, priority, rules: Vec<Rule>| {
+        base(ChainKind::Filter, hook, priority, std::iter::once(known()).chain(rules).collect())
+    };
     let nat = |hook| base(ChainKind::Nat, hook, priority::DSTNAT, vec![Rule::new().then(jump("services"))]);
     let chains = [
         ("prerouting", nat(Hook::Prerouting)),
         ("output", nat(Hook::Output)),
         ("services", Chain::regular(services(family))),
         ("refuse-input", filter(Hook::Input, BEHIND_IPVS, arriving)),
-        (
-            "refuse-forward",
-            filter(Hook::Forward, priority::FILTER, elsewhere(options.node.uplinks.get(family).as_ref())),
-        ),
-        ("refuse-output", filter(Hook::Output, priority::FILTER, elsewhere(None))),
+        ("refuse-forward", filter(Hook::Forward, BEHIND_IPVS, forwarded)),
+        ("refuse-output", filter(Hook::Output, priority::FILTER, elsewhere().collect())),
         ("postrouting", nft::masquerade(family)),
         ("unmark", nft::unmark()),
     ];
-    let invalid = wanted.invalid.then(|| ("invalid", guards::invalid()));
-    table.chains.extend(chains.into_iter().chain(invalid).map(|(name, chain)| (Name::literal(name), chain)));
+    table.chains.extend(chains.map(|(name, chain)| (Name::literal(name), chain)));
     (RowKey::Table(table_key(family)), table.into())
 }
 
@@ -128,6 +126,11 @@ fn services(family: IpFamily) -> Vec<Rule> {
 
 fn new() -> Rule {
     Rule::new().when(Match::CtState(CtState::NEW))
+}
+
+/// What is of a connection that has been judged goes on.
+fn known() -> Rule {
+    Rule::new().when(Match::CtState(CtState::ESTABLISHED | CtState::RELATED)).then(Verdict::Accept)
 }
 
 /// Behind IPVS: whatever still comes to a virtual address, other than pings, finds no virtual server.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netstate::ipvs::VirtualServerKey;
-use netstate::nft::{Name, Row, RowKey};
+use netstate::nft::{CtState, Match, Name, Op, Row, RowKey, Statement, Verdict};
 use netstate::{IpFamily, Protocol};
 use serde_json::{Value, json};
 
@@ -256,9 +256,15 @@ fn packets_of_no_connection_are_dropped_behind_ipvs_unless_tracking_is_liberal()
         let plane = DataPlane::new(Options { guards, ..options(Mode::Ipvs) });
         let tables: BTreeMap<_, _> = plane.tables().collect();
         let Row::Table(table) = &tables[&RowKey::Table(nft::table_key(family))] else { panic!("no table") };
-        let chain = table.chains.get(&Name::literal("invalid")).map(|chain| format!("{:?}", chain.rules));
-        assert_eq!(chain.is_some(), invalid, "{family}");
-        assert!(chain.is_none_or(|rules| rules.contains("SaddrLocal(IsNot)") && rules.contains("Drop")), "{family}");
+        let chain = &table.chains[&Name::literal("refuse-forward")];
+        let last = chain.rules.last().map(|rule| rule.statements.clone()).unwrap_or_default();
+        let of_none = [
+            Statement::Match(Match::CtState(CtState::INVALID)),
+            Statement::Match(Match::SaddrLocal(Op::IsNot)),
+            Statement::Verdict(Verdict::Drop),
+        ];
+        assert_eq!(last == of_none, invalid, "{family}: {last:?}");
+        assert!(chain.base.as_ref().is_some_and(|base| base.priority > 100), "{family}: IPVS translates before");
     }
 }
 
