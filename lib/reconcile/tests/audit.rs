@@ -170,15 +170,15 @@ fn row_that_is_written_between_two_parts_is_made_at_once_and_no_difference() {
 }
 
 #[test]
-fn row_that_such_a_listing_leaves_out_costs_a_listing_and_is_not_written() {
+fn listing_that_passes_over_a_row_because_another_was_written_is_made_again_in_parts() {
     let (memory, mut table) = table();
     (0..6).for_each(|_| assert_eq!(table.audit(), Audited::More));
     // All rows behind it move up: one is in no part.
     table.want(0, None);
     assert_eq!(table.pass(true, NOW).removed, 1);
-    assert_eq!(audit(&mut table).1, Audited::Due);
+    assert_eq!(audit(&mut table).1, Audited::Same);
     assert!(table.pass(true, NOW).is_idle());
-    assert_eq!(memory.listings(), 2);
+    assert_eq!((memory.listings(), table.listings()), (1, 3));
     // What somebody else took meanwhile is found all the same.
     assert_eq!(table.audit(), Audited::More);
     table.want(2, Some(77));
@@ -188,6 +188,27 @@ fn row_that_such_a_listing_leaves_out_costs_a_listing_and_is_not_written() {
     });
     assert_eq!(audit(&mut table).1, Audited::Due);
     assert_eq!(table.pass(true, NOW).repaired, 1);
+}
+
+#[test]
+fn table_that_is_written_during_every_listing_in_parts_is_listed_whole_in_the_end() {
+    let (memory, mut table) = table();
+    let (mut gone, mut steps) = (0, 0);
+    let outcome = loop {
+        match table.audit() {
+            Audited::More => {}
+            outcome => break outcome,
+        }
+        steps += 1;
+        if steps % 8 == 0 {
+            table.want(gone, None);
+            gone += 2;
+            table.pass(true, NOW);
+        }
+    };
+    assert_eq!((outcome, memory.listings()), (Audited::Due, 1));
+    assert!(table.pass(true, NOW).is_idle());
+    assert_eq!((memory.listings(), steps > 30), (2, true));
 }
 
 #[test]
