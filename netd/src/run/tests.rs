@@ -606,7 +606,8 @@ fn lost_key_is_claimed_again_and_costs_no_row() {
     run(&fakes, &source, async |shell| {
         eventually("ready", || is_ready(&shell)).await;
         let steps = (fakes.peer_steps(), fakes.links.contents().log.len());
-        source.say(LeaseEvent::Delete(key(21), 500)).await;
+        // Behind the first claim, and before the second one.
+        source.say(LeaseEvent::Delete(key(21), 150)).await;
         eventually("another claim", || source.claims() == 2).await;
         source.say(put(25)).await;
         eventually("the next change", || fakes.subnets().len() == 4).await;
