@@ -22,6 +22,7 @@ use crate::pass::{Failure, Pass};
 use crate::retry;
 use crate::status::State;
 use crate::target::{Classify, Observed, Owner, RetryClass, Rows, Target};
+use crate::walk::Walk;
 
 /// Failures of one row, with the time of the next try.
 #[derive(Debug, Clone)]
@@ -108,13 +109,13 @@ impl<T: Target> Reconciler<T> {
 
     /// As [`Reconciler::want`] for many rows at once.
     pub fn want_each(&mut self, changes: BTreeMap<T::Key, Option<T::Value>>) {
-        if changes.len() <= self.desired.len() {
+        if !Walk::<T::Key, ()>::pays(changes.len(), self.desired.len()) {
             for (key, value) in changes {
                 self.want(key, value);
             }
             return;
         }
-        // Most rows are new, as at a start: built from sorted lists, the tables have full nodes.
+        // Many rows are new, as at a start: built from sorted lists, the tables have full nodes.
         let (new, rest): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|(key, value)| value.is_some() && !self.desired.contains_key(key));
         for (key, _) in &new {

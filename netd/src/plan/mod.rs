@@ -12,6 +12,7 @@ mod local;
 mod masquerade;
 mod moving;
 mod ownership;
+mod parts;
 mod peers;
 mod refused;
 mod rivals;
@@ -182,30 +183,11 @@ impl Planner {
         self.plan_anew(before)
     }
 
-    /// As [`Planner::update`] for somebody who knows nothing of what was planned before: returns all rows.
-    pub(crate) fn update_all(
-        &mut self,
-        leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>,
-    ) -> Changes {
-        if self.leases.is_empty() {
-            self.fill(leases);
-        } else {
-            self.set(leases);
-            self.pack();
-        }
-        Changes::between(Tables::default(), self.settle_all().beside(self.local_rows()))
-    }
-
     /// Plans anew for leases that are there, differ (with a lease) or are gone (without).
     pub(crate) fn update(
         &mut self,
         leases: impl IntoIterator<Item = (SubnetKey, Option<Arc<StoredLease>>)>,
     ) -> Changes {
-        // At a start the leases come after the rows of this node itself.
-        if self.leases.is_empty() {
-            self.fill(leases);
-            return Changes::between(Tables::default(), self.settle_all().into_tables());
-        }
         let leases: Vec<_> = leases.into_iter().filter(|(key, stored)| !self.keeps(key, stored.as_deref())).collect();
         let judged: Vec<Judged> = leases.into_iter().map(|(key, stored)| self.judged(key, stored)).collect();
         let related = self.related(&judged);
@@ -312,13 +294,18 @@ impl Planner {
 
     /// Decides about all leases, and returns the rows of all that are used.
     fn settle_all(&mut self) -> PeerRows {
-        self.refused.clear();
-        self.remarks.clear();
-        self.unused = 0;
+        self.forget_verdicts();
         let keys: Vec<SubnetKey> = self.leases.keys().copied().collect();
         let (mut rows, disputed) = (PeerRows::default(), self.disputed());
         self.settle(keys, Some(&disputed), &mut rows);
         rows
+    }
+
+    /// Every lease is about to be decided about.
+    fn forget_verdicts(&mut self) {
+        self.refused.clear();
+        self.remarks.clear();
+        self.unused = 0;
     }
 
     fn own_key(&self) -> Option<SubnetKey> {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use netstate::{Fdb, FdbKey, Neighbour, NeighbourKey, Route, RouteKey, wireguard};
 
-use super::Tables;
 use super::backend::{FileText, TunnelEnd};
+use super::{Changes, RowChanges, Tables};
 
 /// Rows of other nodes.
 #[derive(Debug, Default)]
@@ -73,6 +73,22 @@ impl PeerRows {
     pub(crate) fn into_tables(self) -> Tables {
         self.beside(Tables::default())
     }
+
+    /// As rows of which none was there before.
+    pub(crate) fn into_changes(self) -> Changes {
+        Changes {
+            neighbours: new(self.neighbours),
+            fdb: new(self.fdb),
+            wireguard: new(self.wireguard),
+            routes: new(self.routes),
+            files: new(self.files),
+            ..Changes::default()
+        }
+    }
+}
+
+fn new<K: Ord, V>(rows: Vec<(K, V)>) -> RowChanges<K, V> {
+    rows.into_iter().map(|(key, value)| (key, Some(value))).collect()
 }
 
 /// `first` with the rows of `then`, whose values stay.

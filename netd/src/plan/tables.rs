@@ -69,10 +69,12 @@ impl Tables {
     }
 }
 
-/// Adds `more`, whose values stay; into an empty map it is moved.
-fn add<K: Ord, V>(map: &mut BTreeMap<K, V>, more: BTreeMap<K, V>) {
+/// Adds `more`, whose values stay; into an empty map it is moved, and with a small one merged.
+fn add<K: Ord, V>(map: &mut BTreeMap<K, V>, mut more: BTreeMap<K, V>) {
     if map.is_empty() {
         *map = more;
+    } else if more.len() > map.len() / 8 {
+        map.append(&mut more);
     } else {
         map.extend(more);
     }

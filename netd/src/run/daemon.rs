@@ -247,15 +247,16 @@ impl<S: LeaseSource> Daemon<S> {
         }
     }
 
-    fn plan(&mut self) {
-        if self.worker.is_none() {
-            return;
-        }
+    pub(super) fn plan(&mut self) {
+        let Some(worker) = &self.worker else { return };
+        let mailbox = worker.mailbox();
         if self.planning.planner.asks_for_ways() && self.reach.ask(self.planning.new_addresses(&self.witness.view)) {
             // Planned when the answers are there.
             return;
         }
-        let planned = self.planning.plan(&self.witness.view);
+        // Plans that wait are merged, so there is always room.
+        let give = |planned| drop(mailbox.try_send(planned));
+        let planned = self.planning.plan(&self.witness.view, give);
         self.check_moved();
         for (key, refusal, remark) in self.planning.planner.take_changed() {
             if let Some(refusal) = refusal {
@@ -270,15 +271,11 @@ impl<S: LeaseSource> Daemon<S> {
         for remark in self.planning.planner.remark().into_iter().chain(self.planning.planner.vrf_remark()) {
             self.reporter.complain(remark, |text| tracing::warn!("{text}"));
         }
-        match planned {
-            Some(planned) => {
-                let Some(worker) = &self.worker else { return };
-                // Plans that wait are merged, so there is always room.
-                let _ = worker.mailbox().try_send(planned);
-                self.reporter.expect_report();
-            }
+        if planned {
+            self.reporter.expect_report();
+        } else {
             // What the plugin reads may differ all the same: an MTU without a tunnel is in no row.
-            None => drop(self.inform_plugin()),
+            self.inform_plugin();
         }
         self.reporter.note();
     }

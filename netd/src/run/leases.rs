@@ -119,6 +119,8 @@ impl<S: LeaseSource> Daemon<S> {
                 self.hold(*held).await?;
                 self.announced();
                 if self.events.is_none() {
+                    // The worker reads the kernel and makes the own tables while the leases are taken in.
+                    self.plan();
                     let events = self.source.events();
                     judge_source(&self.shell.liveness, "lease", events.loops());
                     self.events = Some(events);

@@ -2,7 +2,8 @@
 //!
 //! Invariants: what another node's lease says is planned only once the leases were listed whole, because a newer lease may
 //! be in the other half of a first listing; what the store changed together is planned together, and as soon as it is all
-//! there, but for [`PAUSE`]; the worker is given what changed, everything only once.
+//! there, but for [`PAUSE`]; the worker is given what changed, everything only once. A plan of all leases is given in parts,
+//! of which only the last one lets removals run.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -191,8 +192,9 @@ impl Planning {
         self.pace.due()
     }
 
-    /// Makes the plan; `None` when the worker knows it already.
-    pub(super) fn plan(&mut self, view: &View) -> Option<Planned> {
+    /// Makes the plan and has `give` pass it on, in parts when it is about all leases. Returns false when the worker knows it
+    /// already.
+    pub(super) fn plan(&mut self, view: &View, mut give: impl FnMut(Planned)) -> bool {
         let since = self.pace.since;
         self.pace.planned(Instant::now());
         let mut leases = if view.is_partial() { Vec::new() } else { std::mem::take(&mut self.leases) };
@@ -200,22 +202,37 @@ impl Planning {
         leases.dedup();
         let leases = leases.into_iter().map(|key| (key, view.get(&key).cloned()));
         let mut changes = std::mem::take(&mut self.changes);
-        if self.fresh {
-            changes = self.planner.update_all(leases);
+        let mut next = |changes, complete| {
+            self.revision += 1;
+            Planned { changes, revision: self.revision, complete, since }
+        };
+        let mut given = false;
+        if self.fresh || self.planner.is_empty() {
+            let mut parts = self.planner.begin(leases);
+            if self.fresh {
+                changes = self.planner.own_part();
+            }
+            changes.extend(self.planner.part(&mut parts));
+            while !parts.is_empty() {
+                give(next(std::mem::take(&mut changes), false));
+                changes = self.planner.part(&mut parts);
+                given = true;
+            }
         } else {
             changes.extend(self.planner.update(leases));
         }
         let complete = view.is_complete();
-        if !self.fresh && complete == self.complete && changes.rows() == 0 && self.whole_since.is_some() {
-            return None;
+        let known = complete == self.complete && changes.rows() == 0 && self.whole_since.is_some();
+        if !self.fresh && !given && known {
+            return false;
         }
         self.fresh = false;
         self.complete = complete;
-        self.revision += 1;
+        give(next(changes, complete));
         if complete || view.is_doubted() {
             self.whole_since.get_or_insert(self.revision);
         }
-        Some(Planned { changes, revision: self.revision, complete, since })
+        true
     }
 
     /// True for the revision of the latest plan.

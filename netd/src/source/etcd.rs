@@ -24,6 +24,9 @@ const TTL: u32 = 24 * 60 * 60;
 /// How long a node that holds a lease may take to write it again after somebody has overwritten it.
 const OBJECTION: Duration = Duration::from_secs(3);
 
+/// Leases that are passed on together.
+const TOGETHER: usize = 256;
+
 /// Lost races after which the store is not believed any more: more nodes than any network has subnets.
 const MAX_RACES: u32 = 1000;
 
@@ -293,13 +296,22 @@ async fn follow_config(key: String, mut source: Source, texts: Sender<Option<Vec
     }
 }
 
-/// Turns the store's events into events of leases, for as long as somebody listens.
+/// Turns the store's events into events of leases, for as long as somebody listens. Leases that wait already are one event.
 async fn follow(mut source: Source<String, LeaseEvent>, events: Sender<LeaseEvent>) {
     while let Some(event) = source.next().await {
-        if let Some(event) = lease_event(event)
-            && !events.send(event).await
-        {
-            return;
+        let (mut leases, mut next) = (Vec::new(), lease_event(event));
+        while let Some(LeaseEvent::Put(stored)) = next {
+            leases.push(stored);
+            next = if leases.len() < TOGETHER { source.try_next().and_then(lease_event) } else { None };
+        }
+        let puts = match leases.len() {
+            0 | 1 => leases.pop().map(LeaseEvent::Put),
+            _ => Some(LeaseEvent::Puts(leases)),
+        };
+        for event in puts.into_iter().chain(next) {
+            if !events.send(event).await {
+                return;
+            }
         }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) enum LeaseEvent {
     Origin(Origin),
     /// A lease is there.
     Put(Arc<StoredLease>),
+    /// Several are, as a listing shows them.
+    Puts(Vec<Arc<StoredLease>>),
     /// A lease is gone, since this revision of the store.
     Delete(SubnetKey, i64),
     /// A key is no lease, or its value cannot be read.

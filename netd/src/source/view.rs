@@ -106,7 +106,8 @@ impl View {
                 self.origin = Some(origin);
                 Change { status: true, ..Change::default() }
             }
-            LeaseEvent::Put(stored) => self.put(stored, now),
+            LeaseEvent::Put(stored) => self.put(vec![stored], now),
+            LeaseEvent::Puts(leases) => self.put(leases, now),
             LeaseEvent::Delete(key, revision) => self.delete(key, revision, now),
             LeaseEvent::Invalid { key, reason, revision } => self.put_invalid(key, reason, revision, now),
             LeaseEvent::Removed(key) => {
@@ -122,7 +123,23 @@ impl View {
         }
     }
 
-    fn put(&mut self, stored: Arc<StoredLease>, now: Duration) -> Change {
+    fn put(&mut self, leases: Vec<Arc<StoredLease>>, now: Duration) -> Change {
+        let mut change = Change::default();
+        let mut differing = Vec::with_capacity(leases.len());
+        for stored in leases {
+            let key = stored.lease.key;
+            if self.put_one(stored, now) {
+                differing.push(key);
+            }
+            change.status |= !self.invalid.is_empty() && self.invalid.remove(&key.to_string()).is_some();
+            change.own |= self.own.as_mut().filter(|own| own.lease.key == key).map(|own| own.gone = None).is_some();
+        }
+        change.leases = differing.into_iter().collect();
+        change
+    }
+
+    /// Puts a lease in; true when it is another one than was known.
+    fn put_one(&mut self, stored: Arc<StoredLease>, now: Duration) -> bool {
         let key = stored.lease.key;
         let (differs, is_new) = match self.leases.entry(key) {
             Entry::Vacant(place) => {
@@ -145,10 +162,7 @@ impl View {
         }
         self.withheld.remove(&key);
         self.deleted.retain(|(_, deleted)| deleted.lease.key != key);
-        let status = !self.invalid.is_empty() && self.invalid.remove(&key.to_string()).is_some();
-        let own = self.own.as_mut().filter(|own| own.lease.key == key).map(|own| own.gone = None).is_some();
-        let leases = if differs { BTreeSet::from([key]) } else { BTreeSet::new() };
-        Change { leases, status, own, invalid: false }
+        differs
     }
 
     fn put_invalid(&mut self, key: String, reason: String, revision: i64, now: Duration) -> Change {
@@ -287,7 +301,7 @@ impl View {
             match event {
                 LeaseEvent::Put(stored) => {
                     shown.insert(stored.lease.key);
-                    change.leases.extend(self.put(stored, Duration::ZERO).leases);
+                    change.leases.extend(self.put(vec![stored], Duration::ZERO).leases);
                 }
                 LeaseEvent::Invalid { key, reason, revision } => {
                     change.invalid = true;

@@ -60,7 +60,7 @@ impl<T: Target> Reconciler<T> {
                 self.dirty.remove(key);
             }
         }
-        if made.len() > mirror.len() {
+        if Walk::<T::Key, ()>::pays(made.len(), mirror.len()) {
             // Built from a sorted list, the mirror has full nodes.
             mirror.append(&mut made.into_iter().collect());
         } else {

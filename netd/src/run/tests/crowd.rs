@@ -7,6 +7,7 @@ use reconcile::{Audited, Gate};
 use super::*;
 use crate::format::lease::read_lease;
 use crate::plan::{Masquerade, Planner};
+use crate::run::planning::Planning;
 use crate::run::tables::Stages;
 use crate::source::view::{Change, View};
 
@@ -124,6 +125,28 @@ fn of_a_hundred_thousand_leases_one_that_changes_costs_one_step_and_no_listing()
     }
     let pass = stages.pass(&gate, Duration::ZERO);
     assert_eq!((pass.removed, pass.observed), (3 * usize::try_from(CHANGED).unwrap(), 0));
+}
+
+#[test]
+fn plan_of_all_leases_is_given_in_parts_of_which_only_the_last_lets_removals_run() {
+    let (view, keys) = listed(3_000);
+    let whole = planner().update_all(keys.iter().map(|key| (*key, view.get(key).cloned())));
+    let mut planning = Planning::new(planner());
+    planning.note_all(keys);
+    let mut parts = Vec::new();
+    assert!(planning.plan(&view, |planned| parts.push(planned)));
+    assert_eq!(parts.iter().map(|part| part.complete).collect::<Vec<_>>(), [false, false, true]);
+    let [first, second, last] = [0, 1, 2].map(|part: usize| parts[part].revision);
+    assert_eq!([first, second, last].map(|revision| planning.is_whole(revision)), [false, false, true]);
+    assert!(planning.is_latest(last));
+    assert!(parts.iter().all(|part| part.changes.routes.len() <= 1_024));
+    let given = parts.into_iter().reduce(|mut first, later| {
+        first.extend(later);
+        first
+    });
+    assert_eq!(given.unwrap().changes, whole);
+    planning.note_other();
+    assert!(!planning.plan(&view, |_| panic!("the worker knows it")));
 }
 
 /// The tables with every row of `leases` leases in place.

@@ -58,6 +58,28 @@ fn apply(view: &mut View, event: LeaseEvent) -> Change {
 }
 
 #[test]
+fn leases_that_come_together_are_taken_in_as_one_by_one() {
+    let leases =
+        |nodes: &[u8]| nodes.iter().map(|n| Arc::new(stored(*n, &format!("10.4.7.{n}"), 5))).collect::<Vec<_>>();
+    let (mut together, mut one_by_one) = (view(listing(&[21, 22, 23])), view(listing(&[21, 22, 23])));
+    for view in [&mut together, &mut one_by_one] {
+        apply(view, invalid("172.7.24.0-24", 2));
+    }
+    let some = leases(&[21, 22, 24, 25, 22]);
+    let change = apply(&mut together, LeaseEvent::Puts(some.clone()));
+    let mut sum = Change::default();
+    for stored in some {
+        let one = apply(&mut one_by_one, LeaseEvent::Put(stored));
+        sum.leases.extend(one.leases);
+        (sum.status, sum.own) = (sum.status | one.status, sum.own | one.own);
+    }
+    assert_eq!(change, sum);
+    assert_eq!((change.leases.len(), change.status, change.own), (4, true, true));
+    assert_eq!(subnets(&together), subnets(&one_by_one));
+    assert_eq!(apply(&mut together, LeaseEvent::Puts(leases(&[22, 25]))), Change::default(), "nothing new");
+}
+
+#[test]
 fn junk_key_is_kept_by_name_and_the_others_go_on() {
     let mut events = listing(&[21, 22]);
     events.insert(1, invalid("junk", 1));
