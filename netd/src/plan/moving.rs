@@ -3,7 +3,7 @@
 //! Invariants: a node is reached by the new backend as soon as its lease names that, and by the old one until then; a lease
 //! that names a backend which this node does not use takes nothing away from the node that wrote it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::backend::Backend;
@@ -20,8 +20,9 @@ pub(super) struct Moving {
     holding: bool,
     /// What the leases of nodes that have moved said before, where such nodes must stay known to be received.
     earlier: BTreeMap<SubnetKey, Lease>,
-    /// Leases that name a backend which this node does not use; the ones before them stay.
-    kept: BTreeSet<SubnetKey>,
+    /// Leases that name a backend or a device which this node does not have, with what is to be said of the device; the ones
+    /// before them stay.
+    kept: BTreeMap<SubnetKey, Option<String>>,
 }
 
 impl Planner {
@@ -69,7 +70,7 @@ impl Planner {
         self.used().filter(|lease| self.names(retiring, lease) || unreachable(lease)).count()
     }
 
-    /// How many leases name a backend that this node does not use, while the ones before them stay.
+    /// How many leases name a backend or a device that this node does not have, while the ones before them stay.
     #[must_use]
     pub(crate) fn kept_count(&self) -> usize {
         self.moving.kept.len()
@@ -103,10 +104,11 @@ impl Planner {
         self.network.backend.remark_on(lease).is_some() && retiring.remark_on(lease).is_none()
     }
 
-    /// What is odd about a lease that is used all the same, for an operator.
+    /// What is odd about a lease that is used all the same, or about the one that has come in its place, for an operator.
     pub(super) fn remark_on(&self, lease: &Lease) -> Option<String> {
         let waits = self.moving.retiring.as_ref().is_some_and(|retiring| self.names(retiring, lease));
-        self.network.backend.remark_on(lease).filter(|_| !waits)
+        let remark = self.network.backend.remark_on(lease).filter(|_| !waits);
+        remark.or_else(|| self.moving.kept.get(&lease.key).cloned().flatten())
     }
 
     /// True when the node of `lease` can be reached.
@@ -138,24 +140,43 @@ impl Planner {
         rows.routes.truncate(routes);
     }
 
-    /// Notes whether the lease that was there stays although another one came. A node that has moved to another backend
-    /// is reached the old way until this one moves as well: it may have read the configuration first.
+    /// Notes whether the lease that was there stays although another one came. A node that has moved to another backend, or to
+    /// another device, is reached the old way until this one moves as well: it may have read the configuration first.
     pub(super) fn keeps(&mut self, key: &SubnetKey, new: Option<&StoredLease>) -> bool {
-        let known = self.leases.get(key);
-        let keeps = new.zip(known).is_some_and(|(new, known)| {
-            let (after, before) = (&new.lease.attrs, &known.lease.attrs);
-            after.backend.name() != before.backend.name()
-                && after.public_ips == before.public_ips
-                && !self.is_own(&new.lease)
-                && !self.refused.contains_key(key)
-                && self.reaches(&known.lease)
-                && (self.moving.holding || !self.reaches(&new.lease))
+        let pair = new.zip(self.leases.get(key)).filter(|(new, known)| self.may_keep(&known.lease, &new.lease));
+        let kept = pair.and_then(|(new, known)| {
+            if new.lease.attrs.backend.name() == known.lease.attrs.backend.name() {
+                return self.other_device(&known.lease, &new.lease).map(Some);
+            }
+            (self.moving.holding || !self.reaches(&new.lease)).then_some(None)
         });
-        if keeps {
-            self.moving.kept.insert(*key)
-        } else {
-            self.moving.kept.remove(key)
+        let Some(remark) = kept else {
+            self.moving.kept.remove(key);
+            return false;
         };
-        keeps
+        if let Some(remark) = &remark
+            && self.remarks.insert(*key, remark.clone()).as_ref() != Some(remark)
+        {
+            self.changed.insert(*key);
+        }
+        self.moving.kept.insert(*key, remark);
+        true
+    }
+
+    /// True when `known` can go on being used beside `new`, of the same node.
+    fn may_keep(&self, known: &Lease, new: &Lease) -> bool {
+        new.attrs.public_ips == known.attrs.public_ips
+            && !self.is_own(new)
+            && !self.refused.contains_key(&known.key)
+            && self.reaches(known)
+    }
+
+    /// What is to be said of `new` when it names a device that none of this node's answers to, and `known` did not.
+    fn other_device(&self, known: &Lease, new: &Lease) -> Option<String> {
+        let remark = |lease| {
+            let remark = self.network.backend.remark_on(lease)?;
+            self.moving.retiring.as_ref().is_none_or(|retiring| !self.names(retiring, lease)).then_some(remark)
+        };
+        remark(new).filter(|_| remark(known).is_none())
     }
 }

@@ -518,6 +518,44 @@ fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
 }
 
 #[test]
+fn a_node_that_moves_to_another_device_first_is_reached_by_the_old_one_and_named() {
+    let (before, after) = (network(r#"{"Type":"vxlan"}"#), network(r#"{"Type":"vxlan","VNI":2}"#));
+    let of = |vni: u32| {
+        let mac = format!("02:00:00:00:00:3{vni}").parse().unwrap();
+        lease("172.7.22.0/24", "10.4.7.22", vtep(vni, mac))
+    };
+    let mut planner = Planner::new(before.clone(), Masquerade::MASQ, local());
+    planner.update([put(&of(1), 1)]);
+    let tables = planner.tables();
+    planner.take_changed();
+    // It has read the configuration before this node.
+    assert_eq!(planner.update([put(&of(2), 2)]).rows(), 0);
+    assert_eq!((planner.tables(), planner.kept_count()), (tables.clone(), 1));
+    assert!(planner.remarks().next().unwrap().contains("has VNI 2, this network has 1"));
+    assert_eq!(planner.take_changed().len(), 1, "named once");
+    planner.update([put(&of(2), 2)]);
+    assert_eq!(planner.take_changed().len(), 0);
+    // Another lease that has a say in it is judged; this one is still named.
+    planner.update([put(&lease("172.7.22.0/25", "10.4.7.23", vtep(1, "02:00:00:00:00:41".parse().unwrap())), 3)]);
+    assert_eq!(planner.remarks().count(), 1);
+    // It goes back.
+    let mut back = planner.clone();
+    back.update([put(&of(1), 4)]);
+    assert_eq!((back.kept_count(), back.remarks().count()), (0, 0));
+    // This node follows.
+    planner.set_network(after, Some(before.backend), local());
+    planner.update([put(&of(2), 2)]);
+    let fdb: Vec<String> = planner.tables().fdb.keys().map(|key| format!("{} {}", key.link, key.mac)).collect();
+    assert!(fdb.contains(&"flannel.2 02:00:00:00:00:32".to_owned()), "{fdb:?}");
+    assert_eq!((planner.kept_count(), planner.remarks().filter(|text| text.contains("10.4.7.22")).count()), (0, 0));
+    // One with another address cannot be reached where it was.
+    let mut moved = Planner::new(network(r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local());
+    moved.update([put(&of(1), 1)]);
+    moved.update([put(&lease("172.7.22.0/24", "10.4.7.99", vtep(2, "02:00:00:00:00:32".parse().unwrap())), 2)]);
+    assert_eq!((moved.kept_count(), moved.remarks().count(), moved.tables().fdb.len()), (0, 1, 1));
+}
+
+#[test]
 fn lease_of_another_backend_without_one_before_it_is_refused() {
     let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local());
     planner.update([put(&lease("172.7.22.0/24", "10.4.7.22", BackendAttrs::HostGw), 1)]);

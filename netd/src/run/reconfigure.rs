@@ -320,7 +320,9 @@ impl<S: LeaseSource> Daemon<S> {
         let kept = self.planning.planner.kept_count();
         let kept = (kept > 0).then(|| {
             let own = self.node.network.backend.name();
-            format!("{kept} nodes have announced another backend than {own}; they are reached the way they were before")
+            format!(
+                "{kept} nodes have announced another backend than {own}, or another VNI; they are reached the way they were before"
+            )
         });
         self.change.problem.iter().cloned().chain(waiting).chain(kept).collect()
     }
