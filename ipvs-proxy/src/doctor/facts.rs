@@ -141,10 +141,13 @@ fn leftovers() -> Result<Vec<String>> {
 
 fn denying_legacy(known: &Known) -> Vec<IpFamily> {
     let denies = |family: &IpFamily| {
-        let mut pods = known.pods.iter().filter(|pods| pods.family() == *family);
-        let mut passes = |chain: legacy::Forwarding| pods.all(|pods| chain.passes(*pods));
+        let pods = known.pods.iter().filter(|pods| pods.family() == *family);
+        let passes = |chain: legacy::Forwarding| pods.clone().all(|pods| chain.passes(*pods));
         // A chain that cannot be read is that of a program that has no rights: the rows could not be read either.
-        legacy::has_filter(*family) && legacy::forwarding(*family).is_ok_and(|chain| !passes(chain))
+        let denies = |table| {
+            legacy::has_table(*family, table) && legacy::forwarding(*family, table).is_ok_and(|chain| !passes(chain))
+        };
+        legacy::FORWARDING.into_iter().any(denies)
     };
     IpFamily::ALL.into_iter().filter(denies).collect()
 }

@@ -7,8 +7,8 @@ mod common;
 use std::process::ExitCode;
 
 use common::{cases, sh};
-use kernel::legacy::arrival::Input;
-use kernel::legacy::{Denial, forwarding, has_filter};
+use kernel::legacy::arrival::{Denied, Input};
+use kernel::legacy::{Denial, forwarding, has_table};
 use kernel::nft::arrival::Arrival;
 use netstate::IpFamily;
 
@@ -18,7 +18,7 @@ fn run(program: &str, args: &str) {
 
 /// What denies, and whether the network passes.
 fn judged(family: IpFamily, network: &str) -> (Option<Denial>, bool) {
-    let found = forwarding(family).unwrap();
+    let found = forwarding(family, "filter").unwrap();
     (found.denial, found.passes(network.parse().unwrap()))
 }
 
@@ -27,9 +27,9 @@ fn chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts() {
         ("iptables-legacy", IpFamily::V4, "172.7.0.0/16", "10.0.0.0/8"),
         ("ip6tables-legacy", IpFamily::V6, "fd00:7::/48", "fd00:8::/48"),
     ] {
-        assert!(!has_filter(family), "asking made no table");
+        assert!(!has_table(family, "filter"), "asking made no table");
         run(program, "-N USER");
-        assert!(has_filter(family));
+        assert!(has_table(family, "filter"));
         assert_eq!(judged(family, network), (None, true));
         run(program, "-P FORWARD DROP");
         assert_eq!(judged(family, network), (Some(Denial::Policy), false));
@@ -54,11 +54,14 @@ fn chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts() {
         run(program, "-D FORWARD 1");
         run(program, "-A USER -j DROP");
         assert_eq!(judged(family, network), (Some(Denial::Rule), true), "denied in a chain behind it");
+        assert!(!has_table(family, "mangle"), "asking made no table");
+        run(program, "-t mangle -P FORWARD DROP");
+        assert_eq!(forwarding(family, "mangle").unwrap().denial, Some(Denial::Policy));
     }
 }
 
-/// The number of the rule that denies, 0 for the policy; `None` when nothing certainly does.
-fn denied(family: IpFamily, port: Option<u16>) -> Option<u32> {
+/// What denies a packet of another node to the port, or one of IP protocol 4; `None` when nothing certainly does.
+fn denier(family: IpFamily, port: Option<u16>) -> Option<Denied> {
     let (from, to) = match family {
         IpFamily::V4 => ("10.4.7.22", "10.4.7.21"),
         IpFamily::V6 => ("fd00:4:7::22", "fd00:4:7::21"),
@@ -66,7 +69,17 @@ fn denied(family: IpFamily, port: Option<u16>) -> Option<u32> {
     let protocol = if port.is_some() { 17 } else { 4 };
     let link = ("eth0".parse().unwrap(), 2);
     let arrival = Arrival { link, from: Some(from.parse().unwrap()), to: to.parse().unwrap(), protocol, port };
-    Input::of(family).unwrap().denied(&arrival).map(|denied| denied.rule.unwrap_or(0))
+    Input::of(family).unwrap().denied(&arrival)
+}
+
+/// The number of the rule that denies, 0 for the policy.
+fn denied(family: IpFamily, port: Option<u16>) -> Option<u32> {
+    denier(family, port).map(|denied| denied.rule.unwrap_or(0))
+}
+
+/// The table and the chain.
+fn place(family: IpFamily, port: Option<u16>) -> Option<(&'static str, &'static str)> {
+    denier(family, port).map(|denied| (denied.table, denied.chain))
 }
 
 fn packet_is_followed_through_input_as_the_kernel_would_lead_it() {
@@ -117,6 +130,16 @@ fn packet_is_followed_through_input_as_the_kernel_would_lead_it() {
         run(program, "-A USER -p udp -j RETURN");
         run(program, "-A USER -j DROP");
         assert_eq!((denied(family, Some(8472)), denied(family, None)), (Some(0), Some(1)), "a chain that is left");
+        run(program, "-P INPUT ACCEPT");
+        run(program, "-F INPUT");
+        assert_eq!(denied(family, Some(8472)), None);
+        // Each of these comes before the one that denied so far.
+        for (table, chain) in [("mangle", "INPUT"), ("mangle", "PREROUTING"), ("raw", "PREROUTING")] {
+            run(program, &format!("-t {table} -A {chain} -p tcp -j DROP"));
+            run(program, &format!("-t {table} -A {chain} -s {nodes} -p udp --dport 8472 -j DROP"));
+            assert_eq!((place(family, Some(8472)), denied(family, Some(8472))), (Some((table, chain)), Some(2)));
+            assert_eq!(place(family, Some(53)), None);
+        }
         assert!(Input::of(family).unwrap().has_chain("USER") && !Input::of(family).unwrap().has_chain("USE"));
     }
 }

@@ -141,7 +141,7 @@ struct Rules {
 impl Rules {
     fn read() -> Result<Self, KernelError> {
         let mut legacy = BTreeMap::new();
-        for family in IpFamily::ALL.into_iter().filter(|family| legacy::has_filter(*family)) {
+        for family in IpFamily::ALL {
             legacy.insert(family, Input::of(family)?);
         }
         Ok(Self { nft: Arrivals::read(Nft::open()?)?, more: Nft::open()?, legacy })

@@ -68,10 +68,12 @@ fn opening(closed: &Closed) -> String {
             ),
         };
     }
-    let Denier::Nft(denied) = denied else {
-        let command = if network.is_ipv4() { "iptables-legacy" } else { "ip6tables-legacy" };
-        let what = entrance.port().map_or("-p 4".to_owned(), |port| format!("-p udp --dport {port}"));
-        return format!("{command} -I INPUT {what} -s {network} -j ACCEPT{SAVE}");
+    let denied = match denied {
+        Denier::Nft(denied) => denied,
+        Denier::Legacy(denied) => {
+            let what = entrance.port().map_or("-p 4".to_owned(), |port| format!("-p udp --dport {port}"));
+            return format!("{} -I {} {what} -s {network} -j ACCEPT{SAVE}", denied.command(), denied.chain);
+        }
     };
     let base = denied.base.as_str();
     if matches!(denied.table.family, Family::Ip | Family::Ip6) && base.bytes().all(|byte| byte.is_ascii_uppercase()) {
@@ -139,11 +141,16 @@ mod tests {
         ] {
             assert_eq!(opening(&closed), fix);
         }
-        let legacy = |family| Denier::Legacy(kernel::legacy::arrival::Denied { family, rule: Some(3) });
-        let old = Closed { denied: legacy(IpFamily::V4), ..closed((Family::Ip, "filter"), "INPUT", udp) };
+        let legacy = |table, chain| {
+            Denier::Legacy(kernel::legacy::arrival::Denied { family: IpFamily::V4, table, chain, rule: Some(3) })
+        };
+        let old = Closed { denied: legacy("filter", "INPUT"), ..closed((Family::Ip, "filter"), "INPUT", udp) };
         let fix = "iptables-legacy -I INPUT -p udp --dport 8472 -s 10.4.7.0/24 -j ACCEPT, and the same where your rules are \
                    loaded from at boot";
         assert_eq!((opening(&old).as_str(), old.denied.to_string().as_str()), (fix, "rule 3 of iptables-legacy INPUT"));
+        let early = Closed { denied: legacy("raw", "PREROUTING"), ..old };
+        assert!(opening(&early).starts_with("iptables-legacy -t raw -I PREROUTING -p udp --dport 8472 -s 10.4.7.0/24"));
+        assert_eq!(early.denied.to_string(), "rule 3 of iptables-legacy -t raw PREROUTING");
         let six = Closed { network: "fd00:4:7::/64".parse().unwrap(), ..closed((Family::Ip6, "filter"), "INPUT", udp) };
         assert!(opening(&six).starts_with("ip6tables -t filter -I INPUT -p udp --dport 8472 -s fd00:4:7::/64"));
     }

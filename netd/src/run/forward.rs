@@ -28,14 +28,15 @@ impl fmt::Display for Advice {
 
 /// What an operator should know of iptables-legacy where `networks` shall pass.
 pub(crate) fn legacy(networks: &BTreeSet<Prefix>) -> Vec<Advice> {
-    let of_family = |family: IpFamily| {
+    let of_table = |(family, table): (IpFamily, &str)| {
         let mut concerned = networks.iter().filter(|network| network.family() == family).peekable();
         concerned.peek()?;
-        if !legacy::has_filter(family) {
+        if !legacy::has_table(family, table) {
             return None;
         }
         let command = if family == IpFamily::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
-        let (how, place, network) = match legacy::forwarding(family) {
+        let command = if table == "filter" { command.to_owned() } else { format!("{command} -t {table}") };
+        let (how, place, network) = match legacy::forwarding(family, table) {
             Ok(chain) => {
                 let network = concerned.find(|network| !chain.passes(**network))?;
                 match chain.denial? {
@@ -50,7 +51,8 @@ pub(crate) fn legacy(networks: &BTreeSet<Prefix>) -> Vec<Advice> {
             fix: format!("{command} {place} FORWARD -s {network} -j ACCEPT, and the same with -d"),
         })
     };
-    IpFamily::ALL.into_iter().filter_map(of_family).collect()
+    let tables = IpFamily::ALL.into_iter().flat_map(|family| legacy::FORWARDING.map(|table| (family, table)));
+    tables.filter_map(of_table).collect()
 }
 
 /// Packets from and to `networks`.

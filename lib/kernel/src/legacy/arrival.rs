@@ -1,4 +1,5 @@
-//! The chain INPUT of iptables-legacy, followed with a packet of which some is known.
+//! The chains of iptables-legacy that a packet for this host meets, followed with one of which some is known: those before its
+//! routing, and INPUT. The table `nat` denies nothing; what it sends elsewhere is not followed.
 //!
 //! Invariants: what is not known of a packet or not understood of a condition is open, and a verdict behind something open that may have
 //! accepted the packet is no finding; each rule is read once for each way that leads to it, and [`RULES`] bound them all.
@@ -8,9 +9,9 @@ use std::net::IpAddr;
 
 use netstate::IpFamily;
 
-use super::{
-    ACCEPT, DEPTH, DROP, ENTRY_OF_INPUT, EXTENSION, Layout, RETURN, RULES, UNDERFLOW_OF_INPUT, number, read, short,
-};
+#[cfg(any(test, feature = "fuzz"))]
+use super::number;
+use super::{ACCEPT, DEPTH, DROP, EXTENSION, Hook, Layout, RETURN, RULES, has_table, read, short};
 use crate::error::{Cause, KernelError};
 use crate::nft::arrival::Arrival;
 
@@ -46,10 +47,36 @@ const NEW: u8 = 0x08;
 /// XT_CONNTRACK_STATE_ALIAS: it was written as a match `state`.
 const STATE_ALIAS: u16 = 1 << 13;
 
-/// The chain INPUT of the table `filter` of one family.
+/// What a packet for this host meets, in order, by table.
+const PLACES: [Place; 5] = [
+    Place { table: "raw", hook: Hook::Prerouting },
+    Place { table: "mangle", hook: Hook::Prerouting },
+    Place { table: "mangle", hook: Hook::Input },
+    Place { table: FILTER, hook: Hook::Input },
+    Place { table: "security", hook: Hook::Input },
+];
+
+/// The table that the tool means when none is named.
+const FILTER: &str = "filter";
+
+/// A chain of a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    table: &'static str,
+    hook: Hook,
+}
+
+/// The chains of one family that a packet for this host meets.
 #[derive(Debug)]
 pub struct Input {
     family: IpFamily,
+    stages: Vec<Stage>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Stage {
+    place: Place,
     entries: Vec<u8>,
     begin: usize,
     underflow: usize,
@@ -60,51 +87,75 @@ pub struct Input {
 pub struct Denied {
     /// The family of the table.
     pub family: IpFamily,
-    /// The number of the rule of INPUT that denies or leads to what denies, from 1, as `--line-numbers` shows it; `None` for
+    /// The table.
+    pub table: &'static str,
+    /// Its chain.
+    pub chain: &'static str,
+    /// The number of the rule of the chain that denies or leads to what denies, from 1, as `--line-numbers` shows it; `None` for
     /// the policy.
     pub rule: Option<u32>,
 }
 
+impl Denied {
+    /// The tool with the table that it is to change.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let command = if self.family == IpFamily::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+        if self.table == FILTER { command.to_owned() } else { format!("{command} -t {}", self.table) }
+    }
+}
+
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let command = if self.family == IpFamily::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+        let (command, chain) = (self.command(), self.chain);
         match self.rule {
-            None => write!(f, "the policy of {command} INPUT"),
-            Some(number) => write!(f, "rule {number} of {command} INPUT"),
+            None => write!(f, "the policy of {command} {chain}"),
+            Some(number) => write!(f, "rule {number} of {command} {chain}"),
         }
     }
 }
 
 impl Input {
-    /// Reads it; the table must be there ([`has_filter`](super::has_filter)).
+    /// Reads those of the tables that are there.
     ///
     /// # Errors
     /// When the kernel refuses, for want of CAP_NET_ADMIN say, or its answer cannot be read.
     pub fn of(family: IpFamily) -> Result<Self, KernelError> {
-        let object = "chain INPUT of iptables-legacy";
-        let (info, entries) = read(family).map_err(|source| KernelError::io("read", object, "getsockopt", source))?;
-        let places = number(&info, ENTRY_OF_INPUT).zip(number(&info, UNDERFLOW_OF_INPUT));
-        let short = || KernelError::new("read", object, Cause::Unexpected("a table without that chain".to_owned()));
-        let (begin, underflow) = places.ok_or_else(short)?;
-        Ok(Self { family, entries, begin, underflow })
+        let mut stages = Vec::new();
+        for place in PLACES.into_iter().filter(|place| has_table(family, place.table)) {
+            let Place { table, hook } = place;
+            let object = || format!("chain {} of iptables-legacy's table {table}", hook.chain());
+            let (info, entries) =
+                read(family, table).map_err(|source| KernelError::io("read", object(), "getsockopt", source))?;
+            let short = || KernelError::new("read", object(), Cause::Unexpected("a table without it".to_owned()));
+            let (begin, underflow) = hook.places(&info).ok_or_else(short)?;
+            stages.push(Stage { place, entries, begin, underflow });
+        }
+        Ok(Self { family, stages })
     }
 
     /// What denies a first packet like `arrival`, if something certainly does.
     #[must_use]
     pub fn denied(&self, arrival: &Arrival) -> Option<Denied> {
-        let mut walk = Walk { table: self, arrival, left: RULES, open: false };
-        match walk.chain(self.begin, DEPTH)? {
-            End::Denied(rule) => (!walk.open).then_some(Denied { family: self.family, rule }),
-            End::Accepted | End::Left => None,
-        }
+        self.stages.iter().find_map(|stage| {
+            let mut walk = Walk { family: self.family, stage, arrival, left: RULES, open: false };
+            match walk.chain(stage.begin, DEPTH)? {
+                End::Denied(rule) if !walk.open => {
+                    let (table, chain) = (stage.place.table, stage.place.hook.chain());
+                    Some(Denied { family: self.family, table, chain, rule })
+                }
+                End::Denied(_) | End::Accepted | End::Left => None,
+            }
+        })
     }
 
-    /// True when the table has a chain of this name.
+    /// True when the table `filter` has a chain of this name.
     #[must_use]
     pub fn has_chain(&self, name: &str) -> bool {
         // A chain begins with a rule whose target `ERROR` has its name as data.
         let wanted = [name.as_bytes(), b"\0"].concat();
-        self.entries.windows(wanted.len()).any(|bytes| bytes == wanted)
+        let filter = self.stages.iter().find(|stage| stage.place.table == FILTER);
+        filter.is_some_and(|stage| stage.entries.windows(wanted.len()).any(|bytes| bytes == wanted))
     }
 }
 
@@ -118,7 +169,8 @@ enum End {
 }
 
 struct Walk<'a> {
-    table: &'a Input,
+    family: IpFamily,
+    stage: &'a Stage,
     arrival: &'a Arrival,
     /// Rules that may still be read.
     left: u32,
@@ -130,12 +182,12 @@ impl Walk<'_> {
     /// Follows the chain that begins at `at`; `None` when it cannot be read.
     fn chain(&mut self, mut at: usize, depth: u32) -> Option<End> {
         let mut line = 0_u32;
-        while at < self.table.entries.len() {
+        while at < self.stage.entries.len() {
             self.left = self.left.checked_sub(1)?;
             line = line.saturating_add(1);
-            let rule = Rule::read(self.table.family, self.table.entries.get(at..)?)?;
+            let rule = Rule::read(self.family, self.stage.entries.get(at..)?)?;
             let matches = rule.matches(self.arrival);
-            let number = (at != self.table.underflow).then_some(line);
+            let number = (at != self.stage.underflow).then_some(line);
             let end = if matches == Some(false) { End::Left } else { self.target(&rule, number, depth)? };
             match (end, matches) {
                 (End::Left, Some(true)) if rule.returns() => return Some(End::Left),
@@ -349,7 +401,9 @@ pub(crate) fn fuzz_input(input: &[u8]) {
     for (family, own) in [(IpFamily::V4, "10.4.7.21"), (IpFamily::V6, "fd00::21")] {
         let Ok(to) = own.parse() else { continue };
         let Ok(name) = "eth0".parse() else { continue };
-        let table = Input { family, entries: entries.to_vec(), begin, underflow };
+        let place = Place { table: FILTER, hook: Hook::Input };
+        let stages = vec![Stage { place, entries: entries.to_vec(), begin, underflow }];
+        let table = Input { family, stages };
         let arrival = Arrival { link: (name, 2), from: Some(to), to, protocol: 17, port: Some(8472) };
         let _ = table.denied(&arrival);
     }

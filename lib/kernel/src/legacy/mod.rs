@@ -1,6 +1,7 @@
-//! The chains FORWARD and INPUT of iptables-legacy, which nftables does not show: read by a socket's options, never written.
+//! The chains FORWARD and INPUT of iptables-legacy, and those before them, which nftables does not show: read by a socket's options,
+//! never written.
 //!
-//! The kernel gives the whole table `filter` as `struct ipt_entry` one behind the other (include/uapi/linux/netfilter_ipv4/
+//! The kernel gives a whole table as `struct ipt_entry` one behind the other (include/uapi/linux/netfilter_ipv4/
 //! ip_tables.h and ip6_tables.h). Invariants: asking for a table makes it, so it is asked for only where the kernel names it; what
 //! cannot be read in a rule is a condition, and a chain is left at its first rule that decides about everything.
 
@@ -23,12 +24,42 @@ const GET_ENTRIES: libc::c_int = 65;
 const NAME: usize = 32;
 const INFO: usize = NAME + 4 + 20 + 20 + 8;
 
-/// Where entry and underflow of NF_INET_LOCAL_IN and NF_INET_FORWARD and the size of the entries stand in it.
-const ENTRY_OF_INPUT: usize = NAME + 4 + 4;
-const UNDERFLOW_OF_INPUT: usize = ENTRY_OF_INPUT + 20;
-const ENTRY: usize = NAME + 4 + 2 * 4;
-const UNDERFLOW: usize = ENTRY + 20;
+/// Where the entries of the hooks, their underflows and the size of the entries stand in it.
+const HOOKS: usize = NAME + 4;
+const UNDERFLOWS: usize = HOOKS + 20;
 const SIZE: usize = INFO - 4;
+
+/// The tables in which what is forwarded can be denied.
+pub const FORWARDING: [&str; 3] = ["mangle", "filter", "security"];
+
+/// A hook of a table by its number (enum nf_inet_hooks).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+}
+
+impl Hook {
+    /// Where its chain begins and where its policy stands, as the information about the table says.
+    fn places(self, info: &[u8]) -> Option<(usize, usize)> {
+        let at = 4 * match self {
+            Self::Prerouting => 0,
+            Self::Input => 1,
+            Self::Forward => 2,
+        };
+        number(info, HOOKS + at).zip(number(info, UNDERFLOWS + at))
+    }
+
+    /// The name of the chain that every table has for it.
+    const fn chain(self) -> &'static str {
+        match self {
+            Self::Prerouting => "PREROUTING",
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+        }
+    }
+}
 
 /// Bytes of `struct ipt_get_entries` before the entries, which are aligned to eight.
 const ENTRIES: usize = 40;
@@ -76,40 +107,41 @@ impl Forwarding {
     }
 }
 
-/// True when the calling thread's network namespace has the table `filter` of this family.
+/// True when the calling thread's network namespace has the table of this family.
 #[must_use]
-pub fn has_filter(family: IpFamily) -> bool {
+pub fn has_table(family: IpFamily, table: &str) -> bool {
     let file = match family {
         IpFamily::V4 => "/proc/thread-self/net/ip_tables_names",
         IpFamily::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    std::fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|table| table == "filter"))
+    std::fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|name| name == table))
 }
 
-/// Reads the chain FORWARD of the table `filter`, which must be there ([`has_filter`]).
+/// Reads the chain FORWARD of one of [`FORWARDING`], which must be there ([`has_table`]).
 ///
 /// # Errors
 /// When the kernel refuses, for want of CAP_NET_ADMIN say, or its answer cannot be read.
-pub fn forwarding(family: IpFamily) -> Result<Forwarding, KernelError> {
-    let error = |cause: Cause| KernelError::new("read", "chain FORWARD of iptables-legacy", cause);
-    let (info, entries) = read(family)
-        .map_err(|source| KernelError::io("read", "chain FORWARD of iptables-legacy", "getsockopt", source))?;
+pub fn forwarding(family: IpFamily, table: &str) -> Result<Forwarding, KernelError> {
+    let object = || format!("chain FORWARD of iptables-legacy's table {table}");
+    let error = |cause: Cause| KernelError::new("read", object(), cause);
+    let (info, entries) =
+        read(family, table).map_err(|source| KernelError::io("read", object(), "getsockopt", source))?;
     let unreadable = || error(Cause::Unexpected("a table that ends too early or leads too far".to_owned()));
-    let (begin, underflow) = number(&info, ENTRY).zip(number(&info, UNDERFLOW)).ok_or_else(unreadable)?;
+    let (begin, underflow) = Hook::Forward.places(&info).ok_or_else(unreadable)?;
     Table { family, entries: &entries, underflow, left: RULES }.judge(begin).ok_or_else(unreadable)
 }
 
 /// Reads information and entries of the table.
-fn read(family: IpFamily) -> io::Result<(Vec<u8>, Vec<u8>)> {
+fn read(family: IpFamily, table: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let (domain, level) = match family {
         IpFamily::V4 => (AddressFamily::Inet, libc::IPPROTO_IP),
         IpFamily::V6 => (AddressFamily::Inet6, libc::IPPROTO_IPV6),
     };
     let fd = socket(domain, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let mut info = named(INFO);
+    let mut info = named(table, INFO);
     sockopt::get(&fd, level, GET_INFO, &mut info)?;
     let size = number(&info, SIZE).unwrap_or_default();
-    let mut entries = named(ENTRIES + size);
+    let mut entries = named(table, ENTRIES + size);
     let size = u32::try_from(size).map_err(io::Error::other)?;
     if let Some(field) = entries.get_mut(NAME..NAME + 4) {
         field.copy_from_slice(&size.to_ne_bytes());
@@ -119,8 +151,8 @@ fn read(family: IpFamily) -> io::Result<(Vec<u8>, Vec<u8>)> {
 }
 
 /// A buffer that begins with the table's name.
-fn named(size: usize) -> Vec<u8> {
-    let mut buffer = b"filter".to_vec();
+fn named(table: &str, size: usize) -> Vec<u8> {
+    let mut buffer = table.as_bytes().to_vec();
     buffer.resize(size, 0);
     buffer
 }
