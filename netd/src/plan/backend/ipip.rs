@@ -18,8 +18,8 @@ use cluster::Problem;
 pub(super) const NAME: &str = "ipip";
 
 /// What it loses over an interface in a VRF.
-pub(super) const IN_VRF: &str =
-    "ipip takes the main routing table to the other nodes, which are in the VRF's; use backend vxlan";
+pub(super) const IN_VRF: &str = "ipip takes the main routing table to the other nodes, and they are in the VRF's: lead it there (ip route add \
+     NODES dev INTERFACE, outside of the VRF, on each node), or use backend vxlan";
 
 /// flannel's name.
 const DEVICE: IfName = IfName::literal("flannel.ipip");

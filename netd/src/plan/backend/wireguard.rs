@@ -20,8 +20,9 @@ use crate::plan::{LocalNode, PeerRows, Tables, route};
 use cluster::Problem;
 
 /// What it loses over an interface in a VRF.
-pub(super) const IN_VRF: &str =
-    "wireguard takes the main routing table to the other nodes, which are in the VRF's; use backend vxlan";
+pub(super) const IN_VRF: &str = "wireguard takes the main routing table to the other nodes, and they are in the VRF's: lead it there and take what \
+     comes from there (ip route add NODES dev INTERFACE, outside of the VRF, and sysctl -w net.ipv4.udp_l3mdev_accept=1, on each \
+     node), or use backend vxlan";
 
 pub(super) const NAME: &str = "wireguard";
 
