@@ -34,12 +34,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use daemon::log::Log;
-use daemon::monitors::{Interests, NFTABLES, RTNETLINK};
+use daemon::monitors::{Interests, Monitors, NFTABLES, RTNETLINK};
 use daemon::shell::{self, Program, Shell};
 use daemon::worker::{Mailbox, Worker};
 use kernel::KernelError;
 use netstate::IfName;
 use nix::time::{ClockId, clock_gettime};
+use tokio::sync::oneshot;
 
 pub(crate) use cleanup::cleanup;
 pub(crate) use prepare::init_only;
@@ -117,12 +118,13 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let mailbox = Mailbox::new(shell.liveness.clone());
     shell.attach(&mailbox);
     let mut running = Running::new(config, origin, mailbox.clone(), shell.clone());
-    // Before the first listing, which the thread begins with.
-    running.follow(interests);
+    // That of rtnetlink before the first listing, which the thread begins with; that of nftables behind the first rows.
+    let (begun, first_rows) = oneshot::channel();
+    running.follow(Monitors::open_behind(interests, first_rows));
     running.show(mode);
     let checks = Checks::default();
     tokio::spawn(checks.clone().serve(shell.liveness.clone()));
-    let work = ProxyWork::new(proxy, checks, shell.clone());
+    let work = ProxyWork::new(proxy, checks, shell.clone()).beginning(begun);
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let Config { place, node, .. } = running.config();
     let mut source = Source::listen(place, node, shell::seed());

@@ -9,7 +9,7 @@
 use std::sync::PoisonError;
 
 use anyhow::Context;
-use daemon::monitors::{self, Interests, Meaning, Monitors};
+use daemon::monitors::{self, Meaning, Monitors};
 use daemon::shell::Shell;
 use daemon::worker::Mailbox;
 use kernel::ipvs::Ipvs;
@@ -44,13 +44,13 @@ impl Running {
     }
 
     /// Follows what the kernel says of these tables, and of no others any more. Must be called on a tokio runtime.
-    pub(super) fn follow(&mut self, interests: Interests) {
+    pub(super) fn follow(&mut self, monitors: Monitors) {
         let shell = self.shell.clone();
         let opened = move |monitor: &'static str| {
             shell.open_gate(monitor);
         };
         let meaning = Meaning::new(Touched::by_rtnl, Touched::by_nft);
-        self.monitors = Some(Monitors::open(interests).follow(&self.mailbox, meaning, opened));
+        self.monitors = Some(monitors.follow(&self.mailbox, meaning, opened));
     }
 
     /// Shows whoever asks which data path is used.
@@ -80,7 +80,7 @@ impl Running {
             let mode = opened.mode;
             let own = Following::open(link()?).await?.addresses().await?;
             let (proxy, interests) = start(config, &own, opened, self.origin).await?;
-            self.follow(interests);
+            self.follow(Monitors::open(interests));
             self.mailbox.send(Order::Succeed(Box::new(proxy))).await;
             self.show(mode);
         }

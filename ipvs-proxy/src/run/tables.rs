@@ -298,7 +298,12 @@ impl Tables {
                 self.links.into_iter().for_each(|links| self.stack.invalidate(links));
                 self.addresses.into_iter().for_each(|addresses| self.stack.invalidate(addresses));
             }
-            Touched::Nft => self.stack.invalidate(self.nft),
+            Touched::Nft => {
+                let nft = self.stack.get_mut(self.nft);
+                if nft.is_some_and(|nft| !nft.target_mut().is_unchanged()) {
+                    self.stack.invalidate(self.nft);
+                }
+            }
             Touched::ForeignNft => {
                 if let Some(forward) = self.forward {
                     self.stack.invalidate(forward);

@@ -10,6 +10,7 @@ use daemon::status::{TableRows, is_tried};
 use daemon::worker::{Cause, PassLog, Took, Work};
 use netstate::IpFamily;
 use reconcile::{Audited, Counts, Pass};
+use tokio::sync::oneshot;
 
 use super::checks::Checks;
 use super::kube_names::KubeProxyNames;
@@ -54,6 +55,8 @@ pub(super) struct ProxyWork {
     checks: Checks,
     log: PassLog,
     ready: bool,
+    /// Who waits for the first rows to be in.
+    begun: Option<oneshot::Sender<()>>,
     /// Something may have changed since the last report.
     changed: bool,
     /// The last report said that all is well.
@@ -78,6 +81,7 @@ impl ProxyWork {
             checks,
             log: PassLog::default(),
             ready: false,
+            begun: None,
             changed: true,
             well: false,
             next_report: Duration::ZERO,
@@ -87,6 +91,11 @@ impl ProxyWork {
         };
         work.notice_rival();
         work
+    }
+
+    /// Says to `begun` when the first rows are in.
+    pub(super) fn beginning(self, begun: oneshot::Sender<()>) -> Self {
+        Self { begun: Some(begun), ..self }
     }
 
     /// Notices a kube-proxy beside us, and says so once.
@@ -145,6 +154,10 @@ impl ProxyWork {
         self.ready = true;
         tracing::info!(services = self.proxy.view().known(&[Kind::Service]), "ready");
         self.shell.open_gate(TABLES);
+        if let Some(begun) = self.begun.take() {
+            // Whoever waited opens it by itself after a while.
+            let _ = begun.send(());
+        }
         kernel::heap::trim();
     }
 

@@ -11,6 +11,7 @@ use kernel::nft::{Change, Stream};
 use kernel::watch::{Event, Interest, Watch};
 use kernel::writer::Writers;
 use kernel::{Chain, KernelError};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::liveness::{Heartbeat, Liveness, Progress};
@@ -59,12 +60,17 @@ impl<C> Meaning<C> {
     }
 }
 
+/// The longest time that the monitor of nftables waits to be opened.
+pub const LATEST: Duration = Duration::from_secs(5);
+
 /// The monitors, open and not followed yet.
 #[derive(Debug)]
 pub struct Monitors {
     interests: Interests,
     rtnl: Option<Watch>,
     nft: Option<Stream>,
+    /// What the monitor of nftables is opened behind.
+    behind: Option<oneshot::Receiver<()>>,
 }
 
 /// The monitors while they are followed; dropping this ends it.
@@ -89,7 +95,16 @@ impl Monitors {
     pub fn open(interests: Interests) -> Self {
         let rtnl = logged(Watch::open(interests.rtnl.clone()), RTNETLINK);
         let nft = logged(Stream::open(interests.nft.clone(), interests.rtnl.writers.clone()), NFTABLES);
-        Self { interests, rtnl, nft }
+        Self { interests, rtnl, nft, behind: None }
+    }
+
+    /// As [`Monitors::open`], but that of nftables is opened when `begun` says so, or after [`LATEST`]: while somebody listens, the kernel
+    /// makes a message of every element, which takes longer than to put a hundred thousand of them in. What others have changed by then
+    /// counts as changed.
+    #[must_use]
+    pub fn open_behind(interests: Interests, begun: oneshot::Receiver<()>) -> Self {
+        let rtnl = logged(Watch::open(interests.rtnl.clone()), RTNETLINK);
+        Self { interests, rtnl, nft: None, behind: Some(begun) }
     }
 
     /// Passes on what the kernel says, as `meaning` has it. `opened` is called with the name of each monitor that is open,
@@ -101,7 +116,7 @@ impl Monitors {
         meaning: Meaning<W::Change>,
         opened: impl Fn(&'static str) + Clone + Send + 'static,
     ) -> Following {
-        let Self { interests, rtnl, nft } = self;
+        let Self { interests, rtnl, nft, behind } = self;
         let Meaning { rtnl: of_rtnl, nft: of_nft } = meaning;
         let mut tasks = JoinSet::new();
         let writers = interests.rtnl.writers.clone();
@@ -113,7 +128,7 @@ impl Monitors {
         let [(_, of_rtnl), (_, of_nft)] = beats;
         let into = |heartbeat| Recipient { mailbox: mailbox.clone(), heartbeat };
         tasks.spawn(follow(rtnl_monitor, into(of_rtnl), opened.clone(), PAUSE));
-        tasks.spawn(follow(nft_monitor, into(of_nft), opened, PAUSE));
+        tasks.spawn(follow_behind(behind, nft_monitor, into(of_nft), opened));
         Following { tasks, liveness, loops }
     }
 }
@@ -151,6 +166,25 @@ impl<W: Work> Recipient<W> {
         self.heartbeat.idle();
         goes_on
     }
+}
+
+/// Opens the monitor behind what it waits for, if it waits.
+async fn follow_behind<W: Work, M: Monitor<W::Change>>(
+    behind: Option<oneshot::Receiver<()>>,
+    mut monitor: M,
+    into: Recipient<W>,
+    opened: impl Fn(&'static str),
+) {
+    if let Some(behind) = behind {
+        into.heartbeat.back_within(LATEST);
+        // Whoever should say so may have ended.
+        let _ = tokio::time::timeout(LATEST, behind).await;
+        into.heartbeat.idle();
+        if monitor.open().is_ok() && !into.pass_on(monitor.everything()) {
+            return;
+        }
+    }
+    follow(monitor, into, opened, PAUSE).await;
 }
 
 async fn follow<W: Work, M: Monitor<W::Change>>(

@@ -12,7 +12,7 @@ use common::{cases, converge, feed, run, sh};
 use kernel::nft::{Nft, Tables};
 use netstate::nft::*;
 use netstate::{IpFamily, Protocol};
-use reconcile::{Audited, Reconciler, Stage};
+use reconcile::{Audited, Reconciler, Stage, Target};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -206,6 +206,30 @@ fn an_audit_reads_nothing_that_nobody_changed_and_finds_what_somebody_did() {
     assert_eq!(run(&mut table).repaired, 1);
 }
 
+fn rows_written_by_the_thousand_are_known_to_be_all_unless_somebody_else_wrote() {
+    let mut ruleset = of_ipv4();
+    for number in 0..1200_u16 {
+        let [high, low] = number.to_be_bytes();
+        let vip = service([192, 168, high, low].into());
+        ruleset.insert(name("services"), vip, Element::verdict(Verdict::Goto(name("choose/2"))));
+    }
+    let mut table = reconciler(&ruleset);
+    assert_eq!(run(&mut table).errors, vec![]);
+    assert!(table.target_mut().is_unchanged(), "one transaction was made, and it was ours");
+    assert_eq!(table.audit(), Audited::Same);
+    nft("add table ip other");
+    assert!(!table.target_mut().is_unchanged());
+    // One row is no reason to ask.
+    table.invalidate();
+    run(&mut table);
+    table.want(
+        RowKey::Chain(ChainKey { table: ruleset.key.clone(), chain: name("choose/1") }),
+        Some(choice(IpFamily::V4, 1).into()),
+    );
+    run(&mut table);
+    assert!(!table.target_mut().is_unchanged());
+}
+
 /// The chains' rules are bound to the set, not to its name.
 fn set_declared_otherwise_keeps_the_chains_that_look_into_it() {
     let mut ruleset = of_ipv4();
@@ -396,6 +420,7 @@ fn main() -> ExitCode {
         chains_come_and_go_with_the_elements_that_name_them,
         what_somebody_changes_is_put_right,
         an_audit_reads_nothing_that_nobody_changed_and_finds_what_somebody_did,
+        rows_written_by_the_thousand_are_known_to_be_all_unless_somebody_else_wrote,
         set_declared_otherwise_keeps_the_chains_that_look_into_it,
         static_part_changes_although_chains_name_what_goes_with_it,
         chains_that_name_others_go_with_them,

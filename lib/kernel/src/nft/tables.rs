@@ -23,6 +23,9 @@ use crate::error::{Cause, KernelError, Nack};
 /// Receive buffer in bytes: 20,000 refused elements are answered with as many errors.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
+/// From so many steps on it is asked whether anybody else wrote meanwhile: to list them again takes as long as to write them.
+const MANY: usize = 1000;
+
 /// Our tables. Everything in them is ours.
 #[derive(Debug)]
 pub struct Tables {
@@ -294,12 +297,15 @@ impl Target for Tables {
     }
 
     fn apply(&mut self, steps: &[TableStep]) -> Vec<Result<(), KernelError>> {
-        self.listed = None;
+        let before = self.listed.take();
         let with_table = gone_with_table(steps);
         let rows: Vec<usize> = (0..steps.len()).filter(|row| !with_table.contains_key(row)).collect();
         let mut work = Work::default();
         self.prepare(steps, &rows, &mut work);
-        let mut failed = work.run(&mut self.nft.socket);
+        let (mut failed, commits) = work.run(&mut self.nft.socket);
+        if steps.len() >= MANY && failed.is_empty() {
+            self.listed = before.and_then(|before| self.generation_behind(before, commits));
+        }
         self.replace_occupied(steps, &mut failed);
         let reasons: BTreeMap<usize, String> =
             with_table.values().filter_map(|table| Some((*table, failed.get(table)?.to_string()))).collect();
@@ -345,7 +351,12 @@ impl Tables {
             return;
         }
         again.iter().for_each(|row| drop(failed.remove(row)));
-        failed.extend(work.run(&mut self.nft.socket));
+        failed.extend(work.run(&mut self.nft.socket).0);
+    }
+
+    /// The generation of the ruleset, when nobody but `commits` transactions of ours has made another one of `before`.
+    fn generation_behind(&mut self, before: u32, commits: u32) -> Option<u32> {
+        self.nft.generation().ok().filter(|now| *now == before.wrapping_add(commits))
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Work {
     adds: Vec<Unit>,
     /// Rows that failed.
     failed: BTreeMap<usize, Cause>,
+    /// Transactions that were committed.
+    commits: u32,
     /// Rows that were carried out but for a part, which is still to do.
     unfinished: BTreeMap<usize, Cause>,
 }
@@ -79,14 +81,17 @@ impl Work {
         self.failed.insert(row, cause);
     }
 
-    /// Carries everything out and returns the rows that failed.
-    pub(super) fn run(mut self, socket: &mut Socket) -> BTreeMap<usize, Cause> {
+    /// Carries everything out and returns the rows that failed, and how many transactions that took.
+    pub(super) fn run(mut self, socket: &mut Socket) -> (BTreeMap<usize, Cause>, u32) {
         let mut later = Vec::new();
         // Each round takes out at least one row, or makes at least one message or the whole work smaller.
         while !(self.deletes.is_empty() && self.layouts.is_empty() && self.adds.is_empty()) {
             let (messages, places) = self.encode();
             match commit(socket, &messages, None) {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.commits += 1;
+                    break;
+                }
                 Err(Refusal::Messages(refused)) => self.narrow(&refused, &places),
                 Err(Refusal::TooLarge) => later.extend(self.split_behind()),
                 Err(Refusal::Whole(nack)) => self.fail_all(|| nack.clone().into()),
@@ -95,9 +100,11 @@ impl Work {
         }
         self.failed.extend(self.unfinished);
         for work in later.into_iter().rev() {
-            self.failed.extend(work.run(socket));
+            let (failed, commits) = work.run(socket);
+            self.failed.extend(failed);
+            self.commits += commits;
         }
-        self.failed
+        (self.failed, self.commits)
     }
 
     /// How many elements go and come.
