@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use netlink_packet_core::NLM_F_EXCL;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::attribute::{self, Writer};
@@ -104,7 +105,8 @@ impl Sets {
     pub fn destroy(&mut self, name: &str) -> Result<bool, KernelError> {
         let mut body = head();
         body.put_str(SETNAME, name);
-        let message = Message { kind: DESTROY, flags: 0, body: body.finish() };
+        // Without the flag the kernel says nothing of a set that is not there (flag_exist).
+        let message = Message { kind: DESTROY, flags: NLM_F_EXCL, body: body.finish() };
         let deadline = Instant::now() + LIMIT;
         loop {
             match self.socket.request(&message) {
