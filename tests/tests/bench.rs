@@ -71,6 +71,22 @@ fn part_of_the_data_path_measures_every_backend_and_each_step() -> Result<()> {
     Ok(())
 }
 
+fn part_of_a_virtual_address_measures_streams_and_requests_on_both_paths() -> Result<()> {
+    let report = report("vip", &[])?;
+    for path in ["nftables", "ipvs"] {
+        for load in ["a TCP stream and UDP round trips", "wrk, 16 connections"] {
+            let title = format!("ipvs-proxy on {path}: {load}");
+            let (_, rest) = report.split_once(&title).with_context(|| format!("no section {title:?} in\n{report}"))?;
+            let table = rest.split("\n#").next().unwrap_or_default();
+            let line = table.lines().find(|line| line.starts_with("| through a Service, one of 1 |"));
+            let line = line.with_context(|| format!("no row in\n{table}"))?;
+            let rate = line.split('|').nth(2).unwrap_or_default().trim();
+            ensure!(rate.parse::<f64>()? > 0.0, "{line}");
+        }
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables],
@@ -78,6 +94,7 @@ fn main() -> ExitCode {
             part_of_netd_measures_start_restart_and_one_changed_lease,
             part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths,
             part_of_the_data_path_measures_every_backend_and_each_step,
+            part_of_a_virtual_address_measures_streams_and_requests_on_both_paths,
         ],
     )
 }
