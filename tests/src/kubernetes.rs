@@ -15,7 +15,7 @@ use crate::kube_api::KubeApi;
 use crate::process::Process;
 
 /// Longest time until it serves.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// Where it says whether it is well, and its numbers: beside a proxy of ours.
 const HEALTH: &str = "127.0.0.1:10356";
