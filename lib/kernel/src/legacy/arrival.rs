@@ -408,3 +408,108 @@ pub(crate) fn fuzz_input(input: &[u8]) {
         let _ = table.denied(&arrival);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{ANY, entry};
+    use super::*;
+
+    const NODES: &str = "10.4.7.0/24";
+    const OTHERS: &str = "10.9.9.0/24";
+
+    /// Chains as the kernel gives them: the last rule of each is its policy.
+    fn input(chains: &[(Place, Vec<Vec<u8>>)]) -> Input {
+        let stage = |(place, rules): &(Place, Vec<Vec<u8>>)| {
+            let underflow = rules.iter().rev().skip(1).map(Vec::len).sum();
+            Stage { place: *place, entries: rules.concat(), begin: 0, underflow }
+        };
+        Input { family: IpFamily::V4, stages: chains.iter().map(stage).collect() }
+    }
+
+    /// The first packet of another node to the tunnel's port.
+    fn arrival() -> Arrival {
+        let (from, to) = ("10.4.7.22".parse().unwrap(), "10.4.7.21".parse().unwrap());
+        Arrival { link: ("eth0".parse().unwrap(), 2), from: Some(from), to, protocol: 17, port: Some(8472) }
+    }
+
+    fn denied(chains: &[(Place, Vec<Vec<u8>>)]) -> Option<String> {
+        input(chains).denied(&arrival()).map(|denied| denied.to_string())
+    }
+
+    fn accepts() -> Vec<u8> {
+        entry(ANY, ANY, None, ("", ACCEPT))
+    }
+
+    fn drops(from: &str) -> Vec<u8> {
+        entry(from, ANY, None, ("", DROP))
+    }
+
+    const LAST: Place = Place { table: FILTER, hook: Hook::Input };
+
+    #[test]
+    fn first_chain_on_the_way_that_denies_is_named_with_its_table() {
+        let open: Vec<_> = PLACES.into_iter().map(|place| (place, vec![accepts()])).collect();
+        assert_eq!(denied(&open), None);
+        let names = [
+            "rule 2 of iptables-legacy -t raw PREROUTING",
+            "rule 2 of iptables-legacy -t mangle PREROUTING",
+            "rule 2 of iptables-legacy -t mangle INPUT",
+            "rule 2 of iptables-legacy INPUT",
+            "rule 2 of iptables-legacy -t security INPUT",
+        ];
+        let mut chains = open;
+        // From the last one on: each that comes before it is met first.
+        for (place, name) in names.into_iter().enumerate().rev() {
+            chains[place].1 = vec![drops(OTHERS), drops(NODES), accepts()];
+            assert_eq!(denied(&chains).as_deref(), Some(name));
+        }
+        // What an earlier chain accepts the later ones judge all the same.
+        chains[0].1 = vec![accepts()];
+        assert_eq!(denied(&chains).as_deref(), Some(names[1]));
+    }
+
+    #[test]
+    fn policy_is_named_as_one_and_what_is_open_is_no_finding() {
+        let policy = || vec![drops(ANY)];
+        assert_eq!(denied(&[(LAST, policy())]).as_deref(), Some("the policy of iptables-legacy INPUT"));
+        let with = |rule: Vec<u8>| denied(&[(LAST, [vec![rule], policy()].concat())]);
+        assert_eq!(with(entry(NODES, ANY, None, ("", ACCEPT))), None);
+        assert_eq!(with(entry(ANY, ANY, Some("limit"), ("", ACCEPT))), None, "it may accept");
+        assert_eq!(with(entry(ANY, ANY, None, ("TPROXY", 0))), None, "it may do anything");
+        for rule in [
+            entry(OTHERS, ANY, None, ("", ACCEPT)),
+            entry(ANY, OTHERS, None, ("", ACCEPT)),
+            entry(ANY, ANY, Some("limit"), ("", DROP)),
+            entry(ANY, ANY, None, ("LOG", 0)),
+        ] {
+            assert_eq!(with(rule).as_deref(), Some("the policy of iptables-legacy INPUT"));
+        }
+        assert_eq!(with(entry(ANY, ANY, None, ("REJECT", 0))).as_deref(), Some("rule 1 of iptables-legacy INPUT"));
+        // What is open in one chain says nothing of another one.
+        let limited = vec![entry(ANY, ANY, Some("limit"), ("", ACCEPT)), accepts()];
+        let raw = Place { table: "raw", hook: Hook::Prerouting };
+        let found = denied(&[(raw, limited), (LAST, policy())]);
+        assert_eq!(found.as_deref(), Some("the policy of iptables-legacy INPUT"));
+    }
+
+    #[test]
+    fn tool_is_named_by_family_and_table() {
+        let of = |family, table| Denied { family, table, chain: "INPUT", rule: None }.command();
+        assert_eq!(of(IpFamily::V4, FILTER), "iptables-legacy");
+        assert_eq!(of(IpFamily::V6, FILTER), "ip6tables-legacy");
+        assert_eq!(of(IpFamily::V6, "mangle"), "ip6tables-legacy -t mangle");
+    }
+
+    #[test]
+    fn torn_chains_and_loops_end_without_a_finding_that_is_none() {
+        let rules = [entry(ANY, ANY, None, ("", 0)), drops(ANY)];
+        assert_eq!(denied(&[(LAST, vec![rules[0].clone(); 2])]), None, "each leads to the first");
+        let whole = rules.concat();
+        for length in 0..whole.len() {
+            let stages =
+                vec![Stage { place: LAST, entries: whole[..length].to_vec(), begin: 0, underflow: rules[0].len() }];
+            let torn = Input { family: IpFamily::V4, stages };
+            assert_eq!(torn.denied(&arrival()), None, "{length} bytes");
+        }
+    }
+}

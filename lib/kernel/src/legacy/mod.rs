@@ -355,7 +355,7 @@ mod tests {
     use super::*;
 
     /// An entry of IPv4 from `from` to `to`, with a match of that name, and a target: its name and its verdict.
-    fn entry(from: &str, to: &str, matched: Option<&str>, target: (&str, i32)) -> Vec<u8> {
+    pub(super) fn entry(from: &str, to: &str, matched: Option<&str>, target: (&str, i32)) -> Vec<u8> {
         let mut bytes = vec![0; V4.elements];
         for (text, at) in [(from, 0), (to, 4)] {
             let network: Prefix = text.parse().unwrap();
@@ -384,7 +384,7 @@ mod tests {
         bytes
     }
 
-    const ANY: &str = "0.0.0.0/0";
+    pub(super) const ANY: &str = "0.0.0.0/0";
     const PODS: &str = "172.7.0.0/16";
 
     fn judge(entries: &[Vec<u8>]) -> Option<Forwarding> {
