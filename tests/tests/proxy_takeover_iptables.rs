@@ -38,7 +38,7 @@ fn a_kube_proxy_of_iptables_is_taken_over_and_takes_over_again_without_a_failed_
         cluster.call("--cleanup")?;
         let tables = node.run(&["nft", "list", "tables"])?.stdout;
         ensure!(!tables.contains("ipvs-proxy"), "{tables}");
-        open.goes_on("the way back")
+        open.goes_on_with_kube_proxy("the way back")
     })?;
     ensure!(connected.iter().all(|count| *count >= 10), "{connected:?}");
     Ok(())

@@ -85,7 +85,7 @@ fn a_kube_proxy_of_ipvs_is_taken_over_and_takes_over_again_without_a_failed_conn
         ensure!(said.contains("are left to kube-proxy (process "), "{said}");
         let tables = node.run(&["nft", "list", "tables"])?.stdout;
         ensure!(!tables.contains("ipvs-proxy"), "{tables}");
-        open.goes_on("the way back")?;
+        open.goes_on_with_kube_proxy("the way back")?;
         // What we do not serve is its again, too.
         await_addresses(node, &["192.168.0.10/32", "192.168.0.53/32", "192.168.0.77/32"])
     })?;

@@ -140,12 +140,25 @@ impl Open {
 
     /// Everything goes on with whom it began.
     pub(crate) fn goes_on(&mut self, after: &str) -> Result<()> {
+        self.streams_go_on(after)?;
+        let answered = ask(&self.flow).with_context(|| format!("the flow after {after}"))?;
+        ensure!(answered == self.answering, "the flow after {after}: {answered}, not {}", self.answering);
+        Ok(())
+    }
+
+    /// The same behind the start of a kube-proxy, which has every flow of UDP begin anew with the first endpoints that it sees.
+    pub(crate) fn goes_on_with_kube_proxy(&mut self, after: &str) -> Result<()> {
+        self.streams_go_on(after)?;
+        let answered = ask(&self.flow).with_context(|| format!("the flow after {after}"))?;
+        ensure!(PODS.contains(&answered.as_str()), "the flow after {after}: {answered}");
+        Ok(())
+    }
+
+    fn streams_go_on(&mut self, after: &str) -> Result<()> {
         for (index, (stream, name)) in self.streams.iter_mut().enumerate() {
             let answered = stream.ask().with_context(|| format!("stream {index} after {after}"))?;
             ensure!(answered == *name, "stream {index} after {after}: {answered}, not {name}");
         }
-        let answered = ask(&self.flow).with_context(|| format!("the flow after {after}"))?;
-        ensure!(answered == self.answering, "the flow after {after}: {answered}, not {}", self.answering);
         Ok(())
     }
 }
