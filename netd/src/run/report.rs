@@ -133,13 +133,16 @@ impl Reporter {
 impl<S: LeaseSource> Daemon<S> {
     pub(super) fn receive(&mut self, report: Report) {
         let latest = self.planning.is_latest(report.revision);
+        // The own tables are made while the first leases are listed: they alone are not everything.
+        let whole = self.planning.is_whole(report.revision);
         let reporter = &mut self.reporter;
         reporter.tables = report.tables;
         reporter.warnings = report.warnings;
         reporter.note();
         // Parameters may be beyond our reach (a read-only /proc/sys); what carries packets is not.
         let carried = |(name, _): &(&&str, &TableStatus)| **name != "sysctls";
-        reporter.in_sync = latest && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
+        reporter.in_sync =
+            latest && whole && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
         let local = is_local_done(&reporter.tables);
         reporter.local_stands = latest && local;
         if latest && local {
@@ -149,7 +152,7 @@ impl<S: LeaseSource> Daemon<S> {
         if self.reporter.in_sync && self.witness.view.is_complete() {
             start::end_adoption(&self.node.config.run_dir);
         }
-        if !self.reporter.ready && self.planning.is_whole(report.revision) {
+        if !self.reporter.ready && whole {
             self.shell.open_gate(LEASES);
             let waiting = report.counts.iter().find(|(_, counts)| !is_tried(counts));
             // Whoever starts Pods begins when this program is ready, with the subnet file.

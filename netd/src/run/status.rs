@@ -64,7 +64,7 @@ pub(crate) struct Node {
     /// Whether it counts checksums in its tunnel itself, and why; absent without such a choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checksum_workaround: Option<String>,
-    /// Every table is as desired, and nothing waits.
+    /// Every lease has been listed, every table is as desired, and nothing waits.
     pub in_sync: bool,
 }
 
