@@ -63,6 +63,37 @@ fn command_that_ignores_its_time_limit_is_ended() -> Result<()> {
     Ok(())
 }
 
+fn guest_whose_kernel_stands_still_is_ended_and_says_so() -> Result<()> {
+    let mut command = runner()?;
+    command.env("NETD_LAB_STILL", "10").args(["sh", "-c", "echo first; sleep 1000"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut String::new())?;
+    let stopped = kernels_of(child.id())?;
+    ensure!(!stopped.is_empty(), "no process of the guest's kernel");
+    for pid in stopped {
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP)?;
+    }
+    let output = child.wait_with_output()?;
+    ensure!(output.status.code() == Some(122), "{}", output.status);
+    ensure!(text(&output.stderr).contains("the guest stood still for 10 s"), "{}", text(&output.stderr));
+    Ok(())
+}
+
+/// The processes of the guest's kernel itself, below the runner `pid`.
+fn kernels_of(pid: u32) -> Result<Vec<nix::unistd::Pid>> {
+    let mut found = Vec::new();
+    let mut below = vec![pid.to_string()];
+    while let Some(pid) = below.pop() {
+        if fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("linux")) {
+            found.push(nix::unistd::Pid::from_raw(pid.parse()?));
+        }
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        below.extend(children.split_whitespace().map(str::to_owned));
+    }
+    Ok(found)
+}
+
 fn standard_input_environment_and_folder_go_in() -> Result<()> {
     let folder = fs::canonicalize(env!("CARGO_MANIFEST_DIR"))?;
     let mut command = runner()?;
@@ -158,6 +189,7 @@ fn main() -> ExitCode {
             death_by_signal_and_panic_of_the_kernel_differ,
             output_streams_while_the_command_runs,
             command_that_ignores_its_time_limit_is_ended,
+            guest_whose_kernel_stands_still_is_ended_and_says_so,
             standard_input_environment_and_folder_go_in,
             command_can_have_the_terminal,
             only_named_folders_are_written_through,

@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(1800);
 const PERIOD: Duration = Duration::from_secs(1);
 
 const USAGE: &str = "usage: run-tests [--at-once N] [WORD...]
-  --at-once N   run at most N binaries beside each other (default: two more than there are processors)
+  --at-once N   run at most N binaries beside each other (default: as many as there are processors)
   WORD          run only those whose name contains one of the words, such as netd_vxlan";
 
 struct Options {
@@ -43,7 +43,7 @@ struct Options {
 
 fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
     let processors = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let mut options = Options { at_once: processors + 2, words: Vec::new() };
+    let mut options = Options { at_once: processors, words: Vec::new() };
     while let Some(word) = words.next() {
         match word.as_str() {
             "--at-once" => {
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn command_line_is_read_and_what_is_unknown_is_refused_with_the_usage() {
         let all = read("").unwrap();
-        assert!(all.at_once > 2 && all.words.is_empty());
+        assert!(all.at_once > 0 && all.words.is_empty());
         let some = read("netd_ --at-once 5 proxy_").unwrap();
         assert_eq!((some.at_once, some.words), (5, vec!["netd_".to_owned(), "proxy_".to_owned()]));
         for line in ["--at-once", "--at-once 0", "--at-once many", "--all"] {
