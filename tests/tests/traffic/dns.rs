@@ -20,11 +20,11 @@ const WAIT: Duration = Duration::from_secs(2);
 /// Between two queries of the client that keeps its socket.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Replaces the only server again and again; the old one ends when it is no endpoint any more.
+/// Replaces the only server again and again; the old one ends when it is no endpoint any more and no flow leads to it.
 pub(crate) fn queries_on_one_socket_go_on_when_the_server_is_replaced(mode: &str) -> Result<()> {
     let (_proxy, nodes) = start(mode)?;
     let mut marks = 0;
-    let mut server = dnsmasq(&nodes, PODS[1])?;
+    let (mut server, mut old) = (dnsmasq(&nodes, PODS[1])?, PODS[1]);
     apply(&nodes, "dns.yaml", &service("dns", ADDR, PORTS, &[PODS[1]]), &mut marks)?;
     let ended = AtomicBool::new(false);
     let client = nodes.pod(PODS[0])?.within(socket)??;
@@ -34,8 +34,9 @@ pub(crate) fn queries_on_one_socket_go_on_when_the_server_is_replaced(mode: &str
             for new in [PODS[2], PODS[3], PODS[1], PODS[2]] {
                 let next = dnsmasq(&nodes, new)?;
                 apply(&nodes, "dns.yaml", &service("dns", ADDR, PORTS, &[new]), &mut marks)?;
+                await_no_flow(&nodes, old)?;
                 server.terminate(SOON)?;
-                server = next;
+                (server, old) = (next, new);
                 // With the same source port each time, the flow of before is the flow of now.
                 let answer = dig(&nodes)?;
                 ensure!(answer == new, "{new} is the only server, and {answer} answered");
@@ -48,6 +49,15 @@ pub(crate) fn queries_on_one_socket_go_on_when_the_server_is_replaced(mode: &str
     })?;
     ensure!(asked > 20, "only {asked} queries were made");
     Ok(())
+}
+
+/// Waits until the node leads no flow of the Service to `pod`: a server that ended earlier would refuse its queries.
+fn await_no_flow(nodes: &Nodes, pod: &str) -> Result<()> {
+    eventually(SOON, || {
+        let flows = nodes.node()?.run(&["conntrack", "-L", "-p", "udp", "-d", ADDR])?.stdout;
+        ensure!(!flows.contains(&format!("src={pod} ")), "{flows}");
+        Ok(())
+    })
 }
 
 /// dnsmasq in a Pod, which says of `who.test` that it has the Pod's address.
