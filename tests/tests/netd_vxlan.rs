@@ -302,8 +302,12 @@ fn drop_policy_of_a_foreign_chain_is_overcome_and_reported() -> Result<()> {
             rules.contains("policy drop") && rules.contains("docker0") && rules.contains("172.7.0.0/16"),
             "{rules}"
         );
-        let status = host.run(&[lab::bin("netd")?.to_str().unwrap(), "status"]);
-        ensure!(status?.stdout.contains("foreign chain ip filter FORWARD drops forwarded packets"));
+        // The status is written after the rules.
+        eventually(SOON, || {
+            let status = host.command(lab::bin("netd")?).arg("status").run()?.stdout;
+            ensure!(status.contains("foreign chain ip filter FORWARD drops forwarded packets"), "{status}");
+            Ok(())
+        })?;
         host.run(&["nft", "delete", "table", "ip", "filter"])?;
     }
     Ok(())
