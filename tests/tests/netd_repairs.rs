@@ -5,12 +5,11 @@
 mod netd_node;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use lab::{Host, Need, eventually};
-use netd_node::SOON;
+use anyhow::Result;
+use lab::{Host, Need};
 use netd_node::dual::{self, DUAL, DUAL_HOST_GW, SUBNETS, both};
+use netd_node::each_is_repaired_at_last;
 
 const WIREGUARD: &str = r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"wireguard","Mode":"separate"}}"#;
 
@@ -25,20 +24,12 @@ fn state(host: &Host) -> Result<String> {
     Ok(host.run(&["sh", "-c", script])?.stdout)
 }
 
-/// Runs each of `changes` by itself and expects the state to be what it was.
+/// Runs each of `changes` by itself and expects the state to be what it was; how long that took is printed.
 fn each_is_repaired(host: &Host, changes: &[&str]) -> Result<()> {
-    let before = state(host)?;
-    for change in changes {
-        host.run(&["sh", "-ec", change])?;
-        let started = Instant::now();
-        eventually(SOON, || {
-            let now = state(host)?;
-            ensure!(now == before, "after `{change}`:\n{now}\n--- instead of\n{before}");
-            Ok(())
-        })?;
-        eprintln!("{change}: {} ms", started.elapsed().as_millis());
-    }
-    Ok(())
+    each_is_repaired_at_last(host, state, changes, |change, took| {
+        eprintln!("{change}: {} ms", took.as_millis());
+        Ok(())
+    })
 }
 
 /// What stands beside every backend.

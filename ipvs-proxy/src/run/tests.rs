@@ -1361,8 +1361,8 @@ fn what_is_said_of_a_service_goes_with_it_and_with_its_slice() {
     assert_eq!(status(&rig), []);
 }
 
-#[test]
-fn a_change_of_this_node_changes_the_rows_that_depend_on_it() {
+/// A rig with a Service beside `web`, whose two endpoints are meant for clients of two zones.
+fn near() -> Rig {
     let mut rig = Rig::web();
     rig.service("near", 11, "TCP");
     let endpoint = |last: u8, zone: &str| {
@@ -1376,6 +1376,12 @@ fn a_change_of_this_node_changes_the_rows_that_depend_on_it() {
     });
     rig.put("endpointslices/default/near-1", &json);
     rig.work();
+    rig
+}
+
+#[test]
+fn a_change_of_this_node_changes_the_rows_that_depend_on_it() {
+    let mut rig = near();
     rig.proxy.learn(|facts| facts.zone = Some("z1".to_owned()));
     let drain = "nft + element ip ipvs-proxy @draining { 192.168.0.11 . tcp . 80 . 172.7.22.5 . 80 }";
     assert_eq!(rig.work(), [drain, "ipvs ~ tcp 192.168.0.11:80 -> 172.7.22.5:80"], "web stays");
@@ -1420,19 +1426,7 @@ const NODE: &str = "nodes/hdss7-21.host.com";
 
 #[test]
 fn the_zone_of_the_node_object_is_followed_and_a_heartbeat_causes_no_work() {
-    let mut rig = Rig::web();
-    rig.service("near", 11, "TCP");
-    let endpoint = |last: u8, zone: &str| {
-        json!({"addresses": [format!("172.7.22.{last}")], "nodeName": "hdss7-22.host.com",
-            "hints": {"forZones": [{"name": zone}]}})
-    };
-    let json = json!({
-        "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [endpoint(4, "z1"), endpoint(5, "z2")],
-        "metadata": {"name": "near-1", "labels": {"kubernetes.io/service-name": "near"}},
-        "ports": [{"name": "main", "port": 80, "protocol": "TCP"}],
-    });
-    rig.put("endpointslices/default/near-1", &json);
-    rig.work();
+    let mut rig = near();
     rig.put(NODE, &node("z1", &json!({}), 0));
     let drain = "nft + element ip ipvs-proxy @draining { 192.168.0.11 . tcp . 80 . 172.7.22.5 . 80 }";
     let weight = "ipvs ~ tcp 192.168.0.11:80 -> 172.7.22.5:80";

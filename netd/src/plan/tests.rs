@@ -488,13 +488,15 @@ fn both_data_paths_stand_until_every_node_has_moved() {
     assert_eq!(planner.pod_mtu(), 1500);
 }
 
+/// The lease of node 22 with its device of this VNI.
+fn on_vni(vni: u32) -> Lease {
+    let mac = format!("02:00:00:00:00:3{vni}").parse().unwrap();
+    lease("172.7.22.0/24", "10.4.7.22", vtep(vni, mac))
+}
+
 #[test]
 fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
     let (before, after) = (network(r#"{"Type":"vxlan"}"#), network(r#"{"Type":"vxlan","VNI":2}"#));
-    let of = |vni: u32| {
-        let mac = format!("02:00:00:00:00:3{vni}").parse().unwrap();
-        lease("172.7.22.0/24", "10.4.7.22", vtep(vni, mac))
-    };
     let by = |planner: &Planner, device: &str| {
         let tables = planner.tables();
         let links = tables.fdb.keys().map(|key| &key.link).chain(tables.neighbours.keys().map(|key| &key.link));
@@ -502,16 +504,16 @@ fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
         links.chain(routes).map(ToString::to_string).collect::<Vec<_>>() == [device; 3]
     };
     let mut planner = Planner::new(before.clone(), Masquerade::MASQ, local());
-    planner.update([put(&of(1), 1)]);
+    planner.update([put(&on_vni(1), 1)]);
     assert!(by(&planner, "flannel.1"), "{}", text(&planner.tables()));
     planner.set_network(after, Some(before.backend), local());
     assert!(by(&planner, "flannel.1"), "{}", text(&planner.tables()));
     assert_eq!((planner.waiting(), planner.remarks().count()), (1, 0));
-    planner.update([put(&of(2), 2)]);
+    planner.update([put(&on_vni(2), 2)]);
     assert!(by(&planner, "flannel.2"), "{}", text(&planner.tables()));
     assert_eq!((planner.waiting(), planner.remarks().count()), (0, 0));
     // One that never moves is used as flannel uses it, once the old device goes.
-    planner.update([put(&of(1), 3)]);
+    planner.update([put(&on_vni(1), 3)]);
     planner.retire();
     assert!(by(&planner, "flannel.2"), "{}", text(&planner.tables()));
     assert_eq!(planner.remarks().count(), 1);
@@ -520,37 +522,33 @@ fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
 #[test]
 fn a_node_that_moves_to_another_device_first_is_reached_by_the_old_one_and_named() {
     let (before, after) = (network(r#"{"Type":"vxlan"}"#), network(r#"{"Type":"vxlan","VNI":2}"#));
-    let of = |vni: u32| {
-        let mac = format!("02:00:00:00:00:3{vni}").parse().unwrap();
-        lease("172.7.22.0/24", "10.4.7.22", vtep(vni, mac))
-    };
     let mut planner = Planner::new(before.clone(), Masquerade::MASQ, local());
-    planner.update([put(&of(1), 1)]);
+    planner.update([put(&on_vni(1), 1)]);
     let tables = planner.tables();
     planner.take_changed();
     // It has read the configuration before this node.
-    assert_eq!(planner.update([put(&of(2), 2)]).rows(), 0);
+    assert_eq!(planner.update([put(&on_vni(2), 2)]).rows(), 0);
     assert_eq!((planner.tables(), planner.kept_count()), (tables.clone(), 1));
     assert!(planner.remarks().next().unwrap().contains("has VNI 2, this network has 1"));
     assert_eq!(planner.take_changed().len(), 1, "named once");
-    planner.update([put(&of(2), 2)]);
+    planner.update([put(&on_vni(2), 2)]);
     assert_eq!(planner.take_changed().len(), 0);
     // Another lease that has a say in it is judged; this one is still named.
     planner.update([put(&lease("172.7.22.0/25", "10.4.7.23", vtep(1, "02:00:00:00:00:41".parse().unwrap())), 3)]);
     assert_eq!(planner.remarks().count(), 1);
     // It goes back.
     let mut back = planner.clone();
-    back.update([put(&of(1), 4)]);
+    back.update([put(&on_vni(1), 4)]);
     assert_eq!((back.kept_count(), back.remarks().count()), (0, 0));
     // This node follows.
     planner.set_network(after, Some(before.backend), local());
-    planner.update([put(&of(2), 2)]);
+    planner.update([put(&on_vni(2), 2)]);
     let fdb: Vec<String> = planner.tables().fdb.keys().map(|key| format!("{} {}", key.link, key.mac)).collect();
     assert!(fdb.contains(&"flannel.2 02:00:00:00:00:32".to_owned()), "{fdb:?}");
     assert_eq!((planner.kept_count(), planner.remarks().filter(|text| text.contains("10.4.7.22")).count()), (0, 0));
     // One with another address cannot be reached where it was.
     let mut moved = Planner::new(network(r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local());
-    moved.update([put(&of(1), 1)]);
+    moved.update([put(&on_vni(1), 1)]);
     moved.update([put(&lease("172.7.22.0/24", "10.4.7.99", vtep(2, "02:00:00:00:00:32".parse().unwrap())), 2)]);
     assert_eq!((moved.kept_count(), moved.remarks().count(), moved.tables().fdb.len()), (0, 1, 1));
 }

@@ -6,6 +6,7 @@
 //! cannot be read in a rule is a condition, and a chain is left at its first rule that decides about everything.
 
 pub mod arrival;
+mod rule;
 
 use std::io;
 use std::net::IpAddr;
