@@ -80,6 +80,14 @@ fn guest_whose_kernel_stands_still_is_ended_and_says_so() -> Result<()> {
     Ok(())
 }
 
+fn guest_that_only_takes_its_time_is_not_ended() -> Result<()> {
+    let mut command = runner()?;
+    command.env("NETD_LAB_STILL", "10").args(["sh", "-c", "sleep 25; echo done"]);
+    let output = command.output()?;
+    ensure!(output.status.success() && output.stdout == b"done\n", "{}: {}", output.status, text(&output.stderr));
+    Ok(())
+}
+
 /// The processes of the guest's kernel itself, below the runner `pid`.
 fn kernels_of(pid: u32) -> Result<Vec<nix::unistd::Pid>> {
     let mut found = Vec::new();
@@ -190,6 +198,7 @@ fn main() -> ExitCode {
             output_streams_while_the_command_runs,
             command_that_ignores_its_time_limit_is_ended,
             guest_whose_kernel_stands_still_is_ended_and_says_so,
+            guest_that_only_takes_its_time_is_not_ended,
             standard_input_environment_and_folder_go_in,
             command_can_have_the_terminal,
             only_named_folders_are_written_through,
