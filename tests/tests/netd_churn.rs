@@ -128,6 +128,12 @@ fn changed_lease_lists_no_table_although_the_kernel_announces_its_entries() -> R
             Ok(())
         })?;
     }
+    net.etcd.delete("/coreos.com/network/subnets/172.7.30.0-24")?;
+    eventually(SOON, || {
+        let neighbours = host.run(&["ip", "neigh", "show", "dev", "flannel.1"])?.stdout;
+        ensure!(!neighbours.contains("172.7.30.0"), "{neighbours}");
+        Ok(())
+    })?;
     let listed = listed_since(host, &before)?;
     ensure!(listed.is_empty(), "{listed:?} listed");
     Ok(())

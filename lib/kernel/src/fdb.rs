@@ -3,9 +3,8 @@
 //! Invariant: only entries of the device itself (NTF_SELF) that name a remote end are rows. The all-zero hardware
 //! address, where flooded frames go, is one like any other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{
@@ -19,6 +18,7 @@ use crate::error::KernelError;
 use crate::neighbour::{Entry, entries_in_parts};
 use crate::rtnl::{CHUNK, Indexes, Rtnl, encode, verb};
 use crate::socket::Message;
+use crate::written::Written;
 
 /// PF_BRIDGE, the family of forwarding entries.
 const AF_BRIDGE: u8 = 7;
@@ -30,62 +30,25 @@ const NTF_SELF: u8 = 0x02;
 pub struct Fdbs {
     rtnl: Rtnl,
     links: BTreeSet<IfName>,
-    written: Written,
+    written: WrittenFdb,
 }
 
 impl Fdbs {
     /// The permanent forwarding entries on `links`, all of them ours.
     pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
-        Self { rtnl, links: links.into_iter().collect(), written: Written::default() }
+        Self { rtnl, links: links.into_iter().collect(), written: WrittenFdb::default() }
     }
 
     /// What this table writes, for whoever reads the kernel's announcements of it.
     #[must_use]
-    pub fn written(&self) -> Written {
+    pub fn written(&self) -> WrittenFdb {
         self.written.clone()
     }
 }
 
-/// Forwarding entries that were written and whose announcements are still to come: the kernel does not say in them who
-/// wrote (`vxlan_fdb_notify`). Clones share the entries.
-#[derive(Debug, Clone, Default)]
-pub struct Written(Arc<Mutex<Entries>>);
-
-/// Where the entry of a hardware address on the link with that index leads to, or that it is removed.
-type Entries = BTreeMap<(u32, MacAddr), Option<IpAddr>>;
-
-impl Written {
-    /// The entry of `mac` on the link with `index` is being set to `dst`, or removed.
-    fn note(&self, index: u32, mac: MacAddr, dst: Option<IpAddr>) {
-        self.entries().insert((index, mac), dst);
-    }
-
-    /// The kernel has refused entries of `mac`.
-    fn forget(&self, mac: MacAddr) {
-        self.entries().retain(|(_, other), _| *other != mac);
-    }
-
-    /// True when the announcement is that of our own writing, which is not expected any more then.
-    #[cfg(feature = "watch")]
-    pub(crate) fn is_own(&self, index: u32, mac: MacAddr, dst: Option<IpAddr>) -> bool {
-        let mut entries = self.entries();
-        let own = entries.get(&(index, mac)).is_some_and(|written| *written == dst);
-        if own {
-            entries.remove(&(index, mac));
-        }
-        own
-    }
-
-    /// Announcements were lost.
-    #[cfg(feature = "watch")]
-    pub(crate) fn clear(&self) {
-        self.entries().clear();
-    }
-
-    fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// Where the entry of a hardware address on the link with that index leads to, or that it is removed: the kernel does not say
+/// in its announcements who wrote (`vxlan_fdb_notify`).
+pub type WrittenFdb = Written<(u32, MacAddr), Option<IpAddr>>;
 
 /// True for a permanent entry of the device with `index` itself.
 const fn is_own(entry: &Entry, index: u32) -> bool {
@@ -158,11 +121,11 @@ impl Target for Fdbs {
             let index = indexes.index(rtnl, &key.link, verb(step), key)?;
             let (Step::Create(_, value) | Step::Change(_, _, value) | Step::Remove(_, value)) = step;
             // Before the kernel can announce it.
-            written.note(index, key.mac, (!matches!(step, Step::Remove(..))).then_some(value.dst));
+            written.note((index, key.mac), (!matches!(step, Step::Remove(..))).then_some(value.dst));
             Ok(encoded(index, step))
         });
         for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_err()) {
-            written.forget(step.key().mac);
+            written.forget(|(_, mac)| *mac == step.key().mac);
         }
         results
     }
@@ -190,23 +153,6 @@ mod tests {
                 format!("type 28 flags 0x500\n070000000700000080000200\n2: 020000000022\n1: {hex}\n")
             );
         }
-    }
-
-    #[test]
-    #[cfg(feature = "watch")]
-    fn announcement_of_what_was_written_is_own_once() {
-        let (written, mac, dst) = (Written::default(), key().mac, |n: u8| Some(IpAddr::from([10, 4, 7, n])));
-        written.note(7, mac, dst(22));
-        assert!(!written.is_own(8, mac, dst(22)), "another link");
-        assert!(!written.is_own(7, mac, dst(23)), "somebody else's value");
-        assert!(!written.is_own(7, mac, None), "a removal");
-        assert!(written.is_own(7, mac, dst(22)));
-        assert!(!written.is_own(7, mac, dst(22)), "once");
-        written.note(7, mac, None);
-        assert!(written.is_own(7, mac, None));
-        written.note(7, mac, dst(22));
-        written.forget(mac);
-        assert!(!written.is_own(7, mac, dst(22)), "refused");
     }
 
     #[test]

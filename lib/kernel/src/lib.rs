@@ -27,6 +27,7 @@
 //! | [`legacy`] | reads the chains FORWARD and INPUT of iptables-legacy | any |
 //! | [`netns`] | network namespaces | 3.8 |
 //! | [`writer`] | none: names whoever else writes into a table | 4.15 |
+//! | [`written`] | none: which announcements are of our own writing | any |
 //! | [`arena`] | none: memory for a process that ends soon | any |
 
 pub mod address;
@@ -76,6 +77,7 @@ pub mod watch;
 pub mod way;
 pub mod wireguard;
 pub mod writer;
+pub mod written;
 
 pub use error::{Cause, KernelError, Nack, SocketError};
 #[cfg(feature = "fuzz")]

@@ -18,6 +18,7 @@ use crate::error::KernelError;
 use crate::parts::Listing;
 use crate::rtnl::{CHUNK, Indexes, Operation, Rtnl, encode, gone_is_fine, verb};
 use crate::socket::{Frame, Message};
+use crate::written::Written;
 
 /// Bytes of `ndmsg` (include/uapi/linux/neighbour.h).
 const NDMSG: usize = 12;
@@ -154,31 +155,37 @@ impl Rtnl {
     }
 }
 
+/// The neighbour of an address on the link with that index is removed: the kernel says who set one, and not who removed it
+/// (`neigh_cleanup_and_release`).
+pub type RemovedNeighbours = Written<(u32, IpAddr), ()>;
+
 /// The table of permanent neighbours on some links.
 #[derive(Debug)]
 pub struct Neighbours {
     rtnl: Rtnl,
     links: BTreeSet<IfName>,
+    removed: RemovedNeighbours,
 }
 
 impl Neighbours {
     /// The permanent neighbours on `links`, all of them ours.
     pub fn new(rtnl: Rtnl, links: impl IntoIterator<Item = IfName>) -> Self {
-        Self { rtnl, links: links.into_iter().collect() }
+        Self { rtnl, links: links.into_iter().collect(), removed: RemovedNeighbours::default() }
+    }
+
+    /// What this table removes, for whoever reads the kernel's announcements of it.
+    #[must_use]
+    pub fn removed(&self) -> RemovedNeighbours {
+        self.removed.clone()
     }
 }
 
-fn encoded(
-    rtnl: &mut Rtnl,
-    step: &Step<NeighbourKey, Neighbour>,
-    indexes: &mut Indexes,
-) -> Result<Message, KernelError> {
-    let key = step.key();
-    let index = indexes.index(rtnl, &key.link, verb(step), key)?;
-    Ok(match step {
-        Step::Create(_, want) | Step::Change(_, _, want) => set(index, key.addr, want.mac, NeighbourState::Permanent),
-        Step::Remove(..) => removal(index, key.addr),
-    })
+fn encoded(index: u32, step: &Step<NeighbourKey, Neighbour>) -> Message {
+    let addr = step.key().addr;
+    match step {
+        Step::Create(_, want) | Step::Change(_, _, want) => set(index, addr, want.mac, NeighbourState::Permanent),
+        Step::Remove(..) => removal(index, addr),
+    }
 }
 
 impl Target for Neighbours {
@@ -207,7 +214,21 @@ impl Target for Neighbours {
     }
 
     fn apply(&mut self, steps: &[Step<NeighbourKey, Neighbour>]) -> Vec<Result<(), KernelError>> {
-        self.rtnl.carry_out(steps, encoded)
+        let removed = &self.removed;
+        let results = self.rtnl.carry_out(steps, |rtnl, step, indexes| {
+            let key = step.key();
+            let index = indexes.index(rtnl, &key.link, verb(step), key)?;
+            match step {
+                Step::Remove(..) => removed.note((index, key.addr), ()),
+                // It is somebody else who removes this one.
+                _ => removed.forget_key((index, key.addr)),
+            }
+            Ok(encoded(index, step))
+        });
+        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_err()) {
+            removed.forget(|(_, addr)| *addr == step.key().addr);
+        }
+        results
     }
 }
 

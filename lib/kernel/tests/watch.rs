@@ -13,8 +13,9 @@ use common::ip;
 use kernel::Rtnl;
 use kernel::address_watch::{AddressChange, AddressWatch};
 use kernel::fdb::Fdbs;
+use kernel::neighbour::Neighbours;
 use kernel::watch::{Event, Interest, Watch};
-use netstate::{Fdb, FdbKey, IfName, InterfaceAddress, MacAddr};
+use netstate::{Fdb, FdbKey, IfName, InterfaceAddress, MacAddr, Neighbour, NeighbourKey};
 use nix::net::if_::if_nametoindex;
 use reconcile::{Step, Target};
 
@@ -22,6 +23,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 const CASES: &[common::Case] = &[
     ("forwarding_entries_that_we_write_do_not_count_and_those_of_others_do", forwarding),
+    ("neighbours_that_we_write_and_remove_do_not_count_and_those_of_others_do", own_neighbours),
     ("neighbours_links_and_routes_of_others_do_not_count", others),
     ("device_that_is_made_anew_is_watched_again", anew),
     ("lost_notifications_are_reported", overrun),
@@ -75,14 +77,17 @@ async fn next(watch: &mut Watch) -> Event {
 
 /// What is reported up to a route that ends the test's changes.
 async fn until_the_end(watch: &mut Watch) -> Vec<Event> {
-    ip("route add blackhole 172.7.255.0/24");
     let mut events = Vec::new();
-    loop {
-        match next(watch).await {
-            Event::Route => return events,
-            event => events.push(event),
+    for verb in ["add", "del"] {
+        ip(&format!("route {verb} blackhole 172.7.255.0/24"));
+        loop {
+            match next(watch).await {
+                Event::Route => break,
+                event => events.push(event),
+            }
         }
     }
+    events
 }
 
 fn addresses() {
@@ -167,6 +172,39 @@ fn forwarding() {
         assert_eq!(next(&mut watch).await, Event::Forwarding, "a removal");
         common::sh("bridge", &["fdb", "add", "02:00:00:00:00:24", "dev", "flannel.1", "dst", "10.4.7.24"]);
         assert_eq!(next(&mut watch).await, Event::Forwarding, "a row that is nobody's");
+    });
+}
+
+fn own_neighbours() {
+    devices();
+    let rtnl = Rtnl::open().unwrap();
+    let port = rtnl.port().unwrap();
+    let mut neighbours = Neighbours::new(rtnl, [IfName::literal("flannel.1")]);
+    on_tokio(async {
+        let own = BTreeSet::from([port]);
+        let mut by_port = Watch::open(Interest { own: own.clone(), ..interest() }).unwrap();
+        let mut watch = Watch::open(Interest { own, removed: neighbours.removed(), ..interest() }).unwrap();
+        let key = |n: u8| NeighbourKey { link: IfName::literal("flannel.1"), addr: [172, 7, n, 0].into() };
+        let mac = |n: u8| Neighbour { mac: MacAddr([2, 0, 0, 0, 0, n]) };
+        for step in [
+            Step::Create(key(22), mac(22)),
+            Step::Change(key(22), mac(22), mac(23)),
+            Step::Remove(key(22), mac(23)),
+            Step::Create(key(23), mac(23)),
+        ] {
+            assert!(neighbours.apply(&[step])[0].is_ok());
+        }
+        assert_eq!(until_the_end(&mut watch).await, []);
+        // The kernel does not say who removed.
+        while next(&mut by_port).await != Event::Neighbour {}
+        ip("neigh del 172.7.23.0 dev flannel.1");
+        assert!(until_the_end(&mut watch).await.contains(&Event::Neighbour), "a removal by somebody else");
+        // What was gone already is announced by nobody, and its next life ends by somebody else.
+        assert!(neighbours.apply(&[Step::Remove(key(24), mac(24))])[0].is_ok());
+        assert!(neighbours.apply(&[Step::Create(key(24), mac(24))])[0].is_ok());
+        assert_eq!(until_the_end(&mut watch).await, []);
+        ip("neigh del 172.7.24.0 dev flannel.1");
+        assert!(until_the_end(&mut watch).await.contains(&Event::Neighbour), "of one that we made again");
     });
 }
 

@@ -114,7 +114,8 @@ impl Targets {
         let routes = Routes::within(rtnl()?, table, protocols, Box::new(own_route), inside);
         let rivals = Rivals::new(routes.foreign(), rtnl()?, own);
         let fdb = Fdbs::new(rtnl()?, devices_now.clone());
-        let (written, writers) = (fdb.written(), Writers::default());
+        let neighbours = Neighbours::new(rtnl()?, devices_now.clone());
+        let (written, removed, writers) = (fdb.written(), neighbours.removed(), Writers::default());
         Ok(Self {
             links: Box::new(writers.watch(links(rtnl()?, Box::new(own_link), names, &folders.run_dir), Subject::Link)),
             checksums: Box::new(TxChecksums::open(devices_now.iter().cloned())?),
@@ -124,13 +125,16 @@ impl Targets {
             addresses: Box::new(writers.watch(Addresses::new(rtnl()?, devices_now.clone()), Subject::Address)),
             nft: Box::new(writers.watch_tables(nft::Tables::new(tables, instance.tables()))),
             ingress: Box::new(writers.watch_tables(nft::Tables::new(ingress, instance.ingress()))),
-            neighbours: Box::new(writers.watch(Neighbours::new(rtnl()?, devices_now), Subject::Neighbour)),
+            neighbours: Box::new(writers.watch(neighbours, Subject::Neighbour)),
             fdb: Box::new(writers.watch(fdb, Subject::Forwarding)),
             routes: Box::new(writers.watch(routes, Subject::Route)),
             files: files.map(|files| Box::new(files) as Rows<String, FileText>),
             forward: Some(Forward::new(foreign, instance.all_tables(), instance.marker()).watched(writers.clone())),
             rivals: Some(rivals),
-            interests: Interests { rtnl: Interest { own: own_ports, written, writers, ..interest }, nft: nft_ports },
+            interests: Interests {
+                rtnl: Interest { own: own_ports, written, removed, writers, ..interest },
+                nft: nft_ports,
+            },
         })
     }
 }

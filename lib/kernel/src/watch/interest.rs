@@ -13,8 +13,8 @@ use nix::net::if_::if_nametoindex;
 
 use super::Event;
 use crate::attribute;
-use crate::fdb::Written;
-use crate::neighbour::{Entry, entry_in};
+use crate::fdb::WrittenFdb;
+use crate::neighbour::{Entry, RemovedNeighbours, entry_in};
 use crate::route::key_in;
 use crate::writer::{Subject, Writers};
 
@@ -47,7 +47,9 @@ pub struct Interest {
     /// Port ids of our own conversations, [`crate::Rtnl::port`]: what they changed concerns nobody.
     pub own: BTreeSet<u32>,
     /// Forwarding entries that we write.
-    pub written: Written,
+    pub written: WrittenFdb,
+    /// Neighbours that we remove.
+    pub removed: RemovedNeighbours,
     /// Links whose neighbours and forwarding entries are of interest, and they themselves; every link when absent.
     pub devices: Option<BTreeSet<IfName>>,
     /// Further links that are of interest themselves, with their addresses.
@@ -161,17 +163,19 @@ impl Filter {
         if self.interest.devices.is_some() && !of_device {
             return None;
         }
-        if entry.family != AF_BRIDGE {
-            return Some(Event::Neighbour);
+        let Entry { family, index, dst, mac, .. } = entry;
+        if family != AF_BRIDGE {
+            let own = gone && dst.is_some_and(|dst| self.interest.removed.is_own((index, dst), &()));
+            return (!own).then_some(Event::Neighbour);
         }
-        let Entry { index, dst, mac, .. } = entry;
-        let own = mac.is_some_and(|mac| self.interest.written.is_own(index, mac, dst.filter(|_| !gone)));
+        let own = mac.is_some_and(|mac| self.interest.written.is_own((index, mac), &dst.filter(|_| !gone)));
         (!own).then_some(Event::Forwarding)
     }
 
     /// Notifications were lost: which links there are, and what was announced.
     pub(super) fn start_over(&mut self) {
         self.interest.written.clear();
+        self.interest.removed.clear();
         *self = Self::new(self.interest.clone());
     }
 }
