@@ -91,13 +91,7 @@ impl Targets {
         let (tables, ingress, foreign) = (nft::Nft::open()?, nft::Nft::open()?, nft::Nft::open()?);
         let nft_ports = BTreeSet::from([tables.port()?, ingress.port()?, foreign.port()?]);
         let devices_now = ownership.devices();
-        let wireguard = match &identity.key {
-            Some(key) => {
-                let keys = ownership.key_devices().into_iter().map(|device| (device, key.clone()));
-                Some(Box::new(Wireguards::open(keys)?) as Rows<wireguard::RowKey, wireguard::Row>)
-            }
-            None => None,
-        };
+        let wireguard = wireguard(ownership, identity)?;
         let fingerprint = wireguard.as_ref().map(|_| Fingerprint::open(ownership.key_devices())).transpose()?;
         let needs_files = ownership.retiring.iter().chain([&ownership.network.backend]).any(Backend::needs_files);
         let files = needs_files.then(|| EventFiles::below(&folders.run_dir));
@@ -137,4 +131,14 @@ impl Targets {
             },
         })
     }
+}
+
+/// The devices and peers of WireGuard, when this node has a key.
+fn wireguard(
+    ownership: &Ownership,
+    identity: &Identity,
+) -> Result<Option<Rows<wireguard::RowKey, wireguard::Row>>, KernelError> {
+    let Some(key) = &identity.key else { return Ok(None) };
+    let keys = ownership.key_devices().into_iter().map(|device| (device, key.clone()));
+    Ok(Some(Box::new(Wireguards::open(keys)?)))
 }
