@@ -73,6 +73,43 @@ fn previous_gives_the_subnet_that_the_file_remembers_and_nothing_else() -> Resul
     Ok(())
 }
 
+/// What the subnet file of this node says, if there is one.
+fn file(net: &Net, node: &str) -> Result<Option<String>> {
+    let path = net.host(node)?.path("/run/flannel/subnet.env");
+    if path.exists() { std::fs::read_to_string(path).map(Some).context("read the subnet file") } else { Ok(None) }
+}
+
+/// No Pod is started with an address of another node's subnet: neither by what a file from before says, nor after the loss while netd runs.
+fn subnet_of_another_node_is_named_to_no_plugin_until_there_is_another() -> Result<()> {
+    let net = net("172.7.0.0/22", "previous,first-free")?;
+    for third in 1..=3 {
+        net.put_lease(&format!("172.7.{third}.0-24"), &format!("10.4.7.9{third}"), "host-gw")?;
+    }
+    let key = |third: u8| format!("/coreos.com/network/subnets/172.7.{third}.0-24");
+    let names = |expected: Option<&str>| {
+        eventually(SOON, || {
+            let found = file(&net, NODES[0])?;
+            let subnet =
+                found.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")));
+            ensure!(subnet == expected, "{found:?} instead of {expected:?}");
+            Ok(())
+        })
+    };
+    let text = "FLANNEL_NETWORK=172.7.0.0/22\nFLANNEL_SUBNET=172.7.3.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=true\n";
+    net.host(NODES[0])?.write("/run/flannel/subnet.env", text)?;
+    let netd = net.launch(NODES[0], &[])?;
+    netd.wait_for_line("subnet.env is removed", SOON)?;
+    names(None)?;
+    net.etcd.delete(&key(2))?;
+    names(Some("172.7.2.1/24"))?;
+    netd.wait_for_line("ready: every lease is in the kernel", SOON)?;
+    // While it runs.
+    net.put_lease("172.7.2.0-24", "10.4.7.92", "host-gw")?;
+    names(None)?;
+    net.etcd.delete(&key(1))?;
+    names(Some("172.7.1.1/24"))
+}
+
 fn first_free_gives_the_first_that_is_neither_leased_nor_reserved() -> Result<()> {
     let net = net("172.7.0.0/16", "first-free")?;
     // A key without an end is a reservation of another node's.
@@ -150,6 +187,7 @@ fn main() -> ExitCode {
         lab::tests![
             node_ip_gives_the_subnet_of_the_nodes_number_or_waits_for_it,
             previous_gives_the_subnet_that_the_file_remembers_and_nothing_else,
+            subnet_of_another_node_is_named_to_no_plugin_until_there_is_another,
             first_free_gives_the_first_that_is_neither_leased_nor_reserved,
             random_gives_any_that_is_free_and_keeps_it,
             reservation_of_this_node_goes_before_every_policy,

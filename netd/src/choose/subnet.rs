@@ -81,8 +81,13 @@ pub(crate) enum Choice {
 
 /// There is nothing to take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no subnet to take: {}", .0.join("; "))]
-pub(crate) struct NoSubnet(pub Vec<String>);
+#[error("no subnet to take: {}", .reasons.join("; "))]
+pub(crate) struct NoSubnet {
+    /// Why each policy named none.
+    pub reasons: Vec<String>,
+    /// Another node holds the lease of a subnet that this one's Pods live in.
+    pub taken: bool,
+}
 
 /// One try to get a subnet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,13 +133,13 @@ pub(crate) fn choose(
     attempt: Attempt,
 ) -> Result<Choice, NoSubnet> {
     let own = own_leases(node, &claims.leases);
-    let asked: Vec<Asked> = network
+    let families: Vec<Asked> = network
         .pools
         .present()
         .filter_map(|(family, pool)| Some(Asked { family, pool, at: node.addresses.get(family).as_ref()?, node }))
         .collect();
     let (mut subnets, mut how, mut passed_over) = (PerFamily::default(), Vec::new(), Vec::new());
-    for asked in &asked {
+    for asked in &families {
         let of = if asked.is_alone(network) { String::new() } else { format!("{} ", asked.family) };
         let mut passed = Vec::new();
         let found = match asked.own(&own) {
@@ -142,12 +147,16 @@ pub(crate) fn choose(
             None => asked.find(claims, policies, attempt, &mut passed),
         };
         passed_over.extend(passed.into_iter().map(|reason| format!("{of}{reason}")));
-        let Some((subnet, named)) = found else { return Err(NoSubnet(passed_over)) };
+        let Some((subnet, named)) = found else {
+            let taken = families.iter().any(|asked| asked.is_taken(claims));
+            return Err(NoSubnet { reasons: passed_over, taken });
+        };
         *subnets.get_mut(asked.family) = Some(subnet);
         how.push(format!("{of}{named}"));
     }
     let Some(key) = SubnetKey::new(subnets) else {
-        return Err(NoSubnet(vec![format!("this node has no address of a family of {network}")]));
+        let reasons = vec![format!("this node has no address of a family of {network}")];
+        return Err(NoSubnet { reasons, taken: false });
     };
     match own.iter().find(|lease| lease.key == key) {
         Some(lease) => Ok(Choice::Keep((*lease).clone())),
@@ -263,6 +272,14 @@ impl Asked<'_> {
             }
         }
         None
+    }
+
+    /// True when another node holds the lease of the subnet that this one's Pods live in; of a lease that cannot be read nobody
+    /// knows.
+    fn is_taken(&self, claims: &Claims) -> bool {
+        let lived_in = self.node.held.get(self.family).or(*self.node.previous.get(self.family));
+        let occupied = Occupied::by_others(self, claims);
+        lived_in.is_some_and(|subnet| matches!(occupied.overlapping(subnet), Some((_, Some(_)))))
     }
 
     fn previous(&self) -> Result<Prefix, String> {
@@ -450,6 +467,31 @@ mod tests {
             Choice::Keep(lease) => Some(lease.key.to_string()),
             Choice::Take { .. } => None,
         }
+    }
+
+    #[test]
+    fn subnet_of_another_node_is_known_from_one_that_is_nobodys_or_unreadable() {
+        let three = network(r#"{"Network":"172.7.0.0/22"}"#);
+        let mut leases = [1, 2, 3].map(|n| lease(&format!("172.7.{n}.0/24"), &format!("10.4.7.9{n}")));
+        let none = |node: &Candidate, claims: &Claims, policies: &[Policy]| {
+            choose(&three, node, claims, policies, FIRST).map(drop).unwrap_err()
+        };
+        let node = node("10.4.7.21", 24);
+        let lived = Candidate { previous: v4("172.7.3.0/24"), ..node.clone() };
+        let held = Candidate { held: v4("172.7.2.0/24"), ..lived.clone() };
+        for (node, taken) in [(&node, false), (&lived, true), (&held, true)] {
+            let none = none(node, &claims(&leases), &[Policy::FirstFree]);
+            assert_eq!(none.taken, taken, "{none}");
+        }
+        // A larger lease around it, or a part of it, is another node's as well.
+        leases[2] = lease("172.7.3.128/25", "10.4.7.93");
+        assert!(none(&lived, &claims(&leases), &[Policy::FirstFree]).taken);
+        // One that nobody can read may be this node's own.
+        let unreadable =
+            Claims { leases: claims(&leases[..2]).leases, unreadable: vec!["172.7.3.0-24".parse().unwrap()] };
+        assert!(!none(&lived, &unreadable, &[Policy::FirstFree]).taken);
+        // Nobody has it, and the policies ask for another one.
+        assert!(!none(&lived, &claims(&leases[..2]), &[Policy::NodeIp]).taken);
     }
 
     fn taken(choice: Result<Choice, NoSubnet>) -> (String, String) {

@@ -113,9 +113,15 @@ impl<S: LeaseSource> Daemon<S> {
         self.reporter.note();
         match event {
             KeeperEvent::Kept => self.reporter.lease_trouble = None,
-            KeeperEvent::Failing(reason) => self.reporter.lease_trouble = Some(reason),
+            KeeperEvent::Failing { reason, taken } => {
+                if taken {
+                    self.withdraw_file();
+                }
+                self.reporter.lease_trouble = Some(reason);
+            }
             KeeperEvent::Held(held) => {
                 self.reporter.lease_trouble = None;
+                self.reporter.withdrawn = false;
                 self.hold(*held).await?;
                 self.announced();
                 if self.events.is_none() {

@@ -39,6 +39,8 @@ pub(super) struct Reporter {
     /// Keys besides the own one that name this node.
     pub(super) other_keys: Vec<String>,
     pub(super) lease_trouble: Option<String>,
+    /// The subnet file is gone until this node holds a lease: what it named is another node's.
+    pub(super) withdrawn: bool,
     /// Why a family that has come is not served.
     pub(super) refused_family: Option<String>,
     ready: bool,
@@ -215,7 +217,7 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// Writes the subnet file if what it promises stands. Returns whether it had to be written.
     pub(super) fn inform_plugin(&mut self) -> bool {
-        if !self.reporter.local_stands {
+        if !self.reporter.local_stands || self.reporter.withdrawn {
             return false;
         }
         let (path, ip_masq) = (&self.node.config.subnet_file, self.node.config.masquerade.masquerade);
@@ -232,6 +234,20 @@ impl<S: LeaseSource> Daemon<S> {
             }),
         }
         false
+    }
+
+    /// Takes the subnet file away: a Pod that was started by it would have an address of another node's subnet.
+    pub(super) fn withdraw_file(&mut self) {
+        self.reporter.withdrawn = true;
+        let path = self.node.config.subnet_file.display();
+        match std::fs::remove_file(&self.node.config.subnet_file) {
+            Ok(()) => tracing::error!(
+                "{path} is removed, so that no more Pods are started: another node holds the lease of the subnet that it named, and no \
+                 other subnet is free"
+            ),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::error!("{path} names the subnet of another node, and cannot be removed: {error}"),
+        }
     }
 
     /// Reports what came into conflict with the Pod network on this host.

@@ -23,7 +23,12 @@ pub(crate) enum KeeperEvent {
     /// It was renewed.
     Kept,
     /// It cannot be had or renewed at the moment.
-    Failing(String),
+    Failing {
+        /// Why.
+        reason: String,
+        /// Another node holds the lease of the subnet that this one's Pods live in, and there is no other subnet.
+        taken: bool,
+    },
 }
 
 /// Longest time that acquiring a lease takes, with many nodes in a race for few subnets and members that time out.
@@ -75,7 +80,12 @@ impl Reports {
     fn with(self, event: KeeperEvent) -> Self {
         match event {
             KeeperEvent::Held(held) => Self { held: Some(held), state: None },
-            state => Self { state: Some(state), ..self },
+            // That the subnet is another node's is true until one is held.
+            KeeperEvent::Failing { reason, taken } => {
+                let taken = taken || matches!(self.state, Some(KeeperEvent::Failing { taken: true, .. }));
+                Self { state: Some(KeeperEvent::Failing { reason, taken }), ..self }
+            }
+            KeeperEvent::Kept => Self { state: Some(KeeperEvent::Kept), ..self },
         }
     }
 }
@@ -227,7 +237,7 @@ impl<S: LeaseSource> Task<S> {
         }
         if self.complaints.insert(text.clone()) {
             tracing::warn!(error = text, "no lease yet; trying again");
-            self.report(KeeperEvent::Failing(text));
+            self.report(KeeperEvent::Failing { reason: text, taken: error.is_taken() });
         }
         let delay = self.backoff.next_delay();
         self.heartbeat.back_within(delay);
@@ -273,9 +283,9 @@ impl<S: LeaseSource> Task<S> {
             let kept = move |state| {
                 let event = match state {
                     Keeping::Kept => KeeperEvent::Kept,
-                    Keeping::Failing(error) => {
-                        tracing::warn!(error, "the lease cannot be renewed");
-                        KeeperEvent::Failing(error)
+                    Keeping::Failing(reason) => {
+                        tracing::warn!(error = reason, "the lease cannot be renewed");
+                        KeeperEvent::Failing { reason, taken: false }
                     }
                 };
                 report(&reports, event);

@@ -262,6 +262,13 @@ impl LeaseRequest {
     }
 }
 
+impl AcquireError {
+    /// True when another node holds the lease of the subnet that this one's Pods live in.
+    const fn is_taken(&self) -> bool {
+        matches!(self, Self::NoSubnet(NoSubnet { taken: true, .. }))
+    }
+}
+
 /// A lease that this node holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {

@@ -136,11 +136,26 @@ async fn flood_of_orders_needs_no_memory_and_the_last_one_holds() {
     assert_eq!(*source.asked.lock().unwrap(), ["10.4.7.21", "10.4.99.21"], "one claim for all of them");
 }
 
+const fn failing(reason: String, taken: bool) -> KeeperEvent {
+    KeeperEvent::Failing { reason, taken }
+}
+
+#[tokio::test]
+async fn subnet_that_is_another_nodes_is_reported_whatever_fails_after_it() {
+    let reports = Slot::<Reports>::default();
+    for (reason, taken) in [("leased to another node", true), ("the store is out of reach", false)] {
+        report(&reports, failing(reason.to_owned(), taken));
+    }
+    assert_eq!(reports.take().await.state, Some(failing("the store is out of reach".to_owned(), true)));
+    report(&reports, failing("later".to_owned(), false));
+    assert_eq!(reports.take().await.state, Some(failing("later".to_owned(), false)));
+}
+
 #[tokio::test]
 async fn of_a_flood_of_reports_only_the_last_state_waits() {
     let reports = Slot::<Reports>::default();
     for number in 0..100_000 {
-        report(&reports, KeeperEvent::Failing(format!("{number}{}", "x".repeat(16 << 10))));
+        report(&reports, failing(format!("{number}{}", "x".repeat(16 << 10)), false));
     }
     report(&reports, KeeperEvent::Kept);
     let waiting = reports.take().await;
