@@ -6,7 +6,7 @@ mod netd_node;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lab::{Host, Need};
 use netd_node::dual::{self, DUAL, DUAL_HOST_GW, SUBNETS, both};
 use netd_node::each_is_repaired_at_last;
@@ -17,6 +17,7 @@ const WIREGUARD: &str = r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Netw
 fn state(host: &Host) -> Result<String> {
     let script = "for dev in $(ls /sys/class/net | grep flannel); do
           ip -o link show dev $dev | sed 's/^[0-9]*: //; s/qlen.*link/link/'; ip -o address show dev $dev scope global | sed 's/^[0-9]*: //'
+          case $dev in *-v6*) cat /proc/sys/net/ipv6/conf/$dev/disable_ipv6;; *) cat /proc/sys/net/ipv4/conf/$dev/forwarding;; esac
           ip neigh show dev $dev nud permanent | sort; ip -6 neigh show dev $dev nud permanent | sort; bridge fdb show dev $dev | sort
         done
         ip -4 route show proto 121; ip -6 route show proto 121; nft -s list table ip netd; nft -s list table ip6 netd
@@ -62,6 +63,9 @@ fn vxlan_of_both_families_is_repaired() -> Result<()> {
             "for mac in $(bridge fdb show dev flannel-v6.1 | cut -d' ' -f1); do bridge fdb replace $mac dev flannel-v6.1 dst fd00:10:4:7::99; done",
             "ip link del flannel-v6.1",
             "ip link del flannel.1; ip link del flannel-v6.1",
+            "sysctl -qw net/ipv6/conf/flannel-v6.1/disable_ipv6=1",
+            "sysctl -qw net/ipv6/conf/flannel-v6.1/disable_ipv6=1; ip link del flannel-v6.1",
+            "sysctl -qw net/ipv4/conf/flannel.1/forwarding=0",
             "ip link set flannel-v6.1 down",
             "ip link set flannel-v6.1 mtu 1300",
             "ip link set flannel-v6.1 address 02:00:00:00:00:99",
@@ -95,6 +99,8 @@ fn wireguard_of_both_families_is_repaired() -> Result<()> {
         host,
         &[
             "ip link del flannel-wg-v6",
+            "sysctl -qw net/ipv6/conf/flannel-wg-v6/disable_ipv6=1",
+            "sysctl -qw net/ipv4/conf/flannel-wg/forwarding=0",
             "ip link set flannel-wg-v6 down",
             "ip link set flannel-wg-v6 mtu 1280",
             "ip -6 address flush dev flannel-wg-v6 scope global",
@@ -104,11 +110,28 @@ fn wireguard_of_both_families_is_repaired() -> Result<()> {
     )
 }
 
+/// Some distributions and hardening guides set what new links get.
+fn devices_carry_where_new_links_are_to_have_no_ipv6_and_not_to_forward() -> Result<()> {
+    let net = dual::net(DUAL)?;
+    for node in ["hdss7-21", "hdss7-22"] {
+        net.host(node)?.run(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])?;
+    }
+    let _netd = both(&net, SUBNETS)?;
+    let host = net.host("hdss7-21")?;
+    // netd's own `ip_forward` has set this one.
+    host.run(&["sysctl", "-qw", "net.ipv4.conf.default.forwarding=0"])?;
+    let parameters = ["net/ipv6/conf/flannel-v6.1/disable_ipv6", "net/ipv4/conf/flannel.1/forwarding"];
+    let found = host.run(&[&["sysctl", "-n"][..], &parameters].concat())?.stdout;
+    ensure!(found == "0\n1\n", "{found:?}");
+    each_is_repaired(host, &["ip link del flannel-v6.1", "ip link del flannel.1"])
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Vxlan, Need::Nftables, Need::WireGuard],
         lab::tests![
             vxlan_of_both_families_is_repaired,
+            devices_carry_where_new_links_are_to_have_no_ipv6_and_not_to_forward,
             direct_routes_of_both_families_are_repaired,
             wireguard_of_both_families_is_repaired,
         ],

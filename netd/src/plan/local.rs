@@ -122,6 +122,11 @@ impl Planner {
         tables.ingress.extend(self.arriving());
         for backend in self.backends() {
             tables.extend(backend.local_rows(&self.network, &self.local));
+            let devices = self.local.places.families().filter_map(|family| Some((family, backend.device(family)?)));
+            // A link of fewer bytes has no parameters of IPv6 (net/ipv6/addrconf.c).
+            let fits =
+                |(family, _): &(IpFamily, IfName)| family.is_v4() || backend.pod_mtu(&self.local) >= family.min_mtu();
+            tables.sysctls.extend(devices.filter(fits).map(|(family, device)| carries(family, &device)));
         }
         let ports = self.backends().flat_map(Backend::tunnel_ports).collect();
         for (family, place) in self.local.places.present() {
@@ -141,6 +146,14 @@ impl Planner {
             tables.sysctls.insert(key, "2".to_owned());
         }
         tables
+    }
+}
+
+/// What lets a tunnel device carry packets of `family`: a new device has what `default` says, which a host may have changed.
+fn carries(family: IpFamily, device: &IfName) -> (SysctlKey, String) {
+    match family {
+        IpFamily::V4 => (SysctlKey::of_link(family, device, "forwarding"), "1".to_owned()),
+        IpFamily::V6 => (SysctlKey::of_link(family, device, "disable_ipv6"), "0".to_owned()),
     }
 }
 

@@ -102,6 +102,7 @@ fn vxlan_takes_three_rows_per_node() {
         "\
 link flannel.1 vxlan id 1 dstport 8472 local 10.4.7.21 dev eth0 nolearning mtu 1450 lladdr 02:00:00:00:00:21 up
 address 172.7.21.0/32 dev flannel.1
+sysctl net/ipv4/conf/flannel.1/forwarding 1
 sysctl net/ipv4/ip_forward 1
 sysctl net/ipv6/conf/flannel.1/accept_ra 0
 neighbour 172.7.22.0 dev flannel.1 lladdr 02:00:00:00:00:22

@@ -49,6 +49,7 @@ const LOCAL_V6: &str = "\
 link flannel-v6.1 vxlan id 1 dstport 8472 local fd00:10::21 dev eth0 nolearning mtu 1430 lladdr 02:00:00:00:06:21 up
 address fd00:7:0:21::/128 dev flannel-v6.1
 sysctl net/ipv6/conf/flannel-v6.1/accept_ra 0
+sysctl net/ipv6/conf/flannel-v6.1/disable_ipv6 0
 sysctl net/ipv6/conf/all/forwarding 1";
 
 const PEER_V6: &str = "\
