@@ -36,7 +36,7 @@ pub(crate) use refused::Refused;
 pub(crate) use rivals::{for_whom, in_front, taken};
 pub(crate) use rows::PeerRows;
 pub(crate) use tables::{Changes, Passing, RowChanges, Tables};
-pub(crate) use ways::{Ways, direct};
+pub(crate) use ways::{Answers, Ways, direct};
 
 use self::moving::Moving;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
@@ -209,20 +209,44 @@ impl Planner {
         self.peers.v6.pack();
     }
 
-    /// Plans anew for what the kernel says of addresses now.
+    /// Plans anew for what the kernel says of this host and of all addresses now.
     pub(crate) fn set_ways(&mut self, ways: Ways) -> Changes {
         let differing = self.local.ways.differing(&ways);
-        let concerned = |stored: &&Arc<StoredLease>| {
-            stored.lease.attrs.public_ips.present().any(|(_, addr)| differing.contains(addr))
+        let leases = Self::naming(self.leases.values(), |addr| differing.contains(addr));
+        let mut other = ways;
+        self.plan_by(leases, |ways| std::mem::swap(ways, &mut other))
+    }
+
+    /// Plans anew for what the kernel says of some addresses now. They are those of the leases `among` these, or of any lease.
+    pub(crate) fn learn_ways(&mut self, answers: Answers, among: Option<&[SubnetKey]>) -> Changes {
+        let is_asked = |addr: &IpAddr| answers.contains_key(addr);
+        let leases = match among {
+            Some(keys) => Self::naming(keys.iter().filter_map(|key| self.leases.get(key)), is_asked),
+            None => Self::naming(self.leases.values(), is_asked),
         };
-        let leases: Vec<Arc<StoredLease>> = self.leases.values().filter(concerned).cloned().collect();
-        let old = std::mem::replace(&mut self.local.ways, ways);
+        let mut other = answers;
+        self.plan_by(leases, |ways| other = ways.learn(std::mem::take(&mut other)))
+    }
+
+    /// Those of `leases` whose node has an address that is `concerned`.
+    fn naming<'a>(
+        leases: impl Iterator<Item = &'a Arc<StoredLease>>,
+        concerned: impl Fn(&IpAddr) -> bool,
+    ) -> Vec<Arc<StoredLease>> {
+        let names =
+            |stored: &&Arc<StoredLease>| stored.lease.attrs.public_ips.present().any(|(_, addr)| concerned(addr));
+        leases.filter(names).cloned().collect()
+    }
+
+    /// Plans `leases` anew by other ways; `swap` puts them in the place of those that are known, and back.
+    fn plan_by(&mut self, leases: Vec<Arc<StoredLease>>, mut swap: impl FnMut(&mut Ways)) -> Changes {
+        swap(&mut self.local.ways);
         let judged: Vec<Judged> =
             leases.into_iter().map(|stored| self.judged(stored.lease.key, Some(stored))).collect();
-        let new = std::mem::replace(&mut self.local.ways, old);
+        swap(&mut self.local.ways);
         let related = self.related(&judged);
         let before = self.rows(&related, None);
-        self.local.ways = new;
+        swap(&mut self.local.ways);
         judged.into_iter().for_each(|judged| self.put(judged));
         let mut after = PeerRows::default();
         self.settle(related, None, &mut after);

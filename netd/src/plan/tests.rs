@@ -155,6 +155,43 @@ fn direct_routing_uses_the_tunnel_only_beyond_a_router() {
 }
 
 #[test]
+fn way_that_is_learned_concerns_the_leases_that_may_name_it_and_plans_what_all_ways_plan() {
+    let (near, far): (IpAddr, IpAddr) = ("10.4.7.22".parse().unwrap(), "10.9.9.23".parse().unwrap());
+    let leases = [
+        lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22")),
+        lease("172.7.23.0/24", "10.9.9.23", vxlan("02:00:00:00:00:23")),
+    ];
+    let eth0 = IfName::literal("eth0");
+    let planner = || {
+        let mut planner = Planner::new(network(r#"{"Type":"vxlan","DirectRouting":true}"#), Masquerade::MASQ, local());
+        planner.update_all(leases.iter().map(|lease| put(lease, 1)));
+        planner
+    };
+    for answers in [
+        Answers::from([(near, Some(eth0.clone()))]),
+        Answers::from([(near, Some(eth0.clone())), (far, Some(eth0.clone()))]),
+        Answers::from([(near, None)]),
+    ] {
+        let (mut by_all, mut by_some) = (planner(), planner());
+        let ways = |direct: Answers| Ways {
+            direct: direct.into_iter().filter_map(|(addr, link)| Some((addr, link?))).collect(),
+            ..Ways::default()
+        };
+        let changes = by_all.set_ways(ways(answers.clone()));
+        assert_eq!(by_some.learn_ways(answers.clone(), None), changes, "{answers:?}");
+        assert_eq!((by_some.tables(), &by_some.local().ways), (by_all.tables(), &by_all.local().ways));
+        // And back.
+        let unknown = answers.keys().map(|addr| (*addr, None)).collect();
+        assert_eq!(by_some.learn_ways(unknown, None), by_all.set_ways(Ways::default()));
+    }
+    // Before the lease that names it is planned: nothing changes until it is.
+    let mut planner = planner();
+    assert_eq!(planner.learn_ways([("10.4.7.24".parse().unwrap(), Some(eth0))].into(), Some(&[])).rows(), 0);
+    let changes = planner.update([put(&lease("172.7.24.0/24", "10.4.7.24", vxlan("02:00:00:00:00:24")), 2)]);
+    assert_eq!((changes.routes.len(), changes.neighbours.len()), (1, 0), "reached directly");
+}
+
+#[test]
 fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
     let good = lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22"));
     for (bad, reason) in [

@@ -7,6 +7,9 @@ use std::net::IpAddr;
 
 use netstate::{IfName, Route, RouteKind};
 
+/// What the kernel says of addresses: the link of those that are reached without a router.
+pub(crate) type Answers = BTreeMap<IpAddr, Option<IfName>>;
+
 /// Addresses that are special to this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ways {
@@ -28,6 +31,18 @@ impl Ways {
             keys.filter(|addr| have.get(addr) != want.get(addr)).copied().collect()
         };
         one(&self.direct, &other.direct).into_iter().chain(one(&self.own, &other.own)).collect()
+    }
+
+    /// Takes `answers` in, whatever else is known. Returns what was said of these addresses before.
+    pub(crate) fn learn(&mut self, answers: Answers) -> Answers {
+        let mut learn = |(addr, link): (IpAddr, Option<IfName>)| {
+            let before = match link {
+                Some(link) => self.direct.insert(addr, link),
+                None => self.direct.remove(&addr),
+            };
+            (addr, before)
+        };
+        answers.into_iter().map(&mut learn).collect()
     }
 }
 
@@ -62,6 +77,19 @@ mod tests {
         assert_eq!(direct(&route(RouteKind::Unicast, Some("10.4.7.1"), "eth0")), None);
         assert_eq!(direct(&route(RouteKind::Unicast, None, "flannel.1")), None, "a tunnel through itself");
         assert_eq!(direct(&route(RouteKind::Local, None, "lo")), None, "this host");
+    }
+
+    #[test]
+    fn what_is_learned_can_be_taken_back() {
+        let [eth0, eth1]: [IfName; 2] = ["eth0", "eth1"].map(|name| name.parse().unwrap());
+        let addr = |n: u8| IpAddr::from([10, 4, 7, n]);
+        let before = Ways { direct: [(addr(1), eth0.clone()), (addr(2), eth0)].into(), ..Ways::default() };
+        let mut ways = before.clone();
+        let answers: Answers = [(addr(1), Some(eth1.clone())), (addr(2), None), (addr(3), Some(eth1.clone()))].into();
+        let said = ways.learn(answers.clone());
+        assert_eq!(ways.direct, [(addr(1), eth1.clone()), (addr(3), eth1)].into());
+        assert_eq!(ways.learn(said), answers);
+        assert_eq!(ways, before);
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl<S: LeaseSource> Daemon<S> {
                 Event::Routes => self.external.note_routes(),
                 Event::Ways => self.reach.note(),
                 Event::AskWays => self.ask_ways(),
-                Event::Answered => self.planning.set_ways(self.reach.ways()),
+                Event::Answered => self.planning.learn_ways(self.reach.take_learned()),
                 Event::Interface => self.follow_interface().await?,
                 Event::Silent(changed) => self.on_silent(changed),
                 Event::File => self.restore_file(),

@@ -281,7 +281,9 @@ impl<S: LeaseSource> Daemon<S> {
         self.reach.set_own(facts::addresses(&self.external.host));
         self.report_clashes();
         self.follow_vrf();
-        self.planning.set_ways(self.reach.ways());
+        if !self.reach.agrees_on_host(&self.planning.planner.local().ways) {
+            self.planning.set_ways(self.reach.ways());
+        }
         self.follow_bridges();
         let now = match read {
             Ok(Some(now)) => now,

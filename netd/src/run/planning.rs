@@ -12,6 +12,7 @@ use std::time::Duration;
 use netstate::IfName;
 use tokio::time::Instant;
 
+use super::reach::Learned;
 use crate::format::lease::SubnetKey;
 use crate::format::net_conf::Network;
 use crate::plan::backend::Backend;
@@ -141,6 +142,16 @@ impl Planning {
     pub(super) fn set_ways(&mut self, ways: Ways) {
         if self.planner.local().ways != ways {
             let changes = self.planner.set_ways(ways);
+            self.changes.extend(changes);
+            self.note_other();
+        }
+    }
+
+    /// The kernel was asked for the ways to some nodes: those of the leases that wait to be planned, or of any.
+    pub(super) fn learn_ways(&mut self, Learned { answers, anew }: Learned) {
+        let among = (!anew).then_some(self.leases.as_slice());
+        let changes = self.planner.learn_ways(answers, among);
+        if changes.rows() > 0 {
             self.changes.extend(changes);
             self.note_other();
         }

@@ -1,7 +1,7 @@
 //! How the other nodes' addresses are reached, asked of the kernel and asked again when its routes change.
 //!
 //! Invariants: a lease is planned only when its addresses have been asked; asking blocks no loop, and takes at most a
-//! twentieth of the time, however often routes change.
+//! twentieth of the time, however often routes change. What is learned of a node costs that node, however many there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use netstate::IfName;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::plan::{Ways, direct};
+use crate::plan::{Answers, Ways, direct};
 
 /// How long routes must have been quiet before they are asked again: they rarely change alone.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -28,7 +28,13 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Longest time of one asking: 20,000 addresses take a tenth of a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
-type Answers = BTreeMap<IpAddr, Option<IfName>>;
+/// Answers that differ from what the plan goes by: it takes what it does not know for beyond a router.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Learned {
+    pub(super) answers: Answers,
+    /// Some of these addresses had been asked for before, so any lease may name them; the others are of leases that wait to be planned.
+    pub(super) anew: bool,
+}
 
 /// What is known of the ways, and what is being asked.
 #[derive(Default)]
@@ -39,6 +45,7 @@ pub(super) struct Reach {
     known: Answers,
     own: BTreeMap<IpAddr, IfName>,
     vrf: Option<IfName>,
+    learned: Learned,
     asking: Option<JoinHandle<Result<(Answers, Duration), KernelError>>>,
     /// What is being asked for.
     asked: BTreeSet<IpAddr>,
@@ -135,7 +142,7 @@ impl Reach {
             Ok(Ok((answers, took))) => {
                 self.failed = false;
                 self.not_before = Some(Instant::now() + took * SHARE);
-                self.known.extend(answers);
+                self.learn(answers);
             }
             Ok(Err(error)) => {
                 if !std::mem::replace(&mut self.failed, true) {
@@ -151,6 +158,27 @@ impl Reach {
         }
     }
 
+    fn learn(&mut self, answers: Answers) {
+        for (addr, link) in answers {
+            let before = self.known.insert(addr, link.clone());
+            // In a VRF nothing is direct.
+            if self.vrf.is_none() && before.clone().flatten() != link {
+                self.learned.anew |= before.is_some();
+                self.learned.answers.insert(addr, link);
+            }
+        }
+    }
+
+    /// What was learned since this was called last.
+    pub(super) fn take_learned(&mut self) -> Learned {
+        std::mem::take(&mut self.learned)
+    }
+
+    /// True when `ways` say of this host what is known.
+    pub(super) fn agrees_on_host(&self, ways: &Ways) -> bool {
+        ways.own == self.own && ways.vrf == self.vrf
+    }
+
     /// Forgets addresses that no lease names any more.
     pub(super) fn retain(&mut self, used: &BTreeSet<IpAddr>) {
         self.known.retain(|addr, _| used.contains(addr));
@@ -161,5 +189,45 @@ impl Reach {
         let known = self.known.iter().filter(|_| self.vrf.is_none());
         let direct = known.filter_map(|(addr, link)| Some((*addr, link.clone()?))).collect();
         Ways { direct, own: self.own.clone(), vrf: self.vrf.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u32) -> IpAddr {
+        std::net::Ipv4Addr::from(0x0a00_0000 + n).into()
+    }
+
+    #[test]
+    fn address_of_one_more_node_is_all_that_is_learned_however_many_are_known() {
+        let (direct, beyond) = (Some(IfName::literal("eth0")), None);
+        let mut reach = Reach::default();
+        reach.learn((0..10_000).map(|n| (addr(n), direct.clone())).collect());
+        let first = reach.take_learned();
+        assert_eq!((first.answers.len(), first.anew), (10_000, false));
+        reach.learn([(addr(10_000), direct.clone())].into());
+        assert_eq!(reach.take_learned(), Learned { answers: [(addr(10_000), direct.clone())].into(), anew: false });
+        // What is beyond a router is what was taken for granted.
+        reach.learn([(addr(10_001), beyond.clone())].into());
+        assert_eq!(reach.take_learned(), Learned::default());
+        // All of them are asked for again, and one has another answer.
+        let mut again: Answers = (0..=10_000).map(|n| (addr(n), direct.clone())).collect();
+        again.insert(addr(7), beyond.clone());
+        reach.learn(again);
+        assert_eq!(reach.take_learned(), Learned { answers: [(addr(7), beyond)].into(), anew: true });
+        assert_eq!(reach.ways().direct.len(), 10_000);
+    }
+
+    #[test]
+    fn nothing_is_learned_in_a_vrf_where_nothing_is_direct() {
+        let mut reach = Reach::default();
+        assert!(reach.agrees_on_host(&Ways::default()));
+        assert!(reach.set_vrf(Some(IfName::literal("blue"))) && !reach.agrees_on_host(&Ways::default()));
+        reach.learn([(addr(1), Some(IfName::literal("eth0")))].into());
+        assert_eq!((reach.take_learned(), reach.ways().direct.len()), (Learned::default(), 0));
+        reach.set_vrf(None);
+        assert_eq!(reach.ways().direct.len(), 1);
     }
 }
