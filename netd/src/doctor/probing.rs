@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use netstate::family::IpFamily;
 use netstate::{IfName, Prefix};
 use tokio::net::UdpSocket;
@@ -21,6 +22,9 @@ const TRIES: u32 = 4;
 
 /// Wait for an answer.
 const WAIT: Duration = Duration::from_millis(400);
+
+/// Sizes that are tried at the same time.
+const SIZES: u32 = 8;
 
 /// Nodes that are probed at the same time.
 const AT_ONCE: usize = 64;
@@ -147,22 +151,40 @@ type Goal<'a> = (SocketAddr, Option<&'a IfName>);
 
 async fn paths(peer: &Peer, size: u32) -> Paths {
     let (beside, small) = ((peer.direct, peer.vrf.as_ref()), length(peer.direct, 0));
-    let (direct, tunnel) = match peer.tunnel {
+    let mut paths = match peer.tunnel {
         Some(tunnel) => {
-            let (direct, tunnel) = tokio::join!(send(beside, small, true), send((tunnel, None), small, true));
-            (direct, Some(tunnel))
+            let (direct, (tunnel, unchecked)) = tokio::join!(send(beside, small, true), through((tunnel, None), small));
+            Paths { direct, tunnel: Some(tunnel), unchecked, largest: None }
         }
-        None => (send(beside, small, true).await, None),
+        None => Paths { direct: send(beside, small, true).await, tunnel: None, unchecked: None, largest: None },
     };
-    let unchecked = match peer.tunnel.filter(|at| at.is_ipv4() && !tunnel.is_some_and(|found| found.arrived())) {
-        Some(at) => Some(send((at, None), small, false).await),
-        None => None,
-    };
-    let mut paths = Paths { direct, tunnel, unchecked, largest: None };
     if paths.carries() {
         paths.largest = largest(peer.tunnel.map_or(beside, |tunnel| (tunnel, None)), size).await;
     }
     paths
+}
+
+/// Probes a tunnel, also without a checksum where nothing comes back at once.
+async fn through(target: Goal<'_>, length: usize) -> (Outcome, Option<Outcome>) {
+    let checked = send(target, length, true);
+    tokio::pin!(checked);
+    if target.0.is_ipv6() {
+        return (checked.await, None);
+    }
+    if let Ok(found) = timeout(WAIT, &mut checked).await
+        && found.arrived()
+    {
+        return (found, None);
+    }
+    let unchecked = send(target, length, false);
+    tokio::pin!(unchecked);
+    tokio::select! {
+        found = &mut checked => if found.arrived() { (found, None) } else { (found, Some(unchecked.await)) },
+        without = &mut unchecked => {
+            let found = checked.await;
+            (found, (!found.arrived()).then_some(without))
+        }
+    }
 }
 
 /// Bytes of payload in a packet of `size` bytes, with the headers of IP and UDP.
@@ -181,10 +203,22 @@ async fn largest(target: Goal<'_>, size: u32) -> Option<u32> {
         return None;
     }
     while lost.saturating_sub(arrives) > 1 {
-        let middle = arrives.midpoint(lost);
-        if attempt(target, length(target.0, middle), true).await.arrived() { arrives = middle } else { lost = middle }
+        let tries = between(arrives, lost).map(|size| async move {
+            let outcome = attempt(target, length(target.0, size), true).await;
+            (size, outcome.arrived())
+        });
+        let tried = join_all(tries).await;
+        let found = |arrived| tried.iter().filter(move |(_, found)| *found == arrived).map(|(size, _)| *size);
+        arrives = found(true).max().unwrap_or(arrives);
+        lost = found(false).filter(|size| *size > arrives).min().unwrap_or(lost);
     }
     Some(arrives)
+}
+
+/// Sizes that part what lies between two of them.
+fn between(arrives: u32, lost: u32) -> impl Iterator<Item = u32> {
+    let step = lost.saturating_sub(arrives).div_ceil(SIZES + 1).max(1);
+    (1..=SIZES).map(move |n| arrives + n * step).take_while(move |size| *size < lost)
 }
 
 /// Sends `length` bytes until something comes back.
@@ -227,4 +261,58 @@ async fn exchange((target, vrf): Goal<'_>, length: usize, checksum: bool) -> io:
         }
     };
     timeout(WAIT, received).await.unwrap_or(Ok(Outcome::Silent))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A node that receives packets of at most `most` bytes, with how many it was sent.
+    async fn node(most: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (addr, sent) = (socket.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&sent);
+        tokio::spawn(async move {
+            let mut request = [0; 2048];
+            loop {
+                let (length, from) = socket.recv_from(&mut request).await.unwrap();
+                counted.fetch_add(1, Ordering::Relaxed);
+                if length + 28 <= most {
+                    let number = packet::asked(&request[..length]).unwrap();
+                    let answer = Answer { number, clock: packet::now(), subnet: None };
+                    socket.send_to(&packet::render(&answer), from).await.unwrap();
+                }
+            }
+        });
+        (addr, sent)
+    }
+
+    #[tokio::test]
+    async fn largest_size_that_arrives_is_found_in_a_few_rounds() {
+        let cases = [(1450, Some(1450)), (1350, Some(1350)), (1449, Some(1449)), (577, Some(577)), (70, None)];
+        join_all(cases.map(|(most, found)| async move {
+            let (addr, sent) = node(most).await;
+            assert_eq!(largest((addr, None), 1450).await, found);
+            let sent = sent.load(Ordering::Relaxed);
+            assert!(sent <= 2 * 4 + 4 * 8, "{most}: {sent} packets");
+        }))
+        .await;
+    }
+
+    #[test]
+    fn sizes_part_what_is_left_evenly_and_leave_its_ends_out() {
+        let sizes = |arrives, lost| between(arrives, lost).collect::<Vec<u32>>();
+        assert_eq!(sizes(576, 1450), [674, 772, 870, 968, 1066, 1164, 1262, 1360]);
+        assert_eq!(sizes(1, 4), [2, 3]);
+        assert!(sizes(1, 2).is_empty());
+        let (mut arrives, lost, mut rounds) = (68, 65535, 0);
+        while lost - arrives > 1 {
+            arrives = sizes(arrives, lost).pop().unwrap();
+            rounds += 1;
+        }
+        assert!(rounds <= 6, "{rounds}");
+    }
 }
