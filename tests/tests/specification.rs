@@ -1,5 +1,5 @@
 //! SPECIFICATION.md held against the tests that there are: every promise names one, or a part of the benchmark; and so are
-//! the lists of flannel's and kube-proxy's tests.
+//! the lists of flannel's and kube-proxy's tests. And the pages on the network's configuration against what netd reads of it.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
@@ -102,6 +102,49 @@ fn has_case(number: &str) -> bool {
     folders.any(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{number}-")))
 }
 
+/// Pages that say what the members of the network's configuration are.
+const PAGES: [&str; 5] = ["backends", "vxlan", "families", "data-path", "extension"];
+
+/// Names in the same sources that are no members of it: a lease's, and those of files.
+const OTHERS: [&str; 6] = ["VtepMAC", "PublicKey", "NETWORK", "SUBNET", "IPV6NETWORK", "IPV6SUBNET"];
+
+/// The names that a source reads: its texts of one word with a capital, tests apart.
+fn names(source: &str) -> Vec<&str> {
+    let own = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let texts = own
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split('"').skip(1).step_by(2));
+    let is_name = |text: &&str| {
+        text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric())
+    };
+    texts.filter(is_name).filter(|name| !OTHERS.contains(name)).collect()
+}
+
+fn every_member_of_the_networks_configuration_is_in_the_documents() -> Result<()> {
+    let page =
+        |name: &&str| fs::read_to_string(root().join(format!("docs/{name}.md"))).with_context(|| (*name).to_owned());
+    let pages = PAGES.iter().map(page).collect::<Result<String>>()?;
+    let netd = root().join("netd/src");
+    let rooms = fs::read_dir(netd.join("plan/backend"))?.map(|entry| Ok(entry?.path()));
+    let mut sources = rooms.collect::<Result<Vec<PathBuf>>>()?;
+    sources.retain(|source| !source.ends_with("tests.rs"));
+    sources.push(netd.join("format/net_conf.rs"));
+    let (mut read, mut missing) = (0, Vec::new());
+    for source in sources {
+        let text = fs::read_to_string(&source)?;
+        for name in names(&text) {
+            read += 1;
+            if !pages.contains(&format!("`{name}`")) {
+                missing.push(format!("{name} of {}", source.display()));
+            }
+        }
+    }
+    ensure!(read > 35, "only {read} names were read");
+    ensure!(missing.is_empty(), "{}", missing.join("\n"));
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[],
@@ -109,6 +152,7 @@ fn main() -> ExitCode {
             every_promise_is_shown_by_a_test_or_a_benchmark,
             every_counterpart_of_a_test_of_flannel_exists,
             every_counterpart_of_a_test_of_kube_proxy_exists,
+            every_member_of_the_networks_configuration_is_in_the_documents,
         ],
     )
 }

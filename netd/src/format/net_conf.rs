@@ -2,8 +2,8 @@
 //!
 //! Format, defaults and bounds are flannel's (pkg/subnet/config.go), so that one text configures both. Two
 //! divergences, on purpose: without `Backend` flannel takes the `udp` backend, which nobody wants any more, and its
-//! own documentation says `vxlan`; here it is `vxlan`, with a note. And every problem is reported at once.
-//! IPv6 has its place in the format but not yet in this program: `EnableIPv6` is refused, never half-done.
+//! own documentation says `vxlan`; here it is `vxlan`, with a note. And every problem is reported at once. Invariant: what
+//! belongs to a family that is off is read and counts for nothing, as in flannel.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -38,12 +38,17 @@ pub(crate) use wireguard::{End, Wireguard};
 const ACCEPTED: &str = "vxlan, host-gw, wireguard, ipip, auto, alloc or extension";
 
 /// Backends of flannel that this program does not have, each with what to use instead.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 6] = [
     ("udp", "it copies every packet through a process, and vxlan runs everywhere where it does: use vxlan"),
     ("ipsec", "it needs a key daemon of its own: use wireguard, which encrypts in the kernel"),
     ("tencent-vpc", "the cloud's routes are its own: use host-gw inside one network, vxlan beyond, or extension"),
-    ("aws-vpc", "flannel has dropped it, too: use host-gw inside one subnet, vxlan beyond, or extension"),
+    ("aws-vpc", DROPPED),
+    ("gce", DROPPED),
+    ("ali-vpc", DROPPED),
 ];
+
+/// What to use instead of a cloud's routes that flannel does not write any more.
+const DROPPED: &str = "flannel has dropped it, too: use host-gw inside one subnet, vxlan beyond, or extension";
 
 /// How packets get from node to node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -333,6 +333,9 @@ fn commands_and_backends_that_netd_has_not_are_refused_with_what_to_use_instead(
         (r#"{"Type":"udp"}"#, "use vxlan"),
         (r#"{"Type":"IPsec","PSK":"hunter2"}"#, "use wireguard"),
         (r#"{"Type":"tencent-vpc"}"#, "use host-gw"),
+        (r#"{"Type":"aws-vpc"}"#, "use host-gw"),
+        (r#"{"Type":"gce"}"#, "use host-gw"),
+        (r#"{"Type":"ali-vpc"}"#, "use host-gw"),
         (r#"{"Type":"teleport"}"#, "unknown backend type"),
     ] {
         let text = refused(backend);
