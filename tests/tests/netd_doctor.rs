@@ -88,7 +88,7 @@ fn faults_of_a_node_and_its_tunnels() -> Result<()> {
             },
             Fault {
                 on: "hdss7-21",
-                make: "ip link add docker0 type dummy; ip address add 172.7.99.1/24 dev docker0",
+                make: "ip link add docker0 type bridge; ip address add 172.7.99.1/24 dev docker0",
                 undo: "ip link del docker0",
                 check: &["networks"],
                 says: "docker0 has 172.7.99.1/24, which overlaps the Pod network 172.7.0.0/16",
@@ -141,7 +141,7 @@ fn faults_of_ipv6_are_found_beside_ipv4_that_passes() -> Result<()> {
         &[
             Fault {
                 on: "hdss7-21",
-                make: "ip link add docker0 type dummy; ip address add fd00:7:0:99::1/64 dev docker0 nodad",
+                make: "ip link add docker0 type bridge; ip address add fd00:7:0:99::1/64 dev docker0 nodad",
                 undo: "ip link del docker0",
                 check: &["networks"],
                 says: "docker0 has fd00:7:0:99::1/64, which overlaps the Pod network fd00:7::/48",
@@ -409,7 +409,7 @@ fn node_of_flannel_is_reached_and_probes_can_be_turned_off() -> Result<()> {
 
 fn main() -> ExitCode {
     lab::harness::main(
-        &[Need::Nftables, Need::Vxlan, Need::Dummy],
+        &[Need::Nftables, Need::Vxlan],
         lab::tests![
             faults_of_a_node_and_its_tunnels,
             faults_of_ipv6_are_found_beside_ipv4_that_passes,
