@@ -45,6 +45,7 @@ pub(super) fn tables(carrier: Carrier, all: &[(usize, Figures)], report: &Report
     ));
     let peer = (carrier == Carrier::Ipvs).then_some(&BY_IPVSADM);
     table(&CHANGE.iter().chain(peer).copied().collect::<Vec<_>>(), all, report);
+    beside_the_fewest(all, report);
     report.section(&format!("ipvs-proxy on {name}: what it uses"));
     table(&USAGE, all, report);
 }
@@ -91,6 +92,17 @@ const USAGE: [Column; 3] = [
     ("memory, most, MiB", |figures| format!("{:.1}", machine::mebibytes(figures.most_resident))),
     ("part of a processor, idle", |figures| format!("{:.2} %", figures.idle * 100.0)),
 ];
+
+/// Says how the proxy's part of one change grows with the number of Services.
+fn beside_the_fewest(all: &[(usize, Figures)], report: &Report) {
+    let Some(((fewest, base), rest)) = all.split_first() else { return };
+    for (services, figures) in rest {
+        let median = times(figures.own.median(), base.own.median());
+        let p99 = times(figures.own.p99(), base.own.p99());
+        report
+            .text(&format!("Among {services} Services beside {fewest}, the proxy's part: median {median}, p99 {p99}."));
+    }
+}
 
 fn table(columns: &[Column], all: &[(usize, Figures)], report: &Report) {
     let head: Vec<&str> = std::iter::once("Services").chain(columns.iter().map(|(head, _)| *head)).collect();
