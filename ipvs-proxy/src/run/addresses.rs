@@ -146,12 +146,18 @@ pub(crate) fn set_timeouts(ipvs: &mut Ipvs, wanted: Timeouts) -> Result<(), Kern
     Ok(())
 }
 
+/// The virtual servers behind `ipvs`, for these families.
+pub(crate) fn servers(ipvs: Ipvs, mut families: impl Iterator<Item = IpFamily>) -> IpvsTable {
+    let table = IpvsTable::new(ipvs, []);
+    if families.any(|family| family == IpFamily::V6) { table } else { table.without_ipv6() }
+}
+
 /// Opens every table of the calling thread's network namespace for a data path; addresses of `link` in `excluded` are others'.
 ///
 /// # Errors
 /// When the kernel refuses a conversation.
 pub(crate) fn targets(
-    ipvs: Option<Ipvs>,
+    servers: Option<IpvsTable>,
     (link, excluded): (&IfName, &[Prefix]),
     sysctls: &BTreeMap<SysctlKey, String>,
 ) -> Result<(Targets, Interests), KernelError> {
@@ -168,7 +174,7 @@ pub(crate) fn targets(
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
     let forward = forward::stage(foreign).watched(writers.clone());
-    let balance = ipvs.map(|ipvs| balance(ipvs, (link, excluded), &mut interests.rtnl)).transpose()?;
+    let balance = servers.map(|servers| balance(servers, (link, excluded), &mut interests.rtnl)).transpose()?;
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
         nft: Box::new(writers.watch_tables(NftTables::new(nft, dataplane::tables()))),
@@ -185,7 +191,7 @@ fn refused(error: std::io::Error) -> KernelError {
 
 /// The tables of IPVS.
 fn balance(
-    ipvs: Ipvs,
+    servers: IpvsTable,
     (link, excluded): (&IfName, &[Prefix]),
     interest: &mut Interest,
 ) -> Result<Balance, KernelError> {
@@ -196,7 +202,7 @@ fn balance(
     let addresses = Spared::new(Addresses::new(addresses, [link.clone()]), excluded.to_vec());
     Ok(Balance {
         links: Box::new(writers.watch(links, Subject::Link)),
-        servers: Box::new(Guarded::new(IpvsTable::new(ipvs, []), lock::balancer)),
+        servers: Box::new(Guarded::new(servers, lock::balancer)),
         addresses: Box::new(Routed::new(writers.watch(addresses, Subject::Address), routes)),
     })
 }

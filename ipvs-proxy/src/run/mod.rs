@@ -209,7 +209,8 @@ async fn start(
     }
     let plane = plane(config, mode)?;
     let facts = Facts { own: own.clone(), pods, ..config.facts.clone() };
-    let (targets, interests) = addresses::targets(opened.ipvs, (&link, &config.excluded), &sysctls)?;
+    let servers = opened.ipvs.map(|ipvs| addresses::servers(ipvs, plane.families()));
+    let (targets, interests) = addresses::targets(servers, (&link, &config.excluded), &sysctls)?;
     let tables = Tables::new(targets, Drains::new(config.grace, origin.boot), &sysctls, &plane);
     let proxy = Proxy::new(facts, networks, plane, tables, origin.epoch);
     Ok((proxy, interests))

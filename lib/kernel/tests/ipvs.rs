@@ -302,6 +302,46 @@ fn comparing_finds_what_another_program_changed_among_many() {
     assert_eq!(keys, [RowKey::Virtual(virtual_key(80)), real(3), real(4)]);
 }
 
+/// The listing is the same as before then: as many real servers of each virtual server.
+fn what_others_change_while_a_step_is_taken_is_found() {
+    uplink();
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let mut rows = made(&mut table, 50);
+    assert_eq!(table.differing(&rows).unwrap(), [].into());
+    sh("ipvsadm", &["-d", "-t", "192.168.0.10:7", "-r", "10.4.7.2:8080"]);
+    let created = RowKey::Real(real_key(virtual_key(7), 9));
+    assert!(table.apply(&[Step::Create(created, weight(1))]).iter().all(Result::is_ok));
+    rows.insert(created, Observed { value: weight(1), owner: Owner::Ours });
+    for _ in 0..2 {
+        assert_eq!(table.differing(&rows).unwrap(), [virtual_key(7)].into(), "until it is read again");
+    }
+    let again = table.rows_of(&[virtual_key(7)].into()).unwrap();
+    rows.retain(|key, _| *key.service() != virtual_key(7));
+    rows.extend(again);
+    assert_eq!(table.differing(&rows).unwrap(), [].into());
+}
+
+/// Netlink alone lists virtual servers of IPv6: who serves none does not ask it, unless some are left from before.
+fn servers_of_ipv6_are_listed_where_they_are_served_or_left() {
+    uplink();
+    let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let mut rows = made(&mut table, 3);
+    sh("ipvsadm", &["-A", "-u", "[fd00::a]:53", "-s", "rr"]);
+    let listed = |mut table: IpvsTable, owned: &[VirtualServerKey]| {
+        let four = (1..=3).map(virtual_key);
+        table.adopt(four.chain(owned.iter().copied()).collect(), [].into());
+        table.observe().unwrap()
+    };
+    let new = || IpvsTable::new(Ipvs::open().unwrap(), []);
+    assert_eq!(listed(new().without_ipv6(), &[]), rows);
+    let row = |owner| Observed { value: scheduler("rr"), owner };
+    rows.insert(RowKey::Virtual(six), row(Owner::Ours));
+    assert_eq!(listed(new().without_ipv6(), &[six]), rows);
+    rows.insert(RowKey::Virtual(six), row(Owner::Foreign));
+    assert_eq!(listed(new(), &[]), rows);
+}
+
 fn one_reading_finds_one_server_among_ten_thousand() {
     uplink();
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
@@ -522,6 +562,8 @@ fn main() -> ExitCode {
             a_refused_row_stops_none_and_says_what_to_do,
             two_thousand_rows_go_in_and_out,
             comparing_finds_what_another_program_changed_among_many,
+            what_others_change_while_a_step_is_taken_is_found,
+            servers_of_ipv6_are_listed_where_they_are_served_or_left,
             one_reading_finds_one_server_among_ten_thousand,
             what_is_ours_is_listed_with_the_options_of_others,
             real_servers_are_read_whole_however_many_there_are,

@@ -4,8 +4,7 @@
 //! virtual servers there are (one call, the same for any number); what they are and how many real servers each has (one call); what
 //! the real servers are (a call for each virtual server, so some in turn).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasher as _;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
@@ -34,20 +33,19 @@ impl IpvsTable {
 
     /// The IPv4 virtual servers of ours in `believed` that are missing, are different, or have a real server more or less.
     ///
-    /// `believed` are the rows that this table has listed, with what its steps and readings since then made of them: while
-    /// it has done nothing, and the kernel's listing says the same as when it last differed in nothing, it is not taken apart.
+    /// `believed` are the rows that this table has listed, with what its steps and readings since then made of them: compared are the
+    /// virtual servers that either these or others have changed since the last time.
     ///
     /// # Errors
     /// When the kernel cannot be read.
     pub fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         let listing = self.ipvs.sockopt.services()?;
-        let fingerprint = listing.fingerprint(self.hashes.build_hasher());
         self.number = Some(listing.len());
-        if self.agreed == Some(fingerprint) {
-            return Ok(BTreeSet::new());
-        }
-        let differing = differing(listing.iter(), believed);
-        self.agreed = differing.is_empty().then_some(fingerprint);
+        let suspects = self.agreement.suspects(listing.marks(&self.hashes));
+        let suspected = suspected(suspects, believed);
+        let listed = listing.of(|key| suspected.contains(key));
+        let differing = differing(suspected.clone(), listed, believed);
+        self.agreement.keep_open(&differing);
         Ok(differing)
     }
 
@@ -102,7 +100,7 @@ impl IpvsTable {
     /// When the kernel cannot be read.
     pub fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
         let mut rows = Rows::new();
-        self.forget_agreement();
+        self.reopen(services);
         for key in services {
             let Some(value) = self.ipvs().virtual_server(key)? else { continue };
             let owner = self.owner(key);
@@ -130,28 +128,29 @@ fn count(believed: &Rows<RowKey, Row>, service: VirtualServerKey) -> usize {
     behind.take_while(|(key, _)| *key.service() == service).count()
 }
 
-/// The IPv4 virtual servers of ours in `believed` that `listed` does not show as they are believed to be, or with another number of
-/// real servers.
-fn differing(listed: impl Iterator<Item = Listed>, believed: &Rows<RowKey, Row>) -> BTreeSet<VirtualServerKey> {
-    let mut servers: BTreeMap<&VirtualServerKey, usize> = BTreeMap::new();
-    let mut differing: BTreeSet<VirtualServerKey> = BTreeSet::new();
-    for (key, _) in believed.iter().filter(|(_, row)| row.owner == Owner::Ours) {
-        match key {
-            // Until it is seen.
-            RowKey::Virtual(key) if key.addr.is_ipv4() => {
-                differing.insert(*key);
-            }
-            RowKey::Virtual(_) => {}
-            RowKey::Real(key) => *servers.entry(&key.service).or_default() += 1,
-        }
-    }
-    for Listed { key, value, servers: found } in listed {
+/// The IPv4 virtual servers of ours in `believed`; of the `suspects` only, where it is not all.
+fn suspected(suspects: Option<BTreeSet<VirtualServerKey>>, believed: &Rows<RowKey, Row>) -> BTreeSet<VirtualServerKey> {
+    let is_ours = |key: &VirtualServerKey| {
+        key.addr.is_ipv4() && believed.get(&RowKey::Virtual(*key)).is_some_and(|row| row.owner == Owner::Ours)
+    };
+    let mut suspected = suspects.unwrap_or_else(|| believed.iter().map_while(of_virtual).map(|(key, _)| key).collect());
+    suspected.retain(is_ours);
+    suspected
+}
+
+/// Those of the `suspected` that `listed` does not show as they are believed to be, or with another number of real servers.
+fn differing(
+    mut suspected: BTreeSet<VirtualServerKey>,
+    listed: impl Iterator<Item = Listed>,
+    believed: &Rows<RowKey, Row>,
+) -> BTreeSet<VirtualServerKey> {
+    for Listed { key, value, servers } in listed {
         let known = believed.get(&RowKey::Virtual(key)).is_some_and(|row| row.value == value.into());
-        if known && servers.get(&key).copied().unwrap_or(0) == found {
-            differing.remove(&key);
+        if known && count(believed, key) == servers {
+            suspected.remove(&key);
         }
     }
-    differing
+    suspected
 }
 
 #[cfg(test)]
@@ -189,13 +188,15 @@ mod tests {
     }
 
     fn compare(listed: Vec<Listed>) -> BTreeSet<VirtualServerKey> {
-        differing(listed.into_iter(), &believed())
+        differing(suspected(None, &believed()), listed.into_iter(), &believed())
     }
 
     #[test]
     fn rows_as_believed_differ_nowhere_and_foreign_servers_do_not_count() {
         assert_eq!(compare(listed()), BTreeSet::new());
-        assert_eq!(differing(std::iter::empty(), &Rows::new()), BTreeSet::new());
+        assert_eq!(suspected(None, &Rows::new()), BTreeSet::new());
+        let suspects = BTreeSet::from([key(443), key(9), key(7)]);
+        assert_eq!(suspected(Some(suspects), &believed()), BTreeSet::from([key(443)]));
         assert_eq!(count(&believed(), key(80)), 2);
         assert_eq!(count(&believed(), key(443)), 0);
     }

@@ -7,6 +7,7 @@
 //! Invariant: a virtual server that this product did not make is never changed or removed, unless the same protocol,
 //! address and port is desired. [`IpvsTable`] says how it knows.
 
+mod agreement;
 mod compare;
 mod sockopt;
 mod table;

@@ -7,7 +7,7 @@
 //!
 //! Invariant: a call returns all or fails. Servers of a firewall mark and of protocols that nobody here serves are left out.
 
-use std::hash::Hasher;
+use std::hash::BuildHasher;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +17,7 @@ use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use super::agreement::Mark;
 use super::wire;
 use crate::error::KernelError;
 use crate::sockopt;
@@ -203,22 +204,21 @@ impl Sockopt {
     }
 }
 
-impl Listing<'_> {
-    /// The virtual servers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Listed> {
-        entries::<Service>(self.0, 0).filter_map(listed)
+impl<'a> Listing<'a> {
+    /// The virtual servers whose keys are wanted.
+    pub(super) fn of(self, wants: impl Fn(&VirtualServerKey) -> bool) -> impl Iterator<Item = Listed> {
+        entries::<Service>(self.0, 0).filter_map(move |entry| Some(listed(entry, key(entry).filter(&wants)?)))
     }
 
-    /// A number that changes with everything but what changes by itself.
-    pub(super) fn fingerprint(&self, mut hasher: impl Hasher) -> u64 {
-        for entry in entries::<Service>(self.0, 0) {
-            hasher.write(entry.get(..offset_of!(Service, stats)).unwrap_or_default());
-        }
-        hasher.finish()
+    /// Each with a number that changes with everything but what changes by itself.
+    pub(super) fn marks(self, hashes: &'a impl BuildHasher) -> impl Iterator<Item = Mark> + Clone {
+        let fingerprint = |entry: &[u8]| hashes.hash_one(entry.get(..offset_of!(Service, stats)).unwrap_or_default());
+        entries::<Service>(self.0, 0)
+            .filter_map(move |entry| Some(Mark { key: key(entry)?, fingerprint: fingerprint(entry) }))
     }
 
     /// How many servers are listed, those of firewall marks among them.
-    pub(super) const fn len(&self) -> usize {
+    pub(super) const fn len(self) -> usize {
         self.0.len() / size_of::<Service>()
     }
 }
@@ -239,7 +239,7 @@ fn put(buffer: &mut [u8], at: usize, value: &[u8]) {
 }
 
 /// The entries of type `T` from the byte `start` on.
-fn entries<T>(buffer: &[u8], start: usize) -> impl Iterator<Item = &[u8]> {
+fn entries<T>(buffer: &[u8], start: usize) -> impl Iterator<Item = &[u8]> + Clone {
     buffer.get(start..).unwrap_or_default().chunks_exact(size_of::<T>())
 }
 
@@ -260,14 +260,18 @@ fn is_service(entry: &[u8]) -> bool {
     bytes::<1>(entry, offset_of!(Service, scheduler)) != [0]
 }
 
-fn listed(entry: &[u8]) -> Option<Listed> {
+/// Whose an entry is; `None` of a firewall mark and of protocols that nobody here serves.
+fn key(entry: &[u8]) -> Option<VirtualServerKey> {
     if number_at(entry, offset_of!(Service, mark)) != 0 {
         return None;
     }
     let protocol = u8::try_from(u16::from_ne_bytes(bytes(entry, offset_of!(Service, protocol)))).ok()?;
     let addr = IpAddr::V4(Ipv4Addr::from(bytes::<4>(entry, offset_of!(Service, addr))));
     let port = u16::from_be_bytes(bytes(entry, offset_of!(Service, port)));
-    let key = VirtualServerKey { protocol: Protocol::from_number(protocol)?, addr, port };
+    Some(VirtualServerKey { protocol: Protocol::from_number(protocol)?, addr, port })
+}
+
+fn listed(entry: &[u8], key: VirtualServerKey) -> Listed {
     let scheduler = crate::attribute::text(&bytes::<16>(entry, offset_of!(Service, scheduler)));
     let number = |at| number_at(entry, at);
     let options = wire::ServiceOptions {
@@ -275,8 +279,8 @@ fn listed(entry: &[u8]) -> Option<Listed> {
         timeout: number(offset_of!(Service, timeout)),
         netmask: number(offset_of!(Service, netmask)),
     };
-    let value = options.read(addr, scheduler);
-    Some(Listed { key, value, servers: count_at(entry, offset_of!(Service, servers)) })
+    let value = options.read(key.addr, scheduler);
+    Listed { key, value, servers: count_at(entry, offset_of!(Service, servers)) }
 }
 
 /// The real server of an entry; `None` for the zeros behind the last one, for none has the address 0.0.0.0.
@@ -296,9 +300,10 @@ fn real_server(entry: &[u8], service: VirtualServerKey) -> Option<(RealServerKey
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz_entries(input: &[u8]) {
     let listing = Listing(input);
-    assert!(listing.iter().count() <= listing.len());
-    let hasher = || std::hash::DefaultHasher::new();
-    assert_eq!(listing.fingerprint(hasher()), listing.fingerprint(hasher()));
+    let hashes = std::hash::RandomState::new();
+    assert!(listing.of(|_| true).count() <= listing.len());
+    assert!(listing.marks(&hashes).eq(listing.marks(&hashes)));
+    assert_eq!(listing.marks(&hashes).count(), listing.of(|_| true).count());
     let service = VirtualServerKey { protocol: Protocol::Tcp, addr: Ipv4Addr::LOCALHOST.into(), port: 1 };
     let servers = entries::<Dest>(input, 0).filter_map(|entry| real_server(entry, service)).count();
     assert!(servers * size_of::<Dest>() <= input.len());
@@ -334,7 +339,7 @@ mod tests {
         let entry = service(10, |_| {});
         let key = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
         let value = VirtualServer::new("rr".to_owned(), None);
-        let listed: Vec<_> = Listing(&entry).iter().collect();
+        let listed: Vec<_> = Listing(&entry).of(|_| true).collect();
         assert_eq!(listed, [Listed { key, value, servers: 3 }]);
     }
 
@@ -343,12 +348,15 @@ mod tests {
         let marked = service(10, |entry| put(entry, offset_of!(Service, mark), &7u32.to_ne_bytes()));
         let strange = service(11, |entry| put(entry, offset_of!(Service, protocol), &99u16.to_ne_bytes()));
         let bytes = [marked, strange, service(12, |_| {})].concat();
-        assert_eq!((Listing(&bytes).iter().count(), Listing(&bytes).len()), (1, 3));
+        assert_eq!((Listing(&bytes).of(|_| true).count(), Listing(&bytes).len()), (1, 3));
+        let port = |port| Listing(&bytes).of(move |key| key.port == port).count();
+        assert_eq!((port(80), port(81)), (1, 0));
     }
 
     #[test]
     fn fingerprint_changes_with_everything_but_counters() {
-        let of = |entry: &[u8]| Listing(entry).fingerprint(std::hash::DefaultHasher::new());
+        let hashes = std::hash::RandomState::new();
+        let of = |entry: &[u8]| Listing(entry).marks(&hashes).collect::<Vec<_>>();
         let before = of(&service(10, |_| {}));
         for at in 0..size_of::<Service>() {
             let changed = service(10, |entry| entry[at] ^= 1);

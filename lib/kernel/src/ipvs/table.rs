@@ -9,15 +9,16 @@
 //! table knows by itself: what it makes is ours, what it removes is no longer. Real servers are their virtual
 //! server's. Real servers of foreign virtual servers are not even listed.
 //!
-//! A listing asks netlink for the virtual servers of both families, and getsockopt(2) for the real servers of each IPv4 one.
+//! A listing asks getsockopt(2) for the virtual servers and for the real servers of each; netlink where IPv6 is served.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::RandomState;
 use std::net::IpAddr;
 
-use netstate::ipvs::{Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{Row, RowKey, VirtualServer, VirtualServerKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
+use super::agreement::Agreement;
 use super::{Ipvs, wire};
 use crate::error::{Cause, KernelError, Nack};
 use crate::socket::Message;
@@ -45,8 +46,10 @@ pub struct IpvsTable {
     vanished: BTreeSet<VirtualServerKey>,
     /// Virtual servers that could not be made: their real servers wait for them.
     unmade: BTreeSet<VirtualServerKey>,
-    /// What the kernel's listing came to when it last agreed with what is believed; none once this table has done something.
-    pub(super) agreed: Option<u64>,
+    /// Virtual servers of IPv6 may be desired.
+    serves_ipv6: bool,
+    /// What was compared with the kernel last.
+    pub(super) agreement: Agreement,
     /// How many IPv4 virtual servers the kernel held when they were last compared; none once this table has done something.
     pub(super) number: Option<usize>,
     /// The virtual server whose real servers were compared last.
@@ -59,8 +62,16 @@ impl IpvsTable {
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
         let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
-        let (unmade, agreed, number, compared) = (BTreeSet::new(), None, None, None);
-        Self { ipvs, owned, adopted, vanished, unmade, agreed, number, compared, hashes: RandomState::new() }
+        let (unmade, agreement, number, compared) = (BTreeSet::new(), Agreement::default(), None, None);
+        let (serves_ipv6, hashes) = (true, RandomState::new());
+        Self { ipvs, owned, adopted, vanished, unmade, serves_ipv6, agreement, number, compared, hashes }
+    }
+
+    /// Nobody will desire virtual servers of IPv6: unless some are ours from before, they are not listed. Only netlink knows them, which has no
+    /// question for them alone and makes a message of each one of IPv4 too.
+    #[must_use]
+    pub fn without_ipv6(self) -> Self {
+        Self { serves_ipv6: false, ..self }
     }
 
     /// Before the first listing: `owned` are ours, and so is whatever stands at the addresses `at` then.
@@ -83,13 +94,24 @@ impl IpvsTable {
     /// Takes a virtual server over, whoever made it: from now on it is ours, with all its real servers.
     pub fn claim(&mut self, key: VirtualServerKey) {
         if self.owned.insert(key) {
-            self.agreed = None;
+            self.agreement.reopen(key);
         }
     }
 
-    /// What the kernel holds is not what was compared last.
-    pub(super) const fn forget_agreement(&mut self) {
-        (self.agreed, self.number) = (None, None);
+    /// What is believed of these virtual servers is about to change, and how many there are.
+    pub(super) fn reopen<'a>(&mut self, services: impl IntoIterator<Item = &'a VirtualServerKey>) {
+        self.number = None;
+        services.into_iter().for_each(|key| self.agreement.reopen(*key));
+    }
+
+    /// The virtual servers, those of IPv6 where somebody asks for them.
+    fn virtual_rows(&mut self) -> Result<BTreeMap<VirtualServerKey, VirtualServer>, KernelError> {
+        let mut ours = self.owned.iter().map(|key| &key.addr).chain(&self.adopted);
+        if self.serves_ipv6 || ours.any(IpAddr::is_ipv6) {
+            return self.ipvs.virtual_servers();
+        }
+        let listed = self.ipvs.sockopt.services()?;
+        Ok(listed.of(|_| true).map(|server| (server.key, server.value)).collect())
     }
 
     /// The real servers of the virtual server `key`; `None` when it does not exist.
@@ -148,9 +170,10 @@ impl Target for IpvsTable {
     type Error = KernelError;
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
-        self.forget_agreement();
+        self.agreement.forget();
+        self.number = None;
         self.unmade.clear();
-        let virtuals = self.ipvs.virtual_servers()?;
+        let virtuals = self.virtual_rows()?;
         let adopted = std::mem::take(&mut self.adopted);
         self.owned.extend(virtuals.keys().filter(|key| adopted.contains(&key.addr)));
         let mut rows = Vec::with_capacity(virtuals.len());
@@ -174,7 +197,7 @@ impl Target for IpvsTable {
     }
 
     fn apply(&mut self, steps: &[IpvsStep]) -> Vec<Result<(), KernelError>> {
-        self.forget_agreement();
+        self.reopen(steps.iter().map(|step| step.key().service()));
         let going = removed_services(steps);
         let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
         let needed: Vec<_> = needed.collect();

@@ -1,0 +1,144 @@
+//! `Agreement`: the listing of virtual servers that was last compared with what is believed, so that the next comparison costs what
+//! changed since, on either side.
+//!
+//! Invariant: a virtual server is left out of a comparison only when its entry is the one that was compared last, and nothing that is
+//! believed of it or of its real servers has changed since.
+
+use std::collections::BTreeSet;
+
+use netstate::ipvs::VirtualServerKey;
+
+/// An entry of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Mark {
+    pub(super) key: VirtualServerKey,
+    /// A number that changes with everything but what changes by itself.
+    pub(super) fingerprint: u64,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Agreement {
+    /// The listing that was compared last, in its order; none before the first.
+    listed: Option<Vec<Mark>>,
+    /// Virtual servers that are to be compared whatever the next listing says of them.
+    open: BTreeSet<VirtualServerKey>,
+}
+
+impl Agreement {
+    /// Has everything compared the next time.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Has this virtual server compared the next time: what is believed of it changes.
+    pub(super) fn reopen(&mut self, key: VirtualServerKey) {
+        if self.listed.is_some() {
+            self.open.insert(key);
+        }
+    }
+
+    /// Takes in a listing; returns the virtual servers that are to be compared with it, `None` for all.
+    pub(super) fn suspects(
+        &mut self,
+        listing: impl Iterator<Item = Mark> + Clone,
+    ) -> Option<BTreeSet<VirtualServerKey>> {
+        let Some(before) = &mut self.listed else {
+            self.listed = Some(listing.collect());
+            return None;
+        };
+        let mut suspects = std::mem::take(&mut self.open);
+        if !before.iter().copied().eq(listing.clone()) {
+            let listed: Vec<Mark> = listing.collect();
+            suspects.extend(changed(before, &listed));
+            *before = listed;
+        }
+        Some(suspects)
+    }
+
+    /// Has those compared again that were found to differ.
+    pub(super) fn keep_open(&mut self, differing: &BTreeSet<VirtualServerKey>) {
+        self.open.clone_from(differing);
+    }
+}
+
+/// The virtual servers of entries that stand in one of two listings only. The kernel lists in an order of its own, in which what did not
+/// change stays.
+fn changed(before: &[Mark], after: &[Mark]) -> BTreeSet<VirtualServerKey> {
+    let same = |pair: &(&Mark, &Mark)| pair.0 == pair.1;
+    let front = before.iter().zip(after).take_while(same).count();
+    let (before, after) = (before.get(front..).unwrap_or_default(), after.get(front..).unwrap_or_default());
+    let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
+    let part = |marks: &[Mark]| marks.iter().take(marks.len().saturating_sub(back)).copied().collect::<BTreeSet<_>>();
+    part(before).symmetric_difference(&part(after)).map(|mark| mark.key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use netstate::Protocol;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(port: u16) -> VirtualServerKey {
+        VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port }
+    }
+
+    fn marks(entries: &[(u16, u64)]) -> Vec<Mark> {
+        entries.iter().map(|(port, fingerprint)| Mark { key: key(*port), fingerprint: *fingerprint }).collect()
+    }
+
+    fn keys(ports: &[u16]) -> BTreeSet<VirtualServerKey> {
+        ports.iter().copied().map(key).collect()
+    }
+
+    #[test]
+    fn only_what_changed_on_either_side_is_compared() {
+        let listing = marks(&[(3, 0), (1, 0), (2, 0), (4, 0)]);
+        let compared = |agreement: &mut Agreement, listing: &[Mark]| agreement.suspects(listing.iter().copied());
+        let mut agreement = Agreement::default();
+        agreement.reopen(key(1));
+        assert_eq!(compared(&mut agreement, &listing), None, "nothing was compared before");
+        assert_eq!(compared(&mut agreement, &listing), Some(keys(&[])));
+        agreement.reopen(key(2));
+        assert_eq!(compared(&mut agreement, &listing), Some(keys(&[2])), "what was written is compared");
+        assert_eq!(compared(&mut agreement, &listing), Some(keys(&[])), "once");
+        let changed = marks(&[(3, 0), (1, 1), (2, 0), (4, 0)]);
+        assert_eq!(compared(&mut agreement, &changed), Some(keys(&[1])));
+        agreement.keep_open(&keys(&[1]));
+        assert_eq!(compared(&mut agreement, &changed), Some(keys(&[1])), "until it is as it should be");
+        agreement.forget();
+        assert_eq!(compared(&mut agreement, &changed), None);
+    }
+
+    #[test]
+    fn servers_that_come_go_or_take_the_place_of_another_are_named() {
+        let before = marks(&[(3, 0), (1, 0), (2, 0), (4, 0)]);
+        for (after, named) in [
+            (marks(&[(3, 0), (2, 0), (4, 0)]), keys(&[1])),
+            (marks(&[(5, 0), (3, 0), (1, 0), (2, 0), (4, 0)]), keys(&[5])),
+            (marks(&[(3, 0), (5, 0), (2, 0), (4, 0)]), keys(&[1, 5])),
+            (marks(&[(3, 0), (2, 0), (1, 0), (4, 0)]), keys(&[])),
+            (marks(&[(3, 1), (1, 0), (2, 0), (4, 1)]), keys(&[3, 4])),
+            (Vec::new(), keys(&[1, 2, 3, 4])),
+        ] {
+            assert_eq!(changed(&before, &after), named, "{after:?}");
+            assert_eq!(changed(&after, &before), named, "{after:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_two_listings_do_not_share_is_named(
+            before in prop::collection::vec((0..20u16, 0..2u64), 0..20),
+            after in prop::collection::vec((0..20u16, 0..2u64), 0..20),
+        ) {
+            let (before, after) = (marks(&before), marks(&after));
+            let named = changed(&before, &after);
+            for mark in before.iter().chain(&after) {
+                let is_shared = before.contains(mark) && after.contains(mark);
+                prop_assert!(is_shared || named.contains(&mark.key), "{mark:?} of {before:?} and {after:?}");
+            }
+        }
+    }
+}
