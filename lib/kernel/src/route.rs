@@ -44,9 +44,10 @@ const AF_INET6: u8 = 10;
 /// What a listing of routes is called in errors.
 const LIST: &str = "list routes";
 
-/// Asks for the routes of `table`, or of all tables.
-fn routes_in(table: Option<u32>) -> RouteNetlinkMessage {
+/// Asks for the routes of `table`, or of all tables, that this protocol has made, or any.
+fn routes_in(table: Option<u32>, protocol: Option<u8>) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
+    message.header.protocol = protocol.map(RouteProtocol::from).unwrap_or_default();
     message.attributes.extend(table.map(RouteAttribute::Table));
     RouteNetlinkMessage::GetRoute(message)
 }
@@ -75,8 +76,18 @@ impl Rtnl {
         table: Option<u32>,
         wanted: impl Fn(&RouteKey, &Route) -> bool,
     ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        self.list_routes(&routes_in(table, None), table, wanted)
+    }
+
+    /// What the kernel lists at this request.
+    fn list_routes(
+        &mut self,
+        request: &RouteNetlinkMessage,
+        table: Option<u32>,
+        wanted: impl Fn(&RouteKey, &Route) -> bool,
+    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
         let read = |frame: &Frame| listed_in(frame, table).filter(|row| wanted(&row.key, &row.route));
-        let rows = self.list(LIST, &routes_in(table), read)?;
+        let rows = self.list(LIST, request, read)?;
         let indexes = Indexes::numbered(self, &rows.iter().filter_map(|row| row.link).collect())?;
         Ok(rows.into_iter().map(|row| row.named(&indexes)).collect())
     }

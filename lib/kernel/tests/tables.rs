@@ -578,6 +578,37 @@ fn blackhole_and_local_routes_read_back_as_desired() {
     assert!(ip("route show table local").contains("local 192.168.0.10 dev vip0 proto 121"));
 }
 
+fn routes_that_one_protocol_has_made_are_listed_without_the_others() {
+    ip("link set lo up");
+    ip("address add 10.96.0.10/32 dev lo");
+    ip("route add local 10.97.0.0/16 dev lo table local proto 3");
+    let owns = |_: &RouteKey, route: &Route| route.kind == RouteKind::Local;
+    let mut routes = Reconciler::new("route", Routes::made_by(Rtnl::open().unwrap(), 255, 122, Box::new(owns)));
+    for (network, metric, scope) in [("10.96.0.0/12", 0, RouteScope::Host), ("fd09::/108", 1024, RouteScope::Universe)]
+    {
+        let route = Route {
+            kind: RouteKind::Local,
+            via: None,
+            link: Some(name("lo")),
+            onlink: false,
+            src: None,
+            scope,
+            protocol: 122,
+            metrics: netstate::RouteMetrics::default(),
+        };
+        let key = RouteKey { table: 255, dst: network.parse().unwrap(), metric };
+        routes.want(key, Some(route));
+    }
+    assert_eq!(converge(&mut routes).upserted, 2);
+    let listed = routes.target_mut().observe().unwrap();
+    assert_eq!(listed.keys().map(|key| key.dst.to_string()).collect::<Vec<_>>(), ["10.96.0.0/12", "fd09::/108"]);
+    let parts = routes.target_mut().parts().unwrap().unwrap();
+    assert_eq!(parts.map(|part| part.unwrap().len()).sum::<usize>(), 2);
+    routes.want_all(BTreeMap::new());
+    assert_eq!(converge(&mut routes).removed, 2);
+    assert!(ip("route show table local").contains("local 10.97.0.0/16"), "another protocol's");
+}
+
 fn route_metrics_read_back_as_desired_and_are_repaired() {
     uplink();
     let owns = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
@@ -635,6 +666,7 @@ fn main() -> ExitCode {
         kernels_own_words_are_in_the_error,
         five_thousand_leases_go_in_and_out_and_one_bad_row_stops_none,
         blackhole_and_local_routes_read_back_as_desired,
+        routes_that_one_protocol_has_made_are_listed_without_the_others,
         route_metrics_read_back_as_desired_and_are_repaired,
         parameters_are_written_when_they_differ_and_wait_for_their_link,
         ordinary_file_is_no_namespace,

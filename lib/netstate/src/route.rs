@@ -13,6 +13,9 @@ use crate::{IfName, Prefix};
 /// above RTPROT_STATIC to user space; 121 is not in iproute2's `rt_protos`). It marks our routes among foreign ones.
 pub const ROUTE_PROTOCOL: u8 = 121;
 
+/// Protocol number of the routes that the service proxy makes: the two programs of a node tell theirs apart by it.
+pub const PROXY_ROUTE_PROTOCOL: u8 = 122;
+
 /// The main routing table (RT_TABLE_MAIN).
 pub const TABLE_MAIN: u32 = 254;
 
