@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use daemon::shell::seed;
 use daemon::status::{State, Stored};
+use kernel::Rtnl;
 use kernel::ipvs::{Connections, Ipvs};
 use kernel::nft::{Nft, Tables};
 use kernel::query::{Interface, Query};
-use netstate::Prefix;
 use netstate::ipvs::{self, RealServer, VirtualServer, VirtualServerKey};
 use netstate::nft::{Row, RowKey};
+use netstate::{Prefix, Route, RouteKey};
 use reconcile::Target as _;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -57,6 +58,8 @@ pub(crate) struct Facts {
     pub(crate) networks: Networks,
     /// The kernel's name of the common scheduler of virtual servers.
     pub(crate) scheduler: String,
+    /// Networks that are to be local by routes.
+    pub(crate) local: Vec<Prefix>,
     /// What the daemon said last.
     pub(crate) status: Option<ProxyStatus>,
     pub(crate) planned: Planned,
@@ -81,6 +84,8 @@ pub(crate) struct Kernel {
     pub(crate) nft: BTreeMap<RowKey, Row>,
     pub(crate) servers: BTreeMap<VirtualServerKey, Server>,
     pub(crate) interfaces: Vec<Interface>,
+    /// Routes of ours that make whole networks local.
+    pub(crate) routes: BTreeMap<RouteKey, Route>,
 }
 
 /// A virtual server with its real servers.
@@ -143,7 +148,9 @@ pub(crate) fn gather(invocation: &Invocation) -> Result<Facts> {
     })?;
     let rows = Tables::new(Nft::open()?, dataplane::tables()).observe()?;
     let nft = rows.into_iter().map(|(key, row)| (key, row.value)).collect();
-    let kernel = Kernel { nft, interfaces, ..Kernel::default() };
+    let routes = run::addresses::local_routes(Rtnl::open()?).observe()?;
+    let routes = routes.into_iter().map(|(key, row)| (key, row.value)).collect();
+    let kernel = Kernel { nft, interfaces, routes, ..Kernel::default() };
     facts.object = view.node(&config.node).cloned();
     let mode = mode(status.as_ref(), config.mode);
     let here = facts.here(match mode {
@@ -155,12 +162,12 @@ pub(crate) fn gather(invocation: &Invocation) -> Result<Facts> {
     plane.set_pods(here.pods.clone(), std::iter::empty());
     let planned = Planned::of(plane, &view, &here, &networks);
     let status = status.as_ref().and_then(|status| ProxyStatus::deserialize(status).ok());
-    let scheduler = config.scheduler.name;
+    let (scheduler, local) = (config.scheduler.name, config.local);
     let leaving = facts.object.as_ref().and_then(|node| Some((&node.name, node.leaving?)));
     let leaving =
         leaving.map(|(name, leaving)| format!("Node {name}: {leaving}, so that load balancers send nobody here"));
     let remarks = leaving.into_iter().chain(remarks(&facts)).collect();
-    Ok(Facts { silence, lost, view, here, remarks, pods, networks, scheduler, status, planned, kernel })
+    Ok(Facts { silence, lost, view, here, remarks, pods, networks, scheduler, local, status, planned, kernel })
 }
 
 impl Facts {

@@ -142,6 +142,7 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
             scheduler: "rr".to_owned().into(),
             pods: pods.clone(),
             services: PerFamily::default(),
+            local: Vec::new(),
             node: NodeAddresses::default(),
             guards: Guards::default(),
         };

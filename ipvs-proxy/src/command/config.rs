@@ -43,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) pods: Networks,
     /// The Service networks that are given.
     pub(crate) services: Networks,
+    /// Networks of Services that are to be local by a route each.
+    pub(crate) local: Vec<Network>,
     /// Name of this node, as EndpointSlices write it.
     pub(crate) node: String,
     /// What is said of this node.
@@ -155,6 +157,14 @@ impl Reader<'_> {
                 "one network such as 192.168.0.0/16 or fd00:9::/108, or one of each family with a comma between them";
             self.flag("service-cidr", format!("{text:?}"), accepted);
             Networks::default()
+        })
+    }
+
+    /// Networks that are to be local.
+    fn local(&mut self) -> Vec<Network> {
+        node::local(self.settings).unwrap_or_else(|accepted| {
+            self.setting(path::LOCAL, accepted);
+            Vec::new()
         })
     }
 
@@ -325,7 +335,7 @@ impl Config {
         reader.problems.extend(file.iter().flat_map(|file| file.problems.clone()));
         let place = reader.place(flags, tls, host.seed);
         reader.forms();
-        let (pods, services) = (reader.pods(), reader.services(flags));
+        let (pods, services, local) = (reader.pods(), reader.services(flags), reader.local());
         let (node, scheduler, grace) = (reader.node(&host.name), reader.scheduler(), reader.grace(flags));
         let zone = flags.node_zone.as_deref().map(str::trim).filter(|zone| !zone.is_empty()).map(str::to_owned);
         let timeouts = Timeouts {
@@ -338,10 +348,12 @@ impl Config {
         let known = reader.detection(pods.unwrap_or_default());
         let facts = node::facts(&settings, (node.clone(), zone), known);
         notes.warnings.extend(node::warnings(&settings, &facts));
+        notes.remarks.extend(node::needless(&settings, &local));
         let config = place.zip(pods).map(|(place, pods)| Self {
             place,
             pods,
             services,
+            local,
             node,
             facts,
             mode,
@@ -591,6 +603,26 @@ mod tests {
         assert_eq!(problems.source, "/etc/kube-proxy.yaml");
         let fields: Vec<_> = problems.list.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, ["ipvs.tcpTimeout", "--etcd-endpoints", "clusterCIDR", "ipvs.scheduler"]);
+    }
+
+    #[test]
+    fn networks_that_are_to_be_local_are_those_of_services() {
+        let flags = [&GOOD[..], &["--ipvs-local-cidrs=10.96.0.0/12,fd00:9::/108", "--ipvs-local-cidrs=192.168.0.0/16"]];
+        let config = read(&flags.concat()).unwrap();
+        let networks: Vec<_> = config.local.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.96.0.0/12", "fd00:9::/108", "192.168.0.0/16"]);
+        assert!(config.notes.remarks.is_empty(), "{:?}", config.notes.remarks);
+        let text = format!("{FILE}clusterCIDR: 172.7.0.0/16\nmode: nftables\nipvs: {{localCIDRs: [10.96.0.0/12]}}\n");
+        let notes = read_with(Some(&text), &["--services-dir=/x"]).unwrap().notes;
+        assert_eq!(notes.remarks, ["ipvs.localCIDRs changes nothing with nftables, for which no address is local"]);
+        for bad in ["0.0.0.0/0", "10.0.0.0/7", "127.0.0.0/8", "fd00::/40", "services"] {
+            let problems = read(&[&GOOD[..], &[&format!("--ipvs-local-cidrs={bad}")]].concat()).unwrap_err().list;
+            let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+            assert_eq!(fields, ["--ipvs-local-cidrs"], "{bad}");
+        }
+        let written = read(&GOOD).unwrap().settings.write().unwrap();
+        assert!(!written.contains("localCIDRs"), "kube-proxy has no such field");
+        assert!(config.settings.write().unwrap().contains("localCIDRs"));
     }
 
     #[test]

@@ -97,3 +97,23 @@ fn unused(settings: &Settings) -> impl Iterator<Item = String> + '_ {
         is_unused.then(|| format!("{}: {text} has no effect: {detection} is not {mode}", settings.name(key)))
     })
 }
+/// Networks that are to be local by a route each. A wide one that was a slip of the pen would take the node's ways to everywhere.
+///
+/// # Errors
+/// What is accepted.
+pub(super) fn local(settings: &Settings) -> Result<Vec<Prefix>, &'static str> {
+    let networks = settings.networks(path::LOCAL);
+    let least = |network: &Prefix| if network.is_ipv4() { 8 } else { 48 };
+    let is_loopback = |network: &Prefix| network.overlaps(&network.family().loopback());
+    if networks.iter().any(|network| network.len() < least(network) || is_loopback(network)) {
+        return Err("networks of Services such as 10.96.0.0/12 or fd00:9::/108, from /8 and /48 on");
+    }
+    Ok(networks)
+}
+
+/// What has not to be done for this node.
+pub(super) fn needless(settings: &Settings, local: &[Prefix]) -> Option<String> {
+    let is_needless = settings.text(path::MODE) == "nftables" && !local.is_empty();
+    let name = settings.name(path::LOCAL);
+    is_needless.then(|| format!("{name} changes nothing with nftables, for which no address is local"))
+}

@@ -9,6 +9,7 @@
 //! | [`ipvs`] | virtual servers and real servers |
 //! | [`record`] | elements that say which virtual servers are ours |
 //! | [`vip`] | the dummy link and its addresses |
+//! | [`local`] | routes of whole networks in place of these addresses, where that is asked for |
 //! | [`drain`] | real servers that take no new connections until their old ones have ended |
 //! | [`since`] | elements that say since when they do |
 //!
@@ -20,6 +21,7 @@
 mod counts;
 pub(crate) mod drain;
 pub(crate) mod ipvs;
+pub(crate) mod local;
 pub(crate) mod nft;
 pub(crate) mod nftables;
 pub(crate) mod record;
@@ -35,7 +37,7 @@ use std::net::IpAddr;
 
 use netstate::family::PerFamily;
 use netstate::ipvs::Scheduler;
-use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, ipvs as ipvs_rows, nft as nft_rows};
+use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, Route, RouteKey, ipvs as ipvs_rows, nft as nft_rows};
 
 use self::counts::Counts;
 pub(crate) use self::nftables::guards::Guards;
@@ -55,13 +57,15 @@ pub(crate) struct Changes {
     pub(crate) ipvs: BTreeMap<ipvs_rows::RowKey, Option<ipvs_rows::Row>>,
     /// Virtual addresses.
     pub(crate) addresses: BTreeMap<AddressKey, Option<Address>>,
+    /// Routes in their place.
+    pub(crate) routes: BTreeMap<RouteKey, Option<Route>>,
 }
 
 #[cfg(test)]
 impl Changes {
     /// True when no row changed.
     fn is_empty(&self) -> bool {
-        self.nft.is_empty() && self.ipvs.is_empty() && self.addresses.is_empty()
+        self.nft.is_empty() && self.ipvs.is_empty() && self.addresses.is_empty() && self.routes.is_empty()
     }
 }
 
@@ -98,6 +102,8 @@ pub(crate) struct Options {
     pub(crate) pods: PodsOfFamilies,
     /// The Service networks, where they are known.
     pub(crate) services: PerFamily<Option<Prefix>>,
+    /// Networks of Services that are local by a route each, with IPVS, and not address by address.
+    pub(crate) local: Vec<Prefix>,
     /// The node's addresses.
     pub(crate) node: NodeAddresses,
     /// What is dropped for the good of others.
@@ -183,6 +189,12 @@ impl DataPlane {
         self.families().map(|family| nftables::statics::table(family, &self.options))
     }
 
+    /// The routes that make whole networks local.
+    #[must_use]
+    pub(crate) fn local_routes(&self) -> BTreeMap<RouteKey, Route> {
+        local::routes(&self.options)
+    }
+
     /// The rows that change with these frontends.
     pub(crate) fn rows(&mut self, deltas: &[Delta]) -> Changes {
         let Self { options, shared } = self;
@@ -202,7 +214,7 @@ impl DataPlane {
         served: impl Iterator<Item = (&'a FrontendKey, &'a Frontend)>,
     ) -> Changes {
         let tables: BTreeMap<_, _> = self.tables().collect();
-        let mut changes = Changes::default();
+        let mut changes = Changes { routes: local::changes(&self.options, &options), ..Changes::default() };
         for (key, frontend) in served {
             let [old, new] = [&self.options, &options].map(|options| Site::new(key, frontend, options));
             self.shared.exchange(&options.link, old.as_ref(), new.as_ref(), &mut changes);
@@ -228,8 +240,8 @@ impl DataPlane {
         self.change(Options { pods: pods.clone(), ..self.options.clone() }, concerned)
     }
 
-    /// Takes in the node's addresses; `served` is everything that is served. Costs what is served at addresses of the node or lets
-    /// some clients in only.
+    /// Takes in the node's addresses; `served` is everything that is served. Costs what is served at addresses of the node, or at such as
+    /// lie in a network of its links, or lets some clients in only.
     pub(crate) fn set_node<'a>(
         &mut self,
         node: NodeAddresses,
@@ -240,11 +252,15 @@ impl DataPlane {
             return Changes::default();
         }
         let moved: BTreeSet<IpAddr> = node.own.symmetric_difference(&before.own).copied().collect();
+        let (was, options) = (self.options.clone(), Options { node, ..self.options.clone() });
+        let is_bound_otherwise = |addr| local::covers(&was, addr) != local::covers(&options, addr);
         let depends = |(key, frontend): &(&FrontendKey, &Frontend)| match key.place {
             Place::AnyNode(_) => true,
-            Place::Address(addr) => moved.contains(&addr) || frontend.sources != Sources::Any,
+            Place::Address(addr) => {
+                moved.contains(&addr) || frontend.sources != Sources::Any || is_bound_otherwise(addr)
+            }
         };
-        let options = Options { node, ..self.options.clone() };
+        let options = options.clone();
         let mut changes = self.change(options, served.filter(depends));
         let after = &self.options.node.node_ports;
         let known = |addr: &&IpAddr| self.options.pods.get(IpFamily::of(**addr)).is_some();

@@ -10,7 +10,7 @@ use netstate::nft::{Row, RowKey};
 use netstate::{IpFamily, Prefix};
 
 use super::nftables::dispatch::{Dispatch, backends, chosen};
-use super::{Mode, NodeAddresses, Options, ipvs, nftables, record};
+use super::{Mode, NodeAddresses, Options, ipvs, local, nftables, record};
 use crate::object::service::Sources;
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::pods::Pods;
@@ -106,12 +106,18 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Its address, where the node must have it for virtual servers.
+    /// Its address, where the node must have it for virtual servers. An external one is had whatever routes there are: others announce
+    /// what they find on the link.
     pub(super) fn bound(&self) -> BTreeSet<IpAddr> {
         match self.key.place {
-            Place::Address(addr) if self.mode == Mode::Ipvs => BTreeSet::from([addr]),
+            Place::Address(addr) if self.mode == Mode::Ipvs && !self.is_routed(addr) => BTreeSet::from([addr]),
             _ => BTreeSet::new(),
         }
+    }
+
+    /// True when the route of a whole network makes its address local.
+    fn is_routed(&self, addr: IpAddr) -> bool {
+        self.frontend.kind == Kind::ClusterIp && local::covers(self.options, addr)
     }
 
     /// The clients that may connect, where not everybody may. The node may when the address may that it connects from elsewhere: where

@@ -1,5 +1,6 @@
 //! Plans in, rows out: what the rows of a frontend are, and that they depend on nothing else.
 
+mod local;
 mod model;
 mod packets;
 mod table;
@@ -51,6 +52,7 @@ pub(super) fn plane(mode: Mode) -> DataPlane {
         scheduler: "rr".to_owned().into(),
         pods: Pods::inside(pods),
         services,
+        local: Vec::new(),
         node: NodeAddresses::default(),
         guards: Guards::default(),
     })

@@ -5,10 +5,9 @@
 //! address, and a node that changes over keeps its addresses. It stays down: the kernel makes addresses of a downed
 //! link local all the same (fib_add_ifaddr), and nothing can be sent through it.
 //!
-//! Addresses, rather than one local route for the whole Service network: an address of the Service network that belongs to
-//! no Service stays unreachable, and every change is announced to who watches addresses. The kernel walks the link's list
-//! on each insertion: 5,000, 10,000 and 20,000 addresses took 0.13, 0.63 and 4.1 s of its time in all (Linux 6.18, beside other work), a
-//! local route none; but with one every address of the network would be this host's, and refused at once where no Service has it.
+//! An address of a network that belongs to no Service stays unreachable so, and every change is announced to who watches addresses. The
+//! kernel walks the link's list on each insertion: 5,000, 10,000 and 20,000 addresses took 0.13, 0.63 and 4.1 s of its time in all (Linux
+//! 6.18, beside other work), a local route for all of them none: that is what [`super::local`] has, where it is asked for.
 
 use std::net::IpAddr;
 

@@ -102,6 +102,29 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Trouble> {
     troubles
 }
 
+/// Whether the networks are local that are to be so by routes, and by those alone.
+pub(super) fn local(facts: &Facts) -> Vec<Trouble> {
+    let (planned, held) = (facts.known.planned.plane.local_routes(), &facts.known.kernel.routes);
+    let missing = planned.iter().filter(|(key, route)| held.get(key) != Some(route)).map(|(key, _)| {
+        let fix =
+            format!("ipvs-proxy makes it again within a second; look for who deletes it: ip monitor route ({key})");
+        Trouble::problem(format!("{} is to be local and is not: its ClusterIPs have no address either", key.dst), fix)
+    });
+    let left = held.keys().filter(|key| !planned.contains_key(key)).map(|key| {
+        let found = format!("{} is local by a route of ipvs-proxy that nobody asks for", key.dst);
+        Trouble::note(
+            found,
+            format!("it goes when its old connections have ended; or: ip route delete local {} table local", key.dst),
+        )
+    });
+    let lacks = facts.known.local.iter().filter(|network| !planned.keys().any(|key| network.overlaps(&key.dst)));
+    let lacks = lacks.filter(|_| facts.mode() == Mode::Ipvs).map(|network| {
+        let found = format!("{network} of ipvs.localCIDRs is not local: all of it is a network of this node's links or of the Pods, or its family is not served");
+        Trouble::note(found, "its ClusterIPs have an address each on kube-ipvs0; give Services another network, or leave it out")
+    });
+    missing.chain(left).chain(lacks).collect()
+}
+
 /// Whether this node has a way to virtual addresses: without any, its own clients do not even try.
 pub(super) fn route(facts: &Facts) -> Vec<Trouble> {
     let vips = facts.known.view.services().flat_map(|service| &service.cluster_ips);

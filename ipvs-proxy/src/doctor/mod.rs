@@ -20,7 +20,7 @@ use self::facts::Facts;
 use crate::command::args::Invocation;
 
 /// The checks in the order in which they are made.
-const CHECKS: [Check<Facts>; 17] = [
+const CHECKS: [Check<Facts>; 18] = [
     Check { name: "daemon", well: "ipvs-proxy runs, and every row is in the kernel", judge: daemon::judge },
     Check { name: "objects", well: "every object is read and served", judge: daemon::objects },
     Check { name: "node", well: "flags, Node object and this machine say the same", judge: objects::node },
@@ -32,6 +32,7 @@ const CHECKS: [Check<Facts>; 17] = [
     Check { name: "rival", well: "no kube-proxy runs, and none has left rules", judge: kernel::rival },
     Check { name: "forward", well: "no chain of others drops what is forwarded", judge: kernel::forward },
     Check { name: "addresses", well: "no virtual address is one of a host's", judge: kernel::addresses },
+    Check { name: "local", well: "the networks that are to be local are", judge: kernel::local },
     Check { name: "route", well: "this node has a way to the virtual addresses", judge: kernel::route },
     Check { name: "networks", well: "no network overlaps another", judge: objects::networks },
     Check { name: "endpoints", well: "every endpoint has a route", judge: objects::endpoints },

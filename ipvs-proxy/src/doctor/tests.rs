@@ -6,14 +6,14 @@ use ::daemon::doctor::{Finding, Severity, text};
 use kernel::nft::forward::Denying;
 use kernel::query::Interface;
 use netstate::nft::{ChainKey, Family, Name, TableKey};
-use netstate::{InterfaceAddress, IpFamily, Protocol};
+use netstate::{InterfaceAddress, IpFamily, Protocol, Route, RouteKey};
 use serde_json::json;
 
 use super::facts::Facts;
 use super::sockets::Listener;
 use super::{CHECKS, examine};
 use crate::dataplane::Mode;
-use crate::explain::tests::{IPVS, NFTABLES, node, spec, web};
+use crate::explain::tests::{IPVS, NFTABLES, node, node_with_local, spec, web};
 use crate::run::status::ProxyStatus;
 
 /// A node that is well.
@@ -133,6 +133,11 @@ fn each_fault_of_the_host_is_found_once_by_its_check_with_what_to_do() {
             "ip address delete 192.168.0.10/32 dev eth0",
         ),
         (
+            after(|facts| facts.known.kernel.routes.extend(local_route())),
+            "Note local",
+            "ip route delete local 192.168.0.0/16 table local",
+        ),
+        (
             after(|facts| drop(facts.unreachable.insert([192, 168, 0, 10].into(), "ENETUNREACH".to_owned()))),
             "Problem route",
             "ENETUNREACH",
@@ -185,4 +190,23 @@ fn each_fault_of_the_objects_is_found_by_its_check_with_what_to_do() {
     let mut reserved = with(NFTABLES, &node_port(40_000));
     reserved.parameters.insert("ipv4/ip_local_reserved_ports".to_owned(), "22,39000-41000".to_owned());
     assert_eq!(bad(&reserved), Vec::<String>::new());
+}
+
+/// What makes 192.168.0.0/16 local.
+fn local_route() -> BTreeMap<RouteKey, Route> {
+    node_with_local(IPVS, &[], &["192.168.0.0/16"]).planned.plane.local_routes()
+}
+
+#[test]
+fn a_network_that_is_to_be_local_and_is_not_is_a_problem() {
+    let mut facts = well(IPVS);
+    let status = facts.known.status.take();
+    facts.known = node_with_local(IPVS, &web(), &["192.168.0.0/16", "fd09::/108"]);
+    facts.known.status = status;
+    let [missing, lacks] = bad(&facts).try_into().unwrap();
+    assert!(missing.starts_with("Problem local 192.168.0.0/16 is to be local and is not"), "{missing}");
+    assert!(lacks.starts_with("Note local fd09::/108 of ipvs.localCIDRs is not local"), "{lacks}");
+    facts.known.local.pop();
+    facts.known.kernel.routes = local_route();
+    assert_eq!(bad(&facts), Vec::<String>::new());
 }

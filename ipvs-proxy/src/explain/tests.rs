@@ -57,6 +57,12 @@ fn view(objects: &[Value]) -> View {
 
 /// A node whose kernel holds what is planned.
 pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
+    node_with_local(mode, objects, &[])
+}
+
+/// The same with these networks to be local by routes, which are not there.
+pub(crate) fn node_with_local(mode: Mode, objects: &[Value], networks: &[&str]) -> Facts {
+    let local: Vec<Prefix> = networks.iter().map(|network| network.parse().unwrap()).collect();
     let network: Prefix = "172.7.0.0/16".parse().unwrap();
     let pods = PerFamily::only(IpFamily::V4, network);
     let link: IfName = vip::LINK_NAME.parse().unwrap();
@@ -66,6 +72,7 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
         scheduler: "rr".to_owned().into(),
         pods: Pods::inside(pods),
         services: PerFamily::default(),
+        local: local.clone(),
         node: NodeAddresses::default(),
         guards: Guards::default(),
     };
@@ -87,7 +94,7 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
     let own = vec![InterfaceAddress::lasting([10, 4, 7, 21].into(), 24)];
     let virtual_addresses = planned.addresses.iter().map(|addr| InterfaceAddress::lasting(*addr, 32)).collect();
     let interfaces = vec![interface(2, "eth0", own), interface(3, vip::LINK_NAME, virtual_addresses)];
-    let mut kernel = Kernel { nft: planned.nft.clone(), servers: BTreeMap::new(), interfaces };
+    let mut kernel = Kernel { nft: planned.nft.clone(), interfaces, ..Kernel::default() };
     for (key, row) in &planned.ipvs {
         match (key, row) {
             (ServerKey::Virtual(key), ServerRow::Virtual(value)) => {
@@ -110,6 +117,7 @@ pub(crate) fn node(mode: Mode, objects: &[Value]) -> Facts {
         pods: vec![network],
         networks,
         scheduler,
+        local,
         status: None,
         planned,
         kernel,
@@ -340,4 +348,15 @@ fn two_claims_to_one_place_are_said_and_a_service_that_nobody_serves_is_no_place
     assert!(headless.contains("served by nobody"), "{headless}");
     let servers: BTreeSet<_> = sites(&facts, "default/web").iter().map(Site::server).collect();
     assert_eq!(servers.len(), 2);
+}
+
+#[test]
+fn the_route_that_makes_an_address_local_is_a_row_of_it() {
+    let mut facts = node_with_local(Mode::Ipvs, &web(), &["192.168.0.0/16"]);
+    let said = explained(&facts, "192.168.0.10:80", "10.4.7.200");
+    assert!(said.contains("route 192.168.0.0/16 metric 0 table 255") && said.contains("MISSING"), "{said}");
+    assert!(!said.contains("address 192.168.0.10"), "{said}");
+    facts.kernel.routes = facts.planned.plane.local_routes();
+    let said = explained(&facts, "192.168.0.10:80", "10.4.7.200");
+    assert!(said.contains("to one of 172.7.21.2:8080, 172.7.22.2:8080") && !said.contains("MISSING"), "{said}");
 }

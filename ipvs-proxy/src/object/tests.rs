@@ -143,6 +143,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
         scheduler: "rr".to_owned().into(),
         pods,
         services: PerFamily::default(),
+        local: Vec::new(),
         node: NodeAddresses::default(),
         guards: Guards::default(),
     });

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use daemon::monitors::Interests;
 use kernel::address::Addresses;
@@ -11,10 +12,12 @@ use kernel::ipvs::{Ipvs, IpvsTable, Timeouts};
 use kernel::link::Links;
 use kernel::nft::{Nft, Tables as NftTables};
 use kernel::query::{Interface, Query};
+use kernel::route::Routes;
 use kernel::sysctl::Sysctls;
 use kernel::watch::Interest;
 use kernel::writer::{Subject, Writers};
 use kernel::{Cause, KernelError, Rtnl};
+use netstate::route::{PROXY_ROUTE_PROTOCOL, TABLE_LOCAL};
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
 
 use super::flows::sweep::Background;
@@ -24,7 +27,7 @@ use super::spared::Spared;
 use super::targets::{Balance, Targets};
 use super::{forward, lock};
 use crate::command::config::Networks;
-use crate::dataplane::{self, vip};
+use crate::dataplane::{self, local, vip};
 use crate::plan::networks::NodeNetwork;
 
 /// The networks that this node is in, read from the kernel.
@@ -167,22 +170,31 @@ pub(crate) fn targets(
         // A node that starts Pods announces a thousand changes of links that are none of ours.
         rtnl: Interest {
             devices: Some(BTreeSet::new()),
-            links: BTreeSet::from([link.clone()]),
+            links: BTreeSet::from([link.clone(), local::LINK]),
+            routes: Some(Arc::new(local::is_of_interest)),
             writers: writers.clone(),
             ..Interest::default()
         },
         nft: BTreeSet::from([nft.port()?, foreign.port()?]),
     };
     let forward = forward::stage(foreign).watched(writers.clone());
+    let routes = Rtnl::open()?;
+    interests.rtnl.own.insert(routes.port()?);
     let balance = servers.map(|servers| balance(servers, (link, excluded), &mut interests.rtnl)).transpose()?;
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
         nft: Box::new(writers.watch_tables(NftTables::new(nft, dataplane::tables()))),
         forward: Some(forward),
         balance,
+        routes: Box::new(writers.watch(local_routes(routes), Subject::Route)),
         flows: Box::new(Background::start(Conntrack::open()?).map_err(refused)?),
     };
     Ok((targets, interests))
+}
+
+/// The routes that make whole networks local.
+pub(crate) fn local_routes(rtnl: Rtnl) -> Routes {
+    Routes::made_by(rtnl, TABLE_LOCAL, PROXY_ROUTE_PROTOCOL, Box::new(local::is_ours))
 }
 
 fn refused(error: std::io::Error) -> KernelError {
@@ -196,7 +208,7 @@ fn balance(
     interest: &mut Interest,
 ) -> Result<Balance, KernelError> {
     let (links, addresses, routes, writers) = (Rtnl::open()?, Rtnl::open()?, Rtnl::open()?, &interest.writers);
-    interest.own = BTreeSet::from([links.port()?, addresses.port()?]);
+    interest.own.extend([links.port()?, addresses.port()?]);
     let name = link.clone();
     let links = Links::new(links, Box::new(move |found, _| *found == name)).only([link.clone()]);
     let addresses = Spared::new(Addresses::new(addresses, [link.clone()]), excluded.to_vec());

@@ -1,7 +1,7 @@
 //! Taking everything of ours out of the kernel: for a node that is leaving, never at an ordinary end.
 //!
-//! Invariants. Only what our record names goes: where this program never ran nothing does, whatever stands on the link of
-//! that name. The record goes last, so that a clean-up that was interrupted can be done again.
+//! Invariants. Only what our record names goes, and routes that bear our number: where this program never ran nothing does, whatever stands
+//! on the link of that name. The record goes last, so that a clean-up that was interrupted can be done again.
 
 pub(crate) mod kube_proxy;
 
@@ -18,7 +18,7 @@ use netstate::{Address, AddressKey, IfName, Prefix};
 use reconcile::{Owner, Rows, Step, Target};
 
 use super::lock::Lock;
-use super::{forward, link, lock};
+use super::{addresses, forward, link, lock};
 use crate::dataplane::{self, record};
 
 /// What went.
@@ -36,10 +36,12 @@ pub(crate) enum Cleaned {
 /// When a daemon of ours works here; the first thing that the kernel refused to give up.
 pub(crate) fn cleanup(excluded: &[Prefix]) -> anyhow::Result<Option<Cleaned>> {
     let _lock = Lock::take()?;
+    // They say themselves whose they are.
+    let routes = remove_ours(&mut addresses::local_routes(Rtnl::open()?))?;
     let mut tables = Tables::new(Nft::open()?, dataplane::tables());
     let rows = tables.observe()?;
     if rows.is_empty() {
-        return Ok(None);
+        return Ok((routes > 0).then_some(Cleaned::All(0)));
     }
     let successor = lock::kube_proxy().filter(|_| Sets::open().is_ok_and(|mut sets| works_with_ipvs(&mut sets)));
     let cleaned = match successor {

@@ -232,8 +232,8 @@ fn link() -> anyhow::Result<IfName> {
 pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
     let (scheduler, pods) = (config.scheduler.clone(), prepare::pods(config));
     let (services, node) = (config.services, NodeAddresses::default());
-    let guards = prepare::guards(config);
-    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, services, node, guards }))
+    let (local, guards) = (config.local.clone(), prepare::guards(config));
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, services, local, node, guards }))
 }
 
 /// The networks as they are.

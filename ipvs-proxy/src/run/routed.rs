@@ -8,13 +8,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kernel::{KernelError, Rtnl};
+use netstate::route::TABLE_LOCAL;
 use netstate::{Address, AddressKey, RouteKind};
 use reconcile::{Owner, Rows, Step, Target};
 
 use super::targets::VirtualAddresses;
-
-/// The table in which local routes are (RT_TABLE_LOCAL).
-const TABLE_LOCAL: u32 = 255;
 
 /// See the module's text.
 pub(crate) struct Routed<T> {

@@ -93,8 +93,8 @@ impl Running {
 /// True when nothing that rows depend on differs.
 fn asks_for_the_same_rows(one: &Config, other: &Config) -> bool {
     let rows = |config: &Config| {
-        let Config { pods, services, facts, mode, scheduler, excluded, grace, parameters, .. } = config.clone();
-        (pods, services, facts, mode, scheduler, excluded, grace, parameters)
+        let Config { pods, services, local, facts, mode, scheduler, excluded, grace, parameters, .. } = config.clone();
+        (pods, services, local, facts, mode, scheduler, excluded, grace, parameters)
     };
     rows(one) == rows(other) && prepare::guards(one) == prepare::guards(other)
 }

@@ -5,6 +5,7 @@
 //! comes last, so that it turns local only when a virtual server behind it stands: before that a packet to it goes where
 //! it went without us, and is tried again by its sender; with a local address and no virtual server it would be refused.
 //! And it comes only when the nft table stands and IPVS has its connections tracked, so that none is balanced without its masquerade.
+//! A route that makes a whole network local comes in the same place.
 //! On the way out the order is the reverse.
 //!
 //! A TCP real server that is not desired any more is drained and not removed; one that the kernel still holds from before a
@@ -14,6 +15,7 @@
 mod adopt;
 mod draining;
 mod handover;
+mod local;
 mod made;
 mod repair;
 mod routes;
@@ -32,6 +34,7 @@ use reconcile::{Audited, Handle, Observed, Owner, Pass, Reconciler, Rows, Stack,
 pub(crate) use self::touched::Touched;
 
 use self::handover::Handover;
+use self::local::Local;
 use self::made::{Footing, OfIpvs};
 
 use super::targets::{AnyTarget, Servers, Sweeper, VirtualAddresses};
@@ -77,6 +80,8 @@ pub(crate) struct Tables {
     recorded: BTreeSet<VirtualServerKey>,
     /// Addresses that wait for a virtual server to stand.
     waiting: BTreeSet<AddressKey>,
+    /// Routes of whole networks in place of addresses.
+    local: Local,
     /// Local routes of addresses.
     routes: routes::Compared,
 }
@@ -125,6 +130,9 @@ impl Tables {
                     self.want_address(key, None);
                 }
             }
+        }
+        for (key, route) in changes.routes {
+            self.want_route(key, route);
         }
         entries.iter().for_each(|key| self.hold(key));
     }
@@ -211,6 +219,7 @@ impl Tables {
         pass += self.stack.upsert(now);
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
+        pass += self.admit_routes(now);
         pass += self.release_held(now);
         pass
     }
@@ -246,11 +255,13 @@ impl Tables {
         pass += self.servers_mut().map(|servers| servers.upsert(now)).unwrap_or_default();
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
-        pass += self.addresses_mut().map(|addresses| addresses.remove(now)).unwrap_or_default();
+        let may_go = self.local_stands();
+        let addresses = self.addresses_mut().filter(|_| may_go);
+        pass += addresses.map(|addresses| addresses.remove(now)).unwrap_or_default();
         pass += self.servers_mut().map(|servers| servers.remove(now)).unwrap_or_default();
         self.release_records();
         pass += self.release_held(now);
-        pass += self.remove_undesired(now);
+        pass += self.remove_unneeded(now);
         pass
     }
 
@@ -298,6 +309,7 @@ impl Tables {
                 self.links.into_iter().for_each(|links| self.stack.invalidate(links));
                 self.addresses.into_iter().for_each(|addresses| self.stack.invalidate(addresses));
             }
+            Touched::Routes => self.invalidate_routes(),
             Touched::Nft => {
                 let nft = self.stack.get_mut(self.nft);
                 if nft.is_some_and(|nft| !nft.target_mut().is_unchanged()) {

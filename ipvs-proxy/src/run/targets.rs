@@ -10,7 +10,7 @@ use kernel::conntrack::{Conntrack, Flow, Selection};
 use kernel::ipvs::IpvsTable;
 use kernel::nft::forward::Forward;
 use netstate::ipvs::{RealServerKey, VirtualServerKey};
-use netstate::{Address, AddressKey, IfName, Link, SysctlKey, ipvs, nft};
+use netstate::{Address, AddressKey, IfName, Link, Route, RouteKey, SysctlKey, ipvs, nft};
 use reconcile::{Rows, Target};
 
 use super::flows::{Check, Locals, Tracked};
@@ -179,6 +179,8 @@ pub(crate) struct Targets {
     pub(crate) forward: Option<Forward>,
     /// Where the kernel has IPVS.
     pub(crate) balance: Option<Balance>,
+    /// Routes that make whole networks local; of either data path, so that those go which the other one has left.
+    pub(crate) routes: AnyTarget<RouteKey, Route>,
     /// Who deletes stale connections.
     pub(crate) flows: Box<dyn Sweeper + Send>,
 }

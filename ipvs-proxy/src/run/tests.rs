@@ -1,6 +1,7 @@
 //! The working half of the daemon on tables in memory: order, gate, drains, errors.
 
 mod guarded;
+mod local;
 mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,9 @@ use kernel::fake::FakeTable;
 use kernel::{Cause, KernelError};
 use netstate::family::PerFamily;
 use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
-use netstate::{Address, AddressKey, IfName, IpFamily, Link, Protocol, SysctlKey, nft as nft_rows};
+use netstate::{
+    Address, AddressKey, IfName, IpFamily, Link, Prefix, Protocol, Route, RouteKey, SysctlKey, nft as nft_rows,
+};
 use proptest::prelude::*;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 use serde_json::json;
@@ -267,6 +270,7 @@ struct Rig {
     servers: FakeTable<RowKey, Row>,
     addresses: FakeTable<AddressKey, Address>,
     routes: Arc<Mutex<Routes>>,
+    local: FakeTable<RouteKey, Route>,
     busy: Arc<Mutex<BTreeSet<RealServerKey>>>,
     flows: FakeFlows,
     now: Duration,
@@ -301,7 +305,17 @@ impl Rig {
         Self::in_mode(Mode::Ipvs, boot, (nft, servers, addresses))
     }
 
-    fn in_mode(mode: Mode, boot: u64, (nft, servers, addresses): Kept) -> Self {
+    fn in_mode(mode: Mode, boot: u64, kept: Kept) -> Self {
+        Self::routed(mode, boot, kept, (FakeTable::default(), Vec::new()))
+    }
+
+    /// The same where these networks are to be local by routes, with those that are there.
+    fn routed(
+        mode: Mode,
+        boot: u64,
+        (nft, servers, addresses): Kept,
+        (local, networks): (FakeTable<RouteKey, Route>, Vec<Prefix>),
+    ) -> Self {
         let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
         let routes = Arc::<Mutex<Routes>>::default();
         let sysctls = FakeTable::default();
@@ -326,6 +340,7 @@ impl Rig {
                     routes: Arc::clone(&routes),
                 }),
             }),
+            routes: Box::new(Logged { name: "route", table: local.clone(), log: log.clone() }),
             flows: Box::new(flows.clone()),
         };
         let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
@@ -335,6 +350,7 @@ impl Rig {
             scheduler: "rr".to_owned().into(),
             pods: Pods::inside(pods),
             services: PerFamily::default(),
+            local: networks,
             node: NodeAddresses::default(),
             guards: Guards::default(),
         };
@@ -345,7 +361,7 @@ impl Rig {
         let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods(v4.into_iter().chain(v6)));
         let networks = Networks { pods, services: PerFamily::default(), node: Vec::new() };
         let proxy = Proxy::new(facts, networks, plane, tables, 1_790_000_000);
-        Self { proxy, log, sysctls, nft, servers, addresses, routes, busy, flows, now: Duration::ZERO }
+        Self { proxy, log, sysctls, nft, servers, addresses, routes, local, busy, flows, now: Duration::ZERO }
     }
 
     fn receive(&mut self, event: Event) {

@@ -185,7 +185,7 @@ impl Work for ProxyWork {
 
     fn min_interval(touched: Touched) -> Duration {
         match touched {
-            Touched::Links | Touched::Nft => MIN_INTERVAL,
+            Touched::Links | Touched::Routes | Touched::Nft => MIN_INTERVAL,
             Touched::ForeignNft => FOREIGN_INTERVAL,
         }
     }
@@ -227,6 +227,7 @@ impl Work for ProxyWork {
     fn invalidate_all(&mut self) {
         // Virtual servers are compared every second.
         self.proxy.touched(Touched::Links);
+        self.proxy.touched(Touched::Routes);
         self.proxy.touched(Touched::Nft);
         self.proxy.touched(Touched::ForeignNft);
     }

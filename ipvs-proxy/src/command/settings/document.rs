@@ -9,7 +9,7 @@ use cluster::Problem;
 use serde_json::{Map, Value};
 
 use super::field::{Field, Form};
-use super::fields::FIELDS;
+use super::fields::{FIELDS, OWN};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -138,7 +138,11 @@ pub(crate) fn write(value: impl Fn(&Field) -> String) -> Result<String, serde_sa
     let mut root = Map::new();
     root.insert("apiVersion".to_owned(), API_VERSION.into());
     root.insert("kind".to_owned(), KIND.into());
-    for field in FIELDS.iter().filter(|field| !field.path.is_empty()) {
+    let is_written = |field: &&Field| {
+        let is_unused = OWN.contains(&field.path) && value(field).is_empty();
+        !field.path.is_empty() && !is_unused
+    };
+    for field in FIELDS.iter().filter(is_written) {
         let mut place = &mut root;
         let mut names = field.path.split('.').peekable();
         while let Some(name) = names.next() {

@@ -1,4 +1,4 @@
-//! All fields of KubeProxyConfiguration v1alpha1 and all flags of kube-proxy, with what becomes of each here.
+//! All fields of KubeProxyConfiguration v1alpha1 and all flags of kube-proxy, with what becomes of each here, and the few of our own.
 //!
 //! Invariant: nothing is accepted in silence: a field is read, or its reason why not reaches whoever sets it.
 
@@ -35,6 +35,7 @@ pub(crate) mod path {
     pub(crate) const MODE: &str = "mode";
     pub(crate) const SCHEDULER: &str = "ipvs.scheduler";
     pub(crate) const EXCLUDED: &str = "ipvs.excludeCIDRs";
+    pub(crate) const LOCAL: &str = "ipvs.localCIDRs";
     pub(crate) const STRICT_ARP: &str = "ipvs.strictARP";
     pub(crate) const TCP_TIMEOUT: &str = "ipvs.tcpTimeout";
     pub(crate) const TCP_FIN_TIMEOUT: &str = "ipvs.tcpFinTimeout";
@@ -62,6 +63,9 @@ pub(crate) mod path {
     pub(crate) const HEALTHZ_PORT: &str = "healthz-port";
     pub(crate) const METRICS_PORT: &str = "metrics-port";
 }
+
+/// Fields that kube-proxy has not: a configuration that does not use them is one of kube-proxy's.
+pub(crate) const OWN: [&str; 1] = [path::LOCAL];
 
 /// The fields, in the order of kube-proxy's own documentation.
 pub(crate) static FIELDS: &[Field] = &[
@@ -149,6 +153,8 @@ pub(crate) static FIELDS: &[Field] = &[
         Live,
     )
     .help("Networks in which virtual servers and addresses of kube-ipvs0 stay, also when a predecessor is taken over from"),
+    field(path::LOCAL, "ipvs-local-cidrs", Form::NetworkList, "", Live)
+        .help("Networks of ClusterIPs that one route each makes local, in place of an address of kube-ipvs0 for each Service: for many thousands of them. kube-proxy has no such setting"),
     field(path::STRICT_ARP, "ipvs-strict-arp", Form::Switch, "false", Live)
         .help("Answer ARP requests only at the interface that has the address"),
     field(path::TCP_TIMEOUT, "ipvs-tcp-timeout", Form::Time, "0s", Live)

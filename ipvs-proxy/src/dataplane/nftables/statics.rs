@@ -4,7 +4,7 @@
 //! | packets | go through |
 //! |---|---|
 //! | the first one of a connection, from elsewhere or from this node | the maps `services` and `node-ports` to a chain that chooses an endpoint, or marks for IPVS what is to be masqueraded: behind it a packet no longer carries the virtual address |
-//! | one that no endpoint was chosen for | a filter: refused where nobody serves, dropped at an address that no Service has ([`super::unallocated`]) |
+//! | one that no endpoint was chosen for | a filter: refused where nobody serves, dropped at an address that no Service has ([`super::unallocated`]), also where a route alone makes that local ([`local`]) |
 //! | some others | dropped ([`super::guards`]) |
 //! | the first one of a connection, on its way out | masqueraded where it is marked, or when a Pod reaches itself |
 //!
@@ -25,7 +25,7 @@ use netstate::nft::{
 use netstate::{IpFamily, Protocol};
 
 use super::super::nft::{self, EXTERNAL, HAIRPIN, VIPS, table_key};
-use super::super::{Options, record, since};
+use super::super::{Options, local, record, since};
 use super::unallocated::Unallocated;
 use super::{
     ENDPOINTS, NODE_ENDPOINTS, NODE_PORT_ADDRESSES, NODE_PORTS, REFUSED, REFUSED_NODE_PORTS, SERVICES, guards,
@@ -44,7 +44,9 @@ pub(crate) fn table(family: IpFamily, options: &Options) -> (RowKey, Row) {
     let round = options.node.uplinks.get(family).as_ref().map(|uplink| guards::round(family, uplink));
     let forwarded = elsewhere().chain(round).chain(wanted.invalid.then(guards::invalid)).collect();
     let loopback = if wanted.loopback { guards::loopback(family) } else { Vec::new() };
-    let arriving = loopback.into_iter().chain(refuse_behind_ipvs(family)).collect();
+    let to_nobody = local::to_nobody(family, options);
+    let to_nobody = to_nobody.iter().flat_map(Unallocated::rules);
+    let arriving = loopback.into_iter().chain(refuse_behind_ipvs(family)).chain(to_nobody).collect();
     table.sets.extend(sets(family).map(|(name, set)| (Name::literal(name), set)));
     // Every packet meets these chains, and their rules are about first packets and those of no connection.
     let filter = |hook, priority, rules: Vec<Rule>| {

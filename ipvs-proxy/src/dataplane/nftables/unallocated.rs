@@ -9,6 +9,7 @@
 //! client need not wait until it gives up.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use netstate::nft::{CtState, Field, Match, Name, Op, Reject, Rule, Verdict};
 use netstate::{IpFamily, Prefix};
@@ -29,12 +30,13 @@ impl Unallocated {
     /// `None` where the Service network is not known, or is all others'.
     #[must_use]
     pub(crate) fn of(family: IpFamily, options: &Options) -> Option<Self> {
-        let services = (*options.services.get(family))?;
-        let pods = match options.pods.get(family) {
-            Some(Pods::Inside(network)) => Some(network),
-            Some(Pods::From(_) | Pods::FromAny(_) | Pods::Unknown) | None => None,
-        };
-        let known = options.node.networks.iter().chain(pods);
+        (*options.services.get(family)).and_then(|services| Self::inside(services, options))
+    }
+
+    /// The same of any network of Services.
+    #[must_use]
+    pub(in crate::dataplane) fn inside(services: Prefix, options: &Options) -> Option<Self> {
+        let known = others(services.family(), options);
         let found: BTreeSet<Prefix> = known.filter(|network| network.overlaps(&services)).copied().collect();
         if found.iter().any(|network| network.covers(&services)) {
             return None;
@@ -44,7 +46,14 @@ impl Unallocated {
         Some(Self { services, others })
     }
 
-    /// For packets that have no endpoint, in the filters of what is forwarded and of what this node sends.
+    /// The Service network without what is others', as networks.
+    #[must_use]
+    pub(in crate::dataplane) fn parts(&self) -> Vec<Prefix> {
+        without(self.services, &self.others)
+    }
+
+    /// For packets that have no endpoint, in the filters of what is forwarded and of what this node sends; where the network is local, of
+    /// what it takes.
     #[must_use]
     pub(super) fn rules(&self) -> [Rule; 2] {
         let left = self.to_nobody(CtState::NEW | CtState::INVALID).when(Match::TcpSyn(Op::IsNot));
@@ -57,5 +66,52 @@ impl Unallocated {
         let elsewhere = |rule: Rule, network: &Prefix| rule.when(Match::Daddr(Op::IsNot, *network));
         let unless_others = self.others.iter().fold(inside, elsewhere);
         unless_others.when(Match::Lookup(Op::IsNot, daddr, Name::literal(VIPS)))
+    }
+}
+
+/// Networks of the node's links and of the Pods.
+fn others(family: IpFamily, options: &Options) -> impl Iterator<Item = &Prefix> {
+    let pods = match options.pods.get(family) {
+        Some(Pods::Inside(network)) => Some(network),
+        Some(Pods::From(_) | Pods::FromAny(_) | Pods::Unknown) | None => None,
+    };
+    options.node.networks.iter().chain(pods)
+}
+
+/// True for an address that none of these has.
+#[must_use]
+pub(in crate::dataplane) fn is_free(addr: IpAddr, options: &Options) -> bool {
+    !others(IpFamily::of(addr), options).any(|network| network.contains(addr))
+}
+
+/// `network` without `others`, which lie inside it.
+fn without(network: Prefix, others: &[Prefix]) -> Vec<Prefix> {
+    if others.iter().any(|other| other.covers(&network)) {
+        return Vec::new();
+    }
+    if !others.iter().any(|other| network.covers(other)) {
+        return vec![network];
+    }
+    let lower = Prefix::new(network.addr(), network.len().saturating_add(1)).ok();
+    let halves = [lower, lower.and_then(|lower| lower.next())];
+    halves.into_iter().flatten().flat_map(|half| without(half, others)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_others_are_cut_out() {
+        let parts = |network: &str, others: &[&str]| {
+            let others: Vec<Prefix> = others.iter().map(|text| text.parse().unwrap()).collect();
+            without(network.parse().unwrap(), &others).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(parts("192.168.0.0/16", &[]), ["192.168.0.0/16"]);
+        assert_eq!(parts("10.96.0.0/14", &["10.97.0.0/16"]), ["10.96.0.0/16", "10.98.0.0/15"]);
+        assert_eq!(parts("10.96.0.0/30", &["10.96.0.1/32", "10.96.0.3/32"]), ["10.96.0.0/32", "10.96.0.2/32"]);
+        assert_eq!(parts("255.255.255.252/30", &["255.255.255.252/31"]), ["255.255.255.254/31"]);
+        assert_eq!(parts("fd00::/120", &["fd00::80/121"]), ["fd00::/121"]);
+        assert!(parts("10.96.0.0/24", &["10.96.0.0/16"]).is_empty());
     }
 }

@@ -34,13 +34,14 @@ pub(super) fn places_of(family: IpFamily) -> [(&'static str, VirtualServerKey); 
 }
 
 /// Both families, without addresses of the node.
-fn options(mode: Mode) -> Options {
+pub(super) fn options(mode: Mode) -> Options {
     Options {
         services: PerFamily::new("192.168.0.0/16".parse().ok(), "fd09::/108".parse().ok()),
         mode,
         link: IfName::new(vip::LINK_NAME).unwrap(),
         scheduler: "rr".to_owned().into(),
         pods: Pods::inside(PerFamily::new("172.7.0.0/16".parse().ok(), "fd07::/16".parse().ok())),
+        local: Vec::new(),
         node: NodeAddresses::default(),
         guards: Guards::default(),
     }
@@ -48,6 +49,16 @@ fn options(mode: Mode) -> Options {
 
 /// A Service of every kind on a node, with what `spec` adds and these endpoints.
 fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here) -> Here) -> Kernel {
+    served_under(options(mode), spec, endpoints, here)
+}
+
+/// The same under these options.
+pub(super) fn served_under(
+    options: Options,
+    spec: &Value,
+    endpoints: &[[&str; 2]],
+    here: impl Fn(Here) -> Here,
+) -> Kernel {
     let mut service = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {
         "type": "LoadBalancer", "clusterIP": "192.168.0.10", "clusterIPs": ["192.168.0.10", "fd09::10"],
         "ports": [{"port": 80, "nodePort": 30_080}],
@@ -63,11 +74,15 @@ fn served(mode: Mode, spec: &Value, endpoints: &[[&str; 2]], here: impl Fn(Here)
         json!({"kind": "EndpointSlice", "metadata": {"name": format!("web-{v}"), "labels": labels},
             "addressType": (["IPv4", "IPv6"][v]), "ports": [{"port": 8080}], "endpoints": endpoints})
     };
-    kernel(mode, &service, &[slice(0), slice(1)], here)
+    kernel_under(options, &service, &[slice(0), slice(1)], here)
 }
 
 /// The rows of a Service with these slices on a node that is `here`.
 pub(super) fn kernel(mode: Mode, service: &Value, slices: &[Value], here: impl Fn(Here) -> Here) -> Kernel {
+    kernel_under(options(mode), service, slices, here)
+}
+
+fn kernel_under(options: Options, service: &Value, slices: &[Value], here: impl Fn(Here) -> Here) -> Kernel {
     let own: BTreeSet<IpAddr> = NODE.iter().map(|addr| addr.parse().unwrap()).collect();
     let pods = PerFamily::new("172.7.0.0/16".parse().ok(), "fd07::/16".parse().ok());
     let service = Service::from_json(service).unwrap();
@@ -80,7 +95,7 @@ pub(super) fn kernel(mode: Mode, service: &Value, slices: &[Value], here: impl F
     let uplinks = PerFamily::from_fn(|_| UPLINK.parse().ok());
     let own = here.addresses.clone();
     let node = NodeAddresses { node_ports: own.clone(), networks, uplinks, ..NodeAddresses::from(&here) };
-    let options = Options { pods: here.pods.clone(), ..options(mode) };
+    let options = Options { pods: here.pods.clone(), ..options };
     let (mut plane, mut kernel) = (DataPlane::new(options), Kernel { own, ..Kernel::default() });
     kernel.nft.extend(plane.tables());
     // The node's addresses are known last: rows do not depend on the order.
@@ -90,7 +105,7 @@ pub(super) fn kernel(mode: Mode, service: &Value, slices: &[Value], here: impl F
     kernel
 }
 
-const BOTH: [[&str; 2]; 2] = [LOCAL, REMOTE];
+pub(super) const BOTH: [[&str; 2]; 2] = [LOCAL, REMOTE];
 const CLIENTS: [(&str, [&str; 2]); 3] =
     [("pod", ["172.7.21.50", "fd07:21::50"]), ("node", NODE), ("external", ["10.4.7.200", "fd04:7::200"])];
 
@@ -292,6 +307,7 @@ fn nothing_is_dropped_where_the_service_network_is_unknown_or_all_others() {
             scheduler: "rr".to_owned().into(),
             pods: Pods::inside(PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap())),
             services: PerFamily::default(),
+            local: Vec::new(),
             node: NodeAddresses::default(),
             guards: Guards::default(),
         };

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kernel::query::Interface;
 use netstate::ipvs::{Row, RowKey, VirtualServerKey};
-use netstate::{IfName, InterfaceAddress, IpFamily, Prefix};
+use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, Route, RouteKey};
 use serde::Serialize;
 
 use super::super::sites::{Site, is_link_local};
@@ -132,8 +132,14 @@ fn client(facts: &Facts, site: &Site, address: IpAddr) -> (Client, Walks) {
     };
     let sender = Sender { addr: address, link, is_node };
     let (wanted, held) = (planned_servers(facts, site), kernel_servers(facts));
-    let (with_virtual, local): (BTreeSet<IpAddr>, _) =
+    let (mut with_virtual, mut local): (BTreeSet<IpAddr>, _) =
         (own.union(&facts.planned.addresses).copied().collect(), facts.kernel.local());
+    let routed = |routes: &BTreeMap<RouteKey, Route>| {
+        let addr = site.at.ip();
+        Some(addr).filter(|addr| routes.keys().any(|key| key.dst.contains(*addr)))
+    };
+    with_virtual.extend(routed(&facts.planned.plane.local_routes()));
+    local.extend(routed(&facts.kernel.routes));
     let planned = World { rows: &facts.planned.nft, servers: &wanted, local: &with_virtual };
     let kernel = World { rows: &facts.kernel.nft, servers: &held, local: &local };
     let walks = Walks {

@@ -1,11 +1,11 @@
 //! The rows that carry a place, and whether they stand in the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use netstate::IpFamily;
 use netstate::ipvs;
 use netstate::nft::{Row, RowKey, Table};
+use netstate::{IpFamily, Route, RouteKey};
 use serde::Serialize;
 
 use super::super::sites::Site;
@@ -55,6 +55,7 @@ pub(super) fn all<'a>(facts: &Facts, site: &Site, walks: impl Iterator<Item = &'
     }));
     found.extend(servers(facts, site));
     found.extend(address(facts, site));
+    found.extend(routes(facts, site));
     found
 }
 
@@ -138,4 +139,13 @@ fn address(facts: &Facts, site: &Site) -> Option<Standing> {
     let planned = facts.planned.addresses.contains(&addr).then(|| "local".to_owned());
     let held = facts.kernel.has_virtual(addr).then(|| "local".to_owned());
     standing(facts, format!("address {addr} on {}", vip::LINK_NAME), planned, held)
+}
+
+/// The routes of whole networks that make the address local.
+fn routes(facts: &Facts, site: &Site) -> Vec<Standing> {
+    let (planned, held) = (facts.planned.plane.local_routes(), &facts.kernel.routes);
+    let all: BTreeSet<_> = planned.keys().chain(held.keys()).filter(|key| key.dst.contains(site.at.ip())).collect();
+    let value = |routes: &BTreeMap<RouteKey, Route>, key: &RouteKey| routes.get(key).map(Route::to_string);
+    let of = |key: &RouteKey| standing(facts, key.to_string(), value(&planned, key), value(held, key));
+    all.into_iter().filter_map(of).collect()
 }

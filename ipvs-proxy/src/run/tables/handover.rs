@@ -83,6 +83,11 @@ impl Tables {
         }
     }
 
+    /// True while virtual servers stay that nftables has taken over from.
+    pub(super) fn is_retiring(&self) -> bool {
+        !self.handover.retiring.is_empty()
+    }
+
     /// Virtual servers of ours that nobody desires, each once.
     fn undesired_servers(&mut self) -> BTreeSet<VirtualServerKey> {
         let mut found = std::mem::take(&mut self.handover.leaving);
@@ -232,13 +237,13 @@ impl Tables {
         let reals = reals_of(servers.desired(), *server).map(RowKey::Real);
         let stands = std::iter::once(RowKey::Virtual(*server)).chain(reals).all(|key| servers.holds(&key));
         let address = vip::address(&self.handover.link, server.addr);
-        let is_local = self.addresses.is_some_and(|addresses| self.stack.holds(addresses, &address));
+        let has_address = self.addresses.is_some_and(|addresses| self.stack.holds(addresses, &address));
         let is_wanted = self.waiting.contains(&address)
             || self
                 .addresses
                 .and_then(|table| self.stack.get(table))
                 .is_some_and(|table| table.desired().contains_key(&address));
-        stands && (is_local || !is_wanted)
+        stands && (has_address || !is_wanted) && self.is_local(server.addr)
     }
 
     /// Lets elements go that virtual servers have taken over from, and those of frontends that are gone.

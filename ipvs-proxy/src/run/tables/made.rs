@@ -10,6 +10,7 @@ use reconcile::{Reconciler, Stack, Table};
 
 use super::Tables;
 use super::handover::Handover;
+use super::local::Local;
 use super::routes::Compared;
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, vip};
@@ -71,6 +72,7 @@ impl Tables {
         let needed = footing.clone();
         let addresses = addresses.map(|addresses| Reconciler::new("address", addresses));
         let addresses = addresses.map(|addresses| stack.push_when(addresses, move |stack: &Stack| needed.holds(stack)));
+        let routes = stack.push(Reconciler::new("route", targets.routes));
         stack.want_all(parameters, sysctls.clone());
         for (key, row) in plane.tables() {
             stack.want(nft, key, Some(row));
@@ -99,6 +101,7 @@ impl Tables {
             audit_failure: None,
             recorded: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            local: Local::new(routes, plane.local_routes()),
             routes: Compared::default(),
         };
         match plane.mode() {

@@ -12,6 +12,8 @@ use crate::dataplane;
 pub(crate) enum Touched {
     /// Links or addresses.
     Links,
+    /// Local routes of whole networks.
+    Routes,
     /// The nft table.
     Nft,
     /// Tables of others.
@@ -23,7 +25,10 @@ impl Touched {
     pub(crate) fn by_rtnl(event: Event) -> Vec<Self> {
         match event {
             // Links of others, and their addresses, are no rows of ours.
-            Event::Link | Event::Address | Event::NewAddress | Event::Resync => vec![Self::Links],
+            // A link that goes down takes its routes along, and nobody says so.
+            Event::Link | Event::Resync => vec![Self::Links, Self::Routes],
+            Event::Address | Event::NewAddress => vec![Self::Links],
+            Event::Route => vec![Self::Routes],
             _ => Vec::new(),
         }
     }
@@ -44,10 +49,14 @@ mod tests {
 
     #[test]
     fn links_of_others_have_nothing_listed() {
-        for event in [Event::Link, Event::Address, Event::NewAddress, Event::Resync] {
+        for event in [Event::Address, Event::NewAddress] {
             assert_eq!(Touched::by_rtnl(event), [Touched::Links], "{event:?}");
         }
-        for event in [Event::OtherLink, Event::Route, Event::Neighbour] {
+        for event in [Event::Link, Event::Resync] {
+            assert_eq!(Touched::by_rtnl(event), [Touched::Links, Touched::Routes], "{event:?}");
+        }
+        assert_eq!(Touched::by_rtnl(Event::Route), [Touched::Routes]);
+        for event in [Event::OtherLink, Event::OtherRoute, Event::DefaultRoute, Event::Neighbour] {
             assert_eq!(Touched::by_rtnl(event), [], "{event:?}");
         }
     }
