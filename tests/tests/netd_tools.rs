@@ -147,6 +147,18 @@ fn live_lease_is_released_by_force_only_and_claimed_again() -> Result<()> {
     Ok(())
 }
 
+fn verb_without_a_store_says_what_failed_and_not_that_it_goes_on() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    for words in [&["lease", "list"][..], &["lease", "release", "172.7.21.0/24"], &["config", "show"]] {
+        let command = net.host("hdss7-21")?.command(lab::bin("netd")?).args(words);
+        let output = command.arg("--etcd-endpoints=http://10.4.7.200:2379").limit(3 * SOON).output()?;
+        let said = &output.stderr;
+        ensure!(output.status.code() == Some(1) && said.contains("http://10.4.7.200:2379"), "{words:?}: {output:?}");
+        ensure!(!said.contains("again"), "{words:?}: {said}");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables, Need::Vxlan],
@@ -157,6 +169,7 @@ fn main() -> ExitCode {
             reserved_subnet_is_taken_by_its_node_and_stays,
             lease_becomes_a_reservation_with_the_same_value,
             live_lease_is_released_by_force_only_and_claimed_again,
+            verb_without_a_store_says_what_failed_and_not_that_it_goes_on,
         ],
     )
 }

@@ -44,7 +44,7 @@ pub(crate) enum Reason {
 
 /// A failed operation of a source or of the store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {op} {object} at {endpoint}: {message} ({class})")]
+#[error("{} ({class})", self.asked_once())]
 pub struct ClusterError {
     /// The verb: `get`, `list`, `watch`, `create`, `keep alive`, `read` ...
     pub op: &'static str,
@@ -73,6 +73,12 @@ impl ClusterError {
         };
         Self { op, object: object.into(), endpoint: endpoint.into(), message: message.into(), class, reason }
     }
+
+    /// The text for somebody who asks once: nothing is tried again.
+    #[must_use]
+    pub fn asked_once(&self) -> String {
+        format!("cannot {} {} at {}: {}", self.op, self.object, self.endpoint, self.message)
+    }
 }
 
 #[cfg(test)]
@@ -92,6 +98,10 @@ mod tests {
             error.to_string(),
             "cannot get /coreos.com/network/config at http://10.4.7.12:2379: etcdserver: no leader \
              (will be tried again)"
+        );
+        assert_eq!(
+            error.asked_once(),
+            "cannot get /coreos.com/network/config at http://10.4.7.12:2379: etcdserver: no leader"
         );
     }
 }

@@ -13,7 +13,8 @@ mod status;
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use cluster::ClusterError;
 use daemon::http::ask;
 use daemon::lifecycle::Exit;
 
@@ -61,5 +62,13 @@ fn store(flags: &Flags) -> Result<Store> {
 /// Waits for `work`, which asks the store.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(work)
+    runtime.block_on(work).map_err(asked_once)
+}
+
+/// A verb ends where the daemon would try again.
+fn asked_once(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<ClusterError>() {
+        Ok(store) => anyhow!(store.asked_once()),
+        Err(other) => other,
+    }
 }
