@@ -1,7 +1,9 @@
 //! Whether two nodes have one address or one subnet.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use netstate::Prefix;
 
 use super::probing::Outcome;
 use super::{Facts, Trouble};
@@ -14,6 +16,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
         let Outcome::Answered(answer, _) = paths.direct else { continue };
         if let Some(subnet) = answer.subnet.filter(|subnet| *subnet != peer.subnet) {
             let address = peer.direct.ip();
+            if !facts.networks().iter().any(|network| network.covers(&subnet)) {
+                troubles.push(of_another_network(peer.direct, subnet));
+                continue;
+            }
             let found = format!("{address} should have {}, and a node with {subnet} answers there", peer.subnet);
             let fix = format!(
                 "give each node an address of its own; a key that nobody needs: netd lease release {}",
@@ -31,6 +37,15 @@ pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
         troubles.push(Trouble::problem(format!("lease {key} is not used: {reason}"), fix));
     }
     troubles
+}
+
+/// A node that is in two Pod networks has one port for probes.
+fn of_another_network(at: SocketAddr, subnet: Prefix) -> Trouble {
+    let found = format!("{} answers for {subnet}, which is a subnet of another Pod network", at.ip());
+    let port = at.port();
+    let fix =
+        format!("give each network of these nodes a --probe-port of its own, the same on all nodes; both have {port}");
+    Trouble::note(found, fix)
 }
 
 fn on_the_link(facts: &Facts) -> Vec<Trouble> {

@@ -127,6 +127,11 @@ fn each_fault_is_found_once_by_its_check_with_what_to_do() {
             "Problem duplicates",
             "a node with 172.7.33.0/24 answers",
         ),
+        (
+            after(|facts| facts.paths[0].1.direct = answer("10.5.22.0/24")),
+            "Note duplicates 10.4.7.22 answers for 10.5.22.0/24",
+            "--probe-port of its own",
+        ),
         (path(|paths| paths.tunnel = Some(silent)), "Problem port", "open the tunnel's UDP port"),
         (path(|paths| paths.direct = silent), "Note port", "its tunnel does"),
         (
