@@ -3,6 +3,7 @@
 
 mod netd_node;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -335,6 +336,30 @@ fn change_of_the_backend_takes_the_device_away() -> Result<()> {
     })
 }
 
+/// Nothing of netd's is due in this time: what it asks a single member for, it asks for minutes apart (docs/etcd.md).
+const QUIET: Duration = Duration::from_secs(8);
+
+/// The calls that the store has received since it started, by their names.
+fn requests(net: &Net) -> Result<BTreeMap<String, u64>> {
+    let page = net.host("hdss7-12")?.run(&["curl", "-s", "http://10.4.7.12:2379/metrics"])?.stdout;
+    let calls = page.lines().filter_map(|line| line.strip_prefix("grpc_server_started_total{")?.rsplit_once(' '));
+    let calls: BTreeMap<_, _> =
+        calls.map(|(call, count)| Ok((call.to_owned(), count.parse()?))).collect::<Result<_>>()?;
+    ensure!(calls.values().sum::<u64>() > 0, "{page}");
+    Ok(calls)
+}
+
+/// The same once a start's own calls are over.
+fn settled_requests(net: &Net) -> Result<BTreeMap<String, u64>> {
+    let before = requests(net)?;
+    lab::throughout(Duration::from_secs(1), || {
+        let now = requests(net)?;
+        ensure!(now == before, "the store is being asked: {now:?}");
+        Ok(())
+    })?;
+    Ok(before)
+}
+
 fn quiet_cluster_leaves_netd_asleep() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let [first, _second] = net.both()?;
@@ -342,11 +367,14 @@ fn quiet_cluster_leaves_netd_asleep() -> Result<()> {
     // Other programs change their own tables all the time.
     let host = net.host("hdss7-21")?;
     host.run(&["sh", "-c", "nft add table ip other && for n in $(seq 30); do nft add chain ip other c$n; done"])?;
-    let before = settled_log(&first)?;
-    lab::throughout(Duration::from_secs(2), || {
+    let (before, asked) = (settled_log(&first)?, eventually(SOON, || settled_requests(&net))?);
+    lab::throughout(QUIET, || {
         ensure!(first.log() == before, "netd had something to say:\n{}", first.log());
         Ok(())
-    })
+    })?;
+    let now = requests(&net)?;
+    ensure!(now == asked, "the store was asked: {now:?} instead of {asked:?}");
+    Ok(())
 }
 
 fn main() -> ExitCode {
