@@ -88,6 +88,17 @@ impl Genl {
         Ok(payloads(&self.with(message, Socket::dump)?))
     }
 
+    /// Lists, and keeps of each object's attributes what `read` makes of them.
+    pub(crate) fn list<T>(
+        &mut self,
+        command: u8,
+        body: Writer,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
+        let message = self.message(command, body);
+        self.with(message, |socket, message| socket.list(message, |frame| read(payload(&frame))))
+    }
+
     /// Asks for one object's attributes.
     pub(crate) fn ask(&mut self, command: u8, body: Writer) -> Result<Vec<Vec<u8>>, Fault> {
         let message = self.message(command, body);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{cases, converge, feed, run, sh};
 use kernel::KernelError;
-use kernel::nft::{Change, ClaimError, Fate, ForeignRule, Monitor, Nft, Tables};
+use kernel::nft::{Change, ClaimError, Counted, Fate, ForeignRule, Monitor, Nft, Tables, Tally};
 use kernel::writer::Writers;
 use netstate::nft::*;
 use netstate::{IfName, IpFamily, Prefix, Protocol};
@@ -148,7 +148,7 @@ fn everything(family: Family) -> Ruleset {
         conditions.push(Match::Lookup(Is, vec![Field::Daddr(low), Field::L4Proto, Field::Dport], set.clone()));
         conditions.push(Match::Lookup(IsNot, vec![Field::CtOriginalDaddr(low), Field::L4Proto, Field::Dport], set));
     }
-    sets.insert(name("verdicts"), Set::verdict_map(vec![Type::InetProto, Type::InetService]));
+    sets.insert(name("verdicts"), Set::verdict_map(vec![Type::InetProto, Type::InetService]).counting());
     let mut ruleset = Ruleset::new(table_key(family, "everything"));
     ruleset.table.sets = sets;
     let chains = &mut ruleset.table.chains;
@@ -436,6 +436,35 @@ fn set_with_another_flag_is_made_anew_under_its_rules_and_keeps_its_elements() {
     assert_eq!(nft_.ruleset(&ruleset.key).unwrap(), Some(ruleset));
     table.invalidate();
     assert!(run(&mut table).is_idle());
+}
+
+fn element_in_place_of_another_goes_on_with_what_that_has_counted() {
+    let mut ruleset = everything(Family::Ip);
+    ruleset.insert(name("verdicts"), port(80), Element::verdict(Verdict::Drop));
+    ruleset.insert(name("verdicts"), port(81), Element::verdict(Verdict::Drop));
+    let mut table = reconciler(&ruleset);
+    converge(&mut table);
+    let mut nft_ = Nft::open().unwrap();
+    let at = SetKey { table: ruleset.key.clone(), set: name("verdicts") };
+    let set = ruleset.table.sets[&name("verdicts")].clone();
+    assert_eq!(nft_.counted(&at, &set).unwrap(), [], "nothing was counted");
+    // As if packets had been counted; for the loop the elements are what they were.
+    let element = |what: &str| format!("element {} verdicts {{ tcp . 80 {what} }}\n", ruleset.key);
+    nft_load(&format!("delete {}add {}", element(""), element("counter packets 7 bytes 700 : drop")));
+    table.invalidate();
+    assert!(run(&mut table).is_idle(), "what is counted is no part of a row");
+    for port_ in [80, 81] {
+        table.want(
+            RowKey::Element(ElementKey { table: ruleset.key.clone(), set: name("verdicts"), key: port(port_) }),
+            Some(Element::verdict(Verdict::Accept).into()),
+        );
+    }
+    assert_eq!(converge(&mut table).upserted, 2);
+    let counted = Counted { key: port(80), tally: Tally { packets: 7, bytes: 700 } };
+    assert_eq!(nft_.counted(&at, &set).unwrap(), [counted]);
+    assert!(nft("list map ip everything verdicts").contains("tcp . 80 counter packets 7 bytes 700 : accept"));
+    let none = SetKey { set: name("none"), ..at };
+    assert_eq!(nft_.counted(&none, &set).unwrap(), [], "a set that is not there has counted nothing");
 }
 
 fn chain_that_verdicts_still_name_goes_when_they_are_gone() {
@@ -833,6 +862,7 @@ fn main() -> ExitCode {
         changed_policy_is_set_in_place_and_changed_hook_makes_a_new_chain,
         set_declared_otherwise_comes_with_its_new_elements_in_one_transaction,
         set_with_another_flag_is_made_anew_under_its_rules_and_keeps_its_elements,
+        element_in_place_of_another_goes_on_with_what_that_has_counted,
         chain_that_verdicts_still_name_goes_when_they_are_gone,
         foreign_tables_are_never_touched,
         hand_made_rules_and_sets_in_our_table_are_put_right,

@@ -47,6 +47,18 @@ impl Connections {
     }
 }
 
+/// What a virtual server has counted since it was made. Linux puts the numbers of its processors together every two seconds, and since 6.2
+/// only while `net.ipv4.vs.run_estimation` is 1; they go on being counted meanwhile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections that it has scheduled.
+    pub connections: u64,
+    /// Packets from clients, and to them.
+    pub packets: [u64; 2],
+    /// Their bytes.
+    pub bytes: [u64; 2],
+}
+
 /// What the kernel's IPVS is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpvsInfo {
@@ -146,6 +158,16 @@ impl Ipvs {
         let answers = self.genl.dump(wire::GET_SERVICE, Writer::default());
         let answers = answers.map_err(|fault| KernelError::new("list", "IPVS virtual servers", fault))?;
         Ok(answers.iter().filter_map(|body| wire::read_service(body)).collect())
+    }
+
+    /// What the virtual servers have counted that have counted anything.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn traffic(&mut self) -> Result<Vec<(VirtualServerKey, Traffic)>, KernelError> {
+        let read = |body: &[u8]| wire::read_traffic(body).filter(|(_, traffic)| *traffic != Traffic::default());
+        let counted = self.genl.list(wire::GET_SERVICE, Writer::default(), read);
+        counted.map_err(|fault| KernelError::new("list counters of", "IPVS virtual servers", fault))
     }
 
     /// One virtual server; `None` when it does not exist.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, Scheduler, SchedulerFlags, VirtualServer, VirtualServerKey};
 
-use super::{Connections, IpvsInfo};
+use super::{Connections, IpvsInfo, Traffic};
 use crate::attribute::{self, Writer};
 use crate::genl::read_u16;
 
@@ -46,6 +46,15 @@ const SVC_SCHED_NAME: u16 = 6;
 const SVC_FLAGS: u16 = 7;
 const SVC_TIMEOUT: u16 = 8;
 const SVC_NETMASK: u16 = 9;
+/// Numbers of 64 bits (Linux 4.1).
+const SVC_STATS64: u16 = 12;
+
+// Attributes of what a service has counted (IPVS_STATS_ATTR_*).
+const STATS_CONNECTIONS: u16 = 1;
+const STATS_IN_PACKETS: u16 = 2;
+const STATS_OUT_PACKETS: u16 = 3;
+const STATS_IN_BYTES: u16 = 4;
+const STATS_OUT_BYTES: u16 = 5;
 
 // Attributes of a destination (IPVS_DEST_ATTR_*).
 const DEST_ADDR: u16 = 1;
@@ -181,9 +190,8 @@ fn read_address(family: u16, bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The service of an answer; `None` for one of a firewall mark or of a protocol or family we do not know.
-pub(super) fn read_service(body: &[u8]) -> Option<(VirtualServerKey, VirtualServer)> {
-    let nest = attribute::find(body, SERVICE)?;
+/// The service that an answer is about; `None` for one of a firewall mark or of a protocol or family we do not know.
+fn read_identity(nest: &[u8]) -> Option<VirtualServerKey> {
     let find = |kind| attribute::find(nest, kind);
     if find(SVC_FWMARK).is_some() {
         return None;
@@ -192,11 +200,31 @@ pub(super) fn read_service(body: &[u8]) -> Option<(VirtualServerKey, VirtualServ
     let number = u8::try_from(read_u16(find(SVC_PROTOCOL)?)?).ok()?;
     let protocol = Protocol::from_number(number)?;
     let addr = read_address(family, find(SVC_ADDR)?)?;
-    let key = VirtualServerKey { protocol, addr, port: attribute::be16(find(SVC_PORT)?)? };
+    Some(VirtualServerKey { protocol, addr, port: attribute::be16(find(SVC_PORT)?)? })
+}
+
+/// What the service of an answer has counted.
+pub(super) fn read_traffic(body: &[u8]) -> Option<(VirtualServerKey, Traffic)> {
+    let nest = attribute::find(body, SERVICE)?;
+    let counted = attribute::find(nest, SVC_STATS64)?;
+    let number = |kind| Some(u64::from_ne_bytes(*attribute::find(counted, kind)?.first_chunk::<8>()?));
+    let traffic = Traffic {
+        connections: number(STATS_CONNECTIONS)?,
+        packets: [number(STATS_IN_PACKETS)?, number(STATS_OUT_PACKETS)?],
+        bytes: [number(STATS_IN_BYTES)?, number(STATS_OUT_BYTES)?],
+    };
+    Some((read_identity(nest)?, traffic))
+}
+
+/// The service of an answer; `None` for one of a firewall mark or of a protocol or family we do not know.
+pub(super) fn read_service(body: &[u8]) -> Option<(VirtualServerKey, VirtualServer)> {
+    let nest = attribute::find(body, SERVICE)?;
+    let find = |kind| attribute::find(nest, kind);
+    let key = read_identity(nest)?;
     let scheduler = attribute::text(find(SVC_SCHED_NAME)?);
     let number = |kind| find(kind).and_then(attribute::u32);
     let (flags, timeout, netmask) = (number(SVC_FLAGS)?, number(SVC_TIMEOUT)?, number(SVC_NETMASK)?);
-    Some((key, ServiceOptions { flags, timeout, netmask }.read(addr, scheduler)))
+    Some((key, ServiceOptions { flags, timeout, netmask }.read(key.addr, scheduler)))
 }
 
 /// Options of a service as the kernel numbers them.
@@ -251,7 +279,7 @@ pub(super) fn read_info(body: &[u8]) -> Option<IpvsInfo> {
 /// A server that is understood whole is written so that it is read again.
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz_answer(body: &[u8]) {
-    let _ = read_info(body);
+    let (_, _) = (read_info(body), read_traffic(body));
     if let Some((key, server)) = read_service(body).filter(|(_, server)| !server.foreign_options) {
         assert_eq!(read_service(&service(&key, &server).finish()), Some((key, server)));
     }
@@ -404,5 +432,25 @@ mod tests {
         answer.put(INFO_VERSION, &0x0001_0201_u32.to_ne_bytes()).put(INFO_TABLE_SIZE, &4096u32.to_ne_bytes());
         let info = read_info(&answer.finish()).unwrap();
         assert_eq!((info.version, info.connection_table), ((1, 2, 1), 4096));
+    }
+
+    #[test]
+    fn what_a_service_has_counted_is_read_in_64_bits_and_by_direction() {
+        let key = VirtualServerKey { protocol: Protocol::Udp, addr: Ipv6Addr::LOCALHOST.into(), port: 53 };
+        let answer = |kind: u16| {
+            let mut answer = Writer::default();
+            answer.nest(SERVICE, |service| {
+                put_identity(service, &key);
+                service.nest(kind, |counted| {
+                    for (kind, number) in (1..).zip([7_u64, 1 << 40, 3, 1 << 50, 5]) {
+                        counted.put(kind, &number.to_ne_bytes());
+                    }
+                });
+            });
+            answer.finish()
+        };
+        let traffic = Traffic { connections: 7, packets: [1 << 40, 3], bytes: [1 << 50, 5] };
+        assert_eq!(read_traffic(&answer(SVC_STATS64)), Some((key, traffic)));
+        assert_eq!(read_traffic(&answer(10)), None, "numbers of 32 bits wrap, and are not read");
     }
 }

@@ -10,6 +10,7 @@ use netstate::nft::{Data, Datum, Element, ElementKey, List, Set, SetKind, TableK
 use netstate::{IfName, MacAddr, Protocol};
 
 use super::compile::Unwritable;
+use super::counter::{self, Counted, Tally};
 use super::field::name_bytes;
 use super::wire::{
     LIST_ELEM, check_comment, comment, comment_bytes, kind, message, put_value, put_verdict, value, verdict,
@@ -24,6 +25,7 @@ const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
 const ELEM_FLAGS: u16 = 3;
 const ELEM_USERDATA: u16 = 6;
+const ELEM_EXPRESSION: u16 = 7;
 
 /// Bytes of elements in one message: their list is one attribute, whose length has 16 bits.
 pub(super) const MESSAGE_BYTES: usize = 32 * 1024;
@@ -141,6 +143,11 @@ pub(super) fn listed_item(place: &[u8], index: u32, value: Option<(IpAddr, u16)>
 
 /// An element as an item of a list, ready to be put into a message.
 pub(super) fn item(key: &ElementKey, element: Option<&Element>) -> Vec<u8> {
+    counting_item(key, element, None)
+}
+
+/// The same, of an element that has counted that much.
+pub(super) fn counting_item(key: &ElementKey, element: Option<&Element>, tally: Option<Tally>) -> Vec<u8> {
     let mut list = Writer::default();
     list.nest(LIST_ELEM, |item| {
         put_value(item, ELEM_KEY, &bytes(&key.key));
@@ -152,6 +159,9 @@ pub(super) fn item(key: &ElementKey, element: Option<&Element>) -> Vec<u8> {
         }
         if let Some(comment) = &element.comment {
             item.put(ELEM_USERDATA, &comment_bytes(comment));
+        }
+        if tally.is_some() {
+            item.nest(ELEM_EXPRESSION, |expression| counter::put(expression, tally));
         }
     });
     list.finish()
@@ -177,6 +187,15 @@ pub(super) fn list_message<'a>(
 /// The elements in the attributes of an NFT_MSG_NEWSETELEM.
 pub(super) fn read<'a>(set: &'a Set, attributes: &'a [u8]) -> impl Iterator<Item = (Vec<Datum>, Element)> + 'a {
     items(attributes).filter_map(|item| of_item(set, item))
+}
+
+/// What each element in the attributes of an NFT_MSG_NEWSETELEM has counted.
+pub(super) fn counted<'a>(set: &'a Set, attributes: &'a [u8]) -> impl Iterator<Item = Counted> + 'a {
+    items(attributes).filter_map(|item| {
+        let key = value(attribute::find(item, ELEM_KEY)?)?;
+        let tally = counter::read(attribute::find(item, ELEM_EXPRESSION)?)?;
+        Some(Counted { key: parts(&set.key, key), tally })
+    })
 }
 
 fn items(attributes: &[u8]) -> impl Iterator<Item = &[u8]> {

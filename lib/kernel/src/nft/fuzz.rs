@@ -26,6 +26,8 @@ pub(crate) fn listings(frames: &[Frame]) {
         for set in &sets {
             let read = element::read(set, attributes).count();
             assert!(read <= attributes.len(), "{read} elements in {} bytes", attributes.len());
+            let counted = element::counted(set, attributes).count();
+            assert!(counted <= attributes.len(), "{counted} counters in {} bytes", attributes.len());
             let (lists, others) = element::read_lists(set, std::iter::once(attributes));
             let listed: usize = lists.iter().map(|(_, list)| list.indexes().count()).sum();
             assert!(listed + others.len() <= attributes.len(), "{listed} values in {} bytes", attributes.len());

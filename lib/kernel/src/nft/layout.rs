@@ -15,7 +15,7 @@ use netstate::nft::{
 use super::compile::{self, Unwritable};
 use super::listing::fold;
 use super::wire::{comment_bytes, kind, message, put_number};
-use super::{chain, element, flowtable, rule, set, table, userdata};
+use super::{chain, counter, element, flowtable, rule, set, table, userdata};
 use crate::attribute::Writer;
 use crate::socket::Message;
 
@@ -253,6 +253,9 @@ impl Plan<'_> {
                 SetKind::VerdictMap => put_number(body, set::DATA_TYPE, DATA_VERDICT),
             }
             body.put(set::USERDATA, &userdata::of_set(&set.key, data));
+            if set.counts {
+                body.nest(set::EXPRESSION, |expression| counter::put(expression, None));
+            }
         }))
     }
 

@@ -13,7 +13,7 @@ use netstate::nft::{
 
 use super::expression::Expression;
 use super::wire::{comment, kind, message, name, number, payload, text};
-use super::{Nft, chain, element, flowtable, recognise, rule, set, table};
+use super::{Nft, chain, counter, element, flowtable, recognise, rule, set, table};
 use crate::attribute::{self, Writer};
 use crate::error::{Cause, KernelError, SocketError};
 use crate::socket::{Fault, Frame, Message};
@@ -240,7 +240,7 @@ fn put_table(body: &mut Writer, key: &TableKey) {
 }
 
 /// The attributes of a message of type `kind` about something in the table `key`.
-fn of_table<'a>(frame: &'a Frame, kind: u16, key: &TableKey) -> Option<&'a [u8]> {
+pub(super) fn of_table<'a>(frame: &'a Frame, kind: u16, key: &TableKey) -> Option<&'a [u8]> {
     let (family, attributes) = payload(frame, kind)?;
     let same = family == key.family.number() && text(attributes, table::NAME)? == key.name.as_str();
     same.then_some(attributes)
@@ -292,7 +292,8 @@ pub(super) fn read_set(attributes: &[u8]) -> Set {
         Some(DATA_VERDICT) => SetKind::VerdictMap,
         _ => SetKind::Map(types(set::DATA_TYPE, set::DATA_LEN)),
     };
-    Set { key: types(set::KEY_TYPE, set::KEY_LEN), kind, flags: SetFlags(flags & !SET_MAP) }
+    let counts = attribute::find(attributes, set::EXPRESSION).is_some_and(counter::is_counter);
+    Set { key: types(set::KEY_TYPE, set::KEY_LEN), kind, flags: SetFlags(flags & !SET_MAP), counts }
 }
 
 /// The types of a concatenation, six bits each (TYPE_BITS of nftables), if they make up `length` bytes.

@@ -13,6 +13,7 @@
 
 pub mod arrival;
 mod compile;
+mod counter;
 mod element;
 mod expression;
 mod field;
@@ -38,6 +39,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::error::{KernelError, SocketError};
 use crate::socket::Socket;
 
+pub use counter::{Counted, Tally};
 pub use foreign::{Denial, Fate, ForeignRule};
 pub use holding::{ClaimError, Owns, Shape};
 #[cfg(feature = "watch")]
@@ -113,4 +115,6 @@ mod set {
     pub(super) const DATA_LEN: u16 = 7;
     pub(super) const ID: u16 = 10;
     pub(super) const USERDATA: u16 = 13;
+    /// What each element does with a packet that finds it.
+    pub(super) const EXPRESSION: u16 = 17;
 }

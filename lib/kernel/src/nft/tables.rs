@@ -15,6 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use reconcile::{Observed, Owner, PartsOf, Rows, Step, Target};
 
 use self::parts::TableParts;
+use super::counter::Tally;
 use super::wire::check_comment;
 use super::write::Work;
 use super::{Nft, element, layout};
@@ -90,18 +91,24 @@ impl Tables {
         work.layout(row, change.messages);
     }
 
-    fn add(&self, work: &mut Work, row: usize, key: &ElementKey, value: &Element) {
+    /// Adds an element, which has counted `tally` already.
+    fn add(&self, work: &mut Work, row: usize, (key, value): (&ElementKey, &Element), tally: Option<Tally>) {
         // The kernel knows of sets that we have not seen.
         let unseen = || check_comment(value.comment.as_deref());
         match self.set(key).map_or_else(unseen, |set| element::check(set, key, value)) {
             Err(reason) => work.fail(row, unwritable(reason)),
-            Ok(()) => work.add(row, key, element::item(key, Some(value))),
+            Ok(()) => work.add(row, key, element::counting_item(key, Some(value), tally)),
         }
     }
 
     /// The set that an element or list is in, as far as it was seen.
     fn set(&self, key: &ElementKey) -> Option<&Set> {
-        self.declared.get(&key.table)?.get(&key.set)
+        self.declared_set(&key.table, &key.set)
+    }
+
+    /// How a set is declared, as far as it was seen.
+    pub(super) fn declared_set(&self, table: &TableKey, set: &Name) -> Option<&Set> {
+        self.declared.get(table)?.get(set)
     }
 
     /// Adds to `work` what makes the list under `key` be `want` where it is `have`: only indexes at which they differ.
@@ -138,12 +145,13 @@ impl Tables {
             }
         }
         prepare_chains_and_sets(steps, rows, work);
+        let tallies = self.counted_before(steps, rows);
         for (row, step) in chosen(steps, rows) {
             match step {
-                Step::Create(RowKey::Element(key), Row::Element(value)) => self.add(work, row, key, value),
+                Step::Create(RowKey::Element(key), Row::Element(value)) => self.add(work, row, (key, value), None),
                 Step::Change(RowKey::Element(key), _, Row::Element(value)) => {
                     work.delete(row, key);
-                    self.add(work, row, key, value);
+                    self.add(work, row, (key, value), tallies.get(&row).copied());
                 }
                 Step::Remove(RowKey::Element(key), _) => work.delete(row, key),
                 Step::Create(RowKey::Element(_), _) | Step::Change(RowKey::Element(_), _, _) => {

@@ -77,6 +77,12 @@ pub(super) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
     attribute::find(attributes, kind).and_then(be32)
 }
 
+/// The number of 64 bits in attribute `kind`.
+pub(super) fn number_64(attributes: &[u8], kind: u16) -> Option<u64> {
+    let value = attribute::find(attributes, kind)?.first_chunk::<8>()?;
+    Some(u64::from_be_bytes(*value))
+}
+
 /// The text in attribute `kind`.
 pub(super) fn text(attributes: &[u8], kind: u16) -> Option<String> {
     attribute::find(attributes, kind).map(attribute::text)

@@ -21,32 +21,40 @@ pub struct Set {
     pub kind: SetKind,
     /// What else it can do.
     pub flags: SetFlags,
+    /// Each element counts the packets that find it, and their bytes. What it has counted is no part of the element.
+    pub counts: bool,
 }
 
 impl Set {
     /// A set without data: what is in it and what is not.
     #[must_use]
     pub const fn of(key: Vec<Type>) -> Self {
-        Self { key, kind: SetKind::Set, flags: SetFlags::NONE }
+        Self { key, kind: SetKind::Set, flags: SetFlags::NONE, counts: false }
     }
 
     /// A map to values.
     #[must_use]
     pub const fn map(key: Vec<Type>, data: Vec<Type>) -> Self {
-        Self { key, kind: SetKind::Map(data), flags: SetFlags::NONE }
+        Self { key, kind: SetKind::Map(data), flags: SetFlags::NONE, counts: false }
     }
 
     /// A map to verdicts.
     #[must_use]
     pub const fn verdict_map(key: Vec<Type>) -> Self {
-        Self { key, kind: SetKind::VerdictMap, flags: SetFlags::NONE }
+        Self { key, kind: SetKind::VerdictMap, flags: SetFlags::NONE, counts: false }
     }
 
     /// A set that rules put elements into ([`super::Statement::Update`]), each for a time. It takes 65,535 of them, the kernel's
     /// limit where none is given (`nft_dynset_init` in net/netfilter/nft_dynset.c).
     #[must_use]
     pub const fn dynamic(key: Vec<Type>) -> Self {
-        Self { key, kind: SetKind::Set, flags: SetFlags::DYNAMIC }
+        Self { key, kind: SetKind::Set, flags: SetFlags::DYNAMIC, counts: false }
+    }
+
+    /// The same with elements that count.
+    #[must_use]
+    pub fn counting(self) -> Self {
+        Self { counts: true, ..self }
     }
 
     /// True for a map to addresses and ports whose key ends with an index: its elements are rows by key without the index

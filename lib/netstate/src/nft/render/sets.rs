@@ -24,8 +24,8 @@ pub(in crate::nft) fn element_line(value: &Element) -> String {
 pub(super) fn set(ruleset: &Ruleset, name: &Name, set: &Set) -> String {
     let text = declaration(name, set);
     let of_this = |(key, _): &(&ElementKey, &Element)| key.set == *name;
-    let elements: Vec<String> =
-        ruleset.elements.iter().filter(of_this).map(|(key, value)| element(key, value)).collect();
+    let of_set = ruleset.elements.iter().filter(of_this);
+    let elements: Vec<String> = of_set.map(|(key, value)| element(key, value, set.counts)).collect();
     if elements.is_empty() {
         return text + "\t}\n";
     }
@@ -50,6 +50,9 @@ fn declaration(name: &Name, set: &Set) -> String {
     if set.flags.0 != 0 {
         let names = [(0x2, "constant"), (0x20, "dynamic"), (0x4, "interval"), (0x10, "timeout")];
         text += &format!("\t\tflags {}\n", flags(set.flags.0, names.into_iter()));
+    }
+    if set.counts {
+        text += "\t\tcounter\n";
     }
     text
 }
@@ -78,7 +81,9 @@ fn elements_per_line(key: &[Type]) -> usize {
     }
 }
 
-fn element(key: &ElementKey, value: &Element) -> String {
-    let (key, rest) = (joined(&key.key), element_line(value));
-    if rest.is_empty() { key } else { format!("{key} {rest}") }
+/// An element; what it has counted is not shown, as by `nft -s`.
+fn element(key: &ElementKey, value: &Element, counts: bool) -> String {
+    let counter = if counts { "counter" } else { "" };
+    let words = [joined(&key.key), counter.to_owned(), element_line(value)];
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
