@@ -1,11 +1,12 @@
 //! `Metrics`: numbers for Prometheus, named `<program>_…`.
 //!
-//! Invariant: labels are tables, causes, gates, sources and error numbers, of which there are few; never a key of the
-//! cluster.
+//! Invariant: labels are tables, causes, gates, sources and error numbers, of which there are few. What is counted for each object of the
+//! cluster is a program's own ([`Metrics::extend`]), which bounds it, and is read when somebody asks ([`Metrics::read_first`]).
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::prometheus_text;
@@ -29,6 +30,9 @@ pub type Label = [(&'static str, String); 1];
 /// A count per value of one label.
 type Gauges = Family<Label, Gauge>;
 
+/// Reads what only the kernel counts, whenever somebody asks for the numbers.
+pub type Reading = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
 /// The numbers of one daemon.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -48,6 +52,9 @@ pub struct Metrics {
     gates: Gauges,
     /// How whoever asked about the health was answered, by path; without a name of its own.
     probes: [Family<Label, Counter>; 2],
+    reading: OnceLock<Reading>,
+    /// Held by the one who is answered.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Metrics {
@@ -92,6 +99,8 @@ impl Metrics {
             listed: Family::default(),
             gates: Family::default(),
             probes: Default::default(),
+            reading: OnceLock::new(),
+            turn: tokio::sync::Mutex::default(),
         };
         metrics.register(program, version);
         metrics
@@ -133,6 +142,21 @@ impl Metrics {
     /// Gives `add` the registry, for numbers that only one program has.
     pub fn extend(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Has `reading` read numbers before each answer. The first one to be given counts.
+    pub fn read_first(&self, reading: Reading) {
+        // A program gives one.
+        let _ = self.reading.set(reading);
+    }
+
+    /// The answer to whoever asks for the numbers; one is answered after the other.
+    pub async fn page(&self) -> String {
+        let _turn = self.turn.lock().await;
+        if let Some(reading) = self.reading.get() {
+            reading().await;
+        }
+        self.encode()
     }
 
     /// Answers to `/healthz` and to `/livez` at an address for health, by `code`: for a program that has names for them.
@@ -268,5 +292,24 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{text}\nlacks {line}");
         }
         assert!(text.contains("process_start_time_seconds 1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_counts_is_read_when_somebody_asks_and_not_before() {
+        let metrics = Metrics::new("ipvs-proxy", "0.1.0", Readiness::new([]));
+        let read = Gauge::<i64>::default();
+        metrics.extend(|registry| registry.register("read", "Readings", read.clone()));
+        let counted = read.clone();
+        metrics.read_first(Box::new(move || {
+            let counted = counted.clone();
+            Box::pin(async move {
+                counted.inc();
+            })
+        }));
+        assert_eq!(read.get(), 0);
+        for asked in 1..=2 {
+            let text = metrics.page().await;
+            assert!(text.lines().any(|line| line == format!("read {asked}")), "{text}");
+        }
     }
 }

@@ -142,7 +142,9 @@ impl Site {
         }
         let json = query.split('&').any(|pair| pair == "format=json");
         match path {
-            "/metrics" => Some(Page { content_type: metrics::CONTENT_TYPE, ..Page::text(200, self.metrics.encode()) }),
+            "/metrics" => {
+                Some(Page { content_type: metrics::CONTENT_TYPE, ..Page::text(200, self.metrics.page().await) })
+            }
             "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.whole().await))),
             "/status" => Some(Page::text(200, self.board.text().await)),
             "/tables" => Some(self.rows(json).await),

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::Work;
+use super::question::{Asked, Question};
 use crate::liveness::{Heartbeat, Liveness, Progress};
 use crate::status::TableRows;
 
 /// Orders that may wait: enough to make a listing of thousands one pass, few enough to keep memory small.
 const CAPACITY: usize = 4096;
 
-/// Questions for rows that may wait.
+/// Questions that may wait.
 const QUESTIONS: usize = 4;
 
 /// Name of the thread among the loops that are judged.
@@ -65,7 +66,7 @@ pub(super) struct Inside<W: Work> {
     pub(super) audit: bool,
     /// Who waits for the end of the audit.
     pub(super) auditors: Vec<oneshot::Sender<()>>,
-    pub(super) questions: Vec<oneshot::Sender<Vec<TableRows>>>,
+    pub(super) questions: Vec<Box<dyn Question<W>>>,
     pub(super) stop: bool,
 }
 
@@ -196,21 +197,33 @@ impl<W: Work> Mailbox<W> {
     /// # Errors
     /// When they cannot be had within `limit`.
     pub async fn tables(&self, limit: Duration) -> Result<Vec<TableRows>, Busy> {
-        let (sender, rows) = oneshot::channel();
+        self.ask(limit, W::tables).await
+    }
+
+    /// What `question` finds on the thread, at the end of the pass that is running. The thread does nothing else meanwhile.
+    ///
+    /// # Errors
+    /// When that cannot be had within `limit`.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        question: impl FnOnce(&W) -> T + Send + 'static,
+    ) -> Result<T, Busy> {
+        let (answer, answered) = oneshot::channel();
         {
             let mut inside = self.lock();
             if inside.stop {
                 return Err(Busy::Ended);
             }
-            inside.questions.retain(|asked| !asked.is_closed());
+            inside.questions.retain(|asked| !asked.is_given_up());
             if inside.questions.len() >= QUESTIONS {
                 return Err(Busy::Crowded);
             }
-            inside.questions.push(sender);
+            inside.questions.push(Box::new(Asked { question, answer }));
         }
         self.shared.wake.notify_one();
-        match tokio::time::timeout(limit, rows).await {
-            Ok(rows) => rows.map_err(|_| Busy::Ended),
+        match tokio::time::timeout(limit, answered).await {
+            Ok(answer) => answer.map_err(|_| Busy::Ended),
             Err(_) => Err(Busy::Late),
         }
     }

@@ -10,6 +10,7 @@
 
 mod mailbox;
 mod pass_log;
+mod question;
 mod rounds;
 
 use std::io;

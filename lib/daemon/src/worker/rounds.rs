@@ -95,13 +95,8 @@ impl<W: Work> Rounds<W> {
             self.next_audit = now;
             self.auditors.extend(inside.auditors);
         }
-        let questions: Vec<_> = inside.questions.into_iter().filter(|asked| !asked.is_closed()).collect();
-        if !questions.is_empty() {
-            let rows = self.work.tables();
-            for asked in questions {
-                // Whoever asked may have gone away meanwhile.
-                let _ = asked.send(rows.clone());
-            }
+        for asked in inside.questions.into_iter().filter(|asked| !asked.is_given_up()) {
+            asked.answer(&self.work);
         }
     }
 
