@@ -133,7 +133,7 @@ fn a_service_made_again_while_an_endpoint_drained_is_served_by_its_endpoints_alo
 /// IPv6 is left out: the kernel drops the mark `tentative` of its own link-local addresses when a second has passed.
 fn kernel_state(host: &Host) -> Result<String> {
     let mut text = servers(host)?.join("\n");
-    for words in [&["nft", "-a", "list", "ruleset"][..], &["ip", "-4", "-o", "address"], &["ip", "-o", "link"]] {
+    for words in [&["nft", "-s", "-a", "list", "ruleset"][..], &["ip", "-4", "-o", "address"], &["ip", "-o", "link"]] {
         text.push_str(&host.run(words)?.stdout);
     }
     Ok(text)

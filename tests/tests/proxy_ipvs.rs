@@ -12,8 +12,8 @@ use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
 use proxy::affinity::{clients_move_with_their_endpoint_only, sticky};
 use proxy::{
-    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, dns, exposed, families, filter, flow_moves_on, node, sctp,
-    servers, spread,
+    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, counted, dns, exposed, families, filter, flow_moves_on, node,
+    sctp, servers, spread,
 };
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
@@ -223,6 +223,18 @@ fn both_ends_of_an_association_find_each_other() -> Result<()> {
     sctp::both_ends_of_an_association_find_each_other("ipvs")
 }
 
+fn each_connection_of_a_service_is_counted_once() -> Result<()> {
+    counted::each_connection_of_a_service_is_counted_once("ipvs")
+}
+
+fn packets_and_bytes_of_a_service_are_what_was_sent_and_received() -> Result<()> {
+    counted::packets_and_bytes_of_a_service_are_what_was_sent_and_received()
+}
+
+fn numbers_of_services_can_be_left_out() -> Result<()> {
+    counted::numbers_of_services_can_be_left_out()
+}
+
 fn main() -> ExitCode {
     // Beside other work on the machine they have taken more than the ten minutes that there are by default.
     let suite = lab::harness::Suite::new(&[Need::IpVs, Need::Nftables, Need::Dummy]).limit(Duration::from_secs(1800));
@@ -251,5 +263,8 @@ fn main() -> ExitCode {
         packets_of_no_connection_are_dropped_unless_tracking_is_liberal,
         what_listens_at_loopback_is_not_reached_from_elsewhere,
         both_ends_of_an_association_find_each_other,
+        each_connection_of_a_service_is_counted_once,
+        packets_and_bytes_of_a_service_are_what_was_sent_and_received,
+        numbers_of_services_can_be_left_out,
     ])
 }

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Place, Process, echo, eventually};
 use proxy::exposed::start;
 use proxy::{
-    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, dns, exposed, families, flow_moves_on, node, sctp, slice, spread,
+    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, counted, dns, exposed, families, flow_moves_on, node, sctp, slice,
+    spread,
 };
 
 fn proxy(nodes: &Nodes) -> Result<Process> {
@@ -151,7 +152,7 @@ fn replace_again_and_again(nodes: &Nodes) -> Result<()> {
 }
 
 fn ruleset(host: &Host) -> Result<String> {
-    Ok(host.run(&["nft", "list", "ruleset"])?.stdout)
+    Ok(host.run(&["nft", "-s", "list", "ruleset"])?.stdout)
 }
 
 fn what_somebody_deletes_is_back_within_a_second() -> Result<()> {
@@ -197,7 +198,7 @@ fn killed_and_started_again_it_changes_nothing() -> Result<()> {
     let nodes = start()?;
     nodes.publish("web.yaml", WEB_YAML)?;
     let first = proxy(&nodes)?;
-    let held = || Ok::<_, anyhow::Error>(nodes.node()?.run(&["nft", "-a", "list", "ruleset"])?.stdout);
+    let held = || Ok::<_, anyhow::Error>(nodes.node()?.run(&["nft", "-s", "-a", "list", "ruleset"])?.stdout);
     let before = held()?;
     first.kill()?;
     ensure!(held()? == before, "its end touched the kernel");
@@ -280,6 +281,10 @@ fn both_ends_of_an_association_find_each_other() -> Result<()> {
     sctp::both_ends_of_an_association_find_each_other("nftables")
 }
 
+fn each_connection_of_a_service_is_counted_once() -> Result<()> {
+    counted::each_connection_of_a_service_is_counted_once("nftables")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
@@ -304,6 +309,7 @@ fn main() -> ExitCode {
             a_node_object_says_zone_pods_and_primary_address,
             load_balancers_are_sent_elsewhere_while_the_node_leaves,
             both_ends_of_an_association_find_each_other,
+            each_connection_of_a_service_is_counted_once,
         ],
     )
 }

@@ -118,6 +118,9 @@ pub(crate) struct Flags {
     /// Longest time that connections to an endpoint that was taken out may go on.
     #[arg(long, env = "IPVS_PROXY_IPVS_GRACEFUL_PERIOD", value_name = "TIME", default_value = "15m")]
     pub(crate) ipvs_graceful_period: String,
+    /// What /metrics says of each Service that had clients: all (new connections, and by IPVS packets and bytes), connections, or off.
+    #[arg(long, env = "IPVS_PROXY_SERVICE_METRICS", value_name = "WHAT", default_value = "all")]
+    pub(crate) service_metrics: String,
     /// Folder of run-time files.
     #[command(flatten)]
     pub(crate) run: RunFlags,
@@ -212,7 +215,7 @@ mod tests {
     fn variables_are_the_flags_with_the_programs_name_in_front() {
         let command = command();
         let variables: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
-        let own = &variables[..16];
+        let own = &variables[..17];
         assert_eq!(
             own,
             [
@@ -227,6 +230,7 @@ mod tests {
                 "IPVS_PROXY_SERVICE_CIDR",
                 "IPVS_PROXY_NODE_ZONE",
                 "IPVS_PROXY_IPVS_GRACEFUL_PERIOD",
+                "IPVS_PROXY_SERVICE_METRICS",
                 "IPVS_PROXY_RUN_DIR",
                 "IPVS_PROXY_CONFIG",
                 "IPVS_PROXY_LOG_FORMAT",

@@ -21,6 +21,7 @@ use netstate::{Prefix as Network, SysctlKey};
 use super::args::{Flags, Invocation};
 use super::duration;
 use super::node;
+use super::service_metrics::ServiceMetrics;
 use super::settings::document::Document;
 use super::settings::fields::path;
 use super::settings::{Notes, Settings};
@@ -57,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) excluded: Vec<Network>,
     /// Longest time of a drain.
     pub(crate) grace: Duration,
+    /// What `/metrics` says of each Service.
+    pub(crate) service_metrics: ServiceMetrics,
     /// Time-outs of IPVS in seconds, 0 where the kernel's stay.
     pub(crate) timeouts: Timeouts,
     /// Folder of run-time files, and where HTTP is served.
@@ -173,6 +176,13 @@ impl Reader<'_> {
         duration::parse(text).unwrap_or_else(|| {
             self.flag("ipvs-graceful-period", format!("{text:?}"), "a time such as 15m, 90s or 1h30m");
             Duration::ZERO
+        })
+    }
+
+    fn service_metrics(&mut self, flags: &Flags) -> ServiceMetrics {
+        ServiceMetrics::of_word(&flags.service_metrics).unwrap_or_else(|| {
+            self.flag("service-metrics", format!("{:?}", flags.service_metrics), ServiceMetrics::FORM);
+            ServiceMetrics::Off
         })
     }
 
@@ -344,7 +354,7 @@ impl Config {
             udp: reader.seconds(path::UDP_TIMEOUT),
         };
         let (mode, places, log) = (reader.mode(), reader.places(flags), reader.log());
-        let parameters = reader.parameters(host.processors);
+        let (parameters, service_metrics) = (reader.parameters(host.processors), reader.service_metrics(flags));
         let known = reader.detection(pods.unwrap_or_default());
         let facts = node::facts(&settings, (node.clone(), zone), known);
         notes.warnings.extend(node::warnings(&settings, &facts));
@@ -360,6 +370,7 @@ impl Config {
             scheduler,
             excluded: settings.networks(path::EXCLUDED),
             grace,
+            service_metrics,
             timeouts,
             places,
             log,
@@ -449,6 +460,7 @@ mod tests {
                 "--service-cidr=192.168.0.0/16,10.96.0.0/12",
                 "--ipvs-scheduler=R R",
                 "--ipvs-graceful-period=15",
+                "--service-metrics=some",
                 "--ipvs-udp-timeout=500ms",
                 "--ipvs-tcp-timeout=soon",
                 "--etcd-prefix=/",
@@ -472,6 +484,7 @@ mod tests {
                 "ipvs-graceful-period",
                 "ipvs-udp-timeout",
                 "metrics-bind-address",
+                "service-metrics",
             ]
         );
         assert_eq!(fields(&[]), ["etcd-endpoints"]);

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod duration;
 pub(crate) mod load;
 mod node;
+pub(crate) mod service_metrics;
 pub(crate) mod settings;
 
 use std::io::Write as _;

@@ -28,6 +28,7 @@ pub(crate) mod tables;
 pub(crate) mod targets;
 #[cfg(test)]
 mod tests;
+pub(crate) mod traffic;
 mod worker;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -117,6 +118,7 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let (proxy, interests) = start(&config, &own, opened, origin).await?;
     let mailbox = Mailbox::new(shell.liveness.clone());
     shell.attach(&mailbox);
+    traffic::show(config.service_metrics, &mailbox, &shell.metrics);
     let mut running = Running::new(config, origin, mailbox.clone(), shell.clone());
     // That of rtnetlink before the first listing, which the thread begins with; that of nftables behind the first rows.
     let (begun, first_rows) = oneshot::channel();

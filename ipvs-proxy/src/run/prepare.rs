@@ -12,6 +12,7 @@ use kernel::ipvs::Ipvs;
 use netstate::SysctlKey;
 
 use super::path::Opened;
+use super::traffic::ESTIMATION;
 use super::{addresses, path};
 use crate::command::config::{Config, Networks};
 use crate::command::settings::fields::path as setting;
@@ -58,10 +59,8 @@ pub(super) fn ipvs(ipvs: &mut Ipvs, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the kernel estimates rates of connections and packets of every server, every two seconds (Linux 6.2).
-const ESTIMATION: &str = "net/ipv4/vs/run_estimation";
-
-/// Stops the estimates of rates, which `ipvsadm --rate` alone shows. Once at the start: whoever wants them turns them on again.
+/// Stops the estimates of rates (Linux 6.2), which cost time every two seconds. Once at the start: whoever wants them turns them on again, as
+/// this program does while somebody asks what virtual servers have counted ([`super::traffic`]).
 fn stop_estimating() {
     let Ok(key) = ESTIMATION.parse::<SysctlKey>() else { return };
     // Older kernels have not the parameter.

@@ -5,6 +5,7 @@
 //! before this program started goes on as the kernel remembers it.
 
 mod node;
+mod places;
 mod planning;
 mod succession;
 

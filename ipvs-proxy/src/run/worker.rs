@@ -98,6 +98,11 @@ impl ProxyWork {
         Self { begun: Some(begun), ..self }
     }
 
+    /// What is known, planned and in the kernel.
+    pub(super) const fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
     /// Notices a kube-proxy beside us, and says so once.
     fn notice_rival(&mut self) {
         let rival = lock::rival();

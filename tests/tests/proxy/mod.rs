@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod configured;
+pub(crate) mod counted;
 pub(crate) mod exposed;
 pub(crate) mod families;
 pub(crate) mod filter;

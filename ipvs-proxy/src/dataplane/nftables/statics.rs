@@ -16,11 +16,14 @@
 //! The mark is the one kube-proxy uses and is cleared behind the masquerade: a packet that goes into a tunnel takes its mark
 //! along, and the tunnel's own packet must not be masqueraded.
 //!
+//! The elements of `services` and `node-ports` count: each connection has them looked up once, with its first packet, whoever carries it
+//! then. A number for each processor is added to; nothing else is done for it.
+//!
 //! The tables also hold the [`record`] of which virtual servers are ours, and [`since`] when real servers drain.
 
 use netstate::nft::{
-    Chain, ChainKind, CtState, Field, Hook, Match, Name, Op, Policy, Reject, Row, RowKey, Rule, Set, Statement, Table,
-    Type, Verdict, priority,
+    Chain, ChainKind, CtState, Field, Hook, Match, Name, Op, Policy, Reject, Row, RowKey, Rule, Set, SetKey, Statement,
+    Table, Type, Verdict, priority,
 };
 use netstate::{IpFamily, Protocol};
 
@@ -77,10 +80,10 @@ fn sets(family: IpFamily) -> [(&'static str, Set); 12] {
     let indexed = |key: Vec<Type>| [key, vec![Type::Index]].concat();
     let endpoint = vec![addr, Type::InetService];
     [
-        (SERVICES, Set::verdict_map(behind(addr))),
+        (SERVICES, Set::verdict_map(behind(addr)).counting()),
         (ENDPOINTS, Set::map(indexed(behind(addr)), endpoint.clone())),
         (NODE_PORT_ADDRESSES, Set::of(vec![addr])),
-        (NODE_PORTS, Set::verdict_map(port.clone())),
+        (NODE_PORTS, Set::verdict_map(port.clone()).counting()),
         (NODE_ENDPOINTS, Set::map(indexed(port.clone()), endpoint)),
         (REFUSED, Set::of(behind(addr))),
         (REFUSED_NODE_PORTS, Set::of(port.clone())),
@@ -90,6 +93,12 @@ fn sets(family: IpFamily) -> [(&'static str, Set); 12] {
         (since::SET, since::set(family)),
         (HAIRPIN, Set::of(vec![addr, addr])),
     ]
+}
+
+/// The maps whose elements count the first packets of connections, one for each frontend, as they are declared.
+pub(crate) fn counting(family: IpFamily) -> impl Iterator<Item = (SetKey, Set)> {
+    let key = move |name| SetKey { table: table_key(family), set: Name::literal(name) };
+    sets(family).into_iter().filter(|(_, set)| set.counts).map(move |(name, set)| (key(name), set))
 }
 
 fn base(kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {

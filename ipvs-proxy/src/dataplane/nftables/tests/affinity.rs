@@ -33,10 +33,12 @@ fn addresses_of_a_port_share_the_clients_of_an_endpoint() {
     kernel.take(put(&mut plane, node(30_080), None, Some(&sticky(Kind::NodePort, Policy::Cluster, &two, 90))));
     let text = kernel.text();
     assert!(
-        text.contains("192.168.0.10 . tcp . 80 comment \"default/web\" : goto lead/2/2m/2m/192.168.0.10/tcp/80"),
+        text.contains(
+            "192.168.0.10 . tcp . 80 counter comment \"default/web\" : goto lead/2/2m/2m/192.168.0.10/tcp/80"
+        ),
         "{text}"
     );
-    assert!(text.contains("tcp . 30080 comment \"default/web\" : goto lead/2m/2m/2m/node/tcp/30080"), "{text}");
+    assert!(text.contains("tcp . 30080 counter comment \"default/web\" : goto lead/2m/2m/2m/node/tcp/30080"), "{text}");
     assert!(!text.contains(" : 172.7.21.2 . 8080"), "who is chosen is in the chains: {text}");
     assert_eq!(text.matches("flags dynamic,timeout").count(), 2, "{text}");
     assert_eq!(

@@ -1,0 +1,135 @@
+//! What `/metrics` says of the clients of a Service, by packets that were sent.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Place, Process, echo, eventually};
+
+use super::{DNS, Nodes, SOON, ask, client, dns, exposed, slice};
+
+const ADDR: &str = "192.168.0.10:80";
+const NODE: &str = "10.4.7.21:30080";
+
+const WEB: &str = "apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, clusterIP: 192.168.0.10, ports: [{name: http, port: 80, nodePort: 30080}]}
+---
+";
+
+/// Numbers by what they are of: name, Service, kind of address, direction.
+type Numbers = BTreeMap<[String; 4], u64>;
+
+/// The numbers of Services, as whoever asks gets them.
+pub(crate) fn numbers(nodes: &Nodes) -> Result<Numbers> {
+    let url = "http://127.0.0.1:10249/metrics";
+    let text = nodes.node()?.run(&["curl", "-s", "--fail", "--max-time", "20", url])?.stdout;
+    let of_services = text.lines().filter_map(|line| line.strip_prefix("ipvs_proxy_service_"));
+    let mut numbers = Numbers::new();
+    for line in of_services.filter(|line| line.contains('{')) {
+        let (name, rest) = line.split_once('{').context("no labels")?;
+        let (labels, number) = rest.split_once("} ").context("no number")?;
+        let label = |wanted: &str| {
+            let of = |label: &str| Some(label.strip_prefix(wanted)?.strip_prefix("=\"")?.strip_suffix('"')?.to_owned());
+            labels.split(',').find_map(of).unwrap_or_default()
+        };
+        ensure!(label("namespace") == "default", "{line}");
+        let port_name = if label("service") == "web" { "http" } else { "dns" };
+        ensure!(label("port_name") == port_name && !label("address").is_empty(), "{line}");
+        let key = [name.to_owned(), label("service"), label("kind"), label("direction")];
+        ensure!(numbers.insert(key, number.parse()?).is_none(), "{line} is of an address more");
+    }
+    Ok(numbers)
+}
+
+/// How many connections were counted for a Service at such an address.
+fn connections(nodes: &Nodes, service: &str, kind: &str) -> Result<u64> {
+    let key = ["connections_total", service, kind, ""].map(str::to_owned);
+    Ok(numbers(nodes)?.get(&key).copied().unwrap_or_default())
+}
+
+fn connect(from: &impl Place, to: &str, times: usize) -> Result<()> {
+    let server: SocketAddr = to.parse()?;
+    (0..times).try_for_each(|_| echo::ask_tcp(from, server, SOON).map(drop))
+}
+
+/// Starts nodes with the Services `web` and `dns`, and the proxy.
+fn start(mode: &str) -> Result<(Nodes, Process)> {
+    let nodes = exposed::start()?;
+    nodes.publish("web.yaml", &format!("{WEB}{}", slice(&["172.7.21.3", "172.7.22.2"])))?;
+    nodes.publish("dns.yaml", &dns(&["172.7.22.2"]))?;
+    let proxy = exposed::proxy(&nodes, mode)?;
+    Ok((nodes, proxy))
+}
+
+/// Every connection once, whoever connects and wherever; and the number survives changes of the endpoints and a restart.
+pub(crate) fn each_connection_of_a_service_is_counted_once(mode: &str) -> Result<()> {
+    let (nodes, proxy) = start(mode)?;
+    ensure!(numbers(&nodes)?.is_empty(), "nobody has connected");
+    connect(nodes.outside()?, ADDR, 3)?;
+    connect(nodes.pod("172.7.21.2")?, ADDR, 5)?;
+    connect(nodes.node()?, ADDR, 2)?;
+    connect(nodes.outside()?, NODE, 4)?;
+    let counted = |expected: [u64; 2], when: &str| {
+        let found = [connections(&nodes, "web", "ClusterIP")?, connections(&nodes, "web", "NodePort")?];
+        ensure!(found == expected, "{when}: {found:?}, not {expected:?}");
+        Ok(())
+    };
+    counted([10, 4], "after all have connected")?;
+    // Another number of endpoints has the element made anew.
+    nodes.publish("web.yaml", &format!("{WEB}{}", slice(&["172.7.21.3", "172.7.22.2", "172.7.22.3"])))?;
+    let map = if mode == "nftables" { "choose/3/" } else { "choose/ipvs/" };
+    eventually(SOON, || {
+        let map = (map, nodes.node()?.run(&["nft", "list", "map", "ip", "ipvs-proxy", "services"])?.stdout);
+        ensure!(map.1.contains(map.0) && nodes.status()?["ok"] == true, "{}", map.1);
+        Ok(())
+    })?;
+    counted([10, 4], "after an endpoint has come")?;
+    connect(nodes.outside()?, ADDR, 1)?;
+    counted([11, 4], "after one more has connected")?;
+    proxy.kill()?;
+    let _again = exposed::proxy(&nodes, mode)?;
+    counted([11, 4], "after a kill and a start")
+}
+
+/// Packets and bytes in each direction are those that a client sent and received.
+pub(crate) fn packets_and_bytes_of_a_service_are_what_was_sent_and_received() -> Result<()> {
+    let (nodes, _proxy) = start("ipvs")?;
+    let socket = client(nodes.outside()?)?;
+    for _ in 0..7 {
+        ask(&socket)?;
+    }
+    let request = b"who are you?\n";
+    socket.send(request)?;
+    let answer = socket.recv(&mut [0; 512])?;
+    let number = |name: &str, direction: &str| [name, "dns", "ClusterIP", direction].map(str::to_owned);
+    // A datagram has 28 bytes of headers. The kernel puts its numbers together every two seconds.
+    let bytes = [request.len(), answer].map(|length| 8 * (length as u64 + 28));
+    let expected = Numbers::from([
+        (number("connections_total", ""), 1),
+        (number("packets_total", "in"), 8),
+        (number("packets_total", "out"), 8),
+        (number("bytes_total", "in"), bytes[0]),
+        (number("bytes_total", "out"), bytes[1]),
+    ]);
+    eventually(SOON, || {
+        let found = numbers(&nodes)?;
+        ensure!(found == expected, "{found:?}, not {expected:?}, at {DNS}");
+        Ok(())
+    })
+}
+
+/// Who does not want the numbers has none.
+pub(crate) fn numbers_of_services_can_be_left_out() -> Result<()> {
+    let nodes = exposed::start()?;
+    nodes.publish("web.yaml", &format!("{WEB}{}", slice(&["172.7.21.3"])))?;
+    for (flag, names) in [("off", 0), ("connections", 1)] {
+        let _proxy = nodes.proxy_with(&["--proxy-mode=ipvs", &format!("--service-metrics={flag}")])?;
+        connect(nodes.outside()?, ADDR, 1)?;
+        let found = numbers(&nodes)?;
+        let kinds: std::collections::BTreeSet<_> = found.keys().map(|key| &key[0]).collect();
+        ensure!(kinds.len() == names, "{flag}: {found:?}");
+    }
+    Ok(())
+}
