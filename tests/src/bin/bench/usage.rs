@@ -20,6 +20,8 @@ pub(crate) struct Usage {
     pub(crate) most_resident: u64,
     /// Time on a processor, in user and kernel mode, all threads.
     pub(crate) processor: Duration,
+    /// Pages that the kernel gave it when it first touched them.
+    pub(crate) faults: u32,
 }
 
 /// The usage of a process, by its PID as this process numbers it.
@@ -33,8 +35,9 @@ pub(crate) fn of(pid: i32) -> Result<Usage> {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
-    let processor = ticks(&read("stat")?, [14, 15]);
-    Ok(Usage { most_resident: size("VmHWM:"), processor })
+    let stat = read("stat")?;
+    let (processor, faults) = (ticks(&stat, [14, 15]), numbers(&stat, [10]).sum());
+    Ok(Usage { most_resident: size("VmHWM:"), processor, faults })
 }
 
 /// Time on a processor of all threads that a process has now, in the scheduler's unit of a nanosecond.
@@ -73,11 +76,14 @@ pub(crate) fn of_children() -> Duration {
 }
 
 /// The sum of fields of a `stat` line, which are numbered from 1 as in proc(5).
-fn ticks(stat: &str, numbers: [usize; 2]) -> Duration {
+fn ticks(stat: &str, fields: [usize; 2]) -> Duration {
+    TICK * numbers(stat, fields).sum()
+}
+
+fn numbers<const N: usize>(stat: &str, fields: [usize; N]) -> impl Iterator<Item = u32> {
     // The second field is a name in brackets and may hold blanks.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
-    TICK * numbers.into_iter().map(field).sum()
+    let all: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    fields.into_iter().map(move |number| all.get(number - 3).and_then(|field| field.parse().ok()).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -89,6 +95,7 @@ mod tests {
         let stat = "12 (a) b) S 1 12 12 0 -1 4194560 100 0 0 0 7 5 30 12 20 0";
         assert_eq!(ticks(stat, [14, 15]), Duration::from_millis(120));
         assert_eq!(ticks(stat, [16, 17]), Duration::from_millis(420));
+        assert_eq!(numbers(stat, [10]).collect::<Vec<_>>(), [100]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(super) struct Figures {
     /// Messages to the kernel for one change.
     pub(super) messages: Vec<usize>,
     pub(super) processor: Samples,
+    /// Page faults of the first start, in the round with the most.
+    pub(super) faults: u32,
     pub(super) most_resident: u64,
     /// Part of a processor while nothing changes.
     pub(super) idle: f64,
@@ -87,8 +89,9 @@ const CHANGE: [Column; 8] = [
 
 const BY_IPVSADM: Column = ("ipvsadm -a, -d", |figures| ms(figures.ipvsadm.median()));
 
-const USAGE: [Column; 3] = [
+const USAGE: [Column; 4] = [
     ("processor until ready, ms", |figures| ms(figures.processor.median())),
+    ("page faults until ready", |figures| figures.faults.to_string()),
     ("memory, most, MiB", |figures| format!("{:.1}", machine::mebibytes(figures.most_resident))),
     ("part of a processor, idle", |figures| format!("{:.2} %", figures.idle * 100.0)),
 ];

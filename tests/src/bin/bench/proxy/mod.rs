@@ -159,6 +159,7 @@ fn start(node: &Host, etcd: &Etcd, load: Load, figures: &mut Figures) -> Result<
     figures.fill.push(fill);
     figures.processor.push(used.processor);
     figures.most_resident = figures.most_resident.max(used.most_resident);
+    figures.faults = figures.faults.max(used.faults);
     Ok(daemon)
 }
 
