@@ -8,19 +8,13 @@ use std::collections::BTreeSet;
 
 use netstate::ipvs::VirtualServerKey;
 
-/// An entry of a listing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Mark {
-    pub(super) key: VirtualServerKey,
-    /// A number that changes with everything but what changes by itself.
-    pub(super) fingerprint: u64,
-}
+use super::sockopt::{Entry, key};
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
     /// The listing that was compared last, in its order; none before the first.
-    listed: Option<Vec<Mark>>,
+    listed: Option<Vec<Entry>>,
     /// Virtual servers that are to be compared whatever the next listing says of them.
     open: BTreeSet<VirtualServerKey>,
 }
@@ -39,17 +33,17 @@ impl Agreement {
     }
 
     /// Takes in a listing; returns the virtual servers that are to be compared with it, `None` for all.
-    pub(super) fn suspects(
+    pub(super) fn suspects<'a>(
         &mut self,
-        listing: impl Iterator<Item = Mark> + Clone,
+        listing: impl Iterator<Item = &'a Entry> + Clone,
     ) -> Option<BTreeSet<VirtualServerKey>> {
         let Some(before) = &mut self.listed else {
-            self.listed = Some(listing.collect());
+            self.listed = Some(listing.copied().collect());
             return None;
         };
         let mut suspects = std::mem::take(&mut self.open);
-        if !before.iter().copied().eq(listing.clone()) {
-            let listed: Vec<Mark> = listing.collect();
+        if !before.iter().eq(listing.clone()) {
+            let listed: Vec<Entry> = listing.copied().collect();
             suspects.extend(changed(before, &listed));
             *before = listed;
         }
@@ -64,13 +58,14 @@ impl Agreement {
 
 /// The virtual servers of entries that stand in one of two listings only. The kernel lists in an order of its own, in which what did not
 /// change stays.
-fn changed(before: &[Mark], after: &[Mark]) -> BTreeSet<VirtualServerKey> {
-    let same = |pair: &(&Mark, &Mark)| pair.0 == pair.1;
+fn changed(before: &[Entry], after: &[Entry]) -> BTreeSet<VirtualServerKey> {
+    let same = |pair: &(&Entry, &Entry)| pair.0 == pair.1;
     let front = before.iter().zip(after).take_while(same).count();
     let (before, after) = (before.get(front..).unwrap_or_default(), after.get(front..).unwrap_or_default());
     let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-    let part = |marks: &[Mark]| marks.iter().take(marks.len().saturating_sub(back)).copied().collect::<BTreeSet<_>>();
-    part(before).symmetric_difference(&part(after)).map(|mark| mark.key).collect()
+    let rests = [before, after].map(|part| part.iter().take(part.len().saturating_sub(back)).collect::<BTreeSet<_>>());
+    let [before, after] = &rests;
+    before.symmetric_difference(after).filter_map(|entry| key(*entry)).collect()
 }
 
 #[cfg(test)]
@@ -78,14 +73,16 @@ mod tests {
     use netstate::Protocol;
     use proptest::prelude::*;
 
+    use super::super::sockopt::entry;
     use super::*;
 
     fn key(port: u16) -> VirtualServerKey {
         VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port }
     }
 
-    fn marks(entries: &[(u16, u64)]) -> Vec<Mark> {
-        entries.iter().map(|(port, fingerprint)| Mark { key: key(*port), fingerprint: *fingerprint }).collect()
+    /// Entries of virtual servers at these ports, each with something that may change.
+    fn marks(entries: &[(u16, u8)]) -> Vec<Entry> {
+        entries.iter().map(|(port, other)| entry(key(*port), *other)).collect()
     }
 
     fn keys(ports: &[u16]) -> BTreeSet<VirtualServerKey> {
@@ -95,7 +92,7 @@ mod tests {
     #[test]
     fn only_what_changed_on_either_side_is_compared() {
         let listing = marks(&[(3, 0), (1, 0), (2, 0), (4, 0)]);
-        let compared = |agreement: &mut Agreement, listing: &[Mark]| agreement.suspects(listing.iter().copied());
+        let compared = |agreement: &mut Agreement, listing: &[Entry]| agreement.suspects(listing.iter());
         let mut agreement = Agreement::default();
         agreement.reopen(key(1));
         assert_eq!(compared(&mut agreement, &listing), None, "nothing was compared before");
@@ -130,14 +127,15 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_two_listings_do_not_share_is_named(
-            before in prop::collection::vec((0..20u16, 0..2u64), 0..20),
-            after in prop::collection::vec((0..20u16, 0..2u64), 0..20),
+            before in prop::collection::vec((0..20u16, 0..2u8), 0..20),
+            after in prop::collection::vec((0..20u16, 0..2u8), 0..20),
         ) {
             let (before, after) = (marks(&before), marks(&after));
             let named = changed(&before, &after);
             for mark in before.iter().chain(&after) {
                 let is_shared = before.contains(mark) && after.contains(mark);
-                prop_assert!(is_shared || named.contains(&mark.key), "{mark:?} of {before:?} and {after:?}");
+                let key = super::key(mark).unwrap();
+                prop_assert!(is_shared || named.contains(&key), "{key} of {before:?} and {after:?}");
             }
         }
     }

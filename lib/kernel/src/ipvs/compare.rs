@@ -41,7 +41,7 @@ impl IpvsTable {
     pub fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         let listing = self.ipvs.sockopt.services()?;
         self.number = Some(listing.len());
-        let suspects = self.agreement.suspects(listing.marks(&self.hashes));
+        let suspects = self.agreement.suspects(listing.entries());
         let suspected = suspected(suspects, believed);
         let listed = listing.of(|key| suspected.contains(key));
         let differing = differing(suspected.clone(), listed, believed);

@@ -7,7 +7,6 @@
 //!
 //! Invariant: a call returns all or fails. Servers of a firewall mark and of protocols that nobody here serves are left out.
 
-use std::hash::BuildHasher;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +16,6 @@ use netstate::Protocol;
 use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::agreement::Mark;
 use super::wire;
 use crate::error::KernelError;
 use crate::sockopt;
@@ -63,6 +61,9 @@ struct Service {
     servers: u32,
     stats: Stats,
 }
+
+/// A virtual server in a listing, without what changes by itself: its counters, which come last.
+pub(super) type Entry = [u8; offset_of!(Service, stats)];
 
 /// `struct ip_vs_get_services`.
 #[repr(C)]
@@ -210,11 +211,9 @@ impl<'a> Listing<'a> {
         entries::<Service>(self.0, 0).filter_map(move |entry| Some(listed(entry, key(entry).filter(&wants)?)))
     }
 
-    /// Each with a number that changes with everything but what changes by itself.
-    pub(super) fn marks(self, hashes: &'a impl BuildHasher) -> impl Iterator<Item = Mark> + Clone {
-        let fingerprint = |entry: &[u8]| hashes.hash_one(entry.get(..offset_of!(Service, stats)).unwrap_or_default());
-        entries::<Service>(self.0, 0)
-            .filter_map(move |entry| Some(Mark { key: key(entry)?, fingerprint: fingerprint(entry) }))
+    /// The entries without what changes by itself.
+    pub(super) fn entries(self) -> impl Iterator<Item = &'a Entry> + Clone {
+        entries::<Service>(self.0, 0).filter_map(|entry| entry.first_chunk())
     }
 
     /// How many servers are listed, those of firewall marks among them.
@@ -261,7 +260,7 @@ fn is_service(entry: &[u8]) -> bool {
 }
 
 /// Whose an entry is; `None` of a firewall mark and of protocols that nobody here serves.
-fn key(entry: &[u8]) -> Option<VirtualServerKey> {
+pub(super) fn key(entry: &[u8]) -> Option<VirtualServerKey> {
     if number_at(entry, offset_of!(Service, mark)) != 0 {
         return None;
     }
@@ -296,14 +295,25 @@ fn real_server(entry: &[u8], service: VirtualServerKey) -> Option<(RealServerKey
     Some((RealServerKey { service, addr: addr.into(), port }, value))
 }
 
+/// The entry of a virtual server, of which `servers` is the number of real servers.
+#[cfg(test)]
+pub(super) fn entry(key: VirtualServerKey, servers: u8) -> Entry {
+    let mut entry = [0; offset_of!(Service, stats)];
+    put(&mut entry, offset_of!(Service, protocol), &u16::from(key.protocol.number()).to_ne_bytes());
+    if let IpAddr::V4(addr) = key.addr {
+        put(&mut entry, offset_of!(Service, addr), &addr.octets());
+    }
+    put(&mut entry, offset_of!(Service, port), &key.port.to_be_bytes());
+    put(&mut entry, offset_of!(Service, servers), &[servers]);
+    entry
+}
+
 /// Whatever the bytes are, no more servers are read than they have room for.
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz_entries(input: &[u8]) {
     let listing = Listing(input);
-    let hashes = std::hash::RandomState::new();
     assert!(listing.of(|_| true).count() <= listing.len());
-    assert!(listing.marks(&hashes).eq(listing.marks(&hashes)));
-    assert_eq!(listing.marks(&hashes).count(), listing.of(|_| true).count());
+    assert_eq!(listing.entries().filter(|entry| key(*entry).is_some()).count(), listing.of(|_| true).count());
     let service = VirtualServerKey { protocol: Protocol::Tcp, addr: Ipv4Addr::LOCALHOST.into(), port: 1 };
     let servers = entries::<Dest>(input, 0).filter_map(|entry| real_server(entry, service)).count();
     assert!(servers * size_of::<Dest>() <= input.len());
@@ -354,9 +364,8 @@ mod tests {
     }
 
     #[test]
-    fn fingerprint_changes_with_everything_but_counters() {
-        let hashes = std::hash::RandomState::new();
-        let of = |entry: &[u8]| Listing(entry).marks(&hashes).collect::<Vec<_>>();
+    fn entry_has_everything_but_counters() {
+        let of = |entry: &[u8]| Listing(entry).entries().copied().collect::<Vec<_>>();
         let before = of(&service(10, |_| {}));
         for at in 0..size_of::<Service>() {
             let changed = service(10, |entry| entry[at] ^= 1);

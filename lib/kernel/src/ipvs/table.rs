@@ -12,7 +12,6 @@
 //! A listing asks getsockopt(2) for the virtual servers and for the real servers of each; netlink where IPv6 is served.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::RandomState;
 use std::net::IpAddr;
 
 use netstate::ipvs::{Row, RowKey, VirtualServer, VirtualServerKey};
@@ -54,7 +53,6 @@ pub struct IpvsTable {
     pub(super) number: Option<usize>,
     /// The virtual server whose real servers were compared last.
     pub(super) compared: Option<VirtualServerKey>,
-    pub(super) hashes: RandomState,
 }
 
 impl IpvsTable {
@@ -63,8 +61,7 @@ impl IpvsTable {
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
         let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
         let (unmade, agreement, number, compared) = (BTreeSet::new(), Agreement::default(), None, None);
-        let (serves_ipv6, hashes) = (true, RandomState::new());
-        Self { ipvs, owned, adopted, vanished, unmade, serves_ipv6, agreement, number, compared, hashes }
+        Self { ipvs, owned, adopted, vanished, unmade, serves_ipv6: true, agreement, number, compared }
     }
 
     /// Nobody will desire virtual servers of IPv6: unless some are ours from before, they are not listed. Only netlink knows them, which has no
