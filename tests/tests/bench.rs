@@ -51,6 +51,10 @@ fn part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both
     measure("proxy", "--services", "20", &sections.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+fn part_of_local_addresses_measures_both_ways() -> Result<()> {
+    measure("local", "--services", "20", &["an address for each of the Services of 5 endpoints, or one route for all"])
+}
+
 fn part_of_the_data_path_measures_every_backend_and_each_step() -> Result<()> {
     let report = report("path", &[])?;
     for row in [
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
         lab::tests![
             part_of_netd_measures_start_restart_and_one_changed_lease,
             part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths,
+            part_of_local_addresses_measures_both_ways,
             part_of_the_data_path_measures_every_backend_and_each_step,
             part_of_a_virtual_address_measures_streams_and_requests_on_both_paths,
         ],

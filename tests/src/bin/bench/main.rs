@@ -44,7 +44,7 @@ fn run() -> Result<()> {
     let options = Options::parse(&words)?;
     // First of all: this may go on as the same program inside the lab kernel.
     match options.only {
-        Some(Part::ProxyIpvs) => proxy::ensure_lab_kernel()?,
+        Some(Part::ProxyIpvs | Part::Local) => proxy::ensure_lab_kernel()?,
         Some(Part::PathLab) => path::ensure_lab_kernel()?,
         Some(Part::VipIpvs) => vip::ensure_lab_kernel()?,
         _ => {}
@@ -71,6 +71,7 @@ fn run() -> Result<()> {
     }
     match options.only {
         Some(Part::ProxyIpvs) => proxy::on_ipvs(&options, &mut report),
+        Some(Part::Local) => proxy::local::measure(&options, &mut report),
         Some(Part::PathLab) => path::on_this_kernel(&options, &mut report),
         Some(Part::VipIpvs) => vip::on_ipvs(&options, &report),
         _ => Ok(()),

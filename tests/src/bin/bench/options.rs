@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 /// What the command line accepts, for error messages.
-const USAGE: &str = "bench [--only cni|netd|path|proxy|vip] [--pods N] [--leases N,...] [--services N,...] \
+const USAGE: &str = "bench [--only cni|netd|path|proxy|local|vip] [--pods N] [--leases N,...] [--services N,...] \
      [--endpoints N] [--rounds N] [--markdown]";
 
 /// A part of the benchmark.
@@ -23,6 +23,8 @@ pub(crate) enum Part {
     Proxy,
     /// Its IPVS path, where the kernel has it; a part of [`Part::Proxy`] in a process of its own.
     ProxyIpvs,
+    /// What an address for each Service costs beside one route for all of them, where the kernel has IPVS; measured when it is asked for.
+    Local,
     /// Throughput, round trips and requests through a virtual address, on both data paths.
     Vip,
     /// The same on the IPVS path; a part of [`Part::Vip`] in a process of its own.
@@ -100,9 +102,10 @@ fn part(word: &str) -> Result<Part> {
         "path-lab" => Part::PathLab,
         "proxy" => Part::Proxy,
         "proxy-ipvs" => Part::ProxyIpvs,
+        "local" => Part::Local,
         "vip" => Part::Vip,
         "vip-ipvs" => Part::VipIpvs,
-        other => bail!("--only {other:?}: accepted are cni, netd, path, proxy and vip"),
+        other => bail!("--only {other:?}: accepted are cni, netd, path, proxy, local and vip"),
     })
 }
 
@@ -136,7 +139,7 @@ mod tests {
         for (line, complaint) in [
             ("--pods 300", "--pods 300: expected a number from 1 to 250"),
             ("--leases 1,x", "--leases \"x\""),
-            ("--only etcd", "accepted are cni, netd, path, proxy and vip"),
+            ("--only etcd", "accepted are cni, netd, path, proxy, local and vip"),
             ("--rounds", "--rounds needs a value"),
             ("--fast", "unknown flag"),
         ] {

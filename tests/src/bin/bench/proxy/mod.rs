@@ -11,6 +11,7 @@ mod change;
 mod figures;
 mod floor;
 mod ipvs;
+pub(crate) mod local;
 mod messages;
 mod services;
 mod tools;
@@ -69,6 +70,8 @@ struct Load {
     carrier: Carrier,
     services: usize,
     endpoints: usize,
+    /// One route makes the Services local, not an address each.
+    local: bool,
 }
 
 impl Load {
@@ -108,7 +111,7 @@ fn on(carrier: Carrier, options: &Options, report: &mut Report) -> Result<()> {
     report.text(&format!("Machine: {}. Load before: {}.", machine::describe(), machine::load()));
     let mut all = Vec::new();
     for &services in &options.services {
-        let load = Load { carrier, services, endpoints: options.endpoints };
+        let load = Load { carrier, services, endpoints: options.endpoints, local: false };
         all.push((services, series(load, options, report).with_context(|| format!("{services} Services"))?));
     }
     figures::tables(carrier, &all, report);
@@ -187,6 +190,7 @@ fn restart(
 fn run(node: &Host, etcd: &Etcd, load: Load) -> Result<(Process, Duration, Duration)> {
     let proxy = node.command(bin("ipvs-proxy")?).args(["--proxy-mode", load.carrier.name()]);
     let proxy = proxy.args(["--etcd-endpoints", &etcd.endpoints(), "--cluster-cidr", "172.16.0.0/12"]);
+    let proxy = if load.local { proxy.args(["--ipvs-local-cidrs", services::NETWORK]) } else { proxy };
     let started = Instant::now();
     let daemon = proxy.start("ipvs-proxy")?;
     let ready = daemon.wait_for_line(READY, LIMIT)?;

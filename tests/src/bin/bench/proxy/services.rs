@@ -9,6 +9,8 @@ use serde_json::json;
 
 /// Addresses kept for one Service: its endpoints, ten at most, and one to exchange.
 const ROOM: u32 = 16;
+/// The network of their addresses.
+pub(super) const NETWORK: &str = "192.168.0.0/16";
 const SERVICES: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 0);
 const PODS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
 
