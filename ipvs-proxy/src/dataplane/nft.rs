@@ -6,6 +6,7 @@
 //! own packet must not be masqueraded.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netstate::IpFamily;
 use netstate::mark::MASQUERADE;
@@ -30,26 +31,26 @@ pub(crate) fn table_key(family: IpFamily) -> TableKey {
 }
 
 /// The key of an element.
-pub(super) fn element(family: IpFamily, set: &'static str, key: Vec<Datum>) -> RowKey {
-    RowKey::Element(ElementKey { table: table_key(family), set: Name::literal(set), key })
+pub(super) fn element(family: IpFamily, set: &'static str, key: impl Into<Arc<[Datum]>>) -> RowKey {
+    RowKey::Element(ElementKey { table: table_key(family), set: Name::literal(set), key: key.into() })
 }
 
 /// The element of an address that may reach itself.
 #[must_use]
 pub(crate) fn hairpin(addr: IpAddr) -> (RowKey, Row) {
-    (element(IpFamily::of(addr), HAIRPIN, vec![addr.into(), addr.into()]), Row::Element(Element::member()))
+    (element(IpFamily::of(addr), HAIRPIN, [addr.into(), addr.into()]), Row::Element(Element::member()))
 }
 
 /// The element of a virtual address.
 #[must_use]
 pub(crate) fn vip(addr: IpAddr) -> (RowKey, Row) {
-    (element(IpFamily::of(addr), VIPS, vec![addr.into()]), Row::Element(Element::member()))
+    (element(IpFamily::of(addr), VIPS, [addr.into()]), Row::Element(Element::member()))
 }
 
 /// The element of an external address.
 #[must_use]
 pub(crate) fn external(addr: IpAddr) -> (RowKey, Row) {
-    (element(IpFamily::of(addr), EXTERNAL, vec![addr.into()]), Row::Element(Element::member()))
+    (element(IpFamily::of(addr), EXTERNAL, [addr.into()]), Row::Element(Element::member()))
 }
 
 /// The chain that masquerades.

@@ -65,7 +65,7 @@ pub(crate) fn server(row: &RowKey) -> Option<VirtualServerKey> {
     if element.set != Name::literal(SET) || !IpFamily::ALL.map(table_key).contains(&element.table) {
         return None;
     }
-    let [addr, Datum::Protocol(protocol), Datum::Port(port)] = element.key.as_slice() else { return None };
+    let [addr, Datum::Protocol(protocol), Datum::Port(port)] = &*element.key else { return None };
     let addr = match addr {
         Datum::Ipv4(addr) => IpAddr::V4(*addr),
         Datum::Ipv6(addr) => IpAddr::V6(*addr),

@@ -40,8 +40,8 @@ pub(crate) fn element(real: &RealServerKey, since: u64) -> (RowKey, Row) {
 #[must_use]
 pub(crate) fn key(real: &RealServerKey) -> RowKey {
     let RealServerKey { service: VirtualServerKey { protocol, addr, port }, addr: to, port: to_port } = *real;
-    let key = vec![addr.into(), Datum::Protocol(protocol), Datum::Port(port), to.into(), Datum::Port(to_port)];
-    RowKey::Element(ElementKey { table: table_key(IpFamily::of(addr)), set: Name::literal(SET), key })
+    let key = [addr.into(), Datum::Protocol(protocol), Datum::Port(port), to.into(), Datum::Port(to_port)];
+    RowKey::Element(ElementKey { table: table_key(IpFamily::of(addr)), set: Name::literal(SET), key: key.into() })
 }
 
 /// The drains that are in the rows of our nft tables, each with the second of the boot at which it began.
@@ -56,7 +56,7 @@ fn real(row: &RowKey) -> Option<RealServerKey> {
     if !is_ours || element.set != Name::literal(SET) {
         return None;
     }
-    let [addr, Datum::Protocol(protocol), Datum::Port(port), to, Datum::Port(to_port)] = element.key.as_slice() else {
+    let [addr, Datum::Protocol(protocol), Datum::Port(port), to, Datum::Port(to_port)] = &*element.key else {
         return None;
     };
     let service = VirtualServerKey { protocol: *protocol, addr: ip(addr)?, port: *port };

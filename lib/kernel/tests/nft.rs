@@ -337,7 +337,7 @@ fn one_changed_element_is_one_message_and_leaves_the_others() {
     let handles = nft("-a list table ip netd-cni");
     let mut nft = Nft::open().unwrap();
     let before = nft.generation().unwrap();
-    let key = ElementKey { table: ruleset.key.clone(), set: name("ports"), key: port(7) };
+    let key = ElementKey { table: ruleset.key.clone(), set: name("ports"), key: port(7).into() };
     table.want(RowKey::Element(key), Some(endpoint(4, 7).comment("moved").into()));
     let pass = run(&mut table);
     assert_eq!((pass.upserted, pass.removed, pass.failed), (1, 0, 0));
@@ -455,7 +455,7 @@ fn element_in_place_of_another_goes_on_with_what_that_has_counted() {
     assert!(run(&mut table).is_idle(), "what is counted is no part of a row");
     for port_ in [80, 81] {
         table.want(
-            RowKey::Element(ElementKey { table: ruleset.key.clone(), set: name("verdicts"), key: port(port_) }),
+            RowKey::Element(ElementKey { table: ruleset.key.clone(), set: name("verdicts"), key: port(port_).into() }),
             Some(Element::verdict(Verdict::Accept).into()),
         );
     }
@@ -540,7 +540,7 @@ fn bad_element_fails_alone_and_the_rest_is_carried_out() {
     let mut table = reconciler(&ruleset);
     for number in 1..=2000 {
         let to = if number % 500 == 7 { "nowhere" } else { "aside" };
-        let key = ElementKey { table: ruleset.key.clone(), set: name("verdicts"), key: port(number) };
+        let key = ElementKey { table: ruleset.key.clone(), set: name("verdicts"), key: port(number).into() };
         table.want(RowKey::Element(key), Some(Element::verdict(Verdict::Goto(name(to))).into()));
     }
     let pass = run(&mut table);
@@ -686,13 +686,13 @@ fn claim_is_one_request_and_makes_what_is_missing() {
     other.insert(name("ports"), port(8081), endpoint(5, 81).comment("pod-b"));
     match nft.claim(&other, as_declared(&other), mine("pod-b")) {
         Err(ClaimError::Held { key, by }) => {
-            assert_eq!((key.key, by.as_deref()), (port(8080), Some("pod-a")));
+            assert_eq!((&*key.key, by.as_deref()), (&*port(8080), Some("pod-a")));
         }
         result => panic!("{result:?}"),
     }
     assert_eq!(nft.ruleset(&ruleset.key).unwrap(), Some(ruleset.clone()), "all or none");
 
-    other.elements.retain(|key, _| key.key == port(8081));
+    other.elements.retain(|key, _| *key.key == *port(8081));
     let before = nft.generation().unwrap();
     nft.claim(&other, as_declared(&other), mine("pod-b")).unwrap();
     assert_eq!(nft.generation().unwrap(), before + 1);

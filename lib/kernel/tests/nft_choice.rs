@@ -139,7 +139,7 @@ fn chains_come_and_go_with_the_elements_that_name_them() {
     let vip = service("192.168.0.10".parse().unwrap());
     ruleset.insert(name("services"), vip.clone(), Element::verdict(Verdict::Goto(name("choose/1"))));
     let second = [vip, vec![Datum::Index(1)]].concat();
-    ruleset.elements.retain(|key, _| key.key != second);
+    ruleset.elements.retain(|key, _| *key.key != *second);
     table.want_all(ruleset.rows());
     let pass = run(&mut table);
     // The chain, the verdict and the list, which is one row; then the other chain.
@@ -196,7 +196,7 @@ fn an_audit_reads_nothing_that_nobody_changed_and_finds_what_somebody_did() {
     // A row that is written meanwhile is left to the next audit, and waits for nothing.
     assert_eq!(table.audit(), Audited::More);
     let at = service("192.168.0.10".parse().unwrap());
-    let at = ElementKey { table: ruleset.key.clone(), set: name("endpoints"), key: at };
+    let at = ElementKey { table: ruleset.key.clone(), set: name("endpoints"), key: at.into() };
     let list = ["172.7.21.9", "172.7.22.3"].map(|addr| (addr.parse().unwrap(), 8080));
     table.want(RowKey::List(at), Some(list.into_iter().collect::<List>().into()));
     assert_eq!(run(&mut table).upserted, 1);

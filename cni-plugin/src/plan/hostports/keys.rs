@@ -28,7 +28,7 @@ pub(crate) fn parse(text: &str) -> Option<ElementKey> {
     let set = Name::new(words.next()?).ok()?;
     let types = declared(&set)?.key;
     let key = types.iter().map(|ty| datum(*ty, words.next()?)).collect::<Option<Vec<Datum>>>()?;
-    words.next().is_none().then_some(ElementKey { table: table::key(), set, key })
+    words.next().is_none().then_some(ElementKey { table: table::key(), set, key: key.into() })
 }
 
 fn datum(ty: Type, word: &str) -> Option<Datum> {

@@ -189,7 +189,7 @@ fn chosen<'a>(
     names.filter_map(move |name| {
         let key = RowKey::Chain(ChainKey { table: table.clone(), chain: name.clone() });
         match rows.get(&key).map(|row| &row.value) {
-            Some(Row::Chain(chain)) => Some((name, chain)),
+            Some(Row::Chain(chain)) => Some((name, &**chain)),
             _ => None,
         }
     })

@@ -32,7 +32,7 @@ pub(crate) fn frontend(row: &RowKey) -> Option<FrontendKey> {
         RowKey::Table(_) | RowKey::Set(_) => return None,
     };
     let family = of(table)?;
-    let (place, rest) = match (set.as_str(), key.as_slice()) {
+    let (place, rest) = match (set.as_str(), &**key) {
         (SERVICES | ENDPOINTS, [Datum::Ipv4(addr), rest @ ..]) => (Place::Address(IpAddr::V4(*addr)), rest),
         (SERVICES | ENDPOINTS, [Datum::Ipv6(addr), rest @ ..]) => (Place::Address(IpAddr::V6(*addr)), rest),
         (NODE_PORTS | NODE_ENDPOINTS, rest) => (Place::AnyNode(family), rest),
@@ -79,9 +79,11 @@ pub(crate) fn entries(at: &FrontendKey) -> Vec<RowKey> {
         Place::Address(addr) => Some(Datum::from(addr)),
         Place::AnyNode(_) => None,
     };
-    let at_address =
-        |set| addr.clone().map(|addr| element(at.family(), set, std::iter::once(addr).chain(port.clone()).collect()));
-    let at_node = |set| element(at.family(), set, port.clone().into());
+    let at_address = |set| {
+        addr.clone()
+            .map(|addr| element(at.family(), set, std::iter::once(addr).chain(port.clone()).collect::<Vec<_>>()))
+    };
+    let at_node = |set| element(at.family(), set, port.clone());
     let addressed = [SERVICES, REFUSED].into_iter().filter_map(at_address);
     addressed.chain([NODE_PORTS, REFUSED_NODE_PORTS].map(at_node)).collect()
 }

@@ -80,17 +80,17 @@ impl Kernel {
         for (key, row) in &self.0 {
             match (key.clone(), row.clone()) {
                 (RowKey::Chain(key), Row::Chain(chain)) => {
-                    ruleset.table.chains.insert(key.chain, chain);
+                    ruleset.table.chains.insert(key.chain, *chain);
                 }
                 (RowKey::Set(key), Row::Set(set)) => {
-                    ruleset.table.sets.insert(key.set, set);
+                    ruleset.table.sets.insert(key.set, *set);
                 }
                 (RowKey::Element(key), Row::Element(element)) => {
                     ruleset.elements.insert(key, element);
                 }
                 (RowKey::List(key), Row::List(list)) => {
                     for index in list.indexes() {
-                        let at = [key.key.clone(), vec![Datum::Index(index)]].concat();
+                        let at = [&*key.key, &[Datum::Index(index)]].concat();
                         ruleset.insert(key.set.clone(), at, list.element(index).unwrap());
                     }
                 }
@@ -213,7 +213,7 @@ fn masquerade_follows_the_class_of_the_client() {
         let mut web = frontend(Kind::ClusterIp, Policy::Cluster, &choice(&[2], &[]), Sources::Any);
         (web.routes.pod.masquerade, web.routes.node.masquerade, web.routes.outside.masquerade) = classes.into();
         let chain = Dispatch::of(&web, Mode::Nftables).chain(at("192.168.0.10", 80).place, IpFamily::V4, &pods);
-        let text = Row::Chain(chain).to_string();
+        let text = Row::from(chain).to_string();
         let marks = text.strip_prefix("{ ").unwrap().split_once("dnat").unwrap().0.trim().to_owned();
         assert_eq!(marks, expected.join(" "), "{classes:?}");
     }
@@ -317,5 +317,5 @@ fn a_chain_is_known_by_its_name() {
         assert_eq!(Dispatch::named(&Name::new(other).unwrap()), None, "{other}");
     }
     let empty: Chain = Chain::default();
-    assert_eq!(Row::Chain(empty).to_string(), "{ }");
+    assert_eq!(Row::from(empty).to_string(), "{ }");
 }

@@ -92,7 +92,9 @@ impl Kernel {
                 Field::Random { .. } => Datum::Index(index),
                 other => panic!("{other:?}"),
             };
-            let RowKey::Element(key) = element(*family, set, fields.iter().map(part).collect()) else { panic!() };
+            let RowKey::Element(key) = element(*family, set, fields.iter().map(part).collect::<Vec<_>>()) else {
+                panic!()
+            };
             let (place, index) = key.listed().unwrap();
             match self.nft.get(&RowKey::List(place)) {
                 Some(Row::List(list)) => list.value(index).unwrap().0,

@@ -223,7 +223,7 @@ impl<'a> Run<'a> {
     /// What a set or map holds for these fields.
     fn lookup(&mut self, table: &TableKey, fields: &[Field], set: &Name) -> Option<Data> {
         let key: Vec<Datum> = fields.iter().map(|field| self.field(*field)).collect::<Option<_>>()?;
-        let key = ElementKey { table: table.clone(), set: set.clone(), key };
+        let key = ElementKey { table: table.clone(), set: set.clone(), key: key.into() };
         let (row, index) = match key.listed() {
             Some((place, index)) => (RowKey::List(place), index),
             None => (RowKey::Element(key), 0),

@@ -31,7 +31,7 @@ impl Counts {
         let mut connections = Vec::new();
         for (at, set) in IpFamily::ALL.into_iter().flat_map(statics::counting) {
             for counted in nft.counted(&at, &set)? {
-                let element = ElementKey { table: at.table.clone(), set: at.set.clone(), key: counted.key };
+                let element = ElementKey { table: at.table.clone(), set: at.set.clone(), key: counted.key.into() };
                 let frontend = nftables::frontend(&RowKey::Element(element));
                 connections.extend(frontend.map(|frontend| (frontend, counted.tally.packets)));
             }

@@ -99,7 +99,7 @@ impl Tables {
         let mut found = BTreeMap::new();
         for (at, rows) in asked {
             let item = |key: &&[Datum]| {
-                element::item(&ElementKey { table: at.table.clone(), set: at.set.clone(), key: key.to_vec() }, None)
+                element::item(&ElementKey { table: at.table.clone(), set: at.set.clone(), key: (*key).into() }, None)
             };
             let items: Vec<Vec<u8>> = rows.keys().map(item).collect();
             let Some(set) = self.declared_set(&at.table, &at.set).cloned() else { continue };

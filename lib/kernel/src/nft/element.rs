@@ -30,6 +30,9 @@ const ELEM_EXPRESSION: u16 = 7;
 /// Bytes of elements in one message: their list is one attribute, whose length has 16 bits.
 pub(super) const MESSAGE_BYTES: usize = 32 * 1024;
 
+/// Bytes that most elements fit into.
+const ITEM_BYTES: usize = 96;
+
 /// The bytes of a key or value.
 pub(super) fn bytes(parts: &[Datum]) -> Vec<u8> {
     written(parts, parts.len() > 1)
@@ -37,7 +40,7 @@ pub(super) fn bytes(parts: &[Datum]) -> Vec<u8> {
 
 /// The bytes of parts, each `padded` or not.
 fn written(parts: &[Datum], padded: bool) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(ITEM_BYTES);
     for part in parts {
         match part {
             Datum::Ipv4(addr) => bytes.extend_from_slice(&addr.octets()),
@@ -131,7 +134,7 @@ fn unfit(key: &ElementKey) -> Unwritable {
 
 /// What stands at an index behind the key of a list, as an item that is ready to be put into a message; without a value only its key.
 pub(super) fn listed_item(place: &[u8], index: u32, value: Option<(IpAddr, u16)>) -> Vec<u8> {
-    let mut list = Writer::default();
+    let mut list = Writer::behind(Vec::with_capacity(ITEM_BYTES));
     list.nest(LIST_ELEM, |item| {
         put_value(item, ELEM_KEY, &[place, &index.to_ne_bytes()].concat());
         if let Some((addr, port)) = value {
@@ -148,7 +151,7 @@ pub(super) fn item(key: &ElementKey, element: Option<&Element>) -> Vec<u8> {
 
 /// The same, of an element that has counted that much.
 pub(super) fn counting_item(key: &ElementKey, element: Option<&Element>, tally: Option<Tally>) -> Vec<u8> {
-    let mut list = Writer::default();
+    let mut list = Writer::behind(Vec::with_capacity(ITEM_BYTES));
     list.nest(LIST_ELEM, |item| {
         put_value(item, ELEM_KEY, &bytes(&key.key));
         let Some(element) = element else { return };
@@ -310,7 +313,11 @@ mod tests {
     }
 
     fn key_of(key: Vec<Datum>) -> ElementKey {
-        ElementKey { table: TableKey { family: Family::Ip, name: Name::literal("t") }, set: Name::literal("s"), key }
+        ElementKey {
+            table: TableKey { family: Family::Ip, name: Name::literal("t") },
+            set: Name::literal("s"),
+            key: key.into(),
+        }
     }
 
     #[test]
@@ -319,7 +326,7 @@ mod tests {
         let (set, key) = (of_lists(&place), key_of(place.clone()));
         let at = place_bytes(&key);
         let value = |last| Some((IpAddr::from([172, 7, 21, last]), 8080));
-        let commented = ElementKey { key: [place, vec![Datum::Index(1)]].concat(), ..key.clone() };
+        let commented = ElementKey { key: [place, vec![Datum::Index(1)]].concat().into(), ..key.clone() };
         let element = Element::value(vec![Datum::Ipv4([172, 7, 21, 3].into()), Datum::Port(8080)]).comment("mine");
         let items = [
             listed_item(&at, 0, value(2)),
@@ -330,7 +337,7 @@ mod tests {
         let messages = items.map(|item| add_message(&key, &item));
         let (lists, others) = read_lists(&set, messages.iter().map(|message| &message.body[4..]));
         let [(found, list)] = lists.as_slice() else { panic!("{lists:?}") };
-        assert_eq!((found, list.values()), (&key.key, &[value(2).unwrap()][..]));
+        assert_eq!((&**found, list.values()), (&*key.key, &[value(2).unwrap()][..]));
         assert_eq!((list.element(1), list.indexes().collect::<Vec<_>>()), (Some(element), vec![0, 1, 7]));
         assert_eq!(others, [(vec![Datum::Raw(vec![1, 2, 3])], Element::member())]);
     }
@@ -356,12 +363,12 @@ mod tests {
         ) {
             let set = Set::map(types(&key), types(&data));
             let table = TableKey { family: Family::Ip, name: Name::literal("t") };
-            let at = ElementKey { table, set: Name::literal("s"), key };
+            let at = ElementKey { table, set: Name::literal("s"), key: key.into() };
             let element = Element { data: Data::Value(data), comment: comment.map(Into::into) };
             prop_assert_eq!(check(&set, &at, &element), Ok(()));
             let message = add_message(&at, &item(&at, Some(&element)));
             let read: Vec<_> = read(&set, &message.body[4..]).collect();
-            prop_assert_eq!(read, vec![(at.key, element)]);
+            prop_assert_eq!(read, vec![(at.key.to_vec(), element)]);
         }
 
         #[test]
@@ -381,7 +388,7 @@ mod tests {
                 messages.rotate_left(middle);
             }
             let (lists, others) = read_lists(&set, messages.iter().map(|message| &message.body[4..]));
-            let expected = if list.values().is_empty() { vec![] } else { vec![(key.key, list)] };
+            let expected = if list.values().is_empty() { vec![] } else { vec![(key.key.to_vec(), list)] };
             prop_assert_eq!((lists, others), (expected, vec![]));
         }
 

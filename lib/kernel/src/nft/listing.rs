@@ -100,7 +100,7 @@ impl Nft {
         set: &Set,
         rows: &mut Vec<(RowKey, Row)>,
     ) -> Result<(), KernelError> {
-        let at = |parts| ElementKey { table: key.clone(), set: name.clone(), key: parts };
+        let at = |parts: Vec<Datum>| ElementKey { table: key.clone(), set: name.clone(), key: parts.into() };
         let frames = self.set_frames(key, name)?;
         let found = frames.iter().filter_map(|frame| of_table(frame, kind::NEWSETELEM, key));
         if set.is_list() {
@@ -184,7 +184,8 @@ impl Nft {
         set: &Set,
     ) -> Result<Vec<(ElementKey, Element)>, KernelError> {
         let frames = self.set_frames(key, name)?;
-        let row = |(parts, element)| (ElementKey { table: key.clone(), set: name.clone(), key: parts }, element);
+        let at = |parts: Vec<Datum>| ElementKey { table: key.clone(), set: name.clone(), key: parts.into() };
+        let row = |(parts, element)| (at(parts), element);
         Ok(frames
             .iter()
             .filter_map(|frame| of_table(frame, kind::NEWSETELEM, key))
@@ -211,7 +212,7 @@ impl Nft {
         let attributes = frames.iter().filter_map(|frame| of_table(frame, kind::NEWSETELEM, &key.table));
         let mut found =
             attributes.flat_map(|attributes| element::read(set, attributes).collect::<Vec<(Vec<Datum>, Element)>>());
-        Ok(found.find(|(parts, _)| *parts == key.key).map(|(_, element)| element))
+        Ok(found.find(|(parts, _)| parts[..] == *key.key).map(|(_, element)| element))
     }
 
     pub(super) fn ask(

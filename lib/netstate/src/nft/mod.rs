@@ -63,6 +63,7 @@ mod set;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::IpFamily;
 
@@ -200,8 +201,8 @@ impl Ruleset {
     }
 
     /// Puts an element into the set or map `set`, replacing the one with the same key.
-    pub fn insert(&mut self, set: Name, key: Vec<Datum>, element: Element) {
-        self.elements.insert(ElementKey { table: self.key.clone(), set, key }, element);
+    pub fn insert(&mut self, set: Name, key: impl Into<Arc<[Datum]>>, element: Element) {
+        self.elements.insert(ElementKey { table: self.key.clone(), set, key: key.into() }, element);
     }
 
     /// The table as rows of a kernel table: one for the static part, one for each element, one for each set and chain whose name says so.
@@ -277,10 +278,10 @@ impl fmt::Display for RowKey {
 pub enum Row {
     /// The static part of a table; there are few of them, and every row has their room.
     Table(Box<Table>),
-    /// A set that comes and goes.
-    Set(Set),
-    /// A chain that comes and goes.
-    Chain(Chain),
+    /// A set that comes and goes; few as well.
+    Set(Box<Set>),
+    /// A chain that comes and goes; few as well.
+    Chain(Box<Chain>),
     /// One element of a set.
     Element(Element),
     /// Elements of an indexed map.
@@ -307,13 +308,13 @@ impl From<Table> for Row {
 
 impl From<Set> for Row {
     fn from(set: Set) -> Self {
-        Self::Set(set)
+        Self::Set(Box::new(set))
     }
 }
 
 impl From<Chain> for Row {
     fn from(chain: Chain) -> Self {
-        Self::Chain(chain)
+        Self::Chain(Box::new(chain))
     }
 }
 

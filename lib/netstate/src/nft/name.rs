@@ -4,13 +4,21 @@
 //! letters, digits, `_`, `-`, `.` and `/`, the first one a letter or `_`. The kernel takes more, the nft language
 //! does not: an operator must be able to type every name.
 
-use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
+use std::sync::Arc;
 
-/// The name of a table, chain, set or map.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Cow<'static, str>);
+/// The name of a table, chain, set or map; a copy shares the text.
+#[derive(Clone)]
+pub struct Name(Text);
+
+#[derive(Clone)]
+enum Text {
+    Literal(&'static str),
+    Shared(Arc<str>),
+}
 
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +58,7 @@ impl Name {
     #[must_use]
     pub const fn literal(text: &'static str) -> Self {
         assert!(valid(text.as_bytes()), "not an nftables name");
-        Self(Cow::Borrowed(text))
+        Self(Text::Literal(text))
     }
 
     /// Checks `text`.
@@ -59,32 +67,67 @@ impl Name {
     /// When it breaks the module's invariant.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
         let text = text.into();
-        if valid(text.as_bytes()) { Ok(Self(Cow::Owned(text))) } else { Err(InvalidName(text)) }
+        if valid(text.as_bytes()) { Ok(Self(Text::Shared(text.into()))) } else { Err(InvalidName(text)) }
     }
 
     /// A name as the kernel reports it, which may be one that the nft language cannot write.
     #[must_use]
     pub fn observed(text: impl Into<String>) -> Self {
-        Self(Cow::Owned(text.into()))
+        Self(Text::Shared(text.into().into()))
     }
 
     /// True for the name of a chain or set that comes and goes with the cluster and therefore is a row of its own; it has a `/` in
     /// it. A chain or set without one is of the table's static part.
     #[must_use]
     pub fn is_of_row(&self) -> bool {
-        self.0.contains('/')
+        self.as_str().contains('/')
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Literal(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Name").field(&self.as_str()).finish()
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

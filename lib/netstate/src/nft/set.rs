@@ -294,8 +294,8 @@ pub struct ElementKey {
     pub table: TableKey,
     /// The set or map.
     pub set: Name,
-    /// The key's parts.
-    pub key: Vec<Datum>,
+    /// The key's parts; a copy shares them.
+    pub key: Arc<[Datum]>,
 }
 
 impl ElementKey {
@@ -303,7 +303,7 @@ impl ElementKey {
     #[must_use]
     pub fn listed(&self) -> Option<(Self, u32)> {
         let (Datum::Index(index), place) = self.key.split_last()? else { return None };
-        Some((Self { key: place.to_vec(), ..self.clone() }, *index))
+        Some((Self { key: place.into(), ..self.clone() }, *index))
     }
 }
 

@@ -10,7 +10,7 @@ fn table() -> TableKey {
 }
 
 fn place(port: u16) -> ElementKey {
-    let key = vec![Datum::Protocol(Protocol::Tcp), Datum::Port(port)];
+    let key = [Datum::Protocol(Protocol::Tcp), Datum::Port(port)].into();
     ElementKey { table: table(), set: Name::literal("endpoints"), key }
 }
 
@@ -57,7 +57,8 @@ fn a_list_that_cannot_be_written_is_refused_and_nothing_of_it_is_sent() {
 
 #[test]
 fn a_step_about_a_list_is_about_each_of_its_elements() {
-    let at = |port, index| ElementKey { key: [place(port).key, vec![Datum::Index(index)]].concat(), ..place(port) };
+    let at =
+        |port, index| ElementKey { key: [&*place(port).key, &[Datum::Index(index)]].concat().into(), ..place(port) };
     let step = Step::Create(RowKey::List(place(80)), list(&[2]).into());
     assert!(concerns(&step, &at(80, 0)) && concerns(&step, &at(80, 7)));
     assert!(!concerns(&step, &at(81, 0)) && !concerns(&step, &place(80)));

@@ -10,7 +10,7 @@ fn table() -> TableKey {
 }
 
 fn key(set: &str, port: u16) -> ElementKey {
-    ElementKey { table: table(), set: Name::new(set).unwrap(), key: vec![Datum::Port(port)] }
+    ElementKey { table: table(), set: Name::new(set).unwrap(), key: [Datum::Port(port)].into() }
 }
 
 fn work(adds: &[(&str, u16)]) -> Work {
