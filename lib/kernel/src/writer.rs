@@ -189,6 +189,10 @@ impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Target for Watched<T
         self.target.parts()
     }
 
+    fn confirm(&mut self) {
+        self.target.confirm();
+    }
+
     fn is_unchanged(&mut self) -> bool {
         self.target.is_unchanged()
     }

@@ -102,6 +102,9 @@ pub trait Target: 'static {
         Ok(None)
     }
 
+    /// Takes in that a listing in parts was read to its end and showed every row as it is known to be.
+    fn confirm(&mut self) {}
+
     /// True when it is known without a listing that the table is as it was listed or written last: an audit need not read it.
     fn is_unchanged(&mut self) -> bool {
         false
@@ -148,6 +151,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn parts(&mut self) -> Result<Option<PartsOf<Self>>, Self::Error> {
         (**self).parts()
+    }
+
+    fn confirm(&mut self) {
+        (**self).confirm();
     }
 
     fn is_unchanged(&mut self) -> bool {

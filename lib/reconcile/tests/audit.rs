@@ -39,6 +39,8 @@ struct Contents {
     torn_at: Option<usize>,
     /// The table has no listing in parts.
     is_whole_only: bool,
+    /// Listings in parts that showed what is known.
+    confirmed: usize,
 }
 
 /// A table in memory; clones share it. Its listings are as careless as the kernel's: they go on by position, so a row that is
@@ -75,6 +77,10 @@ impl Target for Memory {
             }
             (!rows.is_empty()).then_some(Ok(rows))
         }))))
+    }
+
+    fn confirm(&mut self) {
+        self.0.lock().unwrap().confirmed += 1;
     }
 
     fn apply(&mut self, steps: &[Step<u32, u32>]) -> Vec<Result<(), Torn>> {
@@ -125,6 +131,7 @@ fn table_that_is_as_it_is_known_to_be_is_read_in_parts_and_not_listed_again() {
     assert_eq!(audit(&mut table), (12, Audited::Same));
     assert!(table.pass(true, NOW).is_idle());
     assert_eq!((memory.listings(), table.listings()), (1, 2));
+    assert_eq!(memory.0.lock().unwrap().confirmed, 1);
 }
 
 #[test]
@@ -148,6 +155,7 @@ fn row_that_somebody_took_changed_or_added_has_the_table_listed_and_mended() {
         let wanted = memory.0.lock().unwrap().rows.clone();
         memory.change(change);
         assert_eq!(audit(&mut table).1, Audited::Due);
+        assert_eq!(memory.0.lock().unwrap().confirmed, 0);
         assert!(!table.pass(true, NOW).is_idle());
         assert_eq!((memory.listings(), &memory.0.lock().unwrap().rows), (2, &wanted));
         assert_eq!(audit(&mut table).1, Audited::Same);

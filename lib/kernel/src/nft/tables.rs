@@ -24,9 +24,6 @@ use crate::error::{Cause, KernelError, Nack};
 /// Receive buffer in bytes: 20,000 refused elements are answered with as many errors.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
-/// From so many steps on it is asked whether anybody else wrote meanwhile: to list them again takes as long as to write them.
-const MANY: usize = 1000;
-
 /// Our tables. Everything in them is ours.
 #[derive(Debug)]
 pub struct Tables {
@@ -34,8 +31,10 @@ pub struct Tables {
     keys: BTreeSet<TableKey>,
     /// The sets as the kernel held them last, for their types.
     declared: BTreeMap<TableKey, BTreeMap<Name, Set>>,
-    /// The generation of the ruleset that was listed last; none once something was written.
+    /// The generation of the ruleset in which the tables are as they were listed or written last; none where that is not known.
     listed: Option<u32>,
+    /// The generation in which a listing in parts began; none once something was written.
+    begun: Option<u32>,
 }
 
 type TableStep = Step<RowKey, Row>;
@@ -47,7 +46,7 @@ impl Tables {
         if setsockopt(&nft.socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             let _ = setsockopt(&nft.socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         }
-        Self { nft, keys: keys.into_iter().collect(), declared: BTreeMap::new(), listed: None }
+        Self { nft, keys: keys.into_iter().collect(), declared: BTreeMap::new(), listed: None, begun: None }
     }
 
     /// The conversation, for what is no row.
@@ -296,7 +295,13 @@ impl Target for Tables {
     }
 
     fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
+        self.begun = Some(self.nft.generation()?);
         Ok(Some(Box::new(TableParts::begin(self.keys.iter().cloned())?)))
+    }
+
+    /// Whatever was changed since it began made another generation, which the next audit finds.
+    fn confirm(&mut self) {
+        self.listed = self.begun.take();
     }
 
     /// Every change of any table, by whomever, makes another generation.
@@ -306,12 +311,13 @@ impl Target for Tables {
 
     fn apply(&mut self, steps: &[TableStep]) -> Vec<Result<(), KernelError>> {
         let before = self.listed.take();
+        self.begun = None;
         let with_table = gone_with_table(steps);
         let rows: Vec<usize> = (0..steps.len()).filter(|row| !with_table.contains_key(row)).collect();
         let mut work = Work::default();
         self.prepare(steps, &rows, &mut work);
         let (mut failed, commits) = work.run(&mut self.nft.socket);
-        if steps.len() >= MANY && failed.is_empty() {
+        if failed.is_empty() {
             self.listed = before.and_then(|before| self.generation_behind(before, commits));
         }
         self.replace_occupied(steps, &mut failed);

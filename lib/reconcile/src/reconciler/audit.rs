@@ -51,7 +51,10 @@ impl<T: Target> Reconciler<T> {
             return Audited::More;
         }
         match self.is_whole(&audit) {
-            true => Audited::Same,
+            true => {
+                self.target.confirm();
+                Audited::Same
+            }
             false if audit.touched.is_empty() || audit.again == 0 => Audited::Due,
             false => self.begin_audit(audit.again - 1),
         }
