@@ -5,6 +5,7 @@
 //! has failed, commits only when none has, and then delivers errors and ACK in order: when the last message has been
 //! answered, all has been said. What concerns the batch as a whole is answered under the number of its begin.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR};
@@ -59,19 +60,26 @@ impl From<SocketError> for Refusal {
     }
 }
 
-/// Carries out `messages` in order, all or none; with `generation`, only if the ruleset still is of that one.
-pub(super) fn commit(socket: &mut Socket, messages: &[Message], generation: Option<u32>) -> Result<(), Refusal> {
-    let Some(behind) = messages.len().checked_sub(1) else { return Ok(()) };
-    // Two more for the boundaries of the batch, and some bytes of padding for each.
-    let room: usize = messages.iter().map(|message| message.body.len() + 32).sum();
-    let mut bytes = Vec::with_capacity(room + 128);
+/// Carries out `messages` in order, all or none; with `generation`, only if the ruleset still is of that one. Each message is written as
+/// it comes, and need not be there before.
+pub(super) fn commit<M: Borrow<Message>>(
+    socket: &mut Socket,
+    messages: impl IntoIterator<Item = M>,
+    generation: Option<u32>,
+) -> Result<(), Refusal> {
+    let mut messages = messages.into_iter().peekable();
+    if messages.peek().is_none() {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
     let begin = socket.next_sequence();
     write_message(&mut bytes, &boundary(BATCH_BEGIN, generation), NLM_F_REQUEST, begin);
-    let mut sequences = BTreeMap::new();
-    for (index, message) in messages.iter().enumerate() {
-        let sequence = socket.next_sequence();
-        sequences.insert(sequence, index);
-        let ack = if index == behind { NLM_F_ACK } else { 0 };
+    let (mut sequences, mut behind) = (BTreeMap::new(), 0);
+    while let Some(message) = messages.next() {
+        let (message, sequence): (&Message, _) = (message.borrow(), socket.next_sequence());
+        behind = sequences.len();
+        sequences.insert(sequence, behind);
+        let ack = if messages.peek().is_none() { NLM_F_ACK } else { 0 };
         write_message(&mut bytes, message, message.flags | NLM_F_REQUEST | ack, sequence);
     }
     let end = socket.next_sequence();
@@ -168,7 +176,7 @@ mod tests {
     #[test]
     fn empty_transaction_sends_nothing() {
         let mut socket = Socket::open(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
-        assert!(commit(&mut socket, &[], Some(7)).is_ok());
+        assert!(commit(&mut socket, &[] as &[Message], Some(7)).is_ok());
         assert_eq!(socket.next_sequence(), 1, "no message was numbered");
     }
 }

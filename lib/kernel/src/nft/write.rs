@@ -6,6 +6,7 @@
 
 mod items;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use netstate::nft::{ElementKey, Name, TableKey};
@@ -86,8 +87,9 @@ impl Work {
         let mut later = Vec::new();
         // Each round takes out at least one row, or makes at least one message or the whole work smaller.
         while !(self.deletes.is_empty() && self.layouts.is_empty() && self.adds.is_empty()) {
-            let (messages, places) = self.encode();
-            match commit(socket, &messages, None) {
+            let mut places = Vec::new();
+            let sent = self.messages().inspect(|(place, _)| places.push(*place)).map(|(_, message)| message);
+            match commit(socket, sent, None) {
                 Ok(()) => {
                     self.commits += 1;
                     break;
@@ -124,20 +126,19 @@ impl Work {
         self.deletes.iter().chain(&self.layouts).chain(&self.adds)
     }
 
-    /// All messages, and for each the index of its unit and its index therein.
-    fn encode(&self) -> (Vec<Message>, Vec<(usize, usize)>) {
-        let (mut messages, mut places) = (Vec::new(), Vec::new());
-        for (index, unit) in self.units().enumerate() {
-            let of_unit = match unit {
-                Unit::Layout { messages, .. } => messages.clone(),
+    /// All messages, each with the index of its unit and its index therein. Those with elements are made as they are asked for: a hundred
+    /// thousand elements stand here once.
+    fn messages(&self) -> impl Iterator<Item = ((usize, usize), Cow<'_, Message>)> {
+        self.units().enumerate().flat_map(|(index, unit)| {
+            let (layout, elements) = match unit {
+                Unit::Layout { messages, .. } => (&**messages, None),
                 Unit::Elements { kind, table, set, items } => {
-                    vec![element::list_message(*kind, table, set.as_str(), [items.bytes()])]
+                    (&[][..], Some(element::list_message(*kind, table, set.as_str(), [items.bytes()])))
                 }
             };
-            places.extend((0..of_unit.len()).map(|within| (index, within)));
-            messages.extend(of_unit);
-        }
-        (messages, places)
+            let messages = layout.iter().map(Cow::Borrowed).chain(elements.map(Cow::Owned));
+            messages.enumerate().map(move |(within, message)| ((index, within), message))
+        })
     }
 
     /// Takes out what was refused, as exactly as it is known.

@@ -79,7 +79,7 @@ impl Trace {
         let mut nft = Nft::open()?;
         let name = Name::observed(format!("netd-trace-{}", nft.port()?));
         let table = TableKey { family: Family::Inet, name };
-        commit(&mut nft.socket, &layout(&table, &flow), None)
+        commit(&mut nft.socket, layout(&table, &flow), None)
             .map_err(|refusal| KernelError::new("make", format!("nft table {table}"), refusal))?;
         Ok(Self { _nft: nft, table, flow, socket, packets: event::Packets::default(), buffer: vec![0; 64 * 1024] })
     }

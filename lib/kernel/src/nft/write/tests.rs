@@ -40,7 +40,7 @@ fn nack(errno: i32) -> Nack {
 
 /// Narrows by refusals of whole messages.
 fn narrowed(work: &mut Work, refused: &[(usize, i32)]) {
-    let (_, places) = work.encode();
+    let places: Vec<_> = work.messages().map(|(place, _)| place).collect();
     work.narrow(&refused.iter().map(|(message, errno)| (*message, nack(*errno))).collect(), &places);
 }
 
@@ -51,9 +51,7 @@ fn elements_of_one_set_share_a_message_and_of_another_do_not() {
     work.layout(5, vec![message(kind::NEWTABLE, 0, 2, |_| {})]);
     work.layout(6, Vec::new());
     assert_eq!(units(&work), ["-ports 9", "layout 5 of 1", "+ports 0 1", "+links 2", "+ports 3"]);
-    let (messages, places) = work.encode();
-    assert_eq!(places, [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)]);
-    assert_eq!(messages.len(), 5);
+    assert!(work.messages().map(|(place, _)| place).eq([(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)]));
 }
 
 #[test]
