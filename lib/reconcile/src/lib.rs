@@ -20,6 +20,7 @@
 mod chain;
 mod diff;
 mod gate;
+mod held;
 mod pass;
 mod reconciler;
 pub mod retry;

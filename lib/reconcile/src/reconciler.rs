@@ -18,6 +18,7 @@ use contest::{Contest, contested};
 
 use crate::chain::Chain;
 use crate::diff::{differing, step};
+use crate::held::{held, sharing};
 use crate::pass::{Failure, Pass};
 use crate::retry;
 use crate::status::State;
@@ -98,13 +99,21 @@ impl<T: Target> Reconciler<T> {
         if self.desired.get(&key) == value.as_ref() {
             return;
         }
-        match value {
-            Some(value) => self.desired.insert(key.clone(), value),
-            None => self.desired.remove(&key),
-        };
         self.failures.remove(&key);
         self.taken.remove(&key);
-        self.dirty.insert(key);
+        let Some(value) = value else {
+            self.desired.remove(&key);
+            self.dirty.insert(key);
+            return;
+        };
+        let mirror = self.mirror.as_ref();
+        if let Some((key, value)) = mirror.and_then(|mirror| held(&mut Walk::along(mirror, 1), &key, &value)) {
+            self.dirty.remove(&key);
+            self.desired.insert(key, value);
+            return;
+        }
+        self.dirty.insert(key.clone());
+        self.desired.insert(key, value);
     }
 
     /// As [`Reconciler::want`] for many rows at once.
@@ -118,12 +127,21 @@ impl<T: Target> Reconciler<T> {
         // Many rows are new, as at a start: built from sorted lists, the tables have full nodes.
         let (new, rest): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|(key, value)| value.is_some() && !self.desired.contains_key(key));
-        for (key, _) in &new {
-            self.failures.remove(key);
-            self.taken.remove(key);
+        let mut mirror = self.mirror.as_ref().map(|mirror| Walk::along(mirror, new.len()));
+        let (mut desired, mut dirty) = (Vec::with_capacity(new.len()), Vec::new());
+        for (key, value) in new.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+            self.failures.remove(&key);
+            self.taken.remove(&key);
+            if let Some(row) = mirror.as_mut().and_then(|mirror| held(mirror, &key, &value)) {
+                self.dirty.remove(&key);
+                desired.push(row);
+            } else {
+                dirty.push(key.clone());
+                desired.push((key, value));
+            }
         }
-        self.dirty.append(&mut new.iter().map(|(key, _)| key.clone()).collect());
-        self.desired.append(&mut new.into_iter().filter_map(|(key, value)| Some((key, value?))).collect());
+        self.dirty.append(&mut dirty.into_iter().collect());
+        self.desired.append(&mut desired.into_iter().collect());
         for (key, value) in rest {
             self.want(key, value);
         }
@@ -219,8 +237,9 @@ impl<T: Target> Reconciler<T> {
         pass.observed += 1;
         self.totals.listings += 1;
         match self.target.observe() {
-            Ok(mirror) => {
+            Ok(observed) => {
                 self.observe_failure = None;
+                let mirror = sharing(observed, &self.desired);
                 // Everything is dirty, and an empty table satisfies nothing.
                 if std::mem::replace(&mut self.listed, true) || !mirror.is_empty() {
                     self.mark(&mirror);

@@ -33,9 +33,14 @@ impl<'a, K: Ord, V> Walk<'a, K, V> {
 
     /// The value of `key`, which is no smaller than the one before.
     pub(crate) fn get(&mut self, key: &K) -> Option<&'a V> {
-        let Some(rest) = &mut self.rest else { return self.map.get(key) };
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// As [`Walk::get`], with the key as the map has it.
+    pub(crate) fn entry(&mut self, key: &K) -> Option<(&'a K, &'a V)> {
+        let Some(rest) = &mut self.rest else { return self.map.get_key_value(key) };
         while rest.next_if(|(other, _)| *other < key).is_some() {}
-        rest.peek().filter(|(other, _)| *other == key).map(|(_, value)| *value)
+        rest.peek().copied().filter(|(other, _)| *other == key)
     }
 }
 
