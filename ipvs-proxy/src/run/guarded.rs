@@ -81,6 +81,14 @@ impl<T: Servers> Target for Guarded<T> {
         Ok(rows)
     }
 
+    fn is_unchanged(&mut self) -> bool {
+        self.table.is_unchanged()
+    }
+
+    fn batch(&self) -> usize {
+        self.table.batch()
+    }
+
     fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {
         if self.refused.is_empty() {
             return self.table.apply(steps);
