@@ -11,6 +11,7 @@ pub(crate) mod service;
 pub(crate) mod slice;
 #[cfg(test)]
 mod tests;
+pub(crate) mod topology;
 pub(crate) mod trigger;
 
 pub(crate) use name::{ObjectName, cluster_name, object_name};

@@ -11,6 +11,7 @@ use netstate::{IpFamily, Protocol};
 use serde_json::Value;
 
 use super::field::{Field, is_unusable, keep};
+use super::topology::{Hints, Topology};
 use super::trigger::Trigger;
 use super::{ObjectName, object_name};
 
@@ -61,21 +62,8 @@ pub(crate) struct Endpoint {
     pub(crate) serving: bool,
     /// It is on its way out.
     pub(crate) terminating: bool,
-    /// Name of its node, if the slice says.
-    pub(crate) node: Option<Arc<str>>,
-    /// Name of its zone, if the slice says.
-    pub(crate) zone: Option<Arc<str>>,
-    /// Whose clients it is meant for, if the slice says.
-    pub(crate) hints: Option<Box<Hints>>,
-}
-
-/// Whose clients an endpoint is meant for (`hints`); an empty list says nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Hints {
-    /// Those of these zones.
-    pub(crate) zones: Box<[Arc<str>]>,
-    /// Those on these nodes.
-    pub(crate) nodes: Box<[Arc<str>]>,
+    /// Where it runs and whose clients it is meant for.
+    pub(crate) topology: Arc<Topology>,
 }
 
 impl EndpointSlice {
@@ -107,7 +95,7 @@ impl EndpointSlice {
     }
 
     fn read_lists(&mut self, root: &Field<'_>, family: IpFamily) -> Result<(), Problem> {
-        let (mut ports, mut endpoints) = (Vec::new(), Vec::new());
+        let (mut ports, mut endpoints, mut hints) = (Vec::new(), Vec::new(), Vec::new());
         for item in root.get("ports").items()? {
             if item.is_object() && item.get("port").is_absent() {
                 // It means every port, which no address and port can express.
@@ -116,50 +104,33 @@ impl EndpointSlice {
                 keep(&mut ports, &mut self.skipped, port(&item));
             }
         }
-        let mut names = Names::default();
         for item in root.get("endpoints").items()? {
-            keep(&mut endpoints, &mut self.skipped, endpoint(&item, family, &mut names));
+            let read = endpoint(&item, family, &mut hints);
+            keep(&mut endpoints, &mut self.skipped, read);
         }
         (self.ports, self.endpoints) = (ports.into(), endpoints.into());
-        self.skipped.append(&mut names.skipped);
+        self.skipped.append(&mut hints);
         Ok(())
     }
 }
 
-/// Names of nodes and zones that endpoints of one slice repeat, each text once; and hints that cannot be read.
-#[derive(Default)]
-struct Names {
-    known: Vec<Arc<str>>,
-    skipped: Vec<String>,
+/// A name; none where the text is empty.
+fn name(field: &Field<'_>) -> Result<Option<Box<str>>, Problem> {
+    Ok(field.text()?.filter(|text| !text.is_empty()).map(Into::into))
 }
 
-impl Names {
-    fn text(&mut self, field: &Field<'_>) -> Result<Option<Arc<str>>, Problem> {
-        Ok(field.text()?.filter(|text| !text.is_empty()).map(|text| self.shared(text)))
+/// The names in a list of hints. What cannot be read is left out: an endpoint without a hint is one for everybody.
+fn hinted(field: &Field<'_>, skipped: &mut Vec<String>) -> Box<[Box<str>]> {
+    let items = field.items().unwrap_or_else(|problem| {
+        skipped.push(problem.to_string());
+        Vec::new()
+    });
+    let mut found = Vec::new();
+    for item in items.iter().map(|item| item.get("name")) {
+        let name = name(&item).and_then(|name| name.ok_or_else(|| item.problem("the name of a zone or node")));
+        keep(&mut found, skipped, name);
     }
-
-    fn shared(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.known.iter().find(|known| ***known == *text) {
-            return Arc::clone(known);
-        }
-        let new: Arc<str> = text.into();
-        self.known.push(Arc::clone(&new));
-        new
-    }
-
-    /// The names in a list of hints. What cannot be read is left out: an endpoint without a hint is one for everybody.
-    fn hints(&mut self, field: &Field<'_>) -> Box<[Arc<str>]> {
-        let items = field.items().unwrap_or_else(|problem| {
-            self.skipped.push(problem.to_string());
-            Vec::new()
-        });
-        let mut found = Vec::new();
-        for item in items.iter().map(|item| item.get("name")) {
-            let name = self.text(&item).and_then(|name| name.ok_or_else(|| item.problem("the name of a zone or node")));
-            keep(&mut found, &mut self.skipped, name);
-        }
-        found.into()
-    }
+    found.into()
 }
 
 fn port(item: &Field<'_>) -> Result<EndpointPort, Problem> {
@@ -168,7 +139,8 @@ fn port(item: &Field<'_>) -> Result<EndpointPort, Problem> {
     Ok(EndpointPort { name, protocol: item.get("protocol").protocol()?, port })
 }
 
-fn endpoint(item: &Field<'_>, family: IpFamily, names: &mut Names) -> Result<Endpoint, Problem> {
+/// An endpoint; hints that cannot be read go to `skipped`.
+fn endpoint(item: &Field<'_>, family: IpFamily, skipped: &mut Vec<String>) -> Result<Endpoint, Problem> {
     let accepted = match family {
         IpFamily::V4 => "a unicast IPv4 address that is no loopback or link-local one",
         IpFamily::V6 => "a unicast IPv6 address that is no loopback or link-local one",
@@ -179,15 +151,15 @@ fn endpoint(item: &Field<'_>, family: IpFamily, names: &mut Names) -> Result<End
     let addr = first.address()?.filter(|addr| IpFamily::of(*addr) == family && !is_unusable(*addr));
     let addr = addr.ok_or_else(|| first.problem(accepted))?;
     let (conditions, hints) = (item.get("conditions"), item.get("hints"));
-    let hints = Hints { zones: names.hints(&hints.get("forZones")), nodes: names.hints(&hints.get("forNodes")) };
+    let zones = hinted(&hints.get("forZones"), skipped);
+    let hints = Hints { zones, nodes: hinted(&hints.get("forNodes"), skipped) };
+    let (node, zone) = (name(&item.get("nodeName"))?, name(&item.get("zone"))?);
     Ok(Endpoint {
         addr,
         ready: conditions.get("ready").flag()?.unwrap_or(true),
         serving: conditions.get("serving").flag()?.unwrap_or(true),
         terminating: conditions.get("terminating").flag()?.unwrap_or(false),
-        node: names.text(&item.get("nodeName"))?,
-        zone: names.text(&item.get("zone"))?,
-        hints: (hints != Hints::default()).then(|| Box::new(hints)),
+        topology: Arc::new(Topology { node, zone, hints: (hints != Hints::default()).then_some(hints) }),
     })
 }
 
@@ -218,7 +190,7 @@ mod tests {
         assert_eq!(*slice.ports, [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]);
         let conditions: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
         assert_eq!(conditions, [(true, true, false), (false, true, true), (true, true, false)]);
-        assert_eq!(slice.endpoints[0].node.as_deref(), Some("hdss7-21.host.com"));
+        assert_eq!(slice.endpoints[0].topology.node.as_deref(), Some("hdss7-21.host.com"));
     }
 
     #[test]
@@ -248,11 +220,11 @@ mod tests {
             "hints": {"forZones": [{"name": "z1"}, {"name": 7}, {"name": "z2"}], "forNodes": [{"name": "n1"}]},
         }, {"addresses": ["172.7.21.3"], "hints": {"forZones": "z1"}}]);
         let slice = EndpointSlice::from_json(&object).unwrap();
-        let hints = slice.endpoints[0].hints.as_deref().unwrap();
+        let hints = slice.endpoints[0].topology.hints.as_ref().unwrap();
         assert_eq!(*hints.zones, ["z1".into(), "z2".into()]);
         assert_eq!(*hints.nodes, ["n1".into()]);
-        assert_eq!(slice.endpoints[0].zone.as_deref(), Some("z1"));
-        assert_eq!((slice.endpoints.len(), &slice.endpoints[1].hints), (2, &None));
+        assert_eq!(slice.endpoints[0].topology.zone.as_deref(), Some("z1"));
+        assert_eq!((slice.endpoints.len(), &slice.endpoints[1].topology.hints), (2, &None));
         let fields: Vec<_> = slice.skipped.iter().map(|reason| reason.split(": ").next().unwrap()).collect();
         assert_eq!(fields, ["endpoints[0].hints.forZones[1].name", "endpoints[1].hints.forZones"]);
     }

@@ -153,10 +153,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
     let planned = plan(&service, &service.cluster_ips, of_service, &here);
     let asked = HealthCheck::of(&service, of_service, &here);
     // What an endpoint says of itself shows where others stand beside it, or none is ready.
-    let endpoint = slice
-        .endpoints
-        .first()
-        .map(|endpoint| (endpoint.serving, endpoint.terminating, &endpoint.zone, &endpoint.hints));
+    let endpoint = slice.endpoints.first().map(|endpoint| (endpoint.serving, endpoint.terminating, &endpoint.topology));
     format!(
         "{named:?} {planned:?} {asked:?} {endpoint:?} {:?}",
         IpFamily::ALL.map(|family| service.sources.get(family).clone())

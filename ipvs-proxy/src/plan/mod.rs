@@ -143,7 +143,8 @@ pub(crate) fn unmatched<'a>(service: &Service, slices: impl Iterator<Item = &'a 
 
 /// True when the plan of a Service depends on the zone of this node.
 pub(crate) fn depends_on_zone<'a>(service: &Service, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> bool {
-    let meant_for_zones = |endpoint: &Endpoint| endpoint.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty());
+    let meant_for_zones =
+        |endpoint: &Endpoint| endpoint.topology.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty());
     service.distribution.is_some() || slices.into_iter().any(|slice| slice.endpoints.iter().any(meant_for_zones))
 }
 

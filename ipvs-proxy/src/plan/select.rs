@@ -70,7 +70,7 @@ enum Hint {
 }
 
 impl Hint {
-    fn of(meant: &[Arc<str>], here: Option<&str>) -> Self {
+    fn of(meant: &[Box<str>], here: Option<&str>) -> Self {
         match here {
             _ if meant.is_empty() => Self::Unsaid,
             Some(here) if meant.iter().any(|name| **name == *here) => Self::Here,
@@ -178,7 +178,7 @@ fn candidates<'a>(
         for number in matching.map(|p| p.port) {
             for endpoint in slice.endpoints.iter().filter(|endpoint| IpFamily::of(endpoint.addr) == family) {
                 let (key, new) = ((endpoint.addr, number), candidate(endpoint, here));
-                hinted |= endpoint.hints.is_some();
+                hinted |= endpoint.topology.hints.is_some();
                 unhinted.push((key, endpoint));
                 found.entry(key).and_modify(|old| old.merge(new)).or_insert(new);
             }
@@ -196,15 +196,15 @@ fn candidates<'a>(
 
 /// Hints as the controller would write them, for slices that somebody else wrote.
 fn distribute(candidate: &mut Candidate, endpoint: &Endpoint, distribution: Distribution, here: &Here) {
-    candidate.zone = candidate.zone.max(Hint::of(endpoint.zone.as_slice(), here.zone.as_deref()));
+    candidate.zone = candidate.zone.max(Hint::of(endpoint.topology.zone.as_slice(), here.zone.as_deref()));
     if distribution == Distribution::SameNode {
-        candidate.node = candidate.node.max(Hint::of(endpoint.node.as_slice(), Some(&here.node)));
+        candidate.node = candidate.node.max(Hint::of(endpoint.topology.node.as_slice(), Some(&here.node)));
     }
 }
 
 /// Where an endpoint runs.
 pub(super) fn locality(endpoint: &Endpoint, here: &Here) -> Locality {
-    match endpoint.node.as_deref() {
+    match endpoint.topology.node.as_deref() {
         Some(node) if node == here.node => Locality::Here,
         _ if here.addresses.contains(&endpoint.addr) => Locality::Here,
         Some(_) => Locality::Elsewhere,
@@ -213,7 +213,7 @@ pub(super) fn locality(endpoint: &Endpoint, here: &Here) -> Locality {
 }
 
 fn candidate(endpoint: &Endpoint, here: &Here) -> Candidate {
-    let hints = endpoint.hints.as_deref();
+    let hints = endpoint.topology.hints.as_ref();
     Candidate {
         ready: endpoint.ready,
         serving: endpoint.serving,
@@ -233,7 +233,8 @@ mod tests {
 
     use super::*;
     use crate::object::ObjectName;
-    use crate::object::slice::{EndpointPort, Hints};
+    use crate::object::slice::EndpointPort;
+    use crate::object::topology::{Hints, Topology};
 
     const HERE: &str = "hdss7-21.host.com";
 
@@ -257,7 +258,8 @@ mod tests {
 
     fn endpoint(last: u8, ready: bool, serving: bool, terminating: bool) -> Endpoint {
         let addr = [172, 7, 21, last].into();
-        Endpoint { addr, ready, serving, terminating, node: Some(HERE.into()), zone: None, hints: None }
+        let topology = Topology { node: Some(HERE.into()), ..Topology::default() };
+        Endpoint { addr, ready, serving, terminating, topology: topology.into() }
     }
 
     fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {
@@ -322,13 +324,15 @@ mod tests {
 
     /// Endpoints 2, 3, ... by where they are, and for which zones and nodes they are meant.
     fn hinted(endpoints: &[(&str, &[&str], &[&str])]) -> EndpointSlice {
-        let names = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
-        let endpoint = |(last, (node, zones, nodes)): (u8, &(&str, &[&str], &[&str]))| Endpoint {
-            node: Some((*node).into()),
-            zone: Some(format!("zone of {node}").into()),
-            hints: (!zones.is_empty() || !nodes.is_empty())
-                .then(|| Box::new(Hints { zones: names(zones), nodes: names(nodes) })),
-            ..endpoint(last, true, true, false)
+        let names = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
+        let endpoint = |(last, (node, zones, nodes)): (u8, &(&str, &[&str], &[&str]))| {
+            let hints = Hints { zones: names(zones), nodes: names(nodes) };
+            let topology = Topology {
+                node: Some((*node).into()),
+                zone: Some(format!("zone of {node}").into()),
+                hints: (hints != Hints::default()).then_some(hints),
+            };
+            Endpoint { topology: topology.into(), ..endpoint(last, true, true, false) }
         };
         slice((2..).zip(endpoints).map(endpoint).collect())
     }
@@ -383,9 +387,10 @@ mod tests {
     #[test]
     fn an_endpoint_is_here_elsewhere_or_nobody_knows() {
         let mut endpoints: Vec<_> = [2, 3, 4, 5].map(|last| endpoint(last, true, true, false)).into();
-        endpoints[1].node = Some("hdss7-22.host.com".into());
-        endpoints[2].node = None;
-        (endpoints[3].node, endpoints[3].addr) = (None, [10, 4, 7, 21].into());
+        let elsewhere = Topology { node: Some("hdss7-22.host.com".into()), ..Topology::default() };
+        endpoints[1].topology = elsewhere.into();
+        endpoints[2].topology = Arc::default();
+        (endpoints[3].topology, endpoints[3].addr) = (Arc::default(), [10, 4, 7, 21].into());
         let choice = Choice::of((&web(), &http()), IpFamily::V4, &[slice(endpoints)], &here());
         let found = |backends: &[Backend]| backends.iter().map(|backend| backend.locality).collect::<Vec<_>>();
         assert_eq!(found(&choice.cluster), [Locality::Here, Locality::Here, Locality::Elsewhere, Locality::Unknown]);

@@ -18,6 +18,7 @@ use crate::object::key::{Kind, ObjectKey};
 use crate::object::node::Node;
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
+use crate::object::topology::Topologies;
 use crate::source::{JUNK, Reading, Update};
 
 /// What is known of the cluster; see the module's text.
@@ -25,6 +26,8 @@ use crate::source::{JUNK, Reading, Update};
 pub(crate) struct View {
     services: Kept<Service>,
     slices: Kept<EndpointSlice>,
+    /// What endpoints of different slices share.
+    topologies: Topologies,
     /// The own one, if the source has it.
     nodes: Kept<Node>,
     /// Keys that are no objects.
@@ -175,7 +178,10 @@ impl View {
     fn apply(&mut self, update: Update) -> BTreeSet<ObjectName> {
         match update {
             Update::Service(event) => self.services.apply(event).into_iter().collect(),
-            Update::Slice(event) => {
+            Update::Slice(mut event) => {
+                if let Event::Put { value: Ok(slice), .. } = &mut event {
+                    self.topologies.share(slice);
+                }
                 let changed = self.slices.apply(event);
                 self.concerned(changed)
             }
