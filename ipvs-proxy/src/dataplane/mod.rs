@@ -61,9 +61,16 @@ pub(crate) struct Changes {
     pub(crate) routes: BTreeMap<RouteKey, Option<Route>>,
 }
 
-#[cfg(test)]
 impl Changes {
+    /// Takes in what changed after that.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.nft.extend(later.nft);
+        self.ipvs.extend(later.ipvs);
+        self.addresses.extend(later.addresses);
+    }
+
     /// True when no row changed.
+    #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.nft.is_empty() && self.ipvs.is_empty() && self.addresses.is_empty() && self.routes.is_empty()
     }

@@ -153,6 +153,9 @@ impl Service {
             return Ok(service);
         }
         (service.cluster_ips, service.ports) = (cluster_ips, ports);
+        // Most have one of each, and a list that grows takes room for four.
+        service.cluster_ips.shrink_to_fit();
+        service.ports.shrink_to_fit();
         service.created = or_open(&mut service.skipped, created(&root));
         service.read_options(&root);
         Ok(service)
@@ -231,7 +234,7 @@ fn or_open<T: Default>(skipped: &mut Vec<String>, value: Result<T, Problem>) -> 
 }
 
 fn created(root: &Field<'_>) -> Result<Arc<str>, Problem> {
-    Ok(root.get("metadata").get("creationTimestamp").text()?.unwrap_or_default().into())
+    Ok(root.get("metadata").get("creationTimestamp").text()?.map_or_else(Arc::default, Into::into))
 }
 
 /// True for a Service that no proxy, or another one, serves.

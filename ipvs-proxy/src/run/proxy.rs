@@ -177,9 +177,7 @@ impl Proxy {
         // A Service of which only a part of a change is known is planned with the rest of it.
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|name| !self.changed.contains(name));
-        for name in dirty {
-            self.plan_service(&name);
-        }
+        self.plan_services(dirty);
         self.audit(now);
         self.tables.look_at_drains(now);
         let mut pass = self.tables.arrive(now);
@@ -272,12 +270,11 @@ impl Proxy {
         self.remembered = Some(plans.keys().cloned().collect());
         for (name, plan) in plans {
             tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it");
-            self.settle(&name, Some(plan));
+            let changes = self.settle(&name, Some(plan));
+            self.tables.want(changes);
         }
         // Only now it can be known where they were served before.
-        for name in self.misplaced.keys().cloned().collect::<Vec<_>>() {
-            self.plan_service(&name);
-        }
+        self.plan_services(self.misplaced.keys().cloned().collect());
         true
     }
 

@@ -90,36 +90,7 @@ impl Tables {
     /// Takes in what a plan changed.
     pub(crate) fn want(&mut self, changes: Changes) {
         let entries = self.want_nft(changes.nft);
-        // In key order: virtual servers before their real servers.
-        for (key, row) in changes.ipvs {
-            match (key, row) {
-                (RowKey::Virtual(service), row) => {
-                    self.pending.insert(ipvs::frontend(&service, &self.own));
-                    if row.is_some() {
-                        self.handover.stays(&service);
-                        self.claim(service);
-                    } else {
-                        self.handover.leaves(service);
-                        self.abandon_drains(service);
-                    }
-                    self.want_server(key, row);
-                }
-                (RowKey::Real(real), Some(row)) => {
-                    self.leaving.remove(&real);
-                    if self.end_drain(&real) {
-                        tracing::info!(server = %real, "endpoint is back, its drain ends");
-                    }
-                    self.settle_later(&real, true);
-                    self.want_server(key, Some(row));
-                }
-                (RowKey::Real(real), None) => {
-                    self.end_drain(&real);
-                    self.leaving.insert(real);
-                    self.settle_later(&real, false);
-                    self.want_server(key, None);
-                }
-            }
-        }
+        self.want_servers(changes.ipvs);
         for (key, row) in changes.addresses {
             match row {
                 Some(_) => {
@@ -137,9 +108,43 @@ impl Tables {
         entries.iter().for_each(|key| self.hold(key));
     }
 
+    /// Takes in virtual servers and their real servers.
+    fn want_servers(&mut self, changes: BTreeMap<RowKey, Option<Row>>) {
+        // In key order: virtual servers before their real servers.
+        for (key, row) in &changes {
+            match (key, row) {
+                (RowKey::Virtual(service), row) => {
+                    self.pending.insert(ipvs::frontend(service, &self.own));
+                    if row.is_some() {
+                        self.handover.stays(service);
+                        self.claim(*service);
+                    } else {
+                        self.handover.leaves(*service);
+                        self.abandon_drains(*service);
+                    }
+                }
+                (RowKey::Real(real), Some(_)) => {
+                    self.leaving.remove(real);
+                    if self.end_drain(real) {
+                        tracing::info!(server = %real, "endpoint is back, its drain ends");
+                    }
+                    self.settle_later(real, true);
+                }
+                (RowKey::Real(real), None) => {
+                    self.end_drain(real);
+                    self.leaving.insert(*real);
+                    self.settle_later(real, false);
+                }
+            }
+        }
+        if let Some(servers) = self.servers_mut() {
+            servers.want_each(changes);
+        }
+    }
+
     /// Takes in rows of the nft tables; returns those that say that a frontend is served.
     fn want_nft(&mut self, changes: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>) -> Vec<nft_rows::RowKey> {
-        let mut entries = Vec::new();
+        let (mut entries, mut wanted) = (Vec::new(), BTreeMap::new());
         for (key, row) in changes {
             if let Some(frontend) = nftables::frontend(&key) {
                 self.expect_endpoints(&frontend, &key, row.as_ref());
@@ -156,9 +161,12 @@ impl Tables {
                 }
                 server => {
                     server.map(|server| self.recorded.remove(&server));
-                    self.stack.want(self.nft, key, row);
+                    wanted.insert(key, row);
                 }
             }
+        }
+        if let Some(nft) = self.stack.get_mut(self.nft) {
+            nft.want_each(wanted);
         }
         entries
     }

@@ -170,8 +170,14 @@ impl View {
             self.doubt.forget(&key);
         }
         let mut concerned = self.end(update.ends());
+        let is_listed = !update.completes().is_empty();
         self.finish_listings(update.completes());
         concerned.append(&mut self.apply(update));
+        if is_listed {
+            // As in a snapshot: what came one by one left nodes half-empty.
+            self.slices_of = std::mem::take(&mut self.slices_of).into_iter().collect();
+            self.service_of = std::mem::take(&mut self.service_of).into_iter().collect();
+        }
         concerned
     }
 

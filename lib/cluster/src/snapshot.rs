@@ -111,6 +111,8 @@ impl<K: Ord + Clone, V: PartialEq> Snapshot<K, V> {
         for key in &gone {
             self.entries.remove(key);
         }
+        // What a listing put in one by one, in order, left every node half-empty; built at once, they are full.
+        self.entries = std::mem::take(&mut self.entries).into_iter().collect();
         gone
     }
 

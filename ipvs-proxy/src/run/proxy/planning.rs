@@ -3,10 +3,12 @@
 //! Invariants: what is said of a Service is found when it is planned, so that a report reads no object; a Service that cannot be served
 //! as it is now goes on as it was.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::super::memory::{is_in_doubt, recorded};
 use super::Proxy;
+use crate::dataplane::Changes;
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::SCHEDULER;
@@ -15,10 +17,16 @@ use crate::plan::networks::placed;
 use crate::plan::{ServicePlan, plan, unmatched};
 
 impl Proxy {
-    /// Plans a Service as it is now, and notes what is to be said of it.
-    pub(super) fn plan_service(&mut self, name: &ObjectName) {
-        self.place_service(name);
-        self.find(name);
+    /// Plans Services as they are now, and notes what is to be said of them. Their rows are desired together: what comes together into a
+    /// table takes half the memory of what comes one by one.
+    pub(super) fn plan_services(&mut self, names: BTreeSet<ObjectName>) {
+        let (many, mut changes) = (names.len(), Changes::default());
+        for name in names {
+            changes.extend(self.place_service(&name));
+            self.find(&name);
+        }
+        self.claims.planned(many);
+        self.tables.want(changes);
     }
 
     /// Notes what of a Service and its slices is not served and what was left out of them.
@@ -39,17 +47,17 @@ impl Proxy {
         self.findings.set(name, service.into_iter().chain(slices));
     }
 
-    fn place_service(&mut self, name: &ObjectName) {
+    /// Plans a Service; returns the rows that change with it.
+    fn place_service(&mut self, name: &ObjectName) -> Changes {
         if self.remembered.as_ref().is_some_and(|names| names.contains(name)) && is_in_doubt(&self.view, name) {
-            return;
+            return Changes::default();
         }
         let Some(service) = self.view.service(name) else {
             self.misplaced.remove(name);
             self.zoned.remove(name);
             self.check(name, None);
             self.lacking.remove(name);
-            self.settle(name, None);
-            return;
+            return self.settle(name, None);
         };
         let (addresses, refused) = placed(service, &self.networks, || self.before(name));
         let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
@@ -75,7 +83,7 @@ impl Proxy {
             self.lacking.remove(name);
         }
         self.note(name);
-        self.settle(name, Some(plan));
+        self.settle(name, Some(plan))
     }
 
     /// The virtual addresses that a Service was served at: by this program, or by the kernel's record before it.
@@ -88,11 +96,11 @@ impl Proxy {
         }
     }
 
-    /// Puts the plan of a Service in place of its earlier one, down to the rows that are desired.
-    pub(super) fn settle(&mut self, name: &ObjectName, plan: Option<ServicePlan>) {
+    /// Puts the plan of a Service in place of its earlier one; returns the rows that change with it.
+    pub(super) fn settle(&mut self, name: &ObjectName, plan: Option<ServicePlan>) -> Changes {
         let of = |plan: Option<&ServicePlan>| plan.map(|plan| plan.no_local).unwrap_or_default();
         self.no_local = self.no_local.minus(of(self.claims.plan(name))).plus(of(plan.as_ref()));
         let deltas = self.claims.settle(name, plan);
-        self.tables.want(self.plane.rows(&deltas));
+        self.plane.rows(&deltas)
     }
 }
