@@ -132,16 +132,20 @@ impl<T: Target> Reconciler<T> {
         for (key, value) in new.into_iter().filter_map(|(key, value)| Some((key, value?))) {
             self.failures.remove(&key);
             self.taken.remove(&key);
-            if let Some(row) = mirror.as_mut().and_then(|mirror| held(mirror, &key, &value)) {
+            if mirror.as_mut().and_then(|mirror| held(mirror, &key, &value)).is_some() {
                 self.dirty.remove(&key);
-                desired.push(row);
             } else {
                 dirty.push(key.clone());
-                desired.push((key, value));
             }
+            desired.push((key, value));
         }
+        let held = desired.len().saturating_sub(dirty.len());
         self.dirty.append(&mut dirty.into_iter().collect());
         self.desired.append(&mut desired.into_iter().collect());
+        if held > 0 && Walk::<T::Key, ()>::pays(held, self.mirror.as_ref().map_or(0, BTreeMap::len)) {
+            // What was listed stands together in memory, and goes whole.
+            self.mirror = self.mirror.take().map(|mirror| sharing(mirror, &self.desired));
+        }
         for (key, value) in rest {
             self.want(key, value);
         }
