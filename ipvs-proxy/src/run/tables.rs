@@ -273,37 +273,6 @@ impl Tables {
         pass
     }
 
-    /// Keeps the marker of a record that was found whole; returns whether it was.
-    pub(crate) fn keep_marker(&mut self) -> bool {
-        if self.servers.is_none() {
-            return true;
-        }
-        let keys: Vec<_> = self.families.iter().map(|family| record::marker_key(*family)).collect();
-        let mut is_whole = true;
-        for key in keys {
-            let found = self.observed_nft().and_then(|rows| rows.get(&key)).map(|row| row.value.clone());
-            is_whole &= found.is_some();
-            self.stack.want(self.nft, key, found);
-        }
-        is_whole
-    }
-
-    /// Marks the record as whole, once whatever was adopted is in order: desired, or gone. Returns whether it is.
-    pub(crate) fn mark_whole(&mut self, since: u64) -> bool {
-        let Some(servers) = self.servers() else { return false };
-        let in_order = |(key, row): (&RowKey, &Observed<Row>)| {
-            row.owner == Owner::Foreign || matches!(key, RowKey::Real(_)) || servers.desired().contains_key(key)
-        };
-        let recorded = self.stack.get(self.nft).is_some_and(|nft| nft.status().is_done());
-        let is_whole = recorded && servers.mirror().is_some_and(|rows| rows.iter().all(in_order));
-        for (key, row) in self.families.iter().filter(|_| is_whole).map(|family| record::marker(*family, since)) {
-            if !self.stack.holds(self.nft, &key) {
-                self.stack.want(self.nft, key, Some(row));
-            }
-        }
-        is_whole
-    }
-
     /// True when the kernel's record and servers have been read.
     #[must_use]
     pub(crate) fn is_read(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What of IPVS is ours from before: found once, before the servers are first listed.
+//! What of IPVS is ours from before: found once, before the servers are first listed; and the mark that the record of it is whole.
 //!
 //! Invariant: every table is listed once for it, and behind the opening of its notifications: what it says then is what the
 //! first pass works on. Until it is known nothing of IPVS is listed or written.
@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use netstate::IpFamily;
-use reconcile::{Owner, Pass};
+use netstate::ipvs::{Row, RowKey};
+use reconcile::{Observed, Owner, Pass, Stage};
 
 use super::Tables;
 use crate::dataplane::{record, since};
@@ -53,5 +54,36 @@ impl Tables {
         }
         self.adopted = true;
         pass
+    }
+
+    /// Keeps the marker of a record that was found whole; returns whether it was.
+    pub(crate) fn keep_marker(&mut self) -> bool {
+        if self.servers.is_none() {
+            return true;
+        }
+        let keys: Vec<_> = self.families.iter().map(|family| record::marker_key(*family)).collect();
+        let mut is_whole = true;
+        for key in keys {
+            let found = self.observed_nft().and_then(|rows| rows.get(&key)).map(|row| row.value.clone());
+            is_whole &= found.is_some();
+            self.stack.want(self.nft, key, found);
+        }
+        is_whole
+    }
+
+    /// Marks the record as whole, once whatever was adopted is in order: desired, or gone. Returns whether it is.
+    pub(crate) fn mark_whole(&mut self, since: u64) -> bool {
+        let Some(servers) = self.servers() else { return false };
+        let in_order = |(key, row): (&RowKey, &Observed<Row>)| {
+            row.owner == Owner::Foreign || matches!(key, RowKey::Real(_)) || servers.desired().contains_key(key)
+        };
+        let recorded = self.stack.get(self.nft).is_some_and(|nft| nft.status().is_done());
+        let is_whole = recorded && servers.mirror().is_some_and(|rows| rows.iter().all(in_order));
+        for (key, row) in self.families.iter().filter(|_| is_whole).map(|family| record::marker(*family, since)) {
+            if !self.stack.holds(self.nft, &key) {
+                self.stack.want(self.nft, key, Some(row));
+            }
+        }
+        is_whole
     }
 }
