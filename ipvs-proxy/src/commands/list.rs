@@ -55,7 +55,7 @@ fn row(view: &View, service: &Service) -> [String; 5] {
     let mut endpoints: Vec<String> = Vec::new();
     for port in &service.ports {
         for family in service.families() {
-            let chosen = Choice::of((service, port), family, view.slices(&service.name), &nowhere);
+            let chosen = Choice::of(port, family, view.slices(&service.name), &nowhere);
             let to = |backend: &Backend| SocketAddr::new(backend.addr, backend.port).to_string();
             endpoints.extend(chosen.cluster.iter().map(to));
         }

@@ -58,6 +58,10 @@ pub(super) fn objects(facts: &Facts) -> Vec<Trouble> {
             let fix = "see docs/proxy-modes.md for what each data path serves";
             troubles.push(Trouble::problem(format!("services/{name}: {field} is not served"), fix));
         }
+        if let Some(field) = crate::plan::unhinted(service, view.slices(name)) {
+            let fix = "have the controller that writes the EndpointSlices write hints, or write them";
+            troubles.push(Trouble::note(format!("services/{name}: {field}"), fix));
+        }
         for port in crate::plan::unmatched(service, view.slices(name)) {
             let fix = "give the Service's port and the EndpointSlice's one name and protocol";
             troubles.push(Trouble::problem(format!("services/{name}: {port}"), fix));

@@ -4,6 +4,7 @@
 //! the door. A Service says what it asks for whoever can serve it; what is not served is named by the data path.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -99,6 +100,15 @@ pub(crate) enum Distribution {
     SameZone,
     /// Those of the client's node, or of its zone.
     SameNode,
+}
+
+impl fmt::Display for Distribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SameZone => "PreferSameZone",
+            Self::SameNode => "PreferSameNode",
+        })
+    }
 }
 
 /// Clients that may connect.

@@ -153,13 +153,13 @@ fn endpoint(item: &Field<'_>, family: IpFamily, skipped: &mut Vec<String>) -> Re
     let (conditions, hints) = (item.get("conditions"), item.get("hints"));
     let zones = hinted(&hints.get("forZones"), skipped);
     let hints = Hints { zones, nodes: hinted(&hints.get("forNodes"), skipped) };
-    let (node, zone) = (name(&item.get("nodeName"))?, name(&item.get("zone"))?);
+    let node = name(&item.get("nodeName"))?;
     Ok(Endpoint {
         addr,
         ready: conditions.get("ready").flag()?.unwrap_or(true),
         serving: conditions.get("serving").flag()?.unwrap_or(true),
         terminating: conditions.get("terminating").flag()?.unwrap_or(false),
-        topology: Arc::new(Topology { node, zone, hints: (hints != Hints::default()).then_some(hints) }),
+        topology: Arc::new(Topology { node, hints: (hints != Hints::default()).then_some(hints) }),
     })
 }
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn hints_zone_and_node_are_values_and_a_hint_that_cannot_be_read_is_left_out() {
+    fn hints_and_node_are_values_and_a_hint_that_cannot_be_read_is_left_out() {
         let mut object = slice();
         object["endpoints"] = json!([{
             "addresses": ["172.7.21.2"], "nodeName": "n1", "zone": "z1",
@@ -223,7 +223,6 @@ mod tests {
         let hints = slice.endpoints[0].topology.hints.as_ref().unwrap();
         assert_eq!(*hints.zones, ["z1".into(), "z2".into()]);
         assert_eq!(*hints.nodes, ["n1".into()]);
-        assert_eq!(slice.endpoints[0].topology.zone.as_deref(), Some("z1"));
         assert_eq!((slice.endpoints.len(), &slice.endpoints[1].topology.hints), (2, &None));
         let fields: Vec<_> = slice.skipped.iter().map(|reason| reason.split(": ").next().unwrap()).collect();
         assert_eq!(fields, ["endpoints[0].hints.forZones[1].name", "endpoints[1].hints.forZones"]);

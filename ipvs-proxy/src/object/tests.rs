@@ -90,7 +90,7 @@ fn fields_of_slices() -> Vec<(&'static str, Value, Fate)> {
         ("/endpoints/0/hostname", json!("web-0"), Elsewhere("DNS")),
         ("/endpoints/0/nodeName", json!("n2"), Served),
         ("/endpoints/0/targetRef", json!({"kind": "Pod"}), Elsewhere("people")),
-        ("/endpoints/0/zone", json!("z2"), Served),
+        ("/endpoints/0/zone", json!("z2"), Elsewhere("who writes hints")),
         ("/ports/0/appProtocol", json!("http"), Elsewhere("proxies of layer 7")),
         ("/ports/0/name", json!("other"), Served),
         ("/ports/0/port", json!(null), Served),

@@ -13,8 +13,6 @@ use super::slice::EndpointSlice;
 pub(crate) struct Topology {
     /// Name of its node, if the slice says.
     pub(crate) node: Option<Box<str>>,
-    /// Name of its zone, if the slice says.
-    pub(crate) zone: Option<Box<str>>,
     /// Whose clients it is meant for, if the slice says.
     pub(crate) hints: Option<Hints>,
 }

@@ -141,11 +141,22 @@ pub(crate) fn unmatched<'a>(service: &Service, slices: impl Iterator<Item = &'a 
     missing.map(text).collect()
 }
 
+/// What a Service asks for by `trafficDistribution` whose slices have endpoints and not one hint: proxies read hints alone, which whoever
+/// writes the slices makes of it.
+#[must_use]
+pub(crate) fn unhinted<'a>(service: &Service, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Option<String> {
+    let distribution = service.distribution?;
+    let mut endpoints = slices.into_iter().flat_map(|slice| &slice.endpoints).peekable();
+    endpoints.peek()?;
+    let none = endpoints.all(|endpoint| endpoint.topology.hints.is_none());
+    none.then(|| format!("spec.trafficDistribution: {distribution}, for which no endpoint has a hint: all are used"))
+}
+
 /// True when the plan of a Service depends on the zone of this node.
-pub(crate) fn depends_on_zone<'a>(service: &Service, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> bool {
+pub(crate) fn depends_on_zone<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> bool {
     let meant_for_zones =
         |endpoint: &Endpoint| endpoint.topology.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty());
-    service.distribution.is_some() || slices.into_iter().any(|slice| slice.endpoints.iter().any(meant_for_zones))
+    slices.into_iter().any(|slice| slice.endpoints.iter().any(meant_for_zones))
 }
 
 /// Plans one Service at the virtual addresses `addresses`. Endpoints are chosen once for each port and family.
@@ -159,7 +170,7 @@ pub(crate) fn plan<'a>(
         let choices: BTreeMap<_, _> = service
             .families()
             .into_iter()
-            .map(|family| (family, Choice::of((service, port), family, slices.clone(), here)))
+            .map(|family| (family, Choice::of(port, family, slices.clone(), here)))
             .collect();
         let frontend = move |(key, kind): (FrontendKey, _)| {
             let choice = choices.get(&key.family())?;

@@ -3,7 +3,7 @@
 //! Kubernetes' rule (pkg/proxy/topology.go, CategorizeEndpoints; KEP-1669): the ready endpoints; when there is none at
 //! all, those that are terminating and still serving. An endpoint that is terminating takes no new connection while a ready
 //! one exists. Of the whole cluster those are
-//! preferred that hints (KEP-2433, KEP-3015) mean for clients of this node or zone; the endpoints of this node are chosen among
+//! preferred that hints (KEP-2433, KEP-3015; what a controller makes of `trafficDistribution`) mean for clients of this node or zone; the endpoints of this node are chosen among
 //! themselves, whatever the hints.
 
 pub(crate) mod reasons;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use netstate::IpFamily;
 
 use super::here::Here;
-use crate::object::service::{Distribution, Service, ServicePort};
+use crate::object::service::ServicePort;
 use crate::object::slice::{Endpoint, EndpointSlice};
 
 /// Where an endpoint runs.
@@ -113,12 +113,12 @@ impl Choice {
     /// The choice for a Service port, from all slices of the Service.
     #[must_use]
     pub(crate) fn of<'a>(
-        (service, port): (&Service, &ServicePort),
+        port: &ServicePort,
         family: IpFamily,
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
         here: &Here,
     ) -> Self {
-        let candidates = candidates((service, port), family, slices, here);
+        let candidates = candidates(port, family, slices, here);
         let is_local = |candidate: &Candidate| candidate.locality == Locality::Here;
         let nearest = nearest(&candidates);
         let cluster = usable(&candidates, |_| true, nearest);
@@ -166,40 +166,22 @@ fn nearest(candidates: &Candidates) -> fn(&Candidate) -> bool {
 }
 
 fn candidates<'a>(
-    (service, port): (&Service, &ServicePort),
+    port: &ServicePort,
     family: IpFamily,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     here: &Here,
 ) -> Candidates {
-    let (mut found, mut hinted) = (Candidates::new(), false);
-    let mut unhinted: Vec<((IpAddr, u16), &Endpoint)> = Vec::new();
+    let mut found = Candidates::new();
     for slice in slices {
         let matching = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in matching.map(|p| p.port) {
             for endpoint in slice.endpoints.iter().filter(|endpoint| IpFamily::of(endpoint.addr) == family) {
                 let (key, new) = ((endpoint.addr, number), candidate(endpoint, here));
-                hinted |= endpoint.topology.hints.is_some();
-                unhinted.push((key, endpoint));
                 found.entry(key).and_modify(|old| old.merge(new)).or_insert(new);
             }
         }
     }
-    if let Some(distribution) = service.distribution.filter(|_| !hinted) {
-        for (key, endpoint) in unhinted {
-            if let Some(candidate) = found.get_mut(&key) {
-                distribute(candidate, endpoint, distribution, here);
-            }
-        }
-    }
     found
-}
-
-/// Hints as the controller would write them, for slices that somebody else wrote.
-fn distribute(candidate: &mut Candidate, endpoint: &Endpoint, distribution: Distribution, here: &Here) {
-    candidate.zone = candidate.zone.max(Hint::of(endpoint.topology.zone.as_slice(), here.zone.as_deref()));
-    if distribution == Distribution::SameNode {
-        candidate.node = candidate.node.max(Hint::of(endpoint.topology.node.as_slice(), Some(&here.node)));
-    }
 }
 
 /// Where an endpoint runs.
@@ -243,13 +225,8 @@ mod tests {
     }
 
     fn choose(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<(IpAddr, u16)> {
-        let choice = Choice::of((&web(), port), IpFamily::V4, slices, &here());
+        let choice = Choice::of(port, IpFamily::V4, slices, &here());
         choice.cluster.iter().map(|backend| (backend.addr, backend.port)).collect()
-    }
-
-    fn web() -> Service {
-        let object = serde_json::json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {}});
-        Service::from_json(&object).unwrap()
     }
 
     fn http() -> ServicePort {
@@ -327,20 +304,15 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
         let endpoint = |(last, (node, zones, nodes)): (u8, &(&str, &[&str], &[&str]))| {
             let hints = Hints { zones: names(zones), nodes: names(nodes) };
-            let topology = Topology {
-                node: Some((*node).into()),
-                zone: Some(format!("zone of {node}").into()),
-                hints: (hints != Hints::default()).then_some(hints),
-            };
+            let topology = Topology { node: Some((*node).into()), hints: (hints != Hints::default()).then_some(hints) };
             Endpoint { topology: topology.into(), ..endpoint(last, true, true, false) }
         };
         slice((2..).zip(endpoints).map(endpoint).collect())
     }
 
-    fn near(slices: &[EndpointSlice], distribution: Option<Distribution>, zone: Option<&str>) -> Vec<u8> {
+    fn near(slices: &[EndpointSlice], zone: Option<&str>) -> Vec<u8> {
         let here = Here { zone: zone.map(str::to_owned), ..here() };
-        let service = Service { distribution, ..web() };
-        let choice = Choice::of((&service, &http()), IpFamily::V4, slices, &here);
+        let choice = Choice::of(&http(), IpFamily::V4, slices, &here);
         let first = slices[0].endpoints.iter().map(|endpoint| endpoint.addr);
         (2..).zip(first).filter(|(_, addr)| choice.cluster.iter().any(|b| b.addr == *addr)).map(|(n, _)| n).collect()
     }
@@ -358,30 +330,19 @@ mod tests {
             ("zone when one has no node", vec![(HERE, &["z1"], &[HERE]), ("b", &["z1"], &[])], vec![2, 3]),
         ];
         for (name, endpoints, expected) in cases {
-            assert_eq!(near(&[hinted(&endpoints)], None, Some("z1")), expected, "{name}");
+            assert_eq!(near(&[hinted(&endpoints)], Some("z1")), expected, "{name}");
         }
         let zones = [hinted(&[("a", &["z1"], &[]), ("b", &["z2"], &[])])];
-        assert_eq!(near(&zones, None, None), [2, 3], "this node's zone is unknown");
+        assert_eq!(near(&zones, None), [2, 3], "this node's zone is unknown");
     }
 
     #[test]
     fn hints_of_endpoints_that_are_not_ready_do_not_count() {
         let mut slice = hinted(&[("a", &["z1"], &[]), ("b", &["z2"], &[]), ("c", &[], &[])]);
         slice.endpoints[2].ready = false;
-        assert_eq!(near(&[slice.clone()], None, Some("z1")), [2]);
+        assert_eq!(near(&[slice.clone()], Some("z1")), [2]);
         slice.endpoints[0].ready = false;
-        assert_eq!(near(&[slice], None, Some("z1")), [3]);
-    }
-
-    #[test]
-    fn a_distribution_counts_where_nobody_wrote_hints() {
-        let slices = [hinted(&[(HERE, &[], &[]), ("a", &[], &[]), ("b", &[], &[])])];
-        let zone = |node: &str| format!("zone of {node}");
-        assert_eq!(near(&slices, Some(Distribution::SameZone), Some(&zone("a"))), [3]);
-        assert_eq!(near(&slices, Some(Distribution::SameNode), Some(&zone("a"))), [2], "the node's own first");
-        assert_eq!(near(&slices, Some(Distribution::SameZone), Some("elsewhere")), [2, 3, 4]);
-        let written = [hinted(&[(HERE, &["z1"], &[]), ("a", &[], &[])])];
-        assert_eq!(near(&written, Some(Distribution::SameNode), Some(&zone("a"))), [2, 3], "the writer has decided");
+        assert_eq!(near(&[slice], Some("z1")), [3]);
     }
 
     #[test]
@@ -391,7 +352,7 @@ mod tests {
         endpoints[1].topology = elsewhere.into();
         endpoints[2].topology = Arc::default();
         (endpoints[3].topology, endpoints[3].addr) = (Arc::default(), [10, 4, 7, 21].into());
-        let choice = Choice::of((&web(), &http()), IpFamily::V4, &[slice(endpoints)], &here());
+        let choice = Choice::of(&http(), IpFamily::V4, &[slice(endpoints)], &here());
         let found = |backends: &[Backend]| backends.iter().map(|backend| backend.locality).collect::<Vec<_>>();
         assert_eq!(found(&choice.cluster), [Locality::Here, Locality::Here, Locality::Elsewhere, Locality::Unknown]);
         assert_eq!(found(&choice.local), [Locality::Here; 2]);
@@ -408,7 +369,7 @@ mod tests {
                 let part = all.iter().zip(&conditions).filter(|(_, (_, _, side))| *side == wanted);
                 slice(part.map(|(endpoint, _)| endpoint.clone()).collect())
             };
-            let select = |slices: &[EndpointSlice]| Choice::of((&web(), &http()), IpFamily::V4, slices, &here());
+            let select = |slices: &[EndpointSlice]| Choice::of(&http(), IpFamily::V4, slices, &here());
             let whole = select(&[slice(all.clone())]);
             prop_assert_eq!(&whole, &select(&[slice(reversed)]));
             prop_assert_eq!(&whole, &select(&[side(true), side(false)]));

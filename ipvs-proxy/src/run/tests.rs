@@ -1290,10 +1290,23 @@ fn zones_that_cannot_be_followed_are_named() {
     let mut rig = Rig::web();
     let advice = |rig: &Rig| super::status::ProxyStatus::of(&rig.proxy, "n", &[], rig.now).advice;
     assert_eq!(advice(&rig), [""; 0]);
-    let spec = json!({"clusterIP": "192.168.0.10", "trafficDistribution": "PreferSameZone",
+    let spec = json!({"clusterIP": "192.168.0.10", "trafficDistribution": "PreferClose",
         "ports": [{"name": "main", "port": 80}]});
     rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
     rig.work();
+    let not_served = |rig: &Rig| super::status::ProxyStatus::of(&rig.proxy, "n", &[], rig.now).not_served;
+    let asked = "spec.trafficDistribution: PreferSameZone, for which no endpoint has a hint: all are used";
+    assert_eq!(not_served(&rig)[0].fields, [asked]);
+    assert_eq!(advice(&rig), [""; 0], "nothing depends on the zone");
+    let slice = |endpoints: serde_json::Value| {
+        json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "main", "port": 80}]})
+    };
+    let hint = json!({"addresses": ["172.7.22.2"], "hints": {"forZones": [{"name": "z1"}]}});
+    rig.put("endpointslices/default/web-1", &slice(json!([hint])));
+    rig.work();
+    assert!(not_served(&rig).is_empty(), "{:?}", not_served(&rig));
     assert!(advice(&rig)[0].contains("set --node-zone"), "{:?}", advice(&rig));
     rig.proxy.learn(|facts| facts.zone = Some("z1".to_owned()));
     assert_eq!(advice(&rig), [""; 0]);

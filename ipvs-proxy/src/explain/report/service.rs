@@ -15,7 +15,7 @@ use crate::object::service::{Distribution, Policy, Service, Sources};
 use crate::plan::frontend::{Kind, Place};
 use crate::plan::select::Locality;
 use crate::plan::select::reasons::{Judged, judged};
-use crate::plan::{Frontend, unmatched};
+use crate::plan::{Frontend, unhinted, unmatched};
 
 /// The Service that has a place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,8 +95,8 @@ impl Served {
             policy: format!("{field} {policy:?}"),
             affinity: service.affinity,
             distribution: service.distribution.map(|distribution| match distribution {
-                Distribution::SameZone => "endpoints of this zone are preferred",
-                Distribution::SameNode => "endpoints of this node are preferred, then those of this zone",
+                Distribution::SameZone => "endpoints that hints mean for this zone",
+                Distribution::SameNode => "endpoints that hints mean for this node, then for this zone",
             }),
             sources,
         })
@@ -127,6 +127,7 @@ pub(super) fn notes(facts: &Facts, site: &Site) -> Vec<String> {
     notes.extend(facts.planned.misplaced.get(&service.name.to_string()).map(|reason| format!("not served: {reason}")));
     notes.extend(facts.planned.plane.not_served(service).into_iter().map(|field| format!("not served yet: {field}")));
     notes.extend(unmatched(service, facts.view.slices(&service.name)));
+    notes.extend(unhinted(service, facts.view.slices(&service.name)));
     notes.extend(service.skipped.iter().map(|reason| format!("left out: {reason}")));
     let slices = facts.view.slices(&service.name);
     notes.extend(slices.flat_map(|slice| {
@@ -165,7 +166,7 @@ pub(super) fn endpoints(facts: &Facts, site: &Site) -> Vec<Endpoint> {
         out: cluster.map(|reason| reason.to_string()),
         out_by_policy: local.filter(|_| is_local).map(|reason| reason.to_string()),
     };
-    judged((service, port), family, facts.view.slices(&service.name), &facts.here).into_iter().map(one).collect()
+    judged(port, family, facts.view.slices(&service.name), &facts.here).into_iter().map(one).collect()
 }
 
 /// Why a client reaches no endpoint, as far as it is known.

@@ -4,9 +4,7 @@
 
 use std::fmt;
 
-use super::{
-    Backend, Candidate, Choice, EndpointSlice, Here, Hint, IpFamily, Locality, Service, ServicePort, candidates,
-};
+use super::{Backend, Candidate, Choice, EndpointSlice, Here, Hint, IpFamily, Locality, ServicePort, candidates};
 
 /// An endpoint with what keeps it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +65,13 @@ impl Candidate {
 /// Every endpoint of a Service port, in order of address and port.
 #[must_use]
 pub(crate) fn judged<'a>(
-    (service, port): (&Service, &ServicePort),
+    port: &ServicePort,
     family: IpFamily,
     slices: impl IntoIterator<Item = &'a EndpointSlice> + Clone,
     here: &Here,
 ) -> Vec<Judged> {
-    let choice = Choice::of((service, port), family, slices.clone(), here);
-    let all = candidates((service, port), family, slices, here);
+    let choice = Choice::of(port, family, slices.clone(), here);
+    let all = candidates(port, family, slices, here);
     let by_node = all.values().any(|c| c.ready && c.node == Hint::Here);
     let far = if by_node { Reason::OtherNodes } else { Reason::OtherZones };
     let judge = |(&(addr, port), candidate): (&(std::net::IpAddr, u16), &Candidate)| {
@@ -95,6 +93,7 @@ pub(crate) fn judged<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::service::Service;
     use serde_json::json;
 
     fn service() -> Service {
@@ -111,7 +110,7 @@ mod tests {
         let service = service();
         let here = Here { zone: Some("z1".to_owned()), ..Here::on("n1") };
         let text = |reason: Option<Reason>| reason.map_or_else(|| "takes".to_owned(), |reason| reason.to_string());
-        let all = judged((&service, &service.ports[0]), IpFamily::V4, [&slice], &here);
+        let all = judged(&service.ports[0], IpFamily::V4, [&slice], &here);
         all.iter().map(|judged| (text(judged.cluster), text(judged.local))).collect()
     }
 

@@ -231,7 +231,7 @@ fn endpoints_that_change_change_the_ports_that_have_them_and_no_others() {
         let found: BTreeSet<u16> = deltas.iter().map(number).collect();
         assert_eq!(found, changed.iter().map(|name| numbers[name]).collect(), "{name}");
         for port in &service.ports {
-            let choice = Choice::of((&service, port), IpFamily::V4, &read(after), &Here::on("n1"));
+            let choice = Choice::of(port, IpFamily::V4, &read(after), &Here::on("n1"));
             let found = [addresses(&choice.cluster), addresses(&choice.local)];
             assert_eq!(found, expected(after, &port.name), "{name}: {}", port.name);
         }

@@ -80,7 +80,7 @@ impl Proxy {
     /// Notes what of a Service that is planned depends on this node.
     pub(super) fn note(&mut self, name: &ObjectName) {
         let Some(service) = self.view.service(name) else { return };
-        if depends_on_zone(service, self.view.slices(name)) {
+        if depends_on_zone(self.view.slices(name)) {
             self.zoned.insert(name.clone());
         } else {
             self.zoned.remove(name);

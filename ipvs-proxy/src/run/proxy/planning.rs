@@ -14,7 +14,7 @@ use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::SCHEDULER;
 use crate::plan::findings::Finding;
 use crate::plan::networks::placed;
-use crate::plan::{ServicePlan, plan, unmatched};
+use crate::plan::{ServicePlan, plan, unhinted, unmatched};
 
 impl Proxy {
     /// Plans Services as they are now, and notes what is to be said of them. Their rows are desired together: what comes together into a
@@ -34,6 +34,7 @@ impl Proxy {
         let service = self.view.service(name).map(|service| {
             let mut not_served = self.plane.not_served(service);
             not_served.extend(unmatched(service, self.view.slices(name)));
+            not_served.extend(unhinted(service, self.view.slices(name)));
             if let Some(scheduler) = service.scheduler.as_ref().filter(|_| self.lacking.contains(name)) {
                 not_served.push(format!("metadata.annotations.{SCHEDULER}: {scheduler}, which the kernel has not"));
             }
