@@ -178,7 +178,6 @@ fn a_deleted_route_is_back_within_a_second_and_cleanup_takes_it_away() -> Result
     await_held(&nodes, limit, WHOLE, &[])?;
     node.run(&["ip", "route", "replace", "local", "192.168.0.0/16", "dev", "eth0", "table", "local"])?;
     await_held(&nodes, limit, WHOLE, &[])?;
-    // What is open when its Service goes is reset, for nobody is there any more.
     let mut kept = Kept::open(nodes.outside()?)?;
     kept.ask()?;
     // A network of this node in the Service network is no part of it.
