@@ -108,40 +108,6 @@ impl Tables {
         entries.iter().for_each(|key| self.hold(key));
     }
 
-    /// Takes in virtual servers and their real servers.
-    fn want_servers(&mut self, changes: BTreeMap<RowKey, Option<Row>>) {
-        // In key order: virtual servers before their real servers.
-        for (key, row) in &changes {
-            match (key, row) {
-                (RowKey::Virtual(service), row) => {
-                    self.pending.insert(ipvs::frontend(service, &self.own));
-                    if row.is_some() {
-                        self.handover.stays(service);
-                        self.claim(*service);
-                    } else {
-                        self.handover.leaves(*service);
-                        self.abandon_drains(*service);
-                    }
-                }
-                (RowKey::Real(real), Some(_)) => {
-                    self.leaving.remove(real);
-                    if self.end_drain(real) {
-                        tracing::info!(server = %real, "endpoint is back, its drain ends");
-                    }
-                    self.settle_later(real, true);
-                }
-                (RowKey::Real(real), None) => {
-                    self.end_drain(real);
-                    self.leaving.insert(*real);
-                    self.settle_later(real, false);
-                }
-            }
-        }
-        if let Some(servers) = self.servers_mut() {
-            servers.want_each(changes);
-        }
-    }
-
     /// Takes in rows of the nft tables; returns those that say that a frontend is served.
     fn want_nft(&mut self, changes: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>) -> Vec<nft_rows::RowKey> {
         let (mut entries, mut wanted) = (Vec::new(), BTreeMap::new());

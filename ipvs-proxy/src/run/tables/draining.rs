@@ -4,6 +4,7 @@
 //! before a restart likewise, and its time goes on from when it began. A virtual server that is not desired any more goes at once, with
 //! everything that drains behind it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
@@ -14,6 +15,40 @@ use crate::dataplane::drain::Ended;
 use crate::dataplane::{ipvs, since};
 
 impl Tables {
+    /// Takes in virtual servers and their real servers.
+    pub(super) fn want_servers(&mut self, changes: BTreeMap<RowKey, Option<Row>>) {
+        // In key order: virtual servers before their real servers.
+        for (key, row) in &changes {
+            match (key, row) {
+                (RowKey::Virtual(service), row) => {
+                    self.pending.insert(ipvs::frontend(service, &self.own));
+                    if row.is_some() {
+                        self.handover.stays(service);
+                        self.claim(*service);
+                    } else {
+                        self.handover.leaves(*service);
+                        self.abandon_drains(*service);
+                    }
+                }
+                (RowKey::Real(real), Some(_)) => {
+                    self.leaving.remove(real);
+                    if self.end_drain(real) {
+                        tracing::info!(server = %real, "endpoint is back, its drain ends");
+                    }
+                    self.settle_later(real, true);
+                }
+                (RowKey::Real(real), None) => {
+                    self.end_drain(real);
+                    self.leaving.insert(*real);
+                    self.settle_later(real, false);
+                }
+            }
+        }
+        if let Some(servers) = self.servers_mut() {
+            servers.want_each(changes);
+        }
+    }
+
     /// Turns removals of TCP real servers into drains.
     pub(super) fn begin_drains(&mut self, now: Duration) {
         let Some(servers) = self.servers.and_then(|servers| self.stack.get(servers)) else { return };
