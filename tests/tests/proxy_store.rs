@@ -53,6 +53,22 @@ fn applied_services_are_served_and_deleted_ones_are_not() -> Result<()> {
     Ok(())
 }
 
+fn a_verb_without_a_store_says_what_failed_and_not_that_it_goes_on() -> Result<()> {
+    let nodes = Nodes::start()?;
+    for (words, failed) in [
+        (&["list"][..], ""),
+        (&["apply", "-f", "-"], "nothing was applied"),
+        (&["delete", "service/web"], "services/default/web"),
+    ] {
+        let command = nodes.outside()?.command(lab::bin("ipvs-proxy")?).args(words).input(WEB_YAML);
+        let output = command.arg("--etcd-endpoints=http://10.4.7.254:2379").limit(3 * SOON).output()?;
+        let said = &output.stderr;
+        ensure!(output.status.code() == Some(1) && said.contains("http://10.4.7.254:2379"), "{words:?}: {output:?}");
+        ensure!(said.contains(failed) && !said.contains("again"), "{words:?}: {said}");
+    }
+    Ok(())
+}
+
 fn a_malformed_manifest_is_refused_whole_with_every_fault() -> Result<()> {
     let nodes = Nodes::start()?;
     let etcd = Etcd::start([nodes.outside()?])?;
@@ -113,6 +129,7 @@ fn main() -> ExitCode {
         &[Need::IpVs, Need::Nftables, Need::Dummy],
         lab::tests![
             applied_services_are_served_and_deleted_ones_are_not,
+            a_verb_without_a_store_says_what_failed_and_not_that_it_goes_on,
             a_malformed_manifest_is_refused_whole_with_every_fault,
             junk_in_etcd_is_reported_and_the_rest_is_served,
             a_member_that_dies_stops_nobody,

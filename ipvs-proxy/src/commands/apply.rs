@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
 
-use super::read_manifests;
+use super::{answered, read_manifests};
 use crate::object::key::Kind;
 use crate::source::{read_node, read_service, read_slice};
 
@@ -31,7 +31,7 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     let (mut verbs, mut changed) = (Vec::new(), Vec::new());
     for (key, json) in objects {
         let path = prefix.key(&key.to_string());
-        let before = store.get(&path).await.context("nothing was applied")?;
+        let before = answered(store.get(&path).await).context("nothing was applied")?;
         let verb = match before {
             Some(entry) if entry.value == json => "unchanged",
             Some(_) => "configured",
@@ -42,7 +42,7 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
             changed.push((path, json));
         }
     }
-    store.put_all(&changed).await.context("some objects may not be applied")?;
+    answered(store.put_all(&changed).await).context("some objects may not be applied")?;
     for (key, verb) in verbs {
         println!("{key} {verb}");
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
 
-use super::read_manifests;
+use super::{answered, read_manifests};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 
@@ -22,11 +22,11 @@ pub(super) async fn delete(
     let mut missing = Vec::new();
     for key in keys {
         let path = prefix.key(&key.to_string());
-        if store.get(&path).await?.is_none() {
+        if answered(store.get(&path).await)?.is_none() {
             missing.push(key.to_string());
             continue;
         }
-        store.delete(&path).await.with_context(|| format!("{key} may not be deleted"))?;
+        answered(store.delete(&path).await).with_context(|| format!("{key} may not be deleted"))?;
         println!("{key} deleted");
     }
     if missing.is_empty() { Ok(()) } else { bail!("not found: {}", missing.join(", ")) }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::Event;
 use cluster::etcd::{Prefix, Store};
 
+use super::answered;
 use crate::object::key::ObjectKey;
 use crate::object::service::Service;
 use crate::plan::here::Here;
@@ -15,7 +16,7 @@ use crate::source::{Update, update};
 /// Prints the table; malformed objects are reported on standard error.
 pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {
     let mut view = View::default();
-    for entry in store.list(prefix).await?.entries {
+    for entry in answered(store.list(prefix).await)?.entries {
         let put = Event::Put { key: entry.key, value: entry.value, revision: entry.mod_revision };
         match update(put, ObjectKey::from_etcd, true) {
             Some(Update::Junk(Event::Put { key, .. })) => eprintln!("{key}: no key of ours"),

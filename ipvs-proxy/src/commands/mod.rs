@@ -10,7 +10,8 @@ mod tables;
 
 use std::io::Read;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use cluster::ClusterError;
 use cluster::etcd::{Client, Prefix, Store};
 use cluster::manifest::{self, Form};
 
@@ -45,6 +46,11 @@ pub(crate) fn on_store((client, prefix): (Client, Prefix), verb: &Verb) -> anyho
             | Verb::Man(_) => Ok(()),
         }
     })
+}
+
+/// What the store answered to somebody who asks once.
+fn answered<T>(answer: Result<T, ClusterError>) -> anyhow::Result<T> {
+    answer.map_err(|error| anyhow!(error.asked_once()))
 }
 
 /// Reads manifests; objects of kinds that are not ours are named in the error.
