@@ -34,9 +34,9 @@ const STOOD_STILL: i32 = 122;
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     /// Its name for people, as cargo prints it: `tests/netd_vxlan.rs`.
-    title: String,
+    pub(crate) title: String,
     /// How it is run alone.
-    alone: String,
+    pub(crate) alone: String,
     program: PathBuf,
     args: Vec<String>,
     /// The folder of its package, where it is run.
@@ -46,8 +46,7 @@ pub(crate) struct Job {
 /// What became of one.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) title: String,
-    pub(crate) alone: String,
+    pub(crate) job: Job,
     pub(crate) took: Duration,
     pub(crate) output: Vec<u8>,
     /// Its exit status, or why there is none.
@@ -140,7 +139,7 @@ impl Job {
             output.extend(again);
             end = second;
         }
-        Ended { title: self.title, alone: self.alone, took: begun.elapsed(), output, end }
+        Ended { job: self, took: begun.elapsed(), output, end }
     }
 
     fn once(&self, limit: Duration) -> (Vec<u8>, Result<ExitStatus, String>) {

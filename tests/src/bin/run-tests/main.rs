@@ -5,7 +5,8 @@
 //! wrote when it ends. The tests in documentation are one more of them. They share nothing: each makes its own machines in namespaces.
 //!
 //! Invariants: exit status 0 only when every binary passed; a further one is begun only while the processors are idle enough, so that
-//! tests of how fast something is do not wait for each other; one that does not end within [`LIMIT`] has failed.
+//! tests of how fast something is do not wait for each other; one that does not end within [`LIMIT`] has failed. One or two that failed
+//! beside others are run once more alone, as `cargo test` would have run them, and named whatever comes of it.
 
 #![allow(clippy::print_stdout, reason = "a report is its purpose")]
 
@@ -28,6 +29,9 @@ use report::Report;
 
 /// Longest time of one binary, ten times what the longest one takes.
 const LIMIT: Duration = Duration::from_secs(1800);
+
+/// So many that failed beside others are run alone: where there are more, it is no accident.
+const ALONE: usize = 2;
 
 /// Time between two readings of how idle the processors are.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -77,6 +81,13 @@ fn run(mut waiting: VecDeque<Job>, at_once: usize) -> Result<Report> {
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => bail!("the threads of the binaries have ended"),
+        }
+    }
+    let failed = report.failed();
+    if at_once > 1 && failed.len() <= ALONE {
+        for job in failed {
+            println!("run-tests: {} is run once more, alone", job.title);
+            std::io::stdout().write_all(&report.take_alone(&job.run(LIMIT))).context("write the report")?;
         }
     }
     Ok(report)
@@ -129,5 +140,18 @@ mod tests {
         assert!(!report.passed());
         assert!(report.to_string().contains("exit status: 3"), "{report}");
         assert!(run(VecDeque::new(), 2).unwrap().passed());
+    }
+
+    #[test]
+    fn what_failed_beside_others_is_run_once_more_alone_unless_too_much_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let fails_once = |n: usize| {
+            let mark = folder.path().join(n.to_string());
+            Job::of_shell(&format!("test -e {0} || {{ touch {0}; exit 3; }}", mark.display()))
+        };
+        let report = run(VecDeque::from([fails_once(1)]), 2).unwrap();
+        assert!(report.passed() && report.to_string().contains("UNSTEADY"), "{report}");
+        assert!(!run(VecDeque::from([fails_once(2)]), 1).unwrap().passed(), "it was alone");
+        assert!(!run((3..=ALONE + 3).map(fails_once).collect(), 2).unwrap().passed(), "too many");
     }
 }
