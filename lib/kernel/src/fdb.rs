@@ -124,9 +124,8 @@ impl Target for Fdbs {
             written.note((index, key.mac), (!matches!(step, Step::Remove(..))).then_some(value.dst));
             Ok(encoded(index, step))
         });
-        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_err()) {
-            written.forget(|(_, mac)| *mac == step.key().mac);
-        }
+        let refused = steps.iter().zip(&results).filter(|(_, result)| result.is_err());
+        written.forget(&refused.map(|(step, _)| step.key().mac).collect(), |(_, mac)| *mac);
         results
     }
 }

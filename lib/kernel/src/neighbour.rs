@@ -225,9 +225,8 @@ impl Target for Neighbours {
             }
             Ok(encoded(index, step))
         });
-        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_err()) {
-            removed.forget(|(_, addr)| *addr == step.key().addr);
-        }
+        let refused = steps.iter().zip(&results).filter(|(_, result)| result.is_err());
+        removed.forget(&refused.map(|(step, _)| step.key().addr).collect(), |(_, addr)| *addr);
         results
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: an announcement is own once for each writing, and those of one key come in the order of writing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What was written to each key; clones share it.
@@ -32,9 +32,11 @@ impl<K: Copy + Ord, V: PartialEq> Written<K, V> {
         expected.values.insert((key, writing), value);
     }
 
-    /// No announcement is expected for what `is_meant`.
-    pub(crate) fn forget(&self, is_meant: impl Fn(&K) -> bool) {
-        self.expected().values.retain(|(key, _), _| !is_meant(key));
+    /// No announcement is expected for what the kernel has refused; `part` is what a key has of it.
+    pub(crate) fn forget<P: Ord>(&self, refused: &BTreeSet<P>, part: impl Fn(&K) -> P) {
+        if !refused.is_empty() {
+            self.expected().values.retain(|(key, _), _| !refused.contains(&part(key)));
+        }
     }
 
     /// Nor for `key`.
@@ -90,10 +92,15 @@ mod tests {
         assert!(!written.is_own(7, &None), "a removal");
         assert!(written.is_own(7, &Some("a")));
         assert!(!written.is_own(7, &Some("a")), "once");
-        let forgets: [fn(&Written<_, _>); 3] = [|w| w.forget(|key| *key == 7), |w| w.forget_key(7), Written::clear];
+        let forgets: [fn(&Written<_, _>); 3] =
+            [|w| w.forget(&BTreeSet::from([7]), |key| *key), |w| w.forget_key(7), Written::clear];
         for forget in forgets {
             ours.note(7, Some("a"));
             ours.note(7, None);
+            ours.note(8, Some("a"));
+            ours.forget(&BTreeSet::new(), |key| *key);
+            ours.forget(&BTreeSet::from([9]), |key| *key);
+            assert!(written.is_own(8, &Some("a")), "nothing of it was refused");
             forget(&ours);
             assert!(!written.is_own(7, &Some("a")) && !written.is_own(7, &None), "not expected any more");
         }
