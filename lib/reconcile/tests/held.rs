@@ -2,32 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod never;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reconcile::{Classify, Observed, Owner, Reconciler, RetryClass, Stage, Step, Target};
+use never::Never;
+use reconcile::{Observed, Owner, Reconciler, Stage, Step, Target};
 
 const ROWS: usize = 40;
-
-/// Never happens.
-#[derive(Debug)]
-struct Never;
-
-impl fmt::Display for Never {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("never")
-    }
-}
-
-impl std::error::Error for Never {}
-
-impl Classify for Never {
-    fn class(&self) -> RetryClass {
-        RetryClass::Retry
-    }
-}
 
 /// A table of texts that are made anew by each listing.
 struct Texts(BTreeMap<String, String>);

@@ -2,30 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod never;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use never::Never;
 use proptest::prelude::*;
-use reconcile::{Classify, Observed, Owner, Reconciler, RetryClass, Rows, Stack, Stage, Step, Table, Target};
-
-#[derive(Debug)]
-struct Never;
-
-impl fmt::Display for Never {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("never")
-    }
-}
-
-impl std::error::Error for Never {}
-
-impl Classify for Never {
-    fn class(&self) -> RetryClass {
-        RetryClass::Retry
-    }
-}
+use reconcile::{Observed, Owner, Reconciler, Rows, Stack, Stage, Step, Table, Target};
 
 type Log = Arc<Mutex<Vec<String>>>;
 type Contents = Arc<Mutex<BTreeMap<u8, u8>>>;
