@@ -6,17 +6,10 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use lab::{Place, Process, echo, eventually};
 
-use super::{DNS, Nodes, SOON, ask, client, dns, exposed, slice};
+use super::{DNS, NODE_PORT_WEB, Nodes, SOON, ask, client, dns, exposed, slice};
 
 const ADDR: &str = "192.168.0.10:80";
 const NODE: &str = "10.4.7.21:30080";
-
-const WEB: &str = "apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {type: NodePort, clusterIP: 192.168.0.10, ports: [{name: http, port: 80, nodePort: 30080}]}
----
-";
 
 /// Numbers by what they are of: name, Service, kind of address, direction.
 type Numbers = BTreeMap<[String; 4], u64>;
@@ -57,7 +50,7 @@ fn connect(from: &impl Place, to: &str, times: usize) -> Result<()> {
 /// Starts nodes with the Services `web` and `dns`, and the proxy.
 fn start(mode: &str) -> Result<(Nodes, Process)> {
     let nodes = exposed::start()?;
-    nodes.publish("web.yaml", &format!("{WEB}{}", slice(&["172.7.21.3", "172.7.22.2"])))?;
+    nodes.publish("web.yaml", &format!("{NODE_PORT_WEB}{}", slice(&["172.7.21.3", "172.7.22.2"])))?;
     nodes.publish("dns.yaml", &dns(&["172.7.22.2"]))?;
     let proxy = exposed::proxy(&nodes, mode)?;
     Ok((nodes, proxy))
@@ -78,7 +71,7 @@ pub(crate) fn each_connection_of_a_service_is_counted_once(mode: &str) -> Result
     };
     counted([10, 4], "after all have connected")?;
     // Another number of endpoints has the element made anew.
-    nodes.publish("web.yaml", &format!("{WEB}{}", slice(&["172.7.21.3", "172.7.22.2", "172.7.22.3"])))?;
+    nodes.publish("web.yaml", &format!("{NODE_PORT_WEB}{}", slice(&["172.7.21.3", "172.7.22.2", "172.7.22.3"])))?;
     let map = if mode == "nftables" { "choose/3/" } else { "choose/ipvs/" };
     eventually(SOON, || {
         let map = (map, nodes.node()?.run(&["nft", "list", "map", "ip", "ipvs-proxy", "services"])?.stdout);
@@ -123,7 +116,7 @@ pub(crate) fn packets_and_bytes_of_a_service_are_what_was_sent_and_received() ->
 /// Who does not want the numbers has none.
 pub(crate) fn numbers_of_services_can_be_left_out() -> Result<()> {
     let nodes = exposed::start()?;
-    nodes.publish("web.yaml", &format!("{WEB}{}", slice(&["172.7.21.3"])))?;
+    nodes.publish("web.yaml", &format!("{NODE_PORT_WEB}{}", slice(&["172.7.21.3"])))?;
     for (flag, names) in [("off", 0), ("connections", 1)] {
         let _proxy = nodes.proxy_with(&["--proxy-mode=ipvs", &format!("--service-metrics={flag}")])?;
         connect(nodes.outside()?, ADDR, 1)?;

@@ -29,6 +29,14 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) const SERVICES: &str = "/run/services";
 pub(crate) const WEB: &str = "192.168.0.10:80";
 
+/// A Service with a node port, without endpoints.
+pub(crate) const NODE_PORT_WEB: &str = "apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, clusterIP: 192.168.0.10, ports: [{name: http, port: 80, nodePort: 30080}]}
+---
+";
+
 /// The example that ships with the product.
 pub(crate) const WEB_YAML: &str = include_str!("../../../configs/services/web.yaml");
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Place, echo, eventually};
 
-use super::{Nodes, SERVICES, SOON, WEB, exposed};
+use super::{NODE_PORT_WEB, Nodes, SERVICES, SOON, WEB, exposed};
 
 /// The Node with what is added to its metadata and its specification.
 fn node(zone: &str, metadata: &str, spec: &str) -> String {
@@ -19,13 +19,8 @@ fn node(zone: &str, metadata: &str, spec: &str) -> String {
 
 const OWN_PODS: &str = "podCIDRs: [172.7.21.0/24]";
 
-/// A node port and two endpoints, each meant for one zone.
-const ZONED: &str = "apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {type: NodePort, clusterIP: 192.168.0.10, ports: [{name: http, port: 80, nodePort: 30080}]}
----
-apiVersion: discovery.k8s.io/v1
+/// Two endpoints, each meant for one zone.
+const ZONED: &str = "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 addressType: IPv4
 metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
@@ -50,7 +45,7 @@ fn await_answers(from: &impl Place, server: &str, expected: &[(&str, &str)]) -> 
 /// Zone, Pods and primary address are the Node's, as it changes, and the flags' when it is gone.
 pub(crate) fn a_node_object_says_zone_pods_and_primary_address(mode: &str) -> Result<()> {
     let nodes = exposed::start()?;
-    nodes.publish("web.yaml", ZONED)?;
+    nodes.publish("web.yaml", &format!("{NODE_PORT_WEB}{ZONED}"))?;
     nodes.publish("node.yaml", &node("z1", "", OWN_PODS))?;
     let mode = format!("--proxy-mode={mode}");
     let _proxy = nodes.proxy_with(&[&mode, "--detect-local-mode=NodeCIDR", "--nodeport-addresses=primary"])?;
