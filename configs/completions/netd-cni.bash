@@ -5,7 +5,7 @@ _netd_cni() {
     elif [ "$before" = --as ]; then
         mapfile -t COMPREPLY < <(compgen -W "netd-cni flannel bridge host-local portmap bandwidth loopback" -- "$word")
     elif [[ $word == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W --as -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "--as --conflist" -- "$word")
     else
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
     fi

@@ -70,7 +70,7 @@ fn completions_name_every_flag_and_bash_completes_verbs() -> Result<()> {
 fn page_and_completions_of_the_plugin_know_its_usage() -> Result<()> {
     let host = Host::start("plugin")?;
     let usage = host.command(bin("netd-cni")?).arg("--help").output()?.stderr;
-    ensure!(usage.contains("usage: netd-cni install [--as NAME[,NAME...]] DIR"), "{usage}");
+    ensure!(usage.contains("usage: netd-cni install [--as NAME[,NAME...]] [--conflist FILE TO] DIR"), "{usage}");
     let mut texts = vec![fs::read_to_string(root().join("docs/man/netd-cni.8"))?];
     for shell in ["bash", "zsh", "fish"] {
         texts.push(fs::read_to_string(root().join(format!("configs/completions/netd-cni.{shell}")))?);

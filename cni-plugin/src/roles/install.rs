@@ -1,11 +1,13 @@
-//! `netd-cni install [--as NAME,NAME] DIR`: puts the binary where runtimes look for plugins.
+//! `netd-cni install [--as NAME,NAME] [--conflist FILE TO] DIR`: puts the binary where runtimes look for plugins, and the list that
+//! names it where they look for networks.
 //!
-//! Invariant: at no time does a name in `DIR` stand for half a file, and a running plugin is never written to: the
+//! Invariant: at no time does a name in `DIR`, or `TO`, stand for half a file, and a running plugin is never written to: the
 //! copy is made beside its place, synced, and renamed (libcni retries "text file busy" for seconds each). Other names
-//! are further names of the same file.
+//! are further names of the same file. A list comes behind the plugins, because a runtime uses it as soon as it is there; one that
+//! is there already is left alone, so that no runtime reads it anew.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,10 +20,12 @@ pub struct Install {
     pub dir: PathBuf,
     /// Names besides `netd-cni`.
     pub names: Vec<&'static str>,
+    /// The list of plugins, and the file that runtimes read it from.
+    pub conflist: Option<(PathBuf, PathBuf)>,
 }
 
 /// How the command is written.
-pub const USAGE: &str = "usage: netd-cni install [--as NAME[,NAME...]] DIR";
+pub const USAGE: &str = "usage: netd-cni install [--as NAME[,NAME...]] [--conflist FILE TO] DIR";
 
 /// Why nothing, or not everything, was installed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,14 @@ pub enum InstallError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is to be installed as a list of plugins is none.
+    #[error("{path} is no list of plugins: {why}; configs/cni/10-netd.conflist is one")]
+    Conflist {
+        /// The file.
+        path: String,
+        /// What it lacks.
+        why: String,
+    },
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
@@ -53,7 +65,7 @@ impl Install {
     /// For an unknown name or option, and without a directory.
     pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Self, InstallError> {
         let usage = |text: String| InstallError::Usage(text);
-        let (mut dir, mut names) = (None, Vec::new());
+        let (mut dir, mut names, mut conflist) = (None, Vec::new(), None);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             match word.as_str() {
@@ -65,6 +77,12 @@ impl Install {
                         })?);
                     }
                 }
+                "--conflist" => match (words.next(), words.next()) {
+                    (Some(from), Some(to)) => conflist = Some((PathBuf::from(from), PathBuf::from(to))),
+                    _ => {
+                        return Err(usage("--conflist needs the file and the path that it is installed as".to_owned()));
+                    }
+                },
                 option if option.starts_with('-') => return Err(usage(format!("unknown option {option}"))),
                 _ if dir.is_some() => return Err(usage(format!("one directory only, not {word} as well"))),
                 _ => dir = Some(PathBuf::from(word)),
@@ -72,51 +90,115 @@ impl Install {
         }
         names.sort_unstable();
         names.dedup();
-        Ok(Self { dir: dir.ok_or_else(|| usage("which directory?".to_owned()))?, names })
+        Ok(Self { dir: dir.ok_or_else(|| usage("which directory?".to_owned()))?, names, conflist })
     }
 
-    /// Installs the file at `source`; answers the paths that now stand for it.
+    /// Installs the file at `source`; answers the paths that now stand for it, and that of a list that was written.
     ///
     /// # Errors
-    /// When the file system refuses; names that were done before stay.
+    /// When the file system refuses; names that were done before stay. When the list is none, before anything is done.
     pub fn run(&self, source: &Path) -> Result<Vec<PathBuf>, InstallError> {
+        let list = self.conflist.as_ref().map(|(from, to)| Ok((conflist(from)?, to))).transpose()?;
         let main = self.dir.join("netd-cni");
-        let draft = self.draft();
-        let result = self.copy(source, &draft).and_then(|()| replace(&draft, &main));
-        if result.is_err() {
-            // The draft is ours alone; that it is gone already is fine.
-            let _ = fs::remove_file(&draft);
-        }
-        result?;
+        let draft = draft_in(&self.dir);
+        place(&draft, &main, 0o755, |to| {
+            let mut from = File::open(source).map_err(failed("open", source))?;
+            io::copy(&mut from, to).map(drop).map_err(failed("write", &draft))
+        })?;
         let mut installed = vec![main.clone()];
         for name in self.names.iter().filter(|name| **name != "netd-cni") {
             let path = self.dir.join(name);
-            let _ = fs::remove_file(&draft);
+            remove(&draft)?;
             fs::hard_link(&main, &draft).map_err(failed("link", &draft))?;
             replace(&draft, &path)?;
             installed.push(path);
         }
         // rename(2) of two names of one file does nothing and leaves the draft.
-        let _ = fs::remove_file(&draft);
-        let dir = File::open(&self.dir).map_err(failed("open", &self.dir))?;
-        dir.sync_all().map_err(failed("sync", &self.dir))?;
+        remove(&draft)?;
+        sync(&self.dir)?;
+        if let Some((text, to)) = list
+            && write_list(&text, to)?
+        {
+            installed.push(to.clone());
+        }
         Ok(installed)
     }
+}
 
-    /// Beside the final names, with a name that no runtime takes for a plugin.
-    fn draft(&self) -> PathBuf {
-        self.dir.join(format!(".netd-cni-{}", std::process::id()))
+/// The text of a list of plugins, after a look at whether a runtime would take it for one.
+fn conflist(path: &Path) -> Result<Vec<u8>, InstallError> {
+    let refuse = |why: String| InstallError::Conflist { path: path.display().to_string(), why };
+    let text = fs::read(path).map_err(failed("read", path))?;
+    let list: serde_json::Value = serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
+    let is_text = |value: &serde_json::Value| value.as_str().is_some_and(|text| !text.is_empty());
+    let plugins = list.get("plugins").and_then(serde_json::Value::as_array);
+    if !list.get("name").is_some_and(is_text) {
+        return Err(refuse("it has no `name`".to_owned()));
     }
+    match plugins {
+        Some(plugins) if !plugins.is_empty() => {}
+        _ => return Err(refuse("it has no `plugins`".to_owned())),
+    }
+    if plugins.is_some_and(|plugins| plugins.iter().any(|plugin| !plugin.get("type").is_some_and(is_text))) {
+        return Err(refuse("one of its `plugins` has no `type`".to_owned()));
+    }
+    Ok(text)
+}
 
-    fn copy(&self, source: &Path, draft: &Path) -> Result<(), InstallError> {
-        let mut from = File::open(source).map_err(failed("open", source))?;
+/// Writes the list; false when it is there already.
+fn write_list(text: &[u8], to: &Path) -> Result<bool, InstallError> {
+    if fs::read(to).is_ok_and(|there| there == text) {
+        return Ok(false);
+    }
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    let draft = draft_in(dir);
+    place(&draft, to, 0o644, |file| file.write_all(text).map_err(failed("write", &draft)))?;
+    sync(dir)?;
+    Ok(true)
+}
+
+/// Beside the final names, with a name that no runtime takes for a plugin or a list.
+fn draft_in(dir: &Path) -> PathBuf {
+    dir.join(format!(".netd-cni-{}", std::process::id()))
+}
+
+/// Has `path` stand for a new file that `write` fills, made as `draft`; of a failure nothing is left.
+fn place(
+    draft: &Path,
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> Result<(), InstallError>,
+) -> Result<(), InstallError> {
+    // Process numbers come again, in a container each time: what an interrupted call left may be a further name of the plugin that runs.
+    remove(draft)?;
+    let made = || {
         let mut options = OpenOptions::new();
-        let options = options.write(true).create(true).truncate(true).mode(0o755).custom_flags(nix::libc::O_NOFOLLOW);
-        let mut to = options.open(draft).map_err(failed("create", draft))?;
-        io::copy(&mut from, &mut to).map_err(failed("write", draft))?;
-        to.set_permissions(Permissions::from_mode(0o755)).map_err(failed("set the mode of", draft))?;
-        to.sync_all().map_err(failed("sync", draft))
+        let options = options.write(true).create_new(true).mode(mode);
+        let mut file = options.open(draft).map_err(failed("create", draft))?;
+        write(&mut file)?;
+        file.set_permissions(Permissions::from_mode(mode)).map_err(failed("set the mode of", draft))?;
+        file.sync_all().map_err(failed("sync", draft))?;
+        replace(draft, path)
+    };
+    let made = made();
+    if made.is_err() {
+        // The draft is ours alone; that it is gone already is fine.
+        let _ = fs::remove_file(draft);
     }
+    made
+}
+
+fn remove(draft: &Path) -> Result<(), InstallError> {
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", draft)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync(dir: &Path) -> Result<(), InstallError> {
+    let open = File::open(dir).map_err(failed("open", dir))?;
+    open.sync_all().map_err(failed("sync", dir))
 }
 
 fn replace(draft: &Path, path: &Path) -> Result<(), InstallError> {
@@ -143,10 +225,15 @@ mod tests {
     #[test]
     fn command_line_is_read_or_refused() {
         let install = parse("--as flannel,portmap,flannel /opt/cni/bin").unwrap();
-        assert_eq!(install, Install { dir: PathBuf::from("/opt/cni/bin"), names: vec!["flannel", "portmap"] });
+        assert_eq!(
+            install,
+            Install { dir: PathBuf::from("/opt/cni/bin"), names: vec!["flannel", "portmap"], conflist: None }
+        );
         assert_eq!(parse("/x --as flannel").unwrap().names, ["flannel"]);
         assert_eq!(parse("--as bridge /x").unwrap().names, ["bridge"]);
-        for bad in ["", "--as", "--as macvlan /x", "/x /y", "--force /x", "--as flannel"] {
+        let list = parse("--conflist /a/b /etc/cni/net.d/10-netd.conflist /x").unwrap().conflist.unwrap();
+        assert_eq!(list, (PathBuf::from("/a/b"), PathBuf::from("/etc/cni/net.d/10-netd.conflist")));
+        for bad in ["", "--as", "--as macvlan /x", "/x /y", "--force /x", "--as flannel", "/x --conflist a"] {
             assert!(parse(bad).unwrap_err().to_string().contains(USAGE), "{bad}");
         }
     }
@@ -155,7 +242,7 @@ mod tests {
     fn names_stand_for_one_file_and_replace_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("source");
-        let install = Install { dir: dir.path().join("bin"), names: vec!["flannel", "portmap"] };
+        let install = Install { dir: dir.path().join("bin"), names: vec!["flannel", "portmap"], conflist: None };
         fs::create_dir(&install.dir).unwrap();
         fs::write(install.dir.join("flannel"), "the former one").unwrap();
         for content in ["one", "two", "two"] {
@@ -178,12 +265,70 @@ mod tests {
     #[test]
     fn a_failure_names_the_file_and_leaves_no_draft() {
         let dir = tempfile::tempdir().unwrap();
-        let install = Install { dir: dir.path().to_owned(), names: vec![] };
+        let install = Install { dir: dir.path().to_owned(), names: vec![], conflist: None };
         let error = install.run(&dir.path().join("absent")).unwrap_err().to_string();
         assert!(error.contains("absent"), "{error}");
         fs::create_dir(dir.path().join("netd-cni")).unwrap();
         fs::write(dir.path().join("source"), "x").unwrap();
         install.run(&dir.path().join("source")).unwrap_err();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_draft_that_is_a_name_of_the_running_plugin_is_never_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let install = Install { dir: dir.path().to_owned(), names: vec![], conflist: None };
+        let (source, main) = (dir.path().join("source"), dir.path().join("netd-cni"));
+        fs::write(&source, "the new one").unwrap();
+        fs::write(&main, "the running one").unwrap();
+        // A call of the same process number was interrupted between its link and its rename.
+        fs::hard_link(&main, draft_in(dir.path())).unwrap();
+        let running = File::open(&main).unwrap();
+        install.run(&source).unwrap();
+        assert_eq!(io::read_to_string(running).unwrap(), "the running one");
+        assert_eq!(fs::read_to_string(&main).unwrap(), "the new one");
+    }
+
+    const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "cbr0", "plugins": [{"type": "netd-cni"}]}"#;
+
+    #[test]
+    fn a_list_comes_whole_behind_the_plugins_and_an_equal_one_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, list) = (dir.path().join("source"), dir.path().join("list"));
+        let to = dir.path().join("net.d/10-netd.conflist");
+        let install = Install { dir: dir.path().to_owned(), names: vec![], conflist: Some((list.clone(), to.clone())) };
+        fs::write(&source, "x").unwrap();
+        fs::write(&list, LIST).unwrap();
+        assert_eq!(install.run(&source).unwrap(), [dir.path().join("netd-cni"), to.clone()]);
+        assert_eq!(fs::read_to_string(&to).unwrap(), LIST);
+        assert_eq!(fs::metadata(&to).unwrap().mode() & 0o777, 0o644);
+        let inode = fs::metadata(&to).unwrap().ino();
+        assert_eq!(install.run(&source).unwrap(), [dir.path().join("netd-cni")]);
+        assert_eq!(fs::metadata(&to).unwrap().ino(), inode);
+        fs::write(&list, LIST.replace("cbr0", "pods")).unwrap();
+        assert_eq!(install.run(&source).unwrap().len(), 2);
+        assert!(fs::read_to_string(&to).unwrap().contains("pods"));
+        assert_eq!(fs::read_dir(dir.path().join("net.d")).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_list_that_is_none_is_refused_before_anything_is_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, list) = (dir.path().join("source"), dir.path().join("list"));
+        let to = dir.path().join("net.d/10-netd.conflist");
+        let install = Install { dir: dir.path().to_owned(), names: vec![], conflist: Some((list.clone(), to)) };
+        fs::write(&source, "x").unwrap();
+        for (text, word) in [
+            ("{", "EOF"),
+            (r#"{"plugins": [{"type": "x"}]}"#, "`name`"),
+            (r#"{"name": "x", "plugins": []}"#, "`plugins`"),
+            (r#"{"name": "x", "type": "bridge"}"#, "`plugins`"),
+            (r#"{"name": "x", "plugins": [{"type": "x"}, {}]}"#, "`type`"),
+        ] {
+            fs::write(&list, text).unwrap();
+            let error = install.run(&source).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("list"), "{text}: {error}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "{text}");
+        }
     }
 }
