@@ -249,6 +249,10 @@ fn every_class_is_led_where_pods_are_known_by_their_interface() -> Result<()> {
     exposed::every_class_is_led_where_pods_are_known_by_their_interface("nftables")
 }
 
+fn a_pod_of_another_node_reaches_itself_through_this_one() -> Result<()> {
+    exposed::a_pod_of_another_node_reaches_itself_through_this_one("nftables")
+}
+
 fn the_policy_local_without_an_endpoint_here_is_silent() -> Result<()> {
     exposed::the_policy_local_without_an_endpoint_here_is_silent("nftables")
 }
@@ -303,6 +307,7 @@ fn main() -> ExitCode {
             pods_of_ipv6_are_known_by_their_interface,
             every_class_of_clients_is_led_by_the_policy,
             every_class_is_led_where_pods_are_known_by_their_interface,
+            a_pod_of_another_node_reaches_itself_through_this_one,
             the_policy_local_without_an_endpoint_here_is_silent,
             source_ranges_let_only_listed_clients_in,
             what_nobody_serves_is_refused_at_once,

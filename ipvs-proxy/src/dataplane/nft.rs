@@ -1,7 +1,9 @@
 //! Names of the nft tables and of their elements for addresses, and who is masqueraded.
 //!
-//! Invariant: a packet is masqueraded because it carries the mark or because a Pod reaches itself (set `hairpin`, its address twice:
-//! no host returns its own address), whichever data path chose the endpoint. The mark is the one kube-proxy uses, other programs know
+//! Invariant: a packet is masqueraded because it carries the mark or because a Pod reaches itself (no host returns its own address), whichever
+//! data path chose the endpoint. Of an endpoint here the set `hairpin` has its address twice. Of others that come through this node to a
+//! ClusterIP, whose own node has no proxy, the packet puts its destination twice into the set `itself`, in which its source and destination
+//! are looked up then: no rule compares two fields of a packet, and an element for each endpoint of the cluster is not needed. The mark is the one kube-proxy uses, other programs know
 //! to leave it alone, and it is cleared behind the masquerade: a packet that goes into a tunnel takes its mark along, and the tunnel's
 //! own packet must not be masqueraded.
 
@@ -17,6 +19,12 @@ use netstate::nft::{
 
 /// The set of Pods that may reach themselves.
 pub(super) const HAIRPIN: &str = "hairpin";
+
+/// The set of endpoints that packets to virtual addresses were led to lately, each address twice.
+pub(super) const ITSELF: &str = "itself";
+
+/// For how long: behind the packet that put an endpoint in nobody needs it.
+const LATELY: u32 = 60;
 
 /// The set of virtual addresses.
 pub(super) const VIPS: &str = "vips";
@@ -55,10 +63,13 @@ pub(crate) fn external(addr: IpAddr) -> (RowKey, Row) {
 
 /// The chain that masquerades.
 pub(super) fn masquerade(family: IpFamily) -> Chain {
-    let to_itself = Match::Lookup(Op::Is, vec![Field::Saddr(family), Field::Daddr(family)], Name::literal(HAIRPIN));
-    let rules = [to_itself, MASQUERADE.is_set()]
-        .map(|packet| Rule::new().when(packet).then(Statement::Masquerade { fully_random: true }));
-    Chain { rules: rules.into(), ..Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept) }
+    let from_to = |set| Match::Lookup(Op::Is, vec![Field::Saddr(family), Field::Daddr(family)], Name::literal(set));
+    let masquerade = |packet| Rule::new().when(packet).then(Statement::Masquerade { fully_random: true });
+    let led = Rule::new().when(Match::Lookup(Op::Is, vec![Field::CtOriginalDaddr(family)], Name::literal(VIPS)));
+    let to_twice = vec![Field::Daddr(family), Field::Daddr(family)];
+    let noted = led.then(Statement::Update { fields: to_twice, set: Name::literal(ITSELF), seconds: LATELY });
+    let rules = vec![masquerade(from_to(HAIRPIN)), masquerade(MASQUERADE.is_set()), noted, masquerade(from_to(ITSELF))];
+    Chain { rules, ..Chain::base(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT, Policy::Accept) }
 }
 
 /// The chain behind it that clears the mark.

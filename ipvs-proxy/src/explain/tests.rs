@@ -159,6 +159,7 @@ tcp 192.168.0.10:80 (mode nftables)
   from 172.7.21.5 (pod): to one of 172.7.21.2:8080, 172.7.22.2:8080, which sees the client's address
   row       in place    chain ip ipvs-proxy choose/2/2m/2m { ip saddr != 172.7.0.0/16 meta mark set meta mark | 0x00004000 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints drop }
   row       in place    element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 } comment \"default/web\" : goto choose/2/2m/2m
+  row       in place    element ip ipvs-proxy @vips { 192.168.0.10 }
   row       in place    list ip ipvs-proxy @endpoints { 192.168.0.10 . tcp . 80 } 0 : 172.7.21.2 . 8080, 1 : 172.7.22.2 . 8080
 "
     );
@@ -205,6 +206,15 @@ fn clients_are_explained_by_their_class_and_one_of_each_where_nobody_is_named() 
     let hairpin = explained(&facts, "192.168.0.10:80", "172.7.21.2");
     assert!(hairpin.contains("to 172.7.21.2:8080, which sees this node's address"), "{hairpin}");
     assert!(hairpin.contains("to 172.7.22.2:8080, which sees the client's address"), "{hairpin}");
+}
+
+#[test]
+fn a_pod_of_another_node_that_comes_through_this_one_is_masqueraded_towards_itself_alone() {
+    for mode in [NFTABLES, IPVS] {
+        let text = explained(&node(mode, &web()), "192.168.0.10:80", "172.7.22.2");
+        assert!(text.contains("to 172.7.22.2:8080, which sees this node's address"), "{text}");
+        assert!(text.contains("to 172.7.21.2:8080, which sees the client's address"), "{text}");
+    }
 }
 
 /// The objects of [`web`] with another specification.

@@ -111,7 +111,28 @@ pub(crate) fn every_class_of_clients_is_led_by_the_policy(mode: &str) -> Result<
     Ok(())
 }
 
-/// The same where Pods are known by the interface that they come in by; the Pod network says nothing then.
+/// A Pod of another node whose Services are led by this one reaches itself at each address of a Service, and sees this node's address; Pods
+/// that reach it otherwise keep theirs.
+pub(crate) fn a_pod_of_another_node_reaches_itself_through_this_one(mode: &str) -> Result<()> {
+    let nodes = start()?;
+    let itself = nodes.pod(ELSEWHERE.0)?;
+    let other = nodes.cluster.host("hdss7-22")?;
+    for addr in ["192.168.0.0/16", "10.4.7.98/32", "10.4.7.99/32"] {
+        other.run(&["ip", "route", "add", addr, "via", "10.4.7.21"])?;
+    }
+    nodes.publish("web.yaml", &exposed("externalTrafficPolicy: Local", &[ELSEWHERE]))?;
+    let _proxy = proxy(&nodes, mode)?;
+    let through_here: Seen = [(ELSEWHERE.0.to_owned(), "10.4.7.21".to_owned())].into();
+    for server in [WEB, EXTERNAL[0], EXTERNAL[1], EXTERNAL[2]] {
+        let seen = answers(itself, server).with_context(|| format!("to itself at {server}"))?;
+        ensure!(seen == through_here, "{server}: {seen:?}");
+        let seen = answers(nodes.pod(HERE.0)?, server)?;
+        ensure!(seen == [(ELSEWHERE.0.to_owned(), HERE.0.to_owned())].into(), "{server}: {seen:?}");
+    }
+    Ok(())
+}
+
+/// Each class is led as its policy says where Pods are known by the interface that they come in by; the Pod network says nothing then.
 pub(crate) fn every_class_is_led_where_pods_are_known_by_their_interface(mode: &str) -> Result<()> {
     let nodes = start()?;
     nodes.publish("web.yaml", &exposed(TABLE[0].0, &[HERE, ELSEWHERE]))?;

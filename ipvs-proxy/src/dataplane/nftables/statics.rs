@@ -27,7 +27,7 @@ use netstate::nft::{
 };
 use netstate::{IpFamily, Protocol};
 
-use super::super::nft::{self, EXTERNAL, HAIRPIN, VIPS, table_key};
+use super::super::nft::{self, EXTERNAL, HAIRPIN, ITSELF, VIPS, table_key};
 use super::super::{Options, local, record, since};
 use super::unallocated::Unallocated;
 use super::{
@@ -70,7 +70,7 @@ pub(crate) fn table(family: IpFamily, options: &Options) -> (RowKey, Row) {
     (RowKey::Table(table_key(family)), table.into())
 }
 
-fn sets(family: IpFamily) -> [(&'static str, Set); 12] {
+fn sets(family: IpFamily) -> [(&'static str, Set); 13] {
     let addr = match family {
         IpFamily::V4 => Type::Ipv4Addr,
         IpFamily::V6 => Type::Ipv6Addr,
@@ -92,6 +92,7 @@ fn sets(family: IpFamily) -> [(&'static str, Set); 12] {
         (record::SET, record::set(addr)),
         (since::SET, since::set(family)),
         (HAIRPIN, Set::of(vec![addr, addr])),
+        (ITSELF, Set::dynamic(vec![addr, addr])),
     ]
 }
 

@@ -238,7 +238,7 @@ impl Case {
         }
     }
 
-    /// A Pod that keeps its address is masqueraded towards itself. At the virtual address a Pod is led by its own node.
+    /// A Pod that keeps its address is masqueraded towards itself: of another node, at the virtual address, by what its packet notes.
     fn ensure_hairpins(&self, kernel: &Kernel, place: &str, endpoints: &BTreeSet<IpAddr>) {
         for (number, endpoint) in self.endpoints.iter().enumerate() {
             for addr in IpFamily::ALL.map(|family| address(number, *endpoint, family)) {

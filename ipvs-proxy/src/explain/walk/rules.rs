@@ -107,13 +107,15 @@ pub(super) struct Run<'a> {
     pub(super) rows: BTreeSet<RowKey>,
     pub(super) server: Option<VirtualServerKey>,
     pub(super) unread: BTreeSet<String>,
+    /// What the packet has put into sets. What others have is in no row, nor are clients that are remembered: a new one is followed.
+    noted: BTreeSet<ElementKey>,
     depth: usize,
 }
 
 impl<'a> Run<'a> {
     pub(super) fn new(world: &'a World<'a>, packet: Packet, choices: Choices) -> Self {
         let (rows, unread) = (BTreeSet::new(), BTreeSet::new());
-        Self { world, packet, choices, rows, server: None, unread, depth: 0 }
+        Self { world, packet, choices, rows, server: None, unread, noted: BTreeSet::new(), depth: 0 }
     }
 
     /// Lets IPVS take the packet where it has a virtual server; what becomes of it there.
@@ -179,8 +181,11 @@ impl<'a> Run<'a> {
                     self.unread.insert(format!("chain {table} {chain}: {text}"));
                     return None;
                 }
-                // Clients that are remembered are in no row: a new one is followed.
-                Statement::Counter | Statement::Notrack | Statement::Offload(_) | Statement::Update { .. } => {}
+                Statement::Update { fields, set, .. } => {
+                    let noted = self.element(table, fields, set);
+                    self.noted.extend(noted);
+                }
+                Statement::Counter | Statement::Notrack | Statement::Offload(_) => {}
             }
         }
         None
@@ -222,8 +227,10 @@ impl<'a> Run<'a> {
 
     /// What a set or map holds for these fields.
     fn lookup(&mut self, table: &TableKey, fields: &[Field], set: &Name) -> Option<Data> {
-        let key: Vec<Datum> = fields.iter().map(|field| self.field(*field)).collect::<Option<_>>()?;
-        let key = ElementKey { table: table.clone(), set: set.clone(), key: key.into() };
+        let key = self.element(table, fields, set)?;
+        if self.noted.contains(&key) {
+            return Some(Data::Nothing);
+        }
         let (row, index) = match key.listed() {
             Some((place, index)) => (RowKey::List(place), index),
             None => (RowKey::Element(key), 0),
@@ -235,6 +242,12 @@ impl<'a> Run<'a> {
             Row::List(list) => Some(list.element(index)?.data),
             Row::Table(_) | Row::Set(_) | Row::Chain(_) => None,
         }
+    }
+
+    /// The key of these fields in a set.
+    fn element(&mut self, table: &TableKey, fields: &[Field], set: &Name) -> Option<ElementKey> {
+        let key: Vec<Datum> = fields.iter().map(|field| self.field(*field)).collect::<Option<_>>()?;
+        Some(ElementKey { table: table.clone(), set: set.clone(), key: key.into() })
     }
 
     fn field(&mut self, field: Field) -> Option<Datum> {

@@ -40,7 +40,7 @@ fn addresses_of_a_port_share_the_clients_of_an_endpoint() {
     );
     assert!(text.contains("tcp . 30080 counter comment \"default/web\" : goto lead/2m/2m/2m/node/tcp/30080"), "{text}");
     assert!(!text.contains(" : 172.7.21.2 . 8080"), "who is chosen is in the chains: {text}");
-    assert_eq!(text.matches("flags dynamic,timeout").count(), 2, "{text}");
+    assert_eq!(text.matches("\tset clients/").count(), 2, "{text}");
     assert_eq!(
         chain(&text, "endpoint/default/web/tcp/80/172.7.21.2/8080"),
         [
