@@ -1,0 +1,109 @@
+//! Real servers that leave: how long, and who comes back.
+
+use super::*;
+
+#[test]
+fn a_tcp_endpoint_drains_and_a_udp_endpoint_goes_at_once() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    let begins = [since_when('+', 2), "ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned()];
+    assert_eq!(rig.work(), begins, "since when stands before its weight does");
+    assert!(rig.later(5).is_empty(), "it has a connection");
+    rig.busy.lock().unwrap().clear();
+    let ends = ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned(), since_when('-', 2)];
+    assert_eq!(rig.later(15), ends);
+
+    rig.service("dns", 53, "UDP");
+    rig.endpoints("dns", "UDP", &[2, 3]);
+    rig.work();
+    let vip: SocketAddr = "192.168.0.53:80".parse().unwrap();
+    let flow = |last: u8| tracked(vip, ([172, 7, 22, last], 80));
+    rig.flows.0.lock().unwrap().held.extend([flow(2), flow(3)]);
+    rig.endpoints("dns", "UDP", &[3]);
+    assert_eq!(rig.work(), ["ipvs - udp 192.168.0.53:80 -> 172.7.22.2:80"]);
+    assert_eq!(rig.flows.0.lock().unwrap().held, [flow(3)], "the flow of the one that is gone is forgotten");
+}
+
+#[test]
+fn an_endpoint_that_comes_back_gets_its_weight_and_is_not_made_anew() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    rig.work();
+    rig.endpoints("web", "TCP", &[2, 3]);
+    assert_eq!(rig.work(), ["ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned(), since_when('-', 2)]);
+    rig.busy.lock().unwrap().clear();
+    assert!(rig.later(60).is_empty(), "its drain is forgotten");
+}
+
+#[test]
+fn a_drain_that_outlives_its_grace_period_is_cut() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    rig.work();
+    assert!(rig.later(890).is_empty());
+    assert_eq!(rig.later(15), ["ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80".to_owned(), since_when('-', 2)]);
+}
+
+#[test]
+fn the_bound_of_a_drain_goes_on_through_restarts_and_is_not_left_behind() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().extend([real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)]);
+    rig.endpoints("web", "TCP", &[4]);
+    rig.later(10);
+    let mut boot = 1010;
+    for _ in 0..3 {
+        // 250 s each, of 900.
+        boot += 250;
+        let next = Rig::at_boot(boot, rig.nft.clone(), rig.servers.clone(), rig.addresses.clone());
+        next.busy.lock().unwrap().extend([real(Protocol::Tcp, 2), real(Protocol::Tcp, 3)]);
+        rig = next.restarted(&[4]);
+        assert!(rig.work().is_empty(), "both drain as before");
+        assert!(rig.later(1).is_empty());
+    }
+    assert!(rig.later(140).is_empty(), "891 s have passed");
+    let gone = rig.later(15);
+    assert_eq!(gone.iter().filter(|step| step.starts_with("ipvs - ")).count(), 2, "{gone:?}");
+    assert!(gone.contains(&since_when('-', 2)) && gone.contains(&since_when('-', 3)), "{gone:?}");
+    // An endpoint that is back when this program is has all of its time again.
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 4));
+    rig.endpoints("web", "TCP", &[5]);
+    rig.work();
+    let mut rig = Rig::at_boot(boot + 800, rig.nft, rig.servers, rig.addresses).restarted(&[4, 5]);
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 4));
+    rig.endpoints("web", "TCP", &[5]);
+    rig.work();
+    assert!(rig.later(800).is_empty());
+    assert_eq!(since::drains(&rig.nft.contents().rows).len(), 1);
+}
+
+#[test]
+fn a_service_made_again_while_an_endpoint_drained_has_its_endpoints_and_no_other() {
+    let mut rig = Rig::web();
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 2));
+    rig.endpoints("web", "TCP", &[3]);
+    assert!(rig.work().contains(&since_when('+', 2)));
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    let steps = rig.work();
+    assert!(
+        steps.contains(&"ipvs - tcp 192.168.0.10:80".to_owned()) && steps.contains(&since_when('-', 2)),
+        "{steps:?}"
+    );
+    assert!(rig.servers.contents().rows.is_empty());
+    assert!(rig.later(1).is_empty(), "nobody is found to have changed anything");
+    rig.service("web", 10, "TCP");
+    rig.work();
+    let reals = |rig: &Rig| rig.servers.contents().rows.keys().filter(|key| matches!(key, RowKey::Real(_))).count();
+    assert_eq!((reals(&rig), endpoints_in_service(&rig)), (1, vec![real(Protocol::Tcp, 3)]));
+    assert!(rig.later(60).is_empty());
+    // Back within one change, nothing has happened.
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 3));
+    rig.endpoints("web", "TCP", &[2]);
+    rig.work();
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 3 });
+    rig.service("web", 10, "TCP");
+    assert!(rig.work().is_empty());
+    assert_eq!(reals(&rig), 2);
+}

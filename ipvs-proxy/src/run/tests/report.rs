@@ -1,0 +1,108 @@
+//! What the status says of objects.
+
+use super::*;
+
+#[test]
+fn zones_that_cannot_be_followed_are_named() {
+    let mut rig = Rig::web();
+    let advice = |rig: &Rig| ProxyStatus::of(&rig.proxy, "n", &[], rig.now).advice;
+    assert_eq!(advice(&rig), [""; 0]);
+    let spec = json!({"clusterIP": "192.168.0.10", "trafficDistribution": "PreferClose",
+        "ports": [{"name": "main", "port": 80}]});
+    rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+    rig.work();
+    let not_served = |rig: &Rig| ProxyStatus::of(&rig.proxy, "n", &[], rig.now).not_served;
+    let asked = "spec.trafficDistribution: PreferSameZone, for which no endpoint has a hint: all are used";
+    assert_eq!(not_served(&rig)[0].fields, [asked]);
+    assert_eq!(advice(&rig), [""; 0], "nothing depends on the zone");
+    let slice = |endpoints: serde_json::Value| {
+        json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "main", "port": 80}]})
+    };
+    let hint = json!({"addresses": ["172.7.22.2"], "hints": {"forZones": [{"name": "z1"}]}});
+    rig.put("endpointslices/default/web-1", &slice(json!([hint])));
+    rig.work();
+    assert!(not_served(&rig).is_empty(), "{:?}", not_served(&rig));
+    assert!(advice(&rig)[0].contains("set --node-zone"), "{:?}", advice(&rig));
+    rig.proxy.learn(|facts| facts.zone = Some("z1".to_owned()));
+    assert_eq!(advice(&rig), [""; 0]);
+}
+
+#[test]
+fn a_report_behind_one_change_reads_as_much_among_ten_thousand_services_as_among_ten() {
+    let reads = |services: u16| {
+        let mut rig = Rig::after(&Rig::new(), Mode::Nftables, 1000);
+        rig.receive(Event::Reset);
+        for number in 0..services {
+            let [high, low] = number.to_be_bytes();
+            let spec = json!({"clusterIP": format!("10.96.{high}.{low}"), "ports": [{"name": "main", "port": 80}]});
+            let name = format!("s{number}");
+            rig.put(
+                &format!("services/default/{name}"),
+                &json!({"kind": "Service", "metadata": {"name": name}, "spec": spec}),
+            );
+        }
+        rig.service("web", 10, "TCP");
+        rig.endpoints("web", "TCP", &[2, 3]);
+        rig.complete();
+        rig.work();
+        let start = rig.proxy.view().reads();
+        rig.endpoints("web", "UDP", &[2]);
+        rig.work();
+        let planned = rig.proxy.view().reads();
+        let status = ProxyStatus::of(&rig.proxy, "n", &[], rig.now);
+        assert_eq!(status.services, usize::from(services) + 1);
+        assert_eq!(status.not_served[0].fields, ["spec.ports: tcp \"main\", which no EndpointSlice has a port for"]);
+        (planned - start, rig.proxy.view().reads() - planned)
+    };
+    let few = reads(10);
+    assert!(few.0 > 0, "who plans a Service reads it");
+    assert_eq!(few.1, 0, "who reports reads nothing");
+    assert_eq!(reads(10_000), few);
+}
+
+#[test]
+fn conflicts_and_elements_that_were_left_out_have_lists_of_their_own() {
+    let mut rig = Rig::new();
+    rig.receive(Event::Reset);
+    for (last, name, made) in [(11, "old", "2026-01-01T00:00:00Z"), (12, "young", "2026-02-01T00:00:00Z")] {
+        let spec = json!({"clusterIP": format!("192.168.0.{last}"), "externalIPs": ["10.4.7.9", name],
+            "ports": [{"name": "main", "port": 80}]});
+        let metadata = json!({"name": name, "creationTimestamp": made});
+        rig.put(&format!("services/default/{name}"), &json!({"kind": "Service", "metadata": metadata, "spec": spec}));
+    }
+    rig.complete();
+    rig.work();
+    let status = ProxyStatus::of(&rig.proxy, "n", &[], rig.now);
+    assert_eq!(status.refused, []);
+    let conflicts: Vec<_> = status.conflicts.iter().map(|c| [&*c.place, &c.served, &c.not_served, &c.reason]).collect();
+    assert_eq!(conflicts, [["tcp 10.4.7.9:80", "services/default/old", "services/default/young", "which is older"]]);
+    let skipped: Vec<_> = status.skipped.iter().map(|skipped| (&*skipped.object, &*skipped.elements[0])).collect();
+    assert_eq!(skipped[0].0, "services/default/old");
+    assert!(skipped[0].1.starts_with("spec.externalIPs[1]: \"old\"; accepted: "), "{skipped:?}");
+    assert_eq!(skipped.len(), 2);
+    assert!(status.ok, "neither hinders the others");
+}
+
+#[test]
+fn what_is_said_of_a_service_goes_with_it_and_with_its_slice() {
+    let mut rig = Rig::web();
+    let status = |rig: &Rig| {
+        let status = ProxyStatus::of(&rig.proxy, "n", &[], rig.now);
+        let fields = status.not_served.iter().map(|asking| (asking.object.clone(), asking.fields.len()));
+        fields.collect::<Vec<_>>()
+    };
+    assert_eq!(status(&rig), []);
+    rig.endpoints("web", "UDP", &[2]);
+    rig.work();
+    assert_eq!(status(&rig), [("services/default/web".to_owned(), 1)]);
+    rig.endpoints("web", "TCP", &[2]);
+    rig.work();
+    assert_eq!(status(&rig), []);
+    rig.endpoints("web", "UDP", &[2]);
+    rig.work();
+    rig.receive(Event::Delete { key: "services/default/web".to_owned(), revision: 2 });
+    rig.work();
+    assert_eq!(status(&rig), []);
+}
