@@ -38,6 +38,8 @@ pub(crate) enum Reason {
     LeaseGone,
     /// The server knows a lease with the chosen id already.
     LeaseExists,
+    /// The API server answered with this status.
+    Status(u16),
     /// The peer said no; the message has its reason.
     Other,
 }
@@ -72,6 +74,17 @@ impl ClusterError {
             Class::Refuse => Reason::Other,
         };
         Self { op, object: object.into(), endpoint: endpoint.into(), message: message.into(), class, reason }
+    }
+
+    /// The HTTP status that the API server answered with, where it answered with one that is no success: 403 for a right that is missing,
+    /// 404 for an object or a kind that does not exist, 409 for a conflict.
+    #[must_use]
+    pub const fn status(&self) -> Option<u16> {
+        match self.reason {
+            Reason::Status(code) => Some(code),
+            Reason::Compacted => Some(410),
+            _ => None,
+        }
     }
 
     /// The text for somebody who asks once: nothing is tried again.

@@ -4,10 +4,11 @@
 
 use crate::Problem;
 use crate::etcd::{Endpoint, Prefix};
+use crate::kubernetes::object::{Message, Page, Raw};
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 2] = [("endpoints", endpoints), ("prefix", prefix)];
+pub const TARGETS: [(&str, fn(&[u8])); 3] = [("endpoints", endpoints), ("prefix", prefix), ("watch", watch)];
 
 /// The longest reason, in bytes: an operator reads it in a log.
 const LONGEST: usize = 2000;
@@ -34,6 +35,20 @@ fn prefix(input: &[u8]) {
             assert!(key.len() <= text.len() + "/config".len() && !key.contains("//"), "{text:?} makes {key}");
         }
         Err(problem) => refused(&[problem]),
+    }
+}
+
+/// A line of a watch of the Kubernetes API, and a page of a listing.
+fn watch(input: &[u8]) {
+    match Message::parse(input) {
+        Ok(Message::Put(raw) | Message::Delete(raw)) => assert!(!raw.key.is_empty() && raw.text.starts_with('{')),
+        Ok(Message::Bookmark { .. } | Message::Error { .. }) => {}
+        Err(reason) => assert!(!reason.is_empty() && reason.len() <= LONGEST + input.len()),
+    }
+    if let Ok(page) = Page::parse(input) {
+        for raw in page.items.iter().filter_map(|item| Raw::parse(item).ok()) {
+            assert!(!raw.key.is_empty(), "{raw:?}");
+        }
     }
 }
 

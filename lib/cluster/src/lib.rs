@@ -15,15 +15,12 @@
 //! | [`heartbeat`] | until when a loop has said that it will be back |
 //! | [`source`] | a running source: a queue of events and the task that fills it |
 //! | [`etcd`] | client with sticky failover, list and watch, key-value store, leases |
+//! | [`kubernetes`] | the Kubernetes API: lists and watches folded into small values, single requests |
 //! | [`directory`] | a watched directory of Kubernetes manifests |
 //! | [`manifest`] | Kubernetes objects read from YAML or JSON text |
 //! | [`backoff`] | jittered waiting times |
 //! | [`problem`] | what is wrong with an input, in which field, and the accepted form |
 //! | [`error`] | what failed, on which object, where, and whether to try again |
-//!
-//! The Kubernetes API is the third source of the design: `kube` watchers folded into small values, yielding
-//! the same events. Its place is a module `kubernetes` beside [`etcd`]; nothing here assumes etcd's revisions
-//! beyond "a number that grows".
 
 pub mod backoff;
 pub mod directory;
@@ -33,8 +30,10 @@ pub mod event;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
 pub mod heartbeat;
+pub mod kubernetes;
 pub mod manifest;
 pub mod problem;
+mod provider;
 pub mod snapshot;
 pub mod source;
 pub mod words;

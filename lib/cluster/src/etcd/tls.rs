@@ -15,7 +15,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::Problem;
+use crate::{Problem, provider};
 
 const CA: &str = "etcd-cafile";
 const CERT: &str = "etcd-certfile";
@@ -94,7 +94,7 @@ impl TlsMaterial {
     /// # Errors
     /// Every file that is missing or malformed, each by its field.
     pub(super) fn options(&self) -> Result<TlsOptions, Vec<Problem>> {
-        install_provider();
+        provider::install();
         let mut errors = Vec::new();
         let options = match &self.ca {
             Some(ca) => certificates_of(CA, ca, &mut errors)
@@ -174,11 +174,6 @@ fn key_of<'a>(file: &'a Pem, errors: &mut Vec<Problem>) -> Option<&'a [u8]> {
 
 fn refuse(field: &'static str, message: String, accepted: &'static str) -> Problem {
     Problem::new(field, message, accepted)
-}
-
-/// A provider that is installed already stays: the program chose it.
-fn install_provider() {
-    let _already_chosen = ring::default_provider().install_default();
 }
 
 #[cfg(test)]

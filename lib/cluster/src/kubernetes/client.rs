@@ -1,0 +1,249 @@
+//! `Client`: requests to the API server, each with a limit of time.
+//!
+//! Invariants: credentials, authorities and the kubeconfig itself are read again every few seconds while there is something to ask, and
+//! at once when the server does not accept them; what was read last stays while a file is being replaced; a request that nobody answers
+//! ends by its limit.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Bytes;
+use hyper::http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use hyper::http::{Method, Request, Response};
+use kube::client::Body;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use super::access::Access;
+use super::connector;
+use super::fault::{Ask, Fault, chain};
+use super::material::Material;
+use crate::{ClusterError, provider};
+
+/// Limit of a request for one object.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Credentials are read again after this time.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The largest answer: a page of a listing has a few MiB.
+const MOST: usize = 256 << 20;
+
+/// The largest text that comes with a refusal.
+const MOST_WORDS: usize = 64 << 10;
+
+/// A client of one API server; clones share everything.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    access: Access,
+    current: Mutex<Current>,
+    /// When the server answered last, whatever it answered.
+    answered: Mutex<Instant>,
+}
+
+struct Current {
+    material: Material,
+    read: Instant,
+    client: Option<kube::Client>,
+}
+
+/// What is changed of an object, in the form of one of the API's patches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Patch {
+    /// `application/strategic-merge-patch+json`: lists with a merge key are merged.
+    Strategic(Value),
+    /// `application/merge-patch+json` (RFC 7396).
+    Merge(Value),
+    /// `application/json-patch+json` (RFC 6902).
+    Json(Value),
+}
+
+impl Patch {
+    const fn parts(&self) -> (&'static str, &Value) {
+        match self {
+            Self::Strategic(value) => ("application/strategic-merge-patch+json", value),
+            Self::Merge(value) => ("application/merge-patch+json", value),
+            Self::Json(value) => ("application/json-patch+json", value),
+        }
+    }
+}
+
+/// One request.
+pub(super) struct Query<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) verb: &'static str,
+    /// RBAC's resource, or the path of one object.
+    pub(super) object: &'a str,
+    /// Type and bytes of what is sent.
+    pub(super) body: Option<(&'static str, Vec<u8>)>,
+}
+
+impl<'a> Query<'a> {
+    pub(super) const fn get(verb: &'static str, object: &'a str, path: &'a str) -> Self {
+        Self { method: Method::GET, path, verb, object, body: None }
+    }
+}
+
+impl Client {
+    /// A client of what the flags say. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// When the kubeconfig, a file that it names or the service account cannot be used; not when the server does not answer.
+    pub fn connect(access: &Access) -> Result<Self, ClusterError> {
+        provider::install();
+        let material = Material::of(access)?;
+        let current = Mutex::new(Current { material, read: Instant::now(), client: None });
+        let shared = Shared { access: access.clone(), current, answered: Mutex::new(Instant::now()) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The URL of the API server.
+    #[must_use]
+    pub fn server(&self) -> String {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).material.server()
+    }
+
+    /// The object at `path`, such as `/api/v1/nodes/n1`, as far as `T` reads it.
+    ///
+    /// # Errors
+    /// What the server says, or that it does not answer in time.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClusterError> {
+        self.object(Query::get("get", path, path)).await
+    }
+
+    /// Changes the object at `path`, which may be a subresource such as `/api/v1/nodes/n1/status`, and returns it as it is then.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, patch: &Patch) -> Result<T, ClusterError> {
+        let (kind, value) = patch.parts();
+        let body = Some((kind, value.to_string().into_bytes()));
+        self.object(Query { method: Method::PATCH, path, verb: "patch", object: path, body }).await
+    }
+
+    /// Creates an object in the collection at `path`, such as `/api/v1/namespaces/default/events`, and returns it as it is then.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn create<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Result<T, ClusterError> {
+        let body = Some(("application/json", object.to_string().into_bytes()));
+        self.object(Query { method: Method::POST, path, verb: "create", object: path, body }).await
+    }
+
+    async fn object<T: DeserializeOwned>(&self, query: Query<'_>) -> Result<T, ClusterError> {
+        let (verb, object) = (query.verb, query.object);
+        let body = self.whole(query, LIMIT).await.map_err(|fault| fault.error)?;
+        serde_json::from_slice(&body).map_err(|error| self.ask(verb, object, &self.server()).broken(error.to_string()))
+    }
+
+    /// The whole answer to a request.
+    pub(super) async fn whole(&self, query: Query<'_>, limit: Duration) -> Result<Bytes, Fault> {
+        let server = self.server();
+        let ask = self.ask(query.verb, query.object, &server);
+        let whole = async {
+            let response = self.send(query, limit).await?;
+            Limited::new(response.into_body(), MOST)
+                .collect()
+                .await
+                .map(http_body_util::Collected::to_bytes)
+                .map_err(|error| Fault::from(ask.broken(chain(error.as_ref()))))
+        };
+        timeout(limit, whole).await.unwrap_or_else(|_| Err(ask.late(limit).into()))
+    }
+
+    /// The answer to a request, when its head is there.
+    pub(super) async fn send(&self, query: Query<'_>, limit: Duration) -> Result<Response<Body>, Fault> {
+        let server = self.server();
+        let ask = self.ask(query.verb, query.object, &server);
+        let client = self.current().map_err(|message| ask.broken(message))?;
+        let request = Request::builder().method(query.method).uri(query.path);
+        let request = request.header(USER_AGENT, &self.shared.access.agent).header(ACCEPT, "application/json");
+        let request = match query.body {
+            Some((kind, body)) => request.header(CONTENT_TYPE, kind).body(Body::from(body)),
+            None => request.body(Body::empty()),
+        };
+        let request = request.map_err(|error| ask.broken(error.to_string()))?;
+        let response = timeout(limit, client.send(request)).await.map_err(|_| ask.late(limit))?;
+        let response = response.map_err(|error| ask.broken(chain(&error)))?;
+        self.note_answer();
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        if response.status().as_u16() == 401 {
+            self.distrust();
+        }
+        let (head, body) = response.into_parts();
+        let words = timeout(limit, Limited::new(body, MOST_WORDS).collect()).await.ok().and_then(Result::ok);
+        let words = words.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        Err(ask.refused(&head, &words))
+    }
+
+    /// For the texts of faults.
+    pub(super) fn ask<'a>(&'a self, verb: &'static str, object: &'a str, server: &'a str) -> Ask<'a> {
+        Ask { verb, object, server, grants: &self.shared.access.grants }
+    }
+
+    /// The client of what the files hold now, as far as that can be used.
+    fn current(&self) -> Result<kube::Client, String> {
+        let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if now.saturating_duration_since(current.read) >= FRESH {
+            current.read = now;
+            match Material::of(&self.shared.access) {
+                Ok(material) if material.is_same(&current.material) => {}
+                Ok(material) => {
+                    tracing::info!(server = material.server(), "the credentials for the API server were replaced");
+                    *current = Current { material, read: now, client: None };
+                }
+                Err(error) => tracing::debug!(%error, "the credentials that were read before stay"),
+            }
+        }
+        if let Some(client) = &current.client {
+            return Ok(client.clone());
+        }
+        let client = connector::client(&current.material.config)?;
+        current.client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Has the credentials read again before the next request.
+    fn distrust(&self) {
+        let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.read = current.read.checked_sub(FRESH).unwrap_or(current.read);
+    }
+
+    /// The server has answered something.
+    pub(super) fn note_answer(&self) {
+        *self.shared.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether the server is there: it has answered within `silence`, or does when it is asked.
+    ///
+    /// # Errors
+    /// That it does not.
+    pub(super) async fn verify(&self, silence: Duration) -> Result<(), Fault> {
+        let answered = *self.shared.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered.elapsed() < silence {
+            return Ok(());
+        }
+        match self.whole(Query::get("get", "/version", "/version"), LIMIT).await {
+            // Who may not ask has an answer as well.
+            Err(fault) if fault.error.status().is_none() => Err(fault),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Without credentials.
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("access", &self.shared.access).finish_non_exhaustive()
+    }
+}
