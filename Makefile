@@ -29,8 +29,8 @@ setup: ## Install what building and testing need, by package name
 lab-kernel: ## Build the user-mode kernel with IPVS, once (4 to 10 minutes, cached outside the tree)
 	@tests/setup kernel
 
-.PHONY: kube-proxy
-kube-proxy: ## Build a kube-proxy for the tests of taking over from one, once (1 to 7 minutes, cached outside the tree)
+.PHONY: kubernetes
+kubernetes: ## Build real Kubernetes for the tests, once (10 to 30 minutes, cached outside the tree; KUBE_BIN=folder takes programs at hand)
 	@tests/setup kubernetes
 
 # A kernel with ip_vs needs no lab kernel.
@@ -83,7 +83,7 @@ demo: setup $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Show the main 
 	@$(TARGET)/debug/demo --backend $(BACKEND) --proxy $(PROXY) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup lab-kernel kube-proxy ## Pass every test
+test: setup lab-kernel kubernetes ## Pass every test
 	cargo build --locked --workspace --all-targets
 	NETD_LAB=require $(TARGET)/debug/run-tests
 

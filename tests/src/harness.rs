@@ -13,7 +13,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::evidence;
-use crate::kubernetes::{Absent, kube_proxy};
+use crate::kubernetes::{Absent, Release};
 use crate::lab_kernel::{self, Guest};
 use crate::need::Need;
 
@@ -78,10 +78,10 @@ impl Suite {
         self
     }
 
-    /// The tests need a kube-proxy.
+    /// The tests need real Kubernetes of this release.
     #[must_use]
-    pub fn with_kube_proxy(mut self) -> Self {
-        self.obstacle = kube_proxy().err().map(|absent| match absent {
+    pub fn with_kubernetes(mut self, release: Release) -> Self {
+        self.obstacle = release.programs().err().map(|absent| match absent {
             Absent::NotBuilt(reason) => Obstacle::Unmet(reason),
             Absent::CannotBeHad(reason) => Obstacle::Absent(reason),
         });
@@ -128,8 +128,8 @@ impl Suite {
 
 fn trial(test: Test, obstacle: Option<Obstacle>) -> Trial {
     Trial::ignorable_test(test.name, move || match obstacle {
-        None => judge(test.body).map(|()| Completion::Completed),
-        Some(Obstacle::Unmet(reason)) if env::var(MODE_VARIABLE).is_ok_and(|mode| mode == "require") => {
+        None => judge(test),
+        Some(Obstacle::Unmet(reason)) if is_required() => {
             Err(format!("cannot run here, and {MODE_VARIABLE}=require: {reason}").into())
         }
         Some(Obstacle::Unmet(reason) | Obstacle::Absent(reason)) => Ok(Completion::ignored_with(reason)),
@@ -137,12 +137,18 @@ fn trial(test: Test, obstacle: Option<Obstacle>) -> Trial {
 }
 
 /// Runs a test body; a failure carries the error chain and the end of every log of the processes the test started.
-fn judge(body: fn() -> Result<()>) -> Result<(), Failed> {
+fn judge(test: Test) -> Result<Completion, Failed> {
     evidence::clear();
-    let verdict = catch_unwind(AssertUnwindSafe(body));
+    let verdict = catch_unwind(AssertUnwindSafe(test.body));
     let complaint = match verdict {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => chain(&error),
+        Ok(Ok(())) => return Ok(Completion::Completed),
+        Ok(Err(error)) => {
+            if let Some(reason) = error.downcast_ref().and_then(excuse) {
+                eprintln!("lab: SKIPPED, not passed: {}: {reason}", test.name);
+                return Ok(Completion::ignored_with(reason));
+            }
+            chain(&error)
+        }
         Err(panic) => {
             let text =
                 panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -150,6 +156,18 @@ fn judge(body: fn() -> Result<()>) -> Result<(), Failed> {
         }
     };
     Err(format!("{complaint}{}", evidence::report()).into())
+}
+
+/// Why a test that met this absence counts as skipped; it has failed where nothing excuses it.
+fn excuse(absent: &Absent) -> Option<String> {
+    match absent {
+        Absent::NotBuilt(_) if is_required() => None,
+        Absent::NotBuilt(reason) | Absent::CannotBeHad(reason) => Some(reason.clone()),
+    }
+}
+
+fn is_required() -> bool {
+    env::var(MODE_VARIABLE).is_ok_and(|mode| mode == "require")
 }
 
 /// The chain of causes and, where RUST_BACKTRACE asks for it, the lines of the test that led there.

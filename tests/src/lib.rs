@@ -44,6 +44,7 @@
 //! * When the running kernel lacks a [`Need`], the whole binary runs inside the lab kernel (`tests/kernel/`, a user-mode Linux), with
 //!   the same arguments. It boots in a second; a system call costs ten times more there, so prefer one `ip -batch` to many `ip`.
 //! * When it cannot run at all, tests count as ignored, with the reason; with `NETD_LAB=require` they fail.
+//! * [`ApiServer`] is a real Kubernetes API server, [`Faults`] what goes wrong between it and its clients.
 //! * [`Etcd`] is a real etcd on one machine or three; [`echo`] the HTTP and UDP server for Pods with its clients; [`cni`]
 //!   the container runtime that makes Pods through the plugin (`Runtime::run_pod`) or drives single verbs.
 //! * Waiting is [`eventually`] or [`Process::wait_for_line`], never a bare sleep. Everything started ends with its value.
@@ -68,8 +69,7 @@ pub mod harness;
 mod host;
 mod isolation;
 mod keeper;
-mod kube_api;
-mod kubernetes;
+pub mod kubernetes;
 pub mod lab_kernel;
 mod namespaces;
 mod need;
@@ -85,8 +85,7 @@ pub use deadline::{allowing_for_load, eventually, throughout};
 pub use etcd::Etcd;
 pub use evidence::report as logs;
 pub use host::Host;
-pub use kube_api::KubeApi;
-pub use kubernetes::{Absent, KubeProxy, kube_proxy};
+pub use kubernetes::{ApiServer, Faults, KubeProxy};
 pub use need::Need;
 pub use place::Place;
 pub use pod::Pod;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::harness::Suite;
+use lab::kubernetes::Release;
 use lab::{KubeProxy, Need};
 use proxy::SOON;
 use takeover::{Open, Takeover, bring_strangers, check_rules};
@@ -46,6 +47,6 @@ fn a_kube_proxy_of_iptables_is_taken_over_and_takes_over_again_without_a_failed_
 
 fn main() -> ExitCode {
     Suite::new(&[Need::Nftables])
-        .with_kube_proxy()
+        .with_kubernetes(Release::V1_20)
         .run(lab::tests![a_kube_proxy_of_iptables_is_taken_over_and_takes_over_again_without_a_failed_connection,])
 }

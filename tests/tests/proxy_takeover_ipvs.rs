@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::harness::Suite;
+use lab::kubernetes::Release;
 use lab::{Host, KubeProxy, Need, eventually};
 use proxy::{SOON, servers};
 use takeover::{Open, Takeover, bring_strangers, check_rules};
@@ -52,8 +53,9 @@ fn clean_up(cluster: &Takeover) -> Result<()> {
     let after = servers(node)?;
     ensure!(STRANGERS.iter().all(|line| after.contains(&(*line).to_owned())), "{after:?}");
     let lost: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
-    // We have no node ports at loopback, and do not serve the third Service.
-    let is_left = |line: &str| [":30077", "127.0.0.1:", "192.168.0.77:"].iter().any(|part| line.contains(part));
+    // We have no node ports at loopback, and do not serve the third Service, nor that of the API server.
+    let is_left =
+        |line: &str| [":30077", "127.0.0.1:", "192.168.0.77:", "192.168.0.1:"].iter().any(|part| line.contains(part));
     ensure!(
         lost.iter().all(|line| is_left(line)) && !after.iter().any(|line| is_left(line)),
         "{lost:?} went, {after:?} stay"
@@ -87,7 +89,7 @@ fn a_kube_proxy_of_ipvs_is_taken_over_and_takes_over_again_without_a_failed_conn
         ensure!(!tables.contains("ipvs-proxy"), "{tables}");
         open.goes_on_with_kube_proxy("the way back")?;
         // What we do not serve is its again, too.
-        await_addresses(node, &["192.168.0.10/32", "192.168.0.53/32", "192.168.0.77/32"])
+        await_addresses(node, &["192.168.0.1/32", "192.168.0.10/32", "192.168.0.53/32", "192.168.0.77/32"])
     })?;
     ensure!(connected.iter().all(|count| *count >= 10), "{connected:?}");
     Ok(())
@@ -117,7 +119,7 @@ fn what_ipvs_carries_of_a_stopped_kube_proxy_stays_until_its_connections_have_en
 }
 
 fn main() -> ExitCode {
-    Suite::new(&[Need::IpVs, Need::Nftables, Need::Dummy]).with_kube_proxy().run(lab::tests![
+    Suite::new(&[Need::IpVs, Need::Nftables, Need::Dummy]).with_kubernetes(Release::V1_20).run(lab::tests![
         a_kube_proxy_of_ipvs_is_taken_over_and_takes_over_again_without_a_failed_connection,
         what_ipvs_carries_of_a_stopped_kube_proxy_stays_until_its_connections_have_ended,
     ])

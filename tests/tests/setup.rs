@@ -16,15 +16,15 @@ use anyhow::{Context, Result, ensure};
 
 /// Packages that a minimal Debian has: `Essential: yes` or `Priority: required`.
 const ALWAYS_THERE: [(&str, &str); 14] = [
-    ("apt", "apt-get"),
+    ("apt", "apt-cache apt-get"),
     ("bash", "bash"),
     (
         "coreutils",
-        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mktemp mv nice nproc numfmt printf pwd readlink realpath rm \
+        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mktemp mv nice nproc numfmt paste printf pwd readlink realpath rm \
          rmdir seq sha256sum sha512sum sleep sort stat stty sync tail tee timeout touch tr true uname",
     ),
     ("dash", "sh"),
-    ("dpkg", "dpkg dpkg-query"),
+    ("dpkg", "dpkg dpkg-deb dpkg-query"),
     ("findutils", "find xargs"),
     ("grep", "grep"),
     ("hostname", "hostname"),

@@ -27,6 +27,10 @@ const SCRIPTS: [&str; 8] = [
     "tests/kubernetes/build",
 ];
 
+/// A script with what it reads in: one shell, whose functions are no programs.
+const SOURCED: (&str, [&str; 2]) =
+    ("tests/kubernetes/build", ["tests/kubernetes/release-1.20", "tests/kubernetes/release-modern"]);
+
 /// Folders whose Rust sources are tests, the lab, or both.
 const FOLDERS: [&str; 8] =
     ["tests/src", "tests/tests", "tests/floor/src", "lib", "netd", "ipvs-proxy", "cni-plugin/tests", "cni-plugin/src"];
@@ -35,7 +39,11 @@ const FOLDERS: [&str; 8] =
 pub(crate) fn everywhere(root: &Path) -> Executed {
     let mut executed = Executed::new();
     for script in SCRIPTS {
-        let text = fs::read_to_string(root.join(script)).unwrap_or_else(|error| panic!("{script}: {error}"));
+        let read = |name| fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut text = read(script);
+        if script == SOURCED.0 {
+            text.extend(SOURCED.1.map(read));
+        }
         let text = if script == "Makefile" { shell::of_makefile(&text) } else { text };
         note(&mut executed, script, shell::commands(&text));
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, KubeApi, KubeProxy, Place, Process, echo, eventually};
+use lab::{ApiServer, Host, KubeProxy, Place, Process, echo, eventually};
 use serde_json::{Value, json};
 
 use crate::proxy::{Kept, Nodes, SOON, WEB, ask, client};
@@ -20,7 +20,7 @@ const LEFT: &str = "192.168.0.77";
 /// The nodes with what both proxies serve.
 pub(crate) struct Takeover {
     pub(crate) nodes: Nodes,
-    pub(crate) api: KubeApi,
+    pub(crate) api: ApiServer,
 }
 
 fn service(name: &str, addr: &str, (port, node_port, protocol): (u16, u16, &str)) -> Value {
@@ -29,7 +29,7 @@ fn service(name: &str, addr: &str, (port, node_port, protocol): (u16, u16, &str)
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
 }
 
-/// The slice of a Service, as the two versions of the API that are in use have it.
+/// The slice of a Service, as kube-proxy's API has it and as ours reads it from a file.
 fn slices(name: &str, protocol: &str, pods: &[&str]) -> [Value; 2] {
     let endpoints: Vec<_> = pods.iter().map(|pod| json!({"addresses": [pod], "conditions": {"ready": true}})).collect();
     ["discovery.k8s.io/v1beta1", "discovery.k8s.io/v1"].map(|version| {
@@ -46,15 +46,15 @@ impl Takeover {
         let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
             neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
         nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
-        let api = KubeApi::start(nodes.node()?)?;
+        let api = ApiServer::start(nodes.node()?)?;
         let cluster = Self { nodes, api };
         for (name, addr, ports) in
             [("web", "192.168.0.10", (80, 30080, "TCP")), ("dns", "192.168.0.53", (53, 30053, "UDP"))]
         {
             cluster.put(service(name, addr, ports), slices(name, ports.2, &PODS))?;
         }
-        cluster.api.put(service("left", LEFT, (80, 30077, "TCP")));
-        slices("left", "TCP", &PODS).into_iter().for_each(|slice| cluster.api.put(slice));
+        cluster.api.put(&service("left", LEFT, (80, 30077, "TCP")))?;
+        cluster.api.put(&slices("left", "TCP", &PODS)[0])?;
         Ok(cluster)
     }
 
@@ -62,9 +62,8 @@ impl Takeover {
     fn put(&self, service: Value, slices: [Value; 2]) -> Result<()> {
         let name = service["metadata"]["name"].as_str().unwrap_or_default();
         self.nodes.publish(&format!("{name}.yaml"), &format!("{service}\n---\n{}\n", slices[1]))?;
-        self.api.put(service);
-        slices.into_iter().for_each(|slice| self.api.put(slice));
-        Ok(())
+        self.api.put(&service)?;
+        self.api.put(&slices[0]).map(drop)
     }
 
     /// Does something while three clients connect again and again; returns how often each did.

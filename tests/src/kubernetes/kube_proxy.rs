@@ -1,17 +1,16 @@
 //! A real kube-proxy in a machine of the lab, with the objects that it serves.
 //!
-//! Invariant: it is built from Debian's sources by `tests/kubernetes/build`, or is not there; nothing stands in for it.
+//! Invariant: it is the real program, with a real API server.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::api_server::ApiServer;
 use crate::deadline::eventually;
 use crate::host::Host;
-use crate::kube_api::KubeApi;
+
 use crate::process::Process;
 
 /// Longest time until it serves.
@@ -28,31 +27,6 @@ const QUEUED: &str = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds "
 /// The modules that it needs for the mode ipvs, as `/proc/modules` would list them.
 const LOADED: &str = "ip_vs 0 0\nip_vs_rr 0 0\nip_vs_wrr 0 0\nip_vs_sh 0 0\nnf_conntrack 0 0\n";
 
-/// Why there is no kube-proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Absent {
-    /// It has not been built.
-    NotBuilt(String),
-    /// It cannot be built on this machine, whoever requires it.
-    CannotBeHad(String),
-}
-
-/// Path of the built kube-proxy.
-///
-/// # Errors
-/// When there is none.
-pub fn kube_proxy() -> Result<PathBuf, Absent> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/build");
-    let asked = Command::new(script).arg("--path").output();
-    let asked = asked.map_err(|error| Absent::NotBuilt(format!("run tests/kubernetes/build --path: {error}")))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    match asked.status.code() {
-        Some(0) => Ok(text(&asked.stdout).into()),
-        Some(3) => Err(Absent::CannotBeHad(text(&asked.stderr))),
-        _ => Err(Absent::NotBuilt(text(&asked.stderr))),
-    }
-}
-
 /// A kube-proxy that runs.
 #[derive(Debug)]
 pub struct KubeProxy {
@@ -64,20 +38,15 @@ impl KubeProxy {
     ///
     /// # Errors
     /// When it is not built, or does not begin to serve.
-    pub fn start(host: &Host, api: &KubeApi, mode: &str) -> Result<Self> {
-        let program = kube_proxy().map_err(|absent| anyhow::anyhow!("{absent:?}"))?;
-        let cluster = json!([{"name": "lab", "cluster": {"server": format!("http://{}", api.address())}}]);
-        let context = json!([{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}]);
-        let users = json!([{"name": "lab", "user": {}}]);
-        let access = json!({"apiVersion": "v1", "kind": "Config", "clusters": cluster, "contexts": context, "users": users,
-            "current-context": "lab"});
-        host.write("/run/kube-proxy/kubeconfig", access.to_string())?;
+    pub fn start(host: &Host, api: &ApiServer, mode: &str) -> Result<Self> {
+        let program = api.programs().join("kube-proxy");
+        host.write("/run/kube-proxy/kubeconfig", api.kubeconfig().to_string())?;
         host.write("/run/kube-proxy/config", configuration(host, mode).to_string())?;
         // What it would load is built into the kernels that these tests run on; it reads what is loaded from a list.
         host.write("/run/kube-proxy/loaded", LOADED)?;
         host.write("/run/kube-proxy/modules/modprobe", "#!/bin/sh\n")?;
         host.run(&["chmod", "755", "/run/kube-proxy/modules/modprobe"])?;
-        api.put(node(host)?);
+        api.put(&node(host)?)?;
         let path = format!("/run/kube-proxy/modules:{}", std::env::var("PATH").unwrap_or_default());
         let command = host
             .command(program)
@@ -121,8 +90,7 @@ fn configuration(host: &Host, mode: &str) -> Value {
         "hostnameOverride": host.name(),
         "healthzBindAddress": HEALTH,
         "metricsBindAddress": METRICS,
-        "clientConnection": {"kubeconfig": "/run/kube-proxy/kubeconfig", "acceptContentTypes": "application/json",
-            "contentType": "application/json"},
+        "clientConnection": {"kubeconfig": "/run/kube-proxy/kubeconfig"},
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
         "iptables": {"syncPeriod": "30s", "minSyncPeriod": "0s", "masqueradeBit": 14},
         "ipvs": {"syncPeriod": "10s", "minSyncPeriod": "0s"},
