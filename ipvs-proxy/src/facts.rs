@@ -125,7 +125,9 @@ fn daemon(invocation: &Invocation) -> (Invocation, Option<String>, Option<Value>
     };
     let warning = stored.warning(NAME).filter(|_| stored.state != State::Running);
     let flags = &invocation.flags;
-    let names_source = flags.services_dir.is_some() || flags.etcd.etcd_endpoints.is_some() || flags.config.is_some();
+    let names_server = [path::KUBECONFIG, path::MASTER].iter().any(|key| invocation.given.contains_key(key));
+    let names_source =
+        flags.services_dir.is_some() || flags.etcd.etcd_endpoints.is_some() || flags.config.is_some() || names_server;
     let words = stored.status.get("startedWith").and_then(Value::as_array);
     let words: Vec<&str> = words.into_iter().flatten().filter_map(Value::as_str).collect();
     let as_started = words.into_iter().map(str::to_owned).chain(invocation.words.iter().skip(1).cloned());

@@ -4,6 +4,7 @@
 //! everything is right.
 
 mod parameters;
+mod place;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -204,31 +205,6 @@ impl Reader<'_> {
         }
     }
 
-    fn place(&mut self, flags: &Flags, tls: TlsMaterial, seed: u64) -> Option<Place> {
-        let accepted = "either etcd-endpoints or services-dir";
-        match (&flags.services_dir, &flags.etcd.etcd_endpoints) {
-            (Some(dir), None) if !dir.is_empty() => Some(Place::Directory(dir.into())),
-            (None, Some(_)) => self.store(flags, tls, seed).map(|(client, prefix)| Place::Etcd(client, prefix)),
-            (Some(_), Some(_)) => {
-                self.flag("services-dir", "given together with etcd-endpoints".to_owned(), accepted);
-                None
-            }
-            _ => {
-                self.flag("etcd-endpoints", "missing".to_owned(), accepted);
-                None
-            }
-        }
-    }
-
-    fn store(&mut self, flags: &Flags, tls: TlsMaterial, seed: u64) -> Option<(Client, Prefix)> {
-        let mut note = |found: Vec<Problem>| self.problems.extend(found.into_iter().map(|found| found.under("--")));
-        let client = Client::new(&flags.etcd.client_config(tls), seed).map_err(&mut note).ok();
-        let prefix = Prefix::parse("etcd-prefix", flags.etcd.etcd_prefix.as_deref().unwrap_or_default())
-            .map_err(|found| note(vec![found]))
-            .ok();
-        client.zip(prefix)
-    }
-
     fn node(&mut self, hostname: &str) -> String {
         // Kubernetes writes node names in lower case (kubelet's --hostname-override, util/node.GetHostname).
         let given = self.settings.is_given(path::HOSTNAME).then(|| self.settings.text(path::HOSTNAME));
@@ -337,6 +313,7 @@ impl Config {
         let known = reader.detection(pods.unwrap_or_default());
         let facts = node::facts(&settings, (node.clone(), zone), known);
         notes.warnings.extend(node::warnings(&settings, &facts));
+        notes.warnings.extend(place::warning(&settings, place.as_ref()));
         notes.remarks.extend(node::needless(&settings, &local));
         let config = place.zip(pods).map(|(place, pods)| Self {
             place,
@@ -399,14 +376,14 @@ mod tests {
         Host { name: "HDSS7-21.host.com".to_owned(), processors: 4, seed: 1 }
     }
 
-    fn read_with(file: Option<&str>, words: &[&str]) -> Result<Config, Problems> {
+    pub(super) fn read_with(file: Option<&str>, words: &[&str]) -> Result<Config, Problems> {
         let words = std::iter::once("ipvs-proxy").chain(words.iter().copied());
         let invocation = Invocation::read(words.map(Into::into)).unwrap();
         let file = file.map(document::parse);
         Config::read(&invocation, file.as_ref(), &host(), TlsMaterial::default())
     }
 
-    fn read(words: &[&str]) -> Result<Config, Problems> {
+    pub(super) fn read(words: &[&str]) -> Result<Config, Problems> {
         read_with(None, words)
     }
 

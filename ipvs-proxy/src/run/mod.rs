@@ -130,7 +130,9 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let Config { place, node, .. } = running.config();
     let mut source = Source::listen(place, node, shell::seed());
-    shell.liveness.judge("source", source.progress());
+    for (name, progress) in source.progress() {
+        shell.liveness.judge(name, progress);
+    }
     let heartbeat = shell.liveness.heartbeat("addresses", own_addresses::LIMIT);
     tokio::spawn(own_addresses::follow(following, own, mailbox.clone(), heartbeat));
     let heartbeat = shell.liveness.heartbeat("updates", LIMIT);

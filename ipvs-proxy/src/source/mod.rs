@@ -1,10 +1,12 @@
-//! Where Services, EndpointSlices and the own Node come from: etcd or a directory of manifests, as one stream of readings.
+//! Where Services, EndpointSlices and the own Node come from: the Kubernetes API, etcd or a directory of manifests, as one stream of readings.
 //!
 //! Invariant: an object that cannot be read stays in the stream, as the reason why; nobody further on has to know which
 //! source it came from. Objects of other kinds in a directory are none of ours; any other key below etcd's prefix
 //! is junk and reported as such. Other Nodes than the own one are left out unread: each beats its heart every few minutes.
 
 pub(crate) mod doubt;
+mod endpoints;
+mod kubernetes;
 pub(crate) mod view;
 
 use std::convert::Infallible;
@@ -15,6 +17,7 @@ use cluster::heartbeat::Progress;
 use cluster::{Event, Problem, directory, etcd};
 use serde_json::Value;
 
+use self::kubernetes::Watches;
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::node::Node;
@@ -96,11 +99,22 @@ pub(crate) enum Place {
     Etcd(Client, Prefix),
     /// The manifests of a directory.
     Directory(PathBuf),
+    /// The API server.
+    Kubernetes(cluster::kubernetes::Client),
 }
 
 /// The stream; see the module's text.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) enum Source {
+    /// Of a store with keys.
+    Keyed(Keyed),
+    /// Of the Kubernetes API.
+    Kubernetes(Box<Watches>),
+}
+
+/// Objects below a prefix, or in a directory.
+#[derive(Debug)]
+pub(crate) struct Keyed {
     events: cluster::Source,
     read_key: fn(&str) -> Option<ObjectKey>,
     /// The own Node's name.
@@ -113,26 +127,39 @@ impl Source {
     /// Begins to listen, on the node of this name; `seed` spreads the retries of many nodes. Must be called inside a tokio runtime.
     #[must_use]
     pub(crate) fn listen(place: &Place, node: &str, seed: u64) -> Self {
-        let node = node.to_owned();
+        let own = node.to_owned();
         match place {
             Place::Etcd(client, prefix) => {
                 let events = etcd::watch(client, prefix, seed);
-                Self { events, read_key: ObjectKey::from_etcd, node, junk: true }
+                Self::Keyed(Keyed { events, read_key: ObjectKey::from_etcd, node: own, junk: true })
             }
             Place::Directory(path) => {
                 let events = directory::watch(path, &Kind::IN_MANIFESTS, seed);
-                Self { events, read_key: ObjectKey::from_manifest, node, junk: false }
+                Self::Keyed(Keyed { events, read_key: ObjectKey::from_manifest, node: own, junk: false })
             }
+            Place::Kubernetes(client) => Self::Kubernetes(Box::new(Watches::begin(client, node, seed))),
         }
     }
 
-    /// Whether the loop behind it makes progress.
-    pub(crate) fn progress(&self) -> Progress {
-        self.events.progress()
+    /// Whether the loops behind it make progress, by their names.
+    pub(crate) fn progress(&self) -> Vec<(&'static str, Progress)> {
+        match self {
+            Self::Keyed(keyed) => vec![("source", keyed.events.progress())],
+            Self::Kubernetes(watches) => watches.progress(),
+        }
     }
 
     /// The next update. Cancel-safe. `None` when the runtime ends.
     pub(crate) async fn next(&mut self) -> Option<Update> {
+        match self {
+            Self::Keyed(keyed) => keyed.next().await,
+            Self::Kubernetes(watches) => watches.next().await,
+        }
+    }
+}
+
+impl Keyed {
+    async fn next(&mut self) -> Option<Update> {
         loop {
             let event = self.events.next().await?;
             let key = event.key().and_then(|key| (self.read_key)(key));
@@ -204,7 +231,16 @@ fn read<T>(
     name_of: fn(&mut T) -> &mut ObjectName,
 ) -> Reading<T> {
     let json: Value = serde_json::from_slice(json).map_err(|error| format!("not valid JSON: {error}"))?;
-    let mut object = parse(&json).map_err(|problem| problem.to_string())?;
+    parsed(name, &json, parse, name_of)
+}
+
+fn parsed<T>(
+    name: &ObjectName,
+    json: &Value,
+    parse: fn(&Value) -> Result<T, Problem>,
+    name_of: fn(&mut T) -> &mut ObjectName,
+) -> Reading<T> {
+    let mut object = parse(json).map_err(|problem| problem.to_string())?;
     let own = name_of(&mut object);
     if own != name {
         let accepted = "the namespace and name of its key";

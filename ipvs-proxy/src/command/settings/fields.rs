@@ -5,8 +5,9 @@
 use super::field::{Field, Form, Served};
 use Served::{Live, Missing, Needless, Only, Start};
 
-const API: &str = "the Kubernetes API is not read: Services come from --etcd-endpoints or --services-dir";
-const NO_CLIENT: &str = "it is for the Kubernetes API, which is not read";
+const ONE_SERVER: &str = "the API server is asked from the start on";
+const JSON: &str = "objects are read as JSON, as they come";
+const FEW_REQUESTS: &str = "there are three watches, and few requests besides";
 const NO_PERIOD: &str = "changes are applied as they come, and what somebody else deletes is back within a second";
 const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is cleared behind it";
 const ONE_NODE: &str = "the source is asked for the Node object by that name";
@@ -28,6 +29,8 @@ const fn field(path: &'static str, flag: &'static str, form: Form, default: &'st
 
 /// The fields by which they are asked for.
 pub(crate) mod path {
+    pub(crate) const KUBECONFIG: &str = "clientConnection.kubeconfig";
+    pub(crate) const MASTER: &str = "master";
     pub(crate) const HOSTNAME: &str = "hostnameOverride";
     pub(crate) const HEALTHZ: &str = "healthzBindAddress";
     pub(crate) const METRICS: &str = "metricsBindAddress";
@@ -70,18 +73,20 @@ pub(crate) const OWN: [&str; 1] = [path::LOCAL];
 /// The fields, in the order of kube-proxy's own documentation.
 pub(crate) static FIELDS: &[Field] = &[
     field("featureGates", "feature-gates", Form::Gates, "", Missing("no feature gate changes anything here")),
-    field("clientConnection.kubeconfig", "kubeconfig", Form::Text, "", Missing(API)),
-    field("", "master", Form::Text, "", Missing(API)),
-    field("clientConnection.acceptContentTypes", "", Form::Text, "", Needless(NO_CLIENT)),
+    field(path::KUBECONFIG, "kubeconfig", Form::Text, "", Start(ONE_SERVER))
+        .help("Read Services from the API server of this kubeconfig; in a Pod without it, from the cluster's own"),
+    field("", path::MASTER, Form::Text, "", Start(ONE_SERVER))
+        .help("URL of the API server, before the kubeconfig's"),
+    field("clientConnection.acceptContentTypes", "", Form::Text, "", Needless(JSON)),
     field(
         "clientConnection.contentType",
         "kube-api-content-type",
         Form::Text,
         "application/vnd.kubernetes.protobuf",
-        Needless(NO_CLIENT),
+        Needless(JSON),
     ),
-    field("clientConnection.qps", "kube-api-qps", Form::Rate, "5", Needless(NO_CLIENT)),
-    field("clientConnection.burst", "kube-api-burst", COUNT, "10", Needless(NO_CLIENT)),
+    field("clientConnection.qps", "kube-api-qps", Form::Rate, "5", Needless(FEW_REQUESTS)),
+    field("clientConnection.burst", "kube-api-burst", COUNT, "10", Needless(FEW_REQUESTS)),
     field(path::LOG_FORMAT, "log-format", Form::OneOf(&["text", "json"]), "text", Start(ONE_LOG)),
     field(path::VERBOSITY, "v", Form::Number { least: 0, most: i32::MAX as i64 }, "0", Live),
     field(path::MODULES, "vmodule", Form::Modules, "", Start(ONE_LOG))

@@ -22,7 +22,7 @@ use self::fields::{FIELDS, path};
 pub(crate) type Given = BTreeMap<&'static str, String>;
 
 /// Fields whose flag counts beside a file.
-const BESIDE_A_FILE: [&str; 4] = [path::HOSTNAME, path::LOG_FORMAT, path::VERBOSITY, path::MODULES];
+const BESIDE_A_FILE: [&str; 5] = [path::MASTER, path::HOSTNAME, path::LOG_FORMAT, path::VERBOSITY, path::MODULES];
 
 /// Defaults of this program where it does not stand in for kube-proxy: nothing is served to other hosts, and parameters of
 /// the whole host stay as they are.

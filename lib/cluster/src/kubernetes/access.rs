@@ -67,6 +67,12 @@ impl Access {
     pub const fn is_in_cluster(&self) -> bool {
         self.kubeconfig.is_none() && self.server.is_none()
     }
+
+    /// True in a Pod, whose environment names the API server.
+    #[must_use]
+    pub const fn is_in_pod(&self) -> bool {
+        self.environment.service.is_some()
+    }
 }
 
 #[cfg(test)]

@@ -22,4 +22,4 @@ mod watch;
 pub use access::Access;
 pub use client::{Client, Patch};
 pub use collection::Collection;
-pub use watch::{watch, watch_read};
+pub use watch::{Form, watch, watch_first, watch_read};

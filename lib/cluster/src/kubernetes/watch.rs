@@ -4,6 +4,7 @@
 //! reported as [`Event::Lost`], and then everything is listed anew when it is back: a store that was restored meanwhile may have passed
 //! the revision that was shown last, and nothing but a listing shows what is gone.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -42,12 +43,33 @@ pub fn watch_read<V: Send + 'static>(
     seed: u64,
     read: fn(&str, &str) -> V,
 ) -> Source<String, V> {
+    start(client, (collection, read), Vec::new(), seed)
+}
+
+/// As [`watch_read`], of the first of these collections that the server has: the same objects in the forms of several versions of the
+/// API. When the server is replaced by one that has it no more, the next one that it has is listed.
+///
+/// Must be called inside a tokio runtime.
+#[must_use]
+pub fn watch_first<V: Send + 'static>(
+    client: &Client,
+    first: Form<V>,
+    others: Vec<Form<V>>,
+    seed: u64,
+) -> Source<String, V> {
+    start(client, first, others, seed)
+}
+
+fn start<V: Send + 'static>(client: &Client, first: Form<V>, others: Vec<Form<V>>, seed: u64) -> Source<String, V> {
     let client = client.clone();
     Source::spawn(move |events, heartbeat| {
+        let (collection, read) = first;
         let watch = Watch {
             client,
             name: collection.to_string(),
             collection,
+            others: others.into(),
+            absent: 0,
             events,
             heartbeat,
             read,
@@ -59,6 +81,9 @@ pub fn watch_read<V: Send + 'static>(
         watch.run()
     })
 }
+
+/// A collection, and what is made of key and JSON text of one of its objects.
+pub type Form<V> = (Collection, fn(&str, &str) -> V);
 
 /// Why a pass over list and streams ended.
 pub(super) enum Ended {
@@ -81,6 +106,10 @@ pub(super) struct Watch<V> {
     pub(super) collection: Collection,
     /// The collection as RBAC names it.
     pub(super) name: String,
+    /// Other forms of the same objects, the next one first.
+    others: VecDeque<Form<V>>,
+    /// How many forms the server has not, one after the other.
+    absent: usize,
     events: mpsc::Sender<Event<String, V>>,
     pub(super) heartbeat: Heartbeat,
     read: fn(&str, &str) -> V,
@@ -100,6 +129,7 @@ impl<V: Send + 'static> Watch<V> {
             };
             let wait = match ended {
                 Ended::Closed => return,
+                Ended::Broken(fault) if fault.error.status() == Some(404) && self.turn() => continue,
                 Ended::Expired => Duration::ZERO,
                 Ended::Broken(fault) => {
                     if self.report(fault.error).await.is_err() {
@@ -114,9 +144,24 @@ impl<V: Send + 'static> Watch<V> {
         }
     }
 
+    /// Goes on with the next form of the objects; false when the server has none of them.
+    fn turn(&mut self) -> bool {
+        let Some((collection, read)) = self.others.pop_front() else { return false };
+        let before = (std::mem::replace(&mut self.collection, collection), std::mem::replace(&mut self.read, read));
+        self.others.push_back(before);
+        self.name = self.collection.to_string();
+        self.absent = self.absent.saturating_add(1);
+        let has_more = self.absent <= self.others.len();
+        if !has_more {
+            self.absent = 0;
+        }
+        has_more
+    }
+
     /// Lists, then follows one stream after the other.
     async fn pass(&mut self) -> Result<std::convert::Infallible, Ended> {
         let Listed { mut revision, mut stream } = self.list().await?;
+        self.absent = 0;
         loop {
             let mut opened = match stream.take() {
                 Some(stream) => stream,
