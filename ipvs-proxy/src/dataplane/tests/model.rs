@@ -104,30 +104,47 @@ impl Kernel {
         (*offset..offset + below).map(endpoint).collect()
     }
 
-    /// What becomes of a packet from `from` to `to`.
+    /// What becomes of a packet from `from` to `to`, whom no endpoint remembers, whatever is chosen at random.
     pub(super) fn fate(&self, from: IpAddr, to: &VirtualServerKey) -> Fate {
-        let (family, mut marked, mut next) = (IpFamily::of(to.addr), false, self.chain(to));
-        while let Some(chain) = next.take() {
-            for rule in self.rules(family, &chain) {
-                let mut applies = true;
-                for statement in rule.statements.iter() {
-                    match statement {
-                        Statement::Match(Match::Saddr(op, network)) => {
-                            applies = network.contains(from) == (*op == Op::Is);
+        match self.chain(to) {
+            Some(chain) => self.followed((from, to), &chain, false),
+            None => self.behind(from, to, false),
+        }
+    }
+
+    /// The same from the beginning of a chain, for a packet that may be marked.
+    fn followed(&self, (from, to): (IpAddr, &VirtualServerKey), chain: &Name, mut marked: bool) -> Fate {
+        let mut by_chance = BTreeSet::new();
+        for rule in self.rules(IpFamily::of(to.addr), chain) {
+            let (mut applies, mut maybe) = (true, false);
+            for statement in rule.statements.iter() {
+                match statement {
+                    Statement::Match(Match::Saddr(op, network)) => {
+                        applies = network.contains(from) == (*op == Op::Is);
+                    }
+                    Statement::Match(Match::SaddrLocal(op)) => applies = self.is_local(from) == (*op == Op::Is),
+                    Statement::Match(Match::L4Proto(Op::Is, protocol)) => applies = *protocol == to.protocol,
+                    Statement::Match(Match::OneOf(_)) => maybe = true,
+                    Statement::Match(Match::Lookup(Op::Is, _, set)) if set.as_str().starts_with("clients/") => {
+                        applies = false;
+                    }
+                    Statement::Update { set, .. } => assert!(set.as_str().starts_with("clients/"), "{set:?}"),
+                    Statement::SetMark(change) if *change == MASQUERADE.set() => marked = true,
+                    Statement::Dnat(Destination::Fixed(addr, _)) => return Fate::Led([*addr].into(), marked),
+                    Statement::Dnat(destination) => return Fate::Led(self.chosen(to, destination), marked),
+                    Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
+                    Statement::Verdict(Verdict::Accept) => return self.behind(from, to, marked),
+                    Statement::Verdict(Verdict::Goto(next)) => {
+                        let fate = self.followed((from, to), next, marked);
+                        match fate {
+                            Fate::Led(endpoints, _) if maybe => by_chance.extend(endpoints),
+                            Fate::Led(endpoints, marked) => return Fate::Led(&by_chance | &endpoints, marked),
+                            other => return other,
                         }
-                        Statement::Match(Match::SaddrLocal(op)) => applies = self.is_local(from) == (*op == Op::Is),
-                        Statement::SetMark(change) if *change == MASQUERADE.set() => marked = true,
-                        Statement::Dnat(destination) => return Fate::Led(self.chosen(to, destination), marked),
-                        Statement::Verdict(Verdict::Drop) => return Fate::Dropped,
-                        Statement::Verdict(Verdict::Accept) => return self.behind(from, to, marked),
-                        Statement::Verdict(Verdict::Goto(chain)) => next = Some(chain.clone()),
-                        other => panic!("{other:?}"),
                     }
-                    if !applies {
-                        break;
-                    }
+                    other => panic!("{other:?}"),
                 }
-                if next.is_some() {
+                if !applies {
                     break;
                 }
             }

@@ -8,8 +8,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netstate::IpFamily;
 use netstate::family::PerFamily;
+use netstate::ipvs::VirtualServerKey;
+use netstate::{IpFamily, Protocol};
 use serde_json::{Value, json};
 
 use super::super::Mode;
@@ -62,6 +63,8 @@ struct Case {
     masquerade_all: bool,
     /// Pods are known by their network.
     knows_pods: bool,
+    /// Clients stay with their endpoints.
+    affinity: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +133,7 @@ impl Case {
             ranges: Ranges::Unsaid,
             masquerade_all: false,
             knows_pods: true,
+            affinity: false,
         }
     }
 
@@ -185,6 +189,7 @@ impl Case {
         let service = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {
             "type": "LoadBalancer", "clusterIP": "192.168.0.10", "clusterIPs": ["192.168.0.10", "fd09::10"],
             "ports": [{"port": 80, "nodePort": 30_080}], "loadBalancerSourceRanges": self.ranges.networks(),
+            "externalIPs": ["10.4.7.98", "fd04:7::98"], "sessionAffinity": if self.affinity { "ClientIP" } else { "None" },
             "internalTrafficPolicy": policy(self.internal_local), "externalTrafficPolicy": policy(self.external_local),
         }, "status": {"loadBalancer": {"ingress": [{"ip": "10.4.7.99"}, {"ip": "fd04:7::99"}]}}});
         let slices = IpFamily::ALL.map(|family| {
@@ -223,7 +228,7 @@ impl Case {
             let kernel = self.kernel(mode);
             for (family, client) in IpFamily::ALL.into_iter().flat_map(|family| CLIENTS.map(|client| (family, client)))
             {
-                for (place, to) in places_of(family) {
+                for (place, to) in places(family) {
                     // Where the node has the address it connects from that.
                     let is_bound = client == Client::Node && mode == Mode::Ipvs && place != "NodePort";
                     let from = if is_bound { to.addr } else { client.address(family) };
@@ -248,6 +253,17 @@ impl Case {
             }
         }
     }
+}
+
+/// Every kind of place that the Service has, node ports at both addresses of the node.
+fn places(family: IpFamily) -> Vec<(&'static str, VirtualServerKey)> {
+    let at = |both: [&str; 2], port| VirtualServerKey {
+        protocol: Protocol::Tcp,
+        addr: both[usize::from(!family.is_v4())].parse().unwrap(),
+        port,
+    };
+    let others = [("External", at(["10.4.7.98", "fd04:7::98"], 80)), ("NodePort", at(BRIDGE, 30_080))];
+    places_of(family).into_iter().chain(others).collect()
 }
 
 /// All lists of at most `most` of these, without regard to order.
@@ -277,7 +293,9 @@ fn every_combination_of_policies_and_endpoints_is_answered_by_kube_proxys_rules(
     let all: Vec<_> = lists(&states, 2).into_iter().chain(lists(&hints, 3)).collect();
     assert!(all.len() > 100);
     for (endpoints, policies) in all.iter().flat_map(|list| POLICIES.map(|policies| (list, policies))) {
-        Case::new(endpoints, policies).ensure();
+        for affinity in [false, true] {
+            Case { affinity, ..Case::new(endpoints, policies) }.ensure();
+        }
     }
 }
 
@@ -286,7 +304,9 @@ fn every_combination_with_source_ranges_and_settings_is_answered_by_kube_proxys_
     let all = lists(&kinds(&[State::Ready, State::Leaving], &[Hint::Unsaid]), 2);
     for (endpoints, policies) in all.iter().flat_map(|list| POLICIES.map(|policies| (list, policies))) {
         for ranges in [Ranges::Outside, Ranges::Node, Ranges::PodsHere] {
-            Case { ranges, ..Case::new(endpoints, policies) }.ensure();
+            for affinity in [false, true] {
+                Case { ranges, affinity, ..Case::new(endpoints, policies) }.ensure();
+            }
         }
         for (masquerade_all, knows_pods) in [(true, true), (false, false), (true, false)] {
             Case { masquerade_all, knows_pods, ..Case::new(endpoints, policies) }.ensure();
