@@ -22,6 +22,8 @@ use crate::plan::pods::Pods;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
+    /// Ready while it terminates (publishNotReadyAddresses).
+    Published,
     NotReady,
     /// Terminating and serving.
     Leaving,
@@ -29,12 +31,45 @@ enum State {
     Gone,
 }
 
-/// For which zone an endpoint is meant.
+impl State {
+    fn is_ready(self) -> bool {
+        matches!(self, Self::Ready | Self::Published)
+    }
+}
+
+/// For which zone an endpoint is meant, and for which node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hint {
     Unsaid,
     Here,
     Elsewhere,
+    /// For this node, and for another zone.
+    NodeHere,
+    /// For another node, and for this zone.
+    NodeElsewhere,
+}
+
+impl Hint {
+    fn zone(self) -> Option<&'static str> {
+        match self {
+            Self::Unsaid => None,
+            Self::Here | Self::NodeElsewhere => Some("z1"),
+            Self::Elsewhere | Self::NodeHere => Some("z2"),
+        }
+    }
+
+    fn node(self) -> Option<&'static str> {
+        match self {
+            Self::Unsaid | Self::Here | Self::Elsewhere => None,
+            Self::NodeHere => Some("n1"),
+            Self::NodeElsewhere => Some("n2"),
+        }
+    }
+
+    fn json(self) -> Value {
+        let names = |name: Option<&str>| name.map_or(json!([]), |name| json!([{"name": name}]));
+        json!({"forZones": names(self.zone()), "forNodes": names(self.node())})
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,19 +178,25 @@ impl Case {
 
     /// What clients that may use the whole cluster are led to.
     fn cluster(&self) -> Vec<usize> {
-        let ready = self.numbers(|endpoint| endpoint.state == State::Ready);
+        let ready = self.numbers(|endpoint| endpoint.state.is_ready());
         if ready.is_empty() {
             return self.numbers(|endpoint| endpoint.state == State::Leaving);
         }
-        let hint = |number: &usize| self.endpoints[*number].hint;
-        let are_all_meant = ready.iter().all(|number| hint(number) != Hint::Unsaid);
-        let near: Vec<_> = ready.iter().copied().filter(|number| hint(number) == Hint::Here).collect();
-        if are_all_meant && !near.is_empty() { near } else { ready }
+        // Those for this node before those for this zone, and of each only where every ready endpoint is meant for one.
+        for (is_node, here) in [(true, "n1"), (false, "z1")] {
+            let hint = |number: &usize| self.endpoints[*number].hint;
+            let meant = |number: &usize| if is_node { hint(number).node() } else { hint(number).zone() };
+            let near: Vec<_> = ready.iter().copied().filter(|number| meant(number) == Some(here)).collect();
+            if !near.is_empty() && ready.iter().all(|number| meant(number).is_some()) {
+                return near;
+            }
+        }
+        ready
     }
 
     /// What those are led to that may use this node's only.
     fn local(&self) -> Vec<usize> {
-        let ready = self.numbers(|endpoint| endpoint.here && endpoint.state == State::Ready);
+        let ready = self.numbers(|endpoint| endpoint.here && endpoint.state.is_ready());
         let leaving = || self.numbers(|endpoint| endpoint.here && endpoint.state == State::Leaving);
         if ready.is_empty() { leaving() } else { ready }
     }
@@ -194,16 +235,11 @@ impl Case {
         }, "status": {"loadBalancer": {"ingress": [{"ip": "10.4.7.99"}, {"ip": "fd04:7::99"}]}}});
         let slices = IpFamily::ALL.map(|family| {
             let endpoint = |(number, endpoint): (usize, &Endpoint)| {
-                let (ready, leaving) = (endpoint.state == State::Ready, endpoint.state == State::Leaving);
-                let terminating = leaving || endpoint.state == State::Gone;
-                let zone = match endpoint.hint {
-                    Hint::Unsaid => Value::Null,
-                    Hint::Here => json!({"forZones": [{"name": "z1"}]}),
-                    Hint::Elsewhere => json!({"forZones": [{"name": "z2"}]}),
-                };
+                let (ready, leaving) = (endpoint.state.is_ready(), endpoint.state == State::Leaving);
+                let terminating = !matches!(endpoint.state, State::Ready | State::NotReady);
                 json!({
                     "addresses": [address(number, *endpoint, family)], "nodeName": if endpoint.here { "n1" } else { "n2" },
-                    "conditions": {"ready": ready, "serving": ready || leaving, "terminating": terminating}, "hints": zone,
+                    "conditions": {"ready": ready, "serving": ready || leaving, "terminating": terminating}, "hints": endpoint.hint.json(),
                 })
             };
             let endpoints: Vec<_> = self.endpoints.iter().enumerate().map(endpoint).collect();
@@ -288,9 +324,13 @@ const POLICIES: [(bool, bool); 4] = [(false, false), (false, true), (true, false
 
 #[test]
 fn every_combination_of_policies_and_endpoints_is_answered_by_kube_proxys_rules() {
-    let states = kinds(&[State::Ready, State::NotReady, State::Leaving, State::Gone], &[Hint::Unsaid]);
-    let hints = kinds(&[State::Ready], &[Hint::Unsaid, Hint::Here, Hint::Elsewhere]);
-    let all: Vec<_> = lists(&states, 2).into_iter().chain(lists(&hints, 3)).collect();
+    let states =
+        kinds(&[State::Ready, State::Published, State::NotReady, State::Leaving, State::Gone], &[Hint::Unsaid]);
+    let zones = kinds(&[State::Ready], &[Hint::Unsaid, Hint::Here, Hint::Elsewhere]);
+    let nodes = kinds(&[State::Ready], &[Hint::Unsaid, Hint::Here, Hint::NodeHere, Hint::NodeElsewhere]);
+    // Hints of endpoints that are not ready, or are leaving, beside those that are.
+    let mixed = kinds(&[State::Published, State::NotReady, State::Leaving], &[Hint::Here, Hint::NodeElsewhere]);
+    let all = [lists(&states, 2), lists(&zones, 3), lists(&nodes, 2), lists(&mixed, 2)].concat();
     assert!(all.len() > 100);
     for (endpoints, policies) in all.iter().flat_map(|list| POLICIES.map(|policies| (list, policies))) {
         for affinity in [false, true] {
