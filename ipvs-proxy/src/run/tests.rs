@@ -4,6 +4,7 @@ mod changes;
 mod draining;
 mod flows;
 mod guarded;
+mod killed;
 mod local;
 mod modes;
 mod node;

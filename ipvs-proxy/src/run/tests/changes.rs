@@ -92,8 +92,9 @@ proptest! {
     fn any_refusal_at_any_step_converges_later(
         refusals in prop::collection::vec(prop::collection::vec(prop::option::weighted(0.4, prop::sample::select(vec![1, 2, 3, 12, 16, 22, 105])), 0..12), 3),
         changes in prop::collection::vec((10u8..13, prop::collection::vec(2u8..6, 0..4)), 1..6),
+        mode in prop::sample::select(vec![Mode::Ipvs, Mode::Nftables]),
     ) {
-        let mut rig = Rig::new();
+        let mut rig = Rig::in_mode(mode, 1000, Kept::default());
         rig.nft.contents().errors.extend(&refusals[0]);
         rig.servers.contents().errors.extend(&refusals[1]);
         rig.addresses.contents().errors.extend(&refusals[2]);
@@ -114,8 +115,11 @@ proptest! {
         let wanted: BTreeMap<u8, BTreeSet<u8>> =
             changes.iter().map(|(last, pods)| (*last, pods.iter().copied().collect())).collect();
         let rows = wanted.len() + wanted.values().map(BTreeSet::len).sum::<usize>();
+        let (rows, addresses) = if mode == Mode::Ipvs { (rows, wanted.len()) } else { (0, 0) };
         prop_assert_eq!(rig.servers.contents().rows.len(), rows);
-        prop_assert_eq!(rig.addresses.contents().rows.len(), wanted.len());
+        prop_assert_eq!(rig.addresses.contents().rows.len(), addresses);
+        let of_services = |row: &&nft_rows::RowKey| row.to_string().contains("@vips");
+        prop_assert_eq!(rig.nft.contents().rows.keys().filter(of_services).count(), wanted.len());
         prop_assert!(rig.later(61).is_empty());
     }
 }

@@ -10,6 +10,7 @@ pub(super) type Kept =
 pub(super) struct Rig {
     pub(super) proxy: Proxy,
     pub(super) log: Log,
+    pub(super) life: Life,
     pub(super) sysctls: FakeTable<SysctlKey, String>,
     pub(super) nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
     pub(super) servers: FakeTable<RowKey, Row>,
@@ -61,31 +62,36 @@ impl Rig {
         (nft, servers, addresses): Kept,
         (local, networks): (FakeTable<RouteKey, Route>, Vec<Prefix>),
     ) -> Self {
-        let (log, busy, flows) = (Log::default(), Arc::default(), FakeFlows::default());
+        let (log, life, busy, flows) = (Log::default(), Life::default(), Arc::default(), FakeFlows::default());
         let routes = Arc::<Mutex<Routes>>::default();
         let sysctls = FakeTable::default();
         sysctls.contents().rows.insert(tracking(), Observed { value: "1".to_owned(), owner: Owner::Ours });
         let targets = Targets {
-            sysctls: Box::new(Logged { name: "sysctl", table: sysctls.clone(), log: log.clone() }),
-            nft: Box::new(Logged { name: "nft", table: nft.clone(), log: log.clone() }),
+            sysctls: Box::new(Logged { name: "sysctl", table: sysctls.clone(), log: log.clone(), life: life.clone() }),
+            nft: Box::new(Logged { name: "nft", table: nft.clone(), log: log.clone(), life: life.clone() }),
             forward: None,
             balance: Some(Balance {
-                links: Box::new(Logged { name: "link", table: FakeTable::<IfName, Link>::default(), log: log.clone() }),
+                links: Box::new(Logged {
+                    name: "link",
+                    table: FakeTable::<IfName, Link>::default(),
+                    log: log.clone(),
+                    life: life.clone(),
+                }),
                 servers: Box::new(FakeServers {
-                    rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone() },
+                    rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone(), life: life.clone() },
                     busy: Arc::clone(&busy),
                     vanished: BTreeSet::new(),
                     compared: None,
                 }),
                 addresses: Box::new(FakeAddresses {
                     table: super::super::spared::Spared::new(
-                        Logged { name: "address", table: addresses.clone(), log: log.clone() },
+                        Logged { name: "address", table: addresses.clone(), log: log.clone(), life: life.clone() },
                         vec!["192.168.99.0/24".parse().unwrap()],
                     ),
                     routes: Arc::clone(&routes),
                 }),
             }),
-            routes: Box::new(Logged { name: "route", table: local.clone(), log: log.clone() }),
+            routes: Box::new(Logged { name: "route", table: local.clone(), log: log.clone(), life: life.clone() }),
             flows: Box::new(flows.clone()),
         };
         let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
@@ -106,7 +112,7 @@ impl Rig {
         let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods(v4.into_iter().chain(v6)));
         let networks = Networks { pods, services: PerFamily::default(), node: Vec::new() };
         let proxy = Proxy::new(facts, networks, plane, tables, 1_790_000_000);
-        Self { proxy, log, sysctls, nft, servers, addresses, routes, local, busy, flows, now: Duration::ZERO }
+        Self { proxy, log, life, sysctls, nft, servers, addresses, routes, local, busy, flows, now: Duration::ZERO }
     }
 
     pub(super) fn receive(&mut self, event: Event) {

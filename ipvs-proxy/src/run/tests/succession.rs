@@ -23,7 +23,7 @@ impl Rig {
     }
 
     /// Everything that the kernel holds, by table.
-    fn kernel(&self) -> [String; 3] {
+    pub(super) fn kernel(&self) -> [String; 3] {
         let rows = |rows: &[String]| rows.join("\n");
         [
             rows(&self.nft.contents().rows.iter().map(|(key, row)| format!("{key} {}", row.value)).collect::<Vec<_>>()),

@@ -4,11 +4,35 @@ use super::*;
 
 pub(super) type Log = Arc<Mutex<Vec<String>>>;
 
+/// How many steps into the kernel the program still lives for; for ever where nobody says.
+#[derive(Clone, Default)]
+pub(super) struct Life(Arc<Mutex<Option<usize>>>);
+
+impl Life {
+    /// It dies behind so many steps.
+    pub(super) fn end_behind(&self, steps: usize) {
+        *self.0.lock().unwrap() = Some(steps);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        *self.0.lock().unwrap() == Some(0)
+    }
+
+    /// Lives through so many of these steps.
+    fn live(&self, steps: usize) -> usize {
+        let mut left = self.0.lock().unwrap();
+        let lived = left.map_or(steps, |left| left.min(steps));
+        *left = left.map(|left| left - lived);
+        lived
+    }
+}
+
 /// A table in memory that also writes into a log that all tables share.
 pub(super) struct Logged<K, V> {
     pub(super) name: &'static str,
     pub(super) table: FakeTable<K, V>,
     pub(super) log: Log,
+    pub(super) life: Life,
 }
 
 impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt::Display + Send + 'static> Target
@@ -23,7 +47,10 @@ impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt:
     }
 
     fn apply(&mut self, steps: &[Step<K, V>]) -> Vec<Result<(), KernelError>> {
-        let results = self.table.apply(steps);
+        // A transaction of nftables is one step.
+        let lived = if self.name == "nft" { self.life.live(1) * steps.len() } else { self.life.live(steps.len()) };
+        let (steps, dead) = steps.split_at(lived);
+        let mut results = self.table.apply(steps);
         for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
             let verb = match step {
                 Step::Create(..) => '+',
@@ -32,6 +59,9 @@ impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt:
             };
             self.log.lock().unwrap().push(format!("{} {verb} {}", self.name, step.key()));
         }
+        let died =
+            |step: &Step<K, V>| Err(KernelError::new("write", step.key(), Cause::Missing("the program".to_owned())));
+        results.extend(dead.iter().map(died));
         results
     }
 }
@@ -86,6 +116,9 @@ impl Target for FakeServers {
                 }
                 _ => self.rows.apply(std::slice::from_ref(step)).remove(0),
             });
+            if matches!((step, results.last()), (Step::Remove(RowKey::Virtual(_), _), Some(Ok(())))) {
+                self.rows.table.contents().rows.retain(|key, _| RowKey::Virtual(*key.service()) != service);
+            }
         }
         results
     }
