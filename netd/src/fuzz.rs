@@ -17,6 +17,7 @@ use crate::doctor::{facts, kept, packet};
 use crate::format::edit::Change;
 use crate::format::lease::{LeaseAttrs, read_lease};
 use crate::format::net_conf::NetConf;
+use crate::format::node::{AnnotationPrefix, OwnNode, annotations_patch};
 use crate::plan::backend::BackendAttrs;
 use crate::run::claim::Claim;
 use crate::run::status;
@@ -26,7 +27,7 @@ use crate::trace::target::Target;
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 13] = [
+pub const TARGETS: [(&str, fn(&[u8])); 14] = [
     ("arguments", arguments),
     ("claim", claim),
     ("docker_opts", variables),
@@ -36,6 +37,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 13] = [
     ("lease_record", lease_record),
     ("net_conf", net_conf),
     ("netstat", netstat),
+    ("node", node),
     ("probe", probe),
     ("probes", probes),
     ("status", status_file),
@@ -116,6 +118,26 @@ fn lease_record(input: &[u8]) {
 
 fn netstat(input: &[u8]) {
     let _ = facts::counter(&String::from_utf8_lossy(input), "TcpExt:", "IPReversePathFilter");
+}
+
+/// A prefix of annotations on the first line, a Node behind it. What a lease says of a Node can be written into it, and is there then.
+fn node(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let (prefix, text) = text.split_once('\n').unwrap_or((&text, ""));
+    let (Ok(prefix), Ok(own)) = (prefix.parse::<AnnotationPrefix>(), serde_json::from_str::<OwnNode>(text)) else {
+        return;
+    };
+    let families = PerFamily { v4: true, v6: true };
+    match prefix.lease(&own.node, families) {
+        Some(Ok(lease)) => {
+            let differing = prefix.differing(&own.node, &lease.attrs);
+            let patch = annotations_patch(&differing);
+            assert!(patch.pointer("/metadata/annotations").is_some_and(Value::is_object), "{differing:?}");
+        }
+        Some(Err(reason)) => assert!(!reason.is_empty() && reason.len() <= LONGEST, "{reason}"),
+        None => {}
+    }
+    let _ = (prefix.node_public_ips(&own.node), prefix.unusable(&own.node), own.node.created(), own.node.revision());
 }
 
 fn probe(input: &[u8]) {

@@ -7,3 +7,4 @@ pub(crate) mod edit;
 pub(crate) mod go_json;
 pub(crate) mod lease;
 pub(crate) mod net_conf;
+pub(crate) mod node;
