@@ -31,7 +31,7 @@ pub(crate) struct Invocation {
 /// Flags of the daemon.
 #[derive(Args, Default)]
 pub(crate) struct Flags {
-    /// Where leases are kept: `etcd`, or `local` for a single machine that needs no store.
+    /// Where leases are kept: `etcd`, `kubernetes`, or `local` for a single machine that needs no store.
     #[arg(long, global = true, env = "NETD_STORE", value_name = "NAME", default_value = "etcd")]
     pub store: String,
     /// Where etcd is.
@@ -74,7 +74,10 @@ pub(crate) struct Flags {
     /// without a state, or as untracked (docs/data-path.md).
     #[arg(long, env = "NETD_UNTRACKED_TUNNEL", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub untracked_tunnel: String,
-    /// File with the network's configuration, for `--store=local`.
+    /// Nodes of Kubernetes as leases.
+    #[command(flatten)]
+    pub kube: Kube,
+    /// File with the network's configuration, for `--kube-subnet-mgr` and `--store=local`.
     #[arg(
         long,
         global = true,
@@ -114,27 +117,45 @@ pub(crate) struct Flags {
     /// More of it, as glog's users know it.
     #[command(flatten)]
     pub glog: GlogFlags,
-    /// Flags of flannel that this program does not have.
+    /// Flags of flannel that this program has no use for.
     #[command(flatten)]
     pub unbuilt: Unbuilt,
 }
 
-/// Flags of flannel that have no meaning here yet: known, so that they are refused by name, and accepted where they say
-/// what happens anyway.
+/// How Kubernetes is reached, and which Node is this one.
+#[derive(Args, Default)]
+pub(crate) struct Kube {
+    /// Lease by podCIDR and annotations of Nodes, as `--store=kubernetes` does.
+    #[arg(long, global = true, env = "FLANNELD_KUBE_SUBNET_MGR", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub kube_subnet_mgr: String,
+    /// Kubernetes API server; without it and `--kubeconfig-file` that of the Pod's service account.
+    #[arg(long, env = "FLANNELD_KUBE_API_URL", value_name = "URL")]
+    pub kube_api_url: Option<String>,
+    /// File with addresses and credentials of the API server; its current context counts.
+    #[arg(long, env = "FLANNELD_KUBECONFIG_FILE", value_name = "FILE")]
+    pub kubeconfig_file: Option<String>,
+    /// What stands before the names of annotations.
+    #[arg(long, env = "FLANNELD_KUBE_ANNOTATION_PREFIX", value_name = "PREFIX", default_value = crate::format::node::DEFAULT_PREFIX)]
+    pub kube_annotation_prefix: String,
+    /// Say in the Node's condition NetworkUnavailable whether its network is there.
+    #[arg(long, env = "FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
+    pub set_node_network_unavailable: String,
+    /// Name of this machine's Node; without it the Node of the Pod POD_NAMESPACE/POD_NAME.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Name of the Pod that this runs in.
+    #[arg(long, env = "POD_NAME", value_name = "NAME", hide = true)]
+    pub pod_name: Option<String>,
+    /// Its namespace.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", hide = true)]
+    pub pod_namespace: Option<String>,
+}
+
+/// Flags of flannel that have no meaning here: accepted where they say what happens anyway.
 #[derive(Args, Default)]
 pub(crate) struct Unbuilt {
-    #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(crate) kube_subnet_mgr: Option<String>,
-    #[arg(long, env = "FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(crate) set_node_network_unavailable: Option<String>,
     #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", hide = true)]
     pub(crate) iptables_resync: Option<String>,
-    #[arg(long, env = "FLANNELD_KUBE_API_URL", hide = true)]
-    pub(crate) kube_api_url: Option<String>,
-    #[arg(long, env = "FLANNELD_KUBECONFIG_FILE", hide = true)]
-    pub(crate) kubeconfig_file: Option<String>,
-    #[arg(long, env = "FLANNELD_KUBE_ANNOTATION_PREFIX", hide = true)]
-    pub(crate) kube_annotation_prefix: Option<String>,
 }
 
 impl Invocation {

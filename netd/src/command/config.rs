@@ -17,10 +17,13 @@ use regex::Regex;
 
 use crate::choose::interface::Wanted;
 use crate::choose::policy::Policy;
-use crate::command::args::{Flags, Unbuilt};
+use crate::command::args::{Flags, Kube, Unbuilt};
 use crate::command::go;
 use crate::command::instance::Instance;
+use crate::format::node::AnnotationPrefix;
 use crate::plan::Masquerade;
+use crate::source::kubernetes::{self, NodeName};
+use cluster::kubernetes::Access;
 use cluster::{Problem, Problems};
 
 /// Where flags come from.
@@ -28,6 +31,9 @@ const INPUT: &str = "command line and environment";
 
 /// Time to live of a lease in minutes: flannel's 24 hours.
 const LEASE_MINUTES: u32 = 24 * 60;
+
+/// What grants the rights of the source of Nodes.
+const GRANTS: &str = "configs/kubernetes/base/netd.yaml";
 
 /// Port of the address for metrics when it has none.
 const METRICS_PORT: u16 = 10247;
@@ -79,6 +85,13 @@ pub(crate) enum Store {
         /// Seconds before its end at which the lease is renewed at the latest.
         renew_margin: u32,
     },
+    /// Nodes of Kubernetes, and a file.
+    Kubernetes {
+        /// How its API server is reached.
+        access: Access,
+        /// What is read and written there.
+        settings: kubernetes::Settings,
+    },
     /// A file; this machine is the whole cluster.
     Local {
         /// The file.
@@ -92,7 +105,7 @@ impl Config {
     /// # Errors
     /// Every problem of every flag.
     pub(crate) fn read(flags: &Flags, tls: TlsMaterial, seed: u64) -> Result<Self, Problems> {
-        let mut problems = refuse_unbuilt(&flags.unbuilt);
+        let mut problems = check_unbuilt(&flags.unbuilt);
         let store = store(flags, tls, seed, &mut problems);
         let interface = interface(flags, &mut problems);
         let policies = given(&flags.lease_policy).map(|text| policies(&text, &mut problems));
@@ -163,14 +176,51 @@ fn given(text: &Option<String>) -> Option<String> {
 }
 
 fn store(flags: &Flags, tls: TlsMaterial, seed: u64, problems: &mut Vec<Problem>) -> Option<Store> {
-    match flags.store.as_str() {
-        "etcd" => etcd_store(flags, tls, seed, problems),
-        "local" => Some(Store::Local { net_conf: path("--net-config-path", &flags.net_config_path, problems) }),
-        other => {
-            problems.push(Problem::new("--store", format!("{other:?} is no store"), "etcd or local"));
+    let by_nodes = boolean("--kube-subnet-mgr", &flags.kube.kube_subnet_mgr, problems);
+    match (flags.store.as_str(), by_nodes) {
+        ("etcd", true) | ("kubernetes", _) => kubernetes_store(flags, problems),
+        ("etcd", false) => etcd_store(flags, tls, seed, problems),
+        ("local", false) => {
+            Some(Store::Local { net_conf: path("--net-config-path", &flags.net_config_path, problems) })
+        }
+        ("local", true) => {
+            problems.push(Problem::new("--store", "\"local\" beside --kube-subnet-mgr", "one of the two"));
+            None
+        }
+        (other, _) => {
+            problems.push(Problem::new("--store", format!("{other:?} is no store"), "etcd, kubernetes or local"));
             None
         }
     }
+}
+
+fn kubernetes_store(flags: &Flags, problems: &mut Vec<Problem>) -> Option<Store> {
+    let Kube { kubeconfig_file, kube_api_url, kube_annotation_prefix, set_node_network_unavailable, .. } = &flags.kube;
+    let agent = format!("netd/{}", env!("CARGO_PKG_VERSION"));
+    let access = Access::new(kubeconfig_file.as_deref(), kube_api_url.as_deref(), &agent, GRANTS);
+    let net_conf = path("--net-config-path", &flags.net_config_path, problems);
+    let accepted = AnnotationPrefix::ACCEPTED;
+    let prefix = parsed("--kube-annotation-prefix", kube_annotation_prefix, accepted, problems);
+    let condition = boolean("--set-node-network-unavailable", set_node_network_unavailable, problems);
+    let node = node_name(&flags.kube, problems);
+    Some(Store::Kubernetes {
+        access,
+        settings: kubernetes::Settings { net_conf, prefix: prefix?, node: node?, condition },
+    })
+}
+
+/// As flannel finds it: by its name, or by the Pod that this runs in.
+fn node_name(kube: &Kube, problems: &mut Vec<Problem>) -> Option<NodeName> {
+    if let Some(name) = given(&kube.node_name) {
+        return Some(NodeName::Named(name));
+    }
+    let pod = given(&kube.pod_namespace).zip(given(&kube.pod_name));
+    if pod.is_none() {
+        let accepted =
+            "the Node's name in NODE_NAME, or the Pod's in POD_NAME and POD_NAMESPACE (downward API: spec.nodeName)";
+        problems.push(Problem::new("NODE_NAME", "nothing says which Node is this one", accepted));
+    }
+    pod.map(|(namespace, name)| NodeName::OfPod { namespace, name })
 }
 
 fn etcd_store(flags: &Flags, tls: TlsMaterial, seed: u64, problems: &mut Vec<Problem>) -> Option<Store> {
@@ -280,30 +330,11 @@ fn listeners(flags: &Flags, problems: &mut Vec<Problem>) -> Vec<(Address, Routes
     listeners
 }
 
-/// What flags of flannel that are known and not carried out say.
-fn refuse_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let off = |text: &Option<String>| given(text).is_none_or(|text| go::boolean(&text) == Some(false));
-    let mut refuse = |flag: &str, absent: bool, instead: &str| {
-        if !absent {
-            problems.push(Problem::new(flag, "a flag of flannel that this netd does not have yet", instead));
-        }
-    };
-    let store = "--store=etcd or --store=local until leases can be kept in Kubernetes";
-    refuse("--kube-subnet-mgr", off(&unbuilt.kube_subnet_mgr), store);
-    refuse("--kube-api-url", given(&unbuilt.kube_api_url).is_none(), store);
-    refuse("--kubeconfig-file", given(&unbuilt.kubeconfig_file).is_none(), store);
-    refuse("--kube-annotation-prefix", given(&unbuilt.kube_annotation_prefix).is_none(), "--etcd-prefix");
-    // These two change nothing here: rules are put back on notification, and without Kubernetes there is no Node to set a
-    // condition of. Their values are flanneld's all the same.
-    if given(&unbuilt.iptables_resync).is_some_and(|text| go::integer(&text).is_none()) {
-        let found = format!("{:?}", unbuilt.iptables_resync.as_deref().unwrap_or_default());
-        problems.push(Problem::new("--iptables-resync", found, "a number of seconds"));
-    }
-    if let Some(text) = given(&unbuilt.set_node_network_unavailable) {
-        boolean("--set-node-network-unavailable", &text, &mut problems);
-    }
-    problems
+/// What is wrong with flags of flannel that change nothing here: rules are put back on notification.
+fn check_unbuilt(unbuilt: &Unbuilt) -> Vec<Problem> {
+    let text = given(&unbuilt.iptables_resync).filter(|text| go::integer(text).is_none());
+    let problem = |text| Problem::new("--iptables-resync", format!("{text:?}"), "a number of seconds");
+    text.map(problem).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -324,7 +355,7 @@ mod tests {
             Store::Etcd { prefix, renew_margin, .. } => {
                 assert_eq!((prefix.key("config").as_str(), renew_margin), ("/coreos.com/network/config", 3600));
             }
-            Store::Local { .. } => panic!("etcd is the default"),
+            other => panic!("etcd is the default, not {other:?}"),
         }
         assert_eq!(config.policies, None);
         assert_eq!(config.masquerade, Masquerade { masquerade: false, ..Masquerade::MASQ });
@@ -359,7 +390,7 @@ mod tests {
             "--service-cidr=192.168.0.0",
             "--log-format=xml",
             "--v=loud",
-            "--kube-subnet-mgr",
+            "--kube-subnet-mgr=perhaps",
             "--healthz-port=http",
             "--iptables-resync=often",
             "--vmodule=worker",
@@ -380,7 +411,7 @@ mod tests {
             "--service-cidr: ",
             "--log-format: ",
             "--v: ",
-            "--kube-subnet-mgr: a flag of flannel that this netd does not have yet",
+            "--kube-subnet-mgr: \"perhaps\"",
             "--healthz-port: \"http\"",
             "--iptables-resync: \"often\"",
             "--vmodule: \"worker\"",
@@ -425,6 +456,40 @@ mod tests {
         let config = read(&["--store=local", "--net-config-path=/etc/net-conf.json", "--etcd-endpoints="]).unwrap();
         assert!(matches!(config.store, Store::Local { net_conf } if net_conf.to_str() == Some("/etc/net-conf.json")));
         let error = read(&["--store=disk"]).unwrap_err().to_string();
-        assert!(error.contains("--store: \"disk\" is no store; accepted: etcd or local"), "{error}");
+        assert!(error.contains("--store: \"disk\" is no store; accepted: etcd, kubernetes or local"), "{error}");
+        assert!(
+            read(&["--store=local", "--kube-subnet-mgr"]).unwrap_err().to_string().contains("beside --kube-subnet-mgr")
+        );
+    }
+
+    #[test]
+    fn nodes_are_the_leases_as_flannels_flags_say() {
+        let settings = |args: &[&str]| match read(args).unwrap().store {
+            Store::Kubernetes { access, settings } => (access, settings),
+            other => panic!("{args:?}: {other:?}"),
+        };
+        let (access, own) = settings(&["-kube-subnet-mgr", "--node-name=n1"]);
+        assert!(access.is_in_cluster() && own.condition);
+        assert_eq!(own.net_conf.to_str(), Some("/etc/kube-flannel/net-conf.json"));
+        assert_eq!(
+            (own.prefix.to_string().as_str(), own.node),
+            ("flannel.alpha.coreos.com/", NodeName::Named("n1".to_owned()))
+        );
+        let (access, own) = settings(&[
+            "--store=kubernetes",
+            "--pod-name=netd-x",
+            "--pod-namespace=kube-system",
+            "--kubeconfig-file=/k",
+            "--kube-api-url=https://10.4.7.10:7443",
+            "--kube-annotation-prefix=org.com/9",
+            "--set-node-network-unavailable=false",
+        ]);
+        assert_eq!(access.kubeconfig.as_deref().and_then(Path::to_str), Some("/k"));
+        assert_eq!(access.server.as_deref(), Some("https://10.4.7.10:7443"));
+        assert_eq!((own.prefix.to_string().as_str(), own.condition), ("org.com/9-", false));
+        let (namespace, name) = ("kube-system".to_owned(), "netd-x".to_owned());
+        assert_eq!(own.node, NodeName::OfPod { namespace, name });
+        let error = read(&["--kube-subnet-mgr", "--kube-annotation-prefix=ORG"]).unwrap_err().to_string();
+        assert!(error.contains("--kube-annotation-prefix: \"ORG\"") && error.contains("NODE_NAME: "), "{error}");
     }
 }

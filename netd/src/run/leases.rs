@@ -71,7 +71,7 @@ impl<S: LeaseSource> Daemon<S> {
         }
         for (key, reason) in self.witness.view.invalid().filter(|_| change.invalid) {
             self.reporter.complain(format!("{key}: {reason}"), |_| {
-                tracing::warn!(key, reason, "a key under subnets/ is no lease; it is skipped");
+                tracing::warn!(key, reason, "what stands there is no usable lease; it is skipped");
             });
         }
     }
@@ -184,7 +184,11 @@ impl<S: LeaseSource> Daemon<S> {
             let mac = macs.get(family).or(before.map(|place| place.mac));
             let mac = mac.unwrap_or_else(|| self.node.network.backend.generated_mac(own.public_ip, &self.node.machine));
             let place = Place::new(&own, mac);
-            Some(held.and_then(|held| held.key.get(family)).map_or(place, |subnet| Place { subnet, ..place }))
+            match held.and_then(|held| held.key.get(family)) {
+                Some(subnet) => Some(Place { subnet, ..place }),
+                // A family that this lease has no subnet of has no Pods here.
+                None => lease.is_none().then_some(place),
+            }
         };
         LocalNode {
             places: external.addresses.map(place),

@@ -19,6 +19,7 @@ mod leases;
 mod notification;
 mod outer;
 mod planning;
+mod published;
 mod reach;
 mod reconfigure;
 mod report;

@@ -18,7 +18,7 @@ use super::notification::Notification;
 use super::silent::Changed;
 use super::status::{self, Status, listed};
 use super::worker::Report;
-use super::{LEASES, TABLES, start, subnet_file};
+use super::{LEASES, TABLES, published, start, subnet_file};
 use crate::choose::clash::clashes;
 use crate::format::lease::Lease;
 use crate::source::LeaseSource;
@@ -35,7 +35,7 @@ pub(super) struct Reporter {
     tables: BTreeMap<&'static str, TableStatus>,
     warnings: Vec<String>,
     /// Networks of this host that share addresses with the Pod network.
-    clashes: Vec<String>,
+    pub(super) clashes: Vec<String>,
     /// Keys besides the own one that name this node.
     pub(super) other_keys: Vec<String>,
     pub(super) lease_trouble: Option<String>,
@@ -47,6 +47,8 @@ pub(super) struct Reporter {
     in_sync: bool,
     /// The tables that this node's own Pods need stand as they were planned last.
     local_stands: bool,
+    /// The same of the last plan that the worker has carried out, with the reason.
+    pub(super) stands: Option<Result<(), String>>,
     complaints: BTreeSet<String>,
     /// Somebody else's changes of the subnet file.
     file: FileContest,
@@ -147,6 +149,9 @@ impl<S: LeaseSource> Daemon<S> {
             latest && whole && reporter.tables.iter().filter(carried).all(|(_, status)| status.is_done());
         let local = is_local_done(&reporter.tables);
         reporter.local_stands = latest && local;
+        if latest {
+            reporter.stands = Some(published::stands(&reporter.tables));
+        }
         if latest && local {
             self.announce();
         }
@@ -276,6 +281,7 @@ impl<S: LeaseSource> Daemon<S> {
         self.shell.metrics.source("leases", view.lost().is_none(), view.is_complete());
         self.responder.serve(self.planning.planner.local());
         self.shell.board.set(&self.status());
+        self.source.publish(self.node_state());
     }
 
     /// What the status has besides for those who ask: every lease. It grows with the cluster, so it is in no file.
@@ -347,7 +353,7 @@ impl<S: LeaseSource> Daemon<S> {
 }
 
 /// Names of the tables that this node's own Pods need, whatever the other nodes do.
-const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
+pub(super) const LOCAL: [&str; 3] = ["links", "addresses", "nft"];
 
 /// True when the rows that this node's own Pods need are in place.
 #[must_use]

@@ -19,6 +19,7 @@ use super::daemon::{Daemon, Node};
 use super::external::{self, External as Following};
 use super::identity::Identity;
 use super::reconfigure::earlier_backend;
+use super::status::Status;
 use super::targets::{Folders, Targets};
 use super::{facts, files, subnet_file, vrf};
 use crate::choose::interface::{External, NodeAddress};
@@ -28,7 +29,10 @@ use crate::command::config::{Config, Store};
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};
 use crate::plan::{LocalNode, Ownership, Place, Ways};
-use crate::source::{ConfigError, EtcdLeases, Keeper, LeaseRecord, LeaseRequest, LeaseSource, LocalLeases};
+use crate::source::{
+    ConfigError, EtcdLeases, Keeper, KubernetesLeases, LeaseRecord, LeaseRequest, LeaseSource, LocalLeases,
+};
+use cluster::kubernetes::Client;
 use cluster::{Problem, Problems};
 
 /// File in the run-time folder with the names of tunnel devices that are ours, one a line.
@@ -48,8 +52,26 @@ pub(crate) const FILES: [&str; 6] =
     [DEVICES, NETWORKS, LEASE_RECORD, ADOPTING, super::reconfigure::SETTLED, super::indexes::INDEXES];
 
 /// Runs with the source of leases that the configuration names.
-pub(super) async fn run(config: Config, seed: u64, shell: Shell, claimed: Claimed) -> Result<()> {
+pub(super) async fn run(mut config: Config, seed: u64, shell: Shell, claimed: Claimed) -> Result<()> {
     match &config.store {
+        Store::Kubernetes { access, settings } => {
+            let client = Client::connect(access)?;
+            let report = |missing: &str| {
+                shell.readiness.await_for(LEASES, missing);
+                shell.board.set(&Status::awaiting("kubernetes", missing));
+            };
+            let source = KubernetesLeases::begin(client, settings.clone(), seed, report).await;
+            config.interface.public_ips =
+                source.public_ips().zip(config.interface.public_ips).map(|_, (named, own)| named.or(own));
+            let ended = match start(config, source.clone(), seed, shell, claimed).await {
+                Ok(daemon) => daemon.run().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &ended {
+                source.report_end(error).await;
+            }
+            ended
+        }
         Store::Local { net_conf } => {
             let source = LocalLeases::new(net_conf.clone());
             start(config, source, seed, shell, claimed).await?.run().await

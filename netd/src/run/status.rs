@@ -72,7 +72,7 @@ pub(crate) struct Node {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Store {
-    /// `etcd` or `local`.
+    /// `etcd`, `kubernetes` or `local`.
     pub kind: String,
     /// Everything has been listed once, so removals may run.
     pub complete: bool,
@@ -145,6 +145,13 @@ pub(super) fn end_of(token: Option<i64>) -> String {
 }
 
 impl Status {
+    /// Of a daemon that has not begun, because `missing` is not there.
+    pub(super) fn awaiting(kind: &str, missing: &str) -> Self {
+        let trouble = Some(missing).filter(|missing| !missing.is_empty()).map(str::to_owned);
+        let store = Store { kind: kind.to_owned(), lost: trouble, ..Store::default() };
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), store, ..Self::default() }
+    }
+
     /// The text for a terminal.
     #[must_use]
     pub(crate) fn render(&self) -> String {
@@ -152,8 +159,12 @@ impl Status {
         let node = &self.node;
         let subnet = node.subnet.as_deref().unwrap_or("none yet");
         let sync = if node.in_sync { "in sync" } else { "not in sync" };
-        lines.push(format_args!("node     {} on {}: {sync}", node.public_ip, node.interface));
-        lines.push(format_args!("subnet   {subnet} of {}, {}, Pod MTU {}", node.network, node.backend, node.mtu));
+        if node.interface.is_empty() {
+            lines.push(format_args!("node     not begun yet"));
+        } else {
+            lines.push(format_args!("node     {} on {}: {sync}", node.public_ip, node.interface));
+            lines.push(format_args!("subnet   {subnet} of {}, {}, Pod MTU {}", node.network, node.backend, node.mtu));
+        }
         if let Some(workaround) = &node.checksum_workaround {
             lines.push(format_args!("checksum workaround {workaround}"));
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the same file gives the same subnet; nothing is ever lost, so nothing has to be kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cluster::ClusterError;
 use daemon::followed::FollowedFile;
@@ -39,22 +39,11 @@ impl LeaseSource for LocalLeases {
     }
 
     async fn config(&self) -> Result<Option<Vec<u8>>, ConfigError> {
-        tokio::fs::read(&self.net_conf).await.map(Some).map_err(|error| ConfigError::File(self.net_conf.clone(), error))
+        read_file(&self.net_conf).await.map(Some)
     }
 
     fn configs(&self) -> Configs {
-        let mut file = FollowedFile::new(self.net_conf.clone());
-        Configs::spawn(|texts| async move {
-            loop {
-                let text = tokio::select! {
-                    () = texts.closed() => return,
-                    text = file.next() => text,
-                };
-                if !texts.send(text).await {
-                    return;
-                }
-            }
-        })
+        follow_file(self.net_conf.clone())
     }
 
     fn events(&self) -> LeaseEvents {
@@ -86,4 +75,25 @@ impl LeaseSource for LocalLeases {
     async fn keep(&self, _: &Held, _: impl FnMut(Keeping) + Send) -> Result<String, ClusterError> {
         std::future::pending().await
     }
+}
+
+/// The network's configuration in a file.
+pub(super) async fn read_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    tokio::fs::read(path).await.map_err(|error| ConfigError::File(path.to_owned(), error))
+}
+
+/// The same, followed.
+pub(super) fn follow_file(path: PathBuf) -> Configs {
+    let mut file = FollowedFile::new(path);
+    Configs::spawn(|texts| async move {
+        loop {
+            let text = tokio::select! {
+                () = texts.closed() => return,
+                text = file.next() => text,
+            };
+            if !texts.send(text).await {
+                return;
+            }
+        }
+    })
 }

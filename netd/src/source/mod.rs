@@ -6,6 +6,7 @@
 
 mod etcd;
 mod keeper;
+pub(crate) mod kubernetes;
 mod local;
 pub(crate) mod record;
 pub(crate) mod view;
@@ -28,6 +29,7 @@ use crate::format::net_conf::Network;
 
 pub(crate) use etcd::EtcdLeases;
 pub(crate) use keeper::{Keeper, KeeperEvent};
+pub(crate) use kubernetes::KubernetesLeases;
 pub(crate) use local::LocalLeases;
 pub(crate) use record::LeaseRecord;
 
@@ -146,7 +148,7 @@ impl<T> Drop for Events<T> {
 
 /// A place where leases are kept.
 pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
-    /// Its name in status: `etcd` or `local`.
+    /// Its name in status: `etcd`, `kubernetes` or `local`.
     fn kind(&self) -> &'static str;
 
     /// Whether other nodes have their leases there, and this node's own is among them. Without others there is nobody whose
@@ -179,6 +181,27 @@ pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
         held: &Held,
         report: impl FnMut(Keeping) + Send,
     ) -> impl Future<Output = Result<String, ClusterError>> + Send;
+
+    /// Takes in how this node stands, where the source says so to others.
+    fn publish(&self, _: NodeState) {}
+}
+
+/// How this node stands, for those who decide what runs on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NodeState {
+    /// Whether what its Pods need stands, or why not; `None` while that is not known.
+    pub stands: Option<Result<(), String>>,
+    /// What an operator must act on.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Something that an operator must act on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Trouble {
+    /// A word for programs, such as `NoSubnet`.
+    pub reason: &'static str,
+    /// The same for people.
+    pub message: String,
 }
 
 /// Why the network's configuration could not be read.
@@ -299,6 +322,9 @@ pub(crate) enum AcquireError {
          address or --public-ip", .0.key.list(), .0.attrs.public_ips.list(), .0.attrs.backend.describe()
     )]
     Rival(Box<Lease>),
+    /// Something is not there yet that others make: what, and who.
+    #[error("{0}")]
+    Awaited(String),
     /// Others were always faster.
     #[error("lost the race for a subnet {0} times: is the store in order?")]
     Races(u32),

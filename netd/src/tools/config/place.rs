@@ -37,6 +37,7 @@ impl Place {
             Store::Etcd { client, prefix, .. } => {
                 Self::Etcd { store: etcd::Store::new(client.clone()), prefix: prefix.clone() }
             }
+            Store::Kubernetes { settings, .. } => Self::File(settings.net_conf.clone()),
             Store::Local { net_conf } => Self::File(net_conf.clone()),
         }
     }

@@ -25,6 +25,9 @@ use crate::format::lease::{SubnetKey, read_lease};
 pub(super) fn act(verb: &LeaseVerb, flags: &Flags) -> Result<Exit> {
     let (store, prefix) = match super::store(flags)? {
         config::Store::Etcd { client, prefix, .. } => (Store::new(client), prefix),
+        config::Store::Kubernetes { .. } => bail!(
+            "leases are Nodes here: kubectl get nodes shows them with their podCIDRs, netd status those that are in use"
+        ),
         config::Store::Local { .. } => bail!("--store=local: this machine is alone, and its subnet is nobody's lease"),
     };
     block_on(async {
