@@ -7,7 +7,8 @@
 //! /proc/sys/net shows the network namespace of the process that opens the file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use netstate::SysctlKey;
@@ -29,12 +30,17 @@ pub fn boot_id() -> String {
     read_whole(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
 }
 
-/// A parameter's value without its trailing newline. A reading that leaves room was the last one (proc_sys_call_handler), so
-/// neither the size, which is unknown, nor the end is asked for.
 fn read_whole(path: &Path) -> io::Result<String> {
-    let (mut file, mut text, mut piece) = (File::open(path)?, Vec::new(), [0; 256]);
+    value(&File::open(path)?)
+}
+
+/// A parameter's value without its trailing newline, from the beginning of its open file. A reading that leaves room was the last one
+/// (proc_sys_call_handler), so neither the size, which is unknown, nor the end is asked for.
+fn value(file: &File) -> io::Result<String> {
+    let (mut text, mut piece, mut at) = (Vec::new(), [0; 256], 0);
     loop {
-        let length = file.read(&mut piece)?;
+        let length = file.read_at(&mut piece, at)?;
+        at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         text.extend_from_slice(piece.get(..length).unwrap_or_default());
         if length < piece.len() {
             break;
@@ -76,16 +82,38 @@ fn error(op: &'static str, key: &SysctlKey, source: io::Error) -> KernelError {
     KernelError::io(op, key, "open", source)
 }
 
-/// The parameters that are desired, as a table.
+/// The parameters that are desired, as a table. Their files stay open: whoever reads them every second needs one call for each then.
 #[derive(Debug, Default)]
 pub struct Sysctls {
-    keys: Vec<SysctlKey>,
+    parameters: Vec<Parameter>,
+}
+
+/// A parameter with its file, once that was opened.
+#[derive(Debug)]
+struct Parameter {
+    key: SysctlKey,
+    file: Option<File>,
+}
+
+impl Parameter {
+    /// The value as it is now. The file of a parameter that went and came back, as with a link or a module, is another one.
+    fn read(&mut self) -> Result<String, KernelError> {
+        let path = path(&self.key);
+        if let Some(value) = self.file.as_ref().and_then(|file| value(file).ok()) {
+            return Ok(value);
+        }
+        self.file = None;
+        let opened = File::open(&path).and_then(|file| Ok((value(&file)?, file)));
+        let (value, file) = opened.map_err(|source| error("read parameter", &self.key, source))?;
+        self.file = Some(file);
+        Ok(value)
+    }
 }
 
 impl Sysctls {
     /// The parameters `keys` of the calling thread's network namespace.
     pub fn new(keys: impl IntoIterator<Item = SysctlKey>) -> Self {
-        Self { keys: keys.into_iter().collect() }
+        Self { parameters: keys.into_iter().map(|key| Parameter { key, file: None }).collect() }
     }
 }
 
@@ -96,9 +124,9 @@ impl Target for Sysctls {
 
     fn observe(&mut self) -> Result<Rows<SysctlKey, String>, KernelError> {
         let mut rows = Rows::new();
-        for key in &self.keys {
-            match read(key) {
-                Ok(value) => rows.insert(key.clone(), Observed { value, owner: Owner::Foreign }),
+        for parameter in &mut self.parameters {
+            match parameter.read() {
+                Ok(value) => rows.insert(parameter.key.clone(), Observed { value, owner: Owner::Foreign }),
                 // A parameter of a link that is not there yet: the write will say so and wait.
                 Err(KernelError { cause: Cause::Missing(_), .. }) => continue,
                 Err(error) => return Err(error),

@@ -639,6 +639,23 @@ fn parameters_are_written_when_they_differ_and_wait_for_their_link() {
     assert_eq!(converge(&mut table).upserted, 1);
 }
 
+fn parameter_is_read_as_it_is_now_and_that_of_a_link_made_anew_is_the_new_ones() {
+    let key: SysctlKey = "net/ipv6/conf/again0/accept_ra".parse().unwrap();
+    let mut table = Reconciler::new("sysctl", Sysctls::new([key.clone()]));
+    let value = || kernel::sysctl::read(&key).unwrap();
+    table.want(key.clone(), Some("0".to_owned()));
+    for _ in 0..2 {
+        ip("link add again0 type veth peer name again1");
+        assert_eq!((value(), { table.invalidate(); converge(&mut table).upserted }, value()), ("1".into(), 1, "0".into()));
+        kernel::sysctl::write(&key, "2").unwrap();
+        table.invalidate();
+        assert_eq!((converge(&mut table).upserted, value()), (1, "0".into()), "what somebody else changed");
+        ip("link del again0");
+    }
+    table.invalidate();
+    assert_eq!((run(&mut table).failed, table.mirror().map(|rows| rows.len())), (1, Some(0)), "it went with its link");
+}
+
 fn ordinary_file_is_no_namespace() {
     let file = std::env::current_exe().unwrap();
     let error = Chain(&Netns::open(&file).unwrap_err()).to_string();
@@ -669,6 +686,7 @@ fn main() -> ExitCode {
         routes_that_one_protocol_has_made_are_listed_without_the_others,
         route_metrics_read_back_as_desired_and_are_repaired,
         parameters_are_written_when_they_differ_and_wait_for_their_link,
+        parameter_is_read_as_it_is_now_and_that_of_a_link_made_anew_is_the_new_ones,
         ordinary_file_is_no_namespace,
     ])
 }
