@@ -110,6 +110,8 @@ pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::R
 
 /// Receives from the source and passes on, for ever.
 async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shell) -> anyhow::Result<()> {
+    // Until the first listing has been worked off.
+    kernel::heap::keep();
     let following = Following::open(link()?).await?;
     let own = following.addresses().await?;
     let origin = Origin::now()?;
