@@ -18,6 +18,8 @@ const DIRECTORY: &str = "/run/services";
 /// The Pod on the second node, and the virtual address of the Service that leads to it.
 const SERVER: [u8; 4] = [172, 7, 22, 2];
 const VIRTUAL: [u8; 4] = [192, 168, 250, 10];
+/// The address that a rule by hand leads to the same Pod: what the kernel takes for it without a Service.
+const BY_HAND: [u8; 4] = [10, 250, 0, 10];
 /// The ports of nginx and of the Service in front of it.
 const NGINX: u16 = 8080;
 const HTTP: u16 = 80;
@@ -40,15 +42,19 @@ impl Served {
         node.write(format!("{DIRECTORY}/services.yaml"), manifests(services))?;
         let proxy = node.command(bin("ipvs-proxy")?).arg(format!("--services-dir={DIRECTORY}"));
         let proxy = proxy.args(["--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16", "--proxy-mode", mode]);
+        node.command("nft").args(["-f", "-"]).input(rule_by_hand()).run()?;
         let proxy = proxy.start("ipvs-proxy")?;
         proxy.wait_for_line("ready", LIMIT)?;
         let server = ground.pods.get(1).context("two Pods expected")?;
         let nginx = nginx(server)?;
         let client = ground.pods.first().context("two Pods expected")?;
         client.run(&["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])?;
+        // The clock of a connection's time stamps begins anew for each address that is connected to. To the server all ways are one address: a
+        // port that was used on another way a minute ago seems to come from the past, and each such connection waits a second.
+        client.run(&["sysctl", "-qw", "net.ipv4.tcp_timestamps=2"])?;
         let served = Self { _processes: [proxy, nginx], ground };
         let (from, _) = served.ends()?;
-        for way in [Way::Direct, Way::Virtual] {
+        for way in Way::ALL {
             eventually(LIMIT, || lab::echo::fetch(from, served.web(way), "/", Duration::from_secs(2)).map(drop))?;
         }
         Ok(served)
@@ -64,6 +70,7 @@ impl Served {
     pub(super) fn web(&self, way: Way) -> SocketAddr {
         match way {
             Way::Direct => SocketAddr::new(SERVER.into(), NGINX),
+            Way::ByHand => SocketAddr::new(BY_HAND.into(), HTTP),
             Way::Virtual => SocketAddr::new(VIRTUAL.into(), HTTP),
         }
     }
@@ -72,10 +79,20 @@ impl Served {
     pub(super) fn echo(&self, way: Way) -> Result<Ends> {
         let addr: IpAddr = match way {
             Way::Direct => SERVER.into(),
+            Way::ByHand => BY_HAND.into(),
             Way::Virtual => VIRTUAL.into(),
         };
         Ok(Ends { listens_at: SERVER.into(), reached_at: addr })
     }
+}
+
+/// The rules of a table of nobody's.
+fn rule_by_hand() -> String {
+    let [from, to] = [BY_HAND, SERVER].map(IpAddr::from);
+    format!(
+        "table ip by-hand {{\n chain prerouting {{\n type nat hook prerouting priority dstnat;\n \
+         ip daddr {from} tcp dport {HTTP} dnat to {to}:{NGINX}\n ip daddr {from} dnat to {to}\n }}\n}}\n"
+    )
 }
 
 /// A Service that leads to the server, and as many more as make them `count`.

@@ -1,7 +1,7 @@
 //! The data path through a virtual address, beside the same connections straight to the Pod: one Service, and one in the midst of many.
 //!
 //! Invariant: everything that is compared is measured by turns in one run. Each number of Services has nodes of its own, on which the
-//! direct way and the one through the virtual address end at the same server. nftables is measured on the running kernel, IPVS on one
+//! direct way, the one through the virtual address and that by a rule by hand end at the same server. nftables is measured on the running kernel, IPVS on one
 //! that has it.
 
 mod ground;
@@ -46,7 +46,22 @@ pub(crate) fn on_ipvs(options: &Options, report: &Report) -> Result<()> {
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Direct,
+    /// By one rule of nftables that translates the address, and by nothing of `ipvs-proxy`.
+    ByHand,
     Virtual,
+}
+
+impl Way {
+    /// The first one is what the others are compared with.
+    const ALL: [Self; 3] = [Self::Direct, Self::ByHand, Self::Virtual];
+
+    fn label(self, services: usize) -> String {
+        match self {
+            Self::Direct => format!("straight to the Pod, beside {services}"),
+            Self::ByHand => format!("by one rule by hand, beside {services}"),
+            Self::Virtual => format!("through a Service, one of {services}"),
+        }
+    }
 }
 
 fn on(mode: &str, options: &Options, report: &Report) -> Result<()> {
@@ -61,9 +76,12 @@ fn on(mode: &str, options: &Options, report: &Report) -> Result<()> {
     let (mut rows, mut web) = (Rows::default(), Web::default());
     let mut ways = Vec::new();
     for (index, count) in counts.iter().enumerate() {
-        let base = rows.add(format!("straight to the Pod, beside {count}"), None);
-        rows.add(format!("through a Service, one of {count}"), Some(base));
-        ways.extend([(index, Way::Direct), (index, Way::Virtual)]);
+        let mut base = None;
+        for way in Way::ALL {
+            let row = rows.add(way.label(*count), base);
+            base = base.or(Some(row));
+            ways.push((index, way));
+        }
     }
     for round in 0..options.rounds {
         report.progress(&format!("vip, {mode}: round {} of {}", round + 1, options.rounds));

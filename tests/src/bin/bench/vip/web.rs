@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use lab::Pod;
 
+use super::Way;
 use crate::machine;
 use crate::report::Report;
 
@@ -37,7 +38,7 @@ impl Web {
         Ok(())
     }
 
-    /// Each odd row is compared with the one before.
+    /// Each row is compared with the first of its number of Services.
     pub(super) fn print(&self, report: &Report) {
         let head = [
             "path",
@@ -51,7 +52,7 @@ impl Web {
             "p99, ms",
         ];
         let line = |(index, (label, own)): (usize, &(String, Vec<[Run; 2]>))| {
-            let base = self.0.get(index - index % 2).map_or(own, |(_, base)| base);
+            let base = self.0.get(index - index % Way::ALL.len()).map_or(own, |(_, base)| base);
             let mut cells = vec![label.clone()];
             for kind in 0..2 {
                 let of = |runs: &[[Run; 2]], value: fn(&Run) -> f64| {
