@@ -11,9 +11,8 @@ mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
 use reconcile::{Gate, Pass};
 
 use self::node::{ChangedChecks, mode};
@@ -37,8 +36,8 @@ use crate::source::view::View;
 /// what somebody deletes is back within a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// How many times longer than a listing of virtual servers occupies the processor is the time to the next, up to [`LONGEST`]: a quiet
-/// node shall cost nothing that shows.
+/// How many times longer than a listing of virtual servers takes is the time to the next, up to [`LONGEST`]: a quiet node shall cost nothing
+/// that shows.
 const SHARE: u32 = 1000;
 
 /// The longest time between two listings, however long they take: what somebody else deleted is back within a second.
@@ -198,21 +197,21 @@ impl Proxy {
         pass
     }
 
-    /// Compares tables that announce no changes. Virtual servers that differ in number are listed at once.
+    /// Compares tables that announce no changes. Virtual servers that differ in number are listed at once; those that are listed are counted
+    /// by that, and looked at in turn on the same occasion: each time that this thread wakes costs more than what it does then.
     fn audit(&mut self, now: Duration) {
-        if now >= self.next_check {
+        let mut lists = now >= self.next_audit;
+        if lists || now >= self.next_check {
             self.next_check = now + PERIOD;
-            if self.tables.servers_differ_in_number() {
-                self.next_audit = now;
-            }
+            lists = lists || self.tables.servers_differ_in_number();
             self.tables.audit_in_turn();
         }
-        if now < self.next_audit {
-            return;
+        if lists {
+            // Not the time on a processor, which some kernels count in ticks of 10 ms.
+            let begun = Instant::now();
+            self.tables.audit();
+            self.next_audit = now + pause(begun.elapsed());
         }
-        let begun = processor_time();
-        self.tables.audit();
-        self.next_audit = now + pause(processor_time().saturating_sub(begun));
     }
 
     /// The kernel's tables, to be audited.
@@ -368,11 +367,6 @@ impl Proxy {
     pub(crate) const fn totals(&self) -> Totals {
         self.totals
     }
-}
-
-/// Time that this thread has been on a processor.
-fn processor_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 /// The time to the next listing behind one that took so long.

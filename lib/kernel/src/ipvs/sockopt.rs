@@ -101,6 +101,8 @@ struct Dests {
 pub(super) struct Sockopt {
     socket: OwnedFd,
     buffer: Vec<u8>,
+    /// How many virtual servers there were when they were last listed.
+    listed: Option<usize>,
 }
 
 /// A virtual server as it is listed.
@@ -122,7 +124,7 @@ impl Sockopt {
     pub(super) fn open() -> Result<Self, KernelError> {
         let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
         let socket = socket.map_err(|errno| KernelError::io("open", "IPVS tables", "socket", errno.into()))?;
-        Ok(Self { socket, buffer: Vec::new() })
+        Ok(Self { socket, buffer: Vec::new(), listed: None })
     }
 
     /// How many IPv4 virtual servers there are, those of firewall marks among them.
@@ -140,7 +142,9 @@ impl Sockopt {
     /// # Errors
     /// When the kernel refuses.
     pub(super) fn services(&mut self) -> Result<Listing<'_>, KernelError> {
-        let mut room = self.count()? + SPARE;
+        // Where there are more by now, the listing is full.
+        let known = self.listed.map_or_else(|| self.count(), Ok)?;
+        let mut room = known.saturating_add(SPARE);
         loop {
             self.clear(offset_of!(Services, table) + room * size_of::<Service>());
             put(&mut self.buffer, offset_of!(Services, count), &number(room));
@@ -151,6 +155,7 @@ impl Sockopt {
             let used =
                 entries::<Service>(&self.buffer, offset_of!(Services, table)).take_while(|e| is_service(e)).count();
             if used < room {
+                self.listed = Some(used);
                 let start = offset_of!(Services, table);
                 return Ok(Listing(self.buffer.get(start..start + used * size_of::<Service>()).unwrap_or_default()));
             }
