@@ -101,14 +101,19 @@ impl IpvsTable {
         services.into_iter().for_each(|key| self.agreement.reopen(*key));
     }
 
-    /// The virtual servers, those of IPv6 where somebody asks for them.
-    fn virtual_rows(&mut self) -> Result<BTreeMap<VirtualServerKey, VirtualServer>, KernelError> {
+    /// The virtual servers, those of IPv6 where somebody asks for them; and how many real servers they have, as far as that is said.
+    fn virtual_rows(&mut self) -> Result<(BTreeMap<VirtualServerKey, VirtualServer>, usize), KernelError> {
         let mut ours = self.owned.iter().map(|key| &key.addr).chain(&self.adopted);
         if self.serves_ipv6 || ours.any(IpAddr::is_ipv6) {
-            return self.ipvs.virtual_servers();
+            return Ok((self.ipvs.virtual_servers()?, 0));
         }
-        let listed = self.ipvs.sockopt.services()?;
-        Ok(listed.of(|_| true).map(|server| (server.key, server.value)).collect())
+        let mut reals = 0_usize;
+        let listed = self.ipvs.sockopt.services()?.of(|_| true);
+        let rows = listed.map(|server| {
+            reals = reals.saturating_add(server.servers);
+            (server.key, server.value)
+        });
+        Ok((rows.collect(), reals))
     }
 
     /// The real servers of the virtual server `key`; `None` when it does not exist.
@@ -170,10 +175,11 @@ impl Target for IpvsTable {
         self.agreement.forget();
         self.number = None;
         self.unmade.clear();
-        let virtuals = self.virtual_rows()?;
+        let (virtuals, reals) = self.virtual_rows()?;
         let adopted = std::mem::take(&mut self.adopted);
         self.owned.extend(virtuals.keys().filter(|key| adopted.contains(&key.addr)));
-        let mut rows = Vec::with_capacity(virtuals.len());
+        // A list that grows is copied, and leaves holes as large as it was.
+        let mut rows = Vec::with_capacity(virtuals.len().saturating_add(reals));
         for (key, value) in virtuals {
             let owner = self.owner(&key);
             rows.push((RowKey::Virtual(key), Observed { value: value.into(), owner }));
