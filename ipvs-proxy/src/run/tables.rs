@@ -319,6 +319,13 @@ impl Tables {
         (count(held, listed, &self.own), count(desired, wanted, &self.own))
     }
 
+    /// True while the kernel is known to hold fewer rows than so many.
+    #[must_use]
+    pub(crate) fn hold_few(&self, many: usize) -> bool {
+        let held = self.observed_nft().map_or(0, BTreeMap::len) + self.observed_servers().map_or(0, BTreeMap::len);
+        held < many
+    }
+
     /// The nft rows likewise.
     #[must_use]
     pub(crate) fn observed_nft(&self) -> Option<&Rows<nft_rows::RowKey, nft_rows::Row>> {

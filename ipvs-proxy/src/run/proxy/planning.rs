@@ -16,17 +16,26 @@ use crate::plan::findings::Finding;
 use crate::plan::networks::placed;
 use crate::plan::{ServicePlan, plan, unhinted, unmatched};
 
+/// Services that are planned together.
+const PART: usize = 2048;
+
 impl Proxy {
     /// Plans Services as they are now, and notes what is to be said of them. Their rows are desired together: what comes together into a
-    /// table takes half the memory of what comes one by one.
+    /// table takes half the memory of what comes one by one. What is new to the kernel comes in parts, so that it is not all there twice; of
+    /// what the kernel holds already the tables keep one of two, which takes a walk along all of it.
     pub(super) fn plan_services(&mut self, names: BTreeSet<ObjectName>) {
-        let (many, mut changes) = (names.len(), Changes::default());
-        for name in names {
-            changes.extend(self.place_service(&name));
-            self.find(&name);
+        let many = names.len();
+        let part = if self.tables.hold_few(many) { PART } else { many.max(1) };
+        let mut names = names.into_iter().peekable();
+        while names.peek().is_some() {
+            let mut changes = Changes::default();
+            for name in names.by_ref().take(part) {
+                changes.extend(self.place_service(&name));
+                self.find(&name);
+            }
+            self.tables.want(changes);
         }
         self.claims.planned(many);
-        self.tables.want(changes);
     }
 
     /// Notes what of a Service and its slices is not served and what was left out of them.
