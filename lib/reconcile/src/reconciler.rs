@@ -128,7 +128,7 @@ impl<T: Target> Reconciler<T> {
         let (new, rest): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|(key, value)| value.is_some() && !self.desired.contains_key(key));
         let mut mirror = self.mirror.as_ref().map(|mirror| Walk::along(mirror, new.len()));
-        let (mut desired, mut dirty) = (Vec::with_capacity(new.len()), Vec::new());
+        let (mut desired, mut dirty) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
         for (key, value) in new.into_iter().filter_map(|(key, value)| Some((key, value?))) {
             self.failures.remove(&key);
             self.taken.remove(&key);

@@ -31,7 +31,8 @@ impl<T: Target> Reconciler<T> {
             return;
         }
         self.contests.retain(|_, contest| now.saturating_sub(contest.next()) < PEACE);
-        let mut made = Vec::new();
+        // Lists that grow are copied, and leave holes as large as they were.
+        let mut made = Vec::with_capacity(due.len());
         for keys in due.chunks(self.target.batch().max(1)) {
             let steps = self.steps(keys, Walk::<T::Key, T::Value>::pays(due.len(), self.desired.len()));
             self.run(steps, now, pass, &mut made);
@@ -71,7 +72,7 @@ impl<T: Target> Reconciler<T> {
     /// Dirty rows that need a step now. Those that need none are not dirty any more.
     fn due_rows(&mut self, now: Duration, which: Which) -> Vec<T::Key> {
         let Some(mirror) = &self.mirror else { return Vec::new() };
-        let (mut rows, mut settled) = (Vec::new(), Vec::new());
+        let (mut rows, mut settled) = (Vec::with_capacity(self.dirty.len()), Vec::new());
         let (mut desired, mut actual) =
             (Walk::along(&self.desired, self.dirty.len()), Walk::along(mirror, self.dirty.len()));
         for key in &self.dirty {
