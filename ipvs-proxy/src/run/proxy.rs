@@ -5,6 +5,7 @@
 //! before this program started goes on as the kernel remembers it.
 
 mod node;
+pub(super) mod occasions;
 mod places;
 mod planning;
 mod succession;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use reconcile::{Gate, Pass};
 
 use self::node::{ChangedChecks, mode};
+use self::occasions::Occasions;
 use super::flows::{Locals, Masqueraded};
 use super::log::log;
 use super::memory::{is_in_doubt, remember};
@@ -31,17 +33,6 @@ use crate::plan::{Claims, NoLocal};
 use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
-
-/// Time between two checks of tables that announce no changes: virtual servers are counted and some real servers compared, so that
-/// what somebody deletes is back within a second.
-const PERIOD: Duration = Duration::from_millis(500);
-
-/// How many times longer than a listing of virtual servers takes is the time to the next, up to [`LONGEST`]: a quiet node shall cost nothing
-/// that shows.
-const SHARE: u32 = 1000;
-
-/// The longest time between two listings, however long they take: what somebody else deleted is back within a second.
-const LONGEST: Duration = Duration::from_millis(900);
 
 /// The proxy; see the module's text.
 pub(crate) struct Proxy {
@@ -82,9 +73,8 @@ pub(crate) struct Proxy {
     believed: bool,
     doubted_since: Option<Duration>,
     first_alarm: Option<String>,
-    next_audit: Duration,
-    /// When virtual servers are counted next, and some real servers compared.
-    next_check: Duration,
+    /// When tables that announce no changes are compared.
+    occasions: Occasions,
     totals: Totals,
 }
 
@@ -132,8 +122,7 @@ impl Proxy {
             believed: false,
             doubted_since: None,
             first_alarm: None,
-            next_audit: Duration::ZERO,
-            next_check: Duration::ZERO,
+            occasions: Occasions::default(),
             totals: Totals::default(),
         };
         proxy.changed_checks.1 = Some(proxy.here.check_addresses.clone());
@@ -197,20 +186,16 @@ impl Proxy {
         pass
     }
 
-    /// Compares tables that announce no changes. Virtual servers that differ in number are listed at once; those that are listed are counted
-    /// by that, and looked at in turn on the same occasion: each time that this thread wakes costs more than what it does then.
+    /// Compares tables that announce no changes. Virtual servers that differ in number are listed at once.
     fn audit(&mut self, now: Duration) {
-        let mut lists = now >= self.next_audit;
-        if lists || now >= self.next_check {
-            self.next_check = now + PERIOD;
-            lists = lists || self.tables.servers_differ_in_number();
-            self.tables.audit_in_turn();
-        }
+        let Some(is_due) = self.occasions.due(now) else { return };
+        let lists = is_due || self.tables.servers_differ_in_number();
+        self.tables.audit_in_turn();
         if lists {
             // Not the time on a processor, which some kernels count in ticks of 10 ms.
             let begun = Instant::now();
             self.tables.audit();
-            self.next_audit = now + pause(begun.elapsed());
+            self.occasions.listed(now, begun.elapsed());
         }
     }
 
@@ -222,7 +207,7 @@ impl Proxy {
     /// When there is work again.
     #[must_use]
     pub(crate) fn next(&self) -> Duration {
-        let own = self.next_audit.min(self.next_check);
+        let own = self.occasions.next();
         self.tables.next().map_or(own, |next| next.min(own))
     }
 
@@ -367,9 +352,4 @@ impl Proxy {
     pub(crate) const fn totals(&self) -> Totals {
         self.totals
     }
-}
-
-/// The time to the next listing behind one that took so long.
-pub(super) fn pause(took: Duration) -> Duration {
-    took.saturating_mul(SHARE).clamp(PERIOD, LONGEST)
 }

@@ -39,7 +39,8 @@ use serde_json::json;
 
 use super::flows::sweep::sweep;
 use super::flows::{Check, Checks, Locals, Tracked};
-use super::proxy::{Proxy, pause};
+use super::proxy::Proxy;
+use super::proxy::occasions::pause;
 use super::status::ProxyStatus;
 use super::tables::{Tables, Touched};
 use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets, VirtualAddresses};

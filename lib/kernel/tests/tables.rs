@@ -646,7 +646,17 @@ fn parameter_is_read_as_it_is_now_and_that_of_a_link_made_anew_is_the_new_ones()
     table.want(key.clone(), Some("0".to_owned()));
     for _ in 0..2 {
         ip("link add again0 type veth peer name again1");
-        assert_eq!((value(), { table.invalidate(); converge(&mut table).upserted }, value()), ("1".into(), 1, "0".into()));
+        assert_eq!(
+            (
+                value(),
+                {
+                    table.invalidate();
+                    converge(&mut table).upserted
+                },
+                value()
+            ),
+            ("1".into(), 1, "0".into())
+        );
         kernel::sysctl::write(&key, "2").unwrap();
         table.invalidate();
         assert_eq!((converge(&mut table).upserted, value()), (1, "0".into()), "what somebody else changed");
