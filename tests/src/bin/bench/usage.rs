@@ -18,6 +18,8 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Usage {
     /// The most resident memory it ever had, in KiB.
     pub(crate) most_resident: u64,
+    /// What of it is resident now.
+    pub(crate) resident: u64,
     /// Time on a processor, in user and kernel mode, all threads.
     pub(crate) processor: Duration,
     /// Pages that the kernel gave it when it first touched them.
@@ -37,7 +39,7 @@ pub(crate) fn of(pid: i32) -> Result<Usage> {
     };
     let stat = read("stat")?;
     let (processor, faults) = (ticks(&stat, [14, 15]), numbers(&stat, [10]).sum());
-    Ok(Usage { most_resident: size("VmHWM:"), processor, faults })
+    Ok(Usage { most_resident: size("VmHWM:"), resident: size("VmRSS:"), processor, faults })
 }
 
 /// Time on a processor of all threads that a process has now, in the scheduler's unit of a nanosecond.
@@ -101,7 +103,7 @@ mod tests {
     #[test]
     fn own_usage_is_known() {
         let own = of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        assert!(own.most_resident > 100, "{own:?}");
+        assert!(own.most_resident >= own.resident && own.resident > 100, "{own:?}");
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(scheduled(own).unwrap() > Duration::ZERO);
     }

@@ -32,6 +32,8 @@ pub(super) struct Figures {
     /// Page faults of the first start, in the round with the most.
     pub(super) faults: u32,
     pub(super) most_resident: u64,
+    /// Resident once nothing happens any more, behind the fill and behind a restart, in KiB.
+    pub(super) resident: [u64; 2],
     /// Part of a processor while nothing changes.
     pub(super) idle: f64,
 }
@@ -89,10 +91,12 @@ const CHANGE: [Column; 8] = [
 
 const BY_IPVSADM: Column = ("ipvsadm -a, -d", |figures| ms(figures.ipvsadm.median()));
 
-const USAGE: [Column; 4] = [
+const USAGE: [Column; 6] = [
     ("processor until ready, ms", |figures| ms(figures.processor.median())),
     ("page faults until ready", |figures| figures.faults.to_string()),
     ("memory, most, MiB", |figures| format!("{:.1}", machine::mebibytes(figures.most_resident))),
+    ("resident behind it, MiB", |figures| format!("{:.1}", machine::mebibytes(figures.resident[0]))),
+    ("behind a restart, MiB", |figures| format!("{:.1}", machine::mebibytes(figures.resident[1]))),
     ("part of a processor, idle", |figures| format!("{:.2} %", figures.idle * 100.0)),
 ];
 

@@ -145,10 +145,12 @@ fn one_round(load: Load, figures: &mut Figures) -> Result<()> {
     figures.floor.push(content.write(cluster.host("floor")?, load.carrier)?);
     machine::await_calm();
     tools::fill(node, cluster.host("tools")?, load, figures)?;
+    figures.resident[0] = usage::of(daemon.pid())?.resident.max(figures.resident[0]);
     restart(node, &etcd, load, (&content, &daemon), figures).and_then(|again| {
         change::measure(Place { node, pid: again.pid(), store: &store, arrivals: &arrivals }, load, figures)?;
         let idle = usage::share(again.pid())?;
         figures.idle = figures.idle.max(idle);
+        figures.resident[1] = usage::of(again.pid())?.resident.max(figures.resident[1]);
         again.terminate(LIMIT).map(drop)
     })
 }
