@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 use std::net::{SocketAddr, TcpStream};
-use std::process::ExitCode;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -113,6 +114,57 @@ fn a_machine_gets_a_kubeconfig_and_the_files_of_a_service_account() -> Result<()
     let kubeconfig = faults.kubeconfig().to_string();
     let read: Value = serde_json::from_str(&kubeconfig)?;
     ensure!(read["clusters"][0]["cluster"]["server"] == format!("https://{}", faults.address()), "{kubeconfig}");
+    Ok(())
+}
+
+fn a_certificate_names_a_user_on_either_server() -> Result<()> {
+    for release in [Release::V1_20, Release::Modern] {
+        let server = ApiServer::shared(release)?;
+        let host = server.host();
+        let (certificate, key) = server.certificate("admin", &["system:masters"])?;
+        host.write("/run/user.crt", certificate)?;
+        host.write("/run/user.key", key)?;
+        let url = format!("https://{}/api/v1/nodes", server.address());
+        let known =
+            ["-sf", "--cacert", "/run/kubernetes/ca.crt", "--cert", "/run/user.crt", "--key", "/run/user.key", &url];
+        let printed = host.command("curl").args(known).run()?.stdout;
+        ensure!(printed.contains("NodeList"), "{release}: {printed}");
+        let kubeconfig: Value = serde_json::from_str(&server.kubeconfig_of("someone", &["some"])?.to_string())?;
+        let user = &kubeconfig["users"][0]["user"];
+        ensure!(user["client-certificate-data"].is_string() && user["token"].is_null(), "{kubeconfig}");
+    }
+    Ok(())
+}
+
+/// The script that builds, with this environment and these arguments: its status, and what it printed.
+fn build(variables: &[(&str, &str)], arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes/build"));
+    let output = script.env_remove("KUBE_BIN").envs(variables.iter().copied()).args(arguments).output()?;
+    let printed = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&printed).trim().to_owned()))
+}
+
+fn programs_at_hand_are_taken_and_absent_ones_are_said() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (cache, bin) = (folder.path().join("netd-lab"), folder.path().join("bin"));
+    std::fs::create_dir_all(&bin)?;
+    let (here, at_hand) = (folder.path().to_str().context("path")?, bin.to_str().context("path")?);
+    let (status, said) = build(&[("XDG_CACHE_HOME", here)], &["1.20", "--path"])?;
+    ensure!(status == Some(1) && said.contains("tests/setup kubernetes"), "not built: {status:?} {said}");
+    let (status, said) = build(&[("XDG_CACHE_HOME", here), ("KUBE_BIN", at_hand)], &["1.20"])?;
+    ensure!(status == Some(1) && said.contains(at_hand), "a folder without an API server: {status:?} {said}");
+    std::fs::write(bin.join("kube-apiserver"), "#!/bin/sh\n")?;
+    std::fs::set_permissions(bin.join("kube-apiserver"), std::fs::Permissions::from_mode(0o755))?;
+    let (status, said) = build(&[("XDG_CACHE_HOME", here), ("KUBE_BIN", at_hand)], &["1.20"])?;
+    ensure!(status == Some(0) && said == at_hand, "taken as it is: {status:?} {said}");
+    // A build that could not be had is remembered with its reason, for the tests that it skips.
+    std::fs::create_dir_all(&cache)?;
+    let recipe = include_str!("../kubernetes/release-modern").lines().find_map(|line| line.strip_prefix("recipe="));
+    let recipe = recipe.and_then(|rest| rest.split(' ').next()).context("no recipe")?;
+    std::fs::write(cache.join(format!("kubernetes-modern-{recipe}.absent")), "no network\n")?;
+    let (status, said) = build(&[("XDG_CACHE_HOME", here)], &["modern", "--path"])?;
+    ensure!(status == Some(3) && said == "no network", "{status:?} {said}");
+    ensure!(build(&[], &["1.99"])?.0 == Some(2));
     Ok(())
 }
 
@@ -328,6 +380,8 @@ fn main() -> ExitCode {
         objects_are_put_changed_listed_watched_and_deleted,
         a_stranger_is_refused_until_a_role_allows_it,
         a_machine_gets_a_kubeconfig_and_the_files_of_a_service_account,
+        a_certificate_names_a_user_on_either_server,
+        programs_at_hand_are_taken_and_absent_ones_are_said,
         everything_passes_without_a_fault,
         answers_of_a_fault_last_as_long_as_they_are_asked_for,
         a_watch_is_cut_in_the_middle_of_an_object,
