@@ -87,6 +87,11 @@ test: setup lab-kernel kubernetes ## Pass every test
 	cargo build --locked --workspace --all-targets
 	NETD_LAB=require $(TARGET)/debug/run-tests
 
+.PHONY: test-kubernetes
+test-kubernetes: setup kubernetes ## Run real kubelets, API server and controllers with our three programs on two nodes
+	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins --test kubernetes_nodes
+	NETD_LAB=require cargo test --locked -p tests --test kubernetes_nodes
+
 .PHONY: bare
 bare: ## Pass every test on a minimal Debian 12 that debootstrap makes in /var/tmp (as root)
 	@tests/bare make test

@@ -6,11 +6,13 @@
 mod api_server;
 mod authority;
 mod client;
+mod control;
 mod etcd;
 mod faults;
 mod http;
 mod kube_proxy;
 mod kubeconfig;
+mod kubelet;
 mod launch;
 mod objects;
 mod relay;
@@ -22,9 +24,11 @@ use std::process::Command;
 
 pub use api_server::ApiServer;
 pub use client::{Answer, Watch};
+pub use control::ControlPlane;
 pub use faults::{Fault, Faults, Seen};
 pub use kube_proxy::KubeProxy;
 pub use kubeconfig::Kubeconfig;
+pub use kubelet::Kubelet;
 pub use shared::Shared;
 
 /// Which Kubernetes.
