@@ -73,7 +73,7 @@ pub(crate) fn lone_node(list: &str) -> Result<Host> {
 }
 
 /// Installs the plugin as on a node that needs no other plugin package, and what runtimes expect of a machine.
-fn furnish(host: &Host, list: &str) -> Result<()> {
+pub(crate) fn furnish(host: &Host, list: &str) -> Result<()> {
     fs::create_dir_all(host.path("/opt/cni/bin")).context("make /opt/cni/bin")?;
     let install = host.command(lab::bin("netd-cni")?);
     install.args(["install", "--as", "flannel,portmap,loopback", "/opt/cni/bin"]).run()?;
