@@ -198,6 +198,55 @@ fn an_outage_of_the_api_server_changes_nothing_in_the_kernel() -> Result<()> {
     net.eventually_routes(node, &["172.7.31.0/24", "172.7.32.0/24"])
 }
 
+fn most_of_the_nodes_go_only_when_a_second_listing_confirms_it() -> Result<()> {
+    let net = Net::start(Release::V1_20, HOST_GW)?;
+    let node = NODES[0];
+    net.put_node(node, &["172.7.21.0/24"])?;
+    let numbers = 31..=36;
+    for n in numbers.clone() {
+        let (subnet, address) = (format!("172.7.{n}.0/24"), format!("10.4.7.{n}"));
+        let said = [("backend-type", "host-gw"), ("backend-data", "null"), ("public-ip", &address)];
+        net.put_flannel(&format!("n{n}"), &[&subnet], &said)?;
+    }
+    let netd = net.launch(node, &[])?;
+    netd.wait_for_line(READY, SOON)?;
+    for n in numbers.clone().skip(1) {
+        net.api.delete(&format!("/api/v1/nodes/n{n}"))?;
+    }
+    netd.wait_for_line("nothing is removed before a second look", SOON)?;
+    throughout(allowing_for_load(Duration::from_secs(3)), || {
+        let routes = net.routes(node)?;
+        ensure!(routes.len() > 3, "{routes:?}");
+        Ok(())
+    })?;
+    // Half a minute later.
+    eventually(3 * SOON, || {
+        let routes = net.routes(node)?;
+        ensure!(routes == ["172.7.31.0/24"], "{routes:?}");
+        Ok(())
+    })
+}
+
+fn doctor_and_trace_know_the_nodes() -> Result<()> {
+    let net = Net::start(Release::V1_20, VXLAN)?;
+    net.put_node(NODES[0], &["172.7.21.0/24"])?;
+    net.put_node(NODES[1], &["172.7.22.0/24"])?;
+    let daemons = [net.launch(NODES[0], &[])?, net.launch(NODES[1], &[])?];
+    daemons.iter().try_for_each(|netd| netd.wait_for_line(READY, SOON).map(drop))?;
+    net.eventually_routes(NODES[0], &["172.7.22.0/24"])?;
+    net.eventually_routes(NODES[1], &["172.7.21.0/24"])?;
+    let verb = |words: &[&str]| net.host(NODES[0])?.command(lab::bin("netd")?).args(words).limit(3 * SOON).output();
+    eventually(SOON, || {
+        let doctor = verb(&["doctor", "--json"])?;
+        ensure!(doctor.status.success() && doctor.stdout.contains("every node answers"), "{doctor:?}");
+        Ok(())
+    })?;
+    net.eventually_status(NODES[0], "m ago")?;
+    let trace = verb(&["trace", "172.7.22.9", "--json"])?;
+    ensure!(trace.stdout.contains("10.4.7.22"), "{trace:?}");
+    Ok(())
+}
+
 fn an_operators_annotations_name_other_addresses() -> Result<()> {
     let net = Net::start(Release::V1_20, HOST_GW)?;
     let node = NODES[0];
@@ -283,6 +332,11 @@ fn a_configuration_that_cannot_be_used_is_an_event_of_the_node() -> Result<()> {
     net.configure(node, r#"{"Network":"10.4.0.0/16","Backend":{"Type":"host-gw"}}"#)?;
     let _overlaps = net.launch(node, &[])?;
     net.eventually_event(node, "StartFailed: address plan")?;
+    net.host(node)?.run(&["ip", "link", "set", "eth0", "mtu", "100"])?;
+    net.configure(node, VXLAN)?;
+    let _narrow = net.launch(node, &[])?;
+    net.eventually_event(node, "StartFailed: interface eth0 with MTU 100 leaves 50 bytes to Pods")?;
+    net.host(node)?.run(&["ip", "link", "set", "eth0", "mtu", "1500"])?;
     // A daemon that runs goes on with what it had.
     net.configure(node, HOST_GW)?;
     let netd = net.launch(node, &[])?;
@@ -344,6 +398,8 @@ fn main() -> ExitCode {
         what_is_taken_from_the_own_node_is_written_again,
         leases_follow_annotations_and_nodes_of_others,
         an_outage_of_the_api_server_changes_nothing_in_the_kernel,
+        most_of_the_nodes_go_only_when_a_second_listing_confirms_it,
+        doctor_and_trace_know_the_nodes,
         an_operators_annotations_name_other_addresses,
         nodes_of_one_two_and_reversed_families_are_served_in_what_they_have,
         network_is_unavailable_while_the_data_path_is_broken,

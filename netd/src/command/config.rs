@@ -33,7 +33,7 @@ const INPUT: &str = "command line and environment";
 const LEASE_MINUTES: u32 = 24 * 60;
 
 /// What grants the rights of the source of Nodes.
-const GRANTS: &str = "configs/kubernetes/base/netd.yaml";
+const GRANTS: &str = "the ClusterRole of configs/kubernetes/netd";
 
 /// Port of the address for metrics when it has none.
 const METRICS_PORT: u16 = 10247;
