@@ -81,10 +81,11 @@ impl Suite {
     /// The tests need real Kubernetes of this release.
     #[must_use]
     pub fn with_kubernetes(mut self, release: Release) -> Self {
-        self.obstacle = release.programs().err().map(|absent| match absent {
+        let obstacle = release.programs().err().map(|absent| match absent {
             Absent::NotBuilt(reason) => Obstacle::Unmet(reason),
             Absent::CannotBeHad(reason) => Obstacle::Absent(reason),
         });
+        self.obstacle = self.obstacle.or(obstacle);
         self
     }
 

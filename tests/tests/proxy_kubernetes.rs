@@ -1,0 +1,212 @@
+//! `ipvs-proxy` on real API servers: what is read, outages and faults on the way, older servers.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod proxy;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::harness::Suite;
+use lab::kubernetes::{ApiServer, Fault, Faults, Kubeconfig, Release};
+use lab::{Need, Process, eventually};
+use proxy::{Nodes, SOON, spread};
+use serde_json::{Value, json};
+
+const KUBECONFIG: &str = "/etc/kubeconfig";
+const SLICE: &str = "namespaces/default/endpointslices/web-1";
+/// Requests of the watches, which are also those of streaming lists.
+const SERVICES: &str = "/api/v1/services?";
+
+fn service(name: &str, address: &str) -> Value {
+    let spec = json!({"clusterIP": address, "selector": {"app": name}, "ports": [{"name": "http", "port": 80}]});
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+}
+
+/// The EndpointSlice of the Service `web` with these endpoints, in the form that the server has.
+fn slice(release: Release, addresses: &[&str]) -> Value {
+    let endpoints: Vec<_> =
+        addresses.iter().map(|at| json!({"addresses": [at], "conditions": {"ready": true}})).collect();
+    json!({"apiVersion": release.slices(), "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]})
+}
+
+/// Starts the proxy with a kubeconfig, and waits until it is ready.
+fn start(nodes: &Nodes, kubeconfig: &Kubeconfig) -> Result<Process> {
+    let proxy = begin(nodes, kubeconfig)?;
+    proxy.wait_for_line("ready", SOON)?;
+    Ok(proxy)
+}
+
+fn begin(nodes: &Nodes, kubeconfig: &Kubeconfig) -> Result<Process> {
+    let node = nodes.node()?;
+    node.write(KUBECONFIG, kubeconfig.to_string())?;
+    let command = node.command(lab::bin("ipvs-proxy")?).arg(format!("--kubeconfig={KUBECONFIG}"));
+    command.args(["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "-v1"]).start("ipvs-proxy")
+}
+
+/// Waits until exactly these Pods answer for the Service.
+fn answered_by(nodes: &Nodes, pods: &[&str]) -> Result<()> {
+    let wanted: BTreeSet<_> = pods.iter().map(|pod| (*pod).to_owned()).collect();
+    eventually(2 * SOON, || {
+        let seen: BTreeSet<_> = spread(nodes.outside()?, 12)?.into_keys().collect();
+        ensure!(seen == wanted, "{seen:?}");
+        Ok(())
+    })
+}
+
+/// Waits until the status says that the source is out of reach, with this text.
+fn lost(nodes: &Nodes, part: &str) -> Result<()> {
+    eventually(3 * SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["lost"].as_str().is_some_and(|text| text.contains(part)), "{}", status["lost"]);
+        Ok(())
+    })
+}
+
+fn in_reach(nodes: &Nodes) -> Result<()> {
+    eventually(2 * SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["lost"].is_null(), "{}", status["lost"]);
+        Ok(())
+    })
+}
+
+fn served_by_release(release: Release) -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(release)?, Nodes::start()?);
+    let faults = Faults::start(&server, nodes.node()?)?;
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&slice(release, &["172.7.21.2", "172.7.22.2"]))?;
+    for (name, address, label) in [
+        ("other", "192.168.0.11", "service.kubernetes.io/service-proxy-name"),
+        ("headless", "192.168.0.12", "service.kubernetes.io/headless"),
+    ] {
+        let mut object = service(name, address);
+        object["metadata"]["labels"] = json!({label: ""});
+        server.put(&object)?;
+    }
+    let _proxy = start(&nodes, &faults.kubeconfig())?;
+    answered_by(&nodes, &["172.7.21.2", "172.7.22.2"])?;
+    let tables = nodes.node()?.command(lab::bin("ipvs-proxy")?).args(["tables", "--json"]).run()?.stdout;
+    ensure!(!tables.contains("192.168.0.11") && !tables.contains("192.168.0.12"), "what is not selected is not served");
+    server.put(&slice(release, &["172.7.22.3"]))?;
+    answered_by(&nodes, &["172.7.22.3"])?;
+    server.delete(&format!("/apis/{}/{SLICE}", release.slices()))?;
+    server.delete("/api/v1/namespaces/default/services/web")?;
+    eventually(SOON, || {
+        let tables = nodes.node()?.command(lab::bin("ipvs-proxy")?).args(["tables", "--json"]).run()?.stdout;
+        ensure!(!tables.contains("192.168.0.10"), "{tables}");
+        Ok(())
+    })?;
+    let targets: Vec<_> = faults.seen().into_iter().map(|seen| seen.target).collect();
+    let streams = targets.iter().any(|target| target.starts_with(SERVICES) && target.contains("sendInitialEvents"));
+    ensure!(streams || release == Release::V1_20, "streaming lists where the server has them: {targets:#?}");
+    let agents: BTreeSet<_> = faults.seen().into_iter().map(|seen| seen.agent).collect();
+    ensure!(agents.iter().all(|agent| agent.starts_with("ipvs-proxy/")), "{agents:?}");
+    Ok(())
+}
+
+fn services_are_served_from_an_older_server_by_pages() -> Result<()> {
+    served_by_release(Release::V1_20)
+}
+
+fn services_are_served_from_a_current_server_by_streaming_lists() -> Result<()> {
+    served_by_release(Release::Modern)
+}
+
+/// A server, its faults, and a proxy that serves two Pods.
+fn serving(nodes: &Nodes, server: &ApiServer) -> Result<(Faults, Process)> {
+    let faults = Faults::start(server, nodes.node()?)?;
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&slice(server.release(), &["172.7.21.2", "172.7.22.2"]))?;
+    let proxy = start(nodes, &faults.kubeconfig())?;
+    answered_by(nodes, &["172.7.21.2", "172.7.22.2"])?;
+    Ok((faults, proxy))
+}
+
+fn an_outage_changes_nothing_and_what_happened_meanwhile_is_found() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::V1_20)?, Nodes::start()?);
+    let (faults, _proxy) = serving(&nodes, &server)?;
+    let before = nodes.node()?.run(&["nft", "list", "table", "ip", "ipvs-proxy"])?.stdout;
+    let rules =
+        |text: &str| text.lines().filter(|line| !line.contains("counter")).map(str::to_owned).collect::<Vec<_>>();
+    faults.refuse()?;
+    lost(&nodes, "Connection refused")?;
+    let now = nodes.node()?.run(&["nft", "list", "table", "ip", "ipvs-proxy"])?.stdout;
+    ensure!(rules(&before) == rules(&now), "{before}\n{now}");
+    server.put(&slice(Release::V1_20, &["172.7.22.3"]))?;
+    server.put(&service("short", "192.168.0.20"))?;
+    server.delete("/api/v1/namespaces/default/services/short")?;
+    answered_by(&nodes, &["172.7.21.2", "172.7.22.2"]).context("during the outage")?;
+    // Where the watches were is no longer kept.
+    server.compact()?;
+    faults.heal()?;
+    in_reach(&nodes)?;
+    answered_by(&nodes, &["172.7.22.3"])
+}
+
+fn a_silent_server_is_noticed_and_named() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::Modern)?, Nodes::start()?);
+    let (faults, _proxy) = serving(&nodes, &server)?;
+    faults.pause();
+    lost(&nodes, "no answer within")?;
+    answered_by(&nodes, &["172.7.21.2", "172.7.22.2"])?;
+    server.put(&slice(Release::Modern, &["172.7.22.3"]))?;
+    faults.heal()?;
+    in_reach(&nodes)?;
+    answered_by(&nodes, &["172.7.22.3"])
+}
+
+fn a_server_that_is_busy_is_asked_again_after_the_time_that_it_asks_for() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::V1_20)?, Nodes::start()?);
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&slice(Release::V1_20, &["172.7.21.2"]))?;
+    let faults = Faults::start(&server, nodes.node()?)?;
+    faults.inject_times(SERVICES, Fault::Answer(429), 3);
+    faults.inject_times("endpointslices", Fault::Answer(503), 2);
+    faults.inject_times("/api/v1/nodes?", Fault::Slow(20_000), 1);
+    let proxy = start(&nodes, &faults.kubeconfig())?;
+    ensure!(proxy.log().contains("429 Too Many Requests"), "{}", proxy.log());
+    answered_by(&nodes, &["172.7.21.2"])
+}
+
+fn a_server_without_slices_is_asked_for_endpoints() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::V1_20)?, Nodes::start()?);
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "web"}, "subsets": [
+        {"addresses": [{"ip": "172.7.21.2"}, {"ip": "172.7.22.2"}], "notReadyAddresses": [{"ip": "172.7.22.3"}],
+         "ports": [{"name": "http", "port": 80}]}]}))?;
+    let faults = Faults::start(&server, nodes.node()?)?;
+    faults.inject("discovery.k8s.io", Fault::Answer(404));
+    let proxy = start(&nodes, &faults.kubeconfig())?;
+    answered_by(&nodes, &["172.7.21.2", "172.7.22.2"])?;
+    ensure!(!proxy.log().contains("out of reach"), "{}", proxy.log());
+    Ok(())
+}
+
+fn the_service_account_of_a_pod_is_found_without_a_flag() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::Modern)?, Nodes::start()?);
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&slice(Release::Modern, &["172.7.21.2"]))?;
+    let node = nodes.node()?;
+    let faults = Faults::start(&server, node)?;
+    let [host, port] = server.in_cluster(node, ("kube-system", "ipvs-proxy"), faults.address())?;
+    let command = node.command(lab::bin("ipvs-proxy")?).env(host.0, host.1).env(port.0, port.1);
+    let proxy = command.args(["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16"]).start("ipvs-proxy")?;
+    proxy.wait_for_line("ready", SOON)?;
+    answered_by(&nodes, &["172.7.21.2"])
+}
+
+fn main() -> ExitCode {
+    let tests = lab::tests![
+        services_are_served_from_an_older_server_by_pages,
+        services_are_served_from_a_current_server_by_streaming_lists,
+        an_outage_changes_nothing_and_what_happened_meanwhile_is_found,
+        a_silent_server_is_noticed_and_named,
+        a_server_that_is_busy_is_asked_again_after_the_time_that_it_asks_for,
+        a_server_without_slices_is_asked_for_endpoints,
+        the_service_account_of_a_pod_is_found_without_a_flag,
+    ];
+    Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern).run(tests)
+}
