@@ -1,4 +1,4 @@
-//! `ipvs-proxy` on real API servers: what is read, outages and faults on the way, older servers.
+//! `ipvs-proxy` on real API servers: what is read, outages and faults on the way, older servers, credentials that are replaced.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod proxy;
@@ -146,6 +146,20 @@ fn an_outage_changes_nothing_and_what_happened_meanwhile_is_found() -> Result<()
     answered_by(&nodes, &["172.7.22.3"])
 }
 
+fn a_watch_that_breaks_off_inside_an_object_goes_on() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::Modern)?, Nodes::start()?);
+    let (faults, proxy) = serving(&nodes, &server)?;
+    faults.inject_times("endpointslices", Fault::Cut, 1);
+    server.put(&slice(Release::Modern, &["172.7.22.3"]))?;
+    answered_by(&nodes, &["172.7.22.3"])?;
+    ensure!(faults.outstanding() == 0, "it was cut");
+    faults.break_connections();
+    server.put(&slice(Release::Modern, &["172.7.21.3"]))?;
+    answered_by(&nodes, &["172.7.21.3"])?;
+    ensure!(!proxy.log().contains("out of reach"), "a stream that ends is no outage");
+    Ok(())
+}
+
 fn a_silent_server_is_noticed_and_named() -> Result<()> {
     let (server, nodes) = (ApiServer::shared(Release::Modern)?, Nodes::start()?);
     let (faults, _proxy) = serving(&nodes, &server)?;
@@ -156,6 +170,30 @@ fn a_silent_server_is_noticed_and_named() -> Result<()> {
     faults.heal()?;
     in_reach(&nodes)?;
     answered_by(&nodes, &["172.7.22.3"])
+}
+
+fn a_right_that_is_missing_is_named_with_what_grants_it() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::V1_20)?, Nodes::start()?);
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&slice(Release::V1_20, &["172.7.21.2"]))?;
+    let faults = Faults::start(&server, nodes.node()?)?;
+    let stranger = server.token_of("kube-system", "web-proxy")?;
+    let proxy = begin(&nodes, &faults.kubeconfig().token(&stranger))?;
+    for text in [
+        "resource \"services\" in API group",
+        "this needs the verb `watch` for `services`",
+        "the verb `watch` for `endpointslices.discovery.k8s.io`",
+        "the verb `watch` for `nodes`",
+        "configs/kubernetes",
+    ] {
+        proxy.wait_for_line(text, SOON)?;
+    }
+    let subjects = json!([{"kind": "ServiceAccount", "namespace": "kube-system", "name": "web-proxy"}]);
+    server.put(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "web-proxy"}, "subjects": subjects,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier"}}))?;
+    proxy.wait_for_line("ready", 2 * SOON).context("the role of kube-proxy is enough")?;
+    answered_by(&nodes, &["172.7.21.2"])
 }
 
 fn a_server_that_is_busy_is_asked_again_after_the_time_that_it_asks_for() -> Result<()> {
@@ -185,6 +223,35 @@ fn a_server_without_slices_is_asked_for_endpoints() -> Result<()> {
     Ok(())
 }
 
+fn a_token_that_is_replaced_in_its_file_is_used_without_a_restart() -> Result<()> {
+    let (server, nodes) = (ApiServer::shared(Release::V1_20)?, Nodes::start()?);
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&slice(Release::V1_20, &["172.7.21.2"]))?;
+    let subjects = json!([{"kind": "ServiceAccount", "namespace": "kube-system", "name": "rotated"}]);
+    server.put(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "rotated"}, "subjects": subjects,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier"}}))?;
+    let (node, token) = (nodes.node()?, server.token_of("kube-system", "rotated")?);
+    let faults = Faults::start(&server, node)?;
+    node.write("/etc/token", &token)?;
+    let proxy = start(&nodes, &faults.kubeconfig().token_file("/etc/token"))?;
+    answered_by(&nodes, &["172.7.21.2"])?;
+    node.write("/etc/token", "of.another.cluster")?;
+    // Whenever its watches are opened again behind that, their token is not accepted any more.
+    eventually(2 * SOON, || {
+        faults.break_connections();
+        let status = nodes.status()?;
+        ensure!(status["lost"].as_str().is_some_and(|text| text.contains("401 Unauthorized")), "{}", status["lost"]);
+        Ok(())
+    })?;
+    node.write("/etc/token", server.token_of("kube-system", "rotated")?)?;
+    in_reach(&nodes)?;
+    server.put(&slice(Release::V1_20, &["172.7.22.3"]))?;
+    answered_by(&nodes, &["172.7.22.3"])?;
+    ensure!(proxy.log().contains("the credentials for the API server were replaced"), "{}", proxy.log());
+    Ok(())
+}
+
 fn the_service_account_of_a_pod_is_found_without_a_flag() -> Result<()> {
     let (server, nodes) = (ApiServer::shared(Release::Modern)?, Nodes::start()?);
     server.put(&service("web", "192.168.0.10"))?;
@@ -203,9 +270,12 @@ fn main() -> ExitCode {
         services_are_served_from_an_older_server_by_pages,
         services_are_served_from_a_current_server_by_streaming_lists,
         an_outage_changes_nothing_and_what_happened_meanwhile_is_found,
+        a_watch_that_breaks_off_inside_an_object_goes_on,
         a_silent_server_is_noticed_and_named,
+        a_right_that_is_missing_is_named_with_what_grants_it,
         a_server_that_is_busy_is_asked_again_after_the_time_that_it_asks_for,
         a_server_without_slices_is_asked_for_endpoints,
+        a_token_that_is_replaced_in_its_file_is_used_without_a_restart,
         the_service_account_of_a_pod_is_found_without_a_flag,
     ];
     Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern).run(tests)

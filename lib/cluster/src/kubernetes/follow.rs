@@ -39,6 +39,11 @@ impl Stream {
         let now = Instant::now();
         Self { lines, opened: now, last: now, has_bookmarks: false, has_messages: false }
     }
+
+    /// A stream that has shown a list before.
+    pub(super) fn behind_list(lines: Lines) -> Self {
+        Self { has_messages: true, has_bookmarks: true, ..Self::new(lines) }
+    }
 }
 
 impl<V: Send + 'static> Watch<V> {

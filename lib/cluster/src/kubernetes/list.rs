@@ -131,7 +131,7 @@ impl<V: Send + 'static> Watch<V> {
                 Message::Delete(raw) => self.delete(raw).await?,
                 Message::Bookmark { revision, ends_listing: true } => {
                     self.complete(&revision).await?;
-                    return Ok(Some(Listed { revision, stream: Some(Stream::new(lines)) }));
+                    return Ok(Some(Listed { revision, stream: Some(Stream::behind_list(lines)) }));
                 }
                 Message::Bookmark { .. } => {}
                 Message::Error { code, message } => return Err(self.ended_by(code, &message)),
