@@ -123,6 +123,10 @@ impl<T: Servers> Servers for Guarded<T> {
         }
     }
 
+    fn is_empty(&self) -> Result<bool, KernelError> {
+        self.table.is_empty()
+    }
+
     fn differs_in_number(&self) -> Result<bool, KernelError> {
         self.table.differs_in_number()
     }

@@ -165,10 +165,11 @@ impl Proxy {
         // A Service of which only a part of a change is known is planned with the rest of it.
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|name| !self.changed.contains(name));
+        let mut pass = self.begin_with_those_that_others_need(&mut dirty, now);
         self.plan_services(dirty);
         self.audit(now);
         self.tables.look_at_drains(now);
-        let mut pass = self.tables.arrive(now);
+        pass += self.tables.arrive(now);
         if self.gate.is_open() && self.remember() {
             // Or it would be in order at the next pass only, half a second later.
             pass += self.tables.arrive(now);

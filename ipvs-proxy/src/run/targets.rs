@@ -33,6 +33,12 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     /// Takes a virtual server over, whoever made it.
     fn claim(&mut self, service: VirtualServerKey);
 
+    /// True when the kernel holds no virtual server, whoever's.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn is_empty(&self) -> Result<bool, KernelError>;
+
     /// True when the kernel holds another number of virtual servers than when they were last compared.
     ///
     /// # Errors
@@ -85,6 +91,10 @@ impl Servers for IpvsTable {
 
     fn claim(&mut self, service: VirtualServerKey) {
         Self::claim(self, service);
+    }
+
+    fn is_empty(&self) -> Result<bool, KernelError> {
+        Self::is_empty(self)
     }
 
     fn differs_in_number(&self) -> Result<bool, KernelError> {

@@ -5,13 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
+
+use reconcile::Pass;
 
 use super::super::memory::{is_in_doubt, recorded};
 use super::Proxy;
-use crate::dataplane::Changes;
+use crate::dataplane::{Changes, Mode};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
-use crate::object::service::SCHEDULER;
+use crate::object::service::{SCHEDULER, Service};
 use crate::plan::findings::Finding;
 use crate::plan::networks::placed;
 use crate::plan::{ServicePlan, plan, unhinted, unmatched};
@@ -19,7 +22,33 @@ use crate::plan::{ServicePlan, plan, unhinted, unmatched};
 /// Services that are planned together.
 const PART: usize = if cfg!(test) { 64 } else { 2048 };
 
+/// With more Services than these a node that is new to them begins with those that others need.
+const MANY: usize = if cfg!(test) { 8 } else { 256 };
+
+/// The port of DNS.
+const DNS: u16 = 53;
+
 impl Proxy {
+    /// On a node without virtual servers: puts the API server's Service and those of DNS in place before all others, which need them to
+    /// start. nftables takes all Services with one transaction.
+    pub(super) fn begin_with_those_that_others_need(
+        &mut self,
+        dirty: &mut BTreeSet<ObjectName>,
+        now: Duration,
+    ) -> Pass {
+        if dirty.len() <= MANY || self.plane.mode() != Mode::Ipvs || !self.tables.have_no_servers() {
+            return Pass::default();
+        }
+        let is_needed = |name: &ObjectName| {
+            let has_dns = |service: &Service| service.ports.iter().any(|port| port.port == DNS);
+            *name == ObjectName::new("default", "kubernetes") || self.view.service(name).is_some_and(has_dns)
+        };
+        let (first, rest) = std::mem::take(dirty).into_iter().partition(is_needed);
+        *dirty = rest;
+        self.plan_services(first);
+        self.tables.arrive(now)
+    }
+
     /// Plans Services as they are now, and notes what is to be said of them. Their rows are desired together: what comes together into a
     /// table takes half the memory of what comes one by one. What is new to the kernel comes in parts, so that it is not all there twice; of
     /// what the kernel holds already the tables keep one of two, which takes a walk along all of it.

@@ -26,6 +26,12 @@ impl Tables {
         differ.is_some_and(|differ| differ.unwrap_or(false))
     }
 
+    /// True when virtual servers carry connections and there is none yet, of anybody's.
+    pub(crate) fn have_no_servers(&mut self) -> bool {
+        let is_empty = self.servers_mut().map(|servers| servers.target_mut().is_empty());
+        is_empty.is_some_and(|is_empty| is_empty.unwrap_or(false))
+    }
+
     /// Reads parameters again and compares all virtual servers of ours with the kernel.
     pub(crate) fn audit(&mut self) {
         self.stack.invalidate(self.sysctls);

@@ -90,3 +90,32 @@ fn an_address_turns_local_only_when_a_virtual_server_stands_behind_it() {
     assert!(!rig.work().iter().any(|line| line.starts_with("address")), "the kernel knows no such scheduler");
     assert!(rig.later(60).contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()));
 }
+
+#[test]
+fn a_new_node_serves_the_api_server_and_dns_before_all_others() {
+    let listed = |rig: &mut Rig| {
+        rig.receive(Event::Reset);
+        for last in 10..40 {
+            rig.service(&format!("s{last}"), last, "TCP");
+            rig.endpoints(&format!("s{last}"), "TCP", &[last]);
+        }
+        let json = json!({"kind": "Service", "metadata": {"name": "dns", "namespace": "kube-system"}, "spec": {
+            "clusterIP": "192.168.0.253", "ports": [{"name": "main", "port": 53, "protocol": "UDP"}]}});
+        rig.put("services/kube-system/dns", &json);
+        rig.service("kubernetes", 254, "TCP");
+        rig.endpoints("kubernetes", "TCP", &[1]);
+        rig.complete();
+    };
+    let mut rig = Rig::new();
+    listed(&mut rig);
+    let steps = rig.work();
+    let of_others = steps.iter().position(|step| step.contains("192.168.0.10")).unwrap();
+    let served = positions(&steps, ["address + 192.168.0.253", "address + 192.168.0.254", "-> 172.7.22.1:80"]);
+    assert!(served.iter().all(|step| *step < of_others), "{steps:#?}");
+    assert_eq!(rig.addresses.contents().rows.len(), 32);
+    // Where there are virtual servers nothing waits for anything.
+    let mut after = Rig::after(&rig, Mode::Ipvs, 2000);
+    listed(&mut after);
+    let steps = after.work();
+    assert!(steps.iter().all(|step| !step.starts_with("ipvs") && !step.starts_with("address")), "{steps:#?}");
+}

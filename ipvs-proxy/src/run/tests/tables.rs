@@ -148,6 +148,10 @@ impl Servers for FakeServers {
         }
     }
 
+    fn is_empty(&self) -> Result<bool, KernelError> {
+        Ok(self.count() == 0)
+    }
+
     fn differs_in_number(&self) -> Result<bool, KernelError> {
         Ok(self.compared.is_some_and(|known| known != self.count()))
     }

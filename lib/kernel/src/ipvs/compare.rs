@@ -31,6 +31,14 @@ impl IpvsTable {
         Ok(self.ipvs.sockopt.count()? != known)
     }
 
+    /// True when the kernel holds no IPv4 virtual server, whoever's. Costs one call.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn is_empty(&self) -> Result<bool, KernelError> {
+        Ok(self.ipvs.sockopt.count()? == 0)
+    }
+
     /// The IPv4 virtual servers of ours in `believed` that are missing, are different, or have a real server more or less.
     ///
     /// `believed` are the rows that this table has listed, with what its steps and readings since then made of them: compared are the
