@@ -287,6 +287,7 @@ impl DataPlane {
         fields.extend(
             scheduler.map(|scheduler| format!("metadata.annotations.{SCHEDULER}: {scheduler}, which is of IPVS")),
         );
+        fields.extend(serves::unweighted(service, self.options.mode, &self.options.scheduler));
         fields
     }
 }

@@ -4,8 +4,11 @@
 //! silence.
 
 use netstate::family::PerFamily;
+use netstate::ipvs::Scheduler;
 
+use super::Mode;
 use crate::object::service::Service;
+use crate::object::weights::ANNOTATION;
 use crate::plan::FrontendKey;
 use crate::plan::frontend::{Kind, Place, places};
 
@@ -29,6 +32,24 @@ pub(super) fn not_served(service: &Service, known: PerFamily<bool>) -> Vec<Strin
     let found = service.ports.iter().flat_map(|port| places(service, port, &service.cluster_ips));
     let refused = found.filter(|(key, _)| !known.get(key.family())).map(|(key, kind)| field(&key, kind));
     each_once(refused)
+}
+
+/// Schedulers that read no weight other than 0 (net/netfilter/ipvs).
+const WITHOUT_WEIGHTS: [&str; 3] = ["rr", "lc", "dh"];
+
+/// The weights that `service` asks for, where nothing reads them.
+#[must_use]
+pub(super) fn unweighted(service: &Service, mode: Mode, usual: &Scheduler) -> Option<String> {
+    let weights = service.weights?;
+    let scheduler = service.scheduler.as_deref().unwrap_or(usual);
+    let reason = match mode {
+        Mode::Nftables => "which is of IPVS".to_owned(),
+        Mode::Ipvs if WITHOUT_WEIGHTS.contains(&scheduler.name.as_str()) => {
+            format!("which the scheduler {scheduler} does not read")
+        }
+        Mode::Ipvs => return None,
+    };
+    Some(format!("metadata.annotations.{ANNOTATION}: {weights}, {reason}"))
 }
 
 fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {

@@ -13,5 +13,6 @@ pub(crate) mod slice;
 mod tests;
 pub(crate) mod topology;
 pub(crate) mod trigger;
+pub(crate) mod weights;
 
 pub(crate) use name::{ObjectName, cluster_name, object_name};

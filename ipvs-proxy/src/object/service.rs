@@ -15,6 +15,7 @@ use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 
 use super::field::{Field, is_unusable, keep, parse_network};
+use super::weights::Weights;
 use super::{ObjectName, object_name};
 
 /// Label that leaves a Service to another proxy.
@@ -58,6 +59,8 @@ pub(crate) struct Service {
     pub(crate) distribution: Option<Distribution>,
     /// The scheduler of its virtual servers, by an annotation of our own ([`SCHEDULER`]).
     pub(crate) scheduler: Option<Arc<Scheduler>>,
+    /// How many connections its endpoints take, by another one.
+    pub(crate) weights: Option<Weights>,
     /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
     pub(crate) skipped: Vec<String>,
 }
@@ -187,6 +190,7 @@ impl Service {
             health_check_node_port: None,
             distribution: None,
             scheduler: None,
+            weights: None,
             skipped: Vec::new(),
         }
     }
@@ -210,6 +214,7 @@ impl Service {
         self.health_check_node_port = or_open(skipped, health_check(&spec, self.external_policy));
         self.distribution = or_open(skipped, distribution(&spec.get("trafficDistribution")));
         self.scheduler = or_open(skipped, scheduler(&root.get("metadata").get("annotations").get(SCHEDULER)));
+        self.weights = or_open(skipped, Weights::of(root));
         self.drop_other_families();
     }
 
@@ -397,6 +402,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::object::weights;
 
     fn web() -> Value {
         json!({
@@ -440,6 +446,17 @@ mod tests {
             "{:?}",
             service.skipped
         );
+    }
+
+    #[test]
+    fn an_annotation_gives_weights_and_one_that_cannot_be_read_is_named() {
+        let of = |text: &str| {
+            Service::from_json(&with(&["metadata", "annotations"], json!({weights::ANNOTATION: text}))).unwrap()
+        };
+        assert_eq!(of("here=4").weights, Some(Weights { here: 4, elsewhere: 1 }));
+        let service = of("here=0");
+        assert_eq!(service.weights, None);
+        assert!(service.skipped[0].starts_with("metadata.annotations.ipvs-proxy/weights: \"here=0\""));
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub(crate) fn plan<'a>(
         let choices: BTreeMap<_, _> = service
             .families()
             .into_iter()
-            .map(|family| (family, Choice::of(port, family, slices.clone(), here)))
+            .map(|family| (family, Choice::of(port, family, slices.clone(), here).weighted(service.weights)))
             .collect();
         let frontend = move |(key, kind): (FrontendKey, _)| {
             let choice = choices.get(&key.family())?;

@@ -17,6 +17,7 @@ use netstate::IpFamily;
 use super::here::Here;
 use crate::object::service::ServicePort;
 use crate::object::slice::{Endpoint, EndpointSlice};
+use crate::object::weights::Weights;
 
 /// Where an endpoint runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +127,22 @@ impl Choice {
         // Whoever can take connections is in the first list, or another that is better.
         let any = !cluster.is_empty();
         Self { local: if local == cluster { Arc::clone(&cluster) } else { local }, cluster, any }
+    }
+}
+
+impl Choice {
+    /// The same with what endpoints weigh by where they run.
+    #[must_use]
+    pub(crate) fn weighted(self, weights: Option<Weights>) -> Self {
+        let Some(weights) = weights else { return self };
+        let weigh = |backends: &Arc<[Backend]>| -> Arc<[Backend]> {
+            let weight = |backend: &Backend| match backend.locality {
+                Locality::Here => weights.here,
+                Locality::Unknown | Locality::Elsewhere => weights.elsewhere,
+            };
+            backends.iter().map(|backend| Backend { weight: weight(backend).into(), ..*backend }).collect()
+        };
+        Self { cluster: weigh(&self.cluster), local: weigh(&self.local), any: self.any }
     }
 }
 
@@ -356,6 +373,19 @@ mod tests {
         let found = |backends: &[Backend]| backends.iter().map(|backend| backend.locality).collect::<Vec<_>>();
         assert_eq!(found(&choice.cluster), [Locality::Here, Locality::Here, Locality::Elsewhere, Locality::Unknown]);
         assert_eq!(found(&choice.local), [Locality::Here; 2]);
+    }
+
+    #[test]
+    fn endpoints_weigh_by_where_they_run() {
+        let mut endpoints: Vec<_> = [2, 3, 4].map(|last| endpoint(last, true, true, false)).into();
+        endpoints[1].topology = Topology { node: Some("hdss7-22.host.com".into()), ..Topology::default() }.into();
+        endpoints[2].topology = Arc::default();
+        let choice = Choice::of(&http(), IpFamily::V4, &[slice(endpoints)], &here());
+        let weights = |choice: &Choice| choice.cluster.iter().map(|backend| backend.weight).collect::<Vec<_>>();
+        assert_eq!(weights(&choice.clone().weighted(None)), [1, 1, 1]);
+        let weighted = choice.weighted(Some(Weights { here: 7, elsewhere: 2 }));
+        assert_eq!(weights(&weighted), [7, 2, 2]);
+        assert_eq!(weighted.local[0].weight, 7);
     }
 
     proptest! {

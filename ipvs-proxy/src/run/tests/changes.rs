@@ -143,3 +143,51 @@ fn a_service_has_the_scheduler_of_its_annotation_or_everybodys_where_the_kernel_
         assert_eq!(named, asked == "nosuch");
     }
 }
+
+#[test]
+fn endpoints_have_the_weights_of_the_annotation_also_when_they_come_back() {
+    let put = |rig: &mut Rig, scheduler: &str, pods: &[u8]| {
+        let annotations = json!({"ipvs-proxy/scheduler": scheduler, "ipvs-proxy/weights": "here=4,elsewhere=2"});
+        let spec = json!({"clusterIP": "192.168.0.10", "ports": [{"name": "main", "port": 80}]});
+        let service = json!({"kind": "Service", "metadata": {"name": "web", "annotations": annotations}, "spec": spec});
+        rig.put("services/default/web", &service);
+        let node = |last: u8| if last == 2 { "hdss7-21.host.com" } else { "hdss7-22.host.com" };
+        let endpoint = |last: &u8| json!({"addresses": [format!("172.7.22.{last}")], "nodeName": node(*last)});
+        let endpoints: Vec<_> = pods.iter().map(endpoint).collect();
+        rig.put(
+            "endpointslices/default/web-1",
+            &json!({
+                "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+                "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+                "ports": [{"name": "main", "port": 80}],
+            }),
+        );
+        rig.work();
+    };
+    let weights = |rig: &Rig| {
+        let weight = |last| match rig.servers.contents().rows.get(&RowKey::Real(real(Protocol::Tcp, last))) {
+            Some(Observed { value: Row::Real(real), .. }) => Some(real.weight),
+            _ => None,
+        };
+        [weight(2), weight(3)]
+    };
+    let named = |rig: &Rig| -> Vec<String> {
+        rig.proxy.findings().iter().flat_map(|(_, found)| found.not_served.clone()).collect()
+    };
+    let mut rig = Rig::new();
+    rig.complete();
+    put(&mut rig, "wrr", &[2, 3]);
+    assert_eq!((weights(&rig), named(&rig)), ([Some(4), Some(2)], vec![]));
+    rig.busy.lock().unwrap().insert(real(Protocol::Tcp, 3));
+    put(&mut rig, "wrr", &[2]);
+    assert_eq!(weights(&rig), [Some(4), Some(0)], "it drains");
+    put(&mut rig, "wrr", &[2, 3]);
+    assert_eq!(weights(&rig), [Some(4), Some(2)]);
+    put(&mut rig, "rr", &[2, 3]);
+    let of = "metadata.annotations.ipvs-proxy/weights: here=4,elsewhere=2, which ";
+    assert_eq!(named(&rig), [format!("{of}the scheduler rr does not read")]);
+    let mut rig = Rig::in_mode(Mode::Nftables, 1000, Kept::default());
+    rig.complete();
+    put(&mut rig, "wrr", &[2, 3]);
+    assert!(named(&rig).contains(&format!("{of}is of IPVS")), "{:?}", named(&rig));
+}
