@@ -150,7 +150,10 @@ fn advice(errno: Option<i32>, text: Option<&str>) -> &'static str {
             "; this kernel lacks the feature or its module is not loaded"
         }
         libc::EAFNOSUPPORT => "; this kernel lacks the address family or it is switched off",
-        libc::EROFS => "; the file system is mounted read-only here: set the value from outside",
+        libc::EROFS => {
+            "; the file system is mounted read-only here: set the value from outside, or mount the host's /proc/sys/net at \
+             /host/proc/sys/net"
+        }
         _ => "",
     }
 }
@@ -205,7 +208,7 @@ mod tests {
         assert_eq!(
             Chain(&error).to_string(),
             "write parameter net/ipv4/ip_forward: open: Read-only file system (os error 30); the file system is mounted \
-             read-only here: set the value from outside"
+             read-only here: set the value from outside, or mount the host's /proc/sys/net at /host/proc/sys/net"
         );
         let lost: Cause = SocketError::Io { call: "recv", error: io::Error::from_raw_os_error(libc::EBADF) }.into();
         assert_eq!(

@@ -4,9 +4,9 @@
 //! unprivileged container, and the host may have set it. Parameters are never removed: what they
 //! were before is unknown.
 //!
-//! /proc/sys/net shows the network namespace of the process that opens the file.
+//! /proc/sys/net shows the network namespace of the process that opens the file, wherever it is mounted.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,10 @@ use netstate::SysctlKey;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::{Cause, KernelError};
+
+/// Where a container without the rights of the whole host has the host's /proc/sys/net, below `net`: its own /proc/sys is read-only, and no
+/// runtime mounts anything there (checkProcMount of runc and crun).
+const MOUNTED: &str = "/host/proc/sys";
 
 /// The value of `key`, without its trailing newline, in the calling thread's network namespace.
 ///
@@ -58,7 +62,22 @@ pub fn write(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
     if read(key)? == value {
         return Ok(());
     }
-    fs::write(path(key), value).map_err(|source| error("write parameter", key, source))
+    put(key, value, Path::new(MOUNTED)).map_err(|source| error("write parameter", key, source))
+}
+
+/// Writes the parameter; where /proc/sys is read-only, by what is mounted at `other`.
+fn put(key: &SysctlKey, value: &str, other: &Path) -> io::Result<()> {
+    let write =
+        |path: PathBuf| OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
+    let refused = match write(path(key)) {
+        Err(refused) if refused.kind() == io::ErrorKind::ReadOnlyFilesystem => refused,
+        done => return done,
+    };
+    match write(other.join(key.as_str())) {
+        // Nothing is mounted: the parameter is there, and what was said of it counts.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(refused),
+        done => done,
+    }
 }
 
 /// Makes `key` have `value` without reading it first: for a parameter of a link that was just made, which nobody has set. Where it
@@ -67,8 +86,7 @@ pub fn write(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
 /// # Errors
 /// As [`write()`].
 pub fn set_new(key: &SysctlKey, value: &str) -> Result<(), KernelError> {
-    let written = OpenOptions::new().write(true).open(path(key)).and_then(|mut file| file.write_all(value.as_bytes()));
-    written.or_else(|_| write(key, value))
+    put(key, value, Path::new(MOUNTED)).or_else(|_| write(key, value))
 }
 
 fn path(key: &SysctlKey) -> PathBuf {
@@ -146,6 +164,8 @@ impl Target for Sysctls {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::Chain;
 
@@ -178,5 +198,16 @@ mod tests {
             assert_eq!(read_whole(&path).unwrap(), value);
         }
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_mounted_elsewhere_counts_only_where_the_own_one_is_read_only() {
+        let key: SysctlKey = "net/no/such/parameter".parse().unwrap();
+        let folder = std::env::temp_dir().join(format!("netd-mounted-{}", std::process::id()));
+        fs::create_dir_all(folder.join("net/no/such")).unwrap();
+        fs::write(folder.join(key.as_str()), "0").unwrap();
+        assert_eq!(put(&key, "1", &folder).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(fs::read_to_string(folder.join(key.as_str())).unwrap(), "0");
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
