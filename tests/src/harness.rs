@@ -13,7 +13,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::evidence;
-use crate::kubernetes::{Absent, Release};
+use crate::kubernetes::{Absent, Release, tools};
 use crate::lab_kernel::{self, Guest};
 use crate::need::Need;
 
@@ -58,6 +58,15 @@ enum Obstacle {
     Absent(String),
 }
 
+impl From<Absent> for Obstacle {
+    fn from(absent: Absent) -> Self {
+        match absent {
+            Absent::NotBuilt(reason) => Self::Unmet(reason),
+            Absent::CannotBeHad(reason) => Self::Absent(reason),
+        }
+    }
+}
+
 /// Runs `tests` on a kernel that has all of `needs`; the whole `main` of most test binaries.
 #[must_use]
 pub fn main(needs: &[Need], tests: Vec<Test>) -> ExitCode {
@@ -81,11 +90,14 @@ impl Suite {
     /// The tests need real Kubernetes of this release.
     #[must_use]
     pub fn with_kubernetes(mut self, release: Release) -> Self {
-        let obstacle = release.programs().err().map(|absent| match absent {
-            Absent::NotBuilt(reason) => Obstacle::Unmet(reason),
-            Absent::CannotBeHad(reason) => Obstacle::Absent(reason),
-        });
-        self.obstacle = self.obstacle.or(obstacle);
+        self.obstacle = self.obstacle.or_else(|| release.programs().err().map(Obstacle::from));
+        self
+    }
+
+    /// The tests need kubectl and helm, beside what they need already.
+    #[must_use]
+    pub fn with_kubernetes_tools(mut self) -> Self {
+        self.obstacle = self.obstacle.or_else(|| tools().err().map(Obstacle::from));
         self
     }
 

@@ -37,7 +37,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 34] = [
+const INSTALLED: [(&str, &str); 36] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig"),
     ("binutils", "strip"),
@@ -69,9 +69,11 @@ const INSTALLED: [(&str, &str); 34] = [
     ("nginx", "nginx"),
     ("podman", "podman"),
     ("procps", "pgrep pkill ps sysctl"),
+    ("python3-pip", "pip3"),
     ("strace", "strace"),
     ("systemd", "journalctl systemctl systemd systemd-analyze"),
     ("ufw", "ufw"),
+    ("unzip", "unzip"),
     ("wireguard-tools", "wg"),
     ("wrk", "wrk"),
     ("xz-utils", "xz"),

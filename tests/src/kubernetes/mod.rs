@@ -50,21 +50,34 @@ pub enum Absent {
     CannotBeHad(String),
 }
 
+/// The folder of kubectl and helm.
+///
+/// # Errors
+/// When they are not there.
+pub fn tools() -> Result<PathBuf, Absent> {
+    folder_of("tools", &["--path"])
+}
+
+/// What a script of `tests/kubernetes` says of where its programs are.
+fn folder_of(script: &str, arguments: &[&str]) -> Result<PathBuf, Absent> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes").join(script);
+    let asked = Command::new(path).args(arguments).output();
+    let asked = asked.map_err(|error| Absent::NotBuilt(format!("run tests/kubernetes/{script}: {error}")))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match asked.status.code() {
+        Some(0) => Ok(text(&asked.stdout).into()),
+        Some(3) => Err(Absent::CannotBeHad(text(&asked.stderr))),
+        _ => Err(Absent::NotBuilt(text(&asked.stderr))),
+    }
+}
+
 impl Release {
     /// The folder of its programs.
     ///
     /// # Errors
     /// When there is none.
     pub fn programs(self) -> Result<PathBuf, Absent> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/build");
-        let asked = Command::new(script).args([self.name(), "--path"]).output();
-        let asked = asked.map_err(|error| Absent::NotBuilt(format!("run tests/kubernetes/build: {error}")))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        match asked.status.code() {
-            Some(0) => Ok(text(&asked.stdout).into()),
-            Some(3) => Err(Absent::CannotBeHad(text(&asked.stderr))),
-            _ => Err(Absent::NotBuilt(text(&asked.stderr))),
-        }
+        folder_of("build", &[self.name(), "--path"])
     }
 
     /// The version of EndpointSlices that it serves, as an object names it.

@@ -16,7 +16,7 @@ use crate::sources::rust_files;
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 8] = [
+const SCRIPTS: [&str; 9] = [
     "Makefile",
     ".ci/run",
     "tests/setup",
@@ -25,6 +25,7 @@ const SCRIPTS: [&str; 8] = [
     "tests/kernel/run",
     "tests/kernel/init",
     "tests/kubernetes/build",
+    "tests/kubernetes/tools",
 ];
 
 /// A script with what it reads in: one shell, whose functions are no programs.
