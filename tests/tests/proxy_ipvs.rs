@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
-use proxy::affinity::{clients_move_with_their_endpoint_only, sticky};
+use proxy::affinity::{clients_move_with_their_endpoint_only, only_answer, sticky};
 use proxy::{
-    DNS, Nodes, SOON, WEB_SERVICE, WEB_YAML, ask, client, counted, dns, exposed, families, filter, flow_moves_on, node,
-    sctp, servers, spread,
+    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, client, counted, dns, exposed, families, filter, flow_moves_on,
+    node, sctp, servers, spread,
 };
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
@@ -92,6 +92,22 @@ fn clients_of_an_endpoint_that_leaves_move_and_no_others() -> Result<()> {
     let shown = servers(nodes.node()?)?;
     ensure!(shown.contains(&"-A -t 192.168.0.10:80 -s rr -p 10800".to_owned()), "{shown:?}");
     clients_move_with_their_endpoint_only(&nodes)
+}
+
+/// Round robin would give them two endpoints.
+fn pods_of_a_network_are_one_client_where_the_service_says_so() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let annotated = "{name: web, annotations: {ipvs-proxy/affinity-prefix: \"ipv4=24\"}}";
+    let text = sticky(10_800, "Cluster", &PODS).replacen("{name: web}", annotated, 1);
+    nodes.publish("web.yaml", &text)?;
+    let _proxy = nodes.proxy()?;
+    let shown = servers(nodes.node()?)?;
+    let virtual_server = "-A -t 192.168.0.10:80 -s rr -p 10800 -M 255.255.255.0";
+    ensure!(shown.iter().any(|line| line == virtual_server), "{shown:?}");
+    let of = |pod| only_answer(nodes.pod(pod)?, &[WEB]);
+    let (first, second) = (of("172.7.21.2")?, of("172.7.21.3")?);
+    ensure!(first == second, "{first} and {second}");
+    Ok(())
 }
 
 fn a_port_that_no_service_has_is_refused_although_the_node_listens_on_it() -> Result<()> {
@@ -248,6 +264,7 @@ fn main() -> ExitCode {
         a_flow_of_datagrams_moves_on_when_its_endpoint_goes,
         a_flow_that_began_before_its_service_reaches_it_at_last,
         clients_of_an_endpoint_that_leaves_move_and_no_others,
+        pods_of_a_network_are_one_client_where_the_service_says_so,
         a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
         a_service_without_endpoints_refuses_at_once,
         a_service_of_sctp_has_a_virtual_server_at_each_of_its_places,

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use netstate::IpFamily;
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{Persistence, RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
 use reconcile::Rows;
 
 use crate::plan::frontend::{Affinity, Place};
@@ -38,7 +38,9 @@ pub(super) fn answer(frontend: &Frontend) -> &Answer {
 #[must_use]
 pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &Scheduler) -> BTreeMap<RowKey, Row> {
     let scheduler = frontend.scheduler.as_deref().unwrap_or(scheduler);
-    let virtual_server = VirtualServer::new(scheduler.clone(), frontend.affinity.map(|affinity| affinity.seconds));
+    let persistence =
+        frontend.affinity.map(|affinity| Persistence { seconds: affinity.seconds, prefix: affinity.prefix });
+    let virtual_server = VirtualServer::new(scheduler.clone(), persistence);
     let reals = answer(frontend).backends().iter().map(|backend| {
         let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
         (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
@@ -53,7 +55,11 @@ pub(crate) fn options(
 ) -> (Option<Arc<Scheduler>>, Option<Affinity>) {
     match rows.get(&RowKey::Virtual(server)).map(|row| &row.value) {
         Some(Row::Virtual(found)) => {
-            let affinity = found.persistence.map(|seconds| Affinity { seconds, port: server.port });
+            let affinity = found.persistence.map(|Persistence { seconds, prefix }| Affinity {
+                seconds,
+                port: server.port,
+                prefix,
+            });
             (Some(Arc::new(found.scheduler.clone())), affinity)
         }
         _ => (None, None),

@@ -288,6 +288,7 @@ impl DataPlane {
             scheduler.map(|scheduler| format!("metadata.annotations.{SCHEDULER}: {scheduler}, which is of IPVS")),
         );
         fields.extend(serves::unweighted(service, self.options.mode, &self.options.scheduler));
+        fields.extend(serves::ungrouped(service, self.options.mode));
         fields
     }
 }

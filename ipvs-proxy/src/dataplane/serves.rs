@@ -8,7 +8,7 @@ use netstate::ipvs::Scheduler;
 
 use super::Mode;
 use crate::object::service::Service;
-use crate::object::weights::ANNOTATION;
+use crate::object::{affinity_prefix, weights};
 use crate::plan::FrontendKey;
 use crate::plan::frontend::{Kind, Place, places};
 
@@ -49,7 +49,19 @@ pub(super) fn unweighted(service: &Service, mode: Mode, usual: &Scheduler) -> Op
         }
         Mode::Ipvs => return None,
     };
-    Some(format!("metadata.annotations.{ANNOTATION}: {weights}, {reason}"))
+    Some(format!("metadata.annotations.{}: {weights}, {reason}", weights::ANNOTATION))
+}
+
+/// The networks that are one client to `service`, where nothing reads them.
+#[must_use]
+pub(super) fn ungrouped(service: &Service, mode: Mode) -> Option<String> {
+    let prefix = service.affinity_prefix?;
+    let reason = match (mode, service.affinity) {
+        (_, None) => "which needs spec.sessionAffinity: ClientIP",
+        (Mode::Nftables, Some(_)) => "which is of IPVS",
+        (Mode::Ipvs, Some(_)) => return None,
+    };
+    Some(format!("metadata.annotations.{}: {prefix}, {reason}", affinity_prefix::ANNOTATION))
 }
 
 fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {

@@ -2,11 +2,13 @@
 //!
 //! Invariant: two values that compare equal need the same kernel state.
 
+pub(crate) mod affinity_prefix;
 pub(crate) mod few;
 pub(crate) mod field;
 pub(crate) mod key;
 mod name;
 pub(crate) mod node;
+mod pairs;
 pub(crate) mod service;
 pub(crate) mod slice;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use netstate::scheduler::Scheduler;
 use netstate::{IpFamily, Prefix, Protocol};
 use serde_json::Value;
 
+use super::affinity_prefix::AffinityPrefix;
 use super::field::{Field, is_unusable, keep, parse_network};
 use super::weights::Weights;
 use super::{ObjectName, object_name};
@@ -47,6 +48,8 @@ pub(crate) struct Service {
     pub(crate) load_balancer: Vec<Ingress>,
     /// Seconds a client stays with its endpoint; `None` without session affinity.
     pub(crate) affinity: Option<u32>,
+    /// Which addresses are one client then, by an annotation of our own.
+    pub(crate) affinity_prefix: Option<AffinityPrefix>,
     /// Which endpoints the virtual addresses may lead to.
     pub(crate) internal_policy: Policy,
     /// Which endpoints everything else may lead to.
@@ -184,6 +187,7 @@ impl Service {
             external_ips: Vec::new(),
             load_balancer: Vec::new(),
             affinity: None,
+            affinity_prefix: None,
             internal_policy: Policy::Cluster,
             external_policy: Policy::Cluster,
             sources: PerFamily::default(),
@@ -211,6 +215,7 @@ impl Service {
         self.internal_policy = or_open(skipped, policy(&spec.get("internalTrafficPolicy")));
         self.external_policy = or_open(skipped, policy(&spec.get("externalTrafficPolicy")));
         self.affinity = or_open(skipped, affinity(&spec));
+        self.affinity_prefix = or_open(skipped, AffinityPrefix::of(root));
         self.health_check_node_port = or_open(skipped, health_check(&spec, self.external_policy));
         self.distribution = or_open(skipped, distribution(&spec.get("trafficDistribution")));
         self.scheduler = or_open(skipped, scheduler(&root.get("metadata").get("annotations").get(SCHEDULER)));
@@ -402,7 +407,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::object::weights;
+    use crate::object::{affinity_prefix, weights};
 
     fn web() -> Value {
         json!({
@@ -457,6 +462,17 @@ mod tests {
         let service = of("here=0");
         assert_eq!(service.weights, None);
         assert!(service.skipped[0].starts_with("metadata.annotations.ipvs-proxy/weights: \"here=0\""));
+    }
+
+    #[test]
+    fn an_annotation_makes_networks_one_client_and_one_that_cannot_be_read_is_named() {
+        let of = |text: &str| {
+            Service::from_json(&with(&["metadata", "annotations"], json!({affinity_prefix::ANNOTATION: text}))).unwrap()
+        };
+        assert_eq!(of("ipv4=24").affinity_prefix, "ipv4=24".parse().ok());
+        let service = of("ipv4=33");
+        assert_eq!(service.affinity_prefix, None);
+        assert!(service.skipped[0].starts_with("metadata.annotations.ipvs-proxy/affinity-prefix: \"ipv4=33\""));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use cluster::Problem;
 
 use super::field::Field;
+use super::pairs;
 
 /// The annotation of a Service that says them.
 pub(crate) const ANNOTATION: &str = "ipvs-proxy/weights";
@@ -51,19 +52,7 @@ impl FromStr for Weights {
     type Err = InvalidWeights;
 
     fn from_str(text: &str) -> Result<Self, InvalidWeights> {
-        let (mut here, mut elsewhere) = (None, None);
-        for part in text.split(',') {
-            let (place, weight) = part.split_once('=').ok_or(InvalidWeights)?;
-            let known = match place.trim() {
-                "here" => &mut here,
-                "elsewhere" => &mut elsewhere,
-                _ => return Err(InvalidWeights),
-            };
-            let weight = weight.trim().parse().ok().filter(|weight| *weight > 0).ok_or(InvalidWeights)?;
-            if known.replace(weight).is_some() {
-                return Err(InvalidWeights);
-            }
-        }
+        let [here, elsewhere] = pairs::read(text, ["here", "elsewhere"]).ok_or(InvalidWeights)?;
         Ok(Self { here: here.unwrap_or(1), elsewhere: elsewhere.unwrap_or(1) })
     }
 }

@@ -87,13 +87,15 @@ pub(crate) struct Frontend {
     pub(crate) routes: Routes,
 }
 
-/// A client, known by its address, stays with its backend.
+/// A client, known by its address or the network of it, stays with its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Affinity {
     /// For so many seconds after its last connection.
     pub(crate) seconds: u32,
     /// At all frontends of this port of the Service alike, the port's number in `spec.ports`.
     pub(crate) port: u16,
+    /// Addresses that are equal in so many bits are one client, where the data path can do it; `None`: each is one.
+    pub(crate) prefix: Option<u8>,
 }
 
 /// Where clients of a port connect, with what the address is to the Service, when its virtual addresses are `addresses`; each place
@@ -133,7 +135,11 @@ impl Frontend {
         Self {
             kind,
             owner: service.name.clone(),
-            affinity: service.affinity.map(|seconds| Affinity { seconds, port: port.port }),
+            affinity: service.affinity.map(|seconds| Affinity {
+                seconds,
+                port: port.port,
+                prefix: service.affinity_prefix.and_then(|prefix| *prefix.0.get(key.family())),
+            }),
             scheduler: service.scheduler.clone(),
             sources: match kind {
                 Kind::LoadBalancer => service.sources.get(key.family()).clone(),
@@ -196,7 +202,7 @@ mod tests {
             let frontend =
                 Frontend::new((&service, &service.ports[0]), (&key, kind), &Choice::default(), &Here::on("n1"));
             assert_eq!(frontend.sources != Sources::Any, kind == Kind::LoadBalancer, "{kind:?}");
-            assert_eq!(frontend.affinity, Some(Affinity { seconds: 10_800, port: 80 }), "{kind:?}");
+            assert_eq!(frontend.affinity, Some(Affinity { seconds: 10_800, port: 80, prefix: None }), "{kind:?}");
         }
     }
 }

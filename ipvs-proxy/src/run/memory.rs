@@ -18,7 +18,7 @@ use crate::dataplane::{ipvs, nftables, record};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::{Policy, Sources};
-use crate::plan::frontend::{self, Place};
+use crate::plan::frontend::{self, Affinity, Place};
 use crate::plan::here::Here;
 use crate::plan::route::Routes;
 use crate::plan::select::{Backend, Choice};
@@ -69,7 +69,11 @@ pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<Ob
             let held = frontends.entry(key).or_insert_with(|| frontend(owner, (&key, kind), answering(), here));
             let (scheduler, affinity) = ipvs::options(servers, server);
             held.scheduler = scheduler;
-            held.affinity = held.affinity.or(affinity);
+            // The virtual server knows the networks of clients, the chains the port.
+            held.affinity = match (held.affinity, affinity) {
+                (Some(held), Some(found)) => Some(Affinity { prefix: found.prefix, ..held }),
+                (held, found) => held.or(found),
+            };
         }
     }
     plans.into_iter().map(|(name, frontends)| (name, ServicePlan::new(String::new(), frontends))).collect()

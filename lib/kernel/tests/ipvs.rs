@@ -16,7 +16,7 @@ use common::{cases, converge, ip, run, sh};
 use kernel::Chain;
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{Persistence, RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
 use reconcile::{Observed, Owner, Reconciler, RetryClass, Rows, Stage, State, Step, Target};
 
 const VIP: [u8; 4] = [192, 168, 0, 10];
@@ -67,7 +67,7 @@ fn servers_read_back_as_desired_and_go_without_a_trace() {
     let mut table = table(&[]);
     let udp6 = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
     table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
-    let sticky = VirtualServer::new("rr".to_owned(), Some(10_800));
+    let sticky = VirtualServer::new("rr".to_owned(), Some(10_800.into()));
     table.want(RowKey::Virtual(virtual_key(443)), Some(sticky.into()));
     table.want(RowKey::Virtual(udp6), Some(scheduler("rr")));
     for last in [2, 3] {
@@ -112,18 +112,20 @@ fn schedulers_with_their_flags_and_clients_are_what_the_tool_shows() {
     let mut table = table(&[]);
     let desired = [
         (virtual_key(1), "mh", None, "-A -t 192.168.0.10:1 -s mh -b mh-port"),
-        (virtual_key(2), "mh,none", Some(60), "-A -t 192.168.0.10:2 -s mh -p 60"),
+        (virtual_key(2), "mh,none", Some((60, None)), "-A -t 192.168.0.10:2 -s mh -p 60"),
         (virtual_key(3), "mh,mh-fallback,mh-port", None, "-A -t 192.168.0.10:3 -s mh -b mh-fallback,mh-port"),
         (virtual_key(4), "sh,sh-port", None, "-A -t 192.168.0.10:4 -s sh -b sh-port"),
-        (virtual_key(5), "wlc", Some(86_400), "-A -t 192.168.0.10:5 -s wlc -p 86400"),
-        (sctp, "rr", Some(1), "-A --sctp-service 192.168.0.10:7 -s rr -p 1"),
-        (six, "sh,sh-fallback", Some(10_800), "-A -t [fd00::a]:80 -s sh -p 10800 -b sh-fallback"),
+        (virtual_key(5), "wlc", Some((86_400, None)), "-A -t 192.168.0.10:5 -s wlc -p 86400"),
+        (virtual_key(6), "rr", Some((60, Some(24))), "-A -t 192.168.0.10:6 -s rr -p 60 -M 255.255.255.0"),
+        (sctp, "rr", Some((1, None)), "-A --sctp-service 192.168.0.10:7 -s rr -p 1"),
+        (six, "sh,sh-fallback", Some((10_800, Some(64))), "-A -t [fd00::a]:80 -s sh -p 10800 -M 64 -b sh-fallback"),
     ];
     for (key, scheduler, persistence, _) in desired {
+        let persistence = persistence.map(|(seconds, prefix)| Persistence { seconds, prefix });
         let value = VirtualServer::new(scheduler.parse::<Scheduler>().unwrap(), persistence);
         table.want(RowKey::Virtual(key), Some(value.into()));
     }
-    assert_eq!(converge(&mut table).upserted, 7);
+    assert_eq!(converge(&mut table).upserted, 8);
     let mut expected = desired.map(|(.., line)| line.to_owned());
     expected.sort();
     assert_eq!(shown(), expected);
@@ -134,7 +136,8 @@ fn schedulers_with_their_flags_and_clients_are_what_the_tool_shows() {
         (&["-E", "-t", "192.168.0.10:4", "-s", "rr"], virtual_key(4)),
         (&["-E", "-t", "192.168.0.10:5", "-s", "wlc", "-p", "86400", "-M", "255.255.255.0"], virtual_key(5)),
         (&["-E", "-t", "192.168.0.10:5", "-s", "wlc"], virtual_key(5)),
-        (&["-E", "-t", "[fd00::a]:80", "-s", "sh", "-p", "10800", "-M", "64", "-b", "sh-fallback"], six),
+        (&["-E", "-t", "192.168.0.10:6", "-s", "rr", "-p", "60"], virtual_key(6)),
+        (&["-E", "-t", "[fd00::a]:80", "-s", "sh", "-p", "10800", "-b", "sh-fallback"], six),
     ] {
         sh("ipvsadm", change);
         let believed = table.mirror().unwrap().clone();
@@ -259,7 +262,7 @@ fn comparing_finds_what_another_program_changed_among_many() {
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), (1..=200).map(virtual_key));
     let mut rows = std::collections::BTreeMap::new();
     for port in 1..=200 {
-        let persistence = (port % 2 == 0).then_some(10_800);
+        let persistence = (port % 2 == 0).then_some(10_800.into());
         let value = VirtualServer::new("rr".to_owned(), persistence);
         rows.insert(RowKey::Virtual(virtual_key(port)), value.into());
         for last in 2..5 {
@@ -267,7 +270,7 @@ fn comparing_finds_what_another_program_changed_among_many() {
         }
     }
     let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
-    rows.insert(RowKey::Virtual(six), Row::from(VirtualServer::new("rr".to_owned(), Some(60))));
+    rows.insert(RowKey::Virtual(six), Row::from(VirtualServer::new("rr".to_owned(), Some(60.into()))));
     rows.insert(RowKey::Real(real_key(six, 2)), weight(3));
     let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
     assert!(table.apply(&steps).iter().all(Result::is_ok));

@@ -34,17 +34,16 @@ impl fmt::Display for VirtualServerKey {
 pub struct VirtualServer {
     /// The scheduler.
     pub scheduler: Scheduler,
-    /// Seconds a client, which is one address, stays with its real server; `None` without session affinity
-    /// (IP_VS_SVC_F_PERSISTENT).
-    pub persistence: Option<u32>,
-    /// It has options that nobody here asks for: one packet a connection, networks as clients, an unknown flag.
+    /// How a client stays with its real server; `None` without session affinity (IP_VS_SVC_F_PERSISTENT).
+    pub persistence: Option<Persistence>,
+    /// It has options that nobody here asks for: one packet a connection, a netmask that is no prefix, an unknown flag.
     pub foreign_options: bool,
 }
 
 impl VirtualServer {
     /// One as this product makes it.
     #[must_use]
-    pub fn new(scheduler: impl Into<Scheduler>, persistence: Option<u32>) -> Self {
+    pub fn new(scheduler: impl Into<Scheduler>, persistence: Option<Persistence>) -> Self {
         Self { scheduler: scheduler.into(), persistence, foreign_options: false }
     }
 }
@@ -52,8 +51,32 @@ impl VirtualServer {
 impl fmt::Display for VirtualServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "scheduler {}", self.scheduler)?;
-        self.persistence.map_or(Ok(()), |seconds| write!(f, " persistent {seconds}"))?;
+        self.persistence.map_or(Ok(()), |persistence| write!(f, " persistent {persistence}"))?;
         f.write_str(if self.foreign_options { FOREIGN } else { "" })
+    }
+}
+
+/// How clients stay with their real servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Persistence {
+    /// For so many seconds after the last connection, at least 1.
+    pub seconds: u32,
+    /// Clients whose addresses are equal in so many bits are one client: from 1 to the family's length; `None` where each address
+    /// is one.
+    pub prefix: Option<u8>,
+}
+
+impl From<u32> for Persistence {
+    /// Each address is a client.
+    fn from(seconds: u32) -> Self {
+        Self { seconds, prefix: None }
+    }
+}
+
+impl fmt::Display for Persistence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.seconds.fmt(f)?;
+        self.prefix.map_or(Ok(()), |prefix| write!(f, " netmask /{prefix}"))
     }
 }
 

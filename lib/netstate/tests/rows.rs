@@ -36,7 +36,7 @@ fn links_say_their_kind_and_what_is_set() {
 #[test]
 fn servers_say_scheduler_and_weight() {
     let service = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
-    let server = VirtualServer::new("rr".to_owned(), Some(10800));
+    let server = VirtualServer::new("rr".to_owned(), Some(10800.into()));
     let text = row_text(&RowKey::Virtual(service), &Row::from(server));
     assert_eq!(text, "tcp 192.168.0.10:80 scheduler rr persistent 10800");
     let real = RealServerKey { service, addr: [172, 7, 21, 2].into(), port: 80 };

@@ -213,5 +213,5 @@ pub(super) fn affinity(rows: &Observed<RowKey, Row>, at: &FrontendKey) -> Option
         Statement::Update { seconds, .. } => Some(*seconds),
         _ => None,
     })?;
-    Some(Affinity { seconds, port })
+    Some(Affinity { seconds, port, prefix: None })
 }

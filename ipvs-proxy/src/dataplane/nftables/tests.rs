@@ -261,7 +261,7 @@ fn plan((last, kind, policy, here, elsewhere, (guarded, sticky)): &Drawn) -> (Fr
         Sources::Any
     };
     let key = FrontendKey { protocol: Protocol::Tcp, place, port: 30_000 + u16::from(*last) };
-    let affinity = sticky.then_some(Affinity { seconds: 90, port: 80 });
+    let affinity = sticky.then_some(Affinity { seconds: 90, port: 80, prefix: None });
     (key, Frontend { affinity, ..frontend(*kind, *policy, &choice(here, elsewhere), sources) })
 }
 

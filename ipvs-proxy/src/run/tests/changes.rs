@@ -145,6 +145,36 @@ fn a_service_has_the_scheduler_of_its_annotation_or_everybodys_where_the_kernel_
 }
 
 #[test]
+fn networks_of_clients_are_those_of_the_annotation_and_named_where_nothing_reads_them() {
+    let put = |rig: &mut Rig, affinity: &str| {
+        let annotations = json!({"ipvs-proxy/affinity-prefix": "ipv4=24,ipv6=64"});
+        let ports = json!([{"name": "main", "port": 80}]);
+        let spec = json!({"clusterIP": "192.168.0.10", "ports": ports, "sessionAffinity": affinity});
+        let service = json!({"kind": "Service", "metadata": {"name": "web", "annotations": annotations}, "spec": spec});
+        rig.put("services/default/web", &service);
+        rig.endpoints("web", "TCP", &[2]);
+        rig.work();
+    };
+    let named = |rig: &Rig| -> Vec<String> {
+        rig.proxy.findings().iter().flat_map(|(_, found)| found.not_served.clone()).collect()
+    };
+    let key = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 });
+    let shown = |rig: &Rig| rig.servers.contents().rows[&key].value.to_string();
+    let of = "metadata.annotations.ipvs-proxy/affinity-prefix: ipv4=24,ipv6=64, which ";
+    let mut rig = Rig::new();
+    rig.complete();
+    put(&mut rig, "ClientIP");
+    assert_eq!((shown(&rig), named(&rig)), ("scheduler rr persistent 10800 netmask /24".to_owned(), vec![]));
+    put(&mut rig, "None");
+    assert_eq!(shown(&rig), "scheduler rr");
+    assert_eq!(named(&rig), [format!("{of}needs spec.sessionAffinity: ClientIP")]);
+    let mut rig = Rig::in_mode(Mode::Nftables, 1000, Kept::default());
+    rig.complete();
+    put(&mut rig, "ClientIP");
+    assert_eq!(named(&rig), [format!("{of}is of IPVS")]);
+}
+
+#[test]
 fn endpoints_have_the_weights_of_the_annotation_also_when_they_come_back() {
     let put = |rig: &mut Rig, scheduler: &str, pods: &[u8]| {
         let annotations = json!({"ipvs-proxy/scheduler": scheduler, "ipvs-proxy/weights": "here=4,elsewhere=2"});

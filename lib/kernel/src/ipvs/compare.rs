@@ -173,16 +173,17 @@ mod tests {
     }
 
     fn listed() -> Vec<Listed> {
-        let server = |port, persistence, servers| Listed {
+        let server = |port, persistence: Option<u32>, servers| Listed {
             key: key(port),
-            value: VirtualServer::new("rr".to_owned(), persistence),
+            value: VirtualServer::new("rr".to_owned(), persistence.map(Into::into)),
             servers,
         };
         vec![server(80, None, 2), server(443, Some(10_800), 0), server(9, None, 1)]
     }
 
     fn believed() -> Rows<RowKey, Row> {
-        let value = |persistence| Row::from(VirtualServer::new("rr".to_owned(), persistence));
+        let value =
+            |persistence: Option<u32>| Row::from(VirtualServer::new("rr".to_owned(), persistence.map(Into::into)));
         let ours = |value| Observed { value, owner: Owner::Ours };
         let mut rows = Rows::new();
         rows.insert(RowKey::Virtual(key(80)), ours(value(None)));
@@ -219,9 +220,9 @@ mod tests {
             (|listed| listed[0].value.scheduler = "wlc".to_owned().into(), 80),
             (|listed| listed[0].value.scheduler.flags = SchedulerFlags::PORT, 80),
             (|listed| listed[0].value.foreign_options = true, 80),
-            (|listed| listed[0].value.persistence = Some(1), 80),
+            (|listed| listed[0].value.persistence = Some(1.into()), 80),
             (|listed| listed[1].value.persistence = None, 443),
-            (|listed| listed[1].value.persistence = Some(10_801), 443),
+            (|listed| listed[1].value.persistence = Some(10_801.into()), 443),
         ];
         for (index, (damage, port)) in damages.into_iter().enumerate() {
             let mut listed = listed();

@@ -7,7 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netstate::Protocol;
-use netstate::ipvs::{RealServer, RealServerKey, Scheduler, SchedulerFlags, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{
+    Persistence, RealServer, RealServerKey, Scheduler, SchedulerFlags, VirtualServer, VirtualServerKey,
+};
 
 use super::{Connections, IpvsInfo, Traffic};
 use crate::attribute::{self, Writer};
@@ -98,20 +100,36 @@ pub(super) fn service(key: &VirtualServerKey, value: &VirtualServer) -> Writer {
     writer.nest(SERVICE, |inner| {
         put_identity(inner, key);
         let persistent = if value.persistence.is_some() { PERSISTENT } else { 0 };
+        let (seconds, prefix) = value.persistence.map_or((0, None), |found| (found.seconds, found.prefix));
         // {flags, mask}: with a full mask exactly these flags are set.
         let flags = [(persistent | value.scheduler.flags.0).to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
         inner
             .put_str(SVC_SCHED_NAME, &value.scheduler.name)
             .put(SVC_FLAGS, &flags)
-            .put(SVC_TIMEOUT, &value.persistence.unwrap_or(0).to_ne_bytes())
-            .put(SVC_NETMASK, &whole_address(key.addr).to_ne_bytes());
+            .put(SVC_TIMEOUT, &seconds.to_ne_bytes())
+            .put(SVC_NETMASK, &netmask(key.addr, prefix).to_ne_bytes());
     });
     writer
 }
 
-/// Clients are told apart by their whole address. IPv4: an address mask; IPv6: a prefix length.
-const fn whole_address(addr: IpAddr) -> u32 {
-    if addr.is_ipv4() { u32::MAX } else { 128 }
+/// What of a client's address counts, all of it where `prefix` is open. IPv4: an address mask in network byte order; IPv6: a prefix
+/// length (net/netfilter/ipvs/ip_vs_ctl.c).
+fn netmask(addr: IpAddr, prefix: Option<u8>) -> u32 {
+    match (addr, prefix) {
+        (IpAddr::V4(_), None) => u32::MAX,
+        (IpAddr::V4(_), Some(bits)) => u32::MAX.checked_shl(32_u32.saturating_sub(bits.into())).unwrap_or(0).to_be(),
+        (IpAddr::V6(_), bits) => bits.unwrap_or(128).into(),
+    }
+}
+
+/// The prefix of a netmask, open for whole addresses; `None` for what is no prefix or of no bits.
+fn prefix(addr: IpAddr, mask: u32) -> Option<Option<u8>> {
+    let (bits, whole) = match addr {
+        IpAddr::V4(_) => (u8::try_from(u32::from_be(mask).leading_ones()).ok()?, 32),
+        IpAddr::V6(_) => (u8::try_from(mask).ok()?, 128),
+    };
+    let known = bits != 0 && bits <= whole && netmask(addr, Some(bits)) == mask;
+    known.then(|| (bits != whole).then_some(bits))
 }
 
 /// A message body of a service that no kernel makes; see [`super::Ipvs::has_scheduler`].
@@ -238,10 +256,12 @@ impl ServiceOptions {
     /// What they mean for a virtual server at `addr`.
     pub(super) fn read(self, addr: IpAddr, name: String) -> VirtualServer {
         let scheduler = Scheduler { name, flags: SchedulerFlags(self.flags & SchedulerFlags::ALL.0) };
-        let persistence = (self.flags & PERSISTENT != 0).then_some(self.timeout);
-        let is_whole = self.netmask == whole_address(addr);
+        let is_persistent = self.flags & PERSISTENT != 0;
+        let prefix = prefix(addr, self.netmask);
+        let persistence =
+            is_persistent.then(|| Persistence { seconds: self.timeout, prefix: prefix.unwrap_or_default() });
         let foreign_options =
-            self.flags & !(PERSISTENT | HASHED | SchedulerFlags::ALL.0) != 0 || (persistence.is_some() && !is_whole);
+            self.flags & !(PERSISTENT | HASHED | SchedulerFlags::ALL.0) != 0 || (is_persistent && prefix.is_none());
         VirtualServer { scheduler, persistence, foreign_options }
     }
 }
@@ -311,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_virtual_server_is_written_with_every_option_the_kernel_wants() {
-        let value = VirtualServer::new("rr".to_owned(), Some(10_800));
+        let value = VirtualServer::new("rr".to_owned(), Some(10_800.into()));
         assert_eq!(
             text(&service(&web(), &value).finish(), true),
             "1:\n  1: 0200\n  2: 0600\n  3: c0a8000a000000000000000000000000\n  4: 0050\n  \
@@ -352,6 +372,26 @@ mod tests {
     }
 
     #[test]
+    fn networks_that_are_one_client_are_read_back_in_either_family() {
+        let six = VirtualServerKey { addr: "fd00::10".parse().unwrap(), ..web() };
+        let masks = |key: VirtualServerKey, prefix: Option<u8>, mask: [u8; 4]| {
+            let value = VirtualServer::new("rr".to_owned(), Some(Persistence { seconds: 60, prefix }));
+            let body = service(&key, &value).finish();
+            let written = attribute::find(attribute::find(&body, SERVICE).unwrap(), SVC_NETMASK).unwrap();
+            assert_eq!(written, mask, "{key} {prefix:?}");
+            assert_eq!(read_service(&body), Some((key, value)));
+        };
+        masks(web(), None, [255, 255, 255, 255]);
+        masks(web(), Some(24), [255, 255, 255, 0]);
+        masks(web(), Some(1), [128, 0, 0, 0]);
+        masks(web(), Some(19), [255, 255, 224, 0]);
+        masks(six, None, 128_u32.to_ne_bytes());
+        masks(six, Some(64), 64_u32.to_ne_bytes());
+        assert_eq!(prefix(six.addr, 0), None);
+        assert_eq!(prefix(six.addr, 129), None);
+    }
+
+    #[test]
     fn flags_and_counters_the_kernel_adds_do_not_make_a_difference() {
         let mut answer = Writer::default();
         answer.nest(SERVICE, |inner| {
@@ -377,7 +417,7 @@ mod tests {
             });
             read_service(&answer.finish()).unwrap().1.foreign_options
         };
-        // One packet (4), flags of the scheduler (8, 16) and one without a meaning (32), a mask of persistent clients (1).
+        // One packet (4), flags of the scheduler (8, 16) and one without a meaning (32), a mask of persistent clients (1) that is no prefix.
         for (flags, mask, foreign) in [
             (2, [0xff; 4], false),
             (3, [0xff; 4], false),
@@ -386,7 +426,9 @@ mod tests {
             (26, [0xff; 4], false),
             (34, [0xff; 4], true),
             (35, [0xff; 4], true),
-            (3, [0xff, 0xff, 0xff, 0], true),
+            (3, [0xff, 0xff, 0xff, 0], false),
+            (3, [0xff, 0, 0xff, 0], true),
+            (3, [0; 4], true),
         ] {
             assert_eq!(with(flags, mask), foreign, "{flags} {mask:?}");
         }

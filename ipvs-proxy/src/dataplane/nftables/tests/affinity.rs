@@ -3,7 +3,10 @@
 use super::*;
 
 fn sticky(kind: Kind, policy: Policy, choice: &Choice, seconds: u32) -> Frontend {
-    Frontend { affinity: Some(Affinity { seconds, port: 80 }), ..frontend(kind, policy, choice, Sources::Any) }
+    Frontend {
+        affinity: Some(Affinity { seconds, port: 80, prefix: None }),
+        ..frontend(kind, policy, choice, Sources::Any)
+    }
 }
 
 fn node(port: u16) -> FrontendKey {
@@ -126,7 +129,7 @@ fn another_time_is_a_change_of_rules_and_not_of_sets() {
     kernel.take(changes);
     assert!(kernel.text().contains("ip saddr timeout 1m }"), "{}", kernel.text());
     let (_, found) = remembered(&kernel.observed(), |_| BTreeSet::new()).next().unwrap();
-    assert_eq!(found.affinity, Some(Affinity { seconds: 60, port: 80 }));
+    assert_eq!(found.affinity, Some(Affinity { seconds: 60, port: 80, prefix: None }));
 }
 
 /// Whose datagrams have to be led elsewhere is known by the rows that change.
