@@ -271,7 +271,10 @@ fn clock_of_another_node_that_is_wrong_is_named_once_with_its_distance() -> Resu
     let _netd = net.launch("hdss7-21", &[])?;
     let other = net.launch("hdss7-22", &["--probe-port=0"])?;
     other.wait_for_line("ready: every lease is in the kernel", SOON)?;
-    dual::SUBNETS[0].iter().try_for_each(|subnet| dual::routes(&net, "21", subnet))?;
+    // Questions need the way there, answers the way back.
+    for (n, subnets) in ["21", "22"].into_iter().zip(dual::SUBNETS) {
+        subnets.iter().try_for_each(|subnet| dual::routes(&net, n, subnet))?;
+    }
     for (ahead, check, says) in [
         (0, &[][..], ""),
         (9_000, &[], ""),
