@@ -64,9 +64,11 @@ pub(crate) struct Changes {
 impl Changes {
     /// Takes in what changed after that.
     pub(crate) fn extend(&mut self, later: Self) {
-        self.nft.extend(later.nft);
-        self.ipvs.extend(later.ipvs);
-        self.addresses.extend(later.addresses);
+        let Self { nft, ipvs, addresses, routes } = later;
+        self.nft.extend(nft);
+        self.ipvs.extend(ipvs);
+        self.addresses.extend(addresses);
+        self.routes.extend(routes);
     }
 
     /// True when no row changed.
