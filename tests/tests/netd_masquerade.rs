@@ -123,6 +123,8 @@ fn everybody_else_is_seen_as_flannel_has_it() -> Result<()> {
         ("172.7.21.2:80", "172.7.22.2:80", POD[0], "172.7.21.0", "10.4.7.200"),
         ("[fd00:7:0:21::2]:80", "[fd00:7:0:22::2]:80", POD[1], "fd00:7:0:21::", "fd00:10:4:7::200"),
     ] {
+        // The bridge and the Pod's link have just been made, and what has no address of the Pod yet answers that there is no way.
+        eventually(SOON, || seen(first, there))?;
         let cases: [(&str, String, &str); 4] = [
             ("a Pod to another node's", seen(first, there)?, own),
             ("the node to another node's Pod", seen(host, there)?, gateway),
