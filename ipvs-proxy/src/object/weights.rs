@@ -32,9 +32,7 @@ impl Weights {
     /// # Errors
     /// Says what is accepted in place of a text that cannot be read.
     pub(super) fn of(service: &Field<'_>) -> Result<Option<Self>, Problem> {
-        let field = service.get("metadata").get("annotations").get(ANNOTATION);
-        let read = |text: &str| text.parse().map_err(|_| field.problem(Self::FORM));
-        field.text()?.map(read).transpose()
+        pairs::annotation(service, ANNOTATION, Self::FORM)
     }
 }
 
