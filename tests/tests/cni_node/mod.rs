@@ -74,17 +74,25 @@ pub(crate) fn lone_node(list: &str) -> Result<Host> {
 
 /// Installs the plugin as on a node that needs no other plugin package, and what runtimes expect of a machine.
 pub(crate) fn furnish(host: &Host, list: &str) -> Result<()> {
+    install(host, list)?;
+    show_empty_folders(host)
+}
+
+/// Installs the plugin, with this list.
+pub(crate) fn install(host: &Host, list: &str) -> Result<()> {
     fs::create_dir_all(host.path("/opt/cni/bin")).context("make /opt/cni/bin")?;
     let install = host.command(lab::bin("netd-cni")?);
     install.args(["install", "--as", "flannel,portmap,loopback", "/opt/cni/bin"]).run()?;
     // The list that Debian's podman brings would be a second network.
     host.run(&["sh", "-c", "rm -f /etc/cni/net.d/*"])?;
-    configure(host, list)?;
-    // Locks of podman lie in /dev/shm.
-    for folder in ["/sys/fs/cgroup", "/dev/shm"] {
-        host.run(&["mount", "-t", "tmpfs", "tmpfs", folder])?;
-    }
-    Ok(())
+    configure(host, list)
+}
+
+/// Folders in which runtimes find nothing of the real machine; locks of podman lie in `/dev/shm`.
+pub(crate) fn show_empty_folders(host: &Host) -> Result<()> {
+    ["/sys/fs/cgroup", "/dev/shm"]
+        .iter()
+        .try_for_each(|folder| host.run(&["mount", "-t", "tmpfs", "tmpfs", folder]).map(drop))
 }
 
 /// Makes `list` the machine's only network.

@@ -1,0 +1,154 @@
+//! Real Kubernetes on the reference cluster: API server, controllers and scheduler on one machine, two nodes with kubelet and containerd.
+//!
+//! Invariant: everything ends with its value. Nothing of flannel or kube-proxy runs unless a test starts it.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod load;
+pub(crate) mod node;
+pub(crate) mod pods;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::kubernetes::{ApiServer, ControlPlane};
+use lab::{Host, eventually};
+use serde_json::{Value, json};
+
+use node::Node;
+use pods::Pod;
+
+/// Until a Pod or a Node is what it is to be: containerd copies an image for each container.
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const NODES: [&str; 2] = ["hdss7-21", "hdss7-22"];
+/// A machine that is no node and runs nothing of Kubernetes.
+pub(crate) const OUTSIDE: &str = "hdss7-200";
+
+/// What makes the Pod network and Services of the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Programs {
+    /// netd and ipvs-proxy as processes of each node, the plugin installed.
+    Processes,
+    /// Nothing: no plugin is installed, and no Node gets ready until the test has seen to it.
+    Nothing,
+}
+
+/// The cluster.
+pub(crate) struct Cluster {
+    // In the order of their end.
+    pub(crate) nodes: Vec<Node>,
+    _control: ControlPlane,
+    pub(crate) server: ApiServer,
+    pub(crate) machines: lab::Cluster,
+}
+
+impl Cluster {
+    /// Starts it. With programs the Nodes are ready then; without they are there.
+    pub(crate) fn start(programs: Programs) -> Result<Self> {
+        let machines = lab::Cluster::reference()?;
+        let server = ApiServer::start(machines.host("hdss7-11")?)?;
+        let control = ControlPlane::start(&server, "172.7.0.0/16")?;
+        let mut nodes = Vec::new();
+        for name in NODES {
+            nodes.push(Node::start(&server, machines.host(name)?, programs)?);
+        }
+        let cluster = Self { nodes, _control: control, server, machines };
+        match programs {
+            Programs::Nothing => cluster.eventually_nodes("there", |_| true)?,
+            Programs::Processes => cluster.ready()?,
+        }
+        Ok(cluster)
+    }
+
+    /// Waits until both Nodes are ready.
+    pub(crate) fn ready(&self) -> Result<()> {
+        self.eventually_nodes("ready", |node| {
+            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.into_iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
+        })
+    }
+
+    fn eventually_nodes(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
+        eventually(LIMIT, || {
+            let all = self.items("/api/v1/nodes")?;
+            let count = all.iter().filter(|node| is_so(node)).count();
+            ensure!(count == NODES.len(), "{count} Nodes are {what}: {}", summary(&all));
+            Ok(())
+        })
+    }
+
+    /// The objects of a collection, such as `/api/v1/nodes`.
+    pub(crate) fn items(&self, path: &str) -> Result<Vec<Value>> {
+        Ok(self.server.get(path)?["items"].as_array().context("no list")?.clone())
+    }
+
+    /// A machine, by its short or its whole name.
+    pub(crate) fn host(&self, name: &str) -> Result<&Host> {
+        self.machines.host(name)
+    }
+
+    /// A node, by its short or its whole name.
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
+        let whole = self.host(name)?.name();
+        self.nodes.iter().find(|node| node.host.name() == whole).with_context(|| format!("{name} is no node"))
+    }
+
+    /// Makes an object what is written here.
+    pub(crate) fn apply(&self, object: &Value) -> Result<()> {
+        self.server.put(object).map(drop)
+    }
+
+    /// Asks for another number of Pods of a Deployment in the namespace `default`.
+    pub(crate) fn scale(&self, deployment: &str, replicas: usize) -> Result<()> {
+        let path = format!("/apis/apps/v1/namespaces/default/deployments/{deployment}");
+        self.server.patch(&path, &json!({"spec": {"replicas": replicas}})).map(drop)
+    }
+
+    /// Waits until this many Pods are in the namespace `default`, all ready, and gives them.
+    pub(crate) fn pods(&self, wanted: usize) -> Result<Vec<Pod>> {
+        self.pods_of("", wanted)
+    }
+
+    /// The same of the Pods that a label selector such as `app=web` finds.
+    pub(crate) fn pods_of(&self, selector: &str, wanted: usize) -> Result<Vec<Pod>> {
+        eventually(LIMIT, || {
+            let found = self.items(&format!("/api/v1/namespaces/default/pods?labelSelector={selector}"))?;
+            let ready = found.iter().filter(|pod| pods::is_ready(pod)).count();
+            ensure!(found.len() == wanted && ready == wanted, "{ready} of {} ready: {}", found.len(), summary(&found));
+            Ok(found.iter().map(Pod::of).collect())
+        })
+    }
+
+    /// Waits until each node keeps an address for each of these Pods and for nothing else.
+    pub(crate) fn reservations_equal(&self, pods: &[Pod]) -> Result<()> {
+        for node in &self.nodes {
+            let wanted: BTreeSet<String> =
+                pods.iter().filter(|pod| pod.node == node.host.name()).map(|pod| pod.address.clone()).collect();
+            eventually(LIMIT, || {
+                let kept = node.reservations()?;
+                ensure!(kept == wanted, "{} keeps {kept:?}, its Pods have {wanted:?}", node.host.name());
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Runs a program in the first container of a Pod and gives what it printed. What one prints that ends at once may be lost.
+    pub(crate) fn exec(&self, pod: &Pod, words: &[&str]) -> Result<String> {
+        self.node(&pod.node)?.exec(&pod.container, words)
+    }
+
+    /// What the image's server at `url` answers to a Pod, as [`cni_node::ask`](crate::cni_node::ask).
+    pub(crate) fn ask_from(&self, pod: &Pod, url: &str) -> Result<String> {
+        self.node(&pod.node)?.runtime.ask(&pod.container, url)
+    }
+}
+
+/// Conditions and states, for a message.
+fn summary(objects: &[Value]) -> String {
+    let short = |object: &Value| {
+        let status = &object["status"];
+        format!("{}: {} {}", object["metadata"]["name"], status["conditions"], status["containerStatuses"])
+    };
+    objects.iter().map(short).collect::<Vec<_>>().join("\n")
+}
