@@ -108,7 +108,8 @@ test: setup lab-kernel kubernetes ## Pass every test
 	NETD_LAB=require $(TARGET)/debug/run-tests
 
 .PHONY: test-kubernetes
-test-kubernetes: setup kubernetes ## Run real kubelets, API server and controllers with our three programs on two nodes
+test-kubernetes: setup kubernetes ## Run our manifests and image on two real kubelets with API server, controllers and scheduler
+	@$(MAKE) --no-print-directory static IMAGE_PROFILE=dev
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins --test kubernetes_nodes
 	NETD_LAB=require cargo test --locked -p tests --test kubernetes_nodes
 

@@ -4,18 +4,16 @@
 mod cni_node;
 mod netd_node;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use cni_node::containerd::{self, Containerd};
-use cni_node::podman::{self, Podman};
+use cni_node::ours::{self, ARCHIVE};
 use cni_node::{NATIVE, lone_node};
-use lab::{Cluster, Etcd, Host, bin_dir, eventually};
+use lab::{Cluster, Etcd, Host, eventually};
 use netd_node::SOON;
 
 const IMAGE: &str = "localhost/netd:lab";
-const ARCHIVE: &str = "/run/netd.tar";
 
 /// What a DaemonSet's container may: configure the network, and write what is mounted for it.
 const CONFINED: [&str; 6] = [
@@ -27,44 +25,20 @@ const CONFINED: [&str; 6] = [
     "--security-opt=no-new-privileges",
 ];
 
-/// The statically linked programs, where `make static` puts them.
-fn programs() -> Result<PathBuf> {
-    let folder = bin_dir()?.parent().context("a folder above the programs")?.join("image");
-    for name in ["netd", "netd-cni", "ipvs-proxy"] {
-        let there = folder.join(name).is_file();
-        ensure!(there, "no {name} in {}: run `make static IMAGE_PROFILE=dev`", folder.display());
-    }
-    Ok(folder)
-}
-
 fn obstacle() -> Option<String> {
-    podman::obstacle().or_else(containerd::obstacle).or_else(|| programs().err().map(|error| error.to_string()))
-}
-
-/// Builds the image on the machine, which reaches nothing else.
-fn build(host: &Host) -> Result<Podman> {
-    let podman = Podman::set_up(host)?;
-    let containerfile = concat!(env!("CARGO_MANIFEST_DIR"), "/../Containerfile");
-    let programs = programs()?;
-    let context = programs.to_str().context("a path of UTF-8")?;
-    podman.run(&["build", "-q", "-t", IMAGE, "-f", containerfile, context])?;
-    Ok(podman)
+    ours::obstacle().or_else(containerd::obstacle)
 }
 
 /// A node of the cluster that podman can run on: it has addresses, and routes to the other nodes.
 fn node_of(cluster: &Cluster) -> Result<&Host> {
     let node = cluster.host("hdss7-21")?;
-    for folder in ["/sys/fs/cgroup", "/dev/shm"] {
-        node.run(&["mount", "-t", "tmpfs", "tmpfs", folder])?;
-    }
-    node.run(&["mkdir", "-p", "/opt/cni/bin"])?;
+    cni_node::show_empty_folders(node)?;
     Ok(node)
 }
 
 fn image_holds_the_three_static_programs_and_nothing_else() -> Result<()> {
     let node = lone_node(NATIVE)?;
-    let podman = build(&node)?;
-    podman.run(&["save", "-q", "--format=docker-archive", "-o", ARCHIVE, IMAGE])?;
+    let podman = ours::save(&node, IMAGE)?;
     let layers = "mkdir /run/layers && tar -C /run/layers -xf /run/netd.tar && for layer in /run/layers/*.tar; do tar -tf $layer; done";
     let listed = node.run(&["sh", "-c", layers])?.stdout;
     let mut files: Vec<&str> = listed.lines().filter(|line| !line.ends_with('/')).collect();
@@ -82,7 +56,7 @@ fn static_program_resolves_names_in_an_image_without_libraries() -> Result<()> {
     let node = node_of(&cluster)?;
     let etcd = Etcd::start([node])?;
     etcd.put("/coreos.com/network/config", r#"{"Network": "172.7.0.0/16"}"#)?;
-    let podman = build(node)?;
+    let podman = ours::build(node, IMAGE)?;
     let add = format!("--add-host=etcd.lab:{}", node.address()?);
     let question = ["run", "--rm", "--network=host", &add, IMAGE, "netd", "config", "show"];
     let said = podman.run(&[&question[..], &["--etcd-endpoints=http://etcd.lab:2379"]].concat())?;
@@ -97,7 +71,7 @@ fn netd_and_the_proxy_work_with_one_capability_and_a_read_only_root() -> Result<
     node.write("/etc/netd/net-conf.json", r#"{"Network": "172.7.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
     node.write("/etc/services.d/none.yaml", "")?;
     node.run(&["mkdir", "-p", "/run/flannel", "/run/netd", "/var/lib/netd", "/run/ipvs-proxy"])?;
-    let podman = build(node)?;
+    let podman = ours::build(node, IMAGE)?;
     let parameters = ["-v", "/proc/sys/net:/host/proc/sys/net"];
     let folders = [
         &["-v", "/run/flannel:/run/flannel", "-v", "/run/netd:/run/netd", "-v", "/var/lib/netd:/var/lib/netd"][..],
@@ -141,7 +115,7 @@ fn netd_and_the_proxy_work_with_one_capability_and_a_read_only_root() -> Result<
 
 fn containerd_imports_the_image_and_its_init_container_installs_plugin_and_list() -> Result<()> {
     let node = lone_node(NATIVE)?;
-    build(&node)?.run(&["save", "-q", "--format=docker-archive", "-o", ARCHIVE, IMAGE])?;
+    ours::save(&node, IMAGE)?;
     let containerd = Containerd::start(&node)?;
     containerd.ctr(&["images", "import", "--snapshotter=native", ARCHIVE])?;
     node.run(&["sh", "-c", "rm -r /opt/cni/bin/* /etc/cni/net.d"])?;

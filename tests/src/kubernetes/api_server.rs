@@ -57,6 +57,20 @@ impl ApiServer {
     /// # Errors
     /// As [`ApiServer::start`].
     pub fn start_with(host: &Host, release: Release, flags: &[&str]) -> Result<Self> {
+        let without = [launch::WITHOUT_ACCOUNTS];
+        let own = if release == Release::V1_20 { &without[..] } else { &[] };
+        Self::launch(host, release, &[own, flags].concat())
+    }
+
+    /// Starts one of release 1.20 for a [`ControlPlane`](super::ControlPlane): each Pod has a service account and its token.
+    ///
+    /// # Errors
+    /// As [`ApiServer::start`].
+    pub fn start_for_pods(host: &Host, flags: &[&str]) -> Result<Self> {
+        Self::launch(host, Release::V1_20, flags)
+    }
+
+    fn launch(host: &Host, release: Release, flags: &[&str]) -> Result<Self> {
         let programs = release.programs().map_err(anyhow::Error::from)?;
         let authority = Authority::new()?;
         let own = host.address().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4);

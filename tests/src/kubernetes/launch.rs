@@ -38,6 +38,9 @@ pub(super) fn write_files(host: &Host, authority: &Authority, own: IpAddr) -> Re
     Ok(())
 }
 
+/// For a server without controllers: none makes the account that each Pod would wait for.
+pub(super) const WITHOUT_ACCOUNTS: &str = "--disable-admission-plugins=ServiceAccount";
+
 /// Its flags.
 pub(super) fn arguments(host: &Host, release: Release) -> Vec<String> {
     let file = |name: &str| format!("{FOLDER}/{name}");
@@ -60,8 +63,6 @@ pub(super) fn arguments(host: &Host, release: Release) -> Vec<String> {
             "--authorization-mode=Node,RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
-            // No controller makes the account that this would wait for.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
         ]),
     }
     match (release, host.address()) {

@@ -18,6 +18,7 @@ version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
 "#;
+const CONFIG_FILE: &str = "/run/containerd.toml";
 
 /// What `ctr` has no use for.
 const WITHOUT_CRI: &str = r#"disabled_plugins = ["io.containerd.grpc.v1.cri"]"#;
@@ -50,18 +51,32 @@ impl Containerd {
 
     /// Starts the daemon with further lines of configuration.
     pub(crate) fn start_with(host: &Host, config: &str) -> Result<Self> {
-        host.write("/run/containerd.toml", format!("{CONFIG}{config}"))?;
+        host.write(CONFIG_FILE, format!("{CONFIG}{config}"))?;
         host.write(RUNTIME, "#!/bin/sh\nexec crun --cgroup-manager=disabled \"$@\"\n")?;
         fs::set_permissions(host.path(RUNTIME), fs::Permissions::from_mode(0o755))?;
         image::build(host)?;
-        let daemon = host.command("containerd").args(["--config", "/run/containerd.toml"]).start("containerd")?;
-        let containerd = Self { host: host.clone(), daemon };
-        eventually(LIMIT, || {
-            ensure!(containerd.daemon.is_running(), "containerd has ended");
-            containerd.ctr(&["version"])
-        })?;
+        let containerd = Self { host: host.clone(), daemon: launch(host)? };
+        containerd.serves()?;
         containerd.ctr(&["images", "import", "--snapshotter=native", image::ARCHIVE])?;
         Ok(containerd)
+    }
+
+    fn serves(&self) -> Result<()> {
+        eventually(LIMIT, || {
+            ensure!(self.daemon.is_running(), "containerd has ended");
+            self.ctr(&["version"]).map(drop)
+        })
+    }
+
+    /// The daemon.
+    pub(crate) const fn process(&self) -> &Process {
+        &self.daemon
+    }
+
+    /// Starts the daemon again where it has ended; its containers have gone on.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.daemon = launch(&self.host)?;
+        self.serves()
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -129,6 +144,10 @@ impl Containerd {
     pub(crate) fn ask(&self, name: &str, url: &str) -> Result<String> {
         printed(|| image::answer(&self.exec(name, &image::question(url))?))
     }
+}
+
+fn launch(host: &Host) -> Result<Process> {
+    host.command("containerd").args(["--config", CONFIG_FILE]).start("containerd")
 }
 
 /// What a program in a container printed. `ctr` loses the output of one that ends before its streams are attached.

@@ -130,10 +130,15 @@ struct StatusAnswer {
 impl Cri {
     /// Starts containerd with the service, on images and files of the machine alone.
     pub(crate) fn start(host: &Host) -> Result<Self> {
+        Self::start_with(host, image::NAME)
+    }
+
+    /// The same with another image for the sandboxes of Pods.
+    pub(crate) fn start_with(host: &Host, sandbox: &str) -> Result<Self> {
         let config = format!(
             r#"
 [plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{}"
+sandbox_image = "{sandbox}"
 disable_cgroup = true
 disable_apparmor = true
 restrict_oom_score_adj = true
@@ -146,12 +151,30 @@ BinaryName = "{RUNTIME}"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/opt/cni/bin"
 conf_dir = "/etc/cni/net.d"
-"#,
-            image::NAME
+"#
         );
-        let containerd = Containerd::start_with(host, &config)?;
-        containerd.ctr(&["-n", NAMESPACE, "images", "import", "--snapshotter=native", image::ARCHIVE])?;
-        Ok(Self { host: host.clone(), containerd, requests: AtomicU32::new(0) })
+        let cri = Self {
+            host: host.clone(),
+            containerd: Containerd::start_with(host, &config)?,
+            requests: AtomicU32::new(0),
+        };
+        cri.import(image::ARCHIVE)?;
+        Ok(cri)
+    }
+
+    /// Gives kubelet the images of an archive on the machine.
+    pub(crate) fn import(&self, archive: &str) -> Result<()> {
+        self.containerd.ctr(&["-n", NAMESPACE, "images", "import", "--snapshotter=native", archive]).map(drop)
+    }
+
+    /// The daemon.
+    pub(crate) const fn containerd(&self) -> &Containerd {
+        &self.containerd
+    }
+
+    /// The daemon, to be started again.
+    pub(crate) const fn containerd_mut(&mut self) -> &mut Containerd {
+        &mut self.containerd
     }
 
     /// RunPodSandbox; gives the sandbox's ID.

@@ -1,4 +1,4 @@
-//! An image made from Debian's static busybox: a web server that tells whom it saw, and the clients to ask it.
+//! Images made from Debian's static busybox: a web server that tells whom it saw with the clients to ask it, and a sandbox.
 //!
 //! Invariant: nothing is fetched. The archive is of docker's form (`manifest.json`, one layer), which podman and containerd
 //! both load, and is made on the machine that uses it.
@@ -9,6 +9,8 @@ use serde_json::json;
 
 /// Name of the image.
 pub(crate) const NAME: &str = "docker.io/library/web:lab";
+/// The same files with a process that listens nowhere: a sandbox in the machine's own network takes no port from it.
+pub(crate) const PAUSE: &str = "docker.io/library/pause:lab";
 /// Where the archive lies on the machine.
 pub(crate) const ARCHIVE: &str = "/run/image/web.tar";
 
@@ -26,16 +28,23 @@ pub(crate) fn build(host: &Host) -> Result<()> {
         for name in $(busybox --list); do [ -e root/bin/$name ] || ln -s busybox root/bin/$name; done && \
         tar -C root --owner=0 --group=0 --mtime=@0 -cf layer.tar . && rm -r root && sha256sum layer.tar | cut -d' ' -f1";
     let digest = host.run(&["sh", "-c", layer]).context("make the layer of the image (busybox-static, tar)")?.stdout;
-    let config = json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Cmd": ["httpd", "-f", "-p", "80", "-h", "/www"], "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest.trim())]},
-    });
-    let manifest = json!([{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]);
-    host.write("/run/image/config.json", config.to_string())?;
-    host.write("/run/image/manifest.json", manifest.to_string())?;
-    host.run(&["tar", "-C", "/run/image", "-cf", ARCHIVE, "manifest.json", "config.json", "layer.tar"])?;
+    let mut manifest = Vec::new();
+    for (file, name, words) in [
+        ("web.json", NAME, &["httpd", "-f", "-p", "80", "-h", "/www"][..]),
+        ("pause.json", PAUSE, &["sleep", "2147483647"]),
+    ] {
+        let config = json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": words, "Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest.trim())]},
+        });
+        host.write(format!("/run/image/{file}"), config.to_string())?;
+        manifest.push(json!({"Config": file, "RepoTags": [name], "Layers": ["layer.tar"]}));
+    }
+    host.write("/run/image/manifest.json", json!(manifest).to_string())?;
+    let files = ["manifest.json", "web.json", "pause.json", "layer.tar"];
+    host.run(&[&["tar", "-C", "/run/image", "-cf", ARCHIVE][..], &files].concat())?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod containerd;
 pub(crate) mod cri;
 pub(crate) mod image;
 pub(crate) mod likeness;
+pub(crate) mod ours;
 pub(crate) mod podman;
 
 use std::fs;

@@ -49,6 +49,8 @@ impl Podman {
     /// Configures podman on a machine and loads the image.
     pub(crate) fn set_up(host: &Host) -> Result<Self> {
         host.write("/etc/containers/containers.conf", CONFIG)?;
+        // A machine without plugins has the folder all the same.
+        host.run(&["mkdir", "-p", "/opt/cni/bin"])?;
         image::build(host)?;
         let podman = Self { host: host.clone() };
         podman.run(&["load", "-q", "-i", image::ARCHIVE])?;

@@ -3,18 +3,23 @@
 //! Invariant: everything ends with its value. Nothing of flannel or kube-proxy runs unless a test starts it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod equal;
 pub(crate) mod load;
+pub(crate) mod manifests;
 pub(crate) mod node;
 pub(crate) mod pods;
+pub(crate) mod shared;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::kubernetes::{ApiServer, ControlPlane};
-use lab::{Host, eventually};
+use lab::harness::Suite;
+use lab::kubernetes::{ApiServer, ControlPlane, Release};
+use lab::{Host, Need, eventually};
 use serde_json::{Value, json};
 
+use crate::cni_node::{containerd, ours};
 use node::Node;
 use pods::Pod;
 
@@ -29,6 +34,8 @@ pub(crate) const OUTSIDE: &str = "hdss7-200";
 pub(crate) enum Programs {
     /// netd and ipvs-proxy as processes of each node, the plugin installed.
     Processes,
+    /// Our DaemonSets, from this overlay of `configs/kubernetes` and the image of the Containerfile.
+    DaemonSets(&'static str),
     /// Nothing: no plugin is installed, and no Node gets ready until the test has seen to it.
     Nothing,
 }
@@ -46,7 +53,7 @@ impl Cluster {
     /// Starts it. With programs the Nodes are ready then; without they are there.
     pub(crate) fn start(programs: Programs) -> Result<Self> {
         let machines = lab::Cluster::reference()?;
-        let server = ApiServer::start(machines.host("hdss7-11")?)?;
+        let server = ApiServer::start_for_pods(machines.host("hdss7-11")?, &[])?;
         let control = ControlPlane::start(&server, "172.7.0.0/16")?;
         let mut nodes = Vec::new();
         for name in NODES {
@@ -54,9 +61,14 @@ impl Cluster {
         }
         let cluster = Self { nodes, _control: control, server, machines };
         match programs {
-            Programs::Nothing => cluster.eventually_nodes("there", |_| true)?,
-            Programs::Processes => cluster.ready()?,
+            Programs::Nothing => return cluster.eventually_nodes("there", |_| true).map(|()| cluster),
+            Programs::Processes => {}
+            Programs::DaemonSets(overlay) => {
+                manifests::give_image(&cluster.machines, &cluster.nodes)?;
+                cluster.deploy(overlay)?;
+            }
         }
+        cluster.ready()?;
         Ok(cluster)
     }
 
@@ -151,4 +163,12 @@ fn summary(objects: &[Value]) -> String {
         format!("{}: {} {}", object["metadata"]["name"], status["conditions"], status["containerStatuses"])
     };
     objects.iter().map(short).collect::<Vec<_>>().join("\n")
+}
+
+/// A suite on such clusters whose programs are DaemonSets.
+pub(crate) fn suite() -> Suite {
+    Suite::new(&[Need::Vxlan, Need::Nftables])
+        .unless(ours::obstacle().or_else(containerd::obstacle))
+        .with_kubernetes(Release::V1_20)
+        .with_kubernetes_tools()
 }

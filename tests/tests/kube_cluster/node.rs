@@ -11,7 +11,7 @@ use lab::{Host, Process};
 
 use super::Programs;
 use crate::cni_node::cri::Cri;
-use crate::cni_node::{self, NATIVE};
+use crate::cni_node::{self, NATIVE, image};
 
 const KUBECONFIG: &str = "/run/kubernetes/kubeconfig";
 
@@ -31,13 +31,13 @@ impl Node {
         cni_node::show_empty_folders(host)?;
         host.run(&["ip", "route", "add", "default", "via", "10.4.7.11"])?;
         let daemons = match programs {
-            Programs::Nothing => Vec::new(),
+            Programs::Nothing | Programs::DaemonSets(_) => Vec::new(),
             Programs::Processes => {
                 cni_node::install(host, NATIVE)?;
                 processes(server, host)?.into()
             }
         };
-        let runtime = Cri::start(host)?;
+        let runtime = Cri::start_with(host, image::PAUSE)?;
         let kubelet = Kubelet::start(server, host)?;
         Ok(Self { kubelet, runtime, daemons, host: host.clone(), asked: AtomicU32::new(0) })
     }

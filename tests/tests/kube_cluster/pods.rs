@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cni_node::image;
 
-/// Where the container of such a Pod serves; its sandbox has port 80.
+/// Where the container of such a Pod serves.
 pub(crate) const PORT: u16 = 8080;
 
 /// A Pod that is ready.
