@@ -172,6 +172,25 @@ impl Prefix {
         self.contains(addr).then_some(addr)
     }
 
+    /// The number of `addr` in it, counted from the first; `None` outside. 10.4.7.21 is number 21 of 10.4.7.0/24.
+    #[must_use]
+    pub fn number_of(&self, addr: IpAddr) -> Option<u128> {
+        let number = |addr: IpAddr| match addr {
+            IpAddr::V4(addr) => u128::from(u32::from(addr)),
+            IpAddr::V6(addr) => u128::from(addr),
+        };
+        self.contains(addr).then(|| number(addr).saturating_sub(number(self.addr())))
+    }
+
+    /// The `n`th part of it that has `len` bits, counted from the first; `None` past the end, and for a part that is
+    /// larger than all. Part 21 of 172.7.0.0/16 with 24 bits is 172.7.21.0/24.
+    #[must_use]
+    pub fn subnet(&self, len: u8, n: u128) -> Option<Self> {
+        let len = Some(len).filter(|len| *len >= self.len())?;
+        let step = 1u128.checked_shl(u32::from(self.width().checked_sub(len)?))?;
+        Self::new(self.nth(n.checked_mul(step)?)?, len).ok()
+    }
+
     /// The last address (IPv4: the broadcast address, except in /31 and /32).
     #[must_use]
     pub fn last(&self) -> IpAddr {
@@ -238,6 +257,24 @@ mod tests {
                 assert_eq!(one.cmp(other), a.cmp(&b), "{one} {other}");
             }
         }
+    }
+
+    #[test]
+    fn the_number_of_a_host_is_that_of_its_subnet() {
+        for (network, addr, len, pods, subnet) in [
+            ("10.4.7.0/24", "10.4.7.21", 24, "172.7.0.0/16", Some("172.7.21.0/24")),
+            ("fd00:10:4:7::/64", "fd00:10:4:7::21", 64, "fd00:7::/48", Some("fd00:7:0:21::/64")),
+            ("10.4.0.0/16", "10.4.7.21", 24, "172.7.0.0/16", None),
+            ("10.4.7.0/24", "10.4.7.21", 12, "172.7.0.0/16", None),
+            ("10.4.7.0/24", "10.4.7.21", 33, "172.7.0.0/16", None),
+            ("0.0.0.0/0", "255.255.255.255", 32, "0.0.0.0/0", Some("255.255.255.255/32")),
+            ("::/0", "ffff::", 128, "::/0", Some("ffff::/128")),
+        ] {
+            let number = p(network).number_of(addr.parse().unwrap()).unwrap();
+            assert_eq!(p(pods).subnet(len, number), subnet.map(p), "{addr} in {network}");
+        }
+        assert_eq!(p("10.4.7.0/24").number_of("10.4.8.1".parse().unwrap()), None);
+        assert_eq!(p("10.4.7.0/24").number_of("fd00::1".parse().unwrap()), None);
     }
 
     #[test]

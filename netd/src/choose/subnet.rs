@@ -293,8 +293,9 @@ impl Asked<'_> {
 
     fn by_node_ip(&self) -> Result<Prefix, String> {
         let NodeAddress { public_ip, network, .. } = *self.at;
-        let number =
-            host_number(self.at).ok_or_else(|| format!("{public_ip} is not in the node's network {network}"))?;
+        let number = network
+            .number_of(public_ip)
+            .ok_or_else(|| format!("{public_ip} is not in the node's network {network}"))?;
         self.pool.subnet(number).ok_or_else(|| {
             format!(
                 "host number {number} of {public_ip} in {network} is not the number of a subnet from {} to {}",
@@ -340,10 +341,6 @@ impl Asked<'_> {
         let found = tried.filter_map(|subnet| occupied.check(subnet).ok()).next();
         found.map_or_else(|| self.first_free(occupied, self.pool.subnets(), RANDOM_WINDOW), Ok)
     }
-}
-
-fn host_number(at: &NodeAddress) -> Option<u128> {
-    at.network.contains(at.public_ip).then(|| number(at.public_ip).saturating_sub(number(at.network.addr())))
 }
 
 fn number(addr: IpAddr) -> u128 {

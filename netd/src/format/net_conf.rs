@@ -71,21 +71,14 @@ impl Pool {
     /// last that a node may get.
     #[must_use]
     pub(crate) fn subnet(&self, n: u128) -> Option<Prefix> {
-        let step = 1u128.checked_shl(u32::from(self.network.width().checked_sub(self.subnet_len)?))?;
-        let addr = self.network.nth(n.checked_mul(step)?)?;
-        Prefix::new(addr, self.subnet_len).ok().filter(|subnet| self.may_lease(subnet))
+        self.network.subnet(self.subnet_len, n).filter(|subnet| self.may_lease(subnet))
     }
 
     /// The number of `subnet`, counted from the network's first.
     #[must_use]
     pub(crate) fn number(&self, subnet: &Prefix) -> u128 {
-        let bits = |addr: IpAddr| match addr {
-            IpAddr::V4(addr) => u128::from(u32::from(addr)),
-            IpAddr::V6(addr) => u128::from(addr),
-        };
         let host_bits = u32::from(self.network.width().saturating_sub(self.subnet_len));
-        let offset = bits(subnet.addr()).saturating_sub(bits(self.network.addr()));
-        offset.checked_shr(host_bits).unwrap_or(0)
+        self.network.number_of(subnet.addr()).and_then(|offset| offset.checked_shr(host_bits)).unwrap_or(0)
     }
 
     /// True when `prefix` is a part of the Pod network, of whatever length, and not all of it.
