@@ -1,0 +1,220 @@
+//! Topologies with one mistake each, and with many: what is said, and where.
+
+const REFERENCE: &str = include_str!("../../../configs/clusters/reference.yaml");
+
+fn said(text: &str) -> Vec<String> {
+    super::text(text).findings.iter().map(ToString::to_string).collect()
+}
+
+/// The reference cluster with `from` replaced once by `to`.
+fn changed(from: &str, to: &str) -> String {
+    assert!(REFERENCE.contains(from), "{from}");
+    REFERENCE.replacen(from, to, 1)
+}
+
+/// What the reference cluster is warned of: its Pods are in public addresses.
+fn public() -> String {
+    said(REFERENCE).remove(0)
+}
+
+#[test]
+fn the_four_clusters_have_no_error_and_their_subnets_are_those_of_their_plans() {
+    let clusters = [
+        (REFERENCE, "172.7.21.0/24", 1),
+        (include_str!("../../../configs/clusters/kubeadm.yaml"), "by Kubernetes", 1),
+        (include_str!("../../../configs/clusters/three-nodes.yaml"), "10.244.101.0/24", 0),
+        (include_str!("../../../configs/clusters/atomic.yaml"), "172.7.131.0/24", 2),
+    ];
+    for (text, subnet, warnings) in clusters {
+        let checked = super::text(text);
+        assert_eq!(checked.findings.len(), warnings, "{:#?}", checked.findings);
+        let summary = super::summary(&checked.topology.unwrap());
+        assert!(summary.contains(subnet), "{summary}");
+        assert!(text.lines().count() < 40);
+    }
+    assert_eq!(
+        public(),
+        "6:9: warning: networks.pods: 172.7.0.0/16 is not all private: hosts of the Internet that have such addresses are out of reach; accepted: a part of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 or fc00::/7"
+    );
+}
+
+#[test]
+fn each_mistake_is_named_where_it_stands() {
+    let cases = [
+        (
+            "services: 192.168.0.0/16",
+            "services: 10.4.0.0/16",
+            "7:13: networks.services: node network 10.4.7.0/24 lies inside Service network 10.4.0.0/16",
+        ),
+        (
+            "services: 192.168.0.0/16",
+            "services: 172.7.128.0/17",
+            "7:13: networks.services: Pod network 172.7.0.0/16 contains part of Service network",
+        ),
+        (
+            "pods: 172.7.0.0/16",
+            "pods: 10.0.0.0/8",
+            "6:9: networks.pods: node network 10.4.7.0/24 lies inside Pod network 10.0.0.0/8",
+        ),
+        ("services: 192.168.0.0/16", "services: 192.168.0.0/29", "has no eleven addresses"),
+        (
+            "services: 192.168.0.0/16",
+            "services: 10.128.0.0/9",
+            "larger than an API server takes; accepted: /12 or smaller",
+        ),
+        ("services: 192.168.0.0/16", "services: fd00::/112", "IPv6, which no network of nodes has"),
+        (
+            "pods: 172.7.0.0/16",
+            "pods: [172.7.0.0/16, 172.8.0.0/16]",
+            "6:24: networks.pods: a second network of IPv4; accepted: one network of each family",
+        ),
+        (
+            "pods: 172.7.0.0/16",
+            "pods: 172.7.0.1/16",
+            "6:9: networks.pods: \"172.7.0.1/16\": the network of this address is 172.7.0.0/16",
+        ),
+        (
+            "pods: 172.7.0.0/16",
+            "pods: 172.7.0.0/20",
+            "15:23: hosts.hdss7-21.address: the host number of 10.4.7.21 is no number of a subnet in 172.7.0.0/20",
+        ),
+        ("pods: 172.7.0.0/16", "pods: 172.7.21.0/24", "subnets of /24 do not fit 172.7.21.0/24"),
+        (
+            "10.4.7.21,",
+            "10.4.8.21,",
+            "15:23: hosts.hdss7-21.address: 10.4.8.21 is in no network of nodes; accepted: an address in 10.4.7.0/24",
+        ),
+        ("10.4.7.22,", "10.4.7.21,", "16:23: hosts.hdss7-22.address: 10.4.7.21 is the address of hdss7-21 as well"),
+        ("10.4.7.22,", "10.4.7.0,", "names the network 10.4.7.0/24"),
+        ("10.4.7.22,", "10.4.7.255,", "the broadcast address of 10.4.7.0/24"),
+        ("10.4.7.22,", "127.0.0.1,", "no other host reaches it"),
+        (
+            "10.4.7.12, roles: etcd",
+            "10.4.7.12, roles: none",
+            "16:3: hosts: 2 members of etcd survive no more losses than 1",
+        ),
+        ("roles: control-plane", "roles: none", "13:3: hosts: no host has the role control-plane"),
+        ("roles: none", "roles: [none, node]", "17:44: hosts.hdss7-200.roles: none beside other roles"),
+        ("roles: none", "roles: [node, node]", "17:50: hosts.hdss7-200.roles: node stands there twice"),
+        (
+            "roles: none",
+            "roles: master",
+            "17:43: hosts.hdss7-200.roles: \"master\"; accepted: etcd, control-plane, node or none",
+        ),
+        ("hdss7-22:", "hdss7_22:", "16:3: hosts.hdss7_22: certificates carry no underscore"),
+        ("hdss7-22:", "HDSS7-22:", "16:3: hosts.HDSS7-22: a Node's name has small letters only"),
+        ("hdss7-22:", "hdss7-21:", "16:3: hosts.hdss7-21: it stands there twice, first in line 15"),
+        ("hdss7-22:", "10.4.7.21:", "16:3: hosts.10.4.7.21: the name is the address of hdss7-21"),
+        ("cluster: reference", "cluster: Reference", "2:10: cluster: \"Reference\": a Node's name"),
+        ("cluster: reference", "clusters: reference", "2:1: clusters: no such field; accepted: one of cluster, domain"),
+        ("kubernetes: 1.20.2", "kubernetes: 1.20", "9:15: versions.kubernetes: \"1.20\"; accepted: three numbers"),
+        ("kubernetes: 1.20.2", "kubernetes: 1.15.0", "its flags are not known"),
+        (
+            "kubernetes: 1.20.2",
+            "kubernetes: 1.34.0",
+            "10:9: versions.etcd: 3.4.23 below a Kubernetes 1.34.0; accepted: 3.5.24 or newer",
+        ),
+        ("containerd: 1.6.20", "containerd: 2.0.0", "has no CRI v1alpha2, which a kubelet of 1.20.2 needs"),
+        ("etcd: 3.4.23", "etcd: 3.3.15", "3.3.15 has no learners"),
+        ("etcd: 3.4.23", "etcd: 3.5.3", "warning: versions.etcd: 3.5.3 does not keep the promotion of a learner"),
+        (
+            "10.4.7.22, roles: [etcd, node]",
+            "10.4.7.22, roles: [etcd, node], versions: {kubernetes: 1.21.0}",
+            "a kubelet of 1.21.0, newer than the API server of 1.20.2",
+        ),
+        (
+            "10.4.7.22, roles: [etcd, node]",
+            "10.4.7.22, roles: [etcd, node], versions: {kubernetes: 1.17.0}",
+            "a kubelet of 1.17.0 below an API server of 1.20.2; accepted: at most 2 minor versions older",
+        ),
+        (
+            "10.4.7.22, roles: [etcd, node]",
+            "10.4.7.22, roles: [etcd, node], versions: {etcd: 3.6.8}",
+            "3.6.8 beside a member of 3.4.23",
+        ),
+        ("domain: host.com", "endpoint: 10.4.9.9", "3:11: endpoint: 10.4.9.9 is outside the networks of nodes"),
+        ("domain: host.com", "endpoint: 10.4.7.21:6443", "10.4.7.21 is hdss7-21, which has no API server"),
+        (
+            "domain: host.com",
+            "ports: {etcdPeer: 2379}",
+            "3:19: ports.etcdPeer: 2379 is taken by etcdClient and by etcdPeer",
+        ),
+        (
+            "domain: host.com",
+            "ports: {proxyHealth: 30080}",
+            "3:22: ports.proxyHealth: 30080 is where node ports of Services are",
+        ),
+        ("domain: host.com", "ports: {apiServer: 0}", "3:20: ports.apiServer: \"0\"; accepted: a port from 1 to 65535"),
+        ("domain: host.com", "binaries: {etcd: bin}", "3:18: binaries.etcd: \"bin\"; accepted: an absolute folder"),
+        (
+            "domain: host.com",
+            "pods: {subnetLength: 31}",
+            "3:22: pods.subnetLength: \"31\"; accepted: bits of a node's IPv4 subnet, 16 to 28",
+        ),
+    ];
+    for (from, to, wanted) in cases {
+        let found = said(&changed(from, to));
+        assert!(found.iter().any(|finding| finding.contains(wanted)), "{to}: {found:#?}");
+    }
+}
+
+#[test]
+fn every_mistake_is_named_at_once() {
+    let text = "\
+cluster: my_cluster
+networks: {nodes: 10.0.0.0/8, pods: 10.1.0.0/16, services: 10.1.0.0/16}
+versions: {kubernetes: 1.30.0, etcd: 3.5.15}
+hosts:
+  a: {address: 10.0.0.1, roles: [etcd, control-plane]}
+  b: {address: 10.0.0.1, roles: [etcd, node], color: red}
+  c: {adress: 10.0.0.3, roles: worker}
+";
+    assert_eq!(
+        said(text),
+        [
+            "1:10: cluster: \"my_cluster\": certificates carry no underscore; accepted: 1 to 63 small letters, digits and hyphens, not at the ends (RFC 1123)",
+            "2:37: networks.pods: node network 10.0.0.0/8 contains part of Pod network 10.1.0.0/16: choose networks that share no address",
+            "2:60: networks.services: node network 10.0.0.0/8 contains part of Service network 10.1.0.0/16: choose networks that share no address",
+            "2:60: networks.services: Pod network 10.1.0.0/16 lies inside Service network 10.1.0.0/16: choose networks that share no address",
+            "3:38: warning: versions.etcd: 3.5.15 does not keep the promotion of a learner: 3.6 refuses its members (etcd-io/etcd#19557); accepted: 3.5.26 or newer",
+            "6:3: hosts: 2 members of etcd survive no more losses than 1; accepted: an odd number: 1, 3, 5 or 7",
+            "6:3: hosts.b.versions.containerd: none, and a kubelet of 1.30.0 knows no docker; accepted: 1.6.0 or newer",
+            "6:16: hosts.b.address: 10.0.0.1 is the address of a as well; accepted: an address of its own",
+            "6:47: hosts.b.color: no such field; accepted: one of address, roles, versions, binaries",
+            "7:6: hosts.c.address: it is missing; accepted: an address of a host such as 10.4.7.21 or fd00:10:4:7::21",
+            "7:7: hosts.c.adress: no such field; accepted: one of address, roles, versions, binaries",
+            "7:32: hosts.c.roles: \"worker\"; accepted: etcd, control-plane, node or none",
+        ]
+    );
+}
+
+#[test]
+fn both_families_are_checked_alike() {
+    let text = changed("10.4.7.0/24", "[10.4.7.0/24, fd00:10:4:7::/64]");
+    let text = text
+        .replace("172.7.0.0/16", "[172.7.0.0/16, fd00:7::/48]")
+        .replace("192.168.0.0/16", "[192.168.0.0/16, fd00:a::/112]");
+    let text = text.replace("address: 10.4.7.21", "address: [10.4.7.21, 'fd00:10:4:7::21']");
+    let checked = super::text(&text);
+    let summary = super::summary(&checked.topology.unwrap());
+    assert!(summary.contains("172.7.21.0/24,fd00:7:0:21::/64"), "{summary}");
+    let twice = text.replace("fd00:10:4:7::21", "fd00:10:4:7:1::1");
+    assert!(
+        said(&twice).iter().any(|finding| finding.contains("is no number of a subnet in fd00:7::/48")),
+        "{:#?}",
+        said(&twice)
+    );
+    let large = text.replace("fd00:a::/112", "fd00:a::/96");
+    assert!(said(&large).iter().any(|finding| finding.contains("/108 or smaller")), "{:#?}", said(&large));
+}
+
+#[test]
+fn a_topology_is_checked_as_a_whole_although_a_part_could_not_be_read() {
+    let text = changed("10.4.7.22,", "10.4.7.999,").replace("services: 192.168.0.0/16", "services: 172.7.0.0/16");
+    let found = said(&text);
+    assert!(found.iter().any(|finding| finding.contains("\"10.4.7.999\"")), "{found:#?}");
+    assert!(
+        found.iter().any(|finding| finding.contains("Pod network 172.7.0.0/16 lies inside Service network")),
+        "{found:#?}"
+    );
+}

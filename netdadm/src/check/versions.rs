@@ -1,0 +1,167 @@
+//! Versions: those that are known, and which of them go together.
+//!
+//! Sources: kubernetes.io "Version Skew Policy"; etcd's upgrade guides; containerd's releases; the changes of flags are
+//! in `docs/netdadm.md`.
+
+use crate::document::{Findings, Located};
+use crate::topology::{Host, Role, Topology, Version, Versions};
+
+/// The first and the last minor of Kubernetes whose flags are known.
+const KUBERNETES: (u32, u32) = (16, 36);
+
+/// Asks whether the versions go together.
+pub(super) fn check(topology: &Topology, findings: &mut Findings) {
+    let common = &topology.versions;
+    if topology.of(Role::Etcd).next().is_some() {
+        present(topology, "etcd", Role::Etcd, |versions| versions.etcd.is_some(), findings);
+    }
+    present(topology, "kubernetes", Role::Node, |versions| versions.kubernetes.is_some(), findings);
+    present(topology, "kubernetes", Role::ControlPlane, |versions| versions.kubernetes.is_some(), findings);
+    known("versions", common, findings);
+    for host in &topology.hosts {
+        known(&format!("hosts.{}.versions", host.name.value), &host.versions, findings);
+    }
+    etcd_members(topology, findings);
+    store_of_servers(topology, findings);
+    skew(topology, findings);
+    for host in topology.of(Role::Node) {
+        runtime(topology, host, findings);
+    }
+}
+
+fn present(topology: &Topology, name: &str, role: Role, has: impl Fn(&Versions) -> bool, findings: &mut Findings) {
+    for host in topology.of(role) {
+        if !has(&host.versions.or(&topology.versions)) {
+            let field = format!("versions.{name}");
+            findings.error(
+                host.name.at,
+                &field,
+                format!("{} has none, which has the role {role}", host.name.value),
+                "three numbers such as 1.20.2",
+            );
+            return;
+        }
+    }
+}
+
+fn known(path: &str, versions: &Versions, findings: &mut Findings) {
+    if let Some(found) = versions.kubernetes {
+        let (first, last) = KUBERNETES;
+        if found.value < Version::new(1, first, 0) {
+            let accepted = format!("1.{first}.0 to 1.{last}");
+            findings.error(
+                found.at,
+                &format!("{path}.kubernetes"),
+                format!("{}: its flags are not known", found.value),
+                accepted,
+            );
+        } else if found.value >= Version::new(1, last.saturating_add(1), 0) {
+            let said = format!("{} is newer than what is known here", found.value);
+            findings.warning(found.at, &format!("{path}.kubernetes"), said, format!("1.{first}.0 to 1.{last}"));
+        }
+    }
+    if let Some(found) = versions.etcd {
+        let field = format!("{path}.etcd");
+        let unpersisted = Version::new(3, 5, 1)..Version::new(3, 5, 20);
+        if found.value < Version::new(3, 4, 0) {
+            findings.error(found.at, &field, format!("{} has no learners", found.value), "3.4.0 or newer");
+        } else if found.value >= Version::new(3, 7, 0) {
+            findings.warning(
+                found.at,
+                &field,
+                format!("{} is newer than what is known here", found.value),
+                "3.4 to 3.6",
+            );
+        } else if unpersisted.contains(&found.value) {
+            let said = format!(
+                "{} does not keep the promotion of a learner: 3.6 refuses its members (etcd-io/etcd#19557)",
+                found.value
+            );
+            findings.warning(found.at, &field, said, "3.5.26 or newer");
+        }
+    }
+}
+
+/// One minor and one member at a time: two apart never form a cluster.
+fn etcd_members(topology: &Topology, findings: &mut Findings) {
+    let members = topology.of(Role::Etcd).filter_map(|host| host.versions.or(&topology.versions).etcd);
+    let members: Vec<Located<Version>> = members.collect();
+    let Some(least) = members.iter().min_by_key(|found| found.value) else { return };
+    for found in members.iter().filter(|found| found.value.minor.abs_diff(least.value.minor) > 1) {
+        let said = format!("{} beside a member of {}", found.value, least.value);
+        findings.error(found.at, "versions.etcd", said, "members that are one minor version apart at most");
+    }
+}
+
+/// What the API server asks of its store.
+fn store_of_servers(topology: &Topology, findings: &mut Findings) {
+    let newest = topology.of(Role::ControlPlane).filter_map(|host| kubernetes(topology, host)).max();
+    let Some(newest) = newest else { return };
+    for host in topology.of(Role::Etcd) {
+        let Some(etcd) = host.versions.or(&topology.versions).etcd else { continue };
+        if newest >= Version::new(1, 34, 0) && etcd.value < Version::new(3, 5, 24) {
+            let said = format!("{} below a Kubernetes {newest}", etcd.value);
+            findings.error(etcd.at, "versions.etcd", said, "3.5.24 or newer");
+        } else if newest >= Version::new(1, 22, 0) && etcd.value < Version::new(3, 5, 0) {
+            let said = format!("{} below a Kubernetes {newest}, which is tested with 3.5", etcd.value);
+            findings.warning(etcd.at, "versions.etcd", said, "3.5 or newer");
+        }
+    }
+}
+
+fn kubernetes(topology: &Topology, host: &Host) -> Option<Version> {
+    host.versions.or(&topology.versions).kubernetes.map(|found| found.value)
+}
+
+/// API servers are one minor apart at most; a kubelet is never newer than any, and a few older.
+fn skew(topology: &Topology, findings: &mut Findings) {
+    let servers: Vec<Version> = topology.of(Role::ControlPlane).filter_map(|host| kubernetes(topology, host)).collect();
+    let (Some(oldest), Some(newest)) = (servers.iter().min(), servers.iter().max()) else { return };
+    if newest.minor.abs_diff(oldest.minor) > 1 {
+        let at =
+            topology.of(Role::ControlPlane).filter_map(|host| host.versions.kubernetes).max_by_key(|found| found.value);
+        if let Some(found) = at {
+            let said = format!("{} beside an API server of {oldest}", found.value);
+            findings.error(
+                found.at,
+                "versions.kubernetes",
+                said,
+                "API servers that are one minor version apart at most",
+            );
+        }
+    }
+    for host in topology.of(Role::Node) {
+        let Some(Located { at, value }) = host.versions.or(&topology.versions).kubernetes else { continue };
+        let field = format!("hosts.{}.versions.kubernetes", host.name.value);
+        let older = if value >= Version::new(1, 25, 0) { 3 } else { 2 };
+        if value.minor > oldest.minor {
+            let said = format!("a kubelet of {value}, newer than the API server of {oldest}");
+            findings.error(at, &field, said, "at most the version of the oldest API server");
+        } else if newest.minor.saturating_sub(value.minor) > older {
+            let said = format!("a kubelet of {value} below an API server of {newest}");
+            findings.error(at, &field, said, format!("at most {older} minor versions older"));
+        }
+    }
+}
+
+/// Which containerd a kubelet can use.
+fn runtime(topology: &Topology, host: &Host, findings: &mut Findings) {
+    let versions = host.versions.or(&topology.versions);
+    let Some(kubelet) = versions.kubernetes else { return };
+    let field = format!("hosts.{}.versions.containerd", host.name.value);
+    match versions.containerd {
+        None if kubelet.value >= Version::new(1, 24, 0) => {
+            let said = format!("none, and a kubelet of {} knows no docker", kubelet.value);
+            findings.error(host.name.at, &field, said, "1.6.0 or newer");
+        }
+        Some(found) if kubelet.value >= Version::new(1, 26, 0) && found.value < Version::new(1, 6, 0) => {
+            let said = format!("{} has no CRI v1, which a kubelet of {} needs", found.value, kubelet.value);
+            findings.error(found.at, &field, said, "1.6.0 or newer");
+        }
+        Some(found) if kubelet.value < Version::new(1, 23, 0) && found.value >= Version::new(2, 0, 0) => {
+            let said = format!("{} has no CRI v1alpha2, which a kubelet of {} needs", found.value, kubelet.value);
+            findings.error(found.at, &field, said, "1.x");
+        }
+        _ => {}
+    }
+}

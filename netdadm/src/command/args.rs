@@ -1,0 +1,42 @@
+//! The command line: what was typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Command, CommandFactory, Parser, Subcommand};
+use daemon::manual::{Completions, Pages};
+
+/// Checks the topology of a cluster: one file of hosts, networks and versions.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "netdadm", version, args_override_self = true, max_term_width = 110)]
+pub(super) struct Invocation {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum Verb {
+    /// Name every mistake of a topology, with line and column, and what the hosts will be.
+    Check(Check),
+    /// Print a script by which a shell completes this program's command line.
+    Completions(Completions),
+    /// Write the manual pages of this program into a folder.
+    Man(Pages),
+}
+
+/// What to check.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Check {
+    /// The topology, YAML or JSON; `-` is standard input.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// All of it, for help, pages and completions.
+pub(super) fn command() -> Command {
+    Invocation::command()
+}

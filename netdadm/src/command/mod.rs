@@ -1,0 +1,61 @@
+//! The command line, and what each verb reads, prints and ends with.
+//!
+//! Invariant: what a verb found stands on standard output, what kept it from finding anything on standard error; status 0
+//! is a topology without errors, 1 one with errors, 2 one that was not read.
+
+mod args;
+mod verify;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use args::{Invocation, Verb, command};
+use clap::{FromArgMatches, error::ErrorKind};
+
+/// Nothing was checked: the command line or a file.
+const NOT_DONE: u8 = 2;
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(std::env::args_os(), &mut io::stdout().lock()) {
+        Ok(status) => status,
+        Err(message) => {
+            eprintln!("netdadm: {message}");
+            ExitCode::from(NOT_DONE)
+        }
+    }
+}
+
+fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<ExitCode, String> {
+    let parsed = command().try_get_matches_from(words).and_then(|found| Invocation::from_arg_matches(&found));
+    let invocation = match parsed {
+        Ok(invocation) => invocation,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            error.print().map_err(|cause| format!("write what was asked: {cause}"))?;
+            return Ok(if asked { ExitCode::SUCCESS } else { ExitCode::from(NOT_DONE) });
+        }
+    };
+    match invocation.verb {
+        Verb::Check(asked) => verify::run(&asked, out),
+        Verb::Completions(asked) => written(out, &asked.render(command())),
+        Verb::Man(pages) => {
+            let folder = pages.folder.display().to_string();
+            pages
+                .write(&command())
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|cause| format!("write pages into {folder}: {cause}"))
+        }
+    }
+}
+
+fn written(out: &mut impl Write, bytes: &[u8]) -> Result<ExitCode, String> {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        // Whoever reads has read enough.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(cause) => Err(format!("write to standard output: {cause}")),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,34 @@
+//! What anybody may write into a topology, for fuzzing: its parser by the name of its corpus in `fuzz/`.
+//!
+//! Invariant: every input is answered by a topology that went through every check, or by findings that stand inside the text.
+
+use crate::check::{self, Checked};
+
+/// Every parser by the name of its corpus.
+#[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
+pub const TARGETS: [(&str, fn(&[u8])); 1] = [("topology", read)];
+
+/// The longest finding, in bytes: an operator reads it on a terminal.
+const LONGEST: usize = 2000;
+
+fn read(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let lines = text.lines().count().max(1);
+    let Checked { topology, findings } = check::text(&text);
+    match topology {
+        Some(topology) => assert_eq!(check::summary(&topology).lines().count(), topology.hosts.len() + 2),
+        None => assert!(!findings.is_empty(), "nothing was read, and nobody knows why"),
+    }
+    for finding in findings {
+        assert!((1..=lines + 1).contains(&finding.at.line) && finding.at.column > 0, "{finding}");
+        assert!(finding.to_string().len() <= LONGEST, "{finding}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_input_is_answered() {
+        ::fuzz::check_all(env!("CARGO_MANIFEST_DIR"), &super::TARGETS);
+    }
+}

@@ -1,0 +1,7 @@
+//! `netdadm`: see the library of the same name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netdadm::main()
+}
