@@ -42,11 +42,11 @@ lab-kernel-if-needed: setup
 	@tests/setup kernel-if-needed
 
 .PHONY: build
-build: setup ## Build the three programs for release into target/programs
+build: setup ## Build the programs for release into target/programs
 	@tests/setup musl
-	cargo build --profile daemon --locked -p netd -p ipvs-proxy
+	cargo build --profile daemon --locked -p netd -p ipvs-proxy -p netdadm
 	@mkdir -p $(PROGRAMS)
-	install -m 755 $(TARGET)/daemon/netd $(TARGET)/daemon/ipvs-proxy $(PROGRAMS)/
+	install -m 755 $(TARGET)/daemon/netd $(TARGET)/daemon/ipvs-proxy $(TARGET)/daemon/netdadm $(PROGRAMS)/
 	@$(MAKE) --no-print-directory plugin
 
 # Static, so that no dynamic linker runs for each Pod: musl where its target is installed, glibc's static start otherwise. At a fixed
@@ -84,16 +84,20 @@ image: static ## Build the image of the three programs and write it to target/im
 
 # Built for development: a newcomer waits two minutes, not seven, and `make test` needs the same.
 .PHONY: manual
-manual: build ## Write manual pages and completions of the three programs into target/manual
+manual: build ## Write manual pages and completions of the programs into target/manual
 	@mkdir -p $(TARGET)/manual
 	$(PROGRAMS)/netd man $(TARGET)/manual
 	$(PROGRAMS)/ipvs-proxy man $(TARGET)/manual
+	$(PROGRAMS)/netdadm man $(TARGET)/manual
 	$(PROGRAMS)/netd completions bash >$(TARGET)/manual/netd.bash
 	$(PROGRAMS)/netd completions zsh >$(TARGET)/manual/netd.zsh
 	$(PROGRAMS)/netd completions fish >$(TARGET)/manual/netd.fish
 	$(PROGRAMS)/ipvs-proxy completions bash >$(TARGET)/manual/ipvs-proxy.bash
 	$(PROGRAMS)/ipvs-proxy completions zsh >$(TARGET)/manual/ipvs-proxy.zsh
 	$(PROGRAMS)/ipvs-proxy completions fish >$(TARGET)/manual/ipvs-proxy.fish
+	$(PROGRAMS)/netdadm completions bash >$(TARGET)/manual/netdadm.bash
+	$(PROGRAMS)/netdadm completions zsh >$(TARGET)/manual/netdadm.zsh
+	$(PROGRAMS)/netdadm completions fish >$(TARGET)/manual/netdadm.fish
 	@cp docs/man/netd-cni.8 configs/completions/netd-cni.* $(TARGET)/manual/
 
 .PHONY: demo

@@ -46,7 +46,7 @@ fn crates_point_downwards_only() -> Result<()> {
     forbid("reconcile", &["netstate", "kernel", "cluster", "nix", "netlink_sys"])?;
     forbid("kernel", &["cluster", "daemon", "netd", "ipvs_proxy", "cni_plugin"])?;
     forbid("cluster", &["netstate", "reconcile", "kernel", "daemon"])?;
-    forbid("daemon", &["netd", "ipvs_proxy", "cni_plugin"])?;
+    forbid("daemon", &["netd", "ipvs_proxy", "cni_plugin", "netdadm"])?;
     for program in PROGRAMS {
         let others: Vec<String> = PROGRAMS.iter().filter(|p| **p != program).map(|p| p.replace('-', "_")).collect();
         forbid(program, &others.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -153,7 +153,7 @@ fn every_unsafe_block_says_why_it_is_sound() -> Result<()> {
 }
 
 fn every_module_says_what_it_is() -> Result<()> {
-    let folders = ["lib", "netd", "cni-plugin", "ipvs-proxy", "tests"];
+    let folders = ["lib", "netd", "cni-plugin", "ipvs-proxy", "netdadm", "tests"];
     let silent: Vec<String> = folders
         .into_iter()
         .flat_map(house::every_file)

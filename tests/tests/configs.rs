@@ -153,6 +153,26 @@ fn service_manifests_are_applied_and_listed() -> Result<()> {
     Ok(())
 }
 
+fn clusters_are_checked_and_their_mistakes_named() -> Result<()> {
+    let host = Host::start("clusters")?;
+    for (name, path) in files("clusters") {
+        host.write(format!("/tmp/{name}"), fs::read_to_string(&path)?)?;
+        let said = host.command(bin("netdadm")?).args(["check", "-f", &format!("/tmp/{name}")]).run()?.stdout;
+        ensure!(said.contains(": 0 errors, ") && said.contains("\nHOST "), "{name}: {said}");
+    }
+    let check =
+        |input: &str, words: &[&str]| host.command(bin("netdadm")?).args(["check"]).args(words).input(input).output();
+    let reference = fs::read_to_string(configs().join("clusters/reference.yaml"))?;
+    let wrong = check(&reference.replace("10.4.7.22,", "10.4.7.21,"), &["-f", "-", "--json"])?;
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&wrong.stdout)?;
+    let error = findings.iter().find(|finding| finding["severity"] == "error").context("no error")?;
+    ensure!(error["line"] == 16 && error["field"] == "hosts.hdss7-22.address", "{error}");
+    ensure!(wrong.status.code() == Some(1), "{wrong:?}");
+    let absent = check("", &["-f", "/tmp/absent.yaml"])?;
+    ensure!(absent.status.code() == Some(2) && absent.stderr.contains("read /tmp/absent.yaml: "), "{absent:?}");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[lab::Need::Nftables, lab::Need::Vxlan],
@@ -164,6 +184,7 @@ fn main() -> ExitCode {
             variables_of_the_unit_are_ones_that_netd_reads,
             unit_of_netd_leaves_the_data_path_alone_and_is_hardened,
             service_manifests_are_applied_and_listed,
+            clusters_are_checked_and_their_mistakes_named,
         ],
     )
 }

@@ -100,7 +100,7 @@ const RUST: [&str; 3] = ["cargo", "cargo-deny", "rustup"];
 
 /// Words that stand where a program would and are none: our own programs, subcommands behind a function that names the program,
 /// names of containers, and a program that no machine has.
-const NO_PROGRAMS: &str = "apply build c0 c1 delete early exec holder inspect ipvs-proxy late list load netd netd-cni network no-such-program \
+const NO_PROGRAMS: &str = "apply build c0 c1 delete early exec holder inspect ipvs-proxy late list load netd netd-cni netdadm network no-such-program \
     old-1 old-2 private run save switch type web web-1";
 
 fn root() -> PathBuf {

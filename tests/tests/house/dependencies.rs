@@ -5,7 +5,7 @@ use std::fs;
 use super::root;
 
 /// Packages with a manifest of their own.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "lib/netstate",
     "lib/reconcile",
     "lib/kernel",
@@ -14,6 +14,7 @@ const PACKAGES: [&str; 10] = [
     "netd",
     "cni-plugin",
     "ipvs-proxy",
+    "netdadm",
     "tests",
     "tests/floor",
 ];

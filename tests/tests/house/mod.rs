@@ -18,7 +18,7 @@ use anyhow::{Result, ensure};
 pub(crate) use source::{Source, every_file, sources};
 
 /// The programs, by folder and package name.
-pub(crate) const PROGRAMS: [&str; 3] = ["netd", "cni-plugin", "ipvs-proxy"];
+pub(crate) const PROGRAMS: [&str; 4] = ["netd", "cni-plugin", "ipvs-proxy", "netdadm"];
 /// The shared crates.
 pub(crate) const LIBRARIES: [&str; 5] = ["netstate", "reconcile", "kernel", "cluster", "daemon"];
 

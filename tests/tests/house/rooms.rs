@@ -6,10 +6,11 @@ use super::{Source, sources};
 const PURE_CRATES: [&str; 2] = ["lib/netstate/src", "lib/reconcile/src"];
 
 /// The pure rooms of the programs.
-pub(crate) const PURE_ROOMS: [(&str, &[&str]); 3] = [
+pub(crate) const PURE_ROOMS: [(&str, &[&str]); 4] = [
     ("netd/src", &["format", "choose", "plan"]),
     ("ipvs-proxy/src", &["object", "plan"]),
     ("cni-plugin/src", &["protocol", "plan"]),
+    ("netdadm/src", &["document", "topology", "check"]),
 ];
 
 /// What pure code may not name: IO, clocks, logs, and the crates that do them.

@@ -67,7 +67,7 @@ pub(crate) fn spoken() -> Vec<String> {
             }
         }
     }
-    for folder in ["lib", "netd", "cni-plugin", "ipvs-proxy", "tests"] {
+    for folder in ["lib", "netd", "cni-plugin", "ipvs-proxy", "netdadm", "tests"] {
         for (path, text) in every_file(folder) {
             for (number, name) in test_names(&text) {
                 note(&mut found, &path, number, &name.replace('_', " "));
