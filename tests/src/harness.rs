@@ -47,6 +47,7 @@ pub struct Suite {
     needs: Vec<Need>,
     guest: Guest,
     obstacle: Option<Obstacle>,
+    threads: Option<usize>,
 }
 
 /// Why tests cannot run.
@@ -77,7 +78,7 @@ impl Suite {
     /// A suite on a kernel that has all of `needs`.
     #[must_use]
     pub fn new(needs: &[Need]) -> Self {
-        Self { needs: needs.to_vec(), guest: Guest::default(), obstacle: None }
+        Self { needs: needs.to_vec(), guest: Guest::default(), obstacle: None, threads: None }
     }
 
     /// Why the tests cannot run on this machine, whatever its kernel has; `None` when they can.
@@ -115,10 +116,19 @@ impl Suite {
         self
     }
 
+    /// Tests that run side by side where the command line does not say; without this call as many as there are processors. For tests that
+    /// wait more than they work.
+    #[must_use]
+    pub fn side_by_side(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
     /// Parses the command line as the standard harness does and runs the tests it selects.
     #[must_use]
     pub fn run(self, tests: Vec<Test>) -> ExitCode {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = arguments.test_threads.or(self.threads);
         let obstacle = match (arguments.list, self.obstacle) {
             (true, _) => None,
             (false, Some(obstacle)) => Some(obstacle),

@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -135,6 +135,14 @@ impl Host {
         }
         let written = outside.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&outside, content));
         written.with_context(|| format!("write {} of {}", path.display(), self.name()))
+    }
+
+    /// The network of a Pod that a container runtime has made, by its address.
+    ///
+    /// # Errors
+    /// When no network of the machine's Pods has it.
+    pub fn pod_with_address(&self, name: &str, address: IpAddr) -> Result<Pod> {
+        Pod::find(self, name, address)
     }
 
     /// Makes the network of a Pod as a container runtime does: a namespace file `/run/netns/cni-NAME` with nothing in it.

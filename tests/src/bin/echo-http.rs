@@ -1,24 +1,25 @@
-//! `echo-http NAME PORT`: answers every HTTP request (kept alive) and every datagram with its name and the client's address.
+//! `echo-http NAME PORT [ADDRESS]`: answers every HTTP request (kept alive) and every datagram with its name and the client's address.
 //!
 //! Invariant: the answer is one JSON object, `{"name":"web-1","client":"172.7.21.2:4242"}`, with the source address as this
-//! socket saw it. `lab::echo` is the client.
+//! socket saw it. `lab::echo` is the client. A server that has several addresses answers datagrams from the one that it listens at.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::thread;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let parsed = match args.as_slice() {
-        [name, port] => port.parse().ok().map(|port: u16| (name, port)),
+        [name, port] => port.parse().ok().map(|port: u16| (name, port, None)),
+        [name, port, address] => port.parse().ok().zip(address.parse().ok()).map(|(port, at)| (name, port, Some(at))),
         _ => None,
     };
-    let Some((name, port)) = parsed else {
-        eprintln!("usage: echo-http NAME PORT");
+    let Some((name, port, address)) = parsed else {
+        eprintln!("usage: echo-http NAME PORT [ADDRESS]");
         return ExitCode::from(2);
     };
-    match serve(name, port) {
+    match serve(name, port, address) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("echo-http: port {port}: {error}");
@@ -27,10 +28,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(name: &str, port: u16) -> io::Result<()> {
+fn serve(name: &str, port: u16, address: Option<IpAddr>) -> io::Result<()> {
     // Both families; a kernel without IPv6 has one.
-    let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
-    let socket = UdpSocket::bind(("::", port)).or_else(|_| UdpSocket::bind(("0.0.0.0", port)))?;
+    let first = address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+    let second = address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let listener = TcpListener::bind((first, port)).or_else(|_| TcpListener::bind((second, port)))?;
+    let socket = UdpSocket::bind((first, port)).or_else(|_| UdpSocket::bind((second, port)))?;
     println!("listening on port {port}");
     thread::scope(|scope| {
         scope.spawn(|| answer_datagrams(name, &socket));

@@ -19,6 +19,14 @@ impl ControlPlane {
     /// # Errors
     /// When they cannot be started: the modern server has none.
     pub fn start(server: &ApiServer, network: &str) -> Result<Self> {
+        Self::start_with(server, network, &[])
+    }
+
+    /// Starts both, with flags of its own for the controllers behind ours.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub fn start_with(server: &ApiServer, network: &str, more: &[&str]) -> Result<Self> {
         let host = server.host();
         host.write("/run/kubernetes/admin.kubeconfig", server.kubeconfig().to_string())?;
         let access = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]
@@ -38,6 +46,7 @@ impl ControlPlane {
             "--pod-eviction-timeout=5s",
         ];
         let scheduler = ["--cert-dir=/run/kubernetes/scheduler"];
+        let controllers = [&controllers[..], more].concat();
         let processes = [start("kube-controller-manager", &controllers)?, start("kube-scheduler", &scheduler)?];
         Ok(Self { _processes: processes })
     }

@@ -52,9 +52,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts it. With programs the Nodes are ready then; without they are there.
     pub(crate) fn start(programs: Programs) -> Result<Self> {
+        Self::start_with(programs, &[])
+    }
+
+    /// The same, with these flags of API server and controllers.
+    pub(crate) fn start_with(programs: Programs, flags: &[&str]) -> Result<Self> {
         let machines = lab::Cluster::reference()?;
-        let server = ApiServer::start_for_pods(machines.host("hdss7-11")?, &[])?;
-        let control = ControlPlane::start(&server, "172.7.0.0/16")?;
+        let server = ApiServer::start_for_pods(machines.host("hdss7-11")?, flags)?;
+        let control = ControlPlane::start_with(&server, "172.7.0.0/16", flags)?;
         let mut nodes = Vec::new();
         for name in NODES {
             nodes.push(Node::start(&server, machines.host(name)?, programs)?);

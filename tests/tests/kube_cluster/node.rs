@@ -15,6 +15,9 @@ use crate::cni_node::{self, NATIVE, image};
 
 const KUBECONFIG: &str = "/run/kubernetes/kubeconfig";
 
+/// kube-proxy's default, which counts where a file configures ipvs-proxy.
+const CLOSE_WAIT: &str = "--conntrack-tcp-timeout-close-wait=1h";
+
 /// A node.
 pub(crate) struct Node {
     // In the order of their end.
@@ -42,6 +45,18 @@ impl Node {
         Ok(Self { kubelet, runtime, daemons, host: host.clone(), asked: AtomicU32::new(0) })
     }
 
+    /// Starts netd again, where it was a process and has ended.
+    pub(crate) fn start_netd(&mut self) -> Result<()> {
+        self.daemons[0] = netd(&self.host)?;
+        Ok(())
+    }
+
+    /// Starts ipvs-proxy again, where it was a process and has ended.
+    pub(crate) fn start_proxy(&mut self) -> Result<()> {
+        self.daemons[1] = proxy(&self.host)?;
+        Ok(())
+    }
+
     /// The addresses that the plugin keeps for Pods.
     pub(crate) fn reservations(&self) -> Result<BTreeSet<String>> {
         let script = "mkdir -p /var/lib/cni/networks && cd /var/lib/cni/networks && find . -type f";
@@ -62,11 +77,18 @@ impl Node {
 fn processes(server: &ApiServer, host: &Host) -> Result<[Process; 2]> {
     host.write(KUBECONFIG, server.kubeconfig().to_string())?;
     host.write("/etc/kube-flannel/net-conf.json", r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#)?;
+    Ok([netd(host)?, proxy(host)?])
+}
+
+fn netd(host: &Host) -> Result<Process> {
     let netd = host.command(lab::bin("netd")?).env("NODE_NAME", host.name());
-    let netd =
-        netd.args(["--kube-subnet-mgr", "--ip-masq", "--iface=eth0", &format!("--kubeconfig-file={KUBECONFIG}")]);
-    let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"];
+    let flags = ["--kube-subnet-mgr", "--ip-masq", "--iface=eth0", &format!("--kubeconfig-file={KUBECONFIG}")];
+    netd.args(flags).start("netd")
+}
+
+fn proxy(host: &Host) -> Result<Process> {
+    let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16", CLOSE_WAIT];
     let proxy = host.command(lab::bin("ipvs-proxy")?).args(flags);
     let proxy = proxy.args([format!("--kubeconfig={KUBECONFIG}"), format!("--hostname-override={}", host.name())]);
-    Ok([netd.start("netd")?, proxy.start("ipvs-proxy")?])
+    proxy.start("ipvs-proxy")
 }
