@@ -37,9 +37,9 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 36] = [
+const INSTALLED: [(&str, &str); 37] = [
     ("bc", "bc"),
-    ("bind9-dnsutils", "dig"),
+    ("bind9-dnsutils", "dig nslookup"),
     ("binutils", "strip"),
     ("bison", "bison"),
     ("bsdutils", "script"),
@@ -54,6 +54,7 @@ const INSTALLED: [(&str, &str); 36] = [
     ("firewalld", "firewall-cmd firewalld"),
     ("flex", "flex"),
     ("gcc", "gcc"),
+    ("iperf3", "iperf3"),
     ("iproute2", "bridge ip ss tc"),
     (
         "iptables",

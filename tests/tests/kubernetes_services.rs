@@ -1,0 +1,52 @@
+//! Kubernetes' end-to-end tests of Services, and flannel's, by their names, with real Pods: API server, controllers and kubelets of 1.20
+//! and our three programs. `docs/conformance.md` has the whole lists.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod cni_node;
+mod kube_cluster;
+mod kube_services;
+mod netd_node;
+
+use std::process::ExitCode;
+
+use cni_node::containerd;
+use kube_services::cluster_ip::*;
+use kube_services::kinds::*;
+use kube_services::labels::*;
+use lab::Need;
+use lab::kubernetes::Release;
+
+fn main() -> ExitCode {
+    lab::harness::Suite::new(&[Need::Vxlan, Need::Nftables])
+        .unless(containerd::obstacle())
+        .with_kubernetes(Release::V1_20)
+        .side_by_side(4)
+        .run(lab::tests![
+            should_provide_secure_master_service,
+            should_serve_a_basic_endpoint_from_pods,
+            should_serve_multiport_endpoints_from_pods,
+            should_serve_endpoints_on_same_port_and_different_protocols,
+            should_serve_endpoints_on_same_port_and_different_protocol_for_internal_traffic_on_type_loadbalancer,
+            should_be_updated_after_adding_or_deleting_ports,
+            should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip,
+            should_allow_pods_to_hairpin_back_to_themselves_through_services,
+            should_be_able_to_up_and_down_services,
+            should_work_after_the_service_has_been_recreated,
+            should_be_rejected_when_no_endpoints_exist,
+            should_be_rejected_for_evicted_pods,
+            should_be_able_to_create_a_functioning_nodeport_service,
+            should_be_possible_to_connect_to_a_service_via_external_ip_when_it_is_not_assigned_to_a_node,
+            should_be_able_to_update_service_type_to_nodeport_listening_on_same_port_number_but_different_protocols,
+            should_be_able_to_change_the_type_from_externalname_to_clusterip,
+            should_be_able_to_change_the_type_from_externalname_to_nodeport,
+            should_be_able_to_change_the_type_from_clusterip_to_externalname,
+            should_be_able_to_change_the_type_from_nodeport_to_externalname,
+            should_prevent_nodeport_collisions,
+            should_check_nodeport_out_of_range,
+            should_release_nodeports_on_delete,
+            should_be_able_to_change_the_type_and_ports_of_a_tcp_service,
+            should_be_able_to_change_the_type_and_ports_of_a_udp_service,
+            should_implement_service_kubernetes_io_service_proxy_name,
+            should_implement_service_kubernetes_io_headless,
+        ])
+}
