@@ -10,6 +10,8 @@ mod netd_node;
 use std::process::ExitCode;
 
 use cni_node::containerd;
+use kube_services::affinity::*;
+use kube_services::balancers::*;
 use kube_services::cluster_ip::*;
 use kube_services::kinds::*;
 use kube_services::labels::*;
@@ -48,5 +50,21 @@ fn main() -> ExitCode {
             should_be_able_to_change_the_type_and_ports_of_a_udp_service,
             should_implement_service_kubernetes_io_service_proxy_name,
             should_implement_service_kubernetes_io_headless,
+            should_have_session_affinity_work_for_service_with_type_clusterip,
+            should_have_session_affinity_work_for_nodeport_service,
+            should_function_for_client_ip_based_session_affinity_udp,
+            should_have_session_affinity_timeout_work_for_service_with_type_clusterip,
+            should_have_session_affinity_timeout_work_for_nodeport_service,
+            should_be_able_to_switch_session_affinity_for_service_with_type_clusterip,
+            should_be_able_to_switch_session_affinity_for_nodeport_service,
+            should_have_session_affinity_work_for_loadbalancer_service_with_etp_on_and_off,
+            should_be_able_to_switch_session_affinity_for_loadbalancer_service_with_etp_off,
+            should_only_allow_access_from_service_loadbalancer_source_ranges,
+            should_be_able_to_create_loadbalancer_service_without_nodeport_and_change_it,
+            esipp_should_work_for_type_loadbalancer,
+            esipp_should_work_for_type_nodeport,
+            esipp_should_only_target_nodes_with_endpoints,
+            esipp_should_work_from_pods,
+            esipp_should_handle_updates_to_external_traffic_policy_field,
         ])
 }

@@ -4,7 +4,9 @@
 //! changed but for these labels. Cases run side by side, but for those that stop a program.
 #![allow(dead_code, reason = "rooms use their part")]
 
+pub(crate) mod affinity;
 pub(crate) mod ask;
+pub(crate) mod balancers;
 pub(crate) mod cluster_ip;
 pub(crate) mod kinds;
 pub(crate) mod labels;
