@@ -15,6 +15,8 @@ use kube_services::balancers::*;
 use kube_services::cluster_ip::*;
 use kube_services::kinds::*;
 use kube_services::labels::*;
+use kube_services::readiness::*;
+use kube_services::terminating::*;
 use lab::Need;
 use lab::kubernetes::Release;
 
@@ -59,6 +61,14 @@ fn main() -> ExitCode {
             should_be_able_to_switch_session_affinity_for_nodeport_service,
             should_have_session_affinity_work_for_loadbalancer_service_with_etp_on_and_off,
             should_be_able_to_switch_session_affinity_for_loadbalancer_service_with_etp_off,
+            should_create_endpoints_for_unready_pods,
+            should_be_able_to_connect_to_terminating_and_unready_endpoints_if_published,
+            should_not_be_able_to_connect_to_terminating_and_unready_endpoints_if_not_published,
+            should_update_endpoints,
+            should_fail_health_check_node_port_if_there_are_only_terminating_endpoints,
+            should_fallback_to_terminating_endpoints_with_internal_traffic_policy_cluster,
+            should_fallback_to_terminating_endpoints_with_external_traffic_policy_cluster,
+            should_fallback_to_local_terminating_endpoints_with_external_traffic_policy_local,
             should_only_allow_access_from_service_loadbalancer_source_ranges,
             should_be_able_to_create_loadbalancer_service_without_nodeport_and_change_it,
             esipp_should_work_for_type_loadbalancer,

@@ -10,8 +10,10 @@ pub(crate) mod balancers;
 pub(crate) mod cluster_ip;
 pub(crate) mod kinds;
 pub(crate) mod labels;
+pub(crate) mod readiness;
 pub(crate) mod server;
 pub(crate) mod service;
+pub(crate) mod terminating;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
