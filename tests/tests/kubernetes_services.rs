@@ -13,8 +13,10 @@ use cni_node::containerd;
 use kube_services::affinity::*;
 use kube_services::balancers::*;
 use kube_services::cluster_ip::*;
+use kube_services::datagrams::*;
 use kube_services::kinds::*;
 use kube_services::labels::*;
+use kube_services::networking::*;
 use kube_services::readiness::*;
 use kube_services::terminating::*;
 use lab::Need;
@@ -69,6 +71,10 @@ fn main() -> ExitCode {
             should_fallback_to_terminating_endpoints_with_internal_traffic_policy_cluster,
             should_fallback_to_terminating_endpoints_with_external_traffic_policy_cluster,
             should_fallback_to_local_terminating_endpoints_with_external_traffic_policy_local,
+            should_preserve_udp_traffic_when_server_pod_cycles_for_a_nodeport_service,
+            should_preserve_udp_traffic_when_server_pod_cycles_for_a_clusterip_service,
+            should_preserve_udp_traffic_when_server_pod_cycles_for_a_clusterip_service_and_client_is_hostnetwork,
+            should_preserve_udp_traffic_when_initial_unready_endpoints_get_ready,
             should_only_allow_access_from_service_loadbalancer_source_ranges,
             should_be_able_to_create_loadbalancer_service_without_nodeport_and_change_it,
             esipp_should_work_for_type_loadbalancer,
@@ -76,5 +82,20 @@ fn main() -> ExitCode {
             esipp_should_only_target_nodes_with_endpoints,
             esipp_should_work_from_pods,
             esipp_should_handle_updates_to_external_traffic_policy_field,
+            should_function_for_pod_service_http,
+            should_function_for_pod_service_udp,
+            should_function_for_node_service_http,
+            should_function_for_node_service_udp,
+            should_function_for_endpoint_service_http,
+            should_function_for_endpoint_service_udp,
+            should_function_for_multiple_endpoint_services_with_same_selector,
+            should_function_for_service_endpoints_using_hostnetwork,
+            should_update_nodeport_http,
+            should_update_nodeport_udp,
+            should_function_for_intra_pod_communication,
+            should_be_able_to_send_traffic_between_pods_without_snat,
+            should_set_tcp_close_wait_timeout,
+            no_conflict_between_pods_with_same_hostport_but_different_hostip_and_protocol,
+            should_allow_creating_a_basic_sctp_service_with_pod_and_endpoints,
         ])
 }
