@@ -14,10 +14,12 @@ use kube_services::affinity::*;
 use kube_services::balancers::*;
 use kube_services::cluster_ip::*;
 use kube_services::datagrams::*;
+use kube_services::flannel::*;
 use kube_services::kinds::*;
 use kube_services::labels::*;
 use kube_services::networking::*;
 use kube_services::readiness::*;
+use kube_services::restarts::*;
 use kube_services::terminating::*;
 use lab::Need;
 use lab::kubernetes::Release;
@@ -97,5 +99,14 @@ fn main() -> ExitCode {
             should_set_tcp_close_wait_timeout,
             no_conflict_between_pods_with_same_hostport_but_different_hostip_and_protocol,
             should_allow_creating_a_basic_sctp_service_with_pod_and_endpoints,
+            vxlan_provides_pod_to_pod_connectivity,
+            host_gw_provides_pod_to_pod_connectivity,
+            vxlan_passes_iperf3_throughput_test,
+            recovers_pod_connectivity_after_a_pod_is_deleted_and_recreated,
+            preserves_connectivity_and_subnet_leases_across_a_flannel_daemonset_restart,
+            resolves_and_reaches_a_clusterip_service_across_nodes,
+            should_work_after_restarting_kube_proxy,
+            should_work_after_restarting_apiserver,
+            should_recreate_its_iptables_rules_if_they_are_deleted,
         ])
 }
