@@ -61,6 +61,43 @@ fn every_counterpart_of_a_test_of_kube_proxy_exists() -> Result<()> {
     ensure_counterparts("docs/kube-proxy-tests.md", 100)
 }
 
+/// The page on conformance has a line for each case of the lists, in their order, and each line a test with real Pods or a reason; and every test
+/// with real Pods has its line.
+fn every_case_of_the_conformance_lists_has_its_line() -> Result<()> {
+    const TESTS: &str = "tests/tests/kubernetes_services.rs";
+    ensure_counterparts("docs/conformance.md", 130)?;
+    let page = fs::read_to_string(root().join("docs/conformance.md")).context("docs/conformance.md")?;
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| here |"));
+    let rows: Vec<(&str, &str)> =
+        rows.map(|row| row.trim_matches(['|', ' ']).split_once(" | ").context("two cells")).collect::<Result<_>>()?;
+    let mut cases = Vec::new();
+    for list in ["services", "others", "flannel"] {
+        let text = fs::read_to_string(root().join(format!("tests/conformance/{list}.txt")))?;
+        cases.extend(text.lines().map(str::to_owned));
+    }
+    let listed: Vec<&str> = rows.iter().map(|(case, _)| *case).collect();
+    ensure!(cases.len() > 100 && listed == cases, "cases and lines differ: {:#?}", differing(&listed, &cases));
+    let undecided =
+        rows.iter().filter(|(_, here)| !here.starts_with("not run") && !here.starts_with(&format!("`{TESTS} ")));
+    let undecided: Vec<_> = undecided.collect();
+    ensure!(undecided.is_empty(), "neither a test with Pods nor `not run` and the reason: {undecided:#?}");
+    let source = fs::read_to_string(root().join(TESTS))?;
+    let tests = source.split_once("lab::tests![").context("the list of tests")?.1;
+    let names = tests.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|name| name.len() > 3);
+    let missing: Vec<&str> = names.filter(|name| !page.contains(&format!("`{TESTS} {name}`"))).collect();
+    ensure!(missing.is_empty(), "tests without a line: {missing:#?}");
+    Ok(())
+}
+
+/// What is in one of both alone.
+fn differing<'a>(listed: &[&'a str], cases: &'a [String]) -> Vec<&'a str> {
+    let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+    let alone = |of: &[&'a str], other: &[&str]| -> Vec<&'a str> {
+        of.iter().filter(|case| !other.contains(case)).copied().collect()
+    };
+    [alone(listed, &cases), alone(&cases, listed)].concat()
+}
+
 /// Every test that a page names in place of another program's exists, and more than `least` are named.
 fn ensure_counterparts(path: &str, least: usize) -> Result<()> {
     let page = fs::read_to_string(root().join(path)).with_context(|| path.to_owned())?;
@@ -152,6 +189,7 @@ fn main() -> ExitCode {
             every_promise_is_shown_by_a_test_or_a_benchmark,
             every_counterpart_of_a_test_of_flannel_exists,
             every_counterpart_of_a_test_of_kube_proxy_exists,
+            every_case_of_the_conformance_lists_has_its_line,
             every_member_of_the_networks_configuration_is_in_the_documents,
         ],
     )
