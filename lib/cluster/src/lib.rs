@@ -18,6 +18,7 @@
 //! | [`kubernetes`] | the Kubernetes API: lists and watches folded into small values, single requests |
 //! | [`directory`] | a watched directory of Kubernetes manifests |
 //! | [`manifest`] | Kubernetes objects read from YAML or JSON text |
+//! | [`time`] | times as the Kubernetes API has them |
 //! | [`backoff`] | jittered waiting times |
 //! | [`problem`] | what is wrong with an input, in which field, and the accepted form |
 //! | [`error`] | what failed, on which object, where, and whether to try again |
@@ -36,6 +37,7 @@ pub mod problem;
 mod provider;
 pub mod snapshot;
 pub mod source;
+pub mod time;
 pub mod words;
 
 pub use backoff::Backoff;

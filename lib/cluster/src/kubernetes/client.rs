@@ -134,6 +134,14 @@ impl Client {
     /// As [`Client::get`].
     pub async fn create<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Result<T, ClusterError> {
         let body = Some(("application/json", object.to_string().into_bytes()));
+    /// The listing at `path`, which may have selectors, as far as `T` reads it: a short one, of one page.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClusterError> {
+        self.object(Query::get("list", path, path)).await
+    }
+
         self.object(Query { method: Method::POST, path, verb: "create", object: path, body }).await
     }
 

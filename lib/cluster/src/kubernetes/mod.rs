@@ -9,6 +9,7 @@ mod access;
 mod client;
 mod collection;
 mod connector;
+pub mod events;
 mod fault;
 mod follow;
 mod kubeconfig;

@@ -17,7 +17,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::lease::{DATA, Lease, LeaseAttrs, SubnetKey};
 use cluster::Problem;
-pub(crate) use patch::{Condition, Observed, annotations_patch, condition_patch, rfc3339};
+pub(crate) use patch::{Condition, Observed, annotations_patch, condition_patch};
 pub(crate) use prefix::{AnnotationPrefix, DEFAULT as DEFAULT_PREFIX};
 pub(crate) use wire::{Node, OwnNode};
 

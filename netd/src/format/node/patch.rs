@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cluster::time::rfc3339;
 use netstate::family::IpFamily;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -117,19 +118,4 @@ pub(crate) fn condition_patch(condition: &Condition, now: Duration) -> Value {
         "reason": condition.reason(),
         "message": condition.message(),
     }]}})
-}
-
-/// A time since 1970 in UTC, in whole seconds: `2026-11-27T06:45:05Z` (days to date: Hinnant, "chrono-compatible low-level date algorithms").
-pub(crate) fn rfc3339(since_1970: Duration) -> String {
-    let seconds = since_1970.as_secs();
-    let (days, of_day) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }

@@ -207,16 +207,3 @@ fn the_condition_is_flannels_and_its_opposite() {
     assert_eq!(stands.observed(&OwnNode::default()), Observed::Differs);
     assert_eq!(broken.observed(&own("False", "FlannelIsUp", "")), Observed::Differs);
 }
-
-#[test]
-fn times_are_written_as_go_writes_them() {
-    for (seconds, text) in [
-        (0, "1970-01-01T00:00:00Z"),
-        (951_782_399, "2000-02-28T23:59:59Z"),
-        (951_782_400, "2000-02-29T00:00:00Z"),
-        (1_709_251_199, "2024-02-29T23:59:59Z"),
-        (4_107_542_400, "2100-03-01T00:00:00Z"),
-    ] {
-        assert_eq!(rfc3339(Duration::from_secs(seconds)), text);
-    }
-}

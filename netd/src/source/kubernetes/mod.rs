@@ -5,7 +5,6 @@
 //! say is written again when somebody takes it away, and ever more slowly when that goes on.
 
 mod fold;
-mod notices;
 mod own;
 mod publisher;
 

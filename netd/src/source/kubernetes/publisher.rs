@@ -6,20 +6,23 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cluster::Backoff;
+use cluster::kubernetes::events::{Due, Grade, Notice, Recorder, Subject};
 use cluster::kubernetes::{Client, Patch};
+use cluster::{Backoff, ClusterError};
 use daemon::slot::Slot;
 use serde::de::IgnoredAny;
 use tokio::sync::watch as state;
 use tokio::time::{Instant, sleep_until};
 
-use super::notices::{self, Notices};
 use super::own::Own;
 use crate::format::node::{AnnotationPrefix, Condition, Observed, condition_patch};
 use crate::source::{NodeState, Trouble};
 
 /// How long a data path is broken before the Node says so: a pass that repairs it takes less.
 const DWELL: Duration = Duration::from_secs(5);
+
+/// The component that the Events come from.
+const COMPONENT: &str = "netd";
 
 /// A condition that stood for so long is not contested.
 const PEACE: Duration = Duration::from_secs(60);
@@ -43,14 +46,13 @@ impl Writer {
     }
 
     /// Creates an Event about the own Node.
-    pub(super) async fn create(&self, own: &Own, trouble: &Trouble) {
-        let node = own.node.as_deref().map(|own| &own.node);
-        let now = since_1970();
-        let number = self.seed ^ u64::try_from(now.as_nanos()).unwrap_or_default();
-        let event = notices::event(&self.name, node, trouble, now, number);
-        if let Err(error) = self.client.create::<IgnoredAny>("/api/v1/namespaces/default/events", &event).await {
-            tracing::warn!(%error, reason = trouble.reason, "an Event cannot be created");
-        }
+    pub(super) async fn create(&self, own: &Own, trouble: &Trouble) -> Result<(), ClusterError> {
+        let uid = own.node.as_deref().map(|own| own.node.metadata.uid.clone());
+        let subject = Subject::Node { name: self.name.clone(), uid };
+        let Trouble { reason, message } = trouble.clone();
+        let notice = Notice { subject, grade: Grade::Warning, reason, action: "", message, common: false };
+        let recorder = Recorder::new(self.client.clone(), COMPONENT, &self.name, self.seed);
+        recorder.create(&notice).await
     }
 }
 
@@ -60,7 +62,7 @@ pub(super) struct Publisher {
     own: state::Receiver<Own>,
     states: Arc<Slot<NodeState>>,
     started: Instant,
-    notices: Notices,
+    due: Due<Trouble>,
     /// What is wrong, as it was reported last.
     troubles: Vec<Trouble>,
     /// What the Node shall say.
@@ -73,6 +75,8 @@ pub(super) struct Publisher {
     /// Not before this it is written again.
     again: Option<Instant>,
     reported: String,
+    /// Why the last Event could not be created.
+    unsent: String,
 }
 
 impl Publisher {
@@ -83,7 +87,7 @@ impl Publisher {
             own,
             states,
             started: Instant::now(),
-            notices: Notices::default(),
+            due: Due::default(),
             troubles: Vec::new(),
             wanted: None,
             broken: None,
@@ -91,6 +95,7 @@ impl Publisher {
             backoff,
             again: None,
             reported: String::new(),
+            unsent: String::new(),
         }
     }
 
@@ -135,7 +140,7 @@ impl Publisher {
     /// When there is something to do although nothing happens.
     fn due(&self) -> Option<Instant> {
         let broken = self.broken.map(|since| since + DWELL).filter(|due| *due > Instant::now());
-        let notice = self.notices.next_due().map(|due| self.started + due);
+        let notice = self.due.next().map(|due| self.started + due);
         let again = self.again.filter(|again| *again > Instant::now());
         [broken, notice, again].into_iter().flatten().min()
     }
@@ -185,9 +190,16 @@ impl Publisher {
         let odd = own.node.iter().flat_map(|own| self.writer.prefix.unusable(&own.node));
         let odd = odd.map(|message| Trouble { reason: "InvalidAnnotation", message });
         let troubles = self.troubles.iter().cloned().chain(odd).collect();
-        self.notices.set(troubles, self.elapsed());
-        while let Some(trouble) = self.notices.take_due(self.elapsed()) {
-            self.writer.create(&own, &trouble).await;
+        self.due.set(troubles, self.elapsed());
+        while let Some(trouble) = self.due.take(self.elapsed()) {
+            if let Err(error) = self.writer.create(&own, &trouble).await {
+                let text = error.to_string();
+                if text != self.unsent {
+                    tracing::warn!(error = text, reason = trouble.reason, "an Event cannot be created; trying again");
+                    self.unsent = text;
+                }
+                self.due.failed(trouble, self.elapsed());
+            }
         }
     }
 }
