@@ -77,7 +77,9 @@ impl Ask<'_> {
         let message = match code {
             403 => format!(
                 "{said}; this needs the verb `{}` for `{}`: apply {}, which grants it, to the account that this runs as",
-                self.verb, self.object, self.grants
+                self.verb,
+                resource(self.object),
+                self.grants
             ),
             401 => format!(
                 "{said}; the server does not accept this token or client certificate: it has expired, or is of another cluster"
@@ -90,6 +92,28 @@ impl Ask<'_> {
         error.reason = if code == 410 { Reason::Compacted } else { Reason::Status(code) };
         error
     }
+}
+
+/// The resource as RBAC names it, of one or of the path of an object: `/api/v1/nodes/n1/status` is `nodes/status`.
+fn resource(object: &str) -> String {
+    let path = object.split('?').next().unwrap_or_default();
+    let Some(path) = path.strip_prefix('/') else { return object.to_owned() };
+    let mut parts = path.split('/');
+    let group = match parts.next() {
+        Some("api") => "",
+        Some("apis") => parts.next().unwrap_or_default(),
+        // No resource, as `/version`: RBAC has it as it is.
+        _ => return format!("/{path}"),
+    };
+    let mut rest: Vec<_> = parts.skip(1).collect();
+    if let ["namespaces", _, ..] = *rest
+        && rest.len() > 2
+    {
+        rest.drain(..2);
+    }
+    let [plural, subresource] = [0, 2].map(|at| rest.get(at).copied().unwrap_or_default());
+    let group = if group.is_empty() { String::new() } else { format!(".{group}") };
+    if subresource.is_empty() { format!("{plural}{group}") } else { format!("{plural}/{subresource}{group}") }
 }
 
 /// An error with all its causes.
@@ -139,6 +163,24 @@ mod tests {
              runs as (not tried again until it is changed)"
         );
         assert_eq!(error.status(), Some(403));
+    }
+
+    #[test]
+    fn a_path_is_the_resource_that_rbac_has_for_it() {
+        for (object, expected) in [
+            ("services", "services"),
+            ("endpointslices.discovery.k8s.io", "endpointslices.discovery.k8s.io"),
+            ("/api/v1/nodes/n1", "nodes"),
+            ("/api/v1/nodes/n1/status", "nodes/status"),
+            ("/api/v1/namespaces/default/events", "events"),
+            ("/api/v1/namespaces/kube-system", "namespaces"),
+            ("/api/v1/namespaces/shop/pods/web-1", "pods"),
+            ("/api/v1/namespaces/shop/services?fieldSelector=metadata.name%3Dweb", "services"),
+            ("/apis/apps/v1/namespaces/shop/deployments/web/scale", "deployments/scale.apps"),
+            ("/version", "/version"),
+        ] {
+            assert_eq!(resource(object), expected, "{object}");
+        }
     }
 
     #[test]
