@@ -3,14 +3,14 @@
 //! Invariant: an address that stays wanted keeps its listener, so that nobody who asks there is turned away; one that is not wanted any
 //! more is closed before a new one is opened, and is not missed by whoever judges the loops.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::pages::Site;
 use super::server::{Address, LIMIT, Routes, serve};
-use crate::liveness::{Liveness, Progress};
+use crate::liveness::Progress;
 
 /// A listener while it is open; dropping this closes it.
 struct Open {
@@ -18,23 +18,25 @@ struct Open {
     task: JoinHandle<()>,
     name: String,
     progress: Progress,
-    liveness: Liveness,
+    site: Arc<Site>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.liveness.forget(&self.name, &self.progress);
+        self.site.liveness.forget(&self.name, &self.progress);
         self.task.abort();
+        let (address, routes) = &self.at;
+        self.site.vitals.lock().unwrap_or_else(PoisonError::into_inner).note(address, *routes, None);
     }
 }
 
 impl Open {
     fn begin((address, routes): (Address, Routes), site: &Arc<Site>) -> Self {
-        let (name, liveness) = (format!("HTTP at {address}"), site.liveness.clone());
-        let heartbeat = liveness.heartbeat(name.clone(), LIMIT);
+        let name = format!("HTTP at {address}");
+        let heartbeat = site.liveness.heartbeat(name.clone(), LIMIT);
         let progress = heartbeat.progress();
         let task = tokio::spawn(serve(address.clone(), routes, Arc::clone(site), heartbeat));
-        Self { at: (address, routes), task, name, progress, liveness }
+        Self { at: (address, routes), task, name, progress, site: Arc::clone(site) }
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) use ask::parse;
 pub use ask::{AskError, ask};
 pub use board::{Board, Question};
 pub use listening::serve_wherever;
-pub use pages::{Health, Page, Probe, Site, Tables, Vitals};
+pub use pages::{Health, Page, Probe, Site, Tables, Unserved, Vitals};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use server::talk;
 pub use server::{Address, Routes, bind, serve_page};

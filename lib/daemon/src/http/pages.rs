@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::Board;
+use super::{Address, Board, Routes};
 use crate::liveness::Liveness;
 use crate::metrics::{self, Metrics};
 use crate::readiness::Readiness;
@@ -53,8 +53,31 @@ pub struct Vitals {
     pub ineligible: bool,
     /// When each part of the program last did its work.
     pub updated: BTreeMap<&'static str, SystemTime>,
+    /// Where it serves nobody, and why.
+    pub unserved: Vec<Unserved>,
     /// Pages that only this program has, by path, beside the metrics.
     pub pages: BTreeMap<&'static str, &'static str>,
+}
+
+/// An address that cannot be bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unserved {
+    /// The address.
+    pub address: Address,
+    /// Which pages it would have.
+    pub routes: Routes,
+    /// What the system says.
+    pub reason: String,
+}
+
+impl Vitals {
+    /// Takes in whether `address` is served, or why not.
+    pub(super) fn note(&mut self, address: &Address, routes: Routes, reason: Option<&str>) {
+        self.unserved.retain(|unserved| unserved.address != *address);
+        if let Some(reason) = reason {
+            self.unserved.push(Unserved { address: address.clone(), routes, reason: reason.to_owned() });
+        }
+    }
 }
 
 impl Health {

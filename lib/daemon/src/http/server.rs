@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -83,11 +83,15 @@ pub enum Routes {
 pub(super) async fn serve(address: Address, routes: Routes, site: Arc<Site>, heartbeat: Heartbeat) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut reason = String::new();
+    let note = |site: &Site, reason: Option<&str>| {
+        site.vitals.lock().unwrap_or_else(PoisonError::into_inner).note(&address, routes, reason);
+    };
     loop {
         let error = match Listener::bind(&address).await {
             Ok(listener) => {
                 tracing::debug!(%address, "serving HTTP");
                 reason.clear();
+                note(&site, None);
                 accept(listener, routes, &site, &room, &heartbeat).await;
                 continue;
             }
@@ -95,6 +99,7 @@ pub(super) async fn serve(address: Address, routes: Routes, site: Arc<Site>, hea
         };
         if error != reason {
             tracing::warn!(%address, error, "no HTTP here; tried again every {} s", PAUSE.as_secs());
+            note(&site, Some(&error));
             reason = error;
         }
         heartbeat.back_within(PAUSE);
