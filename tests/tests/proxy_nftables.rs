@@ -108,7 +108,15 @@ fn a_flow_of_datagrams_moves_on_when_its_endpoint_goes() -> Result<()> {
     let _proxy = proxy(&nodes)?;
     let other = flow_moves_on(&nodes)?;
     ensure!(echo::ask_udp(nodes.pod("172.7.21.3")?, DNS.parse()?, SOON)?.name == other);
-    Ok(())
+    // What was deleted for that is counted as kube-proxy counts it.
+    let deleted = "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} ";
+    eventually(SOON, || {
+        let url = "http://127.0.0.1:10249/metrics";
+        let page = nodes.node()?.run(&["curl", "-s", "--fail", "--max-time", "20", url])?.stdout;
+        let count = page.lines().find_map(|line| line.strip_prefix(deleted)?.parse::<u64>().ok());
+        ensure!(count.is_some_and(|count| count > 0), "{page}");
+        Ok(())
+    })
 }
 
 fn no_connection_fails_while_all_endpoints_are_replaced_again_and_again() -> Result<()> {

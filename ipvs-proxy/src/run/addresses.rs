@@ -20,6 +20,7 @@ use kernel::{Cause, KernelError, Rtnl};
 use netstate::route::{PROXY_ROUTE_PROTOCOL, TABLE_LOCAL};
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
 
+use super::counted::{Counted, Numbers};
 use super::flows::sweep::Background;
 use super::guarded::Guarded;
 use super::routed::Routed;
@@ -163,6 +164,7 @@ pub(crate) fn targets(
     servers: Option<IpvsTable>,
     (link, excluded): (&IfName, &[Prefix]),
     sysctls: &BTreeMap<SysctlKey, String>,
+    numbers: &Numbers,
 ) -> Result<(Targets, Interests), KernelError> {
     let (nft, foreign) = (Nft::open()?, Nft::open()?);
     let writers = Writers::default();
@@ -183,11 +185,11 @@ pub(crate) fn targets(
     let balance = servers.map(|servers| balance(servers, (link, excluded), &mut interests.rtnl)).transpose()?;
     let targets = Targets {
         sysctls: Box::new(Sysctls::new(sysctls.keys().cloned())),
-        nft: Box::new(writers.watch_tables(NftTables::new(nft, dataplane::tables()))),
+        nft: Box::new(Counted::new(writers.watch_tables(NftTables::new(nft, dataplane::tables())), numbers.clone())),
         forward: Some(forward),
         balance,
         routes: Box::new(writers.watch(local_routes(routes), Subject::Route)),
-        flows: Box::new(Background::start(Conntrack::open()?).map_err(refused)?),
+        flows: Box::new(Background::start(Conntrack::open()?, numbers.clone()).map_err(refused)?),
     };
     Ok((targets, interests))
 }

@@ -170,6 +170,7 @@ mod tests {
     fn names_and_types_are_those_of_the_table_in_the_documentation() {
         let metrics = metrics();
         let mut names = KubeProxyNames::new(&metrics);
+        let _numbers = super::super::counted::Numbers::shown_by(&metrics);
         metrics.probe(Probe::Health, 200);
         metrics.probe(Probe::Live, 503);
         let no_local = NoLocal { internal: 2, external: 1 };

@@ -7,6 +7,7 @@
 pub(crate) mod addresses;
 mod checks;
 pub(crate) mod cleanup;
+mod counted;
 mod flows;
 pub(crate) mod forward;
 mod guarded;
@@ -49,6 +50,7 @@ pub(crate) use prepare::init_only;
 use self::checks::Checks;
 use self::lock::Lock;
 use self::own_addresses::Following;
+use self::counted::Numbers;
 use self::path::Opened;
 use self::proxy::Proxy;
 use self::reload::Reload;
@@ -117,11 +119,12 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let origin = Origin::now()?;
     let mode = opened.mode;
     tracing::info!(node = config.node, kernel = release()?, mode = mode.name(), "starting");
-    let (proxy, interests) = start(&config, &own, opened, origin).await?;
+    let numbers = Numbers::shown_by(&shell.metrics);
+    let (proxy, interests) = start(&config, &own, opened, (origin, &numbers)).await?;
     let mailbox = Mailbox::new(shell.liveness.clone());
     shell.attach(&mailbox);
     traffic::show(config.service_metrics, &mailbox, &shell.metrics);
-    let mut running = Running::new(config, origin, mailbox.clone(), shell.clone());
+    let mut running = Running::new(config, (origin, numbers), mailbox.clone(), shell.clone());
     // That of rtnetlink before the first listing, which the thread begins with; that of nftables behind the first rows.
     let (begun, first_rows) = oneshot::channel();
     running.follow(Monitors::open_behind(interests, first_rows));
@@ -196,7 +199,7 @@ async fn start(
     config: &Config,
     own: &OwnAddresses,
     mut opened: Opened,
-    origin: Origin,
+    (origin, numbers): (Origin, &Numbers),
 ) -> anyhow::Result<(Proxy, Interests)> {
     let pods = prepare::pods(config);
     if pods != config.facts.pods {
@@ -216,7 +219,7 @@ async fn start(
     let plane = plane(config, mode)?;
     let facts = Facts { own: own.clone(), pods, ..config.facts.clone() };
     let servers = opened.ipvs.map(|ipvs| addresses::servers(ipvs, plane.families()));
-    let (targets, interests) = addresses::targets(servers, (&link, &config.excluded), &sysctls)?;
+    let (targets, interests) = addresses::targets(servers, (&link, &config.excluded), &sysctls, numbers)?;
     let tables = Tables::new(targets, Drains::new(config.grace, origin.boot), &sysctls, &plane);
     let proxy = Proxy::new(facts, networks, plane, tables, origin.epoch);
     Ok((proxy, interests))

@@ -14,6 +14,7 @@ use daemon::shell::Shell;
 use daemon::worker::Mailbox;
 use kernel::ipvs::Ipvs;
 
+use super::counted::Numbers;
 use super::own_addresses::Following;
 use super::reload::Reload;
 use super::tables::Touched;
@@ -26,6 +27,7 @@ use crate::dataplane::Mode;
 pub(super) struct Running {
     config: Config,
     origin: Origin,
+    numbers: Numbers,
     mailbox: Mailbox<ProxyWork>,
     shell: Shell,
     #[allow(dead_code, reason = "kept for its drop")]
@@ -34,8 +36,13 @@ pub(super) struct Running {
 
 impl Running {
     /// Nothing is followed yet.
-    pub(super) const fn new(config: Config, origin: Origin, mailbox: Mailbox<ProxyWork>, shell: Shell) -> Self {
-        Self { config, origin, mailbox, shell, monitors: None }
+    pub(super) fn new(
+        config: Config,
+        (origin, numbers): (Origin, Numbers),
+        mailbox: Mailbox<ProxyWork>,
+        shell: Shell,
+    ) -> Self {
+        Self { config, origin, numbers, mailbox, shell, monitors: None }
     }
 
     /// The configuration that is in force.
@@ -79,7 +86,7 @@ impl Running {
             let opened = path::open(config.mode)?;
             let mode = opened.mode;
             let own = Following::open(link()?).await?.addresses().await?;
-            let (proxy, interests) = start(config, &own, opened, self.origin).await?;
+            let (proxy, interests) = start(config, &own, opened, (self.origin, &self.numbers)).await?;
             self.follow(Monitors::open(interests));
             self.mailbox.send(Order::Succeed(Box::new(proxy))).await;
             self.show(mode);

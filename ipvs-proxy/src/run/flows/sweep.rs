@@ -8,14 +8,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel::KernelError;
 use kernel::conntrack::Selection;
+use netstate::IpFamily;
 
 use super::{Check, Checks, Locals, Tracked};
 use crate::plan::FrontendKey;
 use crate::plan::frontend::Place;
+use crate::run::counted::Numbers;
 use crate::run::targets::{Flows, Sweeper};
 
 /// Frontends of one family and protocol whose connections are read one frontend after the other. The kernel walks its whole table for
@@ -29,8 +31,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When connections cannot be read or deleted; theirs and those of the frontends behind them wait again.
-pub(crate) fn sweep(checks: &Mutex<Checks>, flows: &mut dyn Flows) -> Result<(), KernelError> {
+pub(crate) fn sweep(checks: &Mutex<Checks>, flows: &mut dyn Flows, numbers: &Numbers) -> Result<(), KernelError> {
     let begun = lock(checks).begin();
+    let mut searched: BTreeMap<IpFamily, (Duration, usize)> = BTreeMap::new();
     let result = begun.into_iter().try_for_each(|((family, protocol), frontends)| {
         let is_filtered = flows.filters() && frontends.len() <= ONE_BY_ONE;
         let parts: Vec<_> = if is_filtered {
@@ -38,8 +41,13 @@ pub(crate) fn sweep(checks: &Mutex<Checks>, flows: &mut dyn Flows) -> Result<(),
         } else {
             vec![(Selection::all(family, protocol), frontends.as_slice())]
         };
+        let (took, all) = searched.entry(family).or_default();
         parts.into_iter().try_for_each(|(selection, frontends)| {
-            let deleted = flows.forget(&selection, &|flow: &Tracked| lock(checks).is_stale(protocol, flow))?;
+            let begun = Instant::now();
+            let deleted = flows.forget(&selection, &|flow: &Tracked| lock(checks).is_stale(protocol, flow));
+            *took = took.saturating_add(begun.elapsed());
+            let deleted = deleted?;
+            *all = all.saturating_add(deleted);
             if deleted > 0 {
                 tracing::info!(of = %selection, deleted, "stale connections deleted");
             }
@@ -48,6 +56,7 @@ pub(crate) fn sweep(checks: &Mutex<Checks>, flows: &mut dyn Flows) -> Result<(),
         })
     });
     lock(checks).again();
+    searched.into_iter().for_each(|(family, (took, deleted))| numbers.searched(family, took, deleted));
     result
 }
 
@@ -77,7 +86,7 @@ impl Background {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn start(flows: impl Flows + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(flows: impl Flows + Send + 'static, numbers: Numbers) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let weak = Arc::downgrade(&shared);
         let mut flows = flows;
@@ -87,7 +96,8 @@ impl Background {
                 if !shared.wait(failed.is_some()) {
                     continue;
                 }
-                let failure = sweep(&shared.checks, &mut flows).err().map(|error| kernel::Chain(&error).to_string());
+                let failure =
+                    sweep(&shared.checks, &mut flows, &numbers).err().map(|error| kernel::Chain(&error).to_string());
                 if let Some(reason) = failure.as_ref().filter(|reason| failed.as_ref() != Some(*reason)) {
                     tracing::warn!(error = reason, "stale connections stay for now");
                 }
@@ -165,7 +175,7 @@ mod tests {
 
     fn asked(checks: &Mutex<Checks>, failures: usize, filters: bool) -> (Vec<String>, bool) {
         let mut flows = Asked { asked: Vec::new(), failures, filters };
-        let done = sweep(checks, &mut flows).is_ok();
+        let done = sweep(checks, &mut flows, &Numbers::default()).is_ok();
         (flows.asked, done)
     }
 
@@ -208,7 +218,7 @@ mod tests {
             }
         }
         let (sender, receiver) = mpsc::channel();
-        let mut background = Background::start(Reports(sender, 0)).unwrap();
+        let mut background = Background::start(Reports(sender, 0), Numbers::default()).unwrap();
         let waiting = std::mem::take(&mut lock(&noted(Protocol::Tcp, 1)).waiting);
         background.put(waiting, Locals::default());
         for _ in 0..3 {

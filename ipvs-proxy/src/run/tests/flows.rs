@@ -20,7 +20,7 @@ fn clients_that_began_while_the_rules_were_away_begin_anew_when_the_rules_are_ba
     rig.flows.0.lock().unwrap().failures = 1;
     rig.later(60);
     assert_eq!(rig.flows.0.lock().unwrap().held.len(), 3, "the connections could not be read");
-    let _ = sweep(&rig.flows.1.clone(), &mut rig.flows);
+    let _ = sweep(&rig.flows.1.clone(), &mut rig.flows, &Default::default());
     assert_eq!(rig.flows.0.lock().unwrap().held, [good, elsewhere]);
     // One element, or a rule, is enough.
     for table in [false, true] {

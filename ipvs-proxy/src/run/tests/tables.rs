@@ -250,7 +250,7 @@ impl Sweeper for FakeFlows {
     fn put(&mut self, checks: BTreeMap<FrontendKey, Check>, locals: Locals) {
         let noted = Arc::clone(&self.1);
         noted.lock().unwrap().put(checks, locals);
-        let _ = sweep(&noted, self);
+        let _ = sweep(&noted, self, &Default::default());
     }
 
     fn welcome(&mut self, frontend: &FrontendKey, endpoint: SocketAddr) {
