@@ -19,6 +19,7 @@ mod fuzz;
 mod object;
 mod plan;
 mod run;
+mod sockets;
 mod source;
 
 pub use command::main;

@@ -157,6 +157,7 @@ fn rights_of_the_proxy_are_exactly_the_calls_of_a_run() -> Result<()> {
     let proxy = start(&server, node, &objects, "ipvs-proxy", &[])?;
     ready(node, &objects, "ipvs-proxy").with_context(|| proxy.log())?;
     proxy.wait_for_line("ready", SOON)?;
+    // It reports its start.
     eventually(SOON, || {
         let (used, allowed) = (used(&server, "ipvs-proxy")?, allowed(&objects, "ipvs-proxy"));
         ensure!(used == allowed, "ipvs-proxy used {used:?} and may {allowed:?}");

@@ -15,11 +15,11 @@ use kernel::query::Query;
 use netstate::nft::{Family, Name, TableKey};
 use netstate::{IpFamily, SysctlKey};
 
-use super::sockets::{self, Listener};
 use crate::command::args::Invocation;
 use crate::dataplane::Mode;
 use crate::facts::{self, Facts as Known};
 use crate::run::{forward, lock};
+use crate::sockets::{self, Listener};
 
 /// Endpoints whose route is asked for at most.
 const ENDPOINTS: usize = 512;

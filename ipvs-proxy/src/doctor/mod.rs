@@ -8,7 +8,6 @@ mod facts;
 mod host;
 mod kernel;
 mod objects;
-mod sockets;
 #[cfg(test)]
 mod tests;
 

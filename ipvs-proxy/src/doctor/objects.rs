@@ -7,9 +7,9 @@ use daemon::doctor::Trouble;
 use netstate::Protocol;
 
 use super::Facts;
-use super::sockets::Listener;
 use crate::object::ObjectName;
 use crate::object::service::{Service, ServicePort};
+use crate::sockets::Listener;
 
 /// What of this node's Node object is not as flags and machine have it.
 pub(super) fn node(facts: &Facts) -> Vec<Trouble> {

@@ -10,11 +10,11 @@ use netstate::{InterfaceAddress, IpFamily, Protocol, Route, RouteKey};
 use serde_json::json;
 
 use super::facts::Facts;
-use super::sockets::Listener;
 use super::{CHECKS, examine};
 use crate::dataplane::Mode;
 use crate::explain::tests::{IPVS, NFTABLES, node, node_with_local, spec, web};
 use crate::run::status::ProxyStatus;
+use crate::sockets::Listener;
 
 /// A node that is well.
 fn well(mode: Mode) -> Facts {

@@ -139,12 +139,25 @@ fn port(item: &Field<'_>) -> Result<EndpointPort, Problem> {
     Ok(EndpointPort { name, protocol: item.get("protocol").protocol()?, port })
 }
 
-/// An endpoint; hints that cannot be read go to `skipped`.
-fn endpoint(item: &Field<'_>, family: IpFamily, skipped: &mut Vec<String>) -> Result<Endpoint, Problem> {
-    let accepted = match family {
+/// Which addresses endpoints of a slice of this family may have.
+const fn accepted(family: IpFamily) -> &'static str {
+    match family {
         IpFamily::V4 => "a unicast IPv4 address that is no loopback or link-local one",
         IpFamily::V6 => "a unicast IPv6 address that is no loopback or link-local one",
-    };
+    }
+}
+
+/// The address that was left out of a slice for its family, if that is what an element says that was left out.
+pub(crate) fn of_other_family(skipped: &str) -> Option<IpAddr> {
+    let (found, form) = skipped.split_once("; accepted: ")?;
+    let addr: IpAddr = found.rsplit_once(": ")?.1.trim_matches('"').parse().ok()?;
+    let other = [IpFamily::V4, IpFamily::V6].into_iter().find(|family| *family != IpFamily::of(addr))?;
+    (form == accepted(other)).then_some(addr)
+}
+
+/// An endpoint; hints that cannot be read go to `skipped`.
+fn endpoint(item: &Field<'_>, family: IpFamily, skipped: &mut Vec<String>) -> Result<Endpoint, Problem> {
+    let accepted = accepted(family);
     // Consumers use the first address only (discovery/v1: "addresses").
     let addresses = item.get("addresses");
     let first = addresses.items()?.into_iter().next().ok_or_else(|| addresses.problem("a list of addresses"))?;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use netstate::Protocol;
+use netstate::{IpFamily, Protocol};
 
 use super::frontend::{Kind, Place};
 use super::route::Answer;
@@ -163,6 +163,16 @@ impl Claims {
     /// Everything that is served.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&FrontendKey, &Frontend)> {
         self.claims.keys().filter_map(|key| Some((key, self.served(key)?)))
+    }
+
+    /// Every node port that is served, with whose it is.
+    pub(crate) fn node_ports(&self) -> impl Iterator<Item = (&FrontendKey, &ObjectName)> {
+        let key = |protocol, family, port| FrontendKey { protocol, place: Place::AnyNode(family), port };
+        let of =
+            move |(protocol, family)| self.claims.range(key(protocol, family, 0)..=key(protocol, family, u16::MAX));
+        let families = |protocol| [IpFamily::V4, IpFamily::V6].map(|family| (protocol, family));
+        let keys = Protocol::ALL.into_iter().flat_map(families).flat_map(of).map(|(key, _)| key);
+        keys.filter_map(|key| Some((key, self.winner(key)?.0)))
     }
 
     /// Who may have `key`, and with what.

@@ -38,6 +38,11 @@ impl Findings {
         }
     }
 
+    /// All of it, with the Service that it belongs to.
+    pub(crate) fn by_service(&self) -> impl Iterator<Item = (&ObjectName, &Finding)> {
+        self.0.iter().flat_map(|(service, found)| found.values().map(move |finding| (service, finding)))
+    }
+
     /// All of it, each Service before its slices.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Finding)> {
         self.0.values().flatten()

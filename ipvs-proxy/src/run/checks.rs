@@ -4,6 +4,7 @@
 //! cannot be bound is reported and tried again until it can, and hinders nobody else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,13 +63,12 @@ impl Checks {
     }
 
     /// Ports that cannot be bound.
-    pub(super) fn problems(&self) -> Vec<String> {
-        let text = |((service, at), reason): (&(ObjectName, SocketAddr), &String)| {
-            format!(
-                "services/{service}: spec.healthCheckNodePort: {at} cannot be bound: {reason}; tried again every second"
-            )
+    pub(super) fn problems(&self) -> Vec<Unbound> {
+        let problem = |((service, at), reason): (&(ObjectName, SocketAddr), &String)| {
+            let (service, reason) = (service.clone(), reason.clone());
+            Unbound { service, at: *at, reason }
         };
-        locked(&self.shared.problems).iter().map(text).collect()
+        locked(&self.shared.problems).iter().map(problem).collect()
     }
 
     /// Serves, for as long as the future is polled.
@@ -84,6 +84,26 @@ impl Checks {
             served.take(wanted);
             *locked(&self.shared.problems) = served.listen();
         }
+    }
+}
+
+/// A port that cannot be bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unbound {
+    /// Whose `healthCheckNodePort` it is.
+    pub(super) service: ObjectName,
+    pub(super) at: SocketAddr,
+    /// What the system says.
+    pub(super) reason: String,
+}
+
+impl fmt::Display for Unbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, at, reason } = self;
+        write!(
+            f,
+            "services/{service}: spec.healthCheckNodePort: {at} cannot be bound: {reason}; tried again every second"
+        )
     }
 }
 
@@ -239,7 +259,7 @@ mod tests {
             assert!(std::time::Instant::now() < deadline);
             tokio::task::yield_now().await;
         }
-        assert!(checks.problems()[0].contains(&at.to_string()), "{:?}", checks.problems());
+        assert!(checks.problems()[0].to_string().contains(&at.to_string()), "{:?}", checks.problems());
         drop(taken);
         let text = until(at, |found| found.as_ref().is_ok_and(|text| text.contains("200 OK"))).await;
         assert!(text.to_lowercase().contains("x-load-balancing-endpoint-weight: 2"), "{text}");

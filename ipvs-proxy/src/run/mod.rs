@@ -12,6 +12,7 @@ mod flows;
 pub(crate) mod forward;
 mod guarded;
 mod health;
+mod held;
 mod kube_names;
 pub(crate) mod lock;
 mod log;
@@ -21,6 +22,7 @@ mod path;
 mod prepare;
 pub(crate) mod proxy;
 mod reload;
+mod reported;
 mod routed;
 mod running;
 mod spared;
@@ -48,9 +50,10 @@ pub(crate) use cleanup::cleanup;
 pub(crate) use prepare::init_only;
 
 use self::checks::Checks;
+use self::counted::Numbers;
+use self::held::Held;
 use self::lock::Lock;
 use self::own_addresses::Following;
-use self::counted::Numbers;
 use self::path::Opened;
 use self::proxy::Proxy;
 use self::reload::Reload;
@@ -66,7 +69,7 @@ use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Mode, NodeAddresses, Options, vip};
 use crate::plan::here::{Facts, OwnAddresses};
 use crate::plan::networks::Networks;
-use crate::source::Source;
+use crate::source::{Place, Source};
 
 /// This program's name.
 pub(crate) const NAME: &str = "ipvs-proxy";
@@ -131,7 +134,7 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     running.show(mode);
     let checks = Checks::default();
     tokio::spawn(checks.clone().serve(shell.liveness.clone()));
-    let work = ProxyWork::new(proxy, checks, shell.clone()).beginning(begun);
+    let work = reporting(ProxyWork::new(proxy, checks, shell.clone()).beginning(begun), running.config());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let Config { place, node, .. } = running.config();
     let mut source = Source::listen(place, node, shell::seed());
@@ -168,6 +171,17 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
             },
         }
     }
+}
+
+/// The work of the thread, which reports to the API server as well where the objects come from there.
+fn reporting(work: ProxyWork, Config { place, node, .. }: &Config) -> ProxyWork {
+    let held = Held::default();
+    tokio::spawn(held.clone().follow());
+    let reporter = match place {
+        Place::Kubernetes(client) => Some(reported::start(client, node, shell::seed())),
+        Place::Etcd(..) | Place::Directory(_) => None,
+    };
+    work.reporting(held, reporter)
 }
 
 /// Puts the status up, with what is to be said of the configuration.

@@ -5,16 +5,20 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
+use cluster::kubernetes::events::Reporter;
+use daemon::http::Unserved;
 use daemon::shell::Shell;
-use daemon::status::{TableRows, is_tried};
+use daemon::status::{LISTED, TableRows, is_tried};
 use daemon::worker::{Cause, PassLog, Took, Work};
 use netstate::IpFamily;
 use reconcile::{Audited, Counts, Pass};
 use tokio::sync::oneshot;
 
-use super::checks::Checks;
+use super::checks::{Checks, Unbound};
+use super::held::{Held, HeldPort};
 use super::kube_names::KubeProxyNames;
 use super::proxy::Proxy;
+use super::reported::{self, Beside};
 use super::status::ProxyStatus;
 use super::tables::Touched;
 use super::{SOURCES, TABLES, addresses, forward, lock};
@@ -34,6 +38,9 @@ const AUDIT: Duration = Duration::from_secs(60);
 
 /// Shortest time between two reports: the status of thousands of Services takes milliseconds to put together.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Shortest time between two walks along the node ports, which may be ten thousand.
+const PORTS: Duration = Duration::from_secs(10);
 
 /// What the thread is asked to take in.
 pub(super) enum Order {
@@ -67,8 +74,31 @@ pub(super) struct ProxyWork {
     ineligible: Option<String>,
     /// What to say of a kube-proxy beside us, if there is one.
     rival: Option<String>,
-    /// Ports for health checks that cannot be bound.
-    unbound: Vec<String>,
+    held: Held,
+    /// When the node ports may be gone through.
+    next_ports: Duration,
+    /// Ports for health checks and addresses of pages that cannot be bound, and node ports that processes have.
+    occupied: Occupied,
+    /// Where that is reported beside the status.
+    reporter: Option<Reporter>,
+}
+
+/// Places that somebody else has.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Occupied {
+    unbound: Vec<Unbound>,
+    unserved: Vec<Unserved>,
+    held: Vec<HeldPort>,
+}
+
+impl Occupied {
+    fn advice(&self) -> impl Iterator<Item = String> {
+        let unserved = self.unserved.iter().map(|unserved| {
+            format!("HTTP is not served at {}: {}; tried again and again", unserved.address, unserved.reason)
+        });
+        let held = self.held.iter().map(|port| format!("services/{}: {port}", port.service)).take(LISTED);
+        self.unbound.iter().map(ToString::to_string).chain(unserved).chain(held)
+    }
 }
 
 impl ProxyWork {
@@ -87,7 +117,10 @@ impl ProxyWork {
             next_report: Duration::ZERO,
             ineligible: None,
             rival: None,
-            unbound: Vec::new(),
+            held: Held::default(),
+            next_ports: Duration::ZERO,
+            occupied: Occupied::default(),
+            reporter: None,
         };
         work.notice_rival();
         work
@@ -96,6 +129,17 @@ impl ProxyWork {
     /// Says to `begun` when the first rows are in.
     pub(super) fn beginning(self, begun: oneshot::Sender<()>) -> Self {
         Self { begun: Some(begun), ..self }
+    }
+
+    /// Reports what `held` finds, and to `reporter` as well.
+    pub(super) fn reporting(self, held: Held, reporter: Option<Reporter>) -> Self {
+        Self { held, reporter, ..self }
+    }
+
+    /// What somebody else has at places that are wanted here.
+    fn occupied(&self) -> Occupied {
+        let vitals = self.shell.vitals.lock().unwrap_or_else(PoisonError::into_inner);
+        Occupied { unbound: self.checks.problems(), unserved: vitals.unserved.clone(), held: self.held.found() }
     }
 
     /// What is known, planned and in the kernel.
@@ -256,9 +300,9 @@ impl Work for ProxyWork {
         self.open_gates();
         // A listing that found everything in place is nothing new, unless something was wrong before.
         self.changed |= !pass.is_idle() || (pass.observed > 0 && !self.well);
-        let unbound = self.checks.problems();
-        self.changed |= unbound != self.unbound;
-        self.unbound = unbound;
+        let occupied = self.occupied();
+        self.changed |= occupied != self.occupied;
+        self.occupied = occupied;
         if !self.changed || took.now < self.next_report {
             return None;
         }
@@ -266,11 +310,18 @@ impl Work for ProxyWork {
         self.next_report = took.now + PAUSE;
         let denying = self.proxy.tables().denying().iter().map(forward::advice);
         let bridges = self.proxy.plane().families().filter_map(addresses::bridge_advice);
-        let advice: Vec<_> =
-            bridges.chain(denying).chain(self.rival.clone()).chain(self.unbound.iter().cloned()).collect();
+        let advice: Vec<_> = bridges.chain(denying).chain(self.rival.clone()).chain(self.occupied.advice()).collect();
         let status = ProxyStatus::of(&self.proxy, self.proxy.node(), &advice, took.now);
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);
+        }
+        if took.now >= self.next_ports && self.proxy.gate().is_open() {
+            self.next_ports = took.now + PORTS;
+            self.held.set(self.proxy.claims());
+        }
+        if let Some(reporter) = self.reporter.as_ref().filter(|_| self.proxy.gate().is_open()) {
+            let Occupied { unbound, unserved, held } = &self.occupied;
+            reporter.set(reported::notices(&self.proxy, &Beside { unbound, unserved, held }));
         }
         self.well = status.ok;
         Some(status)

@@ -106,3 +106,67 @@ fn what_is_said_of_a_service_goes_with_it_and_with_its_slice() {
     rig.work();
     assert_eq!(status(&rig), []);
 }
+
+#[test]
+fn what_somebody_must_act_on_is_an_event_of_the_service_or_of_the_node_in_the_words_that_are_known() {
+    use std::net::SocketAddr;
+
+    use cluster::kubernetes::events::{Notice, Subject};
+    use daemon::http::{Address, Routes, Unserved};
+
+    use super::super::checks::Unbound;
+    use super::super::reported::{Beside, notices};
+    use crate::object::ObjectName;
+
+    let mut rig = Rig::web();
+    let events = |rig: &Rig, beside: &Beside<'_>| {
+        let text = |notice: Notice| {
+            let subject = match notice.subject {
+                Subject::Node { name, .. } => name,
+                Subject::Service { namespace, name } => format!("{namespace}/{name}"),
+            };
+            format!("{subject} {} {}: {}", notice.reason, notice.action, notice.message)
+        };
+        notices(&rig.proxy, beside).into_iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(events(&rig, &Beside::default()), [""; 0]);
+    let claims = |name: &str, at: &str| {
+        let ports =
+            json!([{"name": "a", "port": 80, "nodePort": 30_080}, {"name": "b", "port": 81, "nodePort": 30_081}]);
+        let spec = json!({"clusterIP": at, "type": "NodePort", "externalIPs": ["10.4.7.9"], "ports": ports});
+        (format!("services/default/{name}"), json!({"kind": "Service", "metadata": {"name": name}, "spec": spec}))
+    };
+    for (name, at) in [("one", "192.168.0.50"), ("two", "192.168.0.50"), ("pod", "172.7.1.1")] {
+        let (key, object) = claims(name, at);
+        rig.put(&key, &object);
+    }
+    let endpoints = json!([{"addresses": ["fd00::2"]}, {"addresses": ["127.0.0.1"]}]);
+    let labels = json!({"kubernetes.io/service-name": "one"});
+    rig.put(
+        "endpointslices/default/one-1",
+        &json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 80}],
+            "metadata": {"name": "one-1", "labels": labels}}),
+    );
+    rig.work();
+    let at: SocketAddr = "10.4.7.21:30100".parse().unwrap();
+    let unbound = [Unbound { service: ObjectName::new("default", "one"), at, reason: "in use".to_owned() }];
+    let address = |port| Address::Tcp(SocketAddr::from(([0, 0, 0, 0], port)));
+    let unserved = |port, routes| Unserved { address: address(port), routes, reason: "in use".to_owned() };
+    let unserved = [unserved(10256, Routes::Health), unserved(10249, Routes::All)];
+    let found = events(&rig, &Beside { unbound: &unbound, unserved: &unserved, held: &[] });
+    let expected = [
+        "hdss7-21.host.com FailedToStartProxierHealthcheck StartKubeProxy: failed to start proxier healthz on 0.0.0.0:10256: in use",
+        "default/one FailedToStartServiceHealthcheck Listen: node hdss7-21.host.com failed to start healthcheck \"default/one\" on port 30100: ",
+        "default/pod ClusterIPOutOfRange SyncProxyRules: an address is not served: spec.clusterIP: 172.7.1.1 is in the Pod network",
+        "default/pod AddressAlreadyAllocated SyncProxyRules: tcp 10.4.7.9:80 belongs to services/default/one, which comes first by name, and 1 further ones;",
+        "default/pod PortAlreadyAllocated SyncProxyRules: tcp IPv4 node port 30080 belongs to services/default/one, which comes first",
+        "default/two AddressAlreadyAllocated SyncProxyRules: tcp 10.4.7.9:80",
+        "default/two ClusterIPAlreadyAllocated SyncProxyRules: tcp 192.168.0.50:80 belongs to services/default/one",
+        "default/two PortAlreadyAllocated SyncProxyRules: tcp IPv4 node port 30080",
+        "default/one KubeProxyIncorrectIPVersion GatherEndpoints: fd00::2 in endpointslice has incorrect IP version",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}\n{expected}");
+    }
+}

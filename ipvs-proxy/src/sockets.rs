@@ -9,11 +9,11 @@ use netstate::Protocol;
 
 /// A socket that waits for clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     /// Transport protocol.
-    pub(super) protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// Where; an unspecified address is every one.
-    pub(super) at: SocketAddr,
+    pub(crate) at: SocketAddr,
 }
 
 /// The files with the states of a waiting socket: TCP_LISTEN, and TCP_CLOSE for UDP, which has no other without a peer.
@@ -25,7 +25,7 @@ const FILES: [(&str, Protocol, &str); 4] = [
 ];
 
 /// All of them.
-pub(super) fn listeners() -> BTreeSet<Listener> {
+pub(crate) fn listeners() -> BTreeSet<Listener> {
     let of_file = |(file, protocol, state): (&str, Protocol, &str)| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         let found: Vec<_> = text.lines().filter_map(|line| waiting(line, state)).collect();

@@ -1,0 +1,132 @@
+//! `Held`: node ports at which a process of this host waits for clients: those of other hosts reach the Service instead.
+//!
+//! Invariant: the thread that plans writes down which ports there are and reads what was found; the sockets are read elsewhere, once a
+//! minute and when the ports change, and only where there are node ports.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use netstate::Protocol;
+use tokio::sync::Notify;
+
+use crate::object::ObjectName;
+use crate::plan::Claims;
+use crate::sockets::{self, Listener};
+
+/// Time between two readings of the sockets.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Node ports, with whose they are.
+type NodePorts = BTreeMap<(Protocol, u16), ObjectName>;
+
+/// See the module's text; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Held {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ports: Mutex<NodePorts>,
+    found: Mutex<Vec<HeldPort>>,
+    changed: Notify,
+}
+
+/// A node port at which a process waits for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HeldPort {
+    /// Whose node port it is.
+    pub(super) service: ObjectName,
+    protocol: Protocol,
+    at: SocketAddr,
+}
+
+impl fmt::Display for HeldPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, at, .. } = self;
+        write!(
+            f,
+            "a process of this host listens at {at}/{protocol}, the node port of this Service, whose clients from elsewhere it does not \
+             get; give one of them another port"
+        )
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Held {
+    /// Takes in which node ports there are.
+    pub(super) fn set(&self, claims: &Claims) {
+        let ports: NodePorts =
+            claims.node_ports().map(|(key, service)| ((key.protocol, key.port), service.clone())).collect();
+        let differ = *locked(&self.shared.ports) != ports;
+        if differ {
+            *locked(&self.shared.ports) = ports;
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// What was found last.
+    pub(super) fn found(&self) -> Vec<HeldPort> {
+        locked(&self.shared.found).clone()
+    }
+
+    /// Reads the sockets again and again, for as long as the future is polled.
+    pub(super) async fn follow(self) {
+        loop {
+            let ports = locked(&self.shared.ports).clone();
+            let found = if ports.is_empty() {
+                Vec::new()
+            } else {
+                // Thousands of connections are a long text.
+                tokio::task::spawn_blocking(move || held(&ports, sockets::listeners())).await.unwrap_or_default()
+            };
+            *locked(&self.shared.found) = found;
+            tokio::select! {
+                () = tokio::time::sleep(PERIOD) => {}
+                () = self.shared.changed.notified() => {}
+            }
+        }
+    }
+}
+
+/// The first listener at each of the ports. One at loopback is nobody's way from elsewhere.
+fn held(ports: &NodePorts, listeners: impl IntoIterator<Item = Listener>) -> Vec<HeldPort> {
+    let mut found: BTreeMap<(Protocol, u16), HeldPort> = BTreeMap::new();
+    for Listener { protocol, at } in listeners {
+        let key = (protocol, at.port());
+        if let Some(service) = ports.get(&key).filter(|_| !at.ip().is_loopback()) {
+            found.entry(key).or_insert_with(|| HeldPort { service: service.clone(), protocol, at });
+        }
+    }
+    found.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_held_by_a_listener_of_its_protocol_that_is_not_at_loopback() {
+        let web = ObjectName::new("shop", "web");
+        let ports = NodePorts::from([((Protocol::Tcp, 30_080), web.clone()), ((Protocol::Udp, 30_053), web)]);
+        let listener = |protocol, at: &str| Listener { protocol, at: at.parse().unwrap() };
+        let found = held(
+            &ports,
+            [
+                listener(Protocol::Tcp, "127.0.0.1:30080"),
+                listener(Protocol::Udp, "0.0.0.0:30080"),
+                listener(Protocol::Tcp, "0.0.0.0:30053"),
+                listener(Protocol::Tcp, "10.4.7.21:30080"),
+                listener(Protocol::Tcp, "[::]:30080"),
+            ],
+        );
+        let texts: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert!(texts.len() == 1 && texts[0].contains("listens at 10.4.7.21:30080/tcp"), "{texts:?}");
+    }
+}
