@@ -28,6 +28,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Credentials are read again after this time.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// Where a server says whether it is ready; everybody may ask (`system:public-info-viewer`).
+const READY: &str = "/readyz";
+
+/// What it says there without its store.
+const WITHOUT_STORE: &str = "[-]etcd";
+
+/// It is asked for that again after this time, although it answers otherwise.
+const STORE: Duration = Duration::from_secs(60);
+
 /// The largest answer: a page of a listing has a few MiB.
 const MOST: usize = 256 << 20;
 
@@ -45,6 +54,8 @@ struct Shared {
     current: Mutex<Current>,
     /// When the server answered last, whatever it answered.
     answered: Mutex<Instant>,
+    /// When it said last that it has its store.
+    ready: Mutex<Instant>,
 }
 
 struct Current {
@@ -100,7 +111,12 @@ impl Client {
         provider::install();
         let material = Material::of(access)?;
         let current = Mutex::new(Current { material, read: Instant::now(), client: None });
-        let shared = Shared { access: access.clone(), current, answered: Mutex::new(Instant::now()) };
+        let shared = Shared {
+            access: access.clone(),
+            current,
+            answered: Mutex::new(Instant::now()),
+            ready: Mutex::new(Instant::now()),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -116,6 +132,14 @@ impl Client {
     /// What the server says, or that it does not answer in time.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClusterError> {
         self.object(Query::get("get", path, path)).await
+    }
+
+    /// The listing at `path`, which may have selectors, as far as `T` reads it: a short one, of one page.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClusterError> {
+        self.object(Query::get("list", path, path)).await
     }
 
     /// Changes the object at `path`, which may be a subresource such as `/api/v1/nodes/n1/status`, and returns it as it is then.
@@ -134,14 +158,6 @@ impl Client {
     /// As [`Client::get`].
     pub async fn create<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Result<T, ClusterError> {
         let body = Some(("application/json", object.to_string().into_bytes()));
-    /// The listing at `path`, which may have selectors, as far as `T` reads it: a short one, of one page.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClusterError> {
-        self.object(Query::get("list", path, path)).await
-    }
-
         self.object(Query { method: Method::POST, path, verb: "create", object: path, body }).await
     }
 
@@ -179,7 +195,11 @@ impl Client {
         };
         let request = request.map_err(|error| ask.broken(error.to_string()))?;
         let response = timeout(limit, client.send(request)).await.map_err(|_| ask.late(limit))?;
-        let response = response.map_err(|error| ask.broken(chain(&error)))?;
+        let response = response.map_err(|error| {
+            // Its certificate, ours or the server's place may have been replaced.
+            self.distrust();
+            ask.broken(chain(&error))
+        })?;
         self.note_answer();
         if response.status().is_success() {
             return Ok(response);
@@ -232,20 +252,27 @@ impl Client {
         *self.shared.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Whether the server is there: it has answered within `silence`, or does when it is asked.
+    /// Whether the server is there, and its store behind it: it has answered within `silence` and said so within [`STORE`], or does when it
+    /// is asked. A server without its store goes on with its watches, on which nothing happens then, and with their bookmarks.
     ///
     /// # Errors
-    /// That it does not.
+    /// That it is not.
     pub(super) async fn verify(&self, silence: Duration) -> Result<(), Fault> {
-        let answered = *self.shared.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        if answered.elapsed() < silence {
+        let elapsed = |since: &Mutex<Instant>| since.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        if elapsed(&self.shared.answered) < silence && elapsed(&self.shared.ready) < STORE {
             return Ok(());
         }
-        match self.whole(Query::get("get", "/version", "/version"), LIMIT).await {
-            // Who may not ask has an answer as well.
-            Err(fault) if fault.error.status().is_none() => Err(fault),
-            _ => Ok(()),
+        match self.whole(Query::get("get", READY, READY), LIMIT).await {
+            Err(fault) if fault.error.status().is_none() => return Err(fault),
+            Err(fault) if fault.error.message.contains(WITHOUT_STORE) => {
+                let server = self.server();
+                return Err(self.ask("get", READY, &server).broken("the API server does not reach its etcd").into());
+            }
+            // Who may not ask has an answer as well, and what else a server is not ready for is no trouble here.
+            _ => {}
         }
+        *self.shared.ready.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(())
     }
 }
 
