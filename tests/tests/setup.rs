@@ -37,7 +37,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 37] = [
+const INSTALLED: [(&str, &str); 38] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig nslookup"),
     ("binutils", "strip"),
@@ -73,6 +73,7 @@ const INSTALLED: [(&str, &str); 37] = [
     ("python3-pip", "pip3"),
     ("strace", "strace"),
     ("systemd", "journalctl systemctl systemd systemd-analyze"),
+    ("tinyproxy-bin", "tinyproxy"),
     ("ufw", "ufw"),
     ("unzip", "unzip"),
     ("wireguard-tools", "wg"),

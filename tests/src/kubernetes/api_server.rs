@@ -120,6 +120,12 @@ impl ApiServer {
         &self.authority
     }
 
+    /// The authority that its certificate and those of users are of, as PEM.
+    #[must_use]
+    pub fn authority_pem(&self) -> String {
+        self.authority.pem()
+    }
+
     /// A kubeconfig of an administrator; other users and places are built from it.
     #[must_use]
     pub fn kubeconfig(&self) -> Kubeconfig {

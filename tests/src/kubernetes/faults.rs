@@ -84,6 +84,9 @@ struct Rule {
     times: Option<usize>,
 }
 
+/// A name that every one shows beside its address, for machines that know it.
+const NAME: &str = "api.lab";
+
 impl Faults {
     /// Begins on a port of the machine's loopback, in front of a server on any other machine: no network between them is needed.
     ///
@@ -105,7 +108,7 @@ impl Faults {
             server: server.host().clone(),
             address: server.address(),
             trust: http::trust(&server.authority().pem())?,
-            identity: http::identity(&server.authority().server(&[], &shown)?)?,
+            identity: http::identity(&server.authority().server(&[NAME], &shown)?)?,
         };
         let state = Arc::new(State::default());
         state.lock().listening = true;

@@ -15,18 +15,27 @@ use super::authority::Issued;
 pub struct Kubeconfig {
     server: String,
     authority: String,
+    /// File with the authority, in place of the text.
+    authority_file: Option<String>,
     user: Value,
 }
 
 impl Kubeconfig {
     pub(crate) fn new(server: &str, authority: &str) -> Self {
-        Self { server: server.to_owned(), authority: STANDARD.encode(authority), user: json!({}) }
+        Self { server: server.to_owned(), authority: STANDARD.encode(authority), authority_file: None, user: json!({}) }
     }
 
     /// Another place of the server, as `https://ADDRESS:PORT`.
     #[must_use]
     pub fn server(mut self, url: &str) -> Self {
         self.server = url.to_owned();
+        self
+    }
+
+    /// Knows the server by the authority in this file of the machine that reads the kubeconfig.
+    #[must_use]
+    pub fn authority_file(mut self, path: &str) -> Self {
+        self.authority_file = Some(path.to_owned());
         self
     }
 
@@ -67,10 +76,14 @@ impl Kubeconfig {
 
 impl fmt::Display for Kubeconfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cluster = match &self.authority_file {
+            Some(path) => json!({"server": self.server, "certificate-authority": path}),
+            None => json!({"server": self.server, "certificate-authority-data": self.authority}),
+        };
         let whole = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {"server": self.server, "certificate-authority-data": self.authority}}],
+            "clusters": [{"name": "lab", "cluster": cluster}],
             "users": [{"name": "lab", "user": self.user}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
             "current-context": "lab",
