@@ -6,7 +6,7 @@ mod kube_nodes;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kube_nodes::{DUAL, HOST_GW, NODES, Net, PREFIX, READY, SOON, VXLAN};
 use lab::harness::Suite;
 use lab::kubernetes::{Fault, Release};
@@ -391,6 +391,35 @@ fn streaming_lists_are_taken_where_the_server_has_them() -> Result<()> {
     net.eventually_routes(node, &[])
 }
 
+fn each_right_that_is_missing_is_named_with_what_grants_it() -> Result<()> {
+    let calls = [
+        ("", "nodes", "get"),
+        ("", "nodes", "list"),
+        ("", "nodes", "watch"),
+        ("", "nodes/status", "patch"),
+        ("", "events", "create"),
+    ];
+    let net = Net::start(Release::V1_20, VXLAN)?;
+    let node = NODES[0];
+    for missing in calls {
+        let (_, resource, verb) = missing;
+        // Only what an operator must act on is an Event.
+        net.put_node(node, if resource == "events" { &[] } else { &["172.7.21.0/24"] })?;
+        let rest: Vec<_> = calls.into_iter().filter(|call| *call != missing).collect();
+        let account = format!("without-{verb}-{}", resource.replace('/', "-"));
+        let token = net.api.token_with(&account, &rest)?;
+        let kubeconfig = net.faults(node)?.kubeconfig().token(&token);
+        net.host(node)?.write("/etc/kubernetes/kubeconfig", kubeconfig.to_string())?;
+        let netd = net.launch(node, &[])?;
+        let grants = "the ClusterRole of configs/kubernetes/netd";
+        let text = format!("this needs the verb `{verb}` for `{resource}`: apply {grants}, which grants it");
+        netd.wait_for_line(&text, SOON).with_context(|| format!("{account}: {}", netd.log()))?;
+        drop(netd);
+        net.api.delete("/api/v1/nodes/hdss7-21")?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     Suite::new(&[Need::Vxlan, Need::Nftables]).with_kubernetes(Release::V1_20).run(lab::tests![
         nodes_of_netd_and_of_flannel_are_one_network,
@@ -406,5 +435,6 @@ fn main() -> ExitCode {
         a_configuration_that_cannot_be_used_is_an_event_of_the_node,
         the_node_is_that_of_the_pod_and_annotations_have_the_prefix,
         streaming_lists_are_taken_where_the_server_has_them,
+        each_right_that_is_missing_is_named_with_what_grants_it,
     ])
 }

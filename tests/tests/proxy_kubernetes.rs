@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod proxy;
+mod proxy_api;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -11,6 +12,15 @@ use lab::harness::Suite;
 use lab::kubernetes::{ApiServer, Fault, Faults, Kubeconfig, Release};
 use lab::{Need, Process, eventually};
 use proxy::{Nodes, SOON, spread};
+use proxy_api::access::{
+    a_server_of_several_addresses_and_one_of_another_context_take_over,
+    certificates_that_are_replaced_in_their_files_are_used_without_a_restart,
+    the_api_server_is_reached_through_a_proxy_of_the_environment,
+};
+use proxy_api::events::what_somebody_must_act_on_is_an_event_of_the_service_or_the_node;
+use proxy_api::node::labels_taints_and_the_end_of_the_node_are_followed;
+use proxy_api::rights::each_right_that_is_missing_is_named_with_what_grants_it;
+use proxy_api::store::an_api_server_without_its_etcd_is_named_and_services_go_on;
 use serde_json::{Value, json};
 
 const KUBECONFIG: &str = "/etc/kubeconfig";
@@ -277,6 +287,13 @@ fn main() -> ExitCode {
         a_server_without_slices_is_asked_for_endpoints,
         a_token_that_is_replaced_in_its_file_is_used_without_a_restart,
         the_service_account_of_a_pod_is_found_without_a_flag,
+        what_somebody_must_act_on_is_an_event_of_the_service_or_the_node,
+        labels_taints_and_the_end_of_the_node_are_followed,
+        each_right_that_is_missing_is_named_with_what_grants_it,
+        certificates_that_are_replaced_in_their_files_are_used_without_a_restart,
+        the_api_server_is_reached_through_a_proxy_of_the_environment,
+        a_server_of_several_addresses_and_one_of_another_context_take_over,
+        an_api_server_without_its_etcd_is_named_and_services_go_on,
     ];
     Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern).run(tests)
 }

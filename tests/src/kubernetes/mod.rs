@@ -16,6 +16,7 @@ mod kubelet;
 mod launch;
 mod objects;
 mod relay;
+mod rights;
 mod shared;
 
 use std::fmt;

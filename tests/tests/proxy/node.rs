@@ -70,7 +70,7 @@ pub(crate) fn a_node_object_says_zone_pods_and_primary_address(mode: &str) -> Re
 }
 
 /// Asks a health server; status and body.
-fn ask(host: &Host, path: &str) -> Result<(u16, serde_json::Value)> {
+pub(crate) fn ask(host: &Host, path: &str) -> Result<(u16, serde_json::Value)> {
     let url = format!("http://127.0.0.1:10256/{path}");
     let text = host.run(&["curl", "-s", "--max-time", "20", "-w", "\n%{http_code}", &url])?.stdout;
     let (body, status) = text.rsplit_once('\n').context("no status")?;

@@ -59,8 +59,9 @@ fn tinyproxy(nodes: &Nodes) -> Result<Process> {
     outside
         .write("/etc/tinyproxy.conf", "Port 8888\nListen 10.4.7.200\nLogLevel Connect\nTimeout 600\nMaxClients 50\n")?;
     let proxy = outside.command("tinyproxy").args(["-d", "-c", "/etc/tinyproxy.conf"]).start("tinyproxy")?;
-    eventually(SOON, || {
-        outside.within(|| std::net::TcpStream::connect("10.4.7.200:8888").map(drop))?.map_err(Into::into)
+    eventually(SOON, || -> Result<()> {
+        outside.within(|| std::net::TcpStream::connect("10.4.7.200:8888").map(drop))??;
+        Ok(())
     })?;
     Ok(proxy)
 }
