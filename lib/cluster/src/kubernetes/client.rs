@@ -35,7 +35,7 @@ const READY: &str = "/readyz";
 const WITHOUT_STORE: &str = "[-]etcd";
 
 /// It is asked for that again after this time, although it answers otherwise.
-const STORE: Duration = Duration::from_secs(60);
+const STORE: Duration = Duration::from_secs(30);
 
 /// The largest answer: a page of a listing has a few MiB.
 const MOST: usize = 256 << 20;
@@ -198,7 +198,7 @@ impl Client {
         let response = response.map_err(|error| {
             // Its certificate, ours or the server's place may have been replaced.
             self.distrust();
-            ask.broken(chain(&error))
+            ask.broken(format!("{}{}", chain(&error), self.way()))
         })?;
         self.note_answer();
         if response.status().is_success() {
@@ -239,6 +239,14 @@ impl Client {
         let client = connector::client(&current.material.config)?;
         current.client = Some(client.clone());
         Ok(client)
+    }
+
+    /// The proxy on the way to the server, for the texts of faults; without credentials.
+    fn way(&self) -> String {
+        let current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let proxy = current.material.config.proxy_url.as_ref().and_then(hyper::Uri::authority);
+        let host = proxy.map(|proxy| proxy.as_str().rsplit_once('@').map_or(proxy.as_str(), |(_, host)| host));
+        host.map(|host| format!(", by the proxy {host}")).unwrap_or_default()
     }
 
     /// Has the credentials read again before the next request.
