@@ -23,4 +23,5 @@ mod watch;
 pub use access::Access;
 pub use client::{Client, Patch};
 pub use collection::Collection;
+pub use object::metadata_and_spec;
 pub use watch::{Form, watch, watch_first, watch_read};

@@ -1,12 +1,15 @@
 //! The texts of lists and watches: envelope, key and revision, and the object's own text, which is somebody else's to read.
 //!
-//! Invariant: what cannot be read of one object is that object's fault alone; its key comes from its metadata.
+//! Invariants: what cannot be read of one object is that object's fault alone; its key comes from its metadata. A line of a watch is not
+//! scanned for what is not read of it: a heartbeat of a Node is 14 KB, nearly all of it behind `metadata` and `spec`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde::Deserialize;
+use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A line of a watch.
@@ -19,12 +22,6 @@ struct Line<'a> {
 }
 
 /// What is read of every object.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    metadata: Metadata<'a>,
-}
-
 #[derive(Deserialize)]
 struct Metadata<'a> {
     #[serde(borrow, default)]
@@ -84,6 +81,12 @@ impl<'a> Message<'a> {
     /// # Errors
     /// Why it says nothing.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Self, String> {
+        if let Some((kind, object)) = as_written(line) {
+            return match kind {
+                "DELETED" => Raw::parse(object).map(Self::Delete),
+                _ => Raw::parse(object).map(Self::Put),
+            };
+        }
         let line: Line<'a> = serde_json::from_slice(line).map_err(|error| format!("no event of a watch: {error}"))?;
         match line.kind.as_ref() {
             "ADDED" | "MODIFIED" => Raw::parse(line.object.get()).map(Self::Put),
@@ -105,10 +108,78 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Type and object of a line as servers write it, the type first and nothing behind the object (meta/v1/watch.go, `WatchEvent`), where
+/// it is about an object: its end is known without scanning it.
+fn as_written(line: &[u8]) -> Option<(&str, &str)> {
+    let (kind, rest) = std::str::from_utf8(line).ok()?.strip_prefix(r#"{"type":""#)?.split_once('"')?;
+    let object = rest.strip_prefix(r#","object":"#)?.trim_end().strip_suffix('}')?;
+    (matches!(kind, "ADDED" | "MODIFIED" | "DELETED") && object.starts_with('{')).then_some((kind, object))
+}
+
 fn head(text: &str) -> Result<Metadata<'_>, String> {
-    serde_json::from_str(text)
-        .map(|head: Head<'_>| head.metadata)
-        .map_err(|error| format!("an object without metadata: {error}"))
+    let missing = |error: serde_json::Error| format!("an object without metadata: {error}");
+    let mut parts = Parts::<Metadata<'_>, IgnoredAny>::new(false);
+    parts.find_in(text).map_err(missing)?;
+    parts.metadata.ok_or_else(|| missing(serde_json::Error::missing_field("metadata")))
+}
+
+/// `metadata` and `spec` of an object; the default of one that it does not have. What comes behind the two is not read.
+///
+/// # Errors
+/// Where the text is no object up to there, or a part cannot be read.
+pub fn metadata_and_spec<'a, M, S>(text: &'a str) -> Result<(M, S), serde_json::Error>
+where
+    M: Deserialize<'a> + Default,
+    S: Deserialize<'a> + Default,
+{
+    let mut parts = Parts::new(true);
+    parts.find_in(text)?;
+    Ok((parts.metadata.unwrap_or_default(), parts.spec.unwrap_or_default()))
+}
+
+/// Two members of an object, as far as they have been found.
+struct Parts<M, S> {
+    metadata: Option<M>,
+    spec: Option<S>,
+    with_spec: bool,
+}
+
+impl<'a, M: Deserialize<'a>, S: Deserialize<'a>> Parts<M, S> {
+    const fn new(with_spec: bool) -> Self {
+        Self { metadata: None, spec: None, with_spec }
+    }
+
+    const fn are_found(&self) -> bool {
+        self.metadata.is_some() && (self.spec.is_some() || !self.with_spec)
+    }
+
+    fn find_in(&mut self, text: &'a str) -> Result<(), serde_json::Error> {
+        let read = serde_json::Deserializer::from_str(text).deserialize_map(&mut *self);
+        // A text can be left in its middle by an error only.
+        if self.are_found() { Ok(()) } else { read }
+    }
+}
+
+impl<'a, M: Deserialize<'a>, S: Deserialize<'a>> Visitor<'a> for &mut Parts<M, S> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of the API")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<Cow<'a, str>>()? {
+            match name.as_ref() {
+                "metadata" => self.metadata = Some(map.next_value()?),
+                "spec" if self.with_spec => self.spec = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+            if self.are_found() {
+                return Err(A::Error::custom("the rest is not read"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Raw<'a> {
@@ -185,6 +256,35 @@ mod tests {
         let line =
             br#"{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old resource version: 1 (9)"}}"#;
         assert!(matches!(Message::parse(line), Ok(Message::Error { code: 410, .. })));
+    }
+
+    #[test]
+    fn a_line_in_another_order_or_with_more_in_it_says_the_same() {
+        for line in [
+            r#"{"object":{"metadata":{"name":"n1","resourceVersion":"8"}},"type":"MODIFIED"}"#,
+            r#" {"type":"MODIFIED","object":{"metadata":{"name":"n1","resourceVersion":"8"}}}"#,
+            "{\"type\":\"MODIFIED\",\"object\":{\"metadata\":{\"name\":\"n1\",\"resourceVersion\":\"8\"}}}\r",
+            r#"{"type":"MODIFIED","object":{"status":{"a":["}"]},"metadata":{"resourceVersion":"8","name":"n1"}}}"#,
+        ] {
+            let read = Message::parse(line.as_bytes());
+            assert!(
+                matches!(&read, Ok(Message::Put(raw)) if raw.key == "n1" && raw.revision == "8" && raw.text.ends_with('}')),
+                "{line}: {read:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_an_object_no_more_is_read_than_metadata_and_spec_wherever_they_are() {
+        type Both = (BTreeMap<String, String>, BTreeMap<String, u8>);
+        let read = |text| metadata_and_spec(text).map_err(|error| error.to_string());
+        let both: Both = (BTreeMap::from([("a".to_owned(), "b".to_owned())]), BTreeMap::from([("c".to_owned(), 1)]));
+        assert_eq!(read(r#"{"kind":"x","metadata":{"a":"b"},"spec":{"c":1},"status":not read"#), Ok(both.clone()));
+        assert_eq!(read(r#"{"spec":{"c":1},"status":{"metadata":7},"metadata":{"a":"b"}}"#), Ok(both));
+        assert_eq!(read(r#"{"status":{}}"#), Ok(Both::default()));
+        assert!(read(r#"{"metadata":{"a":"b"},"status":not"#).unwrap_err().contains("expected"));
+        assert!(read(r#"{"metadata":{"a":"b"},"spec":{"c":300}}"#).unwrap_err().contains("u8"));
+        assert!(read("[]").unwrap_err().contains("an object of the API"));
     }
 
     #[test]

@@ -85,6 +85,11 @@ impl Fold {
         differs
     }
 
+    /// How many Nodes show a lease.
+    pub(super) fn nodes(&self) -> usize {
+        self.leases.len()
+    }
+
     /// What an event of a Node is for the leases, in order.
     pub(super) fn apply(&mut self, event: NodeEvent) -> Vec<LeaseEvent> {
         let mut events = Vec::new();

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cluster::kubernetes::{Client, Collection, Patch, watch};
+use cluster::kubernetes::{Client, Collection, Patch, metadata_and_spec, watch_read};
 use cluster::{ClusterError, Source};
 use daemon::slot::Slot;
 use netstate::family::PerFamily;
@@ -114,7 +114,8 @@ impl KubernetesLeases {
     }
 
     fn nodes(&self) -> Source<String, Result<Box<Node>, String>> {
-        watch(&self.shared.writer.client, Collection::new("", "v1", "nodes"), self.shared.seed)
+        let nodes = Collection::new("", "v1", "nodes");
+        watch_read(&self.shared.writer.client, nodes, self.shared.seed, |_, text| node_of(text))
     }
 
     fn fold(&self) -> Fold {
@@ -263,6 +264,12 @@ impl LeaseSource for KubernetesLeases {
     }
 }
 
+/// A Node from its JSON text, of which no more is read than is kept.
+fn node_of(text: &str) -> Result<Box<Node>, String> {
+    let (metadata, spec) = metadata_and_spec(text).map_err(|error| error.to_string())?;
+    Ok(Box::new(Node { metadata, spec }))
+}
+
 /// Turns the events of Nodes into events of leases, for as long as somebody listens. Where the network has other families or this
 /// node other addresses, all are listed anew.
 async fn follow(
@@ -284,6 +291,9 @@ async fn follow(
         };
         let Some(event) = event else { return };
         for event in waiting(event, &mut source, &mut fold) {
+            if event == LeaseEvent::Complete {
+                tracing::info!(nodes = fold.nodes(), "the leases are listed");
+            }
             if !events.send(event).await {
                 return;
             }
